@@ -1,0 +1,1 @@
+"""What a run costs: predicted from its config, measured on this machine."""

@@ -1,0 +1,306 @@
+"""Every setting of a run: frozen dataclasses, TOML in and out.
+
+A setting is declared once, as a field with its type, default and meaning. The command line (`--model.n_layer 6`), recipes
+(`[model] n_layer = 6`), the run's `config.toml` and the logs all use that one name. Values are checked where they are
+made: a `ModelConfig` that exists can be built.
+
+This module knows nothing of torch; `lmsmith --help` reads it.
+"""
+
+import dataclasses
+import difflib
+import tomllib
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import tomli_w
+
+from lmsmith.errors import ConfigError
+
+
+def setting(default: Any, meaning: str) -> Any:
+    """A dataclass field with its meaning, which `--help` shows."""
+    return dataclasses.field(default=default, metadata={"meaning": meaning})
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The Transformer. Sizes are counts and widths; `0` means 'derived', as the meaning says."""
+
+    n_layer: int = setting(6, "number of blocks")
+    n_head: int = setting(6, "query heads a layer")
+    n_kv_head: int = setting(0, "key and value heads a layer; 0: as many as n_head")
+    d_model: int = setting(384, "width of the residual stream")
+    d_ff: int = setting(0, "width of the feed-forward; 0: 4 d_model (swiglu: 8/3 d_model, up to a multiple of 64)")
+    vocab_size: int = setting(0, "number of token ids; 0: the tokenizer's")
+    vocab_multiple: int = setting(1, "pad the embedding table to a multiple of this; padded ids are never predicted")
+    context_length: int = setting(256, "tokens the model sees at once")
+    norm: Literal["layernorm", "rmsnorm"] = setting("rmsnorm", "normalisation before each sublayer and the head")
+    positions: Literal["learned", "rope", "none"] = setting("rope", "how positions are told apart")
+    rope_base: float = setting(10_000.0, "base of the rotary wavelengths")
+    feed_forward: Literal["gelu", "gelu-tanh", "silu", "relu2", "swiglu"] = setting("relu2", "feed-forward activation")
+    bias: bool = setting(False, "biases in linear layers and layer norms")
+    tied_head: bool = setting(False, "output head shares the token table")
+    dropout: float = setting(0.0, "probability of dropping an activation in training")
+    qk_norm: bool = setting(True, "RMS-normalise queries and keys")
+    logit_softcap: float = setting(15.0, "logits are cap * tanh(logits / cap); 0: none")
+    init: Literal["gpt2", "zero-projections"] = setting(
+        "zero-projections", "gpt2: N(0, 0.02), residual projections over sqrt(2 n_layer); or those projections zero"
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("n_layer", "n_head", "d_model", "context_length", "vocab_multiple"):
+            _check(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
+        for name in ("n_kv_head", "d_ff", "vocab_size"):
+            _check(getattr(self, name) >= 0, f"model.{name}", getattr(self, name), "0 (derived) or more")
+        _check(0 <= self.dropout < 1, "model.dropout", self.dropout, "at least 0 and below 1")
+        _check(self.logit_softcap >= 0, "model.logit_softcap", self.logit_softcap, "0 (none) or more")
+        _check(self.rope_base > 1, "model.rope_base", self.rope_base, "above 1")
+        if self.d_model % self.n_head:
+            near = _nearest_multiple(self.d_model, self.n_head)
+            raise ConfigError(
+                f"model.n_head = {self.n_head} does not divide model.d_model = {self.d_model}: each head needs the same "
+                f"whole width. Use model.d_model {near} or another number of heads."
+            )
+        if self.n_kv_head and self.n_head % self.n_kv_head:
+            raise ConfigError(
+                f"model.n_kv_head = {self.n_kv_head} does not divide model.n_head = {self.n_head}: each key-value head "
+                "serves a whole number of query heads."
+            )
+        if self.positions == "rope" and self.d_head % 2:
+            raise ConfigError(
+                f"model.positions = 'rope' turns pairs of numbers, but each head is {self.d_head} wide (d_model "
+                f"{self.d_model} over n_head {self.n_head}). Choose an even width."
+            )
+
+    @property
+    def d_head(self) -> int:
+        return self.d_model // self.n_head
+
+    @property
+    def n_kv(self) -> int:
+        """Key-value heads, with 0 resolved."""
+        return self.n_kv_head or self.n_head
+
+    @property
+    def width_ff(self) -> int:
+        """Feed-forward width, with 0 resolved."""
+        if self.d_ff:
+            return self.d_ff
+        return -(-8 * self.d_model // 3 // 64) * 64 if self.feed_forward == "swiglu" else 4 * self.d_model
+
+    @property
+    def padded_vocab_size(self) -> int:
+        return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """The optimiser. With `muon`, matrices inside blocks go to Muon and everything else to AdamW."""
+
+    name: Literal["adamw", "muon"] = setting("muon", "adamw for all, or muon for matrices and adamw for the rest")
+    learning_rate: float = setting(3e-3, "AdamW's peak learning rate")
+    muon_learning_rate: float = setting(0.02, "Muon's peak learning rate, in units of the update's RMS (shape-scaled)")
+    muon_momentum: float = setting(0.95, "Muon's Nesterov momentum")
+    muon_iterations: int = setting(5, "Newton-Schulz iterations of an update")
+    beta1: float = setting(0.9, "AdamW's decay of the first moment")
+    beta2: float = setting(0.95, "AdamW's decay of the second moment")
+    eps: float = setting(1e-8, "AdamW's epsilon")
+    weight_decay: float = setting(0.1, "decoupled weight decay, on tensors of two or more dimensions alone")
+    clip_norm: float = setting(1.0, "global gradient norm is clipped to this; 0: no clipping")
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "muon_learning_rate", "eps"):
+            _check(getattr(self, name) > 0, f"optim.{name}", getattr(self, name), "above 0")
+        for name in ("beta1", "beta2", "muon_momentum"):
+            _check(0 <= getattr(self, name) < 1, f"optim.{name}", getattr(self, name), "at least 0 and below 1")
+        for name in ("weight_decay", "clip_norm"):
+            _check(getattr(self, name) >= 0, f"optim.{name}", getattr(self, name), "0 or more")
+        _check(self.muon_iterations >= 1, "optim.muon_iterations", self.muon_iterations, "at least 1")
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """The learning rate as a share of its peak: a pure function of the step and the number of steps."""
+
+    shape: Literal["constant", "linear", "cosine", "trapezoid"] = setting(
+        "trapezoid", "after warm-up: constant; linear or cosine down to the end; or constant, then linear cool-down"
+    )
+    warmup_steps: int = setting(0, "steps of linear warm-up from zero")
+    cooldown_fraction: float = setting(0.5, "share of the steps in which a trapezoid comes down")
+    final_fraction: float = setting(0.0, "learning rate at the last step, as a share of the peak")
+
+    def __post_init__(self) -> None:
+        _check(self.warmup_steps >= 0, "schedule.warmup_steps", self.warmup_steps, "0 or more")
+        for name in ("cooldown_fraction", "final_fraction"):
+            _check(0 <= getattr(self, name) <= 1, f"schedule.{name}", getattr(self, name), "between 0 and 1")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the text comes from and how it is read."""
+
+    sources: tuple[str, ...] = setting((), "files, folders or globs")
+    text_field: str = setting("text", "field of .jsonl and column of .parquet that holds the text")
+    encoding: str = setting("auto", "auto: UTF-8, or UTF-16/32 by byte-order mark; or any encoding Python knows")
+    errors: Literal["strict", "replace"] = setting("strict", "undecodable bytes stop, or become U+FFFD and are counted")
+    validation_fraction: float = setting(0.1, "share of the text held out")
+
+    def __post_init__(self) -> None:
+        _check(0 < self.validation_fraction < 1, "data.validation_fraction", self.validation_fraction, "between 0 and 1")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One run's length, batch, rhythm and machine."""
+
+    steps: int = setting(0, "number of updates; 0: from --minutes or --tokens")
+    minutes: float = setting(0.0, "the whole command ends within this; 0: no limit")
+    tokens: int = setting(0, "number of training tokens; 0: from --steps or --minutes")
+    batch_size: int = setting(32, "sequences an update")
+    micro_batch_size: int = setting(0, "sequences at once; the rest by accumulation; 0: the whole batch")
+    seed: int = setting(1, "initial weights, data order and dropout follow from it")
+    eval_every: int = setting(0, "steps between evaluations on the whole validation split; 0: about ten a run")
+    save_every: int = setting(0, "steps between checkpoints; 0: about every minute")
+    log_every: int = setting(0, "steps between lines of metrics; 0: about two hundred a run")
+    keep: int = setting(2, "checkpoints kept (the best is kept as well)")
+    stop_at_val_loss: float = setting(0.0, "stop at the first evaluation at or below this; 0: never")
+    device: str = setting("auto", "auto: cuda, mps or cpu, in that order")
+    threads: int = setting(0, "CPU threads; 0: one a core")
+    dtype: Literal["auto", "float32", "bfloat16", "float64"] = setting("auto", "precision of the matrix products")
+    compile: Literal["auto", "yes", "no"] = setting("auto", "torch.compile; auto: where it pays within the run")
+
+    def __post_init__(self) -> None:
+        _check(self.batch_size >= 1, "train.batch_size", self.batch_size, "at least 1")
+        _check(self.keep >= 1, "train.keep", self.keep, "at least 1")
+        for name in ("steps", "minutes", "tokens", "micro_batch_size", "eval_every", "save_every", "log_every", "threads"):
+            _check(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "0 or more")
+        _check(self.stop_at_val_loss >= 0, "train.stop_at_val_loss", self.stop_at_val_loss, "0 (never) or more")
+        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
+            raise ConfigError(
+                f"train.micro_batch_size = {self.micro_batch_size} does not divide train.batch_size = {self.batch_size}."
+            )
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A whole run. `config.toml` in a run folder is this, resolved: all that is needed to repeat it."""
+
+    preset: str = setting("modern", "the named starting point the other settings were changed from")
+    tokenizer: str = setting("auto", "auto, byte, char, word, or a tokenizer folder")
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+
+    def changed(self, changes: Mapping[str, Any], *, where: str) -> Self:
+        """A copy with dotted settings replaced: `{"model.n_layer": 6}`. Text is parsed by the setting's type.
+
+        All changes are made at once, so settings that only fit together can be changed together. `where` says in errors
+        whence they come ("the command line", a recipe's path). Raises ConfigError.
+        """
+        known = dict(settings(type(self)))
+        sections: dict[str, dict[str, Any]] = {}
+        top: dict[str, Any] = {}
+        for name, value in changes.items():
+            if name not in known:
+                raise ConfigError(f"unknown setting {name!r} in {where}.{_nearest(name, known)}")
+            parsed = _parse(name, known[name].kind, value, where)
+            section, _, key = name.rpartition(".")
+            (sections.setdefault(section, {}) if section else top)[key] = parsed
+        parts = {name: dataclasses.replace(getattr(self, name), **values) for name, values in sections.items()}
+        return dataclasses.replace(self, **top, **parts)
+
+    def to_toml(self) -> str:
+        return tomli_w.dumps(dataclasses.asdict(self))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One leaf of RunConfig, as the command line and `docs/` need it."""
+
+    name: str
+    kind: Any
+    default: Any
+    meaning: str
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        return typing.get_args(self.kind) if typing.get_origin(self.kind) is Literal else ()
+
+
+def settings(config: type = RunConfig, prefix: str = "") -> Iterator[tuple[str, Setting]]:
+    """Every setting by dotted name, in declaration order."""
+    kinds = typing.get_type_hints(config)
+    for field in dataclasses.fields(config):
+        name = prefix + field.name
+        if dataclasses.is_dataclass(kinds[field.name]):
+            yield from settings(kinds[field.name], name + ".")
+        else:
+            yield name, Setting(name, kinds[field.name], field.default, field.metadata["meaning"])
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"model": {"n_layer": 6}}` -> `{"model.n_layer": 6}`."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value})
+    return flat
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Dotted settings of a TOML file. Raises ConfigError for a file that is missing or is not TOML."""
+    try:
+        return flatten(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}.") from error
+
+
+def _parse(name: str, kind: Any, value: Any, where: str) -> Any:
+    """`value` (text from the command line, or a TOML value) as the setting's type."""
+    origin, choices = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        if value in choices:
+            return value
+        raise ConfigError(f"{name} = {value!r} in {where}: wanted one of {', '.join(map(str, choices))}.")
+    if origin is tuple:
+        return tuple(str(part) for part in (value.split(",") if isinstance(value, str) else value))
+    if kind is bool:
+        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+        if isinstance(value, bool):
+            return value
+        if isinstance(value, str) and value.lower() in words:
+            return words[value.lower()]
+    elif kind is str:
+        if isinstance(value, str):
+            return value
+    else:
+        try:
+            if not isinstance(value, bool) and (kind is float or float(value) == int(float(value))):
+                return kind(float(value)) if kind is float or "e" in str(value) else int(value)
+        except (TypeError, ValueError, OverflowError):
+            pass
+    wanted = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[kind]
+    raise ConfigError(f"{name} = {value!r} in {where}: wanted {wanted}.")
+
+
+def _check(good: bool, name: str, found: Any, wanted: str) -> None:
+    if not good:
+        raise ConfigError(f"{name} = {found}: wanted {wanted}.")
+
+
+def _nearest(name: str, known: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if not near:  # a bare `n_layer` is near `model.n_layer`
+        near = [full for full in known if full.rpartition(".")[2] == name.rpartition(".")[2]]
+    return f" Did you mean {near[0]!r}?" if near else " `lmsmith train --help` lists them all."
+
+
+def _nearest_multiple(number: int, of: int) -> int:
+    return max(of, round(number / of) * of)

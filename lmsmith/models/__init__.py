@@ -1,0 +1,1 @@
+"""Language models. They know nothing of devices, ranks, optimisers, files or logging."""
