@@ -36,5 +36,9 @@ class CheckpointError(LmsmithError):
     """A checkpoint or run folder that cannot be written, read or trusted."""
 
 
+class StorageError(LmsmithError):
+    """A file that cannot be written: no room, no permission, no such folder."""
+
+
 class TrainingError(LmsmithError):
     """Training cannot go on: a loss that is not finite, a budget that is too small."""

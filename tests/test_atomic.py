@@ -1,0 +1,242 @@
+"""Atomic writes: whole or not at all, whatever goes wrong in between, and in words a user can act on."""
+
+import errno
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from lmsmith import atomic
+from lmsmith.errors import StorageError
+
+not_windows = pytest.mark.skipif(os.name == "nt", reason="POSIX permissions and limits")
+
+
+def names(place: Path) -> list[str]:
+    return sorted(entry.name for entry in place.iterdir())
+
+
+def dead_process() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_write_puts_bytes_and_text_in_place_of_the_old(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    atomic.write(path, b"\x00\r\n\xff")
+    assert path.read_bytes() == b"\x00\r\n\xff"
+    atomic.write(path, "Grüße\n")
+    assert path.read_bytes() == b"Gr\xc3\xbc\xc3\x9fe\n"
+    assert names(tmp_path) == ["config.toml"]
+
+
+def test_file_that_fails_half_way_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "train.bin"
+    atomic.write(path, "old")
+
+    def interrupted() -> None:
+        with atomic.file(path) as half:
+            half.write(b"n" * 100_000)
+            assert len(names(tmp_path)) == 2  # what is half-written lies beside
+            assert path.read_text(encoding="utf-8") == "old"
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert path.read_text(encoding="utf-8") == "old"
+    assert names(tmp_path) == ["train.bin"]
+
+
+def test_folder_appears_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer"
+    with atomic.folder(path) as partial:
+        assert partial.parent == tmp_path
+        (partial / "a").write_bytes(b"1")
+        (partial / "deep").mkdir()
+        (partial / "deep" / "b").write_bytes(b"2")
+        assert not path.exists()
+    assert names(tmp_path) == ["tokenizer"]
+    assert names(path) == ["a", "deep"]
+    assert (path / "deep" / "b").read_bytes() == b"2"
+
+
+def test_folder_that_fails_half_way_is_not_there(tmp_path: Path) -> None:
+
+    def failing() -> None:
+        with atomic.folder(tmp_path / "new") as partial:
+            (partial / "a").write_bytes(b"1")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        failing()
+    assert names(tmp_path) == []
+
+
+def test_folder_refuses_what_is_there_unless_told(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    path.mkdir()
+    (path / "precious").write_bytes(b"")
+    with pytest.raises(StorageError, match="run is there already and is not overwritten"), atomic.folder(path):
+        raise AssertionError("the block must not be entered")
+    assert names(path) == ["precious"]
+
+    with pytest.raises(ZeroDivisionError), atomic.folder(path, replace=True):
+        raise ZeroDivisionError
+    assert names(path) == ["precious"]
+
+    with atomic.folder(path, replace=True) as partial:
+        (partial / "next").write_bytes(b"")
+        assert names(path) == ["precious"]
+    assert names(path) == ["next"]
+    assert names(tmp_path) == ["run"]
+
+
+def test_folder_killed_between_its_two_renames_keeps_the_old_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    path = tmp_path / "step"
+    path.mkdir()
+    (path / "old").write_bytes(b"")
+    rename = Path.rename
+
+    def dying_rename(self: Path, target: Path) -> Path:
+        if target == path:
+            raise Killed
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", dying_rename)
+    with pytest.raises(Killed), atomic.folder(path, replace=True):
+        pass
+    assert not path.exists()
+    assert names(atomic.replaced(path)) == ["old"]
+
+    monkeypatch.undo()
+    with atomic.folder(path, replace=True) as partial:
+        (partial / "new").write_bytes(b"")
+    assert names(tmp_path) == ["step"]
+    assert names(path) == ["new"]
+
+
+def test_a_full_disk_leaves_the_old_and_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "train.bin"
+    atomic.write(path, "old")
+    with pytest.raises(StorageError, match=r"No room left on the disk for .*train\.bin: free some"), atomic.file(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(StorageError, match="quota"), atomic.folder(tmp_path / "new"):
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+    assert path.read_text(encoding="utf-8") == "old"
+    assert names(tmp_path) == ["train.bin"]
+
+
+def test_other_peoples_errors_pass_through(tmp_path: Path) -> None:
+    """A source that is missing is no fault of the file that is written from it."""
+    with pytest.raises(FileNotFoundError), atomic.file(tmp_path / "out"):
+        (tmp_path / "source").read_bytes()
+    with pytest.raises(FileNotFoundError), atomic.folder(tmp_path / "out"):
+        (tmp_path / "source").read_bytes()
+    assert names(tmp_path) == []
+
+
+LIMITED = """
+import resource, signal, sys
+from pathlib import Path
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+from lmsmith import atomic
+from lmsmith.errors import StorageError
+for size in (4000, 4_000_000):  # one that stays in the buffer until the file is closed, one that does not
+    try:
+        atomic.write(Path(sys.argv[1]), b"n" * size)
+    except StorageError as error:
+        print(error)
+"""
+
+
+@not_windows
+def test_a_real_limit_of_the_system(tmp_path: Path) -> None:
+    path = tmp_path / "train.bin"
+    atomic.write(path, "old")
+    answer = subprocess.run([sys.executable, "-c", LIMITED, str(path)], capture_output=True, text=True, check=True)
+    assert (
+        answer.stdout.splitlines()
+        == [f"{path} is larger than a file may be here: raise the limit (`ulimit -f`) or choose another disk."] * 2
+    )
+    assert path.read_text(encoding="utf-8") == "old"
+    assert names(tmp_path) == ["train.bin"]
+
+
+def test_places_that_cannot_hold_it(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"there is no folder .*absent: make it"):
+        atomic.write(tmp_path / "absent" / "a", "")
+    with (
+        pytest.raises(StorageError, match=r"there is no folder .*absent: make it"),
+        atomic.folder(tmp_path / "absent/a"),
+    ):
+        pass
+    (tmp_path / "text").write_bytes(b"")
+    with pytest.raises(StorageError, match=r"text.a cannot be written"):
+        atomic.write(tmp_path / "text" / "a", "")
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(StorageError, match=r"cannot be written, something else is in its place"):
+        atomic.write(tmp_path / "taken", "")
+    assert names(tmp_path) == ["taken", "text"]
+
+
+@not_windows
+def test_no_permission() -> None:
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as name:  # not tmp_path: that lies in a folder only its owner may enter
+        place = Path(name)
+        place.chmod(0o555)
+        try:
+            if user == 0:  # root may write everywhere
+                os.seteuid(65534)
+            with pytest.raises(StorageError, match=r"No permission to write .*/a: change the permissions of"):
+                atomic.write(place / "a", "")
+            with pytest.raises(StorageError, match=r"No permission to write .*/a: change"), atomic.folder(place / "a"):
+                pass
+        finally:
+            os.seteuid(user)
+            place.chmod(0o755)
+
+
+def test_sweep_removes_what_dead_processes_left(tmp_path: Path) -> None:
+    gone, alive = dead_process(), os.getppid()
+    for name in (f".a.{gone}.partial", f".b.{os.getpid()}.partial", f".c.{alive}.partial", "d.1.partial", ".e.partial"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / f".step-00000010.{gone}.partial").mkdir()
+    (tmp_path / f".step-00000010.{gone}.partial" / "model.safetensors").write_bytes(b"half")
+    atomic.sweep(tmp_path)
+    kept = [f".c.{alive}.partial", "d.1.partial", ".e.partial"]
+    if os.name == "nt":
+        kept += [f".a.{gone}.partial", f".step-00000010.{gone}.partial"]
+    assert names(tmp_path) == sorted(kept)
+    atomic.sweep(tmp_path / "absent")  # nothing to sweep
+
+
+def test_leftovers_under_our_own_process_id_are_in_nobodys_way(tmp_path: Path) -> None:
+    """In a container the next process often has the id of the one that was killed."""
+    (tmp_path / f".a.{os.getpid()}.partial").write_bytes(b"x" * 1000)
+    (tmp_path / f".f.{os.getpid()}.partial").mkdir()
+    (tmp_path / f".f.{os.getpid()}.partial" / "half").write_bytes(b"")
+    atomic.write(tmp_path / "a", "short")
+    with atomic.folder(tmp_path / "f") as partial:
+        (partial / "whole").write_bytes(b"")
+    assert (tmp_path / "a").read_text(encoding="utf-8") == "short"
+    assert names(tmp_path / "f") == ["whole"]
+    assert names(tmp_path) == ["a", "f"]
+
+
+def test_remove(tmp_path: Path) -> None:
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f" / "a").write_bytes(b"")
+    atomic.remove(tmp_path / "f")
+    atomic.remove(tmp_path / "f")
+    assert names(tmp_path) == []
