@@ -1,0 +1,101 @@
+"""Token ids on disk: llm.c's .bin format, which modded-nanogpt uses as well, so that their data serves as it is.
+
+A shard is a header of 256 little-endian int32 and then the ids, one after the other, little-endian:
+
+    header[0]   header[1]   header[2]          ids
+    20240520    1           number of tokens   uint16   a vocabulary of at most 65,536
+    20240801    7           number of tokens   uint32   any other
+
+The other 253 numbers are zero. Source: llm.c, dev/data/data_common.py.
+
+Reading maps the file into memory: only what is touched is read from the disk, so a shard of gigabytes opens at once.
+The format does not say which tokenizer made the ids; `check_ids` holds them against a vocabulary.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from lmsmith import atomic
+from lmsmith.errors import DataError
+
+N_HEADER = 256
+HEADER_BYTES = 4 * N_HEADER
+MAX_TOKENS = 2**31 - 1  # what an int32 can count
+# magic -> version, type of an id
+_KINDS: dict[int, tuple[int, np.dtype]] = {20240520: (1, np.dtype("<u2")), 20240801: (7, np.dtype("<u4"))}
+_BLOCK = 2**22  # ids looked at or converted at once: memory stays small however long the shard is
+
+
+def write_shard(path: Path, ids: np.ndarray, vocab_size: int) -> None:
+    """Writes one shard, whole or not at all.
+
+    `ids`: (n_tokens,) of any integer type, each at least 0 and below `vocab_size`; they may be a memory map. Raises
+    DataError for ids outside the vocabulary and for more than 2³¹ - 1 of them; StorageError where it cannot be written.
+    """
+    assert ids.ndim == 1, f"ids of shape {ids.shape}"
+    assert ids.dtype.kind in "iu" or not ids.size, f"ids of type {ids.dtype}"
+    if len(ids) > MAX_TOKENS:
+        raise DataError(
+            f"{len(ids):,} tokens are too many for the shard {path}: the format counts to {MAX_TOKENS:,}. "
+            "Write several shards, of 100,000,000 tokens each for example."
+        )
+    check_ids(ids, vocab_size, path)
+    magic = 20240520 if vocab_size <= 2**16 else 20240801
+    version, kind = _KINDS[magic]
+    header = np.zeros(N_HEADER, "<i4")
+    header[:3] = magic, version, len(ids)
+    with atomic.file(path) as file:
+        file.write(header.tobytes())
+        for start in range(0, len(ids), _BLOCK):
+            file.write(np.ascontiguousarray(ids[start : start + _BLOCK], dtype=kind).data)
+
+
+def read_shard(path: Path) -> np.memmap:
+    """The ids of a shard, (n_tokens,) uint16 or uint32, read-only, mapped from the disk.
+
+    Raises DataError where the file is missing, is no shard, or is not as long as its header says.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(HEADER_BYTES)
+            file_bytes = file.seek(0, 2)
+    except OSError as error:
+        raise DataError(f"The shard {path} cannot be read: {error.strerror}.") from error
+    if len(start) < HEADER_BYTES:
+        raise DataError(
+            f"{path} is no shard: it has {file_bytes:,} bytes, and a shard's header alone has {HEADER_BYTES:,}."
+        )
+    magic, version, n_tokens = (int(number) for number in np.frombuffer(start, "<i4", count=3))
+    if magic not in _KINDS:
+        raise DataError(
+            f"{path} is no shard: it starts with {magic}, wanted {' or '.join(map(str, _KINDS))}. "
+            "A .bin without llm.c's header (nanoGPT's) has to be prepared again, from its text."
+        )
+    wanted_version, kind = _KINDS[magic]
+    if version != wanted_version:
+        raise DataError(f"The shard {path} has version {version}, wanted {wanted_version}: prepare it again.")
+    wanted_bytes = HEADER_BYTES + n_tokens * kind.itemsize
+    if n_tokens < 0 or file_bytes != wanted_bytes:
+        found = (file_bytes - HEADER_BYTES) // kind.itemsize
+        raise DataError(
+            f"The shard {path} is {'cut short' if found < n_tokens else 'damaged'}: its header tells of {n_tokens:,} "
+            f"tokens, which makes {wanted_bytes:,} bytes, and it has {file_bytes:,} bytes ({found:,} tokens). "
+            "Copy or prepare it again."
+        )
+    return np.memmap(path, dtype=kind, mode="r", offset=HEADER_BYTES, shape=(n_tokens,))
+
+
+def check_ids(ids: np.ndarray, vocab_size: int, path: Path) -> None:
+    """Raises DataError for the first id, if any, that is not in 0 ... `vocab_size` - 1: the wrong tokenizer.
+
+    `path` says in the error whose ids they are. Reads all of them, at about the speed of memory or disk.
+    """
+    for start in range(0, len(ids), _BLOCK):
+        block = ids[start : start + _BLOCK]
+        if block.max() >= vocab_size or (block.dtype.kind == "i" and block.min() < 0):
+            at = int(np.argmax((block < 0) | (block >= vocab_size)))
+            raise DataError(
+                f"{path} has id {block[at]} at position {start + at:,}, and the vocabulary has {vocab_size:,} ids "
+                f"(0 to {vocab_size - 1:,}): these tokens were made with another tokenizer."
+            )

@@ -1,0 +1,115 @@
+"""Shards against bytes laid out by hand, as llm.c's dev/data/data_common.py lays them out."""
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
+
+from lmsmith.data import shards
+from lmsmith.data.shards import check_ids, read_shard, write_shard
+from lmsmith.errors import DataError, StorageError
+
+
+def by_hand(magic: int, version: int, count: int, ids: list[int], letter: str) -> bytes:
+    return struct.pack("<256i", magic, version, count, *[0] * 253) + struct.pack(f"<{len(ids)}{letter}", *ids)
+
+
+SHORT = [0, 1, 50256, 65535]
+LONG = [0, 70000, 128255, 2**32 - 1]
+
+
+def test_writes_16_bits_where_they_suffice(tmp_path: Path) -> None:
+    for kind in (np.int64, np.uint16, np.uint32, ">u4"):
+        write_shard(tmp_path / "train.bin", np.array(SHORT, dtype=kind), vocab_size=65536)
+        assert (tmp_path / "train.bin").read_bytes() == by_hand(20240520, 1, 4, SHORT, "H")
+
+
+def test_writes_32_bits_where_the_vocabulary_needs_them(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.bin", np.array([0, 5], dtype=np.uint16), vocab_size=65537)
+    assert (tmp_path / "a.bin").read_bytes() == by_hand(20240801, 7, 2, [0, 5], "I")
+    write_shard(tmp_path / "b.bin", np.array(LONG), vocab_size=2**32)
+    assert (tmp_path / "b.bin").read_bytes() == by_hand(20240801, 7, 4, LONG, "I")
+
+
+def test_reads_both(tmp_path: Path) -> None:
+    path = tmp_path / "val.bin"
+    path.write_bytes(by_hand(20240520, 1, 4, SHORT, "H"))
+    ids = read_shard(path)
+    assert (ids.dtype, ids.tolist()) == (np.uint16, SHORT)
+    with pytest.raises(ValueError, match="read-only"):
+        ids[0] = 1
+    del ids  # an open map stands in the way of writing on Windows
+    path.write_bytes(by_hand(20240801, 7, 4, LONG, "I"))
+    ids = read_shard(path)
+    assert (ids.dtype, ids.tolist()) == (np.uint32, LONG)
+
+
+@settings(max_examples=50)
+@given(some.lists(some.integers(0, 299)), some.integers(1, 5))
+def test_comes_back_whatever_the_block(tmp_path_factory: pytest.TempPathFactory, ids: list[int], block: int) -> None:
+    path = tmp_path_factory.mktemp("shards") / "train.bin"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "_BLOCK", block)
+        write_shard(path, np.array(ids, dtype=np.int64)[::-1], vocab_size=300)
+    assert read_shard(path).tolist() == ids[::-1]
+    assert path.read_bytes() == by_hand(20240520, 1, len(ids), ids[::-1], "H")
+
+
+@pytest.mark.parametrize("block", [2, 2**22])
+def test_ids_beyond_the_vocabulary_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(shards, "_BLOCK", block)
+    path = tmp_path / "train.bin"
+    with pytest.raises(DataError, match=r"train\.bin has id 65 at position 3, and the vocabulary has 65 ids"):
+        write_shard(path, np.array([1, 64, 0, 65, 99]), vocab_size=65)
+    with pytest.raises(DataError, match=r"train\.bin has id -1 at position 4"):
+        write_shard(path, np.array([1, 64, 0, 2, -1]), vocab_size=65)
+    assert not path.exists()
+    path.write_bytes(by_hand(20240520, 1, 4, SHORT, "H"))
+    with pytest.raises(DataError, match=r"train\.bin has id 65535 at position 3, and the vocabulary has 50,257 ids"):
+        check_ids(read_shard(path), 50257, path)
+    check_ids(read_shard(path), 65536, path)
+
+
+def test_too_many_tokens_are_refused_with_advice(tmp_path: Path) -> None:
+    ids = np.broadcast_to(np.uint16(0), (2**31,))  # takes no memory
+    with pytest.raises(
+        DataError, match=r"2,147,483,648 tokens are too many .* counts to 2,147,483,647\. Write several"
+    ):
+        write_shard(tmp_path / "train.bin", ids, vocab_size=65)
+
+
+GOOD = by_hand(20240520, 1, 4, SHORT, "H")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"is no shard: it has 0 bytes, and a shard's header alone has 1,024"),
+        (GOOD[:1023], r"is no shard: it has 1,023 bytes"),
+        (by_hand(20240522, 1, 4, SHORT, "H"), r"starts with 20240522, wanted 20240520 or 20240801"),
+        (b"First Citizen:\nBefore we proceed any further, hear me speak.\n" * 99, r"is no shard: it starts with"),
+        (by_hand(20240520, 2, 4, SHORT, "H"), r"has version 2, wanted 1"),
+        (by_hand(20240801, 1, 4, LONG, "I"), r"has version 1, wanted 7"),
+        (GOOD[:-1], r"cut short: its header tells of 4 tokens, .* 1,032 bytes, and it has 1,031 bytes \(3 tokens\)"),
+        (GOOD + b"\0", r"damaged: its header tells of 4 tokens, .* 1,032 bytes, and it has 1,033 bytes"),
+        (by_hand(20240520, 1, 5, SHORT, "H"), r"cut short: its header tells of 5 tokens, .* it has 1,032 bytes"),
+        (by_hand(20240520, 1, -1, [], "H"), r"damaged: its header tells of -1 tokens"),
+        (by_hand(20240801, 7, 4, SHORT, "H"), r"tells of 4 tokens, which makes 1,040 bytes, and it has 1,032"),
+    ],
+)
+def test_what_is_no_shard_is_told(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "train.bin"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message) as told:
+        read_shard(path)
+    assert str(path) in str(told.value)
+
+
+def test_missing_files_and_folders(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"absent\.bin cannot be read: No such file"):
+        read_shard(tmp_path / "absent.bin")
+    with pytest.raises(StorageError, match="there is no folder"):
+        write_shard(tmp_path / "absent" / "train.bin", np.array([1]), vocab_size=2)
