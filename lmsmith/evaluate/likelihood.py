@@ -1,0 +1,143 @@
+"""How well a model predicts a text: nats per token, perplexity, bits per byte, over the whole of it.
+
+Every token of the text is predicted exactly once, from windows no longer than the model's context T. Window k reads
+ids[kS : kS+T] and predicts ids[kS+1 : kS+T+1], where S is the stride; of these, the targets that an earlier window has
+predicted do not count again. The last window is as short as the text leaves it.
+
+- S = T (the default): windows side by side, each target once, as nanoGPT evaluates. A window's first target has one
+  token of context, its last has T. Cheapest, and what training's own loss measures.
+- S < T: every target outside the first window has more than T - S tokens of context. Costs T / S times as much and
+  gives a lower, truer loss.
+
+The first token of a text has nothing before it. Where the tokenizer has an end-of-text token, the caller puts that one
+in front (`first_given`): it is context and costs nothing itself. Otherwise the first token is charged ln(vocab_size),
+as a uniform guess would be, so that the text's bytes are all paid for.
+
+Bits per byte is nats / ln 2, and 8 bits for each byte that the tokenizer could not represent, over the bytes of the raw
+text. It does not depend on how the text was cut into tokens, so models with different tokenizers can be compared. A
+uniform model over bytes scores 8.
+
+Logits are float32; cross-entropies are summed in float64.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lmsmith.errors import ConfigError, DataError
+
+_LOGIT_BYTES = 64 * 2**20
+_TOKENS_AT_ONCE = 16 * 2**10
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a text costs under a model. `n_tokens` counts the tokens in `nats`, `n_bytes` the raw text's bytes."""
+
+    nats: float
+    n_tokens: int
+    n_bytes: int
+    n_unknown: int = 0
+    n_unknown_bytes: int = 0
+
+    @property
+    def nats_per_token(self) -> float:
+        return self.nats / self.n_tokens
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(self.nats_per_token) if self.nats_per_token < 700 else math.inf
+
+    @property
+    def bits_per_byte(self) -> float:
+        return (self.nats / math.log(2) + 8 * self.n_unknown_bytes) / self.n_bytes
+
+
+def score_ids(
+    model: nn.Module,
+    ids: npt.NDArray[np.unsignedinteger[Any]],
+    *,
+    n_bytes: int,
+    n_unknown: int = 0,
+    n_unknown_bytes: int = 0,
+    first_given: bool = False,
+    rows_per_batch: int | None = None,
+    stride: int | None = None,
+) -> Score:
+    """The score of a text as ids (an array or memory map; only a batch of it is ever copied).
+
+    `first_given` says that ids[0] is an end-of-text token put before the text: context, neither counted nor charged.
+    `rows_per_batch` windows are read at once; by default as many as keep the logits within 64 MiB and the batch within
+    16,384 tokens, one at least. Dropout is off, and the model's training mode is restored. Raises DataError for a text
+    without tokens, ConfigError for a stride outside 1 .. context_length.
+    """
+    config: Any = model.config
+    T, V = config.context_length, config.vocab_size
+    stride = T if stride is None else stride
+    if not 1 <= stride <= T:
+        raise ConfigError(f"stride = {stride}: wanted 1 to the model's context length, {T}.")
+    if n_bytes < 1 or len(ids) < 1 + first_given:
+        raise DataError(f"nothing to score: the text has {n_bytes} bytes and {len(ids)} tokens.")
+    if rows_per_batch is None:
+        rows_per_batch = max(1, min(_LOGIT_BYTES // (4 * V * T), _TOKENS_AT_ONCE // T))
+
+    nats = 0.0 if first_given else math.log(V)
+    with inference(model):
+        for windows, n_seen in _windows(ids, T, stride, rows_per_batch):
+            nats += _nats(model, windows, n_seen)
+    return Score(nats, len(ids) - first_given, n_bytes, n_unknown, n_unknown_bytes)
+
+
+@contextmanager
+def inference(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, without gradients; the model's training mode is restored afterwards, come what may."""
+    training = model.training
+    try:
+        if training:  # setting the mode of a model that has it already would walk all its modules at every token
+            model.eval()
+        with torch.inference_mode():
+            yield
+    finally:
+        if training:
+            model.train()
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's tensors lie; the CPU for a model without any."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+def _windows(
+    ids: npt.NDArray[np.unsignedinteger[Any]], T: int, stride: int, rows: int
+) -> Iterator[tuple[npt.NDArray[np.int64], int]]:
+    """Batches of windows (rows, T + 1), inputs and the token after; and how many first targets of each do not count."""
+    n_targets = len(ids) - 1
+    n_whole = (n_targets - T) // stride + 1 if n_targets >= T else 0
+    n_predicted = 0
+    if n_whole:
+        if stride < T:  # what no window but the first predicts
+            yield np.asarray(ids[: T - stride + 1], dtype=np.int64)[None], 0
+        whole = np.lib.stride_tricks.sliding_window_view(ids, T + 1)[::stride]
+        for row in range(0, n_whole, rows):
+            yield whole[row : min(row + rows, n_whole)].astype(np.int64), T - stride
+        n_predicted = (n_whole - 1) * stride + T
+    if n_predicted < n_targets:
+        start = n_whole * stride
+        yield np.asarray(ids[start:], dtype=np.int64)[None], n_predicted - start
+
+
+def _nats(model: nn.Module, windows: npt.NDArray[np.int64], n_seen: int) -> float:
+    ids = torch.from_numpy(windows).to(device_of(model))
+    logits = model(ids[:, :-1])[:, n_seen:].float()  # (B, T, V)
+    losses = F.cross_entropy(logits.flatten(0, 1), ids[:, 1 + n_seen :].flatten(), reduction="none")
+    return float(losses.cpu().sum(dtype=torch.float64))

@@ -1,0 +1,224 @@
+"""Text from a model: one token after another, with the keys and values of past positions kept.
+
+Each step reads the one new token and draws the next; the model's state holds what was read before. A step then costs
+one position instead of the whole text.
+
+**When the context is full.** A model sees at most T = context_length tokens. When one more would not fit, the window
+slides: the state is thrown away and the newest T // 2 tokens (at least one) are read again as if the text began there.
+That costs one pass over T // 2 tokens for every T - T // 2 + 1 new ones, about doubling the arithmetic, and the model
+always sees between T // 2 and T tokens. Where the window starts depends on the length of the text so far alone, so a
+prompt longer than T is read from where the window would stand had it been generated: to generate 100 tokens, and then
+100 more with the first ones as part of the prompt, sees the same windows as to generate 200.
+
+**Randomness.** Sample i draws from a generator made from (seed, i): it is the same text whether 1 or 100 are asked for
+(to the rounding of the model's own arithmetic, which may differ with the size of a batch).
+
+The prompt of n samples is read n times, once a row.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor, nn
+
+from lmsmith.errors import ConfigError, UsageError
+from lmsmith.evaluate.likelihood import device_of, inference
+from lmsmith.generate.sampling import Sampling, generator_for, sample
+from lmsmith.tokens.tokenizer import StreamDecoder, Tokenizer
+
+_LOGIT_BYTES = 64 * 2**20
+
+
+def generate(
+    model: nn.Module,
+    prompt_ids: Sequence[int],
+    *,
+    max_tokens: int,
+    n: int = 1,
+    sampling: Sampling | None = None,
+    seed: int = 0,
+    stop_id: int | None = None,
+    first_index: int = 0,
+) -> Iterator[list[int]]:
+    """Continues `prompt_ids` in n ways; each step yields the n new ids.
+
+    Ends after `max_tokens` steps, or when all n have drawn `stop_id`; one that has drawn it goes on yielding it. Sample
+    indices count from `first_index`: n = 1 with `first_index` = 3 is sample 3. Between steps, and when the iterator is
+    closed, the model is in the mode it was in. Raises UsageError for an empty prompt (a caller without one begins with
+    the end-of-text token), ConfigError for numbers out of range, CheckpointError for logits that are not numbers.
+    """
+    sampling = sampling or Sampling()
+    if n < 1 or max_tokens < 0:
+        raise ConfigError(f"n = {n}, max_tokens = {max_tokens}: wanted n of 1 or more, max_tokens of 0 or more.")
+    if len(prompt_ids) == 0:
+        raise UsageError("the prompt is empty: give the model at least one token to begin with.")
+    generators = [generator_for(seed, first_index + i) for i in range(n)]
+    return _steps(model, prompt_ids, max_tokens, sampling, generators, stop_id)
+
+
+def stream_text(
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    prompt: str,
+    *,
+    max_tokens: int,
+    sampling: Sampling | None = None,
+    seed: int = 0,
+    stop: Sequence[str] = (),
+    index: int = 0,
+) -> Iterator[str]:
+    """The continuation number `index` of `prompt`, in pieces as they become certain; without the prompt itself.
+
+    A piece never ends within a character, nor with what may be the beginning of a stop string. The text ends before the
+    stop string that is complete first, at the end-of-text token, or after `max_tokens`. Raises as `generate` does.
+    """
+    writer = _Writer(tokenizer, stop)
+    steps = generate(
+        model,
+        encode_prompt(tokenizer, prompt),
+        max_tokens=max_tokens,
+        sampling=sampling,
+        seed=seed,
+        stop_id=tokenizer.end_of_text,
+        first_index=index,
+    )
+    return _pieces(writer, steps)
+
+
+def continue_text(
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    prompt: str,
+    *,
+    max_tokens: int,
+    n: int = 1,
+    sampling: Sampling | None = None,
+    seed: int = 0,
+    stop: Sequence[str] = (),
+) -> list[str]:
+    """Continuations 0 .. n - 1 of `prompt`, computed as one batch: what `stream_text` gives for each index, joined."""
+    writers = [_Writer(tokenizer, stop) for _ in range(n)]
+    texts = [""] * n
+    for ids in generate(
+        model,
+        encode_prompt(tokenizer, prompt),
+        max_tokens=max_tokens,
+        n=n,
+        sampling=sampling,
+        seed=seed,
+        stop_id=tokenizer.end_of_text,
+    ):
+        for i, (writer, id) in enumerate(zip(writers, ids, strict=True)):
+            texts[i] += writer.push(id)
+        if all(writer.done for writer in writers):
+            break
+    return [text + writer.flush() for text, writer in zip(texts, writers, strict=True)]
+
+
+def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """The prompt as the beginning of a text: after the end-of-text token, where the tokenizer has one.
+
+    Raises UsageError for a prompt without a token in a vocabulary without end of text.
+    """
+    ids = tokenizer.encode(prompt).tolist()
+    if tokenizer.end_of_text is not None:
+        return [tokenizer.end_of_text, *ids]
+    if not ids:
+        unknown = f" that this model's {tokenizer.kind} tokenizer knows" if prompt else ""
+        raise UsageError(f"the prompt has no character{unknown}: give the model at least one to begin with.")
+    return ids
+
+
+def window_start(length: int, context_length: int) -> int:
+    """Where the model begins to read a text of `length` tokens, under the sliding rule above."""
+    hop = context_length + 1 - max(1, context_length // 2)
+    return max(0, -(-(length - context_length) // hop) * hop)
+
+
+def _steps(
+    model: nn.Module,
+    prompt_ids: Sequence[int],
+    max_tokens: int,
+    sampling: Sampling,
+    generators: Sequence[torch.Generator],
+    stop_id: int | None,
+) -> Iterator[list[int]]:
+    config: Any = model.config
+    assert all(0 <= id < config.vocab_size for id in prompt_ids)
+    T, n, device = config.context_length, len(generators), device_of(model)
+    prompt_length = len(prompt_ids)
+    window = torch.tensor(prompt_ids).expand(n, -1)
+    unread, start, state = window, -1, None
+    stopped = torch.zeros(n, dtype=torch.bool)
+    for length in range(prompt_length, prompt_length + max_tokens):
+        with inference(model):
+            if window_start(length, T) != start:
+                start = window_start(length, T)
+                unread = window = window[:, start - length :]
+                state = model.new_state(n)  # type: ignore[operator]
+            logits = _read(model, unread.to(device), state)
+        ids = sample(logits, sampling, generators)
+        if stop_id is not None:
+            ids[stopped] = stop_id
+            stopped |= ids == stop_id
+        unread = ids[:, None]
+        window = torch.cat([window, unread], dim=1)
+        yield ids.tolist()
+        if stopped.all():
+            return
+
+
+def _read(model: nn.Module, ids: Int64[Tensor, "n t"], state: Any) -> Tensor:
+    """Logits after the last of `ids`, (n, V); in pieces, so that a long prompt's logits fit in memory."""
+    config: Any = model.config
+    for piece in ids.split(max(1, _LOGIT_BYTES // (4 * config.vocab_size * len(ids))), dim=1):
+        logits = model(piece, state)[:, -1]
+    return logits
+
+
+def _pieces(writer: "_Writer", steps: Iterator[list[int]]) -> Iterator[str]:
+    for (id,) in steps:
+        if piece := writer.push(id):
+            yield piece
+        if writer.done:
+            break
+    if piece := writer.flush():
+        yield piece
+
+
+class _Writer:
+    """Ids in, whole characters out, up to the end of text or a stop string."""
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
+        if isinstance(stop, str) or not all(stop):
+            raise ConfigError(f"stop = {stop!r}: wanted strings that are not empty.")
+        self.done = False
+        self._stop_found = False
+        self._end_of_text = tokenizer.end_of_text
+        self._decoder = StreamDecoder(tokenizer)
+        self._stop = stop
+        self._held = ""  # may be the beginning of a stop string
+
+    def push(self, id: int) -> str:
+        if self.done or id == self._end_of_text:
+            self.done = True
+            return ""
+        return self._cut(self._decoder.push(id))
+
+    def flush(self) -> str:
+        """What was held back, once nothing comes any more."""
+        return "" if self._stop_found else self._cut(self._decoder.flush()) + self._held
+
+    def _cut(self, more: str) -> str:
+        text = self._held + more
+        found = [(at + len(stop), at) for stop in self._stop if (at := text.find(stop)) >= 0]
+        if found:
+            self.done = self._stop_found = True
+            self._held = ""
+            return text[: min(found)[1]]
+        # The longest end of the text that begins a stop string waits for what comes next.
+        n_held = max((n for stop in self._stop for n in range(len(stop)) if text.endswith(stop[:n])), default=0)
+        self._held = text[len(text) - n_held :]
+        return text[: len(text) - n_held]

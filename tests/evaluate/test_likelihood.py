@@ -1,0 +1,127 @@
+"""Scores against a plain float64 loop over the tokens of a text."""
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lmsmith.errors import ConfigError, DataError
+from lmsmith.evaluate.likelihood import Score, score_ids
+
+V, T = 13, 8
+
+
+class Counting(nn.Module):
+    """Logits depend on all of the window so far, so that a wrong window shows."""
+
+    def __init__(self, vocab_size: int = V, context_length: int = T) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(context_length=context_length, vocab_size=vocab_size)
+        generator = torch.Generator().manual_seed(1)
+        self.weight = nn.Parameter(torch.randn(vocab_size, vocab_size, generator=generator))
+        self.dropout = nn.Dropout(0.5)
+        self.calls: list[tuple[int, int]] = []
+
+    def forward(self, ids: Tensor, state: None = None) -> Tensor:
+        assert ids.dtype == torch.int64
+        assert ids.shape[1] <= self.config.context_length
+        self.calls.append(tuple(ids.shape))
+        return self.dropout(self.weight[ids].cumsum(dim=1))
+
+
+class Uniform(nn.Module):
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(context_length=64, vocab_size=vocab_size)
+
+    def forward(self, ids: Tensor, state: None = None) -> Tensor:
+        return torch.zeros(*ids.shape, self.config.vocab_size)
+
+
+def _plain(model: Counting, ids: np.ndarray, stride: int) -> list[float]:
+    """Nats of ids[1:], each with the context that the module's docstring promises."""
+    weight, nats = model.weight.detach().double().numpy(), []
+    for target in range(1, len(ids)):
+        window = 0 if target <= T else -(-(target - T) // stride)  # the first one that reaches this target
+        logits = weight[ids[window * stride : target]].sum(axis=0)
+        assert target - window * stride > (0 if target <= T else T - stride)
+        top = logits.max()
+        nats.append(top + math.log(np.exp(logits - top).sum()) - logits[ids[target]])
+    return nats
+
+
+@pytest.mark.parametrize("length", [1, 2, T, T + 1, T + 2, 3 * T, 3 * T + 1, 3 * T + 2, 100])
+@pytest.mark.parametrize("stride", [None, T, 5, 1])
+@pytest.mark.parametrize("rows", [None, 1, 3])
+def test_equals_a_plain_loop_over_tokens(length: int, stride: int | None, rows: int | None) -> None:
+    model = Counting()
+    ids = np.random.default_rng(length).integers(0, V, length).astype(np.uint16)
+    nats = _plain(model, ids, stride or T)
+    charged = score_ids(model, ids, n_bytes=50, stride=stride, rows_per_batch=rows)
+    assert charged.nats == pytest.approx(math.log(V) + math.fsum(nats), rel=1e-6)
+    assert charged.n_tokens == length
+    if length > 1:
+        given = score_ids(model, ids, n_bytes=50, stride=stride, rows_per_batch=rows, first_given=True)
+        assert given.nats == pytest.approx(math.fsum(nats), rel=1e-6)
+        assert given.n_tokens == length - 1
+    assert model.training
+
+
+def test_side_by_side_windows_read_each_token_once() -> None:
+    model = Counting()
+    score_ids(model, np.zeros(10 * T + 4, np.uint16), n_bytes=1, rows_per_batch=4)
+    assert model.calls == [(4, T), (4, T), (2, T), (1, 3)]
+
+
+@pytest.mark.parametrize("length", [1, 2, 64, 65, 1000])
+@pytest.mark.parametrize("end_of_text", [False, True])
+def test_a_uniform_model_over_bytes_scores_eight(length: int, end_of_text: bool) -> None:
+    text = np.random.default_rng(0).integers(0, 256, length + end_of_text).astype(np.uint16)
+    score = score_ids(Uniform(256), text, n_bytes=length, first_given=end_of_text)
+    assert score.bits_per_byte == pytest.approx(8, abs=1e-6)
+    assert score.perplexity == pytest.approx(256, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
+def test_reads_memory_maps(tmp_path: Path, dtype: type[np.unsignedinteger]) -> None:
+    ids = np.random.default_rng(0).integers(0, V, 999).astype(dtype)
+    ids.tofile(tmp_path / "ids")
+    mapped = np.memmap(tmp_path / "ids", dtype=dtype, mode="r")
+    model = Counting()
+    assert score_ids(model, mapped, n_bytes=7) == score_ids(model, ids, n_bytes=7)
+    assert score_ids(model, mapped, n_bytes=7, stride=3) == score_ids(model, ids, n_bytes=7, stride=3)
+
+
+def test_batches_keep_the_logits_small() -> None:
+    small, large = Counting(), Counting(vocab_size=3000, context_length=1000)
+    score_ids(small, np.zeros(100_000, np.uint16), n_bytes=1)
+    score_ids(large, np.zeros(20_000, np.uint16), n_bytes=1)
+    assert max(rows * length for rows, length in small.calls) == 16 * 1024
+    assert max(rows * length * 3000 * 4 for rows, length in large.calls) <= 64 * 2**20
+    assert max(rows for rows, _ in large.calls) == 5
+
+
+def test_what_a_score_says() -> None:
+    score = Score(nats=math.log(2) * 30, n_tokens=10, n_bytes=20, n_unknown=2, n_unknown_bytes=5)
+    assert score.nats_per_token == pytest.approx(3 * math.log(2))
+    assert score.perplexity == pytest.approx(8)
+    assert score.bits_per_byte == pytest.approx((30 + 5 * 8) / 20)
+    assert Score(nats=1e6, n_tokens=1, n_bytes=1).perplexity == math.inf
+
+
+def test_bad_calls_are_refused_and_the_mode_is_restored() -> None:
+    model = Counting()
+    for stride in (0, T + 1):
+        with pytest.raises(ConfigError, match="stride"):
+            score_ids(model, np.zeros(9, np.uint16), n_bytes=9, stride=stride)
+    for length, n_bytes, given in ((0, 0, False), (1, 0, True), (1, 5, True)):
+        with pytest.raises(DataError, match="nothing to score"):
+            score_ids(model, np.zeros(length, np.uint16), n_bytes=n_bytes, first_given=given)
+    with pytest.raises(IndexError):
+        score_ids(model, np.full(9, V, np.uint16), n_bytes=9)
+    assert model.training
+    assert torch.is_grad_enabled()

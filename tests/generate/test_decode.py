@@ -1,0 +1,214 @@
+"""Generation with state against a loop that reads its whole window anew for every token."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lmsmith.errors import ConfigError, UsageError
+from lmsmith.generate.decode import continue_text, encode_prompt, generate, stream_text, window_start
+from lmsmith.generate.sampling import Sampling, generator_for, sample
+from lmsmith.tokens.tokenizer import ByteTokenizer, CharTokenizer
+
+V = 11
+
+
+class Echo(nn.Module):
+    """A small recurrent model: its state is a vector a row, and it forgets nothing within its context."""
+
+    def __init__(self, context_length: int, vocab_size: int = V) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.config = SimpleNamespace(context_length=context_length, vocab_size=vocab_size)
+        self.read = nn.Parameter(torch.randn(vocab_size, 16, generator=generator, dtype=torch.float64))
+        self.turn = nn.Parameter(torch.randn(16, 16, generator=generator, dtype=torch.float64) / 3)
+        self.write = nn.Parameter(torch.randn(16, vocab_size, generator=generator, dtype=torch.float64))
+        self.dropout = nn.Dropout(0.5)
+
+    def new_state(self, batch_size: int) -> Any:
+        return SimpleNamespace(position=0, h=torch.zeros(batch_size, 16, dtype=torch.float64))
+
+    def forward(self, ids: Tensor, state: Any = None) -> Tensor:
+        state = state or self.new_state(len(ids))
+        state.position += ids.shape[1]
+        assert state.position <= self.config.context_length
+        logits = []
+        for t in range(ids.shape[1]):
+            state.h = torch.tanh(state.h @ self.turn + self.read[ids[:, t]])
+            logits.append(self.dropout(state.h) @ self.write)
+        return torch.stack(logits, dim=1)
+
+
+class Fixed(nn.Module):
+    """Says the same text over and over: the next id depends on the last one alone."""
+
+    def __init__(self, ids: Sequence[int], vocab_size: int) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(context_length=64, vocab_size=vocab_size)
+        self.logits = torch.full((vocab_size, vocab_size), -20.0)
+        self.logits[list(ids), [*ids[1:], ids[0]]] = 20.0
+
+    def new_state(self, batch_size: int) -> None:
+        return None
+
+    def forward(self, ids: Tensor, state: None = None) -> Tensor:
+        return self.logits[ids]
+
+
+def _without_state(model: nn.Module, prompt: list[int], n_steps: int, sampling: Sampling, seed: int) -> list[int]:
+    """The definition: each token from the whole window, read anew."""
+    text, generator = list(prompt), generator_for(seed, 0)
+    model.eval()
+    for _ in range(n_steps):
+        window = text[window_start(len(text), model.config.context_length) :]
+        with torch.no_grad():
+            logits = model(torch.tensor([window]))[:, -1]
+        text += sample(logits, sampling, [generator]).tolist()
+    return text[len(prompt) :]
+
+
+@pytest.mark.parametrize("context_length", [1, 2, 5, 8, 100])
+@pytest.mark.parametrize("prompt_length", [1, 5, 8, 23])
+def test_with_state_equals_without_and_past_the_context(context_length: int, prompt_length: int) -> None:
+    model = Echo(context_length)
+    prompt = [(3 * i * i + 1) % V for i in range(prompt_length)]
+    for sampling in (Sampling(temperature=0), Sampling(temperature=1.2, top_k=6)):
+        got = [id for (id,) in generate(model, prompt, max_tokens=40, sampling=sampling, seed=9)]
+        assert got == _without_state(model, prompt, 40, sampling, seed=9)
+
+
+def test_the_window_holds_half_to_all_of_the_context_and_slides_seldom() -> None:
+    for T in (1, 2, 3, 8, 9, 64):
+        sizes = [length - window_start(length, T) for length in range(1, 20 * T)]
+        assert sizes[:T] == list(range(1, T + 1))
+        assert set(sizes[T:]) <= set(range(max(1, T // 2), T + 1))
+        slides = sum(b <= a for a, b in pairwise(sizes))
+        assert slides <= 20 * T / (T + 1 - max(1, T // 2))
+
+
+def test_going_on_from_what_was_generated_sees_the_same_windows() -> None:
+    model, greedy = Echo(8), Sampling(temperature=0)
+    whole = [id for (id,) in generate(model, [1, 2, 3], max_tokens=30, sampling=greedy)]
+    for cut in (4, 5, 6, 12, 29):
+        rest = [id for (id,) in generate(model, [1, 2, 3, *whole[:cut]], max_tokens=30 - cut, sampling=greedy)]
+        assert rest == whole[cut:]
+
+
+def test_sample_i_does_not_depend_on_n() -> None:
+    model = Echo(8)
+    many = np.array(list(generate(model, [4, 2], n=5, max_tokens=25, seed=3)))
+    assert len(set(map(tuple, many.T))) == 5
+    for i in range(5):
+        alone = [id for (id,) in generate(model, [4, 2], max_tokens=25, seed=3, first_index=i)]
+        assert alone == many[:, i].tolist()
+    assert many.tolist() != list(generate(model, [4, 2], n=5, max_tokens=25, seed=4))
+
+
+def test_a_row_that_stopped_goes_on_saying_so_and_disturbs_no_other() -> None:
+    model, n = Echo(8), 6
+    free = np.array(list(generate(model, [1], n=n, max_tokens=60, seed=1)))
+    stopping = np.array(list(generate(model, [1], n=n, max_tokens=60, seed=1, stop_id=7)))
+    ends = [int(np.flatnonzero(column == 7)[0]) for column in free.T]
+    assert len(stopping) == max(ends) + 1 < 60
+    for column, expected, end in zip(stopping.T, free.T, ends, strict=True):
+        assert column[:end].tolist() == expected[:end].tolist()
+        assert (column[end:] == 7).all()
+
+
+def test_the_models_mode_is_its_own_between_steps_and_after() -> None:
+    model = Echo(8)
+    steps = generate(model, [1], max_tokens=5)
+    for _ in range(3):
+        next(steps)
+        assert model.training
+        assert model.dropout.training
+        assert torch.is_grad_enabled()
+        assert not torch.is_inference_mode_enabled()
+    steps.close()  # type: ignore[attr-defined]
+    model.eval()
+    list(generate(model, [1], max_tokens=2))
+    assert not model.training
+
+
+def test_a_long_prompt_is_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    prompt = [i % V for i in range(90)]
+    whole = list(generate(Echo(100), prompt, n=2, max_tokens=20))
+    monkeypatch.setattr("lmsmith.generate.decode._LOGIT_BYTES", 4 * V * 2 * 7)
+    assert list(generate(Echo(100), prompt, n=2, max_tokens=20)) == whole
+
+
+def test_text_comes_in_whole_characters() -> None:
+    tokenizer = ByteTokenizer(end_of_text=True)
+    said = "naïve 猫🙂"  # no two bytes alike, so that each has one successor
+    data = said.encode()
+    assert len(set(data)) == len(data)
+    model = Fixed([256, *data], tokenizer.vocab_size)
+    pieces = list(stream_text(model, tokenizer, "", max_tokens=99))
+    assert pieces == list(said)  # and the end of text ended it
+    cut = list(stream_text(model, tokenizer, "", max_tokens=len(data) - 1))
+    assert cut == [*said[:-1], "\ufffd"]
+
+
+@pytest.mark.parametrize(
+    ("stop", "expected"),
+    [
+        ((), "abcdefghij"),
+        (("def",), "abc"),
+        (("hx", "ij"), "abcdefgh"),
+        (("jk",), "abcdefghij"),  # begun at the very end, never completed
+        (("cdeZ",), "abcdefghij"),
+        (("abcd", "bc"), "a"),  # "bc" is complete first
+        (("ghij", "hij"), "abcdef"),
+        (("a",), ""),
+    ],
+)
+def test_stop_strings(stop: tuple[str, ...], expected: str) -> None:
+    tokenizer = CharTokenizer("abcdefghij", end_of_text=True)
+    model = Fixed([10, *range(10)], tokenizer.vocab_size)
+    pieces = list(stream_text(model, tokenizer, "", max_tokens=50, stop=stop))
+    assert "".join(pieces) == expected
+    assert all(pieces)
+    assert continue_text(model, tokenizer, "", n=3, max_tokens=50, stop=stop) == [expected] * 3
+    # A piece is given out at once unless it may begin a stop string.
+    if not stop:
+        assert pieces == list(expected)
+
+
+def test_texts_of_a_batch_are_the_streams() -> None:
+    tokenizer = ByteTokenizer(end_of_text=False)
+    model = Echo(16, tokenizer.vocab_size)
+    for stop in ((), ("\x00", "a", "\x80")):
+        batch = continue_text(model, tokenizer, "é", n=4, max_tokens=60, seed=2, stop=stop)
+        streams = [
+            "".join(stream_text(model, tokenizer, "é", max_tokens=60, seed=2, stop=stop, index=i)) for i in range(4)
+        ]
+        assert batch == streams
+        assert len(set(batch)) == 4
+
+
+def test_prompts() -> None:
+    assert encode_prompt(ByteTokenizer(end_of_text=True), "a") == [256, 97]
+    assert encode_prompt(ByteTokenizer(end_of_text=True), "") == [256]
+    assert encode_prompt(ByteTokenizer(end_of_text=False), "a") == [97]
+    with pytest.raises(UsageError, match="no character: "):
+        encode_prompt(ByteTokenizer(end_of_text=False), "")
+    with pytest.raises(UsageError, match="char tokenizer knows"):
+        encode_prompt(CharTokenizer("ab", end_of_text=False), "xyz")
+
+
+def test_bad_calls_are_refused_at_once() -> None:
+    model = Echo(8)
+    with pytest.raises(UsageError, match="empty"):
+        generate(model, [], max_tokens=1)
+    for bad in ({"n": 0}, {"max_tokens": -1}, {"seed": -1}):
+        with pytest.raises(ConfigError, match=next(iter(bad))):
+            generate(model, [1], **{"max_tokens": 1, **bad})
+    for stop in ("abc", ["a", ""]):
+        with pytest.raises(ConfigError, match="stop"):
+            stream_text(model, ByteTokenizer(False), "a", max_tokens=1, stop=stop)
+    assert list(generate(model, [1], max_tokens=0)) == []
