@@ -1,0 +1,177 @@
+"""Text as it comes in real files -> a stream of documents -> training and validation text.
+
+    documents = Documents(["books/", "more/**/*.txt", "web.jsonl.zst"])
+    split = split_documents(documents, fraction=0.1)
+    for note in documents.counts.notes(): ...
+
+A plain text file is one document (whatever its suffix), so is a line of .jsonl, .ndjson or .json and a row of .parquet,
+each also with .gz or .zst behind it. `sources.py` finds the files, `files.py` reads one; here they become one stream.
+Nothing is lost in silence: what was replaced, skipped or left out is in `Documents.counts`.
+
+What it does not do: guess legacy encodings, normalise Unicode, clean or filter text, find near-duplicates.
+"""
+
+import hashlib
+import os
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from lmsmith.errors import DataError
+from lmsmith.text.files import BinaryFile, Counts, known_encoding, plural, read_texts
+from lmsmith.text.sources import find_files
+
+MANY = 50  # distinct documents from which on whole documents are held out
+PART = 1 << 18  # characters that are encoded at once
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One text and where it is from: "file", "file:line" of .jsonl or "file:row" of .parquet, counted from 1."""
+
+    text: str = field(repr=False)
+    source: str
+
+    @property
+    def n_bytes(self) -> int:
+        """Length of the text in UTF-8: what bits per byte are counted by."""
+        return len(self.text) if self.text.isascii() else sum(map(len, _utf8(self.text)))
+
+
+class Documents:
+    """The documents of files, folders and glob patterns, read one after the other each time it is iterated over.
+
+    Sources are read in the order given, folders and patterns sorted within; a file met twice is read once. Making it
+    finds the files; iterating reads them. `counts` is of the latest iteration, and complete when that has ended.
+
+    Raises DataError for what cannot be found or read, for text that is not in its encoding (errors="strict"), for a
+    binary file that was named, and at the end if there was no text at all; ConfigError for an unknown encoding.
+    """
+
+    def __init__(
+        self,
+        sources: Iterable[str | os.PathLike[str]],
+        *,
+        text_field: str = "text",
+        encoding: str = "auto",
+        errors: Literal["strict", "replace"] = "strict",
+    ) -> None:
+        assert not isinstance(sources, str), "a list of sources, not one"
+        assert errors in ("strict", "replace")
+        self.text_field = text_field
+        self.encoding = known_encoding(encoding)
+        self.errors = errors
+        self.sources = [os.fspath(source) for source in sources]
+        self._found, self._left_out = find_files(self.sources)
+        self.counts = Counts(left_out=self._left_out.copy())
+
+    @property
+    def files(self) -> list[Path]:
+        """The files it reads, in that order (binary ones in folders among them: they show when they are opened)."""
+        return [found.path for found in self._found]
+
+    def __iter__(self) -> Iterator[Document]:
+        counts = self.counts = Counts(left_out=self._left_out.copy())
+        for path, named in self._found:
+            texts = read_texts(path, self.text_field, self.encoding, self.errors, counts)
+            try:
+                for text, source in texts:
+                    if not text or text.isspace():
+                        counts.n_empty += 1
+                        continue
+                    document = Document(text, source)
+                    counts.n_documents += 1
+                    counts.n_characters += len(text)
+                    counts.n_bytes += document.n_bytes
+                    yield document
+                    del text, document  # else it would be kept until the next one has been read
+            except BinaryFile:
+                if named:
+                    raise
+                counts.n_binary_files += 1
+        if counts.n_documents == 0:
+            reasons = []
+            if counts.n_empty:
+                reasons.append(f"{plural(counts.n_empty, 'document')}, empty or white space alone")
+            if counts.n_binary_files:
+                reasons.append(f"{plural(counts.n_binary_files, 'file')}, binary by the look of it")
+            raise DataError(
+                f"there is no text in {', '.join(dict.fromkeys(self.sources))}: "
+                f"{' and '.join(reasons) or 'the files hold no documents'}. Name a file that holds some."
+            )
+
+
+@dataclass(frozen=True)
+class Split:
+    """Training and validation texts, in the order they were read.
+
+    `has_boundaries`: the texts come from more than one document, so that what follows one of them does not continue it.
+    """
+
+    train: list[str]
+    validation: list[str]
+    has_boundaries: bool
+    n_duplicates: int  # documents dropped because an equal one was there
+    description: str
+
+
+def split_documents(documents: Iterable[Document], fraction: float) -> Split:
+    """Holds out about `fraction` of the text for validation.
+
+    From 50 distinct documents on, whole documents are held out, by a hash of their content: a document stays on its
+    side when others are added, and its duplicates are there too. With fewer, the last `fraction` of each one's
+    characters is held out; exact duplicates are dropped first, else one copy's tail would be trained on in another. For
+    one text this is nanoGPT's split: text[:int(n * 0.9)] and the rest.
+
+    Raises DataError if fewer than two characters would be left on either side.
+    """
+    assert 0 < fraction < 1
+    texts: list[str] = []
+    hashes = array("Q")
+    distinct: dict[int, str] = {}  # no further than is needed to know whether they are many
+    for document in documents:
+        texts.append(document.text)
+        hashes.append(_hash(document.text))
+        if len(distinct) < MANY:
+            distinct.setdefault(hashes[-1], document.text)
+    n_documents, n_duplicates = len(texts), 0
+    if len(distinct) == MANY:
+        # Both sides get something, whatever the hashes are: the lowest is always held out, the highest never.
+        bound = min(max(int(fraction * 2**64), min(hashes) + 1), max(hashes))
+        train = [text for text, number in zip(texts, hashes, strict=True) if number >= bound]
+        validation = [text for text, number in zip(texts, hashes, strict=True) if number < bound]
+        how = f"{len(validation):,} of {n_documents:,} documents, chosen by a hash of their content, are for validation"
+    else:
+        n_documents, n_duplicates = len(distinct), n_documents - len(distinct)
+        share = round(1 - fraction, 12)  # 1 - 0.9 is 0.09999999999999998, and int() takes that at its word
+        cuts = [(text, int(len(text) * share)) for text in distinct.values()]
+        train = [text[:cut] for text, cut in cuts if cut > 0]
+        validation = [text[cut:] for text, cut in cuts if cut < len(text)]
+        whose = "the text" if n_documents == 1 else f"each of {n_documents} documents"
+        how = f"the last {100 * fraction:.4g}% of {whose} is for validation"
+    n_train, n_validation = sum(map(len, train)), sum(map(len, validation))
+    if min(n_train, n_validation) < 2:
+        raise DataError(
+            f"the text is too short to split: of {plural(n_train + n_validation, 'character')}, {n_train} would be for "
+            f"training and {n_validation} for validation; wanted at least 2 for each. Add text, or change "
+            f"--data.validation_fraction ({fraction:g})."
+        )
+    held_out = f"{n_validation:,} held out ({n_validation / (n_train + n_validation):.1%})"
+    dropped = f"; {plural(n_duplicates, 'exact duplicate')} dropped" if n_duplicates else ""
+    description = f"{how}: {n_train:,} characters to train on, {held_out}{dropped}"
+    return Split(train, validation, n_documents > 1, n_duplicates, description)
+
+
+def _hash(text: str) -> int:
+    """64 bits that depend on the text alone. The key makes them ours: no data set was sorted or filtered by them."""
+    state = hashlib.blake2b(key=b"lmsmith: training or validation", digest_size=8)
+    for part in _utf8(text):
+        state.update(part)
+    return int.from_bytes(state.digest(), "little")
+
+
+def _utf8(text: str) -> Iterator[bytes]:
+    """The text in UTF-8, in parts, so that a large text is not there a second time as bytes."""
+    return (text[start : start + PART].encode() for start in range(0, len(text), PART))

@@ -1,0 +1,334 @@
+"""One file of text -> its texts, as Python strings that look the same whatever the file was like.
+
+Plain text (any suffix) is one text, a line of .jsonl, .ndjson or .json is one, a row of .parquet is one; each also with
+.gz or .zst behind it. Byte-order marks are removed, CRLF and lone CR become LF, half surrogate pairs are no text.
+
+A byte-order mark wins over the encoding asked for, as in browsers (WHATWG Encoding Standard, "decode"): so an odd
+encoding can be named for one file without spoiling its neighbours. Without either it is UTF-8; no encoding is guessed.
+
+Files are read in chunks, so that beside the text that is asked for there is at most one more copy of it.
+"""
+
+import codecs
+import contextlib
+import difflib
+import encodings.aliases
+import gzip
+import io
+import itertools
+import json
+import re
+import shutil
+import tempfile
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lmsmith.errors import ConfigError, DataError
+
+COMPRESSED = (".gz", ".zst")
+JSON_LINES = (".jsonl", ".ndjson", ".json")
+PARQUET = (".parquet",)
+# UTF-32's marks come first: UTF-16-LE's is how UTF-32-LE's begins.
+MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+CHUNK = 1 << 18  # bytes read at once
+SNIFFED = 8192  # bytes in which a NUL betrays a binary file
+GO_ON = "`--data.errors replace` goes on with U+FFFD in its place"
+
+
+class BinaryFile(DataError):
+    """A file that is no text by the look of its first bytes."""
+
+
+@dataclass
+class Counts:
+    """What one pass over files met: for a report, and for a user to be told."""
+
+    n_files: int = 0
+    n_documents: int = 0
+    n_characters: int = 0
+    n_bytes: int = 0  # of the documents in UTF-8, not of the files
+    n_empty: int = 0  # documents without a character other than white space
+    n_replaced: int = 0  # U+FFFD put where bytes (or half a surrogate pair) were no text
+    n_crlf_files: int = 0
+    n_cr_files: int = 0
+    n_binary_files: int = 0
+    marks: Counter[str] = field(default_factory=Counter)  # encoding -> files with its byte-order mark
+    left_out: Counter[str] = field(default_factory=Counter)  # suffix -> files in folders that were not taken
+
+    def notes(self) -> list[str]:
+        """Plain sentences on what a user might not expect; none where there is nothing of the kind."""
+        notes = []
+        if self.n_replaced:
+            notes.append(f"{plural(self.n_replaced, 'undecodable place')} became U+FFFD.")
+        if self.marks:
+            kinds = ", ".join(sorted(self.marks)).upper()
+            notes.append(f"{plural(self.marks.total(), 'file')} began with a byte-order mark ({kinds}); it is removed.")
+        if self.n_crlf_files:
+            notes.append(f"{plural(self.n_crlf_files, 'file')} had CRLF line ends; they are read as LF.")
+        if self.n_cr_files:
+            notes.append(f"{plural(self.n_cr_files, 'file')} had lone CR line ends; they are read as LF.")
+        if self.n_empty:
+            notes.append(f"{plural(self.n_empty, 'empty document')} skipped.")
+        if self.n_binary_files:
+            notes.append(f"{plural(self.n_binary_files, 'file')} left out as binary.")
+        if self.left_out:
+            notes.append(
+                f"{plural(self.left_out.total(), 'file')} in folders left out by suffix ({listed(self.left_out)}); "
+                "a pattern such as '**/*.html' takes any."
+            )
+        return notes
+
+
+def plural(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def listed(suffixes: Counter[str]) -> str:
+    """ "12 .png, 2 .py": the commonest first."""
+    parts = [f"{number:,} {suffix}" for suffix, number in suffixes.most_common(5)]
+    return ", ".join(parts) + (", ..." if len(suffixes) > 5 else "")
+
+
+def inner_suffix(path: Path) -> str:
+    """The suffix that says what is inside: ".jsonl" of "a.JSONL.gz"."""
+    return Path(path.stem if path.suffix.lower() in COMPRESSED else path.name).suffix.lower()
+
+
+def known_encoding(name: str) -> str:
+    """Python's own name of an encoding; UTF-8 for "auto". Raises ConfigError."""
+    wanted = "utf-8" if name == "auto" else name
+    try:
+        b"a".decode(wanted, "ignore")  # refuses "hex" and its like, which lookup() knows
+        return codecs.lookup(wanted).name
+    except (LookupError, ValueError):  # ValueError: a NUL in the name
+        near = difflib.get_close_matches(name.lower(), encodings.aliases.aliases, n=1)
+        hint = f"Did you mean {near[0]!r}?" if near else "Most text is in 'utf-8', 'latin-1' or 'cp1252'."
+        raise ConfigError(f"data.encoding = {name!r} is no text encoding that Python knows. {hint}") from None
+
+
+def read_texts(path: Path, text_field: str, encoding: str, errors: str, counts: Counts) -> Iterator[tuple[str, str]]:
+    """The texts of one file, each with its source: "file", or "file:line" (row), from 1. Empty ones are among them.
+
+    `encoding` is a codec's name, `errors` "strict" or "replace". Adds to `counts` what is known of the file (all but
+    what concerns documents). Raises BinaryFile, and DataError for all else that can be wrong with a file.
+    """
+    line_ends = io.IncrementalNewlineDecoder(None, translate=True)
+    suffix = inner_suffix(path)
+    with read_errors(path), _opened(path) as stream:
+        if suffix in PARQUET:
+            texts = _parquet_rows(stream, path, text_field, errors, counts)
+        else:
+            head = stream.read(CHUNK)
+            encoding = next((marked for mark, marked in MARKS if head.startswith(mark)), encoding)
+            if b"\0" in head[:SNIFFED] and not encoding.startswith(("utf-16", "utf-32")):
+                raise BinaryFile(
+                    f"{path} looks binary (NUL byte at offset {head.index(0):,}), wanted text. "
+                    "If it is UTF-16 without a byte-order mark, say `--data.encoding utf-16-le`."
+                )
+            chunks = itertools.chain([head], iter(lambda: stream.read(CHUNK), b""))
+            if suffix in JSON_LINES:
+                between_lines = io.IncrementalNewlineDecoder(None, translate=True)
+                decoded = _decoded(chunks, path, encoding, errors, between_lines, counts)
+                texts = _json_lines(decoded, path, text_field)
+            else:
+                decoded = _decoded(chunks, path, encoding, errors, line_ends, counts)
+                texts = _whole(decoded, path)
+        for text, source in texts:
+            if "\r" in text:  # of plain text that is gone already, and the decoder would copy it all the same
+                text = line_ends.decode(text, final=True)
+            yield _without_surrogates(text, source, errors, counts), source
+            del text  # else it would be kept until the next one has been read
+    counts.n_files += 1
+    seen = line_ends.newlines if isinstance(line_ends.newlines, tuple) else (line_ends.newlines,)
+    counts.n_crlf_files += "\r\n" in seen
+    counts.n_cr_files += "\r" in seen
+
+
+@contextlib.contextmanager
+def read_errors(path: Path) -> Iterator[None]:
+    """What the system and the decompressors raise, as DataError."""
+    try:
+        yield
+    except PermissionError as error:
+        raise DataError(f"no permission to read {error.filename or path}. Change its permissions.") from error
+    except (OSError, EOFError, zlib.error) as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise DataError(f"cannot read {error.filename or path}: {error.strerror}.") from error
+        raise DataError(
+            f"{path} cannot be decompressed: {str(error).rstrip('.')}. It is cut short or damaged; "
+            "download or compress it again."
+        ) from error
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The file's bytes as they are when not compressed."""
+    with open(path, "rb") as file:
+        if path.suffix.lower() == ".gz":
+            with gzip.open(file, "rb") as stream:
+                yield stream
+        elif path.suffix.lower() == ".zst":
+            import pyarrow  # here: it takes a while, and most text is not compressed
+
+            with pyarrow.CompressedInputStream(file, "zstd") as stream:
+                yield stream
+        else:
+            yield file
+
+
+def _decoded(
+    chunks: Iterable[bytes],
+    path: Path,
+    encoding: str,
+    errors: str,
+    line_ends: io.IncrementalNewlineDecoder,
+    counts: Counts,
+) -> Iterator[str]:
+    """The chunks as text, without byte-order mark, with LF alone."""
+    decoder = codecs.getincrementaldecoder(encoding)(errors)
+    # U+FFFD may be in the file itself: what is there when errors are ignored was not put there by us.
+    genuine = codecs.getincrementaldecoder(encoding)("ignore") if errors == "replace" else None
+    n_bytes = n_lines = 0
+    for number, chunk in enumerate(itertools.chain(chunks, [b""])):  # the last one for what is still pending
+        offset = n_bytes - len(decoder.getstate()[0])
+        try:
+            text = decoder.decode(chunk, final=not chunk)
+            if genuine is not None:
+                counts.n_replaced += text.count("\ufffd") - genuine.decode(chunk, final=not chunk).count("\ufffd")
+        except UnicodeDecodeError as error:
+            before = line_ends.decode(error.object[: error.start].decode(encoding, "ignore"), final=True)
+            decompressed = " after decompression" if path.suffix.lower() in COMPRESSED else ""
+            raise DataError(
+                f"{path} is not {encoding.upper()}: byte 0x{error.object[error.start]:02X} at offset "
+                f"{offset + error.start}{decompressed}, line {n_lines + before.count(chr(10)) + 1} ({error.reason}). "
+                f"{GO_ON}; or another encoding is meant, such as `--data.encoding latin-1`."
+            ) from error
+        except UnicodeError as error:  # a few odd codecs do not say where
+            raise DataError(f"{path} is not {encoding.upper()}: {error}. Choose another --data.encoding.") from error
+        if number == 0 and text.startswith("\ufeff"):
+            counts.marks[encoding] += 1
+            text = text[1:]
+        n_bytes += len(chunk)
+        text = line_ends.decode(text, final=not chunk)
+        n_lines += text.count("\n")
+        yield text
+
+
+def _without_surrogates(text: str, source: str, errors: str, counts: Counts) -> str:
+    """JSON's \\ud83d and a few codecs can put half a surrogate pair into a string, where no encoding can follow."""
+    half = None if text.isascii() else re.search("[\ud800-\udfff]", text)
+    if half is None:
+        return text
+    if errors == "strict":
+        raise DataError(
+            f"{source} holds half a surrogate pair, U+{ord(half[0]):04X}, at character {half.start()} of its text; "
+            f"no encoding can write that. {GO_ON}."
+        )
+    text, n_replaced = re.subn("[\ud800-\udfff]", "\ufffd", text)
+    counts.n_replaced += n_replaced
+    return text
+
+
+def _whole(decoded: Iterable[str], path: Path) -> Iterator[tuple[str, str]]:
+    yield "".join(decoded), str(path)
+
+
+def _json_lines(decoded: Iterable[str], path: Path, text_field: str) -> Iterator[tuple[str, str]]:
+    for number, line in enumerate(_lines(decoded), start=1):
+        if not line or line.isspace():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:  # ValueError: also for a number of too many digits
+            wanted = f"{{{json.dumps(text_field)}: ...}}"
+            raise DataError(f"{where} is not JSON: {error}. Wanted one object a line: {wanted}.") from error
+        if not isinstance(record, dict):
+            raise DataError(f"{where} holds {_json_kind(record)}, wanted an object with the field {text_field!r}.")
+        if text_field not in record:
+            texts = [name for name, value in record.items() if isinstance(value, str)]
+            raise DataError(f"{where} has no field {text_field!r}; {_has(record, texts)}")
+        text = record[text_field]
+        if text is not None and not isinstance(text, str):
+            raise DataError(f"{where}: the field {text_field!r} holds {_json_kind(text)}, wanted text.")
+        yield text or "", f"{path}:{number}"
+
+
+def _lines(chunks: Iterable[str]) -> Iterator[str]:
+    """Lines that end in LF and nothing else: JSON may hold U+2028 and its like as they are."""
+    parts = []
+    for chunk in chunks:
+        first, *others = chunk.split("\n")
+        parts.append(first)
+        for line in others:
+            yield "".join(parts)
+            parts = [line]
+    yield "".join(parts)
+
+
+def _json_kind(value: Any) -> str:
+    kinds = {dict: "an object", list: "an array", str: "a text", bool: "true or false", type(None): "null"}
+    return kinds.get(type(value), "a number")
+
+
+def _parquet_rows(stream: Any, path: Path, text_field: str, errors: str, counts: Counts) -> Iterator[tuple[str, str]]:
+    """The column's rows, a batch of one row group at a time. Parquet's strings are UTF-8, whatever `encoding` says."""
+    import pyarrow  # here: it takes a while, and most text is not in .parquet
+    import pyarrow.parquet
+
+    with contextlib.ExitStack() as stack:
+        if path.suffix.lower() in COMPRESSED:  # a Parquet file is read from its end, so all of it must be there
+            whole = stack.enter_context(tempfile.TemporaryFile())
+            shutil.copyfileobj(stream, whole)
+            stream = whole
+        try:
+            table = stack.enter_context(pyarrow.parquet.ParquetFile(stream))
+            columns = {column.name: str(column.type) for column in table.schema_arrow}
+            texts = [name for name, kind in columns.items() if re.match("(dictionary<values=)?(large_)?string", kind)]
+            if text_field not in columns:
+                raise DataError(f"{path} has no column {text_field!r}; {_has(columns, texts)}")
+            if text_field not in texts and columns[text_field] not in ("binary", "large_binary"):
+                raise DataError(f"{path}: the column {text_field!r} holds {columns[text_field]}, wanted strings.")
+            row = 0
+            for batch in table.iter_batches(batch_size=1024, columns=[text_field]):
+                column = batch.column(0)
+                if pyarrow.types.is_dictionary(column.type):
+                    column = column.dictionary_decode()
+                for value in column.cast(pyarrow.large_binary()):  # as bytes, so that bad ones are ours to report
+                    row += 1
+                    yield _row_text(value.as_py() or b"", f"{path}:{row}", errors, counts), f"{path}:{row}"
+        except (pyarrow.ArrowException, OSError) as error:
+            raise DataError(
+                f"{path} cannot be read as Parquet: {str(error).rstrip('.')}. It is cut short, damaged or no Parquet."
+            ) from error
+
+
+def _row_text(data: bytes, source: str, errors: str, counts: Counts) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        if errors == "strict":
+            raise DataError(
+                f"{source} is not UTF-8: byte 0x{data[error.start]:02X} at offset {error.start} of the row's text "
+                f"({error.reason}). {GO_ON}."
+            ) from error
+    text = data.decode(errors="replace")
+    counts.n_replaced += text.count("\ufffd") - data.decode(errors="ignore").count("\ufffd")
+    return text
+
+
+def _has(fields: Iterable[str], texts: list[str]) -> str:
+    """What there is where the text field is not, and which of it could be meant."""
+    names = [repr(name) for name in fields]
+    there = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "") if names else "nothing"
+    return f"it has {there}." + (f" Say which is meant: `--data.text_field {texts[0]}`." if texts else "")

@@ -1,0 +1,132 @@
+"""What the user named -> the files to read: files, folders, glob patterns.
+
+A file that is named is read whatever its suffix, and so is one that a pattern matches. In a folder only what looks like
+text by its suffix is taken, at any depth; hidden files and folders are not seen, all else is counted as left out.
+Patterns are expanded here, `**` too, so that they mean the same in recipes, in quotes and in every shell.
+"""
+
+import difflib
+import glob
+import itertools
+import os
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from lmsmith.errors import DataError
+from lmsmith.text.files import inner_suffix, listed, read_errors
+
+# Not .json: in a folder that is most often somebody's settings, not lines of text.
+IN_FOLDERS = (".txt", ".text", ".md", ".markdown", ".rst", ".tex", ".jsonl", ".ndjson", ".parquet")
+
+
+class Found(NamedTuple):
+    path: Path
+    named: bool  # by itself, so that leaving it out is no answer
+
+
+def find_files(sources: list[str]) -> tuple[list[Found], Counter[str]]:
+    """The files that the sources mean, each once, and by suffix how many others lie in their folders.
+
+    Raises DataError for a source that is not there, or that holds or matches no text.
+    """
+    if not all(sources) or not sources:  # "" would be the current folder
+        raise DataError("no text was named. Name files, folders or patterns, as in `lmsmith train book.txt`.")
+    found: dict[str, Found] = {}  # by real path: two names of one file are one
+    passed_by: dict[str, Path] = {}
+    for source in sources:
+        path = Path(os.path.expanduser(source))
+        taken: list[Path] = []
+        others: list[Path] = []
+        if os.path.isdir(path):
+            taken, others = _in_folder(path)
+            if not taken:
+                there = f"it holds {listed(_suffixes(others))}" if others else "it is empty"
+                raise DataError(
+                    f"the folder {path} holds no text: {there}; wanted {' '.join(IN_FOLDERS)} (or these with .gz or "
+                    f".zst). Other files are read when named, or by a pattern such as '{path / '**' / '*.html'}'."
+                )
+        elif os.path.exists(path):
+            found[os.path.realpath(path)] = Found(path, named=True)
+        elif glob.has_magic(source):
+            taken, others = _matching(path)
+        else:
+            raise _missing(path)
+        for file in taken:
+            found.setdefault(os.path.realpath(file), Found(file, named=False))
+        passed_by.update((os.path.realpath(file), file) for file in others)
+    left_out = _suffixes([file for real, file in passed_by.items() if real not in found])
+    return list(found.values()), left_out
+
+
+def _in_folder(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Files under the folder that look like text by their suffix, and the others; both sorted."""
+    taken: list[Path] = []
+    others: list[Path] = []
+    visited = {os.path.realpath(folder)}  # links to folders are followed, but not in circles
+    with read_errors(folder):
+        for place, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
+            kept = []
+            for name in sorted(folders):
+                real = os.path.realpath(os.path.join(place, name))
+                if not name.startswith(".") and real not in visited:
+                    visited.add(real)
+                    kept.append(name)
+            folders[:] = kept
+            for name in names:
+                if not name.startswith("."):
+                    (taken if inner_suffix(Path(name)) in IN_FOLDERS else others).append(Path(place, name))
+    return sorted(taken, key=Path.as_posix), sorted(others, key=Path.as_posix)
+
+
+def _matching(pattern: Path) -> tuple[list[Path], list[Path]]:
+    """Files that the pattern matches, and what `_in_folder` says of the folders that it matches."""
+    matches = sorted(map(Path, glob.glob(str(pattern), recursive=True)), key=Path.as_posix)
+    taken = [path for path in matches if not path.is_dir()]
+    others: list[Path] = []
+    for folder in (path for path in matches if path.is_dir()):
+        text, not_text = _in_folder(folder)
+        taken += text
+        others += not_text
+    if not taken:
+        base = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts))
+        if not base.is_dir():
+            raise _missing(pattern)
+        with read_errors(base):
+            names = sorted(name for name in os.listdir(base) if not name.startswith("."))
+        there = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "nothing"
+        raise DataError(
+            f"the pattern {pattern} matches no text file; the folder {base.absolute()} holds {there}. "
+            "(* stands for part of a name, ** for any depth of folders.)"
+        )
+    return taken, others
+
+
+def _missing(path: Path) -> DataError:
+    """Says which part of the path is not there, and what there is with a name like it."""
+    missing = path
+    while not os.path.lexists(missing.parent) and missing.parent != missing:
+        missing = missing.parent
+    folder = missing.parent
+    try:
+        names = sorted(os.listdir(folder))
+    except NotADirectoryError:
+        return DataError(f"there is no {path}: {folder} is a file, not a folder.")
+    except OSError as error:
+        return DataError(f"cannot look for {path} in {folder}: {error.strerror}.")
+    near = difflib.get_close_matches(missing.name, names, n=1, cutoff=0.5)
+    if missing.name in names:
+        hint = f"{missing} is a link to something that is not there."
+    elif near:
+        hint = f"Did you mean {folder / near[0]}?"
+    else:
+        hint = f"Nothing in the folder {folder.absolute()} has a name like {missing.name}."
+    return DataError(f"there is no file or folder {path}. {hint}")
+
+
+def _suffixes(paths: list[Path]) -> Counter[str]:
+    return Counter(path.suffix.lower() or "without suffix" for path in paths)
+
+
+def _raise(error: OSError) -> None:
+    raise error
