@@ -121,18 +121,16 @@ def _windows(
     ids: npt.NDArray[np.unsignedinteger[Any]], T: int, stride: int, rows: int
 ) -> Iterator[tuple[npt.NDArray[np.int64], int]]:
     """Batches of windows (rows, T + 1), inputs and the token after; and how many first targets of each do not count."""
-    n_targets = len(ids) - 1
-    n_whole = (n_targets - T) // stride + 1 if n_targets >= T else 0
-    n_predicted = 0
-    if n_whole:
+    start = n_predicted = 0
+    if len(ids) > T:
         if stride < T:  # what no window but the first predicts
             yield np.asarray(ids[: T - stride + 1], dtype=np.int64)[None], 0
         whole = np.lib.stride_tricks.sliding_window_view(ids, T + 1)[::stride]
-        for row in range(0, n_whole, rows):
-            yield whole[row : min(row + rows, n_whole)].astype(np.int64), T - stride
-        n_predicted = (n_whole - 1) * stride + T
-    if n_predicted < n_targets:
-        start = n_whole * stride
+        for row in range(0, len(whole), rows):
+            yield whole[row : row + rows].astype(np.int64), T - stride
+        start = len(whole) * stride
+        n_predicted = start + T - stride
+    if n_predicted < len(ids) - 1:
         yield np.asarray(ids[start:], dtype=np.int64)[None], n_predicted - start
 
 

@@ -81,7 +81,6 @@ def stream_text(
         max_tokens=max_tokens,
         sampling=sampling,
         seed=seed,
-        stop_id=tokenizer.end_of_text,
         first_index=index,
     )
     return _pieces(writer, steps)
@@ -108,7 +107,6 @@ def continue_text(
         n=n,
         sampling=sampling,
         seed=seed,
-        stop_id=tokenizer.end_of_text,
     ):
         for i, (writer, id) in enumerate(zip(writers, ids, strict=True)):
             texts[i] += writer.push(id)

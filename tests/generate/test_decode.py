@@ -139,7 +139,11 @@ def test_a_long_prompt_is_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> Non
     prompt = [i % V for i in range(90)]
     whole = list(generate(Echo(100), prompt, n=2, max_tokens=20))
     monkeypatch.setattr("lmsmith.generate.decode._LOGIT_BYTES", 4 * V * 2 * 7)
-    assert list(generate(Echo(100), prompt, n=2, max_tokens=20)) == whole
+    model = Echo(100)
+    sizes: list[int] = []
+    model.register_forward_hook(lambda _module, _input, logits: sizes.append(logits.shape[1]))
+    assert list(generate(model, prompt, n=2, max_tokens=20)) == whole
+    assert sizes[:13] == [7] * 12 + [6]
 
 
 def test_text_comes_in_whole_characters() -> None:
@@ -177,6 +181,35 @@ def test_stop_strings(stop: tuple[str, ...], expected: str) -> None:
     # A piece is given out at once unless it may begin a stop string.
     if not stop:
         assert pieces == list(expected)
+
+
+class Pieces(ByteTokenizer):
+    """Tokens of several bytes, cut without regard to characters, as BPE has them."""
+
+    def __init__(self, pieces: Sequence[bytes]) -> None:
+        super().__init__(end_of_text=False)
+        self.pieces, self.vocab_size = pieces, len(pieces)
+
+    def encode(self, text: str) -> Any:
+        return np.array([[piece.decode() for piece in self.pieces[:1]].index(text)])
+
+    def decode_bytes(self, ids: Any) -> bytes:
+        return b"".join(self.pieces[id] for id in ids)
+
+
+def test_stop_strings_within_tokens() -> None:
+    data = [b"<", b"abcd", b"ef\xc3", b"\xa9g"]
+    for stop, expected in [
+        ((), "abcdefégabcdef\ufffd"),
+        (("abcd", "bc"), "a"),  # as if the characters came one by one
+        (("f",), "abcde"),  # the half character after it is not text that was cut
+        (("é",), "abcdef"),
+        (("dé", "egg"), "abcdefégabcdef\ufffd"),
+    ]:
+        model = Fixed([0, 1, 2, 3], 4)
+        model.logits[3] = model.logits[0]
+        text = "".join(stream_text(model, Pieces(data), "<", max_tokens=5, stop=stop))
+        assert text == expected, stop
 
 
 def test_texts_of_a_batch_are_the_streams() -> None:

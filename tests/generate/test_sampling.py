@@ -82,6 +82,8 @@ def test_the_edges() -> None:
     assert probabilities(row, Sampling(min_p=1.0)).tolist() == [[0, 0.5, 0.5, 0]]
     for tiny in (1e-30, 1e-300, 5e-324):
         assert probabilities(row, Sampling(temperature=tiny)).tolist() == [[0, 0.5, 0.5, 0]]
+    equal = probabilities(torch.zeros(2, 1000), Sampling(top_p=0.25))
+    assert (equal > 0).nonzero()[:, 1].tolist() == [*range(250)] * 2
     assert sample(row, Sampling(temperature=0), [torch.Generator()]).tolist() == [1]
     assert probabilities(torch.tensor([[7.0]]), Sampling(top_k=3, top_p=0.1)).tolist() == [[1]]
     forbidden = torch.tensor([[0.0, -torch.inf, 0.0]])
@@ -121,4 +123,6 @@ def test_a_negative_seed_and_broken_logits_are_refused() -> None:
     for bad in (math.nan, math.inf):
         for temperature in (0.0, 1.0):
             with pytest.raises(CheckpointError, match="not numbers"):
-                sample(torch.tensor([[0.0, bad]]), Sampling(temperature=temperature), [torch.Generator()])
+                sample(
+                    torch.tensor([[0.0, 1.0], [0.0, bad]]), Sampling(temperature=temperature), [torch.Generator()] * 2
+                )
