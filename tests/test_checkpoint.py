@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import stat
 import sys
@@ -191,18 +192,34 @@ def test_a_step_may_be_saved_again(tmp_path: Path) -> None:
 
 
 def test_leftovers_of_killed_saves_are_swept(tmp_path: Path) -> None:
-    half = tmp_path / "checkpoints" / f".step-00000010.{os.getpid()}.partial"
+    half = tmp_path / "checkpoints" / f".step-00000005.{os.getpid()}.partial"
     half.mkdir(parents=True)
     (half / "model.safetensors").write_bytes(b"half")
     assert available(tmp_path) == []
     save(tmp_path, 10)
-    aside = tmp_path / "checkpoints" / "step-00000010.replaced"  # killed after the new one was in place
-    (tmp_path / "checkpoints" / "step-00000010").rename(aside)
+    assert not half.exists()
+
+
+def test_what_is_being_replaced_serves_until_the_new_one_is_there(tmp_path: Path) -> None:
+    place = tmp_path / "checkpoints"
+    save_checkpoint(tmp_path, 10, {"model": {"w": torch.zeros(9)}}, {"is": "old"}, keep=1)
+    (place / "step-00000010").rename(place / "step-00000010.replaced")  # as a kill between two renames leaves it
+    assert available(tmp_path) == [10]
+    assert load_checkpoint(tmp_path).state == {"is": "old"}
     save(tmp_path, 20)
-    assert_is(load_checkpoint(tmp_path, 10), 10)
-    assert available(tmp_path) == [10, 20]
+    assert load_checkpoint(tmp_path, 10).state == {"is": "old"}
+    shutil.copytree(place / "step-00000020", place / "step-00000020.replaced")  # and a kill after the second
+    flip(place / "step-00000020" / "state.json")
+    assert_is(load_checkpoint(tmp_path), 20)
+    save(tmp_path, 20)
+    old = save_checkpoint(tmp_path / "checkpoints", 20, {"model": {}}, {"is": "old"}, keep=1)
+    shutil.move(old, place / "step-00000020.replaced")
+    old.parent.rmdir()
+    assert_is(load_checkpoint(tmp_path), 20)
+    save(tmp_path, 30)
+    assert names(place) == ["step-00000010.replaced", "step-00000020", "step-00000030"]
     save(tmp_path, 10)
-    assert names(tmp_path / "checkpoints") == ["step-00000010", "step-00000020"]
+    assert names(place) == ["step-00000010", "step-00000020", "step-00000030"]
 
 
 def flip(path: Path, at: int = -1) -> None:
