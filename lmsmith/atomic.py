@@ -126,7 +126,7 @@ def sweep(place: Path) -> None:
 def explain(error: OSError, path: Path) -> str:
     """Why `path` cannot be written and what to do, in plain words."""
     if error.errno == errno.ENOSPC:
-        return f"No room left on the disk for {path}: free some, or choose another place, and run the command again."
+        return f"No room left on the disk for {path}: free some or choose another place."
     if error.errno == errno.EDQUOT:
         return f"Your quota on the disk is used up, no room for {path}: remove files or choose another place."
     if error.errno == errno.EFBIG:
