@@ -533,7 +533,7 @@ def test_one_text_is_split_as_nanogpt_splits_it(test_data):
 
 @settings(deadline=None)
 @given(
-    texts=st.lists(st.text(st.characters(), min_size=1), min_size=1, max_size=60),
+    texts=st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=1, max_size=60),
     fraction=st.sampled_from([0.001, 0.1, 0.3, 0.5, 0.9]),
 )
 def test_few_documents_give_their_tails(texts, fraction):
