@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lmsmith.config import ModelConfig
 from lmsmith.errors import ConfigError, DataError
 from lmsmith.evaluate.likelihood import Score, score_ids
+from lmsmith.models.gpt import GPT
 
 V, T = 13, 8
 
@@ -97,12 +99,31 @@ def test_reads_memory_maps(tmp_path: Path, dtype: type[np.unsignedinteger]) -> N
 
 
 def test_batches_keep_the_logits_small() -> None:
-    small, large = Counting(), Counting(vocab_size=3000, context_length=1000)
+    small, large = Counting(), Counting(vocab_size=6000, context_length=700)
     score_ids(small, np.zeros(100_000, np.uint16), n_bytes=1)
     score_ids(large, np.zeros(20_000, np.uint16), n_bytes=1)
-    assert max(rows * length for rows, length in small.calls) == 16 * 1024
-    assert max(rows * length * 3000 * 4 for rows, length in large.calls) <= 64 * 2**20
-    assert max(rows for rows, _ in large.calls) == 5
+    assert max(rows * length for rows, length in small.calls) == 4 * 1024
+    assert max(rows * length * 6000 * 4 for rows, length in large.calls) <= 64 * 2**20
+    assert max(rows for rows, _ in large.calls) == 3
+
+
+@pytest.mark.parametrize("positions", ["rope", "learned"])
+def test_the_transformer(positions: str) -> None:
+    config = ModelConfig(
+        n_layer=2, n_head=2, d_model=16, context_length=T, vocab_size=V, vocab_multiple=8, positions=positions
+    )
+    model = GPT(config)
+    model.initialise(torch.Generator().manual_seed(0))
+    model.head.weight.data.normal_(generator=torch.Generator().manual_seed(1))
+    ids = np.random.default_rng(0).integers(0, V, 50).astype(np.uint16)
+    nats = 0.0
+    for target in range(1, 50):
+        window = (target - 1) // T * T
+        with torch.no_grad():
+            logits = model(torch.from_numpy(ids[window:target].astype(np.int64))[None])[0, -1].double()
+        nats -= logits.log_softmax(-1)[ids[target]].item()
+    assert score_ids(model, ids, n_bytes=50, first_given=True).nats == pytest.approx(nats, rel=1e-5)
+    model(torch.zeros(1, T, dtype=torch.int64)).sum().backward()  # scoring left nothing behind that training minds
 
 
 def test_what_a_score_says() -> None:

@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lmsmith.config import ModelConfig
 from lmsmith.errors import ConfigError, UsageError
 from lmsmith.generate.decode import continue_text, encode_prompt, generate, stream_text, window_start
 from lmsmith.generate.sampling import Sampling, generator_for, sample
+from lmsmith.models.gpt import GPT
 from lmsmith.tokens.tokenizer import ByteTokenizer, CharTokenizer
 
 V = 11
@@ -82,6 +84,27 @@ def test_with_state_equals_without_and_past_the_context(context_length: int, pro
         assert got == _without_state(model, prompt, 40, sampling, seed=9)
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"positions": "rope", "ngram_orders": (2, 3)},
+        {"positions": "learned", "norm": "layernorm", "bias": True, "tied_head": True, "dropout": 0.3},
+        {"positions": "rope", "n_kv_head": 1, "feed_forward": "swiglu", "vocab_multiple": 8},
+    ],
+    ids=["modern", "gpt2", "llama"],
+)
+def test_the_transformers_state_equals_none(parts: dict[str, Any]) -> None:
+    model = GPT(ModelConfig(n_layer=2, n_head=2, d_model=16, context_length=8, vocab_size=V, **parts)).double()
+    generator = torch.Generator().manual_seed(0)
+    for weight in model.parameters():
+        weight.data.normal_(0, 0.5, generator=generator)
+    for prompt in ([3], [1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3]):
+        got = [id for (id,) in generate(model, prompt, max_tokens=30, seed=4)]
+        assert got == _without_state(model, prompt, 30, Sampling(), seed=4)
+    model.train()
+    model(torch.zeros(1, 8, dtype=torch.int64)).sum().backward()  # generation left nothing behind that training minds
+
+
 def test_the_window_holds_half_to_all_of_the_context_and_slides_seldom() -> None:
     for T in (1, 2, 3, 8, 9, 64):
         sizes = [length - window_start(length, T) for length in range(1, 20 * T)]
@@ -128,7 +151,6 @@ def test_the_models_mode_is_its_own_between_steps_and_after() -> None:
         assert model.training
         assert model.dropout.training
         assert torch.is_grad_enabled()
-        assert not torch.is_inference_mode_enabled()
     steps.close()  # type: ignore[attr-defined]
     model.eval()
     list(generate(model, [1], max_tokens=2))
