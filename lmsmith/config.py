@@ -38,7 +38,11 @@ class ModelConfig:
     vocab_size: int = setting(0, "number of token ids; 0: the tokenizer's")
     vocab_multiple: int = setting(1, "pad the embedding table to a multiple of this; padded ids are never predicted")
     context_length: int = setting(256, "tokens the model sees at once")
+    ngram_orders: tuple[int, ...] = setting((), "also embed the last n tokens, hashed, for each n here: 2,3,4")
+    ngram_table_size: int = setting(8192, "rows of each n-gram table; more n-grams than rows share rows")
     norm: Literal["layernorm", "rmsnorm"] = setting("rmsnorm", "normalisation before each sublayer and the head")
+    norm_gain: bool = setting(False, "norms have a learnt gain")
+    embedding_norm: bool = setting(True, "normalise the embedding before the first block")
     positions: Literal["learned", "rope", "none"] = setting("rope", "how positions are told apart")
     rope_base: float = setting(10_000.0, "base of the rotary wavelengths")
     feed_forward: Literal["gelu", "gelu-tanh", "silu", "relu2", "swiglu"] = setting("relu2", "feed-forward activation")
@@ -56,6 +60,10 @@ class ModelConfig:
             _check(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
         for name in ("n_kv_head", "d_ff", "vocab_size"):
             _check(getattr(self, name) >= 0, f"model.{name}", getattr(self, name), "0 (derived) or more")
+        _check(
+            all(2 <= n <= 8 for n in self.ngram_orders), "model.ngram_orders", self.ngram_orders, "orders from 2 to 8"
+        )
+        _check(self.ngram_table_size >= 1, "model.ngram_table_size", self.ngram_table_size, "at least 1")
         _check(0 <= self.dropout < 1, "model.dropout", self.dropout, "at least 0 and below 1")
         _check(self.logit_softcap >= 0, "model.logit_softcap", self.logit_softcap, "0 (none) or more")
         _check(self.rope_base > 1, "model.rope_base", self.rope_base, "above 1")
@@ -103,6 +111,7 @@ class OptimConfig:
 
     name: Literal["adamw", "muon"] = setting("muon", "adamw for all, or muon for matrices and adamw for the rest")
     learning_rate: float = setting(3e-3, "AdamW's peak learning rate")
+    table_learning_rate: float = setting(0.0, "AdamW's peak for embedding tables; 0: learning_rate")
     muon_learning_rate: float = setting(0.02, "Muon's peak learning rate, in units of the update's RMS (shape-scaled)")
     muon_momentum: float = setting(0.95, "Muon's Nesterov momentum")
     muon_iterations: int = setting(5, "Newton-Schulz iterations of an update")
@@ -150,7 +159,9 @@ class DataConfig:
     validation_fraction: float = setting(0.1, "share of the text held out")
 
     def __post_init__(self) -> None:
-        _check(0 < self.validation_fraction < 1, "data.validation_fraction", self.validation_fraction, "between 0 and 1")
+        _check(
+            0 < self.validation_fraction < 1, "data.validation_fraction", self.validation_fraction, "between 0 and 1"
+        )
 
 
 @dataclass(frozen=True)
@@ -171,12 +182,24 @@ class TrainConfig:
     device: str = setting("auto", "auto: cuda, mps or cpu, in that order")
     threads: int = setting(0, "CPU threads; 0: one a core")
     dtype: Literal["auto", "float32", "bfloat16", "float64"] = setting("auto", "precision of the matrix products")
+    matmul: Literal["auto", "default", "onednn"] = setting(
+        "auto", "library for float32 matrix products on CPUs; auto: the faster, measured"
+    )
     compile: Literal["auto", "yes", "no"] = setting("auto", "torch.compile; auto: where it pays within the run")
 
     def __post_init__(self) -> None:
         _check(self.batch_size >= 1, "train.batch_size", self.batch_size, "at least 1")
         _check(self.keep >= 1, "train.keep", self.keep, "at least 1")
-        for name in ("steps", "minutes", "tokens", "micro_batch_size", "eval_every", "save_every", "log_every", "threads"):
+        for name in (
+            "steps",
+            "minutes",
+            "tokens",
+            "micro_batch_size",
+            "eval_every",
+            "save_every",
+            "log_every",
+            "threads",
+        ):
             _check(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "0 or more")
         _check(self.stop_at_val_loss >= 0, "train.stop_at_val_loss", self.stop_at_val_loss, "0 (never) or more")
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
@@ -270,7 +293,8 @@ def _parse(name: str, kind: Any, value: Any, where: str) -> Any:
             return value
         raise ConfigError(f"{name} = {value!r} in {where}: wanted one of {', '.join(map(str, choices))}.")
     if origin is tuple:
-        return tuple(str(part) for part in (value.split(",") if isinstance(value, str) else value))
+        parts = [part for part in value.split(",") if part] if isinstance(value, str) else value
+        return tuple(_parse(name, choices[0], part, where) for part in parts)
     if kind is bool:
         words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
         if isinstance(value, bool):

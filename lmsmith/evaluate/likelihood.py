@@ -61,6 +61,17 @@ class Score:
     def bits_per_byte(self) -> float:
         return (self.nats / math.log(2) + 8 * self.n_unknown_bytes) / self.n_bytes
 
+    def as_dict(self) -> dict[str, float | int]:
+        """What is shown and written: the three measures and the counts behind them."""
+        return {
+            "nats_per_token": self.nats_per_token,
+            "perplexity": self.perplexity,
+            "bits_per_byte": self.bits_per_byte,
+            "n_tokens": self.n_tokens,
+            "n_bytes": self.n_bytes,
+            "n_unknown": self.n_unknown,
+        }
+
 
 def score_ids(
     model: nn.Module,

@@ -1,0 +1,63 @@
+"""What this machine can do: its rate of matrix products, and which library does them fastest."""
+
+import time
+from collections.abc import Callable
+
+import torch
+
+# A product whose shape small models have: 2048 tokens, width 384, feed-forward 1536.
+SHAPE = (2048, 384, 1536)
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
+    """Floating-point operations a second of one matrix product at a small model's shape, as things are set now."""
+    m, k, n = SHAPE
+    a, b = torch.randn(m, k, device=device, dtype=dtype), torch.randn(n, k, device=device, dtype=dtype)
+    return 2 * m * k * n / _median_seconds(lambda: torch.mm(a, b.T), device)
+
+
+def choose_matmul() -> tuple[str, str]:
+    """Whether PyTorch's CPU products should go to oneDNN instead of its default BLAS, and why, in a phrase.
+
+    `torch.set_float32_matmul_precision("medium")` lets oneDNN take float32 products. On processors without bfloat16 tiles
+    it computes them in plain float32, and on some (AMD's) a third faster than the default, MKL. Where it would round to
+    bfloat16, the error shows and it is not taken.
+    """
+    m, k, n = SHAPE
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(m, k, generator=generator), torch.randn(n, k, generator=generator)
+    before = torch.get_float32_matmul_precision()
+    seconds, products = {}, {}
+    try:
+        for name, precision in (("default", "highest"), ("onednn", "medium")) * 2:
+            torch.set_float32_matmul_precision(precision)
+            products[name] = torch.mm(a, b.T)
+            seconds[name] = min(
+                seconds.get(name, float("inf")), _median_seconds(lambda: torch.mm(a, b.T), torch.device("cpu"))
+            )
+    finally:
+        torch.set_float32_matmul_precision(before)
+    difference = float((products["onednn"] - products["default"]).norm() / products["default"].norm())
+    gain = seconds["default"] / seconds["onednn"]
+    if difference > 1e-5:
+        return "default", "oneDNN rounds to bfloat16 here"
+    if gain < 1.05:
+        return "default", f"oneDNN is no faster here ({gain:.2f} times)"
+    return "onednn", f"oneDNN multiplies {gain:.2f} times as fast here, in float32"
+
+
+def use_matmul(name: str) -> None:
+    """Sets for this process what `choose_matmul` chose."""
+    torch.set_float32_matmul_precision("medium" if name == "onednn" else "highest")
+
+
+def _median_seconds(work: Callable[[], object], device: torch.device, n: int = 5) -> float:
+    work()
+    times = []
+    for _ in range(n):
+        start = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return sorted(times)[n // 2]

@@ -1,0 +1,24 @@
+"""What a model costs, from its config alone: parameters and floating-point operations.
+
+A matrix product of (m, k) and (k, n) counts 2 m k n operations; look-ups, norms and activations count nothing. A
+backward pass costs twice its forward pass.
+"""
+
+from lmsmith.config import ModelConfig
+
+
+def matrix_parameters(config: ModelConfig) -> int:
+    """Parameters that take part in matrix products: blocks and head, no tables, norms or biases."""
+    d, f = config.d_model, config.width_ff
+    attention = d * d + d * (config.n_head + 2 * config.n_kv) * config.d_head
+    feed_forward = (3 if config.feed_forward == "swiglu" else 2) * d * f
+    return config.n_layer * (attention + feed_forward) + config.padded_vocab_size * d
+
+
+def train_flops_per_token(config: ModelConfig) -> float:
+    """Forward and backward: 6 a matrix parameter, and attention's two products over the half of the window before.
+
+    Scores and values: 2 products x 2 T D operations forward for full attention, half of it when causal, three times
+    that with the backward pass: 6 L T D.
+    """
+    return 6.0 * matrix_parameters(config) + 6.0 * config.n_layer * config.context_length * config.d_model

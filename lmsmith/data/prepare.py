@@ -1,0 +1,130 @@
+"""Text to the token files of a run: read, split, learn or load the tokenizer, encode, write.
+
+    RUN/tokens/train.bin, val.bin     ids in llm.c's format
+    RUN/tokens/validation.txt         the held-out text itself, for compressors and other models to be scored on
+    RUN/tokens/tokenizer.json
+    RUN/tokens/corpus.json            counts, and what there is to say about the text
+
+They are kept in the run so that it can be resumed and scored whatever becomes of the text. Where there are several
+documents an end-of-text token stands before each.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lmsmith import atomic
+from lmsmith.config import DataConfig
+from lmsmith.data.shards import read_shard, write_shard
+from lmsmith.errors import CheckpointError, ConfigError
+from lmsmith.text.documents import Documents, split_documents
+from lmsmith.tokens.files import load_tokenizer, save_tokenizer
+from lmsmith.tokens.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer, to_utf8
+
+MOST_CHARACTERS = 300
+"""A text with more distinct characters than this is read byte by byte rather than character by character."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the token files hold. Bytes are those of the text in UTF-8; `val_` counts the validation split alone."""
+
+    n_train_tokens: int
+    n_val_tokens: int
+    n_val_bytes: int
+    n_val_unknown: int
+    n_val_unknown_bytes: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A text as ids, split, with the tokenizer that made them."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    tokenizer: Tokenizer
+    counts: Counts
+
+    @property
+    def first_given(self) -> bool:
+        """Whether the validation ids begin with an end-of-text token, which is context and costs nothing."""
+        return self.tokenizer.end_of_text is not None
+
+
+def prepare(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
+    """Reads the sources and writes `folder`. Raises DataError, ConfigError, TokenizerError, StorageError."""
+    documents = Documents(data.sources, text_field=data.text_field, encoding=data.encoding, errors=data.errors)
+    split = split_documents(documents, data.validation_fraction)
+    made = make_tokenizer(tokenizer, split.train, several=split.has_boundaries)
+    train, validation = _encode(made, split.train), _encode(made, split.validation)
+    counts = Counts(
+        n_train_tokens=len(train),
+        n_val_tokens=len(validation),
+        n_val_bytes=sum(len(part) for part in _utf8(split.validation)),
+        n_val_unknown=sum(made.count_unknown(text) for text in split.validation),
+        n_val_unknown_bytes=sum(made.unknown_bytes(text) for text in split.validation),
+        notes=(*documents.counts.notes(), split.description),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_shard(folder / "train.bin", train, made.vocab_size)
+    write_shard(folder / "val.bin", validation, made.vocab_size)
+    atomic.write(folder / "validation.txt", b"".join(_utf8(split.validation)))
+    save_tokenizer(made, folder)
+    atomic.write(folder / "corpus.json", json.dumps(asdict(counts), indent=1) + "\n")
+    return Corpus(train, validation, made, counts)
+
+
+def load(folder: Path) -> Corpus:
+    """What `prepare` wrote, the ids memory-mapped. Raises CheckpointError, DataError, TokenizerError."""
+    try:
+        found = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
+        counts = Counts(**{**found, "notes": tuple(found["notes"])})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{folder} does not hold a run's tokens ({error}); start the run anew.") from error
+    return Corpus(read_shard(folder / "train.bin"), read_shard(folder / "val.bin"), load_tokenizer(folder), counts)
+
+
+def make_tokenizer(wanted: str, texts: Sequence[str], *, several: bool) -> Tokenizer:
+    """The tokenizer that `--tokenizer` asks for, learnt from the training texts where it has to be.
+
+    `several`: there are document boundaries, so an end-of-text token is needed.
+    """
+    if wanted == "byte":
+        return ByteTokenizer(several)
+    if wanted == "char":
+        return CharTokenizer.learn(texts, several)
+    if wanted == "word":
+        return WordTokenizer.learn(texts, several)
+    if wanted == "auto":
+        learnt = CharTokenizer.learn(texts, several)
+        return learnt if learnt.vocab_size <= MOST_CHARACTERS else ByteTokenizer(several)
+    path = Path(wanted)
+    if not path.exists():
+        raise ConfigError(
+            f"tokenizer = {wanted!r}: there is no such kind, and no such folder. Kinds are auto, byte, char, word."
+        )
+    loaded = load_tokenizer(path)
+    if several and loaded.end_of_text is None:
+        raise ConfigError(
+            f"the tokenizer {wanted} has no end-of-text token, and the text is several documents, which need one "
+            "between them. Learn one from several documents, or join them into one file."
+        )
+    return loaded
+
+
+def _encode(tokenizer: Tokenizer, texts: Iterable[str]) -> np.ndarray:
+    parts = []
+    for text in texts:
+        if tokenizer.end_of_text is not None:
+            parts.append(np.array([tokenizer.end_of_text], dtype=np.uint32))
+        parts.append(tokenizer.encode(text))
+    kind = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
+    return np.concatenate([part.astype(kind, copy=False) for part in parts])
+
+
+def _utf8(texts: Iterable[str]) -> Iterator[bytes]:
+    return (to_utf8(text) for text in texts)

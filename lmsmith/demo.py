@@ -1,0 +1,62 @@
+"""The two-minute tour: stories with a known entropy, a model of them, and how near it comes.
+
+The stories are samples of a grammar (`lmsmith.text.stories`), so the probability of each held-out story is known exactly and
+with it the bits per byte that no model can beat. The run's summary and report show the model between that floor and what
+gzip and xz make of the same text.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from lmsmith import atomic
+from lmsmith.text.documents import Documents, split_documents
+from lmsmith.text.stories import score_story, write_stories
+from lmsmith.train.run import free_place
+from lmsmith.train.start import train
+
+N_BYTES = 4_000_000
+SEED = 1
+
+
+def demo(out: Path, minutes: float, *, console: Console, started: float) -> tuple[Path, dict[str, Any]]:
+    """Writes OUT/stories.jsonl, trains OUT/run-1 (the next free number) on it, and returns the run and its summary."""
+    out.mkdir(parents=True, exist_ok=True)
+    stories = out / "stories.jsonl"
+    n_stories = write_stories(stories, N_BYTES, SEED)
+    console.print(f"wrote {n_stories:,} stories to {stories}: samples of a grammar, made here", highlight=False)
+    number = 1
+    while (out / f"run-{number}").exists():
+        number += 1
+    run, summary = train(
+        [str(stories)],
+        {"train.minutes": minutes, "data.validation_fraction": 0.05},
+        out=free_place(out / f"run-{number}", "run"),
+        console=console,
+        started=started,
+        reserve_seconds=SCORE_SECONDS,
+    )
+    if summary["finished"] != "signal":
+        summary["baselines"]["source"] = source_bits_per_byte(stories, 0.05)
+        atomic.write(run / "summary.json", json.dumps(summary, indent=1) + "\n")
+        console.print(
+            f"the stories' own entropy is {summary['baselines']['source']:.3f} bits per byte: no model can do better",
+            highlight=False,
+        )
+    return run, summary
+
+
+def source_bits_per_byte(stories: Path, validation_fraction: float) -> float:
+    """What the held-out stories cost under the grammar that made them."""
+    held_out = split_documents(Documents([stories]), validation_fraction).validation
+    nats = -sum(score_story(text) for text in held_out)
+    return nats / math.log(2) / sum(len(text.encode()) for text in held_out)
+
+
+SCORE_SECONDS = 3.0
+"""Kept free for scoring the held-out stories under the grammar."""

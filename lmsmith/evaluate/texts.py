@@ -1,0 +1,42 @@
+"""The score of text files under a model: read, encode, score."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from torch import nn
+
+from lmsmith.evaluate.likelihood import Score, score_ids
+from lmsmith.text.documents import Documents
+from lmsmith.tokens.tokenizer import Tokenizer
+
+
+def score_texts(
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    sources: Sequence[str],
+    *,
+    errors: Literal["strict", "replace"] = "strict",
+    stride: int | None = None,
+) -> Score:
+    """One score over all documents of `sources`, each after an end-of-text token where the tokenizer has one.
+
+    Raises DataError for what cannot be read, and where there is nothing to score.
+    """
+    parts, n_bytes, n_unknown, n_unknown_bytes = [], 0, 0, 0
+    for document in Documents(sources, errors=errors):
+        if tokenizer.end_of_text is not None:
+            parts.append(np.array([tokenizer.end_of_text], dtype=np.uint32))
+        parts.append(tokenizer.encode(document.text).astype(np.uint32))
+        n_bytes += document.n_bytes
+        n_unknown += tokenizer.count_unknown(document.text)
+        n_unknown_bytes += tokenizer.unknown_bytes(document.text)
+    return score_ids(
+        model,
+        np.concatenate(parts),
+        n_bytes=n_bytes,
+        n_unknown=n_unknown,
+        n_unknown_bytes=n_unknown_bytes,
+        first_given=tokenizer.end_of_text is not None,
+        stride=stride,
+    )

@@ -1,0 +1,162 @@
+"""Elementwise steps and attention with their gradients written out, so that each makes few passes over memory.
+
+Small models on CPUs are bound by memory traffic and by the overhead of operations as much as by arithmetic. PyTorch's
+composite RMSNorm, tanh-GELU and squared ReLU make three to six passes over their input backward, and its CPU
+FlashAttention is slow at short contexts. Each function here equals its plain form (held against it in float64 by
+`tests/models/test_kernels.py`) and costs about half.
+
+Gradients follow from the formulas in the docstrings. Reduced precision is kept: outputs have the input's dtype.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+SQRT_2_OVER_PI = 0.7978845608028654
+GELU_CUBIC = 0.044715
+
+
+def rms_norm(x: Float[Tensor, "*batch D"], gain: Float[Tensor, " D"] | None, eps: float) -> Float[Tensor, "*batch D"]:
+    """x / sqrt(mean(x²) + eps), times the gain if there is one (Zhang and Sennrich 2019, eq. 4)."""
+    y = _RMSNorm.apply(x, eps)
+    return y if gain is None else y * gain.to(y.dtype)
+
+
+def relu2(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """max(x, 0)² (So et al. 2021, Primer)."""
+    return _ReLU2.apply(x)
+
+
+def gelu_tanh(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """GPT-2's GELU: x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x³))) (Hendrycks and Gimpel 2016)."""
+    return _GELUTanh.apply(x)
+
+
+def causal_attention(
+    q: Float[Tensor, "N T K"], k: Float[Tensor, "N T K"], v: Float[Tensor, "N T K"], scale: float, dropout: float
+) -> Float[Tensor, "N T K"]:
+    """softmax(scale q kᵀ, no position seeing a later one) v, by blocks of queries.
+
+    A block of 128 queries multiplies only with the keys up to its end, so that at long contexts nearly half of the
+    products are never made. The weights are kept for the gradient: N T² floats at most.
+    """
+    return _CausalAttention.apply(q, k, v, scale, dropout)
+
+
+class _RMSNorm(torch.autograd.Function):
+    """y = r x with r = 1/sqrt(mean(x²) + eps);  dx = r (dy - y mean(dy y))."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
+        y = F.rms_norm(x, (x.size(-1),), eps=eps)
+        wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+        r = torch.linalg.vecdot(wide, wide).div_(x.size(-1)).add_(eps).rsqrt_().unsqueeze(-1)
+        ctx.save_for_backward(y, r.to(x.dtype))
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (dy,) = grads
+        y, r = ctx.saved_tensors
+        along = torch.linalg.vecdot(dy, y).div_(-y.size(-1)).unsqueeze(-1)
+        return torch.addcmul(dy, y, along).mul_(r), None
+
+
+class _ReLU2(torch.autograd.Function):
+    """y = max(x, 0)²;  dx = 2 max(x, 0) dy."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        r = F.relu(x)
+        ctx.save_for_backward(r)
+        return r * r
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (dy,) = grads
+        (r,) = ctx.saved_tensors
+        return torch.mul(dy, r).mul_(2)
+
+
+class _GELUTanh(torch.autograd.Function):
+    """With (1 + tanh u)/2 = sigmoid(2u) the exponential is taken once: y = x s, s = sigmoid(2u).
+
+    dy/dx = s + x s (1 - s) 2 du/dx,  2 du/dx = 2 sqrt(2/pi) (1 + 3 * 0.044715 x²).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        s = x * x
+        s.mul_(2 * SQRT_2_OVER_PI * GELU_CUBIC).add_(2 * SQRT_2_OVER_PI).mul_(x).sigmoid_()
+        ctx.save_for_backward(x, s)
+        return x * s
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (dy,) = grads
+        x, s = ctx.saved_tensors
+        inner = x * x
+        inner.mul_(6 * SQRT_2_OVER_PI * GELU_CUBIC).add_(2 * SQRT_2_OVER_PI).mul_(x)
+        inner.addcmul_(inner, s, value=-1)  # x (1 - s) 2 du/dx
+        return inner.add_(1).mul_(s).mul_(dy)
+
+
+class _CausalAttention(torch.autograd.Function):
+    """p = softmax(scale q kᵀ), y = p v;  dv = pᵀ dy, dp = dy vᵀ, ds = p (dp - sum(dp p)), dq = scale ds k, dk = scale dsᵀ q."""
+
+    BLOCK = 128
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float) -> Tensor:
+        T = q.size(1)
+        later = torch.full((min(T, _CausalAttention.BLOCK),) * 2, float("-inf"), dtype=q.dtype, device=q.device).triu_(
+            1
+        )
+        y = torch.empty_like(q)
+        weights, kept = [], []
+        for start, end in _blocks(T):
+            scores = torch.bmm(q[:, start:end], k[:, :end].mT).mul_(scale)  # (N, block, end)
+            scores[:, :, start:end] += later[: end - start, : end - start]
+            p = torch.softmax(scores, -1)
+            weights.append(p)
+            if dropout:
+                keep = torch.empty_like(p).bernoulli_(1 - dropout).div_(1 - dropout)
+                kept.append(keep)
+                p = p * keep
+            torch.bmm(p, v[:, :end], out=y[:, start:end]) if T == end - start else y[:, start:end].copy_(
+                torch.bmm(p, v[:, :end])
+            )
+        ctx.save_for_backward(q, k, v, *weights, *kept)
+        ctx.scale, ctx.n_blocks = scale, len(weights)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        (dy,) = grads
+        q, k, v, *saved = ctx.saved_tensors
+        weights, kept = saved[: ctx.n_blocks], saved[ctx.n_blocks :]
+        T = q.size(1)
+        dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        # From the last block to the first: the last one reaches every key, so it sets dk and dv and the others add.
+        for index, (start, end) in reversed(list(enumerate(_blocks(T)))):
+            p, dy_block = weights[index], dy[:, start:end]
+            dp = torch.bmm(dy_block, v[:, :end].mT)
+            if kept:
+                dp.mul_(kept[index])
+            ds = torch._softmax_backward_data(dp, p, -1, p.dtype).mul_(ctx.scale)
+            used = p * kept[index] if kept else p
+            if end == T:
+                dv.copy_(torch.bmm(used.mT, dy_block))
+                dk.copy_(torch.bmm(ds.mT, q[:, start:end]))
+            else:
+                dv[:, :end].baddbmm_(used.mT, dy_block)
+                dk[:, :end].baddbmm_(ds.mT, q[:, start:end])
+            dq[:, start:end] = torch.bmm(ds, k[:, :end])
+        return dq, dk, dv, None, None
+
+
+def _blocks(T: int) -> list[tuple[int, int]]:
+    return [(start, min(T, start + _CausalAttention.BLOCK)) for start in range(0, T, _CausalAttention.BLOCK)]

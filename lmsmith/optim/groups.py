@@ -1,0 +1,88 @@
+"""Which parameter goes to which optimiser, with what learning rate and decay."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from lmsmith.config import OptimConfig
+from lmsmith.models.gpt import GPT
+from lmsmith.optim.muon import Muon
+
+
+class Optimisers:
+    """The optimisers of a model as one: a step, a learning rate share, a state of named tensors."""
+
+    def __init__(self, model: GPT, config: OptimConfig) -> None:
+        self.named = dict(model.named_parameters())
+        matrices = {
+            n: p for n, p in self.named.items() if config.name == "muon" and n.startswith("blocks.") and p.dim() == 2
+        }
+        rest = {n: p for n, p in self.named.items() if n not in matrices}
+        tables = {n: p for n, p in rest.items() if "embedding" in n}
+        decayed = {n: p for n, p in rest.items() if n not in tables and p.dim() >= 2}
+        plain = [p for n, p in rest.items() if n not in tables and n not in decayed]
+        # GPT-2 decays every tensor of two or more dimensions, tables included; modern recipes leave tables alone.
+        table_decay = config.weight_decay if config.name == "adamw" else 0.0
+        table_rate = config.table_learning_rate or config.learning_rate
+        groups = [
+            {"params": list(decayed.values()), "lr": config.learning_rate, "weight_decay": config.weight_decay},
+            {"params": list(tables.values()), "lr": table_rate, "weight_decay": table_decay},
+            {"params": plain, "lr": config.learning_rate, "weight_decay": 0.0},
+        ]
+        self.all: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(
+                [g for g in groups if g["params"]],
+                betas=(config.beta1, config.beta2),
+                eps=config.eps,
+                fused=True,
+            )
+        ]
+        if matrices:
+            width = model.config.d_model
+            kv = model.config.n_kv * model.config.d_head
+            parts = {p: [width, kv, kv] for n, p in matrices.items() if n.endswith("qkv.weight")}
+            parts |= {
+                p: [p.size(0) // 2] * 2
+                for n, p in matrices.items()
+                if model.config.feed_forward == "swiglu" and n.endswith("up.weight")
+            }
+            self.all.append(
+                Muon(
+                    matrices.values(),
+                    lr=config.muon_learning_rate,
+                    momentum=config.muon_momentum,
+                    weight_decay=config.weight_decay,
+                    n_iterations=config.muon_iterations,
+                    parts=parts,
+                )
+            )
+        for optimiser in self.all:
+            for group in optimiser.param_groups:
+                group["peak"] = group["lr"]
+
+    def step(self, share: float) -> None:
+        """One update at `share` of each group's peak learning rate; gradients are cleared."""
+        for optimiser in self.all:
+            for group in optimiser.param_groups:
+                group["lr"] = group["peak"] * share
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that an uninterrupted run would carry on: `exp_avg/blocks.0...` and so on."""
+        names = {p: n for n, p in self.named.items()}
+        return {
+            f"{key}/{names[p]}": value
+            for optimiser in self.all
+            for p, entries in optimiser.state.items()
+            for key, value in entries.items()
+        }
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """The inverse of `state`."""
+        owner = {p: o for o in self.all for group in o.param_groups for p in group["params"]}
+        for name, value in tensors.items():
+            key, _, parameter = name.partition("/")
+            p = self.named[parameter]
+            owner[p].state[p][key] = value.to(p.device) if key != "step" else value

@@ -1,0 +1,64 @@
+"""One update: forward and backward over the micro-batches of a batch, clip, step.
+
+The loss of a batch is the sum over its tokens divided once by how many there are, so the split into micro-batches
+changes nothing but rounding.
+"""
+
+import torch
+from torch import nn
+
+from lmsmith.config import RunConfig
+from lmsmith.data.batches import Batches
+from lmsmith.errors import TrainingError
+from lmsmith.loss import summed_cross_entropy
+from lmsmith.models.gpt import GPT
+from lmsmith.optim.groups import Optimisers
+from lmsmith.optim.schedule import learning_rate_share
+
+
+def update(
+    model: GPT, optimisers: Optimisers, batches: Batches, config: RunConfig, step: int, n_steps: int
+) -> dict[str, float]:
+    """Makes update `step` (from 0) of `n_steps` and returns its loss (nats a token), gradient norm, learning rate.
+
+    Raises TrainingError, before anything is updated, where the loss or the gradient is not finite.
+    """
+    device = next(model.parameters()).device
+    rows = config.train.micro_batch_size or config.train.batch_size
+    n_tokens = batches.tokens_per_batch
+    loss = 0.0
+    with torch.random.fork_rng(devices=[], enabled=config.model.dropout > 0):
+        if config.model.dropout:  # dropout is a function of (seed, step)
+            torch.manual_seed((config.train.seed << 32) ^ step)
+        for start in range(0, config.train.batch_size, rows):
+            inputs, targets = batches.rows(step, start, start + rows)
+            x, y = torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=config.train.dtype == "bfloat16"):
+                hidden = model.hidden(x)
+            total, _ = summed_cross_entropy(
+                hidden.flatten(0, 1),
+                model.head_weight,
+                y.flatten(),
+                vocab_size=config.model.vocab_size,
+                softcap=config.model.logit_softcap,
+            )
+            (total / n_tokens).backward()
+            loss += float(total.detach()) / n_tokens
+    norm = clip(model, config.optim.clip_norm)
+    if not (abs(loss) < float("inf") and norm < float("inf")):
+        raise TrainingError(
+            f"step {step}: the loss is {loss} and the gradient norm {norm}; nothing was updated. Lower "
+            "--optim.learning_rate or --optim.muon_learning_rate, or lengthen --schedule.warmup_steps."
+        )
+    share = learning_rate_share(step, n_steps, config.schedule)
+    optimisers.step(share)
+    return {"loss": loss, "grad_norm": norm, "learning_rate": share * config.optim.learning_rate}
+
+
+def clip(model: nn.Module, largest: float) -> float:
+    """The global gradient norm; gradients are scaled down to `largest` where it is more (0: never)."""
+    grads = [p.grad for p in model.parameters() if p.grad is not None]
+    norm = float(torch.nn.utils.get_total_norm(grads, foreach=True))
+    if largest and norm > largest:
+        torch._foreach_mul_(grads, largest / norm)
+    return norm
