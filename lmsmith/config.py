@@ -1,14 +1,15 @@
 """Every setting of a run: frozen dataclasses, TOML in and out.
 
-A setting is declared once, as a field with its type, default and meaning. The command line (`--model.n_layer 6`), recipes
-(`[model] n_layer = 6`), the run's `config.toml` and the logs all use that one name. Values are checked where they are
-made: a `ModelConfig` that exists can be built.
+A setting is declared once, as a field with its type, default and meaning. The command line (`--model.n_layer 6`),
+recipes (`[model] n_layer = 6`), the run's `config.toml` and the logs all use that one name. Values are checked where
+they are made: a `ModelConfig` that exists can be built.
 
 This module knows nothing of torch; `lmsmith --help` reads it.
 """
 
 import dataclasses
 import difflib
+import math
 import tomllib
 import typing
 from collections.abc import Iterator, Mapping
@@ -60,18 +61,17 @@ class ModelConfig:
             _check(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
         for name in ("n_kv_head", "d_ff", "vocab_size"):
             _check(getattr(self, name) >= 0, f"model.{name}", getattr(self, name), "0 (derived) or more")
-        _check(
-            all(2 <= n <= 8 for n in self.ngram_orders), "model.ngram_orders", self.ngram_orders, "orders from 2 to 8"
-        )
+        good = all(2 <= n <= 8 for n in self.ngram_orders) and list(self.ngram_orders) == sorted(set(self.ngram_orders))
+        _check(good, "model.ngram_orders", self.ngram_orders, "orders from 2 to 8, each once, ascending")
         _check(self.ngram_table_size >= 1, "model.ngram_table_size", self.ngram_table_size, "at least 1")
         _check(0 <= self.dropout < 1, "model.dropout", self.dropout, "at least 0 and below 1")
-        _check(self.logit_softcap >= 0, "model.logit_softcap", self.logit_softcap, "0 (none) or more")
-        _check(self.rope_base > 1, "model.rope_base", self.rope_base, "above 1")
+        _check(0 <= self.logit_softcap < math.inf, "model.logit_softcap", self.logit_softcap, "0 (none) or more")
+        _check(1 < self.rope_base < math.inf, "model.rope_base", self.rope_base, "above 1")
         if self.d_model % self.n_head:
-            near = _nearest_multiple(self.d_model, self.n_head)
+            near = _nearest_multiple(self.d_model, self.n_head * (2 if self.positions == "rope" else 1))
             raise ConfigError(
-                f"model.n_head = {self.n_head} does not divide model.d_model = {self.d_model}: each head needs the same "
-                f"whole width. Use model.d_model {near} or another number of heads."
+                f"model.n_head = {self.n_head} does not divide model.d_model = {self.d_model}: each head needs the "
+                f"same whole width. Use model.d_model {near} or another number of heads."
             )
         if self.n_kv_head and self.n_head % self.n_kv_head:
             raise ConfigError(
@@ -112,22 +112,24 @@ class OptimConfig:
     name: Literal["adamw", "muon"] = setting("muon", "adamw for all, or muon for matrices and adamw for the rest")
     learning_rate: float = setting(3e-3, "AdamW's peak learning rate")
     table_learning_rate: float = setting(0.0, "AdamW's peak for embedding tables; 0: learning_rate")
-    muon_learning_rate: float = setting(0.02, "Muon's peak learning rate, in units of the update's RMS (shape-scaled)")
+    muon_learning_rate: float = setting(0.02, "Muon's peak learning rate: about the spectral norm of an update")
     muon_momentum: float = setting(0.95, "Muon's Nesterov momentum")
     muon_iterations: int = setting(5, "Newton-Schulz iterations of an update")
     beta1: float = setting(0.9, "AdamW's decay of the first moment")
     beta2: float = setting(0.95, "AdamW's decay of the second moment")
     eps: float = setting(1e-8, "AdamW's epsilon")
-    weight_decay: float = setting(0.1, "decoupled weight decay, on tensors of two or more dimensions alone")
+    weight_decay: float = setting(
+        0.1, "decoupled weight decay, on tensors of two or more dimensions alone (with muon not on embedding tables)"
+    )
     clip_norm: float = setting(1.0, "global gradient norm is clipped to this; 0: no clipping")
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "muon_learning_rate", "eps"):
-            _check(getattr(self, name) > 0, f"optim.{name}", getattr(self, name), "above 0")
+            _check(0 < getattr(self, name) < math.inf, f"optim.{name}", getattr(self, name), "above 0")
         for name in ("beta1", "beta2", "muon_momentum"):
             _check(0 <= getattr(self, name) < 1, f"optim.{name}", getattr(self, name), "at least 0 and below 1")
-        for name in ("weight_decay", "clip_norm"):
-            _check(getattr(self, name) >= 0, f"optim.{name}", getattr(self, name), "0 or more")
+        for name in ("table_learning_rate", "weight_decay", "clip_norm"):
+            _check(0 <= getattr(self, name) < math.inf, f"optim.{name}", getattr(self, name), "0 or more")
         _check(self.muon_iterations >= 1, "optim.muon_iterations", self.muon_iterations, "at least 1")
 
 
@@ -140,7 +142,7 @@ class ScheduleConfig:
     )
     warmup_steps: int = setting(0, "steps of linear warm-up from zero")
     cooldown_fraction: float = setting(0.5, "share of the steps in which a trapezoid comes down")
-    final_fraction: float = setting(0.0, "learning rate at the last step, as a share of the peak")
+    final_fraction: float = setting(0.0, "share of the peak that the learning rate comes down to at the end")
 
     def __post_init__(self) -> None:
         _check(self.warmup_steps >= 0, "schedule.warmup_steps", self.warmup_steps, "0 or more")
@@ -200,11 +202,15 @@ class TrainConfig:
             "log_every",
             "threads",
         ):
-            _check(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "0 or more")
-        _check(self.stop_at_val_loss >= 0, "train.stop_at_val_loss", self.stop_at_val_loss, "0 (never) or more")
+            _check(0 <= getattr(self, name) < math.inf, f"train.{name}", getattr(self, name), "0 or more")
+        good = 0 <= self.stop_at_val_loss < math.inf
+        _check(good, "train.stop_at_val_loss", self.stop_at_val_loss, "0 (never) or more")
+        # The seed of a step's dropout is made of this one and the step, in 64 bits.
+        _check(0 <= self.seed < 2**32, "train.seed", self.seed, "0 to 4,294,967,295")
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
             raise ConfigError(
-                f"train.micro_batch_size = {self.micro_batch_size} does not divide train.batch_size = {self.batch_size}."
+                f"train.micro_batch_size = {self.micro_batch_size} does not divide train.batch_size = "
+                f"{self.batch_size}: micro-batches are equal parts of the batch."
             )
 
 
@@ -278,7 +284,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def read_toml(path: Path) -> dict[str, Any]:
     """Dotted settings of a TOML file. Raises ConfigError for a file that is missing or is not TOML."""
     try:
-        return flatten(tomllib.loads(path.read_text(encoding="utf-8")))
+        return flatten(tomllib.loads(path.read_text(encoding="utf-8-sig")))  # editors on Windows write a mark first
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -286,32 +292,51 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def _parse(name: str, kind: Any, value: Any, where: str) -> Any:
-    """`value` (text from the command line, or a TOML value) as the setting's type."""
-    origin, choices = typing.get_origin(kind), typing.get_args(kind)
+    """`value` (text from the command line, or a TOML value) as the setting's type. Raises ConfigError."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
-        if value in choices:
-            return value
-        raise ConfigError(f"{name} = {value!r} in {where}: wanted one of {', '.join(map(str, choices))}.")
-    if origin is tuple:
-        parts = [part for part in value.split(",") if part] if isinstance(value, str) else value
-        return tuple(_parse(name, choices[0], part, where) for part in parts)
-    if kind is bool:
-        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-        if isinstance(value, bool):
-            return value
-        if isinstance(value, str) and value.lower() in words:
-            return words[value.lower()]
-    elif kind is str:
-        if isinstance(value, str):
-            return value
+        found, wanted = value if value in inner else None, "one of " + ", ".join(inner)
+    elif origin is tuple:
+        parts = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        if isinstance(parts, list | tuple):
+            return tuple(_parse(name, inner[0], part, where) for part in parts)
+        found, wanted = None, "a list"
     else:
+        found = {bool: _as_bool, int: _as_int, float: _as_float, str: _as_text}[kind](value)
+        wanted = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[kind]
+    if found is None:
+        raise ConfigError(f"{name} = {value!r} in {where}: wanted {wanted}.")
+    return found
+
+
+def _as_bool(value: Any) -> bool | None:
+    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    return words.get(value.lower()) if isinstance(value, str) else value if isinstance(value, bool) else None
+
+
+def _as_int(value: Any) -> int | None:
+    """12, "12", 12.0 and "1.2e1" are 12. Whole text goes by int(), which is exact where float() would round."""
+    if isinstance(value, str):
         try:
-            if not isinstance(value, bool) and (kind is float or float(value) == int(float(value))):
-                return kind(float(value)) if kind is float or "e" in str(value) else int(value)
-        except (TypeError, ValueError, OverflowError):
-            pass
-    wanted = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[kind]
-    raise ConfigError(f"{name} = {value!r} in {where}: wanted {wanted}.")
+            return int(value)
+        except ValueError:
+            value = _as_float(value)
+    whole = isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1
+    return int(value) if whole else None
+
+
+def _as_float(value: Any) -> float | None:
+    if not isinstance(value, int | float | str) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _as_text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _check(good: bool, name: str, found: Any, wanted: str) -> None:
@@ -320,10 +345,12 @@ def _check(good: bool, name: str, found: Any, wanted: str) -> None:
 
 
 def _nearest(name: str, known: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if not near:  # a bare `n_layer` is near `model.n_layer`
-        near = [full for full in known if full.rpartition(".")[2] == name.rpartition(".")[2]]
-    return f" Did you mean {near[0]!r}?" if near else " `lmsmith train --help` lists them all."
+    """A hint at the setting that was meant: the same or a like word in another section, or a like name as a whole."""
+    word = name.rpartition(".")[2]
+    whose = {full.rpartition(".")[2]: full for full in reversed(list(known))}
+    likest = difflib.get_close_matches(name, known, n=1) or difflib.get_close_matches(word, whose, n=1)
+    near = whose[word] if word in whose else whose.get(likest[0], likest[0]) if likest else None
+    return f" Did you mean {near!r}?" if near else " `lmsmith train --help` lists them all."
 
 
 def _nearest_multiple(number: int, of: int) -> int:

@@ -1,0 +1,337 @@
+"""Settings: their checks, their text forms, and TOML out and in."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+import tomli_w
+from hypothesis import given
+from hypothesis import strategies as some
+
+from lmsmith.config import ModelConfig, RunConfig, flatten, read_toml, settings
+from lmsmith.errors import ConfigError
+
+LEAVES = dict(settings())
+CHOICES = {name: leaf.choices for name, leaf in LEAVES.items() if leaf.choices}
+
+# For every number: values just outside what is allowed, and values just inside.
+BAD: dict[str, list[Any]] = {
+    "model.n_layer": [0, -1],
+    "model.n_head": [0, 5, 768],
+    "model.n_kv_head": [-1, 4, 12],
+    "model.d_model": [0, 383],
+    "model.d_ff": [-1],
+    "model.vocab_size": [-1],
+    "model.vocab_multiple": [0],
+    "model.context_length": [0],
+    "model.ngram_orders": [(1,), (9,), (2, 2), (3, 2)],
+    "model.ngram_table_size": [0],
+    "model.rope_base": [1.0, math.inf, math.nan],
+    "model.dropout": [-0.1, 1.0, math.nan],
+    "model.logit_softcap": [-1.0, math.inf, math.nan],
+    "optim.learning_rate": [0.0, math.inf, math.nan],
+    "optim.table_learning_rate": [-0.1, math.inf, math.nan],
+    "optim.muon_learning_rate": [0.0, math.inf, math.nan],
+    "optim.muon_momentum": [-0.1, 1.0, math.nan],
+    "optim.muon_iterations": [0],
+    "optim.beta1": [-0.1, 1.0, math.nan],
+    "optim.beta2": [-0.1, 1.0, math.nan],
+    "optim.eps": [0.0, math.inf, math.nan],
+    "optim.weight_decay": [-0.1, math.inf, math.nan],
+    "optim.clip_norm": [-0.1, math.inf, math.nan],
+    "schedule.warmup_steps": [-1],
+    "schedule.cooldown_fraction": [-0.1, 1.1, math.nan],
+    "schedule.final_fraction": [-0.1, 1.1, math.nan],
+    "data.validation_fraction": [0.0, 1.0, math.nan],
+    "train.steps": [-1],
+    "train.minutes": [-1.0, math.inf, math.nan],
+    "train.tokens": [-1],
+    "train.batch_size": [0],
+    "train.micro_batch_size": [-1, 3, 64],
+    "train.seed": [-1, 2**32],
+    "train.eval_every": [-1],
+    "train.save_every": [-1],
+    "train.log_every": [-1],
+    "train.keep": [0],
+    "train.stop_at_val_loss": [-1.0, math.inf, math.nan],
+    "train.threads": [-1],
+}
+GOOD: dict[str, list[Any]] = {
+    "model.n_head": [1, 2, 3, 192],
+    "model.n_kv_head": [0, 1, 2, 3, 6],
+    "model.ngram_orders": [(), (2,), (2, 8)],
+    "model.dropout": [0.0, 0.99],
+    "optim.table_learning_rate": [0.0, 0.3],
+    "optim.muon_momentum": [0.0],
+    "schedule.cooldown_fraction": [0.0, 1.0],
+    "schedule.final_fraction": [0.0, 1.0],
+    "train.micro_batch_size": [0, 1, 8, 32],
+    "train.seed": [0, 2**32 - 1],
+}
+
+
+def made(changes: dict[str, Any]) -> RunConfig:
+    """The config with dotted settings put straight into the dataclasses, past all parsing."""
+    config = RunConfig()
+    for name, value in changes.items():
+        section, _, key = name.rpartition(".")
+        part = dataclasses.replace(getattr(config, section), **{key: value}) if section else value
+        config = dataclasses.replace(config, **{section or key: part})
+    return config
+
+
+def test_every_number_has_a_bound_that_is_tested() -> None:
+    assert set(BAD) == {name for name, leaf in LEAVES.items() if leaf.kind in (int, float, tuple[int, ...])}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
+def test_bad_values_are_named(name: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=name.replace(".", r"\.")) as caught:
+        made({name: value})
+    assert str(value) in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in GOOD.items() for value in values])
+def test_values_at_the_edge_are_taken(name: str, value: Any) -> None:
+    assert flatten(dataclasses.asdict(made({name: value})))[name] == value
+
+
+def test_every_setting_has_its_default_and_meaning() -> None:
+    assert flatten(dataclasses.asdict(RunConfig())) == {name: leaf.default for name, leaf in LEAVES.items()}
+    assert all(leaf.meaning for leaf in LEAVES.values())
+
+
+def test_heads_that_do_not_divide_the_width_get_a_width_that_serves() -> None:
+    for d_model, n_head, near in ((100, 6, "96"), (7, 4, "8"), (3, 8, "16")):
+        with pytest.raises(ConfigError, match=f"Use model.d_model {near} or another number of heads"):
+            ModelConfig(d_model=d_model, n_head=n_head)
+        ModelConfig(d_model=int(near), n_head=n_head)
+    with pytest.raises(ConfigError, match="Choose an even width"):
+        ModelConfig(d_model=30, n_head=6)
+    assert ModelConfig(d_model=30, n_head=6, positions="learned").d_head == 5
+
+
+def test_derived_sizes() -> None:
+    config = ModelConfig(d_model=384, n_head=6, vocab_size=65, vocab_multiple=64)
+    assert (config.d_head, config.n_kv, config.width_ff, config.padded_vocab_size) == (64, 6, 1536, 128)
+    assert ModelConfig(feed_forward="swiglu", d_model=384).width_ff == 1024  # 8/3 of it, a multiple of 64 already
+    assert ModelConfig(feed_forward="swiglu", d_model=768).width_ff == 2048
+    assert ModelConfig(feed_forward="swiglu", d_model=288).width_ff == 768
+    assert ModelConfig(feed_forward="swiglu", d_model=396).width_ff == 1088  # 1056, up
+    assert ModelConfig(d_ff=100).width_ff == 100
+    assert ModelConfig(n_kv_head=2).n_kv == 2
+    assert ModelConfig(vocab_size=50257, vocab_multiple=128).padded_vocab_size == 50304
+
+
+@pytest.mark.parametrize(
+    ("unknown", "meant"),
+    [
+        ("model.n_layers", "model.n_layer"),
+        ("n_layer", "model.n_layer"),
+        ("train.n_layer", "model.n_layer"),
+        ("optim.leaning_rate", "optim.learning_rate"),
+        ("learning_rate", "optim.learning_rate"),
+        ("warmup", "schedule.warmup_steps"),
+        ("model.batch_size", "train.batch_size"),
+        ("eps", "optim.eps"),
+        ("seed", "train.seed"),
+        ("tokeniser", "tokenizer"),
+    ],
+)
+def test_unknown_settings_name_the_nearest(unknown: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=f"unknown setting '{unknown}' in r.toml. Did you mean '{meant}'"):
+        RunConfig().changed({unknown: 1}, where="r.toml")
+
+
+def test_a_setting_like_no_other_gets_the_list() -> None:
+    with pytest.raises(ConfigError, match="`lmsmith train --help` lists them all"):
+        RunConfig().changed({"xyzzy": 1}, where="r.toml")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("train.steps", "1e6", 1_000_000),
+        ("train.steps", "1E6", 1_000_000),
+        ("train.steps", "1_000", 1000),
+        ("train.steps", " 12 ", 12),
+        ("train.steps", "12.0", 12),
+        ("train.steps", 12.0, 12),
+        ("train.tokens", "9007199254740993", 2**53 + 1),  # a float would round it
+        ("train.tokens", 2**53 + 1, 2**53 + 1),
+        ("optim.learning_rate", "3e-4", 3e-4),
+        ("optim.learning_rate", "1", 1.0),
+        ("optim.learning_rate", 1, 1.0),
+        ("model.bias", "true", True),
+        ("model.bias", "Yes", True),
+        ("model.bias", "1", True),
+        ("model.qk_norm", "false", False),
+        ("model.qk_norm", "no", False),
+        ("model.qk_norm", "0", False),
+        ("model.qk_norm", False, False),
+        ("model.ngram_orders", "2,3, 4", (2, 3, 4)),
+        ("model.ngram_orders", "2", (2,)),
+        ("model.ngram_orders", "", ()),
+        ("model.ngram_orders", [2, 3], (2, 3)),
+        ("data.sources", "a.txt, b c.txt", ("a.txt", "b c.txt")),
+        ("data.sources", ["a, b.txt"], ("a, b.txt",)),
+        ("model.norm", "layernorm", "layernorm"),
+        ("tokenizer", "5", "5"),
+    ],
+)
+def test_text_is_parsed_by_the_type(name: str, text: Any, value: Any) -> None:
+    found = flatten(dataclasses.asdict(RunConfig().changed({name: text}, where="the command line")))[name]
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("train.steps", "many", "a whole number"),
+        ("train.steps", "1.5", "a whole number"),
+        ("train.steps", 1.5, "a whole number"),
+        ("train.steps", "1e-3", "a whole number"),
+        ("train.steps", "inf", "a whole number"),
+        ("train.steps", "nan", "a whole number"),
+        ("train.steps", "1e999", "a whole number"),
+        ("train.steps", "9" * 5000, "a whole number"),
+        ("train.steps", True, "a whole number"),
+        ("train.steps", [1], "a whole number"),
+        ("train.steps", None, "a whole number"),
+        ("optim.learning_rate", "fast", "a number"),
+        ("optim.learning_rate", "inf", "a number"),
+        ("optim.learning_rate", math.nan, "a number"),
+        ("optim.learning_rate", 10**400, "a number"),
+        ("optim.learning_rate", False, "a number"),
+        ("optim.learning_rate", [0.1], "a number"),
+        ("model.bias", "maybe", "true or false"),
+        ("model.bias", 1, "true or false"),
+        ("model.ngram_orders", 2, "a list"),
+        ("model.ngram_orders", "2,x", "a whole number"),
+        ("model.ngram_orders", [[2]], "a whole number"),
+        ("data.sources", 5, "a list"),
+        ("data.sources", ["a", 5], "text"),
+        ("tokenizer", 5, "text"),
+        ("model.norm", "batchnorm", "one of layernorm, rmsnorm"),
+        ("model.norm", ["rmsnorm"], "one of layernorm, rmsnorm"),
+        ("train.compile", True, "one of auto, yes, no"),
+    ],
+)
+def test_wrong_types_are_named(name: str, value: Any, wanted: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        RunConfig().changed({name: value}, where="my.toml")
+    message = str(caught.value)
+    assert message.startswith(f"{name} = ")
+    assert message.endswith(f" in my.toml: wanted {wanted}.")
+
+
+def test_settings_that_only_fit_together_change_together() -> None:
+    config = RunConfig().changed({"model.d_model": 35, "model.n_head": 5, "model.positions": "none"}, where="here")
+    assert config.model.d_head == 7
+    assert config.optim == RunConfig().optim
+    with pytest.raises(ConfigError, match="does not divide"):
+        RunConfig().changed({"model.d_model": 35}, where="here")
+
+
+def test_a_change_leaves_the_original_alone() -> None:
+    before = RunConfig()
+    after = before.changed({"train.seed": 7, "preset": "llama"}, where="here")
+    assert (before.train.seed, before.preset, after.train.seed, after.preset) == (1, "modern", 7, "llama")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        after.train.seed = 8  # type: ignore[misc]
+
+
+def shares(*, low: float = 0.0, high: float = 1.0, **options: Any) -> some.SearchStrategy[float]:
+    return some.floats(low, high, allow_nan=False, **options)
+
+
+@some.composite
+def changes(draw: some.DrawFn) -> dict[str, Any]:
+    """Values for every setting that fit together."""
+    by_kind: dict[Any, some.SearchStrategy[Any]] = {
+        int: some.integers(1, 2**40),
+        float: shares(high=1e6, exclude_min=True),
+        bool: some.booleans(),
+        str: some.text(),
+        tuple[str, ...]: some.lists(some.text()).map(tuple),
+        tuple[int, ...]: some.sets(some.integers(2, 8)).map(sorted).map(tuple),
+    }
+    below_one = ("model.dropout", "optim.beta1", "optim.beta2", "optim.muon_momentum", "data.validation_fraction")
+    own = {name: shares(exclude_min=True, exclude_max=True) for name in below_one}
+    own |= {name: shares() for name in ("schedule.cooldown_fraction", "schedule.final_fraction")}
+    own |= {name: some.sampled_from(choices) for name, choices in CHOICES.items()}
+    own |= {"train.seed": some.integers(0, 2**32 - 1), "model.rope_base": shares(low=1.5, high=1e9)}
+    found = {name: draw(own.get(name, by_kind.get(leaf.kind))) for name, leaf in LEAVES.items()}
+    n_kv, groups, half = (draw(some.integers(1, 9)) for _ in range(3))
+    found |= {"model.n_kv_head": n_kv, "model.n_head": n_kv * groups, "model.d_model": n_kv * groups * 2 * half}
+    found["train.batch_size"] = found["train.micro_batch_size"] * draw(some.integers(1, 5))
+    return found
+
+
+def differ(config: RunConfig) -> set[str]:
+    values = flatten(dataclasses.asdict(config))
+    return {name for name, leaf in LEAVES.items() if values[name] != leaf.default}
+
+
+@hypothesis.settings(max_examples=40, deadline=None)
+@given(changes())
+def test_toml_out_and_in_gives_the_same_config(
+    tmp_path_factory: pytest.TempPathFactory, values: dict[str, Any]
+) -> None:
+    config = RunConfig().changed(values, where="here")
+    assert flatten(dataclasses.asdict(config)) == values
+    path = tmp_path_factory.mktemp("config") / "config.toml"
+    path.write_text(config.to_toml(), encoding="utf-8")
+    assert read_toml(path) == {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+    assert RunConfig().changed(read_toml(path), where=str(path)) == config
+
+
+@hypothesis.settings(max_examples=40, deadline=None)
+@given(changes())
+def test_the_command_line_can_say_every_setting(values: dict[str, Any]) -> None:
+    del values["data.sources"]  # a comma stands between sources, so a text with commas is several
+    as_text = {k: ",".join(map(str, v)) if isinstance(v, tuple) else str(v) for k, v in values.items()}
+    assert RunConfig().changed(as_text, where="the command line") == RunConfig().changed(values, where="here")
+
+
+def test_a_config_with_nothing_changed_round_trips() -> None:
+    assert not differ(RunConfig())
+    assert RunConfig().changed({}, where="here") == RunConfig()
+
+
+def test_recipes_may_be_sections_or_dotted_names(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text('preset = "llama"\n"train.seed" = 3\n[model]\nn_layer = 2\n[optim]\n', encoding="utf-8")
+    assert read_toml(path) == {"preset": "llama", "train.seed": 3, "model.n_layer": 2}
+    path.write_bytes(b"\xef\xbb\xbf[model]\r\nn_layer = 2\r\n")  # as an editor on Windows saves it
+    assert read_toml(path) == {"model.n_layer": 2}
+
+
+@pytest.mark.parametrize("content", [b"[model\n", b"\xff\xfe\x00", b"a = 1\na = 2\n", b"x"])
+def test_a_file_that_is_not_toml_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"recipe\.toml is not TOML"):
+        read_toml(path)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read .*none\.toml: No such file"):
+        read_toml(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("content", ["model = 3", "[[model]]\nn_layer = 1", "[model.n_layer]\nn = 1", "[train]\nx = 1"])
+def test_toml_of_another_shape_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigError, match="unknown setting"):
+        RunConfig().changed(read_toml(path), where=str(path))
+
+
+def test_to_toml_is_plain_toml() -> None:
+    assert RunConfig().to_toml() == tomli_w.dumps(dataclasses.asdict(RunConfig()))
+    assert RunConfig().to_toml().startswith('preset = "modern"\ntokenizer = "auto"\n\n[model]\nn_layer = 6\n')
