@@ -1,0 +1,152 @@
+"""Charts as fragments of HTML: curves drawn by SVG, words and numbers around them by HTML.
+
+Why not matplotlib: these follow the reader's light or dark mode, keep their lettering readable on a phone (only the
+curves are stretched with the page, never the text), and are made in hundredths of a second, where importing matplotlib
+takes more than half of one. They draw lines over one x-axis and nothing else.
+
+The curves' plane is 1000 by 1000 units, y downwards, stretched to whatever room there is; `non-scaling-stroke` keeps
+lines even, and a dot is a line of no length with a round end. Colours are the style sheet's `--c0` ... `--c7`; beyond
+eight curves they repeat with dashes.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+import numpy.typing as npt
+
+from lmsmith.studies.page import short
+
+Numbers = npt.NDArray[np.float64]
+
+N_COLOURS = 8
+MOST_POINTS = 600
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve. `kind`: "strong" (what is to be read), "soft", or "faint" (the raw numbers behind a soft one)."""
+
+    x: Numbers
+    y: Numbers
+    colour: int
+    kind: str = "strong"
+    dots: bool = False
+    label: str = ""
+
+
+def line_chart(
+    title: str, lines: Sequence[Line], *, x_label: str, y_range: tuple[float, float], n_ticks: int = 5
+) -> str:
+    """A figure with axes and grid; what is above `y_range` is cut off. Dots carry their numbers as a tooltip."""
+    ends = [float(line.x[np.isfinite(line.x)].max()) for line in lines if np.isfinite(line.x).any()]
+    right = 1.015 * max([*ends, 0.0]) or 1.0  # room for the last dot
+    low, high = y_range
+    plane = _Plane(right, low, high)
+    x_ticks, y_ticks = ticks(0, right, n_ticks), ticks(low, high, n_ticks)
+    grid = "".join(f"M0 {plane.down(y):.1f}H1000" for y in y_ticks)
+    drawn = "".join(_draw(line, plane, x_label) for line in sorted(lines, key=_behind_first))
+    places = "".join(f'<i style="left:{100 * x / right:.2f}%">{tick_text(x, x_ticks)}</i>' for x in x_ticks)
+    heights = "".join(f'<i style="top:{plane.down(y) / 10:.2f}%">{tick_text(y, y_ticks)}</i>' for y in y_ticks)
+    return (
+        f'<figure class="chart"><figcaption>{escape(title)}</figcaption>'
+        f'<div class="plot"><svg viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img" '
+        f'aria-label="{escape(title)}"><path class="grid" d="{grid}"/>{drawn}</svg>'
+        f'<div class="y">{heights}</div><div class="x">{places}</div></div>'
+        f'<div class="x-label">{escape(x_label)}</div></figure>'
+    )
+
+
+def legend(lines: Sequence[Line]) -> str:
+    """The names of the lines that have one, with a piece of each."""
+    items = "".join(
+        f'<li><svg viewBox="0 0 22 10"><path class="{line.kind}" {_stroke(line.colour)} d="M1 5H21"/></svg>'
+        f"{escape(line.label)}</li>"
+        for line in lines
+        if line.label
+    )
+    return f'<ul class="legend">{items}</ul>'
+
+
+def thin(values: Numbers, n: int = MOST_POINTS) -> Numbers:
+    """Neighbours averaged until at most n are left."""
+    return values if len(values) <= n else np.array([part.mean() for part in np.array_split(values, n)])
+
+
+def smooth(y: Numbers, width: float) -> Numbers:
+    """Averages under a Gaussian of that many points to either side, so without a lag; gaps stay gaps."""
+    if not len(y):
+        return y
+    reach = int(min(4 * width, len(y))) + 1
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / max(width, 1e-9)) ** 2)
+    there = np.isfinite(y)
+    total = np.convolve(np.where(there, y, 0.0), weights)[reach : reach + len(y)]
+    share = np.convolve(there.astype(float), weights)[reach : reach + len(y)]
+    return np.where(there, total / np.where(there, share, 1.0), math.nan)
+
+
+def ticks(low: float, high: float, n: int) -> list[float]:
+    """About n round numbers (1, 2, 2.5 or 5 times a power of ten apart) within low .. high."""
+    if not high > low:
+        return [low]
+    rough = (high - low) / n
+    power = 10 ** math.floor(math.log10(rough))
+    step = min((power * m for m in (1, 2, 2.5, 5, 10)), key=lambda step: abs(math.log(step / rough)))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [i * step for i in range(first, last + 1)]
+
+
+def tick_text(value: float, all_ticks: Sequence[float]) -> str:
+    """The tick with as many digits as tell it from its neighbours: 1.25, 0.0005, 20k."""
+    if value == 0:
+        return "0"
+    step = abs(all_ticks[1] - all_ticks[0]) if len(all_ticks) > 1 else abs(value) or 1.0
+    if step >= 1000:
+        return short(value)
+    if step < 1e-3:
+        return f"{value:.2g}"
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    return f"{value:.{digits + (round(step * 10**digits, 6) % 1 != 0)}f}"
+
+
+@dataclass(frozen=True)
+class _Plane:
+    right: float
+    low: float
+    high: float
+
+    def across(self, x: float) -> float:
+        return 1000 * x / self.right
+
+    def down(self, y: float) -> float:
+        return 1000 * (self.high - y) / ((self.high - self.low) or 1.0)
+
+
+def _draw(line: Line, plane: _Plane, x_label: str) -> str:
+    x, y = line.x, line.y
+    path, pen_down = [], False
+    for a, b in zip(x.tolist(), y.tolist(), strict=True):
+        if math.isfinite(a) and math.isfinite(b):
+            # Far outside the plane some drawing engines overflow.
+            path.append(f"{'L' if pen_down else 'M'}{plane.across(a):.1f} {min(max(plane.down(b), -9e3), 9e3):.1f}")
+        pen_down = math.isfinite(a) and math.isfinite(b)
+    drawn = f'<path class="{line.kind}" {_stroke(line.colour)} d="{"".join(path)}"/>'
+    if line.dots:
+        for a, b in zip(x.tolist(), y.tolist(), strict=True):
+            if math.isfinite(a) and plane.low <= b <= plane.high:
+                tip = escape(f"{line.label} {b:.4f} at {a:,.4g} {x_label}")
+                place = f"M{plane.across(a):.1f} {plane.down(b):.1f}h0"
+                drawn += f'<path class="dot" style="stroke:var(--c{line.colour % N_COLOURS})" d="{place}">'
+                drawn += f"<title>{tip}</title></path>"
+    return drawn
+
+
+def _stroke(colour: int) -> str:
+    dashes = ("", "6 3", "2 3")[colour // N_COLOURS % 3]
+    return f'style="stroke:var(--c{colour % N_COLOURS})"' + (f' stroke-dasharray="{dashes}"' if dashes else "")
+
+
+def _behind_first(line: Line) -> int:
+    return ("faint", "soft", "strong").index(line.kind)

@@ -1,0 +1,157 @@
+"""The figures of a report: curves of learning, and bits per byte against the baselines.
+
+One run is drawn in two colours, training and validation; of several runs each has its own, with validation strong and
+training thin. Training's loss is smoothed over about a sixtieth of the run to either side.
+
+The loss charts show the part that can be read: the first twentieth of a run, where the loss falls from a uniform guess,
+may be cut off at the top.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import chain
+
+import numpy as np
+
+from lmsmith.studies.charts import N_COLOURS, Line, legend, line_chart, smooth, thin
+from lmsmith.studies.page import text
+from lmsmith.studies.runs import Run, column
+
+_SMALL = {
+    "Learning rate": "learning_rate",
+    "Gradient norm": "grad_norm",
+    "Tokens per second": "tokens_per_second",
+}
+_BASELINES = {
+    "gzip": ("gzip -9", "learns from this text alone, 32 KiB back"),
+    "xz": ("xz -9e", "learns from this text alone"),
+    "source": ("the source itself", "on average no model does better"),
+}
+
+
+def curves(runs: Sequence[Run]) -> str:
+    """Loss over steps and over seconds, and the small charts below; nothing for runs without a line of metrics."""
+    if not any(run.train or run.evals for run in runs):
+        return ""
+    by_step = [_loss_lines(run, i, len(runs) > 1, "step", 1) for i, run in enumerate(runs)]
+    seconds, unit = _seconds_unit(runs)
+    by_time = [_loss_lines(run, i, len(runs) > 1, "seconds", seconds) for i, run in enumerate(runs)]
+    y_range = _loss_range([*chain(*by_step)])
+    charts = [
+        line_chart("Loss in nats per token", [*chain(*by_step)], x_label="steps", y_range=y_range),
+        line_chart("The same over time", [*chain(*by_time)], x_label=f"{unit} of updates", y_range=y_range),
+    ]
+    small = [_small_chart(runs, title, name) for title, name in _SMALL.items()]
+    if len(runs) == 1:
+        names, about = legend(by_step[0]), ""
+    else:
+        nothing = np.array([], dtype=np.float64)
+        names = legend([Line(nothing, nothing, i, label=run.name) for i, run in enumerate(runs)])
+        about = '<p class="about">Strong: validation. Thin: training, smoothed.</p>'
+    return (
+        f'<h2>Learning</h2>{about}{names}<div class="charts">{"".join(charts)}</div>'
+        f'<div class="charts small">{"".join(small)}</div>'
+    )
+
+
+def bits_per_byte(runs: Sequence[Run], bits: Sequence[float | None]) -> str:
+    """A table with bars, worst first: a uniform guess, the compressors, the runs, the source where it is known."""
+    known = [found for run in runs if (found := _baselines(run))]
+    one_text = all(found == known[0] for found in known)
+    baselines = known[0] if known and one_text else {}
+    rows = [(8.0, "a uniform guess", "every byte as likely as any other", "--quiet", "")]
+    for name, bits_of_it in baselines.items():
+        shown, about = _BASELINES.get(name, (name, ""))
+        rows.append((bits_of_it, shown, about, "--floor" if name == "source" else "--quiet", ""))
+    for i, (run, value) in enumerate(zip(runs, bits, strict=True)):
+        if value is not None:
+            shown = "this model" if len(runs) == 1 else run.name
+            rows.append((value, shown, f"{1 - value / 8:.0%} smaller than the text", f"--c{i % N_COLOURS}", "own"))
+    if len(rows) == 1:
+        return ""
+    full = max(value for value, *_ in rows)
+    source = baselines.get("source")
+    floor = f'<span class="floor" style="left:{100 * source / full:.2f}%"></span>' if source is not None else ""
+    body = "".join(
+        f'<tr class="{kind}"><th scope="row">{text(name)}</th><td class="bars">'
+        f'<span class="bar" style="width:{100 * value / full:.2f}%;background:var({colour})"></span>{floor}</td>'
+        f'<td>{value:.3f}</td><td class="about">{text(about)}</td></tr>'
+        for value, name, about, colour, kind in sorted(rows, key=lambda row: -row[0])
+    )
+    words = _bits_in_words(bits[0], baselines) if len(runs) == 1 else ""
+    if not one_text:
+        words = "These runs were held against different texts, so gzip, xz and the source are left out."
+    paragraph = f'<p class="about">{words}</p>' if words else ""
+    return (
+        f"<h2>Bits per byte of the validation text</h2>{paragraph}"
+        f'<div class="scroll"><table class="bits"><tbody>{body}</tbody></table></div>'
+    )
+
+
+def _loss_lines(run: Run, colour: int, shared: bool, axis: str, unit: float) -> list[Line]:
+    """Raw training loss (of a run alone), smoothed training loss, validation loss."""
+    x, loss = thin(column(run.train, axis)) / unit, thin(column(run.train, "loss"))
+    name = f"{run.name}: " if shared else ""
+    smoothed = Line(x, smooth(loss, len(loss) / 60), colour if shared else 1, "soft", label=f"{name}training, smoothed")
+    validation = Line(
+        column(run.evals, axis) / unit, column(run.evals, "val_loss"), colour, dots=True, label=f"{name}validation"
+    )
+    raw = Line(x, loss, 1, "faint")
+    return [smoothed, validation] if shared else [raw, smoothed, validation]
+
+
+def _loss_range(lines: Sequence[Line]) -> tuple[float, float]:
+    """From the lowest loss to the highest after the first twentieth of the steps, with a little room."""
+    end = max(float(line.x[-1]) for line in lines if len(line.x))
+    shown = [line.y[line.x >= end / 20] for line in lines if line.kind != "faint"]
+    losses = np.concatenate([y[np.isfinite(y)] for y in shown])
+    if not len(losses):
+        return 0.0, 1.0
+    low, high = float(losses.min()), float(losses.max())
+    room = 0.06 * (high - low) or 0.5
+    return max(0.0, low - room), high + room
+
+
+def _small_chart(runs: Sequence[Run], title: str, name: str) -> str:
+    lines = [
+        Line(thin(column(run.train, "step")), thin(column(run.train, name)), i, "soft") for i, run in enumerate(runs)
+    ]
+    values = np.concatenate([line.y[np.isfinite(line.y)] for line in lines])
+    if not len(values):
+        return ""
+    # A single spike of the gradient must not flatten all the rest.
+    high = float(min(values.max(), 3 * np.quantile(values, 0.98)))
+    return line_chart(title, lines, x_label="steps", y_range=(0.0, 1.08 * high or 1.0), n_ticks=3)
+
+
+def _seconds_unit(runs: Sequence[Run]) -> tuple[float, str]:
+    longest = max(
+        float(np.nanmax(column(rows, "seconds"), initial=0)) for run in runs for rows in (run.train, run.evals)
+    )
+    for unit, name in ((3600.0, "hours"), (60.0, "minutes")):
+        if longest >= 3 * unit:
+            return unit, name
+    return 1.0, "seconds"
+
+
+def _baselines(run: Run) -> dict[str, float]:
+    found = run.summary.get("baselines")
+    pairs = found.items() if isinstance(found, dict) else ()
+    return {str(name): float(value) for name, value in pairs if isinstance(value, int | float) and math.isfinite(value)}
+
+
+def _bits_in_words(own: float | None, baselines: dict[str, float]) -> str:
+    if own is None:
+        return ""
+    sentences = []
+    if compressors := {name: baselines[name] for name in ("gzip", "xz") if name in baselines}:
+        best = min(compressors, key=lambda name: compressors[name])
+        share = own / compressors[best] - 1
+        sentences.append(
+            f"The model needs {abs(share):.0%} {'less' if share < 0 else 'more'} than {_BASELINES[best][0]}."
+        )
+    if source := baselines.get("source"):
+        sentences.append(
+            f"Of its {own:.3f} bits, {source:.3f} are the source's own; {own - source:.3f} are left to learn."
+        )
+    return " ".join(sentences)

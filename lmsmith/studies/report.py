@@ -1,0 +1,299 @@
+"""Runs as one HTML file: figures, curves, bits per byte against the baselines, samples, settings, what to try next.
+
+The file needs nothing but itself (see `page`) and can be sent around. One run is told from beginning to end; several
+are laid over each other. What a run lacks, because it is going on or was killed, is said and left out (see `runs`).
+
+The loss and bits per byte of a run are those of its best evaluation, whose weights are the ones in RUN/model.
+"""
+
+import math
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lmsmith import __version__, atomic
+from lmsmith.errors import UsageError
+from lmsmith.studies.charts import N_COLOURS
+from lmsmith.studies.figures import bits_per_byte, curves
+from lmsmith.studies.page import duration, figure, page, short, table, text
+from lmsmith.studies.runs import Run, column, is_number, read_runs
+
+_ENDED = {
+    "steps": "all steps were done",
+    "tokens": "all tokens were seen",
+    "time": "the time was up",
+    "target": "the target was reached",
+    "signal": "a signal stopped it",
+}
+
+
+def write_report(runs: Sequence[Path], out: Path) -> Path:
+    """Writes the report of these run folders to the file `out`, and returns it.
+
+    Raises CheckpointError for a path that is no run folder, StorageError where `out` cannot be written.
+    """
+    if not runs:
+        raise UsageError("a report needs at least one run folder.")
+    read = read_runs(runs)
+    title, sections = _one(read[0]) if len(read) == 1 else _several(read)
+    footer = f"<footer>Written by lmsmith {__version__} from {', '.join(text(run.folder) for run in read)}.</footer>"
+    atomic.write(out, page(f"{title} — lmsmith", "\n".join([*sections, footer])))
+    return out
+
+
+def _one(run: Run) -> tuple[str, list[str]]:
+    return run.name, [
+        f'<header><div class="brand">lmsmith run</div><h1>{text(run.name)}</h1><p>{_in_a_sentence(run)}</p></header>',
+        _notice(run.missing),
+        _tiles(run),
+        curves([run]),
+        bits_per_byte([run], [_bits(run)]),
+        _samples(run),
+        _facts(run),
+        _headed("Settings", _settings(run, "config.toml")),
+        _next_steps(run),
+    ]
+
+
+def _several(runs: list[Run]) -> tuple[str, list[str]]:
+    title = f"{len(runs)} runs"
+    return title, [
+        f'<header><div class="brand">lmsmith report</div><h1>{title}</h1></header>',
+        _notice([f"{run.name}: {what}" for run in runs for what in run.missing]),
+        _comparison(runs),
+        curves(runs),
+        bits_per_byte(runs, [_bits(run) for run in runs]),
+        _differences(runs),
+        _headed("Samples", "".join(_last_sample(run) for run in runs)),
+        _headed("Settings", "".join(_settings(run, run.name) for run in runs)),
+    ]
+
+
+def _in_a_sentence(run: Run) -> str:
+    of = run.settings
+    shape = [
+        f"{of[name]} {word}" for name, word in (("model.n_layer", "layers"), ("model.n_head", "heads")) if name in of
+    ]
+    shape += [
+        f"{word} {of[name]}"
+        for word, name in (("width", "model.d_model"), ("context", "model.context_length"))
+        if name in of
+    ]
+    sentence = f"A Transformer of {', '.join(shape)}" if shape else "A language model"
+    if sources := of.get("data.sources"):
+        names = [Path(source).name for source in sources]
+        sentence += f", trained on {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    if ended := run.summary.get("finished"):
+        sentence += f"; {_ENDED.get(str(ended), ended)}"
+    return text(sentence + ".")
+
+
+def _headed(title: str, section: str) -> str:
+    return f"<h2>{title}</h2>{section}" if section else ""
+
+
+def _notice(missing: list[str]) -> str:
+    items = "".join(f"<li>{text(what)}</li>" for what in missing)
+    return f'<div class="notice"><b>This report is not complete.</b><ul>{items}</ul></div>' if missing else ""
+
+
+# Figures of a run.
+
+
+def _val_loss(run: Run) -> tuple[float | None, float | None]:
+    """The best validation loss, nats per token, and its step."""
+    if is_number(run.summary.get("best_val_loss")):
+        return run.number("best_val_loss"), run.number("best_step")
+    losses = column(run.evals, "val_loss")
+    if np.isfinite(losses).any():
+        at = int(np.nanargmin(losses))
+        return float(losses[at]), float(run.evals[at]["step"])
+    return run.number("val_loss"), None
+
+
+def _bits(run: Run) -> float | None:
+    """Bits per byte of that evaluation."""
+    if is_number(run.summary.get("best_val_bits_per_byte")):
+        return run.number("best_val_bits_per_byte")
+    _, step = _val_loss(run)
+    at_best = column([row for row in run.evals if row["step"] == step], "val_bits_per_byte")
+    return float(at_best[0]) if np.isfinite(at_best).any() else run.number("val_bits_per_byte")
+
+
+def _machine(run: Run) -> tuple[str, str]:
+    """Device and dtype."""
+    device, dtype = (run.summary.get(name) or run.settings.get(f"train.{name}") or "—" for name in ("device", "dtype"))
+    return str(device), str(dtype)
+
+
+def _tiles(run: Run) -> str:
+    loss, step = _val_loss(run)
+    perplexity = math.exp(min(loss, 700)) if loss is not None else None
+    steps, seen, n_params = run.number("steps", "step"), run.number("tokens_seen", "tokens"), run.number("n_params")
+    wall, mfu, threads = run.number("wall_seconds"), run.number("mfu"), run.number("threads")
+    device, dtype = _machine(run)
+    tiles = [
+        (
+            "validation loss",
+            figure(loss, ".4f"),
+            "nats per token" + (f", step {step:,.0f}" if step is not None else ""),
+        ),
+        ("bits per byte", figure(_bits(run), ".3f"), "a uniform guess has 8"),
+        ("perplexity", figure(perplexity, ",.3f" if perplexity and perplexity < 100 else ",.0f"), "per token"),
+        ("parameters", _count(n_params), figure(n_params, ",.0f") if n_params else ""),
+        (
+            "tokens per second",
+            figure(run.number("tokens_per_second"), ",.0f"),
+            f"{mfu:.0%} of peak FLOPs" if mfu else "",
+        ),
+        (
+            "time of updates",
+            duration(run.number("train_seconds", "seconds")),
+            f"{duration(wall)} in all" if wall else "",
+        ),
+        ("steps", figure(steps, ",.0f"), f"{short(seen)} tokens" if seen else ""),
+        ("device", text(device), text(dtype) + (f", {threads:.0f} threads" if threads else "")),
+    ]
+    made = ""
+    for name, value, note in tiles:
+        opening = '<div class="lead">' if name in ("validation loss", "bits per byte") else "<div>"
+        made += f'{opening}<dt>{name}</dt><dd class="figure">{value}</dd><dd class="note">{note}</dd></div>'
+    return f'<dl class="tiles">{made}</dl>'
+
+
+def _count(value: float | None) -> str:
+    return "—" if value is None else short(value)
+
+
+def _facts(run: Run) -> str:
+    seen, n_train = run.number("tokens_seen", "tokens"), run.number("n_train_tokens")
+    n_val, n_bytes = run.number("n_val_tokens"), run.number("n_val_bytes")
+    memory, target = run.number("peak_memory_bytes"), run.number("seconds_to_target")
+    facts = [
+        ("tokens seen", seen, "{:,.0f}" + (f" ({seen / n_train:.3g} epochs)" if seen and n_train else "")),
+        ("training tokens", n_train, "{:,.0f}"),
+        ("validation tokens", n_val, "{:,.0f}" + (f" ({n_bytes:,.0f} bytes)" if n_bytes else "")),
+        ("last validation loss", run.number("val_loss"), "{:.4f}"),
+        ("target reached after", target and duration(target), "{} of updates"),
+        ("peak memory", memory and memory / 2**20, "{:,.0f} MiB"),
+        ("tokenizer", run.summary.get("tokenizer") or run.settings.get("tokenizer"), "{}"),
+        ("seed", run.settings.get("train.seed"), "{}"),
+    ]
+    items = "".join(
+        f"<div><dt>{name}</dt><dd>{text(form.format(value))}</dd></div>"
+        for name, value, form in facts
+        if value is not None
+    )
+    events = "".join(f"<li>{text(event)}</li>" for event in run.events)
+    told = (
+        f"<details><summary>Events<span>{len(run.events)}</span></summary><ul>{events}</ul></details>" if events else ""
+    )
+    return f'<h2>In numbers</h2><dl class="facts card">{items}</dl>{told}'
+
+
+def _comparison(runs: list[Run]) -> str:
+    losses = [_val_loss(run)[0] for run in runs]
+    best = min((loss for loss in losses if loss is not None and math.isfinite(loss)), default=None)
+    rows = []
+    for i, (run, loss) in enumerate(zip(runs, losses, strict=True)):
+        shown = figure(loss, ".4f")
+        rows.append(
+            [
+                f'<span class="swatch" style="background:var(--c{i % N_COLOURS})"></span>{text(run.name)}',
+                f"<b>{shown}</b>" if loss is not None and loss == best else shown,
+                figure(_bits(run), ".3f"),
+                _count(run.number("n_params")),
+                figure(run.number("steps", "step"), ",.0f"),
+                figure(run.number("tokens_per_second"), ",.0f"),
+                duration(run.number("train_seconds", "seconds")),
+                text(", ".join(_machine(run))),
+            ]
+        )
+    made = table(
+        ["run", "validation loss", "bits per byte", "parameters", "steps", "tokens/s", "updates", "machine"], rows
+    )
+    texts = {(run.summary.get("tokenizer"), run.number("n_val_bytes")) for run in runs if run.summary}
+    if len(texts) > 1:
+        made += (
+            '<p class="about">These runs differ in tokenizer or validation text. A loss per token compares only within '
+            "one tokenizer, bits per byte only on one text.</p>"
+        )
+    return made
+
+
+def _differences(runs: list[Run]) -> str:
+    known = [run for run in runs if run.settings]
+    names = dict.fromkeys(name for run in known for name in run.settings)
+    rows = [
+        [f"<code>{text(name)}</code>", *(text(run.settings.get(name, "—")) for run in known)]
+        for name in names
+        if len({str(run.settings.get(name)) for run in known}) > 1
+    ]
+    return _headed("Settings that differ", table(["", *(text(run.name) for run in known)], rows) if rows else "")
+
+
+# Samples, settings, what next.
+
+
+def _samples(run: Run) -> str:
+    """All of them in the order they were drawn, the last ones open: how the model learnt to write."""
+    made = []
+    for i, (heading, texts) in enumerate(run.samples):
+        step = heading.removeprefix("step ")
+        losses = [row.get("val_loss") for row in run.evals if str(row["step"]) == step]
+        loss = f"<span>validation loss {losses[0]:.3f}</span>" if losses and is_number(losses[0]) else ""
+        opened = " open" if i == len(run.samples) - 1 else ""
+        made.append(f"<details{opened}><summary>{text(heading)}{loss}</summary>{_blocks(texts)}</details>")
+    return _headed("Samples", "".join(made))
+
+
+def _last_sample(run: Run) -> str:
+    if not run.samples:
+        return ""
+    heading, texts = run.samples[-1]
+    return f"<details><summary>{text(run.name)}<span>{text(heading)}</span></summary>{_blocks(texts[:1])}</details>"
+
+
+def _blocks(texts: Sequence[str]) -> str:
+    return "".join(f'<pre class="sample" dir="auto">{text(sample)}</pre>' for sample in texts)
+
+
+def _settings(run: Run, title: str) -> str:
+    if not run.config:
+        return ""
+    return f"<details><summary>{text(title)}</summary><pre>{text(run.config.strip())}</pre></details>"
+
+
+def _next_steps(run: Run) -> str:
+    """What the curves suggest, as commands."""
+    folder, again = shlex.quote(str(run.folder)), shlex.quote(str(run.folder / "config.toml"))
+    steps = [*_from_the_curves(run, folder, f"lmsmith train {again}")]
+    steps.append(("Let it write:", f"lmsmith generate {folder} --n 3 --temperature 0.7"))
+    steps.append(("See how it does on another text:", f"lmsmith eval {folder} --text FILE"))
+    steps.append(("Lay it over another run:", f"lmsmith report {folder} RUN"))
+    items = "".join(f"<li>{what}<br><code>{text(command)}</code></li>" for what, command in steps)
+    return f'<h2>What to try next</h2><ul class="next card">{items}</ul>'
+
+
+def _from_the_curves(run: Run, folder: str, again: str) -> Iterator[tuple[str, str]]:
+    if run.summary.get("finished") in (None, "signal"):
+        yield "If it is not running any more, go on from its last checkpoint:", f"lmsmith resume {folder}"
+    training, losses = column(run.train, "loss"), column(run.evals, "val_loss")
+    best, last, n_steps = _val_loss(run)[0], run.number("val_loss"), run.number("steps", "step")
+    rate = run.settings.get("optim.learning_rate")
+    if len(training) and not np.isfinite(training[-1]):
+        lower = f" --optim.learning_rate {rate / 3:.2g}" if isinstance(rate, int | float) else ""
+        yield "The loss is no number any more: training diverged. A lower learning rate helps:", again + lower
+    elif best is not None and last is not None and last > 1.01 * best:
+        yield (
+            "The validation loss rose again after its best: the model began to learn the text by heart. More text "
+            "helps most; then dropout, a smaller model or fewer steps:",
+            f"{again} --model.dropout 0.2",
+        )
+    elif len(losses) > 2 and losses[-1] == np.nanmin(losses) and n_steps and run.summary:
+        yield (
+            "The validation loss was still falling at the end, so longer is better:",
+            f"{again} --steps {2 * n_steps:.0f}",
+        )

@@ -1,0 +1,285 @@
+"""Reports of made-up run folders: whole, cut short, damaged, several. What a browser would see is read by a parser."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmsmith.config import RunConfig
+from lmsmith.errors import CheckpointError, StorageError, UsageError
+from lmsmith.studies.report import write_report
+from lmsmith.studies.runs import read_run, split_samples
+
+HOSTILE = "</pre><script>alert('x')</script> & \x1b[31m"
+
+
+def make_run(folder: Path, *, n: int = 20, finished: str | None = "steps", **changes: Any) -> Path:
+    """A run of n steps with an evaluation each five; the loss falls from 4 towards 1.5."""
+    folder.mkdir(parents=True)
+    config = RunConfig().changed({"data.sources": "poems/sonnets.txt", "train.steps": n, **changes}, where="a test")
+    (folder / "config.toml").write_text(config.to_toml(), encoding="utf-8")
+    lines: list[dict[str, Any]] = []
+    for step in range(1, n + 1):
+        loss = 1.5 + 2.5 / step
+        spent = {"step": step, "tokens": 1000 * step, "seconds": 0.5 * step}
+        rates = {"learning_rate": 1e-3, "grad_norm": 1.0, "tokens_per_second": 2000.0, "mfu": 0.25}
+        lines.append({"kind": "train", "loss": loss, **spent, **rates})
+        if step % 5 == 0:
+            lines.append(
+                {"kind": "eval", "val_loss": loss + 0.1, "val_bits_per_byte": (loss + 0.1) / math.log(2), **spent}
+            )
+    lines.append({"kind": "event", "step": n, "message": "the end <came>"})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    (folder / "samples.md").write_text(f"## step {n}\n\n```\n{HOSTILE}\n\u05e9\u05dc\n```\n", encoding="utf-8")
+    if finished:
+        best = 1.6 + 2.5 / n
+        summary = {
+            "n_params": 1234567, "steps": n, "tokens_seen": 1000 * n, "val_loss": best,
+            "val_bits_per_byte": best / math.log(2), "train_seconds": 0.5 * n, "wall_seconds": 0.6 * n,
+            "tokens_per_second": 2000.0, "mfu": 0.25, "device": "cpu",
+            "dtype": "float32", "finished": finished, "tokenizer": "char", "n_train_tokens": 5000, "n_val_tokens": 500,
+            "n_val_bytes": 500, "peak_memory_bytes": 3 * 2**20, "seconds_to_target": None,
+            "baselines": {"gzip": 3.9, "xz": 3.6, "source": 0.71},
+        }  # fmt: skip
+        (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    return folder
+
+
+class Page(HTMLParser):
+    """Checks that tags are balanced; keeps the words and the tags that were seen."""
+
+    VOID = ("meta", "br", "link", "img")
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.words: list[str] = []
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
+        assert self.open == []
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] != ["style"]:
+            self.words.append(data)
+
+
+def test_a_whole_run(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "sonnets & co")
+    out = write_report([run], run / "report.html")
+    assert out == run / "report.html"
+    page = Page(out)
+    for words in (
+        "sonnets & co",
+        "1.7250",
+        "2.489",
+        "5.613",
+        "1.23M",
+        "2,000",
+        "25%",
+        "10.0 s",
+        "12.0 s in all",
+        "cpu",
+        "float32",
+    ):
+        assert words in page.text, words
+    for words in (
+        "gzip -9 3.900",
+        "xz -9e 3.600",
+        "this model 2.489",
+        "the source itself 0.710",
+        "uniform guess 8.000",
+    ):
+        assert words in page.text, words
+    assert "31% less than xz" in page.text
+    assert "1.779 are left to learn" in page.text
+    for words in (
+        "sonnets.txt",
+        "all steps were done",
+        "the end <came>",
+        "\u05e9\u05dc",
+        "model.context_length".partition(".")[2],
+    ):
+        assert words in page.text, words
+    assert "not complete" not in page.text
+    assert "still falling" in page.text
+    assert f"lmsmith train '{run}/config.toml' --steps 40" in page.text
+    assert page.tags.count("figure") == 5
+
+
+def test_the_file_needs_nothing_else_and_runs_nothing(tmp_path: Path) -> None:
+    page = Page(write_report([make_run(tmp_path / "run")], tmp_path / "report.html"))
+    assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
+    assert not {"src", "href", "onload", "onclick"} & {name for name, _ in page.attributes}
+    assert ("content", "default-src 'none'; style-src 'unsafe-inline'") in page.attributes
+    for way_out in ("url(", "@import", "http:", "https:", "//"):
+        assert way_out not in page.source, way_out
+    assert "alert('x')" in page.text  # a sample is shown, not run
+    assert "\x1b" not in page.source
+    assert "prefers-color-scheme: dark" in page.source
+
+
+def test_a_run_that_was_killed_in_the_middle_of_a_line(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", finished=None)
+    metrics = run / "metrics.jsonl"
+    lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+    metrics.write_text("".join(lines[:14]) + lines[14][:25], encoding="utf-8")  # 12 updates, 2 evaluations
+    page = Page(write_report([run], tmp_path / "report.html"))
+    assert "not complete" in page.text
+    assert "last line of metrics.jsonl is cut off" in page.text
+    assert "no summary.json" in page.text
+    for words in ("1.8500 nats per token, step 10", "steps 12", "time of updates 6.0 s", "2,000"):
+        assert words in page.text, words
+    assert f"lmsmith resume {run}" in page.text
+    assert "xz" not in page.text
+
+
+@pytest.mark.parametrize("name", ["config.toml", "metrics.jsonl", "summary.json", "samples.md"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "garbage", "folder"])
+def test_whatever_is_missing_or_damaged_a_report_comes_out(tmp_path: Path, name: str, damage: str) -> None:
+    run = make_run(tmp_path / "run")
+    (run / name).unlink()
+    if damage == "folder":
+        (run / name).mkdir()
+    elif damage != "missing":
+        (run / name).write_bytes(b"" if damage == "empty" else b"\xff\x00{[\n\n]= nonsense\n```\n")
+    other = make_run(tmp_path / "other")
+    for runs in ([run], [run, other]):
+        page = Page(write_report(runs, tmp_path / "report.html"))
+        if (name, damage) != ("samples.md", "garbage"):  # what has no block is no sample; there is nothing to tell
+            assert "not complete" in page.text
+            assert name in page.text
+    assert "validation loss" in page.text
+
+
+def test_runs_with_nothing_but_a_beginning(tmp_path: Path) -> None:
+    for i, lines in enumerate(
+        ["", '{"kind": "train", "step": 1, "loss": null}\n', '{"kind": "eval", "step": 0, "val_loss": 4}\n']
+    ):
+        run = tmp_path / str(i)
+        run.mkdir()
+        (run / "metrics.jsonl").write_text(lines + 'true\n{"kind": "train"}\n', encoding="utf-8")
+        page = Page(write_report([run], run / "report.html"))
+        assert "not complete" in page.text
+    Page(write_report([tmp_path / "0", tmp_path / "1", tmp_path / "2"], tmp_path / "all.html"))
+
+
+def test_a_resumed_run_counts_the_later_line_of_a_step(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        for step in (18, 19, 20):
+            file.write(json.dumps({"kind": "train", "step": step, "loss": 9.0}) + "\n")
+    rows = read_run(run).train
+    assert [row["step"] for row in rows] == list(range(1, 21))
+    assert [row["loss"] for row in rows[-3:]] == [9.0] * 3
+
+
+def test_advice_follows_the_curves(tmp_path: Path) -> None:
+    def advice(name: str, finished: str, *lines: dict[str, Any]) -> str:
+        run = make_run(tmp_path / name, finished=finished)
+        (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+        losses = [line["val_loss"] for line in lines if "val_loss" in line]
+        summary |= {"val_loss": losses[-1], "best_val_loss": min(losses), "best_step": 1}
+        (run / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+        return Page(write_report([run], run / "report.html")).text
+
+    def evals(*losses: float) -> list[dict[str, Any]]:
+        return [{"kind": "eval", "step": i, "val_loss": loss} for i, loss in enumerate(losses)]
+
+    assert "by heart" in advice("overfits", "steps", *evals(3, 2, 2.5))
+    assert "still falling" in advice("falls", "time", *evals(3, 2.5, 2))
+    flat = advice("flat", "steps", *evals(3, 2, 2.001))
+    assert "still falling" not in flat
+    assert "by heart" not in flat
+    diverged = advice("diverged", "steps", *evals(3, 2), {"kind": "train", "step": 9, "loss": None})
+    assert "--optim.learning_rate 0.001" in diverged
+    assert "lmsmith resume" in advice("stopped", "signal", *evals(3, 2))
+
+
+def test_several_runs(tmp_path: Path) -> None:
+    narrow = make_run(tmp_path / "a" / "run", **{"model.dropout": "0.3"})
+    long = make_run(tmp_path / "b" / "run", n=40)
+    page = Page(write_report([narrow, long], tmp_path / "report.html"))
+    assert "2 runs" in page.text
+    for name in (str(narrow), str(long)):  # both are called "run", so they are told apart by their paths
+        assert name in page.text
+    assert re.search(r"model.dropout \W*0.3 0.0", page.text)
+    assert re.search(r"train.steps \W*20 40", page.text)
+    assert "<b>1.6625</b>" in page.source
+    assert "<b>1.7250</b>" not in page.source
+    assert "differ in tokenizer" not in page.text
+    assert "gzip -9 3.900" in page.text
+
+    summary = json.loads((long / "summary.json").read_text(encoding="utf-8"))
+    summary |= {"n_val_bytes": 7, "baselines": {"gzip": 2.0}}
+    (long / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    page = Page(write_report([narrow, long], tmp_path / "report.html"))
+    assert "differ in tokenizer" in page.text
+    assert "gzip -9" not in page.text
+
+
+def test_ten_runs_and_a_long_one(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / f"run-{i}") for i in range(9)] + [make_run(tmp_path / "long", n=5000)]
+    out = write_report(runs, tmp_path / "report.html")
+    Page(out)
+    assert out.stat().st_size < 400_000
+
+
+def test_samples_keep_their_characters_and_their_fences() -> None:
+    markdown = (
+        "# title\n```\nno heading\n```\n## step 1\n\n```\none\n\n two\u2028\x0c\n```\n```text\nthree\n```\n"
+        "## empty\n## step 2\n````\n```\n````\n```\ncut off"
+    )
+    assert split_samples(markdown) == [
+        ("step 1", ["one\n\n two\u2028\x0c", "three"]),
+        ("step 2", ["```", "cut off"]),
+    ]
+    assert split_samples("") == []
+
+
+def test_paths_that_are_no_runs(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    for name, words in (("nowhere", "does not exist"), ("file", "is a file"), ("empty", "neither metrics.jsonl nor")):
+        with pytest.raises(CheckpointError, match=words) as error:
+            write_report([tmp_path / name], tmp_path / "report.html")
+        assert str(tmp_path / name) in str(error.value)
+        assert not (tmp_path / "report.html").exists()
+    with pytest.raises(UsageError, match="at least one"):
+        write_report([], tmp_path / "report.html")
+    with pytest.raises(StorageError):
+        write_report([make_run(tmp_path / "run")], tmp_path / "nowhere" / "report.html")
+
+
+def test_a_report_is_made_without_torch_or_matplotlib(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from lmsmith.studies.report import write_report;"
+        f"write_report([Path({str(make_run(tmp_path / 'run'))!r})], Path({str(tmp_path / 'r.html')!r}));"
+        "assert not {'torch', 'matplotlib'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[2])
