@@ -49,7 +49,9 @@ class ModelConfig:
     feed_forward: Literal["gelu", "gelu-tanh", "silu", "relu2", "swiglu"] = setting("relu2", "feed-forward activation")
     bias: bool = setting(False, "biases in linear layers and layer norms")
     tied_head: bool = setting(False, "output head shares the token table")
-    dropout: float = setting(0.0, "probability of dropping an activation in training")
+    dropout: float = setting(0.0, "probability of dropping an activation of the residual stream in training")
+    attention_dropout: float = setting(0.0, "probability of dropping an attention weight in training")
+    ngram_dropout: float = setting(0.0, "probability of leaving a position's n-grams out in training")
     qk_norm: bool = setting(True, "RMS-normalise queries and keys")
     logit_softcap: float = setting(15.0, "logits are cap * tanh(logits / cap); 0: none")
     init: Literal["gpt2", "zero-projections"] = setting(
@@ -64,7 +66,8 @@ class ModelConfig:
         good = all(2 <= n <= 8 for n in self.ngram_orders) and list(self.ngram_orders) == sorted(set(self.ngram_orders))
         _check(good, "model.ngram_orders", self.ngram_orders, "orders from 2 to 8, each once, ascending")
         _check(self.ngram_table_size >= 1, "model.ngram_table_size", self.ngram_table_size, "at least 1")
-        _check(0 <= self.dropout < 1, "model.dropout", self.dropout, "at least 0 and below 1")
+        for name in ("dropout", "attention_dropout", "ngram_dropout"):
+            _check(0 <= getattr(self, name) < 1, f"model.{name}", getattr(self, name), "at least 0 and below 1")
         _check(0 <= self.logit_softcap < math.inf, "model.logit_softcap", self.logit_softcap, "0 (none) or more")
         _check(1 < self.rope_base < math.inf, "model.rope_base", self.rope_base, "above 1")
         if self.d_model % self.n_head:
@@ -83,6 +86,10 @@ class ModelConfig:
                 f"model.positions = 'rope' turns pairs of numbers, but each head is {self.d_head} wide (d_model "
                 f"{self.d_model} over n_head {self.n_head}). Choose an even width."
             )
+
+    @property
+    def has_dropout(self) -> bool:
+        return bool(self.dropout or self.attention_dropout or self.ngram_dropout)
 
     @property
     def d_head(self) -> int:

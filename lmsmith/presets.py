@@ -60,6 +60,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "model.d_model": 384,
         "model.context_length": 256,
         "model.dropout": 0.2,
+        "model.attention_dropout": 0.2,
         "optim.learning_rate": 1e-3,
         "optim.beta2": 0.99,
         "train.batch_size": 64,

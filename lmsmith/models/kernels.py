@@ -1,7 +1,7 @@
 """Elementwise steps and attention with their gradients written out, so that each makes few passes over memory.
 
 Small models on CPUs are bound by memory traffic and by the overhead of operations as much as by arithmetic. PyTorch's
-composite RMSNorm, tanh-GELU and squared ReLU make three to six passes over their input backward, and its CPU
+composite RMSNorm and squared ReLU make three to six passes over their input backward, and its CPU
 FlashAttention is slow at short contexts. Each function here equals its plain form (held against it in float64 by
 `tests/models/test_kernels.py`) and costs about half.
 
@@ -14,9 +14,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-
-SQRT_2_OVER_PI = 0.7978845608028654
-GELU_CUBIC = 0.044715
 
 
 def rms_norm(x: Float[Tensor, "*batch D"], gain: Float[Tensor, " D"] | None, eps: float) -> Float[Tensor, "*batch D"]:
@@ -32,7 +29,9 @@ def relu2(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 def gelu_tanh(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """GPT-2's GELU: x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x³))) (Hendrycks and Gimpel 2016)."""
-    return _GELUTanh.apply(x)
+    if x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and x.requires_grad:
+        return _GELUTanh.apply(x)
+    return F.gelu(x, approximate="tanh")
 
 
 def causal_attention(
@@ -82,26 +81,39 @@ class _ReLU2(torch.autograd.Function):
 
 
 class _GELUTanh(torch.autograd.Function):
-    """With (1 + tanh u)/2 = sigmoid(2u) the exponential is taken once: y = x s, s = sigmoid(2u).
+    """As (1 + tanh u)/2 = sigmoid(2u):  y = x s, s = sigmoid(2u), 2u = x (A + C x²);  dy/dx = s (1 + x (1 - s)(A + 3 C x²)).
 
-    dy/dx = s + x s (1 - s) 2 du/dx,  2 du/dx = 2 sqrt(2/pi) (1 + 3 * 0.044715 x²).
+    A sigmoid costs a tenth of PyTorch's tanh on CPUs. Value and slope are made together, a part at a time that stays in
+    the cache, and the slope is what is kept: backward is one product.
     """
+
+    A = 2 * 0.7978845608028654  # 2 sqrt(2/pi)
+    C = A * 0.044715
+    PART = 1 << 16  # numbers at a time: six arrays of them fit two cores' second-level caches
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        s = x * x
-        s.mul_(2 * SQRT_2_OVER_PI * GELU_CUBIC).add_(2 * SQRT_2_OVER_PI).mul_(x).sigmoid_()
-        ctx.save_for_backward(x, s)
-        return x * s
+        A, C = _GELUTanh.A, _GELUTanh.C
+        x = x.contiguous()
+        y, slope = torch.empty_like(x), torch.empty_like(x)
+        part = min(_GELUTanh.PART, x.numel())
+        square, inner = x.new_empty(part), x.new_empty(part)
+        for x_, y_, slope_ in zip(*(t.view(-1).split(part) for t in (x, y, slope)), strict=True):
+            u, v = square[: x_.numel()], inner[: x_.numel()]
+            torch.mul(x_, x_, out=u)
+            torch.mul(u, C, out=v).add_(A).mul_(x_).sigmoid_()  # s
+            torch.mul(x_, v, out=y_)
+            u.mul_(3 * C).add_(A).mul_(x_)
+            u.addcmul_(u, v, value=-1).add_(1)
+            torch.mul(u, v, out=slope_)
+        ctx.save_for_backward(slope)
+        return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         (dy,) = grads
-        x, s = ctx.saved_tensors
-        inner = x * x
-        inner.mul_(6 * SQRT_2_OVER_PI * GELU_CUBIC).add_(2 * SQRT_2_OVER_PI).mul_(x)
-        inner.addcmul_(inner, s, value=-1)  # x (1 - s) 2 du/dx
-        return inner.add_(1).mul_(s).mul_(dy)
+        (slope,) = ctx.saved_tensors
+        return dy * slope
 
 
 class _CausalAttention(torch.autograd.Function):

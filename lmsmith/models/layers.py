@@ -48,7 +48,7 @@ class NgramEmbedding(nn.Module):
         super().__init__()
         self.orders = config.ngram_orders
         self.n_rows = config.ngram_table_size
-        self.vocab_size = config.vocab_size
+        self.dropout = config.ngram_dropout
         self.tables = nn.ModuleList(nn.Embedding(self.n_rows, config.d_model) for _ in self.orders)
 
     def forward(self, ids: Int[Tensor, "B T"], before: Int[Tensor, "B n"]) -> Float[Tensor, "B T D"]:
@@ -57,6 +57,8 @@ class NgramEmbedding(nn.Module):
         total = self.tables[0](rows[0])
         for table, row in zip(self.tables[1:], rows[1:], strict=True):
             total = total + table(row)
+        if self.dropout and self.training:  # a position is told all of its n-grams or none
+            total = total * F.dropout(total.new_ones(*ids.shape, 1), self.dropout)
         return total
 
     def rows(self, ids: Int[Tensor, "B T"], before: Int[Tensor, "B n"]) -> list[Int[Tensor, "B T"]]:
@@ -123,7 +125,7 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.n_head, self.n_kv, self.d_head = config.n_head, config.n_kv, config.d_head
-        self.dropout = config.dropout
+        self.dropout = config.attention_dropout
         self.scale = 1 / math.sqrt(config.d_head)
         self.qkv = nn.Linear(config.d_model, (self.n_head + 2 * self.n_kv) * self.d_head, bias=config.bias)
         self.out = nn.Linear(config.d_model, config.d_model, bias=config.bias)

@@ -6,7 +6,6 @@ where the table comes from.
 """
 
 import math
-import os
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -14,7 +13,6 @@ from typing import Any
 
 import torch
 
-from lmsmith.accounting.measure import choose_matmul, matmul_rate, use_matmul
 from lmsmith.accounting.predict import train_flops_per_token
 from lmsmith.config import RunConfig
 from lmsmith.data.batches import Batches
@@ -23,20 +21,10 @@ from lmsmith.errors import ConfigError
 from lmsmith.models.gpt import GPT
 from lmsmith.optim.groups import Optimisers
 from lmsmith.presets import has_size
+from lmsmith.train.machine import Machine
 from lmsmith.train.step import update
 
 DEFAULT_MINUTES = 10.0
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where a run goes and how fast it multiplies."""
-
-    device: torch.device
-    threads: int
-    matmul: str
-    flops: float
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -61,28 +49,6 @@ SIZES = (
 )
 
 
-def survey(config: RunConfig) -> Machine:
-    """Looks at this machine (a fifth of a second) and sets the process up for it. Raises ConfigError."""
-    wanted = config.train.device
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(wanted)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"train.device = {config.train.device!r} cannot be used here ({str(error).splitlines()[0]}). Use cpu or auto."
-        ) from error
-    threads = config.train.threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
-    threads = threads or os.cpu_count() or 1
-    torch.set_num_threads(threads)
-    matmul, reason = config.train.matmul, "as asked"
-    if matmul == "auto":
-        matmul, reason = choose_matmul() if device.type == "cpu" else ("default", "the device's own")
-    use_matmul(matmul)
-    return Machine(device, threads, matmul, matmul_rate(device), reason)
-
-
 def resolve(config: RunConfig, given: Collection[str], corpus: Corpus, machine: Machine, seconds: float) -> RunConfig:
     """The config with everything chosen. `given`: settings that the user set. `seconds`: for updates, if time rules.
 
@@ -93,7 +59,7 @@ def resolve(config: RunConfig, given: Collection[str], corpus: Corpus, machine: 
         "train.threads": machine.threads,
         "train.matmul": machine.matmul,
         "train.device": machine.device.type,
-        "train.dtype": "float32" if config.train.dtype == "auto" else config.train.dtype,
+        "train.dtype": machine.dtype,
     }
     if config.model.vocab_size and config.model.vocab_size != corpus.tokenizer.vocab_size:
         raise ConfigError(

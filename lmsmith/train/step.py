@@ -27,8 +27,8 @@ def update(
     rows = config.train.micro_batch_size or config.train.batch_size
     n_tokens = batches.tokens_per_batch
     loss = 0.0
-    with torch.random.fork_rng(devices=[], enabled=config.model.dropout > 0):
-        if config.model.dropout:  # dropout is a function of (seed, step)
+    with torch.random.fork_rng(devices=[], enabled=config.model.has_dropout):
+        if config.model.has_dropout:  # dropout is a function of (seed, step)
             torch.manual_seed((config.train.seed << 32) ^ step)
         for start in range(0, config.train.batch_size, rows):
             inputs, targets = batches.rows(step, start, start + rows)

@@ -1,0 +1,166 @@
+"""babyGPT's training speed beside nanoGPT's and the machine's own rate of matrix products, in one process.
+
+    python benchmarks/babygpt.py --nanogpt PATH_TO_A_CLONE_OF_NANOGPT
+
+The model is nanoGPT's for Shakespeare by characters: 6 layers, 6 heads, width 384, 10.65M parameters, dropout 0, batch 8,
+context 256, float32. A round is: two updates of ours, two of nanoGPT's (its model, its optimiser, its clipping,
+uncompiled, as its README says for CPUs), and twice every matrix product of an update alone, each at its own shape, by the
+faster of PyTorch's libraries. Each is a process of its own and rounds alternate, so a machine that changes speed changes
+all three; medians and ratios within rounds are reported.
+"""
+
+import argparse
+import contextlib
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lmsmith.accounting.predict import train_flops_per_token
+from lmsmith.data.batches import Batches
+from lmsmith.models.gpt import GPT
+from lmsmith.optim.groups import Optimisers
+from lmsmith.presets import preset
+from lmsmith.train.machine import n_cores, survey
+from lmsmith.train.step import update
+
+B, T, V, D, L, F, H = 8, 256, 65, 384, 6, 1536, 6
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--nanogpt", type=Path, help="a clone of nanoGPT")
+    options.add_argument("--rounds", type=int, default=9)
+    options.add_argument("--threads", type=int, default=n_cores())
+    options.add_argument("--worker", choices=["lmsmith", "nanogpt", "products"], help=argparse.SUPPRESS)
+    given = options.parse_args()
+    if given.worker:
+        _work(given)
+        return
+    names = ["lmsmith", "products"] + (["nanogpt"] if given.nanogpt else [])
+    workers = {name: _start(name) for name in names}
+    for name, worker in workers.items():
+        print(f"{name:9} {worker.stdout.readline().strip()}")
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for round_ in range(given.rounds + 1):
+        for name, worker in workers.items():
+            worker.stdin.write("go\n")
+            worker.stdin.flush()
+            found = float(worker.stdout.readline())
+            if round_:  # the first one warms up
+                seconds[name].append(found)
+    for worker in workers.values():
+        worker.stdin.close()
+    flops = train_flops_per_token(_config().model) * B * T
+    middle = {name: statistics.median(values) for name, values in seconds.items()}
+    for name, value in middle.items():
+        spread = f"{min(seconds[name]):.3f} to {max(seconds[name]):.3f}"
+        print(f"{name:9} {value:.3f} s an update ({spread}), {B * T / value:,.0f} tokens/s")
+    rate = _product_flops() / middle["products"]
+    print(f"the products alone run at {rate / 1e9:.0f} GFLOP/s; an update is {flops / 1e9:.0f} GFLOP")
+    shares = [flops / a / (_product_flops() / b) for a, b in zip(seconds["lmsmith"], seconds["products"], strict=True)]
+    print(f"lmsmith reaches {statistics.median(shares):.1%} of it ({min(shares):.1%} to {max(shares):.1%})")
+    if given.nanogpt:
+        pairs = [b / a for a, b in zip(seconds["lmsmith"], seconds["nanogpt"], strict=True)]
+        print(f"{statistics.median(pairs):.2f} times nanoGPT's tokens a second ({min(pairs):.2f} to {max(pairs):.2f})")
+
+
+def _start(name: str) -> subprocess.Popen[str]:
+    command = [sys.executable, __file__, *sys.argv[1:], "--worker", name]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def _work(given: argparse.Namespace) -> None:
+    """One contestant in a process of its own, set up as it sets itself up; a line in, some updates' mean seconds out."""
+    if given.worker == "nanogpt":
+        torch.set_num_threads(given.threads)
+        with contextlib.redirect_stdout(sys.stderr):
+            work, how = _nanogpt(given.nanogpt), "as it is"
+    else:
+        machine = survey(_config())
+        work, how = (_ours() if given.worker == "lmsmith" else _products()), machine.reason
+    print(f"{given.threads} threads; {how}", flush=True)
+    for _ in sys.stdin:
+        print(_time(work), flush=True)
+
+
+def _config():
+    return preset("babygpt").changed(
+        {"model.vocab_size": V, "model.dropout": 0.0, "train.batch_size": B, "train.dtype": "float32"},
+        where="benchmark",
+    )
+
+
+def _ours():
+    config = _config()
+    model = GPT(config.model)
+    model.initialise(torch.Generator().manual_seed(1))
+    optimisers = Optimisers(model, config.optim)
+    ids = np.random.default_rng(0).integers(0, V, 100_000).astype(np.uint16)
+    batches = Batches(ids, context_length=T, batch_size=B, seed=1)
+    steps = iter(range(10**9))
+    return lambda: update(model, optimisers, batches, config, next(steps), 10**6)
+
+
+def _nanogpt(place: Path):
+    sys.path.insert(0, str(place))
+    from model import GPT as NanoGPT
+    from model import GPTConfig
+
+    model = NanoGPT(GPTConfig(block_size=T, vocab_size=V, n_layer=L, n_head=H, n_embd=D, dropout=0.0, bias=False))
+    optimiser = model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), "cpu")
+    ids = torch.randint(V, (100_000,))
+
+    def step() -> None:
+        at = torch.randint(len(ids) - T, (B,))
+        x = torch.stack([ids[i : i + T] for i in at])
+        y = torch.stack([ids[i + 1 : i + 1 + T] for i in at])
+        _, loss = model(x, y)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+
+    return step
+
+
+def _shapes() -> list[tuple[int, int, int, int]]:
+    """(m, k, n, how many): the linear maps of a forward pass over B T tokens."""
+    n = B * T
+    return [(n, D, 3 * D, L), (n, D, D, L), (n, D, F, L), (n, F, D, L), (n, D, V, 1)]
+
+
+def _product_flops() -> float:
+    return sum(3 * 2 * m * k * n * count for m, k, n, count in _shapes())
+
+
+def _products():
+    """All linear maps of an update, forward and both backward products, results into memory that is there already."""
+    work = []
+    for m, k, n, count in _shapes():
+        x, w, y = torch.randn(m, k), torch.randn(n, k), torch.randn(m, n)
+        work.append((x, w, y, torch.empty(m, k), torch.empty(n, k), count))
+
+    def step() -> None:
+        for x, w, y, dx, dw, count in work:
+            for _ in range(count):
+                torch.mm(x, w.T, out=y)
+                torch.mm(y, w, out=dx)
+                torch.mm(y.T, x, out=dw)
+
+    return step
+
+
+def _time(work, n: int = 2) -> float:
+    began = time.perf_counter()
+    for _ in range(n):
+        work()
+    return (time.perf_counter() - began) / n
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""The machine a run is on: which device, how fast it multiplies, and this process set up for it."""
+
+import ctypes
+import os
+import sys
+from dataclasses import dataclass
+
+import torch
+
+from lmsmith.accounting.measure import choose_matmul, matmul_rate, use_matmul
+from lmsmith.config import RunConfig
+from lmsmith.errors import ConfigError
+
+BFLOAT16_GAIN = 1.3  # less than this in products alone is lost again in conversions
+
+# mallopt's parameters, from glibc's malloc.h.
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a run goes and in what precision. `flops`: of matrix products in it, a second, measured."""
+
+    device: torch.device
+    threads: int
+    matmul: str
+    dtype: str
+    flops: float
+    reason: str  # why this precision and this library
+
+
+def survey(config: RunConfig) -> Machine:
+    """Looks at this machine (a fifth of a second) and sets the process up for it. Raises ConfigError."""
+    wanted = config.train.device
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(wanted)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).splitlines()[0]
+        raise ConfigError(
+            f"train.device = {config.train.device!r} cannot be used here ({why}). Use cpu or auto."
+        ) from error
+    threads = config.train.threads or n_cores()
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    matmul, reason = str(config.train.matmul), "as asked"
+    if matmul == "auto":
+        matmul, reason = choose_matmul() if device.type == "cpu" else ("default", "the device's own")
+    use_matmul(matmul)
+    flops = {"float32": matmul_rate(device)}
+    dtype = str(config.train.dtype)
+    if dtype in ("auto", "bfloat16"):
+        flops["bfloat16"] = matmul_rate(device, torch.bfloat16)
+    if dtype == "auto":
+        gain = flops["bfloat16"] / flops["float32"]
+        dtype = "bfloat16" if gain > BFLOAT16_GAIN else "float32"
+        reason = f"bfloat16 products are {gain:.2f} times as fast here" if dtype == "bfloat16" else reason
+    return Machine(device, threads, matmul, dtype, flops.get(dtype, flops["float32"]), reason)
+
+
+def n_cores() -> int:
+    """Cores this process may use, where the system says so; else all there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc to keep freed blocks for the next allocation instead of giving them back to the system.
+
+    Every step frees and allocates the same activations. Blocks of some megabytes would be unmapped and mapped anew each
+    time, and the system clears every page of them: a tenth of a small model's step. Elsewhere than on glibc: nothing.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+        mallopt(M_TOP_PAD, 1 << 26)
