@@ -1,0 +1,187 @@
+"""The chunked loss against F.cross_entropy on whole logits, in value and gradient."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lmsmith import loss
+from lmsmith.loss import IGNORED, summed_cross_entropy
+
+N, D, V = 23, 5, 11
+
+
+def plain(hidden: Tensor, head: Tensor, targets: Tensor, *, vocab_size: int = V, softcap: float = 0.0) -> Tensor:
+    logits = hidden @ head[:vocab_size].T
+    if softcap:
+        logits = softcap * torch.tanh(logits / softcap)
+    return F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
+
+
+def ours(hidden: Tensor, head: Tensor, targets: Tensor, *, vocab_size: int = V, softcap: float = 0.0) -> Tensor:
+    return summed_cross_entropy(hidden, head, targets, vocab_size=vocab_size, softcap=softcap)[0]
+
+
+def drawn(
+    n: int = N, rows: int = V, *, ignored: int = 0, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Hidden states, head, and targets of which the first `ignored`, in a random order, do not count."""
+    generator = torch.Generator().manual_seed(n + rows)
+    hidden, head = (torch.randn(r, D, generator=generator, dtype=torch.float64).to(dtype) for r in (n, rows))
+    targets = torch.randint(0, V, (n,), generator=generator)
+    targets[torch.randperm(n, generator=generator)[:ignored]] = IGNORED
+    return hidden.requires_grad_(), head.requires_grad_(), targets
+
+
+def value_and_gradients(function: Callable[..., Tensor], *inputs: Tensor, **options: float) -> list[Tensor]:
+    total = function(*inputs, **options)
+    return [total.detach(), *torch.autograd.grad(total / 7, inputs[:2])]
+
+
+def assert_equal(found: list[Tensor], wanted: list[Tensor], tolerance: float = 1e-13) -> None:
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("softcap", [0.0, 1.5, 15.0])
+@pytest.mark.parametrize("rows", [V, V + 1, 64])
+@pytest.mark.parametrize("ignored", [0, 9])
+@pytest.mark.parametrize("chunk_rows", [1, 7, N - 1, N, 1000])
+def test_equals_cross_entropy(
+    softcap: float, rows: int, ignored: int, chunk_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks of one row, chunks that leave a rest, one chunk; with and without padded rows, a cap, masked tokens."""
+    monkeypatch.setattr(loss, "CHUNK_ELEMENTS", chunk_rows * rows)
+    inputs = drawn(rows=rows, ignored=ignored)
+    assert_equal(
+        value_and_gradients(ours, *inputs, softcap=softcap), value_and_gradients(plain, *inputs, softcap=softcap)
+    )
+    assert summed_cross_entropy(*inputs, vocab_size=V)[1] == N - ignored
+
+
+def test_a_chunk_is_no_larger_than_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss, "CHUNK_ELEMENTS", 4 * V)
+    sizes = []
+    log_softmax = F.log_softmax
+    monkeypatch.setattr(loss.F, "log_softmax", lambda x, dim: sizes.append(x.numel()) or log_softmax(x, dim))
+    ours(*drawn())
+    assert sizes == [4 * V] * 5 + [3 * V]
+
+
+@pytest.mark.parametrize("softcap", [0.0, 2.0])
+def test_gradcheck(softcap: float) -> None:
+    hidden, head, targets = drawn(6, V + 2, ignored=2)
+    assert torch.autograd.gradcheck(lambda h, w: ours(h, w, targets, softcap=softcap), (hidden, head))
+
+
+def test_padded_rows_cost_nothing_however_large_their_logits() -> None:
+    hidden, head, targets = drawn(rows=V + 5)
+    with torch.no_grad():
+        head[V:] = 1e3 * hidden[:5]
+    found = value_and_gradients(ours, hidden, head, targets)
+    assert_equal(found[:2], value_and_gradients(plain, hidden, head, targets)[:2])
+    assert not found[2][V:].any()
+
+
+def test_a_tied_head_also_gets_its_gradient_as_an_embedding() -> None:
+    _, table, targets = drawn()
+    ids = torch.arange(N) % V
+
+    def tied(function: Callable[..., Tensor]) -> list[Tensor]:
+        total = function(torch.tanh(F.embedding(ids, table)), table, targets)
+        return [total.detach(), *torch.autograd.grad(total, table)]
+
+    assert_equal(tied(ours), tied(plain))
+
+
+def test_non_contiguous_inputs() -> None:
+    hidden, head, targets = drawn()
+    wide = torch.randn(D, 2 * N, dtype=torch.float64).T.requires_grad_()  # (2 N, D), columns adjacent
+    cases = [
+        (wide[::2], head, targets),
+        (hidden.detach().T.contiguous().T.requires_grad_(), head.detach().T.contiguous().T.requires_grad_(), targets),
+        (hidden[:1].expand(N, D), head, targets),
+        (hidden, head, torch.stack([targets, targets]).T[:, 0]),
+        (hidden.flip(0), head[::2].repeat_interleave(2, 0)[:V], targets),
+    ]
+    for case in cases:
+        assert_equal(value_and_gradients(ours, *case), value_and_gradients(plain, *case))
+
+
+def test_nothing_counts() -> None:
+    hidden, head, targets = drawn(ignored=N)
+    total, d_hidden, d_head = value_and_gradients(ours, hidden, head, targets)
+    assert (float(total), bool(d_hidden.any()), bool(d_head.any())) == (0.0, False, False)
+    assert summed_cross_entropy(hidden, head, targets, vocab_size=V)[1] == 0
+    none = value_and_gradients(ours, hidden[:0], head, targets[:0])
+    assert (float(none[0]), none[1].shape, bool(none[2].any())) == (0.0, (0, D), False)
+
+
+def test_a_zero_head_costs_ln_v_a_token() -> None:
+    hidden, head, targets = drawn(rows=V + 3)
+    assert float(ours(hidden, head * 0, targets).detach()) == pytest.approx(N * math.log(V), rel=1e-14)
+
+
+def test_micro_batches_add_up() -> None:
+    hidden, head, targets = drawn(ignored=4)
+    whole = value_and_gradients(ours, hidden, head, targets)
+    parts = [value_and_gradients(ours, hidden[a:b], head, targets[a:b]) for a, b in ((0, 9), (9, N))]
+    assert_equal([whole[0], whole[2]], [parts[0][0] + parts[1][0], parts[0][2] + parts[1][2]])
+
+
+def test_one_of_the_two_needs_no_gradient() -> None:
+    hidden, head, targets = drawn()
+    wanted = value_and_gradients(plain, hidden, head, targets)
+    for frozen in (0, 1):
+        inputs = [hidden, head]
+        inputs[frozen] = inputs[frozen].detach()
+        (found,) = torch.autograd.grad(ours(*inputs, targets) / 7, inputs[1 - frozen])
+        assert_equal([found], [wanted[2 - frozen]])
+
+
+def test_without_gradients_none_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, head, targets = drawn()
+    products = []
+    mm = torch.mm
+    monkeypatch.setattr(torch, "mm", lambda *a, **k: products.append(1) or mm(*a, **k))
+    with torch.no_grad():
+        total = ours(hidden, head, targets)
+    assert not total.requires_grad
+    assert not products
+    assert_equal([total], [plain(hidden, head, targets).detach()])
+    ours(hidden, head, targets)
+    assert products
+
+
+def test_huge_logits_stay_finite() -> None:
+    hidden, head, targets = drawn()
+    big = (hidden.detach() * 1e4).requires_grad_()
+    assert_equal(value_and_gradients(ours, big, head, targets), value_and_gradients(plain, big, head, targets), 1e-12)
+    assert torch.isfinite(ours(big.float(), head.float(), targets))
+
+
+@pytest.mark.parametrize("softcap", [0.0, 15.0])
+def test_float32_and_bfloat16(softcap: float) -> None:
+    """Reduced precision rounds the products; a float32 head under bfloat16 states keeps a float32 gradient."""
+    hidden, head, targets = drawn(200, V + 1, ignored=20, dtype=torch.float32)
+    wanted = value_and_gradients(plain, hidden.double(), head.double(), targets, softcap=softcap)
+    found = value_and_gradients(ours, hidden, head, targets, softcap=softcap)
+    assert [t.dtype for t in found] == [torch.float32] * 3
+    for a, b in zip(found, wanted, strict=True):
+        assert float((a - b).norm()) <= 1e-6 * float(b.norm())
+    for heads in (torch.float32, torch.bfloat16):
+        half = value_and_gradients(ours, hidden.bfloat16(), head.to(heads), targets, softcap=softcap)
+        assert [t.dtype for t in half] == [torch.float32, torch.bfloat16, heads]
+        for a, b in zip(half, wanted, strict=True):
+            assert float((a - b).norm()) <= 0.01 * float(b.norm())
+
+
+def test_the_sum_of_many_float32_tokens_is_exact_to_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunk sums are added in float64: a million tokens lose nothing to a running float32 sum."""
+    n = 1 << 20
+    monkeypatch.setattr(loss, "CHUNK_ELEMENTS", 1 << 14)
+    total = summed_cross_entropy(torch.zeros(n, 1), torch.zeros(2, 1), torch.zeros(n, dtype=torch.int64), vocab_size=2)
+    assert float(total[0]) == pytest.approx(n * math.log(2), rel=6e-8)
