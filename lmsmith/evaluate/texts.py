@@ -16,6 +16,8 @@ def score_texts(
     tokenizer: Tokenizer,
     sources: Sequence[str],
     *,
+    text_field: str = "text",
+    encoding: str = "auto",
     errors: Literal["strict", "replace"] = "strict",
     stride: int | None = None,
 ) -> Score:
@@ -24,7 +26,7 @@ def score_texts(
     Raises DataError for what cannot be read, and where there is nothing to score.
     """
     parts, n_bytes, n_unknown, n_unknown_bytes = [], 0, 0, 0
-    for document in Documents(sources, errors=errors):
+    for document in Documents(sources, text_field=text_field, encoding=encoding, errors=errors):
         if tokenizer.end_of_text is not None:
             parts.append(np.array([tokenizer.end_of_text], dtype=np.uint32))
         parts.append(tokenizer.encode(document.text).astype(np.uint32))

@@ -1,72 +1,125 @@
-"""What a run says while it goes: metrics.jsonl for programs, a live bar or plain lines for people."""
+"""What a run says while it goes: metrics.jsonl for programs, samples.md to read, a live bar or plain lines to watch."""
 
 import json
 import math
-import os
+import re
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from lmsmith import atomic
+from lmsmith.errors import StorageError
+
 SMOOTHING = 0.95  # share of the past in the loss that is shown
+LIVE_SECONDS, LINE_SECONDS = 0.2, 5.0  # between two refreshes of the bar, between two plain lines
+RATE_SECONDS = 10.0  # the rate shown is that of the last ten to twenty seconds
+NARROWEST_BAR, WIDEST_BAR = 8, 40
 
 
 class MetricsFile:
-    """RUN/metrics.jsonl: one JSON object a line, each line written whole and at once."""
+    """RUN/metrics.jsonl: one JSON object a line, each line written at once."""
 
-    def __init__(self, path: Path, *, from_step: int = 0) -> None:
-        """Opens for appending; lines after `from_step`, of updates that a resumed run makes again, are dropped."""
-        kept = []
-        if path.exists():
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-                try:
-                    if json.loads(line)["step"] <= from_step:
-                        kept.append(line + "\n")
-                except (ValueError, KeyError, TypeError):
-                    continue  # a line that a kill cut short
-        beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        beside.write_text("".join(kept), encoding="utf-8")
-        beside.replace(path)
-        self._file = path.open("a", encoding="utf-8")
+    def __init__(self, path: Path, *, step: int = 0, evaluated_step: int = 0) -> None:
+        """Opens for appending. Raises StorageError.
+
+        A resumed run makes again what came after its checkpoint: lines of updates after `step`, and of evaluations
+        after `evaluated_step`, are dropped, and so is a last line that a kill cut short.
+        """
+        self.path = path
+        with self._explained():
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+            atomic.write(path, "".join(line + "\n" for line in lines if _is_kept(line, step, evaluated_step)))
+            self._file = path.open("a", encoding="utf-8")
 
     def write(self, **values: Any) -> None:
-        safe = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-        self._file.write(json.dumps(safe) + "\n")
-        self._file.flush()
+        """Appends a line. JSON has no NaN and no infinity: they become null. Raises StorageError."""
+        with self._explained():
+            self._file.write(json.dumps(finite(values)) + "\n")
+            self._file.flush()
 
-    def close(self) -> None:
-        self._file.close()
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._explained():
+            self._file.close()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StorageError(atomic.explain(error, self.path)) from error
+
+
+def finite(values: dict[str, Any]) -> dict[str, Any]:
+    """The same with None for what JSON cannot hold."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+
+
+def _is_kept(line: str, step: int, evaluated_step: int) -> bool:
+    try:
+        found = json.loads(line)
+        return bool(found["step"] <= (evaluated_step if found["kind"] == "eval" else step))
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def add_samples(path: Path, step: int, texts: Sequence[str]) -> None:
+    """Appends a section to samples.md; one of the same step, of a run that was killed and resumed, goes.
+
+    Raises StorageError.
+    """
+    try:
+        before = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    except OSError as error:
+        raise StorageError(atomic.explain(error, path)) from error
+    longest = max((len(run) for text in texts for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    blocks = "".join(f"{fence}\n{text.strip()}\n{fence}\n\n" for text in texts)
+    before = before.partition(f"## step {step}\n\n```")[0]
+    atomic.write(path, f"{before}## step {step}\n\n{blocks}")
 
 
 class Progress:
     """A live bar on a terminal; elsewhere a plain line now and then."""
 
-    def __init__(self, console: Console, n_steps: int, tokens_per_step: int) -> None:
+    def __init__(self, console: Console, n_steps: int, tokens_per_step: int, *, step: int = 0) -> None:
         self.console, self.n_steps, self.tokens_per_step = console, n_steps, tokens_per_step
         self.loss = self.val_loss = math.nan
-        self.step, self._last_line = 0, 0.0
-        self._rate, self._from = 0.0, (0, time.monotonic())
-        self._live = Live(console=console, transient=True, auto_refresh=False) if console.is_terminal else None
+        self.step = step
+        self._rate, self._from, self._shown_at = 0.0, (step, time.monotonic()), -math.inf
+        live = console.is_terminal and not console.is_dumb_terminal
+        self._live = Live(console=console, transient=True, auto_refresh=False) if live else None
+
+    def __enter__(self) -> Self:
         if self._live:
             self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
 
     def update(self, step: int, loss: float) -> None:
         """After update number `step` (from 1)."""
         self.step = step
         self.loss = loss if math.isnan(self.loss) else SMOOTHING * self.loss + (1 - SMOOTHING) * loss
         now = time.monotonic()
-        due = 0.2 if self._live else 5.0
-        if now - self._last_line < due and step < self.n_steps:
+        if now - self._shown_at < (LIVE_SECONDS if self._live else LINE_SECONDS) and step < self.n_steps:
             return
         first, since = self._from
         if now > since:
             self._rate = (step - first) * self.tokens_per_step / (now - since)
-        if now - since > 10:  # the rate shown is that of the last ten to twenty seconds
+        if now - since > RATE_SECONDS:
             self._from = (step, now)
-        self._last_line = now
+        self._shown_at = now
         self._show()
 
     def evaluated(self, step: int, val_loss: float, bits_per_byte: float) -> None:
@@ -74,29 +127,25 @@ class Progress:
         self.say(f"step {step:>6,}  val loss {val_loss:.4f}  {bits_per_byte:.3f} bits per byte")
 
     def say(self, message: str) -> None:
-        self.console.print(message, highlight=False, soft_wrap=True)
-
-    def close(self) -> None:
-        if self._live:
-            self._live.stop()
+        self.console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     def _show(self) -> None:
         left = (self.n_steps - self.step) * self.tokens_per_step / self._rate if self._rate else math.nan
-        numbers = f"loss {self.loss:.3f}"
-        if not math.isnan(self.val_loss):
-            numbers += f"  val {self.val_loss:.3f}"
-        numbers += f"  {self._rate:,.0f} tokens/s  {clock(left)} left"
+        val = "" if math.isnan(self.val_loss) else f"  val {self.val_loss:.3f}"
+        numbers = f"loss {self.loss:.3f}{val}  {self._rate:,.0f} tokens/s  {clock(left)} left"
         if self._live is None:
             self.say(f"step {self.step:>6,}/{self.n_steps:,}  {numbers}")
-            return
-        width = max(10, min(40, self.console.width - len(numbers) - 24))
-        done = self.step / max(1, self.n_steps)
-        full = int(done * width)
-        bar = Text.assemble(("━" * full, "green"), ("━" * (width - full), "bright_black"))
-        self._live.update(
-            Text.assemble(f"{self.step:>6,}/{self.n_steps:,} ", bar, f" {numbers}", no_wrap=True, overflow="ellipsis"),
-            refresh=True,
-        )
+        else:
+            self._live.update(self._bar(numbers), refresh=True)
+
+    def _bar(self, numbers: str) -> Text:
+        """Step, bar, numbers; in a narrow terminal first the bar goes and then what does not fit on the right."""
+        step = f"{self.step:>{len(f'{self.n_steps:,}')},}/{self.n_steps:,} "
+        width = min(WIDEST_BAR, self.console.width - len(step) - len(numbers) - 2)
+        full = int(self.step / max(1, self.n_steps) * width)
+        bar = Text.assemble(("━" * full, "green"), ("━" * (width - full), "bright_black"), " ")
+        bar = bar if width >= NARROWEST_BAR else Text()
+        return Text.assemble(step, bar, numbers, no_wrap=True, overflow="ellipsis")
 
 
 def clock(seconds: float) -> str:

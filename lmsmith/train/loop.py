@@ -1,21 +1,18 @@
 """When to step, evaluate, sample and save.
 
 Everything an uninterrupted run would carry from one step to the next is in the checkpoint: weights, optimiser, step,
-schedule, best weights so far. Batches and dropout are functions of (seed, step), so nothing else is needed for a resumed
-run to reach the same weights, bit for bit.
+schedule, best weights so far, and whether that step has been evaluated. Batches and dropout are functions of (seed,
+step), so nothing else is needed for a resumed run to reach the same weights, bit for bit.
 
-With `--minutes` the number of steps is an estimate that is corrected while the run goes, from the time updates take;
-the learning rate follows it. With `--steps` or `--tokens` nothing depends on the clock.
+With a deadline (`--minutes`) the number of steps is an estimate that is corrected while the run goes, from the time
+updates take (`plan.py`); the learning rate follows it. Without one nothing depends on the clock but when to save.
 """
 
-import json
 import math
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections import deque
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,44 +20,57 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from lmsmith import atomic
 from lmsmith.accounting.measure import use_matmul
 from lmsmith.accounting.predict import train_flops_per_token
-from lmsmith.checkpoint import load_checkpoint, save_checkpoint, save_model
+from lmsmith.checkpoint import available, load_checkpoint, save_checkpoint, save_model
 from lmsmith.config import RunConfig, flatten
 from lmsmith.data.batches import Batches
 from lmsmith.data.prepare import Corpus
+from lmsmith.errors import TrainingError
 from lmsmith.evaluate.likelihood import Score, score_ids
-from lmsmith.generate.decode import continue_text
+from lmsmith.generate.decode import generate
 from lmsmith.generate.sampling import Sampling
 from lmsmith.models.gpt import GPT
 from lmsmith.optim.groups import Optimisers
 from lmsmith.tokens.files import save_tokenizer
-from lmsmith.train.log import MetricsFile, Progress
+from lmsmith.tokens.tokenizer import Tokenizer
+from lmsmith.train.log import MetricsFile, Progress, add_samples, finite
+from lmsmith.train.plan import Stopwatch, corrected_steps, look_due
+from lmsmith.train.run import empty_prompt
 from lmsmith.train.step import update
+from lmsmith.train.stop import Noted, Stopped, noted
 
-SAVE_SECONDS = 60.0
-SAMPLE_SECONDS = 20.0  # between samples drawn while training
+SAVE_SECONDS = 60.0  # between two checkpoints, unless train.save_every says it in steps
+SAMPLE_SECONDS = 20.0  # between two samples drawn while training
+SAMPLE_SHARE = 0.02  # of the time, at most, goes into them
 SAMPLE_TOKENS = 300
-TOO_FAR = 0.02  # a plan that is off by this share of the steps is corrected
+LAST_SAMPLE_SECONDS = 2.0  # with a deadline, for the samples at the end
+DISK_BYTES_A_SECOND, BYTES_A_PARAMETER = 2e8, 16  # of a checkpoint, until one has been measured
+RECENT = 20  # updates whose mean is the rate in metrics.jsonl
 
 
 @dataclass
 class Progressed:
-    """How far a run is: what its checkpoint carries besides tensors."""
+    """How far a run is: what its checkpoint carries besides tensors. Infinite: there is none yet."""
 
     step: int = 0
     n_steps: int = 0
+    evaluated_step: int = 0
     tokens_seen: int = 0
     train_seconds: float = 0.0
     wall_seconds: float = 0.0
+    best_step: int = 0
     best_val_loss: float = math.inf
     best_val_bits_per_byte: float = math.inf
-    best_step: int = 0
     val_loss: float = math.inf
     val_bits_per_byte: float = math.inf
-    seconds_to_target: float | None = None
+    seconds_to_target: float = math.inf
     n_corrections: int = 0
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> "Progressed":
+        values: dict[str, Any] = {k: math.inf if v is None else v for k, v in state.items()}
+        return cls(**values)
 
 
 class Training:
@@ -75,7 +85,7 @@ class Training:
         *,
         device: torch.device,
         peak_flops: float,
-        deadline: float | None = None,
+        deadline: float = math.inf,
     ) -> None:
         """`deadline`: time.monotonic() by which updates, last evaluation and save must be over."""
         self.config, self.corpus, self.run, self.console = config, corpus, run, console
@@ -93,113 +103,141 @@ class Training:
             seed=config.train.seed,
         )
         self.so_far = Progressed(n_steps=config.train.steps)
-        self.best: dict[str, Tensor] = {}
-        self.eval_seconds = self.save_seconds = 0.0
-        self._last_save = self._last_sample = self._began = time.monotonic()
+        self.best: dict[str, Tensor] = {}  # copies of the best weights; empty before the first evaluation
+        self.took = Stopwatch()
+        self._recent: deque[float] = deque(maxlen=RECENT)
+        self._began = self._last_save = self._last_sample = time.monotonic()
         self._wall_before = 0.0
+        self._saved = (-1, -1)  # the step of the newest checkpoint, and the last evaluation it knows of
         self._model_saved_at = -1
 
     def restore(self) -> bool:
-        """Goes on from the newest whole checkpoint; False where there is none and the run begins at step 0."""
-        if not (self.run / "checkpoints").is_dir():
+        """Goes on from the newest whole checkpoint; False where there is none and the run begins at step 0.
+
+        Raises CheckpointError where there are some and none is whole.
+        """
+        if not available(self.run):
             return False
         found = load_checkpoint(self.run)
         self.model.load_state_dict(found.tensors["model"])
         self.optimisers.load_state(found.tensors["optimizer"])
-        self.so_far = Progressed(**{k: math.inf if v is None else v for k, v in found.state["finite"].items()})
-        self.so_far.seconds_to_target = found.state["seconds_to_target"]
-        self.best = found.tensors.get("best", {}) or self._weights()
+        self.so_far = Progressed.from_state(found.state)
+        if self.so_far.best_step:
+            self.best = found.tensors.get("best") or self._weights(copy=True)
         self._wall_before = self.so_far.wall_seconds
+        self._saved = (self.so_far.step, self.so_far.evaluated_step)
         return True
 
     def go(self) -> dict[str, Any]:
-        """Trains to the end, or to a signal, and returns the summary. Everything is on disk when it returns."""
-        so_far, config = self.so_far, self.config
-        first_step = so_far.step
-        metrics = MetricsFile(self.run / "metrics.jsonl", from_step=first_step)
-        progress = Progress(self.console, so_far.n_steps, self.batches.tokens_per_batch)
-        flops_per_step = train_flops_per_token(config.model) * self.batches.tokens_per_batch
-        finished = "steps"
+        """Trains to the end or to a signal, saves, and returns the summary.
+
+        Raises TrainingError, StorageError; Stopped where a second Ctrl-C did not wait for the save.
+        """
+        so_far, first_step = self.so_far, self.so_far.step
+        path = self.run / "metrics.jsonl"
         self.model.train()
         self._began = self._last_save = self._last_sample = time.monotonic()
-        recent: list[float] = []
-        with stop_signals() as stop:
-            try:
-                while so_far.step < so_far.n_steps:
-                    began = time.perf_counter()
-                    result = update(self.model, self.optimisers, self.batches, config, so_far.step, so_far.n_steps)
-                    seconds = time.perf_counter() - began
-                    so_far.step += 1
-                    so_far.train_seconds += seconds
-                    so_far.tokens_seen += self.batches.tokens_per_batch
-                    recent = [*recent[-19:], seconds]
-                    progress.update(so_far.step, result["loss"])
-                    last = so_far.step >= so_far.n_steps
-                    if so_far.step % config.train.log_every == 0 or last or so_far.step == 1:
-                        rate = len(recent) / sum(recent)
-                        metrics.write(
-                            kind="train",
-                            step=so_far.step,
-                            **result,
-                            tokens=so_far.tokens_seen,
-                            seconds=so_far.train_seconds,
-                            tokens_per_second=rate * self.batches.tokens_per_batch,
-                            mfu=rate * flops_per_step / self.peak_flops,
-                        )
-                    if stop.received:
-                        finished = "signal"
-                        break
-                    if so_far.step % config.train.eval_every == 0 or last:
-                        self._evaluate(metrics, progress)
-                        if so_far.val_loss <= config.train.stop_at_val_loss:
-                            so_far.seconds_to_target = so_far.train_seconds
-                            finished = "target"
-                            break
-                    if self.deadline is not None and not last:
-                        self._correct_plan(sorted(recent)[len(recent) // 2], metrics, progress)
-                        if so_far.step >= so_far.n_steps:  # the time was up before the plan was
-                            finished = "time"
-                            self._evaluate(metrics, progress)
-                    if self._save_due():
-                        self._save()
-                if self.deadline is not None and finished == "steps":
-                    finished = "time"
-                progress.close()
-                if finished == "signal":
-                    self.console.print(
-                        f"stopped by {stop.received.name if stop.received else ''}: saving step {so_far.step}"
-                    )
-                self._save()
-            finally:
-                progress.close()
-                metrics.close()
+        with noted() as stop:
+            with (
+                MetricsFile(path, step=first_step, evaluated_step=so_far.evaluated_step) as metrics,
+                Progress(self.console, so_far.n_steps, self.batches.tokens_per_batch, step=first_step) as progress,
+            ):
+                finished = self._train(metrics, progress, stop)
+                if finished == "signal" and stop.signal:
+                    progress.say(f"stopped by {stop.signal.name}: saving step {so_far.step:,}")
+            self._save()
             if finished != "signal":
-                self._sample(self.so_far.step, n=3)
-        return self._summary(finished, first_step, stop.received)
+                try:
+                    with stop.at_once():
+                        self._sample(3, LAST_SAMPLE_SECONDS if self.deadline < math.inf else math.inf)
+                except Stopped:
+                    finished = "signal"
+        return self._summary(finished, first_step, stop)
 
-    def _evaluate(self, metrics: MetricsFile, progress: Progress) -> None:
-        """The loss on the whole validation split; keeps the weights if they are the best so far."""
-        so_far, began = self.so_far, time.monotonic()
-        score = self.score()
-        so_far.val_loss, so_far.val_bits_per_byte = score.nats_per_token, score.bits_per_byte
-        if so_far.val_loss < so_far.best_val_loss:
-            so_far.best_val_loss, so_far.best_val_bits_per_byte = so_far.val_loss, so_far.val_bits_per_byte
-            so_far.best_step = so_far.step
-            self.best = self._weights()
-        metrics.write(
-            kind="eval",
-            step=so_far.step,
-            val_loss=so_far.val_loss,
-            val_bits_per_byte=so_far.val_bits_per_byte,
-            tokens=so_far.tokens_seen,
-            seconds=so_far.train_seconds,
-        )
-        progress.evaluated(so_far.step, so_far.val_loss, so_far.val_bits_per_byte)
-        if time.monotonic() - self._last_sample > SAMPLE_SECONDS:
-            self._sample(so_far.step, n=1)
-        self.eval_seconds = max(self.eval_seconds, time.monotonic() - began)
+    def _train(self, metrics: MetricsFile, progress: Progress, stop: Noted) -> str:
+        """Updates until something ends it, and what that is: "steps", "time", "target" or "signal"."""
+        so_far, target = self.so_far, self.config.train.stop_at_val_loss
+        while True:
+            if self._evaluation_due():
+                try:
+                    with stop.at_once(), self.took("evaluation"):
+                        score = self.score()
+                except Stopped:  # the resumed run begins with this evaluation
+                    return "signal"
+                self._evaluated(score, metrics, progress)
+                if target and so_far.val_loss <= target:
+                    so_far.seconds_to_target = so_far.train_seconds
+                    return "target"
+                if so_far.step < so_far.n_steps and self._sample_due():
+                    try:
+                        with stop.at_once():
+                            self._sample(1, LAST_SAMPLE_SECONDS if self.deadline < math.inf else math.inf)
+                    except Stopped:
+                        return "signal"
+            if so_far.step >= so_far.n_steps:
+                return "time" if self.deadline < math.inf else "steps"
+            if stop.signal:
+                return "signal"
+            if self._save_due():
+                self._save()
+            with self.took("update" if self._recent else "first update"):
+                self._update(metrics, progress)
+            if self.deadline < math.inf:
+                self._keep_deadline(metrics, progress)
+
+    def _update(self, metrics: MetricsFile, progress: Progress) -> None:
+        so_far, config = self.so_far, self.config
+        began = time.perf_counter()
+        result = update(self.model, self.optimisers, self.batches, config, so_far.step, so_far.n_steps)
+        seconds = time.perf_counter() - began
+        so_far.step += 1
+        so_far.train_seconds += seconds
+        so_far.tokens_seen += self.batches.tokens_per_batch
+        self._recent.append(seconds)
+        rate = self.batches.tokens_per_batch * len(self._recent) / sum(self._recent)
+        if so_far.step % config.train.log_every == 0 or so_far.step in (1, so_far.n_steps):
+            metrics.write(
+                kind="train",
+                step=so_far.step,
+                **result,
+                tokens=so_far.tokens_seen,
+                seconds=so_far.train_seconds,
+                tokens_per_second=rate,
+                mfu=rate * train_flops_per_token(config.model) / self.peak_flops,
+            )
+        progress.update(so_far.step, result["loss"])
+
+    def _keep_deadline(self, metrics: MetricsFile, progress: Progress) -> None:
+        """Makes this the last step if the time is up; else sets, when it is due, the number of steps that fits."""
+        so_far, took = self.so_far, self.took
+        update_seconds = took.mean("update") or took.mean("first update")
+        # Forward alone is a third of an update; writing is as fast as an old disk, until it has been measured.
+        forward = update_seconds / 3 * len(self.corpus.validation) / self.batches.tokens_per_batch
+        evaluation = took.latest.get("evaluation", forward)
+        save = took.latest.get("save", BYTES_A_PARAMETER * self.model.n_parameters() / DISK_BYTES_A_SECOND)
+        now = time.monotonic()
+        left = self.deadline - now - evaluation - save
+        step_seconds = update_seconds + evaluation / self.config.train.eval_every
+        n_steps = so_far.n_steps
+        if left < step_seconds:
+            n_steps = so_far.step
+        elif look_due(so_far.n_steps, so_far.step):
+            aside = (took.total["save"] + took.total["sample"]) / (now - self._began)
+            n_steps = corrected_steps(so_far.n_steps, so_far.step, step_seconds, left * (1 - aside))
+        if n_steps != so_far.n_steps:
+            message = f"{n_steps:,} steps fit, not {so_far.n_steps:,}: an update takes {1000 * update_seconds:.3g} ms"
+            metrics.write(kind="event", step=so_far.step, message=message)
+            progress.say(f"step {so_far.step:>6,}  {message}")
+            so_far.n_corrections += 1
+            so_far.n_steps = progress.n_steps = n_steps
+
+    def _evaluation_due(self) -> bool:
+        so_far = self.so_far
+        rhythm = so_far.step % self.config.train.eval_every == 0 or so_far.step >= so_far.n_steps
+        return rhythm and so_far.step > so_far.evaluated_step
 
     def score(self) -> Score:
+        """The score of the whole validation split."""
         counts = self.corpus.counts
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.dtype == "bfloat16"):
             return score_ids(
@@ -209,74 +247,76 @@ class Training:
                 n_unknown=counts.n_val_unknown,
                 n_unknown_bytes=counts.n_val_unknown_bytes,
                 first_given=self.corpus.first_given,
-                rows_per_batch=max(1, 4096 // self.config.model.context_length),  # activations stay in the cache
             )
 
-    def _correct_plan(self, seconds_a_step: float, metrics: MetricsFile, progress: Progress) -> None:
-        """Sets the number of steps to what fits before the deadline, if the plan is off by more than TOO_FAR."""
-        assert self.deadline is not None
-        so_far, every = self.so_far, self.config.train.eval_every
-        left = self.deadline - time.monotonic() - self.save_seconds - self.eval_seconds
-        n_evals = max(0, so_far.n_steps // every - so_far.step // every)
-        left -= n_evals * self.eval_seconds
-        fits = so_far.step + max(0, int(left / seconds_a_step))
-        if so_far.step < 5 or abs(fits - so_far.n_steps) <= max(1, TOO_FAR * so_far.n_steps):
-            if fits >= so_far.n_steps or so_far.n_steps - so_far.step > 20:
-                return
-        if fits == so_far.n_steps or so_far.step < 5:
-            return
+    def _evaluated(self, score: Score, metrics: MetricsFile, progress: Progress) -> None:
+        """Takes note of an evaluation; keeps the weights if they are the best so far."""
+        so_far = self.so_far
+        if not math.isfinite(score.nats):
+            raise TrainingError(
+                f"step {so_far.step}: the validation loss is {score.nats_per_token}: training has diverged. Lower "
+                "--optim.learning_rate or --optim.muon_learning_rate, or lengthen --schedule.warmup_steps."
+            )
+        so_far.evaluated_step = so_far.step
+        so_far.val_loss, so_far.val_bits_per_byte = score.nats_per_token, score.bits_per_byte
+        if so_far.val_loss < so_far.best_val_loss:
+            so_far.best_val_loss, so_far.best_val_bits_per_byte = so_far.val_loss, so_far.val_bits_per_byte
+            so_far.best_step = so_far.step
+            self.best = self._weights(copy=True)
         metrics.write(
-            kind="event", step=so_far.step, message=f"steps corrected from {so_far.n_steps} to {fits}: time measured"
+            kind="eval",
+            step=so_far.step,
+            val_loss=so_far.val_loss,
+            val_bits_per_byte=so_far.val_bits_per_byte,
+            tokens=so_far.tokens_seen,
+            seconds=so_far.train_seconds,
         )
-        so_far.n_corrections += 1
-        so_far.n_steps = progress.n_steps = fits
+        progress.evaluated(so_far.step, so_far.val_loss, so_far.val_bits_per_byte)
 
     def _save_due(self) -> bool:
-        every = self.config.train.save_every
-        return self.so_far.step % every == 0 if every else time.monotonic() - self._last_save > SAVE_SECONDS
+        every, step = self.config.train.save_every, self.so_far.step
+        if step == 0 or step == self._saved[0]:
+            return False
+        return step % every == 0 if every else time.monotonic() - self._last_save > SAVE_SECONDS
 
     def _save(self) -> None:
-        began, so_far = time.monotonic(), self.so_far
-        so_far.wall_seconds = self._wall_before + began - self._began
-        tensors = {"model": self._weights(copy=False), "optimizer": self.optimisers.state()}
-        if self.best and so_far.best_step != so_far.step:
-            tensors["best"] = self.best
-        finite = {k: v for k, v in vars(so_far).items() if k != "seconds_to_target"}
-        state = {
-            "finite": {k: None if v == math.inf else v for k, v in finite.items()},
-            "seconds_to_target": so_far.seconds_to_target,
-        }
-        save_checkpoint(self.run, so_far.step, tensors, state, keep=self.config.train.keep)
-        if self._model_saved_at != so_far.best_step or not self.best:
-            config = {"model": flatten(vars(self.config.model)), "step": so_far.best_step}
-            save_model(self.run / "model", self.best or self._weights(copy=False), config)
-            save_tokenizer(self.corpus.tokenizer, self.run / "model")
-            self._model_saved_at = so_far.best_step
+        """A checkpoint, and in RUN/model the best weights so far. What is on disk already is not written again."""
+        so_far = self.so_far
+        with self.took("save"):
+            so_far.wall_seconds = self._wall_before + time.monotonic() - self._began
+            if self._saved != (so_far.step, so_far.evaluated_step):
+                tensors = {"model": self._weights(copy=False), "optimizer": self.optimisers.state()}
+                if self.best and so_far.best_step != so_far.step:
+                    tensors["best"] = self.best
+                train = self.config.train
+                save_checkpoint(
+                    self.run, so_far.step, tensors, finite(asdict(so_far)), keep=train.keep, best_step=so_far.best_step
+                )
+                self._saved = (so_far.step, so_far.evaluated_step)
+            source = so_far.best_step if self.best else so_far.step
+            if self._model_saved_at != source:
+                save_tokenizer(self.corpus.tokenizer, self.run / "model")
+                config = {"model": flatten(vars(self.config.model)), "step": source}
+                save_model(self.run / "model", self.best or self._weights(copy=False), config)
+                self._model_saved_at = source
         self._last_save = time.monotonic()
-        self.save_seconds = self._last_save - began
 
-    def _weights(self, *, copy: bool = True) -> dict[str, Tensor]:
+    def _weights(self, *, copy: bool) -> dict[str, Tensor]:
         return {n: p.detach().clone() if copy else p.detach() for n, p in self.model.named_parameters()}
 
-    def _sample(self, step: int, *, n: int) -> None:
-        """Appends continuations of a line's beginning to samples.md."""
-        prompt = "\n" if self.corpus.tokenizer.end_of_text is None else ""
-        if not prompt or len(self.corpus.tokenizer.encode(prompt)):
-            texts = continue_text(
-                self.model,
-                self.corpus.tokenizer,
-                prompt,
-                max_tokens=SAMPLE_TOKENS,
-                n=n,
-                sampling=Sampling(temperature=0.8),
-                seed=self.config.train.seed,
-            )
-            blocks = "".join(f"```\n{text.strip()}\n```\n\n" for text in texts)
-            with (self.run / "samples.md").open("a", encoding="utf-8") as file:
-                file.write(f"## step {step}\n\n{blocks}")
+    def _sample_due(self) -> bool:
+        pause = max(SAMPLE_SECONDS, self.took.latest.get("sample", 0.0) / SAMPLE_SHARE)
+        return time.monotonic() - self._last_sample > pause
+
+    def _sample(self, n: int, seconds: float) -> None:
+        """Adds n texts of up to SAMPLE_TOKENS to samples.md, shorter ones where `seconds` do not suffice."""
+        with self.took("sample"):
+            texts = sample_texts(self.model, self.corpus.tokenizer, n, seconds, self.config.train.seed)
+            if texts:
+                add_samples(self.run / "samples.md", self.so_far.step, texts)
         self._last_sample = time.monotonic()
 
-    def _summary(self, finished: str, first_step: int, stopped_by: signal.Signals | None) -> dict[str, Any]:
+    def _summary(self, finished: str, first_step: int, stop: Noted) -> dict[str, Any]:
         so_far, counts = self.so_far, self.corpus.counts
         so_far.wall_seconds = self._wall_before + time.monotonic() - self._began
         rate = so_far.tokens_seen / so_far.train_seconds if so_far.train_seconds else math.nan
@@ -299,7 +339,7 @@ class Training:
             "dtype": self.config.train.dtype,
             "threads": self.config.train.threads,
             "finished": finished,
-            "signal": stopped_by.name if stopped_by and finished == "signal" else None,
+            "signal": stop.signal.name if stop.signal and finished == "signal" else None,
             "planned_steps": so_far.n_steps,
             "n_corrections": so_far.n_corrections,
             "resumed_from_step": first_step or None,
@@ -310,36 +350,31 @@ class Training:
             "n_val_bytes": counts.n_val_bytes,
             "n_val_unknown": counts.n_val_unknown,
         }
-        summary = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in summary.items()}
-        atomic.write(self.run / "summary.json", json.dumps(summary, indent=1) + "\n")
-        if self.deadline is not None and finished == "time":  # what repeats this run without a clock
-            repeat = replace(self.config, train=replace(self.config.train, steps=so_far.n_steps))
-            atomic.write(self.run / "config.toml", repeat.to_toml())
-        return summary
+        return finite(summary)
 
 
-class StopRequest:
-    """Whether a signal has asked the run to stop."""
-
-    received: signal.Signals | None = None
-
-
-@contextmanager
-def stop_signals() -> Iterator[StopRequest]:
-    """SIGINT and SIGTERM ask for a stop after the update at hand; a second SIGINT interrupts at once."""
-    request = StopRequest()
-
-    def ask(number: int, frame: object) -> None:
-        if request.received is not None:
-            raise KeyboardInterrupt
-        request.received = signal.Signals(number)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield request
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def sample_texts(model: GPT, tokenizer: Tokenizer, n: int, seconds: float, seed: int) -> list[str]:
+    """n texts from their beginning on; none where there is no token that a text could begin with."""
+    ids = tokenizer.encode(empty_prompt(tokenizer)).tolist()
+    if tokenizer.end_of_text is not None:
+        ids = [tokenizer.end_of_text]
+    if not ids:
+        return []
+    until, rows = time.monotonic() + seconds, list[list[int]]()
+    for row in generate(
+        model,
+        ids,
+        max_tokens=SAMPLE_TOKENS,
+        n=n,
+        sampling=Sampling(temperature=0.8),
+        seed=seed,
+        stop_id=tokenizer.end_of_text,
+    ):
+        rows.append(row)
+        if time.monotonic() > until:
+            break
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    return [tokenizer.decode([id for id in column if id != tokenizer.end_of_text]) for column in columns]
 
 
 def peak_memory_bytes(device: torch.device) -> int:

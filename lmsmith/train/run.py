@@ -7,6 +7,10 @@ A run folder appears at once with its config and tokens in it, so what is there 
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +19,7 @@ from lmsmith import atomic
 from lmsmith.checkpoint import load_model
 from lmsmith.config import ModelConfig, RunConfig, flatten, read_toml
 from lmsmith.data.prepare import Corpus, load
-from lmsmith.errors import CheckpointError, UsageError
+from lmsmith.errors import CheckpointError, DataError, StorageError, UsageError
 from lmsmith.evaluate.likelihood import Score, score_ids
 from lmsmith.models.gpt import GPT
 from lmsmith.tokens.files import load_tokenizer
@@ -23,29 +27,44 @@ from lmsmith.tokens.tokenizer import Tokenizer
 
 
 def free_place(out: Path | None, name: str) -> Path:
-    """Where a new run goes: `out`, which must hold nothing yet, or runs/NAME-1, runs/NAME-2, ..."""
+    """Where a new run goes: `out`, which must hold nothing yet, or runs/NAME-1, runs/NAME-2, ...
+
+    Raises UsageError for a place that is taken, StorageError for one that cannot be looked at.
+    """
     if out is None:
+        name = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "text"  # "*" of a pattern, spaces, colons
         number = 1
-        while (place := Path("runs") / f"{name}-{number}").exists():
+        while os.path.lexists(place := Path("runs") / f"{name}-{number}"):
             number += 1
         return place
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        what = "holds a run already" if (out / "config.toml").exists() else "is there already and not empty"
-        raise UsageError(
-            f"{out} {what}; nothing was changed. Go on with it by `lmsmith resume {out}`, or choose another --out."
-            if "run" in what
-            else f"{out} {what}; nothing was changed. Choose another --out."
-        )
+    try:
+        if out.absolute() == Path.cwd():
+            raise UsageError(
+                f"--out {out} is the folder this was started in: name a new one, such as --out {out / 'run'}."
+            )
+        if os.path.lexists(out) and (not out.is_dir() or any(out.iterdir())):
+            if (out / "config.toml").exists():
+                raise UsageError(
+                    f"{out} holds a run already; nothing was changed. Go on with it by "
+                    f"`lmsmith resume {shlex.quote(str(out))}`, or choose another --out."
+                )
+            raise UsageError(f"{out} is there already and not empty; nothing was changed. Choose another --out.")
+    except OSError as error:
+        raise StorageError(atomic.explain(error, out)) from error
     return out
 
 
 def create(place: Path, fill: Callable[[Path], tuple[RunConfig, Corpus]]) -> tuple[RunConfig, Corpus]:
-    """Makes the run folder: `fill` writes the tokens into a folder beside and resolves the config."""
-    place.parent.mkdir(parents=True, exist_ok=True)
+    """Makes the run folder: `fill` writes the tokens into a folder beside and resolves the config.
+
+    Nothing appears at `place` before both are there. Raises what `fill` raises, and StorageError.
+    """
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(atomic.explain(error, place.parent)) from error
     atomic.sweep(place.parent)
-    if place.is_dir():  # an empty one that the user made
-        place.rmdir()
-    with atomic.folder(place) as partial:
+    with atomic.folder(place, replace=place.is_dir()) as partial:  # an empty one, that the user made
         config, corpus = fill(partial)
         (partial / "config.toml").write_text(config.to_toml(), encoding="utf-8")
     return config, corpus
@@ -63,19 +82,40 @@ def open_run(place: Path) -> tuple[RunConfig, Corpus]:
     return RunConfig().changed(read_toml(config), where=str(config)), load(place / "tokens")
 
 
+def summary_of(place: Path) -> dict[str, Any]:
+    """The run's summary.json; empty where there is none yet or it cannot be read."""
+    try:
+        found = json.loads((place / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def load_for_use(place: Path) -> tuple[GPT, Tokenizer, dict[str, Any]]:
-    """Model, tokenizer and config from RUN or RUN/model. Raises CheckpointError, TokenizerError."""
+    """Model, tokenizer and config from RUN or RUN/model. Raises UsageError, CheckpointError, TokenizerError."""
     folder = place / "model" if (place / "model").is_dir() else place
     if not (folder / "model.safetensors").exists():
         if (place / "config.toml").exists():
             raise CheckpointError(
-                f"{place} has no model yet: its training has not reached the first save. `lmsmith resume {place}` goes on."
+                f"{place} has no model yet: its training has not come to the first save. "
+                f"`lmsmith resume {shlex.quote(str(place))}` goes on."
             )
         raise UsageError(f"{place} is not a run: there is no model in it. Name a folder that `lmsmith train` wrote.")
     tensors, content = load_model(folder)
-    model = GPT(_model_config(content["model"]))
-    model.load_state_dict(tensors)
+    try:
+        model = GPT(_model_config(content["model"]))
+        model.load_state_dict(tensors)
+    except (KeyError, AttributeError, RuntimeError) as error:  # RuntimeError: names or shapes that differ
+        raise CheckpointError(
+            f"The model in {folder} cannot be loaded: config.json and model.safetensors do not fit each other "
+            f"({str(error).splitlines()[0]}). Copy both from where they came from, or resume the run."
+        ) from error
     return model.eval(), load_tokenizer(folder), content
+
+
+def empty_prompt(tokenizer: Tokenizer) -> str:
+    """What to continue where there is no prompt: nothing, after an end of text; else the beginning of a line."""
+    return "" if tokenizer.end_of_text is not None else "\n"
 
 
 def _model_config(values: dict[str, Any]) -> ModelConfig:
@@ -83,7 +123,9 @@ def _model_config(values: dict[str, Any]) -> ModelConfig:
 
 
 def score_validation(place: Path, model: GPT, *, stride: int | None) -> Score:
-    """The score of a run's own validation split."""
+    """The score of a run's own validation split. Raises DataError where that is not there."""
+    if not (place / "tokens").is_dir():
+        raise DataError(f"{place} holds no validation text of its own: name a text with --text FILE.")
     corpus = load(place / "tokens")
     return score_ids(
         model,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
+import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,15 +17,19 @@ from rich.console import Console
 from lmsmith import atomic
 from lmsmith.config import RunConfig, read_toml
 from lmsmith.data.prepare import Corpus, prepare
-from lmsmith.errors import ConfigError, UsageError
+from lmsmith.errors import ConfigError, TrainingError, UsageError
 from lmsmith.evaluate.compressors import compressed_bits_per_byte
-from lmsmith.presets import preset
-from lmsmith.train.choose import DEFAULT_MINUTES, Machine, describe, resolve, survey
+from lmsmith.presets import has_size, preset
+from lmsmith.train.choose import DEFAULT_MINUTES, describe, resolve
 from lmsmith.train.loop import Training
-from lmsmith.train.run import create, free_place, open_run
+from lmsmith.train.machine import Machine, survey
+from lmsmith.train.run import create, free_place, open_run, summary_of
 
 CLOSING_SECONDS = 3.0
 """Kept free at the end of `--minutes` for the samples, the report and leaving Python."""
+
+LEAST_SECONDS = 2.0
+"""With less than this for updates, `--minutes` is refused."""
 
 COMPRESS_SECONDS_A_BYTE = 1.2e-6  # gzip -9 and xz -9e on English text
 
@@ -30,34 +37,54 @@ COMPRESS_SECONDS_A_BYTE = 1.2e-6  # gzip -9 and xz -9e on English text
 def asked(sources: Sequence[str], changes: Mapping[str, Any]) -> tuple[RunConfig, set[str]]:
     """The config that sources (text, and at most one recipe) and the command line ask for, and which settings are set.
 
-    Later wins: preset, recipe, command line. Raises ConfigError, UsageError.
+    Later wins: preset, recipe, command line. A run's own config.toml is a recipe; if the run had --minutes, it holds the
+    number of steps that these came to as well, and that number repeats the run. Raises ConfigError, UsageError.
     """
     recipes = [source for source in sources if source.endswith(".toml")]
     if len(recipes) > 1:
-        raise UsageError(f"{' and '.join(recipes)} are two recipes: name one.")
+        raise UsageError(f"{' and '.join(recipes)} are {len(recipes)} recipes: name one.")
     recipe = read_toml(Path(recipes[0])) if recipes else {}
-    name = changes.get("preset", recipe.get("preset", RunConfig.preset))
-    config = preset(name)
-    if recipe:
-        config = config.changed(recipe, where=recipes[0])
-    config = config.changed(changes, where="the command line")
+    wanted = recipe | dict(changes)
+    where = " and ".join([*recipes, *(["the command line"] if changes else [])])
+    named = {key: value for key, value in wanted.items() if key == "preset"}
+    base = preset(RunConfig().changed(named, where=where).preset)
+    config = base.changed(_shape(base, wanted) | wanted, where=where)
     texts = tuple(source for source in sources if not source.endswith(".toml"))
     if texts:
         config = replace(config, data=replace(config.data, sources=texts))
     if not config.data.sources:
         raise UsageError(
-            "there is no text to train on: name files or folders."
-            if not recipes
-            else f"the recipe {recipes[0]} names no data.sources: name text files beside it."
+            f"the recipe {recipes[0]} names no text (data.sources): name text files beside it."
+            if recipes
+            else "there is no text to train on: name files or folders."
         )
-    lengths = [f"train.{key}" for key in ("minutes", "steps", "tokens") if getattr(config.train, key)]
-    given = set(changes) or set()
-    if len(lengths) > 1:  # one from the command line replaces another from the recipe
-        ours = [key for key in lengths if key in given]
-        if len(ours) != 1:
-            raise ConfigError(f"{' and '.join(lengths)} say the run's length twice: set one of them.")
-        config = config.changed({key: 0 for key in lengths if key not in ours}, where="the command line")
-    return config, given | set(recipe)
+    return _one_length(config, changes), set(wanted)
+
+
+def _one_length(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
+    """What the run's length is said by, alone: the command line's before the recipe's. Raises ConfigError."""
+    said = [f"train.{key}" for key in ("minutes", "steps", "tokens") if getattr(config.train, key)]
+    ours = [key for key in said if key in changes] or said
+    if ours == said and set(said) == {"train.minutes", "train.steps"} and not set(said) & set(changes):
+        ours = ["train.steps"]  # of a run's own config.toml
+    if len(ours) > 1:
+        raise ConfigError(f"{' and '.join(ours)} say the run's length {len(ours)} times: set one of them.")
+    return config.changed({key: 0 for key in said if key not in ours}, where="the run's length")
+
+
+def _shape(base: RunConfig, wanted: Mapping[str, Any]) -> dict[str, int]:
+    """Where one of width and heads is set and the other will be chosen: one that goes with it until then."""
+    given = {"model.d_model", "model.n_head"} & set(wanted)
+    if has_size(base.preset) or len(given) != 1:
+        return {}
+    (name,) = given
+    try:
+        number = int(wanted[name])
+    except (TypeError, ValueError):  # `changed` tells of it
+        return {}
+    if name == "model.n_head":
+        return {"model.d_model": 64 * max(1, number)}
+    return {"model.n_head": max([h for h in range(1, 7) if number % (2 * h) == 0], default=1)}
 
 
 def train(
@@ -71,12 +98,13 @@ def train(
 ) -> tuple[Path, dict[str, Any]]:
     """Trains a model on `sources` and returns its run folder and summary.
 
-    `changes`: settings by dotted name. `started`: the time.monotonic() from which `--minutes` counts. `reserve_seconds`:
-    kept free at the end of it for what the caller has yet to do.
+    `changes`: settings by dotted name. `started`: the time.monotonic() from which `--minutes` counts.
+    `reserve_seconds`: kept free at the end of them for what the caller has yet to do. Raises LmsmithError of every kind;
+    where that comes before training begins, nothing appears at `out`.
     """
     started = time.monotonic() if started is None else started
     config, given = asked(sources, changes)
-    place = free_place(out, Path(config.data.sources[0]).stem.split(".")[0] or "text")
+    place = free_place(out, Path(config.data.sources[0]).name.split(".")[0])
     if not (config.train.steps or config.train.tokens or config.train.minutes):
         config = config.changed({"train.minutes": DEFAULT_MINUTES}, where="the default")
     machine = survey(config)
@@ -85,58 +113,88 @@ def train(
     def fill(folder: Path) -> tuple[RunConfig, Corpus]:
         corpus = prepare(config.data, config.tokenizer, folder / "tokens")
         for note in corpus.counts.notes:
-            console.print(f"note     {note}", highlight=False, soft_wrap=True)
-        rest = budget - compress_seconds(corpus) - (time.monotonic() - started)
-        if config.train.minutes and rest < 2:
+            console.print(f"note     {note}", highlight=False, markup=False, soft_wrap=True)
+        spent = time.monotonic() - started
+        rest = budget - compress_seconds(corpus) - spent
+        if config.train.minutes and rest < LEAST_SECONDS:
+            closing = config.train.minutes * 60 - rest - spent
+            enough = math.ceil((spent + closing + 5 * LEAST_SECONDS) / 6) / 10
             raise ConfigError(
-                f"train.minutes = {config.train.minutes:g} leaves no time to train: reading the text and closing the run "
-                f"take {config.train.minutes * 60 - rest:.0f} s here. Allow more minutes, or give --steps."
+                f"train.minutes = {config.train.minutes:g} leaves no time to train: beginning took {spent:.0f} s here, "
+                f"and closing the run takes {closing:.0f} s. Set --minutes {enough:g} or more, or --steps."
             )
         # A tenth goes to evaluations and saves; without a clock, a size as for some minutes.
         seconds = 0.9 * rest if config.train.minutes else 300.0
         return resolve(config, given, corpus, machine, seconds), corpus
 
     config, corpus = create(place, fill)
-    for line in describe(config, corpus, machine):
-        console.print(line, highlight=False, soft_wrap=True)
-    deadline = started + budget - compress_seconds(corpus) if config.train.minutes else None
-    return place, finish(config, corpus, place, console, machine, deadline)
+    with _or_resume(place, console):
+        for line in describe(config, corpus, machine):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        training = _training(config, corpus, place, console, machine)
+        if config.train.minutes:
+            training.deadline = started + budget - compress_seconds(corpus)
+        return place, _finish(training, config)
 
 
-def resume(place: Path, *, console: Console, started: float | None = None) -> dict[str, Any]:
-    """Goes on with a run from its last whole checkpoint, or from its beginning where it has none yet."""
-    started = time.monotonic() if started is None else started
+def resume(place: Path, *, console: Console) -> dict[str, Any]:
+    """Goes on with a run from its last whole checkpoint, or from its beginning where it has none yet.
+
+    With `--minutes` the run has what is left of them after the time it had trained for. A run that has ended stays as
+    it is. Returns its summary.
+    """
+    started = time.monotonic()
     config, corpus = open_run(place)
-    machine = survey(config)
-    deadline = started + config.train.minutes * 60 - CLOSING_SECONDS if config.train.minutes else None
-    return finish(config, corpus, place, console, machine, deadline, resumed=True)
+    summary = summary_of(place)
+    if summary.get("finished") not in (None, "signal"):
+        console.print(
+            f"{place} is finished, at step {summary['steps']:,}: there is nothing to go on with", soft_wrap=True
+        )
+        return summary
+    with _or_resume(place, console):
+        training = _training(config, corpus, place, console, survey(config))
+        if training.restore():
+            so_far = training.so_far
+            console.print(f"resuming {place} at step {so_far.step:,} of {so_far.n_steps:,}", soft_wrap=True)
+        else:
+            console.print(f"{place} has no checkpoint yet: it begins at step 0", soft_wrap=True)
+        if config.train.minutes:
+            rest = config.train.minutes * 60 - CLOSING_SECONDS - compress_seconds(corpus) - training.so_far.wall_seconds
+            training.deadline = started + rest
+        return _finish(training, config)
 
 
-def finish(
-    config: RunConfig,
-    corpus: Corpus,
-    place: Path,
-    console: Console,
-    machine: Machine,
-    deadline: float | None,
-    *,
-    resumed: bool = False,
-) -> dict[str, Any]:
+def _training(config: RunConfig, corpus: Corpus, place: Path, console: Console, machine: Machine) -> Training:
+    return Training(config, corpus, place, console, device=machine.device, peak_flops=machine.flops)
+
+
+def _finish(training: Training, config: RunConfig) -> dict[str, Any]:
     """Trains a run to its end and writes its summary, compressors' scores on the same text included."""
-    training = Training(
-        config, corpus, place, console, device=machine.device, peak_flops=machine.flops, deadline=deadline
-    )
-    if resumed and training.restore():
-        so_far = training.so_far
-        console.print(f"resuming {place} at step {so_far.step:,} of {so_far.n_steps:,}", highlight=False)
-        if deadline is not None:
-            training.deadline = deadline - so_far.wall_seconds
-    summary = training.go()
+    summary, place = training.go(), training.run
     if summary["finished"] != "signal":
-        text = (place / "tokens" / "validation.txt").read_bytes()
-        summary["baselines"] = compressed_bits_per_byte(text)
-        atomic.write(place / "summary.json", json.dumps(summary, indent=1) + "\n")
+        summary["baselines"] = compressed_bits_per_byte((place / "tokens" / "validation.txt").read_bytes())
+    if summary["finished"] == "time":  # what repeats this run without a clock
+        steps = {"train.steps": summary["steps"]}
+        atomic.write(place / "config.toml", config.changed(steps, where="the clock").to_toml())
+    atomic.write(place / "summary.json", json.dumps(summary, indent=1) + "\n")  # last: it says that the run has ended
     return summary
+
+
+@contextmanager
+def _or_resume(place: Path, console: Console) -> Iterator[None]:
+    """Says how to go on where a run is ended before its time, and puts memory that does not suffice into words."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print(f"`lmsmith resume {shlex.quote(str(place))}` goes on from what is saved", soft_wrap=True)
+        raise
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "memory" not in str(error):  # of PyTorch's many RuntimeErrors
+            raise
+        raise TrainingError(
+            "this machine's memory does not suffice. Set a smaller --train.micro_batch_size (the batch stays as it "
+            "is), --model.context_length or model."
+        ) from error
 
 
 def compress_seconds(corpus: Corpus) -> float:
