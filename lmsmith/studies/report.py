@@ -154,7 +154,7 @@ def _tiles(run: Run) -> str:
             f"{duration(wall)} in all" if wall else "",
         ),
         ("steps", figure(steps, ",.0f"), f"{short(seen)} tokens" if seen else ""),
-        ("device", text(device), text(dtype) + (f", {threads:.0f} threads" if threads else "")),
+        ("device", text(device), text(dtype) + (f", {threads:.0f} thread{'s' * (threads != 1)}" if threads else "")),
     ]
     made = ""
     for name, value, note in tiles:
@@ -179,6 +179,7 @@ def _facts(run: Run) -> str:
         ("target reached after", target and duration(target), "{} of updates"),
         ("peak memory", memory and memory / 2**20, "{:,.0f} MiB"),
         ("tokenizer", run.summary.get("tokenizer") or run.settings.get("tokenizer"), "{}"),
+        ("vocabulary", run.number("vocab_size"), "{:,.0f} tokens"),
         ("seed", run.settings.get("train.seed"), "{}"),
     ]
     items = "".join(
