@@ -107,19 +107,28 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        """Draws the initial weights from `generator`, in the order of `named_parameters`."""
+        """Draws the initial weights from `generator`, in the order of `named_parameters`.
+
+        Gains are one; biases and n-gram tables zero. `gpt2`: all else N(0, 0.02), projections into the residual stream
+        scaled by 1/sqrt(2 n_layer). `zero-projections`: those and the head zero, so that every prediction is uniform at
+        first; tables N(0, 1); other matrices uniform with half the standard deviation that keeps a vector's size. A
+        tied head cannot be zero: tables are then N(0, 1/d_model), which makes its first logits about one.
+        """
         config = self.config
         into_residual = ("attention.out.weight", "feed_forward.down.weight")
+        table_std = 1 / config.d_model if config.tied_head else 1.0
         for name, weight in self.named_parameters():
             if weight.dim() < 2:
                 weight.fill_(0.0 if name.endswith("bias") else 1.0)
+            elif name.startswith("ngram"):
+                weight.zero_()
             elif config.init == "gpt2":  # Radford et al. 2019, section 2.3
                 scale = 1 / math.sqrt(2 * config.n_layer) if name.endswith(into_residual) else 1.0
                 weight.normal_(0.0, 0.02 * scale, generator=generator)
-            elif name.endswith(into_residual) or name.startswith(("head", "ngram")):
+            elif name.endswith(into_residual) or name.startswith("head"):
                 weight.zero_()
             elif name.startswith(("token", "position")):
-                weight.normal_(generator=generator)
-            else:  # uniform with half the standard deviation of 1/sqrt(fan_in)
+                weight.normal_(0.0, table_std, generator=generator)
+            else:  # standard deviation 0.5 / sqrt(fan_in)
                 bound = math.sqrt(3) * 0.5 / math.sqrt(weight.size(1))
                 weight.uniform_(-bound, bound, generator=generator)

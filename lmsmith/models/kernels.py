@@ -81,7 +81,9 @@ class _ReLU2(torch.autograd.Function):
 
 
 class _GELUTanh(torch.autograd.Function):
-    """As (1 + tanh u)/2 = sigmoid(2u):  y = x s, s = sigmoid(2u), 2u = x (A + C x²);  dy/dx = s (1 + x (1 - s)(A + 3 C x²)).
+    """As (1 + tanh u)/2 = sigmoid(2u):  y = x s with s = sigmoid(2u), 2u = x (A + C x²).
+
+    dy/dx = s (1 + x (1 - s) (A + 3 C x²)).
 
     A sigmoid costs a tenth of PyTorch's tanh on CPUs. Value and slope are made together, a part at a time that stays in
     the cache, and the slope is what is kept: backward is one product.
@@ -117,16 +119,17 @@ class _GELUTanh(torch.autograd.Function):
 
 
 class _CausalAttention(torch.autograd.Function):
-    """p = softmax(scale q kᵀ), y = p v;  dv = pᵀ dy, dp = dy vᵀ, ds = p (dp - sum(dp p)), dq = scale ds k, dk = scale dsᵀ q."""
+    """p = softmax(scale q kᵀ), y = p v.
+
+    dv = pᵀ dy, dp = dy vᵀ, ds = p (dp - sum(dp p)), dq = scale ds k, dk = scale dsᵀ q.
+    """
 
     BLOCK = 128
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float) -> Tensor:
         T = q.size(1)
-        later = torch.full((min(T, _CausalAttention.BLOCK),) * 2, float("-inf"), dtype=q.dtype, device=q.device).triu_(
-            1
-        )
+        later = q.new_full((min(T, _CausalAttention.BLOCK),) * 2, float("-inf")).triu_(1)
         y = torch.empty_like(q)
         weights, kept = [], []
         for start, end in _blocks(T):
@@ -138,9 +141,10 @@ class _CausalAttention(torch.autograd.Function):
                 keep = torch.empty_like(p).bernoulli_(1 - dropout).div_(1 - dropout)
                 kept.append(keep)
                 p = p * keep
-            torch.bmm(p, v[:, :end], out=y[:, start:end]) if T == end - start else y[:, start:end].copy_(
-                torch.bmm(p, v[:, :end])
-            )
+            if end - start == T:
+                torch.bmm(p, v, out=y)
+            else:
+                y[:, start:end] = torch.bmm(p, v[:, :end])
         ctx.save_for_backward(q, k, v, *weights, *kept)
         ctx.scale, ctx.n_blocks = scale, len(weights)
         return y

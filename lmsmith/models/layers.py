@@ -1,7 +1,7 @@
 """The parts of a Transformer block: linear maps, norms, positions, attention, feed-forward, the key-value cache.
 
-Each part is chosen by `ModelConfig`; `gpt.py` puts them together. Shapes: B batch, T time, D d_model, H heads, K d_head,
-F d_ff. Nothing here knows of optimisers, ranks or files.
+Each part is chosen by `ModelConfig`; `gpt.py` puts them together. Shapes: B batch, T time, D d_model, H heads,
+K d_head, F d_ff. Nothing here knows of optimisers, ranks or files.
 """
 
 import math
@@ -38,10 +38,10 @@ class Norm(nn.Module):
 class NgramEmbedding(nn.Module):
     """Embeds the last n tokens at every position by hashing them into a table: an n-gram model at the input.
 
-    A table look-up costs no matrix product, so it gives a small model at once what it would take layers and many tokens
-    to learn: what usually follows these two, three or four tokens. (Bigram tables in the modded-nanogpt speedrun; hashed
-    n-grams in Huang et al. 2025, "Over-Tokenized Transformer".) Positions before the start count as one special token.
-    Tables start at zero: the model begins as if they were not there.
+    A table look-up costs no matrix product, so it gives a small model at once what it would take layers and many
+    tokens to learn: what usually follows these two, three or four tokens. (Bigram tables in the modded-nanogpt
+    speedrun; hashed n-grams in Huang et al. 2025, "Over-Tokenized Transformer".) Positions before the start count as
+    one special token. Tables start at zero: the model begins as if they were not there.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -62,7 +62,7 @@ class NgramEmbedding(nn.Module):
         return total
 
     def rows(self, ids: Int[Tensor, "B T"], before: Int[Tensor, "B n"]) -> list[Int[Tensor, "B T"]]:
-        """For each order, the table row of the n-gram that ends at each position (multiplicative hashing, mod 2**32)."""
+        """For each order, the table row of the n-gram ending at each position (multiplicative hashing, mod 2**32)."""
         T = ids.size(1)
         padded = torch.cat([before, ids], dim=1)
         key = ids + 1
@@ -101,7 +101,8 @@ class State:
 class Rotary:
     """Rotary positions (Su et al. 2021, RoFormer): pairs of neighbouring numbers turned by position times frequency."""
 
-    turns: Tensor = field(repr=False)  # complex (context_length, 1, K/2)
+    turns: Tensor = field(repr=False)  # complex128 (context_length, 1, K/2)
+    _near: Tensor | None = field(default=None, repr=False)  # the same where, and as precise as, it was last needed
 
     @classmethod
     def make(cls, config: ModelConfig) -> "Rotary":
@@ -112,10 +113,10 @@ class Rotary:
     def __call__(self, x: Float[Tensor, "B T H K"], start: int) -> Float[Tensor, "B T H K"]:
         wide = x if x.dtype == torch.float64 else x.float()
         kind = torch.complex128 if wide.dtype == torch.float64 else torch.complex64
-        if self.turns.device != x.device or self.turns.dtype != kind:
-            self.turns = self.turns.to(x.device, kind)
+        if self._near is None or self._near.device != x.device or self._near.dtype != kind:
+            self._near = self.turns.to(kind).to(x.device)
         pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)))
-        turned = pairs * self.turns[start : start + x.size(1)]
+        turned = pairs * self._near[start : start + x.size(1)]
         return torch.view_as_real(turned).flatten(-2).to(x.dtype)
 
 
@@ -129,8 +130,6 @@ class Attention(nn.Module):
         self.scale = 1 / math.sqrt(config.d_head)
         self.qkv = nn.Linear(config.d_model, (self.n_head + 2 * self.n_kv) * self.d_head, bias=config.bias)
         self.out = nn.Linear(config.d_model, config.d_model, bias=config.bias)
-        # One norm for queries and keys together: they are adjacent in memory, so it is one pass.
-        self.qk_norm = Norm(config, self.d_head, gain=False) if config.qk_norm else None
         # Normalised queries and keys have products of at most d_head; a learnt factor sets the temperature.
         self.qk_gain = nn.Parameter(torch.ones(self.n_head)) if config.qk_norm else None
 
@@ -140,8 +139,8 @@ class Attention(nn.Module):
         B, T, _ = x.shape
         n_qk = self.n_head + self.n_kv
         both, v = self.qkv(x).view(B, T, -1, self.d_head).split((n_qk, self.n_kv), dim=2)  # (B, T, H, K)
-        if self.qk_norm is not None:
-            both = self.qk_norm(both)
+        if self.qk_gain is not None:  # queries and keys are adjacent in memory: normalised in one pass
+            both = kernels.rms_norm(both, None, RMSNORM_EPS)
         if rotary is not None:
             both = rotary(both, position)
         q, k = both.split((self.n_head, self.n_kv), dim=2)
@@ -165,8 +164,8 @@ class Attention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         if q.device.type == "cpu":
             N, T, K = q.size(0) * q.size(1), q.size(2), q.size(3)
-            flat = (x.reshape(N, T, K) for x in (q, k, v))
-            return kernels.causal_attention(*flat, self.scale, dropout).view(q.shape)
+            q_, k_, v_ = (x.reshape(N, T, K) for x in (q, k, v))
+            return kernels.causal_attention(q_, k_, v_, self.scale, dropout).view(q.shape)
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=self.scale)
 
     def _from_cache(self, q: Tensor, k: Tensor, v: Tensor, position: int) -> Tensor:
