@@ -126,9 +126,9 @@ class OptimConfig:
     beta2: float = setting(0.95, "AdamW's decay of the second moment")
     eps: float = setting(1e-8, "AdamW's epsilon")
     weight_decay: float = setting(
-        0.1, "decoupled weight decay, on tensors of two or more dimensions alone (with muon not on embedding tables)"
+        0.0, "decoupled weight decay, on tensors of two or more dimensions alone (with muon not on embedding tables)"
     )
-    clip_norm: float = setting(1.0, "global gradient norm is clipped to this; 0: no clipping")
+    clip_norm: float = setting(0.0, "global gradient norm is clipped to this; 0: no clipping")
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "muon_learning_rate", "eps"):
@@ -147,8 +147,8 @@ class ScheduleConfig:
     shape: Literal["constant", "linear", "cosine", "trapezoid"] = setting(
         "trapezoid", "after warm-up: constant; linear or cosine down to the end; or constant, then linear cool-down"
     )
-    warmup_steps: int = setting(0, "steps of linear warm-up from zero")
-    cooldown_fraction: float = setting(0.5, "share of the steps in which a trapezoid comes down")
+    warmup_steps: int = setting(10, "steps of linear warm-up from zero")
+    cooldown_fraction: float = setting(0.7, "share of the steps in which a trapezoid comes down")
     final_fraction: float = setting(0.0, "share of the peak that the learning rate comes down to at the end")
 
     def __post_init__(self) -> None:

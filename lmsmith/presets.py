@@ -34,7 +34,7 @@ _GPT2 = {
 PRESETS: dict[str, dict[str, Any]] = {
     # RMSNorm, RoPE, QK-norm, squared ReLU, zero projections, soft cap, Muon: the defaults of config.py, and tables of
     # hashed n-grams, which give a small model its local statistics at once.
-    "modern": {"model.ngram_orders": (2, 3, 4)},
+    "modern": {"model.ngram_orders": (2, 3, 4), "optim.table_learning_rate": 0.02},
     # Touvron et al. 2023, "LLaMA", section 2.
     "llama": {
         "model.norm_gain": True,

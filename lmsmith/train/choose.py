@@ -1,14 +1,14 @@
 """From what was asked, the text and the machine to a config with nothing left open.
 
 What the user set stays. The rest is chosen for the lowest validation loss in the time there is: a model whose matrix
-products fit the budget, a batch small enough for many updates, a learning rate for that size. `docs/performance.md` says
-where the table comes from.
+products fit the budget, a small batch for many updates, and n-gram tables that are left out the more often the more
+often the text is seen. `docs/performance.md` says where the numbers come from.
 """
 
 import math
 import time
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,11 +25,13 @@ from lmsmith.train.machine import Machine
 from lmsmith.train.step import update
 
 DEFAULT_MINUTES = 10.0
+N_EVALUATIONS = 10
+N_LOG_LINES = 200
 
 
 @dataclass(frozen=True)
 class Size:
-    """A model and how to train it, good up to a budget of floating-point operations."""
+    """A model and its batch, for runs of up to `budget` operations at the machine's full rate of matrix products."""
 
     budget: float
     n_layer: int
@@ -39,66 +41,72 @@ class Size:
     batch_size: int
 
 
-# By budget in matrix operations (forward and backward), found by trial on Shakespeare and novels.
 SIZES = (
-    Size(1.0e12, 1, 128, 2, 64, 32),
-    Size(6.0e12, 2, 128, 2, 128, 16),
-    Size(3.0e13, 3, 192, 3, 128, 16),
-    Size(1.2e14, 4, 256, 4, 256, 16),
-    Size(math.inf, 6, 384, 6, 256, 16),
+    Size(2.5e12, 1, 128, 2, 64, 32),
+    Size(4e13, 2, 128, 2, 128, 16),
+    Size(1.5e14, 3, 192, 3, 256, 8),
+    Size(1e15, 4, 256, 4, 256, 8),
+    Size(1e16, 6, 384, 6, 256, 16),
+    Size(1e17, 8, 512, 8, 512, 32),
+    Size(math.inf, 12, 768, 12, 1024, 64),
 )
 
 
 def resolve(config: RunConfig, given: Collection[str], corpus: Corpus, machine: Machine, seconds: float) -> RunConfig:
     """The config with everything chosen. `given`: settings that the user set. `seconds`: for updates, if time rules.
 
-    Raises ConfigError, DataError where the text does not suffice.
+    Raises ConfigError; DataError where the text does not suffice.
     """
+    vocab_size = corpus.tokenizer.vocab_size
+    if config.model.vocab_size not in (0, vocab_size):
+        raise ConfigError(
+            f"model.vocab_size = {config.model.vocab_size}, but the tokenizer has {vocab_size} ids: leave it out."
+        )
     chosen: dict[str, Any] = {
-        "model.vocab_size": corpus.tokenizer.vocab_size,
+        "model.vocab_size": vocab_size,
         "train.threads": machine.threads,
         "train.matmul": machine.matmul,
         "train.device": machine.device.type,
         "train.dtype": machine.dtype,
     }
-    if config.model.vocab_size and config.model.vocab_size != corpus.tokenizer.vocab_size:
-        raise ConfigError(
-            f"model.vocab_size = {config.model.vocab_size}, but the tokenizer has {corpus.tokenizer.vocab_size} ids: "
-            "leave it out."
-        )
     if not has_size(config.preset):
-        chosen |= _size(config, given, corpus, machine, seconds)
-    config = config.changed({k: v for k, v in chosen.items() if k not in given}, where="what was chosen")
-    config = config.changed({"model.vocab_size": corpus.tokenizer.vocab_size}, where="the tokenizer")
+        chosen |= _size(config, given, corpus, seconds * machine.flops)
+    known = set(given) - {"model.vocab_size", "train.threads", "train.matmul", "train.device", "train.dtype"}
+    config = config.changed({k: v for k, v in chosen.items() if k not in known}, where="what was chosen")
     Batches(corpus.train, context_length=config.model.context_length, batch_size=1, seed=0)  # is there enough text?
-    steps = config.train.steps
-    if not steps:
-        tokens_a_step = config.train.batch_size * config.model.context_length
-        if config.train.tokens:
-            steps = max(1, config.train.tokens // tokens_a_step)
-        else:
-            steps = max(10, int(seconds / seconds_a_step(config, corpus, machine)))
-    every = max(1, steps // 10)
+
+    tokens_a_step = config.train.batch_size * config.model.context_length
+    steps = config.train.steps or config.train.tokens // tokens_a_step
+    if not (config.train.steps or config.train.tokens):
+        steps = int(seconds / seconds_a_step(config, corpus, machine))
+    steps = max(1, steps)
     chosen = {
         "train.steps": steps,
-        "train.eval_every": config.train.eval_every or every,
-        "train.log_every": config.train.log_every or max(1, steps // 200),
+        "train.eval_every": config.train.eval_every or max(1, steps // N_EVALUATIONS),
+        "train.log_every": config.train.log_every or max(1, steps // N_LOG_LINES),
     }
+    if config.model.ngram_orders and "model.ngram_dropout" not in given:
+        chosen["model.ngram_dropout"] = ngram_dropout(steps * tokens_a_step / len(corpus.train))
     return config.changed(chosen, where="what was chosen")
 
 
-def _size(
-    config: RunConfig, given: Collection[str], corpus: Corpus, machine: Machine, seconds: float
-) -> dict[str, Any]:
-    budget = seconds * machine.flops * 0.4  # small models reach some 40% of the machine's rate
+def ngram_dropout(n_epochs: float) -> float:
+    """How often a position goes without its n-grams: tables that see a text several times learn it by heart."""
+    return 0.0 if n_epochs < 0.5 else round(min(0.5, 0.15 + 0.05 * n_epochs), 2)
+
+
+def _size(config: RunConfig, given: Collection[str], corpus: Corpus, budget: float) -> dict[str, Any]:
     size = next(size for size in SIZES if budget <= size.budget)
     T = size.context_length
     while T > 8 and len(corpus.train) < 4 * T:
         T //= 2
-    n_head = size.n_head
     d_model = config.model.d_model if "model.d_model" in given else size.d_model
-    if "model.n_head" not in given and d_model % n_head:
-        n_head = max(h for h in range(1, n_head + 1) if d_model % h == 0 and d_model // h % 2 == 0)
+    n_head = size.n_head
+    while d_model % n_head or d_model // n_head % 2:
+        n_head -= 1
+    if "model.n_head" in given and "model.d_model" not in given:
+        n_head = config.model.n_head
+        d_model = max(1, round(d_model / (2 * n_head))) * 2 * n_head
     return {
         "model.n_layer": size.n_layer,
         "model.d_model": d_model,
@@ -108,9 +116,8 @@ def _size(
     }
 
 
-def seconds_a_step(config: RunConfig, corpus: Corpus, machine: Machine, n: int = 5) -> float:
+def seconds_a_step(config: RunConfig, corpus: Corpus, machine: Machine, n: int = 6) -> float:
     """What an update takes here: the median of a few, of a model that is then thrown away."""
-    config = replace(config, model=config.model)
     model = GPT(config.model)
     model.initialise(torch.Generator().manual_seed(config.train.seed))
     model.to(machine.device)
@@ -121,31 +128,32 @@ def seconds_a_step(config: RunConfig, corpus: Corpus, machine: Machine, n: int =
         batch_size=config.train.batch_size,
         seed=config.train.seed,
     )
-    times = []
-    for step in range(n):
+    times: list[float] = []
+    while len(times) < n and sum(times) < 5:
         began = time.perf_counter()
-        update(model, optimisers, batches, config, step, 1000)
+        update(model, optimisers, batches, config, len(times), n_steps=1000)
         times.append(time.perf_counter() - began)
-        if sum(times) > 5:
-            break
-    return sorted(times[1:] or times)[len(times[1:]) // 2]
+    later = sorted(times[1:]) or times  # the first one allocates
+    return later[len(later) // 2]
 
 
 def describe(config: RunConfig, corpus: Corpus, machine: Machine) -> list[str]:
     """The plan in a few lines."""
-    model, train = config.model, config.train
-    n_params = sum(p.numel() for p in GPT(model).parameters())
-    tokens = train.steps * train.batch_size * model.context_length
-    counts = corpus.counts
-    tables = f", n-gram tables {','.join(map(str, model.ngram_orders))}" if model.ngram_orders else ""
+    model, train, counts = config.model, config.train, corpus.counts
+    with torch.device("meta"):
+        n_params = GPT(model).n_parameters()
+    tokens_a_step = train.batch_size * model.context_length
+    tokens = train.steps * tokens_a_step
+    tables = f", tables of {','.join(map(str, model.ngram_orders))}-grams" if model.ngram_orders else ""
     unit = {"char": "characters", "byte": "bytes"}.get(corpus.tokenizer.kind, "tokens")
     return [
-        f"text     {counts.n_train_tokens + counts.n_val_tokens:,} {unit} ({model.vocab_size} different); "
+        f"text     {counts.n_train_tokens + counts.n_val_tokens:,} {unit} ({model.vocab_size:,} different); "
         f"{counts.n_val_tokens:,} held out",
         f"model    {config.preset}: {model.n_layer} layers, {model.n_head} heads, width {model.d_model}, context "
         f"{model.context_length}{tables}; {n_params:,} parameters",
-        f"training {train.steps:,} steps of {train.batch_size} x {model.context_length} = {tokens:,} tokens "
+        f"training {train.steps:,} steps of {train.batch_size} x {model.context_length} tokens = {tokens:,} "
         f"({tokens / counts.n_train_tokens:.1f} times the text), {config.optim.name}, {config.schedule.shape}",
-        f"machine  {machine.device.type}, {machine.threads} threads, {train.dtype}, {machine.flops / 1e9:.0f} GFLOP/s in "
-        f"matrix products ({machine.reason}); an update is {train_flops_per_token(model) * train.batch_size * model.context_length / 1e9:.1f} GFLOP",
+        f"machine  {machine.device.type}, {machine.threads} threads, {train.dtype}, {machine.flops / 1e9:,.0f} GFLOP/s "
+        f"in matrix products; {machine.reason}; an update is "
+        f"{train_flops_per_token(model) * tokens_a_step / 1e9:,.1f} GFLOP",
     ]
