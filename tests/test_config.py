@@ -31,6 +31,8 @@ BAD: dict[str, list[Any]] = {
     "model.ngram_table_size": [0],
     "model.rope_base": [1.0, math.inf, math.nan],
     "model.dropout": [-0.1, 1.0, math.nan],
+    "model.attention_dropout": [-0.1, 1.0, math.nan],
+    "model.ngram_dropout": [-0.1, 1.0, math.nan],
     "model.logit_softcap": [-1.0, math.inf, math.nan],
     "optim.learning_rate": [0.0, math.inf, math.nan],
     "optim.table_learning_rate": [-0.1, math.inf, math.nan],
@@ -260,8 +262,8 @@ def changes(draw: some.DrawFn) -> dict[str, Any]:
         tuple[str, ...]: some.lists(some.text()).map(tuple),
         tuple[int, ...]: some.sets(some.integers(2, 8)).map(sorted).map(tuple),
     }
-    below_one = ("model.dropout", "optim.beta1", "optim.beta2", "optim.muon_momentum", "data.validation_fraction")
-    own = {name: shares(exclude_min=True, exclude_max=True) for name in below_one}
+    ends = ("dropout", "beta1", "beta2", "momentum", "validation_fraction")
+    own = {name: shares(exclude_min=True, exclude_max=True) for name in LEAVES if name.endswith(ends)}
     own |= {name: shares() for name in ("schedule.cooldown_fraction", "schedule.final_fraction")}
     own |= {name: some.sampled_from(choices) for name, choices in CHOICES.items()}
     own |= {"train.seed": some.integers(0, 2**32 - 1), "model.rope_base": shares(low=1.5, high=1e9)}
