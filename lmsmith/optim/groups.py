@@ -11,10 +11,13 @@ from lmsmith.optim.muon import Muon
 
 
 class Optimisers:
-    """The optimisers of a model as one: a step, a learning rate share, a state of named tensors."""
+    """The optimisers of a model as one: a step, a learning rate share, a state of named tensors.
 
-    def __init__(self, model: GPT, config: OptimConfig) -> None:
-        self.named = dict(model.named_parameters())
+    `products` is the precision of Muon's matrix products; None: the parameters'.
+    """
+
+    def __init__(self, model: GPT, config: OptimConfig, products: torch.dtype | None = None) -> None:
+        self.named: dict[str, Tensor] = dict(model.named_parameters())
         matrices = {
             n: p for n, p in self.named.items() if config.name == "muon" and n.startswith("blocks.") and p.dim() == 2
         }
@@ -54,6 +57,7 @@ class Optimisers:
                     momentum=config.muon_momentum,
                     weight_decay=config.weight_decay,
                     n_iterations=config.muon_iterations,
+                    dtype=products,
                     parts=parts,
                 )
             )

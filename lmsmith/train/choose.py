@@ -22,7 +22,7 @@ from lmsmith.models.gpt import GPT
 from lmsmith.optim.groups import Optimisers
 from lmsmith.presets import has_size
 from lmsmith.train.machine import Machine
-from lmsmith.train.step import update
+from lmsmith.train.step import products_dtype, update
 
 DEFAULT_MINUTES = 10.0
 N_EVALUATIONS = 10
@@ -121,7 +121,7 @@ def seconds_a_step(config: RunConfig, corpus: Corpus, machine: Machine, n: int =
     model = GPT(config.model)
     model.initialise(torch.Generator().manual_seed(config.train.seed))
     model.to(machine.device)
-    optimisers = Optimisers(model, config.optim)
+    optimisers = Optimisers(model, config.optim, products_dtype(config))
     batches = Batches(
         corpus.train,
         context_length=config.model.context_length,

@@ -37,7 +37,7 @@ from lmsmith.tokens.tokenizer import Tokenizer
 from lmsmith.train.log import MetricsFile, Progress, add_samples, finite
 from lmsmith.train.plan import Stopwatch, corrected_steps, look_due
 from lmsmith.train.run import empty_prompt
-from lmsmith.train.step import update
+from lmsmith.train.step import products_dtype, update
 from lmsmith.train.stop import Noted, Stopped, noted
 
 SAVE_SECONDS = 60.0  # between two checkpoints, unless train.save_every says it in steps
@@ -95,7 +95,7 @@ class Training:
         self.model = GPT(config.model)
         self.model.initialise(torch.Generator().manual_seed(config.train.seed))
         self.model.to(device, torch.float64 if config.train.dtype == "float64" else torch.float32)
-        self.optimisers = Optimisers(self.model, config.optim)
+        self.optimisers = Optimisers(self.model, config.optim, products_dtype(config))
         self.batches = Batches(
             corpus.train,
             context_length=config.model.context_length,

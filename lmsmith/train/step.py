@@ -55,6 +55,11 @@ def update(
     return {"loss": loss, "grad_norm": norm, "learning_rate": share * config.optim.learning_rate}
 
 
+def products_dtype(config: RunConfig) -> torch.dtype | None:
+    """The precision of matrix products where it is not the parameters' own."""
+    return torch.bfloat16 if config.train.dtype == "bfloat16" else None
+
+
 def clip(model: nn.Module, largest: float) -> float:
     """The global gradient norm; gradients are scaled down to `largest` where it is more (0: never)."""
     grads = [p.grad for p in model.parameters() if p.grad is not None]
