@@ -1,4 +1,14 @@
-"""Which parameter goes to which optimiser, with what learning rate and decay."""
+"""Which parameter goes to which optimiser, with what learning rate and decay.
+
+| parameters | optim.name = "muon" | "adamw" |
+|---|---|---|
+| matrices inside blocks | Muon, decayed | AdamW, decayed |
+| embedding tables (a tied head is one) | AdamW at the tables' rate | AdamW at the tables' rate, decayed |
+| an untied head | AdamW, decayed | AdamW, decayed |
+| biases, gains | AdamW | AdamW |
+
+GPT-2's recipe decays every tensor of two or more dimensions, tables included; modern ones leave tables alone.
+"""
 
 from collections.abc import Mapping
 
@@ -18,15 +28,13 @@ class Optimisers:
 
     def __init__(self, model: GPT, config: OptimConfig, products: torch.dtype | None = None) -> None:
         self.named: dict[str, Tensor] = dict(model.named_parameters())
-        matrices = {
-            n: p for n, p in self.named.items() if config.name == "muon" and n.startswith("blocks.") and p.dim() == 2
-        }
+        muon = config.name == "muon"
+        matrices = {n: p for n, p in self.named.items() if muon and n.startswith("blocks.") and p.dim() == 2}
         rest = {n: p for n, p in self.named.items() if n not in matrices}
         tables = {n: p for n, p in rest.items() if "embedding" in n}
         decayed = {n: p for n, p in rest.items() if n not in tables and p.dim() >= 2}
         plain = [p for n, p in rest.items() if n not in tables and n not in decayed]
-        # GPT-2 decays every tensor of two or more dimensions, tables included; modern recipes leave tables alone.
-        table_decay = config.weight_decay if config.name == "adamw" else 0.0
+        table_decay = 0.0 if muon else config.weight_decay
         table_rate = config.table_learning_rate or config.learning_rate
         groups = [
             {"params": list(decayed.values()), "lr": config.learning_rate, "weight_decay": config.weight_decay},
@@ -84,9 +92,9 @@ class Optimisers:
         }
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """The inverse of `state`."""
+        """The inverse of `state`; copies, so that the tensors given stay as they are."""
         owner = {p: o for o in self.all for group in o.param_groups for p in group["params"]}
         for name, value in tensors.items():
             key, _, parameter = name.partition("/")
             p = self.named[parameter]
-            owner[p].state[p][key] = value.to(p.device) if key != "step" else value
+            owner[p].state[p][key] = value.to(p.device, copy=True)  # fused AdamW wants its step count there as well

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# The quintic of Jordan et al.: not convergent to 1 but fast. In five iterations every singular value of at least 0.002 of
-# the matrix's norm lands between 0.68 and 1.21; smaller ones grow by 3.44 an iteration.
+# The quintic of Jordan et al.: not convergent to 1 but fast. In five iterations every singular value of at least 0.002
+# of the matrix's norm lands between 0.68 and 1.21; smaller ones grow by 3.44 an iteration.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
