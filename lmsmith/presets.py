@@ -1,7 +1,7 @@
 """Names for good starting points: what a preset changes from the defaults of `config.py`.
 
-`modern` and `llama` say how a model is built and trained and leave its size to `train/choose.py`, which fits it to the text,
-the machine and the time. `gpt2` and `babygpt` are models of the literature, so their sizes are theirs.
+`modern` and `llama` say how a model is built and trained and leave its size to `train/choose.py`, which fits it to the
+text, the machine and the time. `gpt2` and `babygpt` are models of the literature, so their sizes are theirs.
 """
 
 from typing import Any
@@ -70,7 +70,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def preset(name: str) -> RunConfig:
     """The config that a preset names. Raises ConfigError for a name that is none."""
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:  # a recipe may say anything
         raise ConfigError(f"there is no preset {name!r}. There are: {', '.join(PRESETS)}.")
     return RunConfig(preset=name).changed(PRESETS[name], where=f"preset {name}")
 
