@@ -12,29 +12,27 @@ SHAPE = (2048, 384, 1536)
 def matmul_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
     """Floating-point operations a second of one matrix product at a small model's shape, as things are set now."""
     m, k, n = SHAPE
-    a, b = torch.randn(m, k, device=device, dtype=dtype), torch.randn(n, k, device=device, dtype=dtype)
+    a, b = (x.to(device, dtype) for x in _operands())
     return 2 * m * k * n / _median_seconds(lambda: torch.mm(a, b.T), device)
 
 
 def choose_matmul() -> tuple[str, str]:
     """Whether PyTorch's CPU products should go to oneDNN instead of its default BLAS, and why, in a phrase.
 
-    `torch.set_float32_matmul_precision("medium")` lets oneDNN take float32 products. On processors without bfloat16 tiles
-    it computes them in plain float32, and on some (AMD's) a third faster than the default, MKL. Where it would round to
-    bfloat16, the error shows and it is not taken.
+    `torch.set_float32_matmul_precision("medium")` lets oneDNN take float32 products. On processors without bfloat16
+    tiles it computes them in plain float32, and on some (AMD's) a third faster than the default, MKL. Where it would
+    round to bfloat16, the error shows and it is not taken.
     """
-    m, k, n = SHAPE
-    generator = torch.Generator().manual_seed(0)
-    a, b = torch.randn(m, k, generator=generator), torch.randn(n, k, generator=generator)
+    a, b = _operands()
     before = torch.get_float32_matmul_precision()
-    seconds, products = {}, {}
+    seconds: dict[str, float] = {}
+    products: dict[str, torch.Tensor] = {}
     try:
         for name, precision in (("default", "highest"), ("onednn", "medium")) * 2:
             torch.set_float32_matmul_precision(precision)
             products[name] = torch.mm(a, b.T)
-            seconds[name] = min(
-                seconds.get(name, float("inf")), _median_seconds(lambda: torch.mm(a, b.T), torch.device("cpu"))
-            )
+            found = _median_seconds(lambda: torch.mm(a, b.T), torch.device("cpu"))
+            seconds[name] = min(found, seconds.get(name, found))
     finally:
         torch.set_float32_matmul_precision(before)
     difference = float((products["onednn"] - products["default"]).norm() / products["default"].norm())
@@ -51,13 +49,19 @@ def use_matmul(name: str) -> None:
     torch.set_float32_matmul_precision("medium" if name == "onednn" else "highest")
 
 
+def _operands() -> tuple[torch.Tensor, torch.Tensor]:
+    m, k, n = SHAPE
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(m, k, generator=generator), torch.randn(n, k, generator=generator)
+
+
 def _median_seconds(work: Callable[[], object], device: torch.device, n: int = 5) -> float:
-    work()
+    """Of `n` times after a first that does not count, each until the device has finished."""
     times = []
-    for _ in range(n):
+    for _ in range(n + 1):
         start = time.perf_counter()
         work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
         times.append(time.perf_counter() - start)
-    return sorted(times)[n // 2]
+    return sorted(times[1:])[n // 2]

@@ -1,14 +1,18 @@
 """What a model costs, from its config alone: parameters and floating-point operations.
 
 A matrix product of (m, k) and (k, n) counts 2 m k n operations; look-ups, norms and activations count nothing. A
-backward pass costs twice its forward pass.
+backward pass costs twice its forward pass. Of causal attention only the half below the diagonal counts, as it is all
+that is needed; PaLM's and nanoGPT's counts take the whole, twice as much.
 """
 
 from lmsmith.config import ModelConfig
 
 
 def matrix_parameters(config: ModelConfig) -> int:
-    """Parameters that take part in matrix products: blocks and head, no tables, norms or biases."""
+    """Parameters that take part in matrix products: blocks and head, no tables, norms or biases.
+
+    A tied head counts, as it is multiplied with; so do padded rows, for the same reason.
+    """
     d, f = config.d_model, config.width_ff
     attention = d * d + d * (config.n_head + 2 * config.n_kv) * config.d_head
     feed_forward = (3 if config.feed_forward == "swiglu" else 2) * d * f

@@ -1,0 +1,102 @@
+"""Predicted costs against counts of the built model's own matrices and products, and against worked figures."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from lmsmith.accounting.predict import matrix_parameters, train_flops_per_token
+from lmsmith.config import ModelConfig
+from lmsmith.loss import summed_cross_entropy
+from lmsmith.models.gpt import GPT
+from lmsmith.presets import PRESETS, preset
+
+SIZE = {
+    "model.n_layer": 3,
+    "model.n_head": 4,
+    "model.n_kv_head": 2,
+    "model.d_model": 24,
+    "model.context_length": 16,
+    "model.vocab_size": 29,
+}
+VARIANTS: list[dict[str, Any]] = [{}, {"model.d_ff": 40, "model.vocab_multiple": 16}, {"model.n_kv_head": 0}]
+
+
+def config_of(name: str, changes: dict[str, Any]) -> ModelConfig:
+    return preset(name).changed({**SIZE, "model.dropout": 0.0, **changes}, where="here").model
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+@pytest.mark.parametrize("name", PRESETS)
+def test_matrix_parameters_are_the_linear_maps_and_the_head(name: str, changes: dict[str, Any]) -> None:
+    config = config_of(name, changes)
+    model = GPT(config)
+    inside = sum(m.weight.numel() for m in model.blocks.modules() if isinstance(m, nn.Linear))
+    assert matrix_parameters(config) == inside + model.head_weight.numel()
+
+
+def in_place(added_to: tuple[int, ...], a: tuple[int, ...], b: tuple[int, ...], **options: object) -> int:
+    """What PyTorch's counter leaves out: a product added to what is there."""
+    return 2 * a[0] * a[1] * b[1]
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+@pytest.mark.parametrize("name", PRESETS)
+def test_operations_are_those_pytorch_counts(name: str, changes: dict[str, Any]) -> None:
+    """A counted update: attention in one block multiplies the whole square, of which the prediction counts half."""
+    config = config_of(name, changes)
+    model = GPT(config)
+    B, T = 3, config.context_length
+    ids = torch.zeros(B, T, dtype=torch.int64)
+    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: in_place}) as counter:
+        hidden = model.hidden(ids).flatten(0, 1)
+        total, _ = summed_cross_entropy(hidden, model.head_weight, ids.flatten(), vocab_size=config.vocab_size)
+        total.backward()
+    attention = 6 * config.n_layer * T * config.d_model
+    assert counter.get_total_flops() == B * T * (train_flops_per_token(config) + attention)
+
+
+def gpt2_xl(context_length: int) -> ModelConfig:
+    """The worked example's architecture: SwiGLU of width 6400, RoPE, RMSNorm, untied head, no biases."""
+    return (
+        preset("llama")
+        .changed(
+            {
+                "model.n_layer": 48,
+                "model.n_head": 25,
+                "model.d_model": 1600,
+                "model.d_ff": 6400,
+                "model.vocab_size": 50257,
+                "model.context_length": context_length,
+            },
+            where="here",
+        )
+        .model
+    )
+
+
+def forward_over_full_attention(config: ModelConfig) -> float:
+    """Of one window: a third of training's, and the other half of attention, which the worked figures count."""
+    T = config.context_length
+    return T * train_flops_per_token(config) / 3 + config.n_layer * 2 * T * T * config.d_model
+
+
+def test_worked_figures_of_gpt2_xls_shape() -> None:
+    config = gpt2_xl(1024)
+    with torch.device("meta"):
+        assert GPT(config).n_parameters() == 2_127_057_600
+    forward = forward_over_full_attention(config)
+    assert forward == 4_513_336_524_800
+    head = 2 * 1024 * 1600 * 50257
+    assert head / forward == pytest.approx(0.036, abs=0.0005)
+    long = forward_over_full_attention(gpt2_xl(16_384))
+    assert long == pytest.approx(149.5e12, rel=0.0005)
+    assert long / forward == pytest.approx(33.1, abs=0.05)
+
+
+def test_half_of_attention_is_counted() -> None:
+    config = gpt2_xl(1024)
+    whole = 3 * forward_over_full_attention(config) / 1024
+    assert whole - train_flops_per_token(config) == 6 * 48 * 1024 * 1600
