@@ -121,7 +121,7 @@ try_again
     [threw|tossed] a [pine cone|small stone|stick|ball of mud|nut|shoe] at it
     climbed on [a box|a barrel|an old chair|a wobbly bucket|a fence|a pile of books] and [reached|stretched] as [high|
         far] as {hero.he} could
-    called, "[Come down|Please come back|Come here this minute]!"
+    [begged|asked] the wind to [bring it down|bring it back|blow the other way]
 get_down
     {pal} [ran home|went away|looked around] and came back with {tool.a=tools}. [It was too short, so they stood on [a
         barrel|a table|a wall|a box]. |]With the {tool}, they could [just |]reach the {shade} {thing}[ and [pull|push|
@@ -239,8 +239,9 @@ build
         finish it|I want to go home]," {hero.he} said<tone>. // "[Let's|We can|We must] try again," said
         {pal}<gladly>. "[This time|Now], we [need|should use|will take|want] {stuff3=materials-stuff-stuff2}." [So
         they|They] [started|began] [again|from the beginning]. {hero} [held|carried|brought|fetched] the {stuff3}, and
-        {pal} [made|put] everything [tight|straight|together]. [Step by step|Slowly|Little by little|Bit by bit], the
-        {shade} {thing} grew[ [bigger|taller|and grew]|]. // <stands> <joy> // <build_end>
+        {pal} [put everything together|made everything tight|tied everything up|held everything straight]. [Step by
+        step|Slowly|Little by little|Bit by bit], the {shade} {thing} grew[ [bigger|taller|and grew]|]. // <stands>
+        <joy> // <build_end>
 stands
     [When it was done|In the evening|At last], {hero} [pushed|shook|kicked|leaned on] it [a little|to see what would
         happen]. The {shade} {thing} [stood still|did not move|did not fall].
@@ -265,9 +266,9 @@ learn
         funny]." // So {hero} [practiced|tried] [every day|every morning|every day after school|before every supper|
         day after day].[ <aside>|] On {weekday=weekdays}, {hero.he} [got it wrong|made a mistake] {times=falls} times.
         On {weekday.next}, it was only {times.less}. {pal} [clapped|cheered|nodded|watched] [every time|and waited|and
-        said, "[Once more|Again|Good, and again]!"|and helped]. // [Then one|One] {sky?=skies} <day>, {hero}
-        {thing.win}! "[Look|Look at me|I can do it|I did it|Did you see that], {pal}!" {hero.he} [cried|called|
-        shouted|laughed]. <joy> // <learn_end>
+        asked for [more|one more try|it again]|and helped]. // [Then one|One] {sky?=skies} <day>, {hero} {thing.win}!
+        "[Look|Look at me|I can do it|I did it|Did you see that], {pal}!" {hero.he} [cried|called|shouted|laughed].
+        <joy> // <learn_end>
 learn_end
     <praise>[ <bedtime>|]
     <praise> And [when anyone|when a friend|if somebody] [found something hard|wanted to give up|felt <sad>], {hero}
@@ -333,20 +334,19 @@ gift_end
 grow
     <one_day>, {hero.his} {pal.intro=kind.elders} gave {hero} [a tiny|one small|a round brown|a flat white] seed.
         "[This is|It is] {plant.a=plants} seed," said {pal}<gladly>. "[Be good to it|Give it water and sun|Take care
-        of it|Talk to it][, and wait| and be patient|]." {hero} [filled|took] {shade.a=shades} {thing=pots} [with|and
-        filled it with] [soft |dark |]earth. {hero.He} [pushed|put] the seed in [with one finger|<carefully>|deep] and
-        [set|put] the {shade} {thing} [on the window sill|by the back door|in a sunny corner|next to {hero.his} bed|on
-        the garden wall]. // [Every|Each] [morning|day], {hero} gave it water. [Every|Each] [evening|night], {hero.he}
-        [said good night to it|sang to it|told it a story|looked for a leaf|told it about <sight>]. {Days=numbers}
-        days went by, but nothing [grew|happened|came up]. <tears> "[Maybe|Perhaps] [the seed is asleep|I did it
-        wrong|it does not like me|it wants {load?=loads}]," {hero.he} said<tone>. "[Wait|Be patient]," said
-        {pal}<gladly>. "[Good things take time|Seeds work in the dark|It is growing where you can't see it]." // [So
-        {hero} waited|{hero} waited and waited]. [It rained, and then the sun came out|The days grew warm|A week went
-        by|The moon grew round]. Then, one [morning|day|{sky?=skies} <day>], there was [a green dot|something green|a
-        tiny leaf|a thin green thread] in the {shade} {thing}! "<hooray>! [Come and see|Come quickly|Come and look],
-        {pal}!" <cried> {hero}. It grew [taller and taller|day by day|like magic|as if it had no time to lose].
-        <soon>, it [was as tall as {hero}|had a hundred leaves|reached the ceiling|looked out of the window]. //
-        <grow_end>
+        of it|Talk to it][, and wait| and be patient|]." {hero} filled {shade.a=shades} {thing=pots} with [soft |dark
+        |black |warm |]earth. {hero.He} [pushed|put] the seed in [with one finger|<carefully>|deep] and [set|put] the
+        {shade} {thing} [on the window sill|by the back door|in a sunny corner|next to {hero.his} bed|on the garden
+        wall]. // [Every|Each] [morning|day], {hero} gave it water. [Every|Each] [evening|night], {hero.he} [said good
+        night to it|sang to it|told it a story|looked for a leaf|told it about <sight>]. {Days=numbers} days went by,
+        but nothing [grew|happened|came up]. <tears> "[Maybe|Perhaps] [the seed is asleep|I did it wrong|it does not
+        like me|it wants {load?=loads}]," {hero.he} said<tone>. "[Wait|Be patient]," said {pal}<gladly>. "[Good things
+        take time|Seeds work in the dark|It is growing where you can't see it]." // [So {hero} waited|{hero} waited
+        and waited]. [It rained, and then the sun came out|The days grew warm|A week went by|The moon grew round].
+        Then, one [morning|day|{sky?=skies} <day>], there was [a green dot|something green|a tiny leaf|a thin green
+        thread] in the {shade} {thing}! "<hooray>! [Come and see|Come quickly|Come and look], {pal}!" <cried> {hero}.
+        It grew [taller and taller|day by day|like magic|as if it had no time to lose]. <soon>, it [was as tall as
+        {hero}|had a hundred leaves|reached the ceiling|looked out of the window]. // <grow_end>
 grow_end
     [In summer|Soon after|And then], there [was|grew] {size.a=grown} {plant} in the {shade} {thing}. <joy> <praise>
     When the {shade} {thing} was too small for it, {hero} and {pal} [planted|put] it in the [garden|ground|yard]. [And
@@ -378,7 +378,7 @@ night_laugh
         me]," {hero.he} said<gladly>.
     {pal} [laughed|smiled], and {hero} laughed too. "[The dark is|Night is|The night is] full of [small things|funny
         things|friends|stories], not monsters," said {pal}<gladly>.
-    "[I was afraid of that|Was that all]?" said {hero}<gladly>. "[Everyone is afraid sometimes|Things sound bigger at
+    "[Was that all|Is that the monster]?" said {hero}<gladly>. "[Everyone is afraid sometimes|Things sound bigger at
         night|Even I was afraid]," said {pal}<tone>.
 night_end
     <praise> Soon {hero} was [fast |]asleep, with the {shade} {thing} in {hero.his} arms.

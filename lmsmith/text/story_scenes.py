@@ -119,7 +119,7 @@ cried
 tone
     [| softly| in a small voice| in a quiet voice| after a while| at last| slowly| quickly| in a low voice| and
         blinked| and swallowed| quietly| with a frown| and coughed| and looked up| with a little cough| all at
-        once| in one breath| and sniffed| and looked down]
+        once| in one breath| and looked down]
 
 kindly
     [| softly| kindly| gently| with a frown| in a warm voice| at once| in a low voice| and bent down| and stopped| and
@@ -184,7 +184,7 @@ joy
     A [big|wide|warm|happy|bright] smile [came to|spread over|lit up|grew on] {hero}'s face[, and {hero.he} <dances>|
         ].
     {hero} [laughed|smiled|beamed] [from ear to ear|and felt warm inside|like {like?=likeness}].
-    {hero} felt as [light|warm|bright] as {like?=likeness}.
+    {hero} felt [just |almost |]like {like?=likeness}.
 
 pal
     {pal.intro=kind.friends-hero}

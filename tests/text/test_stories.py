@@ -17,7 +17,7 @@ from unambiguous import ambiguities, misused
 from lmsmith.text.grammar import Grammar, Record, Table
 from lmsmith.text.stories import Story, generate_stories, score_story, story_grammar, write_stories
 
-BITS_PER_STORY, BITS_PER_BYTE = 183.0, 0.1715  # as the module's docstring says
+BITS_PER_STORY, BITS_PER_BYTE = 182.9, 0.1714  # as the module's docstring says
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,7 @@ def test_text_is_clean(stories: list[Story]) -> None:
     for story in stories:
         assert story.text.isascii()
         assert not re.search(
-            r"[][{}<>|=]|  | \n|\n |\n\n\n|^\s|\s$| [.,!?]|[,!?][.,]|\.,|(?<!\.)\.\.(?!\.)", story.text
+            r"[][{}<>|=]|  | \n|\n |\n\n\n|^\s|\s$| [.,!?]|[,!?][.,]|\.,|(?<!\.)\.\.(?!\.)|[!?.]\"[.,]", story.text
         ), story.text
         for paragraph in story.text.split("\n\n"):
             assert re.fullmatch(r'["A-Z].*[.!?]"?', paragraph), paragraph
@@ -244,7 +244,7 @@ def test_habits_come_back(stories: list[Story]) -> None:
             assert after[1] == hobbies[hobby[1]], story.text
         food = re.search(r"(?:favorite (?:food|thing to eat) was|how \w+ (?:liked|loved)) (\w+ \w+)", story.text)
         supper = re.search(
-            r"(?:ate|had|shared) (\w+ \w+)(?: with [\w ]+)? (?:together|under|at the|until|by candle)", story.text
+            r"\b(?:ate|had|shared) (\w+ \w+)(?: with [\w ]+)? (?:together|under|at the|until|by candle)", story.text
         )
         if food and supper:
             eaten += 1
