@@ -59,7 +59,7 @@ def places(grammar: Grammar) -> Iterator[tuple[Choice | Draw, tuple | None]]:
 def derivable(grammar: Grammar) -> list[tuple]:
     """All that can be left to derive, each before what follows from it."""
     start = push(grammar.start, None)
-    found, path = {start: None}, [(start, iter(following(start)))]  # depth first, in the order of completion
+    found, path = {start}, [(start, iter(following(start)))]  # depth first, in the order of completion
     done = []
     while path:
         left, ahead = path[-1]
@@ -67,7 +67,7 @@ def derivable(grammar: Grammar) -> list[tuple]:
             done.append(left)
             path.pop()
         elif after not in found:
-            found[after] = None
+            found.add(after)
             path.append((after, iter(following(after))))
     return done[::-1]
 
