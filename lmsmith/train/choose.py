@@ -25,7 +25,8 @@ from lmsmith.train.machine import Machine
 from lmsmith.train.step import products_dtype, update
 
 DEFAULT_MINUTES = 10.0
-N_EVALUATIONS = 10
+MOST_EVALUATIONS, LEAST_EVALUATIONS = 10, 3
+EVALUATION_SHARE = 0.06  # of a run's time, at most, as long as there are more than the least
 N_LOG_LINES = 200
 
 
@@ -77,12 +78,16 @@ def resolve(config: RunConfig, given: Collection[str], corpus: Corpus, machine: 
 
     tokens_a_step = config.train.batch_size * config.model.context_length
     steps = config.train.steps or config.train.tokens // tokens_a_step
+    n_evaluations = MOST_EVALUATIONS
     if not (config.train.steps or config.train.tokens):
-        steps = int(seconds / seconds_a_step(config, corpus, machine))
+        an_update = seconds_a_step(config, corpus, machine)
+        an_evaluation = len(corpus.validation) / tokens_a_step * an_update / 3  # forward alone
+        n_evaluations = min(n_evaluations, int(EVALUATION_SHARE * seconds / an_evaluation))
+        steps = int(seconds / an_update)
     steps = max(1, steps)
     chosen = {
         "train.steps": steps,
-        "train.eval_every": config.train.eval_every or max(1, steps // N_EVALUATIONS),
+        "train.eval_every": config.train.eval_every or max(1, steps // max(LEAST_EVALUATIONS, n_evaluations)),
         "train.log_every": config.train.log_every or max(1, steps // N_LOG_LINES),
     }
     if config.model.ngram_orders and "model.ngram_dropout" not in given:
