@@ -1,9 +1,12 @@
 """Batches as a function of (seed, step): computed, never remembered.
 
-The tokens are cut into windows of `context_length`, each with the token that follows it. An epoch is a permutation of all
-windows, given by a keyed bijection (a Feistel network with cycle walking: nothing is stored, whatever the size), and every
-epoch starts at another offset so that the cuts move. Batch `step` is windows step*batch_size ... of that endless order.
-Resuming needs a number; splitting a batch over processes or micro-batches is slicing its rows.
+The tokens are cut into windows of `context_length`, each with the token that follows it. An epoch is a permutation of
+all windows, given by a keyed bijection (a Feistel network with cycle walking: nothing is stored, whatever the size),
+and every epoch starts at another offset so that the cuts move. Batch `step` is windows step*batch_size ... of that
+endless order. Resuming needs a number; splitting a batch over processes or micro-batches is slicing its rows.
+
+Windows do not overlap within an epoch, and fewer than two contexts of tokens at the ends of the text are left out of
+each: other ones, as the offset moves.
 """
 
 import hashlib
@@ -13,6 +16,8 @@ import numpy as np
 from lmsmith.errors import DataError
 
 N_ROUNDS = 6
+FEW = 256
+"""Up to so many windows are shuffled by sorting: Feistel networks of a few bits do not reach every order evenly."""
 
 
 class Batches:
@@ -21,16 +26,17 @@ class Batches:
     def __init__(self, ids: np.ndarray, *, context_length: int, batch_size: int, seed: int) -> None:
         """`ids`: (n,) of an unsigned type, in memory or memory-mapped. DataError if it holds no whole window."""
         self.ids, self.T, self.batch_size, self.seed = ids, context_length, batch_size, seed
-        # Any offset below T must leave room for all windows and the last one's target.
-        self.n_windows = (len(ids) - 1 - (context_length - 1)) // context_length
+        # The largest offset, T - 1, must leave room for all windows and the last one's target.
+        self.n_windows = max(0, len(ids) - context_length) // context_length
         if self.n_windows < 1:
+            shorter = f" or set --model.context_length {max(1, len(ids) // 8)}" if len(ids) > 1 else ""
             raise DataError(
                 f"the training text has {len(ids):,} tokens, too few for a context of {context_length:,}: at least "
-                f"{2 * context_length:,} are needed. Add text or set --model.context_length {max(1, len(ids) // 8)}."
+                f"{2 * context_length:,} are needed. Add text{shorter}."
             )
 
     def rows(self, step: int, start: int = 0, end: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs and targets of rows `start` to `end` of batch `step`: two int64 arrays (rows, T), targets one further."""
+        """Inputs and targets, one further, of rows `start` to `end` of batch `step`: two int64 arrays (rows, T)."""
         first = step * self.batch_size
         order = np.arange(first + start, first + (self.batch_size if end is None else end))
         at = np.concatenate(
@@ -53,10 +59,13 @@ class Batches:
 
 
 def permute(place: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
-    """A keyed bijection of 0..n-1: balanced Feistel on the next even number of bits, walked until it falls below n.
+    """Where a keyed bijection of 0..n-1 takes each of `place`: int64, of its shape (m,).
 
-    (Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains".)
+    Balanced Feistel on the next even number of bits, walked until it falls below n (Black and Rogaway 2002, "Ciphers
+    with Arbitrary Finite Domains"); up to FEW, the order of keyed hashes.
     """
+    if n <= FEW:
+        return np.argsort(_mix(_mix(np.arange(n, dtype=np.uint64) ^ keys[0]) ^ keys[1]))[place]
     half = max(1, -(-(n - 1).bit_length() // 2))
     mask = np.uint64((1 << half) - 1)
     found = place.astype(np.uint64)
