@@ -165,12 +165,10 @@ class DataConfig:
     text_field: str = setting("text", "field of .jsonl and column of .parquet that holds the text")
     encoding: str = setting("auto", "auto: UTF-8, or UTF-16/32 by byte-order mark; or any encoding Python knows")
     errors: Literal["strict", "replace"] = setting("strict", "undecodable bytes stop, or become U+FFFD and are counted")
-    validation_fraction: float = setting(0.1, "share of the text held out")
+    validation_fraction: float = setting(0.0, "share of the text held out; 0: a tenth, at most 250,000 characters")
 
     def __post_init__(self) -> None:
-        _check(
-            0 < self.validation_fraction < 1, "data.validation_fraction", self.validation_fraction, "between 0 and 1"
-        )
+        _check(0 <= self.validation_fraction < 1, "data.validation_fraction", self.validation_fraction, "0 to below 1")
 
 
 @dataclass(frozen=True)

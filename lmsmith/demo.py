@@ -35,14 +35,14 @@ def demo(out: Path, minutes: float, *, console: Console, started: float) -> tupl
         number += 1
     run, summary = train(
         [str(stories)],
-        {"train.minutes": minutes, "data.validation_fraction": 0.05},
+        {"train.minutes": minutes},
         out=free_place(out / f"run-{number}", "run"),
         console=console,
         started=started,
         reserve_seconds=SCORE_SECONDS,
     )
     if summary["finished"] != "signal":
-        summary["baselines"]["source"] = source_bits_per_byte(stories, 0.05)
+        summary["baselines"]["source"] = source_bits_per_byte(stories)
         atomic.write(run / "summary.json", json.dumps(summary, indent=1) + "\n")
         console.print(
             f"the stories' own entropy is {summary['baselines']['source']:.3f} bits per byte: no model can do better",
@@ -51,9 +51,9 @@ def demo(out: Path, minutes: float, *, console: Console, started: float) -> tupl
     return run, summary
 
 
-def source_bits_per_byte(stories: Path, validation_fraction: float) -> float:
+def source_bits_per_byte(stories: Path) -> float:
     """What the held-out stories cost under the grammar that made them."""
-    held_out = split_documents(Documents([stories]), validation_fraction).validation
+    held_out = split_documents(Documents([stories])).validation
     nats = -sum(score_story(text) for text in held_out)
     return nats / math.log(2) / sum(len(text.encode()) for text in held_out)
 

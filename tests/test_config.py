@@ -47,7 +47,7 @@ BAD: dict[str, list[Any]] = {
     "schedule.warmup_steps": [-1],
     "schedule.cooldown_fraction": [-0.1, 1.1, math.nan],
     "schedule.final_fraction": [-0.1, 1.1, math.nan],
-    "data.validation_fraction": [0.0, 1.0, math.nan],
+    "data.validation_fraction": [-0.1, 1.0, math.nan],
     "train.steps": [-1],
     "train.minutes": [-1.0, math.inf, math.nan],
     "train.tokens": [-1],

@@ -24,6 +24,8 @@ from lmsmith.text.files import BinaryFile, Counts, known_encoding, plural, read_
 from lmsmith.text.sources import find_files
 
 MANY = 50  # distinct documents from which on whole documents are held out
+FRACTION = 0.1  # held out of a text, unless that is
+MOST_HELD_OUT = 250_000  # characters: enough for three digits of a loss, and soon evaluated
 PART = 1 << 18  # characters that are encoded at once
 
 
@@ -117,8 +119,8 @@ class Split:
     description: str
 
 
-def split_documents(documents: Iterable[Document], fraction: float) -> Split:
-    """Holds out about `fraction` of the text for validation.
+def split_documents(documents: Iterable[Document], fraction: float = 0.0) -> Split:
+    """Holds out about `fraction` of the text for validation; 0: a tenth, at most about 250,000 characters.
 
     From 50 distinct documents on, whole documents are held out, by a hash of their content: a document stays on its
     side when others are added, and its duplicates are there too. With fewer, the last `fraction` of each one's
@@ -127,7 +129,7 @@ def split_documents(documents: Iterable[Document], fraction: float) -> Split:
 
     Raises DataError if fewer than two characters would be left on either side.
     """
-    assert 0 < fraction < 1
+    assert 0 <= fraction < 1
     texts: list[str] = []
     hashes = array("Q")
     distinct: dict[int, str] = {}  # no further than is needed to know whether they are many
@@ -136,6 +138,7 @@ def split_documents(documents: Iterable[Document], fraction: float) -> Split:
         hashes.append(_hash(document.text))
         if len(distinct) < MANY:
             distinct.setdefault(hashes[-1], document.text)
+    fraction = fraction or min(FRACTION, MOST_HELD_OUT / max(1, sum(map(len, texts))))
     n_documents, n_duplicates = len(texts), 0
     if len(distinct) == MANY:
         # Both sides get something, whatever the hashes are: the lowest is always held out, the highest never.
@@ -156,7 +159,7 @@ def split_documents(documents: Iterable[Document], fraction: float) -> Split:
         raise DataError(
             f"the text is too short to split: of {plural(n_train + n_validation, 'character')}, {n_train} would be for "
             f"training and {n_validation} for validation; wanted at least 2 for each. Add text, or change "
-            f"--data.validation_fraction ({fraction:g})."
+            f"--data.validation_fraction ({fraction:.3g})."
         )
     held_out = f"{n_validation:,} held out ({n_validation / (n_train + n_validation):.1%})"
     dropped = f"; {plural(n_duplicates, 'exact duplicate')} dropped" if n_duplicates else ""

@@ -612,3 +612,9 @@ def test_a_text_too_short_to_split(text):
 
 def test_four_characters_can_be_split():
     assert split_documents(documents_of("abcd"), 0.5).validation == ["cd"]
+
+
+def test_without_a_fraction_a_tenth_is_held_out_and_of_a_large_text_no_more_than_is_soon_evaluated():
+    small, large = Document("a" * 1_000, "small"), Document("b" * 10_000_000, "large")
+    assert len(split_documents([small]).validation[0]) == 100
+    assert len(split_documents([large]).validation[0]) == pytest.approx(250_000, abs=1)
