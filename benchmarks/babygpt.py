@@ -1,12 +1,12 @@
-"""babyGPT's training speed beside nanoGPT's and the machine's own rate of matrix products, in one process.
+"""babyGPT's training speed beside nanoGPT's and the machine's own rate of matrix products, in one run.
 
-    python benchmarks/babygpt.py --nanogpt PATH_TO_A_CLONE_OF_NANOGPT
+    python benchmarks/babygpt.py --nanogpt PATH_TO_A_CLONE_OF_NANOGPT [--dtype float32]
 
-The model is nanoGPT's for Shakespeare by characters: 6 layers, 6 heads, width 384, 10.65M parameters, dropout 0, batch 8,
-context 256, float32. A round is: two updates of ours, two of nanoGPT's (its model, its optimiser, its clipping,
-uncompiled, as its README says for CPUs), and twice every matrix product of an update alone, each at its own shape, by the
-faster of PyTorch's libraries. Each is a process of its own and rounds alternate, so a machine that changes speed changes
-all three; medians and ratios within rounds are reported.
+The model is nanoGPT's for Shakespeare by characters: 6 layers, 6 heads, width 384, 10.65M parameters, dropout 0, batch
+8, context 256. A round is: two updates of ours, in the precision it chooses here or --dtype; two of nanoGPT's (its model,
+its optimiser, its clipping, uncompiled, as its README says for CPUs); and twice every matrix product of an update alone,
+each at its own shape, in our precision and by the faster of PyTorch's libraries. Each is a process of its own and rounds
+alternate, so a machine that changes speed changes all three; medians and ratios within rounds are reported.
 """
 
 import argparse
@@ -21,12 +21,13 @@ import numpy as np
 import torch
 
 from lmsmith.accounting.predict import train_flops_per_token
+from lmsmith.config import RunConfig
 from lmsmith.data.batches import Batches
 from lmsmith.models.gpt import GPT
 from lmsmith.optim.groups import Optimisers
 from lmsmith.presets import preset
 from lmsmith.train.machine import n_cores, survey
-from lmsmith.train.step import update
+from lmsmith.train.step import products_dtype, update
 
 B, T, V, D, L, F, H = 8, 256, 65, 384, 6, 1536, 6
 
@@ -36,6 +37,7 @@ def main() -> None:
     options.add_argument("--nanogpt", type=Path, help="a clone of nanoGPT")
     options.add_argument("--rounds", type=int, default=9)
     options.add_argument("--threads", type=int, default=n_cores())
+    options.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="of ours")
     options.add_argument("--worker", choices=["lmsmith", "nanogpt", "products"], help=argparse.SUPPRESS)
     given = options.parse_args()
     if given.worker:
@@ -55,7 +57,7 @@ def main() -> None:
                 seconds[name].append(found)
     for worker in workers.values():
         worker.stdin.close()
-    flops = train_flops_per_token(_config().model) * B * T
+    flops = train_flops_per_token(_config(given.dtype).model) * B * T
     middle = {name: statistics.median(values) for name, values in seconds.items()}
     for name, value in middle.items():
         spread = f"{min(seconds[name]):.3f} to {max(seconds[name]):.3f}"
@@ -66,7 +68,8 @@ def main() -> None:
     print(f"lmsmith reaches {statistics.median(shares):.1%} of it ({min(shares):.1%} to {max(shares):.1%})")
     if given.nanogpt:
         pairs = [b / a for a, b in zip(seconds["lmsmith"], seconds["nanogpt"], strict=True)]
-        print(f"{statistics.median(pairs):.2f} times nanoGPT's tokens a second ({min(pairs):.2f} to {max(pairs):.2f})")
+        spread = f"{min(pairs):.2f} to {max(pairs):.2f}"
+        print(f"{statistics.median(pairs):.2f} times nanoGPT's tokens a second ({spread})")
 
 
 def _start(name: str) -> subprocess.Popen[str]:
@@ -81,25 +84,33 @@ def _work(given: argparse.Namespace) -> None:
         with contextlib.redirect_stdout(sys.stderr):
             work, how = _nanogpt(given.nanogpt), "as it is"
     else:
-        machine = survey(_config())
-        work, how = (_ours() if given.worker == "lmsmith" else _products()), machine.reason
+        config = _config(given.dtype)
+        machine = survey(config)
+        config = config.changed({"train.dtype": machine.dtype}, where="benchmark")
+        work = _ours(config) if given.worker == "lmsmith" else _products(machine.dtype)
+        how = f"{machine.dtype}; {machine.reason}"
     print(f"{given.threads} threads; {how}", flush=True)
     for _ in sys.stdin:
         print(_time(work), flush=True)
 
 
-def _config():
+def _config(dtype: str) -> RunConfig:
     return preset("babygpt").changed(
-        {"model.vocab_size": V, "model.dropout": 0.0, "train.batch_size": B, "train.dtype": "float32"},
+        {
+            "model.vocab_size": V,
+            "model.dropout": 0.0,
+            "model.attention_dropout": 0.0,
+            "train.batch_size": B,
+            "train.dtype": dtype,
+        },
         where="benchmark",
     )
 
 
-def _ours():
-    config = _config()
+def _ours(config: RunConfig):
     model = GPT(config.model)
     model.initialise(torch.Generator().manual_seed(1))
-    optimisers = Optimisers(model, config.optim)
+    optimisers = Optimisers(model, config.optim, products_dtype(config))
     ids = np.random.default_rng(0).integers(0, V, 100_000).astype(np.uint16)
     batches = Batches(ids, context_length=T, batch_size=B, seed=1)
     steps = iter(range(10**9))
@@ -138,12 +149,12 @@ def _product_flops() -> float:
     return sum(3 * 2 * m * k * n * count for m, k, n, count in _shapes())
 
 
-def _products():
+def _products(dtype: str):
     """All linear maps of an update, forward and both backward products, results into memory that is there already."""
     work = []
     for m, k, n, count in _shapes():
-        x, w, y = torch.randn(m, k), torch.randn(n, k), torch.randn(m, n)
-        work.append((x, w, y, torch.empty(m, k), torch.empty(n, k), count))
+        x, w, y = (torch.randn(shape).to(getattr(torch, dtype)) for shape in ((m, k), (n, k), (m, n)))
+        work.append((x, w, y, torch.empty_like(x), torch.empty_like(w), count))
 
     def step() -> None:
         for x, w, y, dx, dw, count in work:
