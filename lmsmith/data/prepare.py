@@ -22,7 +22,7 @@ from lmsmith.data.shards import read_shard, write_shard
 from lmsmith.errors import CheckpointError, ConfigError
 from lmsmith.text.documents import Documents, split_documents
 from lmsmith.tokens.files import load_tokenizer, save_tokenizer
-from lmsmith.tokens.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer, to_utf8
+from lmsmith.tokens.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer, ids_dtype, to_utf8
 
 MOST_CHARACTERS = 300
 """A text with more distinct characters than this is read byte by byte rather than character by character."""
@@ -117,13 +117,14 @@ def make_tokenizer(wanted: str, texts: Sequence[str], *, several: bool) -> Token
 
 
 def _encode(tokenizer: Tokenizer, texts: Iterable[str]) -> np.ndarray:
-    parts = []
+    """The texts' ids one after the other, an end-of-text token before each where the tokenizer has one."""
+    kind = ids_dtype(tokenizer.vocab_size)
+    parts: list[np.ndarray] = []
     for text in texts:
         if tokenizer.end_of_text is not None:
-            parts.append(np.array([tokenizer.end_of_text], dtype=np.uint32))
-        parts.append(tokenizer.encode(text))
-    kind = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
-    return np.concatenate([part.astype(kind, copy=False) for part in parts])
+            parts.append(np.array([tokenizer.end_of_text], dtype=kind))
+        parts.append(tokenizer.encode(text).astype(kind, copy=False))
+    return np.concatenate(parts)
 
 
 def _utf8(texts: Iterable[str]) -> Iterator[bytes]:
