@@ -2,11 +2,12 @@
 
     python benchmarks/babygpt.py --nanogpt PATH_TO_A_CLONE_OF_NANOGPT [--dtype float32]
 
-The model is nanoGPT's for Shakespeare by characters: 6 layers, 6 heads, width 384, 10.65M parameters, dropout 0, batch
-8, context 256. A round is: two updates of ours, in the precision it chooses here or --dtype; two of nanoGPT's (its model,
-its optimiser, its clipping, uncompiled, as its README says for CPUs); and twice every matrix product of an update alone,
-each at its own shape, in our precision and by the faster of PyTorch's libraries. Each is a process of its own and rounds
-alternate, so a machine that changes speed changes all three; medians and ratios within rounds are reported.
+The model is nanoGPT's for Shakespeare by characters: 6 layers, 6 heads, width 384, 10.65M parameters, dropout 0,
+batch 8, context 256. A round is: two updates of ours, in the precision it chooses here or --dtype; two of nanoGPT's
+(its model, its optimiser, its clipping, uncompiled, as its README says for CPUs); and twice every matrix product of
+an update alone, each at its own shape, in our precision and by the faster of PyTorch's libraries. Each is a process
+of its own and rounds alternate, so a machine that changes speed changes all three; medians and ratios within rounds
+are reported.
 """
 
 import argparse
@@ -78,7 +79,7 @@ def _start(name: str) -> subprocess.Popen[str]:
 
 
 def _work(given: argparse.Namespace) -> None:
-    """One contestant in a process of its own, set up as it sets itself up; a line in, some updates' mean seconds out."""
+    """One contestant, a process of its own, set up as it sets itself up: a line in, an update's mean seconds out."""
     if given.worker == "nanogpt":
         torch.set_num_threads(given.threads)
         with contextlib.redirect_stdout(sys.stderr):

@@ -3,9 +3,9 @@
     python benchmarks/shakespeare.py tinyshakespeare.txt --nanogpt PATH_TO_A_CLONE_OF_NANOGPT
 
 nanoGPT (with its data prepared, as its README says) runs its own recipe for CPUs: 4 layers, width 128, context 64,
-batch 12, 2,000 steps. Its time of updates is the sum of the times it prints, an iteration that evaluated counted as the
-median one. lmsmith runs `recipes/shakespeare-char.toml` until its first evaluation on the whole validation split that reaches
-the target. Commands run one after the other, seeds in turn; medians are printed.
+batch 12, 2,000 steps. Its time of updates is the sum of the times it prints, an iteration that evaluated counted as
+the median one. lmsmith runs `recipes/shakespeare-char.toml` until its first evaluation on the whole validation split
+that reaches the target. Commands run one after the other, seeds in turn; medians are printed.
 """
 
 import argparse
