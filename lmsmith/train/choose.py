@@ -61,7 +61,7 @@ def resolve(config: RunConfig, given: Collection[str], corpus: Corpus, machine: 
     vocab_size = corpus.tokenizer.vocab_size
     if config.model.vocab_size not in (0, vocab_size):
         raise ConfigError(
-            f"model.vocab_size = {config.model.vocab_size}, but the tokenizer has {vocab_size} ids: leave it out."
+            f"model.vocab_size = {config.model.vocab_size}, but the tokenizer has {vocab_size} ids: set it to 0."
         )
     chosen: dict[str, Any] = {
         "model.vocab_size": vocab_size,
@@ -87,6 +87,7 @@ def resolve(config: RunConfig, given: Collection[str], corpus: Corpus, machine: 
     steps = max(1, steps)
     chosen = {
         "train.steps": steps,
+        "train.tokens": 0,  # the steps say it
         "train.eval_every": config.train.eval_every or max(1, steps // max(LEAST_EVALUATIONS, n_evaluations)),
         "train.log_every": config.train.log_every or max(1, steps // N_LOG_LINES),
     }
@@ -107,7 +108,7 @@ def _size(config: RunConfig, given: Collection[str], corpus: Corpus, budget: flo
         T //= 2
     d_model = config.model.d_model if "model.d_model" in given else size.d_model
     n_head = size.n_head
-    while d_model % n_head or d_model // n_head % 2:
+    while n_head > 1 and (d_model % n_head or d_model // n_head % 2):
         n_head -= 1
     if "model.n_head" in given and "model.d_model" not in given:
         n_head = config.model.n_head
