@@ -80,20 +80,22 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     if not arguments:
         top.print_help()
         raise UsageError("no verb was given. Begin with `lmsmith demo`, or `lmsmith train book.txt --minutes 10`.")
-    first = next((argument for argument in arguments if not argument.startswith("-")), None)
-    if first is not None and first not in verbs:
+    first, *others = arguments
+    if first in ("-h", "--help", "--version"):
+        top.parse_args([first])
+    if first.startswith("-"):
+        raise UsageError(f"{first!r} comes before a verb. Wanted `lmsmith VERB ...`; `lmsmith --help` lists the verbs.")
+    if first not in verbs:
         raise UsageError(f"there is no verb {first!r}.{_nearest(first, verbs)} `lmsmith --help` lists them.")
-    options, unknown = top.parse_known_args(arguments)
+    verb = verbs[first]
+    options, unknown = verb.parse_known_intermixed_args(others)  # texts and prompts may stand among the options
     if unknown:
-        verb = verbs[str(first)]
         option = next((argument for argument in unknown if argument.startswith("-")), None)
         if option is None:
-            raise UsageError(f"there is nothing that {unknown[0]!r} could be. `{verb.prog} --help` says what there is.")
+            raise UsageError(f"{unknown[0]!r} is one argument too many. `{verb.prog} --help` says what there is.")
         near = _nearest(option.partition("=")[0], verb._option_string_actions)
-        raise UsageError(
-            f"there is no option {option!r}.{near} `{verb.prog} --help` lists them. "
-            "(Text that begins with - goes behind a --.)"
-        )
+        text = " A prompt that begins with - goes behind a --." if first == "generate" else ""
+        raise UsageError(f"there is no option {option!r}.{near}{text} `{verb.prog} --help` lists them.")
     return options
 
 
@@ -221,7 +223,9 @@ def _metavar(leaf: Setting) -> str:
 
 
 def _nearest(name: str, known: Iterator[str] | Any) -> str:
-    near = difflib.get_close_matches(name, [word for word in known if word.startswith("--") or name[0] != "-"], n=1)
+    near = difflib.get_close_matches(
+        name, [word for word in known if word.startswith("--") or name[0] != "-"], n=1, cutoff=0.7
+    )
     return f" Did you mean {near[0]}?" if near else ""
 
 

@@ -67,7 +67,7 @@ def prepare(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
         n_val_bytes=sum(len(part) for part in _utf8(split.validation)),
         n_val_unknown=sum(made.count_unknown(text) for text in split.validation),
         n_val_unknown_bytes=sum(made.unknown_bytes(text) for text in split.validation),
-        notes=(*documents.counts.notes(), split.description),
+        notes=(*documents.counts.notes(), split.description, *_note_unknown(made, split.train, split.validation)),
     )
     folder.mkdir(parents=True, exist_ok=True)
     write_shard(folder / "train.bin", train, made.vocab_size)
@@ -114,6 +114,20 @@ def make_tokenizer(wanted: str, texts: Sequence[str], *, several: bool) -> Token
             "between them. Learn one from several documents, or join them into one file."
         )
     return loaded
+
+
+def _note_unknown(tokenizer: Tokenizer, *splits: Iterable[str]) -> list[str]:
+    """What is said of the text that the ids do not carry; nothing where they carry it all."""
+    n_train, n_validation = (sum(tokenizer.count_unknown(text) for text in texts) for texts in splits)
+    if not n_train + n_validation:
+        return []
+    what = {
+        "word": "words outside the vocabulary are read as <unk>",
+        "char": "characters unknown to the tokenizer are left out",
+    }.get(tokenizer.kind, "places of the text are unknown to the tokenizer")
+    return [
+        f"{n_train + n_validation:,} {what}: {n_train:,} of the training text, {n_validation:,} of the validation text"
+    ]
 
 
 def _encode(tokenizer: Tokenizer, texts: Iterable[str]) -> np.ndarray:

@@ -65,7 +65,10 @@ def create(place: Path, fill: Callable[[Path], tuple[RunConfig, Corpus]]) -> tup
         raise StorageError(atomic.explain(error, place.parent)) from error
     atomic.sweep(place.parent)
     with atomic.folder(place, replace=place.is_dir()) as partial:  # an empty one, that the user made
-        config, corpus = fill(partial)
+        try:
+            config, corpus = fill(partial)
+        except StorageError as error:
+            raise StorageError(str(error).replace(str(partial), str(place))) from error
         (partial / "config.toml").write_text(config.to_toml(), encoding="utf-8")
     return config, corpus
 

@@ -35,10 +35,10 @@ COMPRESS_SECONDS_A_BYTE = 1.2e-6  # gzip -9 and xz -9e on English text
 
 
 def asked(sources: Sequence[str], changes: Mapping[str, Any]) -> tuple[RunConfig, set[str]]:
-    """The config that sources (text, and at most one recipe) and the command line ask for, and which settings are set.
+    """The config that sources (text, at most one recipe) and the command line ask for, and which settings are set.
 
-    Later wins: preset, recipe, command line. A run's own config.toml is a recipe; if the run had --minutes, it holds the
-    number of steps that these came to as well, and that number repeats the run. Raises ConfigError, UsageError.
+    Later wins: preset, recipe, command line. A run's own config.toml is a recipe; if the run had --minutes, it holds
+    the number of steps that these came to as well, and that number repeats the run. Raises ConfigError, UsageError.
     """
     recipes = [source for source in sources if source.endswith(".toml")]
     if len(recipes) > 1:
@@ -99,8 +99,8 @@ def train(
     """Trains a model on `sources` and returns its run folder and summary.
 
     `changes`: settings by dotted name. `started`: the time.monotonic() from which `--minutes` counts.
-    `reserve_seconds`: kept free at the end of them for what the caller has yet to do. Raises LmsmithError of every kind;
-    where that comes before training begins, nothing appears at `out`.
+    `reserve_seconds`: kept free at the end of them for what the caller has yet to do. Raises LmsmithError of every
+    kind; where that comes before training begins, nothing appears at `out`.
     """
     started = time.monotonic() if started is None else started
     config, given = asked(sources, changes)

@@ -1,0 +1,117 @@
+"""`lmsmith eval` as users run it: its figures are those of a plain loop in float64."""
+
+import gzip
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TEXT, TINY, Lmsmith
+
+from lmsmith.train.run import load_for_use
+
+
+def plain_loop(run: Path, text: str) -> tuple[float, int]:
+    """Nats of a text and its number of tokens: windows side by side, as nanoGPT evaluates, in float64."""
+    model, tokenizer, _ = load_for_use(run)
+    model = model.double()
+    ids = [int(id) for id in tokenizer.encode(text)]
+    T = model.config.context_length
+    nats = math.log(tokenizer.vocab_size)  # nothing stands before the first character
+    with torch.no_grad():
+        for start in range(0, len(ids) - 1, T):
+            window = ids[start : start + T + 1]
+            p = model(torch.tensor([window[:-1]])).double().softmax(-1)[0]
+            nats -= sum(math.log(p[i, id]) for i, id in enumerate(window[1:]))
+    return nats, len(ids)
+
+
+def test_figures_of_a_text(lmsmith: Lmsmith, run: Path) -> None:
+    text = TEXT[3000:4321]
+    (lmsmith.cwd / "other.txt").write_text(text)
+    done = lmsmith("eval", "run", "--text", "other.txt", "--json")
+    assert (done.status, done.err) == (0, "")
+    found = json.loads(done.out)
+    nats, n_tokens = plain_loop(run, text)
+    assert found["nats_per_token"] == pytest.approx(nats / n_tokens, rel=1e-6)
+    assert found["perplexity"] == pytest.approx(math.exp(nats / n_tokens), rel=1e-6)
+    assert found["bits_per_byte"] == pytest.approx(nats / math.log(2) / len(text), rel=1e-6)
+    assert (found["n_tokens"], found["n_bytes"], found["n_unknown"]) == (len(text), len(text), 0)
+    lines = dict(line.split() for line in lmsmith("eval", "run", "--text", "other.txt").out.splitlines())
+    assert lines.keys() == found.keys()
+    assert lines["nats_per_token"] == f"{found['nats_per_token']:.4f}"
+    assert lines["n_bytes"] == "1,321"
+
+
+def test_unknown_characters_are_counted_and_charged(lmsmith: Lmsmith, run: Path) -> None:
+    text = "The cat lost the caté.\n中文 in March.\n" * 20
+    known = "".join(c for c in text if c in TEXT)
+    (lmsmith.cwd / "other.txt").write_text(text, encoding="utf-8")
+    done = lmsmith("eval", "run", "--text", "other.txt", "--json")
+    found = json.loads(done.out)
+    nats, n_tokens = plain_loop(run, known)
+    n_bytes, n_unknown_bytes = len(text.encode()), 20 * (2 + 3 + 3)
+    assert (found["n_unknown"], found["n_tokens"], found["n_bytes"]) == (60, n_tokens, n_bytes)
+    assert found["nats_per_token"] == pytest.approx(nats / n_tokens, rel=1e-6)
+    assert found["bits_per_byte"] == pytest.approx((nats / math.log(2) + 8 * n_unknown_bytes) / n_bytes, rel=1e-6)
+    shown = lmsmith("eval", "run", "--text", "other.txt").out
+    assert "60 characters of the text are unknown to this model; each of their 160 bytes is charged 8 bits" in shown
+
+
+def test_one_text_in_every_format_has_one_score(lmsmith: Lmsmith, run: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    place, text = lmsmith.cwd / "texts", TEXT[:2000]
+    place.mkdir()
+    (place / "a.txt").write_text(text)
+    (place / "b.md").write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    (place / "c.jsonl").write_text(json.dumps({"text": text}) + "\n")
+    (place / "d.txt.gz").write_bytes(gzip.compress(text.encode()))
+    (place / "e.txt.zst").write_bytes(bytes(pyarrow.compress(text.encode(), codec="zstd", asbytes=True)))
+    (place / "f.txt").write_bytes(text.encode("utf-16"))
+    pyarrow.parquet.write_table(pyarrow.table({"text": [text]}), place / "g.parquet")
+    found = [json.loads(lmsmith("eval", "run", "--json", "--text", path).out) for path in sorted(place.iterdir())]
+    assert len(found) == 7
+    assert all(score == found[0] for score in found)
+    assert found[0]["n_bytes"] == len(text)
+    (lmsmith.cwd / "other.jsonl").write_text(json.dumps({"body": text}) + "\n")
+    other = lmsmith("eval", "run", "--json", "--text", "other.jsonl", "--data.text_field", "body")
+    assert json.loads(other.out) == found[0]
+    (lmsmith.cwd / "latin.txt").write_bytes(("é" + text).encode("latin-1"))
+    latin = json.loads(lmsmith("eval", "run", "--json", "--text", "latin.txt", "--data.encoding", "latin-1").out)
+    assert (latin["n_unknown"], latin["n_bytes"]) == (1, len(text) + 2)
+
+
+def test_a_stride_sees_more_context(lmsmith: Lmsmith, run: Path) -> None:
+    side_by_side, overlapping = (
+        json.loads(lmsmith("eval", "run", "--json", "--text", "book.txt", "--stride", stride).out) for stride in (16, 4)
+    )
+    assert overlapping["n_tokens"] == side_by_side["n_tokens"]
+    assert overlapping["nats_per_token"] < side_by_side["nats_per_token"]
+
+
+def test_without_a_text_it_is_the_runs_own_validation(lmsmith: Lmsmith) -> None:
+    """The best weights are what a run leaves, and its best figures are theirs."""
+    backwards = TEXT + TEXT[: len(TEXT) // 9 + 1][::-1]
+    (lmsmith.cwd / "book.txt").write_text(backwards)
+    assert lmsmith("train", "book.txt", "--steps", 200, *TINY, "--out", "run").status == 0
+    summary = json.loads((lmsmith.cwd / "run" / "summary.json").read_text())
+    assert summary["best_val_loss"] < summary["val_loss"]
+    found = json.loads(lmsmith("eval", "run", "--json").out)
+    assert found["nats_per_token"] == pytest.approx(summary["best_val_loss"], rel=1e-6)
+    assert found["bits_per_byte"] == pytest.approx(summary["best_val_bits_per_byte"], rel=1e-6)
+    assert (found["n_tokens"], found["n_bytes"]) == (summary["n_val_tokens"], summary["n_val_bytes"])
+    held_out = (lmsmith.cwd / "run" / "tokens" / "validation.txt").read_text()
+    nats, n_tokens = plain_loop(lmsmith.cwd / "run", held_out)
+    assert found["nats_per_token"] == pytest.approx(nats / n_tokens, rel=1e-6)
+    assert held_out == backwards[int(len(backwards) * 0.9) :]
+
+
+def test_a_model_without_its_run_has_no_validation_text(lmsmith: Lmsmith, run: Path) -> None:
+    done = lmsmith("eval", "run/model")
+    assert done.status == 1
+    assert "run/model holds no validation text of its own: name a text with --text FILE." in done.err
+    assert np.isfinite(json.loads(lmsmith("eval", "run/model", "--json", "--text", "book.txt").out)["nats_per_token"])

@@ -1,0 +1,183 @@
+"""`lmsmith generate` as users run it."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import LINUX, TEXT, TINY, Lmsmith
+
+
+def test_it_continues_the_prompt_and_the_seed_says_how(lmsmith: Lmsmith, run: Path) -> None:
+    first = lmsmith("generate", "run", "The cat", "--max-tokens", 40)
+    assert (first.status, first.err) == (0, "")
+    assert re.fullmatch(r"The cat(?s:.{40})\n", first.out)
+    assert set(first.out) <= set(TEXT)
+    assert lmsmith("generate", "run", "The cat", "--max-tokens", 40, "--seed", 1).out == first.out
+    assert lmsmith("generate", "run", "--seed", 2, "--max-tokens=40", "The cat").out != first.out
+    assert lmsmith("generate", "run/model", "The cat", "--max-tokens", 40).out == first.out
+
+
+def test_n_gives_that_many_of_which_the_first_is_the_only_one_without_it(lmsmith: Lmsmith, run: Path) -> None:
+    alone = lmsmith("generate", "run", "My aunt", "--max-tokens", 20).out
+    done = lmsmith("generate", "run", "My aunt", "--max-tokens", 20, "--n", 3)
+    texts = re.split(r"--- \d\n", done.out)
+    assert len(texts) == 4
+    assert texts[0] == ""
+    assert texts[1] == alone
+    assert len(set(texts)) == 4
+
+
+def test_greedy_filters_agree(lmsmith: Lmsmith, run: Path) -> None:
+    """Each of these leaves the likeliest token alone."""
+    ways = [["--temperature", 0], ["--top-k", 1], ["--top-p", 1e-9], ["--min-p", 1], ["--temperature", 1e-9]]
+    texts = {
+        lmsmith("generate", "run", "A bird", "--max-tokens", 30, "--seed", i, *way).out for i, way in enumerate(ways)
+    }
+    assert len(texts) == 1
+
+
+def test_stop_ends_before_the_string_that_comes_first(lmsmith: Lmsmith, run: Path) -> None:
+    whole = lmsmith("generate", "run", "Nobody", "--max-tokens", 60).out
+    stop = whole[20:22]
+    done = lmsmith("generate", "run", "Nobody", "--max-tokens", 60, "--stop", "no such text", "--stop", stop)
+    assert done.out == whole[: whole.index(stop, len("Nobody"))] + "\n"
+
+
+def test_unknown_characters_are_named_and_left_out(lmsmith: Lmsmith, run: Path) -> None:
+    done = lmsmith("generate", "run", "Thé cœt", "--max-tokens", 10)
+    assert done.status == 0
+    assert done.err == "note: 2 of the prompt's characters are unknown to this model and left out: éœ\n"
+    assert done.out.startswith("Thé cœt")
+    assert done.out.removeprefix("Thé cœt") == lmsmith("generate", "run", "Th ct", "--max-tokens", 10).out[5:]
+    done = lmsmith("generate", "run", "中文", "--max-tokens", 10)
+    assert done.status == 2
+    assert "no character that this model's char tokenizer knows" in done.err
+
+
+def test_unknown_words_are_counted(lmsmith: Lmsmith) -> None:
+    tiny = [*TINY, "--tokenizer=word"]
+    assert lmsmith("train", "book.txt", "--steps", 3, *tiny, "--out", "words").status == 0
+    done = lmsmith("generate", "words", "The zebra saw", "--max-tokens", 5)
+    assert done.status == 0
+    assert done.err == "note: 1 of the prompt's words are unknown to this model; it reads <unk> in their place\n"
+    assert len(re.findall(r"\w+|<unk>", done.out)) >= 4
+
+
+def test_no_prompt_is_the_beginning_of_a_line(lmsmith: Lmsmith, run: Path) -> None:
+    """There is one document, so no end-of-text token: a new line is the nearest thing to a beginning."""
+    after_newline = lmsmith("generate", "run", "\n", "--max-tokens", 20).out
+    for done in (
+        lmsmith("generate", "run", "", "--max-tokens", 20),
+        lmsmith("generate", "run", "--max-tokens", 20),
+        lmsmith("generate", "run", "--max-tokens", 20, stdin="\n"),
+    ):
+        assert (done.status, done.err) == (0, "")
+        assert "\n" + done.out == after_newline
+
+
+def test_no_prompt_after_an_end_of_text(lmsmith: Lmsmith) -> None:
+    lines = "".join(json.dumps({"text": line}) + "\n" for line in TEXT.splitlines())
+    (lmsmith.cwd / "lines.jsonl").write_text(lines)
+    assert lmsmith("train", "lines.jsonl", "--steps", 200, *TINY, "--out", "lines").status == 0
+    done = lmsmith("generate", "lines", "", "--max-tokens", 500, "--temperature", 0.3)
+    assert done.status == 0
+    assert done.out.startswith(("The", "A ", "My", "No"))
+    assert "<|endoftext|>" not in done.out  # it ends there
+    assert len(done.out) < 500
+
+
+def test_lines_from_a_pipe(lmsmith: Lmsmith, run: Path) -> None:
+    done = lmsmith("generate", "run", "--max-tokens", 15, stdin="The cat\r\nA bird")
+    one, other = (lmsmith("generate", "run", "--max-tokens", 15, prompt).out for prompt in ("The cat", "A bird"))
+    assert (done.status, done.out) == (0, one + other)
+    done = lmsmith("generate", "run", "--max-tokens", 15, stdin=b"The cat\nA \xff bird\n")
+    assert (done.status, done.out) == (1, one)
+    assert "line 2 of standard input is not UTF-8: byte 0xFF at its offset 2" in done.err
+
+
+def test_lines_are_continued_as_they_come(lmsmith: Lmsmith, run: Path) -> None:
+    if not LINUX:
+        pytest.skip("needs a named pipe")
+    pipe = lmsmith.cwd / "pipe"
+    os.mkfifo(pipe)
+    holding = os.open(pipe, os.O_RDWR)  # so that neither end waits for the other
+    process = lmsmith.start("generate", "run", "--max-tokens", 10, stdin=pipe)
+    with pipe.open("w") as writing:
+        writing.write("The cat\n")
+        writing.flush()
+        process.until(lambda: re.fullmatch(r"The cat(?s:.{10})\n", process.out()))
+        assert not process.ended()
+        writing.write("A bird\n")
+    os.close(holding)
+    assert re.fullmatch(r"The cat(?s:.{10})\nA bird(?s:.{10})\n", process.wait().out)
+
+
+@pytest.mark.skipif(not LINUX, reason="pseudo-terminals")
+def test_a_conversation_on_a_terminal(lmsmith: Lmsmith, run: Path) -> None:
+    import pty
+
+    ours, theirs = pty.openpty()
+    process = lmsmith.start("generate", "run", "--max-tokens", 10, stdin=Path(os.ttyname(theirs)))
+    process.until(lambda: "an empty line or Ctrl-D ends.\n> " in process.out())
+    os.write(ours, b"The cat\n")
+    process.until(lambda: re.search(r"> The cat(?s:.{10})\n> ", process.out()))
+    os.write(ours, "中\n".encode())  # is refused, and the conversation goes on
+    process.until(lambda: "no character" in process.err())
+    os.write(ours, b"A bird\n\x04")
+    done = process.wait()
+    assert done.status == 0
+    assert re.search(r"> A bird(?s:.{10})\n> \n$", done.out)
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_it_streams(lmsmith: Lmsmith, run: Path) -> None:
+    if not LINUX:
+        pytest.skip("functions are slowed down in forked processes alone")
+    slow = {"lmsmith.generate.decode:sample": 0.05}
+    process = lmsmith.start("generate", "run", "The cat", "--max-tokens", 400, slow=slow)
+    process.until(lambda: len(process.out()) >= len("The cat") + 2)
+    assert len(process.out()) < 100
+    process.send(signal.SIGINT)
+    done = process.wait()
+    assert (done.status, done.err) == (130, "lmsmith: stopped by SIGINT\n")
+
+
+def test_a_reader_that_has_seen_enough(lmsmith: Lmsmith, run: Path) -> None:
+    if not LINUX:
+        pytest.skip("needs a named pipe")
+    pipe = lmsmith.cwd / "pipe"
+    os.mkfifo(pipe)
+    holding = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    process = lmsmith.start("generate", "run", "The cat", "--max-tokens", 4000, stdout=pipe)
+    assert process.until(lambda: read_some(holding)) == b"The cat"
+    os.close(holding)
+    done = process.wait()
+    assert (done.status, done.err) == (0, "")
+
+
+def read_some(pipe: int) -> bytes:
+    try:
+        return os.read(pipe, 7)  # nothing while nobody has opened the other end
+    except BlockingIOError:
+        return b""
+
+
+def test_a_terminal_that_lacks_a_character(lmsmith: Lmsmith) -> None:
+    """In a process of its own, for how standard output is encoded is settled when Python starts."""
+    (lmsmith.cwd / "czech.txt").write_text("čeština\n" * 300, encoding="utf-8")
+    assert lmsmith("train", "czech.txt", "--steps", 2, *TINY, "--out", "czech").status == 0
+    environment = {**lmsmith.environment, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-m", "lmsmith", "generate", "czech", "č", "--max-tokens", "5"],
+        cwd=lmsmith.cwd,
+        env=environment,
+        capture_output=True,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"?")

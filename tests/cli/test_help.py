@@ -1,0 +1,92 @@
+"""What can be asked of the command line before anything is done."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import TEXT, TINY, Lmsmith
+
+from lmsmith.cli import parse, parser
+from lmsmith.config import settings
+
+VERBS = sorted(parser()[1])
+
+
+def python(lmsmith: Lmsmith, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A Python of its own, as a shell starts it."""
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=lmsmith.cwd, env=lmsmith.environment, capture_output=True, text=True
+    )
+
+
+def test_help_is_there_in_less_than_half_a_second(lmsmith: Lmsmith) -> None:
+    took = []
+    for _ in range(5):
+        began = time.perf_counter()
+        done = python(lmsmith, "-m", "lmsmith", "--help")
+        took.append(time.perf_counter() - began)
+        assert done.returncode == 0, done.stderr
+        assert set(VERBS) <= set(re.findall(r"^    (\w+)  ", done.stdout, re.MULTILINE))
+    assert min(took) < 0.5
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["generate", "--help"], ["--version"], ["trian"]])
+def test_torch_is_not_imported_for_it(lmsmith: Lmsmith, words: list[str]) -> None:
+    program = (
+        "import sys\nfrom lmsmith.cli import run\n"
+        f"status = run({words!r}, started=0.0)\n"
+        "print([name for name in ('torch', 'numpy', 'numba', 'pyarrow', 'matplotlib') if name in sys.modules])\n"
+        "sys.exit(status)"
+    )
+    done = python(lmsmith, "-c", program)
+    assert done.returncode == (2 if words == ["trian"] else 0)
+    assert done.stdout.endswith("[]\n")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_a_verb(lmsmith: Lmsmith, verb: str) -> None:
+    done = lmsmith(verb, "--help")
+    assert (done.status, done.err) == (0, "")
+    assert done.out.startswith(f"usage: lmsmith {verb} ")
+    assert max(map(len, done.out.splitlines())) <= 80
+    *_, before, example = done.out.splitlines()
+    assert before == "example:"
+    assert example.startswith(f"  lmsmith {verb}")
+    parse(shlex.split(example)[1:])
+
+
+def test_every_setting_is_an_option_of_train_with_its_meaning(lmsmith: Lmsmith) -> None:
+    shown = lmsmith("train", "--help").out
+    words = " ".join(shown.split())
+    for name, leaf in settings():
+        if name != "data.sources":  # those are the arguments
+            assert f"--{name} " in shown
+            assert leaf.meaning in words
+
+
+def test_the_examples_run_one_after_the_other(lmsmith: Lmsmith, run: Path) -> None:
+    """After `lmsmith demo`, for which a tiny run stands here: that one takes two minutes."""
+    demo = lmsmith.cwd / "demo"
+    demo.mkdir()
+    lines = "".join(json.dumps({"text": line}) + "\n" for line in TEXT.splitlines())
+    (demo / "stories.jsonl").write_text(lines)
+    shutil.move(run, demo / "run-1")
+    examples = {verb: shlex.split(lmsmith(verb, "--help").out.splitlines()[-1])[1:] for verb in VERBS}
+    assert examples.pop("demo") == ["demo"]
+    for verb in ["train", "resume", *sorted(examples.keys() - {"train", "resume"})]:
+        words = [*examples[verb], "--minutes=0", "--steps=5", *TINY] if verb == "train" else examples[verb]
+        done = lmsmith(*words)
+        assert (done.status, "lmsmith:" in done.err) == (0, False), verb
+
+
+def test_version(lmsmith: Lmsmith) -> None:
+    from lmsmith import __version__
+
+    done = lmsmith("--version")
+    assert (done.status, done.out) == (0, f"lmsmith {__version__}\n")
