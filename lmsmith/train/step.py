@@ -27,7 +27,7 @@ def update(
     rows = config.train.micro_batch_size or config.train.batch_size
     n_tokens = batches.tokens_per_batch
     loss = 0.0
-    with torch.random.fork_rng(devices=[], enabled=config.model.has_dropout):
+    with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=config.model.has_dropout):
         if config.model.has_dropout:  # dropout is a function of (seed, step)
             torch.manual_seed((config.train.seed << 32) ^ step)
         for start in range(0, config.train.batch_size, rows):
@@ -47,7 +47,7 @@ def update(
     norm = clip(model, config.optim.clip_norm)
     if not (abs(loss) < float("inf") and norm < float("inf")):
         raise TrainingError(
-            f"step {step}: the loss is {loss} and the gradient norm {norm}; nothing was updated. Lower "
+            f"step {step + 1}: the loss is {loss} and the gradient norm {norm}; nothing was updated. Lower "
             "--optim.learning_rate or --optim.muon_learning_rate, or lengthen --schedule.warmup_steps."
         )
     share = learning_rate_share(step, n_steps, config.schedule)
