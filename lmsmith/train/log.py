@@ -90,8 +90,11 @@ def add_samples(path: Path, step: int, texts: Sequence[str]) -> None:
 class Progress:
     """A live bar on a terminal; elsewhere a plain line now and then."""
 
-    def __init__(self, console: Console, n_steps: int, tokens_per_step: int, *, step: int = 0) -> None:
-        self.console, self.n_steps, self.tokens_per_step = console, n_steps, tokens_per_step
+    def __init__(
+        self, console: Console, n_steps: int, tokens_per_step: int, *, step: int = 0, deadline: float = math.inf
+    ) -> None:
+        """`step`: where a resumed run begins. `deadline`: time.monotonic() by which it ends, however many steps it has."""
+        self.console, self.n_steps, self.tokens_per_step, self.deadline = console, n_steps, tokens_per_step, deadline
         self.loss = self.val_loss = math.nan
         self.step = step
         self._rate, self._from, self._shown_at = 0.0, (step, time.monotonic()), -math.inf
@@ -130,7 +133,8 @@ class Progress:
         self.console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     def _show(self) -> None:
-        left = (self.n_steps - self.step) * self.tokens_per_step / self._rate if self._rate else math.nan
+        left = (self.n_steps - self.step) * self.tokens_per_step / self._rate if self._rate else math.inf
+        left = min(left, max(0.0, self.deadline - time.monotonic()))
         val = "" if math.isnan(self.val_loss) else f"  val {self.val_loss:.3f}"
         numbers = f"loss {self.loss:.3f}{val}  {self._rate:,.0f} tokens/s  {clock(left)} left"
         if self._live is None:

@@ -140,7 +140,13 @@ class Training:
         with noted() as stop:
             with (
                 MetricsFile(path, step=first_step, evaluated_step=so_far.evaluated_step) as metrics,
-                Progress(self.console, so_far.n_steps, self.batches.tokens_per_batch, step=first_step) as progress,
+                Progress(
+                    self.console,
+                    so_far.n_steps,
+                    self.batches.tokens_per_batch,
+                    step=first_step,
+                    deadline=self.deadline,
+                ) as progress,
             ):
                 finished = self._train(metrics, progress, stop)
                 if finished == "signal" and stop.signal:

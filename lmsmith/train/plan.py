@@ -1,9 +1,9 @@
 """How many steps fit before a deadline: the plan of a run with `--minutes`, corrected as it goes.
 
-A plan is looked at LOOKS times a run. It is made shorter whenever it would not end in time, and longer only in its
-first half: later the learning rate is coming down, and a longer plan would let it jump up again. A difference that is
-smaller than what a busy machine's speed varies by is left alone, so the number of steps settles instead of following
-the noise.
+The learning rate needs the number of steps when it begins to come down, half-way. So the plan waits until then, when
+the mean of all updates so far tells how many fit: it is made longer just before its own middle, and shorter from the
+middle of what fits. Afterwards it is only made shorter, where the run would not end in time. A difference smaller than
+what a busy machine's speed varies by is left alone. So the number of steps settles instead of following the noise.
 """
 
 import time
@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-LOOKS = 32
+LOOKS = 32  # at the plan, a run
 TOO_LONG = 0.02  # of the steps that are left
 TOO_SHORT = 0.03  # of all steps
 
@@ -19,8 +19,9 @@ TOO_SHORT = 0.03  # of all steps
 def corrected_steps(planned: int, step: int, seconds_a_step: float, seconds_left: float) -> int:
     """The number of steps for a run that has made `step` of `planned` and has `seconds_left` for more of them."""
     fits = step + max(0, int(seconds_left / seconds_a_step))
-    too_long = planned - fits > max(1.0, TOO_LONG * (planned - step))
-    too_short = fits - planned > TOO_SHORT * planned and 2 * step <= planned
+    too_long = planned - fits > max(1.0, TOO_LONG * (planned - step)) and 2 * step >= fits
+    before_its_middle = planned * (1 - 2 / LOOKS) <= 2 * step <= planned
+    too_short = fits - planned > TOO_SHORT * planned and before_its_middle
     return fits if too_long or too_short else planned
 
 

@@ -4,6 +4,7 @@ The loss of a batch is the sum over its tokens divided once by how many there ar
 changes nothing but rounding.
 """
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -29,7 +30,7 @@ def update(
     loss = 0.0
     with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=config.model.has_dropout):
         if config.model.has_dropout:  # dropout is a function of (seed, step)
-            torch.manual_seed((config.train.seed << 32) ^ step)
+            torch.manual_seed(dropout_seed(config.train.seed, step))
         for start in range(0, config.train.batch_size, rows):
             inputs, targets = batches.rows(step, start, start + rows)
             x, y = torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device)
@@ -53,6 +54,11 @@ def update(
     share = learning_rate_share(step, n_steps, config.schedule)
     optimisers.step(share)
     return {"loss": loss, "grad_norm": norm, "learning_rate": share * config.optim.learning_rate}
+
+
+def dropout_seed(seed: int, step: int) -> int:
+    """Both numbers, mixed: PyTorch's generator on CPUs takes the lower 32 bits of its seed and leaves the others."""
+    return int(np.random.SeedSequence(seed, spawn_key=(step,)).generate_state(1, np.uint64)[0])
 
 
 def products_dtype(config: RunConfig) -> torch.dtype | None:

@@ -1,0 +1,82 @@
+"""A text, a tiny model, a run: what tests of training share."""
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from lmsmith.config import RunConfig
+from lmsmith.data.prepare import Corpus, Counts
+from lmsmith.tokens.tokenizer import CharTokenizer
+from lmsmith.train.loop import Training
+
+TEXT = (
+    "".join(f"{a} {b} {c}.\n" for a in ("The cat", "A bird", "Nobody") for b in ("saw", "hid", "lost") for c in "xyz")
+    * 20
+)
+
+TINY = {
+    "model.n_layer": 1,
+    "model.d_model": 16,
+    "model.n_head": 2,
+    "model.context_length": 16,
+    "model.ngram_table_size": 64,
+    "train.batch_size": 4,
+    "train.threads": 1,
+    "train.device": "cpu",
+    "train.dtype": "float32",
+    "train.matmul": "default",
+    "train.log_every": 1,
+    "train.eval_every": 5,
+    "train.steps": 20,
+}
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    n, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    yield
+    torch.set_num_threads(n)
+    torch.set_float32_matmul_precision(precision)
+
+
+@pytest.fixture
+def corpus() -> Corpus:
+    tokenizer = CharTokenizer.learn([TEXT], False)
+    ids = tokenizer.encode(TEXT)
+    cut = int(0.9 * len(ids))
+    n_val = len(ids) - cut
+    return Corpus(ids[:cut], ids[cut:], tokenizer, Counts(cut, n_val, n_val, 0, 0, ()))
+
+
+@pytest.fixture
+def config(corpus: Corpus) -> RunConfig:
+    return RunConfig().changed(TINY | {"model.vocab_size": corpus.tokenizer.vocab_size}, where="a test")
+
+
+@pytest.fixture
+def said() -> io.StringIO:
+    """What a run prints."""
+    return io.StringIO()
+
+
+@pytest.fixture
+def training(config: RunConfig, corpus: Corpus, tmp_path: Path, said: io.StringIO) -> Callable[..., Training]:
+    """`training({"train.steps": 5}, deadline=...)`: a Training in tmp_path / "run"."""
+
+    def make(changes: dict[str, Any] | None = None, run: str = "run", **options: Any) -> Training:
+        (tmp_path / run).mkdir(exist_ok=True)
+        changed = config.changed(changes or {}, where="a test")
+        console = Console(file=said, width=100)
+        return Training(changed, corpus, tmp_path / run, console, device=torch.device("cpu"), peak_flops=1e9, **options)
+
+    return make
+
+
+def ids_of(text: str) -> np.ndarray:
+    return CharTokenizer.learn([TEXT], False).encode(text)

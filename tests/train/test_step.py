@@ -1,0 +1,121 @@
+"""One update against PyTorch's own loss, gradients and norm."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lmsmith.config import RunConfig
+from lmsmith.data.batches import Batches
+from lmsmith.data.prepare import Corpus
+from lmsmith.errors import TrainingError
+from lmsmith.models.gpt import GPT
+from lmsmith.optim.groups import Optimisers
+from lmsmith.optim.schedule import learning_rate_share
+from lmsmith.train.step import clip, update
+
+N_STEPS = 10
+
+
+class Setup:
+    """A model in float64 with weights that are not zero anywhere, and what an update needs."""
+
+    def __init__(self, config: RunConfig, corpus: Corpus, **changes: object) -> None:
+        self.config = config.changed({"train.dtype": "float64", "optim.name": "adamw"} | changes, where="a test")
+        self.model = GPT(self.config.model).double()
+        generator = torch.Generator().manual_seed(3)
+        with torch.no_grad():
+            for p in self.model.parameters():
+                p.normal_(0, 0.3, generator=generator)
+        self.optimisers = Optimisers(self.model, self.config.optim)
+        model, train = self.config.model, self.config.train
+        self.batches = Batches(
+            corpus.train, context_length=model.context_length, batch_size=train.batch_size, seed=train.seed
+        )
+
+    def update(self, step: int) -> dict[str, float]:
+        return update(self.model, self.optimisers, self.batches, self.config, step, N_STEPS)
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        return {name: p.detach().clone() for name, p in self.model.named_parameters()}
+
+
+def test_loss_norm_and_learning_rate_are_those_of_a_plain_loop(config: RunConfig, corpus: Corpus) -> None:
+    ours, oracle = (Setup(config, corpus, **{"optim.clip_norm": 0.1, "schedule.warmup_steps": 4}) for _ in range(2))
+    plain = torch.optim.AdamW(oracle.optimisers.all[0].param_groups)
+    for step in range(3):
+        found = ours.update(step)
+        inputs, targets = oracle.batches.rows(step)
+        logits = oracle.model(torch.from_numpy(inputs))
+        loss = F.cross_entropy(logits.flatten(0, 1), torch.from_numpy(targets).flatten())
+        plain.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(oracle.model.parameters(), 0.1)
+        share = learning_rate_share(step, N_STEPS, oracle.config.schedule)
+        for group in plain.param_groups:
+            group["lr"] = group["peak"] * share
+        plain.step()
+        assert found["loss"] == pytest.approx(loss.item(), rel=1e-9)
+        assert found["grad_norm"] == pytest.approx(norm.item(), rel=1e-9)
+        assert found["learning_rate"] == oracle.config.optim.learning_rate * (step + 1) / 4
+    for name, weight in ours.weights().items():
+        torch.testing.assert_close(weight, oracle.weights()[name], rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_micro_batches_change_nothing_but_rounding(config: RunConfig, corpus: Corpus, rows: int) -> None:
+    whole, parts = Setup(config, corpus), Setup(config, corpus, **{"train.micro_batch_size": rows})
+    for step in range(2):
+        one, other = whole.update(step), parts.update(step)
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-12)
+        assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-12)
+    for name, weight in whole.weights().items():
+        torch.testing.assert_close(parts.weights()[name], weight, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("dropout", ["model.dropout", "model.attention_dropout", "model.ngram_dropout"])
+def test_dropout_is_a_function_of_seed_and_step(config: RunConfig, corpus: Corpus, dropout: str) -> None:
+    changes = {dropout: 0.5, "model.ngram_orders": (2,)}
+    losses = {}
+    for name, seed, step in (("one", 1, 5), ("same", 1, 5), ("other step", 1, 6), ("other seed", 2, 5)):
+        setup = Setup(config, corpus, **changes, **{"train.seed": seed})
+        setup.batches = Batches(corpus.train, context_length=16, batch_size=4, seed=1)  # the same text for both seeds
+        rows = setup.batches.rows(5)
+        setup.batches.rows = lambda *_, rows=rows: rows  # type: ignore[method-assign, misc] - and for both steps
+        torch.manual_seed(len(losses))  # the global generator says nothing
+        losses[name] = setup.update(step)["loss"]
+    assert losses["one"] == losses["same"]
+    assert len(set(losses.values())) == 3
+
+
+def test_the_global_generator_is_left_as_it_was(config: RunConfig, corpus: Corpus) -> None:
+    setup = Setup(config, corpus, **{"model.dropout": 0.5})
+    torch.manual_seed(7)
+    before = torch.random.get_rng_state()
+    setup.update(0)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_nothing_is_updated_where_the_loss_is_not_finite(config: RunConfig, corpus: Corpus, value: float) -> None:
+    setup = Setup(config, corpus)
+    with torch.no_grad():
+        setup.model.token_embedding.weight[:] = value
+    before = setup.weights()
+    with pytest.raises(TrainingError, match=r"step 4: the loss is nan .* nothing was updated. Lower --optim"):
+        setup.update(3)
+    assert all(np.array_equal(weight, before[name], equal_nan=True) for name, weight in setup.weights().items())
+    assert setup.optimisers.state() == {}
+
+
+def test_clip_is_pytorchs() -> None:
+    for largest in (0.0, 0.5, 1e9):
+        ours, theirs = torch.nn.Linear(5, 3), torch.nn.Linear(5, 3)
+        for layer in (ours, theirs):
+            layer.weight.grad = torch.arange(15.0).reshape(3, 5)
+            layer.bias.grad = None if largest == 0.5 else torch.ones(3)
+        norm = torch.nn.utils.clip_grad_norm_(theirs.parameters(), largest or math.inf)
+        assert clip(ours, largest) == pytest.approx(float(norm))
+        torch.testing.assert_close(ours.weight.grad, theirs.weight.grad)
