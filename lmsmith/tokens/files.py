@@ -5,7 +5,8 @@ Our format is one file, `tokenizer.json`, in the folder of whatever uses it:
     {"format": "lmsmith-tokenizer", "version": 1, "sha256": the fingerprint, "tokenizer": what `to_dict` gives}
 
 The hash is checked on loading, so a file that was cut or edited is not taken for the tokenizer that a model was
-trained with.
+trained with. For byte-pair encoding it holds the pattern's name, the special tokens, and merges and vocabulary as GPT-2
+writes them, to be read by people too. `foreign.py` reads and writes other formats; `load_tokenizer` tells them apart.
 """
 
 from __future__ import annotations
@@ -46,13 +47,26 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> Path:
     return path
 
 
-def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer in `folder` (or in the file, where `folder` is one).
+def load_tokenizer(source: Path | str) -> Tokenizer:
+    """The tokenizer of a folder or a file.
+
+    Ours, Hugging Face's `tokenizer.json`, GPT-2's `vocab.json` with `merges.txt`, or an OpenAI file of ranks
+    (`cl100k_base.tiktoken`, ...). "gpt2", where there is no such folder, is downloaded.
 
     Raises TokenizerError for a file that is missing, damaged, from a newer lmsmith, or not a tokenizer.
     """
-    path = folder if folder.is_file() else folder / FILE_NAME
+    path = Path(source)
+    if path.is_dir():
+        if not (path / FILE_NAME).is_file() and (path / "vocab.json").is_file():
+            return _foreign().load_gpt2_files(path)
+        path /= FILE_NAME
+    elif not path.exists() and str(source) == "gpt2":
+        return _foreign().load_gpt2()
+    if path.suffix == ".tiktoken":
+        return _foreign().load_tiktoken(path)
     content = _read_json(path)
+    if isinstance(content, dict) and "model" in content and "pre_tokenizer" in content:
+        return _foreign().from_huggingface(content, path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise TokenizerError(f"{path} is not a tokenizer of lmsmith's. `lmsmith tokenizer train` makes one.")
     version = content.get("version")
@@ -65,9 +79,23 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         raise TokenizerError(
             f"{path} is damaged: its content does not match its sha256. Take another copy, or learn it again."
         )
-    if parts.get("kind") not in _KINDS:
-        raise TokenizerError(f"{path} is of kind {parts.get('kind')!r}; this lmsmith knows {', '.join(_KINDS)}.")
-    return _KINDS[parts["kind"]].from_dict(parts)
+    return _kind(parts.get("kind"), path).from_dict(parts)
+
+
+def _kind(kind: str | None, path: Path) -> type[Tokenizer]:
+    if kind == "bpe":
+        from lmsmith.tokens.bpe import BpeTokenizer  # brings in the compiler, half a second that others need not wait
+
+        return BpeTokenizer
+    if kind not in _KINDS:
+        raise TokenizerError(f"{path} is of kind {kind!r}; this lmsmith knows {', '.join(_KINDS)} and bpe.")
+    return _KINDS[kind]
+
+
+def _foreign() -> Any:
+    from lmsmith.tokens import foreign  # as above
+
+    return foreign
 
 
 def _read_json(path: Path) -> Any:

@@ -1,0 +1,364 @@
+"""Learning byte-pair encoding: text -> merges.
+
+    tokenizer = learn_bpe(["some text", "more text"], vocab_size=10_000)
+
+1. Count (`piece_counts.py`): the text is cut into pieces and equal pieces are counted, so that from here on memory and
+   time grow with the number of distinct pieces, not with the text.
+2. Merge: the most frequent pair of neighbours becomes a token, everywhere; again and again (Gage 1994; Sennrich et al.
+   2016, arXiv:1508.07909). The counts of pairs are not made anew: a merge changes only those of its neighbours.
+
+Between equally frequent pairs the lexicographically greatest pair of byte strings wins; or the smallest pair of ids, as
+in rustbpe; or that with the bytes numbered as in GPT-2, as in Hugging Face tokenizers.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
+
+import numpy as np
+from numba import njit
+
+from lmsmith.errors import TokenizerError
+from lmsmith.tokens.bpe import BpeTokenizer
+from lmsmith.tokens.machine import kernel
+from lmsmith.tokens.piece_counts import PieceCounter, PieceCounts, Text
+from lmsmith.tokens.printable import gpt2_byte_order
+from lmsmith.tokens.specials import Specials
+from lmsmith.tokens.split import Pattern, pattern_of
+from lmsmith.tokens.tokenizer import END_OF_TEXT
+
+log = logging.getLogger(__name__)
+
+Ties = Literal["bytes", "ids", "huggingface"]
+Progress = Callable[
+    [str, int, int], None
+]  # what is being done ("count", "merge"), how much is done, of how much (or 0)
+
+
+def learn_bpe(
+    texts: Iterable[Text],
+    vocab_size: int,
+    *,
+    pattern: Pattern | str = "gpt4",
+    special_tokens: Sequence[str] = (END_OF_TEXT,),
+    ties: Ties = "bytes",
+    threads: int | None = None,
+    max_memory: int | None = None,
+    progress: Progress | None = None,
+) -> BpeTokenizer:
+    """The tokenizer that byte-pair encoding learns from `texts`: ids 0 to 255 are the bytes, then come the merges in
+    order, at the end the special tokens.
+
+    A text is a str, bytes, or the parts of a long one as bytes, cut anywhere. Special tokens cut the texts, and nothing
+    is merged across. The vocabulary is smaller where nothing is left to merge (said by a warning). `max_memory`, in
+    bytes, bounds what is kept of the text: the rarest pieces are dropped where it is too little (said by a warning).
+
+    Raises TokenizerError for a vocabulary without room for the bytes and special tokens, and for special tokens
+    that are empty or there twice.
+    """
+    pattern = pattern_of(pattern) if isinstance(pattern, str) else pattern
+    n_merges = check_vocabulary(vocab_size, special_tokens)
+    counting = None if progress is None else (lambda n_bytes: progress("count", n_bytes, 0))
+    counter = PieceCounter(pattern, Specials(special_tokens), threads=threads, max_memory=max_memory, progress=counting)
+    counter.add(texts)
+    if counter.n_dropped:
+        log.warning(
+            "%d rare pieces (%d places in the text) were dropped to keep within %d MB: merges that are rare too may be"
+            " missing; more memory (--max-memory) keeps them",
+            counter.n_dropped, counter.n_dropped_occurrences, (max_memory or 0) >> 20,
+        )  # fmt: skip
+    merges = learn_merges(counter.counts(), n_merges, ties, progress)
+    if len(merges) < n_merges:
+        log.warning(
+            "nothing is left to merge after %d merges: the vocabulary has %d entries instead of %d",
+            len(merges), 256 + len(merges) + len(special_tokens), vocab_size,
+        )  # fmt: skip
+    tokens: list[bytes | None] = [bytes([byte]) for byte in range(256)]
+    for left, right in merges:
+        first, second = tokens[left], tokens[right]
+        assert first is not None
+        assert second is not None
+        tokens.append(first + second)
+    specials = {special: len(tokens) + k for k, special in enumerate(special_tokens)}
+    return BpeTokenizer([*tokens, *[None] * len(specials)], merges, pattern, specials)
+
+
+def check_vocabulary(vocab_size: int, special_tokens: Sequence[str]) -> int:
+    """The number of merges there is room for. Raises TokenizerError as `learn_bpe` says."""
+    if "" in special_tokens:
+        raise TokenizerError("a special token is empty: it would be everywhere in a text.")
+    twice = sorted({special for special in special_tokens if special_tokens.count(special) > 1})
+    if twice:
+        raise TokenizerError(f"special token {twice[0]!r} is given twice.")
+    least = 256 + len(special_tokens)
+    if vocab_size < least:
+        raise TokenizerError(
+            f"a vocabulary of {vocab_size} is too small: the 256 bytes and {len(special_tokens)} special tokens need"
+            f" {least}, and each merge one more."
+        )
+    return vocab_size - least
+
+
+def learn_merges(
+    counts: PieceCounts, n_merges: int, ties: Ties = "bytes", progress: Progress | None = None
+) -> list[tuple[int, int]]:
+    """Up to `n_merges` pairs of ids, in the order in which they are merged; the k-th makes id 256 + k."""
+    order = np.arange(256 + n_merges, dtype=np.int64)
+    if ties == "huggingface":
+        order[list(gpt2_byte_order())] = np.arange(256)
+    merges = np.empty((n_merges, 2), dtype=np.int32)
+    state = np.zeros(2, dtype=np.int64)  # merges learnt so far; 1: stop
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            _learn(counts.symbols, counts.piece_of, counts.counts, order, ties == "bytes", merges, state)
+        except BaseException as error:
+            failed.append(error)
+
+    # Beside it, this thread shows how far it is and hears Ctrl-C.
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.1)
+            if progress:
+                progress("merge", int(state[0]), n_merges)
+    finally:
+        state[1] = 1
+        thread.join()
+    if failed:
+        raise failed[0]
+    return [(int(left), int(right)) for left, right in merges[: state[0]]]
+
+
+# ---- compiled --------------------------------------------------------------------------------------------------------
+
+_MULTIPLY = 0x9E3779B97F4A7C15 - 2**64
+_GONE = -2  # where a token began that is now inside another
+
+
+@kernel
+def _learn(symbols, piece_of, piece_counts, order, by_bytes, merges, state):
+    """Learns merges until there are enough, nothing is left, or `state[1]` says stop.
+
+    `symbols`: all pieces, one symbol a byte, with a separator before, between and after. A token of several bytes has
+    its id on its first and on its last byte, so that neighbours are found on both sides without links.
+
+    A pair has a count and the list of the places where it began when it came into being; a place is passed over later
+    if it has changed. All places of a pair are made while one merge is carried out (or at the start), from left to
+    right, so they need no sorting. The heap holds upper bounds: a count only falls after that.
+    """
+    n_merges = len(merges)
+    n_ids = 256 + n_merges
+    token_lengths = np.ones(n_ids, dtype=np.int64)
+    token_starts = np.zeros(n_ids + 1, dtype=np.int64)
+    token_bytes = np.zeros(1 << 16, dtype=np.uint8)
+    for byte in range(256):
+        token_starts[byte], token_bytes[byte] = byte, byte
+    n_token_bytes = 256
+
+    # Pairs, by number: left and right, count, places[first:first + n].
+    capacity = 1 << 16
+    lefts, rights = np.empty(capacity, dtype=np.int32), np.empty(capacity, dtype=np.int32)
+    counts, firsts, ns = np.empty(capacity, np.int64), np.empty(capacity, np.int64), np.empty(capacity, np.int32)
+    heap, bounds = np.empty(capacity, dtype=np.int32), np.empty(capacity, dtype=np.int64)
+    n_pairs = n_heap = 0
+    index = np.full(4 * capacity, -1, dtype=np.int32)
+    places, n_places = np.empty(len(symbols), dtype=np.int32), 0
+
+    # The pairs of bytes.
+    byte_counts, byte_ns = np.zeros(65536, dtype=np.int64), np.zeros(65536, dtype=np.int64)
+    for at in range(len(symbols) - 1):
+        if symbols[at] >= 0 and symbols[at + 1] >= 0:
+            byte_counts[symbols[at] << 8 | symbols[at + 1]] += piece_counts[piece_of[at]]
+            byte_ns[symbols[at] << 8 | symbols[at + 1]] += 1
+    for pair in range(65536):
+        if byte_ns[pair]:
+            lefts[n_pairs], rights[n_pairs], counts[n_pairs] = pair >> 8, pair & 255, byte_counts[pair]
+            firsts[n_pairs], ns[n_pairs] = n_places, 0
+            n_places += byte_ns[pair]
+            byte_ns[pair] = n_pairs
+            index[_empty_place(index, pair >> 8, pair & 255)] = n_pairs
+            n_pairs += 1
+    for at in range(len(symbols) - 1):
+        if symbols[at] >= 0 and symbols[at + 1] >= 0:
+            pair = byte_ns[symbols[at] << 8 | symbols[at + 1]]
+            places[firsts[pair] + ns[pair]] = at
+            ns[pair] += 1
+    ties = (lefts, rights, order, by_bytes, token_bytes, token_starts, token_lengths)
+    for pair in range(n_pairs):
+        n_heap = _push(heap, bounds, n_heap, pair, counts[pair], ties)
+
+    # What a merge changes, by neighbour: how much on the left (0) and on the right (1), in how many places.
+    changes, n_changes = np.zeros((2, n_ids), dtype=np.int64), np.zeros((2, n_ids), dtype=np.int64)
+    touched, n_touched = np.empty((2, n_ids), dtype=np.int32), np.zeros(2, dtype=np.int64)
+    events = np.empty((1024, 2), dtype=np.int32)  # side and neighbour, place
+
+    merged = 0
+    while merged < n_merges and n_heap and state[1] == 0:
+        top = heap[0]
+        bound, bounds_top = bounds[0], counts[top]
+        n_heap = _pop(heap, bounds, n_heap, ties)
+        if bound != bounds_top:
+            if bounds_top > 0:
+                n_heap = _push(heap, bounds, n_heap, top, bounds_top, ties)
+            continue
+        left, right = np.int64(lefts[top]), np.int64(rights[top])
+        new = 256 + merged
+        length, right_length = token_lengths[left], token_lengths[right]
+        merges[merged, 0], merges[merged, 1] = left, right
+        merged += 1
+        state[0] = merged
+        token_lengths[new] = length + right_length
+        token_starts[new] = n_token_bytes
+        if n_token_bytes + length + right_length > len(token_bytes):
+            token_bytes = np.append(token_bytes, np.zeros(len(token_bytes) + length + right_length, dtype=np.uint8))
+        for k in range(length):
+            token_bytes[n_token_bytes + k] = token_bytes[token_starts[left] + k]
+        for k in range(right_length):
+            token_bytes[n_token_bytes + length + k] = token_bytes[token_starts[right] + k]
+        n_token_bytes += length + right_length
+        counts[top] = 0
+
+        # Carry it out.
+        if len(events) < 2 * ns[top]:
+            events = np.empty((4 * ns[top], 2), dtype=np.int32)
+        n_events = 0
+        for k in range(firsts[top], firsts[top] + ns[top]):
+            place = np.int64(places[k])
+            middle = place + length
+            if symbols[place] != left or symbols[middle] != right:
+                continue
+            after = middle + right_length
+            count = piece_counts[piece_of[place]]
+            for side in range(2):
+                neighbour = np.int64(symbols[after if side else place - 1])
+                if neighbour >= 0:
+                    if n_changes[side, neighbour] == 0:
+                        touched[side, n_touched[side]] = neighbour
+                        n_touched[side] += 1
+                    changes[side, neighbour] += count
+                    n_changes[side, neighbour] += 1
+                    events[n_events, 0] = neighbour << 1 | side
+                    events[n_events, 1] = place if side else place - token_lengths[neighbour]
+                    n_events += 1
+            symbols[middle] = _GONE
+            symbols[place] = new
+            symbols[after - 1] = new
+
+        # The new pairs, with the places where they are.
+        if n_places + n_events > len(places):
+            places = np.append(places, np.empty(len(places) + n_events, dtype=np.int32))
+        first_new = n_pairs
+        for side in range(2):
+            for k in range(n_touched[side]):
+                neighbour = np.int64(touched[side, k])
+                if n_pairs == capacity:
+                    capacity *= 2
+                    lefts, rights = np.append(lefts, lefts), np.append(rights, rights)
+                    counts, firsts, ns = np.append(counts, counts), np.append(firsts, firsts), np.append(ns, ns)
+                    heap, bounds = np.append(heap, heap), np.append(bounds, bounds)
+                    index = np.full(4 * capacity, -1, dtype=np.int32)
+                    for pair in range(n_pairs):
+                        index[_empty_place(index, lefts[pair], rights[pair])] = pair
+                lefts[n_pairs], rights[n_pairs] = (new, neighbour) if side else (neighbour, new)
+                counts[n_pairs] = changes[side, neighbour]
+                firsts[n_pairs], ns[n_pairs] = n_places, 0
+                n_places += n_changes[side, neighbour]
+                n_changes[side, neighbour] = n_pairs
+                index[_empty_place(index, lefts[n_pairs], rights[n_pairs])] = n_pairs
+                n_pairs += 1
+        for k in range(n_events):
+            pair = n_changes[events[k, 0] & 1, events[k, 0] >> 1]
+            places[firsts[pair] + ns[pair]] = events[k, 1]
+            ns[pair] += 1
+
+        # What they replace is there less often.
+        for side in range(2):
+            for k in range(n_touched[side]):
+                neighbour = np.int64(touched[side, k])
+                pair = (
+                    _find_pair(index, lefts, rights, right, neighbour)
+                    if side
+                    else _find_pair(index, lefts, rights, neighbour, left)
+                )
+                if pair != top:
+                    counts[pair] -= changes[side, neighbour]
+                changes[side, neighbour] = 0
+                n_changes[side, neighbour] = 0
+            n_touched[side] = 0
+        ties = (lefts, rights, order, by_bytes, token_bytes, token_starts, token_lengths)  # they may have grown
+        for pair in range(first_new, n_pairs):
+            if counts[pair] > 0:
+                n_heap = _push(heap, bounds, n_heap, pair, counts[pair], ties)
+
+
+@njit
+def _empty_place(index, left, right):
+    place = (np.int64(left) << 32 | np.int64(right)) * _MULTIPLY >> 32 & (len(index) - 1)
+    while index[place] >= 0:
+        place = (place + 1) & (len(index) - 1)
+    return place
+
+
+@njit
+def _find_pair(index, lefts, rights, left, right):
+    place = (np.int64(left) << 32 | np.int64(right)) * _MULTIPLY >> 32 & (len(index) - 1)
+    while True:
+        pair = index[place]
+        if lefts[pair] == left and rights[pair] == right:
+            return np.int64(pair)
+        place = (place + 1) & (len(index) - 1)
+
+
+@njit
+def _before(a, b, ties):
+    """Whether, of two equally frequent pairs, a is merged before b."""
+    lefts, rights, order, by_bytes, token_bytes, token_starts, token_lengths = ties
+    if not by_bytes:
+        if lefts[a] != lefts[b]:
+            return order[lefts[a]] < order[lefts[b]]
+        return order[rights[a]] < order[rights[b]]
+    one, other = (lefts[a], lefts[b]) if lefts[a] != lefts[b] else (rights[a], rights[b])
+    for k in range(min(token_lengths[one], token_lengths[other])):
+        difference = np.int64(token_bytes[token_starts[one] + k]) - np.int64(token_bytes[token_starts[other] + k])
+        if difference:
+            return difference > 0
+    return token_lengths[one] > token_lengths[other]
+
+
+@njit
+def _push(heap, bounds, n, pair, bound, ties):
+    k = n
+    while k > 0:
+        parent = (k - 1) >> 1
+        if bounds[parent] > bound or (bounds[parent] == bound and not _before(pair, heap[parent], ties)):
+            break
+        heap[k], bounds[k] = heap[parent], bounds[parent]
+        k = parent
+    heap[k], bounds[k] = pair, bound
+    return n + 1
+
+
+@njit
+def _pop(heap, bounds, n, ties):
+    n -= 1
+    pair, bound = heap[n], bounds[n]
+    k = 0
+    while 2 * k + 1 < n:
+        child = 2 * k + 1
+        if child + 1 < n and (
+            bounds[child + 1] > bounds[child]
+            or (bounds[child + 1] == bounds[child] and _before(heap[child + 1], heap[child], ties))
+        ):
+            child += 1
+        if bounds[child] < bound or (bounds[child] == bound and not _before(heap[child], pair, ties)):
+            break
+        heap[k], bounds[k] = heap[child], bounds[child]
+        k = child
+    heap[k], bounds[k] = pair, bound
+    return n

@@ -1,0 +1,383 @@
+"""Byte-pair encoding of pieces, compiled: bytes -> ids by merging, with a bounded cache of pieces; and ids -> bytes.
+
+A piece's bytes are merged pair by pair, always the pair of lowest rank, leftmost first, until no two neighbours merge
+(Sennrich et al. 2016, arXiv:1508.07909, on bytes as in GPT-2). Three things make it fast and change no id:
+
+- Most pieces have been seen before: `PieceCache` remembers their ids.
+- A long piece is cut between two bytes that stand side by side in no token: no merge can ever join them. Chinese, in a
+  vocabulary that knows little of it, falls apart into characters that are in the cache.
+- What is merged is found by a linear search while it is short, by a heap where it is long, so that a run of a million
+  equal letters costs n log n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from lmsmith.tokens.machine import address, kernel, load8, load32, load64, store32, store64
+from lmsmith.tokens.piece_table import (
+    BLOCK,
+    END_OF_TEXT,
+    FOUND,
+    KEY0,
+    KEY1,
+    LENGTH,
+    PLACE,
+    SHORT,
+    SLOT,
+    VALUE0,
+    VALUE1,
+    PieceTable,
+    find_long,
+    find_short,
+    read_block,
+    record_size,
+)
+from lmsmith.tokens.split import Pattern, Texts
+
+NONE = (1 << 63) - 1  # the value of a pair that does not merge
+LONGEST = 95  # bytes of a piece that is remembered; longer ones do not come back, and a heap is faster than searching
+_MULTIPLY = 0x9E3779B97F4A7C15 - 2**64
+
+
+@dataclass(frozen=True)
+class Merges:
+    """What merges with what, as compiled code looks it up. A value is rank * 2**32 + id; `NONE`: does not merge."""
+
+    byte_ids: npt.NDArray[np.int32]  # (256,)
+    byte_pairs: npt.NDArray[np.int64]  # (65536,) values of two bytes, by 256 * left + right
+    pairs: npt.NDArray[np.int64]  # hash table of (left id * 2**32 + right id, value), -1 where empty
+    side_by_side: npt.NDArray[np.uint8]  # (65536,) whether two bytes are neighbours in any token
+
+    @classmethod
+    def of(
+        cls,
+        byte_ids: npt.NDArray[np.int32],
+        left: npt.NDArray[np.int64],
+        right: npt.NDArray[np.int64],
+        value: npt.NDArray[np.int64],
+        side_by_side: npt.NDArray[np.uint8],
+    ) -> Merges:
+        n_slots = 1 << max(4, (2 * len(left)).bit_length())
+        pairs = np.full(2 * n_slots, -1, dtype=np.int64)
+        _fill_pairs(left, right, value, pairs)
+        every = np.arange(65536)
+        byte_pairs = np.empty(65536, dtype=np.int64)
+        _look_up(byte_ids[every >> 8].astype(np.int64), byte_ids[every & 255].astype(np.int64), pairs, byte_pairs)
+        return cls(byte_ids, byte_pairs, pairs, side_by_side)
+
+
+class PieceCache:
+    """The ids of pieces that one thread has met. Full, it is emptied but for `kept`: pieces that are one id."""
+
+    def __init__(self, n_pieces: int, kept: Mapping[bytes, int]) -> None:
+        self.longest = max([LONGEST, *map(len, kept)])
+        block = BLOCK * (self.longest + 16)  # there is always room for one more
+        n_arena = 2 * sum(map(len, kept)) + 32 * n_pieces + block
+        self.table = PieceTable(len(kept) + n_pieces + BLOCK, n_arena)
+        self.spilt_ids = np.empty(8 * n_pieces + block, dtype=np.int32)  # ids of pieces that have more than three
+        self.used = np.zeros(3, dtype=np.int64)  # pieces, bytes of the arena, spilt ids
+        self.kept = kept
+        self._keep()
+
+    def _keep(self) -> None:
+        if self.kept:
+            texts = Texts(list(self.kept))
+            ids = np.fromiter(self.kept.values(), dtype=np.int64, count=len(self.kept))
+            _put(texts.padded, texts.starts, texts.stops, ids, self.table.slots, self.table.arena, self.used)
+
+    def empty(self) -> None:
+        self.table.slots[:], self.used[:] = 0, 0
+        self._keep()
+
+
+def encode_texts(
+    texts: Texts, pattern: Pattern, merges: Merges, cache: PieceCache
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Ids of all texts, and where in them each text begins (and the last one ends)."""
+    return _encode_all(texts, *texts.split(pattern), merges, cache)
+
+
+def encode_pieces(
+    pieces: Texts, merges: Merges, cache: PieceCache
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """The same for texts that are one piece each."""
+    return _encode_all(pieces, pieces.stops.astype(np.int32), np.arange(len(pieces.stops) + 1), merges, cache)
+
+
+def _encode_all(
+    texts: Texts,
+    ends: npt.NDArray[np.int32],
+    first_pieces: npt.NDArray[np.int64],
+    merges: Merges,
+    cache: PieceCache,
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    side_by_side = _NOTHING if cache.kept else merges.side_by_side
+    ids = np.empty(len(texts.padded) + 4, dtype=np.int32)
+    id_starts = np.zeros(len(texts.starts) + 1, dtype=np.int64)
+    cursor = np.zeros(4, dtype=np.int64)  # text, piece, place, number of ids
+    while not _encode(
+        texts.padded, texts.starts, first_pieces, ends, cursor,
+        merges.byte_ids, merges.byte_pairs, merges.pairs, side_by_side,
+        cache.longest, cache.table.slots, cache.table.limit, cache.table.arena, cache.spilt_ids, cache.used,
+        ids, id_starts,
+    ):  # fmt: skip
+        cache.empty()
+    return ids[: id_starts[-1]], id_starts
+
+
+_NOTHING = np.empty(0, dtype=np.uint8)
+
+
+@kernel
+def _encode(
+    padded, starts, first_pieces, ends, cursor, byte_ids, byte_pairs, pairs, side_by_side,
+    longest, slots, limit, arena, spilt_ids, used, ids, id_starts,
+):  # fmt: skip
+    """Goes on from `cursor` until all is done (True) or the cache is full."""
+    text, first_slot, mask = address(padded), address(slots), len(slots) * 8 // SLOT - 1
+    spilt, to = address(spilt_ids), address(ids) + 4 * cursor[3]
+    block, part_ids, values = np.empty((5, BLOCK), np.int64), np.zeros(longest, np.int32), np.empty(longest, np.int64)
+    if len(starts):
+        cursor[2] += text if cursor[2] else text + starts[0]
+    i = cursor[0]
+    while i < len(starts):
+        room = BLOCK * record_size(longest)
+        if used[0] + BLOCK > limit or used[1] + room > len(arena) or used[2] + room > len(spilt_ids):
+            break
+        n_block = read_block(text, starts, first_pieces, ends, cursor, longest, side_by_side, first_slot, mask, block)
+        for k in range(n_block):
+            at, length, slot = block[PLACE, k], block[LENGTH, k], block[FOUND, k]
+            if length <= SHORT:
+                if length == END_OF_TEXT:
+                    i += 1
+                    id_starts[i] = (to - address(ids)) >> 2
+                    continue
+                slot = find_short(first_slot, mask, block[KEY0, k], block[KEY1, k], slot)
+            elif length <= longest:
+                slot = find_long(
+                    first_slot, mask, block[KEY0, k], block[KEY1, k], slot, at, length, address(arena), used
+                )
+            else:
+                long_ids = np.empty(length, dtype=np.int32)
+                n = _merge_by_heap(at, length, byte_ids, byte_pairs, pairs, long_ids)
+                for part in range(n):
+                    store32(to + 4 * part, long_ids[part])
+                to += 4 * n
+                continue
+            value1 = load64(slot + VALUE1)
+            if value1 == 0:  # not seen before
+                n = _merge(at, length, byte_ids, byte_pairs, pairs, part_ids, values)
+                value1 = n << 32 | np.int64(part_ids[2])
+                store64(slot + VALUE1, value1)
+                store64(slot + VALUE0, np.int64(part_ids[1]) << 32 | np.int64(part_ids[0]))
+                if n > 3:
+                    store64(slot + VALUE0, used[2])
+                    for part in range(n):
+                        spilt_ids[used[2] + part] = part_ids[part]
+                    used[2] += n
+                used[0] += 1
+            value0 = load64(slot + VALUE0)
+            store64(to, value0)
+            store32(to + 8, value1)
+            n = value1 >> 32
+            if n > 3:
+                for part in range(n):
+                    store32(to + 4 * part, load32(spilt + 4 * (value0 + part)))
+            to += 4 * n
+    cursor[2] -= text
+    cursor[3] = (to - address(ids)) >> 2
+    return i == len(starts)
+
+
+@kernel
+def _put(padded, starts, stops, ids, slots, arena, used):
+    """Puts each text into the table as a piece of one id."""
+    first_slot, mask = address(slots), len(slots) * 8 // SLOT - 1
+    side_by_side, no_pieces = np.empty(0, dtype=np.uint8), np.arange(len(starts) + 1)
+    block, cursor = np.empty((5, BLOCK), dtype=np.int64), np.zeros(3, dtype=np.int64)
+    cursor[2] = address(padded) + starts[0]
+    k = 0
+    while k < len(starts):
+        n_block = read_block(
+            address(padded), starts, no_pieces, stops, cursor, 1 << 40, side_by_side, first_slot, mask, block
+        )
+        for j in range(n_block):
+            length, slot = block[LENGTH, j], block[FOUND, j]
+            if length == END_OF_TEXT:
+                continue
+            if length <= SHORT:
+                slot = find_short(first_slot, mask, block[KEY0, j], block[KEY1, j], slot)
+            else:
+                slot = find_long(
+                    first_slot,
+                    mask,
+                    block[KEY0, j],
+                    block[KEY1, j],
+                    slot,
+                    block[PLACE, j],
+                    length,
+                    address(arena),
+                    used,
+                )
+            store64(slot + VALUE0, ids[k])
+            store64(slot + VALUE1, np.int64(1 << 32))
+            used[0] += 1
+            k += 1
+
+
+@njit
+def _merge(at, length, byte_ids, byte_pairs, pairs, ids, values):
+    """Merges a short piece into ids[:n]; n. values[k] is that of the pair (k, k + 1)."""
+    for k in range(length):
+        ids[k] = byte_ids[load8(at + k)]
+    for k in range(length - 1):
+        values[k] = byte_pairs[load8(at + k) << 8 | load8(at + k + 1)]
+    n = length
+    while True:
+        best, place = NONE, -1
+        for k in range(n - 1):
+            if values[k] < best:
+                best, place = values[k], k
+        if place < 0:
+            return n
+        n -= 1
+        ids[place] = best & 0xFFFFFFFF
+        for k in range(place + 1, n):
+            ids[k] = ids[k + 1]
+            values[k] = values[k + 1]
+        if place + 1 < n:
+            values[place] = pair_value(pairs, ids[place], ids[place + 1])
+        if place > 0:
+            values[place - 1] = pair_value(pairs, ids[place - 1], ids[place])
+
+
+@njit
+def _merge_by_heap(at, length, byte_ids, byte_pairs, pairs, ids):
+    """The same for a long piece: n log n."""
+    values = np.empty(length, dtype=np.int64)
+    after, before = np.empty(length, dtype=np.int64), np.empty(length, dtype=np.int64)
+    heap, n_heap = np.empty(3 * length, dtype=np.int64), 0  # rank * 2**32 + place
+    for k in range(length):
+        ids[k] = byte_ids[load8(at + k)]
+        after[k], before[k], values[k] = k + 1, k - 1, NONE
+        if k < length - 1:
+            values[k] = byte_pairs[load8(at + k) << 8 | load8(at + k + 1)]
+            if values[k] != NONE:
+                n_heap = _push(heap, n_heap, values[k] & ~0xFFFFFFFF | k)
+    while n_heap:
+        top = heap[0]
+        n_heap = _pop(heap, n_heap)
+        k = top & 0xFFFFFFFF
+        if values[k] == NONE or values[k] >> 32 != top >> 32:
+            continue  # one of the two has merged with another meanwhile
+        ids[k] = values[k] & 0xFFFFFFFF
+        gone = after[k]
+        values[gone] = NONE
+        after[k] = after[gone]
+        values[k] = NONE
+        if after[k] < length:
+            before[after[k]] = k
+            values[k] = pair_value(pairs, ids[k], ids[after[k]])
+            if values[k] != NONE:
+                n_heap = _push(heap, n_heap, values[k] & ~0xFFFFFFFF | k)
+        if before[k] >= 0:
+            left = before[k]
+            values[left] = pair_value(pairs, ids[left], ids[k])
+            if values[left] != NONE:
+                n_heap = _push(heap, n_heap, values[left] & ~0xFFFFFFFF | left)
+    n, k = 0, 0
+    while k < length:
+        ids[n] = ids[k]
+        n += 1
+        k = after[k]
+    return n
+
+
+@njit
+def _push(heap, n, key):
+    k = n
+    while k > 0 and heap[(k - 1) >> 1] > key:
+        heap[k] = heap[(k - 1) >> 1]
+        k = (k - 1) >> 1
+    heap[k] = key
+    return n + 1
+
+
+@njit
+def _pop(heap, n):
+    n -= 1
+    key, k = heap[n], 0
+    while 2 * k + 1 < n:
+        child = 2 * k + 1
+        if child + 1 < n and heap[child + 1] < heap[child]:
+            child += 1
+        if heap[child] >= key:
+            break
+        heap[k] = heap[child]
+        k = child
+    heap[k] = key
+    return n
+
+
+# ---- the table of pairs ----------------------------------------------------------------------------------------------
+
+
+@njit
+def pair_value(pairs, left, right):
+    """What (left, right) merges into, and when; `NONE` if not at all."""
+    key = np.int64(left) << 32 | np.int64(right)
+    index = (key * _MULTIPLY) >> 32
+    while True:
+        place = (index << 1) & (len(pairs) - 1)
+        if pairs[place] == key:
+            return pairs[place + 1]
+        if pairs[place] < 0:
+            return np.int64(NONE)
+        index += 1
+
+
+@kernel
+def _fill_pairs(left, right, value, pairs):
+    for k in range(len(left)):
+        key = left[k] << 32 | right[k]
+        index = (key * _MULTIPLY) >> 32
+        while pairs[(index << 1) & (len(pairs) - 1)] >= 0:
+            index += 1
+        place = (index << 1) & (len(pairs) - 1)
+        pairs[place], pairs[place + 1] = key, value[k]
+
+
+@kernel
+def _look_up(left, right, pairs, values):
+    for k in range(len(left)):
+        values[k] = pair_value(pairs, left[k], right[k])
+
+
+# ---- ids -> bytes ----------------------------------------------------------------------------------------------------
+
+
+def decode_ids(ids: npt.NDArray[np.int64], token_bytes: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64]) -> bytes:
+    """The bytes of `ids`, all of them in the vocabulary: those of i are token_bytes[starts[i]:starts[i + 1]].
+
+    `token_bytes` is followed by eight more.
+    """
+    n_bytes = int((starts[ids + 1] - starts[ids]).sum())
+    out = np.empty(n_bytes + 8, dtype=np.uint8)
+    _decode(ids, token_bytes, starts, out)
+    return out[:n_bytes].tobytes()
+
+
+@kernel
+def _decode(ids, token_bytes, starts, out):
+    source, to = address(token_bytes), address(out)
+    for i in ids:
+        length = starts[i + 1] - starts[i]
+        for offset in range(0, length, 8):  # what is too much is written over by the next
+            store64(to + offset, load64(source + starts[i] + offset))
+        to += length

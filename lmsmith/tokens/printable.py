@@ -1,0 +1,38 @@
+"""GPT-2's way to write bytes as characters that can be seen: "Ġthe" is b" the".
+
+Bytes that are printable in Latin-1 stand for themselves; the others, space among them, for the characters from U+0100
+on (openai/gpt-2, `bytes_to_unicode`). Vocabulary files of GPT-2 and Hugging Face are written so, and ours.
+"""
+
+from __future__ import annotations
+
+import functools
+
+
+@functools.cache
+def gpt2_byte_order() -> tuple[int, ...]:
+    """The bytes in the order of the characters they are written as, which is that of their ids in GPT-2."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    return (*printable, *(byte for byte in range(256) if byte not in printable))
+
+
+def to_printable(token: bytes) -> str:
+    return "".join(map(_characters().__getitem__, token))
+
+
+def from_printable(text: str) -> bytes:
+    """Inverse of `to_printable`. Raises KeyError with the first character that stands for no byte."""
+    return bytes(map(_bytes().__getitem__, text))
+
+
+@functools.cache
+def _characters() -> tuple[str, ...]:
+    order = gpt2_byte_order()
+    n_printable = order.index(0)
+    of = {byte: chr(byte) if k < n_printable else chr(256 + k - n_printable) for k, byte in enumerate(order)}
+    return tuple(of[byte] for byte in range(256))
+
+
+@functools.cache
+def _bytes() -> dict[str, int]:
+    return {character: byte for byte, character in enumerate(_characters())}

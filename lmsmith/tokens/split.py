@@ -1,0 +1,508 @@
+"""Text -> pieces, the units within which byte-pair encoding merges: GPT-2's, GPT-4's, o200k's and nanochat's patterns.
+
+The patterns are regular expressions; what runs here is a scanner written for them, equal to the expression on every
+input and some thirty times as fast. It works on UTF-8 bytes and has two halves:
+
+- `piece_end` follows the alternatives of the expression in their order, character by character, for all of Unicode.
+- `piece_starts` finds all pieces among the next 64 bytes at once, as long as they are ASCII: a bit mask for letters,
+  one for digits, one for white space, and the rules of the pattern become shifts and ands. Where something is not
+  simple it says so by promising less, and `piece_end` goes on.
+
+Any other expression works through the `regex` module (`Pattern.pieces`), slower.
+
+Bytes that are not UTF-8 are pieces' bytes like others: each counts as one character that is no letter, number or space.
+
+Reading beyond the end: both halves look ahead without asking, so `PADDING` zero bytes must follow a text.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from lmsmith.errors import TokenizerError
+from lmsmith.tokens.machine import address, kernel, load8, load64, positions_between, shifted_down, trailing_zeros
+from lmsmith.tokens.specials import Specials
+from lmsmith.tokens.unicode_classes import LOWER, MARK, NUMBER, OTHER, SPACE, UPPER, unicode_classes
+
+log = logging.getLogger(__name__)
+
+PADDING = 64
+NO_SPECIALS = Specials(())
+
+# Families of patterns: which rules a scanner follows.
+GPT2 = 0
+GPT4 = 1
+O200K = 2
+REGEX = 3  # none of ours
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A pattern by which text is cut: the expression, and how the scanner is set to follow it."""
+
+    name: str
+    regex: str
+    family: int
+    max_digits: int = 1 << 30  # \p{N}{1,n}
+    whole_end: bool = True  # white space at the end of a text is one piece: \s++$
+
+    def __repr__(self) -> str:
+        return f"Pattern({self.name!r})"
+
+
+_GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+_GPT4 = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|"
+    r"\s+(?!\S)|\s"
+)
+_O200K = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+    r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_NANOCHAT = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+)
+_LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
+    r"\s+(?!\S)|\s+"
+)
+
+PATTERNS = {
+    pattern.name: pattern
+    for pattern in (
+        Pattern("gpt2", _GPT2, GPT2),
+        Pattern("gpt4", _GPT4, GPT4, max_digits=3),
+        Pattern("o200k", _O200K, O200K, max_digits=3, whole_end=False),
+        Pattern("nanochat", _NANOCHAT, GPT4, max_digits=2, whole_end=False),
+        # GPT-4's expression as it was published first, and as Llama 3 and Qwen 2 have it.
+        Pattern("llama3", _LLAMA3, GPT4, max_digits=3, whole_end=False),
+        Pattern("qwen2", _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}"), GPT4, max_digits=1, whole_end=False),
+    )
+}
+# Other ways to write the same.
+_SAME = {
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": "gpt2",
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}]+| ?[\p{N}]+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": "gpt2",
+    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": "gpt2",
+    _GPT4.replace("?+", "?").replace("++", "+").replace("}+", "}").replace("*+", "*").replace("+$", r"+\z"): "gpt4",
+    _NANOCHAT.replace(r"{1,2}", "{1,3}"): "llama3",  # rustbpe's own
+    _NANOCHAT.replace("?+", "?").replace("++", "+"): "nanochat",
+}
+
+
+def pattern_of(text: str) -> Pattern:
+    """The pattern of this name, or of this regular expression. Raises TokenizerError for one that does not compile."""
+    if text in PATTERNS:
+        return PATTERNS[text]
+    for pattern in PATTERNS.values():
+        if text == pattern.regex or _SAME.get(text) == pattern.name:
+            return pattern
+    _compiled(text)
+    return Pattern(text, text, REGEX)
+
+
+def split(text: bytes, pattern: Pattern) -> list[bytes]:
+    """The pieces of one whole text; joined they are the text."""
+    cuts = [0, *piece_ends(text, pattern).tolist()]
+    return [text[start:end] for start, end in itertools.pairwise(cuts)]
+
+
+def piece_ends(text: bytes, pattern: Pattern) -> npt.NDArray[np.int32]:
+    """Where each piece of the whole text ends, in bytes."""
+    return Texts([text]).split(pattern)[0]
+
+
+class Texts:
+    """Whole texts side by side in one padded array, so that compiled code works through many of them at one go."""
+
+    def __init__(self, texts: Sequence[bytes | memoryview]) -> None:
+        lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
+        self.padded = np.frombuffer(bytearray(PADDING).join([*texts, b""]), dtype=np.uint8)
+        self.stops = np.cumsum(lengths + PADDING) - PADDING
+        self.starts = self.stops - lengths
+
+    def split(self, pattern: Pattern) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """Where pieces end, as indices of `padded`, and the index of each text's first piece, and of the end."""
+        first_pieces = np.zeros(len(self.starts) + 1, dtype=np.int64)
+        if pattern.family == REGEX:
+            ends = [_regex_ends(self.padded[start:stop].tobytes(), pattern.regex) + start for start, stop in self]
+            np.cumsum([len(some) for some in ends], out=first_pieces[1:])
+            return np.concatenate([*ends, np.empty(0, dtype=np.int32)]), first_pieces
+        found = np.empty(len(self.padded), dtype=np.int32)  # pages that are not written cost nothing
+        rules = (pattern.family, pattern.max_digits, pattern.whole_end)
+        _split(self.padded, self.starts, self.stops, unicode_classes(), *rules, found, first_pieces)
+        return found[: first_pieces[-1]], first_pieces
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return zip(self.starts.tolist(), self.stops.tolist(), strict=True)
+
+
+@kernel
+def _split(padded, starts, stops, classes, family, max_digits, whole_end, ends, first_pieces):
+    text, table = address(padded), address(classes)
+    n_pieces = 0
+    for i in range(len(starts)):
+        at, end = text + starts[i], text + stops[i]
+        window, mask = at, 0
+        while at < end:
+            if mask == 0:
+                window, mask = at, piece_starts(at, end, family, max_digits)
+            if mask != 0:
+                at = window + trailing_zeros(mask)
+                mask &= mask - 1
+            else:
+                at = piece_end(at, end, table, family, max_digits, whole_end)
+            ends[n_pieces] = at - text
+            n_pieces += 1
+        first_pieces[i + 1] = n_pieces
+
+
+def parts_of(text: bytes, size: int, pattern: Pattern, specials: Specials = NO_SPECIALS) -> Iterator[memoryview]:
+    """`text` in parts of at most `size` bytes which, split each by itself, give the pieces of the whole.
+
+    It is cut where no piece goes on (`_last_cut`) and no special token does. Where there is no such place, a part is
+    longer; with a pattern of the `REGEX` family, of which nobody knows, it is the whole text.
+    """
+    view, start = memoryview(text), 0
+    while len(text) - start > size and pattern.family != REGEX:
+        cut, stop = start, start + size
+        while cut == start and stop < len(text):
+            cut = _cut(text, max(start, stop - size - 4), stop, specials) or start
+            stop += size
+        if cut == start:
+            break
+        yield view[start:cut]
+        start = cut
+    yield view[start:]
+
+
+def parts_of_stream(
+    stream: Iterable[bytes], size: int, pattern: Pattern, specials: Specials = NO_SPECIALS
+) -> Iterator[bytes]:
+    """The same for a text that comes in parts cut anywhere: no more than two of `size` and one of them is in memory."""
+    waiting, searched = bytearray(), 0
+    for data in stream:
+        waiting += data
+        while len(waiting) - searched >= 2 * size and pattern.family != REGEX:
+            # What comes next may make a special token of the end.
+            stop = min(searched + 2 * size, len(waiting)) - specials.longest
+            cut = _cut(waiting, searched, stop, specials)
+            searched = 0 if cut else max(stop - 4, 0)
+            if cut:
+                yield bytes(waiting[:cut])
+                del waiting[:cut]
+    yield bytes(waiting)
+
+
+def _cut(text: bytes | bytearray, start: int, stop: int, specials: Specials) -> int:
+    """The last place in start + 1 .. stop - 4 where a text may be cut; 0 if there is none."""
+    cut = int(_last_cut(np.frombuffer(text, dtype=np.uint8).ctypes.data, start, stop, unicode_classes()))
+    return specials.cut_before(text, cut) if cut else 0
+
+
+@kernel
+def _last_cut(text, start, stop, classes):
+    """After a letter and before what is no letter, no mark and no apostrophe.
+
+    No piece of any of our patterns goes on there, and how the pieces after it begin does not depend on what was before.
+    """
+    table = address(classes)
+    for cut in range(stop - 4, start, -1):
+        byte = load8(text + cut)
+        if byte == APOSTROPHE or byte ^ 0x80 < 64 or char_at(text + cut, table) & 255 >= MARK:
+            continue
+        before = cut - 1
+        while before > start and before > cut - 4 and load8(text + before) ^ 0x80 < 64:
+            before -= 1
+        char = char_at(text + before, table)
+        if char & 255 >= UPPER and before + (char >> 8) == cut:
+            return cut
+    return 0
+
+
+# ---- one piece, any text ---------------------------------------------------------------------------------------------
+
+
+@njit
+def piece_end(at, end, table, family, max_digits, whole_end):
+    """Where the piece that starts at `at` ends."""
+    byte = load8(at)
+    if byte == APOSTROPHE and family != O200K:
+        length = contraction(at, family == GPT4)
+        if length:
+            return at + length
+    char = char_at(at, table)
+    kind, after = char & 255, at + (char >> 8)
+
+    if family == GPT2:
+        # | ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++
+        begin = at + (byte == BLANK)
+        kind = char_at(begin, table) & 255
+        if begin < end:
+            if kind >= UPPER:
+                return letters_end(begin, table)
+            if kind == NUMBER:
+                return numbers_end(begin, table, max_digits)
+            if kind != SPACE:
+                return others_end(begin, end, table)
+    else:
+        # [^\r\n\p{L}\p{N}]?+\p{L}++ and its kind: a word, with the one character before it
+        first_of_word = UPPER if family == GPT4 else MARK
+        word = at
+        if kind < first_of_word and kind != NUMBER and byte != RETURN and byte != NEWLINE:
+            word = after
+        if word < end and (char_at(word, table) & 255) >= first_of_word:
+            if family == GPT4:
+                return letters_end(word, table)
+            word = cased_word_end(word, table)
+            return word + (contraction(word, True) if load8(word) == APOSTROPHE else 0)
+        # |\p{N}{1,3}+
+        if kind == NUMBER:
+            return numbers_end(at, table, max_digits)
+        # | ?[^\s\p{L}\p{N}]++[\r\n]*+
+        begin = at + (byte == BLANK)
+        if begin < end and (char_at(begin, table) & 255) in (OTHER, MARK):
+            at = others_end(begin, end, table)
+            while load8(at) == NEWLINE or load8(at) == RETURN or (family == O200K and load8(at) == SLASH):
+                at += 1
+            return at
+
+    # White space: |\s++$|\s*[\r\n]|\s+(?!\S)|\s
+    last = begin = at
+    after_newline = 0
+    char = char_at(at, table)
+    while char & 255 == SPACE:
+        last = at
+        at += char >> 8
+        if load8(last) == NEWLINE or load8(last) == RETURN:
+            after_newline = at
+        char = char_at(at, table)
+    if at == end and whole_end:
+        return end
+    if after_newline and family != GPT2:
+        return after_newline
+    if at == end or last == begin:
+        return at
+    return last
+
+
+APOSTROPHE, BLANK, NEWLINE, RETURN, SLASH = ord("'"), ord(" "), ord("\n"), ord("\r"), ord("/")
+_S, _D, _M, _T, _L, _V, _E, _R = map(ord, "sdmtlver")
+
+
+@njit
+def contraction(at, any_case):
+    """Length of 's 'd 'm 't 'll 've 're at an apostrophe; 0 if it is none. In any case, U+017F is an s too."""
+    fold = 0x20 if any_case else 0
+    first = load8(at + 1) | fold
+    if first in (_S, _D, _M, _T):
+        return 2
+    second = load8(at + 2) | fold
+    if (first == _L and second == _L) or (second == _E and first in (_V, _R)):
+        return 3
+    if any_case and load8(at + 1) == 0xC5 and load8(at + 2) == 0xBF:
+        return 3
+    return 0
+
+
+@njit
+def letters_end(at, table):
+    char = char_at(at, table)
+    while char & 255 >= UPPER:
+        at += char >> 8
+        char = char_at(at, table)
+    return at
+
+
+@njit
+def numbers_end(at, table, max_digits):
+    char = char_at(at, table)
+    while char & 255 == NUMBER and max_digits > 0:
+        at += char >> 8
+        max_digits -= 1
+        char = char_at(at, table)
+    return at
+
+
+@njit
+def others_end(at, end, table):
+    char = char_at(at, table)
+    while at < end and (char & 255 == OTHER or char & 255 == MARK):  # the padding is "other" too
+        at += char >> 8
+        char = char_at(at, table)
+    return at
+
+
+@njit
+def cased_word_end(at, table):
+    """o200k's words: capitals, then small letters; letters without case and marks serve as both.
+
+    [capitals]*[small]+ comes first: where no small letter follows the capitals, it gives capitals back until one of
+    them serves as a small letter. Only where none does is it [capitals]+[small]*, which is then capitals alone.
+    """
+    after_last_caseless = 0
+    char = char_at(at, table)
+    while char & 255 >= MARK and char & 255 != LOWER:
+        at += char >> 8
+        if char & 255 != UPPER:
+            after_last_caseless = at
+        char = char_at(at, table)
+    if char & 255 != LOWER:
+        return after_last_caseless if after_last_caseless else at
+    while char & 255 >= MARK and char & 255 != UPPER:
+        at += char >> 8
+        char = char_at(at, table)
+    return at
+
+
+@njit
+def char_at(at, table):
+    """The character at an address: its class, and its length in bytes times 256. Not UTF-8: OTHER, of one byte."""
+    byte = load8(at)
+    if byte < 0x80:
+        return load8(table + byte) | 1 << 8
+    second = load8(at + 1) ^ 0x80  # a continuation byte less its mark; 64 or more if it is none
+    if byte < 0xE0:
+        if byte >= 0xC2 and second < 64:
+            return load8(table + ((byte & 0x1F) << 6 | second)) | 2 << 8
+    elif byte < 0xF0:
+        third = load8(at + 2) ^ 0x80
+        code_point = (byte & 0x0F) << 12 | second << 6 | third
+        if second < 64 and third < 64 and code_point >= 0x800 and code_point & 0xF800 != 0xD800:
+            return load8(table + code_point) | 3 << 8
+    else:
+        third, fourth = load8(at + 2) ^ 0x80, load8(at + 3) ^ 0x80
+        code_point = (byte & 0x07) << 18 | second << 12 | third << 6 | fourth
+        if byte < 0xF5 and second < 64 and third < 64 and fourth < 64 and 0x10000 <= code_point < 0x110000:
+            return load8(table + code_point) | 4 << 8
+    return OTHER | 1 << 8
+
+
+# ---- many pieces, ASCII ----------------------------------------------------------------------------------------------
+
+
+@njit
+def piece_starts(at, end, family, max_digits):
+    """Mask of the pieces that start among the 64 bytes after `at`, where a piece starts; 0 where nothing is certain.
+
+    A start is certain up to the last byte but one before the first that is not simple: one that is not ASCII, the end
+    of the text, and what is said below. All starts before a certain one are in the mask.
+    """
+    if load64(at) & -0x7F7F7F7F7F7F7F80:  # not ASCII: not worth the effort
+        return 0
+    letters = positions_between(at, 97, 122) | positions_between(at, 65, 90)
+    digits = positions_between(at, 48, 57)
+    blanks = positions_between(at, BLANK, BLANK)
+    spaces = positions_between(at, 9, 13) | blanks
+    others = ~(letters | digits | spaces)
+    hard = positions_between(at, 128, 255) | 1 << min(end - at, 63)
+
+    # A piece starts where the class changes, but not after a blank, which belongs to what follows; and at the last
+    # white space before something else.
+    starts = ~(letters & letters << 1 | digits & digits << 1 | others & others << 1 | spaces & spaces << 1)
+    apostrophes = positions_between(at, APOSTROPHE, APOSTROPHE) & shifted_down(letters, 1)
+    if family == GPT2:
+        starts &= ~(blanks << 1) | spaces
+        starts |= spaces & ~shifted_down(spaces, 1)
+        apostrophes &= starts
+    else:
+        newlines = positions_between(at, NEWLINE, NEWLINE) | positions_between(at, RETURN, RETURN)
+        if newlines:
+            # Newlines after other characters belong to them: runs of newlines that start there are filled by a carry.
+            first = newlines & others << 1
+            taken = ((first + newlines ^ newlines) | first) & newlines
+            spaces &= ~taken
+            if family == O200K:
+                hard |= positions_between(at, SLASH, SLASH) & taken << 1
+            # The rest of a run of white space is cut after its last newline. Blanks after a newline whose end is not
+            # in sight, or is another newline, are hard: only the end of their run tells.
+            indents = spaces & ~newlines
+            first = indents & newlines << 1
+            if first:
+                indents &= (1 << trailing_zeros(hard)) - 1
+                beyond = indents + (first & indents) & ~indents
+                if beyond & (newlines | hard):
+                    hard |= first
+            starts = starts & ~(taken | spaces) | spaces & ~(spaces << 1) | first
+            starts |= indents & ~shifted_down(spaces, 1)
+            starts &= ~(letters & indents << 1 | others & blanks << 1)
+        else:
+            starts |= spaces & ~shifted_down(spaces, 1)
+            starts &= ~(letters & spaces << 1 | others & blanks << 1)
+        # A single other character that starts a piece belongs to the letters after it.
+        single = others & ~(others << 1) & ~(blanks << 1) & ~shifted_down(others, 1)
+        starts &= ~(letters & single << 1)
+        too_many = digits
+        for _ in range(min(max_digits, 4)):
+            too_many = digits & too_many << 1
+        hard |= too_many
+        if family == GPT4:
+            apostrophes &= single
+        else:
+            capitals = positions_between(at, 65, 90)
+            starts |= capitals & (letters & ~capitals) << 1
+            apostrophes &= letters << 1
+
+    after = 0
+    while apostrophes:
+        position = trailing_zeros(apostrophes)
+        apostrophes &= apostrophes - 1
+        if family == O200K and position == after:
+            continue  # it follows a contraction and starts a piece
+        length = contraction(at + position, family != GPT2)
+        if length:
+            within = (1 << length) - 1 << position
+            starts &= ~within if family == O200K else ~(within & within << 1)
+            if position + length < 64:
+                starts |= 1 << position + length
+            after = position + length
+    return starts & (1 << max(trailing_zeros(hard) - 1, 0)) - 1 & -2
+
+
+# ---- any expression --------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _compiled(expression: str) -> Any:
+    try:
+        import regex
+    except ImportError as error:
+        raise TokenizerError(
+            f"the pattern {expression!r} is none of {', '.join(PATTERNS)} and needs regex: pip install regex."
+        ) from error
+    try:
+        compiled = regex.compile(expression)
+    except regex.error as error:
+        raise TokenizerError(f"the pattern {expression!r} is not a regular expression: {error}.") from error
+    log.warning(
+        "the pattern %r is none of %s: it runs through the regex module, slower", expression, ", ".join(PATTERNS)
+    )
+    return compiled
+
+
+def _regex_ends(text: bytes, expression: str) -> npt.NDArray[np.int32]:
+    """Ends of the matches and of what lies between them, which is a piece too: nothing is dropped."""
+
+    def ends() -> Iterator[int]:
+        string = text.decode("utf-8", "surrogateescape")
+        done = n_bytes = 0
+        for match in _compiled(expression).finditer(string):
+            for cut in match.span():
+                if cut > done:
+                    n_bytes += len(string[done:cut].encode("utf-8", "surrogateescape"))
+                    done = cut
+                    yield n_bytes
+        if n_bytes < len(text):
+            yield len(text)
+
+    return np.fromiter(ends(), dtype=np.int32)

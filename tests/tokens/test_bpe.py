@@ -1,0 +1,316 @@
+"""Byte-pair encoding against tiktoken and Hugging Face tokenizers, token for token; and what each promises besides."""
+
+import itertools
+import os
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiktoken_oracle import REPRESENTATIVES, encoding, gpt2_ranks
+
+from lmsmith.errors import TokenizerError
+from lmsmith.tokens import bpe
+from lmsmith.tokens.bpe import BpeTokenizer
+from lmsmith.tokens.bpe_train import learn_bpe
+from lmsmith.tokens.files import load_tokenizer
+from lmsmith.tokens.split import PATTERNS
+from lmsmith.tokens.tokenizer import StreamDecoder, Tokenizer
+
+every_pattern = pytest.mark.parametrize("name", PATTERNS)
+SPECIAL = "<|endoftext|>"
+TEXT = "the cat's hat, that the cat sat at: 12345 times. Das Öl, 中文字 🙂\n\n  и так далее\t\n"
+
+
+@pytest.fixture(scope="module")
+def gpt2(test_data: Path) -> BpeTokenizer:
+    tokenizer = load_tokenizer(test_data / "gpt2")
+    assert isinstance(tokenizer, BpeTokenizer)
+    return tokenizer
+
+
+@pytest.fixture(scope="module")
+def small() -> BpeTokenizer:
+    """A vocabulary small enough for much to be merged from single bytes."""
+    return learn_bpe([TEXT * 3], 310, pattern="gpt4", special_tokens=(SPECIAL, "<|end|>", "<|end|>!"))
+
+
+@pytest.fixture(scope="module")
+def tiktoken_gpt2(test_data: Path):  # type: ignore[no-untyped-def]
+    return encoding(PATTERNS["gpt2"].regex, gpt2_ranks(test_data / "gpt2"), {SPECIAL: 50256})
+
+
+def real_texts(test_data: Path) -> Iterator[str]:
+    for file in [*test_data.glob("multilingual/*.txt"), test_data / "naughty_strings" / "blns.txt"]:
+        yield file.read_text(encoding="utf-8")
+    yield (test_data / "novels" / "Conrad_Almayer_1895.txt").read_text(encoding="utf-8-sig")
+    yield "".join(file.read_text(encoding="utf-8") for file in sorted(Path(os.__file__).parent.glob("*.py"))[:40])
+    yield from ("", " ", "a", "\n", "a" * 1000, "é" * 1000, "文" * 1000, " " * 1000, "1" * 1000, "\x00" * 200)
+
+
+def test_gpt2_is_tiktokens(gpt2: BpeTokenizer, tiktoken_gpt2, test_data: Path) -> None:  # type: ignore[no-untyped-def]
+    for text in real_texts(test_data):
+        wanted = tiktoken_gpt2.encode_ordinary(text)
+        ids = gpt2.encode(text)
+        assert ids.dtype == np.uint16
+        assert ids.tolist() == wanted
+        assert gpt2.encode(text.encode()).tolist() == wanted
+        assert gpt2.decode(ids) == text
+        assert gpt2.decode_bytes(ids) == text.encode()
+
+
+@pytest.mark.slow
+def test_gpt2_is_tiktokens_on_everything(gpt2: BpeTokenizer, tiktoken_gpt2, test_data: Path) -> None:  # type: ignore[no-untyped-def]
+    for file in [*test_data.rglob("*.txt"), *Path(os.__file__).parent.glob("**/*.py")]:
+        text = file.read_bytes().decode("utf-8", "replace")
+        assert gpt2.encode(text).tolist() == tiktoken_gpt2.encode_ordinary(text), file
+
+
+def test_known_ids(gpt2: BpeTokenizer) -> None:
+    assert gpt2.encode("Hello world").tolist() == [15496, 995]
+    assert gpt2.vocab_size == 50257
+    assert gpt2.end_of_text == 50256
+    assert gpt2.decode([15496, 50256]) == "Hello<|endoftext|>"
+
+
+@every_pattern
+def test_learnt_vocabularies_are_tiktokens_with_the_same_ranks(name: str, test_data: Path) -> None:
+    texts = list(real_texts(test_data))
+    tokenizer = learn_bpe(texts[:3], 2000, pattern=name)
+    ranks = {token: i for i, token in enumerate(tokenizer.tokens) if token is not None}
+    engine = encoding(PATTERNS[name].regex, ranks, tokenizer.special_tokens)
+    as_ranks = BpeTokenizer(tokenizer.tokens, None, name, tokenizer.special_tokens)
+    draw = random.Random(name)
+    mixed = ["".join(draw.choices(REPRESENTATIVES, k=draw.randint(0, 100))) for _ in range(500)]
+    for text in texts + mixed:
+        wanted = engine.encode_ordinary(text)
+        assert tokenizer.encode(text).tolist() == wanted
+        assert as_ranks.encode(text).tolist() == wanted
+
+
+def test_ranks_that_nobody_learnt_are_tiktokens() -> None:
+    """Tokens that no merging reaches, two ways to merge to one token, long tokens."""
+    draw = random.Random(1)
+    for _ in range(30):
+        ranks = {bytes([byte]): byte for byte in range(256)}
+        for _ in range(draw.randint(0, 60)):
+            token = "".join(draw.choices("ab é ", k=draw.choice([2, 2, 3, 4, 20, 120]))).encode()
+            ranks.setdefault(token, len(ranks))
+        engine = encoding(PATTERNS["gpt2"].regex, ranks)
+        tokenizer = BpeTokenizer(list(ranks), None, "gpt2")
+        for _ in range(30):
+            text = "".join(draw.choices("ab é ", [5, 5, 0.5, 1, 0.5], k=draw.randint(0, 400)))
+            text += " ".join(token.decode("utf-8", "ignore") for token in draw.choices(list(ranks), k=3))
+            assert tokenizer.encode(text).tolist() == engine.encode_ordinary(text)
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.text(st.characters(exclude_categories=())))
+def test_any_text(text: str, small: BpeTokenizer, gpt2: BpeTokenizer) -> None:
+    whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # as tiktoken does it
+    for tokenizer in (small, gpt2):
+        assert tokenizer.decode(tokenizer.encode(text)) == whole
+        assert tokenizer.encode(text).tolist() == tokenizer.encode(whole).tolist()
+        assert tokenizer.count_unknown(text) == whole.count("\ufffd") - text.count("\ufffd")
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.binary(max_size=400))
+def test_any_bytes_come_back(data: bytes, small: BpeTokenizer, gpt2: BpeTokenizer) -> None:
+    for tokenizer in (small, gpt2):
+        assert tokenizer.decode_bytes(tokenizer.encode(data)) == data
+
+
+def plain_merge(piece: bytes, tokenizer: BpeTokenizer) -> list[int]:
+    """The textbook's way."""
+    ranks = {(left, right): rank for rank, (left, right) in enumerate(tokenizer.merges or ())}
+    ids = [tokenizer.id_of[bytes([byte])] for byte in piece]
+    while len(ids) > 1:
+        pairs = list(itertools.pairwise(ids))
+        best = min(pairs, key=lambda pair: ranks.get(pair, len(ranks)))
+        if best not in ranks:
+            break
+        k = pairs.index(best)
+        joined = (tokenizer.tokens[best[0]] or b"") + (tokenizer.tokens[best[1]] or b"")
+        ids[k : k + 2] = [tokenizer.id_of[joined]]
+    return ids
+
+
+def test_long_pieces_are_merged_as_short_ones_are(small: BpeTokenizer) -> None:
+    """Around every length at which another way is taken: 15, 95, 96 bytes."""
+    draw = random.Random(2)
+    for length in [*range(1, 130), 300]:
+        for letters in ("thecas", "ae", "a"):
+            piece = "".join(draw.choices(letters, k=length)).encode()
+            assert small.encode(piece).tolist() == plain_merge(piece, small)
+
+
+def test_the_cache_is_bounded_and_emptied(gpt2: BpeTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bpe, "CACHED_PIECES", 300)
+    fresh = BpeTokenizer(gpt2.tokens, gpt2.merges, gpt2.pattern, gpt2.special_tokens)
+    weird = BpeTokenizer([*(bytes([b]) for b in range(256)), b" unreached"], None, "gpt2")
+    text = " ".join(f"{number:x} unreached" for number in range(200_000, 260_000))
+    size_before = None
+    for _ in range(2):
+        assert np.array_equal(fresh.encode(text), gpt2.encode(text))
+        assert (weird.encode(text) == 256).sum() == 60_000
+        (cache,) = fresh._caches
+        assert cache.used[0] <= cache.table.limit
+        assert size_before in (None, cache.table.slots.nbytes)
+        size_before = cache.table.slots.nbytes
+
+
+def test_a_run_of_one_character_costs_no_more_than_n_log_n(gpt2: BpeTokenizer, tiktoken_gpt2) -> None:  # type: ignore[no-untyped-def]
+    for character in ("a", " ", "文", "=", "\n"):
+        gpt2.encode(character * 1000)
+
+        def seconds(n: int, character: str = character) -> float:
+            start = time.thread_time()
+            gpt2.encode(character * n)
+            return time.thread_time() - start
+
+        # Ten times the text: quadratic, it would be a hundred times the time.
+        assert min(seconds(1_000_000) for _ in range(3)) < 30 * min(seconds(100_000) for _ in range(3)) + 0.01
+        assert gpt2.encode(character * 3000).tolist() == tiktoken_gpt2.encode_ordinary(character * 3000)
+
+
+# ---- special tokens --------------------------------------------------------------------------------------------------
+
+
+def test_special_tokens_are_text_unless_allowed(gpt2: BpeTokenizer, tiktoken_gpt2) -> None:  # type: ignore[no-untyped-def]
+    text = f"one{SPECIAL}two {SPECIAL}{SPECIAL}"
+    assert gpt2.encode(text).tolist() == tiktoken_gpt2.encode_ordinary(text)
+    for allowed in ({SPECIAL}, "all"):
+        assert gpt2.encode(text, allowed_special=allowed).tolist() == tiktoken_gpt2.encode(
+            text, allowed_special=allowed
+        )
+    assert gpt2.decode(gpt2.encode(text, allowed_special="all")) == text
+
+
+def test_a_disallowed_special_token_raises_with_its_place(gpt2: BpeTokenizer) -> None:
+    text = f"zwölf {SPECIAL}"
+    for disallowed in ("all", {SPECIAL}):
+        with pytest.raises(TokenizerError, match=r"'<\|endoftext\|>' at character 6"):
+            gpt2.encode(text, disallowed_special=disallowed)
+        with pytest.raises(TokenizerError, match="at character 6"):
+            gpt2.encode_batch(["fine", text], disallowed_special=disallowed)
+    gpt2.encode(text, allowed_special={SPECIAL}, disallowed_special="all")
+    far = "中 " * 700_000
+    with pytest.raises(TokenizerError, match="at character 1400006"):
+        list(gpt2.encode_iter([far, text], disallowed_special="all"))
+
+
+def test_of_overlapping_special_tokens_the_longest_counts(small: BpeTokenizer) -> None:
+    end, end_bang = small.special_tokens["<|end|>"], small.special_tokens["<|end|>!"]
+    ids = small.encode("<|end|>!<|end|>?<|end|>!", allowed_special="all").tolist()
+    assert [i for i in ids if i in (end, end_bang)] == [end_bang, end, end_bang]
+    only_short = small.encode("<|end|>!", allowed_special={"<|end|>"}).tolist()
+    assert only_short == [end, *small.encode("!").tolist()]
+
+
+# ---- many texts, long texts, streams ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def long_text(test_data: Path) -> str:
+    return SPECIAL.join(itertools.islice(real_texts(test_data), 9)) + "  \n" + SPECIAL
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_threads_change_nothing(threads: int, gpt2: BpeTokenizer, tiktoken_gpt2, long_text: str) -> None:  # type: ignore[no-untyped-def]
+    assert len(long_text) > 4 * bpe.UNIT
+    wanted = tiktoken_gpt2.encode_to_numpy(long_text, allowed_special="all")
+    assert np.array_equal(gpt2.encode(long_text, allowed_special="all", threads=threads), wanted)
+    draw = random.Random(threads)
+    cuts = [0, *sorted(draw.randint(0, len(long_text)) for _ in range(500)), len(long_text)]
+    texts = [long_text[start:end] for start, end in itertools.pairwise(cuts)]
+    texts[3:3] = ["", SPECIAL, ""]
+    batch = gpt2.encode_batch(texts, allowed_special="all", threads=threads)
+    assert len(batch) == len(texts)
+    for ids, text in zip(batch, texts, strict=True):
+        assert ids.tolist() == tiktoken_gpt2.encode(text, allowed_special="all")
+    assert gpt2.encode_batch([]) == []
+
+
+def test_a_stream_gives_the_ids_of_the_whole(
+    gpt2: BpeTokenizer, long_text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bpe, "UNIT", 5000)
+    wanted = gpt2.encode(long_text, allowed_special="all")
+    draw = random.Random(3)
+    for text in (long_text, long_text.encode()):
+        for most in (3000, 500_000):
+            cuts = [0]
+            while cuts[-1] < len(text):
+                cuts.append(cuts[-1] + draw.randint(1, most))
+            stream = (text[start:end] for start, end in itertools.pairwise(cuts))
+            parts = list(gpt2.encode_iter(stream, allowed_special="all"))
+            assert len(parts) > 20
+            assert np.array_equal(np.concatenate(parts), wanted)
+    assert (
+        np.concatenate(list(gpt2.encode_iter(iter("a\ud83d\ude42b\ud83d")))).tolist()
+        == gpt2.encode("a🙂b\ufffd").tolist()
+    )
+    assert np.concatenate(list(gpt2.encode_iter([]))).tolist() == []
+
+
+def test_a_stream_takes_constant_memory(gpt2: BpeTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bpe, "UNIT", 5000)
+    sizes = [len(ids) for ids in gpt2.encode_iter(TEXT for _ in range(5000))]
+    assert len(sizes) > 10
+    assert max(sizes) < 60_000
+
+
+# ---- decoding --------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=100, deadline=None)
+@given(ids=st.lists(st.integers(0, 309)))
+def test_stream_decoder_gives_the_whole(ids: list[int], small: BpeTokenizer) -> None:
+    decoder = StreamDecoder(small)
+    parts = [decoder.push(i) for i in ids]
+    assert "".join(parts) + decoder.flush() == small.decode(ids)
+    assert small.decode(ids) == small.decode_bytes(ids).decode("utf-8", "replace")
+
+
+def test_ids_that_stand_for_nothing(gpt2: BpeTokenizer) -> None:
+    for bad in (-1, 50257):
+        with pytest.raises(TokenizerError, match=rf"id {bad} at position 1.*50257"):
+            gpt2.decode([0, bad])
+    gap = BpeTokenizer([*(bytes([b]) for b in range(256)), None, None], (), "gpt2", {"<s>": 257})
+    assert gap.decode([257, 97]) == "<s>a"
+    with pytest.raises(TokenizerError, match="id 256 at position 0 stands for nothing"):
+        gap.decode([256])
+
+
+# ---- bad vocabularies ------------------------------------------------------------------------------------------------
+
+
+def test_vocabularies_that_cannot_be() -> None:
+    every_byte = [bytes([byte]) for byte in range(256)]
+    with pytest.raises(TokenizerError, match="lacks 1 of the 256 bytes, the first of them 0x61"):
+        BpeTokenizer([b for b in every_byte if b != b"a"], (), "gpt2")
+    with pytest.raises(TokenizerError, match="b'ab' twice"):
+        BpeTokenizer([*every_byte, b"ab", b"ab"], (), "gpt2")
+    with pytest.raises(TokenizerError, match="does not fit its merges: merge 1, b'a' with b'b'"):
+        BpeTokenizer(every_byte, [(97, 98)], "gpt2")
+    with pytest.raises(TokenizerError, match="special token is empty"):
+        BpeTokenizer([*every_byte, None], (), "gpt2", {"": 256})
+    with pytest.raises(TokenizerError, match="'<s>' has id 97, which is taken"):
+        BpeTokenizer(every_byte, (), "gpt2", {"<s>": 97})
+    with pytest.raises(TokenizerError, match="same id"):
+        BpeTokenizer([*every_byte, None], (), "gpt2", {"<s>": 256, "</s>": 256})
+
+
+def test_it_is_a_tokenizer(small: BpeTokenizer) -> None:
+    assert isinstance(small, Tokenizer)
+    again = BpeTokenizer.from_dict(small.to_dict())
+    assert again == small
+    assert again.fingerprint == small.fingerprint
+    assert BpeTokenizer(small.tokens, small.merges, "gpt2", small.special_tokens) != small
+    assert small.end_of_text == small.special_tokens[SPECIAL] == 307
+    assert small.unknown_bytes("\ud800") == 0

@@ -1,0 +1,255 @@
+"""Other people's formats: what is written opens there and gives the same ids, what is read is theirs."""
+
+import base64
+import hashlib
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiktoken_oracle import REPRESENTATIVES, gpt2_ranks
+
+from lmsmith.errors import TokenizerError
+from lmsmith.tokens import foreign
+from lmsmith.tokens.bpe import BpeTokenizer
+from lmsmith.tokens.bpe_train import learn_bpe
+from lmsmith.tokens.files import load_tokenizer, save_tokenizer
+from lmsmith.tokens.split import PATTERNS
+
+SPECIAL = "<|endoftext|>"
+LEARNT_FROM = "Don't the cats' hats fit?  中文字 中文, 12345 naïve\n\n\tdef f(x): return x\r\n  и так далее… " * 3
+
+every_pattern = pytest.mark.parametrize("name", PATTERNS)
+
+
+def texts(test_data: Path) -> list[str]:
+    draw = random.Random(7)
+    found = [file.read_text(encoding="utf-8") for file in sorted(test_data.glob("multilingual/*.txt"))]
+    found.append((test_data / "naughty_strings" / "blns.txt").read_text(encoding="utf-8"))
+    found += ["".join(draw.choices(REPRESENTATIVES, k=draw.randint(0, 60))) for _ in range(1500)]
+    return [*found, "", " ", "\n", "x \n ", "x\n\n  "]
+
+
+@every_pattern
+def test_hugging_face_gives_the_same_ids(name: str, tmp_path: Path, test_data: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    ours = learn_bpe([LEARNT_FROM], 380, pattern=name)
+    foreign.save_huggingface(ours, tmp_path)
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    for text in texts(test_data):
+        assert theirs.encode(text).ids == ours.encode(text).tolist(), text[:200]
+    text = f"a{SPECIAL}b  "
+    assert theirs.encode(text).ids == ours.encode(text, allowed_special="all").tolist()
+    again = load_tokenizer(tmp_path)
+    assert isinstance(again, BpeTokenizer)
+    assert again == ours
+
+
+def test_transformers_gives_the_same_ids(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    ours = learn_bpe([LEARNT_FROM], 380)
+    foreign.save_huggingface(ours, tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(str(tmp_path))
+    text = f"The cats don't{SPECIAL} fit 中文, 123456 times  \n"
+    assert theirs.encode(text) == ours.encode(text, allowed_special="all").tolist()
+    assert theirs.decode(theirs.encode(text)) == text
+    assert theirs.eos_token_id == ours.end_of_text
+
+
+@every_pattern
+def test_tiktoken_gives_the_same_ids(name: str, tmp_path: Path, test_data: Path) -> None:
+    tiktoken = pytest.importorskip("tiktoken")
+    load = pytest.importorskip("tiktoken.load")
+    ours = learn_bpe([LEARNT_FROM], 380, pattern=name)
+    path = tmp_path / "new" / "ours.tiktoken"
+    foreign.save_tiktoken(ours, path)
+    theirs = tiktoken.Encoding(
+        name,
+        pat_str=ours.pattern.regex,
+        mergeable_ranks=load.load_tiktoken_bpe(str(path)),
+        special_tokens=ours.special_tokens,
+    )
+    again = foreign.load_tiktoken(path, name, ours.special_tokens)
+    assert again.vocab_size == ours.vocab_size == theirs.n_vocab
+    for text in texts(test_data):
+        assert theirs.encode_ordinary(text) == ours.encode(text).tolist() == again.encode(text).tolist()
+
+
+def test_gpt2_files(test_data: Path, tmp_path: Path) -> None:
+    ours = load_tokenizer(test_data / "gpt2")
+    assert isinstance(ours, BpeTokenizer)
+    assert ours.special_tokens == {SPECIAL: 50256}
+    assert {token: i for i, token in enumerate(ours.tokens) if token is not None} == gpt2_ranks(test_data / "gpt2")
+    foreign.save_gpt2_files(ours, tmp_path / "new")
+    assert load_tokenizer(tmp_path / "new") == ours
+    tokenizers = pytest.importorskip("tokenizers")
+    theirs = tokenizers.ByteLevelBPETokenizer(
+        str(tmp_path / "new" / "vocab.json"), str(tmp_path / "new" / "merges.txt")
+    )
+    for text in texts(test_data)[:300]:
+        assert theirs.encode(text).ids == ours.encode(text).tolist()
+    with pytest.raises(TokenizerError, match="GPT-2's pattern"):
+        foreign.save_gpt2_files(learn_bpe(["x"], 257, pattern="gpt4"), tmp_path)
+
+
+def test_ranks_become_hugging_face(tmp_path: Path, test_data: Path) -> None:
+    """A file of ranks has no merges: all ways to make a token from two go into `tokenizer.json`."""
+    tokenizers = pytest.importorskip("tokenizers")
+    learnt = learn_bpe([LEARNT_FROM], 380)
+    ranks = BpeTokenizer(learnt.tokens, None, learnt.pattern, learnt.special_tokens)
+    foreign.save_huggingface(ranks, tmp_path)
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    for text in texts(test_data):
+        assert theirs.encode(text).ids == ranks.encode(text).tolist()
+
+
+def test_our_own_format(tmp_path: Path) -> None:
+    for ours in (
+        learn_bpe([LEARNT_FROM], 380),
+        BpeTokenizer([*(bytes([b]) for b in range(256)), b"ab", None], None, r"\p{L}+|\s+", {"<s>": 257}),
+    ):
+        path = save_tokenizer(ours, tmp_path)
+        assert load_tokenizer(tmp_path) == ours
+        content = json.loads(path.read_text(encoding="utf-8"))["tokenizer"]
+        assert content["vocabulary"][32] == "Ġ"
+    assert content["pattern"] == r"\p{L}+|\s+"
+    damaged = path.read_text(encoding="utf-8").replace('"ab"', '"ba"')
+    path.write_text(damaged, encoding="utf-8")
+    with pytest.raises(TokenizerError, match="does not match its sha256"):
+        load_tokenizer(tmp_path)
+
+
+# ---- gpt2 by name ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def served(test_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[str, str]]:
+    """GPT-2's files served from the disk, and a cache that is empty."""
+    files = {}
+    for name in ("vocab.json", "merges.txt"):
+        path = (test_data / "gpt2" / name).resolve()
+        files[name] = (path.as_uri(), hashlib.sha256(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(foreign, "_GPT2_FILES", files)
+    monkeypatch.setenv("LMSMITH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return files
+
+
+def test_gpt2_by_name_is_downloaded_once(served: dict[str, tuple[str, str]], tmp_path: Path) -> None:
+    assert load_tokenizer("gpt2").vocab_size == 50257
+    for name, (_, sha256) in served.items():
+        served[name] = ("file:///nowhere", sha256)
+    assert load_tokenizer("gpt2").vocab_size == 50257
+    (tmp_path / "cache" / "gpt2" / "merges.txt").write_text("damaged")
+    with pytest.raises(TokenizerError, match="cannot download"):
+        load_tokenizer("gpt2")
+
+
+def test_gpt2_without_a_network_says_what_to_do(served: dict[str, tuple[str, str]]) -> None:
+    served["vocab.json"] = ("file:///nowhere", "")
+    with pytest.raises(TokenizerError, match=r"Without a network: get GPT-2's vocab.json and merges.txt"):
+        load_tokenizer("gpt2")
+
+
+def test_gpt2_with_another_checksum_is_refused(served: dict[str, tuple[str, str]], tmp_path: Path) -> None:
+    served["vocab.json"] = (served["vocab.json"][0], "0" * 64)
+    with pytest.raises(TokenizerError, match="SHA-256 is another"):
+        load_tokenizer("gpt2")
+    assert not (tmp_path / "cache").exists()
+
+
+# ---- bad files -------------------------------------------------------------------------------------------------------
+
+
+def gpt2_folder(folder: Path, vocabulary: dict[str, Any], merges: str) -> Path:
+    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    (folder / "merges.txt").write_text(merges, encoding="utf-8")
+    return folder
+
+
+def test_broken_gpt2_files(tmp_path: Path) -> None:
+    learnt = learn_bpe([LEARNT_FROM], 300, pattern="gpt2")
+    foreign.save_gpt2_files(learnt, tmp_path)
+    vocabulary = json.loads((tmp_path / "vocab.json").read_text(encoding="utf-8"))
+    merges = (tmp_path / "merges.txt").read_text(encoding="utf-8")
+    lines = merges.splitlines()
+    for line in ("Ġ", "Ġ t h", "q zz"):
+        broken = "\n".join([*lines[:4], line, *lines[5:]])
+        with pytest.raises(TokenizerError, match=rf"merges.txt, line 5: '{line}'"):
+            load_tokenizer(gpt2_folder(tmp_path, vocabulary, broken))
+    with pytest.raises(TokenizerError, match="lacks 1 of the 256 bytes, the first of them 0x71"):
+        load_tokenizer(gpt2_folder(tmp_path, {t: i for t, i in vocabulary.items() if t != "q"}, merges))
+    with pytest.raises(TokenizerError, match="is taken"):
+        load_tokenizer(gpt2_folder(tmp_path, vocabulary | {"q": vocabulary["r"]}, merges))
+    (tmp_path / "merges.txt").unlink()
+    with pytest.raises(TokenizerError, match=r"no file .*merges\.txt"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "vocab.json").write_text("{", encoding="utf-8")
+    with pytest.raises(TokenizerError, match=r"vocab\.json is damaged"):
+        load_tokenizer(tmp_path)
+
+
+def _set(*keys: Any, value: Any) -> Callable[[dict[str, Any]], None]:
+    def change(content: dict[str, Any]) -> None:
+        for key in keys[:-1]:
+            content = content[key]
+        content[keys[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_set("normalizer", value={"type": "NFC"}), "a normalizer"),
+        (_set("model", "type", value="WordPiece"), "a model"),
+        (_set("model", "byte_fallback", value=True), "byte_fallback"),
+        (_set("model", "merges", 0, value=["q", "zz"]), "merge 1 is 'q zz'"),
+        (_set("model", "vocab", "日", value=400), "'日' is not a token of byte-level BPE"),
+        (_set("pre_tokenizer", value={"type": "Whitespace"}), r"does not know \(Whitespace\)"),
+        (_set("pre_tokenizer", "pretokenizers", 1, "add_prefix_space", value=True), "does not know"),
+        (_set("pre_tokenizer", value=None), "not at all"),
+    ],
+)
+def test_hugging_face_files_that_do_something_else(
+    change: Callable[[dict[str, Any]], None], message: str, tmp_path: Path
+) -> None:
+    content = foreign.to_huggingface(learn_bpe([LEARNT_FROM], 300))
+    change(content)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(TokenizerError, match=message):
+        load_tokenizer(tmp_path)
+
+
+def test_broken_rank_files(tmp_path: Path) -> None:
+    path = tmp_path / "some.tiktoken"
+    lines = [f"{base64.b64encode(bytes([byte])).decode()} {byte}" for byte in range(256)]
+    path.write_text("\n".join(lines))
+    with pytest.raises(TokenizerError, match="does not say by which pattern"):
+        load_tokenizer(path)
+    assert foreign.load_tiktoken(path, "gpt4").vocab_size == 256
+    for line in ("YQ== x", "Y 5", "YQ==", "!!! 5"):
+        path.write_text("\n".join([*lines[:7], line, *lines[8:]]))
+        with pytest.raises(TokenizerError, match="line 8"):
+            foreign.load_tiktoken(path, "gpt4")
+    path.write_text("\n".join([*lines, "YWI= 5"]))
+    with pytest.raises(TokenizerError, match="rank 5 is there twice"):
+        foreign.load_tiktoken(path, "gpt4")
+
+
+def test_the_files_of_openai_are_known_by_name(tmp_path: Path) -> None:
+    lines = [f"{base64.b64encode(bytes([byte])).decode()} {byte}" for byte in range(256)]
+    (tmp_path / "cl100k_base.tiktoken").write_text("\n".join(lines))
+    tokenizer = load_tokenizer(tmp_path / "cl100k_base.tiktoken")
+    assert isinstance(tokenizer, BpeTokenizer)
+    assert tokenizer.pattern == PATTERNS["gpt4"]
+    assert tokenizer.vocab_size == 100277
+    assert tokenizer.end_of_text == 100257
+
+
+def test_ids_that_are_not_in_the_order_of_merges_make_no_rank_file(tmp_path: Path) -> None:
+    tokens = [*(bytes([b]) for b in range(256)), b"cd", b"ab"]
+    with pytest.raises(TokenizerError, match="order of merges"):
+        foreign.save_tiktoken(BpeTokenizer(tokens, [(97, 98), (99, 100)], "gpt2"), tmp_path / "x.tiktoken")

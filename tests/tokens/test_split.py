@@ -1,0 +1,223 @@
+"""Splitting against tiktoken's engine: the table of classes, all class sequences, real text, random text, any bytes."""
+
+import itertools
+import os
+import random
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiktoken_oracle import FEW, REPRESENTATIVES, encoding, pieces
+
+from lmsmith.errors import TokenizerError
+from lmsmith.tokens.make_unicode_classes import ask_tiktoken
+from lmsmith.tokens.specials import Specials
+from lmsmith.tokens.split import (
+    PADDING,
+    PATTERNS,
+    Texts,
+    parts_of,
+    parts_of_stream,
+    pattern_of,
+    piece_ends,
+    split,
+)
+from lmsmith.tokens.unicode_classes import CASELESS, LOWER, MARK, NUMBER, SPACE, UPPER, unicode_classes
+
+every_pattern = pytest.mark.parametrize("name", PATTERNS)
+
+
+def test_classes_are_tiktokens() -> None:
+    pytest.importorskip("tiktoken")
+    assert np.array_equal(unicode_classes(), ask_tiktoken())
+
+
+def test_classes_are_pythons_where_python_knows_the_character() -> None:
+    spaces = [*range(9, 14), 0x20, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000]
+    assert np.flatnonzero(unicode_classes() == SPACE).tolist() == spaces
+    of = {"Lu": UPPER, "Lt": UPPER, "Ll": LOWER, "Lm": CASELESS, "Lo": CASELESS, "N": NUMBER, "M": MARK}
+    for code_point in range(0x110000):
+        category = unicodedata.category(chr(code_point))
+        if category != "Cn" and code_point not in spaces:
+            wanted = of.get(category) or of.get(category[0]) or 0
+            assert unicode_classes()[code_point] == wanted, hex(code_point)
+
+
+def all_texts(characters: tuple[str, ...], length: int) -> list[bytes]:
+    return ["".join(some).encode() for n in range(1, length + 1) for some in itertools.product(characters, repeat=n)]
+
+
+def check_all(name: str, texts: list[bytes]) -> None:
+    """With all of `texts` (and so all their parts) as tokens, every piece is one token: tiktoken shows its pieces."""
+    ranks = {bytes([byte]): byte for byte in range(256)}
+    for text in texts:
+        ranks.setdefault(text, len(ranks))
+    engine = encoding(PATTERNS[name].regex, ranks)
+    wanted = engine.encode_ordinary_batch([text.decode() for text in texts], num_threads=os.cpu_count() or 1)
+    whole = Texts(texts)
+    ends, first_pieces = whole.split(PATTERNS[name])
+    flat = whole.padded.tobytes()
+    for k, tokens in enumerate(wanted):
+        cuts = [int(whole.starts[k]), *ends[first_pieces[k] : first_pieces[k + 1]].tolist()]
+        ours = [ranks[flat[start:end]] for start, end in itertools.pairwise(cuts)]
+        assert ours == tokens, texts[k].decode()
+
+
+@every_pattern
+def test_all_sequences_of_classes_to_length_3(name: str) -> None:
+    check_all(name, all_texts(FEW, 3))
+
+
+@pytest.mark.slow
+@every_pattern
+def test_all_sequences_of_classes_to_length_5(name: str) -> None:
+    check_all(name, all_texts(FEW, 5))
+
+
+@pytest.mark.slow
+@every_pattern
+def test_all_sequences_of_many_characters_to_length_4(name: str) -> None:
+    check_all(name, all_texts(REPRESENTATIVES, 4))
+
+
+@every_pattern
+def test_long_random_sequences_of_classes(name: str) -> None:
+    """So long that 64 bytes at once are not enough, with a few characters frequent: long runs."""
+    draw = random.Random(name)
+    for characters in (REPRESENTATIVES, [c for c in REPRESENTATIVES if c.isascii()]):
+        text = "".join(
+            "".join(draw.choices(characters, [draw.random() ** 4 + 0.002 for _ in characters], k=draw.randint(1, 300)))
+            for _ in range(300)
+        ).encode()
+        ours = split(text, PATTERNS[name])
+        assert pieces(text, ours, name) == ours
+
+
+@every_pattern
+def test_white_space_at_the_end(name: str) -> None:
+    for length in (1, 2, 3):
+        for end in itertools.product(" \t\n\r\u3000", repeat=length):
+            text = ("x" * 61 + "!" + "".join(end)).encode()
+            ours = split(text, PATTERNS[name])
+            assert pieces(text, ours, name) == ours
+
+
+@pytest.mark.slow
+@every_pattern
+def test_every_code_point_between_others(name: str) -> None:
+    characters = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
+    for part in range(0, len(characters), 1 << 16):
+        text = "".join(f"{c}a {c}{c}1'{c}\n" for c in characters[part : part + (1 << 16)]).encode()
+        ours = split(text, PATTERNS[name])
+        assert pieces(text, ours, name) == ours
+
+
+@every_pattern
+def test_characters_at_the_edges_of_classes(name: str) -> None:
+    table = unicode_classes()
+    edges = np.flatnonzero(np.diff(table)) + 1
+    characters = [chr(c) for c in sorted({*edges.tolist(), *(edges - 1).tolist()}) if not 0xD800 <= c < 0xE000]
+    text = "".join(f"{c}a {c}{c}1'{c}\n" for c in characters).encode()
+    ours = split(text, PATTERNS[name])
+    assert pieces(text, ours, name) == ours
+
+
+@every_pattern
+def test_real_text(name: str, test_data: Path) -> None:
+    files = [*test_data.glob("multilingual/*.txt"), test_data / "naughty_strings" / "blns.txt"]
+    library = sorted(Path(os.__file__).parent.glob("*.py"))[:40]
+    for file in [*files, *library]:
+        text = file.read_bytes()
+        ours = split(text, PATTERNS[name])
+        assert pieces(text, ours, name) == ours, file
+
+
+@pytest.mark.slow
+@every_pattern
+def test_all_real_text(name: str, test_data: Path) -> None:
+    for file in [*test_data.rglob("*.txt"), *Path(os.__file__).parent.glob("**/*.py")]:
+        text = file.read_bytes().decode("utf-8", "replace").encode()
+        ours = split(text, PATTERNS[name])
+        assert pieces(text, ours, name) == ours, file
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text(min_size=1), st.sampled_from(sorted(PATTERNS)))
+def test_any_text(text: str, name: str) -> None:
+    ours = split(text.encode(), PATTERNS[name])
+    assert pieces(text.encode(), ours, name) == ours
+
+
+@given(st.binary(max_size=300), st.sampled_from(sorted(PATTERNS)))
+def test_any_bytes_are_split_and_none_is_lost(data: bytes, name: str) -> None:
+    found = split(data, PATTERNS[name])
+    assert b"".join(found) == data
+    assert all(found)
+
+
+@every_pattern
+def test_what_is_behind_a_text_is_not_looked_at(name: str) -> None:
+    """Texts side by side are cut as each by itself: with what follows in reach, "a" would go on as "ab"."""
+    draw = random.Random(name)
+    texts = ["".join(draw.choices(REPRESENTATIVES, k=draw.randint(0, 8))).encode() for _ in range(500)]
+    whole = Texts(texts)
+    ends, first_pieces = whole.split(PATTERNS[name])
+    for k, text in enumerate(texts):
+        found = ends[first_pieces[k] : first_pieces[k + 1]] - whole.starts[k]
+        assert found.tolist() == piece_ends(text, PATTERNS[name]).tolist()
+    assert len(whole.padded) == sum(map(len, texts)) + PADDING * len(texts)
+
+
+@every_pattern
+def test_parts_give_the_pieces_of_the_whole(name: str, test_data: Path) -> None:
+    text = (test_data / "multilingual" / "xquad_zh.txt").read_bytes()[:30_000]
+    text += (test_data / "naughty_strings" / "blns.txt").read_bytes() + b"  \n" * 3 + b"a" * 5000 + b"1" * 5000
+    draw = random.Random(name)
+    wanted = split(text, PATTERNS[name])
+    for size in (70, 100, 1000):
+        parts = list(parts_of(text, size, PATTERNS[name]))
+        assert len(parts) > len(text) / size / 3
+        assert list(itertools.chain.from_iterable(split(bytes(part), PATTERNS[name]) for part in parts)) == wanted
+        cuts = sorted({0, len(text), *(draw.randint(0, len(text)) for _ in range(400))})
+        stream = (text[start:end] for start, end in itertools.pairwise(cuts))
+        parts = list(parts_of_stream(stream, size, PATTERNS[name]))
+        assert list(itertools.chain.from_iterable(split(part, PATTERNS[name]) for part in parts)) == wanted
+
+
+def test_parts_do_not_cut_special_tokens() -> None:
+    special = "<|a b c|>"
+    text = (f"word {special}" * 200).encode()
+    for size in range(30, 60):
+        for parts in (
+            parts_of(text, size, PATTERNS["gpt2"], Specials([special])),
+            parts_of_stream(
+                (text[k : k + 7] for k in range(0, len(text), 7)), size, PATTERNS["gpt2"], Specials([special])
+            ),
+        ):
+            found = [bytes(part) for part in parts]
+            assert b"".join(found) == text
+            assert sum(part.count(special.encode()) for part in found) == 200
+
+
+def test_other_expressions_run_through_regex_and_lose_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("regex")
+    pattern = pattern_of(r"\p{L}+|\d")
+    assert split("ab 12,é".encode() + b"\xff", pattern) == [b"ab", b" ", b"1", b"2", b",", "é".encode(), b"\xff"]
+    assert split(b"", pattern) == []
+    pattern_of(r"\p{L}+|\d")
+    assert sum("slower" in record.message for record in caplog.records) == 1
+    with pytest.raises(TokenizerError, match="not a regular expression"):
+        pattern_of("(")
+
+
+@every_pattern
+def test_patterns_are_known_by_name_and_by_expression(name: str) -> None:
+    assert pattern_of(name) == pattern_of(PATTERNS[name].regex) == PATTERNS[name]
+    regex = pytest.importorskip("regex")
+    text = "Hello  world's 12345 \n\n  x\n!\n/ DON'T  "
+    assert [match.decode() for match in split(text.encode(), PATTERNS[name])] == regex.findall(
+        PATTERNS[name].regex, text
+    )
