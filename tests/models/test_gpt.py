@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lmsmith.config import ModelConfig
 from lmsmith.loss import summed_cross_entropy
+from lmsmith.models import kernels
 from lmsmith.models.gpt import GPT
 from lmsmith.presets import PRESETS, preset
 
@@ -334,6 +335,23 @@ def test_logits_are_float32_under_bfloat16(name: str) -> None:
     spread = float(wanted.std())
     assert float((found - wanted).norm()) < 0.1 * spread * math.sqrt(wanted.numel())
     assert float((parts - wanted).norm()) < 0.1 * spread * math.sqrt(wanted.numel())
+
+
+@pytest.mark.parametrize("block", [4, 128])
+@pytest.mark.parametrize("name", PRESETS)
+def test_gradients_under_bfloat16_are_near(name: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels._CausalAttention, "BLOCK", block)
+    model, ids = random_model(small(name), dtype=torch.float32), random_ids(4, 11)
+    found = []
+    for precision in (torch.float32, torch.bfloat16):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+            hidden = model.hidden(ids)
+        total, _ = summed_cross_entropy(hidden.flatten(0, 1), model.head_weight, ids.flatten(), vocab_size=13)
+        total.backward()
+        found.append({key: p.grad.clone() for key, p in model.named_parameters()})
+    for key, wanted in found[0].items():
+        assert float((found[1][key] - wanted).norm()) < 0.05 * float(wanted.norm()), key
 
 
 @pytest.mark.parametrize("dropout", ["dropout", "attention_dropout", "ngram_dropout"])

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from jaxtyping import TypeCheckError
 from torch import Tensor
 
 from lmsmith.models import kernels
@@ -209,6 +210,13 @@ def test_attention_in_float32_and_bfloat16() -> None:
     found = value_and_gradients(ours, *qkv(2, T, 16, torch.bfloat16))
     assert all(t.dtype == torch.bfloat16 for t in found)
     assert_close(found, wanted, 0.05)
+
+
+def test_shapes_in_signatures_are_checked() -> None:
+    """Keys of another length would multiply without an error, and mean nothing."""
+    q, k, v = (x.detach() for x in qkv(1, 9, 4))
+    with pytest.raises(TypeCheckError, match="causal_attention"):
+        kernels.causal_attention(q, k[:, :8], v[:, :8], 0.5, 0.0)
 
 
 def test_attention_never_looks_ahead() -> None:
