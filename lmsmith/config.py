@@ -210,7 +210,7 @@ class TrainConfig:
             _check(0 <= getattr(self, name) < math.inf, f"train.{name}", getattr(self, name), "0 or more")
         good = 0 <= self.stop_at_val_loss < math.inf
         _check(good, "train.stop_at_val_loss", self.stop_at_val_loss, "0 (never) or more")
-        # The seed of a step's dropout is made of this one and the step, in 64 bits.
+        # PyTorch's generators on CPUs take 32 bits of a seed: of larger ones, some would give the same weights.
         _check(0 <= self.seed < 2**32, "train.seed", self.seed, "0 to 4,294,967,295")
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
             raise ConfigError(
