@@ -224,7 +224,7 @@ class RunConfig:
     """A whole run. `config.toml` in a run folder is this, resolved: all that is needed to repeat it."""
 
     preset: str = setting("modern", "the named starting point the other settings were changed from")
-    tokenizer: str = setting("auto", "auto, byte, char, word, or a tokenizer folder")
+    tokenizer: str = setting("auto", "auto, byte, char, word, bpe:SIZE, gpt2, or a tokenizer folder")
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)

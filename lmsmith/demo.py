@@ -21,6 +21,7 @@ from lmsmith.train.run import free_place
 from lmsmith.train.start import train
 
 N_BYTES = 4_000_000
+TOKENIZER = "bpe:2048"  # a story then fits the context, and with it the names and things that come back in it
 SEED = 1
 
 
@@ -35,7 +36,7 @@ def demo(out: Path, minutes: float, *, console: Console, started: float) -> tupl
         number += 1
     run, summary = train(
         [str(stories)],
-        {"train.minutes": minutes},
+        {"train.minutes": minutes, "tokenizer": TOKENIZER},
         out=free_place(out / f"run-{number}", "run"),
         console=console,
         started=started,

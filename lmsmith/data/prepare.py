@@ -22,7 +22,15 @@ from lmsmith.data.shards import read_shard, write_shard
 from lmsmith.errors import CheckpointError, ConfigError
 from lmsmith.text.documents import Documents, split_documents
 from lmsmith.tokens.files import load_tokenizer, save_tokenizer
-from lmsmith.tokens.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer, ids_dtype, to_utf8
+from lmsmith.tokens.tokenizer import (
+    END_OF_TEXT,
+    ByteTokenizer,
+    CharTokenizer,
+    Tokenizer,
+    WordTokenizer,
+    ids_dtype,
+    to_utf8,
+)
 
 MOST_CHARACTERS = 300
 """A text with more distinct characters than this is read byte by byte rather than character by character."""
@@ -102,12 +110,19 @@ def make_tokenizer(wanted: str, texts: Sequence[str], *, several: bool) -> Token
     if wanted == "auto":
         learnt = CharTokenizer.learn(texts, several)
         return learnt if learnt.vocab_size <= MOST_CHARACTERS else ByteTokenizer(several)
-    path = Path(wanted)
-    if not path.exists():
+    kind, _, size = wanted.partition(":")
+    if kind == "bpe":
+        if not size.isdecimal():
+            raise ConfigError(f"tokenizer = {wanted!r}: wanted bpe:SIZE with a vocabulary's size, as in bpe:4096.")
+        from lmsmith.tokens.bpe_train import learn_bpe  # brings in the compiler, half a second others need not wait
+
+        return learn_bpe(texts, int(size), special_tokens=[END_OF_TEXT] if several else [])
+    if not Path(wanted).exists() and wanted != "gpt2":
         raise ConfigError(
-            f"tokenizer = {wanted!r}: there is no such kind, and no such folder. Kinds are auto, byte, char, word."
+            f"tokenizer = {wanted!r}: there is no such kind, and no such folder. Kinds are auto, byte, char, word, "
+            "bpe:SIZE and gpt2."
         )
-    loaded = load_tokenizer(path)
+    loaded = load_tokenizer(wanted)
     if several and loaded.end_of_text is None:
         raise ConfigError(
             f"the tokenizer {wanted} has no end-of-text token, and the text is several documents, which need one "
