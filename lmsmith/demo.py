@@ -1,8 +1,8 @@
 """The two-minute tour: stories with a known entropy, a model of them, and how near it comes.
 
-The stories are samples of a grammar (`lmsmith.text.stories`), so the probability of each held-out story is known exactly
-and with it the bits per byte that no model can beat. The run's summary and report show the model between that floor and
-what gzip and xz make of the same text.
+The stories are samples of a grammar (`lmsmith.text.stories`), so the probability of each held-out story is known
+exactly and with it the bits per byte that no model can beat. The run's summary and report show the model between that
+floor and what gzip and xz make of the same text.
 """
 
 from __future__ import annotations
