@@ -5,7 +5,8 @@ composite RMSNorm and squared ReLU make three to six passes over their input bac
 FlashAttention is slow at short contexts. Each function here equals its plain form (held against it in float64 by
 `tests/models/test_kernels.py`) and costs about half.
 
-Gradients follow from the formulas in the docstrings. Reduced precision is kept: outputs have the input's dtype.
+Gradients follow from the formulas in the docstrings; they are first derivatives alone, not to be differentiated again.
+Reduced precision is kept: outputs have the input's dtype.
 """
 
 from typing import Any
