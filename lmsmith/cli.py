@@ -224,7 +224,7 @@ def _metavar(leaf: Setting) -> str:
 
 def _nearest(name: str, known: Iterator[str] | Any) -> str:
     near = difflib.get_close_matches(
-        name, [word for word in known if word.startswith("--") or name[0] != "-"], n=1, cutoff=0.7
+        name, [word for word in known if word.startswith("--") or name[:1] != "-"], n=1, cutoff=0.7
     )
     return f" Did you mean {near[0]}?" if near else ""
 
@@ -264,7 +264,7 @@ def _closing(run: Path, summary: dict[str, Any], console: Console) -> int:
         console.print(f"{run} is saved at step {summary['steps']:,}; `lmsmith resume {name}` goes on")
         return 128 + signal.Signals[summary["signal"]]
     path = run / "report.html"
-    if not path.exists():
+    if not path.exists() or path.stat().st_mtime < (run / "summary.json").stat().st_mtime:
         write_report([run], path)
     target = summary["seconds_to_target"]
     console.print(

@@ -93,7 +93,7 @@ class Progress:
     def __init__(
         self, console: Console, n_steps: int, tokens_per_step: int, *, step: int = 0, deadline: float = math.inf
     ) -> None:
-        """`step`: where a resumed run begins. `deadline`: time.monotonic() by which it ends, however many steps it has."""
+        """`step`: where a resumed run begins. `deadline`: time.monotonic() by which it ends, whatever its plan."""
         self.console, self.n_steps, self.tokens_per_step, self.deadline = console, n_steps, tokens_per_step, deadline
         self.loss = self.val_loss = math.nan
         self.step = step

@@ -35,7 +35,7 @@ from lmsmith.optim.groups import Optimisers
 from lmsmith.tokens.files import save_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
 from lmsmith.train.log import MetricsFile, Progress, add_samples, finite
-from lmsmith.train.plan import Stopwatch, corrected_steps, look_due
+from lmsmith.train.plan import Pace, Stopwatch, corrected_steps, look_due
 from lmsmith.train.run import empty_prompt
 from lmsmith.train.step import products_dtype, update
 from lmsmith.train.stop import Noted, Stopped, noted
@@ -104,7 +104,7 @@ class Training:
         )
         self.so_far = Progressed(n_steps=config.train.steps)
         self.best: dict[str, Tensor] = {}  # copies of the best weights; empty before the first evaluation
-        self.took = Stopwatch()
+        self.took, self.pace = Stopwatch(), Pace()
         self._recent: deque[float] = deque(maxlen=RECENT)
         self._began = self._last_save = self._last_sample = time.monotonic()
         self._wall_before = 0.0
@@ -163,6 +163,8 @@ class Training:
     def _train(self, metrics: MetricsFile, progress: Progress, stop: Noted) -> str:
         """Updates until something ends it, and what that is: "steps", "time", "target" or "signal"."""
         so_far, target = self.so_far, self.config.train.stop_at_val_loss
+        if so_far.seconds_to_target < math.inf:  # reached before a kill that left no summary
+            return "target"
         while True:
             if self._evaluation_due():
                 try:
@@ -186,8 +188,9 @@ class Training:
                 return "signal"
             if self._save_due():
                 self._save()
-            with self.took("update" if self._recent else "first update"):
+            with self.took("update"):
                 self._update(metrics, progress)
+            self.pace.add(self.took.latest["update"])
             if self.deadline < math.inf:
                 self._keep_deadline(metrics, progress)
 
@@ -215,20 +218,19 @@ class Training:
 
     def _keep_deadline(self, metrics: MetricsFile, progress: Progress) -> None:
         """Makes this the last step if the time is up; else sets, when it is due, the number of steps that fits."""
-        so_far, took = self.so_far, self.took
-        update_seconds = took.mean("update") or took.mean("first update")
+        so_far, took, update_seconds = self.so_far, self.took, self.pace.seconds_a_step()
         # Forward alone is a third of an update; writing is as fast as an old disk, until it has been measured.
         forward = update_seconds / 3 * len(self.corpus.validation) / self.batches.tokens_per_batch
         evaluation = took.latest.get("evaluation", forward)
         save = took.latest.get("save", BYTES_A_PARAMETER * self.model.n_parameters() / DISK_BYTES_A_SECOND)
         now = time.monotonic()
         left = self.deadline - now - evaluation - save
-        step_seconds = update_seconds + evaluation / self.config.train.eval_every
         n_steps = so_far.n_steps
-        if left < step_seconds:
+        if left < update_seconds + evaluation * self._evaluation_due() + save * self._save_due():
             n_steps = so_far.step
         elif look_due(so_far.n_steps, so_far.step):
             aside = (took.total["save"] + took.total["sample"]) / (now - self._began)
+            step_seconds = update_seconds + evaluation / self.config.train.eval_every
             n_steps = corrected_steps(so_far.n_steps, so_far.step, step_seconds, left * (1 - aside))
         if n_steps != so_far.n_steps:
             message = f"{n_steps:,} steps fit, not {so_far.n_steps:,}: an update takes {1000 * update_seconds:.3g} ms"

@@ -1,18 +1,19 @@
 """How many steps fit before a deadline: the plan of a run with `--minutes`, corrected as it goes.
 
-The learning rate needs the number of steps when it begins to come down, half-way. So the plan waits until then, when
-the mean of all updates so far tells how many fit: it is made longer just before its own middle, and shorter from the
-middle of what fits. Afterwards it is only made shorter, where the run would not end in time. A difference smaller than
+By the middle of a run it is known what updates take. So the plan is made longer just before its own middle alone, and
+shorter from the middle of what fits, where the run would not end in time. A learning rate that is coming down by then
+follows: it rises again by the share that was added, or falls by the share that was taken. A difference smaller than
 what a busy machine's speed varies by is left alone. So the number of steps settles instead of following the noise.
 """
 
 import time
+from array import array
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 LOOKS = 32  # at the plan, a run
-TOO_LONG = 0.02  # of the steps that are left
+TOO_LONG = 0.04  # of the steps that are left
 TOO_SHORT = 0.03  # of all steps
 
 
@@ -30,13 +31,26 @@ def look_due(planned: int, step: int) -> bool:
     return step % max(1, planned // LOOKS) == 0
 
 
+class Pace:
+    """What an update takes, in seconds: the mean of the later half of all there were."""
+
+    def __init__(self) -> None:
+        self._until = array("d", [0.0])  # how long all updates so far have taken, after each
+
+    def add(self, seconds: float) -> None:
+        self._until.append(self._until[-1] + seconds)
+
+    def seconds_a_step(self) -> float:
+        n = len(self._until) - 1
+        return (self._until[n] - self._until[n // 2]) / (n - n // 2)
+
+
 class Stopwatch:
     """What the parts of a run take, in seconds: `with took("save"): ...`, then `took.latest["save"]`."""
 
     def __init__(self) -> None:
         self.latest: dict[str, float] = {}
         self.total: dict[str, float] = defaultdict(float)
-        self.n: dict[str, int] = defaultdict(int)
 
     @contextmanager
     def __call__(self, part: str) -> Iterator[None]:
@@ -44,8 +58,3 @@ class Stopwatch:
         yield
         self.latest[part] = time.monotonic() - began
         self.total[part] += self.latest[part]
-        self.n[part] += 1
-
-    def mean(self, part: str) -> float:
-        """0 for what has not happened yet."""
-        return self.total[part] / max(1, self.n[part])

@@ -59,17 +59,25 @@ def create(place: Path, fill: Callable[[Path], tuple[RunConfig, Corpus]]) -> tup
 
     Nothing appears at `place` before both are there. Raises what `fill` raises, and StorageError.
     """
+    empty = place.is_dir()
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
+        if empty:  # the user made it; a run that another process began there meanwhile is not removed
+            place.rmdir()
     except OSError as error:
-        raise StorageError(atomic.explain(error, place.parent)) from error
+        raise StorageError(atomic.explain(error, place)) from error
     atomic.sweep(place.parent)
-    with atomic.folder(place, replace=place.is_dir()) as partial:  # an empty one, that the user made
-        try:
-            config, corpus = fill(partial)
-        except StorageError as error:
-            raise StorageError(str(error).replace(str(partial), str(place))) from error
-        (partial / "config.toml").write_text(config.to_toml(), encoding="utf-8")
+    try:
+        with atomic.folder(place) as partial:
+            try:
+                config, corpus = fill(partial)
+            except StorageError as error:
+                raise StorageError(str(error).replace(str(partial), str(place))) from error
+            (partial / "config.toml").write_text(config.to_toml(), encoding="utf-8")
+    except BaseException:
+        if empty:
+            place.mkdir(exist_ok=True)
+        raise
     return config, corpus
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from lmsmith import atomic
@@ -125,7 +126,8 @@ def train(
             )
         # A tenth goes to evaluations and saves; without a clock, a size as for some minutes.
         seconds = 0.9 * rest if config.train.minutes else 300.0
-        return resolve(config, given, corpus, machine, seconds), corpus
+        with _memory_in_words():
+            return resolve(config, given, corpus, machine, seconds), corpus
 
     config, corpus = create(place, fill)
     with _or_resume(place, console):
@@ -184,12 +186,21 @@ def _finish(training: Training, config: RunConfig) -> dict[str, Any]:
 def _or_resume(place: Path, console: Console) -> Iterator[None]:
     """Says how to go on where a run is ended before its time, and puts memory that does not suffice into words."""
     try:
-        yield
+        with _memory_in_words():
+            yield
     except KeyboardInterrupt:
         console.print(f"`lmsmith resume {shlex.quote(str(place))}` goes on from what is saved", soft_wrap=True)
         raise
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "memory" not in str(error):  # of PyTorch's many RuntimeErrors
+
+
+@contextmanager
+def _memory_in_words() -> Iterator[None]:
+    """Puts memory that does not suffice into words."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # of PyTorch's many RuntimeErrors, those of its allocators
+        allocator = isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+        if not isinstance(error, MemoryError) and not allocator:
             raise
         raise TrainingError(
             "this machine's memory does not suffice. Set a smaller --train.micro_batch_size (the batch stays as it "

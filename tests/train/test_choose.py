@@ -1,0 +1,159 @@
+"""What is chosen where the user leaves it open, and that what the user set stays."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from lmsmith.accounting.predict import train_flops_per_token
+from lmsmith.config import RunConfig, settings
+from lmsmith.data.prepare import Corpus, Counts
+from lmsmith.errors import ConfigError, DataError
+from lmsmith.models.gpt import GPT
+from lmsmith.presets import PRESETS, has_size
+from lmsmith.tokens.tokenizer import CharTokenizer
+from lmsmith.train import choose
+from lmsmith.train.choose import SIZES, describe, resolve
+from lmsmith.train.machine import Machine
+from lmsmith.train.start import asked
+
+MACHINE = Machine(torch.device("cpu"), threads=2, matmul="default", dtype="float32", flops=1e11, reason="a test's")
+
+
+@pytest.fixture(autouse=True)
+def _updates_take_as_long_as_their_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seconds_a_step(config: RunConfig, corpus: Corpus, machine: Machine) -> float:
+        tokens = config.train.batch_size * config.model.context_length
+        return train_flops_per_token(config.model) * tokens / (0.4 * machine.flops)
+
+    monkeypatch.setattr(choose, "seconds_a_step", seconds_a_step)
+
+
+def corpus_of(n: int) -> Corpus:
+    """About n characters, of which a tenth is held out."""
+    tokenizer = CharTokenizer.learn(["abcdefgh\n"], False)
+    ids = tokenizer.encode("abcdefgh\n" * (n // 9))
+    cut = int(0.9 * len(ids))
+    return Corpus(ids[:cut], ids[cut:], tokenizer, Counts(cut, len(ids) - cut, len(ids) - cut, 0, 0, ()))
+
+
+def resolved(changes: dict[str, Any], *, seconds: float = 60.0, n: int = 100_000, name: str = "modern") -> RunConfig:
+    config, given = asked(["book.txt"], {"preset": name} | changes)
+    return resolve(config, given, corpus_of(n), MACHINE, seconds)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_nothing_is_left_open(name: str) -> None:
+    changes = {"train.steps": 100} if has_size(name) else {}
+    n = 100_000
+    config = resolved(changes, name=name, n=n)
+    open_still = {"auto", 0}
+    for setting in ("train.threads", "train.matmul", "train.dtype", "train.device", "train.eval_every", "train.steps"):
+        section, _, field = setting.rpartition(".")
+        assert getattr(getattr(config, section), field) not in open_still, setting
+    assert config.model.vocab_size == 9
+    GPT(config.model)
+    again = resolve(config, dict(settings()).keys(), corpus_of(n), MACHINE, 1.0)
+    assert again == config, "a resolved config is as it was resolved"
+
+
+@pytest.mark.parametrize("seconds", [1, 5, 60, 600, 6000, 1e6])
+def test_more_time_takes_a_larger_model_for_about_that_time(seconds: float) -> None:
+    config = resolved({}, seconds=seconds, n=2_000_000)
+    flops = train_flops_per_token(config.model) * config.train.batch_size * config.model.context_length
+    assert config.train.steps * flops / (0.4 * MACHINE.flops) == pytest.approx(seconds, rel=0.1)
+    smaller = resolved({}, seconds=seconds / 10, n=2_000_000)
+    assert GPT(smaller.model).n_parameters() <= GPT(config.model).n_parameters() if seconds < 6000 else True
+
+
+def test_sizes_are_in_order_and_can_be_built() -> None:
+    assert [size.budget for size in SIZES] == sorted({size.budget for size in SIZES})
+    assert SIZES[-1].budget == math.inf
+    for size in SIZES:
+        assert size.d_model % (2 * size.n_head) == 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model.n_layer": 5},
+        {"model.d_model": 100},
+        {"model.d_model": 127, "model.positions": "learned"},
+        {"model.context_length": 77, "train.batch_size": 3},
+        {"train.eval_every": 7, "train.log_every": 3, "train.save_every": 2},
+        {"model.ngram_orders": (), "model.ngram_dropout": 0.4},
+        {"optim.learning_rate": 1e-4, "schedule.shape": "cosine"},
+        {"train.steps": 12},
+    ],
+)
+def test_what_the_user_set_stays(changes: dict[str, Any]) -> None:
+    config = resolved(changes)
+    for name, value in changes.items():
+        section, _, field = name.rpartition(".")
+        assert getattr(getattr(config, section), field) == value
+    assert config.model.d_model % config.model.n_head == 0
+
+
+@pytest.mark.parametrize("n_head", [1, 3, 5, 7])
+def test_a_width_that_the_heads_divide(n_head: int) -> None:
+    found = resolved({"model.n_head": n_head})
+    assert found.model.n_head == n_head
+    assert found.model.d_model % (2 * n_head) == 0
+    assert abs(found.model.d_model - resolved({}).model.d_model) <= n_head
+
+
+def test_steps_come_from_steps_tokens_or_time() -> None:
+    batch = {"train.batch_size": 4, "model.context_length": 16}
+    assert resolved(batch | {"train.steps": 5}).train.steps == 5
+    config = resolved(batch | {"train.tokens": 1000})
+    assert (config.train.steps, config.train.tokens) == (15, 0)
+    assert resolved(batch | {"train.tokens": 1}).train.steps == 1
+    assert resolved(batch, seconds=20).train.steps == pytest.approx(
+        2 * resolved(batch, seconds=10).train.steps, rel=0.01
+    )
+    with pytest.raises(ConfigError, match=r"Allow more --minutes, or set a smaller model"):
+        resolved(batch, seconds=1e-9)
+
+
+def test_there_are_about_ten_evaluations_and_two_hundred_lines() -> None:
+    train = resolved({"train.steps": 5000}).train
+    assert (train.eval_every, train.log_every) == (500, 25)
+    train = resolved({"train.steps": 3}).train
+    assert (train.eval_every, train.log_every) == (1, 1)
+
+
+@pytest.mark.parametrize("n", [9_000, 3_000_000])
+def test_evaluations_take_little_of_a_short_time(n: int) -> None:
+    config = resolved({}, seconds=30.0, n=n)
+    tokens = config.train.batch_size * config.model.context_length
+    forward = train_flops_per_token(config.model) / 3 / (0.4 * MACHINE.flops) * n / 10
+    n_evaluations = config.train.steps // config.train.eval_every
+    assert 3 <= n_evaluations <= 11
+    assert n_evaluations * forward < 0.1 * 30 or n_evaluations == 3
+    assert tokens > 0
+
+
+def test_a_short_text_has_a_short_context() -> None:
+    for n in (200, 1000, 5000):
+        config = resolved({}, n=n)
+        assert 8 <= config.model.context_length <= 0.9 * n / 4
+    with pytest.raises(DataError, match="too few for a context of 1,000"):
+        resolved({"model.context_length": 1000}, n=1500)
+
+
+def test_a_vocabulary_that_is_not_the_tokenizers() -> None:
+    assert resolved({"model.vocab_size": 9}).model.vocab_size == 9
+    assert resolved({"model.vocab_size": 0}).model.vocab_size == 9
+    with pytest.raises(ConfigError, match=r"model\.vocab_size = 10, but the tokenizer has 9 ids"):
+        resolved({"model.vocab_size": 10})
+
+
+def test_the_description_has_the_plans_numbers() -> None:
+    config = resolved({"train.steps": 1000})
+    text = "\n".join(describe(config, corpus_of(100_000), MACHINE))
+    n_tokens = 1000 * config.train.batch_size * config.model.context_length
+    assert f"{GPT(config.model).n_parameters():,} parameters" in text
+    assert f"= {n_tokens:,} ({n_tokens / 89_999:.1f} times the text)" in text
+    assert "99,999 characters (9 different); 10,000 held out" in text
+    assert "cpu, 2 threads, float32, 100 GFLOP/s in matrix products; a test's" in text

@@ -1,0 +1,354 @@
+"""The training loop: its rhythm, what it keeps, deadlines on simulated machines, resuming."""
+
+import io
+import itertools
+import json
+import math
+import random
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import lmsmith.train.loop
+from lmsmith.checkpoint import available, load_checkpoint, load_model
+from lmsmith.data.prepare import Corpus
+from lmsmith.errors import CheckpointError, TrainingError
+from lmsmith.evaluate.likelihood import Score
+from lmsmith.tokens.tokenizer import CharTokenizer
+from lmsmith.train.loop import Training, sample_texts
+
+Make = Callable[..., Training]
+
+
+def steps_of(run: Path, kind: str) -> list[int]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["step"] for line in lines if line["kind"] == kind]
+
+
+def losses_of(run: Path, kind: str) -> list[list[float]]:
+    """What metrics.jsonl says that does not depend on a clock."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    names = ("step", "loss", "grad_norm", "learning_rate", "val_loss", "tokens")
+    return [[line[name] for name in names if name in line] for line in lines if line["kind"] == kind]
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def script_losses(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> None:
+    """Evaluations find these losses, one after the other."""
+    remaining = iter(losses)
+    monkeypatch.setattr(Training, "score", lambda self: Score(next(remaining) * 100, 100, 100))
+
+
+def test_rhythm(training: Make) -> None:
+    run = training({"train.steps": 17, "train.log_every": 4, "train.save_every": 6, "train.keep": 9})
+    summary = run.go()
+    assert steps_of(run.run, "train") == [1, 4, 8, 12, 16, 17]
+    assert steps_of(run.run, "eval") == [5, 10, 15, 17]
+    assert available(run.run) == [6, 12, 17]
+    assert (summary["finished"], summary["steps"], summary["tokens_seen"]) == ("steps", 17, 17 * 64)
+    assert summary["mfu"] == pytest.approx(
+        summary["tokens_per_second"] * lmsmith.train.loop.train_flops_per_token(run.config.model) / 1e9
+    )
+
+
+def test_the_best_weights_are_kept_whatever_comes_later(training: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    script_losses(monkeypatch, [3.0, 2.0, 2.5, 2.0])
+    evaluated = Training._evaluated
+    monkeypatch.setattr(
+        Training, "_evaluated", lambda self, *a: (evaluated(self, *a), seen.append(self._weights(copy=True)))
+    )
+    run = training()
+    summary = run.go()
+    assert (summary["best_step"], summary["best_val_loss"], summary["val_loss"]) == (
+        10,
+        2.0,
+        2.0,
+    )  # the first of equals
+    found, content = load_model(run.run / "model")
+    assert same(found, seen[1])
+    assert content["step"] == 10
+    checkpoint = load_checkpoint(run.run)
+    assert same(checkpoint.tensors["best"], seen[1])
+    assert same(checkpoint.tensors["model"], seen[3])
+
+
+def test_evaluating_sampling_and_saving_change_nothing(training: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that does them all the time has the weights of one that does them at the end alone."""
+    monkeypatch.setattr(lmsmith.train.loop, "SAMPLE_TOKENS", 20)
+    often = training({"train.eval_every": 1, "train.save_every": 1, "model.dropout": 0.2}, run="often")
+    often._sample_due = lambda: True  # type: ignore[method-assign]
+    rarely = training({"train.eval_every": 100, "model.dropout": 0.2}, run="rarely")
+    often.go(), rarely.go()
+    assert same(often._weights(copy=False), rarely._weights(copy=False))
+    assert same(often.optimisers.state(), rarely.optimisers.state())
+
+
+def test_target(training: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    script_losses(monkeypatch, [3.0, 2.0, 1.0])
+    run = training({"train.stop_at_val_loss": 2.0})
+    summary = run.go()
+    assert (summary["finished"], summary["steps"]) == ("target", 10)
+    assert summary["seconds_to_target"] == summary["train_seconds"] < summary["wall_seconds"]
+    assert available(run.run) == [10]
+
+
+def test_no_target_is_never_reached(training: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    script_losses(monkeypatch, [0.0] * 4)
+    summary = training().go()
+    assert (summary["finished"], summary["seconds_to_target"]) == ("steps", None)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_validation_loss_that_is_not_finite(training: Make, monkeypatch: pytest.MonkeyPatch, value: float) -> None:
+    script_losses(monkeypatch, [3.0, value])
+    run = training()
+    with pytest.raises(TrainingError, match=f"step 10: the validation loss is {value}: .* Lower --optim"):
+        run.go()
+    assert steps_of(run.run, "eval") == [5]
+    assert available(run.run) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("where", ["update", "score", "save_checkpoint", "sample_texts"])
+@pytest.mark.parametrize("call", [1, 3])
+def test_a_signal_anywhere_and_the_resumed_run_equals_an_undisturbed_one(
+    training: Make, monkeypatch: pytest.MonkeyPatch, where: str, number: signal.Signals, call: int
+) -> None:
+    changes = {"model.dropout": 0.2, "train.save_every": 4, "train.eval_every": 6}
+    oracle = training(changes, run="oracle")
+    expected = oracle.go()
+    if where == "sample_texts":
+        call = 1  # the only one is at the end
+    owner: Any = Training if where == "score" else lmsmith.train.loop
+    original, n_calls = getattr(owner, where), itertools.count(1)
+
+    def signalled(*arguments: Any, **options: Any) -> Any:
+        if next(n_calls) == call:
+            signal.raise_signal(number)
+        return original(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, where, signalled)
+        first = training(changes).go()
+    assert (first["finished"], first["signal"]) == ("signal", number.name)
+    again = training(changes)
+    assert again.restore()
+    assert again.so_far.step == first["steps"] == max(available(again.run))
+    summary = again.go()
+    for kind in ("train", "eval"):
+        assert losses_of(again.run, kind) == losses_of(oracle.run, kind)
+    assert same(again._weights(copy=False), oracle._weights(copy=False))
+    assert same(again.optimisers.state(), oracle.optimisers.state())
+    assert same(*(load_model(place.run / "model")[0] for place in (again, oracle)))
+    for name in ("steps", "tokens_seen", "val_loss", "best_val_loss", "best_step", "finished"):
+        assert summary[name] == expected[name], name
+
+
+def test_a_checkpoint_carries_all_of_how_far_a_run_is(training: Make) -> None:
+    run = training({"train.steps": 7})
+    run.go()
+    again = training({"train.steps": 7})
+    assert again.restore()
+    assert vars(again.so_far) == vars(run.so_far) | {"wall_seconds": again.so_far.wall_seconds}
+    assert math.isinf(again.so_far.seconds_to_target)
+    state = load_checkpoint(run.run).state
+    json.dumps(state, allow_nan=False)  # any reader of JSON can read it
+
+
+def test_before_the_first_evaluation_there_are_no_best_weights(training: Make) -> None:
+    run = training({"train.eval_every": 100, "train.save_every": 2})
+    run._evaluation_due = lambda: False  # type: ignore[method-assign]
+    run.go()
+    assert "best" not in load_checkpoint(run.run).tensors
+    again = training()
+    assert again.restore()
+    assert again.best == {}
+
+
+def test_nothing_to_restore(training: Make, tmp_path: Path) -> None:
+    run = training()
+    assert not run.restore()
+    (tmp_path / "run" / "checkpoints").mkdir()
+    assert not run.restore()
+    (tmp_path / "run" / "checkpoints" / "step-00000005").mkdir()  # damaged: it holds nothing
+    with pytest.raises(CheckpointError, match=r"No checkpoint .* is whole"):
+        run.restore()
+
+
+class SimulatedMachine:
+    """A clock that moves when the loop does something, by what that takes; nothing is computed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, update_seconds: Callable[[int], float]) -> None:
+        self.now, self.evaluation, self.save, self.sample = 1000.0, 2.0, 1.0, 0.5
+        self.saves: list[float] = []
+        loop: Any = lmsmith.train.loop
+
+        def update(*arguments: Any) -> dict[str, float]:
+            self.now += update_seconds(arguments[4])
+            return {"loss": 1.0, "grad_norm": 1.0, "learning_rate": 0.1}
+
+        def score(_: Training) -> Score:
+            self.now += self.evaluation
+            return Score(100.0, 100, 100)
+
+        def save_checkpoint(*_: Any, **__: Any) -> None:
+            self.now += self.save
+            self.saves.append(self.now)
+
+        def sample_texts(*arguments: Any) -> list[str]:
+            self.now += min(self.sample, arguments[3])
+            return []
+
+        for module in ("loop", "plan", "log"):
+            monkeypatch.setattr(f"lmsmith.train.{module}.time", self)
+        monkeypatch.setattr(loop, "update", update)
+        monkeypatch.setattr(Training, "score", score)
+        monkeypatch.setattr(loop, "save_checkpoint", save_checkpoint)
+        monkeypatch.setattr(loop, "save_model", lambda *_: None)
+        monkeypatch.setattr(loop, "save_tokenizer", lambda *_: None)
+        monkeypatch.setattr(loop, "sample_texts", sample_texts)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    perf_counter = monotonic
+
+
+@pytest.mark.parametrize("planned", [20, 500, 5000, 100_000])
+@pytest.mark.parametrize("kind", ["steady", "noisy", "slower", "faster", "first is slow"])
+def test_a_run_ends_before_its_deadline_with_an_evaluation(
+    training: Make, monkeypatch: pytest.MonkeyPatch, planned: int, kind: str
+) -> None:
+    """Ten minutes and 0.2 s an update: 3000 steps less what evaluations take, however many were planned."""
+    rng = random.Random(planned)
+    machine = SimulatedMachine(
+        monkeypatch,
+        {
+            "steady": lambda step: 0.2,
+            "noisy": lambda step: 0.2 * rng.lognormvariate(-0.125, 0.5),
+            "slower": lambda step: 0.2 if step < 1000 else 0.4,
+            "faster": lambda step: 0.2 if step < 1000 else 0.1,
+            "first is slow": lambda step: 0.2 if step else 20.0,
+        }[kind],
+    )
+    run = training({"train.steps": planned, "train.eval_every": max(1, planned // 10)}, deadline=machine.now + 600)
+    if planned == 20:
+        machine.evaluation = 0.1  # of which there will be many
+    if planned == 100_000:
+        machine.evaluation = (
+            0.4  # of which there is one, at the end: it takes what was expected, a third of the updates
+        )
+    summary = run.go()
+    assert summary["finished"] == "time"
+    last_save = machine.saves[-1]
+    assert last_save < 1600.001  # sums of floats
+    if kind != "faster":
+        assert last_save > 1000 + 600 * 0.95
+    else:
+        assert last_save > 1000 + 600 * 0.8
+    assert steps_of(run.run, "eval")[-1] == steps_of(run.run, "train")[-1] == summary["steps"]
+    # With the last step the learning rate has come down, or all but.
+    assert summary["steps"] >= 0.97 * summary["planned_steps"] or kind == "slower"
+    assert summary["n_corrections"] <= 12
+    if kind in ("steady", "noisy"):
+        each = 0.2 + machine.evaluation / run.config.train.eval_every
+        assert summary["steps"] == pytest.approx(600 / each, rel=0.1)
+
+
+def test_time_for_a_long_evaluation_and_save_is_kept_free(training: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = SimulatedMachine(monkeypatch, lambda step: 0.1)
+    machine.evaluation, machine.save = 20.0, 10.0
+    run = training({"train.steps": 5000, "train.eval_every": 100, "train.save_every": 90}, deadline=machine.now + 200)
+    run.go()
+    assert 1100 < machine.saves[-1] <= 1200
+
+
+def test_corrections_are_events_and_told(training: Make, monkeypatch: pytest.MonkeyPatch, said: io.StringIO) -> None:
+    machine = SimulatedMachine(monkeypatch, lambda step: 0.2)
+    run = training({"train.steps": 1000}, deadline=machine.now + 100)
+    run.go()
+    events = [json.loads(line) for line in (run.run / "metrics.jsonl").read_text().splitlines()]
+    events = [event for event in events if event["kind"] == "event"]
+    assert events
+    assert all(event["message"] in said.getvalue() for event in events)
+    assert "steps fit, not 1,000: an update takes 200 ms" in events[0]["message"]
+
+
+def test_a_deadline_that_has_passed_leaves_one_step_and_its_evaluation(
+    training: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = SimulatedMachine(monkeypatch, lambda step: 0.2)
+    run = training(deadline=machine.now - 50)
+    summary = run.go()
+    assert (summary["steps"], summary["finished"]) == (1, "time")
+    assert steps_of(run.run, "eval") == [1]
+
+
+def test_without_a_deadline_the_clock_says_nothing(training: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    SimulatedMachine(monkeypatch, lambda step: 1e6)
+    assert training({"train.steps": 30}).go()["steps"] == 30
+
+
+def test_checkpoints_come_about_every_minute(training: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = SimulatedMachine(monkeypatch, lambda step: 1.0)
+    training({"train.steps": 200, "train.eval_every": 1000}).go()
+    assert len(machine.saves) == 4
+    assert machine.saves[0] == pytest.approx(1062, abs=2)
+
+
+def test_samples_take_little_of_the_time(training: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = SimulatedMachine(monkeypatch, lambda step: 1.0)
+    machine.sample, machine.evaluation = 10.0, 0.0
+    run = training({"train.steps": 2000, "train.eval_every": 1})
+    run.go()
+    assert 30 <= run.took.total["sample"] < 0.03 * (machine.now - 1000)
+
+
+def test_sample_texts_begin_and_end_like_texts(training: Make) -> None:
+    run = training()
+    run.go()
+    texts = sample_texts(run.model, run.corpus.tokenizer, 2, math.inf, seed=1)
+    assert [len(text) for text in texts] == [300, 300]
+    assert texts == sample_texts(run.model, run.corpus.tokenizer, 2, math.inf, seed=1)
+    assert [len(text) for text in sample_texts(run.model, run.corpus.tokenizer, 2, 0.0, seed=1)] == [1, 1]
+    assert sample_texts(run.model, CharTokenizer("ab", False), 2, math.inf, seed=1) == []  # no line can begin
+
+
+def test_sample_texts_end_with_their_end_of_text(training: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = CharTokenizer("ab", True)
+    rows = iter([[0, 2], [1, 2], [2, 2]])
+    monkeypatch.setattr(
+        lmsmith.train.loop, "generate", lambda model, ids, **_: rows if ids == [2] else pytest.fail("prompt")
+    )
+    assert sample_texts(training().model, tokenizer, 2, math.inf, seed=1) == ["ab", ""]
+
+
+def test_bfloat16_is_what_it_evaluates_in(training: Make, corpus: Corpus) -> None:
+    losses = {}
+    for dtype in ("float32", "bfloat16"):
+        run = training({"train.dtype": dtype}, run=dtype)
+        with torch.no_grad():
+            for p in run.model.parameters():
+                p.normal_(0, 0.3, generator=torch.Generator().manual_seed(1))
+        losses[dtype] = run.score().nats_per_token
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.02)
+    assert losses["bfloat16"] != losses["float32"]
+
+
+def test_the_summary_is_json(training: Make) -> None:
+    run = training({"train.steps": 1})
+    shutil.rmtree(run.run / "checkpoints", ignore_errors=True)
+    summary = run.go()
+    json.dumps(summary, allow_nan=False)
+    assert summary["peak_memory_bytes"] > 1e6
+    assert np.isfinite(summary["best_val_loss"])

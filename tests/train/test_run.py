@@ -1,0 +1,170 @@
+"""Run folders: where they go, how they appear, how they are found again."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from lmsmith.config import RunConfig
+from lmsmith.data.prepare import Corpus, load, prepare
+from lmsmith.errors import CheckpointError, DataError, StorageError, UsageError
+from lmsmith.evaluate.likelihood import score_ids
+from lmsmith.tokens.tokenizer import ByteTokenizer, CharTokenizer
+from lmsmith.train.run import create, empty_prompt, free_place, load_for_use, open_run, score_validation, summary_of
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_places_are_numbered() -> None:
+    assert free_place(None, "book") == Path("runs/book-1")
+    Path("runs/book-1").mkdir(parents=True)
+    Path("runs/book-2").symlink_to("nowhere")  # taken as well
+    assert free_place(None, "book") == Path("runs/book-3")
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("*", "text-1"),
+        ("", "text-1"),
+        ("..", "text-1"),
+        ("my book", "my-book-1"),
+        ("a:b?c", "a-b-c-1"),
+        ("čaj", "čaj-1"),
+    ],
+)
+def test_names_are_such_as_every_system_has(name: str, wanted: str) -> None:
+    assert free_place(None, name) == Path("runs") / wanted
+
+
+def test_a_place_that_is_taken() -> None:
+    assert free_place(Path("new/run"), "book") == Path("new/run")
+    Path("empty").mkdir()
+    assert free_place(Path("empty"), "book") == Path("empty")
+    Path("full").mkdir()
+    Path("full/a.txt").write_text("a")
+    with pytest.raises(UsageError, match="full is there already and not empty; nothing was changed"):
+        free_place(Path("full"), "book")
+    with pytest.raises(UsageError, match=r"full/a\.txt is there already"):
+        free_place(Path("full/a.txt"), "book")
+    Path("full/config.toml").write_text("")
+    with pytest.raises(UsageError, match=r"full holds a run already; .*`lmsmith resume full`"):
+        free_place(Path("full"), "book")
+    for here in (".", str(Path.cwd())):
+        with pytest.raises(UsageError, match="the folder this was started in"):
+            free_place(Path(here), "book")
+
+
+def test_a_run_appears_whole_or_not_at_all(corpus: Corpus, config: RunConfig) -> None:
+    place = Path("runs/book-1")
+
+    def fill(partial: Path) -> tuple[RunConfig, Corpus]:
+        assert not place.exists()
+        (partial / "tokens").mkdir()
+        return config, corpus
+
+    assert create(place, fill) == (config, corpus)
+    assert sorted(os.listdir(place)) == ["config.toml", "tokens"]
+    assert os.listdir("runs") == ["book-1"]
+
+    def fail(partial: Path) -> tuple[RunConfig, Corpus]:
+        (partial / "half").write_text("written")
+        raise StorageError(f"No room for {partial / 'half'}.")
+
+    with pytest.raises(StorageError, match=r"No room for runs/book-2/half\."):
+        create(Path("runs/book-2"), fail)
+    assert os.listdir("runs") == ["book-1"]
+
+
+def test_an_empty_folder_becomes_the_run_and_stays_when_there_is_none(corpus: Corpus, config: RunConfig) -> None:
+    Path("mine").mkdir()
+
+    def fail(partial: Path) -> tuple[RunConfig, Corpus]:
+        raise DataError("no text")
+
+    with pytest.raises(DataError):
+        create(Path("mine"), fail)
+    assert os.listdir() == ["mine"]
+    create(Path("mine"), lambda partial: (config, corpus))
+    assert os.listdir("mine") == ["config.toml"]
+
+
+def test_what_dead_processes_left_is_swept(corpus: Corpus, config: RunConfig) -> None:
+    Path("runs/.book-1.99999999.partial/tokens").mkdir(parents=True)
+    create(Path("runs/book-1"), lambda partial: (config, corpus))
+    assert os.listdir("runs") == ["book-1"]
+
+
+def test_a_place_that_cannot_be_made(corpus: Corpus, config: RunConfig) -> None:
+    Path("file").write_text("")
+    with pytest.raises(StorageError, match="file"):
+        create(Path("file/run"), lambda partial: (config, corpus))
+
+
+@pytest.fixture
+def place(config: RunConfig) -> Path:
+    """A run as `create` makes it, of a text file."""
+    Path("book.txt").write_text("The cat saw the hat.\n" * 50)
+    changed = config.changed({"data.sources": ("book.txt",)}, where="a test")
+    create(Path("run"), lambda partial: (changed, prepare(changed.data, "char", partial / "tokens")))
+    return Path("run")
+
+
+def test_a_run_is_opened_as_it_was_made(place: Path) -> None:
+    config, corpus = open_run(place)
+    assert config.data.sources == ("book.txt",)
+    assert corpus.tokenizer.decode(corpus.train[:20]) == "The cat saw the hat."
+    assert (corpus.validation == load(place / "tokens").validation).all()
+
+
+def test_what_is_no_run(place: Path) -> None:
+    with pytest.raises(UsageError, match=r"nowhere is not a run: .* `lmsmith train TEXT --out nowhere` would make one"):
+        open_run(Path("nowhere"))
+    with pytest.raises(UsageError, match=r"\. is not a run: it has no config.toml"):
+        open_run(Path("."))
+    (place / "tokens" / "corpus.json").unlink()
+    with pytest.raises(CheckpointError, match="does not hold a run's tokens"):
+        open_run(place)
+    with pytest.raises(CheckpointError, match=r"run has no model yet: .*`lmsmith resume run` goes on"):
+        load_for_use(place)
+    with pytest.raises(UsageError, match="there is no model in it"):
+        load_for_use(Path("."))
+
+
+def test_summaries() -> None:
+    run = Path("run")
+    run.mkdir()
+    assert summary_of(run) == {}
+    for text, wanted in (("", {}), ("[1]", {}), ('{"finished": "st', {}), (json.dumps({"a": 1}), {"a": 1})):
+        (run / "summary.json").write_text(text)
+        assert summary_of(run) == wanted
+
+
+def test_what_is_continued_without_a_prompt() -> None:
+    assert empty_prompt(ByteTokenizer(True)) == ""  # there is an end of text before it
+    assert empty_prompt(CharTokenizer("\na", False)) == "\n"
+
+
+def test_a_runs_own_validation(place: Path) -> None:
+    class Uniform(torch.nn.Module):
+        """Every token is as likely as any other."""
+
+        def __init__(self, config: object) -> None:
+            super().__init__()
+            self.config = config
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(*ids.shape, self.config.vocab_size)  # type: ignore[attr-defined]
+
+    corpus = load(place / "tokens")
+    config = RunConfig().changed({"model.vocab_size": corpus.tokenizer.vocab_size}, where="a test").model
+    score = score_validation(place, Uniform(config), stride=None)  # type: ignore[arg-type]
+    assert score == score_ids(Uniform(config), corpus.validation, n_bytes=105)
+    assert score.perplexity == pytest.approx(corpus.tokenizer.vocab_size)
+    with pytest.raises(DataError, match="name a text with --text"):
+        score_validation(Path("."), Uniform(config), stride=None)  # type: ignore[arg-type]

@@ -1,0 +1,213 @@
+"""What is asked for, and what goes before what."""
+
+import io
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TEXT, TINY
+from rich.console import Console
+
+import lmsmith.train.start
+from lmsmith.config import RunConfig
+from lmsmith.errors import ConfigError, TrainingError, UsageError
+from lmsmith.evaluate.compressors import compressed_bits_per_byte
+from lmsmith.presets import preset
+from lmsmith.train.loop import Training
+from lmsmith.train.start import asked, resume, train
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("book.txt").write_text(TEXT)
+
+
+def recipe(text: str, name: str = "r.toml") -> str:
+    Path(name).write_text(text)
+    return name
+
+
+def test_nothing_set_is_the_default_preset() -> None:
+    config, given = asked(["book.txt"], {})
+    assert config == preset(RunConfig.preset).changed({"data.sources": ("book.txt",)}, where="")
+    assert given == set()
+
+
+def test_the_command_line_goes_before_the_recipe_and_that_before_the_preset() -> None:
+    name = recipe('preset = "babygpt"\n[model]\ndropout = 0.5\n[train]\nseed = 5\n[data]\nsources = ["a.txt"]\n')
+    config, given = asked([name], {"train.seed": "6"})
+    assert (config.preset, config.model.d_model, config.model.dropout, config.train.seed) == ("babygpt", 384, 0.5, 6)
+    assert config.data.sources == ("a.txt",)
+    assert given == {"preset", "model.dropout", "train.seed", "data.sources"}
+    config, _ = asked([name, "b.txt", "c.txt"], {"preset": "llama"})
+    assert (config.preset, config.model.feed_forward, config.model.dropout) == ("llama", "swiglu", 0.5)
+    assert config.data.sources == ("b.txt", "c.txt")
+
+
+@pytest.mark.parametrize(
+    ("in_recipe", "changes", "wanted"),
+    [
+        ("", {"train.steps": 5}, {"steps": 5}),
+        ("steps = 3", {}, {"steps": 3}),
+        ("steps = 3", {"train.minutes": 2.0}, {"minutes": 2.0}),
+        ("minutes = 3.0", {"train.tokens": 9}, {"tokens": 9}),
+        ("steps = 3\nminutes = 9.0", {}, {"steps": 3}),  # a run's own config
+        ("steps = 3\nminutes = 9.0", {"train.steps": 4}, {"steps": 4}),
+        ("steps = 3\nminutes = 9.0", {"train.minutes": 4}, {"minutes": 4}),
+        ("steps = 3", {"train.steps": 0}, {}),
+    ],
+)
+def test_one_length_is_left(in_recipe: str, changes: dict[str, Any], wanted: dict[str, float]) -> None:
+    config, _ = asked([recipe(f"[train]\n{in_recipe}\n"), "book.txt"], changes)
+    found = {name: getattr(config.train, name) for name in ("steps", "minutes", "tokens")}
+    assert found == {"steps": 0, "minutes": 0, "tokens": 0} | wanted
+
+
+@pytest.mark.parametrize(
+    ("in_recipe", "changes"),
+    [
+        ("", {"train.steps": 5, "train.minutes": 1}),
+        ("steps = 3\ntokens = 5", {}),
+        ("minutes = 3.0\ntokens = 5", {}),
+        ("seed = 3", {"train.steps": 5, "train.tokens": 1}),
+    ],
+)
+def test_two_lengths_are_one_too_many(in_recipe: str, changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="say the run's length 2 times: set one of them"):
+        asked([recipe(f"[train]\n{in_recipe}\n"), "book.txt"], changes)
+
+
+@pytest.mark.parametrize(
+    ("in_recipe", "changes", "width", "heads"),
+    [
+        ("", {"model.d_model": "100"}, 100, None),
+        ("", {"model.n_head": 7}, None, 7),
+        ("d_model = 100", {"model.n_head": 5}, 100, 5),
+        ("n_head = 5", {"model.d_model": 100}, 100, 5),
+    ],
+)
+def test_one_of_width_and_heads_may_be_set(
+    in_recipe: str, changes: dict[str, Any], width: int | None, heads: int | None
+) -> None:
+    config, given = asked([recipe(f"[model]\n{in_recipe}\n"), "book.txt"], changes)
+    assert width is None or config.model.d_model == width
+    assert heads is None or config.model.n_head == heads
+    assert {"model.d_model", "model.n_head"} & given == {
+        name for name, value in (("model.d_model", width), ("model.n_head", heads)) if value
+    }
+
+
+def test_a_preset_with_a_size_keeps_it() -> None:
+    with pytest.raises(ConfigError, match=r"n_head = 12 does not divide model\.d_model = 100"):
+        asked(["book.txt"], {"preset": "gpt2", "model.d_model": 100})
+
+
+def test_what_is_wrong_is_said_where() -> None:
+    with pytest.raises(UsageError, match=r"a\.toml and b\.toml are 2 recipes"):
+        asked(["a.toml", "b.toml"], {})
+    with pytest.raises(ConfigError, match=r"cannot read a\.toml"):
+        asked(["a.toml"], {})
+    with pytest.raises(UsageError, match=r"the recipe r\.toml names no text"):
+        asked([recipe("")], {})
+    with pytest.raises(ConfigError, match=r"unknown setting 'train.step' in r\.toml\. Did you mean 'train.steps'"):
+        asked([recipe("[train]\nstep = 1\n"), "book.txt"], {})
+    with pytest.raises(ConfigError, match=r"preset = 5 in r\.toml: wanted text"):
+        asked([recipe("preset = 5\n"), "book.txt"], {})
+    with pytest.raises(ConfigError, match=r"train\.seed = 'x' in the command line: wanted a whole number"):
+        asked(["book.txt"], {"train.seed": "x"})
+
+
+def run_train(changes: dict[str, Any], **options: Any) -> tuple[Path, dict[str, Any], str]:
+    said = io.StringIO()
+    tiny = {name: value for name, value in TINY.items() if name != "train.steps"}
+    console = Console(file=said, width=100)
+    run, summary = train(["book.txt"], tiny | changes, out=Path("run"), console=console, **options)
+    return run, summary, said.getvalue()
+
+
+def test_the_summary_has_the_compressors_and_is_written_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, summary, _ = run_train({"train.steps": 3})
+    assert json.loads((run / "summary.json").read_text()) == summary
+    assert summary["baselines"] == compressed_bits_per_byte((run / "tokens" / "validation.txt").read_bytes())
+    # Killed while the compressors work, the run is not taken for finished.
+    (run / "summary.json").unlink()
+
+    def killed(_: bytes) -> dict[str, float]:
+        raise SystemExit
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lmsmith.train.start, "compressed_bits_per_byte", killed)
+        with pytest.raises(SystemExit):
+            resume(run, console=Console(quiet=True))
+    assert not (run / "summary.json").exists()
+    assert resume(run, console=Console(quiet=True))["baselines"] == summary["baselines"]
+
+
+def test_an_interrupted_summary_is_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, summary, _ = run_train({"train.steps": 3})
+    for finished, wanted in (("signal", 3), ("steps", 77)):
+        (run / "summary.json").write_text(json.dumps(summary | {"finished": finished, "steps": 77}))
+        assert resume(run, console=Console(quiet=True))["steps"] == wanted
+
+
+def test_time_is_kept_for_the_beginning_the_compressors_and_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    deadlines = []
+
+    def go(self: Training) -> dict[str, Any]:
+        deadlines.append(self.deadline)
+        return {"finished": "signal", "steps": 1}
+
+    monkeypatch.setattr(Training, "go", go)
+    monkeypatch.setattr(lmsmith.train.start, "compress_seconds", lambda corpus: 7.0)
+    started = time.monotonic() - 20  # so long ago the command was given
+    run_train({"train.minutes": 2.0}, started=started, reserve_seconds=5.0)
+    assert deadlines.pop() == pytest.approx(started + 120 - 7 - 5 - lmsmith.train.start.CLOSING_SECONDS)
+    # Of a run that trained for 50 s, 70 s less the closing are left, from now on.
+    monkeypatch.setattr(Training, "restore", lambda self: setattr(self.so_far, "wall_seconds", 50.0) or True)
+    resume(Path("run"), console=Console(quiet=True))
+    left = deadlines.pop() - time.monotonic()
+    assert left == pytest.approx(120 - 50 - 7 - lmsmith.train.start.CLOSING_SECONDS, abs=5)
+    Path("run").rename("other")
+    run_train({"train.steps": 3})
+    assert deadlines.pop() == math.inf
+
+
+@pytest.mark.parametrize("late", [0, 1000])
+def test_minutes_that_leave_no_time(late: float) -> None:
+    with pytest.raises(ConfigError, match=r"leaves no time to train: .* Set --minutes [\d.]+ or more") as raised:
+        run_train({"train.minutes": 0.02}, started=time.monotonic() - late)
+    assert not Path("run").exists()
+    enough = float(str(raised.value).split("--minutes ")[1].split()[0])
+    assert 60 * enough > late + lmsmith.train.start.CLOSING_SECONDS + lmsmith.train.start.LEAST_SECONDS
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to"),
+    ],
+)
+def test_memory_that_does_not_suffice(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def go(self: Training) -> None:
+        raise error  # the name is looked up when it is raised
+
+    monkeypatch.setattr(Training, "go", go)
+    with pytest.raises(TrainingError, match=r"memory does not suffice\. Set a smaller --train\.micro_batch_size"):
+        run_train({"train.steps": 3})
+    error = RuntimeError("shapes do not fit")  # a bug of ours stays one
+    with pytest.raises(RuntimeError, match="shapes"):
+        resume(Path("run"), console=Console(quiet=True))
+
+
+def test_the_plan_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, summary, said = run_train({"train.steps": 3})
+    assert f"text     {len(TEXT):,} characters ({summary['vocab_size']} different)" in said
+    assert f"{summary['n_params']:,} parameters" in said
+    assert "training 3 steps of 4 x 16 tokens = 192" in said
