@@ -66,7 +66,7 @@ class BpeTokenizer(Tokenizer):
         self.whole_tokens = merges is None if whole_tokens is None else whole_tokens
         self._check()
         self.vocab_size = len(self.tokens)
-        self._no_ids: Ids = np.empty(0, dtype=ids_dtype(self.vocab_size))
+        self._dtype = ids_dtype(self.vocab_size)
         self.end_of_text = self.special_tokens.get(END_OF_TEXT)
         self._caches: list[PieceCache] = []  # one for each thread that is at work or was
         self._chosen: dict[frozenset[str], Specials] = {}
@@ -144,7 +144,7 @@ class BpeTokenizer(Tokenizer):
 
         for index, ids in self._encode_parts(parts(), threads or os.cpu_count() or 1):
             batch[index].append(ids)
-        return list(map(self._joined_ids, batch))
+        return [some[0] if len(some) == 1 else np.concatenate(some) for some in batch]
 
     def encode_iter(
         self,
@@ -177,8 +177,14 @@ class BpeTokenizer(Tokenizer):
         return self._chosen[names]
 
     def _encode(self, data: bytes, choice: tuple[Specials, Specials], threads: int, place: int) -> Ids:
-        parts = self._parts(data, choice, place)
-        return self._joined_ids([ids for _, ids in self._encode_parts(((0, part) for part in parts), threads)])
+        if len(data) <= UNIT and not any(specials.names for specials in choice):
+            return self._encode_unit([data])[0]
+        ids, n = np.empty(len(data), dtype=self._dtype), 0  # a token has a byte or more; the rest is given back
+        for _, some in self._encode_parts(((0, part) for part in self._parts(data, choice, place)), threads):
+            ids[n : n + len(some)] = some
+            n += len(some)
+        ids.resize(n, refcheck=False)
+        return ids
 
     def _parts(self, data: bytes, choice: tuple[Specials, Specials], place: int) -> Iterator[bytes | memoryview | int]:
         """Text to be encoded by itself, and special ids between. `place`: of the text's first character, for errors."""
@@ -216,7 +222,7 @@ class BpeTokenizer(Tokenizer):
         def work(unit: list[tuple[int, bytes | memoryview | int]]) -> list[tuple[int, Ids]]:
             encoded = iter(self._encode_unit([part for _, part in unit if not isinstance(part, int)]))
             return [
-                (index, np.array([part], dtype=self._no_ids.dtype) if isinstance(part, int) else next(encoded))
+                (index, np.array([part], dtype=self._dtype) if isinstance(part, int) else next(encoded))
                 for index, part in unit
             ]
 
@@ -229,14 +235,11 @@ class BpeTokenizer(Tokenizer):
     def _encode_unit(self, texts: list[bytes | memoryview]) -> list[Ids]:
         cache = self._caches.pop() if self._caches else PieceCache(CACHED_PIECES, self._unreached)
         ids, starts = encode_texts(Texts(texts), self.pattern, self._merges, cache)
-        self._caches.append(cache)
-        narrow: Ids = ids.astype(self._no_ids.dtype)
+        narrow: Ids = ids.astype(self._dtype)
+        self._caches.append(cache)  # not before: `ids` is its memory
         if len(texts) == 1:
             return [narrow]
         return [narrow[start:stop] for start, stop in itertools.pairwise(starts.tolist())]
-
-    def _joined_ids(self, some: list[Ids]) -> Ids:
-        return some[0] if len(some) == 1 else np.concatenate([self._no_ids, *some])
 
     # ---- decoding ----------------------------------------------------------------------------------------------------
 

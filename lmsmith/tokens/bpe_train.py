@@ -166,7 +166,7 @@ def _learn(symbols, piece_of, piece_counts, order, by_bytes, merges, state):
     lefts, rights = np.empty(capacity, dtype=np.int32), np.empty(capacity, dtype=np.int32)
     counts, firsts, ns = np.empty(capacity, np.int64), np.empty(capacity, np.int64), np.empty(capacity, np.int32)
     heap, bounds = np.empty(capacity, dtype=np.int32), np.empty(capacity, dtype=np.int64)
-    n_pairs = n_heap = 0
+    n_pairs, n_heap = 0, np.int64(0)  # Numba compiles a function anew for a constant
     index = np.full(4 * capacity, -1, dtype=np.int32)
     places, n_places = np.empty(len(symbols), dtype=np.int32), 0
 
@@ -200,7 +200,7 @@ def _learn(symbols, piece_of, piece_counts, order, by_bytes, merges, state):
 
     merged = 0
     while merged < n_merges and n_heap and state[1] == 0:
-        top = heap[0]
+        top = np.int64(heap[0])
         bound, bounds_top = bounds[0], counts[top]
         n_heap = _pop(heap, bounds, n_heap, ties)
         if bound != bounds_top:
@@ -216,7 +216,7 @@ def _learn(symbols, piece_of, piece_counts, order, by_bytes, merges, state):
         token_lengths[new] = length + right_length
         token_starts[new] = n_token_bytes
         if n_token_bytes + length + right_length > len(token_bytes):
-            token_bytes = np.append(token_bytes, np.zeros(len(token_bytes) + length + right_length, dtype=np.uint8))
+            token_bytes = _longer(token_bytes, 2 * len(token_bytes) + length + right_length)
         for k in range(length):
             token_bytes[n_token_bytes + k] = token_bytes[token_starts[left] + k]
         for k in range(right_length):
@@ -252,16 +252,16 @@ def _learn(symbols, piece_of, piece_counts, order, by_bytes, merges, state):
 
         # The new pairs, with the places where they are.
         if n_places + n_events > len(places):
-            places = np.append(places, np.empty(len(places) + n_events, dtype=np.int32))
+            places = _longer(places, 2 * len(places) + n_events)
         first_new = n_pairs
         for side in range(2):
             for k in range(n_touched[side]):
                 neighbour = np.int64(touched[side, k])
                 if n_pairs == capacity:
                     capacity *= 2
-                    lefts, rights = np.append(lefts, lefts), np.append(rights, rights)
-                    counts, firsts, ns = np.append(counts, counts), np.append(firsts, firsts), np.append(ns, ns)
-                    heap, bounds = np.append(heap, heap), np.append(bounds, bounds)
+                    lefts, rights, ns = _longer(lefts, capacity), _longer(rights, capacity), _longer(ns, capacity)
+                    counts, firsts = _longer(counts, capacity), _longer(firsts, capacity)
+                    heap, bounds = _longer(heap, capacity), _longer(bounds, capacity)
                     index = np.full(4 * capacity, -1, dtype=np.int32)
                     for pair in range(n_pairs):
                         index[_empty_place(index, lefts[pair], rights[pair])] = pair
@@ -295,6 +295,15 @@ def _learn(symbols, piece_of, piece_counts, order, by_bytes, merges, state):
         for pair in range(first_new, n_pairs):
             if counts[pair] > 0:
                 n_heap = _push(heap, bounds, n_heap, pair, counts[pair], ties)
+
+
+@njit
+def _longer(array, length):
+    """The same numbers and room for more."""
+    longer = np.empty(length, array.dtype)
+    for k in range(len(array)):
+        longer[k] = array[k]
+    return longer
 
 
 @njit
@@ -336,7 +345,7 @@ def _push(heap, bounds, n, pair, bound, ties):
     k = n
     while k > 0:
         parent = (k - 1) >> 1
-        if bounds[parent] > bound or (bounds[parent] == bound and not _before(pair, heap[parent], ties)):
+        if bounds[parent] > bound or (bounds[parent] == bound and not _before(pair, np.int64(heap[parent]), ties)):
             break
         heap[k], bounds[k] = heap[parent], bounds[parent]
         k = parent
@@ -347,16 +356,16 @@ def _push(heap, bounds, n, pair, bound, ties):
 @njit
 def _pop(heap, bounds, n, ties):
     n -= 1
-    pair, bound = heap[n], bounds[n]
+    pair, bound = np.int64(heap[n]), bounds[n]
     k = 0
     while 2 * k + 1 < n:
         child = 2 * k + 1
         if child + 1 < n and (
             bounds[child + 1] > bounds[child]
-            or (bounds[child + 1] == bounds[child] and _before(heap[child + 1], heap[child], ties))
+            or (bounds[child + 1] == bounds[child] and _before(np.int64(heap[child + 1]), np.int64(heap[child]), ties))
         ):
             child += 1
-        if bounds[child] < bound or (bounds[child] == bound and not _before(heap[child], pair, ties)):
+        if bounds[child] < bound or (bounds[child] == bound and not _before(np.int64(heap[child]), pair, ties)):
             break
         heap[k], bounds[k] = heap[child], bounds[child]
         k = child

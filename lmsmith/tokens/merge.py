@@ -83,6 +83,7 @@ class PieceCache:
         self.spilt_ids = np.empty(8 * n_pieces + block, dtype=np.int32)  # ids of pieces that have more than three
         self.used = np.zeros(3, dtype=np.int64)  # pieces, bytes of the arena, spilt ids
         self.kept = kept
+        self._ids = np.empty(0, dtype=np.int32)
         self._keep()
 
     def _keep(self) -> None:
@@ -90,6 +91,12 @@ class PieceCache:
             texts = Texts(list(self.kept))
             ids = np.fromiter(self.kept.values(), dtype=np.int64, count=len(self.kept))
             _put(texts.padded, texts.starts, texts.stops, ids, self.table.slots, self.table.arena, self.used)
+
+    def room_for_ids(self, n: int) -> npt.NDArray[np.int32]:
+        """The same memory again and again: new memory is slow at its first touch."""
+        if len(self._ids) < n:
+            self._ids = np.empty(n, dtype=np.int32)
+        return self._ids
 
     def empty(self) -> None:
         self.table.slots[:], self.used[:] = 0, 0
@@ -99,7 +106,7 @@ class PieceCache:
 def encode_texts(
     texts: Texts, pattern: Pattern, merges: Merges, cache: PieceCache
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """Ids of all texts, and where in them each text begins (and the last one ends)."""
+    """Ids of all texts, in the cache's memory, and where in them each text begins (and the last one ends)."""
     return _encode_all(texts, *texts.split(pattern), merges, cache)
 
 
@@ -118,7 +125,7 @@ def _encode_all(
     cache: PieceCache,
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
     side_by_side = _NOTHING if cache.kept else merges.side_by_side
-    ids = np.empty(len(texts.padded) + 4, dtype=np.int32)
+    ids = cache.room_for_ids(len(texts.padded) + 4)
     id_starts = np.zeros(len(texts.starts) + 1, dtype=np.int64)
     cursor = np.zeros(4, dtype=np.int64)  # text, piece, place, number of ids
     while not _encode(
@@ -252,9 +259,9 @@ def _merge(at, length, byte_ids, byte_pairs, pairs, ids, values):
             ids[k] = ids[k + 1]
             values[k] = values[k + 1]
         if place + 1 < n:
-            values[place] = pair_value(pairs, ids[place], ids[place + 1])
+            values[place] = pair_value(pairs, np.int64(ids[place]), np.int64(ids[place + 1]))
         if place > 0:
-            values[place - 1] = pair_value(pairs, ids[place - 1], ids[place])
+            values[place - 1] = pair_value(pairs, np.int64(ids[place - 1]), np.int64(ids[place]))
 
 
 @njit
@@ -262,7 +269,7 @@ def _merge_by_heap(at, length, byte_ids, byte_pairs, pairs, ids):
     """The same for a long piece: n log n."""
     values = np.empty(length, dtype=np.int64)
     after, before = np.empty(length, dtype=np.int64), np.empty(length, dtype=np.int64)
-    heap, n_heap = np.empty(3 * length, dtype=np.int64), 0  # rank * 2**32 + place
+    heap, n_heap = np.empty(3 * length, dtype=np.int64), np.int64(0)  # rank * 2**32 + place
     for k in range(length):
         ids[k] = byte_ids[load8(at + k)]
         after[k], before[k], values[k] = k + 1, k - 1, NONE
@@ -278,19 +285,16 @@ def _merge_by_heap(at, length, byte_ids, byte_pairs, pairs, ids):
             continue  # one of the two has merged with another meanwhile
         ids[k] = values[k] & 0xFFFFFFFF
         gone = after[k]
-        values[gone] = NONE
         after[k] = after[gone]
-        values[k] = NONE
+        values[gone] = values[k] = NONE
         if after[k] < length:
             before[after[k]] = k
-            values[k] = pair_value(pairs, ids[k], ids[after[k]])
-            if values[k] != NONE:
-                n_heap = _push(heap, n_heap, values[k] & ~0xFFFFFFFF | k)
-        if before[k] >= 0:
-            left = before[k]
-            values[left] = pair_value(pairs, ids[left], ids[k])
-            if values[left] != NONE:
-                n_heap = _push(heap, n_heap, values[left] & ~0xFFFFFFFF | left)
+        for left in range(2):  # the pairs that it makes, with what is before it and with what is after it
+            first = before[k] if left else k
+            if first >= 0 and after[first] < length:
+                values[first] = pair_value(pairs, np.int64(ids[first]), np.int64(ids[after[first]]))
+                if values[first] != NONE:
+                    n_heap = _push(heap, n_heap, values[first] & ~0xFFFFFFFF | first)
     n, k = 0, 0
     while k < length:
         ids[n] = ids[k]
@@ -331,7 +335,7 @@ def _pop(heap, n):
 @njit
 def pair_value(pairs, left, right):
     """What (left, right) merges into, and when; `NONE` if not at all."""
-    key = np.int64(left) << 32 | np.int64(right)
+    key = left << 32 | right
     index = (key * _MULTIPLY) >> 32
     while True:
         place = (index << 1) & (len(pairs) - 1)

@@ -79,7 +79,7 @@ def test_known_ids(gpt2: BpeTokenizer) -> None:
 
 @every_pattern
 def test_learnt_vocabularies_are_tiktokens_with_the_same_ranks(name: str, test_data: Path) -> None:
-    texts = list(real_texts(test_data))
+    texts = [text[:40_000] for text in real_texts(test_data)]
     tokenizer = learn_bpe(texts[:3], 2000, pattern=name)
     ranks = {token: i for i, token in enumerate(tokenizer.tokens) if token is not None}
     engine = encoding(PATTERNS[name].regex, ranks, tokenizer.special_tokens)

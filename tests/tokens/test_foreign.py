@@ -26,9 +26,9 @@ every_pattern = pytest.mark.parametrize("name", PATTERNS)
 
 def texts(test_data: Path) -> list[str]:
     draw = random.Random(7)
-    found = [file.read_text(encoding="utf-8") for file in sorted(test_data.glob("multilingual/*.txt"))]
+    found = [file.read_text(encoding="utf-8")[:15_000] for file in sorted(test_data.glob("multilingual/*.txt"))]
     found.append((test_data / "naughty_strings" / "blns.txt").read_text(encoding="utf-8"))
-    found += ["".join(draw.choices(REPRESENTATIVES, k=draw.randint(0, 60))) for _ in range(1500)]
+    found += ["".join(draw.choices(REPRESENTATIVES, k=draw.randint(0, 60))) for _ in range(600)]
     return [*found, "", " ", "\n", "x \n ", "x\n\n  "]
 
 
@@ -88,7 +88,7 @@ def test_gpt2_files(test_data: Path, tmp_path: Path) -> None:
     theirs = tokenizers.ByteLevelBPETokenizer(
         str(tmp_path / "new" / "vocab.json"), str(tmp_path / "new" / "merges.txt")
     )
-    for text in texts(test_data)[:300]:
+    for text in texts(test_data)[:100]:
         assert theirs.encode(text).ids == ours.encode(text).tolist()
     with pytest.raises(TokenizerError, match="GPT-2's pattern"):
         foreign.save_gpt2_files(learn_bpe(["x"], 257, pattern="gpt4"), tmp_path)

@@ -128,9 +128,9 @@ def test_characters_at_the_edges_of_classes(name: str) -> None:
 @every_pattern
 def test_real_text(name: str, test_data: Path) -> None:
     files = [*test_data.glob("multilingual/*.txt"), test_data / "naughty_strings" / "blns.txt"]
-    library = sorted(Path(os.__file__).parent.glob("*.py"))[:40]
+    library = sorted(Path(os.__file__).parent.glob("*.py"))[:10]
     for file in [*files, *library]:
-        text = file.read_bytes()
+        text = file.read_text(encoding="utf-8")[:30_000].encode()
         ours = split(text, PATTERNS[name])
         assert pieces(text, ours, name) == ours, file
 

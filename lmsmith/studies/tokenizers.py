@@ -1,0 +1,55 @@
+"""Tokenizers compared on one text, as a page: a table, the curve of bytes per token, a sentence cut by each."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from lmsmith.studies.charts import Line, legend, line_chart
+from lmsmith.studies.page import page, table, text
+from lmsmith.tokens.measure import Measure, shown
+from lmsmith.tokens.tokenizer import Tokenizer
+
+HEAD = ("tokenizer", "vocabulary", "tokens", "bytes per token", "vocabulary used", "unknown", "MB/s")
+
+
+def comparison_rows(rows: Sequence[Measure]) -> list[list[str]]:
+    """The table's cells, for a page or a terminal, under `HEAD`."""
+    return [
+        [
+            row.name,
+            f"{row.vocab_size:,}",
+            f"{row.n_tokens:,}",
+            f"{row.bytes_per_token:.2f}",
+            f"{row.share_used:.0%}",
+            f"{row.n_unknown:,}" if row.n_unknown else "none",
+            f"{row.megabytes_per_second:.1f}",
+        ]
+        for row in rows
+    ]
+
+
+def comparison_page(rows: Sequence[Measure], tokenizers: Mapping[str, Tokenizer], sentence: str) -> str:
+    """One HTML file. `sentence` is shown as each tokenizer cuts it."""
+    cut = "".join(
+        f"<h3>{text(row.name)}</h3><p>{' '.join(f'<code>{text(part)}</code>' for part in parts)}</p>"
+        for row in rows
+        if (parts := shown(tokenizers[row.name], sentence))
+    )
+    body = (
+        f"<h2>On {rows[0].n_bytes:,} bytes of text that none has learnt from</h2>{table(HEAD, comparison_rows(rows))}"
+        f"{_curve(rows)}<h2>One sentence</h2>{cut}"
+    )
+    return page("Tokenizers compared", body)
+
+
+def _curve(rows: Sequence[Measure]) -> str:
+    """Bytes per token over the size of the vocabulary, one line a kind."""
+    kinds = list(dict.fromkeys(row.kind for row in rows))
+    lines = []
+    for colour, kind in enumerate(kinds):
+        of_kind = [row for row in rows if row.kind == kind]
+        x, y = np.log2([row.vocab_size for row in of_kind]), np.array([row.bytes_per_token for row in of_kind])
+        lines.append(Line(x, y, colour, dots=True, label=kind))
+    top = 1.1 * max(row.bytes_per_token for row in rows) or 1.0
+    chart = line_chart("Bytes per token", lines, x_label="vocabulary, as a power of two", y_range=(0.0, top))
+    return chart + legend(lines)

@@ -1,0 +1,109 @@
+"""From text files to a tokenizer on disk: what `lmsmith tokenizer train` does.
+
+Files are read as `lmsmith train` reads them (`text/documents.py`). Only a large plain file is not read whole: it is
+learnt from in blocks, so that memory does not grow with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+from lmsmith.errors import TokenizerError
+from lmsmith.text.documents import Documents
+from lmsmith.text.files import COMPRESSED, JSON_LINES, MARKS, PARQUET
+from lmsmith.tokens.bpe import BpeTokenizer
+from lmsmith.tokens.bpe_train import Progress, Ties, check_vocabulary, learn_bpe
+from lmsmith.tokens.files import FILE_NAME, save_tokenizer
+from lmsmith.tokens.piece_counts import Text
+from lmsmith.tokens.split import pattern_of
+from lmsmith.tokens.tokenizer import END_OF_TEXT
+
+LARGE = 1 << 25  # bytes of a file that is not read whole
+BLOCK = 1 << 22  # characters read at once
+
+
+def train_tokenizer(
+    sources: Sequence[str],
+    vocab_size: int,
+    out: Path,
+    *,
+    pattern: str = "gpt4",
+    special_tokens: Sequence[str] = (END_OF_TEXT,),
+    ties: Ties = "bytes",
+    threads: int | None = None,
+    max_memory: int | None = None,
+    text_field: str = "text",
+    encoding: str = "auto",
+    errors: Literal["strict", "replace"] = "strict",
+    progress: Progress | None = None,
+) -> tuple[BpeTokenizer, list[str]]:
+    """Learns from files, folders and globs, and writes the folder `out`; the tokenizer, and what to tell of the text.
+
+    Raises TokenizerError for a vocabulary that cannot be and for an `out` that holds a tokenizer already, both before
+    any text is read; DataError and ConfigError as `Documents` does.
+    """
+    check_vocabulary(vocab_size, special_tokens)
+    pattern_of(pattern)
+    if (out / FILE_NAME).exists():
+        raise TokenizerError(
+            f"{out} holds a tokenizer already and is not overwritten: remove it or choose another --out."
+        )
+    documents = Documents(sources, text_field=text_field, encoding=encoding, errors=errors)
+    notes: list[str] = []
+    tokenizer = learn_bpe(
+        texts_of(documents, notes),
+        vocab_size,
+        pattern=pattern,
+        special_tokens=special_tokens,
+        ties=ties,
+        threads=threads,
+        max_memory=max_memory,
+        progress=progress,
+    )
+    save_tokenizer(tokenizer, out)
+    return tokenizer, notes
+
+
+def texts_of(documents: Documents, notes: list[str]) -> Iterator[Text]:
+    """The documents' texts, large plain files in blocks. At the end `notes` has what there is to tell."""
+    large = [path for path in documents.files if _is_large_and_plain(path, documents.encoding)]
+    for path in large:
+        yield _blocks(path, documents)
+    others = [str(path) for path in documents.files if path not in large]
+    if others or not large:
+        rest = Documents(
+            others or documents.sources,
+            text_field=documents.text_field,
+            encoding=documents.encoding,
+            errors=documents.errors,
+        )
+        for document in rest:
+            yield document.text
+        notes += rest.counts.notes()
+
+
+def _is_large_and_plain(path: Path, encoding: str) -> bool:
+    if (
+        path.suffix.lower() in (*COMPRESSED, *JSON_LINES, *PARQUET)
+        or path.stat().st_size < LARGE
+        or encoding != "utf-8"
+    ):
+        return False
+    with open(path, "rb") as file:
+        head = file.read(8192)
+    marked = next((marked for mark, marked in MARKS if head.startswith(mark)), "utf-8")
+    return marked == "utf-8" and b"\0" not in head
+
+
+def _blocks(path: Path, documents: Documents) -> Iterator[bytes]:
+    """The file as UTF-8 without byte-order mark, every line end an LF: as `Documents` has it."""
+    try:
+        with open(path, encoding="utf-8-sig", errors=documents.errors, newline=None) as file:
+            while block := file.read(BLOCK):
+                yield block.encode("utf-8")
+    except UnicodeDecodeError:
+        for _ in Documents([str(path)], encoding=documents.encoding, errors=documents.errors):
+            pass  # it says where and what to do, better than the decoder does
+        raise

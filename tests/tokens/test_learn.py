@@ -1,0 +1,62 @@
+"""From files to a tokenizer folder: the same as learning from the texts themselves, however the files are."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from lmsmith.errors import DataError, TokenizerError
+from lmsmith.tokens import learn
+from lmsmith.tokens.bpe_train import learn_bpe
+from lmsmith.tokens.files import load_tokenizer
+from lmsmith.tokens.learn import train_tokenizer
+
+TEXTS = ["the cat sat on the mat\nzwölf Öfen\n" * 30, "a dog and a log and a frog\n" * 40]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """One text with a byte-order mark and CRLF, one as lines of JSON, compressed."""
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf" + TEXTS[0].replace("\n", "\r\n").encode())
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS[1:])
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    return tmp_path
+
+
+def test_files_give_what_their_texts_give(folder: Path, tmp_path: Path) -> None:
+    tokenizer, notes = train_tokenizer([str(folder)], 300, tmp_path / "out")
+    assert tokenizer == learn_bpe(TEXTS, 300)
+    assert load_tokenizer(tmp_path / "out") == tokenizer
+    assert any("CRLF" in note for note in notes)
+
+
+def test_large_files_are_read_in_blocks_and_give_the_same(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learn, "LARGE", 100)
+    monkeypatch.setattr(learn, "BLOCK", 17)
+    tokenizer, _ = train_tokenizer([str(folder)], 300, tmp_path / "out")
+    assert tokenizer == learn_bpe(TEXTS, 300)
+    utf16 = folder / "c.txt"
+    utf16.write_text(TEXTS[0], encoding="utf-16")
+    again, _ = train_tokenizer([str(utf16)], 300, tmp_path / "again")
+    assert again == learn_bpe(TEXTS[:1], 300)
+    bad = folder / "bad.txt"
+    bad.write_bytes(b"x" * 200 + b"\xff")
+    with pytest.raises(DataError, match=r"bad\.txt is not UTF-8: byte 0xFF at offset 200"):
+        train_tokenizer([str(bad)], 300, tmp_path / "bad")
+    replaced, _ = train_tokenizer([str(bad)], 300, tmp_path / "replaced", errors="replace")
+    assert replaced.vocab_size < 300
+
+
+def test_what_is_wrong_is_said_before_text_is_read(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(TokenizerError, match="too small"):
+        train_tokenizer(["nowhere"], 10, tmp_path / "out")
+    with pytest.raises(TokenizerError, match="not a regular expression"):
+        train_tokenizer(["nowhere"], 300, tmp_path / "out", pattern="(")
+    with pytest.raises(DataError, match="nowhere"):
+        train_tokenizer(["nowhere"], 300, tmp_path / "out")
+    train_tokenizer([str(folder / "a.txt")], 300, tmp_path / "out")
+    with pytest.raises(TokenizerError, match="holds a tokenizer already"):
+        train_tokenizer([str(folder / "a.txt")], 300, tmp_path / "out")

@@ -1,0 +1,90 @@
+"""What is said of tokenizers: counts against plain Python, and the pages and tables made of them."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from lmsmith.studies.tokenizers import HEAD, comparison_page, comparison_rows
+from lmsmith.tokens.bpe import BpeTokenizer
+from lmsmith.tokens.bpe_train import learn_bpe
+from lmsmith.tokens.measure import (
+    compare_tokenizers,
+    course_tokenizers,
+    inspect_tokenizer,
+    longest_tokens,
+    measure,
+    shown,
+)
+from lmsmith.tokens.tokenizer import ByteTokenizer, CharTokenizer, WordTokenizer
+
+TEXT = "the cat sat on the mat. the cat sat. " * 20
+
+
+def test_measures_are_what_they_say() -> None:
+    found = measure(ByteTokenizer(False), "aé" * 10, "here")
+    assert (found.name, found.kind, found.vocab_size) == ("here", "byte", 256)
+    assert (found.n_bytes, found.n_tokens, found.n_used, found.n_unknown) == (30, 30, 3, 0)
+    assert found.bytes_per_token == 1
+    assert found.share_used == 3 / 256
+    assert found.megabytes_per_second > 0
+    learnt = CharTokenizer.learn(["abc"], False)
+    unknown = measure(learnt, "aé" * 10, "")
+    assert (unknown.n_tokens, unknown.n_unknown, unknown.n_unknown_bytes, unknown.bytes_per_token) == (10, 10, 20, 1)
+    assert measure(learnt, "", "").bytes_per_token == 0
+
+
+def test_the_longest_tokens() -> None:
+    tokenizer = learn_bpe([TEXT], 300)
+    longest = longest_tokens(tokenizer, 3)
+    by_length = sorted(
+        ((i, token) for i, token in enumerate(tokenizer.tokens) if token is not None),
+        key=lambda pair: (-len(pair[1]), pair[0]),
+    )
+    assert longest == tuple((i, token.decode()) for i, token in by_length[:3])
+    assert longest_tokens(WordTokenizer.learn(["some words", "extraordinary"], True), 1) == ((2, "extraordinary"),)
+    gap = BpeTokenizer([*(bytes([b]) for b in range(256)), None, b"ab"], (), "gpt2")
+    assert longest_tokens(gap, 1) == ((257, "ab"),)
+
+
+def test_inspection_by_language() -> None:
+    english = learn_bpe([TEXT], 300)
+    found = inspect_tokenizer(english, {"English": TEXT, "Russian": "и так далее " * 20}, n_longest=2)
+    of = {row.name: row for row in found.on_texts}
+    assert of["English"].bytes_per_token > 2 > of["Russian"].bytes_per_token
+    assert len(found.longest) == 2
+    used = {*english.encode(TEXT).tolist(), *english.encode("и так далее " * 20).tolist()}
+    assert found.share_used == pytest.approx(len(used) / english.vocab_size)
+
+
+def test_a_course_compares_them_all() -> None:
+    tokenizers = course_tokenizers(TEXT, sizes=(260, 10_000))
+    rows = compare_tokenizers(tokenizers, TEXT + "zebra")
+    assert [row.vocab_size for row in rows] == sorted(row.vocab_size for row in rows)
+    of = {row.name: row for row in rows}
+    assert of["bytes"].bytes_per_token == 1
+    assert of["words"].n_unknown == 1
+    assert of["characters"].n_unknown == 3  # z, b and r
+    assert {"BPE 260", "bytes", "characters", "words"} < set(of)
+    assert all(row.n_unknown == 0 for row in rows if row.kind == "bpe")
+    assert of["BPE 260"].bytes_per_token > 1
+
+
+def test_tokens_are_shown() -> None:
+    tokenizer = learn_bpe([TEXT], 300)
+    assert "".join(shown(tokenizer, "the cat")) == "the cat"
+    assert shown(ByteTokenizer(False), "é") == ["\ufffd", "\ufffd"]
+
+
+def test_the_page_shows_table_curve_and_sentence(test_data: Path) -> None:
+    text = (test_data / "tinystories" / "tinystories_197k.txt").read_text(encoding="utf-8")[:40_000]
+    tokenizers = course_tokenizers(text, sizes=(300, 600))
+    rows = compare_tokenizers(tokenizers, "Once <b> upon a time")
+    cells = comparison_rows(rows)
+    assert all(len(row) == len(HEAD) for row in cells)
+    html = comparison_page(rows, tokenizers, "Once <b> upon")
+    assert html.startswith("<!doctype html>")
+    assert "&lt;b&gt;" in html.replace("</code> <code>", "")
+    assert "<b>" not in html
+    assert "BPE 300" in html
+    assert len(re.findall(r'class="dot"', html)) == len(rows)
