@@ -83,7 +83,8 @@ def folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
                 path.rename(old)
             partial.rename(path)
             _sync_folder(path.parent)
-            remove(old)
+            if replace:
+                remove(old)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

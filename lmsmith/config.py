@@ -176,7 +176,9 @@ class TrainConfig:
     """One run's length, batch, rhythm and machine."""
 
     steps: int = setting(0, "number of updates; 0: from --minutes or --tokens")
-    minutes: float = setting(0.0, "the whole command ends within this; 0: no limit")
+    minutes: float = setting(
+        0.0, "the whole command ends within this; 0: 10, unless --steps or --tokens say the length"
+    )
     tokens: int = setting(0, "number of training tokens; 0: from --steps or --minutes")
     batch_size: int = setting(32, "sequences an update")
     micro_batch_size: int = setting(0, "sequences at once; the rest by accumulation; 0: the whole batch")
@@ -192,7 +194,6 @@ class TrainConfig:
     matmul: Literal["auto", "default", "onednn"] = setting(
         "auto", "library for float32 matrix products on CPUs; auto: the faster, measured"
     )
-    compile: Literal["auto", "yes", "no"] = setting("auto", "torch.compile; auto: where it pays within the run")
 
     def __post_init__(self) -> None:
         _check(self.batch_size >= 1, "train.batch_size", self.batch_size, "at least 1")

@@ -7,6 +7,7 @@ floor and what gzip and xz make of the same text.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -15,9 +16,9 @@ from typing import Any
 from rich.console import Console
 
 from lmsmith import atomic
+from lmsmith.errors import StorageError
 from lmsmith.text.documents import Documents, split_documents
 from lmsmith.text.stories import score_story, write_stories
-from lmsmith.train.run import free_place
 from lmsmith.train.start import train
 
 N_BYTES = 4_000_000
@@ -27,17 +28,18 @@ SEED = 1
 
 def demo(out: Path, minutes: float, *, console: Console, started: float) -> tuple[Path, dict[str, Any]]:
     """Writes OUT/stories.jsonl, trains OUT/run-1 (the next free number) on it, and returns the run and its summary."""
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(atomic.explain(error, out)) from error
     stories = out / "stories.jsonl"
     n_stories = write_stories(stories, N_BYTES, SEED)
     console.print(f"wrote {n_stories:,} stories to {stories}: samples of a grammar, made here", highlight=False)
-    number = 1
-    while (out / f"run-{number}").exists():
-        number += 1
+    number = next(n for n in itertools.count(1) if not (out / f"run-{n}").exists())
     run, summary = train(
         [str(stories)],
         {"train.minutes": minutes, "tokenizer": TOKENIZER},
-        out=free_place(out / f"run-{number}", "run"),
+        out=out / f"run-{number}",
         console=console,
         started=started,
         reserve_seconds=SCORE_SECONDS,
@@ -46,7 +48,8 @@ def demo(out: Path, minutes: float, *, console: Console, started: float) -> tupl
         summary["baselines"]["source"] = source_bits_per_byte(stories)
         atomic.write(run / "summary.json", json.dumps(summary, indent=1) + "\n")
         console.print(
-            f"the stories' own entropy is {summary['baselines']['source']:.3f} bits per byte: no model can do better",
+            f"under the grammar that made them these stories cost {summary['baselines']['source']:.3f} bits per byte: "
+            "on average no model does better",
             highlight=False,
         )
     return run, summary

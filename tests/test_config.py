@@ -220,7 +220,6 @@ def test_text_is_parsed_by_the_type(name: str, text: Any, value: Any) -> None:
         ("tokenizer", 5, "text"),
         ("model.norm", "batchnorm", "one of layernorm, rmsnorm"),
         ("model.norm", ["rmsnorm"], "one of layernorm, rmsnorm"),
-        ("train.compile", True, "one of auto, yes, no"),
     ],
 )
 def test_wrong_types_are_named(name: str, value: Any, wanted: str) -> None:

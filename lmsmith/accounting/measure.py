@@ -13,7 +13,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> flo
     """Floating-point operations a second of one matrix product at a small model's shape, as things are set now."""
     m, k, n = SHAPE
     a, b = (x.to(device, dtype) for x in _operands())
-    return 2 * m * k * n / _median_seconds(lambda: torch.mm(a, b.T), device)
+    return 2 * m * k * n / _least_seconds(lambda: torch.mm(a, b.T), device)
 
 
 def choose_matmul() -> tuple[str, str]:
@@ -31,7 +31,7 @@ def choose_matmul() -> tuple[str, str]:
         for name, precision in (("default", "highest"), ("onednn", "medium")) * 2:
             torch.set_float32_matmul_precision(precision)
             products[name] = torch.mm(a, b.T)
-            found = _median_seconds(lambda: torch.mm(a, b.T), torch.device("cpu"))
+            found = _least_seconds(lambda: torch.mm(a, b.T), torch.device("cpu"))
             seconds[name] = min(found, seconds.get(name, found))
     finally:
         torch.set_float32_matmul_precision(before)
@@ -55,8 +55,8 @@ def _operands() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(m, k, generator=generator), torch.randn(n, k, generator=generator)
 
 
-def _median_seconds(work: Callable[[], object], device: torch.device, n: int = 5) -> float:
-    """Of `n` times after a first that does not count, each until the device has finished."""
+def _least_seconds(work: Callable[[], object], device: torch.device, n: int = 9) -> float:
+    """The least of `n` times after a first that does not count: what other programs take away only adds to a time."""
     times = []
     for _ in range(n + 1):
         start = time.perf_counter()
@@ -64,4 +64,4 @@ def _median_seconds(work: Callable[[], object], device: torch.device, n: int = 5
         if device.type != "cpu":
             torch.accelerator.synchronize(device)
         times.append(time.perf_counter() - start)
-    return sorted(times[1:])[n // 2]
+    return min(times[1:])

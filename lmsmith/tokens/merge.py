@@ -161,10 +161,6 @@ def _encode(
         for k in range(n_block):
             at, length, slot = block[PLACE, k], block[LENGTH, k], block[FOUND, k]
             if length <= SHORT:
-                if length == END_OF_TEXT:
-                    i += 1
-                    id_starts[i] = (to - address(ids)) >> 2
-                    continue
                 slot = find_short(first_slot, mask, block[KEY0, k], block[KEY1, k], slot)
             elif length <= longest:
                 slot = find_long(

@@ -28,8 +28,7 @@ SHORT = 15  # bytes
 BLOCK = 256  # pieces
 # Columns of a block: (5, BLOCK) numbers.
 PLACE, LENGTH, KEY0, KEY1, FOUND = range(5)
-# A length of END_OF_TEXT is no piece.
-END_OF_TEXT = 0
+END_OF_TEXT = 1 << 62  # as a length: no piece, here a text ends
 
 _LOW = np.array([(1 << 8 * min(n, 8)) - 1 for n in range(16)], dtype=np.uint64).view(np.int64)
 _HIGH = np.array([(1 << 8 * max(n - 8, 0)) - 1 for n in range(16)], dtype=np.uint64).view(np.int64)
@@ -63,40 +62,52 @@ def read_block(text, starts, first_pieces, ends, cursor, longest, side_by_side, 
     i, piece, at = cursor[0], cursor[1], cursor[2]
     n = 0
     while n < BLOCK and i < len(starts):
-        if piece == first_pieces[i + 1]:
+        last = first_pieces[i + 1]
+        while n < BLOCK and piece < last:
+            end = text + ends[piece]
+            piece += 1
+            length = end - at
+            if length <= SHORT:
+                key0 = load64(at) & _LOW[length]
+                key1 = load64(at + 8) & _HIGH[length] | length << 56
+                slot = first_place(slots, mask, key0, key1)
+            else:
+                if len(side_by_side):
+                    length = 1
+                    while at + length < end and side_by_side[load8(at + length - 1) << 8 | load8(at + length)]:
+                        length += 1
+                    piece -= at + length < end  # there is more of it
+                key0, key1, slot = long_key(slots, mask, at, length, longest)
+            prefetch(slot)
+            block[PLACE, n], block[LENGTH, n] = at, length
+            block[KEY0, n], block[KEY1, n], block[FOUND, n] = key0, key1, slot
+            n += 1
+            at += length
+        if n < BLOCK:
             block[LENGTH, n] = END_OF_TEXT
             n += 1
             i += 1
             if i < len(starts):
                 at = text + starts[i]
-            continue
-        length = text + ends[piece] - at
-        if length > SHORT and len(side_by_side):
-            whole, length = length, 1
-            while length < whole and side_by_side[load8(at + length - 1) << 8 | load8(at + length)]:
-                length += 1
-        if length <= SHORT:
-            key0 = load64(at) & _LOW[length]
-            key1 = load64(at + 8) & _HIGH[length] | length << 56
-            slot = first_place(slots, mask, key0, key1)
-        elif length <= longest:
-            key0 = length
-            for offset in range(0, length - 7, 8):
-                key0 = (key0 ^ load64(at + offset)) * _MULTIPLY
-                key0 ^= key0 >> 32
-            key1 = load64(at + (length & ~7)) & _LOW[length & 7]
-            key0 = (key0 ^ key1) * _MIX
-            slot = first_place(slots, mask, key0, 0)
-        else:
-            key0, key1, slot = np.int64(0), np.int64(0), slots
-        prefetch(slot)
-        block[PLACE, n], block[LENGTH, n] = at, length
-        block[KEY0, n], block[KEY1, n], block[FOUND, n] = key0, key1, slot
-        n += 1
-        at += length
-        piece += at == text + ends[piece]
     cursor[0], cursor[1], cursor[2] = i, piece, at
     return n
+
+
+@njit
+def long_key(slots, mask, at, length, longest):
+    """The keys of a piece of any length, and the slot from which on it is searched; nothing for one that is too long."""
+    if length <= SHORT:
+        key0, key1 = load64(at) & _LOW[length], load64(at + 8) & _HIGH[length] | length << 56
+        return key0, key1, first_place(slots, mask, key0, key1)
+    if length > longest:
+        return np.int64(0), np.int64(0), slots
+    key0 = length
+    for offset in range(0, length - 7, 8):
+        key0 = (key0 ^ load64(at + offset)) * _MULTIPLY
+        key0 ^= key0 >> 32
+    rest = load64(at + (length & ~7)) & _LOW[length & 7]
+    key0 = (key0 ^ rest) * _MIX
+    return key0, rest, first_place(slots, mask, key0, np.int64(0))
 
 
 @njit

@@ -25,6 +25,7 @@ from lmsmith.train.machine import Machine
 from lmsmith.train.step import products_dtype, update
 
 DEFAULT_MINUTES = 10.0
+NOMINAL_BUDGET = 3e13  # operations: the size of a run whose length is said in steps or tokens
 MOST_EVALUATIONS, LEAST_EVALUATIONS = 10, 3
 EVALUATION_SHARE = 0.06  # of a run's time, at most, as long as there are more than the least
 N_LOG_LINES = 200
@@ -67,11 +68,13 @@ def resolve(config: RunConfig, given: Collection[str], corpus: Corpus, machine: 
         "model.vocab_size": vocab_size,
         "train.threads": machine.threads,
         "train.matmul": machine.matmul,
-        "train.device": machine.device.type,
+        "train.device": str(machine.device),
         "train.dtype": machine.dtype,
     }
     if not has_size(config.preset):
-        chosen |= _size(config, given, corpus, seconds * machine.flops)
+        # Without a clock the size must not depend on how fast the machine happens to be.
+        budget = NOMINAL_BUDGET if config.train.steps or config.train.tokens else seconds * machine.flops
+        chosen |= _size(config, given, corpus, budget)
     known = set(given) - {"model.vocab_size", "train.threads", "train.matmul", "train.device", "train.dtype"}
     config = config.changed({k: v for k, v in chosen.items() if k not in known}, where="what was chosen")
     Batches(corpus.train, context_length=config.model.context_length, batch_size=1, seed=0)  # is there enough text?
@@ -81,6 +84,11 @@ def resolve(config: RunConfig, given: Collection[str], corpus: Corpus, machine: 
     n_evaluations = MOST_EVALUATIONS
     if not (config.train.steps or config.train.tokens):
         an_update = seconds_a_step(config, corpus, machine)
+        if an_update > seconds:
+            raise ConfigError(
+                f"one update of this model takes {an_update:.1f} s here, and there are {max(0.0, seconds):.0f} s for "
+                "updates. Allow more --minutes, or set a smaller model or --train.batch_size."
+            )
         an_evaluation = len(corpus.validation) / tokens_a_step * an_update / 3  # forward alone
         n_evaluations = min(n_evaluations, int(EVALUATION_SHARE * seconds / an_evaluation))
         steps = int(seconds / an_update)

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -87,6 +88,15 @@ def add_samples(path: Path, step: int, texts: Sequence[str]) -> None:
     atomic.write(path, f"{before}## step {step}\n\n{blocks}")
 
 
+def say(console: Console, message: str, *, indent: int = 0) -> None:
+    """Prints a message: on a terminal wrapped at words, elsewhere in one line."""
+    if console.is_terminal:
+        message = textwrap.fill(
+            message, console.width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+        )
+    console.print(message, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
 class Progress:
     """A live bar on a terminal; elsewhere a plain line now and then."""
 
@@ -130,7 +140,7 @@ class Progress:
         self.say(f"step {step:>6,}  val loss {val_loss:.4f}  {bits_per_byte:.3f} bits per byte")
 
     def say(self, message: str) -> None:
-        self.console.print(message, highlight=False, markup=False, soft_wrap=True)
+        say(self.console, message)
 
     def _show(self) -> None:
         left = (self.n_steps - self.step) * self.tokens_per_step / self._rate if self._rate else math.inf

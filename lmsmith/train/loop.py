@@ -27,7 +27,7 @@ from lmsmith.config import RunConfig, flatten
 from lmsmith.data.batches import Batches
 from lmsmith.data.prepare import Corpus
 from lmsmith.errors import TrainingError
-from lmsmith.evaluate.likelihood import Score, score_ids
+from lmsmith.evaluate.likelihood import Score, inference, score_ids
 from lmsmith.generate.decode import generate
 from lmsmith.generate.sampling import Sampling
 from lmsmith.models.gpt import GPT
@@ -46,6 +46,7 @@ SAMPLE_SHARE = 0.02  # of the time, at most, goes into them
 SAMPLE_TOKENS = 300
 LAST_SAMPLE_SECONDS = 2.0  # with a deadline, for the samples at the end
 DISK_BYTES_A_SECOND, BYTES_A_PARAMETER = 2e8, 16  # of a checkpoint, until one has been measured
+WORTH_SAYING = 0.1  # a change of the plan, as a share of it
 RECENT = 20  # updates whose mean is the rate in metrics.jsonl
 
 
@@ -105,6 +106,7 @@ class Training:
         self.so_far = Progressed(n_steps=config.train.steps)
         self.best: dict[str, Tensor] = {}  # copies of the best weights; empty before the first evaluation
         self.took, self.pace = Stopwatch(), Pace()
+        self._said_steps = config.train.steps
         self._recent: deque[float] = deque(maxlen=RECENT)
         self._began = self._last_save = self._last_sample = time.monotonic()
         self._wall_before = 0.0
@@ -235,7 +237,9 @@ class Training:
         if n_steps != so_far.n_steps:
             message = f"{n_steps:,} steps fit, not {so_far.n_steps:,}: an update takes {1000 * update_seconds:.3g} ms"
             metrics.write(kind="event", step=so_far.step, message=message)
-            progress.say(f"step {so_far.step:>6,}  {message}")
+            if abs(n_steps - self._said_steps) > WORTH_SAYING * self._said_steps:
+                progress.say(f"step {so_far.step:>6,}  {message}")
+                self._said_steps = n_steps
             so_far.n_corrections += 1
             so_far.n_steps = progress.n_steps = n_steps
 
@@ -369,20 +373,14 @@ def sample_texts(model: GPT, tokenizer: Tokenizer, n: int, seconds: float, seed:
     if not ids:
         return []
     until, rows = time.monotonic() + seconds, list[list[int]]()
-    for row in generate(
-        model,
-        ids,
-        max_tokens=SAMPLE_TOKENS,
-        n=n,
-        sampling=Sampling(temperature=0.8),
-        seed=seed,
-        stop_id=tokenizer.end_of_text,
-    ):
-        rows.append(row)
-        if time.monotonic() > until:
-            break
+    sampling, end = Sampling(temperature=0.8), tokenizer.end_of_text
+    with inference(model):  # once, not at every token
+        for row in generate(model, ids, max_tokens=SAMPLE_TOKENS, n=n, sampling=sampling, seed=seed, stop_id=end):
+            rows.append(row)
+            if time.monotonic() > until:
+                break
     columns = [list(column) for column in zip(*rows, strict=True)]
-    return [tokenizer.decode([id for id in column if id != tokenizer.end_of_text]) for column in columns]
+    return [tokenizer.decode([id for id in column if id != end]) for column in columns]
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -22,6 +22,7 @@ from lmsmith.errors import ConfigError, TrainingError, UsageError
 from lmsmith.evaluate.compressors import compressed_bits_per_byte
 from lmsmith.presets import has_size, preset
 from lmsmith.train.choose import DEFAULT_MINUTES, describe, resolve
+from lmsmith.train.log import say
 from lmsmith.train.loop import Training
 from lmsmith.train.machine import Machine, survey
 from lmsmith.train.run import create, free_place, open_run, summary_of
@@ -114,7 +115,7 @@ def train(
     def fill(folder: Path) -> tuple[RunConfig, Corpus]:
         corpus = prepare(config.data, config.tokenizer, folder / "tokens")
         for note in corpus.counts.notes:
-            console.print(f"note     {note}", highlight=False, markup=False, soft_wrap=True)
+            say(console, f"note     {note}", indent=9)
         spent = time.monotonic() - started
         rest = budget - compress_seconds(corpus) - spent
         if config.train.minutes and rest < LEAST_SECONDS:
@@ -132,7 +133,7 @@ def train(
     config, corpus = create(place, fill)
     with _or_resume(place, console):
         for line in describe(config, corpus, machine):
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            say(console, line, indent=9)
         training = _training(config, corpus, place, console, machine)
         if config.train.minutes:
             training.deadline = started + budget - compress_seconds(corpus)
@@ -149,17 +150,15 @@ def resume(place: Path, *, console: Console) -> dict[str, Any]:
     config, corpus = open_run(place)
     summary = summary_of(place)
     if summary.get("finished") not in (None, "signal"):
-        console.print(
-            f"{place} is finished, at step {summary['steps']:,}: there is nothing to go on with", soft_wrap=True
-        )
+        say(console, f"{place} is finished, at step {summary['steps']:,}: there is nothing to go on with")
         return summary
     with _or_resume(place, console):
         training = _training(config, corpus, place, console, survey(config))
         if training.restore():
             so_far = training.so_far
-            console.print(f"resuming {place} at step {so_far.step:,} of {so_far.n_steps:,}", soft_wrap=True)
+            say(console, f"resuming {place} at step {so_far.step:,} of {so_far.n_steps:,}")
         else:
-            console.print(f"{place} has no checkpoint yet: it begins at step 0", soft_wrap=True)
+            say(console, f"{place} has no checkpoint yet: it begins at step 0")
         if config.train.minutes:
             rest = config.train.minutes * 60 - CLOSING_SECONDS - compress_seconds(corpus) - training.so_far.wall_seconds
             training.deadline = started + rest
@@ -189,7 +188,7 @@ def _or_resume(place: Path, console: Console) -> Iterator[None]:
         with _memory_in_words():
             yield
     except KeyboardInterrupt:
-        console.print(f"`lmsmith resume {shlex.quote(str(place))}` goes on from what is saved", soft_wrap=True)
+        say(console, f"`lmsmith resume {shlex.quote(str(place))}` goes on from what is saved")
         raise
 
 

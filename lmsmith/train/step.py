@@ -36,6 +36,7 @@ def update(
             x, y = torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=config.train.dtype == "bfloat16"):
                 hidden = model.hidden(x)
+                hidden = hidden.to(products_dtype(config) or hidden.dtype)  # for the head
             total, _ = summed_cross_entropy(
                 hidden.flatten(0, 1),
                 model.head_weight,

@@ -25,7 +25,7 @@ def seconds_by_precision(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, lis
         work()
         return seconds[torch.get_float32_matmul_precision()].pop(0)
 
-    monkeypatch.setattr(measure, "_median_seconds", timed)
+    monkeypatch.setattr(measure, "_least_seconds", timed)
 
 
 def test_the_faster_library_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +62,7 @@ def test_choosing_leaves_the_process_as_it_was(precision: str, monkeypatch: pyte
     def broken(work: Callable[[], object], device: torch.device, n: int = 5) -> float:
         raise RuntimeError("no clock")
 
-    monkeypatch.setattr(measure, "_median_seconds", broken)
+    monkeypatch.setattr(measure, "_least_seconds", broken)
     with pytest.raises(RuntimeError, match="no clock"):
         measure.choose_matmul()
     assert torch.get_float32_matmul_precision() == precision
@@ -75,16 +75,16 @@ def test_using_sets_it(name: str, precision: str) -> None:
 
 
 def test_the_rate_counts_two_operations_a_term(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "_median_seconds", lambda work, device: 0.5)
+    monkeypatch.setattr(measure, "_least_seconds", lambda work, device: 0.5)
     assert measure.matmul_rate(CPU) == 2 * 64 * 16 * 48 / 0.5
     monkeypatch.undo()
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
         assert measure.matmul_rate(CPU, dtype) > 0
 
 
-def test_the_median_of_times_after_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_least_of_times_after_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 100.0, 200.0, 203.0, 300.0, 301.0, 400.0, 409.0])  # the first takes 100, then 3, 1 and 9
     monkeypatch.setattr(measure.time, "perf_counter", lambda: next(clock))
     calls = []
-    assert measure._median_seconds(lambda: calls.append(1), CPU, n=3) == 3.0
+    assert measure._least_seconds(lambda: calls.append(1), CPU, n=3) == 1.0
     assert len(calls) == 4

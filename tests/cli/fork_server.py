@@ -8,6 +8,7 @@ exit status, negative for a signal, or null while it lives. Linux alone.
 
 import codecs
 import functools
+import gc
 import importlib
 import json
 import os
@@ -37,6 +38,9 @@ def serve() -> None:
         codecs.lookup(encoding)
     measure: Any = sys.modules["lmsmith.accounting.measure"]
     measure.SHAPE = (64, 64, 64)  # each process measures the machine, whose speed is not what is tested
+    loop: Any = sys.modules["lmsmith.train.loop"]
+    loop.SAMPLE_TOKENS = 20  # a run of some steps would spend its time on samples
+    gc.freeze()  # else a process that collects garbage copies all the pages that it shares with this one
     print("ready", flush=True)
     for line in sys.stdin:
         order = json.loads(line)

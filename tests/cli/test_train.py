@@ -1,5 +1,6 @@
 """`lmsmith train` as users run it: lengths, recipes, overrides, what it shows and what it leaves."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -277,47 +279,85 @@ def test_what_goes_to_a_file_are_plain_lines(lmsmith: Lmsmith) -> None:
     assert re.search(r"^step +20  val loss \d\.\d{4}  \d\.\d{3} bits per byte$", done.out, re.MULTILINE)
 
 
-@pytest.mark.skipif(not LINUX, reason="pseudo-terminals")
+class Terminal:
+    """A pseudo-terminal, and what a process has written on it."""
+
+    def __init__(self) -> None:
+        import pty
+
+        self._ours, self._theirs = pty.openpty()
+        os.set_blocking(self._ours, False)
+        self.path, self._shown = Path(os.ttyname(self._theirs)), b""
+
+    def shown(self) -> str:
+        with contextlib.suppress(BlockingIOError):
+            while more := os.read(self._ours, 1 << 16):
+                self._shown += more
+        return self._shown.decode(errors="replace")
+
+    def lines(self) -> list[str]:
+        """Without the sequences that move the cursor or colour."""
+        return re.split(r"[\r\n]+", re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", self.shown()))
+
+    def type(self, keys: bytes) -> None:
+        os.write(self._ours, keys)
+
+    def close(self) -> None:
+        os.close(self._ours)
+        os.close(self._theirs)
+
+
+@pytest.fixture
+def terminal() -> Iterator[Terminal]:
+    if not LINUX:
+        pytest.skip("pseudo-terminals are read on Linux alone")
+    made = Terminal()
+    yield made
+    made.close()
+
+
 @pytest.mark.parametrize("width", [120, 80, 40, 20])
-@pytest.mark.parametrize("environment", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}])
-def test_the_bar_on_a_terminal(lmsmith: Lmsmith, width: int, environment: dict[str, str]) -> None:
-    import pty
-
-    from rich.cells import cell_len
-
-    ours, theirs = pty.openpty()
-    terminal = Path(os.ttyname(theirs))
-    environment = {"TERM": "xterm-256color", "COLUMNS": str(width), **environment}
-    process = lmsmith.start("train", "book.txt", "--steps", 60, *TINY, stdout=terminal, environment=environment)
-    os.set_blocking(ours, False)
-    shown = b""
+def test_the_bar_on_a_terminal(lmsmith: Lmsmith, terminal: Terminal, width: int) -> None:
+    environment = {"TERM": "xterm-256color", "COLUMNS": str(width)}
+    words = ["train", "book.txt", "--steps", 60, *TINY]
+    process = lmsmith.start(*words, stdout=terminal.path, environment=environment)
     while not process.ended():
-        shown += read_some(ours)
-    shown += read_some(ours)
-    os.close(ours)
-    os.close(theirs)
+        terminal.shown()  # or it would wait for us once the terminal's buffer is full
     assert process.status == 0, process.err()
-    text = shown.decode()
-    bars = [re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", line).strip() for line in re.split(r"[\r\n]", text) if "━" in line]
-    if environment["TERM"] == "dumb":
-        assert "\x1b" not in text
-        assert "step " in text
-        return
+    bars = [line for line in terminal.lines() if "━" in line]
+    numbers = [line for line in terminal.lines() if re.match(r" *[\d,]+/60 ", line)]
+    assert numbers
     assert bool(bars) == (width >= 80)
-    assert all(cell_len(bar) <= width for bar in bars)
-    assert ("\x1b[32m" in text) == (width >= 80 and "NO_COLOR" not in environment)
-    assert text.count("\x1b[?25l") == text.count("\x1b[?25h")  # the cursor is shown again
-    assert "best val loss" in text
+    assert all(len(line) <= width for line in numbers)
+    assert ("\x1b[32m" in terminal.shown()) == (width >= 80)
+    assert terminal.shown().count("\x1b[?25l") == terminal.shown().count("\x1b[?25h")  # the cursor is shown again
+    plan = [line for line in terminal.lines() if line.startswith(("text ", "model ", "training ", "         "))]
+    assert width < 40 or max(map(len, plan)) <= width
 
 
-def read_some(terminal: int) -> bytes:
-    found = b""
-    try:
-        while more := os.read(terminal, 1 << 16):
-            found += more
-    except (BlockingIOError, OSError):
-        pass
-    return found
+@pytest.mark.parametrize("environment", [{"NO_COLOR": "1", "TERM": "xterm"}, {"TERM": "dumb"}])
+def test_a_terminal_without_colours(lmsmith: Lmsmith, terminal: Terminal, environment: dict[str, str]) -> None:
+    words = ["train", "book.txt", "--steps", 40, *TINY]
+    process = lmsmith.start(*words, stdout=terminal.path, environment=environment)
+    while not process.ended():
+        terminal.shown()
+    assert process.status == 0, process.err()
+    assert not re.search(r"\x1b\[[\d;]*m", re.sub(r"\x1b\[0?m", "", terminal.shown()))
+    assert ("\x1b" in terminal.shown()) == (environment["TERM"] != "dumb")
+    assert any(re.match(r"step +40  val loss", line) for line in terminal.lines())
+
+
+def test_ctrl_c_typed_on_a_terminal(lmsmith: Lmsmith, terminal: Terminal) -> None:
+    words = ["train", "book.txt", "--steps", 10**6, *TINY, "--out", "run"]
+    environment = {"TERM": "xterm-256color"}
+    process = lmsmith.start(*words, stdin=terminal.path, stdout=terminal.path, environment=environment)
+    process.until(lambda: "tokens/s" in terminal.shown())
+    terminal.type(b"\x03")
+    while not process.ended():
+        terminal.shown()
+    assert (process.status, process.err()) == (130, "")
+    assert "`lmsmith resume run` goes on" in terminal.shown()
+    assert terminal.shown().count("\x1b[?25l") == terminal.shown().count("\x1b[?25h")
 
 
 def test_a_reader_that_goes_away_does_not_end_a_run(lmsmith: Lmsmith) -> None:
