@@ -166,6 +166,10 @@ def _encode(
                 slot = find_long(
                     first_slot, mask, block[KEY0, k], block[KEY1, k], slot, at, length, address(arena), used
                 )
+            elif length == END_OF_TEXT:
+                i += 1
+                id_starts[i] = (to - address(ids)) >> 2
+                continue
             else:
                 long_ids = np.empty(length, dtype=np.int32)
                 n = _merge_by_heap(at, length, byte_ids, byte_pairs, pairs, long_ids)

@@ -57,7 +57,7 @@ def read_block(text, starts, first_pieces, ends, cursor, longest, side_by_side, 
     """The next pieces of `split.Texts` (and ends of texts), their keys, and where the search for them begins; how many.
 
     `cursor` is (text, piece, address). A piece longer than `longest` gets no key. Where `side_by_side` is not empty, a
-    piece of more than 15 bytes is cut between any two bytes for which it says 0.
+    piece of more than 15 bytes is cut between characters whose bytes, by it, never stand side by side.
     """
     i, piece, at = cursor[0], cursor[1], cursor[2]
     n = 0
@@ -74,7 +74,10 @@ def read_block(text, starts, first_pieces, ends, cursor, longest, side_by_side, 
             else:
                 if len(side_by_side):
                     length = 1
-                    while at + length < end and side_by_side[load8(at + length - 1) << 8 | load8(at + length)]:
+                    while at + length < end:
+                        byte = load8(at + length)
+                        if byte ^ 0x80 >= 64 and not side_by_side[load8(at + length - 1) << 8 | byte]:
+                            break
                         length += 1
                     piece -= at + length < end  # there is more of it
                 key0, key1, slot = long_key(slots, mask, at, length, longest)
@@ -95,7 +98,7 @@ def read_block(text, starts, first_pieces, ends, cursor, longest, side_by_side, 
 
 @njit
 def long_key(slots, mask, at, length, longest):
-    """The keys of a piece of any length, and the slot from which on it is searched; nothing for one that is too long."""
+    """The keys of a piece of any length, and where the search for it begins; nothing for one that is too long."""
     if length <= SHORT:
         key0, key1 = load64(at) & _LOW[length], load64(at + 8) & _HIGH[length] | length << 56
         return key0, key1, first_place(slots, mask, key0, key1)

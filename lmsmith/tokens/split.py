@@ -29,7 +29,16 @@ import numpy.typing as npt
 from numba import njit
 
 from lmsmith.errors import TokenizerError
-from lmsmith.tokens.machine import address, kernel, load8, load64, positions_between, shifted_down, trailing_zeros
+from lmsmith.tokens.machine import (
+    address,
+    kernel,
+    load8,
+    load32,
+    load64,
+    positions_between,
+    shifted_down,
+    trailing_zeros,
+)
 from lmsmith.tokens.specials import Specials
 from lmsmith.tokens.unicode_classes import LOWER, MARK, NUMBER, OTHER, SPACE, UPPER, unicode_classes
 
@@ -297,6 +306,8 @@ def piece_end(at, end, table, family, max_digits, whole_end):
 
 
 APOSTROPHE, BLANK, NEWLINE, RETURN, SLASH = ord("'"), ord(" "), ord("\n"), ord("\r"), ord("/")
+IDEOGRAPHS = 0xE5, 0xE9  # first of three bytes: U+5000 to U+9FFF
+CYRILLIC = 0xD0, 0xD1  # first of two: U+0400 to U+047F
 _S, _D, _M, _T, _L, _V, _E, _R = map(ord, "sdmtlver")
 
 
@@ -317,11 +328,19 @@ def contraction(at, any_case):
 
 @njit
 def letters_end(at, table):
-    char = char_at(at, table)
-    while char & 255 >= UPPER:
-        at += char >> 8
-        char = char_at(at, table)
-    return at
+    while True:
+        four = load32(at)
+        first = four & 0xFF
+        # Two ranges that are letters throughout, much used, and known without decoding.
+        if IDEOGRAPHS[0] <= first <= IDEOGRAPHS[1] and four & 0xC0C000 == 0x808000:
+            at += 3
+        elif CYRILLIC[0] <= first <= CYRILLIC[1] and four & 0xC000 == 0x8000:
+            at += 2
+        else:
+            char = char_at(at, table)
+            if char & 255 < UPPER:
+                return at
+            at += char >> 8
 
 
 @njit
