@@ -160,8 +160,9 @@ def parser() -> tuple[_Parser, dict[str, _Parser]]:
     evaluate.add_argument(
         "--stride", type=int, metavar="N", help="a window every N tokens; less than the context: overlap"
     )
-    for name in ("text_field", "encoding", "errors"):
-        _add_setting(evaluate, f"data.{name}", OFTEN.get(f"data.{name}", ""))
+    known = dict(settings())
+    for name in ("data.text_field", "data.encoding", "data.errors"):
+        _add_setting(evaluate, known[name])
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
 
     report = verb("report", _report, "plots and tables of runs in one HTML file", "lmsmith report demo/run-1")
@@ -185,27 +186,28 @@ def _add_settings(made: argparse.ArgumentParser) -> None:
     """Every setting, those used often first."""
     often = made.add_argument_group("often used")
     often.add_argument("--out", type=Path, metavar="RUN", help="the run's folder (runs/NAME-1)")
-    for name, short in OFTEN.items():
-        _add_setting(often, name, short)
+    known = dict(settings())
+    for name in OFTEN:
+        _add_setting(often, known[name])
     groups: dict[str, argparse._ArgumentGroup] = {}
-    for name, _ in settings():
+    for name, leaf in known.items():
         section = name.rpartition(".")[0]
         if name in OFTEN or name == "data.sources":
             continue
         if section not in groups:
             groups[section] = made.add_argument_group(f"{section} settings")
-        _add_setting(groups[section], name)
+        _add_setting(groups[section], leaf)
 
 
-def _add_setting(group: argparse._ActionsContainer, name: str, short: str = "") -> None:
-    leaf = dict(settings())[name]
+def _add_setting(group: argparse._ActionsContainer, leaf: Setting) -> None:
+    short = OFTEN.get(leaf.name)
     group.add_argument(
         *([f"--{short}"] if short else []),
-        f"--{name}",
-        dest=name,
+        f"--{leaf.name}",
+        dest=leaf.name,
         default=argparse.SUPPRESS,
         metavar=_metavar(leaf),
-        help=f"{leaf.meaning} ({'chosen' if name in CHOSEN else _as_typed(leaf.default)})".replace("%", "%%"),
+        help=f"{leaf.meaning} ({'chosen' if leaf.name in CHOSEN else _as_typed(leaf.default)})".replace("%", "%%"),
     )
 
 
