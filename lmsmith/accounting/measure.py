@@ -55,7 +55,7 @@ def _operands() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(m, k, generator=generator), torch.randn(n, k, generator=generator)
 
 
-def _least_seconds(work: Callable[[], object], device: torch.device, n: int = 9) -> float:
+def _least_seconds(work: Callable[[], object], device: torch.device, n: int = 4) -> float:
     """The least of `n` times after a first that does not count: what other programs take away only adds to a time."""
     times = []
     for _ in range(n + 1):
