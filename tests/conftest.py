@@ -1,9 +1,13 @@
 """What all tests share: where real text lies, and one thread a process so that results repeat."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
+
+# Where the tests are started in the background of a shell, SIGINT is ignored, and tests that send it would see nothing.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PROJECT = Path(__file__).resolve().parent.parent
 
