@@ -10,6 +10,7 @@ each: other ones, as the offset moves.
 """
 
 import hashlib
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,6 +19,19 @@ from lmsmith.errors import DataError
 N_ROUNDS = 6
 FEW = 256
 """Up to so many windows are shuffled by sorting: Feistel networks of a few bits do not reach every order evenly."""
+
+
+IGNORED = -1
+"""A target that costs no loss: the same number as `lmsmith.loss.IGNORED`."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of a batch: what the model reads, and what it is to predict."""
+
+    inputs: np.ndarray  # (rows, T) int64
+    targets: np.ndarray  # (rows, T) int64; IGNORED where nothing is predicted
+    documents: np.ndarray | None = None  # (rows, T) int32: which document of its row a token is of; None: plain stream
 
 
 class Batches:
@@ -35,8 +49,8 @@ class Batches:
                 f"{2 * context_length:,} are needed. Add text{shorter}."
             )
 
-    def rows(self, step: int, start: int = 0, end: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs and targets, one further, of rows `start` to `end` of batch `step`: two int64 arrays (rows, T)."""
+    def rows(self, step: int, start: int = 0, end: int | None = None) -> Batch:
+        """Rows `start` to `end` of batch `step`: windows, and as targets the same one token further."""
         first = step * self.batch_size
         order = np.arange(first + start, first + (self.batch_size if end is None else end))
         at = np.concatenate(
@@ -46,7 +60,11 @@ class Batches:
             ]
         )
         windows = self.ids[at[:, None] + np.arange(self.T + 1)].astype(np.int64)
-        return windows[:, :-1], windows[:, 1:]
+        return Batch(windows[:, :-1], windows[:, 1:])
+
+    def n_counted(self, step: int) -> int:
+        """How many targets of the whole batch `step` are predicted: what its loss is divided by."""
+        return self.tokens_per_batch
 
     @property
     def tokens_per_batch(self) -> int:

@@ -26,14 +26,14 @@ def update(
     """
     device = next(model.parameters()).device
     rows = config.train.micro_batch_size or config.train.batch_size
-    n_tokens = batches.tokens_per_batch
+    n_tokens = batches.n_counted(step)
     loss = 0.0
     with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=config.model.has_dropout):
         if config.model.has_dropout:  # dropout is a function of (seed, step)
             torch.manual_seed(dropout_seed(config.train.seed, step))
         for start in range(0, config.train.batch_size, rows):
-            inputs, targets = batches.rows(step, start, start + rows)
-            x, y = torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device)
+            batch = batches.rows(step, start, start + rows)
+            x, y = torch.from_numpy(batch.inputs).to(device), torch.from_numpy(batch.targets).to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=config.train.dtype == "bfloat16"):
                 hidden = model.hidden(x)
                 hidden = hidden.to(products_dtype(config) or hidden.dtype)  # for the head

@@ -37,7 +37,7 @@ def epoch_starts(found: Batches, epoch: int) -> list[int]:
     starts = []
     for place in range(first, first + found.n_windows):
         step, row = divmod(place, found.batch_size)
-        starts.append(int(found.rows(step, row, row + 1)[0][0, 0]))
+        starts.append(int(found.rows(step, row, row + 1).inputs[0, 0]))
     return starts
 
 
@@ -133,7 +133,8 @@ def test_the_shortest_text_that_serves(T: int) -> None:
     found = batches(2 * T, T, 3)
     assert found.n_windows == 1
     for step in range(20):
-        x, y = found.rows(step)
+        batch = found.rows(step)
+        x, y = batch.inputs, batch.targets
         assert x.shape == y.shape == (3, T)
     for n in (0, 1, 2 * T - 1):
         with pytest.raises(DataError, match=f"at least {2 * T} are needed"):
@@ -168,7 +169,8 @@ def test_epochs_have_orders_of_their_own() -> None:
 def test_targets_are_the_next_tokens() -> None:
     found = batches(1000, 9, 5)
     for step in (0, 1, 17, 1000):
-        x, y = found.rows(step)
+        batch = found.rows(step)
+        x, y = batch.inputs, batch.targets
         assert x.dtype == y.dtype == np.int64
         assert np.array_equal(y, x + 1)  # ids say where they stand
         assert np.array_equal(x, x[:, :1] + np.arange(9))
@@ -182,27 +184,29 @@ def test_rows_are_slices_of_the_batch(data: some.DataObject) -> None:
     hypothesis.assume(n >= 2 * T)
     found, step = batches(n, T, B), data.draw(some.integers(0, 10**9))
     cuts = sorted(data.draw(some.lists(some.integers(0, B), max_size=3)))
-    x, y = found.rows(step)
+    batch = found.rows(step)
+    x, y = batch.inputs, batch.targets
     assert x.shape == (B, T)
     parts = [found.rows(step, a, b) for a, b in itertools.pairwise([0, *cuts, B]) if a < b]
-    assert np.array_equal(np.concatenate([a for a, _ in parts]), x)
-    assert np.array_equal(np.concatenate([b for _, b in parts]), y)
-    assert np.array_equal(found.rows(step, 0)[0], x)
+    assert np.array_equal(np.concatenate([part.inputs for part in parts]), x)
+    assert np.array_equal(np.concatenate([part.targets for part in parts]), y)
+    assert np.array_equal(found.rows(step, 0).inputs, x)
+    assert found.n_counted(step) == B * T
 
 
 def test_batch_sizes_cut_the_same_endless_order() -> None:
     few, many = batches(200, 6, 3), batches(200, 6, 12)
-    assert np.array_equal(np.concatenate([few.rows(step)[0] for step in range(8, 12)]), many.rows(2)[0])
+    assert np.array_equal(np.concatenate([few.rows(step).inputs for step in range(8, 12)]), many.rows(2).inputs)
 
 
 def test_seeds_differ_and_repeat() -> None:
     orders = {tuple(epoch_starts(batches(300, 6, 3, seed), 0)) for seed in range(20)}
     assert len(orders) == 20
-    assert np.array_equal(batches(300, 6, 3, 5).rows(9)[0], batches(300, 6, 3, 5).rows(9)[0])
+    assert np.array_equal(batches(300, 6, 3, 5).rows(9).inputs, batches(300, 6, 3, 5).rows(9).inputs)
 
 
 def digest(found: Batches) -> str:
-    parts = (found.rows(step)[0].astype("<i8").tobytes() for step in (0, 7, 99, 12345))
+    parts = (found.rows(step).inputs.astype("<i8").tobytes() for step in (0, 7, 99, 12345))
     return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
 
@@ -217,11 +221,11 @@ def test_another_process_sees_the_same() -> None:
         "import numpy as np\n"
         "from lmsmith.data.batches import Batches\n"
         "found = Batches(np.arange(5000, dtype=np.uint16), context_length=9, batch_size=8, seed=3)\n"
-        "print(found.rows(12345)[0].tolist())"
+        "print(found.rows(12345).inputs.tolist())"
     )
     root = Path(__file__).resolve().parents[2]
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
-    assert json.loads(found.stdout) == batches(5000, 9, 8, seed=3).rows(12345)[0].tolist()
+    assert json.loads(found.stdout) == batches(5000, 9, 8, seed=3).rows(12345).inputs.tolist()
 
 
 @pytest.mark.parametrize("vocab_size", [1000, 100_000])
@@ -232,12 +236,13 @@ def test_memory_maps(tmp_path: Path, vocab_size: int) -> None:
     assert ids.dtype == (np.uint16 if vocab_size == 1000 else np.uint32)
     mapped = Batches(ids, context_length=9, batch_size=4, seed=1)
     for step in (0, 30):
-        assert np.array_equal(mapped.rows(step)[0], batches(900, 9, 4).rows(step)[0])
+        assert np.array_equal(mapped.rows(step).inputs, batches(900, 9, 4).rows(step).inputs)
 
 
 def test_large_ids_stay_whole() -> None:
     ids = np.full(40, 2**32 - 1, dtype=np.uint32)
-    x, y = Batches(ids, context_length=4, batch_size=2, seed=1).rows(0)
+    batch = Batches(ids, context_length=4, batch_size=2, seed=1).rows(0)
+    x, y = batch.inputs, batch.targets
     assert (x == 2**32 - 1).all()
     assert (y == 2**32 - 1).all()
 

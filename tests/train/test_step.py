@@ -47,9 +47,9 @@ def test_loss_norm_and_learning_rate_are_those_of_a_plain_loop(config: RunConfig
     plain = torch.optim.AdamW(oracle.optimisers.all[0].param_groups)
     for step in range(3):
         found = ours.update(step)
-        inputs, targets = oracle.batches.rows(step)
-        logits = oracle.model(torch.from_numpy(inputs))
-        loss = F.cross_entropy(logits.flatten(0, 1), torch.from_numpy(targets).flatten())
+        batch = oracle.batches.rows(step)
+        logits = oracle.model(torch.from_numpy(batch.inputs))
+        loss = F.cross_entropy(logits.flatten(0, 1), torch.from_numpy(batch.targets).flatten())
         plain.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(oracle.model.parameters(), 0.1)
