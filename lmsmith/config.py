@@ -43,6 +43,7 @@ class ModelConfig:
     ngram_table_size: int = setting(8192, "rows of each n-gram table; more n-grams than rows share rows")
     norm: Literal["layernorm", "rmsnorm"] = setting("rmsnorm", "normalisation before each sublayer and the head")
     norm_gain: bool = setting(False, "norms have a learnt gain")
+    norm_eps: float = setting(1e-5, "added to the variance or mean square before its root is taken")
     embedding_norm: bool = setting(True, "normalise the embedding before the first block")
     positions: Literal["learned", "rope", "none"] = setting("rope", "how positions are told apart")
     rope_base: float = setting(10_000.0, "base of the rotary wavelengths")
@@ -70,6 +71,7 @@ class ModelConfig:
             _check(0 <= getattr(self, name) < 1, f"model.{name}", getattr(self, name), "at least 0 and below 1")
         _check(0 <= self.logit_softcap < math.inf, "model.logit_softcap", self.logit_softcap, "0 (none) or more")
         _check(1 < self.rope_base < math.inf, "model.rope_base", self.rope_base, "above 1")
+        _check(0 < self.norm_eps < 1, "model.norm_eps", self.norm_eps, "above 0 and below 1")
         if self.d_model % self.n_head:
             near = _nearest_multiple(self.d_model, self.n_head * (2 if self.positions == "rope" else 1))
             raise ConfigError(

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from lmsmith.config import ModelConfig
 from lmsmith.models import kernels
 
-LAYERNORM_EPS = 1e-5  # GPT-2's
-RMSNORM_EPS = 1e-5  # Llama's
+QK_NORM_EPS = 1e-5
 
 
 class Norm(nn.Module):
@@ -24,15 +23,15 @@ class Norm(nn.Module):
 
     def __init__(self, config: ModelConfig, width: int, *, gain: bool | None = None) -> None:
         super().__init__()
-        self.kind = config.norm
+        self.kind, self.eps = config.norm, config.norm_eps
         gain = config.norm_gain if gain is None else gain
         self.weight = nn.Parameter(torch.ones(width)) if gain else None
         self.bias = nn.Parameter(torch.zeros(width)) if gain and config.bias and self.kind == "layernorm" else None
 
     def forward(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
         if self.kind == "layernorm":
-            return F.layer_norm(x, (x.size(-1),), self.weight, self.bias, LAYERNORM_EPS)
-        return kernels.rms_norm(x, self.weight, RMSNORM_EPS)
+            return F.layer_norm(x, (x.size(-1),), self.weight, self.bias, self.eps)
+        return kernels.rms_norm(x, self.weight, self.eps)
 
 
 class NgramEmbedding(nn.Module):
@@ -140,7 +139,7 @@ class Attention(nn.Module):
         n_qk = self.n_head + self.n_kv
         both, v = self.qkv(x).view(B, T, -1, self.d_head).split((n_qk, self.n_kv), dim=2)  # (B, T, H, K)
         if self.qk_gain is not None:  # queries and keys are adjacent in memory: normalised in one pass
-            both = kernels.rms_norm(both, None, RMSNORM_EPS)
+            both = kernels.rms_norm(both, None, QK_NORM_EPS)
         if rotary is not None:
             both = rotary(both, position)
         q, k = both.split((self.n_head, self.n_kv), dim=2)
