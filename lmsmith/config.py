@@ -71,7 +71,7 @@ class ModelConfig:
             _check(0 <= getattr(self, name) < 1, f"model.{name}", getattr(self, name), "at least 0 and below 1")
         _check(0 <= self.logit_softcap < math.inf, "model.logit_softcap", self.logit_softcap, "0 (none) or more")
         _check(1 < self.rope_base < math.inf, "model.rope_base", self.rope_base, "above 1")
-        _check(0 < self.norm_eps < 1, "model.norm_eps", self.norm_eps, "above 0 and below 1")
+        _check(0 < self.norm_eps < math.inf, "model.norm_eps", self.norm_eps, "above 0")
         if self.d_model % self.n_head:
             near = _nearest_multiple(self.d_model, self.n_head * (2 if self.positions == "rope" else 1))
             raise ConfigError(
