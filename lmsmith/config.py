@@ -35,34 +35,49 @@ class ModelConfig:
     n_head: int = setting(6, "query heads a layer")
     n_kv_head: int = setting(0, "key and value heads a layer; 0: as many as n_head")
     d_model: int = setting(384, "width of the residual stream")
-    d_ff: int = setting(0, "width of the feed-forward; 0: 4 d_model (swiglu: 8/3 d_model, up to a multiple of 64)")
+    d_ff: int = setting(0, "width of the feed-forward; 0: 4 d_model (gated: 8/3 d_model, up to a multiple of 64)")
     vocab_size: int = setting(0, "number of token ids; 0: the tokenizer's")
     vocab_multiple: int = setting(1, "pad the embedding table to a multiple of this; padded ids are never predicted")
     context_length: int = setting(256, "tokens the model sees at once")
     ngram_orders: tuple[int, ...] = setting((), "also embed the last n tokens, hashed, for each n here: 2,3,4")
     ngram_table_size: int = setting(8192, "rows of each n-gram table; more n-grams than rows share rows")
-    norm: Literal["layernorm", "rmsnorm"] = setting("rmsnorm", "normalisation before each sublayer and the head")
+    norm: Literal["layernorm", "rmsnorm", "none"] = setting("rmsnorm", "normalisation of the residual stream")
+    norm_placement: Literal["pre", "post"] = setting(
+        "pre", "pre: before each sublayer and the head; post: after each sublayer and its addition"
+    )
     norm_gain: bool = setting(False, "norms have a learnt gain")
     norm_eps: float = setting(1e-5, "added to the variance or mean square before its root is taken")
     embedding_norm: bool = setting(True, "normalise the embedding before the first block")
     positions: Literal["learned", "rope", "none"] = setting("rope", "how positions are told apart")
     rope_base: float = setting(10_000.0, "base of the rotary wavelengths")
-    feed_forward: Literal["gelu", "gelu-tanh", "silu", "relu2", "swiglu"] = setting("relu2", "feed-forward activation")
+    feed_forward: Literal["gelu", "gelu-tanh", "silu", "relu2", "swiglu", "geglu"] = setting(
+        "relu2", "feed-forward activation; swiglu and geglu are gated"
+    )
     bias: bool = setting(False, "biases in linear layers and layer norms")
     tied_head: bool = setting(False, "output head shares the token table")
     dropout: float = setting(0.0, "probability of dropping an activation of the residual stream in training")
     attention_dropout: float = setting(0.0, "probability of dropping an attention weight in training")
     ngram_dropout: float = setting(0.0, "probability of leaving a position's n-grams out in training")
     qk_norm: bool = setting(True, "RMS-normalise queries and keys")
+    window: int = setting(0, "tokens that a layer of sliding-window attention sees, its own included; 0: no such layer")
+    window_pattern: str = setting(
+        "", "S: sliding window, L: the whole context, a letter a layer, repeated over the layers: SSSL"
+    )
+    value_embedding_every: int = setting(
+        0, "each n-th layer, counted from the last, adds token-indexed vectors to its values, by learnt gates; 0: none"
+    )
+    residual_scalars: bool = setting(False, "each layer starts from a x + b embedding, with a and b learnt")
     logit_softcap: float = setting(15.0, "logits are cap * tanh(logits / cap); 0: none")
-    init: Literal["gpt2", "zero-projections"] = setting(
-        "zero-projections", "gpt2: N(0, 0.02), residual projections over sqrt(2 n_layer); or those projections zero"
+    init: Literal["gpt2", "truncated-normal", "zero-projections"] = setting(
+        "zero-projections",
+        "gpt2: N(0, 0.02), residual projections over sqrt(2 n_layer); truncated-normal: variance 2/(fan_in + fan_out), "
+        "cut at three sigma; zero-projections: residual projections and head zero",
     )
 
     def __post_init__(self) -> None:
         for name in ("n_layer", "n_head", "d_model", "context_length", "vocab_multiple"):
             _check(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
-        for name in ("n_kv_head", "d_ff", "vocab_size"):
+        for name in ("n_kv_head", "d_ff", "vocab_size", "window", "value_embedding_every"):
             _check(getattr(self, name) >= 0, f"model.{name}", getattr(self, name), "0 (derived) or more")
         good = all(2 <= n <= 8 for n in self.ngram_orders) and list(self.ngram_orders) == sorted(set(self.ngram_orders))
         _check(good, "model.ngram_orders", self.ngram_orders, "orders from 2 to 8, each once, ascending")
@@ -88,6 +103,25 @@ class ModelConfig:
                 f"model.positions = 'rope' turns pairs of numbers, but each head is {self.d_head} wide (d_model "
                 f"{self.d_model} over n_head {self.n_head}). Choose an even width."
             )
+        _check(set(self.window_pattern) <= set("SL"), "model.window_pattern", self.window_pattern, "letters S and L")
+        if bool(self.window) != ("S" in self.window_pattern):
+            raise ConfigError(
+                f"model.window = {self.window} and model.window_pattern = {self.window_pattern!r} do not go together: "
+                "the window says how far the layers marked S see. Set both, as in window 256, window_pattern SSSL, or "
+                "neither."
+            )
+        if self.norm == "none":
+            for name, off in (("norm_gain", False), ("embedding_norm", False), ("norm_placement", "pre")):
+                if getattr(self, name) != off:
+                    raise ConfigError(
+                        f"model.norm = 'none' leaves nothing that model.{name} = {_as_toml(getattr(self, name))} could "
+                        f"be said of: set model.{name} to {_as_toml(off)} as well."
+                    )
+        if self.ngram_dropout and not self.ngram_orders:
+            raise ConfigError(
+                f"model.ngram_dropout = {self.ngram_dropout:g}, but model.ngram_orders is empty: there are no n-grams "
+                "to leave out. Set it to 0."
+            )
 
     @property
     def has_dropout(self) -> bool:
@@ -107,7 +141,21 @@ class ModelConfig:
         """Feed-forward width, with 0 resolved."""
         if self.d_ff:
             return self.d_ff
-        return -(-8 * self.d_model // 3 // 64) * 64 if self.feed_forward == "swiglu" else 4 * self.d_model
+        return -(-8 * self.d_model // 3 // 64) * 64 if self.gated else 4 * self.d_model
+
+    @property
+    def gated(self) -> bool:
+        """The feed-forward multiplies two linear maps of its input."""
+        return self.feed_forward in ("swiglu", "geglu")
+
+    def window_of(self, layer: int) -> int:
+        """How many tokens this layer sees, its own included; 0: all."""
+        pattern = self.window_pattern or "L"
+        return self.window if pattern[layer % len(pattern)] == "S" else 0
+
+    def has_value_embedding(self, layer: int) -> bool:
+        every = self.value_embedding_every
+        return bool(every) and (self.n_layer - 1 - layer) % every == 0
 
     @property
     def padded_vocab_size(self) -> int:
@@ -167,6 +215,11 @@ class DataConfig:
     text_field: str = setting("text", "field of .jsonl and column of .parquet that holds the text")
     encoding: str = setting("auto", "auto: UTF-8, or UTF-16/32 by byte-order mark; or any encoding Python knows")
     errors: Literal["strict", "replace"] = setting("strict", "undecodable bytes stop, or become U+FFFD and are counted")
+    documents: Literal["stream", "packed", "rows"] = setting(
+        "stream",
+        "stream: windows of the whole text; packed: the same, no token sees another document; rows: a document (in a "
+        "text of one: a line) a row, cut or padded to the context",
+    )
     validation_fraction: float = setting(0.0, "share of the text held out; 0: a tenth, at most 250,000 characters")
 
     def __post_init__(self) -> None:
@@ -345,6 +398,10 @@ def _as_float(value: Any) -> float | None:
 
 def _as_text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
+
+
+def _as_toml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def _check(good: bool, name: str, found: Any, wanted: str) -> None:
