@@ -74,6 +74,7 @@ def bench_encoding(vocabulary: BpeTokenizer, name: str, text: bytes, rounds: int
 def bench_learning(text: bytes, vocab_size: int = 10_000, rounds: int = 5) -> list[Timing]:
     """All contenders learn a vocabulary from `text`, on two threads where they use any."""
     string = text.decode("utf-8")
+    vocab_size = learn_bpe([text], vocab_size, pattern="gpt2").vocab_size  # as many as there are to be learnt
     contenders = [
         Contender("lmsmith, 2 threads", lambda: lambda: learn_bpe([text], vocab_size, pattern="gpt2", threads=2))
     ]

@@ -13,8 +13,8 @@ checked here. Little-endian machines only, as are the shards.
 
 from __future__ import annotations
 
+import functools
 import logging
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,30 +36,35 @@ _64_BYTES = ir.VectorType(_I8, 64)
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function`, compiled at its first call, free of the interpreter lock, and kept on disk for later processes.
 
-    Says so when a call has to compile. What is on disk is dropped when any file of this room changes: Numba by itself
-    looks only at the file that holds the function, not at those whose functions it calls.
+    Says so, once, before a call has to compile. What is on disk is dropped when any file of this room changes: Numba by
+    itself looks only at the file that holds the function, not at those whose functions it calls.
     """
-    dispatcher: Any = numba.njit(cache=True, nogil=True)(function)
+    try:
+        dispatcher: Any = numba.njit(cache=True, nogil=True)(function)
+    except RuntimeError as error:  # no folder that can be written to
+        log.warning("what is compiled cannot be kept for the next start: %s. Set NUMBA_CACHE_DIR to a folder.", error)
+        dispatcher = numba.njit(nogil=True)(function)
     cache_file: Any = getattr(dispatcher._cache, "_cache_file", None)
     if hasattr(cache_file, "_source_stamp"):
         cache_file._source_stamp = (_room_stamp(), numba.__version__)
-    compiled = False
+    called = False
 
     def call(*arguments: Any) -> Any:
-        nonlocal compiled
-        if compiled:
-            return dispatcher(*arguments)
-        start = time.perf_counter()
-        result = dispatcher(*arguments)
-        if dispatcher.stats.cache_misses:
-            seconds = time.perf_counter() - start
-            log.info("compiled %s in %.1f s; later starts take it from the disk", function.__name__, seconds)
-        compiled = True
-        return result
+        nonlocal called
+        if not called:
+            called = True
+            if not hasattr(cache_file, "_load_index") or not cache_file._load_index():
+                _say_compiling()
+        return dispatcher(*arguments)
 
     call.__name__, call.__doc__ = function.__name__, function.__doc__
     call.dispatcher = dispatcher  # type: ignore[attr-defined]
     return call
+
+
+@functools.cache
+def _say_compiling() -> None:
+    log.warning("compiling for this processor: some ten seconds, this once; later starts take it from the disk")
 
 
 def _room_stamp() -> tuple[tuple[str, int, int], ...]:

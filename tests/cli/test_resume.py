@@ -148,6 +148,7 @@ def test_a_signal_while_the_text_is_read_leaves_nothing(lmsmith: Lmsmith, number
     os.mkfifo(pipe)
     process = lmsmith.start("train", "endless.txt", "--steps", 5, *TINY, "--out", "runs/mine")
     writing = process.until(lambda: opened_for_writing(pipe))  # somebody reads at the other end
+    time.sleep(0.1)  # by now in the system's read, which a signal ends; just before it, Python would miss one
     process.send(number)
     done = process.wait()
     os.close(writing)

@@ -1,0 +1,59 @@
+"""The command line: parse, build, call.
+
+`lmsmith VERB ... --section.field value`. `grammar.py` makes the parsers, `console.py` prints; every other file here
+holds some verbs: their options, and a short function each that calls the library. torch is imported by the verbs that
+need it, not here: `--help` must answer in a fraction of a second.
+
+Exit status: 0 done; 1 failed; 2 wrong use; 130 or 143 stopped by a signal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+
+from lmsmith.cli import runs, tokenizer, use
+from lmsmith.cli.console import Printer, Warnings, no_more_output, problem
+from lmsmith.cli.grammar import Verbs
+from lmsmith.errors import LmsmithError
+from lmsmith.train.stop import Stopped, handle, stop_at_once
+
+
+def run(arguments: Sequence[str], *, started: float) -> int:
+    """Runs one command and returns its exit status. `started`: the time.monotonic() from which `--minutes` counts."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a character shows another, and no traceback
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[Warnings()])
+    handle(signal.SIGTERM, stop_at_once)
+    try:
+        options = parse(arguments)
+        return int(options.call(options, Printer(), started))
+    except LmsmithError as error:
+        problem(f"lmsmith: {error}")
+        return error.exit_status
+    except KeyboardInterrupt as stop:
+        number = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
+        problem(f"lmsmith: stopped by {number.name}")
+        return 128 + number
+    except BrokenPipeError:  # whoever read our output has seen enough
+        no_more_output()
+        return 0
+    except SystemExit as done:  # argparse, after --help and --version
+        return int(done.code or 0)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options, with the verb's function as `call`. Raises UsageError; SystemExit after --help and --version."""
+    return verbs().parse(arguments)
+
+
+def verbs() -> Verbs:
+    """The whole grammar."""
+    found = Verbs()
+    for group in (runs, use, tokenizer):
+        group.add(found)
+    return found

@@ -1,0 +1,88 @@
+"""Verbs that make runs and look at them: demo, train, resume, report."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import signal
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from lmsmith.cli.grammar import Verbs, add_settings, settings_given
+
+
+def add(verbs: Verbs) -> None:
+    # The examples can be run as they are, one after the other.
+    demo = verbs.verb("demo", _demo, "the two-minute tour: stories, training, report, sample", "lmsmith demo")
+    demo.add_argument("--out", type=Path, default=Path("demo"), help="folder for stories and run (demo)")
+    demo.add_argument("--minutes", type=float, default=1.8, metavar="M", help="how long it may take (1.8)")
+
+    train = verbs.verb(
+        "train",
+        _train,
+        "train a model on text",
+        "lmsmith train demo/stories.jsonl --minutes 1 --out demo/mine",
+        usage="lmsmith train SOURCE... [--minutes M] [--out RUN] [--SETTING VALUE]...",
+    )
+    train.add_argument("source", nargs="+", metavar="SOURCE", help="text files, folders, globs; or a recipe.toml")
+    add_settings(train)
+
+    resume = verbs.verb(
+        "resume", _resume, "go on with a run from its last whole checkpoint", "lmsmith resume demo/mine"
+    )
+    resume.add_argument("run", type=Path, metavar="RUN", help="the folder that `lmsmith train` wrote")
+
+    report = verbs.verb("report", _report, "plots and tables of runs in one HTML file", "lmsmith report demo/run-1")
+    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders that `lmsmith train` wrote")
+    report.add_argument("--out", type=Path, metavar="FILE", help="(RUN/report.html; several runs: report.html)")
+
+
+def _train(options: argparse.Namespace, console: Console, started: float) -> int:
+    from lmsmith.train.start import train
+
+    run, summary = train(options.source, settings_given(options), out=options.out, console=console, started=started)
+    return _closing(run, summary, console)
+
+
+def _resume(options: argparse.Namespace, console: Console, started: float) -> int:
+    from lmsmith.train.start import resume
+
+    return _closing(options.run, resume(options.run, console=console), console)
+
+
+def _demo(options: argparse.Namespace, console: Console, started: float) -> int:
+    from lmsmith.demo import demo
+
+    run, summary = demo(options.out, options.minutes, console=console, started=started)
+    return _closing(run, summary, console)
+
+
+def _closing(run: Path, summary: dict[str, Any], console: Console) -> int:
+    """The run's last lines, its report, and the exit status its end asks for."""
+    from lmsmith.studies.report import write_report
+
+    name = shlex.quote(str(run))
+    if summary["finished"] == "signal":
+        console.print(f"{run} is saved at step {summary['steps']:,}; `lmsmith resume {name}` goes on")
+        return 128 + signal.Signals[summary["signal"]]
+    path = run / "report.html"
+    if not path.exists() or path.stat().st_mtime < (run / "summary.json").stat().st_mtime:
+        write_report([run], path)
+    target = summary["seconds_to_target"]
+    console.print(
+        f"best val loss {summary['best_val_loss']:.4f} ({summary['best_val_bits_per_byte']:.3f} bits per byte) at step "
+        f"{summary['best_step']:,}; {summary['train_seconds']:.1f} s of updates, "
+        f"{summary['tokens_per_second']:,.0f} tokens/s" + (f"; target reached after {target:.1f} s" if target else "")
+    )
+    console.print(f"report   {path}\ntry      lmsmith generate {name}")
+    return 0
+
+
+def _report(options: argparse.Namespace, console: Console, started: float) -> int:
+    from lmsmith.studies.report import write_report
+
+    out = options.out or (options.runs[0] / "report.html" if len(options.runs) == 1 else Path("report.html"))
+    console.print(str(write_report(options.runs, out)))
+    return 0

@@ -1,0 +1,353 @@
+"""Verbs of tokenizers: tokenizer train, encode, decode, inspect, compare; bench tokenizer."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from lmsmith import atomic
+from lmsmith.cli.console import Progress
+from lmsmith.cli.grammar import Verbs, add_setting, at_least_one, settings_given
+from lmsmith.config import RunConfig, settings
+from lmsmith.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from lmsmith.tokens.tokenizer import Tokenizer
+
+END_OF_TEXT = "<|endoftext|>"
+READING = ("data.text_field", "data.encoding", "data.errors")
+WHICH = "a folder or file of a tokenizer (ours, Hugging Face's, GPT-2's, tiktoken's), a run, or gpt2"
+BLOCK = 1 << 20  # bytes read at once from standard input
+
+
+def add(verbs: Verbs) -> None:
+    verbs.group("tokenizer", "learn a tokenizer, use it, look at it, compare several")
+
+    train = verbs.verb(
+        "tokenizer train",
+        _train,
+        "learn byte-pair encoding from text",
+        "lmsmith tokenizer train demo/stories.jsonl --vocab-size 2000 --out demo/bpe",
+    )
+    train.add_argument("source", nargs="+", metavar="SOURCE", help="text files, folders, globs")
+    train.add_argument("--vocab-size", type=at_least_one, required=True, metavar="N", help="entries, all counted")
+    train.add_argument(
+        "--special", action="append", metavar="TOKEN", help=f"a token of its own; can be repeated ({END_OF_TEXT})"
+    )
+    train.add_argument("--no-special", action="store_true", help="no special tokens at all")
+    train.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new tokenizer's folder")
+    train.add_argument(
+        "--pattern",
+        default="gpt4",
+        metavar="NAME",
+        help="how text is cut into pieces: gpt2, gpt4, o200k, llama3, nanochat, or a regular expression (gpt4)",
+    )
+    train.add_argument(
+        "--ties",
+        choices=["bytes", "ids", "huggingface"],
+        default="bytes",
+        help="of equally frequent pairs: the greatest byte strings, the smallest ids (as rustbpe), or as in Hugging "
+        "Face (bytes)",
+    )
+    train.add_argument("--threads", type=at_least_one, metavar="N", help="(one a core)")
+    train.add_argument(
+        "--max-memory", type=_n_bytes, metavar="SIZE", help="500MB, 2GB: rare pieces are dropped above it (no bound)"
+    )
+    _add_reading(train)
+
+    encode = verbs.verb(
+        "tokenizer encode", _encode, "text to ids", 'lmsmith tokenizer encode demo/bpe "Once upon a time"'
+    )
+    encode.add_argument("which", metavar="TOKENIZER", help=WHICH)
+    encode.add_argument("text", nargs="?", metavar="TEXT", help="without: standard input, a stream of any length")
+    encode.add_argument("--special", action="store_true", help="special tokens in the text become their ids")
+    encode.add_argument("--show", action="store_true", help="each id with its text, one a line")
+
+    decode = verbs.verb("tokenizer decode", _decode, "ids to text", "lmsmith tokenizer decode demo/bpe 72 105")
+    decode.add_argument("which", metavar="TOKENIZER", help=WHICH)
+    decode.add_argument("ids", nargs="*", metavar="ID", help="without: numbers on standard input")
+
+    inspect = verbs.verb(
+        "tokenizer inspect",
+        _inspect,
+        "what is in a tokenizer, and what it does with texts",
+        "lmsmith tokenizer inspect demo/bpe --text demo/stories.jsonl",
+    )
+    inspect.add_argument("which", metavar="TOKENIZER", help=WHICH)
+    inspect.add_argument("--text", nargs="+", default=[], metavar="FILE", help="one a language, say: each gets a row")
+    inspect.add_argument("--longest", type=at_least_one, default=10, metavar="N", help="longest tokens shown (10)")
+    inspect.add_argument("--json", action="store_true", help="print one JSON object")
+    _add_reading(inspect)
+
+    compare = verbs.verb(
+        "tokenizer compare",
+        _compare,
+        "bytes, characters, words and subwords side by side on one text",
+        "lmsmith tokenizer compare --text demo/stories.jsonl --out demo/tokenizers.html",
+    )
+    compare.add_argument("which", nargs="*", metavar="TOKENIZER", help=f"others to stand beside them: {WHICH}")
+    compare.add_argument(
+        "--text", nargs="+", required=True, metavar="FILE", help="learnt from, but for its held-out part"
+    )
+    compare.add_argument(
+        "--sizes",
+        type=_sizes,
+        default=(512, 2048, 8192),
+        metavar="A,B",
+        help="of the byte-pair encodings (512,2048,8192)",
+    )
+    compare.add_argument("--out", type=Path, metavar="FILE", help="an HTML page with the plot (tokenizers.html)")
+    compare.add_argument("--json", action="store_true", help="print one JSON object, write no page")
+    _add_reading(compare)
+
+    verbs.group("bench", "speed on this machine, beside what one would use instead")
+    bench = verbs.verb(
+        "bench tokenizer",
+        _bench,
+        "learning and encoding, beside the peers that are installed",
+        "lmsmith bench tokenizer demo/stories.jsonl",
+    )
+    bench.add_argument("text", nargs="*", metavar="FILE", help="(Python's own library, as text)")
+    bench.add_argument("--tokenizer", dest="which", metavar="TOKENIZER", help=f"{WHICH} (learnt from the text)")
+    bench.add_argument("--vocab-size", type=at_least_one, default=10_000, metavar="N", help="learnt (10000)")
+    bench.add_argument("--rounds", type=at_least_one, default=5, metavar="N", help="of which the median counts (5)")
+    _add_reading(bench)
+
+
+def _add_reading(made: argparse.ArgumentParser) -> None:
+    known = dict(settings())
+    for name in READING:
+        add_setting(made, known[name])
+
+
+def _reading(options: argparse.Namespace) -> dict[str, Any]:
+    data = RunConfig().changed(settings_given(options), where="the command line").data
+    return {"text_field": data.text_field, "encoding": data.encoding, "errors": data.errors}
+
+
+def _n_bytes(text: str) -> int:
+    units = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+    number = text.rstrip("KMGTBkmgtb ")
+    try:
+        found = float(number) * units[text[len(number) :].strip().upper()]
+    except (KeyError, ValueError):
+        raise argparse.ArgumentTypeError(f"{text!r}: wanted a size such as 500MB or 2GB") from None
+    if not 1e6 <= found < 1e18:
+        raise argparse.ArgumentTypeError(f"{text!r}: wanted at least 1MB")
+    return int(found)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: wanted numbers with commas between, as in 512,2048") from None
+
+
+def _tokenizer(name: str) -> Tokenizer:
+    """A tokenizer by its folder, file or name, or that of a run."""
+    from lmsmith.tokens.files import load_tokenizer
+
+    model = Path(name) / "model"
+    return load_tokenizer(model if (model / "tokenizer.json").is_file() else name)
+
+
+def _train(options: argparse.Namespace, console: Console, started: float) -> int:
+    from lmsmith.tokens.learn import train_tokenizer
+
+    if options.no_special and options.special:
+        raise UsageError("--special and --no-special say two things: take one away.")
+    with Progress(console) as tell:
+
+        def progress(doing: str, done: int, total: int) -> None:
+            tell({"count": "reading", "merge": "merging"}[doing], done, total, "B" if doing == "count" else "merges")
+
+        tokenizer, notes = train_tokenizer(
+            options.source,
+            options.vocab_size,
+            options.out,
+            pattern=options.pattern,
+            special_tokens=[] if options.no_special else options.special or [END_OF_TEXT],
+            ties=options.ties,
+            threads=options.threads,
+            max_memory=options.max_memory,
+            progress=progress,
+            **_reading(options),
+        )
+    for note in notes:
+        console.print(f"note     {note}")
+    console.print(f"{options.out} has {tokenizer.vocab_size:,} entries")
+    console.print(f"try      lmsmith tokenizer inspect {shlex.quote(str(options.out))}")
+    return 0
+
+
+def _encode(options: argparse.Namespace, console: Console, started: float) -> int:
+    tokenizer = _tokenizer(options.which)
+    if tokenizer.kind == "bpe":
+        from lmsmith.tokens.bpe import BpeTokenizer
+
+        assert isinstance(tokenizer, BpeTokenizer)
+        parts: Iterable[str | bytes] = [options.text] if options.text is not None else _stdin()
+        blocks = tokenizer.encode_iter(parts, allowed_special="all" if options.special else ())
+    else:
+        if options.special:
+            raise UsageError(f"--special: a tokenizer of kind {tokenizer.kind} takes all text as text.")
+        text = options.text if options.text is not None else _text(b"".join(_stdin()))
+        blocks = iter([tokenizer.encode(text)])
+    between = ""
+    for ids in blocks:
+        if options.show:
+            for number in ids.tolist():
+                print(f"{number:8} {tokenizer.decode([number])!r}")
+        elif len(ids):
+            print(between + " ".join(map(str, ids.tolist())), end="")
+            between = " "
+    if not options.show:
+        print()
+    return 0
+
+
+def _stdin() -> Iterator[bytes]:
+    while block := os.read(sys.stdin.fileno(), BLOCK):  # what is there, be it less
+        yield block
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"standard input is not UTF-8: byte 0x{data[error.start]:02X} at offset {error.start}. Convert it, with "
+            "iconv for example."
+        ) from error
+
+
+def _decode(options: argparse.Namespace, console: Console, started: float) -> int:
+    from lmsmith.tokens.tokenizer import StreamDecoder
+
+    decoder = StreamDecoder(_tokenizer(options.which))
+    for word in options.ids or (word for line in sys.stdin for word in line.split()):
+        if not word.isdecimal():
+            raise UsageError(f"{word!r} is no id: wanted whole numbers with spaces between.")
+        print(decoder.push(int(word)), end="", flush=True)
+    print(decoder.flush())
+    return 0
+
+
+def _inspect(options: argparse.Namespace, console: Console, started: float) -> int:
+    from lmsmith.studies.tokenizers import HEAD, comparison_rows
+    from lmsmith.tokens.measure import inspect_tokenizer
+
+    tokenizer = _tokenizer(options.which)
+    found = inspect_tokenizer(tokenizer, {name: _read([name], options) for name in options.text}, options.longest)
+    if options.json:
+        content = {
+            "kind": tokenizer.kind,
+            "vocab_size": tokenizer.vocab_size,
+            "fingerprint": tokenizer.fingerprint,
+            "longest": [{"id": number, "text": text} for number, text in found.longest],
+            "on_texts": [asdict(row) | {"bytes_per_token": row.bytes_per_token} for row in found.on_texts],
+            "share_used": found.share_used if found.on_texts else None,
+        }
+        print(json.dumps(content, ensure_ascii=False))
+        return 0
+    facts = {"kind": tokenizer.kind, "vocabulary": f"{tokenizer.vocab_size:,}", "fingerprint": tokenizer.fingerprint}
+    facts |= {"pattern": pattern.name} if (pattern := getattr(tokenizer, "pattern", None)) else {}
+    specials = getattr(tokenizer, "special_tokens", {})
+    facts |= {"special": ", ".join(f"{text} = {number}" for text, number in specials.items())} if specials else {}
+    for name, fact in facts.items():
+        console.print(f"{name:12} {fact}")
+    console.print(f"\n{'id':>8}  longest tokens")
+    for number, text in found.longest:
+        console.print(f"{number:>8}  {text!r}")
+    if found.on_texts:
+        console.print()
+        rows = [[Path(row[0]).name, *row[1:]] for row in comparison_rows(found.on_texts)]
+        _table(console, ("text", *HEAD[1:]), rows)
+        console.print(f"all texts together use {found.share_used:.1%} of the vocabulary")
+    return 0
+
+
+def _compare(options: argparse.Namespace, console: Console, started: float) -> int:
+    from lmsmith.studies.tokenizers import HEAD, comparison_page, comparison_rows
+    from lmsmith.text.documents import Documents, split_documents
+    from lmsmith.tokens.measure import compare_tokenizers, course_tokenizers
+
+    split = split_documents(Documents(options.text, **_reading(options)))
+    tokenizers = course_tokenizers("".join(split.train), options.sizes)
+    tokenizers |= {name: _tokenizer(name) for name in options.which}
+    held_out = "".join(split.validation)
+    rows = compare_tokenizers(tokenizers, held_out)
+    if options.json:
+        print(json.dumps([asdict(row) | {"bytes_per_token": row.bytes_per_token} for row in rows], ensure_ascii=False))
+        return 0
+    console.print(f"learnt from {sum(map(len, split.train)):,} characters, compared on {len(held_out):,} others")
+    _table(console, HEAD, comparison_rows(rows))
+    out = options.out or Path("tokenizers.html")
+    sentence = next((line for line in held_out.splitlines() if len(line) > 30), held_out)[:120]
+    atomic.write(out, comparison_page(rows, tokenizers, sentence))
+    console.print(f"page     {out}")
+    return 0
+
+
+def _bench(options: argparse.Namespace, console: Console, started: float) -> int:
+    from lmsmith.tokens.bench import Timing, bench_encoding, bench_learning, machine, start_up
+    from lmsmith.tokens.bpe import BpeTokenizer
+    from lmsmith.tokens.bpe_train import learn_bpe
+
+    text = _read(options.text, options) if options.text else _python_library()
+    console.print(f"{machine()}; medians of {options.rounds} rounds in which all take turns")
+
+    def show(timings: list[Timing]) -> None:
+        first = timings[0]
+        console.print(f"\n{first.task}, {first.megabytes:.1f} MB")
+        rows = [
+            [row.name, f"{row.seconds:.3f}", f"{row.megabytes_per_second:.1f}", f"{row.times:.2f}"] for row in timings
+        ]
+        _table(console, ("", "seconds", "MB/s", f"times {first.name}"), rows)
+
+    data = text.encode()
+    show(bench_learning(data, options.vocab_size, options.rounds))
+    vocabulary = _tokenizer(options.which) if options.which else learn_bpe([data], options.vocab_size, pattern="gpt2")
+    if not isinstance(vocabulary, BpeTokenizer):
+        raise UsageError(
+            f"--tokenizer {options.which} is of kind {vocabulary.kind}: only byte-pair encodings have peers."
+        )
+    show(bench_encoding(vocabulary, "the text", data, options.rounds))
+    fresh, cached = start_up()
+    console.print(
+        f"\nfrom import to the first ids {cached.encode:.2f} s; {fresh.encode:.1f} s where nothing is compiled yet"
+    )
+    return 0
+
+
+def _read(names: Iterable[str], options: argparse.Namespace) -> str:
+    from lmsmith.text.documents import Documents
+
+    return "".join(document.text for document in Documents(names, **_reading(options)))
+
+
+def _python_library() -> str:
+    """Text that is on every machine."""
+    files = sorted(Path(json.__file__).parent.parent.glob("*.py"))
+    return "".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
+
+
+def _table(console: Console, head: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for index, name in enumerate(head):
+        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=index == 0)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table, soft_wrap=False)

@@ -1,0 +1,171 @@
+"""Verbs that use a trained model: generate, eval."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from lmsmith.cli.console import problem
+from lmsmith.cli.grammar import Verbs, add_setting, at_least_one, settings_given
+from lmsmith.config import settings
+from lmsmith.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from lmsmith.tokens.tokenizer import Tokenizer
+
+
+def add(verbs: Verbs) -> None:
+    generate = verbs.verb("generate", _generate, "continue a text", 'lmsmith generate demo/run-1 "Once upon a time"')
+    generate.add_argument("run", type=Path, metavar="RUN", help="the folder that `lmsmith train` wrote")
+    generate.add_argument("prompt", nargs="?", help="without one: lines from standard input, one prompt each")
+    generate.add_argument("--n", type=at_least_one, default=1, help="continuations of each prompt (1)")
+    generate.add_argument("--max-tokens", type=int, default=500, metavar="N", help="tokens of a continuation (500)")
+    generate.add_argument("--temperature", type=float, default=0.8, metavar="T", help="0 is greedy (0.8)")
+    generate.add_argument("--top-k", type=int, default=0, metavar="K", help="only the K likeliest tokens; 0: all (0)")
+    generate.add_argument(
+        "--top-p", type=float, default=1.0, metavar="P", help="only the likeliest tokens that together reach P (1)"
+    )
+    generate.add_argument(
+        "--min-p", type=float, default=0.0, metavar="P", help="only tokens P times as likely as the likeliest (0)"
+    )
+    generate.add_argument("--seed", type=int, default=1, help="the same seed gives the same text (1)")
+    generate.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="end before this; can be repeated"
+    )
+
+    evaluate = verbs.verb(
+        "eval", _eval, "score a text under a model", "lmsmith eval demo/run-1 --text demo/stories.jsonl"
+    )
+    evaluate.add_argument("run", type=Path, metavar="RUN", help="the folder that `lmsmith train` wrote")
+    evaluate.add_argument("--text", nargs="+", metavar="FILE", help="without: the run's own validation text")
+    evaluate.add_argument(
+        "--stride", type=int, metavar="N", help="a window every N tokens; less than the context: overlap"
+    )
+    known = dict(settings())
+    for name in ("data.text_field", "data.encoding", "data.errors"):
+        add_setting(evaluate, known[name])
+    evaluate.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _generate(options: argparse.Namespace, console: Console, started: float) -> int:
+    from lmsmith.generate.decode import stream_text
+    from lmsmith.generate.sampling import Sampling
+    from lmsmith.train.run import empty_prompt, load_for_use
+
+    sampling = Sampling(options.temperature, options.top_k, options.top_p, options.min_p)
+    model, tokenizer, _ = load_for_use(options.run)
+
+    def write(prompt: str) -> None:
+        _tell_unknown(tokenizer, prompt)
+        for index in range(options.n):
+            pieces = stream_text(
+                model,
+                tokenizer,
+                prompt or empty_prompt(tokenizer),
+                max_tokens=options.max_tokens,
+                sampling=sampling,
+                seed=options.seed,
+                stop=options.stop,
+                index=index,
+            )
+            if options.n > 1:
+                print(f"--- {index + 1}")
+            print(prompt, end="", flush=True)
+            for piece in pieces:
+                print(piece, end="", flush=True)
+            print(flush=True)
+
+    if options.prompt is not None:
+        write(options.prompt)
+    elif sys.stdin.isatty():
+        _converse(write, console)
+    else:
+        n_prompts = 0
+        for prompt in _lines_of_stdin():
+            n_prompts += 1
+            write(prompt)
+        if not n_prompts:
+            write("")
+    return 0
+
+
+def _converse(write: Any, console: Console) -> None:
+    """A prompt, a continuation, and so on, on a terminal."""
+    with contextlib.suppress(ImportError):  # not on Windows
+        import readline  # noqa: F401 - input() then has a history and can be edited
+    console.print("A prompt a line; an empty line or Ctrl-D ends.")
+    while True:
+        try:
+            prompt = input("> ")
+        except EOFError:
+            print()
+            return
+        if not prompt:
+            return
+        try:
+            write(prompt)
+        except UsageError as error:
+            problem(f"lmsmith: {error}")
+
+
+def _lines_of_stdin() -> Iterator[str]:
+    """Lines as they come. Raises DataError for what is not UTF-8."""
+    for number, line in enumerate(sys.stdin.buffer, start=1):
+        try:
+            yield line.decode().rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"line {number} of standard input is not UTF-8: byte 0x{line[error.start]:02X} at its offset "
+                f"{error.start}. Convert it, with iconv for example."
+            ) from error
+
+
+def _tell_unknown(tokenizer: Tokenizer, prompt: str) -> None:
+    n_unknown = tokenizer.count_unknown(prompt)
+    if n_unknown and tokenizer.kind == "word":
+        problem(f"note: {n_unknown} of the prompt's words are unknown to this model; it reads <unk> in their place")
+    elif n_unknown:
+        unknown = "".join(dict.fromkeys(c for c in prompt if tokenizer.count_unknown(c)))
+        problem(f"note: {n_unknown} of the prompt's characters are unknown to this model and left out: {unknown}")
+
+
+def _eval(options: argparse.Namespace, console: Console, started: float) -> int:
+    from lmsmith.config import RunConfig
+    from lmsmith.evaluate.texts import score_texts
+    from lmsmith.train.run import load_for_use, score_validation
+
+    data = RunConfig().changed(settings_given(options), where="the command line").data
+    if settings_given(options) and not options.text:
+        raise UsageError(f"--{next(iter(settings_given(options)))} says how --text is read, and there is no --text.")
+    model, tokenizer, _ = load_for_use(options.run)
+    if options.text:
+        score = score_texts(
+            model,
+            tokenizer,
+            options.text,
+            text_field=data.text_field,
+            encoding=data.encoding,
+            errors=data.errors,
+            stride=options.stride,
+        )
+    else:
+        score = score_validation(options.run, model, stride=options.stride)
+    if options.json:
+        print(json.dumps(score.as_dict()))
+        return 0
+    for name, value in score.as_dict().items():
+        console.print(f"{name:20} {value:,.4f}" if isinstance(value, float) else f"{name:20} {value:,}")
+    if score.n_unknown:
+        units = {"word": "words", "char": "characters"}.get(tokenizer.kind, "units")
+        console.print(
+            f"note: {score.n_unknown:,} {units} of the text are unknown to this model; each of their "
+            f"{score.n_unknown_bytes:,} bytes is charged 8 bits"
+        )
+    return 0
