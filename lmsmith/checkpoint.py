@@ -174,6 +174,13 @@ def load_model(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         ) from damage
 
 
+def write_tensors(
+    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Writes a safetensors file of CPU tensors; returns its size and SHA-256. Raises OSError where it cannot."""
+    return _write(path, _safetensors(tensors, metadata))
+
+
 class _DamagedError(Exception):
     """A checkpoint that is not what was written; says which file, what was found and what was wanted."""
 

@@ -104,17 +104,10 @@ def summary_of(place: Path) -> dict[str, Any]:
 
 def load_for_use(place: Path) -> tuple[GPT, Tokenizer, dict[str, Any]]:
     """Model, tokenizer and config from RUN or RUN/model. Raises UsageError, CheckpointError, TokenizerError."""
-    folder = place / "model" if (place / "model").is_dir() else place
-    if not (folder / "model.safetensors").exists():
-        if (place / "config.toml").exists():
-            raise CheckpointError(
-                f"{place} has no model yet: its training has not come to the first save. "
-                f"`lmsmith resume {shlex.quote(str(place))}` goes on."
-            )
-        raise UsageError(f"{place} is not a run: there is no model in it. Name a folder that `lmsmith train` wrote.")
+    folder = model_folder(place)
     tensors, content = load_model(folder)
     try:
-        model = GPT(_model_config(content["model"]))
+        model = GPT(model_config(content["model"]))
         model.load_state_dict(tensors)
     except (KeyError, AttributeError, RuntimeError) as error:  # RuntimeError: names or shapes that differ
         raise CheckpointError(
@@ -124,12 +117,26 @@ def load_for_use(place: Path) -> tuple[GPT, Tokenizer, dict[str, Any]]:
     return model.eval(), load_tokenizer(folder), content
 
 
+def model_folder(place: Path) -> Path:
+    """RUN/model, or RUN where that is a model's folder itself. Raises UsageError, CheckpointError."""
+    folder = place / "model" if (place / "model").is_dir() else place
+    if not (folder / "model.safetensors").exists():
+        if (place / "config.toml").exists():
+            raise CheckpointError(
+                f"{place} has no model yet: its training has not come to the first save. "
+                f"`lmsmith resume {shlex.quote(str(place))}` goes on."
+            )
+        raise UsageError(f"{place} is not a run: there is no model in it. Name a folder that `lmsmith train` wrote.")
+    return folder
+
+
 def empty_prompt(tokenizer: Tokenizer) -> str:
     """What to continue where there is no prompt: nothing, after an end of text; else the beginning of a line."""
     return "" if tokenizer.end_of_text is not None else "\n"
 
 
-def _model_config(values: dict[str, Any]) -> ModelConfig:
+def model_config(values: dict[str, Any]) -> ModelConfig:
+    """The model's settings as its config.json holds them. Raises ConfigError."""
     return RunConfig().changed(flatten({"model": values}), where="the model's config.json").model
 
 
