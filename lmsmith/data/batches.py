@@ -7,22 +7,30 @@ endless order. Resuming needs a number; splitting a batch over processes or micr
 
 Windows do not overlap within an epoch, and fewer than two contexts of tokens at the ends of the text are left out of
 each: other ones, as the offset moves.
+
+Several sources are mixed by weight, row by row (`mixture.py`); each has an endless order of its own.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
+from lmsmith.data.mixture import Mixture
+from lmsmith.data.shards import Shards
 from lmsmith.errors import DataError
 
 N_ROUNDS = 6
 FEW = 256
 """Up to so many windows are shuffled by sorting: Feistel networks of a few bits do not reach every order evenly."""
 
-
 IGNORED = -1
 """A target that costs no loss: the same number as `lmsmith.loss.IGNORED`."""
+
+BLOCK = 4096
+"""Places of an order that are computed at once: one by one they would cost more than reading their tokens."""
 
 
 @dataclass(frozen=True)
@@ -34,32 +42,53 @@ class Batch:
     documents: np.ndarray | None = None  # (rows, T) int32: which document of its row a token is of; None: plain stream
 
 
-class Batches:
-    """Windows over one array of token ids."""
+class AnyBatches(Protocol):
+    """What training asks of batches, whatever their rows are made of."""
 
-    def __init__(self, ids: np.ndarray, *, context_length: int, batch_size: int, seed: int) -> None:
-        """`ids`: (n,) of an unsigned type, in memory or memory-mapped. DataError if it holds no whole window."""
-        self.ids, self.T, self.batch_size, self.seed = ids, context_length, batch_size, seed
-        # The largest offset, T - 1, must leave room for all windows and the last one's target.
-        self.n_windows = max(0, len(ids) - context_length) // context_length
-        if self.n_windows < 1:
-            shorter = f" or set --model.context_length {max(1, len(ids) // 8)}" if len(ids) > 1 else ""
-            raise DataError(
-                f"the training text has {len(ids):,} tokens, too few for a context of {context_length:,}: at least "
-                f"{2 * context_length:,} are needed. Add text{shorter}."
-            )
+    @property
+    def tokens_per_batch(self) -> int: ...
+
+    def rows(self, step: int, start: int = 0, end: int | None = None) -> Batch: ...
+
+    def n_counted(self, step: int) -> int: ...
+
+
+class Sources:
+    """The training tokens of several sources and the weights they are mixed by. Its length is the number of tokens."""
+
+    def __init__(self, ids: Sequence[Shards], weights: Sequence[float]) -> None:
+        self.ids, self.mixture = tuple(ids), Mixture(weights)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.ids))
+
+
+class Batches:
+    """Windows over the tokens of one source, or of several that are mixed."""
+
+    def __init__(self, ids: np.ndarray | Shards | Sources, *, context_length: int, batch_size: int, seed: int) -> None:
+        """`ids`: (n,) of an unsigned type, in memory or memory-mapped, in one or many shards.
+
+        Raises DataError if a source holds no whole window.
+        """
+        if not isinstance(ids, Sources):
+            ids = Sources([ids if isinstance(ids, Shards) else Shards([ids])], [1])
+        self.T, self.batch_size, self.mixture = context_length, batch_size, ids.mixture
+        self.sources = tuple(Windows(part, context_length, seed, number) for number, part in enumerate(ids.ids))
 
     def rows(self, step: int, start: int = 0, end: int | None = None) -> Batch:
         """Rows `start` to `end` of batch `step`: windows, and as targets the same one token further."""
-        first = step * self.batch_size
-        order = np.arange(first + start, first + (self.batch_size if end is None else end))
-        at = np.concatenate(
-            [
-                self._starts(epoch, order[order // self.n_windows == epoch] % self.n_windows)
-                for epoch in np.unique(order // self.n_windows)
-            ]
-        )
-        windows = self.ids[at[:, None] + np.arange(self.T + 1)].astype(np.int64)
+        first = step * self.batch_size + start
+        last = step * self.batch_size + (self.batch_size if end is None else end)
+        before, after = self.mixture.before(first), self.mixture.before(last)
+        parts = [source.read(*places) for source, *places in zip(self.sources, before, after, strict=True)]
+        if len(parts) == 1:
+            windows = parts[0]
+        else:
+            of = self.mixture.sources(first, last)
+            windows = np.empty((last - first, self.T + 1), np.int64)
+            for number, part in enumerate(parts):
+                windows[of == number] = part
         return Batch(windows[:, :-1], windows[:, 1:])
 
     def n_counted(self, step: int) -> int:
@@ -70,10 +99,51 @@ class Batches:
     def tokens_per_batch(self) -> int:
         return self.batch_size * self.T
 
-    def _starts(self, epoch: int, place: np.ndarray) -> np.ndarray:
-        """Where the windows at these places of the epoch's order begin."""
-        offset = int(_keys(self.seed, int(epoch), "offset")[0]) % self.T
-        return permute(place, self.n_windows, _keys(self.seed, int(epoch), "order")) * self.T + offset
+
+class Windows:
+    """The windows of one source in their endless order: epoch after epoch, each a permutation."""
+
+    def __init__(self, ids: Shards, context_length: int, seed: int, number: int = 0) -> None:
+        """`number`: which source of a mixture this is, for an order of its own. DataError if no window is whole."""
+        self.ids, self.T, self.seed, self.number = ids, context_length, seed, number
+        # The largest offset, T - 1, must leave room for all windows and the last one's target.
+        self.n_windows = max(0, len(ids) - context_length) // context_length
+        if self.n_windows < 1:
+            shorter = f" or set --model.context_length {max(1, len(ids) // 8)}" if len(ids) > 1 else ""
+            raise DataError(
+                f"the training text has {len(ids):,} tokens, too few for a context of {context_length:,}: at least "
+                f"{2 * context_length:,} are needed. Add text{shorter}."
+            )
+        self._block: tuple[tuple[int, int], np.ndarray] = (-1, -1), np.empty(0, np.int64)
+
+    def read(self, first: int, last: int) -> np.ndarray:
+        """The windows at places `first` to `last` of the order, each with the token after it: (n, T + 1) int64."""
+        return self.ids.windows(self.starts(first, last), self.T + 1)
+
+    def starts(self, first: int, last: int) -> np.ndarray:
+        """Where the windows at these places begin: (last - first,) int64."""
+        parts = []
+        while first < last:
+            epoch, place = divmod(first, self.n_windows)
+            block = self._starts(epoch, place // BLOCK)[place % BLOCK :][: last - first]
+            parts.append(block)
+            first += len(block)
+        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+    def offset(self, epoch: int) -> int:
+        """Where the first window of an epoch's cut begins."""
+        return int(self._keys(epoch, "offset")[0]) % self.T
+
+    def _starts(self, epoch: int, block: int) -> np.ndarray:
+        """Where the windows of one block of an epoch's order begin; the latest block is kept."""
+        if self._block[0] != (epoch, block):
+            places = np.arange(block * BLOCK, min((block + 1) * BLOCK, self.n_windows))
+            starts = permute(places, self.n_windows, self._keys(epoch, "order")) * self.T + self.offset(epoch)
+            self._block = (epoch, block), starts
+        return self._block[1]
+
+    def _keys(self, epoch: int, purpose: str) -> np.ndarray:
+        return _keys(self.seed, epoch, f"{purpose}/{self.number}" if self.number else purpose)
 
 
 def permute(place: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:

@@ -9,9 +9,13 @@ A shard is a header of 256 little-endian int32 and then the ids, one after the o
 The other 253 numbers are zero. Source: llm.c, dev/data/data_common.py.
 
 Reading maps the file into memory: only what is touched is read from the disk, so a shard of gigabytes opens at once.
-The format does not say which tokenizer made the ids; `check_ids` holds them against a vocabulary.
+`Shards` reads many of them as if they were one array. The format does not say which tokenizer made the ids; `check_ids`
+holds them against a vocabulary, and `Shards` does so with all that it hands out.
 """
 
+import itertools
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +90,70 @@ def read_shard(path: Path) -> np.memmap:
     return np.memmap(path, dtype=kind, mode="r", offset=HEADER_BYTES, shape=(n_tokens,))
 
 
+class Shards:
+    """The ids of shards, one after the other, as if they were one array: `len`, slices, windows.
+
+    Nothing is copied but what is asked for. With a `vocab_size`, ids beyond it are refused when they are handed out.
+    """
+
+    def __init__(self, parts: Sequence[np.ndarray], paths: Sequence[Path] = (), vocab_size: int | None = None) -> None:
+        """`parts`: arrays (n,) of unsigned types, in memory or memory-mapped; `paths`: whose they are, for errors."""
+        self.paths, self.vocab_size = tuple(paths), vocab_size
+        self._parts = [part.view(np.ndarray) for part in parts]  # slices of a memmap take ten times as long
+        self._ends = list(itertools.accumulate(map(len, parts)))
+
+    @classmethod
+    def open(cls, paths: Iterable[Path], vocab_size: int | None = None) -> "Shards":
+        """Maps shards from the disk. Raises DataError as `read_shard` does."""
+        paths = tuple(paths)
+        return cls([read_shard(path) for path in paths], paths, vocab_size)
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, place: slice) -> np.ndarray:
+        """Ids from one place to another: a view where they lie in one shard. Raises DataError for an id beyond."""
+        start, end, stride = place.indices(len(self))
+        assert stride == 1, f"every {stride}th id"
+        found = [self._parts[number][begin:stop] for number, begin, stop in self._pieces(start, end)]
+        ids = found[0] if len(found) == 1 else np.concatenate(found) if found else np.empty(0, np.uint16)
+        if self.vocab_size is not None and ids.size and ids.max() >= self.vocab_size:
+            self._refuse(start + int(np.argmax(ids >= self.vocab_size)))
+        return ids
+
+    def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
+        """Ids from each of `starts` (n,) on: (n, length) int64. Raises DataError for an id beyond the vocabulary."""
+        windows = np.empty((len(starts), length), np.int64)
+        for window, start in zip(windows, starts.tolist(), strict=True):
+            filled = 0
+            for number, begin, stop in self._pieces(start, start + length):
+                window[filled : filled + stop - begin] = self._parts[number][begin:stop]
+                filled += stop - begin
+        if self.vocab_size is not None and windows.size and windows.max() >= self.vocab_size:
+            row, column = np.unravel_index(np.argmax(windows >= self.vocab_size), windows.shape)
+            self._refuse(int(starts[row] + column))
+        return windows
+
+    def _pieces(self, start: int, end: int) -> Iterable[tuple[int, int, int]]:
+        """Which shard, from where to where in it: of the ids from `start` to `end`."""
+        number = bisect_right(self._ends, start)
+        while start < end:
+            n = len(self._parts[number])
+            begin = start - self._ends[number] + n
+            stop = min(n, begin + end - start)
+            if stop > begin:
+                yield number, begin, stop
+            start += stop - begin
+            number += 1
+
+    def _refuse(self, place: int) -> None:
+        """Raises the DataError for the id at `place`, which is beyond the vocabulary."""
+        assert self.vocab_size is not None
+        ((number, position, _),) = self._pieces(place, place + 1)
+        where = self.paths[number] if self.paths else "the text"
+        raise _beyond(int(self._parts[number][position]), position, self.vocab_size, where)
+
+
 def check_ids(ids: np.ndarray, vocab_size: int, path: Path) -> None:
     """Raises DataError for the first id, if any, that is not in 0 ... `vocab_size` - 1: the wrong tokenizer.
 
@@ -95,7 +163,11 @@ def check_ids(ids: np.ndarray, vocab_size: int, path: Path) -> None:
         block = ids[start : start + _BLOCK]
         if block.max() >= vocab_size or (block.dtype.kind == "i" and block.min() < 0):
             at = int(np.argmax((block < 0) | (block >= vocab_size)))
-            raise DataError(
-                f"{path} has id {block[at]} at position {start + at:,}, and the vocabulary has {vocab_size:,} ids "
-                f"(0 to {vocab_size - 1:,}): these tokens were made with another tokenizer."
-            )
+            raise _beyond(int(block[at]), start + at, vocab_size, path)
+
+
+def _beyond(found: int, position: int, vocab_size: int, where: Path | str) -> DataError:
+    return DataError(
+        f"{where} has id {found} at position {position:,}, and the vocabulary has {vocab_size:,} ids "
+        f"(0 to {vocab_size - 1:,}): these tokens were made with another tokenizer, or the file is damaged."
+    )

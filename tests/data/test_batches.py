@@ -15,9 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from lmsmith.data.batches import Batches, _keys, permute
-from lmsmith.data.shards import read_shard, write_shard
+from lmsmith.data import batches as module
+from lmsmith.data.batches import IGNORED, Batches, Windows, _keys, permute
+from lmsmith.data.shards import Shards, read_shard, write_shard
 from lmsmith.errors import DataError
+from lmsmith.loss import IGNORED as IGNORED_BY_THE_LOSS
 
 AROUND_POWERS = sorted({n for k in range(1, 11) for n in (2**k - 1, 2**k, 2**k + 1)} | {1000})
 
@@ -33,9 +35,9 @@ def batches(n: int, T: int, B: int, seed: int = 1) -> Batches:
 
 def epoch_starts(found: Batches, epoch: int) -> list[int]:
     """Where the windows of one epoch begin, in their order, through `rows` alone."""
-    first = epoch * found.n_windows
+    first = epoch * found.sources[0].n_windows
     starts = []
-    for place in range(first, first + found.n_windows):
+    for place in range(first, first + found.sources[0].n_windows):
         step, row = divmod(place, found.batch_size)
         starts.append(int(found.rows(step, row, row + 1).inputs[0, 0]))
     return starts
@@ -117,7 +119,7 @@ def test_an_epoch_has_every_window_once(n: int, T: int, B: int) -> None:
     for epoch in range(4):
         starts = sorted(epoch_starts(found, epoch))
         offset = starts[0] % T
-        assert starts == [offset + T * i for i in range(found.n_windows)]
+        assert starts == [offset + T * i for i in range(found.sources[0].n_windows)]
         assert starts[-1] + T < n
 
 
@@ -125,13 +127,13 @@ def test_an_epoch_has_every_window_once(n: int, T: int, B: int) -> None:
 def test_the_number_of_windows_is_the_most_that_fit_at_every_offset(T: int) -> None:
     for n in range(2 * T, 6 * T + 3):
         at_every_offset = min((n - 1 - offset) // T for offset in range(T))
-        assert batches(n, T, 1).n_windows == at_every_offset
+        assert batches(n, T, 1).sources[0].n_windows == at_every_offset
 
 
 @pytest.mark.parametrize("T", [1, 2, 5, 16])
 def test_the_shortest_text_that_serves(T: int) -> None:
     found = batches(2 * T, T, 3)
-    assert found.n_windows == 1
+    assert found.sources[0].n_windows == 1
     for step in range(20):
         batch = found.rows(step)
         x, y = batch.inputs, batch.targets
@@ -226,6 +228,38 @@ def test_another_process_sees_the_same() -> None:
     root = Path(__file__).resolve().parents[2]
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert json.loads(found.stdout) == batches(5000, 9, 8, seed=3).rows(12345).inputs.tolist()
+
+
+@hypothesis.settings(deadline=None, max_examples=60)
+@given(some.data())
+def test_shards_are_as_one_array(data: some.DataObject) -> None:
+    """However the tokens are cut into shards, windows that cross from one into the next included."""
+    n, T, B = data.draw(some.integers(40, 300)), data.draw(some.integers(1, 20)), data.draw(some.integers(1, 9))
+    cuts = sorted(data.draw(some.lists(some.integers(0, n), max_size=8)))
+    parts = [counting(n)[a:b] for a, b in itertools.pairwise([0, *cuts, n])]
+    sharded, whole = Batches(Shards(parts), context_length=T, batch_size=B, seed=1), batches(n, T, B)
+    for step in data.draw(some.lists(some.integers(0, 1000), min_size=1, max_size=3)):
+        assert np.array_equal(sharded.rows(step).inputs, whole.rows(step).inputs)
+        assert np.array_equal(sharded.rows(step).targets, whole.rows(step).targets)
+
+
+@pytest.mark.parametrize(("n", "T"), [(2100, 7), (500, 1), (257 * 3, 3)])
+def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, n: int, T: int) -> None:
+    """Places computed a few at once, or one by one, or all."""
+    orders = []
+    for block in (1, 7, 4096):
+        monkeypatch.setattr(module, "BLOCK", block)
+        found = Windows(Shards([counting(n)]), T, seed=2)
+        last = 2 * found.n_windows + 5
+        cuts = [0, 1, 5, 150, 150, found.n_windows, found.n_windows + 1, last]
+        orders.append(np.concatenate([found.starts(a, b) for a, b in itertools.pairwise(cuts)]))
+        assert np.array_equal(found.starts(0, last), orders[-1])
+    assert np.array_equal(orders[0], orders[1])
+    assert np.array_equal(orders[0], orders[2])
+
+
+def test_what_costs_no_loss_is_the_same_number_for_batches_and_loss() -> None:
+    assert IGNORED == IGNORED_BY_THE_LOSS
 
 
 @pytest.mark.parametrize("vocab_size", [1000, 100_000])

@@ -1,5 +1,6 @@
 """Shards against bytes laid out by hand, as llm.c's dev/data/data_common.py lays them out."""
 
+import itertools
 import struct
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from lmsmith.data import shards
-from lmsmith.data.shards import check_ids, read_shard, write_shard
+from lmsmith.data.shards import Shards, check_ids, read_shard, write_shard
 from lmsmith.errors import DataError, StorageError
 
 
@@ -113,3 +114,53 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
         read_shard(tmp_path / "absent.bin")
     with pytest.raises(StorageError, match="there is no folder"):
         write_shard(tmp_path / "absent" / "train.bin", np.array([1]), vocab_size=2)
+
+
+@settings(max_examples=100)
+@given(some.data())
+def test_many_shards_are_as_one_array(data: some.DataObject) -> None:
+    """Slices and windows against NumPy's own, of parts of any length, empty ones and both widths among them."""
+    lengths = data.draw(some.lists(some.integers(0, 12), min_size=1, max_size=6))
+    kinds = [data.draw(some.sampled_from([np.uint16, np.uint32])) for _ in lengths]
+    whole = np.arange(1000, 1000 + sum(lengths))
+    ends = [0, *itertools.accumulate(lengths)]
+    parts = [whole[a:b].astype(kind) for (a, b), kind in zip(itertools.pairwise(ends), kinds, strict=True)]
+    found = Shards(parts)
+    assert len(found) == len(whole)
+    places = some.integers(-2, len(whole) + 2)
+    for _ in range(3):
+        a, b = data.draw(places), data.draw(places)
+        assert np.array_equal(found[a:b], whole[a:b])
+        assert np.array_equal(found[a:], whole[a:])
+    length = data.draw(some.integers(0, len(whole)))
+    starts = np.array(data.draw(some.lists(some.integers(0, len(whole) - length), max_size=5)), dtype=np.int64)
+    windows = found.windows(starts, length)
+    assert (windows.dtype, windows.shape) == (np.int64, (len(starts), length))
+    assert np.array_equal(windows, whole[starts[:, None] + np.arange(length)])
+
+
+def test_slices_of_a_shard_are_not_copied(tmp_path: Path) -> None:
+    write_shard(tmp_path / "train_000000.bin", np.arange(100), vocab_size=100)
+    write_shard(tmp_path / "train_000001.bin", np.arange(100), vocab_size=100)
+    found = Shards.open([tmp_path / "train_000000.bin", tmp_path / "train_000001.bin"], vocab_size=100)
+    assert not found[110:190].flags.owndata
+    assert found[90:110].tolist() == [*range(90, 100), *range(10)]
+
+
+def test_ids_beyond_the_vocabulary_are_refused_where_they_are_met(tmp_path: Path) -> None:
+    """Shard and position are named; what is not handed out is not looked at."""
+    paths = [tmp_path / f"train_{number:06}.bin" for number in range(3)]
+    for path, ids in zip(paths, ([1, 2, 3, 4], [5, 6, 70, 8], [9, 10, 11, 99]), strict=True):
+        write_shard(path, np.array(ids), vocab_size=100)
+    found = Shards.open(paths, vocab_size=70)
+    assert found[:6].tolist() == [1, 2, 3, 4, 5, 6]
+    assert found.windows(np.array([0, 7]), 4).tolist() == [[1, 2, 3, 4], [8, 9, 10, 11]]
+    message = r"train_000001\.bin has id 70 at position 2, and the vocabulary has 70 ids \(0 to 69\)"
+    with pytest.raises(DataError, match=message):
+        found[3:8]
+    with pytest.raises(DataError, match=message):
+        found.windows(np.array([0, 4]), 4)
+    with pytest.raises(DataError, match=r"train_000002\.bin has id 99 at position 3"):
+        found.windows(np.array([0, 8]), 4)
+    assert Shards.open(paths, vocab_size=100)[:][-1] == 99
+    assert len(Shards.open([])) == 0
