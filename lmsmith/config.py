@@ -158,6 +158,11 @@ class ModelConfig:
         return bool(every) and (self.n_layer - 1 - layer) % every == 0
 
     @property
+    def d_value_gate(self) -> int:
+        """So many numbers of a layer's input decide how much of a token's value embedding is added."""
+        return min(32, self.d_model)
+
+    @property
     def padded_vocab_size(self) -> int:
         return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
 

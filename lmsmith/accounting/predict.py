@@ -15,14 +15,19 @@ def matrix_parameters(config: ModelConfig) -> int:
     """
     d, f = config.d_model, config.width_ff
     attention = d * d + d * (config.n_head + 2 * config.n_kv) * config.d_head
-    feed_forward = (3 if config.feed_forward == "swiglu" else 2) * d * f
-    return config.n_layer * (attention + feed_forward) + config.padded_vocab_size * d
+    feed_forward = (3 if config.gated else 2) * d * f
+    n_gated = sum(config.has_value_embedding(layer) for layer in range(config.n_layer))
+    gates = n_gated * config.n_kv * config.d_value_gate
+    return config.n_layer * (attention + feed_forward) + gates + config.padded_vocab_size * d
 
 
 def train_flops_per_token(config: ModelConfig) -> float:
-    """Forward and backward: 6 a matrix parameter, and attention's two products over the half of the window before.
+    """Forward and backward: 6 a matrix parameter, and attention's two products over the tokens that are seen.
 
-    Scores and values: 2 products x 2 T D operations forward for full attention, half of it when causal, three times
-    that with the backward pass: 6 L T D.
+    Scores and values: 2 products x 2 S D operations forward where S tokens are seen, three times that with the backward
+    pass: 12 S D a layer. Over a whole context, causally, S is T / 2 on average; over a window of w, w - w² / 2T.
     """
-    return 6.0 * matrix_parameters(config) + 6.0 * config.n_layer * config.context_length * config.d_model
+    T = config.context_length
+    windows = (min(config.window_of(layer) or T, T) for layer in range(config.n_layer))
+    seen = sum(window - window * window / (2 * T) for window in windows)
+    return 6.0 * matrix_parameters(config) + 12.0 * seen * config.d_model

@@ -2,6 +2,8 @@
 
     embed -> n_layer times (x + attention(norm(x)); x + feed_forward(norm(x))) -> norm -> head -> logits
 
+or, post-norm, norm(x + attention(x)); norm(x + feed_forward(x)), the head then reading the last of these.
+
 It knows nothing of devices, ranks, optimisers, files or logging. `forward` gives logits; training asks for `hidden` and
 lets `lmsmith.loss` apply the head in chunks, so that the logits of a whole batch are never in memory at once.
 """
@@ -14,22 +16,33 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lmsmith.config import ModelConfig
-from lmsmith.models.layers import Attention, FeedForward, LayerCache, NgramEmbedding, Norm, Rotary, State
+from lmsmith.models.attention import Attention, LayerCache, Layout, Rotary, State
+from lmsmith.models.layers import FeedForward, NgramEmbedding, Norm
 
 
 class Block(nn.Module):
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.norm_attention = Norm(config, config.d_model)
-        self.attention = Attention(config)
+        self.attention = Attention(config, layer)
         self.norm_feed_forward = Norm(config, config.d_model)
         self.feed_forward = FeedForward(config)
+        self.post_norm = config.norm_placement == "post"
         self.dropout = config.dropout
 
     def forward(
-        self, x: Float[Tensor, "B T D"], rotary: Rotary | None, cache: LayerCache | None, position: int
+        self,
+        x: Float[Tensor, "B T D"],
+        rotary: Rotary | None,
+        cache: LayerCache | None,
+        position: int,
+        layout: Layout | None = None,
+        values: Float[Tensor, "B T GK"] | None = None,
     ) -> Float[Tensor, "B T D"]:
-        x = x + self._drop(self.attention(self.norm_attention(x), rotary, cache, position))
+        if self.post_norm:
+            x = self.norm_attention(x + self._drop(self.attention(x, rotary, cache, position, layout, values)))
+            return self.norm_feed_forward(x + self._drop(self.feed_forward(x)))
+        x = x + self._drop(self.attention(self.norm_attention(x), rotary, cache, position, layout, values))
         return x + self._drop(self.feed_forward(self.norm_feed_forward(x)))
 
     def _drop(self, x: Tensor) -> Tensor:
@@ -50,8 +63,15 @@ class GPT(nn.Module):
         )
         self.ngram_embedding = NgramEmbedding(config) if config.ngram_orders else None
         self.embedding_norm = Norm(config, config.d_model, gain=False) if config.embedding_norm else None
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        self.final_norm = Norm(config, config.d_model)
+        layers = range(config.n_layer)
+        self.value_embeddings = nn.ModuleDict(
+            {str(i): nn.Embedding(rows, config.n_kv * config.d_head) for i in layers if config.has_value_embedding(i)}
+        )
+        scalars = config.residual_scalars
+        self.residual_scale = nn.Parameter(torch.ones(config.n_layer)) if scalars else None
+        self.input_scale = nn.Parameter(torch.zeros(config.n_layer)) if scalars else None
+        self.blocks = nn.ModuleList(Block(config, i) for i in layers)
+        self.final_norm = Norm(config, config.d_model) if config.norm_placement == "pre" else None
         self.head = None if config.tied_head else nn.Linear(config.d_model, rows, bias=False)
         self.rotary = Rotary.make(config) if config.positions == "rope" else None
 
@@ -63,27 +83,44 @@ class GPT(nn.Module):
         cap = self.config.logit_softcap
         return cap * torch.tanh(logits / cap) if cap else logits
 
-    def hidden(self, ids: Int[Tensor, "B T"], state: State | None = None) -> Float[Tensor, "B T D"]:
-        """The last norm's output at each position, from which the head makes logits."""
+    def hidden(
+        self,
+        ids: Int[Tensor, "B T"],
+        state: State | None = None,
+        documents: Int[Tensor, "B T"] | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        """What the head makes logits from, at each position.
+
+        `documents` says which document each token of a row is of: none sees another, and each begins at position 0.
+        """
         position = state.position if state else 0
         T = ids.size(1)
         assert position + T <= self.config.context_length, "more tokens than the context holds"
+        assert state is None or documents is None, "text that is read on is one document"
+        layout = None if state else Layout.of(self.config, T, ids.device, documents)
+        positions = layout.positions if layout else None
         x = self.token_embedding(ids)  # (B, T, D)
         if self.ngram_embedding is not None:
             before = state.before if state else self._nothing_before(ids.size(0), ids.device)
-            x = x + self.ngram_embedding(ids, before)
+            x = x + self.ngram_embedding(ids, before, positions)
         if self.position_embedding is not None:
-            x = x + self.position_embedding.weight[position : position + T]
+            table = self.position_embedding.weight
+            x = x + (table[position : position + T] if positions is None else table[positions])
         if self.config.dropout:
             x = F.dropout(x, self.config.dropout, self.training)
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
+        embedded = x
         for index, block in enumerate(self.blocks):
-            x = block(x, self.rotary, state.layers[index] if state else None, position)
+            if self.residual_scale is not None and self.input_scale is not None:
+                x = self.residual_scale[index].to(x.dtype) * x + self.input_scale[index].to(x.dtype) * embedded
+            key = str(index)
+            values = self.value_embeddings[key](ids) if key in self.value_embeddings else None
+            x = block(x, self.rotary, state.layers[index] if state else None, position, layout, values)
         if state is not None:
             state.position += T
             state.before = torch.cat([state.before, ids], dim=1)[:, ids.size(1) :]
-        return self.final_norm(x)
+        return x if self.final_norm is None else self.final_norm(x)
 
     @property
     def head_weight(self) -> Float[Tensor, "V D"]:
@@ -105,26 +142,43 @@ class GPT(nn.Module):
         """Learnt numbers; a tied head is counted once."""
         return sum(p.numel() for p in self.parameters())
 
+    def parts(self) -> dict[str, list[int]]:
+        """Of the matrices that are several linear maps in one: how many rows each of these has."""
+        config = self.config
+        heads = [config.n_head * config.d_head] + 2 * [config.n_kv * config.d_head]
+        parts = {f"blocks.{i}.attention.qkv.weight": heads for i in range(config.n_layer)}
+        if config.gated:
+            parts |= {f"blocks.{i}.feed_forward.up.weight": [config.width_ff] * 2 for i in range(config.n_layer)}
+        return parts
+
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
         """Draws the initial weights from `generator`, in the order of `named_parameters`.
 
-        Gains are one; biases and n-gram tables zero. `gpt2`: all else N(0, 0.02), projections into the residual stream
-        scaled by 1/sqrt(2 n_layer). `zero-projections`: those and the head zero, so that every prediction is uniform at
-        first; tables N(0, 1); other matrices uniform with half the standard deviation that keeps a vector's size. A
-        tied head cannot be zero: tables are then N(0, 1/d_model), which makes its first logits about one.
+        Gains are one; biases zero; what is added by n-gram tables, value embeddings and input scalars is nothing at
+        first. `gpt2`: all else N(0, 0.02), projections into the residual stream scaled by 1/sqrt(2 n_layer).
+        `zero-projections`: those and the head zero, so that every prediction is uniform at first; tables N(0, 1); other
+        matrices uniform with half the standard deviation that keeps a vector's size. A tied head cannot be zero: tables
+        are then N(0, 1/d_model), which makes its first logits about one. `truncated-normal`: tables likewise, linear
+        maps of variance 2/(fan_in + fan_out) (Glorot and Bengio 2010, eq. 12), all cut at three standard deviations.
         """
         config = self.config
         into_residual = ("attention.out.weight", "feed_forward.down.weight")
+        nothing_at_first = ("ngram", "value_embeddings", "input_scale")
         table_std = 1 / config.d_model if config.tied_head else 1.0
+        parts = self.parts()
         for name, weight in self.named_parameters():
-            if weight.dim() < 2:
+            if name.startswith(nothing_at_first) or name.endswith("value_gate.weight"):
+                weight.zero_()  # a gate of zero lets half through, which twice is one
+            elif weight.dim() < 2:
                 weight.fill_(0.0 if name.endswith("bias") else 1.0)
-            elif name.startswith("ngram"):
-                weight.zero_()
             elif config.init == "gpt2":  # Radford et al. 2019, section 2.3
                 scale = 1 / math.sqrt(2 * config.n_layer) if name.endswith(into_residual) else 1.0
                 weight.normal_(0.0, 0.02 * scale, generator=generator)
+            elif config.init == "truncated-normal":
+                for part in weight.split(parts.get(name, [weight.size(0)])):
+                    std = table_std if name.startswith(("token", "position")) else math.sqrt(2 / sum(part.shape))
+                    nn.init.trunc_normal_(part, 0.0, std, -3 * std, 3 * std, generator=generator)
             elif name.endswith(into_residual) or name.startswith("head"):
                 weight.zero_()
             elif name.startswith(("token", "position")):

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -36,14 +36,22 @@ def gelu_tanh(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 def causal_attention(
-    q: Float[Tensor, "N T K"], k: Float[Tensor, "N T K"], v: Float[Tensor, "N T K"], scale: float, dropout: float
+    q: Float[Tensor, "N T K"],
+    k: Float[Tensor, "N T K"],
+    v: Float[Tensor, "N T K"],
+    scale: float,
+    dropout: float,
+    first: Int[Tensor, "B T"] | None = None,
 ) -> Float[Tensor, "N T K"]:
     """softmax(scale q kᵀ, no position seeing a later one) v, by blocks of queries.
 
     A block of 128 queries multiplies only with the keys up to its end, so that at long contexts nearly half of the
     products are never made. The weights are kept for the gradient: N T² floats at most.
+
+    `first` is the earliest key that each query sees, at its own position or before it; without, all see the first. It
+    is the same for N / B rows of q one after the other. Keys before the earliest of a block are not multiplied with.
     """
-    return _CausalAttention.apply(q, k, v, scale, dropout)
+    return _CausalAttention.apply(q, k, v, scale, dropout, first)
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -128,14 +136,20 @@ class _CausalAttention(torch.autograd.Function):
     BLOCK = 128
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float) -> Tensor:
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float, first: Tensor | None
+    ) -> Tensor:
         T = q.size(1)
         later = q.new_full((min(T, _CausalAttention.BLOCK),) * 2, float("-inf")).triu_(1)
         y = torch.empty_like(q)
+        blocks = _blocks(T, first)
         weights, kept = [], []
-        for start, end in _blocks(T):
-            scores = torch.bmm(q[:, start:end], k[:, :end].mT).mul_(scale)  # (N, block, end)
-            scores[:, :, start:end] += later[: end - start, : end - start]
+        for start, end, low in blocks:
+            scores = torch.bmm(q[:, start:end], k[:, low:end].mT).mul_(scale)  # (N, block, end - low)
+            scores[:, :, start - low :] += later[: end - start, : end - start]
+            if first is not None:
+                unseen = torch.arange(low, end, device=q.device) < first[:, start:end, None]  # (B, block, end - low)
+                scores.view(first.size(0), -1, *unseen.shape[1:]).masked_fill_(unseen.unsqueeze(1), float("-inf"))
             p = torch.softmax(scores, -1)
             weights.append(p)
             if dropout:
@@ -145,35 +159,39 @@ class _CausalAttention(torch.autograd.Function):
             if end - start == T:
                 torch.bmm(p, v, out=y)
             else:
-                y[:, start:end] = torch.bmm(p, v[:, :end])
+                y[:, start:end] = torch.bmm(p, v[:, low:end])
         ctx.save_for_backward(q, k, v, *weights, *kept)
-        ctx.scale, ctx.n_blocks = scale, len(weights)
+        ctx.scale, ctx.blocks, ctx.whole = scale, blocks, first is None
         return y
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
         (dy,) = grads
         q, k, v, *saved = ctx.saved_tensors
-        weights, kept = saved[: ctx.n_blocks], saved[ctx.n_blocks :]
+        weights, kept = saved[: len(ctx.blocks)], saved[len(ctx.blocks) :]
         T = q.size(1)
         dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        if not ctx.whole:
+            dk.zero_(), dv.zero_()
         # From the last block to the first: the last one reaches every key, so it sets dk and dv and the others add.
-        for index, (start, end) in reversed(list(enumerate(_blocks(T)))):
+        for index, (start, end, low) in reversed(list(enumerate(ctx.blocks))):
             p, dy_block = weights[index], dy[:, start:end]
-            dp = torch.bmm(dy_block, v[:, :end].mT)
+            dp = torch.bmm(dy_block, v[:, low:end].mT)
             if kept:
                 dp.mul_(kept[index])
             ds = torch._softmax_backward_data(dp, p, -1, p.dtype).mul_(ctx.scale)
             used = p * kept[index] if kept else p
-            if end == T:
+            if end == T and ctx.whole:
                 dv.copy_(torch.bmm(used.mT, dy_block))
                 dk.copy_(torch.bmm(ds.mT, q[:, start:end]))
             else:
-                dv[:, :end].baddbmm_(used.mT, dy_block)
-                dk[:, :end].baddbmm_(ds.mT, q[:, start:end])
-            dq[:, start:end] = torch.bmm(ds, k[:, :end])
-        return dq, dk, dv, None, None
+                dv[:, low:end].baddbmm_(used.mT, dy_block)
+                dk[:, low:end].baddbmm_(ds.mT, q[:, start:end])
+            dq[:, start:end] = torch.bmm(ds, k[:, low:end])
+        return dq, dk, dv, None, None, None
 
 
-def _blocks(T: int) -> list[tuple[int, int]]:
-    return [(start, min(T, start + _CausalAttention.BLOCK)) for start in range(0, T, _CausalAttention.BLOCK)]
+def _blocks(T: int, first: Tensor | None) -> list[tuple[int, int, int]]:
+    """Queries from a start to an end, and the earliest key that one of them sees."""
+    cuts = [(start, min(T, start + _CausalAttention.BLOCK)) for start in range(0, T, _CausalAttention.BLOCK)]
+    return [(start, end, 0 if first is None else int(first[:, start:end].min())) for start, end in cuts]

@@ -50,14 +50,7 @@ class Optimisers:
             )
         ]
         if matrices:
-            width = model.config.d_model
-            kv = model.config.n_kv * model.config.d_head
-            parts = {p: [width, kv, kv] for n, p in matrices.items() if n.endswith("qkv.weight")}
-            parts |= {
-                p: [p.size(0) // 2] * 2
-                for n, p in matrices.items()
-                if model.config.feed_forward == "swiglu" and n.endswith("up.weight")
-            }
+            parts = {self.named[n]: rows for n, rows in model.parts().items()}
             self.all.append(
                 Muon(
                     matrices.values(),

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmsmith.config import ModelConfig
-from lmsmith.models.layers import Attention, FeedForward, LayerCache, NgramEmbedding, Norm, Rotary
+from lmsmith.models.attention import Attention, LayerCache, Rotary
+from lmsmith.models.layers import FeedForward, NgramEmbedding, Norm
 
 SMALL = {"n_layer": 1, "n_head": 3, "d_model": 12, "context_length": 9, "vocab_size": 11}
 

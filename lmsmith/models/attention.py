@@ -1,0 +1,235 @@
+"""Causal self-attention: who sees whom, where tokens stand, and the key-value cache.
+
+Every query sees keys up to its own position. How far back is what differs: to the beginning; over a sliding window; to
+the beginning of its own document where several are packed into a row. All three are one number a query, the earliest
+key that it sees (`Mask.first`).
+
+What computes it: on CPUs `kernels.causal_attention`; elsewhere PyTorch's scaled_dot_product_attention, and where a mask
+is needed FlexAttention (Dong et al. 2024), which skips what no query sees, on the GPUs that have it.
+
+Shapes: B batch, T time, D d_model, H query heads, G key-value heads, K d_head.
+"""
+
+import functools
+import logging
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from lmsmith.config import ModelConfig
+from lmsmith.models import kernels
+
+QK_NORM_EPS = 1e-5
+
+
+class Attention(nn.Module):
+    """Causal self-attention (Vaswani et al. 2017, section 3.2), with grouped queries if n_kv_head < n_head."""
+
+    def __init__(self, config: ModelConfig, layer: int = 0) -> None:
+        super().__init__()
+        self.n_head, self.n_kv, self.d_head = config.n_head, config.n_kv, config.d_head
+        self.dropout = config.attention_dropout
+        self.window = config.window_of(layer)
+        self.scale = 1 / math.sqrt(config.d_head)
+        self.qkv = nn.Linear(config.d_model, (self.n_head + 2 * self.n_kv) * self.d_head, bias=config.bias)
+        self.out = nn.Linear(config.d_model, config.d_model, bias=config.bias)
+        # Normalised queries and keys have products of at most d_head; a learnt factor sets the temperature.
+        self.qk_gain = nn.Parameter(torch.ones(self.n_head)) if config.qk_norm else None
+        gated = config.has_value_embedding(layer)
+        self.value_gate = nn.Linear(config.d_value_gate, self.n_kv, bias=False) if gated else None
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        rotary: "Rotary | None",
+        cache: "LayerCache | None",
+        position: int,
+        layout: "Layout | None" = None,
+        values: Float[Tensor, "B T GK"] | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        """`position`: tokens read before, which `cache` holds. `values`: value embeddings of the tokens."""
+        B, T, _ = x.shape
+        n_qk = self.n_head + self.n_kv
+        both, v = self.qkv(x).view(B, T, -1, self.d_head).split((n_qk, self.n_kv), dim=2)  # (B, T, H, K)
+        if self.qk_gain is not None:  # queries and keys are adjacent in memory: normalised in one pass
+            both = kernels.rms_norm(both, None, QK_NORM_EPS)
+        if rotary is not None:
+            both = rotary(both, position, layout.positions if layout else None)
+        q, k = both.split((self.n_head, self.n_kv), dim=2)
+        if self.qk_gain is not None:
+            q = q * self.qk_gain.to(q.dtype).unsqueeze(-1)
+        if self.value_gate is not None and values is not None:
+            gate = 2 * torch.sigmoid(self.value_gate(x[..., : self.value_gate.in_features]))  # (B, T, G)
+            v = v + gate.unsqueeze(-1) * values.to(v.dtype).view(v.shape)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, K)
+        if cache is None:
+            y = self._within(q, self._for_each_head(k), self._for_each_head(v), layout)
+        else:
+            k, v, n_before = cache.extended(k, v, position, self.window)
+            y = self._from_cache(q, self._for_each_head(k), self._for_each_head(v), n_before)
+        return self.out(y.transpose(1, 2).reshape(B, T, -1))
+
+    def _for_each_head(self, x: Float[Tensor, "B G T K"]) -> Float[Tensor, "B H T K"]:
+        return x if self.n_kv == self.n_head else x.repeat_interleave(self.n_head // self.n_kv, dim=1)
+
+    def _within(self, q: Tensor, k: Tensor, v: Tensor, layout: "Layout | None") -> Tensor:
+        """Attention of a whole window of text on itself."""
+        mask = layout.masks.get(self.window) if layout else None
+        dropout = self.dropout if self.training else 0.0
+        if q.device.type == "cpu":
+            N, T, K = q.size(0) * q.size(1), q.size(2), q.size(3)
+            q_, k_, v_ = (x.reshape(N, T, K) for x in (q, k, v))
+            first = None if mask is None else mask.first
+            return kernels.causal_attention(q_, k_, v_, self.scale, dropout, first).view(q.shape)
+        if mask is None:
+            return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=self.scale)
+        if (lack := _lacking_for_flex(q, dropout)) is None:
+            return _compiled_flex()(q, k, v, block_mask=mask.blocks(), scale=self.scale)
+        _say_once(f"FlexAttention needs {lack}: masked attention multiplies all keys instead.")
+        return F.scaled_dot_product_attention(q, k, v, mask.dense(), dropout_p=dropout, scale=self.scale)
+
+    def _from_cache(self, q: Tensor, k: Tensor, v: Tensor, n_before: int) -> Tensor:
+        """Attention of new positions on themselves and the `n_before` positions before them."""
+        T = q.size(2)
+        seen = torch.ones(T, n_before + T, dtype=torch.bool, device=q.device).tril_(n_before)
+        if self.window:
+            seen = seen.triu_(n_before - self.window + 1)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=None if T == 1 else seen, scale=self.scale)
+
+
+@dataclass
+class LayerCache:
+    """Keys and values of the positions already read, in one layer."""
+
+    keys: Float[Tensor, "B G max K"]
+    values: Float[Tensor, "B G max K"]
+
+    def extended(self, k: Tensor, v: Tensor, position: int, window: int) -> tuple[Tensor, Tensor, int]:
+        """Takes in what was read at `position`; gives all that it sees, and how many of these come before it."""
+        end = position + k.size(2)
+        self.keys[:, :, position:end] = k
+        self.values[:, :, position:end] = v
+        low = max(0, position - window + 1) if window else 0
+        return self.keys[:, :, low:end], self.values[:, :, low:end], position - low
+
+
+@dataclass
+class State:
+    """What a model carries from one call to the next: `position` tokens have been read."""
+
+    layers: list[LayerCache]
+    before: Int[Tensor, "B n"]
+    position: int = 0
+
+
+@dataclass
+class Rotary:
+    """Rotary positions (Su et al. 2021, RoFormer): pairs of neighbouring numbers turned by position times frequency."""
+
+    turns: Tensor = field(repr=False)  # complex128 (context_length, 1, K/2)
+    _near: Tensor | None = field(default=None, repr=False)  # the same where, and as precise as, it was last needed
+
+    @classmethod
+    def make(cls, config: ModelConfig) -> "Rotary":
+        frequency = config.rope_base ** (-torch.arange(0, config.d_head, 2, dtype=torch.float64) / config.d_head)
+        angle = torch.outer(torch.arange(config.context_length, dtype=torch.float64), frequency)
+        return cls(torch.polar(torch.ones_like(angle), angle).unsqueeze(1))
+
+    def __call__(
+        self, x: Float[Tensor, "B T H K"], start: int, positions: Int[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, "B T H K"]:
+        """Tokens stand at `start`, `start` + 1 ... or at `positions`."""
+        wide = x if x.dtype == torch.float64 else x.float()
+        kind = torch.complex128 if wide.dtype == torch.float64 else torch.complex64
+        if self._near is None or self._near.device != x.device or self._near.dtype != kind:
+            self._near = self.turns.to(kind).to(x.device)
+        pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)))
+        turned = pairs * (self._near[start : start + x.size(1)] if positions is None else self._near[positions])
+        return torch.view_as_real(turned).flatten(-2).to(x.dtype)
+
+
+@dataclass
+class Mask:
+    """What each query sees: the keys from `first` up to its own position. A single row holds for the whole batch."""
+
+    first: Int[Tensor, "B T"]
+    _blocks: Any = field(default=None, repr=False)
+
+    def dense(self) -> Bool[Tensor, "B 1 T T"]:
+        at = torch.arange(self.first.size(1), device=self.first.device)
+        return ((at <= at.unsqueeze(1)) & (at >= self.first.unsqueeze(-1))).unsqueeze(1)
+
+    def blocks(self) -> Any:
+        """FlexAttention's mask: which blocks of 128 x 128 are empty, and `sees` within the others."""
+        if self._blocks is None:
+            from torch.nn.attention.flex_attention import create_block_mask
+
+            first, (B, T) = self.first, self.first.shape
+
+            def sees(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+                return (k <= q) & (k >= first[b if B > 1 else 0, q])
+
+            self._blocks = create_block_mask(sees, B if B > 1 else None, None, T, T, device=first.device)
+        return self._blocks
+
+
+@dataclass
+class Layout:
+    """Where tokens stand and what they see, where that is not the plain thing; shared by all layers of one pass."""
+
+    positions: Int[Tensor, "B T"] | None  # within their documents; None: in the row
+    masks: dict[int, Mask]  # by the layer's window, 0 being none; where there is none, all before is seen
+
+    @classmethod
+    def of(cls, config: ModelConfig, T: int, device: torch.device, documents: Tensor | None) -> "Layout | None":
+        """`documents` (B, T): equal numbers next to each other are one document. None for the plain thing."""
+        windows = {config.window_of(layer) for layer in range(config.n_layer)}
+        if documents is None:
+            masks = {window: _window_mask(window, T, device) for window in windows if 0 < window < T}
+            return cls(None, masks) if masks else None
+        at = torch.arange(T, device=device).expand(documents.shape)
+        new = torch.ones_like(documents, dtype=torch.bool)
+        new[:, 1:] = documents[:, 1:] != documents[:, :-1]
+        begins = torch.where(new, at, 0).cummax(dim=1).values  # (B, T)
+        masks = {window: Mask(begins.maximum(at - window + 1) if window else begins) for window in windows}
+        return cls(at - begins, masks)
+
+
+@functools.lru_cache(maxsize=16)
+def _window_mask(window: int, T: int, device: torch.device) -> Mask:
+    return Mask((torch.arange(T, device=device) - window + 1).clamp(min=0).unsqueeze(0))
+
+
+def _lacking_for_flex(q: Tensor, dropout: float) -> str | None:
+    """What FlexAttention would need, in words; None where it serves."""
+    if q.device.type != "cuda" or not _has_triton():
+        return "a GPU with Triton"
+    if dropout:
+        return "model.attention_dropout 0"
+    if q.dtype == torch.float64:
+        return "float32 or less"
+    return "heads at least 16 wide" if q.size(-1) < 16 else None
+
+
+@functools.cache
+def _has_triton() -> bool:
+    from torch.utils._triton import has_triton
+
+    return bool(has_triton())
+
+
+@functools.cache
+def _compiled_flex() -> Any:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention)
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    logging.getLogger(__name__).warning(message)
