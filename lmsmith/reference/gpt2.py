@@ -1,0 +1,238 @@
+"""GPT-2 with nothing hidden: forward and backward pass and update, in NumPy, every number in a tensor with a name.
+
+    model = GPT2(Sizes(n_layer=2, n_head=2, d_model=8, vocab_size=11, padded_vocab_size=11, context_length=6))
+    model.initialise(np.random.default_rng(0))
+    loss = model.forward(inputs, targets)   # model.acts: what every layer made of the tokens
+    model.zero_grad()
+    model.backward()                        # model.grads: what every parameter would do to the loss
+    model.update(learning_rate=1e-3)
+
+The model is Radford et al. 2019. `blocks.py` names its tensors, `layers.py` has each layer's forward and backward
+function, and `model.layers` is the list of them: forward goes through it from the front, backward from the back.
+Products run on as many threads as NumPy's BLAS has, all else on one. There is no dropout. Memory is allocated once, at
+the first step; a batch of another shape allocates anew.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from types import EllipsisType
+
+import numpy as np
+
+from lmsmith.reference.adamw import adamw
+from lmsmith.reference.blocks import Sizes, activation_shapes, n_numbers, parameter_shapes, views
+from lmsmith.reference.layers import (
+    attention_backward,
+    attention_forward,
+    crossentropy_backward,
+    crossentropy_forward,
+    encoder_backward,
+    encoder_forward,
+    gelu_backward,
+    gelu_forward,
+    layernorm_backward,
+    layernorm_forward,
+    linear_backward,
+    linear_forward,
+    scratch_numbers,
+)
+
+__all__ = ["GPT2", "Layer", "Sizes"]
+
+MATRICES = ("wte", "wpe", "qkvw", "attprojw", "fcw", "fcprojw")
+"""What weight decay is for: tensors whose layers each have two dimensions."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One step of the forward pass and its gradient, bound to the tensors they read and write."""
+
+    name: str
+    forward: Callable[[], None]
+    backward: Callable[[], None]
+
+
+class GPT2:
+    """GPT-2 of any size in float32 or float64; all parameters zero until they are set or `initialise` draws them."""
+
+    def __init__(self, sizes: Sizes, dtype: type = np.float32) -> None:
+        self.sizes, self.dtype = sizes, np.dtype(dtype)
+        shapes = parameter_shapes(sizes)
+        self.params_block: np.ndarray = np.zeros(n_numbers(shapes), dtype)
+        self.grads_block = np.zeros_like(self.params_block)
+        self.params, self.grads = views(self.params_block, shapes), views(self.grads_block, shapes)
+        self.m, self.v = (views(np.zeros(n_numbers(shapes), dtype), shapes) for _ in range(2))  # AdamW's two means
+        self.n_updates = 0
+        self.acts: dict[str, np.ndarray] = {}  # the 23 activations of the last forward pass
+        self.dacts: dict[str, np.ndarray] = {}  # gradients of a layer's activations; the next one's take their place
+        self.layers: list[Layer] = []
+        self._dloss = 0.0
+
+    def initialise(self, rng: np.random.Generator) -> None:
+        """GPT-2's: gains one, biases zero, all else N(0, 0.02); projections into the residual stream / sqrt(2 L)."""
+        for name, param in self.params.items():
+            if name.endswith("b"):
+                param[...] = 0
+            elif name.startswith("ln"):
+                param[...] = 1
+            else:
+                std = 0.02 / np.sqrt(2 * self.sizes.n_layer) if name in ("attprojw", "fcprojw") else 0.02
+                param[...] = rng.normal(0, std, param.shape)
+
+    def forward(self, inputs: np.ndarray, targets: np.ndarray) -> float:
+        """The mean loss, nats a token, of predicting `targets` from `inputs`: ids, both (B, T)."""
+        B, T = inputs.shape
+        assert targets.shape == (B, T)
+        assert self.sizes.context_length >= T, f"{T} tokens in a context of {self.sizes.context_length}"
+        for ids in (inputs, targets):
+            assert ids.min() >= 0, "an id below 0"
+            assert ids.max() < self.sizes.vocab_size, "an id outside the vocabulary"
+        if not self.layers or self._inputs.shape != (B, T):
+            self._allocate(B, T)
+        self._inputs[...], self._targets[...] = inputs, targets
+        for layer in self.layers:
+            layer.forward()
+        return float(np.mean(self.acts["losses"], dtype=np.float64))
+
+    def zero_grad(self) -> None:
+        self.grads_block.fill(0)
+
+    def backward(self, share: float = 1.0) -> None:
+        """Adds to `grads` the gradient of `share` times the mean loss of the last forward pass.
+
+        A batch in n equal parts has each part's gradient added, with a share of 1/n.
+        """
+        assert self.layers, "backward comes after forward"
+        self._dloss = share / self._targets.size
+        self.dacts["residual3"].fill(0)
+        for layer in reversed(self.layers):
+            layer.backward()
+
+    def update(
+        self,
+        learning_rate: float,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        decay_all: bool = False,
+    ) -> None:
+        """One step of AdamW. Decayed are the six matrices and tables; with `decay_all` all tensors, as in llm.c."""
+        self.n_updates += 1
+        for name in self.params:
+            adamw(
+                self.params[name],
+                self.grads[name],
+                self.m[name],
+                self.v[name],
+                self._scratch,
+                step=self.n_updates,
+                learning_rate=learning_rate,
+                beta1=beta1,
+                beta2=beta2,
+                eps=eps,
+                weight_decay=weight_decay if decay_all or name in MATRICES else 0.0,
+            )
+
+    def _allocate(self, B: int, T: int) -> None:
+        sizes = self.sizes
+        shapes = activation_shapes(sizes, B, T)
+        self.acts = views(np.zeros(n_numbers(shapes), self.dtype), shapes)
+        slopes = {name: shapes[name][1:] for name in ("residual3", "ln1", "qkv", "atty", "fch")}
+        slopes["logits"] = shapes["logits"]
+        self.dacts = views(np.zeros(n_numbers(slopes), self.dtype), slopes)
+        self._scratch = np.zeros(scratch_numbers(sizes.d_model, sizes.n_head, T), self.dtype)
+        self._inputs, self._targets = np.zeros((2, B, T), np.int64)
+        self.layers = list(self._layers())
+
+    def _layers(self) -> Iterator[Layer]:
+        """Every layer in the order of the forward pass, the residual stream going through all of them as x."""
+        a, d = self.acts, self.dacts
+        yield Layer(
+            "encoder",
+            lambda: encoder_forward(a["encoded"], self._inputs, self.params["wte"], self.params["wpe"]),
+            lambda: encoder_backward(d["residual3"], self._inputs, self.grads["wte"], self.grads["wpe"]),
+        )
+        x = a["encoded"]
+        for at in range(self.sizes.n_layer):
+            yield self._layernorm("ln1", x, at)
+            yield self._linear("qkv", "qkv", a["ln1"][at], d["ln1"], d["qkv"], at)
+            yield self._attention(at)
+            yield self._linear("attproj", "attproj", a["atty"][at], d["atty"], d["residual3"], at)
+            yield self._residual("residual2", x, a["attproj"][at], at)
+            x = a["residual2"][at]
+            yield self._layernorm("ln2", x, at)
+            yield self._linear("fc", "fch", a["ln2"][at], d["ln1"], d["fch"], at)
+            yield self._gelu(at)
+            yield self._linear("fcproj", "fcproj", a["fch_gelu"][at], d["fch"], d["residual3"], at)
+            yield self._residual("residual3", x, a["fcproj"][at], at)
+            x = a["residual3"][at]
+        yield self._layernorm("lnf", x)
+        yield Layer(
+            "head",  # the token table once more
+            partial(linear_forward, rows(a["logits"]), rows(a["lnf"]), self.params["wte"], None),
+            partial(
+                linear_backward,
+                *(rows(d["ln1"]), self.grads["wte"], None),
+                *(rows(d["logits"]), rows(a["lnf"]), self.params["wte"], self._scratch),
+            ),
+        )
+        targets, probs = self._targets.reshape(-1), rows(a["probs"])
+        yield Layer(
+            "crossentropy",
+            partial(
+                crossentropy_forward, a["losses"].reshape(-1), probs, rows(a["logits"]), targets, self.sizes.vocab_size
+            ),
+            lambda: crossentropy_backward(rows(d["logits"]), self._dloss, probs, targets),
+        )
+
+    def _layernorm(self, name: str, x: np.ndarray, at: int | EllipsisType = ...) -> Layer:
+        """`x` normalised; its gradient is added to the residual stream's. Without `at` it is none of the L layers'."""
+        out, mean, rstd = (self.acts[name + part][at] for part in ("", "_mean", "_rstd"))
+        w, b, dw, db = (of[name + part][at] for of in (self.params, self.grads) for part in "wb")
+        mean, rstd = mean.reshape(-1), rstd.reshape(-1)
+        dx, dout = rows(self.dacts["residual3"]), rows(self.dacts["ln1"])
+        return Layer(
+            label(name, at),
+            partial(layernorm_forward, rows(out), mean, rstd, rows(x), w, b),
+            partial(layernorm_backward, dx, dw, db, dout, rows(x), w, mean, rstd, self._scratch),
+        )
+
+    def _linear(self, name: str, out: str, x: np.ndarray, dx: np.ndarray, dout: np.ndarray, at: int) -> Layer:
+        w, b, dw, db = (of[name + part][at] for of in (self.params, self.grads) for part in "wb")
+        return Layer(
+            label(out, at),
+            partial(linear_forward, rows(self.acts[out][at]), rows(x), w, b),
+            partial(linear_backward, rows(dx), dw, db, rows(dout), rows(x), w, self._scratch),
+        )
+
+    def _attention(self, at: int) -> Layer:
+        qkv, preatt, att, atty = (self.acts[name][at] for name in ("qkv", "preatt", "att", "atty"))
+        return Layer(
+            label("atty", at),
+            partial(attention_forward, atty, preatt, att, qkv),
+            partial(attention_backward, self.dacts["qkv"], self.dacts["atty"], qkv, atty, att, self._scratch),
+        )
+
+    def _gelu(self, at: int) -> Layer:
+        x = rows(self.acts["fch"][at])
+        return Layer(
+            label("fch_gelu", at),
+            partial(gelu_forward, rows(self.acts["fch_gelu"][at]), x),
+            partial(gelu_backward, rows(self.dacts["fch"]), x, self._scratch),
+        )
+
+    def _residual(self, name: str, x: np.ndarray, branch: np.ndarray, at: int) -> Layer:
+        """x + branch. Both have the gradient of the sum, and it is there already: nothing to do backward."""
+        return Layer(label(name, at), partial(np.add, x, branch, out=self.acts[name][at]), lambda: None)
+
+
+def rows(x: np.ndarray) -> np.ndarray:
+    """Texts of tokens as rows: (B, T, D) -> (N, D), a view."""
+    return x.reshape(-1, x.shape[-1])
+
+
+def label(name: str, at: int | EllipsisType) -> str:
+    return name if at is ... else f"{name} {at}"
