@@ -45,14 +45,19 @@ def file(path: Path) -> Iterator[BinaryIO]:
             opened = partial.open("wb")
         with _explained(path, block=partial), opened:  # closing writes what is still in the buffer, and can fail
             yield opened
-        with _explained(path):
-            _sync_file(partial)
-            partial.replace(path)
-            _sync_folder(path.parent)
+        settle(partial, path)
     except BaseException:  # an interrupt too
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
+
+
+def settle(partial: Path, path: Path) -> None:
+    """Gives a finished file of the same folder the name `path`, in place of what was there; it is on the disk then."""
+    with _explained(path):
+        _sync_file(partial)
+        partial.replace(path)
+        _sync_folder(path.parent)
 
 
 @contextlib.contextmanager
