@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from lmsmith import atomic
 from lmsmith.checkpoint import load_model
 from lmsmith.config import ModelConfig, RunConfig, flatten, read_toml
@@ -105,6 +107,12 @@ def summary_of(place: Path) -> dict[str, Any]:
 def load_for_use(place: Path) -> tuple[GPT, Tokenizer, dict[str, Any]]:
     """Model, tokenizer and config from RUN or RUN/model. Raises UsageError, CheckpointError, TokenizerError."""
     folder = model_folder(place)
+    model, _, content = load_weights(folder)
+    return model.eval(), load_tokenizer(folder), content
+
+
+def load_weights(folder: Path) -> tuple[GPT, dict[str, Tensor], dict[str, Any]]:
+    """Model, tensors in the precision they are stored in, and config of a model's folder. Raises CheckpointError."""
     tensors, content = load_model(folder)
     try:
         model = GPT(model_config(content["model"]))
@@ -114,7 +122,7 @@ def load_for_use(place: Path) -> tuple[GPT, Tokenizer, dict[str, Any]]:
             f"The model in {folder} cannot be loaded: config.json and model.safetensors do not fit each other "
             f"({str(error).splitlines()[0]}). Copy both from where they came from, or resume the run."
         ) from error
-    return model.eval(), load_tokenizer(folder), content
+    return model, tensors, content
 
 
 def model_folder(place: Path) -> Path:
