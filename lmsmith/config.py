@@ -29,8 +29,13 @@ def setting(default: Any, meaning: str) -> Any:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The Transformer. Sizes are counts and widths; `0` means 'derived', as the meaning says."""
+    """The model. Sizes are counts and widths; `0` means 'derived', as the meaning says.
 
+    `kind` says what is built, and which of the settings mean something to it (`settings_of`); the others must be left
+    as they are.
+    """
+
+    kind: Literal["gpt", "rnn", "ngram"] = setting("gpt", "Transformer, recurrent network or counts; --preset says it")
     n_layer: int = setting(6, "number of blocks")
     n_head: int = setting(6, "query heads a layer")
     n_kv_head: int = setting(0, "key and value heads a layer; 0: as many as n_head")
@@ -73,8 +78,16 @@ class ModelConfig:
         "gpt2: N(0, 0.02), residual projections over sqrt(2 n_layer); truncated-normal: variance 2/(fan_in + fan_out), "
         "cut at three sigma; zero-projections: residual projections and head zero",
     )
+    cell: Literal["elman", "gru", "lstm"] = setting("lstm", "(rnn) how a layer's state follows from the one before")
+    activation: Literal["tanh", "sigmoid"] = setting("tanh", "(rnn) of Elman's hidden units")
+    ngram_order: int = setting(5, "(ngram) n: tokens counted together, the predicted one among them")
+    smoothing: Literal["kneser-ney", "add-k", "mle"] = setting(
+        "kneser-ney", "(ngram) interpolated modified Kneser-Ney, add-k, or maximum likelihood"
+    )
+    add_k: float = setting(0.1, "(ngram) added to every count by add-k")
 
     def __post_init__(self) -> None:
+        self._check_kind()
         for name in ("n_layer", "n_head", "d_model", "context_length", "vocab_multiple"):
             _check(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
         for name in ("n_kv_head", "d_ff", "vocab_size", "window", "value_embedding_every"):
@@ -87,6 +100,22 @@ class ModelConfig:
         _check(0 <= self.logit_softcap < math.inf, "model.logit_softcap", self.logit_softcap, "0 (none) or more")
         _check(1 < self.rope_base < math.inf, "model.rope_base", self.rope_base, "above 1")
         _check(0 < self.norm_eps < math.inf, "model.norm_eps", self.norm_eps, "above 0")
+        _check(1 <= self.ngram_order <= 255, "model.ngram_order", self.ngram_order, "1 to 255")
+        _check(0 < self.add_k < math.inf, "model.add_k", self.add_k, "above 0 (to add nothing: smoothing mle)")
+        if self.kind == "gpt":
+            self._check_transformer()
+
+    def _check_kind(self) -> None:
+        """Refuses settings of another kind."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value != field.default and field.name not in settings_of(self.kind):
+                raise ConfigError(
+                    f"model.{field.name} = {_as_toml(value)} means nothing to a model of kind {self.kind}. Leave it "
+                    "out, or choose another --preset."
+                )
+
+    def _check_transformer(self) -> None:
         if self.d_model % self.n_head:
             near = _nearest_multiple(self.d_model, self.n_head * (2 if self.positions == "rope" else 1))
             raise ConfigError(
@@ -167,6 +196,20 @@ class ModelConfig:
         return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
 
 
+_NGRAM_ALONE = {"ngram_order", "smoothing", "add_k"}
+_RNN_ALONE = {"cell", "activation"}
+_RNN_TOO = {"n_layer", "d_model", "vocab_multiple", "context_length", "tied_head", "dropout", "logit_softcap"}
+
+
+def settings_of(kind: str) -> set[str]:
+    """The settings of ModelConfig that mean something to a kind of model."""
+    if kind == "ngram":
+        return {"kind", "vocab_size"} | _NGRAM_ALONE
+    if kind == "rnn":
+        return {"kind", "vocab_size"} | _RNN_ALONE | _RNN_TOO
+    return {field.name for field in dataclasses.fields(ModelConfig)} - _NGRAM_ALONE - _RNN_ALONE
+
+
 @dataclass(frozen=True)
 class OptimConfig:
     """The optimiser. With `muon`, matrices inside blocks go to Muon and everything else to AdamW."""
@@ -242,6 +285,9 @@ class TrainConfig:
     tokens: int = setting(0, "number of training tokens; 0: from --steps or --minutes")
     batch_size: int = setting(32, "sequences an update")
     micro_batch_size: int = setting(0, "sequences at once; the rest by accumulation; 0: the whole batch")
+    carry_state: bool = setting(
+        False, "(rnn) each sequence goes on where the batch before ended it, with its state, not its gradient"
+    )
     seed: int = setting(1, "initial weights, data order and dropout follow from it")
     eval_every: int = setting(0, "steps between evaluations on the whole validation split; 0: about ten a run")
     save_every: int = setting(0, "steps between checkpoints; 0: about every minute")
@@ -292,6 +338,15 @@ class RunConfig:
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
 
+    def __post_init__(self) -> None:
+        kind = self.model.kind
+        if kind == "rnn" and self.optim.name == "muon":
+            raise ConfigError(
+                "optim.name = 'muon' is for the matrices of a Transformer's blocks: set adamw for kind rnn."
+            )
+        if kind != "rnn" and self.train.carry_state:
+            raise ConfigError(f"train.carry_state carries the state of recurrent networks, and model.kind is {kind}.")
+
     def changed(self, changes: Mapping[str, Any], *, where: str) -> Self:
         """A copy with dotted settings replaced: `{"model.n_layer": 6}`. Text is parsed by the setting's type.
 
@@ -311,7 +366,10 @@ class RunConfig:
         return dataclasses.replace(self, **top, **parts)
 
     def to_toml(self) -> str:
-        return tomli_w.dumps(dataclasses.asdict(self))
+        """All settings, of the model those that mean something to its kind."""
+        sections = dataclasses.asdict(self)
+        of_kind = settings_of(self.model.kind)
+        return tomli_w.dumps(sections | {"model": {k: v for k, v in sections["model"].items() if k in of_kind}})
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,16 @@
 
 import dataclasses
 import math
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
-import tomli_w
 from hypothesis import given
 from hypothesis import strategies as some
 
-from lmsmith.config import ModelConfig, RunConfig, flatten, read_toml, settings
+from lmsmith.config import ModelConfig, RunConfig, flatten, read_toml, settings, settings_of
 from lmsmith.errors import ConfigError
 
 LEAVES = dict(settings())
@@ -35,6 +35,8 @@ BAD: dict[str, list[Any]] = {
     "model.attention_dropout": [-0.1, 1.0, math.nan],
     "model.ngram_dropout": [-0.1, 1.0, math.nan],
     "model.logit_softcap": [-1.0, math.inf, math.nan],
+    "model.ngram_order": [0, 256],
+    "model.add_k": [0.0, math.inf, math.nan],
     "optim.learning_rate": [0.0, math.inf, math.nan],
     "optim.table_learning_rate": [-0.1, math.inf, math.nan],
     "optim.muon_learning_rate": [0.0, math.inf, math.nan],
@@ -271,7 +273,13 @@ def changes(draw: some.DrawFn) -> dict[str, Any]:
     n_kv, groups, half = (draw(some.integers(1, 9)) for _ in range(3))
     found |= {"model.n_kv_head": n_kv, "model.n_head": n_kv * groups, "model.d_model": n_kv * groups * 2 * half}
     found["train.batch_size"] = found["train.micro_batch_size"] * draw(some.integers(1, 5))
-    return found
+    kind = found["model.kind"]
+    found |= {name: LEAVES[name].default for name in found if name.startswith("model.") and not of_kind(name, kind)}
+    return found | ({"optim.name": "adamw"} if kind == "rnn" else {"train.carry_state": False})
+
+
+def of_kind(name: str, kind: str) -> bool:
+    return not name.startswith("model.") or name.removeprefix("model.") in settings_of(kind)
 
 
 def differ(config: RunConfig) -> set[str]:
@@ -288,7 +296,8 @@ def test_toml_out_and_in_gives_the_same_config(
     assert flatten(dataclasses.asdict(config)) == values
     path = tmp_path_factory.mktemp("config") / "config.toml"
     path.write_text(config.to_toml(), encoding="utf-8")
-    assert read_toml(path) == {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+    said = {k: v for k, v in values.items() if of_kind(k, values["model.kind"])}
+    assert read_toml(path) == {k: list(v) if isinstance(v, tuple) else v for k, v in said.items()}
     assert RunConfig().changed(read_toml(path), where=str(path)) == config
 
 
@@ -335,5 +344,34 @@ def test_toml_of_another_shape_is_refused(tmp_path: Path, content: str) -> None:
 
 
 def test_to_toml_is_plain_toml() -> None:
-    assert RunConfig().to_toml() == tomli_w.dumps(dataclasses.asdict(RunConfig()))
-    assert RunConfig().to_toml().startswith('preset = "modern"\ntokenizer = "auto"\n\n[model]\nn_layer = 6\n')
+    every = flatten(dataclasses.asdict(RunConfig()))
+    assert flatten(tomllib.loads(RunConfig().to_toml())) == {
+        k: list(v) if isinstance(v, tuple) else v for k, v in every.items() if of_kind(k, "gpt")
+    }
+    assert RunConfig().to_toml().startswith('preset = "modern"\ntokenizer = "auto"\n\n[model]\nkind = "gpt"\n')
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        ("gpt", "cell", "gru"),
+        ("gpt", "smoothing", "mle"),
+        ("rnn", "n_head", 2),
+        ("rnn", "positions", "none"),
+        ("rnn", "ngram_order", 3),
+        ("ngram", "n_layer", 2),
+        ("ngram", "cell", "gru"),
+    ],
+)
+def test_settings_of_another_kind_of_model_are_refused(kind: str, name: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"model\.{name} = .* means nothing to a model of kind {kind}"):
+        ModelConfig(**{"kind": kind, name: value})
+
+
+def test_what_goes_with_recurrent_networks_alone() -> None:
+    rnn = {"model.kind": "rnn", "optim.name": "adamw"}
+    assert RunConfig().changed(rnn | {"train.carry_state": True}, where="here").train.carry_state
+    with pytest.raises(ConfigError, match="set adamw"):
+        RunConfig().changed({"model.kind": "rnn"}, where="here")
+    with pytest.raises(ConfigError, match=r"train\.carry_state"):
+        RunConfig().changed({"train.carry_state": True}, where="here")
