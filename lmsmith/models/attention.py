@@ -165,16 +165,16 @@ class Mask:
         return ((at <= at.unsqueeze(1)) & (at >= self.first.unsqueeze(-1))).unsqueeze(1)
 
     def blocks(self) -> Any:
-        """FlexAttention's mask: which blocks of 128 x 128 are empty, and `sees` within the others."""
+        """FlexAttention's mask: which blocks of 128 x 128 are empty, and who sees whom within the others."""
         if self._blocks is None:
             from torch.nn.attention.flex_attention import create_block_mask
 
             first, (B, T) = self.first, self.first.shape
-
-            def sees(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-                return (k <= q) & (k >= first[b if B > 1 else 0, q])
-
-            self._blocks = create_block_mask(sees, B if B > 1 else None, None, T, T, device=first.device)
+            self._blocks = create_block_mask(
+                lambda b, h, q, k: (k <= q) & (k >= first[b if B > 1 else 0, q]),
+                *(B if B > 1 else None, None, T, T),
+                device=first.device,
+            )
         return self._blocks
 
 

@@ -159,6 +159,20 @@ def test_attention_gradcheck(T: int, block: int, dropout: float, monkeypatch: py
         assert not torch.equal(attend(*inputs), plain_attention(*inputs, 0.7))
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_masked_attention_gradcheck(dropout: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What each query sees begins in its own block, in the one before, or at the start; six rows of two texts."""
+    monkeypatch.setattr(kernels._CausalAttention, "BLOCK", 3)
+    first = torch.tensor([[0, 0, 0, 3, 3, 5, 5], [0, 1, 1, 2, 4, 4, 6]])
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            return kernels.causal_attention(q, k, v, 0.7, dropout, first)
+
+    assert torch.autograd.gradcheck(attend, qkv(6, 7, 2))
+
+
 def test_attention_dropout_keeps_the_expectation(monkeypatch: pytest.MonkeyPatch) -> None:
     """The mean of many draws is the value without dropout; weights are dropped, each by itself, not values or rows."""
     monkeypatch.setattr(kernels._CausalAttention, "BLOCK", 4)
