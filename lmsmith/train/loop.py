@@ -26,6 +26,7 @@ from lmsmith.checkpoint import available, load_checkpoint, save_checkpoint, save
 from lmsmith.config import RunConfig, flatten
 from lmsmith.data.batches import Batches
 from lmsmith.data.prepare import Corpus
+from lmsmith.data.read_ahead import ReadAhead
 from lmsmith.errors import TrainingError
 from lmsmith.evaluate.likelihood import Score, inference, score_ids
 from lmsmith.generate.decode import generate
@@ -37,7 +38,7 @@ from lmsmith.tokens.tokenizer import Tokenizer
 from lmsmith.train.log import MetricsFile, Progress, add_samples, finite
 from lmsmith.train.plan import Pace, Stopwatch, corrected_steps, look_due
 from lmsmith.train.run import empty_prompt
-from lmsmith.train.step import products_dtype, update
+from lmsmith.train.step import micro_batches, products_dtype, update
 from lmsmith.train.stop import Noted, Stopped, noted
 
 SAVE_SECONDS = 60.0  # between two checkpoints, unless train.save_every says it in steps
@@ -141,6 +142,7 @@ class Training:
         self._began = self._last_save = self._last_sample = time.monotonic()
         with noted() as stop:
             with (
+                ReadAhead(self.batches, micro_batches(self.config)) as self._ahead,
                 MetricsFile(path, step=first_step, evaluated_step=so_far.evaluated_step) as metrics,
                 Progress(
                     self.console,
@@ -199,7 +201,7 @@ class Training:
     def _update(self, metrics: MetricsFile, progress: Progress) -> None:
         so_far, config = self.so_far, self.config
         began = time.perf_counter()
-        result = update(self.model, self.optimisers, self.batches, config, so_far.step, so_far.n_steps)
+        result = update(self.model, self.optimisers, self._ahead, config, so_far.step, so_far.n_steps)
         seconds = time.perf_counter() - began
         so_far.step += 1
         so_far.train_seconds += seconds

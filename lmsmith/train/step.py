@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lmsmith.config import RunConfig
-from lmsmith.data.batches import Batches
+from lmsmith.data.batches import AnyBatches
 from lmsmith.errors import TrainingError
 from lmsmith.loss import summed_cross_entropy
 from lmsmith.models.gpt import GPT
@@ -18,21 +18,20 @@ from lmsmith.optim.schedule import learning_rate_share
 
 
 def update(
-    model: GPT, optimisers: Optimisers, batches: Batches, config: RunConfig, step: int, n_steps: int
+    model: GPT, optimisers: Optimisers, batches: AnyBatches, config: RunConfig, step: int, n_steps: int
 ) -> dict[str, float]:
     """Makes update `step` (from 0) of `n_steps` and returns its loss (nats a token), gradient norm, learning rate.
 
     Raises TrainingError, before anything is updated, where the loss or the gradient is not finite.
     """
     device = next(model.parameters()).device
-    rows = config.train.micro_batch_size or config.train.batch_size
     n_tokens = batches.n_counted(step)
     loss = 0.0
     with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=config.model.has_dropout):
         if config.model.has_dropout:  # dropout is a function of (seed, step)
             torch.manual_seed(dropout_seed(config.train.seed, step))
-        for start in range(0, config.train.batch_size, rows):
-            batch = batches.rows(step, start, start + rows)
+        for rows in micro_batches(config):
+            batch = batches.rows(step, *rows)
             x, y = torch.from_numpy(batch.inputs).to(device), torch.from_numpy(batch.targets).to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=config.train.dtype == "bfloat16"):
                 hidden = model.hidden(x)
@@ -55,6 +54,12 @@ def update(
     share = learning_rate_share(step, n_steps, config.schedule)
     optimisers.step(share)
     return {"loss": loss, "grad_norm": norm, "learning_rate": share * config.optim.learning_rate}
+
+
+def micro_batches(config: RunConfig) -> list[tuple[int, int]]:
+    """From which row to which each of a batch's micro-batches goes."""
+    n_rows = config.train.micro_batch_size or config.train.batch_size
+    return [(start, start + n_rows) for start in range(0, config.train.batch_size, n_rows)]
 
 
 def dropout_seed(seed: int, step: int) -> int:
