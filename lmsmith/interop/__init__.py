@@ -1,0 +1,1 @@
+"""Models of other programs into run folders, and out of them."""

@@ -1,0 +1,148 @@
+"""A run's model -> a folder for other programs, with a receipt.
+
+    --to hf      config.json, generation_config.json, model.safetensors, tokenizer.json, tokenizer_config.json
+    --to llmc    model.bin
+
+Before the folder appears it is read again, by our own reader and, where it is installed, by transformers, and the
+logits of both on fixed tokens are held against the run's. `receipt.json` has the differences, and each file's SHA-256.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lmsmith import __version__, atomic
+from lmsmith.errors import CheckpointError, ConfigError, StorageError
+from lmsmith.evaluate.likelihood import inference
+from lmsmith.interop import huggingface, llmc, vocabulary
+from lmsmith.interop.architectures import architecture_for
+from lmsmith.interop.importing import sha256_of
+from lmsmith.models.gpt import GPT
+from lmsmith.tokens.files import FILE_NAME, load_tokenizer
+from lmsmith.tokens.tokenizer import Tokenizer
+from lmsmith.train.run import free_place, load_weights, model_folder
+
+LLMC_FILE = "model.bin"
+RECEIPT = "receipt.json"
+Form = Literal["hf", "llmc"]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+_TOLERANCE = 1e-4  # of the largest logit
+_CHECKED_TOKENS = 64
+_TEXTS = (
+    "The quick brown fox doesn't jump over 12,345 lazy dogs.",
+    "  two  spaces,\ttabs\n\nlines \r\n and   an end  ",
+    "naïve café, 中文字, العربية, हिन्दी",
+    "😀 🇩🇪 e\u0301 \u200b\ufeff",
+    "def f(x):\n    return x**2  # squared\n",
+)
+
+
+def export_model(run: Path, out: Path, *, to: Form, dtype: Precision = "auto") -> dict[str, Any]:
+    """Writes `out`, whole, and returns its receipt. `dtype` "auto" is the precision that the weights have.
+
+    Raises ConfigError, with reasons, for a model that has no counterpart there; UsageError, CheckpointError,
+    StorageError.
+    """
+    place = free_place(out, run.name)
+    folder = model_folder(run)
+    model, tensors, _ = load_weights(folder)
+    if to == "hf":
+        name = architecture_for(model.config).name
+    else:
+        llmc.check(model.config)
+        name = "GPT-2"
+    if dtype != "auto":
+        tensors = {name: tensor.to(getattr(torch, dtype)) for name, tensor in tensors.items()}
+        model.load_state_dict(tensors)  # what is exported is held against the rounded model
+    precisions = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}
+    if len(precisions) > 1:
+        raise ConfigError(f"The weights are of {' and '.join(sorted(precisions))}: choose one with --dtype float32.")
+    tokenizer = load_tokenizer(folder) if to == "hf" and (folder / FILE_NAME).is_file() else None
+    receipt = {
+        "lmsmith": __version__,
+        "run": str(run),
+        "to": to,
+        "architecture": name,
+        "dtype": precisions.pop(),
+        "n_params": model.n_parameters(),
+        "tokenizer": tokenizer.kind if tokenizer else None,
+    }
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(atomic.explain(error, place)) from error
+    with atomic.folder(place, replace=place.is_dir()) as partial:  # `place` is empty where it is there
+        if to == "hf":
+            huggingface.write(partial, model.config, tensors, end_of_text=tokenizer.end_of_text if tokenizer else None)
+            if tokenizer is not None:
+                vocabulary.save(tokenizer, partial, context_length=model.config.context_length)
+        else:
+            llmc.write(partial / LLMC_FILE, model.config, tensors)
+        receipt["checked"] = _checked(partial, model, tokenizer, to)
+        receipt["sha256"] = {file.name: sha256_of(file) for file in sorted(partial.iterdir())}
+        atomic.write(partial / RECEIPT, json.dumps(receipt, indent=1) + "\n")
+    return receipt
+
+
+def _checked(folder: Path, model: GPT, tokenizer: Tokenizer | None, to: Form) -> dict[str, Any]:
+    """Who read the folder again, and how far its logits are from the model's. Raises CheckpointError."""
+    T = min(_CHECKED_TOKENS, model.config.context_length)
+    ids = torch.randint(model.config.vocab_size, (2, T), generator=torch.Generator().manual_seed(0))
+    with inference(model):
+        wanted = model(ids)
+
+    def difference(who: str, logits: Callable[[], Tensor]) -> float:
+        found = float((logits() - wanted).abs().max())
+        if not found <= _TOLERANCE * max(1.0, float(wanted.abs().max())):
+            raise CheckpointError(
+                f"the exported model, read by {who}, gives logits that differ by {found:.3g} from the run's: it is not "
+                "written. Please report this, with the run's config.toml."
+            )
+        return found
+
+    def by_us() -> Tensor:
+        config, tensors = huggingface.read(folder) if to == "hf" else llmc.read(folder / LLMC_FILE)
+        again = GPT(config)
+        again.load_state_dict(tensors)
+        with inference(again):
+            return again(ids)
+
+    def by_transformers() -> Tensor:
+        from transformers import AutoModelForCausalLM
+
+        theirs = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).float().eval()
+        with torch.no_grad():
+            return theirs(ids).logits
+
+    checked: dict[str, Any] = {"lmsmith": {"max_logit_difference": difference("lmsmith", by_us)}}
+    if to == "hf":
+        checked["transformers"] = None
+        if importlib.util.find_spec("transformers"):
+            from transformers import __version__ as version
+
+            found = difference("transformers", by_transformers)
+            checked["transformers"] = {"version": version, "max_logit_difference": found}
+            if tokenizer is not None:
+                checked["transformers"]["n_texts_with_equal_ids"] = _check_tokenizer(folder, tokenizer)
+    return checked
+
+
+def _check_tokenizer(folder: Path, tokenizer: Tokenizer) -> int:
+    from transformers import AutoTokenizer
+
+    theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    for text in _TEXTS:
+        if theirs(text)["input_ids"] != tokenizer.encode(text).tolist():
+            raise CheckpointError(
+                f"the exported tokenizer, read by transformers, gives other ids for {text!r} than the run's: the model "
+                "is not written. Please report this."
+            )
+    return len(_TEXTS)

@@ -1,0 +1,79 @@
+"""Checkpoints by name from the Hugging Face Hub, through its own library: resumed, cached and checked by it.
+
+`HF_ENDPOINT` names another server (a mirror), `HF_HUB_CACHE` another place for what was downloaded, `HF_HUB_OFFLINE=1`
+keeps to what is there. Only settings, weights as safetensors and the tokenizer are fetched, all of one revision.
+"""
+
+import os
+import re
+from pathlib import Path
+
+from lmsmith.errors import CheckpointError, UsageError
+from lmsmith.interop.huggingface import INDEX, WEIGHTS, weight_map
+
+_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
+
+
+def is_name(source: str) -> bool:
+    """Whether this can be the name of a model on the Hub: `gpt2`, `openai-community/gpt2`."""
+    return _NAME.fullmatch(source) is not None and ".." not in source and not source.startswith(".")
+
+
+def fetch(name: str) -> Path:
+    """The folder of a model's files, downloaded once. Raises CheckpointError where they cannot be had, UsageError."""
+    try:
+        from huggingface_hub import constants, errors, hf_hub_download
+    except ImportError as error:
+        raise UsageError(
+            f"there is no file or folder {name}, and to get a model of this name from the Hub takes huggingface_hub: "
+            "pip install 'lmsmith[hub]'."
+        ) from error
+    endpoint = os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
+    revision: str | None = None
+
+    def get(file: str, *, needed: bool) -> Path | None:
+        try:
+            return Path(hf_hub_download(name, file, revision=revision, endpoint=endpoint))
+        except errors.LocalEntryNotFoundError as error:  # not downloaded, and the server is not reached
+            if needed:
+                raise CheckpointError(_unreachable(name, file, endpoint, error)) from error
+        except errors.EntryNotFoundError as error:
+            if needed:
+                raise CheckpointError(
+                    f"{name} at {endpoint} has no {file}, without which it cannot be read."
+                ) from error
+        except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
+            raise CheckpointError(
+                f"there is no file or folder {name}, and at {endpoint} no model of this name that you may see. Names "
+                "are like openai-community/gpt2; for some you must log in there (`hf auth login`)."
+            ) from error
+        except (errors.HfHubHTTPError, OSError) as error:
+            raise CheckpointError(_unreachable(name, file, endpoint, error)) from error
+        return None
+
+    config = get("config.json", needed=True)
+    assert config is not None
+    revision = config.parent.name
+    if (index := get(INDEX, needed=False)) is None:
+        get(WEIGHTS, needed=True)
+    for part in sorted(set(weight_map(index.parent).values())) if index else ():
+        get(part, needed=True)
+    for file in _TOKENIZER:
+        get(file, needed=False)
+    return config.parent
+
+
+def check(file: Path, sha256: str) -> None:
+    """Holds a downloaded file against the hash by which the Hub knows large ones. Raises CheckpointError."""
+    known = file.resolve().name  # in the library's cache, a link to a file named so
+    if re.fullmatch(r"[0-9a-f]{64}", known) and known != sha256:
+        raise CheckpointError(f"{file} is damaged: its SHA-256 is not the one at the Hub. Remove it and import again.")
+
+
+def _unreachable(name: str, file: str, endpoint: str, error: Exception) -> str:
+    return (
+        f"cannot get {file} of {name} from {endpoint} ({str(error).splitlines()[0]}). Without a network: get its "
+        f"config.json, {WEIGHTS} (or {INDEX} and the parts it names) and tokenizer.json some other way, put them into "
+        "a folder, and name the folder: `lmsmith import FOLDER`."
+    )

@@ -1,0 +1,125 @@
+"""Hugging Face checkpoints, both ways: GPT2LMHeadModel and LlamaForCausalLM, settings and tensors.
+
+    config, tensors = read(folder)        # their config.json and model.safetensors, or its shards -> ours
+    write(folder, config, tensors, ...)   # ours -> a folder that transformers opens, and what builds on it (vLLM)
+
+Tensors keep their precision, so theirs -> ours -> theirs gives the same bits; `architectures.py` says what lies between
+the two. What a model of theirs must have and one of ours may lack without computing anything else (biases, gains,
+positions) is written as zeros or ones.
+
+Not read: pickled weights (pytorch_model.bin: opening such a file can run what its author put into it) and quantised
+ones.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from lmsmith.checkpoint import write_tensors
+from lmsmith.config import ModelConfig
+from lmsmith.errors import CheckpointError
+from lmsmith.interop.architectures import architecture_for, architecture_of, completed, listed
+
+INDEX = "model.safetensors.index.json"
+WEIGHTS = "model.safetensors"
+
+
+def read(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """Settings and tensors, ours by name and form, in the precision they are stored in.
+
+    Raises CheckpointError for files that are missing, damaged or do not fit each other, with the tensors' names;
+    ConfigError for a model that ours cannot compute, with the reason.
+    """
+    path = folder / "config.json"
+    found = _read_json(path)
+    architecture = architecture_of(found, path)
+    config = architecture.read_settings(found, path)
+    theirs = _read_tensors(folder)
+    return config, architecture.to_ours(config, theirs, folder)
+
+
+def write(
+    folder: Path, config: ModelConfig, tensors: Mapping[str, Tensor], *, end_of_text: int | None
+) -> dict[str, dict[str, Any]]:
+    """Writes config.json, generation_config.json and model.safetensors; returns size and SHA-256 of the last.
+
+    Raises ConfigError where no architecture of theirs computes what this config says, OSError where it cannot write.
+    """
+    architecture = architecture_for(config)
+    config, tensors = completed(config, tensors)
+    ends = {"bos_token_id": end_of_text, "eos_token_id": end_of_text}
+    settings = architecture.write_settings(config) | ends
+    settings["torch_dtype"] = str(tensors["token_embedding.weight"].dtype).removeprefix("torch.")
+    _write_json(folder / "config.json", settings)
+    _write_json(folder / "generation_config.json", ends)
+    theirs = architecture.to_theirs(config, tensors)
+    return {WEIGHTS: write_tensors(folder / WEIGHTS, theirs, {"format": "pt"})}
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The files that hold settings and weights. Raises CheckpointError where there are none that can be read."""
+    if (folder / INDEX).is_file():
+        names = sorted(set(weight_map(folder).values()))
+    elif (folder / WEIGHTS).is_file():
+        names = [WEIGHTS]
+    else:
+        pickled = next(folder.glob("pytorch_model*.bin"), None)
+        why = f" {pickled.name} is not read: pickled files can run code when opened." if pickled else ""
+        raise CheckpointError(
+            f"{folder} has no {WEIGHTS} and no {INDEX}.{why} Wanted weights as safetensors, which "
+            "`AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)` of transformers writes."
+        )
+    return [folder / "config.json", *(folder / name for name in names)]
+
+
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    """All tensors of all files. Raises CheckpointError."""
+    tensors: dict[str, Tensor] = {}
+    for path in files_of(folder)[1:]:
+        try:
+            tensors |= safetensors.torch.load_file(path)
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{path} is missing, and {INDEX} names it: copy all parts.") from error
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
+        except safetensors.SafetensorError as error:
+            raise CheckpointError(f"{path} is no whole safetensors file ({error}): copy it again.") from error
+    if (folder / INDEX).is_file():
+        absent = sorted(set(weight_map(folder)) - set(tensors))
+        if absent:
+            raise CheckpointError(f"{folder / INDEX} names tensors that its files do not hold: {listed(absent)}.")
+    return tensors
+
+
+def weight_map(folder: Path) -> dict[str, str]:
+    """Which file holds which tensor, of a checkpoint in parts. Raises CheckpointError."""
+    found = _read_json(folder / INDEX).get("weight_map")
+    good = isinstance(found, dict) and all(isinstance(name, str) and Path(name).name == name for name in found.values())
+    if not good or not found:
+        raise CheckpointError(f"{folder / INDEX} has no weight_map from tensors to files beside it: copy it again.")
+    return found
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{path} is missing: wanted a folder as save_pretrained of transformers writes it."
+        ) from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged, it is not JSON ({error}): copy it again.") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} holds a {type(found).__name__}, wanted an object: copy it again.")
+    return found
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

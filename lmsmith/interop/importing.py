@@ -1,0 +1,153 @@
+"""A model of another program -> a run folder.
+
+    RUN/model/          weights in the precision they came in, config.json, tokenizer.json
+    RUN/config.toml     the preset with the model's settings
+    RUN/summary.json    where it came from, with the SHA-256 of each file
+
+`generate`, `eval` and `export` take it as they take a trained run. The text and the checkpoints of its training are not
+there, so it cannot be resumed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lmsmith import atomic
+from lmsmith.checkpoint import save_model
+from lmsmith.config import ModelConfig, flatten
+from lmsmith.errors import ConfigError, StorageError, TokenizerError, UsageError
+from lmsmith.interop import hub, huggingface, llmc, vocabulary
+from lmsmith.presets import preset
+from lmsmith.tokens.bpe import BpeTokenizer
+from lmsmith.tokens.files import load_tokenizer, save_tokenizer
+from lmsmith.tokens.tokenizer import Tokenizer
+from lmsmith.train.run import free_place
+
+log = logging.getLogger(__name__)
+
+GPT2_VOCABULARY = 50_257  # llm.c's files hold no tokenizer; a model of this many tokens has GPT-2's
+WITHOUT = "none"
+
+
+def import_model(source: str, *, out: Path | None = None, tokenizer: str | None = None) -> tuple[Path, dict[str, Any]]:
+    """Makes a run folder of a Hugging Face folder, an llm.c file, or a name on the Hub; returns it and its summary.
+
+    `tokenizer`: a folder or file, "gpt2", or "none"; without it the one beside the weights. Raises LmsmithError of
+    every kind; nothing appears then.
+    """
+    path = Path(source)
+    if path.is_file():
+        if not llmc.is_llmc(path):
+            raise UsageError(
+                f"{source} is no llm.c checkpoint. Of a Hugging Face checkpoint name the folder: its config.json is "
+                "needed too."
+            )
+        form, files = "llm.c", [path]
+    else:
+        if not path.is_dir() and not hub.is_name(source):
+            raise UsageError(
+                f"there is no {source}. Wanted a folder with config.json and model.safetensors, an llm.c file, or the "
+                "name of a model on the Hub, such as gpt2."
+            )
+        path = path if path.is_dir() else hub.fetch(source)
+        form, files = "huggingface", huggingface.files_of(path)
+    place = free_place(out, Path(source).absolute().name.removesuffix(".bin"))
+    config, tensors = llmc.read(path) if form == "llm.c" else huggingface.read(path)
+    found = _tokenizer(tokenizer, path, config)
+    sha256 = {file.name: sha256_of(file) for file in files}
+    for file in files:
+        hub.check(file, sha256[file.name])
+    summary = _summary(config, tensors, found)
+    summary["imported"] = {"from": source, "form": form, "sha256": sha256}
+    _write(place, config, tensors, found, summary)
+    return place, summary
+
+
+def _tokenizer(wanted: str | None, path: Path, config: ModelConfig) -> Tokenizer | None:
+    """Raises TokenizerError, ConfigError for one that does not fit. None: asked for, or there is none."""
+    if wanted == WITHOUT:
+        return None
+    try:
+        found = load_tokenizer(wanted) if wanted else _beside(path, config)
+    except TokenizerError as error:
+        if wanted:
+            raise
+        raise TokenizerError(
+            f"{error} Give a tokenizer that fits with --tokenizer FOLDER, or import the weights alone with --tokenizer "
+            f"{WITHOUT}."
+        ) from error
+    if found is None:
+        log.warning(
+            "%s has no tokenizer: the weights alone are imported. generate and eval need one: import again with "
+            "--tokenizer FOLDER.",
+            path,
+        )
+        return None
+    n_ids, rows = found.vocab_size, config.vocab_size
+    if n_ids > rows:
+        raise ConfigError(
+            f"the tokenizer has {n_ids:,} ids and the model's table {rows:,} rows: name another --tokenizer."
+        )
+    if n_ids < rows and isinstance(found, BpeTokenizer):  # the rest are rows that no text has
+        tokens = [*found.tokens, *([None] * (rows - n_ids))]
+        found = BpeTokenizer(tokens, found.merges, found.pattern, found.special_tokens, found.whole_tokens)
+    elif n_ids < rows:
+        log.warning("the tokenizer has %s ids and the model's table %s rows: the rest stand for nothing", n_ids, rows)
+    return found
+
+
+def _beside(path: Path, config: ModelConfig) -> Tokenizer | None:
+    if path.is_file():
+        return load_tokenizer("gpt2") if config.vocab_size == GPT2_VOCABULARY else None
+    there = any((path / name).is_file() for name in ("tokenizer.json", "vocab.json", "tokenizer.model"))
+    return vocabulary.load(path) if there else None
+
+
+def _summary(config: ModelConfig, tensors: dict[str, Tensor], tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """What a trained run's summary holds, as far as it is known."""
+    unknown = (
+        "tokens_seen val_loss val_bits_per_byte train_seconds wall_seconds seconds_to_target tokens_per_second mfu"
+    )
+    return {
+        "n_params": sum(tensor.numel() for tensor in tensors.values()),
+        "steps": 0,
+        **dict.fromkeys(unknown.split()),
+        "dtype": str(tensors["token_embedding.weight"].dtype).removeprefix("torch."),
+        "finished": "imported",
+        "tokenizer": tokenizer.kind if tokenizer else None,
+        "vocab_size": config.vocab_size,
+    }
+
+
+def _write(
+    place: Path,
+    config: ModelConfig,
+    tensors: dict[str, Tensor],
+    tokenizer: Tokenizer | None,
+    summary: dict[str, Any],
+) -> None:
+    run = preset("gpt2" if config.norm == "layernorm" else "llama")
+    run = dataclasses.replace(run, model=config, tokenizer=str(place / "model") if tokenizer else "auto")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(atomic.explain(error, place)) from error
+    with atomic.folder(place, replace=place.is_dir()) as partial:  # `place` is empty where it is there
+        save_model(partial / "model", tensors, {"model": flatten(vars(config)), "step": 0})
+        if tokenizer is not None:
+            save_tokenizer(tokenizer, partial / "model")
+        atomic.write(partial / "config.toml", run.to_toml())
+        atomic.write(partial / "summary.json", json.dumps(summary, indent=1) + "\n")
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,124 @@
+"""Every tokenizer of ours as a Hugging Face `tokenizer.json`, which gives the same ids there; and back.
+
+| ours | there | unknown text |
+|---|---|---|
+| bpe | BPE after ByteLevel (`tokens/foreign.py`) | none |
+| byte | the same without merges | none |
+| char | BPE of characters without merges | left out, as here |
+| word | WordLevel after a Split by our pattern, its character classes written out | `<unk>`, as here |
+
+One thing differs: there `<|endoftext|>` in a text is the special token, and here it is text unless it is allowed.
+Character classes are those of the Python that writes them, so that they do not depend on another library's Unicode.
+"""
+
+import functools
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from lmsmith import atomic
+from lmsmith.errors import TokenizerError
+from lmsmith.tokens.bpe import BpeTokenizer
+from lmsmith.tokens.files import FILE_NAME, load_tokenizer
+from lmsmith.tokens.foreign import to_huggingface
+from lmsmith.tokens.tokenizer import END_OF_TEXT, UNKNOWN, ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer
+
+_NO_MERGES: dict[str, Any] = {
+    "type": "BPE",
+    "dropout": None,
+    "unk_token": None,
+    "continuing_subword_prefix": None,
+    "end_of_word_suffix": None,
+    "fuse_unk": False,
+    "byte_fallback": False,
+    "ignore_merges": False,
+    "merges": [],
+}
+
+
+def save(tokenizer: Tokenizer, folder: Path, *, context_length: int) -> None:
+    """Writes tokenizer.json and tokenizer_config.json, as transformers opens them. Raises StorageError."""
+    config: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": context_length,
+    }
+    if tokenizer.end_of_text is not None:
+        config |= {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT}
+    atomic.write(folder / FILE_NAME, json.dumps(content_of(tokenizer), ensure_ascii=False, indent=1) + "\n")
+    atomic.write(folder / "tokenizer_config.json", json.dumps(config, indent=1) + "\n")
+
+
+def load(folder: Path) -> Tokenizer:
+    """The tokenizer of a folder, in any form that `tokens` reads or `save` writes. Raises TokenizerError."""
+    if (folder / "tokenizer.model").is_file() and not (folder / FILE_NAME).is_file():
+        raise TokenizerError(
+            f"{folder / 'tokenizer.model'} is SentencePiece's, and lmsmith reads byte-level BPE alone."
+        )
+    return _simple(folder / FILE_NAME) or load_tokenizer(folder)
+
+
+def content_of(tokenizer: Tokenizer) -> dict[str, Any]:
+    """The content of a `tokenizer.json` that gives the same ids."""
+    if isinstance(tokenizer, BpeTokenizer):
+        return to_huggingface(tokenizer)
+    end = tokenizer.end_of_text
+    special_tokens = {} if end is None else {END_OF_TEXT: end}
+    if isinstance(tokenizer, ByteTokenizer):
+        tokens = [bytes([byte]) for byte in range(256)]
+        return to_huggingface(BpeTokenizer([*tokens, *([] if end is None else [None])], [], "gpt2", special_tokens))
+    assert isinstance(tokenizer, CharTokenizer | WordTokenizer)
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    content: dict[str, Any] = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [{"id": number, "content": text} | flags for text, number in special_tokens.items()],
+        "normalizer": None,
+        "pre_tokenizer": None,
+        "post_processor": None,
+        "decoder": {"type": "Fuse"},
+    }
+    if isinstance(tokenizer, CharTokenizer):
+        vocabulary = {character: i for i, character in enumerate(tokenizer.characters)}
+        return content | {"model": _NO_MERGES | {"vocab": vocabulary}}
+    unknown = " " + UNKNOWN  # no word is this text, and it is what our own decoding gives
+    vocabulary = {unknown: 0} | {word: i for i, word in enumerate(tokenizer.words, start=1)}
+    split = {"type": "Split", "pattern": {"Regex": _word_pattern()}, "behavior": "Isolated", "invert": False}
+    model = {"type": "WordLevel", "vocab": vocabulary, "unk_token": unknown}
+    return content | {"pre_tokenizer": split, "model": model}
+
+
+@functools.cache
+def _word_pattern() -> str:
+    """The word tokenizer's pattern, its classes as ranges of code points."""
+    every = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)]))
+
+    def ranges(one: str) -> str:
+        runs = (match.group() for match in re.finditer(f"(?:{one})+", every))
+        return "".join(f"\\x{{{ord(run[0]):x}}}-\\x{{{ord(run[-1]):x}}}" for run in runs)
+
+    letter, digit, space = ranges(r"[^\W\d_]"), ranges(r"[\d_]"), ranges(r"\s")
+    return rf" ?[{letter}]+(?:['\x{{2019}}][{letter}]+)*| ?[{digit}]| ?[^{letter}{digit}{space}]|[{space}]"
+
+
+def _simple(path: Path) -> Tokenizer | None:
+    """The character or word tokenizer that a file was made of by `save`, else None."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        vocabulary: dict[str, int] = content["model"]["vocab"]
+        texts = sorted(vocabulary, key=vocabulary.__getitem__)
+        has_end = END_OF_TEXT in [added["content"] for added in content["added_tokens"]]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None  # whoever reads it next says what is wrong
+    made: Tokenizer
+    if texts == sorted(texts) and all(len(text) == 1 for text in texts):
+        made = CharTokenizer("".join(texts), has_end)
+    elif texts[:1] == [" " + UNKNOWN]:
+        made = WordTokenizer(texts[1:], has_end)
+    else:
+        return None
+    wanted = content_of(made)
+    same = all(content.get(part) == wanted[part] for part in ("normalizer", "pre_tokenizer", "decoder"))
+    return made if same and vocabulary == wanted["model"]["vocab"] and not content["model"].get("merges") else None
