@@ -1,0 +1,185 @@
+"""Data sets of the Hugging Face Hub: what files they hold, where each is fetched from, and reading one from afar.
+
+    commit, files = list_files("HuggingFaceFW/fineweb-edu", ["sample/10BT/*.parquet"])
+    find_remote("hf://datasets/HuggingFaceFW/fineweb-edu/sample/10BT/*.parquet")
+    with open_remote(path) as stream: ...
+
+huggingface_hub (the extra `hub`) asks the Hub and reads from afar; it honours HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE.
+What is kept comes through `download.py`, as everything else that is fetched: it is held against the sha256 that the Hub
+lists, which huggingface_hub does not do. The library `datasets` is not needed: Parquet is read by pyarrow.
+
+A file that is read from afar has a path, "hf:/datasets/OWNER/NAME@COMMIT/FILE", so that it can stand where the path of
+a file on the disk does; the commit in it means the same bytes at every reading.
+"""
+
+import contextlib
+import fnmatch
+import io
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from lmsmith.errors import DataError
+
+SCHEME = "hf://"
+MAGIC = set("*?[")
+
+
+@dataclass(frozen=True)
+class HubFile:
+    name: str
+    n_bytes: int
+    checksum: str
+
+
+def list_files(repo: str, patterns: Iterable[str], revision: str = "main") -> tuple[str, list[HubFile]]:
+    """The commit that `revision` is, and its files that match: in the patterns' order, sorted within. May be none.
+
+    In a pattern `*` stands for any part of a path, slashes as well. Raises DataError.
+    """
+    found: dict[str, HubFile] = {}
+    with _explained(f"the data set {repo}"):
+        api = _library().HfApi(endpoint=_endpoint(), library_name="lmsmith")
+        commit = api.repo_info(repo, repo_type="dataset", revision=revision, expand=["sha"]).sha
+        for pattern in patterns:
+            tree = api.list_repo_tree(
+                repo, _folder_of(pattern) or None, recursive=True, revision=commit, repo_type="dataset"
+            )
+            for entry in sorted(tree, key=lambda entry: entry.path):
+                if hasattr(entry, "size") and fnmatch.fnmatchcase(entry.path, pattern):
+                    checksum = f"sha256:{entry.lfs.sha256}" if entry.lfs else f"git:{entry.blob_id}"
+                    found.setdefault(entry.path, HubFile(entry.path, entry.size, checksum))
+    assert commit
+    return commit, list(found.values())
+
+
+def address(repo: str, commit: str, name: str) -> tuple[str, dict[str, str]]:
+    """Where a file is fetched from, and the headers that say who asks."""
+    hub = _library()
+    url = hub.hf_hub_url(repo, name, repo_type="dataset", revision=commit, endpoint=_endpoint())
+    headers = hub.utils.build_hf_headers()
+    return url, {name: value for name, value in headers.items() if name.lower() == "authorization"}
+
+
+def is_remote(source: str | os.PathLike[str]) -> bool:
+    return Path(source).parts[:1] == ("hf:",)
+
+
+def find_remote(source: str) -> list[Path]:
+    """The files that "hf://datasets/OWNER/NAME[@REVISION]/PATTERN" means, as paths for `open_remote`. Raises DataError.
+
+    A REVISION that has a slash in it is written with %2F.
+    """
+    words = source.replace(os.sep, "/").removeprefix("hf:").lstrip("/").split("/", 3)
+    if len(words) < 4 or words[0] != "datasets" or not all(words):
+        raise DataError(
+            f"{source} names no files on the Hub: wanted hf://datasets/OWNER/NAME/PATTERN, as in "
+            "hf://datasets/roneneldan/TinyStories/data/*.parquet."
+        )
+    _, owner, name, pattern = words
+    name, _, revision = name.partition("@")
+    repo = f"{owner}/{name}"
+    commit, files = list_files(repo, [pattern], revision.replace("%2F", "/") or "main")
+    if not files:
+        raise DataError(
+            f"the data set {repo} of the Hub has no file {pattern}; see https://huggingface.co/datasets/{repo}."
+        )
+    return [Path(f"{SCHEME}datasets/{repo}@{commit}/{file.name}") for file in files]
+
+
+@contextlib.contextmanager
+def open_remote(path: Path) -> Iterator[BinaryIO]:
+    """A file of the Hub to read and seek in; only what is read is fetched. Raises DataError, while reading too."""
+    what = path.as_posix()
+    with _explained(what):
+        files = _library().HfFileSystem(endpoint=_endpoint(), skip_instance_cache=True)
+        remote = files.open(what.removeprefix("hf:/"), "rb")
+    with remote, io.BufferedReader(_Remote(remote, what), CHUNK) as stream:
+        yield stream
+
+
+CHUNK = 1 << 18  # what is read beyond what was asked for; the library reads 5 MB ahead by itself
+
+
+class _Remote(io.RawIOBase):
+    """The library's file with our errors."""
+
+    def __init__(self, file: Any, what: str) -> None:
+        self._file, self._what = file, what
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with _explained(self._what):
+            data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+
+def _library() -> Any:
+    try:
+        import huggingface_hub
+        import huggingface_hub.utils
+    except ImportError as error:
+        raise DataError("the Hugging Face Hub needs one more library: `pip install 'lmsmith[hub]'`.") from error
+    return huggingface_hub
+
+
+def _endpoint() -> str | None:
+    """Looked up at each call: the library looks once, when it is imported."""
+    return os.environ.get("HF_ENDPOINT") or None
+
+
+def _folder_of(pattern: str) -> str:
+    """The folder in which all that matches lies: the pattern's parts before the first with a wildcard."""
+    parts = pattern.split("/")[:-1]
+    first = next((n for n, part in enumerate(parts) if MAGIC & set(part)), len(parts))
+    return "/".join(parts[:first])
+
+
+@contextlib.contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """The library's errors, and those of whichever it reaches the network by, as DataError."""
+    _library()
+    from huggingface_hub import errors
+
+    place = _endpoint() or "https://huggingface.co"
+    network: tuple[type[Exception], ...] = (OSError,)
+    with contextlib.suppress(ImportError):  # huggingface_hub 1 has it, and its errors are no OSError
+        import httpx
+
+        network = (OSError, httpx.HTTPError)
+    try:
+        yield
+    except (errors.GatedRepoError, errors.RepositoryNotFoundError) as error:
+        raise DataError(
+            f"{place} does not show us {what}: there is none of that name, or it wants an account whose token is in "
+            "HF_TOKEN."
+        ) from error
+    except (errors.RevisionNotFoundError, errors.EntryNotFoundError, FileNotFoundError) as error:
+        raise DataError(
+            f"{what} at {place} has changed: what is looked for is not there ({_first_line(error)})."
+        ) from error
+    except errors.HFValidationError as error:
+        raise DataError(f"{what} is no name that the Hub can have: {_first_line(error)}") from error
+    except network as error:
+        raise DataError(
+            f"cannot read {what} at {place}: {_first_line(error)}. Look after the network; HF_ENDPOINT names a mirror."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
