@@ -35,6 +35,9 @@ from lmsmith.tokens.tokenizer import (
 MOST_CHARACTERS = 300
 """A text with more distinct characters than this is read byte by byte rather than character by character."""
 
+LARGE, LARGER = 5_000_000, 200_000_000
+"""Characters of text from which on pairs of bytes are merged, to 2,048 entries or to 8,192 (`docs/performance.md`)."""
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -108,6 +111,8 @@ def make_tokenizer(wanted: str, texts: Sequence[str], *, several: bool) -> Token
     if wanted == "word":
         return WordTokenizer.learn(texts, several)
     if wanted == "auto":
+        if (n_characters := sum(map(len, texts))) >= LARGE:
+            return make_tokenizer("bpe:2048" if n_characters < LARGER else "bpe:8192", texts, several=several)
         learnt = CharTokenizer.learn(texts, several)
         return learnt if learnt.vocab_size <= MOST_CHARACTERS else ByteTokenizer(several)
     kind, _, size = wanted.partition(":")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lmsmith.config import DataConfig
+from lmsmith.data import prepare as prepare_module
 from lmsmith.data.prepare import MOST_CHARACTERS, Corpus, load, make_tokenizer, prepare
 from lmsmith.errors import CheckpointError, ConfigError, DataError
 from lmsmith.tokens.files import save_tokenizer
@@ -94,6 +95,14 @@ def test_bytes_know_every_text(tmp_path: Path) -> None:
     counts = corpus.counts
     assert counts.n_train_tokens + counts.n_val_tokens == len(TEXT.encode())
     assert (counts.n_val_unknown, counts.n_val_unknown_bytes) == (0, 0)
+
+
+def test_auto_merges_bytes_of_large_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["one fish two fish " * 50, "red fish blue fish " * 50]
+    n_characters = sum(map(len, texts))
+    for large, kind in ((n_characters, "bpe"), (n_characters + 1, "char")):
+        monkeypatch.setattr(prepare_module, "LARGE", large)
+        assert make_tokenizer("auto", texts, several=True).kind == kind
 
 
 def test_auto_takes_characters_while_they_are_few() -> None:
