@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 BIN = .venv/bin
+WORKERS = -n auto --maxprocesses 8
 
 .PHONY: demo test lint slow clean
 
@@ -10,10 +11,10 @@ demo: .venv/lmsmith.installed
 	$(BIN)/lmsmith demo
 
 test: .venv/dev.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(WORKERS)
 
 slow: .venv/dev.installed
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(BIN)/python -m pytest $(WORKERS) -m "slow and not gpu"
 
 lint: .venv/dev.installed
 	$(BIN)/ruff check .
