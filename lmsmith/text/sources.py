@@ -1,8 +1,10 @@
-"""What the user named -> the files to read: files, folders, glob patterns.
+"""What the user named -> the files to read: files, folders, glob patterns, named corpora, files on the Hub.
 
 A file that is named is read whatever its suffix, and so is one that a pattern matches. In a folder only what looks like
 text by its suffix is taken, at any depth; hidden files and folders are not seen, all else is counted as left out.
 Patterns are expanded here, `**` too, so that they mean the same in recipes, in quotes and in every shell.
+
+A name that no file has may be a corpus's (`corpora.py`); hf://datasets/... names files to be read from afar (`hub.py`).
 """
 
 import difflib
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lmsmith.errors import DataError
+from lmsmith.text import corpora, hub, store
 from lmsmith.text.files import inner_suffix, listed, read_errors
 
 # Not .json: in a folder that is most often somebody's settings, not lines of text.
@@ -48,8 +51,12 @@ def find_files(sources: list[str]) -> tuple[list[Found], Counter[str]]:
                 )
         elif os.path.exists(path):
             found[os.path.realpath(path)] = Found(path, named=True)
+        elif hub.is_remote(source):
+            found.update((str(remote), Found(remote, named=True)) for remote in hub.find_remote(source))
         elif glob.has_magic(source):
             taken, others = _matching(path)
+        elif corpora.find(source):
+            found.update((os.path.realpath(file), Found(file, named=True)) for file in _of_corpus(corpora.get(source)))
         else:
             raise _missing(path)
         for file in taken:
@@ -102,6 +109,17 @@ def _matching(pattern: Path) -> tuple[list[Path], list[Path]]:
     return taken, others
 
 
+def _of_corpus(corpus: corpora.Corpus) -> list[Path]:
+    if corpus.kind == "tasks":
+        raise DataError(f"{corpus.name} is a set of tasks to evaluate on, not text: {corpus.what}. Name some text.")
+    if corpus.kind == "shards":
+        raise DataError(
+            f"{corpus.name} is token shards, not text: `lmsmith data download {corpus.name}` puts them into the folder "
+            f"{store.folder_of(corpus)}, to be named where shards are taken."
+        )
+    return store.obtain(corpus)
+
+
 def _missing(path: Path) -> DataError:
     """Says which part of the path is not there, and what there is with a name like it."""
     missing = path
@@ -119,6 +137,8 @@ def _missing(path: Path) -> DataError:
         hint = f"{missing} is a link to something that is not there."
     elif near:
         hint = f"Did you mean {folder / near[0]}?"
+    elif corpus := corpora.nearest(str(path)):
+        hint = f"Did you mean the corpus {corpus}?"
     else:
         hint = f"Nothing in the folder {folder.absolute()} has a name like {missing.name}."
     return DataError(f"there is no file or folder {path}. {hint}")
