@@ -6,7 +6,8 @@ Plain text (any suffix) is one text, a line of .jsonl, .ndjson or .json is one, 
 A byte-order mark wins over the encoding asked for, as in browsers (WHATWG Encoding Standard, "decode"): so an odd
 encoding can be named for one file without spoiling its neighbours. Without either it is UTF-8; no encoding is guessed.
 
-Files are read in chunks, so that beside the text that is asked for there is at most one more copy of it.
+Files are read in chunks, so that beside the text that is asked for there is at most one more copy of it. A `Part` of a
+large file can be read by itself (`parts.py` says where it may be cut), and a plain one in chunks that are never joined.
 """
 
 import codecs
@@ -22,10 +23,11 @@ import shutil
 import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lmsmith.errors import ConfigError, DataError
 
@@ -45,8 +47,22 @@ SNIFFED = 8192  # bytes in which a NUL betrays a binary file
 GO_ON = "`--data.errors replace` goes on with U+FFFD in its place"
 
 
+Skip = Callable[[DataError], None]
+"""Called with what is wrong with a line or a row, which is then left out."""
+
+
 class BinaryFile(DataError):
     """A file that is no text by the look of its first bytes."""
+
+
+class Part(NamedTuple):
+    """Where reading a file begins and ends: in bytes, in row groups of .parquet; None is the end of the file."""
+
+    start: int = 0
+    stop: int | None = None
+
+
+WHOLE = Part()
 
 
 @dataclass
@@ -116,42 +132,78 @@ def known_encoding(name: str) -> str:
         raise ConfigError(f"data.encoding = {name!r} is no text encoding that Python knows. {hint}") from None
 
 
-def read_texts(path: Path, text_field: str, encoding: str, errors: str, counts: Counts) -> Iterator[tuple[str, str]]:
+def read_texts(
+    path: Path,
+    text_field: str,
+    encoding: str,
+    errors: str,
+    counts: Counts,
+    part: Part = WHOLE,
+    skip: Skip | None = None,
+) -> Iterator[tuple[str, str]]:
     """The texts of one file, each with its source: "file", or "file:line" (row), from 1. Empty ones are among them.
 
     `encoding` is a codec's name, `errors` "strict" or "replace". Adds to `counts` what is known of the file (all but
-    what concerns documents). Raises BinaryFile, and DataError for all else that can be wrong with a file.
+    what concerns documents). Raises BinaryFile, and DataError for all else that can be wrong with a file; where `skip`
+    is given, a line or row that is bad by itself goes there. Of a .jsonl that is read in parts, sources count from the
+    part's first line; what is raised names the line of the file.
     """
-    line_ends = io.IncrementalNewlineDecoder(None, translate=True)
     suffix = inner_suffix(path)
-    with read_errors(path), _opened(path) as stream:
+    if suffix not in PARQUET + JSON_LINES:
+        yield "".join(read_chunks(path, encoding, errors, counts, part)), str(path)
+        return
+    line_ends = io.IncrementalNewlineDecoder(None, translate=True)
+    with read_errors(path), _opened(path, part) as stream:
+        lines = _Lines(path, part.start if suffix in JSON_LINES else 0)
         if suffix in PARQUET:
-            texts = _parquet_rows(stream, path, text_field, errors, counts)
+            texts = _parquet_rows(stream, path, text_field, errors, counts, part, skip)
         else:
-            head = stream.read(CHUNK)
-            encoding = next((marked for mark, marked in MARKS if head.startswith(mark)), encoding)
-            if b"\0" in head[:SNIFFED] and not encoding.startswith(("utf-16", "utf-32")):
-                raise BinaryFile(
-                    f"{path} looks binary (NUL byte at offset {head.index(0):,}), wanted text. "
-                    "If it is UTF-16 without a byte-order mark, say `--data.encoding utf-16-le`."
-                )
-            chunks = itertools.chain([head], iter(lambda: stream.read(CHUNK), b""))
-            if suffix in JSON_LINES:
-                between_lines = io.IncrementalNewlineDecoder(None, translate=True)
-                decoded = _decoded(chunks, path, encoding, errors, between_lines, counts)
-                texts = _json_lines(decoded, path, text_field)
-            else:
-                decoded = _decoded(chunks, path, encoding, errors, line_ends, counts)
-                texts = _whole(decoded, path)
-        for text, source in texts:
-            if "\r" in text:  # of plain text that is gone already, and the decoder would copy it all the same
+            between_lines = io.IncrementalNewlineDecoder(None, translate=True)
+            decoded = _decoded(stream, lines, encoding, errors, between_lines, counts)
+            texts = _json_lines(decoded, lines, text_field, errors, counts, skip)
+        for text, number in texts:
+            if "\r" in text:
                 text = line_ends.decode(text, final=True)
-            yield _without_surrogates(text, source, errors, counts), source
+            yield text, f"{path}:{number}"
             del text  # else it would be kept until the next one has been read
-    counts.n_files += 1
-    seen = line_ends.newlines if isinstance(line_ends.newlines, tuple) else (line_ends.newlines,)
-    counts.n_crlf_files += "\r\n" in seen
-    counts.n_cr_files += "\r" in seen
+    _count_file(counts, line_ends, part)
+
+
+def read_chunks(path: Path, encoding: str, errors: str, counts: Counts, part: Part = WHOLE) -> Iterator[str]:
+    """The text of a plain file as it comes, some hundred thousand characters at a time; as `read_texts` otherwise."""
+    line_ends = io.IncrementalNewlineDecoder(None, translate=True)
+    with read_errors(path), _opened(path, part) as stream:
+        n_characters = 0
+        for text in _decoded(stream, _Lines(path, part.start), encoding, errors, line_ends, counts):
+            yield _without_surrogates(text, str(path), errors, counts, n_characters)
+            n_characters += len(text)
+    _count_file(counts, line_ends, part)
+
+
+def _count_file(counts: Counts, line_ends: io.IncrementalNewlineDecoder, part: Part) -> None:
+    if part.start == 0:  # a file of several parts is one file
+        counts.n_files += 1
+        seen = line_ends.newlines if isinstance(line_ends.newlines, tuple) else (line_ends.newlines,)
+        counts.n_crlf_files += "\r\n" in seen
+        counts.n_cr_files += "\r" in seen
+
+
+class _Lines:
+    """Which line of the file a line of its part is. Those before the part are counted when an error has to name one."""
+
+    def __init__(self, path: Path, start: int) -> None:
+        self.path, self.start = path, start
+
+    def of(self, number: int) -> int:
+        return number + (self._n_before if self.start else 0)
+
+    @cached_property
+    def _n_before(self) -> int:
+        line_ends, n_lines = io.IncrementalNewlineDecoder(None, translate=True), 0
+        with _opened(self.path, Part(0, self.start)) as stream:
+            while chunk := stream.read(CHUNK):
+                n_lines += line_ends.decode(chunk.decode("latin-1")).count("\n")
+        return n_lines + line_ends.decode("", final=True).count("\n")
 
 
 @contextlib.contextmanager
@@ -171,8 +223,8 @@ def read_errors(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """The file's bytes as they are when not compressed."""
+def _opened(path: Path, part: Part = WHOLE) -> Iterator[Any]:
+    """The file's bytes as they are when not compressed; of a part only those, unless it is one of row groups."""
     with open(path, "rb") as file:
         if path.suffix.lower() == ".gz":
             with gzip.open(file, "rb") as stream:
@@ -182,23 +234,48 @@ def _opened(path: Path) -> Iterator[Any]:
 
             with pyarrow.CompressedInputStream(file, "zstd") as stream:
                 yield stream
-        else:
+        elif part == WHOLE or inner_suffix(path) in PARQUET:
             yield file
+        else:
+            file.seek(part.start)
+            yield file if part.stop is None else _UpTo(file, part.stop - part.start)
+
+
+class _UpTo:
+    """So many bytes of a file."""
+
+    def __init__(self, file: io.BufferedReader, n_bytes: int) -> None:
+        self._file, self._left = file, n_bytes
+
+    def read(self, n_bytes: int) -> bytes:
+        data = self._file.read(min(n_bytes, self._left))
+        self._left -= len(data)
+        return data
 
 
 def _decoded(
-    chunks: Iterable[bytes],
-    path: Path,
+    stream: Any,
+    lines: _Lines,
     encoding: str,
     errors: str,
     line_ends: io.IncrementalNewlineDecoder,
     counts: Counts,
 ) -> Iterator[str]:
-    """The chunks as text, without byte-order mark, with LF alone."""
+    """The bytes as text, without byte-order mark, with LF alone."""
+    path, begins = lines.path, lines.start == 0
+    head = stream.read(CHUNK)
+    if begins:
+        encoding = next((marked for mark, marked in MARKS if head.startswith(mark)), encoding)
+        if b"\0" in head[:SNIFFED] and not encoding.startswith(("utf-16", "utf-32")):
+            raise BinaryFile(
+                f"{path} looks binary (NUL byte at offset {head.index(0):,}), wanted text. "
+                "If it is UTF-16 without a byte-order mark, say `--data.encoding utf-16-le`."
+            )
+    chunks = itertools.chain([head], iter(lambda: stream.read(CHUNK), b""))
     decoder = codecs.getincrementaldecoder(encoding)(errors)
     # U+FFFD may be in the file itself: what is there when errors are ignored was not put there by us.
     genuine = codecs.getincrementaldecoder(encoding)("ignore") if errors == "replace" else None
-    n_bytes = n_lines = 0
+    n_bytes, n_lines = lines.start, 0
     for number, chunk in enumerate(itertools.chain(chunks, [b""])):  # the last one for what is still pending
         offset = n_bytes - len(decoder.getstate()[0])
         try:
@@ -210,12 +287,13 @@ def _decoded(
             decompressed = " after decompression" if path.suffix.lower() in COMPRESSED else ""
             raise DataError(
                 f"{path} is not {encoding.upper()}: byte 0x{error.object[error.start]:02X} at offset "
-                f"{offset + error.start}{decompressed}, line {n_lines + before.count(chr(10)) + 1} ({error.reason}). "
+                f"{offset + error.start}{decompressed}, line {lines.of(n_lines + before.count(chr(10)) + 1)} "
+                f"({error.reason}). "
                 f"{GO_ON}; or another encoding is meant, such as `--data.encoding latin-1`."
             ) from error
         except UnicodeError as error:  # a few odd codecs do not say where
             raise DataError(f"{path} is not {encoding.upper()}: {error}. Choose another --data.encoding.") from error
-        if number == 0 and text.startswith("\ufeff"):
+        if begins and number == 0 and text.startswith("\ufeff"):
             counts.marks[encoding] += 1
             text = text[1:]
         n_bytes += len(chunk)
@@ -224,44 +302,54 @@ def _decoded(
         yield text
 
 
-def _without_surrogates(text: str, source: str, errors: str, counts: Counts) -> str:
+def _without_surrogates(text: str, source: str, errors: str, counts: Counts, n_before: int = 0) -> str:
     """JSON's \\ud83d and a few codecs can put half a surrogate pair into a string, where no encoding can follow."""
     half = None if text.isascii() else re.search("[\ud800-\udfff]", text)
     if half is None:
         return text
     if errors == "strict":
         raise DataError(
-            f"{source} holds half a surrogate pair, U+{ord(half[0]):04X}, at character {half.start()} of its text; "
-            f"no encoding can write that. {GO_ON}."
+            f"{source} holds half a surrogate pair, U+{ord(half[0]):04X}, at character {n_before + half.start()} of "
+            f"its text; no encoding can write that. {GO_ON}."
         )
     text, n_replaced = re.subn("[\ud800-\udfff]", "\ufffd", text)
     counts.n_replaced += n_replaced
     return text
 
 
-def _whole(decoded: Iterable[str], path: Path) -> Iterator[tuple[str, str]]:
-    yield "".join(decoded), str(path)
-
-
-def _json_lines(decoded: Iterable[str], path: Path, text_field: str) -> Iterator[tuple[str, str]]:
+def _json_lines(
+    decoded: Iterable[str], lines: _Lines, text_field: str, errors: str, counts: Counts, skip: Skip | None
+) -> Iterator[tuple[str, int]]:
     for number, line in enumerate(_lines(decoded), start=1):
         if not line or line.isspace():
             continue
-        where = f"{path}, line {number}"
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:  # ValueError: also for a number of too many digits
-            wanted = f"{{{json.dumps(text_field)}: ...}}"
-            raise DataError(f"{where} is not JSON: {error}. Wanted one object a line: {wanted}.") from error
-        if not isinstance(record, dict):
-            raise DataError(f"{where} holds {_json_kind(record)}, wanted an object with the field {text_field!r}.")
-        if text_field not in record:
-            texts = [name for name, value in record.items() if isinstance(value, str)]
-            raise DataError(f"{where} has no field {text_field!r}; {_has(record, texts)}")
-        text = record[text_field]
-        if text is not None and not isinstance(text, str):
-            raise DataError(f"{where}: the field {text_field!r} holds {_json_kind(text)}, wanted text.")
-        yield text or "", f"{path}:{number}"
+            text = _without_surrogates(_json_text(line, text_field), "", errors, counts)
+        except DataError as error:
+            placed = DataError(f"{lines.path}, line {lines.of(number)}{error}")
+            if skip is None:
+                raise placed from error
+            skip(placed)
+            continue
+        yield text, number
+
+
+def _json_text(line: str, text_field: str) -> str:
+    """The text of one line. What is raised goes on from the name of the line."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:  # ValueError: also for a number of too many digits
+        wanted = f"{{{json.dumps(text_field)}: ...}}"
+        raise DataError(f" is not JSON: {error}. Wanted one object a line: {wanted}.") from error
+    if not isinstance(record, dict):
+        raise DataError(f" holds {_json_kind(record)}, wanted an object with the field {text_field!r}.")
+    if text_field not in record:
+        texts = [name for name, value in record.items() if isinstance(value, str)]
+        raise DataError(f" has no field {text_field!r}; {_has(record, texts)}")
+    text = record[text_field]
+    if text is not None and not isinstance(text, str):
+        raise DataError(f": the field {text_field!r} holds {_json_kind(text)}, wanted text.")
+    return text or ""
 
 
 def _lines(chunks: Iterable[str]) -> Iterator[str]:
@@ -281,10 +369,17 @@ def _json_kind(value: Any) -> str:
     return kinds.get(type(value), "a number")
 
 
-def _parquet_rows(stream: Any, path: Path, text_field: str, errors: str, counts: Counts) -> Iterator[tuple[str, str]]:
+def _parquet_rows(
+    stream: Any, path: Path, text_field: str, errors: str, counts: Counts, part: Part, skip: Skip | None
+) -> Iterator[tuple[str, int]]:
     """The column's rows, a batch of one row group at a time. Parquet's strings are UTF-8, whatever `encoding` says."""
     import pyarrow  # here: it takes a while, and most text is not in .parquet
     import pyarrow.parquet
+
+    def unreadable(error: Exception) -> DataError:
+        return DataError(
+            f"{path} cannot be read as Parquet: {str(error).rstrip('.')}. It is cut short, damaged or no Parquet."
+        )
 
     with contextlib.ExitStack() as stack:
         if path.suffix.lower() in COMPRESSED:  # a Parquet file is read from its end, so all of it must be there
@@ -294,23 +389,35 @@ def _parquet_rows(stream: Any, path: Path, text_field: str, errors: str, counts:
         try:
             table = stack.enter_context(pyarrow.parquet.ParquetFile(stream))
             columns = {column.name: str(column.type) for column in table.schema_arrow}
-            texts = [name for name, kind in columns.items() if re.match("(dictionary<values=)?(large_)?string", kind)]
-            if text_field not in columns:
-                raise DataError(f"{path} has no column {text_field!r}; {_has(columns, texts)}")
-            if text_field not in texts and columns[text_field] not in ("binary", "large_binary"):
-                raise DataError(f"{path}: the column {text_field!r} holds {columns[text_field]}, wanted strings.")
-            row = 0
-            for batch in table.iter_batches(batch_size=1024, columns=[text_field]):
-                column = batch.column(0)
-                if pyarrow.types.is_dictionary(column.type):
-                    column = column.dictionary_decode()
-                for value in column.cast(pyarrow.large_binary()):  # as bytes, so that bad ones are ours to report
-                    row += 1
-                    yield _row_text(value.as_py() or b"", f"{path}:{row}", errors, counts), f"{path}:{row}"
+            rows_of = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
         except (pyarrow.ArrowException, OSError) as error:
-            raise DataError(
-                f"{path} cannot be read as Parquet: {str(error).rstrip('.')}. It is cut short, damaged or no Parquet."
-            ) from error
+            raise unreadable(error) from error
+        texts = [name for name, kind in columns.items() if re.match("(dictionary<values=)?(large_)?string", kind)]
+        if text_field not in columns:
+            raise DataError(f"{path} has no column {text_field!r}; {_has(columns, texts)}")
+        if text_field not in texts and columns[text_field] not in ("binary", "large_binary"):
+            raise DataError(f"{path}: the column {text_field!r} holds {columns[text_field]}, wanted strings.")
+        for group in range(len(rows_of))[part.start : part.stop]:
+            row = sum(rows_of[:group])
+            try:
+                for batch in table.iter_batches(batch_size=1024, row_groups=[group], columns=[text_field]):
+                    column = batch.column(0)
+                    if pyarrow.types.is_dictionary(column.type):
+                        column = column.dictionary_decode()
+                    for value in column.cast(pyarrow.large_binary()):  # as bytes: bad ones are ours to report
+                        row += 1
+                        try:
+                            text = _row_text(value.as_py() or b"", f"{path}:{row}", errors, counts)
+                        except DataError as error:
+                            if skip is None:
+                                raise
+                            skip(error)
+                            continue
+                        yield text, row
+            except (pyarrow.ArrowException, OSError) as error:
+                if skip is None:
+                    raise unreadable(error) from error
+                skip(unreadable(error))
 
 
 def _row_text(data: bytes, source: str, errors: str, counts: Counts) -> str:

@@ -257,7 +257,7 @@ def test_json_lines_in_all_guises(tmp_path, kind, suffix, compress):
         ("{}", "line 2 has no field 'text'; it has nothing."),
         ('{"text": 3.5}', "line 2: the field 'text' holds a number, wanted text"),
         ('{"text": ["a"]}', "line 2: the field 'text' holds an array, wanted text"),
-        ('{"text": "\\ud83d!"}', "a.jsonl:2 holds half a surrogate pair, U+D83D, at character 0 "),
+        ('{"text": "\\ud83d!"}', "a.jsonl, line 2 holds half a surrogate pair, U+D83D, at character 0 "),
         (b'{"text": "caf\xe9"}', "byte 0xE9 at offset 30, line 2 "),
     ],
 )
