@@ -214,12 +214,20 @@ def settings_of(kind: str) -> set[str]:
 class OptimConfig:
     """The optimiser. With `muon`, matrices inside blocks go to Muon and everything else to AdamW."""
 
-    name: Literal["adamw", "muon"] = setting("muon", "adamw for all, or muon for matrices and adamw for the rest")
-    learning_rate: float = setting(3e-3, "AdamW's peak learning rate")
+    name: Literal["adamw", "muon", "sgd"] = setting(
+        "muon", "adamw or sgd for all, or muon for matrices and adamw for the rest"
+    )
+    learning_rate: float = setting(3e-3, "AdamW's or SGD's peak learning rate")
     table_learning_rate: float = setting(0.0, "AdamW's peak for embedding tables; 0: learning_rate")
     muon_learning_rate: float = setting(0.02, "Muon's peak learning rate: about the spectral norm of an update")
     muon_momentum: float = setting(0.95, "Muon's Nesterov momentum")
-    muon_iterations: int = setting(5, "Newton-Schulz iterations of an update")
+    muon_method: Literal["newton-schulz", "polar-express"] = setting(
+        "newton-schulz",
+        "how Muon makes matrices orthogonal: one quintic repeated, or the best one for each turn",
+    )
+    muon_iterations: int = setting(5, "iterations of that")
+    sgd_momentum: float = setting(0.9, "SGD's momentum; 0: none")
+    sgd_nesterov: bool = setting(True, "SGD's momentum looks ahead")
     beta1: float = setting(0.9, "AdamW's decay of the first moment")
     beta2: float = setting(0.95, "AdamW's decay of the second moment")
     eps: float = setting(1e-8, "AdamW's epsilon")
@@ -231,7 +239,7 @@ class OptimConfig:
     def __post_init__(self) -> None:
         for name in ("learning_rate", "muon_learning_rate", "eps"):
             _check(0 < getattr(self, name) < math.inf, f"optim.{name}", getattr(self, name), "above 0")
-        for name in ("beta1", "beta2", "muon_momentum"):
+        for name in ("beta1", "beta2", "muon_momentum", "sgd_momentum"):
             _check(0 <= getattr(self, name) < 1, f"optim.{name}", getattr(self, name), "at least 0 and below 1")
         for name in ("table_learning_rate", "weight_decay", "clip_norm"):
             _check(0 <= getattr(self, name) < math.inf, f"optim.{name}", getattr(self, name), "0 or more")
@@ -242,8 +250,10 @@ class OptimConfig:
 class ScheduleConfig:
     """The learning rate as a share of its peak: a pure function of the step and the number of steps."""
 
-    shape: Literal["constant", "linear", "cosine", "trapezoid"] = setting(
-        "trapezoid", "after warm-up: constant; linear or cosine down to the end; or constant, then linear cool-down"
+    shape: Literal["constant", "linear", "cosine", "trapezoid", "inverse-sqrt"] = setting(
+        "trapezoid",
+        "after warm-up: constant; linear or cosine down to the end; constant, then linear cool-down (warm-up, stable, "
+        "decay); or as 1/sqrt(step)",
     )
     warmup_steps: int = setting(10, "steps of linear warm-up from zero")
     cooldown_fraction: float = setting(0.7, "share of the steps in which a trapezoid comes down")

@@ -41,6 +41,7 @@ BAD: dict[str, list[Any]] = {
     "optim.table_learning_rate": [-0.1, math.inf, math.nan],
     "optim.muon_learning_rate": [0.0, math.inf, math.nan],
     "optim.muon_momentum": [-0.1, 1.0, math.nan],
+    "optim.sgd_momentum": [-0.1, 1.0, math.nan],
     "optim.muon_iterations": [0],
     "optim.beta1": [-0.1, 1.0, math.nan],
     "optim.beta2": [-0.1, 1.0, math.nan],

@@ -1,23 +1,27 @@
 """Which parameter goes to which optimiser, with what learning rate and decay.
 
-| parameters | optim.name = "muon" | "adamw" |
+| parameters | optim.name = "muon" | "adamw", "sgd" |
 |---|---|---|
-| matrices inside blocks | Muon, decayed | AdamW, decayed |
-| embedding tables (a tied head is one) | AdamW at the tables' rate | AdamW at the tables' rate, decayed |
-| an untied head | AdamW, decayed | AdamW, decayed |
-| biases, gains | AdamW | AdamW |
+| matrices inside blocks | Muon, decayed | decayed |
+| embedding tables (a tied head is one) | AdamW at the tables' rate | at the tables' rate, decayed |
+| an untied head | AdamW, decayed | decayed |
+| biases, gains | AdamW | not decayed |
 
-GPT-2's recipe decays every tensor of two or more dimensions, tables included; modern ones leave tables alone.
+GPT-2's recipe decays every tensor of two or more dimensions, tables included; modern ones leave tables alone. SGD's
+decay is decoupled as AdamW's is: p shrinks by lr * decay, whatever the momentum (Loshchilov and Hutter 2019, algorithm
+1).
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lmsmith.config import OptimConfig
 from lmsmith.models.gpt import GPT
-from lmsmith.optim.muon import Muon
+from lmsmith.optim.muon import Muon, Quintic, newton_schulz, polar_express
+from lmsmith.optim.sgd import SGD
 
 
 class Optimisers:
@@ -41,14 +45,7 @@ class Optimisers:
             {"params": list(tables.values()), "lr": table_rate, "weight_decay": table_decay},
             {"params": plain, "lr": config.learning_rate, "weight_decay": 0.0},
         ]
-        self.all: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(
-                [g for g in groups if g["params"]],
-                betas=(config.beta1, config.beta2),
-                eps=config.eps,
-                fused=True,
-            )
-        ]
+        self.all: list[torch.optim.Optimizer] = [_first(config, [g for g in groups if g["params"]])]
         if matrices:
             parts = {self.named[n]: rows for n, rows in model.parts().items()}
             self.all.append(
@@ -57,7 +54,7 @@ class Optimisers:
                     lr=config.muon_learning_rate,
                     momentum=config.muon_momentum,
                     weight_decay=config.weight_decay,
-                    n_iterations=config.muon_iterations,
+                    quintics=_quintics(config),
                     dtype=products,
                     parts=parts,
                 )
@@ -91,3 +88,15 @@ class Optimisers:
             key, _, parameter = name.partition("/")
             p = self.named[parameter]
             owner[p].state[p][key] = value.to(p.device, copy=True)  # fused AdamW wants its step count there as well
+
+
+def _first(config: OptimConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """What all parameters go to, or with Muon the rest."""
+    if config.name == "sgd":
+        return SGD(groups, momentum=config.sgd_momentum, nesterov=config.sgd_nesterov)
+    return torch.optim.AdamW(groups, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
+
+
+def _quintics(config: OptimConfig) -> list[Quintic]:
+    method = newton_schulz if config.muon_method == "newton-schulz" else polar_express
+    return method(config.muon_iterations)

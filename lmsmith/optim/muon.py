@@ -1,29 +1,77 @@
 """Muon: momentum, made orthogonal, for the matrices inside blocks (Jordan et al. 2024).
 
-The Nesterov momentum of each matrix is replaced by about the nearest semi-orthogonal matrix, found by Newton-Schulz
-iterations that need only matrix products. Matrices of one shape are stacked and iterated together: one batched product
-in place of many small ones. A fused query-key-value matrix is several maps and is orthogonalised part by part.
+The Nesterov momentum of each matrix is replaced by about the nearest semi-orthogonal matrix, found by iterating an odd
+quintic that needs only matrix products: Jordan's one polynomial (`newton_schulz`), or in each iteration the best one
+for what those before have left (`polar_express`). Matrices of one shape are stacked and iterated together: one batched
+product in place of many small ones. A fused query-key-value matrix is several maps and is orthogonalised part by part.
 """
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+Quintic = tuple[float, float, float]
+"""a, b, c of a x + b x³ + c x⁵."""
+
 # The quintic of Jordan et al.: not convergent to 1 but fast. In five iterations every singular value of at least 0.002
 # of the matrix's norm lands between 0.68 and 1.21; smaller ones grow by 3.44 an iteration.
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+COEFFICIENTS: Quintic = (3.4445, -4.7750, 2.0315)
+
+LEAST = 1e-3  # singular values of at least this share of the norm are brought to 1 by `polar_express`
+SAFETY = 1.01  # rounding in bfloat16 may carry a singular value past the end of the interval
+
+
+def newton_schulz(n_iterations: int) -> list[Quintic]:
+    return [COEFFICIENTS] * n_iterations
+
+
+@functools.cache
+def polar_express(n_iterations: int) -> list[Quintic]:
+    """The quintics whose composition is nearest to 1 over [LEAST, 1] (Amsel et al. 2025, arXiv:2505.16932, theorem 1).
+
+    Greedily: each is the best for the interval that the ones before map to, and all but the last see their argument
+    divided by SAFETY.
+    """
+    low, high, found = LEAST, 1.0, list[Quintic]()
+    for last in [False] * (n_iterations - 1) + [True]:
+        a, b, c = best_quintic(low, high)
+        low = a * low + b * low**3 + c * low**5
+        high = 2 - low  # it swings as far above 1 as below
+        s = 1.0 if last else SAFETY
+        found.append((a / s, b / s**3, c / s**5))
+    return found
+
+
+def best_quintic(low: float, high: float) -> Quintic:
+    """The odd quintic with the least greatest distance from 1 over [low, high], by Remez's exchange.
+
+    At the best one the distance is greatest, with alternating sign, at four points: the ends and two between.
+    """
+    if 1 - low < 1e-3:  # as near as makes no difference to the limit, whose value and two derivatives at 1 are right
+        return 15 / 8, -10 / 8, 3 / 8
+    points = low + (high - low) * np.array([0.0, 0.25, 0.75, 1.0])
+    for _ in range(100):
+        signs = np.array([1.0, -1.0, 1.0, -1.0])  # 1 - p is e, -e, e, -e there
+        system = np.stack([points, points**3, points**5, signs], axis=1)
+        a, b, c, _ = np.linalg.solve(system, np.ones(4))
+        turns = np.sqrt(np.sort(np.roots([5 * c, 3 * b, a]).real))  # where p' = a + 3 b x² + 5 c x⁴ is zero
+        if np.allclose(points[1:3], turns, rtol=1e-12, atol=0):
+            break
+        points[1:3] = turns
+    return float(a), float(b), float(c)
 
 
 def orthogonalise(
-    g: Float[Tensor, "N R C"], n_iterations: int, dtype: torch.dtype | None = None
+    g: Float[Tensor, "N R C"], quintics: Sequence[Quintic], dtype: torch.dtype | None = None
 ) -> Float[Tensor, "N R C"]:
     """About U Vᵀ of each g = U S Vᵀ, for R <= C, with products in `dtype` (g's own if None); the result is as g."""
-    a, b, c = COEFFICIENTS
     x = g / (torch.linalg.matrix_norm(g, keepdim=True) * 1.01 + 1e-7)  # spectral norm below 1
     x = x.to(dtype or g.dtype)
-    for _ in range(n_iterations):
+    for a, b, c in quintics:
         square = torch.bmm(x, x.mT)  # (N, R, R)
         x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
     return x.to(g.dtype)
@@ -42,12 +90,12 @@ class Muon(torch.optim.Optimizer):
         lr: float,
         momentum: float,
         weight_decay: float,
-        n_iterations: int,
+        quintics: Sequence[Quintic],
         dtype: torch.dtype | None = None,
         parts: dict[Tensor, list[int]],
     ) -> None:
         super().__init__(list(params), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-        self.n_iterations, self.dtype, self.parts = n_iterations, dtype, parts
+        self.quintics, self.dtype, self.parts = quintics, dtype, parts
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -70,7 +118,7 @@ class Muon(torch.optim.Optimizer):
                     wide = part_update if part.size(0) <= part.size(1) else part_update.mT
                     same_shape.setdefault(tuple(wide.shape), []).append((part, wide))
             for pieces in same_shape.values():
-                found = orthogonalise(torch.stack([wide for _, wide in pieces]), self.n_iterations, self.dtype)
+                found = orthogonalise(torch.stack([wide for _, wide in pieces]), self.quintics, self.dtype)
                 for (part, _), direction in zip(pieces, found, strict=True):
                     tall = part.size(0) > part.size(1)
                     scale = max(1.0, part.size(0) / part.size(1)) ** 0.5

@@ -16,6 +16,9 @@ def learning_rate_share(step: int, n_steps: int, config: ScheduleConfig) -> floa
         return (step + 1) / config.warmup_steps
     if config.shape == "constant":
         return 1.0
+    if config.shape == "inverse-sqrt":  # Vaswani et al. 2017, eq. 3
+        warm = max(1, config.warmup_steps)
+        return max(config.final_fraction, math.sqrt(warm / max(warm, step)))
     n_after = n_steps - config.warmup_steps
     n_down = min(n_after, config.cooldown_fraction * n_steps) if config.shape == "trapezoid" else n_after
     if step >= n_steps:

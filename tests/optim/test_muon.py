@@ -6,7 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmsmith.optim.muon import COEFFICIENTS, Muon, orthogonalise
+from lmsmith.optim.muon import (
+    COEFFICIENTS,
+    LEAST,
+    SAFETY,
+    Muon,
+    best_quintic,
+    newton_schulz,
+    orthogonalise,
+    polar_express,
+)
 
 BAND = (0.68, 1.21)
 
@@ -33,7 +42,7 @@ def quintic(s: float, n: int) -> float:
 def test_singular_vectors_stay_and_values_go_through_the_quintic(n: int) -> None:
     values = torch.tensor([3.0, 2.0, 0.5, 0.1, 0.01, 0.0], dtype=torch.float64)
     U, V, g = with_singular_values(values, 9)
-    found = U.T @ orthogonalise(g[None], n)[0] @ V
+    found = U.T @ orthogonalise(g[None], newton_schulz(n))[0] @ V
     scaled = values / (1.01 * values.norm() + 1e-7)
     wanted = torch.diag(torch.tensor([quintic(float(s), n) for s in scaled], dtype=torch.float64))
     torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
@@ -46,7 +55,7 @@ def test_singular_values_land_in_the_band(scale: float) -> None:
     values = values[values > 0.002 * 1.02 * values.norm()]
     assert len(values) > 30
     _, _, g = with_singular_values(values, 50)
-    found = torch.linalg.svdvals(orthogonalise(g[None], 5)[0])
+    found = torch.linalg.svdvals(orthogonalise(g[None], newton_schulz(5))[0])
     assert BAND[0] < float(found.min()) < float(found.max()) < BAND[1]
     for s in torch.linspace(0.002 / 1.02, 1.0, 20_000).tolist():
         assert BAND[0] < quintic(s / 1.01, 5) < BAND[1]
@@ -56,28 +65,30 @@ def test_random_matrices_become_nearly_orthogonal() -> None:
     g = numbers(3, 8, 32)
     U, _, Vh = torch.linalg.svd(g, full_matrices=False)
     nearest = U @ Vh
-    found = orthogonalise(g, 5)
+    found = orthogonalise(g, newton_schulz(5))
     assert float((found - nearest).norm() / nearest.norm()) < 0.25
     assert (found * nearest).sum() / (found.norm() * nearest.norm()) > 0.97
 
 
 def test_zeros_stay_zero_and_tiny_ones_finite() -> None:
-    assert not orthogonalise(torch.zeros(2, 3, 4), 5).any()
-    assert torch.isfinite(orthogonalise(numbers(1, 3, 4, dtype=torch.float32) * 1e-30, 5)).all()
+    assert not orthogonalise(torch.zeros(2, 3, 4), newton_schulz(5)).any()
+    assert torch.isfinite(orthogonalise(numbers(1, 3, 4, dtype=torch.float32) * 1e-30, newton_schulz(5))).all()
 
 
 def test_matrices_of_a_stack_are_apart() -> None:
     g = numbers(4, 5, 7)
-    torch.testing.assert_close(orthogonalise(g, 5)[2], orthogonalise(g[2:3], 5)[0], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        orthogonalise(g, newton_schulz(5))[2], orthogonalise(g[2:3], newton_schulz(5))[0], rtol=1e-12, atol=1e-12
+    )
 
 
 def test_bfloat16_products_do() -> None:
     g = numbers(2, 16, 48, dtype=torch.float32)
-    found = orthogonalise(g, 5, torch.bfloat16)
+    found = orthogonalise(g, newton_schulz(5), torch.bfloat16)
     assert found.dtype == torch.float32
     values = torch.linalg.svdvals(found)
     assert 0.6 < float(values.min()) < float(values.max()) < 1.3
-    exact = orthogonalise(g, 5)
+    exact = orthogonalise(g, newton_schulz(5))
     assert (found * exact).sum() / (found.norm() * exact.norm()) > 0.99
 
 
@@ -105,7 +116,7 @@ def test_updates_are_the_references(weight_decay: float) -> None:
     before = [w.detach().clone() for w in weights]
     parts = {w: sizes for w, sizes in zip(weights, shapes.values(), strict=True) if len(sizes) > 1}
     options = {"lr": 0.1, "momentum": 0.9, "weight_decay": weight_decay}
-    optimiser = Muon(weights, **options, n_iterations=5, parts=parts)  # type: ignore[arg-type]
+    optimiser = Muon(weights, **options, quintics=newton_schulz(5), parts=parts)  # type: ignore[arg-type]
     gradients = [[numbers(*shape, seed=100 * step + i) for i, shape in enumerate(shapes)] for step in range(3)]
     for step in gradients:
         for w, gradient in zip(weights, step, strict=True):
@@ -121,7 +132,7 @@ def test_updates_are_the_references(weight_decay: float) -> None:
 def test_parts_do_not_mix() -> None:
     """A gradient in one map of a fused matrix moves no other; together they would share singular vectors."""
     w = torch.nn.Parameter(torch.zeros(6, 4, dtype=torch.float64))
-    optimiser = Muon([w], lr=1.0, momentum=0.5, weight_decay=0.0, n_iterations=5, parts={w: [2, 2, 2]})
+    optimiser = Muon([w], lr=1.0, momentum=0.5, weight_decay=0.0, quintics=newton_schulz(5), parts={w: [2, 2, 2]})
     w.grad = torch.zeros_like(w)
     w.grad[2:4] = numbers(2, 4)
     optimiser.step()
@@ -136,7 +147,7 @@ def test_the_scale_makes_the_gain_independent_of_the_shape() -> None:
     for shape in ((16, 256), (64, 64), (256, 16)):
         w = torch.nn.Parameter(torch.zeros(shape, dtype=torch.float64))
         w.grad = numbers(*shape)
-        Muon([w], lr=1.0, momentum=0.0, weight_decay=0.0, n_iterations=5, parts={}).step()
+        Muon([w], lr=1.0, momentum=0.0, weight_decay=0.0, quintics=newton_schulz(5), parts={}).step()
         out = numbers(1000, shape[1], seed=3) @ w.detach().T
         assert 0.7 < float(out.square().mean().sqrt()) < 1.2
 
@@ -144,5 +155,41 @@ def test_the_scale_makes_the_gain_independent_of_the_shape() -> None:
 def test_a_matrix_without_a_gradient_stays() -> None:
     w = torch.nn.Parameter(numbers(3, 3))
     before = w.detach().clone()
-    Muon([w], lr=1.0, momentum=0.5, weight_decay=0.5, n_iterations=5, parts={}).step()
+    Muon([w], lr=1.0, momentum=0.5, weight_decay=0.5, quintics=newton_schulz(5), parts={}).step()
     assert torch.equal(w.detach(), before)
+
+
+def test_the_best_quintic_is_better_than_any_near_it() -> None:
+    """Against a fine grid of other coefficients, and by equal swings at its four worst places (Chebyshev)."""
+    x = torch.linspace(0.1, 1.0, 2_000, dtype=torch.float64)
+    odd = torch.stack([x, x**3, x**5])
+    best = torch.tensor(best_quintic(0.1, 1.0), dtype=torch.float64)
+    away = 1 - best @ odd
+    worst = float(away.abs().max())
+    assert [round(float(away[i] / worst), 3) for i in (0, -1)] == [1.0, -1.0]
+    assert float(away.max()) == pytest.approx(-float(away.min()), rel=1e-4)
+    steps = torch.cartesian_prod(*[torch.linspace(-0.05, 0.05, 11, dtype=torch.float64)] * 3)
+    others = (best + steps) @ odd
+    assert float((1 - others).abs().amax(1).min()) >= worst * (1 - 1e-6)
+
+
+@pytest.mark.parametrize(("n", "off"), [(5, 0.13), (6, 0.02), (8, 1e-6)])
+def test_polar_express_brings_singular_values_to_one(n: int, off: float) -> None:
+    values = torch.logspace(0, math.log10(2 * LEAST), 60, dtype=torch.float64)
+    x = values.clone()
+    for a, b, c in polar_express(n):
+        x = a * x + b * x**3 + c * x**5
+    assert float((x - 1).abs().max()) < off
+    assert len(polar_express(n)) == n
+
+
+def test_polar_express_is_nearer_than_newton_schulz_in_as_many_products() -> None:
+    g = numbers(4, 48, 64)
+    U, _, Vh = torch.linalg.svd(g, full_matrices=False)
+    apart = {
+        name: float((orthogonalise(g, quintics) - U @ Vh).norm() / (U @ Vh).norm())
+        for name, quintics in {"jordan": newton_schulz(5), "polar": polar_express(5)}.items()
+    }
+    assert apart["polar"] < 0.5 * apart["jordan"]
+    assert orthogonalise(g, polar_express(5), torch.bfloat16).isfinite().all()
+    assert SAFETY > 1
