@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmsmith.errors import ConfigError, DataError
+from lmsmith.text import hub
 
 COMPRESSED = (".gz", ".zst")
 JSON_LINES = (".jsonl", ".ndjson", ".json")
@@ -225,7 +226,7 @@ def read_errors(path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _opened(path: Path, part: Part = WHOLE) -> Iterator[Any]:
     """The file's bytes as they are when not compressed; of a part only those, unless it is one of row groups."""
-    with open(path, "rb") as file:
+    with hub.open_remote(path) if hub.is_remote(path) else open(path, "rb") as file:
         if path.suffix.lower() == ".gz":
             with gzip.open(file, "rb") as stream:
                 yield stream
