@@ -1,0 +1,128 @@
+"""The processes of a run: which of how many this one is, and the little they tell each other.
+
+`torchrun --nproc-per-node 8 -m lmsmith train ...` starts one process a GPU (or, on CPUs, as many as are asked for) and
+says to each in its environment which it is. Everything is the same in all of them but the rows of the batch that they
+work on; rank 0 alone prints, and writes files.
+
+    with joined(device) as ranks:          # alone: ranks of one, and nothing is joined
+        loss = ranks.sum(loss)
+        n_steps, stop = ranks.told_by_first(n_steps, stop)
+
+A process that dies is seen by torchrun, which ends the others; one that hangs, by whoever waits for it, after PATIENCE.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+
+from lmsmith.errors import TrainingError, UsageError
+
+PATIENCE = datetime.timedelta(seconds=60)
+"""How long a process waits for the others before it says that one is lost."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's place: `rank` of `world`; `local` on its own machine. `device`: where sums are made."""
+
+    rank: int = 0
+    world: int = 1
+    local: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that prints and writes."""
+        return self.rank == 0
+
+    def sum(self, *values: float) -> list[float]:
+        """Each value summed over all processes, in float64, the same bits in all. TrainingError if one is lost."""
+        return self._together(values, lambda tensor: dist.all_reduce(tensor))
+
+    def most(self, *values: float) -> list[float]:
+        """The largest of each value over all processes. TrainingError if one is lost."""
+        return self._together(values, lambda tensor: dist.all_reduce(tensor, dist.ReduceOp.MAX))
+
+    def told_by_first(self, *values: float) -> list[float]:
+        """The first process's values, in all. TrainingError if one is lost."""
+        return self._together(values, lambda tensor: dist.broadcast(tensor, 0))
+
+    def wait(self) -> None:
+        """Until all are here. TrainingError if one is lost."""
+        self.sum(0.0)
+
+    def rows(self, batch_size: int) -> tuple[int, int]:
+        """From which row of a batch to which this process works; the batch size is a multiple of their number."""
+        assert batch_size % self.world == 0
+        share = batch_size // self.world
+        return self.rank * share, (self.rank + 1) * share
+
+    def _together(self, values: tuple[float, ...], act: object) -> list[float]:
+        if self.world == 1:
+            return list(values)
+        exact = torch.float32 if self.device.type == "mps" else torch.float64
+        tensor = torch.tensor(values, dtype=exact, device=self.device)
+        with lost_in_words():
+            act(tensor)  # type: ignore[operator]
+            return list(tensor.tolist())
+
+
+@contextmanager
+def lost_in_words() -> Iterator[None]:
+    """Puts the failures of torch.distributed, which come when a process is gone or hangs, into words."""
+    try:
+        yield
+    except (dist.DistBackendError, dist.DistNetworkError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise TrainingError(
+            f"another process of this run is lost, or has not answered for {PATIENCE.seconds} s "
+            f"({str(error).splitlines()[0][:200]}). The last checkpoint is whole: start the same command with "
+            "`lmsmith resume RUN`."
+        ) from error
+
+
+def place_in_environment(device_type: str = "cpu") -> Ranks:
+    """What torchrun said of this process; one of one where nothing was said. UsageError for half of it."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    found = {name: os.environ[name] for name in names if name in os.environ}
+    if "WORLD_SIZE" not in found or found["WORLD_SIZE"] == "1":
+        return Ranks(device=torch.device(device_type))
+    try:
+        rank, world, local = (int(found[name]) for name in names)
+        if not 0 <= rank < world or not 0 <= local < world:
+            raise ValueError
+    except (KeyError, ValueError) as error:
+        raise UsageError(
+            f"the environment says {', '.join(f'{name}={value}' for name, value in found.items())}: wanted RANK, "
+            "WORLD_SIZE and LOCAL_RANK as torchrun sets them. Start with `torchrun --nproc-per-node N -m lmsmith ...`."
+        ) from error
+    device = torch.device("cuda", local) if device_type == "cuda" else torch.device("cpu")
+    return Ranks(rank, world, local, device)
+
+
+@contextmanager
+def joined(ranks: Ranks) -> Iterator[Ranks]:
+    """Joins the processes for the length of the block: NCCL on GPUs, Gloo else. Alone there is nothing to join."""
+    if ranks.world == 1:
+        yield ranks
+        return
+    if ranks.device.type == "cuda":
+        torch.cuda.set_device(ranks.device)
+    with lost_in_words():
+        dist.init_process_group(
+            "nccl" if ranks.device.type == "cuda" else "gloo",
+            timeout=PATIENCE,
+            device_id=ranks.device if ranks.device.type == "cuda" else None,
+        )
+    try:
+        yield ranks
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,126 @@
+"""DDP and FSDP2 applied to a finished model, which knows nothing of them.
+
+| how | each process holds | between processes goes |
+|---|---|---|
+| `ddp` | all weights, gradients, moments | gradients, once an update, while backward goes on |
+| `fsdp` | 1/world of each | weights, a block at a time, in forward and backward; gradients |
+
+Both average gradients over processes; the loss is a sum divided by the global count of tokens, so it is scaled by the
+number of processes beforehand (a power of two costs no rounding). Micro-batches but the last are accumulated without
+synchronisation; under `fsdp` each process keeps whole gradients meanwhile.
+
+What goes to a file is always whole (`whole`), so a checkpoint of any number of processes is one of any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from lmsmith.loss import summed_cross_entropy
+from lmsmith.models.gpt import GPT
+from lmsmith.parallel.process import Ranks, lost_in_words
+
+
+class SummedLoss(nn.Module):
+    """Model and loss as one module: what DDP and FSDP2 want to see called."""
+
+    def __init__(self, model: GPT, head_dtype: torch.dtype | None = None) -> None:
+        """`head_dtype`: of the head's products, where not the model's own."""
+        super().__init__()
+        self.model, self.head_dtype = model, head_dtype
+
+    def forward(self, inputs: Tensor, targets: Tensor, documents: Tensor | None = None) -> Tensor:
+        """Sum of the cross-entropy over the targets that count, in nats: ()."""
+        hidden = self.model.hidden(inputs, documents=documents)
+        with torch.autocast(inputs.device.type, enabled=False):
+            total, _ = summed_cross_entropy(
+                hidden.to(self.head_dtype or hidden.dtype).flatten(0, 1),
+                self.model.head_weight,
+                targets.flatten(),
+                vocab_size=self.model.config.vocab_size,
+                softcap=self.model.config.logit_softcap,
+            )
+        return total
+
+
+def spread(loss: SummedLoss, ranks: Ranks, how: str) -> nn.Module:
+    """`loss`, to be called in its place; its model's parameters are then shards under `fsdp`.
+
+    To be called before an optimiser is made. Precision is autocast's business, as in one process.
+    """
+    if ranks.world == 1:
+        return loss
+    if how == "fsdp":
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        mesh = init_device_mesh(ranks.device.type, (ranks.world,))
+        for block in loss.model.blocks:
+            fully_shard(block, mesh=mesh)
+        fully_shard(loss, mesh=mesh)
+        return loss
+    assert how == "ddp", how
+    ids = [ranks.device] if ranks.device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(loss, device_ids=ids, gradient_as_bucket_view=True)
+
+
+@contextmanager
+def synchronised(module: nn.Module, last: bool) -> Iterator[None]:
+    """Around a micro-batch's forward and backward: gradients go between processes in the `last` one alone."""
+    if isinstance(module, nn.parallel.DistributedDataParallel):
+        if last:
+            yield
+        else:
+            with module.no_sync():
+                yield
+        return
+    set_sync: Callable[[bool], None] | None = getattr(module, "set_requires_gradient_sync", None)
+    if set_sync is not None:
+        set_sync(last)
+    yield
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    return hasattr(tensor, "full_tensor")
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A sharded tensor put together, in all processes, which must all ask; any other as it is."""
+    found: Any = tensor
+    return found.full_tensor() if is_sharded(tensor) else tensor
+
+
+def as_sharded(full: Tensor, like: Tensor) -> Tensor:
+    """`full`, the same in all processes, sharded as `like` is; where that is not sharded, as it is."""
+    if not is_sharded(like):
+        return full
+    from torch.distributed.tensor import distribute_tensor
+
+    sharded: Any = like
+    full = full.to(sharded.device)
+    return distribute_tensor(full, sharded.device_mesh, sharded.placements, src_data_rank=None)
+
+
+def row_by_row(function: Callable[[Tensor], Tensor], ranks: Ranks) -> Callable[[Tensor], Tensor]:
+    """`function` of a stack (N, ...), which treats its rows one by one, with the rows shared out among processes."""
+    if ranks.world == 1:
+        return function
+
+    def shared(stack: Tensor) -> Tensor:
+        n = -(-len(stack) // ranks.world)  # rows a process; the last may have fewer
+        mine = stack[ranks.rank * n : (ranks.rank + 1) * n]
+        found = stack.new_zeros(n, *stack.shape[1:])
+        if len(mine):
+            found[: len(mine)] = function(mine)
+        gathered = stack.new_empty(n * ranks.world, *stack.shape[1:])
+        with lost_in_words():
+            dist.all_gather_into_tensor(gathered, found)
+        return gathered[: len(stack)]
+
+    return shared

@@ -1,0 +1,54 @@
+"""DDP and FSDP2 in two real processes against one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lmsmith.errors import UsageError
+from lmsmith.parallel.process import Ranks, place_in_environment
+
+PROJECT = Path(__file__).resolve().parent.parent.parent
+
+
+def test_gradients_of_two_processes_are_those_of_one() -> None:
+    """Loss and every gradient to 1e-12 and 1e-10 in float64: micro-batches of one row, unequal counts of targets."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*command, str(Path(__file__).with_name("several.py"))],
+        env={**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert sorted(done.stdout.split("\n"))[-2:] == ["rank 0 is right", "rank 1 is right"]
+
+
+def test_alone_nothing_is_asked_of_others() -> None:
+    ranks = Ranks()
+    assert ranks.first
+    assert ranks.sum(1.5, 2.0) == ranks.most(1.5, 2.0) == ranks.told_by_first(1.5, 2.0) == [1.5, 2.0]
+    assert ranks.rows(7) == (0, 7)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2, 3])
+def test_ranks_share_the_rows_of_a_batch(rank: int) -> None:
+    assert Ranks(rank, 4).rows(12) == (3 * rank, 3 * rank + 3)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"WORLD_SIZE": "2"},
+        {"WORLD_SIZE": "2", "RANK": "2", "LOCAL_RANK": "0"},
+        {"WORLD_SIZE": "two", "RANK": "0", "LOCAL_RANK": "0"},
+    ],
+)
+def test_half_of_what_torchrun_says_is_refused(said: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match="torchrun"):
+        place_in_environment()
