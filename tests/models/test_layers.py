@@ -3,10 +3,8 @@
 import math
 from collections import Counter
 
-import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lmsmith.config import ModelConfig
