@@ -143,7 +143,7 @@ class GPT2:
         slopes = {name: shapes[name][1:] for name in ("residual3", "ln1", "qkv", "atty", "fch")}
         slopes["logits"] = shapes["logits"]
         self.dacts = views(np.zeros(n_numbers(slopes), self.dtype), slopes)
-        self._scratch = np.zeros(scratch_numbers(sizes.d_model, sizes.n_head, T), self.dtype)
+        self._scratch = np.zeros(scratch_numbers(sizes.d_model), self.dtype)
         self._inputs, self._targets = np.zeros((2, B, T), np.int64)
         self.layers = list(self._layers())
 
@@ -209,12 +209,18 @@ class GPT2:
         )
 
     def _attention(self, at: int) -> Layer:
+        """Text by text."""
         qkv, preatt, att, atty = (self.acts[name][at] for name in ("qkv", "preatt", "att", "atty"))
+        dqkv, datty = self.dacts["qkv"], self.dacts["atty"]
         return Layer(
             label("atty", at),
-            partial(attention_forward, atty, preatt, att, qkv),
-            partial(attention_backward, self.dacts["qkv"], self.dacts["atty"], qkv, atty, att, self._scratch),
+            lambda: self._each(attention_forward, atty, preatt, att, qkv),
+            lambda: self._each(attention_backward, dqkv, datty, qkv, atty, att),
         )
+
+    def _each(self, function: Callable[..., None], *tensors: np.ndarray) -> None:
+        for texts in zip(*tensors, strict=True):
+            function(*texts)
 
     def _gelu(self, at: int) -> Layer:
         x = rows(self.acts["fch"][at])

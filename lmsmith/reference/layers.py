@@ -25,7 +25,11 @@ CHUNK = 2**16
 """Numbers that elementwise steps work on at once: with their scratch they fit a core's cache of a megabyte."""
 
 BLOCK = 64
-"""Queries that attention takes at once, and with them the keys up to their end: nearly half of T² is never made."""
+"""Positions that attention takes at once. Blocks of keys behind the block of queries are never looked at: nearly half.
+
+With heads of 64 numbers its products are just small enough for OpenBLAS to make each on one thread: for such small ones
+threads cost more in waiting for one another than they gain, and on a busy machine a hundred times more.
+"""
 
 
 def encoder_forward(out: np.ndarray, ids: np.ndarray, wte: np.ndarray, wpe: np.ndarray) -> None:
@@ -131,55 +135,58 @@ def linear_backward(
 def attention_forward(atty: np.ndarray, preatt: np.ndarray, att: np.ndarray, qkv: np.ndarray) -> None:
     """preatt = q kᵀ / sqrt(K);  att = softmax(preatt), no position seeing a later one;  atty = att v.
 
-    Each head by itself: qkv (B, T, 3 D) -> preatt and att (B, H, T, T) -> atty (B, T, D). Above the diagonal att is
+    One text, each head by itself: qkv (T, 3 D) -> preatt and att (H, T, T) -> atty (T, D). Above the diagonal att is
     zero; preatt is -inf there within a block of queries, and is not looked at beyond.
     """
-    B, n_head, T, _ = att.shape
-    scale = 1 / math.sqrt(atty.shape[2] // n_head)
-    later = np.triu(np.full((BLOCK, BLOCK), -np.inf, qkv.dtype), 1)
-    for text in range(B):
-        q, k, v = heads_of(qkv[text], n_head)  # each (H, T, K)
-        (y,) = heads_of(atty[text], n_head, 1)
-        for first in range(0, T, BLOCK):
-            end = min(first + BLOCK, T)
-            scores, weights = preatt[text, :, first:end, :end], att[text, :, first:end, :end]
-            np.matmul(q[:, first:end], k[:, :end].swapaxes(1, 2), out=scores)
-            scores *= scale
-            scores[:, :, first:] += later[: end - first, : end - first]
-            np.subtract(scores, np.max(scores, axis=2, keepdims=True), out=weights)
-            np.exp(weights, out=weights)
-            weights /= np.add.reduce(weights, axis=2, keepdims=True)
-            np.matmul(weights, v[:, :end], out=y[:, first:end])
+    n_head, T, _ = att.shape
+    q, k, v = heads_of(qkv, n_head)  # each (H, T, K)
+    (y,) = heads_of(atty, n_head, 1)
+    q = q * (1 / math.sqrt(q.shape[2]))
+    y[...] = 0
+    for queries in blocks(T):
+        scores, weights = preatt[:, queries, : queries.stop], att[:, queries, : queries.stop]
+        for keys in blocks(queries.stop):
+            np.matmul(q[:, queries], k[:, keys].swapaxes(1, 2), out=scores[:, :, keys])
+        size = queries.stop - queries.start
+        scores[:, :, queries] += np.triu(np.full((size, size), -np.inf, scores.dtype), 1)
+        np.subtract(scores, np.max(scores, axis=2, keepdims=True), out=weights)
+        np.exp(weights, out=weights)
+        weights /= np.add.reduce(weights, axis=2, keepdims=True)
+        for keys in blocks(queries.stop):
+            y[:, queries] += weights[:, :, keys] @ v[:, keys]
 
 
-def attention_backward(
-    dqkv: np.ndarray, datty: np.ndarray, qkv: np.ndarray, atty: np.ndarray, att: np.ndarray, scratch: np.ndarray
-) -> None:
+def attention_backward(dqkv: np.ndarray, datty: np.ndarray, qkv: np.ndarray, atty: np.ndarray, att: np.ndarray) -> None:
     """dv = attᵀ datty;  dpreatt = att (datt - sum(att datt)) with datt = datty vᵀ;
 
     dq = dpreatt k / sqrt(K);  dk = dpreattᵀ q / sqrt(K). The sum over a row of att datt is that of atty datty: atty is
     the mean of the values that att weighs.
     """
-    B, n_head, T, _ = att.shape
-    scale = 1 / math.sqrt(atty.shape[2] // n_head)
-    for text in range(B):
-        q, k, v = heads_of(qkv[text], n_head)
-        dq, dk, dv = heads_of(dqkv[text], n_head)
-        (y,), (dy,) = heads_of(atty[text], n_head, 1), heads_of(datty[text], n_head, 1)
-        (dscores,) = room(scratch, (n_head, T, T))
-        along = np.einsum("htk,htk->ht", y, dy)[:, :, None]
-        for first in range(0, T, BLOCK):
-            end = min(first + BLOCK, T)
-            part = dscores[:, first:end, :end]
-            np.matmul(dy[:, first:end], v[:, :end].swapaxes(1, 2), out=part)
-            part -= along[:, first:end]
-            part *= att[text, :, first:end, :end]
-            part *= scale
-            np.matmul(part, k[:, :end], out=dq[:, first:end])
-        for first in range(0, T, BLOCK):  # a block of keys and all queries that see it
-            end = min(first + BLOCK, T)
-            np.matmul(dscores[:, first:, first:end].swapaxes(1, 2), q[:, first:], out=dk[:, first:end])
-            np.matmul(att[text, :, first:, first:end].swapaxes(1, 2), dy[:, first:], out=dv[:, first:end])
+    n_head, T, _ = att.shape
+    q, k, v = heads_of(qkv, n_head)
+    dq, dk, dv = heads_of(dqkv, n_head)
+    (y,), (dy,) = heads_of(atty, n_head, 1), heads_of(datty, n_head, 1)
+    scale = 1 / math.sqrt(q.shape[2])
+    q, k = q * scale, k * scale
+    along = np.einsum("htk,htk->ht", y, dy)[:, :, None]
+    dqkv[...] = 0
+    for queries in blocks(T):
+        weights = att[:, queries, : queries.stop]
+        dscores = np.empty_like(weights)
+        for keys in blocks(queries.stop):
+            np.matmul(dy[:, queries], v[:, keys].swapaxes(1, 2), out=dscores[:, :, keys])
+        dscores -= along[:, queries]
+        dscores *= weights
+        for keys in blocks(queries.stop):
+            dq[:, queries] += dscores[:, :, keys] @ k[:, keys]
+            dk[:, keys] += dscores[:, :, keys].swapaxes(1, 2) @ q[:, queries]
+            dv[:, keys] += weights[:, :, keys].swapaxes(1, 2) @ dy[:, queries]
+
+
+def blocks(T: int) -> Iterator[slice]:
+    """The positions 0 to T in blocks, the last of which may be shorter."""
+    for start in range(0, T, BLOCK):
+        yield slice(start, min(start + BLOCK, T))
 
 
 def heads_of(x: np.ndarray, n_head: int, n: int = 3) -> np.ndarray:
@@ -268,6 +275,6 @@ def room(scratch: np.ndarray, *shapes: tuple[int, ...]) -> list[np.ndarray]:
     return found
 
 
-def scratch_numbers(D: int, n_head: int, T: int) -> int:
+def scratch_numbers(D: int) -> int:
     """How much scratch the layers of a GPT-2 need."""
-    return max(2 * max(CHUNK, 4 * D), 4 * D * D, n_head * T * T)
+    return max(2 * max(CHUNK, 4 * D), 4 * D * D)
