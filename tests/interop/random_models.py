@@ -1,0 +1,51 @@
+"""Models of transformers with random weights of odd sizes, and what they say."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+transformers = pytest.importorskip("transformers")
+
+SIZES: dict[str, dict[str, Any]] = {
+    "gpt2": {"vocab_size": 97, "n_positions": 224, "n_embd": 36, "n_layer": 2, "n_head": 3},
+    "llama": {
+        "vocab_size": 97,
+        "max_position_embeddings": 224,
+        "hidden_size": 36,
+        "intermediate_size": 50,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+    },
+}
+
+
+def random_model(kind: str, dtype: torch.dtype = torch.float32, **settings: Any) -> Any:
+    """One of theirs; every weight random, so that none is zero or one and could be left out unseen."""
+    chosen = SIZES[kind] | {"bos_token_id": None, "eos_token_id": None} | settings
+    if kind == "gpt2":
+        model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**chosen))
+    else:
+        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**chosen))
+    generator = torch.Generator().manual_seed(0)
+    for name, p in model.named_parameters():
+        p.data.normal_(1.0 if p.dim() == 1 and name.endswith("weight") else 0.0, 0.2, generator=generator)
+    return model.to(dtype).eval()
+
+
+def saved(model: Any, folder: Path, **how: Any) -> Path:
+    model.save_pretrained(folder, **how)
+    return folder
+
+
+def random_ids(V: int = 97, B: int = 2, T: int = 60) -> Tensor:
+    return torch.randint(V, (B, T), generator=torch.Generator().manual_seed(1))
+
+
+def logits(model: Any, ids: Tensor) -> Tensor:
+    with torch.no_grad():
+        found = model(ids)
+    return found if isinstance(found, Tensor) else found.logits
