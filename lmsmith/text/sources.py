@@ -132,13 +132,12 @@ def _missing(path: Path) -> DataError:
         return DataError(f"there is no {path}: {folder} is a file, not a folder.")
     except OSError as error:
         return DataError(f"cannot look for {path} in {folder}: {error.strerror}.")
-    near = difflib.get_close_matches(missing.name, names, n=1, cutoff=0.5)
+    known = [corpus.name for corpus in corpora.CORPORA.values()] if str(path) == path.name else []
+    near = difflib.get_close_matches(missing.name, [*names, *known], n=1, cutoff=0.5)
     if missing.name in names:
         hint = f"{missing} is a link to something that is not there."
     elif near:
-        hint = f"Did you mean {folder / near[0]}?"
-    elif corpus := corpora.nearest(str(path)):
-        hint = f"Did you mean the corpus {corpus}?"
+        hint = f"Did you mean {folder / near[0] if near[0] in names else f'the corpus {near[0]}'}?"
     else:
         hint = f"Nothing in the folder {folder.absolute()} has a name like {missing.name}."
     return DataError(f"there is no file or folder {path}. {hint}")
