@@ -36,8 +36,8 @@ _64_BYTES = ir.VectorType(_I8, 64)
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function`, compiled at its first call, free of the interpreter lock, and kept on disk for later processes.
 
-    Says so, once, before a call has to compile. What is on disk is dropped when any file of this room changes, or
-    the one that holds the function: by itself Numba looks at that one alone, not at those whose functions it calls.
+    Says so, once, before a call has to compile. What is on disk is dropped when any file of this room changes: Numba by
+    itself looks only at the file that holds the function, not at those whose functions it calls.
     """
     try:
         dispatcher: Any = numba.njit(cache=True, nogil=True)(function)
@@ -46,7 +46,7 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
         dispatcher = numba.njit(nogil=True)(function)
     cache_file: Any = getattr(dispatcher._cache, "_cache_file", None)
     if hasattr(cache_file, "_source_stamp"):
-        cache_file._source_stamp = (_stamp(function), numba.__version__)
+        cache_file._source_stamp = (_room_stamp(), numba.__version__)
     called = False
 
     def call(*arguments: Any) -> Any:
@@ -67,8 +67,8 @@ def _say_compiling() -> None:
     log.warning("compiling for this processor: some ten seconds, this once; later starts take it from the disk")
 
 
-def _stamp(function: Callable[..., Any]) -> tuple[tuple[str, int, int], ...]:
-    files = sorted({*Path(__file__).parent.glob("*.py"), Path(function.__code__.co_filename)})
+def _room_stamp() -> tuple[tuple[str, int, int], ...]:
+    files = sorted(Path(__file__).parent.glob("*.py"))
     return tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
 
 
