@@ -23,6 +23,7 @@ import numpy as np
 from lmsmith.reference.adamw import adamw
 from lmsmith.reference.blocks import Sizes, activation_shapes, n_numbers, parameter_shapes, views
 from lmsmith.reference.layers import (
+    IGNORED,
     attention_backward,
     attention_forward,
     crossentropy_backward,
@@ -67,6 +68,7 @@ class GPT2:
         self.acts: dict[str, np.ndarray] = {}  # the 23 activations of the last forward pass
         self.dacts: dict[str, np.ndarray] = {}  # gradients of a layer's activations; the next one's take their place
         self.layers: list[Layer] = []
+        self.n_counted = 0  # targets of the last forward pass that cost loss
         self._dloss = 0.0
 
     def initialise(self, rng: np.random.Generator) -> None:
@@ -81,30 +83,34 @@ class GPT2:
                 param[...] = rng.normal(0, std, param.shape)
 
     def forward(self, inputs: np.ndarray, targets: np.ndarray) -> float:
-        """The mean loss, nats a token, of predicting `targets` from `inputs`: ids, both (B, T)."""
+        """The mean loss, nats a token, of predicting `targets` from `inputs`: ids, both (B, T).
+
+        Targets of -1 are not counted: padding, for example.
+        """
         B, T = inputs.shape
         assert targets.shape == (B, T)
         assert self.sizes.context_length >= T, f"{T} tokens in a context of {self.sizes.context_length}"
-        for ids in (inputs, targets):
-            assert ids.min() >= 0, "an id below 0"
-            assert ids.max() < self.sizes.vocab_size, "an id outside the vocabulary"
+        assert inputs.min() >= 0, "an id below 0"
+        assert targets.min() >= IGNORED, "a target below 0 that is not the ignored one"
+        assert max(inputs.max(), targets.max()) < self.sizes.vocab_size, "an id outside the vocabulary"
         if not self.layers or self._inputs.shape != (B, T):
             self._allocate(B, T)
         self._inputs[...], self._targets[...] = inputs, targets
         for layer in self.layers:
             layer.forward()
-        return float(np.mean(self.acts["losses"], dtype=np.float64))
+        self.n_counted = int(np.count_nonzero(targets != IGNORED))
+        return float(np.sum(self.acts["losses"], dtype=np.float64)) / max(1, self.n_counted)
 
     def zero_grad(self) -> None:
         self.grads_block.fill(0)
 
-    def backward(self, share: float = 1.0) -> None:
-        """Adds to `grads` the gradient of `share` times the mean loss of the last forward pass.
+    def backward(self, n_counted: int = 0) -> None:
+        """Adds to `grads` the gradient of the last forward pass's loss, a sum over tokens, divided by `n_counted`.
 
-        A batch in n equal parts has each part's gradient added, with a share of 1/n.
+        0: by how many it counted, so that the loss is its mean. Where it was one part of a batch, give the batch's.
         """
         assert self.layers, "backward comes after forward"
-        self._dloss = share / self._targets.size
+        self._dloss = 1 / (n_counted or max(1, self.n_counted))
         self.dacts["residual3"].fill(0)
         for layer in reversed(self.layers):
             layer.backward()

@@ -19,6 +19,9 @@ import numpy as np
 EPS = 1e-5
 """Added to the variance in LayerNorm: GPT-2's."""
 
+IGNORED = -1
+"""A target that costs no loss: the same number as `lmsmith.loss.IGNORED`."""
+
 GELU_U, GELU_CUBE = math.sqrt(2 / math.pi), 0.044715
 
 CHUNK = 2**16
@@ -235,27 +238,28 @@ def gelu_backward(dout: np.ndarray, x: np.ndarray, scratch: np.ndarray) -> None:
 def crossentropy_forward(
     losses: np.ndarray, probs: np.ndarray, logits: np.ndarray, targets: np.ndarray, vocab_size: int
 ) -> None:
-    """probs = softmax(logits), zero in padded columns;  loss = -log(prob of the target).
+    """probs = softmax(logits), zero in padded columns;  loss = -log(prob of the target), zero where that is IGNORED.
 
     logits and probs (N, V padded), targets and losses (N,). The loss is taken from the logits, as log(sum exp) - logit,
     so that a probability that rounds to zero has a finite one.
     """
     for rows in chunks(logits):
         real, p = logits[rows, :vocab_size], probs[rows, :vocab_size]
-        largest = np.max(real, axis=1, keepdims=True)
-        np.subtract(real, largest, out=p)
+        np.subtract(real, np.max(real, axis=1, keepdims=True), out=p)
         losses[rows] = -np.take_along_axis(p, targets[rows, None], axis=1)[:, 0]
         np.exp(p, out=p)
         total = np.add.reduce(p, axis=1, keepdims=True)
         p /= total
         losses[rows] += np.log(total)[:, 0]
         probs[rows, vocab_size:] = 0
+    losses[targets == IGNORED] = 0
 
 
 def crossentropy_backward(dlogits: np.ndarray, dloss: float, probs: np.ndarray, targets: np.ndarray) -> None:
-    """dlogits = (probs - 1 at the target) dloss; padded columns are zero as their probabilities are."""
+    """dlogits = (probs - 1 at the target) dloss; zero in padded columns, as probs is, and where targets are IGNORED."""
     np.multiply(probs, dloss, out=dlogits)
     dlogits[np.arange(len(targets)), targets] -= dloss
+    dlogits[targets == IGNORED] = 0
 
 
 def chunks(x: np.ndarray, size: int = CHUNK) -> Iterator[slice]:

@@ -1,5 +1,7 @@
 """GPT-2 by hand, held against transformers' with PyTorch's autograd and AdamW, in float64."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -74,7 +76,6 @@ class Theirs:
         missing, unexpected = self.model.load_state_dict(state, strict=False)
         assert not unexpected
         assert set(missing) <= {"lm_head.weight"}
-        self.optimiser: torch.optim.Optimizer | None = None
 
     def loss(self, inputs: np.ndarray, targets: np.ndarray) -> torch.Tensor:
         logits = self.model(torch.from_numpy(inputs)).logits
@@ -100,8 +101,162 @@ def test_loss_and_every_gradient_are_those_of_transformers(sizes: Sizes) -> None
     theirs = Theirs(model)
     wanted = theirs.loss(inputs, targets)
     wanted.backward()
-    assert model.forward(inputs, targets) == pytest.approx(float(wanted), rel=1e-12)
+    assert model.forward(inputs, targets) == pytest.approx(wanted.item(), rel=1e-12)
     model.zero_grad()
     model.backward()
     for name, grad in theirs.named(grads=True).items():
         np.testing.assert_allclose(model.grads[name], grad, rtol=0, atol=1e-9 * np.abs(grad).max(), err_msg=name)
+
+
+@pytest.mark.parametrize("decay_all", [False, True])
+@pytest.mark.parametrize("sizes", [ODD, PADDED])
+def test_ten_steps_of_training_are_those_of_pytorchs_adamw(sizes: Sizes, decay_all: bool) -> None:
+    model = model_of(sizes)
+    theirs = Theirs(model)
+    matrices = [p for p in theirs.model.parameters() if p.dim() >= 2]
+    others = [p for p in theirs.model.parameters() if p.dim() < 2]
+    groups = [{"params": matrices}, {"params": others, "weight_decay": 0.2 if decay_all else 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=1e-2, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.2)
+    for step in range(10):
+        inputs, targets = batch_of(sizes, seed=step)
+        wanted = theirs.loss(inputs, targets)
+        optimiser.zero_grad()
+        wanted.backward()
+        optimiser.step()
+        assert model.forward(inputs, targets) == pytest.approx(wanted.item(), rel=1e-8)
+        model.zero_grad()
+        model.backward()
+        model.update(1e-2, 0.8, 0.95, 1e-6, 0.2, decay_all=decay_all)
+    for name, param in theirs.named().items():
+        rows = sizes.vocab_size if name == "wte" else None  # padding, which they have not, decays here
+        np.testing.assert_allclose(model.params[name][:rows], param[:rows], rtol=0, atol=1e-8, err_msg=name)
+
+
+def test_the_weight_decay_is_not_an_l2_penalty() -> None:
+    model = model_of(ODD)
+    before = {name: param.copy() for name, param in model.params.items()}
+    model.forward(*batch_of(ODD))
+    model.zero_grad()  # and no gradient: what is left is the decay
+    model.update(0.1, weight_decay=0.5)
+    for name, param in model.params.items():
+        share = 0.95 if name in ("wte", "wpe", "qkvw", "attprojw", "fcw", "fcprojw") else 1.0
+        np.testing.assert_allclose(param, share * before[name], rtol=1e-15, err_msg=name)
+
+
+def test_the_gradient_of_parts_adds_up_to_that_of_the_whole_and_ignored_targets_cost_nothing() -> None:
+    inputs, targets = batch_of(ODD, B=4)
+    targets = targets.copy()
+    targets[0, 3:] = targets[3, :] = -1
+    whole, parts = model_of(ODD), model_of(ODD)
+    loss = whole.forward(inputs, targets)
+    assert whole.n_counted == 3 + 2 * ODD.context_length
+    whole.backward()
+    total = 0.0
+    for rows in (slice(0, 1), slice(1, 3), slice(3, 4)):
+        total += parts.forward(inputs[rows], targets[rows]) * parts.n_counted
+        parts.backward(whole.n_counted)
+    assert total / whole.n_counted == pytest.approx(loss, rel=1e-12)
+    logits = torch.from_numpy(whole.acts["logits"]).flatten(0, 1)
+    wanted = torch.nn.functional.cross_entropy(logits, torch.from_numpy(targets).flatten(), ignore_index=-1)
+    assert loss == pytest.approx(wanted.item(), rel=1e-12)
+    for name, grad in whole.grads.items():
+        np.testing.assert_allclose(parts.grads[name], grad, rtol=0, atol=1e-13 * np.abs(grad).max(), err_msg=name)
+
+
+def test_a_shorter_text_has_the_activations_of_a_longer_ones_beginning() -> None:
+    inputs, targets = batch_of(LONG, B=2)
+    model = model_of(LONG)
+    model.forward(inputs, targets)
+    longer = {name: act.copy() for name, act in model.acts.items()}
+    model.forward(inputs[:, :70], targets[:, :70])
+    np.testing.assert_allclose(model.acts["losses"], longer["losses"][:, :70], rtol=1e-10)
+    np.testing.assert_allclose(model.acts["att"], longer["att"][..., :70, :70], atol=1e-13)
+    assert not np.triu(longer["att"], 1).any()
+    np.testing.assert_allclose(longer["att"].sum(-1), 1, rtol=1e-12)
+
+
+def test_the_tables_have_the_names_order_and_shapes_of_llmc() -> None:
+    """As written down in train_gpt2.c, for sizes that are all different."""
+    model = model_of(PADDED)
+    model.forward(*batch_of(PADDED, B=5, T=9))
+    B, T, V, L, NH, C, maxT = 5, 9, 37, 2, 2, 14, 11
+    params = f"""wte {V},{C} wpe {maxT},{C} ln1w {L},{C} ln1b {L},{C} qkvw {L},{3 * C},{C} qkvb {L},{3 * C}
+        attprojw {L},{C},{C} attprojb {L},{C} ln2w {L},{C} ln2b {L},{C} fcw {L},{4 * C},{C} fcb {L},{4 * C}
+        fcprojw {L},{C},{4 * C} fcprojb {L},{C} lnfw {C} lnfb {C}"""
+    a, b, c = f"{L},{B},{T},{C}", f"{L},{B},{T}", f"{L},{B},{NH},{T},{T}"
+    acts = f"""encoded {B},{T},{C} ln1 {a} ln1_mean {b} ln1_rstd {b} qkv {L},{B},{T},{3 * C} atty {a} preatt {c} att {c}
+        attproj {a} residual2 {a} ln2 {a} ln2_mean {b} ln2_rstd {b} fch {L},{B},{T},{4 * C} fch_gelu {L},{B},{T},{4 * C}
+        fcproj {a} residual3 {a} lnf {B},{T},{C} lnf_mean {B},{T} lnf_rstd {B},{T} logits {B},{T},{V} probs {B},{T},{V}
+        losses {B},{T}"""
+    for table, wanted in ((model.params, params), (model.grads, params), (model.acts, acts)):
+        words = wanted.split()
+        assert [f"{name} {','.join(map(str, x.shape))}" for name, x in table.items()] == [
+            f"{name} {shape}" for name, shape in zip(words[::2], words[1::2], strict=True)
+        ]
+        start = next(iter(table.values())).ctypes.data
+        for x in table.values():  # end to end in one block
+            assert x.ctypes.data == start
+            start += x.nbytes
+    assert (len(model.params), len(model.acts)) == (16, 23)
+
+
+def test_memory_is_allocated_at_the_first_step_alone() -> None:
+    model, batch = model_of(LONG), batch_of(LONG, B=16)
+
+    def step() -> None:
+        model.forward(*batch)
+        model.zero_grad()
+        model.backward()
+        model.update(1e-3)
+
+    step()
+    block = model.acts["encoded"].base
+    tracemalloc.start()
+    step()
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert model.acts["encoded"].base is block
+    assert most < sum(act.nbytes for act in model.acts.values()) / 40  # steps between, of a text at a time
+
+
+def test_in_float32_it_learns_and_stays_near_float64() -> None:
+    exact, fast = GPT2(ODD, np.float64), GPT2(ODD, np.float32)
+    exact.initialise(np.random.default_rng(3))
+    for name, param in fast.params.items():
+        param[...] = exact.params[name]
+    losses = []
+    for _ in range(30):
+        inputs, targets = batch_of(ODD, B=4)
+        losses.append((exact.forward(inputs, targets), fast.forward(inputs, targets)))
+        for model in (exact, fast):
+            model.zero_grad()
+            model.backward()
+            model.update(1e-2)
+    assert fast.acts["probs"].dtype == np.float32
+    assert losses[0][0] == pytest.approx(np.log(ODD.vocab_size), abs=0.05)
+    assert losses[-1][1] < 1.5
+    np.testing.assert_allclose(*zip(*losses, strict=True), rtol=1e-4)
+
+
+def test_initial_weights_are_gpt2s() -> None:
+    model = GPT2(Sizes(n_layer=8, n_head=2, d_model=64, vocab_size=200, padded_vocab_size=200, context_length=100))
+    model.initialise(np.random.default_rng(0))
+    for name, param in model.params.items():
+        if name in ("ln1w", "ln2w", "lnfw"):
+            assert (param == 1).all()
+        elif param.ndim == 1 or name.endswith("b"):
+            assert (param == 0).all()
+        else:
+            assert param.std() == pytest.approx(0.005 if name in ("attprojw", "fcprojw") else 0.02, rel=0.03)
+
+
+def test_ids_outside_the_vocabulary_are_our_bugs() -> None:
+    model = model_of(PADDED)
+    inputs, targets = batch_of(PADDED)
+    for bad in (-1, PADDED.vocab_size):  # even where padding has a row for it
+        with pytest.raises(AssertionError):
+            model.forward(np.full_like(inputs, bad), targets)
+    with pytest.raises(AssertionError):
+        model.forward(inputs, np.full_like(targets, PADDED.vocab_size))
+    with pytest.raises(AssertionError):
+        model.forward(*batch_of(PADDED, T=PADDED.context_length + 1))
