@@ -266,10 +266,25 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True)
+class DataSource:
+    """One of several sources that are mixed: a `[[data.source]]` of a recipe."""
+
+    path: str = setting("", "a file, folder or glob of text, or a folder of token shards")
+    weight: float = setting(1.0, "share of the training rows that are from it, relative to the other weights")
+
+    def __post_init__(self) -> None:
+        _check(bool(self.path), "data.source.path", repr(self.path), "a file, folder or glob")
+        _check(0 < self.weight < math.inf, "data.source.weight", self.weight, "above 0")
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Where the text comes from and how it is read."""
 
     sources: tuple[str, ...] = setting((), "files, folders or globs")
+    source: tuple[DataSource, ...] = setting(
+        (), "in a recipe, instead of sources: [[data.source]], with path and weight"
+    )
     text_field: str = setting("text", "field of .jsonl and column of .parquet that holds the text")
     encoding: str = setting("auto", "auto: UTF-8, or UTF-16/32 by byte-order mark; or any encoding Python knows")
     errors: Literal["strict", "replace"] = setting("strict", "undecodable bytes stop, or become U+FFFD and are counted")
@@ -282,6 +297,16 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _check(0 <= self.validation_fraction < 1, "data.validation_fraction", self.validation_fraction, "0 to below 1")
+        if self.sources and self.source:
+            raise ConfigError(
+                f"data.sources = {', '.join(self.sources)} and {len(self.source)} [[data.source]] both say what to "
+                "train on: use one of them, the latter to mix sources by weight."
+            )
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """All that is trained on, mixed by weight or not."""
+        return self.sources or tuple(source.path for source in self.source)
 
 
 @dataclass(frozen=True)
@@ -435,12 +460,26 @@ def _parse(name: str, kind: Any, value: Any, where: str) -> Any:
         if isinstance(parts, list | tuple):
             return tuple(_parse(name, inner[0], part, where) for part in parts)
         found, wanted = None, "a list"
+    elif dataclasses.is_dataclass(kind):
+        found, wanted = _as_table(name, kind, value, where), "a table, as in [[data.source]]"
     else:
         found = {bool: _as_bool, int: _as_int, float: _as_float, str: _as_text}[kind](value)
         wanted = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[kind]
     if found is None:
         raise ConfigError(f"{name} = {value!r} in {where}: wanted {wanted}.")
     return found
+
+
+def _as_table(name: str, kind: Any, value: Any, where: str) -> Any:
+    if isinstance(value, kind) or not isinstance(value, Mapping):
+        return value if isinstance(value, kind) else None
+    known = {f"{name}.{leaf}": setting for leaf, setting in settings(kind)}
+    for key in value:
+        if f"{name}.{key}" not in known:
+            raise ConfigError(f"unknown setting '{name}.{key}' in {where}.{_nearest(f'{name}.{key}', known)}")
+    return kind(
+        **{key: _parse(f"{name}.{key}", known[f"{name}.{key}"].kind, part, where) for key, part in value.items()}
+    )
 
 
 def _as_bool(value: Any) -> bool | None:
