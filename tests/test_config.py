@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from lmsmith.config import ModelConfig, RunConfig, flatten, read_toml, settings, settings_of
+from lmsmith.config import DataSource, ModelConfig, RunConfig, flatten, read_toml, settings, settings_of
 from lmsmith.errors import ConfigError
 
 LEAVES = dict(settings())
@@ -264,6 +264,7 @@ def changes(draw: some.DrawFn) -> dict[str, Any]:
         str: some.text(),
         tuple[str, ...]: some.lists(some.text()).map(tuple),
         tuple[int, ...]: some.sets(some.integers(2, 8)).map(sorted).map(tuple),
+        tuple[DataSource, ...]: some.just(()),  # they exclude data.sources
     }
     ends = ("dropout", "beta1", "beta2", "momentum", "validation_fraction")
     own = {name: shares(exclude_min=True, exclude_max=True) for name in LEAVES if name.endswith(ends)}
@@ -305,9 +306,57 @@ def test_toml_out_and_in_gives_the_same_config(
 @hypothesis.settings(max_examples=40, deadline=None)
 @given(changes())
 def test_the_command_line_can_say_every_setting(values: dict[str, Any]) -> None:
+    del values["data.source"]  # tables
     del values["data.sources"]  # a comma stands between sources, so a text with commas is several
     as_text = {k: ",".join(map(str, v)) if isinstance(v, tuple) else str(v) for k, v in values.items()}
     assert RunConfig().changed(as_text, where="the command line") == RunConfig().changed(values, where="here")
+
+
+@hypothesis.settings(max_examples=30, deadline=None)
+@given(some.lists(some.tuples(some.text(min_size=1), shares(high=1e6, exclude_min=True)), min_size=1, max_size=4))
+def test_sources_to_be_mixed_are_tables(
+    tmp_path_factory: pytest.TempPathFactory, sources: list[tuple[str, float]]
+) -> None:
+    wanted = tuple(DataSource(name, weight) for name, weight in sources)
+    config = RunConfig().changed({"data.source": wanted}, where="here")
+    assert config.data.source == wanted
+    assert config.data.paths == tuple(name for name, _ in sources)
+    path = tmp_path_factory.mktemp("config") / "config.toml"
+    path.write_text(config.to_toml(), encoding="utf-8")
+    assert RunConfig().changed(read_toml(path), where=str(path)) == config
+
+
+def test_a_recipe_mixes_sources(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(
+        'preset = "llama"\n[[data.source]]\npath = "books/"\nweight = 3\n\n[[data.source]]\npath = "web"\n',
+        encoding="utf-8",
+    )
+    config = RunConfig().changed(read_toml(path), where=str(path))
+    assert config.data.source == (DataSource("books/", 3.0), DataSource("web", 1.0))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (
+            [{"path": "a", "weigth": 2}],
+            r"unknown setting 'data\.source\.weigth' in here.*Did you mean 'data\.source\.weight'",
+        ),
+        ([{"path": "a", "weight": 0}], r"data\.source\.weight = 0\.0: wanted above 0"),
+        ([{"path": "a", "weight": "much"}], r"data\.source\.weight = 'much' in here: wanted a number"),
+        ([{"weight": 2}], r"data\.source\.path = '': wanted a file, folder or glob"),
+        (["a", "b"], r"data\.source = 'a' in here: wanted a table, as in \[\[data\.source\]\]"),
+    ],
+)
+def test_sources_that_are_no_such_tables_are_refused(value: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        RunConfig().changed({"data.source": value}, where="here")
+
+
+def test_what_to_train_on_is_said_once() -> None:
+    with pytest.raises(ConfigError, match=r"data\.sources = a\.txt and 1 \[\[data\.source\]\] both say"):
+        RunConfig().changed({"data.sources": ("a.txt",), "data.source": [{"path": "b"}]}, where="here")
 
 
 def test_a_config_with_nothing_changed_round_trips() -> None:

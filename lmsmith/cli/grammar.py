@@ -145,7 +145,7 @@ def add_settings(made: argparse.ArgumentParser) -> None:
     groups: dict[str, argparse._ArgumentGroup] = {}
     for name, leaf in known.items():
         section = name.rpartition(".")[0]
-        if name in OFTEN or name == "data.sources":
+        if name in OFTEN or name in ("data.sources", "data.source"):  # arguments; tables of a recipe
             continue
         if section not in groups:
             groups[section] = made.add_argument_group(f"{section} settings")
