@@ -4,8 +4,8 @@
 
 or, post-norm, norm(x + attention(x)); norm(x + feed_forward(x)), the head then reading the last of these.
 
-It knows nothing of devices, ranks, optimisers, files or logging. `forward` gives logits; training asks for `hidden` and
-lets `lmsmith.loss` apply the head in chunks, so that the logits of a whole batch are never in memory at once.
+It knows nothing of devices, ranks, optimisers, files or logging. What it has in common with other models (logits from
+`hidden`, the probability of a text) is in `interface.py`.
 """
 
 import math
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lmsmith.config import ModelConfig
 from lmsmith.models.attention import Attention, LayerCache, Layout, Rotary, State
+from lmsmith.models.interface import NeuralModel
 from lmsmith.models.layers import FeedForward, NgramEmbedding, Norm
 
 
@@ -49,7 +50,7 @@ class Block(nn.Module):
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
 
 
-class GPT(nn.Module):
+class GPT(NeuralModel):
     """A decoder-only Transformer."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -74,14 +75,6 @@ class GPT(nn.Module):
         self.final_norm = Norm(config, config.d_model) if config.norm_placement == "pre" else None
         self.head = None if config.tied_head else nn.Linear(config.d_model, rows, bias=False)
         self.rotary = Rotary.make(config) if config.positions == "rope" else None
-
-    def forward(self, ids: Int[Tensor, "B T"], state: State | None = None) -> Float[Tensor, "B T V"]:
-        """Logits of the token after each position, float32; only real vocabulary, padded columns cut off."""
-        logits = F.linear(self.hidden(ids, state), self.head_weight)
-        logits = logits[..., : self.config.vocab_size]
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        cap = self.config.logit_softcap
-        return cap * torch.tanh(logits / cap) if cap else logits
 
     def hidden(
         self,
@@ -137,10 +130,6 @@ class GPT(nn.Module):
     def _nothing_before(self, batch_size: int, device: torch.device) -> Int[Tensor, "B n"]:
         n = self.ngram_embedding.n_before if self.ngram_embedding is not None else 0
         return torch.full((batch_size, n), self.config.vocab_size, dtype=torch.int64, device=device)
-
-    def n_parameters(self) -> int:
-        """Learnt numbers; a tied head is counted once."""
-        return sum(p.numel() for p in self.parameters())
 
     def parts(self) -> dict[str, list[int]]:
         """Of the matrices that are several linear maps in one: how many rows each of these has."""

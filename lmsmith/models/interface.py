@@ -63,8 +63,13 @@ class NeuralModel(nn.Module, ABC):
     config: ModelConfig
 
     @abstractmethod
-    def hidden(self, ids: Int[Tensor, "B T"], state: Any = None) -> Float[Tensor, "B T D"]:
-        """The vector at each position of which the head makes the logits of the next token."""
+    def hidden(
+        self, ids: Int[Tensor, "B T"], state: Any = None, documents: Int[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, "B T D"]:
+        """The vector at each position of which the head makes the logits of the next token.
+
+        `documents` says which document each token of a row is of: none sees another.
+        """
 
     @property
     @abstractmethod
