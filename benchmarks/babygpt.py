@@ -25,10 +25,10 @@ from lmsmith.accounting.predict import train_flops_per_token
 from lmsmith.config import RunConfig
 from lmsmith.data.batches import Batches
 from lmsmith.models.gpt import GPT
-from lmsmith.optim.groups import Optimisers
 from lmsmith.presets import preset
 from lmsmith.train.machine import n_cores, survey
-from lmsmith.train.step import products_dtype, update
+from lmsmith.train.replica import Replica
+from lmsmith.train.step import update
 
 B, T, V, D, L, F, H = 8, 256, 65, 384, 6, 1536, 6
 
@@ -111,11 +111,11 @@ def _config(dtype: str) -> RunConfig:
 def _ours(config: RunConfig):
     model = GPT(config.model)
     model.initialise(torch.Generator().manual_seed(1))
-    optimisers = Optimisers(model, config.optim, products_dtype(config))
+    replica = Replica(model, config)
     ids = np.random.default_rng(0).integers(0, V, 100_000).astype(np.uint16)
     batches = Batches(ids, context_length=T, batch_size=B, seed=1)
     steps = iter(range(10**9))
-    return lambda: update(model, optimisers, batches, config, next(steps), 10**6)
+    return lambda: update(replica, batches, next(steps), 10**6)
 
 
 def _nanogpt(place: Path):

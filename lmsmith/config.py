@@ -331,7 +331,18 @@ class TrainConfig:
     stop_at_val_loss: float = setting(0.0, "stop at the first evaluation at or below this; 0: never")
     device: str = setting("auto", "auto: cuda, mps or cpu, in that order")
     threads: int = setting(0, "CPU threads; 0: one a core")
-    dtype: Literal["auto", "float32", "bfloat16", "float64"] = setting("auto", "precision of the matrix products")
+    dtype: Literal["auto", "float32", "tf32", "bfloat16", "float16", "float64"] = setting(
+        "auto", "precision of the matrix products; auto: bfloat16 where it is faster, measured"
+    )
+    compile: Literal["auto", "yes", "no"] = setting(
+        "auto", "torch.compile of the blocks; auto: where it pays in the time"
+    )
+    recompute: bool = setting(
+        False, "keep no activations inside blocks but make them again for the gradient: less memory"
+    )
+    parallel: Literal["ddp", "fsdp"] = setting(
+        "ddp", "under torchrun, each process holds: the whole model, or (fsdp) a share of it"
+    )
     matmul: Literal["auto", "default", "onednn"] = setting(
         "auto", "library for float32 matrix products on CPUs; auto: the faster, measured"
     )

@@ -20,6 +20,11 @@ from lmsmith.tokens.tokenizer import Tokenizer
 
 def batches_of(config: RunConfig, ids: np.ndarray | Shards | Sources, tokenizer: Tokenizer) -> AnyBatches:
     """The training batches of a run. Raises DataError for too little text, ConfigError where there are no documents."""
+    if config.data.documents == "packed" and config.model.kind != "gpt":
+        raise ConfigError(
+            f"data.documents = 'packed' is a matter of attention, and a model of kind {config.model.kind} has none: "
+            "set it to stream or rows."
+        )
     T, size, seed = config.model.context_length, config.train.batch_size, config.train.seed
     boundary = boundary_of(config.data.documents, tokenizer)
     if config.data.documents == "rows":

@@ -9,6 +9,10 @@ predicted do not count again. The last window is as short as the text leaves it.
 - S < T: every target outside the first window has more than T - S tokens of context. Costs T / S times as much and
   gives a lower, truer loss.
 
+Where a model was trained on documents apart (`data.documents` packed or rows), each document is scored alone: it has
+its windows to itself, and its first token, the end of the text before it, has nothing before it. All other tokens are
+predicted once, as above.
+
 The first token of a text has nothing before it. Where the tokenizer has an end-of-text token, the caller puts that one
 in front (`first_given`): it is context and costs nothing itself. Otherwise the first token is charged ln(vocab_size),
 as a uniform guess would be, so that the text's bytes are all paid for.
@@ -32,6 +36,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lmsmith.data.batches import IGNORED
+from lmsmith.data.rows import document_bounds
 from lmsmith.errors import ConfigError, DataError
 
 _LOGIT_BYTES = 64 * 2**20
@@ -83,12 +89,14 @@ def score_ids(
     first_given: bool = False,
     rows_per_batch: int | None = None,
     stride: int | None = None,
+    boundary: int | None = None,
 ) -> Score:
     """The score of a text as ids (an array or memory map; only a batch of it is ever copied).
 
     `first_given` says that ids[0] is an end-of-text token put before the text: context, neither counted nor charged.
     `rows_per_batch` windows are read at once; by default as many as keep the logits within 64 MiB and the batch within
-    65,536 tokens (on a CPU 4,096), one at least. Dropout is off, and the model's training mode is restored. Raises
+    65,536 tokens (on a CPU 4,096), one at least. `boundary` is the id that stands before each document, where these are
+    to be scored alone. Dropout is off, and the model's training mode is restored. Raises
     DataError for a text without tokens, ConfigError for a stride outside 1 .. context_length.
     """
     config: Any = model.config
@@ -104,8 +112,12 @@ def score_ids(
 
     nats = 0.0 if first_given else math.log(V)
     with inference(model):
-        for windows, n_seen in _windows(ids, T, stride, rows_per_batch):
-            nats += _nats(model, windows, n_seen)
+        if boundary is None:
+            for windows, n_seen in _windows(ids, T, stride, rows_per_batch):
+                nats += _nats(model, windows, n_seen)
+        else:
+            for inputs, targets in _document_windows(ids, boundary, T, stride, rows_per_batch * T):
+                nats += _nats_of(model, inputs, targets)
     return Score(nats, len(ids) - first_given, n_bytes, n_unknown, n_unknown_bytes)
 
 
@@ -145,6 +157,40 @@ def _windows(
         n_predicted = start + T - stride
     if n_predicted < len(ids) - 1:
         yield np.asarray(ids[start:], dtype=np.int64)[None], n_predicted - start
+
+
+def _document_windows(
+    ids: npt.NDArray[np.unsignedinteger[Any]], boundary: int, T: int, stride: int, n_tokens: int
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """Windows of each document, the longest first, in batches of up to `n_tokens` with their padding.
+
+    Inputs and targets, the latter IGNORED where an earlier window has predicted them and in padding.
+    """
+    windows = []  # from where, how many, and how many first targets do not count
+    for begin, n in zip(*(found.tolist() for found in document_bounds(ids, boundary)), strict=True):
+        done = 0
+        for start in range(0, n, stride):
+            if done < n:
+                end = min(start + T, n)
+                windows.append((begin + start, end - start, done - start))
+                done = end
+    windows.sort(key=lambda window: -window[1])
+    while windows:
+        width = windows[0][1]
+        batch, windows = windows[: max(1, n_tokens // width)], windows[max(1, n_tokens // width) :]
+        inputs = np.zeros((len(batch), width), np.int64)
+        targets = np.full((len(batch), width), IGNORED, np.int64)
+        for row, (start, n, n_seen) in enumerate(batch):
+            inputs[row, :n] = ids[start : start + n]
+            targets[row, n_seen:n] = ids[start + n_seen + 1 : start + n + 1]
+        yield inputs, targets
+
+
+def _nats_of(model: nn.Module, inputs: npt.NDArray[np.int64], targets: npt.NDArray[np.int64]) -> float:
+    x, y = (torch.from_numpy(part).to(device_of(model)) for part in (inputs, targets))
+    logits = model(x).float()  # (B, T, V)
+    losses = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none", ignore_index=IGNORED)
+    return float(losses.cpu().sum(dtype=torch.float64))
 
 
 def _nats(model: nn.Module, windows: npt.NDArray[np.int64], n_seen: int) -> float:

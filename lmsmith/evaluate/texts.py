@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 from torch import nn
 
+from lmsmith.data.packing import boundary_of
 from lmsmith.evaluate.likelihood import Score, score_ids
 from lmsmith.text.documents import Documents
 from lmsmith.tokens.tokenizer import Tokenizer
@@ -20,9 +21,11 @@ def score_texts(
     encoding: str = "auto",
     errors: Literal["strict", "replace"] = "strict",
     stride: int | None = None,
+    boundaries: str = "stream",
 ) -> Score:
     """One score over all documents of `sources`, each after an end-of-text token where the tokenizer has one.
 
+    `boundaries` is the `data.documents` that the model was trained with: what these told apart is scored apart.
     Raises DataError for what cannot be read, and where there is nothing to score.
     """
     parts, n_bytes, n_unknown, n_unknown_bytes = [], 0, 0, 0
@@ -41,4 +44,5 @@ def score_texts(
         n_unknown_bytes=n_unknown_bytes,
         first_given=tokenizer.end_of_text is not None,
         stride=stride,
+        boundary=boundary_of(boundaries, tokenizer),
     )

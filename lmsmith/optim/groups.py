@@ -12,7 +12,7 @@ decay is decoupled as AdamW's is: p shrinks by lr * decay, whatever the momentum
 1).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -20,17 +20,24 @@ from torch import Tensor
 
 from lmsmith.config import OptimConfig
 from lmsmith.models.gpt import GPT
-from lmsmith.optim.muon import Muon, Quintic, newton_schulz, polar_express
+from lmsmith.optim.muon import Muon, OfStack, Quintic, newton_schulz, polar_express
 from lmsmith.optim.sgd import SGD
 
 
 class Optimisers:
     """The optimisers of a model as one: a step, a learning rate share, a state of named tensors.
 
-    `products` is the precision of Muon's matrix products; None: the parameters'.
+    `products` is the precision of Muon's matrix products; None: the parameters'. `over_ranks` makes of a function of
+    stacked matrices one that shares them out among processes.
     """
 
-    def __init__(self, model: GPT, config: OptimConfig, products: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        model: GPT,
+        config: OptimConfig,
+        products: torch.dtype | None = None,
+        over_ranks: Callable[[OfStack], OfStack] | None = None,
+    ) -> None:
         self.named: dict[str, Tensor] = dict(model.named_parameters())
         muon = config.name == "muon"
         matrices = {n: p for n, p in self.named.items() if muon and n.startswith("blocks.") and p.dim() == 2}
@@ -57,6 +64,7 @@ class Optimisers:
                     quintics=_quintics(config),
                     dtype=products,
                     parts=parts,
+                    over_ranks=over_ranks,
                 )
             )
         for optimiser in self.all:
@@ -69,6 +77,11 @@ class Optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = group["peak"] * share
             optimiser.step()
+        self.clear()
+
+    def clear(self) -> None:
+        """Gradients are gone."""
+        for optimiser in self.all:
             optimiser.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:
@@ -81,13 +94,19 @@ class Optimisers:
             for key, value in entries.items()
         }
 
-    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """The inverse of `state`; copies, so that the tensors given stay as they are."""
+    def load_state(
+        self, tensors: Mapping[str, Tensor], sharded: Callable[[Tensor, Tensor], Tensor] = lambda value, p: value
+    ) -> None:
+        """The inverse of `state`; copies, so that the tensors given stay as they are.
+
+        `sharded(value, p)`: what of a whole tensor is kept here, where `p` is a shard.
+        """
         owner = {p: o for o in self.all for group in o.param_groups for p in group["params"]}
         for name, value in tensors.items():
             key, _, parameter = name.partition("/")
             p = self.named[parameter]
-            owner[p].state[p][key] = value.to(p.device, copy=True)  # fused AdamW wants its step count there as well
+            value = value.to(p.device, copy=True)  # fused AdamW wants its step count there as well
+            owner[p].state[p][key] = sharded(value, p) if value.shape == p.shape else value
 
 
 def _first(config: OptimConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

@@ -7,7 +7,8 @@ product in place of many small ones. A fused query-key-value matrix is several m
 """
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ from torch import Tensor
 
 Quintic = tuple[float, float, float]
 """a, b, c of a x + b x³ + c x⁵."""
+
+OfStack = Callable[[Tensor], Tensor]
+"""What takes a stack of matrices (N, R, C), each by itself, to another of that shape."""
 
 # The quintic of Jordan et al.: not convergent to 1 but fast. In five iterations every singular value of at least 0.002
 # of the matrix's norm lands between 0.68 and 1.21; smaller ones grow by 3.44 an iteration.
@@ -93,9 +97,15 @@ class Muon(torch.optim.Optimizer):
         quintics: Sequence[Quintic],
         dtype: torch.dtype | None = None,
         parts: dict[Tensor, list[int]],
+        over_ranks: Callable[[OfStack], OfStack] | None = None,
     ) -> None:
         super().__init__(list(params), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-        self.quintics, self.dtype, self.parts = quintics, dtype, parts
+        self.parts = parts
+
+        def plainly(stack: Tensor) -> Tensor:
+            return orthogonalise(stack, quintics, dtype)
+
+        self._orthogonalise = over_ranks(plainly) if over_ranks else plainly
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -103,6 +113,7 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             lr, momentum = group["lr"], group["momentum"]
             same_shape: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+            apart: list[tuple[Tensor, Tensor]] = []  # shards of parameters, and what is to be added to the whole ones
             for p in group["params"]:
                 if p.grad is None:
                     continue
@@ -113,13 +124,25 @@ class Muon(torch.optim.Optimizer):
                 update = p.grad.lerp(average, momentum)
                 if group["weight_decay"]:
                     p.mul_(1 - lr * group["weight_decay"])
-                sizes = self.parts.get(p) or [p.size(0)]
-                for part, part_update in zip(p.split(sizes), update.split(sizes), strict=True):
+                target, sizes = p, self.parts.get(p) or [p.size(0)]
+                if hasattr(p, "full_tensor"):  # a DTensor, whose module takes half a second to import
+                    update = update.full_tensor()
+                    target = torch.zeros_like(update)
+                    apart.append((p, target))
+                for part, part_update in zip(target.split(sizes), update.split(sizes), strict=True):
                     wide = part_update if part.size(0) <= part.size(1) else part_update.mT
                     same_shape.setdefault(tuple(wide.shape), []).append((part, wide))
             for pieces in same_shape.values():
-                found = orthogonalise(torch.stack([wide for _, wide in pieces]), self.quintics, self.dtype)
+                found = self._orthogonalise(torch.stack([wide for _, wide in pieces]))
                 for (part, _), direction in zip(pieces, found, strict=True):
                     tall = part.size(0) > part.size(1)
                     scale = max(1.0, part.size(0) / part.size(1)) ** 0.5
                     part.add_(direction.mT if tall else direction, alpha=-lr * scale)
+            for p, change in apart:
+                p.add_(_share_of(change, p))
+
+
+def _share_of(whole: Tensor, like: Any) -> Tensor:
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)

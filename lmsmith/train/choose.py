@@ -15,14 +15,14 @@ import torch
 
 from lmsmith.accounting.predict import train_flops_per_token
 from lmsmith.config import RunConfig
-from lmsmith.data.batches import Batches
+from lmsmith.data.packing import batches_of
 from lmsmith.data.prepare import Corpus
 from lmsmith.errors import ConfigError
 from lmsmith.models.gpt import GPT
-from lmsmith.optim.groups import Optimisers
 from lmsmith.presets import has_size
 from lmsmith.train.machine import Machine
-from lmsmith.train.step import products_dtype, update
+from lmsmith.train.replica import Replica
+from lmsmith.train.step import update
 
 DEFAULT_MINUTES = 10.0
 NOMINAL_BUDGET = 3e13  # operations: the size of a run whose length is said in steps or tokens
@@ -77,9 +77,7 @@ def resolve(config: RunConfig, given: Collection[str], corpus: Corpus, machine: 
         chosen |= _size(config, given, corpus, budget)
     known = set(given) - {"model.vocab_size", "train.threads", "train.matmul", "train.device", "train.dtype"}
     config = config.changed({k: v for k, v in chosen.items() if k not in known}, where="what was chosen")
-    Batches(corpus.train, context_length=config.model.context_length, batch_size=1, seed=0)  # is there enough text?
-
-    tokens_a_step = config.train.batch_size * config.model.context_length
+    tokens_a_step = batches_of(config, corpus.train, corpus.tokenizer).tokens_per_batch  # DataError for too little text
     steps = config.train.steps or config.train.tokens // tokens_a_step
     n_evaluations = MOST_EVALUATIONS
     if not (config.train.steps or config.train.tokens):
@@ -135,17 +133,12 @@ def seconds_a_step(config: RunConfig, corpus: Corpus, machine: Machine, n: int =
     model = GPT(config.model)
     model.initialise(torch.Generator().manual_seed(config.train.seed))
     model.to(machine.device)
-    optimisers = Optimisers(model, config.optim, products_dtype(config))
-    batches = Batches(
-        corpus.train,
-        context_length=config.model.context_length,
-        batch_size=config.train.batch_size,
-        seed=config.train.seed,
-    )
+    replica = Replica(model, config)
+    batches = batches_of(config, corpus.train, corpus.tokenizer)
     times: list[float] = []
     while len(times) < n and sum(times) < 5:
         began = time.perf_counter()
-        update(model, optimisers, batches, config, len(times), n_steps=1000)
+        update(replica, batches, len(times), n_steps=1000)
         times.append(time.perf_counter() - began)
     later = sorted(times[1:]) or times  # the first one allocates
     return later[len(later) // 2]
@@ -156,7 +149,7 @@ def describe(config: RunConfig, corpus: Corpus, machine: Machine) -> list[str]:
     model, train, counts = config.model, config.train, corpus.counts
     with torch.device("meta"):
         n_params = GPT(model).n_parameters()
-    tokens_a_step = train.batch_size * model.context_length
+    tokens_a_step = batches_of(config, corpus.train, corpus.tokenizer).tokens_per_batch
     tokens = train.steps * tokens_a_step
     tables = f", tables of {','.join(map(str, model.ngram_orders))}-grams" if model.ngram_orders else ""
     unit = {"char": "characters", "byte": "bytes"}.get(corpus.tokenizer.kind, "tokens")

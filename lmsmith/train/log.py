@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import textwrap
 import time
@@ -26,14 +27,17 @@ NARROWEST_BAR, WIDEST_BAR = 8, 40
 class MetricsFile:
     """RUN/metrics.jsonl: one JSON object a line, each line written at once."""
 
-    def __init__(self, path: Path, *, step: int = 0, evaluated_step: int = 0) -> None:
-        """Opens for appending. Raises StorageError.
+    def __init__(self, path: Path | None, *, step: int = 0, evaluated_step: int = 0) -> None:
+        """Opens for appending; None: what is written goes nowhere. Raises StorageError.
 
         A resumed run makes again what came after its checkpoint: lines of updates after `step`, and of evaluations
         after `evaluated_step`, are dropped, and so is a last line that a kill cut short.
         """
-        self.path = path
+        self.path = path or Path(os.devnull)
         with self._explained():
+            if path is None:
+                self._file = self.path.open("a", encoding="utf-8")
+                return
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
             atomic.write(path, "".join(line + "\n" for line in lines if _is_kept(line, step, evaluated_step)))
             self._file = path.open("a", encoding="utf-8")

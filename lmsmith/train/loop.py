@@ -9,9 +9,11 @@ updates take (`plan.py`); the learning rate follows it. Without one nothing depe
 """
 
 import math
+import signal
 import sys
 import time
 from collections import deque
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from lmsmith.accounting.measure import use_matmul
 from lmsmith.accounting.predict import train_flops_per_token
 from lmsmith.checkpoint import available, load_checkpoint, save_checkpoint, save_model
 from lmsmith.config import RunConfig, flatten
-from lmsmith.data.batches import Batches
+from lmsmith.data.packing import batches_of, boundary_of
 from lmsmith.data.prepare import Corpus
 from lmsmith.data.read_ahead import ReadAhead
 from lmsmith.errors import TrainingError
@@ -32,13 +34,15 @@ from lmsmith.evaluate.likelihood import Score, inference, score_ids
 from lmsmith.generate.decode import generate
 from lmsmith.generate.sampling import Sampling
 from lmsmith.models.gpt import GPT
-from lmsmith.optim.groups import Optimisers
+from lmsmith.parallel.process import Ranks
+from lmsmith.parallel.shard import as_sharded
 from lmsmith.tokens.files import save_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
 from lmsmith.train.log import MetricsFile, Progress, add_samples, finite
 from lmsmith.train.plan import Pace, Stopwatch, corrected_steps, look_due
+from lmsmith.train.replica import Replica, all_whole
 from lmsmith.train.run import empty_prompt
-from lmsmith.train.step import micro_batches, products_dtype, update
+from lmsmith.train.step import update
 from lmsmith.train.stop import Noted, Stopped, noted
 
 SAVE_SECONDS = 60.0  # between two checkpoints, unless train.save_every says it in steps
@@ -88,8 +92,13 @@ class Training:
         device: torch.device,
         peak_flops: float,
         deadline: float = math.inf,
+        ranks: Ranks | None = None,
     ) -> None:
-        """`deadline`: time.monotonic() by which updates, last evaluation and save must be over."""
+        """`deadline`: time.monotonic() by which updates, last evaluation and save must be over.
+
+        Of several `ranks` all make one at the same time; the first one's deadline counts.
+        """
+        self.ranks = ranks or Ranks()
         self.config, self.corpus, self.run, self.console = config, corpus, run, console
         self.device, self.peak_flops, self.deadline = device, peak_flops, deadline
         use_matmul(config.train.matmul)
@@ -97,13 +106,8 @@ class Training:
         self.model = GPT(config.model)
         self.model.initialise(torch.Generator().manual_seed(config.train.seed))
         self.model.to(device, torch.float64 if config.train.dtype == "float64" else torch.float32)
-        self.optimisers = Optimisers(self.model, config.optim, products_dtype(config))
-        self.batches = Batches(
-            corpus.train,
-            context_length=config.model.context_length,
-            batch_size=config.train.batch_size,
-            seed=config.train.seed,
-        )
+        self.replica = Replica(self.model, config, self.ranks)
+        self.batches = batches_of(config, corpus.train, corpus.tokenizer)
         self.so_far = Progressed(n_steps=config.train.steps)
         self.best: dict[str, Tensor] = {}  # copies of the best weights; empty before the first evaluation
         self.took, self.pace = Stopwatch(), Pace()
@@ -122,11 +126,14 @@ class Training:
         if not available(self.run):
             return False
         found = load_checkpoint(self.run)
-        self.model.load_state_dict(found.tensors["model"])
-        self.optimisers.load_state(found.tensors["optimizer"])
+        self.replica.load_weights(found.tensors["model"])
+        self.replica.optimisers.load_state(found.tensors["optimizer"], as_sharded)
+        self.replica.scale.value, self.replica.scale.n_good = found.state.pop("gradient_scale", (1.0, 0))
         self.so_far = Progressed.from_state(found.state)
         if self.so_far.best_step:
-            self.best = found.tensors.get("best") or self._weights(copy=True)
+            weights = self.replica.weights(copy=True)
+            best = found.tensors.get("best")
+            self.best = {n: as_sharded(best[n].to(p.device), p) for n, p in weights.items()} if best else weights
         self._wall_before = self.so_far.wall_seconds
         self._saved = (self.so_far.step, self.so_far.evaluated_step)
         return True
@@ -142,8 +149,8 @@ class Training:
         self._began = self._last_save = self._last_sample = time.monotonic()
         with noted() as stop:
             with (
-                ReadAhead(self.batches, micro_batches(self.config)) as self._ahead,
-                MetricsFile(path, step=first_step, evaluated_step=so_far.evaluated_step) as metrics,
+                ReadAhead(self.batches, self.replica.micro_batches()) as self._ahead,
+                self._metrics(path, first_step) as metrics,
                 Progress(
                     self.console,
                     so_far.n_steps,
@@ -158,10 +165,11 @@ class Training:
             self._save()
             if finished != "signal":
                 try:
-                    with stop.at_once():
+                    with self._at_once(stop):
                         self._sample(3, LAST_SAMPLE_SECONDS if self.deadline < math.inf else math.inf)
                 except Stopped:
                     finished = "signal"
+                self.ranks.wait()
         return self._summary(finished, first_step, stop)
 
     def _train(self, metrics: MetricsFile, progress: Progress, stop: Noted) -> str:
@@ -172,7 +180,7 @@ class Training:
         while True:
             if self._evaluation_due():
                 try:
-                    with stop.at_once(), self.took("evaluation"):
+                    with self._at_once(stop), self.took("evaluation"):
                         score = self.score()
                 except Stopped:  # the resumed run begins with this evaluation
                     return "signal"
@@ -180,17 +188,19 @@ class Training:
                 if target and so_far.val_loss <= target:
                     so_far.seconds_to_target = so_far.train_seconds
                     return "target"
-                if so_far.step < so_far.n_steps and self._sample_due():
+                if so_far.step < so_far.n_steps and self.ranks.told_by_first(self._sample_due())[0]:
                     try:
-                        with stop.at_once():
+                        with self._at_once(stop):
                             self._sample(1, LAST_SAMPLE_SECONDS if self.deadline < math.inf else math.inf)
                     except Stopped:
                         return "signal"
             if so_far.step >= so_far.n_steps:
                 return "time" if self.deadline < math.inf else "steps"
-            if stop.signal:
+            number, save = self.ranks.most(stop.signal or 0, self._save_due())
+            if number:
+                stop.signal = signal.Signals(int(number))
                 return "signal"
-            if self._save_due():
+            if save:
                 self._save()
             with self.took("update"):
                 self._update(metrics, progress)
@@ -201,11 +211,11 @@ class Training:
     def _update(self, metrics: MetricsFile, progress: Progress) -> None:
         so_far, config = self.so_far, self.config
         began = time.perf_counter()
-        result = update(self.model, self.optimisers, self._ahead, config, so_far.step, so_far.n_steps)
+        result = update(self.replica, self._ahead, so_far.step, so_far.n_steps)
         seconds = time.perf_counter() - began
+        so_far.tokens_seen += self.batches.n_counted(so_far.step)
         so_far.step += 1
         so_far.train_seconds += seconds
-        so_far.tokens_seen += self.batches.tokens_per_batch
         self._recent.append(seconds)
         rate = self.batches.tokens_per_batch * len(self._recent) / sum(self._recent)
         if so_far.step % config.train.log_every == 0 or so_far.step in (1, so_far.n_steps):
@@ -230,12 +240,15 @@ class Training:
         now = time.monotonic()
         left = self.deadline - now - evaluation - save
         n_steps = so_far.n_steps
-        if left < update_seconds + evaluation * self._evaluation_due() + save * self._save_due():
+        if not self.ranks.first:
+            pass  # it will be told
+        elif left < update_seconds + evaluation * self._evaluation_due() + save * self._save_due():
             n_steps = so_far.step
         elif look_due(so_far.n_steps, so_far.step):
             aside = (took.total["save"] + took.total["sample"]) / (now - self._began)
             step_seconds = update_seconds + evaluation / self.config.train.eval_every
             n_steps = corrected_steps(so_far.n_steps, so_far.step, step_seconds, left * (1 - aside))
+        n_steps = int(self.ranks.told_by_first(n_steps)[0])
         if n_steps != so_far.n_steps:
             message = f"{n_steps:,} steps fit, not {so_far.n_steps:,}: an update takes {1000 * update_seconds:.3g} ms"
             metrics.write(kind="event", step=so_far.step, message=message)
@@ -253,7 +266,7 @@ class Training:
     def score(self) -> Score:
         """The score of the whole validation split."""
         counts = self.corpus.counts
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.dtype == "bfloat16"):
+        with self.replica.autocast():
             return score_ids(
                 self.model,
                 self.corpus.validation,
@@ -261,6 +274,7 @@ class Training:
                 n_unknown=counts.n_val_unknown,
                 n_unknown_bytes=counts.n_val_unknown_bytes,
                 first_given=self.corpus.first_given,
+                boundary=boundary_of(self.config.data.documents, self.corpus.tokenizer),
             )
 
     def _evaluated(self, score: Score, metrics: MetricsFile, progress: Progress) -> None:
@@ -276,7 +290,7 @@ class Training:
         if so_far.val_loss < so_far.best_val_loss:
             so_far.best_val_loss, so_far.best_val_bits_per_byte = so_far.val_loss, so_far.val_bits_per_byte
             so_far.best_step = so_far.step
-            self.best = self._weights(copy=True)
+            self.best = self.replica.weights(copy=True)
         metrics.write(
             kind="eval",
             step=so_far.step,
@@ -294,29 +308,42 @@ class Training:
         return step % every == 0 if every else time.monotonic() - self._last_save > SAVE_SECONDS
 
     def _save(self) -> None:
-        """A checkpoint, and in RUN/model the best weights so far. What is on disk already is not written again."""
-        so_far = self.so_far
+        """A checkpoint, and in RUN/model the best weights so far. What is on disk already is not written again.
+
+        Of several processes all are here, for each may hold a share of the tensors; the first one writes.
+        """
+        so_far, first = self.so_far, self.ranks.first
         with self.took("save"):
             so_far.wall_seconds = self._wall_before + time.monotonic() - self._began
             if self._saved != (so_far.step, so_far.evaluated_step):
-                tensors = {"model": self._weights(copy=False), "optimizer": self.optimisers.state()}
+                tensors = {"model": self.replica.weights(copy=False), "optimizer": self.replica.optimisers.state()}
                 if self.best and so_far.best_step != so_far.step:
                     tensors["best"] = self.best
-                train = self.config.train
-                save_checkpoint(
-                    self.run, so_far.step, tensors, finite(asdict(so_far)), keep=train.keep, best_step=so_far.best_step
-                )
+                tensors = {group: all_whole(named, keep=first) for group, named in tensors.items()}
+                if first:
+                    scale = {"gradient_scale": (self.replica.scale.value, self.replica.scale.n_good)}
+                    state, keep = finite(asdict(so_far)) | scale, self.config.train.keep
+                    save_checkpoint(self.run, so_far.step, tensors, state, keep=keep, best_step=so_far.best_step)
                 self._saved = (so_far.step, so_far.evaluated_step)
             source = so_far.best_step if self.best else so_far.step
             if self._model_saved_at != source:
+                weights = all_whole(self.best or self.replica.weights(copy=False), keep=first)
+            if self._model_saved_at != source and first:
                 save_tokenizer(self.corpus.tokenizer, self.run / "model")
-                config = {"model": flatten(vars(self.config.model)), "step": source}
-                save_model(self.run / "model", self.best or self._weights(copy=False), config)
-                self._model_saved_at = source
+                documents = {"documents": self.config.data.documents}
+                config = {"model": flatten(vars(self.config.model)), "data": documents, "step": source}
+                save_model(self.run / "model", weights, config)
+            self._model_saved_at = source
+            self.ranks.wait()
         self._last_save = time.monotonic()
 
-    def _weights(self, *, copy: bool) -> dict[str, Tensor]:
-        return {n: p.detach().clone() if copy else p.detach() for n, p in self.model.named_parameters()}
+    def _at_once(self, stop: Noted) -> AbstractContextManager[None]:
+        """A signal ends what only reads, where no other process waits for this one."""
+        return stop.at_once() if self.ranks.world == 1 else nullcontext()
+
+    def _metrics(self, path: Path, step: int) -> MetricsFile:
+        """One process keeps the file; what the others would write goes nowhere."""
+        return MetricsFile(path if self.ranks.first else None, step=step, evaluated_step=self.so_far.evaluated_step)
 
     def _sample_due(self) -> bool:
         pause = max(SAMPLE_SECONDS, self.took.latest.get("sample", 0.0) / SAMPLE_SHARE)
@@ -324,11 +351,25 @@ class Training:
 
     def _sample(self, n: int, seconds: float) -> None:
         """Adds n texts of up to SAMPLE_TOKENS to samples.md, shorter ones where `seconds` do not suffice."""
+        model = self._whole_model()
+        if model is None:
+            return
         with self.took("sample"):
-            texts = sample_texts(self.model, self.corpus.tokenizer, n, seconds, self.config.train.seed)
+            texts = sample_texts(model, self.corpus.tokenizer, n, seconds, self.config.train.seed)
             if texts:
                 add_samples(self.run / "samples.md", self.so_far.step, texts)
         self._last_sample = time.monotonic()
+
+    def _whole_model(self) -> GPT | None:
+        """A model that can be called by the first process alone; None in the others."""
+        if self.ranks.world == 1 or self.config.train.parallel == "ddp":
+            return self.model if self.ranks.first else None
+        weights = all_whole(self.replica.weights(copy=False), keep=self.ranks.first)
+        if not self.ranks.first:
+            return None
+        model = GPT(self.config.model).to(self.device)
+        model.load_state_dict(weights)
+        return model
 
     def _summary(self, finished: str, first_step: int, stop: Noted) -> dict[str, Any]:
         so_far, counts = self.so_far, self.corpus.counts

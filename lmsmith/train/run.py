@@ -20,6 +20,7 @@ from torch import Tensor
 from lmsmith import atomic
 from lmsmith.checkpoint import load_model
 from lmsmith.config import ModelConfig, RunConfig, flatten, read_toml
+from lmsmith.data.packing import boundary_of
 from lmsmith.data.prepare import Corpus, load
 from lmsmith.errors import CheckpointError, DataError, StorageError, UsageError
 from lmsmith.evaluate.likelihood import Score, score_ids
@@ -152,7 +153,7 @@ def score_validation(place: Path, model: GPT, *, stride: int | None) -> Score:
     """The score of a run's own validation split. Raises DataError where that is not there."""
     if not (place / "tokens").is_dir():
         raise DataError(f"{place} holds no validation text of its own: name a text with --text FILE.")
-    corpus = load(place / "tokens")
+    config, corpus = open_run(place)
     return score_ids(
         model,
         corpus.validation,
@@ -161,4 +162,5 @@ def score_validation(place: Path, model: GPT, *, stride: int | None) -> Score:
         n_unknown_bytes=corpus.counts.n_val_unknown_bytes,
         first_given=corpus.first_given,
         stride=stride,
+        boundary=boundary_of(config.data.documents, corpus.tokenizer),
     )

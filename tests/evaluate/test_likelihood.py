@@ -73,6 +73,30 @@ def test_equals_a_plain_loop_over_tokens(length: int, stride: int | None, rows: 
     assert model.training
 
 
+@pytest.mark.parametrize("stride", [None, 5, 1])
+@pytest.mark.parametrize("rows", [None, 1, 2])
+@pytest.mark.parametrize("begins", [True, False])
+def test_documents_apart_are_scored_as_if_alone(stride: int | None, rows: int | None, begins: bool) -> None:
+    """Each document's tokens by the plain loop over that document; the boundary after it is its last target."""
+    model, rng = Counting(), np.random.default_rng(4)
+    pieces = [[0, *rng.integers(1, V, n)] for n in (0, 3, T - 1, T, T + 1, 40, 1, 2 * T)]
+    if not begins:
+        del pieces[1][0], pieces[0]  # the text begins within a document
+    ids = np.array([id for piece in pieces for id in piece], np.uint16)
+    wanted, place = 0.0, 0
+    for piece in pieces:
+        wanted += math.fsum(_plain(model, ids[place : place + len(piece) + 1], stride or T))
+        place += len(piece)
+    found = score_ids(model, ids, n_bytes=9, first_given=True, stride=stride, rows_per_batch=rows, boundary=0)
+    assert found.nats == pytest.approx(wanted, rel=1e-6)
+    assert found.n_tokens == len(ids) - 1
+    assert all(n * width <= (rows or 512) * T for n, width in model.calls)
+    charged = score_ids(model, ids, n_bytes=9, stride=stride, rows_per_batch=rows, boundary=0)
+    assert charged.nats == pytest.approx(wanted + math.log(V), rel=1e-6)
+    no_boundary = score_ids(model, ids, n_bytes=9, stride=stride, boundary=V)
+    assert no_boundary.nats == pytest.approx(score_ids(model, ids, n_bytes=9, stride=stride).nats, rel=1e-6)
+
+
 def test_side_by_side_windows_read_each_token_once() -> None:
     model = Counting()
     score_ids(model, np.zeros(10 * T + 4, np.uint16), n_bytes=1, rows_per_batch=4)

@@ -65,7 +65,7 @@ def test_the_best_weights_are_kept_whatever_comes_later(training: Make, monkeypa
     script_losses(monkeypatch, [3.0, 2.0, 2.5, 2.0])
     evaluated = Training._evaluated
     monkeypatch.setattr(
-        Training, "_evaluated", lambda self, *a: (evaluated(self, *a), seen.append(self._weights(copy=True)))
+        Training, "_evaluated", lambda self, *a: (evaluated(self, *a), seen.append(self.replica.weights(copy=True)))
     )
     run = training()
     summary = run.go()
@@ -89,8 +89,8 @@ def test_evaluating_sampling_and_saving_change_nothing(training: Make, monkeypat
     often._sample_due = lambda: True  # type: ignore[method-assign]
     rarely = training({"train.eval_every": 100, "model.dropout": 0.2}, run="rarely")
     often.go(), rarely.go()
-    assert same(often._weights(copy=False), rarely._weights(copy=False))
-    assert same(often.optimisers.state(), rarely.optimisers.state())
+    assert same(often.replica.weights(copy=False), rarely.replica.weights(copy=False))
+    assert same(often.replica.optimisers.state(), rarely.replica.optimisers.state())
 
 
 def test_target(training: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,8 +147,8 @@ def test_a_signal_anywhere_and_the_resumed_run_equals_an_undisturbed_one(
     summary = again.go()
     for kind in ("train", "eval"):
         assert losses_of(again.run, kind) == losses_of(oracle.run, kind)
-    assert same(again._weights(copy=False), oracle._weights(copy=False))
-    assert same(again.optimisers.state(), oracle.optimisers.state())
+    assert same(again.replica.weights(copy=False), oracle.replica.weights(copy=False))
+    assert same(again.replica.optimisers.state(), oracle.replica.optimisers.state())
     assert same(*(load_model(place.run / "model")[0] for place in (again, oracle)))
     for name in ("steps", "tokens_seen", "val_loss", "best_val_loss", "best_step", "finished"):
         assert summary[name] == expected[name], name
@@ -194,7 +194,7 @@ class SimulatedMachine:
         loop: Any = lmsmith.train.loop
 
         def update(*arguments: Any) -> dict[str, float]:
-            self.now += update_seconds(arguments[4])
+            self.now += update_seconds(arguments[2])
             return {"loss": 1.0, "grad_norm": 1.0, "learning_rate": 0.1}
 
         def score(_: Training) -> Score:

@@ -12,8 +12,8 @@ from lmsmith.data.batches import Batches
 from lmsmith.data.prepare import Corpus
 from lmsmith.errors import TrainingError
 from lmsmith.models.gpt import GPT
-from lmsmith.optim.groups import Optimisers
 from lmsmith.optim.schedule import learning_rate_share
+from lmsmith.train.replica import Replica
 from lmsmith.train.step import clip, update
 
 N_STEPS = 10
@@ -29,14 +29,15 @@ class Setup:
         with torch.no_grad():
             for p in self.model.parameters():
                 p.normal_(0, 0.3, generator=generator)
-        self.optimisers = Optimisers(self.model, self.config.optim)
+        self.replica = Replica(self.model, self.config)
+        self.optimisers = self.replica.optimisers
         model, train = self.config.model, self.config.train
         self.batches = Batches(
             corpus.train, context_length=model.context_length, batch_size=train.batch_size, seed=train.seed
         )
 
     def update(self, step: int) -> dict[str, float]:
-        return update(self.model, self.optimisers, self.batches, self.config, step, N_STEPS)
+        return update(self.replica, self.batches, step, N_STEPS)
 
     def weights(self) -> dict[str, torch.Tensor]:
         return {name: p.detach().clone() for name, p in self.model.named_parameters()}

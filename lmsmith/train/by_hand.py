@@ -1,0 +1,187 @@
+"""The reference engine in training: GPT-2's gradients and AdamW as `lmsmith.reference` has them written out, in NumPy.
+
+`train.engine = "reference"` puts it in the place of PyTorch's autograd and optimiser, and changes nothing else. The
+PyTorch model stays, with NumPy's block as the memory of its parameters and gradients (`torch.from_numpy` shares it): so
+evaluation, samples, clipping, schedule, checkpoints and the run folder are what they are for every other model.
+
+AdamW's means are kept under the names that PyTorch has for them. There is no dropout, no other precision than float32
+and float64, no second process. Products run on as many threads as NumPy's BLAS has (OPENBLAS_NUM_THREADS).
+"""
+
+import dataclasses
+import os
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lmsmith.config import ModelConfig, RunConfig
+from lmsmith.errors import ConfigError
+from lmsmith.models.gpt import GPT
+from lmsmith.presets import preset
+from lmsmith.reference.blocks import Sizes, activation_shapes, n_numbers, unstacked
+from lmsmith.reference.gpt2 import GPT2
+from lmsmith.reference.layers import EPS
+
+# Settings that any GPT-2 may have as it likes, or that mean nothing to it.
+_FREE = {"n_layer", "n_head", "d_model", "vocab_size", "vocab_multiple", "context_length", "init"}
+_FREE |= {"ngram_table_size", "rope_base"}
+_DROPOUTS = ("dropout", "attention_dropout")
+_NAMED = 3  # differences that an error names
+
+
+class ByHand(nn.Module):
+    """The summed loss of a batch, to be called and to be asked for its gradient as `SummedLoss` is; and the optimiser.
+
+    Parameters and gradients of `model` share memory with the arrays here from now on.
+    """
+
+    def __init__(self, model: GPT, config: RunConfig) -> None:
+        super().__init__()
+        self.optim = config.optim
+        dtype = np.float64 if config.train.dtype == "float64" else np.float32
+        self.gpt2 = GPT2(sizes_of(config.model), dtype)
+        params, grads = unstacked(self.gpt2.params), unstacked(self.gpt2.grads)
+        named = dict(model.named_parameters())
+        assert named.keys() == params.keys(), named.keys() ^ params.keys()
+        for name, p in named.items():
+            params[name][...] = p.detach().numpy()
+            p.data = torch.from_numpy(params[name])
+            p.grad = torch.from_numpy(grads[name])
+        self._tracked = torch.zeros((), requires_grad=True)  # what makes autograd ask for a gradient
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Sum of the cross-entropy over the targets that count, in nats: ()."""
+        return _Loss.apply(self._tracked, self.gpt2, inputs.numpy(), targets.numpy())
+
+    def step(self, share: float) -> None:
+        """AdamW at `share` of the peak learning rates; gradients are cleared."""
+        optim = self.optim
+        tables = optim.table_learning_rate or optim.learning_rate
+        peaks = {name: tables if name in ("wte", "wpe") else optim.learning_rate for name in self.gpt2.params}
+        rates = {name: share * peak for name, peak in peaks.items()}
+        self.gpt2.update(rates, optim.beta1, optim.beta2, optim.eps, optim.weight_decay)
+        self.clear()
+
+    def clear(self) -> None:
+        """Gradients are zero."""
+        self.gpt2.zero_grad()
+
+    def state(self) -> dict[str, Tensor]:
+        """What AdamW carries on, as `Optimisers.state` names it."""
+        means = {"exp_avg": self.gpt2.m, "exp_avg_sq": self.gpt2.v}
+        found = {
+            f"{key}/{name}": torch.from_numpy(array)
+            for key, tensors in means.items()
+            for name, array in unstacked(tensors).items()
+        }
+        n_updates = torch.tensor(float(self.gpt2.n_updates))
+        return found | {f"step/{name}": n_updates.clone() for name in unstacked(self.gpt2.m)}
+
+    def load_state(self, tensors: Mapping[str, Tensor], sharded: object = None) -> None:
+        """The inverse of `state`; copies. Nothing is sharded here."""
+        for name, mine in self.state().items():
+            if name.startswith("step/"):
+                self.gpt2.n_updates = int(tensors[name])
+            else:
+                mine.copy_(tensors[name])
+
+
+class _Loss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tracked: Tensor, gpt2: GPT2, inputs: np.ndarray, targets: np.ndarray) -> Tensor:
+        ctx.gpt2 = gpt2
+        return torch.tensor(gpt2.forward(inputs, targets) * gpt2.n_counted, dtype=torch.float64)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[None, ...]:  # type: ignore[override]
+        ctx.gpt2.backward(float(slope))
+        return None, None, None, None
+
+
+def for_reference(config: RunConfig, given: Collection[str]) -> tuple[RunConfig, list[str]]:
+    """The config as the reference engine can run it, and what was changed for that, in words.
+
+    `given`: settings that the user set, which stay. Raises ConfigError where they are not to be had by hand.
+    """
+    model, train, changed, notes = config.model, config.train, {}, []
+    for name in _DROPOUTS:
+        if getattr(model, name) and f"model.{name}" in given:
+            raise ConfigError(
+                f"model.{name} = {getattr(model, name):g}, and the reference engine has no dropout: set it to 0, or "
+                "train by --engine torch."
+            )
+        changed |= {f"model.{name}": 0.0} if getattr(model, name) else {}
+    if changed:
+        names = " and ".join(changed)
+        notes.append(f"the reference engine has no dropout: {names} of preset {config.preset} set to 0")
+    if differences := _differences(model):
+        more = f" and {len(differences) - _NAMED} more" if len(differences) > _NAMED else ""
+        raise ConfigError(
+            f"the reference engine computes GPT-2 alone, so no {', no '.join(differences[:_NAMED])}{more}. Add "
+            "--preset gpt2 or --preset babygpt, or train by --engine torch."
+        )
+    refused: list[tuple[str, Any, Any, str]] = [
+        ("optim.name", config.optim.name, ("adamw",), "adamw"),
+        ("data.documents", config.data.documents, ("stream", "rows"), "stream or rows"),
+        ("train.device", train.device, ("auto", "cpu"), "cpu"),
+        ("train.dtype", train.dtype, ("auto", "float32", "float64"), "float32 or float64"),
+        ("train.compile", train.compile, ("auto", "no"), "no"),
+        ("train.recompute", train.recompute, (False,), "false"),
+    ]
+    for name, found, allowed, wanted in refused:
+        if found not in allowed:
+            raise ConfigError(f"{name} = {found} is not to be had with --engine reference: wanted {wanted}.")
+    changed["train.device"] = "cpu"
+    changed["train.compile"] = "no"
+    if train.dtype == "auto":
+        changed["train.dtype"] = "float32"
+    return config.changed(changed, where="the reference engine"), notes
+
+
+def check_memory(config: RunConfig) -> None:
+    """Raises ConfigError where the activations, all of which are kept, cannot fit this machine's memory."""
+    rows, T = config.train.micro_batch_size or config.train.batch_size, config.model.context_length
+    sizes = sizes_of(config.model)
+    size = 8 if config.train.dtype == "float64" else 4
+    needed = size * (n_numbers(activation_shapes(sizes, rows, T)) + 8 * sizes.n_params)
+    there = _physical_memory()
+    if needed > there:
+        raise ConfigError(
+            f"the reference engine keeps all activations: for {rows} x {T} tokens of this model that takes "
+            f"{needed / 2**30:.1f} GB, and this machine has {there / 2**30:.1f}. Set a smaller "
+            "--train.micro_batch_size (the batch stays as it is) or --model.context_length."
+        )
+
+
+def sizes_of(config: ModelConfig) -> Sizes:
+    return Sizes(
+        n_layer=config.n_layer,
+        n_head=config.n_head,
+        d_model=config.d_model,
+        vocab_size=config.vocab_size,
+        padded_vocab_size=config.padded_vocab_size,
+        context_length=config.context_length,
+    )
+
+
+def _differences(config: ModelConfig) -> list[str]:
+    """Settings that GPT-2 has otherwise."""
+    wanted = preset("gpt2").model
+    same = {"d_ff": (0, 4 * config.d_model), "n_kv_head": (0, config.n_head), "norm_eps": (EPS,)}
+    return [
+        f"model.{field.name} = {getattr(config, field.name)}"
+        for field in dataclasses.fields(ModelConfig)
+        if field.name not in _FREE | set(_DROPOUTS)
+        and getattr(config, field.name) not in same.get(field.name, (getattr(wanted, field.name),))
+    ]
+
+
+def _physical_memory() -> float:
+    """In bytes; without bound where the system does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # Windows has no such call
+        return float("inf")

@@ -1,0 +1,84 @@
+"""A model made ready for updates on this process: precision, compilation, recomputation, and its share of the work.
+
+The model itself knows of none of it. Everything is applied from outside, in this order: blocks whose activations are
+recomputed, blocks that are compiled, the loss around the model, DDP or FSDP2 around that, and at last the optimisers,
+which must see the parameters as they then are.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from lmsmith.config import RunConfig
+from lmsmith.models.gpt import GPT
+from lmsmith.optim.groups import Optimisers
+from lmsmith.optim.scaling import GradientScale
+from lmsmith.parallel.process import Ranks
+from lmsmith.parallel.shard import SummedLoss, as_sharded, row_by_row, spread, whole
+
+AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Replica:
+    """What an update works on. `rows_at_once`: of a micro-batch."""
+
+    def __init__(self, model: GPT, config: RunConfig, ranks: Ranks | None = None) -> None:
+        """Takes over `model`, which lies on its device. Under several ranks all must do so together."""
+        self.model, self.config, self.ranks = model, config, ranks or Ranks()
+        self.device = next(model.parameters()).device
+        products = products_dtype(config)
+        if config.train.recompute:
+            for block in model.blocks:
+                block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+        if config.train.compile == "yes":
+            for block in model.blocks:
+                block.compile()
+        self.summed_loss: nn.Module = spread(SummedLoss(model, products), self.ranks, config.train.parallel)
+        over_ranks = functools.partial(row_by_row, ranks=self.ranks)
+        self.optimisers = Optimisers(model, config.optim, products, over_ranks if self.ranks.world > 1 else None)
+        self.scale = GradientScale(config.train.dtype == "float16")
+        start, end = self.ranks.rows(config.train.batch_size)
+        self.rows_at_once = min(config.train.micro_batch_size or end - start, end - start)
+
+    def autocast(self) -> torch.autocast:
+        """The precision of products, for forward passes."""
+        dtype = products_dtype(self.config)
+        return torch.autocast(self.device.type, dtype or torch.bfloat16, enabled=dtype is not None)
+
+    def micro_batches(self) -> list[tuple[int, int]]:
+        """From which row of a batch to which each of this process's micro-batches goes."""
+        start, end = self.ranks.rows(self.config.train.batch_size)
+        return [(row, min(row + self.rows_at_once, end)) for row in range(start, end, self.rows_at_once)]
+
+    def weights(self, *, copy: bool) -> dict[str, Tensor]:
+        """The parameters by name, shards of them under FSDP2."""
+        return {n: p.detach().clone() if copy else p.detach() for n, p in self.model.named_parameters()}
+
+    @torch.no_grad()
+    def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
+        """The whole tensors of a checkpoint, into the parameters or shards of them."""
+        named = dict(self.model.named_parameters())
+        assert named.keys() == tensors.keys(), named.keys() ^ tensors.keys()
+        for name, p in named.items():
+            assert p.shape == tensors[name].shape, name
+            p.copy_(as_sharded(tensors[name].to(p.dtype), p))
+
+
+def all_whole(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
+    """Whole tensors from shards; every process must ask. Empty where they are not to be kept."""
+    found = {}
+    for name, tensor in tensors.items():
+        full = whole(tensor)
+        if keep:
+            found[name] = full
+    return found
+
+
+def products_dtype(config: RunConfig) -> torch.dtype | None:
+    """The precision of matrix products where it is not the parameters' own."""
+    return AUTOCAST.get(config.train.dtype)
