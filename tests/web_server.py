@@ -41,11 +41,7 @@ class Web:
     def add_dataset(self, repo: str, files: dict[str, bytes]) -> None:
         """A data set of the Hub. Its files of 100 bytes or more lie elsewhere, as large ones do there."""
         self.datasets[repo] = files
-        for name, content in files.items():
-            if len(content) >= 100:
-                self.files[f"/cdn/{hashlib.sha256(content).hexdigest()}"] = content
-            else:
-                self.files[f"/datasets/{repo}/resolve/{COMMIT}/{name}"] = content
+        self.files |= {f"/cdn/{hashlib.sha256(content).hexdigest()}": content for content in files.values()}
 
 
 COMMIT = "c0ffee" * 6 + "c0ff"
@@ -78,8 +74,8 @@ def _handler(web: Web) -> type[BaseHTTPRequestHandler]:
             web.tokens.append((path, self.headers.get("Authorization", "")))
             if path.startswith("/api/datasets/"):
                 self.dataset(path.removeprefix("/api/datasets/"))
-            elif path.startswith("/datasets/") and path not in web.files:
-                self.elsewhere(path)
+            elif path.startswith("/datasets/"):
+                self.resolve(path)
             else:
                 self.file(path)
 
@@ -117,13 +113,15 @@ def _handler(web: Web) -> type[BaseHTTPRequestHandler]:
                 headers["ETag"] = ("W/" if web.weak else "") + tag_of(content)
             self.answer(status, body, headers, web.cut_after.pop(0) if web.cut_after else None)
 
-        def elsewhere(self, path: str) -> None:
-            owner, name, _, _, *rest = path.removeprefix("/datasets/").split("/")
+        def resolve(self, path: str) -> None:
+            owner, name, _, commit, *rest = path.removeprefix("/datasets/").split("/")
             content = web.datasets.get(f"{owner}/{name}", {}).get("/".join(rest))
             if content is None:
                 return self.answer(404, b"", {"X-Error-Code": "EntryNotFound"})
-            sha256 = hashlib.sha256(content).hexdigest()
-            self.answer(302, b"", {"Location": f"{web.url}/cdn/{sha256}", "X-Repo-Commit": COMMIT})
+            place = f"/cdn/{hashlib.sha256(content).hexdigest()}"
+            if len(content) < 100:
+                return self.file(place)
+            self.answer(302, b"", {"Location": f"{web.url}{place}", "X-Repo-Commit": commit})
 
         def dataset(self, rest: str) -> None:
             owner, name, *words = rest.split("/")
@@ -131,10 +129,13 @@ def _handler(web: Web) -> type[BaseHTTPRequestHandler]:
             if files is None:
                 return self.answer(404, b"", {"X-Error-Code": "RepoNotFound"})
             if not words or words[0] == "revision":
-                if words[1:] not in ([], ["main"], [COMMIT]):
+                revision = words[1] if words[1:] else "main"
+                if revision != "main" and not re.fullmatch("[0-9a-f]{40}", revision):
                     return self.answer(404, b"", {"X-Error-Code": "RevisionNotFound"})
-                return self.json({"_id": "1", "id": f"{owner}/{name}", "sha": COMMIT})
-            assert words[:2] == ["tree", COMMIT], words
+                commit = COMMIT if revision == "main" else revision
+                return self.json({"_id": "1", "id": f"{owner}/{name}", "sha": commit})
+            assert words[0] == "tree", words
+            assert re.fullmatch("[0-9a-f]{40}", words[1]), words
             folder = "/".join(words[2:])
             names = [path for path in sorted(files) if path.startswith(f"{folder}/" if folder else "")]
             if not names:

@@ -170,7 +170,7 @@ _TEXT = (
             f"wikitext-103{'' if part == 'train' else f'-{part}'}",
             "text",
             f"good and featured articles of the English Wikipedia, raw; {long} part",
-            "CC-BY-SA-3.0 and GFDL",
+            "CC-BY-SA-3.0, GFDL",
             "https://arxiv.org/abs/1609.07843",
             HubFiles(
                 "Salesforce/wikitext",
@@ -190,7 +190,7 @@ _TEXT = (
         "openwebtext",
         "text",
         "8 million web pages that Reddit pointed to, GPT-2's corpus made again",
-        "CC0-1.0 for the collection; the pages are their authors'",
+        "CC0-1.0",
         "https://skylion007.github.io/OpenWebTextCorpus",
         # The owner's conversion to Parquet: the main branch held archives that only a script could read.
         HubFiles(
@@ -199,9 +199,18 @@ _TEXT = (
             24_000_000_000,
             "7577b918bd30b25df0b88bb718dc8a6c80cb619b",
         ),
+        note="the licence is the collection's; the pages are their authors'",
     ),
     *(
-        Corpus(name, "text", what, "ODC-By-1.0 and Common Crawl's terms", homepage, HubFiles(repo, (pattern,), n_bytes))
+        Corpus(
+            name,
+            "text",
+            what,
+            "ODC-By-1.0",
+            homepage,
+            HubFiles(repo, (pattern,), n_bytes),
+            note="Common Crawl's terms of use hold as well",
+        )
         for name, what, homepage, repo, pattern, n_bytes in (
             (
                 "fineweb-10BT",
@@ -245,7 +254,7 @@ _SHARDS = tuple(
         name,
         "shards",
         what,
-        "ODC-By-1.0 (the text)",
+        "ODC-By-1.0",
         homepage,
         HubFiles(repo, ("*_val_*.bin", "*_train_*.bin"), n_shards * 200_001_024),
         note="shards of 100 million GPT-2 tokens; the validation shard is the first file",

@@ -16,6 +16,7 @@ import contextlib
 import fnmatch
 import io
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,16 +171,18 @@ def _explained(what: str) -> Iterator[None]:
         ) from error
     except (errors.RevisionNotFoundError, errors.EntryNotFoundError, FileNotFoundError) as error:
         raise DataError(
-            f"{what} at {place} has changed: what is looked for is not there ({_first_line(error)})."
+            f"{what} at {place} has changed: what is looked for is not there ({_reason(error)})."
         ) from error
     except errors.HFValidationError as error:
-        raise DataError(f"{what} is no name that the Hub can have: {_first_line(error)}") from error
+        raise DataError(f"{what} is no name that the Hub can have: {_reason(error)}") from error
     except network as error:
         raise DataError(
-            f"cannot read {what} at {place}: {_first_line(error)}. Look after the network; HF_ENDPOINT names a mirror."
+            f"cannot read {what} at {place}: {_reason(error)}. Look after the network; HF_ENDPOINT names a mirror."
         ) from error
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+def _reason(error: Exception) -> str:
+    """What a person needs of an error that may be wrapped several times: what the system said, or the first line."""
+    system = re.search(r"\[Errno -?\d+\] ([\w ,]+)", str(error))
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return (system[1] if system else lines[0]).rstrip(".")

@@ -157,6 +157,7 @@ def fetch(plan: Plan, progress: Callable[[int, int], None] = lambda done, total:
                 continue
             _make_folder(path.parent)
             url, headers = _address(plan, name)
+            known = entry.checksum is not None
             try:
                 entry.checksum = download(
                     url,
@@ -169,6 +170,8 @@ def fetch(plan: Plan, progress: Callable[[int, int], None] = lambda done, total:
                 )
             except DataError as error:
                 raise DataError(f"{error} {_by_hand(plan.corpus, plan.folder)}") from error
+            if not known:
+                logger.warning("%s: its checksum was not known; this one's is kept, later ones are held to it", url)
             entry.n_bytes, entry.exact, entry.checked = path.stat().st_size, True, True
             _write_list(plan)
 
@@ -278,14 +281,13 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _by_hand(corpus: Corpus, folder: Path) -> str:
     """How to get the corpus without our help, where the network does not let us."""
-    begin = f"{corpus.name} ({corpus.size}) was to come from {corpus.where}"
+    begin = f"{corpus.name} ({corpus.size}) can come by other means:"
     if not isinstance(corpus.source, HubFiles):
-        return f"{begin}; fetch it by other means, put it at {folder / corpus.source[0].name}, and it will be found."
+        return f"{begin} put that file at {folder / corpus.source[0].name}, where it is checked and found."
     include = " ".join(f"--include {shlex.quote(pattern)}" for pattern in corpus.source.patterns)
     return (
-        f"{begin}; on a machine with a network `hf download {corpus.source.repo} --repo-type dataset --revision "
-        f"{corpus.source.revision} {include} --local-dir {corpus.name}` brings it, and lmsmith takes the folder "
-        f"{corpus.name} by its path."
+        f"{begin} on a machine with a network `hf download {corpus.source.repo} --repo-type dataset --revision "
+        f"{corpus.source.revision} {include} --local-dir {corpus.name}` makes a folder, which is named in its place."
     )
 
 
