@@ -45,14 +45,23 @@ def write_shard(path: Path, ids: np.ndarray, vocab_size: int) -> None:
             "Write several shards, of 100,000,000 tokens each for example."
         )
     check_ids(ids, vocab_size, path)
-    magic = 20240520 if vocab_size <= 2**16 else 20240801
-    version, kind = _KINDS[magic]
-    header = np.zeros(N_HEADER, "<i4")
-    header[:3] = magic, version, len(ids)
+    _, kind = _KINDS[_magic(vocab_size)]
     with atomic.file(path) as file:
-        file.write(header.tobytes())
+        file.write(shard_header(len(ids), vocab_size))
         for start in range(0, len(ids), _BLOCK):
             file.write(np.ascontiguousarray(ids[start : start + _BLOCK], dtype=kind).data)
+
+
+def shard_header(n_tokens: int, vocab_size: int) -> bytes:
+    """What stands before `n_tokens` ids of this vocabulary."""
+    magic = _magic(vocab_size)
+    header = np.zeros(N_HEADER, "<i4")
+    header[:3] = magic, _KINDS[magic][0], n_tokens
+    return header.tobytes()
+
+
+def _magic(vocab_size: int) -> int:
+    return 20240520 if vocab_size <= 2**16 else 20240801
 
 
 def read_shard(path: Path) -> np.memmap:
@@ -111,6 +120,11 @@ class Shards:
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each shard."""
+        return [len(part) for part in self._parts]
+
     def __getitem__(self, place: slice) -> np.ndarray:
         """Ids from one place to another: a view where they lie in one shard. Raises DataError for an id beyond."""
         start, end, stride = place.indices(len(self))
@@ -152,6 +166,15 @@ class Shards:
         ((number, position, _),) = self._pieces(place, place + 1)
         where = self.paths[number] if self.paths else "the text"
         raise _beyond(int(self._parts[number][position]), position, self.vocab_size, where)
+
+
+def is_shard(path: Path) -> bool:
+    """Whether a file begins as a shard does."""
+    try:
+        with path.open("rb") as file:
+            return int.from_bytes(file.read(4), "little") in _KINDS
+    except OSError:
+        return False
 
 
 def check_ids(ids: np.ndarray, vocab_size: int, path: Path) -> None:
