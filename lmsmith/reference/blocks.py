@@ -107,3 +107,29 @@ def views(block: np.ndarray, shapes: Mapping[str, tuple[int, ...]]) -> dict[str,
         found[name] = block[start:end].reshape(shape)
         start = end
     return found
+
+
+_ONCE = {
+    "wte": "token_embedding.weight",
+    "wpe": "position_embedding.weight",
+    "lnfw": "final_norm.weight",
+    "lnfb": "final_norm.bias",
+}
+_IN_EACH_LAYER = {
+    "ln1": "norm_attention",
+    "qkv": "attention.qkv",
+    "attproj": "attention.out",
+    "ln2": "norm_feed_forward",
+    "fc": "feed_forward.up",
+    "fcproj": "feed_forward.down",
+}
+
+
+def unstacked(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The 16 tensors layer by layer, under the names that `lmsmith.models.gpt` has for them; the memory is the same."""
+    found = {theirs: tensors[name] for name, theirs in _ONCE.items()}
+    for name, theirs in _IN_EACH_LAYER.items():
+        for end, part in (("w", "weight"), ("b", "bias")):
+            for at, tensor in enumerate(tensors[name + end]):
+                found[f"blocks.{at}.{theirs}.{part}"] = tensor
+    return found

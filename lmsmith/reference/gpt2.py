@@ -13,7 +13,7 @@ Products run on as many threads as NumPy's BLAS has, all else on one. There is n
 the first step; a batch of another shape allocates anew.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import EllipsisType
@@ -104,20 +104,21 @@ class GPT2:
     def zero_grad(self) -> None:
         self.grads_block.fill(0)
 
-    def backward(self, n_counted: int = 0) -> None:
-        """Adds to `grads` the gradient of the last forward pass's loss, a sum over tokens, divided by `n_counted`.
+    def backward(self, dloss: float | None = None) -> None:
+        """Adds to `grads` the gradient of the last forward pass's loss.
 
-        0: by how many it counted, so that the loss is its mean. Where it was one part of a batch, give the batch's.
+        `dloss`: how much each token's loss counts; None: one by how many were counted, so that it is their mean. Where
+        the tokens are a part of a batch, it is one by how many the batch has.
         """
         assert self.layers, "backward comes after forward"
-        self._dloss = 1 / (n_counted or max(1, self.n_counted))
+        self._dloss = 1 / max(1, self.n_counted) if dloss is None else dloss
         self.dacts["residual3"].fill(0)
         for layer in reversed(self.layers):
             layer.backward()
 
     def update(
         self,
-        learning_rate: float,
+        learning_rate: float | Mapping[str, float],
         beta1: float = 0.9,
         beta2: float = 0.999,
         eps: float = 1e-8,
@@ -125,7 +126,10 @@ class GPT2:
         *,
         decay_all: bool = False,
     ) -> None:
-        """One step of AdamW. Decayed are the six matrices and tables; with `decay_all` all tensors, as in llm.c."""
+        """One step of AdamW; `learning_rate` is one for all parameters, or each one's by name.
+
+        Decayed are the tables and matrices; with `decay_all` all tensors, as in llm.c.
+        """
         self.n_updates += 1
         for name in self.params:
             adamw(
@@ -135,7 +139,7 @@ class GPT2:
                 self.v[name],
                 self._scratch,
                 step=self.n_updates,
-                learning_rate=learning_rate,
+                learning_rate=learning_rate[name] if isinstance(learning_rate, Mapping) else learning_rate,
                 beta1=beta1,
                 beta2=beta2,
                 eps=eps,

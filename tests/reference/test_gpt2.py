@@ -154,7 +154,7 @@ def test_the_gradient_of_parts_adds_up_to_that_of_the_whole_and_ignored_targets_
     total = 0.0
     for rows in (slice(0, 1), slice(1, 3), slice(3, 4)):
         total += parts.forward(inputs[rows], targets[rows]) * parts.n_counted
-        parts.backward(whole.n_counted)
+        parts.backward(1 / whole.n_counted)
     assert total / whole.n_counted == pytest.approx(loss, rel=1e-12)
     logits = torch.from_numpy(whole.acts["logits"]).flatten(0, 1)
     wanted = torch.nn.functional.cross_entropy(logits, torch.from_numpy(targets).flatten(), ignore_index=-1)
