@@ -144,7 +144,7 @@ def _eval(options: argparse.Namespace, console: Console, started: float) -> int:
     data = RunConfig().changed(settings_given(options), where="the command line").data
     if settings_given(options) and not options.text:
         raise UsageError(f"--{next(iter(settings_given(options)))} says how --text is read, and there is no --text.")
-    model, tokenizer, _ = load_for_use(options.run)
+    model, tokenizer, content = load_for_use(options.run)
     if options.text:
         score = score_texts(
             model,
@@ -154,6 +154,7 @@ def _eval(options: argparse.Namespace, console: Console, started: float) -> int:
             encoding=data.encoding,
             errors=data.errors,
             stride=options.stride,
+            boundaries=content.get("data", {}).get("documents", "stream"),
         )
     else:
         score = score_validation(options.run, model, stride=options.stride)
