@@ -18,7 +18,8 @@ import numpy as np
 
 from lmsmith import atomic
 from lmsmith.config import DataConfig
-from lmsmith.data.shards import read_shard, write_shard
+from lmsmith.data.batches import Sources
+from lmsmith.data.shards import Shards, read_shard, write_shard
 from lmsmith.errors import CheckpointError, ConfigError
 from lmsmith.text.documents import Documents, split_documents
 from lmsmith.tokens.files import load_tokenizer, save_tokenizer
@@ -55,15 +56,16 @@ class Counts:
 class Corpus:
     """A text as ids, split, with the tokenizer that made them."""
 
-    train: np.ndarray
-    validation: np.ndarray
+    train: np.ndarray | Shards | Sources
+    validation: np.ndarray | Shards
     tokenizer: Tokenizer
     counts: Counts
 
     @property
     def first_given(self) -> bool:
         """Whether the validation ids begin with an end-of-text token, which is context and costs nothing."""
-        return self.tokenizer.end_of_text is not None
+        end_of_text = self.tokenizer.end_of_text
+        return end_of_text is not None and self.validation[:1].tolist() == [end_of_text]
 
 
 def prepare(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
@@ -91,12 +93,17 @@ def prepare(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
 
 def load(folder: Path) -> Corpus:
     """What `prepare` wrote, the ids memory-mapped. Raises CheckpointError, DataError, TokenizerError."""
+    counts = load_counts(folder)
+    return Corpus(read_shard(folder / "train.bin"), read_shard(folder / "val.bin"), load_tokenizer(folder), counts)
+
+
+def load_counts(folder: Path) -> Counts:
+    """Of a run's tokens. Raises CheckpointError."""
     try:
         found = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
-        counts = Counts(**{**found, "notes": tuple(found["notes"])})
+        return Counts(**{**found, "notes": tuple(found["notes"])})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{folder} does not hold a run's tokens ({error}); start the run anew.") from error
-    return Corpus(read_shard(folder / "train.bin"), read_shard(folder / "val.bin"), load_tokenizer(folder), counts)
 
 
 def make_tokenizer(wanted: str, texts: Sequence[str], *, several: bool) -> Tokenizer:

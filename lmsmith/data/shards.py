@@ -117,6 +117,12 @@ class Shards:
         paths = tuple(paths)
         return cls([read_shard(path) for path in paths], paths, vocab_size)
 
+    @classmethod
+    def join(cls, several: Sequence["Shards"]) -> "Shards":
+        """All of them, one after the other."""
+        parts, paths = [part for one in several for part in one._parts], [path for one in several for path in one.paths]
+        return cls(parts, paths, several[0].vocab_size)
+
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
