@@ -88,9 +88,8 @@ class Attention(nn.Module):
             return kernels.causal_attention(q_, k_, v_, self.scale, dropout, first).view(q.shape)
         if mask is None:
             return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=self.scale)
-        if (lack := _lacking_for_flex(q, dropout)) is None:
-            return _compiled_flex()(q, k, v, block_mask=mask.blocks(), scale=self.scale)
-        _say_once(f"FlexAttention needs {lack}: masked attention multiplies all keys instead.")
+        if mask.blocks is not None and q.dtype != torch.float64:
+            return _compiled_flex()(q, k, v, block_mask=mask.blocks, scale=self.scale)
         return F.scaled_dot_product_attention(q, k, v, mask.dense(), dropout_p=dropout, scale=self.scale)
 
     def _from_cache(self, q: Tensor, k: Tensor, v: Tensor, n_before: int) -> Tensor:
@@ -158,24 +157,26 @@ class Mask:
     """What each query sees: the keys from `first` up to its own position. A single row holds for the whole batch."""
 
     first: Int[Tensor, "B T"]
-    _blocks: Any = field(default=None, repr=False)
+    blocks: Any = field(default=None, repr=False)  # the same for FlexAttention, where that is to be used
 
     def dense(self) -> Bool[Tensor, "B 1 T T"]:
         at = torch.arange(self.first.size(1), device=self.first.device)
         return ((at <= at.unsqueeze(1)) & (at >= self.first.unsqueeze(-1))).unsqueeze(1)
 
-    def blocks(self) -> Any:
-        """FlexAttention's mask: which blocks of 128 x 128 are empty, and who sees whom within the others."""
-        if self._blocks is None:
-            from torch.nn.attention.flex_attention import create_block_mask
 
-            first, (B, T) = self.first, self.first.shape
-            self._blocks = create_block_mask(
-                lambda b, h, q, k: (k <= q) & (k >= first[b if B > 1 else 0, q]),
-                *(B if B > 1 else None, None, T, T),
-                device=first.device,
-            )
-        return self._blocks
+def mask_from(first: Int[Tensor, "B T"], *, flex: bool) -> Mask:
+    """`flex`: with FlexAttention's mask, which says which blocks of 128 x 128 are empty."""
+    if not flex:
+        return Mask(first)
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    B, T = first.shape
+    blocks = create_block_mask(
+        lambda b, h, q, k: (k <= q) & (k >= first[b if B > 1 else 0, q]),
+        *(B if B > 1 else None, None, T, T),
+        device=first.device,
+    )
+    return Mask(first, blocks)
 
 
 @dataclass
@@ -190,37 +191,42 @@ class Layout:
         """`documents` (B, T): equal numbers next to each other are one document. None for the plain thing."""
         windows = {config.window_of(layer) for layer in range(config.n_layer)}
         if documents is None:
-            masks = {window: _window_mask(window, T, device) for window in windows if 0 < window < T}
+            windows = {window for window in windows if 0 < window < T}
+            flex = bool(windows) and _flex_serves(config, device)
+            masks = {window: _window_mask(window, T, device, flex) for window in windows}
             return cls(None, masks) if masks else None
         at = torch.arange(T, device=device).expand(documents.shape)
         new = torch.ones_like(documents, dtype=torch.bool)
         new[:, 1:] = documents[:, 1:] != documents[:, :-1]
         begins = torch.where(new, at, 0).cummax(dim=1).values  # (B, T)
-        masks = {window: Mask(begins.maximum(at - window + 1) if window else begins) for window in windows}
-        return cls(at - begins, masks)
+        flex = _flex_serves(config, device)
+        firsts = {window: begins.maximum(at - window + 1) if window else begins for window in windows}
+        return cls(at - begins, {window: mask_from(first, flex=flex) for window, first in firsts.items()})
 
 
 @functools.lru_cache(maxsize=16)
-def _window_mask(window: int, T: int, device: torch.device) -> Mask:
-    return Mask((torch.arange(T, device=device) - window + 1).clamp(min=0).unsqueeze(0))
-
-
-def _lacking_for_flex(q: Tensor, dropout: float) -> str | None:
-    """What FlexAttention would need, in words; None where it serves."""
-    if q.device.type != "cuda" or not _has_triton():
-        return "a GPU with Triton"
-    if dropout:
-        return "model.attention_dropout 0"
-    if q.dtype == torch.float64:
-        return "float32 or less"
-    return "heads at least 16 wide" if q.size(-1) < 16 else None
+def _window_mask(window: int, T: int, device: torch.device, flex: bool) -> Mask:
+    return mask_from((torch.arange(T, device=device) - window + 1).clamp(min=0).unsqueeze(0), flex=flex)
 
 
 @functools.cache
-def _has_triton() -> bool:
+def _flex_serves(config: ModelConfig, device: torch.device) -> bool:
+    """Whether FlexAttention is there for this model; where it could be and is not, that is said, once."""
+    if device.type != "cuda":
+        return False
     from torch.utils._triton import has_triton
 
-    return bool(has_triton())
+    needs = {
+        "Triton": not has_triton(),
+        "model.attention_dropout 0": config.attention_dropout > 0,
+        "heads at least 16 wide": config.d_head < 16,
+    }
+    lacking = [need for need, missing in needs.items() if missing]
+    if lacking:
+        logging.getLogger(__name__).warning(
+            f"FlexAttention needs {lacking[0]}: masked attention multiplies with all keys instead, which is slower."
+        )
+    return not lacking
 
 
 @functools.cache
@@ -228,8 +234,3 @@ def _compiled_flex() -> Any:
     from torch.nn.attention.flex_attention import flex_attention
 
     return torch.compile(flex_attention)
-
-
-@functools.cache
-def _say_once(message: str) -> None:
-    logging.getLogger(__name__).warning(message)

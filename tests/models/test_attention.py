@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lmsmith.config import ModelConfig
 from lmsmith.models import kernels
-from lmsmith.models.attention import Attention, LayerCache, Layout, Rotary
+from lmsmith.models.attention import Attention, LayerCache, Layout, Rotary, mask_from
 
 SMALL = {"n_layer": 1, "n_head": 3, "d_model": 12, "context_length": 9, "vocab_size": 11}
 
@@ -268,7 +268,7 @@ def test_flex_attentions_mask(window: int) -> None:
     assert layout is not None
     mask = layout.masks[window]
     q, k, v = (numbers(2, 3, 9, 16, seed=seed).float() for seed in (1, 2, 3))
-    found = flex.flex_attention(q, k, v, block_mask=mask.blocks(), scale=0.3)
+    found = flex.flex_attention(q, k, v, block_mask=mask_from(mask.first, flex=True).blocks, scale=0.3)
     wanted = F.scaled_dot_product_attention(q, k, v, mask.dense(), scale=0.3)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
     flat = [x.reshape(6, 9, 16) for x in (q, k, v)]
@@ -284,7 +284,7 @@ def test_a_window_alone_is_one_mask_for_all_rows() -> None:
     assert tuple(layout.masks[3].first.shape) == (1, 9)
     flex = pytest.importorskip("torch.nn.attention.flex_attention")
     q, k, v = (numbers(2, 3, 9, 16, seed=seed).float() for seed in (1, 2, 3))
-    found = flex.flex_attention(q, k, v, block_mask=layout.masks[3].blocks(), scale=0.3)
+    found = flex.flex_attention(q, k, v, block_mask=mask_from(layout.masks[3].first, flex=True).blocks, scale=0.3)
     wanted = F.scaled_dot_product_attention(q, k, v, may_see(9, 3).unsqueeze(1), scale=0.3)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
 
