@@ -60,6 +60,14 @@ def settle(partial: Path, path: Path) -> None:
         _sync_folder(path.parent)
 
 
+def settle_folder(partial: Path, path: Path) -> None:
+    """The same for a folder whose files are on the disk already. `path` must not be there."""
+    with _explained(path):
+        _sync_folder(partial)
+        partial.rename(path)
+        _sync_folder(path.parent)
+
+
 @contextlib.contextmanager
 def folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """A temporary folder to write files into; it appears at `path`, with all in it, at a clean end of the block.
