@@ -329,6 +329,9 @@ class TrainConfig:
     log_every: int = setting(0, "steps between lines of metrics; 0: about two hundred a run")
     keep: int = setting(2, "checkpoints kept (the best is kept as well)")
     stop_at_val_loss: float = setting(0.0, "stop at the first evaluation at or below this; 0: never")
+    engine: Literal["torch", "reference"] = setting(
+        "torch", "who computes gradients and updates: PyTorch; or for GPT-2, NumPy, by hand"
+    )
     device: str = setting("auto", "auto: cuda, mps or cpu, in that order")
     threads: int = setting(0, "CPU threads; 0: one a core")
     dtype: Literal["auto", "float32", "tf32", "bfloat16", "float16", "float64"] = setting(

@@ -26,6 +26,7 @@ OFTEN = {
     "tokenizer": "",
     "train.seed": "seed",
     "train.keep": "keep",
+    "train.engine": "engine",
     "data.errors": "errors",
 }
 
