@@ -1,0 +1,182 @@
+"""The reference engine's training speed beside PyTorch's and llm.c's CPU program, in one run.
+
+    python benchmarks/reference.py [--llmc PATH_TO_TRAIN_GPT2] [--rounds 5]
+
+The model is babyGPT (6 layers, 6 heads, width 384, context 256, 65 characters, dropout 0) with a batch of 8, in
+float32. A round is two updates of ours in NumPy; two of PyTorch's, our `models/gpt.py` uncompiled with fused AdamW; and
+two of llm.c's. Each is a process of its own, on the same number of threads, and rounds alternate, so a machine that
+changes speed changes all; medians and ratios within rounds are reported, and the memory that ours took.
+
+llm.c has its batch in its source. To make the program:
+
+    sed -i 's/int B = 4;/int B = 8;/; s/int T = 64;/int T = 256;/' train_gpt2.c && make train_gpt2
+
+It begins from our checkpoint and is given one batch of tokens again and again, as ours is: its losses must be ours.
+"""
+
+import argparse
+import json
+import os
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from lmsmith.data.shards import write_shard
+from lmsmith.reference.gpt2 import GPT2, Sizes
+from lmsmith.reference.llmc import write_llmc
+
+B, T = 8, 256
+SIZES = Sizes(n_layer=6, n_head=6, d_model=384, vocab_size=65, padded_vocab_size=65, context_length=T)
+LEARNING_RATE = 1e-4  # llm.c's, with betas 0.9 and 0.999 and no weight decay
+UPDATES = 2  # a round
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--llmc", type=Path, help="llm.c's train_gpt2, made as the text above says")
+    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--threads", type=int, default=2)
+    options.add_argument("--worker", choices=["numpy", "torch"], help=argparse.SUPPRESS)
+    given = options.parse_args()
+    if given.worker:
+        _work(given.worker, given.threads)
+        return
+    threads = str(given.threads)
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": threads, "OMP_NUM_THREADS": threads}
+    workers = {name: _start(name, environment) for name in ("numpy", "torch")}
+    rounds = []
+    for _ in range(given.rounds + 1):
+        found = {name: _ask(worker) for name, worker in workers.items()}
+        if given.llmc:
+            found["llm.c"] = _llmc(given.llmc.resolve(), environment)
+        rounds.append(found)
+    for worker in workers.values():
+        worker.stdin.close()
+    _report(rounds)
+
+
+def _report(rounds: list[dict[str, dict]]) -> None:
+    first, *rounds = rounds  # the first one warms up
+    for name in first:
+        seconds = [found[name]["seconds"] for found in rounds]
+        middle, spread = statistics.median(seconds), f"{min(seconds):.3f} to {max(seconds):.3f}"
+        print(f"{name:6} {middle:.3f} s an update ({spread}), {B * T / middle:,.0f} tokens/s")
+    for name in list(first)[1:]:
+        ratios = [found[name]["seconds"] / found["numpy"]["seconds"] for found in rounds]
+        print(
+            f"numpy is {statistics.median(ratios):.2f} times as fast as {name} ({min(ratios):.2f} to {max(ratios):.2f})"
+        )
+    print(f"numpy took {rounds[-1]['numpy']['bytes'] / 1e9:.2f} GB of memory at most")
+    if "llm.c" in first:
+        pairs = list(zip(first["numpy"]["losses"], first["llm.c"]["losses"], strict=False))
+        print("losses of numpy and llm.c: " + ", ".join(f"{ours:.6f} {theirs:.6f}" for ours, theirs in pairs))
+
+
+def _start(name: str, environment: dict[str, str]) -> subprocess.Popen[str]:
+    command = [sys.executable, __file__, *sys.argv[1:], "--worker", name]
+    return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def _ask(worker: subprocess.Popen[str]) -> dict:
+    worker.stdin.write("go\n")
+    worker.stdin.flush()
+    return json.loads(worker.stdout.readline())
+
+
+def _work(name: str, threads: int) -> None:
+    """One contestant: a line in, what a round took and found out."""
+    step = _numpy() if name == "numpy" else _torch(threads)
+    for _ in sys.stdin:
+        began = time.perf_counter()
+        losses = [step() for _ in range(UPDATES)]
+        seconds = (time.perf_counter() - began) / UPDATES
+        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        print(json.dumps({"seconds": seconds, "losses": losses, "bytes": used}), flush=True)
+
+
+def _ids() -> np.ndarray:
+    return np.random.default_rng(1).integers(0, SIZES.vocab_size, B * T + 1)
+
+
+def _batch() -> tuple[np.ndarray, np.ndarray]:
+    return _ids()[:-1].reshape(B, T), _ids()[1:].reshape(B, T)
+
+
+def _model() -> GPT2:
+    model = GPT2(SIZES)
+    model.initialise(np.random.default_rng(0))
+    return model
+
+
+def _numpy():
+    model, (inputs, targets) = _model(), _batch()
+
+    def step() -> float:
+        loss = model.forward(inputs, targets)
+        model.zero_grad()
+        model.backward()
+        model.update(LEARNING_RATE)
+        return loss
+
+    return step
+
+
+def _torch(threads: int):
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    from lmsmith.models.gpt import GPT
+    from lmsmith.presets import preset
+    from lmsmith.train.machine import keep_freed_memory
+
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    sizes = {"model.vocab_size": SIZES.vocab_size, "model.dropout": 0.0, "model.attention_dropout": 0.0}
+    model = GPT(preset("babygpt").changed(sizes, where="benchmark").model)
+    model.initialise(torch.Generator().manual_seed(1))
+    optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0, fused=True)
+    inputs, targets = (torch.from_numpy(ids) for ids in _batch())
+
+    def step() -> float:
+        loss = cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        return loss.item()
+
+    return step
+
+
+def _llmc(program: Path, environment: dict[str, str]) -> dict:
+    """Begins anew each round; the first update, in which it allocates, is not counted."""
+    with tempfile.TemporaryDirectory() as place:
+        write_llmc(Path(place, "gpt2_124M.bin"), SIZES, _model().params)
+        tokens = Path(place, "dev/data/tinyshakespeare")
+        tokens.mkdir(parents=True)
+        for split in ("train", "val"):  # a batch and the token after it: shuffled it is the same
+            write_shard(tokens / f"tiny_shakespeare_{split}.bin", _ids().astype(np.uint16), SIZES.vocab_size)
+        command = ["stdbuf", "-oL", str(program)]  # a line as soon as it is said
+        running = subprocess.Popen(command, cwd=place, env=environment, stdout=subprocess.PIPE, text=True)
+        losses, seconds = [], []
+        for line in running.stdout:
+            if told := re.match(r"step \d+: train loss ([\d.]+) \(took ([\d.]+) ms", line):
+                losses.append(float(told[1]))
+                seconds.append(float(told[2]) / 1000)
+            if len(seconds) > UPDATES:
+                break
+        running.kill()
+        running.wait()
+    if len(seconds) <= UPDATES:
+        raise SystemExit(f"{program} ended early: is it made for {B} x {T} tokens?")
+    return {"seconds": statistics.mean(seconds[1:]), "losses": losses}
+
+
+if __name__ == "__main__":
+    main()
