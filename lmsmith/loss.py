@@ -20,7 +20,10 @@ IGNORED = -1
 """A target that costs no loss: padding, or a position that is masked out."""
 
 CHUNK_ELEMENTS = 1 << 23
-"""Logits in memory at once: 32 MB in float32, with log-probabilities (and a soft cap's slope) of the same size."""
+"""Logits in memory at once on a CPU: 32 MB in float32, log-probabilities and a soft cap's slope are as large."""
+
+GPU_CHUNK_ELEMENTS = 1 << 27
+"""The same on a GPU: 512 MB. Of a vocabulary of 50,304 that is 2,668 rows: products at full speed."""
 
 
 def summed_cross_entropy(
@@ -56,7 +59,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             gradients = torch.empty_like(hidden), torch.zeros_like(head, dtype=precision)
             ctx.save_for_backward(*gradients)
             ctx.dtypes = hidden.dtype, head.dtype
-        n_rows = max(1, CHUNK_ELEMENTS // head.size(0))
+        n_rows = max(1, (CHUNK_ELEMENTS if hidden.device.type == "cpu" else GPU_CHUNK_ELEMENTS) // head.size(0))
         for start in range(0, hidden.size(0), n_rows):
             rows, goal = hidden[start : start + n_rows], targets[start : start + n_rows]
             logits = (rows @ weight.T).to(precision)

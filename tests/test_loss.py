@@ -1,7 +1,10 @@
 """The chunked loss against F.cross_entropy on whole logits, in value and gradient."""
 
 import math
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -69,6 +72,9 @@ def test_a_chunk_is_no_larger_than_said(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(loss.F, "log_softmax", lambda x, dim: sizes.append(x.numel()) or log_softmax(x, dim))
     ours(*drawn())
     assert sizes == [4 * V] * 5 + [3 * V]
+    monkeypatch.setattr(loss, "GPU_CHUNK_ELEMENTS", 10 * V)
+    ours(*(x.to("meta") for x in drawn()))  # neither the CPU nor slow: as on a GPU
+    assert sizes[6:] == [10 * V] * 2 + [3 * V]
 
 
 @pytest.mark.parametrize("softcap", [0.0, 2.0])
@@ -185,3 +191,31 @@ def test_the_sum_of_many_float32_tokens_is_exact_to_float32(monkeypatch: pytest.
     monkeypatch.setattr(loss, "CHUNK_ELEMENTS", 1 << 14)
     total = summed_cross_entropy(torch.zeros(n, 1), torch.zeros(2, 1), torch.zeros(n, dtype=torch.int64), vocab_size=2)
     assert float(total[0]) == pytest.approx(n * math.log(2), rel=6e-8)
+
+
+MEASURE = """
+import resource, sys, torch
+import torch.nn.functional as F
+from lmsmith import loss
+from lmsmith.loss import summed_cross_entropy
+loss.CHUNK_ELEMENTS, N, D, V = 1 << 21, 2048, 16, 16384
+hidden, head = torch.randn(N, D, requires_grad=True), torch.randn(V, D, requires_grad=True)
+targets = torch.arange(N)
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+start = peak()
+summed_cross_entropy(hidden, head, targets, vocab_size=V, softcap=15.0)[0].backward()
+chunked = peak()
+F.cross_entropy(15 * torch.tanh(hidden @ head.T / 15), targets, reduction="sum").backward()
+print(chunked - start, peak() - start)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not count a process's peak memory this way")
+def test_memory_is_a_few_chunks_and_not_all_logits() -> None:
+    """In a process of its own, so that what it ever held can be read off. All logits are 128 MB, a chunk is 8."""
+    root = Path(__file__).resolve().parent.parent
+    found = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True, cwd=root)
+    chunked, plain = map(int, found.stdout.split())
+    logits = 4 * 2048 * 16384
+    assert chunked < 7 * 8 * 2**20 < logits / 2
+    assert plain > 2 * logits  # logits and their gradient at least: the bound means something
