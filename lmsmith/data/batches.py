@@ -40,6 +40,7 @@ class Batch:
     inputs: np.ndarray  # (rows, T) int64
     targets: np.ndarray  # (rows, T) int64; IGNORED where nothing is predicted
     documents: np.ndarray | None = None  # (rows, T) int32: which document of its row a token is of; None: plain stream
+    goes_on: bool = False  # each row is what follows in the text on the same row of the batch before
 
 
 class AnyBatches(Protocol):
