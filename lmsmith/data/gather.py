@@ -19,10 +19,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lmsmith import atomic
 from lmsmith.config import DataConfig
 from lmsmith.data import prepare
 from lmsmith.data.batches import Sources
+from lmsmith.data.mixture import Mixture
 from lmsmith.data.prepare import Corpus, Counts, make_tokenizer
 from lmsmith.data.ready import Ready, find_ready, open_ready
 from lmsmith.data.shards import Shards
@@ -50,31 +53,52 @@ def gather(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
     # Texts without weights are one source: what is there twice is told, and their documents are split together.
     groups = [(path,) for path in data.paths] if data.source else [*((path,) for path in ready), texts]
     records: list[dict[str, Any]] = []
-    splits: list[Counts] = []
+    counts: list[Counts] = []
+    opened: list[tuple[Shards, Shards]] = []
+    text = b""
     for number, paths in enumerate(filter(None, groups), start=1):
         if paths[0] in ready:
-            records.append({"shards": str(ready[paths[0]].folder), **ready[paths[0]].identity()})
-            splits.append(_split_of(ready[paths[0]], made))
+            shards = ready[paths[0]]
+            records.append({"shards": str(shards.folder), **shards.identity()})
+            opened.append((shards.open_train(made.vocab_size), shards.open_validation(made.vocab_size)))
+            counts.append(_counts_of(shards, *opened[-1], made))
+            if sum(count.n_val_bytes for count in counts) <= MOST_TEXT:
+                text += b"".join(_decoded(opened[-1][1], made))
         else:
-            text = replace(data, sources=paths, source=())
-            counts = prepare.prepare(text, str(folder), folder / f"source-{number}").counts
-            records.append({"text": f"source-{number}"})
-            splits.append(replace(counts, notes=tuple(f"{', '.join(paths)}: {note}" for note in counts.notes)))
+            place = folder / f"source-{number}"
+            part = prepare.prepare(replace(data, sources=paths, source=()), str(folder), place)
+            records.append({"text": place.name})
+            opened.append(
+                (_kept(part.train, place / "train.bin", made), _kept(part.validation, place / "val.bin", made))
+            )
+            named = tuple(f"{', '.join(paths)}: {note}" for note in part.counts.notes)
+            counts.append(replace(part.counts, notes=named))
+            text += (place / "validation.txt").read_bytes()
     for record, source in zip(records, data.source, strict=False):
         record["weight"] = source.weight
-    counts = Counts(
-        n_train_tokens=sum(split.n_train_tokens for split in splits),
-        n_val_tokens=sum(split.n_val_tokens for split in splits),
-        n_val_bytes=sum(split.n_val_bytes for split in splits),
-        n_val_unknown=sum(split.n_val_unknown for split in splits),
-        n_val_unknown_bytes=sum(split.n_val_unknown_bytes for split in splits),
-        notes=tuple(note for split in splits for note in split.notes),
+    notes = [note for count in counts for note in count.notes]
+    if data.source:
+        shares = zip(Mixture([source.weight for source in data.source]).shares, data.source, strict=True)
+        notes.append("of the training rows " + ", ".join(f"{float(share):.4g} are {of.path}" for share, of in shares))
+    total = Counts(
+        n_train_tokens=sum(count.n_train_tokens for count in counts),
+        n_val_tokens=sum(count.n_val_tokens for count in counts),
+        n_val_bytes=sum(count.n_val_bytes for count in counts),
+        n_val_unknown=sum(count.n_val_unknown for count in counts),
+        n_val_unknown_bytes=sum(count.n_val_unknown_bytes for count in counts),
+        notes=tuple(notes),
     )
     atomic.write(folder / "sources.json", json.dumps({"format": FORMAT, "sources": records}, indent=1) + "\n")
-    atomic.write(folder / "corpus.json", json.dumps(asdict(counts), indent=1) + "\n")
-    if counts.n_val_bytes <= MOST_TEXT:
-        atomic.write(folder / "validation.txt", b"".join(_validation_text(record, folder, made) for record in records))
-    return load(folder)
+    atomic.write(folder / "corpus.json", json.dumps(asdict(total), indent=1) + "\n")
+    if len(text) == total.n_val_bytes:
+        atomic.write(folder / "validation.txt", text)
+    return _corpus(opened, records, made, total)
+
+
+def _kept(ids: np.ndarray | Shards | Sources, path: Path, tokenizer: Tokenizer) -> Shards:
+    """Ids of a text, in memory: nothing is mapped from a folder that has yet to be renamed."""
+    assert isinstance(ids, np.ndarray)
+    return Shards([ids], [path], tokenizer.vocab_size)
 
 
 def load(folder: Path) -> Corpus:
@@ -91,11 +115,16 @@ def load(folder: Path) -> Corpus:
         records = content["sources"]
         tokenizer, counts = load_tokenizer(folder), prepare.load_counts(folder)
         opened = [_open(record, folder, tokenizer.vocab_size) for record in records]
-        train, validation = [part for part, _ in opened], [part for _, part in opened]
-        weights = [record["weight"] for record in records] if "weight" in records[0] else None
+        return _corpus(opened, records, tokenizer, counts)
     except (OSError, ValueError, TypeError, KeyError, IndexError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); start the run anew.") from error
-    mixed = Sources(train, weights) if weights else Shards.join(train)
+
+
+def _corpus(
+    opened: list[tuple[Shards, Shards]], records: list[dict[str, Any]], tokenizer: Tokenizer, counts: Counts
+) -> Corpus:
+    train, validation = [part for part, _ in opened], [part for _, part in opened]
+    mixed = Sources(train, [record["weight"] for record in records]) if "weight" in records[0] else Shards.join(train)
     return Corpus(mixed, Shards.join(validation), tokenizer, counts)
 
 
@@ -135,15 +164,8 @@ def _changes(record: dict[str, Any], ready: Ready) -> str:
     return ""
 
 
-def _validation_text(record: dict[str, Any], folder: Path, tokenizer: Tokenizer) -> bytes:
-    if "text" in record:
-        return (folder / record["text"] / "validation.txt").read_bytes()
-    return b"".join(_decoded(_open(record, folder, tokenizer.vocab_size)[1], tokenizer))
-
-
-def _split_of(ready: Ready, tokenizer: Tokenizer) -> Counts:
+def _counts_of(ready: Ready, train: Shards, validation: Shards, tokenizer: Tokenizer) -> Counts:
     """What a folder of shards holds, in the words of a run."""
-    train, validation = ready.open_train(tokenizer.vocab_size), ready.open_validation(tokenizer.vocab_size)
     if ready.manifest is not None:
         held_out = ready.manifest.splits["val"]
         n_bytes, unknown = held_out.n_bytes, (held_out.n_unknown, held_out.n_unknown_bytes)

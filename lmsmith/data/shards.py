@@ -119,7 +119,7 @@ class Shards:
 
     @classmethod
     def join(cls, several: Sequence["Shards"]) -> "Shards":
-        """All of them, one after the other."""
+        """All of them, one after the other: of one vocabulary, and with the paths of all or of none."""
         parts, paths = [part for one in several for part in one._parts], [path for one in several for path in one.paths]
         return cls(parts, paths, several[0].vocab_size)
 

@@ -20,8 +20,9 @@ from torch import Tensor
 from lmsmith import atomic
 from lmsmith.checkpoint import load_model
 from lmsmith.config import ModelConfig, RunConfig, flatten, read_toml
+from lmsmith.data.gather import load
 from lmsmith.data.packing import boundary_of
-from lmsmith.data.prepare import Corpus, load
+from lmsmith.data.prepare import Corpus
 from lmsmith.errors import CheckpointError, DataError, StorageError, UsageError
 from lmsmith.evaluate.likelihood import Score, score_ids
 from lmsmith.models.gpt import GPT
