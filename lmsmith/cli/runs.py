@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import signal
 from pathlib import Path
@@ -63,6 +64,8 @@ def _closing(run: Path, summary: dict[str, Any], console: Console) -> int:
     """The run's last lines, its report, and the exit status its end asks for."""
     from lmsmith.studies.report import write_report
 
+    if os.environ.get("RANK", "0") != "0":  # of several processes the first one speaks
+        return 128 + signal.Signals[summary["signal"]] if summary["finished"] == "signal" else 0
     name = shlex.quote(str(run))
     if summary["finished"] == "signal":
         console.print(f"{run} is saved at step {summary['steps']:,}; `lmsmith resume {name}` goes on")

@@ -24,11 +24,12 @@ uniform model over bytes scores 8.
 Logits are float32; cross-entropies are summed in float64.
 """
 
+import itertools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +40,8 @@ from torch import nn
 from lmsmith.data.batches import IGNORED
 from lmsmith.data.rows import document_bounds
 from lmsmith.errors import ConfigError, DataError
+
+Batch = TypeVar("Batch")
 
 _LOGIT_BYTES = 64 * 2**20
 _TOKENS_AT_ONCE = 64 * 2**10
@@ -90,14 +93,16 @@ def score_ids(
     rows_per_batch: int | None = None,
     stride: int | None = None,
     boundary: int | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> Score:
     """The score of a text as ids (an array or memory map; only a batch of it is ever copied).
 
     `first_given` says that ids[0] is an end-of-text token put before the text: context, neither counted nor charged.
     `rows_per_batch` windows are read at once; by default as many as keep the logits within 64 MiB and the batch within
     65,536 tokens (on a CPU 4,096), one at least. `boundary` is the id that stands before each document, where these are
-    to be scored alone. Dropout is off, and the model's training mode is restored. Raises
-    DataError for a text without tokens, ConfigError for a stride outside 1 .. context_length.
+    to be scored alone. With a `share` of (rank, world) the score has the nats of every world-th batch alone, for the
+    others' to be added; all processes call the model equally often. Dropout is off, and the model's training mode is
+    restored. Raises DataError for a text without tokens, ConfigError for a stride outside 1 .. context_length.
     """
     config: Any = model.config
     T, V = config.context_length, config.vocab_size
@@ -110,15 +115,23 @@ def score_ids(
         n_tokens = _TOKENS_AT_ONCE_CPU if device_of(model).type == "cpu" else _TOKENS_AT_ONCE
         rows_per_batch = max(1, min(_LOGIT_BYTES // (4 * V * T), n_tokens // T))
 
-    nats = 0.0 if first_given else math.log(V)
+    nats = 0.0 if first_given or share[0] else math.log(V)
     with inference(model):
         if boundary is None:
-            for windows, n_seen in _windows(ids, T, stride, rows_per_batch):
-                nats += _nats(model, windows, n_seen)
+            for (windows, n_seen), counts in _shared(_windows(ids, T, stride, rows_per_batch), *share):
+                nats += _nats(model, windows, n_seen) * counts
         else:
-            for inputs, targets in _document_windows(ids, boundary, T, stride, rows_per_batch * T):
-                nats += _nats_of(model, inputs, targets)
+            for (inputs, targets), counts in _shared(
+                _document_windows(ids, boundary, T, stride, rows_per_batch * T), *share
+            ):
+                nats += _nats_of(model, inputs, targets) * counts
     return Score(nats, len(ids) - first_given, n_bytes, n_unknown, n_unknown_bytes)
+
+
+def _shared(batches: Iterator[Batch], rank: int, world: int) -> Iterator[tuple[Batch, bool]]:
+    """This process's batches; where the last round has none for it, one that does not count."""
+    while some := list(itertools.islice(batches, world)):
+        yield some[min(rank, len(some) - 1)], rank < len(some)
 
 
 @contextmanager

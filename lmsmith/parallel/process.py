@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -30,11 +30,12 @@ PATIENCE = datetime.timedelta(seconds=60)
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place: `rank` of `world`; `local` on its own machine. `device`: where sums are made."""
+    """This process's place: `rank` of `world`, `local` of the `here` on its own machine. `device`: its own."""
 
     rank: int = 0
     world: int = 1
     local: int = 0
+    here: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
@@ -58,19 +59,38 @@ class Ranks:
         """Until all are here. TrainingError if one is lost."""
         self.sum(0.0)
 
+    def first_makes(self, make: Callable[[], str]) -> str:
+        """What `make` gives, called in the first process alone, in all of them: the others wait as long as it takes.
+
+        Raises in the first what `make` raises, and then TrainingError in the others.
+        """
+        if self.world == 1:
+            return make()
+        patient = dist.new_group(timeout=datetime.timedelta(days=7), backend="gloo")
+        made: list[str | None] = [None]
+        try:
+            if self.first:
+                made[0] = make()
+        finally:
+            with lost_in_words():
+                dist.broadcast_object_list(made, 0, group=patient)
+        if made[0] is None:
+            raise TrainingError("the first process could not begin: it says why.")
+        return made[0]
+
     def rows(self, batch_size: int) -> tuple[int, int]:
         """From which row of a batch to which this process works; the batch size is a multiple of their number."""
         assert batch_size % self.world == 0
         share = batch_size // self.world
         return self.rank * share, (self.rank + 1) * share
 
-    def _together(self, values: tuple[float, ...], act: object) -> list[float]:
+    def _together(self, values: tuple[float, ...], act: Callable[[torch.Tensor], object]) -> list[float]:
         if self.world == 1:
             return list(values)
         exact = torch.float32 if self.device.type == "mps" else torch.float64
         tensor = torch.tensor(values, dtype=exact, device=self.device)
         with lost_in_words():
-            act(tensor)  # type: ignore[operator]
+            act(tensor)
             return list(tensor.tolist())
 
 
@@ -105,7 +125,7 @@ def place_in_environment(device_type: str = "cpu") -> Ranks:
             "WORLD_SIZE and LOCAL_RANK as torchrun sets them. Start with `torchrun --nproc-per-node N -m lmsmith ...`."
         ) from error
     device = torch.device("cuda", local) if device_type == "cuda" else torch.device("cpu")
-    return Ranks(rank, world, local, device)
+    return Ranks(rank, world, local, int(os.environ.get("LOCAL_WORLD_SIZE", world)), device)
 
 
 @contextmanager

@@ -48,6 +48,22 @@ class SummedLoss(nn.Module):
             )
         return total
 
+    def logits(self, ids: Tensor) -> Tensor:
+        """The model's, (B, T, V). Under FSDP2 the model itself cannot be called: its root is this module."""
+        return self.model(ids)
+
+
+class Scored(nn.Module):
+    """A spread model as `lmsmith.evaluate` wants one: called with ids, and with a config."""
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss: Any = getattr(loss, "module", loss)  # DDP has no part in an evaluation
+        self.config = self.loss.model.config
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.loss.logits(ids)
+
 
 def spread(loss: SummedLoss, ranks: Ranks, how: str) -> nn.Module:
     """`loss`, to be called in its place; its model's parameters are then shards under `fsdp`.
@@ -58,12 +74,13 @@ def spread(loss: SummedLoss, ranks: Ranks, how: str) -> nn.Module:
         return loss
     if how == "fsdp":
         from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
+        from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
         mesh = init_device_mesh(ranks.device.type, (ranks.world,))
         for block in loss.model.blocks:
             fully_shard(block, mesh=mesh)
         fully_shard(loss, mesh=mesh)
+        register_fsdp_forward_method(loss, "logits")
         return loss
     assert how == "ddp", how
     ids = [ranks.device] if ranks.device.type == "cuda" else None

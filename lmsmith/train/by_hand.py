@@ -96,7 +96,7 @@ class _Loss(torch.autograd.Function):
         return torch.tensor(gpt2.forward(inputs, targets) * gpt2.n_counted, dtype=torch.float64)
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, slope: Tensor) -> tuple[None, ...]:
         ctx.gpt2.backward(float(slope))
         return None, None, None, None
 
@@ -106,7 +106,9 @@ def for_reference(config: RunConfig, given: Collection[str]) -> tuple[RunConfig,
 
     `given`: settings that the user set, which stay. Raises ConfigError where they are not to be had by hand.
     """
-    model, train, changed, notes = config.model, config.train, {}, []
+    model, train = config.model, config.train
+    changed: dict[str, Any] = {}
+    notes: list[str] = []
     for name in _DROPOUTS:
         if getattr(model, name) and f"model.{name}" in given:
             raise ConfigError(

@@ -54,8 +54,11 @@ SIZES = (
 )
 
 
-def resolve(config: RunConfig, given: Collection[str], corpus: Corpus, machine: Machine, seconds: float) -> RunConfig:
+def resolve(
+    config: RunConfig, given: Collection[str], corpus: Corpus, machine: Machine, seconds: float, world: int = 1
+) -> RunConfig:
     """The config with everything chosen. `given`: settings that the user set. `seconds`: for updates, if time rules.
+    `world`: how many processes share a batch.
 
     Raises ConfigError; DataError where the text does not suffice.
     """
@@ -76,12 +79,14 @@ def resolve(config: RunConfig, given: Collection[str], corpus: Corpus, machine: 
         budget = NOMINAL_BUDGET if config.train.steps or config.train.tokens else seconds * machine.flops
         chosen |= _size(config, given, corpus, budget)
     known = set(given) - {"model.vocab_size", "train.threads", "train.matmul", "train.device", "train.dtype"}
+    if "train.batch_size" in chosen:
+        chosen["train.batch_size"] = -(-chosen["train.batch_size"] // world) * world
     config = config.changed({k: v for k, v in chosen.items() if k not in known}, where="what was chosen")
     tokens_a_step = batches_of(config, corpus.train, corpus.tokenizer).tokens_per_batch  # DataError for too little text
     steps = config.train.steps or config.train.tokens // tokens_a_step
     n_evaluations = MOST_EVALUATIONS
     if not (config.train.steps or config.train.tokens):
-        an_update = seconds_a_step(config, corpus, machine)
+        an_update = seconds_a_step(_share_of(config, world), corpus, machine)
         if an_update > seconds:
             raise ConfigError(
                 f"one update of this model takes {an_update:.1f} s here, and there are {max(0.0, seconds):.0f} s for "
@@ -100,6 +105,14 @@ def resolve(config: RunConfig, given: Collection[str], corpus: Corpus, machine: 
     if config.model.ngram_orders and "model.ngram_dropout" not in given:
         chosen["model.ngram_dropout"] = ngram_dropout(steps * tokens_a_step / len(corpus.train))
     return config.changed(chosen, where="what was chosen")
+
+
+def _share_of(config: RunConfig, world: int) -> RunConfig:
+    """What one of several processes does of an update."""
+    rows = max(1, config.train.batch_size // world)
+    micro = math.gcd(rows, config.train.micro_batch_size) if config.train.micro_batch_size else 0
+    share = {"train.batch_size": rows, "train.micro_batch_size": micro}
+    return config.changed(share, where="the share of a process") if world > 1 else config
 
 
 def ngram_dropout(n_epochs: float) -> float:

@@ -14,7 +14,7 @@ import sys
 import time
 from collections import deque
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from lmsmith.generate.decode import generate
 from lmsmith.generate.sampling import Sampling
 from lmsmith.models.gpt import GPT
 from lmsmith.parallel.process import Ranks
-from lmsmith.parallel.shard import as_sharded
+from lmsmith.parallel.shard import Scored, as_sharded
 from lmsmith.tokens.files import save_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
 from lmsmith.train.log import MetricsFile, Progress, add_samples, finite
@@ -267,15 +267,17 @@ class Training:
         """The score of the whole validation split."""
         counts = self.corpus.counts
         with self.replica.autocast():
-            return score_ids(
-                self.model,
+            found = score_ids(
+                Scored(self.replica.summed_loss) if self.ranks.world > 1 else self.model,
                 self.corpus.validation,
                 n_bytes=counts.n_val_bytes,
                 n_unknown=counts.n_val_unknown,
                 n_unknown_bytes=counts.n_val_unknown_bytes,
                 first_given=self.corpus.first_given,
                 boundary=boundary_of(self.config.data.documents, self.corpus.tokenizer),
+                share=(self.ranks.rank, self.ranks.world),
             )
+        return replace(found, nats=self.ranks.sum(found.nats)[0])
 
     def _evaluated(self, score: Score, metrics: MetricsFile, progress: Progress) -> None:
         """Takes note of an evaluation; keeps the weights if they are the best so far."""

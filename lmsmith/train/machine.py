@@ -10,6 +10,7 @@ import torch
 from lmsmith.accounting.measure import choose_matmul, matmul_rate, use_matmul
 from lmsmith.config import RunConfig
 from lmsmith.errors import ConfigError
+from lmsmith.parallel.process import Ranks
 
 BFLOAT16_GAIN = 1.3  # less than this in products alone is lost again in conversions
 
@@ -29,20 +30,22 @@ class Machine:
     reason: str  # why this precision and this library
 
 
-def survey(config: RunConfig) -> Machine:
-    """Looks at this machine (a fifth of a second) and sets the process up for it. Raises ConfigError."""
-    wanted = config.train.device
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+def survey(config: RunConfig, ranks: Ranks | None = None) -> Machine:
+    """Looks at this machine (a fifth of a second) and sets the process up for it. Raises ConfigError.
+
+    Of several `ranks` each has a GPU, or its share of the machine's cores.
+    """
+    ranks = ranks or Ranks()
+    wanted = device_name(config)
     try:
-        device = torch.device(wanted)
+        device = ranks.device if ranks.world > 1 else torch.device(wanted)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         why = str(error).splitlines()[0]
         raise ConfigError(
             f"train.device = {config.train.device!r} cannot be used here ({why}). Use cpu or auto."
         ) from error
-    threads = config.train.threads or n_cores()
+    threads = config.train.threads or max(1, n_cores() // ranks.here)
     torch.set_num_threads(threads)
     keep_freed_memory()
     matmul, reason = str(config.train.matmul), "as asked"
@@ -58,6 +61,13 @@ def survey(config: RunConfig) -> Machine:
         dtype = "bfloat16" if gain > BFLOAT16_GAIN else "float32"
         reason = f"bfloat16 products are {gain:.2f} times as fast here" if dtype == "bfloat16" else reason
     return Machine(device, threads, matmul, dtype, flops.get(dtype, flops["float32"]), reason)
+
+
+def device_name(config: RunConfig) -> str:
+    """The device that is asked for; the best there is, where it is left open."""
+    if config.train.device != "auto":
+        return config.train.device
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def n_cores() -> int:

@@ -20,6 +20,7 @@ from lmsmith.optim.groups import Optimisers
 from lmsmith.optim.scaling import GradientScale
 from lmsmith.parallel.process import Ranks
 from lmsmith.parallel.shard import SummedLoss, as_sharded, row_by_row, spread, whole
+from lmsmith.train.by_hand import ByHand
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -38,9 +39,14 @@ class Replica:
         if config.train.compile == "yes":
             for block in model.blocks:
                 block.compile()
-        self.summed_loss: nn.Module = spread(SummedLoss(model, products), self.ranks, config.train.parallel)
-        over_ranks = functools.partial(row_by_row, ranks=self.ranks)
-        self.optimisers = Optimisers(model, config.optim, products, over_ranks if self.ranks.world > 1 else None)
+        self.summed_loss: nn.Module
+        self.optimisers: Optimisers | ByHand
+        if config.train.engine == "reference":
+            self.summed_loss = self.optimisers = ByHand(model, config)
+        else:
+            self.summed_loss = spread(SummedLoss(model, products), self.ranks, config.train.parallel)
+            over_ranks = functools.partial(row_by_row, ranks=self.ranks) if self.ranks.world > 1 else None
+            self.optimisers = Optimisers(model, config.optim, products, over_ranks)
         self.scale = GradientScale(config.train.dtype == "float16")
         start, end = self.ranks.rows(config.train.batch_size)
         self.rows_at_once = min(config.train.micro_batch_size or end - start, end - start)

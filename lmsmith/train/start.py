@@ -20,11 +20,12 @@ from lmsmith.config import RunConfig, read_toml
 from lmsmith.data.prepare import Corpus, prepare
 from lmsmith.errors import ConfigError, TrainingError, UsageError
 from lmsmith.evaluate.compressors import compressed_bits_per_byte
+from lmsmith.parallel.process import Ranks, joined, place_in_environment
 from lmsmith.presets import has_size, preset
 from lmsmith.train.choose import DEFAULT_MINUTES, describe, resolve
 from lmsmith.train.log import say
 from lmsmith.train.loop import Training
-from lmsmith.train.machine import Machine, survey
+from lmsmith.train.machine import Machine, device_name, survey
 from lmsmith.train.run import create, free_place, open_run, summary_of
 
 CLOSING_SECONDS = 3.0
@@ -106,10 +107,23 @@ def train(
     """
     started = time.monotonic() if started is None else started
     config, given = asked(sources, changes)
-    place = free_place(out, Path(config.data.sources[0]).name.split(".")[0])
     if not (config.train.steps or config.train.tokens or config.train.minutes):
         config = config.changed({"train.minutes": DEFAULT_MINUTES}, where="the default")
-    machine = survey(config)
+    with joined(place_in_environment(device_name(config))) as ranks:
+        return _train(config, given, out, _of_first(console, ranks), started, reserve_seconds, ranks)
+
+
+def _train(
+    config: RunConfig,
+    given: set[str],
+    out: Path | None,
+    console: Console,
+    started: float,
+    reserve_seconds: float,
+    ranks: Ranks,
+) -> tuple[Path, dict[str, Any]]:
+    """`train` in each of `ranks`: the first one makes the run folder, in which the others find all they need."""
+    machine = survey(config, ranks)
     budget = config.train.minutes * 60 - CLOSING_SECONDS - reserve_seconds
 
     def fill(folder: Path) -> tuple[RunConfig, Corpus]:
@@ -128,13 +142,21 @@ def train(
         # A tenth goes to evaluations and saves; without a clock, a size as for some minutes.
         seconds = 0.9 * rest if config.train.minutes else 300.0
         with _memory_in_words():
-            return resolve(config, given, corpus, machine, seconds), corpus
+            return resolve(config, given, corpus, machine, seconds, ranks.world), corpus
 
-    config, corpus = create(place, fill)
+    made: list[tuple[RunConfig, Corpus]] = []
+
+    def make() -> str:
+        place = free_place(out, Path(config.data.sources[0]).name.split(".")[0])
+        made.append(create(place, fill))
+        return str(place)
+
+    place = Path(ranks.first_makes(make))
+    config, corpus = made[0] if made else open_run(place)
     with _or_resume(place, console):
         for line in describe(config, corpus, machine):
             say(console, line, indent=9)
-        training = _training(config, corpus, place, console, machine)
+        training = _training(config, corpus, place, console, machine, ranks)
         if config.train.minutes:
             training.deadline = started + budget - compress_seconds(corpus)
         return place, _finish(training, config)
@@ -147,13 +169,19 @@ def resume(place: Path, *, console: Console) -> dict[str, Any]:
     it is. Returns its summary.
     """
     started = time.monotonic()
+    config, _ = open_run(place)
+    with joined(place_in_environment(device_name(config))) as ranks:
+        return _resume(place, _of_first(console, ranks), started, ranks)
+
+
+def _resume(place: Path, console: Console, started: float, ranks: Ranks) -> dict[str, Any]:
     config, corpus = open_run(place)
     summary = summary_of(place)
     if summary.get("finished") not in (None, "signal"):
         say(console, f"{place} is finished, at step {summary['steps']:,}: there is nothing to go on with")
         return summary
     with _or_resume(place, console):
-        training = _training(config, corpus, place, console, survey(config))
+        training = _training(config, corpus, place, console, survey(config, ranks), ranks)
         if training.restore():
             so_far = training.so_far
             say(console, f"resuming {place} at step {so_far.step:,} of {so_far.n_steps:,}")
@@ -165,13 +193,27 @@ def resume(place: Path, *, console: Console) -> dict[str, Any]:
         return _finish(training, config)
 
 
-def _training(config: RunConfig, corpus: Corpus, place: Path, console: Console, machine: Machine) -> Training:
-    return Training(config, corpus, place, console, device=machine.device, peak_flops=machine.flops)
+def _of_first(console: Console, ranks: Ranks) -> Console:
+    """One process speaks for all."""
+    return console if ranks.first else Console(quiet=True)
+
+
+def _training(
+    config: RunConfig, corpus: Corpus, place: Path, console: Console, machine: Machine, ranks: Ranks
+) -> Training:
+    if config.train.batch_size % ranks.world:
+        raise ConfigError(
+            f"train.batch_size = {config.train.batch_size} cannot be shared evenly by {ranks.world} processes: set a "
+            f"multiple of {ranks.world}, or start another number of processes."
+        )
+    return Training(config, corpus, place, console, device=machine.device, peak_flops=machine.flops, ranks=ranks)
 
 
 def _finish(training: Training, config: RunConfig) -> dict[str, Any]:
     """Trains a run to its end and writes its summary, compressors' scores on the same text included."""
     summary, place = training.go(), training.run
+    if not training.ranks.first:
+        return summary
     if summary["finished"] != "signal":
         summary["baselines"] = compressed_bits_per_byte((place / "tokens" / "validation.txt").read_bytes())
     if summary["finished"] == "time":  # what repeats this run without a clock

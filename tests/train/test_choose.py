@@ -82,7 +82,7 @@ def test_sizes_are_in_order_and_can_be_built() -> None:
         {"model.d_model": 127, "model.positions": "learned"},
         {"model.context_length": 77, "train.batch_size": 3},
         {"train.eval_every": 7, "train.log_every": 3, "train.save_every": 2},
-        {"model.ngram_orders": (), "model.ngram_dropout": 0.4},
+        {"model.ngram_orders": (3,), "model.ngram_dropout": 0.4},
         {"optim.learning_rate": 1e-4, "schedule.shape": "cosine"},
         {"train.steps": 12},
     ],

@@ -1,0 +1,112 @@
+"""Whole runs of two real processes, by torchrun, against runs of one: the same losses, one's checkpoints for both."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent.parent
+TEXT = (
+    "".join(f"{who} {did} the {it}.\n" for who in ("A", "Bo") for did in ("saw", "hid", "ate") for it in "xyzuv") * 20
+)
+TINY = [
+    *("--model.n_layer", "2", "--model.d_model", "16", "--model.n_head", "2", "--model.context_length", "16"),
+    *("--model.ngram_table_size", "64", "--train.batch_size", "4", "--train.matmul", "default", "--train.threads", "1"),
+    *("--train.dtype", "float64", "--train.log_every", "1", "--train.eval_every", "4", "--train.save_every", "4"),
+    *("--steps", "12", "--keep", "9"),
+]
+
+
+def lmsmith(cwd: Path, *words: str, n: int = 1, **environment: str) -> subprocess.CompletedProcess[str]:
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(n)] if n > 1 else []
+    return subprocess.run(
+        [sys.executable, *launcher, "-m", "lmsmith", *words],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def losses(run: Path) -> list[tuple[str, int, float]]:
+    lines = map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    return [(line["kind"], line["step"], line.get("loss", line.get("val_loss"))) for line in lines if "step" in line]
+
+
+def same(found: list[tuple[str, int, float]], wanted: list[tuple[str, int, float]], rel: float) -> None:
+    assert [line[:2] for line in found] == [line[:2] for line in wanted]
+    assert [line[2] for line in found] == pytest.approx([line[2] for line in wanted], rel=rel)
+
+
+def trained(cwd: Path, name: str, *options: str, n: int = 1) -> Path:
+    done = lmsmith(cwd, "train", "text.txt", *TINY, *options, "--out", name, n=n)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return cwd / name
+
+
+def back_to(run: Path, step: int) -> None:
+    """As if it had been killed after that step's checkpoint."""
+    (run / "summary.json").unlink()
+    for checkpoint in (run / "checkpoints").iterdir():
+        if int(checkpoint.name.removeprefix("step-")) > step:
+            shutil.rmtree(checkpoint)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+    return tmp_path
+
+
+def test_two_processes_have_the_losses_of_one_and_go_on_as_one(place: Path) -> None:
+    """To 1e-12 in float64, whatever the micro-batches; a checkpoint of two is resumed by one, and the other way."""
+    alone = trained(place, "alone")
+    two = trained(place, "two", "--train.micro_batch_size", "1", n=2)
+    same(losses(two), losses(alone), 1e-12)
+    for run in (alone, two):
+        back_to(run, 8)
+    wanted = losses(alone)
+    assert lmsmith(place, "resume", "two").returncode == 0
+    done = lmsmith(place, "resume", "alone", n=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "resuming alone at step 8 of 12" in done.stdout
+    same(losses(two), wanted, 1e-12)
+    same(losses(alone), wanted, 1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimiser", ["muon", "adamw", "sgd"])
+@pytest.mark.parametrize("how", ["ddp", "fsdp"])
+def test_every_optimiser_under_ddp_and_fsdp(place: Path, how: str, optimiser: str) -> None:
+    options = ["--optim.name", optimiser, "--optim.clip_norm", "0.5", "--optim.weight_decay", "0.1"]
+    alone = trained(place, "alone", *options)
+    two = trained(place, "two", *options, "--train.parallel", how, n=2)
+    same(losses(two), losses(alone), 1e-12)
+
+
+@pytest.mark.slow
+def test_from_ddp_to_fsdp_and_on_one(place: Path) -> None:
+    """Three ways to hold the model in one run, and the losses of a run that was left alone; in float32 to 1e-5."""
+    alone = trained(place, "alone", "--train.dtype", "float32")
+    run = trained(place, "run", "--train.dtype", "float32", n=2)
+    for step, how, n in ((4, "fsdp", 2), (8, "ddp", 1)):
+        back_to(run, step)
+        config = (run / "config.toml").read_text(encoding="utf-8")
+        (run / "config.toml").write_text(re.sub('parallel = "[a-z]+"', f'parallel = "{how}"', config), encoding="utf-8")
+        done = lmsmith(place, "resume", "run", n=n)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert f"resuming run at step {step} of 12" in done.stdout
+    same(losses(run), losses(alone), 1e-5)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused_once(place: Path) -> None:
+    done = lmsmith(place, "train", "text.txt", *TINY, "--train.batch_size", "3", "--out", "run", n=2)
+    assert done.returncode != 0
+    assert "train.batch_size = 3 cannot be shared evenly by 2 processes" in done.stderr
+    assert "Traceback" not in done.stderr.split("ChildFailedError")[0].split("torch/distributed")[0]
