@@ -1,0 +1,185 @@
+"""Training by the reference engine, held against training by PyTorch."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+import lmsmith.train.loop
+from lmsmith.checkpoint import load_checkpoint
+from lmsmith.config import RunConfig
+from lmsmith.data.batches import IGNORED, Batch, Batches
+from lmsmith.data.prepare import Corpus
+from lmsmith.errors import ConfigError
+from lmsmith.models.gpt import GPT
+from lmsmith.presets import preset
+from lmsmith.train.by_hand import ByHand, check_memory, for_reference
+from lmsmith.train.loop import Training
+from lmsmith.train.replica import Replica
+from lmsmith.train.step import update
+
+Make = Callable[..., Training]
+
+TINY = {
+    "model.n_layer": 2,
+    "model.n_head": 3,
+    "model.d_model": 15,
+    "model.context_length": 16,
+    "model.vocab_multiple": 8,
+    "optim.learning_rate": 1e-2,
+    "optim.table_learning_rate": 3e-2,
+    "optim.clip_norm": 0.1,
+    "schedule.warmup_steps": 3,
+    "train.batch_size": 4,
+    "train.threads": 1,
+    "train.device": "cpu",
+    "train.dtype": "float64",
+    "train.matmul": "default",
+    "train.compile": "no",
+    "train.log_every": 1,
+    "train.eval_every": 4,
+    "train.steps": 10,
+}
+
+
+@pytest.fixture
+def config(corpus: Corpus) -> RunConfig:
+    vocab_size = {"model.vocab_size": corpus.tokenizer.vocab_size}
+    return preset("gpt2").changed(TINY | vocab_size, where="a test")
+
+
+@pytest.fixture(autouse=True)
+def _short_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lmsmith.train.loop, "SAMPLE_TOKENS", 3)
+
+
+def by(engine: str, config: RunConfig) -> tuple[GPT, Replica]:
+    config = config.changed({"train.engine": engine}, where="a test")
+    model = GPT(config.model).double()
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.normal_(0, 0.3, generator=generator)
+    return model, Replica(model, config)
+
+
+class Masked(Batches):
+    """Rows of which some positions are not predicted."""
+
+    def rows(self, step: int, start: int = 0, end: int | None = None) -> Batch:
+        batch = super().rows(step, start, end)
+        targets = np.where(np.arange(self.T) < 3 + step, batch.targets, IGNORED)
+        return Batch(batch.inputs, targets)
+
+    def n_counted(self, step: int) -> int:
+        return self.batch_size * (3 + step)
+
+
+@pytest.mark.parametrize("micro", [0, 2])
+@pytest.mark.parametrize("kind", [Batches, Masked])
+def test_ten_updates_are_those_of_pytorch(config: RunConfig, corpus: Corpus, kind: type, micro: int) -> None:
+    """Loss, norm, clipping, schedule, decay, the tables' own rate, micro-batches, padded vocabulary."""
+    config = config.changed({"train.micro_batch_size": micro}, where="a test")
+    assert config.model.padded_vocab_size > config.model.vocab_size
+    (ours, mine), (theirs, other) = by("reference", config), by("torch", config)
+    assert isinstance(mine.optimisers, ByHand)
+    batches = kind(corpus.train, context_length=16, batch_size=4, seed=1)
+    clipped = 0
+    for step in range(10):
+        found, wanted = update(mine, batches, step, 10), update(other, batches, step, 10)
+        assert found == pytest.approx(wanted, rel=1e-9)
+        clipped += found["grad_norm"] > config.optim.clip_norm
+    assert clipped
+    weights = dict(theirs.named_parameters())
+    for name, p in ours.named_parameters():
+        torch.testing.assert_close(p, weights[name], rtol=0, atol=1e-8)
+    state = other.optimisers.state()
+    for name, value in mine.optimisers.state().items():
+        torch.testing.assert_close(value, state[name].to(value.dtype), rtol=1e-6, atol=1e-12)
+
+
+def test_a_resumed_run_comes_to_the_same_weights_bit_for_bit(training: Make) -> None:
+    changes = {"train.engine": "reference", "train.dtype": "float32", "train.save_every": 4, "train.keep": 9}
+    whole = training(changes, run="whole")
+    wanted = whole.go()
+    parted = training(changes, run="parted")
+    parted.go()
+    (parted.run / "checkpoints" / "step-00000010").rename(parted.run / "taken-away")
+    resumed = training(changes, run="parted")
+    assert resumed.restore()
+    assert resumed.so_far.step == 8
+    summary = resumed.go()
+    assert summary["best_val_loss"] == wanted["best_val_loss"]
+    one, other = (load_checkpoint(run.run, 10).tensors for run in (whole, resumed))
+    for group in ("model", "optimizer"):
+        assert one[group].keys() == other[group].keys()
+        for name, tensor in one[group].items():
+            assert torch.equal(tensor, other[group][name]), name
+
+
+@pytest.mark.parametrize(("first", "then"), [("torch", "reference"), ("reference", "torch")])
+def test_a_run_begun_by_one_engine_goes_on_by_the_other(training: Make, first: str, then: str) -> None:
+    """The checkpoint is the same: weights and AdamW's means have the same names."""
+    whole = training({"train.engine": first, "train.save_every": 5, "train.keep": 9})
+    whole.go()
+    weights = load_checkpoint(whole.run, 10).tensors["model"]
+    (whole.run / "checkpoints" / "step-00000010").rename(whole.run / "taken-away")
+    other = training({"train.engine": then})
+    assert other.restore()
+    assert other.so_far.step == 5
+    other.go()
+    for name, tensor in load_checkpoint(other.run, 10).tensors["model"].items():
+        torch.testing.assert_close(tensor, weights[name], rtol=0, atol=1e-8)
+
+
+def test_a_presets_dropout_is_turned_off_and_said_one_that_was_asked_for_is_refused() -> None:
+    asked = preset("babygpt").changed({"train.engine": "reference"}, where="a test")
+    config, notes = for_reference(asked, given={"preset", "train.engine"})
+    assert (config.model.dropout, config.model.attention_dropout) == (0, 0)
+    assert (config.train.device, config.train.dtype) == ("cpu", "float32")
+    assert notes == [
+        "the reference engine has no dropout: model.dropout and model.attention_dropout of preset babygpt set to 0"
+    ]
+    with pytest.raises(ConfigError, match=r"model\.dropout = 0\.2.*set it to 0"):
+        for_reference(asked, given={"model.dropout"})
+    without = asked.changed({"model.dropout": 0, "model.attention_dropout": 0}, where="a test")
+    assert for_reference(without, given={"model.dropout"})[1] == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"optim.name": "muon"}, r"optim\.name = muon.*wanted adamw"),
+        ({"train.dtype": "bfloat16"}, r"train\.dtype = bfloat16.*float32 or float64"),
+        ({"train.device": "cuda"}, r"train\.device = cuda.*wanted cpu"),
+        ({"train.recompute": True}, r"train\.recompute"),
+        ({"train.compile": "yes"}, r"train\.compile"),
+        ({"data.documents": "packed"}, r"data\.documents = packed"),
+        ({"model.norm": "rmsnorm"}, r"model\.norm = rmsnorm.*--preset gpt2"),
+        ({"model.n_kv_head": 4}, r"model\.n_kv_head = 4"),
+        ({"model.d_ff": 100}, r"model\.d_ff = 100"),
+        ({"model.norm_eps": 1e-6}, r"model\.norm_eps"),
+        ({"model.tied_head": False}, r"model\.tied_head = False"),
+        ({"preset": "modern"}, r"GPT-2 alone.*more\. Add --preset gpt2 or --preset babygpt"),
+        ({"preset": "llama"}, r"GPT-2 alone"),
+    ],
+)
+def test_what_it_cannot_do_is_refused_in_words(changes: dict[str, object], words: str) -> None:
+    base = preset(str(changes.get("preset", "gpt2")))
+    with pytest.raises(ConfigError, match=words):
+        for_reference(base.changed(changes, where="a test"), given=set(changes))
+
+
+def test_what_means_nothing_to_gpt2_is_no_reason_to_refuse() -> None:
+    changes = {"model.rope_base": 500.0, "model.d_ff": 4 * 768, "model.n_kv_head": 12, "train.dtype": "float64"}
+    config, notes = for_reference(preset("gpt2").changed(changes, where="a test"), given=set(changes))
+    assert notes == []
+    assert config.train.dtype == "float64"
+
+
+def test_a_batch_that_cannot_fit_the_memory_is_refused_before_anything_is_allocated() -> None:
+    config = preset("gpt2").changed({"model.vocab_size": 50257, "train.batch_size": 4096}, where="a test")
+    with pytest.raises(ConfigError, match=r"4096 x 1024 tokens.*GB.*micro_batch_size"):
+        check_memory(config)
+    check_memory(config.changed({"train.micro_batch_size": 1, "model.context_length": 64}, where="a test"))
