@@ -6,6 +6,8 @@ keeps to what is there. Only settings, weights as safetensors and the tokenizer 
 
 import os
 import re
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 from lmsmith.errors import CheckpointError, UsageError
@@ -29,15 +31,19 @@ def fetch(name: str) -> Path:
             f"there is no file or folder {name}, and to get a model of this name from the Hub takes huggingface_hub: "
             "pip install 'lmsmith[hub]'."
         ) from error
-    endpoint = os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
+    endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
     revision: str | None = None
+    cut_off = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _cut_off(endpoint)
 
     def get(file: str, *, needed: bool) -> Path | None:
         try:
-            return Path(hf_hub_download(name, file, revision=revision, endpoint=endpoint))
+            path = hf_hub_download(
+                name, file, revision=revision, endpoint=endpoint, local_files_only=cut_off is not None
+            )
+            return Path(path)
         except errors.LocalEntryNotFoundError as error:  # not downloaded, and the server is not reached
             if needed:
-                raise CheckpointError(_unreachable(name, file, endpoint, error)) from error
+                raise CheckpointError(_unreachable(name, file, endpoint, cut_off or error)) from error
         except errors.EntryNotFoundError as error:
             if needed:
                 raise CheckpointError(
@@ -71,7 +77,18 @@ def check(file: Path, sha256: str) -> None:
         raise CheckpointError(f"{file} is damaged: its SHA-256 is not the one at the Hub. Remove it and import again.")
 
 
-def _unreachable(name: str, file: str, endpoint: str, error: Exception) -> str:
+def _cut_off(endpoint: str) -> str | None:
+    """Why the server cannot be reached, if so. Asked once: the library would try each file for half a minute."""
+    try:
+        urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=10).close()
+    except urllib.error.HTTPError:
+        return None  # it answers
+    except (OSError, ValueError) as error:
+        return str(error)
+    return None
+
+
+def _unreachable(name: str, file: str, endpoint: str, error: object) -> str:
     return (
         f"cannot get {file} of {name} from {endpoint} ({str(error).splitlines()[0]}). Without a network: get its "
         f"config.json, {WEIGHTS} (or {INDEX} and the parts it names) and tokenizer.json some other way, put them into "

@@ -80,7 +80,7 @@ def test_the_examples_run_one_after_the_other(lmsmith: Lmsmith, run: Path) -> No
     examples = {verb: shlex.split(lmsmith(*verb.split(), "--help").out.splitlines()[-1])[1:] for verb in VERBS}
     assert examples.pop("demo") == ["demo"]
     examples = {verb: words for verb, words in examples.items() if not verb.startswith("bench")}  # these take minutes
-    for verb in ("import", "export"):  # of a model from the network: tests/cli/test_import_export.py
+    for verb in ("import", "export"):  # of a model from the network: tests/interop/test_runs.py
         del examples[verb]
     del examples["data download"]  # of a corpus from the network: tests/cli/test_data_corpora.py
     first = ["train", "resume", "tokenizer train"]  # which make what the others take

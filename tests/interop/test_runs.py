@@ -1,0 +1,395 @@
+"""Whole ways: a model of transformers becomes a run, the run is used, and becomes a model of transformers again."""
+
+import hashlib
+import http.server
+import json
+import shlex
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from random_models import logits, random_ids, random_model, saved, transformers
+
+from lmsmith.checkpoint import load_model, save_model
+from lmsmith.cli import run as command
+from lmsmith.cli import verbs
+from lmsmith.config import flatten, read_toml
+from lmsmith.errors import CheckpointError, ConfigError, TokenizerError, UsageError
+from lmsmith.interop.exporting import export_model
+from lmsmith.interop.importing import import_model
+from lmsmith.interop.vocabulary import save
+from lmsmith.models.gpt import GPT
+from lmsmith.presets import preset
+from lmsmith.tokens.files import load_tokenizer, save_tokenizer
+from lmsmith.tokens.tokenizer import ByteTokenizer, CharTokenizer
+from lmsmith.train.run import load_for_use
+
+TEXT = "Don't  the naïve cats hat? 中文 😀\r\n\n\tdef f(x): return x  \n"
+
+
+def lmsmith(*words: object) -> int:
+    return command([str(word) for word in words], started=0.0)
+
+
+def with_bytes(folder: Path, kind: str = "llama", **settings: Any) -> Any:
+    """A model of transformers that reads bytes, saved with its tokenizer."""
+    theirs = random_model(kind, vocab_size=257, bos_token_id=256, eos_token_id=256, **settings)
+    saved(theirs, folder)
+    save(ByteTokenizer(True), folder, context_length=224)
+    return theirs
+
+
+def trained(folder: Path, tokenizer: Any, name: str = "gpt2", **changes: Any) -> GPT:
+    """A run's model, as training leaves it."""
+    sizes = {"n_layer": 2, "n_head": 6, "d_model": 36, "vocab_size": tokenizer.vocab_size, "context_length": 64}
+    config = preset(name).changed({f"model.{k}": v for k, v in (sizes | changes).items()}, where="here").model
+    model = GPT(config).eval()
+    model.initialise(torch.Generator().manual_seed(0))
+    folder.mkdir()
+    save_model(folder / "model", dict(model.named_parameters()), {"model": flatten(vars(config)), "step": 7})
+    save_tokenizer(tokenizer, folder / "model")
+    return model
+
+
+# ---- import ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_a_run_of_theirs_can_be_used(kind: str, tmp_path: Path, capsys: Any) -> None:
+    theirs = with_bytes(tmp_path / "theirs", kind)
+    assert lmsmith("import", tmp_path / "theirs", "--out", tmp_path / "run") == 0
+    assert f"{theirs.num_parameters():,} parameters in float32 and a bpe tokenizer" in capsys.readouterr().out
+    model, tokenizer, _ = load_for_use(tmp_path / "run")
+    ids = random_ids(V=257)
+    assert (logits(model, ids) - logits(theirs, ids)).abs().max() < 1e-5
+    assert tokenizer.encode(TEXT).tolist() == list(TEXT.encode())
+    assert tokenizer.end_of_text == 256
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    weights = (tmp_path / "theirs" / "model.safetensors").read_bytes()
+    assert summary["imported"]["sha256"]["model.safetensors"] == hashlib.sha256(weights).hexdigest()
+    assert summary["n_params"] == theirs.num_parameters()
+    assert read_toml(tmp_path / "run" / "config.toml")["model.n_layer"] == 2
+
+    assert lmsmith("generate", tmp_path / "run", "The", "--temperature=0", "--max-tokens=9") == 0
+    prompt = torch.tensor([[256, *b"The"]])
+    wanted = theirs.generate(prompt, max_new_tokens=9, do_sample=False)[0, 1:].tolist()
+    assert capsys.readouterr().out == tokenizer.decode([id for id in wanted if id != 256]) + "\n"
+
+    (tmp_path / "text.txt").write_text("the cats", encoding="utf-8")
+    assert lmsmith("eval", tmp_path / "run", "--text", tmp_path / "text.txt", "--json") == 0
+    ids = torch.tensor([[256, *b"the cats"]])
+    with torch.no_grad():
+        nats = float(theirs(ids, labels=ids).loss)
+    assert json.loads(capsys.readouterr().out)["nats_per_token"] == pytest.approx(nats, rel=1e-5)
+
+
+def test_what_cannot_be_done_with_it_is_said(tmp_path: Path, capsys: Any) -> None:
+    with_bytes(tmp_path / "theirs")
+    import_model(str(tmp_path / "theirs"), out=tmp_path / "run")
+    assert lmsmith("resume", tmp_path / "run") == 1
+    assert lmsmith("eval", tmp_path / "run") == 1
+    told = capsys.readouterr().err
+    assert "does not hold a run's tokens" in told
+    assert "--text FILE" in told
+    assert lmsmith("report", tmp_path / "run") == 0
+
+
+def test_weights_without_a_tokenizer(tmp_path: Path, caplog: Any) -> None:
+    saved(random_model("llama"), tmp_path / "theirs")
+    _, summary = import_model(str(tmp_path / "theirs"), out=tmp_path / "run")
+    assert "has no tokenizer" in caplog.text
+    assert summary["tokenizer"] is None
+    with pytest.raises(TokenizerError):
+        load_for_use(tmp_path / "run")
+    receipt = export_model(tmp_path / "run", tmp_path / "back", to="hf")
+    assert receipt["tokenizer"] is None
+    assert not (tmp_path / "back" / "tokenizer.json").exists()
+
+
+def test_another_tokenizer(tmp_path: Path) -> None:
+    saved(random_model("llama", vocab_size=300), tmp_path / "theirs")
+    save_tokenizer(ByteTokenizer(True), tmp_path / "bytes")
+    run, _ = import_model(str(tmp_path / "theirs"), out=tmp_path / "run", tokenizer=str(tmp_path / "bytes"))
+    assert load_for_use(run)[1] == ByteTokenizer(True)
+    saved(random_model("llama"), tmp_path / "small")
+    with pytest.raises(ConfigError, match="257 ids and the model's table 97 rows"):
+        import_model(str(tmp_path / "small"), out=tmp_path / "other", tokenizer=str(tmp_path / "bytes"))
+    (tmp_path / "small" / "tokenizer.json").write_text('{"model": {"type": "Unigram"}, "pre_tokenizer": null}')
+    with pytest.raises(TokenizerError, match="--tokenizer none"):
+        import_model(str(tmp_path / "small"), out=tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    import_model(str(tmp_path / "small"), out=tmp_path / "other", tokenizer="none")
+
+
+def test_rows_that_no_token_has(tmp_path: Path) -> None:
+    """A table padded by others: its rows stay in the softmax, and their ids stand for nothing."""
+    saved(random_model("gpt2", vocab_size=320), tmp_path / "theirs")
+    save(ByteTokenizer(True), tmp_path / "theirs", context_length=224)
+    run, _ = import_model(str(tmp_path / "theirs"), out=tmp_path / "run")
+    model, tokenizer, _ = load_for_use(run)
+    assert tokenizer.vocab_size == model.config.vocab_size == 320
+    assert tokenizer.encode("hé").tolist() == list("hé".encode())
+    export_model(run, tmp_path / "back", to="hf")
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "back")("hé")["input_ids"] == list("hé".encode())
+
+
+def test_the_tokenizer_of_gpt2(tmp_path: Path, test_data: Path) -> None:
+    theirs = random_model("gpt2", vocab_size=50257)
+    saved(theirs, tmp_path / "theirs")
+    shutil.copy(test_data / "gpt2" / "vocab.json", tmp_path / "theirs")
+    merges = (test_data / "gpt2" / "merges.txt").read_text(encoding="utf-8")
+    (tmp_path / "theirs" / "merges.txt").write_text("#version: 0.2\n" + merges, encoding="utf-8")  # it skips a line
+    run, _ = import_model(str(tmp_path / "theirs"), out=tmp_path / "run")
+    export_model(run, tmp_path / "back", to="hf")
+    opened = transformers.AutoTokenizer.from_pretrained(tmp_path / "back")
+    own = transformers.GPT2TokenizerFast(tmp_path / "theirs" / "vocab.json", tmp_path / "theirs" / "merges.txt")
+    for text in (TEXT, TEXT * 3, "\n\n\n", "   x", "<|endoftext|>"):
+        assert opened(text)["input_ids"] == own(text)["input_ids"]
+        if "endoftext" not in text:
+            assert load_for_use(run)[1].encode(text).tolist() == own(text)["input_ids"]
+    assert opened.eos_token_id == 50256
+    assert transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "back").generation_config.eos_token_id == 50256
+
+
+@pytest.mark.parametrize("source", ["./nowhere", "/no/such/folder", "a/b/c", "..", "model.bin/"])
+def test_sources_that_are_not_there(source: str, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((UsageError, CheckpointError)):
+        import_model(source, out=tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_of_ours_is_nothing_to_import(tmp_path: Path) -> None:
+    trained(tmp_path / "run", ByteTokenizer(True))
+    with pytest.raises(CheckpointError, match="nothing to import"):
+        import_model(str(tmp_path / "run" / "model"), out=tmp_path / "other")
+
+
+# ---- by name ---------------------------------------------------------------------------------------------------------
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """As much of the Hub as its library asks for: files of a model at a revision, by name."""
+
+    folder: Path
+    asked: list[str]
+
+    def do_HEAD(self) -> None:
+        self.answer()
+
+    def do_GET(self) -> None:
+        self.answer(with_body=True)
+
+    def answer(self, with_body: bool = False) -> None:
+        if self.path == "/":
+            self.send_response(200)
+            self.end_headers()
+            return
+        name, _, rest = self.path.strip("/").partition("/resolve/")
+        revision, file = rest.split("/")
+        assert revision in ("main", COMMIT)
+        self.asked.append(f"{self.command} {file}")
+        path = self.folder / file
+        known = name in ("somebody/tiny", "gpt2")
+        if not known or not path.is_file():
+            self.send_response(404)
+            self.send_header("X-Error-Code", "EntryNotFound" if known else "RepoNotFound")
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        body = path.read_bytes()
+        self.send_response(200)
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if with_body:
+            self.wfile.write(body)
+
+    def log_message(self, *words: Any) -> None: ...
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: Any) -> Iterator[type[Hub]]:
+    constants = pytest.importorskip("huggingface_hub").constants
+    serving = type("Serving", (Hub,), {"folder": tmp_path / "served", "asked": []})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), serving)
+    threading.Thread(target=server.serve_forever, args=[0.02], daemon=True).start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}/")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.chdir(tmp_path)
+    yield serving
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("how", [{}, {"max_shard_size": "20KB"}])
+def test_a_model_by_name(hub: type[Hub], tmp_path: Path, how: dict[str, str], capsys: Any) -> None:
+    theirs = with_bytes(hub.folder)
+    if how:
+        (hub.folder / "model.safetensors").unlink()
+        saved(theirs, hub.folder, **how)
+    assert lmsmith("import", "somebody/tiny") == 0
+    run = Path("runs") / "tiny-1"
+    assert str(run) in capsys.readouterr().out
+    ids = random_ids(V=257)
+    assert (logits(load_for_use(run)[0], ids) - logits(theirs, ids)).abs().max() < 1e-5
+    assert not any("pytorch" in asked for asked in hub.asked)
+
+    hub.asked.clear()
+    assert lmsmith("import", "somebody/tiny") == 0  # from the cache
+    assert not [asked for asked in hub.asked if asked.startswith("GET")]
+
+
+def test_the_examples_run_one_after_the_other(hub: type[Hub], tmp_path: Path) -> None:
+    with_bytes(hub.folder, "gpt2")
+    (tmp_path / "demo").mkdir()
+    for verb in ("import", "export"):
+        example = verbs().found[verb].format_help().splitlines()[-1]
+        assert command(shlex.split(example)[1:], started=0.0) == 0
+    assert (tmp_path / "demo" / "gpt2-hf" / "receipt.json").is_file()
+
+
+def test_names_that_are_not_there_and_damage(hub: type[Hub], tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no model of this name.*openai-community/gpt2"):
+        import_model("somebody/nothing")
+    hub.folder.mkdir()
+    with pytest.raises(CheckpointError, match=r"has no config\.json"):
+        import_model("somebody/tiny")
+    with_bytes(hub.folder)
+    (hub.folder / "model.safetensors").rename(hub.folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"has no model\.safetensors"):
+        import_model("somebody/tiny")
+    assert not Path("runs").exists()
+
+
+def test_a_download_is_held_against_the_hash(hub: type[Hub]) -> None:
+    """Another file of the same size, which the library takes."""
+    with_bytes(hub.folder)
+    import_model("somebody/tiny")
+    cached = next(Path("cache").glob("models--somebody--tiny/snapshots/*/model.safetensors")).resolve()
+    data = bytearray(cached.read_bytes())
+    data[-1] ^= 1
+    cached.write_bytes(data)
+    with pytest.raises(CheckpointError, match="damaged"):
+        import_model("somebody/tiny")
+
+
+def test_without_a_network_it_says_what_to_get(hub: type[Hub], monkeypatch: Any) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(CheckpointError, match=r"config\.json.*model\.safetensors.*tokenizer\.json.*lmsmith import"):
+        import_model("gpt2")
+
+
+@pytest.mark.parametrize("how", [{}, {"max_shard_size": "20KB"}])
+def test_without_a_network_what_was_downloaded_serves(hub: type[Hub], how: dict[str, str], monkeypatch: Any) -> None:
+    saved(random_model("llama"), hub.folder, **how)
+    import_model("somebody/tiny", out=Path("first"))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    import_model("somebody/tiny", out=Path("second"))
+    first, second = (load_model(Path(run) / "model")[0] for run in ("first", "second"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_without_the_library_it_says_which(monkeypatch: Any) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
+    with pytest.raises(UsageError, match=r"pip install 'lmsmith\[hub\]'"):
+        import_model("gpt2")
+
+
+# ---- export ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@pytest.mark.parametrize("tokenizer", [ByteTokenizer(True), CharTokenizer.learn([TEXT, "a"], False)])
+def test_a_run_opens_in_transformers(name: str, tokenizer: Any, tmp_path: Path, capsys: Any) -> None:
+    model = trained(tmp_path / "run", tokenizer, name, vocab_multiple=64)
+    assert lmsmith("export", tmp_path / "run", "--to", "hf", "--out", tmp_path / "out") == 0
+    shown = capsys.readouterr().out
+    assert "read again by lmsmith: logits differ by 0" in shown
+    assert "read again by transformers" in shown
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    opened = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert opened(TEXT)["input_ids"] == tokenizer.encode(TEXT).tolist()
+    ids = torch.tensor([tokenizer.encode(TEXT).tolist()])
+    assert (logits(model, ids) - logits(theirs, ids)).abs().max() < 1e-5
+    assert theirs.generation_config.eos_token_id == theirs.config.eos_token_id == tokenizer.end_of_text
+
+    receipt = json.loads((tmp_path / "out" / "receipt.json").read_text())
+    files = {file.name for file in (tmp_path / "out").iterdir()}
+    wanted = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    assert files == wanted | {"receipt.json"}
+    assert set(receipt["sha256"]) == wanted
+    for file, sha256 in receipt["sha256"].items():
+        assert hashlib.sha256((tmp_path / "out" / file).read_bytes()).hexdigest() == sha256
+    assert receipt["n_params"] == model.n_parameters()
+    assert receipt["checked"]["transformers"]["max_logit_difference"] < 1e-5
+
+    run, _ = import_model(str(tmp_path / "out"), out=tmp_path / "again")
+    assert load_for_use(run)[1].encode(TEXT).tolist() == tokenizer.encode(TEXT).tolist()
+    back = load_for_use(run)[0]
+    assert (logits(back, ids) - logits(model, ids)).abs().max() < 1e-5
+
+
+def test_in_bfloat16(tmp_path: Path) -> None:
+    model = trained(tmp_path / "run", ByteTokenizer(True))
+    receipt = export_model(tmp_path / "run", tmp_path / "out", to="hf", dtype="bfloat16")
+    assert receipt["dtype"] == "bfloat16"
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
+    assert theirs.dtype == torch.bfloat16
+    assert torch.equal(theirs.transformer.wte.weight, model.token_embedding.weight.bfloat16())
+
+
+def test_what_cannot_be_exported(tmp_path: Path, capsys: Any) -> None:
+    trained(tmp_path / "modern", ByteTokenizer(True), "modern", n_head=2, ngram_table_size=8)
+    assert lmsmith("export", tmp_path / "modern", "--to", "hf", "--out", tmp_path / "out") == 2
+    assert 'model.feed_forward = "relu2"' in capsys.readouterr().err
+    trained(tmp_path / "llama", ByteTokenizer(True), "llama")
+    assert lmsmith("export", tmp_path / "llama", "--to", "llmc", "--out", tmp_path / "out") == 2
+    assert 'model.norm = "rmsnorm"' in capsys.readouterr().err
+    assert lmsmith("export", tmp_path / "nowhere", "--to", "hf", "--out", tmp_path / "out") == 2
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("x")
+    assert lmsmith("export", tmp_path / "llama", "--to", "hf", "--out", tmp_path / "full") == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "llama", "modern"]
+
+
+def test_a_model_that_is_read_differently_is_not_written(tmp_path: Path, monkeypatch: Any) -> None:
+    trained(tmp_path / "run", ByteTokenizer(True), "llama")
+    from lmsmith.interop import architectures
+
+    monkeypatch.setattr(architectures, "_to_ours", lambda x, piece, d_head: x)
+    monkeypatch.setattr(architectures, "_to_theirs", lambda x, piece, d_head: x)  # the same mistake in both ways
+    with pytest.raises(CheckpointError, match="read by transformers, gives logits that differ"):
+        export_model(tmp_path / "run", tmp_path / "out", to="hf")
+    monkeypatch.undo()
+    monkeypatch.setattr(architectures, "_to_theirs", lambda x, piece, d_head: x)
+    with pytest.raises(CheckpointError, match="read by lmsmith, gives logits that differ"):
+        export_model(tmp_path / "run", tmp_path / "out", to="hf")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_weights_that_do_not_fit_their_config(tmp_path: Path) -> None:
+    trained(tmp_path / "run", ByteTokenizer(True))
+    tensors, content = load_model(tmp_path / "run" / "model")
+    del tensors["final_norm.bias"]
+    save_model(tmp_path / "run" / "model", tensors, {"model": content["model"]})
+    with pytest.raises(CheckpointError, match="do not fit each other"):
+        export_model(tmp_path / "run", tmp_path / "out", to="hf")
+
+
+def test_tokenizers_stay_equal_through_a_run(tmp_path: Path) -> None:
+    tokenizer = CharTokenizer.learn([TEXT], True)
+    trained(tmp_path / "run", tokenizer)
+    export_model(tmp_path / "run", tmp_path / "out", to="hf")
+    import_model(str(tmp_path / "out"), out=tmp_path / "again")
+    assert load_tokenizer(tmp_path / "again" / "model") == tokenizer
