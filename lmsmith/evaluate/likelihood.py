@@ -40,6 +40,7 @@ from torch import nn
 from lmsmith.data.batches import IGNORED
 from lmsmith.data.rows import document_bounds
 from lmsmith.errors import ConfigError, DataError
+from lmsmith.models.interface import LanguageModel
 
 Batch = TypeVar("Batch")
 
@@ -135,9 +136,9 @@ def _shared(batches: Iterator[Batch], rank: int, world: int) -> Iterator[tuple[B
 
 
 @contextmanager
-def inference(model: nn.Module) -> Iterator[None]:
+def inference(model: LanguageModel | nn.Module) -> Iterator[None]:
     """Evaluation mode, without gradients; the model's training mode is restored afterwards, come what may."""
-    training = model.training
+    training = isinstance(model, nn.Module) and model.training
     try:
         if training:  # setting the mode of a model that has it already would walk all its modules at every token
             model.eval()
