@@ -51,38 +51,38 @@ class Rows:
                 )
             ids = ids.ids[0]
         self.ids, self.T, self.batch_size, self.seed, self.pad_id = ids, context_length, batch_size, seed, pad_id
-        self._begins, whole = document_bounds(ids, boundary)
-        if not len(self._begins):
+        self.begins, whole = document_bounds(ids, boundary)
+        if not len(self.begins):
             raise DataError(f"the training text has {len(ids):,} tokens: nothing to predict. Add text.")
-        self._lengths = np.minimum(whole, context_length)  # inputs of a row, and targets as many
-        self.share_cut = 1 - int(self._lengths.sum()) / int(whole.sum())
-        self.n_rows = len(self._begins)
+        self.lengths = np.minimum(whole, context_length)  # inputs of a row, and targets as many
+        self.share_cut = 1 - int(self.lengths.sum()) / int(whole.sum())
+        self.n_rows = len(self.begins)
         self.n_batches = -(-self.n_rows // batch_size)  # of an epoch
         self._latest: tuple[tuple[int, int], list[np.ndarray]] = (-1, -1), []
 
     def rows(self, step: int, start: int = 0, end: int | None = None) -> Batch:
         """Rows `start` to `end` of batch `step`, as wide as the whole batch needs."""
-        found = self._documents(step)
-        width = min(self.T, -(-int(self._lengths[found].max()) // WIDTHS) * WIDTHS)
+        found = self.documents(step)
+        width = min(self.T, -(-int(self.lengths[found].max()) // WIDTHS) * WIDTHS)
         end = self.batch_size if end is None else end
         inputs = np.full((end - start, width), self.pad_id, np.int64)
         targets = np.full((end - start, width), IGNORED, np.int64)
         for row, document in enumerate(found[start:end].tolist()):
-            first, n = int(self._begins[document]), int(self._lengths[document])
+            first, n = int(self.begins[document]), int(self.lengths[document])
             tokens = self.ids[first : first + n + 1]
             inputs[row, :n], targets[row, :n] = tokens[:-1], tokens[1:]
         return Batch(inputs, targets)
 
     def n_counted(self, step: int) -> int:
         """How many targets of the whole batch `step` are predicted."""
-        return int(self._lengths[self._documents(step)].sum())
+        return int(self.lengths[self.documents(step)].sum())
 
     @property
     def tokens_per_batch(self) -> int:
         """On average."""
-        return max(1, round(int(self._lengths.sum()) / self.n_batches))
+        return max(1, round(int(self.lengths.sum()) / self.n_batches))
 
-    def _documents(self, step: int) -> np.ndarray:
+    def documents(self, step: int) -> np.ndarray:
         """Which documents make up batch `step`: (batch_size,) int64, fewer in one batch of each epoch."""
         epoch, place = divmod(step, self.n_batches)
         pool, place = divmod(place, POOL)
@@ -96,7 +96,7 @@ class Rows:
         n = POOL * self.batch_size
         found = np.arange(pool * n, min((pool + 1) * n, self.n_rows))
         found = permute(found, self.n_rows, _keys(self.seed, epoch, "rows"))
-        found = found[np.argsort(self._lengths[found], kind="stable")]
+        found = found[np.argsort(self.lengths[found], kind="stable")]
         fewer = len(found) % self.batch_size or self.batch_size  # the shortest make the batch that is not full
         batches = np.split(found, range(fewer, len(found), self.batch_size))
         order = permute(np.arange(len(batches)), len(batches), _keys(self.seed, epoch, f"pool/{pool}"))

@@ -31,13 +31,13 @@ class Streams:
                 f"{context_length:,} that are read on side by side: at least {(batch_size + 1) * context_length:,} are "
                 "needed. Add text, or set a smaller --train.batch_size or --model.context_length."
             )
-        self._windows = Windows(self.ids, context_length, seed)
+        self.windows = Windows(self.ids, context_length, seed)
 
     def rows(self, step: int, start: int = 0, end: int | None = None) -> Batch:
         """Rows `start` to `end` of batch `step`, and whether they go on where those of the batch before ended."""
         epoch, place = divmod(step, self.n_steps)
         row = np.arange(start, self.batch_size if end is None else end)
-        starts = self._windows.offset(epoch) + (row * self.n_steps + place) * self.T
+        starts = self.windows.offset(epoch) + (row * self.n_steps + place) * self.T
         windows = self.ids.windows(starts, self.T + 1)
         return Batch(windows[:, :-1], windows[:, 1:], goes_on=place > 0)
 

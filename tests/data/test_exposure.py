@@ -1,20 +1,24 @@
-"""The audit against brute force: every batch made, every target counted."""
+"""The audit against brute force: every batch made, every target counted. Ids say where they stand."""
 
 import hypothesis
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as some
 
-from lmsmith.data.batches import Batches, Sources
+from lmsmith.data.batches import IGNORED, AnyBatches, Batch, Batches, Sources
 from lmsmith.data.exposure import exposure
+from lmsmith.data.packing import Packed
+from lmsmith.data.rows import Rows
 from lmsmith.data.shards import Shards
+from lmsmith.data.streams import Streams
 
 
-def brute_force(batches: Batches, n_steps: int, ends: list[int]) -> list[list[int]]:
-    """Ids say where they stand, sources one after the other."""
+def brute_force(batches: AnyBatches, n_steps: int, ends: list[int]) -> list[list[int]]:
+    """Sources stand one after the other."""
     seen = np.zeros(ends[-1], np.int64)
     for step in range(n_steps):
-        np.add.at(seen, batches.rows(step).targets, 1)
+        targets = batches.rows(step).targets
+        np.add.at(seen, targets[targets != IGNORED], 1)
     return [np.bincount(part).tolist() for part in np.split(seen, ends[:-1])]
 
 
@@ -33,6 +37,39 @@ def test_counts_are_those_of_all_the_batches(data: some.DataObject) -> None:
     assert [source.n_tokens for source in found] == lengths
     predicted = sum(count * tokens for source in found for count, tokens in enumerate(source.times))
     assert predicted == n_steps * B * T
+    assert exposure(Packed(batches, 0), n_steps) == found
+
+
+@hypothesis.settings(deadline=None, max_examples=60)
+@given(some.data())
+def test_rows_that_read_on(data: some.DataObject) -> None:
+    T, B, n_steps = data.draw(some.integers(1, 9)), data.draw(some.integers(1, 7)), data.draw(some.integers(0, 60))
+    n = data.draw(some.integers((B + 1) * T, 150))
+    batches = Streams(np.arange(n, dtype=np.uint16), context_length=T, batch_size=B, seed=3)
+    (found,) = exposure(batches, n_steps)
+    assert [list(found.times)] == brute_force(batches, n_steps, [n])
+    assert found.n_epochs == n_steps / batches.n_steps
+
+
+class Places(Rows):
+    """Rows that hand out places instead of ids."""
+
+    def rows(self, step: int, start: int = 0, end: int | None = None) -> Batch:
+        ids, self.ids = self.ids, Shards([np.arange(len(self.ids))])
+        batch = super().rows(step, start, end)
+        self.ids = ids
+        return batch
+
+
+@hypothesis.settings(deadline=None, max_examples=60)
+@given(some.data())
+def test_a_document_a_row(data: some.DataObject) -> None:
+    T, B, n_steps = data.draw(some.integers(1, 9)), data.draw(some.integers(1, 5)), data.draw(some.integers(0, 60))
+    ids = data.draw(some.lists(some.integers(0, 3), min_size=2, max_size=80))  # 0 stands before a document
+    batches = Places(np.array(ids, np.uint16), 0, context_length=T, batch_size=B, seed=3)
+    (found,) = exposure(batches, n_steps)
+    assert [list(found.times)] == brute_force(batches, n_steps, [len(ids)])
+    assert found.n_epochs == n_steps / batches.n_batches
 
 
 def test_epochs() -> None:
