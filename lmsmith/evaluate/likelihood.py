@@ -138,15 +138,16 @@ def _shared(batches: Iterator[Batch], rank: int, world: int) -> Iterator[tuple[B
 @contextmanager
 def inference(model: LanguageModel | nn.Module) -> Iterator[None]:
     """Evaluation mode, without gradients; the model's training mode is restored afterwards, come what may."""
-    training = isinstance(model, nn.Module) and model.training
+    # Setting the mode of a model that has it already would walk all its modules at every token.
+    in_training = model if isinstance(model, nn.Module) and model.training else None
     try:
-        if training:  # setting the mode of a model that has it already would walk all its modules at every token
-            model.eval()
+        if in_training:
+            in_training.eval()
         with torch.no_grad():  # not inference_mode: what a model computes once and keeps must serve training, too
             yield
     finally:
-        if training:
-            model.train()
+        if in_training:
+            in_training.train()
 
 
 def device_of(model: nn.Module) -> torch.device:
