@@ -3,12 +3,13 @@
 Each step reads the one new token and draws the next; the model's state holds what was read before. A step then costs
 one position instead of the whole text.
 
-**When the context is full.** A model sees at most T = context_length tokens. When one more would not fit, the window
-slides: the state is thrown away and the newest T // 2 tokens (at least one) are read again as if the text began there.
-That costs one pass over T // 2 tokens for every T - T // 2 + 1 new ones, about doubling the arithmetic, and the model
-always sees between T // 2 and T tokens. Where the window starts depends on the length of the text so far alone, so a
-prompt longer than T is read from where the window would stand had it been generated: to generate 100 tokens, and then
-100 more with the first ones as part of the prompt, sees the same windows as to generate 200.
+**When the context is full.** A Transformer sees at most T = context_length tokens. When one more would not fit, its
+window slides: the state is thrown away and the newest T // 2 tokens (at least one) are read again as if the text began
+there. That costs one pass over T // 2 tokens for every T - T // 2 + 1 new ones, about doubling the arithmetic, and the
+model always sees between T // 2 and T tokens. Where the window starts depends on the length of the text so far alone,
+so a prompt longer than T is read from where the window would stand had it been generated: to generate 100 tokens, and
+then 100 more with the first ones as part of the prompt, sees the same windows as to generate 200. The state of a model
+whose context has no bound is carried on for ever.
 
 **Randomness.** Sample i draws from a generator made from (seed, i): it is the same text whether 1 or 100 are asked for
 (to the rounding of the model's own arithmetic, which may differ with the size of a batch).
@@ -17,22 +18,20 @@ The prompt of n samples is read n times, once a row.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
-from jaxtyping import Int64
-from torch import Tensor, nn
 
 from lmsmith.errors import ConfigError, UsageError
-from lmsmith.evaluate.likelihood import device_of, inference
+from lmsmith.evaluate.likelihood import inference
 from lmsmith.generate.sampling import Sampling, generator_for, sample
+from lmsmith.models.interface import LanguageModel
 from lmsmith.tokens.tokenizer import StreamDecoder, Tokenizer
 
-_LOGIT_BYTES = 64 * 2**20
+_TOKENS_AT_ONCE = 1 << 14  # of a prompt: a longer one is read in pieces
 
 
 def generate(
-    model: nn.Module,
+    model: LanguageModel,
     prompt_ids: Sequence[int],
     *,
     max_tokens: int,
@@ -59,7 +58,7 @@ def generate(
 
 
 def stream_text(
-    model: nn.Module,
+    model: LanguageModel,
     tokenizer: Tokenizer,
     prompt: str,
     *,
@@ -87,7 +86,7 @@ def stream_text(
 
 
 def continue_text(
-    model: nn.Module,
+    model: LanguageModel,
     tokenizer: Tokenizer,
     prompt: str,
     *,
@@ -129,23 +128,24 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
     return ids
 
 
-def window_start(length: int, context_length: int) -> int:
+def window_start(length: int, context_length: int | None) -> int:
     """Where the model begins to read a text of `length` tokens, under the sliding rule above."""
+    if context_length is None:
+        return 0
     hop = context_length + 1 - max(1, context_length // 2)
     return max(0, -(-(length - context_length) // hop) * hop)
 
 
 def _steps(
-    model: nn.Module,
+    model: LanguageModel,
     prompt_ids: Sequence[int],
     max_tokens: int,
     sampling: Sampling,
     generators: Sequence[torch.Generator],
     stop_id: int | None,
 ) -> Iterator[list[int]]:
-    config: Any = model.config
-    assert all(0 <= id < config.vocab_size for id in prompt_ids)
-    T, n, device = config.context_length, len(generators), device_of(model)
+    assert all(0 <= id < model.vocab_size for id in prompt_ids)
+    T, n = model.context_length, len(generators)
     prompt_length = len(prompt_ids)
     window = torch.tensor(prompt_ids).expand(n, -1)
     unread, start, state = window, -1, None
@@ -155,25 +155,19 @@ def _steps(
             if window_start(length, T) != start:
                 start = window_start(length, T)
                 unread = window = window[:, start - length :]
-                state = model.new_state(n)  # type: ignore[operator]
-            logits = _read(model, unread.to(device), state)
+                state = model.new_state(n)
+            for piece in unread.to(model.device).split(max(1, _TOKENS_AT_ONCE // n), dim=1):
+                logits = model.next_logits(piece, state)
         ids = sample(logits, sampling, generators)
         if stop_id is not None:
             ids[stopped] = stop_id
             stopped |= ids == stop_id
         unread = ids[:, None]
-        window = torch.cat([window, unread], dim=1)
+        if T is not None:  # else no window will ever be read again
+            window = torch.cat([window, unread], dim=1)
         yield ids.tolist()
         if stopped.all():
             return
-
-
-def _read(model: nn.Module, ids: Int64[Tensor, "n t"], state: Any) -> Tensor:
-    """Logits after the last of `ids`, (n, V); in pieces, so that a long prompt's logits fit in memory."""
-    config: Any = model.config
-    for piece in ids.split(max(1, _LOGIT_BYTES // (4 * config.vocab_size * len(ids))), dim=1):
-        logits = model(piece, state)[:, -1]
-    return logits
 
 
 def _pieces(writer: "_Writer", steps: Iterator[list[int]]) -> Iterator[str]:

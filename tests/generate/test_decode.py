@@ -15,12 +15,26 @@ from lmsmith.errors import ConfigError, UsageError
 from lmsmith.generate.decode import continue_text, encode_prompt, generate, stream_text, window_start
 from lmsmith.generate.sampling import Sampling, generator_for, sample
 from lmsmith.models.gpt import GPT
+from lmsmith.models.interface import NeuralModel
+from lmsmith.models.ngram import Ngram
+from lmsmith.models.rnn import RNN
 from lmsmith.tokens.tokenizer import ByteTokenizer, CharTokenizer
 
 V = 11
 
 
-class Echo(nn.Module):
+class FromLogits(NeuralModel):
+    """A model whose `hidden` is its logits."""
+
+    head_weight = property(lambda self: torch.eye(self.vocab_size))  # type: ignore[assignment]
+
+    def initialise(self, generator: torch.Generator) -> None: ...
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return hidden
+
+
+class Echo(FromLogits):
     """A small recurrent model: its state is a vector a row, and it forgets nothing within its context."""
 
     def __init__(self, context_length: int, vocab_size: int = V) -> None:
@@ -35,7 +49,7 @@ class Echo(nn.Module):
     def new_state(self, batch_size: int) -> Any:
         return SimpleNamespace(position=0, h=torch.zeros(batch_size, 16, dtype=torch.float64))
 
-    def forward(self, ids: Tensor, state: Any = None) -> Tensor:
+    def hidden(self, ids: Tensor, state: Any = None, documents: None = None) -> Tensor:
         state = state or self.new_state(len(ids))
         state.position += ids.shape[1]
         assert state.position <= self.config.context_length
@@ -46,28 +60,30 @@ class Echo(nn.Module):
         return torch.stack(logits, dim=1)
 
 
-class Fixed(nn.Module):
+class Fixed(FromLogits):
     """Says the same text over and over: the next id depends on the last one alone."""
 
     def __init__(self, ids: Sequence[int], vocab_size: int) -> None:
         super().__init__()
         self.config = SimpleNamespace(context_length=64, vocab_size=vocab_size)
-        self.logits = torch.full((vocab_size, vocab_size), -20.0)
-        self.logits[list(ids), [*ids[1:], ids[0]]] = 20.0
+        self.table = torch.full((vocab_size, vocab_size), -20.0)
+        self.table[list(ids), [*ids[1:], ids[0]]] = 20.0
 
     def new_state(self, batch_size: int) -> None:
         return None
 
-    def forward(self, ids: Tensor, state: None = None) -> Tensor:
-        return self.logits[ids]
+    def hidden(self, ids: Tensor, state: None = None, documents: None = None) -> Tensor:
+        return self.table[ids]
 
 
-def _without_state(model: nn.Module, prompt: list[int], n_steps: int, sampling: Sampling, seed: int) -> list[int]:
+def _without_state(
+    model: FromLogits | GPT, prompt: list[int], n_steps: int, sampling: Sampling, seed: int
+) -> list[int]:
     """The definition: each token from the whole window, read anew."""
     text, generator = list(prompt), generator_for(seed, 0)
     model.eval()
     for _ in range(n_steps):
-        window = text[window_start(len(text), model.config.context_length) :]
+        window = text[window_start(len(text), model.context_length) :]
         with torch.no_grad():
             logits = model(torch.tensor([window]))[:, -1]
         text += sample(logits, sampling, [generator]).tolist()
@@ -103,6 +119,27 @@ def test_the_transformers_state_equals_none(parts: dict[str, Any]) -> None:
         assert got == _without_state(model, prompt, 30, Sampling(), seed=4)
     model.train()
     model(torch.zeros(1, 8, dtype=torch.int64)).sum().backward()  # generation left nothing behind that training minds
+
+
+@pytest.mark.parametrize("prompt", [[3], [1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3]])
+def test_a_state_without_a_bound_is_carried_on_for_ever(prompt: list[int]) -> None:
+    network = RNN(ModelConfig(kind="rnn", n_layer=1, d_model=8, context_length=4, vocab_size=V)).double()
+    generator = torch.Generator().manual_seed(0)
+    for weight in network.parameters():
+        weight.data.normal_(0, 1.0, generator=generator)
+    assert [id for (id,) in generate(network, prompt, max_tokens=30, seed=4)] == _without_state(
+        network, prompt, 30, Sampling(), seed=4
+    )
+    text = np.random.default_rng(0).integers(0, V, 200).astype(np.uint16)
+    counts = Ngram.learn(ModelConfig(kind="ngram", vocab_size=V, ngram_order=3), text)
+    wanted, draws = list(prompt), generator_for(4, 0)
+    for _ in range(30):
+        two = torch.tensor([wanted[-2:]])
+        wanted += sample(counts.next_logits(two, counts.new_state(1)), Sampling(), [draws]).tolist()
+    assert [id for (id,) in generate(counts, prompt, max_tokens=30, seed=4)] == wanted[len(prompt) :]
+    three = list(generate(counts, prompt, max_tokens=30, n=3, seed=4))
+    assert [ids[0] for ids in three] == wanted[len(prompt) :]
+    assert len({tuple(ids[i] for ids in three) for i in range(3)}) == 3
 
 
 def test_the_window_holds_half_to_all_of_the_context_and_slides_seldom() -> None:
@@ -160,12 +197,13 @@ def test_the_models_mode_is_its_own_between_steps_and_after() -> None:
 def test_a_long_prompt_is_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     prompt = [i % V for i in range(90)]
     whole = list(generate(Echo(100), prompt, n=2, max_tokens=20))
-    monkeypatch.setattr("lmsmith.generate.decode._LOGIT_BYTES", 4 * V * 2 * 7)
+    monkeypatch.setattr("lmsmith.generate.decode._TOKENS_AT_ONCE", 2 * 7)
     model = Echo(100)
     sizes: list[int] = []
-    model.register_forward_hook(lambda _module, _input, logits: sizes.append(logits.shape[1]))
+    hidden = model.hidden
+    monkeypatch.setattr(model, "hidden", lambda ids, state: (sizes.append(ids.shape[1]), hidden(ids, state))[1])
     assert list(generate(model, prompt, n=2, max_tokens=20)) == whole
-    assert sizes[:13] == [7] * 12 + [6]
+    assert sizes[:14] == [7] * 12 + [6, 1]
 
 
 def test_text_comes_in_whole_characters() -> None:
@@ -229,7 +267,7 @@ def test_stop_strings_within_tokens() -> None:
         (("dé", "egg"), "abcdefégabcdef\ufffd"),
     ]:
         model = Fixed([0, 1, 2, 3], 4)
-        model.logits[3] = model.logits[0]
+        model.table[3] = model.table[0]
         text = "".join(stream_text(model, Pieces(data), "<", max_tokens=5, stop=stop))
         assert text == expected, stop
 
