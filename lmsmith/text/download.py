@@ -266,7 +266,7 @@ def _reason(error: Exception) -> str:
         return f"the server answers {error.code} ({error.reason})"
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(cause, TimeoutError):
-        return f"no answer for {TIMEOUT:.0f} s"
+        return f"no answer for {TIMEOUT:g} s"
     return str(getattr(cause, "strerror", None) or cause or type(cause).__name__)
 
 

@@ -152,16 +152,14 @@ def _folder_of(pattern: str) -> str:
 
 @contextlib.contextmanager
 def _explained(what: str) -> Iterator[None]:
-    """The library's errors, and those of whichever it reaches the network by, as DataError."""
+    """The library's errors, and those of what it reaches the network by, as DataError."""
     _library()
     from huggingface_hub import errors
 
     place = _endpoint() or "https://huggingface.co"
-    network: tuple[type[Exception], ...] = (OSError,)
-    with contextlib.suppress(ImportError):  # huggingface_hub 1 has it, and its errors are no OSError
-        import httpx
-
-        network = (OSError, httpx.HTTPError)
+    # By what it reaches the network differs between versions; its own error is always a kind of that library's.
+    network: tuple[type[Exception], ...]
+    network = (OSError, *(kind for kind in errors.HfHubHTTPError.__mro__ if not issubclass(Exception, kind)))
     try:
         yield
     except (errors.GatedRepoError, errors.RepositoryNotFoundError) as error:

@@ -145,9 +145,8 @@ def fetch(plan: Plan, progress: Callable[[int, int], None] = lambda done, total:
     done = 0
 
     def count(n: int) -> None:
-        nonlocal done, total
-        done += max(n, 0)
-        total += max(-n, 0)  # what had come before is to come again
+        nonlocal done
+        done += max(n, 0)  # n < 0: what had come before is to come again
         progress(done, max(done, total))
 
     with _locked(plan.folder):

@@ -98,6 +98,13 @@ def test_a_connection_that_breaks_is_taken_up_where_it_broke(web: Web, path: Pat
     assert min(came) > 0
 
 
+def test_a_network_that_breaks_often_but_brings_something_is_no_reason_to_stop(web: Web, path: Path) -> None:
+    web.cut_after = [10_000] * 20
+    download(web.add("/file", CONTENT), path)
+    assert path.read_bytes() == CONTENT
+    assert len(web.asked) == 21
+
+
 @pytest.mark.parametrize("checksum", [SHA256, None])
 def test_a_later_process_takes_it_up(web: Web, path: Path, checksum: str | None) -> None:
     url = web.add("/file", CONTENT)
@@ -261,12 +268,15 @@ def test_no_connection_says_so_soon_unless_patient(path: Path, caplog: pytest.Lo
     assert names(path) == []
 
 
-def test_a_silent_server_is_a_broken_connection(web: Web, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_server_is_a_broken_connection(
+    web: Web, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(module, "TIMEOUT", 0.1)
     waits = iter([0.5, 0.0])
     web.before = lambda _: time.sleep(next(waits))
     download(web.add("/file", CONTENT), path)
     assert path.read_bytes() == CONTENT
+    assert "no answer for 0.1 s" in caplog.text
 
 
 def test_a_token_goes_to_the_first_server_alone(web: Web, path: Path) -> None:
