@@ -8,6 +8,8 @@ A plain text file is one document (whatever its suffix), so is a line of .jsonl,
 each also with .gz or .zst behind it. `sources.py` finds the files, `files.py` reads one; here they become one stream.
 Nothing is lost in silence: what was replaced, skipped or left out is in `Documents.counts`.
 
+Texts that do not fit into memory are read by `data/units.py`, which splits by the same rules.
+
 What it does not do: guess legacy encodings, normalise Unicode, clean or filter text, find near-duplicates.
 """
 
@@ -135,21 +137,20 @@ def split_documents(documents: Iterable[Document], fraction: float = 0.0) -> Spl
     distinct: dict[int, str] = {}  # no further than is needed to know whether they are many
     for document in documents:
         texts.append(document.text)
-        hashes.append(_hash(document.text))
+        hashes.append(split_hash(_utf8(document.text)))
         if len(distinct) < MANY:
             distinct.setdefault(hashes[-1], document.text)
     fraction = fraction or min(FRACTION, MOST_HELD_OUT / max(1, sum(map(len, texts))))
     n_documents, n_duplicates = len(texts), 0
     if len(distinct) == MANY:
         # Both sides get something, whatever the hashes are: the lowest is always held out, the highest never.
-        bound = min(max(int(fraction * 2**64), min(hashes) + 1), max(hashes))
+        bound = min(max(hash_bound(fraction), min(hashes) + 1), max(hashes))
         train = [text for text, number in zip(texts, hashes, strict=True) if number >= bound]
         validation = [text for text, number in zip(texts, hashes, strict=True) if number < bound]
         how = f"{len(validation):,} of {n_documents:,} documents, chosen by a hash of their content, are for validation"
     else:
         n_documents, n_duplicates = len(distinct), n_documents - len(distinct)
-        share = round(1 - fraction, 12)  # 1 - 0.9 is 0.09999999999999998, and int() takes that at its word
-        cuts = [(text, int(len(text) * share)) for text in distinct.values()]
+        cuts = [(text, tail_cut(len(text), fraction)) for text in distinct.values()]
         train = [text[:cut] for text, cut in cuts if cut > 0]
         validation = [text[cut:] for text, cut in cuts if cut < len(text)]
         whose = "the text" if n_documents == 1 else f"each of {n_documents} documents"
@@ -167,12 +168,22 @@ def split_documents(documents: Iterable[Document], fraction: float = 0.0) -> Spl
     return Split(train, validation, n_documents > 1, n_duplicates, description)
 
 
-def _hash(text: str) -> int:
+def split_hash(utf8: Iterable[bytes]) -> int:
     """64 bits that depend on the text alone. The key makes them ours: no data set was sorted or filtered by them."""
     state = hashlib.blake2b(key=b"lmsmith: training or validation", digest_size=8)
-    for part in _utf8(text):
+    for part in utf8:
         state.update(part)
     return int.from_bytes(state.digest(), "little")
+
+
+def hash_bound(fraction: float) -> int:
+    """A text whose `split_hash` is below this is held out where `fraction` of the texts are."""
+    return int(fraction * 2**64)
+
+
+def tail_cut(n_characters: int, fraction: float) -> int:
+    """Where the last `fraction` of a text begins: nanoGPT's int(n * 0.9)."""
+    return int(n_characters * round(1 - fraction, 12))  # 1 - 0.9 is 0.09999999999999998, taken at its word
 
 
 def _utf8(text: str) -> Iterator[bytes]:

@@ -82,6 +82,10 @@ class Counts:
     marks: Counter[str] = field(default_factory=Counter)  # encoding -> files with its byte-order mark
     left_out: Counter[str] = field(default_factory=Counter)  # suffix -> files in folders that were not taken
 
+    def add(self, other: "Counts") -> None:
+        for name, number in vars(other).items():
+            setattr(self, name, getattr(self, name) + number)
+
     def notes(self) -> list[str]:
         """Plain sentences on what a user might not expect; none where there is nothing of the kind."""
         notes = []

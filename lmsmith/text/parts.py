@@ -35,17 +35,23 @@ def divide(path: Path, size: int, text_field: str, encoding: str, cut: Cut | Non
         n_bytes = path.stat().st_size
         if cut is None or n_bytes <= size or not is_utf8(path, encoding):
             return [WHOLE]
-        starts, place = [0], size
-        with open(path, "rb") as file:
-            while place < n_bytes:
-                file.seek(place)
-                found = cut(file.read(NEAR))
-                if 0 < found < n_bytes - place:
-                    starts.append(place + found)
-                    place += found + size
-                else:
-                    place += NEAR
+        starts = [0]
+        while found := next_cut(path, starts[-1] + size, cut):
+            starts.append(found)
     return [Part(start, stop) for start, stop in zip(starts, [*starts[1:], None], strict=True)]
+
+
+def next_cut(path: Path, place: int, cut: Cut) -> int:
+    """The next offset after `place` at which the file can be cut; 0 if there is none before its end."""
+    with open(path, "rb") as file:
+        n_bytes = file.seek(0, 2)
+        while place < n_bytes:
+            file.seek(place)
+            found = place + cut(file.read(NEAR))
+            if place < found < n_bytes:
+                return found
+            place += NEAR
+    return 0
 
 
 def is_utf8(path: Path, encoding: str) -> bool:

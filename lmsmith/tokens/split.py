@@ -213,6 +213,11 @@ def parts_of_stream(
     yield bytes(waiting)
 
 
+def place_to_cut(text: bytes) -> int:
+    """A place in a stretch of a text where no piece of our patterns goes on (`_last_cut`); 0 if there is none."""
+    return _cut(text, 0, len(text), NO_SPECIALS)
+
+
 def _cut(text: bytes | bytearray, start: int, stop: int, specials: Specials) -> int:
     """The last place in start + 1 .. stop - 4 where a text may be cut; 0 if there is none."""
     cut = int(_last_cut(np.frombuffer(text, dtype=np.uint8).ctypes.data, start, stop, unicode_classes()))

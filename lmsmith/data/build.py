@@ -1,0 +1,316 @@
+"""Text of any size -> a folder of token shards: what `lmsmith data prepare` does.
+
+    manifest = build_shards(["web/*.parquet"], Path("web-tokens"), tokenizer="gpt2", workers=16)
+
+    sources -> plan.py -> units -> encode.py, many at a time -> assemble.py, in order -> DIR/train_000000.bin ...
+
+DIR appears when all is done: `manifest.json`, `tokenizer.json`, shards of `shard_tokens` tokens each but for the last
+of a split, an end-of-text token before each document. Until then all of it lies in `DIR.partial`, and the same command
+goes on from what is there. Equal text and settings give an equal folder, byte for byte, whoever did it, in whatever
+order and however often it was killed.
+
+`prepare.py` is the small sister: the text of one run, read at once.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from lmsmith import __version__, atomic
+from lmsmith.data.assemble import Assembler, Keep, Summary
+from lmsmith.data.dedup import SIGNATURE, Seen, near_duplicates, require_rensa, sign_unit
+from lmsmith.data.encode import encode_unit, is_finished, remember_tokenizer
+from lmsmith.data.engines import Work, run_local, run_ray
+from lmsmith.data.manifest import Manifest, SourceRecord, SplitRecord, TokenizerRecord, write_manifest
+from lmsmith.data.plan import Plan, check_unchanged, make_plan
+from lmsmith.data.shards import MAX_TOKENS
+from lmsmith.data.unfinished import begun
+from lmsmith.data.units import TRAIN, Job, Reading, read_unit, unit_file, utf8
+from lmsmith.errors import ConfigError, DataError, StorageError
+from lmsmith.text.files import Counts, known_encoding, plural
+from lmsmith.text.parts import Cut
+from lmsmith.tokens.files import FILE_NAME as TOKENIZER_FILE
+from lmsmith.tokens.files import load_tokenizer, save_tokenizer
+from lmsmith.tokens.tokenizer import END_OF_TEXT, ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer
+
+Tell = Callable[[str, int, int], None]
+"""Called with what is done, how many bytes of the sources, and of how many."""
+
+Dedup = Literal["none", "exact", "near"]
+Engine = Literal["local", "ray"]
+
+
+def build_shards(
+    sources: Sequence[str],
+    out: Path,
+    *,
+    tokenizer: str = "gpt2",
+    shard_tokens: int = 100_000_000,
+    dedup: Dedup = "none",
+    validation_fraction: float = 0.0,
+    text_field: str = "text",
+    encoding: str = "auto",
+    errors: Literal["strict", "replace"] = "strict",
+    skip_bad: bool = False,
+    workers: int = 0,
+    engine: Engine = "local",
+    tell: Tell = lambda task, done, total: None,
+) -> Manifest:
+    """Writes the folder `out`, which must not be there, and gives what it holds.
+
+    `tokenizer`: gpt2, byte, char, word, bpe:SIZE (learnt from the training text), or a tokenizer's folder.
+    `validation_fraction` 0: chosen, see `plan.py`. `workers` 0: one a processor; with Ray the cluster has its own.
+
+    Raises DataError for text that cannot be read, ConfigError for settings that cannot be or differ from those that
+    `out.partial` was begun with, TokenizerError, and StorageError where there is no room. What is done then stays.
+    """
+    _check(shard_tokens, validation_fraction, dedup)
+    if os.path.lexists(out):
+        raise StorageError(f"{out} is there already and is not overwritten: remove it or choose another place.")
+    partial = out.with_name(out.name + ".partial")
+    work = partial / "work"
+    reading = Reading(text_field, known_encoding(encoding), errors, skip_bad, validation_fraction, by_document=True)
+    given = _given(tokenizer)
+    plan = make_plan(sources, reading, cut=_cut_for(tokenizer, given), drop_duplicates=dedup != "none")
+    settings = {
+        "tokenizer": tokenizer if given is None else given.fingerprint,
+        "shard_tokens": shard_tokens,
+        "dedup": dedup,
+        "validation_fraction": validation_fraction,
+        "text_field": text_field,
+        "encoding": encoding,
+        "errors": errors,
+        "lmsmith": __version__,
+    }
+    job = Job(str(work), plan.reading, hashes=dedup == "exact" or plan.drops_duplicates)
+
+    def run(task: str, do: Work, left: Sequence[int]) -> Iterator[int]:
+        units = [(number, plan.units[number]) for number in left]
+        done, total = 0, sum(piece.n_bytes for _, unit in units for piece in unit)
+        tell(task, done, total)
+        if engine == "ray":
+            numbers = run_ray(do, job, units)
+        else:
+            numbers = run_local(do, job, units, workers=workers or os.cpu_count() or 1, n_bytes=total)
+        for number in numbers:
+            yield number
+            done += sum(piece.n_bytes for piece in plan.units[number])
+            tell(task, done, total)
+
+    with begun(partial, {**settings, "plan": plan.digest()}):
+        used = _tokenizer(work, given, tokenizer, plan, tell)
+        remember_tokenizer(str(work), used)
+        near = _near_duplicates(work, plan, run) if dedup == "near" else None
+        assembler = Assembler(partial, used, shard_tokens, _keep(near, hashes=job.hashes))
+        try:
+            numbers = range(assembler.next_unit, len(plan.units))
+            finished = {number for number in numbers if is_finished(work, number)}
+            _take_up(assembler, finished)
+            for number in run("encoding", encode_unit, [number for number in numbers if number not in finished]):
+                finished.add(number)
+                _take_up(assembler, finished)
+            assembler.sync()
+            splits, summary = assembler.finish()
+        finally:
+            assembler.close()
+        check_unchanged(plan)
+        _check_sides(splits, plan)
+        sources_read = [(file.path, file.n_bytes, summary.fingerprints.get(file.path, "")) for file in plan.files]
+        manifest = Manifest(
+            tokenizer=TokenizerRecord.of(used),
+            splits=splits,
+            sources=tuple(SourceRecord(*source) for source in sources_read if source[2]),
+            settings={
+                **settings,
+                "tokenizer": tokenizer,
+                "validation_fraction": plan.reading.fraction,
+                "split": "documents" if plan.reading.by_document else "tails",
+                "skip_bad": skip_bad,
+            },
+            notes=tuple(_notes(plan, splits, summary, assembler.n_dropped, near)),
+        )
+        save_tokenizer(used, partial)
+        write_manifest(partial, manifest)
+    atomic.remove(work)
+    atomic.settle_folder(partial, out)
+    return manifest
+
+
+def _check(shard_tokens: int, fraction: float, dedup: str) -> None:
+    if not 1 <= shard_tokens <= MAX_TOKENS:
+        raise ConfigError(f"shard_tokens = {shard_tokens:,}: wanted 1 to {MAX_TOKENS:,}, what the format counts to.")
+    if not 0 <= fraction < 1:
+        raise ConfigError(f"validation_fraction = {fraction}: wanted 0 (chosen) to below 1.")
+    if dedup == "near":
+        require_rensa()
+
+
+def _take_up(assembler: Assembler, finished: set[int]) -> None:
+    while assembler.next_unit in finished:
+        assembler.add()
+
+
+# ---- the tokenizer ---------------------------------------------------------------------------------------------------
+
+
+def _given(wanted: str) -> Tokenizer | None:
+    """The tokenizer that is asked for; None if it has to be learnt."""
+    if wanted == "byte":
+        return ByteTokenizer(end_of_text=True)
+    kind, _, size = wanted.partition(":")
+    if wanted in ("char", "word") or (kind == "bpe" and size.isdecimal()):
+        return None
+    if kind == "bpe" or (wanted != "gpt2" and not Path(wanted).exists()):
+        raise ConfigError(
+            f"tokenizer = {wanted!r}: there is no such kind, and no such folder. Kinds are byte, char, word, bpe:SIZE "
+            "(as in bpe:16384) and gpt2."
+        )
+    loaded = load_tokenizer(wanted)
+    if loaded.end_of_text is None:
+        raise ConfigError(
+            f"the tokenizer {wanted} has no end-of-text token, which has to stand before each document. Learn one that "
+            "has: `lmsmith tokenizer train`, or --tokenizer bpe:SIZE."
+        )
+    return loaded
+
+
+def _cut_for(wanted: str, given: Tokenizer | None) -> Cut | None:
+    """Where a text may be cut so that its parts have the ids of the whole; None if that is not known."""
+    kind = given.kind if given else wanted.partition(":")[0]
+    if kind == "bpe" and given is not None:
+        from lmsmith.tokens.bpe import BpeTokenizer
+        from lmsmith.tokens.split import REGEX
+
+        assert isinstance(given, BpeTokenizer)
+        if given.pattern.family == REGEX:
+            return None
+    elif kind not in ("byte", "char", "bpe"):
+        return None
+    from lmsmith.tokens.split import place_to_cut  # brings in the compiler
+
+    return place_to_cut
+
+
+def _tokenizer(work: Path, given: Tokenizer | None, wanted: str, plan: Plan, tell: Tell) -> Tokenizer:
+    """The tokenizer, in `work` for all who encode; learnt if it has to be, once."""
+    if (work / TOKENIZER_FILE).exists():
+        return load_tokenizer(work)
+    if given is None:
+        texts = _training_texts(plan, tell)
+        if wanted == "char":
+            given = CharTokenizer.learn((part.decode() for text in texts for part in text), end_of_text=True)
+        elif wanted == "word":
+            given = WordTokenizer.learn((b"".join(text).decode() for text in texts), end_of_text=True)
+        else:
+            from lmsmith.tokens.bpe_train import learn_bpe
+
+            given = learn_bpe(texts, int(wanted.partition(":")[2]), special_tokens=[END_OF_TEXT])
+    save_tokenizer(given, work)
+    return given
+
+
+def _training_texts(plan: Plan, tell: Tell) -> Iterator[Iterator[bytes]]:
+    skip = (lambda error: None) if plan.reading.skip_bad else None  # it is counted when the unit is encoded
+    done = 0
+    for unit in plan.units:
+        tell("reading to learn the tokenizer", done, plan.n_bytes)
+        for document in read_unit(unit, plan.reading, Counts(), skip):
+            yield from (utf8(text) for split, text in document.spans if split == TRAIN)
+        done += sum(piece.n_bytes for piece in unit)
+
+
+# ---- duplicates ------------------------------------------------------------------------------------------------------
+
+Near = tuple[npt.NDArray[np.bool_], int]
+"""Which documents are near duplicates of others; how many of them are dropped from training for one in validation."""
+
+
+def _near_duplicates(work: Path, plan: Plan, run: Callable[[str, Work, Sequence[int]], Iterator[int]]) -> Near:
+    path = work / "near.npz"
+    if not path.exists():
+        numbers = range(len(plan.units))
+        left = [number for number in numbers if not unit_file(work, number, ".signatures").exists()]
+        for _ in run("comparing", sign_unit, left):
+            pass
+        together = work / "signatures.bin"
+        with together.open("wb") as file:
+            for number in numbers:
+                with unit_file(work, number, ".signatures").open("rb") as part:
+                    shutil.copyfileobj(part, file)
+        found = np.memmap(together, SIGNATURE, "r") if together.stat().st_size else np.empty(0, SIGNATURE)
+        dropped, n_for_validation = near_duplicates(found)
+        del found
+        with atomic.file(path) as file:
+            np.savez(file, dropped=dropped, n_for_validation=n_for_validation)
+        for number in numbers:
+            unit_file(work, number, ".signatures").unlink()
+        together.unlink()
+    with np.load(path) as found:
+        return found["dropped"], int(found["n_for_validation"])
+
+
+def _keep(near: Near | None, *, hashes: bool) -> Keep | None:
+    if near is not None:
+        dropped = near[0]
+        return lambda found, first: ~dropped[first : first + len(found)]
+    if not hashes:
+        return None
+    seen = Seen()
+    return lambda found, first: seen.are_new(found) | ~found.any(axis=1)  # zeros: not to be compared
+
+
+# ---- what there is to say --------------------------------------------------------------------------------------------
+
+
+def _check_sides(splits: dict[str, SplitRecord], plan: Plan) -> None:
+    if not splits["train"].n_documents + splits["val"].n_documents:
+        raise DataError(f"there is no text in the {plural(len(plan.files), 'file')}. Name files that hold some.")
+    for name, kind in (("train", "training"), ("val", "validation")):
+        if not splits[name].n_tokens:
+            n_documents = splits["train"].n_documents + splits["val"].n_documents
+            raise DataError(
+                f"of {plural(n_documents, 'document')} none is for {kind} at --validation-fraction "
+                f"{plan.reading.fraction:g}: remove what has been begun, and choose a "
+                f"{'smaller' if name == 'train' else 'larger'} one."
+            )
+
+
+def _notes(
+    plan: Plan, splits: dict[str, SplitRecord], summary: Summary, n_dropped: int, near: Near | None
+) -> Iterator[str]:
+    """Plain sentences on what a user might not expect."""
+    fraction, n_held_out = plan.reading.fraction, splits["val"].n_documents
+    if plan.reading.by_document:
+        yield (
+            f"{n_held_out:,} of {n_held_out + splits['train'].n_documents:,} documents are for validation, chosen by a "
+            f"hash of their content below {fraction:g}. The same --validation-fraction keeps each on its side when "
+            "files are added."
+        )
+    else:
+        yield (
+            f"the last {100 * fraction:.4g}% of each of {plural(n_held_out, 'document')} is for validation. It follows "
+            "on the training text without a gap, so it is easier to predict than a text of its own."
+        )
+    if near is not None:
+        yield (
+            f"{plural(n_dropped, 'near duplicate')} dropped, {near[1]:,} of them from training because of one in "
+            "validation."
+        )
+    elif n_dropped:
+        yield f"{plural(n_dropped, 'exact duplicate')} dropped."
+    yield from plan.notes
+    summary.counts.add(plan.left_out)
+    yield from summary.counts.notes()
+    n_unknown = {name: split.n_unknown for name, split in splits.items()}
+    if any(n_unknown.values()):
+        yield (
+            f"{sum(n_unknown.values()):,} characters or words are not in the vocabulary: {n_unknown['train']:,} of the "
+            f"training text, {n_unknown['val']:,} of the validation text."
+        )
+    if summary.n_skipped:
+        yield f"{plural(summary.n_skipped, 'bad place')} skipped: {' '.join(summary.skipped)}"

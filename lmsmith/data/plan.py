@@ -1,0 +1,256 @@
+"""Sources -> numbered units of work: which files there are, how they are split, what one process does at one go.
+
+Everything that follows (the shards, to the byte) is a function of the plan, and the plan of the sources and settings
+alone: not of how many processes there are, nor of who is done first. The files are not read for it, but for a first
+look at no more than `MANY` documents and the neighbourhood of the places where large files are cut.
+
+The split (Held out: validation):
+
+- Many documents: whole ones by a hash of their content below a fixed bound. A document stays on its side whatever
+  files are added. Where no fraction is given it follows from the size of the sources, in four steps (`_STEPS`), so that
+  some ten megabytes are held out; a larger corpus holds out fewer of the same documents.
+- Fewer than `MANY` distinct ones: the tail of each, exact duplicates dropped before; as for `lmsmith train`.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from lmsmith.data.units import LARGE, TRAIN, VALIDATION, Piece, Reading, Stream, Unit, fingerprint, is_plain, utf8
+from lmsmith.errors import DataError
+from lmsmith.text.documents import FRACTION, MANY, MOST_HELD_OUT, hash_bound, split_hash
+from lmsmith.text.files import (
+    COMPRESSED,
+    PARQUET,
+    WHOLE,
+    BinaryFile,
+    Counts,
+    Part,
+    inner_suffix,
+    read_errors,
+    read_texts,
+)
+from lmsmith.text.parts import Cut, divide, is_utf8, next_cut
+from lmsmith.text.sources import Found, find_files
+
+UNIT_BYTES = (1 << 22, 1 << 28)  # smallest and largest unit, as on the disk
+UNITS = 512  # that there should be at least, in between
+LOOK = 10_000  # documents after which they count as many, be they all the same
+EXPANDED = 4  # times that compressed text takes when it is not, about
+# Of sources of so many bytes so much is held out: the last is what nanoGPT holds out of OpenWebText.
+_STEPS = ((10**8, FRACTION), (10**9, 0.01), (10**10, 0.001))
+_LEAST = 0.0005
+
+
+class SourceFile(NamedTuple):
+    path: str
+    n_bytes: int
+    changed: int  # when it was, in nanoseconds
+
+
+@dataclass(frozen=True)
+class Plan:
+    files: tuple[SourceFile, ...]
+    units: tuple[Unit, ...]
+    reading: Reading
+    left_out: Counts
+    notes: tuple[str, ...]
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(file.n_bytes for file in self.files)
+
+    @property
+    def drops_duplicates(self) -> bool:
+        """Of few documents exact ones have to go: else one copy's tail would be trained on in another."""
+        return not self.reading.by_document
+
+    def digest(self) -> str:
+        """Of all that the shards follow from, but for the tokenizer. (Who skips what is bad may go on where another
+        stopped at it.)"""
+        content = json.dumps([self.files, self.units, asdict(replace(self.reading, skip_bad=False))])
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+def make_plan(sources: Sequence[str], reading: Reading, *, cut: Cut | None, drop_duplicates: bool) -> Plan:
+    """`reading.fraction` 0: chosen; `reading.by_document` is decided here.
+
+    `cut`: where a text may be cut for the tokenizer; None: nowhere, so that a large plain file is one piece of work.
+    Raises DataError where sources cannot be found or read, or hold too little.
+    """
+    found, left_out = find_files(list(sources))
+    counts = Counts(left_out=left_out)
+    files = _measure(found, reading)
+    look = _look(found, files, reading)
+    n_bytes = sum(file.n_bytes for file in files)
+    fraction = reading.fraction
+    if look.many and not fraction:
+        fraction = next((share for most, share in _STEPS if n_bytes < most), _LEAST)
+    elif not fraction:
+        fraction = min(FRACTION, MOST_HELD_OUT / max(1, look.n_characters))
+    reading = replace(reading, fraction=fraction, by_document=look.many)
+
+    drop_duplicates |= not look.many
+    size = min(max(n_bytes // UNITS, UNIT_BYTES[0]), UNIT_BYTES[1])
+    pieces, n_duplicates = _pieces(found, files, reading, size, cut, drop_duplicates)
+    notes = []
+    if n_duplicates:
+        notes.append(f"{n_duplicates:,} of the large files are the same as others by size and samples; dropped.")
+    return Plan(files, tuple(_units(pieces, size)), reading, counts, tuple(notes))
+
+
+def check_unchanged(plan: Plan) -> None:
+    """Raises DataError for a file that is not as it was when the plan was made."""
+    for file in plan.files:
+        with read_errors(Path(file.path)):
+            now = Path(file.path).stat()
+        if (now.st_size, now.st_mtime_ns) != (file.n_bytes, file.changed):
+            raise DataError(f"{file.path} changed while it was being prepared. Prepare it when nobody writes to it.")
+
+
+def _measure(found: list[Found], reading: Reading) -> tuple[SourceFile, ...]:
+    files = []
+    for path, _ in found:
+        try:
+            with read_errors(path):
+                known = path.stat()
+        except DataError:
+            if not reading.skip_bad:
+                raise
+            files.append(SourceFile(str(path), 0, 0))  # whoever reads it will say what is wrong
+        else:
+            files.append(SourceFile(str(path), known.st_size, known.st_mtime_ns))
+    return tuple(files)
+
+
+class _Look(NamedTuple):
+    many: bool
+    n_characters: int  # of all, where they are few
+
+
+def _look(found: list[Found], files: tuple[SourceFile, ...], reading: Reading) -> _Look:
+    """Whether documents are many: reads until `MANY` distinct ones have been met."""
+    distinct: set[int] = set()
+    n_documents = n_characters = 0
+    for (path, named), file in zip(found, files, strict=True):
+        try:
+            for content, length in _contents(path, file, reading):
+                distinct.add(content)
+                n_documents += 1
+                n_characters += length
+                if len(distinct) == MANY or n_documents == LOOK:
+                    return _Look(True, 0)
+        except BinaryFile:
+            if named and not reading.skip_bad:
+                raise
+        except DataError:
+            if not reading.skip_bad:
+                raise
+    return _Look(False, n_characters)
+
+
+def _contents(path: Path, file: SourceFile, reading: Reading) -> Iterator[tuple[int, int]]:
+    """A hash and the length of each document of a file."""
+    piece = Piece(str(path), WHOLE, file.n_bytes, named=True)
+    if not is_plain(path):
+        skip = (lambda error: None) if reading.skip_bad else None
+        for text, _ in read_texts(path, reading.text_field, reading.encoding, reading.errors, Counts(), WHOLE, skip):
+            if text and not text.isspace():
+                yield split_hash(utf8(text)), len(text)
+    elif _is_divisible(path, file.n_bytes, reading):
+        yield split_hash([fingerprint(path).encode()]), file.n_bytes
+    else:
+        length = 0
+
+        def parts() -> Iterator[bytes]:
+            nonlocal length
+            for chunk in Stream(piece, reading):
+                length += len(chunk)
+                yield chunk.encode()
+
+        content = split_hash(parts())
+        if length:
+            yield content, length
+
+
+def _is_divisible(path: Path, n_bytes: int, reading: Reading) -> bool:
+    return (
+        n_bytes > LARGE and is_plain(path) and path.suffix.lower() not in COMPRESSED and is_utf8(path, reading.encoding)
+    )
+
+
+def _pieces(
+    found: list[Found],
+    files: tuple[SourceFile, ...],
+    reading: Reading,
+    size: int,
+    cut: Cut | None,
+    drop_duplicates: bool,
+) -> tuple[list[Piece], int]:
+    """The files, cut where they are larger than `size`, and how many large ones are another's copies."""
+    pieces: list[Piece] = []
+    seen: set[str] = set()
+    n_duplicates = 0
+    for (path, named), file in zip(found, files, strict=True):
+        if cut is not None and _is_divisible(path, file.n_bytes, reading):
+            known = fingerprint(path)
+            if drop_duplicates and known in seen:
+                n_duplicates += 1
+                continue
+            seen.add(known)
+            pieces += _large(path, named, file.n_bytes, known, reading, size, cut)
+            continue
+        parts = [WHOLE]
+        if file.n_bytes > size and not is_plain(path):
+            try:
+                parts = divide(path, size, reading.text_field, reading.encoding)
+            except DataError:
+                if not reading.skip_bad:
+                    raise
+        in_groups = inner_suffix(path) in PARQUET
+        for part in parts:
+            length = file.n_bytes // len(parts) if in_groups else _length(part, file.n_bytes)
+            pieces.append(Piece(file.path, part, length, named))
+    return pieces, n_duplicates
+
+
+def _large(path: Path, named: bool, n_bytes: int, known: str, reading: Reading, size: int, cut: Cut) -> Iterator[Piece]:
+    """A plain file in pieces, which one side gets whole, or one of them the tail."""
+    with read_errors(path), open(path, "rb") as file:
+        if b"\0" in file.read(8192):  # binary: whoever reads it will say so
+            yield Piece(str(path), WHOLE, n_bytes, named)
+            return
+    if reading.by_document:
+        tail = 0 if split_hash([known.encode()]) < hash_bound(reading.fraction) else n_bytes
+    else:
+        tail = next_cut(path, round(n_bytes * (1 - reading.fraction)), cut) or n_bytes
+    starts = {part.start for part in divide(path, size, reading.text_field, reading.encoding, cut)}
+    starts |= {tail} - {n_bytes}
+    ordered = sorted(starts)
+    for start, stop in zip(ordered, [*ordered[1:], None], strict=True):
+        part = Part(start, stop)
+        split = VALIDATION if start >= tail else TRAIN
+        yield Piece(str(path), part, _length(part, n_bytes), named, split, begins=start in (0, tail))
+
+
+def _length(part: Part, n_bytes: int) -> int:
+    return (n_bytes if part.stop is None else part.stop) - part.start
+
+
+def _units(pieces: list[Piece], size: int) -> Iterator[Unit]:
+    """Pieces one after the other until they are `size` bytes."""
+    unit: list[Piece] = []
+    n_bytes = 0
+    for piece in pieces:
+        unit.append(piece)
+        path = Path(piece.path)
+        packed = path.suffix.lower() in COMPRESSED or inner_suffix(path) in PARQUET
+        n_bytes += piece.n_bytes * (EXPANDED if packed else 1)
+        if n_bytes >= size:
+            yield tuple(unit)
+            unit, n_bytes = [], 0
+    if unit:
+        yield tuple(unit)

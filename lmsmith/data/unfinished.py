@@ -1,0 +1,76 @@
+"""`DIR.partial`: a folder that is being prepared, by one process at a time, with one set of settings.
+
+    with begun(partial, settings):
+        ...                         # partial/work/units is there; what an earlier, killed process did as well
+
+It stays when the block ends, well or not; whoever finishes it gives it its name.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lmsmith import atomic
+from lmsmith.errors import ConfigError, DataError, StorageError
+
+
+@contextlib.contextmanager
+def begun(partial: Path, settings: dict[str, Any]) -> Iterator[None]:
+    """Raises ConfigError or DataError where `partial` was begun with other settings, StorageError where it is locked.
+
+    `settings["plan"]` is a digest of the sources.
+    """
+    work = partial / "work"
+    settings_file = work / "settings.json"
+    try:
+        if partial.exists() and not settings_file.exists():
+            shutil.rmtree(partial)  # its process was killed before it had begun or after it was done
+        (work / "units").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(atomic.explain(error, partial)) from error
+    with _locked(work / "lock", partial):
+        if settings_file.exists():
+            _check_same(partial, json.loads(settings_file.read_text(encoding="utf-8")), settings)
+        atomic.write(settings_file, json.dumps(settings))
+        for leftover in (work / "units").glob(".*"):  # of processes that were killed
+            leftover.unlink(missing_ok=True)
+        try:
+            yield
+        except StorageError as error:
+            raise StorageError(f"{error} What is done is kept: the same command goes on from there.") from error
+
+
+def _check_same(partial: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    changed = [name for name in now if before.get(name) != now[name] and name != "plan"]
+    if changed:
+        told = "; ".join(f"{name} was {before.get(name)!r} and is {now[name]!r}" for name in changed)
+        raise ConfigError(
+            f"{partial} was begun with other settings: {told}. Give the same ones to go on, or remove it to begin anew."
+        )
+    if before["plan"] != now["plan"]:
+        raise DataError(
+            f"the sources are not those that {partial} was begun with: files came, went or changed. Remove it to begin "
+            "anew."
+        )
+
+
+@contextlib.contextmanager
+def _locked(path: Path, partial: Path) -> Iterator[None]:
+    """Held by one process; the system lets go of it when that is killed."""
+    with path.open("a+b") as file:
+        try:
+            if os.name == "nt":
+                import msvcrt
+
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+            else:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StorageError(f"another process is at work in {partial}: wait, or choose another place.") from error
+        yield
