@@ -27,7 +27,9 @@ def add(verbs: Verbs) -> None:
         "lmsmith train demo/stories.jsonl --minutes 1 --out demo/mine",
         usage="lmsmith train SOURCE... [--minutes M] [--out RUN] [--SETTING VALUE]...",
     )
-    train.add_argument("source", nargs="+", metavar="SOURCE", help="text files, folders, globs, corpora by name; or a recipe.toml")
+    train.add_argument(
+        "source", nargs="+", metavar="SOURCE", help="text files, folders, globs, corpora by name; or a recipe.toml"
+    )
     add_settings(train)
 
     resume = verbs.verb(
