@@ -1,16 +1,18 @@
-"""Verbs of data: data list, download."""
+"""Verbs of data: data list, download, inspect."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 
 from lmsmith.cli.console import Progress
 from lmsmith.cli.grammar import Verbs, at_least_one
+from lmsmith.errors import DataError, UsageError
 
 KINDS = {"text": "text to learn from", "shards": "token shards", "tasks": "tasks to evaluate on"}
 
@@ -27,6 +29,23 @@ def add(verbs: Verbs) -> None:
     download.add_argument("name", metavar="NAME", help="as `lmsmith data list` shows it")
     download.add_argument("--out", type=Path, metavar="DIR", help="(NAME in $LMSMITH_DATA or ~/.cache/lmsmith/corpora)")
     download.add_argument("--files", type=at_least_one, default=0, metavar="N", help="only the first N files (all)")
+
+    inspect = verbs.verb(
+        "data inspect",
+        _inspect,
+        "what a folder of token shards holds, or what a run has seen of its text",
+        "lmsmith data inspect demo/run-1/tokens",
+        usage="lmsmith data inspect DIR|SHARD [--verify]\n       lmsmith data inspect --exposure RUN",
+    )
+    inspect.add_argument("place", nargs="?", type=Path, metavar="DIR|SHARD", help="a folder of shards, or one of them")
+    inspect.add_argument("--verify", action="store_true", help="read all of it: hashes, ids, documents")
+    inspect.add_argument(
+        "--tokenizer", metavar="WHICH", help="what made the shards, where nobody says it: gpt2, a folder or file"
+    )
+    inspect.add_argument(
+        "--exposure", type=Path, metavar="RUN", help="which share of its training tokens a run has seen how often"
+    )
+    inspect.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _list(options: argparse.Namespace, console: Console, started: float) -> int:
@@ -91,4 +110,62 @@ def _download(options: argparse.Namespace, console: Console, started: float) -> 
     if corpus.kind == "text":
         source = corpus.name if options.out is None else str(options.out)
         console.print(f"try      lmsmith train {shlex.quote(source)} --minutes 10")
+    return 0
+
+
+def _inspect(options: argparse.Namespace, console: Console, started: float) -> int:
+    if (options.place is None) == (options.exposure is None):
+        raise UsageError("name either a folder of shards, or a run behind --exposure.")
+    if options.exposure is not None:
+        return _exposure(options, console)
+    from rich.table import Table
+
+    from lmsmith.data.audit import inspect
+    from lmsmith.text.files import plural
+    from lmsmith.tokens.files import load_tokenizer
+
+    tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else None
+    with Progress(console) as tell:
+        found = inspect(options.place, tokenizer, verify=options.verify, tell=tell)
+    if options.json:
+        print(json.dumps(asdict(found), ensure_ascii=False, default=str))
+        return 1 if found.problems else 0
+    console.print(f"{found.place}: {found.source}\ntokenizer  {found.tokenizer}")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head in ("split", "shards", "tokens", "bits", "documents", "bytes of text", "a token"):
+        table.add_column(head, justify="left" if head == "split" else "right", no_wrap=True)
+    for split in found.splits:
+        counts = ("?" if count is None else f"{count:,}" for count in (split.n_documents, split.n_bytes))
+        each = f"{split.n_bytes / split.n_tokens:.2f} bytes" if split.n_bytes and split.n_tokens else "?"
+        table.add_row(split.name, f"{len(split.shards):,}", f"{split.n_tokens:,}", f"{split.bits}", *counts, each)
+    console.print(table, soft_wrap=False)
+    for split in found.splits:
+        console.print(f"{split.name} begins  {split.begins!r}")
+    for note in found.notes:
+        console.print(f"note  {note}")
+    for problem in found.problems:
+        console.print(f"wrong  {problem}", style="red")
+    if found.problems:
+        raise DataError(
+            f"{found.place} is not right ({plural(len(found.problems), 'problem')}): copy or prepare it again."
+        )
+    if options.verify:
+        console.print("verified: every byte is as the manifest says" if found.prepared else "verified: ids and lengths")
+    return 0
+
+
+def _exposure(options: argparse.Namespace, console: Console) -> int:
+    from lmsmith.train.run import exposure_of
+
+    steps, sources = exposure_of(options.exposure)
+    if options.json:
+        print(json.dumps({"steps": steps, "sources": {name: asdict(found) for name, found in sources}}))
+        return 0
+    console.print(f"{options.exposure}: after {steps:,} steps")
+    for name, found in sources:
+        console.print(f"{name}: {found.n_tokens:,} tokens, {found.n_epochs:.3g} epochs")
+        for times, n_tokens in enumerate(found.times):
+            if n_tokens:
+                seen = "never seen" if not times else "seen once" if times == 1 else f"seen {times:,} times"
+                console.print(f"  {n_tokens / found.n_tokens:9.4%}  {seen}")
     return 0

@@ -105,6 +105,11 @@ def find_ready(source: str) -> Path | None:
 def open_ready(folder: Path) -> Ready:
     """What there is in a folder of shards. Raises DataError where shards are missing."""
     folder = folder.absolute()
+    if folder.name.endswith(".partial") and (folder / "work").is_dir():
+        raise DataError(
+            f"{folder} is being prepared, or was left before the end: `lmsmith data prepare` with the same settings "
+            f"goes on, and makes {folder.with_suffix('')} of it."
+        )
     if (folder / manifest.FILE_NAME).is_file():
         found = read_manifest(folder)
         train, validation = (

@@ -39,10 +39,12 @@ from torch import nn
 
 from lmsmith.data.batches import IGNORED
 from lmsmith.data.rows import document_bounds
+from lmsmith.data.shards import Shards
 from lmsmith.errors import ConfigError, DataError
 from lmsmith.models.interface import LanguageModel
 
 Batch = TypeVar("Batch")
+Ids = npt.NDArray[np.unsignedinteger[Any]] | Shards
 
 _LOGIT_BYTES = 64 * 2**20
 _TOKENS_AT_ONCE = 64 * 2**10
@@ -85,7 +87,7 @@ class Score:
 
 def score_ids(
     model: nn.Module,
-    ids: npt.NDArray[np.unsignedinteger[Any]],
+    ids: Ids,
     *,
     n_bytes: int,
     n_unknown: int = 0,
@@ -96,7 +98,7 @@ def score_ids(
     boundary: int | None = None,
     share: tuple[int, int] = (0, 1),
 ) -> Score:
-    """The score of a text as ids (an array or memory map; only a batch of it is ever copied).
+    """The score of a text as ids (an array, a memory map or shards; only a batch of it is ever copied).
 
     `first_given` says that ids[0] is an end-of-text token put before the text: context, neither counted nor charged.
     `rows_per_batch` windows are read at once; by default as many as keep the logits within 64 MiB and the batch within
@@ -157,25 +159,25 @@ def device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu")
 
 
-def _windows(
-    ids: npt.NDArray[np.unsignedinteger[Any]], T: int, stride: int, rows: int
-) -> Iterator[tuple[npt.NDArray[np.int64], int]]:
+def _windows(ids: Ids, T: int, stride: int, rows: int) -> Iterator[tuple[npt.NDArray[np.int64], int]]:
     """Batches of windows (rows, T + 1), inputs and the token after; and how many first targets of each do not count."""
     start = n_predicted = 0
     if len(ids) > T:
         if stride < T:  # what no window but the first predicts
             yield np.asarray(ids[: T - stride + 1], dtype=np.int64)[None], 0
-        whole = np.lib.stride_tricks.sliding_window_view(ids, T + 1)[::stride]
-        for row in range(0, len(whole), rows):
-            yield whole[row : row + rows].astype(np.int64), T - stride
-        start = len(whole) * stride
+        n_whole = 1 + (len(ids) - T - 1) // stride
+        for row in range(0, n_whole, rows):
+            last = min(row + rows, n_whole) - 1
+            near = ids[row * stride : last * stride + T + 1]
+            yield np.lib.stride_tricks.sliding_window_view(near, T + 1)[::stride].astype(np.int64), T - stride
+        start = n_whole * stride
         n_predicted = start + T - stride
     if n_predicted < len(ids) - 1:
         yield np.asarray(ids[start:], dtype=np.int64)[None], n_predicted - start
 
 
 def _document_windows(
-    ids: npt.NDArray[np.unsignedinteger[Any]], boundary: int, T: int, stride: int, n_tokens: int
+    ids: Ids, boundary: int, T: int, stride: int, n_tokens: int
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
     """Windows of each document, the longest first, in batches of up to `n_tokens` with their padding.
 

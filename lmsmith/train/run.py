@@ -18,10 +18,11 @@ from typing import Any
 from torch import Tensor
 
 from lmsmith import atomic
-from lmsmith.checkpoint import load_model
+from lmsmith.checkpoint import available, load_model
 from lmsmith.config import ModelConfig, RunConfig, flatten, read_toml
+from lmsmith.data.exposure import Exposure, exposure
 from lmsmith.data.gather import load
-from lmsmith.data.packing import boundary_of
+from lmsmith.data.packing import batches_of, boundary_of
 from lmsmith.data.prepare import Corpus
 from lmsmith.errors import CheckpointError, DataError, StorageError, UsageError
 from lmsmith.evaluate.likelihood import Score, score_ids
@@ -95,6 +96,18 @@ def open_run(place: Path) -> tuple[RunConfig, Corpus]:
             else f"{place} is not a run: it has no config.toml. Name the folder that `lmsmith train` said it wrote."
         )
     return RunConfig().changed(read_toml(config), where=str(config)), load(place / "tokens")
+
+
+def exposure_of(place: Path) -> tuple[int, list[tuple[str, Exposure]]]:
+    """How many steps a run has made, and which share of each of its sources they have seen how often.
+
+    Raises UsageError where there is no run, CheckpointError where its shards have changed.
+    """
+    config, corpus = open_run(place)
+    steps = [summary_of(place).get("steps") or 0, *available(place)]  # after a kill the summary may be the older one
+    found = exposure(batches_of(config, corpus.train, corpus.tokenizer), max(steps))
+    names = config.data.paths if config.data.source else [", ".join(config.data.paths)]
+    return max(steps), list(zip(names, found, strict=True))
 
 
 def summary_of(place: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lmsmith.config import ModelConfig
+from lmsmith.data.shards import Shards
 from lmsmith.errors import ConfigError, DataError
 from lmsmith.evaluate.likelihood import Score, score_ids
 from lmsmith.models.gpt import GPT
@@ -71,6 +72,15 @@ def test_equals_a_plain_loop_over_tokens(length: int, stride: int | None, rows: 
         assert given.nats == pytest.approx(math.fsum(nats), rel=1e-6)
         assert given.n_tokens == length - 1
     assert model.training
+
+
+@pytest.mark.parametrize("boundary", [None, 0])
+@pytest.mark.parametrize("stride", [None, 5])
+def test_shards_are_scored_as_one_array(stride: int | None, boundary: int | None) -> None:
+    model, ids = Counting().eval(), np.random.default_rng(0).integers(0, V, 100).astype(np.uint16)
+    shards = Shards([ids[:3], ids[3:50], ids[50:51], ids[51:]], vocab_size=V)
+    options = {"n_bytes": 50, "stride": stride, "boundary": boundary}
+    assert score_ids(model, shards, **options) == score_ids(model, ids, **options)
 
 
 @pytest.mark.parametrize("stride", [None, 5, 1])

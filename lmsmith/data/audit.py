@@ -1,0 +1,152 @@
+"""What a folder of token shards or a single shard holds, and, on request, whether it is what it should be.
+
+Counts come from the manifest, where there is one, and from the shards' headers, which are always looked at. `verify`
+reads every byte: hashes against the manifest, ids against the vocabulary, ends of text against the number of documents.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from lmsmith.data.manifest import FILE_NAME, SPLITS, ShardRecord
+from lmsmith.data.ready import Ready, open_ready
+from lmsmith.data.shards import Shards, check_ids, read_shard
+from lmsmith.errors import DataError, TokenizerError
+from lmsmith.text.files import plural
+from lmsmith.tokens.tokenizer import Tokenizer
+
+N_FIRST = 64
+"""Tokens shown of the beginning of a split."""
+
+_BLOCK = 2**22  # bytes hashed, ids looked at at once
+
+Tell = Callable[[str, int, int], None]
+"""Called with what is done, how many bytes, of how many."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Shards that belong together. None: nobody has said it. `begins`: the first tokens' text, else their ids."""
+
+    name: str
+    shards: tuple[Path, ...]
+    n_tokens: int
+    bits: int
+    begins: str
+    n_documents: int | None = None
+    n_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """What was found. `tokenizer` and `source` are for a person to read; `problems` are what `verify` found."""
+
+    place: Path
+    prepared: bool
+    source: str
+    tokenizer: str
+    splits: tuple[Split, ...]
+    notes: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+def inspect(
+    place: Path,
+    tokenizer: Tokenizer | None = None,
+    *,
+    verify: bool = False,
+    tell: Tell = lambda task, done, total: None,
+) -> Inspected:
+    """Looks at a folder of shards or at one shard. `tokenizer`: what made them, where it is not said there.
+
+    Raises DataError for what is no shard, cut short or missing; with `verify` damaged content is told in `problems`.
+    """
+    if not place.exists():
+        raise DataError(f"there is no {place}: name a folder of shards, or one shard.")
+    ready = open_ready(place) if place.is_dir() else _only(place)
+    made = ready.manifest.tokenizer if ready.manifest else None
+    if tokenizer and made and tokenizer.fingerprint != made.fingerprint:
+        raise TokenizerError(
+            f"{place} was made with another tokenizer ({made.kind}, {made.vocab_size:,} ids) than the one named "
+            f"({tokenizer.kind}, {tokenizer.vocab_size:,} ids)."
+        )
+    own = tokenizer or ready.own_tokenizer()
+    splits, problems = [], []
+    n_bytes, done = sum(path.stat().st_size for path in (*ready.train, *ready.validation)), 0
+    for name, paths in zip(SPLITS, (ready.train, ready.validation), strict=True):
+        ids = Shards.open(paths)
+        records = {shard.file: shard for shard in ready.manifest.splits[name].shards} if ready.manifest else {}
+        problems += [
+            f"{path} has {n_tokens:,} tokens, and the manifest says {records[path.name].n_tokens:,}."
+            for path, n_tokens in zip(paths, ids.lengths, strict=True)
+            if records and n_tokens != records[path.name].n_tokens
+        ]
+        splits.append(
+            Split(
+                name,
+                paths,
+                len(ids),
+                8 * ids[:1].dtype.itemsize,
+                _begins(ids, own),
+                sum(records[path.name].n_documents for path in paths) if records else None,
+                sum(records[path.name].n_bytes for path in paths) if records else None,
+            )
+        )
+        for path in paths if verify else ():
+            tell(f"verifying {path.name}", done, n_bytes)
+            problems += _problems(path, records.get(path.name), own)
+            done += path.stat().st_size
+    source, said = "shards from elsewhere, without a manifest", "nobody says which"
+    if ready.manifest and made:
+        source = f"prepared by lmsmith from {plural(len(ready.manifest.sources), 'file')}"
+        said = f"{made.kind}, {made.vocab_size:,} ids, {made.fingerprint[:16]}"
+    elif own:
+        said = f"{own.kind}, {own.vocab_size:,} ids; that it made these shards is taken on trust"
+    notes = ready.manifest.notes if ready.manifest else ()
+    return Inspected(
+        place, bool(made), source, said, tuple(split for split in splits if split.shards), notes, tuple(problems)
+    )
+
+
+def _only(shard: Path) -> Ready:
+    """One shard, and what its folder says of it."""
+    folder = shard.parent
+    if not (folder / FILE_NAME).is_file():
+        return Ready(folder, None, (shard,), ())
+    whole = open_ready(folder)
+    of = [tuple(path for path in paths if path.name == shard.name) for paths in (whole.train, whole.validation)]
+    return replace(whole, train=of[0], validation=of[1]) if any(of) else Ready(folder, None, (shard,), ())
+
+
+def _begins(ids: Shards, tokenizer: Tokenizer | None) -> str:
+    """The first tokens as text; as ids where no tokenizer is known, or some are none of its."""
+    first = ids[:N_FIRST]
+    if tokenizer is None or (first.size and first.max() >= tokenizer.vocab_size):
+        return " ".join(map(str, first[:16].tolist())) + (" ..." if len(first) > 16 else "")
+    return tokenizer.decode(first)
+
+
+def _problems(path: Path, record: ShardRecord | None, tokenizer: Tokenizer | None) -> Iterator[str]:
+    """What is wrong with one shard: its hash, ids beyond the vocabulary, the number of documents."""
+    if record is not None and (found := _sha256(path)) != record.sha256:
+        yield f"{path} has changed: its SHA-256 is {found}, and the manifest says {record.sha256}."
+    if tokenizer is None:
+        return
+    ids = read_shard(path)
+    try:
+        check_ids(ids, tokenizer.vocab_size, path)
+    except DataError as error:
+        yield str(error)
+    if record is not None and tokenizer.end_of_text is not None:
+        parts = (ids[start : start + _BLOCK] for start in range(0, len(ids), _BLOCK))
+        n_documents = sum(int(np.count_nonzero(part == tokenizer.end_of_text)) for part in parts)
+        if n_documents != record.n_documents:
+            yield f"{path} has {n_documents:,} ends of text, and the manifest says {record.n_documents:,} documents."
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
