@@ -17,7 +17,8 @@ from rich.console import Console
 
 from lmsmith import atomic
 from lmsmith.config import RunConfig, read_toml
-from lmsmith.data.prepare import Corpus, prepare
+from lmsmith.data.gather import gather
+from lmsmith.data.prepare import Corpus
 from lmsmith.errors import ConfigError, TrainingError, UsageError
 from lmsmith.evaluate.compressors import compressed_bits_per_byte
 from lmsmith.parallel.process import Ranks, joined, place_in_environment
@@ -54,8 +55,8 @@ def asked(sources: Sequence[str], changes: Mapping[str, Any]) -> tuple[RunConfig
     config = base.changed(_shape(base, wanted) | wanted, where=where)
     texts = tuple(source for source in sources if not source.endswith(".toml"))
     if texts:
-        config = replace(config, data=replace(config.data, sources=texts))
-    if not config.data.sources:
+        config = replace(config, data=replace(config.data, sources=texts, source=()))
+    if not config.data.paths:
         raise UsageError(
             f"the recipe {recipes[0]} names no text (data.sources): name text files beside it."
             if recipes
@@ -127,11 +128,11 @@ def _train(
     budget = config.train.minutes * 60 - CLOSING_SECONDS - reserve_seconds
 
     def fill(folder: Path) -> tuple[RunConfig, Corpus]:
-        corpus = prepare(config.data, config.tokenizer, folder / "tokens")
+        corpus = gather(config.data, config.tokenizer, folder / "tokens")
         for note in corpus.counts.notes:
             say(console, f"note     {note}", indent=9)
         spent = time.monotonic() - started
-        rest = budget - compress_seconds(corpus) - spent
+        rest = budget - compress_seconds(folder / "tokens") - spent
         if config.train.minutes and rest < LEAST_SECONDS:
             closing = config.train.minutes * 60 - rest - spent
             enough = math.ceil((spent + closing + 5 * LEAST_SECONDS) / 6) / 10
@@ -147,7 +148,7 @@ def _train(
     made: list[tuple[RunConfig, Corpus]] = []
 
     def make() -> str:
-        place = free_place(out, Path(config.data.sources[0]).name.split(".")[0])
+        place = free_place(out, Path(config.data.paths[0]).name.split(".")[0])
         made.append(create(place, fill))
         return str(place)
 
@@ -158,7 +159,7 @@ def _train(
             say(console, line, indent=9)
         training = _training(config, corpus, place, console, machine, ranks)
         if config.train.minutes:
-            training.deadline = started + budget - compress_seconds(corpus)
+            training.deadline = started + budget - compress_seconds(place / "tokens")
         return place, _finish(training, config)
 
 
@@ -188,8 +189,8 @@ def _resume(place: Path, console: Console, started: float, ranks: Ranks) -> dict
         else:
             say(console, f"{place} has no checkpoint yet: it begins at step 0")
         if config.train.minutes:
-            rest = config.train.minutes * 60 - CLOSING_SECONDS - compress_seconds(corpus) - training.so_far.wall_seconds
-            training.deadline = started + rest
+            closing = CLOSING_SECONDS + compress_seconds(place / "tokens")
+            training.deadline = started + config.train.minutes * 60 - closing - training.so_far.wall_seconds
         return _finish(training, config)
 
 
@@ -214,8 +215,9 @@ def _finish(training: Training, config: RunConfig) -> dict[str, Any]:
     summary, place = training.go(), training.run
     if not training.ranks.first:
         return summary
-    if summary["finished"] != "signal":
-        summary["baselines"] = compressed_bits_per_byte((place / "tokens" / "validation.txt").read_bytes())
+    text = place / "tokens" / "validation.txt"  # of ready shards it may be too large to have been written out
+    if summary["finished"] != "signal" and text.exists():
+        summary["baselines"] = compressed_bits_per_byte(text.read_bytes())
     if summary["finished"] == "time":  # what repeats this run without a clock
         steps = {"train.steps": summary["steps"]}
         atomic.write(place / "config.toml", config.changed(steps, where="the clock").to_toml())
@@ -249,6 +251,7 @@ def _memory_in_words() -> Iterator[None]:
         ) from error
 
 
-def compress_seconds(corpus: Corpus) -> float:
-    """About how long the compressors take on the validation text."""
-    return corpus.counts.n_val_bytes * COMPRESS_SECONDS_A_BYTE
+def compress_seconds(tokens: Path) -> float:
+    """About how long the compressors take on a run's validation text, if it has that as text."""
+    text = tokens / "validation.txt"
+    return text.stat().st_size * COMPRESS_SECONDS_A_BYTE if text.exists() else 0.0
