@@ -13,6 +13,10 @@ Where a model was trained on documents apart (`data.documents` packed or rows), 
 its windows to itself, and its first token, the end of the text before it, has nothing before it. All other tokens are
 predicted once, as above.
 
+A model whose context has no bound (n-grams, recurrent networks) has no windows: it reads the text as one, and its state
+is carried on. To be read faster the text is cut into up to 32 parts side by side; each part but the first begins with
+the 256 tokens before it, which do not count. For n-grams, which look at less, that changes nothing.
+
 The first token of a text has nothing before it. Where the tokenizer has an end-of-text token, the caller puts that one
 in front (`first_given`): it is context and costs nothing itself. Otherwise the first token is charged ln(vocab_size),
 as a uniform guess would be, so that the text's bytes are all paid for.
@@ -21,7 +25,9 @@ Bits per byte is nats / ln 2, and 8 bits for each byte that the tokenizer could 
 text. It does not depend on how the text was cut into tokens, so models with different tokenizers can be compared. A
 uniform model over bytes scores 8.
 
-Logits are float32; cross-entropies are summed in float64.
+A token that a model holds impossible makes perplexity and bits infinite; how many there were is counted.
+
+Logits are float32 or better; log-probabilities are summed in float64.
 """
 
 import itertools
@@ -29,26 +35,26 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from lmsmith.data.batches import IGNORED
 from lmsmith.data.rows import document_bounds
 from lmsmith.data.shards import Shards
 from lmsmith.errors import ConfigError, DataError
 from lmsmith.models.interface import LanguageModel
 
-Batch = TypeVar("Batch")
 Ids = npt.NDArray[np.unsignedinteger[Any]] | Shards
+Batch = tuple[npt.NDArray[np.int64], int | npt.NDArray[np.bool_]]
+"""Windows (rows, N), and which targets count: those behind the first so many tokens, or by a mask (rows, N - 1)."""
 
 _LOGIT_BYTES = 64 * 2**20
 _TOKENS_AT_ONCE = 64 * 2**10
 _TOKENS_AT_ONCE_CPU = 4 * 2**10  # a small model's activations stay in the cache: a fifth faster than 16,384
+_PARTS, _LEAST_PART, _WARM_UP = 32, 2048, 256  # of a text that is read as one: how many; tokens
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,7 @@ class Score:
     n_bytes: int
     n_unknown: int = 0
     n_unknown_bytes: int = 0
+    n_impossible: int = 0  # tokens whose probability is zero
 
     @property
     def nats_per_token(self) -> float:
@@ -82,11 +89,12 @@ class Score:
             "n_tokens": self.n_tokens,
             "n_bytes": self.n_bytes,
             "n_unknown": self.n_unknown,
+            "n_impossible": self.n_impossible,
         }
 
 
 def score_ids(
-    model: nn.Module,
+    model: LanguageModel,
     ids: Ids,
     *,
     n_bytes: int,
@@ -107,28 +115,40 @@ def score_ids(
     others' to be added; all processes call the model equally often. Dropout is off, and the model's training mode is
     restored. Raises DataError for a text without tokens, ConfigError for a stride outside 1 .. context_length.
     """
-    config: Any = model.config
-    T, V = config.context_length, config.vocab_size
-    stride = T if stride is None else stride
-    if not 1 <= stride <= T:
+    T, V = model.context_length, model.vocab_size
+    if stride is not None and T is None:
+        raise ConfigError("this model reads a text as one, not in windows that could have a stride: leave it out.")
+    if stride is not None and T is not None and not 1 <= stride <= T:
         raise ConfigError(f"stride = {stride}: wanted 1 to the model's context length, {T}.")
     if n_bytes < 1 or len(ids) < 1 + first_given:
         raise DataError(f"nothing to score: the text has {n_bytes} bytes and {len(ids)} tokens.")
-    if rows_per_batch is None:
-        n_tokens = _TOKENS_AT_ONCE_CPU if device_of(model).type == "cpu" else _TOKENS_AT_ONCE
-        rows_per_batch = max(1, min(_LOGIT_BYTES // (4 * V * T), n_tokens // T))
-
-    nats = 0.0 if first_given or share[0] else math.log(V)
+    n_tokens = _TOKENS_AT_ONCE_CPU if model.device.type == "cpu" else _TOKENS_AT_ONCE
+    width = T or len(ids)
+    rows = rows_per_batch or max(1, min(_LOGIT_BYTES // (4 * V * width), n_tokens // width))
+    costs: Iterator[tuple[float, int]]
     with inference(model):
-        if boundary is None:
-            for (windows, n_seen), counts in _shared(_windows(ids, T, stride, rows_per_batch), *share):
-                nats += _nats(model, windows, n_seen) * counts
+        if boundary is not None:
+            batches = _document_windows(ids, boundary, width, stride or width, rows * width)
+            costs = (_cost(model, batch, counts) for batch, counts in _shared(batches, *share))
+        elif T is not None:
+            batches = _windows(ids, T, stride or T, rows)
+            costs = (_cost(model, batch, counts) for batch, counts in _shared(batches, *share))
         else:
-            for (inputs, targets), counts in _shared(
-                _document_windows(ids, boundary, T, stride, rows_per_batch * T), *share
-            ):
-                nats += _nats_of(model, inputs, targets) * counts
-    return Score(nats, len(ids) - first_given, n_bytes, n_unknown, n_unknown_bytes)
+            costs = _costs_as_one(model, ids, min(n_tokens, _LOGIT_BYTES // (4 * V)), counts=share[0] == 0)
+        nats, n_impossible = 0.0 if first_given or share[0] else math.log(V), 0
+        for more, n_more in costs:
+            nats, n_impossible = nats + more, n_impossible + n_more
+    return Score(nats, len(ids) - first_given, n_bytes, n_unknown, n_unknown_bytes, n_impossible)
+
+
+def _cost(model: LanguageModel, batch: Batch, counts: bool = True, state: Any = None) -> tuple[float, int]:
+    """Nats of the targets that count, and how many of these are impossible."""
+    windows, which = batch
+    n_given = which if isinstance(which, int) else 1
+    found = model.log_probabilities(torch.from_numpy(windows).to(model.device), n_given, state).cpu()
+    if not isinstance(which, int):
+        found = found[torch.from_numpy(which)]
+    return (-float(found.sum(dtype=torch.float64)), int(found.isneginf().sum())) if counts else (0.0, 0)
 
 
 def _shared(batches: Iterator[Batch], rank: int, world: int) -> Iterator[tuple[Batch, bool]]:
@@ -152,37 +172,25 @@ def inference(model: LanguageModel | nn.Module) -> Iterator[None]:
             in_training.train()
 
 
-def device_of(model: nn.Module) -> torch.device:
-    """Where the model's tensors lie; the CPU for a model without any."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        return tensor.device
-    return torch.device("cpu")
-
-
-def _windows(ids: Ids, T: int, stride: int, rows: int) -> Iterator[tuple[npt.NDArray[np.int64], int]]:
-    """Batches of windows (rows, T + 1), inputs and the token after; and how many first targets of each do not count."""
+def _windows(ids: Ids, T: int, stride: int, rows: int) -> Iterator[Batch]:
+    """Batches of windows (rows, T + 1), inputs and the token after."""
     start = n_predicted = 0
     if len(ids) > T:
         if stride < T:  # what no window but the first predicts
-            yield np.asarray(ids[: T - stride + 1], dtype=np.int64)[None], 0
+            yield np.asarray(ids[: T - stride + 1], dtype=np.int64)[None], 1
         n_whole = 1 + (len(ids) - T - 1) // stride
         for row in range(0, n_whole, rows):
             last = min(row + rows, n_whole) - 1
             near = ids[row * stride : last * stride + T + 1]
-            yield np.lib.stride_tricks.sliding_window_view(near, T + 1)[::stride].astype(np.int64), T - stride
+            yield np.lib.stride_tricks.sliding_window_view(near, T + 1)[::stride].astype(np.int64), 1 + T - stride
         start = n_whole * stride
         n_predicted = start + T - stride
     if n_predicted < len(ids) - 1:
-        yield np.asarray(ids[start:], dtype=np.int64)[None], n_predicted - start
+        yield np.asarray(ids[start:], dtype=np.int64)[None], 1 + n_predicted - start
 
 
-def _document_windows(
-    ids: Ids, boundary: int, T: int, stride: int, n_tokens: int
-) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """Windows of each document, the longest first, in batches of up to `n_tokens` with their padding.
-
-    Inputs and targets, the latter IGNORED where an earlier window has predicted them and in padding.
-    """
+def _document_windows(ids: Ids, boundary: int, T: int, stride: int, n_tokens: int) -> Iterator[Batch]:
+    """Windows of each document, the longest first, in batches of up to `n_tokens` with their padding, which is zero."""
     windows = []  # from where, how many, and how many first targets do not count
     for begin, n in zip(*(found.tolist() for found in document_bounds(ids, boundary)), strict=True):
         done = 0
@@ -195,23 +203,24 @@ def _document_windows(
     while windows:
         width = windows[0][1]
         batch, windows = windows[: max(1, n_tokens // width)], windows[max(1, n_tokens // width) :]
-        inputs = np.zeros((len(batch), width), np.int64)
-        targets = np.full((len(batch), width), IGNORED, np.int64)
+        padded, counted = np.zeros((len(batch), width + 1), np.int64), np.zeros((len(batch), width), np.bool_)
         for row, (start, n, n_seen) in enumerate(batch):
-            inputs[row, :n] = ids[start : start + n]
-            targets[row, n_seen:n] = ids[start + n_seen + 1 : start + n + 1]
-        yield inputs, targets
+            padded[row, : n + 1] = ids[start : start + n + 1]
+            counted[row, n_seen:n] = True
+        yield padded, counted
 
 
-def _nats_of(model: nn.Module, inputs: npt.NDArray[np.int64], targets: npt.NDArray[np.int64]) -> float:
-    x, y = (torch.from_numpy(part).to(device_of(model)) for part in (inputs, targets))
-    logits = model(x).float()  # (B, T, V)
-    losses = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none", ignore_index=IGNORED)
-    return float(losses.cpu().sum(dtype=torch.float64))
-
-
-def _nats(model: nn.Module, windows: npt.NDArray[np.int64], n_seen: int) -> float:
-    ids = torch.from_numpy(windows).to(device_of(model))
-    logits = model(ids[:, :-1])[:, n_seen:].float()  # (B, T, V)
-    losses = F.cross_entropy(logits.flatten(0, 1), ids[:, 1 + n_seen :].flatten(), reduction="none")
-    return float(losses.cpu().sum(dtype=torch.float64))
+def _costs_as_one(model: LanguageModel, ids: Ids, n_tokens: int, counts: bool) -> Iterator[tuple[float, int]]:
+    """What ids[1:] cost, read as one: in parts side by side, `n_tokens` of all of them at a time."""
+    n = len(ids) - 1
+    n_parts = max(1, min(_PARTS, n // _LEAST_PART))
+    size, at_once = -(-n // n_parts), max(1, n_tokens // n_parts)
+    width = min(n, size + _WARM_UP)
+    first = np.arange(n_parts)[:, None] * size  # the first target of each part that counts
+    begin = np.clip(first - _WARM_UP, 0, n - width)
+    state = model.new_state(n_parts)
+    for start in range(0, width, at_once):
+        end = min(width, start + at_once)
+        windows = np.stack([np.asarray(ids[at + start : at + end + 1], dtype=np.int64) for at in begin[:, 0].tolist()])
+        targets = begin + np.arange(start, end)
+        yield _cost(model, (windows, (targets >= first) & (targets < first + size)), counts, state)

@@ -112,8 +112,12 @@ class NeuralModel(nn.Module, ABC):
     def log_probabilities(
         self, ids: Int[Tensor, "B N"], n_given: int = 1, state: Any = None
     ) -> Float[Tensor, "B N-{n_given}"]:
-        logits = self.logits(self.hidden(ids[:, :-1], state)[:, n_given - 1 :])
-        return -F.cross_entropy(logits.transpose(1, 2), ids[:, n_given:], reduction="none")
+        logits, targets = self.logits(self.hidden(ids[:, :-1], state)[:, n_given - 1 :]), ids[:, n_given:]
+        return -F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
+
+    def parts(self) -> dict[str, list[int]]:
+        """Of the matrices that are several linear maps in one: how many rows each of these has."""
+        return {}
 
     def n_parameters(self) -> int:
         """Learnt numbers; a tied head is counted once."""

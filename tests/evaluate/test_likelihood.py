@@ -14,11 +14,27 @@ from lmsmith.data.shards import Shards
 from lmsmith.errors import ConfigError, DataError
 from lmsmith.evaluate.likelihood import Score, score_ids
 from lmsmith.models.gpt import GPT
+from lmsmith.models.interface import NeuralModel
+from lmsmith.models.ngram import Ngram
+from lmsmith.models.rnn import RNN
 
 V, T = 13, 8
 
 
-class Counting(nn.Module):
+class FromLogits(NeuralModel):
+    """A model whose `hidden` is its logits."""
+
+    head_weight = property(lambda self: torch.eye(self.vocab_size))  # type: ignore[assignment]
+
+    def new_state(self, batch_size: int) -> None: ...
+
+    def initialise(self, generator: torch.Generator) -> None: ...
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return hidden
+
+
+class Counting(FromLogits):
     """Logits depend on all of the window so far, so that a wrong window shows."""
 
     def __init__(self, vocab_size: int = V, context_length: int = T) -> None:
@@ -29,19 +45,19 @@ class Counting(nn.Module):
         self.dropout = nn.Dropout(0.5)
         self.calls: list[tuple[int, int]] = []
 
-    def forward(self, ids: Tensor, state: None = None) -> Tensor:
+    def hidden(self, ids: Tensor, state: None = None, documents: None = None) -> Tensor:
         assert ids.dtype == torch.int64
         assert ids.shape[1] <= self.config.context_length
         self.calls.append(tuple(ids.shape))
         return self.dropout(self.weight[ids].cumsum(dim=1))
 
 
-class Uniform(nn.Module):
+class Uniform(FromLogits):
     def __init__(self, vocab_size: int) -> None:
         super().__init__()
         self.config = SimpleNamespace(context_length=64, vocab_size=vocab_size)
 
-    def forward(self, ids: Tensor, state: None = None) -> Tensor:
+    def hidden(self, ids: Tensor, state: None = None, documents: None = None) -> Tensor:
         return torch.zeros(*ids.shape, self.config.vocab_size)
 
 
@@ -158,6 +174,48 @@ def test_the_transformer(positions: str) -> None:
         nats -= logits.log_softmax(-1)[ids[target]].item()
     assert score_ids(model, ids, n_bytes=50, first_given=True).nats == pytest.approx(nats, rel=1e-5)
     model(torch.zeros(1, T, dtype=torch.int64)).sum().backward()  # scoring left nothing behind that training minds
+
+
+@pytest.mark.parametrize("length", [2, 9, 100, 101, 255, 3000])
+@pytest.mark.parametrize("given", [False, True])
+def test_n_grams_cost_the_same_in_parts_side_by_side(monkeypatch: pytest.MonkeyPatch, length: int, given: bool) -> None:
+    ids = np.random.default_rng(0).integers(0, V, 3000).astype(np.uint16)
+    model = Ngram.learn(ModelConfig(kind="ngram", vocab_size=V, ngram_order=4), ids[:2000])
+    text = ids[::-1][:length].copy()
+    whole = -float(model.log_probabilities(torch.from_numpy(text.astype(np.int64))[None]).sum())
+    monkeypatch.setattr("lmsmith.evaluate.likelihood._WARM_UP", 3)
+    for least_part, n_tokens in ((10**9, 4096), (7, 4096), (20, 64), (1, 32)):
+        monkeypatch.setattr("lmsmith.evaluate.likelihood._LEAST_PART", least_part)
+        monkeypatch.setattr("lmsmith.evaluate.likelihood._TOKENS_AT_ONCE_CPU", n_tokens)
+        score = score_ids(model, text, n_bytes=1, first_given=given)
+        assert score.nats == pytest.approx(whole + (0 if given else math.log(V)), rel=1e-12)
+        assert (score.n_tokens, score.n_impossible) == (length - given, 0)
+
+
+def test_recurrent_networks_read_on_from_a_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = RNN(ModelConfig(kind="rnn", cell="gru", n_layer=1, d_model=8, context_length=4, vocab_size=V)).double()
+    for weight in model.parameters():
+        weight.data.normal_(0, 0.5, generator=torch.Generator().manual_seed(weight.numel()))
+    ids = torch.from_numpy(np.random.default_rng(0).integers(0, V, 101))
+    monkeypatch.setattr("lmsmith.evaluate.likelihood._LEAST_PART", 30)
+    monkeypatch.setattr("lmsmith.evaluate.likelihood._WARM_UP", 10)
+    wanted = 0.0
+    for first in (0, 34, 68):  # three parts of 34 targets, the last one shorter and begun earlier
+        begin = {0: 0, 34: 24, 68: 56}[first]
+        found = model(ids[None, begin:-1])[0].log_softmax(-1).gather(1, ids[begin + 1 :, None])[:, 0]
+        wanted -= found[first - begin : first + 34 - begin].sum().item()
+    score = score_ids(model, ids.numpy().astype(np.uint16), n_bytes=1, first_given=True)
+    assert score.nats == pytest.approx(wanted, rel=1e-12)
+    with pytest.raises(ConfigError, match="stride"):
+        score_ids(model, np.zeros(9, np.uint16), n_bytes=9, stride=2)
+
+
+def test_what_is_impossible_is_counted() -> None:
+    text = np.array([0, 1, 2, 0, 1, 2, 0], np.uint16)
+    model = Ngram.learn(ModelConfig(kind="ngram", vocab_size=V, ngram_order=2, smoothing="mle"), text)
+    score = score_ids(model, np.array([0, 1, 1, 2, 5, 0, 1], np.uint16), n_bytes=7)
+    assert score.n_impossible == 3  # 1 after 1, 5 after 2, anything after 5
+    assert score.perplexity == score.bits_per_byte == math.inf
 
 
 def test_what_a_score_says() -> None:
