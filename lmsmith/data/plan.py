@@ -30,8 +30,10 @@ from lmsmith.text.files import (
     Counts,
     Part,
     inner_suffix,
+    open_bytes,
     read_errors,
     read_texts,
+    size_and_time,
 )
 from lmsmith.text.parts import Cut, divide, is_utf8, next_cut
 from lmsmith.text.sources import Found, find_files
@@ -106,8 +108,8 @@ def check_unchanged(plan: Plan) -> None:
     """Raises DataError for a file that is not as it was when the plan was made."""
     for file in plan.files:
         with read_errors(Path(file.path)):
-            now = Path(file.path).stat()
-        if (now.st_size, now.st_mtime_ns) != (file.n_bytes, file.changed):
+            now = size_and_time(Path(file.path))
+        if now != (file.n_bytes, file.changed):
             raise DataError(f"{file.path} changed while it was being prepared. Prepare it when nobody writes to it.")
 
 
@@ -116,13 +118,13 @@ def _measure(found: list[Found], reading: Reading) -> tuple[SourceFile, ...]:
     for path, _ in found:
         try:
             with read_errors(path):
-                known = path.stat()
+                known = size_and_time(path)
         except DataError:
             if not reading.skip_bad:
                 raise
             files.append(SourceFile(str(path), 0, 0))  # whoever reads it will say what is wrong
         else:
-            files.append(SourceFile(str(path), known.st_size, known.st_mtime_ns))
+            files.append(SourceFile(str(path), *known))
     return tuple(files)
 
 
@@ -219,7 +221,7 @@ def _pieces(
 
 def _large(path: Path, named: bool, n_bytes: int, known: str, reading: Reading, size: int, cut: Cut) -> Iterator[Piece]:
     """A plain file in pieces, which one side gets whole, or one of them the tail."""
-    with read_errors(path), open(path, "rb") as file:
+    with read_errors(path), open_bytes(path) as file:
         if b"\0" in file.read(8192):  # binary: whoever reads it will say so
             yield Piece(str(path), WHOLE, n_bytes, named)
             return

@@ -27,6 +27,7 @@ from lmsmith.text.files import (
     Part,
     Skip,
     inner_suffix,
+    open_bytes,
     read_chunks,
     read_errors,
     read_texts,
@@ -139,7 +140,7 @@ def read_unit(unit: Unit, reading: Reading, counts: Counts, skip: Skip | None = 
 
 def fingerprint(path: Path) -> str:
     """A hash of a file's size and of some of its content: all of a small file, three samples of a large one."""
-    with read_errors(path), open(path, "rb") as file:
+    with read_errors(path), open_bytes(path) as file:
         n_bytes = file.seek(0, 2)
         state = hashlib.blake2b(str(n_bytes).encode() + b"\n", digest_size=16)
         starts = (

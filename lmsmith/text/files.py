@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from lmsmith.errors import ConfigError, DataError
 from lmsmith.text import hub
@@ -227,10 +227,23 @@ def read_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
+def open_bytes(path: Path) -> contextlib.AbstractContextManager[BinaryIO]:
+    """The file's bytes as they are: on the disk, or on the Hub."""
+    return hub.open_remote(path) if hub.is_remote(path) else open(path, "rb")
+
+
+def size_and_time(path: Path) -> tuple[int, int]:
+    """How long a file is, and when it was changed, in nanoseconds; those of the Hub, named with a commit, never are."""
+    if hub.is_remote(path):
+        return hub.n_bytes_of(path), 0
+    known = path.stat()
+    return known.st_size, known.st_mtime_ns
+
+
 @contextlib.contextmanager
 def _opened(path: Path, part: Part = WHOLE) -> Iterator[Any]:
     """The file's bytes as they are when not compressed; of a part only those, unless it is one of row groups."""
-    with hub.open_remote(path) if hub.is_remote(path) else open(path, "rb") as file:
+    with open_bytes(path) as file:
         if path.suffix.lower() == ".gz":
             with gzip.open(file, "rb") as stream:
                 yield stream
@@ -249,7 +262,7 @@ def _opened(path: Path, part: Part = WHOLE) -> Iterator[Any]:
 class _UpTo:
     """So many bytes of a file."""
 
-    def __init__(self, file: io.BufferedReader, n_bytes: int) -> None:
+    def __init__(self, file: BinaryIO, n_bytes: int) -> None:
         self._file, self._left = file, n_bytes
 
     def read(self, n_bytes: int) -> bytes:

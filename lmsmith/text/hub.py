@@ -14,6 +14,7 @@ a file on the disk does; the commit in it means the same bytes at every reading.
 
 import contextlib
 import fnmatch
+import functools
 import io
 import os
 import re
@@ -90,12 +91,28 @@ def find_remote(source: str) -> list[Path]:
     return [Path(f"{SCHEME}datasets/{repo}@{commit}/{file.name}") for file in files]
 
 
+def n_bytes_of(path: Path) -> int:
+    """The length of a file that `find_remote` found. Raises DataError."""
+    _, _, owner, name, *rest = path.parts
+    name, _, commit = name.partition("@")
+    lengths = _lengths(f"{owner}/{name}", commit, "/".join(rest[:-1]))
+    if "/".join(rest) not in lengths:
+        raise DataError(f"there is no {path.as_posix()} on the Hub.")
+    return lengths["/".join(rest)]
+
+
+@functools.lru_cache(maxsize=256)
+def _lengths(repo: str, commit: str, folder: str) -> dict[str, int]:
+    """Those of a folder's files, asked for once: a commit does not change."""
+    return {file.name: file.n_bytes for file in list_files(repo, [f"{folder}/*" if folder else "*"], commit)[1]}
+
+
 @contextlib.contextmanager
 def open_remote(path: Path) -> Iterator[BinaryIO]:
     """A file of the Hub to read and seek in; only what is read is fetched. Raises DataError, while reading too."""
     what = path.as_posix()
     with _explained(what):
-        files = _library().HfFileSystem(endpoint=_endpoint(), skip_instance_cache=True)
+        files = _library().HfFileSystem(endpoint=_endpoint())
         remote = files.open(what.removeprefix("hf:/"), "rb")
     with remote, io.BufferedReader(_Remote(remote, what), CHUNK) as stream:
         yield stream

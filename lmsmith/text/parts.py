@@ -11,12 +11,23 @@ What is compressed, or in an encoding other than UTF-8, is one part.
 from collections.abc import Callable
 from pathlib import Path
 
-from lmsmith.text.files import COMPRESSED, JSON_LINES, MARKS, PARQUET, WHOLE, Part, inner_suffix, read_errors
+from lmsmith.text.files import (
+    COMPRESSED,
+    JSON_LINES,
+    MARKS,
+    PARQUET,
+    WHOLE,
+    Part,
+    inner_suffix,
+    open_bytes,
+    read_errors,
+    size_and_time,
+)
 
 Cut = Callable[[bytes], int]
 """A place within these bytes, from the middle of a text, where it may be cut; 0 if there is none."""
 
-NEAR = 1 << 16  # bytes in which a place to cut is looked for at once
+NEAR = 1 << 10  # bytes in which a place to cut is looked for first; then twice as many, and so on
 
 
 def divide(path: Path, size: int, text_field: str, encoding: str, cut: Cut | None = None) -> list[Part]:
@@ -32,7 +43,7 @@ def divide(path: Path, size: int, text_field: str, encoding: str, cut: Cut | Non
             return _row_groups(path, size, text_field)
         if suffix in JSON_LINES:
             cut = _after_line
-        n_bytes = path.stat().st_size
+        n_bytes, _ = size_and_time(path)
         if cut is None or n_bytes <= size or not is_utf8(path, encoding):
             return [WHOLE]
         starts = [0]
@@ -43,20 +54,21 @@ def divide(path: Path, size: int, text_field: str, encoding: str, cut: Cut | Non
 
 def next_cut(path: Path, place: int, cut: Cut) -> int:
     """The next offset after `place` at which the file can be cut; 0 if there is none before its end."""
-    with open(path, "rb") as file:
-        n_bytes = file.seek(0, 2)
+    with open_bytes(path) as file:
+        n_bytes, near = file.seek(0, 2), NEAR
         while place < n_bytes:
             file.seek(place)
-            found = place + cut(file.read(NEAR))
+            found = place + cut(file.read(near))
             if place < found < n_bytes:
                 return found
-            place += NEAR
+            place += near
+            near = min(2 * near, 1 << 20)
     return 0
 
 
 def is_utf8(path: Path, encoding: str) -> bool:
     """Whether the file would be read as UTF-8: by its byte-order mark, or without one by what was asked for."""
-    with open(path, "rb") as file:
+    with open_bytes(path) as file:
         head = file.read(4)
     return next((marked for mark, marked in MARKS if head.startswith(mark)), encoding) == "utf-8"
 
@@ -71,7 +83,8 @@ def _row_groups(path: Path, size: int, text_field: str) -> list[Part]:
     import pyarrow.parquet
 
     try:
-        found = pyarrow.parquet.read_metadata(path)
+        with open_bytes(path) as file:
+            found = pyarrow.parquet.read_metadata(file)
     except pyarrow.ArrowException:
         return [WHOLE]
     parts, start, n_bytes = [], 0, 0

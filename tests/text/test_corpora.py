@@ -464,3 +464,31 @@ def test_the_network_goes_while_reading_from_afar(stories: Corpus, web: Web, mon
     monkeypatch.setattr(library, "http_backoff", gone)
     with pytest.raises(DataError, match=r"cannot read hf:/datasets/me/stories@.*1\.parquet at .*: the network is down"):
         list(documents)
+
+
+def test_shards_from_afar_are_those_of_the_files(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`data prepare` reads from afar too: files in parts, large plain ones in pieces."""
+    from lmsmith.data import plan, units
+    from lmsmith.data.build import build_shards
+
+    monkeypatch.setattr(plan, "UNIT_BYTES", (3000, 3000))
+    for module in (plan, units):
+        monkeypatch.setattr(module, "LARGE", 5000)
+    lines = "".join(json.dumps({"text": f"line {n}: {POEM[:200]}"}) + "\n" for n in range(70))
+    files = {
+        "a/lines.jsonl": lines.encode(),
+        "a/rows.parquet": parquet([f"row {n}: {POEM[:300]}" for n in range(30)], tmp_path),
+        "a/plain.txt": POEM.encode() * 10,
+        "a/small.txt": b"a word",
+    }
+    web.add_dataset("me/mixed", files)
+    for name, content in files.items():
+        (tmp_path / "here" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "here" / name).write_bytes(content)
+    sources = {"near": [str(tmp_path / "here" / "a" / "*")], "afar": ["hf://datasets/me/mixed/a/*"]}
+    made = [build_shards(sources[name], tmp_path / name, tokenizer="byte", workers=1) for name in sources]
+    shards = [{path.name: path.read_bytes() for path in (tmp_path / name).glob("*.bin")} for name in sources]
+    assert shards[0] == shards[1]
+    assert len(shards[0]) == 2
+    assert [source.fingerprint for source in made[0].sources] == [source.fingerprint for source in made[1].sources]
+    assert [Path(source.path).name for source in made[1].sources] == sorted(Path(name).name for name in files)
