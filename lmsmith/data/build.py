@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from lmsmith import __version__, atomic
 from lmsmith.data.assemble import Assembler, Keep, Summary
-from lmsmith.data.dedup import SIGNATURE, Seen, near_duplicates, require_rensa, sign_unit
+from lmsmith.data.dedup import SIGNATURE, Seen, content_hash, near_duplicates, require_rensa, sign_unit
 from lmsmith.data.encode import encode_unit, is_finished, remember_tokenizer
 from lmsmith.data.engines import Work, run_local, run_ray
 from lmsmith.data.manifest import Manifest, SourceRecord, SplitRecord, TokenizerRecord, write_manifest
@@ -103,7 +103,7 @@ def build_shards(
             tell(task, done, total)
 
     with begun(partial, {**settings, "plan": plan.digest()}):
-        used = _tokenizer(work, given, tokenizer, plan, tell)
+        used = _tokenizer(work, given, tokenizer, plan, job.hashes, tell)
         remember_tokenizer(str(work), used)
         near = _near_duplicates(work, plan, run) if dedup == "near" else None
         assembler = Assembler(partial, used, shard_tokens, _keep(near, hashes=job.hashes))
@@ -196,12 +196,12 @@ def _cut_for(wanted: str, given: Tokenizer | None) -> Cut | None:
     return place_to_cut
 
 
-def _tokenizer(work: Path, given: Tokenizer | None, wanted: str, plan: Plan, tell: Tell) -> Tokenizer:
+def _tokenizer(work: Path, given: Tokenizer | None, wanted: str, plan: Plan, hashes: bool, tell: Tell) -> Tokenizer:
     """The tokenizer, in `work` for all who encode; learnt if it has to be, once."""
     if (work / TOKENIZER_FILE).exists():
         return load_tokenizer(work)
     if given is None:
-        texts = _training_texts(plan, tell)
+        texts = _training_texts(plan, hashes, tell)
         if wanted == "char":
             given = CharTokenizer.learn((part.decode() for text in texts for part in text), end_of_text=True)
         elif wanted == "word":
@@ -214,12 +214,19 @@ def _tokenizer(work: Path, given: Tokenizer | None, wanted: str, plan: Plan, tel
     return given
 
 
-def _training_texts(plan: Plan, tell: Tell) -> Iterator[Iterator[bytes]]:
+def _training_texts(plan: Plan, hashes: bool, tell: Tell) -> Iterator[Iterator[bytes]]:
+    """`hashes`: exact duplicates are left out."""
     skip = (lambda error: None) if plan.reading.skip_bad else None  # it is counted when the unit is encoded
+    seen: set[bytes] = set()
     done = 0
     for unit in plan.units:
         tell("reading to learn the tokenizer", done, plan.n_bytes)
         for document in read_unit(unit, plan.reading, Counts(), skip):
+            if hashes and document.whole is not None:
+                content = content_hash(utf8(document.whole))
+                if content in seen:
+                    continue
+                seen.add(content)
             yield from (utf8(text) for split, text in document.spans if split == TRAIN)
         done += sum(piece.n_bytes for piece in unit)
 
