@@ -57,7 +57,10 @@ def update(replica: Replica, batches: AnyBatches, step: int, n_steps: int) -> di
 
 def _tensors(batch: Batch, device: torch.device) -> list[Tensor]:
     arrays = [batch.inputs, batch.targets] + ([] if batch.documents is None else [batch.documents])
-    return [torch.from_numpy(array).to(device, non_blocking=True) for array in arrays]
+    tensors = [torch.from_numpy(array) for array in arrays]
+    if device.type != "cuda":
+        return [tensor.to(device) for tensor in tensors]
+    return [tensor.pin_memory().to(device, non_blocking=True) for tensor in tensors]  # beside the work before it
 
 
 def dropout_seed(seed: int, step: int, rank: int = 0) -> int:
