@@ -107,9 +107,10 @@ def _download(options: argparse.Namespace, console: Console, started: float) -> 
     console.print(f"licence  {corpus.licence}; {corpus.homepage}")
     if corpus.note:
         console.print(f"note     {corpus.note}")
-    if corpus.kind == "text":
-        source = corpus.name if options.out is None else str(options.out)
-        console.print(f"try      lmsmith train {shlex.quote(source)} --minutes 10")
+    if corpus.kind != "tasks":
+        source = shlex.quote(corpus.name if options.out is None else str(options.out))
+        tokenizer = " --tokenizer gpt2" if corpus.kind == "shards" else ""
+        console.print(f"try      lmsmith train {source}{tokenizer} --minutes 10")
     return 0
 
 

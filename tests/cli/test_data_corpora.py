@@ -143,6 +143,7 @@ def test_stopped_in_the_middle_and_gone_on_with(
     done = lmsmith("data", "download", "fineweb10B-gpt2", environment=there)
     assert (done.status, done.err) == (0, "")
     assert done.out.startswith("fineweb10B-gpt2: 2 files, 300 kB, from ")
+    assert done.out.endswith("try      lmsmith train fineweb10B-gpt2 --tokenizer gpt2 --minutes 10\n")
     assert [ranged for _, ranged in web.asked] == ["bytes=100000-", ""]
     assert (folder / "fineweb_train_2.bin").read_bytes() == sent
     assert len(on_disk(folder)) == 4
