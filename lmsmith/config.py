@@ -36,6 +36,9 @@ class ModelConfig:
     """
 
     kind: Literal["gpt", "rnn", "ngram"] = setting("gpt", "Transformer, recurrent network or counts; --preset says it")
+    size: int = setting(
+        0, "one dial: n_layer; width (64 a layer), heads, context, batch and learning rate follow; 0: each by itself"
+    )
     n_layer: int = setting(6, "number of blocks")
     n_head: int = setting(6, "query heads a layer")
     n_kv_head: int = setting(0, "key and value heads a layer; 0: as many as n_head")
@@ -90,7 +93,7 @@ class ModelConfig:
         self._check_kind()
         for name in ("n_layer", "n_head", "d_model", "context_length", "vocab_multiple"):
             _check(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
-        for name in ("n_kv_head", "d_ff", "vocab_size", "window", "value_embedding_every"):
+        for name in ("n_kv_head", "d_ff", "vocab_size", "size", "window", "value_embedding_every"):
             _check(getattr(self, name) >= 0, f"model.{name}", getattr(self, name), "0 (derived) or more")
         good = all(2 <= n <= 8 for n in self.ngram_orders) and list(self.ngram_orders) == sorted(set(self.ngram_orders))
         _check(good, "model.ngram_orders", self.ngram_orders, "orders from 2 to 8, each once, ascending")

@@ -19,6 +19,7 @@ CHOICES = {name: leaf.choices for name, leaf in LEAVES.items() if leaf.choices}
 
 # For every number: values just outside what is allowed, and values just inside.
 BAD: dict[str, list[Any]] = {
+    "model.size": [-1],
     "model.n_layer": [0, -1],
     "model.n_head": [0, 5, 768],
     "model.n_kv_head": [-1, 4, 12],
@@ -34,6 +35,8 @@ BAD: dict[str, list[Any]] = {
     "model.dropout": [-0.1, 1.0, math.nan],
     "model.attention_dropout": [-0.1, 1.0, math.nan],
     "model.ngram_dropout": [-0.1, 1.0, math.nan],
+    "model.window": [-1, 5],
+    "model.value_embedding_every": [-1],
     "model.logit_softcap": [-1.0, math.inf, math.nan],
     "model.ngram_order": [0, 256],
     "model.add_k": [0.0, math.inf, math.nan],
@@ -118,6 +121,32 @@ def test_heads_that_do_not_divide_the_width_get_a_width_that_serves() -> None:
     with pytest.raises(ConfigError, match="Choose an even width"):
         ModelConfig(d_model=30, n_head=6)
     assert ModelConfig(d_model=30, n_head=6, positions="learned").d_head == 5
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"window": 64}, r"window = 64 and model\.window_pattern = '' do not go together.* Set both"),
+        ({"window_pattern": "SSL"}, r"window = 0 and model\.window_pattern = 'SSL' do not go together"),
+        ({"window": 64, "window_pattern": "LL"}, "do not go together"),
+        ({"window": 64, "window_pattern": "SsL"}, r"model\.window_pattern = SsL: wanted letters S and L"),
+        ({"norm": "none"}, r"norm = 'none' .* model\.embedding_norm = true .* set model\.embedding_norm to false"),
+        ({"norm": "none", "embedding_norm": False, "norm_gain": True}, r"set model\.norm_gain to false as well"),
+        ({"norm": "none", "embedding_norm": False, "norm_placement": "post"}, "set model.norm_placement to 'pre'"),
+        ({"ngram_dropout": 0.2}, r"ngram_dropout = 0\.2, but model\.ngram_orders is empty.* Set it to 0"),
+    ],
+)
+def test_settings_that_make_no_sense_together(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ModelConfig(**settings)
+
+
+def test_windows_and_value_embeddings_by_layer() -> None:
+    config = ModelConfig(n_layer=7, window=64, window_pattern="SSSL", value_embedding_every=3)
+    assert [config.window_of(layer) for layer in range(7)] == [64, 64, 64, 0, 64, 64, 64]
+    assert [layer for layer in range(7) if config.has_value_embedding(layer)] == [0, 3, 6]
+    plain = ModelConfig(window_pattern="L")
+    assert not any(plain.window_of(layer) or plain.has_value_embedding(layer) for layer in range(6))
 
 
 def test_derived_sizes() -> None:
@@ -222,8 +251,8 @@ def test_text_is_parsed_by_the_type(name: str, text: Any, value: Any) -> None:
         ("data.sources", 5, "a list"),
         ("data.sources", ["a", 5], "text"),
         ("tokenizer", 5, "text"),
-        ("model.norm", "batchnorm", "one of layernorm, rmsnorm"),
-        ("model.norm", ["rmsnorm"], "one of layernorm, rmsnorm"),
+        ("model.norm", "batchnorm", "one of layernorm, rmsnorm, none"),
+        ("model.norm", ["rmsnorm"], "one of layernorm, rmsnorm, none"),
     ],
 )
 def test_wrong_types_are_named(name: str, value: Any, wanted: str) -> None:
@@ -271,10 +300,16 @@ def changes(draw: some.DrawFn) -> dict[str, Any]:
     own |= {name: shares() for name in ("schedule.cooldown_fraction", "schedule.final_fraction")}
     own |= {name: some.sampled_from(choices) for name, choices in CHOICES.items()}
     own |= {"train.seed": some.integers(0, 2**32 - 1), "model.rope_base": shares(low=1.5, high=1e9)}
+    own["model.ngram_order"] = some.integers(1, 255)
     found = {name: draw(own.get(name, by_kind.get(leaf.kind))) for name, leaf in LEAVES.items()}
     n_kv, groups, half = (draw(some.integers(1, 9)) for _ in range(3))
     found |= {"model.n_kv_head": n_kv, "model.n_head": n_kv * groups, "model.d_model": n_kv * groups * 2 * half}
     found["train.batch_size"] = found["train.micro_batch_size"] * draw(some.integers(1, 5))
+    found["model.window_pattern"] = draw(some.text("SL", max_size=5))
+    found["model.window"] *= "S" in found["model.window_pattern"]
+    found["model.ngram_dropout"] *= bool(found["model.ngram_orders"])
+    if found["model.norm"] == "none":
+        found |= {"model.norm_gain": False, "model.embedding_norm": False, "model.norm_placement": "pre"}
     kind = found["model.kind"]
     found |= {name: LEAVES[name].default for name in found if name.startswith("model.") and not of_kind(name, kind)}
     return found | ({"optim.name": "adamw"} if kind == "rnn" else {"train.carry_state": False})

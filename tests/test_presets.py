@@ -1,13 +1,16 @@
 """Presets against what the models they are named after are."""
 
 import dataclasses
+import time
 from typing import Any
 
 import pytest
+import torch
 
 from lmsmith.config import RunConfig, flatten, settings
 from lmsmith.errors import ConfigError
-from lmsmith.presets import PRESETS, has_size, preset
+from lmsmith.models.gpt import GPT
+from lmsmith.presets import NOTES, PRESETS, has_size, preset, sized
 
 # Radford et al. 2019 and Brown et al. 2020, appendix B: what makes GPT-2, whatever the defaults of config.py become.
 GPT2: dict[str, Any] = {
@@ -78,11 +81,19 @@ WANTED = {
 }
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", WANTED)
 def test_a_preset_is_the_model_it_is_named_after(name: str) -> None:
     found = flatten(dataclasses.asdict(preset(name)))
     assert {key: found[key] for key in WANTED[name]} == WANTED[name]
     assert found["preset"] == name
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name.startswith(("gpt2-", "gpt3-"))])
+def test_larger_ones_differ_from_gpt2_in_size_and_pace_alone(name: str) -> None:
+    found, small = (flatten(dataclasses.asdict(preset(other))) for other in (name, "gpt2"))
+    differ = {key for key in found if found[key] != small[key]}
+    sizes = {"model.n_layer", "model.n_head", "model.d_model", "model.context_length"}
+    assert differ <= sizes | {"preset", "optim.learning_rate", "train.batch_size", "schedule.warmup_steps"}
 
 
 def test_presets_change_known_settings_and_share_nothing() -> None:
@@ -97,14 +108,98 @@ def test_the_default_preset_is_there() -> None:
 
 @pytest.mark.parametrize("name", ["gpt3", "", 5, ["gpt2"]])
 def test_a_name_that_is_none_gets_the_list(name: Any) -> None:
-    with pytest.raises(ConfigError, match=r"there is no preset .* There are: modern, llama, gpt2, babygpt"):
+    with pytest.raises(ConfigError, match=r"there is no preset .* There are: modern, llama, babygpt, gpt2"):
         preset(name)
 
 
 def test_models_of_the_literature_have_their_size() -> None:
-    assert {name: has_size(name) for name in PRESETS} == {
-        "modern": False,
-        "llama": False,
-        "gpt2": True,
-        "babygpt": True,
-    }
+    assert {name for name in PRESETS if not has_size(name)} == {"modern", "llama"}
+
+
+def n_parameters(name: str, vocab_size: int = 50257) -> int:
+    config = preset(name).changed({"model.vocab_size": vocab_size}, where="here").model
+    with torch.device("meta"):
+        return GPT(config).n_parameters()
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("gpt2", 124_439_808),
+        ("gpt2-medium", 354_823_168),
+        ("gpt2-large", 774_030_080),
+        ("gpt2-xl", 1_557_611_200),
+    ],
+)
+def test_gpt2s_sizes(name: str, wanted: int) -> None:
+    assert n_parameters(name) == wanted
+    assert preset(name).model.context_length == 1024
+
+
+# Brown et al. 2020, table 2.1: parameters, layers, d_model, d_head, batch in tokens, learning rate.
+GPT3 = {
+    "gpt3-small": (125e6, 12, 768, 64, 0.5e6, 6e-4),
+    "gpt3-medium": (350e6, 24, 1024, 64, 0.5e6, 3e-4),
+    "gpt3-large": (760e6, 24, 1536, 96, 0.5e6, 2.5e-4),
+    "gpt3-xl": (1.3e9, 24, 2048, 128, 1e6, 2e-4),
+    "gpt3-2.7b": (2.7e9, 32, 2560, 80, 1e6, 1.6e-4),
+    "gpt3-6.7b": (6.7e9, 32, 4096, 128, 2e6, 1.2e-4),
+    "gpt3-13b": (13e9, 40, 5140, 128, 2e6, 1e-4),
+    "gpt3-175b": (175e9, 96, 12288, 128, 3.2e6, 0.6e-4),
+}
+
+
+@pytest.mark.parametrize("name", GPT3)
+def test_gpt3s_table(name: str) -> None:
+    """As printed, but for the width that does not multiply out; warm-up over 375 million tokens (appendix B)."""
+    n, n_layer, d_model, d_head, batch, rate = GPT3[name]
+    config = preset(name)
+    assert (config.model.n_layer, config.model.d_head, config.optim.learning_rate) == (n_layer, d_head, rate)
+    assert config.model.d_model == (5120 if name == "gpt3-13b" else d_model)
+    assert config.model.context_length == 2048
+    assert config.train.batch_size * 2048 == pytest.approx(batch, rel=0.05)
+    assert config.schedule.warmup_steps * config.train.batch_size * 2048 == pytest.approx(375e6, rel=0.01)
+    assert n_parameters(name) == pytest.approx(n, rel=0.02)
+    assert (name in NOTES) == (d_head * config.model.n_head != d_model or name == "gpt3-xl")
+
+
+def test_gpt2_xl_is_described_in_under_a_second() -> None:
+    """On the meta device, where nothing is filled: a process of its own would spend its time on importing torch."""
+    began = time.process_time()
+    assert n_parameters("gpt2-xl") == 1_557_611_200
+    assert time.process_time() - began < 1
+
+
+# One dial
+
+
+@pytest.mark.parametrize("name", ["modern", "llama", "gpt2"])
+def test_a_size_can_be_built_and_grows_in_everything(name: str) -> None:
+    base, last = preset(name), None
+    for n in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48):
+        config = base.changed(sized(base, n) | {"model.size": n, "model.vocab_size": 1000}, where="here")
+        model, tokens = config.model, config.train.batch_size * config.model.context_length
+        assert (model.n_layer, model.d_model, model.d_head) == (n, 64 * n, 64)
+        assert 2**11 <= tokens <= 2**21
+        blocks = 12 * n * (64 * n) ** 2
+        if 2**11 < tokens < 2**21:
+            assert 20 * blocks / tokens == pytest.approx(15_360, rel=0.42)  # a power of two is at most sqrt(2) off
+        found = (model.context_length, tokens, -config.optim.learning_rate)
+        assert last is None or all(a >= b for a, b in zip(found, last, strict=True))
+        last = found
+        if n <= 12:
+            with torch.device("meta"):
+                GPT(model)
+
+
+def test_sizes_meet_what_is_known() -> None:
+    """Size 12 is GPT-2's 124M; AdamW's rates are those of GPT-3's table to a fifth."""
+    base = preset("gpt2")
+    config = base.changed(sized(base, 12), where="here")
+    assert config.model == base.model
+    for name, (_, _, d_model, _, _, rate) in GPT3.items():
+        if "medium" not in name and 768 <= d_model <= 4096:
+            assert sized(base, d_model // 64)["optim.learning_rate"] == pytest.approx(rate, rel=0.21), name
+    muon = preset("modern")
+    assert sized(muon, 4)["optim.learning_rate"] == muon.optim.learning_rate
+    assert sized(muon, 16)["optim.learning_rate"] == muon.optim.learning_rate / 2

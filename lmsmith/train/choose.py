@@ -19,7 +19,7 @@ from lmsmith.data.packing import batches_of
 from lmsmith.data.prepare import Corpus
 from lmsmith.errors import ConfigError
 from lmsmith.models.gpt import GPT
-from lmsmith.presets import has_size
+from lmsmith.presets import NOTES, has_size
 from lmsmith.train.machine import Machine
 from lmsmith.train.replica import Replica
 from lmsmith.train.step import update
@@ -74,7 +74,7 @@ def resolve(
         "train.device": str(machine.device),
         "train.dtype": machine.dtype,
     }
-    if not has_size(config.preset):
+    if not has_size(config.preset) and not config.model.size:
         # Without a clock the size must not depend on how fast the machine happens to be.
         budget = NOMINAL_BUDGET if config.train.steps or config.train.tokens else seconds * machine.flops
         chosen |= _size(config, given, corpus, budget)
@@ -166,6 +166,12 @@ def describe(config: RunConfig, corpus: Corpus, machine: Machine) -> list[str]:
     tokens = train.steps * tokens_a_step
     tables = f", tables of {','.join(map(str, model.ngram_orders))}-grams" if model.ngram_orders else ""
     unit = {"char": "characters", "byte": "bytes"}.get(corpus.tokenizer.kind, "tokens")
+    notes = [f"note     {NOTES[config.preset]}"] if config.preset in NOTES else []
+    if model.size:
+        notes.append(
+            f"note     model.size {model.size}: as many layers, 64 times that width, heads of 64; context, batch and "
+            "learning rate follow, where they were not set"
+        )
     return [
         f"text     {counts.n_train_tokens + counts.n_val_tokens:,} {unit} ({model.vocab_size:,} different); "
         f"{counts.n_val_tokens:,} held out",
@@ -176,4 +182,5 @@ def describe(config: RunConfig, corpus: Corpus, machine: Machine) -> list[str]:
         f"machine  {machine.device.type}, {machine.threads} threads, {train.dtype}, {machine.flops / 1e9:,.0f} GFLOP/s "
         f"in matrix products; {machine.reason}; an update is "
         f"{train_flops_per_token(model) * tokens_a_step / 1e9:,.1f} GFLOP",
+        *notes,
     ]

@@ -22,7 +22,7 @@ from lmsmith.data.prepare import Corpus
 from lmsmith.errors import ConfigError, TrainingError, UsageError
 from lmsmith.evaluate.compressors import compressed_bits_per_byte
 from lmsmith.parallel.process import Ranks, joined, place_in_environment
-from lmsmith.presets import has_size, preset
+from lmsmith.presets import has_size, preset, sized
 from lmsmith.train.choose import DEFAULT_MINUTES, describe, resolve
 from lmsmith.train.log import say
 from lmsmith.train.loop import Training
@@ -52,7 +52,10 @@ def asked(sources: Sequence[str], changes: Mapping[str, Any]) -> tuple[RunConfig
     where = " and ".join([*recipes, *(["the command line"] if changes else [])])
     named = {key: value for key, value in wanted.items() if key == "preset"}
     base = preset(RunConfig().changed(named, where=where).preset)
-    config = base.changed(_shape(base, wanted) | wanted, where=where)
+    size = base.changed({k: v for k, v in wanted.items() if k == "model.size"}, where=where).model.size
+    derived = sized(base, size) if size else _shape(base, wanted)
+    named_again = changes if "model.size" in changes else wanted  # the command line's size is later than the recipe
+    config = base.changed(recipe | derived | dict(named_again), where=where)
     texts = tuple(source for source in sources if not source.endswith(".toml"))
     if texts:
         config = replace(config, data=replace(config.data, sources=texts, source=()))
