@@ -48,21 +48,25 @@ class SummedLoss(nn.Module):
             )
         return total
 
-    def logits(self, ids: Tensor) -> Tensor:
-        """The model's, (B, T, V). Under FSDP2 the model itself cannot be called: its root is this module."""
-        return self.model(ids)
+    def log_probabilities(self, ids: Tensor, n_given: int = 1, state: Any = None) -> Tensor:
+        """The model's. Under FSDP2 the model itself cannot be called: its root is this module."""
+        return self.model.log_probabilities(ids, n_given, state)
 
 
 class Scored(nn.Module):
-    """A spread model as `lmsmith.evaluate` wants one: called with ids, and with a config."""
+    """A spread model as `lmsmith.evaluate` wants one."""
 
     def __init__(self, loss: nn.Module) -> None:
         super().__init__()
         self.loss: Any = getattr(loss, "module", loss)  # DDP has no part in an evaluation
-        self.config = self.loss.model.config
+        model = self.loss.model
+        self.vocab_size, self.context_length, self.device = model.vocab_size, model.context_length, model.device
 
-    def forward(self, ids: Tensor) -> Tensor:
-        return self.loss.logits(ids)
+    def n_parameters(self) -> int:
+        return int(self.loss.model.n_parameters())
+
+    def log_probabilities(self, ids: Tensor, n_given: int = 1, state: Any = None) -> Tensor:
+        return self.loss.log_probabilities(ids, n_given, state)
 
 
 def spread(loss: SummedLoss, ranks: Ranks, how: str) -> nn.Module:
@@ -80,7 +84,7 @@ def spread(loss: SummedLoss, ranks: Ranks, how: str) -> nn.Module:
         for block in loss.model.blocks:
             fully_shard(block, mesh=mesh)
         fully_shard(loss, mesh=mesh)
-        register_fsdp_forward_method(loss, "logits")
+        register_fsdp_forward_method(loss, "log_probabilities")
         return loss
     assert how == "ddp", how
     ids = [ranks.device] if ranks.device.type == "cuda" else None
@@ -101,6 +105,13 @@ def synchronised(module: nn.Module, last: bool) -> Iterator[None]:
     if set_sync is not None:
         set_sync(last)
     yield
+
+
+def only_shards(module: nn.Module) -> None:
+    """Under FSDP2 the parameters are their shards again: after a forward pass without a backward the root's are not."""
+    reshard: Callable[[], None] | None = getattr(module, "reshard", None)
+    if reshard is not None:
+        reshard()
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -137,7 +148,7 @@ def row_by_row(function: Callable[[Tensor], Tensor], ranks: Ranks) -> Callable[[
             found[: len(mine)] = function(mine)
         gathered = stack.new_empty(n * ranks.world, *stack.shape[1:])
         with lost_in_words():
-            dist.all_gather_into_tensor(gathered, found)
+            dist.all_gather(list(gathered.chunk(ranks.world)), found)
         return gathered[: len(stack)]
 
     return shared

@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -42,6 +43,7 @@ from lmsmith.train.log import MetricsFile, Progress, add_samples, finite
 from lmsmith.train.plan import Pace, Stopwatch, corrected_steps, look_due
 from lmsmith.train.replica import Replica, all_whole
 from lmsmith.train.run import empty_prompt
+from lmsmith.train.save import Groups, Saver
 from lmsmith.train.step import update
 from lmsmith.train.stop import Noted, Stopped, noted
 
@@ -117,6 +119,7 @@ class Training:
         self._wall_before = 0.0
         self._saved = (-1, -1)  # the step of the newest checkpoint, and the last evaluation it knows of
         self._model_saved_at = -1
+        self._saver = Saver()
 
     def restore(self) -> bool:
         """Goes on from the newest whole checkpoint; False where there is none and the run begins at step 0.
@@ -162,7 +165,7 @@ class Training:
                 finished = self._train(metrics, progress, stop)
                 if finished == "signal" and stop.signal:
                     progress.say(f"stopped by {stop.signal.name}: saving step {so_far.step:,}")
-            self._save()
+            self._save(at_once=True)
             if finished != "signal":
                 try:
                     with self._at_once(stop):
@@ -200,6 +203,7 @@ class Training:
             if number:
                 stop.signal = signal.Signals(int(number))
                 return "signal"
+            self._saver.check()
             if save:
                 self._save()
             with self.took("update"):
@@ -236,7 +240,9 @@ class Training:
         # Forward alone is a third of an update; writing is as fast as an old disk, until it has been measured.
         forward = update_seconds / 3 * len(self.corpus.validation) / self.batches.tokens_per_batch
         evaluation = took.latest.get("evaluation", forward)
-        save = took.latest.get("save", BYTES_A_PARAMETER * self.model.n_parameters() / DISK_BYTES_A_SECOND)
+        save = max(self._saver.seconds, took.latest.get("save", 0.0)) or (
+            BYTES_A_PARAMETER * self.model.n_parameters() / DISK_BYTES_A_SECOND
+        )
         now = time.monotonic()
         left = self.deadline - now - evaluation - save
         n_steps = so_far.n_steps
@@ -266,9 +272,10 @@ class Training:
     def score(self) -> Score:
         """The score of the whole validation split."""
         counts = self.corpus.counts
+        model: Any = self.model if self.ranks.world == 1 else Scored(self.replica.summed_loss)
         with self.replica.autocast():
             found = score_ids(
-                Scored(self.replica.summed_loss) if self.ranks.world > 1 else self.model,
+                model,
                 self.corpus.validation,
                 n_bytes=counts.n_val_bytes,
                 n_unknown=counts.n_val_unknown,
@@ -277,7 +284,8 @@ class Training:
                 boundary=boundary_of(self.config.data.documents, self.corpus.tokenizer),
                 share=(self.ranks.rank, self.ranks.world),
             )
-        return replace(found, nats=self.ranks.sum(found.nats)[0])
+        nats, n_impossible = self.ranks.sum(found.nats, found.n_impossible)
+        return replace(found, nats=nats, n_impossible=int(n_impossible))
 
     def _evaluated(self, score: Score, metrics: MetricsFile, progress: Progress) -> None:
         """Takes note of an evaluation; keeps the weights if they are the best so far."""
@@ -309,35 +317,46 @@ class Training:
             return False
         return step % every == 0 if every else time.monotonic() - self._last_save > SAVE_SECONDS
 
-    def _save(self) -> None:
+    def _save(self, *, at_once: bool = False) -> None:
         """A checkpoint, and in RUN/model the best weights so far. What is on disk already is not written again.
 
         Of several processes all are here, for each may hold a share of the tensors; the first one writes.
         """
-        so_far, first = self.so_far, self.ranks.first
+        so_far = self.so_far
         with self.took("save"):
             so_far.wall_seconds = self._wall_before + time.monotonic() - self._began
+            groups: dict[str, dict[str, Tensor]] = {}
             if self._saved != (so_far.step, so_far.evaluated_step):
-                tensors = {"model": self.replica.weights(copy=False), "optimizer": self.replica.optimisers.state()}
+                groups |= {"model": self.replica.weights(copy=False), "optimizer": self.replica.optimisers.state()}
                 if self.best and so_far.best_step != so_far.step:
-                    tensors["best"] = self.best
-                tensors = {group: all_whole(named, keep=first) for group, named in tensors.items()}
-                if first:
-                    scale = {"gradient_scale": (self.replica.scale.value, self.replica.scale.n_good)}
-                    state, keep = finite(asdict(so_far)) | scale, self.config.train.keep
-                    save_checkpoint(self.run, so_far.step, tensors, state, keep=keep, best_step=so_far.best_step)
-                self._saved = (so_far.step, so_far.evaluated_step)
+                    groups["best"] = self.best
             source = so_far.best_step if self.best else so_far.step
             if self._model_saved_at != source:
-                weights = all_whole(self.best or self.replica.weights(copy=False), keep=first)
-            if self._model_saved_at != source and first:
-                save_tokenizer(self.corpus.tokenizer, self.run / "model")
-                documents = {"documents": self.config.data.documents}
-                config = {"model": flatten(vars(self.config.model)), "data": documents, "step": source}
-                save_model(self.run / "model", weights, config)
-            self._model_saved_at = source
+                groups["use"] = self.best or self.replica.weights(copy=False)
+            groups = {group: all_whole(named, keep=self.ranks.first) for group, named in groups.items()}
+            if self.ranks.first:
+                self._saver.save(groups, self._writer(source), at_once=at_once)
+            self._saved, self._model_saved_at = (so_far.step, so_far.evaluated_step), source
             self.ranks.wait()
         self._last_save = time.monotonic()
+
+    def _writer(self, source: int) -> Callable[[Groups], None]:
+        """What writes the tensors of this moment, be it later. `source`: the step of the weights for use."""
+        step, best_step, keep = self.so_far.step, self.so_far.best_step, self.config.train.keep
+        scale = {"gradient_scale": (self.replica.scale.value, self.replica.scale.n_good)}
+        state = finite(asdict(self.so_far)) | scale
+        documents = {"documents": self.config.data.documents}
+        config = {"model": flatten(vars(self.config.model)), "data": documents, "step": source}
+
+        def write(groups: Groups) -> None:
+            checkpoint = {group: named for group, named in groups.items() if group != "use"}
+            if checkpoint:
+                save_checkpoint(self.run, step, checkpoint, state, keep=keep, best_step=best_step)
+            if "use" in groups:
+                save_tokenizer(self.corpus.tokenizer, self.run / "model")
+                save_model(self.run / "model", groups["use"], config)
+
+        return write
 
     def _at_once(self, stop: Noted) -> AbstractContextManager[None]:
         """A signal ends what only reads, where no other process waits for this one."""

@@ -19,7 +19,7 @@ from lmsmith.models.gpt import GPT
 from lmsmith.optim.groups import Optimisers
 from lmsmith.optim.scaling import GradientScale
 from lmsmith.parallel.process import Ranks
-from lmsmith.parallel.shard import SummedLoss, as_sharded, row_by_row, spread, whole
+from lmsmith.parallel.shard import SummedLoss, as_sharded, is_sharded, only_shards, row_by_row, spread, whole
 from lmsmith.train.by_hand import ByHand
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -63,11 +63,13 @@ class Replica:
 
     def weights(self, *, copy: bool) -> dict[str, Tensor]:
         """The parameters by name, shards of them under FSDP2."""
+        only_shards(self.summed_loss)
         return {n: p.detach().clone() if copy else p.detach() for n, p in self.model.named_parameters()}
 
     @torch.no_grad()
     def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
         """The whole tensors of a checkpoint, into the parameters or shards of them."""
+        only_shards(self.summed_loss)
         named = dict(self.model.named_parameters())
         assert named.keys() == tensors.keys(), named.keys() ^ tensors.keys()
         for name, p in named.items():
@@ -78,10 +80,10 @@ class Replica:
 def all_whole(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
     """Whole tensors from shards; every process must ask. Empty where they are not to be kept."""
     found = {}
-    for name, tensor in tensors.items():
-        full = whole(tensor)
-        if keep:
-            found[name] = full
+    for name in sorted(tensors):  # all processes in one order; a file's is another in each
+        full = whole(tensor := tensors[name])
+        if keep:  # a whole model may not fit where a share of it does
+            found[name] = full.cpu() if is_sharded(tensor) else full
     return found
 
 

@@ -6,6 +6,7 @@ between them, hence the factor.
 """
 
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from lmsmith.data.batches import AnyBatches, Batch
 from lmsmith.errors import TrainingError
 from lmsmith.optim.schedule import learning_rate_share
+from lmsmith.parallel.process import lost_in_words
 from lmsmith.parallel.shard import synchronised, whole
 from lmsmith.train.replica import Replica
 
@@ -24,6 +26,11 @@ def update(replica: Replica, batches: AnyBatches, step: int, n_steps: int) -> di
     Raises TrainingError, before anything is updated and in all processes alike, where the loss or the gradient is not
     finite.
     """
+    with lost_in_words() if replica.ranks.world > 1 else nullcontext():
+        return _update(replica, batches, step, n_steps)
+
+
+def _update(replica: Replica, batches: AnyBatches, step: int, n_steps: int) -> dict[str, float]:
     config, ranks, scale = replica.config, replica.ranks, replica.scale
     n_counted = batches.n_counted(step)
     factor = scale.value * ranks.world / n_counted
