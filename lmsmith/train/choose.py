@@ -20,6 +20,7 @@ from lmsmith.data.prepare import Corpus
 from lmsmith.errors import ConfigError
 from lmsmith.models.gpt import GPT
 from lmsmith.presets import NOTES, has_size
+from lmsmith.train.by_hand import check_memory
 from lmsmith.train.machine import Machine
 from lmsmith.train.replica import Replica
 from lmsmith.train.step import update
@@ -82,6 +83,8 @@ def resolve(
     if "train.batch_size" in chosen:
         chosen["train.batch_size"] = -(-chosen["train.batch_size"] // world) * world
     config = config.changed({k: v for k, v in chosen.items() if k not in known}, where="what was chosen")
+    if config.train.engine == "reference":
+        check_memory(config)
     tokens_a_step = batches_of(config, corpus.train, corpus.tokenizer).tokens_per_batch  # DataError for too little text
     steps = config.train.steps or config.train.tokens // tokens_a_step
     n_evaluations = MOST_EVALUATIONS
@@ -178,7 +181,8 @@ def describe(config: RunConfig, corpus: Corpus, machine: Machine) -> list[str]:
         f"model    {config.preset}: {model.n_layer} layers, {model.n_head} heads, width {model.d_model}, context "
         f"{model.context_length}{tables}; {n_params:,} parameters",
         f"training {train.steps:,} steps of {train.batch_size} x {model.context_length} tokens = {tokens:,} "
-        f"({tokens / counts.n_train_tokens:.1f} times the text), {config.optim.name}, {config.schedule.shape}",
+        f"({tokens / counts.n_train_tokens:.1f} times the text), {config.optim.name}, {config.schedule.shape}"
+        + (", by hand in NumPy" if train.engine == "reference" else ""),
         f"machine  {machine.device.type}, {machine.threads} threads, {train.dtype}, {machine.flops / 1e9:,.0f} GFLOP/s "
         f"in matrix products; {machine.reason}; an update is "
         f"{train_flops_per_token(model) * tokens_a_step / 1e9:,.1f} GFLOP",

@@ -23,6 +23,7 @@ from lmsmith.errors import ConfigError, TrainingError, UsageError
 from lmsmith.evaluate.compressors import compressed_bits_per_byte
 from lmsmith.parallel.process import Ranks, joined, place_in_environment
 from lmsmith.presets import has_size, preset, sized
+from lmsmith.train.by_hand import for_reference
 from lmsmith.train.choose import DEFAULT_MINUTES, describe, resolve
 from lmsmith.train.log import say
 from lmsmith.train.loop import Training
@@ -111,6 +112,10 @@ def train(
     """
     started = time.monotonic() if started is None else started
     config, given = asked(sources, changes)
+    if config.train.engine == "reference":
+        config, notes = for_reference(config, given)
+        for note in notes:
+            say(console, f"note     {note}", indent=9)
     if not (config.train.steps or config.train.tokens or config.train.minutes):
         config = config.changed({"train.minutes": DEFAULT_MINUTES}, where="the default")
     with joined(place_in_environment(device_name(config))) as ranks:
@@ -127,6 +132,8 @@ def _train(
     ranks: Ranks,
 ) -> tuple[Path, dict[str, Any]]:
     """`train` in each of `ranks`: the first one makes the run folder, in which the others find all they need."""
+    if config.train.engine == "reference" and ranks.world > 1:
+        raise ConfigError("the reference engine is one process: start it without torchrun, or train by --engine torch.")
     machine = survey(config, ranks)
     budget = config.train.minutes * 60 - CLOSING_SECONDS - reserve_seconds
 
