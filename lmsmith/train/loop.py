@@ -218,6 +218,10 @@ class Training:
         result = update(self.replica, self._ahead, so_far.step, so_far.n_steps)
         seconds = time.perf_counter() - began
         so_far.tokens_seen += self.batches.n_counted(so_far.step)
+        if not self._recent and self.ranks.first and self.ranks.world == 1:
+            self._saver.reserve(
+                {"model": self.replica.weights(copy=False), "optimizer": self.replica.optimisers.state()}
+            )
         so_far.step += 1
         so_far.train_seconds += seconds
         self._recent.append(seconds)

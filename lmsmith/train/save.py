@@ -28,11 +28,23 @@ class Saver:
         self._error: BaseException | None = None
         self._copies: dict[tuple[str, str], Tensor] = {}
 
+    def reserve(self, groups: Groups) -> None:
+        """Makes room for copies of such tensors, in a thread: the system takes a second to clear gigabytes of pages."""
+        if self._copies or not self._fits(groups):
+            return
+
+        def work() -> None:
+            for group, named in groups.items():
+                for name, tensor in named.items():
+                    self._room((group, name), tensor).zero_()
+
+        self._thread = threading.Thread(target=work, name="room for saves")
+        self._thread.start()
+
     def save(self, groups: Groups, write: Callable[[Groups], None], *, at_once: bool) -> None:
         """Calls `write` with the tensors, or, in a thread, with copies of them on the CPU."""
         self.wait()
-        n_bytes = sum(t.numel() * t.element_size() for named in groups.values() for t in named.values())
-        if at_once or n_bytes < SMALL or not (self._copies or n_bytes < 0.8 * free_memory()):
+        if at_once or not (self._copies or self._fits(groups)):
             self._timed(write, groups)
             return
         copies = {group: {n: self._copy((group, n), t) for n, t in named.items()} for group, named in groups.items()}
@@ -61,12 +73,19 @@ class Saver:
             error, self._error = self._error, None
             raise error
 
+    def _fits(self, groups: Groups) -> bool:
+        n_bytes = sum(t.numel() * t.element_size() for named in groups.values() for t in named.values())
+        return SMALL <= n_bytes < 0.8 * free_memory()
+
     def _copy(self, key: tuple[str, str], tensor: Tensor) -> Tensor:
+        return self._room(key, tensor).copy_(tensor.detach(), non_blocking=True)
+
+    def _room(self, key: tuple[str, str], tensor: Tensor) -> Tensor:
         kept = self._copies.get(key)
         if kept is None or kept.shape != tensor.shape or kept.dtype != tensor.dtype:
             kept = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.device.type == "cuda")
             self._copies[key] = kept
-        return kept.copy_(tensor.detach(), non_blocking=True)
+        return kept
 
     def _timed(self, write: Callable[[Groups], None], groups: Groups) -> None:
         began = time.monotonic()

@@ -40,6 +40,7 @@ def test_the_last_save_and_small_ones_are_written_at_once(written: list[Any], mo
     saver.save({"model": {"w": tensor}}, written.append, at_once=True)
     assert written[0]["model"]["w"] is tensor
     monkeypatch.setattr(save_module, "SMALL", 1 << 20)
+    saver.reserve({"model": {"w": tensor}})  # there is nothing to be gained
     saver.save({"model": {"w": tensor}}, written.append, at_once=False)
     assert written[1]["model"]["w"] is tensor
     monkeypatch.setattr(save_module, "SMALL", 0)
