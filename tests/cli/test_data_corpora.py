@@ -31,7 +31,6 @@ def web(lmsmith: Lmsmith) -> Iterator[Web]:
         web.add_dataset("roneneldan/TinyStories", {"data/validation-0.parquet": path.read_bytes()})
         shards = {f"fineweb_train_{n}.bin": bytes([n]) * 200_000 for n in (1, 2, 3)}
         web.add_dataset("kjj0/fineweb10B-gpt2", {**shards, "fineweb_val_0.bin": b"v" * 1000})
-        lmsmith.environment |= {"no_proxy": "*"}
         yield web
     path.unlink()
 
