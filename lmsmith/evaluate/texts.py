@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from torch import nn
 
 from lmsmith.data.packing import boundary_of
 from lmsmith.evaluate.likelihood import Score, score_ids
+from lmsmith.models.interface import LanguageModel
 from lmsmith.text.documents import Documents
 from lmsmith.tokens.tokenizer import Tokenizer
 
 
 def score_texts(
-    model: nn.Module,
+    model: LanguageModel,
     tokenizer: Tokenizer,
     sources: Sequence[str],
     *,

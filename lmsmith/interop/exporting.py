@@ -27,7 +27,7 @@ from lmsmith.interop.importing import sha256_of
 from lmsmith.models.gpt import GPT
 from lmsmith.tokens.files import FILE_NAME, load_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
-from lmsmith.train.run import free_place, load_weights, model_folder
+from lmsmith.train.run import free_place, load_weights, model_config, model_folder
 
 LLMC_FILE = "model.bin"
 RECEIPT = "receipt.json"
@@ -53,12 +53,14 @@ def export_model(run: Path, out: Path, *, to: Form, dtype: Precision = "auto") -
     """
     place = free_place(out, run.name)
     folder = model_folder(run)
-    model, tensors, _ = load_weights(folder)
+    model, tensors, content = load_weights(folder)
+    config = model_config(content["model"])
     if to == "hf":
-        name = architecture_for(model.config).name
+        name = architecture_for(config).name
     else:
-        llmc.check(model.config)
+        llmc.check(config)
         name = "GPT-2"
+    assert isinstance(model, GPT)
     if dtype != "auto":
         tensors = {name: tensor.to(getattr(torch, dtype)) for name, tensor in tensors.items()}
         model.load_state_dict(tensors)  # what is exported is held against the rounded model
@@ -81,11 +83,11 @@ def export_model(run: Path, out: Path, *, to: Form, dtype: Precision = "auto") -
         raise StorageError(atomic.explain(error, place)) from error
     with atomic.folder(place, replace=place.is_dir()) as partial:  # `place` is empty where it is there
         if to == "hf":
-            huggingface.write(partial, model.config, tensors, end_of_text=tokenizer.end_of_text if tokenizer else None)
+            huggingface.write(partial, config, tensors, end_of_text=tokenizer.end_of_text if tokenizer else None)
             if tokenizer is not None:
-                vocabulary.save(tokenizer, partial, context_length=model.config.context_length)
+                vocabulary.save(tokenizer, partial, context_length=config.context_length)
         else:
-            llmc.write(partial / LLMC_FILE, model.config, tensors)
+            llmc.write(partial / LLMC_FILE, config, tensors)
         receipt["checked"] = _checked(partial, model, tokenizer, to)
         receipt["sha256"] = {file.name: sha256_of(file) for file in sorted(partial.iterdir())}
         atomic.write(partial / RECEIPT, json.dumps(receipt, indent=1) + "\n")

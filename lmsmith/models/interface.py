@@ -14,7 +14,7 @@ ever.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from lmsmith.config import ModelConfig
 
 
+@runtime_checkable
 class LanguageModel(Protocol):
     """A distribution over texts of ids 0 ... vocab_size - 1. B: texts at once."""
 

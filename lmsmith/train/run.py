@@ -26,7 +26,8 @@ from lmsmith.data.packing import batches_of, boundary_of
 from lmsmith.data.prepare import Corpus
 from lmsmith.errors import CheckpointError, DataError, StorageError, UsageError
 from lmsmith.evaluate.likelihood import Score, score_ids
-from lmsmith.models.gpt import GPT
+from lmsmith.models.interface import LanguageModel
+from lmsmith.models.kinds import restore
 from lmsmith.tokens.files import load_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
 
@@ -119,20 +120,19 @@ def summary_of(place: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def load_for_use(place: Path) -> tuple[GPT, Tokenizer, dict[str, Any]]:
+def load_for_use(place: Path) -> tuple[LanguageModel, Tokenizer, dict[str, Any]]:
     """Model, tokenizer and config from RUN or RUN/model. Raises UsageError, CheckpointError, TokenizerError."""
     folder = model_folder(place)
     model, _, content = load_weights(folder)
-    return model.eval(), load_tokenizer(folder), content
+    return model, load_tokenizer(folder), content
 
 
-def load_weights(folder: Path) -> tuple[GPT, dict[str, Tensor], dict[str, Any]]:
+def load_weights(folder: Path) -> tuple[LanguageModel, dict[str, Tensor], dict[str, Any]]:
     """Model, tensors in the precision they are stored in, and config of a model's folder. Raises CheckpointError."""
     tensors, content = load_model(folder)
     try:
-        model = GPT(model_config(content["model"]))
-        model.load_state_dict(tensors)
-    except (KeyError, AttributeError, RuntimeError) as error:  # RuntimeError: names or shapes that differ
+        model = restore(model_config(content["model"]), tensors)
+    except (KeyError, AttributeError, ValueError, RuntimeError) as error:  # RuntimeError: names or shapes that differ
         raise CheckpointError(
             f"The model in {folder} cannot be loaded: config.json and model.safetensors do not fit each other "
             f"({str(error).splitlines()[0]}). Copy both from where they came from, or resume the run."
@@ -163,7 +163,7 @@ def model_config(values: dict[str, Any]) -> ModelConfig:
     return RunConfig().changed(flatten({"model": values}), where="the model's config.json").model
 
 
-def score_validation(place: Path, model: GPT, *, stride: int | None) -> Score:
+def score_validation(place: Path, model: LanguageModel, *, stride: int | None) -> Score:
     """The score of a run's own validation split. Raises DataError where that is not there."""
     if not (place / "tokens").is_dir():
         raise DataError(f"{place} holds no validation text of its own: name a text with --text FILE.")
