@@ -284,7 +284,7 @@ def _compare(options: argparse.Namespace, console: Console, started: float) -> i
 
     split = split_documents(Documents(options.text, **_reading(options)))
     tokenizers = course_tokenizers("".join(split.train), options.sizes)
-    tokenizers |= {name: _tokenizer(name) for name in options.which}
+    tokenizers |= {Path(name).name or name: _tokenizer(name) for name in options.which}
     held_out = "".join(split.validation)
     rows = compare_tokenizers(tokenizers, held_out)
     if options.json:
@@ -347,7 +347,7 @@ def _table(console: Console, head: Iterable[str], rows: Iterable[Iterable[str]])
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for index, name in enumerate(head):
-        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=index == 0)
+        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     console.print(table, soft_wrap=False)

@@ -80,7 +80,10 @@ class PieceCounter:
         progress: Callable[[int], None] | None = None,
     ) -> None:
         if max_memory is not None and max_memory < LEAST_MEMORY:
-            raise TokenizerError(f"{max_memory} bytes are too little to count pieces in: take {LEAST_MEMORY} or more.")
+            raise TokenizerError(
+                f"{max_memory:,} bytes are too little to count pieces in: wanted {LEAST_MEMORY:,} or more, as in "
+                "--max-memory 100MB."
+            )
         self.n_bytes = 0
         self.n_dropped = 0
         self.n_dropped_occurrences = 0
