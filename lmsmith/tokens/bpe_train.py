@@ -132,6 +132,8 @@ def learn_merges(
         thread.join()
     if failed:
         raise failed[0]
+    if progress:
+        progress("merge", int(state[0]), n_merges)
     return [(int(left), int(right)) for left, right in merges[: state[0]]]
 
 
