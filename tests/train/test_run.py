@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from lmsmith.config import RunConfig
+from lmsmith.config import ModelConfig, RunConfig
 from lmsmith.data.prepare import Corpus, load, prepare
 from lmsmith.errors import CheckpointError, DataError, StorageError, UsageError
 from lmsmith.evaluate.likelihood import score_ids
+from lmsmith.models.rnn import RNN
 from lmsmith.tokens.tokenizer import ByteTokenizer, CharTokenizer
 from lmsmith.train.run import create, empty_prompt, free_place, load_for_use, open_run, score_validation, summary_of
 
@@ -151,20 +152,12 @@ def test_what_is_continued_without_a_prompt() -> None:
 
 
 def test_a_runs_own_validation(place: Path) -> None:
-    class Uniform(torch.nn.Module):
-        """Every token is as likely as any other."""
-
-        def __init__(self, config: object) -> None:
-            super().__init__()
-            self.config = config
-
-        def forward(self, ids: torch.Tensor) -> torch.Tensor:
-            return torch.zeros(*ids.shape, self.config.vocab_size)  # type: ignore[attr-defined]
-
     corpus = load(place / "tokens")
-    config = RunConfig().changed({"model.vocab_size": corpus.tokenizer.vocab_size}, where="a test").model
-    score = score_validation(place, Uniform(config), stride=None)  # type: ignore[arg-type]
-    assert score == score_ids(Uniform(config), corpus.validation, n_bytes=105)
+    config = ModelConfig(kind="rnn", n_layer=1, d_model=8, vocab_size=corpus.tokenizer.vocab_size)
+    uniform = RNN(config)  # as all recurrent networks are at first
+    uniform.initialise(torch.Generator())
+    score = score_validation(place, uniform, stride=None)
+    assert score == score_ids(uniform, corpus.validation, n_bytes=105)
     assert score.perplexity == pytest.approx(corpus.tokenizer.vocab_size)
     with pytest.raises(DataError, match="name a text with --text"):
-        score_validation(Path("."), Uniform(config), stride=None)  # type: ignore[arg-type]
+        score_validation(Path("."), uniform, stride=None)
