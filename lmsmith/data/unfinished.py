@@ -8,11 +8,12 @@ It stays when the block ends, well or not; whoever finishes it gives it its name
 
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import filelock
 
 from lmsmith import atomic
 from lmsmith.errors import ConfigError, DataError, StorageError
@@ -32,7 +33,11 @@ def begun(partial: Path, settings: dict[str, Any]) -> Iterator[None]:
         (work / "units").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(atomic.explain(error, partial)) from error
-    with _locked(work / "lock", partial):
+    try:
+        held = filelock.FileLock(work / "lock").acquire(blocking=False)  # the system frees it when its holder is killed
+    except filelock.Timeout as error:
+        raise StorageError(f"another process is at work in {partial}: wait, or choose another place.") from error
+    with held:
         if settings_file.exists():
             _check_same(partial, json.loads(settings_file.read_text(encoding="utf-8")), settings)
         atomic.write(settings_file, json.dumps(settings))
@@ -56,21 +61,3 @@ def _check_same(partial: Path, before: dict[str, Any], now: dict[str, Any]) -> N
             f"the sources are not those that {partial} was begun with: files came, went or changed. Remove it to begin "
             "anew."
         )
-
-
-@contextlib.contextmanager
-def _locked(path: Path, partial: Path) -> Iterator[None]:
-    """Held by one process; the system lets go of it when that is killed."""
-    with path.open("a+b") as file:
-        try:
-            if os.name == "nt":
-                import msvcrt
-
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-            else:
-                import fcntl
-
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise StorageError(f"another process is at work in {partial}: wait, or choose another place.") from error
-        yield
