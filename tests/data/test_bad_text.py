@@ -1,0 +1,220 @@
+"""Text that cannot be prepared: what is said, what is left out, and that nothing half-written is left."""
+
+import gzip
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from lmsmith.data import plan
+from lmsmith.data.build import build_shards
+from lmsmith.data.manifest import Manifest, read_manifest, write_manifest
+from lmsmith.errors import ConfigError, DataError, LmsmithError, StorageError
+from lmsmith.tokens.files import save_tokenizer
+from lmsmith.tokens.tokenizer import ByteTokenizer, CharTokenizer
+
+GOOD = [f"good text number {i}" for i in range(80)]
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda number: None)
+    monkeypatch.setattr(plan, "UNIT_BYTES", (500, 500))
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A folder of good files, for a bad one to be put into its middle."""
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for i, text in enumerate(GOOD):
+        (folder / f"{'a' if i < 40 else 'z'}{i:02}.txt").write_text(text)
+    return folder
+
+
+def prepare(*sources: Path, **options) -> Manifest:
+    settings = {"tokenizer": "byte", "validation_fraction": 0.2, "workers": 2}
+    return build_shards([str(source) for source in sources], sources[0].parent / "out", **{**settings, **options})
+
+
+def texts_of(folder: Path) -> list[str]:
+    ids = [np.fromfile(path, "<u2", offset=1024) for path in sorted(folder.glob("*.bin"))]
+    return ByteTokenizer(True).decode(np.concatenate(ids)[1:]).split("<|endoftext|>")
+
+
+def write_parquet(path: Path, **columns) -> None:
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+
+
+LINES = "\n".join([json.dumps({"text": "one"}), '{"other": "two"}', json.dumps({"text": "three"})])
+
+# What is bad, what is said of it, and which good texts of it `--skip-bad` keeps.
+BAD = {
+    "a field that is missing": (
+        lambda path: path.with_suffix(".jsonl").write_text(LINES),
+        r"m\.jsonl, line 2 has no field 'text'; it has 'other'. Say which is meant: `--data.text_field other`",
+        ["one", "three"],
+    ),
+    "a line that is no JSON": (
+        lambda path: path.with_suffix(".jsonl").write_text(LINES.replace('{"other"', '{"other')),
+        r"m\.jsonl, line 2 is not JSON",
+        ["one", "three"],
+    ),
+    "a column that is missing": (
+        lambda path: write_parquet(path.with_suffix(".parquet"), body=["one"], n=[1]),
+        r"m\.parquet has no column 'text'; it has 'body', 'n'. Say which is meant: `--data.text_field body`",
+        [],
+    ),
+    "a column of numbers": (
+        lambda path: write_parquet(path.with_suffix(".parquet"), text=[1]),
+        r"m\.parquet: the column 'text' holds int64, wanted strings",
+        [],
+    ),
+    "no Parquet": (
+        lambda path: path.with_suffix(".parquet").write_text("PAR1" + "text " * 1000),
+        r"m\.parquet cannot be read as Parquet",
+        [],
+    ),
+    "bytes that are no UTF-8": (
+        lambda path: path.with_suffix(".txt").write_bytes(b"caf\xe9"),
+        r"m\.txt is not UTF-8: byte 0xE9 at offset 3, line 1",
+        [],
+    ),
+    "a damaged archive": (
+        lambda path: path.with_suffix(".jsonl.gz").write_bytes(gzip.compress(os.urandom(9000))[:5000]),
+        r"m\.jsonl\.gz",
+        [],
+    ),
+    "a link to nothing": (
+        lambda path: path.with_suffix(".txt").symlink_to("nowhere.txt"),
+        r"cannot read .*m\.txt: No such file",
+        [],
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_a_bad_file_among_good_ones(source, tmp_path, what):
+    make, told, good = BAD[what]
+    make(source / "m")
+    with pytest.raises(DataError, match=told):
+        prepare(source)
+    assert not (tmp_path / "out").exists()
+    manifest = prepare(source, skip_bad=True)  # goes on from what was done before
+    assert sorted(texts_of(tmp_path / "out")) == sorted([*GOOD, *good])
+    note = next(note for note in manifest.notes if "skipped" in note)
+    assert note.startswith("1 bad place skipped: ")
+    assert "m." in note
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read(source, tmp_path):
+    (source / "m.txt").write_text("secret")
+    (source / "m.txt").chmod(0)
+    with pytest.raises(DataError, match=r"no permission to read .*m\.txt"):
+        prepare(source)
+    prepare(source, skip_bad=True)
+    assert sorted(texts_of(tmp_path / "out")) == sorted(GOOD)
+
+
+def test_a_named_binary_file(source, tmp_path):
+    (tmp_path / "b.txt").write_bytes(b"bin\0ary")
+    with pytest.raises(DataError, match=r"b\.txt looks binary"):
+        prepare(source, tmp_path / "b.txt")
+    prepare(source, tmp_path / "b.txt", skip_bad=True)
+    assert sorted(texts_of(tmp_path / "out")) == sorted(GOOD)
+
+
+def test_much_that_is_bad_is_counted(source, tmp_path):
+    (source / "m.jsonl").write_text("\n".join(["{}"] * 300))
+    manifest = prepare(source, skip_bad=True)
+    note = next(note for note in manifest.notes if "skipped" in note)
+    assert note.startswith("300 bad places skipped: ")
+    assert note.count("has no field") == 20
+
+
+def test_bad_bytes_in_the_middle_of_a_large_file(tmp_path, monkeypatch):
+    """What comes behind them in their piece is left out, and other pieces are not."""
+    monkeypatch.setattr(plan, "LARGE", 3000)
+    text = "".join(f"line {i} of the text. " for i in range(1000))
+    data = bytearray(text.encode())
+    data[9000] = 0xFF
+    (tmp_path / "a.txt").write_bytes(data)
+    with pytest.raises(DataError, match=r"a\.txt is not UTF-8: byte 0xFF at offset 9000"):
+        prepare(tmp_path / "a.txt")
+    manifest = prepare(tmp_path / "a.txt", skip_bad=True)
+    kept = "".join(texts_of(tmp_path / "out"))
+    assert 0 < len(text) - len(kept) < 1600
+    assert text.startswith(kept[:8000])
+    assert text.endswith(kept[-8000:])
+    assert any("byte 0xFF at offset 9000" in note for note in manifest.notes)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "told"),
+    [
+        ({"shard_tokens": 0}, ConfigError, "shard_tokens = 0: wanted 1 to 2,147,483,647"),
+        ({"shard_tokens": 2**31}, ConfigError, "shard_tokens = 2,147,483,648"),
+        ({"validation_fraction": 1.0}, ConfigError, "validation_fraction = 1.0: wanted"),
+        ({"tokenizer": "bites"}, ConfigError, "tokenizer = 'bites': there is no such kind, and no such folder"),
+        ({"tokenizer": "bpe:many"}, ConfigError, "tokenizer = 'bpe:many'"),
+        ({"encoding": "klingon"}, ConfigError, "no text encoding that Python knows"),
+        ({"validation_fraction": 1e-9}, DataError, "of 80 documents none is for validation"),
+    ],
+)
+def test_wrong_settings(source, tmp_path, options, kind, told):
+    with pytest.raises(kind) as caught:
+        prepare(source, **options)
+    assert told in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tokenizer_without_an_end_of_text(source, tmp_path):
+    save_tokenizer(CharTokenizer.learn(["abc"], False), tmp_path / "mine")
+    with pytest.raises(ConfigError, match="has no end-of-text token"):
+        prepare(source, tokenizer=str(tmp_path / "mine"))
+
+
+def test_no_text(tmp_path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    with pytest.raises(DataError, match="holds no text: it is empty"):
+        prepare(folder)
+    (folder / "a.txt").write_text(" \n")
+    with pytest.raises(DataError, match="there is no text in the 1 file"):
+        prepare(folder)
+    with pytest.raises(DataError, match="there is no file or folder"):
+        prepare(tmp_path / "nothing")
+
+
+def test_a_place_that_is_taken_or_cannot_be(source, tmp_path):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(StorageError, match="is there already and is not overwritten"):
+        prepare(source)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError):
+        build_shards([str(source)], tmp_path / "file" / "out", tokenizer="byte")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"format": 2}', b'{"format": 1}', b"\xff"])
+def test_a_manifest_that_is_none(tmp_path, content):
+    with pytest.raises(DataError, match=r"manifest\.json cannot be read"):
+        read_manifest(tmp_path)
+    (tmp_path / "manifest.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"manifest\.json"):
+        read_manifest(tmp_path)
+
+
+def test_a_manifest_comes_back(source, tmp_path):
+    manifest = prepare(source)
+    write_manifest(tmp_path, manifest)
+    assert read_manifest(tmp_path) == manifest
+    damaged = json.loads((tmp_path / "manifest.json").read_text())
+    del damaged["splits"]["val"]
+    (tmp_path / "manifest.json").write_text(json.dumps(damaged))
+    with pytest.raises(LmsmithError, match="is damaged or edited: 'val'"):
+        read_manifest(tmp_path)
