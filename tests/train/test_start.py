@@ -107,6 +107,25 @@ def test_a_preset_with_a_size_keeps_it() -> None:
         asked(["book.txt"], {"preset": "gpt2", "model.d_model": 100})
 
 
+def test_one_dial_for_size_and_what_is_later_wins() -> None:
+    config, given = asked(["book.txt"], {"model.size": "4"})
+    assert given == {"model.size"}
+    model = config.model
+    assert (model.n_layer, model.d_model, model.n_head, model.context_length) == (4, 256, 4, 256)
+    assert config.train.batch_size == 16
+    config, _ = asked(["book.txt"], {"model.size": 4, "model.n_layer": 2, "preset": "gpt2"})
+    assert (config.model.n_layer, config.model.d_model, config.model.positions) == (2, 256, "learned")
+    own = recipe("[model]\nsize = 6\nn_layer = 3\n")  # as in the config.toml of a run: size and what came of it
+    assert asked([own, "book.txt"], {})[0].model.n_layer == 3
+    assert asked([own, "book.txt"], {})[0].model.d_model == 384
+    config, _ = asked([own, "book.txt"], {"model.size": 8})
+    assert (config.model.n_layer, config.model.d_model, config.model.size) == (8, 512, 8)
+    with pytest.raises(ConfigError, match=r"model\.size = 'large' in the command line: wanted a whole number"):
+        asked(["book.txt"], {"model.size": "large"})
+    with pytest.raises(ConfigError, match=r"model\.size = -1"):
+        asked(["book.txt"], {"model.size": -1})
+
+
 def test_what_is_wrong_is_said_where() -> None:
     with pytest.raises(UsageError, match=r"a\.toml and b\.toml are 2 recipes"):
         asked(["a.toml", "b.toml"], {})
