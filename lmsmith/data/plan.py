@@ -85,7 +85,7 @@ def make_plan(sources: Sequence[str], reading: Reading, *, cut: Cut | None, drop
     """
     found, left_out = find_files(list(sources))
     counts = Counts(left_out=left_out)
-    files = _measure(found, reading)
+    files = tuple(_measured(path, skip_bad=reading.skip_bad) for path, _ in found)
     look = _look(found, files, reading)
     n_bytes = sum(file.n_bytes for file in files)
     fraction = reading.fraction
@@ -107,25 +107,18 @@ def make_plan(sources: Sequence[str], reading: Reading, *, cut: Cut | None, drop
 def check_unchanged(plan: Plan) -> None:
     """Raises DataError for a file that is not as it was when the plan was made."""
     for file in plan.files:
-        with read_errors(Path(file.path)):
-            now = size_and_time(Path(file.path))
-        if now != (file.n_bytes, file.changed):
+        if _measured(Path(file.path), skip_bad=True) != file:
             raise DataError(f"{file.path} changed while it was being prepared. Prepare it when nobody writes to it.")
 
 
-def _measure(found: list[Found], reading: Reading) -> tuple[SourceFile, ...]:
-    files = []
-    for path, _ in found:
-        try:
-            with read_errors(path):
-                known = size_and_time(path)
-        except DataError:
-            if not reading.skip_bad:
-                raise
-            files.append(SourceFile(str(path), 0, 0))  # whoever reads it will say what is wrong
-        else:
-            files.append(SourceFile(str(path), *known))
-    return tuple(files)
+def _measured(path: Path, *, skip_bad: bool) -> SourceFile:
+    try:
+        with read_errors(path):
+            return SourceFile(str(path), *size_and_time(path))
+    except DataError:
+        if not skip_bad:
+            raise
+        return SourceFile(str(path), 0, 0)  # whoever reads it will say what is wrong
 
 
 class _Look(NamedTuple):
