@@ -189,7 +189,7 @@ def test_additions_begin_as_if_not_there(addition: dict[str, Any], init: str) ->
 ARCHITECTURES: list[dict[str, Any]] = [
     {},
     {"norm_placement": "post"},
-    {"norm": "none", "embedding_norm": False},
+    {"norm": "none", "embedding_norm": False, "logit_softcap": 0.0},
     {"value_embedding_every": 2, "residual_scalars": True, "window": 4, "window_pattern": "SL"},
     {"tied_head": True, "positions": "learned", "bias": True, "norm_gain": True},
 ]
@@ -201,8 +201,8 @@ def test_every_start_can_learn(settings: dict[str, Any], init: str) -> None:
     """Zero projections hold gradients back for an update or two; then each parameter moves and the loss falls."""
     model, ids = initialised(settings | {"init": init}), random_ids(8)
     start = {key: p.detach().clone() for key, p in model.named_parameters()}
-    normalised = model.config.norm != "none"  # without, the start is wild and steps must be small
-    optimiser = torch.optim.Adam(model.parameters(), lr=0.01 if normalised else 0.003)
+    normalised = model.config.norm != "none"  # without, logits may be large at first
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
     losses = []
     for _ in range(12):
         loss = F.cross_entropy(model(ids).flatten(0, 1), ids.roll(1, 1).flatten())
@@ -212,7 +212,7 @@ def test_every_start_can_learn(settings: dict[str, Any], init: str) -> None:
         optimiser.step()
     if normalised:
         assert losses[0] == pytest.approx(math.log(V), abs=1.5)
-    assert min(losses) < losses[0] - (0.1 if normalised else 0.01)
+    assert losses[-1] < losses[0] - 0.1
     assert all(not torch.equal(p, start[key]) for key, p in model.named_parameters())
 
 
