@@ -11,8 +11,13 @@ from lmsmith.config import ModelConfig
 def matrix_parameters(config: ModelConfig) -> int:
     """Parameters that take part in matrix products: blocks and head, no tables, norms or biases.
 
-    A tied head counts, as it is multiplied with; so do padded rows, for the same reason.
+    A tied head counts, as it is multiplied with; so do padded rows, for the same reason. Of a recurrent network a
+    layer's gates multiply the token and the state.
     """
+    if config.kind == "rnn":
+        n_gates = {"elman": 1, "gru": 3, "lstm": 4}[config.cell]
+        head = config.padded_vocab_size * (config.d_model + (not config.tied_head))
+        return config.n_layer * n_gates * 2 * config.d_model**2 + head
     d, f = config.d_model, config.width_ff
     attention = d * d + d * (config.n_head + 2 * config.n_kv) * config.d_head
     feed_forward = (3 if config.gated else 2) * d * f
@@ -27,6 +32,8 @@ def train_flops_per_token(config: ModelConfig) -> float:
     Scores and values: 2 products x 2 S D operations forward where S tokens are seen, three times that with the backward
     pass: 12 S D a layer. Over a whole context, causally, S is T / 2 on average; over a window of w, w - w² / 2T.
     """
+    if config.kind == "rnn":
+        return 6.0 * matrix_parameters(config)
     T = config.context_length
     windows = (min(config.window_of(layer) or T, T) for layer in range(config.n_layer))
     seen = sum(window - window * window / (2 * T) for window in windows)

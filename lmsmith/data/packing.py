@@ -4,6 +4,8 @@
     packed    the same windows, each token told which document of its row it is of: models let none see another
     rows      one document a row (`rows.py`)
 
+With `train.carry_state` a stream's rows read on from batch to batch (`streams.py`).
+
 A boundary is the end-of-text token that stands before each document. A text without one is one document; `rows` then
 takes its lines, so that a list of names or sentences is trained on one at a time.
 """
@@ -14,6 +16,7 @@ from lmsmith.config import RunConfig
 from lmsmith.data.batches import AnyBatches, Batch, Batches, Sources
 from lmsmith.data.rows import Rows
 from lmsmith.data.shards import Shards
+from lmsmith.data.streams import Streams
 from lmsmith.errors import ConfigError
 from lmsmith.tokens.tokenizer import Tokenizer
 
@@ -27,6 +30,13 @@ def batches_of(config: RunConfig, ids: np.ndarray | Shards | Sources, tokenizer:
         )
     T, size, seed = config.model.context_length, config.train.batch_size, config.train.seed
     boundary = boundary_of(config.data.documents, tokenizer)
+    if config.train.carry_state:
+        if boundary is not None or isinstance(ids, Sources):
+            raise ConfigError(
+                "train.carry_state reads one text on from batch to batch, so it takes data.documents = 'stream' and no "
+                "mixture of sources."
+            )
+        return Streams(ids, context_length=T, batch_size=size, seed=seed)
     if config.data.documents == "rows":
         assert boundary is not None
         return Rows(ids, boundary, context_length=T, batch_size=size, seed=seed)

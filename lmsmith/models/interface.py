@@ -62,6 +62,7 @@ class NeuralModel(nn.Module, ABC):
     """A `LanguageModel` trained by gradients: a network that gives a vector a position, and a head on it."""
 
     config: ModelConfig
+    blocks: nn.ModuleList  # its layers, of which each can be compiled, recomputed or sharded
 
     @abstractmethod
     def hidden(

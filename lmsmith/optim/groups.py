@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lmsmith.config import OptimConfig
-from lmsmith.models.gpt import GPT
+from lmsmith.models.interface import NeuralModel
 from lmsmith.optim.muon import Muon, OfStack, Quintic, newton_schulz, polar_express
 from lmsmith.optim.sgd import SGD
 
@@ -33,7 +33,7 @@ class Optimisers:
 
     def __init__(
         self,
-        model: GPT,
+        model: NeuralModel,
         config: OptimConfig,
         products: torch.dtype | None = None,
         over_ranks: Callable[[OfStack], OfStack] | None = None,

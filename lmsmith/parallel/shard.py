@@ -23,21 +23,21 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lmsmith.loss import summed_cross_entropy
-from lmsmith.models.gpt import GPT
+from lmsmith.models.interface import NeuralModel
 from lmsmith.parallel.process import Ranks, lost_in_words
 
 
 class SummedLoss(nn.Module):
     """Model and loss as one module: what DDP and FSDP2 want to see called."""
 
-    def __init__(self, model: GPT, head_dtype: torch.dtype | None = None) -> None:
+    def __init__(self, model: NeuralModel, head_dtype: torch.dtype | None = None) -> None:
         """`head_dtype`: of the head's products, where not the model's own."""
         super().__init__()
         self.model, self.head_dtype = model, head_dtype
 
-    def forward(self, inputs: Tensor, targets: Tensor, documents: Tensor | None = None) -> Tensor:
+    def forward(self, inputs: Tensor, targets: Tensor, documents: Tensor | None = None, state: Any = None) -> Tensor:
         """Sum of the cross-entropy over the targets that count, in nats: ()."""
-        hidden = self.model.hidden(inputs, documents=documents)
+        hidden = self.model.hidden(inputs, state, documents)
         with torch.autocast(inputs.device.type, enabled=False):
             total, _ = summed_cross_entropy(
                 hidden.to(self.head_dtype or hidden.dtype).flatten(0, 1),

@@ -34,7 +34,8 @@ from lmsmith.errors import TrainingError
 from lmsmith.evaluate.likelihood import Score, inference, score_ids
 from lmsmith.generate.decode import generate
 from lmsmith.generate.sampling import Sampling
-from lmsmith.models.gpt import GPT
+from lmsmith.models.interface import LanguageModel, NeuralModel
+from lmsmith.models.kinds import build
 from lmsmith.parallel.process import Ranks
 from lmsmith.parallel.shard import Scored, as_sharded
 from lmsmith.tokens.files import save_tokenizer
@@ -105,7 +106,7 @@ class Training:
         self.device, self.peak_flops, self.deadline = device, peak_flops, deadline
         use_matmul(config.train.matmul)
         torch.set_num_threads(config.train.threads)
-        self.model = GPT(config.model)
+        self.model = build(config.model)
         self.model.initialise(torch.Generator().manual_seed(config.train.seed))
         self.model.to(device, torch.float64 if config.train.dtype == "float64" else torch.float32)
         self.replica = Replica(self.model, config, self.ranks)
@@ -132,6 +133,8 @@ class Training:
         self.replica.load_weights(found.tensors["model"])
         self.replica.optimisers.load_state(found.tensors["optimizer"], as_sharded)
         self.replica.scale.value, self.replica.scale.n_good = found.state.pop("gradient_scale", (1.0, 0))
+        if self.replica.carried:
+            self.replica.carried.load(found.tensors["carried"])
         self.so_far = Progressed.from_state(found.state)
         if self.so_far.best_step:
             weights = self.replica.weights(copy=True)
@@ -334,6 +337,8 @@ class Training:
                 groups |= {"model": self.replica.weights(copy=False), "optimizer": self.replica.optimisers.state()}
                 if self.best and so_far.best_step != so_far.step:
                     groups["best"] = self.best
+                if self.replica.carried:
+                    groups["carried"] = self.replica.carried.tensors()
             source = so_far.best_step if self.best else so_far.step
             if self._model_saved_at != source:
                 groups["use"] = self.best or self.replica.weights(copy=False)
@@ -385,14 +390,14 @@ class Training:
                 add_samples(self.run / "samples.md", self.so_far.step, texts)
         self._last_sample = time.monotonic()
 
-    def _whole_model(self) -> GPT | None:
+    def _whole_model(self) -> NeuralModel | None:
         """A model that can be called by the first process alone; None in the others."""
         if self.ranks.world == 1 or self.config.train.parallel == "ddp":
             return self.model if self.ranks.first else None
         weights = all_whole(self.replica.weights(copy=False), keep=self.ranks.first)
         if not self.ranks.first:
             return None
-        model = GPT(self.config.model).to(self.device)
+        model = build(self.config.model).to(self.device)
         model.load_state_dict(weights)
         return model
 
@@ -433,7 +438,7 @@ class Training:
         return finite(summary)
 
 
-def sample_texts(model: GPT, tokenizer: Tokenizer, n: int, seconds: float, seed: int) -> list[str]:
+def sample_texts(model: LanguageModel, tokenizer: Tokenizer, n: int, seconds: float, seed: int) -> list[str]:
     """n texts from their beginning on; none where there is no token that a text could begin with."""
     ids = tokenizer.encode(empty_prompt(tokenizer)).tolist()
     if tokenizer.end_of_text is not None:

@@ -16,11 +16,14 @@ from torch.utils.checkpoint import checkpoint
 
 from lmsmith.config import RunConfig
 from lmsmith.models.gpt import GPT
+from lmsmith.models.interface import NeuralModel
+from lmsmith.models.rnn import RNN
 from lmsmith.optim.groups import Optimisers
 from lmsmith.optim.scaling import GradientScale
 from lmsmith.parallel.process import Ranks
 from lmsmith.parallel.shard import SummedLoss, as_sharded, is_sharded, only_shards, row_by_row, spread, whole
 from lmsmith.train.by_hand import ByHand
+from lmsmith.train.carry import Carried
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -28,7 +31,7 @@ AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 class Replica:
     """What an update works on. `rows_at_once`: of a micro-batch."""
 
-    def __init__(self, model: GPT, config: RunConfig, ranks: Ranks | None = None) -> None:
+    def __init__(self, model: NeuralModel, config: RunConfig, ranks: Ranks | None = None) -> None:
         """Takes over `model`, which lies on its device. Under several ranks all must do so together."""
         self.model, self.config, self.ranks = model, config, ranks or Ranks()
         self.device = next(model.parameters()).device
@@ -42,11 +45,13 @@ class Replica:
         self.summed_loss: nn.Module
         self.optimisers: Optimisers | ByHand
         if config.train.engine == "reference":
+            assert isinstance(model, GPT)
             self.summed_loss = self.optimisers = ByHand(model, config)
         else:
             self.summed_loss = spread(SummedLoss(model, products), self.ranks, config.train.parallel)
             over_ranks = functools.partial(row_by_row, ranks=self.ranks) if self.ranks.world > 1 else None
             self.optimisers = Optimisers(model, config.optim, products, over_ranks)
+        self.carried = Carried(model) if config.train.carry_state and isinstance(model, RNN) else None
         self.scale = GradientScale(config.train.dtype == "float16")
         start, end = self.ranks.rows(config.train.batch_size)
         self.rows_at_once = min(config.train.micro_batch_size or end - start, end - start)

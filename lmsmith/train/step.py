@@ -5,6 +5,7 @@ micro-batches and among processes changes nothing but rounding. Gradients are av
 between them, hence the factor.
 """
 
+import logging
 import math
 from contextlib import nullcontext
 
@@ -13,53 +14,79 @@ import torch
 from torch import Tensor, nn
 
 from lmsmith.data.batches import AnyBatches, Batch
-from lmsmith.errors import TrainingError
 from lmsmith.optim.schedule import learning_rate_share
 from lmsmith.parallel.process import lost_in_words
 from lmsmith.parallel.shard import synchronised, whole
+from lmsmith.train.guard import Guard
 from lmsmith.train.replica import Replica
 
+log = logging.getLogger(__name__)
 
-def update(replica: Replica, batches: AnyBatches, step: int, n_steps: int) -> dict[str, float]:
+
+def update(
+    replica: Replica, batches: AnyBatches, step: int, n_steps: int, guard: Guard | None = None
+) -> dict[str, float]:
     """Makes update `step` (from 0) of `n_steps` and returns its loss (nats a token), gradient norm, learning rate.
 
-    Raises TrainingError, before anything is updated and in all processes alike, where the loss or the gradient is not
-    finite.
+    Raises SpikeError, before anything is updated and in all processes alike, where the `guard` says so: where the loss
+    or the gradient is not finite, whatever the guard. The gradients are still there then.
     """
+    config, scale = replica.config, replica.scale
+    share = learning_rate_share(step, n_steps, config.schedule)
+    result = {"learning_rate": share * config.optim.learning_rate}
     with lost_in_words() if replica.ranks.world > 1 else nullcontext():
-        return _update(replica, batches, step, n_steps)
+        result["loss"], result["grad_norm"] = gradient(replica, batches, step)
+        if scale.found(math.isfinite(result["grad_norm"])):
+            replica.optimisers.clear()
+            return result
+        (guard or Guard("no", math.inf)).judge(step, result["loss"], result["grad_norm"])
+        clip(replica.model, result["grad_norm"], config.optim.clip_norm)
+        replica.optimisers.step(share)
+    return result
 
 
-def _update(replica: Replica, batches: AnyBatches, step: int, n_steps: int) -> dict[str, float]:
+def gradient(replica: Replica, batches: AnyBatches, step: int) -> tuple[float, float]:
+    """The loss of batch `step` over all processes, and the norm of its gradient, which is left in the parameters.
+
+    Where memory does not suffice, micro-batches are halved (`Replica.rows_at_once`) and the batch begun anew.
+    """
+    while True:
+        try:
+            return _gradient(replica, batches, step)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error) or replica.rows_at_once == 1 or replica.ranks.world > 1:
+                raise
+            replica.optimisers.clear()
+            replica.rows_at_once = -(-replica.rows_at_once // 2)
+            log.warning("memory does not suffice: micro-batches of %d rows from here on", replica.rows_at_once)
+        if replica.device.type == "cuda":  # what the failed one held is free only here, behind its `except`
+            torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether it is one of the ways in which memory runs out; of PyTorch's many RuntimeErrors, its allocators'."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)
+
+
+def _gradient(replica: Replica, batches: AnyBatches, step: int) -> tuple[float, float]:
     config, ranks, scale = replica.config, replica.ranks, replica.scale
     n_counted = batches.n_counted(step)
     factor = scale.value * ranks.world / n_counted
-    total = 0.0
+    total = torch.zeros((), device=replica.device, dtype=torch.float64 if replica.device.type != "mps" else None)
     devices = [replica.device] if replica.device.type == "cuda" else []
     with torch.random.fork_rng(devices, enabled=config.model.has_dropout):
         if config.model.has_dropout:  # dropout is a function of (seed, step, rank)
             torch.manual_seed(dropout_seed(config.train.seed, step, ranks.rank))
         parts = replica.micro_batches()
         for part in parts:
+            batch = batches.rows(step, *part)
+            carried = {"state": replica.carried.before(part, batch.goes_on)} if replica.carried else {}
             with synchronised(replica.summed_loss, last=part == parts[-1]):
                 with replica.autocast():
-                    summed = replica.summed_loss(*_tensors(batches.rows(step, *part), replica.device))
+                    summed = replica.summed_loss(*_tensors(batch, replica.device), **carried)
                 (summed * factor).backward()
-            total += float(summed.detach())
-    loss = ranks.sum(total)[0] / n_counted
-    norm = clip(replica.model, config.optim.clip_norm, scale.value)
-    finite = math.isfinite(loss) and math.isfinite(norm)
-    share = learning_rate_share(step, n_steps, config.schedule)
-    if scale.found(finite):
-        replica.optimisers.clear()
-    elif not finite:
-        raise TrainingError(
-            f"step {step + 1}: the loss is {loss} and the gradient norm {norm}; nothing was updated. Lower "
-            "--optim.learning_rate or --optim.muon_learning_rate, or lengthen --schedule.warmup_steps."
-        )
-    else:
-        replica.optimisers.step(share)
-    return {"loss": loss, "grad_norm": norm, "learning_rate": share * config.optim.learning_rate}
+            total += summed.detach()
+    return ranks.sum(float(total))[0] / n_counted, norm_of(replica.model, scale.value)
 
 
 def _tensors(batch: Batch, device: torch.device) -> list[Tensor]:
@@ -76,12 +103,15 @@ def dropout_seed(seed: int, step: int, rank: int = 0) -> int:
     return int(np.random.SeedSequence(seed, spawn_key=key).generate_state(1, np.uint64)[0])
 
 
-def clip(model: nn.Module, largest: float, scale: float = 1.0) -> float:
-    """The global norm of gradients, which come times `scale`; they are scaled down to `largest` if more (0: never)."""
+def norm_of(model: nn.Module, scale: float = 1.0) -> float:
+    """The global norm of the gradients, which come times `scale` and are divided by it."""
     grads = [p.grad for p in model.parameters() if p.grad is not None]
     if scale != 1:
         torch._foreach_mul_(grads, 1 / scale)
-    norm = float(whole(torch.nn.utils.get_total_norm(grads, foreach=True)))
-    if largest and norm > largest and math.isfinite(norm):
-        torch._foreach_mul_(grads, largest / norm)
-    return norm
+    return float(whole(torch.nn.utils.get_total_norm(grads, foreach=True)))
+
+
+def clip(model: nn.Module, norm: float, largest: float) -> None:
+    """Scales gradients of global norm `norm` down to `largest`, where they are more (0: never)."""
+    if largest and norm > largest:
+        torch._foreach_mul_([p.grad for p in model.parameters() if p.grad is not None], largest / norm)
