@@ -1,5 +1,6 @@
 """The Transformer against Hugging Face's with the same random weights, and what must hold for every kind of it."""
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -110,11 +111,11 @@ def llama_names(config: ModelConfig) -> Iterator[tuple[str, list[str], Map]]:
 
 
 def assert_same_loss_and_gradients(
-    ours: GPT, theirs: Any, names: list[tuple[str, list[str], Map]], ids: Tensor, tolerance: float
+    ours: GPT, theirs: Any, names: list[tuple[str, list[str], Map]], ids: Tensor, tolerance: float, spread: float = 0.3
 ) -> None:
     generator = torch.Generator().manual_seed(0)
     for name, p in theirs.named_parameters():
-        p.data.normal_(1.0 if "norm" in name or "ln_" in name else 0.0, 0.3, generator=generator)
+        p.data.normal_(1.0 if "norm" in name or "ln_" in name else 0.0, spread, generator=generator)
     parameters = dict(ours.named_parameters())
     assert sorted(parameters) == sorted(name for name, _, _ in names)
     others = dict(theirs.named_parameters())
@@ -122,7 +123,7 @@ def assert_same_loss_and_gradients(
     for name, found, change in names:
         parameters[name].data.copy_(change(torch.cat([others[other] for other in found])))
     targets = ids[:, 1:]
-    logits = theirs(input_ids=ids[:, :-1], use_cache=False).logits
+    logits = theirs(input_ids=ids[:, :-1]).logits
     wanted = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
     total, n = summed_cross_entropy(
         ours.hidden(ids[:, :-1]).flatten(0, 1),
@@ -170,6 +171,57 @@ def test_llama_is_hugging_faces(hugging_face: Any) -> None:
     config = small("llama", n_layer=3, n_head=6, n_kv_head=2, d_model=60, d_ff=44, vocab_size=37, context_length=19)
     ids = random_ids(4, 18, 37)
     assert_same_loss_and_gradients(GPT(config), theirs.eval(), list(llama_names(config)), ids, 1e-4)
+
+
+@pytest.mark.parametrize("n_layer", [2, pytest.param(12, marks=pytest.mark.slow)])
+def test_gpt2_at_full_width_is_hugging_faces(hugging_face: Any, n_layer: int) -> None:
+    """124M at 12 layers: float32, loss to 1e-6 and every gradient to 1e-4, relative; from GPT-2's initial weights."""
+    theirs = hugging_face.GPT2LMHeadModel(
+        hugging_face.GPT2Config(
+            n_layer=n_layer, attn_implementation="eager", vocab_size=50257 if n_layer == 12 else 997
+        )
+    ).eval()
+    vocab_size = theirs.config.vocab_size
+    changes = {"model.n_layer": n_layer, "model.vocab_size": vocab_size}
+    config = preset("gpt2").changed(changes, where="here").model
+    ids = random_ids(1, 129, vocab_size)
+    names = list(gpt2_names(n_layer))
+    assert_same_loss_and_gradients(GPT(config), theirs, names, ids, 1e-4, spread=0.02)
+
+
+def test_post_norm_is_the_first_gpts(hugging_face: Any) -> None:
+    """Radford et al. 2018: GPT-2 but for norms after each addition and none at the end."""
+    sizes = {"n_layer": 3, "n_head": 3, "n_embd": 33, "vocab_size": 37, "n_positions": 19, "afn": "gelu"}
+    theirs = hugging_face.OpenAIGPTLMHeadModel(hugging_face.OpenAIGPTConfig(**sizes))
+    config = small("gpt2", n_layer=3, n_head=3, d_model=33, vocab_size=37, context_length=19, norm_placement="post")
+    renamed = {"transformer.wte.weight": "transformer.tokens_embed.weight"}
+    renamed |= {"transformer.wpe.weight": "transformer.positions_embed.weight"}
+    names = [
+        (ours, [renamed.get(name, name) for name in found], change)
+        for ours, found, change in gpt2_names(3)
+        if not ours.startswith("final_norm")
+    ]
+    assert_same_loss_and_gradients(GPT(config).double(), theirs.double().eval(), names, random_ids(4, 18, 37), 1e-11)
+
+
+def test_windows_are_mistrals(hugging_face: Any) -> None:
+    """Jiang et al. 2023: Llama with a sliding window in every layer."""
+    sizes = {
+        "num_hidden_layers": 3,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "hidden_size": 60,
+        "intermediate_size": 44,
+        "vocab_size": 37,
+        "max_position_embeddings": 19,
+        "rms_norm_eps": 1e-5,
+        "sliding_window": 5,
+        "rope_theta": 10_000.0,
+    }
+    theirs = hugging_face.MistralForCausalLM(hugging_face.MistralConfig(**sizes, attn_implementation="eager"))
+    config = small("llama", n_layer=3, n_head=6, n_kv_head=2, d_model=60, d_ff=44, vocab_size=37, context_length=19)
+    config = dataclasses.replace(config, window=5, window_pattern="S")
+    assert_same_loss_and_gradients(GPT(config), theirs.eval(), list(llama_names(config)), random_ids(4, 18, 37), 1e-4)
 
 
 # Sizes
