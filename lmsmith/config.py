@@ -297,9 +297,11 @@ class DataConfig:
         "text of one: a line) a row, cut or padded to the context",
     )
     validation_fraction: float = setting(0.0, "share of the text held out; 0: a tenth, at most 250,000 characters")
+    validation_tokens: int = setting(0, "of a folder of shards: validate on the first N tokens held out; 0: all")
 
     def __post_init__(self) -> None:
         _check(0 <= self.validation_fraction < 1, "data.validation_fraction", self.validation_fraction, "0 to below 1")
+        _check(self.validation_tokens >= 0, "data.validation_tokens", self.validation_tokens, "0 (all) or more")
         if self.sources and self.source:
             raise ConfigError(
                 f"data.sources = {', '.join(self.sources)} and {len(self.source)} [[data.source]] both say what to "

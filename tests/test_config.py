@@ -56,6 +56,7 @@ BAD: dict[str, list[Any]] = {
     "schedule.final_fraction": [-0.1, 1.1, math.nan],
     "data.validation_fraction": [-0.1, 1.0, math.nan],
     "train.steps": [-1],
+    "data.validation_tokens": [-1],
     "train.minutes": [-1.0, math.inf, math.nan],
     "train.tokens": [-1],
     "train.batch_size": [0],
