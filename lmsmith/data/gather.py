@@ -31,6 +31,7 @@ from lmsmith.data.ready import Ready, find_ready, open_ready
 from lmsmith.data.shards import Shards
 from lmsmith.errors import CheckpointError, ConfigError, TokenizerError
 from lmsmith.text.documents import Documents, split_documents
+from lmsmith.text.files import plural
 from lmsmith.tokens.files import load_tokenizer, save_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
 
@@ -44,6 +45,8 @@ _BLOCK = 2**20  # ids decoded at once
 def gather(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
     """Reads the sources and writes `folder`. Raises DataError, ConfigError, TokenizerError, StorageError."""
     places = {path: find_ready(path) for path in data.paths}
+    if data.validation_tokens and not any(places.values()):
+        raise ConfigError("data.validation_tokens is for folders of shards: of text, set data.validation_fraction.")
     if not data.source and not any(places.values()):
         return prepare.prepare(data, tokenizer, folder)
     ready = {path: open_ready(place) for path, place in places.items() if place is not None}
@@ -59,8 +62,10 @@ def gather(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
     for number, paths in enumerate(filter(None, groups), start=1):
         if paths[0] in ready:
             shards = ready[paths[0]]
-            records.append({"shards": str(shards.folder), **shards.identity()})
-            opened.append((shards.open_train(made.vocab_size), shards.open_validation(made.vocab_size)))
+            records.append(
+                {"shards": str(shards.folder), **shards.identity(), "validation_tokens": data.validation_tokens}
+            )
+            opened.append(_open(records[-1], folder, made.vocab_size))
             counts.append(_counts_of(shards, *opened[-1], made))
             if sum(count.n_val_bytes for count in counts) <= MOST_TEXT:
                 text += b"".join(_decoded(opened[-1][1], made))
@@ -144,7 +149,9 @@ def _open(record: dict[str, Any], folder: Path, vocab_size: int) -> tuple[Shards
         raise CheckpointError(
             f"the shards in {place} are not those that the run began with: {changed}. Put them back, or start anew."
         )
-    return ready.open_train(vocab_size), ready.open_validation(vocab_size)
+    validation = ready.open_validation(vocab_size)
+    limit = record["validation_tokens"] or len(validation)
+    return ready.open_train(vocab_size), validation.first(limit)
 
 
 def _changes(record: dict[str, Any], ready: Ready) -> str:
@@ -166,18 +173,22 @@ def _changes(record: dict[str, Any], ready: Ready) -> str:
 
 def _counts_of(ready: Ready, train: Shards, validation: Shards, tokenizer: Tokenizer) -> Counts:
     """What a folder of shards holds, in the words of a run."""
-    if ready.manifest is not None:
-        held_out = ready.manifest.splits["val"]
+    notes = [f"{ready.folder}: {note}" for note in ready.manifest.notes] if ready.manifest else []
+    held_out = ready.manifest.splits["val"] if ready.manifest else None
+    if held_out and len(validation) == held_out.n_tokens:
         n_bytes, unknown = held_out.n_bytes, (held_out.n_unknown, held_out.n_unknown_bytes)
-        notes = tuple(f"{ready.folder}: {note}" for note in ready.manifest.notes)
     else:
         n_bytes, unknown = sum(map(len, _decoded(validation, tokenizer))), (0, 0)
-        notes = (
-            f"{ready.folder} has no manifest: that its {len(ready.train) + len(ready.validation):,} shards were made "
-            f"with this tokenizer is taken on trust, and the {n_bytes:,} bytes of its validation text are those of the "
-            "tokens, decoded",
+        notes.append(
+            f"{ready.folder}: the {n_bytes:,} bytes of validation text are those of its {len(validation):,} tokens, "
+            "decoded"
         )
-    return Counts(len(train), len(validation), n_bytes, *unknown, notes)
+    if not ready.manifest:
+        notes.append(
+            f"{ready.folder} has no manifest: that this tokenizer made its "
+            f"{plural(len(ready.train) + len(ready.validation), 'shard')} is taken on trust"
+        )
+    return Counts(len(train), len(validation), n_bytes, *unknown, tuple(notes))
 
 
 def _tokenizer(data: DataConfig, wanted: str, ready: dict[str, Ready]) -> Tokenizer:

@@ -123,6 +123,12 @@ class Shards:
         parts, paths = [part for one in several for part in one._parts], [path for one in several for path in one.paths]
         return cls(parts, paths, several[0].vocab_size)
 
+    def first(self, n_tokens: int) -> "Shards":
+        """The first so many ids, or all if they are fewer."""
+        begins = [end - len(part) for end, part in zip(self._ends, self._parts, strict=True)]
+        parts = [part[: max(0, n_tokens - begin)] for part, begin in zip(self._parts, begins, strict=True)]
+        return Shards(parts, self.paths, self.vocab_size)
+
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 

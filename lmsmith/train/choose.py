@@ -17,6 +17,7 @@ from lmsmith.accounting.predict import train_flops_per_token
 from lmsmith.config import RunConfig
 from lmsmith.data.packing import batches_of
 from lmsmith.data.prepare import Corpus
+from lmsmith.data.shards import Shards
 from lmsmith.errors import ConfigError
 from lmsmith.models.gpt import GPT
 from lmsmith.presets import NOTES, has_size
@@ -29,6 +30,7 @@ DEFAULT_MINUTES = 10.0
 NOMINAL_BUDGET = 3e13  # operations: the size of a run whose length is said in steps or tokens
 MOST_EVALUATIONS, LEAST_EVALUATIONS = 10, 3
 EVALUATION_SHARE = 0.06  # of a run's time, at most, as long as there are more than the least
+MOST_EVALUATION = 0.25  # of a run's time for a single one
 N_LOG_LINES = 200
 
 
@@ -96,6 +98,14 @@ def resolve(
                 "updates. Allow more --minutes, or set a smaller model or --train.batch_size."
             )
         an_evaluation = len(corpus.validation) / tokens_a_step * an_update / 3  # forward alone
+        # Of a text no more than needed is held out; of shards it may be a hundred million tokens.
+        if isinstance(corpus.validation, Shards) and an_evaluation > MOST_EVALUATION * seconds:
+            fewer = float(f"{0.02 * seconds / an_evaluation * len(corpus.validation):.1g}")
+            raise ConfigError(
+                f"to score the {len(corpus.validation):,} validation tokens once takes about {an_evaluation:,.0f} s "
+                f"here, and there are {seconds:,.0f} s for updates. Allow more --minutes, or validate on less: of "
+                f"shards --data.validation_tokens {fewer:.0f}, of text a smaller --data.validation_fraction."
+            )
         n_evaluations = min(n_evaluations, int(EVALUATION_SHARE * seconds / an_evaluation))
         steps = int(seconds / an_update)
     steps = max(1, steps)

@@ -103,9 +103,9 @@ def test_shards_from_elsewhere_serve_once_their_tokenizer_is_said(tmp_path: Path
         assert np.array_equal(found.train[:], np.concatenate(TRAIN))
         assert np.array_equal(found.validation[:], np.concatenate(VALIDATION))
         assert found.counts.n_val_bytes == len("Nobody knew. Später nicht mehr.".encode())  # decoded
-        (note,) = found.counts.notes
-        assert "has no manifest" in note
-        assert "taken on trust" in note
+        decoded, trusted = found.counts.notes
+        assert decoded == f"{place}: the 32 bytes of validation text are those of its 34 tokens, decoded"
+        assert "has no manifest: that this tokenizer made its 5 shards is taken on trust" in trusted
     save_tokenizer(BYTES, place)  # beside the shards it is as good as said
     assert gathered(data, tmp_path / "beside").tokenizer == BYTES
 
@@ -131,6 +131,23 @@ def test_a_validation_text_that_is_large_is_not_written_out(tmp_path: Path) -> N
     assert found.counts.n_val_bytes == MOST_TEXT + 1
     assert not found.first_given  # no end of text stands before it
     assert not (tmp_path / "tokens" / "validation.txt").exists()
+
+
+def test_validation_on_the_first_tokens_alone(tmp_path: Path) -> None:
+    """Their bytes are decoded, whatever the manifest says of all."""
+    places = prepared(tmp_path / "ready"), foreign(tmp_path / "fineweb")
+    save_tokenizer(BYTES, places[1])
+    for number, place in enumerate(places):
+        data = DataConfig(sources=(str(place),), validation_tokens=18)
+        found = gathered(data, tmp_path / f"tokens-{number}")
+        assert np.array_equal(found.validation[:], np.concatenate(VALIDATION)[:18])
+        assert found.counts.n_val_bytes == len(b"Nobody knew. Sp\xc3")
+        assert "the 16 bytes of validation text are those of its 18 tokens" in found.counts.notes[-1 - number]
+        more = gathered(replace(data, validation_tokens=10**9), tmp_path / f"more-{number}")
+        assert np.array_equal(more.validation[:], np.concatenate(VALIDATION))
+    (tmp_path / "a.txt").write_text("abcabc\n" * 50, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"data\.validation_tokens is for folders of shards"):
+        gather(DataConfig(sources=(str(tmp_path / "a.txt"),), validation_tokens=9), "auto", tmp_path / "text")
 
 
 def test_several_sources_without_weights_are_one_stream(tmp_path: Path) -> None:

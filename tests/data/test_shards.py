@@ -132,6 +132,7 @@ def test_many_shards_are_as_one_array(data: some.DataObject) -> None:
         a, b = data.draw(places), data.draw(places)
         assert np.array_equal(found[a:b], whole[a:b])
         assert np.array_equal(found[a:], whole[a:])
+        assert np.array_equal(found.first(abs(a))[:], whole[: abs(a)])
     length = data.draw(some.integers(0, len(whole)))
     starts = np.array(data.draw(some.lists(some.integers(0, len(whole) - length), max_size=5)), dtype=np.int64)
     windows = found.windows(starts, length)

@@ -1,6 +1,7 @@
 """What is chosen where the user leaves it open, and that what the user set stays."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from lmsmith.accounting.predict import train_flops_per_token
 from lmsmith.config import RunConfig, settings
 from lmsmith.data.prepare import Corpus, Counts
+from lmsmith.data.shards import Shards
 from lmsmith.errors import ConfigError, DataError
 from lmsmith.models.gpt import GPT
 from lmsmith.presets import PRESETS, has_size
@@ -133,6 +135,16 @@ def test_evaluations_take_little_of_a_short_time(n: int) -> None:
     assert 3 <= n_evaluations <= 11
     assert n_evaluations * forward < 0.1 * 30 or n_evaluations == 3
     assert tokens > 0
+
+
+def test_a_validation_split_that_leaves_no_time_to_train_is_refused_with_one_that_does() -> None:
+    text = corpus_of(30_000)
+    config, given = asked(["shards"], {})
+    with pytest.raises(ConfigError, match=r"validation tokens once takes about [\d,]+ s here") as told:
+        resolve(config, given, replace(text, validation=Shards([text.validation] * 30_000)), MACHINE, 30.0)
+    advised = int(str(told.value).partition("--data.validation_tokens ")[2].partition(",")[0])
+    assert 1e4 < advised < 3000 * 30_000
+    resolve(config, given, replace(text, validation=Shards([text.validation] * (advised // 3000))), MACHINE, 30.0)
 
 
 def test_a_short_text_has_a_short_context() -> None:
