@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lmsmith.accounting.predict import matrix_parameters, train_flops_per_token
 from lmsmith.config import ModelConfig
 from lmsmith.loss import summed_cross_entropy
+from lmsmith.models import kernels
 from lmsmith.models.gpt import GPT
 from lmsmith.presets import preset
 
@@ -23,6 +24,17 @@ SIZE = {
     "model.vocab_size": 29,
 }
 VARIANTS: list[dict[str, Any]] = [{}, {"model.d_ff": 40, "model.vocab_multiple": 16}, {"model.n_kv_head": 0}]
+SWITCHES: list[dict[str, Any]] = [
+    {"model.feed_forward": "geglu"},
+    {"model.feed_forward": "swiglu", "model.tied_head": True},
+    {"model.norm_placement": "post", "model.norm_gain": True, "model.bias": True},
+    {"model.value_embedding_every": 2},
+    {"model.value_embedding_every": 1, "model.n_kv_head": 0, "model.d_model": 40},
+    {"model.residual_scalars": True, "model.positions": "learned", "model.ngram_orders": (2, 3)},
+    {"model.window": 5, "model.window_pattern": "SSL"},
+    {"model.window": 1, "model.window_pattern": "S"},
+    {"model.window": 99, "model.window_pattern": "SL"},
+]
 
 
 def config_of(name: str, changes: dict[str, Any]) -> ModelConfig:
@@ -43,6 +55,10 @@ def in_place(added_to: tuple[int, ...], a: tuple[int, ...], b: tuple[int, ...], 
     return 2 * a[0] * a[1] * b[1]
 
 
+def in_place_in_batches(added_to: tuple[int, ...], a: tuple[int, ...], b: tuple[int, ...], **options: object) -> int:
+    return 2 * a[0] * a[1] * a[2] * b[2]
+
+
 @pytest.mark.parametrize("changes", VARIANTS)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_operations_are_those_pytorch_counts(name: str, changes: dict[str, Any]) -> None:
@@ -57,6 +73,27 @@ def test_operations_are_those_pytorch_counts(name: str, changes: dict[str, Any])
         total.backward()
     attention = 6 * config.n_layer * T * config.d_model
     assert counter.get_total_flops() == B * T * (train_flops_per_token(config) + attention)
+
+
+@pytest.mark.parametrize("changes", SWITCHES, ids=str)
+def test_every_switch_is_counted(changes: dict[str, Any]) -> None:
+    """Queries one by one, each multiplied with the keys it sees and no others, so that all is counted as it is.
+
+    A window of w sees w - w²/2T + w/2T keys on average; the prediction leaves out the last, half of the diagonal.
+    """
+    config = config_of("modern", changes)
+    model, B, T = GPT(config), 3, config.context_length
+    inside = sum(m.weight.numel() for m in model.blocks.modules() if isinstance(m, nn.Linear))
+    assert matrix_parameters(config) == inside + model.head_weight.numel()
+    ids = torch.zeros(B, T, dtype=torch.int64)
+    counted = {torch.ops.aten.addmm_: in_place, torch.ops.aten.baddbmm_: in_place_in_batches}
+    with pytest.MonkeyPatch.context() as patch, FlopCounterMode(display=False, custom_mapping=counted) as counter:
+        patch.setattr(kernels._CausalAttention, "BLOCK", 1)
+        hidden = model.hidden(ids).flatten(0, 1)
+        total, _ = summed_cross_entropy(hidden, model.head_weight, ids.flatten(), vocab_size=config.vocab_size)
+        total.backward()
+    diagonal = sum(12 * config.d_model * min(config.window_of(layer) or T, T) / 2 for layer in range(config.n_layer))
+    assert counter.get_total_flops() == B * (T * train_flops_per_token(config) + diagonal)
 
 
 def gpt2_xl(context_length: int) -> ModelConfig:
