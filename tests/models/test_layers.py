@@ -47,8 +47,15 @@ def test_norm(kind: str, gain: bool, bias: bool) -> None:
     torch.testing.assert_close(norm(x), wanted, rtol=1e-13, atol=1e-13)
 
 
+def test_no_norm_is_nothing() -> None:
+    norm = Norm(config(norm="none", embedding_norm=False), 12)
+    x = numbers(2, 5, 12)
+    assert norm(x) is x
+    assert not list(norm.parameters())
+
+
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("kind", ["gelu", "gelu-tanh", "silu", "relu2", "swiglu"])
+@pytest.mark.parametrize("kind", ["gelu", "gelu-tanh", "silu", "relu2", "swiglu", "geglu"])
 def test_feed_forward(kind: str, bias: bool) -> None:
     layer = filled(FeedForward(config(feed_forward=kind, bias=bias, d_ff=20)))
     x = numbers(2, 5, 12)
@@ -56,6 +63,8 @@ def test_feed_forward(kind: str, bias: bool) -> None:
     h = x @ up.weight.T + (up.bias if bias else 0)
     if kind == "swiglu":
         h = h[..., :20] / (1 + torch.exp(-h[..., :20])) * h[..., 20:]
+    elif kind == "geglu":
+        h = h[..., :20] / 2 * (1 + torch.erf(h[..., :20] / math.sqrt(2))) * h[..., 20:]
     elif kind == "gelu":
         h = h / 2 * (1 + torch.erf(h / math.sqrt(2)))
     elif kind == "gelu-tanh":
@@ -87,6 +96,15 @@ def test_ngram_rows_are_those_of_the_last_n_tokens() -> None:
     for order, rows in zip((2, 3, 5), layer.rows(ids, before), strict=True):
         wanted = [[key_rows(line[t - order + 1 : t + 1][::-1], 1000) for t in range(4, 24)] for line in text]
         assert rows.tolist() == wanted
+
+
+def test_ngram_rows_restart_where_documents_do() -> None:
+    layer = NgramEmbedding(config(ngram_orders=(2, 3, 5), ngram_table_size=1000))
+    ids, nothing = torch.randint(0, 11, (1, 9), generator=torch.Generator().manual_seed(0)), torch.full((1, 4), 11)
+    positions = torch.tensor([[0, 1, 2, 3, 0, 0, 1, 2, 3]])
+    found = torch.stack(layer.rows(ids, nothing, positions))
+    alone = [torch.stack(layer.rows(part, nothing)) for part in ids.split((4, 1, 4), dim=1)]
+    assert torch.equal(found, torch.cat(alone, 2))
 
 
 def test_ngram_rows_spread_evenly() -> None:
