@@ -28,7 +28,10 @@ def add(verbs: Verbs) -> None:
         usage="lmsmith train SOURCE... [--minutes M] [--out RUN] [--SETTING VALUE]...",
     )
     train.add_argument(
-        "source", nargs="+", metavar="SOURCE", help="text files, folders, globs, corpora by name; or a recipe.toml"
+        "source",
+        nargs="+",
+        metavar="SOURCE",
+        help="text files, folders, globs; folders of token shards; corpora by name; or a recipe.toml",
     )
     add_settings(train)
 
