@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from lmsmith.data.manifest import FILE_NAME, SPLITS, ShardRecord
-from lmsmith.data.ready import Ready, open_ready
+from lmsmith.data.ready import Ready, find_ready, open_ready
 from lmsmith.data.shards import Shards, check_ids, read_shard
 from lmsmith.errors import DataError, TokenizerError
 from lmsmith.text.files import plural
@@ -65,7 +65,10 @@ def inspect(
     Raises DataError for what is no shard, cut short or missing; with `verify` damaged content is told in `problems`.
     """
     if not place.exists():
-        raise DataError(f"there is no {place}: name a folder of shards, or one shard.")
+        named = find_ready(str(place))
+        if named is None:
+            raise DataError(f"there is no {place}: name a folder of shards, one shard, or a corpus of shards.")
+        place = named
     ready = open_ready(place) if place.is_dir() else _only(place)
     made = ready.manifest.tokenizer if ready.manifest else None
     if tokenizer and made and tokenizer.fingerprint != made.fingerprint:

@@ -82,7 +82,8 @@ def _in_a_sentence(run: Run) -> str:
         if name in of
     ]
     sentence = f"A Transformer of {', '.join(shape)}" if shape else "A language model"
-    if sources := of.get("data.sources"):
+    mixed = [source["path"] for source in of.get("data.source", ())]
+    if sources := of.get("data.sources") or mixed:
         names = [Path(source).name for source in sources]
         sentence += f", trained on {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     if ended := run.summary.get("finished"):

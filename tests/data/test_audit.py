@@ -118,7 +118,7 @@ def test_a_folder_from_elsewhere(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_looked_at(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"there is no .*absent"):
+    with pytest.raises(DataError, match=r"there is no .*absent: name a folder of shards"):
         inspect(tmp_path / "absent")
     with pytest.raises(DataError, match="holds no train shard"):
         inspect(tmp_path)

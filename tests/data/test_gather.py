@@ -4,8 +4,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as some
 
 from lmsmith.config import DataConfig, DataSource
 from lmsmith.data import prepare
@@ -194,6 +197,25 @@ def test_sources_with_weights_are_mixed(tmp_path: Path) -> None:
         assert sum("a" in row for row in rows) == 5
         assert rows.count("?" * 8) == 3
         assert sum("B" in row for row in rows) == 2
+
+
+@hypothesis.settings(deadline=None, max_examples=8)
+@given(some.data())
+def test_no_validation_token_is_trained_on(tmp_path_factory: pytest.TempPathFactory, data: some.DataObject) -> None:
+    """Of shards of any lengths, mixed or not, over several epochs."""
+    place, names = tmp_path_factory.mktemp("data"), []
+    for number in range(data.draw(some.integers(1, 3))):
+        lengths = data.draw(some.lists(some.integers(1, 40), min_size=1, max_size=4).filter(lambda n: sum(n) >= 20))
+        train, validation = [np.full(n, 10 + number) for n in lengths], [np.full(n, 99) for n in lengths]
+        names.append(str(prepared(place / str(number), train, validation)))
+    weights = [data.draw(some.integers(1, 4)) for _ in names]
+    mixed = tuple(DataSource(name, weight) for name, weight in zip(names, weights, strict=True))
+    config = DataConfig(source=mixed) if data.draw(some.booleans()) else DataConfig(sources=tuple(names))
+    found = gathered(config, place / "tokens")
+    batches = Batches(found.train, context_length=data.draw(some.integers(1, 10)), batch_size=8, seed=1)
+    seen = set(np.unique([batches.rows(step).targets for step in range(60)]).tolist())
+    assert seen == {10 + number for number in range(len(names))}
+    assert set(np.unique(found.validation[:])) == {99}
 
 
 def test_texts_that_are_mixed_have_one_tokenizer(tmp_path: Path) -> None:
