@@ -1,24 +1,26 @@
-"""Verbs of data: data list, download, inspect."""
+"""Verbs of data: data list, download, prepare, inspect."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import shlex
+import time
 from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 
 from lmsmith.cli.console import Progress
-from lmsmith.cli.grammar import Verbs, at_least_one
+from lmsmith.cli.grammar import Verbs, add_setting, at_least_one, settings_given
+from lmsmith.config import RunConfig, settings
 from lmsmith.errors import DataError, UsageError
 
 KINDS = {"text": "text to learn from", "shards": "token shards", "tasks": "tasks to evaluate on"}
 
 
 def add(verbs: Verbs) -> None:
-    verbs.group("data", "corpora by name: see which there are, fetch them")
+    verbs.group("data", "corpora by name; text of any size to token shards; what is in them")
 
     listing = verbs.verb("data list", _list, "the corpora that have names", "lmsmith data list")
     listing.add_argument("--json", action="store_true", help="print one JSON array")
@@ -29,6 +31,52 @@ def add(verbs: Verbs) -> None:
     download.add_argument("name", metavar="NAME", help="as `lmsmith data list` shows it")
     download.add_argument("--out", type=Path, metavar="DIR", help="(NAME in $LMSMITH_DATA or ~/.cache/lmsmith/corpora)")
     download.add_argument("--files", type=at_least_one, default=0, metavar="N", help="only the first N files (all)")
+
+    prepare = verbs.verb(
+        "data prepare",
+        _prepare,
+        "text of any size to token shards",
+        "lmsmith data prepare demo/stories.jsonl --tokenizer bpe:2000 --out demo/shards",
+    )
+    prepare.add_argument("source", nargs="+", metavar="SOURCE", help="text files, folders, globs, named corpora")
+    prepare.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="the new folder; till it is whole, DIR.partial: the command goes on there",
+    )
+    prepare.add_argument(
+        "--tokenizer",
+        default="gpt2",
+        metavar="WHICH",
+        help="gpt2, bpe:SIZE (learnt from the text), byte, char, word, or a folder that holds one (gpt2)",
+    )
+    prepare.add_argument(
+        "--shard-tokens", type=at_least_one, default=100_000_000, metavar="N", help="of each shard (100,000,000)"
+    )
+    prepare.add_argument(
+        "--validation-fraction",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="share of the text held out; 0: by its size, a tenth of little text and less of much (0)",
+    )
+    prepare.add_argument(
+        "--dedup",
+        choices=["none", "exact", "near"],
+        default="none",
+        help="drop documents equal to earlier ones, or near them by MinHash (none)",
+    )
+    prepare.add_argument("--skip-bad", action="store_true", help="leave out what cannot be read, name and count it")
+    prepare.add_argument("--workers", type=at_least_one, default=0, metavar="N", help="(one a core)")
+    prepare.add_argument(
+        "--engine", choices=["local", "ray"], default="local", help="who works: this machine or a Ray cluster (local)"
+    )
+    known = dict(settings())
+    for name in ("data.text_field", "data.encoding", "data.errors"):
+        add_setting(prepare, known[name])
+    prepare.add_argument("--json", action="store_true", help="print one JSON object: the manifest")
 
     inspect = verbs.verb(
         "data inspect",
@@ -111,6 +159,43 @@ def _download(options: argparse.Namespace, console: Console, started: float) -> 
         source = shlex.quote(corpus.name if options.out is None else str(options.out))
         tokenizer = " --tokenizer gpt2" if corpus.kind == "shards" else ""
         console.print(f"try      lmsmith train {source}{tokenizer} --minutes 10")
+    return 0
+
+
+def _prepare(options: argparse.Namespace, console: Console, started: float) -> int:
+    from lmsmith.data.build import build_shards
+    from lmsmith.text.files import plural
+
+    data = RunConfig().changed(settings_given(options), where="the command line").data
+    with Progress(console) as tell:
+        manifest = build_shards(
+            options.source,
+            options.out,
+            tokenizer=options.tokenizer,
+            shard_tokens=options.shard_tokens,
+            dedup=options.dedup,
+            validation_fraction=options.validation_fraction,
+            text_field=data.text_field,
+            encoding=data.encoding,
+            errors=data.errors,
+            skip_bad=options.skip_bad,
+            workers=options.workers,
+            engine=options.engine,
+            tell=tell,
+        )
+    if options.json:
+        print(json.dumps(asdict(manifest), ensure_ascii=False))
+        return 0
+    for name, split in manifest.splits.items():
+        console.print(
+            f"{name:5}  {plural(split.n_tokens, 'token')} of {plural(split.n_documents, 'document')} "
+            f"({split.n_bytes / 1e6:,.1f} MB of text) in {plural(len(split.shards), 'shard')}"
+        )
+    for note in manifest.notes:
+        console.print(f"note   {note}")
+    n_bytes, seconds = sum(split.n_bytes for split in manifest.splits.values()), time.monotonic() - started
+    console.print(f"{options.out} is whole: {seconds:.1f} s, {n_bytes / 1e6 / seconds:,.1f} MB of text a second")
+    console.print(f"try    lmsmith train {shlex.quote(str(options.out))} --minutes 10")
     return 0
 
 

@@ -34,6 +34,7 @@ from lmsmith.data.units import TRAIN, Job, Reading, read_unit, unit_file, utf8
 from lmsmith.errors import ConfigError, DataError, StorageError
 from lmsmith.text.files import Counts, known_encoding, plural
 from lmsmith.text.parts import Cut
+from lmsmith.text.sources import find_files
 from lmsmith.tokens.files import FILE_NAME as TOKENIZER_FILE
 from lmsmith.tokens.files import load_tokenizer, save_tokenizer
 from lmsmith.tokens.tokenizer import END_OF_TEXT, ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer
@@ -75,8 +76,9 @@ def build_shards(
     partial = out.with_name(out.name + ".partial")
     work = partial / "work"
     reading = Reading(text_field, known_encoding(encoding), errors, skip_bad, validation_fraction, by_document=True)
+    found, left_out = find_files(list(sources))
     given = _given(tokenizer)
-    plan = make_plan(sources, reading, cut=_cut_for(tokenizer, given), drop_duplicates=dedup != "none")
+    plan = make_plan(found, reading, cut=_cut_for(tokenizer, given), drop_duplicates=dedup != "none")
     settings = {
         "tokenizer": tokenizer if given is None else given.fingerprint,
         "shard_tokens": shard_tokens,
@@ -120,6 +122,7 @@ def build_shards(
             assembler.close()
         check_unchanged(plan)
         _check_sides(splits, plan)
+        summary.counts.left_out += left_out
         sources_read = [(file.path, file.n_bytes, summary.fingerprints.get(file.path, "")) for file in plan.files]
         manifest = Manifest(
             tokenizer=TokenizerRecord.of(used),
@@ -299,9 +302,10 @@ def _notes(
             "files are added."
         )
     else:
+        whose = "the text" if n_held_out == 1 else f"each of {n_held_out} documents"
         yield (
-            f"the last {100 * fraction:.4g}% of each of {plural(n_held_out, 'document')} is for validation. It follows "
-            "on the training text without a gap, so it is easier to predict than a text of its own."
+            f"the last {100 * fraction:.4g}% of {whose} is for validation. It follows on the training text without a "
+            "gap, so it is easier to predict than a text of its own."
         )
     if near is not None:
         yield (
@@ -311,7 +315,6 @@ def _notes(
     elif n_dropped:
         yield f"{plural(n_dropped, 'exact duplicate')} dropped."
     yield from plan.notes
-    summary.counts.add(plan.left_out)
     yield from summary.counts.notes()
     n_unknown = {name: split.n_unknown for name, split in splits.items()}
     if any(n_unknown.values()):

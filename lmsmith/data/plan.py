@@ -36,7 +36,7 @@ from lmsmith.text.files import (
     size_and_time,
 )
 from lmsmith.text.parts import Cut, divide, is_utf8, next_cut
-from lmsmith.text.sources import Found, find_files
+from lmsmith.text.sources import Found
 
 UNIT_BYTES = (1 << 22, 1 << 28)  # smallest and largest unit, as on the disk
 UNITS = 512  # that there should be at least, in between
@@ -58,7 +58,6 @@ class Plan:
     files: tuple[SourceFile, ...]
     units: tuple[Unit, ...]
     reading: Reading
-    left_out: Counts
     notes: tuple[str, ...]
 
     @property
@@ -77,14 +76,12 @@ class Plan:
         return hashlib.sha256(content.encode()).hexdigest()
 
 
-def make_plan(sources: Sequence[str], reading: Reading, *, cut: Cut | None, drop_duplicates: bool) -> Plan:
-    """`reading.fraction` 0: chosen; `reading.by_document` is decided here.
+def make_plan(found: Sequence[Found], reading: Reading, *, cut: Cut | None, drop_duplicates: bool) -> Plan:
+    """Of the files that were found. `reading.fraction` 0: chosen; `reading.by_document` is decided here.
 
     `cut`: where a text may be cut for the tokenizer; None: nowhere, so that a large plain file is one piece of work.
-    Raises DataError where sources cannot be found or read, or hold too little.
+    Raises DataError where a file cannot be read.
     """
-    found, left_out = find_files(list(sources))
-    counts = Counts(left_out=left_out)
     files = tuple(_measured(path, skip_bad=reading.skip_bad) for path, _ in found)
     look = _look(found, files, reading)
     n_bytes = sum(file.n_bytes for file in files)
@@ -101,7 +98,7 @@ def make_plan(sources: Sequence[str], reading: Reading, *, cut: Cut | None, drop
     notes = []
     if n_duplicates:
         notes.append(f"{n_duplicates:,} of the large files are the same as others by size and samples; dropped.")
-    return Plan(files, tuple(_units(pieces, size)), reading, counts, tuple(notes))
+    return Plan(files, tuple(_units(pieces, size)), reading, tuple(notes))
 
 
 def check_unchanged(plan: Plan) -> None:
@@ -126,7 +123,7 @@ class _Look(NamedTuple):
     n_characters: int  # of all, where they are few
 
 
-def _look(found: list[Found], files: tuple[SourceFile, ...], reading: Reading) -> _Look:
+def _look(found: Sequence[Found], files: tuple[SourceFile, ...], reading: Reading) -> _Look:
     """Whether documents are many: reads until `MANY` distinct ones have been met."""
     distinct: set[int] = set()
     n_documents = n_characters = 0
@@ -178,7 +175,7 @@ def _is_divisible(path: Path, n_bytes: int, reading: Reading) -> bool:
 
 
 def _pieces(
-    found: list[Found],
+    found: Sequence[Found],
     files: tuple[SourceFile, ...],
     reading: Reading,
     size: int,

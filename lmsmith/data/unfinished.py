@@ -8,6 +8,7 @@ It stays when the block ends, well or not; whoever finishes it gives it its name
 
 import contextlib
 import json
+import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ import filelock
 
 from lmsmith import atomic
 from lmsmith.errors import ConfigError, DataError, StorageError
+
+log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -47,6 +50,9 @@ def begun(partial: Path, settings: dict[str, Any]) -> Iterator[None]:
             yield
         except StorageError as error:
             raise StorageError(f"{error} What is done is kept: the same command goes on from there.") from error
+        except KeyboardInterrupt:
+            log.warning("what is done is kept in %s: the same command goes on from there", partial)
+            raise
 
 
 def _check_same(partial: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
