@@ -83,7 +83,7 @@ def _one_length(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
 def _shape(base: RunConfig, wanted: Mapping[str, Any]) -> dict[str, int]:
     """Where one of width and heads is set and the other will be chosen: one that goes with it until then."""
     given = {"model.d_model", "model.n_head"} & set(wanted)
-    if has_size(base.preset) or len(given) != 1:
+    if has_size(base.preset) or len(given) != 1 or base.model.kind != "gpt":
         return {}
     (name,) = given
     try:
@@ -116,10 +116,28 @@ def train(
         config, notes = for_reference(config, given)
         for note in notes:
             say(console, f"note     {note}", indent=9)
+    if config.model.kind == "ngram":
+        return _count(config, given, out, console)
     if not (config.train.steps or config.train.tokens or config.train.minutes):
         config = config.changed({"train.minutes": DEFAULT_MINUTES}, where="the default")
     with joined(place_in_environment(device_name(config))) as ranks:
         return _train(config, given, out, _of_first(console, ranks), started, reserve_seconds, ranks)
+
+
+def _count(config: RunConfig, given: set[str], out: Path | None, console: Console) -> tuple[Path, dict[str, Any]]:
+    """`train` of an n-gram model, which has neither updates nor a clock."""
+    from lmsmith.train.counting import count, resolve_counting  # brings in the compiler
+
+    def fill(folder: Path) -> tuple[RunConfig, Corpus]:
+        corpus = gather(config.data, config.tokenizer, folder / "tokens")
+        for note in corpus.counts.notes:
+            say(console, f"note     {note}", indent=9)
+        return resolve_counting(config, given, corpus), corpus
+
+    place = free_place(out, Path(config.data.paths[0]).name.split(".")[0])
+    resolved, corpus = create(place, fill)
+    with _or_resume(place, console):
+        return place, count(resolved, corpus, place, console)
 
 
 def _train(
@@ -180,7 +198,12 @@ def resume(place: Path, *, console: Console) -> dict[str, Any]:
     it is. Returns its summary.
     """
     started = time.monotonic()
-    config, _ = open_run(place)
+    config, corpus = open_run(place)
+    if config.model.kind == "ngram" and not summary_of(place):
+        from lmsmith.train.counting import count
+
+        with _or_resume(place, console):
+            return count(config, corpus, place, console)
     with joined(place_in_environment(device_name(config))) as ranks:
         return _resume(place, _of_first(console, ranks), started, ranks)
 
@@ -212,6 +235,8 @@ def _of_first(console: Console, ranks: Ranks) -> Console:
 def _training(
     config: RunConfig, corpus: Corpus, place: Path, console: Console, machine: Machine, ranks: Ranks
 ) -> Training:
+    if config.train.carry_state and ranks.world > 1:
+        raise ConfigError("train.carry_state keeps its states in one process: start it without torchrun.")
     if config.train.batch_size % ranks.world:
         raise ConfigError(
             f"train.batch_size = {config.train.batch_size} cannot be shared evenly by {ranks.world} processes: set a "
