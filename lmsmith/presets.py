@@ -65,6 +65,15 @@ NOTES = {
 }
 """What the user of a preset is told."""
 
+_RNN = {
+    "model.kind": "rnn",
+    "model.logit_softcap": 0.0,
+    "optim.name": "adamw",
+    "optim.beta2": 0.99,
+    "optim.clip_norm": 1.0,
+    "schedule.warmup_steps": 20,
+}
+
 PRESETS: dict[str, dict[str, Any]] = {
     # RMSNorm, RoPE, QK-norm, squared ReLU, zero projections, soft cap, Muon: the defaults of config.py, and tables of
     # hashed n-grams, which give a small model its local statistics at once.
@@ -85,6 +94,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "schedule.warmup_steps": 50,
         "schedule.final_fraction": 0.1,
     },
+    # Recurrent networks; how they are trained is ours (`docs/log.md`).
+    "rnn": {**_RNN, "model.cell": "elman"},
+    "gru": {**_RNN, "model.cell": "gru"},
+    "lstm": {**_RNN, "model.cell": "lstm"},
+    # Counts: nothing is trained.
+    "ngram": {"model.kind": "ngram"},
     # nanoGPT's model of Shakespeare by characters: 10.65 million parameters.
     "babygpt": {
         **_GPT2,

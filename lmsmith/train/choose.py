@@ -19,7 +19,7 @@ from lmsmith.data.packing import batches_of
 from lmsmith.data.prepare import Corpus
 from lmsmith.data.shards import Shards
 from lmsmith.errors import ConfigError
-from lmsmith.models.gpt import GPT
+from lmsmith.models.kinds import build
 from lmsmith.presets import NOTES, has_size
 from lmsmith.train.by_hand import check_memory
 from lmsmith.train.machine import Machine
@@ -54,6 +54,14 @@ SIZES = (
     Size(1e16, 6, 384, 6, 256, 16),
     Size(1e17, 8, 512, 8, 512, 32),
     Size(math.inf, 12, 768, 12, 1024, 64),
+)
+# Recurrent networks: no heads; more sequences, for their positions are read one after the other.
+RNN_SIZES = (
+    Size(2.5e12, 1, 128, 0, 64, 32),
+    Size(4e14, 1, 256, 0, 64, 32),
+    Size(2e15, 2, 384, 0, 128, 32),
+    Size(1e16, 2, 640, 0, 128, 64),
+    Size(math.inf, 2, 1024, 0, 256, 128),
 )
 
 
@@ -134,10 +142,17 @@ def ngram_dropout(n_epochs: float) -> float:
 
 
 def _size(config: RunConfig, given: Collection[str], corpus: Corpus, budget: float) -> dict[str, Any]:
-    size = next(size for size in SIZES if budget <= size.budget)
+    recurrent = config.model.kind == "rnn"
+    size = next(size for size in (RNN_SIZES if recurrent else SIZES) if budget <= size.budget)
     T = size.context_length
     while T > 8 and len(corpus.train) < 4 * T:
         T //= 2
+    if recurrent:
+        n_rows = (
+            max(1, min(size.batch_size, len(corpus.train) // T - 1)) if config.train.carry_state else size.batch_size
+        )
+        sizes = {"n_layer": size.n_layer, "d_model": size.d_model, "context_length": T}
+        return {f"model.{name}": value for name, value in sizes.items()} | {"train.batch_size": n_rows}
     d_model = config.model.d_model if "model.d_model" in given else size.d_model
     n_head = size.n_head
     while n_head > 1 and (d_model % n_head or d_model // n_head % 2):
@@ -156,7 +171,7 @@ def _size(config: RunConfig, given: Collection[str], corpus: Corpus, budget: flo
 
 def seconds_a_step(config: RunConfig, corpus: Corpus, machine: Machine, n: int = 6) -> float:
     """What an update takes here: the median of a few, of a model that is then thrown away."""
-    model = GPT(config.model)
+    model = build(config.model)
     model.initialise(torch.Generator().manual_seed(config.train.seed))
     model.to(machine.device)
     replica = Replica(model, config)
@@ -174,10 +189,11 @@ def describe(config: RunConfig, corpus: Corpus, machine: Machine) -> list[str]:
     """The plan in a few lines."""
     model, train, counts = config.model, config.train, corpus.counts
     with torch.device("meta"):
-        n_params = GPT(model).n_parameters()
+        n_params = build(model).n_parameters()
     tokens_a_step = batches_of(config, corpus.train, corpus.tokenizer).tokens_per_batch
     tokens = train.steps * tokens_a_step
     tables = f", tables of {','.join(map(str, model.ngram_orders))}-grams" if model.ngram_orders else ""
+    heads = f"{model.n_head} heads, " if model.kind == "gpt" else f"{model.cell} cells, "
     unit = {"char": "characters", "byte": "bytes"}.get(corpus.tokenizer.kind, "tokens")
     notes = [f"note     {NOTES[config.preset]}"] if config.preset in NOTES else []
     if model.size:
@@ -188,7 +204,7 @@ def describe(config: RunConfig, corpus: Corpus, machine: Machine) -> list[str]:
     return [
         f"text     {counts.n_train_tokens + counts.n_val_tokens:,} {unit} ({model.vocab_size:,} different); "
         f"{counts.n_val_tokens:,} held out",
-        f"model    {config.preset}: {model.n_layer} layers, {model.n_head} heads, width {model.d_model}, context "
+        f"model    {config.preset}: {model.n_layer} layers, {heads}width {model.d_model}, context "
         f"{model.context_length}{tables}; {n_params:,} parameters",
         f"training {train.steps:,} steps of {train.batch_size} x {model.context_length} tokens = {tokens:,} "
         f"({tokens / counts.n_train_tokens:.1f} times the text), {config.optim.name}, {config.schedule.shape}"

@@ -1,0 +1,131 @@
+"""The run of an n-gram model: one pass of counting in the place of updates.
+
+The run folder is that of any other run, without checkpoints and metrics: what a kill interrupts is counted again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from lmsmith import atomic
+from lmsmith.checkpoint import save_model
+from lmsmith.config import RunConfig, flatten
+from lmsmith.data.batches import Sources
+from lmsmith.data.prepare import Corpus
+from lmsmith.errors import ConfigError
+from lmsmith.evaluate.compressors import compressed_bits_per_byte
+from lmsmith.evaluate.likelihood import Score, score_ids
+from lmsmith.models.ngram import Ngram
+from lmsmith.tokens.files import save_tokenizer
+from lmsmith.train.log import add_samples, finite, say
+from lmsmith.train.loop import peak_memory_bytes, sample_texts
+
+SAMPLE_SECONDS = 2.0
+LONG_ORDER = 8
+"""Of characters or bytes under Kneser-Ney, where the order was not set: as good as longer ones (`docs/log.md`)."""
+
+
+def resolve_counting(config: RunConfig, given: Collection[str], corpus: Corpus) -> RunConfig:
+    """The config with nothing left open. `given`: settings that the user set. Raises ConfigError."""
+    if config.data.documents != "stream":
+        raise ConfigError(
+            f"data.documents = {config.data.documents!r} keeps documents apart, and n-grams are counted in one stream: "
+            "set it to stream."
+        )
+    if isinstance(corpus.train, Sources):
+        raise ConfigError(
+            "[[data.source]] mixes sources by weight, and counts have none: name the text by data.sources."
+        )
+    vocab_size = corpus.tokenizer.vocab_size
+    if config.model.vocab_size not in (0, vocab_size):
+        raise ConfigError(
+            f"model.vocab_size = {config.model.vocab_size}, but the tokenizer has {vocab_size} ids: set it to 0."
+        )
+    chosen: dict[str, Any] = {"model.vocab_size": vocab_size}
+    if "model.ngram_order" not in given and config.model.smoothing == "kneser-ney":
+        chosen |= {"model.ngram_order": LONG_ORDER} if corpus.tokenizer.kind in ("char", "byte") else {}
+    return config.changed(chosen, where="what was chosen")
+
+
+def count(config: RunConfig, corpus: Corpus, place: Path, console: Console) -> dict[str, Any]:
+    """Counts, scores the validation split, writes RUN/model, samples and summary, and returns the summary."""
+    began = time.monotonic()
+    counts, smoothing = corpus.counts, config.model.smoothing
+    say(
+        console,
+        f"text     {counts.n_train_tokens + counts.n_val_tokens:,} tokens ({config.model.vocab_size:,} different); "
+        f"{counts.n_val_tokens:,} held out",
+        indent=9,
+    )
+    ids = corpus.train
+    assert not isinstance(ids, Sources)
+    start = time.perf_counter()
+    model = Ngram.learn(config.model, np.asarray(ids[:]))
+    seconds = time.perf_counter() - start
+    say(console, f"model    {config.model.ngram_order}-grams, {smoothing}; {model.n_parameters():,} counted", indent=9)
+    guessed = [str(discounts.order) for discounts in model.discounts if not discounts.estimated]
+    if guessed:
+        orders = ", ".join(guessed)
+        say(console, f"note     n-grams of {orders} tokens do not say their discounts: 0.5, 1 and 1.5", indent=9)
+    score = score_ids(
+        model,
+        corpus.validation,
+        n_bytes=counts.n_val_bytes,
+        n_unknown=counts.n_val_unknown,
+        n_unknown_bytes=counts.n_val_unknown_bytes,
+        first_given=corpus.first_given,
+    )
+    save_tokenizer(corpus.tokenizer, place / "model")
+    content = {"model": flatten(vars(config.model)), "data": {"documents": "stream"}, "step": 0}
+    save_model(place / "model", model.tensors(), content)
+    if texts := sample_texts(model, corpus.tokenizer, 3, SAMPLE_SECONDS, config.train.seed):
+        add_samples(place / "samples.md", 0, texts)
+    summary = _summary(config, corpus, model, score, seconds)
+    text = place / "tokens" / "validation.txt"  # of ready shards it may be too large to have been written out
+    if text.exists():
+        summary["baselines"] = compressed_bits_per_byte(text.read_bytes())
+    summary["wall_seconds"] = time.monotonic() - began
+    summary = finite(summary)
+    atomic.write(place / "summary.json", json.dumps(summary, indent=1) + "\n")
+    return summary
+
+
+def _summary(config: RunConfig, corpus: Corpus, model: Ngram, score: Score, seconds: float) -> dict[str, Any]:
+    n_tokens = corpus.counts.n_train_tokens
+    return {
+        "n_params": model.n_parameters(),
+        "steps": 0,
+        "tokens_seen": n_tokens,
+        "val_loss": score.nats_per_token,
+        "val_bits_per_byte": score.bits_per_byte,
+        "best_val_loss": score.nats_per_token,
+        "best_val_bits_per_byte": score.bits_per_byte,
+        "best_step": 0,
+        "val_impossible_share": score.n_impossible / score.n_tokens,
+        "discounts": {str(found.order): [*found.amounts, found.estimated] for found in model.discounts},
+        "train_seconds": seconds,
+        "wall_seconds": None,
+        "seconds_to_target": None,
+        "tokens_per_second": n_tokens / seconds,
+        "mfu": None,
+        "peak_memory_bytes": peak_memory_bytes(torch.device("cpu")),
+        "device": "cpu",
+        "dtype": "float64",
+        "threads": 1,
+        "finished": "counted",
+        "signal": None,
+        "tokenizer": corpus.tokenizer.kind,
+        "vocab_size": config.model.vocab_size,
+        "n_train_tokens": n_tokens,
+        "n_val_tokens": corpus.counts.n_val_tokens,
+        "n_val_bytes": corpus.counts.n_val_bytes,
+        "n_val_unknown": corpus.counts.n_val_unknown,
+    }
