@@ -333,6 +333,10 @@ class TrainConfig:
     save_every: int = setting(0, "steps between checkpoints; 0: about every minute")
     log_every: int = setting(0, "steps between lines of metrics; 0: about two hundred a run")
     keep: int = setting(2, "checkpoints kept (the best is kept as well)")
+    on_spike: Literal["no", "stop", "skip", "rewind"] = setting(
+        "no", "where loss or gradient norm leap: stop with a record; leave that update out; or go back and leave it out"
+    )
+    spike_z: float = setting(6.0, "a leap is so many standard deviations above the running mean of the logarithm")
     stop_at_val_loss: float = setting(0.0, "stop at the first evaluation at or below this; 0: never")
     engine: Literal["torch", "reference"] = setting(
         "torch", "who computes gradients and updates: PyTorch; or for GPT-2, NumPy, by hand"
@@ -369,6 +373,7 @@ class TrainConfig:
             "threads",
         ):
             _check(0 <= getattr(self, name) < math.inf, f"train.{name}", getattr(self, name), "0 or more")
+        _check(0 < self.spike_z < math.inf, "train.spike_z", self.spike_z, "above 0")
         good = 0 <= self.stop_at_val_loss < math.inf
         _check(good, "train.stop_at_val_loss", self.stop_at_val_loss, "0 (never) or more")
         # PyTorch's generators on CPUs take 32 bits of a seed: of larger ones, some would give the same weights.

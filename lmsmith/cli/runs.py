@@ -44,6 +44,29 @@ def add(verbs: Verbs) -> None:
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders that `lmsmith train` wrote")
     report.add_argument("--out", type=Path, metavar="FILE", help="(RUN/report.html; several runs: report.html)")
 
+    replay = verbs.verb(
+        "replay",
+        _replay,
+        "make an update again that a run has stopped at",
+        "lmsmith replay demo/mine/flight/step-00000123",
+    )
+    replay.add_argument("record", type=Path, metavar="RECORD", help="the folder in RUN/flight that the run named")
+
+
+def _replay(options: argparse.Namespace, console: Console, started: float) -> int:
+    from lmsmith.train.replay import replay
+
+    found = replay(options.record)
+    console.print(f"recorded {found.record['why']}")
+    bits = "the same bits" if found.same else "other bits"
+    console.print(f"now      loss {found.loss}, gradient norm {found.grad_norm}: {bits}")
+    tensors = sorted(found.record["tensors"].items(), key=lambda item: -item[1]["n_not_finite"])
+    console.print(f"{'gradients':40} {'norm':>12} {'of weights':>12} {'not finite':>12}")
+    for name, numbers in tensors:
+        norm = "" if numbers["gradient_norm"] is None else f"{numbers['gradient_norm']:.4g}"
+        console.print(f"{name:40} {norm:>12} {numbers['norm']:>12.4g} {numbers['n_not_finite']:>12,}")
+    return 0 if found.same else 1
+
 
 def _train(options: argparse.Namespace, console: Console, started: float) -> int:
     from lmsmith.train.start import train
@@ -79,6 +102,14 @@ def _closing(run: Path, summary: dict[str, Any], console: Console) -> int:
     if not path.exists() or path.stat().st_mtime < (run / "summary.json").stat().st_mtime:
         write_report([run], path)
     target = summary["seconds_to_target"]
+    if summary["finished"] == "counted":
+        loss, share = summary["val_loss"], summary["val_impossible_share"]
+        bits = f"{loss:.4f} ({summary['val_bits_per_byte']:.3f} bits per byte)" if loss is not None else "infinite"
+        console.print(
+            f"val loss {bits}; {share:.2%} of its tokens were held impossible; {summary['train_seconds']:.1f} s of "
+            f"counting, {summary['tokens_per_second']:,.0f} tokens/s\nreport   {path}\ntry      lmsmith generate {name}"
+        )
+        return 0
     console.print(
         f"best val loss {summary['best_val_loss']:.4f} ({summary['best_val_bits_per_byte']:.3f} bits per byte) at step "
         f"{summary['best_step']:,}; {summary['train_seconds']:.1f} s of updates, "

@@ -14,6 +14,7 @@ A process that dies is seen by torchrun, which ends the others; one that hangs, 
 from __future__ import annotations
 
 import datetime
+import functools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -68,16 +69,15 @@ class Ranks:
         """
         if self.world == 1:
             return make()
-        patient = dist.new_group(timeout=datetime.timedelta(days=7), backend="gloo")
         made: list[str | None] = [None]
         try:
             if self.first:
                 made[0] = make()
         finally:
             with lost_in_words():
-                dist.broadcast_object_list(made, 0, group=patient)
+                dist.broadcast_object_list(made, 0, group=_patient())
         if made[0] is None:
-            raise TrainingError("the first process could not begin: it says why.")
+            raise TrainingError("the first process could not go on: it says why.")
         return made[0]
 
     def rows(self, batch_size: int) -> tuple[int, int]:
@@ -94,6 +94,12 @@ class Ranks:
         with lost_in_words():
             act(tensor)
             return list(tensor.tolist())
+
+
+@functools.cache
+def _patient() -> dist.ProcessGroup:
+    """The same processes, waiting as long as it takes: for a text to be prepared, or a slow disk."""
+    return dist.new_group(timeout=datetime.timedelta(days=7), backend="gloo")
 
 
 @contextmanager
@@ -116,7 +122,7 @@ def place_in_environment(device_type: str = "cpu") -> Ranks:
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     found = {name: os.environ[name] for name in names if name in os.environ}
     if "WORLD_SIZE" not in found or found["WORLD_SIZE"] == "1":
-        return Ranks(device=torch.device(device_type))
+        return Ranks()
     try:
         rank, world, local = (int(found[name]) for name in names)
         if not 0 <= rank < world or not 0 <= local < world:
@@ -147,4 +153,5 @@ def joined(ranks: Ranks) -> Iterator[Ranks]:
     try:
         yield ranks
     finally:
+        _patient.cache_clear()
         dist.destroy_process_group()

@@ -33,14 +33,21 @@ class MetricsFile:
         A resumed run makes again what came after its checkpoint: lines of updates after `step`, and of evaluations
         after `evaluated_step`, are dropped, and so is a last line that a kill cut short.
         """
-        self.path = path or Path(os.devnull)
+        self.path = path
+        self._open(step, evaluated_step)
+
+    def _open(self, step: int, evaluated_step: int) -> None:
+        path = self.path or Path(os.devnull)
         with self._explained():
-            if path is None:
-                self._file = self.path.open("a", encoding="utf-8")
-                return
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
-            atomic.write(path, "".join(line + "\n" for line in lines if _is_kept(line, step, evaluated_step)))
+            if self.path:
+                lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+                atomic.write(path, "".join(line + "\n" for line in lines if _is_kept(line, step, evaluated_step)))
             self._file = path.open("a", encoding="utf-8")
+
+    def back_to(self, step: int, evaluated_step: int) -> None:
+        """The run goes on from there: what came after is dropped. Raises StorageError."""
+        self._file.close()
+        self._open(step, evaluated_step)
 
     def write(self, **values: Any) -> None:
         """Appends a line. JSON has no NaN and no infinity: they become null. Raises StorageError."""
@@ -60,7 +67,7 @@ class MetricsFile:
         try:
             yield
         except OSError as error:
-            raise StorageError(atomic.explain(error, self.path)) from error
+            raise StorageError(atomic.explain(error, self.path or Path(os.devnull))) from error
 
 
 def finite(values: dict[str, Any]) -> dict[str, Any]:

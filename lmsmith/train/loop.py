@@ -40,6 +40,8 @@ from lmsmith.parallel.process import Ranks
 from lmsmith.parallel.shard import Scored, as_sharded
 from lmsmith.tokens.files import save_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
+from lmsmith.train.flight import write_record
+from lmsmith.train.guard import Guard, SpikeError
 from lmsmith.train.log import MetricsFile, Progress, add_samples, finite
 from lmsmith.train.plan import Pace, Stopwatch, corrected_steps, look_due
 from lmsmith.train.replica import Replica, all_whole
@@ -121,6 +123,7 @@ class Training:
         self._saved = (-1, -1)  # the step of the newest checkpoint, and the last evaluation it knows of
         self._model_saved_at = -1
         self._saver = Saver()
+        self.guard = Guard(config.train.on_spike, config.train.spike_z)
 
     def restore(self) -> bool:
         """Goes on from the newest whole checkpoint; False where there is none and the run begins at step 0.
@@ -135,7 +138,8 @@ class Training:
         self.replica.scale.value, self.replica.scale.n_good = found.state.pop("gradient_scale", (1.0, 0))
         if self.replica.carried:
             self.replica.carried.load(found.tensors["carried"])
-        self.so_far = Progressed.from_state(found.state)
+        self.guard.load_state(found.state.pop("guard"))
+        vars(self.so_far).update(vars(Progressed.from_state(found.state)))
         if self.so_far.best_step:
             weights = self.replica.weights(copy=True)
             best = found.tensors.get("best")
@@ -218,7 +222,13 @@ class Training:
     def _update(self, metrics: MetricsFile, progress: Progress) -> None:
         so_far, config = self.so_far, self.config
         began = time.perf_counter()
-        result = update(self.replica, self._ahead, so_far.step, so_far.n_steps)
+        try:
+            if so_far.step in self.guard.left_out:
+                raise SpikeError(f"step {so_far.step + 1} is left out.", "skip", math.nan, math.nan)
+            result = update(self.replica, self._ahead, so_far.step, so_far.n_steps, self.guard)
+        except SpikeError as spike:
+            self._not_made(spike, metrics, progress)
+            return
         seconds = time.perf_counter() - began
         so_far.tokens_seen += self.batches.n_counted(so_far.step)
         if not self._recent and self.ranks.first and self.ranks.world == 1:
@@ -240,6 +250,30 @@ class Training:
                 mfu=rate * train_flops_per_token(config.model) / self.peak_flops,
             )
         progress.update(so_far.step, result["loss"])
+
+    def _not_made(self, spike: SpikeError, metrics: MetricsFile, progress: Progress) -> None:
+        """Deals with an update that was judged and not made. Raises TrainingError where that is the end."""
+        so_far, step = self.so_far, self.so_far.step
+        if spike.verdict == "stop":
+            place = write_record(self.run, self.replica, self.batches, self.corpus.tokenizer, step, spike)
+            self.replica.optimisers.clear()
+            self._save(at_once=True)
+            raise TrainingError(
+                f"{spike} Step {step} is saved; `lmsmith replay {place}` makes this update again from its record. "
+                "Lower --optim.learning_rate or --optim.muon_learning_rate, lengthen --schedule.warmup_steps, or set "
+                "--train.on_spike skip."
+            )
+        self.replica.optimisers.clear()
+        message = f"{spike} It is left out."
+        so_far.step += 1
+        if spike.verdict == "rewind" and available(self.run):
+            self._saver.wait()
+            self.ranks.wait()
+            self.restore()
+            metrics.back_to(so_far.step, so_far.evaluated_step)
+            message = f"{spike} Back to step {so_far.step}."
+        metrics.write(kind="event", step=so_far.step, message=message)
+        progress.say(f"step {step + 1:>6,}  {message}")
 
     def _keep_deadline(self, metrics: MetricsFile, progress: Progress) -> None:
         """Makes this the last step if the time is up; else sets, when it is due, the number of steps that fits."""
@@ -343,17 +377,20 @@ class Training:
             if self._model_saved_at != source:
                 groups["use"] = self.best or self.replica.weights(copy=False)
             groups = {group: all_whole(named, keep=self.ranks.first) for group, named in groups.items()}
-            if self.ranks.first:
+
+            def save() -> str:
                 self._saver.save(groups, self._writer(source), at_once=at_once)
+                return "saved"
+
+            self.ranks.first_makes(save)
             self._saved, self._model_saved_at = (so_far.step, so_far.evaluated_step), source
-            self.ranks.wait()
         self._last_save = time.monotonic()
 
     def _writer(self, source: int) -> Callable[[Groups], None]:
         """What writes the tensors of this moment, be it later. `source`: the step of the weights for use."""
         step, best_step, keep = self.so_far.step, self.so_far.best_step, self.config.train.keep
         scale = {"gradient_scale": (self.replica.scale.value, self.replica.scale.n_good)}
-        state = finite(asdict(self.so_far)) | scale
+        state = finite(asdict(self.so_far)) | scale | {"guard": self.guard.state()}
         documents = {"documents": self.config.data.documents}
         config = {"model": flatten(vars(self.config.model)), "data": documents, "step": source}
 

@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from lmsmith import atomic
@@ -29,6 +28,7 @@ from lmsmith.train.log import say
 from lmsmith.train.loop import Training
 from lmsmith.train.machine import Machine, device_name, survey
 from lmsmith.train.run import create, free_place, open_run, summary_of
+from lmsmith.train.step import is_out_of_memory
 
 CLOSING_SECONDS = 3.0
 """Kept free at the end of `--minutes` for the samples, the report and leaving Python."""
@@ -276,9 +276,8 @@ def _memory_in_words() -> Iterator[None]:
     """Puts memory that does not suffice into words."""
     try:
         yield
-    except (MemoryError, RuntimeError) as error:  # of PyTorch's many RuntimeErrors, those of its allocators
-        allocator = isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
-        if not isinstance(error, MemoryError) and not allocator:
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         raise TrainingError(
             "this machine's memory does not suffice. Set a smaller --train.micro_batch_size (the batch stays as it "

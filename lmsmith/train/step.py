@@ -54,7 +54,8 @@ def gradient(replica: Replica, batches: AnyBatches, step: int) -> tuple[float, f
         try:
             return _gradient(replica, batches, step)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error) or replica.rows_at_once == 1 or replica.ranks.world > 1:
+            alone = replica.ranks.world == 1 and not replica.carried  # else others, or a state, are further on
+            if not is_out_of_memory(error) or replica.rows_at_once == 1 or not alone:
                 raise
             replica.optimisers.clear()
             replica.rows_at_once = -(-replica.rows_at_once // 2)

@@ -112,7 +112,7 @@ def test_a_context_longer_than_the_text(lmsmith: Lmsmith, how: str) -> None:
         ("[train]\nsteps = 2.5\n", ["train.steps = 2.5 in r.toml: wanted a whole number"]),
         ("[train]\nsteps = 2\ntokens = 5\n", ["train.steps and train.tokens say the run's length 2 times"]),
         ("[model]\nn_head = 5\nd_model = 128\n", ["n_head = 5 does not divide model.d_model = 128", "130"]),
-        ("[optim]\nname = 'sgd'\n", ["optim.name = 'sgd' in r.toml: wanted one of adamw, muon"]),
+        ("[optim]\nname = 'adagrad'\n", ["optim.name = 'adagrad' in r.toml: wanted one of adamw, muon"]),
         ("[train\n", ["r.toml is not TOML"]),
         ("text = '\udcff'", ["r.toml is not TOML"]),
     ],

@@ -1,0 +1,93 @@
+"""The flight record of an update that was not made: all that is needed to look at it, and to make it again.
+
+    RUN/flight/step-00000123/
+        record.json           why; step, seed, loss, gradient norm (as bits, too); the batch as ids and as text; of each
+                              tensor its norm, its gradient's and how many numbers of that are not finite
+        checkpoints/          the weights before the update
+
+`lmsmith replay RUN/flight/step-00000123` computes loss and gradient again and holds them against the record, bit for
+bit.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lmsmith import atomic
+from lmsmith.checkpoint import load_checkpoint, save_checkpoint
+from lmsmith.data.batches import AnyBatches
+from lmsmith.errors import DataError
+from lmsmith.parallel.shard import whole
+from lmsmith.tokens.tokenizer import Tokenizer
+from lmsmith.train.guard import SpikeError
+from lmsmith.train.replica import Replica, all_whole
+
+FORMAT_VERSION = 1
+MOST_ROWS = 256  # of the batch, as text
+
+
+def write_record(
+    run: Path, replica: Replica, batches: AnyBatches, tokenizer: Tokenizer, step: int, spike: SpikeError
+) -> Path:
+    """Writes the record of update `step`, whose gradients are still there. All processes must be here."""
+    tensors = {}
+    for name, p in replica.model.named_parameters():
+        grad = whole(p.grad) if p.grad is not None else torch.zeros_like(whole(p))
+        tensors[name] = {
+            "norm": float(whole(p.detach()).norm()),
+            "gradient_norm": _number(float(grad.norm())),
+            "n_not_finite": int((~grad.isfinite()).sum()),
+        }
+    weights = all_whole(replica.weights(copy=False), keep=replica.ranks.first)
+    place = run / "flight" / f"step-{step + 1:08d}"
+    if not replica.ranks.first:
+        return place
+    batch = batches.rows(step)
+    record = {
+        "format_version": FORMAT_VERSION,
+        "why": str(spike),
+        "step": step,
+        "seed": replica.config.train.seed,
+        "n_ranks": replica.ranks.world,
+        "rows_at_once": replica.rows_at_once,
+        "gradient_scale": replica.scale.value,
+        "loss": _number(spike.loss),
+        "grad_norm": _number(spike.norm),
+        "bits": {"loss": spike.loss.hex(), "grad_norm": spike.norm.hex()},
+        "tensors": tensors,
+        "ids": batch.inputs.tolist(),
+        "text": [tokenizer.decode(row) for row in batch.inputs[:MOST_ROWS]],
+    }
+    if place.exists():
+        shutil.rmtree(place)
+    place.mkdir(parents=True)
+    save_checkpoint(place, step, {"model": weights}, {}, keep=1)
+    atomic.write(place / "record.json", json.dumps(record, indent=1) + "\n")
+    return place
+
+
+def read_record(place: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """A record, and the weights it is of. Raises DataError, CheckpointError."""
+    try:
+        record = json.loads((place / "record.json").read_text(encoding="utf-8"))
+        if record["format_version"] != FORMAT_VERSION:
+            raise DataError(
+                f"{place} has format version {record['format_version']}, and this lmsmith reads {FORMAT_VERSION}: "
+                "update it."
+            )
+        return record, load_checkpoint(place, record["step"]).tensors["model"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{place} is no flight record ({error}): name a folder such as RUN/flight/step-00000123."
+        ) from error
+
+
+def _number(value: float) -> float | None:
+    """JSON has no infinity and no NaN; `bits` has them."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,48 @@
+"""`lmsmith replay RECORD`: the update of a flight record, up to where it was stopped, once more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lmsmith.accounting.measure import use_matmul
+from lmsmith.data.packing import batches_of
+from lmsmith.models.kinds import build
+from lmsmith.train.flight import read_record
+from lmsmith.train.machine import survey
+from lmsmith.train.replica import Replica
+from lmsmith.train.run import open_run
+from lmsmith.train.step import gradient
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What was recorded and what came of it now; `same` if both are the same to the last bit."""
+
+    record: dict[str, Any]
+    loss: float
+    grad_norm: float
+
+    @property
+    def same(self) -> bool:
+        found = {"loss": self.loss.hex(), "grad_norm": self.grad_norm.hex()}
+        return bool(found == self.record["bits"])
+
+
+def replay(place: Path) -> Replay:
+    """Makes the update of RUN/flight/step-N again. Raises DataError, CheckpointError, UsageError."""
+    record, weights = read_record(place)
+    config, corpus = open_run(place.absolute().parent.parent)
+    machine = survey(config)
+    use_matmul(config.train.matmul)
+    model = build(config.model)
+    model.to(machine.device, torch.float64 if config.train.dtype == "float64" else torch.float32)
+    replica = Replica(model, config)
+    replica.load_weights(weights)
+    replica.rows_at_once, replica.scale.value = record["rows_at_once"], record["gradient_scale"]
+    model.train()
+    loss, norm = gradient(replica, batches_of(config, corpus.train, corpus.tokenizer), record["step"])
+    return Replay(record, loss, norm)

@@ -1,0 +1,227 @@
+"""Updates that are judged: spikes against plain statistics, what becomes of them, their record, and its replay."""
+
+import json
+import math
+import shutil
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import lmsmith.train.step
+from lmsmith.config import RunConfig
+from lmsmith.data.prepare import Corpus
+from lmsmith.errors import DataError, TrainingError
+from lmsmith.train.flight import read_record
+from lmsmith.train.guard import LEAST, MOST_IN_A_ROW, Guard, Running, SpikeError
+from lmsmith.train.loop import Training
+from lmsmith.train.replay import replay
+
+Make = Callable[..., Training]
+
+
+def test_running_mean_and_deviation_are_the_plain_ones_at_first() -> None:
+    values, running = [0.3, 1.2, -0.7, 2.5, 0.1], Running()
+    for value in values:
+        running.add(value)
+    assert running.mean == pytest.approx(statistics.fmean(values))
+    assert running.variance == pytest.approx(statistics.pvariance(values))
+
+
+def warm(mode: str) -> Guard:
+    guard = Guard(mode, 6.0)
+    for step in range(LEAST + 10):
+        guard.judge(step, 2.0 + 0.1 * math.sin(step), 0.5 + 0.05 * math.cos(step))
+    return guard
+
+
+@pytest.mark.parametrize("mode", ["stop", "skip", "rewind"])
+def test_a_leap_is_a_spike_and_does_not_move_the_mean(mode: str) -> None:
+    guard = warm(mode)
+    before = guard.state()["loss"]
+    for loss, norm, name in ((4.0, 0.5, "loss"), (2.0, 5.0, "gradient norm")):
+        with pytest.raises(SpikeError, match=f"a {name} of .* standard deviations above") as caught:
+            guard.judge(99, loss, norm)
+        assert caught.value.verdict == mode
+    assert guard.state()["loss"] == before
+    assert guard.left_out == ([99, 99] if mode == "rewind" else [])
+    guard.judge(100, 2.1, 0.5)
+
+
+def test_no_spikes_where_they_are_not_asked_for_and_none_at_first() -> None:
+    guard = warm("no")
+    guard.judge(99, 400.0, 500.0)
+    young = Guard("stop", 6.0)
+    for step, loss in enumerate((9.0, 1.0, 300.0)):
+        young.judge(step, loss, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("mode", "verdict"), [("no", "stop"), ("stop", "stop"), ("skip", "skip"), ("rewind", "rewind")]
+)
+@pytest.mark.parametrize(("loss", "norm"), [(math.nan, 1.0), (1.0, math.inf)])
+def test_what_is_not_finite(mode: str, verdict: str, loss: float, norm: float) -> None:
+    guard = Guard(mode, 6.0)
+    with pytest.raises(SpikeError, match="nothing was updated") as caught:
+        guard.judge(3, loss, norm)
+    assert caught.value.verdict == verdict
+
+
+def test_too_many_in_a_row_are_the_end() -> None:
+    guard = warm("skip")
+    for k in range(MOST_IN_A_ROW + 1):
+        with pytest.raises(SpikeError) as caught:
+            guard.judge(100 + k, math.nan, 1.0)
+        assert caught.value.verdict == ("skip" if k < MOST_IN_A_ROW else "stop")
+
+
+def test_a_state_taken_and_given_judges_the_same() -> None:
+    guard, other = warm("rewind"), Guard("rewind", 6.0)
+    other.left_out = [7]
+    other.load_state(json.loads(json.dumps(guard.state())))
+    assert (other.loss, other.norm, other.left_out) == (guard.loss, guard.norm, [7])
+
+
+@pytest.fixture
+def leap(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`leap({60})`: the gradient norm of those steps comes out a thousand times as large, each time or once."""
+    gradient = lmsmith.train.step.gradient
+
+    def make(steps: set[int], *, once: bool = False) -> None:
+        left = set(steps)
+
+        def leaping(replica: Any, batches: Any, step: int) -> tuple[float, float]:
+            loss, norm = gradient(replica, batches, step)
+            if step not in left:
+                return loss, norm
+            if once:
+                left.discard(step)
+            return loss, norm * 1000
+
+        monkeypatch.setattr(lmsmith.train.step, "gradient", leaping)
+
+    return make
+
+
+LONG = {"train.steps": 70, "train.eval_every": 35, "train.save_every": 20, "train.keep": 9}
+
+
+def events(run: Training) -> list[str]:
+    lines = map(json.loads, (run.run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    return [line["message"] for line in lines if line["kind"] == "event"]
+
+
+def test_skip_leaves_that_update_out(training: Make, leap: Callable[..., None]) -> None:
+    leap({60})
+    run = training(LONG | {"train.on_spike": "skip"})
+    assert run.go()["steps"] == 70
+    assert len(events(run)) == 1
+    assert "step 61: a gradient norm of" in events(run)[0]
+
+
+def test_rewind_is_the_run_that_never_made_that_update(training: Make, leap: Callable[..., None]) -> None:
+    """Back to step 60's checkpoint or 40's, then on without it: the weights of a run that left it out at once."""
+    leap({63})
+    wanted = training(LONG | {"train.on_spike": "skip"}, run="skip")
+    wanted.go()
+    back = training(LONG | {"train.on_spike": "rewind"}, run="rewind")
+    back.go()
+    assert [message.split(". ")[-1] for message in events(back)] == ["Back to step 60.", "It is left out."]
+    for name, weight in wanted.replica.weights(copy=False).items():
+        assert torch.equal(weight, back.replica.weights(copy=False)[name]), name
+    lines = map(json.loads, (back.run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    steps = [line["step"] for line in lines if line["kind"] == "train"]
+    assert steps == [step for step in range(1, 71) if step != 64]
+
+
+def test_stop_leaves_a_record_and_a_checkpoint(training: Make, leap: Callable[..., None], tmp_path: Path) -> None:
+    leap({60})
+    run = training(LONG | {"train.on_spike": "stop"})
+    with pytest.raises(
+        TrainingError, match=r"step 61: a gradient norm .* Step 60 is saved; `lmsmith replay .*step-00000061`"
+    ):
+        run.go()
+    record, weights = read_record(run.run / "flight" / "step-00000061")
+    assert record["step"] == 60
+    assert record["ids"] == run.batches.rows(60).inputs.tolist()
+    assert record["text"] == [run.corpus.tokenizer.decode(row) for row in record["ids"]]
+    for name, weight in run.replica.weights(copy=False).items():
+        assert torch.equal(weights[name], weight)
+        assert record["tensors"][name]["norm"] == pytest.approx(float(weight.norm()))
+    assert (run.run / "checkpoints" / "step-00000060").is_dir()
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_replay_has_the_same_bits(
+    config: RunConfig, corpus: Corpus, training: Make, monkeypatch: pytest.MonkeyPatch, dropout: float
+) -> None:
+    """Of a loss that really became infinite: from an overflowing weight, in float32."""
+    changes = {"train.steps": 9, "model.dropout": dropout, "model.logit_softcap": 0.0, "train.save_every": 4}
+    run = training(changes)
+    update = Training._update
+
+    def spoil(self: Training, *rest: Any) -> None:
+        if self.so_far.step == 6:
+            with torch.no_grad():
+                self.model.get_parameter("head.weight").fill_(3e38)
+        update(self, *rest)
+
+    monkeypatch.setattr(Training, "_update", spoil)
+    with pytest.raises(TrainingError, match="step 7: the loss is nan"):
+        run.go()
+    changed = config.changed(changes, where="a test")
+    monkeypatch.setattr("lmsmith.train.replay.open_run", lambda place: (changed, corpus))
+    found = replay(run.run / "flight" / "step-00000007")
+    assert found.same
+    assert math.isnan(found.loss)
+    assert any(tensor["n_not_finite"] for tensor in found.record["tensors"].values())
+    record = run.run / "flight" / "step-00000007" / "record.json"
+    content = json.loads(record.read_text(encoding="utf-8"))
+    content["bits"]["loss"] = (2.5).hex()
+    record.write_text(json.dumps(content), encoding="utf-8")
+    assert not replay(run.run / "flight" / "step-00000007").same
+
+
+def test_what_is_no_record_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is no flight record"):
+        read_record(tmp_path)
+    shutil.rmtree(tmp_path)
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_too_little_memory_halves_the_micro_batch_and_changes_nothing_else(
+    training: Make, monkeypatch: pytest.MonkeyPatch, most: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As if no more than `most` rows fitted. The same steps, the same losses to rounding."""
+    steps = {"train.steps": 6, "train.dtype": "float64", "train.batch_size": 8}
+    plain, tight = training(steps, run="plain"), training(steps, run="tight")
+    plain.go()
+    forward = tight.replica.summed_loss.forward
+
+    def cramped(inputs: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:
+        if len(inputs) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        found: torch.Tensor = forward(inputs, *rest, **named)
+        return found
+
+    monkeypatch.setattr(tight.replica.summed_loss, "forward", cramped)
+    tight.go()
+    assert tight.replica.rows_at_once == (1 if most == 1 else 2)
+    assert "micro-batches of 4 rows from here on" in caplog.text
+    for name, weight in plain.replica.weights(copy=False).items():
+        torch.testing.assert_close(tight.replica.weights(copy=False)[name], weight, rtol=1e-9, atol=1e-12)
+
+
+def test_not_even_one_row_fits(training: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = training({"train.steps": 6})
+
+    def full(*_: Any, **__: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(run.replica.summed_loss, "forward", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        run.go()
+    assert run.replica.rows_at_once == 1
