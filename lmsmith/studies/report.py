@@ -26,6 +26,7 @@ _ENDED = {
     "time": "the time was up",
     "target": "the target was reached",
     "signal": "a signal stopped it",
+    "counted": "all was counted",
 }
 
 
@@ -81,7 +82,10 @@ def _in_a_sentence(run: Run) -> str:
         for word, name in (("width", "model.d_model"), ("context", "model.context_length"))
         if name in of
     ]
-    sentence = f"A Transformer of {', '.join(shape)}" if shape else "A language model"
+    kind = {"rnn": f"A recurrent network ({of.get('model.cell')})"}.get(str(of.get("model.kind")), "A Transformer")
+    sentence = f"{kind} of {', '.join(shape)}" if shape else "A language model"
+    if of.get("model.kind") == "ngram":
+        sentence = f"A {of.get('model.ngram_order')}-gram model, smoothing {of.get('model.smoothing')}"
     mixed = [source["path"] for source in of.get("data.source", ())]
     if sources := of.get("data.sources") or mixed:
         names = [Path(source).name for source in sources]

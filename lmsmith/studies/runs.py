@@ -117,6 +117,8 @@ def _read_config(run: Run) -> None:
 
 
 def _read_metrics(run: Run) -> None:
+    if run.summary.get("finished") == "counted":  # n-grams: no updates, so no curves
+        return
     lines = _text(run, "metrics.jsonl", "no curves").splitlines()
     rows, n_broken = [], 0
     for i, line in enumerate(lines):
