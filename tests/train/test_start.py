@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TEXT, TINY
 from rich.console import Console
+from tiny import TEXT, TINY
 
 import lmsmith.train.start
 from lmsmith.config import RunConfig
