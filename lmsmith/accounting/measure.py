@@ -5,14 +5,15 @@ from collections.abc import Callable
 
 import torch
 
-# A product whose shape small models have: 2048 tokens, width 384, feed-forward 1536.
-SHAPE = (2048, 384, 1536)
+# A product whose shape small models have: 2048 tokens, width 384, feed-forward 1536. A GPU has as many cores as such a
+# product has rows, so there one of a large model.
+SHAPE, GPU_SHAPE = (2048, 384, 1536), (16384, 4096, 4096)
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
-    """Floating-point operations a second of one matrix product at a small model's shape, as things are set now."""
-    m, k, n = SHAPE
-    a, b = (x.to(device, dtype) for x in _operands())
+    """Floating-point operations a second of one matrix product at a model's shape, as things are set now."""
+    m, k, n = shape = GPU_SHAPE if device.type == "cuda" else SHAPE
+    a, b = (x.to(device, dtype) for x in _operands(shape))
     return 2 * m * k * n / _least_seconds(lambda: torch.mm(a, b.T), device)
 
 
@@ -23,7 +24,7 @@ def choose_matmul() -> tuple[str, str]:
     tiles it computes them in plain float32, and on some (AMD's) a third faster than the default, MKL. Where it would
     round to bfloat16, the error shows and it is not taken.
     """
-    a, b = _operands()
+    a, b = _operands(SHAPE)
     before = torch.get_float32_matmul_precision()
     seconds: dict[str, float] = {}
     products: dict[str, torch.Tensor] = {}
@@ -44,13 +45,14 @@ def choose_matmul() -> tuple[str, str]:
     return "onednn", f"oneDNN multiplies {gain:.2f} times as fast here, in float32"
 
 
-def use_matmul(name: str) -> None:
-    """Sets for this process what `choose_matmul` chose."""
-    torch.set_float32_matmul_precision("medium" if name == "onednn" else "highest")
+def use_matmul(name: str, dtype: str = "float32") -> None:
+    """Sets for this process what `choose_matmul` chose, and on GPUs TF32 where `dtype` says so."""
+    precision = "high" if dtype == "tf32" else "medium" if name == "onednn" else "highest"
+    torch.set_float32_matmul_precision(precision)
 
 
-def _operands() -> tuple[torch.Tensor, torch.Tensor]:
-    m, k, n = SHAPE
+def _operands(shape: tuple[int, int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    m, k, n = shape
     generator = torch.Generator().manual_seed(0)
     return torch.randn(m, k, generator=generator), torch.randn(n, k, generator=generator)
 

@@ -106,7 +106,7 @@ class Training:
         self.ranks = ranks or Ranks()
         self.config, self.corpus, self.run, self.console = config, corpus, run, console
         self.device, self.peak_flops, self.deadline = device, peak_flops, deadline
-        use_matmul(config.train.matmul)
+        use_matmul(config.train.matmul, config.train.dtype)
         torch.set_num_threads(config.train.threads)
         self.model = build(config.model)
         self.model.initialise(torch.Generator().manual_seed(config.train.seed))

@@ -51,16 +51,24 @@ def survey(config: RunConfig, ranks: Ranks | None = None) -> Machine:
     matmul, reason = str(config.train.matmul), "as asked"
     if matmul == "auto":
         matmul, reason = choose_matmul() if device.type == "cpu" else ("default", "the device's own")
-    use_matmul(matmul)
-    flops = {"float32": matmul_rate(device)}
     dtype = str(config.train.dtype)
-    if dtype in ("auto", "bfloat16"):
-        flops["bfloat16"] = matmul_rate(device, torch.bfloat16)
-    if dtype == "auto":
-        gain = flops["bfloat16"] / flops["float32"]
-        dtype = "bfloat16" if gain > BFLOAT16_GAIN else "float32"
-        reason = f"bfloat16 products are {gain:.2f} times as fast here" if dtype == "bfloat16" else reason
-    return Machine(device, threads, matmul, dtype, flops.get(dtype, flops["float32"]), reason)
+    if dtype == "tf32" and device.type != "cuda":
+        raise ConfigError("train.dtype = 'tf32' is a mode of NVIDIA's GPUs, and this is none. Use float32 or auto.")
+    use_matmul(matmul, dtype)
+    flops = {"tf32" if dtype == "tf32" else "float32": matmul_rate(device)}
+    if dtype in ("auto", "bfloat16", "float16"):
+        half = dtype if dtype != "auto" else "bfloat16" if has_bfloat16(device) else "float16"
+        flops[half] = matmul_rate(device, getattr(torch, half))
+        if dtype == "auto":
+            gain = flops[half] / flops["float32"]
+            dtype = half if gain > BFLOAT16_GAIN else "float32"
+            reason = f"{half} products are {gain:.2f} times as fast here" if dtype == half else reason
+    return Machine(device, threads, matmul, dtype, flops.get(dtype, max(flops.values())), reason)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device has it itself: before Ampere GPUs only imitate it, and have float16 alone."""
+    return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def device_name(config: RunConfig) -> str:

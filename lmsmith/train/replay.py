@@ -37,7 +37,7 @@ def replay(place: Path) -> Replay:
     record, weights = read_record(place)
     config, corpus = open_run(place.absolute().parent.parent)
     machine = survey(config)
-    use_matmul(config.train.matmul)
+    use_matmul(config.train.matmul, config.train.dtype)
     model = build(config.model)
     model.to(machine.device, torch.float64 if config.train.dtype == "float64" else torch.float32)
     replica = Replica(model, config)

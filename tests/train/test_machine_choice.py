@@ -1,0 +1,43 @@
+"""Which precision is taken on a device, from what it says and what is measured."""
+
+import pytest
+import torch
+
+from lmsmith.config import RunConfig
+from lmsmith.errors import ConfigError
+from lmsmith.train import machine
+
+
+def asked(dtype: str, device: str = "cpu") -> RunConfig:
+    changes = {"train.dtype": dtype, "train.device": device, "train.matmul": "default", "train.threads": 1}
+    return RunConfig().changed(changes, where="a test")
+
+
+@pytest.mark.parametrize(
+    ("has", "rates", "wanted"),
+    [
+        (True, {torch.float32: 1.0, torch.bfloat16: 2.0}, "bfloat16"),
+        (True, {torch.float32: 1.0, torch.bfloat16: 1.2}, "float32"),
+        (False, {torch.float32: 1.0, torch.float16: 3.0}, "float16"),  # a T4, say
+        (False, {torch.float32: 1.0, torch.float16: 0.5}, "float32"),
+    ],
+)
+def test_half_precision_where_it_is_faster(
+    monkeypatch: pytest.MonkeyPatch, has: bool, rates: dict[torch.dtype, float], wanted: str
+) -> None:
+    monkeypatch.setattr(machine, "has_bfloat16", lambda device: has)
+    monkeypatch.setattr(machine, "matmul_rate", lambda device, dtype=torch.float32: rates[dtype])
+    found = machine.survey(asked("auto"))
+    assert found.dtype == wanted
+    assert found.flops == rates[{"float32": torch.float32}.get(wanted) or getattr(torch, wanted)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
+def test_what_is_asked_for_is_taken(monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
+    monkeypatch.setattr(machine, "matmul_rate", lambda device, dtype=torch.float32: 1.0)
+    assert machine.survey(asked(dtype)).dtype == dtype
+
+
+def test_tf32_is_for_gpus() -> None:
+    with pytest.raises(ConfigError, match="tf32' is a mode of NVIDIA's GPUs"):
+        machine.survey(asked("tf32"))
