@@ -14,10 +14,10 @@ All sources have one tokenizer: that of the shards, where there are some. Source
 """
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,6 +42,15 @@ MOST_TEXT = 4_000_000
 _BLOCK = 2**20  # ids decoded at once
 
 
+class _Part(NamedTuple):
+    """One source: what sources.json says of it, its training and validation tokens, and the latter's text, if small."""
+
+    record: dict[str, Any]
+    opened: tuple[Shards, Shards]
+    counts: Counts
+    text: bytes | None
+
+
 def gather(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
     """Reads the sources and writes `folder`. Raises DataError, ConfigError, TokenizerError, StorageError."""
     places = {path: find_ready(path) for path in data.paths}
@@ -54,56 +63,72 @@ def gather(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
     save_tokenizer(made, folder)
     texts = tuple(path for path in data.paths if path not in ready)
     # Texts without weights are one source: what is there twice is told, and their documents are split together.
-    groups = [(path,) for path in data.paths] if data.source else [*((path,) for path in ready), texts]
-    records: list[dict[str, Any]] = []
-    counts: list[Counts] = []
-    opened: list[tuple[Shards, Shards]] = []
-    text = b""
-    for number, paths in enumerate(filter(None, groups), start=1):
-        if paths[0] in ready:
-            shards = ready[paths[0]]
-            records.append(
-                {"shards": str(shards.folder), **shards.identity(), "validation_tokens": data.validation_tokens}
-            )
-            opened.append(_open(records[-1], folder, made.vocab_size))
-            counts.append(_counts_of(shards, *opened[-1], made))
-            if sum(count.n_val_bytes for count in counts) <= MOST_TEXT:
-                text += b"".join(_decoded(opened[-1][1], made))
-        else:
-            place = folder / f"source-{number}"
-            part = prepare.prepare(replace(data, sources=paths, source=()), str(folder), place)
-            records.append({"text": place.name})
-            opened.append(
-                (_kept(part.train, place / "train.bin", made), _kept(part.validation, place / "val.bin", made))
-            )
-            named = tuple(f"{', '.join(paths)}: {note}" for note in part.counts.notes)
-            counts.append(replace(part.counts, notes=named))
-            text += (place / "validation.txt").read_bytes()
-    for record, source in zip(records, data.source, strict=False):
-        record["weight"] = source.weight
-    notes = [note for count in counts for note in count.notes]
-    if data.source:
-        shares = zip(Mixture([source.weight for source in data.source]).shares, data.source, strict=True)
-        notes.append("of the training rows " + ", ".join(f"{float(share):.4g} are {of.path}" for share, of in shares))
-    total = Counts(
-        n_train_tokens=sum(count.n_train_tokens for count in counts),
-        n_val_tokens=sum(count.n_val_tokens for count in counts),
-        n_val_bytes=sum(count.n_val_bytes for count in counts),
-        n_val_unknown=sum(count.n_val_unknown for count in counts),
-        n_val_unknown_bytes=sum(count.n_val_unknown_bytes for count in counts),
-        notes=tuple(notes),
+    groups = (
+        [(path,) for path in data.paths] if data.source else [*((path,) for path in ready), *([texts] if texts else [])]
     )
+    parts = [
+        _of_ready(ready[paths[0]], data, made, folder)
+        if paths[0] in ready
+        else _of_text(replace(data, sources=paths, source=()), made, folder, f"source-{number}")
+        for number, paths in enumerate(groups, start=1)
+    ]
+    records = [part.record for part in parts]
+    counts = _sum([part.counts for part in parts])
+    if data.source:
+        for record, source in zip(records, data.source, strict=True):
+            record["weight"] = source.weight
+        shares = zip(Mixture([source.weight for source in data.source]).shares, data.source, strict=True)
+        note = "of the training rows " + ", ".join(f"{float(share):.4g} are {of.path}" for share, of in shares)
+        counts = replace(counts, notes=(*counts.notes, note))
     atomic.write(folder / "sources.json", json.dumps({"format": FORMAT, "sources": records}, indent=1) + "\n")
-    atomic.write(folder / "corpus.json", json.dumps(asdict(total), indent=1) + "\n")
-    if len(text) == total.n_val_bytes:
-        atomic.write(folder / "validation.txt", text)
-    return _corpus(opened, records, made, total)
+    atomic.write(folder / "corpus.json", json.dumps(asdict(counts), indent=1) + "\n")
+    text = [part.text for part in parts if part.text is not None]
+    if len(text) == len(parts):
+        atomic.write(folder / "validation.txt", b"".join(text))
+    return _corpus([part.opened for part in parts], records, made, counts)
 
 
-def _kept(ids: np.ndarray | Shards | Sources, path: Path, tokenizer: Tokenizer) -> Shards:
-    """Ids of a text, in memory: nothing is mapped from a folder that has yet to be renamed."""
-    assert isinstance(ids, np.ndarray)
-    return Shards([ids], [path], tokenizer.vocab_size)
+def _of_ready(ready: Ready, data: DataConfig, tokenizer: Tokenizer, folder: Path) -> _Part:
+    record = {"shards": str(ready.folder), **ready.identity(), "validation_tokens": data.validation_tokens}
+    train, validation = opened = _open(record, folder, tokenizer.vocab_size)
+    notes = [f"{ready.folder}: {note}" for note in ready.manifest.notes] if ready.manifest else []
+    held_out = ready.manifest.splits["val"] if ready.manifest else None
+    if held_out and len(validation) == held_out.n_tokens:
+        n_bytes, unknown = held_out.n_bytes, (held_out.n_unknown, held_out.n_unknown_bytes)
+    else:
+        n_bytes, unknown = sum(map(len, _decoded(validation, tokenizer))), (0, 0)
+        notes.append(
+            f"{ready.folder}: the {n_bytes:,} bytes of validation text are those of its {len(validation):,} tokens, "
+            "decoded"
+        )
+    if not ready.manifest:
+        notes.append(
+            f"{ready.folder} has no manifest: that this tokenizer made its "
+            f"{plural(len(ready.train) + len(ready.validation), 'shard')} is taken on trust"
+        )
+    text = b"".join(_decoded(validation, tokenizer)) if n_bytes <= MOST_TEXT else None
+    whole = text is not None and len(text) == n_bytes  # else the ids do not carry all of it
+    counts = Counts(len(train), len(validation), n_bytes, *unknown, tuple(notes))
+    return _Part(record, opened, counts, text if whole else None)
+
+
+def _of_text(data: DataConfig, tokenizer: Tokenizer, folder: Path, name: str) -> _Part:
+    """Encoded into a folder of its own. Ids stay in memory: nothing is mapped from a run that is yet to be renamed."""
+    place = folder / name
+    found = prepare.prepare(data, str(folder), place)
+    assert isinstance(found.train, np.ndarray)
+    assert isinstance(found.validation, np.ndarray)
+    train = Shards([found.train], [place / "train.bin"], tokenizer.vocab_size)
+    validation = Shards([found.validation], [place / "val.bin"], tokenizer.vocab_size)
+    notes = tuple(f"{', '.join(data.sources)}: {note}" for note in found.counts.notes)
+    text = (place / "validation.txt").read_bytes()
+    return _Part({"text": name}, (train, validation), replace(found.counts, notes=notes), text)
+
+
+def _sum(counts: Sequence[Counts]) -> Counts:
+    numbers = [field.name for field in fields(Counts) if field.name != "notes"]
+    sums = {name: sum(getattr(count, name) for count in counts) for name in numbers}
+    return Counts(**sums, notes=tuple(note for count in counts for note in count.notes))
 
 
 def load(folder: Path) -> Corpus:
@@ -169,26 +194,6 @@ def _changes(record: dict[str, Any], ready: Ready) -> str:
             ]
             return f"{name} was {sizes[0]} and is {sizes[1]}"
     return ""
-
-
-def _counts_of(ready: Ready, train: Shards, validation: Shards, tokenizer: Tokenizer) -> Counts:
-    """What a folder of shards holds, in the words of a run."""
-    notes = [f"{ready.folder}: {note}" for note in ready.manifest.notes] if ready.manifest else []
-    held_out = ready.manifest.splits["val"] if ready.manifest else None
-    if held_out and len(validation) == held_out.n_tokens:
-        n_bytes, unknown = held_out.n_bytes, (held_out.n_unknown, held_out.n_unknown_bytes)
-    else:
-        n_bytes, unknown = sum(map(len, _decoded(validation, tokenizer))), (0, 0)
-        notes.append(
-            f"{ready.folder}: the {n_bytes:,} bytes of validation text are those of its {len(validation):,} tokens, "
-            "decoded"
-        )
-    if not ready.manifest:
-        notes.append(
-            f"{ready.folder} has no manifest: that this tokenizer made its "
-            f"{plural(len(ready.train) + len(ready.validation), 'shard')} is taken on trust"
-        )
-    return Counts(len(train), len(validation), n_bytes, *unknown, tuple(notes))
 
 
 def _tokenizer(data: DataConfig, wanted: str, ready: dict[str, Ready]) -> Tokenizer:
