@@ -17,6 +17,7 @@ from lmsmith.accounting.predict import train_flops_per_token
 from lmsmith.config import RunConfig
 from lmsmith.data.packing import batches_of
 from lmsmith.data.prepare import Corpus
+from lmsmith.data.rows import Rows
 from lmsmith.data.shards import Shards
 from lmsmith.errors import ConfigError
 from lmsmith.models.kinds import build
@@ -96,6 +97,11 @@ def resolve(
     if config.train.engine == "reference":
         check_memory(config)
     tokens_a_step = batches_of(config, corpus.train, corpus.tokenizer).tokens_per_batch  # DataError for too little text
+    if config.data.documents == "rows" and "train.batch_size" in chosen.keys() - known:
+        # Rows may be shorter than the context: so many of them that a batch has as many tokens as windows would.
+        n_rows = config.train.batch_size**2 * config.model.context_length / tokens_a_step
+        config = config.changed({"train.batch_size": math.ceil(n_rows / world) * world}, where="what was chosen")
+        tokens_a_step = batches_of(config, corpus.train, corpus.tokenizer).tokens_per_batch
     steps = config.train.steps or config.train.tokens // tokens_a_step
     n_evaluations = MOST_EVALUATIONS
     if not (config.train.steps or config.train.tokens):
@@ -190,12 +196,18 @@ def describe(config: RunConfig, corpus: Corpus, machine: Machine) -> list[str]:
     model, train, counts = config.model, config.train, corpus.counts
     with torch.device("meta"):
         n_params = build(model).n_parameters()
-    tokens_a_step = batches_of(config, corpus.train, corpus.tokenizer).tokens_per_batch
+    batches = batches_of(config, corpus.train, corpus.tokenizer)
+    tokens_a_step = batches.tokens_per_batch
     tokens = train.steps * tokens_a_step
+    of = f"{train.batch_size} x {model.context_length} tokens"
+    notes = [f"note     {NOTES[config.preset]}"] if config.preset in NOTES else []
+    if isinstance(batches, Rows):
+        of = f"{train.batch_size} documents of {tokens_a_step / train.batch_size:,.0f} tokens"
+        if batches.share_cut:
+            notes.append(f"note     {batches.share_cut:.1%} of the tokens are beyond the context and not trained on")
     tables = f", tables of {','.join(map(str, model.ngram_orders))}-grams" if model.ngram_orders else ""
     heads = f"{model.n_head} heads, " if model.kind == "gpt" else f"{model.cell} cells, "
     unit = {"char": "characters", "byte": "bytes"}.get(corpus.tokenizer.kind, "tokens")
-    notes = [f"note     {NOTES[config.preset]}"] if config.preset in NOTES else []
     if model.size:
         notes.append(
             f"note     model.size {model.size}: as many layers, 64 times that width, heads of 64; context, batch and "
@@ -206,7 +218,7 @@ def describe(config: RunConfig, corpus: Corpus, machine: Machine) -> list[str]:
         f"{counts.n_val_tokens:,} held out",
         f"model    {config.preset}: {model.n_layer} layers, {heads}width {model.d_model}, context "
         f"{model.context_length}{tables}; {n_params:,} parameters",
-        f"training {train.steps:,} steps of {train.batch_size} x {model.context_length} tokens = {tokens:,} "
+        f"training {train.steps:,} steps of {of} = {tokens:,} "
         f"({tokens / counts.n_train_tokens:.1f} times the text), {config.optim.name}, {config.schedule.shape}"
         + (", by hand in NumPy" if train.engine == "reference" else ""),
         f"machine  {machine.device.type}, {machine.threads} threads, {train.dtype}, {machine.flops / 1e9:,.0f} GFLOP/s "
