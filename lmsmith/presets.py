@@ -159,9 +159,9 @@ def sized(base: RunConfig, n: int) -> dict[str, Any]:
     Context: the power of two that reaches 64 n, at most 2,048.
     Batch: 64 n^3 tokens, to the nearest power of two of 2,048 to 2,097,152. Blocks have 49,152 n^3 parameters, so at 20
     tokens a parameter (Hoffmann et al. 2022, "Chinchilla") every size within these bounds makes about 15,000 updates.
-    Learning rate of AdamW: 6e-4 at GPT-2's width, else inversely as the width (within a fifth of GPT-3's table, Medium
-    apart, from Small to 6.7B), at most 3e-3. With Muon, whose updates have one size in every width, AdamW has only tables,
-    head and gains: the preset's rate up to size 4, then as 1/sqrt(width).
+    Learning rate of AdamW: 6e-4 at GPT-2's width, else inversely as the width, at most 3e-3 (from Small to 6.7B within
+    a fifth of GPT-3's table, but for Medium). With Muon, whose updates have one size in every width, AdamW has only
+    tables, head and gains: the preset's rate up to size 4, then as 1/sqrt(width).
     """
     context_length = min(2048, 2 ** math.ceil(math.log2(64 * n)))
     n_tokens = 2 ** min(21, max(11, round(math.log2(64 * n**3))))
