@@ -101,15 +101,17 @@ def _closing(run: Path, summary: dict[str, Any], console: Console) -> int:
     path = run / "report.html"
     if not path.exists() or path.stat().st_mtime < (run / "summary.json").stat().st_mtime:
         write_report([run], path)
-    target = summary["seconds_to_target"]
     if summary["finished"] == "counted":
         loss, share = summary["val_loss"], summary["val_impossible_share"]
-        bits = f"{loss:.4f} ({summary['val_bits_per_byte']:.3f} bits per byte)" if loss is not None else "infinite"
+        found = f"{loss:.4f} ({summary['val_bits_per_byte']:.3f} bits per byte)" if loss is not None else "infinite"
+        impossible = f"; {share:.2%} of its tokens are held impossible" if share else ""
         console.print(
-            f"val loss {bits}; {share:.2%} of its tokens were held impossible; {summary['train_seconds']:.1f} s of "
-            f"counting, {summary['tokens_per_second']:,.0f} tokens/s\nreport   {path}\ntry      lmsmith generate {name}"
+            f"val loss {found}{impossible}; {summary['train_seconds']:.1f} s of counting, "
+            f"{summary['tokens_per_second']:,.0f} tokens/s"
         )
+        console.print(f"report   {path}\ntry      lmsmith generate {name}")
         return 0
+    target = summary["seconds_to_target"]
     console.print(
         f"best val loss {summary['best_val_loss']:.4f} ({summary['best_val_bits_per_byte']:.3f} bits per byte) at step "
         f"{summary['best_step']:,}; {summary['train_seconds']:.1f} s of updates, "
