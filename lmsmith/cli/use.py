@@ -139,6 +139,7 @@ def _tell_unknown(tokenizer: Tokenizer, prompt: str) -> None:
 def _eval(options: argparse.Namespace, console: Console, started: float) -> int:
     from lmsmith.config import RunConfig
     from lmsmith.evaluate.texts import score_texts
+    from lmsmith.train.log import finite
     from lmsmith.train.run import load_for_use, score_validation
 
     data = RunConfig().changed(settings_given(options), where="the command line").data
@@ -159,7 +160,7 @@ def _eval(options: argparse.Namespace, console: Console, started: float) -> int:
     else:
         score = score_validation(options.run, model, stride=options.stride)
     if options.json:
-        print(json.dumps(score.as_dict()))
+        print(json.dumps(finite(score.as_dict())))
         return 0
     for name, value in score.as_dict().items():
         console.print(f"{name:20} {value:,.4f}" if isinstance(value, float) else f"{name:20} {value:,}")
