@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
@@ -94,6 +95,17 @@ class Progress:
                 left = round(max(0, total - done) / rate)
                 said += f", {left // 60}:{left % 60:02} left"
         return said
+
+
+def table(console: Console, head: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for index, name in enumerate(head):
+        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table, soft_wrap=False)
 
 
 class Warnings(logging.Handler):

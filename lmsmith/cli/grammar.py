@@ -136,10 +136,11 @@ def at_least_one(value: str) -> int:
     raise argparse.ArgumentTypeError(f"{value!r}: wanted a whole number of 1 or more")
 
 
-def add_settings(made: argparse.ArgumentParser) -> None:
-    """Every setting, those used often first."""
+def add_settings(made: argparse.ArgumentParser, *, out: bool = True) -> None:
+    """Every setting, those used often first; with `out`, where a run goes."""
     often = made.add_argument_group("often used")
-    often.add_argument("--out", type=Path, metavar="RUN", help="the run's folder (runs/NAME-1)")
+    if out:
+        often.add_argument("--out", type=Path, metavar="RUN", help="the run's folder (runs/NAME-1)")
     known = dict(settings())
     for name in OFTEN:
         add_setting(often, known[name])

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from lmsmith import atomic
-from lmsmith.cli.console import Progress
+from lmsmith.cli.console import Progress, table
 from lmsmith.cli.grammar import Verbs, add_setting, at_least_one, settings_given
 from lmsmith.config import RunConfig, settings
 from lmsmith.errors import DataError, UsageError
@@ -235,10 +235,11 @@ def _decode(options: argparse.Namespace, console: Console, started: float) -> in
     from lmsmith.tokens.tokenizer import StreamDecoder
 
     decoder = StreamDecoder(_tokenizer(options.which))
-    for word in options.ids or (word for line in sys.stdin for word in line.split()):
-        if not word.isdecimal():
-            raise UsageError(f"{word!r} is no id: wanted whole numbers with spaces between.")
-        print(decoder.push(int(word)), end="", flush=True)
+    for words in [options.ids] if options.ids else map(str.split, sys.stdin):
+        for word in words:
+            if not word.isdecimal():
+                raise UsageError(f"{word!r} is no id: wanted whole numbers with spaces between.")
+        print(decoder.push([int(word) for word in words]), end="", flush=True)
     print(decoder.flush())
     return 0
 
@@ -272,7 +273,7 @@ def _inspect(options: argparse.Namespace, console: Console, started: float) -> i
     if found.on_texts:
         console.print()
         rows = [[Path(row[0]).name, *row[1:]] for row in comparison_rows(found.on_texts)]
-        _table(console, ("text", *HEAD[1:]), rows)
+        table(console, ("text", *HEAD[1:]), rows)
         console.print(f"all texts together use {found.share_used:.1%} of the vocabulary")
     return 0
 
@@ -291,7 +292,7 @@ def _compare(options: argparse.Namespace, console: Console, started: float) -> i
         print(json.dumps([asdict(row) | {"bytes_per_token": row.bytes_per_token} for row in rows], ensure_ascii=False))
         return 0
     console.print(f"learnt from {sum(map(len, split.train)):,} characters, compared on {len(held_out):,} others")
-    _table(console, HEAD, comparison_rows(rows))
+    table(console, HEAD, comparison_rows(rows))
     out = options.out or Path("tokenizers.html")
     sentence = next((line for line in held_out.splitlines() if len(line) > 30), held_out)[:120]
     atomic.write(out, comparison_page(rows, tokenizers, sentence))
@@ -313,7 +314,7 @@ def _bench(options: argparse.Namespace, console: Console, started: float) -> int
         rows = [
             [row.name, f"{row.seconds:.3f}", f"{row.megabytes_per_second:.1f}", f"{row.times:.2f}"] for row in timings
         ]
-        _table(console, ("", "seconds", "MB/s", f"times {first.name}"), rows)
+        table(console, ("", "seconds", "MB/s", f"times {first.name}"), rows)
 
     data = text.encode()
     show(bench_learning(data, options.vocab_size, options.rounds))
@@ -340,14 +341,3 @@ def _python_library() -> str:
     """Text that is on every machine."""
     files = sorted(Path(json.__file__).parent.parent.glob("*.py"))
     return "".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
-
-
-def _table(console: Console, head: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for index, name in enumerate(head):
-        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table, soft_wrap=False)

@@ -1,0 +1,86 @@
+"""Verbs that measure: bench train, bench ladder. (bench tokenizer stands with the tokenizer's.)"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from lmsmith.cli.console import table
+from lmsmith.cli.grammar import Verbs, add_settings, at_least_one, settings_given
+
+if TYPE_CHECKING:
+    from lmsmith.train.ladder import Pace
+
+COLUMNS = ("ms", "spread", "tokens/s", "MFU", "MB")
+
+
+def add(verbs: Verbs) -> None:
+    train = verbs.verb(
+        "bench train", _train, "what an update takes here", "lmsmith bench train --preset babygpt --train.batch_size 8"
+    )
+    train.add_argument("--n", type=at_least_one, default=8, metavar="N", help="updates measured (8)")
+    train.add_argument("--json", action="store_true", help="print one JSON object")
+    add_settings(train, out=False)
+
+    ladder = verbs.verb(
+        "bench ladder", _ladder, "GPT-2's speed-ups one after the other, here", "lmsmith bench ladder --device cpu"
+    )
+    ladder.add_argument("--device", default="auto", metavar="TEXT", help="cuda or cpu (auto)")
+    ladder.add_argument("--n", type=at_least_one, default=8, metavar="N", help="updates measured a rung (8)")
+
+
+def _train(options: argparse.Namespace, console: Console, started: float) -> int:
+    from lmsmith.train.ladder import bench_config, machine_in_words, time_updates
+
+    config, device = bench_config(settings_given(options))
+    pace = time_updates(config, device, n=options.n)
+    if options.json:
+        print(json.dumps({"seconds": pace.seconds, "tokens_per_second": pace.tokens_per_second, "mfu": pace.mfu}))
+        return 0
+    model, train = config.model, config.train
+    console.print(machine_in_words(device))
+    console.print(
+        f"{config.preset}: {model.n_layer} layers, width {model.d_model}, vocabulary {model.vocab_size:,}; "
+        f"{train.batch_size} x {model.context_length} tokens, {train.dtype}"
+    )
+    table(console, ("", *COLUMNS), [["an update", *_cells(pace)]])
+    return 0
+
+
+def _ladder(options: argparse.Namespace, console: Console, started: float) -> int:
+    from lmsmith.train.ladder import ACCUMULATED, PUBLISHED, base_config, bench_config, climb, machine_in_words
+
+    _, device = bench_config({"train.device": options.device})
+    base = base_config(device)
+    console.print(machine_in_words(device))
+    console.print(
+        f"GPT-2 with {base.model.n_layer} layers, width {base.model.d_model}, vocabulary 50,257; "
+        f"{base.train.batch_size} x {base.model.context_length} tokens; each rung stands on those above it"
+    )
+    rows, first = [], 0.0
+    for rung, pace in climb(device, n=options.n):
+        each = pace.median / (ACCUMULATED if rung.name == "accumulation" else 1)
+        first = first or each
+        console.print(f"{rung.name:18} {1000 * each:9.1f} ms")
+        rows.append([rung.name, *_cells(pace, each), f"{first / each:.2f}", *PUBLISHED[rung.name]])
+    console.print()
+    table(console, ("", *COLUMNS, "times", "A100", "T4"), rows)
+    console.print(
+        "MFU: of the rate of matrix products measured here. Accumulation: per micro-batch.\n"
+        "A100, T4: published milliseconds of GPT-2 124M, 16 x 1024 (Karpathy's lecture) and 4 x 1024 in float16."
+    )
+    return 0
+
+
+def _cells(pace: Pace, each: float = 0.0) -> list[str]:
+    spread = (max(pace.seconds) - min(pace.seconds)) / pace.median
+    return [
+        f"{1000 * (each or pace.median):.1f}",
+        f"{spread:.0%}",
+        f"{pace.tokens_per_second:,.0f}",
+        f"{pace.mfu:.0%}",
+        f"{pace.peak_memory_bytes / 1e6:,.0f}",
+    ]

@@ -1,0 +1,216 @@
+"""`lmsmith bench train` and `bench ladder`: what an update takes on this machine.
+
+`time_updates` makes updates of one config on random tokens. `climb` does so for the rungs of the ladder by which
+Karpathy's reproduction of GPT-2 124M became eleven times faster, each rung with all below it, in one run on the device
+at hand; `PUBLISHED` holds what his lecture (A100, 16 x 1024) and a course (T4, 4 x 1024, float16) report.
+
+What a rung below ours lacks is put back for the time of the measurement: attention written out, AdamW's plain loop.
+On CPUs the model is small, and rungs that are not there (TF32, compilation, which gains nothing) are left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lmsmith.accounting.measure import matmul_rate, use_matmul
+from lmsmith.accounting.predict import train_flops_per_token
+from lmsmith.config import RunConfig
+from lmsmith.data.batches import Batches
+from lmsmith.errors import ConfigError
+from lmsmith.models.attention import Attention
+from lmsmith.models.kinds import build
+from lmsmith.presets import preset
+from lmsmith.train.loop import peak_memory_bytes
+from lmsmith.train.machine import has_bfloat16, survey
+from lmsmith.train.replica import Replica
+from lmsmith.train.step import update
+
+# Milliseconds a step, per micro-batch where gradients are accumulated.
+PUBLISHED: dict[str, tuple[str, str]] = {
+    "float32": ("1000", "1200"),
+    "TF32": ("333", "none"),
+    "half precision": ("300", "485"),
+    "torch.compile": ("130", "325"),
+    "fused attention": ("96", "270"),
+    "padded vocabulary": ("93", "255"),
+    "fused AdamW": ("90", "255"),
+    "accumulation": ("89", "205"),
+}
+ACCUMULATED = 4  # micro-batches an update on the last rung, where the published ones come to 2**19 tokens
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What an update takes: median and ends of `seconds`, what that comes to, the most memory held."""
+
+    seconds: tuple[float, ...]
+    tokens: int
+    flops: float  # of an update, by prediction
+    peak_flops: float  # a second, of matrix products in this precision, measured
+    peak_memory_bytes: int
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.median
+
+    @property
+    def mfu(self) -> float:
+        """Share of the measured rate of matrix products."""
+        return self.flops / self.median / self.peak_flops
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One rung: what is changed in the config, and what of today's is put back to the old way."""
+
+    name: str
+    changes: Mapping[str, Any]
+    plain_attention: bool
+    plain_adamw: bool
+
+
+def time_updates(config: RunConfig, device: torch.device, *, n: int = 8, plain_adamw: bool = False) -> Pace:
+    """`n` updates of a model that is then thrown away, after two that are not counted (they allocate and compile)."""
+    use_matmul(config.train.matmul, config.train.dtype)
+    model = build(config.model)
+    model.initialise(torch.Generator().manual_seed(config.train.seed))
+    model.to(device, torch.float64 if config.train.dtype == "float64" else torch.float32)
+    model.train()
+    replica = Replica(model, config)
+    if plain_adamw:
+        for optimiser in replica.optimisers.all:  # type: ignore[union-attr]
+            for group in optimiser.param_groups:
+                group |= {"fused": False, "foreach": False}
+    T, B = config.model.context_length, config.train.batch_size
+    ids = np.random.default_rng(0).integers(0, config.model.vocab_size, (4 * B + 2) * T).astype(np.uint32)
+    batches = Batches(ids, context_length=T, batch_size=B, seed=1)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    seconds = []
+    for step in range(n + 2):
+        began = time.perf_counter()
+        update(replica, batches, step, n_steps=1000)
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+        seconds.append(time.perf_counter() - began)
+    products = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(config.train.dtype, torch.float32)
+    return Pace(
+        tuple(seconds[2:]),
+        B * T,
+        B * T * train_flops_per_token(config.model),
+        matmul_rate(device, products),
+        peak_memory_bytes(device),
+    )
+
+
+def rungs(device: torch.device, gains_by_half: bool) -> list[Rung]:
+    """Those that exist on this device, from the lowest."""
+    half = "bfloat16" if has_bfloat16(device) else "float16"
+    on_gpu = device.type == "cuda"
+    steps: list[tuple[str, dict[str, Any]]] = [("float32", {"train.dtype": "float32"})]
+    if on_gpu and half == "bfloat16":
+        steps.append(("TF32", {"train.dtype": "tf32"}))
+    if on_gpu or gains_by_half:
+        steps.append(("half precision", {"train.dtype": half}))
+    if on_gpu:
+        steps.append(("torch.compile", {"train.compile": "yes"}))
+    steps += [("fused attention", {}), ("padded vocabulary", {"model.vocab_multiple": 128}), ("fused AdamW", {})]
+    found: list[Rung] = []
+    changes: dict[str, Any] = {}
+    names = [name for name, _ in steps]
+    for name, change in steps:
+        changes = changes | change
+        place = names.index(name)
+        found.append(Rung(name, changes, place < names.index("fused attention"), place < names.index("fused AdamW")))
+    return [*found, Rung("accumulation", changes, False, False)]
+
+
+def base_config(device: torch.device) -> RunConfig:
+    """GPT-2 124M at 16 x 1024 on a GPU; on a CPU a model of GPT-2's vocabulary that takes a second a step there."""
+    small = {"model.n_layer": 4, "model.n_head": 4, "model.d_model": 256, "model.context_length": 256}
+    changes = {"model.vocab_size": 50257, "train.batch_size": 16, "train.matmul": "default", "train.compile": "no"}
+    if device.type != "cuda":
+        changes |= small | {"train.batch_size": 4}
+    return preset("gpt2").changed(changes, where="the ladder")
+
+
+def climb(device: torch.device, *, n: int = 8) -> Iterator[tuple[Rung, Pace]]:
+    """Each rung and its pace, as it is measured."""
+    if device.type == "mps":
+        raise ConfigError("the ladder is for CUDA devices and CPUs: choose --device cpu.")
+    base = base_config(device)
+    gains = device.type == "cuda" or matmul_rate(device, torch.bfloat16) > matmul_rate(device)
+    for rung in rungs(device, gains):
+        config = base.changed(rung.changes, where=rung.name)
+        times = ACCUMULATED if rung.name == "accumulation" else 1
+        if times > 1:
+            rows = {"train.batch_size": base.train.batch_size * times, "train.micro_batch_size": base.train.batch_size}
+            config = config.changed(rows, where=rung.name)
+        with plain_attention() if rung.plain_attention else contextlib.nullcontext():
+            pace = time_updates(config, device, n=max(2, n // times), plain_adamw=rung.plain_adamw)
+        yield rung, pace
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+@contextlib.contextmanager
+def plain_attention() -> Iterator[None]:
+    """Attention as its formula has it, with the whole matrix of weights in memory."""
+
+    def within(self: Attention, q: Tensor, k: Tensor, v: Tensor, layout: object) -> Tensor:
+        T = q.size(2)
+        scores = (q @ k.transpose(-2, -1)) * self.scale  # (B, H, T, T)
+        hidden = torch.ones(T, T, dtype=torch.bool, device=q.device).triu_(1)
+        weights = scores.masked_fill(hidden, float("-inf")).softmax(-1).to(v.dtype)
+        return nn.functional.dropout(weights, self.dropout, self.training) @ v
+
+    ours = Attention._within
+    Attention._within = within  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Attention._within = ours  # type: ignore[method-assign]
+
+
+def machine_in_words(device: torch.device) -> str:
+    """The device, and the versions that its pace depends on."""
+    name = platform.processor() or platform.machine()
+    if device.type == "cuda":
+        name = f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
+    else:
+        with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo", encoding="utf-8") as file:
+            name = next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+        name += f", {torch.get_num_threads()} threads"
+    return f"{name}; torch {torch.__version__}, Python {platform.python_version()}"
+
+
+def bench_config(changes: Mapping[str, Any]) -> tuple[RunConfig, torch.device]:
+    """The config that settings ask for, without a text: GPT-2's vocabulary, or characters for babyGPT."""
+    named = {key: value for key, value in changes.items() if key == "preset"}
+    base = preset(RunConfig().changed(named, where="the command line").preset)
+    config = base.changed(changes, where="the command line")
+    if config.model.kind == "ngram":
+        raise ConfigError("preset ngram counts and makes no updates: there is nothing to measure. Choose another.")
+    machine = survey(config)
+    vocab_size = config.model.vocab_size or (65 if config.preset == "babygpt" else 50257)
+    chosen = {
+        "model.vocab_size": vocab_size,
+        "train.dtype": machine.dtype,
+        "train.matmul": machine.matmul,
+        "train.threads": machine.threads,
+    }
+    return config.changed(chosen, where="what was chosen"), machine.device
