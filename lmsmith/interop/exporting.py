@@ -67,6 +67,10 @@ def export_model(run: Path, out: Path, *, to: Form, dtype: Precision = "auto") -
     precisions = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}
     if len(precisions) > 1:
         raise ConfigError(f"The weights are of {' and '.join(sorted(precisions))}: choose one with --dtype float32.")
+    shape = (2, min(_CHECKED_TOKENS, config.context_length))
+    ids = torch.randint(config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
+    with inference(model):
+        wanted = model(ids)
     tokenizer = load_tokenizer(folder) if to == "hf" and (folder / FILE_NAME).is_file() else None
     receipt = {
         "lmsmith": __version__,
@@ -77,6 +81,7 @@ def export_model(run: Path, out: Path, *, to: Form, dtype: Precision = "auto") -
         "n_params": model.n_parameters(),
         "tokenizer": tokenizer.kind if tokenizer else None,
     }
+    del model  # large models are in memory once or twice, not four times
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -88,18 +93,15 @@ def export_model(run: Path, out: Path, *, to: Form, dtype: Precision = "auto") -
                 vocabulary.save(tokenizer, partial, context_length=config.context_length)
         else:
             llmc.write(partial / LLMC_FILE, config, tensors)
-        receipt["checked"] = _checked(partial, model, tokenizer, to)
+        del tensors
+        receipt["checked"] = _checked(partial, ids, wanted, tokenizer, to)
         receipt["sha256"] = {file.name: sha256_of(file) for file in sorted(partial.iterdir())}
         atomic.write(partial / RECEIPT, json.dumps(receipt, indent=1) + "\n")
     return receipt
 
 
-def _checked(folder: Path, model: GPT, tokenizer: Tokenizer | None, to: Form) -> dict[str, Any]:
-    """Who read the folder again, and how far its logits are from the model's. Raises CheckpointError."""
-    T = min(_CHECKED_TOKENS, model.config.context_length)
-    ids = torch.randint(model.config.vocab_size, (2, T), generator=torch.Generator().manual_seed(0))
-    with inference(model):
-        wanted = model(ids)
+def _checked(folder: Path, ids: Tensor, wanted: Tensor, tokenizer: Tokenizer | None, to: Form) -> dict[str, Any]:
+    """Who read the folder again, and how far its logits are from those wanted. Raises CheckpointError."""
 
     def difference(who: str, logits: Callable[[], Tensor]) -> float:
         found = float((logits() - wanted).abs().max())
