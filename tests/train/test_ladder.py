@@ -55,9 +55,7 @@ def test_each_rung_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     for rung, pace in found:
         assert min(pace.seconds) > 0
         assert pace.tokens == 16 * (ladder.ACCUMULATED if rung.name == "accumulation" else 1)
-        assert pace.tokens_per_second == pytest.approx(
-            pace.tokens / sorted(pace.seconds)[len(pace.seconds) // 2], rel=1
-        )
+        assert pace.tokens / max(pace.seconds) <= pace.tokens_per_second <= pace.tokens / min(pace.seconds)
         assert pace.peak_memory_bytes > 1e6
 
 
@@ -85,7 +83,7 @@ def test_the_commands(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
 
     words = [f"--{name}={value}" for name, value in TINY.items()]
     assert run(["bench", "train", "--preset", "gpt2", "--train.batch_size=2", "--n", "2", *words], started=0.0) == 0
-    assert re.search(r"^an update +[\d.]+ +[\d.]+ to [\d.]+ +[\d,]+ ", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(r"^an update +[\d.]+ +\d+% +[\d,]+ ", capsys.readouterr().out, re.MULTILINE)
     monkeypatch.setattr(ladder, "base_config", lambda device: tiny())
     assert run(["bench", "ladder", "--device", "cpu", "--n", "4"], started=0.0) == 0
     shown = capsys.readouterr().out
