@@ -137,7 +137,7 @@ def build_shards(
             },
             notes=tuple(_notes(plan, splits, summary, assembler.n_dropped, near)),
         )
-        save_tokenizer(used, partial)
+        atomic.write(partial / TOKENIZER_FILE, (work / TOKENIZER_FILE).read_bytes())
         write_manifest(partial, manifest)
     atomic.remove(work)
     atomic.settle_folder(partial, out)

@@ -1,8 +1,8 @@
 """Sources -> numbered units of work: which files there are, how they are split, what one process does at one go.
 
 Everything that follows (the shards, to the byte) is a function of the plan, and the plan of the sources and settings
-alone: not of how many processes there are, nor of who is done first. The files are not read for it, but for a first
-look at no more than `MANY` documents and the neighbourhood of the places where large files are cut.
+alone: not of how many processes there are, nor of who is done first. The files are not read for it, but for samples,
+a first look at no more than `MANY` documents, and the neighbourhood of the places where large files are cut.
 
 The split (Held out: validation):
 
@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from lmsmith.data.units import LARGE, TRAIN, VALIDATION, Piece, Reading, Stream, Unit, fingerprint, is_plain, utf8
+from lmsmith.data.units import LARGE, TRAIN, VALIDATION, Piece, Reading, Unit, fingerprint, is_plain, utf8
 from lmsmith.errors import DataError
 from lmsmith.text.documents import FRACTION, MANY, MOST_HELD_OUT, hash_bound, split_hash
 from lmsmith.text.files import (
@@ -120,12 +120,12 @@ def _measured(path: Path, *, skip_bad: bool) -> SourceFile:
 
 class _Look(NamedTuple):
     many: bool
-    n_characters: int  # of all, where they are few
+    n_characters: int  # of all, where they are few, about
 
 
 def _look(found: Sequence[Found], files: tuple[SourceFile, ...], reading: Reading) -> _Look:
-    """Whether documents are many: reads until `MANY` distinct ones have been met."""
-    distinct: set[int] = set()
+    """Whether documents are many: reads until `MANY` distinct ones have been met. Of plain files samples are enough."""
+    distinct: set[str | int] = set()
     n_documents = n_characters = 0
     for (path, named), file in zip(found, files, strict=True):
         try:
@@ -144,28 +144,16 @@ def _look(found: Sequence[Found], files: tuple[SourceFile, ...], reading: Readin
     return _Look(False, n_characters)
 
 
-def _contents(path: Path, file: SourceFile, reading: Reading) -> Iterator[tuple[int, int]]:
-    """A hash and the length of each document of a file."""
-    piece = Piece(str(path), WHOLE, file.n_bytes, named=True)
-    if not is_plain(path):
-        skip = (lambda error: None) if reading.skip_bad else None
-        for text, _ in read_texts(path, reading.text_field, reading.encoding, reading.errors, Counts(), WHOLE, skip):
-            if text and not text.isspace():
-                yield split_hash(utf8(text)), len(text)
-    elif _is_divisible(path, file.n_bytes, reading):
-        yield split_hash([fingerprint(path).encode()]), file.n_bytes
-    else:
-        length = 0
-
-        def parts() -> Iterator[bytes]:
-            nonlocal length
-            for chunk in Stream(piece, reading):
-                length += len(chunk)
-                yield chunk.encode()
-
-        content = split_hash(parts())
-        if length:
-            yield content, length
+def _contents(path: Path, file: SourceFile, reading: Reading) -> Iterator[tuple[str | int, int]]:
+    """What each document of a file is known by, and its length."""
+    if is_plain(path):
+        if file.n_bytes:
+            yield fingerprint(path), file.n_bytes * (EXPANDED if path.suffix.lower() in COMPRESSED else 1)
+        return
+    skip = (lambda error: None) if reading.skip_bad else None
+    for text, _ in read_texts(path, reading.text_field, reading.encoding, reading.errors, Counts(), WHOLE, skip):
+        if text and not text.isspace():
+            yield split_hash(utf8(text)), len(text)
 
 
 def _is_divisible(path: Path, n_bytes: int, reading: Reading) -> bool:
