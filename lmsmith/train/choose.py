@@ -97,7 +97,7 @@ def resolve(
     if config.train.engine == "reference":
         check_memory(config)
     tokens_a_step = batches_of(config, corpus.train, corpus.tokenizer).tokens_per_batch  # DataError for too little text
-    if config.data.documents == "rows" and "train.batch_size" in chosen.keys() - known:
+    if config.data.documents == "rows" and "train.batch_size" not in given:
         # Rows may be shorter than the context: so many of them that a batch has as many tokens as windows would.
         n_rows = config.train.batch_size**2 * config.model.context_length / tokens_a_step
         config = config.changed({"train.batch_size": math.ceil(n_rows / world) * world}, where="what was chosen")
