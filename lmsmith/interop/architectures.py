@@ -327,7 +327,7 @@ def _llama(config: ModelConfig) -> dict[str, list[Piece]]:
 
 
 _NOT_THERE = {"embedding_norm": (False,), "qk_norm": (False,), "logit_softcap": (0.0,), "ngram_orders": ((),)}
-_INDIFFERENT = frozenset(("init", "vocab_multiple", "ngram_table_size", "ngram_dropout"))
+_INDIFFERENT = frozenset(("size", "init", "vocab_multiple", "ngram_table_size", "ngram_dropout"))
 
 GPT2 = Architecture(
     name="GPT2LMHeadModel",

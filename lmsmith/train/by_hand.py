@@ -26,7 +26,7 @@ from lmsmith.reference.gpt2 import GPT2
 from lmsmith.reference.layers import EPS
 
 # Settings that any GPT-2 may have as it likes, or that mean nothing to it.
-_FREE = {"n_layer", "n_head", "d_model", "vocab_size", "vocab_multiple", "context_length", "init"}
+_FREE = {"size", "n_layer", "n_head", "d_model", "vocab_size", "vocab_multiple", "context_length", "init"}
 _FREE |= {"ngram_table_size", "rope_base"}
 _DROPOUTS = ("dropout", "attention_dropout")
 _NAMED = 3  # differences that an error names
@@ -42,7 +42,7 @@ class ByHand(nn.Module):
         super().__init__()
         self.optim = config.optim
         dtype = np.float64 if config.train.dtype == "float64" else np.float32
-        self.gpt2 = GPT2(sizes_of(config.model), dtype)
+        self.gpt2 = GPT2(sizes_of(config.model), dtype, threads=config.train.threads)
         params, grads = unstacked(self.gpt2.params), unstacked(self.gpt2.grads)
         named = dict(model.named_parameters())
         assert named.keys() == params.keys(), named.keys() ^ params.keys()
