@@ -13,13 +13,14 @@ Texts that do not fit into memory are read by `data/units.py`, which splits by t
 What it does not do: guess legacy encodings, normalise Unicode, clean or filter text, find near-duplicates.
 """
 
+import copy
 import hashlib
 import os
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from lmsmith.errors import DataError
 from lmsmith.text.files import BinaryFile, Counts, known_encoding, plural, read_texts
@@ -69,12 +70,20 @@ class Documents:
         self.errors = errors
         self.sources = [os.fspath(source) for source in sources]
         self._found, self._left_out = find_files(self.sources)
+        self._may_be_empty = False
         self.counts = Counts(left_out=self._left_out.copy())
 
     @property
     def files(self) -> list[Path]:
         """The files it reads, in that order (binary ones in folders among them: they show when they are opened)."""
         return [found.path for found in self._found]
+
+    def without(self, files: Collection[Path]) -> Self:
+        """The others, for whoever reads `files` in a way of its own; that there is no text is then no error."""
+        others = copy.copy(self)
+        others._found = [found for found in self._found if found.path not in files]
+        others._may_be_empty = self._may_be_empty or bool(files)
+        return others
 
     def __iter__(self) -> Iterator[Document]:
         counts = self.counts = Counts(left_out=self._left_out.copy())
@@ -95,7 +104,7 @@ class Documents:
                 if named:
                     raise
                 counts.n_binary_files += 1
-        if counts.n_documents == 0:
+        if counts.n_documents == 0 and not self._may_be_empty:
             reasons = []
             if counts.n_empty:
                 reasons.append(f"{plural(counts.n_empty, 'document')}, empty or white space alone")

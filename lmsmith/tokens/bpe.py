@@ -160,7 +160,9 @@ class BpeTokenizer(Tokenizer):
         """
         choice = self._choose(allowed_special, disallowed_special)
         n_characters = 0
-        for part in parts_of_stream(_bytes_of(stream), 4 * UNIT, self.pattern, Specials(self.special_tokens)):
+        # Only what is looked for: before a special token that is text, a cut could go through a piece.
+        looked_for = self._specials(choice[0].names | choice[1].names)
+        for part in parts_of_stream(_bytes_of(stream), 4 * UNIT, self.pattern, looked_for):
             yield self._encode(part, choice, 1, n_characters)
             n_characters += len(part.decode("utf-8", "replace"))
 
@@ -233,7 +235,10 @@ class BpeTokenizer(Tokenizer):
             yield from itertools.chain.from_iterable(executor.map(work, units()))
 
     def _encode_unit(self, texts: list[bytes | memoryview]) -> list[Ids]:
-        cache = self._caches.pop() if self._caches else PieceCache(CACHED_PIECES, self._unreached)
+        try:
+            cache = self._caches.pop()
+        except IndexError:  # all are with other threads
+            cache = PieceCache(CACHED_PIECES, self._unreached)
         ids, starts = encode_texts(Texts(texts), self.pattern, self._merges, cache)
         narrow: Ids = ids.astype(self._dtype)
         self._caches.append(cache)  # not before: `ids` is its memory
@@ -307,6 +312,10 @@ class BpeTokenizer(Tokenizer):
         ids, starts = encode_pieces(Texts(tokens), self._merges, PieceCache(CACHED_PIECES, {}))
         reached = (np.diff(starts) == 1) & (ids[starts[:-1]] == list(self.id_of.values()))
         return {tokens[k]: self.id_of[tokens[k]] for k in np.flatnonzero(~reached)}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as what it is made of, without the caches, which are twenty times as large."""
+        return type(self), (self.tokens, self.merges, self.pattern, self.special_tokens, self.whole_tokens)
 
     # ---- to and from JSON --------------------------------------------------------------------------------------------
 

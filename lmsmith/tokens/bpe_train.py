@@ -106,6 +106,7 @@ def learn_merges(
     counts: PieceCounts, n_merges: int, ties: Ties = "bytes", progress: Progress | None = None
 ) -> list[tuple[int, int]]:
     """Up to `n_merges` pairs of ids, in the order in which they are merged; the k-th makes id 256 + k."""
+    n_merges = min(n_merges, len(counts.symbols))  # each makes the pieces shorter: room for more would not be used
     order = np.arange(256 + n_merges, dtype=np.int64)
     if ties == "huggingface":
         order[list(gpt2_byte_order())] = np.arange(256)

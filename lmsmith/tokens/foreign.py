@@ -35,6 +35,8 @@ from lmsmith.tokens.tokenizer import END_OF_TEXT
 
 log = logging.getLogger(__name__)
 
+MOST_IDS = 1 << 24  # a larger id is damage, not a vocabulary
+
 # The expressions in the dialect of Hugging Face's engine: no possessive quantifiers, and $ would be the end of a line.
 _HUGGINGFACE = {
     "gpt4": (
@@ -52,6 +54,15 @@ _HUGGINGFACE = {
 
 def from_huggingface(content: Mapping[str, Any], where: Path) -> BpeTokenizer:
     """What a `tokenizer.json` says. Raises TokenizerError for what is not byte-level BPE as it is done here."""
+    try:
+        return _from_huggingface(content, where)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # its parts are not of the kinds they should be
+        raise TokenizerError(
+            f"{where} is damaged: it is not built as Hugging Face builds it ({error!r}). Take another copy."
+        ) from error
+
+
+def _from_huggingface(content: Mapping[str, Any], where: Path) -> BpeTokenizer:
     model = content.get("model") or {}
     pattern = _pattern_of(content.get("pre_tokenizer"), where)
     for part, found in (
@@ -63,7 +74,10 @@ def from_huggingface(content: Mapping[str, Any], where: Path) -> BpeTokenizer:
         ("dropout", model.get("dropout") or None),
     ):
         if found is not None:
-            raise TokenizerError(f"{where} has {part} ({found}) that lmsmith's byte-level BPE does not have.")
+            raise TokenizerError(
+                f"{where} has {part} ({found}) that lmsmith's byte-level BPE does not have: its ids would differ. Use"
+                " another tokenizer, or learn one (`lmsmith tokenizer train`)."
+            )
     specials = {}
     for added in content.get("added_tokens") or ():
         specials[str(added["content"])] = int(added["id"])
@@ -151,7 +165,7 @@ def _pattern_of(before: Mapping[str, Any] | None, where: Path) -> Pattern:
 
 def load_gpt2_files(folder: Path, pattern: Pattern | None = None) -> BpeTokenizer:
     """`vocab.json` and `merges.txt`. What is in the vocabulary and no merge makes is a special token."""
-    vocabulary = _read_json(folder / "vocab.json")
+    vocabulary = _checked(_read_json(folder / "vocab.json"), str(folder / "vocab.json"))
     path = folder / "merges.txt"
     merges = []
     for number, line in enumerate(_read(path).decode("utf-8", "replace").splitlines(), start=1):
@@ -165,6 +179,11 @@ def load_gpt2_files(folder: Path, pattern: Pattern | None = None) -> BpeTokenize
         merges.append(merge)
     made = {left + right for left, right in merges}
     specials = {text: i for text, i in vocabulary.items() if len(text) > 1 and text not in made}
+    if unmade := next((text for text in specials if "Ġ" in text), None):  # written for a space: not a special token
+        raise TokenizerError(
+            f"{folder / 'vocab.json'} does not fit {path}: no merge makes {unmade!r}. Is one of them cut short, or of"
+            " another tokenizer? Take both anew from one place."
+        )
     return _from_printable(vocabulary, merges, pattern or PATTERNS["gpt2"], specials, False, str(path))
 
 
@@ -258,7 +277,9 @@ def load_tiktoken(
     if pattern is None:
         if known is None:
             raise TokenizerError(
-                f"{path} does not say by which pattern text is cut: give one ({', '.join(PATTERNS)}, or an expression)."
+                f"{path} does not say by which pattern text is cut. Give it the name under which OpenAI publishes it"
+                f" ({', '.join(_TIKTOKEN)}), or in Python load_tiktoken(path, pattern=...): {', '.join(PATTERNS)}, or"
+                " an expression."
             )
         pattern = known[0]
     if special_tokens is None:
@@ -268,15 +289,18 @@ def load_tiktoken(
         if line:
             try:
                 written, number_written = line.split()
-                ranks[base64.b64decode(written, validate=True)] = int(number_written)
+                token, rank = base64.b64decode(written, validate=True), int(number_written)
+                if token in ranks or not 0 <= rank < MOST_IDS:
+                    raise ValueError("there before, or too large")
+                ranks[token] = rank
             except (ValueError, binascii.Error) as error:
                 raise TokenizerError(
-                    f"{path}, line {number}: {line!r} is not a token in base64 and its rank."
+                    f"{path}, line {number}: {line!r} is not a token in base64, not there before, and its rank."
                 ) from error
     tokens: list[bytes | None] = [None] * (max([*ranks.values(), *special_tokens.values()], default=-1) + 1)
     for token, rank in ranks.items():
-        if rank < 0 or tokens[rank] is not None:
-            raise TokenizerError(f"{path}: rank {rank} is there twice, or less than 0.")
+        if tokens[rank] is not None:
+            raise TokenizerError(f"{path}: rank {rank} is there twice. Take another copy.")
         tokens[rank] = token
     return BpeTokenizer(tokens, None, pattern, special_tokens)
 
@@ -304,6 +328,8 @@ def _from_printable(
     whole_tokens: bool,
     where: str,
 ) -> BpeTokenizer:
+    _checked(vocabulary, where)
+    _checked(specials, where)
     tokens: list[bytes | None] = [None] * (max([*vocabulary.values(), *specials.values()], default=-1) + 1)
     for text, i in vocabulary.items():
         if text in specials:
@@ -314,8 +340,8 @@ def _from_printable(
             raise TokenizerError(
                 f"{where}: {text!r} is not a token of byte-level BPE, {error} stands for no byte."
             ) from error
-        if not isinstance(i, int) or i < 0 or tokens[i] is not None:
-            raise TokenizerError(f"{where}: id {i} of {text!r} is taken, or is no id.")
+        if tokens[i] is not None:
+            raise TokenizerError(f"{where}: id {i} of {text!r} is taken.")
         tokens[i] = token
     pairs = []
     for rank, merge in enumerate(merges, start=1):
@@ -326,6 +352,16 @@ def _from_printable(
             )
         pairs.append((vocabulary[merge[0]], vocabulary[merge[1]]))
     return BpeTokenizer(tokens, pairs, pattern, specials, whole_tokens)
+
+
+def _checked(vocabulary: Any, where: str) -> Mapping[str, int]:
+    """`vocabulary`, if it maps texts to ids."""
+    if not isinstance(vocabulary, dict):
+        raise TokenizerError(f"{where} is damaged: it does not map tokens to ids. Take another copy.")
+    for text, i in vocabulary.items():
+        if not isinstance(i, int) or not 0 <= i < MOST_IDS:
+            raise TokenizerError(f"{where}: {text!r} has {i!r} for an id, wanted a number from 0 to {MOST_IDS - 1:,}.")
+    return vocabulary
 
 
 def _read(path: Path) -> bytes:

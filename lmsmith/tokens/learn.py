@@ -6,6 +6,7 @@ learnt from in blocks, so that memory does not grow with it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -41,15 +42,12 @@ def train_tokenizer(
 ) -> tuple[BpeTokenizer, list[str]]:
     """Learns from files, folders and globs, and writes the folder `out`; the tokenizer, and what to tell of the text.
 
-    Raises TokenizerError for a vocabulary that cannot be and for an `out` that holds a tokenizer already, both before
-    any text is read; DataError and ConfigError as `Documents` does.
+    Raises TokenizerError for a vocabulary that cannot be, and for an `out` that holds a tokenizer already or that
+    cannot be written, all before any text is read; DataError and ConfigError as `Documents` does.
     """
     check_vocabulary(vocab_size, special_tokens)
     pattern_of(pattern)
-    if (out / FILE_NAME).exists():
-        raise TokenizerError(
-            f"{out} holds a tokenizer already and is not overwritten: remove it or choose another --out."
-        )
+    _check_out(out)
     documents = Documents(sources, text_field=text_field, encoding=encoding, errors=errors)
     notes: list[str] = []
     tokenizer = learn_bpe(
@@ -66,22 +64,26 @@ def train_tokenizer(
     return tokenizer, notes
 
 
+def _check_out(out: Path) -> None:
+    if (out / FILE_NAME).exists():
+        raise TokenizerError(
+            f"{out} holds a tokenizer already and is not overwritten: remove it or choose another --out."
+        )
+    there = next(folder for folder in (out, *out.parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        why = "may not be written" if there.is_dir() else "is no folder"
+        raise TokenizerError(f"the tokenizer cannot be put into {out}: {there} {why}. Choose another --out.")
+
+
 def texts_of(documents: Documents, notes: list[str]) -> Iterator[Text]:
     """The documents' texts, large plain files in blocks. At the end `notes` has what there is to tell."""
     large = [path for path in documents.files if _is_large_and_plain(path, documents.encoding)]
     for path in large:
         yield _blocks(path, documents)
-    others = [str(path) for path in documents.files if path not in large]
-    if others or not large:
-        rest = Documents(
-            others or documents.sources,
-            text_field=documents.text_field,
-            encoding=documents.encoding,
-            errors=documents.errors,
-        )
-        for document in rest:
-            yield document.text
-        notes += rest.counts.notes()
+    rest = documents.without(large)
+    for document in rest:
+        yield document.text
+    notes += rest.counts.notes()
 
 
 def _is_large_and_plain(path: Path, encoding: str) -> bool:

@@ -31,10 +31,15 @@ class Specials:
         return self._pattern.split(text) if any(name in text for name in self._encoded) else [text]
 
     def cut_before(self, text: bytes | bytearray, cut: int) -> int:
-        """`cut`, or where the special token begins that a cut there would go through."""
-        if self.longest == 0:
-            return cut
-        for match in self._pattern.finditer(text, max(0, cut - 2 * self.longest), cut + self.longest):
-            if match.start() < cut < match.end():
-                return match.start()
+        """The last place up to `cut` that is inside no special token.
+
+        Nor inside one that an overlapping one would win over: which of them wins hangs on all the text before.
+        """
+        inside = True
+        while inside:
+            inside = False
+            for name in self._encoded:
+                start = text.find(name, max(0, cut - len(name) + 1), cut + len(name) - 1)
+                if start >= 0:
+                    cut, inside = start, True
         return cut

@@ -226,20 +226,21 @@ def _cut(text: bytes | bytearray, start: int, stop: int, specials: Specials) -> 
 
 @kernel
 def _last_cut(text, start, stop, classes):
-    """After a letter and before what is no letter, no mark and no apostrophe.
+    """After a letter or number, before what is no letter, mark or apostrophe, and after a number no number either.
 
     No piece of any of our patterns goes on there, and how the pieces after it begin does not depend on what was before.
     """
     table = address(classes)
     for cut in range(stop - 4, start, -1):
         byte = load8(text + cut)
-        if byte == APOSTROPHE or byte ^ 0x80 < 64 or char_at(text + cut, table) & 255 >= MARK:
+        after = char_at(text + cut, table) & 255
+        if byte == APOSTROPHE or byte ^ 0x80 < 64 or after >= MARK:
             continue
         before = cut - 1
         while before > start and before > cut - 4 and load8(text + before) ^ 0x80 < 64:
             before -= 1
         char = char_at(text + before, table)
-        if char & 255 >= UPPER and before + (char >> 8) == cut:
+        if (char & 255 >= UPPER or char & 255 == NUMBER != after) and before + (char >> 8) == cut:
             return cut
     return 0
 

@@ -93,7 +93,10 @@ class Tokenizer(ABC):
         return f"{type(self).__name__}(vocab_size={self.vocab_size}, end_of_text={self.end_of_text})"
 
     def _in_range(self, ids: SomeIds) -> npt.NDArray[np.int64]:
-        array = np.asarray(ids, dtype=np.int64).reshape(-1)
+        try:
+            array = np.asarray(ids, dtype=np.int64).reshape(-1)
+        except OverflowError:  # larger than any id: named below as it is
+            array = np.asarray(ids, dtype=object).reshape(-1)
         bad = (array < 0) | (array >= self.vocab_size)
         if bad.any():
             place = int(bad.argmax())

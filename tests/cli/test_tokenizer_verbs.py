@@ -122,6 +122,7 @@ def test_compare_has_the_ladder_and_a_page(lmsmith: Lmsmith, bpe: Path) -> None:
         (["train", "book.txt"], 2, ["--vocab-size", "--out"]),
         (["encode", "none", "text"], 1, ["no tokenizer at none"]),
         (["decode", "bpe", "300"], 1, ["300", "vocabulary"]),
+        (["decode", "bpe", "9" * 30], 1, ["9" * 30, "vocabulary"]),
         (["decode", "bpe", "one"], 2, ["'one' is no id"]),
         (["encode", "bpe", "--specials", "text"], 2, ["no option '--specials'", "Did you mean --special?"]),
         (["tran"], 2, ["no verb 'tokenizer tran'", "Did you mean train?"]),

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import pickle
 import random
 import time
 from collections.abc import Iterator
@@ -258,6 +259,38 @@ def test_a_stream_gives_the_ids_of_the_whole(
     assert np.concatenate(list(gpt2.encode_iter([]))).tolist() == []
 
 
+def test_a_stream_is_not_cut_through_special_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor before one that is text here: " <|" is one piece. And they may overlap, themselves and one another."""
+    monkeypatch.setattr(bpe, "UNIT", 40)
+    specials = (SPECIAL, "a!a", "b!c", "ab", "c.c.c")
+    tokenizer = learn_bpe([f"x {SPECIAL} a!a!a b!c c.c. "], 290, special_tokens=specials)
+    draw = random.Random(11)
+    for _ in range(150):
+        choices = ["a!" * draw.randint(1, 40), "c." * 30, "ab!c", f" {SPECIAL}", "word ", "b", "\n"]
+        text = "".join(draw.choices(choices, k=60))
+        for allowed in ((), "all", draw.sample(specials, 2)):
+            wanted = tokenizer.encode(text, allowed_special=allowed).tolist()
+            cut = draw.randint(0, len(text))
+            found = tokenizer.encode_iter([text[:cut], text[cut:]], allowed_special=allowed)
+            assert np.concatenate(list(found)).tolist() == wanted
+
+
+def test_a_stream_of_numbers_does_not_wait_for_its_end(gpt2: BpeTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bpe, "UNIT", 100)
+    text = "12,3456.7;'89\n" * 500
+    parts = list(gpt2.encode_iter([text]))
+    assert len(parts) > 5
+    assert np.concatenate(parts).tolist() == gpt2.encode(text).tolist()
+
+
+def test_it_is_pickled_without_its_caches(small: BpeTokenizer) -> None:
+    ids = small.encode(TEXT)
+    written = pickle.dumps(small)
+    assert len(written) < 100_000
+    assert pickle.loads(written) == small
+    assert np.array_equal(pickle.loads(written).encode(TEXT), ids)
+
+
 def test_a_stream_takes_constant_memory(gpt2: BpeTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bpe, "UNIT", 5000)
     sizes = [len(ids) for ids in gpt2.encode_iter(TEXT for _ in range(5000))]
@@ -278,7 +311,7 @@ def test_stream_decoder_gives_the_whole(ids: list[int], small: BpeTokenizer) -> 
 
 
 def test_ids_that_stand_for_nothing(gpt2: BpeTokenizer) -> None:
-    for bad in (-1, 50257):
+    for bad in (-1, 50257, 10**30):
         with pytest.raises(TokenizerError, match=rf"id {bad} at position 1.*50257"):
             gpt2.decode([0, bad])
     gap = BpeTokenizer([*(bytes([b]) for b in range(256)), None, None], (), "gpt2", {"<s>": 257})

@@ -128,6 +128,10 @@ def test_nothing_left_to_merge_ends_early_and_says_so(caplog: pytest.LogCaptureF
     assert learn_bpe([""], 1000).vocab_size == 257
 
 
+def test_a_vocabulary_far_too_large_costs_nothing() -> None:
+    assert learn_bpe(["abc", "x"], 10**12).vocab_size == 259
+
+
 def test_threads_and_parts_change_nothing(test_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = (test_data / "tinyshakespeare" / "input.txt").read_bytes() + b"<|endoftext|>"
     data += (test_data / "multilingual" / "xquad_zh.txt").read_bytes() + b"1" * 3000 + b"a" * 3000

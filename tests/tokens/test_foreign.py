@@ -183,6 +183,12 @@ def test_broken_gpt2_files(tmp_path: Path) -> None:
         load_tokenizer(gpt2_folder(tmp_path, {t: i for t, i in vocabulary.items() if t != "q"}, merges))
     with pytest.raises(TokenizerError, match="is taken"):
         load_tokenizer(gpt2_folder(tmp_path, vocabulary | {"q": vocabulary["r"]}, merges))
+    with pytest.raises(TokenizerError, match=r"does not fit .*: no merge makes 'Ġ.*cut short"):
+        load_tokenizer(gpt2_folder(tmp_path, vocabulary, "\n".join(lines[:10])))
+    for bad in ("x", None, -1, 10**12):
+        with pytest.raises(TokenizerError, match=r"'q' has .* for an id"):
+            load_tokenizer(gpt2_folder(tmp_path, vocabulary | {"q": bad}, merges))
+    foreign.save_gpt2_files(learnt, tmp_path)
     (tmp_path / "merges.txt").unlink()
     with pytest.raises(TokenizerError, match=r"no file .*merges\.txt"):
         load_tokenizer(tmp_path)
@@ -211,6 +217,11 @@ def _set(*keys: Any, value: Any) -> Callable[[dict[str, Any]], None]:
         (_set("pre_tokenizer", value={"type": "Whitespace"}), r"does not know \(Whitespace\)"),
         (_set("pre_tokenizer", "pretokenizers", 1, "add_prefix_space", value=True), "does not know"),
         (_set("pre_tokenizer", value=None), "not at all"),
+        (_set("pre_tokenizer", value="x"), "damaged: it is not built as"),
+        (_set("added_tokens", 0, value={}), "damaged: it is not built as"),
+        (_set("model", "merges", value=5), "damaged: it is not built as"),
+        (_set("model", "vocab", value=[]), "does not map tokens to ids"),
+        (_set("added_tokens", 0, "id", value=10**12), "1000000000000 for an id"),
     ],
 )
 def test_hugging_face_files_that_do_something_else(
@@ -230,7 +241,7 @@ def test_broken_rank_files(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match="does not say by which pattern"):
         load_tokenizer(path)
     assert foreign.load_tiktoken(path, "gpt4").vocab_size == 256
-    for line in ("YQ== x", "Y 5", "YQ==", "!!! 5"):
+    for line in ("YQ== x", "Y 5", "YQ==", "!!! 5", "YWI= -1", "YWI= 999999999999", "AQ== 7"):
         path.write_text("\n".join([*lines[:7], line, *lines[8:]]))
         with pytest.raises(TokenizerError, match="line 8"):
             foreign.load_tiktoken(path, "gpt4")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lmsmith.errors import DataError, TokenizerError
+from lmsmith.text.documents import Documents
 from lmsmith.tokens import learn
 from lmsmith.tokens.bpe_train import learn_bpe
 from lmsmith.tokens.files import load_tokenizer
@@ -50,11 +51,35 @@ def test_large_files_are_read_in_blocks_and_give_the_same(
     assert replaced.vocab_size < 300
 
 
+def test_blocks_are_blocks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learn, "LARGE", 100)
+    monkeypatch.setattr(learn, "BLOCK", 17)
+    large = next(text for text in learn.texts_of(Documents([str(folder / "a.txt")]), []) if not isinstance(text, str))
+    assert max(map(len, large)) <= 2 * 17
+
+
+def test_files_without_text_beside_others(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in a folder is left out where it is binary, as `lmsmith train` does; an empty file is no error."""
+    (folder / "binary.txt").write_bytes(b"\0\1\2" * 10)
+    (folder / "empty.txt").write_bytes(b"")
+    for large in (learn.LARGE, 1000):
+        monkeypatch.setattr(learn, "LARGE", large)
+        tokenizer, notes = train_tokenizer([str(folder)], 300, tmp_path / f"out{large}")
+        assert tokenizer == learn_bpe(TEXTS, 300)
+        assert "1 file left out as binary." in notes
+    (folder / "b.jsonl.gz").unlink()
+    only_large, _ = train_tokenizer([str(folder)], 300, tmp_path / "only large")
+    assert only_large == learn_bpe(TEXTS[:1], 300)
+
+
 def test_what_is_wrong_is_said_before_text_is_read(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(TokenizerError, match="too small"):
         train_tokenizer(["nowhere"], 10, tmp_path / "out")
     with pytest.raises(TokenizerError, match="not a regular expression"):
         train_tokenizer(["nowhere"], 300, tmp_path / "out", pattern="(")
+    for out in (folder / "a.txt", folder / "a.txt" / "out"):
+        with pytest.raises(TokenizerError, match=r"a\.txt is no folder. Choose another --out"):
+            train_tokenizer(["nowhere"], 300, out)
     with pytest.raises(DataError, match="nowhere"):
         train_tokenizer(["nowhere"], 300, tmp_path / "out")
     train_tokenizer([str(folder / "a.txt")], 300, tmp_path / "out")

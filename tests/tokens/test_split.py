@@ -176,6 +176,7 @@ def test_what_is_behind_a_text_is_not_looked_at(name: str) -> None:
 def test_parts_give_the_pieces_of_the_whole(name: str, test_data: Path) -> None:
     text = (test_data / "multilingual" / "xquad_zh.txt").read_bytes()[:30_000]
     text += (test_data / "naughty_strings" / "blns.txt").read_bytes() + b"  \n" * 3 + b"a" * 5000 + b"1" * 5000
+    text += "12.5,'3 4'5\n67'll8\u0301 ٣'٣ \u0301".encode() * 100
     draw = random.Random(name)
     wanted = split(text, PATTERNS[name])
     for size in (70, 100, 1000):
