@@ -399,10 +399,6 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         kind = self.model.kind
-        if kind == "rnn" and self.optim.name == "muon":
-            raise ConfigError(
-                "optim.name = 'muon' is for the matrices of a Transformer's blocks: set adamw for kind rnn."
-            )
         if kind != "rnn" and self.train.carry_state:
             raise ConfigError(f"train.carry_state carries the state of recurrent networks, and model.kind is {kind}.")
 

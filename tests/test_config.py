@@ -314,7 +314,7 @@ def changes(draw: some.DrawFn) -> dict[str, Any]:
         found |= {"model.norm_gain": False, "model.embedding_norm": False, "model.norm_placement": "pre"}
     kind = found["model.kind"]
     found |= {name: LEAVES[name].default for name in found if name.startswith("model.") and not of_kind(name, kind)}
-    return found | ({"optim.name": "adamw"} if kind == "rnn" else {"train.carry_state": False})
+    return found | ({} if kind == "rnn" else {"train.carry_state": False})
 
 
 def of_kind(name: str, kind: str) -> bool:
@@ -456,9 +456,7 @@ def test_settings_of_another_kind_of_model_are_refused(kind: str, name: str, val
 
 
 def test_what_goes_with_recurrent_networks_alone() -> None:
-    rnn = {"model.kind": "rnn", "optim.name": "adamw"}
-    assert RunConfig().changed(rnn | {"train.carry_state": True}, where="here").train.carry_state
-    with pytest.raises(ConfigError, match="set adamw"):
-        RunConfig().changed({"model.kind": "rnn"}, where="here")
+    rnn = {"model.kind": "rnn", "train.carry_state": True}
+    assert RunConfig().changed(rnn, where="here").train.carry_state
     with pytest.raises(ConfigError, match=r"train\.carry_state"):
         RunConfig().changed({"train.carry_state": True}, where="here")

@@ -129,6 +129,11 @@ class RNN(NeuralModel):
         shape = batch_size, self.config.d_model
         return RnnState([tuple(weight.new_zeros(shape) for _ in range(n_parts)) for _ in self.blocks])
 
+    def parts(self) -> dict[str, list[int]]:
+        D = self.config.d_model
+        matrices = {name: p for name, p in self.named_parameters() if name.startswith("blocks") and p.dim() == 2}
+        return {name: [D] * (len(p) // D) for name, p in matrices.items()}
+
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
         """Draws the initial weights from `generator`, in the order of `named_parameters`.
