@@ -33,6 +33,9 @@ def fetch(name: str) -> Path:
         ) from error
     endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
     revision: str | None = None
+    # By what it reaches the network differs between versions; its own error is always a kind of that library's.
+    network: tuple[type[Exception], ...]
+    network = (OSError, *(kind for kind in errors.HfHubHTTPError.__mro__ if not issubclass(Exception, kind)))
     cut_off = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _cut_off(endpoint)
 
     def get(file: str, *, needed: bool) -> Path | None:
@@ -54,7 +57,7 @@ def fetch(name: str) -> Path:
                 f"there is no file or folder {name}, and at {endpoint} no model of this name that you may see. Names "
                 "are like openai-community/gpt2; for some you must log in there (`hf auth login`)."
             ) from error
-        except (errors.HfHubHTTPError, OSError) as error:
+        except network as error:
             raise CheckpointError(_unreachable(name, file, endpoint, error)) from error
         return None
 
