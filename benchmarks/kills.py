@@ -1,4 +1,4 @@
-"""Runs that are killed at random moments, again and again, against one that is left alone: the same weights, bit by bit.
+"""Runs that are killed at random moments, again and again, against one left alone: the same weights, bit by bit.
 
     python benchmarks/kills.py --kills 100 --processes 2
 
@@ -30,7 +30,18 @@ SETTINGS = [
         "--train.threads",
         "1",
     ),
-    *("--train.dtype", "float32", "--train.eval_every", "60", "--train.save_every", "25", "--steps", "400"),
+    *(
+        "--train.dtype",
+        "float32",
+        "--train.eval_every",
+        "60",
+        "--train.save_every",
+        "25",
+        "--steps",
+        "400",
+        "--train.threads",
+        "1",
+    ),
 ]
 WORDS = ("the", "a", "one", "cat", "dog", "bird", "saw", "took", "lost", "hat", "ball", "at home", "again", ".", ".")
 
@@ -103,9 +114,8 @@ def main() -> None:
             n_runs += 1
             assert weights(run) == wanted, f"after {n_kills} kills the weights are others"
             print(f"{n_kills} kills, {n_runs} runs: the same weights", flush=True)
-    print(
-        f"{n_kills} kills of {chosen.processes} processes ({n_before} before the run was there), {n_runs} runs, one hash"
-    )
+    early = f"{n_before} before the run was there"
+    print(f"{n_kills} kills of {chosen.processes} processes, {early}; {n_runs} runs, one hash")
 
 
 if __name__ == "__main__":
