@@ -142,6 +142,24 @@ def test_a_signal_while_waiting_loses_no_rows() -> None:
         signal.signal(signal.SIGALRM, before)
 
 
+def test_rows_that_a_signal_has_swallowed_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signal comes when they have left the queue and not yet arrived."""
+    plain = batches()
+    with ReadAhead(plain, PARTS) as ahead:
+        ahead.rows(0, 0, 2)
+        get = ahead._queue.get
+
+        def interrupted() -> None:
+            get()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(ahead._queue, "get", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ahead.rows(0, 2, 4)
+        for part in PARTS[1:]:
+            assert np.array_equal(ahead.rows(0, *part).inputs, plain.rows(0, *part).inputs)
+
+
 def test_a_process_that_does_not_close_ends_all_the_same() -> None:
     code = textwrap.dedent("""
         import numpy as np
