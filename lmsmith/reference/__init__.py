@@ -1,1 +1,1 @@
-"""The glass engine: language models in NumPy alone, every gradient written out; what the fast engine is held against."""
+"""The glass engine: models in NumPy alone, every gradient written out; what the fast engine is held against."""
