@@ -322,13 +322,16 @@ def _decoded(
 
 def _without_surrogates(text: str, source: str, errors: str, counts: Counts, n_before: int = 0) -> str:
     """JSON's \\ud83d and a few codecs can put half a surrogate pair into a string, where no encoding can follow."""
-    half = None if text.isascii() else re.search("[\ud800-\udfff]", text)
-    if half is None:
+    try:
+        if not text.isascii():
+            text.encode()  # the quickest way to look
         return text
+    except UnicodeEncodeError as error:
+        half = error.start
     if errors == "strict":
         raise DataError(
-            f"{source} holds half a surrogate pair, U+{ord(half[0]):04X}, at character {n_before + half.start()} of "
-            f"its text; no encoding can write that. {GO_ON}."
+            f"{source} holds half a surrogate pair, U+{ord(text[half]):04X}, at character {n_before + half} of its "
+            f"text; no encoding can write that. {GO_ON}."
         )
     text, n_replaced = re.subn("[\ud800-\udfff]", "\ufffd", text)
     counts.n_replaced += n_replaced
