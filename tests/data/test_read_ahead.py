@@ -153,9 +153,10 @@ def test_rows_that_a_signal_has_swallowed_are_read_again(monkeypatch: pytest.Mon
             get()
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(ahead._queue, "get", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            ahead.rows(0, 2, 4)
+        with monkeypatch.context() as patch:
+            patch.setattr(ahead._queue, "get", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                ahead.rows(0, 2, 4)
         for part in PARTS[1:]:
             assert np.array_equal(ahead.rows(0, *part).inputs, plain.rows(0, *part).inputs)
 
