@@ -1,13 +1,19 @@
-"""Verbs between programs: import, export."""
+"""Verbs of several models: compare; between programs: import, export."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmsmith.cli.grammar import Verbs
+from lmsmith import atomic
+from lmsmith.cli.console import Printer, table
+from lmsmith.cli.grammar import Verbs, add_setting, settings_given
+from lmsmith.config import RunConfig, settings
+from lmsmith.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,6 +50,65 @@ def add(verbs: Verbs) -> None:
         default="auto",
         help="precision of the weights; auto: what they have (auto)",
     )
+
+    compared = verbs.verb(
+        "compare",
+        _compare,
+        "the league table: runs, compressors and a uniform guess on one text",
+        "lmsmith compare demo/run-1 --text demo/stories.jsonl --out demo/compare.html",
+        usage="lmsmith compare RUN... --text FILE [--train SOURCE --minutes M --models A,B] [--out FILE]",
+    )
+    compared.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="folders that `train` or `import` wrote")
+    compared.add_argument("--text", type=Path, metavar="FILE", help="with --train: its held-out text, if none is named")
+    compared.add_argument("--train", nargs="+", metavar="SOURCE", help="train --models on this first")
+    compared.add_argument("--minutes", type=float, default=1.0, metavar="M", help="that each of them trains (1)")
+    compared.add_argument(
+        "--models",
+        type=lambda names: [name for name in names.split(",") if name],
+        default=["ngram", "rnn", "gru", "lstm", "gpt"],
+        metavar="A,B",
+        help="presets, or gpt for modern (ngram,rnn,gru,lstm,gpt)",
+    )
+    compared.add_argument("--runs-out", type=Path, metavar="DIR", help="where they go (runs/league-1)")
+    compared.add_argument("--out", type=Path, metavar="FILE", help="an HTML page with the plot")
+    compared.add_argument("--json", action="store_true", help="print one JSON array")
+    known = dict(settings())
+    for name in ("tokenizer", "train.seed", "data.text_field", "data.encoding"):
+        add_setting(compared, known[name])
+
+
+def _compare(options: argparse.Namespace, console: Console, started: float) -> int:
+    from lmsmith.evaluate.league import read_text
+    from lmsmith.studies.league import HEAD, league, league_page, league_rows, train_all
+    from lmsmith.train.log import finite
+
+    given = settings_given(options)
+    data = RunConfig().changed(given, where="the command line").data
+    if not options.train and (not options.runs or options.text is None):
+        raise UsageError(
+            "name runs and --text FILE; or --train SOURCE, to train models first and compare them on what is held out."
+        )
+    runs = list(options.runs)
+    if options.train:
+        quiet = Printer(stderr=True) if options.json else console
+        runs += train_all(
+            options.train, given, options.models, minutes=options.minutes, out=options.runs_out, console=quiet
+        )
+    if options.text is not None:
+        text = read_text(options.text, text_field=data.text_field, encoding=data.encoding)
+    else:
+        text = read_text(runs[-1] / "tokens" / "validation.txt")
+    entries = league(runs, text)
+    if options.json:
+        print(json.dumps([finite(asdict(entry)) for entry in entries]))
+    else:
+        console.print(f"{text.name}: {len(text.data):,} bytes, the same for all")
+        table(console, HEAD, league_rows(entries))
+    if options.out:
+        atomic.write(options.out, league_page(entries, text))
+        if not options.json:
+            console.print(f"page     {options.out}")
+    return 0
 
 
 def _import(options: argparse.Namespace, console: Console, started: float) -> int:

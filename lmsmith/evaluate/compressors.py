@@ -12,16 +12,18 @@ another program than the zlib used here, and within a per mille of it.
 
 import gzip
 import lzma
+from collections.abc import Callable
 
 from lmsmith.errors import DataError
+
+COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": lambda text: gzip.compress(text, compresslevel=9, mtime=0),
+    "xz": lambda text: lzma.compress(text, preset=9 | lzma.PRESET_EXTREME),
+}
 
 
 def compressed_bits_per_byte(text: bytes) -> dict[str, float]:
     """`{"gzip": ..., "xz": ...}`: compressed bits per byte of `text`. Raises DataError for an empty one."""
     if not text:
         raise DataError("nothing to compress: the text is empty.")
-    streams = {
-        "gzip": gzip.compress(text, compresslevel=9, mtime=0),
-        "xz": lzma.compress(text, preset=9 | lzma.PRESET_EXTREME),
-    }
-    return {name: 8 * len(stream) / len(text) for name, stream in streams.items()}
+    return {name: 8 * len(compress(text)) / len(text) for name, compress in COMPRESSORS.items()}

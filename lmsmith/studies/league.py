@@ -1,0 +1,123 @@
+"""The league: runs, compressors and a uniform guess on one text, trained first if that is wanted; as table and page."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from lmsmith.errors import ConfigError, UsageError
+from lmsmith.evaluate.league import Entry, Text, baselines, score_entry
+from lmsmith.presets import PRESETS
+from lmsmith.studies.charts import N_COLOURS
+from lmsmith.studies.page import duration, figure, page, short, table, text
+from lmsmith.train.log import say
+from lmsmith.train.run import free_place, load_for_use, model_config, summary_of
+from lmsmith.train.start import train
+
+HEAD = ("model", "what it is", "bits per byte", "parameters", "trained for", "MB/s", "notes")
+ALIASES = {"gpt": "modern"}
+
+
+def train_all(
+    sources: Sequence[str],
+    changes: Mapping[str, Any],
+    models: Sequence[str],
+    *,
+    minutes: float,
+    out: Path | None,
+    console: Console,
+) -> list[Path]:
+    """Trains each of `models` (presets, or gpt for modern) on the same text for as many minutes; their run folders.
+
+    `changes`: settings by dotted name, for those that they mean something to. They lie in the new folder `out`.
+    """
+    unknown = [name for name in models if name not in PRESETS and name not in ALIASES]
+    if unknown or not models:
+        raise UsageError(
+            f"--models {','.join(models)}: there is no preset {', '.join(map(repr, unknown)) or 'in it'}. There are: "
+            f"{', '.join([*ALIASES, *PRESETS])}."
+        )
+    if minutes <= 0:
+        raise ConfigError(f"--minutes {minutes:g}: wanted the minutes that each model is trained for, above 0.")
+    place = free_place(out, "league")
+    runs = []
+    for name in dict.fromkeys(models):
+        say(console, f"--- {name}")
+        place.mkdir(parents=True, exist_ok=True)
+        asked = dict(changes) | {"preset": ALIASES.get(name, name), "train.minutes": minutes}
+        run, summary = train(sources, asked, out=place / name, console=console)
+        if summary["finished"] == "signal":
+            raise KeyboardInterrupt
+        runs.append(run)
+    return runs
+
+
+def league(runs: Sequence[Path], on: Text) -> list[Entry]:
+    """The table, best first. One model is in memory at a time. Raises what cannot be loaded."""
+    entries = baselines(on)
+    for run, name in zip(runs, _names(runs), strict=True):
+        model, tokenizer, content = load_for_use(run)
+        boundaries = content.get("data", {}).get("documents", "stream")
+        config, summary = model_config(content["model"]), summary_of(run)
+        entries.append(score_entry(name, model, tokenizer, config, on, boundaries=boundaries, summary=summary))
+        del model
+    return sorted(entries, key=lambda entry: entry.bits_per_byte)
+
+
+def league_rows(entries: Iterable[Entry]) -> list[list[str]]:
+    """The table's cells, for a page or a terminal, under `HEAD`."""
+    return [
+        [
+            entry.name,
+            entry.what,
+            f"{entry.bits_per_byte:.3f}" if math.isfinite(entry.bits_per_byte) else "infinite",
+            "—" if entry.n_params is None else short(entry.n_params),
+            duration(entry.train_seconds),
+            figure(entry.bytes_per_second and entry.bytes_per_second / 1e6, ".3g"),
+            _notes(entry),
+        ]
+        for entry in entries
+    ]
+
+
+def league_page(entries: Sequence[Entry], on: Text) -> str:
+    """One HTML file: bars and the table."""
+    finite = [entry for entry in entries if math.isfinite(entry.bits_per_byte)]
+    full = max(entry.bits_per_byte for entry in finite)
+    bars = ""
+    for i, entry in enumerate(finite):
+        colour = f"--c{i % N_COLOURS}" if entry.n_params is not None else "--quiet"
+        bars += (
+            f'<tr{" class=own" if entry.n_params is not None else ""}><th scope="row">{text(entry.name)}</th>'
+            f'<td class="bars"><span class="bar" style="width:{100 * entry.bits_per_byte / full:.2f}%;'
+            f'background:var({colour})"></span></td><td>{entry.bits_per_byte:.3f}</td>'
+            f'<td class="about">{text(entry.what)}</td></tr>'
+        )
+    cells = [[text(cell) for cell in row] for row in league_rows(entries)]
+    body = (
+        f'<header><div class="brand">lmsmith league</div><h1>{text(on.name)}</h1>'
+        f"<p>{len(on.data):,} bytes, the same for all; fewer bits are better.</p></header>"
+        f'<h2>Bits per byte</h2><div class="scroll"><table class="bits"><tbody>{bars}</tbody></table></div>'
+        f"<h2>In numbers</h2>{table(HEAD, cells)}"
+    )
+    return page(f"{on.name} — lmsmith league", body)
+
+
+def _notes(entry: Entry) -> str:
+    notes = []
+    if entry.n_impossible and entry.n_tokens:
+        notes.append(f"{entry.n_impossible / entry.n_tokens:.2%} of the tokens held impossible")
+    if entry.n_unknown:
+        notes.append(f"{entry.n_unknown:,} unknown to its tokenizer")
+    return "; ".join(notes)
+
+
+def _names(runs: Sequence[Path]) -> list[str]:
+    """Short names that tell the runs apart."""
+    short_names = [Path(os.path.abspath(run)).name for run in runs]
+    return [name if short_names.count(name) == 1 else str(run) for name, run in zip(short_names, runs, strict=True)]
