@@ -68,7 +68,7 @@ def learn_bpe(
         log.warning(
             "%d rare pieces (%d places in the text) were dropped to keep within %d MB: merges that are rare too may be"
             " missing; more memory (--max-memory) keeps them",
-            counter.n_dropped, counter.n_dropped_occurrences, (max_memory or 0) >> 20,
+            counter.n_dropped, counter.n_dropped_occurrences, round((max_memory or 0) / 1e6),
         )  # fmt: skip
     merges = learn_merges(counter.counts(), n_merges, ties, progress)
     if len(merges) < n_merges:
