@@ -333,6 +333,9 @@ class TrainConfig:
     save_every: int = setting(0, "steps between checkpoints; 0: about every minute")
     log_every: int = setting(0, "steps between lines of metrics; 0: about two hundred a run")
     keep: int = setting(2, "checkpoints kept (the best is kept as well)")
+    track: tuple[Literal["tensorboard", "wandb"], ...] = setting(
+        (), "what is also told the numbers of metrics.jsonl: tensorboard, wandb"
+    )
     on_spike: Literal["no", "stop", "skip", "rewind"] = setting(
         "no", "where loss or gradient norm leap: stop with a record; leave that update out; or go back and leave it out"
     )

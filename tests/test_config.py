@@ -4,7 +4,7 @@ import dataclasses
 import math
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import hypothesis
 import pytest
@@ -295,6 +295,7 @@ def changes(draw: some.DrawFn) -> dict[str, Any]:
         str: some.text(),
         tuple[str, ...]: some.lists(some.text()).map(tuple),
         tuple[int, ...]: some.sets(some.integers(2, 8)).map(sorted).map(tuple),
+        tuple[Literal["tensorboard", "wandb"], ...]: some.lists(some.sampled_from(["tensorboard", "wandb"])).map(tuple),
         tuple[DataSource, ...]: some.just(()),  # they exclude data.sources
     }
     ends = ("dropout", "beta1", "beta2", "momentum", "validation_fraction")

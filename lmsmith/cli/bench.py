@@ -19,7 +19,11 @@ COLUMNS = ("ms", "spread", "tokens/s", "MFU", "MB")
 
 def add(verbs: Verbs) -> None:
     train = verbs.verb(
-        "bench train", _train, "what an update takes here", "lmsmith bench train --preset babygpt --train.batch_size 8"
+        "bench train",
+        _train,
+        "what an update takes here",
+        "lmsmith bench train --preset babygpt --train.batch_size 8",
+        usage="lmsmith bench train [--preset NAME] [--n N] [--SETTING VALUE]...",
     )
     train.add_argument("--n", type=at_least_one, default=8, metavar="N", help="updates measured (8)")
     train.add_argument("--json", action="store_true", help="print one JSON object")

@@ -56,7 +56,7 @@ def add(verbs: Verbs) -> None:
         _compare,
         "the league table: runs, compressors and a uniform guess on one text",
         "lmsmith compare demo/run-1 --text demo/stories.jsonl --out demo/compare.html",
-        usage="lmsmith compare RUN... --text FILE [--train SOURCE --minutes M --models A,B] [--out FILE]",
+        usage="lmsmith compare RUN... --text FILE [--train SOURCE --minutes M]",
     )
     compared.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="folders that `train` or `import` wrote")
     compared.add_argument("--text", type=Path, metavar="FILE", help="with --train: its held-out text, if none is named")

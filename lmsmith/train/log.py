@@ -6,7 +6,7 @@ import os
 import re
 import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -34,6 +34,7 @@ class MetricsFile:
         after `evaluated_step`, are dropped, and so is a last line that a kill cut short.
         """
         self.path = path
+        self.also: list[Callable[[dict[str, Any]], None]] = []  # who else is told what is written
         self._open(step, evaluated_step)
 
     def _open(self, step: int, evaluated_step: int) -> None:
@@ -54,6 +55,8 @@ class MetricsFile:
         with self._explained():
             self._file.write(json.dumps(finite(values)) + "\n")
             self._file.flush()
+        for track in self.also:
+            track(values)
 
     def __enter__(self) -> Self:
         return self

@@ -49,6 +49,7 @@ from lmsmith.train.run import empty_prompt
 from lmsmith.train.save import Groups, Saver
 from lmsmith.train.step import update
 from lmsmith.train.stop import Noted, Stopped, noted
+from lmsmith.train.trackers import trackers
 
 SAVE_SECONDS = 60.0  # between two checkpoints, unless train.save_every says it in steps
 SAMPLE_SECONDS = 20.0  # between two samples drawn while training
@@ -153,7 +154,7 @@ class Training:
 
         Raises TrainingError, StorageError; Stopped where a second Ctrl-C did not wait for the save.
         """
-        so_far, first_step = self.so_far, self.so_far.step
+        so_far, first_step, config = self.so_far, self.so_far.step, self.config
         path = self.run / "metrics.jsonl"
         self.model.train()
         self._began = self._last_save = self._last_sample = time.monotonic()
@@ -161,6 +162,7 @@ class Training:
             with (
                 ReadAhead(self.batches, self.replica.micro_batches()) as self._ahead,
                 self._metrics(path, first_step) as metrics,
+                trackers(config.train.track if self.ranks.first else (), self.run, config, first_step) as metrics.also,
                 Progress(
                     self.console,
                     so_far.n_steps,

@@ -29,6 +29,7 @@ from lmsmith.train.loop import Training
 from lmsmith.train.machine import Machine, device_name, survey
 from lmsmith.train.run import create, free_place, open_run, summary_of
 from lmsmith.train.step import is_out_of_memory
+from lmsmith.train.trackers import check_installed
 
 CLOSING_SECONDS = 3.0
 """Kept free at the end of `--minutes` for the samples, the report and leaving Python."""
@@ -120,6 +121,7 @@ def train(
         return _count(config, given, out, console)
     if not (config.train.steps or config.train.tokens or config.train.minutes):
         config = config.changed({"train.minutes": DEFAULT_MINUTES}, where="the default")
+    check_installed(config.train.track)
     with joined(place_in_environment(device_name(config))) as ranks:
         return _train(config, given, out, _of_first(console, ranks), started, reserve_seconds, ranks)
 
@@ -204,6 +206,7 @@ def resume(place: Path, *, console: Console) -> dict[str, Any]:
 
         with _or_resume(place, console):
             return count(config, corpus, place, console)
+    check_installed(config.train.track)
     with joined(place_in_environment(device_name(config))) as ranks:
         return _resume(place, _of_first(console, ranks), started, ranks)
 
