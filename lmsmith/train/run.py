@@ -96,6 +96,8 @@ def open_run(place: Path) -> tuple[RunConfig, Corpus]:
             if not place.exists()
             else f"{place} is not a run: it has no config.toml. Name the folder that `lmsmith train` said it wrote."
         )
+    if "imported" in summary_of(place):
+        raise UsageError(f"{place} is an imported model: it holds no text and no checkpoint to go on from.")
     return RunConfig().changed(read_toml(config), where=str(config)), load(place / "tokens")
 
 

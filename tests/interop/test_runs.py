@@ -90,10 +90,10 @@ def test_a_run_of_theirs_can_be_used(kind: str, tmp_path: Path, capsys: Any) -> 
 def test_what_cannot_be_done_with_it_is_said(tmp_path: Path, capsys: Any) -> None:
     with_bytes(tmp_path / "theirs")
     import_model(str(tmp_path / "theirs"), out=tmp_path / "run")
-    assert lmsmith("resume", tmp_path / "run") == 1
+    assert lmsmith("resume", tmp_path / "run") == 2
     assert lmsmith("eval", tmp_path / "run") == 1
     told = capsys.readouterr().err
-    assert "does not hold a run's tokens" in told
+    assert "is an imported model" in told
     assert "--text FILE" in told
     assert lmsmith("report", tmp_path / "run") == 0
 
