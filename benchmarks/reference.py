@@ -92,7 +92,7 @@ def _ask(worker: subprocess.Popen[str]) -> dict:
 
 def _work(name: str, threads: int) -> None:
     """One contestant: a line in, what a round took and found out."""
-    step = _numpy() if name == "numpy" else _torch(threads)
+    step = _numpy(threads) if name == "numpy" else _torch(threads)
     for _ in sys.stdin:
         began = time.perf_counter()
         losses = [step() for _ in range(UPDATES)]
@@ -109,14 +109,14 @@ def _batch() -> tuple[np.ndarray, np.ndarray]:
     return _ids()[:-1].reshape(B, T), _ids()[1:].reshape(B, T)
 
 
-def _model() -> GPT2:
-    model = GPT2(SIZES)
+def _model(threads: int = 1) -> GPT2:
+    model = GPT2(SIZES, threads=threads)
     model.initialise(np.random.default_rng(0))
     return model
 
 
-def _numpy():
-    model, (inputs, targets) = _model(), _batch()
+def _numpy(threads: int):
+    model, (inputs, targets) = _model(threads), _batch()
 
     def step() -> float:
         loss = model.forward(inputs, targets)

@@ -9,11 +9,12 @@
 
 The model is Radford et al. 2019. `blocks.py` names its tensors, `layers.py` has each layer's forward and backward
 function, and `model.layers` is the list of them: forward goes through it from the front, backward from the back.
-Products run on as many threads as NumPy's BLAS has, all else on one. There is no dropout. Memory is allocated once, at
-the first step; a batch of another shape allocates anew.
+Products run on as many threads as NumPy's BLAS has, the attention of several texts on `threads`, all else on one. There
+is no dropout. Memory is allocated once, at the first step; a batch of another shape allocates anew.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from types import EllipsisType
@@ -57,7 +58,7 @@ class Layer:
 class GPT2:
     """GPT-2 of any size in float32 or float64; all parameters zero until they are set or `initialise` draws them."""
 
-    def __init__(self, sizes: Sizes, dtype: type = np.float32) -> None:
+    def __init__(self, sizes: Sizes, dtype: type = np.float32, *, threads: int = 1) -> None:
         self.sizes, self.dtype = sizes, np.dtype(dtype)
         shapes = parameter_shapes(sizes)
         self.params_block: np.ndarray = np.zeros(n_numbers(shapes), dtype)
@@ -70,6 +71,7 @@ class GPT2:
         self.layers: list[Layer] = []
         self.n_counted = 0  # targets of the last forward pass that cost loss
         self._dloss = 0.0
+        self._threads = ThreadPoolExecutor(threads) if threads > 1 else None
 
     def initialise(self, rng: np.random.Generator) -> None:
         """GPT-2's: gains one, biases zero, all else N(0, 0.02); projections into the residual stream / sqrt(2 L)."""
@@ -229,8 +231,10 @@ class GPT2:
         )
 
     def _each(self, function: Callable[..., None], *tensors: np.ndarray) -> None:
-        for texts in zip(*tensors, strict=True):
-            function(*texts)
+        """Calls `function` with each text's part of the tensors."""
+        each = self._threads.map if self._threads else map
+        for _ in each(function, *tensors):
+            pass
 
     def _gelu(self, at: int) -> Layer:
         x = rows(self.acts["fch"][at])

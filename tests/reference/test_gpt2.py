@@ -242,6 +242,16 @@ def test_in_float32_it_learns_and_stays_near_float64() -> None:
     np.testing.assert_allclose(*zip(*losses, strict=True), rtol=1e-4)
 
 
+def test_threads_change_no_bit() -> None:
+    one, four = (GPT2(LONG, np.float32, threads=threads) for threads in (1, 4))
+    for model in (one, four):
+        model.initialise(np.random.default_rng(3))
+        model.forward(*batch_of(LONG, B=7))
+        model.backward()
+    np.testing.assert_array_equal(one.grads_block, four.grads_block)
+    np.testing.assert_array_equal(one.acts["att"], four.acts["att"])
+
+
 def test_initial_weights_are_gpt2s() -> None:
     model = GPT2(Sizes(n_layer=8, n_head=2, d_model=64, vocab_size=200, padded_vocab_size=200, context_length=100))
     model.initialise(np.random.default_rng(0))
