@@ -8,6 +8,7 @@ the file is replaced by what is measured.
 """
 
 import argparse
+import importlib.metadata
 import os
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.files import load_tokenizer
 
 HEADING = "## Tokenizer"
+PEERS = ("gigatoken", "tiktoken", "tokenizers", "rustbpe")
 
 
 def main() -> None:
@@ -38,7 +40,11 @@ def main() -> None:
     library = sorted(Path(os.__file__).parent.glob("*.py"))
     texts["code (Python's library)"] = b"".join(file.read_bytes() for file in library)
 
-    parts = [f"{HEADING}\n\n{machine()}. Medians of {chosen.rounds} rounds in which all take turns.\n"]
+    peers = (f"{name} {version}" for name in PEERS if (version := installed(name)))
+    parts = [
+        f"{HEADING}\n\n`python benchmarks/tokenizer.py`: {machine()}; beside {', '.join(peers)}. Medians of "
+        f"{chosen.rounds} rounds in which all take turns.\n"
+    ]
     parts.append(table("learn", bench_learning(english, rounds=chosen.rounds)))
     for name, text in texts.items():
         parts.append(table("encode", bench_encoding(vocabulary, name, text, chosen.rounds)))
@@ -54,6 +60,13 @@ def main() -> None:
     print(text)
     if chosen.write:
         replace_section(chosen.write, text)
+
+
+def installed(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def table(kind: str, timings: list[Timing]) -> str:

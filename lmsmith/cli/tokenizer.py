@@ -217,6 +217,8 @@ def _encode(options: argparse.Namespace, console: Console, started: float) -> in
 
 
 def _stdin() -> Iterator[bytes]:
+    if sys.stdin is None:
+        raise UsageError("standard input is closed, and no text was given: give one behind the tokenizer.")
     while block := os.read(sys.stdin.fileno(), BLOCK):  # what is there, be it less
         yield block
 

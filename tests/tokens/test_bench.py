@@ -1,12 +1,19 @@
 """The benchmark runs, compares the ids of all contenders, and its figures hang together."""
 
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 
 from lmsmith.errors import TokenizerError
 from lmsmith.tokens import bench
-from lmsmith.tokens.bench import bench_encoding, bench_learning, machine
+from lmsmith.tokens.bench import bench_encoding, bench_learning, learning_memory, machine
 from lmsmith.tokens.bpe_train import learn_bpe
 
+PROJECT = Path(__file__).resolve().parent.parent.parent
 TEXT = "the cat sat on the mat, 1234 times; zwölf Öfen\n" * 200
 
 
@@ -37,3 +44,35 @@ def test_whoever_gives_other_ids_is_found(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_the_machine_has_a_name() -> None:
     assert "cores" in machine()
+
+
+@pytest.mark.slow
+def test_compiling_is_said_once_and_later_starts_are_quick(tmp_path: Path) -> None:
+    """In new processes with a cache of their own: the first compiles, within the 15 s promised; the second loads."""
+    code = "from lmsmith.tokens.bpe_train import learn_bpe; learn_bpe(['some text'], 260).encode('some text')"
+    said, took = [], []
+    for _ in range(2):
+        began = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(PROJECT)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        took.append(time.perf_counter() - began)
+        said.append(done.stderr.count("compiling for this processor"))
+    assert said == [1, 0]
+    assert took[1] < 0.4 * took[0]
+
+
+@pytest.mark.slow
+def test_memory_of_learning_grows_with_pieces_not_with_text(tmp_path: Path) -> None:
+    """Once the parts in work have their room, 33 MB more of the same words take no more memory."""
+    text = "".join(f"word{i % 997} and other{i % 89}.\n" for i in range(100_000)).encode()
+    peaks = []
+    for times in (16, 32):
+        path = tmp_path / f"{times}.txt"
+        path.write_bytes(text * times)
+        peaks.append(learning_memory(path, 300))
+    assert peaks[1] - peaks[0] < 15e6 < 16 * len(text)
