@@ -9,12 +9,14 @@ import torch
 from random_models import logits, random_ids, random_model
 
 from lmsmith.config import ModelConfig
-from lmsmith.errors import CheckpointError, ConfigError, UsageError
+from lmsmith.errors import CheckpointError, ConfigError, TokenizerError, UsageError
+from lmsmith.interop import importing
 from lmsmith.interop.exporting import export_model
 from lmsmith.interop.importing import import_model
 from lmsmith.interop.llmc import read, write
 from lmsmith.models.gpt import GPT
 from lmsmith.presets import preset
+from lmsmith.tokens.tokenizer import ByteTokenizer
 from lmsmith.train.run import load_weights
 
 
@@ -51,6 +53,24 @@ def test_in_and_out_to_the_byte(tmp_path: Path, dtype: torch.dtype, padded: int)
     receipt = export_model(run, tmp_path / "back", to="llmc")
     assert (tmp_path / "back" / "model.bin").read_bytes() == raw
     assert receipt["checked"] == {"lmsmith": {"max_logit_difference": 0.0}}
+
+
+def test_a_vocabulary_of_gpt2s_size_gets_its_tokenizer(tmp_path: Path, monkeypatch: Any) -> None:
+    """The file itself holds none."""
+    theirs = random_model("gpt2", vocab_size=50257, n_embd=6, n_layer=1)
+    llmc_file(theirs, tmp_path / "gpt2.bin", 50304, torch.float32)
+    asked = []
+    tokenizer = ByteTokenizer(True)
+    monkeypatch.setattr(importing, "load_tokenizer", lambda name: asked.append(name) or tokenizer)
+    _, summary = import_model(str(tmp_path / "gpt2.bin"), out=tmp_path / "run")
+    assert (asked, summary["tokenizer"]) == (["gpt2"], "byte")
+
+    def fails(name: str) -> None:
+        raise TokenizerError("cannot download it.")
+
+    monkeypatch.setattr(importing, "load_tokenizer", fails)
+    with pytest.raises(TokenizerError, match=r"cannot download it\. Give.*--tokenizer none"):
+        import_model(str(tmp_path / "gpt2.bin"), out=tmp_path / "other")
 
 
 def test_a_trained_model_is_padded_and_completed(tmp_path: Path) -> None:
