@@ -68,11 +68,11 @@ def test_compiling_is_said_once_and_later_starts_are_quick(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_memory_of_learning_grows_with_pieces_not_with_text(tmp_path: Path) -> None:
-    """Once the parts in work have their room, 33 MB more of the same words take no more memory."""
+    """Once the parts in work have their room, 100 MB more of the same words take no more memory."""
     text = "".join(f"word{i % 997} and other{i % 89}.\n" for i in range(100_000)).encode()
     peaks = []
-    for times in (16, 32):
+    for times in (16, 64):
         path = tmp_path / f"{times}.txt"
         path.write_bytes(text * times)
         peaks.append(learning_memory(path, 300))
-    assert peaks[1] - peaks[0] < 15e6 < 16 * len(text)
+    assert peaks[1] - peaks[0] < 0.4 * 48 * len(text)
