@@ -50,7 +50,7 @@ def build_shards(
     sources: Sequence[str],
     out: Path,
     *,
-    tokenizer: str = "gpt2",
+    tokenizer: str | Tokenizer = "gpt2",
     shard_tokens: int = 100_000_000,
     dedup: Dedup = "none",
     validation_fraction: float = 0.0,
@@ -64,7 +64,7 @@ def build_shards(
 ) -> Manifest:
     """Writes the folder `out`, which must not be there, and gives what it holds.
 
-    `tokenizer`: gpt2, byte, char, word, bpe:SIZE (learnt from the training text), or a tokenizer's folder.
+    `tokenizer`: one, or what to take: gpt2, byte, char, word, bpe:SIZE (learnt from the training text), a folder.
     `validation_fraction` 0: chosen, see `plan.py`. `workers` 0: one a processor; with Ray the cluster has its own.
 
     Raises DataError for text that cannot be read, ConfigError for settings that cannot be or differ from those that
@@ -77,10 +77,16 @@ def build_shards(
     work = partial / "work"
     reading = Reading(text_field, known_encoding(encoding), errors, skip_bad, validation_fraction, by_document=True)
     found, left_out = find_files(list(sources))
-    given = _given(tokenizer)
-    plan = make_plan(found, reading, cut=_cut_for(tokenizer, given), drop_duplicates=dedup != "none")
+    wanted = tokenizer if isinstance(tokenizer, str) else tokenizer.kind
+    given = _given(tokenizer) if isinstance(tokenizer, str) else tokenizer
+    if given is not None and given.end_of_text is None:
+        raise ConfigError(
+            f"the tokenizer {wanted} has no end-of-text token, which has to stand before each document. Learn one that "
+            "has: `lmsmith tokenizer train`, or --tokenizer bpe:SIZE."
+        )
+    plan = make_plan(found, reading, cut=_cut_for(wanted, given), drop_duplicates=dedup != "none")
     settings = {
-        "tokenizer": tokenizer if given is None else given.fingerprint,
+        "tokenizer": wanted if given is None else given.fingerprint,
         "shard_tokens": shard_tokens,
         "dedup": dedup,
         "validation_fraction": validation_fraction,
@@ -105,7 +111,8 @@ def build_shards(
             tell(task, done, total)
 
     with begun(partial, {**settings, "plan": plan.digest()}):
-        used = _tokenizer(work, given, tokenizer, plan, job.hashes, tell)
+        used = _tokenizer(work, given, wanted, plan, job.hashes, tell)
+        used.encode("a word")  # what has to be compiled is compiled here, and not in every process
         remember_tokenizer(str(work), used)
         near = _near_duplicates(work, plan, run) if dedup == "near" else None
         assembler = Assembler(partial, used, shard_tokens, _keep(near, hashes=job.hashes))
@@ -130,7 +137,7 @@ def build_shards(
             sources=tuple(SourceRecord(*source) for source in sources_read if source[2]),
             settings={
                 **settings,
-                "tokenizer": tokenizer,
+                "tokenizer": wanted,
                 "validation_fraction": plan.reading.fraction,
                 "split": "documents" if plan.reading.by_document else "tails",
                 "skip_bad": skip_bad,
@@ -173,13 +180,7 @@ def _given(wanted: str) -> Tokenizer | None:
             f"tokenizer = {wanted!r}: there is no such kind, and no such folder. Kinds are byte, char, word, bpe:SIZE "
             "(as in bpe:16384) and gpt2."
         )
-    loaded = load_tokenizer(wanted)
-    if loaded.end_of_text is None:
-        raise ConfigError(
-            f"the tokenizer {wanted} has no end-of-text token, which has to stand before each document. Learn one that "
-            "has: `lmsmith tokenizer train`, or --tokenizer bpe:SIZE."
-        )
-    return loaded
+    return load_tokenizer(wanted)
 
 
 def _cut_for(wanted: str, given: Tokenizer | None) -> Cut | None:
