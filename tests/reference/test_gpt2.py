@@ -1,5 +1,7 @@
 """GPT-2 by hand, held against transformers' with PyTorch's autograd and AdamW, in float64."""
 
+import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
@@ -285,3 +287,30 @@ def test_ids_outside_the_vocabulary_are_our_bugs() -> None:
         model.forward(inputs, np.full_like(targets, PADDED.vocab_size))
     with pytest.raises(AssertionError):
         model.forward(*batch_of(PADDED, T=PADDED.context_length + 1))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not say how much memory was used at most")
+def test_babygpt_trains_within_a_gigabyte_and_a_half() -> None:
+    """In a process of its own, with a batch of 8 x 256 characters; what it learns is a text of four of them."""
+    program = """
+import resource, sys
+import numpy as np
+from lmsmith.reference.gpt2 import GPT2, Sizes
+model = GPT2(Sizes(n_layer=6, n_head=6, d_model=384, vocab_size=65, padded_vocab_size=65, context_length=256))
+model.initialise(np.random.default_rng(0))
+assert model.sizes.n_params == 10_770_816
+ids = np.resize(np.arange(8 * 257) % 4, (8, 257))
+inputs, targets = ids[:, :-1], ids[:, 1:]
+for _ in range(2):
+    loss = model.forward(inputs, targets)
+    model.zero_grad()
+    model.backward()
+    model.update(1e-3)
+assert "torch" not in sys.modules
+print(loss, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loss, used = map(float, done.stdout.split())
+    assert loss < 4
+    assert used < 1.5e9
