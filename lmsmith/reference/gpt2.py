@@ -149,6 +149,7 @@ class GPT2:
             )
 
     def _allocate(self, B: int, T: int) -> None:
+        self.acts, self.dacts, self.layers = {}, {}, []  # what was there is freed first
         sizes = self.sizes
         shapes = activation_shapes(sizes, B, T)
         self.acts = views(np.zeros(n_numbers(shapes), self.dtype), shapes)
