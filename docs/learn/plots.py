@@ -1,0 +1,106 @@
+"""The plots of these pages as SVG text: curves, bars, and a table of shades. For the pages alone."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+STYLE = (
+    "text{font:13px system-ui,sans-serif;fill:#1a1a1a}.t{fill:#555}.l{font-weight:600}"
+    ".grid{stroke:#e3e3df;fill:none}.axis{stroke:#8a8a86;fill:none}"
+)
+COLOURS = ("#1f4e9c", "#b0471e", "#3b7d3a", "#7a4b9e", "#666666")
+
+
+def lines(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    x: str,
+    y: str,
+    x_ticks: Sequence[float],
+    y_ticks: Sequence[float],
+    dashed: Sequence[str] = (),
+    dots: bool = False,
+) -> str:
+    """Curves by name, each (xs, ys), within the first and last tick; the names stand at their right ends."""
+    left, top, across, down, right = 62, 34, 440, 260, 230
+
+    def at(a: float, b: float) -> tuple[float, float]:
+        return (
+            left + across * (a - x_ticks[0]) / (x_ticks[-1] - x_ticks[0]),
+            top + down * (y_ticks[-1] - b) / (y_ticks[-1] - y_ticks[0]),
+        )
+
+    parts = []
+    for tick in y_ticks:
+        height = at(x_ticks[0], tick)[1]
+        parts.append(f'<path class="grid" d="M{left} {height:.1f}h{across}"/>')
+        parts.append(_text(left - 8, height + 4, f"{tick:g}", "t", "end"))
+    for tick in x_ticks:
+        parts.append(_text(at(tick, y_ticks[0])[0], top + down + 19, f"{tick:g}", "t", "middle"))
+    parts.append(f'<path class="axis" d="M{left} {top}v{down}h{across}"/>')
+    parts.append(_text(left - 40, 18, y, "t"))
+    parts.append(_text(left + across / 2, top + down + 40, x, "t", "middle"))
+    ends = []
+    for i, (name, (xs, ys)) in enumerate(curves.items()):
+        points = [at(a, b) for a, b in zip(xs, ys, strict=True)]
+        colour = COLOURS[i % len(COLOURS)]
+        dash = ' stroke-dasharray="6 4"' if name in dashed else ""
+        path = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
+        if dots and name not in dashed:
+            parts += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3.5" fill="{colour}"/>' for a, b in points]
+        ends.append((points[-1][1], points[-1][0], name, colour))
+    lowest = 0.0
+    for height, place, name, colour in sorted(ends):
+        lowest = max(height, lowest + 17)  # names do not lie on one another
+        parts.append(
+            f'<text class="l" x="{place + 10:.1f}" y="{lowest + 4:.1f}" style="fill:{colour}">{escape(name)}</text>'
+        )
+    return _svg(left + across + right, top + down + 52, parts)
+
+
+def bars(rows: Mapping[str, Mapping[str, float]], *, unit: str, total: float | None = None) -> str:
+    """For each row a bar for each of its named numbers, with the number behind it; one length is one number."""
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    thick, left, across, gap = 15, 112, 420, 9
+    longest = max(number for row in rows.values() for number in row.values())
+    parts, y = [], 14.0
+    for i, name in enumerate(names if len(names) > 1 else []):
+        parts.append(f'<path d="M{left + 150 * i} {y}h14v12h-14z" fill="{COLOURS[i]}"/>')
+        parts.append(_text(left + 20 + 150 * i, y + 11, name))
+    y += 26 if len(names) > 1 else 0
+    for label, row in rows.items():
+        parts.append(_text(left - 8, y + thick * len(row) / 2 + 4, label, "", "end"))
+        for name, number in row.items():
+            length = max(1.0, across * number / longest)
+            parts.append(f'<path d="M{left} {y:.1f}h{length:.1f}v{thick - 2}h-{length:.1f}z" ')
+            parts[-1] += f'fill="{COLOURS[names.index(name)]}"/>'
+            share = f" ({number / total:.0%})" if total else ""
+            parts.append(_text(left + length + 6, y + 11, f"{number:,.1f} {unit}{share}", "t"))
+            y += thick
+        y += gap
+    return _svg(left + across + 150, y + 6, parts)
+
+
+def shades(matrix: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], *, y: str, x: str) -> str:
+    """Numbers from 0 (white) to 1 (dark), a square each, with its row's and column's label."""
+    cell, left, top = 24, 44, 62
+    parts = [_text(left, 20, x, "t"), _text(left + cell * len(columns) + 10, top + 17, y, "t")]
+    parts += [_text(left + cell * (j + 0.5), top - 8, label, "l", "middle") for j, label in enumerate(columns)]
+    for i, (label, row) in enumerate(zip(rows, matrix, strict=True)):
+        parts.append(_text(left - 14, top + cell * i + 17, label, "l", "middle"))
+        for j, number in enumerate(row):
+            place = f'x="{left + cell * j}" y="{top + cell * i}" width="{cell}" height="{cell}"'
+            parts.append(f'<rect {place} fill="#1f4e9c" fill-opacity="{number:.2f}" stroke="#e3e3df"/>')
+    return _svg(left + cell * len(columns) + 190, top + cell * len(rows) + 14, parts)
+
+
+def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "start") -> str:
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def _svg(width: float, height: float, parts: Sequence[str]) -> str:
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
+        f'viewBox="0 0 {width:.0f} {height:.0f}" role="img"><style>{STYLE}</style>'
+        f'<path d="M0 0H{width:.0f}V{height:.0f}H0z" fill="#fff"/>\n' + "\n".join(parts) + "\n</svg>\n"
+    )
