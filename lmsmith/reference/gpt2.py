@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from types import EllipsisType
+from typing import Any
 
 import numpy as np
 
@@ -45,6 +46,9 @@ __all__ = ["GPT2", "Layer", "Sizes"]
 MATRICES = ("wte", "wpe", "qkvw", "attprojw", "fcw", "fcprojw")
 """What weight decay is for: tensors whose layers each have two dimensions."""
 
+QUIET: dict[str, Any] = {"over": "ignore", "invalid": "ignore"}
+"""What overflows ends in a loss that is not finite, and that is seen: NumPy need not warn of it on the way."""
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -71,7 +75,7 @@ class GPT2:
         self.layers: list[Layer] = []
         self.n_counted = 0  # targets of the last forward pass that cost loss
         self._dloss = 0.0
-        self._threads = ThreadPoolExecutor(threads) if threads > 1 else None
+        self._threads = ThreadPoolExecutor(threads, initializer=lambda: np.seterr(**QUIET)) if threads > 1 else None
 
     def initialise(self, rng: np.random.Generator) -> None:
         """GPT-2's: gains one, biases zero, all else N(0, 0.02); projections into the residual stream / sqrt(2 L)."""
@@ -84,6 +88,7 @@ class GPT2:
                 std = 0.02 / np.sqrt(2 * self.sizes.n_layer) if name in ("attprojw", "fcprojw") else 0.02
                 param[...] = rng.normal(0, std, param.shape)
 
+    @np.errstate(**QUIET)
     def forward(self, inputs: np.ndarray, targets: np.ndarray) -> float:
         """The mean loss, nats a token, of predicting `targets` from `inputs`: ids, both (B, T).
 
@@ -106,6 +111,7 @@ class GPT2:
     def zero_grad(self) -> None:
         self.grads_block.fill(0)
 
+    @np.errstate(**QUIET)
     def backward(self, dloss: float | None = None) -> None:
         """Adds to `grads` the gradient of the last forward pass's loss.
 
@@ -118,6 +124,7 @@ class GPT2:
         for layer in reversed(self.layers):
             layer.backward()
 
+    @np.errstate(**QUIET)
     def update(
         self,
         learning_rate: float | Mapping[str, float],
@@ -132,6 +139,7 @@ class GPT2:
 
         Decayed are the tables and matrices; with `decay_all` all tensors, as in llm.c.
         """
+        assert self.layers, "an update comes after backward"
         self.n_updates += 1
         for name in self.params:
             adamw(

@@ -5,7 +5,7 @@ and add to the gradients of parameters (`dw`, `db`), which other layers or batch
 the input, `dx`, they write, except where the text says that they add. The formulas are in the docstrings; vectors there
 are rows, one for each token.
 
-Each function makes few passes over memory and allocates nothing: results go into arrays that are there, and steps
+Each function makes few passes over memory and allocates next to nothing: results go into arrays that are there, steps
 between into `scratch`, in chunks of rows that stay in the processor's cache. Products are BLAS's.
 
 In shapes: B batch, T time, D and E widths, H heads, K width of a head, V vocabulary, N = B T rows.
@@ -30,8 +30,8 @@ CHUNK = 2**16
 BLOCK = 64
 """Positions that attention takes at once. Blocks of keys behind the block of queries are never looked at: nearly half.
 
-With heads of 64 numbers its products are just small enough for OpenBLAS to make each on one thread: for such small ones
-threads cost more in waiting for one another than they gain, and on a busy machine a hundred times more.
+With heads of 64 numbers its products are just small enough for OpenBLAS to make each on one thread. On two, so small
+ones gain little, and on a busy machine, where one thread waits for the other, they take many times as long.
 """
 
 

@@ -254,6 +254,18 @@ def test_threads_change_no_bit() -> None:
     np.testing.assert_array_equal(one.acts["att"], four.acts["att"])
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_overflows_ends_in_a_loss_that_is_not_finite_without_warnings(threads: int) -> None:
+    model = GPT2(LONG, np.float32, threads=threads)
+    model.initialise(np.random.default_rng(3))
+    model.params["qkvw"] *= 1e25
+    assert not np.isfinite(model.forward(*batch_of(LONG)))
+    model.backward()
+    model.update(1.0)
+    assert np.isnan(model.params["qkvw"]).any()
+
+
 def test_initial_weights_are_gpt2s() -> None:
     model = GPT2(Sizes(n_layer=8, n_head=2, d_model=64, vocab_size=200, padded_vocab_size=200, context_length=100))
     model.initialise(np.random.default_rng(0))
