@@ -47,7 +47,7 @@ WORDS = ("the", "a", "one", "cat", "dog", "bird", "saw", "took", "lost", "hat", 
 
 
 def command(n: int, *words: str) -> list[str]:
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(n)] if n > 1 else []
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)] if n > 1 else []
     return [sys.executable, *launcher, "-m", "lmsmith", *words]
 
 

@@ -15,7 +15,7 @@ PROJECT = Path(__file__).resolve().parent.parent.parent
 
 def test_gradients_of_two_processes_are_those_of_one() -> None:
     """Loss and every gradient to 1e-12 and 1e-10 in float64: micro-batches of one row, unequal counts of targets."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
         [*command, str(Path(__file__).with_name("several.py"))],
         env={**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"},

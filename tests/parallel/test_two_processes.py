@@ -23,7 +23,7 @@ TINY = [
 
 
 def lmsmith(cwd: Path, *words: str, n: int = 1, **environment: str) -> subprocess.CompletedProcess[str]:
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(n)] if n > 1 else []
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)] if n > 1 else []
     return subprocess.run(
         [sys.executable, *launcher, "-m", "lmsmith", *words],
         cwd=cwd,
