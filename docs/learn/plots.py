@@ -58,27 +58,18 @@ def lines(
     return _svg(left + across + right, top + down + 52, parts)
 
 
-def bars(rows: Mapping[str, Mapping[str, float]], *, unit: str, total: float | None = None) -> str:
-    """For each row a bar for each of its named numbers, with the number behind it; one length is one number."""
-    names = list(dict.fromkeys(name for row in rows.values() for name in row))
-    thick, left, across, gap = 15, 112, 420, 9
-    longest = max(number for row in rows.values() for number in row.values())
-    parts, y = [], 14.0
-    for i, name in enumerate(names if len(names) > 1 else []):
-        parts.append(f'<path d="M{left + 150 * i} {y}h14v12h-14z" fill="{COLOURS[i]}"/>')
-        parts.append(_text(left + 20 + 150 * i, y + 11, name))
-    y += 26 if len(names) > 1 else 0
-    for label, row in rows.items():
-        parts.append(_text(left - 8, y + thick * len(row) / 2 + 4, label, "", "end"))
-        for name, number in row.items():
-            length = max(1.0, across * number / longest)
-            parts.append(f'<path d="M{left} {y:.1f}h{length:.1f}v{thick - 2}h-{length:.1f}z" ')
-            parts[-1] += f'fill="{COLOURS[names.index(name)]}"/>'
-            share = f" ({number / total:.0%})" if total else ""
-            parts.append(_text(left + length + 6, y + 11, f"{number:,.1f} {unit}{share}", "t"))
-            y += thick
-        y += gap
-    return _svg(left + across + 150, y + 6, parts)
+def bars(rows: Mapping[str, float], *, unit: str = "", digits: int = 1, total: float | None = None) -> str:
+    """A bar for each named number, with the number behind it and, given a total, its share of that."""
+    thick, left, across = 24, 112, 420
+    longest = max(rows.values())
+    parts = []
+    for i, (label, number) in enumerate(rows.items()):
+        y, length = 14 + thick * i, max(1.0, across * number / longest)
+        share = f" ({number / total:.0%})" if total else ""
+        parts.append(_text(left - 8, y + 11, label, "", "end"))
+        parts.append(f'<path d="M{left} {y}h{length:.1f}v14h-{length:.1f}z" fill="{COLOURS[0]}"/>')
+        parts.append(_text(left + length + 6, y + 11, f"{number:,.{digits}f} {unit}".rstrip() + share, "t"))
+    return _svg(left + across + 150, 14 + thick * len(rows), parts)
 
 
 def shades(matrix: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], *, y: str, x: str) -> str:
