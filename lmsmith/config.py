@@ -324,6 +324,9 @@ class TrainConfig:
     )
     tokens: int = setting(0, "number of training tokens; 0: from --steps or --minutes")
     batch_size: int = setting(32, "sequences an update")
+    batch_tokens: int = setting(
+        0, "tokens an update, instead of batch_size: as many sequences as come nearest; 0: none"
+    )
     micro_batch_size: int = setting(0, "sequences at once; the rest by accumulation; 0: the whole batch")
     carry_state: bool = setting(
         False, "(rnn) each sequence goes on where the batch before ended it, with its state, not its gradient"
@@ -369,6 +372,7 @@ class TrainConfig:
             "steps",
             "minutes",
             "tokens",
+            "batch_tokens",
             "micro_batch_size",
             "eval_every",
             "save_every",
@@ -381,11 +385,6 @@ class TrainConfig:
         _check(good, "train.stop_at_val_loss", self.stop_at_val_loss, "0 (never) or more")
         # PyTorch's generators on CPUs take 32 bits of a seed: of larger ones, some would give the same weights.
         _check(0 <= self.seed < 2**32, "train.seed", self.seed, "0 to 4,294,967,295")
-        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
-            raise ConfigError(
-                f"train.micro_batch_size = {self.micro_batch_size} does not divide train.batch_size = "
-                f"{self.batch_size}: micro-batches are equal parts of the batch."
-            )
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,8 @@ BAD: dict[str, list[Any]] = {
     "train.minutes": [-1.0, math.inf, math.nan],
     "train.tokens": [-1],
     "train.batch_size": [0],
-    "train.micro_batch_size": [-1, 3, 64],
+    "train.batch_tokens": [-1],
+    "train.micro_batch_size": [-1],
     "train.seed": [-1, 2**32],
     "train.eval_every": [-1],
     "train.save_every": [-1],
@@ -79,7 +80,7 @@ GOOD: dict[str, list[Any]] = {
     "optim.muon_momentum": [0.0],
     "schedule.cooldown_fraction": [0.0, 1.0],
     "schedule.final_fraction": [0.0, 1.0],
-    "train.micro_batch_size": [0, 1, 8, 32],
+    "train.micro_batch_size": [0, 1, 3, 64],
     "train.seed": [0, 2**32 - 1],
 }
 
@@ -307,7 +308,6 @@ def changes(draw: some.DrawFn) -> dict[str, Any]:
     found = {name: draw(own.get(name, by_kind.get(leaf.kind))) for name, leaf in LEAVES.items()}
     n_kv, groups, half = (draw(some.integers(1, 9)) for _ in range(3))
     found |= {"model.n_kv_head": n_kv, "model.n_head": n_kv * groups, "model.d_model": n_kv * groups * 2 * half}
-    found["train.batch_size"] = found["train.micro_batch_size"] * draw(some.integers(1, 5))
     found["model.window_pattern"] = draw(some.text("SL", max_size=5))
     found["model.window"] *= "S" in found["model.window_pattern"]
     found["model.ngram_dropout"] *= bool(found["model.ngram_orders"])

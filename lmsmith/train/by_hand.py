@@ -145,7 +145,8 @@ def for_reference(config: RunConfig, given: Collection[str]) -> tuple[RunConfig,
 
 def check_memory(config: RunConfig) -> None:
     """Raises ConfigError where the activations, all of which are kept, cannot fit this machine's memory."""
-    rows, T = config.train.micro_batch_size or config.train.batch_size, config.model.context_length
+    batch_size, T = config.train.batch_size, config.model.context_length
+    rows = min(config.train.micro_batch_size or batch_size, batch_size)
     sizes = sizes_of(config.model)
     size = 8 if config.train.dtype == "float64" else 4
     needed = size * (n_numbers(activation_shapes(sizes, rows, T)) + 8 * sizes.n_params)

@@ -94,13 +94,16 @@ def resolve(
     if "train.batch_size" in chosen:
         chosen["train.batch_size"] = -(-chosen["train.batch_size"] // world) * world
     config = config.changed({k: v for k, v in chosen.items() if k not in known}, where="what was chosen")
+    if config.train.batch_tokens:
+        rows = {"train.batch_size": n_rows(config, world), "train.batch_tokens": 0}
+        config = config.changed(rows, where="what was chosen")
     if config.train.engine == "reference":
         check_memory(config)
     tokens_a_step = batches_of(config, corpus.train, corpus.tokenizer).tokens_per_batch  # DataError for too little text
     if config.data.documents == "rows" and "train.batch_size" not in given:
         # Rows may be shorter than the context: so many of them that a batch has as many tokens as windows would.
-        n_rows = config.train.batch_size**2 * config.model.context_length / tokens_a_step
-        config = config.changed({"train.batch_size": math.ceil(n_rows / world) * world}, where="what was chosen")
+        enough = config.train.batch_size**2 * config.model.context_length / tokens_a_step
+        config = config.changed({"train.batch_size": math.ceil(enough / world) * world}, where="what was chosen")
         tokens_a_step = batches_of(config, corpus.train, corpus.tokenizer).tokens_per_batch
     steps = config.train.steps or config.train.tokens // tokens_a_step
     n_evaluations = MOST_EVALUATIONS
@@ -137,9 +140,14 @@ def resolve(
 def _share_of(config: RunConfig, world: int) -> RunConfig:
     """What one of several processes does of an update."""
     rows = max(1, config.train.batch_size // world)
-    micro = math.gcd(rows, config.train.micro_batch_size) if config.train.micro_batch_size else 0
-    share = {"train.batch_size": rows, "train.micro_batch_size": micro}
-    return config.changed(share, where="the share of a process") if world > 1 else config
+    return config.changed({"train.batch_size": rows}, where="the share of a process") if world > 1 else config
+
+
+def n_rows(config: RunConfig, world: int = 1) -> int:
+    """The sequences of a batch: as many as `train.batch_tokens`, where set, come nearest to and all processes share."""
+    if not config.train.batch_tokens:
+        return config.train.batch_size
+    return max(1, round(config.train.batch_tokens / (config.model.context_length * world))) * world
 
 
 def ngram_dropout(n_epochs: float) -> float:

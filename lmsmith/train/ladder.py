@@ -30,6 +30,7 @@ from lmsmith.errors import ConfigError
 from lmsmith.models.attention import Attention
 from lmsmith.models.kinds import build
 from lmsmith.presets import preset
+from lmsmith.train.choose import n_rows
 from lmsmith.train.loop import peak_memory_bytes
 from lmsmith.train.machine import has_bfloat16, survey
 from lmsmith.train.replica import Replica
@@ -209,6 +210,8 @@ def bench_config(changes: Mapping[str, Any]) -> tuple[RunConfig, torch.device]:
     vocab_size = config.model.vocab_size or (65 if config.preset == "babygpt" else 50257)
     chosen = {
         "model.vocab_size": vocab_size,
+        "train.batch_size": n_rows(config),
+        "train.batch_tokens": 0,
         "train.dtype": machine.dtype,
         "train.matmul": machine.matmul,
         "train.threads": machine.threads,

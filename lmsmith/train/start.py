@@ -67,7 +67,7 @@ def asked(sources: Sequence[str], changes: Mapping[str, Any]) -> tuple[RunConfig
             if recipes
             else "there is no text to train on: name files or folders."
         )
-    return _one_length(config, changes), set(wanted)
+    return _one_batch(_one_length(config, changes), set(wanted), changes)
 
 
 def _one_length(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
@@ -79,6 +79,21 @@ def _one_length(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
     if len(ours) > 1:
         raise ConfigError(f"{' and '.join(ours)} say the run's length {len(ours)} times: set one of them.")
     return config.changed({key: 0 for key in said if key not in ours}, where="the run's length")
+
+
+def _one_batch(config: RunConfig, given: set[str], changes: Mapping[str, Any]) -> tuple[RunConfig, set[str]]:
+    """How large a batch is, said once: by the command line before the recipe. Raises ConfigError."""
+    if not config.train.batch_tokens or "train.batch_size" not in given:
+        return config, given
+    ours = {"train.batch_size", "train.batch_tokens"} & set(changes)
+    if ours == {"train.batch_tokens"}:
+        return config, given - {"train.batch_size"}
+    if ours == {"train.batch_size"}:
+        return config.changed({"train.batch_tokens": 0}, where="the batch"), given
+    raise ConfigError(
+        f"train.batch_tokens = {config.train.batch_tokens} and train.batch_size = {config.train.batch_size} both say "
+        "how large a batch is: set one of them."
+    )
 
 
 def _shape(base: RunConfig, wanted: Mapping[str, Any]) -> dict[str, int]:

@@ -151,7 +151,10 @@ def test_recipes(lmsmith: Lmsmith, recipe: str, parts: list[str]) -> None:
         (["train", "book.txt", "--tokenizer", "."], ["tokenizer"]),
         (["train", "book.txt", "--model.n_head", "5", "--model.d_model", "64"], ["n_head = 5 does not divide"]),
         (["train", "book.txt", "--model.vocab_size", "7"], ["model.vocab_size = 7, but the tokenizer has"]),
-        (["train", "book.txt", "--train.micro_batch_size", "3", "--train.batch_size", "4"], ["does not divide"]),
+        (
+            ["train", "book.txt", "--train.batch_tokens", "4096", "--train.batch_size", "4"],
+            ["train.batch_tokens = 4096 and train.batch_size = 4 both say", "set one of them"],
+        ),
         (["train", "book.txt", "--train.device", "tpu"], ["train.device = 'tpu' cannot be used here", "cpu"]),
         (["train", "book.txt", "--data.encoding", "utf8mb4"], ["data.encoding = 'utf8mb4'", "Did you mean"]),
         (["train", "book.txt", "--steps", "3", "--out", "."], ["--out . is the folder this was started in"]),

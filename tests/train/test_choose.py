@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -207,3 +208,40 @@ def test_what_a_preset_changes_of_its_paper_is_said(name: str) -> None:
 def test_the_dial_for_size_is_explained() -> None:
     config = resolved({"model.size": 2, "train.steps": 5})
     assert "model.size 2: as many layers, 64 times that width" in describe(config, corpus_of(100_000), MACHINE)[-1]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "world", "rows"), [(1000, 1, 10), (1049, 1, 10), (1051, 1, 11), (1000, 4, 8), (1001, 3, 9), (10, 4, 4)]
+)
+def test_a_batch_of_so_many_tokens_is_the_nearest_number_of_rows_that_all_processes_share(
+    tokens: int, world: int, rows: int
+) -> None:
+    changes = {"train.batch_tokens": tokens, "model.context_length": 100, "train.steps": 3}
+    config, given = asked(["book.txt"], changes)
+    found = resolve(config, given, corpus_of(100_000), MACHINE, 60.0, world)
+    assert (found.train.batch_size, found.train.batch_tokens) == (rows, 0)
+
+
+def test_tokens_of_a_batch_go_by_the_context_that_is_chosen_and_by_what_documents_hold() -> None:
+    found = resolved({"train.batch_tokens": 4096, "train.tokens": 10 * 4096})
+    assert found.train.batch_size * found.model.context_length == 4096
+    assert found.train.steps == 10
+    changes = {"train.batch_tokens": 1000, "model.context_length": 100, "data.documents": "rows", "train.steps": 3}
+    assert resolved(changes).train.batch_size == 112  # lines of nine
+
+
+def test_the_command_lines_batch_wins_over_the_recipes(tmp_path: Path) -> None:
+    recipe = tmp_path / "config.toml"
+    recipe.write_text(resolved({"train.steps": 3, "train.batch_size": 8}).to_toml(), encoding="utf-8")
+
+    def batch(changes: dict[str, Any]) -> int:
+        config, given = asked(["book.txt", str(recipe)], changes)
+        return resolve(config, given, corpus_of(100_000), MACHINE, 60.0).train.batch_size
+
+    assert batch({}) == 8
+    assert batch({"train.batch_tokens": 1280, "model.context_length": 64}) == 20
+    recipe.write_text('preset = "modern"\n[train]\nbatch_tokens = 1280\nsteps = 3', encoding="utf-8")
+    assert batch({"model.context_length": 64}) == 20
+    assert batch({"train.batch_size": 4}) == 4
+    with pytest.raises(ConfigError, match=r"both say .* set one of them"):
+        batch({"train.batch_size": 4, "train.batch_tokens": 1280})

@@ -65,8 +65,9 @@ def test_loss_norm_and_learning_rate_are_those_of_a_plain_loop(config: RunConfig
         torch.testing.assert_close(weight, oracle.weights()[name], rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("rows", [1, 2, 3])
 def test_micro_batches_change_nothing_but_rounding(config: RunConfig, corpus: Corpus, rows: int) -> None:
+    """Four rows at once; by ones, by twos, and by three and one."""
     whole, parts = Setup(config, corpus), Setup(config, corpus, **{"train.micro_batch_size": rows})
     for step in range(2):
         one, other = whole.update(step), parts.update(step)
