@@ -64,11 +64,16 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_two_processes_have_the_losses_of_one_and_go_on_as_one(place: Path) -> None:
-    """To 1e-12 in float64, whatever the micro-batches; a checkpoint of two is resumed by one, and the other way."""
+def test_two_processes_have_the_losses_of_one(place: Path) -> None:
+    """To 1e-12 in float64, whatever the micro-batches."""
     alone = trained(place, "alone")
     two = trained(place, "two", "--train.micro_batch_size", "1", n=2)
     same(losses(two), losses(alone), 1e-12)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_two_is_resumed_by_one_and_the_other_way(place: Path) -> None:
+    alone, two = trained(place, "alone"), trained(place, "two", n=2)
     for run in (alone, two):
         back_to(run, 8)
     wanted = losses(alone)
@@ -105,6 +110,7 @@ def test_from_ddp_to_fsdp_and_on_one(place: Path) -> None:
     same(losses(run), losses(alone), 1e-5)
 
 
+@pytest.mark.slow
 def test_a_batch_that_cannot_be_shared_is_refused_once(place: Path) -> None:
     done = lmsmith(place, "train", "text.txt", *TINY, "--train.batch_size", "3", "--out", "run", n=2)
     assert done.returncode != 0

@@ -118,9 +118,15 @@ def test_a_validation_loss_that_is_not_finite(training: Make, monkeypatch: pytes
     assert available(run.run) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("where", ["update", "score", "save_checkpoint", "sample_texts"])
-@pytest.mark.parametrize("call", [1, 3])
+@pytest.mark.parametrize(
+    ("where", "call", "number"),
+    [
+        pytest.param(where, call, number, marks=[pytest.mark.slow] if (call == 1) == (number == signal.SIGTERM) else [])
+        for where in ("update", "score", "save_checkpoint", "sample_texts")
+        for call in (1, 3)
+        for number in (signal.SIGINT, signal.SIGTERM)
+    ],
+)
 def test_a_signal_anywhere_and_the_resumed_run_equals_an_undisturbed_one(
     training: Make, monkeypatch: pytest.MonkeyPatch, where: str, number: signal.Signals, call: int
 ) -> None:
@@ -352,3 +358,32 @@ def test_the_summary_is_json(training: Make) -> None:
     json.dumps(summary, allow_nan=False)
     assert summary["peak_memory_bytes"] > 1e6
     assert np.isfinite(summary["best_val_loss"])
+
+
+def test_a_run_whose_batch_grows_is_resumed_to_the_same_weights(training: Make, said: io.StringIO) -> None:
+    """Each update has as many tokens as its batch, whatever the micro-batches, the last of which are smaller."""
+    changes = {"train.batch_size": 8, "train.batch_start": 2, "train.micro_batch_size": 3, "train.steps": 12}
+    changes |= {"train.save_every": 5, "train.keep": 9}
+    plain, cut = training(changes, run="plain"), training(changes, run="cut")
+    seen, rows = [], plain.batches.rows
+
+    def read(step: int, start: int = 0, end: int | None = None) -> Any:
+        batch = rows(step, start, end)
+        seen.append((step, len(batch.inputs)))
+        return batch
+
+    plain.batches.rows = read  # type: ignore[method-assign]
+    summary = plain.go()
+    wanted = [plain.config.train.rows_of(step) for step in range(12)]
+    assert (min(wanted), max(wanted)) == (2, 8)
+    assert [sum(n for at, n in seen if at == step) for step in range(12)] == wanted
+    assert summary["tokens_seen"] == 16 * sum(wanted)
+    cut.go()
+    for step in available(cut.run)[1:]:
+        shutil.rmtree(cut.run / f"checkpoints/step-{step:08d}")
+    again = training(changes, run="cut")
+    assert again.restore()
+    assert again.so_far.step == 5
+    again.go()
+    for name, weight in plain.replica.weights(copy=False).items():
+        assert torch.equal(again.replica.weights(copy=False)[name], weight), name
