@@ -235,8 +235,14 @@ def _inspect(options: argparse.Namespace, console: Console, started: float) -> i
         raise DataError(
             f"{found.place} is not right ({plural(len(found.problems), 'problem')}): copy or prepare it again."
         )
-    if options.verify:
-        console.print("verified: every byte is as the manifest says" if found.prepared else "verified: ids and lengths")
+    if options.verify and found.prepared:
+        console.print("verified: every byte is as the manifest says")
+    elif options.verify:
+        console.print(
+            "verified: ids and lengths"
+            if found.ids_known
+            else "verified: lengths; whether the ids are in the vocabulary --tokenizer WHICH would tell"
+        )
     return 0
 
 

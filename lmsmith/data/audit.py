@@ -42,7 +42,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Inspected:
-    """What was found. `tokenizer` and `source` are for a person to read; `problems` are what `verify` found."""
+    """What was found. `tokenizer` and `source` are for a person to read; `problems` are what `verify` found.
+
+    `ids_known`: a tokenizer is at hand whose vocabulary `verify` holds the ids against.
+    """
 
     place: Path
     prepared: bool
@@ -51,6 +54,7 @@ class Inspected:
     splits: tuple[Split, ...]
     notes: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+    ids_known: bool = True
 
 
 def inspect(
@@ -109,9 +113,8 @@ def inspect(
     elif own:
         said = f"{own.kind}, {own.vocab_size:,} ids; that it made these shards is taken on trust"
     notes = ready.manifest.notes if ready.manifest else ()
-    return Inspected(
-        place, bool(made), source, said, tuple(split for split in splits if split.shards), notes, tuple(problems)
-    )
+    there = tuple(split for split in splits if split.shards)
+    return Inspected(place, bool(made), source, said, there, notes, tuple(problems), ids_known=own is not None)
 
 
 def _only(shard: Path) -> Ready:

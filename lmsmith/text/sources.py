@@ -82,15 +82,16 @@ def _in_folder(folder: Path) -> tuple[list[Path], list[Path]]:
             folders[:] = kept
             for name in names:
                 if not name.startswith("."):
-                    (taken if inner_suffix(Path(name)) in IN_FOLDERS else others).append(Path(place, name))
+                    path = Path(place, name)
+                    (taken if inner_suffix(path) in IN_FOLDERS and not _is_special(path) else others).append(path)
     return sorted(taken, key=Path.as_posix), sorted(others, key=Path.as_posix)
 
 
 def _matching(pattern: Path) -> tuple[list[Path], list[Path]]:
     """Files that the pattern matches, and what `_in_folder` says of the folders that it matches."""
     matches = sorted(map(Path, glob.glob(str(pattern), recursive=True)), key=Path.as_posix)
-    taken = [path for path in matches if not path.is_dir()]
-    others: list[Path] = []
+    taken = [path for path in matches if not path.is_dir() and not _is_special(path)]
+    others = [path for path in matches if _is_special(path)]
     for folder in (path for path in matches if path.is_dir()):
         text, not_text = _in_folder(folder)
         taken += text
@@ -144,7 +145,12 @@ def _missing(path: Path) -> DataError:
 
 
 def _suffixes(paths: list[Path]) -> Counter[str]:
-    return Counter(path.suffix.lower() or "without suffix" for path in paths)
+    return Counter("pipe or device" if _is_special(path) else path.suffix.lower() or "without suffix" for path in paths)
+
+
+def _is_special(path: Path) -> bool:
+    """A pipe, socket or device, which nobody meant who named its folder: opening it could wait for ever."""
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def _raise(error: OSError) -> None:

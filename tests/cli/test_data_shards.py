@@ -99,6 +99,9 @@ def test_inspecting(lmsmith: Lmsmith, shards: Path) -> None:
     assert lmsmith("data", "inspect", "many").status == 0
     one = json.loads(lmsmith("data", "inspect", "bytes/fineweb_train_000001.bin", "--json").out)
     assert (one["splits"][0]["n_tokens"], one["prepared"]) == (9001, False)
+    save_tokenizer(ByteTokenizer(True), shards / "byte")
+    for words, told in (([], "verified: lengths; "), (["--tokenizer", "byte"], "verified: ids and lengths")):
+        assert told in lmsmith("data", "inspect", "bytes", "--verify", *words).out
     for words in ([], ["many", "--exposure", "run"]):
         done = lmsmith("data", "inspect", *words)
         assert done.status == 2

@@ -357,6 +357,17 @@ def test_folders_are_read_in_order_and_the_rest_is_counted(tmp_path):
     assert documents.counts.left_out == {".png": 1, ".json": 1}
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+@pytest.mark.parametrize("source", [".", "*"])
+def test_a_pipe_in_a_folder_is_not_waited_for(tmp_path, source):
+    write(tmp_path / "a.txt", b"text")
+    os.mkfifo(tmp_path / "b.txt")
+    documents = Documents([tmp_path / source])
+    assert documents.files == [tmp_path / "a.txt"]
+    assert [document.text for document in documents] == ["text"]
+    assert documents.counts.left_out == {"pipe or device": 1}
+
+
 def test_sources_are_read_in_the_order_given(tmp_path):
     b, a = write(tmp_path / "b.txt", "b"), write(tmp_path / "a.txt", "a")
     assert texts(b, a, b) == ["b", "a"]
