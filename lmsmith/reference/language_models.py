@@ -1,12 +1,14 @@
 """Two language models of the layers in `modules.py`: an Elman network and a Transformer that can be a GPT-2.
 
-Both are called with a tape and ids (B, T) and give logits (B, T, V) of the token after each position.
+Both are called with a tape and ids (B, T) and give logits (B, T, V) of the token after each position. Plain gradient
+descent learns the first; Transformers it hardly moves, so AdamW is here as well.
 """
 
 from collections.abc import Mapping
 
 import numpy as np
 
+from lmsmith.reference.adamw import adamw
 from lmsmith.reference.blocks import Sizes
 from lmsmith.reference.modules import (
     GELU,
@@ -118,3 +120,29 @@ class Transformer(LanguageModel):
     def gradients(self) -> dict[str, np.ndarray]:
         """The gradients by name, layers stacked; what there is once has a first axis of 1."""
         return {name: np.stack([p.grad for p in parameters]) for name, parameters in self.tensors().items()}
+
+
+class AdamW:
+    """`adamw.py` for all parameters of a module; weight decay on those of two dimensions or more."""
+
+    def __init__(self, module: Module, learning_rate: float, *, weight_decay: float = 0.0) -> None:
+        self.parameters = module.parameters()
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.m, self.v = ([np.zeros_like(p.value) for p in self.parameters] for _ in range(2))
+        self.scratch = np.zeros(max(p.value.size for p in self.parameters))
+        self.n_updates = 0
+
+    def update(self) -> None:
+        """One step; gradients begin at zero again."""
+        self.n_updates += 1
+        for p, m, v in zip(self.parameters, self.m, self.v, strict=True):
+            adamw(
+                *(p.value, p.grad, m, v, self.scratch),
+                step=self.n_updates,
+                learning_rate=self.learning_rate,
+                beta1=0.9,
+                beta2=0.95,
+                eps=1e-8,
+                weight_decay=self.weight_decay if p.value.ndim > 1 else 0.0,
+            )
+            p.grad.fill(0)
