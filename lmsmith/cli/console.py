@@ -98,6 +98,7 @@ class Progress:
 
 
 def table(console: Console, head: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    """Words to the left, numbers to the right; cut to a terminal's width, and to nothing else's."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -105,7 +106,7 @@ def table(console: Console, head: Iterable[str], rows: Iterable[Iterable[str]]) 
         table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    console.print(table, soft_wrap=False)
+    console.print(table, soft_wrap=False, width=None if console.is_terminal else 1000)
 
 
 class Warnings(logging.Handler):
