@@ -106,7 +106,8 @@ def table(console: Console, head: Iterable[str], rows: Iterable[Iterable[str]]) 
         table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    console.print(table, soft_wrap=False, width=None if console.is_terminal else 1000)
+    wide = console if console.is_terminal else Console(file=console.file, width=1000)
+    wide.print(table, soft_wrap=False)
 
 
 class Warnings(logging.Handler):
