@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 WORKERS = -n auto --maxprocesses 8
 
-.PHONY: demo test lint slow clean
+.PHONY: demo test lint slow learn clean
 
 demo: .venv/lmsmith.installed
 	$(BIN)/lmsmith demo
@@ -15,6 +15,9 @@ test: .venv/dev.installed
 
 slow: .venv/dev.installed
 	$(BIN)/python -m pytest $(WORKERS) -m "slow and not gpu"
+
+learn: .venv/lmsmith.installed
+	$(BIN)/python docs/learn/make.py
 
 lint: .venv/dev.installed
 	$(BIN)/ruff check .

@@ -5,7 +5,7 @@ from html import escape
 
 STYLE = (
     "text{font:13px system-ui,sans-serif;fill:#1a1a1a}.t{fill:#555}.l{font-weight:600}"
-    ".grid{stroke:#e3e3df;fill:none}.axis{stroke:#8a8a86;fill:none}"
+    ".w{fill:#fff}.grid{stroke:#e3e3df;fill:none}.axis{stroke:#8a8a86;fill:none}"
 )
 COLOURS = ("#1f4e9c", "#b0471e", "#3b7d3a", "#7a4b9e", "#666666")
 
@@ -34,8 +34,7 @@ def lines(
         height = at(x_ticks[0], tick)[1]
         parts.append(f'<path class="grid" d="M{left} {height:.1f}h{across}"/>')
         parts.append(_text(left - 8, height + 4, f"{tick:g}", "t", "end"))
-    for tick in x_ticks:
-        parts.append(_text(at(tick, y_ticks[0])[0], top + down + 19, f"{tick:g}", "t", "middle"))
+    parts += [_text(at(tick, y_ticks[0])[0], top + down + 19, f"{tick:g}", "t", "middle") for tick in x_ticks]
     parts.append(f'<path class="axis" d="M{left} {top}v{down}h{across}"/>')
     parts.append(_text(left - 40, 18, y, "t"))
     parts.append(_text(left + across / 2, top + down + 40, x, "t", "middle"))
@@ -72,17 +71,21 @@ def bars(rows: Mapping[str, float], *, unit: str = "", digits: int = 1, total: f
     return _svg(left + across + 150, 14 + thick * len(rows), parts)
 
 
-def shades(matrix: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], *, y: str, x: str) -> str:
-    """Numbers from 0 (white) to 1 (dark), a square each, with its row's and column's label."""
-    cell, left, top = 24, 44, 62
-    parts = [_text(left, 20, x, "t"), _text(left + cell * len(columns) + 10, top + 17, y, "t")]
-    parts += [_text(left + cell * (j + 0.5), top - 8, label, "l", "middle") for j, label in enumerate(columns)]
+def shades(matrix: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], *, title: str) -> str:
+    """Shares from 0 (white) to 1 (dark), a box each, under their column's and beside their row's label."""
+    wide, high, left, top = 66, 28, 74, 66
+    parts = [_text(14, 20, title, "t")]
+    parts += [_text(left + wide * (j + 0.5), top - 10, label, "l", "middle") for j, label in enumerate(columns)]
     for i, (label, row) in enumerate(zip(rows, matrix, strict=True)):
-        parts.append(_text(left - 14, top + cell * i + 17, label, "l", "middle"))
-        for j, number in enumerate(row):
-            place = f'x="{left + cell * j}" y="{top + cell * i}" width="{cell}" height="{cell}"'
-            parts.append(f'<rect {place} fill="#1f4e9c" fill-opacity="{number:.2f}" stroke="#e3e3df"/>')
-    return _svg(left + cell * len(columns) + 190, top + cell * len(rows) + 14, parts)
+        y = top + high * i
+        parts.append(_text(left - 12, y + 19, label, "l", "end"))
+        for j, share in enumerate(row):
+            place = f'x="{left + wide * j}" y="{y}" width="{wide}" height="{high}"'
+            parts.append(f'<rect {place} fill="#1f4e9c" fill-opacity="{share:.2f}" stroke="#e3e3df"/>')
+            if share >= 0.005:
+                white = "w" if share > 0.5 else ""
+                parts.append(_text(left + wide * (j + 0.5), y + 19, f"{share:.0%}", white, "middle"))
+    return _svg(left + wide * len(columns) + 14, top + high * len(rows) + 14, parts)
 
 
 def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "start") -> str:
