@@ -1,0 +1,162 @@
+"""What a training step costs beside its arithmetic: data, schedule, clipping, guards, logging, the loop itself.
+
+    python benchmarks/overhead.py [--blocks 12] [--updates 10] [--threads 0]
+
+babyGPT (6 layers, 384 wide, batch 8 x 256, no dropout) is trained by the loop that `lmsmith train` runs. Between blocks
+of its updates come as many bare ones, on one batch that lies in memory: forward, backward, the optimiser's step and
+nothing else, not even the gradient's norm. Each block is set against the bare one beside it, so that a machine that
+slows down slows both.
+
+Then the parts: the time spent within each, as a share of the blocks. What the reading thread takes from the others'
+cores is in the difference, not in the parts.
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+import lmsmith.train.step as step_module
+from lmsmith.config import RunConfig
+from lmsmith.data.prepare import Corpus, Counts
+from lmsmith.data.read_ahead import ReadAhead
+from lmsmith.presets import preset
+from lmsmith.tokens.tokenizer import CharTokenizer
+from lmsmith.train.guard import Guard
+from lmsmith.train.log import MetricsFile, Progress
+from lmsmith.train.loop import Training
+from lmsmith.train.machine import survey
+
+PARTS: tuple[tuple[str, Any, str], ...] = (
+    ("data: rows asked for", ReadAhead, "rows"),
+    ("data: arrays to tensors", step_module, "_tensors"),
+    ("schedule", step_module, "learning_rate_share"),
+    ("gradient norm", step_module, "norm_of"),
+    ("clipping", step_module, "clip"),
+    ("guard", Guard, "judge"),
+    ("logging: metrics.jsonl", MetricsFile, "write"),
+    ("logging: progress", Progress, "update"),
+)
+
+
+class Timed:
+    """A training loop with bare updates between blocks of its own; blocks' seconds are noted."""
+
+    def __init__(self, training: Training, n_updates: int) -> None:
+        self.training, self.n_updates = training, n_updates
+        batch = training.batches.rows(0)
+        self.inputs, self.targets = torch.from_numpy(batch.inputs), torch.from_numpy(batch.targets)
+        self.ours: list[float] = []
+        self.bare: list[float] = []
+        self.within: Counter[str] = Counter()
+        self._began = 0.0
+        self._update = training._update
+        training._update = self.update  # type: ignore[method-assign]
+        for name, owner, function in PARTS:
+            setattr(owner, function, self._timed(name, getattr(owner, function)))
+
+    def update(self, metrics: MetricsFile, progress: Progress) -> None:
+        """In the place of the loop's own."""
+        if self.training.so_far.step % self.n_updates == 0:
+            if self._began:
+                self.ours.append(time.perf_counter() - self._began)
+            began = time.perf_counter()
+            for _ in range(self.n_updates):
+                self.bare_update()
+            self.bare.append(time.perf_counter() - began)
+            self._began = time.perf_counter()
+        self._update(metrics, progress)
+
+    def bare_update(self) -> None:
+        replica = self.training.replica
+        with replica.autocast():
+            loss = replica.summed_loss(self.inputs, self.targets)
+        (loss / self.targets.numel()).backward()
+        replica.optimisers.step(0.1)
+
+    def _timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any, **named: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return function(*arguments, **named)
+            finally:
+                self.within[name] += time.perf_counter() - began
+
+        return timed
+
+
+def corpus() -> Corpus:
+    """A million random characters of 65: what they are changes no time."""
+    letters = "".join(map(chr, range(48, 113)))
+    tokenizer = CharTokenizer.learn([letters], False)
+    ids = np.random.default_rng(0).integers(0, len(letters), 1_000_000).astype(np.uint16)
+    return Corpus(ids, ids[:1000], tokenizer, Counts(len(ids), 1000, 1000, 0, 0, ()))
+
+
+def babygpt(n_steps: int, threads: int, clip_norm: float) -> RunConfig:
+    changes = {
+        "model.vocab_size": 65,
+        "model.dropout": 0.0,
+        "model.attention_dropout": 0.0,
+        "train.batch_size": 8,
+        "train.steps": n_steps,
+        "train.threads": threads,
+        "train.device": "cpu",
+        "train.on_spike": "skip",
+        "train.spike_z": 1e9,
+        "optim.clip_norm": clip_norm,
+        # As often as in a run of two thousand steps; nothing else comes between updates.
+        "train.log_every": 10,
+        "train.eval_every": 10**9,
+        "train.save_every": 10**9,
+    }
+    return preset("babygpt").changed(changes, where="the benchmark")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--blocks", type=int, default=12)
+    parser.add_argument("--updates", type=int, default=10, help="of each block")
+    parser.add_argument("--threads", type=int, default=0)
+    options = parser.parse_args()
+    config = babygpt(options.blocks * options.updates + 1, options.threads, clip_norm=1e-3)  # always clipped
+    machine = survey(config)
+    chosen = {"train.threads": machine.threads, "train.matmul": machine.matmul, "train.dtype": machine.dtype}
+    config = config.changed(chosen, where="what was chosen")
+    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w", encoding="utf-8") as nowhere:
+        run = Path(folder) / "run"
+        run.mkdir()
+        terminal = Console(file=nowhere, force_terminal=True, width=120)  # with a live bar, as one watches it
+        training = Training(config, corpus(), run, terminal, device=machine.device, peak_flops=machine.flops)
+        timed = Timed(training, options.updates)
+        training.go()
+    report(config, timed)
+
+
+def report(config: RunConfig, timed: Timed) -> None:
+    ours, bare = timed.ours[1:], timed.bare[1 : len(timed.ours)]  # the first ones allocate
+    ratios = sorted(one / other for one, other in zip(ours, bare, strict=True))
+    n = timed.n_updates
+    print(f"babyGPT, {config.train.batch_size} x {config.model.context_length}, {config.train.dtype}, ", end="")
+    print(f"{config.train.threads} threads, {len(ours)} blocks of {n} updates")
+    print(f"the loop's update {1000 * statistics.median(ours) / n:8.2f} ms")
+    print(f"bare update       {1000 * statistics.median(bare) / n:8.2f} ms")
+    ends = f"{ratios[0] - 1:.2%} to {ratios[-1] - 1:.2%}"
+    print(f"more by           {statistics.median(ratios) - 1:8.2%}   (blocks: {ends})")
+    whole = sum(timed.ours)
+    for name, _, _ in PARTS:
+        print(f"  {name:<26}{timed.within[name] / whole:8.3%}")
+    print(f"  {'all parts':<26}{sum(timed.within.values()) / whole:8.3%}")
+
+
+if __name__ == "__main__":
+    main()
