@@ -79,7 +79,7 @@ def add(verbs: Verbs) -> None:
 
 def _compare(options: argparse.Namespace, console: Console, started: float) -> int:
     from lmsmith.evaluate.league import read_text
-    from lmsmith.studies.league import HEAD, league, league_page, league_rows, train_all
+    from lmsmith.studies.league import HEAD, league, league_notes, league_page, league_rows, train_all
     from lmsmith.train.log import finite
 
     given = settings_given(options)
@@ -104,6 +104,8 @@ def _compare(options: argparse.Namespace, console: Console, started: float) -> i
     else:
         console.print(f"{text.name}: {len(text.data):,} bytes, the same for all")
         table(console, HEAD, league_rows(entries))
+        for note in league_notes(entries):
+            console.print(f"note: {note}")
     if options.out:
         atomic.write(options.out, league_page(entries, text))
         if not options.json:

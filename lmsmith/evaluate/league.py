@@ -77,7 +77,7 @@ def read_text(path: Path, *, text_field: str = "text", encoding: str = "auto") -
 
 def baselines(text: Text) -> list[Entry]:
     """A uniform guess and the compressors."""
-    entries = [Entry("uniform", "every byte as likely as any other", 8.0)]
+    entries = [Entry("uniform", "every byte alike", 8.0)]
     for name, compress in COMPRESSORS.items():
         began = time.perf_counter()
         bits = 8 * len(compress(text.data)) / len(text.data)

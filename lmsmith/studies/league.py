@@ -19,7 +19,7 @@ from lmsmith.train.log import say
 from lmsmith.train.run import free_place, load_for_use, model_config, summary_of
 from lmsmith.train.start import train
 
-HEAD = ("model", "what it is", "bits per byte", "parameters", "trained for", "MB/s", "notes")
+HEAD = ("model", "what it is", "bits per byte", "parameters", "trained for", "MB/s")
 ALIASES = {"gpt": "modern"}
 
 
@@ -79,10 +79,21 @@ def league_rows(entries: Iterable[Entry]) -> list[list[str]]:
             "—" if entry.n_params is None else short(entry.n_params),
             duration(entry.train_seconds),
             figure(entry.bytes_per_second and entry.bytes_per_second / 1e6, ".3g"),
-            _notes(entry),
         ]
         for entry in entries
     ]
+
+
+def league_notes(entries: Iterable[Entry]) -> list[str]:
+    """What there is to say of some of them."""
+    notes = []
+    for entry in entries:
+        if entry.n_impossible and entry.n_tokens:
+            share = entry.n_impossible / entry.n_tokens
+            notes.append(f"{entry.name} holds {share:.2%} of the tokens impossible, so its bits are infinite")
+        if entry.n_unknown:
+            notes.append(f"{entry.n_unknown:,} units of the text are unknown to {entry.name}: 8 bits a byte each")
+    return notes
 
 
 def league_page(entries: Sequence[Entry], on: Text) -> str:
@@ -99,22 +110,14 @@ def league_page(entries: Sequence[Entry], on: Text) -> str:
             f'<td class="about">{text(entry.what)}</td></tr>'
         )
     cells = [[text(cell) for cell in row] for row in league_rows(entries)]
+    notes = "".join(f'<p class="about">{text(note)}.</p>' for note in league_notes(entries))
     body = (
         f'<header><div class="brand">lmsmith league</div><h1>{text(on.name)}</h1>'
         f"<p>{len(on.data):,} bytes, the same for all; fewer bits are better.</p></header>"
         f'<h2>Bits per byte</h2><div class="scroll"><table class="bits"><tbody>{bars}</tbody></table></div>'
-        f"<h2>In numbers</h2>{table(HEAD, cells)}"
+        f"<h2>In numbers</h2>{table(HEAD, cells)}{notes}"
     )
     return page(f"{on.name} — lmsmith league", body)
-
-
-def _notes(entry: Entry) -> str:
-    notes = []
-    if entry.n_impossible and entry.n_tokens:
-        notes.append(f"{entry.n_impossible / entry.n_tokens:.2%} of the tokens held impossible")
-    if entry.n_unknown:
-        notes.append(f"{entry.n_unknown:,} unknown to its tokenizer")
-    return "; ".join(notes)
 
 
 def _names(runs: Sequence[Path]) -> list[str]:

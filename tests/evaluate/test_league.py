@@ -56,7 +56,7 @@ def test_a_uniform_guess_over_bytes_is_exactly_eight(
     text = read_text(write(tmp_path / "text.txt", data))
     assert (len(text.data), text.n_invalid) == (n_bytes, n_invalid)
     assert sum(len(document.encode()) for document in text.documents) + n_invalid == n_bytes
-    assert baselines(text)[0] == Entry("uniform", "every byte as likely as any other", 8.0)
+    assert baselines(text)[0] == Entry("uniform", "every byte alike", 8.0)
     entry = entry_of(text, ByteTokenizer(end_of_text))
     valid = math.log2(256 + end_of_text)
     assert entry.bits_per_byte == pytest.approx((valid * (n_bytes - n_invalid) + 8 * n_invalid) / n_bytes, abs=1e-6)

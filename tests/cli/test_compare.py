@@ -1,0 +1,46 @@
+"""lmsmith compare: the table, JSON and the page, as users get them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import Lmsmith
+
+
+def test_runs_and_compressors_on_one_text(lmsmith: Lmsmith, run: Path) -> None:
+    text = (run / "tokens" / "validation.txt").read_bytes()
+    (lmsmith.cwd / "text.txt").write_bytes(text)
+    done = lmsmith("train", "book.txt", "--preset", "ngram", "--model.ngram_order", 3, "--out", "counts")
+    assert done.status == 0, done.err
+    assert "bits per byte" in done.out
+    done = lmsmith("generate", "counts", "The cat", "--max-tokens", 20)
+    assert done.status == 0, done.err
+    assert done.out.startswith("The cat")
+    done = lmsmith("compare", "run", "counts", "--text", "text.txt", "--json")
+    assert done.status == 0, done.err
+    entries = {entry["name"]: entry for entry in json.loads(done.out)}
+    assert entries["uniform"]["bits_per_byte"] == 8
+    for name, place in (("run", run), ("counts", lmsmith.cwd / "counts")):
+        summary = json.loads((place / "summary.json").read_text())
+        assert entries[name]["bits_per_byte"] == pytest.approx(summary["best_val_bits_per_byte"], rel=1e-5)
+        assert entries[name]["n_params"] == summary["n_params"]
+        assert entries[name]["train_seconds"] == pytest.approx(summary["train_seconds"])
+    done = lmsmith("compare", "run", "counts", "--text", "text.txt", "--out", "league.html")
+    assert done.status == 0, done.err
+    lines = done.out.splitlines()
+    assert lines[0] == f"text.txt: {len(text):,} bytes, the same for all"
+    assert {"run", "counts", "gzip", "xz", "uniform"} <= {line.split()[0] for line in lines[2:]}
+    assert "text.txt" in (lmsmith.cwd / "league.html").read_text(encoding="utf-8")
+
+
+def test_what_is_missing_is_said(lmsmith: Lmsmith) -> None:
+    for words, what in (
+        ((), "name runs and --text FILE"),
+        (("nothing", "--text", "book.txt"), "nothing is not a run"),
+        (("nothing", "--text", "none.txt"), "No such file"),
+        (("--train", "book.txt", "--models", "gpt7"), "no preset 'gpt7'"),
+    ):
+        done = lmsmith("compare", *words)
+        assert done.status != 0
+        assert what in done.err, done.err
+        assert "Traceback" not in done.err

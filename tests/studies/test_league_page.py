@@ -1,0 +1,88 @@
+"""The league as table and page; models trained for it first, on the same text for the same time."""
+
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from lmsmith.errors import ConfigError, UsageError
+from lmsmith.evaluate.league import Entry, Text, read_text
+from lmsmith.studies.league import HEAD, league, league_notes, league_page, league_rows, train_all
+from lmsmith.train.run import open_run, summary_of
+
+TEXT = (
+    "".join(f"{who} {did} the {what}.\n" for who in ("A cat", "Nobody") for did in ("saw", "hid") for what in "xyz")
+    * 30
+)
+
+ENTRIES = [
+    Entry("mine", "lstm, 1 layer of 64", 2.25, 41_300, 900, 2, 0, 61.0, 0.5, 2e6),
+    Entry("xz <&>", "compressor", 3.0, score_seconds=1.0, bytes_per_second=1e6),
+    Entry("uniform", "every byte alike", 8.0),
+    Entry("mle", "3-gram, mle", math.inf, 100, 1000, 0, 25, 0.1, 0.5, 2e6),
+]
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.fsync", lambda _: None)
+
+
+def test_the_tables_cells() -> None:
+    rows = league_rows(ENTRIES)
+    assert all(len(row) == len(HEAD) for row in rows)
+    assert rows[0] == ["mine", "lstm, 1 layer of 64", "2.250", "41.3k", "1 min 1 s", "2"]
+    assert rows[2][2:] == ["8.000", "—", "—", "—"]
+    assert rows[3][2] == "infinite"
+    unknown, impossible = league_notes(ENTRIES)
+    assert "2 units of the text are unknown to mine" in unknown
+    assert "mle holds 2.50% of the tokens impossible" in impossible
+
+
+def test_the_page_has_a_bar_for_all_that_is_finite() -> None:
+    page = league_page(ENTRIES, Text("a<b", b"x" * 12_345, ()))
+    assert page.count('class="bar"') == 3
+    assert f"width:{100 * 2.25 / 8:.2f}%" in page
+    assert "width:100.00%" in page
+    assert "12,345 bytes" in page
+    assert "xz &lt;&amp;&gt;" in page
+    assert "<&>" not in page
+    assert "<script" not in page
+
+
+def test_models_are_trained_first_on_the_same_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("book.txt").write_text(TEXT, encoding="utf-8")
+    monkeypatch.setattr("lmsmith.train.start.CLOSING_SECONDS", 0.0)
+    monkeypatch.setattr("lmsmith.train.start.LEAST_SECONDS", 0.01)
+    changes: dict[str, Any] = {"train.threads": 1, "train.matmul": "default", "train.dtype": "float32"}
+    runs = train_all(
+        ["book.txt"], changes, ["ngram", "gru"], minutes=0.03, out=None, console=Console(file=io.StringIO())
+    )
+    assert runs == [Path("runs/league-1/ngram"), Path("runs/league-1/gru")]
+    found = [open_run(run) for run in runs]
+    assert len({(run / "tokens" / "train.bin").read_bytes() for run in runs}) == 1
+    assert [config.preset for config, _ in found] == ["ngram", "gru"]
+    assert all(config.train.minutes == 0.03 for config, _ in found)
+    text = read_text(runs[0] / "tokens" / "validation.txt")
+    entries = {entry.name: entry for entry in league(runs, text)}
+    assert list(entries) == sorted(entries, key=lambda name: entries[name].bits_per_byte)
+    assert set(entries) == {"ngram", "gru", "uniform", "gzip", "xz"}
+    for run in runs:
+        summary = summary_of(run)
+        assert entries[run.name].bits_per_byte == pytest.approx(summary["best_val_bits_per_byte"], rel=0.02)
+        assert entries[run.name].train_seconds == summary["train_seconds"]
+        assert entries[run.name].n_params == summary["n_params"]
+    assert len({entry.name for entry in league([runs[0], tmp_path / runs[0]], text)}) == 5
+
+
+def test_what_cannot_be_trained_is_said(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO())
+    with pytest.raises(UsageError, match=r"no preset 'gpt5'.*gpt, "):
+        train_all(["book.txt"], {}, ["ngram", "gpt5"], minutes=1, out=tmp_path / "out", console=console)
+    with pytest.raises(ConfigError, match="above 0"):
+        train_all(["book.txt"], {}, ["ngram"], minutes=0, out=tmp_path / "out", console=console)
+    assert not (tmp_path / "out").exists()

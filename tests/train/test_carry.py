@@ -1,0 +1,128 @@
+"""Truncated backpropagation through time against a loop by hand; killed and resumed, it reaches the same weights."""
+
+import json
+import math
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import lmsmith.train.loop
+from lmsmith.checkpoint import load_checkpoint
+from lmsmith.config import RunConfig
+from lmsmith.data.packing import batches_of
+from lmsmith.data.prepare import Corpus
+from lmsmith.data.streams import Streams
+from lmsmith.errors import ConfigError
+from lmsmith.models.rnn import RNN
+from lmsmith.train.loop import Training
+
+Make = Callable[..., Training]
+
+CARRY: dict[str, Any] = {
+    "model.kind": "rnn",
+    "model.cell": "lstm",
+    "model.n_layer": 2,
+    "model.n_head": 6,
+    "model.ngram_table_size": 8192,
+    "optim.name": "adamw",
+    "train.carry_state": True,
+}
+SGD: dict[str, Any] = {
+    "optim.name": "sgd",
+    "optim.learning_rate": 0.5,
+    "optim.sgd_momentum": 0.0,
+    "optim.sgd_nesterov": False,
+    "schedule.shape": "constant",
+    "schedule.warmup_steps": 0,
+    "train.dtype": "float64",
+}
+
+
+def losses_of(run: Path) -> list[float]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if line["kind"] == "train"]
+
+
+@pytest.mark.parametrize(("cell", "micro"), [("elman", 0), ("gru", 0), ("lstm", 2)])
+def test_updates_are_those_of_a_loop_by_hand(training: Make, corpus: Corpus, cell: str, micro: int) -> None:
+    T = 200
+    run = training(CARRY | SGD | {"model.cell": cell, "model.context_length": T, "train.micro_batch_size": micro})
+    model = RNN(run.config.model).double()
+    model.load_state_dict({name: p.clone() for name, p in run.model.state_dict().items()})
+    batches = run.batches
+    assert isinstance(batches, Streams)
+    assert 2 * batches.n_steps < 20, "the text is begun anew twice"
+    run.go()
+    wanted, state = [], model.new_state(4)
+    for step in range(20):
+        epoch, place = divmod(step, batches.n_steps)
+        begin = _first(corpus, batches, epoch) + place * T
+        rows = [corpus.train[begin + r * batches.n_steps * T :][: T + 1].astype(np.int64) for r in range(4)]
+        ids = torch.from_numpy(np.stack(rows))
+        state = state.detach() if place else model.new_state(4)
+        loss = F.cross_entropy(model(ids[:, :-1], state).flatten(0, 1), ids[:, 1:].flatten())
+        model.zero_grad()
+        loss.backward()
+        with torch.no_grad():
+            for p in model.parameters():
+                p -= 0.5 * p.grad  # type: ignore[operator]
+        wanted.append(loss.item())
+    assert losses_of(run.run) == pytest.approx(wanted, rel=1e-9)
+    assert wanted[-1] < wanted[0]
+    for p, q in zip(run.model.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-12)
+
+
+def _first(corpus: Corpus, batches: Streams, epoch: int) -> int:
+    """Where in the text an epoch begins, found by looking for its first row."""
+    row = batches.rows(epoch * batches.n_steps).inputs[0]
+    found = np.lib.stride_tricks.sliding_window_view(corpus.train, len(row))
+    return next(i for i in range(batches.T) if np.array_equal(found[i], row))
+
+
+@pytest.mark.parametrize("call", [3, 11])
+def test_a_killed_run_reaches_the_same_weights(training: Make, monkeypatch: pytest.MonkeyPatch, call: int) -> None:
+    changes = CARRY | {"model.context_length": 24, "train.save_every": 4, "train.micro_batch_size": 2}
+    oracle = training(changes, run="oracle")
+    oracle.go()
+    update, n_calls = lmsmith.train.loop.update, 0
+
+    def signalled(*arguments: Any, **options: Any) -> Any:
+        nonlocal n_calls
+        n_calls += 1
+        if n_calls == call:
+            signal.raise_signal(signal.SIGTERM)
+        return update(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lmsmith.train.loop, "update", signalled)
+        assert training(changes).go()["finished"] == "signal"
+    saved = load_checkpoint(oracle.run.parent / "run").tensors["carried"]
+    assert set(saved) == {f"{row}/{i}" for row in (0, 2) for i in range(4)}  # two micro-batches, h and c of two layers
+    assert all(tensor.shape == (2, 16) and tensor.abs().sum() > 0 for tensor in saved.values())
+    again = training(changes)
+    assert again.restore()
+    again.go()
+    assert losses_of(again.run) == losses_of(oracle.run)
+    weights = again.replica.weights(copy=False)
+    assert all(torch.equal(p, weights[name]) for name, p in oracle.replica.weights(copy=False).items())
+
+
+def test_without_it_windows_begin_with_empty_states(training: Make) -> None:
+    run = training(CARRY | {"train.carry_state": False})
+    assert run.replica.carried is None
+    run.go()
+    assert "carried" not in load_checkpoint(run.run).tensors
+    assert math.isfinite(run.so_far.val_loss)
+
+
+def test_it_wants_one_text_that_is_read_on(config: RunConfig, corpus: Corpus) -> None:
+    apart = config.changed(CARRY | {"data.documents": "rows"}, where="a test")
+    with pytest.raises(ConfigError, match=r"train\.carry_state"):
+        batches_of(apart, corpus.train, corpus.tokenizer)
