@@ -15,7 +15,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from lmsmith.cli import bench, data, models, runs, tokenizer, use
+from lmsmith.cli import bench, data, models, runs, tokenizer, use, verify
 from lmsmith.cli.console import Printer, Warnings, no_more_output, problem
 from lmsmith.cli.grammar import Verbs
 from lmsmith.errors import LmsmithError
@@ -54,6 +54,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def verbs() -> Verbs:
     """The whole grammar."""
     found = Verbs()
-    for group in (runs, use, models, tokenizer, bench, data):
+    for group in (runs, use, models, tokenizer, bench, data, verify):
         group.add(found)
     return found
