@@ -1,0 +1,76 @@
+"""Every kind of model keeps the interface's promises: one distribution, whichever way it is asked for."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lmsmith.checkpoint import load_model, save_model
+from lmsmith.config import ModelConfig
+from lmsmith.models.interface import LanguageModel, NeuralModel
+from lmsmith.models.kinds import build, restore
+from lmsmith.models.ngram import Ngram
+
+V, T = 9, 8
+CONFIGS = {
+    "gpt": ModelConfig(n_layer=1, n_head=2, d_model=8, context_length=T, vocab_size=V, vocab_multiple=4),
+    "tied": ModelConfig(n_layer=1, n_head=2, d_model=8, context_length=T, vocab_size=V, tied_head=True),
+    "elman": ModelConfig(kind="rnn", cell="elman", n_layer=2, d_model=8, vocab_size=V, vocab_multiple=4),
+    "lstm": ModelConfig(kind="rnn", n_layer=1, d_model=8, vocab_size=V, tied_head=True),
+    "kneser-ney": ModelConfig(kind="ngram", vocab_size=V, ngram_order=3),
+    "add-k": ModelConfig(kind="ngram", vocab_size=V, ngram_order=3, smoothing="add-k"),
+}
+
+
+def made(name: str) -> LanguageModel:
+    config = CONFIGS[name]
+    if config.kind == "ngram":
+        return Ngram.learn(config, np.random.default_rng(0).integers(0, V, 300).astype(np.uint16))
+    model = build(config).double().eval()
+    generator = torch.Generator().manual_seed(0)
+    for weight in model.parameters():
+        weight.data.normal_(0, 0.5, generator=generator)
+    return model
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_one_distribution_whichever_way_it_is_asked_for(name: str) -> None:
+    model = made(name)
+    assert isinstance(model, LanguageModel)
+    assert (model.vocab_size, model.device) == (V, torch.device("cpu"))
+    assert model.context_length == (T if CONFIGS[name].kind == "gpt" else None)
+    ids = torch.from_numpy(np.random.default_rng(1).integers(0, V, (3, T + 1)))
+    with torch.no_grad():
+        whole = model.log_probabilities(ids)
+        assert whole.shape == (3, T)
+        state = model.new_state(3)
+        for t in range(T):
+            p = model.next_logits(ids[:, t : t + 1], state).double().softmax(-1)
+            assert p.shape == (3, V)
+            assert p.sum(-1).tolist() == pytest.approx([1.0] * 3)
+            torch.testing.assert_close(p.gather(1, ids[:, t + 1 :][:, :1])[:, 0].log(), whole[:, t].double())
+        at_once = model.next_logits(ids[:, :-1], model.new_state(3)).double().softmax(-1)
+        torch.testing.assert_close(at_once, p)
+        for n_given in (1, 4, T):
+            torch.testing.assert_close(model.log_probabilities(ids, n_given), whole[:, n_given - 1 :])
+        state = model.new_state(3)
+        parts = [model.log_probabilities(ids[:, a : b + 1], 1, state) for a, b in ((0, 3), (3, 4), (4, T))]
+        torch.testing.assert_close(torch.cat(parts, dim=1), whole)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_is_learnt_is_written_and_read_again(name: str, tmp_path: Path) -> None:
+    model = made(name)
+    tensors = model.tensors() if isinstance(model, Ngram) else model.float().state_dict()  # type: ignore[attr-defined]
+    save_model(tmp_path / "model", tensors, {})
+    loaded, _ = load_model(tmp_path / "model")
+    again = restore(CONFIGS[name], loaded)
+    if isinstance(again, NeuralModel):
+        assert not again.training
+        assert again.n_parameters() == sum(tensor.numel() for tensor in loaded.values())
+    ids = torch.from_numpy(np.random.default_rng(2).integers(0, V, (1, T)))
+    assert again.log_probabilities(ids).equal(model.log_probabilities(ids))
+    assert again.n_parameters() == model.n_parameters()
+    with pytest.raises((KeyError, ValueError, RuntimeError)):
+        restore(CONFIGS["add-k" if CONFIGS[name].kind != "ngram" else "gpt"], loaded)
