@@ -18,6 +18,7 @@ class Carried:
     def __init__(self, model: RNN) -> None:
         self.model = model
         self.states: dict[int, RnnState] = {}  # by the first row of the micro-batch
+        self._begun: dict[int, RnnState] = {}  # what the latest batch was read on from
 
     def before(self, part: tuple[int, int], goes_on: bool) -> RnnState:
         """What the model reads rows `part` on from: where they ended in the batch before, or nothing, if they begin.
@@ -27,7 +28,12 @@ class Carried:
         first, last = part
         found = self.states[first].detach() if goes_on else self.model.new_state(last - first)
         self.states[first] = found
+        self._begun[first] = RnnState(list(found.layers))
         return found
+
+    def undo(self) -> None:
+        """The latest batch was not read: its update was not made, and will be made again."""
+        self.states = dict(self._begun)
 
     def tensors(self) -> dict[str, Tensor]:
         """Of a checkpoint."""

@@ -3,7 +3,7 @@
     RUN/flight/step-00000123/
         record.json           why; step, seed, loss, gradient norm (as bits, too); the batch as ids and as text; of each
                               tensor its norm, its gradient's and how many numbers of that are not finite
-        checkpoints/          the weights before the update
+        checkpoints/          the weights before the update, and what `train.carry_state` had carried so far
 
 `lmsmith replay RUN/flight/step-00000123` computes loss and gradient again and holds them against the record, bit for
 bit.
@@ -67,13 +67,14 @@ def write_record(
     if place.exists():
         shutil.rmtree(place)
     place.mkdir(parents=True)
-    save_checkpoint(place, step, {"model": weights}, {}, keep=1)
+    carried = {"carried": replica.carried.tensors()} if replica.carried else {}
+    save_checkpoint(place, step, {"model": weights} | carried, {}, keep=1)
     atomic.write(place / "record.json", json.dumps(record, indent=1) + "\n")
     return place
 
 
-def read_record(place: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """A record, and the weights it is of. Raises DataError, CheckpointError."""
+def read_record(place: Path) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
+    """A record, and the tensors it is of: "model", and "carried". Raises DataError, CheckpointError."""
     try:
         record = json.loads((place / "record.json").read_text(encoding="utf-8"))
         if record["format_version"] != FORMAT_VERSION:
@@ -81,7 +82,7 @@ def read_record(place: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
                 f"{place} has format version {record['format_version']}, and this lmsmith reads {FORMAT_VERSION}: "
                 "update it."
             )
-        return record, load_checkpoint(place, record["step"]).tensors["model"]
+        return record, load_checkpoint(place, record["step"]).tensors
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{place} is no flight record ({error}): name a folder such as RUN/flight/step-00000123."

@@ -257,6 +257,8 @@ class Training:
         """Deals with an update that was judged and not made. Raises TrainingError where that is the end."""
         so_far, step = self.so_far, self.so_far.step
         if spike.verdict == "stop":
+            if self.replica.carried:
+                self.replica.carried.undo()
             place = write_record(self.run, self.replica, self.batches, self.corpus.tokenizer, step, spike)
             self.replica.optimisers.clear()
             self._save(at_once=True)

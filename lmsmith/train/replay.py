@@ -34,14 +34,16 @@ class Replay:
 
 def replay(place: Path) -> Replay:
     """Makes the update of RUN/flight/step-N again. Raises DataError, CheckpointError, UsageError."""
-    record, weights = read_record(place)
+    record, tensors = read_record(place)
     config, corpus = open_run(place.absolute().parent.parent)
     machine = survey(config)
     use_matmul(config.train.matmul, config.train.dtype)
     model = build(config.model)
     model.to(machine.device, torch.float64 if config.train.dtype == "float64" else torch.float32)
     replica = Replica(model, config)
-    replica.load_weights(weights)
+    replica.load_weights(tensors["model"])
+    if replica.carried:
+        replica.carried.load(tensors["carried"])
     replica.rows_at_once, replica.scale.value = record["rows_at_once"], record["gradient_scale"]
     model.train()
     loss, norm = gradient(replica, batches_of(config, corpus.train, corpus.tokenizer), record["step"])
