@@ -327,6 +327,8 @@ class TrainConfig:
     batch_tokens: int = setting(
         0, "tokens an update, instead of batch_size: as many sequences as come nearest; 0: none"
     )
+    batch_start: int = setting(0, "sequences of the first update, growing to batch_size; 0: batch_size from the start")
+    batch_ramp: float = setting(0.5, "(batch_start) share of the steps over which the batch grows, linearly")
     micro_batch_size: int = setting(0, "sequences at once; the rest by accumulation; 0: the whole batch")
     carry_state: bool = setting(
         False, "(rnn) each sequence goes on where the batch before ended it, with its state, not its gradient"
@@ -373,6 +375,7 @@ class TrainConfig:
             "minutes",
             "tokens",
             "batch_tokens",
+            "batch_start",
             "micro_batch_size",
             "eval_every",
             "save_every",
@@ -380,11 +383,23 @@ class TrainConfig:
             "threads",
         ):
             _check(0 <= getattr(self, name) < math.inf, f"train.{name}", getattr(self, name), "0 or more")
+        _check(0 < self.batch_ramp <= 1, "train.batch_ramp", self.batch_ramp, "above 0 and at most 1")
         _check(0 < self.spike_z < math.inf, "train.spike_z", self.spike_z, "above 0")
         good = 0 <= self.stop_at_val_loss < math.inf
         _check(good, "train.stop_at_val_loss", self.stop_at_val_loss, "0 (never) or more")
         # PyTorch's generators on CPUs take 32 bits of a seed: of larger ones, some would give the same weights.
         _check(0 <= self.seed < 2**32, "train.seed", self.seed, "0 to 4,294,967,295")
+
+    def rows_of(self, step: int) -> int:
+        """Sequences of update `step` (from 0): while the batch grows, a multiple of what divides its start and end.
+
+        Processes that can share those two can share all between; how many they are changes nothing.
+        """
+        n_growing = math.ceil(self.batch_ramp * self.steps)
+        if not self.batch_start or step >= n_growing:
+            return self.batch_size
+        unit = math.gcd(self.batch_start, self.batch_size)
+        return self.batch_start + (self.batch_size - self.batch_start) * step // n_growing // unit * unit
 
 
 @dataclass(frozen=True)

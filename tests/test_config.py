@@ -11,7 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from lmsmith.config import DataSource, ModelConfig, RunConfig, flatten, read_toml, settings, settings_of
+from lmsmith.config import (
+    DataSource,
+    ModelConfig,
+    RunConfig,
+    TrainConfig,
+    flatten,
+    read_toml,
+    settings,
+    settings_of,
+)
 from lmsmith.errors import ConfigError
 
 LEAVES = dict(settings())
@@ -62,6 +71,8 @@ BAD: dict[str, list[Any]] = {
     "train.tokens": [-1],
     "train.batch_size": [0],
     "train.batch_tokens": [-1],
+    "train.batch_start": [-1],
+    "train.batch_ramp": [0.0, -0.1, 1.1, math.nan],
     "train.micro_batch_size": [-1],
     "train.seed": [-1, 2**32],
     "train.eval_every": [-1],
@@ -93,6 +104,14 @@ def made(changes: dict[str, Any]) -> RunConfig:
         part = dataclasses.replace(getattr(config, section), **{key: value}) if section else value
         config = dataclasses.replace(config, **{section or key: part})
     return config
+
+
+def test_a_batch_grows_linearly_in_multiples_that_all_processes_share() -> None:
+    train = TrainConfig(steps=20, batch_size=24, batch_start=4, batch_ramp=0.5)
+    assert [train.rows_of(step) for step in range(11)] == [4, 4, 8, 8, 12, 12, 16, 16, 20, 20, 24]
+    assert train.rows_of(10**6) == 24
+    assert TrainConfig(steps=20, batch_size=24).rows_of(0) == 24
+    assert TrainConfig(steps=3, batch_size=24, batch_start=24).rows_of(0) == 24
 
 
 def test_every_number_has_a_bound_that_is_tested() -> None:
@@ -302,6 +321,7 @@ def changes(draw: some.DrawFn) -> dict[str, Any]:
     ends = ("dropout", "beta1", "beta2", "momentum", "validation_fraction")
     own = {name: shares(exclude_min=True, exclude_max=True) for name in LEAVES if name.endswith(ends)}
     own |= {name: shares() for name in ("schedule.cooldown_fraction", "schedule.final_fraction")}
+    own["train.batch_ramp"] = shares(exclude_min=True)
     own |= {name: some.sampled_from(choices) for name, choices in CHOICES.items()}
     own |= {"train.seed": some.integers(0, 2**32 - 1), "model.rope_base": shares(low=1.5, high=1e9)}
     own["model.ngram_order"] = some.integers(1, 255)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lmsmith.data.batches import AnyBatches, Batches, Windows
+from lmsmith.data.growing import Growing
 from lmsmith.data.packing import Packed
 from lmsmith.data.rows import Rows
 from lmsmith.data.streams import Streams
@@ -46,9 +47,13 @@ def exposure(batches: AnyBatches, n_steps: int) -> tuple[Exposure, ...]:
         return (_of_rows(batches, n_steps),)
     if isinstance(batches, Streams):
         return (_of_streams(batches, n_steps),)
-    assert isinstance(batches, Batches)
-    n_rows = batches.mixture.before(n_steps * batches.batch_size)
-    return tuple(_of_windows(source, n) for source, n in zip(batches.sources, n_rows, strict=True))
+    if isinstance(batches, Growing):
+        windows, n_read = batches.windows, batches.first_row(n_steps)
+    else:
+        assert isinstance(batches, Batches)
+        windows, n_read = batches, n_steps * batches.batch_size
+    n_rows = windows.mixture.before(n_read)
+    return tuple(_of_windows(source, n) for source, n in zip(windows.sources, n_rows, strict=True))
 
 
 def _of_windows(source: Windows, n_rows: int) -> Exposure:

@@ -14,6 +14,7 @@ import numpy as np
 
 from lmsmith.config import RunConfig
 from lmsmith.data.batches import AnyBatches, Batch, Batches, Sources
+from lmsmith.data.growing import Growing
 from lmsmith.data.rows import Rows
 from lmsmith.data.shards import Shards
 from lmsmith.data.streams import Streams
@@ -40,7 +41,9 @@ def batches_of(config: RunConfig, ids: np.ndarray | Shards | Sources, tokenizer:
     if config.data.documents == "rows":
         assert boundary is not None
         return Rows(ids, boundary, context_length=T, batch_size=size, seed=seed)
-    windows = Batches(ids, context_length=T, batch_size=size, seed=seed)
+    fixed = Batches(ids, context_length=T, batch_size=size, seed=seed)
+    grows = bool(config.train.batch_start)
+    windows: AnyBatches = Growing(fixed, config.train.rows_of, config.train.steps) if grows else fixed
     return windows if boundary is None else Packed(windows, boundary)
 
 

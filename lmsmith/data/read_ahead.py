@@ -1,6 +1,6 @@
 """Batches read ahead: a thread reads the next ones while one is trained on.
 
-    with ReadAhead(batches, [(0, 8), (8, 16)]) as ahead:    # rows 0 to 8 of each batch are asked for, then 8 to 16
+    with ReadAhead(batches, lambda step: [(0, 8), (8, 16)]) as ahead:    # rows 0 to 8 of each batch, then 8 to 16
         ahead.rows(step, 0, 8)
 
 What `rows` returns is what `batches.rows` returns for the same step: reading ahead is a guess at what will be asked for
@@ -12,7 +12,7 @@ A shard on a slow disk, or one that is not in memory yet, is so no reason to wai
 
 import itertools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from queue import Empty, Queue
 from typing import Self
 
@@ -27,16 +27,16 @@ Key = tuple[int, int, int | None]
 class ReadAhead:
     """`batches`, sooner. `close` it, or use it in a `with`, to end its thread."""
 
-    def __init__(self, batches: AnyBatches, parts: Sequence[tuple[int, int]]) -> None:
-        """`parts`: which rows of each batch are asked for, from where to where, in this order."""
-        self.batches, self.parts = batches, list(parts)
+    def __init__(self, batches: AnyBatches, parts: Callable[[int], Sequence[tuple[int, int]]]) -> None:
+        """`parts`: of a step, which rows of its batch are asked for, from where to where, in this order."""
+        self.batches, self.parts = batches, parts
         self._next: Key | None = None  # what comes out of the queue next
         self._thread: threading.Thread | None = None
 
     def rows(self, step: int, start: int = 0, end: int | None = None) -> Batch:
         """Rows `start` to `end` of batch `step`. Raises what reading them raised."""
         key = (step, start, end)
-        if (start, end) not in self.parts:
+        if (start, end) not in self.parts(step):
             return self.batches.rows(*key)
         if key != self._next:
             self._begin(key)
@@ -89,9 +89,9 @@ class ReadAhead:
     def _keys(self, key: Key) -> Iterator[Key]:
         """`key` and all that will be asked for after it, if nothing unforeseen is."""
         step, start, end = key
-        place = next(number for number, part in enumerate(self.parts) if part == (start, end))
-        yield from ((step, *part) for part in self.parts[place:])
-        yield from ((later, *part) for later in itertools.count(step + 1) for part in self.parts)
+        place = self.parts(step).index((start, end))
+        yield from ((step, *part) for part in self.parts(step)[place:])
+        yield from ((later, *part) for later in itertools.count(step + 1) for part in self.parts(later))
 
     def _read(self, queue: "Queue[Batch | BaseException]", stop: threading.Event, keys: Iterator[Key]) -> None:
         for key in keys:

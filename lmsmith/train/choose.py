@@ -8,7 +8,7 @@ often the text is seen. `docs/performance.md` says where the numbers come from.
 import math
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -97,6 +97,8 @@ def resolve(
     if config.train.batch_tokens:
         rows = {"train.batch_size": n_rows(config, world), "train.batch_tokens": 0}
         config = config.changed(rows, where="what was chosen")
+    if config.train.batch_start:
+        _check_growing(config, world)
     if config.train.engine == "reference":
         check_memory(config)
     tokens_a_step = batches_of(config, corpus.train, corpus.tokenizer).tokens_per_batch  # DataError for too little text
@@ -105,7 +107,7 @@ def resolve(
         enough = config.train.batch_size**2 * config.model.context_length / tokens_a_step
         config = config.changed({"train.batch_size": math.ceil(enough / world) * world}, where="what was chosen")
         tokens_a_step = batches_of(config, corpus.train, corpus.tokenizer).tokens_per_batch
-    steps = config.train.steps or config.train.tokens // tokens_a_step
+    steps = config.train.steps or int(config.train.tokens / tokens_a_step / _mean_share(config))
     n_evaluations = MOST_EVALUATIONS
     if not (config.train.steps or config.train.tokens):
         an_update = seconds_a_step(_share_of(config, world), corpus, machine)
@@ -141,6 +143,27 @@ def _share_of(config: RunConfig, world: int) -> RunConfig:
     """What one of several processes does of an update."""
     rows = max(1, config.train.batch_size // world)
     return config.changed({"train.batch_size": rows}, where="the share of a process") if world > 1 else config
+
+
+def _check_growing(config: RunConfig, world: int) -> None:
+    """Raises ConfigError where a batch cannot grow from `train.batch_start`."""
+    train = config.train
+    problems = {
+        "its length must be known: set --steps or --tokens, not --minutes": not (train.steps or train.tokens),
+        "train.carry_state has as many sequences in each": train.carry_state,
+        "data.documents = 'rows' makes batches of one size": config.data.documents == "rows",
+        f"it ends at train.batch_size = {train.batch_size}": train.batch_start > train.batch_size,
+        f"{world} processes cannot share it evenly": bool(train.batch_start % world),
+    }
+    for problem, there in problems.items():
+        if there:
+            raise ConfigError(f"train.batch_start = {train.batch_start} lets the batch of a run grow, and {problem}.")
+
+
+def _mean_share(config: RunConfig) -> float:
+    """A batch's mean size over a run whose number of steps is yet to be found, as a share of `train.batch_size`."""
+    train = replace(config.train, steps=1000)  # of any number it is about the same
+    return sum(map(train.rows_of, range(train.steps))) / (train.steps * train.batch_size)
 
 
 def n_rows(config: RunConfig, world: int = 1) -> int:

@@ -118,7 +118,7 @@ class Training:
         self.best: dict[str, Tensor] = {}  # copies of the best weights; empty before the first evaluation
         self.took, self.pace = Stopwatch(), Pace()
         self._said_steps = config.train.steps
-        self._recent: deque[float] = deque(maxlen=RECENT)
+        self._recent: deque[tuple[int, float]] = deque(maxlen=RECENT)  # tokens, seconds
         self._began = self._last_save = self._last_sample = time.monotonic()
         self._wall_before = 0.0
         self._saved = (-1, -1)  # the step of the newest checkpoint, and the last evaluation it knows of
@@ -158,9 +158,10 @@ class Training:
         path = self.run / "metrics.jsonl"
         self.model.train()
         self._began = self._last_save = self._last_sample = time.monotonic()
+        at_once = self.replica.rows_at_once  # as it is now: where memory runs out it shrinks between two reads
         with noted() as stop:
             with (
-                ReadAhead(self.batches, self.replica.micro_batches()) as self._ahead,
+                ReadAhead(self.batches, lambda step: self.replica.micro_batches(step, at_once)) as self._ahead,
                 self._metrics(path, first_step) as metrics,
                 trackers(config.train.track if self.ranks.first else (), self.run, config, first_step) as metrics.also,
                 Progress(
@@ -232,15 +233,17 @@ class Training:
             self._not_made(spike, metrics, progress)
             return
         seconds = time.perf_counter() - began
-        so_far.tokens_seen += self.batches.n_counted(so_far.step)
+        n_tokens = self.batches.n_counted(so_far.step)
+        so_far.tokens_seen += n_tokens
         if not self._recent and self.ranks.first and self.ranks.world == 1:
             self._saver.reserve(
                 {"model": self.replica.weights(copy=False), "optimizer": self.replica.optimisers.state()}
             )
         so_far.step += 1
         so_far.train_seconds += seconds
-        self._recent.append(seconds)
-        rate = self.batches.tokens_per_batch * len(self._recent) / sum(self._recent)
+        self._recent.append((n_tokens, seconds))
+        n_tokens, seconds = (sum(column) for column in zip(*self._recent, strict=True))
+        rate = n_tokens / seconds
         if so_far.step % config.train.log_every == 0 or so_far.step in (1, so_far.n_steps):
             metrics.write(
                 kind="train",
@@ -251,6 +254,7 @@ class Training:
                 tokens_per_second=rate,
                 mfu=rate * train_flops_per_token(config.model) / self.peak_flops,
             )
+        progress.tokens_per_step = round(n_tokens / len(self._recent))  # it grows where batches do
         progress.update(so_far.step, result["loss"])
 
     def _not_made(self, spike: SpikeError, metrics: MetricsFile, progress: Progress) -> None:

@@ -61,10 +61,11 @@ class Replica:
         dtype = products_dtype(self.config)
         return torch.autocast(self.device.type, dtype or torch.bfloat16, enabled=dtype is not None)
 
-    def micro_batches(self) -> list[tuple[int, int]]:
-        """From which row of a batch to which each of this process's micro-batches goes."""
-        start, end = self.ranks.rows(self.config.train.batch_size)
-        return [(row, min(row + self.rows_at_once, end)) for row in range(start, end, self.rows_at_once)]
+    def micro_batches(self, step: int, rows_at_once: int = 0) -> list[tuple[int, int]]:
+        """From which row of batch `step` to which each of this process's micro-batches goes; the last may be short."""
+        start, end = self.ranks.rows(self.config.train.rows_of(step))
+        n = rows_at_once or self.rows_at_once
+        return [(row, min(row + n, end)) for row in range(start, end, n)]
 
     def weights(self, *, copy: bool) -> dict[str, Tensor]:
         """The parameters by name, shards of them under FSDP2."""

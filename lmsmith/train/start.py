@@ -255,7 +255,7 @@ def _training(
 ) -> Training:
     if config.train.carry_state and ranks.world > 1:
         raise ConfigError("train.carry_state keeps its states in one process: start it without torchrun.")
-    if config.train.batch_size % ranks.world:
+    if config.train.batch_size % ranks.world or config.train.batch_start % ranks.world:
         raise ConfigError(
             f"train.batch_size = {config.train.batch_size} cannot be shared evenly by {ranks.world} processes: set a "
             f"multiple of {ranks.world}, or start another number of processes."

@@ -78,7 +78,7 @@ def _gradient(replica: Replica, batches: AnyBatches, step: int) -> tuple[float, 
     with torch.random.fork_rng(devices, enabled=config.model.has_dropout):
         if config.model.has_dropout:  # dropout is a function of (seed, step, rank)
             torch.manual_seed(dropout_seed(config.train.seed, step, ranks.rank))
-        parts = replica.micro_batches()
+        parts = replica.micro_batches(step)
         for part in parts:
             batch = batches.rows(step, *part)
             carried = {"state": replica.carried.before(part, batch.goes_on)} if replica.carried else {}

@@ -22,6 +22,10 @@ B, T = 6, 5
 PARTS = [(0, 2), (2, 4), (4, 6)]
 
 
+def parts(step: int) -> list[tuple[int, int]]:
+    return PARTS
+
+
 def batches() -> Batches:
     return Batches(np.arange(500, dtype=np.uint16), context_length=T, batch_size=B, seed=1)
 
@@ -57,7 +61,7 @@ def readers() -> list[threading.Thread]:
 def test_the_rows_are_those_of_the_batches(jumps: list[tuple[int, int, bool]]) -> None:
     """Stretches of steps, from anywhere to anywhere; and rows that were not foreseen among them."""
     plain = batches()
-    with ReadAhead(plain, PARTS) as ahead:
+    with ReadAhead(plain, parts) as ahead:
         for first, n, unforeseen in jumps:
             for step in range(first, first + n):
                 for part in PARTS:
@@ -72,7 +76,7 @@ def test_the_rows_are_those_of_the_batches(jumps: list[tuple[int, int, bool]]) -
 
 def test_it_reads_ahead_in_order_and_not_too_far() -> None:
     found = Recorded()
-    with ReadAhead(found, PARTS) as ahead:
+    with ReadAhead(found, parts) as ahead:
         ahead.rows(3, 2, 4)
         until = time.monotonic() + 10
         while len(found.read) < DEPTH + 2 and time.monotonic() < until:
@@ -84,9 +88,17 @@ def test_it_reads_ahead_in_order_and_not_too_far() -> None:
         assert ahead.tokens_per_batch == B * T
 
 
+def test_parts_may_differ_from_step_to_step() -> None:
+    found = Recorded()
+    with ReadAhead(found, lambda step: [(row, row + 2) for row in range(0, min(6, 2 * step), 2)]) as ahead:
+        for step, part in [(1, (0, 2)), (2, (0, 2)), (2, (2, 4)), *((3, part) for part in PARTS)]:
+            assert np.array_equal(ahead.rows(step, *part).inputs, found.plain.rows(step, *part).inputs)
+    assert len(found.read) == len(set(found.read)), "each was read once, ahead"
+
+
 def test_an_error_is_raised_where_its_rows_are_asked_for() -> None:
     found = Recorded(fails_at=1)
-    with ReadAhead(found, PARTS) as ahead:
+    with ReadAhead(found, parts) as ahead:
         for part in PARTS:
             ahead.rows(0, *part)
         for _ in range(2):  # asked again, it is read again
@@ -99,14 +111,14 @@ def test_an_error_is_raised_where_its_rows_are_asked_for() -> None:
 def test_closing_waits_for_nothing_but_the_read_at_hand() -> None:
     """Whether the queue is full, or empty and the disk slow."""
     full = Recorded()
-    ahead = ReadAhead(full, PARTS)
+    ahead = ReadAhead(full, parts)
     ahead.close()  # nothing has begun
     ahead.rows(0, 0, 2)
     time.sleep(0.05)
     ahead.close()
     assert not readers()
     slow = Recorded()
-    with pytest.raises(KeyboardInterrupt), ReadAhead(slow, PARTS) as ahead:  # noqa: PT012 - what is in between matters
+    with pytest.raises(KeyboardInterrupt), ReadAhead(slow, parts) as ahead:  # noqa: PT012 - what is in between matters
         ahead.rows(0, 0, 2)
         slow.gate.clear()
         threading.Timer(0.1, slow.gate.set).start()
@@ -124,7 +136,7 @@ def test_a_signal_while_waiting_loses_no_rows() -> None:
 
     before = signal.signal(signal.SIGALRM, stop)
     try:
-        with ReadAhead(found, PARTS) as ahead:
+        with ReadAhead(found, parts) as ahead:
             ahead.rows(0, 0, 2)
             time.sleep(0.02)
             for step in range(1, 4):
@@ -145,7 +157,7 @@ def test_a_signal_while_waiting_loses_no_rows() -> None:
 def test_rows_that_a_signal_has_swallowed_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """The signal comes when they have left the queue and not yet arrived."""
     plain = batches()
-    with ReadAhead(plain, PARTS) as ahead:
+    with ReadAhead(plain, parts) as ahead:
         ahead.rows(0, 0, 2)
         get = ahead._queue.get
 
@@ -167,7 +179,7 @@ def test_a_process_that_does_not_close_ends_all_the_same() -> None:
         from lmsmith.data.batches import Batches
         from lmsmith.data.read_ahead import ReadAhead
         plain = Batches(np.arange(500, dtype=np.uint16), context_length=5, batch_size=6, seed=1)
-        ahead = ReadAhead(plain, [(0, 6)])
+        ahead = ReadAhead(plain, lambda _: [(0, 6)])
         print(ahead.rows(3, 0, 6).inputs.sum())
     """)
     root = Path(__file__).resolve().parents[2]

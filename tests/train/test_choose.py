@@ -245,3 +245,26 @@ def test_the_command_lines_batch_wins_over_the_recipes(tmp_path: Path) -> None:
     assert batch({"train.batch_size": 4}) == 4
     with pytest.raises(ConfigError, match=r"both say .* set one of them"):
         batch({"train.batch_size": 4, "train.batch_tokens": 1280})
+
+
+def test_a_growing_batch_sees_the_tokens_that_were_asked_for() -> None:
+    changes = {"train.batch_size": 32, "train.batch_start": 8, "model.context_length": 16, "train.batch_ramp": 0.6}
+    found = resolved(changes | {"train.tokens": 100_000})
+    assert sum(found.train.rows_of(step) for step in range(found.train.steps)) * 16 == pytest.approx(100_000, rel=0.03)
+    assert found.train.rows_of(0) == 8
+
+
+@pytest.mark.parametrize(
+    ("changes", "why", "world"),
+    [
+        ({"train.steps": 0, "train.minutes": 1.0}, "not --minutes", 1),
+        ({"data.documents": "rows"}, "batches of one size", 1),
+        ({"train.batch_start": 64}, "it ends at train.batch_size = 32", 1),
+        ({}, "3 processes cannot share", 3),
+    ],
+)
+def test_a_batch_that_cannot_grow_is_refused(changes: dict[str, Any], why: str, world: int) -> None:
+    asked_for = {"train.batch_start": 8, "train.batch_size": 32, "model.context_length": 16, "train.steps": 9} | changes
+    config, given = asked(["book.txt"], {name: value for name, value in asked_for.items() if value})
+    with pytest.raises(ConfigError, match=why):
+        resolve(config, given, corpus_of(100_000), MACHINE, 60.0, world)
