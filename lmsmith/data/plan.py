@@ -6,9 +6,9 @@ a first look at no more than `MANY` documents, and the neighbourhood of the plac
 
 The split (Held out: validation):
 
-- Many documents: whole ones by a hash of their content below a fixed bound. A document stays on its side whatever
-  files are added. Where no fraction is given it follows from the size of the sources, in four steps (`_STEPS`), so that
-  some ten megabytes are held out; a larger corpus holds out fewer of the same documents.
+- Many documents: whole ones by a hash of their content below a fixed bound, one in twenty where no fraction is given. A
+  document stays on its side whatever files are added. (A large corpus wants a smaller fraction; and who trains on it
+  need not evaluate on all that is held out: `data.validation_tokens`.)
 - Fewer than `MANY` distinct ones: the tail of each, exact duplicates dropped before; as for `lmsmith train`.
 """
 
@@ -41,10 +41,9 @@ from lmsmith.text.sources import Found
 UNIT_BYTES = (1 << 22, 1 << 28)  # smallest and largest unit, as on the disk
 UNITS = 512  # that there should be at least, in between
 LOOK = 10_000  # documents after which they count as many, be they all the same
+OPENING = 1 << 13  # bytes that could be encoded while a file is opened
 EXPANDED = 4  # times that compressed text takes when it is not, about
-# Of sources of so many bytes so much is held out: the last is what nanoGPT holds out of OpenWebText.
-_STEPS = ((10**8, FRACTION), (10**9, 0.01), (10**10, 0.001))
-_LEAST = 0.0005
+HELD_OUT = 0.05  # of many documents, whatever their size: with another share some would change sides
 
 
 class SourceFile(NamedTuple):
@@ -72,8 +71,10 @@ class Plan:
     def digest(self) -> str:
         """Of all that the shards follow from, but for the tokenizer. (Who skips what is bad may go on where another
         stopped at it.)"""
-        content = json.dumps([self.files, self.units, asdict(replace(self.reading, skip_bad=False))])
-        return hashlib.sha256(content.encode()).hexdigest()
+        state = hashlib.sha256()
+        for part in (asdict(replace(self.reading, skip_bad=False)), *self.files, *self.units):
+            state.update(json.dumps(part).encode())
+        return state.hexdigest()
 
 
 def make_plan(found: Sequence[Found], reading: Reading, *, cut: Cut | None, drop_duplicates: bool) -> Plan:
@@ -87,7 +88,7 @@ def make_plan(found: Sequence[Found], reading: Reading, *, cut: Cut | None, drop
     n_bytes = sum(file.n_bytes for file in files)
     fraction = reading.fraction
     if look.many and not fraction:
-        fraction = next((share for most, share in _STEPS if n_bytes < most), _LEAST)
+        fraction = HELD_OUT
     elif not fraction:
         fraction = min(FRACTION, MOST_HELD_OUT / max(1, look.n_characters))
     reading = replace(reading, fraction=fraction, by_document=look.many)
@@ -228,7 +229,7 @@ def _units(pieces: list[Piece], size: int) -> Iterator[Unit]:
         unit.append(piece)
         path = Path(piece.path)
         packed = path.suffix.lower() in COMPRESSED or inner_suffix(path) in PARQUET
-        n_bytes += piece.n_bytes * (EXPANDED if packed else 1)
+        n_bytes += piece.n_bytes * (EXPANDED if packed else 1) + OPENING
         if n_bytes >= size:
             yield tuple(unit)
             unit, n_bytes = [], 0

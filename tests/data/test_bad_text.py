@@ -23,6 +23,7 @@ GOOD = [f"good text number {i}" for i in range(80)]
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda number: None)
+    monkeypatch.setattr(plan, "OPENING", 0)
     monkeypatch.setattr(plan, "UNIT_BYTES", (500, 500))
 
 

@@ -141,6 +141,7 @@ def test_no_documents():
 
 def test_prepared_text_has_nothing_near_its_validation_text(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda number: None)
+    monkeypatch.setattr(plan, "OPENING", 0)
     monkeypatch.setattr(plan, "UNIT_BYTES", (9000, 9000))
     monkeypatch.setattr(dedup, "BATCH", 5000)
     chance = random.Random(7)

@@ -19,6 +19,7 @@ N_FILES = 120
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small units, taken up as they come; nobody cuts the power."""
     monkeypatch.setattr(os, "fsync", lambda number: None)
+    monkeypatch.setattr(plan, "OPENING", 0)
     monkeypatch.setattr(plan, "UNIT_BYTES", (600, 600))
     monkeypatch.setattr(assemble, "SYNC_SECONDS", 0.0)
 
