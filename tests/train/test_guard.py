@@ -144,12 +144,12 @@ def test_stop_leaves_a_record_and_a_checkpoint(training: Make, leap: Callable[..
         TrainingError, match=r"step 61: a gradient norm .* Step 60 is saved; `lmsmith replay .*step-00000061`"
     ):
         run.go()
-    record, weights = read_record(run.run / "flight" / "step-00000061")
+    record, tensors = read_record(run.run / "flight" / "step-00000061")
     assert record["step"] == 60
     assert record["ids"] == run.batches.rows(60).inputs.tolist()
     assert record["text"] == [run.corpus.tokenizer.decode(row) for row in record["ids"]]
     for name, weight in run.replica.weights(copy=False).items():
-        assert torch.equal(weights[name], weight)
+        assert torch.equal(tensors["model"][name], weight)
         assert record["tensors"][name]["norm"] == pytest.approx(float(weight.norm()))
     assert (run.run / "checkpoints" / "step-00000060").is_dir()
 
