@@ -29,7 +29,7 @@ from lmsmith.data.engines import Work, run_local, run_ray
 from lmsmith.data.manifest import Manifest, SourceRecord, SplitRecord, TokenizerRecord, write_manifest
 from lmsmith.data.plan import Plan, check_unchanged, make_plan
 from lmsmith.data.shards import MAX_TOKENS
-from lmsmith.data.unfinished import begun
+from lmsmith.data.unfinished import begun, finish
 from lmsmith.data.units import TRAIN, Job, Reading, read_unit, unit_file, utf8
 from lmsmith.errors import ConfigError, DataError, StorageError
 from lmsmith.text.files import Counts, known_encoding, plural
@@ -146,8 +146,7 @@ def build_shards(
         )
         atomic.write(partial / TOKENIZER_FILE, (work / TOKENIZER_FILE).read_bytes())
         write_manifest(partial, manifest)
-    atomic.remove(work)
-    atomic.settle_folder(partial, out)
+    finish(partial, out)
     return manifest
 
 

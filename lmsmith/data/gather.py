@@ -30,7 +30,7 @@ from lmsmith.data.prepare import Corpus, Counts, make_tokenizer
 from lmsmith.data.ready import Ready, find_ready, open_ready
 from lmsmith.data.shards import Shards
 from lmsmith.errors import CheckpointError, ConfigError, TokenizerError
-from lmsmith.text.documents import Documents, split_documents
+from lmsmith.text.documents import Documents, default_share, split_documents
 from lmsmith.text.files import plural
 from lmsmith.tokens.files import load_tokenizer, save_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
@@ -59,6 +59,7 @@ def gather(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
     if not data.source and not any(places.values()):
         return prepare.prepare(data, tokenizer, folder)
     ready = {path: open_ready(place) for path, place in places.items() if place is not None}
+    data = _with_one_fraction(data, [path for path in data.paths if places[path] is None])
     made = _tokenizer(data, tokenizer, ready)
     save_tokenizer(made, folder)
     texts = tuple(path for path in data.paths if path not in ready)
@@ -86,6 +87,24 @@ def gather(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
     if len(text) == len(parts):
         atomic.write(folder / "validation.txt", b"".join(text))
     return _corpus([part.opened for part in parts], records, made, counts)
+
+
+def _with_one_fraction(data: DataConfig, texts: Sequence[str]) -> DataConfig:
+    """The same share is held out of every text, so that a document that is in two of them is on one side in both.
+
+    Raises ConfigError where a file is in two: if it is split at its tail, what one held out the other would train on.
+    """
+    seen: dict[Path, str] = {}
+    n_bytes = 0
+    for path in texts:
+        for file in Documents([path], text_field=data.text_field, encoding=data.encoding, errors=data.errors).files:
+            n_bytes += file.stat().st_size
+            if (other := seen.setdefault(file.resolve(), path)) != path:
+                raise ConfigError(
+                    f"{file} is in two sources, {other} and {path}: name it once, or what is held out of one would be "
+                    "trained on in the other."
+                )
+    return replace(data, validation_fraction=data.validation_fraction or default_share(n_bytes)) if texts else data
 
 
 def _of_ready(ready: Ready, data: DataConfig, tokenizer: Tokenizer, folder: Path) -> _Part:

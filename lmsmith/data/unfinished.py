@@ -9,7 +9,6 @@ It stays when the block ends, well or not; whoever finishes it gives it its name
 import contextlib
 import json
 import logging
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,9 +29,12 @@ def begun(partial: Path, settings: dict[str, Any]) -> Iterator[None]:
     """
     work = partial / "work"
     settings_file = work / "settings.json"
+    aside = _aside(partial)
     try:
+        if aside.exists() and partial.exists() and not work.exists():  # killed in `finish`
+            aside.rename(work)
         if partial.exists() and not settings_file.exists():
-            shutil.rmtree(partial)  # its process was killed before it had begun or after it was done
+            _check_ours(partial)
         (work / "units").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(atomic.explain(error, partial)) from error
@@ -53,6 +55,35 @@ def begun(partial: Path, settings: dict[str, Any]) -> Iterator[None]:
         except KeyboardInterrupt:
             log.warning("what is done is kept in %s: the same command goes on from there", partial)
             raise
+
+
+def finish(partial: Path, out: Path) -> None:
+    """Gives the finished folder its name, without the work in it.
+
+    The work is put aside first and removed last, so a kill at any moment leaves it, or the finished folder.
+    """
+    aside = _aside(partial)
+    atomic.remove(aside)
+    atomic.sweep(partial)
+    (partial / "work").rename(aside)
+    atomic.settle_folder(partial, out)
+    atomic.remove(aside)
+
+
+def _aside(partial: Path) -> Path:
+    return partial.with_name(partial.name + "-work")
+
+
+def _check_ours(partial: Path) -> None:
+    """A process that was killed before it had written its settings has left nothing but an empty place for its work."""
+    names = (
+        [path.relative_to(partial).as_posix() for path in partial.rglob("*")] if partial.is_dir() else [partial.name]
+    )
+    if not set(names) <= {"work", "work/units", "work/lock"}:
+        raise StorageError(
+            f"{partial} is there, and not of a folder that was being prepared: it holds {names[0]}. Nothing was "
+            "changed. Move it away, or choose another --out."
+        )
 
 
 def _check_same(partial: Path, before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -134,7 +134,8 @@ def split_documents(documents: Iterable[Document], fraction: float = 0.0) -> Spl
     """Holds out about `fraction` of the text for validation; 0: a tenth, at most about 250,000 characters.
 
     From 50 distinct documents on, whole documents are held out, by a hash of their content: a document stays on its
-    side when others are added, and its duplicates are there too. With fewer, the last `fraction` of each one's
+    side when others are added, and its duplicates are there too. (Without a fraction there are steps, `default_share`,
+    at which some that were held out are so no more.) With fewer, the last `fraction` of each one's
     characters is held out; exact duplicates are dropped first, else one copy's tail would be trained on in another. For
     one text this is nanoGPT's split: text[:int(n * 0.9)] and the rest.
 
@@ -149,9 +150,13 @@ def split_documents(documents: Iterable[Document], fraction: float = 0.0) -> Spl
         hashes.append(split_hash(_utf8(document.text)))
         if len(distinct) < MANY:
             distinct.setdefault(hashes[-1], document.text)
-    fraction = fraction or min(FRACTION, MOST_HELD_OUT / max(1, sum(map(len, texts))))
+    n_characters = sum(map(len, texts))
+    many = len(distinct) == MANY
+    fraction = fraction or (
+        default_share(n_characters) if many else min(FRACTION, MOST_HELD_OUT / max(1, n_characters))
+    )
     n_documents, n_duplicates = len(texts), 0
-    if len(distinct) == MANY:
+    if many:
         # Both sides get something, whatever the hashes are: the lowest is always held out, the highest never.
         bound = min(max(hash_bound(fraction), min(hashes) + 1), max(hashes))
         train = [text for text, number in zip(texts, hashes, strict=True) if number >= bound]
@@ -175,6 +180,17 @@ def split_documents(documents: Iterable[Document], fraction: float = 0.0) -> Spl
     dropped = f"; {plural(n_duplicates, 'exact duplicate')} dropped" if n_duplicates else ""
     description = f"{how}: {n_train:,} characters to train on, {held_out}{dropped}"
     return Split(train, validation, n_documents > 1, n_duplicates, description)
+
+
+def default_share(n_characters: int) -> float:
+    """How much of many documents is held out of so much text: 0.1, 0.03, 0.01, ..., no more than MOST_HELD_OUT.
+
+    In steps, so that documents change sides only where the text has grown threefold.
+    """
+    exponent = 0
+    while (share := FRACTION * (0.1 ** (exponent // 2)) * (0.3 if exponent % 2 else 1)) * n_characters > MOST_HELD_OUT:
+        exponent += 1
+    return round(share, 12)
 
 
 def split_hash(utf8: Iterable[bytes]) -> int:

@@ -86,3 +86,13 @@ def test_no_room(lmsmith: Lmsmith, lines: str) -> None:
     assert "the same command goes on from there" in done.err
     assert not (lmsmith.cwd / "shards").exists()
     assert lmsmith(*words).status == 0
+
+
+def test_what_somebody_else_keeps_at_the_partial_folder_stays(lmsmith: Lmsmith) -> None:
+    mine = lmsmith.cwd / "mine.partial"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work", encoding="utf-8")
+    done = lmsmith("data", "prepare", "book.txt", "--tokenizer", "byte", "--out", "mine")
+    assert done.status == 1
+    assert "it holds thesis.txt. Nothing was changed" in done.err
+    assert (mine / "thesis.txt").read_text(encoding="utf-8") == "years of work"

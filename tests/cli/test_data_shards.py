@@ -151,3 +151,14 @@ def test_a_recipe_that_mixes(lmsmith: Lmsmith, shards: Path) -> None:
     (shards / "book.txt").unlink()  # the run has its tokens
     assert lmsmith("eval", "run").status == 0
     assert lmsmith("report", "run").status == 0
+
+
+def test_a_file_in_two_sources_is_refused(lmsmith: Lmsmith) -> None:
+    """Its tail would be held out of one and trained on in the other."""
+    (lmsmith.cwd / "folder").mkdir()
+    (lmsmith.cwd / "folder" / "book.txt").write_text(TEXT, encoding="utf-8")
+    recipe = '[[data.source]]\npath = "folder"\nweight = 1\n[[data.source]]\npath = "folder/book.txt"\nweight = 1\n'
+    (lmsmith.cwd / "mix.toml").write_text(recipe, encoding="utf-8")
+    done = lmsmith("train", "mix.toml", "--steps", 2, *TINY)
+    assert done.status == 2
+    assert "book.txt is in two sources" in done.err

@@ -127,7 +127,7 @@ def test_lengths_are_mixed_over_time() -> None:
 
 
 def test_little_is_padding() -> None:
-    """Lengths as of real documents (log-normal): sorted pools leave one number in twenty for padding, chance more than half."""
+    """Lengths as of real documents (log-normal): of sorted pools one number in twenty is padding, by chance half."""
     lengths = np.random.default_rng(0).lognormal(5, 1, 5000).astype(int).tolist()
     ids = text(documents_of(lengths))
 

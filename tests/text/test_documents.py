@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from lmsmith.errors import ConfigError, DataError
 from lmsmith.text import files
-from lmsmith.text.documents import Document, Documents, split_documents
+from lmsmith.text.documents import Document, Documents, default_share, split_documents
 
 # Any text that can be in a file; NUL is what a binary file is known by.
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
@@ -629,3 +629,21 @@ def test_without_a_fraction_a_tenth_is_held_out_and_of_a_large_text_no_more_than
     small, large = Document("a" * 1_000, "small"), Document("b" * 10_000_000, "large")
     assert len(split_documents([small]).validation[0]) == 100
     assert len(split_documents([large]).validation[0]) == pytest.approx(250_000, abs=1)
+
+
+def test_without_a_fraction_documents_change_sides_only_where_the_text_has_grown_threefold():
+    """And then from validation to training alone: what was held out of a larger text was of the smaller one, too."""
+    texts = [f"Document {number}: {'x' * 1000}" for number in range(4_000)]
+    sides = {n: set(split_documents(documents_of(*texts[:n])).validation) for n in (250, 1000, 2000, 2400, 2600, 4000)}
+    assert sides[2600] == sides[4000] & set(texts[:2600])
+    assert sides[1000] & sides[4000] == sides[4000] & set(texts[:1000])
+    assert sides[4000] & set(texts[:2400]) < sides[2400]
+    for n, held_out in sides.items():
+        assert 0 < sum(map(len, held_out)) < 300_000, n
+
+
+@pytest.mark.parametrize("n", [10**3, 10**6, 10**8, 10**11])
+def test_the_default_share_holds_out_what_is_soon_evaluated(n):
+    share = default_share(n)
+    assert share * n <= 250_000
+    assert share == 0.1 or share * n > 70_000
