@@ -33,6 +33,8 @@ MOST_EVALUATIONS, LEAST_EVALUATIONS = 10, 3
 EVALUATION_SHARE = 0.06  # of a run's time, at most, as long as there are more than the least
 MOST_EVALUATION = 0.25  # of a run's time for a single one
 N_LOG_LINES = 200
+COMPILE_SECONDS = 180.0  # shorter runs end sooner without: compiling takes up to a minute
+USUAL_SHARE = 0.4  # of the rate of matrix products, that training comes to
 
 
 @dataclass(frozen=True)
@@ -134,9 +136,38 @@ def resolve(
         "train.eval_every": config.train.eval_every or max(1, steps // max(LEAST_EVALUATIONS, n_evaluations)),
         "train.log_every": config.train.log_every or max(1, steps // N_LOG_LINES),
     }
+    if config.train.compile == "auto":
+        lasting = _expected_seconds(config, steps * tokens_a_step, machine, world) > COMPILE_SECONDS
+        chosen["train.compile"] = "yes" if lasting and _can_compile(config, machine) else "no"
     if config.model.ngram_orders and "model.ngram_dropout" not in given:
         chosen["model.ngram_dropout"] = ngram_dropout(steps * tokens_a_step / len(corpus.train))
     return config.changed(chosen, where="what was chosen")
+
+
+def _expected_seconds(config: RunConfig, n_tokens: int, machine: Machine, world: int) -> float:
+    """About how long a run is: as the user says, or else its operations at a usual share of what the machine can do."""
+    if config.train.minutes:
+        return 60 * config.train.minutes
+    return n_tokens * train_flops_per_token(config.model) / (USUAL_SHARE * machine.flops * world)
+
+
+def _can_compile(config: RunConfig, machine: Machine) -> bool:
+    """Whether compiling makes updates faster here: for GPUs, of Transformers, where Triton is installed."""
+    from torch.utils._triton import has_triton
+
+    return machine.device.type == "cuda" and config.model.kind == "gpt" and has_triton()
+
+
+def _compilation(config: RunConfig, n_tokens: int, machine: Machine, world: int) -> str:
+    """Whether blocks are compiled and why, in a phrase."""
+    seconds = _expected_seconds(config, n_tokens, machine, world)
+    length = f"it takes a minute or so, and the run about {seconds:,.0f} s"
+    if config.train.compile == "yes":
+        return f"blocks are compiled: {length}"
+    reason = "on CPUs it gains nothing" if machine.device.type == "cpu" else length
+    if machine.device.type == "cuda" and not _can_compile(config, machine):
+        reason = "it is there for Transformers alone, and needs Triton"
+    return f"blocks are not compiled: {reason}"
 
 
 def _share_of(config: RunConfig, world: int) -> RunConfig:
@@ -222,7 +253,7 @@ def seconds_a_step(config: RunConfig, corpus: Corpus, machine: Machine, n: int =
     return later[len(later) // 2]
 
 
-def describe(config: RunConfig, corpus: Corpus, machine: Machine) -> list[str]:
+def describe(config: RunConfig, corpus: Corpus, machine: Machine, world: int = 1) -> list[str]:
     """The plan in a few lines."""
     model, train, counts = config.model, config.train, corpus.counts
     with torch.device("meta"):
@@ -254,6 +285,7 @@ def describe(config: RunConfig, corpus: Corpus, machine: Machine) -> list[str]:
         + (", by hand in NumPy" if train.engine == "reference" else ""),
         f"machine  {machine.device.type}, {machine.threads} threads, {train.dtype}, {machine.flops / 1e9:,.0f} GFLOP/s "
         f"in matrix products; {machine.reason}; an update is "
-        f"{train_flops_per_token(model) * tokens_a_step / 1e9:,.1f} GFLOP",
+        f"{train_flops_per_token(model) * tokens_a_step / 1e9:,.1f} GFLOP; "
+        f"{_compilation(config, tokens, machine, world)}",
         *notes,
     ]

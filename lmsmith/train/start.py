@@ -200,7 +200,7 @@ def _train(
     place = Path(ranks.first_makes(make))
     config, corpus = made[0] if made else open_run(place)
     with _or_resume(place, console):
-        for line in describe(config, corpus, machine):
+        for line in describe(config, corpus, machine, ranks.world):
             say(console, line, indent=9)
         training = _training(config, corpus, place, console, machine, ranks)
         if config.train.minutes:

@@ -1,7 +1,8 @@
 """What only a CUDA device can show: the CPU is the oracle, in float32 without TF32.
 
-    pytest -m gpu tests/gpu
+    pytest -o addopts= -m gpu tests/gpu
 
+(without the default options, whose checks of shapes around functions cannot be compiled.)
 Skipped by name where there is no such device; what takes several of them, where there are fewer.
 """
 

@@ -268,3 +268,35 @@ def test_a_batch_that_cannot_grow_is_refused(changes: dict[str, Any], why: str, 
     config, given = asked(["book.txt"], {name: value for name, value in asked_for.items() if value})
     with pytest.raises(ConfigError, match=why):
         resolve(config, given, corpus_of(100_000), MACHINE, 60.0, world)
+
+
+@pytest.mark.parametrize(
+    ("device", "flops", "changes", "triton", "wanted", "why"),
+    [
+        ("cuda", 4e14, {"train.steps": 200_000}, True, "yes", "compiled: it takes a minute or so, and the run about"),
+        (
+            "cuda",
+            4e14,
+            {"train.steps": 100},
+            True,
+            "no",
+            "not compiled: it takes a minute or so, and the run about 1 s",
+        ),
+        ("cuda", 4e14, {"train.steps": 200_000}, False, "no", "needs Triton"),
+        ("cuda", 4e14, {"train.minutes": 4.0}, True, "yes", "the run about 240 s"),
+        ("cuda", 4e14, {"train.minutes": 2.0}, True, "no", "the run about 120 s"),
+        ("cuda", 4e14, {"train.minutes": 2.0, "train.compile": "yes"}, True, "yes", "blocks are compiled"),
+        ("cuda", 4e14, {"train.minutes": 4.0, "train.compile": "no"}, True, "no", "blocks are not compiled"),
+        ("cpu", 1e11, {"train.steps": 200_000}, True, "no", "on CPUs it gains nothing"),
+    ],
+)
+def test_blocks_are_compiled_where_the_run_is_long_enough(
+    device: str, flops: float, changes: dict[str, Any], triton: bool, wanted: str, why: str, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("torch.utils._triton.has_triton", lambda: triton)
+    machine = replace(MACHINE, device=torch.device(device), flops=flops)
+    config, given = asked(["book.txt"], {"preset": "babygpt"} | changes)
+    corpus = corpus_of(1_000_000)
+    config = resolve(config, given, corpus, machine, 60 * config.train.minutes or 300)
+    assert config.train.compile == wanted
+    assert why in describe(config, corpus, machine)[3]
