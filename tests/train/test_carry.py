@@ -18,9 +18,11 @@ from lmsmith.config import RunConfig
 from lmsmith.data.packing import batches_of
 from lmsmith.data.prepare import Corpus
 from lmsmith.data.streams import Streams
-from lmsmith.errors import ConfigError
+from lmsmith.errors import ConfigError, TrainingError
 from lmsmith.models.rnn import RNN
+from lmsmith.train.guard import Guard, SpikeError
 from lmsmith.train.loop import Training
+from lmsmith.train.replay import replay
 
 Make = Callable[..., Training]
 
@@ -52,7 +54,8 @@ def losses_of(run: Path) -> list[float]:
 @pytest.mark.parametrize(("cell", "micro"), [("elman", 0), ("gru", 0), ("lstm", 2)])
 def test_updates_are_those_of_a_loop_by_hand(training: Make, corpus: Corpus, cell: str, micro: int) -> None:
     T = 200
-    run = training(CARRY | SGD | {"model.cell": cell, "model.context_length": T, "train.micro_batch_size": micro})
+    changes = {"model.cell": cell, "model.context_length": T, "train.micro_batch_size": micro, "train.eval_every": 20}
+    run = training(CARRY | SGD | changes)
     model = RNN(run.config.model).double()
     model.load_state_dict({name: p.clone() for name, p in run.model.state_dict().items()})
     batches = run.batches
@@ -112,6 +115,32 @@ def test_a_killed_run_reaches_the_same_weights(training: Make, monkeypatch: pyte
     assert losses_of(again.run) == losses_of(oracle.run)
     weights = again.replica.weights(copy=False)
     assert all(torch.equal(p, weights[name]) for name, p in oracle.replica.weights(copy=False).items())
+
+
+def test_an_update_that_was_stopped_is_made_again_from_the_same_state(
+    training: Make, monkeypatch: pytest.MonkeyPatch, corpus: Corpus
+) -> None:
+    changes = CARRY | {"model.context_length": 24, "train.steps": 9, "train.eval_every": 9}
+    oracle = training(changes, run="oracle")
+    oracle.go()
+    judge = Guard.judge
+
+    def strict(self: Guard, step: int, loss: float, norm: float) -> None:
+        if step == 6:
+            raise SpikeError("too much", "stop", loss, norm)
+        judge(self, step, loss, norm)
+
+    run = training(changes)
+    with monkeypatch.context() as patched:
+        patched.setattr(Guard, "judge", strict)
+        with pytest.raises(TrainingError, match="Step 6 is saved"):
+            run.go()
+    monkeypatch.setattr("lmsmith.train.replay.open_run", lambda place: (run.config, corpus))
+    assert replay(run.run / "flight" / "step-00000007").same
+    again = training(changes)
+    assert again.restore()
+    again.go()
+    assert losses_of(again.run) == losses_of(oracle.run)
 
 
 def test_without_it_windows_begin_with_empty_states(training: Make) -> None:
