@@ -26,10 +26,17 @@ from lmsmith.data.assemble import Assembler, Keep, Summary
 from lmsmith.data.dedup import SIGNATURE, Seen, content_hash, near_duplicates, require_rensa, sign_unit
 from lmsmith.data.encode import encode_unit, is_finished, remember_tokenizer
 from lmsmith.data.engines import Work, run_local, run_ray
-from lmsmith.data.manifest import Manifest, SourceRecord, SplitRecord, TokenizerRecord, write_manifest
+from lmsmith.data.manifest import (
+    Manifest,
+    SourceRecord,
+    SplitRecord,
+    TokenizerRecord,
+    read_manifest,
+    write_manifest,
+)
 from lmsmith.data.plan import Plan, check_unchanged, make_plan
 from lmsmith.data.shards import MAX_TOKENS
-from lmsmith.data.unfinished import begun, finish
+from lmsmith.data.unfinished import begun, digest_of, finish, unnamed
 from lmsmith.data.units import TRAIN, Job, Reading, read_unit, unit_file, utf8
 from lmsmith.errors import ConfigError, DataError, StorageError
 from lmsmith.text.files import Counts, known_encoding, plural
@@ -110,6 +117,16 @@ def build_shards(
             done += sum(piece.n_bytes for piece in plan.units[number])
             tell(task, done, total)
 
+    made_of = digest_of({**settings, "files": plan.files})
+    if unnamed(partial):
+        manifest = read_manifest(partial)
+        if manifest.settings.get("made_of") != made_of:
+            raise ConfigError(
+                f"{partial} was finished but for its name, with other settings or of other sources. Give the same ones, "
+                "or remove it to begin anew."
+            )
+        finish(partial, out)
+        return manifest
     with begun(partial, {**settings, "plan": plan.digest()}):
         used = _tokenizer(work, given, wanted, plan, job.hashes, tell)
         used.encode("a word")  # what has to be compiled is compiled here, and not in every process
@@ -141,6 +158,7 @@ def build_shards(
                 "validation_fraction": plan.reading.fraction,
                 "split": "documents" if plan.reading.by_document else "tails",
                 "skip_bad": skip_bad,
+                "made_of": made_of,
             },
             notes=tuple(_notes(plan, splits, summary, assembler.n_dropped, near)),
         )

@@ -7,6 +7,7 @@ It stays when the block ends, well or not; whoever finishes it gives it its name
 """
 
 import contextlib
+import hashlib
 import json
 import logging
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from typing import Any
 import filelock
 
 from lmsmith import atomic
+from lmsmith.data.manifest import FILE_NAME
 from lmsmith.errors import ConfigError, DataError, StorageError
 
 log = logging.getLogger(__name__)
@@ -29,10 +31,7 @@ def begun(partial: Path, settings: dict[str, Any]) -> Iterator[None]:
     """
     work = partial / "work"
     settings_file = work / "settings.json"
-    aside = _aside(partial)
     try:
-        if aside.exists() and partial.exists() and not work.exists():  # killed in `finish`
-            aside.rename(work)
         if partial.exists() and not settings_file.exists():
             _check_ours(partial)
         (work / "units").mkdir(parents=True, exist_ok=True)
@@ -58,20 +57,20 @@ def begun(partial: Path, settings: dict[str, Any]) -> Iterator[None]:
 
 
 def finish(partial: Path, out: Path) -> None:
-    """Gives the finished folder its name, without the work in it.
-
-    The work is put aside first and removed last, so a kill at any moment leaves it, or the finished folder.
-    """
-    aside = _aside(partial)
-    atomic.remove(aside)
+    """Removes the work from the finished folder and gives it its name. Whoever finds it `unnamed` does so again."""
+    atomic.remove(partial / "work")
     atomic.sweep(partial)
-    (partial / "work").rename(aside)
     atomic.settle_folder(partial, out)
-    atomic.remove(aside)
 
 
-def _aside(partial: Path) -> Path:
-    return partial.with_name(partial.name + "-work")
+def unnamed(partial: Path) -> bool:
+    """Whether a process was killed in `finish`: all is there but the name."""
+    return (partial / FILE_NAME).exists() and not (partial / "work").exists()
+
+
+def digest_of(settings: dict[str, Any]) -> str:
+    """What a finished folder remembers of settings and sources."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def _check_ours(partial: Path) -> None:
