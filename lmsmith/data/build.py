@@ -122,7 +122,7 @@ def build_shards(
         manifest = read_manifest(partial)
         if manifest.settings.get("made_of") != made_of:
             raise ConfigError(
-                f"{partial} was finished but for its name, with other settings or of other sources. Give the same ones, "
+                f"{partial} was finished but for its name, with other settings or sources. Give the same ones, "
                 "or remove it to begin anew."
             )
         finish(partial, out)
