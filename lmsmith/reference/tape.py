@@ -164,4 +164,4 @@ def _summed_to(shape: tuple[int, ...], dy: np.ndarray) -> np.ndarray:
     """The gradient by an array of `shape` that was repeated to dy's shape."""
     dy = dy.sum(axis=tuple(range(dy.ndim - len(shape))))
     repeated = tuple(axis for axis, n in enumerate(shape) if n == 1)
-    return dy.sum(axis=repeated, keepdims=True) if repeated else dy
+    return dy.sum(axis=repeated, keepdims=True)

@@ -32,7 +32,21 @@ def test_gradients_of_a_shared_parameter_add_up():
     logits = torch.tanh(table[torch.tensor(ids)]) @ table.T
     torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.tensor(targets).flatten()).backward()
     np.testing.assert_allclose(embedding.table.grad, table.grad, rtol=1e-12)
-    assert head.parameters() == embedding.parameters()
+
+
+def test_a_shared_parameter_steps_once():
+    class Tied(Module):
+        def __init__(self):
+            self.embedding = Embedding(7, 3, rng(0))
+            self.head = Linear(3, 7, rng(0), bias=False, weight=self.embedding.table)
+
+    tied = Tied()
+    assert [name for name, _ in tied.named_parameters()] == ["embedding.table", "head.weight"]
+    table = tied.embedding.table
+    assert tied.parameters() == [table]
+    table.value[...], table.grad[...] = 1, 2
+    tied.descend(0.25)
+    assert (table.value == 0.5).all()
 
 
 def test_a_loop_is_unrolled_as_it_runs():
