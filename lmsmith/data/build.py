@@ -117,7 +117,7 @@ def build_shards(
             done += sum(piece.n_bytes for piece in plan.units[number])
             tell(task, done, total)
 
-    made_of = digest_of({**settings, "files": plan.files})
+    made_of = digest_of({**settings, "files": [(file.path, file.n_bytes) for file in plan.files]})
     if unnamed(partial):
         manifest = read_manifest(partial)
         if manifest.settings.get("made_of") != made_of:

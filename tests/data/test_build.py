@@ -157,8 +157,12 @@ def test_processes_give_the_same(tmp_path, bpe, small, monkeypatch):
     build_shards([str(source)], tmp_path / "two", tokenizer=str(bpe), shard_tokens=900, workers=2)
     build_shards([str(source)], tmp_path / "one", tokenizer=str(bpe), shard_tokens=900, workers=1)
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
+    for path in source.iterdir():
+        os.utime(path, (1, 1))  # nor does it matter when the text was written
+    build_shards([str(source)], tmp_path / "late", tokenizer=str(bpe), shard_tokens=900, workers=1)
+    assert contents(tmp_path / "late") == contents(tmp_path / "one")
     assert set(contents(tmp_path / "one")) >= {"manifest.json", "tokenizer.json", "train_000002.bin", "val_000000.bin"}
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "texts", "two"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["late", "one", "texts", "two"]
 
 
 def test_how_work_is_cut_up_does_not_matter(tmp_path, bpe, monkeypatch):
