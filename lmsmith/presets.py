@@ -68,7 +68,7 @@ NOTES = {
 _RNN = {
     "model.kind": "rnn",
     "model.logit_softcap": 0.0,
-    "optim.name": "adamw",
+    "optim.learning_rate": 8e-3,
     "optim.beta2": 0.99,
     "optim.clip_norm": 1.0,
     "schedule.warmup_steps": 20,
@@ -94,7 +94,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "schedule.warmup_steps": 50,
         "schedule.final_fraction": 0.1,
     },
-    # Recurrent networks; how they are trained is ours (`docs/log.md`).
+    # Recurrent networks, trained by Muon as `modern` is (`docs/log.md`).
     "rnn": {**_RNN, "model.cell": "elman"},
     "gru": {**_RNN, "model.cell": "gru"},
     "lstm": {**_RNN, "model.cell": "lstm"},

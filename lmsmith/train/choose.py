@@ -60,8 +60,8 @@ SIZES = (
 )
 # Recurrent networks: no heads; more sequences, for their positions are read one after the other.
 RNN_SIZES = (
-    Size(2.5e12, 1, 128, 0, 64, 32),
-    Size(4e14, 1, 256, 0, 64, 32),
+    Size(4e12, 1, 128, 0, 64, 16),
+    Size(4e14, 1, 256, 0, 64, 16),
     Size(2e15, 2, 384, 0, 128, 32),
     Size(1e16, 2, 640, 0, 128, 64),
     Size(math.inf, 2, 1024, 0, 256, 128),
