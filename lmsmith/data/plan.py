@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from lmsmith.data.units import LARGE, TRAIN, VALIDATION, Piece, Reading, Unit, fingerprint, is_plain, utf8
+from lmsmith.data.units import LARGE, TRAIN, VALIDATION, Piece, Reading, Unit, fingerprint, is_plain, same_bytes, utf8
 from lmsmith.errors import DataError
 from lmsmith.text.documents import FRACTION, MANY, MOST_HELD_OUT, hash_bound, split_hash
 from lmsmith.text.files import (
@@ -98,7 +98,7 @@ def make_plan(found: Sequence[Found], reading: Reading, *, cut: Cut | None, drop
     pieces, n_duplicates = _pieces(found, files, reading, size, cut, drop_duplicates)
     notes = []
     if n_duplicates:
-        notes.append(f"{n_duplicates:,} of the large files are the same as others by size and samples; dropped.")
+        notes.append(f"{n_duplicates:,} of the large files are the same as others, byte for byte; dropped.")
     return Plan(files, tuple(_units(pieces, size)), reading, tuple(notes))
 
 
@@ -173,15 +173,16 @@ def _pieces(
 ) -> tuple[list[Piece], int]:
     """The files, cut where they are larger than `size`, and how many large ones are another's copies."""
     pieces: list[Piece] = []
-    seen: set[str] = set()
+    seen: dict[str, list[Path]] = {}
     n_duplicates = 0
     for (path, named), file in zip(found, files, strict=True):
         if cut is not None and _is_divisible(path, file.n_bytes, reading):
             known = fingerprint(path)
-            if drop_duplicates and known in seen:
+            alike = seen.setdefault(known, [])
+            if drop_duplicates and any(same_bytes(path, other) for other in alike):
                 n_duplicates += 1
                 continue
-            seen.add(known)
+            alike.append(path)
             pieces += _large(path, named, file.n_bytes, known, reading, size, cut)
             continue
         parts = [WHOLE]

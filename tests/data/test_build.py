@@ -312,3 +312,19 @@ def test_numbers_of_32_bits(tmp_path):
     assert struct.unpack("<3i", data[:12]) == (20240801, 7, 1001)
     tokenizer = load_tokenizer(tmp_path / "mine")
     assert np.frombuffer(data[1024:], "<u4").tolist() == [66_000, *tokenizer.encode(text[:1000]).tolist()]
+
+
+def test_large_files_that_differ_between_their_samples_are_both_kept(tmp_path, monkeypatch):
+    """As many bytes, the same beginning, middle and end; a third one is really the same."""
+    monkeypatch.setattr(plan, "LARGE", 1 << 19)
+    text = "the same words again and again.\n" * 30_000
+    place = len(text) // 4
+    other = text[:place] + text[place:].replace("same", "SAME", 1)
+    source = tmp_path / "source"
+    source.mkdir()
+    for name, content in (("a.txt", text), ("b.txt", other), ("c.txt", text)):
+        (source / name).write_text(content, encoding="utf-8")
+    assert len({units.fingerprint(source / name) for name in ("a.txt", "b.txt", "c.txt")}) == 1
+    manifest = build_shards([str(source)], tmp_path / "out", tokenizer="byte")
+    assert sum(split.n_bytes for split in manifest.splits.values()) == 2 * len(text)
+    assert "1 of the large files are the same as others, byte for byte; dropped." in manifest.notes
