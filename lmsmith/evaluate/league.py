@@ -4,7 +4,8 @@ N-grams, recurrent networks and Transformers, compressors and a uniform guess ar
 number compares them, whatever their tokenizers: the bits they need, over the bytes that the text has. The bytes are
 those of the file, with line ends made LF and without a byte-order mark, as everywhere in lmsmith. Bytes that are no
 UTF-8 stay what they are for compressors; no tokenizer knows them, so to a model each of them costs 8 bits, like the
-bytes of unknown characters. A uniform guess over bytes needs exactly 8 for any text.
+bytes of unknown characters. Where those stand is not charged: a line with unknowns is a lower bound. A uniform guess
+over bytes needs exactly 8 for any text.
 
 Compressors learn from the text itself, models from another one before: `train_seconds` says how long.
 """
