@@ -92,7 +92,8 @@ def league_notes(entries: Iterable[Entry]) -> list[str]:
             share = entry.n_impossible / entry.n_tokens
             notes.append(f"{entry.name} holds {share:.2%} of the tokens impossible, so its bits are infinite")
         if entry.n_unknown:
-            notes.append(f"{entry.n_unknown:,} units of the text are unknown to {entry.name}: 8 bits a byte, a lower bound")
+            units = f"{entry.n_unknown:,} units of the text"
+            notes.append(f"{units} are unknown to {entry.name}: 8 bits a byte, a lower bound")
     return notes
 
 
