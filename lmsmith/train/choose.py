@@ -268,6 +268,7 @@ def describe(config: RunConfig, corpus: Corpus, machine: Machine, world: int = 1
         if batches.share_cut:
             notes.append(f"note     {batches.share_cut:.1%} of the tokens are beyond the context and not trained on")
     tables = f", tables of {','.join(map(str, model.ngram_orders))}-grams" if model.ngram_orders else ""
+    layers = f"{model.n_layer} layer{'s' * (model.n_layer > 1)}"
     heads = f"{model.n_head} heads, " if model.kind == "gpt" else f"{model.cell} cells, "
     unit = {"char": "characters", "byte": "bytes"}.get(corpus.tokenizer.kind, "tokens")
     if model.size:
@@ -278,7 +279,7 @@ def describe(config: RunConfig, corpus: Corpus, machine: Machine, world: int = 1
     return [
         f"text     {counts.n_train_tokens + counts.n_val_tokens:,} {unit} ({model.vocab_size:,} different); "
         f"{counts.n_val_tokens:,} held out",
-        f"model    {config.preset}: {model.n_layer} layers, {heads}width {model.d_model}, context "
+        f"model    {config.preset}: {layers}, {heads}width {model.d_model}, context "
         f"{model.context_length}{tables}; {n_params:,} parameters",
         f"training {train.steps:,} steps of {of} = {tokens:,} "
         f"({tokens / counts.n_train_tokens:.1f} times the text), {config.optim.name}, {config.schedule.shape}"
