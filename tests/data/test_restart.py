@@ -69,10 +69,12 @@ def test_killed_at_any_moment(source, tmp_path, monkeypatch):
     log.unlink()
     n_killed = 0
     while not out.exists():
+        workers, seconds_between = chance.choice([1, 2, 3]), chance.choice([0.0, 0.05, 1e9])
         child = os.fork()
         if child == 0:
+            assemble.SYNC_SECONDS = seconds_between
             try:
-                prepare(source, out, workers=chance.choice([1, 2, 3]))
+                prepare(source, out, workers=workers)
                 os._exit(0)
             except BaseException:
                 import traceback
