@@ -61,7 +61,7 @@ def _verify(options: argparse.Namespace, console: Console, started: float) -> in
 
 
 def _finite(difference: float) -> float | None:
-    return difference if math.isfinite(difference) else None  # JSON has no infinity
+    return difference if math.isfinite(difference) else None  # JSON has no NaN
 
 
 def _cell(difference: float, tolerance: float) -> str:
