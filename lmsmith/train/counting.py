@@ -74,7 +74,7 @@ def count(config: RunConfig, corpus: Corpus, place: Path, console: Console) -> d
     guessed = [str(discounts.order) for discounts in model.discounts if not discounts.estimated]
     if guessed:
         orders = ", ".join(guessed)
-        say(console, f"note     order {orders}: no discounts follow from the counts; 0.5, 1 and 1.5 are taken", indent=9)
+        say(console, f"note     order {orders}: no discounts follow from the counts; 0.5, 1, 1.5 are taken", indent=9)
     score = score_ids(
         model,
         corpus.validation,
