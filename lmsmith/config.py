@@ -418,6 +418,10 @@ class RunConfig:
         kind = self.model.kind
         if kind != "rnn" and self.train.carry_state:
             raise ConfigError(f"train.carry_state carries the state of recurrent networks, and model.kind is {kind}.")
+        if kind == "rnn" and self.train.parallel == "fsdp":
+            raise ConfigError(
+                "train.parallel = 'fsdp' shards weights that PyTorch's recurrent kernels want whole: set it to ddp."
+            )
 
     def changed(self, changes: Mapping[str, Any], *, where: str) -> Self:
         """A copy with dotted settings replaced: `{"model.n_layer": 6}`. Text is parsed by the setting's type.

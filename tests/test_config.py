@@ -335,7 +335,7 @@ def changes(draw: some.DrawFn) -> dict[str, Any]:
         found |= {"model.norm_gain": False, "model.embedding_norm": False, "model.norm_placement": "pre"}
     kind = found["model.kind"]
     found |= {name: LEAVES[name].default for name in found if name.startswith("model.") and not of_kind(name, kind)}
-    return found | ({} if kind == "rnn" else {"train.carry_state": False})
+    return found | ({"train.parallel": "ddp"} if kind == "rnn" else {"train.carry_state": False})
 
 
 def of_kind(name: str, kind: str) -> bool:
@@ -481,3 +481,5 @@ def test_what_goes_with_recurrent_networks_alone() -> None:
     assert RunConfig().changed(rnn, where="here").train.carry_state
     with pytest.raises(ConfigError, match=r"train\.carry_state"):
         RunConfig().changed({"train.carry_state": True}, where="here")
+    with pytest.raises(ConfigError, match=r"train\.parallel"):
+        RunConfig().changed(rnn | {"train.parallel": "fsdp"}, where="here")
