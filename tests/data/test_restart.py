@@ -63,11 +63,8 @@ def test_killed_at_any_moment(source, tmp_path, monkeypatch):
     encode_unit = encode.encode_unit
     monkeypatch.setattr(build, "encode_unit", logged)
     chance, out = random.Random(4), tmp_path / "out"
-    began = time.monotonic()
-    prepare(source, tmp_path / "again")
-    seconds = time.monotonic() - began
-    log.unlink()
-    n_killed = 0
+    n_killed = n_lines = 0
+    log.touch()
     while not out.exists():
         workers, seconds_between = chance.choice([1, 2, 3]), chance.choice([0.0, 0.05, 1e9])
         child = os.fork()
@@ -81,13 +78,15 @@ def test_killed_at_any_moment(source, tmp_path, monkeypatch):
 
                 traceback.print_exc()
                 os._exit(1)
-        time.sleep(chance.uniform(0, 0.7 * seconds) if n_killed < 25 else 60)
+        n_lines += chance.randrange(25)  # how far it comes
+        until = time.monotonic() + 60
+        while log.read_text().count("\n") < n_lines and not out.exists() and time.monotonic() < until:
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 0.01))
         os.kill(child, signal.SIGKILL)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         assert status in (0, -signal.SIGKILL)
         n_killed += status != 0
-        if status == 0:
-            break
     assert contents(out) == wanted
     assert n_killed > 3
     done = set()
@@ -97,7 +96,7 @@ def test_killed_at_any_moment(source, tmp_path, monkeypatch):
         if what == "done":
             done.add(number)
     assert len(done) > 20
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "log", "out", "texts", "wanted"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "out", "texts", "wanted"]
 
 
 def stopped(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, after: int, **options) -> None:
