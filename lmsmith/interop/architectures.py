@@ -57,6 +57,8 @@ def architecture_of(found: Mapping[str, Any], path: Path) -> Architecture:
 
 def architecture_for(config: ModelConfig) -> Architecture:
     """The one of theirs that computes what this config says. Raises ConfigError where there is none, with reasons."""
+    if config.kind != "gpt":
+        raise ConfigError(f"transformers has no counterpart to a model of kind {config.kind}: export a Transformer.")
     reasons = {architecture: architecture.differences(config) for architecture in ARCHITECTURES}
     nearest = min(ARCHITECTURES, key=lambda architecture: len(reasons[architecture]))
     if reasons[nearest]:

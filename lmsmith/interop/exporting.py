@@ -29,7 +29,6 @@ from lmsmith.tokens.files import FILE_NAME, load_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
 from lmsmith.train.run import free_place, load_weights, model_config, model_folder
 
-LLMC_FILE = "model.bin"
 RECEIPT = "receipt.json"
 Form = Literal["hf", "llmc"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -92,7 +91,7 @@ def export_model(run: Path, out: Path, *, to: Form, dtype: Precision = "auto") -
             if tokenizer is not None:
                 vocabulary.save(tokenizer, partial, context_length=config.context_length)
         else:
-            llmc.write(partial / LLMC_FILE, config, tensors)
+            llmc.write(partial / llmc.FILE_NAME, config, tensors)
         del tensors
         receipt["checked"] = _checked(partial, ids, wanted, tokenizer, to)
         receipt["sha256"] = {file.name: sha256_of(file) for file in sorted(partial.iterdir())}
@@ -113,7 +112,7 @@ def _checked(folder: Path, ids: Tensor, wanted: Tensor, tokenizer: Tokenizer | N
         return found
 
     def by_us() -> Tensor:
-        config, tensors = huggingface.read(folder) if to == "hf" else llmc.read(folder / LLMC_FILE)
+        config, tensors = huggingface.read(folder) if to == "hf" else llmc.read(folder / llmc.FILE_NAME)
         again = GPT(config)
         again.load_state_dict(tensors)
         with inference(again):
@@ -144,7 +143,7 @@ def _check_tokenizer(folder: Path, tokenizer: Tokenizer) -> int:
 
     theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     for text in _TEXTS:
-        if theirs(text)["input_ids"] != tokenizer.encode(text).tolist():
+        if theirs(text, verbose=False)["input_ids"] != tokenizer.encode(text).tolist():
             raise CheckpointError(
                 f"the exported tokenizer, read by transformers, gives other ids for {text!r} than the run's: the model "
                 "is not written. Please report this."

@@ -32,21 +32,25 @@ from lmsmith.train.run import free_place
 
 log = logging.getLogger(__name__)
 
-GPT2_VOCABULARY = 50_257  # llm.c's files hold no tokenizer; a model of this many tokens has GPT-2's
+GPT2_VOCABULARY = 50_257  # llm.c's files hold no tokenizer; where none lies beside, a model of this many has GPT-2's
 WITHOUT = "none"
 
 
 def import_model(source: str, *, out: Path | None = None, tokenizer: str | None = None) -> tuple[Path, dict[str, Any]]:
     """Makes a run folder of a Hugging Face folder, an llm.c file, or a name on the Hub; returns it and its summary.
 
+    An llm.c file can be named by its folder, where it is model.bin, as `export` writes it.
+
     `tokenizer`: a folder or file, "gpt2", or "none"; without it the one beside the weights. Raises LmsmithError of
     every kind; nothing appears then.
     """
     path = Path(source)
+    if not (path / "config.json").is_file() and (path / llmc.FILE_NAME).is_file():
+        path = path / llmc.FILE_NAME
     if path.is_file():
         if not llmc.is_llmc(path):
             raise UsageError(
-                f"{source} is no llm.c checkpoint. Of a Hugging Face checkpoint name the folder: its config.json is "
+                f"{path} is no llm.c checkpoint. Of a Hugging Face checkpoint name the folder: its config.json is "
                 "needed too."
             )
         form, files = "llm.c", [path]
@@ -104,10 +108,10 @@ def _tokenizer(wanted: str | None, path: Path, config: ModelConfig) -> Tokenizer
 
 
 def _beside(path: Path, config: ModelConfig) -> Tokenizer | None:
-    if path.is_file():
-        return load_tokenizer("gpt2") if config.vocab_size == GPT2_VOCABULARY else None
-    there = any((path / name).is_file() for name in ("tokenizer.json", "vocab.json", "tokenizer.model"))
-    return vocabulary.load(path) if there else None
+    folder = path.parent if path.is_file() else path
+    if any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "tokenizer.model")):
+        return vocabulary.load(folder)
+    return load_tokenizer("gpt2") if path.is_file() and config.vocab_size == GPT2_VOCABULARY else None
 
 
 def _summary(config: ModelConfig, tensors: dict[str, Tensor], tokenizer: Tokenizer | None) -> dict[str, Any]:

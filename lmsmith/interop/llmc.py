@@ -20,6 +20,7 @@ from lmsmith.presets import preset
 from lmsmith.reference.blocks import Sizes
 from lmsmith.reference.llmc import HEADER_BYTES, MAGIC, read_llmc, write_llmc
 
+FILE_NAME = "model.bin"  # in a folder that `export` wrote
 _BFLOAT16 = 5  # the version in the header; 3 is float32
 _PADDED_TO = 128
 
@@ -103,6 +104,8 @@ def write(path: Path, config: ModelConfig, tensors: Mapping[str, Tensor]) -> Non
 
 def check(config: ModelConfig) -> None:
     """Raises ConfigError, with reasons, for a model that llm.c does not compute."""
+    if config.kind != "gpt":
+        raise ConfigError(f"llm.c has GPT-2 alone, and nothing like a model of kind {config.kind}.")
     reasons = GPT2.differences(config)
     for name, value, wanted in (
         ("feed_forward", config.feed_forward, "gelu-tanh"),

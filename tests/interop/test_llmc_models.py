@@ -11,11 +11,13 @@ from random_models import logits, random_ids, random_model
 from lmsmith.config import ModelConfig
 from lmsmith.errors import CheckpointError, ConfigError, TokenizerError, UsageError
 from lmsmith.interop import importing
+from lmsmith.interop.architectures import architecture_for
 from lmsmith.interop.exporting import export_model
 from lmsmith.interop.importing import import_model
-from lmsmith.interop.llmc import read, write
+from lmsmith.interop.llmc import check, read, write
 from lmsmith.models.gpt import GPT
 from lmsmith.presets import preset
+from lmsmith.tokens.files import load_tokenizer, save_tokenizer
 from lmsmith.tokens.tokenizer import ByteTokenizer
 from lmsmith.train.run import load_weights
 
@@ -53,6 +55,18 @@ def test_in_and_out_to_the_byte(tmp_path: Path, dtype: torch.dtype, padded: int)
     receipt = export_model(run, tmp_path / "back", to="llmc")
     assert (tmp_path / "back" / "model.bin").read_bytes() == raw
     assert receipt["checked"] == {"lmsmith": {"max_logit_difference": 0.0}}
+
+    again, summary = import_model(str(tmp_path / "back"), out=tmp_path / "again")  # the folder does as well
+    assert summary["tokenizer"] is None
+    assert torch.equal(logits(load_weights(again / "model")[0].eval(), ids), logits(model, ids))
+
+
+def test_the_tokenizer_beside_is_taken(tmp_path: Path) -> None:
+    llmc_file(random_model("gpt2", vocab_size=257), tmp_path / "model.bin", 384, torch.float32)
+    save_tokenizer(ByteTokenizer(True), tmp_path)
+    for number, source in enumerate((tmp_path, tmp_path / "model.bin")):
+        run, _ = import_model(str(source), out=tmp_path / f"run-{number}")
+        assert load_tokenizer(run / "model") == ByteTokenizer(True)
 
 
 def test_a_vocabulary_of_gpt2s_size_gets_its_tokenizer(tmp_path: Path, monkeypatch: Any) -> None:
@@ -107,10 +121,19 @@ def test_what_llmc_does_not_compute_is_refused(tmp_path: Path, changes: dict[str
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("kind", ["rnn", "ngram"])
+def test_other_kinds_of_models_are_refused_in_a_sentence(kind: Any) -> None:
+    for refused in (check, architecture_for):
+        with pytest.raises(ConfigError, match=rf"^(llm\.c|transformers) has [^.]* a model of kind {kind}[^.]*\.$"):
+            refused(ModelConfig(kind=kind, vocab_size=97))
+
+
 def test_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(b"PK\x03\x04" + bytes(2000))
     with pytest.raises(UsageError, match=r"no llm\.c checkpoint"):
         import_model(str(tmp_path / "model.bin"), out=tmp_path / "run")
+    with pytest.raises(UsageError, match=r"model\.bin is no llm\.c checkpoint"):
+        import_model(str(tmp_path), out=tmp_path / "run")
     raw = llmc_file(random_model("gpt2"), tmp_path / "cut.bin", 128, torch.float32)
     (tmp_path / "cut.bin").write_bytes(raw[:-4])
     with pytest.raises(CheckpointError, match="cut short"):

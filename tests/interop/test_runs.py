@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import json
+import logging
 import shlex
 import shutil
 import threading
@@ -338,6 +339,22 @@ def test_a_run_opens_in_transformers(name: str, tokenizer: Any, tmp_path: Path, 
     assert load_for_use(run)[1].encode(TEXT).tolist() == tokenizer.encode(TEXT).tolist()
     back = load_for_use(run)[0]
     assert (logits(back, ids) - logits(model, ids)).abs().max() < 1e-5
+
+
+def test_a_short_context_makes_no_noise(tmp_path: Path) -> None:
+    """transformers would warn of our texts that are longer than it."""
+    trained(tmp_path / "run", ByteTokenizer(True), context_length=8)
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("transformers").addHandler(handler)
+    try:
+        export_model(tmp_path / "run", tmp_path / "out", to="hf")
+        assert said == []
+        transformers.AutoTokenizer.from_pretrained(tmp_path / "out")(TEXT)
+        assert "longer than" in said[0]  # which shows that we would have heard
+    finally:
+        logging.getLogger("transformers").removeHandler(handler)
 
 
 def test_in_bfloat16(tmp_path: Path) -> None:
