@@ -179,7 +179,7 @@ def _summary(lines: BinaryIO) -> Summary:
     for line in lines:
         found = json.loads(line)
         counts: dict[str, Any] = found["counts"]
-        counts |= {name: Counter(counts[name]) for name in ("marks", "left_out")}
+        counts |= {name: Counter(counted) for name, counted in counts.items() if isinstance(counted, dict)}
         summary.counts.add(Counts(**counts))
         summary.skipped += found["skipped"][: NAMED - len(summary.skipped)]
         summary.n_skipped += found["n_skipped"]

@@ -27,6 +27,7 @@ from lmsmith.data.dedup import SIGNATURE, Seen, content_hash, near_duplicates, r
 from lmsmith.data.encode import encode_unit, is_finished, remember_tokenizer
 from lmsmith.data.engines import Work, run_local, run_ray
 from lmsmith.data.manifest import (
+    SPLITS,
     Manifest,
     SourceRecord,
     SplitRecord,
@@ -37,7 +38,7 @@ from lmsmith.data.manifest import (
 from lmsmith.data.plan import Plan, check_unchanged, make_plan
 from lmsmith.data.shards import MAX_TOKENS
 from lmsmith.data.unfinished import begun, digest_of, finish, unnamed
-from lmsmith.data.units import TRAIN, Job, Reading, read_unit, unit_file, utf8
+from lmsmith.data.units import TRAIN, Job, Reading, Text, ignore, read_unit, tolerating, unit_file, utf8
 from lmsmith.errors import ConfigError, DataError, StorageError
 from lmsmith.text.files import Counts, known_encoding, plural
 from lmsmith.text.parts import Cut
@@ -92,6 +93,7 @@ def build_shards(
             "has: `lmsmith tokenizer train`, or --tokenizer bpe:SIZE."
         )
     plan = make_plan(found, reading, cut=_cut_for(wanted, given), drop_duplicates=dedup != "none")
+    _check_large(plan)
     settings = {
         "tokenizer": wanted if given is None else given.fingerprint,
         "shard_tokens": shard_tokens,
@@ -237,7 +239,12 @@ def _tokenizer(work: Path, given: Tokenizer | None, wanted: str, plan: Plan, has
 
 def _training_texts(plan: Plan, hashes: bool, tell: Tell) -> Iterator[Iterator[bytes]]:
     """`hashes`: exact duplicates are left out."""
-    skip = (lambda error: None) if plan.reading.skip_bad else None  # it is counted when the unit is encoded
+    skip = ignore if plan.reading.skip_bad else None
+
+    def as_bytes(text: Text) -> Iterator[bytes]:
+        with tolerating(skip):  # what is bad in a stream shows when that is read
+            yield from utf8(text)
+
     seen: set[bytes] = set()
     done = 0
     for unit in plan.units:
@@ -248,7 +255,7 @@ def _training_texts(plan: Plan, hashes: bool, tell: Tell) -> Iterator[Iterator[b
                 if content in seen:
                     continue
                 seen.add(content)
-            yield from (utf8(text) for split, text in document.spans if split == TRAIN)
+            yield from (as_bytes(text) for split, text in document.spans if split == TRAIN)
         done += sum(piece.n_bytes for piece in unit)
 
 
@@ -295,17 +302,29 @@ def _keep(near: Near | None, *, hashes: bool) -> Keep | None:
 # ---- what there is to say --------------------------------------------------------------------------------------------
 
 
+def _check_large(plan: Plan) -> None:
+    """Of large files it is known before any is encoded which side they are on; of others only then."""
+    sides = {piece.split for unit in plan.units for piece in unit}
+    for side, name in enumerate(SPLITS):
+        if sides == {side}:
+            raise _one_sided(plural(len(plan.files), "file"), "train" if name == "val" else "val", plan)
+
+
 def _check_sides(splits: dict[str, SplitRecord], plan: Plan) -> None:
-    if not splits["train"].n_documents + splits["val"].n_documents:
+    n_documents = splits["train"].n_documents + splits["val"].n_documents
+    if not n_documents:
         raise DataError(f"there is no text in the {plural(len(plan.files), 'file')}. Name files that hold some.")
-    for name, kind in (("train", "training"), ("val", "validation")):
+    for name in SPLITS:
         if not splits[name].n_tokens:
-            n_documents = splits["train"].n_documents + splits["val"].n_documents
-            raise DataError(
-                f"of {plural(n_documents, 'document')} none is for {kind} at --validation-fraction "
-                f"{plan.reading.fraction:g}: remove what has been begun, and choose a "
-                f"{'smaller' if name == 'train' else 'larger'} one."
-            )
+            raise _one_sided(plural(n_documents, "document"), name, plan, "remove what has been begun, and ")
+
+
+def _one_sided(text: str, empty: str, plan: Plan, first: str = "") -> DataError:
+    kind, change = ("training", "smaller") if empty == "train" else ("validation", "larger")
+    return DataError(
+        f"of {text} none is for {kind} at --validation-fraction {plan.reading.fraction:g}: {first}choose a {change} "
+        "one, or add text."
+    )
 
 
 def _notes(

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmsmith import atomic
-from lmsmith.data.units import TRAIN, Job, Unit, read_unit, unit_file, utf8
+from lmsmith.data.units import TRAIN, Job, Unit, ignore, read_unit, unit_file, utf8
 from lmsmith.errors import ConfigError
 from lmsmith.text.files import Counts
 
@@ -85,7 +85,7 @@ def signatures(texts: Sequence[str]) -> npt.NDArray[np.uint32]:
 
 def sign_unit(job: Job, number: int, unit: Unit) -> None:
     """Writes the signatures of a unit's documents, (n,) of `SIGNATURE`. Raises DataError, StorageError."""
-    skip = (lambda error: None) if job.reading.skip_bad else None  # it is counted when the unit is encoded
+    skip = ignore if job.reading.skip_bad else None
     with atomic.file(unit_file(job.folder, number, ".signatures")) as file:
         splits, texts, n_characters, n_pieces = list[int](), list[str](), 0, 0
         for document in read_unit(unit, job.reading, Counts(), skip):

@@ -22,7 +22,7 @@ import numpy as np
 
 from lmsmith import atomic
 from lmsmith.data.dedup import content_hash
-from lmsmith.data.units import Job, Stream, Unit, fingerprint, read_unit, unit_file, utf8
+from lmsmith.data.units import Job, Stream, Unit, fingerprint, read_unit, tolerating, unit_file, utf8
 from lmsmith.errors import DataError, StorageError
 from lmsmith.text.files import Counts
 from lmsmith.tokens.files import load_tokenizer
@@ -61,12 +61,8 @@ def encode_unit(job: Job, number: int, unit: Unit) -> None:
                 if isinstance(text, str):
                     batch.add(text, split, is_document, document.begins, content)
                 else:
-                    try:
+                    with tolerating(skip):
                         batch.add_stream(text, split, is_document, document.begins, content)
-                    except DataError as error:
-                        if skip is None:
-                            raise
-                        skip(error)
                 is_document = False
         batch.flush()
         output.finish(

@@ -19,7 +19,20 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from lmsmith.data.units import LARGE, TRAIN, VALIDATION, Piece, Reading, Unit, fingerprint, is_plain, same_bytes, utf8
+from lmsmith.data.units import (
+    LARGE,
+    TRAIN,
+    VALIDATION,
+    Piece,
+    Reading,
+    Unit,
+    fingerprint,
+    ignore,
+    is_plain,
+    same_bytes,
+    tolerating,
+    utf8,
+)
 from lmsmith.errors import DataError
 from lmsmith.text.documents import FRACTION, MANY, MOST_HELD_OUT, hash_bound, split_hash
 from lmsmith.text.files import (
@@ -29,6 +42,7 @@ from lmsmith.text.files import (
     BinaryFile,
     Counts,
     Part,
+    Skip,
     inner_suffix,
     open_bytes,
     read_errors,
@@ -83,8 +97,9 @@ def make_plan(found: Sequence[Found], reading: Reading, *, cut: Cut | None, drop
     `cut`: where a text may be cut for the tokenizer; None: nowhere, so that a large plain file is one piece of work.
     Raises DataError where a file cannot be read.
     """
-    files = tuple(_measured(path, skip_bad=reading.skip_bad) for path, _ in found)
-    look = _look(found, files, reading)
+    skip = ignore if reading.skip_bad else None  # whoever reads a file will say what is wrong with it
+    files = tuple(_measured(path, skip) for path, _ in found)
+    look = _look(found, files, reading, skip)
     n_bytes = sum(file.n_bytes for file in files)
     fraction = reading.fraction
     if look.many and not fraction:
@@ -95,7 +110,7 @@ def make_plan(found: Sequence[Found], reading: Reading, *, cut: Cut | None, drop
 
     drop_duplicates |= not look.many
     size = min(max(n_bytes // UNITS, UNIT_BYTES[0]), UNIT_BYTES[1])
-    pieces, n_duplicates = _pieces(found, files, reading, size, cut, drop_duplicates)
+    pieces, n_duplicates = _pieces(found, files, reading, skip, size, cut, drop_duplicates)
     notes = []
     if n_duplicates:
         notes.append(f"{n_duplicates:,} of the large files are the same as others, byte for byte; dropped.")
@@ -105,18 +120,14 @@ def make_plan(found: Sequence[Found], reading: Reading, *, cut: Cut | None, drop
 def check_unchanged(plan: Plan) -> None:
     """Raises DataError for a file that is not as it was when the plan was made."""
     for file in plan.files:
-        if _measured(Path(file.path), skip_bad=True) != file:
+        if _measured(Path(file.path), ignore) != file:
             raise DataError(f"{file.path} changed while it was being prepared. Prepare it when nobody writes to it.")
 
 
-def _measured(path: Path, *, skip_bad: bool) -> SourceFile:
-    try:
-        with read_errors(path):
-            return SourceFile(str(path), *size_and_time(path))
-    except DataError:
-        if not skip_bad:
-            raise
-        return SourceFile(str(path), 0, 0)  # whoever reads it will say what is wrong
+def _measured(path: Path, skip: Skip | None) -> SourceFile:
+    with tolerating(skip), read_errors(path):
+        return SourceFile(str(path), *size_and_time(path))
+    return SourceFile(str(path), 0, 0)
 
 
 class _Look(NamedTuple):
@@ -124,34 +135,31 @@ class _Look(NamedTuple):
     n_characters: int  # of all, where they are few, about
 
 
-def _look(found: Sequence[Found], files: tuple[SourceFile, ...], reading: Reading) -> _Look:
+def _look(found: Sequence[Found], files: tuple[SourceFile, ...], reading: Reading, skip: Skip | None) -> _Look:
     """Whether documents are many: reads until `MANY` distinct ones have been met. Of plain files samples are enough."""
     distinct: set[str | int] = set()
     n_documents = n_characters = 0
     for (path, named), file in zip(found, files, strict=True):
-        try:
-            for content, length in _contents(path, file, reading):
-                distinct.add(content)
-                n_documents += 1
-                n_characters += length
-                if len(distinct) == MANY or n_documents == LOOK:
-                    return _Look(True, 0)
-        except BinaryFile:
-            if named and not reading.skip_bad:
-                raise
-        except DataError:
-            if not reading.skip_bad:
-                raise
+        with tolerating(skip):
+            try:
+                for content, length in _contents(path, file, reading, skip):
+                    distinct.add(content)
+                    n_documents += 1
+                    n_characters += length
+                    if len(distinct) == MANY or n_documents == LOOK:
+                        return _Look(True, 0)
+            except BinaryFile:
+                if named:
+                    raise
     return _Look(False, n_characters)
 
 
-def _contents(path: Path, file: SourceFile, reading: Reading) -> Iterator[tuple[str | int, int]]:
+def _contents(path: Path, file: SourceFile, reading: Reading, skip: Skip | None) -> Iterator[tuple[str | int, int]]:
     """What each document of a file is known by, and its length."""
     if is_plain(path):
         if file.n_bytes:
             yield fingerprint(path), file.n_bytes * (EXPANDED if path.suffix.lower() in COMPRESSED else 1)
         return
-    skip = (lambda error: None) if reading.skip_bad else None
     for text, _ in read_texts(path, reading.text_field, reading.encoding, reading.errors, Counts(), WHOLE, skip):
         if text and not text.isspace():
             yield split_hash(utf8(text)), len(text)
@@ -167,6 +175,7 @@ def _pieces(
     found: Sequence[Found],
     files: tuple[SourceFile, ...],
     reading: Reading,
+    skip: Skip | None,
     size: int,
     cut: Cut | None,
     drop_duplicates: bool,
@@ -176,22 +185,19 @@ def _pieces(
     seen: dict[str, list[Path]] = {}
     n_duplicates = 0
     for (path, named), file in zip(found, files, strict=True):
-        if cut is not None and _is_divisible(path, file.n_bytes, reading):
-            known = fingerprint(path)
-            alike = seen.setdefault(known, [])
-            if drop_duplicates and any(same_bytes(path, other) for other in alike):
-                n_duplicates += 1
-                continue
-            alike.append(path)
-            pieces += _large(path, named, file.n_bytes, known, reading, size, cut)
-            continue
         parts = [WHOLE]
-        if file.n_bytes > size and not is_plain(path):
-            try:
+        with tolerating(skip), read_errors(path):
+            if cut is not None and _is_divisible(path, file.n_bytes, reading):
+                known = fingerprint(path)
+                alike = seen.setdefault(known, [])
+                if drop_duplicates and any(same_bytes(path, other) for other in alike):
+                    n_duplicates += 1
+                    continue
+                alike.append(path)
+                pieces += list(_large(path, named, file.n_bytes, known, reading, size, cut))
+                continue
+            if file.n_bytes > size and not is_plain(path):
                 parts = divide(path, size, reading.text_field, reading.encoding)
-            except DataError:
-                if not reading.skip_bad:
-                    raise
         in_groups = inner_suffix(path) in PARQUET
         for part in parts:
             length = file.n_bytes // len(parts) if in_groups else _length(part, file.n_bytes)
@@ -201,7 +207,7 @@ def _pieces(
 
 def _large(path: Path, named: bool, n_bytes: int, known: str, reading: Reading, size: int, cut: Cut) -> Iterator[Piece]:
     """A plain file in pieces, which one side gets whole, or one of them the tail."""
-    with read_errors(path), open_bytes(path) as file:
+    with open_bytes(path) as file:
         if b"\0" in file.read(8192):  # binary: whoever reads it will say so
             yield Piece(str(path), WHOLE, n_bytes, named)
             return

@@ -10,6 +10,7 @@ A unit is some small files, or a part of a large one. All documents of all units
   on it. Nobody has all of it then, so it goes by its `fingerprint` where others go by a hash of their text.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -88,10 +89,9 @@ class Stream:
     def __iter__(self) -> Iterator[str]:
         place = 0
         for chunk in self._chunks():
-            stop = len(chunk) if self._stop is None else self._stop - place
-            if stop <= 0:
+            if self._stop is not None and place >= self._stop:
                 return
-            if part := chunk[max(0, self._start - place) : stop]:
+            if part := chunk[max(0, self._start - place) : None if self._stop is None else self._stop - place]:
                 yield part
             place += len(chunk)
 
@@ -124,18 +124,28 @@ def read_unit(unit: Unit, reading: Reading, counts: Counts, skip: Skip | None = 
     a row group, or what is left of a file. (What is wrong within a `Stream` shows when that is read.)
     """
     for piece in unit:
-        try:
-            yield from _documents(piece, reading, counts, skip)
-        except BinaryFile as error:
-            if piece.named and skip is None:
-                raise
-            counts.n_binary_files += 1
-            if piece.named and skip is not None:
-                skip(error)
-        except DataError as error:
-            if skip is None:
-                raise
-            skip(error)
+        with tolerating(skip):
+            try:
+                yield from _documents(piece, reading, counts, skip)
+            except BinaryFile:
+                counts.n_binary_files += 1
+                if piece.named:
+                    raise
+
+
+@contextlib.contextmanager
+def tolerating(skip: Skip | None) -> Iterator[None]:
+    """What cannot be read goes to `skip`; where there is none, what is raised names the option that makes one."""
+    try:
+        yield
+    except DataError as error:
+        if skip is None:
+            raise DataError(f"{error} `--skip-bad` leaves out what is bad, names and counts it.") from error
+        skip(error)
+
+
+def ignore(error: DataError) -> None:
+    """For who reads what is read once more later, and counted then."""
 
 
 def fingerprint(path: Path) -> str:

@@ -76,9 +76,9 @@ class Counts:
     n_bytes: int = 0  # of the documents in UTF-8, not of the files
     n_empty: int = 0  # documents without a character other than white space
     n_replaced: int = 0  # U+FFFD put where bytes (or half a surrogate pair) were no text
-    n_crlf_files: int = 0
-    n_cr_files: int = 0
     n_binary_files: int = 0
+    crlf: Counter[str] = field(default_factory=Counter)  # file -> its parts with CRLF line ends
+    cr: Counter[str] = field(default_factory=Counter)  # the same for lone CR
     marks: Counter[str] = field(default_factory=Counter)  # encoding -> files with its byte-order mark
     left_out: Counter[str] = field(default_factory=Counter)  # suffix -> files in folders that were not taken
 
@@ -94,10 +94,10 @@ class Counts:
         if self.marks:
             kinds = ", ".join(sorted(self.marks)).upper()
             notes.append(f"{plural(self.marks.total(), 'file')} began with a byte-order mark ({kinds}); it is removed.")
-        if self.n_crlf_files:
-            notes.append(f"{plural(self.n_crlf_files, 'file')} had CRLF line ends; they are read as LF.")
-        if self.n_cr_files:
-            notes.append(f"{plural(self.n_cr_files, 'file')} had lone CR line ends; they are read as LF.")
+        if self.crlf:
+            notes.append(f"{plural(len(self.crlf), 'file')} had CRLF line ends; they are read as LF.")
+        if self.cr:
+            notes.append(f"{plural(len(self.cr), 'file')} had lone CR line ends; they are read as LF.")
         if self.n_empty:
             notes.append(f"{plural(self.n_empty, 'empty document')} skipped.")
         if self.n_binary_files:
@@ -171,7 +171,7 @@ def read_texts(
                 text = line_ends.decode(text, final=True)
             yield text, f"{path}:{number}"
             del text  # else it would be kept until the next one has been read
-    _count_file(counts, line_ends, part)
+    _count_part(counts, line_ends, path, part)
 
 
 def read_chunks(path: Path, encoding: str, errors: str, counts: Counts, part: Part = WHOLE) -> Iterator[str]:
@@ -182,15 +182,15 @@ def read_chunks(path: Path, encoding: str, errors: str, counts: Counts, part: Pa
         for text in _decoded(stream, _Lines(path, part.start), encoding, errors, line_ends, counts):
             yield _without_surrogates(text, str(path), errors, counts, n_characters)
             n_characters += len(text)
-    _count_file(counts, line_ends, part)
+    _count_part(counts, line_ends, path, part)
 
 
-def _count_file(counts: Counts, line_ends: io.IncrementalNewlineDecoder, part: Part) -> None:
-    if part.start == 0:  # a file of several parts is one file
-        counts.n_files += 1
-        seen = line_ends.newlines if isinstance(line_ends.newlines, tuple) else (line_ends.newlines,)
-        counts.n_crlf_files += "\r\n" in seen
-        counts.n_cr_files += "\r" in seen
+def _count_part(counts: Counts, line_ends: io.IncrementalNewlineDecoder, path: Path, part: Part) -> None:
+    counts.n_files += part.start == 0  # a file of several parts is one file
+    seen = line_ends.newlines if isinstance(line_ends.newlines, tuple) else (line_ends.newlines,)
+    for line_end, files in (("\r\n", counts.crlf), ("\r", counts.cr)):
+        if line_end in seen:
+            files[str(path)] += 1
 
 
 class _Lines:

@@ -102,7 +102,10 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise TokenizerError(f"there is no tokenizer at {path}.") from error
+        raise TokenizerError(
+            f"there is no tokenizer at {path}. Name gpt2, or a folder or file that holds one: `lmsmith tokenizer "
+            "train` makes one; where text is prepared or trained on, bpe:SIZE (as in bpe:4096) learns one."
+        ) from error
     except OSError as error:
         raise TokenizerError(f"cannot read {path}: {error.strerror}.") from error
     except ValueError as error:

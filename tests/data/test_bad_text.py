@@ -14,8 +14,8 @@ from lmsmith.data import plan
 from lmsmith.data.build import build_shards
 from lmsmith.data.manifest import Manifest, read_manifest, write_manifest
 from lmsmith.errors import ConfigError, DataError, LmsmithError, StorageError
-from lmsmith.tokens.files import save_tokenizer
-from lmsmith.tokens.tokenizer import ByteTokenizer, CharTokenizer
+from lmsmith.tokens.files import load_tokenizer, save_tokenizer
+from lmsmith.tokens.tokenizer import CharTokenizer
 
 GOOD = [f"good text number {i}" for i in range(80)]
 
@@ -44,7 +44,7 @@ def prepare(*sources: Path, **options) -> Manifest:
 
 def texts_of(folder: Path) -> list[str]:
     ids = [np.fromfile(path, "<u2", offset=1024) for path in sorted(folder.glob("*.bin"))]
-    return ByteTokenizer(True).decode(np.concatenate(ids)[1:]).split("<|endoftext|>")
+    return load_tokenizer(folder).decode(np.concatenate(ids)[1:]).split("<|endoftext|>")
 
 
 def write_parquet(path: Path, **columns) -> None:
@@ -102,8 +102,9 @@ BAD = {
 def test_a_bad_file_among_good_ones(source, tmp_path, what):
     make, told, good = BAD[what]
     make(source / "m")
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=told) as caught:
         prepare(source)
+    assert str(caught.value).endswith(" `--skip-bad` leaves out what is bad, names and counts it.")
     assert not (tmp_path / "out").exists()
     manifest = prepare(source, skip_bad=True)  # goes on from what was done before
     assert sorted(texts_of(tmp_path / "out")) == sorted([*GOOD, *good])
@@ -138,16 +139,17 @@ def test_much_that_is_bad_is_counted(source, tmp_path):
     assert note.count("has no field") == 20
 
 
-def test_bad_bytes_in_the_middle_of_a_large_file(tmp_path, monkeypatch):
-    """What comes behind them in their piece is left out, and other pieces are not."""
+@pytest.mark.parametrize("tokenizer", ["byte", "char"])
+def test_bad_bytes_in_the_middle_of_a_large_file(tmp_path, monkeypatch, tokenizer):
+    """What comes behind them in their piece is left out, and other pieces are not; also where text is learnt from."""
     monkeypatch.setattr(plan, "LARGE", 3000)
     text = "".join(f"line {i} of the text. " for i in range(1000))
     data = bytearray(text.encode())
     data[9000] = 0xFF
     (tmp_path / "a.txt").write_bytes(data)
-    with pytest.raises(DataError, match=r"a\.txt is not UTF-8: byte 0xFF at offset 9000"):
-        prepare(tmp_path / "a.txt")
-    manifest = prepare(tmp_path / "a.txt", skip_bad=True)
+    with pytest.raises(DataError, match=r"a\.txt is not UTF-8: byte 0xFF at offset 9000.* `--skip-bad`"):
+        prepare(tmp_path / "a.txt", tokenizer=tokenizer)
+    manifest = prepare(tmp_path / "a.txt", tokenizer=tokenizer, skip_bad=True)
     kept = "".join(texts_of(tmp_path / "out"))
     assert 0 < len(text) - len(kept) < 1600
     assert text.startswith(kept[:7000])
@@ -199,6 +201,35 @@ def test_a_place_that_is_taken_or_cannot_be(source, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError):
         build_shards([str(source)], tmp_path / "file" / "out", tokenizer="byte")
+
+
+def test_line_ends_are_noted_wherever_in_a_large_file_they_are(tmp_path, monkeypatch):
+    """A file is one file, whether its first part has them, a later one, or several."""
+    monkeypatch.setattr(plan, "LARGE", 3000)
+    lines = [f"line {i} of the text" for i in range(1000)]
+    head, tail = "\n".join(lines), "\r\n".join(lines)
+    for name, text in (
+        ("a", head + "\n" + tail),
+        ("b", tail + "\n" + head),
+        ("c", head + "\rold\r" + head),
+        ("d", head),
+    ):
+        (tmp_path / f"{name}.txt").write_text(text, encoding="utf-8", newline="")
+    (tmp_path / "e.jsonl").write_text("\n".join([*map(json.dumps, [{"text": "a"}] * 90), '{"text": "b\\r\\nc"}']))
+    manifest = prepare(*(tmp_path / name for name in ("a.txt", "b.txt", "c.txt", "d.txt", "e.jsonl")))
+    assert "3 files had CRLF line ends; they are read as LF." in manifest.notes
+    assert "1 file had lone CR line ends; they are read as LF." in manifest.notes
+
+
+def test_large_files_of_one_side_are_refused_before_they_are_encoded(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "LARGE", 300)
+    for i in range(60):
+        (tmp_path / f"{i}.txt").write_text(f"{i} is a number. " * 30)
+    with pytest.raises(DataError, match="of 60 files none is for validation at .* 1e-06: choose a larger one"):
+        prepare(tmp_path, validation_fraction=1e-6)
+    assert not (tmp_path.parent / "out.partial").exists()
+    with pytest.raises(DataError, match=r"of 60 files none is for training at .* 0\.999999: choose a smaller one"):
+        prepare(tmp_path, validation_fraction=0.999999)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"format": 2}', b'{"format": 1}', b"\xff"])

@@ -88,8 +88,8 @@ def test_encodings_come_back_as_python_reads_them(tmp_path, monkeypatch, text, c
     counts = documents.counts
     assert counts.n_bytes == len(wanted.encode())
     assert counts.n_characters == len(wanted)
-    assert counts.n_crlf_files == ("\r\n" in text)
-    assert counts.n_cr_files == ("\r" in text.replace("\r\n", ""))
+    assert len(counts.crlf) == ("\r\n" in text)
+    assert len(counts.cr) == ("\r" in text.replace("\r\n", ""))
     assert counts.marks.total() == (codec in ("utf-8-sig", "utf-16", "utf-32"))
 
 
@@ -226,7 +226,7 @@ def test_json_lines_round_trip(tmp_path, monkeypatch, records, ascii_only, line_
         assert documents.counts.n_empty == len(records) - len(wanted)
         assert documents.counts.n_bytes == sum(len(document.text.encode()) for document in wanted)
         # What stands between the lines is no text; what stands in them is.
-        assert documents.counts.n_crlf_files == any("\r\n" in text for text in records)
+        assert len(documents.counts.crlf) == any("\r\n" in text for text in records)
     else:
         assert "there is no text" in error(path)
 
@@ -239,7 +239,7 @@ def test_json_lines_in_all_guises(tmp_path, kind, suffix, compress):
     documents = Documents([path])
     assert list(documents) == [Document("a\u2028b", f"{path}:1"), Document("c\nd", f"{path}:5")]
     assert documents.counts.n_empty == 1
-    assert documents.counts.n_crlf_files == 1
+    assert len(documents.counts.crlf) == 1
 
 
 @pytest.mark.parametrize(
@@ -295,7 +295,7 @@ def test_parquet(tmp_path, suffix, compress, kind):
     ]
     assert list(documents) == wanted
     assert documents.counts.n_empty == 3
-    assert documents.counts.n_crlf_files == 1
+    assert len(documents.counts.crlf) == 1
     message = error(path)
     assert f"{path} has no column 'text'; it has 'id', 'body'." in message
     assert ("--data.text_field body" in message) == (kind != pyarrow.binary())
