@@ -58,6 +58,11 @@ class ModelConfig:
     embedding_norm: bool = setting(True, "normalise the embedding before the first block")
     positions: Literal["learned", "rope", "none"] = setting("rope", "how positions are told apart")
     rope_base: float = setting(10_000.0, "base of the rotary wavelengths")
+    rope_scaling: Literal["none", "linear", "llama3"] = setting(
+        "none", "rotary wavelengths stretched for a longer context; linear: all; llama3: the longer ones alone"
+    )
+    rope_factor: float = setting(1.0, "(rope_scaling) so many times as long")
+    rope_original_context: int = setting(0, "(rope_scaling llama3) tokens of context before the stretching")
     feed_forward: Literal["gelu", "gelu-tanh", "silu", "relu2", "swiglu", "geglu"] = setting(
         "relu2", "feed-forward activation; swiglu and geglu are gated"
     )
@@ -93,7 +98,15 @@ class ModelConfig:
         self._check_kind()
         for name in ("n_layer", "n_head", "d_model", "context_length", "vocab_multiple"):
             _check(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
-        for name in ("n_kv_head", "d_ff", "vocab_size", "size", "window", "value_embedding_every"):
+        for name in (
+            "n_kv_head",
+            "d_ff",
+            "vocab_size",
+            "size",
+            "window",
+            "value_embedding_every",
+            "rope_original_context",
+        ):
             _check(getattr(self, name) >= 0, f"model.{name}", getattr(self, name), "0 (derived) or more")
         good = all(2 <= n <= 8 for n in self.ngram_orders) and list(self.ngram_orders) == sorted(set(self.ngram_orders))
         _check(good, "model.ngram_orders", self.ngram_orders, "orders from 2 to 8, each once, ascending")
@@ -102,6 +115,7 @@ class ModelConfig:
             _check(0 <= getattr(self, name) < 1, f"model.{name}", getattr(self, name), "at least 0 and below 1")
         _check(0 <= self.logit_softcap < math.inf, "model.logit_softcap", self.logit_softcap, "0 (none) or more")
         _check(1 < self.rope_base < math.inf, "model.rope_base", self.rope_base, "above 1")
+        _check(1 <= self.rope_factor < math.inf, "model.rope_factor", self.rope_factor, "1 or more")
         _check(0 < self.norm_eps < math.inf, "model.norm_eps", self.norm_eps, "above 0")
         _check(1 <= self.ngram_order <= 255, "model.ngram_order", self.ngram_order, "1 to 255")
         _check(0 < self.add_k < math.inf, "model.add_k", self.add_k, "above 0 (to add nothing: smoothing mle)")
@@ -134,6 +148,18 @@ class ModelConfig:
             raise ConfigError(
                 f"model.positions = 'rope' turns pairs of numbers, but each head is {self.d_head} wide (d_model "
                 f"{self.d_model} over n_head {self.n_head}). Choose an even width."
+            )
+        scaled, original = self.rope_scaling != "none", self.rope_original_context > 0
+        if (self.rope_factor > 1 and not scaled) or original != (self.rope_scaling == "llama3"):
+            raise ConfigError(
+                f"model.rope_scaling = {self.rope_scaling!r}, model.rope_factor = {self.rope_factor:g} and "
+                f"model.rope_original_context = {self.rope_original_context} do not go together: linear has a factor, "
+                "llama3 a factor and an original context, none neither."
+            )
+        if scaled and self.positions != "rope":
+            raise ConfigError(
+                f"model.rope_scaling = {self.rope_scaling!r} stretches rotary positions, and model.positions is "
+                f"{self.positions!r}: set one of the two."
             )
         _check(set(self.window_pattern) <= set("SL"), "model.window_pattern", self.window_pattern, "letters S and L")
         if bool(self.window) != ("S" in self.window_pattern):

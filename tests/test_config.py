@@ -41,6 +41,8 @@ BAD: dict[str, list[Any]] = {
     "model.ngram_table_size": [0],
     "model.norm_eps": [0.0, math.inf, math.nan],
     "model.rope_base": [1.0, math.inf, math.nan],
+    "model.rope_factor": [0.5, math.inf, math.nan],
+    "model.rope_original_context": [-1],
     "model.dropout": [-0.1, 1.0, math.nan],
     "model.attention_dropout": [-0.1, 1.0, math.nan],
     "model.ngram_dropout": [-0.1, 1.0, math.nan],
@@ -151,6 +153,10 @@ def test_heads_that_do_not_divide_the_width_get_a_width_that_serves() -> None:
         ({"window": 64}, r"window = 64 and model\.window_pattern = '' do not go together.* Set both"),
         ({"window_pattern": "SSL"}, r"window = 0 and model\.window_pattern = 'SSL' do not go together"),
         ({"window": 64, "window_pattern": "LL"}, "do not go together"),
+        ({"rope_factor": 2.0}, r"rope_scaling = 'none', model\.rope_factor = 2 .* do not go together"),
+        ({"rope_scaling": "llama3", "rope_factor": 2.0}, r"rope_original_context = 0 do not go together"),
+        ({"rope_scaling": "linear", "rope_original_context": 9}, "do not go together"),
+        ({"rope_scaling": "linear", "positions": "none"}, r"stretches rotary positions, and .* is 'none'"),
         ({"window": 64, "window_pattern": "SsL"}, r"model\.window_pattern = SsL: wanted letters S and L"),
         ({"norm": "none"}, r"norm = 'none' .* model\.embedding_norm = true .* set model\.embedding_norm to false"),
         ({"norm": "none", "embedding_norm": False, "norm_gain": True}, r"set model\.norm_gain to false as well"),
@@ -324,12 +330,16 @@ def changes(draw: some.DrawFn) -> dict[str, Any]:
     own["train.batch_ramp"] = shares(exclude_min=True)
     own |= {name: some.sampled_from(choices) for name, choices in CHOICES.items()}
     own |= {"train.seed": some.integers(0, 2**32 - 1), "model.rope_base": shares(low=1.5, high=1e9)}
+    own["model.rope_factor"] = shares(low=1.5, high=1e3)
     own["model.ngram_order"] = some.integers(1, 255)
     found = {name: draw(own.get(name, by_kind.get(leaf.kind))) for name, leaf in LEAVES.items()}
     n_kv, groups, half = (draw(some.integers(1, 9)) for _ in range(3))
     found |= {"model.n_kv_head": n_kv, "model.n_head": n_kv * groups, "model.d_model": n_kv * groups * 2 * half}
     found["model.window_pattern"] = draw(some.text("SL", max_size=5))
     found["model.window"] *= "S" in found["model.window_pattern"]
+    if found["model.rope_scaling"] == "none" or found["model.positions"] != "rope":
+        found |= {"model.rope_scaling": "none", "model.rope_factor": 1.0}
+    found["model.rope_original_context"] *= found["model.rope_scaling"] == "llama3"
     found["model.ngram_dropout"] *= bool(found["model.ngram_orders"])
     if found["model.norm"] == "none":
         found |= {"model.norm_gain": False, "model.embedding_norm": False, "model.norm_placement": "pre"}

@@ -8,8 +8,10 @@ Each is a table of settings and one of tensors, read in both directions. Between
 - the rotary pairs: they turn number i of a head with number i + K/2, we turn neighbours 2i and 2i + 1, as the paper
   does (Su et al. 2021). The rows of queries and keys are put in the other order; their products are the same numbers.
 
-Tensors keep their bits and precision. Padding of the vocabulary is cut off. Stretched rotary positions (Llama 3.1 and
-later) are not computed here. Source: transformers 4.57, `models/gpt2` and `models/llama`.
+Tensors keep their bits and precision. Padding of the vocabulary is cut off. Of stretched rotary positions, those of
+Llama 3.1 and later and linear ones are computed here. Source: transformers 4.57, `models/gpt2` and `models/llama`.
+
+Where their config.json has objects within it, tables name what is inside with a dot: `rope_scaling.factor`.
 """
 
 from __future__ import annotations
@@ -27,9 +29,14 @@ from torch import Tensor
 
 from lmsmith.config import ModelConfig
 from lmsmith.errors import CheckpointError, ConfigError
+from lmsmith.models.attention import LLAMA3_HIGH, LLAMA3_LOW
 from lmsmith.models.gpt import GPT
 from lmsmith.presets import preset
 
+_SCALING = {
+    "linear": ("factor",),
+    "llama3": ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
+}
 _PRECISIONS = (torch.float32, torch.bfloat16, torch.float16)
 _NAMED = 4  # tensors that an error names
 
@@ -113,7 +120,7 @@ class Architecture:
 
     def read_settings(self, found: Mapping[str, Any], path: Path) -> ModelConfig:
         """Raises ConfigError for settings with which it computes something else than ours, and for bad ones."""
-        found = _without_rope_parameters(found)
+        found = _flat_rope_scaling(found)
         for name, allowed in self.wants.items():
             if found.get(name, allowed[0]) not in allowed:
                 raise ConfigError(
@@ -150,7 +157,7 @@ class Architecture:
         settings = {"architectures": [self.name], "model_type": self.model_type}
         settings |= {theirs: getattr(resolved, name) for name, (theirs, _) in self.sizes.items()}
         settings |= {self.activation: activation} | {name: allowed[0] for name, allowed in self.wants.items()}
-        return settings | self.more(config)
+        return _nested_rope_scaling(settings | self.more(config))
 
     def differences(self, config: ModelConfig) -> list[str]:
         """Settings that it has no counterpart to, and what it has instead. A setting not known here is to be off."""
@@ -249,16 +256,34 @@ def _check_tensors(found: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, 
         raise CheckpointError(f"The tensors in {folder} do not fit its config.json. {' '.join(told)}")
 
 
-def _without_rope_parameters(found: Mapping[str, Any]) -> dict[str, Any]:
-    """What transformers 5 says in `rope_parameters` in the words of version 4; a scaling that does nothing is none."""
+def _flat_rope_scaling(found: Mapping[str, Any]) -> dict[str, Any]:
+    """With a `rope_scaling` that can be computed here in the tables' words, and one that does nothing left out.
+
+    What transformers 5 says in `rope_parameters` is put in the words of version 4 first.
+    """
     settings = dict(found)
     parameters = settings.pop("rope_parameters", None)
     if isinstance(parameters, Mapping):
         settings["rope_scaling"] = {key: value for key, value in parameters.items() if key != "rope_theta"}
         settings["rope_theta"] = parameters.get("rope_theta", LLAMA.sizes["rope_base"][1])
     scaling = settings.get("rope_scaling")
-    if isinstance(scaling, Mapping) and scaling.get("rope_type", scaling.get("type", "default")) == "default":
-        settings["rope_scaling"] = None
+    if isinstance(scaling, Mapping):
+        kind = scaling.get("rope_type", scaling.get("type", "default"))
+        if kind in ("default", *_SCALING):
+            del settings["rope_scaling"]
+        if kind in _SCALING:
+            used = {"rope_type": kind} | {name: scaling.get(name) for name in _SCALING[kind]}
+            settings |= {f"rope_scaling.{name}": value for name, value in used.items()}
+    return settings
+
+
+def _nested_rope_scaling(settings: dict[str, Any]) -> dict[str, Any]:
+    """The inverse."""
+    flat = {name: settings.pop(name) for name in list(settings) if name.startswith("rope_scaling.")}
+    kind = flat.get("rope_scaling.rope_type", "none")
+    if kind != "none":
+        used = {name: flat[f"rope_scaling.{name}"] for name in _SCALING[kind]}
+        settings["rope_scaling"] = {"rope_type": kind} | used
     return settings
 
 
@@ -390,6 +415,9 @@ LLAMA = Architecture(
         "context_length": ("max_position_embeddings", 2048),
         "norm_eps": ("rms_norm_eps", 1e-6),
         "rope_base": ("rope_theta", 10000.0),
+        "rope_scaling": ("rope_scaling.rope_type", "none"),
+        "rope_factor": ("rope_scaling.factor", 1.0),
+        "rope_original_context": ("rope_scaling.original_max_position_embeddings", 0),
         "tied_head": ("tie_word_embeddings", False),
         "bias": ("attention_bias", False),
         "attention_dropout": ("attention_dropout", 0.0),
@@ -398,7 +426,11 @@ LLAMA = Architecture(
     indifferent=_INDIFFERENT | {"dropout"},
     activation="hidden_act",
     activations={"silu": "swiglu", "swish": "swiglu"},
-    wants={"rope_scaling": (None,)},
+    wants={
+        "rope_scaling": (None,),
+        "rope_scaling.low_freq_factor": (LLAMA3_LOW,),
+        "rope_scaling.high_freq_factor": (LLAMA3_HIGH,),
+    },
     more=lambda config: {"mlp_bias": config.bias, "head_dim": config.d_head},
     buffers=r".*rotary_emb\.inv_freq",  # the frequencies, which follow from the settings
     pieces=_llama,

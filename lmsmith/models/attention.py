@@ -25,6 +25,7 @@ from lmsmith.config import ModelConfig
 from lmsmith.models import kernels
 
 QK_NORM_EPS = 1e-5
+LLAMA3_LOW, LLAMA3_HIGH = 1.0, 4.0  # turns in the original context
 
 
 class Attention(nn.Module):
@@ -128,7 +129,12 @@ class State:
 
 @dataclass
 class Rotary:
-    """Rotary positions (Su et al. 2021, RoFormer): pairs of neighbouring numbers turned by position times frequency."""
+    """Rotary positions (Su et al. 2021, RoFormer): pairs of neighbouring numbers turned by position times frequency.
+
+    For a context longer than a model was first trained on, frequencies are divided by a factor: all of them (`linear`,
+    Chen et al. 2023, "Extending Context Window ... via Positional Interpolation"), or as in Llama 3.1 (`llama3`) those
+    of less than one turn in the original context wholly, those of more than four not at all, between the two in part.
+    """
 
     turns: Tensor = field(repr=False)  # complex128 (context_length, 1, K/2)
     _near: Tensor | None = field(default=None, repr=False)  # the same where, and as precise as, it was last needed
@@ -136,6 +142,12 @@ class Rotary:
     @classmethod
     def make(cls, config: ModelConfig) -> "Rotary":
         frequency = config.rope_base ** (-torch.arange(0, config.d_head, 2, dtype=torch.float64) / config.d_head)
+        if config.rope_scaling == "linear":
+            frequency = frequency / config.rope_factor
+        elif config.rope_scaling == "llama3":
+            n_turns = config.rope_original_context * frequency / (2 * math.pi)
+            kept = ((n_turns - LLAMA3_LOW) / (LLAMA3_HIGH - LLAMA3_LOW)).clamp(0, 1)
+            frequency = frequency * (kept + (1 - kept) / config.rope_factor)
         angle = torch.outer(torch.arange(config.context_length, dtype=torch.float64), frequency)
         return cls(torch.polar(torch.ones_like(angle), angle).unsqueeze(1))
 

@@ -20,6 +20,14 @@ from lmsmith.interop.huggingface import read, write
 from lmsmith.models.gpt import GPT
 from lmsmith.presets import preset
 
+# Heads of 12 have frequencies that are kept, divided, and one between the two. Texts are of 60 tokens.
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 40,
+}
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("gpt2", {}),
     "gpt2, another eps": ("gpt2", {"layer_norm_epsilon": 0.1}),
@@ -34,6 +42,9 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama, tied": ("llama", {"tie_word_embeddings": True}),
     "llama, biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
     "llama, another base": ("llama", {"rope_theta": 1000.0}),
+    "llama 3.1": ("llama", {"rope_scaling": LLAMA3, "num_attention_heads": 3, "num_key_value_heads": 1}),
+    "llama, linear": ("llama", {"rope_scaling": {"rope_type": "linear", "factor": 4.0}}),
+    "llama, linear of old": ("llama", {"rope_scaling": {"type": "linear", "factor": 2.5}}),
 }
 
 
@@ -139,7 +150,12 @@ def test_a_model_of_ours_says_the_same_there(name: str, changes: dict[str, Any],
 def other_values() -> list[tuple[str, Any]]:
     """Each setting of the model with another value than a preset has."""
     found: list[tuple[str, Any]] = []
-    own = {"window": {"window": 8, "window_pattern": "S"}, "ngram_orders": {"ngram_orders": (2,)}}
+    own = {
+        "window": {"window": 8, "window_pattern": "S"},
+        "ngram_orders": {"ngram_orders": (2,)},
+        "rope_factor": {"rope_scaling": "linear", "rope_factor": 2.0},
+        "rope_original_context": {"rope_scaling": "llama3", "rope_factor": 2.0, "rope_original_context": 40},
+    }
     for name, leaf in settings(ModelConfig):
         choices = [True, False] if leaf.kind is bool else list(leaf.choices)
         numbers = {int: [2, 3], float: [0.25, 500.0]}.get(leaf.kind, [])
@@ -294,8 +310,14 @@ def test_names_without_prefix_and_buffers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, r"rope_scaling = .*llama3"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, r"rope_scaling = .*linear"),
+        (
+            {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}},
+            r"low_freq_factor = null.* wanted 1\.0",
+        ),
+        ({"rope_scaling": LLAMA3 | {"high_freq_factor": 3.0}}, r"high_freq_factor = 3\.0.* wanted 4\.0"),
+        ({"rope_scaling": {"type": "linear", "factor": "two"}}, r"rope_factor = 'two'"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, r"rope_scaling = .*dynamic"),
+        ({"rope_scaling": {"rope_type": "longrope", "factor": 2.0}}, r"rope_scaling = .*longrope"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 5.0}}, r"rope_scaling = .*yarn"),
         ({"head_dim": 8}, "head_dim = 8"),
         ({"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
@@ -336,6 +358,9 @@ def test_rope_parameters_of_version_5(folder: Path) -> None:
     before = read(folder)[0]
     changed_settings(folder, rope_theta="removed", rope_parameters={"rope_type": "default", "rope_theta": 123.0})
     assert read(folder)[0] == dataclasses.replace(before, rope_base=123.0)
+    changed_settings(folder, rope_parameters=LLAMA3 | {"rope_theta": 123.0})
+    scaled = {"rope_scaling": "llama3", "rope_factor": 8.0, "rope_original_context": 40}
+    assert read(folder)[0] == dataclasses.replace(before, rope_base=123.0, **scaled)
 
 
 def test_files_that_cannot_be_read_are_told_of(folder: Path) -> None:

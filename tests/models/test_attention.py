@@ -1,6 +1,7 @@
 """Attention against itself written out head by head, whatever computes it and whoever may see whom."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,6 +51,22 @@ def test_rotary() -> None:
     wanted = turned(x, 100.0)
     torch.testing.assert_close(rotary(x, 0), wanted, rtol=1e-13, atol=1e-13)
     torch.testing.assert_close(rotary(x[:, 4:7], 4), wanted[:, 4:7], rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("scaling", ["linear", "llama3"])
+def test_stretched_rotary(scaling: Any) -> None:
+    """Frequencies one at a time, by how often they turn within the original context."""
+    original = 40 if scaling == "llama3" else 0
+    scaled = config(d_model=36, rope_scaling=scaling, rope_factor=8.0, rope_original_context=original)
+    found = torch.angle(Rotary.make(scaled).turns[1, 0]).tolist()
+    regions = set()
+    for frequency, stretched in zip((10_000.0 ** (-i / 6) for i in range(6)), found, strict=True):
+        n_turns = original * frequency / (2 * math.pi)
+        region = "all" if scaling == "linear" or n_turns < 1 else "none" if n_turns > 4 else "between"
+        kept = {"all": 0.0, "none": 1.0}.get(region, (n_turns - 1) / 3)
+        assert stretched == pytest.approx(frequency * ((1 - kept) / 8 + kept), rel=1e-12)
+        regions.add(region)
+    assert regions == ({"all"} if scaling == "linear" else {"all", "between", "none"})
 
 
 def test_rotary_products_depend_on_the_distance_alone() -> None:

@@ -48,6 +48,12 @@ SWITCHES: dict[str, list[tuple[dict[str, Any], Any, str, str | int]]] = {
     "embedding_norm": [({}, False, NOWHERE, EVERYWHERE)],
     "positions": [({}, "learned", "position", EVERYWHERE), ({}, "none", NOWHERE, 1)],
     "rope_base": [({}, 7.0, NOWHERE, 1)],
+    "rope_scaling": [
+        ({"rope_factor": 3.0}, "linear", NOWHERE, 1),
+        ({"rope_factor": 3.0, "rope_original_context": 5}, "llama3", NOWHERE, 1),
+    ],
+    "rope_factor": [({"rope_scaling": "linear"}, 3.0, NOWHERE, 1)],
+    "rope_original_context": [({"rope_scaling": "llama3", "rope_factor": 3.0}, 5, NOWHERE, 1)],
     "feed_forward": [
         *(({}, kind, NOWHERE, EVERYWHERE) for kind in ("gelu", "gelu-tanh", "silu")),
         *(({}, kind, BLOCK + r"feed_forward\.up", EVERYWHERE) for kind in ("swiglu", "geglu")),
@@ -68,8 +74,9 @@ SWITCHES: dict[str, list[tuple[dict[str, Any], Any, str, str | int]]] = {
     "logit_softcap": [({}, 0.0, NOWHERE, EVERYWHERE)],
     "init": [({}, init, NOWHERE, NOWHERE) for init in ("gpt2", "truncated-normal")],
 }
-# The setting a window or pattern is compared with: none at all.
-WITHOUT = {"window": {"window_pattern": ""}, "window_pattern": {"window": 0}}
+# What windows and stretched positions are compared with: none at all.
+UNSCALED = {"rope_scaling": "none", "rope_factor": 1.0, "rope_original_context": 0}
+WITHOUT = {"window": {"window_pattern": ""}, "window_pattern": {"window": 0}} | dict.fromkeys(UNSCALED, UNSCALED)
 CASES = [(name, *case) for name, cases in SWITCHES.items() for case in cases]
 IDS = [f"{name}-{value}" for name, _, value, _, _ in CASES]
 
