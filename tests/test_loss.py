@@ -223,3 +223,31 @@ def test_memory_is_a_few_chunks_and_not_all_logits() -> None:
     logits = 4 * 4096 * 16384
     assert chunked < 12 * 8 * 2**20 < logits / 2
     assert plain > 2 * logits  # logits and their gradient at least: the bound means something
+
+
+@pytest.mark.parametrize("softcap", [0.0, 1.5])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_what_is_compiled_does_what_is_not(softcap: float, dtype: torch.dtype) -> None:
+    """Padded columns, targets that do not count, a soft cap; in bfloat16 both round once, at the end."""
+    generator = torch.Generator().manual_seed(0)
+    logits = (3 * torch.randn(N, V + 3, generator=generator, dtype=torch.float64)).to(dtype)
+    goal = torch.randint(0, V, (N, 1), generator=generator)
+    goal[::4] = IGNORED
+    wanted = loss.in_passes(logits.clone(), goal, V, softcap, True)
+    found = loss.at_once(logits, goal, V, softcap, True)
+    tolerance = 1e-13 if dtype == torch.float64 else 0.01
+    assert_equal(list(found), list(wanted), tolerance)
+    assert found[1].dtype == dtype
+    assert not found[1][::4].any()
+
+
+def test_chunks_are_compiled_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`at_once` stands for what a compiler makes of it."""
+    monkeypatch.setattr(loss, "CHUNK_ELEMENTS", 4 * V)
+    monkeypatch.setattr(loss, "_fused", lambda: loss.at_once)
+    monkeypatch.setattr(loss, "in_passes", None)
+    hidden, head, targets = drawn(ignored=5)
+    found = value_and_gradients(
+        lambda *inputs: summed_cross_entropy(*inputs, vocab_size=V, compiled=True)[0], hidden, head, targets
+    )
+    assert_equal(found, value_and_gradients(plain, hidden, head, targets))

@@ -82,7 +82,7 @@ class Attention(nn.Module):
         """Attention of a whole window of text on itself."""
         mask = layout.masks.get(self.window) if layout else None
         dropout = self.dropout if self.training else 0.0
-        if q.device.type == "cpu":
+        if q.device.type == "cpu" and not torch.compiler.is_compiling():
             N, T, K = q.size(0) * q.size(1), q.size(2), q.size(3)
             q_, k_, v_ = (x.reshape(N, T, K) for x in (q, k, v))
             first = None if mask is None else mask.first
@@ -137,7 +137,7 @@ class Rotary:
     """
 
     turns: Tensor = field(repr=False)  # complex128 (context_length, 1, K/2)
-    _near: Tensor | None = field(default=None, repr=False)  # the same where, and as precise as, it was last needed
+    _near: Tensor | None = field(default=None, repr=False)  # as real numbers (context_length, 1, K/2, 2), at hand
 
     @classmethod
     def make(cls, config: ModelConfig) -> "Rotary":
@@ -156,12 +156,22 @@ class Rotary:
     ) -> Float[Tensor, "B T H K"]:
         """Tokens stand at `start`, `start` + 1 ... or at `positions`."""
         wide = x if x.dtype == torch.float64 else x.float()
-        kind = torch.complex128 if wide.dtype == torch.float64 else torch.complex64
+        near = self.at_hand(wide)
+        near = near[start : start + x.size(1)] if positions is None else near[positions]
+        pairs = wide.unflatten(-1, (-1, 2))
+        if x.device.type == "cpu" and not torch.compiler.is_compiling():  # one pass; compilers want real numbers
+            turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(near))
+        else:
+            (a, b), (cos, sin) = pairs.unbind(-1), near.unbind(-1)
+            turned = torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1)
+        return turned.flatten(-2).to(x.dtype)
+
+    def at_hand(self, x: Tensor) -> Tensor:
+        """Cosines and sines where `x` is, and as precise. To be called before compiled blocks, which keep nothing."""
+        kind = torch.float64 if x.dtype == torch.float64 else torch.float32
         if self._near is None or self._near.device != x.device or self._near.dtype != kind:
-            self._near = self.turns.to(kind).to(x.device)
-        pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)))
-        turned = pairs * (self._near[start : start + x.size(1)] if positions is None else self._near[positions])
-        return torch.view_as_real(turned).flatten(-2).to(x.dtype)
+            self._near = torch.view_as_real(self.turns).to(x.device, kind)
+        return self._near
 
 
 @dataclass

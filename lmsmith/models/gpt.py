@@ -104,6 +104,8 @@ class GPT(NeuralModel):
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
         embedded = x
+        if self.rotary is not None:
+            self.rotary.at_hand(x)
         for index, block in enumerate(self.blocks):
             if self.residual_scale is not None and self.input_scale is not None:
                 x = self.residual_scale[index].to(x.dtype) * x + self.input_scale[index].to(x.dtype) * embedded

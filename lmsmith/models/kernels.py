@@ -6,6 +6,7 @@ FlashAttention is slow at short contexts. Each function here equals its plain fo
 `tests/models/test_kernels.py`) and costs about half.
 
 Gradients follow from the formulas in the docstrings; they are first derivatives alone, not to be differentiated again.
+A compiler is given the plain forms: it fuses them, forward and backward, with what stands around them.
 Reduced precision is kept: outputs have the input's dtype.
 """
 
@@ -19,18 +20,19 @@ from torch import Tensor
 
 def rms_norm(x: Float[Tensor, "*batch D"], gain: Float[Tensor, " D"] | None, eps: float) -> Float[Tensor, "*batch D"]:
     """x / sqrt(mean(x²) + eps), times the gain if there is one (Zhang and Sennrich 2019, eq. 4)."""
-    y = _RMSNorm.apply(x, eps)
+    y = F.rms_norm(x, (x.size(-1),), eps=eps) if torch.compiler.is_compiling() else _RMSNorm.apply(x, eps)
     return y if gain is None else y * gain.to(y.dtype)
 
 
 def relu2(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """max(x, 0)² (So et al. 2021, Primer)."""
-    return _ReLU2.apply(x)
+    return F.relu(x).square() if torch.compiler.is_compiling() else _ReLU2.apply(x)
 
 
 def gelu_tanh(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """GPT-2's GELU: x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x³))) (Hendrycks and Gimpel 2016)."""
-    if x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and x.requires_grad:
+    plain = x.device.type != "cpu" or torch.compiler.is_compiling()
+    if not plain and x.dtype in (torch.float32, torch.float64) and x.requires_grad:
         return _GELUTanh.apply(x)
     return F.gelu(x, approximate="tanh")
 

@@ -30,10 +30,10 @@ from lmsmith.parallel.process import Ranks, lost_in_words
 class SummedLoss(nn.Module):
     """Model and loss as one module: what DDP and FSDP2 want to see called."""
 
-    def __init__(self, model: NeuralModel, head_dtype: torch.dtype | None = None) -> None:
-        """`head_dtype`: of the head's products, where not the model's own."""
+    def __init__(self, model: NeuralModel, head_dtype: torch.dtype | None = None, *, compiled: bool = False) -> None:
+        """`head_dtype`: of the head's products, where not the model's own. `compiled`: the passes over logits."""
         super().__init__()
-        self.model, self.head_dtype = model, head_dtype
+        self.model, self.head_dtype, self.compiled = model, head_dtype, compiled
 
     def forward(self, inputs: Tensor, targets: Tensor, documents: Tensor | None = None, state: Any = None) -> Tensor:
         """Sum of the cross-entropy over the targets that count, in nats: ()."""
@@ -45,6 +45,7 @@ class SummedLoss(nn.Module):
                 targets.flatten(),
                 vocab_size=self.model.config.vocab_size,
                 softcap=self.model.config.logit_softcap,
+                compiled=self.compiled,
             )
         return total
 
