@@ -488,6 +488,13 @@ class Setting:
         return typing.get_args(self.kind) if typing.get_origin(self.kind) is Literal else ()
 
 
+CHANGEABLE = {
+    *("train.micro_batch_size", "train.recompute", "train.parallel"),
+    *("train.save_every", "train.keep", "train.track"),
+}
+"""What a run may be resumed with: it changes speed, memory and what is kept, not what is learnt."""
+
+
 def settings(config: type = RunConfig, prefix: str = "") -> Iterator[tuple[str, Setting]]:
     """Every setting by dotted name, in declaration order."""
     kinds = typing.get_type_hints(config)

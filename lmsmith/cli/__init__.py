@@ -28,7 +28,7 @@ def run(arguments: Sequence[str], *, started: float) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[Warnings()])
-    handle(signal.SIGTERM, stop_at_once)
+    before = handle(signal.SIGTERM, stop_at_once)
     try:
         options = parse(arguments)
         return int(options.call(options, Printer(), started))
@@ -44,6 +44,8 @@ def run(arguments: Sequence[str], *, started: float) -> int:
         return 0
     except SystemExit as done:  # argparse, after --help and --version
         return int(done.code or 0)
+    finally:
+        handle(signal.SIGTERM, before)  # while Python leaves there is nothing to be said any more
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -154,7 +154,9 @@ def add_settings(made: argparse.ArgumentParser, *, out: bool = True) -> None:
         add_setting(groups[section], leaf)
 
 
-def add_setting(group: argparse._ActionsContainer, leaf: Setting) -> None:
+def add_setting(group: argparse._ActionsContainer, leaf: Setting, default: str = "") -> None:
+    """`default`: what the help says of it, where that is not the setting's own."""
+    default = default or ("chosen" if leaf.name in CHOSEN else _as_typed(leaf.default))
     short = OFTEN.get(leaf.name)
     group.add_argument(
         *([f"--{short}"] if short else []),
@@ -162,7 +164,7 @@ def add_setting(group: argparse._ActionsContainer, leaf: Setting) -> None:
         dest=leaf.name,
         default=argparse.SUPPRESS,
         metavar=_metavar(leaf),
-        help=f"{leaf.meaning} ({'chosen' if leaf.name in CHOSEN else _as_typed(leaf.default)})".replace("%", "%%"),
+        help=f"{leaf.meaning} ({default})".replace("%", "%%"),
     )
 
 

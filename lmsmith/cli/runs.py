@@ -11,7 +11,8 @@ from typing import Any
 
 from rich.console import Console
 
-from lmsmith.cli.grammar import Verbs, add_settings, settings_given
+from lmsmith.cli.grammar import Verbs, add_setting, add_settings, settings_given
+from lmsmith.config import CHANGEABLE, settings
 
 
 def add(verbs: Verbs) -> None:
@@ -39,6 +40,10 @@ def add(verbs: Verbs) -> None:
         "resume", _resume, "go on with a run from its last whole checkpoint", "lmsmith resume demo/mine"
     )
     resume.add_argument("run", type=Path, metavar="RUN", help="the folder that `lmsmith train` wrote")
+    changeable = resume.add_argument_group("settings that may change on the way")
+    for name, leaf in settings():
+        if name in CHANGEABLE:
+            add_setting(changeable, leaf, "as it was")
 
     report = verbs.verb("report", _report, "plots and tables of runs in one HTML file", "lmsmith report demo/run-1")
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders that `lmsmith train` wrote")
@@ -78,7 +83,7 @@ def _train(options: argparse.Namespace, console: Console, started: float) -> int
 def _resume(options: argparse.Namespace, console: Console, started: float) -> int:
     from lmsmith.train.start import resume
 
-    return _closing(options.run, resume(options.run, console=console), console)
+    return _closing(options.run, resume(options.run, settings_given(options), console=console), console)
 
 
 def _demo(options: argparse.Namespace, console: Console, started: float) -> int:

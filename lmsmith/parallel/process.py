@@ -145,8 +145,13 @@ def joined(ranks: Ranks) -> Iterator[Ranks]:
     if ranks.device.type == "cuda":
         torch.cuda.set_device(ranks.device)
     with lost_in_words():
+        store, *_ = next(dist.rendezvous("env://", timeout=PATIENCE))
         dist.init_process_group(
             "nccl" if ranks.device.type == "cuda" else "gloo",
+            # torchrun keeps its store when it starts lost processes again; in it are the addresses of those before.
+            store=dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store),
+            rank=ranks.rank,
+            world_size=ranks.world,
             timeout=PATIENCE,
             device_id=ranks.device if ranks.device.type == "cuda" else None,
         )

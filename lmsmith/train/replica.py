@@ -1,8 +1,8 @@
 """A model made ready for updates on this process: precision, compilation, recomputation, and its share of the work.
 
-The model itself knows of none of it. Everything is applied from outside, in this order: blocks whose activations are
-recomputed, blocks that are compiled, the loss around the model, DDP or FSDP2 around that, and at last the optimisers,
-which must see the parameters as they then are.
+The model itself knows of none of it. Everything is applied from outside, in this order: blocks that are compiled,
+blocks whose activations are recomputed, the loss around the model, DDP or FSDP2 around that, and at last the
+optimisers, which must see the parameters as they then are.
 """
 
 from __future__ import annotations
@@ -29,32 +29,34 @@ AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Replica:
-    """What an update works on. `rows_at_once`: of a micro-batch."""
+    """What an update works on. `rows_at_once`: of a micro-batch; `rows_known_to_fit`: that memory sufficed for."""
 
     def __init__(self, model: NeuralModel, config: RunConfig, ranks: Ranks | None = None) -> None:
         """Takes over `model`, which lies on its device. Under several ranks all must do so together."""
         self.model, self.config, self.ranks = model, config, ranks or Ranks()
         self.device = next(model.parameters()).device
         products = products_dtype(config)
-        if config.train.recompute:
-            for block in model.blocks:
+        if compiled := config.train.compile == "yes":
+            torch._dynamo.config.recompile_limit = 64  # windows, training and not, lengths: each is compiled for
+        for block in model.blocks:
+            if compiled:
+                block.forward = torch.compile(block.forward)
+            if config.train.recompute:
                 block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
-        if config.train.compile == "yes":
-            for block in model.blocks:
-                block.compile()
         self.summed_loss: nn.Module
         self.optimisers: Optimisers | ByHand
         if config.train.engine == "reference":
             assert isinstance(model, GPT)
             self.summed_loss = self.optimisers = ByHand(model, config)
         else:
-            self.summed_loss = spread(SummedLoss(model, products), self.ranks, config.train.parallel)
+            self.summed_loss = spread(SummedLoss(model, products, compiled=compiled), self.ranks, config.train.parallel)
             over_ranks = functools.partial(row_by_row, ranks=self.ranks) if self.ranks.world > 1 else None
             self.optimisers = Optimisers(model, config.optim, products, over_ranks)
         self.carried = Carried(model) if config.train.carry_state and isinstance(model, RNN) else None
         self.scale = GradientScale(config.train.dtype == "float16")
         start, end = self.ranks.rows(config.train.batch_size)
         self.rows_at_once = min(config.train.micro_batch_size or end - start, end - start)
+        self.rows_known_to_fit = 0
 
     def autocast(self) -> torch.autocast:
         """The precision of products, for forward passes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from lmsmith import atomic
-from lmsmith.config import RunConfig, read_toml
+from lmsmith.config import CHANGEABLE, RunConfig, read_toml
 from lmsmith.data.gather import gather
 from lmsmith.data.prepare import Corpus
 from lmsmith.errors import ConfigError, TrainingError, UsageError
@@ -123,10 +124,13 @@ def train(
     """Trains a model on `sources` and returns its run folder and summary.
 
     `changes`: settings by dotted name. `started`: the time.monotonic() from which `--minutes` counts.
-    `reserve_seconds`: kept free at the end of them for what the caller has yet to do. Raises LmsmithError of every
-    kind; where that comes before training begins, nothing appears at `out`.
+    `reserve_seconds`: kept free at the end of them for what the caller has yet to do. Where torchrun starts lost
+    processes again (`--max-restarts`), the run goes on at its last checkpoint. Raises LmsmithError of every kind;
+    where that comes before training begins, nothing appears at `out`.
     """
     started = time.monotonic() if started is None else started
+    if started_again(out) and out is not None and (out / "config.toml").is_file():
+        return out, resume(out, console=console)
     config, given = asked(sources, changes)
     if config.train.engine == "reference":
         config, notes = for_reference(config, given)
@@ -139,6 +143,16 @@ def train(
     check_installed(config.train.track)
     with joined(place_in_environment(device_name(config))) as ranks:
         return _train(config, given, out, _of_first(console, ranks), started, reserve_seconds, ranks)
+
+
+def started_again(out: Path | None) -> bool:
+    """Whether torchrun has started this process in the place of a lost one. UsageError if it would find no run then."""
+    if out is None and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
+        raise UsageError(
+            "torchrun's --max-restarts starts the same command again: name the run's folder with --out RUN, so that "
+            "the run goes on there."
+        )
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def _count(config: RunConfig, given: set[str], out: Path | None, console: Console) -> tuple[Path, dict[str, Any]]:
@@ -208,9 +222,10 @@ def _train(
         return place, _finish(training, config)
 
 
-def resume(place: Path, *, console: Console) -> dict[str, Any]:
+def resume(place: Path, changes: Mapping[str, Any] | None = None, *, console: Console) -> dict[str, Any]:
     """Goes on with a run from its last whole checkpoint, or from its beginning where it has none yet.
 
+    `changes`: settings by dotted name, of CHANGEABLE; they stay with the run.
     With `--minutes` the run has what is left of them after the time it had trained for. A run that has ended stays as
     it is. Returns its summary.
     """
@@ -223,15 +238,22 @@ def resume(place: Path, *, console: Console) -> dict[str, Any]:
             return count(config, corpus, place, console)
     check_installed(config.train.track)
     with joined(place_in_environment(device_name(config))) as ranks:
-        return _resume(place, _of_first(console, ranks), started, ranks)
+        return _resume(place, changes or {}, _of_first(console, ranks), started, ranks)
 
 
-def _resume(place: Path, console: Console, started: float, ranks: Ranks) -> dict[str, Any]:
+def _resume(place: Path, changes: Mapping[str, Any], console: Console, started: float, ranks: Ranks) -> dict[str, Any]:
     config, corpus = open_run(place)
     summary = summary_of(place)
     if summary.get("finished") not in (None, "signal"):
         say(console, f"{place} is finished, at step {summary['steps']:,}: there is nothing to go on with")
         return summary
+    assert set(changes) <= CHANGEABLE, changes
+    if config.train.carry_state and "train.micro_batch_size" in changes:
+        raise ConfigError(f"{place} carries a state for each of its micro-batches: their size stays as it is.")
+    if changes:
+        config = config.changed(changes, where="the command line")
+        if ranks.first:
+            atomic.write(place / "config.toml", config.to_toml())
     with _or_resume(place, console):
         training = _training(config, corpus, place, console, survey(config, ranks), ranks)
         if training.restore():
@@ -299,7 +321,7 @@ def _memory_in_words() -> Iterator[None]:
             raise
         raise TrainingError(
             "this machine's memory does not suffice. Set a smaller --train.micro_batch_size (the batch stays as it "
-            "is), --model.context_length or model."
+            "is; `lmsmith resume` takes it too), --train.recompute yes, or a smaller --model.context_length or model."
         ) from error
 
 

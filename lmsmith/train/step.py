@@ -48,20 +48,57 @@ def update(
 def gradient(replica: Replica, batches: AnyBatches, step: int) -> tuple[float, float]:
     """The loss of batch `step` over all processes, and the norm of its gradient, which is left in the parameters.
 
-    Where memory does not suffice, micro-batches are halved (`Replica.rows_at_once`) and the batch begun anew.
+    Where memory does not suffice, micro-batches are halved (`Replica.rows_at_once`) and the batch begun anew. Several
+    processes cannot begin anew once they talk, in the last backward pass: they try a micro-batch beforehand (`_fits`).
     """
+    several = replica.ranks.world > 1
+    while several and not replica.carried and not _fits(replica, batches, step):
+        _halve(replica)
     while True:
         try:
             return _gradient(replica, batches, step)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            alone = replica.ranks.world == 1 and not replica.carried  # else others, or a state, are further on
-            if not is_out_of_memory(error) or replica.rows_at_once == 1 or not alone:
+            if not is_out_of_memory(error) or replica.rows_at_once == 1 or several or replica.carried:
                 raise
-            replica.optimisers.clear()
-            replica.rows_at_once = -(-replica.rows_at_once // 2)
-            log.warning("memory does not suffice: micro-batches of %d rows from here on", replica.rows_at_once)
-        if replica.device.type == "cuda":  # what the failed one held is free only here, behind its `except`
-            torch.cuda.empty_cache()
+        _halve(replica)
+
+
+def _fits(replica: Replica, batches: AnyBatches, step: int) -> bool:
+    """Whether a micro-batch fits into the memory of every process; all come to the same answer.
+
+    Tried where it is not known, and twice in a run: before the optimisers have their state, and with it there. Under
+    FSDP2 nothing is tried, for its forward passes talk.
+    """
+    part = replica.micro_batches(step)[0]
+    n_rows = part[1] - part[0]
+    if n_rows <= replica.rows_known_to_fit or not isinstance(replica.summed_loss, nn.parallel.DistributedDataParallel):
+        return True
+    short = False
+    try:
+        batch = batches.rows(step, *part)
+        with torch.random.fork_rng(_devices(replica)), synchronised(replica.summed_loss, last=False):
+            with replica.autocast():
+                summed = replica.summed_loss(*_tensors(batch, replica.device))
+            (summed * 0).backward()
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error) or n_rows == 1:
+            raise
+        short = True
+    replica.optimisers.clear()
+    if replica.ranks.most(short)[0]:
+        return False
+    if replica.optimisers.state():
+        replica.rows_known_to_fit = n_rows
+    return True
+
+
+def _halve(replica: Replica) -> None:
+    replica.optimisers.clear()
+    replica.rows_at_once = -(-replica.rows_at_once // 2)
+    if replica.ranks.first:
+        log.warning("memory does not suffice: micro-batches of %d rows from here on", replica.rows_at_once)
+    if replica.device.type == "cuda":  # what the failed one held is free only behind its `except`
+        torch.cuda.empty_cache()
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -74,8 +111,7 @@ def _gradient(replica: Replica, batches: AnyBatches, step: int) -> tuple[float, 
     n_counted = batches.n_counted(step)
     factor = scale.value * ranks.world / n_counted
     total = torch.zeros((), device=replica.device, dtype=torch.float64 if replica.device.type != "mps" else None)
-    devices = [replica.device] if replica.device.type == "cuda" else []
-    with torch.random.fork_rng(devices, enabled=config.model.has_dropout):
+    with torch.random.fork_rng(_devices(replica), enabled=config.model.has_dropout):
         if config.model.has_dropout:  # dropout is a function of (seed, step, rank)
             torch.manual_seed(dropout_seed(config.train.seed, step, ranks.rank))
         parts = replica.micro_batches(step)
@@ -88,6 +124,11 @@ def _gradient(replica: Replica, batches: AnyBatches, step: int) -> tuple[float, 
                 (summed * factor).backward()
             total += summed.detach()
     return ranks.sum(float(total))[0] / n_counted, norm_of(replica.model, scale.value)
+
+
+def _devices(replica: Replica) -> list[torch.device]:
+    """Whose generators PyTorch does not save unasked."""
+    return [replica.device] if replica.device.type == "cuda" else []
 
 
 def _tensors(batch: Batch, device: torch.device) -> list[Tensor]:

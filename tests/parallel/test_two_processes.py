@@ -4,8 +4,10 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -22,12 +24,14 @@ TINY = [
 ]
 
 
-def lmsmith(cwd: Path, *words: str, n: int = 1, **environment: str) -> subprocess.CompletedProcess[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)] if n > 1 else []
+def lmsmith(
+    cwd: Path, *words: str, n: int = 1, torchrun: Sequence[str] = (), script: Sequence[str] = ("-m", "lmsmith")
+) -> subprocess.CompletedProcess[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n), *torchrun] if n > 1 else []
     return subprocess.run(
-        [sys.executable, *launcher, "-m", "lmsmith", *words],
+        [sys.executable, *launcher, *script, *words],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"} | environment,
+        env={**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=240,
@@ -116,3 +120,68 @@ def test_a_batch_that_cannot_be_shared_is_refused_once(place: Path) -> None:
     assert done.returncode != 0
     assert "train.batch_size = 3 cannot be shared evenly by 2 processes" in done.stderr
     assert "Traceback" not in done.stderr.split("ChildFailedError")[0].split("torch/distributed")[0]
+
+
+@pytest.mark.slow
+def test_too_little_memory_in_one_process_halves_the_micro_batches_of_all(place: Path) -> None:
+    """And nothing else: the losses of a run alone. Where not one row fits, or under FSDP2, words say what to do."""
+    options = ["--train.batch_size", "8"]
+    alone = trained(place, "alone", *options)
+    cramped = [str(Path(__file__).parent / "cramped.py")]
+    words = ["train", "text.txt", *TINY, *options, "--out"]
+    done = lmsmith(place, *words, "two", "1", n=2, script=cramped)
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = (done.stdout + done.stderr).replace("\n", " ")
+    assert said.count("micro-batches of 2 rows from here on") == said.count("micro-batches of 1 rows from here on") == 1
+    same(losses(place / "two"), losses(alone), 1e-12)
+    for name, most, how in (("none", "0", "ddp"), ("sharded", "2", "fsdp")):
+        done = lmsmith(place, *words, name, "--train.parallel", how, most, n=2, script=cramped)
+        assert done.returncode != 0
+        assert "this machine's memory does not suffice. Set a smaller --train.micro_batch_size" in done.stderr
+    done = lmsmith(place, "resume", "sharded", "--train.micro_batch_size", "2", "2", n=2, script=cramped)
+    assert done.returncode == 0, done.stderr[-3000:]
+    same(losses(place / "sharded"), losses(alone), 1e-12)
+
+
+@pytest.mark.slow
+def test_a_lost_process_is_started_again_and_the_run_goes_on(place: Path) -> None:
+    """torchrun's --max-restarts: one of the two is killed after the first save. The same weights as without."""
+    alone = trained(place, "alone", n=2)
+    words = ["train", "text.txt", *TINY, "--out", "run", "4"]
+    done = lmsmith(
+        place, *words, n=2, torchrun=["--max-restarts", "1"], script=[str(Path(__file__).parent / "lost.py")]
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "resuming run at step 4 of 12" in done.stdout
+    assert losses(place / "run") == losses(alone)
+    done = lmsmith(place, *words[:-3], n=2, torchrun=["--max-restarts", "1"])
+    assert done.returncode != 0
+    assert "name the run's folder with --out RUN" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["ddp", "fsdp"])
+def test_two_machines(place: Path, how: str) -> None:
+    """As `docs/scale.md` says to start them, but both are this one."""
+    alone = trained(place, "alone")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    nodes = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", str(port)]
+    words = ["-m", "lmsmith", "train", "text.txt", *TINY, "--train.parallel", how, "--out", "run"]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "torch.distributed.run", *nodes, "--node-rank", str(rank), *words],
+            cwd=place,
+            env={**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=240)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0], said
+    assert "report" in said[0]
+    assert "val loss" not in said[1]
+    same(losses(place / "run"), losses(alone), 1e-12)
