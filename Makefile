@@ -3,7 +3,8 @@
 
 PYTHON ?= python3
 BIN = .venv/bin
-WORKERS = -n auto --maxprocesses 8
+# Neighbours stay together (worksteal), so that what they share is made once and not in each process.
+WORKERS = -n auto --maxprocesses 8 --dist worksteal
 
 .PHONY: demo test lint slow learn clean
 
