@@ -9,7 +9,7 @@ import pytest
 # Where the tests are started in the background of a shell, SIGINT is ignored, and tests that send it would see nothing.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Before PyTorch and NumPy are imported. The tensors here are small, and tests run side by side: threads that wait for each
+# Before PyTorch and NumPy are imported. Tensors are small here, and tests run side by side: threads that wait for each
 # other would take three times as much of the processor.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
