@@ -1,7 +1,8 @@
 """What a folder of token shards or a single shard holds, and, on request, whether it is what it should be.
 
 Counts come from the manifest, where there is one, and from the shards' headers, which are always looked at. `verify`
-reads every byte: hashes against the manifest, ids against the vocabulary, ends of text against the number of documents.
+reads every byte: hashes against the manifest, ids against the vocabulary, and documents and bytes of text, which bits
+per byte are divided by, counted once more.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ from lmsmith.tokens.tokenizer import Tokenizer
 N_FIRST = 64
 """Tokens shown of the beginning of a split."""
 
-_BLOCK = 2**22  # bytes hashed, ids looked at at once
+_BLOCK = 2**22  # ids looked at at once
 
 Tell = Callable[[str, int, int], None]
 """Called with what is done, how many bytes, of how many."""
@@ -104,7 +105,9 @@ def inspect(
         )
         for path in paths if verify else ():
             tell(f"verifying {path.name}", done, n_bytes)
-            problems += _problems(path, records.get(path.name), own)
+            # Where the ids do not carry all of the text, only its preparation knew how many bytes it had.
+            whole = ready.manifest is not None and not ready.manifest.splits[name].n_unknown
+            problems += _problems(path, records.get(path.name), own, whole)
             done += path.stat().st_size
     source, said = "shards from elsewhere, without a manifest", "nobody says which"
     if ready.manifest and made:
@@ -135,8 +138,8 @@ def _begins(ids: Shards, tokenizer: Tokenizer | None) -> str:
     return tokenizer.decode(first)
 
 
-def _problems(path: Path, record: ShardRecord | None, tokenizer: Tokenizer | None) -> Iterator[str]:
-    """What is wrong with one shard: its hash, ids beyond the vocabulary, the number of documents."""
+def _problems(path: Path, record: ShardRecord | None, tokenizer: Tokenizer | None, whole: bool) -> Iterator[str]:
+    """What is wrong with one shard: its hash, ids beyond the vocabulary, documents, and if it is `whole` bytes."""
     if record is not None and (found := _sha256(path)) != record.sha256:
         yield f"{path} has changed: its SHA-256 is {found}, and the manifest says {record.sha256}."
     if tokenizer is None:
@@ -146,11 +149,20 @@ def _problems(path: Path, record: ShardRecord | None, tokenizer: Tokenizer | Non
         check_ids(ids, tokenizer.vocab_size, path)
     except DataError as error:
         yield str(error)
-    if record is not None and tokenizer.end_of_text is not None:
-        parts = (ids[start : start + _BLOCK] for start in range(0, len(ids), _BLOCK))
-        n_documents = sum(int(np.count_nonzero(part == tokenizer.end_of_text)) for part in parts)
+        return
+    if record is None:
+        return
+    times = np.zeros(tokenizer.vocab_size, np.int64)
+    for start in range(0, len(ids), _BLOCK):
+        times += np.bincount(ids[start : start + _BLOCK], minlength=tokenizer.vocab_size)
+    if tokenizer.end_of_text is not None:
+        n_documents, times[tokenizer.end_of_text] = int(times[tokenizer.end_of_text]), 0
         if n_documents != record.n_documents:
             yield f"{path} has {n_documents:,} ends of text, and the manifest says {record.n_documents:,} documents."
+    if whole:
+        n_bytes = sum(n * len(tokenizer.decode_bytes([id])) for id, n in enumerate(times.tolist()) if n)
+        if n_bytes != record.n_bytes:
+            yield f"{path} has {n_bytes:,} bytes of text, and the manifest says {record.n_bytes:,}."
 
 
 def _sha256(path: Path) -> str:

@@ -120,9 +120,14 @@ def read_manifest(folder: Path) -> Manifest:
             settings=content["settings"],
             notes=tuple(content["notes"]),
         )
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, ValueError) as error:
         raise DataError(f"{path} is damaged or edited: {error}. Prepare the folder again.") from error
 
 
 def _split(found: dict[str, Any]) -> SplitRecord:
-    return SplitRecord(**{**found, "shards": tuple(ShardRecord(**shard) for shard in found["shards"])})
+    split = SplitRecord(**{**found, "shards": tuple(ShardRecord(**shard) for shard in found["shards"])})
+    for name in ("n_tokens", "n_documents", "n_bytes"):
+        total = sum(getattr(shard, name) for shard in split.shards)
+        if getattr(split, name) != total:
+            raise ValueError(f"{name} is {getattr(split, name)!r}, and {total:,} by its shards")
+    return split

@@ -1,13 +1,22 @@
 """What `data inspect` says, against folders whose content is known and then spoilt."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lmsmith.data.audit import inspect
-from lmsmith.data.manifest import Manifest, ShardRecord, SourceRecord, SplitRecord, TokenizerRecord, write_manifest
+from lmsmith.data.manifest import (
+    Manifest,
+    ShardRecord,
+    SourceRecord,
+    SplitRecord,
+    TokenizerRecord,
+    read_manifest,
+    write_manifest,
+)
 from lmsmith.data.shards import write_shard
 from lmsmith.errors import DataError, TokenizerError
 from lmsmith.tokens.files import save_tokenizer
@@ -87,6 +96,20 @@ def test_ids_documents_and_lengths_that_are_wrong(folder: Path) -> None:
     assert f"{folder / 'train_000002.bin'} has 8 tokens, and the manifest says 9." in said
     assert f"{folder / 'val_000000.bin'} has 2 ends of text, and the manifest says 1 documents." in said
     assert inspect(folder).problems == (f"{folder / 'train_000002.bin'} has 8 tokens, and the manifest says 9.",)
+
+
+def test_bytes_that_are_not_those_of_the_text(folder: Path) -> None:
+    """Bits per byte are divided by them. Where ids do not carry the whole text nobody can count them again."""
+    manifest = read_manifest(folder)
+    train = manifest.splits["train"]
+    shards = (replace(train.shards[0], n_bytes=9), *train.shards[1:])
+    wrong = replace(train, shards=shards, n_bytes=train.n_bytes + 1)
+    write_manifest(folder, replace(manifest, splits={**manifest.splits, "train": wrong}))
+    (problem,) = inspect(folder, verify=True).problems
+    assert problem == f"{folder / 'train_000000.bin'} has 8 bytes of text, and the manifest says 9."
+    unknown = replace(wrong, n_unknown=1, n_unknown_bytes=1)
+    write_manifest(folder, replace(manifest, splits={**manifest.splits, "train": unknown}))
+    assert inspect(folder, verify=True).problems == ()
 
 
 def test_one_shard(folder: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -225,7 +226,7 @@ def test_large_files_of_one_side_are_refused_before_they_are_encoded(tmp_path, m
     monkeypatch.setattr(plan, "LARGE", 300)
     for i in range(60):
         (tmp_path / f"{i}.txt").write_text(f"{i} is a number. " * 30)
-    with pytest.raises(DataError, match="of 60 files none is for validation at .* 1e-06: choose a larger one"):
+    with pytest.raises(DataError, match=r"of 60 files none is for validation at .* 1e-06: choose a larger one"):
         prepare(tmp_path, validation_fraction=1e-6)
     assert not (tmp_path.parent / "out.partial").exists()
     with pytest.raises(DataError, match=r"of 60 files none is for training at .* 0\.999999: choose a smaller one"):
@@ -250,3 +251,13 @@ def test_a_manifest_comes_back(source, tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps(damaged))
     with pytest.raises(LmsmithError, match="is damaged or edited: 'val'"):
         read_manifest(tmp_path)
+    for split, told in (
+        ({"n_bytes": 7}, r"n_bytes is 7, and 1,\d\d\d by its shards\. Prepare"),
+        ({"n_documents": "8"}, "n_documents is '8', and"),
+        ({"shards": [{**asdict(manifest.splits["train"].shards[0]), "n_tokens": "9"}]}, "unsupported operand"),
+    ):
+        edited = {**asdict(manifest), "format": 1}
+        edited["splits"]["train"] |= split
+        (tmp_path / "manifest.json").write_text(json.dumps(edited))
+        with pytest.raises(LmsmithError, match="is damaged or edited: " + told):
+            read_manifest(tmp_path)
