@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -230,3 +231,47 @@ def test_the_plan_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert f"text     {len(TEXT):,} characters ({summary['vocab_size']} different)" in said
     assert f"{summary['n_params']:,} parameters" in said
     assert "training 3 steps of 4 x 16 tokens = 192" in said
+
+
+def killed_at_five() -> list[float]:
+    """A run of ten steps that is at its fifth again; the losses that it had."""
+    settings = {"train.steps": 10, "train.save_every": 5, "train.keep": 9, "train.dtype": "float64"}
+    run_train(settings)
+    Path("run/summary.json").unlink()
+    shutil.rmtree("run/checkpoints/step-00000010")
+    return losses()
+
+
+def losses() -> list[float]:
+    lines = map(json.loads, Path("run/metrics.jsonl").read_text().splitlines())
+    return [line["loss"] for line in lines if line["kind"] == "train"]
+
+
+def test_a_run_is_resumed_with_what_does_not_change_what_it_learns() -> None:
+    wanted = killed_at_five()
+    resume(Path("run"), {"train.micro_batch_size": "1", "train.recompute": "yes"}, console=Console(quiet=True))
+    assert losses() == pytest.approx(wanted, rel=1e-12)
+    text = Path("run/config.toml").read_text()
+    assert "micro_batch_size = 1" in text
+    assert "recompute = true" in text
+
+
+def test_micro_batches_that_carry_a_state_stay_as_they_are() -> None:
+    alike = {name: value for name, value in TINY.items() if name not in ("model.n_head", "model.ngram_table_size")}
+    changes = alike | {"preset": "lstm", "train.carry_state": True, "train.steps": 3}
+    train(["book.txt"], changes, out=Path("run"), console=Console(quiet=True))
+    Path("run/summary.json").unlink()
+    with pytest.raises(ConfigError, match="run carries a state for each of its micro-batches"):
+        resume(Path("run"), {"train.micro_batch_size": 2}, console=Console(quiet=True))
+
+
+def test_what_torchrun_starts_again_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = killed_at_five()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    _, summary, said = run_train({"train.steps": 10})
+    assert "resuming run at step 5 of 10" in said
+    assert summary["resumed_from_step"] == 5
+    assert losses() == wanted
+    with pytest.raises(UsageError, match=r"--max-restarts .* name the run's folder with --out RUN"):
+        train(["book.txt"], {}, out=None, console=Console(quiet=True))
