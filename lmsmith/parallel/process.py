@@ -58,9 +58,13 @@ class Ranks:
         """The first process's values, in all. TrainingError if one is lost."""
         return self._together(values, lambda tensor: dist.broadcast(tensor, 0))
 
-    def wait(self) -> None:
-        """Until all are here. TrainingError if one is lost."""
-        self.sum(0.0)
+    def wait(self, *, patiently: bool = False) -> None:
+        """Until all are here, `patiently` as long as it takes. TrainingError if one is lost."""
+        if patiently and self.world > 1:
+            with lost_in_words():
+                dist.barrier(group=_patient())
+        else:
+            self.sum(0.0)
 
     def first_makes(self, make: Callable[[], str]) -> str:
         """What `make` gives, called in the first process alone, in all of them: the others wait as long as it takes.

@@ -182,7 +182,6 @@ class Training:
                         self._sample(3, LAST_SAMPLE_SECONDS if self.deadline < math.inf else math.inf)
                 except Stopped:
                     finished = "signal"
-                self.ranks.wait()
         return self._summary(finished, first_step, stop)
 
     def _train(self, metrics: MetricsFile, progress: Progress, stop: Noted) -> str:
@@ -427,13 +426,17 @@ class Training:
     def _sample(self, n: int, seconds: float) -> None:
         """Adds n texts of up to SAMPLE_TOKENS to samples.md, shorter ones where `seconds` do not suffice."""
         model = self._whole_model()
-        if model is None:
-            return
-        with self.took("sample"):
+
+        def write() -> str:
+            assert model is not None
             texts = sample_texts(model, self.corpus.tokenizer, n, seconds, self.config.train.seed)
             if texts:
                 add_samples(self.run / "samples.md", self.so_far.step, texts)
         self._last_sample = time.monotonic()
+            return "written"
+
+        with self.took("sample"):
+            self.ranks.first_makes(write)
 
     def _whole_model(self) -> NeuralModel | None:
         """A model that can be called by the first process alone; None in the others."""

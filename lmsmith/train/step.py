@@ -85,6 +85,7 @@ def _fits(replica: Replica, batches: AnyBatches, step: int) -> bool:
             raise
         short = True
     replica.optimisers.clear()
+    replica.ranks.wait(patiently=True)  # what was compiled here took one of them longer than another
     if replica.ranks.most(short)[0]:
         return False
     if replica.optimisers.state():
