@@ -13,8 +13,9 @@ All sources have one tokenizer: that of the shards, where there are some. Source
 (`mixture.py`); others are read as one stream. The validation split is that of all sources, one after the other.
 """
 
+import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +32,7 @@ from lmsmith.data.ready import Ready, find_ready, open_ready
 from lmsmith.data.shards import Shards
 from lmsmith.errors import CheckpointError, ConfigError, TokenizerError
 from lmsmith.text.documents import Documents, default_share, split_documents
-from lmsmith.text.files import plural
+from lmsmith.text.files import plural, read_errors, size_and_time
 from lmsmith.tokens.files import load_tokenizer, save_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
 
@@ -60,9 +61,10 @@ def gather(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
         return prepare.prepare(data, tokenizer, folder)
     ready = {path: open_ready(place) for path, place in places.items() if place is not None}
     data = _with_one_fraction(data, [path for path in data.paths if places[path] is None])
-    made = _tokenizer(data, tokenizer, ready)
-    save_tokenizer(made, folder)
     texts = tuple(path for path in data.paths if path not in ready)
+    compared = data.source and (not ready or len(texts) > 1)
+    made = _tokenizer(tokenizer, ready, _read_apart(data, texts) if compared else [])
+    save_tokenizer(made, folder)
     # Texts without weights are one source: what is there twice is told, and their documents are split together.
     groups = (
         [(path,) for path in data.paths] if data.source else [*((path,) for path in ready), *([texts] if texts else [])]
@@ -75,6 +77,9 @@ def gather(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
     ]
     records = [part.record for part in parts]
     counts = _sum([part.counts for part in parts])
+    if len(parts) > 1 and ready and (texts or not _split_alike(ready.values())):
+        note = "a document that is in shards and in another source may be held out of one and trained on in the other"
+        counts = replace(counts, notes=(note, *counts.notes))
     if data.source:
         for record, source in zip(records, data.source, strict=True):
             record["weight"] = source.weight
@@ -97,14 +102,22 @@ def _with_one_fraction(data: DataConfig, texts: Sequence[str]) -> DataConfig:
     seen: dict[Path, str] = {}
     n_bytes = 0
     for path in texts:
-        for file in Documents([path], text_field=data.text_field, encoding=data.encoding, errors=data.errors).files:
-            n_bytes += file.stat().st_size
+        for file in _documents(data, path).files:
+            with read_errors(file):
+                n_bytes += size_and_time(file)[0]
             if (other := seen.setdefault(file.resolve(), path)) != path:
                 raise ConfigError(
                     f"{file} is in two sources, {other} and {path}: name it once, or what is held out of one would be "
                     "trained on in the other."
                 )
     return replace(data, validation_fraction=data.validation_fraction or default_share(n_bytes)) if texts else data
+
+
+def _split_alike(ready: Iterable[Ready]) -> bool:
+    """Whether shards say that they were split by a hash of the documents at one bound: equal ones are on one side."""
+    settings = [found.manifest.settings if found.manifest else {} for found in ready]
+    by_hash = all(each.get("split") == "documents" for each in settings)
+    return by_hash and len({each.get("validation_fraction") for each in settings}) == 1
 
 
 def _of_ready(ready: Ready, data: DataConfig, tokenizer: Tokenizer, folder: Path) -> _Part:
@@ -215,11 +228,14 @@ def _changes(record: dict[str, Any], ready: Ready) -> str:
     return ""
 
 
-def _tokenizer(data: DataConfig, wanted: str, ready: dict[str, Ready]) -> Tokenizer:
-    """The one tokenizer of all sources. Raises ConfigError, TokenizerError where they or the user do not agree."""
+def _tokenizer(wanted: str, ready: dict[str, Ready], texts: Sequence[str]) -> Tokenizer:
+    """The one tokenizer of all sources, learnt from `texts` where it has to be.
+
+    Raises ConfigError, TokenizerError where they or the user do not agree.
+    """
     own = {path: found for path, folder in ready.items() if (found := folder.own_tokenizer())}
     if not ready:
-        made = _learnt(data, wanted)
+        made = make_tokenizer(wanted, texts, several=True)
     elif wanted in ("char", "word") or wanted.startswith("bpe:"):
         raise ConfigError(
             f"tokenizer = {wanted!r} would be learnt, and {next(iter(ready))} holds tokens already. Leave it out, or "
@@ -245,13 +261,34 @@ def _tokenizer(data: DataConfig, wanted: str, ready: dict[str, Ready]) -> Tokeni
     return made
 
 
-def _learnt(data: DataConfig, wanted: str) -> Tokenizer:
-    """A tokenizer for texts that are mixed: learnt, where it has to be, from the training part of all."""
+def _read_apart(data: DataConfig, paths: Sequence[str]) -> list[str]:
+    """The training part of all texts that are mixed.
+
+    Raises ConfigError where a document that one holds out, or its tail, is in the training part of another: of few
+    documents tails are held out, of many the same documents in all.
+    """
     texts: list[str] = []
-    for path in data.paths:
-        documents = Documents([path], text_field=data.text_field, encoding=data.encoding, errors=data.errors)
-        texts += split_documents(documents, data.validation_fraction).train
-    return make_tokenizer(wanted, texts, several=True)
+    train: dict[str, Collection[int]] = {}
+    held_out: dict[str, frozenset[int]] = {}
+    for path in paths:
+        split = split_documents(_documents(data, path), data.validation_fraction)
+        texts += split.train
+        train[path], held_out[path] = split.train_hashes, frozenset(split.validation_hashes)
+    for one, other in itertools.permutations(train, 2):
+        if shared := held_out[one].intersection(train[other]):
+            where = [
+                next(found.source for found in _documents(data, path) if found.hash in shared) for path in (one, other)
+            ]
+            raise ConfigError(
+                f"{plural(len(shared), 'document')} of the source {one} {'is' if len(shared) == 1 else 'are'} also in "
+                f"{other} ({where[0]} as {where[1]}, for one): what is held out of the first would be trained on in "
+                "the second. Remove it from one of them."
+            )
+    return texts
+
+
+def _documents(data: DataConfig, path: str) -> Documents:
+    return Documents([path], text_field=data.text_field, encoding=data.encoding, errors=data.errors)
 
 
 def _decoded(ids: Shards, tokenizer: Tokenizer) -> Iterator[bytes]:

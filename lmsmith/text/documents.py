@@ -44,6 +44,10 @@ class Document:
         """Length of the text in UTF-8: what bits per byte are counted by."""
         return len(self.text) if self.text.isascii() else sum(map(len, _utf8(self.text)))
 
+    @property
+    def hash(self) -> int:
+        return split_hash(_utf8(self.text))
+
 
 class Documents:
     """The documents of files, folders and glob patterns, read one after the other each time it is iterated over.
@@ -121,6 +125,7 @@ class Split:
     """Training and validation texts, in the order they were read.
 
     `has_boundaries`: the texts come from more than one document, so that what follows one of them does not continue it.
+    `*_hashes`: of the documents, whole, of which something is on that side.
     """
 
     train: list[str]
@@ -128,6 +133,8 @@ class Split:
     has_boundaries: bool
     n_duplicates: int  # documents dropped because an equal one was there
     description: str
+    train_hashes: Collection[int]
+    validation_hashes: Collection[int]
 
 
 def split_documents(documents: Iterable[Document], fraction: float = 0.0) -> Split:
@@ -147,7 +154,7 @@ def split_documents(documents: Iterable[Document], fraction: float = 0.0) -> Spl
     distinct: dict[int, str] = {}  # no further than is needed to know whether they are many
     for document in documents:
         texts.append(document.text)
-        hashes.append(split_hash(_utf8(document.text)))
+        hashes.append(document.hash)
         if len(distinct) < MANY:
             distinct.setdefault(hashes[-1], document.text)
     n_characters = sum(map(len, texts))
@@ -161,12 +168,16 @@ def split_documents(documents: Iterable[Document], fraction: float = 0.0) -> Spl
         bound = min(max(hash_bound(fraction), min(hashes) + 1), max(hashes))
         train = [text for text, number in zip(texts, hashes, strict=True) if number >= bound]
         validation = [text for text, number in zip(texts, hashes, strict=True) if number < bound]
+        train_hashes = array("Q", (number for number in hashes if number >= bound))
+        validation_hashes = array("Q", (number for number in hashes if number < bound))
         how = f"{len(validation):,} of {n_documents:,} documents, chosen by a hash of their content, are for validation"
     else:
         n_documents, n_duplicates = len(distinct), n_documents - len(distinct)
-        cuts = [(text, tail_cut(len(text), fraction)) for text in distinct.values()]
-        train = [text[:cut] for text, cut in cuts if cut > 0]
-        validation = [text[cut:] for text, cut in cuts if cut < len(text)]
+        cuts = [(number, text, tail_cut(len(text), fraction)) for number, text in distinct.items()]
+        train = [text[:cut] for _, text, cut in cuts if cut > 0]
+        validation = [text[cut:] for _, text, cut in cuts if cut < len(text)]
+        train_hashes = array("Q", (number for number, _, cut in cuts if cut > 0))
+        validation_hashes = array("Q", (number for number, text, cut in cuts if cut < len(text)))
         whose = "the text" if n_documents == 1 else f"each of {n_documents} documents"
         how = f"the last {100 * fraction:.4g}% of {whose} is for validation"
     n_train, n_validation = sum(map(len, train)), sum(map(len, validation))
@@ -179,7 +190,7 @@ def split_documents(documents: Iterable[Document], fraction: float = 0.0) -> Spl
     held_out = f"{n_validation:,} held out ({n_validation / (n_train + n_validation):.1%})"
     dropped = f"; {plural(n_duplicates, 'exact duplicate')} dropped" if n_duplicates else ""
     description = f"{how}: {n_train:,} characters to train on, {held_out}{dropped}"
-    return Split(train, validation, n_documents > 1, n_duplicates, description)
+    return Split(train, validation, n_documents > 1, n_duplicates, description, train_hashes, validation_hashes)
 
 
 def default_share(n_characters: int) -> float:

@@ -14,7 +14,7 @@ from lmsmith.config import DataConfig, DataSource
 from lmsmith.data import prepare
 from lmsmith.data.batches import Batches, Sources
 from lmsmith.data.gather import MOST_TEXT, gather, load
-from lmsmith.data.manifest import Manifest, ShardRecord, SplitRecord, TokenizerRecord, write_manifest
+from lmsmith.data.manifest import Manifest, ShardRecord, SplitRecord, TokenizerRecord, read_manifest, write_manifest
 from lmsmith.data.prepare import Corpus
 from lmsmith.data.ready import find_ready, open_ready
 from lmsmith.data.shards import Shards, write_shard
@@ -197,6 +197,57 @@ def test_sources_with_weights_are_mixed(tmp_path: Path) -> None:
         assert sum("a" in row for row in rows) == 5
         assert rows.count("?" * 8) == 3
         assert sum("B" in row for row in rows) == 2
+
+
+def write_lines(path: Path, texts: list[str]) -> str:
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    return str(path)
+
+
+def test_a_document_of_two_mixed_texts_is_on_one_side(tmp_path: Path) -> None:
+    """Of few documents tails are held out, of many whole ones, but the lowest hash in any case: all that can leak."""
+    few, more = ([f"{name}: the {i}th document\n" for i in range(n)] for name, n in (("few", 9), ("more", 200)))
+    sources = {
+        "few": write_lines(tmp_path / "few.jsonl", few),
+        "many": write_lines(tmp_path / "many.jsonl", more),
+        "mostly": write_lines(tmp_path / "mostly.jsonl", [*more[50:], *(f"other {i}" for i in range(90))]),
+        "again": write_lines(tmp_path / "again.jsonl", ["one", few[3].replace("\n", "\r\n"), "two"]),
+        "both": write_lines(tmp_path / "both.jsonl", [*more[:80], few[7]]),
+    }
+
+    def mixed(*names: str) -> Corpus:
+        source = tuple(DataSource(sources[name]) for name in names)
+        return gathered(DataConfig(source=source, validation_fraction=0.2), tmp_path / "-".join(names))
+
+    for one, other, where in (("few", "again", (4, 2)), ("few", "both", (8, 81))):
+        told = (
+            rf"1 document of the source .*{one}\.jsonl is also in .*{other}\.jsonl "
+            rf"\(.*{one}\.jsonl:{where[0]} as .*{other}\.jsonl:{where[1]}, for one\)"
+        )
+        with pytest.raises(ConfigError, match=told):
+            mixed(one, other)
+    mixed("many", "few")
+    found = mixed("many", "mostly")  # 150 in both, of many: on the same sides
+    train, validation = (
+        set(found.tokenizer.decode(ids[:]).split("<|endoftext|>")) - {""}
+        for ids in (Shards.join(found.train.ids), found.validation)
+    )
+    assert not train & validation
+    assert train | validation == {*more, *(f"other {i}" for i in range(90))}
+
+
+def test_shards_are_not_compared_and_it_is_said(tmp_path: Path) -> None:
+    text = tmp_path / "a.txt"
+    text.write_text("some text " * 99, encoding="utf-8")
+    places = [str(prepared(tmp_path / name)) for name in ("one", "two")]
+    note = "a document that is in shards and in another source may be held out of one and trained on in the other"
+    assert note in gathered(DataConfig(sources=(places[0], str(text))), tmp_path / "tokens-1").counts.notes
+    assert note in gathered(DataConfig(sources=tuple(places)), tmp_path / "tokens-2").counts.notes
+    assert note not in gathered(DataConfig(sources=(places[0],)), tmp_path / "tokens-3").counts.notes
+    for place in map(Path, places):
+        settings = {"split": "documents", "validation_fraction": 0.05}
+        write_manifest(place, replace(read_manifest(place), settings=settings))
+    assert note not in gathered(DataConfig(sources=tuple(places)), tmp_path / "tokens-4").counts.notes
 
 
 @hypothesis.settings(deadline=None, max_examples=8)
