@@ -1,12 +1,15 @@
 """Runs that are killed at random moments, again and again, against one left alone: the same weights, bit by bit.
 
     python benchmarks/kills.py --kills 100 --processes 2
+    python benchmarks/kills.py --kills 20 --within-saves        # GPT-2 124M: 15 GB of disk, half an hour on two cores
 
-Kills (SIGKILL of all processes of a run) come at times drawn evenly from start to end of a run of some seconds; it is
-then resumed, and killed again, until it comes through. The SHA-256 of model/model.safetensors's tensors is compared.
+Kills (SIGKILL of all processes of a run) come at times drawn evenly from start to end of a run of some seconds, or
+while a checkpoint is half written; the run is then resumed, and killed again, until it comes through. The SHA-256 of
+the tensors in model/model.safetensors is compared. Linux.
 """
 
 import argparse
+import contextlib
 import hashlib
 import os
 import random
@@ -18,31 +21,11 @@ import tempfile
 import time
 from pathlib import Path
 
-SETTINGS = [
-    *("--model.n_layer", "2", "--model.d_model", "32", "--model.n_head", "2", "--model.context_length", "32"),
-    *(
-        "--model.ngram_table_size",
-        "512",
-        "--train.batch_size",
-        "4",
-        "--train.matmul",
-        "default",
-        "--train.threads",
-        "1",
-    ),
-    *(
-        "--train.dtype",
-        "float32",
-        "--train.eval_every",
-        "60",
-        "--train.save_every",
-        "25",
-        "--steps",
-        "400",
-        "--train.threads",
-        "1",
-    ),
-]
+SMALL = """--model.n_layer 2 --model.d_model 32 --model.n_head 2 --model.context_length 32 --model.ngram_table_size 512
+    --train.batch_size 4 --train.eval_every 60 --train.save_every 25 --steps 400"""
+GPT2 = """--preset gpt2 --model.context_length 32 --model.vocab_multiple 50304 --train.batch_size 1
+    --train.eval_every 99 --train.save_every 1 --steps 24"""
+EXACT = "--train.matmul default --train.threads 1 --train.dtype float32"
 WORDS = ("the", "a", "one", "cat", "dog", "bird", "saw", "took", "lost", "hat", "ball", "at home", "again", ".", ".")
 
 
@@ -61,9 +44,24 @@ def weights(run: Path) -> str:
 
 
 def children(process: int) -> list[int]:
-    """torchrun's workers, which are in sessions of their own. Linux."""
+    """torchrun's workers, which are in sessions of their own."""
     done = subprocess.run(["pgrep", "-P", str(process)], capture_output=True, text=True, check=False)
     return [int(number) for number in done.stdout.split()]
+
+
+def half_written(run: Path) -> list[Path]:
+    """Files of a checkpoint that is being written."""
+    return [path for path in run.glob("checkpoints/.*.partial/*") if path.stat().st_size]
+
+
+def wait_for_save(process: "subprocess.Popen[bytes]", run: Path, seconds: float) -> None:
+    """Until a save of `run` has been going on for `seconds`, or has ended, or the process has."""
+    before = set(half_written(run))
+    while process.poll() is None and not set(half_written(run)) - before:
+        time.sleep(0.01)
+    until = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < until and half_written(run):
+        time.sleep(0.005)
 
 
 def main() -> None:
@@ -71,9 +69,11 @@ def main() -> None:
     options.add_argument("--kills", type=int, default=100)
     options.add_argument("--processes", type=int, default=1)
     options.add_argument("--seed", type=int, default=1)
+    options.add_argument("--within-saves", action="store_true", help="of GPT-2 124M, each while a save is half written")
     chosen = options.parse_args()
     rng = random.Random(chosen.seed)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    settings = ((GPT2 if chosen.within_saves else SMALL) + " " + EXACT).split()
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         (place / "text.txt").write_text(" ".join(rng.choice(WORDS) for _ in range(6000)), encoding="utf-8")
@@ -89,33 +89,45 @@ def main() -> None:
             )
 
         began = time.monotonic()
-        assert start("train", "text.txt", *SETTINGS, "--out", "alone").wait() == 0
+        assert start("train", "text.txt", *settings, "--out", "alone").wait() == 0
         whole = time.monotonic() - began
         wanted = weights(place / "alone")
-        n_kills = n_runs = n_before = 0
+        shutil.rmtree(place / "alone")
+        print(f"left alone it takes {whole:.0f} s", flush=True)
+        run = place / "run"
+        n_kills = n_runs = n_before = n_within = 0
         while n_kills < chosen.kills:
-            run = place / "run"
             shutil.rmtree(run, ignore_errors=True)
             while True:
-                process = (
-                    start("resume", "run") if run.exists() else start("train", "text.txt", *SETTINGS, "--out", "run")
-                )
-                try:
-                    process.wait(timeout=rng.uniform(0.3, 1.0) * whole if n_kills < chosen.kills else None)
-                except subprocess.TimeoutExpired:
-                    n_before += not run.exists()
-                    for number in (*children(process.pid), process.pid):
-                        os.kill(number, signal.SIGKILL)
+                what = ["resume", "run"] if run.exists() else ["train", "text.txt", *settings, "--out", "run"]
+                process = start(*what)
+                if n_kills < chosen.kills and chosen.within_saves:
+                    if rng.random() < 0.5:
+                        wait_for_save(process, run, 60)  # to its end
+                    wait_for_save(process, run, rng.uniform(0, 2.5))
+                elif n_kills < chosen.kills:
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(timeout=rng.uniform(0.3, 1.0) * whole)
+                else:
                     process.wait()
-                    n_kills += 1
-                    continue
-                assert process.returncode == 0, process.returncode
-                break
+                if process.poll() is not None:
+                    break
+                n_before += not run.exists()
+                for number in (*children(process.pid), process.pid):
+                    os.kill(number, signal.SIGKILL)
+                process.wait()
+                within = bool(half_written(run))
+                n_within += within
+                n_kills += within or not chosen.within_saves
+                print(f"{n_kills} kills, {n_within} within a save", flush=True)
+            assert process.returncode == 0, process.returncode
             n_runs += 1
             assert weights(run) == wanted, f"after {n_kills} kills the weights are others"
             print(f"{n_kills} kills, {n_runs} runs: the same weights", flush=True)
-    early = f"{n_before} before the run was there"
-    print(f"{n_kills} kills of {chosen.processes} processes, {early}; {n_runs} runs, one hash")
+    print(
+        f"{n_kills} kills of {chosen.processes} processes, {n_before} before the run was there, {n_within} within a "
+        f"save; {n_runs} runs, one hash"
+    )
 
 
 if __name__ == "__main__":
