@@ -432,11 +432,11 @@ class Training:
             texts = sample_texts(model, self.corpus.tokenizer, n, seconds, self.config.train.seed)
             if texts:
                 add_samples(self.run / "samples.md", self.so_far.step, texts)
-        self._last_sample = time.monotonic()
             return "written"
 
         with self.took("sample"):
             self.ranks.first_makes(write)
+        self._last_sample = time.monotonic()
 
     def _whole_model(self) -> NeuralModel | None:
         """A model that can be called by the first process alone; None in the others."""
