@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import sys
 from collections.abc import Iterator
@@ -49,6 +50,8 @@ def add(verbs: Verbs) -> None:
         "--stride", type=int, metavar="N", help="a window every N tokens; less than the context: overlap"
     )
     known = dict(settings())
+    meaning = "bytes that are no UTF-8 stop, or (replace) count as they are"
+    known["data.errors"] = dataclasses.replace(known["data.errors"], meaning=meaning)
     for name in ("data.text_field", "data.encoding", "data.errors"):
         add_setting(evaluate, known[name])
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
@@ -164,10 +167,12 @@ def _eval(options: argparse.Namespace, console: Console, started: float) -> int:
         return 0
     for name, value in score.as_dict().items():
         console.print(f"{name:20} {value:,.4f}" if isinstance(value, float) else f"{name:20} {value:,}")
+    if score.n_invalid:
+        console.print(f"note: {score.n_invalid:,} bytes of the text are no UTF-8; they count as they are")
     if score.n_unknown:
         units = {"word": "words", "char": "characters"}.get(tokenizer.kind, "units")
         console.print(
-            f"note: {score.n_unknown:,} {units} of the text are unknown to this model; each of their "
-            f"{score.n_unknown_bytes:,} bytes is charged 8 bits"
+            f"note: {score.n_unknown:,} {units} of the text are unknown to this model; for their "
+            f"{score.n_unknown_bytes:,} bytes and their places {score.unknown_bits:,.0f} bits are charged"
         )
     return 0

@@ -3,43 +3,42 @@
 N-grams, recurrent networks and Transformers, compressors and a uniform guess are all codes for the same text, so one
 number compares them, whatever their tokenizers: the bits they need, over the bytes that the text has. The bytes are
 those of the file, with line ends made LF and without a byte-order mark, as everywhere in lmsmith. Bytes that are no
-UTF-8 stay what they are for compressors; no tokenizer knows them, so to a model each of them costs 8 bits, like the
-bytes of unknown characters. Where those stand is not charged: a line with unknowns is a lower bound. A uniform guess
-over bytes needs exactly 8 for any text.
+UTF-8 stay what they are (`texts.py`), for compressors and for all whose tokens are bytes. What a tokenizer does not
+know costs 8 bits a byte, and bits for where it stands (`likelihood.py`). A uniform guess over bytes needs exactly 8
+for any file.
 
 Compressors learn from the text itself, models from another one before: `train_seconds` says how long.
 """
 
-import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lmsmith.config import ModelConfig
-from lmsmith.data.packing import boundary_of
 from lmsmith.errors import DataError
 from lmsmith.evaluate.compressors import COMPRESSORS
-from lmsmith.evaluate.likelihood import Score, score_ids
-from lmsmith.evaluate.texts import encode_documents
+from lmsmith.evaluate.likelihood import Score
+from lmsmith.evaluate.texts import encode_documents, read_documents, score_encoded, to_bytes
 from lmsmith.models.interface import LanguageModel
-from lmsmith.text.documents import Documents
-from lmsmith.text.files import COMPRESSED, JSON_LINES, MARKS, PARQUET, inner_suffix, read_errors
-from lmsmith.tokens.tokenizer import Tokenizer, to_utf8
+from lmsmith.tokens.tokenizer import Tokenizer
 
-_UTF8_MARK = b"\xef\xbb\xbf"
-_NO_TEXT = re.compile("[\udc80-\udcff]+")  # what bytes that are no UTF-8 become under "surrogateescape"
+UNIFORM = "uniform"
 
 
 @dataclass(frozen=True)
 class Text:
-    """What all are scored on. `documents` are without the `n_invalid` bytes of it that are no UTF-8."""
+    """What all are scored on: bytes, and the documents that they are of, as `texts.py` reads them."""
 
     name: str
     data: bytes
     documents: tuple[str, ...]
-    n_invalid: int = 0
+
+    @property
+    def n_invalid(self) -> int:
+        """Bytes that are no UTF-8."""
+        return len(self.data) - len(self.data.decode("utf-8", "ignore").encode())
 
 
 @dataclass(frozen=True)
@@ -56,29 +55,20 @@ class Entry:
     train_seconds: float | None = None
     score_seconds: float | None = None
     bytes_per_second: float | None = None
+    unknown_bits: float = 0.0
 
 
 def read_text(path: Path, *, text_field: str = "text", encoding: str = "auto") -> Text:
     """The text of a file. Raises DataError for what cannot be read, and for a file without text."""
-    plain = inner_suffix(path) not in JSON_LINES + PARQUET and path.suffix.lower() not in COMPRESSED
-    if plain and encoding == "auto":
-        with read_errors(path):
-            raw = path.read_bytes()
-        marked = next((name for mark, name in MARKS if raw.startswith(mark)), "utf-8")
-        if marked == "utf-8":
-            data = raw.removeprefix(_UTF8_MARK).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-            if not data:
-                raise DataError(f"{path} is empty: there is nothing to compare models on.")
-            text = _NO_TEXT.sub("", data.decode("utf-8", "surrogateescape"))
-            n_invalid = len(data) - len(text.encode("utf-8"))
-            return Text(path.name, data, (text,) if text else (), n_invalid)
-    documents = tuple(d.text for d in Documents([path], text_field=text_field, encoding=encoding))
-    return Text(path.name, b"".join(map(to_utf8, documents)), documents)
+    documents = tuple(read_documents([path], text_field=text_field, encoding=encoding, errors="replace"))
+    if not documents:
+        raise DataError(f"{path} is empty, or white space alone: there is nothing to compare models on.")
+    return Text(path.name, b"".join(map(to_bytes, documents)), documents)
 
 
 def baselines(text: Text) -> list[Entry]:
     """A uniform guess and the compressors."""
-    entries = [Entry("uniform", "every byte alike", 8.0)]
+    entries = [Entry(UNIFORM, "every byte alike", 8.0)]
     for name, compress in COMPRESSORS.items():
         began = time.perf_counter()
         bits = 8 * len(compress(text.data)) / len(text.data)
@@ -102,9 +92,9 @@ def score_entry(
 
     The clock runs for reading ids and scoring them, not for what is compiled at the first call.
     """
-    _score(model, tokenizer, Text("", b" ", tuple(document[:64] for document in text.documents[:1])), boundaries)
+    _score(model, tokenizer, [document[:64] for document in text.documents[:1]], boundaries)
     began = time.perf_counter()
-    score = _score(model, tokenizer, text, boundaries)
+    score = _score(model, tokenizer, text.documents, boundaries)
     seconds = time.perf_counter() - began
     trained = (summary or {}).get("train_seconds")
     return Entry(
@@ -118,24 +108,15 @@ def score_entry(
         float(trained) if isinstance(trained, int | float) else None,
         seconds,
         len(text.data) / seconds,
+        score.unknown_bits,
     )
 
 
-def _score(model: LanguageModel, tokenizer: Tokenizer, text: Text, boundaries: str) -> Score:
-    encoded, first_given = encode_documents(tokenizer, text.documents), tokenizer.end_of_text is not None
-    n_bytes, n_unknown = len(text.data), encoded.n_unknown + text.n_invalid
-    n_unknown_bytes = encoded.n_unknown_bytes + text.n_invalid
-    if len(encoded.ids) <= first_given:  # the tokenizer knows nothing of it
-        return Score(0.0, 0, n_bytes, n_unknown, n_unknown_bytes)
-    return score_ids(
-        model,
-        encoded.ids,
-        n_bytes=n_bytes,
-        n_unknown=n_unknown,
-        n_unknown_bytes=n_unknown_bytes,
-        first_given=first_given,
-        boundary=boundary_of(boundaries, tokenizer),
-    )
+def _score(model: LanguageModel, tokenizer: Tokenizer, documents: Iterable[str], boundaries: str) -> Score:
+    encoded = encode_documents(tokenizer, documents)
+    if len(encoded.ids) > (tokenizer.end_of_text is not None):
+        return score_encoded(model, tokenizer, encoded, boundaries=boundaries)
+    return Score(0.0, 0, encoded.n_bytes, encoded.n_unknown, encoded.n_unknown_bytes, left_out=True)  # knows nothing
 
 
 def describe(config: ModelConfig) -> str:

@@ -21,9 +21,13 @@ The first token of a text has nothing before it. Where the tokenizer has an end-
 in front (`first_given`): it is context and costs nothing itself. Otherwise the first token is charged ln(vocab_size),
 as a uniform guess would be, so that the text's bytes are all paid for.
 
-Bits per byte is nats / ln 2, and 8 bits for each byte that the tokenizer could not represent, over the bytes of the raw
-text. It does not depend on how the text was cut into tokens, so models with different tokenizers can be compared. A
-uniform model over bytes scores 8.
+Bits per byte is nats / ln 2 over the bytes of the raw text. It does not depend on how the text was cut into tokens, so
+models with different tokenizers can be compared. A uniform model over bytes scores 8. What the tokenizer does not know
+is charged as a code for it would need, so that none gains by knowing less: 8 bits for each of its B bytes, and
+
+- where a tokenizer leaves unknown units out (characters), log2 C(N + U, U) bits for where U of them stand among N
+  tokens;
+- where a token stands for them (words), log2 C(B - 1, U - 1) bits for how U of them share the B bytes.
 
 A token that a model holds impossible makes perplexity and bits infinite; how many there were is counted.
 
@@ -67,6 +71,8 @@ class Score:
     n_unknown: int = 0
     n_unknown_bytes: int = 0
     n_impossible: int = 0  # tokens whose probability is zero
+    n_invalid: int = 0  # of the bytes, those that are no UTF-8
+    left_out: bool = False  # no token stands for unknown units
 
     @property
     def nats_per_token(self) -> float:
@@ -77,8 +83,19 @@ class Score:
         return math.exp(self.nats_per_token) if self.nats_per_token < 700 else math.inf
 
     @property
+    def unknown_bits(self) -> float:
+        """What the units cost that the tokenizer does not know: their bytes, and where they stand or end."""
+        if not self.n_unknown_bytes:
+            return 0.0
+        if self.left_out:
+            places = _log2_choices(self.n_tokens + self.n_unknown, self.n_unknown)
+        else:
+            places = _log2_choices(self.n_unknown_bytes - 1, self.n_unknown - 1)
+        return 8 * self.n_unknown_bytes + places
+
+    @property
     def bits_per_byte(self) -> float:
-        return (self.nats / math.log(2) + 8 * self.n_unknown_bytes) / self.n_bytes
+        return (self.nats / math.log(2) + self.unknown_bits) / self.n_bytes
 
     def as_dict(self) -> dict[str, float | int]:
         """What is shown and written: the three measures and the counts behind them."""
@@ -88,6 +105,7 @@ class Score:
             "bits_per_byte": self.bits_per_byte,
             "n_tokens": self.n_tokens,
             "n_bytes": self.n_bytes,
+            "n_invalid": self.n_invalid,
             "n_unknown": self.n_unknown,
             "n_impossible": self.n_impossible,
         }
@@ -100,6 +118,8 @@ def score_ids(
     n_bytes: int,
     n_unknown: int = 0,
     n_unknown_bytes: int = 0,
+    n_invalid: int = 0,
+    left_out: bool = False,
     first_given: bool = False,
     rows_per_batch: int | None = None,
     stride: int | None = None,
@@ -138,7 +158,13 @@ def score_ids(
         nats, n_impossible = 0.0 if first_given or share[0] else math.log(V), 0
         for more, n_more in costs:
             nats, n_impossible = nats + more, n_impossible + n_more
-    return Score(nats, len(ids) - first_given, n_bytes, n_unknown, n_unknown_bytes, n_impossible)
+    n_predicted = len(ids) - first_given
+    return Score(nats, n_predicted, n_bytes, n_unknown, n_unknown_bytes, n_impossible, n_invalid, left_out)
+
+
+def _log2_choices(n: int, k: int) -> float:
+    """log2 of n over k."""
+    return (math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)) / math.log(2)
 
 
 def _cost(model: LanguageModel, batch: Batch, counts: bool = True, state: Any = None) -> tuple[float, int]:

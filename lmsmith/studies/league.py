@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,15 @@ from typing import Any
 from rich.console import Console
 
 from lmsmith.errors import ConfigError, UsageError
-from lmsmith.evaluate.league import Entry, Text, baselines, score_entry
+from lmsmith.evaluate.compressors import COMPRESSORS
+from lmsmith.evaluate.league import UNIFORM, Entry, Text, baselines, score_entry
 from lmsmith.presets import PRESETS
 from lmsmith.studies.charts import N_COLOURS
 from lmsmith.studies.page import duration, figure, page, short, table, text
+from lmsmith.text.files import plural
+from lmsmith.tokens.files import load_tokenizer
 from lmsmith.train.log import say
-from lmsmith.train.run import free_place, load_for_use, model_config, summary_of
+from lmsmith.train.run import free_place, load_for_use, model_config, model_folder, summary_of
 from lmsmith.train.start import train
 
 HEAD = ("model", "what it is", "bits per byte", "parameters", "trained for", "MB/s")
@@ -58,7 +62,9 @@ def train_all(
 
 
 def league(runs: Sequence[Path], on: Text) -> list[Entry]:
-    """The table, best first. One model is in memory at a time. Raises what cannot be loaded."""
+    """The table, best first. One model is in memory at a time. Raises what cannot be loaded, at once what is absent."""
+    for run in runs:
+        load_tokenizer(model_folder(run))
     entries = baselines(on)
     for run, name in zip(runs, _names(runs), strict=True):
         model, tokenizer, content = load_for_use(run)
@@ -92,9 +98,15 @@ def league_notes(entries: Iterable[Entry]) -> list[str]:
             share = entry.n_impossible / entry.n_tokens
             notes.append(f"{entry.name} holds {share:.2%} of the tokens impossible, so its bits are infinite")
         if entry.n_unknown:
-            units = f"{entry.n_unknown:,} units of the text"
-            notes.append(f"{units} are unknown to {entry.name}: 8 bits a byte, a lower bound")
+            bits = f"8 bits a byte and their places, {entry.unknown_bits:,.0f} in all"
+            notes.append(f"{plural(entry.n_unknown, 'unit')} of the text unknown to {entry.name}: {bits}")
     return notes
+
+
+def measure(on: Text) -> str:
+    """How long the text is, and what of it is none."""
+    odd = f"; {on.n_invalid:,} of them are no UTF-8 and count as they are" if on.n_invalid else ""
+    return f"{len(on.data):,} bytes, the same for all{odd}"
 
 
 def league_page(entries: Sequence[Entry], on: Text) -> str:
@@ -114,7 +126,7 @@ def league_page(entries: Sequence[Entry], on: Text) -> str:
     notes = "".join(f'<p class="about">{text(note)}.</p>' for note in league_notes(entries))
     body = (
         f'<header><div class="brand">lmsmith league</div><h1>{text(on.name)}</h1>'
-        f"<p>{len(on.data):,} bytes, the same for all; fewer bits are better.</p></header>"
+        f"<p>{measure(on)}. Fewer bits are better.</p></header>"
         f'<h2>Bits per byte</h2><div class="scroll"><table class="bits"><tbody>{bars}</tbody></table></div>'
         f"<h2>In numbers</h2>{table(HEAD, cells)}{notes}"
     )
@@ -122,6 +134,11 @@ def league_page(entries: Sequence[Entry], on: Text) -> str:
 
 
 def _names(runs: Sequence[Path]) -> list[str]:
-    """Short names that tell the runs apart."""
+    """Short names that tell the runs apart: of those of one name their paths, of one path their numbers."""
     short_names = [Path(os.path.abspath(run)).name for run in runs]
-    return [name if short_names.count(name) == 1 else str(run) for name, run in zip(short_names, runs, strict=True)]
+    names, seen = [], Counter((UNIFORM, *COMPRESSORS))
+    for run, name in zip(runs, short_names, strict=True):
+        longer = name if short_names.count(name) == 1 else str(run)
+        seen[longer] += 1
+        names.append(longer if seen[longer] == 1 else f"{longer} ({seen[longer]})")
+    return names

@@ -2,16 +2,13 @@
 
 A tokenizer maps text to ids 0 .. vocab_size - 1 and back. What a tokenizer cannot represent is never lost silently:
 `count_unknown` says how many units of a text that is, `unknown_bytes` how many bytes of it the ids do not carry, and
-evaluation charges those at 8 bits a byte, so that no tokenizer scores better by knowing less. The policies:
+evaluation charges those as a code would, so that no tokenizer scores better by knowing less. The policies:
 
 | kind | unknown units | in the ids | charged by evaluation |
 |---|---|---|---|
 | byte | lone surrogates, the only part of a str that UTF-8 cannot write | U+FFFD | the ids' own loss |
-| char | characters that the training text does not have | left out, so an unknown costs no id | 8 bits a byte |
-| word | words outside the vocabulary | `<unk>` | the loss of `<unk>`, and 8 bits for each byte of the word |
-
-For words that is a real code: the escape, then the spelling. For characters the escape itself is free, which flatters a
-text by some bits for each unknown character; a report gives the count beside the score.
+| char | characters that the training text does not have | left out (`leaves_out`) | 8 bits a byte, and their places |
+| word | words outside the vocabulary | `<unk>` | the loss of `<unk>`, 8 bits a byte of the word, and its end |
 
 `end_of_text` is the id between documents, where there are several; it is the last one. `encode` reads all of its text
 as text: "<|endoftext|>" typed by a user never becomes the special id. Ids are uint16 where the vocabulary fits, else
@@ -49,6 +46,7 @@ class Tokenizer(ABC):
     kind: ClassVar[str]
     vocab_size: int
     end_of_text: int | None
+    leaves_out: ClassVar[bool] = False  # nothing stands for unknown units in the ids
 
     @abstractmethod
     def encode(self, text: str) -> Ids:
@@ -141,6 +139,7 @@ class CharTokenizer(Tokenizer):
     """One id a character, in the order of code points: nanoGPT's `sorted(set(text))`."""
 
     kind = "char"
+    leaves_out = True
 
     def __init__(self, characters: str, end_of_text: bool) -> None:
         assert list(characters) == sorted(set(characters))

@@ -81,6 +81,7 @@ def count(config: RunConfig, corpus: Corpus, place: Path, console: Console) -> d
         n_bytes=counts.n_val_bytes,
         n_unknown=counts.n_val_unknown,
         n_unknown_bytes=counts.n_val_unknown_bytes,
+        left_out=corpus.tokenizer.leaves_out,
         first_given=corpus.first_given,
     )
     save_tokenizer(corpus.tokenizer, place / "model")

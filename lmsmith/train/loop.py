@@ -328,6 +328,7 @@ class Training:
                 n_bytes=counts.n_val_bytes,
                 n_unknown=counts.n_val_unknown,
                 n_unknown_bytes=counts.n_val_unknown_bytes,
+                left_out=self.corpus.tokenizer.leaves_out,
                 first_given=self.corpus.first_given,
                 boundary=boundary_of(self.config.data.documents, self.corpus.tokenizer),
                 share=(self.ranks.rank, self.ranks.world),

@@ -176,6 +176,7 @@ def score_validation(place: Path, model: LanguageModel, *, stride: int | None) -
         n_bytes=corpus.counts.n_val_bytes,
         n_unknown=corpus.counts.n_val_unknown,
         n_unknown_bytes=corpus.counts.n_val_unknown_bytes,
+        left_out=corpus.tokenizer.leaves_out,
         first_given=corpus.first_given,
         stride=stride,
         boundary=boundary_of(config.data.documents, corpus.tokenizer),

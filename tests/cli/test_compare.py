@@ -25,10 +25,13 @@ def test_runs_and_compressors_on_one_text(lmsmith: Lmsmith, run: Path) -> None:
         assert entries[name]["bits_per_byte"] == pytest.approx(summary["best_val_bits_per_byte"], rel=1e-5)
         assert entries[name]["n_params"] == summary["n_params"]
         assert entries[name]["train_seconds"] == pytest.approx(summary["train_seconds"])
+    (lmsmith.cwd / "text.txt").write_bytes(text + b"\xff")
     done = lmsmith("compare", "run", "counts", "--text", "text.txt", "--out", "league.html")
     assert done.status == 0, done.err
     lines = done.out.splitlines()
-    assert lines[0] == f"text.txt: {len(text):,} bytes, the same for all"
+    odd = "1 of them are no UTF-8 and count as they are"
+    assert lines[0] == f"text.txt: {len(text) + 1:,} bytes, the same for all; {odd}"
+    assert "note: 1 unit of the text unknown to run: 8 bits a byte and their places" in done.out
     assert {"run", "counts", "gzip", "xz", "uniform"} <= {line.split()[0] for line in lines[2:]}
     assert "text.txt" in (lmsmith.cwd / "league.html").read_text(encoding="utf-8")
 
@@ -37,7 +40,11 @@ def test_what_is_missing_is_said(lmsmith: Lmsmith) -> None:
     for words, what in (
         ((), "name runs and --text FILE"),
         (("nothing", "--text", "book.txt"), "nothing is not a run"),
-        (("nothing", "--text", "none.txt"), "No such file"),
+        (("nothing", "--text", "none.txt"), "there is no file or folder none.txt"),
+        (("nothing", "--text", "book.txt", "--out", "no/such/page.html"), "there is no folder no/such"),
+        (("nothing", "--text", "book.txt", "--out", "."), "--out . is a folder: name the HTML file"),
+        (("--train", "book.txt", "--models", "gpt7", "--out", "no/page.html"), "there is no folder no"),
+        (("--train", "book.txt", "--models", "gpt7", "--text", "none.txt"), "there is no file or folder none.txt"),
         (("--train", "book.txt", "--models", "gpt7"), "no preset 'gpt7'"),
     ):
         done = lmsmith("compare", *words)

@@ -55,9 +55,24 @@ def test_unknown_characters_are_counted_and_charged(lmsmith: Lmsmith, run: Path)
     n_bytes, n_unknown_bytes = len(text.encode()), 20 * (2 + 3 + 3)
     assert (found["n_unknown"], found["n_tokens"], found["n_bytes"]) == (60, n_tokens, n_bytes)
     assert found["nats_per_token"] == pytest.approx(nats / n_tokens, rel=1e-6)
-    assert found["bits_per_byte"] == pytest.approx((nats / math.log(2) + 8 * n_unknown_bytes) / n_bytes, rel=1e-6)
+    unknown_bits = 8 * n_unknown_bytes + math.log2(math.comb(n_tokens + 60, 60))
+    assert found["bits_per_byte"] == pytest.approx((nats / math.log(2) + unknown_bits) / n_bytes, rel=1e-6)
     shown = lmsmith("eval", "run", "--text", "other.txt").out
-    assert "60 characters of the text are unknown to this model; each of their 160 bytes is charged 8 bits" in shown
+    charged = f"for their 160 bytes and their places {unknown_bits:,.0f} bits are charged"
+    assert f"60 characters of the text are unknown to this model; {charged}" in shown
+
+
+def test_bytes_that_are_no_text_count_as_in_compare(lmsmith: Lmsmith, run: Path) -> None:
+    (lmsmith.cwd / "odd.txt").write_bytes(b"The cat \xff\xfe saw\r\n" * 9)
+    assert "not UTF-8" in lmsmith("eval", "run", "--text", "odd.txt").err
+    how = ("--text", "odd.txt", "--json")
+    found = json.loads(lmsmith("eval", "run", "--data.errors", "replace", *how).out)
+    assert (found["n_bytes"], found["n_invalid"]) == (9 * 15, 18)
+    done = lmsmith("compare", "run", *how)
+    (entry,) = (entry for entry in json.loads(done.out) if entry["name"] == "run")
+    assert entry["bits_per_byte"] == found["bits_per_byte"]
+    shown = lmsmith("eval", "run", "--data.errors", "replace", "--text", "odd.txt").out
+    assert "note: 18 bytes of the text are no UTF-8; they count as they are" in shown
 
 
 def test_one_text_in_every_format_has_one_score(lmsmith: Lmsmith, run: Path) -> None:

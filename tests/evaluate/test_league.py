@@ -1,9 +1,11 @@
 """The league: bytes counted exactly, the same for all; figures against those of the files themselves."""
 
 import gzip
+import itertools
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +14,11 @@ import torch
 from lmsmith.config import ModelConfig
 from lmsmith.errors import DataError
 from lmsmith.evaluate.league import Entry, Text, baselines, describe, read_text, score_entry
-from lmsmith.evaluate.texts import score_texts
+from lmsmith.evaluate.texts import encode_documents, read_documents, score_texts, to_bytes
 from lmsmith.models.ngram import Ngram
 from lmsmith.models.rnn import RNN
-from lmsmith.tokens.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
+from lmsmith.tokens.bpe import BpeTokenizer
+from lmsmith.tokens.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer
 
 TEXT = "The cat saw a naïve bird.\nNobody lost the egg: 猫 hid it.\n" * 20
 INVALID = b"a\xff\xfe caf\xc3\xa9 \xed\xa0\x80 \x80\x00\n"  # six of its bytes are no UTF-8: ff fe, ed a0 80, 80
@@ -38,6 +41,9 @@ def entry_of(text: Text, tokenizer: Tokenizer, model: RNN | Ngram | None = None)
     return score_entry("it", model, tokenizer, model.config, text, summary={"train_seconds": 7.5})
 
 
+NOISE = np.random.default_rng(0).integers(0, 256, 5_000).astype(np.uint8).tobytes()
+
+
 @pytest.mark.parametrize(
     ("data", "n_bytes", "n_invalid"),
     [
@@ -46,32 +52,99 @@ def entry_of(text: Text, tokenizer: Tokenizer, model: RNN | Ngram | None = None)
         (INVALID, len(INVALID), 6),
         (b"\x80\xbf\xff", 3, 3),
         (b"\xef\xbb\xbfa\r\nb\rc", 5, 0),  # neither the mark nor the kind of line end is text
+        (b"\xef\xbb\xbf\xffa\r\nb\rc", 6, 1),  # whatever else there is
+        (NOISE + b"\r\n", len(NOISE.replace(b"\r\n", b"\n")) + 1, None),
         ("naïve 猫".encode("utf-16"), len("naïve 猫".encode()), 0),
     ],
 )
 @pytest.mark.parametrize("end_of_text", [False, True])
 def test_a_uniform_guess_over_bytes_is_exactly_eight(
-    tmp_path: Path, data: bytes, n_bytes: int, n_invalid: int, end_of_text: bool
+    tmp_path: Path, data: bytes, n_bytes: int, n_invalid: int | None, end_of_text: bool
 ) -> None:
     text = read_text(write(tmp_path / "text.txt", data))
-    assert (len(text.data), text.n_invalid) == (n_bytes, n_invalid)
-    assert sum(len(document.encode()) for document in text.documents) + n_invalid == n_bytes
+    assert len(text.data) == n_bytes
+    assert text.n_invalid == (n_invalid if n_invalid is not None else pytest.approx(n_bytes / 2, rel=0.2))
     assert baselines(text)[0] == Entry("uniform", "every byte alike", 8.0)
     entry = entry_of(text, ByteTokenizer(end_of_text))
-    valid = math.log2(256 + end_of_text)
-    assert entry.bits_per_byte == pytest.approx((valid * (n_bytes - n_invalid) + 8 * n_invalid) / n_bytes, abs=1e-6)
-    assert entry.n_unknown == n_invalid
-    assert entry.n_tokens == n_bytes - n_invalid
+    assert entry.bits_per_byte == pytest.approx(math.log2(256 + end_of_text), abs=1e-6)
+    assert (entry.n_unknown, entry.n_tokens) == (0, n_bytes)
+    assert f"{entry_of(text, ByteTokenizer(False)).bits_per_byte:.3f}" == "8.000"
 
 
-def test_what_a_tokenizer_does_not_know_costs_eight_bits_a_byte(tmp_path: Path) -> None:
+def test_characters_that_are_not_known_cost_their_bytes_and_their_places(tmp_path: Path) -> None:
     tokenizer = CharTokenizer.learn(["abcd"], False)
     text = read_text(write(tmp_path / "t", b"a\xffb\xe7\x8c\xabc\n"))  # one byte that is none, a cat, a line end
     entry = entry_of(text, tokenizer)
-    assert entry.bits_per_byte == pytest.approx((3 * 2 + 5 * 8) / 8, abs=1e-6)
+    n_places = len(list(itertools.combinations(range(6), 3)))  # which three of six are not known
+    assert entry.bits_per_byte == pytest.approx((3 * 2 + 5 * 8 + math.log2(n_places)) / 8, abs=1e-6)
+    assert entry.unknown_bits == pytest.approx(5 * 8 + math.log2(n_places), abs=1e-9)
     assert (entry.n_tokens, entry.n_unknown) == (3, 1 + 1 + 1)
     nothing_known = entry_of(read_text(write(tmp_path / "u", b"xyz\n")), tokenizer)
     assert (nothing_known.bits_per_byte, nothing_known.n_tokens) == (8.0, 0)
+
+
+def test_words_that_are_not_known_cost_their_bytes_and_their_ends(tmp_path: Path) -> None:
+    tokenizer = WordTokenizer(["The", " cat", "."], False)  # and <unk>
+    entry = entry_of(read_text(write(tmp_path / "t", b"The red\xff cat sat\n.")), tokenizer)
+    lengths = [" red", b"\xff", " sat", "\n"]
+    n_bytes = sum(map(len, lengths))
+    n_ways = sum(sum(ways) == n_bytes for ways in itertools.product(range(1, n_bytes), repeat=len(lengths)))
+    assert (entry.n_tokens, entry.n_unknown) == (7, len(lengths))
+    assert entry.unknown_bits == pytest.approx(8 * n_bytes + math.log2(n_ways), abs=1e-9)
+    assert entry.bits_per_byte == pytest.approx((7 * 2 + entry.unknown_bits) / len("The red? cat sat\n."), abs=1e-6)
+
+
+@pytest.mark.parametrize("end_of_text", [False, True])
+def test_not_to_know_is_no_gain(end_of_text: bool) -> None:
+    """A character less is never a bit less, under the best guess that there is for either."""
+    rng = np.random.default_rng(0)
+    for share in (0.5, 0.1, 0.01):
+        text = "".join(rng.choice(list("ab\x01"), 2000, p=[(1 - share) / 2, (1 - share) / 2, share]))
+        known = sum(math.log2(1 / p) * text.count(c) for c, p in (("a", (1 - share) / 2), ("b", (1 - share) / 2)))
+        knowing = known + text.count("\x01") * math.log2(1 / share)
+        found = entry_of(Text("", text.encode(), (text,)), CharTokenizer.learn(["ab"], end_of_text))
+        assert found.bits_per_byte * 2000 > knowing
+
+
+BPE = BpeTokenizer([*(bytes([b]) for b in range(256)), b"Th", b"\xff\xfe", None], [(84, 104), (255, 254)], "gpt2",
+                   {"<|endoftext|>": 258})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "tokenizer",
+    [ByteTokenizer(False), ByteTokenizer(True), BPE, CharTokenizer.learn(["abc "], True), WordTokenizer(["a"], True)],
+    ids=lambda tokenizer: f"{tokenizer.kind} {tokenizer.vocab_size}",
+)
+@pytest.mark.parametrize("data", [INVALID, NOISE, TEXT.encode(), b"\xef\xbb\xbfa\xff\r\n"])
+def test_eval_counts_bytes_that_are_no_text_as_compare_does(tmp_path: Path, tokenizer: Tokenizer, data: bytes) -> None:
+    path = write(tmp_path / "t.txt", data)
+    text, model = read_text(path), uniform(tokenizer)
+    wanted = score_texts(model, tokenizer, [str(path)], errors="replace")
+    entry = entry_of(text, tokenizer, model)
+    assert entry.bits_per_byte == wanted.bits_per_byte
+    assert (wanted.n_bytes, wanted.n_invalid) == (len(text.data), text.n_invalid)
+    assert (wanted.n_unknown == 0) == (tokenizer.kind in ("byte", "bpe"))
+    if tokenizer.kind in ("byte", "bpe"):
+        encoded = encode_documents(tokenizer, text.documents)
+        assert tokenizer.decode_bytes(encoded.ids[int(tokenizer.end_of_text is not None) :]) == text.data
+
+
+def test_within_other_files_what_cannot_be_decoded_is_replaced_and_said(tmp_path: Path, caplog: Any) -> None:
+    path = write(tmp_path / "t.jsonl", b'{"text": "a\xffb"}\n')
+    text = read_text(path)
+    assert (text.data, text.n_invalid) == ("a\ufffdb".encode(), 0)
+    assert "1 undecodable places were read as U+FFFD" in caplog.text
+    wanted = score_texts(uniform(BPE), BPE, [str(path)], errors="replace")
+    assert entry_of(text, BPE).bits_per_byte == wanted.bits_per_byte
+    with pytest.raises(DataError):
+        score_texts(uniform(BPE), BPE, [str(path)])
+
+
+def test_of_many_files_each_is_read_as_it_is(tmp_path: Path) -> None:
+    for name, data in (("a.txt", b"a\xff"), ("b.jsonl", b'{"text": "b"}'), ("c.txt", b"\0\1"), ("d.txt", b"d\r\n")):
+        write(tmp_path / name, data)
+    found = read_documents([str(tmp_path)], text_field="text", encoding="auto", errors="replace")
+    assert list(map(to_bytes, found)) == [b"a\xff", b"b", b"d\n"]  # c is binary, and nobody named it
 
 
 def test_compressors_get_the_files_bytes(tmp_path: Path) -> None:
@@ -116,5 +189,5 @@ def test_models_in_words() -> None:
 def test_files_that_hold_nothing_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is empty"):
         read_text(write(tmp_path / "t", b""))
-    with pytest.raises(DataError, match="No such file"):
+    with pytest.raises(DataError, match="there is no file"):
         read_text(tmp_path / "none.txt")

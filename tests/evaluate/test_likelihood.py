@@ -1,6 +1,7 @@
 """Scores against a plain float64 loop over the tokens of a text."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -222,7 +223,10 @@ def test_what_a_score_says() -> None:
     score = Score(nats=math.log(2) * 30, n_tokens=10, n_bytes=20, n_unknown=2, n_unknown_bytes=5)
     assert score.nats_per_token == pytest.approx(3 * math.log(2))
     assert score.perplexity == pytest.approx(8)
-    assert score.bits_per_byte == pytest.approx((30 + 5 * 8) / 20)
+    assert score.bits_per_byte == pytest.approx((30 + 5 * 8 + math.log2(4)) / 20)  # 1 + 4 bytes, 2 + 3, ...
+    left_out = replace(score, left_out=True)
+    assert left_out.bits_per_byte == pytest.approx((30 + 5 * 8 + math.log2(12 * 11 / 2)) / 20)
+    assert replace(score, n_unknown_bytes=0).bits_per_byte == 30 / 20  # bytes know all
     assert Score(nats=1e6, n_tokens=1, n_bytes=1).perplexity == math.inf
 
 

@@ -10,16 +10,17 @@ from rich.console import Console
 
 from lmsmith.errors import ConfigError, UsageError
 from lmsmith.evaluate.league import Entry, Text, read_text
-from lmsmith.studies.league import HEAD, league, league_notes, league_page, league_rows, train_all
-from lmsmith.train.run import open_run, summary_of
+from lmsmith.studies.league import HEAD, _names, league, league_notes, league_page, league_rows, train_all
+from lmsmith.train.run import load_for_use, open_run, score_validation, summary_of
 
 TEXT = (
     "".join(f"{who} {did} the {what}.\n" for who in ("A cat", "Nobody") for did in ("saw", "hid") for what in "xyz")
     * 30
 )
+TEXT = TEXT[:-300] + TEXT[-300:].replace("t", "ß")  # held out, and unknown
 
 ENTRIES = [
-    Entry("mine", "lstm, 1 layer of 64", 2.25, 41_300, 900, 2, 0, 61.0, 0.5, 2e6),
+    Entry("mine", "lstm, 1 layer of 64", 2.25, 41_300, 900, 2, 0, 61.0, 0.5, 2e6, 24.3),
     Entry("xz <&>", "compressor", 3.0, score_seconds=1.0, bytes_per_second=1e6),
     Entry("uniform", "every byte alike", 8.0),
     Entry("mle", "3-gram, mle", math.inf, 100, 1000, 0, 25, 0.1, 0.5, 2e6),
@@ -38,7 +39,7 @@ def test_the_tables_cells() -> None:
     assert rows[2][2:] == ["8.000", "—", "—", "—"]
     assert rows[3][2] == "infinite"
     unknown, impossible = league_notes(ENTRIES)
-    assert "2 units of the text are unknown to mine" in unknown
+    assert "2 units of the text unknown to mine: 8 bits a byte and their places, 24 in all" in unknown
     assert "mle holds 2.50% of the tokens impossible" in impossible
 
 
@@ -47,7 +48,9 @@ def test_the_page_has_a_bar_for_all_that_is_finite() -> None:
     assert page.count('class="bar"') == 3
     assert f"width:{100 * 2.25 / 8:.2f}%" in page
     assert "width:100.00%" in page
-    assert "12,345 bytes" in page
+    assert "12,345 bytes, the same for all. Fewer" in page
+    odd = league_page(ENTRIES, Text("t", b"x\xff\xff", ()))
+    assert "3 bytes, the same for all; 2 of them are no UTF-8 and count as they are." in odd
     assert "xz &lt;&amp;&gt;" in page
     assert "<&>" not in page
     assert "<script" not in page
@@ -59,14 +62,15 @@ def test_models_are_trained_first_on_the_same_text(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("lmsmith.train.start.CLOSING_SECONDS", 0.0)
     monkeypatch.setattr("lmsmith.train.start.LEAST_SECONDS", 0.01)
     changes: dict[str, Any] = {"train.threads": 1, "train.matmul": "default", "train.dtype": "float32"}
+    changes |= {"train.eval_every": 5, "train.stop_at_val_loss": 10.0}  # long before the time is up
     runs = train_all(
-        ["book.txt"], changes, ["ngram", "gru"], minutes=0.03, out=None, console=Console(file=io.StringIO())
+        ["book.txt"], changes, ["ngram", "gru"], minutes=0.5, out=None, console=Console(file=io.StringIO())
     )
     assert runs == [Path("runs/league-1/ngram"), Path("runs/league-1/gru")]
     found = [open_run(run) for run in runs]
     assert len({(run / "tokens" / "train.bin").read_bytes() for run in runs}) == 1
     assert [config.preset for config, _ in found] == ["ngram", "gru"]
-    assert all(config.train.minutes == 0.03 for config, _ in found)
+    assert all(config.train.minutes == 0.5 for config, _ in found)
     text = read_text(runs[0] / "tokens" / "validation.txt")
     entries = {entry.name: entry for entry in league(runs, text)}
     assert list(entries) == sorted(entries, key=lambda name: entries[name].bits_per_byte)
@@ -74,9 +78,29 @@ def test_models_are_trained_first_on_the_same_text(tmp_path: Path, monkeypatch: 
     for run in runs:
         summary = summary_of(run)
         assert entries[run.name].bits_per_byte == pytest.approx(summary["best_val_bits_per_byte"], rel=0.02)
+        assert entries[run.name].unknown_bits > 8 * entries[run.name].n_unknown * 2 > 0
+        own = score_validation(run, load_for_use(run)[0], stride=None)
+        assert own.bits_per_byte == pytest.approx(summary["best_val_bits_per_byte"], rel=1e-6)
+        assert own.unknown_bits == entries[run.name].unknown_bits
         assert entries[run.name].train_seconds == summary["train_seconds"]
         assert entries[run.name].n_params == summary["n_params"]
     assert len({entry.name for entry in league([runs[0], tmp_path / runs[0]], text)}) == 5
+
+
+def test_names_tell_runs_apart() -> None:
+    def names(*runs: str) -> list[str]:
+        return _names([Path(run) for run in runs])
+
+    assert names("runs/a", "b") == ["a", "b"]
+    assert names("one/a", "two/a", "b") == [str(Path("one/a")), str(Path("two/a")), "b"]
+    assert names("a", "a", "./a") == ["a", "a (2)", "a (3)"]
+    assert names("runs/gzip", "uniform") == ["gzip (2)", "uniform (2)"]
+
+
+def test_runs_that_are_not_there_are_found_out_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lmsmith.studies.league.baselines", lambda text: pytest.fail("some minutes of work"))
+    with pytest.raises(UsageError, match="nowhere is not a run"):
+        league([tmp_path / "nowhere"], Text("it", b"it", ("it",)))
 
 
 def test_what_cannot_be_trained_is_said(tmp_path: Path) -> None:
