@@ -5,7 +5,8 @@ PATH; then the folder that holds it is forced to the disk as well. A rename with
 we know, so whoever looks at PATH, during the write or after a kill at any moment, finds the old, the new or nothing,
 and never a part. (Without the fsyncs that holds for a killed process, but not for a machine that loses power.)
 
-A temporary name is `.NAME.PID.partial`. A process killed half-way leaves it behind; `sweep` clears it away later.
+A temporary name is `.NAME.HOST.PID.partial`, HOST being short for the machine's name. A process killed half-way leaves
+it behind; `sweep` clears it away later.
 
 A disk that is full or a folder that may not be written is a StorageError, in words a user can act on. Nothing here
 locks: of two processes that write one file at one time the later rename wins, whole.
@@ -14,15 +15,19 @@ locks: of two processes that write one file at one time the later rename wins, w
 import contextlib
 import errno
 import os
+import platform
 import re
 import shutil
+import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from lmsmith.errors import StorageError
 
-_PARTIAL = re.compile(r"\..+\.(\d+)\.partial", re.DOTALL)
+_PARTIAL = re.compile(r"\..+?(?:\.([0-9a-f]{8}))?\.(\d+)\.partial", re.DOTALL)
+_A_DAY = 24 * 3600.0
 _REPLACED = ".replaced"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -121,15 +126,16 @@ def remove(path: Path) -> None:
 def sweep(place: Path) -> None:
     """Removes what killed processes left half-written in the folder `place`.
 
-    Left alone is what a process that lives may still be writing. What bears our own process id was left by a dead
-    process that had it before us (in a container ids repeat): so do not sweep while this process writes there.
+    Left alone is what a process that lives may still be writing; of other machines, which may share the folder, what
+    was touched within a day. What bears our own process id was left by a dead process that had it before us (in a
+    container ids repeat): so do not sweep while this process writes there.
     """
     with _explained(place):
         leftovers = [entry for entry in place.iterdir() if _PARTIAL.fullmatch(entry.name)] if place.is_dir() else []
     for leftover in leftovers:
         match = _PARTIAL.fullmatch(leftover.name)
         assert match is not None
-        if int(match[1]) == os.getpid() or not _is_alive(int(match[1])):
+        if _is_abandoned(leftover, match[1] or _host(), int(match[2])):
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)  # it costs room, not truth: no reason to stop
             else:
@@ -173,7 +179,12 @@ def _explained(path: Path, *, block: Path | None = None) -> Iterator[None]:
 
 
 def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+    return path.with_name(f".{path.name}.{_host()}.{os.getpid()}.partial")
+
+
+def _host() -> str:
+    """Eight digits for this machine's name."""
+    return f"{zlib.crc32(platform.node().encode()):08x}"
 
 
 def _clear(partial: Path) -> None:
@@ -199,6 +210,16 @@ def _sync_folder(path: Path) -> None:
             raise
     finally:
         os.close(opened)
+
+
+def _is_abandoned(leftover: Path, host: str, process: int) -> bool:
+    if host == _host():
+        return process == os.getpid() or not _is_alive(process)
+    try:
+        latest = max(place.stat().st_mtime for place in [leftover, *leftover.rglob("*")])
+    except OSError:  # it is being written, or is gone
+        return False
+    return time.time() - latest > _A_DAY
 
 
 def _is_alive(process: int) -> bool:

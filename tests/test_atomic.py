@@ -221,11 +221,30 @@ def test_sweep_removes_what_dead_processes_left(tmp_path: Path) -> None:
     atomic.sweep(tmp_path / "absent")  # nothing to sweep
 
 
+def test_what_another_machine_may_be_writing_is_left_for_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two that share a disk, whose process ids say nothing to each other."""
+    monkeypatch.setattr(atomic.platform, "node", lambda: "elsewhere")
+    new, old = (atomic._partial(tmp_path / name) for name in ("new", "old"))
+    for place in (new, old):
+        place.mkdir()
+        (place / "half").write_bytes(b"")
+    monkeypatch.undo()
+    for place in (old / "half", old):
+        os.utime(place, (0, 0))
+    (tmp_path / f".gone.{atomic._host()}.{dead_process()}.partial").write_bytes(b"")
+    atomic.sweep(tmp_path)
+    assert set(names(tmp_path)) - {name for name in names(tmp_path) if os.name == "nt" and "gone" in name} == {new.name}
+    os.utime(new / "half", (0, 0))
+    os.utime(new, (0, 0))
+    atomic.sweep(tmp_path)
+    assert new.name not in names(tmp_path)
+
+
 def test_leftovers_under_our_own_process_id_are_in_nobodys_way(tmp_path: Path) -> None:
     """In a container the next process often has the id of the one that was killed."""
-    (tmp_path / f".a.{os.getpid()}.partial").write_bytes(b"x" * 1000)
-    (tmp_path / f".f.{os.getpid()}.partial").mkdir()
-    (tmp_path / f".f.{os.getpid()}.partial" / "half").write_bytes(b"")
+    atomic._partial(tmp_path / "a").write_bytes(b"x" * 1000)
+    atomic._partial(tmp_path / "f").mkdir()
+    (atomic._partial(tmp_path / "f") / "half").write_bytes(b"")
     atomic.write(tmp_path / "a", "short")
     with atomic.folder(tmp_path / "f") as partial:
         (partial / "whole").write_bytes(b"")
