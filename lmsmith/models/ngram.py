@@ -2,8 +2,10 @@
 
 Three estimates, c(h w) being how often token w followed context h in the text, V the size of the vocabulary:
 
-- `mle`, maximum likelihood: c(h w) / c(h .). What was never seen has probability zero, so a text that holds any such
-  event has infinite perplexity.
+- `mle`, maximum likelihood: c(h w) / c(h .). What never followed its context has probability zero, so a text that holds
+  any such event has infinite perplexity. After a context that nothing ever followed the quotient is 0 / 0; h is then
+  the longest end of it that something did follow. (That is behind what is impossible anyway, or what the training text
+  ends with.)
 - `add-k`: (c(h w) + k) / (c(h .) + k V). After a context that was never seen all tokens are equally likely.
 - `kneser-ney`, interpolated and modified (Chen and Goodman 1999, "An empirical study of smoothing techniques for
   language modeling"): p(w | h) = (c(h w) - D(c(h w))) / c(h .) + gamma(h) p(w | h without its first token), where
@@ -104,7 +106,7 @@ class Ngram:
         return NgramState([np.empty(0, np.int32) for _ in range(batch_size)])
 
     def next_logits(self, ids: Int[Tensor, "B T"], state: NgramState) -> Float[Tensor, "B V"]:
-        """ln p. For maximum likelihood, after a context that nothing followed: after the longest end of it instead."""
+        """ln p of each token, as `log_probabilities` gives it."""
         p = []
         for row, tokens in enumerate(self._read(ids, state)):
             state.before[row] = self._last(tokens)

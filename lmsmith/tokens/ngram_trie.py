@@ -109,7 +109,7 @@ def weigh(trie: Trie, counts: Ints, discounts: Floats, added: float, interpolate
 
 
 def log_probabilities(trie: Trie, weights: Weights, ids: Ints, n_given: int, vocab_size: int) -> Floats:
-    """ln p of ids[n_given:], each given all before it; -inf where p is zero."""
+    """ln p of ids[n_given:], each as `distribution` has it after all before it; -inf where p is zero."""
     out = np.empty(len(ids) - n_given)
     _walk(
         ids, n_given, trie.token, trie.first, trie.suffix, trie.n,
@@ -269,9 +269,11 @@ def _walk(text, n_given, token, first, suffix, n, own, rest, unknown, interpolat
     for i in range(len(text)):
         if i >= n_given:
             p, share, at = 0.0, 1.0, node
-            if not interpolated and order < min(i, n - 1):  # the text does not have this context
+            if not interpolated and unknown and order < min(i, n - 1):  # the text does not have this context
                 share = unknown
             else:
+                while not interpolated and not unknown and first[at] == first[at + 1]:
+                    at = suffix[at]
                 while True:
                     child = _child(token, first, at, text[i])
                     if child >= 0:

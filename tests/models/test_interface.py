@@ -20,6 +20,7 @@ CONFIGS = {
     "lstm": ModelConfig(kind="rnn", n_layer=1, d_model=8, vocab_size=V, tied_head=True),
     "kneser-ney": ModelConfig(kind="ngram", vocab_size=V, ngram_order=3),
     "add-k": ModelConfig(kind="ngram", vocab_size=V, ngram_order=3, smoothing="add-k"),
+    "mle": ModelConfig(kind="ngram", vocab_size=V, ngram_order=3, smoothing="mle"),
 }
 
 

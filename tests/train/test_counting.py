@@ -43,7 +43,12 @@ def test_a_run_is_what_counting_gives(smoothing: str) -> None:
     assert (config.model.ngram_order, config.model.vocab_size) == (3, corpus.tokenizer.vocab_size)
     assert {path.name for path in run.iterdir()} == {"config.toml", "model", "samples.md", "summary.json", "tokens"}
     oracle = Ngram.learn(config.model, np.asarray(corpus.train))
-    wanted = score_ids(oracle, np.asarray(corpus.validation), n_bytes=corpus.counts.n_val_bytes)
+    wanted = score_ids(
+        oracle,
+        np.asarray(corpus.validation),
+        n_bytes=corpus.counts.n_val_bytes,
+        left_out=corpus.tokenizer.leaves_out,
+    )
     model, tokenizer, content = load_for_use(run)
     assert tokenizer == corpus.tokenizer
     assert content["data"] == {"documents": "stream"}
