@@ -121,7 +121,7 @@ def _list(options: argparse.Namespace, console: Console, started: float) -> int:
             }
             for corpus in CORPORA.values()
         ]
-        print(json.dumps(content, ensure_ascii=False))
+        print(json.dumps(content))
         return 0
     table = Table(box=None, pad_edge=False, header_style="bold")
     for head in ("name", "size", "here", "licence", "what"):
@@ -184,7 +184,7 @@ def _prepare(options: argparse.Namespace, console: Console, started: float) -> i
             tell=tell,
         )
     if options.json:
-        print(json.dumps(asdict(manifest), ensure_ascii=False))
+        print(json.dumps(asdict(manifest)))
         return 0
     for name, split in manifest.splits.items():
         console.print(
@@ -214,7 +214,7 @@ def _inspect(options: argparse.Namespace, console: Console, started: float) -> i
     with Progress(console) as tell:
         found = inspect(options.place, tokenizer, verify=options.verify, tell=tell)
     if options.json:
-        print(json.dumps(asdict(found), ensure_ascii=False, default=str))
+        print(json.dumps(asdict(found), default=str))
         return 1 if found.problems else 0
     console.print(f"{found.place}: {found.source}\ntokenizer  {found.tokenizer}")
     table = Table(box=None, pad_edge=False, header_style="bold")

@@ -79,8 +79,7 @@ def build_shards(
     `out.partial` was begun with, TokenizerError, and StorageError where there is no room. What is done then stays.
     """
     _check(shard_tokens, validation_fraction, dedup)
-    if os.path.lexists(out):
-        raise StorageError(f"{out} is there already and is not overwritten: remove it or choose another place.")
+    _check_free(out)
     partial = out.with_name(out.name + ".partial")
     work = partial / "work"
     reading = Reading(text_field, known_encoding(encoding), errors, skip_bad, validation_fraction, by_document=True)
@@ -129,6 +128,7 @@ def build_shards(
             )
         finish(partial, out)
         return manifest
+    _check_free(out)  # another process may have been at it, and have finished since
     with begun(partial, {**settings, "plan": plan.digest()}):
         used = _tokenizer(work, given, wanted, plan, job.hashes, tell)
         used.encode("a word")  # what has to be compiled is compiled here, and not in every process
@@ -147,7 +147,7 @@ def build_shards(
         finally:
             assembler.close()
         check_unchanged(plan)
-        _check_sides(splits, plan)
+        _check_sides(splits, plan, summary)
         summary.counts.left_out += left_out
         sources_read = [(file.path, file.n_bytes, summary.fingerprints.get(file.path, "")) for file in plan.files]
         manifest = Manifest(
@@ -177,6 +177,11 @@ def _check(shard_tokens: int, fraction: float, dedup: str) -> None:
         raise ConfigError(f"validation_fraction = {fraction}: wanted 0 (chosen) to below 1.")
     if dedup == "near":
         require_rensa()
+
+
+def _check_free(out: Path) -> None:
+    if os.path.lexists(out):
+        raise StorageError(f"{out} is there already and is not overwritten: remove it or choose another place.")
 
 
 def _take_up(assembler: Assembler, finished: set[int]) -> None:
@@ -310,10 +315,15 @@ def _check_large(plan: Plan) -> None:
             raise _one_sided(plural(len(plan.files), "file"), "train" if name == "val" else "val", plan)
 
 
-def _check_sides(splits: dict[str, SplitRecord], plan: Plan) -> None:
+def _check_sides(splits: dict[str, SplitRecord], plan: Plan, summary: Summary) -> None:
     n_documents = splits["train"].n_documents + splits["val"].n_documents
     if not n_documents:
-        raise DataError(f"there is no text in the {plural(len(plan.files), 'file')}. Name files that hold some.")
+        said = [
+            f"there is no text in the {plural(len(plan.files), 'file')}.",
+            *summary.counts.notes(),
+            *_skipped(summary),
+        ]
+        raise DataError(" ".join([*said, "Name files that hold some."]))
     for name in SPLITS:
         if not splits[name].n_tokens:
             raise _one_sided(plural(n_documents, "document"), name, plan, "remove what has been begun, and ")
@@ -359,5 +369,9 @@ def _notes(
             f"{sum(n_unknown.values()):,} characters or words are not in the vocabulary: {n_unknown['train']:,} of the "
             f"training text, {n_unknown['val']:,} of the validation text."
         )
+    yield from _skipped(summary)
+
+
+def _skipped(summary: Summary) -> Iterator[str]:
     if summary.n_skipped:
         yield f"{plural(summary.n_skipped, 'bad place')} skipped: {' '.join(summary.skipped)}"

@@ -92,7 +92,7 @@ class Manifest:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Writes `folder/manifest.json`, whole or not at all. Raises StorageError."""
     content = {"format": FORMAT, **asdict(manifest)}
-    atomic.write(folder / FILE_NAME, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+    atomic.write(folder / FILE_NAME, json.dumps(content, indent=1) + "\n")  # in ASCII: a path may be no Unicode
 
 
 def read_manifest(folder: Path) -> Manifest:

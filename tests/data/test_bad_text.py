@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -132,6 +133,17 @@ def test_a_named_binary_file(source, tmp_path):
     assert sorted(texts_of(tmp_path / "out")) == sorted(GOOD)
 
 
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="there names of files are Unicode")
+def test_names_that_are_no_unicode(tmp_path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for i, text in enumerate(GOOD):
+        Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9%d.txt" % i)).write_text(text)
+    manifest = prepare(folder)
+    assert read_manifest(tmp_path / "out") == manifest
+    assert manifest.sources[0].path == str(folder / "caf\udce90.txt")
+
+
 def test_much_that_is_bad_is_counted(source, tmp_path):
     (source / "m.jsonl").write_text("\n".join(["{}"] * 300))
     manifest = prepare(source, skip_bad=True)
@@ -189,8 +201,15 @@ def test_no_text(tmp_path):
     with pytest.raises(DataError, match="holds no text: it is empty"):
         prepare(folder)
     (folder / "a.txt").write_text(" \n")
-    with pytest.raises(DataError, match="there is no text in the 1 file"):
+    with pytest.raises(DataError, match=r"there is no text in the 1 file\. 1 empty document skipped\. Name"):
         prepare(folder)
+    other = tmp_path / "other" / "texts"
+    other.mkdir(parents=True)
+    (other / "b.jsonl").write_text("{}")
+    with pytest.raises(
+        DataError, match=r"there is no text in the 1 file\. 1 bad place skipped: .*b\.jsonl, line 1 has"
+    ):
+        prepare(other, skip_bad=True)
     with pytest.raises(DataError, match="there is no file or folder"):
         prepare(tmp_path / "nothing")
 

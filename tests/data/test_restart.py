@@ -200,6 +200,19 @@ def test_two_at_one_time(source, tmp_path, monkeypatch):
         prepare(source, tmp_path / "out", workers=1)
 
 
+def test_another_finishes_while_the_sources_are_looked_at(source, tmp_path, monkeypatch):
+    def slowly(*given, **options):
+        made = plan.make_plan(*given, **options)
+        monkeypatch.undo()
+        prepare(source, tmp_path / "out")
+        return made
+
+    monkeypatch.setattr(build, "make_plan", slowly)
+    with pytest.raises(StorageError, match="is there already and is not overwritten"):
+        prepare(source, tmp_path / "out")
+    assert not (tmp_path / "out.partial").exists()
+
+
 def _die(job, number, unit):
     os.kill(os.getpid(), signal.SIGKILL)
 
