@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
 from lmsmith import atomic
 from lmsmith.errors import DataError
@@ -23,6 +23,7 @@ from lmsmith.tokens.tokenizer import Tokenizer
 FILE_NAME = "manifest.json"
 FORMAT = 1
 SPLITS = ("train", "val")
+Record = TypeVar("Record")
 
 
 @dataclass(frozen=True)
@@ -114,18 +115,26 @@ def read_manifest(folder: Path) -> Manifest:
         )
     try:
         return Manifest(
-            tokenizer=TokenizerRecord(**content["tokenizer"]),
+            tokenizer=_record(TokenizerRecord, content["tokenizer"]),
             splits={name: _split(content["splits"][name]) for name in SPLITS},
-            sources=tuple(SourceRecord(**source) for source in content["sources"]),
-            settings=content["settings"],
+            sources=tuple(_record(SourceRecord, source) for source in content["sources"]),
+            settings=dict(content["settings"]),
             notes=tuple(content["notes"]),
         )
     except (TypeError, KeyError, ValueError) as error:
         raise DataError(f"{path} is damaged or edited: {error}. Prepare the folder again.") from error
 
 
+def _record(kind: type[Record], found: dict[str, Any]) -> Record:
+    record = kind(**found)
+    for name, wanted in get_type_hints(kind).items():
+        if not isinstance(getattr(record, name), wanted):
+            raise TypeError(f"{name} is {getattr(record, name)!r}")
+    return record
+
+
 def _split(found: dict[str, Any]) -> SplitRecord:
-    split = SplitRecord(**{**found, "shards": tuple(ShardRecord(**shard) for shard in found["shards"])})
+    split = SplitRecord(**{**found, "shards": tuple(_record(ShardRecord, shard) for shard in found["shards"])})
     for name in ("n_tokens", "n_documents", "n_bytes"):
         total = sum(getattr(shard, name) for shard in split.shards)
         if getattr(split, name) != total:

@@ -273,7 +273,8 @@ def test_a_manifest_comes_back(source, tmp_path):
     for split, told in (
         ({"n_bytes": 7}, r"n_bytes is 7, and 1,\d\d\d by its shards\. Prepare"),
         ({"n_documents": "8"}, "n_documents is '8', and"),
-        ({"shards": [{**asdict(manifest.splits["train"].shards[0]), "n_tokens": "9"}]}, "unsupported operand"),
+        ({"shards": [{**asdict(manifest.splits["train"].shards[0]), "n_tokens": "9"}]}, "n_tokens is '9'"),
+        ({"shards": [{**asdict(manifest.splits["train"].shards[0]), "file": 7}]}, "file is 7"),
     ):
         edited = {**asdict(manifest), "format": 1}
         edited["splits"]["train"] |= split
