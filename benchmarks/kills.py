@@ -24,7 +24,7 @@ from pathlib import Path
 SMALL = """--model.n_layer 2 --model.d_model 32 --model.n_head 2 --model.context_length 32 --model.ngram_table_size 512
     --train.batch_size 4 --train.eval_every 60 --train.save_every 25 --steps 400"""
 GPT2 = """--preset gpt2 --model.context_length 32 --model.vocab_multiple 50304 --train.batch_size 1
-    --train.eval_every 99 --train.save_every 1 --steps 24"""
+    --train.eval_every 99 --train.save_every 1 --steps 12"""
 EXACT = "--train.matmul default --train.threads 1 --train.dtype float32"
 WORDS = ("the", "a", "one", "cat", "dog", "bird", "saw", "took", "lost", "hat", "ball", "at home", "again", ".", ".")
 
@@ -50,8 +50,10 @@ def children(process: int) -> list[int]:
 
 
 def half_written(run: Path) -> list[Path]:
-    """Files of a checkpoint that is being written."""
-    return [path for path in run.glob("checkpoints/.*.partial/*") if path.stat().st_size]
+    """Folders of checkpoints that are being written, or were: they have another name when they are whole."""
+    with contextlib.suppress(FileNotFoundError):
+        return [place for place in run.glob("checkpoints/.*.partial") if any(place.glob("*.safetensors"))]
+    return []
 
 
 def wait_for_save(process: "subprocess.Popen[bytes]", run: Path, seconds: float) -> None:
