@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from lmsmith import __version__
-from lmsmith.config import Setting, settings
+from lmsmith.config import RunConfig, Setting, settings
 from lmsmith.errors import UsageError
+from lmsmith.presets import preset
 
 # Settings that are used often: their own group in the help, and short names.
 OFTEN = {
@@ -137,11 +139,12 @@ def at_least_one(value: str) -> int:
 
 
 def add_settings(made: argparse.ArgumentParser, *, out: bool = True) -> None:
-    """Every setting, those used often first; with `out`, where a run goes."""
+    """Every setting, those used often first, with the default preset's values; with `out`, where a run goes."""
     often = made.add_argument_group("often used")
     if out:
         often.add_argument("--out", type=Path, metavar="RUN", help="the run's folder (runs/NAME-1)")
     known = dict(settings())
+    shown = preset(RunConfig.preset)
     for name in OFTEN:
         add_setting(often, known[name])
     groups: dict[str, argparse._ArgumentGroup] = {}
@@ -151,12 +154,13 @@ def add_settings(made: argparse.ArgumentParser, *, out: bool = True) -> None:
             continue
         if section not in groups:
             groups[section] = made.add_argument_group(f"{section} settings")
-        add_setting(groups[section], leaf)
+        value = functools.reduce(getattr, name.split("."), shown)
+        add_setting(groups[section], leaf, "chosen" if name in CHOSEN else _as_typed(value))
 
 
 def add_setting(group: argparse._ActionsContainer, leaf: Setting, default: str = "") -> None:
     """`default`: what the help says of it, where that is not the setting's own."""
-    default = default or ("chosen" if leaf.name in CHOSEN else _as_typed(leaf.default))
+    default = default or _as_typed(leaf.default)
     short = OFTEN.get(leaf.name)
     group.add_argument(
         *([f"--{short}"] if short else []),
