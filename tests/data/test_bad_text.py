@@ -125,6 +125,19 @@ def test_a_file_that_may_not_be_read(source, tmp_path):
     assert sorted(texts_of(tmp_path / "out")) == sorted(GOOD)
 
 
+def test_a_large_file_that_can_no_longer_be_read(source, tmp_path, monkeypatch):
+    def lost(path, encoding):
+        raise OSError(5, "Input/output error", str(path))
+
+    monkeypatch.setattr(plan, "LARGE", 3000)
+    monkeypatch.setattr(plan, "is_utf8", lost)
+    (source / "m.txt").write_text("a large one. " * 300)
+    with pytest.raises(DataError, match=r"cannot read .*m\.txt: Input/output error\. `--skip-bad`"):
+        prepare(source)
+    prepare(source, skip_bad=True)  # whoever reads it finds it well again
+    assert len(texts_of(tmp_path / "out")) == len(GOOD) + 1
+
+
 def test_a_named_binary_file(source, tmp_path):
     (tmp_path / "b.txt").write_bytes(b"bin\0ary")
     with pytest.raises(DataError, match=r"b\.txt looks binary"):

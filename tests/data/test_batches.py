@@ -83,7 +83,7 @@ def test_small_permutations_are_uniform(n: int) -> None:
     assert abs(chi_square(found, math.factorial(n), draws)) < 5
 
 
-@pytest.mark.parametrize("n", [16, 17, 256, 257, 1000, 1025])
+@pytest.mark.parametrize("n", [17, 256, 257, 1025])
 def test_places_are_uniform(n: int) -> None:
     """Over keys, the first two places of an epoch are any two windows, in any order: here by eighths of the text."""
     draws = 3000

@@ -48,7 +48,7 @@ def test_reads_both(tmp_path: Path) -> None:
     assert (ids.dtype, ids.tolist()) == (np.uint32, LONG)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(some.lists(some.integers(0, 299)), some.integers(1, 5))
 def test_comes_back_whatever_the_block(tmp_path_factory: pytest.TempPathFactory, ids: list[int], block: int) -> None:
     path = tmp_path_factory.mktemp("shards") / "train.bin"
@@ -116,7 +116,7 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
         write_shard(tmp_path / "absent" / "train.bin", np.array([1]), vocab_size=2)
 
 
-@settings(max_examples=100)
+@settings(max_examples=60, deadline=None)
 @given(some.data())
 def test_many_shards_are_as_one_array(data: some.DataObject) -> None:
     """Slices and windows against NumPy's own, of parts of any length, empty ones and both widths among them."""

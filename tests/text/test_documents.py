@@ -75,7 +75,7 @@ def test_a_plain_file_is_one_document(tmp_path, name, suffix, compress):
 CODECS = ["utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-16-le", "utf-32-be", "utf-7", "gb18030"]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=LINES, codec=st.sampled_from(CODECS), chunk=st.integers(4, 9))
 def test_encodings_come_back_as_python_reads_them(tmp_path, monkeypatch, text, codec, chunk):
     monkeypatch.setattr(files, "CHUNK", chunk)
@@ -93,7 +93,7 @@ def test_encodings_come_back_as_python_reads_them(tmp_path, monkeypatch, text, c
     assert counts.marks.total() == (codec in ("utf-8-sig", "utf-16", "utf-32"))
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     parts=st.lists(st.one_of(st.binary(max_size=4), st.sampled_from(["é雪😀\ufffd\r\n".encode(), b"\xed\xa0\x80"]))),
     encoding=st.sampled_from(["utf-8", "utf-16-le", "shift_jis", "cp1252", "ascii", "gb18030"]),
@@ -204,7 +204,7 @@ def test_binary_files(tmp_path):
 # Files of many documents
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     records=st.lists(TEXT, min_size=1),
     ascii_only=st.booleans(),

@@ -27,7 +27,7 @@ def texts_of(path: Path, parts: list[Part], **options) -> list[str]:
 LINES = some.lists(some.text(max_size=30), max_size=40)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=LINES, size=some.integers(1, 200), near=some.integers(1, 100), end=some.sampled_from(["\n", "\r\n"]))
 def test_lines_in_parts(tmp_path, monkeypatch, texts, size, near, end):
     monkeypatch.setattr(parts_module, "NEAR", near)
