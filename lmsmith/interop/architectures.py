@@ -53,8 +53,9 @@ def architecture_of(found: Mapping[str, Any], path: Path) -> Architecture:
     ]
     architecture = next((known for known in ARCHITECTURES if [known.name] == kinds), None)
     if architecture is None:
+        said = ", ".join(filter(None, [*map(str, found.get("architectures") or ()), found.get("model_type")]))
         raise ConfigError(
-            f"{path} is of {', '.join(map(str, kinds))} ({found.get('model_type')}), which lmsmith has no model for: "
+            f"{path} is of {said or 'no architecture that it names'}, which lmsmith has no model for: "
             f"wanted {' or '.join(known.name for known in ARCHITECTURES)}."
         )
     if found.get("quantization_config"):

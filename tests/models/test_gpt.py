@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -256,6 +257,17 @@ def test_parameters_of_the_presets() -> None:
     # nanoGPT's 10.65M leaves out the 256 positions, and its linear maps and norms have no biases (10,745,088 with).
     plain = preset("babygpt").changed({"model.vocab_size": 65, "model.bias": False}, where="here").model
     assert on_meta(plain).n_parameters() - 256 * 384 == 10_646_784
+
+
+def test_the_largest_gpt2_is_made_in_less_than_a_second() -> None:
+    """On the meta device, without its weights; the best of three, of this thread's own time."""
+
+    def seconds() -> float:
+        began = time.thread_time()
+        on_meta(preset("gpt2-xl").changed({"model.vocab_size": 50257}, where="here").model)
+        return time.thread_time() - began
+
+    assert min(seconds() for _ in range(3)) < 1
 
 
 def test_a_tied_head_is_the_table() -> None:

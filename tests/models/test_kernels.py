@@ -154,7 +154,7 @@ def test_attention_gradcheck(T: int, block: int, dropout: float, monkeypatch: py
             return kernels.causal_attention(q, k, v, 0.7, dropout)
 
     inputs = qkv(2, T, 3)
-    assert torch.autograd.gradcheck(attend, inputs)
+    assert torch.autograd.gradcheck(attend, inputs, fast_mode=True)  # along random directions
     if dropout:
         assert not torch.equal(attend(*inputs), plain_attention(*inputs, 0.7))
 
@@ -170,7 +170,7 @@ def test_masked_attention_gradcheck(dropout: float, monkeypatch: pytest.MonkeyPa
             torch.manual_seed(3)
             return kernels.causal_attention(q, k, v, 0.7, dropout, first)
 
-    assert torch.autograd.gradcheck(attend, qkv(6, 7, 2))
+    assert torch.autograd.gradcheck(attend, qkv(6, 7, 2), fast_mode=True)  # along random directions
 
 
 def test_attention_dropout_keeps_the_expectation(monkeypatch: pytest.MonkeyPatch) -> None:
