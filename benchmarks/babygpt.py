@@ -23,10 +23,11 @@ import torch
 
 from lmsmith.accounting.predict import train_flops_per_token
 from lmsmith.config import RunConfig
+from lmsmith.cores import n_cores
 from lmsmith.data.batches import Batches
 from lmsmith.models.gpt import GPT
 from lmsmith.presets import preset
-from lmsmith.train.machine import n_cores, survey
+from lmsmith.train.machine import survey
 from lmsmith.train.replica import Replica
 from lmsmith.train.step import update
 

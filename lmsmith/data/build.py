@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmsmith import __version__, atomic
+from lmsmith.cores import n_cores
 from lmsmith.data.assemble import Assembler, Keep, Summary
 from lmsmith.data.dedup import SIGNATURE, Seen, content_hash, near_duplicates, require_rensa, sign_unit
 from lmsmith.data.encode import encode_unit, is_finished, remember_tokenizer
@@ -112,7 +113,7 @@ def build_shards(
         if engine == "ray":
             numbers = run_ray(do, job, units)
         else:
-            numbers = run_local(do, job, units, workers=workers or os.cpu_count() or 1, n_bytes=total)
+            numbers = run_local(do, job, units, workers=workers or n_cores(), n_bytes=total)
         for number in numbers:
             yield number
             done += sum(piece.n_bytes for piece in plan.units[number])

@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from lmsmith.cores import n_cores
 from lmsmith.errors import TokenizerError
 from lmsmith.tokens import foreign
 from lmsmith.tokens.bpe import BpeTokenizer
@@ -211,7 +212,7 @@ def machine() -> str:
         name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):  # not Linux
         pass
-    return f"{name}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
+    return f"{name}, {n_cores()} cores, {platform.system()}, Python {platform.python_version()}"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, Self
@@ -26,6 +25,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
+from lmsmith.cores import n_cores
 from lmsmith.errors import TokenizerError
 from lmsmith.tokens.merge import Merges, PieceCache, decode_ids, encode_pieces, encode_texts
 from lmsmith.tokens.printable import from_printable, to_printable
@@ -142,7 +142,7 @@ class BpeTokenizer(Tokenizer):
                 for part in self._parts(_as_bytes(text), choice, 0):
                     yield index, part
 
-        for index, ids in self._encode_parts(parts(), threads or os.cpu_count() or 1):
+        for index, ids in self._encode_parts(parts(), threads or n_cores()):
             batch[index].append(ids)
         return [some[0] if len(some) == 1 else np.concatenate(some) for some in batch]
 

@@ -8,7 +8,6 @@ many threads there are, not even where a bound on memory makes the rarest pieces
 from __future__ import annotations
 
 import itertools
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from lmsmith.cores import n_cores
 from lmsmith.errors import TokenizerError
 from lmsmith.tokens.machine import address, kernel, load8, load64, store64
 from lmsmith.tokens.piece_table import (
@@ -88,7 +88,7 @@ class PieceCounter:
         self.n_dropped = 0
         self.n_dropped_occurrences = 0
         self._pattern, self._specials = pattern, specials
-        self._threads = threads or os.cpu_count() or 1
+        self._threads = threads or n_cores()
         self._max_memory = max_memory
         self._progress = progress
         self._total = PieceTable(1 << 15, 1 << 16)

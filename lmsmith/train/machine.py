@@ -1,7 +1,6 @@
 """The machine a run is on: which device, how fast it multiplies, and this process set up for it."""
 
 import ctypes
-import os
 import sys
 from dataclasses import dataclass
 
@@ -9,6 +8,7 @@ import torch
 
 from lmsmith.accounting.measure import choose_matmul, matmul_rate, use_matmul
 from lmsmith.config import RunConfig
+from lmsmith.cores import n_cores
 from lmsmith.errors import ConfigError
 from lmsmith.parallel.process import Ranks
 
@@ -78,11 +78,6 @@ def device_name(config: RunConfig) -> str:
     if config.train.device != "auto":
         return config.train.device
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def n_cores() -> int:
-    """Cores this process may use, where the system says so; else all there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def keep_freed_memory() -> None:
