@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import shlex
 from dataclasses import asdict
@@ -80,7 +79,16 @@ def add(verbs: Verbs) -> None:
 
 def _compare(options: argparse.Namespace, console: Console, started: float) -> int:
     from lmsmith.evaluate.league import read_text
-    from lmsmith.studies.league import HEAD, league, league_notes, league_page, league_rows, measure, train_all
+    from lmsmith.studies.league import (
+        HEAD,
+        check_place,
+        league,
+        league_notes,
+        league_page,
+        league_rows,
+        measure,
+        train_all,
+    )
     from lmsmith.train.log import finite
 
     given = settings_given(options)
@@ -89,20 +97,19 @@ def _compare(options: argparse.Namespace, console: Console, started: float) -> i
         raise UsageError(
             "name runs and --text FILE; or --train SOURCE, to train models first and compare them on what is held out."
         )
-    if options.out and options.out.is_dir():
-        raise UsageError(f"--out {options.out} is a folder: name the HTML file, such as {options.out / 'league.html'}.")
-    with atomic.file(options.out) if options.out else contextlib.nullcontext() as page:  # opened before all the work
-        text = options.text and read_text(options.text, text_field=data.text_field, encoding=data.encoding)
-        runs = list(options.runs)
-        if options.train:
-            quiet = Printer(stderr=True) if options.json else console
-            runs += train_all(
-                options.train, given, options.models, minutes=options.minutes, out=options.runs_out, console=quiet
-            )
-        text = text or read_text(runs[-1] / "tokens" / "validation.txt")
-        entries = league(runs, text)
-        if page:
-            page.write(league_page(entries, text).encode())
+    if options.out and not (options.runs_out and options.out.parent == options.runs_out):  # which training makes
+        check_place(options.out)
+    text = options.text and read_text(options.text, text_field=data.text_field, encoding=data.encoding)
+    runs = list(options.runs)
+    if options.train:
+        quiet = Printer(stderr=True) if options.json else console
+        runs += train_all(
+            options.train, given, options.models, minutes=options.minutes, out=options.runs_out, console=quiet
+        )
+    text = text or read_text(runs[-1] / "tokens" / "validation.txt")
+    entries = league(runs, text)
+    if options.out:
+        atomic.write(options.out, league_page(entries, text))
     if options.json:
         print(json.dumps([finite(asdict(entry)) for entry in entries]))
         return 0
@@ -110,7 +117,7 @@ def _compare(options: argparse.Namespace, console: Console, started: float) -> i
     table(console, HEAD, league_rows(entries))
     for note in league_notes(entries):
         console.print(f"note: {note}")
-    if page:
+    if options.out:
         console.print(f"page     {options.out}")
     return 0
 

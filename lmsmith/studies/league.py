@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 from collections import Counter
@@ -11,7 +12,8 @@ from typing import Any
 
 from rich.console import Console
 
-from lmsmith.errors import ConfigError, UsageError
+from lmsmith import atomic
+from lmsmith.errors import ConfigError, StorageError, UsageError
 from lmsmith.evaluate.compressors import COMPRESSORS
 from lmsmith.evaluate.league import UNIFORM, Entry, Text, baselines, score_entry
 from lmsmith.presets import PRESETS
@@ -73,6 +75,16 @@ def league(runs: Sequence[Path], on: Text) -> list[Entry]:
         entries.append(score_entry(name, model, tokenizer, config, on, boundaries=boundaries, summary=summary))
         del model
     return sorted(entries, key=lambda entry: entry.bits_per_byte)
+
+
+def check_place(out: Path) -> None:
+    """Raises UsageError or StorageError where no page can be written, before there is any work to lose."""
+    if out.is_dir():
+        raise UsageError(f"--out {out} is a folder: name the HTML file, such as {out / 'league.html'}.")
+    if not out.parent.is_dir():
+        raise StorageError(atomic.explain(FileNotFoundError(errno.ENOENT, ""), out))
+    if not os.access(out.parent, os.W_OK):
+        raise StorageError(atomic.explain(PermissionError(errno.EACCES, ""), out))
 
 
 def league_rows(entries: Iterable[Entry]) -> list[list[str]]:
