@@ -1,5 +1,6 @@
 """What all tests share: where real text lies, and one thread a process so that results repeat."""
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -13,7 +14,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # other would take three times as much of the processor.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# What is collected lives to the end: to look through it for garbage again and again takes a quarter of collecting it.
+gc.disable()
+
 PROJECT = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,12 @@ def test_all_agree(sizes: Sizes, seed: int) -> None:
         assert worst < (1e-6 if engine.engine == "differences" else 1e-11), engine
 
 
+@pytest.fixture
+def smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = Sizes(n_layer=1, n_head=1, d_model=3, vocab_size=3, padded_vocab_size=4, context_length=4)
+    monkeypatch.setattr("lmsmith.verify.compare_gradients", lambda: compare_gradients(sizes))
+
+
 def verify(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
     options = parse(["verify", *words])
     status = options.call(options, Printer(), 0.0)
@@ -39,6 +45,7 @@ def test_the_table_names_every_tensor(capsys: pytest.CaptureFixture[str]) -> Non
     assert out.endswith("All agree.\n")
 
 
+@pytest.mark.usefixtures("smaller")
 def test_a_wrong_gradient_is_found(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Off by one part in a million, in the modules' GELU alone."""
     right = GELU.backward
@@ -51,6 +58,7 @@ def test_a_wrong_gradient_is_found(capsys: pytest.CaptureFixture[str], monkeypat
     assert not wrong & {"loss", "lnfw", "lnfb"}  # after the last GELU
 
 
+@pytest.mark.usefixtures("smaller")
 def test_what_is_not_a_number_does_not_agree(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """Commands as users run them: real processes, their output, their exit status."""
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -74,15 +75,15 @@ class Process:
             if time.monotonic() > until:
                 self.send(signal.SIGKILL)
                 pytest.fail(f"still running after {patience} s: {self.out()[-2000:]}{self.err()[-2000:]}")
-            time.sleep(0.002)
+            time.sleep(0.005)
         assert self.status is not None
         return Done(self.status, self.out(), self.err())
 
     def until(self, seen: Callable[[], Any]) -> Any:
         """Waits until `seen()` is true; fails if the process ends before."""
-        until = time.monotonic() + PATIENCE
+        until, looks = time.monotonic() + PATIENCE, itertools.count(1)
         while not (found := seen()):
-            if self.ended() and not (found := seen()):
+            if next(looks) % 20 == 0 and self.ended() and not (found := seen()):
                 pytest.fail(f"ended with {self.status}: {self.out()[-2000:]}{self.err()[-2000:]}")
             assert time.monotonic() < until, self.out()
             time.sleep(0.0005)

@@ -23,7 +23,7 @@ if not hasattr(signal, "SIGKILL"):
 # Dropout, so that there is randomness in every step; a validation text that runs backwards, so that its loss soon rises
 # and the best weights are not the last.
 BACKWARDS = TEXT + TEXT[: len(TEXT) // 9 + 1][::-1]
-STEPS, N_KILLS = 240, 24
+STEPS, N_KILLS = 120, 12
 LONG = [
     *TINY,
     "--model.dropout=0.1",

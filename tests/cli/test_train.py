@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import LINUX, TEXT, TINY, Done, Lmsmith
+from conftest import LINUX, TEXT, TINY, Done, Lmsmith, Process
 
 
 def summary_of(run: Path) -> dict[str, Any]:
@@ -295,6 +295,12 @@ class Terminal:
                 self._shown += more
         return self._shown.decode(errors="replace")
 
+    def read_until_ended(self, process: Process) -> None:
+        """Or it would wait for us once the terminal's buffer is full."""
+        while not process.ended():
+            self.shown()
+            time.sleep(0.005)
+
     def lines(self) -> list[str]:
         """Without the sequences that move the cursor or colour."""
         return re.split(r"[\r\n]+", re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", self.shown()))
@@ -316,13 +322,12 @@ def terminal() -> Iterator[Terminal]:
     made.close()
 
 
-@pytest.mark.parametrize("width", [120, 80, 40, 20])
+@pytest.mark.parametrize("width", [pytest.param(120, marks=pytest.mark.slow), 80, 40, 20])
 def test_the_bar_on_a_terminal(lmsmith: Lmsmith, terminal: Terminal, width: int) -> None:
     environment = {"TERM": "xterm-256color", "COLUMNS": str(width)}
     words = ["train", "book.txt", "--steps", 60, *TINY]
     process = lmsmith.start(*words, stdout=terminal.path, environment=environment)
-    while not process.ended():
-        terminal.shown()  # or it would wait for us once the terminal's buffer is full
+    terminal.read_until_ended(process)
     assert process.status == 0, process.err()
     bars = [line for line in terminal.lines() if "━" in line]
     numbers = [line for line in terminal.lines() if re.match(r" *[\d,]+/60 ", line)]
@@ -339,8 +344,7 @@ def test_the_bar_on_a_terminal(lmsmith: Lmsmith, terminal: Terminal, width: int)
 def test_a_terminal_without_colours(lmsmith: Lmsmith, terminal: Terminal, environment: dict[str, str]) -> None:
     words = ["train", "book.txt", "--steps", 40, *TINY]
     process = lmsmith.start(*words, stdout=terminal.path, environment=environment)
-    while not process.ended():
-        terminal.shown()
+    terminal.read_until_ended(process)
     assert process.status == 0, process.err()
     assert not re.search(r"\x1b\[[\d;]*m", re.sub(r"\x1b\[0?m", "", terminal.shown()))
     assert ("\x1b" in terminal.shown()) == (environment["TERM"] != "dumb")
@@ -353,8 +357,7 @@ def test_ctrl_c_typed_on_a_terminal(lmsmith: Lmsmith, terminal: Terminal) -> Non
     process = lmsmith.start(*words, stdin=terminal.path, stdout=terminal.path, environment=environment)
     process.until(lambda: "tokens/s" in terminal.shown())
     terminal.type(b"\x03")
-    while not process.ended():
-        terminal.shown()
+    terminal.read_until_ended(process)
     assert (process.status, process.err()) == (130, "")
     assert "`lmsmith resume run` goes on" in terminal.shown()
     assert terminal.shown().count("\x1b[?25l") == terminal.shown().count("\x1b[?25h")

@@ -5,7 +5,6 @@ import random
 
 import pytest
 import torch
-from scipy import stats
 
 from lmsmith.errors import CheckpointError, ConfigError
 from lmsmith.generate.sampling import Sampling, generator_for, probabilities, sample
@@ -44,6 +43,8 @@ def _plain(logits: list[float], s: Sampling) -> list[float]:
     ids=str,
 )
 def test_filters_and_draws_follow_the_definition(sampling: Sampling) -> None:
+    from scipy import stats  # takes a second
+
     torch.manual_seed(0)
     logits = torch.randn(6, 12) * 1.5
     exact = torch.tensor([_plain(row, sampling) for row in logits.double().tolist()])

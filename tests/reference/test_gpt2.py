@@ -7,7 +7,6 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
-import transformers
 from torch.nn.functional import cross_entropy
 
 from lmsmith.reference.gpt2 import GPT2, Sizes
@@ -55,6 +54,8 @@ class Theirs:
     """transformers' model with the weights of ours, and what it finds by our names."""
 
     def __init__(self, model: GPT2) -> None:
+        import transformers  # takes seconds
+
         sizes = model.sizes
         config = transformers.GPT2Config(
             vocab_size=sizes.vocab_size,

@@ -175,7 +175,7 @@ def test_a_run_of_one_character_costs_no_more_than_n_log_n(gpt2: BpeTokenizer, t
             return time.thread_time() - start
 
         # Ten times the text: quadratic, it would be a hundred times the time.
-        assert min(seconds(1_000_000) for _ in range(3)) < 30 * min(seconds(100_000) for _ in range(3)) + 0.01
+        assert min(seconds(300_000) for _ in range(3)) < 30 * min(seconds(30_000) for _ in range(3)) + 0.01
         assert gpt2.encode(character * 3000).tolist() == tiktoken_gpt2.encode_ordinary(character * 3000)
 
 

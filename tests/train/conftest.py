@@ -11,6 +11,8 @@ import torch
 from rich.console import Console
 from tiny import TEXT, TINY
 
+import lmsmith.train.loop
+from lmsmith.accounting import measure
 from lmsmith.config import RunConfig
 from lmsmith.data.prepare import Corpus, Counts
 from lmsmith.tokens.tokenizer import CharTokenizer
@@ -23,6 +25,13 @@ def _threads() -> Iterator[None]:
     yield
     torch.set_num_threads(n)
     torch.set_float32_matmul_precision(precision)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of twenty updates would spend nearly all their time on samples, and on how fast the machine is."""
+    monkeypatch.setattr(lmsmith.train.loop, "SAMPLE_TOKENS", 5)
+    monkeypatch.setattr(measure, "SHAPE", (64, 64, 64))
 
 
 @pytest.fixture

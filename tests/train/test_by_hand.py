@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-import lmsmith.train.loop
 from lmsmith.checkpoint import load_checkpoint
 from lmsmith.config import RunConfig
 from lmsmith.data.batches import IGNORED, Batch, Batches
@@ -47,11 +46,6 @@ TINY = {
 def config(corpus: Corpus) -> RunConfig:
     vocab_size = {"model.vocab_size": corpus.tokenizer.vocab_size}
     return preset("gpt2").changed(TINY | vocab_size, where="a test")
-
-
-@pytest.fixture(autouse=True)
-def _short_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lmsmith.train.loop, "SAMPLE_TOKENS", 3)
 
 
 def by(engine: str, config: RunConfig) -> tuple[GPT, Replica]:

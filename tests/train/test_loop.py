@@ -84,7 +84,6 @@ def test_the_best_weights_are_kept_whatever_comes_later(training: Make, monkeypa
 
 def test_evaluating_sampling_and_saving_change_nothing(training: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that does them all the time has the weights of one that does them at the end alone."""
-    monkeypatch.setattr(lmsmith.train.loop, "SAMPLE_TOKENS", 20)
     often = training({"train.eval_every": 1, "train.save_every": 1, "model.dropout": 0.2}, run="often")
     often._sample_due = lambda: True  # type: ignore[method-assign]
     rarely = training({"train.eval_every": 100, "model.dropout": 0.2}, run="rarely")
@@ -251,9 +250,7 @@ def test_a_run_ends_before_its_deadline_with_an_evaluation(
     if planned == 20:
         machine.evaluation = 0.1  # of which there will be many
     if planned == 100_000:
-        machine.evaluation = (
-            0.4  # of which there is one, at the end: it takes what was expected, a third of the updates
-        )
+        machine.evaluation = 0.4  # of which there is one, at the end: what was expected, a third of the updates
     summary = run.go()
     assert summary["finished"] == "time"
     last_save = machine.saves[-1]
@@ -320,11 +317,12 @@ def test_samples_take_little_of_the_time(training: Make, monkeypatch: pytest.Mon
     assert 30 <= run.took.total["sample"] < 0.03 * (machine.now - 1000)
 
 
-def test_sample_texts_begin_and_end_like_texts(training: Make) -> None:
+def test_sample_texts_begin_and_end_like_texts(training: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lmsmith.train.loop, "SAMPLE_TOKENS", 40)
     run = training()
     run.go()
     texts = sample_texts(run.model, run.corpus.tokenizer, 2, math.inf, seed=1)
-    assert [len(text) for text in texts] == [300, 300]
+    assert [len(text) for text in texts] == [40, 40]
     assert texts == sample_texts(run.model, run.corpus.tokenizer, 2, math.inf, seed=1)
     assert [len(text) for text in sample_texts(run.model, run.corpus.tokenizer, 2, 0.0, seed=1)] == [1, 1]
     assert sample_texts(run.model, CharTokenizer("ab", False), 2, math.inf, seed=1) == []  # no line can begin
