@@ -37,6 +37,7 @@ def verify(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
     return status, capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("smaller")
 def test_the_table_names_every_tensor(capsys: pytest.CaptureFixture[str]) -> None:
     status, out = verify(capsys, "--gradients")
     assert status == 0
