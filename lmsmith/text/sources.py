@@ -4,14 +4,19 @@ A file that is named is read whatever its suffix, and so is one that a pattern m
 text by its suffix is taken, at any depth; hidden files and folders are not seen, all else is counted as left out.
 Patterns are expanded here, `**` too, so that they mean the same in recipes, in quotes and in every shell.
 
+Runs and prepared folders that lie among the text are not seen either: a run keeps the validation text that it held out,
+which the next one would train on.
+
 A name that no file has may be a corpus's (`corpora.py`); hf://datasets/... names files to be read from afar (`hub.py`).
 """
 
 import difflib
+import functools
 import glob
 import itertools
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,7 +49,9 @@ def find_files(sources: list[str]) -> tuple[list[Found], Counter[str]]:
         if os.path.isdir(path):
             taken, others = _in_folder(path)
             if not taken:
-                there = f"it holds {listed(_suffixes(others))}" if others else "it is empty"
+                there = (
+                    f"it holds {listed(_suffixes(others))}" if others else "it is empty, but for hidden files and runs"
+                )
                 raise DataError(
                     f"the folder {path} holds no text: {there}; wanted {' '.join(IN_FOLDERS)} (or these with .gz or "
                     f".zst). Other files are read when named, or by a pattern such as '{path / '**' / '*.html'}'."
@@ -76,7 +83,7 @@ def _in_folder(folder: Path) -> tuple[list[Path], list[Path]]:
             kept = []
             for name in sorted(folders):
                 real = os.path.realpath(os.path.join(place, name))
-                if not name.startswith(".") and real not in visited:
+                if not name.startswith(".") and real not in visited and not _is_ours(Path(real)):
                     visited.add(real)
                     kept.append(name)
             folders[:] = kept
@@ -90,14 +97,17 @@ def _in_folder(folder: Path) -> tuple[list[Path], list[Path]]:
 def _matching(pattern: Path) -> tuple[list[Path], list[Path]]:
     """Files that the pattern matches, and what `_in_folder` says of the folders that it matches."""
     matches = sorted(map(Path, glob.glob(str(pattern), recursive=True)), key=Path.as_posix)
+    base = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts))
+    if "**" in pattern.parts:  # it goes where a folder's name would, and no further
+        ours = functools.cache(_is_ours)
+        matches = [path for path in matches if not any(map(ours, _below(base, path)))]
     taken = [path for path in matches if not path.is_dir() and not _is_special(path)]
     others = [path for path in matches if _is_special(path)]
-    for folder in (path for path in matches if path.is_dir()):
+    for folder in (path for path in matches if path.is_dir() and not _is_ours(path)):
         text, not_text = _in_folder(folder)
         taken += text
         others += not_text
     if not taken:
-        base = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts))
         if not base.is_dir():
             raise _missing(pattern)
         with read_errors(base):
@@ -108,6 +118,25 @@ def _matching(pattern: Path) -> tuple[list[Path], list[Path]]:
             "(* stands for part of a name, ** for any depth of folders.)"
         )
     return taken, others
+
+
+def _below(base: Path, path: Path) -> Iterator[Path]:
+    """The path and the folders it lies in, up to `base` and without it."""
+    return itertools.takewhile(base.__ne__, [path, *path.parents])
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether lmsmith wrote this folder: a run, a prepared folder, or one that is being prepared."""
+
+    def has(*names: str) -> bool:
+        return all((folder / name).is_file() for name in names)
+
+    return (
+        has("config.toml", "tokens/corpus.json")
+        or has("config.toml", "metrics.jsonl")
+        or has("manifest.json", "tokenizer.json")
+        or (folder.name.endswith(".partial") and has("work/settings.json"))
+    )
 
 
 def _of_corpus(corpus: corpora.Corpus) -> list[Path]:

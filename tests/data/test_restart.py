@@ -227,3 +227,13 @@ def test_a_process_that_is_killed_for_its_memory(source, tmp_path, monkeypatch):
             prepare(source, tmp_path / "out")
     prepare(source, tmp_path / "out")
     assert contents(tmp_path / "out") == contents(tmp_path / "wanted")
+
+
+def test_a_folder_within_its_source(tmp_path, monkeypatch):
+    """What is being prepared, and what was, is no text of the folder that it lies in."""
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.txt").write_text(f"{name} text " * 90)
+    stopped(tmp_path, tmp_path / "one", monkeypatch, 2)
+    for name in ("one", "two"):
+        prepare(tmp_path, tmp_path / name)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")

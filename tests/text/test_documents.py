@@ -357,6 +357,35 @@ def test_folders_are_read_in_order_and_the_rest_is_counted(tmp_path):
     assert documents.counts.left_out == {".png": 1, ".json": 1}
 
 
+@pytest.mark.parametrize("source", [".", "**/*", "**", "*"])
+def test_what_lmsmith_wrote_among_the_text_is_not_read(tmp_path, monkeypatch, source):
+    """A run keeps the text that it held out."""
+    for name in [
+        "a.txt",
+        "runs/notes.md",
+        "runs/one/config.toml",
+        "runs/one/tokens/corpus.json",
+        "runs/one/tokens/validation.txt",
+        "runs/two/config.toml",
+        "runs/two/metrics.jsonl",
+        "runs/two/samples.md",
+        "shards/manifest.json",
+        "shards/tokenizer.json",
+        "shards/readme.txt",
+        "tokens.partial/work/settings.json",
+        "tokens.partial/work/summaries.jsonl",
+        "mine/config.toml",
+        "mine/b.txt",
+    ]:
+        write(tmp_path / name, "{}" if name.endswith("json") else name)
+    monkeypatch.chdir(tmp_path)
+    found = {path.as_posix() for path in Documents([source]).files}
+    assert found - {"mine/config.toml"} == {"a.txt", "runs/notes.md", "mine/b.txt"}
+    assert texts("runs/one/tokens/*.txt") == ["runs/one/tokens/validation.txt"]  # who names it is given it
+    (tmp_path / "runs" / "notes.md").unlink()
+    assert "it is empty, but for hidden files and runs" in error("runs")
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
 @pytest.mark.parametrize("source", [".", "*"])
 def test_a_pipe_in_a_folder_is_not_waited_for(tmp_path, source):
@@ -430,7 +459,7 @@ def test_what_is_not_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "Did you mean books?" in error("book")
     (tmp_path / "empty" / "er").mkdir(parents=True)
-    assert "the folder empty holds no text: it is empty; wanted .txt" in error("empty")
+    assert "the folder empty holds no text: it is empty, but for hidden files and runs; wanted .txt" in error("empty")
     write(tmp_path / "empty" / "a.png", "")
     write(tmp_path / "empty" / "er" / "b.png", "")
     assert "holds no text: it holds 2 .png; wanted .txt" in error("empty")
