@@ -153,9 +153,15 @@ class _Batch:
             self.flush()
 
     def add_stream(self, text: Stream, split: int, document: bool, begins: bool, content: bytes) -> None:
-        for part in _parts(self._tokenizer, text):
-            self.add(part, split, document, begins, content)
-            document = begins = False
+        """Raises DataError for what cannot be read. The document has begun then all the same: others count it too."""
+        try:
+            for part in _parts(self._tokenizer, text):
+                self.add(part, split, document, begins, content)
+                document = begins = False
+        except DataError:
+            if begins:
+                self.add(b"", split, document, begins, content)
+            raise
 
     def flush(self) -> None:
         if not self._texts:

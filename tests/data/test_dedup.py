@@ -176,3 +176,28 @@ def test_without_the_library(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("text")
     with pytest.raises(ConfigError, match=r"pip install 'lmsmith\[dedup\]'"):
         build_shards([str(tmp_path / "a.txt")], tmp_path / "out", tokenizer="byte", dedup="near")
+
+
+@pytest.mark.parametrize("how", ["exact", "near"])
+def test_a_large_file_that_is_bad_from_its_beginning_shifts_nothing(tmp_path, monkeypatch, how):
+    """It counts as a document whoever reads it, and what is left of it goes on with no other document."""
+    monkeypatch.setattr(os, "fsync", lambda number: None)
+    monkeypatch.setattr(plan, "LARGE", 3000)
+    monkeypatch.setattr(plan, "OPENING", 0)
+    monkeypatch.setattr(plan, "UNIT_BYTES", (3000, 3000))
+    source = tmp_path / "source"
+    source.mkdir()
+    texts = [" ".join(text_of(group, 150)) for group in range(60)]
+    before = [f"number {i} before all others" for i in range(20)]  # on either side
+    for number, text in enumerate(before):
+        (source / f"a{number}.txt").write_text(text)
+    (source / "b.txt").write_bytes(b"\xff" + " ".join(f"large {i}" for i in range(900)).encode())
+    lines = [text for text in texts for _ in range(2)]
+    (source / "c.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in lines))
+    build_shards([str(source)], tmp_path / "out", tokenizer="byte", dedup=how, validation_fraction=0.3, skip_bad=True)
+    kept = []
+    for name in ("train", "val"):
+        ids = np.fromfile(tmp_path / "out" / f"{name}_000000.bin", "<u2", offset=1024)
+        kept += ByteTokenizer(True).decode(ids[1:]).split("<|endoftext|>")
+    assert sorted(text for text in kept if "large" not in text) == sorted([*texts, *before])
+    assert sum("large 899" in text for text in kept) == 1
