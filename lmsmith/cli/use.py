@@ -63,7 +63,7 @@ def _generate(options: argparse.Namespace, console: Console, started: float) -> 
     from lmsmith.train.run import empty_prompt, load_for_use
 
     sampling = Sampling(options.temperature, options.top_k, options.top_p, options.min_p)
-    model, tokenizer, _ = load_for_use(options.run)
+    model, tokenizer, content = load_for_use(options.run)
 
     def write(prompt: str) -> None:
         _tell_unknown(tokenizer, prompt)
@@ -71,12 +71,14 @@ def _generate(options: argparse.Namespace, console: Console, started: float) -> 
             pieces = stream_text(
                 model,
                 tokenizer,
-                prompt or empty_prompt(tokenizer),
+                prompt or ("" if "begin" in content else empty_prompt(tokenizer)),
                 max_tokens=options.max_tokens,
                 sampling=sampling,
                 seed=options.seed,
                 stop=options.stop,
                 index=index,
+                begin=content.get("begin"),
+                ends=content.get("ends", ()),
             )
             if options.n > 1:
                 print(f"--- {index + 1}")
@@ -159,6 +161,7 @@ def _eval(options: argparse.Namespace, console: Console, started: float) -> int:
             errors=data.errors,
             stride=options.stride,
             boundaries=content.get("data", {}).get("documents", "stream"),
+            begin=content.get("begin"),
         )
     else:
         score = score_validation(options.run, model, stride=options.stride)

@@ -86,15 +86,18 @@ def score_entry(
     text: Text,
     *,
     boundaries: str = "stream",
+    begin: int | None = None,
     summary: Mapping[str, Any] | None = None,
 ) -> Entry:
-    """A model's line. `boundaries`: its `data.documents`. `summary`: of its run, which may say how long it took.
+    """A model's line. `boundaries`: its `data.documents`; `begin`: what stands before its texts, if not an end of one.
+
+    `summary`: of its run, which may say how long it took.
 
     The clock runs for reading ids and scoring them, not for what is compiled at the first call.
     """
-    _score(model, tokenizer, [document[:64] for document in text.documents[:1]], boundaries)
+    _score(model, tokenizer, [document[:64] for document in text.documents[:1]], boundaries, begin)
     began = time.perf_counter()
-    score = _score(model, tokenizer, text.documents, boundaries)
+    score = _score(model, tokenizer, text.documents, boundaries, begin)
     seconds = time.perf_counter() - began
     trained = (summary or {}).get("train_seconds")
     return Entry(
@@ -112,9 +115,11 @@ def score_entry(
     )
 
 
-def _score(model: LanguageModel, tokenizer: Tokenizer, documents: Iterable[str], boundaries: str) -> Score:
-    encoded = encode_documents(tokenizer, documents)
-    if len(encoded.ids) > (tokenizer.end_of_text is not None):
+def _score(
+    model: LanguageModel, tokenizer: Tokenizer, documents: Iterable[str], boundaries: str, begin: int | None
+) -> Score:
+    encoded = encode_documents(tokenizer, documents, begin)
+    if len(encoded.ids) > encoded.first_given:
         return score_encoded(model, tokenizer, encoded, boundaries=boundaries)
     return Score(0.0, 0, encoded.n_bytes, encoded.n_unknown, encoded.n_unknown_bytes, left_out=True)  # knows nothing
 

@@ -41,14 +41,16 @@ def score_texts(
     errors: Literal["strict", "replace"] = "strict",
     stride: int | None = None,
     boundaries: str = "stream",
+    begin: int | None = None,
 ) -> Score:
-    """One score over all documents of `sources`, each after an end-of-text token where the tokenizer has one.
+    """One score over all documents of `sources`, each after `begin`, or an end of text where the tokenizer has one.
 
     `boundaries` is the `data.documents` that the model was trained with: what these told apart is scored apart.
     Raises DataError for what cannot be read, and where there is nothing to score.
     """
     documents = read_documents(sources, text_field=text_field, encoding=encoding, errors=errors)
-    return score_encoded(model, tokenizer, encode_documents(tokenizer, documents), stride=stride, boundaries=boundaries)
+    encoded = encode_documents(tokenizer, documents, begin)
+    return score_encoded(model, tokenizer, encoded, stride=stride, boundaries=boundaries)
 
 
 def read_documents(
@@ -103,14 +105,16 @@ class Encoded:
     n_invalid: int  # bytes that are no UTF-8
     n_unknown: int
     n_unknown_bytes: int
+    first_given: bool  # a token that is none of the text stands before each document
 
 
-def encode_documents(tokenizer: Tokenizer, documents: Iterable[str]) -> Encoded:
-    """Each after an end-of-text token where the tokenizer has one."""
+def encode_documents(tokenizer: Tokenizer, documents: Iterable[str], begin: int | None = None) -> Encoded:
+    """Each after `begin`, or an end-of-text token where the tokenizer has one."""
+    first = tokenizer.end_of_text if begin is None else begin
     parts, n_bytes, n_invalid, n_unknown, n_unknown_bytes = [np.empty(0, dtype=np.uint32)], 0, 0, 0, 0
     for document in documents:
-        if tokenizer.end_of_text is not None:
-            parts.append(np.array([tokenizer.end_of_text], dtype=np.uint32))
+        if first is not None:
+            parts.append(np.array([first], dtype=np.uint32))
         data = to_bytes(document)
         n_more = (len(document.encode("utf-8", "surrogatepass")) - len(data)) // 2  # surrogates, of three bytes there
         n_bytes, n_invalid = n_bytes + len(data), n_invalid + n_more
@@ -122,7 +126,7 @@ def encode_documents(tokenizer: Tokenizer, documents: Iterable[str]) -> Encoded:
             parts.append(tokenizer.encode(document).astype(np.uint32))
             n_unknown += tokenizer.count_unknown(document)
             n_unknown_bytes += tokenizer.unknown_bytes(document) - 2 * n_more
-    return Encoded(np.concatenate(parts), n_bytes, n_invalid, n_unknown, n_unknown_bytes)
+    return Encoded(np.concatenate(parts), n_bytes, n_invalid, n_unknown, n_unknown_bytes, first is not None)
 
 
 def score_encoded(
@@ -137,7 +141,7 @@ def score_encoded(
         n_unknown=encoded.n_unknown,
         n_unknown_bytes=encoded.n_unknown_bytes,
         left_out=tokenizer.leaves_out,
-        first_given=tokenizer.end_of_text is not None,
+        first_given=encoded.first_given,
         stride=stride,
         boundary=boundary_of(boundaries, tokenizer),
     )

@@ -17,7 +17,7 @@ whose context has no bound is carried on for ever.
 The prompt of n samples is read n times, once a row.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 
@@ -67,16 +67,19 @@ def stream_text(
     seed: int = 0,
     stop: Sequence[str] = (),
     index: int = 0,
+    begin: int | None = None,
+    ends: Collection[int] = (),
 ) -> Iterator[str]:
     """The continuation number `index` of `prompt`, in pieces as they become certain; without the prompt itself.
 
     A piece never ends within a character, nor with what may be the beginning of a stop string. The text ends before the
-    stop string that is complete first, at the end-of-text token, or after `max_tokens`. Raises as `generate` does.
+    stop string that is complete first, at the end-of-text token, or after `max_tokens`. `begin` and `ends`: what stands
+    before and after texts of this model, besides that token. Raises as `generate` does.
     """
-    writer = _Writer(tokenizer, stop)
+    writer = _Writer(tokenizer, stop, ends)
     steps = generate(
         model,
-        encode_prompt(tokenizer, prompt),
+        encode_prompt(tokenizer, prompt, begin),
         max_tokens=max_tokens,
         sampling=sampling,
         seed=seed,
@@ -114,14 +117,15 @@ def continue_text(
     return [text + writer.flush() for text, writer in zip(texts, writers, strict=True)]
 
 
-def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """The prompt as the beginning of a text: after the end-of-text token, where the tokenizer has one.
+def encode_prompt(tokenizer: Tokenizer, prompt: str, begin: int | None = None) -> list[int]:
+    """The prompt as the beginning of a text: after `begin`, or the end-of-text token where the tokenizer has one.
 
     Raises UsageError for a prompt without a token in a vocabulary without end of text.
     """
     ids = tokenizer.encode(prompt).tolist()
-    if tokenizer.end_of_text is not None:
-        return [tokenizer.end_of_text, *ids]
+    first = tokenizer.end_of_text if begin is None else begin
+    if first is not None:
+        return [first, *ids]
     if not ids:
         unknown = f" that this model's {tokenizer.kind} tokenizer knows" if prompt else ""
         raise UsageError(f"the prompt has no character{unknown}: give the model at least one to begin with.")
@@ -183,18 +187,18 @@ def _pieces(writer: "_Writer", steps: Iterator[list[int]]) -> Iterator[str]:
 class _Writer:
     """Ids in, whole characters out, up to the end of text or a stop string."""
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], ends: Collection[int] = ()) -> None:
         if isinstance(stop, str) or not all(stop):
             raise ConfigError(f"stop = {stop!r}: wanted strings that are not empty.")
         self.done = False
         self._stop_found = False
-        self._end_of_text = tokenizer.end_of_text
+        self._ends = {tokenizer.end_of_text, *ends}
         self._decoder = StreamDecoder(tokenizer)
         self._stop = stop
         self._held = ""  # may be the beginning of a stop string
 
     def push(self, id: int) -> str:
-        if self.done or id == self._end_of_text:
+        if self.done or id in self._ends:
             self.done = True
             return ""
         return self._cut(self._decoder.push(id))

@@ -71,6 +71,9 @@ def export_model(run: Path, out: Path, *, to: Form, dtype: Precision = "auto") -
     with inference(model):
         wanted = model(ids)
     tokenizer = load_tokenizer(folder) if to == "hf" and (folder / FILE_NAME).is_file() else None
+    end_of_text = tokenizer.end_of_text if tokenizer else None
+    begin = content.get("begin", end_of_text)
+    ends = content.get("ends", [] if end_of_text is None else [end_of_text])
     receipt = {
         "lmsmith": __version__,
         "run": str(run),
@@ -87,9 +90,9 @@ def export_model(run: Path, out: Path, *, to: Form, dtype: Precision = "auto") -
         raise StorageError(atomic.explain(error, place)) from error
     with atomic.folder(place, replace=place.is_dir()) as partial:  # `place` is empty where it is there
         if to == "hf":
-            huggingface.write(partial, config, tensors, end_of_text=tokenizer.end_of_text if tokenizer else None)
+            huggingface.write(partial, config, tensors, begin=begin, ends=ends)
             if tokenizer is not None:
-                vocabulary.save(tokenizer, partial, context_length=config.context_length)
+                vocabulary.save(tokenizer, partial, context_length=config.context_length, begin=begin, ends=ends)
         else:
             llmc.write(partial / llmc.FILE_NAME, config, tensors)
         del tensors
@@ -143,7 +146,7 @@ def _check_tokenizer(folder: Path, tokenizer: Tokenizer) -> int:
 
     theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     for text in _TEXTS:
-        if theirs(text, verbose=False)["input_ids"] != tokenizer.encode(text).tolist():
+        if theirs(text, verbose=False, add_special_tokens=False)["input_ids"] != tokenizer.encode(text).tolist():
             raise CheckpointError(
                 f"the exported tokenizer, read by transformers, gives other ids for {text!r} than the run's: the model "
                 "is not written. Please report this."

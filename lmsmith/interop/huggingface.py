@@ -12,7 +12,7 @@ ones.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,20 +43,37 @@ def read(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     return config, architecture.to_ours(config, theirs, folder)
 
 
+def read_ends(folder: Path) -> tuple[int | None, list[int]]:
+    """The ids that begin and end a text: generation_config.json says them, or config.json. Raises CheckpointError."""
+    found = _read_json(folder / "config.json")
+    if (folder / "generation_config.json").is_file():
+        said = _read_json(folder / "generation_config.json")
+        found |= {name: said[name] for name in ("bos_token_id", "eos_token_id") if said.get(name) is not None}
+    begin, ends = found.get("bos_token_id"), found.get("eos_token_id")
+    several = ends if isinstance(ends, list) else [ends]
+    return begin if type(begin) is int else None, [end for end in several if type(end) is int]
+
+
 def write(
-    folder: Path, config: ModelConfig, tensors: Mapping[str, Tensor], *, end_of_text: int | None
+    folder: Path,
+    config: ModelConfig,
+    tensors: Mapping[str, Tensor],
+    *,
+    begin: int | None = None,
+    ends: Sequence[int] = (),
 ) -> dict[str, dict[str, Any]]:
     """Writes config.json, generation_config.json and model.safetensors; returns size and SHA-256 of the last.
 
-    Raises ConfigError where no architecture of theirs computes what this config says, OSError where it cannot write.
+    `begin` and `ends`: ids that stand before and after a text. Raises ConfigError where no architecture of theirs
+    computes what this config says, OSError where it cannot write.
     """
     architecture = architecture_for(config)
     config, tensors = completed(config, tensors)
-    ends = {"bos_token_id": end_of_text, "eos_token_id": end_of_text}
-    settings = architecture.write_settings(config) | ends
+    ids = {"bos_token_id": begin, "eos_token_id": list(ends) if len(ends) > 1 else next(iter(ends), None)}
+    settings = architecture.write_settings(config) | ids
     settings["torch_dtype"] = str(tensors["token_embedding.weight"].dtype).removeprefix("torch.")
     _write_json(folder / "config.json", settings)
-    _write_json(folder / "generation_config.json", ends)
+    _write_json(folder / "generation_config.json", ids)
     theirs = architecture.to_theirs(config, tensors)
     return {WEIGHTS: write_tensors(folder / WEIGHTS, theirs, {"format": "pt"})}
 

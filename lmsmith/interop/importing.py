@@ -70,7 +70,8 @@ def import_model(source: str, *, out: Path | None = None, tokenizer: str | None 
         hub.check(file, sha256[file.name])
     summary = _summary(config, tensors, found)
     summary["imported"] = {"from": source, "form": form, "sha256": sha256}
-    _write(place, config, tensors, found, summary)
+    limits = _limits(tokenizer, path, found) if form == "huggingface" else {}
+    _write(place, config, tensors, found, limits, summary)
     return place, summary
 
 
@@ -114,6 +115,21 @@ def _beside(path: Path, config: ModelConfig) -> Tokenizer | None:
     return load_tokenizer("gpt2") if path.is_file() and config.vocab_size == GPT2_VOCABULARY else None
 
 
+def _limits(wanted: str | None, path: Path, tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """The ids that stand before and after a text, where these are not the tokenizer's end of text (Llama 3).
+
+    Many a config.json names ids that its tokenizer uses for text: only special tokens count.
+    """
+    begin, ends = huggingface.read_ends(path)
+    if tokenizer is not None:
+        special = tokenizer.special_tokens.values() if isinstance(tokenizer, BpeTokenizer) else ()
+        begin = vocabulary.begin_of(Path(wanted) if wanted else path, tokenizer)
+        ends = [end for end in ends if end in special]
+    limits: dict[str, Any] = {} if begin is None else {"begin": begin}
+    end_of_text = tokenizer.end_of_text if tokenizer else None
+    return limits | ({"ends": ends} if ends and ends != [end_of_text] else {})
+
+
 def _summary(config: ModelConfig, tensors: dict[str, Tensor], tokenizer: Tokenizer | None) -> dict[str, Any]:
     """What a trained run's summary holds, as far as it is known."""
     unknown = (
@@ -135,6 +151,7 @@ def _write(
     config: ModelConfig,
     tensors: dict[str, Tensor],
     tokenizer: Tokenizer | None,
+    limits: dict[str, Any],
     summary: dict[str, Any],
 ) -> None:
     run = preset("gpt2" if config.norm == "layernorm" else "llama")
@@ -144,7 +161,7 @@ def _write(
     except OSError as error:
         raise StorageError(atomic.explain(error, place)) from error
     with atomic.folder(place, replace=place.is_dir()) as partial:  # `place` is empty where it is there
-        save_model(partial / "model", tensors, {"model": flatten(vars(config)), "step": 0})
+        save_model(partial / "model", tensors, {"model": flatten(vars(config)), "step": 0} | limits)
         if tokenizer is not None:
             save_tokenizer(tokenizer, partial / "model")
         atomic.write(partial / "config.toml", run.to_toml())

@@ -14,6 +14,7 @@ Character classes are those of the Python that writes them, so that they do not 
 import functools
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +38,25 @@ _NO_MERGES: dict[str, Any] = {
 }
 
 
-def save(tokenizer: Tokenizer, folder: Path, *, context_length: int) -> None:
-    """Writes tokenizer.json and tokenizer_config.json, as transformers opens them. Raises StorageError."""
+def save(
+    tokenizer: Tokenizer, folder: Path, *, context_length: int, begin: int | None = None, ends: Sequence[int] = ()
+) -> None:
+    """Writes tokenizer.json and tokenizer_config.json, as transformers opens them. Raises StorageError.
+
+    `begin` and `ends`: special tokens before and after a text, where these are not the end of text.
+    """
+    content = content_of(tokenizer)
+    names = {added["id"]: added["content"] for added in content["added_tokens"]}
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
         "model_max_length": context_length,
     }
-    if tokenizer.end_of_text is not None:
-        config |= {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT}
-    atomic.write(folder / FILE_NAME, json.dumps(content_of(tokenizer), ensure_ascii=False, indent=1) + "\n")
+    first, last = tokenizer.end_of_text if begin is None else begin, next(iter(ends), tokenizer.end_of_text)
+    config |= {part: names[i] for part, i in (("bos_token", first), ("eos_token", last)) if i in names}
+    if begin is not None and begin != tokenizer.end_of_text:
+        content["post_processor"] = _put_before(names[begin], begin)
+    atomic.write(folder / FILE_NAME, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
     atomic.write(folder / "tokenizer_config.json", json.dumps(config, indent=1) + "\n")
 
 
@@ -57,6 +67,32 @@ def load(folder: Path) -> Tokenizer:
             f"{folder / 'tokenizer.model'} is SentencePiece's, and lmsmith reads byte-level BPE alone."
         )
     return _simple(folder / FILE_NAME) or load_tokenizer(folder)
+
+
+def begin_of(folder: Path, tokenizer: Tokenizer) -> int | None:
+    """The special token that a folder's tokenizer.json puts before every text, as Llama 3's does."""
+    if not isinstance(tokenizer, BpeTokenizer):
+        return None
+    try:
+        after = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))["post_processor"]
+        templates = [part for part in after.get("processors", [after]) if part["type"] == "TemplateProcessing"]
+        return tokenizer.special_tokens.get(templates[0]["single"][0]["SpecialToken"]["id"])
+    except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError):
+        return None  # no such file, or nothing that it puts there
+
+
+def _put_before(name: str, number: int) -> dict[str, Any]:
+    """What puts a special token before every text."""
+
+    def part(letter: str, number: int) -> list[dict[str, Any]]:
+        return [{"SpecialToken": {"id": name, "type_id": number}}, {"Sequence": {"id": letter, "type_id": number}}]
+
+    return {
+        "type": "TemplateProcessing",
+        "single": part("A", 0),
+        "pair": part("A", 0) + part("B", 1),
+        "special_tokens": {name: {"id": name, "ids": [number], "tokens": [name]}},
+    }
 
 
 def content_of(tokenizer: Tokenizer) -> dict[str, Any]:

@@ -72,7 +72,8 @@ def league(runs: Sequence[Path], on: Text) -> list[Entry]:
         model, tokenizer, content = load_for_use(run)
         boundaries = content.get("data", {}).get("documents", "stream")
         config, summary = model_config(content["model"]), summary_of(run)
-        entries.append(score_entry(name, model, tokenizer, config, on, boundaries=boundaries, summary=summary))
+        how = {"boundaries": boundaries, "begin": content.get("begin"), "summary": summary}
+        entries.append(score_entry(name, model, tokenizer, config, on, **how))
         del model
     return sorted(entries, key=lambda entry: entry.bits_per_byte)
 

@@ -64,7 +64,7 @@ def random_ours(config: ModelConfig) -> GPT:
 
 def exported(model: GPT, folder: Path) -> Any:
     folder.mkdir()
-    write(folder, model.config, {name: p.detach() for name, p in model.named_parameters()}, end_of_text=None)
+    write(folder, model.config, {name: p.detach() for name, p in model.named_parameters()})
     return transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
 
 
@@ -78,7 +78,7 @@ def test_logits_and_bits_there_and_back(kind: str, tmp_path: Path) -> None:
     assert (logits(ours(config, tensors), ids) - logits(theirs, ids)).abs().max() < 1e-5
 
     (tmp_path / "back").mkdir()
-    write(tmp_path / "back", config, tensors, end_of_text=None)
+    write(tmp_path / "back", config, tensors)
     before, after = (
         load_file(tmp_path / "theirs" / "model.safetensors"),
         load_file(tmp_path / "back" / "model.safetensors"),
@@ -97,7 +97,7 @@ def test_half_precision_keeps_its_bits(name: str, dtype: torch.dtype, tmp_path: 
     config, tensors = read(tmp_path / "theirs")
     assert {tensor.dtype for tensor in tensors.values()} == {dtype}
     (tmp_path / "back").mkdir()
-    write(tmp_path / "back", config, tensors, end_of_text=None)
+    write(tmp_path / "back", config, tensors)
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "back", dtype="auto")
     assert again.dtype == dtype
     before, after = (

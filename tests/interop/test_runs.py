@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import json
 import logging
+import math
 import shlex
 import shutil
 import threading
@@ -25,11 +26,14 @@ from lmsmith.interop.importing import import_model
 from lmsmith.interop.vocabulary import save
 from lmsmith.models.gpt import GPT
 from lmsmith.presets import preset
+from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.files import load_tokenizer, save_tokenizer
 from lmsmith.tokens.tokenizer import ByteTokenizer, CharTokenizer
 from lmsmith.train.run import load_for_use
 
 TEXT = "Don't  the naïve cats hat? 中文 😀\r\n\n\tdef f(x): return x  \n"
+
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
 
 
 def lmsmith(*words: object) -> int:
@@ -86,6 +90,58 @@ def test_a_run_of_theirs_can_be_used(kind: str, tmp_path: Path, capsys: Any) -> 
     with torch.no_grad():
         nats = float(theirs(ids, labels=ids).loss)
     assert json.loads(capsys.readouterr().out)["nats_per_token"] == pytest.approx(nats, rel=1e-5)
+
+
+def test_texts_begin_and_end_as_theirs_do(tmp_path: Path, capsys: Any) -> None:
+    """As Llama 3's: one special token before a text, several that end it, and none is <|endoftext|>."""
+    folder = tmp_path / "theirs"
+    theirs = random_model("llama", vocab_size=260, bos_token_id=256, eos_token_id=[257, 258])
+    with torch.no_grad():  # greedily, 258 comes in the place of what would have come fifth
+        fifth = theirs.generate(torch.tensor([[256, *b"The"]]), max_new_tokens=5, do_sample=False)[0, -1]
+        theirs.lm_head.weight[258] = 1.5 * theirs.lm_head.weight[fifth]
+    saved(theirs, folder)
+    special = {"<|begin_of_text|>": 256, "<|end_of_text|>": 257, "<|eot_id|>": 258}
+    tokens = [*(bytes([byte]) for byte in range(256)), *([None] * 3)]
+    save(BpeTokenizer(tokens, [], "gpt4", special), folder, context_length=224, begin=256, ends=[257])
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["post_processor"] = {"type": "Sequence", "processors": [BYTE_LEVEL, content["post_processor"]]}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    prompt = transformers.AutoTokenizer.from_pretrained(folder)("The", return_tensors="pt")["input_ids"]
+    assert prompt.tolist() == [[256, *b"The"]]
+
+    run, _ = import_model(str(folder), out=tmp_path / "run")
+    wanted = theirs.generate(prompt, max_new_tokens=50, do_sample=False)[0].tolist()
+    assert wanted[-1] == 258
+    assert lmsmith("generate", run, "The", "--temperature=0", "--max-tokens=50") == 0
+    assert capsys.readouterr().out == load_for_use(run)[1].decode(wanted[1:-1]) + "\n"
+    (tmp_path / "text.txt").write_text("the cats", encoding="utf-8")
+    ids = torch.tensor([[256, *b"the cats"]])
+    with torch.no_grad():
+        nats = float(theirs(ids, labels=ids).loss)
+    assert lmsmith("eval", run, "--text", tmp_path / "text.txt", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["nats_per_token"] == pytest.approx(nats, rel=1e-5)
+    assert lmsmith("compare", run, "--text", tmp_path / "text.txt", "--json") == 0
+    entries = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
+    assert entries["run"]["bits_per_byte"] == pytest.approx(nats / math.log(2), rel=1e-5)
+
+    export_model(run, tmp_path / "back", to="hf")
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "back")
+    for said in (again.config, again.generation_config):
+        assert (said.bos_token_id, said.eos_token_id) == (256, [257, 258])
+    opened = transformers.AutoTokenizer.from_pretrained(tmp_path / "back")
+    assert opened("The")["input_ids"] == prompt[0].tolist()
+    assert opened("The", "He")["input_ids"] == [256, *b"The", 256, *b"He"]
+    assert (opened.bos_token, opened.eos_token) == ("<|begin_of_text|>", "<|end_of_text|>")
+
+
+def test_numbers_that_are_no_special_tokens_end_nothing(tmp_path: Path) -> None:
+    """LlamaConfig says 1 and 2 where nobody said anything."""
+    saved(random_model("llama", vocab_size=257, bos_token_id=1, eos_token_id=2), tmp_path / "theirs")
+    save(ByteTokenizer(True), tmp_path / "theirs", context_length=224)
+    run, _ = import_model(str(tmp_path / "theirs"), out=tmp_path / "run")
+    assert not {"begin", "ends"} & set(load_for_use(run)[2])
+    export_model(run, tmp_path / "back", to="hf")
+    assert json.loads((tmp_path / "back" / "generation_config.json").read_text())["eos_token_id"] == 256
 
 
 def test_what_cannot_be_done_with_it_is_said(tmp_path: Path, capsys: Any) -> None:
