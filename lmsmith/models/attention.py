@@ -104,7 +104,7 @@ class Attention(nn.Module):
 
 @dataclass
 class LayerCache:
-    """Keys and values of the positions already read, in one layer."""
+    """Keys and values of the positions already read, in one layer; room is made when it is needed."""
 
     keys: Float[Tensor, "B G max K"]
     values: Float[Tensor, "B G max K"]
@@ -112,10 +112,18 @@ class LayerCache:
     def extended(self, k: Tensor, v: Tensor, position: int, window: int) -> tuple[Tensor, Tensor, int]:
         """Takes in what was read at `position`; gives all that it sees, and how many of these come before it."""
         end = position + k.size(2)
+        if end > self.keys.size(2):
+            self.keys, self.values = (self._longer(old, end) for old in (self.keys, self.values))
         self.keys[:, :, position:end] = k
         self.values[:, :, position:end] = v
         low = max(0, position - window + 1) if window else 0
         return self.keys[:, :, low:end], self.values[:, :, low:end], position - low
+
+    @staticmethod
+    def _longer(old: Tensor, wanted: int) -> Tensor:
+        """At least twice as long, so that all copies together are no more than the text itself."""
+        n_new = max(wanted, 2 * old.size(2)) - old.size(2)
+        return torch.cat([old, old.new_zeros(*old.shape[:2], n_new, old.size(3))], dim=2)
 
 
 @dataclass

@@ -21,6 +21,9 @@ from lmsmith.models.interface import NeuralModel
 from lmsmith.models.layers import FeedForward, NgramEmbedding, Norm
 
 
+_ROOM = 64  # tokens that a new key-value cache has room for
+
+
 class Block(nn.Module):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -123,9 +126,12 @@ class GPT(NeuralModel):
         return self.token_embedding.weight if self.head is None else self.head.weight
 
     def new_state(self, batch_size: int) -> State:
-        """An empty key-value cache for `batch_size` texts of up to `context_length` tokens."""
+        """An empty key-value cache for `batch_size` texts of up to `context_length` tokens.
+
+        It grows with the texts: for all 131,072 tokens of Llama 3's smallest model it would be 8 GB at once.
+        """
         weight = self.token_embedding.weight
-        shape = (batch_size, self.config.n_kv, self.config.context_length, self.config.d_head)
+        shape = (batch_size, self.config.n_kv, min(_ROOM, self.config.context_length), self.config.d_head)
         layers = [LayerCache(weight.new_zeros(shape), weight.new_zeros(shape)) for _ in self.blocks]
         return State(layers, self._nothing_before(batch_size, weight.device))
 

@@ -23,6 +23,9 @@ from torch import Tensor, nn
 
 from lmsmith.config import ModelConfig
 
+LOGITS_AT_ONCE = 1 << 24
+"""64 MiB in float32: all of a window of 8,192 tokens of Llama 3's vocabulary would be 4 GiB."""
+
 
 @runtime_checkable
 class LanguageModel(Protocol):
@@ -114,8 +117,15 @@ class NeuralModel(nn.Module, ABC):
     def log_probabilities(
         self, ids: Int[Tensor, "B N"], n_given: int = 1, state: Any = None
     ) -> Float[Tensor, "B N-{n_given}"]:
-        logits, targets = self.logits(self.hidden(ids[:, :-1], state)[:, n_given - 1 :]), ids[:, n_given:]
-        return -F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
+        hidden, targets = self.hidden(ids[:, :-1], state)[:, n_given - 1 :], ids[:, n_given:]
+        n = max(1, LOGITS_AT_ONCE // (ids.size(0) * self.vocab_size))
+        return torch.cat(
+            [
+                -F.cross_entropy(self.logits(x).flatten(0, 1), y.flatten(), reduction="none").view(y.shape)
+                for x, y in zip(hidden.split(n, dim=1), targets.split(n, dim=1), strict=True)
+            ],
+            dim=1,
+        )
 
     def parts(self) -> dict[str, list[int]]:
         """Of the matrices that are several linear maps in one: how many rows each of these has."""

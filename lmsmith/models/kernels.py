@@ -48,7 +48,7 @@ def causal_attention(
     """softmax(scale q kᵀ, no position seeing a later one) v, by blocks of queries.
 
     A block of 128 queries multiplies only with the keys up to its end, so that at long contexts nearly half of the
-    products are never made. The weights are kept for the gradient: N T² floats at most.
+    products are never made. Where there is to be a gradient the weights are kept for it: N T² floats at most.
 
     `first` is the earliest key that each query sees, at its own position or before it; without, all see the first. It
     is the same for N / B rows of q one after the other. Keys before the earliest of a block are not multiplied with.
@@ -145,7 +145,7 @@ class _CausalAttention(torch.autograd.Function):
         later = q.new_full((min(T, _CausalAttention.BLOCK),) * 2, float("-inf")).triu_(1)
         y = torch.empty_like(q)
         blocks = _blocks(T, first)
-        weights, kept = [], []
+        weights, kept, with_gradient = [], [], any(ctx.needs_input_grad)
         for start, end, low in blocks:
             scores = torch.bmm(q[:, start:end], k[:, low:end].mT).mul_(scale)  # (N, block, end - low)
             scores[:, :, start - low :] += later[: end - start, : end - start]
@@ -153,7 +153,8 @@ class _CausalAttention(torch.autograd.Function):
                 unseen = torch.arange(low, end, device=q.device) < first[:, start:end, None]  # (B, block, end - low)
                 scores.view(first.size(0), -1, *unseen.shape[1:]).masked_fill_(unseen.unsqueeze(1), float("-inf"))
             p = torch.softmax(scores, -1)
-            weights.append(p)
+            if with_gradient:
+                weights.append(p)
             if dropout:
                 keep = torch.empty_like(p).bernoulli_(1 - dropout).div_(1 - dropout)
                 kept.append(keep)

@@ -338,6 +338,20 @@ def test_so_does_every_kind(kind: dict[str, Any], n_kv_head: int) -> None:
         torch.testing.assert_close(torch.cat(parts, 1), model(ids), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("window", [{}, {"window": 30, "window_pattern": "SL"}])
+def test_a_cache_has_room_for_what_was_read(window: dict[str, Any]) -> None:
+    """Not for all of a long context; what was in it stays when it grows."""
+    config = ModelConfig(n_layer=2, n_head=2, n_kv_head=1, d_model=8, vocab_size=7, context_length=4096, **window)
+    model, ids = random_model(config), random_ids(2, 300, 7)
+    state, parts, rooms = model.new_state(2), [], []
+    with torch.no_grad():
+        for part in ids.split((60, 4, 1, 63, 2, 170), dim=1):
+            parts.append(model(part, state))
+            rooms.append(state.layers[1].keys.size(2))
+        torch.testing.assert_close(torch.cat(parts, 1), model(ids), rtol=1e-12, atol=1e-12)
+    assert rooms == [64, 64, 128, 128, 256, 512]
+
+
 def test_rows_of_a_batch_are_apart() -> None:
     model, ids = random_model(small("modern")), random_ids(3, 11)
     one_by_one = torch.cat([model(row[None]) for row in ids])

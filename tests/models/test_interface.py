@@ -8,6 +8,7 @@ import torch
 
 from lmsmith.checkpoint import load_model, save_model
 from lmsmith.config import ModelConfig
+from lmsmith.models import interface
 from lmsmith.models.interface import LanguageModel, NeuralModel
 from lmsmith.models.kinds import build, restore
 from lmsmith.models.ngram import Ngram
@@ -58,6 +59,22 @@ def test_one_distribution_whichever_way_it_is_asked_for(name: str) -> None:
         state = model.new_state(3)
         parts = [model.log_probabilities(ids[:, a : b + 1], 1, state) for a, b in ((0, 3), (3, 4), (4, T))]
         torch.testing.assert_close(torch.cat(parts, dim=1), whole)
+
+
+@pytest.mark.parametrize("at_once", [1, 3 * V, 6 * V, 7 * V])
+def test_logits_of_a_long_window_are_never_whole_in_memory(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = made("gpt")
+    assert isinstance(model, NeuralModel)
+    ids = torch.from_numpy(np.random.default_rng(1).integers(0, V, (3, T + 1)))
+    with torch.no_grad():
+        wanted = [model.log_probabilities(ids, n_given) for n_given in (1, 4, T + 1)]
+        monkeypatch.setattr(interface, "LOGITS_AT_ONCE", at_once)
+        sizes, logits = [], model.logits
+        monkeypatch.setattr(model, "logits", lambda x: sizes.append(x.size(0) * x.size(1) * V) or logits(x))
+        found = [model.log_probabilities(ids, n_given) for n_given in (1, 4, T + 1)]
+    assert max(sizes) <= max(at_once, 3 * V)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -1,6 +1,7 @@
 """Kernels with gradients of their own against PyTorch's plain operations, differentiated by autograd."""
 
 import math
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -224,6 +225,26 @@ def test_attention_in_float32_and_bfloat16() -> None:
     found = value_and_gradients(ours, *qkv(2, T, 16, torch.bfloat16))
     assert all(t.dtype == torch.bfloat16 for t in found)
     assert_close(found, wanted, 0.05)
+
+
+@pytest.mark.parametrize("with_gradient", [False, True])
+def test_attention_keeps_its_weights_for_a_gradient_alone(with_gradient: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scoring a text with a context of 8,192 would take 4 GB a layer else."""
+    monkeypatch.setattr(kernels._CausalAttention, "BLOCK", 4)
+    softmax, made, most = torch.softmax, [], 0
+
+    def watched(x: Tensor, dim: int) -> Tensor:
+        nonlocal most
+        p = softmax(x, dim)
+        made.append(weakref.ref(p))
+        most = max(most, sum(one() is not None for one in made))
+        return p
+
+    monkeypatch.setattr(torch, "softmax", watched)
+    q, k, v = (x.detach().requires_grad_(with_gradient) for x in qkv(2, 40, 8))
+    kernels.causal_attention(q, k, v, 0.5, 0.0)
+    assert len(made) == 10
+    assert most == 10 if with_gradient else most <= 2
 
 
 def test_shapes_in_signatures_are_checked() -> None:
