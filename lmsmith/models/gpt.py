@@ -20,7 +20,6 @@ from lmsmith.models.attention import Attention, LayerCache, Layout, Rotary, Stat
 from lmsmith.models.interface import NeuralModel
 from lmsmith.models.layers import FeedForward, NgramEmbedding, Norm
 
-
 _ROOM = 64  # tokens that a new key-value cache has room for
 
 
