@@ -57,6 +57,11 @@ def gather(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
     places = {path: find_ready(path) for path in data.paths}
     if data.validation_tokens and not any(places.values()):
         raise ConfigError("data.validation_tokens is for folders of shards: of text, set data.validation_fraction.")
+    if data.validation_fraction and all(places.values()):
+        raise ConfigError(
+            "data.validation_fraction is for text, and shards are split already: leave it out, or score fewer of their "
+            "validation tokens with data.validation_tokens."
+        )
     if not data.source and not any(places.values()):
         return prepare.prepare(data, tokenizer, folder)
     ready = {path: open_ready(place) for path, place in places.items() if place is not None}

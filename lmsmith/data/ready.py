@@ -86,7 +86,9 @@ def find_ready(source: str) -> Path | None:
     """
     path = Path(os.path.expanduser(source))
     if path.is_dir():
-        return path if (path / manifest.FILE_NAME).is_file() or any(map(is_shard, _named(path))) else None
+        # A manifest alone may be anybody's: many programs have a file of that name.
+        ours = (path / manifest.FILE_NAME).is_file() and (path / tokenizer_files.FILE_NAME).is_file()
+        return path if ours or any(map(is_shard, _named(path))) else None
     if path.is_file():
         if is_shard(path):
             raise DataError(f"{path} is one shard: name its folder, {path.parent}, for training and validation shards.")

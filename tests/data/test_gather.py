@@ -151,6 +151,8 @@ def test_validation_on_the_first_tokens_alone(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("abcabc\n" * 50, encoding="utf-8")
     with pytest.raises(ConfigError, match=r"data\.validation_tokens is for folders of shards"):
         gather(DataConfig(sources=(str(tmp_path / "a.txt"),), validation_tokens=9), "auto", tmp_path / "text")
+    with pytest.raises(ConfigError, match=r"data\.validation_fraction is for text, and shards are split already"):
+        gather(DataConfig(sources=(str(places[0]),), validation_fraction=0.2), "auto", tmp_path / "split")
 
 
 def test_several_sources_without_weights_are_one_stream(tmp_path: Path) -> None:
@@ -430,6 +432,8 @@ def test_folders_of_text_are_not_taken_for_shards(tmp_path: Path, monkeypatch: p
     text.mkdir()
     (text / "input.txt").write_text("To be")
     np.arange(2000, dtype=np.uint16).tofile(text / "train.bin")
+    assert find_ready(str(text)) is None
+    (text / "manifest.json").write_text('{"name": "an extension of a browser"}')
     assert find_ready(str(text)) is None
     assert find_ready(str(text / "input.txt")) is None
     assert find_ready(str(tmp_path / "absent")) is None
