@@ -19,6 +19,7 @@ import filelock
 from lmsmith import atomic
 from lmsmith.data.manifest import FILE_NAME
 from lmsmith.errors import ConfigError, DataError, StorageError
+from lmsmith.tokens.files import FILE_NAME as TOKENIZER_FILE
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def begun(partial: Path, settings: dict[str, Any]) -> Iterator[None]:
     except filelock.Timeout as error:
         raise StorageError(f"another process is at work in {partial}: wait, or choose another place.") from error
     with held:
-        if settings_file.exists():
+        if settings_file.exists() and (work / TOKENIZER_FILE).exists():  # without one nothing has been done yet
             _check_same(partial, json.loads(settings_file.read_text(encoding="utf-8")), settings)
         atomic.write(settings_file, json.dumps(settings))
         for leftover in (work / "units").glob(".*"):  # of processes that were killed

@@ -136,6 +136,14 @@ def test_other_settings_are_refused(source, tmp_path, monkeypatch):
         prepare(source, tmp_path / "out")
 
 
+def test_settings_with_which_nothing_was_done_bind_nobody(source, tmp_path):
+    with pytest.raises(LmsmithError, match="vocabulary of 100 is too small"):
+        prepare(source, tmp_path / "out", tokenizer="bpe:100")
+    prepare(source, tmp_path / "wanted", tokenizer="bpe:300")
+    prepare(source, tmp_path / "out", tokenizer="bpe:300")
+    assert contents(tmp_path / "out") == contents(tmp_path / "wanted")
+
+
 def test_a_file_that_changes_meanwhile(source, tmp_path, monkeypatch):
     def changing(job, number, unit):
         encode.encode_unit(job, number, unit)
