@@ -181,6 +181,8 @@ def _transfer(
             _forget(part)
             start = 0
         if begins_at != start:
+            if not request.has_header("Range"):
+                raise DataError(f"{url} cannot be fetched: the server answers with a part of it that nobody asked for.")
             return _transfer(url, part, checked, n_bytes, headers, progress)
         with _disk(part):
             free = shutil.disk_usage(part.parent).free

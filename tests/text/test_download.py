@@ -129,6 +129,15 @@ def test_without_ranges_it_begins_again(web: Web, path: Path) -> None:
     assert came[0] == -120_000
 
 
+def test_a_part_that_nobody_asked_for_is_refused(web: Web, path: Path) -> None:
+    url = web.add("/file", CONTENT)
+    web.statuses = [(206, {"Content-Range": f"bytes 5-9/{len(CONTENT)}"})] * 2000
+    with pytest.raises(DataError, match="answers with a part of it that nobody asked for"):
+        download(url, path)
+    assert len(web.asked) == 1
+    assert names(path) == []
+
+
 @pytest.mark.parametrize("checksum", [SHA256, None])
 def test_another_version_begins_again(web: Web, path: Path, checksum: str | None) -> None:
     """The half of another file is not kept, whether a checksum would tell or not."""
