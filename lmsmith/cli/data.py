@@ -60,7 +60,8 @@ def add(verbs: Verbs) -> None:
         type=float,
         default=0.0,
         metavar="X",
-        help="share of the text held out; 0: by its size, a tenth of little text and less of much (0)",
+        help="share of the text held out; 0: one document in twenty, or of fewer than 50 the end of each, a tenth "
+        "at most (0)",
     )
     prepare.add_argument(
         "--dedup",
