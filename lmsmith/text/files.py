@@ -33,6 +33,7 @@ from lmsmith.errors import ConfigError, DataError
 from lmsmith.text import hub
 
 COMPRESSED = (".gz", ".zst")
+PACKED = (".bz2", ".xz", ".lzma", ".zip", ".7z", ".rar", ".tar", ".tgz", ".lz4")  # not read here
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 PARQUET = (".parquet",)
 # UTF-32's marks come first: UTF-16-LE's is how UTF-32-LE's begins.
@@ -47,6 +48,7 @@ CHUNK = 1 << 18  # bytes read at once
 SNIFFED = 8192  # bytes in which a NUL betrays a binary file
 GO_ON = "`--data.errors replace` goes on with U+FFFD in its place"
 
+FROM_ARRAY = "If the file is one array, `jq -c '.[]' FILE > LINES.jsonl` makes lines of it."
 
 Skip = Callable[[DataError], None]
 """Called with what is wrong with a line or a row, which is then left out."""
@@ -285,10 +287,10 @@ def _decoded(
     if begins:
         encoding = next((marked for mark, marked in MARKS if head.startswith(mark)), encoding)
         if b"\0" in head[:SNIFFED] and not encoding.startswith(("utf-16", "utf-32")):
-            raise BinaryFile(
-                f"{path} looks binary (NUL byte at offset {head.index(0):,}), wanted text. "
-                "If it is UTF-16 without a byte-order mark, say `--data.encoding utf-16-le`."
-            )
+            mend = "If it is UTF-16 without a byte-order mark, say `--data.encoding utf-16-le`."
+            if {suffix.lower() for suffix in path.suffixes} & set(PACKED):
+                mend = f"Unpack it first: of what is compressed {' and '.join(COMPRESSED)} are read as they are."
+            raise BinaryFile(f"{path} looks binary (NUL byte at offset {head.index(0):,}), wanted text. {mend}")
     chunks = itertools.chain([head], iter(lambda: stream.read(CHUNK), b""))
     decoder = codecs.getincrementaldecoder(encoding)(errors)
     # U+FFFD may be in the file itself: what is there when errors are ignored was not put there by us.
@@ -361,9 +363,11 @@ def _json_text(line: str, text_field: str) -> str:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:  # ValueError: also for a number of too many digits
         wanted = f"{{{json.dumps(text_field)}: ...}}"
-        raise DataError(f" is not JSON: {error}. Wanted one object a line: {wanted}.") from error
+        array = f" {FROM_ARRAY}" if line.lstrip().startswith("[") else ""
+        raise DataError(f" is not JSON: {error}. Wanted one object a line: {wanted}.{array}") from error
     if not isinstance(record, dict):
-        raise DataError(f" holds {_json_kind(record)}, wanted an object with the field {text_field!r}.")
+        array = f" {FROM_ARRAY}" if isinstance(record, list) else ""
+        raise DataError(f" holds {_json_kind(record)}, wanted an object with the field {text_field!r}.{array}")
     if text_field not in record:
         texts = [name for name, value in record.items() if isinstance(value, str)]
         raise DataError(f" has no field {text_field!r}; {_has(record, texts)}")
