@@ -24,11 +24,11 @@ from lmsmith.data.exposure import Exposure, exposure
 from lmsmith.data.gather import load
 from lmsmith.data.packing import batches_of, boundary_of
 from lmsmith.data.prepare import Corpus
-from lmsmith.errors import CheckpointError, DataError, StorageError, UsageError
+from lmsmith.errors import CheckpointError, DataError, StorageError, TokenizerError, UsageError
 from lmsmith.evaluate.likelihood import Score, score_ids
 from lmsmith.models.interface import LanguageModel
 from lmsmith.models.kinds import restore
-from lmsmith.tokens.files import load_tokenizer
+from lmsmith.tokens.files import FILE_NAME, load_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
 
 
@@ -126,7 +126,18 @@ def load_for_use(place: Path) -> tuple[LanguageModel, Tokenizer, dict[str, Any]]
     """Model, tokenizer and config from RUN or RUN/model. Raises UsageError, CheckpointError, TokenizerError."""
     folder = model_folder(place)
     model, _, content = load_weights(folder)
-    return model, load_tokenizer(folder), content
+    return model, tokenizer_of(place), content
+
+
+def tokenizer_of(place: Path) -> Tokenizer:
+    """Of RUN or RUN/model. Raises UsageError, TokenizerError."""
+    folder = model_folder(place)
+    if not (folder / FILE_NAME).is_file():
+        raise TokenizerError(
+            f"{place} has no tokenizer, so there is no text for it. If its weights alone were imported, import them "
+            "again with --tokenizer FOLDER."
+        )
+    return load_tokenizer(folder)
 
 
 def load_weights(folder: Path) -> tuple[LanguageModel, dict[str, Tensor], dict[str, Any]]:
