@@ -63,7 +63,7 @@ def read_text(path: Path, *, text_field: str = "text", encoding: str = "auto") -
     documents = tuple(read_documents([path], text_field=text_field, encoding=encoding, errors="replace"))
     if not documents:
         raise DataError(f"{path} is empty, or white space alone: there is nothing to compare models on.")
-    return Text(path.name, b"".join(map(to_bytes, documents)), documents)
+    return Text(path.resolve().name, b"".join(map(to_bytes, documents)), documents)
 
 
 def baselines(text: Text) -> list[Entry]:

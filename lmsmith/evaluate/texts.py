@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmsmith.data.packing import boundary_of
+from lmsmith.errors import DataError
 from lmsmith.evaluate.likelihood import Score, score_ids
 from lmsmith.models.interface import LanguageModel
 from lmsmith.text.documents import Documents
@@ -133,6 +134,11 @@ def score_encoded(
     model: LanguageModel, tokenizer: Tokenizer, encoded: Encoded, *, boundaries: str, stride: int | None = None
 ) -> Score:
     """Raises DataError where there is nothing to score."""
+    if encoded.n_unknown_bytes and len(encoded.ids) <= encoded.first_given:
+        raise DataError(
+            f"nothing to score: of the text's {encoded.n_bytes:,} bytes this model's {tokenizer.kind} tokenizer knows "
+            "none. Name another text, or a model whose tokens are bytes or bpe."
+        )
     return score_ids(
         model,
         encoded.ids,

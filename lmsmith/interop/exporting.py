@@ -107,7 +107,7 @@ def _checked(folder: Path, ids: Tensor, wanted: Tensor, tokenizer: Tokenizer | N
 
     def difference(who: str, logits: Callable[[], Tensor]) -> float:
         found = float((logits() - wanted).abs().max())
-        if not found <= _TOLERANCE * max(1.0, float(wanted.abs().max())):
+        if not found <= _TOLERANCE * float(wanted.abs().max()):
             raise CheckpointError(
                 f"the exported model, read by {who}, gives logits that differ by {found:.3g} from the run's: it is not "
                 "written. Please report this, with the run's config.toml."

@@ -93,7 +93,8 @@ def _cut_off(endpoint: str) -> str | None:
 
 def _unreachable(name: str, file: str, endpoint: str, error: object) -> str:
     return (
-        f"cannot get {file} of {name} from {endpoint} ({str(error).splitlines()[0]}). Without a network: get its "
-        f"config.json, {WEIGHTS} (or {INDEX} and the parts it names) and tokenizer.json some other way, put them into "
-        "a folder, and name the folder: `lmsmith import FOLDER`."
+        f"there is no file or folder {name}, and {file} of a model of this name cannot be had from {endpoint} "
+        f"({str(error).splitlines()[0]}). Without a network: get its config.json, {WEIGHTS} (or {INDEX} and the parts "
+        "that it names) and tokenizer.json some other way, put them into a folder, and name the folder: "
+        "`lmsmith import FOLDER`."
     )

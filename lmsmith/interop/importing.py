@@ -22,7 +22,7 @@ from torch import Tensor
 from lmsmith import atomic
 from lmsmith.checkpoint import save_model
 from lmsmith.config import ModelConfig, flatten
-from lmsmith.errors import ConfigError, StorageError, TokenizerError, UsageError
+from lmsmith.errors import CheckpointError, ConfigError, StorageError, TokenizerError, UsageError
 from lmsmith.interop import hub, huggingface, llmc, vocabulary
 from lmsmith.presets import preset
 from lmsmith.tokens.bpe import BpeTokenizer
@@ -47,6 +47,8 @@ def import_model(source: str, *, out: Path | None = None, tokenizer: str | None 
     path = Path(source)
     if not (path / "config.json").is_file() and (path / llmc.FILE_NAME).is_file():
         path = path / llmc.FILE_NAME
+    if (path / "model" / "config.json").is_file() and not (path / "config.json").is_file():
+        raise CheckpointError(f"{source} is a run of lmsmith, which every verb takes as it is: nothing to import.")
     if path.is_file():
         if not llmc.is_llmc(path):
             raise UsageError(

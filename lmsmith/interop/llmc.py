@@ -113,7 +113,10 @@ def check(config: ModelConfig) -> None:
         ("norm_eps", config.norm_eps, 1e-5),
         ("tied_head", config.tied_head, True),
     ):
-        if value != wanted and not any(reason.startswith(f"model.{name} ") for reason in reasons):
+        reasons = [
+            reason for reason in reasons if not reason.startswith(f"model.{name} ")
+        ]  # GPT-2's, which may be more
+        if value != wanted:
             reasons.append(f"model.{name} = {value} (but {wanted})")
     if reasons:
         raise ConfigError(

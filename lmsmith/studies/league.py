@@ -20,9 +20,8 @@ from lmsmith.presets import PRESETS
 from lmsmith.studies.charts import N_COLOURS
 from lmsmith.studies.page import duration, figure, page, short, table, text
 from lmsmith.text.files import plural
-from lmsmith.tokens.files import load_tokenizer
 from lmsmith.train.log import say
-from lmsmith.train.run import free_place, load_for_use, model_config, model_folder, summary_of
+from lmsmith.train.run import free_place, load_for_use, model_config, summary_of, tokenizer_of
 from lmsmith.train.start import train
 
 HEAD = ("model", "what it is", "bits per byte", "parameters", "trained for", "MB/s")
@@ -66,7 +65,7 @@ def train_all(
 def league(runs: Sequence[Path], on: Text) -> list[Entry]:
     """The table, best first. One model is in memory at a time. Raises what cannot be loaded, at once what is absent."""
     for run in runs:
-        load_tokenizer(model_folder(run))
+        tokenizer_of(run)
     entries = baselines(on)
     for run, name in zip(runs, _names(runs), strict=True):
         model, tokenizer, content = load_for_use(run)

@@ -79,6 +79,8 @@ def test_characters_that_are_not_known_cost_their_bytes_and_their_places(tmp_pat
     assert entry.bits_per_byte == pytest.approx((3 * 2 + 5 * 8 + math.log2(n_places)) / 8, abs=1e-6)
     assert entry.unknown_bits == pytest.approx(5 * 8 + math.log2(n_places), abs=1e-9)
     assert (entry.n_tokens, entry.n_unknown) == (3, 1 + 1 + 1)
+    with pytest.raises(DataError, match="of the text's 4 bytes this model's char tokenizer knows none"):
+        score_texts(uniform(tokenizer), tokenizer, [str(write(tmp_path / "u", b"xyz\n"))])
     nothing_known = entry_of(read_text(write(tmp_path / "u", b"xyz\n")), tokenizer)
     assert (nothing_known.bits_per_byte, nothing_known.n_tokens) == (8.0, 0)
 
@@ -184,6 +186,12 @@ def test_maximum_likelihood_says_how_much_it_holds_impossible() -> None:
 def test_models_in_words() -> None:
     assert describe(ModelConfig(n_layer=2, n_head=2, d_model=64)) == "Transformer, 2 layers of 64"
     assert describe(ModelConfig(kind="rnn", cell="gru", n_layer=1, d_model=9)) == "gru, 1 layer of 9"
+
+
+def test_a_folder_is_called_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "t.txt", b"text")
+    monkeypatch.chdir(tmp_path)
+    assert read_text(Path(".")).name == tmp_path.name
 
 
 def test_files_that_hold_nothing_are_refused(tmp_path: Path) -> None:

@@ -106,6 +106,7 @@ def test_a_trained_model_is_padded_and_completed(tmp_path: Path) -> None:
     [
         ({"d_ff": 100}, r"model\.d_ff = 100 \(but 144\)"),
         ({"feed_forward": "gelu"}, r"model\.feed_forward = gelu \(but gelu-tanh\)"),
+        ({"feed_forward": "relu2"}, r"model\.feed_forward = relu2 \(but gelu-tanh\)\. What"),
         ({"norm_eps": 1e-6}, r"model\.norm_eps = 1e-06"),
         ({"tied_head": False}, r"model\.tied_head = False"),
         ({"norm": "rmsnorm", "bias": False}, r'model\.norm = "rmsnorm"'),
