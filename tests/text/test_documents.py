@@ -198,6 +198,7 @@ def test_binary_files(tmp_path):
     assert "looks binary" in error(tmp_path / "folder", wrong)  # named as well: it is not left out
     utf_16 = write(tmp_path / "utf-16.txt", "text".encode("utf-16-be"))
     assert "looks binary" in error(utf_16)
+    assert texts(utf_16, encoding="UTF_16_BE") == ["text"]
     for name in ("a.txt.bz2", "a.tar.gz"):
         data = b"BZh91AY&SY\0\0" if name.endswith("bz2") else gzip.compress(b"a.txt\0\0\0")
         assert error(write(tmp_path / name, data)).endswith(
@@ -209,7 +210,6 @@ def test_binary_files(tmp_path):
 def test_json_that_is_one_array(tmp_path, indent):
     path = write(tmp_path / "a.json", json.dumps([{"text": "one"}, {"text": "two"}], indent=indent))
     assert error(path).endswith("If the file is one array, `jq -c '.[]' FILE > LINES.jsonl` makes lines of it.")
-    assert texts(utf_16, encoding="UTF_16_BE") == ["text"]
 
 
 # Files of many documents
