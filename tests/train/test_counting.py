@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from rich.console import Console
 from tiny import TEXT
 
+from lmsmith.config import ModelConfig
 from lmsmith.data.prepare import load
 from lmsmith.errors import ConfigError, UsageError
 from lmsmith.evaluate.likelihood import score_ids
@@ -67,6 +69,22 @@ def test_a_run_is_what_counting_gives(smoothing: str) -> None:
     page = write_report([run], run / "report.html").read_text(encoding="utf-8")
     assert f"A 3-gram model, smoothing {smoothing}" in page
     assert "not complete" not in page
+
+
+def test_what_is_compiled_first_is_no_counting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing is compiled yet that takes longer than the counting; league tables and reports show the latter."""
+    learn, n_calls = Ngram.learn, 0
+
+    def slow_at_first(*inputs: Any) -> Ngram:
+        nonlocal n_calls
+        n_calls += 1
+        if n_calls == 1:
+            time.sleep(1)
+        return learn(*inputs)
+
+    learn(ModelConfig(kind="ngram", vocab_size=9), np.arange(8, dtype=np.uint16))  # this process may be the first
+    monkeypatch.setattr(Ngram, "learn", slow_at_first)
+    assert count({})[1]["train_seconds"] < 0.9
 
 
 def test_a_run_that_was_killed_is_counted_again() -> None:
