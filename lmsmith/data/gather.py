@@ -65,8 +65,8 @@ def gather(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
     if not data.source and not any(places.values()):
         return prepare.prepare(data, tokenizer, folder)
     ready = {path: open_ready(place) for path, place in places.items() if place is not None}
-    data = _with_one_fraction(data, [path for path in data.paths if places[path] is None])
     texts = tuple(path for path in data.paths if path not in ready)
+    data = _with_one_fraction(data, texts, _share_held_out(ready.values()))
     compared = data.source and (not ready or len(texts) > 1)
     made = _tokenizer(tokenizer, ready, _read_apart(data, texts) if compared else [])
     save_tokenizer(made, folder)
@@ -82,7 +82,7 @@ def gather(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
     ]
     records = [part.record for part in parts]
     counts = _sum([part.counts for part in parts])
-    if len(parts) > 1 and ready and (texts or not _split_alike(ready.values())):
+    if len(parts) > 1 and ready and (texts or not _share_held_out(ready.values())):
         note = "a document that is in shards and in another source may be held out of one and trained on in the other"
         counts = replace(counts, notes=(note, *counts.notes))
     if data.source:
@@ -99,8 +99,10 @@ def gather(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
     return _corpus([part.opened for part in parts], records, made, counts)
 
 
-def _with_one_fraction(data: DataConfig, texts: Sequence[str]) -> DataConfig:
+def _with_one_fraction(data: DataConfig, texts: Sequence[str], of_shards: float) -> DataConfig:
     """The same share is held out of every text, so that a document that is in two of them is on one side in both.
+
+    If the shards beside them say one share (`of_shards`), it is that: then it is so of many documents in both, too.
 
     Raises ConfigError where a file is in two: if it is split at its tail, what one held out the other would train on.
     """
@@ -115,14 +117,16 @@ def _with_one_fraction(data: DataConfig, texts: Sequence[str]) -> DataConfig:
                     f"{file} is in two sources, {other} and {path}: name it once, or what is held out of one would be "
                     "trained on in the other."
                 )
-    return replace(data, validation_fraction=data.validation_fraction or default_share(n_bytes)) if texts else data
+    share = data.validation_fraction or of_shards or default_share(n_bytes)
+    return replace(data, validation_fraction=share) if texts else data
 
 
-def _split_alike(ready: Iterable[Ready]) -> bool:
-    """Whether shards say that they were split by a hash of the documents at one bound: equal ones are on one side."""
+def _share_held_out(ready: Iterable[Ready]) -> float:
+    """The share of documents that all shards say was held out by hash, so that equal ones are on one side; else 0."""
     settings = [found.manifest.settings if found.manifest else {} for found in ready]
     by_hash = all(each.get("split") == "documents" for each in settings)
-    return by_hash and len({each.get("validation_fraction") for each in settings}) == 1
+    shares = {float(each.get("validation_fraction", 0)) for each in settings}
+    return shares.pop() if by_hash and len(shares) == 1 else 0.0
 
 
 def _of_ready(ready: Ready, data: DataConfig, tokenizer: Tokenizer, folder: Path) -> _Part:

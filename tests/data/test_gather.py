@@ -13,6 +13,7 @@ from hypothesis import strategies as some
 from lmsmith.config import DataConfig, DataSource
 from lmsmith.data import prepare
 from lmsmith.data.batches import Batches, Sources
+from lmsmith.data.build import build_shards
 from lmsmith.data.gather import MOST_TEXT, gather, load
 from lmsmith.data.manifest import Manifest, ShardRecord, SplitRecord, TokenizerRecord, read_manifest, write_manifest
 from lmsmith.data.prepare import Corpus
@@ -250,6 +251,21 @@ def test_shards_are_not_compared_and_it_is_said(tmp_path: Path) -> None:
         settings = {"split": "documents", "validation_fraction": 0.05}
         write_manifest(place, replace(read_manifest(place), settings=settings))
     assert note not in gathered(DataConfig(sources=tuple(places)), tmp_path / "tokens-4").counts.notes
+
+
+def test_a_document_of_shards_and_of_text_is_on_one_side(tmp_path: Path) -> None:
+    """Of many documents in both, whatever share was held out of the shards."""
+    lines = [f"{i}: the line\n" for i in range(300)]
+    one, other = write_lines(tmp_path / "one.jsonl", lines[:200]), write_lines(tmp_path / "other.jsonl", lines[100:])
+    for fraction in (0.0, 0.2):
+        shards = tmp_path / f"shards-{fraction}"
+        build_shards([one], shards, tokenizer="byte", validation_fraction=fraction)
+        found = gathered(DataConfig(sources=(str(shards), other)), tmp_path / f"tokens-{fraction}")
+        train, validation = (
+            set(BYTES.decode(ids[:]).split("<|endoftext|>")) - {""} for ids in (found.train, found.validation)
+        )
+        assert not train & validation
+        assert train | validation == set(lines)
 
 
 @hypothesis.settings(deadline=None, max_examples=8)
