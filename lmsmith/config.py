@@ -490,9 +490,9 @@ class Setting:
 
 CHANGEABLE = {
     *("train.micro_batch_size", "train.recompute", "train.parallel"),
-    *("train.save_every", "train.keep", "train.track"),
+    *("train.threads", "train.save_every", "train.keep", "train.track", "train.on_spike", "train.spike_z"),
 }
-"""What a run may be resumed with: it changes speed, memory and what is kept, not what is learnt."""
+"""What a run may be resumed with: it changes speed, memory and what is kept, or is a way past a spike; not the plan."""
 
 
 def settings(config: type = RunConfig, prefix: str = "") -> Iterator[tuple[str, Setting]]:

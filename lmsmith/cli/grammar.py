@@ -29,6 +29,7 @@ OFTEN = {
     "train.seed": "seed",
     "train.keep": "keep",
     "train.engine": "engine",
+    "train.on_spike": "on-spike",
     "data.errors": "errors",
 }
 

@@ -65,6 +65,8 @@ def _replay(options: argparse.Namespace, console: Console, started: float) -> in
     console.print(f"recorded {found.record['why']}")
     bits = "the same bits" if found.same else "other bits"
     console.print(f"now      loss {found.loss}, gradient norm {found.grad_norm}: {bits}")
+    if not found.same and found.record["n_ranks"] > 1:
+        console.print(f"note     it was made by {found.record['n_ranks']} processes, whose sums round in another order")
     tensors = sorted(found.record["tensors"].items(), key=lambda item: -item[1]["n_not_finite"])
     console.print(f"{'gradients':40} {'norm':>12} {'of weights':>12} {'not finite':>12}")
     for name, numbers in tensors:

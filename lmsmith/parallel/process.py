@@ -9,6 +9,7 @@ work on; rank 0 alone prints, and writes files.
         n_steps, stop = ranks.told_by_first(n_steps, stop)
 
 A process that dies is seen by torchrun, which ends the others; one that hangs, by whoever waits for it, after PATIENCE.
+What the processes tell each other goes over Gloo, also between GPUs, whose NCCL is for gradients and weights.
 """
 
 from __future__ import annotations
@@ -30,6 +31,12 @@ _LOST = ("gloo/", "Connection closed", "Connection reset", "Timed out waiting", 
 PATIENCE = datetime.timedelta(seconds=60)
 """How long a process waits for the others before it says that one is lost."""
 
+LONG = datetime.timedelta(minutes=30)
+"""The same where one of them does something alone, such as saving, or each compiles."""
+
+FOREVER = datetime.timedelta(days=7)
+"""The same where a text is prepared."""
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -48,26 +55,24 @@ class Ranks:
 
     def sum(self, *values: float) -> list[float]:
         """Each value summed over all processes, in float64, the same bits in all. TrainingError if one is lost."""
-        return self._together(values, lambda tensor: dist.all_reduce(tensor))
+        return self._together(values, lambda tensor, group: dist.all_reduce(tensor, group=group))
 
     def most(self, *values: float) -> list[float]:
         """The largest of each value over all processes. TrainingError if one is lost."""
-        return self._together(values, lambda tensor: dist.all_reduce(tensor, dist.ReduceOp.MAX))
+        return self._together(values, lambda tensor, group: dist.all_reduce(tensor, dist.ReduceOp.MAX, group=group))
 
     def told_by_first(self, *values: float) -> list[float]:
         """The first process's values, in all. TrainingError if one is lost."""
-        return self._together(values, lambda tensor: dist.broadcast(tensor, 0))
+        return self._together(values, lambda tensor, group: dist.broadcast(tensor, 0, group=group))
 
-    def wait(self, *, patiently: bool = False) -> None:
-        """Until all are here, `patiently` as long as it takes. TrainingError if one is lost."""
-        if patiently and self.world > 1:
-            with lost_in_words():
-                dist.barrier(group=_patient())
-        else:
-            self.sum(0.0)
+    def wait(self, patience: datetime.timedelta = PATIENCE) -> None:
+        """Until all are here. TrainingError if one is lost."""
+        if self.world > 1:
+            with lost_in_words(patience):
+                dist.barrier(group=_talking(patience))
 
-    def first_makes(self, make: Callable[[], str]) -> str:
-        """What `make` gives, called in the first process alone, in all of them: the others wait as long as it takes.
+    def first_makes(self, make: Callable[[], str], patience: datetime.timedelta = LONG) -> str:
+        """What `make` gives, called in the first process alone, in all of them: the others wait for it.
 
         Raises in the first what `make` raises, and then TrainingError in the others.
         """
@@ -78,8 +83,8 @@ class Ranks:
             if self.first:
                 made[0] = make()
         finally:
-            with lost_in_words():
-                dist.broadcast_object_list(made, 0, group=_patient())
+            with lost_in_words(patience):
+                dist.broadcast_object_list(made, 0, group=_talking(patience))
         if made[0] is None:
             raise TrainingError("the first process could not go on: it says why.")
         return made[0]
@@ -90,24 +95,25 @@ class Ranks:
         share = batch_size // self.world
         return self.rank * share, (self.rank + 1) * share
 
-    def _together(self, values: tuple[float, ...], act: Callable[[torch.Tensor], object]) -> list[float]:
+    def _together(
+        self, values: tuple[float, ...], act: Callable[[torch.Tensor, dist.ProcessGroup], object]
+    ) -> list[float]:
         if self.world == 1:
             return list(values)
-        exact = torch.float32 if self.device.type == "mps" else torch.float64
-        tensor = torch.tensor(values, dtype=exact, device=self.device)
+        tensor = torch.tensor(values, dtype=torch.float64)
         with lost_in_words():
-            act(tensor)
+            act(tensor, _talking(PATIENCE))
             return list(tensor.tolist())
 
 
 @functools.cache
-def _patient() -> dist.ProcessGroup:
-    """The same processes, waiting as long as it takes: for a text to be prepared, or a slow disk."""
-    return dist.new_group(timeout=datetime.timedelta(days=7), backend="gloo")
+def _talking(patience: datetime.timedelta) -> dist.ProcessGroup:
+    """The same processes over the network of CPUs, which says in words what is lost. NCCL ends the process instead."""
+    return dist.new_group(timeout=patience, backend="gloo")
 
 
 @contextmanager
-def lost_in_words() -> Iterator[None]:
+def lost_in_words(patience: datetime.timedelta = PATIENCE) -> Iterator[None]:
     """Puts the failures of torch.distributed, which come when a process is gone or hangs, into words."""
     try:
         yield
@@ -115,7 +121,7 @@ def lost_in_words() -> Iterator[None]:
         if not isinstance(error, dist.DistError) and not any(word in str(error) for word in _LOST):
             raise
         raise TrainingError(
-            f"another process of this run is lost, or has not answered for {PATIENCE.seconds} s "
+            f"another process of this run is lost, or has not answered for {patience.total_seconds():,.0f} s "
             f"({str(error).splitlines()[0][:200]}). The last checkpoint is whole: start the same command with "
             "`lmsmith resume RUN`."
         ) from error
@@ -136,7 +142,14 @@ def place_in_environment(device_type: str = "cpu") -> Ranks:
             f"the environment says {', '.join(f'{name}={value}' for name, value in found.items())}: wanted RANK, "
             "WORLD_SIZE and LOCAL_RANK as torchrun sets them. Start with `torchrun --nproc-per-node N -m lmsmith ...`."
         ) from error
-    device = torch.device("cuda", local) if device_type == "cuda" else torch.device("cpu")
+    device = torch.device("cpu")
+    if device_type.partition(":")[0] == "cuda":  # "cuda:0" too: of many processes each has one of its own
+        device = torch.device("cuda", local)
+        if local >= torch.cuda.device_count():
+            raise UsageError(
+                f"torchrun started process {local} of this machine, and it has {torch.cuda.device_count()} GPUs: "
+                "start as many processes (--nproc-per-node gpu), or set --train.device cpu."
+            )
     return Ranks(rank, world, local, int(os.environ.get("LOCAL_WORLD_SIZE", world)), device)
 
 
@@ -150,10 +163,12 @@ def joined(ranks: Ranks) -> Iterator[Ranks]:
         torch.cuda.set_device(ranks.device)
     with lost_in_words():
         store, *_ = next(dist.rendezvous("env://", timeout=PATIENCE))
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            # torchrun keeps its store when it starts lost processes again; in it are the addresses of those before.
+            store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         dist.init_process_group(
             "nccl" if ranks.device.type == "cuda" else "gloo",
-            # torchrun keeps its store when it starts lost processes again; in it are the addresses of those before.
-            store=dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store),
+            store=store,
             rank=ranks.rank,
             world_size=ranks.world,
             timeout=PATIENCE,
@@ -162,5 +177,5 @@ def joined(ranks: Ranks) -> Iterator[Ranks]:
     try:
         yield ranks
     finally:
-        _patient.cache_clear()
+        _talking.cache_clear()
         dist.destroy_process_group()

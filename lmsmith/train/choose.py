@@ -33,6 +33,7 @@ MOST_EVALUATIONS, LEAST_EVALUATIONS = 10, 3
 EVALUATION_SHARE = 0.06  # of a run's time, at most, as long as there are more than the least
 MOST_EVALUATION = 0.25  # of a run's time for a single one
 N_LOG_LINES = 200
+GOOD_MULTIPLE = 128  # of the vocabulary's size, for GPUs
 COMPILE_SECONDS = 180.0  # shorter runs end sooner without: compiling takes up to a minute
 USUAL_SHARE = 0.4  # of the rate of matrix products, that training comes to
 
@@ -85,13 +86,15 @@ def resolve(
         "model.vocab_size": vocab_size,
         "train.threads": machine.threads,
         "train.matmul": machine.matmul,
-        "train.device": str(machine.device),
+        "train.device": str(machine.device) if world == 1 else machine.device.type,  # each process has one of its own
         "train.dtype": machine.dtype,
     }
     if not has_size(config.preset) and not config.model.size:
         # Without a clock the size must not depend on how fast the machine happens to be.
         budget = NOMINAL_BUDGET if config.train.steps or config.train.tokens else seconds * machine.flops
         chosen |= _size(config, given, corpus, budget)
+    if machine.device.type == "cuda":  # products of odd sizes take longer; what is added is never predicted
+        chosen["model.vocab_multiple"] = GOOD_MULTIPLE
     known = set(given) - {"model.vocab_size", "train.threads", "train.matmul", "train.device", "train.dtype"}
     if "train.batch_size" in chosen:
         chosen["train.batch_size"] = -(-chosen["train.batch_size"] // world) * world
@@ -138,7 +141,7 @@ def resolve(
     }
     if config.train.compile == "auto":
         lasting = _expected_seconds(config, steps * tokens_a_step, machine, world) > COMPILE_SECONDS
-        chosen["train.compile"] = "yes" if lasting and _can_compile(config, machine) else "no"
+        chosen["train.compile"] = "yes" if lasting and can_compile(config, machine) else "no"
     if config.model.ngram_orders and "model.ngram_dropout" not in given:
         chosen["model.ngram_dropout"] = ngram_dropout(steps * tokens_a_step / len(corpus.train))
     return config.changed(chosen, where="what was chosen")
@@ -151,7 +154,7 @@ def _expected_seconds(config: RunConfig, n_tokens: int, machine: Machine, world:
     return n_tokens * train_flops_per_token(config.model) / (USUAL_SHARE * machine.flops * world)
 
 
-def _can_compile(config: RunConfig, machine: Machine) -> bool:
+def can_compile(config: RunConfig, machine: Machine) -> bool:
     """Whether compiling makes updates faster here: for GPUs, of Transformers, where Triton is installed."""
     from torch.utils._triton import has_triton
 
@@ -165,7 +168,7 @@ def _compilation(config: RunConfig, n_tokens: int, machine: Machine, world: int)
     if config.train.compile == "yes":
         return f"blocks are compiled: {length}"
     reason = "on CPUs it gains nothing" if machine.device.type == "cpu" else length
-    if machine.device.type == "cuda" and not _can_compile(config, machine):
+    if machine.device.type == "cuda" and not can_compile(config, machine):
         reason = "it is there for Transformers alone, and needs Triton"
     return f"blocks are not compiled: {reason}"
 
@@ -245,11 +248,11 @@ def seconds_a_step(config: RunConfig, corpus: Corpus, machine: Machine, n: int =
     replica = Replica(model, config)
     batches = batches_of(config, corpus.train, corpus.tokenizer)
     times: list[float] = []
-    while len(times) < n and sum(times) < 5:
+    while len(times) < 3 or (len(times) < n and sum(times[1:]) < 5):
         began = time.perf_counter()
         update(replica, batches, len(times), n_steps=1000)
         times.append(time.perf_counter() - began)
-    later = sorted(times[1:]) or times  # the first one allocates
+    later = sorted(times[1:])  # the first one allocates, and compiles
     return later[len(later) // 2]
 
 

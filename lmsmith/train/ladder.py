@@ -30,7 +30,7 @@ from lmsmith.errors import ConfigError
 from lmsmith.models.attention import Attention
 from lmsmith.models.kinds import build
 from lmsmith.presets import preset
-from lmsmith.train.choose import n_rows
+from lmsmith.train.choose import can_compile, n_rows
 from lmsmith.train.loop import peak_memory_bytes
 from lmsmith.train.machine import has_bfloat16, survey
 from lmsmith.train.replica import Replica
@@ -156,6 +156,7 @@ def climb(device: torch.device, *, n: int = 8) -> Iterator[tuple[Rung, Pace]]:
     base = base_config(device)
     gains = device.type == "cuda" or matmul_rate(device, torch.bfloat16) > matmul_rate(device)
     for rung in rungs(device, gains):
+        torch.compiler.reset()  # else a graph of the rung before, with its attention, would be taken
         config = base.changed(rung.changes, where=rung.name)
         times = ACCUMULATED if rung.name == "accumulation" else 1
         if times > 1:
@@ -216,4 +217,6 @@ def bench_config(changes: Mapping[str, Any]) -> tuple[RunConfig, torch.device]:
         "train.matmul": machine.matmul,
         "train.threads": machine.threads,
     }
+    if config.train.compile == "auto":
+        chosen["train.compile"] = "yes" if can_compile(config, machine) else "no"
     return config.changed(chosen, where="what was chosen"), machine.device

@@ -115,10 +115,21 @@ class Progress:
     """A live bar on a terminal; elsewhere a plain line now and then."""
 
     def __init__(
-        self, console: Console, n_steps: int, tokens_per_step: int, *, step: int = 0, deadline: float = math.inf
+        self,
+        console: Console,
+        n_steps: int,
+        tokens_per_step: int,
+        *,
+        step: int = 0,
+        deadline: float = math.inf,
+        share_per_token: float = 0.0,
     ) -> None:
-        """`step`: where a resumed run begins. `deadline`: time.monotonic() by which it ends, whatever its plan."""
+        """`step`: where a resumed run begins. `deadline`: time.monotonic() by which it ends, whatever its plan.
+
+        `share_per_token`: of the machine's matrix products in a second, what a token takes; MFU is that by tokens/s.
+        """
         self.console, self.n_steps, self.tokens_per_step, self.deadline = console, n_steps, tokens_per_step, deadline
+        self.share_per_token = share_per_token
         self.loss = self.val_loss = math.nan
         self.step = step
         self._rate, self._from, self._shown_at = 0.0, (step, time.monotonic()), -math.inf
@@ -160,7 +171,8 @@ class Progress:
         left = (self.n_steps - self.step) * self.tokens_per_step / self._rate if self._rate else math.inf
         left = min(left, max(0.0, self.deadline - time.monotonic()))
         val = "" if math.isnan(self.val_loss) else f"  val {self.val_loss:.3f}"
-        numbers = f"loss {self.loss:.3f}{val}  {self._rate:,.0f} tokens/s  {clock(left)} left"
+        mfu = f"  {self._rate * self.share_per_token:.0%} MFU" if self.share_per_token else ""
+        numbers = f"loss {self.loss:.3f}{val}  {self._rate:,.0f} tokens/s{mfu}  {clock(left)} left"
         if self._live is None:
             self.say(f"step {self.step:>6,}/{self.n_steps:,}  {numbers}")
         else:

@@ -8,12 +8,14 @@ With a deadline (`--minutes`) the number of steps is an estimate that is correct
 updates take (`plan.py`); the learning rate follows it. Without one nothing depends on the clock but when to save.
 """
 
+import logging
 import math
+import shlex
 import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,7 +27,7 @@ from torch import Tensor
 
 from lmsmith.accounting.measure import use_matmul
 from lmsmith.accounting.predict import train_flops_per_token
-from lmsmith.checkpoint import available, load_checkpoint, save_checkpoint, save_model
+from lmsmith.checkpoint import Checkpoint, available, load_checkpoint, save_checkpoint, save_model
 from lmsmith.config import RunConfig, flatten
 from lmsmith.data.packing import batches_of, boundary_of
 from lmsmith.data.prepare import Corpus
@@ -47,11 +49,14 @@ from lmsmith.train.plan import Pace, Stopwatch, corrected_steps, look_due
 from lmsmith.train.replica import Replica, all_whole
 from lmsmith.train.run import empty_prompt
 from lmsmith.train.save import Groups, Saver
-from lmsmith.train.step import update
+from lmsmith.train.step import is_out_of_memory, update
 from lmsmith.train.stop import Noted, Stopped, noted
 from lmsmith.train.trackers import trackers
 
+log = logging.getLogger(__name__)
+
 SAVE_SECONDS = 60.0  # between two checkpoints, unless train.save_every says it in steps
+SAVE_PAUSE = 10.0  # times what writing one takes, if that is longer: a slow disk is not to hold training up
 SAMPLE_SECONDS = 20.0  # between two samples drawn while training
 SAMPLE_SHARE = 0.02  # of the time, at most, goes into them
 SAMPLE_TOKENS = 300
@@ -111,7 +116,9 @@ class Training:
         torch.set_num_threads(config.train.threads)
         self.model = build(config.model)
         self.model.initialise(torch.Generator().manual_seed(config.train.seed))
-        self.model.to(device, torch.float64 if config.train.dtype == "float64" else torch.float32)
+        self.model.to(torch.float64 if config.train.dtype == "float64" else torch.float32)
+        if self.ranks.world == 1 or config.train.parallel == "ddp":
+            self.model.to(device)  # else it may be too large for one; each will have its share
         self.replica = Replica(self.model, config, self.ranks)
         self.batches = batches_of(config, corpus.train, corpus.tokenizer)
         self.so_far = Progressed(n_steps=config.train.steps)
@@ -123,6 +130,7 @@ class Training:
         self._wall_before = 0.0
         self._saved = (-1, -1)  # the step of the newest checkpoint, and the last evaluation it knows of
         self._model_saved_at = -1
+        self._said_no_samples = False
         self._saver = Saver()
         self.guard = Guard(config.train.on_spike, config.train.spike_z)
 
@@ -131,9 +139,21 @@ class Training:
 
         Raises CheckpointError where there are some and none is whole.
         """
-        if not available(self.run):
+        found: list[Checkpoint] = []
+
+        def find() -> str:
+            self._saver.wait()
+            if available(self.run):
+                found.append(load_checkpoint(self.run))
+            return str(found[0].step if found else None)
+
+        step = self.ranks.first_makes(find)  # on a disk that is shared each might see another as the newest
+        if step == "None":
             return False
-        found = load_checkpoint(self.run)
+        self._take_up(found[0] if found else load_checkpoint(self.run, int(step)))
+        return True
+
+    def _take_up(self, found: Checkpoint) -> None:
         self.replica.load_weights(found.tensors["model"])
         self.replica.optimisers.load_state(found.tensors["optimizer"], as_sharded)
         self.replica.scale.value, self.replica.scale.n_good = found.state.pop("gradient_scale", (1.0, 0))
@@ -144,10 +164,11 @@ class Training:
         if self.so_far.best_step:
             weights = self.replica.weights(copy=True)
             best = found.tensors.get("best")
-            self.best = {n: as_sharded(best[n].to(p.device), p) for n, p in weights.items()} if best else weights
+            self.best = (
+                {n: as_sharded(best[n].to(p.device, copy=True), p) for n, p in weights.items()} if best else weights
+            )
         self._wall_before = self.so_far.wall_seconds
         self._saved = (self.so_far.step, self.so_far.evaluated_step)
-        return True
 
     def go(self) -> dict[str, Any]:
         """Trains to the end or to a signal, saves, and returns the summary.
@@ -170,6 +191,7 @@ class Training:
                     self.batches.tokens_per_batch,
                     step=first_step,
                     deadline=self.deadline,
+                    share_per_token=train_flops_per_token(config.model) / self.peak_flops,
                 ) as progress,
             ):
                 finished = self._train(metrics, progress, stop)
@@ -265,18 +287,18 @@ class Training:
             place = write_record(self.run, self.replica, self.batches, self.corpus.tokenizer, step, spike)
             self.replica.optimisers.clear()
             self._save(at_once=True)
+            record, run = (shlex.quote(str(path)) for path in (place, self.run))
             raise TrainingError(
-                f"{spike} Step {step} is saved; `lmsmith replay {place}` makes this update again from its record. "
-                "Lower --optim.learning_rate or --optim.muon_learning_rate, lengthen --schedule.warmup_steps, or set "
-                "--train.on_spike skip."
+                f"{spike} Step {step} is saved; `lmsmith replay {record}` makes this update again from its record. "
+                f"`lmsmith resume {run} --on-spike skip` leaves it out. Or begin anew with a lower "
+                "--optim.learning_rate or --optim.muon_learning_rate, or a longer --schedule.warmup_steps."
             )
         self.replica.optimisers.clear()
         message = f"{spike} It is left out."
         so_far.step += 1
-        if spike.verdict == "rewind" and available(self.run):
-            self._saver.wait()
-            self.ranks.wait()
-            self.restore()
+        wall_before = self._wall_before  # the time since then has passed all the same
+        if spike.verdict == "rewind" and self.restore():
+            self._wall_before = wall_before
             metrics.back_to(so_far.step, so_far.evaluated_step)
             message = f"{spike} Back to step {so_far.step}."
         metrics.write(kind="event", step=so_far.step, message=message)
@@ -349,7 +371,8 @@ class Training:
         if so_far.val_loss < so_far.best_val_loss:
             so_far.best_val_loss, so_far.best_val_bits_per_byte = so_far.val_loss, so_far.val_bits_per_byte
             so_far.best_step = so_far.step
-            self.best = self.replica.weights(copy=True)
+            for name, weight in self.replica.weights(copy=not self.best).items():
+                self.best.setdefault(name, weight).copy_(weight)  # in the memory of those before
         metrics.write(
             kind="eval",
             step=so_far.step,
@@ -364,7 +387,8 @@ class Training:
         every, step = self.config.train.save_every, self.so_far.step
         if step == 0 or step == self._saved[0]:
             return False
-        return step % every == 0 if every else time.monotonic() - self._last_save > SAVE_SECONDS
+        pause = max(SAVE_SECONDS, SAVE_PAUSE * self._saver.seconds)
+        return step % every == 0 if every else time.monotonic() - self._last_save > pause
 
     def _save(self, *, at_once: bool = False) -> None:
         """A checkpoint, and in RUN/model the best weights so far. What is on disk already is not written again.
@@ -426,26 +450,32 @@ class Training:
 
     def _sample(self, n: int, seconds: float) -> None:
         """Adds n texts of up to SAMPLE_TOKENS to samples.md, shorter ones where `seconds` do not suffice."""
-        model = self._whole_model()
+        sharded = self.ranks.world > 1 and self.config.train.parallel == "fsdp"
+        weights = all_whole(self.replica.weights(copy=False), keep=self.ranks.first) if sharded else {}
 
         def write() -> str:
-            assert model is not None
-            texts = sample_texts(model, self.corpus.tokenizer, n, seconds, self.config.train.seed)
+            try:
+                model = self._rebuilt(weights) if sharded else self.model
+                # Compiled blocks would be compiled again for every length of a text.
+                with torch.compiler.set_stance("force_eager"):
+                    texts = sample_texts(model, self.corpus.tokenizer, n, seconds, self.config.train.seed)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                return "memory does not suffice for it"
             if texts:
                 add_samples(self.run / "samples.md", self.so_far.step, texts)
             return "written"
 
         with self.took("sample"):
-            self.ranks.first_makes(write)
+            done = self.ranks.first_makes(write)
+        if done != "written" and not self._said_no_samples:
+            self._said_no_samples = True
+            log.warning("there are no samples: %s", done)
         self._last_sample = time.monotonic()
 
-    def _whole_model(self) -> NeuralModel | None:
-        """A model that can be called by the first process alone; None in the others."""
-        if self.ranks.world == 1 or self.config.train.parallel == "ddp":
-            return self.model if self.ranks.first else None
-        weights = all_whole(self.replica.weights(copy=False), keep=self.ranks.first)
-        if not self.ranks.first:
-            return None
+    def _rebuilt(self, weights: Mapping[str, Tensor]) -> NeuralModel:
+        """A whole model, which the first process can call alone."""
         model = build(self.config.model).to(self.device)
         model.load_state_dict(weights)
         return model

@@ -40,6 +40,8 @@ def survey(config: RunConfig, ranks: Ranks | None = None) -> Machine:
     try:
         device = ranks.device if ranks.world > 1 else torch.device(wanted)
         torch.empty(1, device=device)
+        if device.index is not None:  # what is not said where goes there as well
+            torch.accelerator.set_device_index(device.index)
     except (RuntimeError, AssertionError) as error:
         why = str(error).splitlines()[0]
         raise ConfigError(

@@ -29,12 +29,11 @@ AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Replica:
-    """What an update works on. `rows_at_once`: of a micro-batch; `rows_known_to_fit`: that memory sufficed for."""
+    """What an update works on. `rows_at_once`: of a micro-batch; `rows_that_fitted`: in trials."""
 
     def __init__(self, model: NeuralModel, config: RunConfig, ranks: Ranks | None = None) -> None:
-        """Takes over `model`, which lies on its device. Under several ranks all must do so together."""
+        """Takes over `model`, which lies on its device, or under FSDP2 anywhere. Several ranks must do so together."""
         self.model, self.config, self.ranks = model, config, ranks or Ranks()
-        self.device = next(model.parameters()).device
         products = products_dtype(config)
         if compiled := config.train.compile == "yes":
             torch._dynamo.config.recompile_limit = 64  # windows, training and not, lengths: each is compiled for
@@ -52,11 +51,12 @@ class Replica:
             self.summed_loss = spread(SummedLoss(model, products, compiled=compiled), self.ranks, config.train.parallel)
             over_ranks = functools.partial(row_by_row, ranks=self.ranks) if self.ranks.world > 1 else None
             self.optimisers = Optimisers(model, config.optim, products, over_ranks)
+        self.device = next(model.parameters()).device
         self.carried = Carried(model) if config.train.carry_state and isinstance(model, RNN) else None
         self.scale = GradientScale(config.train.dtype == "float16")
         start, end = self.ranks.rows(config.train.batch_size)
         self.rows_at_once = min(config.train.micro_batch_size or end - start, end - start)
-        self.rows_known_to_fit = 0
+        self.rows_that_fitted: list[int] = []
 
     def autocast(self) -> torch.autocast:
         """The precision of products, for forward passes."""

@@ -48,8 +48,8 @@ class Saver:
             self._timed(write, groups)
             return
         copies = {group: {n: self._copy((group, n), t) for n, t in named.items()} for group, named in groups.items()}
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        for device in {t.device for named in groups.values() for t in named.values() if t.device.type == "cuda"}:
+            torch.cuda.synchronize(device)
 
         def work() -> None:
             try:
@@ -78,7 +78,7 @@ class Saver:
         return SMALL <= n_bytes < 0.8 * free_memory()
 
     def _copy(self, key: tuple[str, str], tensor: Tensor) -> Tensor:
-        return self._room(key, tensor).copy_(tensor.detach(), non_blocking=True)
+        return self._room(key, tensor).copy_(tensor.detach(), non_blocking=tensor.device.type == "cuda")
 
     def _room(self, key: tuple[str, str], tensor: Tensor) -> Tensor:
         kept = self._copies.get(key)

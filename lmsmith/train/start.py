@@ -21,7 +21,7 @@ from lmsmith.data.gather import gather
 from lmsmith.data.prepare import Corpus
 from lmsmith.errors import ConfigError, TrainingError, UsageError
 from lmsmith.evaluate.compressors import compressed_bits_per_byte
-from lmsmith.parallel.process import Ranks, joined, place_in_environment
+from lmsmith.parallel.process import FOREVER, Ranks, joined, place_in_environment
 from lmsmith.presets import has_size, preset, sized
 from lmsmith.train.by_hand import for_reference
 from lmsmith.train.choose import DEFAULT_MINUTES, describe, resolve
@@ -129,7 +129,7 @@ def train(
     where that comes before training begins, nothing appears at `out`.
     """
     started = time.monotonic() if started is None else started
-    if started_again(out) and out is not None and (out / "config.toml").is_file():
+    if may_be_again(out) and out is not None and (out / "config.toml").is_file():
         return out, resume(out, console=console)
     config, given = asked(sources, changes)
     if config.train.engine == "reference":
@@ -145,14 +145,18 @@ def train(
         return _train(config, given, out, _of_first(console, ranks), started, reserve_seconds, ranks)
 
 
-def started_again(out: Path | None) -> bool:
-    """Whether torchrun has started this process in the place of a lost one. UsageError if it would find no run then."""
-    if out is None and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
+def may_be_again(out: Path | None) -> bool:
+    """Whether torchrun may have started this process in the place of a lost one. UsageError if it would find no run.
+
+    How often it has is known on each machine for itself alone.
+    """
+    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+    if out is None and restarts:
         raise UsageError(
             "torchrun's --max-restarts starts the same command again: name the run's folder with --out RUN, so that "
             "the run goes on there."
         )
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return restarts > 0
 
 
 def _count(config: RunConfig, given: set[str], out: Path | None, console: Console) -> tuple[Path, dict[str, Any]]:
@@ -211,7 +215,7 @@ def _train(
         made.append(create(place, fill))
         return str(place)
 
-    place = Path(ranks.first_makes(make))
+    place = Path(ranks.first_makes(make, FOREVER))
     config, corpus = made[0] if made else open_run(place)
     with _or_resume(place, console):
         for line in describe(config, corpus, machine, ranks.world):
@@ -282,7 +286,8 @@ def _training(
             f"train.batch_size = {config.train.batch_size} cannot be shared evenly by {ranks.world} processes: set a "
             f"multiple of {ranks.world}, or start another number of processes."
         )
-    return Training(config, corpus, place, console, device=machine.device, peak_flops=machine.flops, ranks=ranks)
+    peak_flops = machine.flops * ranks.world
+    return Training(config, corpus, place, console, device=machine.device, peak_flops=peak_flops, ranks=ranks)
 
 
 def _finish(training: Training, config: RunConfig) -> dict[str, Any]:

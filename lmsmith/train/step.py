@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lmsmith.data.batches import AnyBatches, Batch
 from lmsmith.optim.schedule import learning_rate_share
-from lmsmith.parallel.process import lost_in_words
+from lmsmith.parallel.process import LONG, lost_in_words
 from lmsmith.parallel.shard import synchronised, whole
 from lmsmith.train.guard import Guard
 from lmsmith.train.replica import Replica
@@ -66,12 +66,13 @@ def gradient(replica: Replica, batches: AnyBatches, step: int) -> tuple[float, f
 def _fits(replica: Replica, batches: AnyBatches, step: int) -> bool:
     """Whether a micro-batch fits into the memory of every process; all come to the same answer.
 
-    Tried where it is not known, and twice in a run: before the optimisers have their state, and with it there. Under
-    FSDP2 nothing is tried, for its forward passes talk.
+    Each size is tried twice: before the optimisers have their state, and with it there. Under FSDP2 nothing is tried,
+    for its forward passes talk.
     """
     part = replica.micro_batches(step)[0]
     n_rows = part[1] - part[0]
-    if n_rows <= replica.rows_known_to_fit or not isinstance(replica.summed_loss, nn.parallel.DistributedDataParallel):
+    known = sum(rows >= n_rows for rows in replica.rows_that_fitted) > 1
+    if known or not isinstance(replica.summed_loss, nn.parallel.DistributedDataParallel):
         return True
     short = False
     try:
@@ -85,11 +86,10 @@ def _fits(replica: Replica, batches: AnyBatches, step: int) -> bool:
             raise
         short = True
     replica.optimisers.clear()
-    replica.ranks.wait(patiently=True)  # what was compiled here took one of them longer than another
+    replica.ranks.wait(LONG)  # what was compiled here took one of them longer than another
     if replica.ranks.most(short)[0]:
         return False
-    if replica.optimisers.state():
-        replica.rows_known_to_fit = n_rows
+    replica.rows_that_fitted.append(n_rows)
     return True
 
 
@@ -124,7 +124,9 @@ def _gradient(replica: Replica, batches: AnyBatches, step: int) -> tuple[float, 
                     summed = replica.summed_loss(*_tensors(batch, replica.device), **carried)
                 (summed * factor).backward()
             total += summed.detach()
-    return ranks.sum(float(total))[0] / n_counted, norm_of(replica.model, scale.value)
+    norm = norm_of(replica.model, scale.value)
+    loss, grad_norm = torch.stack([total, norm.to(total.dtype)]).tolist()  # what the device has is waited for once
+    return ranks.sum(loss)[0] / n_counted, grad_norm
 
 
 def _devices(replica: Replica) -> list[torch.device]:
@@ -134,7 +136,7 @@ def _devices(replica: Replica) -> list[torch.device]:
 
 def _tensors(batch: Batch, device: torch.device) -> list[Tensor]:
     arrays = [batch.inputs, batch.targets] + ([] if batch.documents is None else [batch.documents])
-    tensors = [torch.from_numpy(array) for array in arrays]
+    tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]  # strided ones are not copied beside
     if device.type != "cuda":
         return [tensor.to(device) for tensor in tensors]
     return [tensor.pin_memory().to(device, non_blocking=True) for tensor in tensors]  # beside the work before it
@@ -146,12 +148,12 @@ def dropout_seed(seed: int, step: int, rank: int = 0) -> int:
     return int(np.random.SeedSequence(seed, spawn_key=key).generate_state(1, np.uint64)[0])
 
 
-def norm_of(model: nn.Module, scale: float = 1.0) -> float:
+def norm_of(model: nn.Module, scale: float = 1.0) -> Tensor:
     """The global norm of the gradients, which come times `scale` and are divided by it."""
     grads = [p.grad for p in model.parameters() if p.grad is not None]
     if scale != 1:
         torch._foreach_mul_(grads, 1 / scale)
-    return float(whole(torch.nn.utils.get_total_norm(grads, foreach=True)))
+    return whole(torch.nn.utils.get_total_norm(grads, foreach=True))
 
 
 def clip(model: nn.Module, norm: float, largest: float) -> None:

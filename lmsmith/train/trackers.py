@@ -7,11 +7,13 @@ writes to RUN/wandb and sends it on unless WANDB_MODE is "offline" (`wandb sync`
 from __future__ import annotations
 
 import importlib.util
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from lmsmith import atomic
 from lmsmith.config import RunConfig, flatten
 from lmsmith.errors import ConfigError
 
@@ -59,7 +61,7 @@ def _wandb(run: Path, config: RunConfig, step: int) -> Iterator[Tracker]:
     made = wandb.init(
         project="lmsmith",
         name=run.name,
-        id=f"{run.name}-{config.train.seed}",
+        id=_id(run),
         resume="allow",
         dir=str(run),
         config=flatten({"train": vars(config.train), "model": vars(config.model), "optim": vars(config.optim)}),
@@ -72,6 +74,14 @@ def _wandb(run: Path, config: RunConfig, step: int) -> Iterator[Tracker]:
         yield track
     finally:
         made.finish()
+
+
+def _id(run: Path) -> str:
+    """What the run is known by there: its own, made once, for names such as `runs/book-1` come again."""
+    place = run / "wandb-id"
+    if not place.exists():
+        atomic.write(place, f"{run.name}-{secrets.token_hex(4)}")
+    return place.read_text(encoding="utf-8")
 
 
 def _numbers(values: dict[str, Any]) -> list[tuple[str, float]]:

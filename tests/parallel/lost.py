@@ -1,4 +1,4 @@
-"""lmsmith, whose second process is killed, the first time it is started, after STEP updates.
+"""lmsmith, whose second process is killed, the first time it comes that far, after STEP updates.
 
 The last words of the command line: ... STEP
 """
@@ -6,6 +6,7 @@ The last words of the command line: ... STEP
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 from lmsmith.__main__ import main
@@ -16,7 +17,8 @@ update = Training._update
 
 
 def lost(self: Training, metrics: Any, progress: Any) -> None:
-    if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and self.so_far.step == at + 1:
+    if os.environ["RANK"] == "1" and self.so_far.step == at + 1 and not Path("killed").exists():
+        Path("killed").touch()
         os.kill(os.getpid(), signal.SIGKILL)
     update(self, metrics, progress)
 

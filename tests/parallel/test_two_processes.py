@@ -161,19 +161,34 @@ def test_a_lost_process_is_started_again_and_the_run_goes_on(place: Path) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["ddp", "fsdp"])
-def test_two_machines(place: Path, how: str) -> None:
+@pytest.mark.parametrize("rendezvous", ["static", "c10d"])
+def test_two_machines_of_which_one_loses_its_process(place: Path, how: str, rendezvous: str) -> None:
     """As `docs/scale.md` says to start them, but both are this one."""
     alone = trained(place, "alone")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    nodes = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", str(port)]
-    words = ["-m", "lmsmith", "train", "text.txt", *TINY, "--train.parallel", how, "--out", "run"]
+        port = str(free.getsockname()[1])
+    nodes = ["--nnodes", "2", "--nproc-per-node", "1", "--max-restarts", "2"]
+    if rendezvous == "static":
+        nodes += ["--master-addr", "127.0.0.1", "--master-port", port]
+    else:
+        nodes += ["--rdzv-backend", "c10d", "--rdzv-id", "test", "--rdzv-endpoint", f"127.0.0.1:{port}"]
+    lost = str(Path(__file__).parent / "lost.py")
+    words = [lost, "train", "text.txt", *TINY, "--train.parallel", how, "--out", "run", "4"]
+    environment = {
+        "PYTHONPATH": str(PROJECT),
+        "OMP_NUM_THREADS": "1",
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+    }
     started = [
         subprocess.Popen(
-            [sys.executable, "-m", "torch.distributed.run", *nodes, "--node-rank", str(rank), *words],
+            [
+                *(sys.executable, "-m", "torch.distributed.run", *nodes),
+                *(("--node-rank", str(rank)) if rendezvous == "static" else ()),
+                *words,
+            ],
             cwd=place,
-            env={**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"},
+            env=os.environ | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -182,6 +197,6 @@ def test_two_machines(place: Path, how: str) -> None:
     ]
     said = [process.communicate(timeout=240)[0] for process in started]
     assert [process.returncode for process in started] == [0, 0], said
-    assert "report" in said[0]
-    assert "val loss" not in said[1]
+    assert "resuming run at step 4 of 12" in said[0] + said[1]
+    assert (place / "killed").exists()
     same(losses(place / "run"), losses(alone), 1e-12)

@@ -47,6 +47,16 @@ def resolved(changes: dict[str, Any], *, seconds: float = 60.0, n: int = 100_000
     return resolve(config, given, corpus_of(n), MACHINE, seconds)
 
 
+def test_on_gpus_the_vocabulary_is_padded_and_no_process_is_bound_to_the_first() -> None:
+    gpu = replace(MACHINE, device=torch.device("cuda:1"))
+    config, given = asked(["book.txt"], {"train.steps": 10})
+    for world, device in ((1, "cuda:1"), (2, "cuda")):
+        found = resolve(config, given, corpus_of(100_000), gpu, 60.0, world)
+        assert (found.train.device, found.model.padded_vocab_size) == (device, 128)
+    config, given = asked(["book.txt"], {"train.steps": 10, "model.vocab_multiple": 2})
+    assert resolve(config, given, corpus_of(100_000), gpu, 60.0).model.padded_vocab_size == 10
+
+
 @pytest.mark.parametrize("name", [name for name in PRESETS if preset(name).model.kind != "ngram"])
 def test_nothing_is_left_open(name: str) -> None:
     changes = {"train.steps": 100} if has_size(name) else {}

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 import statistics
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,9 @@ def test_rewind_is_the_run_that_never_made_that_update(training: Make, leap: Cal
     wanted = training(LONG | {"train.on_spike": "skip"}, run="skip")
     wanted.go()
     back = training(LONG | {"train.on_spike": "rewind"}, run="rewind")
-    back.go()
+    began = time.monotonic()
+    summary = back.go()
+    assert summary["wall_seconds"] <= time.monotonic() - began, "time that went back is counted once"
     assert [message.split(". ")[-1] for message in events(back)] == ["Back to step 60.", "It is left out."]
     for name, weight in wanted.replica.weights(copy=False).items():
         assert torch.equal(weight, back.replica.weights(copy=False)[name]), name
@@ -158,8 +161,38 @@ def test_stop_leaves_a_record_and_a_checkpoint(training: Make, leap: Callable[..
 def test_replay_has_the_same_bits(
     config: RunConfig, corpus: Corpus, training: Make, monkeypatch: pytest.MonkeyPatch, dropout: float
 ) -> None:
+    """Of an update that is as others are, and of another batch, which has not."""
+    changes = {"train.steps": 9, "model.dropout": dropout, "train.save_every": 4}
+    run = training(changes)
+
+    def judge(self: Guard, step: int, loss: float, norm: float) -> None:
+        if step == 6:
+            raise SpikeError("step 7: a test.", "stop", loss, norm)
+
+    monkeypatch.setattr(Guard, "judge", judge)
+    with pytest.raises(TrainingError, match=r"step 7: a test\."):
+        run.go()
+    changed = config.changed(changes, where="a test")
+    monkeypatch.setattr("lmsmith.train.replay.open_run", lambda place: (changed, corpus))
+    place = run.run / "flight" / "step-00000007"
+    found = replay(place)
+    assert found.same
+    assert 1 < found.loss < 10
+    monkeypatch.setattr(
+        "lmsmith.train.replay.gradient",
+        lambda replica, batches, step: lmsmith.train.step.gradient(replica, batches, step + 1),
+    )
+    other = replay(place)
+    assert not other.same
+    assert other.loss != found.loss
+    assert other.grad_norm != found.grad_norm
+
+
+def test_replay_of_what_is_not_finite(
+    config: RunConfig, corpus: Corpus, training: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of a loss that really became infinite: from an overflowing weight, in float32."""
-    changes = {"train.steps": 9, "model.dropout": dropout, "model.logit_softcap": 0.0, "train.save_every": 4}
+    changes = {"train.steps": 9, "model.logit_softcap": 0.0, "train.save_every": 4}
     run = training(changes)
     update = Training._update
 

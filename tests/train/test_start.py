@@ -18,6 +18,7 @@ from lmsmith.config import RunConfig
 from lmsmith.errors import ConfigError, TrainingError, UsageError
 from lmsmith.evaluate.compressors import compressed_bits_per_byte
 from lmsmith.presets import preset
+from lmsmith.train.guard import Guard, SpikeError
 from lmsmith.train.loop import Training
 from lmsmith.train.start import asked, resume, train
 
@@ -256,6 +257,23 @@ def test_a_run_is_resumed_with_what_does_not_change_what_it_learns() -> None:
     assert "recompute = true" in text
 
 
+def test_a_run_that_a_spike_has_stopped_goes_on_as_its_message_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = Guard.judge
+
+    def spiky(self: Guard, step: int, loss: float, norm: float) -> None:
+        if step == 6:
+            raise SpikeError("step 7: a test.", "stop" if self.on_spike == "no" else self.on_spike, loss, norm)
+        judge(self, step, loss, norm)
+
+    monkeypatch.setattr(Guard, "judge", spiky)
+    with pytest.raises(TrainingError, match=r"`lmsmith resume run --on-spike skip` leaves it out"):
+        run_train({"train.steps": 10})
+    summary = resume(Path("run"), {"train.on_spike": "skip"}, console=Console(quiet=True))
+    assert (summary["steps"], summary["finished"]) == (10, "steps")
+    events = [line for line in Path("run/metrics.jsonl").read_text().splitlines() if '"event"' in line]
+    assert "It is left out" in events[-1]
+
+
 def test_micro_batches_that_carry_a_state_stay_as_they_are() -> None:
     alike = {name: value for name, value in TINY.items() if name not in ("model.n_head", "model.ngram_table_size")}
     changes = alike | {"preset": "lstm", "train.carry_state": True, "train.steps": 3}
@@ -267,7 +285,6 @@ def test_micro_batches_that_carry_a_state_stay_as_they_are() -> None:
 
 def test_what_torchrun_starts_again_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = killed_at_five()
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
     _, summary, said = run_train({"train.steps": 10})
     assert "resuming run at step 5 of 10" in said

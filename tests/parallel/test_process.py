@@ -1,0 +1,41 @@
+"""Which process this is, from the environment that torchrun makes."""
+
+import pytest
+import torch
+
+from lmsmith.errors import UsageError
+from lmsmith.parallel.process import Ranks, place_in_environment
+
+
+@pytest.fixture
+def second_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", "3"), ("WORLD_SIZE", "4"), ("LOCAL_RANK", "1"), ("LOCAL_WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+
+
+def test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert place_in_environment("cuda") == Ranks()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert place_in_environment("cpu") == Ranks()
+
+
+@pytest.mark.usefixtures("second_of_two")
+@pytest.mark.parametrize("device", ["cuda", "cuda:0"])
+def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    """Also where a config names one, as that of a run on one GPU does."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert place_in_environment(device) == Ranks(3, 4, 1, 2, torch.device("cuda", 1))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UsageError, match="process 1 of this machine, and it has 1 GPUs: start as many"):
+        place_in_environment(device)
+
+
+@pytest.mark.usefixtures("second_of_two")
+def test_half_of_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert place_in_environment().device == torch.device("cpu")
+    monkeypatch.delenv("LOCAL_RANK")
+    with pytest.raises(UsageError, match="RANK=3, WORLD_SIZE=4: wanted RANK, WORLD_SIZE and LOCAL_RANK as torchrun"):
+        place_in_environment()
+    monkeypatch.setenv("LOCAL_RANK", "one")
+    with pytest.raises(UsageError, match="LOCAL_RANK=one"):
+        place_in_environment()
