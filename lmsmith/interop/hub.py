@@ -14,7 +14,7 @@ from lmsmith.errors import CheckpointError, UsageError
 from lmsmith.interop.huggingface import INDEX, WEIGHTS, weight_map
 
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
+_BESIDES = ("generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
 
 
 def is_name(source: str) -> bool:
@@ -68,7 +68,7 @@ def fetch(name: str) -> Path:
         get(WEIGHTS, needed=True)
     for part in sorted(set(weight_map(index.parent).values())) if index else ():
         get(part, needed=True)
-    for file in _TOKENIZER:
+    for file in _BESIDES:
         get(file, needed=False)
     return config.parent
 

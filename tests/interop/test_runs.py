@@ -44,7 +44,7 @@ def lmsmith(*words: object) -> int:
 
 def with_bytes(folder: Path, kind: str = "llama", **settings: Any) -> Any:
     """A model of transformers that reads bytes, saved with its tokenizer."""
-    theirs = random_model(kind, vocab_size=257, bos_token_id=256, eos_token_id=256, **settings)
+    theirs = random_model(kind, **{"vocab_size": 257, "bos_token_id": 256, "eos_token_id": 256} | settings)
     saved(theirs, folder)
     save(ByteTokenizer(True), folder, context_length=224)
     return theirs
@@ -319,6 +319,15 @@ def test_the_examples_run_one_after_the_other(hub: type[Hub], tmp_path: Path) ->
         example = verbs().found[verb].format_help().splitlines()[-1]
         assert command(shlex.split(example)[1:], started=0.0) == 0
     assert (tmp_path / "demo" / "gpt2-hf" / "receipt.json").is_file()
+
+
+def test_what_ends_texts_comes_with_it(hub: type[Hub]) -> None:
+    with_bytes(hub.folder, vocab_size=260)
+    special = {"<|end_of_text|>": 257, "<|eot_id|>": 258}
+    tokens = [*(bytes([byte]) for byte in range(256)), *([None] * 3)]
+    save(BpeTokenizer(tokens, [], "gpt4", special), hub.folder, context_length=224)
+    (hub.folder / "generation_config.json").write_text('{"bos_token_id": null, "eos_token_id": [257, 258]}')
+    assert load_for_use(import_model("somebody/tiny")[0])[2]["ends"] == [257, 258]
 
 
 def test_names_that_are_not_there_and_damage(hub: type[Hub], tmp_path: Path) -> None:
