@@ -19,6 +19,7 @@ tells of a full disk in words that change with its version, and makes files that
 What a checkpoint must hold for a run to go on to the same weights is up to `lmsmith.train`.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -55,7 +56,10 @@ _TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What was saved: `tensors` by group and name, on the CPU; `state` as JSON gives it back."""
+    """What was saved: `tensors` by group and name, on the CPU; `state` as JSON gives it back.
+
+    The tensors are a map of the files: to be copied before the checkpoint is removed, or else (on Windows) it stays.
+    """
 
     step: int
     tensors: dict[str, dict[str, torch.Tensor]]
@@ -197,18 +201,18 @@ def _read(folder: Path, step: int) -> Checkpoint:
         raise _DamagedError(f"manifest.json is not as it was written ({error!r})") from error
     tensors, state = {}, {}
     for name, (size, sha256) in wanted.items():
-        # Read once, and what was verified is what is used. A map of the file instead would save a copy, and lose it
-        # when the checkpoint is removed (or, on Windows, keep it from being removed).
-        data = _read_bytes(folder / name)
-        if len(data) != size:
-            raise _DamagedError(f"{name} has {len(data):,} bytes, wanted {size:,}")
-        found = hashlib.sha256(data).hexdigest()
+        # Tensors are then a map of the file, not a copy: of many processes each would have one, and of FSDP2's each
+        # needs a part.
+        path = folder / name
+        n_bytes, found = _hash_of(path)
+        if n_bytes != size:
+            raise _DamagedError(f"{name} has {n_bytes:,} bytes, wanted {size:,}")
         if found != sha256:
             raise _DamagedError(f"{name} has SHA-256 {found[:12]}..., wanted {sha256[:12]}...")
         if name == "state.json":
-            state = json.loads(data)
+            state = json.loads(_read_bytes(path))
         else:
-            tensors[name.removesuffix(".safetensors")] = safetensors.torch.load(data)
+            tensors[name.removesuffix(".safetensors")] = safetensors.torch.load_file(path)
     if written_with != str(torch.__version__):  # else compared as versions
         logger.warning(
             "%s was written with torch %s, and this is %s: numbers from here on may differ in their last bits.",
@@ -339,8 +343,21 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_bytes(path: Path) -> bytes:
-    try:
+    with _damage_named(path):
         return path.read_bytes()
+
+
+def _hash_of(path: Path) -> tuple[int, str]:
+    """Bytes and SHA-256 of a file."""
+    with _damage_named(path), path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+        return file.tell(), digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError as error:
         raise _DamagedError(f"{path.name} is missing") from error
     except OSError as error:
