@@ -23,8 +23,8 @@ import torch
 
 from lmsmith.accounting.predict import train_flops_per_token
 from lmsmith.config import RunConfig
-from lmsmith.cores import n_cores
 from lmsmith.data.batches import Batches
+from lmsmith.limits import n_cores
 from lmsmith.models.gpt import GPT
 from lmsmith.presets import preset
 from lmsmith.train.machine import survey

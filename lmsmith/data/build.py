@@ -22,7 +22,6 @@ import numpy as np
 import numpy.typing as npt
 
 from lmsmith import __version__, atomic
-from lmsmith.cores import n_cores
 from lmsmith.data.assemble import Assembler, Keep, Summary
 from lmsmith.data.dedup import SIGNATURE, Seen, content_hash, near_duplicates, require_rensa, sign_unit
 from lmsmith.data.encode import encode_unit, is_finished, remember_tokenizer
@@ -41,6 +40,7 @@ from lmsmith.data.shards import MAX_TOKENS
 from lmsmith.data.unfinished import begun, digest_of, finish, unnamed
 from lmsmith.data.units import TRAIN, Job, Reading, Text, ignore, read_unit, tolerating, unit_file, utf8
 from lmsmith.errors import ConfigError, DataError, StorageError
+from lmsmith.limits import n_cores
 from lmsmith.text.files import Counts, known_encoding, plural
 from lmsmith.text.parts import Cut
 from lmsmith.text.sources import find_files

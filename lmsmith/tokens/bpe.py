@@ -25,8 +25,8 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
-from lmsmith.cores import n_cores
 from lmsmith.errors import TokenizerError
+from lmsmith.limits import n_cores
 from lmsmith.tokens.merge import Merges, PieceCache, decode_ids, encode_pieces, encode_texts
 from lmsmith.tokens.printable import from_printable, to_printable
 from lmsmith.tokens.specials import Specials

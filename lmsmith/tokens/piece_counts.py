@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lmsmith.cores import n_cores
 from lmsmith.errors import TokenizerError
+from lmsmith.limits import n_cores
 from lmsmith.tokens.machine import address, kernel, load8, load64, store64
 from lmsmith.tokens.piece_table import (
     BLOCK,

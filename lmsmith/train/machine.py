@@ -8,8 +8,8 @@ import torch
 
 from lmsmith.accounting.measure import choose_matmul, matmul_rate, use_matmul
 from lmsmith.config import RunConfig
-from lmsmith.cores import n_cores
 from lmsmith.errors import ConfigError
+from lmsmith.limits import n_cores
 from lmsmith.parallel.process import Ranks
 
 BFLOAT16_GAIN = 1.3  # less than this in products alone is lost again in conversions

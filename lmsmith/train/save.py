@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from lmsmith.limits import free_memory
+
 SMALL = 64 * 2**20  # bytes that are written sooner than a thread is started
 
 Groups = Mapping[str, Mapping[str, Tensor]]
@@ -91,13 +93,3 @@ class Saver:
         began = time.monotonic()
         write(groups)
         self.seconds = time.monotonic() - began
-
-
-def free_memory() -> int:
-    """Bytes that could be had; none where the system does not say."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            line = next(line for line in file if line.startswith("MemAvailable"))
-        return int(line.split()[1]) * 1024
-    except (OSError, StopIteration, ValueError):
-        return 0

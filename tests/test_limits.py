@@ -1,17 +1,17 @@
-"""Cores that may be used, against groups written by hand."""
+"""Cores and memory that may be used, against groups written by hand."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from lmsmith import cores
+from lmsmith import limits
 
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(16)), raising=False)
-    monkeypatch.setattr(cores, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(limits, "_CGROUPS", tmp_path)
     return tmp_path
 
 
@@ -31,7 +31,7 @@ def in_group(monkeypatch: pytest.MonkeyPatch, lines: str) -> None:
 def test_version_2(here: Path, monkeypatch: pytest.MonkeyPatch, quota: str, wanted: int) -> None:
     in_group(monkeypatch, "0::/\n")
     (here / "cpu.max").write_text(quota)
-    assert cores.n_cores() == wanted
+    assert limits.n_cores() == wanted
 
 
 def test_the_least_of_the_groups_above_counts(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,7 +39,7 @@ def test_the_least_of_the_groups_above_counts(here: Path, monkeypatch: pytest.Mo
     (here / "jobs" / "one").mkdir(parents=True)
     (here / "jobs" / "one" / "cpu.max").write_text("max 100000")
     (here / "jobs" / "cpu.max").write_text("400000 100000")
-    assert cores.n_cores() == 4
+    assert limits.n_cores() == 4
 
 
 @pytest.mark.parametrize(("quota", "wanted"), [("-1", 16), ("300000", 3)])
@@ -49,12 +49,39 @@ def test_version_1(here: Path, monkeypatch: pytest.MonkeyPatch, quota: str, want
     place.mkdir(parents=True)
     (place / "cpu.cfs_quota_us").write_text(f"{quota}\n")
     (place / "cpu.cfs_period_us").write_text("100000\n")
-    assert cores.n_cores() == wanted
+    assert limits.n_cores() == wanted
 
 
 def test_nothing_is_said(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     in_group(monkeypatch, "")
-    assert cores.n_cores() == 16
+    assert limits.n_cores() == 16
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert cores.n_cores() == 1
+    assert limits.n_cores() == 1
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_memory(here: Path, monkeypatch: pytest.MonkeyPatch, version: int) -> None:
+    """The least of the machine's and of each group's; what only caches files is there to be had."""
+    meminfo = here / "meminfo"
+    meminfo.write_text("MemTotal:       24000 kB\nMemAvailable:   20000 kB\n")
+    monkeypatch.setattr(limits, "_MEMINFO", meminfo)
+    in_group(monkeypatch, "0::/job\n" if version == 2 else "5:memory:/job\n3:cpu:/\n")
+    assert limits.free_memory() == 20000 * 1024
+    place = here / ("job" if version == 2 else "memory/job")
+    place.mkdir(parents=True)
+    limit, used, cached = (
+        ("memory.max", "memory.current", "inactive_file")
+        if version == 2
+        else ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    )
+    (place / limit).write_text("9000000\n")
+    (place / used).write_text("5000000\n")
+    (place / "memory.stat").write_text(f"active_file 7\n{cached} 1000000\n")
+    assert limits.free_memory() == 5_000_000
+    (place / used).write_text("11000000\n")
+    assert limits.free_memory() == 0
+    (place / limit).write_text("max\n" if version == 2 else f"{2**62}\n")
+    assert limits.free_memory() == 20000 * 1024
+    meminfo.unlink()
+    assert limits.free_memory() == 0
