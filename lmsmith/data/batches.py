@@ -75,7 +75,11 @@ class Batches:
         if not isinstance(ids, Sources):
             ids = Sources([ids if isinstance(ids, Shards) else Shards([ids])], [1])
         self.T, self.batch_size, self.mixture = context_length, batch_size, ids.mixture
-        self.sources = tuple(Windows(part, context_length, seed, number) for number, part in enumerate(ids.ids))
+        names = [f"data.source number {number}" for number in range(1, len(ids.ids) + 1)]
+        self.sources = tuple(
+            Windows(part, context_length, seed, number, name if len(names) > 1 else "the training text")
+            for number, (part, name) in enumerate(zip(ids.ids, names, strict=True))
+        )
 
     def rows(self, step: int, start: int = 0, end: int | None = None) -> Batch:
         """Rows `start` to `end` of batch `step`: windows, and as targets the same one token further."""
@@ -104,15 +108,20 @@ class Batches:
 class Windows:
     """The windows of one source in their endless order: epoch after epoch, each a permutation."""
 
-    def __init__(self, ids: Shards, context_length: int, seed: int, number: int = 0) -> None:
-        """`number`: which source of a mixture this is, for an order of its own. DataError if no window is whole."""
+    def __init__(
+        self, ids: Shards, context_length: int, seed: int, number: int = 0, name: str = "the training text"
+    ) -> None:
+        """`number`: which source of a mixture this is, for an order of its own; `name`: in errors.
+
+        Raises DataError if no window is whole.
+        """
         self.ids, self.T, self.seed, self.number = ids, context_length, seed, number
         # The largest offset, T - 1, must leave room for all windows and the last one's target.
         self.n_windows = max(0, len(ids) - context_length) // context_length
         if self.n_windows < 1:
             shorter = f" or set --model.context_length {max(1, len(ids) // 8)}" if len(ids) > 1 else ""
             raise DataError(
-                f"the training text has {len(ids):,} tokens, too few for a context of {context_length:,}: at least "
+                f"{name} has {len(ids):,} tokens, too few for a context of {context_length:,}: at least "
                 f"{2 * context_length:,} are needed. Add text{shorter}."
             )
         self._block: tuple[tuple[int, int], np.ndarray] = (-1, -1), np.empty(0, np.int64)

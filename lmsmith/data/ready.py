@@ -126,13 +126,19 @@ def open_ready(folder: Path) -> Ready:
             )
         return Ready(folder, found, train, validation)
     named = _named(folder)
+    if not named:
+        raise DataError(
+            f"{folder} holds no token shards: wanted a manifest.json and its shards, or files such as "
+            "fineweb_train_000000.bin and fineweb_val_000000.bin. `lmsmith data prepare` makes shards of text; which "
+            "a run was trained on says its config.toml."
+        )
     split_of = {path: _NAME.fullmatch(path.name)[1].lower() for path in named}  # type: ignore[index]
     train, validation = (tuple(path for path in named if split_of[path] == split) for split in manifest.SPLITS)
     for split, paths, what in (("train", train, "trained on"), ("val", validation, "scored")):
         if not paths:
             raise DataError(
                 f"{folder} holds no {split} shard, so nothing could be {what}: wanted files such as "
-                f"fineweb_{split}_000000.bin. Found {', '.join(path.name for path in named) or 'none at all'}."
+                f"fineweb_{split}_000000.bin. Found {', '.join(path.name for path in named)}."
             )
     return Ready(folder, None, train, validation)
 

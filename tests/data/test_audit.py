@@ -143,7 +143,7 @@ def test_a_folder_from_elsewhere(tmp_path: Path) -> None:
 def test_what_cannot_be_looked_at(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"there is no .*absent: name a folder of shards"):
         inspect(tmp_path / "absent")
-    with pytest.raises(DataError, match="holds no train shard"):
+    with pytest.raises(DataError, match=r"holds no token shards: .*`lmsmith data prepare` makes shards of text"):
         inspect(tmp_path)
     with pytest.raises(
         TokenizerError, match=r"made with another tokenizer \(byte, 257 ids\) than the one named \(char"
