@@ -7,7 +7,7 @@ product in place of many small ones. A fused query-key-value matrix is several m
 """
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,8 @@ OfStack = Callable[[Tensor], Tensor]
 # The quintic of Jordan et al.: not convergent to 1 but fast. In five iterations every singular value of at least 0.002
 # of the matrix's norm lands between 0.68 and 1.21; smaller ones grow by 3.44 an iteration.
 COEFFICIENTS: Quintic = (3.4445, -4.7750, 2.0315)
+
+AT_ONCE = 1 << 27  # numbers, of matrices that are updated together; doing so holds five times as many
 
 LEAST = 1e-3  # singular values of at least this share of the norm are brought to 1 by `polar_express`
 SAFETY = 1.01  # rounding in bfloat16 may carry a singular value past the end of the interval
@@ -111,35 +113,45 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update. The scale max(1, rows/columns)**0.5 gives every map an update of about the same RMS gain."""
         for group in self.param_groups:
-            lr, momentum = group["lr"], group["momentum"]
-            same_shape: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
-            apart: list[tuple[Tensor, Tensor]] = []  # shards of parameters, and what is to be added to the whole ones
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if not state:
-                    state["momentum"] = torch.zeros_like(p)
-                average = state["momentum"].lerp_(p.grad, 1 - momentum)
-                update = p.grad.lerp(average, momentum)
-                if group["weight_decay"]:
-                    p.mul_(1 - lr * group["weight_decay"])
-                target, sizes = p, self.parts.get(p) or [p.size(0)]
-                if hasattr(p, "full_tensor"):  # a DTensor, whose module takes half a second to import
-                    update = update.full_tensor()
-                    target = torch.zeros_like(update)
-                    apart.append((p, target))
-                for part, part_update in zip(target.split(sizes), update.split(sizes), strict=True):
-                    wide = part_update if part.size(0) <= part.size(1) else part_update.mT
-                    same_shape.setdefault(tuple(wide.shape), []).append((part, wide))
-            for pieces in same_shape.values():
-                found = self._orthogonalise(torch.stack([wide for _, wide in pieces]))
-                for (part, _), direction in zip(pieces, found, strict=True):
-                    tall = part.size(0) > part.size(1)
-                    scale = max(1.0, part.size(0) / part.size(1)) ** 0.5
-                    part.add_(direction.mT if tall else direction, alpha=-lr * scale)
-            for p, change in apart:
-                p.add_(_share_of(change, p))
+            params = [p for p in group["params"] if p.grad is not None]
+            while params:
+                n, numbers = 1, params[0].numel()
+                while n < len(params) and numbers + params[n].numel() <= AT_ONCE:
+                    numbers += params[n].numel()
+                    n += 1
+                self._update(params[:n], group)
+                params = params[n:]
+
+    def _update(self, params: Sequence[Tensor], group: Mapping[str, Any]) -> None:
+        lr, momentum = group["lr"], group["momentum"]
+        same_shape: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+        apart: list[tuple[Tensor, Tensor]] = []  # shards of parameters, and what is to be added to the whole ones
+        for p in params:
+            assert p.grad is not None
+            state = self.state[p]
+            if not state:
+                state["momentum"] = torch.zeros_like(p)
+            average = state["momentum"].lerp_(p.grad, 1 - momentum)
+            update = p.grad.lerp(average, momentum)
+            if group["weight_decay"]:
+                p.mul_(1 - lr * group["weight_decay"])
+            target, sizes = p, self.parts.get(p) or [p.size(0)]
+            if hasattr(p, "full_tensor"):  # a DTensor, whose module takes half a second to import
+                sharded: Any = update
+                update = sharded.full_tensor()
+                target = torch.zeros_like(update)
+                apart.append((p, target))
+            for part, part_update in zip(target.split(sizes), update.split(sizes), strict=True):
+                wide = part_update if part.size(0) <= part.size(1) else part_update.mT
+                same_shape.setdefault(tuple(wide.shape), []).append((part, wide))
+        for pieces in same_shape.values():
+            found = self._orthogonalise(torch.stack([wide for _, wide in pieces]))
+            for (part, _), direction in zip(pieces, found, strict=True):
+                tall = part.size(0) > part.size(1)
+                scale = max(1.0, part.size(0) / part.size(1)) ** 0.5
+                part.add_(direction.mT if tall else direction, alpha=-lr * scale)
+        for p, change in apart:
+            p.add_(_share_of(change, p))
 
 
 def _share_of(whole: Tensor, like: Any) -> Tensor:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lmsmith.optim import muon
 from lmsmith.optim.muon import (
     COEFFICIENTS,
     LEAST,
@@ -109,8 +110,13 @@ def reference(weight: Tensor, gradients: list[Tensor], sizes: list[int], **o: fl
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])
-def test_updates_are_the_references(weight_decay: float) -> None:
-    """Wide, square and tall matrices, one of them cut into parts; several steps, so that momentum counts."""
+@pytest.mark.parametrize("at_once", [1, 90, muon.AT_ONCE])
+def test_updates_are_the_references(weight_decay: float, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wide, square and tall matrices, one of them cut into parts; several steps, so that momentum counts.
+
+    One matrix after the other, some together, all together.
+    """
+    monkeypatch.setattr(muon, "AT_ONCE", at_once)
     shapes = {(4, 9): [4], (6, 6): [6], (10, 4): [10], (12, 5): [5, 4, 3], (8, 3): [4, 4]}
     weights = [torch.nn.Parameter(numbers(*shape, seed=i)) for i, shape in enumerate(shapes)]
     before = [w.detach().clone() for w in weights]
