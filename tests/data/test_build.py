@@ -14,9 +14,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from lmsmith.data import encode, engines, plan, units
+from lmsmith.data import assemble, encode, engines, plan, units
 from lmsmith.data.build import build_shards
 from lmsmith.data.manifest import Manifest, read_manifest
+from lmsmith.text import files
 from lmsmith.text.documents import Documents, split_documents
 from lmsmith.tokens.bpe_train import learn_bpe
 from lmsmith.tokens.files import load_tokenizer, save_tokenizer
@@ -328,3 +329,21 @@ def test_large_files_that_differ_between_their_samples_are_both_kept(tmp_path, m
     manifest = build_shards([str(source)], tmp_path / "out", tokenizer="byte")
     assert sum(split.n_bytes for split in manifest.splits.values()) == 2 * len(text)
     assert "1 of the large files are the same as others, byte for byte; dropped." in manifest.notes
+
+
+def test_a_large_compressed_copy_is_dropped_to_its_end(tmp_path, monkeypatch):
+    """Also what is encoded and taken up in later parts, and the end that would be held out."""
+    monkeypatch.setattr(units, "LARGE", 3000)
+    monkeypatch.setattr(files, "CHUNK", 1000)
+    monkeypatch.setattr(encode, "BATCH", 2000)
+    monkeypatch.setattr(assemble, "BLOCK", 500)
+    source = tmp_path / "source"
+    source.mkdir()
+    text = words(1, 2000)
+    for name in ("a.txt.gz", "b.txt.gz"):
+        (source / name).write_bytes(gzip.compress(text.encode()))
+    manifest = build_shards([str(source)], tmp_path / "out", tokenizer="byte", validation_fraction=0.2)
+    cut = int(len(text) * 0.8)
+    wanted = Wanted({"train": [text[:cut]], "val": [text[cut:]]})
+    assert shards(tmp_path / "out") == wanted.shards(ByteTokenizer(True), 10**8)
+    assert "1 exact duplicate dropped." in manifest.notes
