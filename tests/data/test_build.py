@@ -347,3 +347,28 @@ def test_a_large_compressed_copy_is_dropped_to_its_end(tmp_path, monkeypatch):
     wanted = Wanted({"train": [text[:cut]], "val": [text[cut:]]})
     assert shards(tmp_path / "out") == wanted.shards(ByteTokenizer(True), 10**8)
     assert "1 exact duplicate dropped." in manifest.notes
+
+
+def test_the_manifest_names_every_source_with_size_and_fingerprint(tmp_path, monkeypatch):
+    """Small, compressed, and large enough to be read in pieces."""
+    monkeypatch.setattr(plan, "LARGE", 3000)
+    monkeypatch.setattr(plan, "UNIT_BYTES", (1000, 1000))
+    source = tmp_path / "source"
+    source.mkdir()
+    contents = {
+        "a.txt": words(1, 20).encode(),
+        "b.txt.gz": gzip.compress(words(2, 20).encode()),
+        "c.txt": words(3, 3000).encode(),
+    }
+    for name, content in contents.items():
+        (source / name).write_bytes(content)
+    manifest = build_shards([str(source)], tmp_path / "out", tokenizer="byte")
+    wanted = [
+        (
+            str(source / name),
+            len(content),
+            hashlib.blake2b(b"%d\n%b" % (len(content), content), digest_size=16).hexdigest(),
+        )
+        for name, content in contents.items()
+    ]
+    assert [(found.path, found.n_bytes, found.fingerprint) for found in manifest.sources] == wanted
