@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,7 +41,11 @@ def lmsmith(
 
 def losses(run: Path) -> list[tuple[str, int, float]]:
     lines = map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-    return [(line["kind"], line["step"], line.get("loss", line.get("val_loss"))) for line in lines if "step" in line]
+    return [
+        (line["kind"], line["step"], line.get("loss", line.get("val_loss")))
+        for line in lines
+        if line["kind"] != "event"
+    ]
 
 
 def same(found: list[tuple[str, int, float]], wanted: list[tuple[str, int, float]], rel: float) -> None:
@@ -141,6 +146,56 @@ def test_too_little_memory_in_one_process_halves_the_micro_batches_of_all(place:
     done = lmsmith(place, "resume", "sharded", "--train.micro_batch_size", "2", "2", n=2, script=cramped)
     assert done.returncode == 0, done.stderr[-3000:]
     same(losses(place / "sharded"), losses(alone), 1e-12)
+
+
+@pytest.mark.slow
+def test_a_spike_is_dealt_with_by_all_alike(place: Path) -> None:
+    """Left out, gone back from, or the end: as in a run of one process."""
+    script = [str(Path(__file__).parent / "spiky.py")]
+    for mode in ("skip", "rewind"):
+        for n in (1, 2):
+            words = ["train", "text.txt", *TINY, "--on-spike", mode, "--out", f"{mode}{n}"]
+            done = lmsmith(place, *words, n=n, script=script)
+            assert done.returncode == 0, done.stderr[-3000:]
+            assert "step 7: a gradient norm of" in done.stdout.replace("\n", " ")
+        same(losses(place / f"{mode}2"), losses(place / f"{mode}1"), 1e-12)
+        assert ("train", 7) not in [line[:2] for line in losses(place / f"{mode}2")]
+    done = lmsmith(place, "train", "text.txt", *TINY, "--on-spike", "stop", "--out", "stop", n=2, script=script)
+    assert done.returncode != 0
+    assert "Step 6 is saved; `lmsmith replay stop/flight/step-00000007`" in done.stderr
+    assert sorted(path.name for path in (place / "stop" / "flight").iterdir()) == ["step-00000007"]
+    done = lmsmith(place, "replay", "stop/flight/step-00000007")
+    assert "it was made by 2 processes" in done.stdout
+    done = lmsmith(place, "resume", "stop", "--on-spike", "skip", n=2, script=script)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert losses(place / "stop") == losses(place / "skip2")
+
+
+@pytest.mark.slow
+def test_a_signal_ends_all_of_them_after_a_save(place: Path) -> None:
+    longer = [*TINY, "--steps", "300", "--model.ngram_dropout", "0"]  # dropout is drawn by each process for itself
+    alone = lmsmith(place, "train", "text.txt", *longer, "--out", "alone")
+    assert alone.returncode == 0, alone.stderr[-3000:]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    process = subprocess.Popen(
+        [sys.executable, *launcher, "-m", "lmsmith", "train", "text.txt", *longer, "--out", "run"],
+        cwd=place,
+        env={**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    metrics = place / "run" / "metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and metrics.read_bytes().count(b"\n") > 20):
+        time.sleep(0.05)
+    process.terminate()
+    said = process.communicate(timeout=120)[0]
+    summary = json.loads((place / "run" / "summary.json").read_text(encoding="utf-8"))
+    assert summary["finished"] == "signal", said
+    assert (place / "run" / "checkpoints" / f"step-{summary['steps']:08d}").is_dir()
+    done = lmsmith(place, "resume", "run", n=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    same(losses(place / "run"), losses(place / "alone"), 1e-11)
 
 
 @pytest.mark.slow

@@ -1,0 +1,20 @@
+"""lmsmith, whose update 7 has a gradient a thousand times too large, and whose guards know what is usual after four."""
+
+import lmsmith.train.guard
+import lmsmith.train.step
+from lmsmith.__main__ import main
+from lmsmith.data.batches import AnyBatches
+from lmsmith.train.replica import Replica
+
+gradient = lmsmith.train.step.gradient
+
+
+def leaping(replica: Replica, batches: AnyBatches, step: int) -> tuple[float, float]:
+    loss, norm = gradient(replica, batches, step)
+    return loss, norm * (1000 if step == 6 else 1)
+
+
+if __name__ == "__main__":
+    lmsmith.train.guard.LEAST = 4
+    lmsmith.train.step.gradient = leaping
+    main()
