@@ -45,6 +45,7 @@ from lmsmith.text.files import (
     Skip,
     inner_suffix,
     open_bytes,
+    plural,
     read_errors,
     read_texts,
     size_and_time,
@@ -114,6 +115,12 @@ def make_plan(found: Sequence[Found], reading: Reading, *, cut: Cut | None, drop
     notes = []
     if n_duplicates:
         notes.append(f"{n_duplicates:,} of the large files are the same as others, byte for byte; dropped.")
+    large = {piece.path for piece in pieces if piece.split is not None}
+    if large and len(large) + n_duplicates < len(files):
+        notes.append(
+            f"{plural(len(large), 'large file')} known by size and samples alone: the same text in another form, "
+            "compressed or in a .jsonl, is not noticed, and may be on the other side. Leave one of them out."
+        )
     return Plan(files, tuple(_units(pieces, size)), reading, tuple(notes))
 
 

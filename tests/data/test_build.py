@@ -281,14 +281,14 @@ def test_exact_duplicates(tmp_path, small):
     for i in range(3):
         (tmp_path / f"z{i}.txt").write_text(words(7, 3000), encoding="utf-8")  # large ones
     manifest = build_shards(
-        [str(tmp_path)], tmp_path.parent / "out", tokenizer="byte", dedup="exact", validation_fraction=0.2, workers=3
+        [str(tmp_path)], tmp_path / "out", tokenizer="byte", dedup="exact", validation_fraction=0.2, workers=3
     )
     wanted = by_hash([*dict.fromkeys(repeated)], 0.2)
     key = hashlib.blake2b(
         units.fingerprint(tmp_path / "z0.txt").encode(), key=b"lmsmith: training or validation", digest_size=8
     ).digest()
     wanted.splits["val" if struct.unpack("<Q", key)[0] / 2**64 < 0.2 else "train"].append(words(7, 3000))
-    assert shards(tmp_path.parent / "out") == wanted.shards(ByteTokenizer(True), 10**8)
+    assert shards(tmp_path / "out") == wanted.shards(ByteTokenizer(True), 10**8)
     assert "32 exact duplicates dropped." in manifest.notes
     assert any(note.startswith("2 of the large files are the same as others") for note in manifest.notes)
 
@@ -372,3 +372,7 @@ def test_the_manifest_names_every_source_with_size_and_fingerprint(tmp_path, mon
         for name, content in contents.items()
     ]
     assert [(found.path, found.n_bytes, found.fingerprint) for found in manifest.sources] == wanted
+    note = "1 large file known by size and samples alone: the same text in another form"
+    assert any(said.startswith(note) for said in manifest.notes)
+    alone = build_shards([str(source / "c.txt")], tmp_path / "alone", tokenizer="byte")
+    assert not any("large file" in said for said in alone.notes)
