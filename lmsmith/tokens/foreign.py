@@ -49,6 +49,11 @@ _HUGGINGFACE = {
 }
 
 
+# GPT-2's, between single digits that are cut off first (Digits before ByteLevel, as SmolLM has it): what stands before
+# a digit ends there, white space too.
+_BETWEEN_DIGITS = r"\p{N}|'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?=\p{N})|\s+(?!\S)|\s+"
+
+
 # ---- Hugging Face ----------------------------------------------------------------------------------------------------
 
 
@@ -141,6 +146,9 @@ def _pattern_of(before: Mapping[str, Any] | None, where: Path) -> Pattern:
         if len(parts) == 1 and byte_level.get("use_regex", True):
             return PATTERNS["gpt2"]
         split = parts[0]
+        digits = split.get("type") == "Digits" and split.get("individual_digits")
+        if len(parts) == 2 and digits and byte_level.get("use_regex", True):
+            return pattern_of(_BETWEEN_DIGITS)
         expression = (split.get("pattern") or {}).get("Regex")
         if (
             len(parts) == 2
@@ -156,7 +164,7 @@ def _pattern_of(before: Mapping[str, Any] | None, where: Path) -> Pattern:
     kinds = [part.get("type") for part in parts]
     raise TokenizerError(
         f"{where} cuts text in a way that lmsmith does not know ({', '.join(map(str, kinds)) or 'not at all'}): wanted"
-        " ByteLevel without add_prefix_space, alone or after one Split by a regular expression."
+        " ByteLevel without add_prefix_space, alone, after one Split by a regular expression or after single Digits."
     )
 
 

@@ -47,6 +47,29 @@ def test_hugging_face_gives_the_same_ids(name: str, tmp_path: Path, test_data: P
     assert again == ours
 
 
+def test_digits_that_are_cut_off_first(tmp_path: Path, test_data: Path) -> None:
+    """As SmolLM's tokenizer does, and other small Llamas': read, and written in our way."""
+    tokenizers = pytest.importorskip("tokenizers")
+    theirs = tokenizers.Tokenizer(tokenizers.models.BPE())
+    theirs.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
+        [tokenizers.pre_tokenizers.Digits(True), tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    theirs.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=420, initial_alphabet=alphabet, special_tokens=[SPECIAL])
+    theirs.train_from_iterator([LEARNT_FROM, "in 1 or  22 \n 333 x4y '5's"] * 9, trainer)
+    theirs.save(str(tmp_path / "tokenizer.json"))
+    ours = load_tokenizer(tmp_path)
+    assert isinstance(ours, BpeTokenizer)
+    (tmp_path / "again").mkdir()
+    foreign.save_huggingface(ours, tmp_path / "again")
+    written = tokenizers.Tokenizer.from_file(str(tmp_path / "again" / "tokenizer.json"))
+    for text in [*texts(test_data), "a  1", "  12 3\n\n4", "'1's 2'll", "½ ² Ⅷ ٣x", "\t7\r\n8 "]:
+        wanted = theirs.encode(text).ids
+        assert ours.encode(text).tolist() == wanted, text[:200]
+        assert written.encode(text).ids == wanted, text[:200]
+
+
 def test_transformers_gives_the_same_ids(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     ours = learn_bpe([LEARNT_FROM], 380)
