@@ -34,7 +34,7 @@ Form = Literal["hf", "llmc"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 _TOLERANCE = 1e-4  # of the largest logit
-_CHECKED_TOKENS = 64
+_CHECKED_TOKENS = 512  # a row: positions beyond what a model was first trained on among them
 _TEXTS = (
     "The quick brown fox doesn't jump over 12,345 lazy dogs.",
     "  two  spaces,\ttabs\n\nlines \r\n and   an end  ",
@@ -66,7 +66,7 @@ def export_model(run: Path, out: Path, *, to: Form, dtype: Precision = "auto") -
     precisions = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}
     if len(precisions) > 1:
         raise ConfigError(f"The weights are of {' and '.join(sorted(precisions))}: choose one with --dtype float32.")
-    shape = (2, min(_CHECKED_TOKENS, config.context_length))
+    shape = (1, min(_CHECKED_TOKENS, config.context_length))
     ids = torch.randint(config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
     with inference(model):
         wanted = model(ids)
