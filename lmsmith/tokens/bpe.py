@@ -31,7 +31,7 @@ from lmsmith.tokens.merge import Merges, PieceCache, decode_ids, encode_pieces, 
 from lmsmith.tokens.printable import from_printable, to_printable
 from lmsmith.tokens.specials import Specials
 from lmsmith.tokens.split import PADDING, Pattern, Texts, parts_of, parts_of_stream, pattern_of
-from lmsmith.tokens.tokenizer import END_OF_TEXT, Ids, SomeIds, Tokenizer, count_lone_surrogates, ids_dtype, to_utf8
+from lmsmith.tokens.tokenizer import ENDS_OF_TEXT, Ids, SomeIds, Tokenizer, count_lone_surrogates, ids_dtype, to_utf8
 
 Names = Collection[str] | Literal["all"]
 
@@ -67,7 +67,8 @@ class BpeTokenizer(Tokenizer):
         self._check()
         self.vocab_size = len(self.tokens)
         self._dtype = ids_dtype(self.vocab_size)
-        self.end_of_text = self.special_tokens.get(END_OF_TEXT)
+        ends = [self.special_tokens[name] for name in ENDS_OF_TEXT if name in self.special_tokens]
+        self.end_of_text = ends[0] if ends else None
         self._caches: list[PieceCache] = []  # one for each thread that is at work or was
         self._chosen: dict[frozenset[str], Specials] = {}
 

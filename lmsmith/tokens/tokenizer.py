@@ -37,6 +37,9 @@ Ids = npt.NDArray[np.uint16 | np.uint32]
 SomeIds = Sequence[int] | npt.NDArray[np.integer[Any]]
 
 END_OF_TEXT = "<|endoftext|>"
+ENDS_OF_TEXT = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|bos|>")
+"""What the token between documents is called: by GPT-2, Llama 3, Mistral, Gemma, nanochat. The first one counts."""
+
 UNKNOWN = "<unk>"
 
 

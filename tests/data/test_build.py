@@ -178,17 +178,21 @@ def test_how_work_is_cut_up_does_not_matter(tmp_path, bpe, monkeypatch):
     assert found[0] == found[1] == found[2]
 
 
-@pytest.mark.parametrize("kind", ["byte", "bpe", "char", "word"])
+@pytest.mark.parametrize("kind", ["byte", "bpe", "llama", "char", "word"])
 @pytest.mark.parametrize("fraction", [0.0, 0.3])
 def test_few_documents_are_split_as_for_a_run(tmp_path, bpe, kind, fraction):
+    if kind == "llama":  # whose token between documents has another name
+        special = ["<|begin_of_text|>", "<|end_of_text|>"]
+        save_tokenizer(learn_bpe([words(1, 500)], 300, special_tokens=special), tmp_path / "llama")
     source = tmp_path / "texts"
     source.mkdir()
     texts = [words(i, 200 + i) for i in range(5)]
     for i, text in enumerate([*texts, texts[1]]):
         (source / f"{i}.txt").write_text(text, encoding="utf-8")
     manifest = build_shards(
-        [str(source)], tmp_path / "out", tokenizer=str(bpe) if kind == "bpe" else kind, validation_fraction=fraction
-    )
+        [str(source)], tmp_path / "out", tokenizer={"bpe": str(bpe), "llama": str(tmp_path / "llama")}.get(kind, kind),
+        validation_fraction=fraction,
+    )  # fmt: skip
     split = split_documents(Documents([source]), fraction)
     learnt = {"char": CharTokenizer.learn, "word": WordTokenizer.learn}
     tokenizer = load_tokenizer(tmp_path / "out")

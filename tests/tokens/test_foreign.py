@@ -128,6 +128,23 @@ def test_ranks_become_hugging_face(tmp_path: Path, test_data: Path) -> None:
         assert theirs.encode(text).ids == ranks.encode(text).tolist()
 
 
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [
+        (["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"], "<|end_of_text|>"),
+        (["<s>", "</s>", SPECIAL], SPECIAL),
+        (["<unk>", "<s>"], None),
+    ],
+)
+def test_what_stands_between_documents_in_other_peoples_vocabularies(
+    names: list[str], wanted: str | None, tmp_path: Path
+) -> None:
+    foreign.save_huggingface(learn_bpe([LEARNT_FROM], 300, special_tokens=names), tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    assert isinstance(tokenizer, BpeTokenizer)
+    assert tokenizer.end_of_text == (None if wanted is None else tokenizer.special_tokens[wanted])
+
+
 def test_our_own_format(tmp_path: Path) -> None:
     for ours in (
         learn_bpe([LEARNT_FROM], 380),
