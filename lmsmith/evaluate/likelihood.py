@@ -129,8 +129,8 @@ def score_ids(
     """The score of a text as ids (an array, a memory map or shards; only a batch of it is ever copied).
 
     `first_given` says that ids[0] is an end-of-text token put before the text: context, neither counted nor charged.
-    `rows_per_batch` windows are read at once; by default as many as keep the logits within 64 MiB and the batch within
-    65,536 tokens (on a CPU 4,096), one at least. `boundary` is the id that stands before each document, where these are
+    `rows_per_batch` windows are read at once; by default as many as keep the batch within 65,536 tokens, on a CPU within
+    4,096 and the logits within 64 MiB, one at least. `boundary` is the id that stands before each document, where these are
     to be scored alone. With a `share` of (rank, world) the score has the nats of every world-th batch alone, for the
     others' to be added; all processes call the model equally often. Dropout is off, and the model's training mode is
     restored. Raises DataError for a text without tokens, ConfigError for a stride outside 1 .. context_length.
@@ -142,9 +142,10 @@ def score_ids(
         raise ConfigError(f"stride = {stride}: wanted 1 to the model's context length, {T}.")
     if n_bytes < 1 or len(ids) < 1 + first_given:
         raise DataError(f"nothing to score: the text has {n_bytes} bytes and {len(ids)} tokens.")
-    n_tokens = _TOKENS_AT_ONCE_CPU if model.device.type == "cpu" else _TOKENS_AT_ONCE
+    on_cpu = model.device.type == "cpu"
+    n_tokens = _TOKENS_AT_ONCE_CPU if on_cpu else _TOKENS_AT_ONCE
     width = T or len(ids)
-    rows = rows_per_batch or max(1, min(_LOGIT_BYTES // (4 * V * width), n_tokens // width))
+    rows = rows_per_batch or max(1, min(_LOGIT_BYTES // (4 * V * width) if on_cpu else n_tokens, n_tokens // width))
     costs: Iterator[tuple[float, int]]
     with inference(model):
         if boundary is not None:
