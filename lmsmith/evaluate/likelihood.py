@@ -129,11 +129,12 @@ def score_ids(
     """The score of a text as ids (an array, a memory map or shards; only a batch of it is ever copied).
 
     `first_given` says that ids[0] is an end-of-text token put before the text: context, neither counted nor charged.
-    `rows_per_batch` windows are read at once; by default as many as keep the batch within 65,536 tokens, on a CPU within
-    4,096 and the logits within 64 MiB, one at least. `boundary` is the id that stands before each document, where these are
-    to be scored alone. With a `share` of (rank, world) the score has the nats of every world-th batch alone, for the
-    others' to be added; all processes call the model equally often. Dropout is off, and the model's training mode is
-    restored. Raises DataError for a text without tokens, ConfigError for a stride outside 1 .. context_length.
+    `rows_per_batch` windows are read at once; by default as many as keep the batch within 65,536 tokens, on a CPU
+    within 4,096 and the logits within 64 MiB, one at least. `boundary` is the id that stands before each document,
+    where these are to be scored alone. With a `share` of (rank, world) the score has the nats of every world-th
+    batch alone, for the others' to be added; all processes call the model equally often. Dropout is off, and the
+    model's training mode is restored. Raises DataError for a text without tokens, ConfigError for a stride outside
+    1 .. context_length.
     """
     T, V = model.context_length, model.vocab_size
     if stride is not None and T is None:
