@@ -296,7 +296,7 @@ def test_no_permission_to_read(lmsmith: Lmsmith) -> None:
 def test_a_loss_that_is_not_finite(lmsmith: Lmsmith) -> None:
     wild = ["--optim.name=adamw", "--optim.learning_rate=1e30", "--model.qk_norm=no", "--model.logit_softcap=0"]
     done = lmsmith("train", "book.txt", "--steps", 50, *TINY, *wild, "--train.save_every", 1, "--out", "run")
-    refused(done, 1, "the gradient norm inf", "nothing was updated", "Lower --optim.learning_rate")
+    refused(done, 1, "the gradient norm inf", "nothing was updated", "a lower --optim.learning_rate")
 
 
 def test_a_model_that_memory_does_not_hold(lmsmith: Lmsmith) -> None:

@@ -275,7 +275,7 @@ def test_what_goes_to_a_file_are_plain_lines(lmsmith: Lmsmith) -> None:
     _, done = trained(lmsmith, "book.txt", "--steps", 20)
     assert "\x1b" not in done.out
     assert "\r" not in done.out
-    assert re.search(r"^step +1/20  loss \d\.\d{3}  [\d,]+ tokens/s  \S+ left$", done.out, re.MULTILINE)
+    assert re.search(r"^step +1/20  loss \d\.\d{3}  [\d,]+ tokens/s  \d+% MFU  \S+ left$", done.out, re.MULTILINE)
     assert re.search(r"^step +20  val loss \d\.\d{4}  \d\.\d{3} bits per byte$", done.out, re.MULTILINE)
 
 
