@@ -103,13 +103,14 @@ def fake_clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def test_plain_lines_come_now_and_then_with_rate_and_time_left(fake_clock: Clock) -> None:
     shown = io.StringIO()
-    with Progress(Console(file=shown, width=20), 1000, 10, step=100) as progress:  # a resumed run
+    console = Console(file=shown, width=20)
+    with Progress(console, 1000, 10, step=100, share_per_token=0.0042) as progress:  # a resumed run
         for step in range(101, 401):
             fake_clock.now += 0.1
             progress.update(step, 2.0)
     lines = shown.getvalue().splitlines()
     assert len(lines) == 6  # at once, and every five seconds
-    assert re.fullmatch(r"step    35\d/1,000  loss 2.000  100 tokens/s  1:05 left", lines[-1])
+    assert re.fullmatch(r"step    35\d/1,000  loss 2.000  100 tokens/s  42% MFU  1:05 left", lines[-1])
 
 
 def test_the_loss_shown_is_smoothed_and_an_evaluation_has_a_line(fake_clock: Clock) -> None:
