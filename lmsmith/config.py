@@ -359,6 +359,7 @@ class TrainConfig:
     carry_state: bool = setting(
         False, "(rnn) each sequence goes on where the batch before ended it, with its state, not its gradient"
     )
+    start_from: str = setting("", "a run, trained here or imported, whose weights and tokenizer this one begins with")
     seed: int = setting(1, "initial weights, data order and dropout follow from it")
     eval_every: int = setting(0, "steps between evaluations on the whole validation split; 0: about ten a run")
     save_every: int = setting(0, "steps between checkpoints; 0: about every minute")

@@ -26,6 +26,7 @@ OFTEN = {
     "train.stop_at_val_loss": "stop-at-val-loss",
     "preset": "",
     "tokenizer": "",
+    "train.start_from": "from",
     "train.seed": "seed",
     "train.keep": "keep",
     "train.engine": "engine",

@@ -49,6 +49,7 @@ from lmsmith.train.plan import Pace, Stopwatch, corrected_steps, look_due
 from lmsmith.train.replica import Replica, all_whole
 from lmsmith.train.run import empty_prompt
 from lmsmith.train.save import Groups, Saver
+from lmsmith.train.start_from import weights_to_begin_with
 from lmsmith.train.step import is_out_of_memory, update
 from lmsmith.train.stop import Noted, Stopped, noted
 from lmsmith.train.trackers import trackers
@@ -122,6 +123,9 @@ class Training:
         self.replica = Replica(self.model, config, self.ranks)
         self.batches = batches_of(config, corpus.train, corpus.tokenizer)
         self.so_far = Progressed(n_steps=config.train.steps)
+        if config.train.start_from:
+            self.replica.load_weights(weights_to_begin_with(run))
+            self.so_far.evaluated_step = -1  # they are scored first
         self.best: dict[str, Tensor] = {}  # copies of the best weights; empty before the first evaluation
         self.took, self.pace = Stopwatch(), Pace()
         self._said_steps = config.train.steps
@@ -161,7 +165,7 @@ class Training:
             self.replica.carried.load(found.tensors["carried"])
         self.guard.load_state(found.state.pop("guard"))
         vars(self.so_far).update(vars(Progressed.from_state(found.state)))
-        if self.so_far.best_step:
+        if self.so_far.best_val_loss < math.inf:
             weights = self.replica.weights(copy=True)
             best = found.tensors.get("best")
             self.best = (

@@ -29,6 +29,7 @@ from lmsmith.train.log import say
 from lmsmith.train.loop import Training
 from lmsmith.train.machine import Machine, device_name, survey
 from lmsmith.train.run import create, free_place, open_run, summary_of
+from lmsmith.train.start_from import begun_with, copy_model
 from lmsmith.train.step import is_out_of_memory
 from lmsmith.train.trackers import check_installed
 
@@ -68,7 +69,10 @@ def asked(sources: Sequence[str], changes: Mapping[str, Any]) -> tuple[RunConfig
             if recipes
             else "there is no text to train on: name files or folders."
         )
-    return _one_batch(_one_length(config, changes), set(wanted), changes)
+    given = set(wanted)
+    if config.train.start_from:
+        config, given = begun_with(config, given)
+    return _one_batch(_one_length(config, changes), given, changes)
 
 
 def _one_length(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
@@ -138,6 +142,9 @@ def train(
             say(console, f"note     {note}", indent=9)
     if config.model.kind == "ngram":
         return _count(config, given, out, console)
+    if config.train.start_from:
+        note = f"model and tokenizer of {config.train.start_from}, learning rates a tenth of the preset's if not set"
+        say(_of_first(console, place_in_environment()), f"note     {note}", indent=9)
     if not (config.train.steps or config.train.tokens or config.train.minutes):
         config = config.changed({"train.minutes": DEFAULT_MINUTES}, where="the default")
     check_installed(config.train.track)
@@ -205,6 +212,8 @@ def _train(
             )
         # A tenth goes to evaluations and saves; without a clock, a size as for some minutes.
         seconds = 0.9 * rest if config.train.minutes else 300.0
+        if config.train.start_from:
+            copy_model(config, folder)
         with _memory_in_words():
             return resolve(config, given, corpus, machine, seconds, ranks.world), corpus
 

@@ -1,0 +1,108 @@
+"""Training on from another run's weights: they are where it begins, and nothing else of that run is needed."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from tiny import TEXT, TINY
+
+from lmsmith.errors import ConfigError, UsageError
+from lmsmith.presets import preset
+from lmsmith.train.run import load_for_use, score_validation
+from lmsmith.train.start import asked, resume, train
+
+QUIET = Console(quiet=True)
+OTHER = TEXT.replace("The cat", "Our dog").replace("saw", "bit")
+LENGTH = {"train.steps": 10, "train.eval_every": 5, "train.save_every": 5, "train.keep": 9}
+MACHINE = {name: value for name, value in TINY.items() if name.startswith("train.")}
+
+
+@pytest.fixture
+def _base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run, base, and another text."""
+    monkeypatch.chdir(tmp_path)
+    Path("book.txt").write_text(TEXT)
+    Path("other.txt").write_text(OTHER)
+    train(["book.txt"], TINY | {"tokenizer": "byte"}, out=Path("base"), console=QUIET)
+
+
+pytestmark = pytest.mark.usefixtures("_base")
+
+
+def on(name: str = "run", **changes: Any) -> dict[str, Any]:
+    settings = MACHINE | LENGTH | {"train.start_from": "base"} | changes
+    return train(["other.txt"], settings, out=Path(name), console=QUIET)[1]
+
+
+def weights(run: str) -> dict[str, torch.Tensor]:
+    return dict(load_for_use(Path(run))[0].state_dict())  # type: ignore[attr-defined]
+
+
+def test_its_weights_are_scored_first_and_stay_where_nothing_better_comes() -> None:
+    base = load_for_use(Path("base"))[0]
+    on()
+    first = json.loads(Path("run/metrics.jsonl").read_text().splitlines()[0])
+    assert (first["kind"], first["step"]) == ("eval", 0)
+    assert first["val_loss"] == pytest.approx(score_validation(Path("run"), base, stride=None).nats_per_token, rel=1e-6)
+    assert first["val_loss"] > json.loads(Path("run/summary.json").read_text())["best_val_loss"]
+    summary = on(
+        "worse", **{"optim.learning_rate": 900.0, "optim.muon_learning_rate": 900.0, "schedule.warmup_steps": 0}
+    )
+    assert (summary["best_step"], summary["best_val_loss"]) == (0, first["val_loss"])
+    for name, weight in weights("base").items():
+        assert torch.equal(weights("worse")[name], weight), name
+
+
+@pytest.mark.parametrize("left", [0, 5])
+def test_resumed_it_does_not_need_the_other_run(left: int) -> None:
+    """Before its first checkpoint, and after it: the weights of a run that was left alone."""
+    on("alone")
+    on()
+    if not left:  # as it is before the first save
+        shutil.rmtree("run/model")
+        shutil.copytree("base/model", "run/model")
+    shutil.rmtree("base")
+    Path("run/summary.json").unlink()
+    for checkpoint in Path("run/checkpoints").iterdir():
+        if int(checkpoint.name.removeprefix("step-")) > left:
+            shutil.rmtree(checkpoint)
+    assert resume(Path("run"), console=QUIET)["resumed_from_step"] == (left or None)
+    for name, weight in weights("alone").items():
+        assert torch.equal(weights("run")[name], weight), name
+
+
+def test_model_and_tokenizer_are_its_own_and_rates_a_tenth() -> None:
+    settings = MACHINE | LENGTH | {"train.start_from": "base", "model.dropout": 0.25, "optim.muon_learning_rate": 0.01}
+    config, given = asked(["other.txt"], settings)
+    assert (config.model.d_model, config.model.vocab_size, config.model.dropout) == (16, 256, 0.25)
+    assert {"model.d_model", "model.context_length"} <= given
+    assert config.optim.learning_rate == pytest.approx(0.1 * preset("modern").optim.learning_rate)
+    assert config.optim.muon_learning_rate == 0.01
+    on()
+    again, _ = asked(["run/config.toml"], {})  # which says the same of the model, and may
+    assert (again.model.d_model, again.train.start_from) == (16, "base")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.d_model": 32}, r"model\.d_model = 32, but the model that this run begins with, base, has 16"),
+        ({"tokenizer": "char"}, "tokenizer = 'char', but the tokenizer is that of base: leave it out"),
+        ({"train.start_from": "counts"}, "counts is an n-gram model"),
+    ],
+)
+def test_what_cannot_be_changed(changes: dict[str, Any], message: str) -> None:
+    if "train.start_from" in changes:
+        train(["book.txt"], {"preset": "ngram"}, out=Path("counts"), console=QUIET)
+    with pytest.raises(ConfigError, match=message):
+        on(**changes)
+    assert not Path("run").exists()
+
+
+def test_no_run() -> None:
+    with pytest.raises(UsageError, match="nowhere is not a run"):
+        on(**{"train.start_from": "nowhere"})
