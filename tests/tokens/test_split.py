@@ -139,7 +139,8 @@ def test_real_text(name: str, test_data: Path) -> None:
 @pytest.mark.slow
 @every_pattern
 def test_all_real_text(name: str, test_data: Path) -> None:
-    for file in [*test_data.rglob("*.txt"), *Path(os.__file__).parent.glob("**/*.py")]:
+    code = sorted(Path(os.__file__).parent.glob("**/*.py"))[::4]  # a quarter of Python's library
+    for file in [*test_data.rglob("*.txt"), *code]:
         text = file.read_bytes().decode("utf-8", "replace").encode()
         ours = split(text, PATTERNS[name])
         assert pieces(text, ours, name) == ours, file
