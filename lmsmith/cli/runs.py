@@ -118,11 +118,12 @@ def _closing(run: Path, summary: dict[str, Any], console: Console) -> int:
         )
         console.print(f"report   {path}\ntry      lmsmith generate {name}")
         return 0
-    target = summary["seconds_to_target"]
+    target, rate = summary["seconds_to_target"], summary["tokens_per_second"]  # none without an update (`--from`)
     console.print(
         f"best val loss {summary['best_val_loss']:.4f} ({summary['best_val_bits_per_byte']:.3f} bits per byte) at step "
-        f"{summary['best_step']:,}; {summary['train_seconds']:.1f} s of updates, "
-        f"{summary['tokens_per_second']:,.0f} tokens/s" + (f"; target reached after {target:.1f} s" if target else "")
+        f"{summary['best_step']:,}; {summary['train_seconds']:.1f} s of updates"
+        + (f", {rate:,.0f} tokens/s" if rate is not None else "")
+        + (f"; target reached after {target:.1f} s" if target is not None else "")
     )
     console.print(f"report   {path}\ntry      lmsmith generate {name}")
     return 0

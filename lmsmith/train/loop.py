@@ -38,7 +38,7 @@ from lmsmith.generate.decode import generate
 from lmsmith.generate.sampling import Sampling
 from lmsmith.models.interface import LanguageModel, NeuralModel
 from lmsmith.models.kinds import build
-from lmsmith.parallel.process import Ranks
+from lmsmith.parallel.process import LONG, Ranks
 from lmsmith.parallel.shard import Scored, as_sharded
 from lmsmith.tokens.files import save_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
@@ -123,9 +123,6 @@ class Training:
         self.replica = Replica(self.model, config, self.ranks)
         self.batches = batches_of(config, corpus.train, corpus.tokenizer)
         self.so_far = Progressed(n_steps=config.train.steps)
-        if config.train.start_from:
-            self.replica.load_weights(weights_to_begin_with(run))
-            self.so_far.evaluated_step = -1  # they are scored first
         self.best: dict[str, Tensor] = {}  # copies of the best weights; empty before the first evaluation
         self.took, self.pace = Stopwatch(), Pace()
         self._said_steps = config.train.steps
@@ -137,6 +134,12 @@ class Training:
         self._said_no_samples = False
         self._saver = Saver()
         self.guard = Guard(config.train.on_spike, config.train.spike_z)
+
+    def begin(self) -> None:
+        """With `--from` the weights are those of the other run, and scored first. Raises CheckpointError."""
+        if self.config.train.start_from:
+            self.replica.load_weights(weights_to_begin_with(self.run))
+            self.so_far.evaluated_step = -1
 
     def restore(self) -> bool:
         """Goes on from the newest whole checkpoint; False where there is none and the run begins at step 0.
@@ -155,6 +158,7 @@ class Training:
         if step == "None":
             return False
         self._take_up(found[0] if found else load_checkpoint(self.run, int(step)))
+        self.ranks.wait(LONG)  # the first one has read it before the others began to
         return True
 
     def _take_up(self, found: Checkpoint) -> None:

@@ -230,6 +230,7 @@ def _train(
         for line in describe(config, corpus, machine, ranks.world):
             say(console, line, indent=9)
         training = _training(config, corpus, place, console, machine, ranks)
+        training.begin()
         if config.train.minutes:
             training.deadline = started + budget - compress_seconds(place / "tokens")
         return place, _finish(training, config)
@@ -273,6 +274,7 @@ def _resume(place: Path, changes: Mapping[str, Any], console: Console, started: 
             so_far = training.so_far
             say(console, f"resuming {place} at step {so_far.step:,} of {so_far.n_steps:,}")
         else:
+            training.begin()
             say(console, f"{place} has no checkpoint yet: it begins at step 0")
         if config.train.minutes:
             closing = CLOSING_SECONDS + compress_seconds(place / "tokens")

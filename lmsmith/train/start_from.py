@@ -18,7 +18,7 @@ from torch import Tensor
 from lmsmith.checkpoint import load_model
 from lmsmith.config import RunConfig
 from lmsmith.errors import ConfigError
-from lmsmith.train.run import model_config, model_folder
+from lmsmith.train.run import model_config, model_folder, tokenizer_of
 
 RATE = 0.1  # of the preset's learning rates
 FREE = {"dropout", "attention_dropout", "ngram_dropout"}
@@ -28,7 +28,8 @@ _RATES = ("learning_rate", "muon_learning_rate", "table_learning_rate")
 def begun_with(config: RunConfig, given: Collection[str]) -> tuple[RunConfig, set[str]]:
     """The config with the model and tokenizer of `train.start_from`, and what is then set.
 
-    Raises ConfigError for settings of the model that are others, UsageError and CheckpointError where there is none.
+    Raises ConfigError for settings of the model that are others; UsageError, CheckpointError and TokenizerError where
+    there is no such run, or no tokenizer in it.
     """
     place = config.train.start_from
     folder = model_folder(Path(place))
@@ -45,6 +46,7 @@ def begun_with(config: RunConfig, given: Collection[str]) -> tuple[RunConfig, se
             )
     if "tokenizer" in given and config.tokenizer != str(folder):
         raise ConfigError(f"tokenizer = {config.tokenizer!r}, but the tokenizer is that of {place}: leave it out.")
+    tokenizer_of(Path(place))  # its error says more than that of a tokenizer named by its folder
     kept = {name: getattr(config.model, name) for name in FREE if f"model.{name}" in given}
     rates = {f"optim.{name}": RATE * getattr(config.optim, name) for name in _RATES if f"optim.{name}" not in given}
     config = dataclasses.replace(config, model=dataclasses.replace(model, **kept), tokenizer=str(folder))

@@ -20,6 +20,7 @@ from lmsmith.checkpoint import available, load_checkpoint, load_model
 from lmsmith.data.prepare import Corpus
 from lmsmith.errors import CheckpointError, TrainingError
 from lmsmith.evaluate.likelihood import Score
+from lmsmith.parallel.process import LONG, Ranks
 from lmsmith.tokens.tokenizer import CharTokenizer
 from lmsmith.train.loop import Training, sample_texts
 
@@ -178,6 +179,17 @@ def test_before_the_first_evaluation_there_are_no_best_weights(training: Make) -
     again = training()
     assert again.restore()
     assert again.best == {}
+
+
+def test_the_others_are_waited_for_while_they_read_a_checkpoint(
+    training: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They begin to when the first process has read it: of a large one that is longer than a process is waited for."""
+    training().go()
+    again, waited = training(), list[Any]()
+    monkeypatch.setattr(Ranks, "wait", lambda self, patience: waited.append((again.so_far.step, patience)))
+    assert again.restore()
+    assert waited == [(again.config.train.steps, LONG)]
 
 
 def test_nothing_to_restore(training: Make, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 from rich.console import Console
 from tiny import TEXT, TINY
 
-from lmsmith.errors import ConfigError, UsageError
+from lmsmith.cli import run
+from lmsmith.errors import ConfigError, TokenizerError, UsageError
 from lmsmith.presets import preset
 from lmsmith.train.run import load_for_use, score_validation
 from lmsmith.train.start import asked, resume, train
@@ -65,6 +67,8 @@ def test_resumed_it_does_not_need_the_other_run(left: int) -> None:
     if not left:  # as it is before the first save
         shutil.rmtree("run/model")
         shutil.copytree("base/model", "run/model")
+    else:  # damaged: a checkpoint has all
+        Path("run/model/model.safetensors").write_bytes(b"")
     shutil.rmtree("base")
     Path("run/summary.json").unlink()
     for checkpoint in Path("run/checkpoints").iterdir():
@@ -106,3 +110,13 @@ def test_what_cannot_be_changed(changes: dict[str, Any], message: str) -> None:
 def test_no_run() -> None:
     with pytest.raises(UsageError, match="nowhere is not a run"):
         on(**{"train.start_from": "nowhere"})
+    Path("base/model/tokenizer.json").unlink()
+    with pytest.raises(TokenizerError, match="base has no tokenizer"):
+        on()
+
+
+def test_weights_that_are_good_enough_are_not_trained(capsys: pytest.CaptureFixture[str]) -> None:
+    machine = [word for name in ("threads", "matmul") for word in (f"--train.{name}", str(MACHINE[f"train.{name}"]))]
+    words = ["train", "other.txt", "--from", "base", "--steps", "9", "--stop-at-val-loss", "9", "--out", "run"]
+    assert run([*words, *machine], started=time.monotonic()) == 0
+    assert "at step 0; 0.0 s of updates; target reached after 0.0 s" in capsys.readouterr().out
