@@ -531,6 +531,8 @@ def _parse(name: str, kind: Any, value: Any, where: str) -> Any:
     if origin is Literal:
         found, wanted = value if value in inner else None, "one of " + ", ".join(inner)
     elif origin is tuple:
+        if value == "none":  # as help shows an empty one
+            return ()
         parts = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
         if isinstance(parts, list | tuple):
             return tuple(_parse(name, inner[0], part, where) for part in parts)

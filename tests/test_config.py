@@ -238,6 +238,7 @@ def test_a_setting_like_no_other_gets_the_list() -> None:
         ("model.ngram_orders", "2,3, 4", (2, 3, 4)),
         ("model.ngram_orders", "2", (2,)),
         ("model.ngram_orders", "", ()),
+        ("model.ngram_orders", "none", ()),
         ("model.ngram_orders", [2, 3], (2, 3)),
         ("data.sources", "a.txt, b c.txt", ("a.txt", "b c.txt")),
         ("data.sources", ["a, b.txt"], ("a, b.txt",)),
