@@ -133,9 +133,15 @@ def train(
     where that comes before training begins, nothing appears at `out`.
     """
     started = time.monotonic() if started is None else started
-    if may_be_again(out) and out is not None and (out / "config.toml").is_file():
-        return out, resume(out, console=console)
     config, given = asked(sources, changes)
+    if may_be_again(out) and out is not None and (out / "config.toml").is_file():
+        theirs = RunConfig().changed(read_toml(out / "config.toml"), where=str(out / "config.toml"))
+        if (theirs.data.paths, theirs.train.start_from) != (config.data.paths, config.train.start_from):
+            raise UsageError(
+                f"{out} holds a run on {', '.join(theirs.data.paths)}: torchrun's --max-restarts would go on with that "
+                "one. Choose another --out, or `lmsmith resume` it."
+            )
+        return out, resume(out, console=console)
     if config.train.engine == "reference":
         config, notes = for_reference(config, given)
         for note in notes:

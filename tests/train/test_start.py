@@ -290,5 +290,8 @@ def test_what_torchrun_starts_again_goes_on(monkeypatch: pytest.MonkeyPatch) -> 
     assert "resuming run at step 5 of 10" in said
     assert summary["resumed_from_step"] == 5
     assert losses() == wanted
+    Path("other.txt").write_text(TEXT)
+    with pytest.raises(UsageError, match=r"run holds a run on book\.txt: .* Choose another --out"):
+        train(["other.txt"], {"train.steps": 10}, out=Path("run"), console=Console(quiet=True))
     with pytest.raises(UsageError, match=r"--max-restarts .* name the run's folder with --out RUN"):
         train(["book.txt"], {}, out=None, console=Console(quiet=True))
