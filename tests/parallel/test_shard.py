@@ -24,7 +24,7 @@ def test_gradients_of_two_processes_are_those_of_one() -> None:
         timeout=120,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert sorted(done.stdout.split("\n"))[-2:] == ["rank 0 is right", "rank 1 is right"]
+    assert [done.stdout.count(f"rank {rank} is right") for rank in (0, 1)] == [1, 1]  # perhaps in one line
 
 
 def test_alone_nothing_is_asked_of_others() -> None:
