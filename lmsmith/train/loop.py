@@ -49,7 +49,7 @@ from lmsmith.train.plan import Pace, Stopwatch, corrected_steps, look_due
 from lmsmith.train.replica import Replica, all_whole
 from lmsmith.train.run import empty_prompt
 from lmsmith.train.save import Groups, Saver
-from lmsmith.train.start_from import weights_to_begin_with
+from lmsmith.train.start_from import ends_kept, weights_to_begin_with
 from lmsmith.train.step import is_out_of_memory, update
 from lmsmith.train.stop import Noted, Stopped, noted
 from lmsmith.train.trackers import trackers
@@ -122,6 +122,7 @@ class Training:
             self.model.to(device)  # else it may be too large for one; each will have its share
         self.replica = Replica(self.model, config, self.ranks)
         self.batches = batches_of(config, corpus.train, corpus.tokenizer)
+        self._ends = ends_kept(run) if config.train.start_from else {}
         self.so_far = Progressed(n_steps=config.train.steps)
         self.best: dict[str, Tensor] = {}  # copies of the best weights; empty before the first evaluation
         self.took, self.pace = Stopwatch(), Pace()
@@ -432,7 +433,7 @@ class Training:
         scale = {"gradient_scale": (self.replica.scale.value, self.replica.scale.n_good)}
         state = finite(asdict(self.so_far)) | scale | {"guard": self.guard.state()}
         documents = {"documents": self.config.data.documents}
-        config = {"model": flatten(vars(self.config.model)), "data": documents, "step": source}
+        config = {"model": flatten(vars(self.config.model)), "data": documents, "step": source} | self._ends
 
         def write(groups: Groups) -> None:
             checkpoint = {group: named for group, named in groups.items() if group != "use"}

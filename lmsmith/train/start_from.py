@@ -2,13 +2,15 @@
 
 Model and tokenizer are that run's; what can be set of the model is its dropout. Its weights are copied into the new
 run's `model/`, so that neither run needs the other, and scored before the first update: if training makes nothing
-better of them, they stay the best. Optimisers begin anew, at a tenth of the learning rates that the preset has for
-weights that know nothing yet.
+better of them, they stay the best. What is read begins as the new text's documents do, with its end of text; generated
+text ends at that, or where the other model's does. Optimisers begin anew, at a tenth of the learning rates that the
+preset has for weights that know nothing yet.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Collection
 from pathlib import Path
@@ -60,6 +62,15 @@ def copy_model(config: RunConfig, run: Path) -> None:
     for path in model_folder(Path(config.train.start_from)).iterdir():
         if path.is_file():
             shutil.copyfile(path, run / "model" / path.name)
+
+
+def ends_kept(run: Path) -> dict[str, list[int]]:
+    """`ends`, the ids at which an imported model's texts end, as `copy_model` put them there or a save since."""
+    try:
+        content = json.loads((run / "model" / "config.json").read_text(encoding="utf-8"))["config"]
+        return {"ends": content["ends"]} if "ends" in content else {}
+    except (OSError, ValueError, KeyError, TypeError):  # a damaged one: the checkpoint is what counts
+        return {}
 
 
 def weights_to_begin_with(run: Path) -> dict[str, Tensor]:

@@ -79,6 +79,17 @@ def test_resumed_it_does_not_need_the_other_run(left: int) -> None:
         assert torch.equal(weights("run")[name], weight), name
 
 
+def test_ends_of_an_imported_model_stay() -> None:
+    place = Path("base/model/config.json")
+    content = json.loads(place.read_text())
+    content["config"] |= {"begin": 3, "ends": [7, 9]}
+    place.write_text(json.dumps(content))
+    on()
+    kept = json.loads(Path("run/model/config.json").read_text())["config"]
+    assert kept["ends"] == [7, 9]
+    assert "begin" not in kept
+
+
 def test_model_and_tokenizer_are_its_own_and_rates_a_tenth() -> None:
     settings = MACHINE | LENGTH | {"train.start_from": "base", "model.dropout": 0.25, "optim.muon_learning_rate": 0.01}
     config, given = asked(["other.txt"], settings)
