@@ -134,13 +134,12 @@ def train(
     """
     started = time.monotonic() if started is None else started
     config, given = asked(sources, changes)
-    if may_be_again(out) and out is not None and (out / "config.toml").is_file():
-        theirs = RunConfig().changed(read_toml(out / "config.toml"), where=str(out / "config.toml"))
-        if (theirs.data.paths, theirs.train.start_from) != (config.data.paths, config.train.start_from):
-            raise UsageError(
-                f"{out} holds a run on {', '.join(theirs.data.paths)}: torchrun's --max-restarts would go on with that "
-                "one. Choose another --out, or `lmsmith resume` it."
-            )
+    if out is None and _restarts():
+        raise UsageError(
+            "torchrun's --max-restarts starts the same command again: name the run's folder with --out RUN, so that "
+            "the run goes on there."
+        )
+    if out is not None and _may_go_on(out, config):
         return out, resume(out, console=console)
     if config.train.engine == "reference":
         config, notes = for_reference(config, given)
@@ -158,18 +157,25 @@ def train(
         return _train(config, given, out, _of_first(console, ranks), started, reserve_seconds, ranks)
 
 
-def may_be_again(out: Path | None) -> bool:
-    """Whether torchrun may have started this process in the place of a lost one. UsageError if it would find no run.
+def _may_go_on(out: Path, config: RunConfig) -> bool:
+    """Whether torchrun, which has been told to, may have started this process in the place of a lost one of this run.
 
-    How often it has is known on each machine for itself alone.
+    How often it has is known on each machine for itself alone. UsageError where the run there is another one.
     """
-    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
-    if out is None and restarts:
+    if not _restarts() or not (out / "config.toml").is_file():
+        return False
+    theirs = RunConfig().changed(read_toml(out / "config.toml"), where=str(out / "config.toml"))
+    if (theirs.data.paths, theirs.train.start_from) != (config.data.paths, config.train.start_from):
         raise UsageError(
-            "torchrun's --max-restarts starts the same command again: name the run's folder with --out RUN, so that "
-            "the run goes on there."
+            f"{out} holds a run on {', '.join(theirs.data.paths)}: torchrun's --max-restarts would go on with that "
+            "one. Choose another --out, or `lmsmith resume` it."
         )
-    return restarts > 0
+    return True
+
+
+def _restarts() -> int:
+    """How often torchrun starts lost processes again."""
+    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
 
 
 def _count(config: RunConfig, given: set[str], out: Path | None, console: Console) -> tuple[Path, dict[str, Any]]:
