@@ -78,6 +78,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             losses, d_logits = of_logits(rows @ weight.T, goal, vocab_size, softcap, gradients is not None)
             total += losses.sum(dtype=exact)
             if gradients is None:
+                del d_logits
                 continue
             d_hidden, d_head = gradients
             torch.mm(d_logits, weight, out=d_hidden[start : start + n_rows])
@@ -85,6 +86,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 d_head.addmm_(d_logits.T, rows)
             else:
                 d_head += d_logits.T @ rows
+            del d_logits  # before the next chunk's are made
         return total.to(precision)
 
     @staticmethod
