@@ -21,12 +21,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lmsmith.accounting.predict import train_flops_per_token
 from lmsmith.config import RunConfig
+from lmsmith.config.presets import preset
 from lmsmith.data.batches import Batches
 from lmsmith.limits import n_cores
 from lmsmith.models.gpt import GPT
-from lmsmith.presets import preset
 from lmsmith.train.machine import survey
 from lmsmith.train.replica import Replica
 from lmsmith.train.step import update

@@ -27,9 +27,8 @@ from pathlib import Path
 import torch
 
 from lmsmith.accounting.measure import matmul_rate
-from lmsmith.accounting.predict import train_flops_per_token
 from lmsmith.config import RunConfig
-from lmsmith.presets import preset
+from lmsmith.config.presets import preset
 from lmsmith.train.ladder import machine_in_words
 
 V = 50257

@@ -26,12 +26,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lmsmith.config.presets import preset
 from lmsmith.data.batches import AnyBatches, Batches, Sources
 from lmsmith.data.read_ahead import ReadAhead
 from lmsmith.data.shards import HEADER_BYTES, Shards, write_shard
 from lmsmith.limits import n_cores
 from lmsmith.models.gpt import GPT
-from lmsmith.presets import preset
 from lmsmith.train.replica import Replica
 from lmsmith.train.step import update
 

@@ -27,9 +27,9 @@ from rich.console import Console
 
 import lmsmith.train.step as step_module
 from lmsmith.config import RunConfig
+from lmsmith.config.presets import preset
 from lmsmith.data.prepare import Corpus, Counts
 from lmsmith.data.read_ahead import ReadAhead
-from lmsmith.presets import preset
 from lmsmith.tokens.tokenizer import CharTokenizer
 from lmsmith.train.guard import Guard
 from lmsmith.train.log import MetricsFile, Progress

@@ -132,8 +132,8 @@ def _torch(threads: int):
     import torch
     from torch.nn.functional import cross_entropy
 
+    from lmsmith.config.presets import preset
     from lmsmith.models.gpt import GPT
-    from lmsmith.presets import preset
     from lmsmith.train.machine import keep_freed_memory
 
     torch.set_num_threads(threads)

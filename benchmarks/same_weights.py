@@ -22,10 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 EXACT = "--train.matmul default --train.threads 1 --train.dtype float32"
-TINY = (
-    "--model.n_layer 2 --model.d_model 32 --model.n_head 2 --model.context_length 32 "
-    "--train.batch_size 4"
-)
+TINY = "--model.n_layer 2 --model.d_model 32 --model.n_head 2 --model.context_length 32 --train.batch_size 4"
 RECURRENT = "--model.n_layer 1 --model.d_model 32 --model.context_length 32 --train.batch_size 4"
 STEPS = "--steps 40 --train.eval_every 15 --train.save_every 20"
 
@@ -71,9 +68,7 @@ RUNS = {
 def write_texts(folder: Path) -> None:
     """Writes two sources and a recipe that mixes them, always the same."""
     generator = random.Random(7)
-    words = shlex.split(
-        "the a one cat dog bird child saw took lost found hat ball house at home again"
-    )
+    words = shlex.split("the a one cat dog bird child saw took lost found hat ball house at home again")
 
     def sentence() -> str:
         return " ".join(generator.choices(words, k=generator.randint(3, 9))).capitalize() + "."
@@ -102,9 +97,7 @@ def train(code: Path, folder: Path, name: str) -> Path:
         *shlex.split(options if name == "ngram" else f"{EXACT} {options}"),
     ]
     environment = {**os.environ, "PYTHONPATH": str(code), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{name} failed:\n{done.stdout}{done.stderr}")
     return folder / name

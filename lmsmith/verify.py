@@ -15,9 +15,10 @@ from functools import partial
 import numpy as np
 import torch
 
+from lmsmith.config.presets import preset
 from lmsmith.loss import summed_cross_entropy
 from lmsmith.models.gpt import GPT
-from lmsmith.presets import preset
+from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.reference.blocks import Sizes, unstacked
 from lmsmith.reference.gpt2 import GPT2
 from lmsmith.reference.language_models import Transformer
@@ -101,7 +102,7 @@ def by_modules(model: GPT2, ids: np.ndarray, targets: np.ndarray) -> tuple[float
 def by_torch(model: GPT2, ids: np.ndarray, targets: np.ndarray) -> tuple[float, Gradients]:
     sizes = model.sizes
     config = replace(
-        preset("gpt2").model,
+        GPTConfig.of(preset("gpt2").model),
         n_layer=sizes.n_layer,
         n_head=sizes.n_head,
         d_model=sizes.d_model,

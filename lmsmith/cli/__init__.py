@@ -50,12 +50,12 @@ def run(arguments: Sequence[str], *, started: float) -> int:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options, with the verb's function as `call`. Raises UsageError; SystemExit after --help and --version."""
-    return verbs().parse(arguments)
+    return verbs(arguments).parse(arguments)
 
 
-def verbs() -> Verbs:
-    """The whole grammar."""
-    found = Verbs()
+def verbs(arguments: Sequence[str] = ()) -> Verbs:
+    """The whole grammar, with the settings of the preset that the arguments name."""
+    found = Verbs(arguments)
     for group in (runs, use, models, tokenizer, bench, data, verify):
         group.add(found)
     return found

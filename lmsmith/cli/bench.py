@@ -27,7 +27,8 @@ def add(verbs: Verbs) -> None:
     )
     train.add_argument("--n", type=at_least_one, default=8, metavar="N", help="updates measured (8)")
     train.add_argument("--json", action="store_true", help="print one JSON object")
-    add_settings(train, out=False)
+    if verbs.is_for("bench train"):
+        add_settings(train, verbs.arguments, out=False)
 
     ladder = verbs.verb(
         "bench ladder", _ladder, "GPT-2's speed-ups one after the other, here", "lmsmith bench ladder --device cpu"
@@ -47,8 +48,8 @@ def _train(options: argparse.Namespace, console: Console, started: float) -> int
     model, train = config.model, config.train
     console.print(machine_in_words(device))
     console.print(
-        f"{config.preset}: {model.n_layer} layers, width {model.d_model}, vocabulary {model.vocab_size:,}; "
-        f"{train.batch_size} x {model.context_length} tokens, {train.dtype}"
+        f"{config.preset}: {model.describe()}, vocabulary {model.vocab_size:,}; "
+        f"{train.batch_size} rows per step, {train.dtype}"
     )
     table(console, ("", *COLUMNS), [["an update", *_cells(pace)]])
     return 0
@@ -61,8 +62,8 @@ def _ladder(options: argparse.Namespace, console: Console, started: float) -> in
     base = base_config(device)
     console.print(machine_in_words(device))
     console.print(
-        f"GPT-2 with {base.model.n_layer} layers, width {base.model.d_model}, vocabulary 50,257; "
-        f"{base.train.batch_size} x {base.model.context_length} tokens; each rung stands on those above it"
+        f"GPT-2 with {base.model.describe()}, vocabulary 50,257; "
+        f"{base.train.batch_size} rows per step; each rung stands on those above it"
     )
     rows, first = [], 0.0
     for rung, pace in climb(device, n=options.n):

@@ -7,6 +7,7 @@ set is known from what was chosen; and `--help` answers in a tenth of a second.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import functools
 from collections.abc import Callable, Iterable, Sequence
@@ -14,9 +15,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lmsmith import __version__
-from lmsmith.config import RunConfig, Setting, settings
-from lmsmith.errors import UsageError
-from lmsmith.presets import preset
+from lmsmith.config import RunConfig, Setting, read_toml, settings
+from lmsmith.config.aliases import todays_option
+from lmsmith.config.presets import has_size, preset
+from lmsmith.config.run import of_another_kind
+from lmsmith.errors import LmsmithError, UsageError
 
 # Settings that are used often: their own group in the help, and short names.
 OFTEN = {
@@ -26,7 +29,7 @@ OFTEN = {
     "train.stop_at_val_loss": "stop-at-val-loss",
     "preset": "",
     "tokenizer": "",
-    "train.start_from": "from",
+    "train.init_from": "from",
     "train.seed": "seed",
     "train.keep": "keep",
     "train.engine": "engine",
@@ -57,7 +60,9 @@ class Parser(argparse.ArgumentParser):
 class Verbs:
     """What can be said to lmsmith. `found` has each verb by its words: "train", "tokenizer train"."""
 
-    def __init__(self) -> None:
+    def __init__(self, arguments: Sequence[str] = ()) -> None:
+        """`arguments`: of the command; the preset among them decides which settings there are."""
+        self.arguments = arguments
         self.top = Parser(prog="lmsmith", description="Makes language models from text.", **_HELP)
         self.top.add_argument("--version", action="version", version=f"lmsmith {__version__}")
         self._places: dict[str, Any] = {
@@ -65,6 +70,10 @@ class Verbs:
         }
         self._groups: dict[str, argparse.ArgumentParser] = {}
         self.found: dict[str, argparse.ArgumentParser] = {}
+
+    def is_for(self, words: str) -> bool:
+        """Whether the command is this verb, so that its many options are needed."""
+        return not self.arguments or list(self.arguments[: len(words.split())]) == words.split()
 
     def group(self, name: str, meaning: str) -> None:
         """Makes room for verbs of two words, of which `name` is the first."""
@@ -95,12 +104,17 @@ class Verbs:
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
         """The options, with the verb's function as `call`. Raises UsageError; SystemExit after --help, --version."""
         words, others = self._words(arguments)
+        others = [todays_option(word) for word in others]
         verb = self.found[words]
         options, unknown = verb.parse_known_intermixed_args(others)  # texts and prompts may stand among the options
         if unknown:
             option = next((argument for argument in unknown if argument.startswith("-")), None)
             if option is None:
                 raise UsageError(f"{unknown[0]!r} is one argument too many. `{verb.prog} --help` says what there is.")
+            name = option.partition("=")[0].lstrip("-")
+            kind = starting_point(self.arguments).model.kind
+            if problem := of_another_kind(name, kind, "the command line"):
+                raise UsageError(problem)
             near = _nearest(option.partition("=")[0], verb._option_string_actions)
             text = " A text that begins with - goes behind a --." if words in PROMPTED else ""
             raise UsageError(f"there is no option {option!r}.{near}{text} `{verb.prog} --help` lists them.")
@@ -140,29 +154,55 @@ def at_least_one(value: str) -> int:
     raise argparse.ArgumentTypeError(f"{value!r}: wanted a whole number of 1 or more")
 
 
-def add_settings(made: argparse.ArgumentParser, *, out: bool = True) -> None:
-    """Every setting, those used often first, with the default preset's values; with `out`, where a run goes."""
+def add_settings(made: argparse.ArgumentParser, arguments: Sequence[str], *, out: bool = True) -> None:
+    """Every setting, those used often first, with the values of the preset in `arguments`.
+
+    Settings of the model are those of the preset's kind. With `out`, also where the run goes.
+    """
     often = made.add_argument_group("often used")
     if out:
         often.add_argument("--out", type=Path, metavar="RUN", help="the run's folder (runs/NAME-1)")
-    known = dict(settings())
-    shown = preset(RunConfig.preset)
+    shown = starting_point(arguments)
+    known = dict(settings(type(shown.model)))
     for name in OFTEN:
         add_setting(often, known[name])
     groups: dict[str, argparse._ArgumentGroup] = {}
     for name, leaf in known.items():
         section = name.rpartition(".")[0]
-        if name in OFTEN or name in ("data.sources", "data.source"):  # arguments; tables of a recipe
+        if name in OFTEN or name in ("data.sources", "data.mixture"):  # arguments; tables of a recipe
             continue
         if section not in groups:
-            groups[section] = made.add_argument_group(f"{section} settings")
+            of = f" of kind {shown.model.kind} ({shown.model.description})" if section == "model" else ""
+            groups[section] = made.add_argument_group(f"{section} settings{of}")
         value = functools.reduce(getattr, name.split("."), shown)
-        add_setting(groups[section], leaf, "chosen" if name in CHOSEN else _as_typed(value))
+        chosen = name in CHOSEN and not has_size(shown.preset)
+        add_setting(groups[section], leaf, "chosen" if chosen else _as_typed(leaf.shown(value)))
+
+
+def starting_point(arguments: Sequence[str]) -> RunConfig:
+    """The preset that the arguments name, or a recipe among them; the default one if it is unknown.
+
+    What is wrong with the arguments is reported later, when all of them are read.
+    """
+    said: dict[str, Any] = {}
+    with contextlib.suppress(LmsmithError):
+        for recipe in (word for word in arguments if word.endswith(".toml")):
+            said |= read_toml(Path(recipe))
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=False):
+        option, equals, value = word.partition("=")
+        if option in ("--preset", "--model.kind"):
+            said[option.lstrip("-")] = value if equals else following
+    try:
+        config = preset(str(said.get("preset", RunConfig.preset)))
+        kind = {name: value for name, value in said.items() if name == "model.kind"}
+        return config.changed(kind, where="the command line")
+    except LmsmithError:
+        return preset(RunConfig.preset)
 
 
 def add_setting(group: argparse._ActionsContainer, leaf: Setting, default: str = "") -> None:
     """`default`: what the help says of it, where that is not the setting's own."""
-    default = default or _as_typed(leaf.default)
+    default = default or _as_typed(leaf.shown(leaf.default))
     short = OFTEN.get(leaf.name)
     group.add_argument(
         *([f"--{short}"] if short else []),
@@ -196,8 +236,8 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 def settings_given(options: argparse.Namespace) -> dict[str, Any]:
     """The settings that were given, by dotted name."""
-    known = dict(settings())
-    return {name: value for name, value in vars(options).items() if name in known}
+    top = {name for name, _ in settings() if "." not in name}
+    return {name: value for name, value in vars(options).items() if "." in name or name in top}
 
 
 def _sentence(meaning: str) -> str:

@@ -34,7 +34,8 @@ def add(verbs: Verbs) -> None:
         metavar="SOURCE",
         help="text files, folders, globs; folders of token shards; corpora by name; or a recipe.toml",
     )
-    add_settings(train)
+    if verbs.is_for("train"):
+        add_settings(train, verbs.arguments)
 
     resume = verbs.verb(
         "resume", _resume, "go on with a run from its last whole checkpoint", "lmsmith resume demo/mine"

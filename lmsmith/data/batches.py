@@ -75,7 +75,7 @@ class Batches:
         if not isinstance(ids, Sources):
             ids = Sources([ids if isinstance(ids, Shards) else Shards([ids])], [1])
         self.T, self.batch_size, self.mixture = context_length, batch_size, ids.mixture
-        names = [f"data.source number {number}" for number in range(1, len(ids.ids) + 1)]
+        names = [f"data.mixture number {number}" for number in range(1, len(ids.ids) + 1)]
         self.sources = tuple(
             Windows(part, context_length, seed, number, name if len(names) > 1 else "the training text")
             for number, (part, name) in enumerate(zip(ids.ids, names, strict=True))

@@ -62,22 +62,24 @@ def gather(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
             "data.validation_fraction is for text, and shards are split already: leave it out, or score fewer of their "
             "validation tokens with data.validation_tokens."
         )
-    if not data.source and not any(places.values()):
+    if not data.mixture and not any(places.values()):
         return prepare.prepare(data, tokenizer, folder)
     ready = {path: open_ready(place) for path, place in places.items() if place is not None}
     texts = tuple(path for path in data.paths if path not in ready)
     data = _with_one_fraction(data, texts, _share_held_out(ready.values()))
-    compared = data.source and (not ready or len(texts) > 1)
+    compared = data.mixture and (not ready or len(texts) > 1)
     made = _tokenizer(tokenizer, ready, _read_apart(data, texts) if compared else [])
     save_tokenizer(made, folder)
     # Texts without weights are one source: what is there twice is told, and their documents are split together.
     groups = (
-        [(path,) for path in data.paths] if data.source else [*((path,) for path in ready), *([texts] if texts else [])]
+        [(path,) for path in data.paths]
+        if data.mixture
+        else [*((path,) for path in ready), *([texts] if texts else [])]
     )
     parts = [
         _of_ready(ready[paths[0]], data, made, folder)
         if paths[0] in ready
-        else _of_text(replace(data, sources=paths, source=()), made, folder, f"source-{number}")
+        else _of_text(replace(data, sources=paths, mixture=()), made, folder, f"source-{number}")
         for number, paths in enumerate(groups, start=1)
     ]
     records = [part.record for part in parts]
@@ -85,10 +87,10 @@ def gather(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
     if len(parts) > 1 and ready and (texts or not _share_held_out(ready.values())):
         note = "a document that is in shards and in another source may be held out of one and trained on in the other"
         counts = replace(counts, notes=(note, *counts.notes))
-    if data.source:
-        for record, source in zip(records, data.source, strict=True):
+    if data.mixture:
+        for record, source in zip(records, data.mixture, strict=True):
             record["weight"] = source.weight
-        shares = zip(Mixture([source.weight for source in data.source]).shares, data.source, strict=True)
+        shares = zip(Mixture([source.weight for source in data.mixture]).shares, data.mixture, strict=True)
         note = "of the training rows " + ", ".join(f"{float(share):.4g} are {of.path}" for share, of in shares)
         counts = replace(counts, notes=(*counts.notes, note))
     atomic.write(folder / "sources.json", json.dumps({"format": FORMAT, "sources": records}, indent=1) + "\n")

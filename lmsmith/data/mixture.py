@@ -40,7 +40,7 @@ class Mixture:
         self._length = LONGEST // self._parts * self._parts or LONGEST
         if (least := min(self.shares)) * LONGEST < 1:
             raise ConfigError(
-                f"data.source number {self.shares.index(least) + 1} has {float(least):.2g} of the weights: less than "
+                f"data.mixture number {self.shares.index(least) + 1} has {float(least):.2g} of the weights: less than "
                 f"a row in {LONGEST:,}. Give it more weight or leave it out."
             )
 

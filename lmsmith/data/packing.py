@@ -4,7 +4,7 @@
     packed    the same windows, each token told which document of its row it is of: models let none see another
     rows      one document a row (`rows.py`)
 
-With `train.carry_state` a stream's rows read on from batch to batch (`streams.py`).
+With `train.truncated_bptt` a stream's rows read on from batch to batch (`streams.py`).
 
 A boundary is the end-of-text token that stands before each document. A text without one is one document; `rows` then
 takes its lines, so that a list of names or sentences is trained on one at a time.
@@ -24,17 +24,17 @@ from lmsmith.tokens.tokenizer import Tokenizer
 
 def batches_of(config: RunConfig, ids: np.ndarray | Shards | Sources, tokenizer: Tokenizer) -> AnyBatches:
     """The training batches of a run. Raises DataError for too little text, ConfigError where there are no documents."""
-    if config.data.documents == "packed" and config.model.kind != "gpt":
+    if config.data.documents == "packed" and not config.model.packs_documents:
         raise ConfigError(
             f"data.documents = 'packed' is a matter of attention, and a model of kind {config.model.kind} has none: "
             "set it to stream or rows."
         )
     T, size, seed = config.model.context_length, config.train.batch_size, config.train.seed
     boundary = boundary_of(config.data.documents, tokenizer)
-    if config.train.carry_state:
+    if config.train.truncated_bptt:
         if boundary is not None or isinstance(ids, Sources):
             raise ConfigError(
-                "train.carry_state reads one text on from batch to batch, so it takes data.documents = 'stream' and no "
+                "train.truncated_bptt reads one text on from batch to batch, so it takes data.documents = 'stream' and no "
                 "mixture of sources."
             )
         return Streams(ids, context_length=T, batch_size=size, seed=seed)
@@ -42,7 +42,7 @@ def batches_of(config: RunConfig, ids: np.ndarray | Shards | Sources, tokenizer:
         assert boundary is not None
         return Rows(ids, boundary, context_length=T, batch_size=size, seed=seed)
     fixed = Batches(ids, context_length=T, batch_size=size, seed=seed)
-    grows = bool(config.train.batch_start)
+    grows = bool(config.train.initial_batch_size)
     windows: AnyBatches = Growing(fixed, config.train.rows_of, config.train.steps) if grows else fixed
     return windows if boundary is None else Packed(windows, boundary)
 

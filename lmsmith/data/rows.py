@@ -46,7 +46,7 @@ class Rows:
         if isinstance(ids, Sources):
             if len(ids.ids) > 1:
                 raise ConfigError(
-                    "data.documents = 'rows' reads one source, and data.source names several to be mixed: set "
+                    "data.documents = 'rows' reads one source, and data.mixture names several to be mixed: set "
                     "data.documents to stream or packed."
                 )
             ids = ids.ids[0]

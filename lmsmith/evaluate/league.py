@@ -102,7 +102,7 @@ def score_entry(
     trained = (summary or {}).get("train_seconds")
     return Entry(
         name,
-        describe(config),
+        config.in_brief(),
         score.bits_per_byte,
         model.n_parameters(),
         score.n_tokens,
@@ -122,11 +122,3 @@ def _score(
     if len(encoded.ids) > encoded.first_given:
         return score_encoded(model, tokenizer, encoded, boundaries=boundaries)
     return Score(0.0, 0, encoded.n_bytes, encoded.n_unknown, encoded.n_unknown_bytes, left_out=True)  # knows nothing
-
-
-def describe(config: ModelConfig) -> str:
-    """A model in some words."""
-    if config.kind == "ngram":
-        return f"{config.ngram_order}-gram, {config.smoothing}"
-    layers = f"{config.n_layer} layer{'s' * (config.n_layer > 1)} of {config.d_model}"
-    return f"{config.cell}, {layers}" if config.kind == "rnn" else f"Transformer, {layers}"

@@ -28,10 +28,11 @@ import torch
 from torch import Tensor
 
 from lmsmith.config import ModelConfig
+from lmsmith.config.presets import preset
 from lmsmith.errors import CheckpointError, ConfigError
 from lmsmith.models.attention import LLAMA3_HIGH, LLAMA3_LOW
 from lmsmith.models.gpt import GPT
-from lmsmith.presets import preset
+from lmsmith.models.gpt_config import GPTConfig
 
 _SCALING = {
     "linear": ("factor",),
@@ -65,7 +66,7 @@ def architecture_of(found: Mapping[str, Any], path: Path) -> Architecture:
 
 def architecture_for(config: ModelConfig) -> Architecture:
     """The one of theirs that computes what this config says. Raises ConfigError where there is none, with reasons."""
-    if config.kind != "gpt":
+    if not isinstance(config, GPTConfig):
         raise ConfigError(f"transformers has no counterpart to a model of kind {config.kind}: export a Transformer.")
     reasons = {architecture: architecture.differences(config) for architecture in ARCHITECTURES}
     nearest = min(ARCHITECTURES, key=lambda architecture: len(reasons[architecture]))
@@ -78,7 +79,7 @@ def architecture_for(config: ModelConfig) -> Architecture:
     return nearest
 
 
-def completed(config: ModelConfig, tensors: Mapping[str, Tensor]) -> tuple[ModelConfig, dict[str, Tensor]]:
+def completed(config: GPTConfig, tensors: Mapping[str, Tensor]) -> tuple[GPTConfig, dict[str, Tensor]]:
     """The same model with gains of one, biases and learned positions of zero where it has none."""
     full = dataclasses.replace(config, norm_gain=True)
     if config.norm == "layernorm":  # GPT-2, which has all of them
@@ -92,7 +93,7 @@ def completed(config: ModelConfig, tensors: Mapping[str, Tensor]) -> tuple[Model
     }
 
 
-def shapes_of(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+def shapes_of(config: GPTConfig) -> dict[str, tuple[int, ...]]:
     """The shape of every parameter of our model, without making it."""
     with torch.device("meta"):
         return {name: tuple(p.shape) for name, p in GPT(config).named_parameters()}
@@ -115,11 +116,11 @@ class Architecture:
     activation: str  # theirs
     activations: Mapping[str, str]  # theirs -> our feed_forward
     wants: Mapping[str, tuple[Any, ...]]  # theirs -> values with which it computes what ours does
-    more: Callable[[ModelConfig], dict[str, Any]]  # theirs that say again what others say
+    more: Callable[[GPTConfig], dict[str, Any]]  # theirs that say again what others say
     buffers: str  # pattern of tensors that are no weights
-    pieces: Callable[[ModelConfig], dict[str, list[Piece]]]
+    pieces: Callable[[GPTConfig], dict[str, list[Piece]]]
 
-    def read_settings(self, found: Mapping[str, Any], path: Path) -> ModelConfig:
+    def read_settings(self, found: Mapping[str, Any], path: Path) -> GPTConfig:
         """Raises ConfigError for settings with which it computes something else than ours, and for bad ones."""
         found = _flat_rope_scaling(found)
         for name, allowed in self.wants.items():
@@ -138,20 +139,20 @@ class Architecture:
         ours |= {name: found.get(theirs, default) for name, (theirs, default) in self.sizes.items()}
         ours["feed_forward"] = self.activations[activation]
         settings = {f"model.{name}": value for name, value in ours.items() if value is not None}
-        config = preset(self.preset).changed(settings, where=str(path)).model
+        config = GPTConfig.of(preset(self.preset).changed(settings, where=str(path)).model)
         if not config.vocab_size:
             raise ConfigError(f"{path} has vocab_size = 0: wanted the number of tokens.")
-        d_head = found.get("head_dim") or config.d_head
-        if d_head != config.d_head:
+        d_head = found.get("head_dim") or config.width_head
+        if d_head != config.width_head:
             raise ConfigError(
-                f"{path} has head_dim = {d_head}, and lmsmith's heads share the width evenly: wanted {config.d_head}, "
+                f"{path} has head_dim = {d_head}, and lmsmith's heads share the width evenly: wanted {config.width_head}, "
                 f"{config.d_model} over {config.n_head}."
             )
         if found.get("mlp_bias", False) != found.get("attention_bias", False):
             raise ConfigError(f"{path} has biases in one of attention and feed-forward: lmsmith has both or none.")
         return config
 
-    def write_settings(self, config: ModelConfig) -> dict[str, Any]:
+    def write_settings(self, config: GPTConfig) -> dict[str, Any]:
         """Their config.json, for a config that has no `differences`."""
         resolved = dataclasses.replace(config, d_ff=config.width_ff, n_kv_head=config.n_kv)
         activation = next(name for name, ours in self.activations.items() if ours == config.feed_forward)
@@ -160,12 +161,12 @@ class Architecture:
         settings |= {self.activation: activation} | {name: allowed[0] for name, allowed in self.wants.items()}
         return _nested_rope_scaling(settings | self.more(config))
 
-    def differences(self, config: ModelConfig) -> list[str]:
+    def differences(self, config: GPTConfig) -> list[str]:
         """Settings that it has no counterpart to, and what it has instead. A setting not known here is to be off."""
         if config.n_kv == config.n_head:
             config = dataclasses.replace(config, n_kv_head=0)
         found = []
-        for field in dataclasses.fields(ModelConfig):
+        for field in dataclasses.fields(GPTConfig):
             value, allowed = getattr(config, field.name), self.needs.get(field.name, (field.default,))
             if field.name == "feed_forward":
                 allowed = tuple(dict.fromkeys(self.activations.values()))
@@ -173,7 +174,7 @@ class Architecture:
                 found.append(f"model.{field.name} = {_text(value)} (but {' or '.join(map(_text, allowed))})")
         return found
 
-    def to_ours(self, config: ModelConfig, theirs: Mapping[str, Tensor], folder: Path) -> dict[str, Tensor]:
+    def to_ours(self, config: GPTConfig, theirs: Mapping[str, Tensor], folder: Path) -> dict[str, Tensor]:
         """Raises CheckpointError with the names of tensors that are missing, unknown or of another shape."""
         shapes, table = shapes_of(config), self.pieces(config)
         wanted = {piece.name: _shape(piece, shapes[ours]) for ours, pieces in table.items() for piece in pieces}
@@ -193,17 +194,17 @@ class Architecture:
         _check_tensors(named, wanted, folder)
         result = {}
         for ours, pieces in table.items():
-            parts = [_to_ours(named[piece.name], piece, config.d_head) for piece in pieces]
+            parts = [_to_ours(named[piece.name], piece, config.width_head) for piece in pieces]
             result[ours] = torch.cat(parts) if len(parts) > 1 else parts[0].contiguous()
         return result
 
-    def to_theirs(self, config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def to_theirs(self, config: GPTConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         result = {}
         for ours, pieces in self.pieces(config).items():
             start = 0
             for piece in pieces:  # what is left over is the vocabulary's padding
                 rows = tensors[ours][start : start + piece.n_rows]
-                result[piece.name] = _to_theirs(rows, piece, config.d_head)
+                result[piece.name] = _to_theirs(rows, piece, config.width_head)
                 start += piece.n_rows
         return result
 
@@ -300,7 +301,7 @@ def _text(value: Any) -> str:
 # ---- the two of them -------------------------------------------------------------------------------------------------
 
 
-def _gpt2(config: ModelConfig) -> dict[str, list[Piece]]:
+def _gpt2(config: GPTConfig) -> dict[str, list[Piece]]:
     D, F, V = config.d_model, config.width_ff, config.vocab_size
     table = {
         "token_embedding.weight": [Piece("transformer.wte.weight", V)],
@@ -326,8 +327,8 @@ def _gpt2(config: ModelConfig) -> dict[str, list[Piece]]:
     return table
 
 
-def _llama(config: ModelConfig) -> dict[str, list[Piece]]:
-    D, F, V, K = config.d_model, config.width_ff, config.vocab_size, config.d_head
+def _llama(config: GPTConfig) -> dict[str, list[Piece]]:
+    D, F, V, K = config.d_model, config.width_ff, config.vocab_size, config.width_head
     table = {
         "token_embedding.weight": [Piece("model.embed_tokens.weight", V)],
         "final_norm.weight": [Piece("model.norm.weight", D)],
@@ -354,7 +355,7 @@ def _llama(config: ModelConfig) -> dict[str, list[Piece]]:
     return table
 
 
-_NOT_THERE = {"embedding_norm": (False,), "qk_norm": (False,), "logit_softcap": (0.0,), "ngram_orders": ((),)}
+_NOT_THERE = {"embedding_norm": (False,), "qk_norm": (False,), "logit_softcap": (0.0,), "ngram_tables": ((),)}
 _INDIFFERENT = frozenset(("size", "init", "vocab_multiple", "ngram_table_size", "ngram_dropout"))
 
 GPT2 = Architecture(
@@ -432,7 +433,7 @@ LLAMA = Architecture(
         "rope_scaling.low_freq_factor": (LLAMA3_LOW,),
         "rope_scaling.high_freq_factor": (LLAMA3_HIGH,),
     },
-    more=lambda config: {"mlp_bias": config.bias, "head_dim": config.d_head},
+    more=lambda config: {"mlp_bias": config.bias, "head_dim": config.width_head},
     buffers=r".*rotary_emb\.inv_freq",  # the frequencies, which follow from the settings
     pieces=_llama,
 )

@@ -25,6 +25,7 @@ from lmsmith.interop import huggingface, llmc, vocabulary
 from lmsmith.interop.architectures import architecture_for
 from lmsmith.interop.importing import sha256_of
 from lmsmith.models.gpt import GPT
+from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.tokens.files import FILE_NAME, load_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
 from lmsmith.train.run import free_place, load_weights, model_config, model_folder
@@ -60,6 +61,7 @@ def export_model(run: Path, out: Path, *, to: Form, dtype: Precision = "auto") -
         llmc.check(config)
         name = "GPT-2"
     assert isinstance(model, GPT)
+    assert isinstance(config, GPTConfig)
     if dtype != "auto":
         tensors = {name: tensor.to(getattr(torch, dtype)) for name, tensor in tensors.items()}
         model.load_state_dict(tensors)  # what is exported is held against the rounded model

@@ -21,15 +21,15 @@ import safetensors.torch
 from torch import Tensor
 
 from lmsmith.checkpoint import write_tensors
-from lmsmith.config import ModelConfig
 from lmsmith.errors import CheckpointError
 from lmsmith.interop.architectures import architecture_for, architecture_of, completed, listed
+from lmsmith.models.gpt_config import GPTConfig
 
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
 
 
-def read(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
+def read(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
     """Settings and tensors, ours by name and form, in the precision they are stored in.
 
     Raises CheckpointError for files that are missing, damaged or do not fit each other, with the tensors' names;
@@ -56,7 +56,7 @@ def read_ends(folder: Path) -> tuple[int | None, list[int]]:
 
 def write(
     folder: Path,
-    config: ModelConfig,
+    config: GPTConfig,
     tensors: Mapping[str, Tensor],
     *,
     begin: int | None = None,

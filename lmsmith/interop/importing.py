@@ -21,10 +21,11 @@ from torch import Tensor
 
 from lmsmith import atomic
 from lmsmith.checkpoint import save_model
-from lmsmith.config import ModelConfig, flatten
+from lmsmith.config import flatten
+from lmsmith.config.presets import preset
 from lmsmith.errors import CheckpointError, ConfigError, StorageError, TokenizerError, UsageError
 from lmsmith.interop import hub, huggingface, llmc, vocabulary
-from lmsmith.presets import preset
+from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.files import load_tokenizer, save_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
@@ -77,7 +78,7 @@ def import_model(source: str, *, out: Path | None = None, tokenizer: str | None 
     return place, summary
 
 
-def _tokenizer(wanted: str | None, path: Path, config: ModelConfig) -> Tokenizer | None:
+def _tokenizer(wanted: str | None, path: Path, config: GPTConfig) -> Tokenizer | None:
     """Raises TokenizerError, ConfigError for one that does not fit. None: asked for, or there is none."""
     if wanted == WITHOUT:
         return None
@@ -110,7 +111,7 @@ def _tokenizer(wanted: str | None, path: Path, config: ModelConfig) -> Tokenizer
     return found
 
 
-def _beside(path: Path, config: ModelConfig) -> Tokenizer | None:
+def _beside(path: Path, config: GPTConfig) -> Tokenizer | None:
     folder = path.parent if path.is_file() else path
     if any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "tokenizer.model")):
         return vocabulary.load(folder)
@@ -132,7 +133,7 @@ def _limits(wanted: str | None, path: Path, tokenizer: Tokenizer | None) -> dict
     return limits | ({"ends": ends} if ends and ends != [end_of_text] else {})
 
 
-def _summary(config: ModelConfig, tensors: dict[str, Tensor], tokenizer: Tokenizer | None) -> dict[str, Any]:
+def _summary(config: GPTConfig, tensors: dict[str, Tensor], tokenizer: Tokenizer | None) -> dict[str, Any]:
     """What a trained run's summary holds, as far as it is known."""
     unknown = (
         "tokens_seen val_loss val_bits_per_byte train_seconds wall_seconds seconds_to_target tokens_per_second mfu"
@@ -150,7 +151,7 @@ def _summary(config: ModelConfig, tensors: dict[str, Tensor], tokenizer: Tokeniz
 
 def _write(
     place: Path,
-    config: ModelConfig,
+    config: GPTConfig,
     tensors: dict[str, Tensor],
     tokenizer: Tokenizer | None,
     limits: dict[str, Any],

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmsmith.config import ModelConfig
+from lmsmith.config.presets import preset
 from lmsmith.errors import CheckpointError, ConfigError
 from lmsmith.interop.architectures import GPT2, completed
-from lmsmith.presets import preset
+from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.reference.blocks import Sizes
 from lmsmith.reference.llmc import HEADER_BYTES, MAGIC, read_llmc, write_llmc
 
@@ -49,7 +50,7 @@ def is_llmc(path: Path) -> bool:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
 
 
-def read(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
+def read(path: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
     """Settings and tensors, ours by name and form. Raises CheckpointError."""
     sizes, params = read_llmc(path)
     with path.open("rb") as file:
@@ -64,7 +65,8 @@ def read(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
         "vocab_multiple": _PADDED_TO if padded == -(-V // _PADDED_TO) * _PADDED_TO else padded,
         "context_length": sizes.context_length,
     }
-    config = preset("gpt2").changed({f"model.{key}": value for key, value in settings.items()}, where=str(path)).model
+    changes = {f"model.{key}": value for key, value in settings.items()}
+    config = GPTConfig.of(preset("gpt2").changed(changes, where=str(path)).model)
     tensors = {ours: _tensor(params[name], dtype) for name, ours in _WHOLE.items()}
     for name, ours in _STACKED.items():
         for end, part in (("w", "weight"), ("b", "bias")):
@@ -73,7 +75,7 @@ def read(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     return config, tensors
 
 
-def write(path: Path, config: ModelConfig, tensors: Mapping[str, Tensor]) -> None:
+def write(path: Path, config: GPTConfig, tensors: Mapping[str, Tensor]) -> None:
     """Writes a checkpoint in the tensors' precision.
 
     Raises ConfigError for a model that is not GPT-2 or of another precision, StorageError where it cannot be written.
@@ -104,7 +106,7 @@ def write(path: Path, config: ModelConfig, tensors: Mapping[str, Tensor]) -> Non
 
 def check(config: ModelConfig) -> None:
     """Raises ConfigError, with reasons, for a model that llm.c does not compute."""
-    if config.kind != "gpt":
+    if not isinstance(config, GPTConfig):
         raise ConfigError(f"llm.c has GPT-2 alone, and nothing like a model of kind {config.kind}.")
     reasons = GPT2.differences(config)
     for name, value, wanted in (

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from lmsmith.config import ModelConfig
 from lmsmith.models import kernels
+from lmsmith.models.gpt_config import GPTConfig
 
 QK_NORM_EPS = 1e-5
 LLAMA3_LOW, LLAMA3_HIGH = 1.0, 4.0  # turns in the original context
@@ -31,12 +31,12 @@ LLAMA3_LOW, LLAMA3_HIGH = 1.0, 4.0  # turns in the original context
 class Attention(nn.Module):
     """Causal self-attention (Vaswani et al. 2017, section 3.2), with grouped queries if n_kv_head < n_head."""
 
-    def __init__(self, config: ModelConfig, layer: int = 0) -> None:
+    def __init__(self, config: GPTConfig, layer: int = 0) -> None:
         super().__init__()
-        self.n_head, self.n_kv, self.d_head = config.n_head, config.n_kv, config.d_head
+        self.n_head, self.n_kv, self.d_head = config.n_head, config.n_kv, config.width_head
         self.dropout = config.attention_dropout
         self.window = config.window_of(layer)
-        self.scale = 1 / math.sqrt(config.d_head)
+        self.scale = 1 / math.sqrt(config.width_head)
         self.qkv = nn.Linear(config.d_model, (self.n_head + 2 * self.n_kv) * self.d_head, bias=config.bias)
         self.out = nn.Linear(config.d_model, config.d_model, bias=config.bias)
         # Normalised queries and keys have products of at most d_head; a learnt factor sets the temperature.
@@ -148,8 +148,10 @@ class Rotary:
     _near: Tensor | None = field(default=None, repr=False)  # as real numbers (context_length, 1, K/2, 2), at hand
 
     @classmethod
-    def make(cls, config: ModelConfig) -> "Rotary":
-        frequency = config.rope_base ** (-torch.arange(0, config.d_head, 2, dtype=torch.float64) / config.d_head)
+    def make(cls, config: GPTConfig) -> "Rotary":
+        frequency = config.rope_base ** (
+            -torch.arange(0, config.width_head, 2, dtype=torch.float64) / config.width_head
+        )
         if config.rope_scaling == "linear":
             frequency = frequency / config.rope_factor
         elif config.rope_scaling == "llama3":
@@ -217,7 +219,7 @@ class Layout:
     masks: dict[int, Mask]  # by the layer's window, 0 being none; where there is none, all before is seen
 
     @classmethod
-    def of(cls, config: ModelConfig, T: int, device: torch.device, documents: Tensor | None) -> "Layout | None":
+    def of(cls, config: GPTConfig, T: int, device: torch.device, documents: Tensor | None) -> "Layout | None":
         """`documents` (B, T): equal numbers next to each other are one document. None for the plain thing."""
         windows = {config.window_of(layer) for layer in range(config.n_layer)}
         if documents is None:
@@ -240,7 +242,7 @@ def _window_mask(window: int, T: int, device: torch.device, flex: bool) -> Mask:
 
 
 @functools.cache
-def _flex_serves(config: ModelConfig, device: torch.device) -> bool:
+def _flex_serves(config: GPTConfig, device: torch.device) -> bool:
     """Whether FlexAttention is there for this model; where it could be and is not, that is said, once."""
     if device.type != "cuda":
         return False
@@ -249,7 +251,7 @@ def _flex_serves(config: ModelConfig, device: torch.device) -> bool:
     needs = {
         "Triton": not has_triton(),
         "model.attention_dropout 0": config.attention_dropout > 0,
-        "heads at least 16 wide": config.d_head < 16,
+        "heads at least 16 wide": config.width_head < 16,
     }
     lacking = [need for need, missing in needs.items() if missing]
     if lacking:

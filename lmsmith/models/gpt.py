@@ -1,4 +1,4 @@
-"""The Transformer language model: GPT-2, Llama-style and modern, as `ModelConfig` says.
+"""The Transformer language model: GPT-2, Llama-style and modern, as `GPTConfig` says.
 
     embed -> n_layer times (x + attention(norm(x)); x + feed_forward(norm(x))) -> norm -> head -> logits
 
@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lmsmith.config import ModelConfig
 from lmsmith.models.attention import Attention, LayerCache, Layout, Rotary, State
+from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.models.interface import NeuralModel
 from lmsmith.models.layers import FeedForward, NgramEmbedding, Norm
 
@@ -24,7 +24,7 @@ _ROOM = 64  # tokens that a new key-value cache has room for
 
 
 class Block(nn.Module):
-    def __init__(self, config: ModelConfig, layer: int) -> None:
+    def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
         self.norm_attention = Norm(config, config.d_model)
         self.attention = Attention(config, layer)
@@ -55,7 +55,9 @@ class Block(nn.Module):
 class GPT(NeuralModel):
     """A decoder-only Transformer."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    config: GPTConfig
+
+    def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         assert config.vocab_size > 0, "the tokenizer's size must be filled in before a model is built"
         self.config = config
@@ -64,11 +66,15 @@ class GPT(NeuralModel):
         self.position_embedding = (
             nn.Embedding(config.context_length, config.d_model) if config.positions == "learned" else None
         )
-        self.ngram_embedding = NgramEmbedding(config) if config.ngram_orders else None
+        self.ngram_embedding = NgramEmbedding(config) if config.ngram_tables else None
         self.embedding_norm = Norm(config, config.d_model, gain=False) if config.embedding_norm else None
         layers = range(config.n_layer)
         self.value_embeddings = nn.ModuleDict(
-            {str(i): nn.Embedding(rows, config.n_kv * config.d_head) for i in layers if config.has_value_embedding(i)}
+            {
+                str(i): nn.Embedding(rows, config.n_kv * config.width_head)
+                for i in layers
+                if config.has_value_embedding(i)
+            }
         )
         scalars = config.residual_scalars
         self.residual_scale = nn.Parameter(torch.ones(config.n_layer)) if scalars else None
@@ -130,7 +136,7 @@ class GPT(NeuralModel):
         It grows with the texts: for all 131,072 tokens of Llama 3's smallest model it would be 8 GB at once.
         """
         weight = self.token_embedding.weight
-        shape = (batch_size, self.config.n_kv, min(_ROOM, self.config.context_length), self.config.d_head)
+        shape = (batch_size, self.config.n_kv, min(_ROOM, self.config.context_length), self.config.width_head)
         layers = [LayerCache(weight.new_zeros(shape), weight.new_zeros(shape)) for _ in self.blocks]
         return State(layers, self._nothing_before(batch_size, weight.device))
 
@@ -141,7 +147,7 @@ class GPT(NeuralModel):
     def parts(self) -> dict[str, list[int]]:
         """Of the matrices that are several linear maps in one: how many rows each of these has."""
         config = self.config
-        heads = [config.n_head * config.d_head] + 2 * [config.n_kv * config.d_head]
+        heads = [config.n_head * config.width_head] + 2 * [config.n_kv * config.width_head]
         parts = {f"blocks.{i}.attention.qkv.weight": heads for i in range(config.n_layer)}
         if config.gated:
             parts |= {f"blocks.{i}.feed_forward.up.weight": [config.width_ff] * 2 for i in range(config.n_layer)}

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lmsmith.config import ModelConfig
+from lmsmith.config import NeuralConfig
 
 LOGITS_AT_ONCE = 1 << 24
 """64 MiB in float32: all of a window of 8,192 tokens of Llama 3's vocabulary would be 4 GiB. On GPUs, 16 times that."""
@@ -64,7 +64,7 @@ class LanguageModel(Protocol):
 class NeuralModel(nn.Module, ABC):
     """A `LanguageModel` trained by gradients: a network that gives a vector a position, and a head on it."""
 
-    config: ModelConfig
+    config: NeuralConfig
     blocks: nn.ModuleList  # its layers, of which each can be compiled, recomputed or sharded
 
     @abstractmethod

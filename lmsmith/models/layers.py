@@ -1,6 +1,6 @@
 """The parts of a Transformer that work on each position by itself: norms, feed-forward, embeddings of n-grams.
 
-Each part is chosen by `ModelConfig`; `gpt.py` puts them together with those of `attention.py`. Shapes: B batch, T time,
+Each part is chosen by `GPTConfig`; `gpt.py` puts them together with those of `attention.py`. Shapes: B batch, T time,
 D d_model, F d_ff. Nothing here knows of optimisers, ranks or files.
 """
 
@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lmsmith.config import ModelConfig
 from lmsmith.models import kernels
+from lmsmith.models.gpt_config import GPTConfig
 
 
 class Norm(nn.Module):
     """LayerNorm or RMSNorm over the last axis, with or without gain and bias; or nothing."""
 
-    def __init__(self, config: ModelConfig, width: int, *, gain: bool | None = None) -> None:
+    def __init__(self, config: GPTConfig, width: int, *, gain: bool | None = None) -> None:
         super().__init__()
         self.kind, self.eps = config.norm, config.norm_eps
         gain = config.norm_gain if gain is None else gain
@@ -40,9 +40,9 @@ class NgramEmbedding(nn.Module):
     one special token. Tables start at zero: the model begins as if they were not there.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.orders, self.nothing = config.ngram_orders, config.vocab_size
+        self.orders, self.nothing = config.ngram_tables, config.vocab_size
         self.n_rows = config.ngram_table_size
         self.dropout = config.ngram_dropout
         self.tables = nn.ModuleList(nn.Embedding(self.n_rows, config.d_model) for _ in self.orders)
@@ -89,7 +89,7 @@ class NgramEmbedding(nn.Module):
 class FeedForward(nn.Module):
     """Position-wise feed-forward: down(activation(up(x))), or gated (Shazeer 2020, eq. 5 and 6) for geglu, swiglu."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.kind = config.feed_forward
         width = config.width_ff

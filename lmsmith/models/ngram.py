@@ -31,7 +31,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lmsmith.config import ModelConfig
+from lmsmith.models.ngram_config import NgramConfig
 from lmsmith.tokens.ngram_trie import (
     Ints,
     Trie,
@@ -71,22 +71,22 @@ class Ngram:
     context_length = None  # it reads texts of any length, and looks at the last n - 1 tokens
     device = torch.device("cpu")
 
-    def __init__(self, config: ModelConfig, trie: Trie, discounts: tuple[Discounts, ...] | None = None) -> None:
+    def __init__(self, config: NgramConfig, trie: Trie, discounts: tuple[Discounts, ...] | None = None) -> None:
         """`discounts`: Kneser-Ney's, of each order from 1, in place of those that the text asks for."""
         self.config, self.trie = config, trie
         self.discounts: tuple[Discounts, ...] = ()
         self.weights = self._weigh(discounts)
 
     @classmethod
-    def learn(cls, config: ModelConfig, ids: npt.NDArray[np.unsignedinteger[Any]]) -> Ngram:
+    def learn(cls, config: NgramConfig, ids: npt.NDArray[np.unsignedinteger[Any]]) -> Ngram:
         """Counts the n-grams of `ids` (n,), an array or memory map. Raises DataError for too much text."""
-        return cls(config, count_ngrams(ids, config.vocab_size, config.ngram_order))
+        return cls(config, count_ngrams(ids, config.vocab_size, config.order))
 
     @classmethod
-    def from_tensors(cls, config: ModelConfig, tensors: Mapping[str, Tensor]) -> Ngram:
+    def from_tensors(cls, config: NgramConfig, tensors: Mapping[str, Tensor]) -> Ngram:
         """The inverse of `tensors`. Raises KeyError or ValueError for tensors that are not an n-gram model's."""
         trie = Trie(**{name: tensors[name].numpy() for name in _TENSORS})
-        if trie.n != config.ngram_order or len(trie.token) != trie.levels[-1] or len(trie.first) != trie.levels[-2] + 1:
+        if trie.n != config.order or len(trie.token) != trie.levels[-1] or len(trie.first) != trie.levels[-2] + 1:
             raise ValueError(f"counts of {trie.n}-grams, of {len(trie.token)} nodes")
         return cls(config, trie)
 

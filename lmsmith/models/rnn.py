@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lmsmith.config import ModelConfig
 from lmsmith.models.interface import NeuralModel
+from lmsmith.models.rnn_config import RNNConfig
 
 KERNELS = {"elman": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 LayerState = tuple[Tensor, ...]
@@ -49,7 +49,7 @@ class RnnState:
 class Recurrent(nn.Module):
     """One layer."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: RNNConfig) -> None:
         super().__init__()
         self.cell, self.activation = config.cell, torch.tanh if config.activation == "tanh" else torch.sigmoid
         self.kernel = KERNELS[config.cell](config.d_model, config.d_model, batch_first=True)
@@ -87,9 +87,11 @@ class Recurrent(nn.Module):
 class RNN(NeuralModel):
     """A stack of recurrent layers between a token table and a head."""
 
+    config: RNNConfig
+
     context_length = None  # it reads on for ever; config.context_length is how far back gradients go
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: RNNConfig) -> None:
         super().__init__()
         assert config.vocab_size > 0, "the tokenizer's size must be filled in before a model is built"
         self.config = config

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmsmith.config import OptimConfig
+from lmsmith.config import OPTIMIZERS, OptimConfig
 from lmsmith.models.interface import NeuralModel
 from lmsmith.optim.muon import Muon, OfStack, Quintic, newton_schulz, polar_express
 from lmsmith.optim.sgd import SGD
@@ -46,13 +46,14 @@ class Optimisers:
         decayed = {n: p for n, p in rest.items() if n not in tables and p.dim() >= 2}
         plain = [p for n, p in rest.items() if n not in tables and n not in decayed]
         table_decay = 0.0 if muon else config.weight_decay
-        table_rate = config.table_learning_rate or config.learning_rate
+        table_rate = config.embedding_learning_rate or config.learning_rate
         groups = [
             {"params": list(decayed.values()), "lr": config.learning_rate, "weight_decay": config.weight_decay},
             {"params": list(tables.values()), "lr": table_rate, "weight_decay": table_decay},
             {"params": plain, "lr": config.learning_rate, "weight_decay": 0.0},
         ]
-        self.all: list[torch.optim.Optimizer] = [_first(config, [g for g in groups if g["params"]])]
+        make = OPTIMIZERS.get(config.name)
+        self.all: list[torch.optim.Optimizer] = [make([g for g in groups if g["params"]], config)]
         if matrices:
             parts = {self.named[n]: rows for n, rows in model.parts().items()}
             self.all.append(
@@ -109,11 +110,13 @@ class Optimisers:
             owner[p].state[p][key] = sharded(value, p) if value.shape == p.shape else value
 
 
-def _first(config: OptimConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """What all parameters go to, or with Muon the rest."""
-    if config.name == "sgd":
-        return SGD(groups, momentum=config.sgd_momentum, nesterov=config.sgd_nesterov)
-    return torch.optim.AdamW(groups, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
+def adamw(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
+    betas = (config.beta1, config.beta2)
+    return torch.optim.AdamW(groups, betas=betas, eps=config.eps, fused=True)
+
+
+def sgd(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
+    return SGD(groups, momentum=config.sgd_momentum, nesterov=config.sgd_nesterov)
 
 
 def _quintics(config: OptimConfig) -> list[Quintic]:

@@ -1,30 +1,57 @@
-"""The learning rate as a share of its peak: a pure function of the step, the number of steps and the config."""
+"""Learning-rate schedules: the rate as a share of its peak, a function of step and number of steps.
+
+Each schedule is a function (step, n_steps, config) -> share, registered by its name in
+`config/optim.py`. `learning_rate_share` puts the linear warm-up before it. Decaying schedules start
+at the peak after warm-up and reach `final_fraction` at step `n_steps`, the one after the last, so
+that no step is wasted on a share of zero.
+"""
 
 import math
 
-from lmsmith.config import ScheduleConfig
+from lmsmith.config import SCHEDULES, ScheduleConfig
 
 
 def learning_rate_share(step: int, n_steps: int, config: ScheduleConfig) -> float:
-    """Share of the peak for update `step` of `n_steps`, counted from 0.
+    """Share of the peak for step `step` of `n_steps`, counted from 0.
 
-    Warm-up is linear and never zero: update 0 has 1/warmup_steps. Whatever comes down then begins at the peak and comes
-    to `final_fraction` at step `n_steps`, the one after the last, so that no update is wasted on a share of zero. A
-    trapezoid's cool-down is no longer than the steps after warm-up.
+    Warm-up is linear and never zero: step 0 has 1/warmup_steps.
     """
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
-    if config.shape == "constant":
-        return 1.0
-    if config.shape == "inverse-sqrt":  # Vaswani et al. 2017, eq. 3
-        warm = max(1, config.warmup_steps)
-        return max(config.final_fraction, math.sqrt(warm / max(warm, step)))
-    n_after = n_steps - config.warmup_steps
-    n_down = min(n_after, config.cooldown_fraction * n_steps) if config.shape == "trapezoid" else n_after
+    return SCHEDULES.get(config.shape)(step, n_steps, config)
+
+
+def constant(step: int, n_steps: int, config: ScheduleConfig) -> float:
+    return 1.0
+
+
+def inverse_sqrt(step: int, n_steps: int, config: ScheduleConfig) -> float:
+    """1/sqrt(step), scaled to the peak at the end of warm-up (Vaswani et al. 2017, eq. 3)."""
+    warm = max(1, config.warmup_steps)
+    return max(config.final_fraction, math.sqrt(warm / max(warm, step)))
+
+
+def linear(step: int, n_steps: int, config: ScheduleConfig) -> float:
+    return _above_final(_left(step, n_steps, n_steps - config.warmup_steps), config)
+
+
+def cosine(step: int, n_steps: int, config: ScheduleConfig) -> float:
+    left = _left(step, n_steps, n_steps - config.warmup_steps)
+    return _above_final((1 - math.cos(math.pi * left)) / 2, config)
+
+
+def trapezoid(step: int, n_steps: int, config: ScheduleConfig) -> float:
+    """The peak, then a linear cool-down that is no longer than the steps after warm-up."""
+    n_down = min(n_steps - config.warmup_steps, config.cooldown_fraction * n_steps)
+    return _above_final(_left(step, n_steps, n_down), config)
+
+
+def _left(step: int, n_steps: int, n_down: float | int) -> float:
+    """The share of the last `n_down` steps that is still to come."""
     if step >= n_steps:
-        share = 0.0
-    else:
-        share = min(1.0, (n_steps - step) / n_down) if n_down else 1.0
-    if config.shape == "cosine":
-        share = (1 - math.cos(math.pi * share)) / 2
+        return 0.0
+    return min(1.0, (n_steps - step) / n_down) if n_down else 1.0
+
+
+def _above_final(share: float, config: ScheduleConfig) -> float:
     return config.final_fraction + (1 - config.final_fraction) * share

@@ -13,10 +13,10 @@ from typing import Any
 from rich.console import Console
 
 from lmsmith import atomic
+from lmsmith.config.presets import PRESETS
 from lmsmith.errors import ConfigError, StorageError, UsageError
 from lmsmith.evaluate.compressors import COMPRESSORS
 from lmsmith.evaluate.league import UNIFORM, Entry, Text, baselines, score_entry
-from lmsmith.presets import PRESETS
 from lmsmith.studies.charts import N_COLOURS
 from lmsmith.studies.page import duration, figure, page, short, table, text
 from lmsmith.text.files import plural

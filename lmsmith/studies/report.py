@@ -8,13 +8,15 @@ The loss and bits per byte of a run are those of its best evaluation, whose weig
 
 import math
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lmsmith import __version__, atomic
-from lmsmith.errors import UsageError
+from lmsmith.config import RunConfig
+from lmsmith.errors import ConfigError, UsageError
 from lmsmith.studies.charts import N_COLOURS
 from lmsmith.studies.figures import bits_per_byte, curves
 from lmsmith.studies.page import duration, figure, page, short, table, text
@@ -74,25 +76,24 @@ def _several(runs: list[Run]) -> tuple[str, list[str]]:
 
 def _in_a_sentence(run: Run) -> str:
     of = run.settings
-    shape = [
-        f"{of[name]} {word}" for name, word in (("model.n_layer", "layers"), ("model.n_head", "heads")) if name in of
-    ]
-    shape += [
-        f"{word} {of[name]}"
-        for word, name in (("width", "model.d_model"), ("context", "model.context_length"))
-        if name in of
-    ]
-    kind = {"rnn": f"A recurrent network ({of.get('model.cell')})"}.get(str(of.get("model.kind")), "A Transformer")
-    sentence = f"{kind} of {', '.join(shape)}" if shape else "A language model"
-    if of.get("model.kind") == "ngram":
-        sentence = f"A {of.get('model.ngram_order')}-gram model, smoothing {of.get('model.smoothing')}"
-    mixed = [source["path"] for source in of.get("data.source", ())]
+    sentence = _model_in_words(of)
+    mixed = [source["path"] for source in of.get("data.mixture", ())]
     if sources := of.get("data.sources") or mixed:
         names = [Path(source).name for source in sources]
         sentence += f", trained on {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     if ended := run.summary.get("finished"):
         sentence += f"; {_ENDED.get(str(ended), ended)}"
     return text(sentence + ".")
+
+
+def _model_in_words(settings: Mapping[str, Any]) -> str:
+    """Kind and size of the model, if its settings can be read."""
+    named = {name: value for name, value in settings.items() if name.startswith("model.")}
+    try:
+        model = RunConfig().changed(named, where="config.toml").model
+    except ConfigError:
+        return "A language model"
+    return f"{model.description[:1].upper()}{model.description[1:]}: {model.describe()}"
 
 
 def _headed(title: str, section: str) -> str:

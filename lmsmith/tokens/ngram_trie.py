@@ -81,7 +81,7 @@ def count_ngrams(ids: npt.NDArray[np.unsignedinteger], vocab_size: int, n: int) 
     if levels[-1] > MAX_NODES:
         raise DataError(
             f"this text has {levels[-1]:,} different n-grams of up to {n} tokens, and an n-gram model holds at most "
-            f"{MAX_NODES:,}: set a smaller --model.ngram_order."
+            f"{MAX_NODES:,}: set a smaller --model.order."
         )
     token, count, first = _nodes(text, order, shared, levels)
     return Trie(token, count, _suffixes(token, first, levels), first, levels)

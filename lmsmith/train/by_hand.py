@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lmsmith.config import ModelConfig, RunConfig
+from lmsmith.config import RunConfig
+from lmsmith.config.presets import preset
 from lmsmith.errors import ConfigError
 from lmsmith.models.gpt import GPT
-from lmsmith.presets import preset
+from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.reference.blocks import Sizes, activation_shapes, n_numbers, unstacked
 from lmsmith.reference.gpt2 import GPT2
 from lmsmith.reference.layers import EPS
@@ -42,7 +43,7 @@ class ByHand(nn.Module):
         super().__init__()
         self.optim = config.optim
         dtype = np.float64 if config.train.dtype == "float64" else np.float32
-        self.gpt2 = GPT2(sizes_of(config.model), dtype, threads=config.train.threads)
+        self.gpt2 = GPT2(sizes_of(GPTConfig.of(config.model)), dtype, threads=config.train.threads)
         params, grads = unstacked(self.gpt2.params), unstacked(self.gpt2.grads)
         named = dict(model.named_parameters())
         assert named.keys() == params.keys(), named.keys() ^ params.keys()
@@ -59,7 +60,7 @@ class ByHand(nn.Module):
     def step(self, share: float) -> None:
         """AdamW at `share` of the peak learning rates; gradients are cleared."""
         optim = self.optim
-        tables = optim.table_learning_rate or optim.learning_rate
+        tables = optim.embedding_learning_rate or optim.learning_rate
         peaks = {name: tables if name in ("wte", "wpe") else optim.learning_rate for name in self.gpt2.params}
         rates = {name: share * peak for name, peak in peaks.items()}
         self.gpt2.update(rates, optim.beta1, optim.beta2, optim.eps, optim.weight_decay)
@@ -107,6 +108,11 @@ def for_reference(config: RunConfig, given: Collection[str]) -> tuple[RunConfig,
     `given`: settings that the user set, which stay. Raises ConfigError where they are not to be had by hand.
     """
     model, train = config.model, config.train
+    if not isinstance(model, GPTConfig):
+        raise ConfigError(
+            f"the reference engine computes only GPT-2, and model.kind is {model.kind}. Add --preset "
+            "gpt2 or --preset babygpt, or train with --engine torch."
+        )
     changed: dict[str, Any] = {}
     notes: list[str] = []
     for name in _DROPOUTS:
@@ -131,7 +137,7 @@ def for_reference(config: RunConfig, given: Collection[str]) -> tuple[RunConfig,
         ("train.device", train.device, ("auto", "cpu"), "cpu"),
         ("train.dtype", train.dtype, ("auto", "float32", "float64"), "float32 or float64"),
         ("train.compile", train.compile, ("auto", "no"), "no"),
-        ("train.recompute", train.recompute, (False,), "false"),
+        ("train.activation_checkpointing", train.activation_checkpointing, (False,), "false"),
     ]
     for name, found, allowed, wanted in refused:
         if found not in allowed:
@@ -147,7 +153,7 @@ def check_memory(config: RunConfig) -> None:
     """Raises ConfigError where the activations, all of which are kept, cannot fit this machine's memory."""
     batch_size, T = config.train.batch_size, config.model.context_length
     rows = min(config.train.micro_batch_size or batch_size, batch_size)
-    sizes = sizes_of(config.model)
+    sizes = sizes_of(GPTConfig.of(config.model))
     size = 8 if config.train.dtype == "float64" else 4
     needed = size * (n_numbers(activation_shapes(sizes, rows, T)) + 8 * sizes.n_params)
     there = _physical_memory()
@@ -159,7 +165,7 @@ def check_memory(config: RunConfig) -> None:
         )
 
 
-def sizes_of(config: ModelConfig) -> Sizes:
+def sizes_of(config: GPTConfig) -> Sizes:
     return Sizes(
         n_layer=config.n_layer,
         n_head=config.n_head,
@@ -170,13 +176,13 @@ def sizes_of(config: ModelConfig) -> Sizes:
     )
 
 
-def _differences(config: ModelConfig) -> list[str]:
+def _differences(config: GPTConfig) -> list[str]:
     """Settings that GPT-2 has otherwise."""
     wanted = preset("gpt2").model
     same = {"d_ff": (0, 4 * config.d_model), "n_kv_head": (0, config.n_head), "norm_eps": (EPS,)}
     return [
         f"model.{field.name} = {getattr(config, field.name)}"
-        for field in dataclasses.fields(ModelConfig)
+        for field in dataclasses.fields(GPTConfig)
         if field.name not in _FREE | set(_DROPOUTS)
         and getattr(config, field.name) not in same.get(field.name, (getattr(wanted, field.name),))
     ]

@@ -8,20 +8,19 @@ often the text is seen. `docs/performance.md` says where the numbers come from.
 import math
 import time
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from lmsmith.accounting.predict import train_flops_per_token
 from lmsmith.config import RunConfig
+from lmsmith.config.presets import NOTES, has_size
 from lmsmith.data.packing import batches_of
 from lmsmith.data.prepare import Corpus
 from lmsmith.data.rows import Rows
 from lmsmith.data.shards import Shards
 from lmsmith.errors import ConfigError
-from lmsmith.models.kinds import build
-from lmsmith.presets import NOTES, has_size
+from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.train.by_hand import check_memory
 from lmsmith.train.machine import Machine
 from lmsmith.train.replica import Replica
@@ -36,37 +35,6 @@ N_LOG_LINES = 200
 GOOD_MULTIPLE = 128  # of the vocabulary's size, for GPUs
 COMPILE_SECONDS = 180.0  # shorter runs end sooner without: compiling takes up to a minute
 USUAL_SHARE = 0.4  # of the rate of matrix products, that training comes to
-
-
-@dataclass(frozen=True)
-class Size:
-    """A model and its batch, for runs of up to `budget` operations at the machine's full rate of matrix products."""
-
-    budget: float
-    n_layer: int
-    d_model: int
-    n_head: int
-    context_length: int
-    batch_size: int
-
-
-SIZES = (
-    Size(2.5e12, 1, 128, 2, 64, 32),
-    Size(4e13, 2, 128, 2, 256, 8),
-    Size(4e14, 3, 192, 3, 256, 8),
-    Size(2e15, 4, 256, 4, 256, 8),
-    Size(1e16, 6, 384, 6, 256, 16),
-    Size(1e17, 8, 512, 8, 512, 32),
-    Size(math.inf, 12, 768, 12, 1024, 64),
-)
-# Recurrent networks: no heads; more sequences, for their positions are read one after the other.
-RNN_SIZES = (
-    Size(4e12, 1, 128, 0, 64, 16),
-    Size(4e14, 1, 256, 0, 64, 16),
-    Size(2e15, 2, 384, 0, 128, 32),
-    Size(1e16, 2, 640, 0, 128, 64),
-    Size(math.inf, 2, 1024, 0, 256, 128),
-)
 
 
 def resolve(
@@ -89,7 +57,7 @@ def resolve(
         "train.device": str(machine.device) if world == 1 else machine.device.type,  # each process has one of its own
         "train.dtype": machine.dtype,
     }
-    if not has_size(config.preset) and not config.model.size:
+    if not has_size(config.preset) and not getattr(config.model, "size", 0):
         # Without a clock the size must not depend on how fast the machine happens to be.
         budget = NOMINAL_BUDGET if config.train.steps or config.train.tokens else seconds * machine.flops
         chosen |= _size(config, given, corpus, budget)
@@ -102,7 +70,7 @@ def resolve(
     if config.train.batch_tokens:
         rows = {"train.batch_size": n_rows(config, world), "train.batch_tokens": 0}
         config = config.changed(rows, where="what was chosen")
-    if config.train.batch_start:
+    if config.train.initial_batch_size:
         _check_growing(config, world)
     if config.train.engine == "reference":
         check_memory(config)
@@ -142,7 +110,7 @@ def resolve(
     if config.train.compile == "auto":
         lasting = _expected_seconds(config, steps * tokens_a_step, machine, world) > COMPILE_SECONDS
         chosen["train.compile"] = "yes" if lasting and can_compile(config, machine) else "no"
-    if config.model.ngram_orders and "model.ngram_dropout" not in given:
+    if getattr(config.model, "ngram_tables", ()) and "model.ngram_dropout" not in given:
         chosen["model.ngram_dropout"] = ngram_dropout(steps * tokens_a_step / len(corpus.train))
     return config.changed(chosen, where="what was chosen")
 
@@ -151,14 +119,14 @@ def _expected_seconds(config: RunConfig, n_tokens: int, machine: Machine, world:
     """About how long a run is: as the user says, or else its operations at a usual share of what the machine can do."""
     if config.train.minutes:
         return 60 * config.train.minutes
-    return n_tokens * train_flops_per_token(config.model) / (USUAL_SHARE * machine.flops * world)
+    return n_tokens * config.neural.train_flops_per_token() / (USUAL_SHARE * machine.flops * world)
 
 
 def can_compile(config: RunConfig, machine: Machine) -> bool:
     """Whether compiling makes updates faster here: for GPUs, of Transformers, where Triton is installed."""
     from torch.utils._triton import has_triton
 
-    return machine.device.type == "cuda" and config.model.kind == "gpt" and has_triton()
+    return machine.device.type == "cuda" and config.model.compilable and has_triton()
 
 
 def _compilation(config: RunConfig, n_tokens: int, machine: Machine, world: int) -> str:
@@ -180,18 +148,20 @@ def _share_of(config: RunConfig, world: int) -> RunConfig:
 
 
 def _check_growing(config: RunConfig, world: int) -> None:
-    """Raises ConfigError where a batch cannot grow from `train.batch_start`."""
+    """Raises ConfigError where a batch cannot grow from `train.initial_batch_size`."""
     train = config.train
     problems = {
         "its length must be known: set --steps or --tokens, not --minutes": not (train.steps or train.tokens),
-        "train.carry_state has as many sequences in each": train.carry_state,
+        "train.truncated_bptt has as many sequences in each": train.truncated_bptt,
         "data.documents = 'rows' makes batches of one size": config.data.documents == "rows",
-        f"it ends at train.batch_size = {train.batch_size}": train.batch_start > train.batch_size,
-        f"{world} processes cannot share it evenly": bool(train.batch_start % world),
+        f"it ends at train.batch_size = {train.batch_size}": train.initial_batch_size > train.batch_size,
+        f"{world} processes cannot share it evenly": bool(train.initial_batch_size % world),
     }
     for problem, there in problems.items():
         if there:
-            raise ConfigError(f"train.batch_start = {train.batch_start} lets the batch of a run grow, and {problem}.")
+            raise ConfigError(
+                f"train.initial_batch_size = {train.initial_batch_size} lets the batch of a run grow, and {problem}."
+            )
 
 
 def _mean_share(config: RunConfig) -> float:
@@ -213,36 +183,20 @@ def ngram_dropout(n_epochs: float) -> float:
 
 
 def _size(config: RunConfig, given: Collection[str], corpus: Corpus, budget: float) -> dict[str, Any]:
-    recurrent = config.model.kind == "rnn"
-    size = next(size for size in (RNN_SIZES if recurrent else SIZES) if budget <= size.budget)
-    T = size.context_length
-    while T > 8 and len(corpus.train) < 4 * T:
-        T //= 2
-    if recurrent:
-        n_rows = (
-            max(1, min(size.batch_size, len(corpus.train) // T - 1)) if config.train.carry_state else size.batch_size
-        )
-        sizes = {"n_layer": size.n_layer, "d_model": size.d_model, "context_length": T}
-        return {f"model.{name}": value for name, value in sizes.items()} | {"train.batch_size": n_rows}
-    d_model = config.model.d_model if "model.d_model" in given else size.d_model
-    n_head = size.n_head
-    while n_head > 1 and (d_model % n_head or d_model // n_head % 2):
-        n_head -= 1
-    if "model.n_head" in given and "model.d_model" not in given:
-        n_head = config.model.n_head
-        d_model = max(1, round(d_model / (2 * n_head))) * 2 * n_head
-    return {
-        "model.n_layer": size.n_layer,
-        "model.d_model": d_model,
-        "model.n_head": n_head,
-        "model.context_length": T,
-        "train.batch_size": size.batch_size,
-    }
+    """Model and batch for a budget of operations, as the model's kind suggests."""
+    n_tokens = len(corpus.train)
+    chosen, rows = config.neural.default_size(budget, n_tokens, given)
+    if rows is None:
+        return chosen
+    if config.train.truncated_bptt:  # each row is a stream of its own, at least two contexts long
+        context_length = chosen.get("model.context_length", config.neural.context_length)
+        rows = max(1, min(rows, n_tokens // context_length - 1))
+    return chosen | {"train.batch_size": rows}
 
 
 def seconds_a_step(config: RunConfig, corpus: Corpus, machine: Machine, n: int = 6) -> float:
     """What an update takes here: the median of a few, of a model that is then thrown away."""
-    model = build(config.model)
+    model = config.neural.build()
     model.initialise(torch.Generator().manual_seed(config.train.seed))
     model.to(machine.device)
     replica = Replica(model, config)
@@ -258,9 +212,8 @@ def seconds_a_step(config: RunConfig, corpus: Corpus, machine: Machine, n: int =
 
 def describe(config: RunConfig, corpus: Corpus, machine: Machine, world: int = 1) -> list[str]:
     """The plan in a few lines."""
-    model, train, counts = config.model, config.train, corpus.counts
-    with torch.device("meta"):
-        n_params = build(model).n_parameters()
+    model, train, counts = config.neural, config.train, corpus.counts
+    n_params = config.neural.n_parameters()
     batches = batches_of(config, corpus.train, corpus.tokenizer)
     tokens_a_step = batches.tokens_per_batch
     tokens = train.steps * tokens_a_step
@@ -270,11 +223,8 @@ def describe(config: RunConfig, corpus: Corpus, machine: Machine, world: int = 1
         of = f"{train.batch_size} documents of {tokens_a_step / train.batch_size:,.0f} tokens"
         if batches.share_cut:
             notes.append(f"note     {batches.share_cut:.1%} of the tokens are beyond the context and not trained on")
-    tables = f", tables of {','.join(map(str, model.ngram_orders))}-grams" if model.ngram_orders else ""
-    layers = f"{model.n_layer} layer{'s' * (model.n_layer > 1)}"
-    heads = f"{model.n_head} heads, " if model.kind == "gpt" else f"{model.cell} cells, "
     unit = {"char": "characters", "byte": "bytes"}.get(corpus.tokenizer.kind, "tokens")
-    if model.size:
+    if isinstance(model, GPTConfig) and model.size:
         notes.append(
             f"note     model.size {model.size}: as many layers, 64 times that width, heads of 64; context, batch and "
             "learning rate follow, where they were not set"
@@ -282,14 +232,13 @@ def describe(config: RunConfig, corpus: Corpus, machine: Machine, world: int = 1
     return [
         f"text     {counts.n_train_tokens + counts.n_val_tokens:,} {unit} ({model.vocab_size:,} different); "
         f"{counts.n_val_tokens:,} held out",
-        f"model    {config.preset}: {layers}, {heads}width {model.d_model}, context "
-        f"{model.context_length}{tables}; {n_params:,} parameters",
+        f"model    {config.preset}: {model.describe()}; {n_params:,} parameters",
         f"training {train.steps:,} steps of {of} = {tokens:,} "
         f"({tokens / counts.n_train_tokens:.1f} times the text), {config.optim.name}, {config.schedule.shape}"
         + (", by hand in NumPy" if train.engine == "reference" else ""),
         f"machine  {machine.device.type}, {machine.threads} threads, {train.dtype}, {machine.flops / 1e9:,.0f} GFLOP/s "
         f"in matrix products; {machine.reason}; an update is "
-        f"{train_flops_per_token(model) * tokens_a_step / 1e9:,.1f} GFLOP; "
+        f"{config.neural.train_flops_per_token() * tokens_a_step / 1e9:,.1f} GFLOP; "
         f"{_compilation(config, tokens, machine, world)}",
         *notes,
     ]

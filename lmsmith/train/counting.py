@@ -24,6 +24,7 @@ from lmsmith.errors import ConfigError
 from lmsmith.evaluate.compressors import compressed_bits_per_byte
 from lmsmith.evaluate.likelihood import Score, score_ids
 from lmsmith.models.ngram import Ngram
+from lmsmith.models.ngram_config import NgramConfig
 from lmsmith.tokens.files import save_tokenizer
 from lmsmith.train.log import add_samples, finite, say
 from lmsmith.train.loop import peak_memory_bytes, sample_texts
@@ -42,7 +43,7 @@ def resolve_counting(config: RunConfig, given: Collection[str], corpus: Corpus) 
         )
     if isinstance(corpus.train, Sources):
         raise ConfigError(
-            "[[data.source]] mixes sources by weight, and counts have none: name the text by data.sources."
+            "[[data.mixture]] mixes sources by weight, and counts have none: name the text by data.sources."
         )
     vocab_size = corpus.tokenizer.vocab_size
     if config.model.vocab_size not in (0, vocab_size):
@@ -50,15 +51,18 @@ def resolve_counting(config: RunConfig, given: Collection[str], corpus: Corpus) 
             f"model.vocab_size = {config.model.vocab_size}, but the tokenizer has {vocab_size} ids: set it to 0."
         )
     chosen: dict[str, Any] = {"model.vocab_size": vocab_size}
-    if "model.ngram_order" not in given and config.model.smoothing == "kneser-ney":
-        chosen |= {"model.ngram_order": LONG_ORDER} if corpus.tokenizer.kind in ("char", "byte") else {}
+    model = config.model
+    long = isinstance(model, NgramConfig) and model.smoothing == "kneser-ney"
+    if "model.order" not in given and long:
+        chosen |= {"model.order": LONG_ORDER} if corpus.tokenizer.kind in ("char", "byte") else {}
     return config.changed(chosen, where="what was chosen")
 
 
 def count(config: RunConfig, corpus: Corpus, place: Path, console: Console) -> dict[str, Any]:
     """Counts, scores the validation split, writes RUN/model, samples and summary, and returns the summary."""
     began = time.monotonic()
-    counts, smoothing = corpus.counts, config.model.smoothing
+    counts = corpus.counts
+    assert isinstance(config.model, NgramConfig)
     say(
         console,
         f"text     {counts.n_train_tokens + counts.n_val_tokens:,} tokens ({config.model.vocab_size:,} different); "
@@ -67,11 +71,11 @@ def count(config: RunConfig, corpus: Corpus, place: Path, console: Console) -> d
     )
     ids = corpus.train
     assert not isinstance(ids, Sources)
-    Ngram.learn(config.model, np.asarray(ids[:8]))  # compiles what is to be timed
+    config.model.learn(np.asarray(ids[:8]))  # compiles what is to be timed
     start = time.perf_counter()
-    model = Ngram.learn(config.model, np.asarray(ids[:]))
+    model = config.model.learn(np.asarray(ids[:]))
     seconds = time.perf_counter() - start
-    say(console, f"model    {config.model.ngram_order}-grams, {smoothing}; {model.n_parameters():,} counted", indent=9)
+    say(console, f"model    {config.model.describe()}; {model.n_parameters():,} counted", indent=9)
     guessed = [str(discounts.order) for discounts in model.discounts if not discounts.estimated]
     if guessed:
         orders = ", ".join(guessed)

@@ -3,7 +3,7 @@
     RUN/flight/step-00000123/
         record.json           why; step, seed, loss, gradient norm (as bits, too); the batch as ids and as text; of each
                               tensor its norm, its gradient's and how many numbers of that are not finite
-        checkpoints/          the weights before the update, and what `train.carry_state` had carried so far
+        checkpoints/          the weights before the update, and what `train.truncated_bptt` had carried so far
 
 `lmsmith replay RUN/flight/step-00000123` computes loss and gradient again and holds them against the record, bit for
 bit.

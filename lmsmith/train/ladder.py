@@ -23,13 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from lmsmith.accounting.measure import matmul_rate, use_matmul
-from lmsmith.accounting.predict import train_flops_per_token
 from lmsmith.config import RunConfig
+from lmsmith.config.presets import preset
 from lmsmith.data.batches import Batches
 from lmsmith.errors import ConfigError
 from lmsmith.models.attention import Attention
-from lmsmith.models.kinds import build
-from lmsmith.presets import preset
 from lmsmith.train.choose import can_compile, n_rows
 from lmsmith.train.loop import peak_memory_bytes
 from lmsmith.train.machine import has_bfloat16, survey
@@ -87,7 +85,7 @@ class Rung:
 def time_updates(config: RunConfig, device: torch.device, *, n: int = 8, plain_adamw: bool = False) -> Pace:
     """`n` updates of a model that is then thrown away, after two that are not counted (they allocate and compile)."""
     use_matmul(config.train.matmul, config.train.dtype)
-    model = build(config.model)
+    model = config.neural.build()
     model.initialise(torch.Generator().manual_seed(config.train.seed))
     model.to(device, torch.float64 if config.train.dtype == "float64" else torch.float32)
     model.train()
@@ -112,7 +110,7 @@ def time_updates(config: RunConfig, device: torch.device, *, n: int = 8, plain_a
     return Pace(
         tuple(seconds[2:]),
         B * T,
-        B * T * train_flops_per_token(config.model),
+        B * T * config.neural.train_flops_per_token(),
         matmul_rate(device, products),
         peak_memory_bytes(device),
     )
@@ -205,7 +203,7 @@ def bench_config(changes: Mapping[str, Any]) -> tuple[RunConfig, torch.device]:
     named = {key: value for key, value in changes.items() if key == "preset"}
     base = preset(RunConfig().changed(named, where="the command line").preset)
     config = base.changed(changes, where="the command line")
-    if config.model.kind == "ngram":
+    if config.model.counted:
         raise ConfigError("preset ngram counts and makes no updates: there is nothing to measure. Choose another.")
     machine = survey(config)
     vocab_size = config.model.vocab_size or (65 if config.preset == "babygpt" else 50257)

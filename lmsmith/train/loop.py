@@ -26,7 +26,6 @@ from rich.console import Console
 from torch import Tensor
 
 from lmsmith.accounting.measure import use_matmul
-from lmsmith.accounting.predict import train_flops_per_token
 from lmsmith.checkpoint import Checkpoint, available, load_checkpoint, save_checkpoint, save_model
 from lmsmith.config import RunConfig, flatten
 from lmsmith.data.packing import batches_of, boundary_of
@@ -37,19 +36,18 @@ from lmsmith.evaluate.likelihood import Score, inference, score_ids
 from lmsmith.generate.decode import generate
 from lmsmith.generate.sampling import Sampling
 from lmsmith.models.interface import LanguageModel, NeuralModel
-from lmsmith.models.kinds import build
 from lmsmith.parallel.process import LONG, Ranks
 from lmsmith.parallel.shard import Scored, as_sharded
 from lmsmith.tokens.files import save_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
 from lmsmith.train.flight import write_record
 from lmsmith.train.guard import Guard, SpikeError
+from lmsmith.train.init_from import ends_kept, weights_to_begin_with
 from lmsmith.train.log import MetricsFile, Progress, add_samples, finite
 from lmsmith.train.plan import Pace, Stopwatch, corrected_steps, look_due
 from lmsmith.train.replica import Replica, all_whole
 from lmsmith.train.run import empty_prompt
 from lmsmith.train.save import Groups, Saver
-from lmsmith.train.start_from import ends_kept, weights_to_begin_with
 from lmsmith.train.step import is_out_of_memory, update
 from lmsmith.train.stop import Noted, Stopped, noted
 from lmsmith.train.trackers import trackers
@@ -115,14 +113,14 @@ class Training:
         self.device, self.peak_flops, self.deadline = device, peak_flops, deadline
         use_matmul(config.train.matmul, config.train.dtype)
         torch.set_num_threads(config.train.threads)
-        self.model = build(config.model)
+        self.model = config.neural.build()
         self.model.initialise(torch.Generator().manual_seed(config.train.seed))
         self.model.to(torch.float64 if config.train.dtype == "float64" else torch.float32)
         if self.ranks.world == 1 or config.train.parallel == "ddp":
             self.model.to(device)  # else it may be too large for one; each will have its share
         self.replica = Replica(self.model, config, self.ranks)
         self.batches = batches_of(config, corpus.train, corpus.tokenizer)
-        self._ends = ends_kept(run) if config.train.start_from else {}
+        self._ends = ends_kept(run) if config.train.init_from else {}
         self.so_far = Progressed(n_steps=config.train.steps)
         self.best: dict[str, Tensor] = {}  # copies of the best weights; empty before the first evaluation
         self.took, self.pace = Stopwatch(), Pace()
@@ -138,7 +136,7 @@ class Training:
 
     def begin(self) -> None:
         """With `--from` the weights are those of the other run, and scored first. Raises CheckpointError."""
-        if self.config.train.start_from:
+        if self.config.train.init_from:
             self.replica.load_weights(weights_to_begin_with(self.run))
             self.so_far.evaluated_step = -1
 
@@ -200,7 +198,7 @@ class Training:
                     self.batches.tokens_per_batch,
                     step=first_step,
                     deadline=self.deadline,
-                    share_per_token=train_flops_per_token(config.model) / self.peak_flops,
+                    share_per_token=config.neural.train_flops_per_token() / self.peak_flops,
                 ) as progress,
             ):
                 finished = self._train(metrics, progress, stop)
@@ -282,7 +280,7 @@ class Training:
                 tokens=so_far.tokens_seen,
                 seconds=so_far.train_seconds,
                 tokens_per_second=rate,
-                mfu=rate * train_flops_per_token(config.model) / self.peak_flops,
+                mfu=rate * config.neural.train_flops_per_token() / self.peak_flops,
             )
         progress.tokens_per_step = round(n_tokens / len(self._recent))  # it grows where batches do
         progress.update(so_far.step, result["loss"])
@@ -485,7 +483,7 @@ class Training:
 
     def _rebuilt(self, weights: Mapping[str, Tensor]) -> NeuralModel:
         """A whole model, which the first process can call alone."""
-        model = build(self.config.model).to(self.device)
+        model = self.config.neural.build().to(self.device)
         model.load_state_dict(weights)
         return model
 
@@ -506,7 +504,7 @@ class Training:
             "wall_seconds": so_far.wall_seconds,
             "seconds_to_target": so_far.seconds_to_target,
             "tokens_per_second": rate,
-            "mfu": rate * train_flops_per_token(self.config.model) / self.peak_flops,
+            "mfu": rate * self.config.neural.train_flops_per_token() / self.peak_flops,
             "peak_memory_bytes": peak_memory_bytes(self.device),
             "device": str(self.device),
             "dtype": self.config.train.dtype,

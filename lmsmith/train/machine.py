@@ -54,7 +54,7 @@ def survey(config: RunConfig, ranks: Ranks | None = None) -> Machine:
     if matmul == "auto":
         matmul, reason = choose_matmul() if device.type == "cpu" else ("default", "the device's own")
     dtype = str(config.train.dtype)
-    if dtype == "auto" and config.model.kind == "rnn":
+    if dtype == "auto" and config.model.recurrent:
         dtype = "float32"  # a state is read on and on, and rounding would add up
     if dtype == "tf32" and device.type != "cuda":
         raise ConfigError("train.dtype = 'tf32' is a mode of NVIDIA's GPUs, and this is none. Use float32 or auto.")

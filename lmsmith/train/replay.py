@@ -10,7 +10,6 @@ import torch
 
 from lmsmith.accounting.measure import use_matmul
 from lmsmith.data.packing import batches_of
-from lmsmith.models.kinds import build
 from lmsmith.train.flight import read_record
 from lmsmith.train.machine import survey
 from lmsmith.train.replica import Replica
@@ -38,7 +37,7 @@ def replay(place: Path) -> Replay:
     config, corpus = open_run(place.absolute().parent.parent)
     machine = survey(config)
     use_matmul(config.train.matmul, config.train.dtype)
-    model = build(config.model)
+    model = config.neural.build()
     model.to(machine.device, torch.float64 if config.train.dtype == "float64" else torch.float32)
     replica = Replica(model, config)
     replica.load_weights(tensors["model"])

@@ -40,7 +40,7 @@ class Replica:
         for block in model.blocks:
             if compiled:
                 block.forward = torch.compile(block.forward)
-            if config.train.recompute:
+            if config.train.activation_checkpointing:
                 block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
         self.summed_loss: nn.Module
         self.optimisers: Optimisers | ByHand
@@ -52,7 +52,7 @@ class Replica:
             over_ranks = functools.partial(row_by_row, ranks=self.ranks) if self.ranks.world > 1 else None
             self.optimisers = Optimisers(model, config.optim, products, over_ranks)
         self.device = next(model.parameters()).device
-        self.carried = Carried(model) if config.train.carry_state and isinstance(model, RNN) else None
+        self.carried = Carried(model) if config.train.truncated_bptt and isinstance(model, RNN) else None
         self.scale = GradientScale(config.train.dtype == "float16")
         start, end = self.ranks.rows(config.train.batch_size)
         self.rows_at_once = min(config.train.micro_batch_size or end - start, end - start)

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from lmsmith import atomic
 from lmsmith.checkpoint import available, load_model
-from lmsmith.config import ModelConfig, RunConfig, flatten, read_toml
+from lmsmith.config import ModelConfig, RunConfig, flatten, read_toml, settings
+from lmsmith.config.aliases import OF_EVERY_KIND, RENAMED
 from lmsmith.data.exposure import Exposure, exposure
 from lmsmith.data.gather import load
 from lmsmith.data.packing import batches_of, boundary_of
@@ -27,7 +28,6 @@ from lmsmith.data.prepare import Corpus
 from lmsmith.errors import CheckpointError, DataError, StorageError, TokenizerError, UsageError
 from lmsmith.evaluate.likelihood import Score, score_ids
 from lmsmith.models.interface import LanguageModel
-from lmsmith.models.kinds import restore
 from lmsmith.tokens.files import FILE_NAME, load_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
 
@@ -109,7 +109,7 @@ def exposure_of(place: Path) -> tuple[int, list[tuple[str, Exposure]]]:
     config, corpus = open_run(place)
     steps = [summary_of(place).get("steps") or 0, *available(place)]  # after a kill the summary may be the older one
     found = exposure(batches_of(config, corpus.train, corpus.tokenizer), max(steps))
-    names = config.data.paths if config.data.source else [", ".join(config.data.paths)]
+    names = config.data.paths if config.data.mixture else [", ".join(config.data.paths)]
     return max(steps), list(zip(names, found, strict=True))
 
 
@@ -144,7 +144,7 @@ def load_weights(folder: Path) -> tuple[LanguageModel, dict[str, Tensor], dict[s
     """Model, tensors in the precision they are stored in, and config of a model's folder. Raises CheckpointError."""
     tensors, content = load_model(folder)
     try:
-        model = restore(model_config(content["model"]), tensors)
+        model = model_config(content["model"]).restore(tensors)
     except (KeyError, AttributeError, ValueError, RuntimeError) as error:  # RuntimeError: names or shapes that differ
         raise CheckpointError(
             f"The model in {folder} cannot be loaded: config.json and model.safetensors do not fit each other "
@@ -173,7 +173,14 @@ def empty_prompt(tokenizer: Tokenizer) -> str:
 
 def model_config(values: dict[str, Any]) -> ModelConfig:
     """The model's settings as its config.json holds them. Raises ConfigError."""
-    return RunConfig().changed(flatten({"model": values}), where="the model's config.json").model
+    where = "the model's config.json"
+    kind = values.get("kind", "gpt")
+    base = RunConfig().changed({"model.kind": kind}, where=where)
+    own = {name.removeprefix("model.") for name, _ in settings(type(base.model))}
+    own |= {old.removeprefix("model.") for old in RENAMED}
+    others = OF_EVERY_KIND - own if "ngram_orders" in values else set()
+    kept = {name: value for name, value in values.items() if name not in others}
+    return base.changed(flatten({"model": kept}), where=where).model
 
 
 def score_validation(place: Path, model: LanguageModel, *, stride: int | None) -> Score:

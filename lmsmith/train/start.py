@@ -16,20 +16,21 @@ from typing import Any
 from rich.console import Console
 
 from lmsmith import atomic
-from lmsmith.config import CHANGEABLE, RunConfig, read_toml
+from lmsmith.config import CHANGEABLE, NeuralConfig, RunConfig, read_toml
+from lmsmith.config.presets import has_size, preset, sized
 from lmsmith.data.gather import gather
 from lmsmith.data.prepare import Corpus
 from lmsmith.errors import ConfigError, TrainingError, UsageError
 from lmsmith.evaluate.compressors import compressed_bits_per_byte
+from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.parallel.process import FOREVER, Ranks, joined, place_in_environment
-from lmsmith.presets import has_size, preset, sized
 from lmsmith.train.by_hand import for_reference
 from lmsmith.train.choose import DEFAULT_MINUTES, describe, resolve
+from lmsmith.train.init_from import begun_with, copy_model
 from lmsmith.train.log import say
 from lmsmith.train.loop import Training
 from lmsmith.train.machine import Machine, device_name, survey
 from lmsmith.train.run import create, free_place, open_run, summary_of
-from lmsmith.train.start_from import begun_with, copy_model
 from lmsmith.train.step import is_out_of_memory
 from lmsmith.train.trackers import check_installed
 
@@ -56,13 +57,14 @@ def asked(sources: Sequence[str], changes: Mapping[str, Any]) -> tuple[RunConfig
     where = " and ".join([*recipes, *(["the command line"] if changes else [])])
     named = {key: value for key, value in wanted.items() if key == "preset"}
     base = preset(RunConfig().changed(named, where=where).preset)
-    size = base.changed({k: v for k, v in wanted.items() if k == "model.size"}, where=where).model.size
-    derived = sized(base, size) if size else _shape(base, wanted)
+    if "model.kind" in wanted:
+        base = base.changed({"model.kind": wanted["model.kind"]}, where=where)
+    derived = _derived(base, wanted, where)
     named_again = changes if "model.size" in changes else wanted  # the command line's size is later than the recipe
     config = base.changed(recipe | derived | dict(named_again), where=where)
     texts = tuple(source for source in sources if not source.endswith(".toml"))
     if texts:
-        config = replace(config, data=replace(config.data, sources=texts, source=()))
+        config = replace(config, data=replace(config.data, sources=texts, mixture=()))
     if not config.data.paths:
         raise UsageError(
             f"the recipe {recipes[0]} names no text (data.sources): name text files beside it."
@@ -70,9 +72,20 @@ def asked(sources: Sequence[str], changes: Mapping[str, Any]) -> tuple[RunConfig
             else "there is no text to train on: name files or folders."
         )
     given = set(wanted)
-    if config.train.start_from:
+    if config.train.init_from:
         config, given = begun_with(config, given)
     return _one_batch(_one_length(config, changes), given, changes)
+
+
+def _derived(base: RunConfig, wanted: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Settings that follow from `model.size`, or from one given setting of the model."""
+    if "model.size" in wanted:
+        model = base.changed({"model.size": wanted["model.size"]}, where=where).model
+        if isinstance(model, GPTConfig) and model.size:
+            return sized(base, model.size)
+    if has_size(base.preset) or not isinstance(base.model, NeuralConfig):
+        return {}
+    return base.model.fitting(wanted)
 
 
 def _one_length(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
@@ -99,21 +112,6 @@ def _one_batch(config: RunConfig, given: set[str], changes: Mapping[str, Any]) -
         f"train.batch_tokens = {config.train.batch_tokens} and train.batch_size = {config.train.batch_size} both say "
         "how large a batch is: set one of them."
     )
-
-
-def _shape(base: RunConfig, wanted: Mapping[str, Any]) -> dict[str, int]:
-    """Where one of width and heads is set and the other will be chosen: one that goes with it until then."""
-    given = {"model.d_model", "model.n_head"} & set(wanted)
-    if has_size(base.preset) or len(given) != 1 or base.model.kind != "gpt":
-        return {}
-    (name,) = given
-    try:
-        number = int(wanted[name])
-    except (TypeError, ValueError):  # `changed` tells of it
-        return {}
-    if name == "model.n_head":
-        return {"model.d_model": 64 * max(1, number)}
-    return {"model.n_head": max([h for h in range(1, 7) if number % (2 * h) == 0], default=1)}
 
 
 def train(
@@ -145,10 +143,10 @@ def train(
         config, notes = for_reference(config, given)
         for note in notes:
             say(console, f"note     {note}", indent=9)
-    if config.model.kind == "ngram":
+    if config.model.counted:
         return _count(config, given, out, console)
-    if config.train.start_from:
-        note = f"model and tokenizer of {config.train.start_from}, learning rates a tenth of the preset's if not set"
+    if config.train.init_from:
+        note = f"model and tokenizer of {config.train.init_from}, learning rates a tenth of the preset's if not set"
         say(_of_first(console, place_in_environment()), f"note     {note}", indent=9)
     if not (config.train.steps or config.train.tokens or config.train.minutes):
         config = config.changed({"train.minutes": DEFAULT_MINUTES}, where="the default")
@@ -165,7 +163,7 @@ def _may_go_on(out: Path, config: RunConfig) -> bool:
     if not _restarts() or not (out / "config.toml").is_file():
         return False
     theirs = RunConfig().changed(read_toml(out / "config.toml"), where=str(out / "config.toml"))
-    if (theirs.data.paths, theirs.train.start_from) != (config.data.paths, config.train.start_from):
+    if (theirs.data.paths, theirs.train.init_from) != (config.data.paths, config.train.init_from):
         raise UsageError(
             f"{out} holds a run on {', '.join(theirs.data.paths)}: torchrun's --max-restarts would go on with that "
             "one. Choose another --out, or `lmsmith resume` it."
@@ -224,7 +222,7 @@ def _train(
             )
         # A tenth goes to evaluations and saves; without a clock, a size as for some minutes.
         seconds = 0.9 * rest if config.train.minutes else 300.0
-        if config.train.start_from:
+        if config.train.init_from:
             copy_model(config, folder)
         with _memory_in_words():
             return resolve(config, given, corpus, machine, seconds, ranks.world), corpus
@@ -257,7 +255,7 @@ def resume(place: Path, changes: Mapping[str, Any] | None = None, *, console: Co
     """
     started = time.monotonic()
     config, corpus = open_run(place)
-    if config.model.kind == "ngram" and not summary_of(place):
+    if config.model.counted and not summary_of(place):
         from lmsmith.train.counting import count
 
         with _or_resume(place, console):
@@ -274,7 +272,7 @@ def _resume(place: Path, changes: Mapping[str, Any], console: Console, started: 
         say(console, f"{place} is finished, at step {summary['steps']:,}: there is nothing to go on with")
         return summary
     assert set(changes) <= CHANGEABLE, changes
-    if config.train.carry_state and "train.micro_batch_size" in changes:
+    if config.train.truncated_bptt and "train.micro_batch_size" in changes:
         raise ConfigError(f"{place} carries a state for each of its micro-batches: their size stays as it is.")
     if changes:
         config = config.changed(changes, where="the command line")
@@ -302,9 +300,9 @@ def _of_first(console: Console, ranks: Ranks) -> Console:
 def _training(
     config: RunConfig, corpus: Corpus, place: Path, console: Console, machine: Machine, ranks: Ranks
 ) -> Training:
-    if config.train.carry_state and ranks.world > 1:
-        raise ConfigError("train.carry_state keeps its states in one process: start it without torchrun.")
-    if config.train.batch_size % ranks.world or config.train.batch_start % ranks.world:
+    if config.train.truncated_bptt and ranks.world > 1:
+        raise ConfigError("train.truncated_bptt keeps its states in one process: start it without torchrun.")
+    if config.train.batch_size % ranks.world or config.train.initial_batch_size % ranks.world:
         raise ConfigError(
             f"train.batch_size = {config.train.batch_size} cannot be shared evenly by {ranks.world} processes: set a "
             f"multiple of {ranks.world}, or start another number of processes."
@@ -349,7 +347,7 @@ def _memory_in_words() -> Iterator[None]:
             raise
         raise TrainingError(
             "this machine's memory does not suffice. Set a smaller --train.micro_batch_size (the batch stays as it "
-            "is; `lmsmith resume` takes it too), --train.recompute yes, or a smaller --model.context_length or model."
+            "is; `lmsmith resume` takes it too), --train.activation_checkpointing yes, or a smaller --model.context_length or model."
         ) from error
 
 

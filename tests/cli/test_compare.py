@@ -10,7 +10,7 @@ from conftest import Lmsmith
 def test_runs_and_compressors_on_one_text(lmsmith: Lmsmith, run: Path) -> None:
     text = (run / "tokens" / "validation.txt").read_bytes()
     (lmsmith.cwd / "text.txt").write_bytes(text)
-    done = lmsmith("train", "book.txt", "--preset", "ngram", "--model.ngram_order", 3, "--out", "counts")
+    done = lmsmith("train", "book.txt", "--preset", "ngram", "--model.order", 3, "--out", "counts")
     assert done.status == 0, done.err
     assert "bits per byte" in done.out
     done = lmsmith("generate", "counts", "The cat", "--max-tokens", 20)

@@ -136,7 +136,7 @@ def test_a_recipe_that_mixes(lmsmith: Lmsmith, shards: Path) -> None:
     """Text, and shards from elsewhere of the same tokenizer; the run's own config repeats it."""
     (shards / "mix.toml").write_text(
         'tokenizer = "byte"\n[train]\nsteps = 10\n'
-        '[[data.source]]\npath = "book.txt"\nweight = 3\n[[data.source]]\npath = "bytes"\nweight = 1\n',
+        '[[data.mixture]]\npath = "book.txt"\nweight = 3\n[[data.mixture]]\npath = "bytes"\nweight = 1\n',
         encoding="utf-8",
     )
     done = lmsmith("train", "mix.toml", *TINY, "--out", "run")
@@ -157,7 +157,7 @@ def test_a_file_in_two_sources_is_refused(lmsmith: Lmsmith) -> None:
     """Its tail would be held out of one and trained on in the other."""
     (lmsmith.cwd / "folder").mkdir()
     (lmsmith.cwd / "folder" / "book.txt").write_text(TEXT, encoding="utf-8")
-    recipe = '[[data.source]]\npath = "folder"\nweight = 1\n[[data.source]]\npath = "folder/book.txt"\nweight = 1\n'
+    recipe = '[[data.mixture]]\npath = "folder"\nweight = 1\n[[data.mixture]]\npath = "folder/book.txt"\nweight = 1\n'
     (lmsmith.cwd / "mix.toml").write_text(recipe, encoding="utf-8")
     done = lmsmith("train", "mix.toml", "--steps", 2, *TINY)
     assert done.status == 2

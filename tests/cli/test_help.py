@@ -73,7 +73,7 @@ def test_every_setting_is_an_option_of_train_with_its_meaning(lmsmith: Lmsmith) 
     shown = lmsmith("train", "--help").out
     words = " ".join(shown.split()).replace("- ", "-")  # lines break behind hyphens, too
     for name, leaf in settings():
-        if name not in ("data.sources", "data.source"):  # the arguments; tables of a recipe
+        if name not in ("data.sources", "data.mixture"):  # the arguments; tables of a recipe
             assert f"--{name} " in shown
             assert leaf.meaning.replace("- ", "-") in words
 

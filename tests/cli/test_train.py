@@ -198,11 +198,11 @@ def test_overrides_are_kept_and_what_is_left_open_is_chosen_to_fit(lmsmith: Lmsm
     assert model["n_head"] == 5
     assert model["d_model"] % 5 == 0
     run, _ = trained(
-        lmsmith, "book.txt", "--steps", 2, "--model.n_layer", 2, "--model.ngram_orders", "2,3", "--model.bias", "yes",
+        lmsmith, "book.txt", "--steps", 2, "--model.n_layer", 2, "--model.ngram_tables", "2,3", "--model.bias", "yes",
         out="c", tiny=without("n_layer"),
     )  # fmt: skip
     model = config_of(run)["model"]
-    assert (model["n_layer"], model["ngram_orders"], model["bias"]) == (2, [2, 3], True)
+    assert (model["n_layer"], model["ngram_tables"], model["bias"]) == (2, [2, 3], True)
     (lmsmith.cwd / "narrow.toml").write_text("[model]\nd_model = 24\n")
     trained(
         lmsmith, "narrow.toml", "book.txt", "--steps=2", "--model.n_head=4", out="d", tiny=without("d_model", "n_head")

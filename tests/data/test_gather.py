@@ -220,7 +220,7 @@ def test_a_document_of_two_mixed_texts_is_on_one_side(tmp_path: Path) -> None:
 
     def mixed(*names: str) -> Corpus:
         source = tuple(DataSource(sources[name]) for name in names)
-        return gathered(DataConfig(source=source, validation_fraction=0.2), tmp_path / "-".join(names))
+        return gathered(DataConfig(mixture=source, validation_fraction=0.2), tmp_path / "-".join(names))
 
     for one, other, where in (("few", "again", (4, 2)), ("few", "both", (8, 81))):
         told = (
@@ -279,7 +279,7 @@ def test_no_validation_token_is_trained_on(tmp_path_factory: pytest.TempPathFact
         names.append(str(prepared(place / str(number), train, validation)))
     weights = [data.draw(some.integers(1, 4)) for _ in names]
     mixed = tuple(DataSource(name, weight) for name, weight in zip(names, weights, strict=True))
-    config = DataConfig(source=mixed) if data.draw(some.booleans()) else DataConfig(sources=tuple(names))
+    config = DataConfig(mixture=mixed) if data.draw(some.booleans()) else DataConfig(sources=tuple(names))
     found = gathered(config, place / "tokens")
     batches = Batches(found.train, context_length=data.draw(some.integers(1, 10)), batch_size=8, seed=1)
     seen = set(np.unique([batches.rows(step).targets for step in range(60)]).tolist())
@@ -290,7 +290,7 @@ def test_no_validation_token_is_trained_on(tmp_path_factory: pytest.TempPathFact
 def test_texts_that_are_mixed_have_one_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("abcabc\n" * 50, encoding="utf-8")
     (tmp_path / "z.txt").write_text("xyzxyz\n" * 50, encoding="utf-8")
-    data = DataConfig(source=tuple(DataSource(str(tmp_path / name)) for name in ("a.txt", "z.txt")))
+    data = DataConfig(mixture=tuple(DataSource(str(tmp_path / name)) for name in ("a.txt", "z.txt")))
     for wanted, kind in (("auto", "char"), ("word", "word"), ("byte", "byte")):
         found = gathered(data, tmp_path / wanted, wanted)
         assert found.tokenizer.kind == kind

@@ -9,7 +9,7 @@ from lmsmith.data.exposure import exposure
 from lmsmith.data.growing import Growing
 
 T, N = 5, 30
-TRAIN = TrainConfig(steps=N, batch_size=12, batch_start=2, batch_ramp=0.7)
+TRAIN = TrainConfig(steps=N, batch_size=12, initial_batch_size=2, batch_warmup_fraction=0.7)
 
 
 def both() -> tuple[Growing, Batches]:

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from lmsmith.config import ModelConfig
 from lmsmith.errors import DataError
-from lmsmith.evaluate.league import Entry, Text, baselines, describe, read_text, score_entry
+from lmsmith.evaluate.league import Entry, Text, baselines, read_text, score_entry
 from lmsmith.evaluate.texts import encode_documents, read_documents, score_texts, to_bytes
+from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.models.ngram import Ngram
+from lmsmith.models.ngram_config import NgramConfig
 from lmsmith.models.rnn import RNN
+from lmsmith.models.rnn_config import RNNConfig
 from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer
 
@@ -31,7 +33,7 @@ def write(path: Path, data: bytes) -> Path:
 
 def uniform(tokenizer: Tokenizer) -> RNN:
     """What a recurrent network is before it is trained."""
-    model = RNN(ModelConfig(kind="rnn", n_layer=1, d_model=4, vocab_size=tokenizer.vocab_size, logit_softcap=0.0))
+    model = RNN(RNNConfig(n_layer=1, d_model=4, vocab_size=tokenizer.vocab_size, logit_softcap=0.0))
     model.initialise(torch.Generator())
     return model
 
@@ -161,7 +163,7 @@ def test_compressors_get_the_files_bytes(tmp_path: Path) -> None:
 def test_a_models_line_is_what_eval_says(tmp_path: Path) -> None:
     tokenizer = CharTokenizer.learn([TEXT], True)
     ids = tokenizer.encode(TEXT)
-    config = ModelConfig(kind="ngram", vocab_size=tokenizer.vocab_size, ngram_order=3)
+    config = NgramConfig(vocab_size=tokenizer.vocab_size, order=3)
     model = Ngram.learn(config, ids)
     lines = [json.dumps({"text": part}) for part in ("The cat lost the egg.", "Nobody saw it: ß", "猫")]
     (tmp_path / "t.jsonl").write_text("\n".join(lines), encoding="utf-8")
@@ -177,15 +179,15 @@ def test_a_models_line_is_what_eval_says(tmp_path: Path) -> None:
 
 def test_maximum_likelihood_says_how_much_it_holds_impossible() -> None:
     tokenizer = ByteTokenizer(False)
-    config = ModelConfig(kind="ngram", vocab_size=256, ngram_order=2, smoothing="mle")
+    config = NgramConfig(vocab_size=256, order=2, smoothing="mle")
     model = Ngram.learn(config, np.frombuffer(b"abcabcabc", np.uint8).astype(np.uint16))
     entry = entry_of(Text("it", b"abcacb", ("abcacb",)), tokenizer, model)
     assert (entry.bits_per_byte, entry.n_impossible) == (math.inf, 2)
 
 
 def test_models_in_words() -> None:
-    assert describe(ModelConfig(n_layer=2, n_head=2, d_model=64)) == "Transformer, 2 layers of 64"
-    assert describe(ModelConfig(kind="rnn", cell="gru", n_layer=1, d_model=9)) == "gru, 1 layer of 9"
+    assert GPTConfig(n_layer=2, n_head=2, d_model=64).in_brief() == "Transformer, 2 layers of 64"
+    assert RNNConfig(cell="gru", n_layer=1, d_model=9).in_brief() == "gru, 1 layer of 9"
 
 
 def test_a_folder_is_called_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,14 +10,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lmsmith.config import ModelConfig
 from lmsmith.data.shards import Shards
 from lmsmith.errors import ConfigError, DataError
 from lmsmith.evaluate.likelihood import Score, score_ids
 from lmsmith.models.gpt import GPT
+from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.models.interface import NeuralModel
 from lmsmith.models.ngram import Ngram
+from lmsmith.models.ngram_config import NgramConfig
 from lmsmith.models.rnn import RNN
+from lmsmith.models.rnn_config import RNNConfig
 
 V, T = 13, 8
 
@@ -160,7 +162,7 @@ def test_batches_keep_the_logits_small() -> None:
 
 @pytest.mark.parametrize("positions", ["rope", "learned"])
 def test_the_transformer(positions: str) -> None:
-    config = ModelConfig(
+    config = GPTConfig(
         n_layer=2, n_head=2, d_model=16, context_length=T, vocab_size=V, vocab_multiple=8, positions=positions
     )
     model = GPT(config)
@@ -181,7 +183,7 @@ def test_the_transformer(positions: str) -> None:
 @pytest.mark.parametrize("given", [False, True])
 def test_n_grams_cost_the_same_in_parts_side_by_side(monkeypatch: pytest.MonkeyPatch, length: int, given: bool) -> None:
     ids = np.random.default_rng(0).integers(0, V, 3000).astype(np.uint16)
-    model = Ngram.learn(ModelConfig(kind="ngram", vocab_size=V, ngram_order=4), ids[:2000])
+    model = Ngram.learn(NgramConfig(vocab_size=V, order=4), ids[:2000])
     text = ids[::-1][:length].copy()
     whole = -float(model.log_probabilities(torch.from_numpy(text.astype(np.int64))[None]).sum())
     monkeypatch.setattr("lmsmith.evaluate.likelihood._WARM_UP", 3)
@@ -194,7 +196,7 @@ def test_n_grams_cost_the_same_in_parts_side_by_side(monkeypatch: pytest.MonkeyP
 
 
 def test_recurrent_networks_read_on_from_a_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = RNN(ModelConfig(kind="rnn", cell="gru", n_layer=1, d_model=8, context_length=4, vocab_size=V)).double()
+    model = RNN(RNNConfig(cell="gru", n_layer=1, d_model=8, context_length=4, vocab_size=V)).double()
     for weight in model.parameters():
         weight.data.normal_(0, 0.5, generator=torch.Generator().manual_seed(weight.numel()))
     ids = torch.from_numpy(np.random.default_rng(0).integers(0, V, 101))
@@ -213,7 +215,7 @@ def test_recurrent_networks_read_on_from_a_warm_up(monkeypatch: pytest.MonkeyPat
 
 def test_what_is_impossible_is_counted() -> None:
     text = np.array([0, 1, 2, 0, 1, 2, 0], np.uint16)
-    model = Ngram.learn(ModelConfig(kind="ngram", vocab_size=V, ngram_order=2, smoothing="mle"), text)
+    model = Ngram.learn(NgramConfig(vocab_size=V, order=2, smoothing="mle"), text)
     score = score_ids(model, np.array([0, 1, 1, 2, 5, 0, 1], np.uint16), n_bytes=7)
     assert score.n_impossible == 2  # 1 after 1, 5 after 2; after 5, which it has not seen, all goes by frequency
     assert score.perplexity == score.bits_per_byte == math.inf

@@ -10,14 +10,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lmsmith.config import ModelConfig
 from lmsmith.errors import ConfigError, UsageError
 from lmsmith.generate.decode import continue_text, encode_prompt, generate, stream_text, window_start
 from lmsmith.generate.sampling import Sampling, generator_for, sample
 from lmsmith.models.gpt import GPT
+from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.models.interface import NeuralModel
 from lmsmith.models.ngram import Ngram
+from lmsmith.models.ngram_config import NgramConfig
 from lmsmith.models.rnn import RNN
+from lmsmith.models.rnn_config import RNNConfig
 from lmsmith.tokens.tokenizer import ByteTokenizer, CharTokenizer
 
 V = 11
@@ -103,14 +105,14 @@ def test_with_state_equals_without_and_past_the_context(context_length: int, pro
 @pytest.mark.parametrize(
     "parts",
     [
-        {"positions": "rope", "ngram_orders": (2, 3)},
+        {"positions": "rope", "ngram_tables": (2, 3)},
         {"positions": "learned", "norm": "layernorm", "bias": True, "tied_head": True, "dropout": 0.3},
         {"positions": "rope", "n_kv_head": 1, "feed_forward": "swiglu", "vocab_multiple": 8},
     ],
     ids=["modern", "gpt2", "llama"],
 )
 def test_the_transformers_state_equals_none(parts: dict[str, Any]) -> None:
-    model = GPT(ModelConfig(n_layer=2, n_head=2, d_model=16, context_length=8, vocab_size=V, **parts)).double()
+    model = GPT(GPTConfig(n_layer=2, n_head=2, d_model=16, context_length=8, vocab_size=V, **parts)).double()
     generator = torch.Generator().manual_seed(0)
     for weight in model.parameters():
         weight.data.normal_(0, 0.5, generator=generator)
@@ -123,7 +125,7 @@ def test_the_transformers_state_equals_none(parts: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("prompt", [[3], [1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3]])
 def test_a_state_without_a_bound_is_carried_on_for_ever(prompt: list[int]) -> None:
-    network = RNN(ModelConfig(kind="rnn", n_layer=1, d_model=8, context_length=4, vocab_size=V)).double()
+    network = RNN(RNNConfig(n_layer=1, d_model=8, context_length=4, vocab_size=V)).double()
     generator = torch.Generator().manual_seed(0)
     for weight in network.parameters():
         weight.data.normal_(0, 1.0, generator=generator)
@@ -131,7 +133,7 @@ def test_a_state_without_a_bound_is_carried_on_for_ever(prompt: list[int]) -> No
         network, prompt, 30, Sampling(), seed=4
     )
     text = np.random.default_rng(0).integers(0, V, 200).astype(np.uint16)
-    counts = Ngram.learn(ModelConfig(kind="ngram", vocab_size=V, ngram_order=3), text)
+    counts = Ngram.learn(NgramConfig(vocab_size=V, order=3), text)
     wanted, draws = list(prompt), generator_for(4, 0)
     for _ in range(30):
         two = torch.tensor([wanted[-2:]])

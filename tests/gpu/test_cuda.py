@@ -19,10 +19,10 @@ import torch
 
 from lmsmith.accounting.measure import use_matmul
 from lmsmith.config import RunConfig
+from lmsmith.config.presets import preset
 from lmsmith.data.batches import Batches
 from lmsmith.data.packing import Packed
 from lmsmith.models.gpt import GPT
-from lmsmith.presets import preset
 from lmsmith.train.machine import has_bfloat16
 from lmsmith.train.replica import Replica
 from lmsmith.train.step import gradient, update
@@ -116,7 +116,9 @@ def test_compiled_blocks_are_the_eager_ones(name: str) -> None:
 def test_recomputed_blocks_take_less_memory() -> None:
     peaks = []
     for recompute in (False, True):
-        replica = replica_on("cuda", **{"train.recompute": recompute, "model.n_layer": 8, "model.d_model": 256})
+        replica = replica_on(
+            "cuda", **{"train.activation_checkpointing": recompute, "model.n_layer": 8, "model.d_model": 256}
+        )
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         gradient(replica, batches(), 0)

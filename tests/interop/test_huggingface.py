@@ -11,14 +11,15 @@ import torch
 from random_models import SIZES, logits, random_ids, random_model, saved, transformers
 from safetensors.torch import load_file, save_file
 
-from lmsmith.config import ModelConfig, settings
+from lmsmith.config import settings
+from lmsmith.config.presets import preset
 from lmsmith.errors import CheckpointError, ConfigError
 from lmsmith.generate.decode import generate
 from lmsmith.generate.sampling import Sampling
 from lmsmith.interop.architectures import GPT2, LLAMA, architecture_for, shapes_of
 from lmsmith.interop.huggingface import read, write
 from lmsmith.models.gpt import GPT
-from lmsmith.presets import preset
+from lmsmith.models.gpt_config import GPTConfig
 
 # Heads of 12 have frequencies that are kept, divided, and one between the two. Texts are of 60 tokens.
 LLAMA3 = {
@@ -48,13 +49,13 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def ours(config: ModelConfig, tensors: dict[str, torch.Tensor]) -> GPT:
+def ours(config: GPTConfig, tensors: dict[str, torch.Tensor]) -> GPT:
     model = GPT(config)
     model.load_state_dict(tensors)
     return model.eval()
 
 
-def random_ours(config: ModelConfig) -> GPT:
+def random_ours(config: GPTConfig) -> GPT:
     model = GPT(config).eval()
     generator = torch.Generator().manual_seed(3)
     for name, p in model.named_parameters():
@@ -152,11 +153,11 @@ def other_values() -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
     own = {
         "window": {"window": 8, "window_pattern": "S"},
-        "ngram_orders": {"ngram_orders": (2,)},
+        "ngram_tables": {"ngram_tables": (2,)},
         "rope_factor": {"rope_scaling": "linear", "rope_factor": 2.0},
         "rope_original_context": {"rope_scaling": "llama3", "rope_factor": 2.0, "rope_original_context": 40},
     }
-    for name, leaf in settings(ModelConfig):
+    for name, leaf in settings(GPTConfig):
         choices = [True, False] if leaf.kind is bool else list(leaf.choices)
         numbers = {int: [2, 3], float: [0.25, 500.0]}.get(leaf.kind, [])
         found += [(name, own[name])] if name in own else [(name, {name: value}) for value in choices + numbers]
@@ -186,7 +187,7 @@ def test_every_setting_is_the_same_there_or_refused_by_name(name: str, tmp_path:
             refused.add(setting)
             continue
         assert (logits(model, ids) - logits(theirs, ids)).abs().max() < 1e-5, changes
-    assert refused >= {"qk_norm", "logit_softcap", "embedding_norm", "ngram_orders", "window", "feed_forward", "norm"}
+    assert refused >= {"qk_norm", "logit_softcap", "embedding_norm", "ngram_tables", "window", "feed_forward", "norm"}
 
 
 def test_what_has_no_counterpart_is_refused_with_the_reason() -> None:
@@ -387,5 +388,5 @@ def test_files_that_cannot_be_read_are_told_of(folder: Path) -> None:
 def test_all_choices_of_the_literals_are_tried() -> None:
     """Of `other_values`: a new choice of norm, say, is held against transformers as well."""
     tried = {(name, value) for name, changes in other_values() for key, value in changes.items() if key == name}
-    for name, leaf in settings(ModelConfig):
+    for name, leaf in settings(GPTConfig):
         assert {(name, choice) for choice in typing.get_args(leaf.kind) if leaf.choices} <= tried

@@ -8,7 +8,8 @@ import pytest
 import torch
 from random_models import logits, random_ids, random_model
 
-from lmsmith.config import ModelConfig
+from lmsmith.config import MODEL_KINDS
+from lmsmith.config.presets import preset
 from lmsmith.errors import CheckpointError, ConfigError, TokenizerError, UsageError
 from lmsmith.interop import importing
 from lmsmith.interop.architectures import architecture_for
@@ -16,7 +17,7 @@ from lmsmith.interop.exporting import export_model
 from lmsmith.interop.importing import import_model
 from lmsmith.interop.llmc import check, read, write
 from lmsmith.models.gpt import GPT
-from lmsmith.presets import preset
+from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.tokens.files import load_tokenizer, save_tokenizer
 from lmsmith.tokens.tokenizer import ByteTokenizer
 from lmsmith.train.run import load_weights
@@ -115,7 +116,7 @@ def test_a_trained_model_is_padded_and_completed(tmp_path: Path) -> None:
 )
 def test_what_llmc_does_not_compute_is_refused(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
     sizes = {"n_layer": 1, "n_head": 3, "d_model": 36, "vocab_size": 97} | changes
-    config: ModelConfig = preset("gpt2").changed({f"model.{k}": v for k, v in sizes.items()}, where="here").model
+    config: GPTConfig = preset("gpt2").changed({f"model.{k}": v for k, v in sizes.items()}, where="here").model
     model = GPT(config)
     with pytest.raises(ConfigError, match=told):
         write(tmp_path / "model.bin", config, {name: p.detach() for name, p in model.named_parameters()})
@@ -126,7 +127,7 @@ def test_what_llmc_does_not_compute_is_refused(tmp_path: Path, changes: dict[str
 def test_other_kinds_of_models_are_refused_in_a_sentence(kind: Any) -> None:
     for refused in (check, architecture_for):
         with pytest.raises(ConfigError, match=rf"^(llm\.c|transformers) has [^.]* a model of kind {kind}[^.]*\.$"):
-            refused(ModelConfig(kind=kind, vocab_size=97))
+            refused(MODEL_KINDS.get(kind)(vocab_size=97))
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

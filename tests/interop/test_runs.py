@@ -20,13 +20,13 @@ from lmsmith.checkpoint import load_model, save_model
 from lmsmith.cli import run as command
 from lmsmith.cli import verbs
 from lmsmith.config import flatten, read_toml
+from lmsmith.config.presets import preset
 from lmsmith.errors import CheckpointError, ConfigError, TokenizerError, UsageError
 from lmsmith.evaluate.league import Text
 from lmsmith.interop.exporting import export_model
 from lmsmith.interop.importing import import_model
 from lmsmith.interop.vocabulary import save
 from lmsmith.models.gpt import GPT
-from lmsmith.presets import preset
 from lmsmith.studies.league import league
 from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.files import load_tokenizer, save_tokenizer

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmsmith.config import ModelConfig
+from lmsmith.config.presets import preset
 from lmsmith.loss import summed_cross_entropy
 from lmsmith.models import kernels
 from lmsmith.models.gpt import GPT
-from lmsmith.presets import preset
+from lmsmith.models.gpt_config import GPTConfig
 
 FAMILIES = ("modern", "llama", "gpt2", "babygpt")
 Map = Callable[[Tensor], Tensor]
@@ -30,13 +30,13 @@ SMALL: dict[str, Any] = {
 }
 
 
-def small(name: str, **changes: Any) -> ModelConfig:
+def small(name: str, **changes: Any) -> GPTConfig:
     """A preset's model at a size that takes milliseconds; `changes` without their section."""
     ours = {f"model.{key}": value for key, value in changes.items()}
     return preset(name).changed({**SMALL, **ours}, where="here").model
 
 
-def random_model(config: ModelConfig, seed: int = 0, dtype: torch.dtype = torch.float64) -> GPT:
+def random_model(config: GPTConfig, seed: int = 0, dtype: torch.dtype = torch.float64) -> GPT:
     """Every parameter random, so that none is zero or one and can be left out unseen. Without dropout."""
     model = GPT(config).to(dtype).eval()
     generator = torch.Generator().manual_seed(seed)
@@ -85,8 +85,8 @@ def gpt2_names(n_layer: int) -> Iterator[tuple[str, list[str], Map]]:
     yield "final_norm.bias", ["transformer.ln_f.bias"], same
 
 
-def llama_names(config: ModelConfig) -> Iterator[tuple[str, list[str], Map]]:
-    K = config.d_head
+def llama_names(config: GPTConfig) -> Iterator[tuple[str, list[str], Map]]:
+    K = config.width_head
 
     def neighbours(x: Tensor) -> Tensor:
         """They turn a head's number i with number i + K/2, we turn neighbours: rows 0, K/2, 1, K/2 + 1, ..."""
@@ -228,7 +228,7 @@ def test_windows_are_mistrals(hugging_face: Any) -> None:
 # Sizes
 
 
-def on_meta(config: ModelConfig) -> GPT:
+def on_meta(config: GPTConfig) -> GPT:
     with torch.device("meta"):
         return GPT(config)
 
@@ -280,7 +280,7 @@ def test_a_tied_head_is_the_table() -> None:
 # What holds for every kind
 
 KINDS = [
-    {"positions": positions, "norm": norm, "ngram_orders": ngrams, "feed_forward": feed_forward}
+    {"positions": positions, "norm": norm, "ngram_tables": ngrams, "feed_forward": feed_forward}
     for positions, norm, ngrams, feed_forward in itertools.product(
         ("learned", "rope", "none"),
         ("layernorm", "rmsnorm"),
@@ -293,7 +293,7 @@ KINDS = [
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(map(str, kind.values())))
 def test_no_position_sees_a_later_one(kind: dict[str, Any]) -> None:
     """By gradients: a logit depends on every token up to its own and on none behind; so it does through the hash."""
-    config = ModelConfig(
+    config = GPTConfig(
         n_layer=2, n_head=2, d_model=8, d_ff=8, vocab_size=7, context_length=6, ngram_table_size=31, **kind
     )
     model, T = random_model(config), 6
@@ -330,7 +330,7 @@ def test_reading_piece_by_piece_equals_reading_at_once(name: str, chunks: tuple[
 @pytest.mark.parametrize("kind", KINDS[::7], ids=lambda kind: "-".join(map(str, kind.values())))
 @pytest.mark.parametrize("n_kv_head", [1, 2])
 def test_so_does_every_kind(kind: dict[str, Any], n_kv_head: int) -> None:
-    config = ModelConfig(n_layer=2, n_head=4, n_kv_head=n_kv_head, d_model=16, vocab_size=7, context_length=9, **kind)
+    config = GPTConfig(n_layer=2, n_head=4, n_kv_head=n_kv_head, d_model=16, vocab_size=7, context_length=9, **kind)
     model, ids = random_model(config), random_ids(2, 9, 7)
     state = model.new_state(2)
     with torch.no_grad():
@@ -341,7 +341,7 @@ def test_so_does_every_kind(kind: dict[str, Any], n_kv_head: int) -> None:
 @pytest.mark.parametrize("window", [{}, {"window": 30, "window_pattern": "SL"}])
 def test_a_cache_has_room_for_what_was_read(window: dict[str, Any]) -> None:
     """Not for all of a long context; what was in it stays when it grows."""
-    config = ModelConfig(n_layer=2, n_head=2, n_kv_head=1, d_model=8, vocab_size=7, context_length=4096, **window)
+    config = GPTConfig(n_layer=2, n_head=2, n_kv_head=1, d_model=8, vocab_size=7, context_length=4096, **window)
     model, ids = random_model(config), random_ids(2, 300, 7)
     state, parts, rooms = model.new_state(2), [], []
     with torch.no_grad():
@@ -435,8 +435,8 @@ def test_gradients_under_bfloat16_are_near(name: str, block: int, monkeypatch: p
 
 @pytest.mark.parametrize("dropout", ["dropout", "attention_dropout", "ngram_dropout"])
 def test_dropout_is_for_training_and_repeats_with_the_seed(dropout: str) -> None:
-    config = small("modern", ngram_orders=(2,), **{dropout: 0.5})
-    model, without = random_model(config), random_model(small("modern", ngram_orders=(2,)))
+    config = small("modern", ngram_tables=(2,), **{dropout: 0.5})
+    model, without = random_model(config), random_model(small("modern", ngram_tables=(2,)))
     ids = random_ids(2, 11)
     assert torch.equal(model(ids), without(ids))
     model.train()
@@ -452,7 +452,7 @@ def test_dropout_is_for_training_and_repeats_with_the_seed(dropout: str) -> None
 # Initial weights
 
 
-def initialised(config: ModelConfig, seed: int = 1) -> GPT:
+def initialised(config: GPTConfig, seed: int = 1) -> GPT:
     model = GPT(config)
     model.initialise(torch.Generator().manual_seed(seed))
     return model

@@ -7,21 +7,22 @@ import pytest
 import torch
 
 from lmsmith.checkpoint import load_model, save_model
-from lmsmith.config import ModelConfig
 from lmsmith.models import interface
+from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.models.interface import LanguageModel, NeuralModel
-from lmsmith.models.kinds import build, restore
 from lmsmith.models.ngram import Ngram
+from lmsmith.models.ngram_config import NgramConfig
+from lmsmith.models.rnn_config import RNNConfig
 
 V, T = 9, 8
 CONFIGS = {
-    "gpt": ModelConfig(n_layer=1, n_head=2, d_model=8, context_length=T, vocab_size=V, vocab_multiple=4),
-    "tied": ModelConfig(n_layer=1, n_head=2, d_model=8, context_length=T, vocab_size=V, tied_head=True),
-    "elman": ModelConfig(kind="rnn", cell="elman", n_layer=2, d_model=8, vocab_size=V, vocab_multiple=4),
-    "lstm": ModelConfig(kind="rnn", n_layer=1, d_model=8, vocab_size=V, tied_head=True),
-    "kneser-ney": ModelConfig(kind="ngram", vocab_size=V, ngram_order=3),
-    "add-k": ModelConfig(kind="ngram", vocab_size=V, ngram_order=3, smoothing="add-k"),
-    "mle": ModelConfig(kind="ngram", vocab_size=V, ngram_order=3, smoothing="mle"),
+    "gpt": GPTConfig(n_layer=1, n_head=2, d_model=8, context_length=T, vocab_size=V, vocab_multiple=4),
+    "tied": GPTConfig(n_layer=1, n_head=2, d_model=8, context_length=T, vocab_size=V, tied_head=True),
+    "elman": RNNConfig(cell="elman", n_layer=2, d_model=8, vocab_size=V, vocab_multiple=4),
+    "lstm": RNNConfig(n_layer=1, d_model=8, vocab_size=V, tied_head=True),
+    "kneser-ney": NgramConfig(vocab_size=V, order=3),
+    "add-k": NgramConfig(vocab_size=V, order=3, smoothing="add-k"),
+    "mle": NgramConfig(vocab_size=V, order=3, smoothing="mle"),
 }
 
 
@@ -29,7 +30,7 @@ def made(name: str) -> LanguageModel:
     config = CONFIGS[name]
     if config.kind == "ngram":
         return Ngram.learn(config, np.random.default_rng(0).integers(0, V, 300).astype(np.uint16))
-    model = build(config).double().eval()
+    model = config.build().double().eval()
     generator = torch.Generator().manual_seed(0)
     for weight in model.parameters():
         weight.data.normal_(0, 0.5, generator=generator)
@@ -83,7 +84,7 @@ def test_what_is_learnt_is_written_and_read_again(name: str, tmp_path: Path) -> 
     tensors = model.tensors() if isinstance(model, Ngram) else model.float().state_dict()  # type: ignore[attr-defined]
     save_model(tmp_path / "model", tensors, {})
     loaded, _ = load_model(tmp_path / "model")
-    again = restore(CONFIGS[name], loaded)
+    again = CONFIGS[name].restore(loaded)
     if isinstance(again, NeuralModel):
         assert not again.training
         assert again.n_parameters() == sum(tensor.numel() for tensor in loaded.values())
@@ -91,4 +92,4 @@ def test_what_is_learnt_is_written_and_read_again(name: str, tmp_path: Path) -> 
     assert again.log_probabilities(ids).equal(model.log_probabilities(ids))
     assert again.n_parameters() == model.n_parameters()
     with pytest.raises((KeyError, ValueError, RuntimeError)):
-        restore(CONFIGS["add-k" if CONFIGS[name].kind != "ngram" else "gpt"], loaded)
+        CONFIGS["add-k" if CONFIGS[name].kind != "ngram" else "gpt"].restore(loaded)

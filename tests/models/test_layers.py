@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmsmith.config import ModelConfig
+from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.models.layers import FeedForward, NgramEmbedding, Norm
 
 SMALL = {"n_layer": 1, "n_head": 3, "d_model": 12, "context_length": 9, "vocab_size": 11}
 
 
-def config(**changes: object) -> ModelConfig:
-    return ModelConfig(**{**SMALL, **changes})  # type: ignore[arg-type]
+def config(**changes: object) -> GPTConfig:
+    return GPTConfig(**{**SMALL, **changes})  # type: ignore[arg-type]
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:
@@ -88,7 +88,7 @@ def key_rows(grams: list[int], n_rows: int) -> int:
 
 
 def test_ngram_rows_are_those_of_the_last_n_tokens() -> None:
-    c = config(ngram_orders=(2, 3, 5), ngram_table_size=1000, vocab_size=100_000)
+    c = config(ngram_tables=(2, 3, 5), ngram_table_size=1000, vocab_size=100_000)
     layer = NgramEmbedding(c)
     ids = torch.randint(0, 100_000, (2, 20), generator=torch.Generator().manual_seed(0))
     before = torch.randint(0, 100_000, (2, 4), generator=torch.Generator().manual_seed(1))
@@ -99,7 +99,7 @@ def test_ngram_rows_are_those_of_the_last_n_tokens() -> None:
 
 
 def test_ngram_rows_restart_where_documents_do() -> None:
-    layer = NgramEmbedding(config(ngram_orders=(2, 3, 5), ngram_table_size=1000))
+    layer = NgramEmbedding(config(ngram_tables=(2, 3, 5), ngram_table_size=1000))
     ids, nothing = torch.randint(0, 11, (1, 9), generator=torch.Generator().manual_seed(0)), torch.full((1, 4), 11)
     positions = torch.tensor([[0, 1, 2, 3, 0, 0, 1, 2, 3]])
     found = torch.stack(layer.rows(ids, nothing, positions))
@@ -109,7 +109,7 @@ def test_ngram_rows_restart_where_documents_do() -> None:
 
 def test_ngram_rows_spread_evenly() -> None:
     """Distinct trigrams of a small alphabet fill the rows as a random function would: chi-square per degree about 1."""
-    layer = NgramEmbedding(config(ngram_orders=(3,), ngram_table_size=512, vocab_size=64))
+    layer = NgramEmbedding(config(ngram_tables=(3,), ngram_table_size=512, vocab_size=64))
     grams = torch.cartesian_prod(*[torch.arange(64)] * 3)[:, None, :]  # every trigram once
     (rows,) = layer.rows(grams[:, 0, 2:], grams[:, 0, :2])
     counts = torch.bincount(rows.flatten(), minlength=512).double()
@@ -119,7 +119,7 @@ def test_ngram_rows_spread_evenly() -> None:
 
 
 def test_ngram_embedding_adds_one_row_an_order() -> None:
-    c = config(ngram_orders=(2, 4), ngram_table_size=97)
+    c = config(ngram_tables=(2, 4), ngram_table_size=97)
     layer = filled(NgramEmbedding(c))
     ids, nothing = torch.tensor([[3, 1, 4, 1, 5]]), torch.full((1, 3), 11)
     rows = layer.rows(ids, nothing)
@@ -129,7 +129,7 @@ def test_ngram_embedding_adds_one_row_an_order() -> None:
 
 
 def test_ngram_dropout_leaves_out_whole_positions() -> None:
-    layer = filled(NgramEmbedding(config(ngram_orders=(2, 3), ngram_dropout=0.25)))
+    layer = filled(NgramEmbedding(config(ngram_tables=(2, 3), ngram_dropout=0.25)))
     ids, nothing = torch.arange(3000).view(1, -1) % 11, torch.full((1, 2), 11)
     full = layer.eval()(ids, nothing)
     with torch.random.fork_rng(devices=[]):

@@ -14,15 +14,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as some
 
-from lmsmith.config import ModelConfig
 from lmsmith.models.ngram import FALLBACK, Discounts, Ngram, estimate_discounts
+from lmsmith.models.ngram_config import NgramConfig
 from lmsmith.tokens.ngram_trie import count_ngrams
 
 SMOOTHINGS = ("kneser-ney", "add-k", "mle")
 
 
 def learn(ids: Sequence[int], vocab_size: int, n: int, smoothing: str = "kneser-ney", **settings: Any) -> Ngram:
-    config = ModelConfig(kind="ngram", vocab_size=vocab_size, ngram_order=n, smoothing=smoothing, **settings)
+    config = NgramConfig(vocab_size=vocab_size, order=n, smoothing=smoothing, **settings)
     return Ngram.learn(config, np.array(ids, dtype=np.uint16))
 
 
@@ -252,7 +252,7 @@ def test_tensors_are_all_it_has_learnt(smoothing: str) -> None:
     assert torch.equal(model.log_probabilities(row), again.log_probabilities(row))
     assert again.n_parameters() == sum(len(Counter(zip(*(ids[i:] for i in range(k))))) for k in (1, 2, 3))  # noqa: B905
     with pytest.raises(ValueError, match="3-grams"):
-        Ngram.from_tensors(ModelConfig(kind="ngram", vocab_size=9, ngram_order=4), model.tensors())
+        Ngram.from_tensors(NgramConfig(vocab_size=9, order=4), model.tensors())
 
 
 @pytest.mark.slow

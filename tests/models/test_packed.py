@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmsmith.config import ModelConfig
 from lmsmith.data.rows import Rows
 from lmsmith.loss import IGNORED, summed_cross_entropy
 from lmsmith.models import kernels
 from lmsmith.models.gpt import GPT
+from lmsmith.models.gpt_config import GPTConfig
 
 V, T = 13, 24
 VARIANTS: dict[str, dict[str, Any]] = {
-    "modern": {"ngram_orders": (2, 4), "ngram_table_size": 31},
+    "modern": {"ngram_tables": (2, 4), "ngram_table_size": 31},
     "gpt2": {"norm": "layernorm", "positions": "learned", "feed_forward": "gelu-tanh", "bias": True, "tied_head": True},
     "grouped": {"n_kv_head": 2, "positions": "none"},
     "windows": {"window": 5, "window_pattern": "SL"},
@@ -28,7 +28,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def model_of(name: str, dtype: torch.dtype = torch.float64) -> GPT:
     sizes: dict[str, Any] = {"n_layer": 3, "n_head": 4, "d_model": 16, "vocab_size": V, "context_length": T}
-    model = GPT(ModelConfig(**sizes, **VARIANTS[name])).to(dtype)
+    model = GPT(GPTConfig(**sizes, **VARIANTS[name])).to(dtype)
     generator = torch.Generator().manual_seed(0)
     for p in model.parameters():
         p.data.normal_(0.1, 0.4, generator=generator)

@@ -8,20 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmsmith.config import ModelConfig
 from lmsmith.models.rnn import RNN, Recurrent
+from lmsmith.models.rnn_config import RNNConfig
 
 CELLS = [("elman", "tanh"), ("elman", "sigmoid"), ("gru", "tanh"), ("lstm", "tanh")]
 IDS = ["elman-tanh", "elman-sigmoid", "gru", "lstm"]
 V, D = 11, 6
 
 
-def config_of(cell: str = "lstm", activation: str = "tanh", **settings: Any) -> ModelConfig:
+def config_of(cell: str = "lstm", activation: str = "tanh", **settings: Any) -> RNNConfig:
     sizes = {"n_layer": 2, "d_model": D, "vocab_size": V, "logit_softcap": 0.0}
-    return ModelConfig(kind="rnn", cell=cell, activation=activation, **sizes | settings)
+    return RNNConfig(cell=cell, activation=activation, **sizes | settings)
 
 
-def random_model(config: ModelConfig, seed: int = 0) -> RNN:
+def random_model(config: RNNConfig, seed: int = 0) -> RNN:
     model = RNN(config).double().eval()
     generator = torch.Generator().manual_seed(seed)
     for weight in model.parameters():

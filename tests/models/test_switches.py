@@ -14,12 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmsmith.config import ModelConfig, settings_of
+from lmsmith.config import settings
 from lmsmith.models.gpt import GPT
+from lmsmith.models.gpt_config import GPTConfig
 
 V, T = 13, 11
 BASE: dict[str, Any] = {"n_layer": 4, "n_head": 4, "d_model": 16, "vocab_size": V, "context_length": T, "d_ff": 24}
-NGRAMS = {"ngram_orders": (2, 3), "ngram_table_size": 31}
+NGRAMS = {"ngram_tables": (2, 3), "ngram_table_size": 31}
 EVERYWHERE, NOWHERE = "", "-"
 BLOCK = r"blocks\.\d\."
 
@@ -35,7 +36,7 @@ SWITCHES: dict[str, list[tuple[dict[str, Any], Any, str, str | int]]] = {
     "vocab_size": [({}, 17, "token|head", NOWHERE)],
     "vocab_multiple": [({}, 8, "token|head", NOWHERE)],
     "context_length": [({}, 12, NOWHERE, NOWHERE), ({"positions": "learned"}, 12, "position", NOWHERE)],
-    "ngram_orders": [({"ngram_table_size": 31}, (2, 3), "ngram", EVERYWHERE)],
+    "ngram_tables": [({"ngram_table_size": 31}, (2, 3), "ngram", EVERYWHERE)],
     "ngram_table_size": [(NGRAMS, 29, "ngram", EVERYWHERE)],
     "norm": [
         ({}, "layernorm", NOWHERE, EVERYWHERE),
@@ -89,7 +90,7 @@ def numbers(name: str, p: Tensor) -> Tensor:
 
 
 def model_of(**settings: Any) -> GPT:
-    model = GPT(ModelConfig(**BASE | settings)).double().eval()
+    model = GPT(GPTConfig(**BASE | settings)).double().eval()
     for name, p in model.named_parameters():
         p.data.copy_(numbers(name, p))
     return model
@@ -104,8 +105,9 @@ def random_ids(B: int = 2, seed: int = 5) -> Tensor:
 
 
 def test_every_setting_is_here() -> None:
-    assert set(SWITCHES) == settings_of("gpt") - {"kind"}
-    assert all(ModelConfig.__dataclass_fields__[name].default != value for name, _, value, _, _ in CASES)
+    own = {name.removeprefix("model.") for name, _ in settings() if name.startswith("model.")}
+    assert set(SWITCHES) == own - {"kind"}
+    assert all(GPTConfig.__dataclass_fields__[name].default != value for name, _, value, _, _ in CASES)
 
 
 @pytest.mark.parametrize(("name", "besides", "value", "parameters", "output"), CASES, ids=IDS)
@@ -174,7 +176,7 @@ def test_dropout_is_for_training(settings: str, value: dict[str, Any]) -> None:
 
 
 def initialised(settings: dict[str, Any], seed: int = 1) -> GPT:
-    model = GPT(ModelConfig(**BASE | settings))
+    model = GPT(GPTConfig(**BASE | settings))
     model.initialise(torch.Generator().manual_seed(seed))
     return model
 
@@ -253,7 +255,7 @@ def test_truncated_normal(settings: dict[str, Any]) -> None:
 
 def test_maps_in_one_matrix() -> None:
     for settings in ({}, {"n_kv_head": 2, "feed_forward": "geglu"}, {"feed_forward": "swiglu", "d_ff": 7}):
-        model = GPT(ModelConfig(**BASE | settings))  # type: ignore[arg-type]
+        model = GPT(GPTConfig(**BASE | settings))  # type: ignore[arg-type]
         for key, rows in model.parts().items():
             assert sum(rows) == model.get_parameter(key).size(0)
         kinds = {key.rpartition(".")[0].partition(".")[2].partition(".")[2] for key in model.parts()}

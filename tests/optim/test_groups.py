@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from lmsmith.config import OptimConfig
+from lmsmith.config.presets import preset
 from lmsmith.models.gpt import GPT
 from lmsmith.optim.groups import Optimisers
-from lmsmith.presets import preset
 
 FAMILIES = ("modern", "llama", "gpt2", "babygpt")
 SMALL = {
@@ -71,7 +71,7 @@ def test_muon_takes_the_matrices_inside_blocks(tied: bool) -> None:
             "model.positions": "learned",
             "optim.weight_decay": 0.3,
             "optim.learning_rate": 0.001,
-            "optim.table_learning_rate": 0.002,
+            "optim.embedding_learning_rate": 0.002,
             "optim.muon_learning_rate": 0.03,
         },
     )
@@ -94,7 +94,7 @@ def test_muon_takes_the_matrices_inside_blocks(tied: bool) -> None:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_tables_take_the_common_rate_unless_they_have_their_own(name: str) -> None:
-    model, config = built(name, **{"optim.table_learning_rate": 0.0})
+    model, config = built(name, **{"optim.embedding_learning_rate": 0.0})
     assert groups_of(model, Optimisers(model, config))["token_embedding.weight"][1] == config.learning_rate
 
 
@@ -125,7 +125,7 @@ def adamw(start: Tensor, gradients: list[Tensor], rates: list[float], decay: flo
 @pytest.mark.parametrize("name", ["gpt2", "modern"])
 def test_adamw_by_hand(name: str) -> None:
     """Every parameter that AdamW has, over several steps at changing shares of its peak."""
-    model, config = built(name, **{"optim.weight_decay": 0.2, "optim.table_learning_rate": 0.05, "optim.eps": 1e-3})
+    model, config = built(name, **{"optim.weight_decay": 0.2, "optim.embedding_learning_rate": 0.05, "optim.eps": 1e-3})
     optimisers = Optimisers(model, config)
     groups = groups_of(model, optimisers)
     before = {key: p.detach().clone() for key, p in model.named_parameters()}

@@ -5,10 +5,10 @@ import sys
 
 import torch
 
+from lmsmith.config.presets import preset
 from lmsmith.models.gpt import GPT
 from lmsmith.parallel.process import joined, place_in_environment
 from lmsmith.parallel.shard import SummedLoss, as_sharded, is_sharded, row_by_row, spread, synchronised, whole
-from lmsmith.presets import preset
 
 TINY = {"model.n_layer": 2, "model.n_head": 2, "model.d_model": 16, "model.vocab_size": 31, "model.context_length": 12}
 ROWS = 4  # of the global batch; one micro-batch each

@@ -8,11 +8,11 @@ import torch
 
 from lmsmith.checkpoint import load_checkpoint
 from lmsmith.config import RunConfig
+from lmsmith.config.presets import preset
 from lmsmith.data.batches import IGNORED, Batch, Batches
 from lmsmith.data.prepare import Corpus
 from lmsmith.errors import ConfigError
 from lmsmith.models.gpt import GPT
-from lmsmith.presets import preset
 from lmsmith.train.by_hand import ByHand, check_memory, for_reference
 from lmsmith.train.loop import Training
 from lmsmith.train.replica import Replica
@@ -27,7 +27,7 @@ TINY = {
     "model.context_length": 16,
     "model.vocab_multiple": 8,
     "optim.learning_rate": 1e-2,
-    "optim.table_learning_rate": 3e-2,
+    "optim.embedding_learning_rate": 3e-2,
     "optim.clip_norm": 0.1,
     "schedule.warmup_steps": 3,
     "train.batch_size": 4,
@@ -147,7 +147,7 @@ def test_a_presets_dropout_is_turned_off_and_said_one_that_was_asked_for_is_refu
         ({"optim.name": "muon"}, r"optim\.name = muon.*wanted adamw"),
         ({"train.dtype": "bfloat16"}, r"train\.dtype = bfloat16.*float32 or float64"),
         ({"train.device": "cuda"}, r"train\.device = cuda.*wanted cpu"),
-        ({"train.recompute": True}, r"train\.recompute"),
+        ({"train.activation_checkpointing": True}, r"train\.activation_checkpointing"),
         ({"train.compile": "yes"}, r"train\.compile"),
         ({"data.documents": "packed"}, r"data\.documents = packed"),
         ({"model.norm": "rmsnorm"}, r"model\.norm = rmsnorm.*--preset gpt2"),

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny import TEXT
 
 import lmsmith.train.loop
 from lmsmith.checkpoint import load_checkpoint
@@ -21,6 +22,7 @@ from lmsmith.data.prepare import Corpus
 from lmsmith.data.streams import Streams
 from lmsmith.errors import ConfigError, TrainingError
 from lmsmith.models.rnn import RNN
+from lmsmith.tokens.tokenizer import CharTokenizer
 from lmsmith.train.guard import Guard, SpikeError
 from lmsmith.train.loop import Training
 from lmsmith.train.replay import replay
@@ -31,10 +33,11 @@ CARRY: dict[str, Any] = {
     "model.kind": "rnn",
     "model.cell": "lstm",
     "model.n_layer": 2,
-    "model.n_head": 6,
-    "model.ngram_table_size": 8192,
+    "model.d_model": 16,
+    "model.context_length": 16,
+    "model.vocab_size": CharTokenizer.learn([TEXT], False).vocab_size,
     "optim.name": "adamw",
-    "train.carry_state": True,
+    "train.truncated_bptt": True,
 }
 SGD: dict[str, Any] = {
     "optim.name": "sgd",
@@ -151,7 +154,7 @@ def test_an_update_that_was_stopped_is_made_again_from_the_same_state(
 
 
 def test_without_it_windows_begin_with_empty_states(training: Make) -> None:
-    run = training(CARRY | {"train.carry_state": False})
+    run = training(CARRY | {"train.truncated_bptt": False})
     assert run.replica.carried is None
     run.go()
     assert "carried" not in load_checkpoint(run.run).tensors
@@ -160,5 +163,5 @@ def test_without_it_windows_begin_with_empty_states(training: Make) -> None:
 
 def test_it_wants_one_text_that_is_read_on(config: RunConfig, corpus: Corpus) -> None:
     apart = config.changed(CARRY | {"data.documents": "rows"}, where="a test")
-    with pytest.raises(ConfigError, match=r"train\.carry_state"):
+    with pytest.raises(ConfigError, match=r"train\.truncated_bptt"):
         batches_of(apart, corpus.train, corpus.tokenizer)

@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 import torch
 
-from lmsmith.accounting.predict import train_flops_per_token
 from lmsmith.config import RunConfig, settings
+from lmsmith.config.presets import NOTES, PRESETS, has_size, preset
 from lmsmith.data.packing import batches_of
 from lmsmith.data.prepare import Corpus, Counts
 from lmsmith.data.shards import Shards
 from lmsmith.errors import ConfigError, DataError
 from lmsmith.models.gpt import GPT
-from lmsmith.presets import NOTES, PRESETS, has_size, preset
+from lmsmith.models.sizes import GPT_SIZES as SIZES
 from lmsmith.tokens.tokenizer import CharTokenizer
 from lmsmith.train import choose
-from lmsmith.train.choose import SIZES, describe, resolve
+from lmsmith.train.choose import describe, resolve
 from lmsmith.train.machine import Machine
 from lmsmith.train.start import asked
 
@@ -29,7 +29,7 @@ MACHINE = Machine(torch.device("cpu"), threads=2, matmul="default", dtype="float
 def _updates_take_as_long_as_their_operations(monkeypatch: pytest.MonkeyPatch) -> None:
     def seconds_a_step(config: RunConfig, corpus: Corpus, machine: Machine) -> float:
         tokens = config.train.batch_size * config.model.context_length
-        return train_flops_per_token(config.model) * tokens / (0.4 * machine.flops)
+        return config.model.train_flops_per_token() * tokens / (0.4 * machine.flops)
 
     monkeypatch.setattr(choose, "seconds_a_step", seconds_a_step)
 
@@ -68,15 +68,15 @@ def test_nothing_is_left_open(name: str) -> None:
         assert getattr(getattr(config, section), field) not in open_still, setting
     assert config.model.vocab_size == 9
     with torch.device("meta"):
-        GPT(config.model)
-    again = resolve(config, dict(settings()).keys(), corpus_of(n), MACHINE, 1.0)
+        config.neural.build()
+    again = resolve(config, dict(settings(type(config.model))).keys(), corpus_of(n), MACHINE, 1.0)
     assert again == config, "a resolved config is as it was resolved"
 
 
 @pytest.mark.parametrize("seconds", [1, 5, 60, 600, 6000, 1e6])
 def test_more_time_takes_a_larger_model_for_about_that_time(seconds: float) -> None:
     config = resolved({}, seconds=seconds, n=2_000_000)
-    flops = train_flops_per_token(config.model) * config.train.batch_size * config.model.context_length
+    flops = config.model.train_flops_per_token() * config.train.batch_size * config.model.context_length
     assert config.train.steps * flops / (0.4 * MACHINE.flops) == pytest.approx(seconds, rel=0.1)
     smaller = resolved({}, seconds=seconds / 10, n=2_000_000)
     assert GPT(smaller.model).n_parameters() <= GPT(config.model).n_parameters() if seconds < 6000 else True
@@ -97,7 +97,7 @@ def test_sizes_are_in_order_and_can_be_built() -> None:
         {"model.d_model": 127, "model.positions": "learned"},
         {"model.context_length": 77, "train.batch_size": 3},
         {"train.eval_every": 7, "train.log_every": 3, "train.save_every": 2},
-        {"model.ngram_orders": (3,), "model.ngram_dropout": 0.4},
+        {"model.ngram_tables": (3,), "model.ngram_dropout": 0.4},
         {"optim.learning_rate": 1e-4, "schedule.shape": "cosine"},
         {"train.steps": 12},
     ],
@@ -142,7 +142,7 @@ def test_there_are_about_ten_evaluations_and_two_hundred_lines() -> None:
 def test_evaluations_take_little_of_a_short_time(n: int) -> None:
     config = resolved({}, seconds=30.0, n=n)
     tokens = config.train.batch_size * config.model.context_length
-    forward = train_flops_per_token(config.model) / 3 / (0.4 * MACHINE.flops) * n / 10
+    forward = config.model.train_flops_per_token() / 3 / (0.4 * MACHINE.flops) * n / 10
     n_evaluations = config.train.steps // config.train.eval_every
     assert 3 <= n_evaluations <= 11
     assert n_evaluations * forward < 0.1 * 30 or n_evaluations == 3
@@ -258,7 +258,12 @@ def test_the_command_lines_batch_wins_over_the_recipes(tmp_path: Path) -> None:
 
 
 def test_a_growing_batch_sees_the_tokens_that_were_asked_for() -> None:
-    changes = {"train.batch_size": 32, "train.batch_start": 8, "model.context_length": 16, "train.batch_ramp": 0.6}
+    changes = {
+        "train.batch_size": 32,
+        "train.initial_batch_size": 8,
+        "model.context_length": 16,
+        "train.batch_warmup_fraction": 0.6,
+    }
     found = resolved(changes | {"train.tokens": 100_000})
     assert sum(found.train.rows_of(step) for step in range(found.train.steps)) * 16 == pytest.approx(100_000, rel=0.03)
     assert found.train.rows_of(0) == 8
@@ -269,12 +274,17 @@ def test_a_growing_batch_sees_the_tokens_that_were_asked_for() -> None:
     [
         ({"train.steps": 0, "train.minutes": 1.0}, "not --minutes", 1),
         ({"data.documents": "rows"}, "batches of one size", 1),
-        ({"train.batch_start": 64}, "it ends at train.batch_size = 32", 1),
+        ({"train.initial_batch_size": 64}, "it ends at train.batch_size = 32", 1),
         ({}, "3 processes cannot share", 3),
     ],
 )
 def test_a_batch_that_cannot_grow_is_refused(changes: dict[str, Any], why: str, world: int) -> None:
-    asked_for = {"train.batch_start": 8, "train.batch_size": 32, "model.context_length": 16, "train.steps": 9} | changes
+    asked_for = {
+        "train.initial_batch_size": 8,
+        "train.batch_size": 32,
+        "model.context_length": 16,
+        "train.steps": 9,
+    } | changes
     config, given = asked(["book.txt"], {name: value for name, value in asked_for.items() if value})
     with pytest.raises(ConfigError, match=why):
         resolve(config, given, corpus_of(100_000), MACHINE, 60.0, world)

@@ -25,7 +25,7 @@ T, B = 32, 6
 KINDS: dict[str, dict[str, Any]] = {
     "windows": {"model.window": 9, "model.window_pattern": "SL"},
     "gpt2": {"preset": "gpt2", "model.n_kv_head": 2},
-    "recomputed": {"train.recompute": True},
+    "recomputed": {"train.activation_checkpointing": True},
 }
 
 

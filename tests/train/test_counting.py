@@ -13,11 +13,11 @@ import torch
 from rich.console import Console
 from tiny import TEXT
 
-from lmsmith.config import ModelConfig
 from lmsmith.data.prepare import load
 from lmsmith.errors import ConfigError, UsageError
 from lmsmith.evaluate.likelihood import score_ids
 from lmsmith.models.ngram import Ngram
+from lmsmith.models.ngram_config import NgramConfig
 from lmsmith.studies.report import write_report
 from lmsmith.train.run import load_for_use, open_run, score_validation, summary_of
 from lmsmith.train.start import asked, resume, train
@@ -40,9 +40,9 @@ def count(changes: dict[str, Any], out: str = "run", source: str = "book.txt") -
 
 @pytest.mark.parametrize("smoothing", ["kneser-ney", "add-k", "mle"])
 def test_a_run_is_what_counting_gives(smoothing: str) -> None:
-    run, summary, said = count({"model.smoothing": smoothing, "model.ngram_order": 3})
+    run, summary, said = count({"model.smoothing": smoothing, "model.order": 3})
     config, corpus = open_run(run)
-    assert (config.model.ngram_order, config.model.vocab_size) == (3, corpus.tokenizer.vocab_size)
+    assert (config.model.order, config.model.vocab_size) == (3, corpus.tokenizer.vocab_size)
     assert {path.name for path in run.iterdir()} == {"config.toml", "model", "samples.md", "summary.json", "tokens"}
     oracle = Ngram.learn(config.model, np.asarray(corpus.train))
     wanted = score_ids(
@@ -65,9 +65,9 @@ def test_a_run_is_what_counting_gives(smoothing: str) -> None:
     else:
         assert summary["val_loss"] == pytest.approx(wanted.nats_per_token, rel=1e-12)
     assert set(summary["baselines"]) == {"gzip", "xz"}
-    assert f"3-grams, {smoothing}; {oracle.n_parameters():,} counted" in said
+    assert f"3-grams, smoothing {smoothing}; {oracle.n_parameters():,} counted" in said
     page = write_report([run], run / "report.html").read_text(encoding="utf-8")
-    assert f"A 3-gram model, smoothing {smoothing}" in page
+    assert f"N-gram model, counted in one pass: 3-grams, smoothing {smoothing}" in page
     assert "not complete" not in page
 
 
@@ -82,7 +82,7 @@ def test_what_is_compiled_first_is_no_counting(monkeypatch: pytest.MonkeyPatch) 
             time.sleep(1)
         return learn(*inputs)
 
-    learn(ModelConfig(kind="ngram", vocab_size=9), np.arange(8, dtype=np.uint16))  # this process may be the first
+    learn(NgramConfig(vocab_size=9), np.arange(8, dtype=np.uint16))  # this process may be the first
     monkeypatch.setattr(Ngram, "learn", slow_at_first)
     assert count({})[1]["train_seconds"] < 0.9
 
@@ -109,22 +109,22 @@ def test_a_run_that_was_killed_is_counted_again() -> None:
         ({"tokenizer": "char"}, 8),
         ({"tokenizer": "byte"}, 8),
         ({"tokenizer": "word"}, 5),
-        ({"tokenizer": "char", "model.ngram_order": 5}, 5),
+        ({"tokenizer": "char", "model.order": 5}, 5),
         ({"tokenizer": "char", "model.smoothing": "add-k"}, 5),
     ],
 )
 def test_the_order_goes_with_the_tokenizer(changes: dict[str, Any], order: int) -> None:
     run, _, _ = count(changes)
-    assert open_run(run)[0].model.ngram_order == order
+    assert open_run(run)[0].model.order == order
     repeated, given = asked([str(run / "config.toml")], {})
-    assert repeated.model.ngram_order == order
-    assert "model.ngram_order" in given
+    assert repeated.model.order == order
+    assert "model.order" in given
 
 
 def test_documents_are_one_stream_with_their_ends() -> None:
     lines = [json.dumps({"text": f"{line} {i}"}) for i, line in enumerate(TEXT.split("\n")[:60])]
     Path("book.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    run, _, _ = count({"tokenizer": "char", "model.ngram_order": 2}, source="book.jsonl")
+    run, _, _ = count({"tokenizer": "char", "model.order": 2}, source="book.jsonl")
     model, tokenizer, _ = load_for_use(run)
     end = tokenizer.end_of_text
     assert end is not None
@@ -140,8 +140,8 @@ def test_what_counts_cannot_do_is_refused_and_leaves_nothing() -> None:
         ({"data.documents": "packed"}, "kind|one stream"),
         ({"data.documents": "rows"}, "one stream"),
         ({"model.vocab_size": 3}, "tokenizer has"),
-        ({"model.n_layer": 3}, "means nothing to a model of kind ngram"),
-        ({"train.carry_state": True}, r"train\.carry_state"),
+        ({"model.n_layer": 3}, "is a setting of model.kind gpt and rnn, but this model is of kind ngram"),
+        ({"train.truncated_bptt": True}, r"train\.truncated_bptt"),
     ):
         with pytest.raises(ConfigError, match=what):
             count(changes)

@@ -66,7 +66,7 @@ def prepared(config: RunConfig, mode: str, **changes: Any) -> tuple[RunConfig, G
 @pytest.mark.parametrize("mode", MODES)
 def test_an_update_is_that_of_the_documents_one_by_one(config: RunConfig, corpus: Corpus, mode: str) -> None:
     """Loss and gradient norm, divided once by the targets of the whole batch, however it is split."""
-    config, model = prepared(config, mode, **{"model.ngram_orders": (2, 3)})
+    config, model = prepared(config, mode, **{"model.ngram_tables": (2, 3)})
     batch = batches_of(config, corpus.train, corpus.tokenizer).rows(2)
     total, n = torch.zeros((), dtype=torch.float64), 0
     for number, (inputs, targets) in enumerate(zip(batch.inputs, batch.targets, strict=True)):

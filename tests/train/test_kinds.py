@@ -11,12 +11,13 @@ from rich.console import Console
 from tiny import TEXT
 
 from lmsmith.config import RunConfig
+from lmsmith.config.presets import preset
 from lmsmith.data.prepare import Corpus
 from lmsmith.errors import ConfigError
 from lmsmith.generate.decode import continue_text
 from lmsmith.interop.exporting import export_model
-from lmsmith.presets import preset
-from lmsmith.train.choose import RNN_SIZES, describe, resolve
+from lmsmith.models.sizes import RNN_SIZES
+from lmsmith.train.choose import describe, resolve
 from lmsmith.train.machine import Machine, survey
 from lmsmith.train.run import load_for_use, open_run, score_validation
 from lmsmith.train.start import asked, train
@@ -27,8 +28,8 @@ MACHINE = Machine(torch.device("cpu"), 1, "default", "float32", 1e11, "as asked"
 @pytest.mark.parametrize("name", ["rnn", "gru", "lstm"])
 @pytest.mark.parametrize("carry", [False, True])
 def test_sizes_fit_the_budget_and_the_text(corpus: Corpus, name: str, carry: bool) -> None:
-    base = preset(name).changed({"train.carry_state": carry, "train.steps": 7}, where="a test")
-    config = resolve(base, {"preset", "train.carry_state", "train.steps"}, corpus, MACHINE, 60.0)
+    base = preset(name).changed({"train.truncated_bptt": carry, "train.steps": 7}, where="a test")
+    config = resolve(base, {"preset", "train.truncated_bptt", "train.steps"}, corpus, MACHINE, 60.0)
     model = config.model
     size = next(size for size in RNN_SIZES if size.budget >= 3e13)
     assert (model.kind, model.n_layer, model.d_model) == ("rnn", size.n_layer, size.d_model)
@@ -41,7 +42,7 @@ def test_sizes_fit_the_budget_and_the_text(corpus: Corpus, name: str, carry: boo
 def test_a_width_alone_goes_without_heads() -> None:
     config, _ = asked(["book.txt"], {"preset": "gru", "model.d_model": "24"})
     assert config.model.d_model == 24
-    with pytest.raises(ConfigError, match=r"model\.n_head = 2 means nothing"):
+    with pytest.raises(ConfigError, match=r"model\.n_head in the command line is a setting of model\.kind gpt"):
         asked(["book.txt"], {"preset": "gru", "model.n_head": "2"})
 
 

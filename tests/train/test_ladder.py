@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from lmsmith.config import RunConfig
+from lmsmith.config.presets import preset
 from lmsmith.errors import ConfigError
 from lmsmith.models.gpt import GPT
-from lmsmith.presets import preset
 from lmsmith.train import ladder
 from lmsmith.train.ladder import PUBLISHED, bench_config, climb, plain_attention, rungs, time_updates
 

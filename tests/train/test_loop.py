@@ -57,7 +57,7 @@ def test_rhythm(training: Make) -> None:
     assert available(run.run) == [6, 12, 17]
     assert (summary["finished"], summary["steps"], summary["tokens_seen"]) == ("steps", 17, 17 * 64)
     assert summary["mfu"] == pytest.approx(
-        summary["tokens_per_second"] * lmsmith.train.loop.train_flops_per_token(run.config.model) / 1e9
+        summary["tokens_per_second"] * run.config.neural.train_flops_per_token() / 1e9
     )
 
 
@@ -372,7 +372,7 @@ def test_the_summary_is_json(training: Make) -> None:
 
 def test_a_run_whose_batch_grows_is_resumed_to_the_same_weights(training: Make, said: io.StringIO) -> None:
     """Each update has as many tokens as its batch, whatever the micro-batches, the last of which are smaller."""
-    changes = {"train.batch_size": 8, "train.batch_start": 2, "train.micro_batch_size": 3, "train.steps": 12}
+    changes = {"train.batch_size": 8, "train.initial_batch_size": 2, "train.micro_batch_size": 3, "train.steps": 12}
     changes |= {"train.save_every": 5, "train.keep": 9}
     plain, cut = training(changes, run="plain"), training(changes, run="cut")
     seen, rows = [], plain.batches.rows

@@ -35,7 +35,7 @@ def test_recomputed_blocks_give_the_same_gradient_and_keep_less(dropout: float) 
     found, kept = [], []
     for recompute in (False, True):
         replica, batches = prepared(
-            **{"train.recompute": recompute, "train.dtype": "float64", "model.dropout": dropout}
+            **{"train.activation_checkpointing": recompute, "train.dtype": "float64", "model.dropout": dropout}
         )
         own = {p.untyped_storage().data_ptr() for p in replica.model.parameters()}
         sizes: dict[int, int] = {}

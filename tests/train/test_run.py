@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from lmsmith.config import ModelConfig, RunConfig
+from lmsmith.config import RunConfig
 from lmsmith.data.prepare import Corpus, load, prepare
 from lmsmith.errors import CheckpointError, DataError, StorageError, UsageError
 from lmsmith.evaluate.likelihood import score_ids
 from lmsmith.models.rnn import RNN
+from lmsmith.models.rnn_config import RNNConfig
 from lmsmith.tokens.tokenizer import ByteTokenizer, CharTokenizer
 from lmsmith.train.run import create, empty_prompt, free_place, load_for_use, open_run, score_validation, summary_of
 
@@ -153,7 +154,7 @@ def test_what_is_continued_without_a_prompt() -> None:
 
 def test_a_runs_own_validation(place: Path) -> None:
     corpus = load(place / "tokens")
-    config = ModelConfig(kind="rnn", n_layer=1, d_model=8, vocab_size=corpus.tokenizer.vocab_size)
+    config = RNNConfig(n_layer=1, d_model=8, vocab_size=corpus.tokenizer.vocab_size)
     uniform = RNN(config)  # as all recurrent networks are at first
     uniform.initialise(torch.Generator())
     score = score_validation(place, uniform, stride=None)

@@ -15,9 +15,9 @@ from tiny import TEXT, TINY
 
 import lmsmith.train.start
 from lmsmith.config import RunConfig
+from lmsmith.config.presets import preset
 from lmsmith.errors import ConfigError, TrainingError, UsageError
 from lmsmith.evaluate.compressors import compressed_bits_per_byte
-from lmsmith.presets import preset
 from lmsmith.train.guard import Guard, SpikeError
 from lmsmith.train.loop import Training
 from lmsmith.train.start import asked, resume, train
@@ -250,11 +250,15 @@ def losses() -> list[float]:
 
 def test_a_run_is_resumed_with_what_does_not_change_what_it_learns() -> None:
     wanted = killed_at_five()
-    resume(Path("run"), {"train.micro_batch_size": "1", "train.recompute": "yes"}, console=Console(quiet=True))
+    resume(
+        Path("run"),
+        {"train.micro_batch_size": "1", "train.activation_checkpointing": "yes"},
+        console=Console(quiet=True),
+    )
     assert losses() == pytest.approx(wanted, rel=1e-12)
     text = Path("run/config.toml").read_text()
     assert "micro_batch_size = 1" in text
-    assert "recompute = true" in text
+    assert "activation_checkpointing = true" in text
 
 
 def test_a_run_that_a_spike_has_stopped_goes_on_as_its_message_says(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,7 +280,7 @@ def test_a_run_that_a_spike_has_stopped_goes_on_as_its_message_says(monkeypatch:
 
 def test_micro_batches_that_carry_a_state_stay_as_they_are() -> None:
     alike = {name: value for name, value in TINY.items() if name not in ("model.n_head", "model.ngram_table_size")}
-    changes = alike | {"preset": "lstm", "train.carry_state": True, "train.steps": 3}
+    changes = alike | {"preset": "lstm", "train.truncated_bptt": True, "train.steps": 3}
     train(["book.txt"], changes, out=Path("run"), console=Console(quiet=True))
     Path("run/summary.json").unlink()
     with pytest.raises(ConfigError, match="run carries a state for each of its micro-batches"):

@@ -79,7 +79,7 @@ def test_micro_batches_change_nothing_but_rounding(config: RunConfig, corpus: Co
 
 @pytest.mark.parametrize("dropout", ["model.dropout", "model.attention_dropout", "model.ngram_dropout"])
 def test_dropout_is_a_function_of_seed_and_step(config: RunConfig, corpus: Corpus, dropout: str) -> None:
-    changes = {dropout: 0.5, "model.ngram_orders": (2,)}
+    changes = {dropout: 0.5, "model.ngram_tables": (2,)}
     losses = {}
     for name, seed, step in (("one", 1, 5), ("same", 1, 5), ("other step", 1, 6), ("other seed", 2, 5)):
         setup = Setup(config, corpus, **changes, **{"train.seed": seed})

@@ -12,8 +12,8 @@ Two rows of the table do not multiply out, see NOTES.
 import math
 from typing import Any
 
-from lmsmith.config import RunConfig
-from lmsmith.errors import ConfigError
+from lmsmith.config.registry import Registry
+from lmsmith.config.run import RunConfig
 
 # Radford et al. 2019; training as in Brown et al. 2020, appendix B, which GPT-2's own paper leaves out.
 _GPT2 = {
@@ -74,10 +74,10 @@ _RNN = {
     "schedule.warmup_steps": 20,
 }
 
-PRESETS: dict[str, dict[str, Any]] = {
+_PRESETS: dict[str, dict[str, Any]] = {
     # RMSNorm, RoPE, QK-norm, squared ReLU, zero projections, soft cap, Muon: the defaults of config.py, and tables of
     # hashed n-grams, which give a small model its local statistics at once.
-    "modern": {"model.ngram_orders": (2, 3, 4), "optim.table_learning_rate": 0.02},
+    "modern": {"model.ngram_tables": (2, 3, 4), "optim.embedding_learning_rate": 0.02},
     # Touvron et al. 2023, "LLaMA", section 2.
     "llama": {
         "model.norm_gain": True,
@@ -114,7 +114,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "train.batch_size": 64,
     },
 }
-PRESETS |= {
+_PRESETS |= {
     name: {
         **_GPT2,
         "model.n_layer": n_layer,
@@ -125,7 +125,7 @@ PRESETS |= {
     }
     for name, (n_layer, n_head, d_model, rate) in _GPT2_SIZES.items()
 }
-PRESETS |= {
+_PRESETS |= {
     name: {
         **_GPT2,
         "model.n_layer": n_layer,
@@ -140,16 +140,18 @@ PRESETS |= {
 }
 
 
+PRESETS: Registry[dict[str, Any]] = Registry("preset", "lmsmith.presets", _PRESETS)
+"""Settings by dotted name that a preset changes from the defaults."""
+
+
 def preset(name: str) -> RunConfig:
-    """The config that a preset names. Raises ConfigError for a name that is none."""
-    if not isinstance(name, str) or name not in PRESETS:  # a recipe may say anything
-        raise ConfigError(f"there is no preset {name!r}. There are: {', '.join(PRESETS)}.")
-    return RunConfig(preset=name).changed(PRESETS[name], where=f"preset {name}")
+    """The config that a preset names. Raises ConfigError for an unknown name."""
+    return RunConfig(preset=name).changed(PRESETS.get(name), where=f"preset {name}")
 
 
 def has_size(name: str) -> bool:
-    """Whether the preset says how large its model is."""
-    return "model.n_layer" in PRESETS[name]
+    """Whether the preset fixes the size of its model."""
+    return "model.n_layer" in PRESETS.get(name)
 
 
 def sized(base: RunConfig, n: int) -> dict[str, Any]:

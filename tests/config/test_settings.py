@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -12,19 +13,22 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from lmsmith.config import (
+    MODEL_KINDS,
     DataSource,
-    ModelConfig,
     RunConfig,
     TrainConfig,
     flatten,
     read_toml,
     settings,
-    settings_of,
 )
+from lmsmith.config.aliases import RENAMED
 from lmsmith.errors import ConfigError
+from lmsmith.models.gpt_config import GPTConfig
+from lmsmith.models.rnn_config import RNNConfig
 
-LEAVES = dict(settings())
-CHOICES = {name: leaf.choices for name, leaf in LEAVES.items() if leaf.choices}
+OF_KIND = {kind: dict(settings(MODEL_KINDS.get(kind))) for kind in MODEL_KINDS}
+LEAVES = OF_KIND["gpt"]
+EVERY = {name: leaf for leaves in OF_KIND.values() for name, leaf in leaves.items()}
 
 # For every number: values just outside what is allowed, and values just inside.
 BAD: dict[str, list[Any]] = {
@@ -33,11 +37,12 @@ BAD: dict[str, list[Any]] = {
     "model.n_head": [0, 5, 768],
     "model.n_kv_head": [-1, 4, 12],
     "model.d_model": [0, 383],
+    "model.d_head": [-1],
     "model.d_ff": [-1],
     "model.vocab_size": [-1],
     "model.vocab_multiple": [0],
     "model.context_length": [0],
-    "model.ngram_orders": [(1,), (9,), (2, 2), (3, 2)],
+    "model.ngram_tables": [(1,), (9,), (2, 2), (3, 2)],
     "model.ngram_table_size": [0],
     "model.norm_eps": [0.0, math.inf, math.nan],
     "model.rope_base": [1.0, math.inf, math.nan],
@@ -49,10 +54,10 @@ BAD: dict[str, list[Any]] = {
     "model.window": [-1, 5],
     "model.value_embedding_every": [-1],
     "model.logit_softcap": [-1.0, math.inf, math.nan],
-    "model.ngram_order": [0, 256],
+    "model.order": [0, 256],
     "model.add_k": [0.0, math.inf, math.nan],
     "optim.learning_rate": [0.0, math.inf, math.nan],
-    "optim.table_learning_rate": [-0.1, math.inf, math.nan],
+    "optim.embedding_learning_rate": [-0.1, math.inf, math.nan],
     "optim.muon_learning_rate": [0.0, math.inf, math.nan],
     "optim.muon_momentum": [-0.1, 1.0, math.nan],
     "optim.sgd_momentum": [-0.1, 1.0, math.nan],
@@ -73,8 +78,8 @@ BAD: dict[str, list[Any]] = {
     "train.tokens": [-1],
     "train.batch_size": [0],
     "train.batch_tokens": [-1],
-    "train.batch_start": [-1],
-    "train.batch_ramp": [0.0, -0.1, 1.1, math.nan],
+    "train.initial_batch_size": [-1],
+    "train.batch_warmup_fraction": [0.0, -0.1, 1.1, math.nan],
     "train.micro_batch_size": [-1],
     "train.seed": [-1, 2**32],
     "train.eval_every": [-1],
@@ -87,9 +92,9 @@ BAD: dict[str, list[Any]] = {
 GOOD: dict[str, list[Any]] = {
     "model.n_head": [1, 2, 3, 192],
     "model.n_kv_head": [0, 1, 2, 3, 6],
-    "model.ngram_orders": [(), (2,), (2, 8)],
+    "model.ngram_tables": [(), (2,), (2, 8)],
     "model.dropout": [0.0, 0.99],
-    "optim.table_learning_rate": [0.0, 0.3],
+    "optim.embedding_learning_rate": [0.0, 0.3],
     "optim.muon_momentum": [0.0],
     "schedule.cooldown_fraction": [0.0, 1.0],
     "schedule.final_fraction": [0.0, 1.0],
@@ -102,6 +107,8 @@ def made(changes: dict[str, Any]) -> RunConfig:
     """The config with dotted settings put straight into the dataclasses, past all parsing."""
     config = RunConfig()
     for name, value in changes.items():
+        if name in ("model.order", "model.add_k"):
+            config = config.changed({"model.kind": "ngram"}, where="here")
         section, _, key = name.rpartition(".")
         part = dataclasses.replace(getattr(config, section), **{key: value}) if section else value
         config = dataclasses.replace(config, **{section or key: part})
@@ -109,15 +116,15 @@ def made(changes: dict[str, Any]) -> RunConfig:
 
 
 def test_a_batch_grows_linearly_in_multiples_that_all_processes_share() -> None:
-    train = TrainConfig(steps=20, batch_size=24, batch_start=4, batch_ramp=0.5)
+    train = TrainConfig(steps=20, batch_size=24, initial_batch_size=4, batch_warmup_fraction=0.5)
     assert [train.rows_of(step) for step in range(11)] == [4, 4, 8, 8, 12, 12, 16, 16, 20, 20, 24]
     assert train.rows_of(10**6) == 24
     assert TrainConfig(steps=20, batch_size=24).rows_of(0) == 24
-    assert TrainConfig(steps=3, batch_size=24, batch_start=24).rows_of(0) == 24
+    assert TrainConfig(steps=3, batch_size=24, initial_batch_size=24).rows_of(0) == 24
 
 
 def test_every_number_has_a_bound_that_is_tested() -> None:
-    assert set(BAD) == {name for name, leaf in LEAVES.items() if leaf.kind in (int, float, tuple[int, ...])}
+    assert set(BAD) == {name for name, leaf in EVERY.items() if leaf.kind in (int, float, tuple[int, ...])}
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
@@ -132,19 +139,23 @@ def test_values_at_the_edge_are_taken(name: str, value: Any) -> None:
     assert flatten(dataclasses.asdict(made({name: value})))[name] == value
 
 
-def test_every_setting_has_its_default_and_meaning() -> None:
-    assert flatten(dataclasses.asdict(RunConfig())) == {name: leaf.default for name, leaf in LEAVES.items()}
-    assert all(leaf.meaning for leaf in LEAVES.values())
+@pytest.mark.parametrize("kind", OF_KIND)
+def test_every_setting_has_its_default_and_meaning(kind: str) -> None:
+    config = RunConfig().changed({"model.kind": kind}, where="here")
+    defaults = {name: leaf.default for name, leaf in OF_KIND[kind].items()}
+    assert flatten(dataclasses.asdict(config)) == defaults
+    assert all(leaf.meaning for leaf in EVERY.values())
+    assert MODEL_KINDS.get(kind).description
 
 
 def test_heads_that_do_not_divide_the_width_get_a_width_that_serves() -> None:
     for d_model, n_head, near in ((100, 6, "96"), (7, 4, "8"), (3, 8, "16")):
         with pytest.raises(ConfigError, match=f"Use model.d_model {near} or another number of heads"):
-            ModelConfig(d_model=d_model, n_head=n_head)
-        ModelConfig(d_model=int(near), n_head=n_head)
+            GPTConfig(d_model=d_model, n_head=n_head)
+        GPTConfig(d_model=int(near), n_head=n_head)
     with pytest.raises(ConfigError, match="Choose an even width"):
-        ModelConfig(d_model=30, n_head=6)
-    assert ModelConfig(d_model=30, n_head=6, positions="learned").d_head == 5
+        GPTConfig(d_model=30, n_head=6)
+    assert GPTConfig(d_model=30, n_head=6, positions="learned").width_head == 5
 
 
 @pytest.mark.parametrize(
@@ -156,37 +167,37 @@ def test_heads_that_do_not_divide_the_width_get_a_width_that_serves() -> None:
         ({"rope_factor": 2.0}, r"rope_scaling = 'none', model\.rope_factor = 2 .* do not go together"),
         ({"rope_scaling": "llama3", "rope_factor": 2.0}, r"rope_original_context = 0 do not go together"),
         ({"rope_scaling": "linear", "rope_original_context": 9}, "do not go together"),
-        ({"rope_scaling": "linear", "positions": "none"}, r"stretches rotary positions, and .* is 'none'"),
+        ({"rope_scaling": "linear", "positions": "none"}, r"stretches rotary positions, but .* is 'none'"),
         ({"window": 64, "window_pattern": "SsL"}, r"model\.window_pattern = SsL: wanted letters S and L"),
         ({"norm": "none"}, r"norm = 'none' .* model\.embedding_norm = true .* set model\.embedding_norm to false"),
         ({"norm": "none", "embedding_norm": False, "norm_gain": True}, r"set model\.norm_gain to false as well"),
         ({"norm": "none", "embedding_norm": False, "norm_placement": "post"}, "set model.norm_placement to 'pre'"),
-        ({"ngram_dropout": 0.2}, r"ngram_dropout = 0\.2, but model\.ngram_orders is empty.* Set it to 0"),
+        ({"ngram_dropout": 0.2}, r"ngram_dropout = 0\.2, but model\.ngram_tables is empty.* Set it to 0"),
     ],
 )
 def test_settings_that_make_no_sense_together(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        ModelConfig(**settings)
+        GPTConfig(**settings)
 
 
 def test_windows_and_value_embeddings_by_layer() -> None:
-    config = ModelConfig(n_layer=7, window=64, window_pattern="SSSL", value_embedding_every=3)
+    config = GPTConfig(n_layer=7, window=64, window_pattern="SSSL", value_embedding_every=3)
     assert [config.window_of(layer) for layer in range(7)] == [64, 64, 64, 0, 64, 64, 64]
     assert [layer for layer in range(7) if config.has_value_embedding(layer)] == [0, 3, 6]
-    plain = ModelConfig(window_pattern="L")
+    plain = GPTConfig(window_pattern="L")
     assert not any(plain.window_of(layer) or plain.has_value_embedding(layer) for layer in range(6))
 
 
 def test_derived_sizes() -> None:
-    config = ModelConfig(d_model=384, n_head=6, vocab_size=65, vocab_multiple=64)
-    assert (config.d_head, config.n_kv, config.width_ff, config.padded_vocab_size) == (64, 6, 1536, 128)
-    assert ModelConfig(feed_forward="swiglu", d_model=384).width_ff == 1024  # 8/3 of it, a multiple of 64 already
-    assert ModelConfig(feed_forward="swiglu", d_model=768).width_ff == 2048
-    assert ModelConfig(feed_forward="swiglu", d_model=288).width_ff == 768
-    assert ModelConfig(feed_forward="swiglu", d_model=396).width_ff == 1088  # 1056, up
-    assert ModelConfig(d_ff=100).width_ff == 100
-    assert ModelConfig(n_kv_head=2).n_kv == 2
-    assert ModelConfig(vocab_size=50257, vocab_multiple=128).padded_vocab_size == 50304
+    config = GPTConfig(d_model=384, n_head=6, vocab_size=65, vocab_multiple=64)
+    assert (config.width_head, config.n_kv, config.width_ff, config.padded_vocab_size) == (64, 6, 1536, 128)
+    assert GPTConfig(feed_forward="swiglu", d_model=384).width_ff == 1024  # 8/3 of it, a multiple of 64 already
+    assert GPTConfig(feed_forward="swiglu", d_model=768).width_ff == 2048
+    assert GPTConfig(feed_forward="swiglu", d_model=288).width_ff == 768
+    assert GPTConfig(feed_forward="swiglu", d_model=396).width_ff == 1088  # 1056, up
+    assert GPTConfig(d_ff=100).width_ff == 100
+    assert GPTConfig(n_kv_head=2).n_kv == 2
+    assert GPTConfig(vocab_size=50257, vocab_multiple=128).padded_vocab_size == 50304
 
 
 @pytest.mark.parametrize(
@@ -235,11 +246,11 @@ def test_a_setting_like_no_other_gets_the_list() -> None:
         ("model.qk_norm", "no", False),
         ("model.qk_norm", "0", False),
         ("model.qk_norm", False, False),
-        ("model.ngram_orders", "2,3, 4", (2, 3, 4)),
-        ("model.ngram_orders", "2", (2,)),
-        ("model.ngram_orders", "", ()),
-        ("model.ngram_orders", "none", ()),
-        ("model.ngram_orders", [2, 3], (2, 3)),
+        ("model.ngram_tables", "2,3, 4", (2, 3, 4)),
+        ("model.ngram_tables", "2", (2,)),
+        ("model.ngram_tables", "", ()),
+        ("model.ngram_tables", "none", ()),
+        ("model.ngram_tables", [2, 3], (2, 3)),
         ("data.sources", "a.txt, b c.txt", ("a.txt", "b c.txt")),
         ("data.sources", ["a, b.txt"], ("a, b.txt",)),
         ("model.norm", "layernorm", "layernorm"),
@@ -274,9 +285,9 @@ def test_text_is_parsed_by_the_type(name: str, text: Any, value: Any) -> None:
         ("optim.learning_rate", [0.1], "a number"),
         ("model.bias", "maybe", "true or false"),
         ("model.bias", 1, "true or false"),
-        ("model.ngram_orders", 2, "a list"),
-        ("model.ngram_orders", "2,x", "a whole number"),
-        ("model.ngram_orders", [[2]], "a whole number"),
+        ("model.ngram_tables", 2, "a list"),
+        ("model.ngram_tables", "2,x", "a whole number"),
+        ("model.ngram_tables", [[2]], "a whole number"),
         ("data.sources", 5, "a list"),
         ("data.sources", ["a", 5], "text"),
         ("tokenizer", 5, "text"),
@@ -289,12 +300,12 @@ def test_wrong_types_are_named(name: str, value: Any, wanted: str) -> None:
         RunConfig().changed({name: value}, where="my.toml")
     message = str(caught.value)
     assert message.startswith(f"{name} = ")
-    assert message.endswith(f" in my.toml: wanted {wanted}.")
+    assert re.search(rf" in my\.toml: wanted {wanted}( or auto)?\.$", message)
 
 
 def test_settings_that_only_fit_together_change_together() -> None:
     config = RunConfig().changed({"model.d_model": 35, "model.n_head": 5, "model.positions": "none"}, where="here")
-    assert config.model.d_head == 7
+    assert GPTConfig.of(config.model).width_head == 7
     assert config.optim == RunConfig().optim
     with pytest.raises(ConfigError, match="does not divide"):
         RunConfig().changed({"model.d_model": 35}, where="here")
@@ -325,37 +336,54 @@ def changes(draw: some.DrawFn) -> dict[str, Any]:
         tuple[Literal["tensorboard", "wandb"], ...]: some.lists(some.sampled_from(["tensorboard", "wandb"])).map(tuple),
         tuple[DataSource, ...]: some.just(()),  # they exclude data.sources
     }
+    kind = draw(some.sampled_from(list(OF_KIND)))
+    leaves = OF_KIND[kind]
     ends = ("dropout", "beta1", "beta2", "momentum", "validation_fraction")
-    own = {name: shares(exclude_min=True, exclude_max=True) for name in LEAVES if name.endswith(ends)}
+    own = {name: shares(exclude_min=True, exclude_max=True) for name in leaves if name.endswith(ends)}
     own |= {name: shares() for name in ("schedule.cooldown_fraction", "schedule.final_fraction")}
-    own["train.batch_ramp"] = shares(exclude_min=True)
-    own |= {name: some.sampled_from(choices) for name, choices in CHOICES.items()}
+    own["train.batch_warmup_fraction"] = shares(exclude_min=True)
+    own |= {name: some.sampled_from(leaf.choices) for name, leaf in leaves.items() if leaf.choices}
+    own |= {"model.kind": some.just(kind), "model.order": some.integers(1, 255)}
     own |= {"train.seed": some.integers(0, 2**32 - 1), "model.rope_base": shares(low=1.5, high=1e9)}
     own["model.rope_factor"] = shares(low=1.5, high=1e3)
-    own["model.ngram_order"] = some.integers(1, 255)
-    found = {name: draw(own.get(name, by_kind.get(leaf.kind))) for name, leaf in LEAVES.items()}
+    found = {name: draw(own.get(name, by_kind.get(leaf.kind))) for name, leaf in leaves.items()}
+    if kind == "gpt":
+        found |= draw(transformers(found))
+    return found | ({"train.parallel": "ddp"} if kind == "rnn" else {"train.truncated_bptt": False})
+
+
+@some.composite
+def transformers(draw: some.DrawFn, drawn: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a Transformer, with those changed that would not fit together."""
+    found = dict(drawn)
     n_kv, groups, half = (draw(some.integers(1, 9)) for _ in range(3))
-    found |= {"model.n_kv_head": n_kv, "model.n_head": n_kv * groups, "model.d_model": n_kv * groups * 2 * half}
+    found |= {"model.n_kv_head": n_kv, "model.n_head": n_kv * groups}
+    found["model.d_model"] = n_kv * groups * 2 * half
+    found["model.d_head"] = 2 * draw(some.integers(0, 40))
     found["model.window_pattern"] = draw(some.text("SL", max_size=5))
     found["model.window"] *= "S" in found["model.window_pattern"]
     if found["model.rope_scaling"] == "none" or found["model.positions"] != "rope":
         found |= {"model.rope_scaling": "none", "model.rope_factor": 1.0}
     found["model.rope_original_context"] *= found["model.rope_scaling"] == "llama3"
-    found["model.ngram_dropout"] *= bool(found["model.ngram_orders"])
+    found["model.ngram_dropout"] *= bool(found["model.ngram_tables"])
     if found["model.norm"] == "none":
-        found |= {"model.norm_gain": False, "model.embedding_norm": False, "model.norm_placement": "pre"}
-    kind = found["model.kind"]
-    found |= {name: LEAVES[name].default for name in found if name.startswith("model.") and not of_kind(name, kind)}
-    return found | ({"train.parallel": "ddp"} if kind == "rnn" else {"train.carry_state": False})
+        found |= {"model.norm_gain": False, "model.embedding_norm": False}
+        found["model.norm_placement"] = "pre"
+    return found
 
 
-def of_kind(name: str, kind: str) -> bool:
-    return not name.startswith("model.") or name.removeprefix("model.") in settings_of(kind)
+def shown(config: RunConfig) -> dict[str, Any]:
+    """What `config.toml` holds of a config: lists, and words for zeros that mean something else."""
+    leaves = OF_KIND[config.model.kind]
+    values = flatten(dataclasses.asdict(config))
+    words = {name: leaves[name].shown(value) for name, value in values.items()}
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in words.items()}
 
 
 def differ(config: RunConfig) -> set[str]:
     values = flatten(dataclasses.asdict(config))
-    return {name for name, leaf in LEAVES.items() if values[name] != leaf.default}
+    leaves = OF_KIND[config.model.kind]
+    return {name for name, leaf in leaves.items() if values[name] != leaf.default}
 
 
 @hypothesis.settings(max_examples=40, deadline=None)
@@ -367,15 +395,14 @@ def test_toml_out_and_in_gives_the_same_config(
     assert flatten(dataclasses.asdict(config)) == values
     path = tmp_path_factory.mktemp("config") / "config.toml"
     path.write_text(config.to_toml(), encoding="utf-8")
-    said = {k: v for k, v in values.items() if of_kind(k, values["model.kind"])}
-    assert read_toml(path) == {k: list(v) if isinstance(v, tuple) else v for k, v in said.items()}
+    assert read_toml(path) == shown(config)
     assert RunConfig().changed(read_toml(path), where=str(path)) == config
 
 
 @hypothesis.settings(max_examples=40, deadline=None)
 @given(changes())
 def test_the_command_line_can_say_every_setting(values: dict[str, Any]) -> None:
-    del values["data.source"]  # tables
+    del values["data.mixture"]  # tables
     del values["data.sources"]  # a comma stands between sources, so a text with commas is several
     as_text = {k: ",".join(map(str, v)) if isinstance(v, tuple) else str(v) for k, v in values.items()}
     assert RunConfig().changed(as_text, where="the command line") == RunConfig().changed(values, where="here")
@@ -387,8 +414,8 @@ def test_sources_to_be_mixed_are_tables(
     tmp_path_factory: pytest.TempPathFactory, sources: list[tuple[str, float]]
 ) -> None:
     wanted = tuple(DataSource(name, weight) for name, weight in sources)
-    config = RunConfig().changed({"data.source": wanted}, where="here")
-    assert config.data.source == wanted
+    config = RunConfig().changed({"data.mixture": wanted}, where="here")
+    assert config.data.mixture == wanted
     assert config.data.paths == tuple(name for name, _ in sources)
     path = tmp_path_factory.mktemp("config") / "config.toml"
     path.write_text(config.to_toml(), encoding="utf-8")
@@ -398,11 +425,11 @@ def test_sources_to_be_mixed_are_tables(
 def test_a_recipe_mixes_sources(tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text(
-        'preset = "llama"\n[[data.source]]\npath = "books/"\nweight = 3\n\n[[data.source]]\npath = "web"\n',
+        'preset = "llama"\n[[data.mixture]]\npath = "books/"\nweight = 3\n\n[[data.mixture]]\npath = "web"\n',
         encoding="utf-8",
     )
     config = RunConfig().changed(read_toml(path), where=str(path))
-    assert config.data.source == (DataSource("books/", 3.0), DataSource("web", 1.0))
+    assert config.data.mixture == (DataSource("books/", 3.0), DataSource("web", 1.0))
 
 
 @pytest.mark.parametrize(
@@ -410,22 +437,22 @@ def test_a_recipe_mixes_sources(tmp_path: Path) -> None:
     [
         (
             [{"path": "a", "weigth": 2}],
-            r"unknown setting 'data\.source\.weigth' in here.*Did you mean 'data\.source\.weight'",
+            r"unknown setting 'data\.mixture\.weigth' in here.*Did you mean 'data\.mixture\.weight'",
         ),
-        ([{"path": "a", "weight": 0}], r"data\.source\.weight = 0\.0: wanted above 0"),
-        ([{"path": "a", "weight": "much"}], r"data\.source\.weight = 'much' in here: wanted a number"),
-        ([{"weight": 2}], r"data\.source\.path = '': wanted a file, folder or glob"),
-        (["a", "b"], r"data\.source = 'a' in here: wanted a table, as in \[\[data\.source\]\]"),
+        ([{"path": "a", "weight": 0}], r"data\.mixture\.weight = 0\.0: wanted above 0"),
+        ([{"path": "a", "weight": "much"}], r"data\.mixture\.weight = 'much' in here: wanted a number"),
+        ([{"weight": 2}], r"data\.mixture\.path = '': wanted a file, folder or glob"),
+        (["a", "b"], r"data\.mixture = 'a' in here: wanted a table, as in \[\[data\.mixture\]\]"),
     ],
 )
 def test_sources_that_are_no_such_tables_are_refused(value: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        RunConfig().changed({"data.source": value}, where="here")
+        RunConfig().changed({"data.mixture": value}, where="here")
 
 
 def test_what_to_train_on_is_said_once() -> None:
-    with pytest.raises(ConfigError, match=r"data\.sources = a\.txt and 1 \[\[data\.source\]\] both say"):
-        RunConfig().changed({"data.sources": ("a.txt",), "data.source": [{"path": "b"}]}, where="here")
+    with pytest.raises(ConfigError, match=r"data\.sources = a\.txt and 1 \[\[data\.mixture\]\] both say"):
+        RunConfig().changed({"data.sources": ("a.txt",), "data.mixture": [{"path": "b"}]}, where="here")
 
 
 def test_a_config_with_nothing_changed_round_trips() -> None:
@@ -463,34 +490,71 @@ def test_toml_of_another_shape_is_refused(tmp_path: Path, content: str) -> None:
 
 
 def test_to_toml_is_plain_toml() -> None:
-    every = flatten(dataclasses.asdict(RunConfig()))
-    assert flatten(tomllib.loads(RunConfig().to_toml())) == {
-        k: list(v) if isinstance(v, tuple) else v for k, v in every.items() if of_kind(k, "gpt")
-    }
+    assert flatten(tomllib.loads(RunConfig().to_toml())) == shown(RunConfig())
     assert RunConfig().to_toml().startswith('preset = "modern"\ntokenizer = "auto"\n\n[model]\nkind = "gpt"\n')
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "value"),
+    ("kind", "name", "value", "of"),
     [
-        ("gpt", "cell", "gru"),
-        ("gpt", "smoothing", "mle"),
-        ("rnn", "n_head", 2),
-        ("rnn", "positions", "none"),
-        ("rnn", "ngram_order", 3),
-        ("ngram", "n_layer", 2),
-        ("ngram", "cell", "gru"),
+        ("gpt", "cell", "gru", "rnn"),
+        ("gpt", "smoothing", "mle", "ngram"),
+        ("rnn", "n_head", 2, "gpt"),
+        ("rnn", "positions", "none", "gpt"),
+        ("rnn", "order", 3, "ngram"),
+        ("ngram", "n_layer", 2, "gpt and rnn"),
+        ("ngram", "cell", "gru", "rnn"),
     ],
 )
-def test_settings_of_another_kind_of_model_are_refused(kind: str, name: str, value: Any) -> None:
-    with pytest.raises(ConfigError, match=rf"model\.{name} = .* means nothing to a model of kind {kind}"):
-        ModelConfig(**{"kind": kind, name: value})
+def test_settings_of_another_kind_of_model_are_refused(kind: str, name: str, value: Any, of: str) -> None:
+    changes = {"model.kind": kind, f"model.{name}": value}
+    message = rf"model\.{name} in a\.toml is a setting of model\.kind {of}, .* of kind {kind}"
+    with pytest.raises(ConfigError, match=message):
+        RunConfig().changed(changes, where="a.toml")
+
+
+def test_another_kind_starts_from_its_own_defaults() -> None:
+    config = RunConfig().changed({"model.d_model": 36, "model.bias": True}, where="here")
+    rnn = config.changed({"model.kind": "rnn", "model.cell": "gru"}, where="here")
+    assert rnn.model == RNNConfig(cell="gru")
+    assert rnn.changed({"model.d_model": 7}, where="here").model == RNNConfig(cell="gru", d_model=7)
+    with pytest.raises(ConfigError, match="model.kind = 'grn' in here: wanted one of gpt, rnn, ngram"):
+        config.changed({"model.kind": "grn"}, where="here")
+
+
+@pytest.mark.parametrize("name", [name for name, leaf in EVERY.items() if leaf.zero])
+def test_a_zero_that_means_something_else_has_a_word(name: str) -> None:
+    leaf = EVERY[name]
+    kind = next(kind for kind, leaves in OF_KIND.items() if name in leaves)
+    start = RunConfig().changed({"model.kind": kind}, where="here")
+    for said in (leaf.zero, leaf.kind()):
+        config = start.changed({name: said}, where="here")
+        value = flatten(dataclasses.asdict(config))[name]
+        assert (value, type(value)) == (leaf.kind(), leaf.kind)
+        assert flatten(tomllib.loads(config.to_toml()))[name] == leaf.zero
+    for word in {"auto", "none", "all"} - {leaf.zero}:
+        if leaf.kind is not str:
+            with pytest.raises(ConfigError, match=f"{name} = '{word}' in here: wanted .* or {leaf.zero}"):
+                start.changed({name: word}, where="here")
+
+
+@pytest.mark.parametrize("old", RENAMED)
+def test_old_names_are_read(old: str, caplog: pytest.LogCaptureFixture) -> None:
+    new = RENAMED[old]
+    kind = next(kind for kind, leaves in OF_KIND.items() if new in leaves)
+    value: Any = {"data.mixture": [{"path": "a"}], "model.ngram_tables": "2,3"}.get(new, 1)
+    value = {str: "runs/a", bool: True}.get(EVERY[new].kind, value)
+    start = RunConfig().changed({"model.kind": "rnn" if "bptt" in new else kind}, where="here")
+    config = start.changed({old: value}, where="an old recipe")
+    assert config == start.changed({new: value}, where="here")
+    assert differ(config) - differ(start) == {new}
+    assert config == start.changed({old: "?", new: value}, where="both")  # today's name counts
 
 
 def test_what_goes_with_recurrent_networks_alone() -> None:
-    rnn = {"model.kind": "rnn", "train.carry_state": True}
-    assert RunConfig().changed(rnn, where="here").train.carry_state
-    with pytest.raises(ConfigError, match=r"train\.carry_state"):
-        RunConfig().changed({"train.carry_state": True}, where="here")
+    rnn = {"model.kind": "rnn", "train.truncated_bptt": True}
+    assert RunConfig().changed(rnn, where="here").train.truncated_bptt
+    with pytest.raises(ConfigError, match=r"train\.truncated_bptt"):
+        RunConfig().changed({"train.truncated_bptt": True}, where="here")
     with pytest.raises(ConfigError, match=r"train\.parallel"):
         RunConfig().changed(rnn | {"train.parallel": "fsdp"}, where="here")

@@ -12,8 +12,8 @@ from rich.console import Console
 from tiny import TEXT, TINY
 
 from lmsmith.cli import run
+from lmsmith.config.presets import preset
 from lmsmith.errors import ConfigError, TokenizerError, UsageError
-from lmsmith.presets import preset
 from lmsmith.train.run import load_for_use, score_validation
 from lmsmith.train.start import asked, resume, train
 
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("_base")
 
 
 def on(name: str = "run", **changes: Any) -> dict[str, Any]:
-    settings = MACHINE | LENGTH | {"train.start_from": "base"} | changes
+    settings = MACHINE | LENGTH | {"train.init_from": "base"} | changes
     return train(["other.txt"], settings, out=Path(name), console=QUIET)[1]
 
 
@@ -91,7 +91,7 @@ def test_ends_of_an_imported_model_stay() -> None:
 
 
 def test_model_and_tokenizer_are_its_own_and_rates_a_tenth() -> None:
-    settings = MACHINE | LENGTH | {"train.start_from": "base", "model.dropout": 0.25, "optim.muon_learning_rate": 0.01}
+    settings = MACHINE | LENGTH | {"train.init_from": "base", "model.dropout": 0.25, "optim.muon_learning_rate": 0.01}
     config, given = asked(["other.txt"], settings)
     assert (config.model.d_model, config.model.vocab_size, config.model.dropout) == (16, 256, 0.25)
     assert {"model.d_model", "model.context_length"} <= given
@@ -99,7 +99,7 @@ def test_model_and_tokenizer_are_its_own_and_rates_a_tenth() -> None:
     assert config.optim.muon_learning_rate == 0.01
     on()
     again, _ = asked(["run/config.toml"], {})  # which says the same of the model, and may
-    assert (again.model.d_model, again.train.start_from) == (16, "base")
+    assert (again.model.d_model, again.train.init_from) == (16, "base")
 
 
 @pytest.mark.parametrize(
@@ -107,11 +107,11 @@ def test_model_and_tokenizer_are_its_own_and_rates_a_tenth() -> None:
     [
         ({"model.d_model": 32}, r"model\.d_model = 32, but the model that this run begins with, base, has 16"),
         ({"tokenizer": "char"}, "tokenizer = 'char', but the tokenizer is that of base: leave it out"),
-        ({"train.start_from": "counts"}, "counts is an n-gram model"),
+        ({"train.init_from": "counts"}, "counts is an n-gram model"),
     ],
 )
 def test_what_cannot_be_changed(changes: dict[str, Any], message: str) -> None:
-    if "train.start_from" in changes:
+    if "train.init_from" in changes:
         train(["book.txt"], {"preset": "ngram"}, out=Path("counts"), console=QUIET)
     with pytest.raises(ConfigError, match=message):
         on(**changes)
@@ -120,7 +120,7 @@ def test_what_cannot_be_changed(changes: dict[str, Any], message: str) -> None:
 
 def test_no_run() -> None:
     with pytest.raises(UsageError, match="nowhere is not a run"):
-        on(**{"train.start_from": "nowhere"})
+        on(**{"train.init_from": "nowhere"})
     Path("base/model/tokenizer.json").unlink()
     with pytest.raises(TokenizerError, match="base has no tokenizer"):
         on()

@@ -7,12 +7,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lmsmith.accounting.predict import matrix_parameters, train_flops_per_token
-from lmsmith.config import ModelConfig
+from lmsmith.config.presets import preset
 from lmsmith.loss import summed_cross_entropy
 from lmsmith.models import kernels
 from lmsmith.models.gpt import GPT
-from lmsmith.presets import preset
+from lmsmith.models.gpt_config import GPTConfig
 
 FAMILIES = ("modern", "llama", "gpt2", "babygpt")
 SIZE = {
@@ -30,14 +29,14 @@ SWITCHES: list[dict[str, Any]] = [
     {"model.norm_placement": "post", "model.norm_gain": True, "model.bias": True},
     {"model.value_embedding_every": 2},
     {"model.value_embedding_every": 1, "model.n_kv_head": 0, "model.d_model": 40},
-    {"model.residual_scalars": True, "model.positions": "learned", "model.ngram_orders": (2, 3)},
+    {"model.residual_scalars": True, "model.positions": "learned", "model.ngram_tables": (2, 3)},
     {"model.window": 5, "model.window_pattern": "SSL"},
     {"model.window": 1, "model.window_pattern": "S"},
     {"model.window": 99, "model.window_pattern": "SL"},
 ]
 
 
-def config_of(name: str, changes: dict[str, Any]) -> ModelConfig:
+def config_of(name: str, changes: dict[str, Any]) -> GPTConfig:
     return preset(name).changed({**SIZE, "model.dropout": 0.0, **changes}, where="here").model
 
 
@@ -47,7 +46,7 @@ def test_matrix_parameters_are_the_linear_maps_and_the_head(name: str, changes: 
     config = config_of(name, changes)
     model = GPT(config)
     inside = sum(m.weight.numel() for m in model.blocks.modules() if isinstance(m, nn.Linear))
-    assert matrix_parameters(config) == inside + model.head_weight.numel()
+    assert config.matrix_parameters() == inside + model.head_weight.numel()
 
 
 def in_place(added_to: tuple[int, ...], a: tuple[int, ...], b: tuple[int, ...], **options: object) -> int:
@@ -72,7 +71,7 @@ def test_operations_are_those_pytorch_counts(name: str, changes: dict[str, Any])
         total, _ = summed_cross_entropy(hidden, model.head_weight, ids.flatten(), vocab_size=config.vocab_size)
         total.backward()
     attention = 6 * config.n_layer * T * config.d_model
-    assert counter.get_total_flops() == B * T * (train_flops_per_token(config) + attention)
+    assert counter.get_total_flops() == B * T * (config.train_flops_per_token() + attention)
 
 
 @pytest.mark.parametrize("changes", SWITCHES, ids=str)
@@ -84,7 +83,7 @@ def test_every_switch_is_counted(changes: dict[str, Any]) -> None:
     config = config_of("modern", changes)
     model, B, T = GPT(config), 3, config.context_length
     inside = sum(m.weight.numel() for m in model.blocks.modules() if isinstance(m, nn.Linear))
-    assert matrix_parameters(config) == inside + model.head_weight.numel()
+    assert config.matrix_parameters() == inside + model.head_weight.numel()
     ids = torch.zeros(B, T, dtype=torch.int64)
     counted = {torch.ops.aten.addmm_: in_place, torch.ops.aten.baddbmm_: in_place_in_batches}
     with pytest.MonkeyPatch.context() as patch, FlopCounterMode(display=False, custom_mapping=counted) as counter:
@@ -93,10 +92,10 @@ def test_every_switch_is_counted(changes: dict[str, Any]) -> None:
         total, _ = summed_cross_entropy(hidden, model.head_weight, ids.flatten(), vocab_size=config.vocab_size)
         total.backward()
     diagonal = sum(12 * config.d_model * min(config.window_of(layer) or T, T) / 2 for layer in range(config.n_layer))
-    assert counter.get_total_flops() == B * (T * train_flops_per_token(config) + diagonal)
+    assert counter.get_total_flops() == B * (T * config.train_flops_per_token() + diagonal)
 
 
-def gpt2_xl(context_length: int) -> ModelConfig:
+def gpt2_xl(context_length: int) -> GPTConfig:
     """The worked example's architecture: SwiGLU of width 6400, RoPE, RMSNorm, untied head, no biases."""
     return (
         preset("llama")
@@ -115,10 +114,10 @@ def gpt2_xl(context_length: int) -> ModelConfig:
     )
 
 
-def forward_over_full_attention(config: ModelConfig) -> float:
+def forward_over_full_attention(config: GPTConfig) -> float:
     """Of one window: a third of training's, and the other half of attention, which the worked figures count."""
     T = config.context_length
-    return T * train_flops_per_token(config) / 3 + config.n_layer * 2 * T * T * config.d_model
+    return T * config.train_flops_per_token() / 3 + config.n_layer * 2 * T * T * config.d_model
 
 
 def test_worked_figures_of_gpt2_xls_shape() -> None:
@@ -137,4 +136,4 @@ def test_worked_figures_of_gpt2_xls_shape() -> None:
 def test_half_of_attention_is_counted() -> None:
     config = gpt2_xl(1024)
     whole = 3 * forward_over_full_attention(config) / 1024
-    assert whole - train_flops_per_token(config) == 6 * 48 * 1024 * 1600
+    assert whole - config.train_flops_per_token() == 6 * 48 * 1024 * 1600

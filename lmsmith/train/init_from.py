@@ -24,21 +24,28 @@ from lmsmith.train.run import model_config, model_folder, tokenizer_of
 
 RATE = 0.1  # of the preset's learning rates
 FREE = {"dropout", "attention_dropout", "ngram_dropout"}
-_RATES = ("learning_rate", "muon_learning_rate", "table_learning_rate")
+_RATES = ("learning_rate", "muon_learning_rate", "embedding_learning_rate")
 
 
 def begun_with(config: RunConfig, given: Collection[str]) -> tuple[RunConfig, set[str]]:
-    """The config with the model and tokenizer of `train.start_from`, and what is then set.
+    """The config with the model and tokenizer of `train.init_from`, and what is then set.
 
     Raises ConfigError for settings of the model that are others; UsageError, CheckpointError and TokenizerError where
     there is no such run, or no tokenizer in it.
     """
-    place = config.train.start_from
+    place = config.train.init_from
     folder = model_folder(Path(place))
     _, content = load_model(folder)
     model = model_config(content["model"])
-    if model.kind == "ngram":
+    if model.counted:
         raise ConfigError(f"{place} is an n-gram model: its counts are those of its text, and cannot be trained on.")
+    if config.model.kind != model.kind:
+        if "model.kind" in given or any(name.startswith("model.") for name in given):
+            raise ConfigError(
+                f"model.kind = {config.model.kind!r}, but the model that this run starts from, "
+                f"{place}, is of kind {model.kind}: leave out settings of the model."
+            )
+        config = dataclasses.replace(config, model=type(model)())
     for field in dataclasses.fields(model):
         ours, theirs = getattr(config.model, field.name), getattr(model, field.name)
         if f"model.{field.name}" in given and field.name not in FREE and ours != theirs:
@@ -59,7 +66,7 @@ def begun_with(config: RunConfig, given: Collection[str]) -> tuple[RunConfig, se
 def copy_model(config: RunConfig, run: Path) -> None:
     """Puts the weights to begin with into the folder that becomes a run. Raises OSError."""
     (run / "model").mkdir()
-    for path in model_folder(Path(config.train.start_from)).iterdir():
+    for path in model_folder(Path(config.train.init_from)).iterdir():
         if path.is_file():
             shutil.copyfile(path, run / "model" / path.name)
 

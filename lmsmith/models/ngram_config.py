@@ -1,0 +1,56 @@
+"""Settings of n-gram models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from lmsmith.config.model import ModelConfig
+from lmsmith.config.settings import check, setting
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from torch import Tensor
+
+    from lmsmith.models.ngram import Ngram
+
+
+@dataclass(frozen=True)
+class NgramConfig(ModelConfig):
+    """Counts of n-grams, smoothed. `models/ngram.py` has the formulas."""
+
+    kind: str = setting("ngram", "the kind of model; a --preset implies it")
+    order: int = setting(5, "n: tokens counted together, including the predicted one")
+    smoothing: Literal["kneser-ney", "add-k", "mle"] = setting(
+        "kneser-ney", "interpolated modified Kneser-Ney, add-k, or maximum likelihood"
+    )
+    add_k: float = setting(0.1, "add-k adds this to every count")
+
+    description: ClassVar[str] = "n-gram model, counted in one pass"
+    counted: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(1 <= self.order <= 255, "model.order", self.order, "1 to 255")
+        wanted = "above 0 (to add nothing: smoothing mle)"
+        check(0 < self.add_k < math.inf, "model.add_k", self.add_k, wanted)
+
+    def learn(self, ids: npt.NDArray[np.unsignedinteger]) -> Ngram:
+        """Counts the n-grams of `ids` (n,). Raises DataError for too much text."""
+        from lmsmith.models.ngram import Ngram  # brings in the compiler
+
+        return Ngram.learn(self, ids)
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> Ngram:
+        from lmsmith.models.ngram import Ngram
+
+        return Ngram.from_tensors(self, tensors)
+
+    def in_brief(self) -> str:
+        return f"{self.order}-gram, {self.smoothing}"
+
+    def describe(self) -> str:
+        return f"{self.order}-grams, smoothing {self.smoothing}"

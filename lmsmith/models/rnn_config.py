@@ -1,0 +1,66 @@
+"""Settings of recurrent networks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from lmsmith.config.model import NeuralConfig
+from lmsmith.config.settings import check, setting
+from lmsmith.models.sizes import RNN_SIZES, size_for
+
+if TYPE_CHECKING:
+    from lmsmith.models.rnn import RNN
+
+
+@dataclass(frozen=True)
+class RNNConfig(NeuralConfig):
+    """Elman network, GRU or LSTM. `models/rnn.py` has the equations."""
+
+    kind: str = setting("rnn", "the kind of model; a --preset implies it")
+    n_layer: int = setting(6, "number of stacked layers")
+    d_model: int = setting(384, "width of embeddings and states")
+    cell: Literal["elman", "gru", "lstm"] = setting("lstm", "how a layer computes its next state")
+    activation: Literal["tanh", "sigmoid"] = setting("tanh", "of Elman's hidden units")
+    tied_head: bool = setting(False, "weight tying: the output head is the token embedding table")
+    dropout: float = setting(0.0, "probability of dropping an activation between layers")
+
+    description: ClassVar[str] = "recurrent network"
+    recurrent: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("n_layer", "d_model"):
+            check(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
+        check(0 <= self.dropout < 1, "model.dropout", self.dropout, "at least 0 and below 1")
+
+    @property
+    def has_dropout(self) -> bool:
+        return bool(self.dropout)
+
+    def build(self) -> RNN:
+        from lmsmith.models.rnn import RNN
+
+        return RNN(self)
+
+    def matrix_parameters(self) -> int:
+        """Gates multiply the token and the state; then the head, which has a bias if it is untied."""
+        n_gates = {"elman": 1, "gru": 3, "lstm": 4}[self.cell]
+        head = self.padded_vocab_size * (self.d_model + (not self.tied_head))
+        return self.n_layer * n_gates * 2 * self.d_model**2 + head
+
+    def default_size(self, budget: float, n_tokens: int, given: Collection[str]) -> tuple[dict[str, Any], int | None]:
+        size, context_length = size_for(RNN_SIZES, budget, n_tokens)
+        return {
+            "model.n_layer": size.n_layer,
+            "model.d_model": size.d_model,
+            "model.context_length": context_length,
+        }, size.batch_size
+
+    def in_brief(self) -> str:
+        return f"{self.cell}, {self.n_layer} layer{'s' * (self.n_layer > 1)} of {self.d_model}"
+
+    def describe(self) -> str:
+        layers = f"{self.n_layer} layer{'s' * (self.n_layer > 1)}"
+        return f"{layers}, {self.cell} cells, width {self.d_model}, context {self.context_length}"

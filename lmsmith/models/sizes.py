@@ -1,0 +1,45 @@
+"""Model sizes for training budgets, measured as `docs/performance.md` says."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Size:
+    """A model and its batch, for runs of up to `budget` operations at full matrix-product rate."""
+
+    budget: float
+    n_layer: int
+    d_model: int
+    n_head: int
+    context_length: int
+    batch_size: int
+
+
+GPT_SIZES = (
+    Size(2.5e12, 1, 128, 2, 64, 32),
+    Size(4e13, 2, 128, 2, 256, 8),
+    Size(4e14, 3, 192, 3, 256, 8),
+    Size(2e15, 4, 256, 4, 256, 8),
+    Size(1e16, 6, 384, 6, 256, 16),
+    Size(1e17, 8, 512, 8, 512, 32),
+    Size(math.inf, 12, 768, 12, 1024, 64),
+)
+# Recurrent networks have no heads, and more sequences: their positions are read one by one.
+RNN_SIZES = (
+    Size(4e12, 1, 128, 0, 64, 16),
+    Size(4e14, 1, 256, 0, 64, 16),
+    Size(2e15, 2, 384, 0, 128, 32),
+    Size(1e16, 2, 640, 0, 128, 64),
+    Size(math.inf, 2, 1024, 0, 256, 128),
+)
+
+
+def size_for(sizes: Sequence[Size], budget: float, n_tokens: int) -> tuple[Size, int]:
+    """The size that fits the budget, and its context, which is halved until the text has four."""
+    size = next(size for size in sizes if budget <= size.budget)
+    context_length = size.context_length
+    while context_length > 8 and n_tokens < 4 * context_length:
+        context_length //= 2
+    return size, context_length
