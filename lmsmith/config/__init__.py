@@ -9,12 +9,13 @@ reads all of it.
 from lmsmith.config.data import DataConfig, DataSource
 from lmsmith.config.model import MODEL_KINDS, ModelConfig, NeuralConfig
 from lmsmith.config.optim import OPTIMIZERS, SCHEDULES, OptimConfig, ScheduleConfig
-from lmsmith.config.run import CHANGEABLE, RunConfig, settings
+from lmsmith.config.run import CHANGEABLE, LENGTH, RunConfig, settings
 from lmsmith.config.settings import Setting, flatten, read_toml, setting
 from lmsmith.config.train import TrainConfig
 
 __all__ = [
     "CHANGEABLE",
+    "LENGTH",
     "MODEL_KINDS",
     "OPTIMIZERS",
     "SCHEDULES",

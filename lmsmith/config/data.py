@@ -39,6 +39,22 @@ class DataConfig:
         "document; rows: one document (in a text of one document: one line) per row, cut or "
         "padded to the context",
     )
+    document_separator: str = setting(
+        "auto",
+        "cut plain text files into documents at this text; auto: at <|endoftext|>; none: nowhere",
+    )
+    special_tokens: Literal["text", "control"] = setting(
+        "text",
+        "encode special tokens that are written out in a document, such as <|im_start|>, as text "
+        "or as their ids (control)",
+    )
+    skip_bad: bool = setting(
+        False, "skip lines, rows and files that cannot be read; name and count them"
+    )
+    validation: tuple[str, ...] = setting(
+        (),
+        "files, folders or globs of validation text, or shards; all of SOURCE is then for training",
+    )
     validation_fraction: float = setting(
         0.0,
         "share of the text held out; auto: a tenth, at most 250,000 characters",

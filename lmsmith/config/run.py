@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import tomli_w
 
-from lmsmith.config.aliases import renamed
+from lmsmith.config.aliases import RENAMED, renamed
 from lmsmith.config.data import DataConfig
 from lmsmith.config.model import MODEL_KINDS, ModelConfig, NeuralConfig
 from lmsmith.config.optim import OptimConfig, ScheduleConfig
@@ -50,25 +50,31 @@ class RunConfig:
         assert isinstance(self.model, NeuralConfig), self.model.kind
         return self.model
 
-    def changed(self, changes: Mapping[str, Any], *, where: str) -> Self:
+    def changed(
+        self, changes: Mapping[str, Any], *, where: str | Mapping[str, str]
+    ) -> Self:
         """A copy with dotted settings replaced: `{"model.n_layer": 6}`; text is parsed by type.
 
         All changes are made at once, so settings that only fit together can be changed together.
         Another `model.kind` starts from that kind's defaults. `where` names the source of the
-        changes in errors ("the command line", a recipe's path). Raises ConfigError.
+        changes in errors ("the command line", a recipe's path), of all or of each by its name.
+        Raises ConfigError.
         """
-        changes = renamed(changes, where)
+        places = {name: where if isinstance(where, str) else where[name] for name in changes}
+        places = {RENAMED.get(name, name): place for name, place in places.items()}
+        changes = renamed(changes, places)
         leaf = dict(settings_of(RunConfig))["model.kind"]
-        kind = parse(leaf, changes.get("model.kind", self.model.kind), where)
+        kind = parse(leaf, changes.get("model.kind", self.model.kind), places.get("model.kind", ""))
         start = self.model if kind == self.model.kind else MODEL_KINDS.get(kind)()
         known = dict(settings(type(start)))
         sections: dict[str, dict[str, Any]] = {}
         for name, value in changes.items():
+            place = places[name]
             if name not in known:
-                unknown = f"unknown setting {name!r} in {where}.{nearest(name, known)}"
-                raise ConfigError(of_another_kind(name, kind, where) or unknown)
+                unknown = f"unknown setting {name!r} in {place}.{nearest(name, known)}"
+                raise ConfigError(of_another_kind(name, kind, place) or unknown)
             section, _, key = name.rpartition(".")
-            sections.setdefault(section, {})[key] = parse(known[name], value, where)
+            sections.setdefault(section, {})[key] = parse(known[name], value, place)
         replaced: dict[str, Any] = {"model": start, **sections.pop("", {})}
         for section, values in sections.items():
             old: Any = start if section == "model" else getattr(self, section)
@@ -118,9 +124,17 @@ def of_another_kind(name: str, kind: str, where: str) -> str:
     )
 
 
+LENGTH = ("train.steps", "train.minutes", "train.tokens")
+"""What gives a run's length. `resume` takes one of them, also for a finished run."""
+
 CHANGEABLE = {
     *("train.micro_batch_size", "train.activation_checkpointing", "train.parallel"),
-    *("train.threads", "train.save_every", "train.keep", "train.track"),
-    *("train.on_spike", "train.spike_z"),
+    *("train.device", "train.compile", "train.threads", "train.yield_cores"),
+    *("train.save_every", "train.keep", "train.track", "train.on_spike", "train.spike_z"),
+    *("train.eval_every", "train.log_every", "train.stop_at_val_loss"),
+    *("model.dropout", "model.attention_dropout", "model.ngram_dropout"),
+    *(f"optim.{field.name}" for field in dataclasses.fields(OptimConfig) if field.name != "name"),
+    *(f"schedule.{field.name}" for field in dataclasses.fields(ScheduleConfig)),
 }
-"""What a run may be resumed with: it changes speed, memory and what is kept, not the result."""
+"""What a run may be resumed with, besides its length: speed, memory, rhythm, what is kept, and how
+it learns from there on. What weights, optimizer state and data order depend on must stay."""

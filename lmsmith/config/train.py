@@ -11,13 +11,23 @@ from lmsmith.config.settings import check, setting
 class TrainConfig:
     """One run's length, batch, rhythm and machine."""
 
-    steps: int = setting(0, "number of optimizer steps; auto: from --minutes or --tokens", zero="auto")
+    steps: int = setting(
+        0, "number of optimizer steps; auto: from --minutes, --tokens or --epochs", zero="auto"
+    )
     minutes: float = setting(
         0.0,
-        "the whole command ends within this; auto: 10, unless --steps or --tokens give the length",
+        "the whole command ends within this; auto: 10, unless --steps, --tokens or --epochs give "
+        "the length",
         zero="auto",
     )
-    tokens: int = setting(0, "number of training tokens; auto: from --steps or --minutes", zero="auto")
+    tokens: int = setting(
+        0, "number of training tokens; auto: from --steps, --minutes or --epochs", zero="auto"
+    )
+    epochs: float = setting(
+        0.0,
+        "passes over the training tokens of all sources; auto: from --steps, --minutes or --tokens",
+        zero="auto",
+    )
     batch_size: int = setting(32, "sequences per step")
     batch_tokens: int = setting(
         0,
@@ -70,7 +80,14 @@ class TrainConfig:
         "torch", "torch; or for GPT-2, reference: every gradient by hand in NumPy"
     )
     device: str = setting("auto", "auto: cuda, mps or cpu, in that order")
-    threads: int = setting(0, "CPU threads; auto: one per core", zero="auto")
+    threads: int = setting(
+        0, "CPU threads; auto: OMP_NUM_THREADS if it is set, else one per core", zero="auto"
+    )
+    yield_cores: Literal["auto", "yes", "no"] = setting(
+        "auto",
+        "use fewer threads while other programs keep cores busy, if results stay the same bit for "
+        "bit; auto: unless threads or OMP_NUM_THREADS are set",
+    )
     dtype: Literal["auto", "float32", "tf32", "bfloat16", "float16", "float64"] = setting(
         "auto",
         "mixed precision: the precision of matrix products; auto: bfloat16 if it measures faster",
@@ -92,7 +109,7 @@ class TrainConfig:
         check(self.batch_size >= 1, "train.batch_size", self.batch_size, "at least 1")
         check(self.keep >= 1, "train.keep", self.keep, "at least 1")
         for name in (
-            *("steps", "minutes", "tokens", "batch_tokens", "initial_batch_size"),
+            *("steps", "minutes", "tokens", "epochs", "batch_tokens", "initial_batch_size"),
             *("micro_batch_size", "eval_every", "save_every", "log_every", "threads"),
             "stop_at_val_loss",
         ):
