@@ -38,8 +38,12 @@ def main() -> None:
     options.add_argument("--nanogpt", type=Path, help="a clone of nanoGPT")
     options.add_argument("--rounds", type=int, default=9)
     options.add_argument("--threads", type=int, default=n_cores())
-    options.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="of ours")
-    options.add_argument("--worker", choices=["lmsmith", "nanogpt", "products"], help=argparse.SUPPRESS)
+    options.add_argument(
+        "--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="of ours"
+    )
+    options.add_argument(
+        "--worker", choices=["lmsmith", "nanogpt", "products"], help=argparse.SUPPRESS
+    )
     given = options.parse_args()
     if given.worker:
         _work(given)
@@ -64,9 +68,16 @@ def main() -> None:
         spread = f"{min(seconds[name]):.3f} to {max(seconds[name]):.3f}"
         print(f"{name:9} {value:.3f} s an update ({spread}), {B * T / value:,.0f} tokens/s")
     rate = _product_flops() / middle["products"]
-    print(f"the products alone run at {rate / 1e9:.0f} GFLOP/s; an update is {flops / 1e9:.0f} GFLOP")
-    shares = [flops / a / (_product_flops() / b) for a, b in zip(seconds["lmsmith"], seconds["products"], strict=True)]
-    print(f"lmsmith reaches {statistics.median(shares):.1%} of it ({min(shares):.1%} to {max(shares):.1%})")
+    print(
+        f"the products alone run at {rate / 1e9:.0f} GFLOP/s; an update is {flops / 1e9:.0f} GFLOP"
+    )
+    shares = [
+        flops / a / (_product_flops() / b)
+        for a, b in zip(seconds["lmsmith"], seconds["products"], strict=True)
+    ]
+    print(
+        f"lmsmith reaches {statistics.median(shares):.1%} of it ({min(shares):.1%} to {max(shares):.1%})"
+    )
     if given.nanogpt:
         pairs = [b / a for a, b in zip(seconds["lmsmith"], seconds["nanogpt"], strict=True)]
         spread = f"{min(pairs):.2f} to {max(pairs):.2f}"
@@ -123,7 +134,11 @@ def _nanogpt(place: Path):
     from model import GPT as NanoGPT
     from model import GPTConfig
 
-    model = NanoGPT(GPTConfig(block_size=T, vocab_size=V, n_layer=L, n_head=H, n_embd=D, dropout=0.0, bias=False))
+    model = NanoGPT(
+        GPTConfig(
+            block_size=T, vocab_size=V, n_layer=L, n_head=H, n_embd=D, dropout=0.0, bias=False
+        )
+    )
     optimiser = model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), "cpu")
     ids = torch.randint(V, (100_000,))
 
@@ -154,7 +169,9 @@ def _products(dtype: str):
     """All linear maps of an update, forward and both backward products, results into memory that is there already."""
     work = []
     for m, k, n, count in _shapes():
-        x, w, y = (torch.randn(shape).to(getattr(torch, dtype)) for shape in ((m, k), (n, k), (m, n)))
+        x, w, y = (
+            torch.randn(shape).to(getattr(torch, dtype)) for shape in ((m, k), (n, k), (m, n))
+        )
         work.append((x, w, y, torch.empty_like(x), torch.empty_like(w), count))
 
     def step() -> None:

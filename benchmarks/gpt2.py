@@ -35,7 +35,9 @@ V = 50257
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--nanogpt", type=Path, help="a clone of nanoGPT")
     options.add_argument("--device", default="cuda")
     options.add_argument("--layers", type=int, default=12)
@@ -44,7 +46,9 @@ def main() -> None:
     options.add_argument("--batch", type=int, default=64)
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--updates", type=int, default=20, help="a round")
-    options.add_argument("--loss", type=Path, metavar="TEXT", help="also: how soon `modern` is where `gpt2` ends")
+    options.add_argument(
+        "--loss", type=Path, metavar="TEXT", help="also: how soon `modern` is where `gpt2` ends"
+    )
     options.add_argument("--tokens", type=int, default=200_000_000, help="of each run for --loss")
     options.add_argument("--worker", choices=["lmsmith", "nanogpt"], help=argparse.SUPPRESS)
     given = options.parse_args()
@@ -53,20 +57,29 @@ def main() -> None:
         return
     device = torch.device(given.device)
     print(machine_in_words(device))
-    print(f"{given.layers} layers, width {given.width}, {given.batch} x {given.context} tokens, bfloat16")
+    print(
+        f"{given.layers} layers, width {given.width}, {given.batch} x {given.context} tokens, bfloat16"
+    )
     names = ["lmsmith"] + (["nanogpt"] if given.nanogpt else [])
     seconds = _rounds(names, given)
     tokens = given.batch * given.context
     flops = train_flops_per_token(_config(given, "gpt2").model) * tokens
     for name, values in seconds.items():
-        middle, ends = statistics.median(values), f"{1e3 * min(values):.1f} to {1e3 * max(values):.1f}"
+        middle, ends = (
+            statistics.median(values),
+            f"{1e3 * min(values):.1f} to {1e3 * max(values):.1f}",
+        )
         print(f"{name:8} {1e3 * middle:.1f} ms an update ({ends}), {tokens / middle:,.0f} tokens/s")
     rate = matmul_rate(device, torch.bfloat16)
     share = flops / statistics.median(seconds["lmsmith"]) / rate
-    print(f"products run at {rate / 1e12:.4g} TFLOP/s in bfloat16; lmsmith's updates reach {share:.1%} of it")
+    print(
+        f"products run at {rate / 1e12:.4g} TFLOP/s in bfloat16; lmsmith's updates reach {share:.1%} of it"
+    )
     if given.nanogpt:
         pairs = [b / a for a, b in zip(seconds["lmsmith"], seconds["nanogpt"], strict=True)]
-        print(f"{statistics.median(pairs):.2f} times nanoGPT's tokens a second ({min(pairs):.2f} to {max(pairs):.2f})")
+        print(
+            f"{statistics.median(pairs):.2f} times nanoGPT's tokens a second ({min(pairs):.2f} to {max(pairs):.2f})"
+        )
     if given.loss:
         _to_the_same_loss(given)
 
@@ -75,7 +88,9 @@ def _rounds(names: list[str], given: argparse.Namespace) -> dict[str, list[float
     """Seconds an update, of each in each round. The memory of all must fit on the device at once."""
     command = [sys.executable, __file__, *sys.argv[1:], "--worker"]
     workers = {
-        name: subprocess.Popen([*command, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        name: subprocess.Popen(
+            [*command, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         for name in names
     }
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -144,9 +159,14 @@ def _ours(given: argparse.Namespace) -> Callable[[], object]:
     model = GPT(config.model)
     model.initialise(torch.Generator().manual_seed(1))
     replica = Replica(model.to(given.device).train(), config)
-    ids = np.random.default_rng(0).integers(0, V, 100 * given.batch * given.context // 10).astype(np.uint16)
+    ids = (
+        np.random.default_rng(0)
+        .integers(0, V, 100 * given.batch * given.context // 10)
+        .astype(np.uint16)
+    )
     batches = ReadAhead(
-        Batches(ids, context_length=given.context, batch_size=given.batch, seed=1), replica.micro_batches
+        Batches(ids, context_length=given.context, batch_size=given.batch, seed=1),
+        replica.micro_batches,
     )
     steps = iter(range(10**9))
     return lambda: update(replica, batches, next(steps), 10**6)
@@ -159,8 +179,15 @@ def _nanogpt(given: argparse.Namespace) -> Callable[[], object]:
     from model import GPTConfig
 
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    shape = {"n_layer": given.layers, "n_head": given.width // 64, "n_embd": given.width, "vocab_size": 50304}
-    model = NanoGPT(GPTConfig(block_size=given.context, dropout=0.0, bias=True, **shape)).to(given.device)
+    shape = {
+        "n_layer": given.layers,
+        "n_head": given.width // 64,
+        "n_embd": given.width,
+        "vocab_size": 50304,
+    }
+    model = NanoGPT(GPTConfig(block_size=given.context, dropout=0.0, bias=True, **shape)).to(
+        given.device
+    )
     optimiser = model.configure_optimizers(0.1, 6e-4, (0.9, 0.95), given.device)
     compiled = torch.compile(model)
     ids = torch.randint(V, (100 * given.batch * given.context // 10,))
@@ -206,8 +233,22 @@ def _to_the_same_loss(given: argparse.Namespace) -> None:
         def run(name: str, *more: str) -> dict[str, float]:
             place = Path(folder) / name
             words = [str(word) for pair in sizes.items() for word in pair]
-            command = [sys.executable, "-m", "lmsmith", "train", str(given.loss), "--preset", name, *words, *more]
-            subprocess.run([*command, "--steps", str(steps), "--out", str(place)], check=True, stdout=sys.stderr)
+            command = [
+                sys.executable,
+                "-m",
+                "lmsmith",
+                "train",
+                str(given.loss),
+                "--preset",
+                name,
+                *words,
+                *more,
+            ]
+            subprocess.run(
+                [*command, "--steps", str(steps), "--out", str(place)],
+                check=True,
+                stdout=sys.stderr,
+            )
             return dict(json.loads((place / "summary.json").read_text(encoding="utf-8")))
 
         gpt2 = run("gpt2")
@@ -218,7 +259,9 @@ def _to_the_same_loss(given: argparse.Namespace) -> None:
                 f"{found['tokens_seen']:,} tokens, {found['train_seconds']:.0f} s"
             )
         for what in ("tokens_seen", "train_seconds"):
-            print(f"modern takes {modern[what] / gpt2[what]:.2f} of gpt2's {what.replace('_', ' ')}")
+            print(
+                f"modern takes {modern[what] / gpt2[what]:.2f} of gpt2's {what.replace('_', ' ')}"
+            )
 
 
 if __name__ == "__main__":

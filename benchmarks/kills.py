@@ -26,11 +26,29 @@ SMALL = """--model.n_layer 2 --model.d_model 32 --model.n_head 2 --model.context
 GPT2 = """--preset gpt2 --model.context_length 32 --model.vocab_multiple 50304 --train.batch_size 1
     --train.eval_every 99 --train.save_every 1 --steps 12"""
 EXACT = "--train.matmul default --train.threads 1 --train.dtype float32"
-WORDS = ("the", "a", "one", "cat", "dog", "bird", "saw", "took", "lost", "hat", "ball", "at home", "again", ".", ".")
+WORDS = (
+    "the",
+    "a",
+    "one",
+    "cat",
+    "dog",
+    "bird",
+    "saw",
+    "took",
+    "lost",
+    "hat",
+    "ball",
+    "at home",
+    "again",
+    ".",
+    ".",
+)
 
 
 def command(n: int, *words: str) -> list[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)] if n > 1 else []
+    launcher = (
+        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)] if n > 1 else []
+    )
     return [sys.executable, *launcher, "-m", "lmsmith", *words]
 
 
@@ -45,14 +63,20 @@ def weights(run: Path) -> str:
 
 def children(process: int) -> list[int]:
     """torchrun's workers, which are in sessions of their own."""
-    done = subprocess.run(["pgrep", "-P", str(process)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["pgrep", "-P", str(process)], capture_output=True, text=True, check=False
+    )
     return [int(number) for number in done.stdout.split()]
 
 
 def half_written(run: Path) -> list[Path]:
     """Folders of checkpoints that are being written, or were: they have another name when they are whole."""
     with contextlib.suppress(FileNotFoundError):
-        return [place for place in run.glob("checkpoints/.*.partial") if any(place.glob("*.safetensors"))]
+        return [
+            place
+            for place in run.glob("checkpoints/.*.partial")
+            if any(place.glob("*.safetensors"))
+        ]
     return []
 
 
@@ -67,18 +91,30 @@ def wait_for_save(process: "subprocess.Popen[bytes]", run: Path, seconds: float)
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--kills", type=int, default=100)
     options.add_argument("--processes", type=int, default=1)
     options.add_argument("--seed", type=int, default=1)
-    options.add_argument("--within-saves", action="store_true", help="of GPT-2 124M, each while a save is half written")
+    options.add_argument(
+        "--within-saves",
+        action="store_true",
+        help="of GPT-2 124M, each while a save is half written",
+    )
     chosen = options.parse_args()
     rng = random.Random(chosen.seed)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
+    }
     settings = ((GPT2 if chosen.within_saves else SMALL) + " " + EXACT).split()
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        (place / "text.txt").write_text(" ".join(rng.choice(WORDS) for _ in range(6000)), encoding="utf-8")
+        (place / "text.txt").write_text(
+            " ".join(rng.choice(WORDS) for _ in range(6000)), encoding="utf-8"
+        )
 
         def start(*what: str) -> "subprocess.Popen[bytes]":
             return subprocess.Popen(
@@ -101,7 +137,11 @@ def main() -> None:
         while n_kills < chosen.kills:
             shutil.rmtree(run, ignore_errors=True)
             while True:
-                what = ["resume", "run"] if run.exists() else ["train", "text.txt", *settings, "--out", "run"]
+                what = (
+                    ["resume", "run"]
+                    if run.exists()
+                    else ["train", "text.txt", *settings, "--out", "run"]
+                )
                 process, begun = start(*what), time.monotonic()
                 if n_kills < chosen.kills and chosen.within_saves:
                     if rng.random() < 0.5:
@@ -113,7 +153,9 @@ def main() -> None:
                 else:
                     process.wait()
                 if process.poll() is not None:
-                    whole = min(whole, time.monotonic() - begun)  # a machine that others use has its slow moments
+                    whole = min(
+                        whole, time.monotonic() - begun
+                    )  # a machine that others use has its slow moments
                     break
                 n_before += not run.exists()
                 for number in (*children(process.pid), process.pid):

@@ -61,7 +61,9 @@ def main() -> None:
             print(f"  read ahead is {_spread(ratios)} times nanoGPT's way")
     consumed = _babygpt()
     print(f"babyGPT trains on {consumed:,.0f} tokens/s with {n_cores()} threads")
-    print(f"  its batches are read {statistics.median(rates['read ahead']) / consumed:,.0f} times as fast")
+    print(
+        f"  its batches are read {statistics.median(rates['read ahead']) / consumed:,.0f} times as fast"
+    )
 
 
 def _write(place: Path, n_tokens: int) -> list[Path]:
@@ -72,7 +74,9 @@ def _write(place: Path, n_tokens: int) -> list[Path]:
     return paths
 
 
-def _contestants(paths: list[Path], B: int, T: int, stack: ExitStack) -> dict[str, Iterator[object]]:
+def _contestants(
+    paths: list[Path], B: int, T: int, stack: ExitStack
+) -> dict[str, Iterator[object]]:
     windows = Batches(Shards.open(paths, V), context_length=T, batch_size=B, seed=1)
     two = Sources([Shards.open(paths[:2], V), Shards.open(paths[2:], V)], [0.7, 0.3])
     return {
@@ -97,7 +101,9 @@ def _at_random(path: Path, B: int, T: int) -> Iterator[object]:
         ids = np.memmap(path, np.uint16, "r", offset=HEADER_BYTES)
         places = torch.randint(len(ids) - T, (B,)).tolist()
         inputs = [torch.from_numpy(ids[place : place + T].astype(np.int64)) for place in places]
-        targets = [torch.from_numpy(ids[place + 1 : place + 1 + T].astype(np.int64)) for place in places]
+        targets = [
+            torch.from_numpy(ids[place + 1 : place + 1 + T].astype(np.int64)) for place in places
+        ]
         yield torch.stack(inputs), torch.stack(targets)
 
 

@@ -128,15 +128,28 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=10, help="of each block")
     parser.add_argument("--threads", type=int, default=0)
     options = parser.parse_args()
-    config = babygpt(options.blocks * options.updates + 1, options.threads, clip_norm=1e-3)  # always clipped
+    config = babygpt(
+        options.blocks * options.updates + 1, options.threads, clip_norm=1e-3
+    )  # always clipped
     machine = survey(config)
-    chosen = {"train.threads": machine.threads, "train.matmul": machine.matmul, "train.dtype": machine.dtype}
+    chosen = {
+        "train.threads": machine.threads,
+        "train.matmul": machine.matmul,
+        "train.dtype": machine.dtype,
+    }
     config = config.changed(chosen, where="what was chosen")
-    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w", encoding="utf-8") as nowhere:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        open(os.devnull, "w", encoding="utf-8") as nowhere,
+    ):
         run = Path(folder) / "run"
         run.mkdir()
-        terminal = Console(file=nowhere, force_terminal=True, width=120)  # with a live bar, as one watches it
-        training = Training(config, corpus(), run, terminal, device=machine.device, peak_flops=machine.flops)
+        terminal = Console(
+            file=nowhere, force_terminal=True, width=120
+        )  # with a live bar, as one watches it
+        training = Training(
+            config, corpus(), run, terminal, device=machine.device, peak_flops=machine.flops
+        )
         timed = Timed(training, options.updates)
         training.go()
     report(config, timed)
@@ -146,7 +159,10 @@ def report(config: RunConfig, timed: Timed) -> None:
     ours, bare = timed.ours[1:], timed.bare[1 : len(timed.ours)]  # the first ones allocate
     ratios = sorted(one / other for one, other in zip(ours, bare, strict=True))
     n = timed.n_updates
-    print(f"babyGPT, {config.train.batch_size} x {config.model.context_length}, {config.train.dtype}, ", end="")
+    print(
+        f"babyGPT, {config.train.batch_size} x {config.model.context_length}, {config.train.dtype}, ",
+        end="",
+    )
     print(f"{config.train.threads} threads, {len(ours)} blocks of {n} updates")
     print(f"the loop's update {1000 * statistics.median(ours) / n:8.2f} ms")
     print(f"bare update       {1000 * statistics.median(bare) / n:8.2f} ms")

@@ -46,7 +46,10 @@ def main() -> None:
     given = options.parse_args()
     commands = {"lmsmith": [sys.executable, __file__, "--ours"]}
     if given.peer:
-        commands["datasets and tiktoken"] = [given.peer, str(Path(__file__).with_name("prepare_peer.py"))]
+        commands["datasets and tiktoken"] = [
+            given.peer,
+            str(Path(__file__).with_name("prepare_peer.py")),
+        ]
     for n_copies in given.copies:
         with tempfile.TemporaryDirectory() as place:
             megabytes = copy(given.texts, n_copies, Path(place, "texts")) / 1e6
@@ -55,7 +58,9 @@ def main() -> None:
                 for name, command in commands.items():
                     out = Path(place, f"{name}-{number}")
                     out.mkdir()
-                    runs[name].append(run([*command, str(Path(place, "texts")), str(given.gpt2), str(out)]))
+                    runs[name].append(
+                        run([*command, str(Path(place, "texts")), str(given.gpt2), str(out)])
+                    )
                     shutil.rmtree(out)
         print(f"{megabytes:.1f} MB, medians of {given.rounds} rounds:\n")
         table(runs, megabytes)
@@ -67,7 +72,9 @@ def copy(texts: Path, n_copies: int, to: Path) -> int:
     n_bytes = 0
     for number in range(n_copies):
         for path in sorted(texts.glob("*.txt")):
-            data = path.read_bytes() + f"\nCopy {number} of {path.name}.\n".encode() * (n_copies > 1)
+            data = path.read_bytes() + f"\nCopy {number} of {path.name}.\n".encode() * (
+                n_copies > 1
+            )
             n_bytes += (to / f"{number}-{path.name}").write_bytes(data)
     return n_bytes
 
@@ -101,7 +108,9 @@ def memory(root: int) -> int:
     parents: dict[int, int] = {}
     for place in Path("/proc").glob("[0-9]*"):
         try:
-            parents[int(place.name)] = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+            parents[int(place.name)] = int(
+                (place / "stat").read_text().rpartition(")")[2].split()[1]
+            )
         except (OSError, ValueError):
             continue  # it has ended
     ours = {root}
@@ -122,7 +131,9 @@ def table(runs: dict[str, list[Run]], megabytes: float) -> None:
     print("| | whole command | MB/s | times | without start | MB/s | times | memory | tokens |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name, found in runs.items():
-        whole, work = (statistics.median(getattr(each, kind) for each in found) for kind in ("whole", "work"))
+        whole, work = (
+            statistics.median(getattr(each, kind) for each in found) for kind in ("whole", "work")
+        )
         highest = max(each.memory for each in found)
         first = first or (whole, work)
         print(
@@ -143,7 +154,11 @@ def ours(texts: str, gpt2: str, out: str) -> None:
     began = time.perf_counter()
     manifest = build_shards([texts], Path(out, "shards"), tokenizer=tokenizer, workers=WORKERS)
     work = time.perf_counter() - began
-    print(json.dumps({"work": work, "n_tokens": sum(split.n_tokens for split in manifest.splits.values())}))
+    print(
+        json.dumps(
+            {"work": work, "n_tokens": sum(split.n_tokens for split in manifest.splits.values())}
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -30,10 +30,15 @@ def gpt2(folder: Path) -> tiktoken.Encoding:
     """`tiktoken.get_encoding("gpt2")`, from files that are there."""
     with tempfile.TemporaryDirectory() as place:
         merges = Path(place, "vocab.bpe")
-        merges.write_text("#version: 0.2\n" + (folder / "merges.txt").read_text(encoding="utf-8"), encoding="utf-8")
+        merges.write_text(
+            "#version: 0.2\n" + (folder / "merges.txt").read_text(encoding="utf-8"),
+            encoding="utf-8",
+        )
         ranks = data_gym_to_mergeable_bpe_ranks(str(merges), str(folder / "vocab.json"))
     pattern = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
-    return tiktoken.Encoding("gpt2", pat_str=pattern, mergeable_ranks=ranks, special_tokens={END: len(ranks)})
+    return tiktoken.Encoding(
+        "gpt2", pat_str=pattern, mergeable_ranks=ranks, special_tokens={END: len(ranks)}
+    )
 
 
 encoding = gpt2(Path(sys.argv[2]))
@@ -50,7 +55,9 @@ def main() -> None:
     disable_progress_bars()
     out = Path(sys.argv[3])
     files = [str(path) for path in sorted(Path(sys.argv[1]).glob("*.txt"))]
-    texts = load_dataset("text", data_files=files, sample_by="document", cache_dir=str(out / "cache"))["train"]
+    texts = load_dataset(
+        "text", data_files=files, sample_by="document", cache_dir=str(out / "cache")
+    )["train"]
     splits = texts.train_test_split(test_size=max(1, len(texts) // 100), seed=1)
     n_tokens = 0
     for name, split in splits.map(encoded, remove_columns=["text"], num_proc=PROCESSES).items():
@@ -58,7 +65,9 @@ def main() -> None:
         ids = np.memmap(out / f"{name}.bin", dtype=np.uint16, mode="w+", shape=(total,))
         place, n_slices = 0, min(SLICES, len(split))
         for number in range(n_slices):
-            part = split.shard(num_shards=n_slices, index=number, contiguous=True).with_format("numpy")
+            part = split.shard(num_shards=n_slices, index=number, contiguous=True).with_format(
+                "numpy"
+            )
             some = np.concatenate(part["ids"])
             ids[place : place + len(some)] = some
             place += len(some)

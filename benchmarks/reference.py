@@ -33,14 +33,18 @@ from lmsmith.reference.gpt2 import GPT2, Sizes
 from lmsmith.reference.llmc import write_llmc
 
 B, T = 8, 256
-SIZES = Sizes(n_layer=6, n_head=6, d_model=384, vocab_size=65, padded_vocab_size=65, context_length=T)
+SIZES = Sizes(
+    n_layer=6, n_head=6, d_model=384, vocab_size=65, padded_vocab_size=65, context_length=T
+)
 LEARNING_RATE = 1e-4  # llm.c's, with betas 0.9 and 0.999 and no weight decay
 UPDATES = 2  # a round
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--llmc", type=Path, help="llm.c's train_gpt2, made as the text above says")
+    options.add_argument(
+        "--llmc", type=Path, help="llm.c's train_gpt2, made as the text above says"
+    )
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--worker", choices=["numpy", "torch"], help=argparse.SUPPRESS)
@@ -76,12 +80,17 @@ def _report(rounds: list[dict[str, dict]]) -> None:
     print(f"numpy took {rounds[-1]['numpy']['bytes'] / 1e9:.2f} GB of memory at most")
     if "llm.c" in first:
         pairs = list(zip(first["numpy"]["losses"], first["llm.c"]["losses"], strict=False))
-        print("losses of numpy and llm.c: " + ", ".join(f"{ours:.6f} {theirs:.6f}" for ours, theirs in pairs))
+        print(
+            "losses of numpy and llm.c: "
+            + ", ".join(f"{ours:.6f} {theirs:.6f}" for ours, theirs in pairs)
+        )
 
 
 def _start(name: str, environment: dict[str, str]) -> subprocess.Popen[str]:
     command = [sys.executable, __file__, *sys.argv[1:], "--worker", name]
-    return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
 
 
 def _ask(worker: subprocess.Popen[str]) -> dict:
@@ -97,7 +106,9 @@ def _work(name: str, threads: int) -> None:
         began = time.perf_counter()
         losses = [step() for _ in range(UPDATES)]
         seconds = (time.perf_counter() - began) / UPDATES
-        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+            1 if sys.platform == "darwin" else 1024
+        )
         print(json.dumps({"seconds": seconds, "losses": losses, "bytes": used}), flush=True)
 
 
@@ -138,10 +149,16 @@ def _torch(threads: int):
 
     torch.set_num_threads(threads)
     keep_freed_memory()
-    sizes = {"model.vocab_size": SIZES.vocab_size, "model.dropout": 0.0, "model.attention_dropout": 0.0}
+    sizes = {
+        "model.vocab_size": SIZES.vocab_size,
+        "model.dropout": 0.0,
+        "model.attention_dropout": 0.0,
+    }
     model = GPT(preset("babygpt").changed(sizes, where="benchmark").model)
     model.initialise(torch.Generator().manual_seed(1))
-    optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0, fused=True)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=LEARNING_RATE, weight_decay=0.0, fused=True
+    )
     inputs, targets = (torch.from_numpy(ids) for ids in _batch())
 
     def step() -> float:
@@ -161,9 +178,13 @@ def _llmc(program: Path, environment: dict[str, str]) -> dict:
         tokens = Path(place, "dev/data/tinyshakespeare")
         tokens.mkdir(parents=True)
         for split in ("train", "val"):  # a batch and the token after it: shuffled it is the same
-            write_shard(tokens / f"tiny_shakespeare_{split}.bin", _ids().astype(np.uint16), SIZES.vocab_size)
+            write_shard(
+                tokens / f"tiny_shakespeare_{split}.bin", _ids().astype(np.uint16), SIZES.vocab_size
+            )
         command = ["stdbuf", "-oL", str(program)]  # a line as soon as it is said
-        running = subprocess.Popen(command, cwd=place, env=environment, stdout=subprocess.PIPE, text=True)
+        running = subprocess.Popen(
+            command, cwd=place, env=environment, stdout=subprocess.PIPE, text=True
+        )
         losses, seconds = [], []
         for line in running.stdout:
             if told := re.match(r"step \d+: train loss ([\d.]+) \(took ([\d.]+) ms", line):

@@ -68,7 +68,9 @@ RUNS = {
 def write_texts(folder: Path) -> None:
     """Writes two sources and a recipe that mixes them, always the same."""
     generator = random.Random(7)
-    words = shlex.split("the a one cat dog bird child saw took lost found hat ball house at home again")
+    words = shlex.split(
+        "the a one cat dog bird child saw took lost found hat ball house at home again"
+    )
 
     def sentence() -> str:
         return " ".join(generator.choices(words, k=generator.randint(3, 9))).capitalize() + "."
@@ -97,7 +99,9 @@ def train(code: Path, folder: Path, name: str) -> Path:
         *shlex.split(options if name == "ngram" else f"{EXACT} {options}"),
     ]
     environment = {**os.environ, "PYTHONPATH": str(code), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         sys.exit(f"{name} failed:\n{done.stdout}{done.stderr}")
     return folder / name

@@ -40,13 +40,17 @@ def main() -> None:
             theirs.append(_nanogpt(given.nanogpt, seed))
     for name, found in (("lmsmith", ours), ("nanoGPT", theirs)):
         for updates, whole, loss in found:
-            print(f"{name}: {updates:.1f} s of updates, {whole:.1f} s as a whole command, val loss {loss:.4f}")
+            print(
+                f"{name}: {updates:.1f} s of updates, {whole:.1f} s as a whole command, val loss {loss:.4f}"
+            )
     middle = [statistics.median(values) for values in zip(*ours, strict=True)]
     print(f"lmsmith, median: {middle[0]:.1f} s of updates, {middle[1]:.1f} s as a whole command")
     if theirs:
         other = [statistics.median(values) for values in zip(*theirs, strict=True)]
         print(f"nanoGPT, median: {other[0]:.1f} s of updates, {other[1]:.1f} s as a whole command")
-        print(f"lmsmith / nanoGPT: {middle[0] / other[0]:.3f} of the updates, {middle[1] / other[1]:.3f} of the whole")
+        print(
+            f"lmsmith / nanoGPT: {middle[0] / other[0]:.3f} of the updates, {middle[1] / other[1]:.3f} of the whole"
+        )
 
 
 def _lmsmith(text: Path, target: float, seed: int) -> tuple[float, float, float]:
@@ -57,24 +61,39 @@ def _lmsmith(text: Path, target: float, seed: int) -> tuple[float, float, float]
         subprocess.run([sys.executable, *command.split()], check=True, stdout=subprocess.DEVNULL)
         whole = time.perf_counter() - began
         summary = json.loads((run / "summary.json").read_text())
-    assert summary["seconds_to_target"] is not None, f"{summary['best_val_loss']} is above the target"
+    assert summary["seconds_to_target"] is not None, (
+        f"{summary['best_val_loss']} is above the target"
+    )
     return summary["seconds_to_target"], whole, summary["val_loss"]
 
 
 def _nanogpt(place: Path, seed: int) -> tuple[float, float, float]:
     source = (place / "train.py").read_text()
-    assert "torch.manual_seed(1337 + seed_offset)" in source, "another nanoGPT than the one this was written for"
+    assert "torch.manual_seed(1337 + seed_offset)" in source, (
+        "another nanoGPT than the one this was written for"
+    )
     seeded = place / "train_seeded.py"
     seeded.write_text(source.replace("1337 + seed_offset", f"1337 + seed_offset + {seed}"))
     began = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, seeded.name, *NANOGPT.split()], cwd=place, check=True, capture_output=True, text=True
+        [sys.executable, seeded.name, *NANOGPT.split()],
+        cwd=place,
+        check=True,
+        capture_output=True,
+        text=True,
     )
     whole = time.perf_counter() - began
-    times = [float(ms) / 1000 for ms in re.findall(r"iter \d+: loss [\d.]+, time ([\d.]+)ms", done.stdout)]
+    times = [
+        float(ms) / 1000
+        for ms in re.findall(r"iter \d+: loss [\d.]+, time ([\d.]+)ms", done.stdout)
+    ]
     usual = statistics.median(times)
     losses = re.findall(r"val loss ([\d.]+)", done.stdout)
-    return sum(t if t < 4 * usual else usual for t in times), whole, min(float(loss) for loss in losses)
+    return (
+        sum(t if t < 4 * usual else usual for t in times),
+        whole,
+        min(float(loss) for loss in losses),
+    )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,14 @@ import os
 import sys
 from pathlib import Path
 
-from lmsmith.tokens.bench import Timing, bench_encoding, bench_learning, learning_memory, machine, start_up
+from lmsmith.tokens.bench import (
+    Timing,
+    bench_encoding,
+    bench_learning,
+    learning_memory,
+    machine,
+    start_up,
+)
 from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.files import load_tokenizer
 
@@ -22,12 +29,18 @@ PEERS = ("gigatoken", "tiktoken", "tokenizers", "rustbpe")
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("english", type=Path, help="a large file of English text")
     options.add_argument("--chinese", type=Path, help="a file of Chinese text")
-    options.add_argument("--gpt2", default="gpt2", help="folder with vocab.json and merges.txt (downloaded)")
+    options.add_argument(
+        "--gpt2", default="gpt2", help="folder with vocab.json and merges.txt (downloaded)"
+    )
     options.add_argument("--rounds", type=int, default=5)
-    options.add_argument("--write", type=Path, help="file whose section on the tokenizer is replaced")
+    options.add_argument(
+        "--write", type=Path, help="file whose section on the tokenizer is replaced"
+    )
     chosen = options.parse_args()
 
     vocabulary = load_tokenizer(chosen.gpt2)
@@ -55,7 +68,9 @@ def main() -> None:
     )
     if sys.platform != "win32":
         memory = learning_memory(chosen.english)
-        parts.append(f"Peak memory of learning, read from the file in blocks: {memory / 1e6:.0f} MB.")
+        parts.append(
+            f"Peak memory of learning, read from the file in blocks: {memory / 1e6:.0f} MB."
+        )
     text = "\n".join(parts) + "\n"
     print(text)
     if chosen.write:
@@ -72,7 +87,11 @@ def installed(name: str) -> str | None:
 def table(kind: str, timings: list[Timing]) -> str:
     """One task. The last column: how many times as long as the first row it takes."""
     first = timings[0]
-    lines = [f"{first.task}, {first.megabytes:.1f} MB:\n", "| | s | MB/s | CPU s | times |", "|---|---|---|---|---|"]
+    lines = [
+        f"{first.task}, {first.megabytes:.1f} MB:\n",
+        "| | s | MB/s | CPU s | times |",
+        "|---|---|---|---|---|",
+    ]
     lines += [
         f"| {timing.name} | {timing.seconds:.3f} | {timing.megabytes_per_second:.0f} | {timing.cpu_seconds:.3f} |"
         f" {timing.times:.2f} |"

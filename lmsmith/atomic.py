@@ -48,7 +48,10 @@ def file(path: Path) -> Iterator[BinaryIO]:
     try:
         with _explained(path):
             opened = partial.open("wb")
-        with _explained(path, block=partial), opened:  # closing writes what is still in the buffer, and can fail
+        with (
+            _explained(path, block=partial),
+            opened,
+        ):  # closing writes what is still in the buffer, and can fail
             yield opened
         settle(partial, path)
     except BaseException:  # an interrupt too
@@ -83,7 +86,9 @@ def folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     leaves the old one, whole, at `NAME.replaced`: whoever replaces looks there too, see `replaced`.
     """
     if not replace and os.path.lexists(path):
-        raise StorageError(f"{path} is there already and is not overwritten: remove it or choose another place.")
+        raise StorageError(
+            f"{path} is there already and is not overwritten: remove it or choose another place."
+        )
     partial, old = _partial(path), replaced(path)
     try:
         with _explained(path):
@@ -131,13 +136,19 @@ def sweep(place: Path) -> None:
     container ids repeat): so do not sweep while this process writes there.
     """
     with _explained(place):
-        leftovers = [entry for entry in place.iterdir() if _PARTIAL.fullmatch(entry.name)] if place.is_dir() else []
+        leftovers = (
+            [entry for entry in place.iterdir() if _PARTIAL.fullmatch(entry.name)]
+            if place.is_dir()
+            else []
+        )
     for leftover in leftovers:
         match = _PARTIAL.fullmatch(leftover.name)
         assert match is not None
         if _is_abandoned(leftover, match[1] or _host(), int(match[2])):
             if leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)  # it costs room, not truth: no reason to stop
+                shutil.rmtree(
+                    leftover, ignore_errors=True
+                )  # it costs room, not truth: no reason to stop
             else:
                 with contextlib.suppress(OSError):
                     leftover.unlink(missing_ok=True)
@@ -172,7 +183,9 @@ def _explained(path: Path, *, block: Path | None = None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        ours = block is None or error.errno in _FULL or Path(str(error.filename)).is_relative_to(block)
+        ours = (
+            block is None or error.errno in _FULL or Path(str(error.filename)).is_relative_to(block)
+        )
         if not ours:
             raise
         raise StorageError(explain(error, path)) from error
@@ -206,7 +219,10 @@ def _sync_folder(path: Path) -> None:
     try:
         os.fsync(opened)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network disks know no such thing
+        if error.errno not in (
+            errno.EINVAL,
+            errno.ENOTSUP,
+        ):  # some network disks know no such thing
             raise
     finally:
         os.close(opened)

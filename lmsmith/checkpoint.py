@@ -98,7 +98,9 @@ def save_checkpoint(
         with atomic.folder(path, replace=True) as partial:
             files = {}
             for group, named in tensors.items():
-                files[f"{group}.safetensors"] = _write(partial / f"{group}.safetensors", _safetensors(named))
+                files[f"{group}.safetensors"] = _write(
+                    partial / f"{group}.safetensors", _safetensors(named)
+                )
             files["state.json"] = _write(partial / "state.json", [_json(dict(state))])
             _write(partial / "manifest.json", [_json(_signed({"step": step, "files": files}))])
     except StorageError as error:
@@ -121,8 +123,12 @@ def load_checkpoint(run: Path, step: int | None = None) -> Checkpoint:
     if not folders:
         if step is not None and available(run):
             steps = ", ".join(map(str, available(run)))
-            raise CheckpointError(f"{run} holds no checkpoint of step {step}: it has those of {steps}.")
-        raise CheckpointError(f"{run} holds no checkpoint ({run / 'checkpoints'} has none): start the run anew.")
+            raise CheckpointError(
+                f"{run} holds no checkpoint of step {step}: it has those of {steps}."
+            )
+        raise CheckpointError(
+            f"{run} holds no checkpoint ({run / 'checkpoints'} has none): start the run anew."
+        )
     problems = []
     for found, folder in folders:
         try:
@@ -142,7 +148,9 @@ def available(run: Path) -> list[int]:
     return sorted({step for step, _ in _folders(run)})
 
 
-def save_model(folder: Path, tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> None:
+def save_model(
+    folder: Path, tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any]
+) -> None:
     """Writes `folder`/model.safetensors and config.json, each whole, in place of the old; other files there stay.
 
     Raises StorageError where they cannot be written.
@@ -229,7 +237,9 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
     try:
         tensors = safetensors.torch.load(data)
     except safetensors.SafetensorError as error:
-        raise _DamagedError(f"{path.name} is no whole safetensors file of {len(data):,} bytes ({error})") from error
+        raise _DamagedError(
+            f"{path.name} is no whole safetensors file of {len(data):,} bytes ({error})"
+        ) from error
     start = 8 + int.from_bytes(data[:8], "little")
     wanted = json.loads(data[8:start]).get("__metadata__", {}).get("sha256")
     found = hashlib.sha256(memoryview(data)[start:]).hexdigest()
@@ -255,9 +265,13 @@ def _folders(run: Path) -> list[tuple[int, Path]]:
     try:
         paths = list(place.iterdir()) if place.is_dir() else []
     except OSError as error:
-        raise CheckpointError(f"{place} cannot be read: {error.strerror}. Look after its permissions.") from error
+        raise CheckpointError(
+            f"{place} cannot be read: {error.strerror}. Look after its permissions."
+        ) from error
     matches = [(match, path) for path in paths if (match := _FOLDER.fullmatch(path.name))]
-    found = sorted(((int(match[1]), match[2] is None, path) for match, path in matches), reverse=True)
+    found = sorted(
+        ((int(match[1]), match[2] is None, path) for match, path in matches), reverse=True
+    )
     return [(step, path) for step, _, path in found]
 
 
@@ -273,7 +287,9 @@ def _assert_given_once(tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> Non
         for name, tensor in named.items():
             if tensor.numel():
                 first = seen.setdefault((tensor.device, tensor.data_ptr()), f"{group}.{name}")
-                assert first == f"{group}.{name}", f"{group}.{name} lies where {first} lies: give a tied tensor once"
+                assert first == f"{group}.{name}", (
+                    f"{group}.{name} lies where {first} lies: give a tied tensor once"
+                )
 
 
 def _safetensors(
@@ -285,7 +301,11 @@ def _safetensors(
     for name in _in_file_order(tensors):
         start, end = end, end + tensors[name].numel() * tensors[name].element_size()
         shape = list(tensors[name].shape)
-        header[name] = {"dtype": _TYPES[tensors[name].dtype], "shape": shape, "data_offsets": [start, end]}
+        header[name] = {
+            "dtype": _TYPES[tensors[name].dtype],
+            "shape": shape,
+            "data_offsets": [start, end],
+        }
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     text += b" " * (-len(text) % 8)  # so that the tensors start at a multiple of 8
     yield len(text).to_bytes(8, "little") + text
@@ -318,7 +338,12 @@ def _json(value: Any) -> bytes:
 
 
 def _signed(content: dict[str, Any]) -> dict[str, Any]:
-    return {"format_version": FORMAT_VERSION, "lmsmith": __version__, "torch": torch.__version__, **content}
+    return {
+        "format_version": FORMAT_VERSION,
+        "lmsmith": __version__,
+        "torch": torch.__version__,
+        **content,
+    }
 
 
 def _check_version(signed: dict[str, Any], where: Path) -> None:

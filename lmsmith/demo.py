@@ -26,7 +26,9 @@ TOKENIZER = "bpe:2048"  # a story then fits the context, and with it the names a
 SEED = 1
 
 
-def demo(out: Path, minutes: float, *, console: Console, started: float) -> tuple[Path, dict[str, Any]]:
+def demo(
+    out: Path, minutes: float, *, console: Console, started: float
+) -> tuple[Path, dict[str, Any]]:
     """Writes OUT/stories.jsonl, trains OUT/run-1 (the next free number) on it, and returns the run and its summary."""
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -34,7 +36,10 @@ def demo(out: Path, minutes: float, *, console: Console, started: float) -> tupl
         raise StorageError(atomic.explain(error, out)) from error
     stories = out / "stories.jsonl"
     n_stories = write_stories(stories, N_BYTES, SEED)
-    console.print(f"wrote {n_stories:,} stories to {stories}: samples of a grammar, made here", highlight=False)
+    console.print(
+        f"wrote {n_stories:,} stories to {stories}: samples of a grammar, made here",
+        highlight=False,
+    )
     number = next(n for n in itertools.count(1) if not (out / f"run-{n}").exists())
     run, summary = train(
         [str(stories)],

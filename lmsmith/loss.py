@@ -59,10 +59,18 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, vocab_size: int, softcap: float, compiled: bool
+        ctx: Any,
+        hidden: Tensor,
+        head: Tensor,
+        targets: Tensor,
+        vocab_size: int,
+        softcap: float,
+        compiled: bool,
     ) -> Tensor:
         precision = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        exact = torch.float32 if hidden.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+        exact = (
+            torch.float32 if hidden.device.type == "mps" else torch.float64
+        )  # Apple's GPUs have no float64
         total = torch.zeros((), dtype=exact, device=hidden.device)
         weight = head.to(hidden.dtype)
         gradients = None
@@ -71,11 +79,19 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             ctx.save_for_backward(*gradients)
             ctx.dtypes = hidden.dtype, head.dtype
         of_logits = _fused() if compiled and gradients is not None else in_passes
-        n_rows = max(1, (CHUNK_ELEMENTS if hidden.device.type == "cpu" else GPU_CHUNK_ELEMENTS) // head.size(0))
+        n_rows = max(
+            1,
+            (CHUNK_ELEMENTS if hidden.device.type == "cpu" else GPU_CHUNK_ELEMENTS) // head.size(0),
+        )
         n_rows = n_rows // ROWS * ROWS or n_rows
         for start in range(0, hidden.size(0), n_rows):
-            rows, goal = hidden[start : start + n_rows], targets[start : start + n_rows].unsqueeze(1)
-            losses, d_logits = of_logits(rows @ weight.T, goal, vocab_size, softcap, gradients is not None)
+            rows, goal = (
+                hidden[start : start + n_rows],
+                targets[start : start + n_rows].unsqueeze(1),
+            )
+            losses, d_logits = of_logits(
+                rows @ weight.T, goal, vocab_size, softcap, gradients is not None
+            )
             total += losses.sum(dtype=exact)
             if gradients is None:
                 del d_logits
@@ -93,13 +109,18 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (scale,) = grads
         d_hidden, d_head = (
-            (gradient * scale).to(dtype) for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+            (gradient * scale).to(dtype)
+            for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         )
         return d_hidden, d_head, None, None, None, None
 
 
 def in_passes(
-    logits: Float[Tensor, "n P"], goal: Int[Tensor, "n 1"], vocab_size: int, softcap: float, with_gradient: bool
+    logits: Float[Tensor, "n P"],
+    goal: Int[Tensor, "n 1"],
+    vocab_size: int,
+    softcap: float,
+    with_gradient: bool,
 ) -> tuple[Float[Tensor, "n 1"], Float[Tensor, "n P"]]:
     """Each row's loss, and the gradient of their sum by the logits, in the logits' dtype and perhaps their memory."""
     dtype = logits.dtype
@@ -125,7 +146,11 @@ def in_passes(
 
 
 def at_once(
-    logits: Float[Tensor, "n P"], goal: Int[Tensor, "n 1"], vocab_size: int, softcap: float, with_gradient: bool
+    logits: Float[Tensor, "n P"],
+    goal: Int[Tensor, "n 1"],
+    vocab_size: int,
+    softcap: float,
+    with_gradient: bool,
 ) -> tuple[Float[Tensor, "n 1"], Float[Tensor, "n P"]]:
     """The same as `in_passes`, written for a compiler: a sum over each row, then each number by itself."""
     dtype = logits.dtype

@@ -46,7 +46,9 @@ class Compared:
 
     @property
     def agrees(self) -> bool:
-        return all(difference <= self.tolerance for difference in (self.loss, *self.gradients.values()))
+        return all(
+            difference <= self.tolerance for difference in (self.loss, *self.gradients.values())
+        )
 
 
 def compare_gradients(sizes: Sizes = SIZES, seed: int = 1) -> list[Compared]:
@@ -76,7 +78,10 @@ def compare_gradients(sizes: Sizes = SIZES, seed: int = 1) -> list[Compared]:
             Compared(
                 engine,
                 abs(its_loss - loss) / abs(loss),
-                {name: _difference(its_gradients[name], wanted) for name, wanted in model.grads.items()},
+                {
+                    name: _difference(its_gradients[name], wanted)
+                    for name, wanted in model.grads.items()
+                },
                 DIFFERENCES_TOLERANCE if engine == "differences" else TOLERANCE,
             )
         )
@@ -111,7 +116,9 @@ def by_torch(model: GPT2, ids: np.ndarray, targets: np.ndarray) -> tuple[float, 
         context_length=sizes.context_length,
     )
     gpt = GPT(config).double()
-    gpt.load_state_dict({name: torch.from_numpy(values) for name, values in unstacked(model.params).items()})
+    gpt.load_state_dict(
+        {name: torch.from_numpy(values) for name, values in unstacked(model.params).items()}
+    )
     hidden = gpt.hidden(torch.from_numpy(ids)).flatten(0, 1)
     total, n_tokens = summed_cross_entropy(
         hidden, gpt.head_weight, torch.from_numpy(targets).flatten(), vocab_size=sizes.vocab_size

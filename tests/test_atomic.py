@@ -80,7 +80,10 @@ def test_folder_refuses_what_is_there_unless_told(tmp_path: Path) -> None:
     path = tmp_path / "run"
     path.mkdir()
     (path / "precious").write_bytes(b"")
-    with pytest.raises(StorageError, match="run is there already and is not overwritten"), atomic.folder(path):
+    with (
+        pytest.raises(StorageError, match="run is there already and is not overwritten"),
+        atomic.folder(path),
+    ):
         raise AssertionError("the block must not be entered")
     assert names(path) == ["precious"]
 
@@ -127,7 +130,10 @@ def test_folder_killed_between_its_two_renames_keeps_the_old_aside(
 def test_a_full_disk_leaves_the_old_and_says_so(tmp_path: Path) -> None:
     path = tmp_path / "train.bin"
     atomic.write(path, "old")
-    with pytest.raises(StorageError, match=r"No room left on the disk for .*train\.bin: free some"), atomic.file(path):
+    with (
+        pytest.raises(StorageError, match=r"No room left on the disk for .*train\.bin: free some"),
+        atomic.file(path),
+    ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with pytest.raises(StorageError, match="quota"), atomic.folder(tmp_path / "new"):
         raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
@@ -163,10 +169,15 @@ for size in (4000, 4_000_000):  # one that stays in the buffer until the file is
 def test_a_real_limit_of_the_system(tmp_path: Path) -> None:
     path = tmp_path / "train.bin"
     atomic.write(path, "old")
-    answer = subprocess.run([sys.executable, "-c", LIMITED, str(path)], capture_output=True, text=True, check=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(path)], capture_output=True, text=True, check=True
+    )
     assert (
         answer.stdout.splitlines()
-        == [f"{path} is larger than a file may be here: raise the limit (`ulimit -f`) or choose another disk."] * 2
+        == [
+            f"{path} is larger than a file may be here: raise the limit (`ulimit -f`) or choose another disk."
+        ]
+        * 2
     )
     assert path.read_text(encoding="utf-8") == "old"
     assert names(tmp_path) == ["train.bin"]
@@ -192,15 +203,22 @@ def test_places_that_cannot_hold_it(tmp_path: Path) -> None:
 @not_windows
 def test_no_permission() -> None:
     user = os.geteuid()
-    with tempfile.TemporaryDirectory() as name:  # not tmp_path: that lies in a folder only its owner may enter
+    with (
+        tempfile.TemporaryDirectory() as name
+    ):  # not tmp_path: that lies in a folder only its owner may enter
         place = Path(name)
         place.chmod(0o555)
         try:
             if user == 0:  # root may write everywhere
                 os.seteuid(65534)
-            with pytest.raises(StorageError, match=r"No permission to write .*/a: change the permissions of"):
+            with pytest.raises(
+                StorageError, match=r"No permission to write .*/a: change the permissions of"
+            ):
                 atomic.write(place / "a", "")
-            with pytest.raises(StorageError, match=r"No permission to write .*/a: change"), atomic.folder(place / "a"):
+            with (
+                pytest.raises(StorageError, match=r"No permission to write .*/a: change"),
+                atomic.folder(place / "a"),
+            ):
                 pass
         finally:
             os.seteuid(user)
@@ -209,7 +227,13 @@ def test_no_permission() -> None:
 
 def test_sweep_removes_what_dead_processes_left(tmp_path: Path) -> None:
     gone, alive = dead_process(), os.getppid()
-    for name in (f".a.{gone}.partial", f".b.{os.getpid()}.partial", f".c.{alive}.partial", "d.1.partial", ".e.partial"):
+    for name in (
+        f".a.{gone}.partial",
+        f".b.{os.getpid()}.partial",
+        f".c.{alive}.partial",
+        "d.1.partial",
+        ".e.partial",
+    ):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / f".step-00000010.{gone}.partial").mkdir()
     (tmp_path / f".step-00000010.{gone}.partial" / "model.safetensors").write_bytes(b"half")
@@ -221,7 +245,9 @@ def test_sweep_removes_what_dead_processes_left(tmp_path: Path) -> None:
     atomic.sweep(tmp_path / "absent")  # nothing to sweep
 
 
-def test_what_another_machine_may_be_writing_is_left_for_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_another_machine_may_be_writing_is_left_for_a_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of two that share a disk, whose process ids say nothing to each other."""
     monkeypatch.setattr(atomic.platform, "node", lambda: "elsewhere")
     new, old = (atomic._partial(tmp_path / name) for name in ("new", "old"))
@@ -233,7 +259,9 @@ def test_what_another_machine_may_be_writing_is_left_for_a_day(tmp_path: Path, m
         os.utime(place, (0, 0))
     (tmp_path / f".gone.{atomic._host()}.{dead_process()}.partial").write_bytes(b"")
     atomic.sweep(tmp_path)
-    assert set(names(tmp_path)) - {name for name in names(tmp_path) if os.name == "nt" and "gone" in name} == {new.name}
+    assert set(names(tmp_path)) - {
+        name for name in names(tmp_path) if os.name == "nt" and "gone" in name
+    } == {new.name}
     os.utime(new / "half", (0, 0))
     os.utime(new, (0, 0))
     atomic.sweep(tmp_path)

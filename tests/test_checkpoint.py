@@ -26,7 +26,9 @@ from lmsmith import checkpoint
 from lmsmith.checkpoint import available, load_checkpoint, load_model, save_checkpoint, save_model
 from lmsmith.errors import CheckpointError, StorageError
 
-can_fork = pytest.mark.skipif(not hasattr(os, "fork") or sys.platform == "darwin", reason="forks a process with torch")
+can_fork = pytest.mark.skipif(
+    not hasattr(os, "fork") or sys.platform == "darwin", reason="forks a process with torch"
+)
 Groups = dict[str, dict[str, torch.Tensor]]
 
 
@@ -44,7 +46,9 @@ def save(run: Path, step: int, *, keep: int = 9, best_step: int | None = None) -
 
 
 def assert_same(found: Groups, wanted: Groups) -> None:
-    assert {group: set(named) for group, named in found.items()} == {g: set(named) for g, named in wanted.items()}
+    assert {group: set(named) for group, named in found.items()} == {
+        g: set(named) for g, named in wanted.items()
+    }
     for group, named in wanted.items():
         for name, tensor in named.items():
             other = found[group][name]
@@ -70,7 +74,8 @@ def names(place: Path) -> list[str]:
 def every_kind() -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(5)
     odd = torch.tensor(
-        [0.0, -0.0, float("nan"), float("inf"), -float("inf"), 5e-324, 1e-40, 1 / 3], dtype=torch.float64
+        [0.0, -0.0, float("nan"), float("inf"), -float("inf"), 5e-324, 1e-40, 1 / 3],
+        dtype=torch.float64,
     )
     return {
         "float64": odd,
@@ -97,19 +102,33 @@ def every_kind() -> dict[str, torch.Tensor]:
 
 def test_every_kind_of_tensor_comes_back_bit_for_bit(tmp_path: Path) -> None:
     groups: Groups = {"model": every_kind(), "optimizer": {}, "rng": {"cpu": torch.get_rng_state()}}
-    state = {"seconds": 0.1 + 0.2, "best": float("inf"), "nested": {"list": [1, None, True, "ü"]}, "tiny": 5e-324}
+    state = {
+        "seconds": 0.1 + 0.2,
+        "best": float("inf"),
+        "nested": {"list": [1, None, True, "ü"]},
+        "tiny": 5e-324,
+    }
     folder = save_checkpoint(tmp_path, 1000, groups, state, keep=1)
     assert folder == tmp_path / "checkpoints" / "step-00001000"
     loaded = load_checkpoint(tmp_path)
     assert (loaded.step, loaded.state) == (1000, state)
     assert_same(loaded.tensors, groups)
     for group in groups:  # and the library that defines the format reads each file alike
-        assert_same({group: safetensors.torch.load_file(folder / f"{group}.safetensors")}, {group: groups[group]})
+        assert_same(
+            {group: safetensors.torch.load_file(folder / f"{group}.safetensors")},
+            {group: groups[group]},
+        )
 
 
 def test_tensors_are_aligned_as_the_library_aligns_them(tmp_path: Path) -> None:
-    tensors = {"a": torch.ones(3, dtype=torch.uint8), "b": torch.ones(3, dtype=torch.float64), "c": torch.ones(1)}
-    data = (save_checkpoint(tmp_path, 1, {"model": tensors}, {}, keep=1) / "model.safetensors").read_bytes()
+    tensors = {
+        "a": torch.ones(3, dtype=torch.uint8),
+        "b": torch.ones(3, dtype=torch.float64),
+        "c": torch.ones(1),
+    }
+    data = (
+        save_checkpoint(tmp_path, 1, {"model": tensors}, {}, keep=1) / "model.safetensors"
+    ).read_bytes()
     assert len(data) == len(safetensors.torch.save(tensors))
     header = int.from_bytes(data[:8], "little")
     assert header % 8 == 0
@@ -120,13 +139,21 @@ def test_tensors_are_aligned_as_the_library_aligns_them(tmp_path: Path) -> None:
 
 def test_manifest_says_what_is_there(tmp_path: Path) -> None:
     folder = save(tmp_path, 20)
-    assert names(folder) == ["manifest.json", "model.safetensors", "optimizer.safetensors", "state.json"]
+    assert names(folder) == [
+        "manifest.json",
+        "model.safetensors",
+        "optimizer.safetensors",
+        "state.json",
+    ]
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     assert (manifest["format_version"], manifest["lmsmith"]) == (1, lmsmith.__version__)
     assert (manifest["torch"], manifest["step"]) == (torch.__version__, 20)
     for name in ("model.safetensors", "optimizer.safetensors", "state.json"):
         data = (folder / name).read_bytes()
-        assert manifest["files"].pop(name) == {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        assert manifest["files"].pop(name) == {
+            "size": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+        }
     assert manifest["files"] == {}
 
 
@@ -145,12 +172,23 @@ def test_others_may_read_what_is_saved(tmp_path: Path) -> None:
 def test_a_tied_tensor_is_given_once(tmp_path: Path) -> None:
     table = torch.ones(4, 3)
     with pytest.raises(AssertionError, match=r"model\.head lies where model\.table lies"):
-        save_checkpoint(tmp_path, 1, {"model": {"table": table, "head": table.view(3, 4)}}, {}, keep=1)
+        save_checkpoint(
+            tmp_path, 1, {"model": {"table": table, "head": table.view(3, 4)}}, {}, keep=1
+        )
     with pytest.raises(AssertionError, match=r"ema\.table lies where model\.table lies"):
-        save_checkpoint(tmp_path, 1, {"model": {"table": table}, "ema": {"table": table}}, {}, keep=1)
-    save_checkpoint(tmp_path, 1, {"model": {"table": table[:2], "rest": table[2:], "none": table[:0]}}, {}, keep=1)
+        save_checkpoint(
+            tmp_path, 1, {"model": {"table": table}, "ema": {"table": table}}, {}, keep=1
+        )
+    save_checkpoint(
+        tmp_path,
+        1,
+        {"model": {"table": table[:2], "rest": table[2:], "none": table[:0]}},
+        {},
+        keep=1,
+    )
     assert_same(
-        load_checkpoint(tmp_path).tensors, {"model": {"table": table[:2], "rest": table[2:], "none": table[:0]}}
+        load_checkpoint(tmp_path).tensors,
+        {"model": {"table": table[:2], "rest": table[2:], "none": table[:0]}},
     )
 
 
@@ -185,7 +223,9 @@ def test_what_is_just_saved_is_never_removed_for_later_ones(tmp_path: Path) -> N
 
 
 def test_a_step_may_be_saved_again(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path, 10, {"model": {"w": torch.zeros(9)}, "old": {}}, {"was": "different"}, keep=1)
+    save_checkpoint(
+        tmp_path, 10, {"model": {"w": torch.zeros(9)}, "old": {}}, {"was": "different"}, keep=1
+    )
     save(tmp_path, 10, keep=1)
     assert_is(load_checkpoint(tmp_path), 10)
     assert names(tmp_path / "checkpoints") == ["step-00000010"]
@@ -203,12 +243,16 @@ def test_leftovers_of_killed_saves_are_swept(tmp_path: Path) -> None:
 def test_what_is_being_replaced_serves_until_the_new_one_is_there(tmp_path: Path) -> None:
     place = tmp_path / "checkpoints"
     save_checkpoint(tmp_path, 10, {"model": {"w": torch.zeros(9)}}, {"is": "old"}, keep=1)
-    (place / "step-00000010").rename(place / "step-00000010.replaced")  # as a kill between two renames leaves it
+    (place / "step-00000010").rename(
+        place / "step-00000010.replaced"
+    )  # as a kill between two renames leaves it
     assert available(tmp_path) == [10]
     assert load_checkpoint(tmp_path).state == {"is": "old"}
     save(tmp_path, 20)
     assert load_checkpoint(tmp_path, 10).state == {"is": "old"}
-    shutil.copytree(place / "step-00000020", place / "step-00000020.replaced")  # and a kill after the second
+    shutil.copytree(
+        place / "step-00000020", place / "step-00000020.replaced"
+    )  # and a kill after the second
     flip(place / "step-00000020" / "state.json")
     assert_is(load_checkpoint(tmp_path), 20)
     save(tmp_path, 20)
@@ -239,18 +283,36 @@ def replace(path: Path, old: str, new: str) -> None:
 
 
 DAMAGE: list[tuple[Callable[[Path], object], str]] = [
-    (lambda at: flip(at / "model.safetensors"), r"model\.safetensors has SHA-256 \w{12}\.\.\., wanted \w{12}\.\.\."),
+    (
+        lambda at: flip(at / "model.safetensors"),
+        r"model\.safetensors has SHA-256 \w{12}\.\.\., wanted \w{12}\.\.\.",
+    ),
     (lambda at: flip(at / "state.json", 10), r"state\.json has SHA-256"),
-    (lambda at: cut(at / "optimizer.safetensors"), r"optimizer\.safetensors has [\d,]+ bytes, wanted [\d,]+"),
-    (lambda at: (at / "optimizer.safetensors").write_bytes(b""), r"optimizer\.safetensors has 0 bytes, wanted 2,\d+"),
+    (
+        lambda at: cut(at / "optimizer.safetensors"),
+        r"optimizer\.safetensors has [\d,]+ bytes, wanted [\d,]+",
+    ),
+    (
+        lambda at: (at / "optimizer.safetensors").write_bytes(b""),
+        r"optimizer\.safetensors has 0 bytes, wanted 2,\d+",
+    ),
     (lambda at: (at / "model.safetensors").unlink(), r"model\.safetensors is missing"),
     (lambda at: (at / "manifest.json").unlink(), r"manifest\.json is missing"),
     (lambda at: cut(at / "manifest.json"), r"manifest\.json is not JSON"),
     (lambda at: (at / "manifest.json").write_bytes(b"\xff\xfe"), r"manifest\.json is not JSON"),
-    (lambda at: (at / "manifest.json").write_bytes(b"[]"), r"manifest\.json holds a list, wanted an object"),
+    (
+        lambda at: (at / "manifest.json").write_bytes(b"[]"),
+        r"manifest\.json holds a list, wanted an object",
+    ),
     (lambda at: (at / "manifest.json").write_bytes(b"{}"), r"format_version None, wanted a number"),
-    (lambda at: replace(at / "manifest.json", '"files"', '"fires"'), r"not as it was written .*'files'"),
-    (lambda at: replace(at / "manifest.json", '"step": 20', '"step": 21'), r"is of step 21, wanted 20"),
+    (
+        lambda at: replace(at / "manifest.json", '"files"', '"fires"'),
+        r"not as it was written .*'files'",
+    ),
+    (
+        lambda at: replace(at / "manifest.json", '"step": 20', '"step": 21'),
+        r"is of step 21, wanted 20",
+    ),
     (
         lambda at: replace(at / "manifest.json", "optimizer.safe", "optimiser.safe"),
         r"optimiser\.safetensors is missing",
@@ -270,7 +332,9 @@ def test_a_damaged_one_is_named_and_the_one_before_it_used(
     (warning,) = caplog.messages
     assert "step-00000020 is damaged: " in warning
     caplog.clear()
-    with pytest.raises(CheckpointError, match=rf"No checkpoint of step 20 .*step-00000020: .*{message}"):
+    with pytest.raises(
+        CheckpointError, match=rf"No checkpoint of step 20 .*step-00000020: .*{message}"
+    ):
         load_checkpoint(tmp_path, 20)
     damage_all = pytest.raises(
         CheckpointError, match=rf"is whole\. step-00000020: .*{message}.*step-00000010: state\.json"
@@ -299,7 +363,8 @@ def test_a_later_format_is_not_guessed_at(tmp_path: Path) -> None:
     replace(manifest, '"format_version": 1', '"format_version": 2')
     replace(manifest, f'"lmsmith": "{lmsmith.__version__}"', '"lmsmith": "9.1.0"')
     with pytest.raises(
-        CheckpointError, match=r"step-00000020 was written by lmsmith 9\.1\.0 in format 2, .*: upgrade it"
+        CheckpointError,
+        match=r"step-00000020 was written by lmsmith 9\.1\.0 in format 2, .*: upgrade it",
     ):
         load_checkpoint(tmp_path)
     assert_is(load_checkpoint(tmp_path, 10), 10)
@@ -317,15 +382,21 @@ def test_nothing_to_load(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "absent")
     save(tmp_path, 10)
     save(tmp_path, 20)
-    with pytest.raises(CheckpointError, match=r"no checkpoint of step 15: it has those of 10, 20\."):
+    with pytest.raises(
+        CheckpointError, match=r"no checkpoint of step 15: it has those of 10, 20\."
+    ):
         load_checkpoint(tmp_path, 15)
 
 
 def test_no_place_to_save(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"checkpoints cannot be written because there is no folder .*absent"):
+    with pytest.raises(
+        StorageError, match=r"checkpoints cannot be written because there is no folder .*absent"
+    ):
         save(tmp_path / "absent", 10)
     (tmp_path / "checkpoints").write_bytes(b"")
-    with pytest.raises(StorageError, match=r"checkpoints cannot be written, something else is in its place"):
+    with pytest.raises(
+        StorageError, match=r"checkpoints cannot be written, something else is in its place"
+    ):
         save(tmp_path, 10)
     with pytest.raises(StorageError, match=r"no folder"):
         save_model(tmp_path / "absent" / "model", {}, {})
@@ -354,7 +425,9 @@ class FullDisk:
 
 
 @pytest.mark.parametrize("room", [0, 600, 10**9])
-def test_a_disk_that_fills_in_the_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+def test_a_disk_that_fills_in_the_middle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
     """In the first file, the header of it or the tensors; and, with room for 10**9, in the last."""
     save(tmp_path, 10, keep=1)
     save_model(tmp_path / "model", groups_of(10)["model"], {"n": 10})
@@ -367,7 +440,9 @@ def test_a_disk_that_fills_in_the_middle(tmp_path: Path, monkeypatch: pytest.Mon
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", open_full)
-        with pytest.raises(StorageError, match=r"No room left .*step-00000020: free some.* step 10 is untouched"):
+        with pytest.raises(
+            StorageError, match=r"No room left .*step-00000020: free some.* step 10 is untouched"
+        ):
             save(tmp_path, 20, keep=1)
         with pytest.raises(StorageError, match=r"No room left .*step-00000010: free some"):
             save(tmp_path, 10, keep=1)
@@ -388,7 +463,9 @@ def test_a_real_limit_of_the_system(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
     try:
-        with pytest.raises(StorageError, match=r"step-00000020 is larger than a file may be here: raise the limit"):
+        with pytest.raises(
+            StorageError, match=r"step-00000020 is larger than a file may be here: raise the limit"
+        ):
             save(tmp_path, 20, keep=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -419,7 +496,9 @@ def killed_after(task: Callable[[], object], seconds: float | None = None) -> in
 @can_fork
 def test_twenty_kills_at_random_moments(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def train(step: int) -> None:
-        while True:  # from the step that was loaded: it is saved again, as a run stopped at once would
+        while (
+            True
+        ):  # from the step that was loaded: it is saved again, as a run stopped at once would
             save(tmp_path, step, keep=2)
             save_model(tmp_path / "model", groups_of(step)["model"], {"n": 3})
             step += 1
@@ -430,8 +509,13 @@ def test_twenty_kills_at_random_moments(tmp_path: Path, caplog: pytest.LogCaptur
     save_model(tmp_path / "model", groups_of(1)["model"], {"n": 3})
     one_save = time.perf_counter() - start
     reached = [1]
-    while len(reached) <= 20 or reached[-1] < 5:  # on a machine that is busy with other things, more than twenty
-        assert killed_after(lambda: train(reached[-1]), dice.uniform(0, 5 * one_save)) == -signal.SIGKILL
+    while (
+        len(reached) <= 20 or reached[-1] < 5
+    ):  # on a machine that is busy with other things, more than twenty
+        assert (
+            killed_after(lambda: train(reached[-1]), dice.uniform(0, 5 * one_save))
+            == -signal.SIGKILL
+        )
         loaded = load_checkpoint(tmp_path)
         assert_is(loaded, loaded.step)
         assert loaded.step >= reached[-1]
@@ -450,7 +534,15 @@ def moments(kill_at: int) -> Callable[[str, tuple[Any, ...]], None]:
     left = [kill_at]
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event in ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.listdir", "os.scandir"):
+        if event in (
+            "open",
+            "os.rename",
+            "os.mkdir",
+            "os.remove",
+            "os.rmdir",
+            "os.listdir",
+            "os.scandir",
+        ):
             left[0] -= 1
             if left[0] == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -460,7 +552,9 @@ def moments(kill_at: int) -> Callable[[str, tuple[Any, ...]], None]:
 
 @can_fork
 @pytest.mark.parametrize("step", [10, 20], ids=["the only one again", "the next"])
-def test_a_kill_at_each_moment_of_a_save(tmp_path: Path, caplog: pytest.LogCaptureFixture, step: int) -> None:
+def test_a_kill_at_each_moment_of_a_save(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, step: int
+) -> None:
     def dying_save(run: Path, kill_at: int) -> None:
         sys.addaudithook(moments(kill_at))
         save_checkpoint(run, step, groups_of(step), {"is": step}, keep=1)
@@ -512,7 +606,9 @@ def test_a_model_saved_by_the_library_serves(tmp_path: Path) -> None:
 
 def test_a_damaged_model_is_named(tmp_path: Path) -> None:
     def told(message: str) -> None:
-        with pytest.raises(CheckpointError, match=rf"The model in .* cannot be loaded: {message}.* Copy it from"):
+        with pytest.raises(
+            CheckpointError, match=rf"The model in .* cannot be loaded: {message}.* Copy it from"
+        ):
             load_model(tmp_path)
 
     told(r"config\.json is missing")
@@ -528,5 +624,7 @@ def test_a_damaged_model_is_named(tmp_path: Path) -> None:
     replace(tmp_path / "config.json", '"config"', '"confit"')
     told(r"config\.json has no config in it")
     replace(tmp_path / "config.json", '"format_version": 1', '"format_version": 3')
-    with pytest.raises(CheckpointError, match=r"config\.json was written by lmsmith .* in format 3, .*: upgrade it"):
+    with pytest.raises(
+        CheckpointError, match=r"config\.json was written by lmsmith .* in format 3, .*: upgrade it"
+    ):
         load_model(tmp_path)

@@ -26,7 +26,13 @@ def in_group(monkeypatch: pytest.MonkeyPatch, lines: str) -> None:
 
 @pytest.mark.parametrize(
     ("quota", "wanted"),
-    [("max 100000", 16), ("200000 100000", 2), ("250000 100000", 3), ("5000 100000", 1), ("9900000 100000", 16)],
+    [
+        ("max 100000", 16),
+        ("200000 100000", 2),
+        ("250000 100000", 3),
+        ("5000 100000", 1),
+        ("9900000 100000", 16),
+    ],
 )
 def test_version_2(here: Path, monkeypatch: pytest.MonkeyPatch, quota: str, wanted: int) -> None:
     in_group(monkeypatch, "0::/\n")

@@ -17,14 +17,18 @@ from lmsmith.loss import IGNORED, summed_cross_entropy
 N, D, V = 23, 5, 11
 
 
-def plain(hidden: Tensor, head: Tensor, targets: Tensor, *, vocab_size: int = V, softcap: float = 0.0) -> Tensor:
+def plain(
+    hidden: Tensor, head: Tensor, targets: Tensor, *, vocab_size: int = V, softcap: float = 0.0
+) -> Tensor:
     logits = hidden @ head[:vocab_size].T
     if softcap:
         logits = softcap * torch.tanh(logits / softcap)
     return F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
 
 
-def ours(hidden: Tensor, head: Tensor, targets: Tensor, *, vocab_size: int = V, softcap: float = 0.0) -> Tensor:
+def ours(
+    hidden: Tensor, head: Tensor, targets: Tensor, *, vocab_size: int = V, softcap: float = 0.0
+) -> Tensor:
     return summed_cross_entropy(hidden, head, targets, vocab_size=vocab_size, softcap=softcap)[0]
 
 
@@ -33,13 +37,17 @@ def drawn(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Hidden states, head, and targets of which the first `ignored`, in a random order, do not count."""
     generator = torch.Generator().manual_seed(n + rows)
-    hidden, head = (torch.randn(r, D, generator=generator, dtype=torch.float64).to(dtype) for r in (n, rows))
+    hidden, head = (
+        torch.randn(r, D, generator=generator, dtype=torch.float64).to(dtype) for r in (n, rows)
+    )
     targets = torch.randint(0, V, (n,), generator=generator)
     targets[torch.randperm(n, generator=generator)[:ignored]] = IGNORED
     return hidden.requires_grad_(), head.requires_grad_(), targets
 
 
-def value_and_gradients(function: Callable[..., Tensor], *inputs: Tensor, **options: float) -> list[Tensor]:
+def value_and_gradients(
+    function: Callable[..., Tensor], *inputs: Tensor, **options: float
+) -> list[Tensor]:
     total = function(*inputs, **options)
     return [total.detach(), *torch.autograd.grad(total / 7, inputs[:2])]
 
@@ -60,7 +68,8 @@ def test_equals_cross_entropy(
     monkeypatch.setattr(loss, "CHUNK_ELEMENTS", chunk_rows * rows)
     inputs = drawn(rows=rows, ignored=ignored)
     assert_equal(
-        value_and_gradients(ours, *inputs, softcap=softcap), value_and_gradients(plain, *inputs, softcap=softcap)
+        value_and_gradients(ours, *inputs, softcap=softcap),
+        value_and_gradients(plain, *inputs, softcap=softcap),
     )
     assert summed_cross_entropy(*inputs, vocab_size=V)[1] == N - ignored
 
@@ -69,7 +78,9 @@ def test_a_chunk_is_no_larger_than_said(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(loss, "CHUNK_ELEMENTS", 4 * V)
     sizes = []
     log_softmax = F.log_softmax
-    monkeypatch.setattr(loss.F, "log_softmax", lambda x, dim: sizes.append(x.numel()) or log_softmax(x, dim))
+    monkeypatch.setattr(
+        loss.F, "log_softmax", lambda x, dim: sizes.append(x.numel()) or log_softmax(x, dim)
+    )
     ours(*drawn())
     assert sizes == [4 * V] * 5 + [3 * V]
     monkeypatch.setattr(loss, "GPU_CHUNK_ELEMENTS", 10 * V)
@@ -80,7 +91,9 @@ def test_a_chunk_is_no_larger_than_said(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("softcap", [0.0, 2.0])
 def test_gradcheck(softcap: float) -> None:
     hidden, head, targets = drawn(6, V + 2, ignored=2)
-    assert torch.autograd.gradcheck(lambda h, w: ours(h, w, targets, softcap=softcap), (hidden, head))
+    assert torch.autograd.gradcheck(
+        lambda h, w: ours(h, w, targets, softcap=softcap), (hidden, head)
+    )
 
 
 def test_padded_rows_cost_nothing_however_large_their_logits() -> None:
@@ -105,10 +118,16 @@ def test_a_tied_head_also_gets_its_gradient_as_an_embedding() -> None:
 
 def test_non_contiguous_inputs() -> None:
     hidden, head, targets = drawn()
-    wide = torch.randn(D, 2 * N, dtype=torch.float64).T.requires_grad_()  # (2 N, D), columns adjacent
+    wide = torch.randn(
+        D, 2 * N, dtype=torch.float64
+    ).T.requires_grad_()  # (2 N, D), columns adjacent
     cases = [
         (wide[::2], head, targets),
-        (hidden.detach().T.contiguous().T.requires_grad_(), head.detach().T.contiguous().T.requires_grad_(), targets),
+        (
+            hidden.detach().T.contiguous().T.requires_grad_(),
+            head.detach().T.contiguous().T.requires_grad_(),
+            targets,
+        ),
         (hidden[:1].expand(N, D), head, targets),
         (hidden, head, torch.stack([targets, targets]).T[:, 0]),
         (hidden.flip(0), head[::2].repeat_interleave(2, 0)[:V], targets),
@@ -128,13 +147,17 @@ def test_nothing_counts() -> None:
 
 def test_a_zero_head_costs_ln_v_a_token() -> None:
     hidden, head, targets = drawn(rows=V + 3)
-    assert float(ours(hidden, head * 0, targets).detach()) == pytest.approx(N * math.log(V), rel=1e-14)
+    assert float(ours(hidden, head * 0, targets).detach()) == pytest.approx(
+        N * math.log(V), rel=1e-14
+    )
 
 
 def test_micro_batches_add_up() -> None:
     hidden, head, targets = drawn(ignored=4)
     whole = value_and_gradients(ours, hidden, head, targets)
-    parts = [value_and_gradients(ours, hidden[a:b], head, targets[a:b]) for a, b in ((0, 9), (9, N))]
+    parts = [
+        value_and_gradients(ours, hidden[a:b], head, targets[a:b]) for a, b in ((0, 9), (9, N))
+    ]
     assert_equal([whole[0], whole[2]], [parts[0][0] + parts[1][0], parts[0][2] + parts[1][2]])
 
 
@@ -165,7 +188,11 @@ def test_without_gradients_none_are_made(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_huge_logits_stay_finite() -> None:
     hidden, head, targets = drawn()
     big = (hidden.detach() * 1e4).requires_grad_()
-    assert_equal(value_and_gradients(ours, big, head, targets), value_and_gradients(plain, big, head, targets), 1e-12)
+    assert_equal(
+        value_and_gradients(ours, big, head, targets),
+        value_and_gradients(plain, big, head, targets),
+        1e-12,
+    )
     assert torch.isfinite(ours(big.float(), head.float(), targets))
 
 
@@ -179,17 +206,23 @@ def test_float32_and_bfloat16(softcap: float) -> None:
     for a, b in zip(found, wanted, strict=True):
         assert float((a - b).norm()) <= 1e-6 * float(b.norm())
     for heads in (torch.float32, torch.bfloat16):
-        half = value_and_gradients(ours, hidden.bfloat16(), head.to(heads), targets, softcap=softcap)
+        half = value_and_gradients(
+            ours, hidden.bfloat16(), head.to(heads), targets, softcap=softcap
+        )
         assert [t.dtype for t in half] == [torch.float32, torch.bfloat16, heads]
         for a, b in zip(half, wanted, strict=True):
             assert float((a - b).norm()) <= 0.01 * float(b.norm())
 
 
-def test_the_sum_of_many_float32_tokens_is_exact_to_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sum_of_many_float32_tokens_is_exact_to_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Chunk sums are added in float64: a million tokens lose nothing to a running float32 sum."""
     n = 1 << 20
     monkeypatch.setattr(loss, "CHUNK_ELEMENTS", 1 << 14)
-    total = summed_cross_entropy(torch.zeros(n, 1), torch.zeros(2, 1), torch.zeros(n, dtype=torch.int64), vocab_size=2)
+    total = summed_cross_entropy(
+        torch.zeros(n, 1), torch.zeros(2, 1), torch.zeros(n, dtype=torch.int64), vocab_size=2
+    )
     assert float(total[0]) == pytest.approx(n * math.log(2), rel=6e-8)
 
 
@@ -214,11 +247,15 @@ print(chunked - start, peak() - start)
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not count a process's peak memory this way")
+@pytest.mark.skipif(
+    sys.platform == "win32", reason="Windows does not count a process's peak memory this way"
+)
 def test_memory_is_a_few_chunks_and_not_all_logits() -> None:
     """In a process of its own, so that what it ever held can be read off. All logits are 256 MB, a chunk is 8."""
     root = Path(__file__).resolve().parent.parent
-    found = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True, cwd=root)
+    found = subprocess.run(
+        [sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True, cwd=root
+    )
     chunked, plain = map(int, found.stdout.split())
     logits = 4 * 4096 * 16384
     assert chunked < 12 * 8 * 2**20 < logits / 2
@@ -248,6 +285,9 @@ def test_chunks_are_compiled_where_it_is_asked_for(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(loss, "in_passes", None)
     hidden, head, targets = drawn(ignored=5)
     found = value_and_gradients(
-        lambda *inputs: summed_cross_entropy(*inputs, vocab_size=V, compiled=True)[0], hidden, head, targets
+        lambda *inputs: summed_cross_entropy(*inputs, vocab_size=V, compiled=True)[0],
+        hidden,
+        head,
+        targets,
     )
     assert_equal(found, value_and_gradients(plain, hidden, head, targets))

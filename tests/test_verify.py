@@ -14,7 +14,9 @@ from lmsmith.verify import SIZES, TOLERANCE, compare_gradients
 OTHER = Sizes(n_layer=3, n_head=5, d_model=5, vocab_size=3, padded_vocab_size=9, context_length=4)
 
 
-@pytest.mark.parametrize(("sizes", "seed"), [(SIZES, 2), (OTHER, 1)], ids=["two layers", "three layers"])
+@pytest.mark.parametrize(
+    ("sizes", "seed"), [(SIZES, 2), (OTHER, 1)], ids=["two layers", "three layers"]
+)
 def test_all_agree(sizes: Sizes, seed: int) -> None:
     found = compare_gradients(sizes, seed)
     assert [engine.engine for engine in found] == ["scalar", "modules", "torch", "differences"]
@@ -27,7 +29,9 @@ def test_all_agree(sizes: Sizes, seed: int) -> None:
 
 @pytest.fixture
 def smaller(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = Sizes(n_layer=1, n_head=1, d_model=3, vocab_size=3, padded_vocab_size=4, context_length=4)
+    sizes = Sizes(
+        n_layer=1, n_head=1, d_model=3, vocab_size=3, padded_vocab_size=4, context_length=4
+    )
     monkeypatch.setattr("lmsmith.verify.compare_gradients", lambda: compare_gradients(sizes))
 
 
@@ -47,7 +51,9 @@ def test_the_table_names_every_tensor(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.usefixtures("smaller")
-def test_a_wrong_gradient_is_found(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_gradient_is_found(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Off by one part in a million, in the modules' GELU alone."""
     right = GELU.backward
     monkeypatch.setattr(GELU, "backward", lambda *given: (right(*given)[0] * (1 + 1e-6),))
@@ -66,7 +72,9 @@ def test_what_is_not_a_number_does_not_agree(
     monkeypatch.setattr(GELU, "backward", lambda _self, dy, _saved: (np.full_like(dy, np.nan),))
     status, out = verify(capsys, "--json")
     assert status == 1
-    found = json.loads(out, parse_constant=pytest.fail)  # no Infinity: other programs cannot read it
+    found = json.loads(
+        out, parse_constant=pytest.fail
+    )  # no Infinity: other programs cannot read it
     assert found["agree"] is False
     agrees = {name: engine["agrees"] for name, engine in found["gradients"].items()}
     assert agrees == {"scalar": True, "modules": False, "torch": True, "differences": True}

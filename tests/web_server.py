@@ -41,7 +41,9 @@ class Web:
     def add_dataset(self, repo: str, files: dict[str, bytes]) -> None:
         """A data set of the Hub. Its files of 100 bytes or more lie elsewhere, as large ones do there."""
         self.datasets[repo] = files
-        self.files |= {f"/cdn/{hashlib.sha256(content).hexdigest()}": content for content in files.values()}
+        self.files |= {
+            f"/cdn/{hashlib.sha256(content).hexdigest()}": content for content in files.values()
+        }
 
 
 COMMIT = "c0ffee" * 6 + "c0ff"
@@ -55,7 +57,9 @@ def tag_of(content: bytes) -> str:
 @contextmanager
 def serving() -> Iterator[Web]:
     web = Web()
-    thread = threading.Thread(target=web.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread = threading.Thread(
+        target=web.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+    )
     thread.start()
     yield web
     web.server.shutdown()
@@ -137,10 +141,14 @@ def _handler(web: Web) -> type[BaseHTTPRequestHandler]:
             assert words[0] == "tree", words
             assert re.fullmatch("[0-9a-f]{40}", words[1]), words
             folder = "/".join(words[2:])
-            names = [path for path in sorted(files) if path.startswith(f"{folder}/" if folder else "")]
+            names = [
+                path for path in sorted(files) if path.startswith(f"{folder}/" if folder else "")
+            ]
             if not names:
                 return self.answer(404, b"", {"X-Error-Code": "EntryNotFound"})
-            query = dict(part.split("=") for part in urlsplit(self.path).query.split("&") if "=" in part)
+            query = dict(
+                part.split("=") for part in urlsplit(self.path).query.split("&") if "=" in part
+            )
             first = int(query.get("cursor", 0))
             headers = {}
             if first + PAGE < len(names):
@@ -150,10 +158,18 @@ def _handler(web: Web) -> type[BaseHTTPRequestHandler]:
             self.json([*page, {"type": "directory", "path": "a-folder", "oid": "0"}], headers)
 
         def json(self, content: Any, headers: dict[str, str] | None = None) -> None:
-            self.answer(200, json.dumps(content).encode(), {"Content-Type": "application/json", **(headers or {})})
+            self.answer(
+                200,
+                json.dumps(content).encode(),
+                {"Content-Type": "application/json", **(headers or {})},
+            )
 
         def answer(
-            self, status: int, body: bytes, headers: dict[str, str] | None = None, cut_after: int | None = None
+            self,
+            status: int,
+            body: bytes,
+            headers: dict[str, str] | None = None,
+            cut_after: int | None = None,
         ) -> None:
             self.send_response(status)
             for name, value in (headers or {}).items():
@@ -184,5 +200,9 @@ def _entry(path: str, content: bytes) -> dict[str, Any]:
     oid = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
     entry = {"type": "file", "path": path, "size": len(content), "oid": oid}
     if len(content) >= 100:
-        entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
+        entry["lfs"] = {
+            "oid": hashlib.sha256(content).hexdigest(),
+            "size": len(content),
+            "pointerSize": 130,
+        }
     return entry

@@ -18,14 +18,20 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```\n(\n```text\n(?P<printed>.*?)^```\n)?", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(
+    r"^```python\n(?P<code>.*?)^```\n(\n```text\n(?P<printed>.*?)^```\n)?", re.MULTILINE | re.DOTALL
+)
 PICTURE = re.compile(r"!\[[^\]]*\]\((?P<name>[^)]+\.svg)\)")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Runs the pages and writes what they print and draw into them.")
+    parser = argparse.ArgumentParser(
+        description="Runs the pages and writes what they print and draw into them."
+    )
     parser.add_argument("pages", nargs="*", type=Path, help="default: all of this folder")
-    parser.add_argument("--check", action="store_true", help="change nothing; fail if anything would change")
+    parser.add_argument(
+        "--check", action="store_true", help="change nothing; fail if anything would change"
+    )
     options = parser.parse_args(arguments)
     n_stale = 0
     for page in options.pages or sorted(HERE.glob("*.md")):
@@ -33,7 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
             if path.is_file() and path.read_text(encoding="utf-8") == text:
                 continue
             n_stale += 1
-            sys.stdout.write(f"{path}: {'stale; run python docs/learn/make.py' if options.check else 'written'}\n")
+            sys.stdout.write(
+                f"{path}: {'stale; run python docs/learn/make.py' if options.check else 'written'}\n"
+            )
             if not options.check:
                 path.write_text(text, encoding="utf-8", newline="\n")
     return int(options.check and n_stale > 0)
@@ -47,12 +55,16 @@ def made(page: Path) -> dict[Path, str]:
     try:
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
             fresh = BLOCK.sub(lambda block: _run(block, page, namespace), text)
-            drawn = {file.name: file.read_text(encoding="utf-8") for file in sorted(Path().glob("*.svg"))}
+            drawn = {
+                file.name: file.read_text(encoding="utf-8") for file in sorted(Path().glob("*.svg"))
+            }
     finally:
         sys.path.remove(str(HERE))
     shown = {match["name"] for match in PICTURE.finditer(text)}
     if shown != drawn.keys():
-        raise ValueError(f"{page} shows the pictures {sorted(shown)}, its code draws {sorted(drawn)}")
+        raise ValueError(
+            f"{page} shows the pictures {sorted(shown)}, its code draws {sorted(drawn)}"
+        )
     return {page: fresh} | {page.parent / name: svg for name, svg in drawn.items()}
 
 
@@ -61,7 +73,9 @@ def _run(block: re.Match[str], page: Path, namespace: dict[str, object]) -> str:
     line = block.string.count("\n", 0, block.start("code"))
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(compile("\n" * line + block["code"], str(page), "exec"), namespace)  # errors tell the page's lines
+        exec(
+            compile("\n" * line + block["code"], str(page), "exec"), namespace
+        )  # errors tell the page's lines
     output = "".join(f"{line.rstrip()}\n" for line in printed.getvalue().splitlines())
     return f"```python\n{block['code']}```\n" + (f"\n```text\n{output}```\n" if output else "")
 

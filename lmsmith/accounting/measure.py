@@ -36,7 +36,9 @@ def choose_matmul() -> tuple[str, str]:
             seconds[name] = min(found, seconds.get(name, found))
     finally:
         torch.set_float32_matmul_precision(before)
-    difference = float((products["onednn"] - products["default"]).norm() / products["default"].norm())
+    difference = float(
+        (products["onednn"] - products["default"]).norm() / products["default"].norm()
+    )
     gain = seconds["default"] / seconds["onednn"]
     if difference > 1e-5:
         return "default", "oneDNN rounds to bfloat16 here"

@@ -24,7 +24,10 @@ from lmsmith.train.stop import Stopped, handle, stop_at_once
 
 def run(arguments: Sequence[str], *, started: float) -> int:
     """Runs one command and returns its exit status. `started`: the time.monotonic() from which `--minutes` counts."""
-    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a character shows another, and no traceback
+    for stream in (
+        sys.stdout,
+        sys.stderr,
+    ):  # a terminal that lacks a character shows another, and no traceback
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[Warnings()])

@@ -25,16 +25,23 @@ def add(verbs: Verbs) -> None:
         "lmsmith bench train --preset babygpt --train.batch_size 8",
         usage="lmsmith bench train [--preset NAME] [--n N] [--SETTING VALUE]...",
     )
-    train.add_argument("--n", type=at_least_one, default=8, metavar="N", help="updates measured (8)")
+    train.add_argument(
+        "--n", type=at_least_one, default=8, metavar="N", help="updates measured (8)"
+    )
     train.add_argument("--json", action="store_true", help="print one JSON object")
     if verbs.is_for("bench train"):
         add_settings(train, verbs.arguments, out=False)
 
     ladder = verbs.verb(
-        "bench ladder", _ladder, "GPT-2's speed-ups one after the other, here", "lmsmith bench ladder --device cpu"
+        "bench ladder",
+        _ladder,
+        "GPT-2's speed-ups one after the other, here",
+        "lmsmith bench ladder --device cpu",
     )
     ladder.add_argument("--device", default="auto", metavar="TEXT", help="cuda or cpu (auto)")
-    ladder.add_argument("--n", type=at_least_one, default=8, metavar="N", help="updates measured a rung (8)")
+    ladder.add_argument(
+        "--n", type=at_least_one, default=8, metavar="N", help="updates measured a rung (8)"
+    )
 
 
 def _train(options: argparse.Namespace, console: Console, started: float) -> int:
@@ -43,7 +50,15 @@ def _train(options: argparse.Namespace, console: Console, started: float) -> int
     config, device = bench_config(settings_given(options))
     pace = time_updates(config, device, n=options.n)
     if options.json:
-        print(json.dumps({"seconds": pace.seconds, "tokens_per_second": pace.tokens_per_second, "mfu": pace.mfu}))
+        print(
+            json.dumps(
+                {
+                    "seconds": pace.seconds,
+                    "tokens_per_second": pace.tokens_per_second,
+                    "mfu": pace.mfu,
+                }
+            )
+        )
         return 0
     model, train = config.model, config.train
     console.print(machine_in_words(device))
@@ -56,7 +71,14 @@ def _train(options: argparse.Namespace, console: Console, started: float) -> int
 
 
 def _ladder(options: argparse.Namespace, console: Console, started: float) -> int:
-    from lmsmith.train.ladder import ACCUMULATED, PUBLISHED, base_config, bench_config, climb, machine_in_words
+    from lmsmith.train.ladder import (
+        ACCUMULATED,
+        PUBLISHED,
+        base_config,
+        bench_config,
+        climb,
+        machine_in_words,
+    )
 
     _, device = bench_config({"train.device": options.device})
     base = base_config(device)

@@ -60,7 +60,11 @@ class Progress:
             from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as Bar
 
-            columns = TextColumn("{task.description}"), BarColumn(bar_width=30), TextColumn("{task.fields[said]}")
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=30),
+                TextColumn("{task.fields[said]}"),
+            )
             self._bar = Bar(*columns, console=self.console, transient=True)
             self._bar.start()
         return self

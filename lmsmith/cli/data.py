@@ -26,11 +26,21 @@ def add(verbs: Verbs) -> None:
     listing.add_argument("--json", action="store_true", help="print one JSON array")
 
     download = verbs.verb(
-        "data download", _download, "fetch a corpus by its name", "lmsmith data download tinyshakespeare"
+        "data download",
+        _download,
+        "fetch a corpus by its name",
+        "lmsmith data download tinyshakespeare",
     )
     download.add_argument("name", metavar="NAME", help="as `lmsmith data list` shows it")
-    download.add_argument("--out", type=Path, metavar="DIR", help="(NAME in $LMSMITH_DATA or ~/.cache/lmsmith/corpora)")
-    download.add_argument("--files", type=at_least_one, default=0, metavar="N", help="only the first N files (all)")
+    download.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="(NAME in $LMSMITH_DATA or ~/.cache/lmsmith/corpora)",
+    )
+    download.add_argument(
+        "--files", type=at_least_one, default=0, metavar="N", help="only the first N files (all)"
+    )
 
     prepare = verbs.verb(
         "data prepare",
@@ -38,7 +48,9 @@ def add(verbs: Verbs) -> None:
         "text of any size to token shards",
         "lmsmith data prepare demo/stories.jsonl --tokenizer bpe:2000 --out demo/shards",
     )
-    prepare.add_argument("source", nargs="+", metavar="SOURCE", help="text files, folders, globs, named corpora")
+    prepare.add_argument(
+        "source", nargs="+", metavar="SOURCE", help="text files, folders, globs, named corpora"
+    )
     prepare.add_argument(
         "--out",
         type=Path,
@@ -53,7 +65,11 @@ def add(verbs: Verbs) -> None:
         help="gpt2, bpe:SIZE (learnt from the text), byte, char, word, or a folder that holds one (gpt2)",
     )
     prepare.add_argument(
-        "--shard-tokens", type=at_least_one, default=100_000_000, metavar="N", help="of each shard (100,000,000)"
+        "--shard-tokens",
+        type=at_least_one,
+        default=100_000_000,
+        metavar="N",
+        help="of each shard (100,000,000)",
     )
     prepare.add_argument(
         "--validation-fraction",
@@ -69,10 +85,17 @@ def add(verbs: Verbs) -> None:
         default="none",
         help="drop documents equal to earlier ones, or near them by MinHash (none)",
     )
-    prepare.add_argument("--skip-bad", action="store_true", help="leave out what cannot be read, name and count it")
-    prepare.add_argument("--workers", type=at_least_one, default=0, metavar="N", help="(one a core)")
     prepare.add_argument(
-        "--engine", choices=["local", "ray"], default="local", help="who works: this machine or a Ray cluster (local)"
+        "--skip-bad", action="store_true", help="leave out what cannot be read, name and count it"
+    )
+    prepare.add_argument(
+        "--workers", type=at_least_one, default=0, metavar="N", help="(one a core)"
+    )
+    prepare.add_argument(
+        "--engine",
+        choices=["local", "ray"],
+        default="local",
+        help="who works: this machine or a Ray cluster (local)",
     )
     known = dict(settings())
     for name in ("data.text_field", "data.encoding", "data.errors"):
@@ -86,13 +109,26 @@ def add(verbs: Verbs) -> None:
         "lmsmith data inspect demo/run-1/tokens",
         usage="lmsmith data inspect DIR|SHARD [--verify]\n       lmsmith data inspect --exposure RUN",
     )
-    inspect.add_argument("place", nargs="?", type=Path, metavar="DIR|SHARD", help="a folder of shards, or one of them")
-    inspect.add_argument("--verify", action="store_true", help="read all of it: hashes, ids, documents")
     inspect.add_argument(
-        "--tokenizer", metavar="WHICH", help="what made the shards, where nobody says it: gpt2, a folder or file"
+        "place",
+        nargs="?",
+        type=Path,
+        metavar="DIR|SHARD",
+        help="a folder of shards, or one of them",
     )
     inspect.add_argument(
-        "--exposure", type=Path, metavar="RUN", help="which share of its training tokens a run has seen how often"
+        "--verify", action="store_true", help="read all of it: hashes, ids, documents"
+    )
+    inspect.add_argument(
+        "--tokenizer",
+        metavar="WHICH",
+        help="what made the shards, where nobody says it: gpt2, a folder or file",
+    )
+    inspect.add_argument(
+        "--exposure",
+        type=Path,
+        metavar="RUN",
+        help="which share of its training tokens a run has seen how often",
     )
     inspect.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -126,15 +162,29 @@ def _list(options: argparse.Namespace, console: Console, started: float) -> int:
         return 0
     table = Table(box=None, pad_edge=False, header_style="bold")
     for head in ("name", "size", "here", "licence", "what"):
-        table.add_column(head, justify="right" if head == "size" else "left", no_wrap=head in ("name", "size", "here"))
+        table.add_column(
+            head,
+            justify="right" if head == "size" else "left",
+            no_wrap=head in ("name", "size", "here"),
+        )
     for kind, heading in KINDS.items():
         table.add_row(f"\n{heading}", style="italic")
         for corpus in (corpus for corpus in CORPORA.values() if corpus.kind == kind):
             found, n_there = there[corpus.name]
-            state = "no" if not found else "yes" if len(found) == n_there else f"{len(found)} of {n_there}"
-            table.add_row(corpus.name, corpus.size.replace("about ", "~"), state, corpus.licence, corpus.what)
+            state = (
+                "no"
+                if not found
+                else "yes"
+                if len(found) == n_there
+                else f"{len(found)} of {n_there}"
+            )
+            table.add_row(
+                corpus.name, corpus.size.replace("about ", "~"), state, corpus.licence, corpus.what
+            )
     console.print(table, soft_wrap=False)
-    console.print(f"\n`lmsmith data download NAME` fetches one to {store.data_folder()}; ~ is about.")
+    console.print(
+        f"\n`lmsmith data download NAME` fetches one to {store.data_folder()}; ~ is about."
+    )
     return 0
 
 
@@ -145,14 +195,18 @@ def _download(options: argparse.Namespace, console: Console, started: float) -> 
     corpus = corpora.get(options.name)
     plan = store.make_plan(corpus, options.out, options.files)
     if plan.missing:
-        size = ("" if all(plan.entries[name].exact for name in plan.missing) else "about ") + corpora.size_in_words(
-            plan.n_bytes
+        size = (
+            "" if all(plan.entries[name].exact for name in plan.missing) else "about "
+        ) + corpora.size_in_words(plan.n_bytes)
+        console.print(
+            f"{corpus.name}: {plural(len(plan.missing), 'file')}, {size}, from {corpus.where}"
         )
-        console.print(f"{corpus.name}: {plural(len(plan.missing), 'file')}, {size}, from {corpus.where}")
         with Progress(console) as tell:
             store.fetch(plan, lambda done, total: tell(corpus.name, done, total))
     here = "all" if len(plan.wanted) == len(plan.entries) else f"{len(plan.wanted)} of"
-    console.print(f"{plan.folder} has {here} {plural(len(plan.entries), 'file')} of {corpus.name}, whole and checked")
+    console.print(
+        f"{plan.folder} has {here} {plural(len(plan.entries), 'file')} of {corpus.name}, whole and checked"
+    )
     console.print(f"licence  {corpus.licence}; {corpus.homepage}")
     if corpus.note:
         console.print(f"note     {corpus.note}")
@@ -194,8 +248,13 @@ def _prepare(options: argparse.Namespace, console: Console, started: float) -> i
         )
     for note in manifest.notes:
         console.print(f"note   {note}")
-    n_bytes, seconds = sum(split.n_bytes for split in manifest.splits.values()), time.monotonic() - started
-    console.print(f"{options.out} is whole: {seconds:.1f} s, {n_bytes / 1e6 / seconds:,.1f} MB of text a second")
+    n_bytes, seconds = (
+        sum(split.n_bytes for split in manifest.splits.values()),
+        time.monotonic() - started,
+    )
+    console.print(
+        f"{options.out} is whole: {seconds:.1f} s, {n_bytes / 1e6 / seconds:,.1f} MB of text a second"
+    )
     console.print(f"try    lmsmith train {shlex.quote(str(options.out))} --minutes 10")
     return 0
 
@@ -222,9 +281,22 @@ def _inspect(options: argparse.Namespace, console: Console, started: float) -> i
     for head in ("split", "shards", "tokens", "bits", "documents", "bytes of text", "a token"):
         table.add_column(head, justify="left" if head == "split" else "right", no_wrap=True)
     for split in found.splits:
-        counts = ("?" if count is None else f"{count:,}" for count in (split.n_documents, split.n_bytes))
-        each = f"{split.n_bytes / split.n_tokens:.2f} bytes" if split.n_bytes and split.n_tokens else "?"
-        table.add_row(split.name, f"{len(split.shards):,}", f"{split.n_tokens:,}", f"{split.bits}", *counts, each)
+        counts = (
+            "?" if count is None else f"{count:,}" for count in (split.n_documents, split.n_bytes)
+        )
+        each = (
+            f"{split.n_bytes / split.n_tokens:.2f} bytes"
+            if split.n_bytes and split.n_tokens
+            else "?"
+        )
+        table.add_row(
+            split.name,
+            f"{len(split.shards):,}",
+            f"{split.n_tokens:,}",
+            f"{split.bits}",
+            *counts,
+            each,
+        )
     console.print(table, soft_wrap=False)
     for split in found.splits:
         console.print(f"{split.name} begins  {split.begins!r}")
@@ -252,13 +324,23 @@ def _exposure(options: argparse.Namespace, console: Console) -> int:
 
     steps, sources = exposure_of(options.exposure)
     if options.json:
-        print(json.dumps({"steps": steps, "sources": {name: asdict(found) for name, found in sources}}))
+        print(
+            json.dumps(
+                {"steps": steps, "sources": {name: asdict(found) for name, found in sources}}
+            )
+        )
         return 0
     console.print(f"{options.exposure}: after {steps:,} steps")
     for name, found in sources:
         console.print(f"{name}: {found.n_tokens:,} tokens, {found.n_epochs:.3g} epochs")
         for times, n_tokens in enumerate(found.times):
             if n_tokens:
-                seen = "never seen" if not times else "seen once" if times == 1 else f"seen {times:,} times"
+                seen = (
+                    "never seen"
+                    if not times
+                    else "seen once"
+                    if times == 1
+                    else f"seen {times:,} times"
+                )
                 console.print(f"  {n_tokens / found.n_tokens:9.4%}  {seen}")
     return 0

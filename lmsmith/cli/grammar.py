@@ -38,14 +38,22 @@ OFTEN = {
 }
 
 # What `train` chooses for the text, the machine and the time, unless it is set or the preset says it.
-CHOSEN = {"model.n_layer", "model.n_head", "model.d_model", "model.context_length", "train.batch_size"}
+CHOSEN = {
+    "model.n_layer",
+    "model.n_head",
+    "model.d_model",
+    "model.context_length",
+    "train.batch_size",
+}
 # Verbs that take a text which may begin with a dash.
 PROMPTED = {"generate", "tokenizer encode"}
 
 
 class _Aligned(argparse.RawDescriptionHelpFormatter):
     def format_help(self) -> str:
-        self._action_max_length += 2  # argparse forgets that verbs are indented, and breaks the line after the longest
+        self._action_max_length += (
+            2  # argparse forgets that verbs are indented, and breaks the line after the longest
+        )
         return super().format_help()
 
 
@@ -78,13 +86,22 @@ class Verbs:
     def group(self, name: str, meaning: str) -> None:
         """Makes room for verbs of two words, of which `name` is the first."""
         made = self._places[""].add_parser(
-            name, help=meaning, description=_sentence(meaning), usage=f"lmsmith {name} VERB ...", **_HELP
+            name,
+            help=meaning,
+            description=_sentence(meaning),
+            usage=f"lmsmith {name} VERB ...",
+            **_HELP,
         )
         self._groups[name] = made
         self._places[name] = made.add_subparsers(title="verbs", metavar="VERB", required=True)
 
     def verb(
-        self, words: str, call: Callable[..., int], meaning: str, example: str, usage: str | None = None
+        self,
+        words: str,
+        call: Callable[..., int],
+        meaning: str,
+        example: str,
+        usage: str | None = None,
     ) -> argparse.ArgumentParser:
         """Adds a verb, which calls `call(options, console, started)`. The example can be run as it is."""
         group, _, name = words.rpartition(" ")
@@ -106,30 +123,40 @@ class Verbs:
         words, others = self._words(arguments)
         others = [todays_option(word) for word in others]
         verb = self.found[words]
-        options, unknown = verb.parse_known_intermixed_args(others)  # texts and prompts may stand among the options
+        options, unknown = verb.parse_known_intermixed_args(
+            others
+        )  # texts and prompts may stand among the options
         if unknown:
             option = next((argument for argument in unknown if argument.startswith("-")), None)
             if option is None:
-                raise UsageError(f"{unknown[0]!r} is one argument too many. `{verb.prog} --help` says what there is.")
+                raise UsageError(
+                    f"{unknown[0]!r} is one argument too many. `{verb.prog} --help` says what there is."
+                )
             name = option.partition("=")[0].lstrip("-")
             kind = starting_point(self.arguments).model.kind
             if problem := of_another_kind(name, kind, "the command line"):
                 raise UsageError(problem)
             near = _nearest(option.partition("=")[0], verb._option_string_actions)
             text = " A text that begins with - goes behind a --." if words in PROMPTED else ""
-            raise UsageError(f"there is no option {option!r}.{near}{text} `{verb.prog} --help` lists them.")
+            raise UsageError(
+                f"there is no option {option!r}.{near}{text} `{verb.prog} --help` lists them."
+            )
         return options
 
     def _words(self, arguments: Sequence[str]) -> tuple[str, list[str]]:
         """The verb, of one word or two, and what comes behind it."""
         if not arguments:
             self.top.print_help()
-            raise UsageError("no verb was given. Begin with `lmsmith demo`, or `lmsmith train book.txt --minutes 10`.")
+            raise UsageError(
+                "no verb was given. Begin with `lmsmith demo`, or `lmsmith train book.txt --minutes 10`."
+            )
         first, *others = arguments
         if first in ("-h", "--help", "--version"):
             self.top.parse_args([first])
         if first.startswith("-"):
-            raise UsageError(f"{first!r} comes before a verb. Wanted `lmsmith VERB ...`; `lmsmith --help` lists them.")
+            raise UsageError(
+                f"{first!r} comes before a verb. Wanted `lmsmith VERB ...`; `lmsmith --help` lists them."
+            )
         if first not in self._groups:
             if first not in self.found:
                 near = _nearest(first, self._places[""].choices)
@@ -154,7 +181,9 @@ def at_least_one(value: str) -> int:
     raise argparse.ArgumentTypeError(f"{value!r}: wanted a whole number of 1 or more")
 
 
-def add_settings(made: argparse.ArgumentParser, arguments: Sequence[str], *, out: bool = True) -> None:
+def add_settings(
+    made: argparse.ArgumentParser, arguments: Sequence[str], *, out: bool = True
+) -> None:
     """Every setting, those used often first, with the values of the preset in `arguments`.
 
     Settings of the model are those of the preset's kind. With `out`, also where the run goes.
@@ -169,10 +198,17 @@ def add_settings(made: argparse.ArgumentParser, arguments: Sequence[str], *, out
     groups: dict[str, argparse._ArgumentGroup] = {}
     for name, leaf in known.items():
         section = name.rpartition(".")[0]
-        if name in OFTEN or name in ("data.sources", "data.mixture"):  # arguments; tables of a recipe
+        if name in OFTEN or name in (
+            "data.sources",
+            "data.mixture",
+        ):  # arguments; tables of a recipe
             continue
         if section not in groups:
-            of = f" of kind {shown.model.kind} ({shown.model.description})" if section == "model" else ""
+            of = (
+                f" of kind {shown.model.kind} ({shown.model.description})"
+                if section == "model"
+                else ""
+            )
             groups[section] = made.add_argument_group(f"{section} settings{of}")
         value = functools.reduce(getattr, name.split("."), shown)
         chosen = name in CHOSEN and not has_size(shown.preset)

@@ -27,10 +27,14 @@ def add(verbs: Verbs) -> None:
         "lmsmith import gpt2 --out demo/gpt2",
         usage="lmsmith import SRC [--out RUN] [--tokenizer FOLDER]",
     )
-    imported.add_argument("source", metavar="SRC", help="a folder, an llm.c file, or a name on the Hugging Face Hub")
+    imported.add_argument(
+        "source", metavar="SRC", help="a folder, an llm.c file, or a name on the Hugging Face Hub"
+    )
     imported.add_argument("--out", type=Path, metavar="RUN", help="the run's folder (runs/NAME-1)")
     imported.add_argument(
-        "--tokenizer", metavar="FOLDER", help="instead of the one beside the weights; none: the weights alone"
+        "--tokenizer",
+        metavar="FOLDER",
+        help="instead of the one beside the weights; none: the weights alone",
     )
 
     exported = verbs.verb(
@@ -39,9 +43,14 @@ def add(verbs: Verbs) -> None:
         "write a run's model for other programs",
         "lmsmith export demo/gpt2 --to hf --out demo/gpt2-hf",
     )
-    exported.add_argument("run", type=Path, metavar="RUN", help="a folder that `lmsmith train` or `import` wrote")
     exported.add_argument(
-        "--to", choices=("hf", "llmc"), required=True, help="hf: transformers, vLLM; llmc: llm.c's file"
+        "run", type=Path, metavar="RUN", help="a folder that `lmsmith train` or `import` wrote"
+    )
+    exported.add_argument(
+        "--to",
+        choices=("hf", "llmc"),
+        required=True,
+        help="hf: transformers, vLLM; llmc: llm.c's file",
     )
     exported.add_argument("--out", type=Path, metavar="DIR", required=True, help="a new folder")
     exported.add_argument(
@@ -58,10 +67,21 @@ def add(verbs: Verbs) -> None:
         "lmsmith compare demo/run-1 --text demo/stories.jsonl --out demo/compare.html",
         usage="lmsmith compare RUN... --text FILE [--train SOURCE --minutes M]",
     )
-    compared.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="folders that `train` or `import` wrote")
-    compared.add_argument("--text", type=Path, metavar="FILE", help="with --train: its held-out text, if none is named")
-    compared.add_argument("--train", nargs="+", metavar="SOURCE", help="train --models on this first")
-    compared.add_argument("--minutes", type=float, default=1.0, metavar="M", help="that each of them trains (1)")
+    compared.add_argument(
+        "runs", nargs="*", type=Path, metavar="RUN", help="folders that `train` or `import` wrote"
+    )
+    compared.add_argument(
+        "--text",
+        type=Path,
+        metavar="FILE",
+        help="with --train: its held-out text, if none is named",
+    )
+    compared.add_argument(
+        "--train", nargs="+", metavar="SOURCE", help="train --models on this first"
+    )
+    compared.add_argument(
+        "--minutes", type=float, default=1.0, metavar="M", help="that each of them trains (1)"
+    )
     compared.add_argument(
         "--models",
         type=lambda names: [name for name in names.split(",") if name],
@@ -69,7 +89,9 @@ def add(verbs: Verbs) -> None:
         metavar="A,B",
         help="presets, or gpt for modern (ngram,rnn,gru,lstm,gpt)",
     )
-    compared.add_argument("--runs-out", type=Path, metavar="DIR", help="where they go (runs/league-1)")
+    compared.add_argument(
+        "--runs-out", type=Path, metavar="DIR", help="where they go (runs/league-1)"
+    )
     compared.add_argument("--out", type=Path, metavar="FILE", help="an HTML page with the plot")
     compared.add_argument("--json", action="store_true", help="print one JSON array")
     known = dict(settings())
@@ -97,14 +119,23 @@ def _compare(options: argparse.Namespace, console: Console, started: float) -> i
         raise UsageError(
             "name runs and --text FILE; or --train SOURCE, to train models first and compare them on what is held out."
         )
-    if options.out and not (options.runs_out and options.out.parent == options.runs_out):  # which training makes
+    if options.out and not (
+        options.runs_out and options.out.parent == options.runs_out
+    ):  # which training makes
         check_place(options.out)
-    text = options.text and read_text(options.text, text_field=data.text_field, encoding=data.encoding)
+    text = options.text and read_text(
+        options.text, text_field=data.text_field, encoding=data.encoding
+    )
     runs = list(options.runs)
     if options.train:
         quiet = Printer(stderr=True) if options.json else console
         runs += train_all(
-            options.train, given, options.models, minutes=options.minutes, out=options.runs_out, console=quiet
+            options.train,
+            given,
+            options.models,
+            minutes=options.minutes,
+            out=options.runs_out,
+            console=quiet,
         )
     text = text or read_text(runs[-1] / "tokens" / "validation.txt")
     entries = league(runs, text)
@@ -127,7 +158,9 @@ def _import(options: argparse.Namespace, console: Console, started: float) -> in
 
     run, summary = import_model(options.source, out=options.out, tokenizer=options.tokenizer)
     tokenizer = f"a {summary['tokenizer']} tokenizer" if summary["tokenizer"] else "no tokenizer"
-    console.print(f"{run} has {summary['n_params']:,} parameters in {summary['dtype']} and {tokenizer}")
+    console.print(
+        f"{run} has {summary['n_params']:,} parameters in {summary['dtype']} and {tokenizer}"
+    )
     if summary["tokenizer"]:
         console.print(f"try      lmsmith generate {shlex.quote(str(run))}")
     return 0
@@ -144,6 +177,8 @@ def _export(options: argparse.Namespace, console: Console, started: float) -> in
         if found is None:
             console.print(f"checked  not by {reader}, which is not installed")
         else:
-            console.print(f"checked  read again by {reader}: logits differ by {found['max_logit_difference']:.2g}")
+            console.print(
+                f"checked  read again by {reader}: logits differ by {found['max_logit_difference']:.2g}"
+            )
     console.print(f"receipt  {options.out / RECEIPT}")
     return 0

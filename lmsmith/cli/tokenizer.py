@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 END_OF_TEXT = "<|endoftext|>"
 READING = ("data.text_field", "data.encoding", "data.errors")
-WHICH = "a folder or file of a tokenizer (ours, Hugging Face's, GPT-2's, tiktoken's), a run, or gpt2"
+WHICH = (
+    "a folder or file of a tokenizer (ours, Hugging Face's, GPT-2's, tiktoken's), a run, or gpt2"
+)
 BLOCK = 1 << 20  # bytes read at once from standard input
 
 
@@ -39,12 +41,19 @@ def add(verbs: Verbs) -> None:
         "lmsmith tokenizer train demo/stories.jsonl --vocab-size 2000 --out demo/bpe",
     )
     train.add_argument("source", nargs="+", metavar="SOURCE", help="text files, folders, globs")
-    train.add_argument("--vocab-size", type=at_least_one, required=True, metavar="N", help="entries, all counted")
     train.add_argument(
-        "--special", action="append", metavar="TOKEN", help=f"a token of its own; can be repeated ({END_OF_TEXT})"
+        "--vocab-size", type=at_least_one, required=True, metavar="N", help="entries, all counted"
+    )
+    train.add_argument(
+        "--special",
+        action="append",
+        metavar="TOKEN",
+        help=f"a token of its own; can be repeated ({END_OF_TEXT})",
     )
     train.add_argument("--no-special", action="store_true", help="no special tokens at all")
-    train.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new tokenizer's folder")
+    train.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="the new tokenizer's folder"
+    )
     train.add_argument(
         "--pattern",
         default="gpt4",
@@ -60,19 +69,31 @@ def add(verbs: Verbs) -> None:
     )
     train.add_argument("--threads", type=at_least_one, metavar="N", help="(one a core)")
     train.add_argument(
-        "--max-memory", type=_n_bytes, metavar="SIZE", help="500MB, 2GB: rare pieces are dropped above it (no bound)"
+        "--max-memory",
+        type=_n_bytes,
+        metavar="SIZE",
+        help="500MB, 2GB: rare pieces are dropped above it (no bound)",
     )
     _add_reading(train)
 
     encode = verbs.verb(
-        "tokenizer encode", _encode, "text to ids", 'lmsmith tokenizer encode demo/bpe "Once upon a time"'
+        "tokenizer encode",
+        _encode,
+        "text to ids",
+        'lmsmith tokenizer encode demo/bpe "Once upon a time"',
     )
     encode.add_argument("which", metavar="TOKENIZER", help=WHICH)
-    encode.add_argument("text", nargs="?", metavar="TEXT", help="without: standard input, a stream of any length")
-    encode.add_argument("--special", action="store_true", help="special tokens in the text become their ids")
+    encode.add_argument(
+        "text", nargs="?", metavar="TEXT", help="without: standard input, a stream of any length"
+    )
+    encode.add_argument(
+        "--special", action="store_true", help="special tokens in the text become their ids"
+    )
     encode.add_argument("--show", action="store_true", help="each id with its text, one a line")
 
-    decode = verbs.verb("tokenizer decode", _decode, "ids to text", "lmsmith tokenizer decode demo/bpe 72 105")
+    decode = verbs.verb(
+        "tokenizer decode", _decode, "ids to text", "lmsmith tokenizer decode demo/bpe 72 105"
+    )
     decode.add_argument("which", metavar="TOKENIZER", help=WHICH)
     decode.add_argument("ids", nargs="*", metavar="ID", help="without: numbers on standard input")
 
@@ -83,8 +104,12 @@ def add(verbs: Verbs) -> None:
         "lmsmith tokenizer inspect demo/bpe --text demo/stories.jsonl",
     )
     inspect.add_argument("which", metavar="TOKENIZER", help=WHICH)
-    inspect.add_argument("--text", nargs="+", default=[], metavar="FILE", help="one a language, say: each gets a row")
-    inspect.add_argument("--longest", type=at_least_one, default=10, metavar="N", help="longest tokens shown (10)")
+    inspect.add_argument(
+        "--text", nargs="+", default=[], metavar="FILE", help="one a language, say: each gets a row"
+    )
+    inspect.add_argument(
+        "--longest", type=at_least_one, default=10, metavar="N", help="longest tokens shown (10)"
+    )
     inspect.add_argument("--json", action="store_true", help="print one JSON object")
     _add_reading(inspect)
 
@@ -94,9 +119,15 @@ def add(verbs: Verbs) -> None:
         "bytes, characters, words and subwords side by side on one text",
         "lmsmith tokenizer compare --text demo/stories.jsonl --out demo/tokenizers.html",
     )
-    compare.add_argument("which", nargs="*", metavar="TOKENIZER", help=f"others to stand beside them: {WHICH}")
     compare.add_argument(
-        "--text", nargs="+", required=True, metavar="FILE", help="learnt from, but for its held-out part"
+        "which", nargs="*", metavar="TOKENIZER", help=f"others to stand beside them: {WHICH}"
+    )
+    compare.add_argument(
+        "--text",
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="learnt from, but for its held-out part",
     )
     compare.add_argument(
         "--sizes",
@@ -105,7 +136,9 @@ def add(verbs: Verbs) -> None:
         metavar="A,B",
         help="of the byte-pair encodings (512,2048,8192)",
     )
-    compare.add_argument("--out", type=Path, metavar="FILE", help="an HTML page with the plot (tokenizers.html)")
+    compare.add_argument(
+        "--out", type=Path, metavar="FILE", help="an HTML page with the plot (tokenizers.html)"
+    )
     compare.add_argument("--json", action="store_true", help="print one JSON object, write no page")
     _add_reading(compare)
 
@@ -117,9 +150,15 @@ def add(verbs: Verbs) -> None:
         "lmsmith bench tokenizer demo/stories.jsonl",
     )
     bench.add_argument("text", nargs="*", metavar="FILE", help="(Python's own library, as text)")
-    bench.add_argument("--tokenizer", dest="which", metavar="TOKENIZER", help=f"{WHICH} (learnt from the text)")
-    bench.add_argument("--vocab-size", type=at_least_one, default=10_000, metavar="N", help="learnt (10000)")
-    bench.add_argument("--rounds", type=at_least_one, default=5, metavar="N", help="of which the median counts (5)")
+    bench.add_argument(
+        "--tokenizer", dest="which", metavar="TOKENIZER", help=f"{WHICH} (learnt from the text)"
+    )
+    bench.add_argument(
+        "--vocab-size", type=at_least_one, default=10_000, metavar="N", help="learnt (10000)"
+    )
+    bench.add_argument(
+        "--rounds", type=at_least_one, default=5, metavar="N", help="of which the median counts (5)"
+    )
     _add_reading(bench)
 
 
@@ -150,7 +189,9 @@ def _sizes(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: wanted numbers with commas between, as in 512,2048") from None
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: wanted numbers with commas between, as in 512,2048"
+        ) from None
 
 
 def _tokenizer(name: str) -> Tokenizer:
@@ -169,7 +210,12 @@ def _train(options: argparse.Namespace, console: Console, started: float) -> int
     with Progress(console) as tell:
 
         def progress(doing: str, done: int, total: int) -> None:
-            tell({"count": "reading", "merge": "merging"}[doing], done, total, "B" if doing == "count" else "merges")
+            tell(
+                {"count": "reading", "merge": "merging"}[doing],
+                done,
+                total,
+                "B" if doing == "count" else "merges",
+            )
 
         tokenizer, notes = train_tokenizer(
             options.source,
@@ -200,7 +246,9 @@ def _encode(options: argparse.Namespace, console: Console, started: float) -> in
         blocks = tokenizer.encode_iter(parts, allowed_special="all" if options.special else ())
     else:
         if options.special:
-            raise UsageError(f"--special: a tokenizer of kind {tokenizer.kind} takes all text as text.")
+            raise UsageError(
+                f"--special: a tokenizer of kind {tokenizer.kind} takes all text as text."
+            )
         text = options.text if options.text is not None else _text(b"".join(_stdin()))
         blocks = iter([tokenizer.encode(text)])
     between = ""
@@ -218,7 +266,9 @@ def _encode(options: argparse.Namespace, console: Console, started: float) -> in
 
 def _stdin() -> Iterator[bytes]:
     if sys.stdin is None:
-        raise UsageError("standard input is closed, and no text was given: give one behind the tokenizer.")
+        raise UsageError(
+            "standard input is closed, and no text was given: give one behind the tokenizer."
+        )
     while block := os.read(sys.stdin.fileno(), BLOCK):  # what is there, be it less
         yield block
 
@@ -251,22 +301,34 @@ def _inspect(options: argparse.Namespace, console: Console, started: float) -> i
     from lmsmith.tokens.measure import inspect_tokenizer
 
     tokenizer = _tokenizer(options.which)
-    found = inspect_tokenizer(tokenizer, {name: _read([name], options) for name in options.text}, options.longest)
+    found = inspect_tokenizer(
+        tokenizer, {name: _read([name], options) for name in options.text}, options.longest
+    )
     if options.json:
         content = {
             "kind": tokenizer.kind,
             "vocab_size": tokenizer.vocab_size,
             "fingerprint": tokenizer.fingerprint,
             "longest": [{"id": number, "text": text} for number, text in found.longest],
-            "on_texts": [asdict(row) | {"bytes_per_token": row.bytes_per_token} for row in found.on_texts],
+            "on_texts": [
+                asdict(row) | {"bytes_per_token": row.bytes_per_token} for row in found.on_texts
+            ],
             "share_used": found.share_used if found.on_texts else None,
         }
         print(json.dumps(content, ensure_ascii=False))
         return 0
-    facts = {"kind": tokenizer.kind, "vocabulary": f"{tokenizer.vocab_size:,}", "fingerprint": tokenizer.fingerprint}
+    facts = {
+        "kind": tokenizer.kind,
+        "vocabulary": f"{tokenizer.vocab_size:,}",
+        "fingerprint": tokenizer.fingerprint,
+    }
     facts |= {"pattern": pattern.name} if (pattern := getattr(tokenizer, "pattern", None)) else {}
     specials = getattr(tokenizer, "special_tokens", {})
-    facts |= {"special": ", ".join(f"{text} = {number}" for text, number in specials.items())} if specials else {}
+    facts |= (
+        {"special": ", ".join(f"{text} = {number}" for text, number in specials.items())}
+        if specials
+        else {}
+    )
     for name, fact in facts.items():
         console.print(f"{name:12} {fact}")
     console.print(f"\n{'id':>8}  longest tokens")
@@ -291,9 +353,16 @@ def _compare(options: argparse.Namespace, console: Console, started: float) -> i
     held_out = "".join(split.validation)
     rows = compare_tokenizers(tokenizers, held_out)
     if options.json:
-        print(json.dumps([asdict(row) | {"bytes_per_token": row.bytes_per_token} for row in rows], ensure_ascii=False))
+        print(
+            json.dumps(
+                [asdict(row) | {"bytes_per_token": row.bytes_per_token} for row in rows],
+                ensure_ascii=False,
+            )
+        )
         return 0
-    console.print(f"learnt from {sum(map(len, split.train)):,} characters, compared on {len(held_out):,} others")
+    console.print(
+        f"learnt from {sum(map(len, split.train)):,} characters, compared on {len(held_out):,} others"
+    )
     table(console, HEAD, comparison_rows(rows))
     out = options.out or Path("tokenizers.html")
     sentence = next((line for line in held_out.splitlines() if len(line) > 30), held_out)[:120]
@@ -314,13 +383,18 @@ def _bench(options: argparse.Namespace, console: Console, started: float) -> int
         first = timings[0]
         console.print(f"\n{first.task}, {first.megabytes:.1f} MB")
         rows = [
-            [row.name, f"{row.seconds:.3f}", f"{row.megabytes_per_second:.1f}", f"{row.times:.2f}"] for row in timings
+            [row.name, f"{row.seconds:.3f}", f"{row.megabytes_per_second:.1f}", f"{row.times:.2f}"]
+            for row in timings
         ]
         table(console, ("", "seconds", "MB/s", f"times {first.name}"), rows)
 
     data = text.encode()
     show(bench_learning(data, options.vocab_size, options.rounds))
-    vocabulary = _tokenizer(options.which) if options.which else learn_bpe([data], options.vocab_size, pattern="gpt2")
+    vocabulary = (
+        _tokenizer(options.which)
+        if options.which
+        else learn_bpe([data], options.vocab_size, pattern="gpt2")
+    )
     if not isinstance(vocabulary, BpeTokenizer):
         raise UsageError(
             f"--tokenizer {options.which} is of kind {vocabulary.kind}: only byte-pair encodings have peers."

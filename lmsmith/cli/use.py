@@ -23,31 +23,69 @@ if TYPE_CHECKING:
 
 
 def add(verbs: Verbs) -> None:
-    generate = verbs.verb("generate", _generate, "continue a text", 'lmsmith generate demo/run-1 "Once upon a time"')
-    generate.add_argument("run", type=Path, metavar="RUN", help="the folder that `lmsmith train` wrote")
-    generate.add_argument("prompt", nargs="?", help="without one: lines from standard input, one prompt each")
-    generate.add_argument("--n", type=at_least_one, default=1, help="continuations of each prompt (1)")
-    generate.add_argument("--max-tokens", type=int, default=500, metavar="N", help="tokens of a continuation (500)")
-    generate.add_argument("--temperature", type=float, default=0.8, metavar="T", help="0 is greedy (0.8)")
-    generate.add_argument("--top-k", type=int, default=0, metavar="K", help="only the K likeliest tokens; 0: all (0)")
-    generate.add_argument(
-        "--top-p", type=float, default=1.0, metavar="P", help="only the likeliest tokens that together reach P (1)"
+    generate = verbs.verb(
+        "generate", _generate, "continue a text", 'lmsmith generate demo/run-1 "Once upon a time"'
     )
     generate.add_argument(
-        "--min-p", type=float, default=0.0, metavar="P", help="only tokens P times as likely as the likeliest (0)"
+        "run", type=Path, metavar="RUN", help="the folder that `lmsmith train` wrote"
     )
-    generate.add_argument("--seed", type=int, default=1, help="the same seed gives the same text (1)")
     generate.add_argument(
-        "--stop", action="append", default=[], metavar="TEXT", help="end before this; can be repeated"
+        "prompt", nargs="?", help="without one: lines from standard input, one prompt each"
+    )
+    generate.add_argument(
+        "--n", type=at_least_one, default=1, help="continuations of each prompt (1)"
+    )
+    generate.add_argument(
+        "--max-tokens", type=int, default=500, metavar="N", help="tokens of a continuation (500)"
+    )
+    generate.add_argument(
+        "--temperature", type=float, default=0.8, metavar="T", help="0 is greedy (0.8)"
+    )
+    generate.add_argument(
+        "--top-k", type=int, default=0, metavar="K", help="only the K likeliest tokens; 0: all (0)"
+    )
+    generate.add_argument(
+        "--top-p",
+        type=float,
+        default=1.0,
+        metavar="P",
+        help="only the likeliest tokens that together reach P (1)",
+    )
+    generate.add_argument(
+        "--min-p",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="only tokens P times as likely as the likeliest (0)",
+    )
+    generate.add_argument(
+        "--seed", type=int, default=1, help="the same seed gives the same text (1)"
+    )
+    generate.add_argument(
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="end before this; can be repeated",
     )
 
     evaluate = verbs.verb(
-        "eval", _eval, "score a text under a model", "lmsmith eval demo/run-1 --text demo/stories.jsonl"
+        "eval",
+        _eval,
+        "score a text under a model",
+        "lmsmith eval demo/run-1 --text demo/stories.jsonl",
     )
-    evaluate.add_argument("run", type=Path, metavar="RUN", help="the folder that `lmsmith train` wrote")
-    evaluate.add_argument("--text", nargs="+", metavar="FILE", help="without: the run's own validation text")
     evaluate.add_argument(
-        "--stride", type=int, metavar="N", help="a window every N tokens; less than the context: overlap"
+        "run", type=Path, metavar="RUN", help="the folder that `lmsmith train` wrote"
+    )
+    evaluate.add_argument(
+        "--text", nargs="+", metavar="FILE", help="without: the run's own validation text"
+    )
+    evaluate.add_argument(
+        "--stride",
+        type=int,
+        metavar="N",
+        help="a window every N tokens; less than the context: overlap",
     )
     known = dict(settings())
     meaning = "bytes that are no UTF-8 stop, or (replace) count as they are"
@@ -135,10 +173,14 @@ def _lines_of_stdin() -> Iterator[str]:
 def _tell_unknown(tokenizer: Tokenizer, prompt: str) -> None:
     n_unknown = tokenizer.count_unknown(prompt)
     if n_unknown and tokenizer.kind == "word":
-        problem(f"note: {n_unknown} of the prompt's words are unknown to this model; it reads <unk> in their place")
+        problem(
+            f"note: {n_unknown} of the prompt's words are unknown to this model; it reads <unk> in their place"
+        )
     elif n_unknown:
         unknown = "".join(dict.fromkeys(c for c in prompt if tokenizer.count_unknown(c)))
-        problem(f"note: {n_unknown} of the prompt's characters are unknown to this model and left out: {unknown}")
+        problem(
+            f"note: {n_unknown} of the prompt's characters are unknown to this model and left out: {unknown}"
+        )
 
 
 def _eval(options: argparse.Namespace, console: Console, started: float) -> int:
@@ -149,7 +191,9 @@ def _eval(options: argparse.Namespace, console: Console, started: float) -> int:
 
     data = RunConfig().changed(settings_given(options), where="the command line").data
     if settings_given(options) and not options.text:
-        raise UsageError(f"--{next(iter(settings_given(options)))} says how --text is read, and there is no --text.")
+        raise UsageError(
+            f"--{next(iter(settings_given(options)))} says how --text is read, and there is no --text."
+        )
     model, tokenizer, content = load_for_use(options.run)
     if options.text:
         score = score_texts(
@@ -169,9 +213,13 @@ def _eval(options: argparse.Namespace, console: Console, started: float) -> int:
         print(json.dumps(finite(score.as_dict())))
         return 0
     for name, value in score.as_dict().items():
-        console.print(f"{name:20} {value:,.4f}" if isinstance(value, float) else f"{name:20} {value:,}")
+        console.print(
+            f"{name:20} {value:,.4f}" if isinstance(value, float) else f"{name:20} {value:,}"
+        )
     if score.n_invalid:
-        console.print(f"note: {score.n_invalid:,} bytes of the text are no UTF-8; they count as they are")
+        console.print(
+            f"note: {score.n_invalid:,} bytes of the text are no UTF-8; they count as they are"
+        )
     if score.n_unknown:
         units = {"word": "words", "char": "characters"}.get(tokenizer.kind, "units")
         console.print(

@@ -13,9 +13,13 @@ from lmsmith.cli.grammar import Verbs
 
 
 def add(verbs: Verbs) -> None:
-    verify = verbs.verb("verify", _verify, "check lmsmith's promises on this machine", "lmsmith verify --gradients")
+    verify = verbs.verb(
+        "verify", _verify, "check lmsmith's promises on this machine", "lmsmith verify --gradients"
+    )
     verify.add_argument(
-        "--gradients", action="store_true", help="GPT-2's gradients by four engines and by finite differences"
+        "--gradients",
+        action="store_true",
+        help="GPT-2's gradients by four engines and by finite differences",
     )
     verify.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -30,7 +34,9 @@ def _verify(options: argparse.Namespace, console: Console, started: float) -> in
         engines = {
             engine.engine: {
                 "loss": _finite(engine.loss),
-                "gradients": {name: _finite(difference) for name, difference in engine.gradients.items()},
+                "gradients": {
+                    name: _finite(difference) for name, difference in engine.gradients.items()
+                },
                 "tolerance": engine.tolerance,
                 "agrees": engine.agrees,
             }
@@ -56,7 +62,9 @@ def _verify(options: argparse.Namespace, console: Console, started: float) -> in
         console.print("All agree.")
         return 0
     wrong = [engine.engine for engine in found if not engine.agrees]
-    console.print(f"Beyond what is allowed (!): {', '.join(wrong)}. That is a bug in lmsmith or in a library it uses.")
+    console.print(
+        f"Beyond what is allowed (!): {', '.join(wrong)}. That is a bug in lmsmith or in a library it uses."
+    )
     return 1
 
 

@@ -29,7 +29,9 @@ class DataConfig:
         (), "in a recipe, instead of sources: [[data.mixture]] tables with path and weight"
     )
     text_field: str = setting("text", "field of .jsonl and column of .parquet that holds the text")
-    encoding: str = setting("auto", "auto: UTF-8, or UTF-16/32 by byte-order mark; or any encoding Python knows")
+    encoding: str = setting(
+        "auto", "auto: UTF-8, or UTF-16/32 by byte-order mark; or any encoding Python knows"
+    )
     errors: Literal["strict", "replace"] = setting(
         "strict", "undecodable bytes: stop, or replace them with U+FFFD and count them"
     )
@@ -60,7 +62,9 @@ class DataConfig:
         "share of the text held out; auto: a tenth, at most 250,000 characters",
         zero="auto",
     )
-    validation_tokens: int = setting(0, "of a folder of shards: validate on the first N tokens held out", zero="all")
+    validation_tokens: int = setting(
+        0, "of a folder of shards: validate on the first N tokens held out", zero="all"
+    )
 
     def __post_init__(self) -> None:
         fraction = self.validation_fraction

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 class ModelConfig:
     """Settings that every kind of language model has."""
 
-    kind: str = setting("", "the kind of model; a --preset implies it", choices=lambda: MODEL_KINDS.names())
+    kind: str = setting(
+        "", "the kind of model; a --preset implies it", choices=lambda: MODEL_KINDS.names()
+    )
     vocab_size: int = setting(0, "number of token ids; auto: the tokenizer's", zero="auto")
 
     description: ClassVar[str] = ""
@@ -81,9 +83,13 @@ class ModelConfig:
 class NeuralConfig(ModelConfig):
     """Settings of every model that is trained by gradients."""
 
-    vocab_multiple: int = setting(1, "pad the embedding table to a multiple of this; padded ids are never predicted")
+    vocab_multiple: int = setting(
+        1, "pad the embedding table to a multiple of this; padded ids are never predicted"
+    )
     context_length: int = setting(256, "tokens the model sees at once")
-    logit_softcap: float = setting(0.0, "logits are cap * tanh(logits / cap); none: no cap", zero="none")
+    logit_softcap: float = setting(
+        0.0, "logits are cap * tanh(logits / cap); none: no cap", zero="none"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -125,7 +131,9 @@ class NeuralConfig(ModelConfig):
         """Floating-point operations of forward and backward pass: 6 per matrix parameter."""
         return 6.0 * self.matrix_parameters()
 
-    def default_size(self, budget: float, n_tokens: int, given: Collection[str]) -> tuple[dict[str, Any], int | None]:
+    def default_size(
+        self, budget: float, n_tokens: int, given: Collection[str]
+    ) -> tuple[dict[str, Any], int | None]:
         """Size settings by dotted name, and rows per batch, for a training budget.
 
         `budget`: floating-point operations at the full rate of matrix products. `n_tokens`: of

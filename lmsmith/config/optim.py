@@ -52,8 +52,12 @@ class OptimConfig:
         choices=OPTIMIZERS.names,
     )
     learning_rate: float = setting(3e-3, "peak learning rate of AdamW or SGD")
-    embedding_learning_rate: float = setting(0.0, "AdamW's peak for embedding tables; auto: learning_rate", zero="auto")
-    muon_learning_rate: float = setting(0.02, "Muon's peak learning rate: about the spectral norm of a step")
+    embedding_learning_rate: float = setting(
+        0.0, "AdamW's peak for embedding tables; auto: learning_rate", zero="auto"
+    )
+    muon_learning_rate: float = setting(
+        0.02, "Muon's peak learning rate: about the spectral norm of a step"
+    )
     muon_momentum: float = setting(0.95, "Muon's Nesterov momentum")
     muon_method: Literal["newton-schulz", "polar-express"] = setting(
         "newton-schulz",
@@ -69,7 +73,9 @@ class OptimConfig:
         0.0,
         "decoupled weight decay on tensors of two or more dimensions (with muon not on embedding tables)",
     )
-    clip_norm: float = setting(0.0, "clip the global gradient norm to this; none: no clipping", zero="none")
+    clip_norm: float = setting(
+        0.0, "clip the global gradient norm to this; none: no clipping", zero="none"
+    )
 
     def __post_init__(self) -> None:
         if self.name not in OPTIMIZERS:
@@ -83,7 +89,9 @@ class OptimConfig:
         for name in ("embedding_learning_rate", "weight_decay", "clip_norm"):
             good = 0 <= getattr(self, name) < math.inf
             check(good, f"optim.{name}", getattr(self, name), "0 or more")
-        check(self.muon_iterations >= 1, "optim.muon_iterations", self.muon_iterations, "at least 1")
+        check(
+            self.muon_iterations >= 1, "optim.muon_iterations", self.muon_iterations, "at least 1"
+        )
 
 
 @dataclass(frozen=True)

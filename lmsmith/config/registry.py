@@ -47,7 +47,9 @@ class Registry(Generic[T]):
         The same class or function may be registered again, as a notebook does when a cell is run
         twice: the newer one counts.
         """
-        if name in self._built_in or (name in self._values and _origin(self._values[name]) != _origin(value)):
+        if name in self._built_in or (
+            name in self._values and _origin(self._values[name]) != _origin(value)
+        ):
             raise ConfigError(
                 f"the {self.what} {name!r} is already registered"
                 f"{' by lmsmith itself' if name in self._built_in else ''}: choose another name."

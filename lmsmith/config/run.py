@@ -25,7 +25,9 @@ class RunConfig:
     """A whole run. `config.toml` in a run folder is this: all that is needed to repeat the run."""
 
     preset: str = setting("modern", "the named starting point that the other settings change")
-    tokenizer: str = setting("auto", "auto, byte, char, word, bpe:SIZE, gpt2, or a tokenizer folder")
+    tokenizer: str = setting(
+        "auto", "auto, byte, char, word, bpe:SIZE, gpt2, or a tokenizer folder"
+    )
     model: ModelConfig = dataclasses.field(default_factory=_default_model)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
@@ -50,9 +52,7 @@ class RunConfig:
         assert isinstance(self.model, NeuralConfig), self.model.kind
         return self.model
 
-    def changed(
-        self, changes: Mapping[str, Any], *, where: str | Mapping[str, str]
-    ) -> Self:
+    def changed(self, changes: Mapping[str, Any], *, where: str | Mapping[str, str]) -> Self:
         """A copy with dotted settings replaced: `{"model.n_layer": 6}`; text is parsed by type.
 
         All changes are made at once, so settings that only fit together can be changed together.
@@ -114,7 +114,9 @@ def settings(model: type[ModelConfig] | None = None) -> Iterator[tuple[str, Sett
 def of_another_kind(name: str, kind: str, where: str) -> str:
     """What to say about a setting that only other kinds of model have; empty if none has it."""
     others = [
-        other for other in MODEL_KINDS.names() if other != kind and name in dict(settings(MODEL_KINDS.get(other)))
+        other
+        for other in MODEL_KINDS.names()
+        if other != kind and name in dict(settings(MODEL_KINDS.get(other)))
     ]
     if not others:
         return ""

@@ -28,7 +28,9 @@ from lmsmith.errors import ConfigError
 Names = Callable[[], tuple[str, ...]]
 
 
-def setting(default: Any, meaning: str, *, zero: str | None = None, choices: Names | None = None) -> Any:
+def setting(
+    default: Any, meaning: str, *, zero: str | None = None, choices: Names | None = None
+) -> Any:
     """A dataclass field that `--help` can explain.
 
     `zero`: what the value 0, or empty text, is called. `choices`: lists the registered names that
@@ -71,7 +73,12 @@ def settings_of(section: type, prefix: str = "") -> Iterator[tuple[str, Setting]
             yield from settings_of(kind, name + ".")
         else:
             of = field.metadata
-            yield name, Setting(name, kind, field.default, of["meaning"], of.get("zero"), of.get("choices"))
+            yield (
+                name,
+                Setting(
+                    name, kind, field.default, of["meaning"], of.get("zero"), of.get("choices")
+                ),
+            )
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -148,7 +155,13 @@ def _as_table(leaf: Setting, kind: Any, value: Any, where: str) -> Any:
 
 def _as_bool(value: Any) -> bool | None:
     words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-    return words.get(value.lower()) if isinstance(value, str) else value if isinstance(value, bool) else None
+    return (
+        words.get(value.lower())
+        if isinstance(value, str)
+        else value
+        if isinstance(value, bool)
+        else None
+    )
 
 
 def _as_int(value: Any) -> int | None:

@@ -63,8 +63,12 @@ class TrainConfig:
         "steps between evaluations on the whole validation split; auto: about ten per run",
         zero="auto",
     )
-    save_every: int = setting(0, "steps between checkpoints; auto: about one per minute", zero="auto")
-    log_every: int = setting(0, "steps between lines of metrics; auto: about two hundred per run", zero="auto")
+    save_every: int = setting(
+        0, "steps between checkpoints; auto: about one per minute", zero="auto"
+    )
+    log_every: int = setting(
+        0, "steps between lines of metrics; auto: about two hundred per run", zero="auto"
+    )
     keep: int = setting(2, "number of checkpoints kept (the best one is kept as well)")
     track: tuple[Literal["tensorboard", "wandb"], ...] = setting(
         (), "also send the numbers of metrics.jsonl to tensorboard or wandb"
@@ -74,8 +78,12 @@ class TrainConfig:
         "what to do on a loss or gradient-norm spike: stop with a record; skip that step; or "
         "rewind to the last checkpoint and skip it",
     )
-    spike_z: float = setting(6.0, "a spike is this many standard deviations above the running mean of the logarithm")
-    stop_at_val_loss: float = setting(0.0, "stop at the first evaluation at or below this", zero="none")
+    spike_z: float = setting(
+        6.0, "a spike is this many standard deviations above the running mean of the logarithm"
+    )
+    stop_at_val_loss: float = setting(
+        0.0, "stop at the first evaluation at or below this", zero="none"
+    )
     engine: Literal["torch", "reference"] = setting(
         "torch", "torch; or for GPT-2, reference: every gradient by hand in NumPy"
     )

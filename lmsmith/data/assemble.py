@@ -52,12 +52,17 @@ class Summary:
 class Assembler:
     """Makes shards in `partial`, from units in `partial/work/units`. Raises StorageError."""
 
-    def __init__(self, partial: Path, tokenizer: Tokenizer, shard_tokens: int, keep: Keep | None) -> None:
+    def __init__(
+        self, partial: Path, tokenizer: Tokenizer, shard_tokens: int, keep: Keep | None
+    ) -> None:
         self._work, self._keep = partial / "work", keep
         self._kind = np.dtype(ids_dtype(tokenizer.vocab_size))
         known = _read_state(self._work / "state.json")
         self.next_unit = self._first_there = int(known["next_unit"])
-        self.n_bytes, self.n_dropped = int(known["n_bytes"]), int(known["n_dropped"])  # of text; documents
+        self.n_bytes, self.n_dropped = (
+            int(known["n_bytes"]),
+            int(known["n_dropped"]),
+        )  # of text; documents
         self._n_documents = 0
         self._synced = time.monotonic()
         with _explained(partial):
@@ -179,7 +184,9 @@ def _summary(lines: BinaryIO) -> Summary:
     for line in lines:
         found = json.loads(line)
         counts: dict[str, Any] = found["counts"]
-        counts |= {name: Counter(counted) for name, counted in counts.items() if isinstance(counted, dict)}
+        counts |= {
+            name: Counter(counted) for name, counted in counts.items() if isinstance(counted, dict)
+        }
         summary.counts.add(Counts(**counts))
         summary.skipped += found["skipped"][: NAMED - len(summary.skipped)]
         summary.n_skipped += found["n_skipped"]
@@ -188,7 +195,9 @@ def _summary(lines: BinaryIO) -> Summary:
 
 
 def _read_state(path: Path) -> dict[str, Any]:
-    start = dict.fromkeys(("next_unit", "n_bytes", "n_dropped", "n_hash_bytes", "n_summary_bytes"), 0)
+    start = dict.fromkeys(
+        ("next_unit", "n_bytes", "n_dropped", "n_hash_bytes", "n_summary_bytes"), 0
+    )
     if not path.exists():
         return {**start, "splits": [asdict(State()) for _ in SPLITS]}
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

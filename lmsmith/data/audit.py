@@ -72,7 +72,9 @@ def inspect(
     if not place.exists():
         named = find_ready(str(place))
         if named is None:
-            raise DataError(f"there is no {place}: name a folder of shards, one shard, or a corpus of shards.")
+            raise DataError(
+                f"there is no {place}: name a folder of shards, one shard, or a corpus of shards."
+            )
         place = named
     ready = open_ready(place) if place.is_dir() else _only(place)
     made = ready.manifest.tokenizer if ready.manifest else None
@@ -86,7 +88,11 @@ def inspect(
     n_bytes, done = sum(path.stat().st_size for path in (*ready.train, *ready.validation)), 0
     for name, paths in zip(SPLITS, (ready.train, ready.validation), strict=True):
         ids = Shards.open(paths)
-        records = {shard.file: shard for shard in ready.manifest.splits[name].shards} if ready.manifest else {}
+        records = (
+            {shard.file: shard for shard in ready.manifest.splits[name].shards}
+            if ready.manifest
+            else {}
+        )
         problems += [
             f"{path} has {n_tokens:,} tokens, and the manifest says {records[path.name].n_tokens:,}."
             for path, n_tokens in zip(paths, ids.lengths, strict=True)
@@ -117,7 +123,9 @@ def inspect(
         said = f"{own.kind}, {own.vocab_size:,} ids; that it made these shards is taken on trust"
     notes = ready.manifest.notes if ready.manifest else ()
     there = tuple(split for split in splits if split.shards)
-    return Inspected(place, bool(made), source, said, there, notes, tuple(problems), ids_known=own is not None)
+    return Inspected(
+        place, bool(made), source, said, there, notes, tuple(problems), ids_known=own is not None
+    )
 
 
 def _only(shard: Path) -> Ready:
@@ -126,8 +134,15 @@ def _only(shard: Path) -> Ready:
     if not (folder / FILE_NAME).is_file():
         return Ready(folder, None, (shard,), ())
     whole = open_ready(folder)
-    of = [tuple(path for path in paths if path.name == shard.name) for paths in (whole.train, whole.validation)]
-    return replace(whole, train=of[0], validation=of[1]) if any(of) else Ready(folder, None, (shard,), ())
+    of = [
+        tuple(path for path in paths if path.name == shard.name)
+        for paths in (whole.train, whole.validation)
+    ]
+    return (
+        replace(whole, train=of[0], validation=of[1])
+        if any(of)
+        else Ready(folder, None, (shard,), ())
+    )
 
 
 def _begins(ids: Shards, tokenizer: Tokenizer | None) -> str:
@@ -138,7 +153,9 @@ def _begins(ids: Shards, tokenizer: Tokenizer | None) -> str:
     return tokenizer.decode(first)
 
 
-def _problems(path: Path, record: ShardRecord | None, tokenizer: Tokenizer | None, whole: bool) -> Iterator[str]:
+def _problems(
+    path: Path, record: ShardRecord | None, tokenizer: Tokenizer | None, whole: bool
+) -> Iterator[str]:
     """What is wrong with one shard: its hash, ids beyond the vocabulary, documents, and if it is `whole` bytes."""
     if record is not None and (found := _sha256(path)) != record.sha256:
         yield f"{path} has changed: its SHA-256 is {found}, and the manifest says {record.sha256}."
@@ -160,7 +177,9 @@ def _problems(path: Path, record: ShardRecord | None, tokenizer: Tokenizer | Non
         if n_documents != record.n_documents:
             yield f"{path} has {n_documents:,} ends of text, and the manifest says {record.n_documents:,} documents."
     if whole:
-        n_bytes = sum(n * len(tokenizer.decode_bytes([id])) for id, n in enumerate(times.tolist()) if n)
+        n_bytes = sum(
+            n * len(tokenizer.decode_bytes([id])) for id, n in enumerate(times.tolist()) if n
+        )
         if n_bytes != record.n_bytes:
             yield f"{path} has {n_bytes:,} bytes of text, and the manifest says {record.n_bytes:,}."
 

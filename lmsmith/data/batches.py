@@ -39,8 +39,12 @@ class Batch:
 
     inputs: np.ndarray  # (rows, T) int64
     targets: np.ndarray  # (rows, T) int64; IGNORED where nothing is predicted
-    documents: np.ndarray | None = None  # (rows, T) int32: which document of its row a token is of; None: plain stream
-    goes_on: bool = False  # each row is what follows in the text on the same row of the batch before
+    documents: np.ndarray | None = (
+        None  # (rows, T) int32: which document of its row a token is of; None: plain stream
+    )
+    goes_on: bool = (
+        False  # each row is what follows in the text on the same row of the batch before
+    )
 
 
 class AnyBatches(Protocol):
@@ -67,7 +71,9 @@ class Sources:
 class Batches:
     """Windows over the tokens of one source, or of several that are mixed."""
 
-    def __init__(self, ids: np.ndarray | Shards | Sources, *, context_length: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, ids: np.ndarray | Shards | Sources, *, context_length: int, batch_size: int, seed: int
+    ) -> None:
         """`ids`: (n,) of an unsigned type, in memory or memory-mapped, in one or many shards.
 
         Raises DataError if a source holds no whole window.
@@ -77,7 +83,9 @@ class Batches:
         self.T, self.batch_size, self.mixture = context_length, batch_size, ids.mixture
         names = [f"data.mixture number {number}" for number in range(1, len(ids.ids) + 1)]
         self.sources = tuple(
-            Windows(part, context_length, seed, number, name if len(names) > 1 else "the training text")
+            Windows(
+                part, context_length, seed, number, name if len(names) > 1 else "the training text"
+            )
             for number, (part, name) in enumerate(zip(ids.ids, names, strict=True))
         )
 
@@ -86,7 +94,10 @@ class Batches:
         first = step * self.batch_size + start
         last = step * self.batch_size + (self.batch_size if end is None else end)
         before, after = self.mixture.before(first), self.mixture.before(last)
-        parts = [source.read(*places) for source, *places in zip(self.sources, before, after, strict=True)]
+        parts = [
+            source.read(*places)
+            for source, *places in zip(self.sources, before, after, strict=True)
+        ]
         if len(parts) == 1:
             windows = parts[0]
         else:
@@ -109,7 +120,12 @@ class Windows:
     """The windows of one source in their endless order: epoch after epoch, each a permutation."""
 
     def __init__(
-        self, ids: Shards, context_length: int, seed: int, number: int = 0, name: str = "the training text"
+        self,
+        ids: Shards,
+        context_length: int,
+        seed: int,
+        number: int = 0,
+        name: str = "the training text",
     ) -> None:
         """`number`: which source of a mixture this is, for an order of its own; `name`: in errors.
 
@@ -119,7 +135,9 @@ class Windows:
         # The largest offset, T - 1, must leave room for all windows and the last one's target.
         self.n_windows = max(0, len(ids) - context_length) // context_length
         if self.n_windows < 1:
-            shorter = f" or set --model.context_length {max(1, len(ids) // 8)}" if len(ids) > 1 else ""
+            shorter = (
+                f" or set --model.context_length {max(1, len(ids) // 8)}" if len(ids) > 1 else ""
+            )
             raise DataError(
                 f"{name} has {len(ids):,} tokens, too few for a context of {context_length:,}: at least "
                 f"{2 * context_length:,} are needed. Add text{shorter}."
@@ -148,7 +166,9 @@ class Windows:
         """Where the windows of one block of an epoch's order begin; the latest block is kept."""
         if self._block[0] != (epoch, block):
             places = np.arange(block * BLOCK, min((block + 1) * BLOCK, self.n_windows))
-            starts = permute(places, self.n_windows, self._keys(epoch, "order")) * self.T + self.offset(epoch)
+            starts = permute(
+                places, self.n_windows, self._keys(epoch, "order")
+            ) * self.T + self.offset(epoch)
             self._block = (epoch, block), starts
         return self._block[1]
 
@@ -185,5 +205,7 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 
 def _keys(seed: int, epoch: int, purpose: str) -> np.ndarray:
-    digest = hashlib.blake2b(f"{seed}/{epoch}/{purpose}".encode(), digest_size=8 * N_ROUNDS).digest()
+    digest = hashlib.blake2b(
+        f"{seed}/{epoch}/{purpose}".encode(), digest_size=8 * N_ROUNDS
+    ).digest()
     return np.frombuffer(digest, dtype="<u8")

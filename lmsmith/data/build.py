@@ -23,7 +23,14 @@ import numpy.typing as npt
 
 from lmsmith import __version__, atomic
 from lmsmith.data.assemble import Assembler, Keep, Summary
-from lmsmith.data.dedup import SIGNATURE, Seen, content_hash, near_duplicates, require_rensa, sign_unit
+from lmsmith.data.dedup import (
+    SIGNATURE,
+    Seen,
+    content_hash,
+    near_duplicates,
+    require_rensa,
+    sign_unit,
+)
 from lmsmith.data.encode import encode_unit, is_finished, remember_tokenizer
 from lmsmith.data.engines import Work, run_local, run_ray
 from lmsmith.data.manifest import (
@@ -38,7 +45,17 @@ from lmsmith.data.manifest import (
 from lmsmith.data.plan import Plan, check_unchanged, make_plan
 from lmsmith.data.shards import MAX_TOKENS
 from lmsmith.data.unfinished import begun, digest_of, finish, unnamed
-from lmsmith.data.units import TRAIN, Job, Reading, Text, ignore, read_unit, tolerating, unit_file, utf8
+from lmsmith.data.units import (
+    TRAIN,
+    Job,
+    Reading,
+    Text,
+    ignore,
+    read_unit,
+    tolerating,
+    unit_file,
+    utf8,
+)
 from lmsmith.errors import ConfigError, DataError, StorageError
 from lmsmith.limits import n_cores
 from lmsmith.text.files import Counts, known_encoding, plural
@@ -46,7 +63,13 @@ from lmsmith.text.parts import Cut
 from lmsmith.text.sources import find_files
 from lmsmith.tokens.files import FILE_NAME as TOKENIZER_FILE
 from lmsmith.tokens.files import load_tokenizer, save_tokenizer
-from lmsmith.tokens.tokenizer import END_OF_TEXT, ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer
+from lmsmith.tokens.tokenizer import (
+    END_OF_TEXT,
+    ByteTokenizer,
+    CharTokenizer,
+    Tokenizer,
+    WordTokenizer,
+)
 
 Tell = Callable[[str, int, int], None]
 """Called with what is done, how many bytes of the sources, and of how many."""
@@ -83,7 +106,14 @@ def build_shards(
     _check_free(out)
     partial = out.with_name(out.name + ".partial")
     work = partial / "work"
-    reading = Reading(text_field, known_encoding(encoding), errors, skip_bad, validation_fraction, by_document=True)
+    reading = Reading(
+        text_field,
+        known_encoding(encoding),
+        errors,
+        skip_bad,
+        validation_fraction,
+        by_document=True,
+    )
     found, left_out = find_files(list(sources))
     wanted = tokenizer if isinstance(tokenizer, str) else tokenizer.kind
     given = _given(tokenizer) if isinstance(tokenizer, str) else tokenizer
@@ -140,7 +170,9 @@ def build_shards(
             numbers = range(assembler.next_unit, len(plan.units))
             finished = {number for number in numbers if is_finished(work, number)}
             _take_up(assembler, finished)
-            for number in run("encoding", encode_unit, [number for number in numbers if number not in finished]):
+            for number in run(
+                "encoding", encode_unit, [number for number in numbers if number not in finished]
+            ):
                 finished.add(number)
                 _take_up(assembler, finished)
             assembler.sync()
@@ -150,7 +182,10 @@ def build_shards(
         check_unchanged(plan)
         _check_sides(splits, plan, summary)
         summary.counts.left_out += left_out
-        sources_read = [(file.path, file.n_bytes, summary.fingerprints.get(file.path, "")) for file in plan.files]
+        sources_read = [
+            (file.path, file.n_bytes, summary.fingerprints.get(file.path, ""))
+            for file in plan.files
+        ]
         manifest = Manifest(
             tokenizer=TokenizerRecord.of(used),
             splits=splits,
@@ -173,7 +208,9 @@ def build_shards(
 
 def _check(shard_tokens: int, fraction: float, dedup: str) -> None:
     if not 1 <= shard_tokens <= MAX_TOKENS:
-        raise ConfigError(f"shard_tokens = {shard_tokens:,}: wanted 1 to {MAX_TOKENS:,}, what the format counts to.")
+        raise ConfigError(
+            f"shard_tokens = {shard_tokens:,}: wanted 1 to {MAX_TOKENS:,}, what the format counts to."
+        )
     if not 0 <= fraction < 1:
         raise ConfigError(f"validation_fraction = {fraction}: wanted 0 (chosen) to below 1.")
     if dedup == "near":
@@ -182,7 +219,9 @@ def _check(shard_tokens: int, fraction: float, dedup: str) -> None:
 
 def _check_free(out: Path) -> None:
     if os.path.lexists(out):
-        raise StorageError(f"{out} is there already and is not overwritten: remove it or choose another place.")
+        raise StorageError(
+            f"{out} is there already and is not overwritten: remove it or choose another place."
+        )
 
 
 def _take_up(assembler: Assembler, finished: set[int]) -> None:
@@ -225,16 +264,22 @@ def _cut_for(wanted: str, given: Tokenizer | None) -> Cut | None:
     return place_to_cut
 
 
-def _tokenizer(work: Path, given: Tokenizer | None, wanted: str, plan: Plan, hashes: bool, tell: Tell) -> Tokenizer:
+def _tokenizer(
+    work: Path, given: Tokenizer | None, wanted: str, plan: Plan, hashes: bool, tell: Tell
+) -> Tokenizer:
     """The tokenizer, in `work` for all who encode; learnt if it has to be, once."""
     if (work / TOKENIZER_FILE).exists():
         return load_tokenizer(work)
     if given is None:
         texts = _training_texts(plan, hashes, tell)
         if wanted == "char":
-            given = CharTokenizer.learn((part.decode() for text in texts for part in text), end_of_text=True)
+            given = CharTokenizer.learn(
+                (part.decode() for text in texts for part in text), end_of_text=True
+            )
         elif wanted == "word":
-            given = WordTokenizer.learn((b"".join(text).decode() for text in texts), end_of_text=True)
+            given = WordTokenizer.learn(
+                (b"".join(text).decode() for text in texts), end_of_text=True
+            )
         else:
             from lmsmith.tokens.bpe_train import learn_bpe
 
@@ -271,7 +316,9 @@ Near = tuple[npt.NDArray[np.bool_], int]
 """Which documents are near duplicates of others; how many of them are dropped from training for one in validation."""
 
 
-def _near_duplicates(work: Path, plan: Plan, run: Callable[[str, Work, Sequence[int]], Iterator[int]]) -> Near:
+def _near_duplicates(
+    work: Path, plan: Plan, run: Callable[[str, Work, Sequence[int]], Iterator[int]]
+) -> Near:
     path = work / "near.npz"
     if not path.exists():
         numbers = range(len(plan.units))
@@ -283,7 +330,11 @@ def _near_duplicates(work: Path, plan: Plan, run: Callable[[str, Work, Sequence[
             for number in numbers:
                 with unit_file(work, number, ".signatures").open("rb") as part:
                     shutil.copyfileobj(part, file)
-        found = np.memmap(together, SIGNATURE, "r") if together.stat().st_size else np.empty(0, SIGNATURE)
+        found = (
+            np.memmap(together, SIGNATURE, "r")
+            if together.stat().st_size
+            else np.empty(0, SIGNATURE)
+        )
         dropped, n_for_validation = near_duplicates(found)
         del found
         with atomic.file(path) as file:
@@ -302,7 +353,9 @@ def _keep(near: Near | None, *, hashes: bool) -> Keep | None:
     if not hashes:
         return None
     seen = Seen()
-    return lambda found, first: seen.are_new(found) | ~found.any(axis=1)  # zeros: not to be compared
+    return lambda found, first: (
+        seen.are_new(found) | ~found.any(axis=1)
+    )  # zeros: not to be compared
 
 
 # ---- what there is to say --------------------------------------------------------------------------------------------
@@ -313,7 +366,9 @@ def _check_large(plan: Plan) -> None:
     sides = {piece.split for unit in plan.units for piece in unit}
     for side, name in enumerate(SPLITS):
         if sides == {side}:
-            raise _one_sided(plural(len(plan.files), "file"), "train" if name == "val" else "val", plan)
+            raise _one_sided(
+                plural(len(plan.files), "file"), "train" if name == "val" else "val", plan
+            )
 
 
 def _check_sides(splits: dict[str, SplitRecord], plan: Plan, summary: Summary) -> None:
@@ -327,7 +382,9 @@ def _check_sides(splits: dict[str, SplitRecord], plan: Plan, summary: Summary) -
         raise DataError(" ".join([*said, "Name files that hold some."]))
     for name in SPLITS:
         if not splits[name].n_tokens:
-            raise _one_sided(plural(n_documents, "document"), name, plan, "remove what has been begun, and ")
+            raise _one_sided(
+                plural(n_documents, "document"), name, plan, "remove what has been begun, and "
+            )
 
 
 def _one_sided(text: str, empty: str, plan: Plan, first: str = "") -> DataError:

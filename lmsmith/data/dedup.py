@@ -100,9 +100,15 @@ def sign_unit(job: Job, number: int, unit: Unit) -> None:
                     continue
             file.write(_signed(splits, texts).tobytes())
             splits, texts, n_characters = [], [], 0
-            if not isinstance(document.whole, str):  # near its equal, or as a piece near nothing: those are known
+            if not isinstance(
+                document.whole, str
+            ):  # near its equal, or as a piece near nothing: those are known
                 n_pieces += 1
-                name = content_hash(utf8(document.whole)) if document.whole else f"{number}/{n_pieces}".encode()
+                name = (
+                    content_hash(utf8(document.whole))
+                    if document.whole
+                    else f"{number}/{n_pieces}".encode()
+                )
                 row = np.zeros(1, SIGNATURE)
                 row["split"] = split
                 row["numbers"] = np.frombuffer(hashlib.shake_128(name).digest(4 * N_NUMBERS), "<u4")
@@ -123,7 +129,9 @@ def near_duplicates(found: npt.NDArray[np.void]) -> tuple[Mask, int]:
     """
     order = np.argsort(found["split"] == TRAIN, kind="stable")  # validation first
     first = np.arange(len(order))  # of the documents linked with one, by `order`
-    links = np.concatenate([*(_links(found, order, band) for band in range(N_BANDS)), np.empty((0, 2), np.int64)])
+    links = np.concatenate(
+        [*(_links(found, order, band) for band in range(N_BANDS)), np.empty((0, 2), np.int64)]
+    )
     while True:
         lower = np.minimum(first[links[:, 0]], first[links[:, 1]])
         before = first.copy()
@@ -169,7 +177,9 @@ def _runs(text: str) -> Hashes:
     return runs
 
 
-def _links(found: npt.NDArray[np.void], order: npt.NDArray[np.int64], band: int) -> npt.NDArray[np.int64]:
+def _links(
+    found: npt.NDArray[np.void], order: npt.NDArray[np.int64], band: int
+) -> npt.NDArray[np.int64]:
     """Pairs (first, other), by `order`, of documents with one band in common that are similar by all bands."""
     keys = np.zeros(len(order), dtype=np.uint64)
     columns = slice(band * N_ROWS, (band + 1) * N_ROWS)

@@ -22,7 +22,16 @@ import numpy as np
 
 from lmsmith import atomic
 from lmsmith.data.dedup import content_hash
-from lmsmith.data.units import Job, Stream, Unit, fingerprint, read_unit, tolerating, unit_file, utf8
+from lmsmith.data.units import (
+    Job,
+    Stream,
+    Unit,
+    fingerprint,
+    read_unit,
+    tolerating,
+    unit_file,
+    utf8,
+)
 from lmsmith.errors import DataError, StorageError
 from lmsmith.text.files import Counts
 from lmsmith.tokens.files import load_tokenizer
@@ -32,12 +41,19 @@ RECORD = np.dtype(
     [
         ("split", "u1"),  # TRAIN or VALIDATION
         ("document", "u1"),  # 1: a document of the sources begins
-        ("begins", "u1"),  # 1: a text begins, with an end-of-text token; of a document that is split, each half
+        (
+            "begins",
+            "u1",
+        ),  # 1: a text begins, with an end-of-text token; of a document that is split, each half
         ("n_tokens", "<u8"),
         ("n_bytes", "<u8"),  # of the text in UTF-8
         ("n_unknown", "<u8"),
         ("n_unknown_bytes", "<u8"),
-        ("content", "<u8", (2,)),  # the document's hash where it is asked for; zeros: not to be compared
+        (
+            "content",
+            "<u8",
+            (2,),
+        ),  # the document's hash where it is asked for; zeros: not to be compared
     ]
 )
 BATCH = 1 << 20  # bytes of text that the tokenizer is given at once
@@ -70,7 +86,9 @@ def encode_unit(job: Job, number: int, unit: Unit) -> None:
                 "counts": vars(counts),
                 "skipped": skipped.said,
                 "n_skipped": skipped.n,
-                "files": {piece.path: _fingerprint(piece.path) for piece in unit if piece.part.start == 0},
+                "files": {
+                    piece.path: _fingerprint(piece.path) for piece in unit if piece.part.start == 0
+                },
             }
         )
 
@@ -143,7 +161,9 @@ class _Batch:
         self._contents: list[bytes] = []
         self._n_bytes = 0
 
-    def add(self, text: str | bytes, split: int, document: bool, begins: bool, content: bytes) -> None:
+    def add(
+        self, text: str | bytes, split: int, document: bool, begins: bool, content: bytes
+    ) -> None:
         data = text if isinstance(text, bytes) else text.encode()
         self._texts.append(data)
         self._rows.append((split, document, begins))
@@ -152,7 +172,9 @@ class _Batch:
         if self._n_bytes >= BATCH:
             self.flush()
 
-    def add_stream(self, text: Stream, split: int, document: bool, begins: bool, content: bytes) -> None:
+    def add_stream(
+        self, text: Stream, split: int, document: bool, begins: bool, content: bytes
+    ) -> None:
         """Raises DataError for what cannot be read. The document has begun then all the same: others count it too."""
         try:
             for part in _parts(self._tokenizer, text):
@@ -175,7 +197,9 @@ class _Batch:
         records = np.zeros(len(ids), RECORD)
         columns = np.array(self._rows, dtype=np.uint8).T
         records["split"], records["document"], records["begins"] = columns
-        records["n_tokens"] = columns[2] * len(self._first) + np.fromiter(map(len, ids), np.uint64, len(ids))
+        records["n_tokens"] = columns[2] * len(self._first) + np.fromiter(
+            map(len, ids), np.uint64, len(ids)
+        )
         records["n_bytes"] = np.fromiter(map(len, self._texts), np.uint64, len(ids))
         if self._tokenizer.kind in ("char", "word"):
             texts = [data.decode() for data in self._texts]
@@ -188,7 +212,9 @@ class _Batch:
 
 def _encode(tokenizer: Tokenizer, texts: list[bytes]) -> list[Ids]:
     if tokenizer.kind == "bpe":
-        from lmsmith.tokens.bpe import BpeTokenizer  # brings in the compiler, which other kinds do not need
+        from lmsmith.tokens.bpe import (
+            BpeTokenizer,  # brings in the compiler, which other kinds do not need
+        )
 
         assert isinstance(tokenizer, BpeTokenizer)
         return tokenizer.encode_batch(texts, threads=1)
@@ -215,7 +241,9 @@ class _Output:
     def __init__(self, place: Path) -> None:
         self._place = place
         mine = f".{place.name}.{os.getpid()}-{threading.get_ident()}.partial"
-        self._partial = {suffix: place.with_name(mine + suffix) for suffix in (".ids", ".records", ".json")}
+        self._partial = {
+            suffix: place.with_name(mine + suffix) for suffix in (".ids", ".records", ".json")
+        }
         self._files: dict[str, BinaryIO] = {}
         self._checksums = {".ids": 0, ".records": 0}
 

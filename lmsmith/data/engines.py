@@ -20,7 +20,14 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
@@ -81,7 +88,9 @@ def run_ray(work: Work, job: Any, units: Units) -> Iterator[int]:
     try:
         import ray
     except ImportError as error:
-        raise ConfigError("--engine ray wants the package ray: `pip install 'lmsmith[ray]'`.") from error
+        raise ConfigError(
+            "--engine ray wants the package ray: `pip install 'lmsmith[ray]'`."
+        ) from error
     if not ray.is_initialized():
         try:
             ray.init(address="auto", log_to_driver=False)

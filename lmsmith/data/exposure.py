@@ -60,15 +60,21 @@ def _of_windows(source: Windows, n_rows: int) -> Exposure:
     n_epochs, under_way = divmod(n_rows, source.n_windows)
     whole = _Seen(_offsets(source, n_epochs), source.n_windows * source.T)
     begun = _Seen(source.starts(n_rows - under_way, n_rows), source.T)
-    return Exposure(len(source.ids), n_rows / source.n_windows, _times(len(source.ids), (whole, begun)))
+    return Exposure(
+        len(source.ids), n_rows / source.n_windows, _times(len(source.ids), (whole, begun))
+    )
 
 
 def _of_streams(batches: Streams, n_steps: int) -> Exposure:
     n_epochs, under_way = divmod(n_steps, batches.n_steps)
-    whole = _Seen(_offsets(batches.windows, n_epochs), batches.n_steps * batches.batch_size * batches.T)
+    whole = _Seen(
+        _offsets(batches.windows, n_epochs), batches.n_steps * batches.batch_size * batches.T
+    )
     rows = np.arange(batches.batch_size) * batches.n_steps * batches.T
     begun = _Seen(batches.windows.offset(n_epochs) + rows, under_way * batches.T)
-    return Exposure(len(batches.ids), n_steps / batches.n_steps, _times(len(batches.ids), (whole, begun)))
+    return Exposure(
+        len(batches.ids), n_steps / batches.n_steps, _times(len(batches.ids), (whole, begun))
+    )
 
 
 def _of_rows(batches: Rows, n_steps: int) -> Exposure:
@@ -77,7 +83,9 @@ def _of_rows(batches: Rows, n_steps: int) -> Exposure:
     parts = [batches.documents(step) for step in range(n_steps - under_way, n_steps)]
     documents = np.concatenate([np.empty(0, np.int64), *parts])
     begun = _Seen(batches.begins[documents], batches.lengths[documents])
-    return Exposure(len(batches.ids), n_steps / batches.n_batches, _times(len(batches.ids), (whole, begun)))
+    return Exposure(
+        len(batches.ids), n_steps / batches.n_batches, _times(len(batches.ids), (whole, begun))
+    )
 
 
 def _offsets(windows: Windows, n_epochs: int) -> np.ndarray:
@@ -92,7 +100,9 @@ def _times(n_tokens: int, seen: Iterable[_Seen]) -> tuple[int, ...]:
         changes += [np.full(len(begins), times), np.full(len(begins), -times)]
     at = np.concatenate(places)
     order = np.argsort(at)
-    count = np.cumsum(np.concatenate(changes)[order])  # from each place to the next; between equal ones is nothing
+    count = np.cumsum(
+        np.concatenate(changes)[order]
+    )  # from each place to the next; between equal ones is nothing
     length = np.diff(at[order], append=n_tokens)
     count, length = count[length > 0], length[length > 0]
     found = np.zeros(int(count.max(initial=0)) + 1, np.int64)

@@ -56,7 +56,9 @@ def gather(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
     """Reads the sources and writes `folder`. Raises DataError, ConfigError, TokenizerError, StorageError."""
     places = {path: find_ready(path) for path in data.paths}
     if data.validation_tokens and not any(places.values()):
-        raise ConfigError("data.validation_tokens is for folders of shards: of text, set data.validation_fraction.")
+        raise ConfigError(
+            "data.validation_tokens is for folders of shards: of text, set data.validation_fraction."
+        )
     if data.validation_fraction and all(places.values()):
         raise ConfigError(
             "data.validation_fraction is for text, and shards are split already: leave it out, or score fewer of their "
@@ -90,10 +92,16 @@ def gather(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
     if data.mixture:
         for record, source in zip(records, data.mixture, strict=True):
             record["weight"] = source.weight
-        shares = zip(Mixture([source.weight for source in data.mixture]).shares, data.mixture, strict=True)
-        note = "of the training rows " + ", ".join(f"{float(share):.4g} are {of.path}" for share, of in shares)
+        shares = zip(
+            Mixture([source.weight for source in data.mixture]).shares, data.mixture, strict=True
+        )
+        note = "of the training rows " + ", ".join(
+            f"{float(share):.4g} are {of.path}" for share, of in shares
+        )
         counts = replace(counts, notes=(*counts.notes, note))
-    atomic.write(folder / "sources.json", json.dumps({"format": FORMAT, "sources": records}, indent=1) + "\n")
+    atomic.write(
+        folder / "sources.json", json.dumps({"format": FORMAT, "sources": records}, indent=1) + "\n"
+    )
     atomic.write(folder / "corpus.json", json.dumps(asdict(counts), indent=1) + "\n")
     text = [part.text for part in parts if part.text is not None]
     if len(text) == len(parts):
@@ -132,7 +140,11 @@ def _share_held_out(ready: Iterable[Ready]) -> float:
 
 
 def _of_ready(ready: Ready, data: DataConfig, tokenizer: Tokenizer, folder: Path) -> _Part:
-    record = {"shards": str(ready.folder), **ready.identity(), "validation_tokens": data.validation_tokens}
+    record = {
+        "shards": str(ready.folder),
+        **ready.identity(),
+        "validation_tokens": data.validation_tokens,
+    }
     train, validation = opened = _open(record, folder, tokenizer.vocab_size)
     notes = [f"{ready.folder}: {note}" for note in ready.manifest.notes] if ready.manifest else []
     held_out = ready.manifest.splits["val"] if ready.manifest else None
@@ -194,10 +206,17 @@ def load(folder: Path) -> Corpus:
 
 
 def _corpus(
-    opened: list[tuple[Shards, Shards]], records: list[dict[str, Any]], tokenizer: Tokenizer, counts: Counts
+    opened: list[tuple[Shards, Shards]],
+    records: list[dict[str, Any]],
+    tokenizer: Tokenizer,
+    counts: Counts,
 ) -> Corpus:
     train, validation = [part for part, _ in opened], [part for _, part in opened]
-    mixed = Sources(train, [record["weight"] for record in records]) if "weight" in records[0] else Shards.join(train)
+    mixed = (
+        Sources(train, [record["weight"] for record in records])
+        if "weight" in records[0]
+        else Shards.join(train)
+    )
     return Corpus(mixed, Shards.join(validation), tokenizer, counts)
 
 
@@ -205,7 +224,9 @@ def _open(record: dict[str, Any], folder: Path, vocab_size: int) -> tuple[Shards
     """Training and validation tokens of one source."""
     if "text" in record:
         place = folder / record["text"]
-        return Shards.open([place / "train.bin"], vocab_size), Shards.open([place / "val.bin"], vocab_size)
+        return Shards.open([place / "train.bin"], vocab_size), Shards.open(
+            [place / "val.bin"], vocab_size
+        )
     place = Path(record["shards"])
     if not place.is_dir():
         raise CheckpointError(
@@ -226,14 +247,19 @@ def _changes(record: dict[str, Any], ready: Ready) -> str:
     """What is different now; empty where nothing is."""
     now = ready.identity()
     if "manifest_sha256" in record:
-        return "" if now == {"manifest_sha256": record["manifest_sha256"]} else "their manifest is another one"
+        return (
+            ""
+            if now == {"manifest_sha256": record["manifest_sha256"]}
+            else "their manifest is another one"
+        )
     if "shards_bytes" not in now:
         return "there is a manifest now"
     before, now = record["shards_bytes"], now["shards_bytes"]
     for name in sorted({**before, **now}):
         if before.get(name) != now.get(name):
             sizes = [
-                f"{size:,} bytes" if size is not None else "not there" for size in (before.get(name), now.get(name))
+                f"{size:,} bytes" if size is not None else "not there"
+                for size in (before.get(name), now.get(name))
             ]
             return f"{name} was {sizes[0]} and is {sizes[1]}"
     return ""
@@ -288,7 +314,8 @@ def _read_apart(data: DataConfig, paths: Sequence[str]) -> list[str]:
     for one, other in itertools.permutations(train, 2):
         if shared := held_out[one].intersection(train[other]):
             where = [
-                next(found.source for found in _documents(data, path) if found.hash in shared) for path in (one, other)
+                next(found.source for found in _documents(data, path) if found.hash in shared)
+                for path in (one, other)
             ]
             raise ConfigError(
                 f"{plural(len(shared), 'document')} of the source {one} {'is' if len(shared) == 1 else 'are'} also in "
@@ -306,4 +333,6 @@ def _decoded(ids: Shards, tokenizer: Tokenizer) -> Iterator[bytes]:
     """The text of ids, in parts; ends of text bring no bytes."""
     for start in range(0, len(ids), _BLOCK):
         block = ids[start : start + _BLOCK]
-        yield tokenizer.decode_bytes(block if tokenizer.end_of_text is None else block[block != tokenizer.end_of_text])
+        yield tokenizer.decode_bytes(
+            block if tokenizer.end_of_text is None else block[block != tokenizer.end_of_text]
+        )

@@ -27,7 +27,9 @@ class Growing:
     def rows(self, step: int, start: int = 0, end: int | None = None) -> Batch:
         """Rows `start` to `end` of batch `step`."""
         first = self.first_row(step)
-        return self.windows.rows(0, first + start, first + (self.rows_of(step) if end is None else end))
+        return self.windows.rows(
+            0, first + start, first + (self.rows_of(step) if end is None else end)
+        )
 
     def n_counted(self, step: int) -> int:
         """How many targets of the whole batch `step` are predicted."""

@@ -37,7 +37,9 @@ class TokenizerRecord:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "TokenizerRecord":
-        return cls(tokenizer.fingerprint, tokenizer.kind, tokenizer.vocab_size, tokenizer.end_of_text)
+        return cls(
+            tokenizer.fingerprint, tokenizer.kind, tokenizer.vocab_size, tokenizer.end_of_text
+        )
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,9 @@ class Manifest:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Writes `folder/manifest.json`, whole or not at all. Raises StorageError."""
     content = {"format": FORMAT, **asdict(manifest)}
-    atomic.write(folder / FILE_NAME, json.dumps(content, indent=1) + "\n")  # in ASCII: a path may be no Unicode
+    atomic.write(
+        folder / FILE_NAME, json.dumps(content, indent=1) + "\n"
+    )  # in ASCII: a path may be no Unicode
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -107,7 +111,9 @@ def read_manifest(folder: Path) -> Manifest:
     except OSError as error:
         raise DataError(f"the manifest {path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
-        raise DataError(f"{path} is damaged: it is not JSON ({error}). Prepare the folder again.") from error
+        raise DataError(
+            f"{path} is damaged: it is not JSON ({error}). Prepare the folder again."
+        ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else content
         raise DataError(
@@ -122,7 +128,9 @@ def read_manifest(folder: Path) -> Manifest:
             notes=tuple(content["notes"]),
         )
     except (TypeError, KeyError, ValueError) as error:
-        raise DataError(f"{path} is damaged or edited: {error}. Prepare the folder again.") from error
+        raise DataError(
+            f"{path} is damaged or edited: {error}. Prepare the folder again."
+        ) from error
 
 
 def _record(kind: type[Record], found: dict[str, Any]) -> Record:
@@ -134,7 +142,9 @@ def _record(kind: type[Record], found: dict[str, Any]) -> Record:
 
 
 def _split(found: dict[str, Any]) -> SplitRecord:
-    split = SplitRecord(**{**found, "shards": tuple(_record(ShardRecord, shard) for shard in found["shards"])})
+    split = SplitRecord(
+        **{**found, "shards": tuple(_record(ShardRecord, shard) for shard in found["shards"])}
+    )
     for name in ("n_tokens", "n_documents", "n_bytes"):
         total = sum(getattr(shard, name) for shard in split.shards)
         if getattr(split, name) != total:

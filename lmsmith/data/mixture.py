@@ -80,8 +80,12 @@ def _cycle(counts: tuple[int, ...]) -> np.ndarray:
         return np.tile(cycle, times)
     # With w = count / n_rows: due is the row by which w n - had reaches 1 - 1 / slack; far enough behind is 1 / slack.
     for n in range(1, n_rows + 1):
-        behind = [k for k, count in enumerate(counts) if slack * (count * n - n_rows * had[k]) >= n_rows]
-        k = min(behind, key=lambda k: -(-n_rows * (slack * (had[k] + 1) - 1) // (slack * counts[k])))
+        behind = [
+            k for k, count in enumerate(counts) if slack * (count * n - n_rows * had[k]) >= n_rows
+        ]
+        k = min(
+            behind, key=lambda k: -(-n_rows * (slack * (had[k] + 1) - 1) // (slack * counts[k]))
+        )
         cycle[n - 1] = k
         had[k] += 1
     return np.tile(cycle, times)

@@ -22,7 +22,9 @@ from lmsmith.errors import ConfigError
 from lmsmith.tokens.tokenizer import Tokenizer
 
 
-def batches_of(config: RunConfig, ids: np.ndarray | Shards | Sources, tokenizer: Tokenizer) -> AnyBatches:
+def batches_of(
+    config: RunConfig, ids: np.ndarray | Shards | Sources, tokenizer: Tokenizer
+) -> AnyBatches:
     """The training batches of a run. Raises DataError for too little text, ConfigError where there are no documents."""
     if config.data.documents == "packed" and not config.model.packs_documents:
         raise ConfigError(
@@ -43,7 +45,9 @@ def batches_of(config: RunConfig, ids: np.ndarray | Shards | Sources, tokenizer:
         return Rows(ids, boundary, context_length=T, batch_size=size, seed=seed)
     fixed = Batches(ids, context_length=T, batch_size=size, seed=seed)
     grows = bool(config.train.initial_batch_size)
-    windows: AnyBatches = Growing(fixed, config.train.rows_of, config.train.steps) if grows else fixed
+    windows: AnyBatches = (
+        Growing(fixed, config.train.rows_of, config.train.steps) if grows else fixed
+    )
     return windows if boundary is None else Packed(windows, boundary)
 
 
@@ -58,7 +62,9 @@ def boundary_of(documents: str, tokenizer: Tokenizer) -> int | None:
             "data.documents = 'packed' keeps documents apart, and this text is a single one. Name several files, or "
             "a .jsonl with one document a line; or set data.documents to stream."
         )
-    with_line_end = [id for id in range(tokenizer.vocab_size) if b"\n" in tokenizer.decode_bytes([id])]
+    with_line_end = [
+        id for id in range(tokenizer.vocab_size) if b"\n" in tokenizer.decode_bytes([id])
+    ]
     if len(with_line_end) == 1 and tokenizer.decode_bytes(with_line_end) == b"\n":
         return with_line_end[0]
     raise ConfigError(

@@ -58,7 +58,9 @@ UNITS = 512  # that there should be at least, in between
 LOOK = 10_000  # documents after which they count as many, be they all the same
 OPENING = 1 << 13  # bytes that could be encoded while a file is opened
 EXPANDED = 4  # times that compressed text takes when it is not, about
-HELD_OUT = 0.05  # of many documents, whatever their size: with another share some would change sides
+HELD_OUT = (
+    0.05  # of many documents, whatever their size: with another share some would change sides
+)
 
 
 class SourceFile(NamedTuple):
@@ -92,13 +94,17 @@ class Plan:
         return state.hexdigest()
 
 
-def make_plan(found: Sequence[Found], reading: Reading, *, cut: Cut | None, drop_duplicates: bool) -> Plan:
+def make_plan(
+    found: Sequence[Found], reading: Reading, *, cut: Cut | None, drop_duplicates: bool
+) -> Plan:
     """Of the files that were found. `reading.fraction` 0: chosen; `reading.by_document` is decided here.
 
     `cut`: where a text may be cut for the tokenizer; None: nowhere, so that a large plain file is one piece of work.
     Raises DataError where a file cannot be read.
     """
-    skip = ignore if reading.skip_bad else None  # whoever reads a file will say what is wrong with it
+    skip = (
+        ignore if reading.skip_bad else None
+    )  # whoever reads a file will say what is wrong with it
     files = tuple(_measured(path, skip) for path, _ in found)
     look = _look(found, files, reading, skip)
     n_bytes = sum(file.n_bytes for file in files)
@@ -114,7 +120,9 @@ def make_plan(found: Sequence[Found], reading: Reading, *, cut: Cut | None, drop
     pieces, n_duplicates = _pieces(found, files, reading, skip, size, cut, drop_duplicates)
     notes = []
     if n_duplicates:
-        notes.append(f"{n_duplicates:,} of the large files are the same as others, byte for byte; dropped.")
+        notes.append(
+            f"{n_duplicates:,} of the large files are the same as others, byte for byte; dropped."
+        )
     large = {piece.path for piece in pieces if piece.split is not None}
     if large and len(large) + n_duplicates < len(files):
         notes.append(
@@ -128,7 +136,9 @@ def check_unchanged(plan: Plan) -> None:
     """Raises DataError for a file that is not as it was when the plan was made."""
     for file in plan.files:
         if _measured(Path(file.path), ignore) != file:
-            raise DataError(f"{file.path} changed while it was being prepared. Prepare it when nobody writes to it.")
+            raise DataError(
+                f"{file.path} changed while it was being prepared. Prepare it when nobody writes to it."
+            )
 
 
 def _measured(path: Path, skip: Skip | None) -> SourceFile:
@@ -142,7 +152,9 @@ class _Look(NamedTuple):
     n_characters: int  # of all, where they are few, about
 
 
-def _look(found: Sequence[Found], files: tuple[SourceFile, ...], reading: Reading, skip: Skip | None) -> _Look:
+def _look(
+    found: Sequence[Found], files: tuple[SourceFile, ...], reading: Reading, skip: Skip | None
+) -> _Look:
     """Whether documents are many: reads until `MANY` distinct ones have been met. Of plain files samples are enough."""
     distinct: set[str | int] = set()
     n_documents = n_characters = 0
@@ -161,20 +173,30 @@ def _look(found: Sequence[Found], files: tuple[SourceFile, ...], reading: Readin
     return _Look(False, n_characters)
 
 
-def _contents(path: Path, file: SourceFile, reading: Reading, skip: Skip | None) -> Iterator[tuple[str | int, int]]:
+def _contents(
+    path: Path, file: SourceFile, reading: Reading, skip: Skip | None
+) -> Iterator[tuple[str | int, int]]:
     """What each document of a file is known by, and its length."""
     if is_plain(path):
         if file.n_bytes:
-            yield fingerprint(path), file.n_bytes * (EXPANDED if path.suffix.lower() in COMPRESSED else 1)
+            yield (
+                fingerprint(path),
+                file.n_bytes * (EXPANDED if path.suffix.lower() in COMPRESSED else 1),
+            )
         return
-    for text, _ in read_texts(path, reading.text_field, reading.encoding, reading.errors, Counts(), WHOLE, skip):
+    for text, _ in read_texts(
+        path, reading.text_field, reading.encoding, reading.errors, Counts(), WHOLE, skip
+    ):
         if text and not text.isspace():
             yield split_hash(utf8(text)), len(text)
 
 
 def _is_divisible(path: Path, n_bytes: int, reading: Reading) -> bool:
     return (
-        n_bytes > LARGE and is_plain(path) and path.suffix.lower() not in COMPRESSED and is_utf8(path, reading.encoding)
+        n_bytes > LARGE
+        and is_plain(path)
+        and path.suffix.lower() not in COMPRESSED
+        and is_utf8(path, reading.encoding)
     )
 
 
@@ -212,7 +234,9 @@ def _pieces(
     return pieces, n_duplicates
 
 
-def _large(path: Path, named: bool, n_bytes: int, known: str, reading: Reading, size: int, cut: Cut) -> Iterator[Piece]:
+def _large(
+    path: Path, named: bool, n_bytes: int, known: str, reading: Reading, size: int, cut: Cut
+) -> Iterator[Piece]:
     """A plain file in pieces, which one side gets whole, or one of them the tail."""
     with open_bytes(path) as file:
         if b"\0" in file.read(8192):  # binary: whoever reads it will say so
@@ -228,7 +252,9 @@ def _large(path: Path, named: bool, n_bytes: int, known: str, reading: Reading, 
     for start, stop in zip(ordered, [*ordered[1:], None], strict=True):
         part = Part(start, stop)
         split = VALIDATION if start >= tail else TRAIN
-        yield Piece(str(path), part, _length(part, n_bytes), named, split, begins=start in (0, tail))
+        yield Piece(
+            str(path), part, _length(part, n_bytes), named, split, begins=start in (0, tail)
+        )
 
 
 def _length(part: Part, n_bytes: int) -> int:

@@ -70,7 +70,9 @@ class Corpus:
 
 def prepare(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
     """Reads the sources and writes `folder`. Raises DataError, ConfigError, TokenizerError, StorageError."""
-    documents = Documents(data.sources, text_field=data.text_field, encoding=data.encoding, errors=data.errors)
+    documents = Documents(
+        data.sources, text_field=data.text_field, encoding=data.encoding, errors=data.errors
+    )
     split = split_documents(documents, data.validation_fraction)
     made = make_tokenizer(tokenizer, split.train, several=split.has_boundaries)
     train, validation = _encode(made, split.train), _encode(made, split.validation)
@@ -80,7 +82,11 @@ def prepare(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
         n_val_bytes=sum(len(part) for part in _utf8(split.validation)),
         n_val_unknown=sum(made.count_unknown(text) for text in split.validation),
         n_val_unknown_bytes=sum(made.unknown_bytes(text) for text in split.validation),
-        notes=(*documents.counts.notes(), split.description, *_note_unknown(made, split.train, split.validation)),
+        notes=(
+            *documents.counts.notes(),
+            split.description,
+            *_note_unknown(made, split.train, split.validation),
+        ),
     )
     folder.mkdir(parents=True, exist_ok=True)
     write_shard(folder / "train.bin", train, made.vocab_size)
@@ -94,7 +100,12 @@ def prepare(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
 def load(folder: Path) -> Corpus:
     """What `prepare` wrote, the ids memory-mapped. Raises CheckpointError, DataError, TokenizerError."""
     counts = load_counts(folder)
-    return Corpus(read_shard(folder / "train.bin"), read_shard(folder / "val.bin"), load_tokenizer(folder), counts)
+    return Corpus(
+        read_shard(folder / "train.bin"),
+        read_shard(folder / "val.bin"),
+        load_tokenizer(folder),
+        counts,
+    )
 
 
 def load_counts(folder: Path) -> Counts:
@@ -103,7 +114,9 @@ def load_counts(folder: Path) -> Counts:
         found = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
         return Counts(**{**found, "notes": tuple(found["notes"])})
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{folder} does not hold a run's tokens ({error}); start the run anew.") from error
+        raise CheckpointError(
+            f"{folder} does not hold a run's tokens ({error}); start the run anew."
+        ) from error
 
 
 def make_tokenizer(wanted: str, texts: Sequence[str], *, several: bool) -> Tokenizer:
@@ -119,14 +132,20 @@ def make_tokenizer(wanted: str, texts: Sequence[str], *, several: bool) -> Token
         return WordTokenizer.learn(texts, several)
     if wanted == "auto":
         if (n_characters := sum(map(len, texts))) >= LARGE:
-            return make_tokenizer("bpe:2048" if n_characters < LARGER else "bpe:8192", texts, several=several)
+            return make_tokenizer(
+                "bpe:2048" if n_characters < LARGER else "bpe:8192", texts, several=several
+            )
         learnt = CharTokenizer.learn(texts, several)
         return learnt if learnt.vocab_size <= MOST_CHARACTERS else ByteTokenizer(several)
     kind, _, size = wanted.partition(":")
     if kind == "bpe":
         if not size.isdecimal():
-            raise ConfigError(f"tokenizer = {wanted!r}: wanted bpe:SIZE with a vocabulary's size, as in bpe:4096.")
-        from lmsmith.tokens.bpe_train import learn_bpe  # brings in the compiler, half a second others need not wait
+            raise ConfigError(
+                f"tokenizer = {wanted!r}: wanted bpe:SIZE with a vocabulary's size, as in bpe:4096."
+            )
+        from lmsmith.tokens.bpe_train import (
+            learn_bpe,  # brings in the compiler, half a second others need not wait
+        )
 
         return learn_bpe(texts, int(size), special_tokens=[END_OF_TEXT] if several else [])
     if not Path(wanted).exists() and wanted != "gpt2":
@@ -145,7 +164,9 @@ def make_tokenizer(wanted: str, texts: Sequence[str], *, several: bool) -> Token
 
 def _note_unknown(tokenizer: Tokenizer, *splits: Iterable[str]) -> list[str]:
     """What is said of the text that the ids do not carry; nothing where they carry it all."""
-    n_train, n_validation = (sum(tokenizer.count_unknown(text) for text in texts) for texts in splits)
+    n_train, n_validation = (
+        sum(tokenizer.count_unknown(text) for text in texts) for texts in splits
+    )
     if not n_train + n_validation:
         return []
     what = {

@@ -27,7 +27,9 @@ Key = tuple[int, int, int | None]
 class ReadAhead:
     """`batches`, sooner. `close` it, or use it in a `with`, to end its thread."""
 
-    def __init__(self, batches: AnyBatches, parts: Callable[[int], Sequence[tuple[int, int]]]) -> None:
+    def __init__(
+        self, batches: AnyBatches, parts: Callable[[int], Sequence[tuple[int, int]]]
+    ) -> None:
         """`parts`: of a step, which rows of its batch are asked for, from where to where, in this order."""
         self.batches, self.parts = batches, parts
         self._next: Key | None = None  # what comes out of the queue next
@@ -82,7 +84,10 @@ class ReadAhead:
         self._next = next(self._coming)
         # A daemon: a process that ends without `close` does not wait for it.
         self._thread = threading.Thread(
-            target=self._read, args=(self._queue, self._stop, self._keys(key)), name="read ahead", daemon=True
+            target=self._read,
+            args=(self._queue, self._stop, self._keys(key)),
+            name="read ahead",
+            daemon=True,
         )
         self._thread.start()
 
@@ -91,9 +96,13 @@ class ReadAhead:
         step, start, end = key
         place = self.parts(step).index((start, end))
         yield from ((step, *part) for part in self.parts(step)[place:])
-        yield from ((later, *part) for later in itertools.count(step + 1) for part in self.parts(later))
+        yield from (
+            (later, *part) for later in itertools.count(step + 1) for part in self.parts(later)
+        )
 
-    def _read(self, queue: "Queue[Batch | BaseException]", stop: threading.Event, keys: Iterator[Key]) -> None:
+    def _read(
+        self, queue: "Queue[Batch | BaseException]", stop: threading.Event, keys: Iterator[Key]
+    ) -> None:
         for key in keys:
             if stop.is_set():
                 return

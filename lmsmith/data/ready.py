@@ -46,7 +46,9 @@ class Ready:
         """Raises DataError for shards that are missing, damaged, or not those of the manifest."""
         found = Shards.open(paths, vocab_size)
         if self.manifest is not None:
-            for path, n_tokens, record in zip(paths, found.lengths, self.manifest.splits[split].shards, strict=True):
+            for path, n_tokens, record in zip(
+                paths, found.lengths, self.manifest.splits[split].shards, strict=True
+            ):
                 if n_tokens != record.n_tokens:
                     raise DataError(
                         f"the shard {path} has {n_tokens:,} tokens, and the manifest beside it says "
@@ -76,7 +78,11 @@ class Ready:
         if self.manifest is not None:
             content = (self.folder / manifest.FILE_NAME).read_bytes()
             return {"manifest_sha256": hashlib.sha256(content).hexdigest()}
-        return {"shards_bytes": {path.name: path.stat().st_size for path in (*self.train, *self.validation)}}
+        return {
+            "shards_bytes": {
+                path.name: path.stat().st_size for path in (*self.train, *self.validation)
+            }
+        }
 
 
 def find_ready(source: str) -> Path | None:
@@ -87,11 +93,15 @@ def find_ready(source: str) -> Path | None:
     path = Path(os.path.expanduser(source))
     if path.is_dir():
         # A manifest alone may be anybody's: many programs have a file of that name.
-        ours = (path / manifest.FILE_NAME).is_file() and (path / tokenizer_files.FILE_NAME).is_file()
+        ours = (path / manifest.FILE_NAME).is_file() and (
+            path / tokenizer_files.FILE_NAME
+        ).is_file()
         return path if ours or any(map(is_shard, _named(path))) else None
     if path.is_file():
         if is_shard(path):
-            raise DataError(f"{path} is one shard: name its folder, {path.parent}, for training and validation shards.")
+            raise DataError(
+                f"{path} is one shard: name its folder, {path.parent}, for training and validation shards."
+            )
         return None
     corpus = corpora.find(source)
     if corpus is None or corpus.kind != "shards":
@@ -115,13 +125,18 @@ def open_ready(folder: Path) -> Ready:
     if (folder / manifest.FILE_NAME).is_file():
         found = read_manifest(folder)
         train, validation = (
-            tuple(folder / shard.file for shard in found.splits[split].shards) for split in manifest.SPLITS
+            tuple(folder / shard.file for shard in found.splits[split].shards)
+            for split in manifest.SPLITS
         )
         missing = [path.name for path in (*train, *validation) if not path.is_file()]
         if missing:
             raise DataError(
                 f"{folder} is not whole: its manifest lists {missing[0]}"
-                + (f" and {len(missing) - 1:,} more shards that are" if len(missing) > 1 else ", which is")
+                + (
+                    f" and {len(missing) - 1:,} more shards that are"
+                    if len(missing) > 1
+                    else ", which is"
+                )
                 + " not there. Prepare or copy the folder again."
             )
         return Ready(folder, found, train, validation)
@@ -133,7 +148,9 @@ def open_ready(folder: Path) -> Ready:
             "a run was trained on says its config.toml."
         )
     split_of = {path: _NAME.fullmatch(path.name)[1].lower() for path in named}  # type: ignore[index]
-    train, validation = (tuple(path for path in named if split_of[path] == split) for split in manifest.SPLITS)
+    train, validation = (
+        tuple(path for path in named if split_of[path] == split) for split in manifest.SPLITS
+    )
     for split, paths, what in (("train", train, "trained on"), ("val", validation, "scored")):
         if not paths:
             raise DataError(

@@ -50,10 +50,18 @@ class Rows:
                     "data.documents to stream or packed."
                 )
             ids = ids.ids[0]
-        self.ids, self.T, self.batch_size, self.seed, self.pad_id = ids, context_length, batch_size, seed, pad_id
+        self.ids, self.T, self.batch_size, self.seed, self.pad_id = (
+            ids,
+            context_length,
+            batch_size,
+            seed,
+            pad_id,
+        )
         self.begins, whole = document_bounds(ids, boundary)
         if not len(self.begins):
-            raise DataError(f"the training text has {len(ids):,} tokens: nothing to predict. Add text.")
+            raise DataError(
+                f"the training text has {len(ids):,} tokens: nothing to predict. Add text."
+            )
         self.lengths = np.minimum(whole, context_length)  # inputs of a row, and targets as many
         self.share_cut = 1 - int(self.lengths.sum()) / int(whole.sum())
         self.n_rows = len(self.begins)
@@ -97,9 +105,13 @@ class Rows:
         found = np.arange(pool * n, min((pool + 1) * n, self.n_rows))
         found = permute(found, self.n_rows, _keys(self.seed, epoch, "rows"))
         found = found[np.argsort(self.lengths[found], kind="stable")]
-        fewer = len(found) % self.batch_size or self.batch_size  # the shortest make the batch that is not full
+        fewer = (
+            len(found) % self.batch_size or self.batch_size
+        )  # the shortest make the batch that is not full
         batches = np.split(found, range(fewer, len(found), self.batch_size))
-        order = permute(np.arange(len(batches)), len(batches), _keys(self.seed, epoch, f"pool/{pool}"))
+        order = permute(
+            np.arange(len(batches)), len(batches), _keys(self.seed, epoch, f"pool/{pool}")
+        )
         return [batches[place] for place in order.tolist()]
 
 
@@ -108,7 +120,10 @@ def document_bounds(ids: np.ndarray | Shards, boundary: int) -> tuple[np.ndarray
 
     The boundary before the next document is the last of them. Documents without any are left out.
     """
-    found = [np.flatnonzero(ids[start : start + _SCAN] == boundary) + start for start in range(0, len(ids), _SCAN)]
+    found = [
+        np.flatnonzero(ids[start : start + _SCAN] == boundary) + start
+        for start in range(0, len(ids), _SCAN)
+    ]
     begins = np.concatenate([np.zeros(1, np.int64), *found])
     if len(begins) > 1 and begins[1] == 0:
         begins = begins[1:]

@@ -43,7 +43,12 @@ class ShardWriter:
     """The shards of one split."""
 
     def __init__(
-        self, folder: Path, split: str, tokenizer: Tokenizer, shard_tokens: int, state: State | None = None
+        self,
+        folder: Path,
+        split: str,
+        tokenizer: Tokenizer,
+        shard_tokens: int,
+        state: State | None = None,
     ) -> None:
         self._folder, self._split, self._tokenizer = folder, split, tokenizer
         self._shard_tokens = shard_tokens
@@ -129,5 +134,7 @@ class ShardWriter:
         sha256 = hashlib.file_digest(self._file, "sha256").hexdigest()
         self._file.close()
         self._file = None
-        state.finished.append(ShardRecord(path.name, state.n_tokens, state.n_documents, state.n_bytes, sha256))
+        state.finished.append(
+            ShardRecord(path.name, state.n_tokens, state.n_documents, state.n_bytes, sha256)
+        )
         state.n_tokens = state.n_documents = state.n_bytes = 0

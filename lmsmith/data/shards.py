@@ -27,7 +27,10 @@ N_HEADER = 256
 HEADER_BYTES = 4 * N_HEADER
 MAX_TOKENS = 2**31 - 1  # what an int32 can count
 # magic -> version, type of an id
-_KINDS: dict[int, tuple[int, np.dtype]] = {20240520: (1, np.dtype("<u2")), 20240801: (7, np.dtype("<u4"))}
+_KINDS: dict[int, tuple[int, np.dtype]] = {
+    20240520: (1, np.dtype("<u2")),
+    20240801: (7, np.dtype("<u4")),
+}
 _BLOCK = 2**22  # ids looked at or converted at once: memory stays small however long the shard is
 
 
@@ -87,7 +90,9 @@ def read_shard(path: Path) -> np.memmap:
         )
     wanted_version, kind = _KINDS[magic]
     if version != wanted_version:
-        raise DataError(f"The shard {path} has version {version}, wanted {wanted_version}: prepare it again.")
+        raise DataError(
+            f"The shard {path} has version {version}, wanted {wanted_version}: prepare it again."
+        )
     wanted_bytes = HEADER_BYTES + n_tokens * kind.itemsize
     if n_tokens < 0 or file_bytes != wanted_bytes:
         found = (file_bytes - HEADER_BYTES) // kind.itemsize
@@ -105,10 +110,14 @@ class Shards:
     Nothing is copied but what is asked for. With a `vocab_size`, ids beyond it are refused when they are handed out.
     """
 
-    def __init__(self, parts: Sequence[np.ndarray], paths: Sequence[Path] = (), vocab_size: int | None = None) -> None:
+    def __init__(
+        self, parts: Sequence[np.ndarray], paths: Sequence[Path] = (), vocab_size: int | None = None
+    ) -> None:
         """`parts`: arrays (n,) of unsigned types, in memory or memory-mapped; `paths`: whose they are, for errors."""
         self.paths, self.vocab_size = tuple(paths), vocab_size
-        self._parts = [part.view(np.ndarray) for part in parts]  # slices of a memmap take ten times as long
+        self._parts = [
+            part.view(np.ndarray) for part in parts
+        ]  # slices of a memmap take ten times as long
         self._ends = list(itertools.accumulate(map(len, parts)))
 
     @classmethod
@@ -120,13 +129,19 @@ class Shards:
     @classmethod
     def join(cls, several: Sequence["Shards"]) -> "Shards":
         """All of them, one after the other: of one vocabulary, and with the paths of all or of none."""
-        parts, paths = [part for one in several for part in one._parts], [path for one in several for path in one.paths]
+        parts, paths = (
+            [part for one in several for part in one._parts],
+            [path for one in several for path in one.paths],
+        )
         return cls(parts, paths, several[0].vocab_size)
 
     def first(self, n_tokens: int) -> "Shards":
         """The first so many ids, or all if they are fewer."""
         begins = [end - len(part) for end, part in zip(self._ends, self._parts, strict=True)]
-        parts = [part[: max(0, n_tokens - begin)] for part, begin in zip(self._parts, begins, strict=True)]
+        parts = [
+            part[: max(0, n_tokens - begin)]
+            for part, begin in zip(self._parts, begins, strict=True)
+        ]
         return Shards(parts, self.paths, self.vocab_size)
 
     def __len__(self) -> int:
@@ -141,8 +156,16 @@ class Shards:
         """Ids from one place to another: a view where they lie in one shard. Raises DataError for an id beyond."""
         start, end, stride = place.indices(len(self))
         assert stride == 1, f"every {stride}th id"
-        found = [self._parts[number][begin:stop] for number, begin, stop in self._pieces(start, end)]
-        ids = found[0] if len(found) == 1 else np.concatenate(found) if found else np.empty(0, np.uint16)
+        found = [
+            self._parts[number][begin:stop] for number, begin, stop in self._pieces(start, end)
+        ]
+        ids = (
+            found[0]
+            if len(found) == 1
+            else np.concatenate(found)
+            if found
+            else np.empty(0, np.uint16)
+        )
         if self.vocab_size is not None and ids.size and ids.max() >= self.vocab_size:
             self._refuse(start + int(np.argmax(ids >= self.vocab_size)))
         return ids

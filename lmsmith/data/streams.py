@@ -19,7 +19,9 @@ from lmsmith.errors import DataError
 class Streams:
     """Windows of the tokens of one source, in the order of the text."""
 
-    def __init__(self, ids: np.ndarray | Shards, *, context_length: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, ids: np.ndarray | Shards, *, context_length: int, batch_size: int, seed: int
+    ) -> None:
         """`ids`: (n,) of an unsigned type. Raises DataError if there is not a window for each row."""
         self.ids = ids if isinstance(ids, Shards) else Shards([ids])
         self.T, self.batch_size = context_length, batch_size

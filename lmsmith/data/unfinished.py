@@ -39,11 +39,17 @@ def begun(partial: Path, settings: dict[str, Any]) -> Iterator[None]:
     except OSError as error:
         raise StorageError(atomic.explain(error, partial)) from error
     try:
-        held = filelock.FileLock(work / "lock").acquire(blocking=False)  # the system frees it when its holder is killed
+        held = filelock.FileLock(work / "lock").acquire(
+            blocking=False
+        )  # the system frees it when its holder is killed
     except filelock.Timeout as error:
-        raise StorageError(f"another process is at work in {partial}: wait, or choose another place.") from error
+        raise StorageError(
+            f"another process is at work in {partial}: wait, or choose another place."
+        ) from error
     with held:
-        if settings_file.exists() and (work / TOKENIZER_FILE).exists():  # without one nothing has been done yet
+        if (
+            settings_file.exists() and (work / TOKENIZER_FILE).exists()
+        ):  # without one nothing has been done yet
             _check_same(partial, json.loads(settings_file.read_text(encoding="utf-8")), settings)
         atomic.write(settings_file, json.dumps(settings))
         for leftover in (work / "units").glob(".*"):  # of processes that were killed
@@ -51,7 +57,9 @@ def begun(partial: Path, settings: dict[str, Any]) -> Iterator[None]:
         try:
             yield
         except StorageError as error:
-            raise StorageError(f"{error} What is done is kept: the same command goes on from there.") from error
+            raise StorageError(
+                f"{error} What is done is kept: the same command goes on from there."
+            ) from error
         except KeyboardInterrupt:
             log.warning("what is done is kept in %s: the same command goes on from there", partial)
             raise
@@ -77,7 +85,9 @@ def digest_of(settings: dict[str, Any]) -> str:
 def _check_ours(partial: Path) -> None:
     """A process that was killed before it had written its settings has left nothing but an empty place for its work."""
     names = (
-        [path.relative_to(partial).as_posix() for path in partial.rglob("*")] if partial.is_dir() else [partial.name]
+        [path.relative_to(partial).as_posix() for path in partial.rglob("*")]
+        if partial.is_dir()
+        else [partial.name]
     )
     if not set(names) <= {"work", "work/units", "work/lock"}:
         raise StorageError(
@@ -89,7 +99,9 @@ def _check_ours(partial: Path) -> None:
 def _check_same(partial: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     changed = [name for name in now if before.get(name) != now[name] and name != "plan"]
     if changed:
-        told = "; ".join(f"{name} was {before.get(name)!r} and is {now[name]!r}" for name in changed)
+        told = "; ".join(
+            f"{name} was {before.get(name)!r} and is {now[name]!r}" for name in changed
+        )
         raise ConfigError(
             f"{partial} was begun with other settings: {told}. Give the same ones to go on, or remove it to begin anew."
         )

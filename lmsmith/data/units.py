@@ -79,7 +79,12 @@ class Stream:
     """Characters `start` to `stop` of a plain file's text, in chunks."""
 
     def __init__(
-        self, piece: Piece, reading: Reading, counts: Counts | None = None, start: int = 0, stop: int | None = None
+        self,
+        piece: Piece,
+        reading: Reading,
+        counts: Counts | None = None,
+        start: int = 0,
+        stop: int | None = None,
     ) -> None:
         self._chunks: Callable[[], Iterator[str]] = lambda: read_chunks(
             Path(piece.path), reading.encoding, reading.errors, counts or Counts(), piece.part
@@ -91,7 +96,9 @@ class Stream:
         for chunk in self._chunks():
             if self._stop is not None and place >= self._stop:
                 return
-            if part := chunk[max(0, self._start - place) : None if self._stop is None else self._stop - place]:
+            if part := chunk[
+                max(0, self._start - place) : None if self._stop is None else self._stop - place
+            ]:
                 yield part
             place += len(chunk)
 
@@ -117,7 +124,9 @@ def utf8(text: Text) -> Iterator[bytes]:
             yield chunk.encode()
 
 
-def read_unit(unit: Unit, reading: Reading, counts: Counts, skip: Skip | None = None) -> Iterator[Document]:
+def read_unit(
+    unit: Unit, reading: Reading, counts: Counts, skip: Skip | None = None
+) -> Iterator[Document]:
     """The documents of a unit, those without text left out and counted.
 
     Raises DataError for what cannot be read, or calls `skip` with it and leaves out as little as can be: a line, a row,
@@ -140,7 +149,9 @@ def tolerating(skip: Skip | None) -> Iterator[None]:
         yield
     except DataError as error:
         if skip is None:
-            raise DataError(f"{error} `--skip-bad` leaves out what is bad, names and counts it.") from error
+            raise DataError(
+                f"{error} `--skip-bad` leaves out what is bad, names and counts it."
+            ) from error
         skip(error)
 
 
@@ -154,7 +165,9 @@ def fingerprint(path: Path) -> str:
         n_bytes = file.seek(0, 2)
         state = hashlib.blake2b(str(n_bytes).encode() + b"\n", digest_size=16)
         starts = (
-            [0, n_bytes // 2 - SAMPLE // 2, n_bytes - SAMPLE] if n_bytes > 3 * SAMPLE else range(0, n_bytes, SAMPLE)
+            [0, n_bytes // 2 - SAMPLE // 2, n_bytes - SAMPLE]
+            if n_bytes > 3 * SAMPLE
+            else range(0, n_bytes, SAMPLE)
         )
         for start in starts:
             file.seek(start)
@@ -179,7 +192,9 @@ def is_plain(path: Path) -> bool:
     return inner_suffix(path) not in JSON_LINES + PARQUET
 
 
-def _documents(piece: Piece, reading: Reading, counts: Counts, skip: Skip | None) -> Iterator[Document]:
+def _documents(
+    piece: Piece, reading: Reading, counts: Counts, skip: Skip | None
+) -> Iterator[Document]:
     path = Path(piece.path)
     if piece.split is not None:
         counts.n_documents += piece.begins
@@ -190,7 +205,9 @@ def _documents(piece: Piece, reading: Reading, counts: Counts, skip: Skip | None
     if is_plain(path):
         texts = _plain_text(piece, reading, counts)
     else:
-        found = read_texts(path, reading.text_field, reading.encoding, reading.errors, counts, piece.part, skip)
+        found = read_texts(
+            path, reading.text_field, reading.encoding, reading.errors, counts, piece.part, skip
+        )
         texts = ((text, len(text)) for text, _ in found)
     for text, n_characters in texts:
         if isinstance(text, str) and (not text or text.isspace()):
@@ -207,7 +224,9 @@ def _documents(piece: Piece, reading: Reading, counts: Counts, skip: Skip | None
             else:
                 halves = Stream(piece, reading, stop=cut), Stream(piece, reading, start=cut)
             ends = (TRAIN, halves[0], cut), (VALIDATION, halves[1], n_characters - cut)
-            yield Document(True, text, tuple((split, half) for split, half, length in ends if length))
+            yield Document(
+                True, text, tuple((split, half) for split, half, length in ends if length)
+            )
 
 
 def _plain_text(piece: Piece, reading: Reading, counts: Counts) -> Iterator[tuple[Text, int]]:

@@ -60,9 +60,13 @@ class Entry:
 
 def read_text(path: Path, *, text_field: str = "text", encoding: str = "auto") -> Text:
     """The text of a file. Raises DataError for what cannot be read, and for a file without text."""
-    documents = tuple(read_documents([path], text_field=text_field, encoding=encoding, errors="replace"))
+    documents = tuple(
+        read_documents([path], text_field=text_field, encoding=encoding, errors="replace")
+    )
     if not documents:
-        raise DataError(f"{path} is empty, or white space alone: there is nothing to compare models on.")
+        raise DataError(
+            f"{path} is empty, or white space alone: there is nothing to compare models on."
+        )
     return Text(path.resolve().name, b"".join(map(to_bytes, documents)), documents)
 
 
@@ -74,7 +78,9 @@ def baselines(text: Text) -> list[Entry]:
         bits = 8 * len(compress(text.data)) / len(text.data)
         seconds = time.perf_counter() - began
         speed = len(text.data) / seconds
-        entries.append(Entry(name, "compressor", bits, score_seconds=seconds, bytes_per_second=speed))
+        entries.append(
+            Entry(name, "compressor", bits, score_seconds=seconds, bytes_per_second=speed)
+        )
     return entries
 
 
@@ -116,9 +122,15 @@ def score_entry(
 
 
 def _score(
-    model: LanguageModel, tokenizer: Tokenizer, documents: Iterable[str], boundaries: str, begin: int | None
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    documents: Iterable[str],
+    boundaries: str,
+    begin: int | None,
 ) -> Score:
     encoded = encode_documents(tokenizer, documents, begin)
     if len(encoded.ids) > encoded.first_given:
         return score_encoded(model, tokenizer, encoded, boundaries=boundaries)
-    return Score(0.0, 0, encoded.n_bytes, encoded.n_unknown, encoded.n_unknown_bytes, left_out=True)  # knows nothing
+    return Score(
+        0.0, 0, encoded.n_bytes, encoded.n_unknown, encoded.n_unknown_bytes, left_out=True
+    )  # knows nothing

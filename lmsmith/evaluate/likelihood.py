@@ -57,7 +57,9 @@ Batch = tuple[npt.NDArray[np.int64], int | npt.NDArray[np.bool_]]
 
 _LOGIT_BYTES = 64 * 2**20
 _TOKENS_AT_ONCE = 64 * 2**10
-_TOKENS_AT_ONCE_CPU = 4 * 2**10  # a small model's activations stay in the cache: a fifth faster than 16,384
+_TOKENS_AT_ONCE_CPU = (
+    4 * 2**10
+)  # a small model's activations stay in the cache: a fifth faster than 16,384
 _PARTS, _LEAST_PART, _WARM_UP = 32, 2048, 256  # of a text that is read as one: how many; tokens
 
 
@@ -138,7 +140,9 @@ def score_ids(
     """
     T, V = model.context_length, model.vocab_size
     if stride is not None and T is None:
-        raise ConfigError("this model reads a text as one, not in windows that could have a stride: leave it out.")
+        raise ConfigError(
+            "this model reads a text as one, not in windows that could have a stride: leave it out."
+        )
     if stride is not None and T is not None and not 1 <= stride <= T:
         raise ConfigError(f"stride = {stride}: wanted 1 to the model's context length, {T}.")
     if n_bytes < 1 or len(ids) < 1 + first_given:
@@ -146,7 +150,9 @@ def score_ids(
     on_cpu = model.device.type == "cpu"
     n_tokens = _TOKENS_AT_ONCE_CPU if on_cpu else _TOKENS_AT_ONCE
     width = T or len(ids)
-    rows = rows_per_batch or max(1, min(_LOGIT_BYTES // (4 * V * width) if on_cpu else n_tokens, n_tokens // width))
+    rows = rows_per_batch or max(
+        1, min(_LOGIT_BYTES // (4 * V * width) if on_cpu else n_tokens, n_tokens // width)
+    )
     costs: Iterator[tuple[float, int]]
     with inference(model):
         if boundary is not None:
@@ -156,12 +162,16 @@ def score_ids(
             batches = _windows(ids, T, stride or T, rows)
             costs = (_cost(model, batch, counts) for batch, counts in _shared(batches, *share))
         else:
-            costs = _costs_as_one(model, ids, min(n_tokens, _LOGIT_BYTES // (4 * V)), counts=share[0] == 0)
+            costs = _costs_as_one(
+                model, ids, min(n_tokens, _LOGIT_BYTES // (4 * V)), counts=share[0] == 0
+            )
         nats, n_impossible = 0.0 if first_given or share[0] else math.log(V), 0
         for more, n_more in costs:
             nats, n_impossible = nats + more, n_impossible + n_more
     n_predicted = len(ids) - first_given
-    return Score(nats, n_predicted, n_bytes, n_unknown, n_unknown_bytes, n_impossible, n_invalid, left_out)
+    return Score(
+        nats, n_predicted, n_bytes, n_unknown, n_unknown_bytes, n_impossible, n_invalid, left_out
+    )
 
 
 def _log2_choices(n: int, k: int) -> float:
@@ -169,14 +179,22 @@ def _log2_choices(n: int, k: int) -> float:
     return (math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)) / math.log(2)
 
 
-def _cost(model: LanguageModel, batch: Batch, counts: bool = True, state: Any = None) -> tuple[float, int]:
+def _cost(
+    model: LanguageModel, batch: Batch, counts: bool = True, state: Any = None
+) -> tuple[float, int]:
     """Nats of the targets that count, and how many of these are impossible."""
     windows, which = batch
     n_given = which if isinstance(which, int) else 1
-    found = model.log_probabilities(torch.from_numpy(windows).to(model.device), n_given, state).cpu()
+    found = model.log_probabilities(
+        torch.from_numpy(windows).to(model.device), n_given, state
+    ).cpu()
     if not isinstance(which, int):
         found = found[torch.from_numpy(which)]
-    return (-float(found.sum(dtype=torch.float64)), int(found.isneginf().sum())) if counts else (0.0, 0)
+    return (
+        (-float(found.sum(dtype=torch.float64)), int(found.isneginf().sum()))
+        if counts
+        else (0.0, 0)
+    )
 
 
 def _shared(batches: Iterator[Batch], rank: int, world: int) -> Iterator[tuple[Batch, bool]]:
@@ -193,7 +211,9 @@ def inference(model: LanguageModel | nn.Module) -> Iterator[None]:
     try:
         if in_training:
             in_training.eval()
-        with torch.no_grad():  # not inference_mode: what a model computes once and keeps must serve training, too
+        with (
+            torch.no_grad()
+        ):  # not inference_mode: what a model computes once and keeps must serve training, too
             yield
     finally:
         if in_training:
@@ -210,14 +230,19 @@ def _windows(ids: Ids, T: int, stride: int, rows: int) -> Iterator[Batch]:
         for row in range(0, n_whole, rows):
             last = min(row + rows, n_whole) - 1
             near = ids[row * stride : last * stride + T + 1]
-            yield np.lib.stride_tricks.sliding_window_view(near, T + 1)[::stride].astype(np.int64), 1 + T - stride
+            yield (
+                np.lib.stride_tricks.sliding_window_view(near, T + 1)[::stride].astype(np.int64),
+                1 + T - stride,
+            )
         start = n_whole * stride
         n_predicted = start + T - stride
     if n_predicted < len(ids) - 1:
         yield np.asarray(ids[start:], dtype=np.int64)[None], 1 + n_predicted - start
 
 
-def _document_windows(ids: Ids, boundary: int, T: int, stride: int, n_tokens: int) -> Iterator[Batch]:
+def _document_windows(
+    ids: Ids, boundary: int, T: int, stride: int, n_tokens: int
+) -> Iterator[Batch]:
     """Windows of each document, the longest first, in batches of up to `n_tokens` with their padding, which is zero."""
     windows = []  # from where, how many, and how many first targets do not count
     for begin, n in zip(*(found.tolist() for found in document_bounds(ids, boundary)), strict=True):
@@ -231,14 +256,19 @@ def _document_windows(ids: Ids, boundary: int, T: int, stride: int, n_tokens: in
     while windows:
         width = windows[0][1]
         batch, windows = windows[: max(1, n_tokens // width)], windows[max(1, n_tokens // width) :]
-        padded, counted = np.zeros((len(batch), width + 1), np.int64), np.zeros((len(batch), width), np.bool_)
+        padded, counted = (
+            np.zeros((len(batch), width + 1), np.int64),
+            np.zeros((len(batch), width), np.bool_),
+        )
         for row, (start, n, n_seen) in enumerate(batch):
             padded[row, : n + 1] = ids[start : start + n + 1]
             counted[row, n_seen:n] = True
         yield padded, counted
 
 
-def _costs_as_one(model: LanguageModel, ids: Ids, n_tokens: int, counts: bool) -> Iterator[tuple[float, int]]:
+def _costs_as_one(
+    model: LanguageModel, ids: Ids, n_tokens: int, counts: bool
+) -> Iterator[tuple[float, int]]:
     """What ids[1:] cost, read as one: in parts side by side, `n_tokens` of all of them at a time."""
     n = len(ids) - 1
     n_parts = max(1, min(_PARTS, n // _LEAST_PART))
@@ -249,6 +279,11 @@ def _costs_as_one(model: LanguageModel, ids: Ids, n_tokens: int, counts: bool) -
     state = model.new_state(n_parts)
     for start in range(0, width, at_once):
         end = min(width, start + at_once)
-        windows = np.stack([np.asarray(ids[at + start : at + end + 1], dtype=np.int64) for at in begin[:, 0].tolist()])
+        windows = np.stack(
+            [
+                np.asarray(ids[at + start : at + end + 1], dtype=np.int64)
+                for at in begin[:, 0].tolist()
+            ]
+        )
         targets = begin + np.arange(start, end)
         yield _cost(model, (windows, (targets >= first) & (targets < first + size)), counts, state)

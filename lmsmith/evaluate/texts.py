@@ -23,7 +23,16 @@ from lmsmith.errors import DataError
 from lmsmith.evaluate.likelihood import Score, score_ids
 from lmsmith.models.interface import LanguageModel
 from lmsmith.text.documents import Documents
-from lmsmith.text.files import COMPRESSED, JSON_LINES, MARKS, PARQUET, SNIFFED, inner_suffix, open_bytes, read_errors
+from lmsmith.text.files import (
+    COMPRESSED,
+    JSON_LINES,
+    MARKS,
+    PARQUET,
+    SNIFFED,
+    inner_suffix,
+    open_bytes,
+    read_errors,
+)
 from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.tokenizer import ByteTokenizer, Tokenizer
 
@@ -55,7 +64,11 @@ def score_texts(
 
 
 def read_documents(
-    sources: Sequence[str | Path], *, text_field: str, encoding: str, errors: Literal["strict", "replace"]
+    sources: Sequence[str | Path],
+    *,
+    text_field: str,
+    encoding: str,
+    errors: Literal["strict", "replace"],
 ) -> Iterator[str]:
     """The documents of files, one after the other; bytes that are no UTF-8 as lone surrogates (PEP 383).
 
@@ -76,7 +89,9 @@ def read_documents(
         elif text and not text.isspace():
             yield text
     if n_replaced:
-        log.warning("%s undecodable places were read as U+FFFD, three bytes each", f"{n_replaced:,}")
+        log.warning(
+            "%s undecodable places were read as U+FFFD, three bytes each", f"{n_replaced:,}"
+        )
 
 
 def to_bytes(document: str) -> bytes:
@@ -109,15 +124,25 @@ class Encoded:
     first_given: bool  # a token that is none of the text stands before each document
 
 
-def encode_documents(tokenizer: Tokenizer, documents: Iterable[str], begin: int | None = None) -> Encoded:
+def encode_documents(
+    tokenizer: Tokenizer, documents: Iterable[str], begin: int | None = None
+) -> Encoded:
     """Each after `begin`, or an end-of-text token where the tokenizer has one."""
     first = tokenizer.end_of_text if begin is None else begin
-    parts, n_bytes, n_invalid, n_unknown, n_unknown_bytes = [np.empty(0, dtype=np.uint32)], 0, 0, 0, 0
+    parts, n_bytes, n_invalid, n_unknown, n_unknown_bytes = (
+        [np.empty(0, dtype=np.uint32)],
+        0,
+        0,
+        0,
+        0,
+    )
     for document in documents:
         if first is not None:
             parts.append(np.array([first], dtype=np.uint32))
         data = to_bytes(document)
-        n_more = (len(document.encode("utf-8", "surrogatepass")) - len(data)) // 2  # surrogates, of three bytes there
+        n_more = (
+            len(document.encode("utf-8", "surrogatepass")) - len(data)
+        ) // 2  # surrogates, of three bytes there
         n_bytes, n_invalid = n_bytes + len(data), n_invalid + n_more
         if n_more and isinstance(tokenizer, ByteTokenizer):
             parts.append(np.frombuffer(data, dtype=np.uint8).astype(np.uint32))
@@ -127,11 +152,18 @@ def encode_documents(tokenizer: Tokenizer, documents: Iterable[str], begin: int 
             parts.append(tokenizer.encode(document).astype(np.uint32))
             n_unknown += tokenizer.count_unknown(document)
             n_unknown_bytes += tokenizer.unknown_bytes(document) - 2 * n_more
-    return Encoded(np.concatenate(parts), n_bytes, n_invalid, n_unknown, n_unknown_bytes, first is not None)
+    return Encoded(
+        np.concatenate(parts), n_bytes, n_invalid, n_unknown, n_unknown_bytes, first is not None
+    )
 
 
 def score_encoded(
-    model: LanguageModel, tokenizer: Tokenizer, encoded: Encoded, *, boundaries: str, stride: int | None = None
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    encoded: Encoded,
+    *,
+    boundaries: str,
+    stride: int | None = None,
 ) -> Score:
     """Raises DataError where there is nothing to score."""
     if encoded.n_unknown_bytes and len(encoded.ids) <= encoded.first_given:

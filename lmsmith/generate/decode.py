@@ -50,7 +50,9 @@ def generate(
     """
     sampling = sampling or Sampling()
     if n < 1 or max_tokens < 0:
-        raise ConfigError(f"n = {n}, max_tokens = {max_tokens}: wanted n of 1 or more, max_tokens of 0 or more.")
+        raise ConfigError(
+            f"n = {n}, max_tokens = {max_tokens}: wanted n of 1 or more, max_tokens of 0 or more."
+        )
     if len(prompt_ids) == 0:
         raise UsageError("the prompt is empty: give the model at least one token to begin with.")
     generators = [generator_for(seed, first_index + i) for i in range(n)]
@@ -128,7 +130,9 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str, begin: int | None = None) -
         return [first, *ids]
     if not ids:
         unknown = f" that this model's {tokenizer.kind} tokenizer knows" if prompt else ""
-        raise UsageError(f"the prompt has no character{unknown}: give the model at least one to begin with.")
+        raise UsageError(
+            f"the prompt has no character{unknown}: give the model at least one to begin with."
+        )
     return ids
 
 
@@ -187,7 +191,9 @@ def _pieces(writer: "_Writer", steps: Iterator[list[int]]) -> Iterator[str]:
 class _Writer:
     """Ids in, whole characters out, up to the end of text or a stop string."""
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], ends: Collection[int] = ()) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, stop: Sequence[str], ends: Collection[int] = ()
+    ) -> None:
         if isinstance(stop, str) or not all(stop):
             raise ConfigError(f"stop = {stop!r}: wanted strings that are not empty.")
         self.done = False
@@ -215,6 +221,9 @@ class _Writer:
             self._held = ""
             return text[: min(found)[1]]
         # The longest end of the text that begins a stop string waits for what comes next.
-        n_held = max((n for stop in self._stop for n in range(len(stop)) if text.endswith(stop[:n])), default=0)
+        n_held = max(
+            (n for stop in self._stop for n in range(len(stop)) if text.endswith(stop[:n])),
+            default=0,
+        )
         self._held = text[len(text) - n_held :]
         return text[: len(text) - n_held]

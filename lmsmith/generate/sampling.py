@@ -38,7 +38,12 @@ class Sampling:
     min_p: float = 0.0
 
     def __post_init__(self) -> None:
-        _check(0 <= self.temperature < float("inf"), "temperature", self.temperature, "0 (greedy) or more")
+        _check(
+            0 <= self.temperature < float("inf"),
+            "temperature",
+            self.temperature,
+            "0 (greedy) or more",
+        )
         _check(self.top_k >= 0, "top_k", self.top_k, "0 (all) or more")
         _check(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1 (all)")
         _check(0 <= self.min_p <= 1, "min_p", self.min_p, "between 0 (all) and 1")
@@ -55,7 +60,9 @@ def sample(
     if sampling.temperature == 0:
         return _finite(logits).argmax(dim=-1)
     cumulative = probabilities(logits, sampling).cumsum(dim=-1)
-    u = torch.cat([torch.rand(1, generator=generator, dtype=torch.float64) for generator in generators])
+    u = torch.cat(
+        [torch.rand(1, generator=generator, dtype=torch.float64) for generator in generators]
+    )
     # u is at most 1 - 2**-53, so u * total rounds to less than total: there always is a first id that exceeds it.
     threshold = u[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, threshold, right=True)[:, 0]

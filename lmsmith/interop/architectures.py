@@ -27,7 +27,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lmsmith.config import ModelConfig
 from lmsmith.config.presets import preset
 from lmsmith.errors import CheckpointError, ConfigError
 from lmsmith.models.attention import LLAMA3_HIGH, LLAMA3_LOW
@@ -48,26 +47,37 @@ _NAMED = 4  # tensors that an error names
 def architecture_of(found: Mapping[str, Any], path: Path) -> Architecture:
     """The one that a config.json names. Raises ConfigError, CheckpointError for one that is not among them."""
     if "format_version" in found:
-        raise CheckpointError(f"{path} is of a model that lmsmith can use as it is: there is nothing to import.")
+        raise CheckpointError(
+            f"{path} is of a model that lmsmith can use as it is: there is nothing to import."
+        )
     kinds = found.get("architectures") or [
-        next((known.name for known in ARCHITECTURES if known.model_type == found.get("model_type")), None)
+        next(
+            (known.name for known in ARCHITECTURES if known.model_type == found.get("model_type")),
+            None,
+        )
     ]
     architecture = next((known for known in ARCHITECTURES if [known.name] == kinds), None)
     if architecture is None:
-        said = ", ".join(filter(None, [*map(str, found.get("architectures") or ()), found.get("model_type")]))
+        said = ", ".join(
+            filter(None, [*map(str, found.get("architectures") or ()), found.get("model_type")])
+        )
         raise ConfigError(
             f"{path} is of {said or 'no architecture that it names'}, which lmsmith has no model for: "
             f"wanted {' or '.join(known.name for known in ARCHITECTURES)}."
         )
     if found.get("quantization_config"):
-        raise ConfigError(f"{path} has quantised weights (quantization_config): take the checkpoint they came from.")
+        raise ConfigError(
+            f"{path} has quantised weights (quantization_config): take the checkpoint they came from."
+        )
     return architecture
 
 
-def architecture_for(config: ModelConfig) -> Architecture:
+def architecture_for(config: GPTConfig) -> Architecture:
     """The one of theirs that computes what this config says. Raises ConfigError where there is none, with reasons."""
     if not isinstance(config, GPTConfig):
-        raise ConfigError(f"transformers has no counterpart to a model of kind {config.kind}: export a Transformer.")
+        raise ConfigError(
+            f"transformers has no counterpart to a model of kind {config.kind}: export a Transformer."
+        )
     reasons = {architecture: architecture.differences(config) for architecture in ARCHITECTURES}
     nearest = min(ARCHITECTURES, key=lambda architecture: len(reasons[architecture]))
     if reasons[nearest]:
@@ -79,7 +89,9 @@ def architecture_for(config: ModelConfig) -> Architecture:
     return nearest
 
 
-def completed(config: GPTConfig, tensors: Mapping[str, Tensor]) -> tuple[GPTConfig, dict[str, Tensor]]:
+def completed(
+    config: GPTConfig, tensors: Mapping[str, Tensor]
+) -> tuple[GPTConfig, dict[str, Tensor]]:
     """The same model with gains of one, biases and learned positions of zero where it has none."""
     full = dataclasses.replace(config, norm_gain=True)
     if config.norm == "layernorm":  # GPT-2, which has all of them
@@ -89,7 +101,10 @@ def completed(config: GPTConfig, tensors: Mapping[str, Tensor]) -> tuple[GPTConf
     gains = {name for name in added if "norm" in name and name.endswith("weight")}
     return full, {
         **tensors,
-        **{name: example.new_full(shape, 1.0 if name in gains else 0.0) for name, shape in added.items()},
+        **{
+            name: example.new_full(shape, 1.0 if name in gains else 0.0)
+            for name, shape in added.items()
+        },
     }
 
 
@@ -111,7 +126,9 @@ class Architecture:
     preset: str  # ours
     prefix: str  # of its tensors' names, which some checkpoints leave out
     sizes: Mapping[str, tuple[str, Any]]  # ours -> theirs, and their default
-    needs: Mapping[str, tuple[Any, ...]]  # ours -> values that it can compute, the one that a model of theirs has first
+    needs: Mapping[
+        str, tuple[Any, ...]
+    ]  # ours -> values that it can compute, the one that a model of theirs has first
     indifferent: frozenset[str]  # ours, that do not change what a trained model computes
     activation: str  # theirs
     activations: Mapping[str, str]  # theirs -> our feed_forward
@@ -149,16 +166,22 @@ class Architecture:
                 f"{config.d_model} over {config.n_head}."
             )
         if found.get("mlp_bias", False) != found.get("attention_bias", False):
-            raise ConfigError(f"{path} has biases in one of attention and feed-forward: lmsmith has both or none.")
+            raise ConfigError(
+                f"{path} has biases in one of attention and feed-forward: lmsmith has both or none."
+            )
         return config
 
     def write_settings(self, config: GPTConfig) -> dict[str, Any]:
         """Their config.json, for a config that has no `differences`."""
         resolved = dataclasses.replace(config, d_ff=config.width_ff, n_kv_head=config.n_kv)
-        activation = next(name for name, ours in self.activations.items() if ours == config.feed_forward)
+        activation = next(
+            name for name, ours in self.activations.items() if ours == config.feed_forward
+        )
         settings = {"architectures": [self.name], "model_type": self.model_type}
         settings |= {theirs: getattr(resolved, name) for name, (theirs, _) in self.sizes.items()}
-        settings |= {self.activation: activation} | {name: allowed[0] for name, allowed in self.wants.items()}
+        settings |= {self.activation: activation} | {
+            name: allowed[0] for name, allowed in self.wants.items()
+        }
         return _nested_rope_scaling(settings | self.more(config))
 
     def differences(self, config: GPTConfig) -> list[str]:
@@ -167,23 +190,39 @@ class Architecture:
             config = dataclasses.replace(config, n_kv_head=0)
         found = []
         for field in dataclasses.fields(GPTConfig):
-            value, allowed = getattr(config, field.name), self.needs.get(field.name, (field.default,))
+            value, allowed = (
+                getattr(config, field.name),
+                self.needs.get(field.name, (field.default,)),
+            )
             if field.name == "feed_forward":
                 allowed = tuple(dict.fromkeys(self.activations.values()))
             if field.name not in self.indifferent | set(self.sizes) and value not in allowed:
-                found.append(f"model.{field.name} = {_text(value)} (but {' or '.join(map(_text, allowed))})")
+                found.append(
+                    f"model.{field.name} = {_text(value)} (but {' or '.join(map(_text, allowed))})"
+                )
         return found
 
-    def to_ours(self, config: GPTConfig, theirs: Mapping[str, Tensor], folder: Path) -> dict[str, Tensor]:
+    def to_ours(
+        self, config: GPTConfig, theirs: Mapping[str, Tensor], folder: Path
+    ) -> dict[str, Tensor]:
         """Raises CheckpointError with the names of tensors that are missing, unknown or of another shape."""
         shapes, table = shapes_of(config), self.pieces(config)
-        wanted = {piece.name: _shape(piece, shapes[ours]) for ours, pieces in table.items() for piece in pieces}
+        wanted = {
+            piece.name: _shape(piece, shapes[ours])
+            for ours, pieces in table.items()
+            for piece in pieces
+        }
         named = {
-            self.prefix + name if name not in wanted and self.prefix + name in wanted else name: tensor
+            self.prefix + name
+            if name not in wanted and self.prefix + name in wanted
+            else name: tensor
             for name, tensor in theirs.items()
             if not re.fullmatch(self.buffers, name)
         }
-        head, tokens = named.get("lm_head.weight"), named.get(table["token_embedding.weight"][0].name)
+        head, tokens = (
+            named.get("lm_head.weight"),
+            named.get(table["token_embedding.weight"][0].name),
+        )
         if config.tied_head and head is not None and tokens is not None:  # some write it twice
             if head.dtype != tokens.dtype or not torch.equal(head, tokens):
                 raise CheckpointError(
@@ -239,7 +278,9 @@ def _shape(piece: Piece, ours: tuple[int, ...]) -> tuple[int, ...]:
     return shape[::-1] if piece.form == "transposed" else shape
 
 
-def _check_tensors(found: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+def _check_tensors(
+    found: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], folder: Path
+) -> None:
     shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
     problems = {
         "missing": [name for name in wanted if name not in shapes],
@@ -250,12 +291,16 @@ def _check_tensors(found: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, 
             if shapes.get(name, shape) != shape
         ],
         "of a precision other than float32, bfloat16 and float16 (quantised?)": [
-            f"{name} {tensor.dtype}" for name, tensor in found.items() if tensor.dtype not in _PRECISIONS
+            f"{name} {tensor.dtype}"
+            for name, tensor in found.items()
+            if tensor.dtype not in _PRECISIONS
         ],
     }
     told = [f"{len(names)} {what}: {listed(names)}." for what, names in problems.items() if names]
     if told:
-        raise CheckpointError(f"The tensors in {folder} do not fit its config.json. {' '.join(told)}")
+        raise CheckpointError(
+            f"The tensors in {folder} do not fit its config.json. {' '.join(told)}"
+        )
 
 
 def _flat_rope_scaling(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -266,7 +311,9 @@ def _flat_rope_scaling(found: Mapping[str, Any]) -> dict[str, Any]:
     settings = dict(found)
     parameters = settings.pop("rope_parameters", None)
     if isinstance(parameters, Mapping):
-        settings["rope_scaling"] = {key: value for key, value in parameters.items() if key != "rope_theta"}
+        settings["rope_scaling"] = {
+            key: value for key, value in parameters.items() if key != "rope_theta"
+        }
         settings["rope_theta"] = parameters.get("rope_theta", LLAMA.sizes["rope_base"][1])
     scaling = settings.get("rope_scaling")
     if isinstance(scaling, Mapping):
@@ -291,7 +338,9 @@ def _nested_rope_scaling(settings: dict[str, Any]) -> dict[str, Any]:
 
 def listed(names: Sequence[str]) -> str:
     """The first of them, and how many more there are."""
-    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+    return ", ".join(names[:_NAMED]) + (
+        f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    )
 
 
 def _text(value: Any) -> str:
@@ -320,7 +369,9 @@ def _gpt2(config: GPTConfig) -> dict[str, list[Piece]]:
             ("feed_forward.up", "mlp.c_fc", F),
             ("feed_forward.down", "mlp.c_proj", D),
         ):
-            table[f"{ours}.{linear}.weight"] = [Piece(f"{theirs}.{name}.weight", n_out, "transposed")]
+            table[f"{ours}.{linear}.weight"] = [
+                Piece(f"{theirs}.{name}.weight", n_out, "transposed")
+            ]
             table[f"{ours}.{linear}.bias"] = [Piece(f"{theirs}.{name}.bias", n_out)]
     if not config.tied_head:
         table["head.weight"] = [Piece("lm_head.weight", V)]
@@ -336,7 +387,9 @@ def _llama(config: GPTConfig) -> dict[str, list[Piece]]:
     for i in range(config.n_layer):
         ours, theirs = f"blocks.{i}", f"model.layers.{i}"
         table[f"{ours}.norm_attention.weight"] = [Piece(f"{theirs}.input_layernorm.weight", D)]
-        table[f"{ours}.norm_feed_forward.weight"] = [Piece(f"{theirs}.post_attention_layernorm.weight", D)]
+        table[f"{ours}.norm_feed_forward.weight"] = [
+            Piece(f"{theirs}.post_attention_layernorm.weight", D)
+        ]
         for part in ("weight", "bias") if config.bias else ("weight",):
             attention, feed_forward = f"{theirs}.self_attn", f"{theirs}.mlp"
             table[f"{ours}.attention.qkv.{part}"] = [
@@ -349,13 +402,20 @@ def _llama(config: GPTConfig) -> dict[str, list[Piece]]:
                 Piece(f"{feed_forward}.gate_proj.{part}", F),
                 Piece(f"{feed_forward}.up_proj.{part}", F),
             ]
-            table[f"{ours}.feed_forward.down.{part}"] = [Piece(f"{feed_forward}.down_proj.{part}", D)]
+            table[f"{ours}.feed_forward.down.{part}"] = [
+                Piece(f"{feed_forward}.down_proj.{part}", D)
+            ]
     if not config.tied_head:
         table["head.weight"] = [Piece("lm_head.weight", V)]
     return table
 
 
-_NOT_THERE = {"embedding_norm": (False,), "qk_norm": (False,), "logit_softcap": (0.0,), "ngram_tables": ((),)}
+_NOT_THERE = {
+    "embedding_norm": (False,),
+    "qk_norm": (False,),
+    "logit_softcap": (0.0,),
+    "ngram_tables": ((),),
+}
 _INDIFFERENT = frozenset(("size", "init", "vocab_multiple", "ngram_table_size", "ngram_dropout"))
 
 GPT2 = Architecture(

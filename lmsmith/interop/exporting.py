@@ -67,7 +67,9 @@ def export_model(run: Path, out: Path, *, to: Form, dtype: Precision = "auto") -
         model.load_state_dict(tensors)  # what is exported is held against the rounded model
     precisions = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}
     if len(precisions) > 1:
-        raise ConfigError(f"The weights are of {' and '.join(sorted(precisions))}: choose one with --dtype float32.")
+        raise ConfigError(
+            f"The weights are of {' and '.join(sorted(precisions))}: choose one with --dtype float32."
+        )
     shape = (1, min(_CHECKED_TOKENS, config.context_length))
     ids = torch.randint(config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
     with inference(model):
@@ -90,11 +92,15 @@ def export_model(run: Path, out: Path, *, to: Form, dtype: Precision = "auto") -
         place.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(atomic.explain(error, place)) from error
-    with atomic.folder(place, replace=place.is_dir()) as partial:  # `place` is empty where it is there
+    with atomic.folder(
+        place, replace=place.is_dir()
+    ) as partial:  # `place` is empty where it is there
         if to == "hf":
             huggingface.write(partial, config, tensors, begin=begin, ends=ends)
             if tokenizer is not None:
-                vocabulary.save(tokenizer, partial, context_length=config.context_length, begin=begin, ends=ends)
+                vocabulary.save(
+                    tokenizer, partial, context_length=config.context_length, begin=begin, ends=ends
+                )
         else:
             llmc.write(partial / llmc.FILE_NAME, config, tensors)
         del tensors
@@ -104,7 +110,9 @@ def export_model(run: Path, out: Path, *, to: Form, dtype: Precision = "auto") -
     return receipt
 
 
-def _checked(folder: Path, ids: Tensor, wanted: Tensor, tokenizer: Tokenizer | None, to: Form) -> dict[str, Any]:
+def _checked(
+    folder: Path, ids: Tensor, wanted: Tensor, tokenizer: Tokenizer | None, to: Form
+) -> dict[str, Any]:
     """Who read the folder again, and how far its logits are from those wanted. Raises CheckpointError."""
 
     def difference(who: str, logits: Callable[[], Tensor]) -> float:
@@ -117,7 +125,9 @@ def _checked(folder: Path, ids: Tensor, wanted: Tensor, tokenizer: Tokenizer | N
         return found
 
     def by_us() -> Tensor:
-        config, tensors = huggingface.read(folder) if to == "hf" else llmc.read(folder / llmc.FILE_NAME)
+        config, tensors = (
+            huggingface.read(folder) if to == "hf" else llmc.read(folder / llmc.FILE_NAME)
+        )
         again = GPT(config)
         again.load_state_dict(tensors)
         with inference(again):
@@ -139,7 +149,9 @@ def _checked(folder: Path, ids: Tensor, wanted: Tensor, tokenizer: Tokenizer | N
             found = difference("transformers", by_transformers)
             checked["transformers"] = {"version": version, "max_logit_difference": found}
             if tokenizer is not None:
-                checked["transformers"]["n_texts_with_equal_ids"] = _check_tokenizer(folder, tokenizer)
+                checked["transformers"]["n_texts_with_equal_ids"] = _check_tokenizer(
+                    folder, tokenizer
+                )
     return checked
 
 
@@ -148,7 +160,10 @@ def _check_tokenizer(folder: Path, tokenizer: Tokenizer) -> int:
 
     theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     for text in _TEXTS:
-        if theirs(text, verbose=False, add_special_tokens=False)["input_ids"] != tokenizer.encode(text).tolist():
+        if (
+            theirs(text, verbose=False, add_special_tokens=False)["input_ids"]
+            != tokenizer.encode(text).tolist()
+        ):
             raise CheckpointError(
                 f"the exported tokenizer, read by transformers, gives other ids for {text!r} than the run's: the model "
                 "is not written. Please report this."

@@ -14,7 +14,13 @@ from lmsmith.errors import CheckpointError, UsageError
 from lmsmith.interop.huggingface import INDEX, WEIGHTS, weight_map
 
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_BESIDES = ("generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
+_BESIDES = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+)
 
 
 def is_name(source: str) -> bool:
@@ -35,18 +41,29 @@ def fetch(name: str) -> Path:
     revision: str | None = None
     # By what it reaches the network differs between versions; its own error is always a kind of that library's.
     network: tuple[type[Exception], ...]
-    network = (OSError, *(kind for kind in errors.HfHubHTTPError.__mro__ if not issubclass(Exception, kind)))
+    network = (
+        OSError,
+        *(kind for kind in errors.HfHubHTTPError.__mro__ if not issubclass(Exception, kind)),
+    )
     cut_off = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _cut_off(endpoint)
 
     def get(file: str, *, needed: bool) -> Path | None:
         try:
             path = hf_hub_download(
-                name, file, revision=revision, endpoint=endpoint, local_files_only=cut_off is not None
+                name,
+                file,
+                revision=revision,
+                endpoint=endpoint,
+                local_files_only=cut_off is not None,
             )
             return Path(path)
-        except errors.LocalEntryNotFoundError as error:  # not downloaded, and the server is not reached
+        except (
+            errors.LocalEntryNotFoundError
+        ) as error:  # not downloaded, and the server is not reached
             if needed:
-                raise CheckpointError(_unreachable(name, file, endpoint, cut_off or error)) from error
+                raise CheckpointError(
+                    _unreachable(name, file, endpoint, cut_off or error)
+                ) from error
         except errors.EntryNotFoundError as error:
             if needed:
                 raise CheckpointError(
@@ -77,7 +94,9 @@ def check(file: Path, sha256: str) -> None:
     """Holds a downloaded file against the hash by which the Hub knows large ones. Raises CheckpointError."""
     known = file.resolve().name  # in the library's cache, a link to a file named so
     if re.fullmatch(r"[0-9a-f]{64}", known) and known != sha256:
-        raise CheckpointError(f"{file} is damaged: its SHA-256 is not the one at the Hub. Remove it and import again.")
+        raise CheckpointError(
+            f"{file} is damaged: its SHA-256 is not the one at the Hub. Remove it and import again."
+        )
 
 
 def _cut_off(endpoint: str) -> str | None:

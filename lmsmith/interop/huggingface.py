@@ -48,7 +48,11 @@ def read_ends(folder: Path) -> tuple[int | None, list[int]]:
     found = _read_json(folder / "config.json")
     if (folder / "generation_config.json").is_file():
         said = _read_json(folder / "generation_config.json")
-        found |= {name: said[name] for name in ("bos_token_id", "eos_token_id") if said.get(name) is not None}
+        found |= {
+            name: said[name]
+            for name in ("bos_token_id", "eos_token_id")
+            if said.get(name) is not None
+        }
     begin, ends = found.get("bos_token_id"), found.get("eos_token_id")
     several = ends if isinstance(ends, list) else [ends]
     return begin if type(begin) is int else None, [end for end in several if type(end) is int]
@@ -69,7 +73,10 @@ def write(
     """
     architecture = architecture_for(config)
     config, tensors = completed(config, tensors)
-    ids = {"bos_token_id": begin, "eos_token_id": list(ends) if len(ends) > 1 else next(iter(ends), None)}
+    ids = {
+        "bos_token_id": begin,
+        "eos_token_id": list(ends) if len(ends) > 1 else next(iter(ends), None),
+    }
     settings = architecture.write_settings(config) | ids
     settings["torch_dtype"] = str(tensors["token_embedding.weight"].dtype).removeprefix("torch.")
     _write_json(folder / "config.json", settings)
@@ -86,7 +93,11 @@ def files_of(folder: Path) -> list[Path]:
         names = [WEIGHTS]
     else:
         pickled = next(folder.glob("pytorch_model*.bin"), None)
-        why = f" {pickled.name} is not read: pickled files can run code when opened." if pickled else ""
+        why = (
+            f" {pickled.name} is not read: pickled files can run code when opened."
+            if pickled
+            else ""
+        )
         raise CheckpointError(
             f"{folder} has no {WEIGHTS} and no {INDEX}.{why} Wanted weights as safetensors, which "
             "`AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)` of transformers writes."
@@ -101,24 +112,34 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         try:
             tensors |= safetensors.torch.load_file(path)
         except FileNotFoundError as error:
-            raise CheckpointError(f"{path} is missing, and {INDEX} names it: copy all parts.") from error
+            raise CheckpointError(
+                f"{path} is missing, and {INDEX} names it: copy all parts."
+            ) from error
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
         except safetensors.SafetensorError as error:
-            raise CheckpointError(f"{path} is no whole safetensors file ({error}): copy it again.") from error
+            raise CheckpointError(
+                f"{path} is no whole safetensors file ({error}): copy it again."
+            ) from error
     if (folder / INDEX).is_file():
         absent = sorted(set(weight_map(folder)) - set(tensors))
         if absent:
-            raise CheckpointError(f"{folder / INDEX} names tensors that its files do not hold: {listed(absent)}.")
+            raise CheckpointError(
+                f"{folder / INDEX} names tensors that its files do not hold: {listed(absent)}."
+            )
     return tensors
 
 
 def weight_map(folder: Path) -> dict[str, str]:
     """Which file holds which tensor, of a checkpoint in parts. Raises CheckpointError."""
     found = _read_json(folder / INDEX).get("weight_map")
-    good = isinstance(found, dict) and all(isinstance(name, str) and Path(name).name == name for name in found.values())
+    good = isinstance(found, dict) and all(
+        isinstance(name, str) and Path(name).name == name for name in found.values()
+    )
     if not good or not found:
-        raise CheckpointError(f"{folder / INDEX} has no weight_map from tensors to files beside it: copy it again.")
+        raise CheckpointError(
+            f"{folder / INDEX} has no weight_map from tensors to files beside it: copy it again."
+        )
     return found
 
 
@@ -132,9 +153,13 @@ def _read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
-        raise CheckpointError(f"{path} is damaged, it is not JSON ({error}): copy it again.") from error
+        raise CheckpointError(
+            f"{path} is damaged, it is not JSON ({error}): copy it again."
+        ) from error
     if not isinstance(found, dict):
-        raise CheckpointError(f"{path} holds a {type(found).__name__}, wanted an object: copy it again.")
+        raise CheckpointError(
+            f"{path} holds a {type(found).__name__}, wanted an object: copy it again."
+        )
     return found
 
 

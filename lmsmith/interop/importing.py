@@ -37,7 +37,9 @@ GPT2_VOCABULARY = 50_257  # llm.c's files hold no tokenizer; where none lies bes
 WITHOUT = "none"
 
 
-def import_model(source: str, *, out: Path | None = None, tokenizer: str | None = None) -> tuple[Path, dict[str, Any]]:
+def import_model(
+    source: str, *, out: Path | None = None, tokenizer: str | None = None
+) -> tuple[Path, dict[str, Any]]:
     """Makes a run folder of a Hugging Face folder, an llm.c file, or a name on the Hub; returns it and its summary.
 
     An llm.c file can be named by its folder, where it is model.bin, as `export` writes it.
@@ -49,7 +51,9 @@ def import_model(source: str, *, out: Path | None = None, tokenizer: str | None 
     if not (path / "config.json").is_file() and (path / llmc.FILE_NAME).is_file():
         path = path / llmc.FILE_NAME
     if (path / "model" / "config.json").is_file() and not (path / "config.json").is_file():
-        raise CheckpointError(f"{source} is a run of lmsmith, which every verb takes as it is: nothing to import.")
+        raise CheckpointError(
+            f"{source} is a run of lmsmith, which every verb takes as it is: nothing to import."
+        )
     if path.is_file():
         if not llmc.is_llmc(path):
             raise UsageError(
@@ -105,17 +109,27 @@ def _tokenizer(wanted: str | None, path: Path, config: GPTConfig) -> Tokenizer |
         )
     if n_ids < rows and isinstance(found, BpeTokenizer):  # the rest are rows that no text has
         tokens = [*found.tokens, *([None] * (rows - n_ids))]
-        found = BpeTokenizer(tokens, found.merges, found.pattern, found.special_tokens, found.whole_tokens)
+        found = BpeTokenizer(
+            tokens, found.merges, found.pattern, found.special_tokens, found.whole_tokens
+        )
     elif n_ids < rows:
-        log.warning("the tokenizer has %s ids and the model's table %s rows: the rest stand for nothing", n_ids, rows)
+        log.warning(
+            "the tokenizer has %s ids and the model's table %s rows: the rest stand for nothing",
+            n_ids,
+            rows,
+        )
     return found
 
 
 def _beside(path: Path, config: GPTConfig) -> Tokenizer | None:
     folder = path.parent if path.is_file() else path
-    if any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "tokenizer.model")):
+    if any(
+        (folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "tokenizer.model")
+    ):
         return vocabulary.load(folder)
-    return load_tokenizer("gpt2") if path.is_file() and config.vocab_size == GPT2_VOCABULARY else None
+    return (
+        load_tokenizer("gpt2") if path.is_file() and config.vocab_size == GPT2_VOCABULARY else None
+    )
 
 
 def _limits(wanted: str | None, path: Path, tokenizer: Tokenizer | None) -> dict[str, Any]:
@@ -133,11 +147,11 @@ def _limits(wanted: str | None, path: Path, tokenizer: Tokenizer | None) -> dict
     return limits | ({"ends": ends} if ends and ends != [end_of_text] else {})
 
 
-def _summary(config: GPTConfig, tensors: dict[str, Tensor], tokenizer: Tokenizer | None) -> dict[str, Any]:
+def _summary(
+    config: GPTConfig, tensors: dict[str, Tensor], tokenizer: Tokenizer | None
+) -> dict[str, Any]:
     """What a trained run's summary holds, as far as it is known."""
-    unknown = (
-        "tokens_seen val_loss val_bits_per_byte train_seconds wall_seconds seconds_to_target tokens_per_second mfu"
-    )
+    unknown = "tokens_seen val_loss val_bits_per_byte train_seconds wall_seconds seconds_to_target tokens_per_second mfu"
     return {
         "n_params": sum(tensor.numel() for tensor in tensors.values()),
         "steps": 0,
@@ -158,12 +172,16 @@ def _write(
     summary: dict[str, Any],
 ) -> None:
     run = preset("gpt2" if config.norm == "layernorm" else "llama")
-    run = dataclasses.replace(run, model=config, tokenizer=str(place / "model") if tokenizer else "auto")
+    run = dataclasses.replace(
+        run, model=config, tokenizer=str(place / "model") if tokenizer else "auto"
+    )
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(atomic.explain(error, place)) from error
-    with atomic.folder(place, replace=place.is_dir()) as partial:  # `place` is empty where it is there
+    with atomic.folder(
+        place, replace=place.is_dir()
+    ) as partial:  # `place` is empty where it is there
         save_model(partial / "model", tensors, {"model": flatten(vars(config)), "step": 0} | limits)
         if tokenizer is not None:
             save_tokenizer(tokenizer, partial / "model")

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmsmith.config import ModelConfig
 from lmsmith.config.presets import preset
 from lmsmith.errors import CheckpointError, ConfigError
 from lmsmith.interop.architectures import GPT2, completed
@@ -82,11 +81,17 @@ def write(path: Path, config: GPTConfig, tensors: Mapping[str, Tensor]) -> None:
     """
     check(config)
     config, tensors = completed(config, tensors)
-    padded = config.padded_vocab_size if config.vocab_multiple > 1 else -(-config.vocab_size // _PADDED_TO) * _PADDED_TO
+    padded = (
+        config.padded_vocab_size
+        if config.vocab_multiple > 1
+        else -(-config.vocab_size // _PADDED_TO) * _PADDED_TO
+    )
     wte = tensors["token_embedding.weight"]
     dtype = str(wte.dtype).removeprefix("torch.")
     if dtype not in ("float32", "bfloat16"):
-        raise ConfigError(f"llm.c knows no weights of {dtype}: export with --dtype float32 or --dtype bfloat16.")
+        raise ConfigError(
+            f"llm.c knows no weights of {dtype}: export with --dtype float32 or --dtype bfloat16."
+        )
     params = {name: _array(tensors[ours]) for name, ours in _WHOLE.items()}
     params["wte"] = _array(F.pad(wte, (0, 0, 0, padded - len(wte))))
     for name, ours in _STACKED.items():
@@ -104,7 +109,7 @@ def write(path: Path, config: GPTConfig, tensors: Mapping[str, Tensor]) -> None:
     write_llmc(path, sizes, params, "bfloat16" if dtype == "bfloat16" else "float32")
 
 
-def check(config: ModelConfig) -> None:
+def check(config: GPTConfig) -> None:
     """Raises ConfigError, with reasons, for a model that llm.c does not compute."""
     if not isinstance(config, GPTConfig):
         raise ConfigError(f"llm.c has GPT-2 alone, and nothing like a model of kind {config.kind}.")

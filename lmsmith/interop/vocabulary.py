@@ -23,7 +23,14 @@ from lmsmith.errors import TokenizerError
 from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.files import FILE_NAME, load_tokenizer
 from lmsmith.tokens.foreign import to_huggingface
-from lmsmith.tokens.tokenizer import END_OF_TEXT, UNKNOWN, ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer
+from lmsmith.tokens.tokenizer import (
+    END_OF_TEXT,
+    UNKNOWN,
+    ByteTokenizer,
+    CharTokenizer,
+    Tokenizer,
+    WordTokenizer,
+)
 
 _NO_MERGES: dict[str, Any] = {
     "type": "BPE",
@@ -39,7 +46,12 @@ _NO_MERGES: dict[str, Any] = {
 
 
 def save(
-    tokenizer: Tokenizer, folder: Path, *, context_length: int, begin: int | None = None, ends: Sequence[int] = ()
+    tokenizer: Tokenizer,
+    folder: Path,
+    *,
+    context_length: int,
+    begin: int | None = None,
+    ends: Sequence[int] = (),
 ) -> None:
     """Writes tokenizer.json and tokenizer_config.json, as transformers opens them. Raises StorageError.
 
@@ -52,8 +64,13 @@ def save(
         "clean_up_tokenization_spaces": False,
         "model_max_length": context_length,
     }
-    first, last = tokenizer.end_of_text if begin is None else begin, next(iter(ends), tokenizer.end_of_text)
-    config |= {part: names[i] for part, i in (("bos_token", first), ("eos_token", last)) if i in names}
+    first, last = (
+        tokenizer.end_of_text if begin is None else begin,
+        next(iter(ends), tokenizer.end_of_text),
+    )
+    config |= {
+        part: names[i] for part, i in (("bos_token", first), ("eos_token", last)) if i in names
+    }
     if begin is not None and begin != tokenizer.end_of_text:
         content["post_processor"] = _put_before(names[begin], begin)
     atomic.write(folder / FILE_NAME, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
@@ -75,7 +92,11 @@ def begin_of(folder: Path, tokenizer: Tokenizer) -> int | None:
         return None
     try:
         after = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))["post_processor"]
-        templates = [part for part in after.get("processors", [after]) if part["type"] == "TemplateProcessing"]
+        templates = [
+            part
+            for part in after.get("processors", [after])
+            if part["type"] == "TemplateProcessing"
+        ]
         return tokenizer.special_tokens.get(templates[0]["single"][0]["SpecialToken"]["id"])
     except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError):
         return None  # no such file, or nothing that it puts there
@@ -85,7 +106,10 @@ def _put_before(name: str, number: int) -> dict[str, Any]:
     """What puts a special token before every text."""
 
     def part(letter: str, number: int) -> list[dict[str, Any]]:
-        return [{"SpecialToken": {"id": name, "type_id": number}}, {"Sequence": {"id": letter, "type_id": number}}]
+        return [
+            {"SpecialToken": {"id": name, "type_id": number}},
+            {"Sequence": {"id": letter, "type_id": number}},
+        ]
 
     return {
         "type": "TemplateProcessing",
@@ -103,14 +127,24 @@ def content_of(tokenizer: Tokenizer) -> dict[str, Any]:
     special_tokens = {} if end is None else {END_OF_TEXT: end}
     if isinstance(tokenizer, ByteTokenizer):
         tokens = [bytes([byte]) for byte in range(256)]
-        return to_huggingface(BpeTokenizer([*tokens, *([] if end is None else [None])], [], "gpt2", special_tokens))
+        return to_huggingface(
+            BpeTokenizer([*tokens, *([] if end is None else [None])], [], "gpt2", special_tokens)
+        )
     assert isinstance(tokenizer, CharTokenizer | WordTokenizer)
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    flags = {
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": True,
+    }
     content: dict[str, Any] = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [{"id": number, "content": text} | flags for text, number in special_tokens.items()],
+        "added_tokens": [
+            {"id": number, "content": text} | flags for text, number in special_tokens.items()
+        ],
         "normalizer": None,
         "pre_tokenizer": None,
         "post_processor": None,
@@ -121,7 +155,12 @@ def content_of(tokenizer: Tokenizer) -> dict[str, Any]:
         return content | {"model": _NO_MERGES | {"vocab": vocabulary}}
     unknown = " " + UNKNOWN  # no word is this text, and it is what our own decoding gives
     vocabulary = {unknown: 0} | {word: i for i, word in enumerate(tokenizer.words, start=1)}
-    split = {"type": "Split", "pattern": {"Regex": _word_pattern()}, "behavior": "Isolated", "invert": False}
+    split = {
+        "type": "Split",
+        "pattern": {"Regex": _word_pattern()},
+        "behavior": "Isolated",
+        "invert": False,
+    }
     model = {"type": "WordLevel", "vocab": vocabulary, "unk_token": unknown}
     return content | {"pre_tokenizer": split, "model": model}
 
@@ -156,5 +195,11 @@ def _simple(path: Path) -> Tokenizer | None:
     else:
         return None
     wanted = content_of(made)
-    same = all(content.get(part) == wanted[part] for part in ("normalizer", "pre_tokenizer", "decoder"))
-    return made if same and vocabulary == wanted["model"]["vocab"] and not content["model"].get("merges") else None
+    same = all(
+        content.get(part) == wanted[part] for part in ("normalizer", "pre_tokenizer", "decoder")
+    )
+    return (
+        made
+        if same and vocabulary == wanted["model"]["vocab"] and not content["model"].get("merges")
+        else None
+    )

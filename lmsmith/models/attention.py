@@ -37,7 +37,9 @@ class Attention(nn.Module):
         self.dropout = config.attention_dropout
         self.window = config.window_of(layer)
         self.scale = 1 / math.sqrt(config.width_head)
-        self.qkv = nn.Linear(config.d_model, (self.n_head + 2 * self.n_kv) * self.d_head, bias=config.bias)
+        self.qkv = nn.Linear(
+            config.d_model, (self.n_head + 2 * self.n_kv) * self.d_head, bias=config.bias
+        )
         self.out = nn.Linear(config.d_model, config.d_model, bias=config.bias)
         # Normalised queries and keys have products of at most d_head; a learnt factor sets the temperature.
         self.qk_gain = nn.Parameter(torch.ones(self.n_head)) if config.qk_norm else None
@@ -56,8 +58,12 @@ class Attention(nn.Module):
         """`position`: tokens read before, which `cache` holds. `values`: value embeddings of the tokens."""
         B, T, _ = x.shape
         n_qk = self.n_head + self.n_kv
-        both, v = self.qkv(x).view(B, T, -1, self.d_head).split((n_qk, self.n_kv), dim=2)  # (B, T, H, K)
-        if self.qk_gain is not None:  # queries and keys are adjacent in memory: normalised in one pass
+        both, v = (
+            self.qkv(x).view(B, T, -1, self.d_head).split((n_qk, self.n_kv), dim=2)
+        )  # (B, T, H, K)
+        if (
+            self.qk_gain is not None
+        ):  # queries and keys are adjacent in memory: normalised in one pass
             both = kernels.rms_norm(both, None, QK_NORM_EPS)
         if rotary is not None:
             both = rotary(both, position, layout.positions if layout else None)
@@ -65,7 +71,9 @@ class Attention(nn.Module):
         if self.qk_gain is not None:
             q = q * self.qk_gain.to(q.dtype).unsqueeze(-1)
         if self.value_gate is not None and values is not None:
-            gate = 2 * torch.sigmoid(self.value_gate(x[..., : self.value_gate.in_features]))  # (B, T, G)
+            gate = 2 * torch.sigmoid(
+                self.value_gate(x[..., : self.value_gate.in_features])
+            )  # (B, T, G)
             v = v + gate.unsqueeze(-1) * values.to(v.dtype).view(v.shape)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, K)
         if cache is None:
@@ -76,7 +84,9 @@ class Attention(nn.Module):
         return self.out(y.transpose(1, 2).reshape(B, T, -1))
 
     def _for_each_head(self, x: Float[Tensor, "B G T K"]) -> Float[Tensor, "B H T K"]:
-        return x if self.n_kv == self.n_head else x.repeat_interleave(self.n_head // self.n_kv, dim=1)
+        return (
+            x if self.n_kv == self.n_head else x.repeat_interleave(self.n_head // self.n_kv, dim=1)
+        )
 
     def _within(self, q: Tensor, k: Tensor, v: Tensor, layout: "Layout | None") -> Tensor:
         """Attention of a whole window of text on itself."""
@@ -88,10 +98,14 @@ class Attention(nn.Module):
             first = None if mask is None else mask.first
             return kernels.causal_attention(q_, k_, v_, self.scale, dropout, first).view(q.shape)
         if mask is None:
-            return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=self.scale)
+            return F.scaled_dot_product_attention(
+                q, k, v, dropout_p=dropout, is_causal=True, scale=self.scale
+            )
         if mask.blocks is not None and q.dtype != torch.float64:
             return _compiled_flex()(q, k, v, block_mask=mask.blocks, scale=self.scale)
-        return F.scaled_dot_product_attention(q, k, v, mask.dense(), dropout_p=dropout, scale=self.scale)
+        return F.scaled_dot_product_attention(
+            q, k, v, mask.dense(), dropout_p=dropout, scale=self.scale
+        )
 
     def _from_cache(self, q: Tensor, k: Tensor, v: Tensor, n_before: int) -> Tensor:
         """Attention of new positions on themselves and the `n_before` positions before them."""
@@ -99,7 +113,9 @@ class Attention(nn.Module):
         seen = torch.ones(T, n_before + T, dtype=torch.bool, device=q.device).tril_(n_before)
         if self.window:
             seen = seen.triu_(n_before - self.window + 1)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=None if T == 1 else seen, scale=self.scale)
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=None if T == 1 else seen, scale=self.scale
+        )
 
 
 @dataclass
@@ -109,7 +125,9 @@ class LayerCache:
     keys: Float[Tensor, "B G max K"]
     values: Float[Tensor, "B G max K"]
 
-    def extended(self, k: Tensor, v: Tensor, position: int, window: int) -> tuple[Tensor, Tensor, int]:
+    def extended(
+        self, k: Tensor, v: Tensor, position: int, window: int
+    ) -> tuple[Tensor, Tensor, int]:
         """Takes in what was read at `position`; gives all that it sees, and how many of these come before it."""
         end = position + k.size(2)
         if end > self.keys.size(2):
@@ -145,7 +163,9 @@ class Rotary:
     """
 
     turns: Tensor = field(repr=False)  # complex128 (context_length, 1, K/2)
-    _near: Tensor | None = field(default=None, repr=False)  # as real numbers (context_length, 1, K/2, 2), at hand
+    _near: Tensor | None = field(
+        default=None, repr=False
+    )  # as real numbers (context_length, 1, K/2, 2), at hand
 
     @classmethod
     def make(cls, config: GPTConfig) -> "Rotary":
@@ -169,7 +189,9 @@ class Rotary:
         near = self.at_hand(wide)
         near = near[start : start + x.size(1)] if positions is None else near[positions]
         pairs = wide.unflatten(-1, (-1, 2))
-        if x.device.type == "cpu" and not torch.compiler.is_compiling():  # one pass; compilers want real numbers
+        if (
+            x.device.type == "cpu" and not torch.compiler.is_compiling()
+        ):  # one pass; compilers want real numbers
             turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(near))
         else:
             (a, b), (cos, sin) = pairs.unbind(-1), near.unbind(-1)
@@ -189,7 +211,9 @@ class Mask:
     """What each query sees: the keys from `first` up to its own position. A single row holds for the whole batch."""
 
     first: Int[Tensor, "B T"]
-    blocks: Any = field(default=None, repr=False)  # the same for FlexAttention, where that is to be used
+    blocks: Any = field(
+        default=None, repr=False
+    )  # the same for FlexAttention, where that is to be used
 
     def dense(self) -> Bool[Tensor, "B 1 T T"]:
         at = torch.arange(self.first.size(1), device=self.first.device)
@@ -216,10 +240,14 @@ class Layout:
     """Where tokens stand and what they see, where that is not the plain thing; shared by all layers of one pass."""
 
     positions: Int[Tensor, "B T"] | None  # within their documents; None: in the row
-    masks: dict[int, Mask]  # by the layer's window, 0 being none; where there is none, all before is seen
+    masks: dict[
+        int, Mask
+    ]  # by the layer's window, 0 being none; where there is none, all before is seen
 
     @classmethod
-    def of(cls, config: GPTConfig, T: int, device: torch.device, documents: Tensor | None) -> "Layout | None":
+    def of(
+        cls, config: GPTConfig, T: int, device: torch.device, documents: Tensor | None
+    ) -> "Layout | None":
         """`documents` (B, T): equal numbers next to each other are one document. None for the plain thing."""
         windows = {config.window_of(layer) for layer in range(config.n_layer)}
         if documents is None:
@@ -232,13 +260,19 @@ class Layout:
         new[:, 1:] = documents[:, 1:] != documents[:, :-1]
         begins = torch.where(new, at, 0).cummax(dim=1).values  # (B, T)
         flex = _flex_serves(config, device)
-        firsts = {window: begins.maximum(at - window + 1) if window else begins for window in windows}
-        return cls(at - begins, {window: mask_from(first, flex=flex) for window, first in firsts.items()})
+        firsts = {
+            window: begins.maximum(at - window + 1) if window else begins for window in windows
+        }
+        return cls(
+            at - begins, {window: mask_from(first, flex=flex) for window, first in firsts.items()}
+        )
 
 
 @functools.lru_cache(maxsize=16)
 def _window_mask(window: int, T: int, device: torch.device, flex: bool) -> Mask:
-    return mask_from((torch.arange(T, device=device) - window + 1).clamp(min=0).unsqueeze(0), flex=flex)
+    return mask_from(
+        (torch.arange(T, device=device) - window + 1).clamp(min=0).unsqueeze(0), flex=flex
+    )
 
 
 @functools.cache

@@ -43,9 +43,13 @@ class Block(nn.Module):
         values: Float[Tensor, "B T GK"] | None = None,
     ) -> Float[Tensor, "B T D"]:
         if self.post_norm:
-            x = self.norm_attention(x + self._drop(self.attention(x, rotary, cache, position, layout, values)))
+            x = self.norm_attention(
+                x + self._drop(self.attention(x, rotary, cache, position, layout, values))
+            )
             return self.norm_feed_forward(x + self._drop(self.feed_forward(x)))
-        x = x + self._drop(self.attention(self.norm_attention(x), rotary, cache, position, layout, values))
+        x = x + self._drop(
+            self.attention(self.norm_attention(x), rotary, cache, position, layout, values)
+        )
         return x + self._drop(self.feed_forward(self.norm_feed_forward(x)))
 
     def _drop(self, x: Tensor) -> Tensor:
@@ -59,15 +63,21 @@ class GPT(NeuralModel):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        assert config.vocab_size > 0, "the tokenizer's size must be filled in before a model is built"
+        assert config.vocab_size > 0, (
+            "the tokenizer's size must be filled in before a model is built"
+        )
         self.config = config
         rows = config.padded_vocab_size
         self.token_embedding = nn.Embedding(rows, config.d_model)
         self.position_embedding = (
-            nn.Embedding(config.context_length, config.d_model) if config.positions == "learned" else None
+            nn.Embedding(config.context_length, config.d_model)
+            if config.positions == "learned"
+            else None
         )
         self.ngram_embedding = NgramEmbedding(config) if config.ngram_tables else None
-        self.embedding_norm = Norm(config, config.d_model, gain=False) if config.embedding_norm else None
+        self.embedding_norm = (
+            Norm(config, config.d_model, gain=False) if config.embedding_norm else None
+        )
         layers = range(config.n_layer)
         self.value_embeddings = nn.ModuleDict(
             {
@@ -116,10 +126,15 @@ class GPT(NeuralModel):
             self.rotary.at_hand(x)
         for index, block in enumerate(self.blocks):
             if self.residual_scale is not None and self.input_scale is not None:
-                x = self.residual_scale[index].to(x.dtype) * x + self.input_scale[index].to(x.dtype) * embedded
+                x = (
+                    self.residual_scale[index].to(x.dtype) * x
+                    + self.input_scale[index].to(x.dtype) * embedded
+                )
             key = str(index)
             values = self.value_embeddings[key](ids) if key in self.value_embeddings else None
-            x = block(x, self.rotary, state.layers[index] if state else None, position, layout, values)
+            x = block(
+                x, self.rotary, state.layers[index] if state else None, position, layout, values
+            )
         if state is not None:
             state.position += T
             state.before = torch.cat([state.before, ids], dim=1)[:, ids.size(1) :]
@@ -136,7 +151,12 @@ class GPT(NeuralModel):
         It grows with the texts: for all 131,072 tokens of Llama 3's smallest model it would be 8 GB at once.
         """
         weight = self.token_embedding.weight
-        shape = (batch_size, self.config.n_kv, min(_ROOM, self.config.context_length), self.config.width_head)
+        shape = (
+            batch_size,
+            self.config.n_kv,
+            min(_ROOM, self.config.context_length),
+            self.config.width_head,
+        )
         layers = [LayerCache(weight.new_zeros(shape), weight.new_zeros(shape)) for _ in self.blocks]
         return State(layers, self._nothing_before(batch_size, weight.device))
 
@@ -150,7 +170,10 @@ class GPT(NeuralModel):
         heads = [config.n_head * config.width_head] + 2 * [config.n_kv * config.width_head]
         parts = {f"blocks.{i}.attention.qkv.weight": heads for i in range(config.n_layer)}
         if config.gated:
-            parts |= {f"blocks.{i}.feed_forward.up.weight": [config.width_ff] * 2 for i in range(config.n_layer)}
+            parts |= {
+                f"blocks.{i}.feed_forward.up.weight": [config.width_ff] * 2
+                for i in range(config.n_layer)
+            }
         return parts
 
     @torch.no_grad()
@@ -179,7 +202,11 @@ class GPT(NeuralModel):
                 weight.normal_(0.0, 0.02 * scale, generator=generator)
             elif config.init == "truncated-normal":
                 for part in weight.split(parts.get(name, [weight.size(0)])):
-                    std = table_std if name.startswith(("token", "position")) else math.sqrt(2 / sum(part.shape))
+                    std = (
+                        table_std
+                        if name.startswith(("token", "position"))
+                        else math.sqrt(2 / sum(part.shape))
+                    )
                     nn.init.trunc_normal_(part, 0.0, std, -3 * std, 3 * std, generator=generator)
             elif name.endswith(into_residual) or name.startswith("head"):
                 weight.zero_()

@@ -40,9 +40,15 @@ class GPTConfig(NeuralConfig):
         "width of the feed-forward layer; auto: 4 d_model (gated: 8/3 d_model, rounded up to a multiple of 64)",
         zero="auto",
     )
-    ngram_tables: tuple[int, ...] = setting((), "also embed the last n tokens, hashed, for each n listed here: 2,3,4")
-    ngram_table_size: int = setting(8192, "rows of each n-gram table; n-grams with the same hash share a row")
-    norm: Literal["layernorm", "rmsnorm", "none"] = setting("rmsnorm", "normalization of the residual stream")
+    ngram_tables: tuple[int, ...] = setting(
+        (), "also embed the last n tokens, hashed, for each n listed here: 2,3,4"
+    )
+    ngram_table_size: int = setting(
+        8192, "rows of each n-gram table; n-grams with the same hash share a row"
+    )
+    norm: Literal["layernorm", "rmsnorm", "none"] = setting(
+        "rmsnorm", "normalization of the residual stream"
+    )
     norm_placement: Literal["pre", "post"] = setting(
         "pre",
         "pre: before each sublayer and the head; post: after each sublayer and its addition",
@@ -57,7 +63,9 @@ class GPTConfig(NeuralConfig):
         "stretch rotary wavelengths for a longer context; linear: all of them; llama3: only the longer ones",
     )
     rope_factor: float = setting(1.0, "with rope_scaling: how many times as long")
-    rope_original_context: int = setting(0, "with rope_scaling llama3: context before the stretching", zero="none")
+    rope_original_context: int = setting(
+        0, "with rope_scaling llama3: context before the stretching", zero="none"
+    )
     feed_forward: Literal["gelu", "gelu-tanh", "silu", "relu2", "swiglu", "geglu"] = setting(
         "relu2", "feed-forward activation; swiglu and geglu are gated"
     )
@@ -68,21 +76,29 @@ class GPTConfig(NeuralConfig):
     tied_head: bool = setting(False, "weight tying: the output head is the token embedding table")
     dropout: float = setting(0.0, "dropout probability on the residual stream")
     attention_dropout: float = setting(0.0, "dropout probability on attention weights")
-    ngram_dropout: float = setting(0.0, "probability of leaving out a position's n-gram embeddings in training")
+    ngram_dropout: float = setting(
+        0.0, "probability of leaving out a position's n-gram embeddings in training"
+    )
     qk_norm: bool = setting(True, "RMS-normalize queries and keys")
     window: int = setting(
         0,
         "tokens that a layer with sliding-window attention sees, including its own; none: no such layer",
         zero="none",
     )
-    window_pattern: str = setting("", "one letter per layer, repeated: S sliding window, L whole context; such as SSSL")
+    window_pattern: str = setting(
+        "", "one letter per layer, repeated: S sliding window, L whole context; such as SSSL"
+    )
     value_embedding_every: int = setting(
         0,
         "every n-th layer, counted from the last, adds gated token embeddings to its values; none: no layer",
         zero="none",
     )
-    residual_scalars: bool = setting(False, "each layer starts from a x + b embedding, with a and b learned")
-    logit_softcap: float = setting(15.0, "logits are cap * tanh(logits / cap); none: no cap", zero="none")
+    residual_scalars: bool = setting(
+        False, "each layer starts from a x + b embedding, with a and b learned"
+    )
+    logit_softcap: float = setting(
+        15.0, "logits are cap * tanh(logits / cap); none: no cap", zero="none"
+    )
     init: Literal["gpt2", "truncated-normal", "zero-projections"] = setting(
         "zero-projections",
         "gpt2: N(0, 0.02), residual projections over sqrt(2 n_layer); truncated-normal: variance "
@@ -243,7 +259,10 @@ class GPTConfig(NeuralConfig):
 
     def describe(self) -> str:
         orders = ",".join(map(str, self.ngram_tables))
-        layers, heads = (f"{n} {word}{'s' * (n > 1)}" for n, word in ((self.n_layer, "layer"), (self.n_head, "head")))
+        layers, heads = (
+            f"{n} {word}{'s' * (n > 1)}"
+            for n, word in ((self.n_layer, "layer"), (self.n_head, "head"))
+        )
         return f"{layers}, {heads}, width {self.d_model}, context {self.context_length}" + (
             f", tables of {orders}-grams" if orders else ""
         )
@@ -278,7 +297,9 @@ class GPTConfig(NeuralConfig):
 
     # Sizes that suit a budget.
 
-    def default_size(self, budget: float, n_tokens: int, given: Collection[str]) -> tuple[dict[str, Any], int | None]:
+    def default_size(
+        self, budget: float, n_tokens: int, given: Collection[str]
+    ) -> tuple[dict[str, Any], int | None]:
         size, context_length = size_for(GPT_SIZES, budget, n_tokens)
         d_model = self.d_model if "model.d_model" in given else size.d_model
         n_head = size.n_head

@@ -69,7 +69,10 @@ class NeuralModel(nn.Module, ABC):
 
     @abstractmethod
     def hidden(
-        self, ids: Int[Tensor, "B T"], state: Any = None, documents: Int[Tensor, "B T"] | None = None
+        self,
+        ids: Int[Tensor, "B T"],
+        state: Any = None,
+        documents: Int[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T D"]:
         """The vector at each position of which the head makes the logits of the next token.
 
@@ -98,7 +101,9 @@ class NeuralModel(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        return next((tensor.device for tensor in (*self.parameters(), *self.buffers())), torch.device("cpu"))
+        return next(
+            (tensor.device for tensor in (*self.parameters(), *self.buffers())), torch.device("cpu")
+        )
 
     def forward(self, ids: Int[Tensor, "B T"], state: Any = None) -> Float[Tensor, "B T V"]:
         """Logits of the token after each position."""
@@ -122,7 +127,9 @@ class NeuralModel(nn.Module, ABC):
         n = max(1, at_once // (ids.size(0) * self.vocab_size))
         return torch.cat(
             [
-                -F.cross_entropy(self.logits(x).flatten(0, 1), y.flatten(), reduction="none").view(y.shape)
+                -F.cross_entropy(self.logits(x).flatten(0, 1), y.flatten(), reduction="none").view(
+                    y.shape
+                )
                 for x, y in zip(hidden.split(n, dim=1), targets.split(n, dim=1), strict=True)
             ],
             dim=1,

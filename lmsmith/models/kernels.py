@@ -18,9 +18,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
-def rms_norm(x: Float[Tensor, "*batch D"], gain: Float[Tensor, " D"] | None, eps: float) -> Float[Tensor, "*batch D"]:
+def rms_norm(
+    x: Float[Tensor, "*batch D"], gain: Float[Tensor, " D"] | None, eps: float
+) -> Float[Tensor, "*batch D"]:
     """x / sqrt(mean(x²) + eps), times the gain if there is one (Zhang and Sennrich 2019, eq. 4)."""
-    y = F.rms_norm(x, (x.size(-1),), eps=eps) if torch.compiler.is_compiling() else _RMSNorm.apply(x, eps)
+    y = (
+        F.rms_norm(x, (x.size(-1),), eps=eps)
+        if torch.compiler.is_compiling()
+        else _RMSNorm.apply(x, eps)
+    )
     return y if gain is None else y * gain.to(y.dtype)
 
 
@@ -139,7 +145,13 @@ class _CausalAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float, first: Tensor | None
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        scale: float,
+        dropout: float,
+        first: Tensor | None,
     ) -> Tensor:
         T = q.size(1)
         later = q.new_full((min(T, _CausalAttention.BLOCK),) * 2, float("-inf")).triu_(1)
@@ -147,11 +159,17 @@ class _CausalAttention(torch.autograd.Function):
         blocks = _blocks(T, first)
         weights, kept, with_gradient = [], [], any(ctx.needs_input_grad)
         for start, end, low in blocks:
-            scores = torch.bmm(q[:, start:end], k[:, low:end].mT).mul_(scale)  # (N, block, end - low)
+            scores = torch.bmm(q[:, start:end], k[:, low:end].mT).mul_(
+                scale
+            )  # (N, block, end - low)
             scores[:, :, start - low :] += later[: end - start, : end - start]
             if first is not None:
-                unseen = torch.arange(low, end, device=q.device) < first[:, start:end, None]  # (B, block, end - low)
-                scores.view(first.size(0), -1, *unseen.shape[1:]).masked_fill_(unseen.unsqueeze(1), float("-inf"))
+                unseen = (
+                    torch.arange(low, end, device=q.device) < first[:, start:end, None]
+                )  # (B, block, end - low)
+                scores.view(first.size(0), -1, *unseen.shape[1:]).masked_fill_(
+                    unseen.unsqueeze(1), float("-inf")
+                )
             p = torch.softmax(scores, -1)
             if with_gradient:
                 weights.append(p)
@@ -196,5 +214,10 @@ class _CausalAttention(torch.autograd.Function):
 
 def _blocks(T: int, first: Tensor | None) -> list[tuple[int, int, int]]:
     """Queries from a start to an end, and the earliest key that one of them sees."""
-    cuts = [(start, min(T, start + _CausalAttention.BLOCK)) for start in range(0, T, _CausalAttention.BLOCK)]
-    return [(start, end, 0 if first is None else int(first[:, start:end].min())) for start, end in cuts]
+    cuts = [
+        (start, min(T, start + _CausalAttention.BLOCK))
+        for start in range(0, T, _CausalAttention.BLOCK)
+    ]
+    return [
+        (start, end, 0 if first is None else int(first[:, start:end].min())) for start, end in cuts
+    ]

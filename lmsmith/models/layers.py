@@ -21,7 +21,11 @@ class Norm(nn.Module):
         self.kind, self.eps = config.norm, config.norm_eps
         gain = config.norm_gain if gain is None else gain
         self.weight = nn.Parameter(torch.ones(width)) if gain else None
-        self.bias = nn.Parameter(torch.zeros(width)) if gain and config.bias and self.kind == "layernorm" else None
+        self.bias = (
+            nn.Parameter(torch.zeros(width))
+            if gain and config.bias and self.kind == "layernorm"
+            else None
+        )
 
     def forward(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
         if self.kind == "none":
@@ -48,7 +52,10 @@ class NgramEmbedding(nn.Module):
         self.tables = nn.ModuleList(nn.Embedding(self.n_rows, config.d_model) for _ in self.orders)
 
     def forward(
-        self, ids: Int[Tensor, "B T"], before: Int[Tensor, "B n"], positions: Int[Tensor, "B T"] | None = None
+        self,
+        ids: Int[Tensor, "B T"],
+        before: Int[Tensor, "B n"],
+        positions: Int[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T D"]:
         """`before`: the tokens just before `ids`, `vocab_size` where there are none.
 
@@ -63,7 +70,10 @@ class NgramEmbedding(nn.Module):
         return total
 
     def rows(
-        self, ids: Int[Tensor, "B T"], before: Int[Tensor, "B n"], positions: Int[Tensor, "B T"] | None = None
+        self,
+        ids: Int[Tensor, "B T"],
+        before: Int[Tensor, "B n"],
+        positions: Int[Tensor, "B T"] | None = None,
     ) -> list[Int[Tensor, "B T"]]:
         """For each order, the table row of the n-gram ending at each position (multiplicative hashing, mod 2**32)."""
         T = ids.size(1)

@@ -71,7 +71,9 @@ class Ngram:
     context_length = None  # it reads texts of any length, and looks at the last n - 1 tokens
     device = torch.device("cpu")
 
-    def __init__(self, config: NgramConfig, trie: Trie, discounts: tuple[Discounts, ...] | None = None) -> None:
+    def __init__(
+        self, config: NgramConfig, trie: Trie, discounts: tuple[Discounts, ...] | None = None
+    ) -> None:
         """`discounts`: Kneser-Ney's, of each order from 1, in place of those that the text asks for."""
         self.config, self.trie = config, trie
         self.discounts: tuple[Discounts, ...] = ()
@@ -86,7 +88,11 @@ class Ngram:
     def from_tensors(cls, config: NgramConfig, tensors: Mapping[str, Tensor]) -> Ngram:
         """The inverse of `tensors`. Raises KeyError or ValueError for tensors that are not an n-gram model's."""
         trie = Trie(**{name: tensors[name].numpy() for name in _TENSORS})
-        if trie.n != config.order or len(trie.token) != trie.levels[-1] or len(trie.first) != trie.levels[-2] + 1:
+        if (
+            trie.n != config.order
+            or len(trie.token) != trie.levels[-1]
+            or len(trie.first) != trie.levels[-2] + 1
+        ):
             raise ValueError(f"counts of {trie.n}-grams, of {len(trie.token)} nodes")
         return cls(config, trie)
 
@@ -122,7 +128,11 @@ class Ngram:
         found = []
         for row, tokens in enumerate(self._read(ids, state)):
             n_before = len(state.before[row])
-            found.append(log_probabilities(self.trie, self.weights, tokens, n_before + n_given, self.vocab_size))
+            found.append(
+                log_probabilities(
+                    self.trie, self.weights, tokens, n_before + n_given, self.vocab_size
+                )
+            )
             state.before[row] = self._last(tokens[:-1])
         return torch.from_numpy(np.stack(found))
 
@@ -130,7 +140,9 @@ class Ngram:
         """Each row behind what was before it."""
         rows = ids.numpy().astype(np.int32)
         assert not rows.size or 0 <= rows.min() <= rows.max() < self.vocab_size
-        return [np.concatenate([before, row]) for before, row in zip(state.before, rows, strict=True)]
+        return [
+            np.concatenate([before, row]) for before, row in zip(state.before, rows, strict=True)
+        ]
 
     def _last(self, tokens: Ints) -> Ints:
         return tokens[max(0, len(tokens) - self.trie.n + 1) :]
@@ -142,7 +154,8 @@ class Ngram:
             return weigh(self.trie, self.trie.count, np.zeros((n, 4)), added, interpolated=False)
         counts = continuation_counts(self.trie)
         self.discounts = given or tuple(
-            estimate_discounts(k, counts[self.trie.levels[k] : self.trie.levels[k + 1]]) for k in range(1, n + 1)
+            estimate_discounts(k, counts[self.trie.levels[k] : self.trie.levels[k + 1]])
+            for k in range(1, n + 1)
         )
         amounts = np.array([(0.0, *discounts.amounts) for discounts in self.discounts])
         return weigh(self.trie, counts, amounts, 0.0, interpolated=True)

@@ -51,11 +51,18 @@ class Recurrent(nn.Module):
 
     def __init__(self, config: RNNConfig) -> None:
         super().__init__()
-        self.cell, self.activation = config.cell, torch.tanh if config.activation == "tanh" else torch.sigmoid
+        self.cell, self.activation = (
+            config.cell,
+            torch.tanh if config.activation == "tanh" else torch.sigmoid,
+        )
         self.kernel = KERNELS[config.cell](config.d_model, config.d_model, batch_first=True)
-        self.in_kernel = config.cell != "elman" or config.activation == "tanh"  # PyTorch's has no logistic function
+        self.in_kernel = (
+            config.cell != "elman" or config.activation == "tanh"
+        )  # PyTorch's has no logistic function
 
-    def forward(self, x: Float[Tensor, "B T D"], state: LayerState) -> tuple[Float[Tensor, "B T D"], LayerState]:
+    def forward(
+        self, x: Float[Tensor, "B T D"], state: LayerState
+    ) -> tuple[Float[Tensor, "B T D"], LayerState]:
         """The layer's h after each position, and its state after the last."""
         if self.in_kernel and x.size(1) > 1:
             before = tuple(part[None].contiguous() for part in state)
@@ -70,7 +77,9 @@ class Recurrent(nn.Module):
     def step(self, x: Float[Tensor, "B D"], state: LayerState) -> LayerState:
         """The state after one more position."""
         h = state[0]
-        of_x = F.linear(x, self.kernel.weight_ih_l0, self.kernel.bias_ih_l0)  # (B, D), gates side by side
+        of_x = F.linear(
+            x, self.kernel.weight_ih_l0, self.kernel.bias_ih_l0
+        )  # (B, D), gates side by side
         of_h = F.linear(h, self.kernel.weight_hh_l0, self.kernel.bias_hh_l0)
         if self.cell == "elman":
             return (self.activation(of_x + of_h),)
@@ -89,11 +98,15 @@ class RNN(NeuralModel):
 
     config: RNNConfig
 
-    context_length = None  # it reads on for ever; config.context_length is how far back gradients go
+    context_length = (
+        None  # it reads on for ever; config.context_length is how far back gradients go
+    )
 
     def __init__(self, config: RNNConfig) -> None:
         super().__init__()
-        assert config.vocab_size > 0, "the tokenizer's size must be filled in before a model is built"
+        assert config.vocab_size > 0, (
+            "the tokenizer's size must be filled in before a model is built"
+        )
         self.config = config
         rows, D = config.padded_vocab_size, config.d_model
         self.token_embedding = nn.Embedding(rows, D)
@@ -102,7 +115,10 @@ class RNN(NeuralModel):
         self.head = None if config.tied_head else nn.Linear(D + 1, rows, bias=False)
 
     def hidden(
-        self, ids: Int[Tensor, "B T"], state: RnnState | None = None, documents: Int[Tensor, "B T"] | None = None
+        self,
+        ids: Int[Tensor, "B T"],
+        state: RnnState | None = None,
+        documents: Int[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T C"]:
         """The last layer's h at each position, with a one behind it for the bias of a head that is not tied.
 
@@ -129,11 +145,17 @@ class RNN(NeuralModel):
         """Zeros."""
         weight, n_parts = self.token_embedding.weight, 2 if self.config.cell == "lstm" else 1
         shape = batch_size, self.config.d_model
-        return RnnState([tuple(weight.new_zeros(shape) for _ in range(n_parts)) for _ in self.blocks])
+        return RnnState(
+            [tuple(weight.new_zeros(shape) for _ in range(n_parts)) for _ in self.blocks]
+        )
 
     def parts(self) -> dict[str, list[int]]:
         D = self.config.d_model
-        matrices = {name: p for name, p in self.named_parameters() if name.startswith("blocks") and p.dim() == 2}
+        matrices = {
+            name: p
+            for name, p in self.named_parameters()
+            if name.startswith("blocks") and p.dim() == 2
+        }
         return {name: [D] * (len(p) // D) for name, p in matrices.items()}
 
     @torch.no_grad()
@@ -148,7 +170,9 @@ class RNN(NeuralModel):
         D = self.config.d_model
         for name, weight in self.named_parameters():
             if name.startswith("token"):
-                weight.normal_(0.0, 1 / math.sqrt(D) if self.head is None else 1.0, generator=generator)
+                weight.normal_(
+                    0.0, 1 / math.sqrt(D) if self.head is None else 1.0, generator=generator
+                )
             elif name.startswith("head") or "bias" in name:
                 weight.zero_()
             elif "weight_hh" in name:

@@ -50,7 +50,9 @@ class RNNConfig(NeuralConfig):
         head = self.padded_vocab_size * (self.d_model + (not self.tied_head))
         return self.n_layer * n_gates * 2 * self.d_model**2 + head
 
-    def default_size(self, budget: float, n_tokens: int, given: Collection[str]) -> tuple[dict[str, Any], int | None]:
+    def default_size(
+        self, budget: float, n_tokens: int, given: Collection[str]
+    ) -> tuple[dict[str, Any], int | None]:
         size, context_length = size_for(RNN_SIZES, budget, n_tokens)
         return {
             "model.n_layer": size.n_layer,

@@ -40,7 +40,9 @@ class Optimisers:
     ) -> None:
         self.named: dict[str, Tensor] = dict(model.named_parameters())
         muon = config.name == "muon"
-        matrices = {n: p for n, p in self.named.items() if muon and n.startswith("blocks.") and p.dim() == 2}
+        matrices = {
+            n: p for n, p in self.named.items() if muon and n.startswith("blocks.") and p.dim() == 2
+        }
         rest = {n: p for n, p in self.named.items() if n not in matrices}
         tables = {n: p for n, p in rest.items() if "embedding" in n}
         decayed = {n: p for n, p in rest.items() if n not in tables and p.dim() >= 2}
@@ -48,7 +50,11 @@ class Optimisers:
         table_decay = 0.0 if muon else config.weight_decay
         table_rate = config.embedding_learning_rate or config.learning_rate
         groups = [
-            {"params": list(decayed.values()), "lr": config.learning_rate, "weight_decay": config.weight_decay},
+            {
+                "params": list(decayed.values()),
+                "lr": config.learning_rate,
+                "weight_decay": config.weight_decay,
+            },
             {"params": list(tables.values()), "lr": table_rate, "weight_decay": table_decay},
             {"params": plain, "lr": config.learning_rate, "weight_decay": 0.0},
         ]
@@ -96,7 +102,9 @@ class Optimisers:
         }
 
     def load_state(
-        self, tensors: Mapping[str, Tensor], sharded: Callable[[Tensor, Tensor], Tensor] = lambda value, p: value
+        self,
+        tensors: Mapping[str, Tensor],
+        sharded: Callable[[Tensor, Tensor], Tensor] = lambda value, p: value,
     ) -> None:
         """The inverse of `state`; copies, so that the tensors given stay as they are.
 

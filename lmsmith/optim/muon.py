@@ -25,9 +25,13 @@ OfStack = Callable[[Tensor], Tensor]
 # of the matrix's norm lands between 0.68 and 1.21; smaller ones grow by 3.44 an iteration.
 COEFFICIENTS: Quintic = (3.4445, -4.7750, 2.0315)
 
-AT_ONCE = 1 << 27  # numbers, of matrices that are updated together; doing so holds five times as many
+AT_ONCE = (
+    1 << 27
+)  # numbers, of matrices that are updated together; doing so holds five times as many
 
-LEAST = 1e-3  # singular values of at least this share of the norm are brought to 1 by `polar_express`
+LEAST = (
+    1e-3  # singular values of at least this share of the norm are brought to 1 by `polar_express`
+)
 SAFETY = 1.01  # rounding in bfloat16 may carry a singular value past the end of the interval
 
 
@@ -57,14 +61,18 @@ def best_quintic(low: float, high: float) -> Quintic:
 
     At the best one the distance is greatest, with alternating sign, at four points: the ends and two between.
     """
-    if 1 - low < 1e-3:  # as near as makes no difference to the limit, whose value and two derivatives at 1 are right
+    if (
+        1 - low < 1e-3
+    ):  # as near as makes no difference to the limit, whose value and two derivatives at 1 are right
         return 15 / 8, -10 / 8, 3 / 8
     points = low + (high - low) * np.array([0.0, 0.25, 0.75, 1.0])
     for _ in range(100):
         signs = np.array([1.0, -1.0, 1.0, -1.0])  # 1 - p is e, -e, e, -e there
         system = np.stack([points, points**3, points**5, signs], axis=1)
         a, b, c, _ = np.linalg.solve(system, np.ones(4))
-        turns = np.sqrt(np.sort(np.roots([5 * c, 3 * b, a]).real))  # where p' = a + 3 b x² + 5 c x⁴ is zero
+        turns = np.sqrt(
+            np.sort(np.roots([5 * c, 3 * b, a]).real)
+        )  # where p' = a + 3 b x² + 5 c x⁴ is zero
         if np.allclose(points[1:3], turns, rtol=1e-12, atol=0):
             break
         points[1:3] = turns
@@ -101,7 +109,9 @@ class Muon(torch.optim.Optimizer):
         parts: dict[Tensor, list[int]],
         over_ranks: Callable[[OfStack], OfStack] | None = None,
     ) -> None:
-        super().__init__(list(params), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        super().__init__(
+            list(params), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        )
         self.parts = parts
 
         def plainly(stack: Tensor) -> Tensor:
@@ -125,7 +135,9 @@ class Muon(torch.optim.Optimizer):
     def _update(self, params: Sequence[Tensor], group: Mapping[str, Any]) -> None:
         lr, momentum = group["lr"], group["momentum"]
         same_shape: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
-        apart: list[tuple[Tensor, Tensor]] = []  # shards of parameters, and what is to be added to the whole ones
+        apart: list[
+            tuple[Tensor, Tensor]
+        ] = []  # shards of parameters, and what is to be added to the whole ones
         for p in params:
             assert p.grad is not None
             state = self.state[p]

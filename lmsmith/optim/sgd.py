@@ -32,5 +32,9 @@ class SGD(torch.optim.Optimizer):
                 moving = [self.state[p]["momentum"] for p in params]
                 torch._foreach_mul_(moving, self.momentum)
                 torch._foreach_add_(moving, grads)
-                grads = list(torch._foreach_add(grads, moving, alpha=self.momentum)) if self.nesterov else moving
+                grads = (
+                    list(torch._foreach_add(grads, moving, alpha=self.momentum))
+                    if self.nesterov
+                    else moving
+                )
             torch._foreach_add_(params, grads, alpha=-group["lr"])

@@ -26,7 +26,13 @@ import torch.distributed as dist
 
 from lmsmith.errors import TrainingError, UsageError
 
-_LOST = ("gloo/", "Connection closed", "Connection reset", "Timed out waiting", "NCCL")  # in Gloo's and NCCL's messages
+_LOST = (
+    "gloo/",
+    "Connection closed",
+    "Connection reset",
+    "Timed out waiting",
+    "NCCL",
+)  # in Gloo's and NCCL's messages
 
 PATIENCE = datetime.timedelta(seconds=60)
 """How long a process waits for the others before it says that one is lost."""
@@ -59,7 +65,9 @@ class Ranks:
 
     def most(self, *values: float) -> list[float]:
         """The largest of each value over all processes. TrainingError if one is lost."""
-        return self._together(values, lambda tensor, group: dist.all_reduce(tensor, dist.ReduceOp.MAX, group=group))
+        return self._together(
+            values, lambda tensor, group: dist.all_reduce(tensor, dist.ReduceOp.MAX, group=group)
+        )
 
     def told_by_first(self, *values: float) -> list[float]:
         """The first process's values, in all. TrainingError if one is lost."""
@@ -143,7 +151,9 @@ def place_in_environment(device_type: str = "cpu") -> Ranks:
             "WORLD_SIZE and LOCAL_RANK as torchrun sets them. Start with `torchrun --nproc-per-node N -m lmsmith ...`."
         ) from error
     device = torch.device("cpu")
-    if device_type.partition(":")[0] == "cuda":  # "cuda:0" too: of many processes each has one of its own
+    if (
+        device_type.partition(":")[0] == "cuda"
+    ):  # "cuda:0" too: of many processes each has one of its own
         device = torch.device("cuda", local)
         if local >= torch.cuda.device_count():
             raise UsageError(
@@ -165,7 +175,9 @@ def joined(ranks: Ranks) -> Iterator[Ranks]:
         store, *_ = next(dist.rendezvous("env://", timeout=PATIENCE))
         if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
             # torchrun keeps its store when it starts lost processes again; in it are the addresses of those before.
-            store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+            store = dist.PrefixStore(
+                f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store
+            )
         dist.init_process_group(
             "nccl" if ranks.device.type == "cuda" else "gloo",
             store=store,

@@ -30,12 +30,16 @@ from lmsmith.parallel.process import Ranks, lost_in_words
 class SummedLoss(nn.Module):
     """Model and loss as one module: what DDP and FSDP2 want to see called."""
 
-    def __init__(self, model: NeuralModel, head_dtype: torch.dtype | None = None, *, compiled: bool = False) -> None:
+    def __init__(
+        self, model: NeuralModel, head_dtype: torch.dtype | None = None, *, compiled: bool = False
+    ) -> None:
         """`head_dtype`: of the head's products, where not the model's own. `compiled`: the passes over logits."""
         super().__init__()
         self.model, self.head_dtype, self.compiled = model, head_dtype, compiled
 
-    def forward(self, inputs: Tensor, targets: Tensor, documents: Tensor | None = None, state: Any = None) -> Tensor:
+    def forward(
+        self, inputs: Tensor, targets: Tensor, documents: Tensor | None = None, state: Any = None
+    ) -> Tensor:
         """Sum of the cross-entropy over the targets that count, in nats: ()."""
         hidden = self.model.hidden(inputs, state, documents)
         with torch.autocast(inputs.device.type, enabled=False):
@@ -61,7 +65,11 @@ class Scored(nn.Module):
         super().__init__()
         self.loss: Any = getattr(loss, "module", loss)  # DDP has no part in an evaluation
         model = self.loss.model
-        self.vocab_size, self.context_length, self.device = model.vocab_size, model.context_length, model.device
+        self.vocab_size, self.context_length, self.device = (
+            model.vocab_size,
+            model.context_length,
+            model.device,
+        )
 
     def n_parameters(self) -> int:
         return int(self.loss.model.n_parameters())

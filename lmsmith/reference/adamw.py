@@ -32,7 +32,9 @@ def adamw(
 ) -> None:
     """One update of theta, m and v in place; `step` counts from 1. All contiguous and of one shape, but for scratch."""
     assert step >= 1
-    root = math.sqrt(1 - beta2**step)  # m̂ / (sqrt(v̂) + eps) = m root / (sqrt(v) + eps root) / (1 - beta1ᵗ)
+    root = math.sqrt(
+        1 - beta2**step
+    )  # m̂ / (sqrt(v̂) + eps) = m root / (sqrt(v) + eps root) / (1 - beta1ᵗ)
     rate = learning_rate * root / (1 - beta1**step)
     flat = [x.reshape(-1) for x in (theta, g, m, v)]
     for start in range(0, theta.size, CHUNK):

@@ -27,7 +27,9 @@ class Sizes:
     context_length: int
 
     def __post_init__(self) -> None:
-        assert min(self.n_layer, self.n_head, self.d_model, self.vocab_size, self.context_length) >= 1, self
+        assert (
+            min(self.n_layer, self.n_head, self.d_model, self.vocab_size, self.context_length) >= 1
+        ), self
         assert self.d_model % self.n_head == 0, "each head has the same whole width"
         assert self.padded_vocab_size >= self.vocab_size, "padding adds rows"
 
@@ -100,7 +102,9 @@ def n_numbers(shapes: Mapping[str, tuple[int, ...]]) -> int:
 
 def views(block: np.ndarray, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     """The named tensors in a block, end to end from its beginning: what is written to one is written to the block."""
-    assert block.shape == (n_numbers(shapes),), f"a block of shape {block.shape} for {n_numbers(shapes):,} numbers"
+    assert block.shape == (n_numbers(shapes),), (
+        f"a block of shape {block.shape} for {n_numbers(shapes):,} numbers"
+    )
     found, start = {}, 0
     for name, shape in shapes.items():
         end = start + math.prod(shape)

@@ -68,5 +68,7 @@ def sgd(
             tape = Tape()
             tape.backward(classifier.loss(tape, x[batch], y[batch]))
             classifier.descend(learning_rate)
-        history.append(Epoch(*(float(classifier.loss(Tape(), *data).value) for data in (train, test))))
+        history.append(
+            Epoch(*(float(classifier.loss(Tape(), *data).value) for data in (train, test)))
+        )
     return history

@@ -68,14 +68,22 @@ class GPT2:
         self.params_block: np.ndarray = np.zeros(n_numbers(shapes), dtype)
         self.grads_block = np.zeros_like(self.params_block)
         self.params, self.grads = views(self.params_block, shapes), views(self.grads_block, shapes)
-        self.m, self.v = (views(np.zeros(n_numbers(shapes), dtype), shapes) for _ in range(2))  # AdamW's two means
+        self.m, self.v = (
+            views(np.zeros(n_numbers(shapes), dtype), shapes) for _ in range(2)
+        )  # AdamW's two means
         self.n_updates = 0
         self.acts: dict[str, np.ndarray] = {}  # the 23 activations of the last forward pass
-        self.dacts: dict[str, np.ndarray] = {}  # gradients of a layer's activations; the next one's take their place
+        self.dacts: dict[
+            str, np.ndarray
+        ] = {}  # gradients of a layer's activations; the next one's take their place
         self.layers: list[Layer] = []
         self.n_counted = 0  # targets of the last forward pass that cost loss
         self._dloss = 0.0
-        self._threads = ThreadPoolExecutor(threads, initializer=lambda: np.seterr(**QUIET)) if threads > 1 else None
+        self._threads = (
+            ThreadPoolExecutor(threads, initializer=lambda: np.seterr(**QUIET))
+            if threads > 1
+            else None
+        )
 
     def initialise(self, rng: np.random.Generator) -> None:
         """GPT-2's: gains one, biases zero, all else N(0, 0.02); projections into the residual stream / sqrt(2 L)."""
@@ -85,7 +93,11 @@ class GPT2:
             elif name.startswith("ln"):
                 param[...] = 1
             else:
-                std = 0.02 / np.sqrt(2 * self.sizes.n_layer) if name in ("attprojw", "fcprojw") else 0.02
+                std = (
+                    0.02 / np.sqrt(2 * self.sizes.n_layer)
+                    if name in ("attprojw", "fcprojw")
+                    else 0.02
+                )
                 param[...] = rng.normal(0, std, param.shape)
 
     @np.errstate(**QUIET)
@@ -96,10 +108,14 @@ class GPT2:
         """
         B, T = inputs.shape
         assert targets.shape == (B, T)
-        assert self.sizes.context_length >= T, f"{T} tokens in a context of {self.sizes.context_length}"
+        assert self.sizes.context_length >= T, (
+            f"{T} tokens in a context of {self.sizes.context_length}"
+        )
         assert inputs.min() >= 0, "an id below 0"
         assert targets.min() >= IGNORED, "a target below 0 that is not the ignored one"
-        assert max(inputs.max(), targets.max()) < self.sizes.vocab_size, "an id outside the vocabulary"
+        assert max(inputs.max(), targets.max()) < self.sizes.vocab_size, (
+            "an id outside the vocabulary"
+        )
         if not self.layers or self._inputs.shape != (B, T):
             self._allocate(B, T)
         self._inputs[...], self._targets[...] = inputs, targets
@@ -149,7 +165,9 @@ class GPT2:
                 self.v[name],
                 self._scratch,
                 step=self.n_updates,
-                learning_rate=learning_rate[name] if isinstance(learning_rate, Mapping) else learning_rate,
+                learning_rate=learning_rate[name]
+                if isinstance(learning_rate, Mapping)
+                else learning_rate,
                 beta1=beta1,
                 beta2=beta2,
                 eps=eps,
@@ -173,8 +191,12 @@ class GPT2:
         a, d = self.acts, self.dacts
         yield Layer(
             "encoder",
-            lambda: encoder_forward(a["encoded"], self._inputs, self.params["wte"], self.params["wpe"]),
-            lambda: encoder_backward(d["residual3"], self._inputs, self.grads["wte"], self.grads["wpe"]),
+            lambda: encoder_forward(
+                a["encoded"], self._inputs, self.params["wte"], self.params["wpe"]
+            ),
+            lambda: encoder_backward(
+                d["residual3"], self._inputs, self.grads["wte"], self.grads["wpe"]
+            ),
         )
         x = a["encoded"]
         for at in range(self.sizes.n_layer):
@@ -204,7 +226,12 @@ class GPT2:
         yield Layer(
             "crossentropy",
             partial(
-                crossentropy_forward, a["losses"].reshape(-1), probs, rows(a["logits"]), targets, self.sizes.vocab_size
+                crossentropy_forward,
+                a["losses"].reshape(-1),
+                probs,
+                rows(a["logits"]),
+                targets,
+                self.sizes.vocab_size,
             ),
             lambda: crossentropy_backward(rows(d["logits"]), self._dloss, probs, targets),
         )
@@ -221,7 +248,9 @@ class GPT2:
             partial(layernorm_backward, dx, dw, db, dout, rows(x), w, mean, rstd, self._scratch),
         )
 
-    def _linear(self, name: str, out: str, x: np.ndarray, dx: np.ndarray, dout: np.ndarray, at: int) -> Layer:
+    def _linear(
+        self, name: str, out: str, x: np.ndarray, dx: np.ndarray, dout: np.ndarray, at: int
+    ) -> Layer:
         w, b, dw, db = (of[name + part][at] for of in (self.params, self.grads) for part in "wb")
         return Layer(
             label(out, at),
@@ -255,7 +284,9 @@ class GPT2:
 
     def _residual(self, name: str, x: np.ndarray, branch: np.ndarray, at: int) -> Layer:
         """x + branch. Both have the gradient of the sum, and it is there already: nothing to do backward."""
-        return Layer(label(name, at), partial(np.add, x, branch, out=self.acts[name][at]), lambda: None)
+        return Layer(
+            label(name, at), partial(np.add, x, branch, out=self.acts[name][at]), lambda: None
+        )
 
 
 def rows(x: np.ndarray) -> np.ndarray:

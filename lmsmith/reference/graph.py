@@ -104,7 +104,9 @@ class _Graph:
             neighbours = self.before if sweep % 2 == 0 else self.after
             for layer in self.layers if sweep % 2 == 0 else reversed(self.layers):
                 rank = self._ranks()
-                layer.sort(key=lambda place: _mean([rank[n] for n in neighbours[place]], rank[place]))
+                layer.sort(
+                    key=lambda place: _mean([rank[n] for n in neighbours[place]], rank[place])
+                )
             if self._crossings() < fewest:
                 best, fewest = [list(layer) for layer in self.layers], self._crossings()
         self.layers = best
@@ -120,7 +122,9 @@ class _Graph:
         rank, n = self._ranks(), 0
         for layer in self.layers:
             ends = [(rank[left], rank[right]) for left in layer for right in self.after[left]]
-            n += sum((a[0] - b[0]) * (a[1] - b[1]) < 0 for i, a in enumerate(ends) for b in ends[:i])
+            n += sum(
+                (a[0] - b[0]) * (a[1] - b[1]) < 0 for i, a in enumerate(ends) for b in ends[:i]
+            )
         return n
 
     def place(self) -> None:
@@ -129,13 +133,20 @@ class _Graph:
             self._settle(layer, [0.0] * len(layer))
         for sweep in range(SWEEPS):
             for layer in self.layers if sweep % 2 == 0 else reversed(self.layers):
-                wanted = [_mean([self.y[n] for n in self.before[p] + self.after[p]], self.y[p]) for p in layer]
+                wanted = [
+                    _mean([self.y[n] for n in self.before[p] + self.after[p]], self.y[p])
+                    for p in layer
+                ]
                 self._settle(layer, wanted)
         top = min(self.y) - HEIGHT / 2 - MARGIN
         self.y = [y - top for y in self.y]
         for place in range(self.n_boxes):
-            out = sorted((e for e in self.edges if e.path[0] == place), key=lambda e: self.y[e.path[1]])
-            into = sorted((e for e in self.edges if e.path[-1] == place), key=lambda e: self.y[e.path[-2]])
+            out = sorted(
+                (e for e in self.edges if e.path[0] == place), key=lambda e: self.y[e.path[1]]
+            )
+            into = sorted(
+                (e for e in self.edges if e.path[-1] == place), key=lambda e: self.y[e.path[-2]]
+            )
             for edge, offset in zip(out, _spread(len(out)), strict=True):
                 edge.tail = offset
             for edge, offset in zip(into, _spread(len(into)), strict=True):
@@ -197,9 +208,7 @@ def _arrow(graph: _Graph, edge: _Edge) -> str:
             path += f"H{x + WIDTH:.0f}"
             start = x + WIDTH, y
     label = (last[0] + start[0]) / 2 - 4, (last[1] + start[1]) / 2 - 3
-    text = (
-        f'<text class="s" text-anchor="middle" x="{label[0]:.0f}" y="{label[1]:.1f}">&#215;{digits(edge.slope)}</text>'
-    )
+    text = f'<text class="s" text-anchor="middle" x="{label[0]:.0f}" y="{label[1]:.1f}">&#215;{digits(edge.slope)}</text>'
     return f'<path class="e" d="{path}" marker-end="url(#tip)"/>{text}\n'
 
 

@@ -50,7 +50,9 @@ class LanguageModel(Module):
 class Elman(LanguageModel):
     """h_t = sigmoid(W_h h_{t-1} + W_x x_t + b), logits_t = W_y h_t + b_y, x_t the token's row of a table, h_0 = 0."""
 
-    def __init__(self, vocab_size: int, d_model: int, n_hidden: int, rng: np.random.Generator) -> None:
+    def __init__(
+        self, vocab_size: int, d_model: int, n_hidden: int, rng: np.random.Generator
+    ) -> None:
         self.vocab_size, self.n_hidden = vocab_size, n_hidden
         self.embedding = Embedding(vocab_size, d_model, rng)
         self.cell = ElmanCell(d_model, n_hidden, rng)
@@ -89,9 +91,13 @@ class Transformer(LanguageModel):
         self.wpe = Embedding(sizes.context_length, sizes.d_model, rng)
         self.blocks = [Block(sizes.d_model, sizes.n_head, rng) for _ in range(sizes.n_layer)]
         self.lnf = LayerNorm(sizes.d_model)
-        self.head = Linear(sizes.d_model, sizes.padded_vocab_size, rng, bias=False, weight=self.wte.table)
+        self.head = Linear(
+            sizes.d_model, sizes.padded_vocab_size, rng, bias=False, weight=self.wte.table
+        )
         for name, layers in self.tensors().items():
-            if name[:2] != "ln" and name[-1] != "b":  # N(0, 0.02), into the residual stream less of it
+            if (
+                name[:2] != "ln" and name[-1] != "b"
+            ):  # N(0, 0.02), into the residual stream less of it
                 std = 0.02 / np.sqrt(2 * sizes.n_layer) if name in ("attprojw", "fcprojw") else 0.02
                 for parameter in layers:
                     parameter.value[...] = std * rng.standard_normal(parameter.value.shape)
@@ -107,7 +113,10 @@ class Transformer(LanguageModel):
         found = {"wte": [self.wte.table], "wpe": [self.wpe.table]}
         for name in ("ln1", "qkv", "attproj", "ln2", "fc", "fcproj"):
             parts = [getattr(block, name) for block in self.blocks]
-            found[name + "w"], found[name + "b"] = [part.weight for part in parts], [part.bias for part in parts]
+            found[name + "w"], found[name + "b"] = (
+                [part.weight for part in parts],
+                [part.bias for part in parts],
+            )
         return found | {"lnfw": [self.lnf.weight], "lnfb": [self.lnf.bias]}
 
     def load(self, params: Mapping[str, np.ndarray]) -> None:
@@ -119,7 +128,10 @@ class Transformer(LanguageModel):
 
     def gradients(self) -> dict[str, np.ndarray]:
         """The gradients by name, layers stacked; what there is once has a first axis of 1."""
-        return {name: np.stack([p.grad for p in parameters]) for name, parameters in self.tensors().items()}
+        return {
+            name: np.stack([p.grad for p in parameters])
+            for name, parameters in self.tensors().items()
+        }
 
 
 class AdamW:

@@ -37,7 +37,9 @@ ones gain little, and on a busy machine, where one thread waits for the other, t
 
 def encoder_forward(out: np.ndarray, ids: np.ndarray, wte: np.ndarray, wpe: np.ndarray) -> None:
     """out = wte[id] + wpe[position]; ids (B, T), out (B, T, D)."""
-    np.take(wte, ids, axis=0, out=out, mode="clip")  # checked before; "raise" would write into a copy first
+    np.take(
+        wte, ids, axis=0, out=out, mode="clip"
+    )  # checked before; "raise" would write into a copy first
     out += wpe[: ids.shape[1]]
 
 
@@ -47,7 +49,9 @@ def encoder_backward(dout: np.ndarray, ids: np.ndarray, dwte: np.ndarray, dwpe: 
     for text in dout:
         dwpe[:T] += text
     flat = ids.ravel()
-    order = np.argsort(flat, kind="stable")  # tokens of one id come to lie together and are added up in one go
+    order = np.argsort(
+        flat, kind="stable"
+    )  # tokens of one id come to lie together and are added up in one go
     rows, starts = np.unique(flat[order], return_index=True)
     dwte[rows] += np.add.reduceat(dout.reshape(B * T, D)[order], starts, axis=0)
 
@@ -135,7 +139,9 @@ def linear_backward(
         db += np.add.reduce(dout, axis=0)
 
 
-def attention_forward(atty: np.ndarray, preatt: np.ndarray, att: np.ndarray, qkv: np.ndarray) -> None:
+def attention_forward(
+    atty: np.ndarray, preatt: np.ndarray, att: np.ndarray, qkv: np.ndarray
+) -> None:
     """preatt = q kᵀ / sqrt(K);  att = softmax(preatt), no position seeing a later one;  atty = att v.
 
     One text, each head by itself: qkv (T, 3 D) -> preatt and att (H, T, T) -> atty (T, D). Above the diagonal att is
@@ -159,7 +165,9 @@ def attention_forward(atty: np.ndarray, preatt: np.ndarray, att: np.ndarray, qkv
             y[:, queries] += weights[:, :, keys] @ v[:, keys]
 
 
-def attention_backward(dqkv: np.ndarray, datty: np.ndarray, qkv: np.ndarray, atty: np.ndarray, att: np.ndarray) -> None:
+def attention_backward(
+    dqkv: np.ndarray, datty: np.ndarray, qkv: np.ndarray, atty: np.ndarray, att: np.ndarray
+) -> None:
     """dv = attᵀ datty;  dpreatt = att (datt - sum(att datt)) with datt = datty vᵀ;
 
     dq = dpreatt k / sqrt(K);  dk = dpreattᵀ q / sqrt(K). The sum over a row of att datt is that of atty datty: atty is
@@ -255,7 +263,9 @@ def crossentropy_forward(
     losses[targets == IGNORED] = 0
 
 
-def crossentropy_backward(dlogits: np.ndarray, dloss: float, probs: np.ndarray, targets: np.ndarray) -> None:
+def crossentropy_backward(
+    dlogits: np.ndarray, dloss: float, probs: np.ndarray, targets: np.ndarray
+) -> None:
     """dlogits = (probs - 1 at the target) dloss; zero in padded columns, as probs is, and where targets are IGNORED."""
     np.multiply(probs, dloss, out=dlogits)
     dlogits[np.arange(len(targets)), targets] -= dloss

@@ -25,7 +25,10 @@ from lmsmith.reference.blocks import Sizes, n_numbers, parameter_shapes, views
 MAGIC = 20240326
 N_HEADER = 256
 HEADER_BYTES = 4 * N_HEADER
-_TYPES: dict[int, np.dtype] = {3: np.dtype("<f4"), 5: np.dtype("<u2")}  # version -> a number in the file
+_TYPES: dict[int, np.dtype] = {
+    3: np.dtype("<f4"),
+    5: np.dtype("<u2"),
+}  # version -> a number in the file
 _VERSIONS = {"float32": 3, "bfloat16": 5}
 _CHUNK = 2**20  # numbers converted at once
 
@@ -44,7 +47,9 @@ def read_llmc(path: Path) -> tuple[Sizes, dict[str, np.ndarray]]:
             numbers = np.fromfile(file, kind)
     except OSError as error:
         raise CheckpointError(f"The checkpoint {path} cannot be read: {error.strerror}.") from error
-    block = _from_bfloat16(numbers) if kind.itemsize == 2 else numbers.astype(np.float32, copy=False)
+    block = (
+        _from_bfloat16(numbers) if kind.itemsize == 2 else numbers.astype(np.float32, copy=False)
+    )
     return sizes, views(block, parameter_shapes(sizes))
 
 
@@ -73,7 +78,9 @@ def write_llmc(
     with atomic.file(path) as file:
         file.write(header.tobytes())
         for name, shape in parameter_shapes(sizes).items():
-            assert params[name].shape == shape, f"{name} of shape {params[name].shape}, wanted {shape}"
+            assert params[name].shape == shape, (
+                f"{name} of shape {params[name].shape}, wanted {shape}"
+            )
             numbers = params[name].reshape(-1)
             for start in range(0, len(numbers), _CHUNK):
                 chunk = numbers[start : start + _CHUNK].astype("<f4", copy=False)
@@ -86,7 +93,9 @@ def _read_header(path: Path, header: bytes, file_bytes: int) -> tuple[Sizes, np.
         raise CheckpointError(
             f"{path} is no llm.c checkpoint: it has {file_bytes:,} bytes, and the header alone has {HEADER_BYTES:,}."
         )
-    magic, version, T, V, L, H, D, padded = (int(number) for number in np.frombuffer(header, "<i4", count=8))
+    magic, version, T, V, L, H, D, padded = (
+        int(number) for number in np.frombuffer(header, "<i4", count=8)
+    )
     if magic != MAGIC:
         raise CheckpointError(
             f"{path} is no llm.c checkpoint: it starts with {magic}, wanted {MAGIC}. Name the weights' "
@@ -102,7 +111,9 @@ def _read_header(path: Path, header: bytes, file_bytes: int) -> tuple[Sizes, np.
             f"The llm.c checkpoint {path} is damaged: its header tells of context {T}, vocabulary {V} padded to "
             f"{padded}, {L} layers, {H} heads and width {D}, which no model has. Copy or write it again."
         )
-    sizes = Sizes(n_layer=L, n_head=H, d_model=D, vocab_size=V, padded_vocab_size=padded, context_length=T)
+    sizes = Sizes(
+        n_layer=L, n_head=H, d_model=D, vocab_size=V, padded_vocab_size=padded, context_length=T
+    )
     kind = _TYPES[version]
     wanted = HEADER_BYTES + n_numbers(parameter_shapes(sizes)) * kind.itemsize
     if file_bytes != wanted:

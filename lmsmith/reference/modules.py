@@ -169,7 +169,9 @@ class Softmax(Layer):
         return p, p
 
     def backward(self, dy: np.ndarray, p: np.ndarray) -> tuple[np.ndarray]:
-        jacobian = p[..., :, None] * np.eye(p.shape[-1], dtype=p.dtype) - p[..., :, None] * p[..., None, :]
+        jacobian = (
+            p[..., :, None] * np.eye(p.shape[-1], dtype=p.dtype) - p[..., :, None] * p[..., None, :]
+        )
         return ((jacobian @ dy[..., None])[..., 0],)
 
 
@@ -189,7 +191,9 @@ class CrossEntropy(Layer):
         p, targets, share = saved
         at = np.maximum(targets, 0)[..., None]
         dp = np.zeros_like(p)
-        np.put_along_axis(dp, at, -dy * share[..., None] / np.take_along_axis(p, at, axis=-1), axis=-1)
+        np.put_along_axis(
+            dp, at, -dy * share[..., None] / np.take_along_axis(p, at, axis=-1), axis=-1
+        )
         return dp, None
 
 

@@ -70,15 +70,24 @@ class Scalar:
 
     def __add__(self, other: Scalar | float) -> Scalar:
         other = as_scalar(other)
-        return Scalar(self.value + other.value, function="+", inputs=(self, other), slopes=(1.0, 1.0))
+        return Scalar(
+            self.value + other.value, function="+", inputs=(self, other), slopes=(1.0, 1.0)
+        )
 
     def __sub__(self, other: Scalar | float) -> Scalar:
         other = as_scalar(other)
-        return Scalar(self.value - other.value, function="-", inputs=(self, other), slopes=(1.0, -1.0))
+        return Scalar(
+            self.value - other.value, function="-", inputs=(self, other), slopes=(1.0, -1.0)
+        )
 
     def __mul__(self, other: Scalar | float) -> Scalar:
         other = as_scalar(other)
-        return Scalar(self.value * other.value, function="*", inputs=(self, other), slopes=(other.value, self.value))
+        return Scalar(
+            self.value * other.value,
+            function="*",
+            inputs=(self, other),
+            slopes=(other.value, self.value),
+        )
 
     def __truediv__(self, other: Scalar | float) -> Scalar:
         other = as_scalar(other)
@@ -119,7 +128,9 @@ class Scalar:
 
     def log(self) -> Scalar:
         """The natural logarithm."""
-        return Scalar(math.log(self.value), function="log", inputs=(self,), slopes=(1 / self.value,))
+        return Scalar(
+            math.log(self.value), function="log", inputs=(self,), slopes=(1 / self.value,)
+        )
 
     def tanh(self) -> Scalar:
         value = math.tanh(self.value)
@@ -194,7 +205,10 @@ class MLP:
 
     def __init__(self, sizes: Sequence[int], rng: np.random.Generator) -> None:
         self.weights = [
-            [[Scalar(w / math.sqrt(n_in)) for w in rng.standard_normal(n_in).tolist()] for _ in range(n_out)]
+            [
+                [Scalar(w / math.sqrt(n_in)) for w in rng.standard_normal(n_in).tolist()]
+                for _ in range(n_out)
+            ]
             for n_in, n_out in pairwise(sizes)
         ]
         self.biases = [[Scalar(0.0) for _ in range(n_out)] for n_out in sizes[1:]]

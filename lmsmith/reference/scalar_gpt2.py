@@ -23,10 +23,15 @@ def scalars(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def gradients(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The gradients in arrays of scalars."""
-    return {name: np.vectorize(lambda x: x.grad, otypes=[float])(values) for name, values in params.items()}
+    return {
+        name: np.vectorize(lambda x: x.grad, otypes=[float])(values)
+        for name, values in params.items()
+    }
 
 
-def gpt2_loss(params: Mapping[str, np.ndarray], sizes: Sizes, inputs: np.ndarray, targets: np.ndarray) -> Scalar:
+def gpt2_loss(
+    params: Mapping[str, np.ndarray], sizes: Sizes, inputs: np.ndarray, targets: np.ndarray
+) -> Scalar:
     """The mean loss, nats a token; inputs and targets (B, T), targets of -1 not counted."""
     losses = []
     for ids, goals in zip(inputs.tolist(), targets.tolist(), strict=True):
@@ -42,10 +47,17 @@ def _hidden(params: Mapping[str, np.ndarray], sizes: Sizes, ids: Sequence[int]) 
     of = {name: values.tolist() for name, values in params.items()}
     xs = [_add(of["wte"][token], of["wpe"][at]) for at, token in enumerate(ids)]
     for layer in range(sizes.n_layer):
-        w = {name: values[layer] for name, values in of.items() if name[:3] not in ("wte", "wpe", "lnf")}
+        w = {
+            name: values[layer]
+            for name, values in of.items()
+            if name[:3] not in ("wte", "wpe", "lnf")
+        }
         qkv = [_linear(_layernorm(x, w["ln1w"], w["ln1b"]), w["qkvw"], w["qkvb"]) for x in xs]
         attended = [_attention(qkv[: at + 1], sizes) for at in range(len(xs))]
-        xs = [_add(x, _linear(y, w["attprojw"], w["attprojb"])) for x, y in zip(xs, attended, strict=True)]
+        xs = [
+            _add(x, _linear(y, w["attprojw"], w["attprojb"]))
+            for x, y in zip(xs, attended, strict=True)
+        ]
         for at, x in enumerate(xs):
             h = _linear(_layernorm(x, w["ln2w"], w["ln2b"]), w["fcw"], w["fcb"])
             xs[at] = _add(x, _linear([_gelu(number) for number in h], w["fcprojw"], w["fcprojb"]))

@@ -135,7 +135,14 @@ class Layer(Module):
         (tape,) = tapes.values()
         y, saved = self.forward(*(x.value if isinstance(x, Variable) else x for x in inputs))
         made = tape.put(y)
-        tape.calls.append(Call(self, tuple(x.number if x is not None else None for x in variables), made.number, saved))
+        tape.calls.append(
+            Call(
+                self,
+                tuple(x.number if x is not None else None for x in variables),
+                made.number,
+                saved,
+            )
+        )
         return made
 
 

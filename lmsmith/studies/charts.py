@@ -38,7 +38,12 @@ class Line:
 
 
 def line_chart(
-    title: str, lines: Sequence[Line], *, x_label: str, y_range: tuple[float, float], n_ticks: int = 5
+    title: str,
+    lines: Sequence[Line],
+    *,
+    x_label: str,
+    y_range: tuple[float, float],
+    n_ticks: int = 5,
 ) -> str:
     """A figure with axes and grid; what is above `y_range` is cut off. Dots carry their numbers as a tooltip."""
     ends = [float(line.x[np.isfinite(line.x)].max()) for line in lines if np.isfinite(line.x).any()]
@@ -48,8 +53,12 @@ def line_chart(
     x_ticks, y_ticks = ticks(0, right, n_ticks), ticks(low, high, n_ticks)
     grid = "".join(f"M0 {plane.down(y):.1f}H1000" for y in y_ticks)
     drawn = "".join(_draw(line, plane, x_label) for line in sorted(lines, key=_behind_first))
-    places = "".join(f'<i style="left:{100 * x / right:.2f}%">{tick_text(x, x_ticks)}</i>' for x in x_ticks)
-    heights = "".join(f'<i style="top:{plane.down(y) / 10:.2f}%">{tick_text(y, y_ticks)}</i>' for y in y_ticks)
+    places = "".join(
+        f'<i style="left:{100 * x / right:.2f}%">{tick_text(x, x_ticks)}</i>' for x in x_ticks
+    )
+    heights = "".join(
+        f'<i style="top:{plane.down(y) / 10:.2f}%">{tick_text(y, y_ticks)}</i>' for y in y_ticks
+    )
     return (
         f'<figure class="chart"><figcaption>{escape(title)}</figcaption>'
         f'<div class="plot"><svg viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img" '
@@ -72,7 +81,11 @@ def legend(lines: Sequence[Line]) -> str:
 
 def thin(values: Numbers, n: int = MOST_POINTS) -> Numbers:
     """Neighbours averaged until at most n are left."""
-    return values if len(values) <= n else np.array([part.mean() for part in np.array_split(values, n)])
+    return (
+        values
+        if len(values) <= n
+        else np.array([part.mean() for part in np.array_split(values, n)])
+    )
 
 
 def smooth(y: Numbers, width: float) -> Numbers:
@@ -93,7 +106,9 @@ def ticks(low: float, high: float, n: int) -> list[float]:
         return [low]
     rough = (high - low) / n
     power = 10 ** math.floor(math.log10(rough))
-    step = min((power * m for m in (1, 2, 2.5, 5, 10)), key=lambda step: abs(math.log(step / rough)))
+    step = min(
+        (power * m for m in (1, 2, 2.5, 5, 10)), key=lambda step: abs(math.log(step / rough))
+    )
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [i * step for i in range(first, last + 1)]
 
@@ -130,7 +145,9 @@ def _draw(line: Line, plane: _Plane, x_label: str) -> str:
     for a, b in zip(x.tolist(), y.tolist(), strict=True):
         if math.isfinite(a) and math.isfinite(b):
             # Far outside the plane some drawing engines overflow.
-            path.append(f"{'L' if pen_down else 'M'}{plane.across(a):.1f} {min(max(plane.down(b), -9e3), 9e3):.1f}")
+            path.append(
+                f"{'L' if pen_down else 'M'}{plane.across(a):.1f} {min(max(plane.down(b), -9e3), 9e3):.1f}"
+            )
         pen_down = math.isfinite(a) and math.isfinite(b)
     drawn = f'<path class="{line.kind}" {_stroke(line.colour)} d="{"".join(path)}"/>'
     if line.dots:
@@ -145,7 +162,9 @@ def _draw(line: Line, plane: _Plane, x_label: str) -> str:
 
 def _stroke(colour: int) -> str:
     dashes = ("", "6 3", "2 3")[colour // N_COLOURS % 3]
-    return f'style="stroke:var(--c{colour % N_COLOURS})"' + (f' stroke-dasharray="{dashes}"' if dashes else "")
+    return f'style="stroke:var(--c{colour % N_COLOURS})"' + (
+        f' stroke-dasharray="{dashes}"' if dashes else ""
+    )
 
 
 def _behind_first(line: Line) -> int:

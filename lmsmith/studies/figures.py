@@ -39,7 +39,9 @@ def curves(runs: Sequence[Run]) -> str:
     y_range = _loss_range([*chain(*by_step)])
     charts = [
         line_chart("Loss in nats per token", [*chain(*by_step)], x_label="steps", y_range=y_range),
-        line_chart("The same over time", [*chain(*by_time)], x_label=f"{unit} of updates", y_range=y_range),
+        line_chart(
+            "The same over time", [*chain(*by_time)], x_label=f"{unit} of updates", y_range=y_range
+        ),
     ]
     small = [_small_chart(runs, title, name) for title, name in _SMALL.items()]
     if len(runs) == 1:
@@ -66,12 +68,24 @@ def bits_per_byte(runs: Sequence[Run], bits: Sequence[float | None]) -> str:
     for i, (run, value) in enumerate(zip(runs, bits, strict=True)):
         if value is not None:
             shown = "this model" if len(runs) == 1 else run.name
-            rows.append((value, shown, f"{1 - value / 8:.0%} smaller than the text", f"--c{i % N_COLOURS}", "own"))
+            rows.append(
+                (
+                    value,
+                    shown,
+                    f"{1 - value / 8:.0%} smaller than the text",
+                    f"--c{i % N_COLOURS}",
+                    "own",
+                )
+            )
     if len(rows) == 1:
         return ""
     full = max(value for value, *_ in rows)
     source = baselines.get("source")
-    floor = f'<span class="floor" style="left:{100 * source / full:.2f}%"></span>' if source is not None else ""
+    floor = (
+        f'<span class="floor" style="left:{100 * source / full:.2f}%"></span>'
+        if source is not None
+        else ""
+    )
     body = "".join(
         f'<tr class="{kind}"><th scope="row">{text(name)}</th><td class="bars">'
         f'<span class="bar" style="width:{100 * value / full:.2f}%;background:var({colour})"></span>{floor}</td>'
@@ -80,7 +94,9 @@ def bits_per_byte(runs: Sequence[Run], bits: Sequence[float | None]) -> str:
     )
     words = _bits_in_words(bits[0], baselines) if len(runs) == 1 else ""
     if not one_text:
-        words = "These runs were held against different texts, so gzip, xz and the source are left out."
+        words = (
+            "These runs were held against different texts, so gzip, xz and the source are left out."
+        )
     paragraph = f'<p class="about">{words}</p>' if words else ""
     return (
         f"<h2>Bits per byte of the validation text</h2>{paragraph}"
@@ -92,9 +108,19 @@ def _loss_lines(run: Run, colour: int, shared: bool, axis: str, unit: float) -> 
     """Raw training loss (of a run alone), smoothed training loss, validation loss."""
     x, loss = thin(column(run.train, axis)) / unit, thin(column(run.train, "loss"))
     name = f"{run.name}: " if shared else ""
-    smoothed = Line(x, smooth(loss, len(loss) / 60), colour if shared else 1, "soft", label=f"{name}training, smoothed")
+    smoothed = Line(
+        x,
+        smooth(loss, len(loss) / 60),
+        colour if shared else 1,
+        "soft",
+        label=f"{name}training, smoothed",
+    )
     validation = Line(
-        column(run.evals, axis) / unit, column(run.evals, "val_loss"), colour, dots=True, label=f"{name}validation"
+        column(run.evals, axis) / unit,
+        column(run.evals, "val_loss"),
+        colour,
+        dots=True,
+        label=f"{name}validation",
     )
     raw = Line(x, loss, 1, "faint")
     return [smoothed, validation] if shared else [raw, smoothed, validation]
@@ -114,7 +140,8 @@ def _loss_range(lines: Sequence[Line]) -> tuple[float, float]:
 
 def _small_chart(runs: Sequence[Run], title: str, name: str) -> str:
     lines = [
-        Line(thin(column(run.train, "step")), thin(column(run.train, name)), i, "soft") for i, run in enumerate(runs)
+        Line(thin(column(run.train, "step")), thin(column(run.train, name)), i, "soft")
+        for i, run in enumerate(runs)
     ]
     values = np.concatenate([line.y[np.isfinite(line.y)] for line in lines])
     if not len(values):
@@ -126,7 +153,9 @@ def _small_chart(runs: Sequence[Run], title: str, name: str) -> str:
 
 def _seconds_unit(runs: Sequence[Run]) -> tuple[float, str]:
     longest = max(
-        float(np.nanmax(column(rows, "seconds"), initial=0)) for run in runs for rows in (run.train, run.evals)
+        float(np.nanmax(column(rows, "seconds"), initial=0))
+        for run in runs
+        for rows in (run.train, run.evals)
     )
     for unit, name in ((3600.0, "hours"), (60.0, "minutes")):
         if longest >= 3 * unit:
@@ -137,7 +166,11 @@ def _seconds_unit(runs: Sequence[Run]) -> tuple[float, str]:
 def _baselines(run: Run) -> dict[str, float]:
     found = run.summary.get("baselines")
     pairs = found.items() if isinstance(found, dict) else ()
-    return {str(name): float(value) for name, value in pairs if isinstance(value, int | float) and math.isfinite(value)}
+    return {
+        str(name): float(value)
+        for name, value in pairs
+        if isinstance(value, int | float) and math.isfinite(value)
+    }
 
 
 def _bits_in_words(own: float | None, baselines: dict[str, float]) -> str:

@@ -48,7 +48,9 @@ def train_all(
             f"{', '.join([*ALIASES, *PRESETS])}."
         )
     if minutes <= 0:
-        raise ConfigError(f"--minutes {minutes:g}: wanted the minutes that each model is trained for, above 0.")
+        raise ConfigError(
+            f"--minutes {minutes:g}: wanted the minutes that each model is trained for, above 0."
+        )
     place = free_place(out, "league")
     runs = []
     for name in dict.fromkeys(models):
@@ -80,7 +82,9 @@ def league(runs: Sequence[Path], on: Text) -> list[Entry]:
 def check_place(out: Path) -> None:
     """Raises UsageError or StorageError where no page can be written, before there is any work to lose."""
     if out.is_dir():
-        raise UsageError(f"--out {out} is a folder: name the HTML file, such as {out / 'league.html'}.")
+        raise UsageError(
+            f"--out {out} is a folder: name the HTML file, such as {out / 'league.html'}."
+        )
     if not out.parent.is_dir():
         raise StorageError(atomic.explain(FileNotFoundError(errno.ENOENT, ""), out))
     if not os.access(out.parent, os.W_OK):
@@ -108,10 +112,14 @@ def league_notes(entries: Iterable[Entry]) -> list[str]:
     for entry in entries:
         if entry.n_impossible and entry.n_tokens:
             share = entry.n_impossible / entry.n_tokens
-            notes.append(f"{entry.name} holds {share:.2%} of the tokens impossible, so its bits are infinite")
+            notes.append(
+                f"{entry.name} holds {share:.2%} of the tokens impossible, so its bits are infinite"
+            )
         if entry.n_unknown:
             bits = f"8 bits a byte and their places, {entry.unknown_bits:,.0f} in all"
-            notes.append(f"{plural(entry.n_unknown, 'unit')} of the text unknown to {entry.name}: {bits}")
+            notes.append(
+                f"{plural(entry.n_unknown, 'unit')} of the text unknown to {entry.name}: {bits}"
+            )
     return notes
 
 

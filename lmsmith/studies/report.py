@@ -80,7 +80,9 @@ def _in_a_sentence(run: Run) -> str:
     mixed = [source["path"] for source in of.get("data.mixture", ())]
     if sources := of.get("data.sources") or mixed:
         names = [Path(source).name for source in sources]
-        sentence += f", trained on {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        sentence += f", trained on {', '.join(names[:3])}" + (
+            f" and {len(names) - 3} more" if len(names) > 3 else ""
+        )
     if ended := run.summary.get("finished"):
         sentence += f"; {_ENDED.get(str(ended), ended)}"
     return text(sentence + ".")
@@ -102,7 +104,11 @@ def _headed(title: str, section: str) -> str:
 
 def _notice(missing: list[str]) -> str:
     items = "".join(f"<li>{text(what)}</li>" for what in missing)
-    return f'<div class="notice"><b>This report is not complete.</b><ul>{items}</ul></div>' if missing else ""
+    return (
+        f'<div class="notice"><b>This report is not complete.</b><ul>{items}</ul></div>'
+        if missing
+        else ""
+    )
 
 
 # Figures of a run.
@@ -130,14 +136,21 @@ def _bits(run: Run) -> float | None:
 
 def _machine(run: Run) -> tuple[str, str]:
     """Device and dtype."""
-    device, dtype = (run.summary.get(name) or run.settings.get(f"train.{name}") or "—" for name in ("device", "dtype"))
+    device, dtype = (
+        run.summary.get(name) or run.settings.get(f"train.{name}") or "—"
+        for name in ("device", "dtype")
+    )
     return str(device), str(dtype)
 
 
 def _tiles(run: Run) -> str:
     loss, step = _val_loss(run)
     perplexity = math.exp(min(loss, 700)) if loss is not None else None
-    steps, seen, n_params = run.number("steps", "step"), run.number("tokens_seen", "tokens"), run.number("n_params")
+    steps, seen, n_params = (
+        run.number("steps", "step"),
+        run.number("tokens_seen", "tokens"),
+        run.number("n_params"),
+    )
     wall, mfu, threads = run.number("wall_seconds"), run.number("mfu"), run.number("threads")
     device, dtype = _machine(run)
     tiles = [
@@ -147,7 +160,11 @@ def _tiles(run: Run) -> str:
             "nats per token" + (f", step {step:,.0f}" if step is not None else ""),
         ),
         ("bits per byte", figure(_bits(run), ".3f"), "a uniform guess has 8"),
-        ("perplexity", figure(perplexity, ",.3f" if perplexity and perplexity < 100 else ",.0f"), "per token"),
+        (
+            "perplexity",
+            figure(perplexity, ",.3f" if perplexity and perplexity < 100 else ",.0f"),
+            "per token",
+        ),
         ("parameters", _count(n_params), figure(n_params, ",.0f") if n_params else ""),
         (
             "tokens per second",
@@ -160,7 +177,11 @@ def _tiles(run: Run) -> str:
             f"{duration(wall)} in all" if wall else "",
         ),
         ("steps", figure(steps, ",.0f"), f"{short(seen)} tokens" if seen else ""),
-        ("device", text(device), text(dtype) + (f", {threads:.0f} thread{'s' * (threads != 1)}" if threads else "")),
+        (
+            "device",
+            text(device),
+            text(dtype) + (f", {threads:.0f} thread{'s' * (threads != 1)}" if threads else ""),
+        ),
     ]
     made = ""
     for name, value, note in tiles:
@@ -178,7 +199,11 @@ def _facts(run: Run) -> str:
     n_val, n_bytes = run.number("n_val_tokens"), run.number("n_val_bytes")
     memory, target = run.number("peak_memory_bytes"), run.number("seconds_to_target")
     facts = [
-        ("tokens seen", seen, "{:,.0f}" + (f" ({seen / n_train:.3g} epochs)" if seen and n_train else "")),
+        (
+            "tokens seen",
+            seen,
+            "{:,.0f}" + (f" ({seen / n_train:.3g} epochs)" if seen and n_train else ""),
+        ),
         ("training tokens", n_train, "{:,.0f}"),
         ("validation tokens", n_val, "{:,.0f}" + (f" ({n_bytes:,.0f} bytes)" if n_bytes else "")),
         ("last validation loss", run.number("val_loss"), "{:.4f}"),
@@ -195,7 +220,9 @@ def _facts(run: Run) -> str:
     )
     events = "".join(f"<li>{text(event)}</li>" for event in run.events)
     told = (
-        f"<details><summary>Events<span>{len(run.events)}</span></summary><ul>{events}</ul></details>" if events else ""
+        f"<details><summary>Events<span>{len(run.events)}</span></summary><ul>{events}</ul></details>"
+        if events
+        else ""
     )
     return f'<h2>In numbers</h2><dl class="facts card">{items}</dl>{told}'
 
@@ -219,9 +246,21 @@ def _comparison(runs: list[Run]) -> str:
             ]
         )
     made = table(
-        ["run", "validation loss", "bits per byte", "parameters", "steps", "tokens/s", "updates", "machine"], rows
+        [
+            "run",
+            "validation loss",
+            "bits per byte",
+            "parameters",
+            "steps",
+            "tokens/s",
+            "updates",
+            "machine",
+        ],
+        rows,
     )
-    texts = {(run.summary.get("tokenizer"), run.number("n_val_bytes")) for run in runs if run.summary}
+    texts = {
+        (run.summary.get("tokenizer"), run.number("n_val_bytes")) for run in runs if run.summary
+    }
     if len(texts) > 1:
         made += (
             '<p class="about">These runs differ in tokenizer or validation text. A loss per token compares only within '
@@ -238,7 +277,10 @@ def _differences(runs: list[Run]) -> str:
         for name in names
         if len({str(run.settings.get(name)) for run in known}) > 1
     ]
-    return _headed("Settings that differ", table(["", *(text(run.name) for run in known)], rows) if rows else "")
+    return _headed(
+        "Settings that differ",
+        table(["", *(text(run.name) for run in known)], rows) if rows else "",
+    )
 
 
 # Samples, settings, what next.
@@ -250,9 +292,15 @@ def _samples(run: Run) -> str:
     for i, (heading, texts) in enumerate(run.samples):
         step = heading.removeprefix("step ")
         losses = [row.get("val_loss") for row in run.evals if str(row["step"]) == step]
-        loss = f"<span>validation loss {losses[0]:.3f}</span>" if losses and is_number(losses[0]) else ""
+        loss = (
+            f"<span>validation loss {losses[0]:.3f}</span>"
+            if losses and is_number(losses[0])
+            else ""
+        )
         opened = " open" if i == len(run.samples) - 1 else ""
-        made.append(f"<details{opened}><summary>{text(heading)}{loss}</summary>{_blocks(texts)}</details>")
+        made.append(
+            f"<details{opened}><summary>{text(heading)}{loss}</summary>{_blocks(texts)}</details>"
+        )
     return _headed("Samples", "".join(made))
 
 
@@ -270,7 +318,9 @@ def _blocks(texts: Sequence[str]) -> str:
 def _settings(run: Run, title: str) -> str:
     if not run.config:
         return ""
-    return f"<details><summary>{text(title)}</summary><pre>{text(run.config.strip())}</pre></details>"
+    return (
+        f"<details><summary>{text(title)}</summary><pre>{text(run.config.strip())}</pre></details>"
+    )
 
 
 def _next_steps(run: Run) -> str:
@@ -286,13 +336,19 @@ def _next_steps(run: Run) -> str:
 
 def _from_the_curves(run: Run, folder: str, again: str) -> Iterator[tuple[str, str]]:
     if run.summary.get("finished") in (None, "signal"):
-        yield "If it is not running any more, go on from its last checkpoint:", f"lmsmith resume {folder}"
+        yield (
+            "If it is not running any more, go on from its last checkpoint:",
+            f"lmsmith resume {folder}",
+        )
     training, losses = column(run.train, "loss"), column(run.evals, "val_loss")
     best, last, n_steps = _val_loss(run)[0], run.number("val_loss"), run.number("steps", "step")
     rate = run.settings.get("optim.learning_rate")
     if len(training) and not np.isfinite(training[-1]):
         lower = f" --optim.learning_rate {rate / 3:.2g}" if isinstance(rate, int | float) else ""
-        yield "The loss is no number any more: training diverged. A lower learning rate helps:", again + lower
+        yield (
+            "The loss is no number any more: training diverged. A lower learning rate helps:",
+            again + lower,
+        )
     elif best is not None and last is not None and last > 1.01 * best:
         yield (
             "The validation loss rose again after its best: the model began to learn the text by heart. More text "

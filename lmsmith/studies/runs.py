@@ -63,7 +63,9 @@ def read_run(folder: Path) -> Run:
     """The run in `folder`. Raises CheckpointError for a path that is no run folder."""
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
-        raise CheckpointError(f"{folder} {what}: wanted a run folder, as `lmsmith train ... --out {folder}` makes one.")
+        raise CheckpointError(
+            f"{folder} {what}: wanted a run folder, as `lmsmith train ... --out {folder}` makes one."
+        )
     if not (folder / "metrics.jsonl").exists() and not (folder / "config.toml").exists():
         raise CheckpointError(
             f"{folder} is not a run folder: it has neither metrics.jsonl nor config.toml. Give the folder that "
@@ -79,7 +81,9 @@ def read_run(folder: Path) -> Run:
 
 def column(rows: Iterable[dict[str, Any]], name: str) -> Numbers:
     """One field of all rows; not a number where a row lacks it."""
-    return np.array([row[name] if is_number(row.get(name)) else math.nan for row in rows], dtype=np.float64)
+    return np.array(
+        [row[name] if is_number(row.get(name)) else math.nan for row in rows], dtype=np.float64
+    )
 
 
 def is_number(value: Any) -> bool:
@@ -140,16 +144,24 @@ def _read_metrics(run: Run) -> None:
     if lines and not run.train:
         run.missing.append("metrics.jsonl has no update yet.")
     if run.train and not run.evals:
-        run.missing.append("There is no evaluation yet, so no validation loss and no bits per byte.")
+        run.missing.append(
+            "There is no evaluation yet, so no validation loss and no bits per byte."
+        )
 
 
 def _by_step(rows: Iterable[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
-    latest = {row["step"]: row for row in rows if row.get("kind") == kind and is_number(row.get("step"))}
+    latest = {
+        row["step"]: row for row in rows if row.get("kind") == kind and is_number(row.get("step"))
+    }
     return [latest[step] for step in sorted(latest)]
 
 
 def _read_summary(run: Run) -> None:
-    text = _text(run, "summary.json", "the run is still going or was killed; figures are those of its last lines")
+    text = _text(
+        run,
+        "summary.json",
+        "the run is still going or was killed; figures are those of its last lines",
+    )
     if text:
         try:
             summary = json.loads(text)
@@ -158,7 +170,9 @@ def _read_summary(run: Run) -> None:
         if isinstance(summary, dict):
             run.summary = summary
         else:
-            run.missing.append("summary.json is damaged; figures are those of the last lines of metrics.jsonl.")
+            run.missing.append(
+                "summary.json is damaged; figures are those of the last lines of metrics.jsonl."
+            )
 
 
 def _text(run: Run, name: str, consequence: str) -> str:

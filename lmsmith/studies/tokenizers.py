@@ -30,12 +30,16 @@ def comparison_rows(rows: Sequence[Measure]) -> list[list[str]]:
     ]
 
 
-def comparison_page(rows: Sequence[Measure], tokenizers: Mapping[str, Tokenizer], sentence: str) -> str:
+def comparison_page(
+    rows: Sequence[Measure], tokenizers: Mapping[str, Tokenizer], sentence: str
+) -> str:
     """One HTML file. `sentence` is shown as each tokenizer cuts it."""
     cut = ""
     for row in rows:
         parts = [text(part.replace(" ", SPACE)) for part in shown(tokenizers[row.name], sentence)]
-        cut += f"<h3>{text(row.name)}</h3><p>{' '.join(f'<code>{part}</code>' for part in parts)}</p>"
+        cut += (
+            f"<h3>{text(row.name)}</h3><p>{' '.join(f'<code>{part}</code>' for part in parts)}</p>"
+        )
     body = (
         f"<h2>On {rows[0].n_bytes:,} bytes of text that none has learnt from</h2>{table(HEAD, comparison_rows(rows))}"
         f"{_curve(rows)}<h2>One sentence</h2>{cut}"
@@ -47,11 +51,18 @@ def _curve(rows: Sequence[Measure]) -> str:
     """Bytes per token over the size of the vocabulary: a line through those that were learnt here, a dot for others."""
     groups: dict[str, list[Measure]] = {}
     for row in rows:
-        groups.setdefault("BPE, learnt here" if row.name.startswith("BPE ") else row.name, []).append(row)
+        groups.setdefault(
+            "BPE, learnt here" if row.name.startswith("BPE ") else row.name, []
+        ).append(row)
     lines = []
     for colour, (name, some) in enumerate(groups.items()):
-        x, y = np.log2([row.vocab_size for row in some]), np.array([row.bytes_per_token for row in some])
+        x, y = (
+            np.log2([row.vocab_size for row in some]),
+            np.array([row.bytes_per_token for row in some]),
+        )
         lines.append(Line(x, y, colour, dots=True, label=name))
     top = 1.1 * max(row.bytes_per_token for row in rows) or 1.0
-    chart = line_chart("Bytes per token", lines, x_label="vocabulary, as a power of two", y_range=(0.0, top))
+    chart = line_chart(
+        "Bytes per token", lines, x_label="vocabulary, as a power of two", y_range=(0.0, top)
+    )
     return chart + legend(lines)

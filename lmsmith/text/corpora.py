@@ -68,7 +68,11 @@ class Corpus:
     @property
     def n_bytes(self) -> int:
         """What a download brings; about, unless `exact`."""
-        return self.source.n_bytes if isinstance(self.source, HubFiles) else sum(file.n_bytes for file in self.source)
+        return (
+            self.source.n_bytes
+            if isinstance(self.source, HubFiles)
+            else sum(file.n_bytes for file in self.source)
+        )
 
     @property
     def exact(self) -> bool:
@@ -97,7 +101,9 @@ def get(name: str) -> Corpus:
         near = nearest(name)
         hint = f"Did you mean {near}?" if near else ""
         raise DataError(
-            f"there is no corpus {name!r}. {hint} `lmsmith data list` shows those there are.".replace("  ", " ")
+            f"there is no corpus {name!r}. {hint} `lmsmith data list` shows those there are.".replace(
+                "  ", " "
+            )
         )
     return found
 
@@ -114,12 +120,16 @@ def size_in_words(n_bytes: float) -> str:
         if n_bytes < 999.5 or unit == "TB":
             break
         n_bytes /= 1000
-    return f"{n_bytes:.0f} {unit}" if n_bytes >= 9.95 or unit == "bytes" else f"{n_bytes:.1f} {unit}"
+    return (
+        f"{n_bytes:.0f} {unit}" if n_bytes >= 9.95 or unit == "bytes" else f"{n_bytes:.1f} {unit}"
+    )
 
 
 def _foundry(path: str, n_bytes: int, checksum: str) -> tuple[File, ...]:
     """A task set in the form of mosaicml/llm-foundry: one JSON object a line."""
-    place = f"https://raw.githubusercontent.com/mosaicml/llm-foundry/{FOUNDRY}/scripts/eval/local_data"
+    place = (
+        f"https://raw.githubusercontent.com/mosaicml/llm-foundry/{FOUNDRY}/scripts/eval/local_data"
+    )
     return (File(f"{place}/{path}.jsonl", n_bytes, checksum),)
 
 
@@ -378,7 +388,9 @@ _TASKS = tuple(
             "exam questions of 57 subjects, 4 choices; test part",
             "MIT",
             "https://arxiv.org/abs/2009.03300",
-            _foundry("world_knowledge/mmlu", 7_000_000, "git:4466b2dfb2a13d00a33f4d1b7ffc5d06a4c9b34f"),
+            _foundry(
+                "world_knowledge/mmlu", 7_000_000, "git:4466b2dfb2a13d00a33f4d1b7ffc5d06a4c9b34f"
+            ),
         ),
     )
 )

@@ -190,7 +190,15 @@ def split_documents(documents: Iterable[Document], fraction: float = 0.0) -> Spl
     held_out = f"{n_validation:,} held out ({n_validation / (n_train + n_validation):.1%})"
     dropped = f"; {plural(n_duplicates, 'exact duplicate')} dropped" if n_duplicates else ""
     description = f"{how}: {n_train:,} characters to train on, {held_out}{dropped}"
-    return Split(train, validation, n_documents > 1, n_duplicates, description, train_hashes, validation_hashes)
+    return Split(
+        train,
+        validation,
+        n_documents > 1,
+        n_duplicates,
+        description,
+        train_hashes,
+        validation_hashes,
+    )
 
 
 def default_share(n_characters: int) -> float:
@@ -199,7 +207,9 @@ def default_share(n_characters: int) -> float:
     In steps, so that documents change sides only where the text has grown threefold.
     """
     exponent = 0
-    while (share := FRACTION * (0.1 ** (exponent // 2)) * (0.3 if exponent % 2 else 1)) * n_characters > MOST_HELD_OUT:
+    while (
+        share := FRACTION * (0.1 ** (exponent // 2)) * (0.3 if exponent % 2 else 1)
+    ) * n_characters > MOST_HELD_OUT:
         exponent += 1
     return round(share, 12)
 
@@ -219,7 +229,9 @@ def hash_bound(fraction: float) -> int:
 
 def tail_cut(n_characters: int, fraction: float) -> int:
     """Where the last `fraction` of a text begins: nanoGPT's int(n * 0.9)."""
-    return int(n_characters * round(1 - fraction, 12))  # 1 - 0.9 is 0.09999999999999998, taken at its word
+    return int(
+        n_characters * round(1 - fraction, 12)
+    )  # 1 - 0.9 is 0.09999999999999998, taken at its word
 
 
 def _utf8(text: str) -> Iterator[bytes]:

@@ -64,7 +64,10 @@ def download(
     taken_up = _fetch(url, part, checksum, n_bytes, headers or {}, patient, progress)
     found = checksum_of(part, checksum or "sha256:")
     if checksum not in (None, found) and taken_up:
-        logger.warning("%s: what was put together from parts has another checksum; fetching it once more, whole", url)
+        logger.warning(
+            "%s: what was put together from parts has another checksum; fetching it once more, whole",
+            url,
+        )
         progress(-part.stat().st_size)
         _forget(part)
         _fetch(url, part, checksum, n_bytes, headers or {}, patient, progress)
@@ -131,8 +134,14 @@ def _fetch(
             pauses = PAUSES if patient or came else PAUSES[:1]
             reason = _reason(error)
             if failures > len(pauses):
-                kept = f" {size_in_words(_length(part))} have come and are kept." if _length(part) else ""
-                raise DataError(f"cannot fetch {url}: {reason}. Look after the network and try again.{kept}") from error
+                kept = (
+                    f" {size_in_words(_length(part))} have come and are kept."
+                    if _length(part)
+                    else ""
+                )
+                raise DataError(
+                    f"cannot fetch {url}: {reason}. Look after the network and try again.{kept}"
+                ) from error
             pause = max(pauses[failures - 1], _asked_for(error))
         logger.warning("%s: %s; trying again in %.3g s", url, reason, pause)
         time.sleep(pause)
@@ -155,7 +164,9 @@ def _transfer(
     if start and start == version["n_bytes"]:
         return  # stopped after the last byte and before the end
     request = urllib.request.Request(url, headers={"User-Agent": f"lmsmith/{__version__}"})
-    request.add_header("Accept-Encoding", "identity")  # so that a byte's place in the file is its place in the answer
+    request.add_header(
+        "Accept-Encoding", "identity"
+    )  # so that a byte's place in the file is its place in the answer
     for name, value in headers.items():
         request.add_unredirected_header(name, value)
     if start:
@@ -172,9 +183,13 @@ def _transfer(
         begins_at, total = _extent(answer)
         offered = {"tag": _tag(answer.headers), "n_bytes": total}
         if n_bytes is not None and total not in (None, n_bytes):
-            raise DataError(f"{url} is {total:,} bytes long, wanted {n_bytes:,}: something else than the file answers.")
+            raise DataError(
+                f"{url} is {total:,} bytes long, wanted {n_bytes:,}: something else than the file answers."
+            )
         if total is None and not answer.chunked and not checked:
-            raise DataError(f"{url} cannot be fetched safely: the server does not say how long it is.")
+            raise DataError(
+                f"{url} cannot be fetched safely: the server does not say how long it is."
+            )
         if start and (begins_at != start or offered != version or not (offered["tag"] or checked)):
             logger.warning("%s cannot be taken up where it broke; it begins again", url)
             progress(-start)
@@ -182,7 +197,9 @@ def _transfer(
             start = 0
         if begins_at != start:
             if not request.has_header("Range"):
-                raise DataError(f"{url} cannot be fetched: the server answers with a part of it that nobody asked for.")
+                raise DataError(
+                    f"{url} cannot be fetched: the server answers with a part of it that nobody asked for."
+                )
             return _transfer(url, part, checked, n_bytes, headers, progress)
         with _disk(part):
             free = shutil.disk_usage(part.parent).free
@@ -210,7 +227,9 @@ def _transfer(
 def _extent(answer: Any) -> tuple[int, int | None]:
     """From which byte on the answer is, and how long the file is; None where the server does not say."""
     if answer.status == 206:
-        extent, _, total = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
+        extent, _, total = (
+            answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
+        )
         begin = extent.partition("-")[0]
         return int(begin) if begin.isdecimal() else -1, int(total) if total.isdecimal() else None
     length = answer.headers.get("Content-Length", "")
@@ -274,5 +293,7 @@ def _reason(error: Exception) -> str:
 
 def _asked_for(error: Exception) -> float:
     """The pause a busy server asks for, in seconds."""
-    seconds = error.headers.get("Retry-After", "") if isinstance(error, urllib.error.HTTPError) else ""
+    seconds = (
+        error.headers.get("Retry-After", "") if isinstance(error, urllib.error.HTTPError) else ""
+    )
     return min(float(seconds), LONGEST_PAUSE) if seconds.isdecimal() else 0.0

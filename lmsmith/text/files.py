@@ -81,8 +81,12 @@ class Counts:
     n_binary_files: int = 0
     crlf: Counter[str] = field(default_factory=Counter)  # file -> its parts with CRLF line ends
     cr: Counter[str] = field(default_factory=Counter)  # the same for lone CR
-    marks: Counter[str] = field(default_factory=Counter)  # encoding -> files with its byte-order mark
-    left_out: Counter[str] = field(default_factory=Counter)  # suffix -> files in folders that were not taken
+    marks: Counter[str] = field(
+        default_factory=Counter
+    )  # encoding -> files with its byte-order mark
+    left_out: Counter[str] = field(
+        default_factory=Counter
+    )  # suffix -> files in folders that were not taken
 
     def add(self, other: "Counts") -> None:
         for name, number in vars(other).items():
@@ -95,11 +99,17 @@ class Counts:
             notes.append(f"{plural(self.n_replaced, 'undecodable place')} became U+FFFD.")
         if self.marks:
             kinds = ", ".join(sorted(self.marks)).upper()
-            notes.append(f"{plural(self.marks.total(), 'file')} began with a byte-order mark ({kinds}); it is removed.")
+            notes.append(
+                f"{plural(self.marks.total(), 'file')} began with a byte-order mark ({kinds}); it is removed."
+            )
         if self.crlf:
-            notes.append(f"{plural(len(self.crlf), 'file')} had CRLF line ends; they are read as LF.")
+            notes.append(
+                f"{plural(len(self.crlf), 'file')} had CRLF line ends; they are read as LF."
+            )
         if self.cr:
-            notes.append(f"{plural(len(self.cr), 'file')} had lone CR line ends; they are read as LF.")
+            notes.append(
+                f"{plural(len(self.cr), 'file')} had lone CR line ends; they are read as LF."
+            )
         if self.n_empty:
             notes.append(f"{plural(self.n_empty, 'empty document')} skipped.")
         if self.n_binary_files:
@@ -135,8 +145,14 @@ def known_encoding(name: str) -> str:
         return codecs.lookup(wanted).name
     except (LookupError, ValueError):  # ValueError: a NUL in the name
         near = difflib.get_close_matches(name.lower(), encodings.aliases.aliases, n=1)
-        hint = f"Did you mean {near[0]!r}?" if near else "Most text is in 'utf-8', 'latin-1' or 'cp1252'."
-        raise ConfigError(f"data.encoding = {name!r} is no text encoding that Python knows. {hint}") from None
+        hint = (
+            f"Did you mean {near[0]!r}?"
+            if near
+            else "Most text is in 'utf-8', 'latin-1' or 'cp1252'."
+        )
+        raise ConfigError(
+            f"data.encoding = {name!r} is no text encoding that Python knows. {hint}"
+        ) from None
 
 
 def read_texts(
@@ -176,7 +192,9 @@ def read_texts(
     _count_part(counts, line_ends, path, part)
 
 
-def read_chunks(path: Path, encoding: str, errors: str, counts: Counts, part: Part = WHOLE) -> Iterator[str]:
+def read_chunks(
+    path: Path, encoding: str, errors: str, counts: Counts, part: Part = WHOLE
+) -> Iterator[str]:
     """The text of a plain file as it comes, some hundred thousand characters at a time; as `read_texts` otherwise."""
     line_ends = io.IncrementalNewlineDecoder(None, translate=True)
     with read_errors(path), _opened(path, part) as stream:
@@ -187,7 +205,9 @@ def read_chunks(path: Path, encoding: str, errors: str, counts: Counts, part: Pa
     _count_part(counts, line_ends, path, part)
 
 
-def _count_part(counts: Counts, line_ends: io.IncrementalNewlineDecoder, path: Path, part: Part) -> None:
+def _count_part(
+    counts: Counts, line_ends: io.IncrementalNewlineDecoder, path: Path, part: Part
+) -> None:
     counts.n_files += part.start == 0  # a file of several parts is one file
     seen = line_ends.newlines if isinstance(line_ends.newlines, tuple) else (line_ends.newlines,)
     for line_end, files in (("\r\n", counts.crlf), ("\r", counts.cr)):
@@ -219,7 +239,9 @@ def read_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except PermissionError as error:
-        raise DataError(f"no permission to read {error.filename or path}. Change its permissions.") from error
+        raise DataError(
+            f"no permission to read {error.filename or path}. Change its permissions."
+        ) from error
     except (OSError, EOFError, zlib.error) as error:
         if isinstance(error, OSError) and error.strerror:
             raise DataError(f"cannot read {error.filename or path}: {error.strerror}.") from error
@@ -290,20 +312,28 @@ def _decoded(
             mend = "If it is UTF-16 without a byte-order mark, say `--data.encoding utf-16-le`."
             if {suffix.lower() for suffix in path.suffixes} & set(PACKED):
                 mend = f"Unpack it first: of what is compressed {' and '.join(COMPRESSED)} are read as they are."
-            raise BinaryFile(f"{path} looks binary (NUL byte at offset {head.index(0):,}), wanted text. {mend}")
+            raise BinaryFile(
+                f"{path} looks binary (NUL byte at offset {head.index(0):,}), wanted text. {mend}"
+            )
     chunks = itertools.chain([head], iter(lambda: stream.read(CHUNK), b""))
     decoder = codecs.getincrementaldecoder(encoding)(errors)
     # U+FFFD may be in the file itself: what is there when errors are ignored was not put there by us.
     genuine = codecs.getincrementaldecoder(encoding)("ignore") if errors == "replace" else None
     n_bytes, n_lines = lines.start, 0
-    for number, chunk in enumerate(itertools.chain(chunks, [b""])):  # the last one for what is still pending
+    for number, chunk in enumerate(
+        itertools.chain(chunks, [b""])
+    ):  # the last one for what is still pending
         offset = n_bytes - len(decoder.getstate()[0])
         try:
             text = decoder.decode(chunk, final=not chunk)
             if genuine is not None:
-                counts.n_replaced += text.count("\ufffd") - genuine.decode(chunk, final=not chunk).count("\ufffd")
+                counts.n_replaced += text.count("\ufffd") - genuine.decode(
+                    chunk, final=not chunk
+                ).count("\ufffd")
         except UnicodeDecodeError as error:
-            before = line_ends.decode(error.object[: error.start].decode(encoding, "ignore"), final=True)
+            before = line_ends.decode(
+                error.object[: error.start].decode(encoding, "ignore"), final=True
+            )
             decompressed = " after decompression" if path.suffix.lower() in COMPRESSED else ""
             raise DataError(
                 f"{path} is not {encoding.upper()}: byte 0x{error.object[error.start]:02X} at offset "
@@ -312,7 +342,9 @@ def _decoded(
                 f"{GO_ON}; or another encoding is meant, such as `--data.encoding latin-1`."
             ) from error
         except UnicodeError as error:  # a few odd codecs do not say where
-            raise DataError(f"{path} is not {encoding.upper()}: {error}. Choose another --data.encoding.") from error
+            raise DataError(
+                f"{path} is not {encoding.upper()}: {error}. Choose another --data.encoding."
+            ) from error
         if begins and number == 0 and text.startswith("\ufeff"):
             counts.marks[encoding] += 1
             text = text[1:]
@@ -322,7 +354,9 @@ def _decoded(
         yield text
 
 
-def _without_surrogates(text: str, source: str, errors: str, counts: Counts, n_before: int = 0) -> str:
+def _without_surrogates(
+    text: str, source: str, errors: str, counts: Counts, n_before: int = 0
+) -> str:
     """JSON's \\ud83d and a few codecs can put half a surrogate pair into a string, where no encoding can follow."""
     try:
         if not text.isascii():
@@ -341,7 +375,12 @@ def _without_surrogates(text: str, source: str, errors: str, counts: Counts, n_b
 
 
 def _json_lines(
-    decoded: Iterable[str], lines: _Lines, text_field: str, errors: str, counts: Counts, skip: Skip | None
+    decoded: Iterable[str],
+    lines: _Lines,
+    text_field: str,
+    errors: str,
+    counts: Counts,
+    skip: Skip | None,
 ) -> Iterator[tuple[str, int]]:
     for number, line in enumerate(_lines(decoded), start=1):
         if not line or line.isspace():
@@ -361,13 +400,20 @@ def _json_text(line: str, text_field: str) -> str:
     """The text of one line. What is raised goes on from the name of the line."""
     try:
         record = json.loads(line)
-    except (ValueError, RecursionError) as error:  # ValueError: also for a number of too many digits
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: also for a number of too many digits
         wanted = f"{{{json.dumps(text_field)}: ...}}"
         array = f" {FROM_ARRAY}" if line.lstrip().startswith("[") else ""
-        raise DataError(f" is not JSON: {error}. Wanted one object a line: {wanted}.{array}") from error
+        raise DataError(
+            f" is not JSON: {error}. Wanted one object a line: {wanted}.{array}"
+        ) from error
     if not isinstance(record, dict):
         array = f" {FROM_ARRAY}" if isinstance(record, list) else ""
-        raise DataError(f" holds {_json_kind(record)}, wanted an object with the field {text_field!r}.{array}")
+        raise DataError(
+            f" holds {_json_kind(record)}, wanted an object with the field {text_field!r}.{array}"
+        )
     if text_field not in record:
         texts = [name for name, value in record.items() if isinstance(value, str)]
         raise DataError(f" has no field {text_field!r}; {_has(record, texts)}")
@@ -390,12 +436,24 @@ def _lines(chunks: Iterable[str]) -> Iterator[str]:
 
 
 def _json_kind(value: Any) -> str:
-    kinds = {dict: "an object", list: "an array", str: "a text", bool: "true or false", type(None): "null"}
+    kinds = {
+        dict: "an object",
+        list: "an array",
+        str: "a text",
+        bool: "true or false",
+        type(None): "null",
+    }
     return kinds.get(type(value), "a number")
 
 
 def _parquet_rows(
-    stream: Any, path: Path, text_field: str, errors: str, counts: Counts, part: Part, skip: Skip | None
+    stream: Any,
+    path: Path,
+    text_field: str,
+    errors: str,
+    counts: Counts,
+    part: Part,
+    skip: Skip | None,
 ) -> Iterator[tuple[str, int]]:
     """The column's rows, a batch of one row group at a time. Parquet's strings are UTF-8, whatever `encoding` says."""
     import pyarrow  # here: it takes a while, and most text is not in .parquet
@@ -407,29 +465,43 @@ def _parquet_rows(
         )
 
     with contextlib.ExitStack() as stack:
-        if path.suffix.lower() in COMPRESSED:  # a Parquet file is read from its end, so all of it must be there
+        if (
+            path.suffix.lower() in COMPRESSED
+        ):  # a Parquet file is read from its end, so all of it must be there
             whole = stack.enter_context(tempfile.TemporaryFile())
             shutil.copyfileobj(stream, whole)
             stream = whole
         try:
             table = stack.enter_context(pyarrow.parquet.ParquetFile(stream))
             columns = {column.name: str(column.type) for column in table.schema_arrow}
-            rows_of = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
+            rows_of = [
+                table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)
+            ]
         except (pyarrow.ArrowException, OSError) as error:
             raise unreadable(error) from error
-        texts = [name for name, kind in columns.items() if re.match("(dictionary<values=)?(large_)?string", kind)]
+        texts = [
+            name
+            for name, kind in columns.items()
+            if re.match("(dictionary<values=)?(large_)?string", kind)
+        ]
         if text_field not in columns:
             raise DataError(f"{path} has no column {text_field!r}; {_has(columns, texts)}")
         if text_field not in texts and columns[text_field] not in ("binary", "large_binary"):
-            raise DataError(f"{path}: the column {text_field!r} holds {columns[text_field]}, wanted strings.")
+            raise DataError(
+                f"{path}: the column {text_field!r} holds {columns[text_field]}, wanted strings."
+            )
         for group in range(len(rows_of))[part.start : part.stop]:
             row = sum(rows_of[:group])
             try:
-                for batch in table.iter_batches(batch_size=1024, row_groups=[group], columns=[text_field]):
+                for batch in table.iter_batches(
+                    batch_size=1024, row_groups=[group], columns=[text_field]
+                ):
                     column = batch.column(0)
                     if pyarrow.types.is_dictionary(column.type):
                         column = column.dictionary_decode()
-                    for value in column.cast(pyarrow.large_binary()):  # as bytes: bad ones are ours to report
+                    for value in column.cast(
+                        pyarrow.large_binary()
+                    ):  # as bytes: bad ones are ours to report
                         row += 1
                         try:
                             text = _row_text(value.as_py() or b"", f"{path}:{row}", errors, counts)
@@ -463,4 +535,6 @@ def _has(fields: Iterable[str], texts: list[str]) -> str:
     """What there is where the text field is not, and which of it could be meant."""
     names = [repr(name) for name in fields]
     there = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "") if names else "nothing"
-    return f"it has {there}." + (f" Say which is meant: `--data.text_field {texts[0]}`." if texts else "")
+    return f"it has {there}." + (
+        f" Say which is meant: `--data.text_field {texts[0]}`." if texts else ""
+    )

@@ -40,7 +40,11 @@ class Record:
     """Something to speak of, by its forms: `{"": "Lily", "he": "she", "names": Table(...)}`. Equal to itself alone."""
 
     def __init__(self, forms: "Mapping[str, str | Table]") -> None:
-        capitals = {"^" + name: form[:1].upper() + form[1:] for name, form in forms.items() if isinstance(form, str)}
+        capitals = {
+            "^" + name: form[:1].upper() + form[1:]
+            for name, form in forms.items()
+            if isinstance(form, str)
+        }
         self.forms = {**forms, **capitals}
 
 
@@ -60,7 +64,11 @@ class Table:
 
     def log_probability(self, record: Record, excluded: tuple[Record, ...]) -> float:
         """Of drawing `record`, given that none of the excluded (which need not be in this table) is drawn."""
-        lost = sum(math.exp(self.log_probabilities[self.index[other]]) for other in excluded if other in self.index)
+        lost = sum(
+            math.exp(self.log_probabilities[self.index[other]])
+            for other in excluded
+            if other in self.index
+        )
         return self.log_probabilities[self.index[record]] - (math.log1p(-lost) if lost else 0.0)
 
 
@@ -86,7 +94,9 @@ class Draw:
 
 
 Node = str | Choice | Slot | Draw
-Parts = tuple[Node, ...]  # what is to be said one after the other, the last part FIRST: ready to be put on a stack
+Parts = tuple[
+    Node, ...
+]  # what is to be said one after the other, the last part FIRST: ready to be put on a stack
 Values = tuple[Record | None, ...]  # by variable
 
 
@@ -131,14 +141,18 @@ class Grammar:
         # pairs (next part, the rest), and the bindings -> the logarithm of their probability. Equal ones are summed.
         reached: list[dict[tuple[tuple | None, Values], float]] = [{} for _ in range(len(text) + 1)]
 
-        def reach(position: int, rest: tuple | None, values: Values, log_probability: float) -> None:
+        def reach(
+            position: int, rest: tuple | None, values: Values, log_probability: float
+        ) -> None:
             if rest is not None and type(rest[0]) is str:  # look ahead: here most end
                 if not text.startswith(rest[0], position):
                     return
                 position, rest = position + len(rest[0]), rest[1]
             here = reached[position]
             before = here.get((rest, values))
-            here[rest, values] = log_probability if before is None else _log_add(before, log_probability)
+            here[rest, values] = (
+                log_probability if before is None else _log_add(before, log_probability)
+            )
 
         reach(0, _push(self.start, None), (None,) * len(self.variables), 0.0)
         total = -math.inf
@@ -156,8 +170,14 @@ class Grammar:
                 elif type(node) is Draw and must_draw(node, values):
                     table, excluded = drawn_from(node, values)
                     for record in table.records:
-                        bound = (*values[: node.slot.variable], record, *values[node.slot.variable + 1 :])
-                        if record not in excluded and text.startswith(spoken(node.slot, bound), position):
+                        bound = (
+                            *values[: node.slot.variable],
+                            record,
+                            *values[node.slot.variable + 1 :],
+                        )
+                        if record not in excluded and text.startswith(
+                            spoken(node.slot, bound), position
+                        ):
                             log_p = table.log_probability(record, excluded)
                             reach(position, (node.slot, rest), bound, log_probability + log_p)
                 elif type(node) is Draw:
@@ -206,12 +226,16 @@ class Grammar:
             return slot
         source, *without = right.split("-")
         table = self._slot(source) if "." in source else self.tables[source]
-        return Draw(slot, table, tuple(self._slot(other).variable for other in without), left.endswith("?"))
+        return Draw(
+            slot, table, tuple(self._slot(other).variable for other in without), left.endswith("?")
+        )
 
     def _slot(self, name: str) -> Slot:
         variable, _, form = name.partition(".")
         capital = "" if name.islower() else "^"
-        return Slot(self.variables.setdefault(variable.lower(), len(self.variables)), capital + form.lower())
+        return Slot(
+            self.variables.setdefault(variable.lower(), len(self.variables)), capital + form.lower()
+        )
 
 
 def spoken(slot: Slot, values: Sequence[Record | None]) -> str:
@@ -228,9 +252,13 @@ def must_draw(draw: Draw, values: Sequence[Record | None]) -> bool:
 
 def drawn_from(draw: Draw, values: Sequence[Record | None]) -> tuple[Table, tuple[Record, ...]]:
     """The table, and the records it must not be, each once and in the order of the grammar (so that sums repeat)."""
-    table: Table | str = draw.source if isinstance(draw.source, Table) else _form(draw.source, values)
+    table: Table | str = (
+        draw.source if isinstance(draw.source, Table) else _form(draw.source, values)
+    )
     assert isinstance(table, Table)
-    return table, tuple(dict.fromkeys(record for v in draw.without if (record := values[v]) is not None))
+    return table, tuple(
+        dict.fromkeys(record for v in draw.without if (record := values[v]) is not None)
+    )
 
 
 def _form(slot: Slot, values: Sequence[Record | None]) -> str | Table:

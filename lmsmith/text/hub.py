@@ -36,7 +36,9 @@ class HubFile:
     checksum: str
 
 
-def list_files(repo: str, patterns: Iterable[str], revision: str = "main") -> tuple[str, list[HubFile]]:
+def list_files(
+    repo: str, patterns: Iterable[str], revision: str = "main"
+) -> tuple[str, list[HubFile]]:
     """The commit that `revision` is, and its files that match: in the patterns' order, sorted within. May be none.
 
     In a pattern `*` stands for any part of a path, slashes as well. Raises DataError.
@@ -47,7 +49,11 @@ def list_files(repo: str, patterns: Iterable[str], revision: str = "main") -> tu
         commit = api.repo_info(repo, repo_type="dataset", revision=revision, expand=["sha"]).sha
         for pattern in patterns:
             tree = api.list_repo_tree(
-                repo, _folder_of(pattern) or None, recursive=True, revision=commit, repo_type="dataset"
+                repo,
+                _folder_of(pattern) or None,
+                recursive=True,
+                revision=commit,
+                repo_type="dataset",
             )
             for entry in sorted(tree, key=lambda entry: entry.path):
                 if hasattr(entry, "size") and fnmatch.fnmatchcase(entry.path, pattern):
@@ -104,7 +110,10 @@ def n_bytes_of(path: Path) -> int:
 @functools.lru_cache(maxsize=256)
 def _lengths(repo: str, commit: str, folder: str) -> dict[str, int]:
     """Those of a folder's files, asked for once: a commit does not change."""
-    return {file.name: file.n_bytes for file in list_files(repo, [f"{folder}/*" if folder else "*"], commit)[1]}
+    return {
+        file.name: file.n_bytes
+        for file in list_files(repo, [f"{folder}/*" if folder else "*"], commit)[1]
+    }
 
 
 @contextlib.contextmanager
@@ -151,7 +160,9 @@ def _library() -> Any:
         import huggingface_hub
         import huggingface_hub.utils
     except ImportError as error:
-        raise DataError("the Hugging Face Hub needs one more library: `pip install 'lmsmith[hub]'`.") from error
+        raise DataError(
+            "the Hugging Face Hub needs one more library: `pip install 'lmsmith[hub]'`."
+        ) from error
     return huggingface_hub
 
 
@@ -176,7 +187,10 @@ def _explained(what: str) -> Iterator[None]:
     place = _endpoint() or "https://huggingface.co"
     # By what it reaches the network differs between versions; its own error is always a kind of that library's.
     network: tuple[type[Exception], ...]
-    network = (OSError, *(kind for kind in errors.HfHubHTTPError.__mro__ if not issubclass(Exception, kind)))
+    network = (
+        OSError,
+        *(kind for kind in errors.HfHubHTTPError.__mro__ if not issubclass(Exception, kind)),
+    )
     try:
         yield
     except (errors.GatedRepoError, errors.RepositoryNotFoundError) as error:

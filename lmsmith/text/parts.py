@@ -30,7 +30,9 @@ Cut = Callable[[bytes], int]
 NEAR = 1 << 10  # bytes in which a place to cut is looked for first; then twice as many, and so on
 
 
-def divide(path: Path, size: int, text_field: str, encoding: str, cut: Cut | None = None) -> list[Part]:
+def divide(
+    path: Path, size: int, text_field: str, encoding: str, cut: Cut | None = None
+) -> list[Part]:
     """Parts of at least `size` bytes, and little more where it can be. Raises DataError where the file is unreadable.
 
     `encoding` is a codec's name.
@@ -90,7 +92,9 @@ def _row_groups(path: Path, size: int, text_field: str) -> list[Part]:
     parts, start, n_bytes = [], 0, 0
     for group in range(found.num_row_groups):
         columns = [found.row_group(group).column(index) for index in range(found.num_columns)]
-        n_bytes += sum(each.total_uncompressed_size for each in columns if each.path_in_schema == text_field)
+        n_bytes += sum(
+            each.total_uncompressed_size for each in columns if each.path_in_schema == text_field
+        )
         if n_bytes >= size:
             parts.append(Part(start, group + 1))
             start, n_bytes = group + 1, 0

@@ -39,7 +39,9 @@ def find_files(sources: list[str]) -> tuple[list[Found], Counter[str]]:
     Raises DataError for a source that is not there, or that holds or matches no text.
     """
     if not all(sources) or not sources:  # "" would be the current folder
-        raise DataError("no text was named. Name files, folders or patterns, as in `lmsmith train book.txt`.")
+        raise DataError(
+            "no text was named. Name files, folders or patterns, as in `lmsmith train book.txt`."
+        )
     found: dict[str, Found] = {}  # by real path: two names of one file are one
     passed_by: dict[str, Path] = {}
     for source in sources:
@@ -50,7 +52,9 @@ def find_files(sources: list[str]) -> tuple[list[Found], Counter[str]]:
             taken, others = _in_folder(path)
             if not taken:
                 there = (
-                    f"it holds {listed(_suffixes(others))}" if others else "it is empty, but for hidden files and runs"
+                    f"it holds {listed(_suffixes(others))}"
+                    if others
+                    else "it is empty, but for hidden files and runs"
                 )
                 raise DataError(
                     f"the folder {path} holds no text: {there}; wanted {' '.join(IN_FOLDERS)} (or these with .gz or "
@@ -59,11 +63,16 @@ def find_files(sources: list[str]) -> tuple[list[Found], Counter[str]]:
         elif os.path.exists(path):
             found[os.path.realpath(path)] = Found(path, named=True)
         elif hub.is_remote(source):
-            found.update((str(remote), Found(remote, named=True)) for remote in hub.find_remote(source))
+            found.update(
+                (str(remote), Found(remote, named=True)) for remote in hub.find_remote(source)
+            )
         elif glob.has_magic(source):
             taken, others = _matching(path)
         elif corpora.find(source):
-            found.update((os.path.realpath(file), Found(file, named=True)) for file in _of_corpus(corpora.get(source)))
+            found.update(
+                (os.path.realpath(file), Found(file, named=True))
+                for file in _of_corpus(corpora.get(source))
+            )
         else:
             raise _missing(path)
         for file in taken:
@@ -90,7 +99,11 @@ def _in_folder(folder: Path) -> tuple[list[Path], list[Path]]:
             for name in names:
                 if not name.startswith("."):
                     path = Path(place, name)
-                    (taken if inner_suffix(path) in IN_FOLDERS and not _is_special(path) else others).append(path)
+                    (
+                        taken
+                        if inner_suffix(path) in IN_FOLDERS and not _is_special(path)
+                        else others
+                    ).append(path)
     return sorted(taken, key=Path.as_posix), sorted(others, key=Path.as_posix)
 
 
@@ -141,7 +154,9 @@ def _is_ours(folder: Path) -> bool:
 
 def _of_corpus(corpus: corpora.Corpus) -> list[Path]:
     if corpus.kind == "tasks":
-        raise DataError(f"{corpus.name} is a set of tasks to evaluate on, not text: {corpus.what}. Name some text.")
+        raise DataError(
+            f"{corpus.name} is a set of tasks to evaluate on, not text: {corpus.what}. Name some text."
+        )
     if corpus.kind == "shards":
         raise DataError(
             f"{corpus.name} is token shards, not text: `lmsmith data download {corpus.name}` puts them into the folder "
@@ -174,7 +189,10 @@ def _missing(path: Path) -> DataError:
 
 
 def _suffixes(paths: list[Path]) -> Counter[str]:
-    return Counter("pipe or device" if _is_special(path) else path.suffix.lower() or "without suffix" for path in paths)
+    return Counter(
+        "pipe or device" if _is_special(path) else path.suffix.lower() or "without suffix"
+        for path in paths
+    )
 
 
 def _is_special(path: Path) -> bool:

@@ -62,7 +62,10 @@ class Plan:
     @property
     def n_bytes(self) -> int:
         """What is still to come. Of a file that came in part, the rest."""
-        return sum(max(0, self.entries[name].n_bytes - part_bytes(self.folder / name)) for name in self.missing)
+        return sum(
+            max(0, self.entries[name].n_bytes - part_bytes(self.folder / name))
+            for name in self.missing
+        )
 
     @property
     def paths(self) -> list[Path]:
@@ -73,7 +76,11 @@ def data_folder() -> Path:
     named = os.environ.get("LMSMITH_DATA")
     if named:
         return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "lmsmith" / "corpora"
+    return (
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser()
+        / "lmsmith"
+        / "corpora"
+    )
 
 
 def folder_of(corpus: Corpus) -> Path:
@@ -84,7 +91,9 @@ def here(corpus: Corpus) -> tuple[list[Path], int]:
     """The files that are here, whole, and how many there are; 0: nobody has looked. Opens no file and no connection."""
     folder = folder_of(corpus)
     entries = _read_list(corpus, folder)[1]
-    return [folder / name for name, entry in entries.items() if _is_whole(folder / name, entry)], len(entries)
+    return [
+        folder / name for name, entry in entries.items() if _is_whole(folder / name, entry)
+    ], len(entries)
 
 
 def obtain(corpus: Corpus) -> list[Path]:
@@ -92,7 +101,9 @@ def obtain(corpus: Corpus) -> list[Path]:
     found, n_there = here(corpus)
     if found:
         if len(found) < n_there:
-            logger.warning("%s: %d of its %s are here", corpus.name, len(found), plural(n_there, "file"))
+            logger.warning(
+                "%s: %d of its %s are here", corpus.name, len(found), plural(n_there, "file")
+            )
         return found
     if corpus.n_bytes > SMALL:
         raise DataError(
@@ -115,7 +126,9 @@ def make_plan(corpus: Corpus, folder: Path | None = None, n_files: int = 0) -> P
     revision, entries = _read_list(corpus, folder)
     if isinstance(corpus.source, HubFiles) and not entries:
         try:
-            revision, files = hub.list_files(corpus.source.repo, corpus.source.patterns, corpus.source.revision)
+            revision, files = hub.list_files(
+                corpus.source.repo, corpus.source.patterns, corpus.source.revision
+            )
         except DataError as error:
             raise DataError(f"{error} {_by_hand(corpus, folder)}") from error
         if not files:
@@ -129,7 +142,9 @@ def make_plan(corpus: Corpus, folder: Path | None = None, n_files: int = 0) -> P
     missing = [name for name in wanted if not _is_here(folder / name, entries[name])]
     plan = Plan(corpus, folder, revision, entries, wanted, missing)
     if n_checked < sum(entry.checked for entry in entries.values()):
-        with contextlib.suppress(StorageError):  # a folder that cannot be written to: they are checked each time
+        with contextlib.suppress(
+            StorageError
+        ):  # a folder that cannot be written to: they are checked each time
             _write_list(plan)
     return plan
 
@@ -170,7 +185,10 @@ def fetch(plan: Plan, progress: Callable[[int, int], None] = lambda done, total:
             except DataError as error:
                 raise DataError(f"{error} {_by_hand(plan.corpus, plan.folder)}") from error
             if not known:
-                logger.warning("%s: its checksum was not known; this one's is kept, later ones are held to it", url)
+                logger.warning(
+                    "%s: its checksum was not known; this one's is kept, later ones are held to it",
+                    url,
+                )
             entry.n_bytes, entry.exact, entry.checked = path.stat().st_size, True, True
             _write_list(plan)
 
@@ -199,7 +217,12 @@ def _is_here(path: Path, entry: Entry) -> bool:
             f"{path} is there, and it is not the file that belongs there: found {found} ({path.stat().st_size:,} "
             f"bytes), wanted {entry.checksum}. Remove it, or move it elsewhere."
         )
-    entry.n_bytes, entry.exact, entry.checksum, entry.checked = path.stat().st_size, True, found, True
+    entry.n_bytes, entry.exact, entry.checksum, entry.checked = (
+        path.stat().st_size,
+        True,
+        found,
+        True,
+    )
     return True
 
 
@@ -207,7 +230,9 @@ def _read_list(corpus: Corpus, folder: Path) -> tuple[str, dict[str, Entry]]:
     """The commit and the files of `corpus.json`; without one, those that lmsmith itself knows. Raises DataError."""
     known: dict[str, Entry] = {}
     if not isinstance(corpus.source, HubFiles):
-        known = {file.name: Entry(file.n_bytes, file.exact, file.checksum) for file in corpus.source}
+        known = {
+            file.name: Entry(file.n_bytes, file.exact, file.checksum) for file in corpus.source
+        }
     path = folder / "corpus.json"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -226,7 +251,9 @@ def _read_list(corpus: Corpus, folder: Path) -> tuple[str, dict[str, Entry]]:
         listed = {name: Entry(**entry) for name, entry in found["files"].items()}
         revision = str(found["revision"])
     except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is no list of a corpus's files ({error!r}). Choose another folder.") from error
+        raise DataError(
+            f"{path} is no list of a corpus's files ({error!r}). Choose another folder."
+        ) from error
     for name, entry in known.items():  # what lmsmith knows wins over what was seen
         if name not in listed or entry.checksum not in (None, listed[name].checksum):
             listed[name] = entry

@@ -65,7 +65,9 @@ def write_stories(path: Path, n_bytes: int, seed: int) -> int:
     for story in generate_stories(seed):
         if written >= n_bytes:
             break
-        lines.append(json.dumps({"text": story.text, "log_probability": story.log_probability}) + "\n")
+        lines.append(
+            json.dumps({"text": story.text, "log_probability": story.log_probability}) + "\n"
+        )
         written += len(story.text)  # ASCII: a byte a character
     atomic.write(path, "".join(lines))
     return len(lines)

@@ -40,20 +40,29 @@ def _table(head: str, lines: list[str]) -> tuple[str, Table]:
     """`hobbies: past` over `sing = sang, ...`: a record says "sing" plainly, and "sang" by its form `past`."""
     name, _, forms = head.partition(": ")
     rows = [item.split(" = ") for item in _items(" ".join(lines))]
-    return name, Table(_record(row[0], **dict(zip(_items(forms), row[1:], strict=True))) for row in rows)
+    return name, Table(
+        _record(row[0], **dict(zip(_items(forms), row[1:], strict=True))) for row in rows
+    )
 
 
 def _places(text: str) -> Table:
     """`in the park` over the spots where a thing can hide; `{place.at}` is said with the preposition."""
     return Table(
-        _record(name.partition(" ")[2], at=name, spots=Table(_record(spot) for spot in _items(" ".join(lines))))
+        _record(
+            name.partition(" ")[2],
+            at=name,
+            spots=Table(_record(spot) for spot in _items(" ".join(lines))),
+        )
         for name, lines in blocks(text).items()
     )
 
 
 def _people(pronouns: dict[str, str], text: str) -> list[Record]:
     """`Lily` or `Gus the goat`, who is called Gus."""
-    return [_record(full.split()[0], full=full, intro="friend " + full, **pronouns) for full in _items(text)]
+    return [
+        _record(full.split()[0], full=full, intro="friend " + full, **pronouns)
+        for full in _items(text)
+    ]
 
 
 def _elders(pronouns: dict[str, str], text: str) -> list[Record]:
@@ -64,7 +73,9 @@ def _elders(pronouns: dict[str, str], text: str) -> list[Record]:
 
 def _mixed(first: list[Record], second: list[Record]) -> Table:
     """By turns, so that both have common and rare ones."""
-    return Table(person for person in chain.from_iterable(zip_longest(first, second)) if person is not None)
+    return Table(
+        person for person in chain.from_iterable(zip_longest(first, second)) if person is not None
+    )
 
 
 def _record(word: str, **forms: str | Table) -> Record:

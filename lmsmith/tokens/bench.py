@@ -58,14 +58,18 @@ class Timing:
     seconds: float  # by the wall clock
     cpu_seconds: float  # of this process, all threads together
     megabytes: float
-    times: float = 1.0  # how many times as long as the first contender at this task, by the wall clock
+    times: float = (
+        1.0  # how many times as long as the first contender at this task, by the wall clock
+    )
 
     @property
     def megabytes_per_second(self) -> float:
         return self.megabytes / self.seconds
 
 
-def bench_encoding(vocabulary: BpeTokenizer, name: str, text: bytes, rounds: int = 5) -> list[Timing]:
+def bench_encoding(
+    vocabulary: BpeTokenizer, name: str, text: bytes, rounds: int = 5
+) -> list[Timing]:
     """All contenders encode `text`, which is UTF-8."""
     with tempfile.TemporaryDirectory() as folder:
         foreign.save_huggingface(vocabulary, Path(folder))
@@ -73,23 +77,37 @@ def bench_encoding(vocabulary: BpeTokenizer, name: str, text: bytes, rounds: int
         wanted = vocabulary.encode(text)
         for contender in contenders:
             if not np.array_equal(np.asarray(contender.prepare()()), wanted):
-                raise TokenizerError(f"{contender.name} gives other ids for {name} than lmsmith: nothing to compare.")
+                raise TokenizerError(
+                    f"{contender.name} gives other ids for {name} than lmsmith: nothing to compare."
+                )
         return _rounds(f"encode {name}", contenders, len(text), rounds)
 
 
 def bench_learning(text: bytes, vocab_size: int = 10_000, rounds: int = 5) -> list[Timing]:
     """All contenders learn a vocabulary from `text`, on two threads where they use any."""
     string = text.decode("utf-8")
-    vocab_size = learn_bpe([text], vocab_size, pattern="gpt2").vocab_size  # as many as there are to be learnt
+    vocab_size = learn_bpe(
+        [text], vocab_size, pattern="gpt2"
+    ).vocab_size  # as many as there are to be learnt
     contenders = [
-        Contender("lmsmith, 2 threads", lambda: lambda: learn_bpe([text], vocab_size, pattern="gpt2", threads=2))
+        Contender(
+            "lmsmith, 2 threads",
+            lambda: lambda: learn_bpe([text], vocab_size, pattern="gpt2", threads=2),
+        )
     ]
-    contenders.append(Contender("lmsmith", lambda: lambda: learn_bpe([text], vocab_size, pattern="gpt2", threads=1)))
+    contenders.append(
+        Contender(
+            "lmsmith", lambda: lambda: learn_bpe([text], vocab_size, pattern="gpt2", threads=1)
+        )
+    )
     if _installed("gigatoken"):
         import gigatoken
 
         contenders.append(
-            Contender("gigatoken", lambda: lambda: gigatoken.train_bpe(text, vocab_size, ["<|endoftext|>"]))
+            Contender(
+                "gigatoken",
+                lambda: lambda: gigatoken.train_bpe(text, vocab_size, ["<|endoftext|>"]),
+            )
         )
     if _installed("rustbpe"):
         import rustbpe
@@ -98,7 +116,11 @@ def bench_learning(text: bytes, vocab_size: int = 10_000, rounds: int = 5) -> li
         contenders.append(
             Contender(
                 "rustbpe",
-                lambda: lambda: rustbpe.Tokenizer().train_from_iterator([string], vocab_size, pattern=pattern),
+                lambda: (
+                    lambda: rustbpe.Tokenizer().train_from_iterator(
+                        [string], vocab_size, pattern=pattern
+                    )
+                ),
             )
         )
     if _installed("tokenizers"):
@@ -124,7 +146,9 @@ def _encoders(vocabulary: BpeTokenizer, text: bytes, huggingface_file: Path) -> 
         return lambda: vocabulary.encode(text)
 
     def cold() -> Task:
-        made = BpeTokenizer(vocabulary.tokens, vocabulary.merges, vocabulary.pattern, vocabulary.special_tokens)
+        made = BpeTokenizer(
+            vocabulary.tokens, vocabulary.merges, vocabulary.pattern, vocabulary.special_tokens
+        )
         made.encode("")
         return lambda: made.encode(text)
 
@@ -143,7 +167,10 @@ def _encoders(vocabulary: BpeTokenizer, text: bytes, huggingface_file: Path) -> 
 
         ranks = {token: i for i, token in enumerate(vocabulary.tokens) if token is not None}
         engine = tiktoken.Encoding(
-            "bench", pat_str=vocabulary.pattern.regex, mergeable_ranks=ranks, special_tokens=vocabulary.special_tokens
+            "bench",
+            pat_str=vocabulary.pattern.regex,
+            mergeable_ranks=ranks,
+            special_tokens=vocabulary.special_tokens,
         )
         found.append(
             Contender(
@@ -162,7 +189,10 @@ def _encoders(vocabulary: BpeTokenizer, text: bytes, huggingface_file: Path) -> 
             task()
             return task
 
-        found += [Contender("gigatoken, warm", giga_warm), Contender("gigatoken, cold", giga, cold=True)]
+        found += [
+            Contender("gigatoken, warm", giga_warm),
+            Contender("gigatoken, cold", giga, cold=True),
+        ]
     if _installed("tokenizers"):
         import tokenizers
 
@@ -209,7 +239,9 @@ def machine() -> str:
     name = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+        name = next(
+            line.partition(":")[2].strip() for line in lines if line.startswith("model name")
+        )
     except (OSError, StopIteration):  # not Linux
         pass
     return f"{name}, {n_cores()} cores, {platform.system()}, Python {platform.python_version()}"
@@ -236,7 +268,9 @@ learn_bpe(["some text"], 260, threads=1)
 print(json.dumps({"encode": encoded, "learn": time.perf_counter() - start}))
 """
     with tempfile.TemporaryDirectory() as cache:
-        found = [StartUp(**json.loads(_in_a_process(code, NUMBA_CACHE_DIR=cache))) for _ in range(2)]
+        found = [
+            StartUp(**json.loads(_in_a_process(code, NUMBA_CACHE_DIR=cache))) for _ in range(2)
+        ]
     return found[0], found[1]
 
 
@@ -259,8 +293,14 @@ else:
 
 def _in_a_process(code: str, **environment: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
-        raise TokenizerError(f"a process for measuring failed: {done.stderr.strip().splitlines()[-1]}")
+        raise TokenizerError(
+            f"a process for measuring failed: {done.stderr.strip().splitlines()[-1]}"
+        )
     return done.stdout

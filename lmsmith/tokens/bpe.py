@@ -31,12 +31,24 @@ from lmsmith.tokens.merge import Merges, PieceCache, decode_ids, encode_pieces, 
 from lmsmith.tokens.printable import from_printable, to_printable
 from lmsmith.tokens.specials import Specials
 from lmsmith.tokens.split import PADDING, Pattern, Texts, parts_of, parts_of_stream, pattern_of
-from lmsmith.tokens.tokenizer import ENDS_OF_TEXT, Ids, SomeIds, Tokenizer, count_lone_surrogates, ids_dtype, to_utf8
+from lmsmith.tokens.tokenizer import (
+    ENDS_OF_TEXT,
+    Ids,
+    SomeIds,
+    Tokenizer,
+    count_lone_surrogates,
+    ids_dtype,
+    to_utf8,
+)
 
 Names = Collection[str] | Literal["all"]
 
-UNIT = 1 << 18  # bytes of text that a thread works through at one go: they and their ids fit its cache
-CACHED_PIECES = 150_000  # a thread's table of pieces then takes 8 MB, and 5 more in long pieces and long ids
+UNIT = (
+    1 << 18
+)  # bytes of text that a thread works through at one go: they and their ids fit its cache
+CACHED_PIECES = (
+    150_000  # a thread's table of pieces then takes 8 MB, and 5 more in long pieces and long ids
+)
 
 
 class BpeTokenizer(Tokenizer):
@@ -76,7 +88,9 @@ class BpeTokenizer(Tokenizer):
         self.id_of = {token: i for i, token in enumerate(self.tokens) if token is not None}
         n_tokens = sum(token is not None for token in self.tokens)
         if len(self.id_of) != n_tokens:
-            twice = next(t for i, t in enumerate(self.tokens) if t is not None and self.id_of[t] != i)
+            twice = next(
+                t for i, t in enumerate(self.tokens) if t is not None and self.id_of[t] != i
+            )
             raise TokenizerError(f"the vocabulary has {twice!r} twice.")
         missing = [byte for byte in range(256) if bytes([byte]) not in self.id_of]
         if missing:
@@ -88,7 +102,9 @@ class BpeTokenizer(Tokenizer):
             if not special:
                 raise TokenizerError("a special token is empty: it would be everywhere in a text.")
             if not 0 <= number < len(self.tokens) or self.tokens[number] is not None:
-                raise TokenizerError(f"special token {special!r} has id {number}, which is taken or out of range.")
+                raise TokenizerError(
+                    f"special token {special!r} has id {number}, which is taken or out of range."
+                )
         if len(set(self.special_tokens.values())) < len(self.special_tokens):
             raise TokenizerError("two special tokens have the same id.")
         for rank, (left, right) in enumerate(self.merges or ()):
@@ -106,7 +122,9 @@ class BpeTokenizer(Tokenizer):
 
     def merged_bytes(self) -> list[tuple[bytes, bytes]]:
         """What merges with what, as bytes, in the order in which it is tried."""
-        return [(self.tokens[left] or b"", self.tokens[right] or b"") for left, right, _ in self._pairs]
+        return [
+            (self.tokens[left] or b"", self.tokens[right] or b"") for left, right, _ in self._pairs
+        ]
 
     # ---- encoding ----------------------------------------------------------------------------------------------------
 
@@ -123,7 +141,9 @@ class BpeTokenizer(Tokenizer):
         Special tokens in `allowed_special` get their ids; one in `disallowed_special` ("all": all that are not allowed)
         raises TokenizerError with the place; others are text. More than one thread pays from some megabytes on.
         """
-        return self._encode(_as_bytes(text), self._choose(allowed_special, disallowed_special), threads, 0)
+        return self._encode(
+            _as_bytes(text), self._choose(allowed_special, disallowed_special), threads, 0
+        )
 
     def encode_batch(
         self,
@@ -167,7 +187,9 @@ class BpeTokenizer(Tokenizer):
             yield self._encode(part, choice, 1, n_characters)
             n_characters += len(part.decode("utf-8", "replace"))
 
-    def _choose(self, allowed_special: Names, disallowed_special: Names) -> tuple[Specials, Specials]:
+    def _choose(
+        self, allowed_special: Names, disallowed_special: Names
+    ) -> tuple[Specials, Specials]:
         """What is looked for: special tokens that are allowed, and those that raise."""
         every = frozenset(self.special_tokens)
         allowed = every if allowed_special == "all" else every & frozenset(allowed_special)
@@ -179,17 +201,26 @@ class BpeTokenizer(Tokenizer):
             self._chosen[names] = Specials(names)
         return self._chosen[names]
 
-    def _encode(self, data: bytes, choice: tuple[Specials, Specials], threads: int, place: int) -> Ids:
+    def _encode(
+        self, data: bytes, choice: tuple[Specials, Specials], threads: int, place: int
+    ) -> Ids:
         if len(data) <= UNIT and not any(specials.names for specials in choice):
             return self._encode_unit([data])[0]
-        ids, n = np.empty(len(data), dtype=self._dtype), 0  # a token has a byte or more; the rest is given back
-        for _, some in self._encode_parts(((0, part) for part in self._parts(data, choice, place)), threads):
+        ids, n = (
+            np.empty(len(data), dtype=self._dtype),
+            0,
+        )  # a token has a byte or more; the rest is given back
+        for _, some in self._encode_parts(
+            ((0, part) for part in self._parts(data, choice, place)), threads
+        ):
             ids[n : n + len(some)] = some
             n += len(some)
         ids.resize(n, refcheck=False)
         return ids
 
-    def _parts(self, data: bytes, choice: tuple[Specials, Specials], place: int) -> Iterator[bytes | memoryview | int]:
+    def _parts(
+        self, data: bytes, choice: tuple[Specials, Specials], place: int
+    ) -> Iterator[bytes | memoryview | int]:
         """Text to be encoded by itself, and special ids between. `place`: of the text's first character, for errors."""
         allowed, disallowed = choice
         for match in disallowed.find(data):
@@ -223,9 +254,14 @@ class BpeTokenizer(Tokenizer):
             yield unit
 
         def work(unit: list[tuple[int, bytes | memoryview | int]]) -> list[tuple[int, Ids]]:
-            encoded = iter(self._encode_unit([part for _, part in unit if not isinstance(part, int)]))
+            encoded = iter(
+                self._encode_unit([part for _, part in unit if not isinstance(part, int)])
+            )
             return [
-                (index, np.array([part], dtype=self._dtype) if isinstance(part, int) else next(encoded))
+                (
+                    index,
+                    np.array([part], dtype=self._dtype) if isinstance(part, int) else next(encoded),
+                )
                 for index, part in unit
             ]
 
@@ -254,7 +290,9 @@ class BpeTokenizer(Tokenizer):
         token_bytes, starts, known = self._bytes_of_ids
         if not known[array].all():
             place = int((~known[array]).argmax())
-            raise TokenizerError(f"id {array[place]} at position {place} stands for nothing in this vocabulary.")
+            raise TokenizerError(
+                f"id {array[place]} at position {place} stands for nothing in this vocabulary."
+            )
         return decode_ids(array, token_bytes, starts)
 
     def count_unknown(self, text: str) -> int:
@@ -266,9 +304,13 @@ class BpeTokenizer(Tokenizer):
     # ---- what compiled code looks things up in -----------------------------------------------------------------------
 
     @functools.cached_property
-    def _bytes_of_ids(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    def _bytes_of_ids(
+        self,
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
         special = {number: text.encode() for text, number in self.special_tokens.items()}
-        parts = [special.get(i, b"") if token is None else token for i, token in enumerate(self.tokens)]
+        parts = [
+            special.get(i, b"") if token is None else token for i, token in enumerate(self.tokens)
+        ]
         lengths = np.fromiter(map(len, parts), dtype=np.int64, count=len(parts))
         flat = np.frombuffer(bytearray(b"".join(parts) + bytes(8)), dtype=np.uint8)
         return flat, np.concatenate([[0], np.cumsum(lengths)]), lengths > 0
@@ -292,14 +334,17 @@ class BpeTokenizer(Tokenizer):
     def _pairs(self) -> list[tuple[int, int, int]]:
         """(left, right, result), in the order in which they are tried."""
         if self.merges is not None:
-            return [(left, right, self.id_of[self._joined(left, right)]) for left, right in self.merges]
+            return [
+                (left, right, self.id_of[self._joined(left, right)]) for left, right in self.merges
+            ]
         get = self.id_of.get
         return sorted(
             (
                 (left, right, i)
                 for token, i in self.id_of.items()
                 for cut in range(1, len(token))
-                if (left := get(token[:cut])) is not None and (right := get(token[cut:])) is not None
+                if (left := get(token[:cut])) is not None
+                and (right := get(token[cut:])) is not None
             ),
             key=lambda pair: (pair[2], pair[0], pair[1]),
         )
@@ -316,7 +361,13 @@ class BpeTokenizer(Tokenizer):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as what it is made of, without the caches, which are twenty times as large."""
-        return type(self), (self.tokens, self.merges, self.pattern, self.special_tokens, self.whole_tokens)
+        return type(self), (
+            self.tokens,
+            self.merges,
+            self.pattern,
+            self.special_tokens,
+            self.whole_tokens,
+        )
 
     # ---- to and from JSON --------------------------------------------------------------------------------------------
 

@@ -62,7 +62,9 @@ def learn_bpe(
     pattern = pattern_of(pattern) if isinstance(pattern, str) else pattern
     n_merges = check_vocabulary(vocab_size, special_tokens)
     counting = None if progress is None else (lambda n_bytes: progress("count", n_bytes, 0))
-    counter = PieceCounter(pattern, Specials(special_tokens), threads=threads, max_memory=max_memory, progress=counting)
+    counter = PieceCounter(
+        pattern, Specials(special_tokens), threads=threads, max_memory=max_memory, progress=counting
+    )
     counter.add(texts)
     if counter.n_dropped:
         log.warning(
@@ -106,7 +108,9 @@ def learn_merges(
     counts: PieceCounts, n_merges: int, ties: Ties = "bytes", progress: Progress | None = None
 ) -> list[tuple[int, int]]:
     """Up to `n_merges` pairs of ids, in the order in which they are merged; the k-th makes id 256 + k."""
-    n_merges = min(n_merges, len(counts.symbols))  # each makes the pieces shorter: room for more would not be used
+    n_merges = min(
+        n_merges, len(counts.symbols)
+    )  # each makes the pieces shorter: room for more would not be used
     order = np.arange(256 + n_merges, dtype=np.int64)
     if ties == "huggingface":
         order[list(gpt2_byte_order())] = np.arange(256)
@@ -116,7 +120,15 @@ def learn_merges(
 
     def work() -> None:
         try:
-            _learn(counts.symbols, counts.piece_of, counts.counts, order, ties == "bytes", merges, state)
+            _learn(
+                counts.symbols,
+                counts.piece_of,
+                counts.counts,
+                order,
+                ties == "bytes",
+                merges,
+                state,
+            )
         except BaseException as error:
             failed.append(error)
 
@@ -167,7 +179,11 @@ def _learn(symbols, piece_of, piece_counts, order, by_bytes, merges, state):
     # Pairs, by number: left and right, count, places[first:first + n].
     capacity = 1 << 16
     lefts, rights = np.empty(capacity, dtype=np.int32), np.empty(capacity, dtype=np.int32)
-    counts, firsts, ns = np.empty(capacity, np.int64), np.empty(capacity, np.int64), np.empty(capacity, np.int32)
+    counts, firsts, ns = (
+        np.empty(capacity, np.int64),
+        np.empty(capacity, np.int64),
+        np.empty(capacity, np.int32),
+    )
     heap, bounds = np.empty(capacity, dtype=np.int32), np.empty(capacity, dtype=np.int64)
     n_pairs, n_heap = 0, np.int64(0)  # Numba compiles a function anew for a constant
     index = np.full(4 * capacity, -1, dtype=np.int32)
@@ -181,7 +197,11 @@ def _learn(symbols, piece_of, piece_counts, order, by_bytes, merges, state):
             byte_ns[symbols[at] << 8 | symbols[at + 1]] += 1
     for pair in range(65536):
         if byte_ns[pair]:
-            lefts[n_pairs], rights[n_pairs], counts[n_pairs] = pair >> 8, pair & 255, byte_counts[pair]
+            lefts[n_pairs], rights[n_pairs], counts[n_pairs] = (
+                pair >> 8,
+                pair & 255,
+                byte_counts[pair],
+            )
             firsts[n_pairs], ns[n_pairs] = n_places, 0
             n_places += byte_ns[pair]
             byte_ns[pair] = n_pairs
@@ -262,7 +282,11 @@ def _learn(symbols, piece_of, piece_counts, order, by_bytes, merges, state):
                 neighbour = np.int64(touched[side, k])
                 if n_pairs == capacity:
                     capacity *= 2
-                    lefts, rights, ns = _longer(lefts, capacity), _longer(rights, capacity), _longer(ns, capacity)
+                    lefts, rights, ns = (
+                        _longer(lefts, capacity),
+                        _longer(rights, capacity),
+                        _longer(ns, capacity),
+                    )
                     counts, firsts = _longer(counts, capacity), _longer(firsts, capacity)
                     heap, bounds = _longer(heap, capacity), _longer(bounds, capacity)
                     index = np.full(4 * capacity, -1, dtype=np.int32)
@@ -294,7 +318,15 @@ def _learn(symbols, piece_of, piece_counts, order, by_bytes, merges, state):
                 changes[side, neighbour] = 0
                 n_changes[side, neighbour] = 0
             n_touched[side] = 0
-        ties = (lefts, rights, order, by_bytes, token_bytes, token_starts, token_lengths)  # they may have grown
+        ties = (
+            lefts,
+            rights,
+            order,
+            by_bytes,
+            token_bytes,
+            token_starts,
+            token_lengths,
+        )  # they may have grown
         for pair in range(first_new, n_pairs):
             if counts[pair] > 0:
                 n_heap = _push(heap, bounds, n_heap, pair, counts[pair], ties)
@@ -337,7 +369,9 @@ def _before(a, b, ties):
         return order[rights[a]] < order[rights[b]]
     one, other = (lefts[a], lefts[b]) if lefts[a] != lefts[b] else (rights[a], rights[b])
     for k in range(min(token_lengths[one], token_lengths[other])):
-        difference = np.int64(token_bytes[token_starts[one] + k]) - np.int64(token_bytes[token_starts[other] + k])
+        difference = np.int64(token_bytes[token_starts[one] + k]) - np.int64(
+            token_bytes[token_starts[other] + k]
+        )
         if difference:
             return difference > 0
     return token_lengths[one] > token_lengths[other]
@@ -348,7 +382,9 @@ def _push(heap, bounds, n, pair, bound, ties):
     k = n
     while k > 0:
         parent = (k - 1) >> 1
-        if bounds[parent] > bound or (bounds[parent] == bound and not _before(pair, np.int64(heap[parent]), ties)):
+        if bounds[parent] > bound or (
+            bounds[parent] == bound and not _before(pair, np.int64(heap[parent]), ties)
+        ):
             break
         heap[k], bounds[k] = heap[parent], bounds[parent]
         k = parent
@@ -365,10 +401,15 @@ def _pop(heap, bounds, n, ties):
         child = 2 * k + 1
         if child + 1 < n and (
             bounds[child + 1] > bounds[child]
-            or (bounds[child + 1] == bounds[child] and _before(np.int64(heap[child + 1]), np.int64(heap[child]), ties))
+            or (
+                bounds[child + 1] == bounds[child]
+                and _before(np.int64(heap[child + 1]), np.int64(heap[child]), ties)
+            )
         ):
             child += 1
-        if bounds[child] < bound or (bounds[child] == bound and not _before(np.int64(heap[child]), pair, ties)):
+        if bounds[child] < bound or (
+            bounds[child] == bound and not _before(np.int64(heap[child]), pair, ties)
+        ):
             break
         heap[k], bounds[k] = heap[child], bounds[child]
         k = child

@@ -17,7 +17,13 @@ from typing import Any
 
 from lmsmith import atomic
 from lmsmith.errors import TokenizerError
-from lmsmith.tokens.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer, fingerprint_of
+from lmsmith.tokens.tokenizer import (
+    ByteTokenizer,
+    CharTokenizer,
+    Tokenizer,
+    WordTokenizer,
+    fingerprint_of,
+)
 
 FILE_NAME = "tokenizer.json"
 FORMAT = "lmsmith-tokenizer"
@@ -68,7 +74,9 @@ def load_tokenizer(source: Path | str) -> Tokenizer:
     if isinstance(content, dict) and "model" in content and "pre_tokenizer" in content:
         return _foreign().from_huggingface(content, path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise TokenizerError(f"{path} is not a tokenizer of lmsmith's. `lmsmith tokenizer train` makes one.")
+        raise TokenizerError(
+            f"{path} is not a tokenizer of lmsmith's. `lmsmith tokenizer train` makes one."
+        )
     version = content.get("version")
     if version != VERSION:
         raise TokenizerError(
@@ -84,11 +92,15 @@ def load_tokenizer(source: Path | str) -> Tokenizer:
 
 def _kind(kind: str | None, path: Path) -> type[Tokenizer]:
     if kind == "bpe":
-        from lmsmith.tokens.bpe import BpeTokenizer  # brings in the compiler, half a second that others need not wait
+        from lmsmith.tokens.bpe import (
+            BpeTokenizer,  # brings in the compiler, half a second that others need not wait
+        )
 
         return BpeTokenizer
     if kind not in _KINDS:
-        raise TokenizerError(f"{path} is of kind {kind!r}; this lmsmith knows {', '.join(_KINDS)} and bpe.")
+        raise TokenizerError(
+            f"{path} is of kind {kind!r}; this lmsmith knows {', '.join(_KINDS)} and bpe."
+        )
     return _KINDS[kind]
 
 

@@ -51,7 +51,9 @@ _HUGGINGFACE = {
 
 # GPT-2's, between single digits that are cut off first (Digits before ByteLevel, as SmolLM has it): what stands before
 # a digit ends there, white space too.
-_BETWEEN_DIGITS = r"\p{N}|'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?=\p{N})|\s+(?!\S)|\s+"
+_BETWEEN_DIGITS = (
+    r"\p{N}|'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?=\p{N})|\s+(?!\S)|\s+"
+)
 
 
 # ---- Hugging Face ----------------------------------------------------------------------------------------------------
@@ -61,7 +63,12 @@ def from_huggingface(content: Mapping[str, Any], where: Path) -> BpeTokenizer:
     """What a `tokenizer.json` says. Raises TokenizerError for what is not byte-level BPE as it is done here."""
     try:
         return _from_huggingface(content, where)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # its parts are not of the kinds they should be
+    except (
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as error:  # its parts are not of the kinds they should be
         raise TokenizerError(
             f"{where} is damaged: it is not built as Hugging Face builds it ({error!r}). Take another copy."
         ) from error
@@ -88,22 +95,45 @@ def _from_huggingface(content: Mapping[str, Any], where: Path) -> BpeTokenizer:
         specials[str(added["content"])] = int(added["id"])
         if added.get("lstrip") or added.get("rstrip") or added.get("single_word"):
             log.warning(
-                "%s: white space around the special token %r is not taken into it here", where, added["content"]
+                "%s: white space around the special token %r is not taken into it here",
+                where,
+                added["content"],
             )
-    merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
-    return _from_printable(model["vocab"], merges, pattern, specials, bool(model.get("ignore_merges")), str(where))
+    merges = [
+        tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge)
+        for merge in model["merges"]
+    ]
+    return _from_printable(
+        model["vocab"], merges, pattern, specials, bool(model.get("ignore_merges")), str(where)
+    )
 
 
 def to_huggingface(tokenizer: BpeTokenizer) -> dict[str, Any]:
     """The content of a `tokenizer.json` that gives the same ids."""
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    byte_level = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": False,
+    }
     if tokenizer.pattern.family == GPT2:
         before: dict[str, Any] = byte_level | {"use_regex": True}
     else:
         expression = _HUGGINGFACE.get(tokenizer.pattern.name, tokenizer.pattern.regex)
-        split = {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": False}
+        split = {
+            "type": "Split",
+            "pattern": {"Regex": expression},
+            "behavior": "Isolated",
+            "invert": False,
+        }
         before = {"type": "Sequence", "pretokenizers": [split, byte_level]}
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    flags = {
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": True,
+    }
     specials = sorted(tokenizer.special_tokens.items(), key=lambda item: item[1])
     return {
         "version": "1.0",
@@ -123,19 +153,32 @@ def to_huggingface(tokenizer: BpeTokenizer) -> dict[str, Any]:
             "fuse_unk": False,
             "byte_fallback": False,
             "ignore_merges": tokenizer.whole_tokens,
-            "vocab": {to_printable(token): i for i, token in enumerate(tokenizer.tokens) if token is not None},
-            "merges": [[to_printable(left), to_printable(right)] for left, right in tokenizer.merged_bytes()],
+            "vocab": {
+                to_printable(token): i
+                for i, token in enumerate(tokenizer.tokens)
+                if token is not None
+            },
+            "merges": [
+                [to_printable(left), to_printable(right)]
+                for left, right in tokenizer.merged_bytes()
+            ],
         },
     }
 
 
 def save_huggingface(tokenizer: BpeTokenizer, folder: Path) -> None:
     """Writes `tokenizer.json`, and the `tokenizer_config.json` by which transformers knows what to do with it."""
-    config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    config: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+    }
     if tokenizer.end_of_text is not None:
         config |= {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT}
     _make_folder(folder)
-    atomic.write(folder / "tokenizer.json", json.dumps(to_huggingface(tokenizer), ensure_ascii=False, indent=1) + "\n")
+    atomic.write(
+        folder / "tokenizer.json",
+        json.dumps(to_huggingface(tokenizer), ensure_ascii=False, indent=1) + "\n",
+    )
     atomic.write(folder / "tokenizer_config.json", json.dumps(config, indent=1) + "\n")
 
 
@@ -187,12 +230,16 @@ def load_gpt2_files(folder: Path, pattern: Pattern | None = None) -> BpeTokenize
         merges.append(merge)
     made = {left + right for left, right in merges}
     specials = {text: i for text, i in vocabulary.items() if len(text) > 1 and text not in made}
-    if unmade := next((text for text in specials if "Ġ" in text), None):  # written for a space: not a special token
+    if unmade := next(
+        (text for text in specials if "Ġ" in text), None
+    ):  # written for a space: not a special token
         raise TokenizerError(
             f"{folder / 'vocab.json'} does not fit {path}: no merge makes {unmade!r}. Is one of them cut short, or of"
             " another tokenizer? Take both anew from one place."
         )
-    return _from_printable(vocabulary, merges, pattern or PATTERNS["gpt2"], specials, False, str(path))
+    return _from_printable(
+        vocabulary, merges, pattern or PATTERNS["gpt2"], specials, False, str(path)
+    )
 
 
 def save_gpt2_files(tokenizer: BpeTokenizer, folder: Path) -> None:
@@ -203,8 +250,12 @@ def save_gpt2_files(tokenizer: BpeTokenizer, folder: Path) -> None:
             " save it in the format of Hugging Face."
         )
     _make_folder(folder)
-    vocabulary = {to_printable(token): i for i, token in enumerate(tokenizer.tokens) if token is not None}
-    merges = [f"{to_printable(left)} {to_printable(right)}\n" for left, right in tokenizer.merged_bytes()]
+    vocabulary = {
+        to_printable(token): i for i, token in enumerate(tokenizer.tokens) if token is not None
+    }
+    merges = [
+        f"{to_printable(left)} {to_printable(right)}\n" for left, right in tokenizer.merged_bytes()
+    ]
     content = json.dumps(vocabulary | tokenizer.special_tokens, ensure_ascii=False)
     atomic.write(folder / "vocab.json", content + "\n")
     atomic.write(folder / "merges.txt", "#version: 0.2\n" + "".join(merges))
@@ -240,7 +291,9 @@ def load_gpt2() -> BpeTokenizer:
                 f" other way and give the folder that holds them instead of gpt2, or put them into {folder}."
             ) from error
         if hashlib.sha256(data).hexdigest() != sha256:
-            raise TokenizerError(f"what {address} gives is not GPT-2's {name}: its SHA-256 is another. Try again.")
+            raise TokenizerError(
+                f"what {address} gives is not GPT-2's {name}: its SHA-256 is another. Try again."
+            )
         _make_folder(folder)
         atomic.write(path, data)
     return load_gpt2_files(folder)
@@ -278,7 +331,9 @@ _TIKTOKEN = {
 
 
 def load_tiktoken(
-    path: Path, pattern: Pattern | str | None = None, special_tokens: Mapping[str, int] | None = None
+    path: Path,
+    pattern: Pattern | str | None = None,
+    special_tokens: Mapping[str, int] | None = None,
 ) -> BpeTokenizer:
     """A file of ranks. Pattern and special tokens are known for the files of OpenAI, by name, and else to be given."""
     known = _TIKTOKEN.get(path.stem)
@@ -305,7 +360,9 @@ def load_tiktoken(
                 raise TokenizerError(
                     f"{path}, line {number}: {line!r} is not a token in base64, not there before, and its rank."
                 ) from error
-    tokens: list[bytes | None] = [None] * (max([*ranks.values(), *special_tokens.values()], default=-1) + 1)
+    tokens: list[bytes | None] = [None] * (
+        max([*ranks.values(), *special_tokens.values()], default=-1) + 1
+    )
     for token, rank in ranks.items():
         if tokens[rank] is not None:
             raise TokenizerError(f"{path}: rank {rank} is there twice. Take another copy.")
@@ -317,9 +374,13 @@ def save_tiktoken(tokenizer: BpeTokenizer, path: Path) -> None:
     """Writes a file of ranks. Raises TokenizerError where the order of the ids is not that of the merges."""
     results = [tokenizer.id_of[left + right] for left, right in tokenizer.merged_bytes()]
     if tokenizer.merges is not None and results != sorted(results):
-        raise TokenizerError("a file of ranks takes ids for the order of merges, and in this vocabulary they differ.")
+        raise TokenizerError(
+            "a file of ranks takes ids for the order of merges, and in this vocabulary they differ."
+        )
     lines = [
-        f"{base64.b64encode(token).decode()} {i}\n" for i, token in enumerate(tokenizer.tokens) if token is not None
+        f"{base64.b64encode(token).decode()} {i}\n"
+        for i, token in enumerate(tokenizer.tokens)
+        if token is not None
     ]
     _make_folder(path.parent)
     atomic.write(path, "".join(lines))
@@ -338,7 +399,9 @@ def _from_printable(
 ) -> BpeTokenizer:
     _checked(vocabulary, where)
     _checked(specials, where)
-    tokens: list[bytes | None] = [None] * (max([*vocabulary.values(), *specials.values()], default=-1) + 1)
+    tokens: list[bytes | None] = [None] * (
+        max([*vocabulary.values(), *specials.values()], default=-1) + 1
+    )
     for text, i in vocabulary.items():
         if text in specials:
             continue
@@ -365,10 +428,14 @@ def _from_printable(
 def _checked(vocabulary: Any, where: str) -> Mapping[str, int]:
     """`vocabulary`, if it maps texts to ids."""
     if not isinstance(vocabulary, dict):
-        raise TokenizerError(f"{where} is damaged: it does not map tokens to ids. Take another copy.")
+        raise TokenizerError(
+            f"{where} is damaged: it does not map tokens to ids. Take another copy."
+        )
     for text, i in vocabulary.items():
         if not isinstance(i, int) or not 0 <= i < MOST_IDS:
-            raise TokenizerError(f"{where}: {text!r} has {i!r} for an id, wanted a number from 0 to {MOST_IDS - 1:,}.")
+            raise TokenizerError(
+                f"{where}: {text!r} has {i!r} for an id, wanted a number from 0 to {MOST_IDS - 1:,}."
+            )
     return vocabulary
 
 

@@ -72,7 +72,9 @@ def _check_out(out: Path) -> None:
     there = next(folder for folder in (out, *out.parents) if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         why = "may not be written" if there.is_dir() else "is no folder"
-        raise TokenizerError(f"the tokenizer cannot be put into {out}: {there} {why}. Choose another --out.")
+        raise TokenizerError(
+            f"the tokenizer cannot be put into {out}: {there} {why}. Choose another --out."
+        )
 
 
 def texts_of(documents: Documents, notes: list[str]) -> Iterator[Text]:

@@ -42,7 +42,10 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     try:
         dispatcher: Any = numba.njit(cache=True, nogil=True)(function)
     except RuntimeError as error:  # no folder that can be written to
-        log.warning("what is compiled cannot be kept for the next start: %s. Set NUMBA_CACHE_DIR to a folder.", error)
+        log.warning(
+            "what is compiled cannot be kept for the next start: %s. Set NUMBA_CACHE_DIR to a folder.",
+            error,
+        )
         dispatcher = numba.njit(nogil=True)(function)
     cache_file: Any = getattr(dispatcher._cache, "_cache_file", None)
     if hasattr(cache_file, "_source_stamp"):
@@ -64,7 +67,9 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @functools.cache
 def _say_compiling() -> None:
-    log.warning("compiling for this processor: some ten seconds, this once; later starts take it from the disk")
+    log.warning(
+        "compiling for this processor: some ten seconds, this once; later starts take it from the disk"
+    )
 
 
 def _room_stamp() -> tuple[tuple[str, int, int], ...]:
@@ -113,7 +118,9 @@ def store8(typing_context, at, value):
     """Writes the lowest byte of `value` to an address."""
 
     def generate(context, builder, signature, arguments):
-        builder.store(builder.trunc(arguments[1], _I8), _pointer(builder, arguments[0], _I8), align=1)
+        builder.store(
+            builder.trunc(arguments[1], _I8), _pointer(builder, arguments[0], _I8), align=1
+        )
         return context.get_dummy_value()
 
     return types.none(types.int64, types.int64), generate
@@ -124,7 +131,9 @@ def store32(typing_context, at, value):
     """Writes the lower half of `value` to an address."""
 
     def generate(context, builder, signature, arguments):
-        builder.store(builder.trunc(arguments[1], _I32), _pointer(builder, arguments[0], _I32), align=1)
+        builder.store(
+            builder.trunc(arguments[1], _I32), _pointer(builder, arguments[0], _I32), align=1
+        )
         return context.get_dummy_value()
 
     return types.none(types.int64, types.int64), generate
@@ -166,8 +175,13 @@ def positions_between(typing_context, at, low, high):
 
     def generate(context, builder, signature, arguments):
         def everywhere(value):
-            undefined, zeros = ir.Constant(_64_BYTES, ir.Undefined), ir.Constant(ir.VectorType(_I32, 64), None)
-            first = builder.insert_element(undefined, builder.trunc(value, _I8), ir.Constant(_I32, 0))
+            undefined, zeros = (
+                ir.Constant(_64_BYTES, ir.Undefined),
+                ir.Constant(ir.VectorType(_I32, 64), None),
+            )
+            first = builder.insert_element(
+                undefined, builder.trunc(value, _I8), ir.Constant(_I32, 0)
+            )
             return builder.shuffle_vector(first, undefined, zeros)
 
         at, low, high = arguments

@@ -15,7 +15,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from lmsmith.tokens.unicode_classes import CASELESS, LOWER, MARK, N_CODE_POINTS, NUMBER, SPACE, UPPER
+from lmsmith.tokens.unicode_classes import (
+    CASELESS,
+    LOWER,
+    MARK,
+    N_CODE_POINTS,
+    NUMBER,
+    SPACE,
+    UPPER,
+)
 
 CLASSES = {
     r"\p{N}": NUMBER,
@@ -35,7 +43,10 @@ def ask_tiktoken() -> npt.NDArray[np.uint8]:
     table = np.zeros(N_CODE_POINTS, dtype=np.uint8)
     for pattern, number in CLASSES.items():
         engine = tiktoken.Encoding(
-            pattern, pat_str=pattern, mergeable_ranks={bytes([b]): b for b in range(256)}, special_tokens={}
+            pattern,
+            pat_str=pattern,
+            mergeable_ranks={bytes([b]): b for b in range(256)},
+            special_tokens={},
         )
         matched = engine.decode(engine.encode_ordinary(every))  # what no piece matches is left out
         members = np.frombuffer(matched.encode("utf-32-le"), dtype="<u4")
@@ -57,7 +68,9 @@ def main() -> None:
     head, _, tail = source.partition("_RUNS = (\n")
     text = base64.b85encode(zlib.compress(runs_of(ask_tiktoken()), 9)).decode("ascii")
     lines = "".join(f'    "{line}"\n' for line in textwrap.wrap(text, 110, break_on_hyphens=False))
-    path.write_text(head + "_RUNS = (\n" + lines + ")\n" + tail.partition("\n)\n")[2], encoding="utf-8")
+    path.write_text(
+        head + "_RUNS = (\n" + lines + ")\n" + tail.partition("\n)\n")[2], encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

@@ -75,14 +75,18 @@ def measure(tokenizer: Tokenizer, text: str, name: str) -> Measure:
     )
 
 
-def inspect_tokenizer(tokenizer: Tokenizer, texts: Mapping[str, str], n_longest: int = 20) -> Inspection:
+def inspect_tokenizer(
+    tokenizer: Tokenizer, texts: Mapping[str, str], n_longest: int = 20
+) -> Inspection:
     """`texts` by name: one for each language shows which of them the vocabulary was learnt for."""
     seen = np.zeros(tokenizer.vocab_size, dtype=bool)
     rows = []
     for name, text in texts.items():
         rows.append(measure(tokenizer, text, name))
         seen[tokenizer.encode(text)] = True
-    return Inspection(tokenizer, longest_tokens(tokenizer, n_longest), tuple(rows), float(seen.mean()))
+    return Inspection(
+        tokenizer, longest_tokens(tokenizer, n_longest), tuple(rows), float(seen.mean())
+    )
 
 
 def longest_tokens(tokenizer: Tokenizer, n: int) -> tuple[tuple[int, str], ...]:

@@ -51,7 +51,9 @@ class Merges:
 
     byte_ids: npt.NDArray[np.int32]  # (256,)
     byte_pairs: npt.NDArray[np.int64]  # (65536,) values of two bytes, by 256 * left + right
-    pairs: npt.NDArray[np.int64]  # hash table of (left id * 2**32 + right id, value), -1 where empty
+    pairs: npt.NDArray[
+        np.int64
+    ]  # hash table of (left id * 2**32 + right id, value), -1 where empty
     side_by_side: npt.NDArray[np.uint8]  # (65536,) whether two bytes are neighbours in any token
 
     @classmethod
@@ -68,7 +70,12 @@ class Merges:
         _fill_pairs(left, right, value, pairs)
         every = np.arange(65536)
         byte_pairs = np.empty(65536, dtype=np.int64)
-        _look_up(byte_ids[every >> 8].astype(np.int64), byte_ids[every & 255].astype(np.int64), pairs, byte_pairs)
+        _look_up(
+            byte_ids[every >> 8].astype(np.int64),
+            byte_ids[every & 255].astype(np.int64),
+            pairs,
+            byte_pairs,
+        )
         return cls(byte_ids, byte_pairs, pairs, side_by_side)
 
 
@@ -80,7 +87,9 @@ class PieceCache:
         block = BLOCK * (self.longest + 16)  # there is always room for one more
         n_arena = 2 * sum(map(len, kept)) + 32 * n_pieces + block
         self.table = PieceTable(len(kept) + n_pieces + BLOCK, n_arena)
-        self.spilt_ids = np.empty(8 * n_pieces + block, dtype=np.int32)  # ids of pieces that have more than three
+        self.spilt_ids = np.empty(
+            8 * n_pieces + block, dtype=np.int32
+        )  # ids of pieces that have more than three
         self.used = np.zeros(3, dtype=np.int64)  # pieces, bytes of the arena, spilt ids
         self.kept = kept
         self._ids = np.empty(0, dtype=np.int32)
@@ -90,7 +99,15 @@ class PieceCache:
         if self.kept:
             texts = Texts(list(self.kept))
             ids = np.fromiter(self.kept.values(), dtype=np.int64, count=len(self.kept))
-            _put(texts.padded, texts.starts, texts.stops, ids, self.table.slots, self.table.arena, self.used)
+            _put(
+                texts.padded,
+                texts.starts,
+                texts.stops,
+                ids,
+                self.table.slots,
+                self.table.arena,
+                self.used,
+            )
 
     def room_for_ids(self, n: int) -> npt.NDArray[np.int32]:
         """The same memory again and again: new memory is slow at its first touch."""
@@ -114,7 +131,9 @@ def encode_pieces(
     pieces: Texts, merges: Merges, cache: PieceCache
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
     """The same for texts that are one piece each."""
-    return _encode_all(pieces, pieces.stops.astype(np.int32), np.arange(len(pieces.stops) + 1), merges, cache)
+    return _encode_all(
+        pieces, pieces.stops.astype(np.int32), np.arange(len(pieces.stops) + 1), merges, cache
+    )
 
 
 def _encode_all(
@@ -149,22 +168,40 @@ def _encode(
     """Goes on from `cursor` until all is done (True) or the cache is full."""
     text, first_slot, mask = address(padded), address(slots), len(slots) * 8 // SLOT - 1
     spilt, to = address(spilt_ids), address(ids) + 4 * cursor[3]
-    block, part_ids, values = np.empty((5, BLOCK), np.int64), np.zeros(longest, np.int32), np.empty(longest, np.int64)
+    block, part_ids, values = (
+        np.empty((5, BLOCK), np.int64),
+        np.zeros(longest, np.int32),
+        np.empty(longest, np.int64),
+    )
     if len(starts):
         cursor[2] += text if cursor[2] else text + starts[0]
     i = cursor[0]
     while i < len(starts):
         room = BLOCK * record_size(longest)
-        if used[0] + BLOCK > limit or used[1] + room > len(arena) or used[2] + room > len(spilt_ids):
+        if (
+            used[0] + BLOCK > limit
+            or used[1] + room > len(arena)
+            or used[2] + room > len(spilt_ids)
+        ):
             break
-        n_block = read_block(text, starts, first_pieces, ends, cursor, longest, side_by_side, first_slot, mask, block)
+        n_block = read_block(
+            text, starts, first_pieces, ends, cursor, longest, side_by_side, first_slot, mask, block
+        )
         for k in range(n_block):
             at, length, slot = block[PLACE, k], block[LENGTH, k], block[FOUND, k]
             if length <= SHORT:
                 slot = find_short(first_slot, mask, block[KEY0, k], block[KEY1, k], slot)
             elif length <= longest:
                 slot = find_long(
-                    first_slot, mask, block[KEY0, k], block[KEY1, k], slot, at, length, address(arena), used
+                    first_slot,
+                    mask,
+                    block[KEY0, k],
+                    block[KEY1, k],
+                    slot,
+                    at,
+                    length,
+                    address(arena),
+                    used,
                 )
             elif length == END_OF_TEXT:
                 i += 1
@@ -212,7 +249,16 @@ def _put(padded, starts, stops, ids, slots, arena, used):
     k = 0
     while k < len(starts):
         n_block = read_block(
-            address(padded), starts, no_pieces, stops, cursor, 1 << 40, side_by_side, first_slot, mask, block
+            address(padded),
+            starts,
+            no_pieces,
+            stops,
+            cursor,
+            1 << 40,
+            side_by_side,
+            first_slot,
+            mask,
+            block,
         )
         for j in range(n_block):
             length, slot = block[LENGTH, j], block[FOUND, j]
@@ -289,7 +335,9 @@ def _merge_by_heap(at, length, byte_ids, byte_pairs, pairs, ids):
         values[gone] = values[k] = NONE
         if after[k] < length:
             before[after[k]] = k
-        for left in range(2):  # the pairs that it makes, with what is before it and with what is after it
+        for left in range(
+            2
+        ):  # the pairs that it makes, with what is before it and with what is after it
             first = before[k] if left else k
             if first >= 0 and after[first] < length:
                 values[first] = pair_value(pairs, np.int64(ids[first]), np.int64(ids[after[first]]))
@@ -366,7 +414,9 @@ def _look_up(left, right, pairs, values):
 # ---- ids -> bytes ----------------------------------------------------------------------------------------------------
 
 
-def decode_ids(ids: npt.NDArray[np.int64], token_bytes: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64]) -> bytes:
+def decode_ids(
+    ids: npt.NDArray[np.int64], token_bytes: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64]
+) -> bytes:
     """The bytes of `ids`, all of them in the vocabulary: those of i are token_bytes[starts[i]:starts[i + 1]].
 
     `token_bytes` is followed by eight more.

@@ -48,7 +48,9 @@ class Trie:
 
     def find(self, ids: npt.NDArray[np.integer]) -> int | None:
         """The node of this n-gram; None if the text does not have it."""
-        node, _ = _longest_end(np.asarray(ids, np.int32), len(ids), self.token, self.first, self.suffix, self.n)
+        node, _ = _longest_end(
+            np.asarray(ids, np.int32), len(ids), self.token, self.first, self.suffix, self.n
+        )
         return int(node) if self.order_of(node) == len(ids) else None
 
     def order_of(self, node: int) -> int:
@@ -72,7 +74,9 @@ def count_ngrams(ids: npt.NDArray[np.unsignedinteger], vocab_size: int, n: int) 
     """The n-grams of orders 0 to n in `ids` (an array or memory map). Raises DataError for too much text."""
     assert 1 <= n <= LONGEST, n
     if len(ids) > MAX_NODES:
-        raise DataError(f"{len(ids):,} tokens are too many for an n-gram model, which counts up to {MAX_NODES:,}.")
+        raise DataError(
+            f"{len(ids):,} tokens are too many for an n-gram model, which counts up to {MAX_NODES:,}."
+        )
     text = np.array(ids, dtype=np.int32)
     assert len(text)
     assert 0 <= text.min() <= text.max() < vocab_size
@@ -108,7 +112,9 @@ def weigh(trie: Trie, counts: Ints, discounts: Floats, added: float, interpolate
     return Weights(own, rest, unknown, interpolated)
 
 
-def log_probabilities(trie: Trie, weights: Weights, ids: Ints, n_given: int, vocab_size: int) -> Floats:
+def log_probabilities(
+    trie: Trie, weights: Weights, ids: Ints, n_given: int, vocab_size: int
+) -> Floats:
     """ln p of ids[n_given:], each as `distribution` has it after all before it; -inf where p is zero."""
     out = np.empty(len(ids) - n_given)
     _walk(
@@ -269,7 +275,9 @@ def _walk(text, n_given, token, first, suffix, n, own, rest, unknown, interpolat
     for i in range(len(text)):
         if i >= n_given:
             p, share, at = 0.0, 1.0, node
-            if not interpolated and unknown and order < min(i, n - 1):  # the text does not have this context
+            if (
+                not interpolated and unknown and order < min(i, n - 1)
+            ):  # the text does not have this context
                 share = unknown
             else:
                 while not interpolated and not unknown and first[at] == first[at + 1]:

@@ -45,7 +45,9 @@ Text = str | bytes | Iterable[bytes]  # the last: the parts of a long text, cut 
 PART = 1 << 23  # bytes of text that are counted at one go
 SEPARATOR = -1
 LEAST_MEMORY = 1 << 23
-_SYMBOL_BYTES = 28  # what learning needs for each symbol: itself, whose it is, and up to five places of pairs
+_SYMBOL_BYTES = (
+    28  # what learning needs for each symbol: itself, whose it is, and up to five places of pairs
+)
 _ANY_LENGTH = 1 << 40
 _UNCUT = np.empty(0, dtype=np.uint8)
 
@@ -138,14 +140,26 @@ class PieceCounter:
 
     def _count_group(self, group: list[bytes | memoryview]) -> tuple[int, PieceTable]:
         """Works on a thread: the number of bytes and the table of their pieces."""
-        between = [self._specials.between(bytes(part)) for part in group] if self._specials.names else [group]
+        between = (
+            [self._specials.between(bytes(part)) for part in group]
+            if self._specials.names
+            else [group]
+        )
         texts = Texts(list(itertools.chain.from_iterable(between)))
         ends, first_pieces = texts.split(self._pattern)
         # A record in the arena takes at most twice the bytes of its piece.
         table = PieceTable(1 << 16, 2 * len(texts.padded))
         cursor = np.zeros(4, dtype=np.int64)
         while not _count(
-            texts.padded, texts.starts, first_pieces, ends, cursor, table.slots, table.limit, table.arena, table.used
+            texts.padded,
+            texts.starts,
+            first_pieces,
+            ends,
+            cursor,
+            table.slots,
+            table.limit,
+            table.arena,
+            table.used,
         ):
             table = _grown(table, 4 * table.limit, len(table.arena))
         return sum(map(len, group)), table
@@ -154,7 +168,9 @@ class PieceCounter:
         limit, n_arena = (self._total.used + table.used).tolist()
         if limit > self._total.limit or n_arena > len(self._total.arena):
             self._total = _grown(
-                self._total, max(2 * limit, self._total.limit), max(2 * n_arena, len(self._total.arena))
+                self._total,
+                max(2 * limit, self._total.limit),
+                max(2 * n_arena, len(self._total.arena)),
             )
         _add(table.slots, table.arena, 1, self._total.slots, self._total.arena, self._total.used)
         self.n_bytes += n_bytes
@@ -177,7 +193,9 @@ class PieceCounter:
         dropped = counts[counts < at_least]
         self.n_dropped += len(dropped)
         self.n_dropped_occurrences += int(dropped.sum())
-        self._total = _grown(self._total, 2 * (len(counts) - len(dropped)), int(self._total.used[1]), at_least)
+        self._total = _grown(
+            self._total, 2 * (len(counts) - len(dropped)), int(self._total.used[1]), at_least
+        )
 
 
 def _grown(table: PieceTable, limit: int, n_arena: int, at_least: int = 1) -> PieceTable:
@@ -203,7 +221,9 @@ def _count(padded, starts, first_pieces, ends, cursor, slots, limit, arena, used
     if len(starts):
         cursor[2] += text if cursor[2] else text + starts[0]
     while cursor[0] < len(starts) and used[0] + BLOCK <= limit:
-        n_block = read_block(text, starts, first_pieces, ends, cursor, _ANY_LENGTH, _UNCUT, first_slot, mask, block)
+        n_block = read_block(
+            text, starts, first_pieces, ends, cursor, _ANY_LENGTH, _UNCUT, first_slot, mask, block
+        )
         for k in range(n_block):
             length, slot = block[LENGTH, k], block[FOUND, k]
             if length == END_OF_TEXT:
@@ -212,7 +232,17 @@ def _count(padded, starts, first_pieces, ends, cursor, slots, limit, arena, used
             if length <= SHORT:
                 slot = find_short(first_slot, mask, key0, key1, slot)
             else:
-                slot = find_long(first_slot, mask, key0, key1, slot, block[PLACE, k], length, address(arena), used)
+                slot = find_long(
+                    first_slot,
+                    mask,
+                    key0,
+                    key1,
+                    slot,
+                    block[PLACE, k],
+                    length,
+                    address(arena),
+                    used,
+                )
             count = load64(slot + VALUE0)
             used[0] += count == 0
             store64(slot + VALUE0, count + 1)
@@ -229,13 +259,17 @@ def _add(source, source_arena, at_least, slots, arena, used):
         if key1 == 0 or count < at_least:
             continue
         if key1 > 0:
-            slot = find_short(first_slot, mask, key0, key1, first_place(first_slot, mask, key0, key1))
+            slot = find_short(
+                first_slot, mask, key0, key1, first_place(first_slot, mask, key0, key1)
+            )
         else:
             record = address(source_arena) + (-1 - key1)
             length = load64(record)
             rest = load64(record + 8 + (length & ~7))
             slot = first_place(first_slot, mask, key0, 0)
-            slot = find_long(first_slot, mask, key0, rest, slot, record + 8, length, address(arena), used)
+            slot = find_long(
+                first_slot, mask, key0, rest, slot, record + 8, length, address(arena), used
+            )
         before = load64(slot + VALUE0)
         used[0] += before == 0
         store64(slot + VALUE0, before + count)

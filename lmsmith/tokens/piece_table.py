@@ -76,7 +76,10 @@ def read_block(text, starts, first_pieces, ends, cursor, longest, side_by_side, 
                     length = 1
                     while at + length < end:
                         byte = load8(at + length)
-                        if byte ^ 0x80 >= 64 and not side_by_side[load8(at + length - 1) << 8 | byte]:
+                        if (
+                            byte ^ 0x80 >= 64
+                            and not side_by_side[load8(at + length - 1) << 8 | byte]
+                        ):
                             break
                         length += 1
                     piece -= at + length < end  # there is more of it

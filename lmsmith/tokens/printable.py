@@ -12,7 +12,11 @@ import functools
 @functools.cache
 def gpt2_byte_order() -> tuple[int, ...]:
     """The bytes in the order of the characters they are written as, which is that of their ids in GPT-2."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
     return (*printable, *(byte for byte in range(256) if byte not in printable))
 
 
@@ -29,7 +33,10 @@ def from_printable(text: str) -> bytes:
 def _characters() -> tuple[str, ...]:
     order = gpt2_byte_order()
     n_printable = order.index(0)
-    of = {byte: chr(byte) if k < n_printable else chr(256 + k - n_printable) for k, byte in enumerate(order)}
+    of = {
+        byte: chr(byte) if k < n_printable else chr(256 + k - n_printable)
+        for k, byte in enumerate(order)
+    }
     return tuple(of[byte] for byte in range(256))
 
 

@@ -15,7 +15,9 @@ class Specials:
         self.names = frozenset(names)
         if "" in self.names:
             raise TokenizerError("a special token is empty: it would be everywhere in a text.")
-        encoded = sorted((name.encode() for name in self.names), key=lambda name: (-len(name), name))
+        encoded = sorted(
+            (name.encode() for name in self.names), key=lambda name: (-len(name), name)
+        )
         self.longest = len(encoded[0]) if encoded else 0  # bytes
         self._encoded = encoded
         self._pattern = re.compile(b"|".join(map(re.escape, encoded)))

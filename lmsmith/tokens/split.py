@@ -78,9 +78,7 @@ _O200K = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
     r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_NANOCHAT = (
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
-)
+_NANOCHAT = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
 _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
     r"\s+(?!\S)|\s+"
@@ -95,7 +93,9 @@ PATTERNS = {
         Pattern("nanochat", _NANOCHAT, GPT4, max_digits=2, whole_end=False),
         # GPT-4's expression as it was published first, and as Llama 3 and Qwen 2 have it.
         Pattern("llama3", _LLAMA3, GPT4, max_digits=3, whole_end=False),
-        Pattern("qwen2", _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}"), GPT4, max_digits=1, whole_end=False),
+        Pattern(
+            "qwen2", _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}"), GPT4, max_digits=1, whole_end=False
+        ),
     )
 }
 # Other ways to write the same.
@@ -103,7 +103,11 @@ _SAME = {
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": "gpt2",
     r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}]+| ?[\p{N}]+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": "gpt2",
     r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": "gpt2",
-    _GPT4.replace("?+", "?").replace("++", "+").replace("}+", "}").replace("*+", "*").replace("+$", r"+\z"): "gpt4",
+    _GPT4.replace("?+", "?")
+    .replace("++", "+")
+    .replace("}+", "}")
+    .replace("*+", "*")
+    .replace("+$", r"+\z"): "gpt4",
     _NANOCHAT.replace(r"{1,2}", "{1,3}"): "llama3",  # rustbpe's own
     _NANOCHAT.replace("?+", "?").replace("++", "+"): "nanochat",
 }
@@ -144,10 +148,15 @@ class Texts:
         """Where pieces end, as indices of `padded`, and the index of each text's first piece, and of the end."""
         first_pieces = np.zeros(len(self.starts) + 1, dtype=np.int64)
         if pattern.family == REGEX:
-            ends = [_regex_ends(self.padded[start:stop].tobytes(), pattern.regex) + start for start, stop in self]
+            ends = [
+                _regex_ends(self.padded[start:stop].tobytes(), pattern.regex) + start
+                for start, stop in self
+            ]
             np.cumsum([len(some) for some in ends], out=first_pieces[1:])
             return np.concatenate([*ends, np.empty(0, dtype=np.int32)]), first_pieces
-        found = np.empty(len(self.padded), dtype=np.int32)  # pages that are not written cost nothing
+        found = np.empty(
+            len(self.padded), dtype=np.int32
+        )  # pages that are not written cost nothing
         rules = (pattern.family, pattern.max_digits, pattern.whole_end)
         _split(self.padded, self.starts, self.stops, unicode_classes(), *rules, found, first_pieces)
         return found[: first_pieces[-1]], first_pieces
@@ -176,7 +185,9 @@ def _split(padded, starts, stops, classes, family, max_digits, whole_end, ends, 
         first_pieces[i + 1] = n_pieces
 
 
-def parts_of(text: bytes, size: int, pattern: Pattern, specials: Specials = NO_SPECIALS) -> Iterator[memoryview]:
+def parts_of(
+    text: bytes, size: int, pattern: Pattern, specials: Specials = NO_SPECIALS
+) -> Iterator[memoryview]:
     """`text` in parts of at most `size` bytes which, split each by itself, give the pieces of the whole.
 
     It is cut where no piece goes on (`_last_cut`) and no special token does. Where there is no such place, a part is
@@ -220,7 +231,9 @@ def place_to_cut(text: bytes) -> int:
 
 def _cut(text: bytes | bytearray, start: int, stop: int, specials: Specials) -> int:
     """The last place in start + 1 .. stop - 4 where a text may be cut; 0 if there is none."""
-    cut = int(_last_cut(np.frombuffer(text, dtype=np.uint8).ctypes.data, start, stop, unicode_classes()))
+    cut = int(
+        _last_cut(np.frombuffer(text, dtype=np.uint8).ctypes.data, start, stop, unicode_classes())
+    )
     return specials.cut_before(text, cut) if cut else 0
 
 
@@ -288,7 +301,11 @@ def piece_end(at, end, table, family, max_digits, whole_end):
         begin = at + (byte == BLANK)
         if begin < end and (char_at(begin, table) & 255) in (OTHER, MARK):
             at = others_end(begin, end, table)
-            while load8(at) == NEWLINE or load8(at) == RETURN or (family == O200K and load8(at) == SLASH):
+            while (
+                load8(at) == NEWLINE
+                or load8(at) == RETURN
+                or (family == O200K and load8(at) == SLASH)
+            ):
                 at += 1
             return at
 
@@ -408,7 +425,13 @@ def char_at(at, table):
     else:
         third, fourth = load8(at + 2) ^ 0x80, load8(at + 3) ^ 0x80
         code_point = (byte & 0x07) << 18 | second << 12 | third << 6 | fourth
-        if byte < 0xF5 and second < 64 and third < 64 and fourth < 64 and 0x10000 <= code_point < 0x110000:
+        if (
+            byte < 0xF5
+            and second < 64
+            and third < 64
+            and fourth < 64
+            and 0x10000 <= code_point < 0x110000
+        ):
             return load8(table + code_point) | 4 << 8
     return OTHER | 1 << 8
 
@@ -434,7 +457,9 @@ def piece_starts(at, end, family, max_digits):
 
     # A piece starts where the class changes, but not after a blank, which belongs to what follows; and at the last
     # white space before something else.
-    starts = ~(letters & letters << 1 | digits & digits << 1 | others & others << 1 | spaces & spaces << 1)
+    starts = ~(
+        letters & letters << 1 | digits & digits << 1 | others & others << 1 | spaces & spaces << 1
+    )
     apostrophes = positions_between(at, APOSTROPHE, APOSTROPHE) & shifted_down(letters, 1)
     if family == GPT2:
         starts &= ~(blanks << 1) | spaces
@@ -508,9 +533,13 @@ def _compiled(expression: str) -> Any:
     try:
         compiled = regex.compile(expression)
     except regex.error as error:
-        raise TokenizerError(f"the pattern {expression!r} is not a regular expression: {error}.") from error
+        raise TokenizerError(
+            f"the pattern {expression!r} is not a regular expression: {error}."
+        ) from error
     log.warning(
-        "the pattern %r is none of %s: it runs through the regex module, slower", expression, ", ".join(PATTERNS)
+        "the pattern %r is none of %s: it runs through the regex module, slower",
+        expression,
+        ", ".join(PATTERNS),
     )
     return compiled
 

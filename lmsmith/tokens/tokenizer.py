@@ -91,7 +91,9 @@ class Tokenizer(ABC):
         return hash(self.fingerprint)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(vocab_size={self.vocab_size}, end_of_text={self.end_of_text})"
+        return (
+            f"{type(self).__name__}(vocab_size={self.vocab_size}, end_of_text={self.end_of_text})"
+        )
 
     def _in_range(self, ids: SomeIds) -> npt.NDArray[np.int64]:
         try:
@@ -162,7 +164,9 @@ class CharTokenizer(Tokenizer):
                 seen[code_points] = True
         seen[0xD800:0xE000] = False  # lone surrogates are no characters
         if not seen.any():
-            raise TokenizerError("a character tokenizer needs text to learn from, and the training text is empty.")
+            raise TokenizerError(
+                "a character tokenizer needs text to learn from, and the training text is empty."
+            )
         return cls(np.flatnonzero(seen).astype("<u4").tobytes().decode("utf-32-le"), end_of_text)
 
     def encode(self, text: str) -> Ids:
@@ -181,7 +185,9 @@ class CharTokenizer(Tokenizer):
 
     def decode(self, ids: SomeIds) -> str:
         parts = _split_at(self._in_range(ids), self.end_of_text)
-        return END_OF_TEXT.join(self._code_points[part].tobytes().decode("utf-32-le") for part in parts)
+        return END_OF_TEXT.join(
+            self._code_points[part].tobytes().decode("utf-32-le") for part in parts
+        )
 
     def count_unknown(self, text: str) -> int:
         return sum(int((self._id_of[code_points] < 0).sum()) for code_points in _code_points(text))
@@ -190,11 +196,17 @@ class CharTokenizer(Tokenizer):
         n_bytes = 0
         for code_points in _code_points(text):
             unknown = code_points[self._id_of[code_points] < 0]
-            n_bytes += len(unknown) + sum(int((unknown >= first).sum()) for first in (0x80, 0x800, 0x10000))
+            n_bytes += len(unknown) + sum(
+                int((unknown >= first).sum()) for first in (0x80, 0x800, 0x10000)
+            )
         return n_bytes
 
     def to_dict(self) -> dict[str, Any]:
-        return {"kind": self.kind, "characters": self.characters, "end_of_text": self.end_of_text is not None}
+        return {
+            "kind": self.kind,
+            "characters": self.characters,
+            "end_of_text": self.end_of_text is not None,
+        }
 
     @classmethod
     def from_dict(cls, parts: dict[str, Any]) -> Self:
@@ -228,18 +240,26 @@ class WordTokenizer(Tokenizer):
         """
         n_words = vocab_size - 1 - end_of_text
         if n_words < 1:
-            raise TokenizerError(f"a word vocabulary of {vocab_size} leaves no room for words: take 3 or more.")
+            raise TokenizerError(
+                f"a word vocabulary of {vocab_size} leaves no room for words: take 3 or more."
+            )
         counts: Counter[str] = Counter()
         for text in texts:
             counts.update(_words(text))
-        words = sorted((word for word in counts if _is_utf8(word)), key=lambda word: (-counts[word], word))
+        words = sorted(
+            (word for word in counts if _is_utf8(word)), key=lambda word: (-counts[word], word)
+        )
         if not words:
-            raise TokenizerError("a word tokenizer needs text to learn from, and the training text is empty.")
+            raise TokenizerError(
+                "a word tokenizer needs text to learn from, and the training text is empty."
+            )
         return cls(words[:n_words], end_of_text)
 
     def encode(self, text: str) -> Ids:
         id_of = self._id_of.get
-        return np.fromiter((id_of(word, 0) for word in _words(text)), dtype=ids_dtype(self.vocab_size))
+        return np.fromiter(
+            (id_of(word, 0) for word in _words(text)), dtype=ids_dtype(self.vocab_size)
+        )
 
     def decode_bytes(self, ids: SomeIds) -> bytes:
         return self.decode(ids).encode("utf-8")
@@ -251,10 +271,18 @@ class WordTokenizer(Tokenizer):
         return sum(word not in self._id_of for word in _words(text))
 
     def unknown_bytes(self, text: str) -> int:
-        return sum(len(word.encode("utf-8", "surrogatepass")) for word in _words(text) if word not in self._id_of)
+        return sum(
+            len(word.encode("utf-8", "surrogatepass"))
+            for word in _words(text)
+            if word not in self._id_of
+        )
 
     def to_dict(self) -> dict[str, Any]:
-        return {"kind": self.kind, "words": list(self.words), "end_of_text": self.end_of_text is not None}
+        return {
+            "kind": self.kind,
+            "words": list(self.words),
+            "end_of_text": self.end_of_text is not None,
+        }
 
     @classmethod
     def from_dict(cls, parts: dict[str, Any]) -> Self:
@@ -292,7 +320,9 @@ def to_utf8(text: str) -> bytes:
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode("utf-8")
+        return (
+            text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode("utf-8")
+        )
 
 
 def count_lone_surrogates(text: str) -> int:
@@ -311,7 +341,9 @@ def ids_dtype(vocab_size: int) -> type[np.uint16 | np.uint32]:
 def _code_points(text: str) -> Iterator[npt.NDArray[np.uint32]]:
     """The code points of `text`, a bounded number at a time: 20 MB of text never become 80."""
     for start in range(0, len(text), 1 << 20):
-        yield np.frombuffer(text[start : start + (1 << 20)].encode("utf-32-le", "surrogatepass"), dtype="<u4")
+        yield np.frombuffer(
+            text[start : start + (1 << 20)].encode("utf-32-le", "surrogatepass"), dtype="<u4"
+        )
 
 
 # Letters with apostrophes inside, one digit, one other mark, one character of white space: every character is in one.

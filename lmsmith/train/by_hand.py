@@ -27,7 +27,16 @@ from lmsmith.reference.gpt2 import GPT2
 from lmsmith.reference.layers import EPS
 
 # Settings that any GPT-2 may have as it likes, or that mean nothing to it.
-_FREE = {"size", "n_layer", "n_head", "d_model", "vocab_size", "vocab_multiple", "context_length", "init"}
+_FREE = {
+    "size",
+    "n_layer",
+    "n_head",
+    "d_model",
+    "vocab_size",
+    "vocab_multiple",
+    "context_length",
+    "init",
+}
 _FREE |= {"ngram_table_size", "rope_base"}
 _DROPOUTS = ("dropout", "attention_dropout")
 _NAMED = 3  # differences that an error names
@@ -51,7 +60,9 @@ class ByHand(nn.Module):
             params[name][...] = p.detach().numpy()
             p.data = torch.from_numpy(params[name])
             p.grad = torch.from_numpy(grads[name])
-        self._tracked = torch.zeros((), requires_grad=True)  # what makes autograd ask for a gradient
+        self._tracked = torch.zeros(
+            (), requires_grad=True
+        )  # what makes autograd ask for a gradient
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Sum of the cross-entropy over the targets that count, in nats: ()."""
@@ -61,7 +72,10 @@ class ByHand(nn.Module):
         """AdamW at `share` of the peak learning rates; gradients are cleared."""
         optim = self.optim
         tables = optim.embedding_learning_rate or optim.learning_rate
-        peaks = {name: tables if name in ("wte", "wpe") else optim.learning_rate for name in self.gpt2.params}
+        peaks = {
+            name: tables if name in ("wte", "wpe") else optim.learning_rate
+            for name in self.gpt2.params
+        }
         rates = {name: share * peak for name, peak in peaks.items()}
         self.gpt2.update(rates, optim.beta1, optim.beta2, optim.eps, optim.weight_decay)
         self.clear()
@@ -92,7 +106,9 @@ class ByHand(nn.Module):
 
 class _Loss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, tracked: Tensor, gpt2: GPT2, inputs: np.ndarray, targets: np.ndarray) -> Tensor:
+    def forward(
+        ctx: Any, tracked: Tensor, gpt2: GPT2, inputs: np.ndarray, targets: np.ndarray
+    ) -> Tensor:
         ctx.gpt2 = gpt2
         return torch.tensor(gpt2.forward(inputs, targets) * gpt2.n_counted, dtype=torch.float64)
 
@@ -124,7 +140,9 @@ def for_reference(config: RunConfig, given: Collection[str]) -> tuple[RunConfig,
         changed |= {f"model.{name}": 0.0} if getattr(model, name) else {}
     if changed:
         names = " and ".join(changed)
-        notes.append(f"the reference engine has no dropout: {names} of preset {config.preset} set to 0")
+        notes.append(
+            f"the reference engine has no dropout: {names} of preset {config.preset} set to 0"
+        )
     if differences := _differences(model):
         more = f" and {len(differences) - _NAMED} more" if len(differences) > _NAMED else ""
         raise ConfigError(
@@ -141,7 +159,9 @@ def for_reference(config: RunConfig, given: Collection[str]) -> tuple[RunConfig,
     ]
     for name, found, allowed, wanted in refused:
         if found not in allowed:
-            raise ConfigError(f"{name} = {found} is not to be had with --engine reference: wanted {wanted}.")
+            raise ConfigError(
+                f"{name} = {found} is not to be had with --engine reference: wanted {wanted}."
+            )
     changed["train.device"] = "cpu"
     changed["train.compile"] = "no"
     if train.dtype == "auto":

@@ -38,7 +38,12 @@ USUAL_SHARE = 0.4  # of the rate of matrix products, that training comes to
 
 
 def resolve(
-    config: RunConfig, given: Collection[str], corpus: Corpus, machine: Machine, seconds: float, world: int = 1
+    config: RunConfig,
+    given: Collection[str],
+    corpus: Corpus,
+    machine: Machine,
+    seconds: float,
+    world: int = 1,
 ) -> RunConfig:
     """The config with everything chosen. `given`: settings that the user set. `seconds`: for updates, if time rules.
     `world`: how many processes share a batch.
@@ -54,19 +59,33 @@ def resolve(
         "model.vocab_size": vocab_size,
         "train.threads": machine.threads,
         "train.matmul": machine.matmul,
-        "train.device": str(machine.device) if world == 1 else machine.device.type,  # each process has one of its own
+        "train.device": str(machine.device)
+        if world == 1
+        else machine.device.type,  # each process has one of its own
         "train.dtype": machine.dtype,
     }
     if not has_size(config.preset) and not getattr(config.model, "size", 0):
         # Without a clock the size must not depend on how fast the machine happens to be.
-        budget = NOMINAL_BUDGET if config.train.steps or config.train.tokens else seconds * machine.flops
+        budget = (
+            NOMINAL_BUDGET if config.train.steps or config.train.tokens else seconds * machine.flops
+        )
         chosen |= _size(config, given, corpus, budget)
-    if machine.device.type == "cuda":  # products of odd sizes take longer; what is added is never predicted
+    if (
+        machine.device.type == "cuda"
+    ):  # products of odd sizes take longer; what is added is never predicted
         chosen["model.vocab_multiple"] = GOOD_MULTIPLE
-    known = set(given) - {"model.vocab_size", "train.threads", "train.matmul", "train.device", "train.dtype"}
+    known = set(given) - {
+        "model.vocab_size",
+        "train.threads",
+        "train.matmul",
+        "train.device",
+        "train.dtype",
+    }
     if "train.batch_size" in chosen:
         chosen["train.batch_size"] = -(-chosen["train.batch_size"] // world) * world
-    config = config.changed({k: v for k, v in chosen.items() if k not in known}, where="what was chosen")
+    config = config.changed(
+        {k: v for k, v in chosen.items() if k not in known}, where="what was chosen"
+    )
     if config.train.batch_tokens:
         rows = {"train.batch_size": n_rows(config, world), "train.batch_tokens": 0}
         config = config.changed(rows, where="what was chosen")
@@ -74,11 +93,15 @@ def resolve(
         _check_growing(config, world)
     if config.train.engine == "reference":
         check_memory(config)
-    tokens_a_step = batches_of(config, corpus.train, corpus.tokenizer).tokens_per_batch  # DataError for too little text
+    tokens_a_step = batches_of(
+        config, corpus.train, corpus.tokenizer
+    ).tokens_per_batch  # DataError for too little text
     if config.data.documents == "rows" and "train.batch_size" not in given:
         # Rows may be shorter than the context: so many of them that a batch has as many tokens as windows would.
         enough = config.train.batch_size**2 * config.model.context_length / tokens_a_step
-        config = config.changed({"train.batch_size": math.ceil(enough / world) * world}, where="what was chosen")
+        config = config.changed(
+            {"train.batch_size": math.ceil(enough / world) * world}, where="what was chosen"
+        )
         tokens_a_step = batches_of(config, corpus.train, corpus.tokenizer).tokens_per_batch
     steps = config.train.steps or int(config.train.tokens / tokens_a_step / _mean_share(config))
     n_evaluations = MOST_EVALUATIONS
@@ -104,7 +127,8 @@ def resolve(
     chosen = {
         "train.steps": steps,
         "train.tokens": 0,  # the steps say it
-        "train.eval_every": config.train.eval_every or max(1, steps // max(LEAST_EVALUATIONS, n_evaluations)),
+        "train.eval_every": config.train.eval_every
+        or max(1, steps // max(LEAST_EVALUATIONS, n_evaluations)),
         "train.log_every": config.train.log_every or max(1, steps // N_LOG_LINES),
     }
     if config.train.compile == "auto":
@@ -144,17 +168,24 @@ def _compilation(config: RunConfig, n_tokens: int, machine: Machine, world: int)
 def _share_of(config: RunConfig, world: int) -> RunConfig:
     """What one of several processes does of an update."""
     rows = max(1, config.train.batch_size // world)
-    return config.changed({"train.batch_size": rows}, where="the share of a process") if world > 1 else config
+    return (
+        config.changed({"train.batch_size": rows}, where="the share of a process")
+        if world > 1
+        else config
+    )
 
 
 def _check_growing(config: RunConfig, world: int) -> None:
     """Raises ConfigError where a batch cannot grow from `train.initial_batch_size`."""
     train = config.train
     problems = {
-        "its length must be known: set --steps or --tokens, not --minutes": not (train.steps or train.tokens),
+        "its length must be known: set --steps or --tokens, not --minutes": not (
+            train.steps or train.tokens
+        ),
         "train.truncated_bptt has as many sequences in each": train.truncated_bptt,
         "data.documents = 'rows' makes batches of one size": config.data.documents == "rows",
-        f"it ends at train.batch_size = {train.batch_size}": train.initial_batch_size > train.batch_size,
+        f"it ends at train.batch_size = {train.batch_size}": train.initial_batch_size
+        > train.batch_size,
         f"{world} processes cannot share it evenly": bool(train.initial_batch_size % world),
     }
     for problem, there in problems.items():
@@ -182,7 +213,9 @@ def ngram_dropout(n_epochs: float) -> float:
     return 0.0 if n_epochs < 0.5 else round(min(0.5, 0.15 + 0.05 * n_epochs), 2)
 
 
-def _size(config: RunConfig, given: Collection[str], corpus: Corpus, budget: float) -> dict[str, Any]:
+def _size(
+    config: RunConfig, given: Collection[str], corpus: Corpus, budget: float
+) -> dict[str, Any]:
     """Model and batch for a budget of operations, as the model's kind suggests."""
     n_tokens = len(corpus.train)
     chosen, rows = config.neural.default_size(budget, n_tokens, given)
@@ -222,7 +255,9 @@ def describe(config: RunConfig, corpus: Corpus, machine: Machine, world: int = 1
     if isinstance(batches, Rows):
         of = f"{train.batch_size} documents of {tokens_a_step / train.batch_size:,.0f} tokens"
         if batches.share_cut:
-            notes.append(f"note     {batches.share_cut:.1%} of the tokens are beyond the context and not trained on")
+            notes.append(
+                f"note     {batches.share_cut:.1%} of the tokens are beyond the context and not trained on"
+            )
     unit = {"char": "characters", "byte": "bytes"}.get(corpus.tokenizer.kind, "tokens")
     if isinstance(model, GPTConfig) and model.size:
         notes.append(

@@ -79,7 +79,11 @@ def count(config: RunConfig, corpus: Corpus, place: Path, console: Console) -> d
     guessed = [str(discounts.order) for discounts in model.discounts if not discounts.estimated]
     if guessed:
         orders = ", ".join(guessed)
-        say(console, f"note     order {orders}: no discounts follow from the counts; 0.5, 1, 1.5 are taken", indent=9)
+        say(
+            console,
+            f"note     order {orders}: no discounts follow from the counts; 0.5, 1, 1.5 are taken",
+            indent=9,
+        )
     score = score_ids(
         model,
         corpus.validation,
@@ -95,7 +99,9 @@ def count(config: RunConfig, corpus: Corpus, place: Path, console: Console) -> d
     if texts := sample_texts(model, corpus.tokenizer, 3, SAMPLE_SECONDS, config.train.seed):
         add_samples(place / "samples.md", 0, texts)
     summary = _summary(config, corpus, model, score, seconds)
-    text = place / "tokens" / "validation.txt"  # of ready shards it may be too large to have been written out
+    text = (
+        place / "tokens" / "validation.txt"
+    )  # of ready shards it may be too large to have been written out
     if text.exists():
         summary["baselines"] = compressed_bits_per_byte(text.read_bytes())
     summary["wall_seconds"] = time.monotonic() - began
@@ -104,7 +110,9 @@ def count(config: RunConfig, corpus: Corpus, place: Path, console: Console) -> d
     return summary
 
 
-def _summary(config: RunConfig, corpus: Corpus, model: Ngram, score: Score, seconds: float) -> dict[str, Any]:
+def _summary(
+    config: RunConfig, corpus: Corpus, model: Ngram, score: Score, seconds: float
+) -> dict[str, Any]:
     n_tokens = corpus.counts.n_train_tokens
     return {
         "n_params": model.n_parameters(),
@@ -116,7 +124,9 @@ def _summary(config: RunConfig, corpus: Corpus, model: Ngram, score: Score, seco
         "best_val_bits_per_byte": score.bits_per_byte,
         "best_step": 0,
         "val_impossible_share": score.n_impossible / score.n_tokens,
-        "discounts": {str(found.order): [*found.amounts, found.estimated] for found in model.discounts},
+        "discounts": {
+            str(found.order): [*found.amounts, found.estimated] for found in model.discounts
+        },
         "train_seconds": seconds,
         "wall_seconds": None,
         "seconds_to_target": None,

@@ -33,7 +33,12 @@ MOST_ROWS = 256  # of the batch, as text
 
 
 def write_record(
-    run: Path, replica: Replica, batches: AnyBatches, tokenizer: Tokenizer, step: int, spike: SpikeError
+    run: Path,
+    replica: Replica,
+    batches: AnyBatches,
+    tokenizer: Tokenizer,
+    step: int,
+    spike: SpikeError,
 ) -> Path:
     """Writes the record of update `step`, whose gradients are still there. All processes must be here."""
     tensors = {}

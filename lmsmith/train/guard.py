@@ -18,7 +18,9 @@ from lmsmith.errors import TrainingError
 
 MEMORY = 100.0  # updates over which means are taken
 LEAST = 50  # updates before anything is a spike
-LEAST_DEVIATION = 0.02  # of a logarithm: 2%. A loss that hardly moves would make a spike of everything
+LEAST_DEVIATION = (
+    0.02  # of a logarithm: 2%. A loss that hardly moves would make a spike of everything
+)
 MOST_IN_A_ROW = 20
 
 
@@ -67,7 +69,9 @@ class Guard:
         """Raises SpikeError for an update that must not be made; else takes note of it."""
         if not (math.isfinite(loss) and math.isfinite(norm)):
             why = f"step {step + 1}: the loss is {loss} and the gradient norm {norm}"
-            raise SpikeError(f"{why}; nothing was updated.", self._verdict(step, "stop"), loss, norm)
+            raise SpikeError(
+                f"{why}; nothing was updated.", self._verdict(step, "stop"), loss, norm
+            )
         logs = math.log(max(loss, 1e-30)), math.log(max(norm, 1e-30))
         if self.on_spike != "no":
             for name, value, running, log in zip(

@@ -38,7 +38,9 @@ def begun_with(config: RunConfig, given: Collection[str]) -> tuple[RunConfig, se
     _, content = load_model(folder)
     model = model_config(content["model"])
     if model.counted:
-        raise ConfigError(f"{place} is an n-gram model: its counts are those of its text, and cannot be trained on.")
+        raise ConfigError(
+            f"{place} is an n-gram model: its counts are those of its text, and cannot be trained on."
+        )
     if config.model.kind != model.kind:
         if "model.kind" in given or any(name.startswith("model.") for name in given):
             raise ConfigError(
@@ -54,11 +56,19 @@ def begun_with(config: RunConfig, given: Collection[str]) -> tuple[RunConfig, se
                 "leave it out. Of that model's settings its dropout alone can be set."
             )
     if "tokenizer" in given and config.tokenizer != str(folder):
-        raise ConfigError(f"tokenizer = {config.tokenizer!r}, but the tokenizer is that of {place}: leave it out.")
+        raise ConfigError(
+            f"tokenizer = {config.tokenizer!r}, but the tokenizer is that of {place}: leave it out."
+        )
     tokenizer_of(Path(place))  # its error says more than that of a tokenizer named by its folder
     kept = {name: getattr(config.model, name) for name in FREE if f"model.{name}" in given}
-    rates = {f"optim.{name}": RATE * getattr(config.optim, name) for name in _RATES if f"optim.{name}" not in given}
-    config = dataclasses.replace(config, model=dataclasses.replace(model, **kept), tokenizer=str(folder))
+    rates = {
+        f"optim.{name}": RATE * getattr(config.optim, name)
+        for name in _RATES
+        if f"optim.{name}" not in given
+    }
+    config = dataclasses.replace(
+        config, model=dataclasses.replace(model, **kept), tokenizer=str(folder)
+    )
     names = {f"model.{field.name}" for field in dataclasses.fields(model)}
     return config.changed(rates, where="what was chosen"), set(given) | names
 
@@ -76,7 +86,12 @@ def ends_kept(run: Path) -> dict[str, list[int]]:
     try:
         content = json.loads((run / "model" / "config.json").read_text(encoding="utf-8"))["config"]
         return {"ends": content["ends"]} if "ends" in content else {}
-    except (OSError, ValueError, KeyError, TypeError):  # a damaged one: the checkpoint is what counts
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+    ):  # a damaged one: the checkpoint is what counts
         return {}
 
 

@@ -45,7 +45,9 @@ PUBLISHED: dict[str, tuple[str, str]] = {
     "fused AdamW": ("90", "255"),
     "accumulation": ("89", "205"),
 }
-ACCUMULATED = 4  # micro-batches an update on the last rung, where the published ones come to 2**19 tokens
+ACCUMULATED = (
+    4  # micro-batches an update on the last rung, where the published ones come to 2**19 tokens
+)
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,9 @@ class Rung:
     plain_adamw: bool
 
 
-def time_updates(config: RunConfig, device: torch.device, *, n: int = 8, plain_adamw: bool = False) -> Pace:
+def time_updates(
+    config: RunConfig, device: torch.device, *, n: int = 8, plain_adamw: bool = False
+) -> Pace:
     """`n` updates of a model that is then thrown away, after two that are not counted (they allocate and compile)."""
     use_matmul(config.train.matmul, config.train.dtype)
     model = config.neural.build()
@@ -95,7 +99,11 @@ def time_updates(config: RunConfig, device: torch.device, *, n: int = 8, plain_a
             for group in optimiser.param_groups:
                 group |= {"fused": False, "foreach": False}
     T, B = config.model.context_length, config.train.batch_size
-    ids = np.random.default_rng(0).integers(0, config.model.vocab_size, (4 * B + 2) * T).astype(np.uint32)
+    ids = (
+        np.random.default_rng(0)
+        .integers(0, config.model.vocab_size, (4 * B + 2) * T)
+        .astype(np.uint32)
+    )
     batches = Batches(ids, context_length=T, batch_size=B, seed=1)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -106,7 +114,9 @@ def time_updates(config: RunConfig, device: torch.device, *, n: int = 8, plain_a
         if device.type != "cpu":
             torch.accelerator.synchronize(device)
         seconds.append(time.perf_counter() - began)
-    products = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(config.train.dtype, torch.float32)
+    products = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(
+        config.train.dtype, torch.float32
+    )
     return Pace(
         tuple(seconds[2:]),
         B * T,
@@ -127,21 +137,42 @@ def rungs(device: torch.device, gains_by_half: bool) -> list[Rung]:
         steps.append(("half precision", {"train.dtype": half}))
     if on_gpu:
         steps.append(("torch.compile", {"train.compile": "yes"}))
-    steps += [("fused attention", {}), ("padded vocabulary", {"model.vocab_multiple": 128}), ("fused AdamW", {})]
+    steps += [
+        ("fused attention", {}),
+        ("padded vocabulary", {"model.vocab_multiple": 128}),
+        ("fused AdamW", {}),
+    ]
     found: list[Rung] = []
     changes: dict[str, Any] = {}
     names = [name for name, _ in steps]
     for name, change in steps:
         changes = changes | change
         place = names.index(name)
-        found.append(Rung(name, changes, place < names.index("fused attention"), place < names.index("fused AdamW")))
+        found.append(
+            Rung(
+                name,
+                changes,
+                place < names.index("fused attention"),
+                place < names.index("fused AdamW"),
+            )
+        )
     return [*found, Rung("accumulation", changes, False, False)]
 
 
 def base_config(device: torch.device) -> RunConfig:
     """GPT-2 124M at 16 x 1024 on a GPU; on a CPU a model of GPT-2's vocabulary that takes a second a step there."""
-    small = {"model.n_layer": 4, "model.n_head": 4, "model.d_model": 256, "model.context_length": 256}
-    changes = {"model.vocab_size": 50257, "train.batch_size": 16, "train.matmul": "default", "train.compile": "no"}
+    small = {
+        "model.n_layer": 4,
+        "model.n_head": 4,
+        "model.d_model": 256,
+        "model.context_length": 256,
+    }
+    changes = {
+        "model.vocab_size": 50257,
+        "train.batch_size": 16,
+        "train.matmul": "default",
+        "train.compile": "no",
+    }
     if device.type != "cuda":
         changes |= small | {"train.batch_size": 4}
     return preset("gpt2").changed(changes, where="the ladder")
@@ -158,7 +189,10 @@ def climb(device: torch.device, *, n: int = 8) -> Iterator[tuple[Rung, Pace]]:
         config = base.changed(rung.changes, where=rung.name)
         times = ACCUMULATED if rung.name == "accumulation" else 1
         if times > 1:
-            rows = {"train.batch_size": base.train.batch_size * times, "train.micro_batch_size": base.train.batch_size}
+            rows = {
+                "train.batch_size": base.train.batch_size * times,
+                "train.micro_batch_size": base.train.batch_size,
+            }
             config = config.changed(rows, where=rung.name)
         with plain_attention() if rung.plain_attention else contextlib.nullcontext():
             pace = time_updates(config, device, n=max(2, n // times), plain_adamw=rung.plain_adamw)
@@ -192,8 +226,13 @@ def machine_in_words(device: torch.device) -> str:
     if device.type == "cuda":
         name = f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
     else:
-        with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo", encoding="utf-8") as file:
-            name = next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+        with (
+            contextlib.suppress(OSError, StopIteration),
+            open("/proc/cpuinfo", encoding="utf-8") as file,
+        ):
+            name = next(
+                line.partition(":")[2].strip() for line in file if line.startswith("model name")
+            )
         name += f", {torch.get_num_threads()} threads"
     return f"{name}; torch {torch.__version__}, Python {platform.python_version()}"
 
@@ -204,7 +243,9 @@ def bench_config(changes: Mapping[str, Any]) -> tuple[RunConfig, torch.device]:
     base = preset(RunConfig().changed(named, where="the command line").preset)
     config = base.changed(changes, where="the command line")
     if config.model.counted:
-        raise ConfigError("preset ngram counts and makes no updates: there is nothing to measure. Choose another.")
+        raise ConfigError(
+            "preset ngram counts and makes no updates: there is nothing to measure. Choose another."
+        )
     machine = survey(config)
     vocab_size = config.model.vocab_size or (65 if config.preset == "babygpt" else 50257)
     chosen = {

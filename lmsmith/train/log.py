@@ -41,8 +41,15 @@ class MetricsFile:
         path = self.path or Path(os.devnull)
         with self._explained():
             if self.path:
-                lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
-                atomic.write(path, "".join(line + "\n" for line in lines if _is_kept(line, step, evaluated_step)))
+                lines = (
+                    path.read_text(encoding="utf-8", errors="replace").splitlines()
+                    if path.exists()
+                    else []
+                )
+                atomic.write(
+                    path,
+                    "".join(line + "\n" for line in lines if _is_kept(line, step, evaluated_step)),
+                )
             self._file = path.open("a", encoding="utf-8")
 
     def back_to(self, step: int, evaluated_step: int) -> None:
@@ -75,7 +82,9 @@ class MetricsFile:
 
 def finite(values: dict[str, Any]) -> dict[str, Any]:
     """The same with None for what JSON cannot hold."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+    return {
+        k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()
+    }
 
 
 def _is_kept(line: str, step: int, evaluated_step: int) -> bool:
@@ -106,7 +115,11 @@ def say(console: Console, message: str, *, indent: int = 0) -> None:
     """Prints a message: on a terminal wrapped at words, elsewhere in one line."""
     if console.is_terminal:
         message = textwrap.fill(
-            message, console.width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+            message,
+            console.width,
+            subsequent_indent=" " * indent,
+            break_long_words=False,
+            break_on_hyphens=False,
         )
     console.print(message, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
@@ -128,7 +141,12 @@ class Progress:
 
         `share_per_token`: of the machine's matrix products in a second, what a token takes; MFU is that by tokens/s.
         """
-        self.console, self.n_steps, self.tokens_per_step, self.deadline = console, n_steps, tokens_per_step, deadline
+        self.console, self.n_steps, self.tokens_per_step, self.deadline = (
+            console,
+            n_steps,
+            tokens_per_step,
+            deadline,
+        )
         self.share_per_token = share_per_token
         self.loss = self.val_loss = math.nan
         self.step = step
@@ -148,9 +166,14 @@ class Progress:
     def update(self, step: int, loss: float) -> None:
         """After update number `step` (from 1)."""
         self.step = step
-        self.loss = loss if math.isnan(self.loss) else SMOOTHING * self.loss + (1 - SMOOTHING) * loss
+        self.loss = (
+            loss if math.isnan(self.loss) else SMOOTHING * self.loss + (1 - SMOOTHING) * loss
+        )
         now = time.monotonic()
-        if now - self._shown_at < (LIVE_SECONDS if self._live else LINE_SECONDS) and step < self.n_steps:
+        if (
+            now - self._shown_at < (LIVE_SECONDS if self._live else LINE_SECONDS)
+            and step < self.n_steps
+        ):
             return
         first, since = self._from
         if now > since:
@@ -168,7 +191,11 @@ class Progress:
         say(self.console, message)
 
     def _show(self) -> None:
-        left = (self.n_steps - self.step) * self.tokens_per_step / self._rate if self._rate else math.inf
+        left = (
+            (self.n_steps - self.step) * self.tokens_per_step / self._rate
+            if self._rate
+            else math.inf
+        )
         left = min(left, max(0.0, self.deadline - time.monotonic()))
         val = "" if math.isnan(self.val_loss) else f"  val {self.val_loss:.3f}"
         mfu = f"  {self._rate * self.share_per_token:.0%} MFU" if self.share_per_token else ""

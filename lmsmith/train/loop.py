@@ -55,7 +55,9 @@ from lmsmith.train.trackers import trackers
 log = logging.getLogger(__name__)
 
 SAVE_SECONDS = 60.0  # between two checkpoints, unless train.save_every says it in steps
-SAVE_PAUSE = 10.0  # times what writing one takes, if that is longer: a slow disk is not to hold training up
+SAVE_PAUSE = (
+    10.0  # times what writing one takes, if that is longer: a slow disk is not to hold training up
+)
 SAMPLE_SECONDS = 20.0  # between two samples drawn while training
 SAMPLE_SHARE = 0.02  # of the time, at most, goes into them
 SAMPLE_TOKENS = 300
@@ -122,13 +124,18 @@ class Training:
         self.batches = batches_of(config, corpus.train, corpus.tokenizer)
         self._ends = ends_kept(run) if config.train.init_from else {}
         self.so_far = Progressed(n_steps=config.train.steps)
-        self.best: dict[str, Tensor] = {}  # copies of the best weights; empty before the first evaluation
+        self.best: dict[
+            str, Tensor
+        ] = {}  # copies of the best weights; empty before the first evaluation
         self.took, self.pace = Stopwatch(), Pace()
         self._said_steps = config.train.steps
         self._recent: deque[tuple[int, float]] = deque(maxlen=RECENT)  # tokens, seconds
         self._began = self._last_save = self._last_sample = time.monotonic()
         self._wall_before = 0.0
-        self._saved = (-1, -1)  # the step of the newest checkpoint, and the last evaluation it knows of
+        self._saved = (
+            -1,
+            -1,
+        )  # the step of the newest checkpoint, and the last evaluation it knows of
         self._model_saved_at = -1
         self._said_no_samples = False
         self._saver = Saver()
@@ -153,7 +160,9 @@ class Training:
                 found.append(load_checkpoint(self.run))
             return str(found[0].step if found else None)
 
-        step = self.ranks.first_makes(find)  # on a disk that is shared each might see another as the newest
+        step = self.ranks.first_makes(
+            find
+        )  # on a disk that is shared each might see another as the newest
         if step == "None":
             return False
         self._take_up(found[0] if found else load_checkpoint(self.run, int(step)))
@@ -163,7 +172,9 @@ class Training:
     def _take_up(self, found: Checkpoint) -> None:
         self.replica.load_weights(found.tensors["model"])
         self.replica.optimisers.load_state(found.tensors["optimizer"], as_sharded)
-        self.replica.scale.value, self.replica.scale.n_good = found.state.pop("gradient_scale", (1.0, 0))
+        self.replica.scale.value, self.replica.scale.n_good = found.state.pop(
+            "gradient_scale", (1.0, 0)
+        )
         if self.replica.carried:
             self.replica.carried.load(found.tensors["carried"])
         self.guard.load_state(found.state.pop("guard"))
@@ -172,7 +183,9 @@ class Training:
             weights = self.replica.weights(copy=True)
             best = found.tensors.get("best")
             self.best = (
-                {n: as_sharded(best[n].to(p.device, copy=True), p) for n, p in weights.items()} if best else weights
+                {n: as_sharded(best[n].to(p.device, copy=True), p) for n, p in weights.items()}
+                if best
+                else weights
             )
         self._wall_before = self.so_far.wall_seconds
         self._saved = (self.so_far.step, self.so_far.evaluated_step)
@@ -186,12 +199,18 @@ class Training:
         path = self.run / "metrics.jsonl"
         self.model.train()
         self._began = self._last_save = self._last_sample = time.monotonic()
-        at_once = self.replica.rows_at_once  # as it is now: where memory runs out it shrinks between two reads
+        at_once = (
+            self.replica.rows_at_once
+        )  # as it is now: where memory runs out it shrinks between two reads
         with noted() as stop:
             with (
-                ReadAhead(self.batches, lambda step: self.replica.micro_batches(step, at_once)) as self._ahead,
+                ReadAhead(
+                    self.batches, lambda step: self.replica.micro_batches(step, at_once)
+                ) as self._ahead,
                 self._metrics(path, first_step) as metrics,
-                trackers(config.train.track if self.ranks.first else (), self.run, config, first_step) as metrics.also,
+                trackers(
+                    config.train.track if self.ranks.first else (), self.run, config, first_step
+                ) as metrics.also,
                 Progress(
                     self.console,
                     so_far.n_steps,
@@ -208,7 +227,9 @@ class Training:
             if finished != "signal":
                 try:
                     with self._at_once(stop):
-                        self._sample(3, LAST_SAMPLE_SECONDS if self.deadline < math.inf else math.inf)
+                        self._sample(
+                            3, LAST_SAMPLE_SECONDS if self.deadline < math.inf else math.inf
+                        )
                 except Stopped:
                     finished = "signal"
         return self._summary(finished, first_step, stop)
@@ -232,7 +253,9 @@ class Training:
                 if so_far.step < so_far.n_steps and self.ranks.told_by_first(self._sample_due())[0]:
                     try:
                         with self._at_once(stop):
-                            self._sample(1, LAST_SAMPLE_SECONDS if self.deadline < math.inf else math.inf)
+                            self._sample(
+                                1, LAST_SAMPLE_SECONDS if self.deadline < math.inf else math.inf
+                            )
                     except Stopped:
                         return "signal"
             if so_far.step >= so_far.n_steps:
@@ -265,7 +288,10 @@ class Training:
         so_far.tokens_seen += n_tokens
         if not self._recent and self.ranks.first and self.ranks.world == 1:
             self._saver.reserve(
-                {"model": self.replica.weights(copy=False), "optimizer": self.replica.optimisers.state()}
+                {
+                    "model": self.replica.weights(copy=False),
+                    "optimizer": self.replica.optimisers.state(),
+                }
             )
         so_far.step += 1
         so_far.train_seconds += seconds
@@ -291,7 +317,9 @@ class Training:
         if spike.verdict == "stop":
             if self.replica.carried:
                 self.replica.carried.undo()
-            place = write_record(self.run, self.replica, self.batches, self.corpus.tokenizer, step, spike)
+            place = write_record(
+                self.run, self.replica, self.batches, self.corpus.tokenizer, step, spike
+            )
             self.replica.optimisers.clear()
             self._save(at_once=True)
             record, run = (shlex.quote(str(path)) for path in (place, self.run))
@@ -376,7 +404,10 @@ class Training:
         so_far.evaluated_step = so_far.step
         so_far.val_loss, so_far.val_bits_per_byte = score.nats_per_token, score.bits_per_byte
         if so_far.val_loss < so_far.best_val_loss:
-            so_far.best_val_loss, so_far.best_val_bits_per_byte = so_far.val_loss, so_far.val_bits_per_byte
+            so_far.best_val_loss, so_far.best_val_bits_per_byte = (
+                so_far.val_loss,
+                so_far.val_bits_per_byte,
+            )
             so_far.best_step = so_far.step
             for name, weight in self.replica.weights(copy=not self.best).items():
                 self.best.setdefault(name, weight).copy_(weight)  # in the memory of those before
@@ -407,7 +438,10 @@ class Training:
             so_far.wall_seconds = self._wall_before + time.monotonic() - self._began
             groups: dict[str, dict[str, Tensor]] = {}
             if self._saved != (so_far.step, so_far.evaluated_step):
-                groups |= {"model": self.replica.weights(copy=False), "optimizer": self.replica.optimisers.state()}
+                groups |= {
+                    "model": self.replica.weights(copy=False),
+                    "optimizer": self.replica.optimisers.state(),
+                }
                 if self.best and so_far.best_step != so_far.step:
                     groups["best"] = self.best
                 if self.replica.carried:
@@ -415,7 +449,9 @@ class Training:
             source = so_far.best_step if self.best else so_far.step
             if self._model_saved_at != source:
                 groups["use"] = self.best or self.replica.weights(copy=False)
-            groups = {group: all_whole(named, keep=self.ranks.first) for group, named in groups.items()}
+            groups = {
+                group: all_whole(named, keep=self.ranks.first) for group, named in groups.items()
+            }
 
             def save() -> str:
                 self._saver.save(groups, self._writer(source), at_once=at_once)
@@ -431,7 +467,11 @@ class Training:
         scale = {"gradient_scale": (self.replica.scale.value, self.replica.scale.n_good)}
         state = finite(asdict(self.so_far)) | scale | {"guard": self.guard.state()}
         documents = {"documents": self.config.data.documents}
-        config = {"model": flatten(vars(self.config.model)), "data": documents, "step": source} | self._ends
+        config = {
+            "model": flatten(vars(self.config.model)),
+            "data": documents,
+            "step": source,
+        } | self._ends
 
         def write(groups: Groups) -> None:
             checkpoint = {group: named for group, named in groups.items() if group != "use"}
@@ -449,7 +489,9 @@ class Training:
 
     def _metrics(self, path: Path, step: int) -> MetricsFile:
         """One process keeps the file; what the others would write goes nowhere."""
-        return MetricsFile(path if self.ranks.first else None, step=step, evaluated_step=self.so_far.evaluated_step)
+        return MetricsFile(
+            path if self.ranks.first else None, step=step, evaluated_step=self.so_far.evaluated_step
+        )
 
     def _sample_due(self) -> bool:
         pause = max(SAMPLE_SECONDS, self.took.latest.get("sample", 0.0) / SAMPLE_SHARE)
@@ -458,14 +500,18 @@ class Training:
     def _sample(self, n: int, seconds: float) -> None:
         """Adds n texts of up to SAMPLE_TOKENS to samples.md, shorter ones where `seconds` do not suffice."""
         sharded = self.ranks.world > 1 and self.config.train.parallel == "fsdp"
-        weights = all_whole(self.replica.weights(copy=False), keep=self.ranks.first) if sharded else {}
+        weights = (
+            all_whole(self.replica.weights(copy=False), keep=self.ranks.first) if sharded else {}
+        )
 
         def write() -> str:
             try:
                 model = self._rebuilt(weights) if sharded else self.model
                 # Compiled blocks would be compiled again for every length of a text.
                 with torch.compiler.set_stance("force_eager"):
-                    texts = sample_texts(model, self.corpus.tokenizer, n, seconds, self.config.train.seed)
+                    texts = sample_texts(
+                        model, self.corpus.tokenizer, n, seconds, self.config.train.seed
+                    )
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -524,7 +570,9 @@ class Training:
         return finite(summary)
 
 
-def sample_texts(model: LanguageModel, tokenizer: Tokenizer, n: int, seconds: float, seed: int) -> list[str]:
+def sample_texts(
+    model: LanguageModel, tokenizer: Tokenizer, n: int, seconds: float, seed: int
+) -> list[str]:
     """n texts from their beginning on; none where there is no token that a text could begin with."""
     ids = tokenizer.encode(empty_prompt(tokenizer)).tolist()
     if tokenizer.end_of_text is not None:
@@ -534,7 +582,9 @@ def sample_texts(model: LanguageModel, tokenizer: Tokenizer, n: int, seconds: fl
     until, rows = time.monotonic() + seconds, list[list[int]]()
     sampling, end = Sampling(temperature=0.8), tokenizer.end_of_text
     with inference(model):  # once, not at every token
-        for row in generate(model, ids, max_tokens=SAMPLE_TOKENS, n=n, sampling=sampling, seed=seed, stop_id=end):
+        for row in generate(
+            model, ids, max_tokens=SAMPLE_TOKENS, n=n, sampling=sampling, seed=seed, stop_id=end
+        ):
             rows.append(row)
             if time.monotonic() > until:
                 break

@@ -52,12 +52,16 @@ def survey(config: RunConfig, ranks: Ranks | None = None) -> Machine:
     keep_freed_memory()
     matmul, reason = str(config.train.matmul), "as asked"
     if matmul == "auto":
-        matmul, reason = choose_matmul() if device.type == "cpu" else ("default", "the device's own")
+        matmul, reason = (
+            choose_matmul() if device.type == "cpu" else ("default", "the device's own")
+        )
     dtype = str(config.train.dtype)
     if dtype == "auto" and config.model.recurrent:
         dtype = "float32"  # a state is read on and on, and rounding would add up
     if dtype == "tf32" and device.type != "cuda":
-        raise ConfigError("train.dtype = 'tf32' is a mode of NVIDIA's GPUs, and this is none. Use float32 or auto.")
+        raise ConfigError(
+            "train.dtype = 'tf32' is a mode of NVIDIA's GPUs, and this is none. Use float32 or auto."
+        )
     use_matmul(matmul, dtype)
     flops = {"tf32" if dtype == "tf32" else "float32": matmul_rate(device)}
     if dtype in ("auto", "bfloat16", "float16"):
@@ -66,7 +70,9 @@ def survey(config: RunConfig, ranks: Ranks | None = None) -> Machine:
         if dtype == "auto":
             gain = flops[half] / flops["float32"]
             dtype = half if gain > BFLOAT16_GAIN else "float32"
-            reason = f"{half} products are {gain:.2f} times as fast here" if dtype == half else reason
+            reason = (
+                f"{half} products are {gain:.2f} times as fast here" if dtype == half else reason
+            )
     return Machine(device, threads, matmul, dtype, flops.get(dtype, max(flops.values())), reason)
 
 
@@ -79,7 +85,13 @@ def device_name(config: RunConfig) -> str:
     """The device that is asked for; the best there is, where it is left open."""
     if config.train.device != "auto":
         return config.train.device
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    return (
+        "cuda"
+        if torch.cuda.is_available()
+        else "mps"
+        if torch.backends.mps.is_available()
+        else "cpu"
+    )
 
 
 def keep_freed_memory() -> None:

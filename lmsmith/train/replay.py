@@ -45,5 +45,7 @@ def replay(place: Path) -> Replay:
         replica.carried.load(tensors["carried"])
     replica.rows_at_once, replica.scale.value = record["rows_at_once"], record["gradient_scale"]
     model.train()
-    loss, norm = gradient(replica, batches_of(config, corpus.train, corpus.tokenizer), record["step"])
+    loss, norm = gradient(
+        replica, batches_of(config, corpus.train, corpus.tokenizer), record["step"]
+    )
     return Replay(record, loss, norm)

@@ -21,7 +21,15 @@ from lmsmith.models.rnn import RNN
 from lmsmith.optim.groups import Optimisers
 from lmsmith.optim.scaling import GradientScale
 from lmsmith.parallel.process import Ranks
-from lmsmith.parallel.shard import SummedLoss, as_sharded, is_sharded, only_shards, row_by_row, spread, whole
+from lmsmith.parallel.shard import (
+    SummedLoss,
+    as_sharded,
+    is_sharded,
+    only_shards,
+    row_by_row,
+    spread,
+    whole,
+)
 from lmsmith.train.by_hand import ByHand
 from lmsmith.train.carry import Carried
 
@@ -36,7 +44,9 @@ class Replica:
         self.model, self.config, self.ranks = model, config, ranks or Ranks()
         products = products_dtype(config)
         if compiled := config.train.compile == "yes":
-            torch._dynamo.config.recompile_limit = 64  # windows, training and not, lengths: each is compiled for
+            torch._dynamo.config.recompile_limit = (
+                64  # windows, training and not, lengths: each is compiled for
+            )
         for block in model.blocks:
             if compiled:
                 block.forward = torch.compile(block.forward)
@@ -48,11 +58,17 @@ class Replica:
             assert isinstance(model, GPT)
             self.summed_loss = self.optimisers = ByHand(model, config)
         else:
-            self.summed_loss = spread(SummedLoss(model, products, compiled=compiled), self.ranks, config.train.parallel)
-            over_ranks = functools.partial(row_by_row, ranks=self.ranks) if self.ranks.world > 1 else None
+            self.summed_loss = spread(
+                SummedLoss(model, products, compiled=compiled), self.ranks, config.train.parallel
+            )
+            over_ranks = (
+                functools.partial(row_by_row, ranks=self.ranks) if self.ranks.world > 1 else None
+            )
             self.optimisers = Optimisers(model, config.optim, products, over_ranks)
         self.device = next(model.parameters()).device
-        self.carried = Carried(model) if config.train.truncated_bptt and isinstance(model, RNN) else None
+        self.carried = (
+            Carried(model) if config.train.truncated_bptt and isinstance(model, RNN) else None
+        )
         self.scale = GradientScale(config.train.dtype == "float16")
         start, end = self.ranks.rows(config.train.batch_size)
         self.rows_at_once = min(config.train.micro_batch_size or end - start, end - start)
@@ -72,7 +88,9 @@ class Replica:
     def weights(self, *, copy: bool) -> dict[str, Tensor]:
         """The parameters by name, shards of them under FSDP2."""
         only_shards(self.summed_loss)
-        return {n: p.detach().clone() if copy else p.detach() for n, p in self.model.named_parameters()}
+        return {
+            n: p.detach().clone() if copy else p.detach() for n, p in self.model.named_parameters()
+        }
 
     @torch.no_grad()
     def load_weights(self, tensors: Mapping[str, Tensor]) -> None:

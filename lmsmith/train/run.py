@@ -38,7 +38,9 @@ def free_place(out: Path | None, name: str) -> Path:
     Raises UsageError for a place that is taken, StorageError for one that cannot be looked at.
     """
     if out is None:
-        name = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "text"  # "*" of a pattern, spaces, colons
+        name = (
+            re.sub(r"[^\w.-]+", "-", name).strip("-.") or "text"
+        )  # "*" of a pattern, spaces, colons
         number = 1
         while os.path.lexists(place := Path("runs") / f"{name}-{number}"):
             number += 1
@@ -54,13 +56,17 @@ def free_place(out: Path | None, name: str) -> Path:
                     f"{out} holds a run already; nothing was changed. Go on with it by "
                     f"`lmsmith resume {shlex.quote(str(out))}`, or choose another --out."
                 )
-            raise UsageError(f"{out} is there already and not empty; nothing was changed. Choose another --out.")
+            raise UsageError(
+                f"{out} is there already and not empty; nothing was changed. Choose another --out."
+            )
     except OSError as error:
         raise StorageError(atomic.explain(error, out)) from error
     return out
 
 
-def create(place: Path, fill: Callable[[Path], tuple[RunConfig, Corpus]]) -> tuple[RunConfig, Corpus]:
+def create(
+    place: Path, fill: Callable[[Path], tuple[RunConfig, Corpus]]
+) -> tuple[RunConfig, Corpus]:
     """Makes the run folder: `fill` writes the tokens into a folder beside and resolves the config.
 
     Nothing appears at `place` before both are there. Raises what `fill` raises, and StorageError.
@@ -68,7 +74,9 @@ def create(place: Path, fill: Callable[[Path], tuple[RunConfig, Corpus]]) -> tup
     empty = place.is_dir()
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        if empty:  # the user made it; a run that another process began there meanwhile is not removed
+        if (
+            empty
+        ):  # the user made it; a run that another process began there meanwhile is not removed
             place.rmdir()
     except OSError as error:
         raise StorageError(atomic.explain(error, place)) from error
@@ -97,7 +105,9 @@ def open_run(place: Path) -> tuple[RunConfig, Corpus]:
             else f"{place} is not a run: it has no config.toml. Name the folder that `lmsmith train` said it wrote."
         )
     if "imported" in summary_of(place):
-        raise UsageError(f"{place} is an imported model: it holds no text and no checkpoint to go on from.")
+        raise UsageError(
+            f"{place} is an imported model: it holds no text and no checkpoint to go on from."
+        )
     return RunConfig().changed(read_toml(config), where=str(config)), load(place / "tokens")
 
 
@@ -107,7 +117,10 @@ def exposure_of(place: Path) -> tuple[int, list[tuple[str, Exposure]]]:
     Raises UsageError where there is no run, CheckpointError where its shards have changed.
     """
     config, corpus = open_run(place)
-    steps = [summary_of(place).get("steps") or 0, *available(place)]  # after a kill the summary may be the older one
+    steps = [
+        summary_of(place).get("steps") or 0,
+        *available(place),
+    ]  # after a kill the summary may be the older one
     found = exposure(batches_of(config, corpus.train, corpus.tokenizer), max(steps))
     names = config.data.paths if config.data.mixture else [", ".join(config.data.paths)]
     return max(steps), list(zip(names, found, strict=True))
@@ -145,7 +158,12 @@ def load_weights(folder: Path) -> tuple[LanguageModel, dict[str, Tensor], dict[s
     tensors, content = load_model(folder)
     try:
         model = model_config(content["model"]).restore(tensors)
-    except (KeyError, AttributeError, ValueError, RuntimeError) as error:  # RuntimeError: names or shapes that differ
+    except (
+        KeyError,
+        AttributeError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # RuntimeError: names or shapes that differ
         raise CheckpointError(
             f"The model in {folder} cannot be loaded: config.json and model.safetensors do not fit each other "
             f"({str(error).splitlines()[0]}). Copy both from where they came from, or resume the run."
@@ -162,7 +180,9 @@ def model_folder(place: Path) -> Path:
                 f"{place} has no model yet: its training has not come to the first save. "
                 f"`lmsmith resume {shlex.quote(str(place))}` goes on."
             )
-        raise UsageError(f"{place} is not a run: there is no model in it. Name a folder that `lmsmith train` wrote.")
+        raise UsageError(
+            f"{place} is not a run: there is no model in it. Name a folder that `lmsmith train` wrote."
+        )
     return folder
 
 
@@ -178,7 +198,7 @@ def model_config(values: dict[str, Any]) -> ModelConfig:
     base = RunConfig().changed({"model.kind": kind}, where=where)
     own = {name.removeprefix("model.") for name, _ in settings(type(base.model))}
     own |= {old.removeprefix("model.") for old in RENAMED}
-    others = OF_EVERY_KIND - own if "ngram_orders" in values else set()
+    others = OF_EVERY_KIND - own if "ngram_tables" in values else set()
     kept = {name: value for name, value in values.items() if name not in others}
     return base.changed(flatten({"model": kept}), where=where).model
 
@@ -186,7 +206,9 @@ def model_config(values: dict[str, Any]) -> ModelConfig:
 def score_validation(place: Path, model: LanguageModel, *, stride: int | None) -> Score:
     """The score of a run's own validation split. Raises DataError where that is not there."""
     if not (place / "tokens").is_dir():
-        raise DataError(f"{place} holds no validation text of its own: name a text with --text FILE.")
+        raise DataError(
+            f"{place} holds no validation text of its own: name a text with --text FILE."
+        )
     config, corpus = open_run(place)
     return score_ids(
         model,

@@ -49,8 +49,13 @@ class Saver:
         if at_once or not (self._copies or self._fits(groups)):
             self._timed(write, groups)
             return
-        copies = {group: {n: self._copy((group, n), t) for n, t in named.items()} for group, named in groups.items()}
-        for device in {t.device for named in groups.values() for t in named.values() if t.device.type == "cuda"}:
+        copies = {
+            group: {n: self._copy((group, n), t) for n, t in named.items()}
+            for group, named in groups.items()
+        }
+        for device in {
+            t.device for named in groups.values() for t in named.values() if t.device.type == "cuda"
+        }:
             torch.cuda.synchronize(device)
 
         def work() -> None:
@@ -76,16 +81,22 @@ class Saver:
             raise error
 
     def _fits(self, groups: Groups) -> bool:
-        n_bytes = sum(t.numel() * t.element_size() for named in groups.values() for t in named.values())
+        n_bytes = sum(
+            t.numel() * t.element_size() for named in groups.values() for t in named.values()
+        )
         return SMALL <= n_bytes < 0.8 * free_memory()
 
     def _copy(self, key: tuple[str, str], tensor: Tensor) -> Tensor:
-        return self._room(key, tensor).copy_(tensor.detach(), non_blocking=tensor.device.type == "cuda")
+        return self._room(key, tensor).copy_(
+            tensor.detach(), non_blocking=tensor.device.type == "cuda"
+        )
 
     def _room(self, key: tuple[str, str], tensor: Tensor) -> Tensor:
         kept = self._copies.get(key)
         if kept is None or kept.shape != tensor.shape or kept.dtype != tensor.dtype:
-            kept = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.device.type == "cuda")
+            kept = torch.empty(
+                tensor.shape, dtype=tensor.dtype, pin_memory=tensor.device.type == "cuda"
+            )
             self._copies[key] = kept
         return kept
 

@@ -60,7 +60,9 @@ def asked(sources: Sequence[str], changes: Mapping[str, Any]) -> tuple[RunConfig
     if "model.kind" in wanted:
         base = base.changed({"model.kind": wanted["model.kind"]}, where=where)
     derived = _derived(base, wanted, where)
-    named_again = changes if "model.size" in changes else wanted  # the command line's size is later than the recipe
+    named_again = (
+        changes if "model.size" in changes else wanted
+    )  # the command line's size is later than the recipe
     config = base.changed(recipe | derived | dict(named_again), where=where)
     texts = tuple(source for source in sources if not source.endswith(".toml"))
     if texts:
@@ -92,14 +94,22 @@ def _one_length(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
     """What the run's length is said by, alone: the command line's before the recipe's. Raises ConfigError."""
     said = [f"train.{key}" for key in ("minutes", "steps", "tokens") if getattr(config.train, key)]
     ours = [key for key in said if key in changes] or said
-    if ours == said and set(said) == {"train.minutes", "train.steps"} and not set(said) & set(changes):
+    if (
+        ours == said
+        and set(said) == {"train.minutes", "train.steps"}
+        and not set(said) & set(changes)
+    ):
         ours = ["train.steps"]  # of a run's own config.toml
     if len(ours) > 1:
-        raise ConfigError(f"{' and '.join(ours)} say the run's length {len(ours)} times: set one of them.")
+        raise ConfigError(
+            f"{' and '.join(ours)} say the run's length {len(ours)} times: set one of them."
+        )
     return config.changed({key: 0 for key in said if key not in ours}, where="the run's length")
 
 
-def _one_batch(config: RunConfig, given: set[str], changes: Mapping[str, Any]) -> tuple[RunConfig, set[str]]:
+def _one_batch(
+    config: RunConfig, given: set[str], changes: Mapping[str, Any]
+) -> tuple[RunConfig, set[str]]:
     """How large a batch is, said once: by the command line before the recipe. Raises ConfigError."""
     if not config.train.batch_tokens or "train.batch_size" not in given:
         return config, given
@@ -152,7 +162,9 @@ def train(
         config = config.changed({"train.minutes": DEFAULT_MINUTES}, where="the default")
     check_installed(config.train.track)
     with joined(place_in_environment(device_name(config))) as ranks:
-        return _train(config, given, out, _of_first(console, ranks), started, reserve_seconds, ranks)
+        return _train(
+            config, given, out, _of_first(console, ranks), started, reserve_seconds, ranks
+        )
 
 
 def _may_go_on(out: Path, config: RunConfig) -> bool:
@@ -176,7 +188,9 @@ def _restarts() -> int:
     return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
 
 
-def _count(config: RunConfig, given: set[str], out: Path | None, console: Console) -> tuple[Path, dict[str, Any]]:
+def _count(
+    config: RunConfig, given: set[str], out: Path | None, console: Console
+) -> tuple[Path, dict[str, Any]]:
     """`train` of an n-gram model, which has neither updates nor a clock."""
     from lmsmith.train.counting import count, resolve_counting  # brings in the compiler
 
@@ -203,7 +217,9 @@ def _train(
 ) -> tuple[Path, dict[str, Any]]:
     """`train` in each of `ranks`: the first one makes the run folder, in which the others find all they need."""
     if config.train.engine == "reference" and ranks.world > 1:
-        raise ConfigError("the reference engine is one process: start it without torchrun, or train by --engine torch.")
+        raise ConfigError(
+            "the reference engine is one process: start it without torchrun, or train by --engine torch."
+        )
     machine = survey(config, ranks)
     budget = config.train.minutes * 60 - CLOSING_SECONDS - reserve_seconds
 
@@ -246,7 +262,9 @@ def _train(
         return place, _finish(training, config)
 
 
-def resume(place: Path, changes: Mapping[str, Any] | None = None, *, console: Console) -> dict[str, Any]:
+def resume(
+    place: Path, changes: Mapping[str, Any] | None = None, *, console: Console
+) -> dict[str, Any]:
     """Goes on with a run from its last whole checkpoint, or from its beginning where it has none yet.
 
     `changes`: settings by dotted name, of CHANGEABLE; they stay with the run.
@@ -265,15 +283,22 @@ def resume(place: Path, changes: Mapping[str, Any] | None = None, *, console: Co
         return _resume(place, changes or {}, _of_first(console, ranks), started, ranks)
 
 
-def _resume(place: Path, changes: Mapping[str, Any], console: Console, started: float, ranks: Ranks) -> dict[str, Any]:
+def _resume(
+    place: Path, changes: Mapping[str, Any], console: Console, started: float, ranks: Ranks
+) -> dict[str, Any]:
     config, corpus = open_run(place)
     summary = summary_of(place)
     if summary.get("finished") not in (None, "signal"):
-        say(console, f"{place} is finished, at step {summary['steps']:,}: there is nothing to go on with")
+        say(
+            console,
+            f"{place} is finished, at step {summary['steps']:,}: there is nothing to go on with",
+        )
         return summary
     assert set(changes) <= CHANGEABLE, changes
     if config.train.truncated_bptt and "train.micro_batch_size" in changes:
-        raise ConfigError(f"{place} carries a state for each of its micro-batches: their size stays as it is.")
+        raise ConfigError(
+            f"{place} carries a state for each of its micro-batches: their size stays as it is."
+        )
     if changes:
         config = config.changed(changes, where="the command line")
         if ranks.first:
@@ -288,7 +313,9 @@ def _resume(place: Path, changes: Mapping[str, Any], console: Console, started: 
             say(console, f"{place} has no checkpoint yet: it begins at step 0")
         if config.train.minutes:
             closing = CLOSING_SECONDS + compress_seconds(place / "tokens")
-            training.deadline = started + config.train.minutes * 60 - closing - training.so_far.wall_seconds
+            training.deadline = (
+                started + config.train.minutes * 60 - closing - training.so_far.wall_seconds
+            )
         return _finish(training, config)
 
 
@@ -301,14 +328,18 @@ def _training(
     config: RunConfig, corpus: Corpus, place: Path, console: Console, machine: Machine, ranks: Ranks
 ) -> Training:
     if config.train.truncated_bptt and ranks.world > 1:
-        raise ConfigError("train.truncated_bptt keeps its states in one process: start it without torchrun.")
+        raise ConfigError(
+            "train.truncated_bptt keeps its states in one process: start it without torchrun."
+        )
     if config.train.batch_size % ranks.world or config.train.initial_batch_size % ranks.world:
         raise ConfigError(
             f"train.batch_size = {config.train.batch_size} cannot be shared evenly by {ranks.world} processes: set a "
             f"multiple of {ranks.world}, or start another number of processes."
         )
     peak_flops = machine.flops * ranks.world
-    return Training(config, corpus, place, console, device=machine.device, peak_flops=peak_flops, ranks=ranks)
+    return Training(
+        config, corpus, place, console, device=machine.device, peak_flops=peak_flops, ranks=ranks
+    )
 
 
 def _finish(training: Training, config: RunConfig) -> dict[str, Any]:
@@ -316,13 +347,17 @@ def _finish(training: Training, config: RunConfig) -> dict[str, Any]:
     summary, place = training.go(), training.run
     if not training.ranks.first:
         return summary
-    text = place / "tokens" / "validation.txt"  # of ready shards it may be too large to have been written out
+    text = (
+        place / "tokens" / "validation.txt"
+    )  # of ready shards it may be too large to have been written out
     if summary["finished"] != "signal" and text.exists():
         summary["baselines"] = compressed_bits_per_byte(text.read_bytes())
     if summary["finished"] == "time":  # what repeats this run without a clock
         steps = {"train.steps": summary["steps"]}
         atomic.write(place / "config.toml", config.changed(steps, where="the clock").to_toml())
-    atomic.write(place / "summary.json", json.dumps(summary, indent=1) + "\n")  # last: it says that the run has ended
+    atomic.write(
+        place / "summary.json", json.dumps(summary, indent=1) + "\n"
+    )  # last: it says that the run has ended
     return summary
 
 

@@ -58,7 +58,12 @@ def gradient(replica: Replica, batches: AnyBatches, step: int) -> tuple[float, f
         try:
             return _gradient(replica, batches, step)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error) or replica.rows_at_once == 1 or several or replica.carried:
+            if (
+                not is_out_of_memory(error)
+                or replica.rows_at_once == 1
+                or several
+                or replica.carried
+            ):
                 raise
         _halve(replica)
 
@@ -77,7 +82,10 @@ def _fits(replica: Replica, batches: AnyBatches, step: int) -> bool:
     short = False
     try:
         batch = batches.rows(step, *part)
-        with torch.random.fork_rng(_devices(replica)), synchronised(replica.summed_loss, last=False):
+        with (
+            torch.random.fork_rng(_devices(replica)),
+            synchronised(replica.summed_loss, last=False),
+        ):
             with replica.autocast():
                 summed = replica.summed_loss(*_tensors(batch, replica.device))
             (summed * 0).backward()
@@ -97,35 +105,45 @@ def _halve(replica: Replica) -> None:
     replica.optimisers.clear()
     replica.rows_at_once = -(-replica.rows_at_once // 2)
     if replica.ranks.first:
-        log.warning("memory does not suffice: micro-batches of %d rows from here on", replica.rows_at_once)
+        log.warning(
+            "memory does not suffice: micro-batches of %d rows from here on", replica.rows_at_once
+        )
     if replica.device.type == "cuda":  # what the failed one held is free only behind its `except`
         torch.cuda.empty_cache()
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether it is one of the ways in which memory runs out; of PyTorch's many RuntimeErrors, its allocators'."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(
+        error
+    )
 
 
 def _gradient(replica: Replica, batches: AnyBatches, step: int) -> tuple[float, float]:
     config, ranks, scale = replica.config, replica.ranks, replica.scale
     n_counted = batches.n_counted(step)
     factor = scale.value * ranks.world / n_counted
-    total = torch.zeros((), device=replica.device, dtype=torch.float64 if replica.device.type != "mps" else None)
+    total = torch.zeros(
+        (), device=replica.device, dtype=torch.float64 if replica.device.type != "mps" else None
+    )
     with torch.random.fork_rng(_devices(replica), enabled=config.model.has_dropout):
         if config.model.has_dropout:  # dropout is a function of (seed, step, rank)
             torch.manual_seed(dropout_seed(config.train.seed, step, ranks.rank))
         parts = replica.micro_batches(step)
         for part in parts:
             batch = batches.rows(step, *part)
-            carried = {"state": replica.carried.before(part, batch.goes_on)} if replica.carried else {}
+            carried = (
+                {"state": replica.carried.before(part, batch.goes_on)} if replica.carried else {}
+            )
             with synchronised(replica.summed_loss, last=part == parts[-1]):
                 with replica.autocast():
                     summed = replica.summed_loss(*_tensors(batch, replica.device), **carried)
                 (summed * factor).backward()
             total += summed.detach()
     norm = norm_of(replica.model, scale.value)
-    loss, grad_norm = torch.stack([total, norm.to(total.dtype)]).tolist()  # what the device has is waited for once
+    loss, grad_norm = torch.stack(
+        [total, norm.to(total.dtype)]
+    ).tolist()  # what the device has is waited for once
     return ranks.sum(loss)[0] / n_counted, grad_norm
 
 
@@ -136,10 +154,14 @@ def _devices(replica: Replica) -> list[torch.device]:
 
 def _tensors(batch: Batch, device: torch.device) -> list[Tensor]:
     arrays = [batch.inputs, batch.targets] + ([] if batch.documents is None else [batch.documents])
-    tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]  # strided ones are not copied beside
+    tensors = [
+        torch.from_numpy(np.ascontiguousarray(array)) for array in arrays
+    ]  # strided ones are not copied beside
     if device.type != "cuda":
         return [tensor.to(device) for tensor in tensors]
-    return [tensor.pin_memory().to(device, non_blocking=True) for tensor in tensors]  # beside the work before it
+    return [
+        tensor.pin_memory().to(device, non_blocking=True) for tensor in tensors
+    ]  # beside the work before it
 
 
 def dropout_seed(seed: int, step: int, rank: int = 0) -> int:
@@ -159,4 +181,6 @@ def norm_of(model: nn.Module, scale: float = 1.0) -> Tensor:
 def clip(model: nn.Module, norm: float, largest: float) -> None:
     """Scales gradients of global norm `norm` down to `largest`, where they are more (0: never)."""
     if largest and norm > largest:
-        torch._foreach_mul_([p.grad for p in model.parameters() if p.grad is not None], largest / norm)
+        torch._foreach_mul_(
+            [p.grad for p in model.parameters() if p.grad is not None], largest / norm
+        )

@@ -63,7 +63,9 @@ class Noted:
 def noted() -> Iterator[Noted]:
     """SIGINT and SIGTERM are noted within; a second one that is a SIGINT raises Stopped. Handlers are put back."""
     found = Noted()
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may have handlers
+    if (
+        threading.current_thread() is not threading.main_thread()
+    ):  # only the main thread may have handlers
         yield found
         return
     before = {number: handle(number, found._handler) for number in (signal.SIGINT, signal.SIGTERM)}

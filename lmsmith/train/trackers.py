@@ -32,7 +32,9 @@ def check_installed(names: Sequence[str]) -> None:
 
 
 @contextmanager
-def trackers(names: Sequence[str], run: Path, config: RunConfig, step: int) -> Iterator[list[Tracker]]:
+def trackers(
+    names: Sequence[str], run: Path, config: RunConfig, step: int
+) -> Iterator[list[Tracker]]:
     """The trackers asked for, of a run that goes on after `step`; closed at the end."""
     with ExitStack() as stack:
         makers = {"tensorboard": _tensorboard, "wandb": _wandb}
@@ -64,7 +66,9 @@ def _wandb(run: Path, config: RunConfig, step: int) -> Iterator[Tracker]:
         id=_id(run),
         resume="allow",
         dir=str(run),
-        config=flatten({"train": vars(config.train), "model": vars(config.model), "optim": vars(config.optim)}),
+        config=flatten(
+            {"train": vars(config.train), "model": vars(config.model), "optim": vars(config.optim)}
+        ),
     )
 
     def track(values: dict[str, Any]) -> None:
@@ -87,4 +91,8 @@ def _id(run: Path) -> str:
 def _numbers(values: dict[str, Any]) -> list[tuple[str, float]]:
     """`train/loss`, `eval/val_loss`, ..."""
     kind = values["kind"]
-    return [(f"{kind}/{k}", float(v)) for k, v in values.items() if isinstance(v, int | float) and k != "step"]
+    return [
+        (f"{kind}/{k}", float(v))
+        for k, v in values.items()
+        if isinstance(v, int | float) and k != "step"
+    ]

@@ -30,7 +30,10 @@ def seconds_by_precision(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, lis
 
 def test_the_faster_library_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds_by_precision(monkeypatch, {"highest": [3.0, 2.6], "medium": [2.0, 9.0]})
-    assert measure.choose_matmul() == ("onednn", "oneDNN multiplies 1.30 times as fast here, in float32")
+    assert measure.choose_matmul() == (
+        "onednn",
+        "oneDNN multiplies 1.30 times as fast here, in float32",
+    )
 
 
 def test_a_small_gain_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +55,9 @@ def test_a_library_that_rounds_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("precision", ["highest", "high", "medium"])
-def test_choosing_leaves_the_process_as_it_was(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_choosing_leaves_the_process_as_it_was(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.set_float32_matmul_precision(precision)
     state = torch.random.get_rng_state()
     assert measure.choose_matmul()[0] in ("default", "onednn")
@@ -83,7 +88,9 @@ def test_the_rate_counts_two_operations_a_term(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_least_of_times_after_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([0.0, 100.0, 200.0, 203.0, 300.0, 301.0, 400.0, 409.0])  # the first takes 100, then 3, 1 and 9
+    clock = iter(
+        [0.0, 100.0, 200.0, 203.0, 300.0, 301.0, 400.0, 409.0]
+    )  # the first takes 100, then 3, 1 and 9
     monkeypatch.setattr(measure.time, "perf_counter", lambda: next(clock))
     calls = []
     assert measure._least_seconds(lambda: calls.append(1), CPU, n=3) == 1.0

@@ -74,7 +74,9 @@ class Process:
         while not self.ended():
             if time.monotonic() > until:
                 self.send(signal.SIGKILL)
-                pytest.fail(f"still running after {patience} s: {self.out()[-2000:]}{self.err()[-2000:]}")
+                pytest.fail(
+                    f"still running after {patience} s: {self.out()[-2000:]}{self.err()[-2000:]}"
+                )
             time.sleep(0.005)
         assert self.status is not None
         return Done(self.status, self.out(), self.err())
@@ -90,10 +92,18 @@ class Process:
         return found
 
     def out(self) -> str:
-        return self.stdout.read_text(encoding="utf-8", errors="replace") if self.stdout.is_file() else ""
+        return (
+            self.stdout.read_text(encoding="utf-8", errors="replace")
+            if self.stdout.is_file()
+            else ""
+        )
 
     def err(self) -> str:
-        return self.stderr.read_text(encoding="utf-8", errors="replace") if self.stderr.is_file() else ""
+        return (
+            self.stderr.read_text(encoding="utf-8", errors="replace")
+            if self.stderr.is_file()
+            else ""
+        )
 
 
 class Lmsmith:
@@ -152,11 +162,15 @@ class Lmsmith:
         number = self._ask(order)
         return Process(number, out, err, lambda: self._ask({"wait": number}))
 
-    def _popen(self, words: list[str], source: Path, out: Path, err: Path, environment: dict[str, str]) -> Process:
+    def _popen(
+        self, words: list[str], source: Path, out: Path, err: Path, environment: dict[str, str]
+    ) -> Process:
         with source.open("rb") as stdin, out.open("wb") as stdout, err.open("wb") as stderr:
             command = [sys.executable, "-m", "lmsmith", *words]
             all_of_it = self.environment | environment
-            found = subprocess.Popen(command, cwd=self.cwd, stdin=stdin, stdout=stdout, stderr=stderr, env=all_of_it)
+            found = subprocess.Popen(
+                command, cwd=self.cwd, stdin=stdin, stdout=stdout, stderr=stderr, env=all_of_it
+            )
         return Process(found.pid, out, err, found.poll)
 
     def _ask(self, order: dict[str, Any]) -> Any:
@@ -203,7 +217,9 @@ def lmsmith(_lmsmith: Lmsmith, tmp_path: Path) -> Lmsmith:
 def _trained(_lmsmith: Lmsmith, tmp_path_factory: pytest.TempPathFactory) -> Path:
     _lmsmith.cwd = place = tmp_path_factory.mktemp("trained")
     (place / "book.txt").write_text(TEXT, encoding="utf-8")
-    done = _lmsmith("train", "book.txt", "--steps", 30, *TINY, "--train.save_every", 10, "--out", "run")
+    done = _lmsmith(
+        "train", "book.txt", "--steps", 30, *TINY, "--train.save_every", 10, "--out", "run"
+    )
     assert done.status == 0, done.err
     return place / "run"
 

@@ -34,14 +34,23 @@ IMPORTED = [
 def serve() -> None:
     for name in IMPORTED:
         importlib.import_module(name)
-    for encoding in ("utf-8-sig", "utf-32-le"):  # another user may not be allowed to load them when they are needed
+    for encoding in (
+        "utf-8-sig",
+        "utf-32-le",
+    ):  # another user may not be allowed to load them when they are needed
         codecs.lookup(encoding)
     measure: Any = sys.modules["lmsmith.accounting.measure"]
-    measure.SHAPE = (64, 64, 64)  # each process measures the machine, whose speed is not what is tested
+    measure.SHAPE = (
+        64,
+        64,
+        64,
+    )  # each process measures the machine, whose speed is not what is tested
     loop: Any = sys.modules["lmsmith.train.loop"]
     loop.SAMPLE_TOKENS = 20  # a run of some steps would spend its time on samples
     bpe_train: Any = importlib.import_module("lmsmith.tokens.bpe_train")
-    bpe_train.learn_bpe(["compiled here, if it is not yet"], 300).encode("so that no command says that it compiles")
+    bpe_train.learn_bpe(["compiled here, if it is not yet"], 300).encode(
+        "so that no command says that it compiles"
+    )
     gc.freeze()  # else a process that collects garbage copies all the pages that it shares with this one
     print("ready", flush=True)
     for line in sys.stdin:

@@ -26,7 +26,10 @@ def refused(done: Done, status: int, *parts: str) -> None:
 
 def content(place: Path) -> dict[str, str]:
     files = [path for path in sorted(place.rglob("*")) if path.is_file() and not path.is_symlink()]
-    return {str(path.relative_to(place)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {
+        str(path.relative_to(place)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
 
 
 def make_empty(place: Path) -> None:
@@ -66,7 +69,15 @@ def make_nothing(place: Path) -> None: ...
         (make_folder_without_text, 1, ["folder bad.txt holds no text", "1 .png", "pattern"]),
         (make_too_short, 1, ["too short to split", "2 characters", "Add text"]),
         (make_binary, 1, ["bad.txt looks binary", "NUL byte at offset 7"]),
-        (make_invalid, 1, ["bad.txt is not UTF-8", "0xFF at offset 18, line 2", "`--data.errors replace` goes on"]),
+        (
+            make_invalid,
+            1,
+            [
+                "bad.txt is not UTF-8",
+                "0xFF at offset 18, line 2",
+                "`--data.errors replace` goes on",
+            ],
+        ),
     ],
 )
 def test_text_that_is_none(lmsmith: Lmsmith, make: Any, status: int, parts: list[str]) -> None:
@@ -94,14 +105,19 @@ def test_a_context_longer_than_the_text(lmsmith: Lmsmith, how: str) -> None:
     line = ["--model.context_length", 2000] if how == "command line" else ["long.toml"]
     tiny = [word for word in TINY if "context" not in word]
     done = lmsmith("train", "short.txt", "--steps", 5, *tiny, *line, "--out", "run")
-    refused(done, 1, "900 tokens", "context of 2,000", "at least 4,000", "--model.context_length 112")
+    refused(
+        done, 1, "900 tokens", "context of 2,000", "at least 4,000", "--model.context_length 112"
+    )
     assert not (lmsmith.cwd / "run").exists()
 
 
 @pytest.mark.parametrize(
     ("recipe", "parts"),
     [
-        ("[model]\nn_layers = 2\n", ["unknown setting 'model.n_layers' in r.toml", "Did you mean 'model.n_layer'?"]),
+        (
+            "[model]\nn_layers = 2\n",
+            ["unknown setting 'model.n_layers' in r.toml", "Did you mean 'model.n_layer'?"],
+        ),
         ("[trian]\nsteps = 2\n", ["unknown setting 'trian.steps'", "Did you mean 'train.steps'?"]),
         ("steps = 2\n", ["unknown setting 'steps'", "Did you mean 'train.steps'?"]),
         ("model = 5\n", ["unknown setting 'model'"]),
@@ -110,9 +126,18 @@ def test_a_context_longer_than_the_text(lmsmith: Lmsmith, how: str) -> None:
         ("preset = ['gpt2']\n", ["preset = ['gpt2'] in r.toml: wanted text"]),
         ("tokenizer = 'wrod'\n", ["tokenizer = 'wrod'", "auto, byte, char, word"]),
         ("[train]\nsteps = 2.5\n", ["train.steps = 2.5 in r.toml: wanted a whole number"]),
-        ("[train]\nsteps = 2\ntokens = 5\n", ["train.steps and train.tokens say the run's length 2 times"]),
-        ("[model]\nn_head = 5\nd_model = 128\n", ["n_head = 5 does not divide model.d_model = 128", "130"]),
-        ("[optim]\nname = 'adagrad'\n", ["optim.name = 'adagrad' in r.toml: wanted one of adamw, muon"]),
+        (
+            "[train]\nsteps = 2\ntokens = 5\n",
+            ["train.steps and train.tokens say the run's length 2 times"],
+        ),
+        (
+            "[model]\nn_head = 5\nd_model = 128\n",
+            ["n_head = 5 does not divide model.d_model = 128", "130"],
+        ),
+        (
+            "[optim]\nname = 'adagrad'\n",
+            ["optim.name = 'adagrad' in r.toml: wanted one of adamw, muon"],
+        ),
         ("[train\n", ["r.toml is not TOML"]),
         ("text = '\udcff'", ["r.toml is not TOML"]),
     ],
@@ -131,33 +156,63 @@ def test_recipes(lmsmith: Lmsmith, recipe: str, parts: list[str]) -> None:
         (["frobnicate"], ["no verb 'frobnicate'. `lmsmith --help`"]),
         (["--verbose", "train", "book.txt"], ["'--verbose' comes before a verb", "lmsmith VERB"]),
         (["train"], ["SOURCE", "lmsmith train --help"]),
-        (["train", "book.txt", "--step", "5"], ["no option '--step'", "Did you mean --steps?", "lmsmith train --help"]),
+        (
+            ["train", "book.txt", "--step", "5"],
+            ["no option '--step'", "Did you mean --steps?", "lmsmith train --help"],
+        ),
         (
             ["train", "book.txt", "--model.n_layers=5"],
             ["no option '--model.n_layers=5'", "Did you mean --model.n_layer?"],
         ),
         (["train", "book.txt", "--steps"], ["--steps", "expected one argument"]),
-        (["train", "book.txt", "--steps", "five"], ["train.steps = 'five' in the command line: wanted a whole number"]),
+        (
+            ["train", "book.txt", "--steps", "five"],
+            ["train.steps = 'five' in the command line: wanted a whole number"],
+        ),
         (["train", "book.txt", "--steps", "-5"], ["train.steps = -5: wanted 0 or more"]),
         (["train", "book.txt", "--seed", "-1"], ["train.seed = -1: wanted 0 to"]),
         (["train", "book.txt", "--minutes", "inf"], ["train.minutes = 'inf'", "wanted a number"]),
-        (["train", "book.txt", "--minutes", "1", "--steps", "5"], ["train.minutes and train.steps", "set one of them"]),
-        (["train", "book.txt", "--minutes", "0.01"], ["train.minutes = 0.01 leaves no time", "Set --minutes 0."]),
+        (
+            ["train", "book.txt", "--minutes", "1", "--steps", "5"],
+            ["train.minutes and train.steps", "set one of them"],
+        ),
+        (
+            ["train", "book.txt", "--minutes", "0.01"],
+            ["train.minutes = 0.01 leaves no time", "Set --minutes 0."],
+        ),
         (["train", "a.toml", "b.toml", "book.txt"], ["a.toml and b.toml are 2 recipes: name one"]),
         (["train", "a.toml"], ["cannot read a.toml: No such file"]),
         (["train", "empty.toml"], ["the recipe empty.toml names no text", "beside it"]),
         (["train", "book.txt", "--preset", "gtp2"], ["no preset 'gtp2'", "babygpt"]),
-        (["train", "book.txt", "--tokenizer", "bytes"], ["tokenizer = 'bytes'", "auto, byte, char, word"]),
+        (
+            ["train", "book.txt", "--tokenizer", "bytes"],
+            ["tokenizer = 'bytes'", "auto, byte, char, word"],
+        ),
         (["train", "book.txt", "--tokenizer", "."], ["tokenizer"]),
-        (["train", "book.txt", "--model.n_head", "5", "--model.d_model", "64"], ["n_head = 5 does not divide"]),
-        (["train", "book.txt", "--model.vocab_size", "7"], ["model.vocab_size = 7, but the tokenizer has"]),
+        (
+            ["train", "book.txt", "--model.n_head", "5", "--model.d_model", "64"],
+            ["n_head = 5 does not divide"],
+        ),
+        (
+            ["train", "book.txt", "--model.vocab_size", "7"],
+            ["model.vocab_size = 7, but the tokenizer has"],
+        ),
         (
             ["train", "book.txt", "--train.batch_tokens", "4096", "--train.batch_size", "4"],
             ["train.batch_tokens = 4096 and train.batch_size = 4 both say", "set one of them"],
         ),
-        (["train", "book.txt", "--train.device", "tpu"], ["train.device = 'tpu' cannot be used here", "cpu"]),
-        (["train", "book.txt", "--data.encoding", "utf8mb4"], ["data.encoding = 'utf8mb4'", "Did you mean"]),
-        (["train", "book.txt", "--steps", "3", "--out", "."], ["--out . is the folder this was started in"]),
+        (
+            ["train", "book.txt", "--train.device", "tpu"],
+            ["train.device = 'tpu' cannot be used here", "cpu"],
+        ),
+        (
+            ["train", "book.txt", "--data.encoding", "utf8mb4"],
+            ["data.encoding = 'utf8mb4'", "Did you mean"],
+        ),
+        (
+            ["train", "book.txt", "--steps", "3", "--out", "."],
+            ["--out . is the folder this was started in"],
+        ),
         (["train", "book.txt", "--steps", "3", "--out", "book.txt"], ["book.txt is there already"]),
         (["train", "book.txt", "--steps", "3", "--out", "book.txt/run"], ["book.txt"]),
         (["resume", "nowhere"], ["nowhere is not a run", "lmsmith train TEXT --out nowhere"]),
@@ -180,12 +235,20 @@ def test_wrong_use(lmsmith: Lmsmith, words: list[str], parts: list[str]) -> None
     assert content(lmsmith.cwd) == before
 
 
-def test_a_folder_that_holds_a_run_or_anything_is_not_overwritten(lmsmith: Lmsmith, run: Path) -> None:
+def test_a_folder_that_holds_a_run_or_anything_is_not_overwritten(
+    lmsmith: Lmsmith, run: Path
+) -> None:
     (lmsmith.cwd / "notes").mkdir()
     (lmsmith.cwd / "notes" / "a.txt").write_text("mine")
     before = content(lmsmith.cwd)
     done = lmsmith("train", "book.txt", "--steps", 5, *TINY, "--out", "run")
-    refused(done, 2, "run holds a run already; nothing was changed", "`lmsmith resume run`", "another --out")
+    refused(
+        done,
+        2,
+        "run holds a run already; nothing was changed",
+        "`lmsmith resume run`",
+        "another --out",
+    )
     done = lmsmith("train", "book.txt", "--steps", 5, *TINY, "--out", "notes")
     refused(done, 2, "notes is there already and not empty; nothing was changed", "another --out")
     assert content(lmsmith.cwd) == before
@@ -214,16 +277,25 @@ def test_a_disk_that_fills_later_leaves_the_checkpoint_before(lmsmith: Lmsmith, 
     (run / "summary.json").unlink()
     before = content(run / "checkpoints")
     done = lmsmith("resume", "run", file_bytes=9_000)
-    refused(done, 1, "step-00000030 is larger", "The checkpoint of step 20 is untouched: resume goes on from it")
+    refused(
+        done,
+        1,
+        "step-00000030 is larger",
+        "The checkpoint of step 20 is untouched: resume goes on from it",
+    )
     assert content(run / "checkpoints") == before
     assert lmsmith("resume", "run").status == 0
 
 
-@pytest.mark.skipif(not LINUX or os.geteuid() != 0, reason="mounting a small disk takes a Linux and its root")
+@pytest.mark.skipif(
+    not LINUX or os.geteuid() != 0, reason="mounting a small disk takes a Linux and its root"
+)
 def test_a_full_disk(lmsmith: Lmsmith) -> None:
     disk = lmsmith.cwd / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "none", disk], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "none", disk], capture_output=True
+    ).returncode:
         pytest.skip("no permission to mount")
     try:
         options = [*TINY, "--model.d_model=32", "--train.save_every", 5, "--out", "disk/run"]
@@ -238,7 +310,9 @@ def test_a_full_disk(lmsmith: Lmsmith) -> None:
         subprocess.run(["umount", disk], check=True)
 
 
-@pytest.mark.skipif(not LINUX, reason="how to become a user without permissions is each system's own")
+@pytest.mark.skipif(
+    not LINUX, reason="how to become a user without permissions is each system's own"
+)
 @pytest.mark.parametrize("command", ["train", "resume"])
 def test_no_permission_to_write(lmsmith: Lmsmith, run: Path, command: str) -> None:
     # The test's folder lies in one that only its owner may enter.
@@ -253,8 +327,12 @@ def test_no_permission_to_write(lmsmith: Lmsmith, run: Path, command: str) -> No
         before = content(place)
         lmsmith.cwd = place
         outputs = [place.with_name(f"{place.name}-{name}") for name in ("stdout", "stderr")]
-        words = ["train", "book.txt", "--steps", 5, *TINY] if command == "train" else ["resume", "run"]
-        done = lmsmith(*words, user=user, stdin=Path("/dev/null"), stdout=outputs[0], stderr=outputs[1])
+        words = (
+            ["train", "book.txt", "--steps", 5, *TINY] if command == "train" else ["resume", "run"]
+        )
+        done = lmsmith(
+            *words, user=user, stdin=Path("/dev/null"), stdout=outputs[0], stderr=outputs[1]
+        )
         refused(done, 1, "No permission to write", "change the permissions")
         assert content(place) == before
         if command == "train":
@@ -286,7 +364,13 @@ def test_no_permission_to_read(lmsmith: Lmsmith) -> None:
         (place / "secret.txt").chmod(0o600)
         lmsmith.cwd = place
         done = lmsmith(
-            "train", "secret.txt", *TINY, user=NOBODY, stdin=Path("/dev/null"), stdout=place / "o", stderr=place / "e"
+            "train",
+            "secret.txt",
+            *TINY,
+            user=NOBODY,
+            stdin=Path("/dev/null"),
+            stdout=place / "o",
+            stderr=place / "e",
         )
         refused(done, 1, "no permission to read secret.txt")
     finally:
@@ -294,9 +378,18 @@ def test_no_permission_to_read(lmsmith: Lmsmith) -> None:
 
 
 def test_a_loss_that_is_not_finite(lmsmith: Lmsmith) -> None:
-    wild = ["--optim.name=adamw", "--optim.learning_rate=1e30", "--model.qk_norm=no", "--model.logit_softcap=0"]
-    done = lmsmith("train", "book.txt", "--steps", 50, *TINY, *wild, "--train.save_every", 1, "--out", "run")
-    refused(done, 1, "the gradient norm inf", "nothing was updated", "a lower --optim.learning_rate")
+    wild = [
+        "--optim.name=adamw",
+        "--optim.learning_rate=1e30",
+        "--model.qk_norm=no",
+        "--model.logit_softcap=0",
+    ]
+    done = lmsmith(
+        "train", "book.txt", "--steps", 50, *TINY, *wild, "--train.save_every", 1, "--out", "run"
+    )
+    refused(
+        done, 1, "the gradient norm inf", "nothing was updated", "a lower --optim.learning_rate"
+    )
 
 
 def test_a_model_that_memory_does_not_hold(lmsmith: Lmsmith) -> None:
@@ -308,7 +401,12 @@ def test_a_damaged_model_is_not_used(lmsmith: Lmsmith, run: Path) -> None:
     weights = run / "model" / "model.safetensors"
     data = weights.read_bytes()
     weights.write_bytes(data[: len(data) // 2])
-    refused(lmsmith("generate", "run", "The"), 1, "model.safetensors is no whole safetensors file", "resume its run")
+    refused(
+        lmsmith("generate", "run", "The"),
+        1,
+        "model.safetensors is no whole safetensors file",
+        "resume its run",
+    )
     weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     refused(lmsmith("eval", "run"), 1, "model.safetensors has SHA-256")
     weights.write_bytes(data)
@@ -319,7 +417,9 @@ def test_a_damaged_model_is_not_used(lmsmith: Lmsmith, run: Path) -> None:
     config.write_text(config.read_text().replace('"d_model": 32', '"d_model": 16'))
     refused(lmsmith("generate", "run", "The"), 1, "tokenizer.json is not a tokenizer")
     weights.unlink()
-    refused(lmsmith("generate", "run", "The"), 1, "run has no model yet", "`lmsmith resume run` goes on")
+    refused(
+        lmsmith("generate", "run", "The"), 1, "run has no model yet", "`lmsmith resume run` goes on"
+    )
 
 
 @pytest.mark.parametrize(
@@ -350,7 +450,11 @@ def test_generate(lmsmith: Lmsmith, run: Path, words: list[str], parts: list[str
         (["--text", "missing.txt"], 1, ["no file or folder missing.txt"]),
         (["--text", "empty.txt"], 1, ["no text in empty.txt"]),
         (["--text", "bad.txt"], 1, ["bad.txt is not UTF-8", "--data.errors replace"]),
-        (["--text", "book.txt", "--stride", "0"], 2, ["stride = 0", "1 to the model's context length, 16"]),
+        (
+            ["--text", "book.txt", "--stride", "0"],
+            2,
+            ["stride = 0", "1 to the model's context length, 16"],
+        ),
         (["--text", "book.txt", "--stride", "17"], 2, ["stride = 17"]),
         (["--text", "lines.jsonl"], 1, ["no field 'text'", "--data.text_field body"]),
         (["--errors", "replace"], 2, ["there is no --text"]),

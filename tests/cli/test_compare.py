@@ -22,7 +22,9 @@ def test_runs_and_compressors_on_one_text(lmsmith: Lmsmith, run: Path) -> None:
     assert entries["uniform"]["bits_per_byte"] == 8
     for name, place in (("run", run), ("counts", lmsmith.cwd / "counts")):
         summary = json.loads((place / "summary.json").read_text())
-        assert entries[name]["bits_per_byte"] == pytest.approx(summary["best_val_bits_per_byte"], rel=1e-5)
+        assert entries[name]["bits_per_byte"] == pytest.approx(
+            summary["best_val_bits_per_byte"], rel=1e-5
+        )
         assert entries[name]["n_params"] == summary["n_params"]
         assert entries[name]["train_seconds"] == pytest.approx(summary["train_seconds"])
     (lmsmith.cwd / "text.txt").write_bytes(text + b"\xff")
@@ -41,10 +43,22 @@ def test_what_is_missing_is_said(lmsmith: Lmsmith) -> None:
         ((), "name runs and --text FILE"),
         (("nothing", "--text", "book.txt"), "nothing is not a run"),
         (("nothing", "--text", "none.txt"), "there is no file or folder none.txt"),
-        (("nothing", "--text", "book.txt", "--out", "no/such/page.html"), "there is no folder no/such"),
-        (("nothing", "--text", "book.txt", "--out", "."), "--out . is a folder: name the HTML file"),
-        (("--train", "book.txt", "--models", "gpt7", "--out", "no/page.html"), "there is no folder no"),
-        (("--train", "book.txt", "--models", "gpt7", "--text", "none.txt"), "there is no file or folder none.txt"),
+        (
+            ("nothing", "--text", "book.txt", "--out", "no/such/page.html"),
+            "there is no folder no/such",
+        ),
+        (
+            ("nothing", "--text", "book.txt", "--out", "."),
+            "--out . is a folder: name the HTML file",
+        ),
+        (
+            ("--train", "book.txt", "--models", "gpt7", "--out", "no/page.html"),
+            "there is no folder no",
+        ),
+        (
+            ("--train", "book.txt", "--models", "gpt7", "--text", "none.txt"),
+            "there is no file or folder none.txt",
+        ),
         (("--train", "book.txt", "--models", "gpt7"), "no preset 'gpt7'"),
     ):
         done = lmsmith("compare", *words)

@@ -42,7 +42,9 @@ def there(web: Web, lmsmith: Lmsmith) -> dict[str, str]:
 
 def on_disk(folder: Path) -> list[str]:
     return sorted(
-        path.name for path in folder.rglob("*") if path.is_file() and path.name not in (".lock", "corpus.json")
+        path.name
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in (".lock", "corpus.json")
     )
 
 
@@ -50,12 +52,19 @@ def test_list_shows_all_and_what_is_here(lmsmith: Lmsmith, web: Web, there: dict
     done = lmsmith("data", "download", "fineweb10B-gpt2", "--files", 2, environment=there)
     assert done.status == 0, done.err
     done = lmsmith("data", "list", environment=there | {"COLUMNS": "200"})
-    rows = {line.split()[0]: re.split("  +", line.strip()) for line in done.out.splitlines() if line.strip()}
+    rows = {
+        line.split()[0]: re.split("  +", line.strip())
+        for line in done.out.splitlines()
+        if line.strip()
+    }
     for corpus in CORPORA.values():
         size = corpus.size.replace("about ", "~")
         here = "2 of 4" if corpus.name == "fineweb10B-gpt2" else "no"
         assert rows[corpus.name] == [corpus.name, size, here, corpus.licence, corpus.what]
-    listed = {row["name"]: row for row in json.loads(lmsmith("data", "list", "--json", environment=there).out)}
+    listed = {
+        row["name"]: row
+        for row in json.loads(lmsmith("data", "list", "--json", environment=there).out)
+    }
     assert list(listed) == [corpus.name for corpus in CORPORA.values()]
     assert listed["tinyshakespeare"]["n_bytes"] == 1_115_394
     assert listed["fineweb10B-gpt2"]["n_files"] == 4
@@ -84,12 +93,17 @@ def test_download_and_again(lmsmith: Lmsmith, web: Web, there: dict[str, str]) -
     ]
     assert on_disk(folder) == ["validation-0.parquet"]
     n_asked = len(web.tokens)
-    assert lmsmith("data", "download", "tinystories-validation", environment=there).out.splitlines() == last
+    assert (
+        lmsmith("data", "download", "tinystories-validation", environment=there).out.splitlines()
+        == last
+    )
     assert len(web.tokens) == n_asked
 
 
 def test_download_to_a_folder(lmsmith: Lmsmith, there: dict[str, str]) -> None:
-    done = lmsmith("data", "download", "tinystories-validation", "--out", "my data", environment=there)
+    done = lmsmith(
+        "data", "download", "tinystories-validation", "--out", "my data", environment=there
+    )
     assert done.status == 0, done.err
     assert "try      lmsmith train 'my data' --minutes 10" in done.out
     assert on_disk(lmsmith.cwd / "my data") == ["validation-0.parquet"]
@@ -103,15 +117,23 @@ def test_train_on_a_name(lmsmith: Lmsmith, web: Web, there: dict[str, str]) -> N
     command = ["train", "tinystories-validation", "--steps", 3, *TINY]
     done = lmsmith(*command, "--out", "first", environment=there)
     assert done.status == 0, done.err
-    assert "fetching tinystories-validation (about 10 MB) from the data set roneneldan/TinyStories" in done.err
+    assert (
+        "fetching tinystories-validation (about 10 MB) from the data set roneneldan/TinyStories"
+        in done.err
+    )
     n_asked = len(web.tokens)
     assert "fetching" not in lmsmith(*command, "--out", "second", environment=there).err
     assert len(web.tokens) == n_asked
-    texts = [json.loads((lmsmith.cwd / run / "tokens" / "corpus.json").read_text()) for run in ("first", "second")]
+    texts = [
+        json.loads((lmsmith.cwd / run / "tokens" / "corpus.json").read_text())
+        for run in ("first", "second")
+    ]
     assert texts[0] == texts[1]
 
 
-@pytest.mark.parametrize(("stop", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("stop", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
 def test_stopped_in_the_middle_and_gone_on_with(
     lmsmith: Lmsmith, web: Web, there: dict[str, str], stop: signal.Signals, status: int
 ) -> None:
@@ -135,14 +157,21 @@ def test_stopped_in_the_middle_and_gone_on_with(
     assert done.status == status
     assert "Traceback" not in done.err
     part = folder / "fineweb_train_2.bin.part"
-    assert on_disk(folder) == ["fineweb_train_1.bin", part.name, f"{part.name}.json", "fineweb_val_0.bin"]
+    assert on_disk(folder) == [
+        "fineweb_train_1.bin",
+        part.name,
+        f"{part.name}.json",
+        "fineweb_val_0.bin",
+    ]
     assert part.stat().st_size == 100_000
     web.asked.clear()
     web.cut_after = []
     done = lmsmith("data", "download", "fineweb10B-gpt2", environment=there)
     assert (done.status, done.err) == (0, "")
     assert done.out.startswith("fineweb10B-gpt2: 2 files, 300 kB, from ")
-    assert done.out.endswith("try      lmsmith train fineweb10B-gpt2 --tokenizer gpt2 --minutes 10\n")
+    assert done.out.endswith(
+        "try      lmsmith train fineweb10B-gpt2 --tokenizer gpt2 --minutes 10\n"
+    )
     assert [ranged for _, ranged in web.asked] == ["bytes=100000-", ""]
     assert (folder / "fineweb_train_2.bin").read_bytes() == sent
     assert len(on_disk(folder)) == 4
@@ -165,7 +194,9 @@ def test_what_cannot_be_had(lmsmith: Lmsmith, web: Web, there: dict[str, str]) -
     assert on_disk(lmsmith.cwd / "data") == []
 
 
-def test_a_live_bar_on_a_terminal(web: Web, there: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_live_bar_on_a_terminal(
+    web: Web, there: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in there.items():
         monkeypatch.setenv(name, value)
     shown = io.StringIO()

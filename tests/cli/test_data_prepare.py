@@ -20,7 +20,9 @@ def lines(lmsmith: Lmsmith) -> str:
 
 
 def test_what_is_prepared_is_trained_on(lmsmith: Lmsmith, lines: str) -> None:
-    done = lmsmith("data", "prepare", lines, "--tokenizer", "byte", "--shard-tokens", 5000, "--out", "shards")
+    done = lmsmith(
+        "data", "prepare", lines, "--tokenizer", "byte", "--shard-tokens", 5000, "--out", "shards"
+    )
     assert done.status == 0, done.err
     manifest = read_manifest(lmsmith.cwd / "shards")
     train, val = manifest.splits["train"], manifest.splits["val"]
@@ -30,7 +32,10 @@ def test_what_is_prepared_is_trained_on(lmsmith: Lmsmith, lines: str) -> None:
     assert f"note   {val.n_documents} of 400 documents are for validation" in done.out
     assert "shards is whole: " in done.out
     assert "lmsmith train shards --minutes 10" in done.out
-    ids = [np.fromfile(path, "<u2", offset=1024) for path in sorted((lmsmith.cwd / "shards").glob("*.bin"))]
+    ids = [
+        np.fromfile(path, "<u2", offset=1024)
+        for path in sorted((lmsmith.cwd / "shards").glob("*.bin"))
+    ]
     texts = ByteTokenizer(True).decode(np.concatenate(ids)[1:]).split("<|endoftext|>")
     assert sorted(texts) == sorted(TEXT.splitlines())
     done = lmsmith("train", "shards", "--steps", 3, *TINY, "--out", "run")
@@ -38,7 +43,18 @@ def test_what_is_prepared_is_trained_on(lmsmith: Lmsmith, lines: str) -> None:
 
 
 def test_as_json(lmsmith: Lmsmith, lines: str) -> None:
-    done = lmsmith("data", "prepare", lines, "--tokenizer", "byte", "--out", "shards", "--json", "--dedup", "exact")
+    done = lmsmith(
+        "data",
+        "prepare",
+        lines,
+        "--tokenizer",
+        "byte",
+        "--out",
+        "shards",
+        "--json",
+        "--dedup",
+        "exact",
+    )
     found = json.loads(done.out)
     assert found["splits"]["train"]["shards"][0]["file"] == "train_000000.bin"
     assert found["settings"]["dedup"] == "exact"
@@ -51,7 +67,11 @@ def test_wrong_use(lmsmith: Lmsmith, lines: str) -> None:
         ([lines, "--out", "x", "--tokenizer", "bites"], 2, "tokenizer = 'bites'"),
         (["none.txt", "--out", "x"], 1, "there is no file or folder none.txt"),
         ([lines, "--out", ".", "--tokenizer", "byte"], 1, "is there already"),
-        ([lines, "--out", "x", "--tokenizer", "byte", "--data.text_field", "body"], 1, "line 1 has no field 'body'"),
+        (
+            [lines, "--out", "x", "--tokenizer", "byte", "--data.text_field", "body"],
+            1,
+            "line 1 has no field 'body'",
+        ),
     ]:
         done = lmsmith("data", "prepare", *words)
         assert (done.status, done.out) == (status, ""), words
@@ -62,7 +82,18 @@ def test_wrong_use(lmsmith: Lmsmith, lines: str) -> None:
 
 @pytest.mark.skipif(not LINUX, reason="processes are slowed down on Linux alone")
 def test_stopped_by_a_signal_it_goes_on(lmsmith: Lmsmith, lines: str) -> None:
-    words = ["data", "prepare", lines, "--tokenizer", "byte", "--shard-tokens", "900", "--workers", "1", "--out"]
+    words = [
+        "data",
+        "prepare",
+        lines,
+        "--tokenizer",
+        "byte",
+        "--shard-tokens",
+        "900",
+        "--workers",
+        "1",
+        "--out",
+    ]
     assert lmsmith(*words, "wanted").status == 0
     process = lmsmith.start(*words, "shards", slow={"lmsmith.data.build:_take_up": 0.5})
     process.until(lambda: list(lmsmith.cwd.glob("shards.partial/work/units/*.json")))
@@ -72,7 +103,8 @@ def test_stopped_by_a_signal_it_goes_on(lmsmith: Lmsmith, lines: str) -> None:
     assert "what is done is kept in shards.partial: the same command goes on from there" in done.err
     assert lmsmith(*words, "shards").status == 0
     found, wanted = (
-        {path.name: path.read_bytes() for path in (lmsmith.cwd / name).iterdir()} for name in ("shards", "wanted")
+        {path.name: path.read_bytes() for path in (lmsmith.cwd / name).iterdir()}
+        for name in ("shards", "wanted")
     )
     assert found == wanted
 

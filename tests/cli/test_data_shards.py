@@ -23,10 +23,20 @@ def _shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = "".join(json.dumps({"text": line}) + "\n" for line in TEXT.splitlines())
     (place / "lines.jsonl").write_text(lines, encoding="utf-8")
     for name, n in (("one", 10**8), ("many", 700)):
-        build_shards([str(place / "lines.jsonl")], place / name, tokenizer="char", shard_tokens=n, workers=1)
+        build_shards(
+            [str(place / "lines.jsonl")], place / name, tokenizer="char", shard_tokens=n, workers=1
+        )
     (place / "bytes").mkdir()
-    for name, text in (("train_000001", TEXT[:9000]), ("train_000002", TEXT[9000:12000]), ("val_000000", TEXT[12000:])):
-        write_shard(place / "bytes" / f"fineweb_{name}.bin", np.append([256], ByteTokenizer(True).encode(text)), 257)
+    for name, text in (
+        ("train_000001", TEXT[:9000]),
+        ("train_000002", TEXT[9000:12000]),
+        ("val_000000", TEXT[12000:]),
+    ):
+        write_shard(
+            place / "bytes" / f"fineweb_{name}.bin",
+            np.append([256], ByteTokenizer(True).encode(text)),
+            257,
+        )
     return place
 
 
@@ -50,7 +60,10 @@ def test_a_run_on_shards(lmsmith: Lmsmith, shards: Path) -> None:
     assert len(list((shards / "many").glob("train_*.bin"))) > 5
     assert not list((shards / "run-many").rglob("*.bin"))
     one, many = summary(shards / "run-one"), summary(shards / "run-many")
-    assert (many["val_loss"], many["val_bits_per_byte"]) == (one["val_loss"], one["val_bits_per_byte"])
+    assert (many["val_loss"], many["val_bits_per_byte"]) == (
+        one["val_loss"],
+        one["val_bits_per_byte"],
+    )
     assert many["n_train_tokens"] == one["n_train_tokens"]
     assert many["baselines"].keys() == {"gzip", "xz"}  # type: ignore[attr-defined]
     scored = json.loads(lmsmith("eval", "run-many", "--json").out)
@@ -69,7 +82,9 @@ def test_a_run_on_shards(lmsmith: Lmsmith, shards: Path) -> None:
 
     (shards / "run-many" / "summary.json").unlink()
     shutil.rmtree(shards / "run-many" / "checkpoints" / "step-00000012")
-    assert json.loads(lmsmith("data", "inspect", "--exposure", "run-many", "--json").out)["steps"] == 6
+    assert (
+        json.loads(lmsmith("data", "inspect", "--exposure", "run-many", "--json").out)["steps"] == 6
+    )
     manifest = shards / "many" / "manifest.json"
     before = manifest.read_text()
     manifest.write_text(before.replace('"notes": [', '"notes": ["other",'))
@@ -100,7 +115,10 @@ def test_inspecting(lmsmith: Lmsmith, shards: Path) -> None:
     one = json.loads(lmsmith("data", "inspect", "bytes/fineweb_train_000001.bin", "--json").out)
     assert (one["splits"][0]["n_tokens"], one["prepared"]) == (9001, False)
     save_tokenizer(ByteTokenizer(True), shards / "byte")
-    for words, told in (([], "verified: lengths; "), (["--tokenizer", "byte"], "verified: ids and lengths")):
+    for words, told in (
+        ([], "verified: lengths; "),
+        (["--tokenizer", "byte"], "verified: ids and lengths"),
+    ):
         assert told in lmsmith("data", "inspect", "bytes", "--verify", *words).out
     for words in ([], ["many", "--exposure", "run"]):
         done = lmsmith("data", "inspect", *words)
@@ -118,7 +136,9 @@ def test_shards_that_do_not_serve(lmsmith: Lmsmith, shards: Path) -> None:
         (["bytes/fineweb_val_000000.bin"], "is one shard: name its folder, bytes"),
     ]
     (shards / "bytes" / "fineweb_train_000002.bin").write_bytes(b"")
-    cases += [(["bytes", "--tokenizer", "byte"], "fineweb_train_000002.bin is no shard: it has 0 bytes")]
+    cases += [
+        (["bytes", "--tokenizer", "byte"], "fineweb_train_000002.bin is no shard: it has 0 bytes")
+    ]
     for words, message in cases:
         done = lmsmith("train", *words, *STEPS, "--out", "run")
         assert done.status in (1, 2), words
@@ -144,7 +164,9 @@ def test_a_recipe_that_mixes(lmsmith: Lmsmith, shards: Path) -> None:
     assert "of the training rows 0.75 are book.txt, 0.25 are bytes" in " ".join(done.out.split())
     assert "has no manifest" in done.out
     found = json.loads(lmsmith("data", "inspect", "--exposure", "run", "--json").out)["sources"]
-    predicted = {name: sum(k * n for k, n in enumerate(source["times"])) for name, source in found.items()}
+    predicted = {
+        name: sum(k * n for k, n in enumerate(source["times"])) for name, source in found.items()
+    }
     assert predicted == {"book.txt": 30 * 16, "bytes": 10 * 16}
     assert lmsmith("train", "run/config.toml", "--out", "again").status == 0
     assert summary(shards / "again")["val_loss"] == summary(shards / "run")["val_loss"]

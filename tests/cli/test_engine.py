@@ -23,14 +23,22 @@ def weights(run: Path) -> dict[str, np.ndarray]:
 
 def losses(run: Path) -> dict[tuple[str, int], float]:
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return {(line["kind"], line["step"]): line["loss" if line["kind"] == "train" else "val_loss"] for line in lines}
+    return {
+        (line["kind"], line["step"]): line["loss" if line["kind"] == "train" else "val_loss"]
+        for line in lines
+    }
 
 
 def test_it_makes_the_run_that_pytorch_makes(lmsmith: Lmsmith) -> None:
-    done = lmsmith("train", "book.txt", "--steps", 30, *BY_HAND, "--train.dtype=float64", "--out", "hand")
+    done = lmsmith(
+        "train", "book.txt", "--steps", 30, *BY_HAND, "--train.dtype=float64", "--out", "hand"
+    )
     assert done.status == 0, done.err
     said = " ".join(done.out.split())
-    assert "has no dropout: model.dropout and model.attention_dropout of preset babygpt set to 0" in said
+    assert (
+        "has no dropout: model.dropout and model.attention_dropout of preset babygpt set to 0"
+        in said
+    )
     assert "by hand in NumPy" in said
     hand, torch = lmsmith.cwd / "hand", lmsmith.cwd / "torch"
     # Its config.toml is a recipe; the machine and everything but the engine stay.
@@ -48,15 +56,28 @@ def test_it_makes_the_run_that_pytorch_makes(lmsmith: Lmsmith) -> None:
     for name, array in weights(torch).items():
         np.testing.assert_allclose(weights(hand)[name], array, rtol=0, atol=1e-8)
 
-    text = [lmsmith("generate", run, "The", "--max-tokens", 40, "--seed", 1) for run in ("hand", "torch")]
+    text = [
+        lmsmith("generate", run, "The", "--max-tokens", 40, "--seed", 1)
+        for run in ("hand", "torch")
+    ]
     assert text[0].status == 0, text[0].err
     assert text[0].out == text[1].out
     assert lmsmith("eval", "hand").status == 0
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no signals to other processes")
+@pytest.mark.skipif(
+    not hasattr(signal, "SIGKILL"), reason="Windows has no signals to other processes"
+)
 def test_a_killed_run_goes_on_bit_for_bit(lmsmith: Lmsmith) -> None:
-    command = ["train", "book.txt", "--steps", 40, *BY_HAND, "--train.save_every=10", "--train.eval_every=20"]
+    command = [
+        "train",
+        "book.txt",
+        "--steps",
+        40,
+        *BY_HAND,
+        "--train.save_every=10",
+        "--train.eval_every=20",
+    ]
     assert lmsmith(*command, "--out", "whole").status == 0
     running = lmsmith.start(*command, "--train.keep=9", "--out", "killed")
     killed = lmsmith.cwd / "killed"
@@ -83,8 +104,12 @@ def test_a_killed_run_goes_on_bit_for_bit(lmsmith: Lmsmith) -> None:
         (["--preset", "gpt2", "--train.batch_size", "100000"], "--train.micro_batch_size"),
     ],
 )
-def test_what_it_cannot_do_leaves_nothing_behind(lmsmith: Lmsmith, words: list[str], told: str) -> None:
-    done = lmsmith("train", "book.txt", "--engine", "reference", "--steps", 2, *words, "--out", "run")
+def test_what_it_cannot_do_leaves_nothing_behind(
+    lmsmith: Lmsmith, words: list[str], told: str
+) -> None:
+    done = lmsmith(
+        "train", "book.txt", "--engine", "reference", "--steps", 2, *words, "--out", "run"
+    )
     assert done.status == 2
     assert told in " ".join(done.err.split())
     assert "Traceback" not in done.err

@@ -39,7 +39,9 @@ def test_figures_of_a_text(lmsmith: Lmsmith, run: Path) -> None:
     assert found["perplexity"] == pytest.approx(math.exp(nats / n_tokens), rel=1e-6)
     assert found["bits_per_byte"] == pytest.approx(nats / math.log(2) / len(text), rel=1e-6)
     assert (found["n_tokens"], found["n_bytes"], found["n_unknown"]) == (len(text), len(text), 0)
-    lines = dict(line.split() for line in lmsmith("eval", "run", "--text", "other.txt").out.splitlines())
+    lines = dict(
+        line.split() for line in lmsmith("eval", "run", "--text", "other.txt").out.splitlines()
+    )
     assert lines.keys() == found.keys()
     assert lines["nats_per_token"] == f"{found['nats_per_token']:.4f}"
     assert lines["n_bytes"] == "1,321"
@@ -56,7 +58,9 @@ def test_unknown_characters_are_counted_and_charged(lmsmith: Lmsmith, run: Path)
     assert (found["n_unknown"], found["n_tokens"], found["n_bytes"]) == (60, n_tokens, n_bytes)
     assert found["nats_per_token"] == pytest.approx(nats / n_tokens, rel=1e-6)
     unknown_bits = 8 * n_unknown_bytes + math.log2(math.comb(n_tokens + 60, 60))
-    assert found["bits_per_byte"] == pytest.approx((nats / math.log(2) + unknown_bits) / n_bytes, rel=1e-6)
+    assert found["bits_per_byte"] == pytest.approx(
+        (nats / math.log(2) + unknown_bits) / n_bytes, rel=1e-6
+    )
     shown = lmsmith("eval", "run", "--text", "other.txt").out
     charged = f"for their 160 bytes and their places {unknown_bits:,.0f} bits are charged"
     assert f"60 characters of the text are unknown to this model; {charged}" in shown
@@ -85,10 +89,15 @@ def test_one_text_in_every_format_has_one_score(lmsmith: Lmsmith, run: Path) -> 
     (place / "b.md").write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
     (place / "c.jsonl").write_text(json.dumps({"text": text}) + "\n")
     (place / "d.txt.gz").write_bytes(gzip.compress(text.encode()))
-    (place / "e.txt.zst").write_bytes(bytes(pyarrow.compress(text.encode(), codec="zstd", asbytes=True)))
+    (place / "e.txt.zst").write_bytes(
+        bytes(pyarrow.compress(text.encode(), codec="zstd", asbytes=True))
+    )
     (place / "f.txt").write_bytes(text.encode("utf-16"))
     pyarrow.parquet.write_table(pyarrow.table({"text": [text]}), place / "g.parquet")
-    found = [json.loads(lmsmith("eval", "run", "--json", "--text", path).out) for path in sorted(place.iterdir())]
+    found = [
+        json.loads(lmsmith("eval", "run", "--json", "--text", path).out)
+        for path in sorted(place.iterdir())
+    ]
     assert len(found) == 7
     assert all(score == found[0] for score in found)
     assert found[0]["n_bytes"] == len(text)
@@ -96,13 +105,16 @@ def test_one_text_in_every_format_has_one_score(lmsmith: Lmsmith, run: Path) -> 
     other = lmsmith("eval", "run", "--json", "--text", "other.jsonl", "--data.text_field", "body")
     assert json.loads(other.out) == found[0]
     (lmsmith.cwd / "latin.txt").write_bytes(("é" + text).encode("latin-1"))
-    latin = json.loads(lmsmith("eval", "run", "--json", "--text", "latin.txt", "--data.encoding", "latin-1").out)
+    latin = json.loads(
+        lmsmith("eval", "run", "--json", "--text", "latin.txt", "--data.encoding", "latin-1").out
+    )
     assert (latin["n_unknown"], latin["n_bytes"]) == (1, len(text) + 2)
 
 
 def test_a_stride_sees_more_context(lmsmith: Lmsmith, run: Path) -> None:
     side_by_side, overlapping = (
-        json.loads(lmsmith("eval", "run", "--json", "--text", "book.txt", "--stride", stride).out) for stride in (16, 4)
+        json.loads(lmsmith("eval", "run", "--json", "--text", "book.txt", "--stride", stride).out)
+        for stride in (16, 4)
     )
     assert overlapping["n_tokens"] == side_by_side["n_tokens"]
     assert overlapping["nats_per_token"] < side_by_side["nats_per_token"]
@@ -118,7 +130,10 @@ def test_without_a_text_it_is_the_runs_own_validation(lmsmith: Lmsmith) -> None:
     found = json.loads(lmsmith("eval", "run", "--json").out)
     assert found["nats_per_token"] == pytest.approx(summary["best_val_loss"], rel=1e-6)
     assert found["bits_per_byte"] == pytest.approx(summary["best_val_bits_per_byte"], rel=1e-6)
-    assert (found["n_tokens"], found["n_bytes"]) == (summary["n_val_tokens"], summary["n_val_bytes"])
+    assert (found["n_tokens"], found["n_bytes"]) == (
+        summary["n_val_tokens"],
+        summary["n_val_bytes"],
+    )
     held_out = (lmsmith.cwd / "run" / "tokens" / "validation.txt").read_text()
     nats, n_tokens = plain_loop(lmsmith.cwd / "run", held_out)
     assert found["nats_per_token"] == pytest.approx(nats / n_tokens, rel=1e-6)
@@ -128,5 +143,11 @@ def test_without_a_text_it_is_the_runs_own_validation(lmsmith: Lmsmith) -> None:
 def test_a_model_without_its_run_has_no_validation_text(lmsmith: Lmsmith, run: Path) -> None:
     done = lmsmith("eval", "run/model")
     assert done.status == 1
-    assert "run/model holds no validation text of its own: name a text with --text FILE." in done.err
-    assert np.isfinite(json.loads(lmsmith("eval", "run/model", "--json", "--text", "book.txt").out)["nats_per_token"])
+    assert (
+        "run/model holds no validation text of its own: name a text with --text FILE." in done.err
+    )
+    assert np.isfinite(
+        json.loads(lmsmith("eval", "run/model", "--json", "--text", "book.txt").out)[
+            "nats_per_token"
+        ]
+    )

@@ -22,7 +22,9 @@ def test_it_continues_the_prompt_and_the_seed_says_how(lmsmith: Lmsmith, run: Pa
     assert lmsmith("generate", "run/model", "The cat", "--max-tokens", 40).out == first.out
 
 
-def test_n_gives_that_many_of_which_the_first_is_the_only_one_without_it(lmsmith: Lmsmith, run: Path) -> None:
+def test_n_gives_that_many_of_which_the_first_is_the_only_one_without_it(
+    lmsmith: Lmsmith, run: Path
+) -> None:
     alone = lmsmith("generate", "run", "My aunt", "--max-tokens", 20).out
     done = lmsmith("generate", "run", "My aunt", "--max-tokens", 20, "--n", 3)
     texts = re.split(r"--- \d\n", done.out)
@@ -34,9 +36,16 @@ def test_n_gives_that_many_of_which_the_first_is_the_only_one_without_it(lmsmith
 
 def test_greedy_filters_agree(lmsmith: Lmsmith, run: Path) -> None:
     """Each of these leaves the likeliest token alone."""
-    ways = [["--temperature", 0], ["--top-k", 1], ["--top-p", 1e-9], ["--min-p", 1], ["--temperature", 1e-9]]
+    ways = [
+        ["--temperature", 0],
+        ["--top-k", 1],
+        ["--top-p", 1e-9],
+        ["--min-p", 1],
+        ["--temperature", 1e-9],
+    ]
     texts = {
-        lmsmith("generate", "run", "A bird", "--max-tokens", 30, "--seed", i, *way).out for i, way in enumerate(ways)
+        lmsmith("generate", "run", "A bird", "--max-tokens", 30, "--seed", i, *way).out
+        for i, way in enumerate(ways)
     }
     assert len(texts) == 1
 
@@ -44,16 +53,24 @@ def test_greedy_filters_agree(lmsmith: Lmsmith, run: Path) -> None:
 def test_stop_ends_before_the_string_that_comes_first(lmsmith: Lmsmith, run: Path) -> None:
     whole = lmsmith("generate", "run", "Nobody", "--max-tokens", 60).out
     stop = whole[20:22]
-    done = lmsmith("generate", "run", "Nobody", "--max-tokens", 60, "--stop", "no such text", "--stop", stop)
+    done = lmsmith(
+        "generate", "run", "Nobody", "--max-tokens", 60, "--stop", "no such text", "--stop", stop
+    )
     assert done.out == whole[: whole.index(stop, len("Nobody"))] + "\n"
 
 
 def test_unknown_characters_are_named_and_left_out(lmsmith: Lmsmith, run: Path) -> None:
     done = lmsmith("generate", "run", "Thé cœt", "--max-tokens", 10)
     assert done.status == 0
-    assert done.err == "note: 2 of the prompt's characters are unknown to this model and left out: éœ\n"
+    assert (
+        done.err
+        == "note: 2 of the prompt's characters are unknown to this model and left out: éœ\n"
+    )
     assert done.out.startswith("Thé cœt")
-    assert done.out.removeprefix("Thé cœt") == lmsmith("generate", "run", "Th ct", "--max-tokens", 10).out[5:]
+    assert (
+        done.out.removeprefix("Thé cœt")
+        == lmsmith("generate", "run", "Th ct", "--max-tokens", 10).out[5:]
+    )
     done = lmsmith("generate", "run", "中文", "--max-tokens", 10)
     assert done.status == 2
     assert "no character that this model's char tokenizer knows" in done.err
@@ -64,7 +81,10 @@ def test_unknown_words_are_counted(lmsmith: Lmsmith) -> None:
     assert lmsmith("train", "book.txt", "--steps", 3, *tiny, "--out", "words").status == 0
     done = lmsmith("generate", "words", "The zebra saw", "--max-tokens", 5)
     assert done.status == 0
-    assert done.err == "note: 1 of the prompt's words are unknown to this model; it reads <unk> in their place\n"
+    assert (
+        done.err
+        == "note: 1 of the prompt's words are unknown to this model; it reads <unk> in their place\n"
+    )
     assert len(re.findall(r"\w+|<unk>", done.out)) >= 4
 
 
@@ -93,7 +113,10 @@ def test_no_prompt_after_an_end_of_text(lmsmith: Lmsmith) -> None:
 
 def test_lines_from_a_pipe(lmsmith: Lmsmith, run: Path) -> None:
     done = lmsmith("generate", "run", "--max-tokens", 15, stdin="The cat\r\nA bird")
-    one, other = (lmsmith("generate", "run", "--max-tokens", 15, prompt).out for prompt in ("The cat", "A bird"))
+    one, other = (
+        lmsmith("generate", "run", "--max-tokens", 15, prompt).out
+        for prompt in ("The cat", "A bird")
+    )
     assert (done.status, done.out) == (0, one + other)
     done = lmsmith("generate", "run", "--max-tokens", 15, stdin=b"The cat\nA \xff bird\n")
     assert (done.status, done.out) == (1, one)

@@ -21,7 +21,11 @@ VERBS = sorted(verbs().found)
 def python(lmsmith: Lmsmith, *arguments: str) -> subprocess.CompletedProcess[str]:
     """A Python of its own, as a shell starts it."""
     return subprocess.run(
-        [sys.executable, *arguments], cwd=lmsmith.cwd, env=lmsmith.environment, capture_output=True, text=True
+        [sys.executable, *arguments],
+        cwd=lmsmith.cwd,
+        env=lmsmith.environment,
+        capture_output=True,
+        text=True,
     )
 
 
@@ -39,12 +43,16 @@ def test_help_is_there_in_less_than_half_a_second(lmsmith: Lmsmith) -> None:
         done = python(lmsmith, "-m", "lmsmith", "--help")
         took.append(processor_seconds() - began)
         assert done.returncode == 0, done.stderr
-        assert {verb.split()[0] for verb in VERBS} <= set(re.findall(r"^    (\w+)  ", done.stdout, re.MULTILINE))
+        assert {verb.split()[0] for verb in VERBS} <= set(
+            re.findall(r"^    (\w+)  ", done.stdout, re.MULTILINE)
+        )
     assert min(took) < 0.5
     assert min(took) > 0 or sys.platform == "win32"
 
 
-@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["generate", "--help"], ["--version"], ["trian"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["train", "--help"], ["generate", "--help"], ["--version"], ["trian"]]
+)
 def test_torch_is_not_imported_for_it(lmsmith: Lmsmith, words: list[str]) -> None:
     program = (
         "import sys\nfrom lmsmith.cli import run\n"
@@ -85,16 +93,25 @@ def test_the_examples_run_one_after_the_other(lmsmith: Lmsmith, run: Path) -> No
     lines = "".join(json.dumps({"text": line}) + "\n" for line in TEXT.splitlines())
     (demo / "stories.jsonl").write_text(lines)
     shutil.move(run, demo / "run-1")
-    examples = {verb: shlex.split(lmsmith(*verb.split(), "--help").out.splitlines()[-1])[1:] for verb in VERBS}
+    examples = {
+        verb: shlex.split(lmsmith(*verb.split(), "--help").out.splitlines()[-1])[1:]
+        for verb in VERBS
+    }
     assert examples.pop("demo") == ["demo"]
-    examples = {verb: words for verb, words in examples.items() if not verb.startswith("bench")}  # these take minutes
+    examples = {
+        verb: words for verb, words in examples.items() if not verb.startswith("bench")
+    }  # these take minutes
     for verb in ("import", "export"):  # of a model from the network: tests/interop/test_runs.py
         del examples[verb]
     del examples["data download"]  # of a corpus from the network: tests/cli/test_data_corpora.py
     del examples["replay"]  # of an update that went wrong: tests/train/test_guard.py
     first = ["train", "resume", "tokenizer train"]  # which make what the others take
     for verb in [*first, *sorted(examples.keys() - set(first))]:
-        words = [*examples[verb], "--minutes=0", "--steps=5", *TINY] if verb == "train" else examples[verb]
+        words = (
+            [*examples[verb], "--minutes=0", "--steps=5", *TINY]
+            if verb == "train"
+            else examples[verb]
+        )
         done = lmsmith(*words)
         assert (done.status, "lmsmith:" in done.err) == (0, False), verb
 

@@ -40,11 +40,15 @@ def undisturbed(_lmsmith: Lmsmith, tmp_path_factory: pytest.TempPathFactory) -> 
     done = _lmsmith("train", "book.txt", "--steps", STEPS, *LONG, "--out", "run")
     assert done.status == 0, done.err
     summary = json.loads((place / "run" / "summary.json").read_text())
-    assert summary["best_step"] < STEPS, "the best weights are the last: best-so-far would not be tested"
+    assert summary["best_step"] < STEPS, (
+        "the best weights are the last: best-so-far would not be tested"
+    )
     return place / "run"
 
 
-def test_kills_at_any_moment_leave_an_undisturbed_runs_weights(lmsmith: Lmsmith, undisturbed: Path) -> None:
+def test_kills_at_any_moment_leave_an_undisturbed_runs_weights(
+    lmsmith: Lmsmith, undisturbed: Path
+) -> None:
     (lmsmith.cwd / "book.txt").write_text(BACKWARDS, encoding="utf-8")
     run = lmsmith.cwd / "run"
     choose = random.Random(1)
@@ -53,7 +57,11 @@ def test_kills_at_any_moment_leave_an_undisturbed_runs_weights(lmsmith: Lmsmith,
     for number in range(N_KILLS):
         moment = moments[number % len(moments)]
         begun = (run / "config.toml").exists()
-        command = ["resume", "run"] if begun else ["train", "book.txt", "--steps", STEPS, *LONG, "--out", "run"]
+        command = (
+            ["resume", "run"]
+            if begun
+            else ["train", "book.txt", "--steps", STEPS, *LONG, "--out", "run"]
+        )
         before = metrics_file(run)
         process = lmsmith.start(*command, slow={"os:fsync": 0.01} if moment == "saving" else {})
         if moment == "beginning":
@@ -62,12 +70,16 @@ def test_kills_at_any_moment_leave_an_undisturbed_runs_weights(lmsmith: Lmsmith,
             within_a_save(process, run)
         else:
             past_step(process, run, before, newest_step(run) + choose.randint(3, 9))
-        process.send(choose.choice([signal.SIGINT, signal.SIGTERM]) if moment == "asked" else signal.SIGKILL)
+        process.send(
+            choose.choice([signal.SIGINT, signal.SIGTERM]) if moment == "asked" else signal.SIGKILL
+        )
         done = process.wait()
         if moment == "asked":
             assert done.status in (130, 143), done.err
         else:
-            assert done.status == -signal.SIGKILL, f"it ended before the kill, with {done.status}: {done.err}"
+            assert done.status == -signal.SIGKILL, (
+                f"it ended before the kill, with {done.status}: {done.err}"
+            )
         n_within_a_save += bool(partials(run / "checkpoints", process))
     assert n_within_a_save > 0
     done = lmsmith("resume", "run")
@@ -77,9 +89,13 @@ def test_kills_at_any_moment_leave_an_undisturbed_runs_weights(lmsmith: Lmsmith,
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_a_whole_checkpoint_and_says_how_to_go_on(lmsmith: Lmsmith, number: signal.Signals) -> None:
+def test_a_signal_saves_a_whole_checkpoint_and_says_how_to_go_on(
+    lmsmith: Lmsmith, number: signal.Signals
+) -> None:
     run = lmsmith.cwd / "my run"
-    process = lmsmith.start("train", "book.txt", "--steps", 10**6, *TINY, "--train.log_every", 1, "--out", "my run")
+    process = lmsmith.start(
+        "train", "book.txt", "--steps", 10**6, *TINY, "--train.log_every", 1, "--out", "my run"
+    )
     process.until(lambda: last_step(run) >= 20)
     process.send(number)
     done = process.wait()
@@ -87,7 +103,10 @@ def test_a_signal_saves_a_whole_checkpoint_and_says_how_to_go_on(lmsmith: Lmsmit
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["finished"], summary["signal"]) == ("signal", number.name)
     assert newest_step(run) == summary["steps"] >= 20
-    assert f"my run is saved at step {summary['steps']}; `lmsmith resume 'my run'` goes on\n" in done.out
+    assert (
+        f"my run is saved at step {summary['steps']}; `lmsmith resume 'my run'` goes on\n"
+        in done.out
+    )
     assert f"stopped by {number.name}" in done.out
     assert "Traceback" not in done.err
     again = lmsmith.start("resume", "my run")
@@ -143,12 +162,16 @@ def test_a_second_interrupt_does_not_wait_for_the_save(lmsmith: Lmsmith, run: Pa
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_the_text_is_read_leaves_nothing(lmsmith: Lmsmith, number: signal.Signals) -> None:
+def test_a_signal_while_the_text_is_read_leaves_nothing(
+    lmsmith: Lmsmith, number: signal.Signals
+) -> None:
     pipe = lmsmith.cwd / "endless.txt"
     os.mkfifo(pipe)
     process = lmsmith.start("train", "endless.txt", "--steps", 5, *TINY, "--out", "runs/mine")
     writing = process.until(lambda: opened_for_writing(pipe))  # somebody reads at the other end
-    time.sleep(0.1)  # by now in the system's read, which a signal ends; just before it, Python would miss one
+    time.sleep(
+        0.1
+    )  # by now in the system's read, which a signal ends; just before it, Python would miss one
     process.send(number)
     done = process.wait()
     os.close(writing)
@@ -157,8 +180,18 @@ def test_a_signal_while_the_text_is_read_leaves_nothing(lmsmith: Lmsmith, number
 
 
 def test_a_signal_while_the_plan_is_made_leaves_nothing(lmsmith: Lmsmith) -> None:
-    large = ["--model.n_layer=2", "--model.n_head=4", "--model.d_model=256", "--model.context_length=128"]
-    large += ["--train.batch_size=32", "--train.threads=1", "--train.dtype=float32", "--train.matmul=default"]
+    large = [
+        "--model.n_layer=2",
+        "--model.n_head=4",
+        "--model.d_model=256",
+        "--model.context_length=128",
+    ]
+    large += [
+        "--train.batch_size=32",
+        "--train.threads=1",
+        "--train.dtype=float32",
+        "--train.matmul=default",
+    ]
     (lmsmith.cwd / "book.txt").write_text(TEXT * 10, encoding="utf-8")
     process = lmsmith.start("train", "book.txt", "--minutes", 9, *large, "--out", "runs/mine")
     process.until(lambda: list(lmsmith.cwd.glob("runs/.mine.*.partial/tokens/corpus.json")))
@@ -167,7 +200,9 @@ def test_a_signal_while_the_plan_is_made_leaves_nothing(lmsmith: Lmsmith) -> Non
     assert list((lmsmith.cwd / "runs").iterdir()) == []
 
 
-def test_a_kill_before_the_run_is_there_leaves_nothing_but_what_the_next_run_sweeps(lmsmith: Lmsmith) -> None:
+def test_a_kill_before_the_run_is_there_leaves_nothing_but_what_the_next_run_sweeps(
+    lmsmith: Lmsmith,
+) -> None:
     (lmsmith.cwd / "runs").mkdir()
     process = lmsmith.start("train", "book.txt", "--steps", 5, *TINY, slow={"os:fsync": 0.1})
     process.until(lambda: partials(lmsmith.cwd / "runs", process))
@@ -195,7 +230,9 @@ def test_each_stage_of_a_run_can_be_resumed(lmsmith: Lmsmith, run: Path, n_steps
             shutil.rmtree(run / name)
         for name in ("metrics.jsonl", "samples.md", "report.html"):
             (run / name).unlink()
-        (run / "checkpoints" / ".step-00000010.99999999.partial").mkdir(parents=True)  # the first save was killed
+        (run / "checkpoints" / ".step-00000010.99999999.partial").mkdir(
+            parents=True
+        )  # the first save was killed
     elif n_steps_left == 10:  # killed before the last save
         shutil.rmtree(run / "checkpoints" / "step-00000030")
         with (run / "metrics.jsonl").open("a") as file:
@@ -209,18 +246,24 @@ def test_each_stage_of_a_run_can_be_resumed(lmsmith: Lmsmith, run: Path, n_steps
     assert (run / "samples.md").read_text() == (finished / "samples.md").read_text()
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(lmsmith: Lmsmith, run: Path) -> None:
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(
+    lmsmith: Lmsmith, run: Path
+) -> None:
     finished = shutil.copytree(run, lmsmith.cwd / "finished")
     (run / "summary.json").unlink()
     damage(run / "checkpoints" / "step-00000030" / "optimizer.safetensors")
     done = lmsmith("resume", "run")
     assert done.status == 0, done.err
-    assert re.search(r"step-00000030 is damaged: optimizer.safetensors has SHA-256 \w+..., wanted \w+", done.err)
+    assert re.search(
+        r"step-00000030 is damaged: optimizer.safetensors has SHA-256 \w+..., wanted \w+", done.err
+    )
     assert "resuming run at step 20 of 30" in done.out
     assert_same(run, finished)
 
 
-def test_a_run_without_a_whole_checkpoint_says_which_are_damaged(lmsmith: Lmsmith, run: Path) -> None:
+def test_a_run_without_a_whole_checkpoint_says_which_are_damaged(
+    lmsmith: Lmsmith, run: Path
+) -> None:
     (run / "summary.json").unlink()
     for step in (20, 30):
         damage(run / "checkpoints" / f"step-000000{step}" / "model.safetensors")
@@ -250,7 +293,9 @@ def test_a_checkpoint_of_a_newer_version_is_not_read(lmsmith: Lmsmith, run: Path
 def test_keep(lmsmith: Lmsmith, keep: int) -> None:
     options = [*TINY, "--train.save_every", 2, "--train.eval_every", 12, "--keep", keep]
     assert lmsmith("train", "book.txt", "--steps", 12, *options, "--out", "run").status == 0
-    kept = sorted(int(name.removeprefix("step-")) for name in os.listdir(lmsmith.cwd / "run" / "checkpoints"))
+    kept = sorted(
+        int(name.removeprefix("step-")) for name in os.listdir(lmsmith.cwd / "run" / "checkpoints")
+    )
     assert kept == [8, 10, 12][-keep:]
 
 
@@ -259,11 +304,22 @@ def assert_same(run: Path, oracle: Path) -> None:
     for name in ("model/model.safetensors", f"checkpoints/{newest(oracle).name}/model.safetensors"):
         assert sha256(run / name) == sha256(oracle / name), name
     assert newest(run).name == newest(oracle).name
-    hashes = [json.loads((newest(place) / "manifest.json").read_text())["files"] for place in (run, oracle)]
+    hashes = [
+        json.loads((newest(place) / "manifest.json").read_text())["files"]
+        for place in (run, oracle)
+    ]
     assert hashes[0].keys() == hashes[1].keys()
     assert all(hashes[0][name] == hashes[1][name] for name in hashes[0] if name != "state.json")
     assert losses(run) == losses(oracle)
-    same = ("finished", "steps", "tokens_seen", "val_loss", "best_val_loss", "best_step", "best_val_bits_per_byte")
+    same = (
+        "finished",
+        "steps",
+        "tokens_seen",
+        "val_loss",
+        "best_val_loss",
+        "best_step",
+        "best_val_bits_per_byte",
+    )
     summaries = [json.loads((place / "summary.json").read_text()) for place in (run, oracle)]
     assert [summaries[0][name] for name in same] == [summaries[1][name] for name in same]
 
@@ -311,7 +367,11 @@ def newest(run: Path) -> Path:
 
 def newest_step(run: Path) -> int:
     return max(
-        (int(path.name.removeprefix("step-")) for path in (run / "checkpoints").glob("step-????????")), default=0
+        (
+            int(path.name.removeprefix("step-"))
+            for path in (run / "checkpoints").glob("step-????????")
+        ),
+        default=0,
     )
 
 

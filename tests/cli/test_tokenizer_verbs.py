@@ -31,7 +31,10 @@ def test_train_learns_what_the_library_learns(bpe: Path) -> None:
 def test_train_says_what_it_did(lmsmith: Lmsmith) -> None:
     done = lmsmith("tokenizer", "train", "book.txt", "--vocab-size", 300, "--out", "my bpe")
     assert (done.status, done.err) == (0, "")
-    assert done.out.splitlines()[-2:] == ["my bpe has 300 entries", "try      lmsmith tokenizer inspect 'my bpe'"]
+    assert done.out.splitlines()[-2:] == [
+        "my bpe has 300 entries",
+        "try      lmsmith tokenizer inspect 'my bpe'",
+    ]
 
 
 def test_train_ends_early_and_says_so(lmsmith: Lmsmith) -> None:
@@ -43,8 +46,16 @@ def test_train_ends_early_and_says_so(lmsmith: Lmsmith) -> None:
 
 
 def test_special_tokens_and_none(lmsmith: Lmsmith) -> None:
-    for name, options in {"two": ["--special", "<a>", "--special", "<b>"], "none": ["--no-special"]}.items():
-        assert lmsmith("tokenizer", "train", "book.txt", "--vocab-size", 260, *options, "--out", name).status == 0
+    for name, options in {
+        "two": ["--special", "<a>", "--special", "<b>"],
+        "none": ["--no-special"],
+    }.items():
+        assert (
+            lmsmith(
+                "tokenizer", "train", "book.txt", "--vocab-size", 260, *options, "--out", name
+            ).status
+            == 0
+        )
     two, none = (load_tokenizer(lmsmith.cwd / name) for name in ("two", "none"))
     assert two.special_tokens == {"<a>": 258, "<b>": 259}  # type: ignore[attr-defined]
     assert none.special_tokens == {}  # type: ignore[attr-defined]
@@ -65,7 +76,9 @@ def test_encode_shows_each_token(lmsmith: Lmsmith, bpe: Path) -> None:
     done = lmsmith("tokenizer", "encode", "bpe", "--show", "The cat")
     shown = [re.fullmatch(r" +(\d+) '(.+)'", line) for line in done.out.splitlines()]
     assert "".join(match[2] for match in shown if match) == "The cat"
-    assert [int(match[1]) for match in shown if match] == load_tokenizer(bpe).encode("The cat").tolist()
+    assert [int(match[1]) for match in shown if match] == load_tokenizer(bpe).encode(
+        "The cat"
+    ).tolist()
 
 
 def test_a_runs_tokenizer_by_the_runs_name(lmsmith: Lmsmith, run: Path) -> None:
@@ -88,43 +101,91 @@ def test_inspect(lmsmith: Lmsmith, bpe: Path) -> None:
     assert done.status == 0, done.err
     assert "' old boat'" not in done.out  # a piece has one word
     assert "book.txt" in done.out
-    found = json.loads(lmsmith("tokenizer", "inspect", "bpe", "--text", "book.txt", "other.txt", "--json").out)
+    found = json.loads(
+        lmsmith("tokenizer", "inspect", "bpe", "--text", "book.txt", "other.txt", "--json").out
+    )
     longest = max(load_tokenizer(bpe).tokens, key=lambda token: len(token or b""))  # type: ignore[attr-defined]
     assert found["longest"][0]["text"].encode() == longest
     own, other = found["on_texts"]
-    assert own["bytes_per_token"] == pytest.approx(len(TEXT) / len(load_tokenizer(bpe).encode(TEXT)))
+    assert own["bytes_per_token"] == pytest.approx(
+        len(TEXT) / len(load_tokenizer(bpe).encode(TEXT))
+    )
     assert other["bytes_per_token"] == pytest.approx(1, abs=0.3)  # of no use to Greek
 
 
 def test_compare_has_the_ladder_and_a_page(lmsmith: Lmsmith, bpe: Path) -> None:
-    done = lmsmith("tokenizer", "compare", "bpe", "--text", "book.txt", "--sizes", "270,290", "--out", "page.html")
+    done = lmsmith(
+        "tokenizer",
+        "compare",
+        "bpe",
+        "--text",
+        "book.txt",
+        "--sizes",
+        "270,290",
+        "--out",
+        "page.html",
+    )
     assert done.status == 0, done.err
     for name in ("bytes", "characters", "words", "BPE 270", "BPE 290", "bpe"):
         assert re.search(rf"^{name} ", done.out, re.MULTILINE), name
     page = (lmsmith.cwd / "page.html").read_text(encoding="utf-8")
     assert "<svg" in page
     assert "BPE 290" in page
-    rows = json.loads(lmsmith("tokenizer", "compare", "--text", "book.txt", "--sizes", "270", "--json").out)
+    rows = json.loads(
+        lmsmith("tokenizer", "compare", "--text", "book.txt", "--sizes", "270", "--json").out
+    )
     assert {row["kind"]: row["bytes_per_token"] for row in rows}["byte"] == 1
 
 
 @pytest.mark.parametrize(
     ("words", "status", "parts"),
     [
-        (["train", "book.txt", "--vocab-size", "256", "--out", "x"], 1, ["vocabulary of 256", "need 257"]),
-        (["train", "book.txt", "--vocab-size", "300", "--special", "", "--out", "x"], 1, ["special token is empty"]),
-        (["train", "book.txt", "--vocab-size", "300", *["--special", "<a>"] * 2, "--out", "x"], 1, ["given twice"]),
-        (["train", "book.txt", "--vocab-size", "300", "--out", "bpe"], 1, ["bpe holds a tokenizer already"]),
+        (
+            ["train", "book.txt", "--vocab-size", "256", "--out", "x"],
+            1,
+            ["vocabulary of 256", "need 257"],
+        ),
+        (
+            ["train", "book.txt", "--vocab-size", "300", "--special", "", "--out", "x"],
+            1,
+            ["special token is empty"],
+        ),
+        (
+            ["train", "book.txt", "--vocab-size", "300", *["--special", "<a>"] * 2, "--out", "x"],
+            1,
+            ["given twice"],
+        ),
+        (
+            ["train", "book.txt", "--vocab-size", "300", "--out", "bpe"],
+            1,
+            ["bpe holds a tokenizer already"],
+        ),
         (["train", "none.txt", "--vocab-size", "300", "--out", "x"], 1, ["none.txt"]),
-        (["train", "book.txt", "--vocab-size", "300", "--pattern", "(", "--out", "x"], 1, ["pattern"]),
-        (["train", "book.txt", "--vocab-size", "many", "--out", "x"], 2, ["'many'", "whole number"]),
-        (["train", "book.txt", "--vocab-size", "300", "--max-memory", "much", "--out", "x"], 2, ["'much'", "2GB"]),
+        (
+            ["train", "book.txt", "--vocab-size", "300", "--pattern", "(", "--out", "x"],
+            1,
+            ["pattern"],
+        ),
+        (
+            ["train", "book.txt", "--vocab-size", "many", "--out", "x"],
+            2,
+            ["'many'", "whole number"],
+        ),
+        (
+            ["train", "book.txt", "--vocab-size", "300", "--max-memory", "much", "--out", "x"],
+            2,
+            ["'much'", "2GB"],
+        ),
         (["train", "book.txt"], 2, ["--vocab-size", "--out"]),
         (["encode", "none", "text"], 1, ["no tokenizer at none"]),
         (["decode", "bpe", "300"], 1, ["300", "vocabulary"]),
         (["decode", "bpe", "9" * 30], 1, ["9" * 30, "vocabulary"]),
         (["decode", "bpe", "one"], 2, ["'one' is no id"]),
-        (["encode", "bpe", "--specials", "text"], 2, ["no option '--specials'", "Did you mean --special?"]),
+        (
+            ["encode", "bpe", "--specials", "text"],
+            2,
+            ["no option '--specials'", "Did you mean --special?"],
+        ),
         (["tran"], 2, ["no verb 'tokenizer tran'", "Did you mean train?"]),
         ([], 2, ["one of train, encode, decode, inspect, compare"]),
         (["compare", "--text", "book.txt", "--sizes", "a"], 2, ["512,2048"]),
@@ -151,7 +212,9 @@ def test_a_damaged_folder(lmsmith: Lmsmith, bpe: Path) -> None:
 def test_a_merges_file_with_a_broken_line(lmsmith: Lmsmith, test_data: Path) -> None:
     lmsmith("tokenizer", "train", "book.txt", "--vocab-size", 300, "--out", "bpe")
     (lmsmith.cwd / "gpt2").mkdir()
-    (lmsmith.cwd / "gpt2" / "vocab.json").write_bytes((test_data / "gpt2" / "vocab.json").read_bytes())
+    (lmsmith.cwd / "gpt2" / "vocab.json").write_bytes(
+        (test_data / "gpt2" / "vocab.json").read_bytes()
+    )
     lines = (test_data / "gpt2" / "merges.txt").read_text(encoding="utf-8").splitlines()
     lines[4] = "broken"
     (lmsmith.cwd / "gpt2" / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -35,7 +35,9 @@ def weights(run: Path) -> str:
     return hashlib.sha256((run / "model" / "model.safetensors").read_bytes()).hexdigest()
 
 
-def trained(lmsmith: Lmsmith, *words: object, out: str = "run", tiny: list[str] = TINY) -> tuple[Path, Done]:
+def trained(
+    lmsmith: Lmsmith, *words: object, out: str = "run", tiny: list[str] = TINY
+) -> tuple[Path, Done]:
     done = lmsmith("train", *words, *tiny, "--out", out)
     assert (done.status, done.err) == (0, "")
     return lmsmith.cwd / out, done
@@ -58,8 +60,24 @@ def test_steps_and_what_a_run_leaves(lmsmith: Lmsmith) -> None:
         "tokens",
     ]
     summary = summary_of(run)
-    promised = {"n_params", "steps", "tokens_seen", "val_loss", "val_bits_per_byte", "train_seconds", "wall_seconds"}
-    promised |= {"seconds_to_target", "tokens_per_second", "mfu", "peak_memory_bytes", "device", "dtype", "finished"}
+    promised = {
+        "n_params",
+        "steps",
+        "tokens_seen",
+        "val_loss",
+        "val_bits_per_byte",
+        "train_seconds",
+        "wall_seconds",
+    }
+    promised |= {
+        "seconds_to_target",
+        "tokens_per_second",
+        "mfu",
+        "peak_memory_bytes",
+        "device",
+        "dtype",
+        "finished",
+    }
     promised |= {
         "baselines",
         "tokenizer",
@@ -70,7 +88,11 @@ def test_steps_and_what_a_run_leaves(lmsmith: Lmsmith) -> None:
         "best_step",
     }
     assert promised <= summary.keys()
-    assert (summary["finished"], summary["steps"], summary["tokens_seen"]) == ("steps", 20, 20 * 4 * 16)
+    assert (summary["finished"], summary["steps"], summary["tokens_seen"]) == (
+        "steps",
+        20,
+        20 * 4 * 16,
+    )
     assert summary["seconds_to_target"] is None
     assert (summary["n_train_tokens"], summary["n_val_tokens"]) == (
         int(len(TEXT) * 0.9),
@@ -93,7 +115,10 @@ def test_steps_and_what_a_run_leaves(lmsmith: Lmsmith) -> None:
 
 def test_tokens(lmsmith: Lmsmith) -> None:
     run, _ = trained(lmsmith, "book.txt", "--tokens", 1000)
-    assert (summary_of(run)["steps"], summary_of(run)["tokens_seen"]) == (15, 960)  # of 64 tokens each
+    assert (summary_of(run)["steps"], summary_of(run)["tokens_seen"]) == (
+        15,
+        960,
+    )  # of 64 tokens each
 
 
 def test_a_seed_repeats_a_run_and_another_does_not(lmsmith: Lmsmith) -> None:
@@ -108,15 +133,30 @@ def test_stop_at_val_loss_stops_at_the_first_evaluation_that_reaches_it(lmsmith:
     run, _ = trained(lmsmith, "book.txt", "--steps", 100)
     evals = lines_of(run, "eval")
     target = (evals[3]["val_loss"] + evals[4]["val_loss"]) / 2
-    stopped, done = trained(lmsmith, "book.txt", "--steps", 100, "--stop-at-val-loss", target, out="stopped")
+    stopped, done = trained(
+        lmsmith, "book.txt", "--steps", 100, "--stop-at-val-loss", target, out="stopped"
+    )
     summary = summary_of(stopped)
     assert (summary["finished"], summary["steps"]) == ("target", evals[4]["step"])
-    assert [line["val_loss"] for line in lines_of(stopped, "eval")] == [line["val_loss"] for line in evals[:5]]
-    assert summary["seconds_to_target"] == summary["train_seconds"] == lines_of(stopped, "eval")[-1]["seconds"]
+    assert [line["val_loss"] for line in lines_of(stopped, "eval")] == [
+        line["val_loss"] for line in evals[:5]
+    ]
+    assert (
+        summary["seconds_to_target"]
+        == summary["train_seconds"]
+        == lines_of(stopped, "eval")[-1]["seconds"]
+    )
     assert f"target reached after {summary['seconds_to_target']:.1f} s" in done.out
-    assert lmsmith("resume", "stopped").out.startswith(f"stopped is finished, at step {summary['steps']}")
-    missed, _ = trained(lmsmith, "book.txt", "--steps", 20, "--stop-at-val-loss", 0.01, out="missed")
-    assert (summary_of(missed)["finished"], summary_of(missed)["seconds_to_target"]) == ("steps", None)
+    assert lmsmith("resume", "stopped").out.startswith(
+        f"stopped is finished, at step {summary['steps']}"
+    )
+    missed, _ = trained(
+        lmsmith, "book.txt", "--steps", 20, "--stop-at-val-loss", 0.01, out="missed"
+    )
+    assert (summary_of(missed)["finished"], summary_of(missed)["seconds_to_target"]) == (
+        "steps",
+        None,
+    )
 
 
 def test_minutes(lmsmith: Lmsmith) -> None:
@@ -142,7 +182,9 @@ def test_ten_minutes_are_what_it_takes_without_a_length(lmsmith: Lmsmith) -> Non
 
 
 def test_a_recipe_with_files_behind_it(lmsmith: Lmsmith) -> None:
-    (lmsmith.cwd / "r.toml").write_text('[train]\nsteps = 7\nseed = 3\n[data]\nsources = ["missing.txt"]\n')
+    (lmsmith.cwd / "r.toml").write_text(
+        '[train]\nsteps = 7\nseed = 3\n[data]\nsources = ["missing.txt"]\n'
+    )
     (lmsmith.cwd / "other.txt").write_text(TEXT)
     run, _ = trained(lmsmith, "r.toml", "book.txt", "other.txt")
     config = config_of(run)
@@ -154,12 +196,19 @@ def test_a_recipe_with_files_behind_it(lmsmith: Lmsmith) -> None:
 
 
 def test_a_recipe_alone(lmsmith: Lmsmith) -> None:
-    (lmsmith.cwd / "r.toml").write_text('preset = "llama"\n[train]\nsteps = 2\n[data]\nsources = ["book.txt"]\n')
+    (lmsmith.cwd / "r.toml").write_text(
+        'preset = "llama"\n[train]\nsteps = 2\n[data]\nsources = ["book.txt"]\n'
+    )
     run, _ = trained(lmsmith, "r.toml", tiny=without("qk"))
-    assert (config_of(run)["preset"], config_of(run)["model"]["feed_forward"]) == ("llama", "swiglu")
+    assert (config_of(run)["preset"], config_of(run)["model"]["feed_forward"]) == (
+        "llama",
+        "swiglu",
+    )
 
 
-@pytest.mark.parametrize("length", [["--steps", 12], ["--tokens", 768], ["--steps", 12, "--model.dropout", 0.3]])
+@pytest.mark.parametrize(
+    "length", [["--steps", 12], ["--tokens", 768], ["--steps", 12, "--model.dropout", 0.3]]
+)
 def test_the_config_of_a_run_repeats_it(lmsmith: Lmsmith, length: list[object]) -> None:
     run, _ = trained(lmsmith, "book.txt", *length)
     done = lmsmith("train", "run/config.toml", "--out", "again")
@@ -170,13 +219,17 @@ def test_the_config_of_a_run_repeats_it(lmsmith: Lmsmith, length: list[object]) 
 
 def test_the_config_of_a_run_with_minutes_repeats_its_steps(lmsmith: Lmsmith, run: Path) -> None:
     config = run / "config.toml"
-    config.write_text(config.read_text().replace("minutes = 0.0", "minutes = 5.0"))  # as such a run leaves it
+    config.write_text(
+        config.read_text().replace("minutes = 0.0", "minutes = 5.0")
+    )  # as such a run leaves it
     done = lmsmith("train", "run/config.toml", "--out", "again")
     assert (done.status, done.err) == (0, "")
     assert summary_of(lmsmith.cwd / "again")["finished"] == "steps"
     assert weights(lmsmith.cwd / "again") == weights(run)
     other = lmsmith("train", "run/config.toml", "--minutes", 0.01, "--out", "other")
-    assert "train.minutes = 0.01 leaves no time" in other.err  # the command line's, not the steps of the file
+    assert (
+        "train.minutes = 0.01 leaves no time" in other.err
+    )  # the command line's, not the steps of the file
 
 
 def test_the_config_of_a_run_with_another_text(lmsmith: Lmsmith, run: Path) -> None:
@@ -184,16 +237,29 @@ def test_the_config_of_a_run_with_another_text(lmsmith: Lmsmith, run: Path) -> N
     done = lmsmith("train", "run/config.toml", "greek.txt", "--out", "again")
     assert done.status == 2
     assert "model.vocab_size = " in done.err
-    done = lmsmith("train", "run/config.toml", "greek.txt", "--model.vocab_size", 0, "--out", "again")
+    done = lmsmith(
+        "train", "run/config.toml", "greek.txt", "--model.vocab_size", 0, "--out", "again"
+    )
     assert done.status == 0, done.err
 
 
 def test_overrides_are_kept_and_what_is_left_open_is_chosen_to_fit(lmsmith: Lmsmith) -> None:
-    run, _ = trained(lmsmith, "book.txt", "--steps", 2, "--model.d_model", 24, tiny=without("d_model", "n_head"))
+    run, _ = trained(
+        lmsmith, "book.txt", "--steps", 2, "--model.d_model", 24, tiny=without("d_model", "n_head")
+    )
     model = config_of(run)["model"]
     assert model["d_model"] == 24
     assert 24 % model["n_head"] == 0
-    run, _ = trained(lmsmith, "book.txt", "--steps", 2, "--model.n_head", 5, out="b", tiny=without("d_model", "n_head"))
+    run, _ = trained(
+        lmsmith,
+        "book.txt",
+        "--steps",
+        2,
+        "--model.n_head",
+        5,
+        out="b",
+        tiny=without("d_model", "n_head"),
+    )
     model = config_of(run)["model"]
     assert model["n_head"] == 5
     assert model["d_model"] % 5 == 0
@@ -205,7 +271,13 @@ def test_overrides_are_kept_and_what_is_left_open_is_chosen_to_fit(lmsmith: Lmsm
     assert (model["n_layer"], model["ngram_tables"], model["bias"]) == (2, [2, 3], True)
     (lmsmith.cwd / "narrow.toml").write_text("[model]\nd_model = 24\n")
     trained(
-        lmsmith, "narrow.toml", "book.txt", "--steps=2", "--model.n_head=4", out="d", tiny=without("d_model", "n_head")
+        lmsmith,
+        "narrow.toml",
+        "book.txt",
+        "--steps=2",
+        "--model.n_head=4",
+        out="d",
+        tiny=without("d_model", "n_head"),
     )
     assert config_of(lmsmith.cwd / "d")["model"]["d_model"] == 24
 
@@ -218,7 +290,9 @@ def test_zero_and_auto_may_be_said(lmsmith: Lmsmith) -> None:
         "--train.device=auto",
         "--model.vocab_size=0",
     ]
-    run, _ = trained(lmsmith, "book.txt", "--steps", 2, *auto, tiny=without("threads", "matmul", "dtype"))
+    run, _ = trained(
+        lmsmith, "book.txt", "--steps", 2, *auto, tiny=without("threads", "matmul", "dtype")
+    )
     train = config_of(run)["train"]
     assert train["threads"] > 0
     assert not {"auto"} & {train["matmul"], train["dtype"], train["device"]}
@@ -242,15 +316,20 @@ def test_tokenizers(lmsmith: Lmsmith, kind: str) -> None:
     assert summary["tokenizer"] == ("char" if kind == "auto" else kind)
     if kind == "byte":
         assert (summary["vocab_size"], summary["n_val_tokens"]) == (256, summary["n_val_bytes"])
-        assert summary["val_bits_per_byte"] == pytest.approx(summary["val_loss"] / 0.6931471805599453)
+        assert summary["val_bits_per_byte"] == pytest.approx(
+            summary["val_loss"] / 0.6931471805599453
+        )
 
 
 def test_a_tokenizer_from_another_run(lmsmith: Lmsmith, run: Path) -> None:
     (lmsmith.cwd / "other.txt").write_text("The hat is black; \u00e9t\u00e9.\n" * 50)
-    done = lmsmith("train", "other.txt", "--tokenizer", "run/model", "--steps", 2, *TINY, "--out", "other")
+    done = lmsmith(
+        "train", "other.txt", "--tokenizer", "run/model", "--steps", 2, *TINY, "--out", "other"
+    )
     assert done.status == 0, done.err
     one, other = (
-        json.loads((place / "model" / "tokenizer.json").read_text()) for place in (run, lmsmith.cwd / "other")
+        json.loads((place / "model" / "tokenizer.json").read_text())
+        for place in (run, lmsmith.cwd / "other")
     )
     assert one == other
     assert re.search("note .*unknown", done.out)  # nothing is lost silently
@@ -262,7 +341,13 @@ def test_runs_are_numbered_and_named_after_their_text(lmsmith: Lmsmith) -> None:
     for source in ("book.txt", "book.txt", "books of old", "*.txt", "books of old/*.txt"):
         done = lmsmith("train", source, "--steps", 1, *TINY)
         assert done.status == 0, done.err
-    assert sorted(os.listdir(lmsmith.cwd / "runs")) == ["book-1", "book-2", "books-of-old-1", "text-1", "text-2"]
+    assert sorted(os.listdir(lmsmith.cwd / "runs")) == [
+        "book-1",
+        "book-2",
+        "books-of-old-1",
+        "text-1",
+        "text-2",
+    ]
 
 
 def test_brackets_in_a_name_are_no_markup(lmsmith: Lmsmith) -> None:
@@ -275,8 +360,12 @@ def test_what_goes_to_a_file_are_plain_lines(lmsmith: Lmsmith) -> None:
     _, done = trained(lmsmith, "book.txt", "--steps", 20)
     assert "\x1b" not in done.out
     assert "\r" not in done.out
-    assert re.search(r"^step +1/20  loss \d\.\d{3}  [\d,]+ tokens/s  \d+% MFU  \S+ left$", done.out, re.MULTILINE)
-    assert re.search(r"^step +20  val loss \d\.\d{4}  \d\.\d{3} bits per byte$", done.out, re.MULTILINE)
+    assert re.search(
+        r"^step +1/20  loss \d\.\d{3}  [\d,]+ tokens/s  \d+% MFU  \S+ left$", done.out, re.MULTILINE
+    )
+    assert re.search(
+        r"^step +20  val loss \d\.\d{4}  \d\.\d{3} bits per byte$", done.out, re.MULTILINE
+    )
 
 
 class Terminal:
@@ -335,13 +424,21 @@ def test_the_bar_on_a_terminal(lmsmith: Lmsmith, terminal: Terminal, width: int)
     assert bool(bars) == (width >= 80)
     assert all(len(line) <= width for line in numbers)
     assert ("\x1b[32m" in terminal.shown()) == (width >= 80)
-    assert terminal.shown().count("\x1b[?25l") == terminal.shown().count("\x1b[?25h")  # the cursor is shown again
-    plan = [line for line in terminal.lines() if line.startswith(("text ", "model ", "training ", "         "))]
+    assert terminal.shown().count("\x1b[?25l") == terminal.shown().count(
+        "\x1b[?25h"
+    )  # the cursor is shown again
+    plan = [
+        line
+        for line in terminal.lines()
+        if line.startswith(("text ", "model ", "training ", "         "))
+    ]
     assert width < 40 or max(map(len, plan)) <= width
 
 
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1", "TERM": "xterm"}, {"TERM": "dumb"}])
-def test_a_terminal_without_colours(lmsmith: Lmsmith, terminal: Terminal, environment: dict[str, str]) -> None:
+def test_a_terminal_without_colours(
+    lmsmith: Lmsmith, terminal: Terminal, environment: dict[str, str]
+) -> None:
     words = ["train", "book.txt", "--steps", 40, *TINY]
     process = lmsmith.start(*words, stdout=terminal.path, environment=environment)
     terminal.read_until_ended(process)
@@ -354,7 +451,9 @@ def test_a_terminal_without_colours(lmsmith: Lmsmith, terminal: Terminal, enviro
 def test_ctrl_c_typed_on_a_terminal(lmsmith: Lmsmith, terminal: Terminal) -> None:
     words = ["train", "book.txt", "--steps", 10**6, *TINY, "--out", "run"]
     environment = {"TERM": "xterm-256color"}
-    process = lmsmith.start(*words, stdin=terminal.path, stdout=terminal.path, environment=environment)
+    process = lmsmith.start(
+        *words, stdin=terminal.path, stdout=terminal.path, environment=environment
+    )
     process.until(lambda: "tokens/s" in terminal.shown())
     terminal.type(b"\x03")
     terminal.read_until_ended(process)
@@ -382,7 +481,12 @@ def test_a_process_of_its_own_from_a_shell(lmsmith: Lmsmith) -> None:
     shell = "exec {} -m lmsmith train book.txt --steps 1000000 --out run {}"
     command = shell.format(sys.executable, " ".join(TINY))
     process = subprocess.Popen(
-        command, shell=True, cwd=lmsmith.cwd, env=lmsmith.environment, stdout=subprocess.PIPE, text=True
+        command,
+        shell=True,
+        cwd=lmsmith.cwd,
+        env=lmsmith.environment,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     metrics = lmsmith.cwd / "run" / "metrics.jsonl"
     while not metrics.exists() or not metrics.read_text():

@@ -74,7 +74,13 @@ MODERN = {
     "schedule.shape": "trapezoid",
 }
 WANTED = {
-    "gpt2": {**GPT2, "model.n_layer": 12, "model.n_head": 12, "model.d_model": 768, "model.context_length": 1024},
+    "gpt2": {
+        **GPT2,
+        "model.n_layer": 12,
+        "model.n_head": 12,
+        "model.d_model": 768,
+        "model.context_length": 1024,
+    },
     "babygpt": BABYGPT,
     "llama": LLAMA,
     "modern": MODERN,
@@ -93,7 +99,12 @@ def test_larger_ones_differ_from_gpt2_in_size_and_pace_alone(name: str) -> None:
     found, small = (flatten(dataclasses.asdict(preset(other))) for other in (name, "gpt2"))
     differ = {key for key in found if found[key] != small[key]}
     sizes = {"model.n_layer", "model.n_head", "model.d_model", "model.context_length"}
-    assert differ <= sizes | {"preset", "optim.learning_rate", "train.batch_size", "schedule.warmup_steps"}
+    assert differ <= sizes | {
+        "preset",
+        "optim.learning_rate",
+        "train.batch_size",
+        "schedule.warmup_steps",
+    }
 
 
 def test_presets_change_known_settings_and_share_nothing() -> None:
@@ -109,12 +120,21 @@ def test_the_default_preset_is_there() -> None:
 
 @pytest.mark.parametrize("name", ["gpt3", ""])
 def test_a_name_that_is_none_gets_the_list(name: Any) -> None:
-    with pytest.raises(ConfigError, match=r"there is no preset .* There are: modern, llama, .*, gpt3-175b"):
+    with pytest.raises(
+        ConfigError, match=r"there is no preset .* There are: modern, llama, .*, gpt3-175b"
+    ):
         preset(name)
 
 
 def test_models_of_the_literature_have_their_size() -> None:
-    assert {name for name in PRESETS if not has_size(name)} == {"modern", "llama", "rnn", "gru", "lstm", "ngram"}
+    assert {name for name in PRESETS if not has_size(name)} == {
+        "modern",
+        "llama",
+        "rnn",
+        "gru",
+        "lstm",
+        "ngram",
+    }
 
 
 def n_parameters(name: str, vocab_size: int = 50257) -> int:
@@ -155,11 +175,17 @@ def test_gpt3s_table(name: str) -> None:
     """As printed, but for the width that does not multiply out; warm-up over 375 million tokens (appendix B)."""
     n, n_layer, d_model, d_head, batch, rate = GPT3[name]
     config = preset(name)
-    assert (config.model.n_layer, config.model.width_head, config.optim.learning_rate) == (n_layer, d_head, rate)
+    assert (config.model.n_layer, config.model.width_head, config.optim.learning_rate) == (
+        n_layer,
+        d_head,
+        rate,
+    )
     assert config.model.d_model == (5120 if name == "gpt3-13b" else d_model)
     assert config.model.context_length == 2048
     assert config.train.batch_size * 2048 == pytest.approx(batch, rel=0.05)
-    assert config.schedule.warmup_steps * config.train.batch_size * 2048 == pytest.approx(375e6, rel=0.01)
+    assert config.schedule.warmup_steps * config.train.batch_size * 2048 == pytest.approx(
+        375e6, rel=0.01
+    )
     assert n_parameters(name) == pytest.approx(n, rel=0.02)
     assert (name in NOTES) == (d_head * config.model.n_head != d_model or name == "gpt3-xl")
 
@@ -178,13 +204,17 @@ def test_gpt2_xl_is_described_in_under_a_second() -> None:
 def test_a_size_can_be_built_and_grows_in_everything(name: str) -> None:
     base, last = preset(name), None
     for n in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48):
-        config = base.changed(sized(base, n) | {"model.size": n, "model.vocab_size": 1000}, where="here")
+        config = base.changed(
+            sized(base, n) | {"model.size": n, "model.vocab_size": 1000}, where="here"
+        )
         model, tokens = config.model, config.train.batch_size * config.model.context_length
         assert (model.n_layer, model.d_model, model.width_head) == (n, 64 * n, 64)
         assert 2**11 <= tokens <= 2**21
         blocks = 12 * n * (64 * n) ** 2
         if 2**11 < tokens < 2**21:
-            assert 20 * blocks / tokens == pytest.approx(15_360, rel=0.42)  # a power of two is at most sqrt(2) off
+            assert 20 * blocks / tokens == pytest.approx(
+                15_360, rel=0.42
+            )  # a power of two is at most sqrt(2) off
         found = (model.context_length, tokens, -config.optim.learning_rate)
         assert last is None or all(a >= b for a, b in zip(found, last, strict=True))
         last = found
@@ -200,7 +230,9 @@ def test_sizes_meet_what_is_known() -> None:
     assert config.model == base.model
     for name, (_, _, d_model, _, _, rate) in GPT3.items():
         if "medium" not in name and 768 <= d_model <= 4096:
-            assert sized(base, d_model // 64)["optim.learning_rate"] == pytest.approx(rate, rel=0.21), name
+            assert sized(base, d_model // 64)["optim.learning_rate"] == pytest.approx(
+                rate, rel=0.21
+            ), name
     muon = preset("modern")
     assert sized(muon, 4)["optim.learning_rate"] == muon.optim.learning_rate
     assert sized(muon, 16)["optim.learning_rate"] == muon.optim.learning_rate / 2

@@ -125,17 +125,23 @@ def test_a_batch_grows_linearly_in_multiples_that_all_processes_share() -> None:
 
 
 def test_every_number_has_a_bound_that_is_tested() -> None:
-    assert set(BAD) == {name for name, leaf in EVERY.items() if leaf.kind in (int, float, tuple[int, ...])}
+    assert set(BAD) == {
+        name for name, leaf in EVERY.items() if leaf.kind in (int, float, tuple[int, ...])
+    }
 
 
-@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in BAD.items() for value in values]
+)
 def test_bad_values_are_named(name: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=name.replace(".", r"\.")) as caught:
         made({name: value})
     assert str(value) in str(caught.value)
 
 
-@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in GOOD.items() for value in values])
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in GOOD.items() for value in values]
+)
 def test_values_at_the_edge_are_taken(name: str, value: Any) -> None:
     assert flatten(dataclasses.asdict(made({name: value})))[name] == value
 
@@ -151,7 +157,9 @@ def test_every_setting_has_its_default_and_meaning(kind: str) -> None:
 
 def test_heads_that_do_not_divide_the_width_get_a_width_that_serves() -> None:
     for d_model, n_head, near in ((100, 6, "96"), (7, 4, "8"), (3, 8, "16")):
-        with pytest.raises(ConfigError, match=f"Use model.d_model {near} or another number of heads"):
+        with pytest.raises(
+            ConfigError, match=f"Use model.d_model {near} or another number of heads"
+        ):
             GPTConfig(d_model=d_model, n_head=n_head)
         GPTConfig(d_model=int(near), n_head=n_head)
     with pytest.raises(ConfigError, match="Choose an even width"):
@@ -162,18 +170,48 @@ def test_heads_that_do_not_divide_the_width_get_a_width_that_serves() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"window": 64}, r"window = 64 and model\.window_pattern = '' do not go together.* Set both"),
-        ({"window_pattern": "SSL"}, r"window = 0 and model\.window_pattern = 'SSL' do not go together"),
+        (
+            {"window": 64},
+            r"window = 64 and model\.window_pattern = '' do not go together.* Set both",
+        ),
+        (
+            {"window_pattern": "SSL"},
+            r"window = 0 and model\.window_pattern = 'SSL' do not go together",
+        ),
         ({"window": 64, "window_pattern": "LL"}, "do not go together"),
-        ({"rope_factor": 2.0}, r"rope_scaling = 'none', model\.rope_factor = 2 .* do not go together"),
-        ({"rope_scaling": "llama3", "rope_factor": 2.0}, r"rope_original_context = 0 do not go together"),
+        (
+            {"rope_factor": 2.0},
+            r"rope_scaling = 'none', model\.rope_factor = 2 .* do not go together",
+        ),
+        (
+            {"rope_scaling": "llama3", "rope_factor": 2.0},
+            r"rope_original_context = 0 do not go together",
+        ),
         ({"rope_scaling": "linear", "rope_original_context": 9}, "do not go together"),
-        ({"rope_scaling": "linear", "positions": "none"}, r"stretches rotary positions, but .* is 'none'"),
-        ({"window": 64, "window_pattern": "SsL"}, r"model\.window_pattern = SsL: wanted letters S and L"),
-        ({"norm": "none"}, r"norm = 'none' .* model\.embedding_norm = true .* set model\.embedding_norm to false"),
-        ({"norm": "none", "embedding_norm": False, "norm_gain": True}, r"set model\.norm_gain to false as well"),
-        ({"norm": "none", "embedding_norm": False, "norm_placement": "post"}, "set model.norm_placement to 'pre'"),
-        ({"ngram_dropout": 0.2}, r"ngram_dropout = 0\.2, but model\.ngram_tables is empty.* Set it to 0"),
+        (
+            {"rope_scaling": "linear", "positions": "none"},
+            r"stretches rotary positions, but .* is 'none'",
+        ),
+        (
+            {"window": 64, "window_pattern": "SsL"},
+            r"model\.window_pattern = SsL: wanted letters S and L",
+        ),
+        (
+            {"norm": "none"},
+            r"norm = 'none' .* model\.embedding_norm = true .* set model\.embedding_norm to false",
+        ),
+        (
+            {"norm": "none", "embedding_norm": False, "norm_gain": True},
+            r"set model\.norm_gain to false as well",
+        ),
+        (
+            {"norm": "none", "embedding_norm": False, "norm_placement": "post"},
+            "set model.norm_placement to 'pre'",
+        ),
+        (
+            {"ngram_dropout": 0.2},
+            r"ngram_dropout = 0\.2, but model\.ngram_tables is empty.* Set it to 0",
+        ),
     ],
 )
 def test_settings_that_make_no_sense_together(settings: dict[str, Any], message: str) -> None:
@@ -191,8 +229,15 @@ def test_windows_and_value_embeddings_by_layer() -> None:
 
 def test_derived_sizes() -> None:
     config = GPTConfig(d_model=384, n_head=6, vocab_size=65, vocab_multiple=64)
-    assert (config.width_head, config.n_kv, config.width_ff, config.padded_vocab_size) == (64, 6, 1536, 128)
-    assert GPTConfig(feed_forward="swiglu", d_model=384).width_ff == 1024  # 8/3 of it, a multiple of 64 already
+    assert (config.width_head, config.n_kv, config.width_ff, config.padded_vocab_size) == (
+        64,
+        6,
+        1536,
+        128,
+    )
+    assert (
+        GPTConfig(feed_forward="swiglu", d_model=384).width_ff == 1024
+    )  # 8/3 of it, a multiple of 64 already
     assert GPTConfig(feed_forward="swiglu", d_model=768).width_ff == 2048
     assert GPTConfig(feed_forward="swiglu", d_model=288).width_ff == 768
     assert GPTConfig(feed_forward="swiglu", d_model=396).width_ff == 1088  # 1056, up
@@ -217,7 +262,9 @@ def test_derived_sizes() -> None:
     ],
 )
 def test_unknown_settings_name_the_nearest(unknown: str, meant: str) -> None:
-    with pytest.raises(ConfigError, match=f"unknown setting '{unknown}' in r.toml. Did you mean '{meant}'"):
+    with pytest.raises(
+        ConfigError, match=f"unknown setting '{unknown}' in r.toml. Did you mean '{meant}'"
+    ):
         RunConfig().changed({unknown: 1}, where="r.toml")
 
 
@@ -259,7 +306,9 @@ def test_a_setting_like_no_other_gets_the_list() -> None:
     ],
 )
 def test_text_is_parsed_by_the_type(name: str, text: Any, value: Any) -> None:
-    found = flatten(dataclasses.asdict(RunConfig().changed({name: text}, where="the command line")))[name]
+    found = flatten(
+        dataclasses.asdict(RunConfig().changed({name: text}, where="the command line"))
+    )[name]
     assert found == value
     assert type(found) is type(value)
 
@@ -305,7 +354,9 @@ def test_wrong_types_are_named(name: str, value: Any, wanted: str) -> None:
 
 
 def test_settings_that_only_fit_together_change_together() -> None:
-    config = RunConfig().changed({"model.d_model": 35, "model.n_head": 5, "model.positions": "none"}, where="here")
+    config = RunConfig().changed(
+        {"model.d_model": 35, "model.n_head": 5, "model.positions": "none"}, where="here"
+    )
     assert GPTConfig.of(config.model).width_head == 7
     assert config.optim == RunConfig().optim
     with pytest.raises(ConfigError, match="does not divide"):
@@ -315,7 +366,12 @@ def test_settings_that_only_fit_together_change_together() -> None:
 def test_a_change_leaves_the_original_alone() -> None:
     before = RunConfig()
     after = before.changed({"train.seed": 7, "preset": "llama"}, where="here")
-    assert (before.train.seed, before.preset, after.train.seed, after.preset) == (1, "modern", 7, "llama")
+    assert (before.train.seed, before.preset, after.train.seed, after.preset) == (
+        1,
+        "modern",
+        7,
+        "llama",
+    )
     with pytest.raises(dataclasses.FrozenInstanceError):
         after.train.seed = 8  # type: ignore[misc]
 
@@ -334,13 +390,17 @@ def changes(draw: some.DrawFn) -> dict[str, Any]:
         str: some.text(),
         tuple[str, ...]: some.lists(some.text()).map(tuple),
         tuple[int, ...]: some.sets(some.integers(2, 8)).map(sorted).map(tuple),
-        tuple[Literal["tensorboard", "wandb"], ...]: some.lists(some.sampled_from(["tensorboard", "wandb"])).map(tuple),
+        tuple[Literal["tensorboard", "wandb"], ...]: some.lists(
+            some.sampled_from(["tensorboard", "wandb"])
+        ).map(tuple),
         tuple[DataSource, ...]: some.just(()),  # they exclude data.sources
     }
     kind = draw(some.sampled_from(list(OF_KIND)))
     leaves = OF_KIND[kind]
     ends = ("dropout", "beta1", "beta2", "momentum", "validation_fraction")
-    own = {name: shares(exclude_min=True, exclude_max=True) for name in leaves if name.endswith(ends)}
+    own = {
+        name: shares(exclude_min=True, exclude_max=True) for name in leaves if name.endswith(ends)
+    }
     own |= {name: shares() for name in ("schedule.cooldown_fraction", "schedule.final_fraction")}
     own["train.batch_warmup_fraction"] = shares(exclude_min=True)
     own |= {name: some.sampled_from(leaf.choices) for name, leaf in leaves.items() if leaf.choices}
@@ -406,12 +466,22 @@ def test_the_command_line_can_say_every_setting(values: dict[str, Any]) -> None:
     del values["data.mixture"]  # tables
     del values["data.validation"]
     del values["data.sources"]  # a comma stands between sources, so a text with commas is several
-    as_text = {k: ",".join(map(str, v)) if isinstance(v, tuple) else str(v) for k, v in values.items()}
-    assert RunConfig().changed(as_text, where="the command line") == RunConfig().changed(values, where="here")
+    as_text = {
+        k: ",".join(map(str, v)) if isinstance(v, tuple) else str(v) for k, v in values.items()
+    }
+    assert RunConfig().changed(as_text, where="the command line") == RunConfig().changed(
+        values, where="here"
+    )
 
 
 @hypothesis.settings(max_examples=30, deadline=None)
-@given(some.lists(some.tuples(some.text(min_size=1), shares(high=1e6, exclude_min=True)), min_size=1, max_size=4))
+@given(
+    some.lists(
+        some.tuples(some.text(min_size=1), shares(high=1e6, exclude_min=True)),
+        min_size=1,
+        max_size=4,
+    )
+)
 def test_sources_to_be_mixed_are_tables(
     tmp_path_factory: pytest.TempPathFactory, sources: list[tuple[str, float]]
 ) -> None:
@@ -442,7 +512,10 @@ def test_a_recipe_mixes_sources(tmp_path: Path) -> None:
             r"unknown setting 'data\.mixture\.weigth' in here.*Did you mean 'data\.mixture\.weight'",
         ),
         ([{"path": "a", "weight": 0}], r"data\.mixture\.weight = 0\.0: wanted above 0"),
-        ([{"path": "a", "weight": "much"}], r"data\.mixture\.weight = 'much' in here: wanted a number"),
+        (
+            [{"path": "a", "weight": "much"}],
+            r"data\.mixture\.weight = 'much' in here: wanted a number",
+        ),
         ([{"weight": 2}], r"data\.mixture\.path = '': wanted a file, folder or glob"),
         (["a", "b"], r"data\.mixture = 'a' in here: wanted a table, as in \[\[data\.mixture\]\]"),
     ],
@@ -453,8 +526,12 @@ def test_sources_that_are_no_such_tables_are_refused(value: Any, message: str) -
 
 
 def test_what_to_train_on_is_said_once() -> None:
-    with pytest.raises(ConfigError, match=r"data\.sources = a\.txt and 1 \[\[data\.mixture\]\] both say"):
-        RunConfig().changed({"data.sources": ("a.txt",), "data.mixture": [{"path": "b"}]}, where="here")
+    with pytest.raises(
+        ConfigError, match=r"data\.sources = a\.txt and 1 \[\[data\.mixture\]\] both say"
+    ):
+        RunConfig().changed(
+            {"data.sources": ("a.txt",), "data.mixture": [{"path": "b"}]}, where="here"
+        )
 
 
 def test_a_config_with_nothing_changed_round_trips() -> None:
@@ -464,7 +541,9 @@ def test_a_config_with_nothing_changed_round_trips() -> None:
 
 def test_recipes_may_be_sections_or_dotted_names(tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
-    path.write_text('preset = "llama"\n"train.seed" = 3\n[model]\nn_layer = 2\n[optim]\n', encoding="utf-8")
+    path.write_text(
+        'preset = "llama"\n"train.seed" = 3\n[model]\nn_layer = 2\n[optim]\n', encoding="utf-8"
+    )
     assert read_toml(path) == {"preset": "llama", "train.seed": 3, "model.n_layer": 2}
     path.write_bytes(b"\xef\xbb\xbf[model]\r\nn_layer = 2\r\n")  # as an editor on Windows saves it
     assert read_toml(path) == {"model.n_layer": 2}
@@ -483,7 +562,9 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         read_toml(tmp_path / "none.toml")
 
 
-@pytest.mark.parametrize("content", ["model = 3", "[[model]]\nn_layer = 1", "[model.n_layer]\nn = 1", "[train]\nx = 1"])
+@pytest.mark.parametrize(
+    "content", ["model = 3", "[[model]]\nn_layer = 1", "[model.n_layer]\nn = 1", "[train]\nx = 1"]
+)
 def test_toml_of_another_shape_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text(content, encoding="utf-8")
@@ -493,7 +574,11 @@ def test_toml_of_another_shape_is_refused(tmp_path: Path, content: str) -> None:
 
 def test_to_toml_is_plain_toml() -> None:
     assert flatten(tomllib.loads(RunConfig().to_toml())) == shown(RunConfig())
-    assert RunConfig().to_toml().startswith('preset = "modern"\ntokenizer = "auto"\n\n[model]\nkind = "gpt"\n')
+    assert (
+        RunConfig()
+        .to_toml()
+        .startswith('preset = "modern"\ntokenizer = "auto"\n\n[model]\nkind = "gpt"\n')
+    )
 
 
 @pytest.mark.parametrize(
@@ -508,7 +593,9 @@ def test_to_toml_is_plain_toml() -> None:
         ("ngram", "cell", "gru", "rnn"),
     ],
 )
-def test_settings_of_another_kind_of_model_are_refused(kind: str, name: str, value: Any, of: str) -> None:
+def test_settings_of_another_kind_of_model_are_refused(
+    kind: str, name: str, value: Any, of: str
+) -> None:
     changes = {"model.kind": kind, f"model.{name}": value}
     message = rf"model\.{name} in a\.toml is a setting of model\.kind {of}, .* of kind {kind}"
     with pytest.raises(ConfigError, match=message):
@@ -520,7 +607,9 @@ def test_another_kind_starts_from_its_own_defaults() -> None:
     rnn = config.changed({"model.kind": "rnn", "model.cell": "gru"}, where="here")
     assert rnn.model == RNNConfig(cell="gru")
     assert rnn.changed({"model.d_model": 7}, where="here").model == RNNConfig(cell="gru", d_model=7)
-    with pytest.raises(ConfigError, match=r"model\.kind = 'grn' in here: wanted one of gpt, rnn, ngram"):
+    with pytest.raises(
+        ConfigError, match=r"model\.kind = 'grn' in here: wanted one of gpt, rnn, ngram"
+    ):
         config.changed({"model.kind": "grn"}, where="here")
 
 
@@ -536,7 +625,9 @@ def test_a_zero_that_means_something_else_has_a_word(name: str) -> None:
         assert flatten(tomllib.loads(config.to_toml()))[name] == leaf.zero
     for word in {"auto", "none", "all"} - {leaf.zero}:
         if leaf.kind is not str:
-            with pytest.raises(ConfigError, match=f"{name} = '{word}' in here: wanted .* or {leaf.zero}"):
+            with pytest.raises(
+                ConfigError, match=f"{name} = '{word}' in here: wanted .* or {leaf.zero}"
+            ):
                 start.changed({name: word}, where="here")
 
 

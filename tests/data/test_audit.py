@@ -44,10 +44,14 @@ def folder(tmp_path: Path) -> Path:
             n_bytes = len(text.encode())
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             records.append(ShardRecord(path.name, n_bytes + 1, 1, n_bytes, digest))
-        sums = [sum(getattr(r, key) for r in records) for key in ("n_tokens", "n_documents", "n_bytes")]
+        sums = [
+            sum(getattr(r, key) for r in records) for key in ("n_tokens", "n_documents", "n_bytes")
+        ]
         splits[split] = SplitRecord(*sums, tuple(records))
     sources = (SourceRecord("a.txt", 5, "x"), SourceRecord("b.txt", 5, "y"))
-    write_manifest(place, Manifest(TokenizerRecord.of(BYTES), splits, sources, notes=("one was skipped",)))
+    write_manifest(
+        place, Manifest(TokenizerRecord.of(BYTES), splits, sources, notes=("one was skipped",))
+    )
     save_tokenizer(BYTES, place)
     return place
 
@@ -63,12 +67,21 @@ def test_a_whole_folder(folder: Path, verify: bool) -> None:
     assert found.notes == ("one was skipped",)
     train, validation = found.splits
     n_bytes = sum(len(text.encode()) for text in TEXTS["train"])
-    assert (train.name, len(train.shards), train.n_tokens, train.bits) == ("train", 3, n_bytes + 3, 16)
+    assert (train.name, len(train.shards), train.n_tokens, train.bits) == (
+        "train",
+        3,
+        n_bytes + 3,
+        16,
+    )
     assert (train.n_documents, train.n_bytes) == (3, n_bytes)
-    assert train.begins == BYTES.decode(np.concatenate([ids_of(text) for text in TEXTS["train"]])[:64])
+    assert train.begins == BYTES.decode(
+        np.concatenate([ids_of(text) for text in TEXTS["train"]])[:64]
+    )
     assert train.begins.startswith("<|endoftext|>Später,<|endoftext|> a cat")
     assert (validation.n_tokens, validation.begins) == (13, "<|endoftext|>Nobody knew.")
-    assert [task for task, _, _ in told] == [f"verifying {p.name}" for s in found.splits for p in s.shards] * verify
+    assert [task for task, _, _ in told] == [
+        f"verifying {p.name}" for s in found.splits for p in s.shards
+    ] * verify
 
 
 def test_every_byte_that_has_changed_is_noticed(folder: Path) -> None:
@@ -92,10 +105,18 @@ def test_ids_documents_and_lengths_that_are_wrong(folder: Path) -> None:
     write_shard(folder / "val_000000.bin", np.append(ids_of("Nobody kne"), [256, 5]), 257)
     found = inspect(folder, verify=True)
     said = "\n".join(found.problems)
-    assert f"{folder / 'train_000001.bin'} has id 300 at position 7, and the vocabulary has 257 ids" in said
+    assert (
+        f"{folder / 'train_000001.bin'} has id 300 at position 7, and the vocabulary has 257 ids"
+        in said
+    )
     assert f"{folder / 'train_000002.bin'} has 8 tokens, and the manifest says 9." in said
-    assert f"{folder / 'val_000000.bin'} has 2 ends of text, and the manifest says 1 documents." in said
-    assert inspect(folder).problems == (f"{folder / 'train_000002.bin'} has 8 tokens, and the manifest says 9.",)
+    assert (
+        f"{folder / 'val_000000.bin'} has 2 ends of text, and the manifest says 1 documents."
+        in said
+    )
+    assert inspect(folder).problems == (
+        f"{folder / 'train_000002.bin'} has 8 tokens, and the manifest says 9.",
+    )
 
 
 def test_bytes_that_are_not_those_of_the_text(folder: Path) -> None:
@@ -137,16 +158,22 @@ def test_a_folder_from_elsewhere(tmp_path: Path) -> None:
     assert [split.begins for split in found.splits] == ["<|endoftext|>Hello", "<|endoftext|>Bye"]
     assert "on trust" in found.tokenizer
     assert found.problems == ()
-    assert [split.begins for split in inspect(tmp_path).splits] == ["256 72 101 108 108 111", "256 66 121 101"]
+    assert [split.begins for split in inspect(tmp_path).splits] == [
+        "256 72 101 108 108 111",
+        "256 66 121 101",
+    ]
 
 
 def test_what_cannot_be_looked_at(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"there is no .*absent: name a folder of shards"):
         inspect(tmp_path / "absent")
-    with pytest.raises(DataError, match=r"holds no token shards: .*`lmsmith data prepare` makes shards of text"):
+    with pytest.raises(
+        DataError, match=r"holds no token shards: .*`lmsmith data prepare` makes shards of text"
+    ):
         inspect(tmp_path)
     with pytest.raises(
-        TokenizerError, match=r"made with another tokenizer \(byte, 257 ids\) than the one named \(char"
+        TokenizerError,
+        match=r"made with another tokenizer \(byte, 257 ids\) than the one named \(char",
     ):
         inspect(folder, CharTokenizer.learn(["abc"], True))
     (folder / "train_000000.bin").write_bytes((folder / "train_000000.bin").read_bytes()[:-1])

@@ -41,7 +41,9 @@ def source(tmp_path: Path) -> Path:
 
 def prepare(*sources: Path, **options) -> Manifest:
     settings = {"tokenizer": "byte", "validation_fraction": 0.2, "workers": 2}
-    return build_shards([str(source) for source in sources], sources[0].parent / "out", **{**settings, **options})
+    return build_shards(
+        [str(source) for source in sources], sources[0].parent / "out", **{**settings, **options}
+    )
 
 
 def texts_of(folder: Path) -> list[str]:
@@ -88,7 +90,9 @@ BAD = {
         [],
     ),
     "a damaged archive": (
-        lambda path: path.with_suffix(".jsonl.gz").write_bytes(gzip.compress(os.urandom(9000))[:5000]),
+        lambda path: path.with_suffix(".jsonl.gz").write_bytes(
+            gzip.compress(os.urandom(9000))[:5000]
+        ),
         r"m\.jsonl\.gz",
         [],
     ),
@@ -115,7 +119,9 @@ def test_a_bad_file_among_good_ones(source, tmp_path, what):
     assert "m." in note
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything"
+)
 def test_a_file_that_may_not_be_read(source, tmp_path):
     (source / "m.txt").write_text("secret")
     (source / "m.txt").chmod(0)
@@ -173,7 +179,9 @@ def test_bad_bytes_in_the_middle_of_a_large_file(tmp_path, monkeypatch, tokenize
     data = bytearray(text.encode())
     data[9000] = 0xFF
     (tmp_path / "a.txt").write_bytes(data)
-    with pytest.raises(DataError, match=r"a\.txt is not UTF-8: byte 0xFF at offset 9000.* `--skip-bad`"):
+    with pytest.raises(
+        DataError, match=r"a\.txt is not UTF-8: byte 0xFF at offset 9000.* `--skip-bad`"
+    ):
         prepare(tmp_path / "a.txt", tokenizer=tokenizer)
     manifest = prepare(tmp_path / "a.txt", tokenizer=tokenizer, skip_bad=True)
     kept = "".join(texts_of(tmp_path / "out"))
@@ -189,7 +197,11 @@ def test_bad_bytes_in_the_middle_of_a_large_file(tmp_path, monkeypatch, tokenize
         ({"shard_tokens": 0}, ConfigError, "shard_tokens = 0: wanted 1 to 2,147,483,647"),
         ({"shard_tokens": 2**31}, ConfigError, "shard_tokens = 2,147,483,648"),
         ({"validation_fraction": 1.0}, ConfigError, "validation_fraction = 1.0: wanted"),
-        ({"tokenizer": "bites"}, ConfigError, "tokenizer = 'bites': there is no such kind, and no such folder"),
+        (
+            {"tokenizer": "bites"},
+            ConfigError,
+            "tokenizer = 'bites': there is no such kind, and no such folder",
+        ),
         ({"tokenizer": "bpe:many"}, ConfigError, "tokenizer = 'bpe:many'"),
         ({"encoding": "klingon"}, ConfigError, "no text encoding that Python knows"),
         ({"validation_fraction": 1e-9}, DataError, "of 80 documents none is for validation"),
@@ -214,13 +226,16 @@ def test_no_text(tmp_path):
     with pytest.raises(DataError, match="holds no text: it is empty"):
         prepare(folder)
     (folder / "a.txt").write_text(" \n")
-    with pytest.raises(DataError, match=r"there is no text in the 1 file\. 1 empty document skipped\. Name"):
+    with pytest.raises(
+        DataError, match=r"there is no text in the 1 file\. 1 empty document skipped\. Name"
+    ):
         prepare(folder)
     other = tmp_path / "other" / "texts"
     other.mkdir(parents=True)
     (other / "b.jsonl").write_text("{}")
     with pytest.raises(
-        DataError, match=r"there is no text in the 1 file\. 1 bad place skipped: .*b\.jsonl, line 1 has"
+        DataError,
+        match=r"there is no text in the 1 file\. 1 bad place skipped: .*b\.jsonl, line 1 has",
     ):
         prepare(other, skip_bad=True)
     with pytest.raises(DataError, match="there is no file or folder"):
@@ -248,8 +263,12 @@ def test_line_ends_are_noted_wherever_in_a_large_file_they_are(tmp_path, monkeyp
         ("d", head),
     ):
         (tmp_path / f"{name}.txt").write_text(text, encoding="utf-8", newline="")
-    (tmp_path / "e.jsonl").write_text("\n".join([*map(json.dumps, [{"text": "a"}] * 90), '{"text": "b\\r\\nc"}']))
-    manifest = prepare(*(tmp_path / name for name in ("a.txt", "b.txt", "c.txt", "d.txt", "e.jsonl")))
+    (tmp_path / "e.jsonl").write_text(
+        "\n".join([*map(json.dumps, [{"text": "a"}] * 90), '{"text": "b\\r\\nc"}'])
+    )
+    manifest = prepare(
+        *(tmp_path / name for name in ("a.txt", "b.txt", "c.txt", "d.txt", "e.jsonl"))
+    )
     assert "3 files had CRLF line ends; they are read as LF." in manifest.notes
     assert "1 file had lone CR line ends; they are read as LF." in manifest.notes
 
@@ -258,10 +277,14 @@ def test_large_files_of_one_side_are_refused_before_they_are_encoded(tmp_path, m
     monkeypatch.setattr(plan, "LARGE", 300)
     for i in range(60):
         (tmp_path / f"{i}.txt").write_text(f"{i} is a number. " * 30)
-    with pytest.raises(DataError, match=r"of 60 files none is for validation at .* 1e-06: choose a larger one"):
+    with pytest.raises(
+        DataError, match=r"of 60 files none is for validation at .* 1e-06: choose a larger one"
+    ):
         prepare(tmp_path, validation_fraction=1e-6)
     assert not (tmp_path.parent / "out.partial").exists()
-    with pytest.raises(DataError, match=r"of 60 files none is for training at .* 0\.999999: choose a smaller one"):
+    with pytest.raises(
+        DataError, match=r"of 60 files none is for training at .* 0\.999999: choose a smaller one"
+    ):
         prepare(tmp_path, validation_fraction=0.999999)
 
 
@@ -286,7 +309,10 @@ def test_a_manifest_comes_back(source, tmp_path):
     for split, told in (
         ({"n_bytes": 7}, r"n_bytes is 7, and 1,\d\d\d by its shards\. Prepare"),
         ({"n_documents": "8"}, "n_documents is '8', and"),
-        ({"shards": [{**asdict(manifest.splits["train"].shards[0]), "n_tokens": "9"}]}, "n_tokens is '9'"),
+        (
+            {"shards": [{**asdict(manifest.splits["train"].shards[0]), "n_tokens": "9"}]},
+            "n_tokens is '9'",
+        ),
         ({"shards": [{**asdict(manifest.splits["train"].shards[0]), "file": 7}]}, "file is 7"),
     ):
         edited = {**asdict(manifest), "format": 1}

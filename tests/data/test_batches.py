@@ -62,7 +62,9 @@ def test_large_permutations_are_injective(n: int, seed: int, epoch: int) -> None
     found = permute(places, n, _keys(seed, epoch, "order"))
     assert 0 <= found.min() <= found.max() < n
     assert len(set(found.tolist())) == len(places)
-    apart = np.concatenate([permute(places[i : i + 1], n, _keys(seed, epoch, "order")) for i in range(len(places))])
+    apart = np.concatenate(
+        [permute(places[i : i + 1], n, _keys(seed, epoch, "order")) for i in range(len(places))]
+    )
     assert np.array_equal(apart, found)
 
 
@@ -78,7 +80,9 @@ def chi_square(counts: Counter, cells: int, draws: int) -> float:
 def test_small_permutations_are_uniform(n: int) -> None:
     """Over keys every one of the n! orders is as likely as any other (which a Feistel network of few bits fails)."""
     draws = max(1000, 50 * math.factorial(n))
-    found = Counter(tuple(permute(np.arange(n), n, _keys(7, key, "order")).tolist()) for key in range(draws))
+    found = Counter(
+        tuple(permute(np.arange(n), n, _keys(7, key, "order")).tolist()) for key in range(draws)
+    )
     assert len(found) == math.factorial(n)
     assert abs(chi_square(found, math.factorial(n), draws)) < 5
 
@@ -102,7 +106,9 @@ def test_places_are_uniform(n: int) -> None:
 def test_neighbours_in_the_order_are_not_neighbours_in_the_text() -> None:
     n = 10_000
     found = permute(np.arange(n), n, _keys(1, 0, "order"))
-    assert (np.abs(np.diff(found)) == 1).sum() < 12  # 2 of 10,000 are expected, 12 is seven standard deviations
+    assert (
+        np.abs(np.diff(found)) == 1
+    ).sum() < 12  # 2 of 10,000 are expected, 12 is seven standard deviations
     fixed = (found == np.arange(n)).sum()
     assert fixed < 10  # one is expected
     correlation = np.corrcoef(found, np.arange(n))[0, 1]
@@ -112,7 +118,9 @@ def test_neighbours_in_the_order_are_not_neighbours_in_the_text() -> None:
 # The windows
 
 
-@pytest.mark.parametrize(("n", "T", "B"), [(100, 7, 4), (101, 10, 9), (64, 8, 1), (31, 5, 40), (9, 1, 3)])
+@pytest.mark.parametrize(
+    ("n", "T", "B"), [(100, 7, 4), (101, 10, 9), (64, 8, 1), (31, 5, 40), (9, 1, 3)]
+)
 def test_an_epoch_has_every_window_once(n: int, T: int, B: int) -> None:
     """Also where a batch is larger than an epoch and where epochs end within a batch."""
     found = batches(n, T, B)
@@ -182,7 +190,11 @@ def test_targets_are_the_next_tokens() -> None:
 @given(some.data())
 def test_rows_are_slices_of_the_batch(data: some.DataObject) -> None:
     """Micro-batches and ranks: whatever the cuts, together they are the batch."""
-    n, T, B = data.draw(some.integers(2, 300)), data.draw(some.integers(1, 20)), data.draw(some.integers(1, 50))
+    n, T, B = (
+        data.draw(some.integers(2, 300)),
+        data.draw(some.integers(1, 20)),
+        data.draw(some.integers(1, 50)),
+    )
     hypothesis.assume(n >= 2 * T)
     found, step = batches(n, T, B), data.draw(some.integers(0, 10**9))
     cuts = sorted(data.draw(some.lists(some.integers(0, B), max_size=3)))
@@ -198,13 +210,17 @@ def test_rows_are_slices_of_the_batch(data: some.DataObject) -> None:
 
 def test_batch_sizes_cut_the_same_endless_order() -> None:
     few, many = batches(200, 6, 3), batches(200, 6, 12)
-    assert np.array_equal(np.concatenate([few.rows(step).inputs for step in range(8, 12)]), many.rows(2).inputs)
+    assert np.array_equal(
+        np.concatenate([few.rows(step).inputs for step in range(8, 12)]), many.rows(2).inputs
+    )
 
 
 def test_seeds_differ_and_repeat() -> None:
     orders = {tuple(epoch_starts(batches(300, 6, 3, seed), 0)) for seed in range(20)}
     assert len(orders) == 20
-    assert np.array_equal(batches(300, 6, 3, 5).rows(9).inputs, batches(300, 6, 3, 5).rows(9).inputs)
+    assert np.array_equal(
+        batches(300, 6, 3, 5).rows(9).inputs, batches(300, 6, 3, 5).rows(9).inputs
+    )
 
 
 def digest(found: Batches) -> str:
@@ -226,7 +242,9 @@ def test_another_process_sees_the_same() -> None:
         "print(found.rows(12345).inputs.tolist())"
     )
     root = Path(__file__).resolve().parents[2]
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root
+    )
     assert json.loads(found.stdout) == batches(5000, 9, 8, seed=3).rows(12345).inputs.tolist()
 
 
@@ -234,10 +252,17 @@ def test_another_process_sees_the_same() -> None:
 @given(some.data())
 def test_shards_are_as_one_array(data: some.DataObject) -> None:
     """However the tokens are cut into shards, windows that cross from one into the next included."""
-    n, T, B = data.draw(some.integers(40, 300)), data.draw(some.integers(1, 20)), data.draw(some.integers(1, 9))
+    n, T, B = (
+        data.draw(some.integers(40, 300)),
+        data.draw(some.integers(1, 20)),
+        data.draw(some.integers(1, 9)),
+    )
     cuts = sorted(data.draw(some.lists(some.integers(0, n), max_size=8)))
     parts = [counting(n)[a:b] for a, b in itertools.pairwise([0, *cuts, n])]
-    sharded, whole = Batches(Shards(parts), context_length=T, batch_size=B, seed=1), batches(n, T, B)
+    sharded, whole = (
+        Batches(Shards(parts), context_length=T, batch_size=B, seed=1),
+        batches(n, T, B),
+    )
     for step in data.draw(some.lists(some.integers(0, 1000), min_size=1, max_size=3)):
         assert np.array_equal(sharded.rows(step).inputs, whole.rows(step).inputs)
         assert np.array_equal(sharded.rows(step).targets, whole.rows(step).targets)

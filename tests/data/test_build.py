@@ -23,7 +23,22 @@ from lmsmith.tokens.bpe_train import learn_bpe
 from lmsmith.tokens.files import load_tokenizer, save_tokenizer
 from lmsmith.tokens.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer
 
-WORDS = ["the", "cat", "sat", "on", "and", "that", "it's", "1,024", "naïve", "cafés", "—", "雪が降る.", "¡Ya!", "\n\n"]
+WORDS = [
+    "the",
+    "cat",
+    "sat",
+    "on",
+    "and",
+    "that",
+    "it's",
+    "1,024",
+    "naïve",
+    "cafés",
+    "—",
+    "雪が降る.",
+    "¡Ya!",
+    "\n\n",
+]
 
 
 def words(seed: int, n: int) -> str:
@@ -35,7 +50,9 @@ def write_sources(folder: Path, n: int = 30) -> Path:
     folder.mkdir(parents=True)
     texts = [words(i, 5 + 7 * (i % 9)) + f" number {i}." for i in range(3 * n)]
     for i in range(n):
-        (folder / f"a{i:03}.txt").write_bytes(texts[i].replace("\n", "\r\n").encode("utf-8-sig" if i % 3 else "utf-16"))
+        (folder / f"a{i:03}.txt").write_bytes(
+            texts[i].replace("\n", "\r\n").encode("utf-8-sig" if i % 3 else "utf-16")
+        )
     (folder / "b.txt").write_text("  \n")
     lines = [json.dumps({"text": text, "id": i}) for i, text in enumerate(texts[n : 2 * n])]
     lines.insert(3, json.dumps({"text": ""}))
@@ -43,7 +60,9 @@ def write_sources(folder: Path, n: int = 30) -> Path:
     (folder / "c.jsonl").write_text("\n".join(lines), encoding="utf-8")
     (folder / "d.jsonl.gz").write_bytes(gzip.compress("\n".join(lines[5:9]).encode()))
     rows = texts[2 * n :]
-    pyarrow.parquet.write_table(pyarrow.table({"text": [*rows, None]}), folder / "e.parquet", row_group_size=7)
+    pyarrow.parquet.write_table(
+        pyarrow.table({"text": [*rows, None]}), folder / "e.parquet", row_group_size=7
+    )
     (folder / "f.txt.gz").write_bytes(gzip.compress((words(99, 400) + "\r\n").encode()))
     (folder / "g.txt").write_text(words(100, 900), encoding="utf-8")
     (folder / "h.txt").write_bytes(b"bin\0ary")
@@ -59,7 +78,11 @@ class Wanted:
     def shards(self, tokenizer: Tokenizer, shard_tokens: int) -> dict[str, bytes]:
         files = {}
         for name, texts in self.splits.items():
-            ids = [i for text in texts for i in (tokenizer.end_of_text, *tokenizer.encode(text).tolist())]
+            ids = [
+                i
+                for text in texts
+                for i in (tokenizer.end_of_text, *tokenizer.encode(text).tolist())
+            ]
             for number, start in enumerate(range(0, len(ids), shard_tokens)):
                 part = ids[start : start + shard_tokens]
                 head = struct.pack("<256i", 20240520, 1, len(part), *[0] * 253)
@@ -70,7 +93,9 @@ class Wanted:
 def by_hash(texts: list[str], fraction: float) -> Wanted:
     splits: dict[str, list[str]] = {"train": [], "val": []}
     for text in texts:
-        key = hashlib.blake2b(text.encode(), key=b"lmsmith: training or validation", digest_size=8).digest()
+        key = hashlib.blake2b(
+            text.encode(), key=b"lmsmith: training or validation", digest_size=8
+        ).digest()
         splits["val" if struct.unpack("<Q", key)[0] / 2**64 < fraction else "train"].append(text)
     return Wanted(splits)
 
@@ -86,7 +111,9 @@ def shards(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def bpe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bpe")
-    save_tokenizer(learn_bpe([words(1, 20_000)], 400, pattern="gpt2", special_tokens=["<|endoftext|>"]), folder)
+    save_tokenizer(
+        learn_bpe([words(1, 20_000)], 400, pattern="gpt2", special_tokens=["<|endoftext|>"]), folder
+    )
     return folder
 
 
@@ -109,7 +136,11 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def check_manifest(folder: Path, manifest: Manifest, tokenizer: Tokenizer) -> None:
     """Every count, from the shards themselves."""
     assert read_manifest(folder) == manifest
-    assert manifest.tokenizer.fingerprint == tokenizer.fingerprint == load_tokenizer(folder).fingerprint
+    assert (
+        manifest.tokenizer.fingerprint
+        == tokenizer.fingerprint
+        == load_tokenizer(folder).fingerprint
+    )
     for split in manifest.splits.values():
         for shard in split.shards:
             data = (folder / shard.file).read_bytes()
@@ -140,9 +171,13 @@ def test_shards_are_the_documents_one_by_one(tmp_path, bpe, small, kind, workers
     large = next(text for text in texts if len(text.encode()) > 3000 and text == words(100, 900))
     held_out = large in wanted.splits["val"]
     key = hashlib.blake2b(
-        units.fingerprint(source / "g.txt").encode(), key=b"lmsmith: training or validation", digest_size=8
+        units.fingerprint(source / "g.txt").encode(),
+        key=b"lmsmith: training or validation",
+        digest_size=8,
     ).digest()
-    assert (struct.unpack("<Q", key)[0] / 2**64 < 0.2) == held_out, "choose another text: this one changes sides"
+    assert (struct.unpack("<Q", key)[0] / 2**64 < 0.2) == held_out, (
+        "choose another text: this one changes sides"
+    )
     assert shards(tmp_path / "out") == wanted.shards(tokenizer, 1000)
     check_manifest(tmp_path / "out", manifest, tokenizer)
     assert [Path(record.path).name for record in manifest.sources][-1] == "h.txt"
@@ -162,7 +197,12 @@ def test_processes_give_the_same(tmp_path, bpe, small, monkeypatch):
         os.utime(path, (1, 1))  # nor does it matter when the text was written
     build_shards([str(source)], tmp_path / "late", tokenizer=str(bpe), shard_tokens=900, workers=1)
     assert contents(tmp_path / "late") == contents(tmp_path / "one")
-    assert set(contents(tmp_path / "one")) >= {"manifest.json", "tokenizer.json", "train_000002.bin", "val_000000.bin"}
+    assert set(contents(tmp_path / "one")) >= {
+        "manifest.json",
+        "tokenizer.json",
+        "train_000002.bin",
+        "val_000000.bin",
+    }
     assert sorted(path.name for path in tmp_path.iterdir()) == ["late", "one", "texts", "two"]
 
 
@@ -198,7 +238,9 @@ def test_few_documents_are_split_as_for_a_run(tmp_path, bpe, kind, fraction):
     tokenizer = load_tokenizer(tmp_path / "out")
     if kind in learnt:
         assert tokenizer == learnt[kind](split.train, True)
-    assert shards(tmp_path / "out") == Wanted({"train": split.train, "val": split.validation}).shards(tokenizer, 10**8)
+    assert shards(tmp_path / "out") == Wanted(
+        {"train": split.train, "val": split.validation}
+    ).shards(tokenizer, 10**8)
     notes = " ".join(manifest.notes)
     assert "1 exact duplicate dropped" in notes
     assert f"the last {30 if fraction else 10}% of each of 5 documents is for validation" in notes
@@ -232,7 +274,11 @@ def test_one_large_file_in_pieces(tmp_path, bpe, small, kind):
     found = shards(tmp_path / "out")
     ids = {
         name: np.concatenate(
-            [np.frombuffer(data[1024:], "<u2") for file, data in found.items() if file.startswith(name)]
+            [
+                np.frombuffer(data[1024:], "<u2")
+                for file, data in found.items()
+                if file.startswith(name)
+            ]
         )
         for name in ("train", "val")
     }
@@ -281,26 +327,43 @@ def test_exact_duplicates(tmp_path, small):
     texts = [words(i, 30) for i in range(100)]
     repeated = [*texts, *texts[10:40], texts[5], texts[5]]
     random.Random(1).shuffle(repeated)
-    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in repeated), encoding="utf-8")
+    (tmp_path / "a.jsonl").write_text(
+        "\n".join(json.dumps({"text": text}) for text in repeated), encoding="utf-8"
+    )
     for i in range(3):
         (tmp_path / f"z{i}.txt").write_text(words(7, 3000), encoding="utf-8")  # large ones
     manifest = build_shards(
-        [str(tmp_path)], tmp_path / "out", tokenizer="byte", dedup="exact", validation_fraction=0.2, workers=3
+        [str(tmp_path)],
+        tmp_path / "out",
+        tokenizer="byte",
+        dedup="exact",
+        validation_fraction=0.2,
+        workers=3,
     )
     wanted = by_hash([*dict.fromkeys(repeated)], 0.2)
     key = hashlib.blake2b(
-        units.fingerprint(tmp_path / "z0.txt").encode(), key=b"lmsmith: training or validation", digest_size=8
+        units.fingerprint(tmp_path / "z0.txt").encode(),
+        key=b"lmsmith: training or validation",
+        digest_size=8,
     ).digest()
-    wanted.splits["val" if struct.unpack("<Q", key)[0] / 2**64 < 0.2 else "train"].append(words(7, 3000))
+    wanted.splits["val" if struct.unpack("<Q", key)[0] / 2**64 < 0.2 else "train"].append(
+        words(7, 3000)
+    )
     assert shards(tmp_path / "out") == wanted.shards(ByteTokenizer(True), 10**8)
     assert "32 exact duplicates dropped." in manifest.notes
-    assert any(note.startswith("2 of the large files are the same as others") for note in manifest.notes)
+    assert any(
+        note.startswith("2 of the large files are the same as others") for note in manifest.notes
+    )
 
 
 def test_what_is_learnt_is_learnt_from_training_text(tmp_path):
     texts = [words(i, 60) + f" {i}" for i in range(70)]
-    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts), encoding="utf-8")
-    manifest = build_shards([str(tmp_path)], tmp_path / "out", tokenizer="bpe:300", validation_fraction=0.3)
+    (tmp_path / "a.jsonl").write_text(
+        "\n".join(json.dumps({"text": text}) for text in texts), encoding="utf-8"
+    )
+    manifest = build_shards(
+        [str(tmp_path)], tmp_path / "out", tokenizer="bpe:300", validation_fraction=0.3
+    )
     wanted = by_hash(texts, 0.3)
     learnt = learn_bpe(wanted.splits["train"], 300, special_tokens=["<|endoftext|>"])
     assert manifest.tokenizer.fingerprint == learnt.fingerprint
@@ -308,15 +371,25 @@ def test_what_is_learnt_is_learnt_from_training_text(tmp_path):
 
 
 def test_numbers_of_32_bits(tmp_path):
-    characters = "".join(chr(0x20000 + i) for i in range(42_000)) + "".join(chr(0x30 + i) for i in range(24_000))
+    characters = "".join(chr(0x20000 + i) for i in range(42_000)) + "".join(
+        chr(0x30 + i) for i in range(24_000)
+    )
     save_tokenizer(CharTokenizer("".join(sorted(characters)), True), tmp_path / "mine")
     text = characters[41_000:42_000] + "0123456789" * 100
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
-    build_shards([str(tmp_path / "a.txt")], tmp_path / "out", tokenizer=str(tmp_path / "mine"), validation_fraction=0.5)
+    build_shards(
+        [str(tmp_path / "a.txt")],
+        tmp_path / "out",
+        tokenizer=str(tmp_path / "mine"),
+        validation_fraction=0.5,
+    )
     data = (tmp_path / "out" / "train_000000.bin").read_bytes()
     assert struct.unpack("<3i", data[:12]) == (20240801, 7, 1001)
     tokenizer = load_tokenizer(tmp_path / "mine")
-    assert np.frombuffer(data[1024:], "<u4").tolist() == [66_000, *tokenizer.encode(text[:1000]).tolist()]
+    assert np.frombuffer(data[1024:], "<u4").tolist() == [
+        66_000,
+        *tokenizer.encode(text[:1000]).tolist(),
+    ]
 
 
 def test_large_files_that_differ_between_their_samples_are_both_kept(tmp_path, monkeypatch):
@@ -346,7 +419,9 @@ def test_a_large_compressed_copy_is_dropped_to_its_end(tmp_path, monkeypatch):
     text = words(1, 2000)
     for name in ("a.txt.gz", "b.txt.gz"):
         (source / name).write_bytes(gzip.compress(text.encode()))
-    manifest = build_shards([str(source)], tmp_path / "out", tokenizer="byte", validation_fraction=0.2)
+    manifest = build_shards(
+        [str(source)], tmp_path / "out", tokenizer="byte", validation_fraction=0.2
+    )
     cut = int(len(text) * 0.8)
     wanted = Wanted({"train": [text[:cut]], "val": [text[cut:]]})
     assert shards(tmp_path / "out") == wanted.shards(ByteTokenizer(True), 10**8)

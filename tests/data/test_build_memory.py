@@ -32,7 +32,9 @@ def lines(n_bytes: int) -> list[bytes]:
     """Some different ones, to be repeated."""
     words = [f"word{i}" for i in range(3000)]
     chance = random.Random(0)
-    made = [(" ".join(chance.choices(words, k=60)) + f" \u2014 {i}.\n").encode() for i in range(2000)]
+    made = [
+        (" ".join(chance.choices(words, k=60)) + f" \u2014 {i}.\n").encode() for i in range(2000)
+    ]
     return made * (n_bytes // sum(map(len, made)) + 1)
 
 
@@ -42,7 +44,10 @@ def test_large_files_stream(tmp_path: Path, workers: int) -> None:
     """A plain file of 160 MB, one of 100 MB that is compressed, and 60 MB of lines."""
     source = tmp_path / "texts"
     source.mkdir()
-    save_tokenizer(learn_bpe([b"".join(lines(100_000))], 600, special_tokens=["<|endoftext|>"]), tmp_path / "bpe")
+    save_tokenizer(
+        learn_bpe([b"".join(lines(100_000))], 600, special_tokens=["<|endoftext|>"]),
+        tmp_path / "bpe",
+    )
     with (source / "a.txt").open("wb") as file:
         file.writelines(lines(160_000_000))
     with gzip.open(source / "b.txt.gz", "wb", compresslevel=1) as file:
@@ -69,7 +74,9 @@ def test_a_hundred_thousand_files(tmp_path: Path) -> None:
     for folder in range(100):
         (source / f"{folder:02}").mkdir(parents=True)
         for number in range(1000):
-            (source / f"{folder:02}" / f"{number:03}.txt").write_text(f"text {number} of folder {folder}")
+            (source / f"{folder:02}" / f"{number:03}.txt").write_text(
+                f"text {number} of folder {folder}"
+            )
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, source, tmp_path / "out", "byte", "2"],
         check=True,

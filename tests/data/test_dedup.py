@@ -51,7 +51,9 @@ def test_seen_is_a_set(batches):
     seen, known = Seen(), set()
     seen._table = np.zeros((4, 2), dtype=np.uint64)  # so that it grows
     for batch in batches:
-        hashes = np.array([[number % 7, number << 1 | 1] for number in batch], dtype=np.uint64).reshape(-1, 2)
+        hashes = np.array(
+            [[number % 7, number << 1 | 1] for number in batch], dtype=np.uint64
+        ).reshape(-1, 2)
         wanted = []
         for number in batch:
             wanted.append(number not in known)
@@ -60,26 +62,42 @@ def test_seen_is_a_set(batches):
 
 
 def test_hashes_depend_on_the_text_alone():
-    assert content_hash([b"one ", b"text"]) == content_hash([b"one text"]) != content_hash([b"one texT"])
+    assert (
+        content_hash([b"one ", b"text"])
+        == content_hash([b"one text"])
+        != content_hash([b"one texT"])
+    )
     assert content_hash([b""]) != bytes(16)
 
 
 def test_signatures_estimate_similarity():
     base = text_of(0)
-    texts = [" ".join(edited(base, n, n)) for n in (0, 0, 1, 2, 5, 9, 20, 50)] + [" ".join(text_of(1))]
+    texts = [" ".join(edited(base, n, n)) for n in (0, 0, 1, 2, 5, 9, 20, 50)] + [
+        " ".join(text_of(1))
+    ]
     found = signatures(texts)
     assert found.shape == (9, 128)
     for i, text in enumerate(texts):
         estimate, similarity = (found[0] == found[i]).mean(), jaccard(texts[0], text)
         assert abs(estimate - similarity) <= 4 * (similarity * (1 - similarity) / 128) ** 0.5
     assert np.array_equal(found, np.concatenate([signatures([text]) for text in texts]))
-    assert np.array_equal(found[0], signatures([texts[0].upper().replace(" ", ",\n")])[0])  # words alone count
+    assert np.array_equal(
+        found[0], signatures([texts[0].upper().replace(" ", ",\n")])[0]
+    )  # words alone count
 
 
 def test_signatures_of_odd_texts():
     """Few words, none, and writing without spaces between them."""
     found = signatures(
-        ["one two", "two one", "one two", "?!", "?", "夏目漱石の小説である" * 9, "夏目漱石の小説だった" * 9]
+        [
+            "one two",
+            "two one",
+            "one two",
+            "?!",
+            "?",
+            "夏目漱石の小説である" * 9,
+            "夏目漱石の小説だった" * 9,
+        ]
     )
     same = (found[:, None] == found[None]).mean(axis=2)
     assert same[0, 2] == 1
@@ -130,7 +148,9 @@ def test_similar_over_several_steps():
     texts = [" ".join(each) for each in words]
     found = rows(texts, [TRAIN] * 11)
     assert jaccard(texts[0], texts[10]) < 0.5
-    assert all((found["numbers"][i] == found["numbers"][i + 1]).mean() >= SIMILAR for i in range(10))
+    assert all(
+        (found["numbers"][i] == found["numbers"][i + 1]).mean() >= SIMILAR for i in range(10)
+    )
     assert near_duplicates(found)[0].tolist() == [False] + [True] * 10
 
 
@@ -155,7 +175,12 @@ def test_prepared_text_has_nothing_near_its_validation_text(tmp_path, monkeypatc
     for workers in (1, 3):
         out = tmp_path / f"out{workers}"
         manifest = build_shards(
-            [str(tmp_path / "a.jsonl")], out, tokenizer="byte", dedup="near", validation_fraction=0.3, workers=workers
+            [str(tmp_path / "a.jsonl")],
+            out,
+            tokenizer="byte",
+            dedup="near",
+            validation_fraction=0.3,
+            workers=workers,
         )
         for name in ("train", "val"):
             ids = np.fromfile(out / f"{name}_000000.bin", "<u2", offset=1024)
@@ -164,10 +189,16 @@ def test_prepared_text_has_nothing_near_its_validation_text(tmp_path, monkeypatc
     train, val = kept[1, "train"], kept[1, "val"]
     assert len(train) + len(val) == 60
     assert max(jaccard(left, right) for left in train for right in val) < 0.5
-    n_near_val = sum(max(jaccard(text, right) for right in val) > 0.9 for text in texts if text not in train + val)
+    n_near_val = sum(
+        max(jaccard(text, right) for right in val) > 0.9
+        for text in texts
+        if text not in train + val
+    )
     near = next(note for note in manifest.notes if "near duplicate" in note)
     assert near.startswith(f"{len(texts) - 60} near duplicates dropped, ")
-    n_told = int(re.search(r"dropped, (\d+) of them from training because of one in validation", near)[1])
+    n_told = int(
+        re.search(r"dropped, (\d+) of them from training because of one in validation", near)[1]
+    )
     assert 3 < n_told <= n_near_val
 
 
@@ -194,7 +225,14 @@ def test_a_large_file_that_is_bad_from_its_beginning_shifts_nothing(tmp_path, mo
     (source / "b.txt").write_bytes(b"\xff" + " ".join(f"large {i}" for i in range(900)).encode())
     lines = [text for text in texts for _ in range(2)]
     (source / "c.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in lines))
-    build_shards([str(source)], tmp_path / "out", tokenizer="byte", dedup=how, validation_fraction=0.3, skip_bad=True)
+    build_shards(
+        [str(source)],
+        tmp_path / "out",
+        tokenizer="byte",
+        dedup=how,
+        validation_fraction=0.3,
+        skip_bad=True,
+    )
     kept = []
     for name in ("train", "val"):
         ids = np.fromfile(tmp_path / "out" / f"{name}_000000.bin", "<u2", offset=1024)

@@ -31,7 +31,9 @@ def test_counts_are_those_of_all_the_batches(data: some.DataObject) -> None:
     n_steps = data.draw(some.integers(0, 60))
     ends = np.cumsum(lengths).tolist()
     parts = np.split(np.arange(ends[-1], dtype=np.uint32), ends[:-1])
-    batches = Batches(Sources([Shards([part]) for part in parts], weights), context_length=T, batch_size=B, seed=5)
+    batches = Batches(
+        Sources([Shards([part]) for part in parts], weights), context_length=T, batch_size=B, seed=5
+    )
     found = exposure(batches, n_steps)
     assert [list(source.times) for source in found] == brute_force(batches, n_steps, ends)
     assert [source.n_tokens for source in found] == lengths
@@ -43,7 +45,11 @@ def test_counts_are_those_of_all_the_batches(data: some.DataObject) -> None:
 @hypothesis.settings(deadline=None, max_examples=60)
 @given(some.data())
 def test_rows_that_read_on(data: some.DataObject) -> None:
-    T, B, n_steps = data.draw(some.integers(1, 9)), data.draw(some.integers(1, 7)), data.draw(some.integers(0, 60))
+    T, B, n_steps = (
+        data.draw(some.integers(1, 9)),
+        data.draw(some.integers(1, 7)),
+        data.draw(some.integers(0, 60)),
+    )
     n = data.draw(some.integers((B + 1) * T, 150))
     batches = Streams(np.arange(n, dtype=np.uint16), context_length=T, batch_size=B, seed=3)
     (found,) = exposure(batches, n_steps)
@@ -64,8 +70,14 @@ class Places(Rows):
 @hypothesis.settings(deadline=None, max_examples=60)
 @given(some.data())
 def test_a_document_a_row(data: some.DataObject) -> None:
-    T, B, n_steps = data.draw(some.integers(1, 9)), data.draw(some.integers(1, 5)), data.draw(some.integers(0, 60))
-    ids = data.draw(some.lists(some.integers(0, 3), min_size=2, max_size=80))  # 0 stands before a document
+    T, B, n_steps = (
+        data.draw(some.integers(1, 9)),
+        data.draw(some.integers(1, 5)),
+        data.draw(some.integers(0, 60)),
+    )
+    ids = data.draw(
+        some.lists(some.integers(0, 3), min_size=2, max_size=80)
+    )  # 0 stands before a document
     batches = Places(np.array(ids, np.uint16), 0, context_length=T, batch_size=B, seed=3)
     (found,) = exposure(batches, n_steps)
     assert [list(found.times)] == brute_force(batches, n_steps, [len(ids)])

@@ -44,7 +44,9 @@ def test_any_row_is_looked_up(weights: list[float], first: int, lengths: list[in
     mixture = Mixture(weights)
     cuts = [first + n for n in itertools.accumulate(lengths, initial=0)]
     whole = mixture.sources(cuts[0], cuts[-1])
-    assert np.array_equal(np.concatenate([mixture.sources(a, b) for a, b in itertools.pairwise(cuts)]), whole)
+    assert np.array_equal(
+        np.concatenate([mixture.sources(a, b) for a, b in itertools.pairwise(cuts)]), whole
+    )
     counted = np.bincount(whole, minlength=len(weights))
     assert (np.array(mixture.before(cuts[0])) + counted).tolist() == mixture.before(cuts[-1])
     assert sum(mixture.before(first)) == first
@@ -73,13 +75,18 @@ def test_shares_without_a_short_cycle_are_exact_as_well() -> None:
 
 
 def test_a_source_that_would_have_no_row_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"data\.source number 2 has 1e-07 of the weights: less than a row in 10,000"):
+    with pytest.raises(
+        ConfigError,
+        match=r"data\.source number 2 has 1e-07 of the weights: less than a row in 10,000",
+    ):
         Mixture([1, 1e-7])
 
 
 def test_a_source_that_is_too_short_is_named() -> None:
     sources = Sources([Shards([tagged(k, n)]) for k, n in enumerate((90, 15, 90))], [1, 1, 1])
-    with pytest.raises(DataError, match=r"data\.source number 2 has 15 tokens, too few for a context of 8"):
+    with pytest.raises(
+        DataError, match=r"data\.source number 2 has 15 tokens, too few for a context of 8"
+    ):
         Batches(sources, context_length=8, batch_size=4, seed=1)
 
 
@@ -103,9 +110,13 @@ def test_each_source_goes_through_its_epochs_in_an_order_of_its_own() -> None:
     of = inputs[:, 0] // 100_000
     assert np.array_equal(of, inputs[:, -1] // 100_000)
     assert np.bincount(of).tolist() == [1000, 600, 400]
-    assert all(np.bincount(batch.inputs[:, 0] // 100_000).tolist() == [5, 3, 2] for batch in batches)
+    assert all(
+        np.bincount(batch.inputs[:, 0] // 100_000).tolist() == [5, 3, 2] for batch in batches
+    )
     alone = Batches(tagged(0, 900), context_length=T, batch_size=B, seed=4)
-    assert np.array_equal(inputs[of == 0], np.concatenate([alone.rows(step).inputs for step in range(100)]))
+    assert np.array_equal(
+        inputs[of == 0], np.concatenate([alone.rows(step).inputs for step in range(100)])
+    )
     orders = []
     for k, n in enumerate(lengths):
         starts, n_windows = inputs[of == k, 0] % 100_000, (n - T) // T
@@ -121,7 +132,9 @@ def test_each_source_goes_through_its_epochs_in_an_order_of_its_own() -> None:
 def test_ranks_and_micro_batches_see_the_same_mixed_batch(data: some.DataObject) -> None:
     n_sources = data.draw(some.integers(1, 4))
     weights = [data.draw(some.integers(1, 9)) for _ in range(n_sources)]
-    sources = Sources([Shards([tagged(k, data.draw(some.integers(20, 200)))]) for k in range(n_sources)], weights)
+    sources = Sources(
+        [Shards([tagged(k, data.draw(some.integers(20, 200)))]) for k in range(n_sources)], weights
+    )
     ranks, rows = data.draw(some.sampled_from([1, 2, 4, 8])), data.draw(some.integers(1, 3))
     micro_batches, step = data.draw(some.integers(1, 3)), data.draw(some.integers(0, 10**6))
     B = ranks * micro_batches * rows
@@ -133,4 +146,6 @@ def test_ranks_and_micro_batches_see_the_same_mixed_batch(data: some.DataObject)
 
 
 def test_the_length_of_several_sources_is_their_tokens() -> None:
-    assert len(Sources([Shards([tagged(0, 30)]), Shards([tagged(1, 12), tagged(1, 5)])], [1, 1])) == 47
+    assert (
+        len(Sources([Shards([tagged(0, 30)]), Shards([tagged(1, 12), tagged(1, 5)])], [1, 1])) == 47
+    )

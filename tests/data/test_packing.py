@@ -10,7 +10,9 @@ from lmsmith.data.rows import Rows
 from lmsmith.errors import ConfigError
 from lmsmith.tokens.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer
 
-IDS = np.random.default_rng(0).integers(0, 6, 400).astype(np.uint16)  # 0 stands before each document
+IDS = (
+    np.random.default_rng(0).integers(0, 6, 400).astype(np.uint16)
+)  # 0 stands before each document
 
 
 def test_windows_are_those_of_the_stream_and_documents_begin_at_boundaries() -> None:
@@ -34,14 +36,24 @@ def test_windows_are_those_of_the_stream_and_documents_begin_at_boundaries() -> 
 
 
 TEXT = ["ab\ncd\n", "b a\n"]
-WITH_END: list[Tokenizer] = [ByteTokenizer(True), CharTokenizer.learn(TEXT, True), WordTokenizer.learn(TEXT, True)]
-WITHOUT: list[Tokenizer] = [ByteTokenizer(False), CharTokenizer.learn(TEXT, False), WordTokenizer.learn(TEXT, False)]
+WITH_END: list[Tokenizer] = [
+    ByteTokenizer(True),
+    CharTokenizer.learn(TEXT, True),
+    WordTokenizer.learn(TEXT, True),
+]
+WITHOUT: list[Tokenizer] = [
+    ByteTokenizer(False),
+    CharTokenizer.learn(TEXT, False),
+    WordTokenizer.learn(TEXT, False),
+]
 
 
 @pytest.mark.parametrize("tokenizer", WITH_END, ids=lambda tokenizer: tokenizer.kind)
 def test_the_end_of_text_stands_between_documents(tokenizer: Tokenizer) -> None:
     assert boundary_of("stream", tokenizer) is None
-    assert boundary_of("packed", tokenizer) == boundary_of("rows", tokenizer) == tokenizer.end_of_text
+    assert (
+        boundary_of("packed", tokenizer) == boundary_of("rows", tokenizer) == tokenizer.end_of_text
+    )
 
 
 @pytest.mark.parametrize("tokenizer", WITHOUT, ids=lambda tokenizer: tokenizer.kind)
@@ -49,7 +61,9 @@ def test_a_single_document_has_lines(tokenizer: Tokenizer) -> None:
     boundary = boundary_of("rows", tokenizer)
     assert boundary is not None
     assert tokenizer.decode([boundary]) == "\n"
-    with pytest.raises(ConfigError, match="'packed' keeps documents apart, and this text is a single one"):
+    with pytest.raises(
+        ConfigError, match="'packed' keeps documents apart, and this text is a single one"
+    ):
         boundary_of("packed", tokenizer)
 
 
@@ -59,17 +73,28 @@ def test_lines_that_cannot_be_told_apart(texts: list[str]) -> None:
     if not texts:  # as merges have it: some line ends are within longer tokens
         tokenizer = WordTokenizer([*WordTokenizer.learn(TEXT, False).words, "\n\n"], False)
     n = 0 if texts else 2
-    with pytest.raises(ConfigError, match=f"wants a document a row.* ids: {n} of them hold a line end"):
+    with pytest.raises(
+        ConfigError, match=f"wants a document a row.* ids: {n} of them hold a line end"
+    ):
         boundary_of("rows", tokenizer)
 
 
-@pytest.mark.parametrize(("documents", "kind"), [("stream", Batches), ("packed", Packed), ("rows", Rows)])
+@pytest.mark.parametrize(
+    ("documents", "kind"), [("stream", Batches), ("packed", Packed), ("rows", Rows)]
+)
 def test_a_config_chooses(documents: str, kind: type) -> None:
-    changes = {"data.documents": documents, "model.context_length": 16, "train.batch_size": 3, "train.seed": 9}
+    changes = {
+        "data.documents": documents,
+        "model.context_length": 16,
+        "train.batch_size": 3,
+        "train.seed": 9,
+    }
     config = RunConfig().changed(changes, where="here")
     tokenizer = WITH_END[1]
     assert tokenizer.end_of_text is not None
-    ids = np.concatenate([[tokenizer.end_of_text], *[tokenizer.encode(t) for t in TEXT * 50]]).astype(np.uint16)
+    ids = np.concatenate(
+        [[tokenizer.end_of_text], *[tokenizer.encode(t) for t in TEXT * 50]]
+    ).astype(np.uint16)
     found = batches_of(config, ids, tokenizer)
     assert type(found) is kind
     assert found.rows(0).inputs.shape[0] == 3

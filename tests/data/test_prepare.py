@@ -66,7 +66,9 @@ def test_several_texts_have_an_end_of_text_before_each(tmp_path: Path) -> None:
         assert len(marks) == 4
         assert marks[0] == 0
         ends = [*marks[1:], len(ids)]
-        assert [corpus.tokenizer.decode(ids[a + 1 : b]) for a, b in zip(marks, ends, strict=True)] == parts
+        assert [
+            corpus.tokenizer.decode(ids[a + 1 : b]) for a, b in zip(marks, ends, strict=True)
+        ] == parts
     text = "".join(text[int(len(text) * 0.75) :] for text in texts)
     assert (tmp_path / "tokens" / "validation.txt").read_text(encoding="utf-8") == text
     assert corpus.counts.n_val_bytes == len(text.encode())
@@ -131,22 +133,33 @@ def test_a_tokenizer_that_is_there(tmp_path: Path) -> None:
     save_tokenizer(CharTokenizer.learn(["abc"], False), tmp_path / "other")
     with pytest.raises(ConfigError, match="has no end-of-text token"):
         make_tokenizer(str(tmp_path / "other"), ["a", "b"], several=True)
-    with pytest.raises(ConfigError, match=r"tokenizer = 'bites': there is no such kind, and no such folder"):
+    with pytest.raises(
+        ConfigError, match=r"tokenizer = 'bites': there is no such kind, and no such folder"
+    ):
         make_tokenizer("bites", ["a"], several=False)
 
 
 def test_ids_beyond_16_bits(tmp_path: Path) -> None:
     """A vocabulary that needs 32 bits keeps them in memory and on the disk."""
-    characters = "".join(chr(0x20000 + i) for i in range(42_000)) + "".join(chr(0x30 + i) for i in range(24_000))
+    characters = "".join(chr(0x20000 + i) for i in range(42_000)) + "".join(
+        chr(0x30 + i) for i in range(24_000)
+    )
     save_tokenizer(CharTokenizer("".join(sorted(characters)), False), tmp_path / "mine")
-    corpus = prepared(tmp_path, characters[41_900:42_000] + "0123456789", tokenizer=str(tmp_path / "mine"))
+    corpus = prepared(
+        tmp_path, characters[41_900:42_000] + "0123456789", tokenizer=str(tmp_path / "mine")
+    )
     assert corpus.train.dtype == load(tmp_path / "tokens").train.dtype == np.uint32
     assert corpus.train.max() >= 1 << 16
 
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("corpus.json", None), ("corpus.json", b"{}"), ("corpus.json", b"[1]"), ("corpus.json", b"\xff{")],
+    [
+        ("corpus.json", None),
+        ("corpus.json", b"{}"),
+        ("corpus.json", b"[1]"),
+        ("corpus.json", b"\xff{"),
+    ],
 )
 def test_a_folder_that_is_none_is_named(tmp_path: Path, name: str, content: bytes | None) -> None:
     prepared(tmp_path, TEXT)
@@ -170,12 +183,16 @@ def test_memory_of_a_text_of_20_mb(tmp_path: Path, tokenizer: str) -> None:
 
     By what is allocated, not by the process's peak, which a child process inherits from its parent.
     """
-    words = random.Random(0).choices(["grey", "cat\u2019s", "sat", "upon", "the", "mat.\n"], k=50_000)
+    words = random.Random(0).choices(
+        ["grey", "cat\u2019s", "sat", "upon", "the", "mat.\n"], k=50_000
+    )
     line = " ".join(words)
     (tmp_path / "large.txt").write_text(line * (20_000_000 // len(line) + 1), encoding="utf-8")
     tracemalloc.start()
     try:
-        corpus = prepare(DataConfig(sources=(str(tmp_path / "large.txt"),)), tokenizer, tmp_path / "tokens")
+        corpus = prepare(
+            DataConfig(sources=(str(tmp_path / "large.txt"),)), tokenizer, tmp_path / "tokens"
+        )
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

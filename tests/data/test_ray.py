@@ -29,7 +29,9 @@ def cluster():
     from ray.cluster_utils import Cluster
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not know this file
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+    )
     for _ in range(2):
         cluster.add_node(num_cpus=1)
     yield cluster
@@ -46,12 +48,19 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "texts"
     folder.mkdir()
     for i in range(300):
-        (folder / f"{i:03}.txt").write_text(f"text number {i % 280} of some length; " * (30 + i % 40), encoding="utf-8")
+        (folder / f"{i:03}.txt").write_text(
+            f"text number {i % 280} of some length; " * (30 + i % 40), encoding="utf-8"
+        )
     return Path("texts")
 
 
 def prepare(source: Path, out: str, **options) -> None:
-    settings = {"tokenizer": "bpe:300", "shard_tokens": 20_000, "validation_fraction": 0.1, "dedup": "exact"}
+    settings = {
+        "tokenizer": "bpe:300",
+        "shard_tokens": 20_000,
+        "validation_fraction": 0.1,
+        "dedup": "exact",
+    }
     build_shards([str(source)], Path(out), **{**settings, **options})
 
 
@@ -112,6 +121,8 @@ def test_without_a_cluster(source, monkeypatch):
 
     ray.shutdown()
     monkeypatch.setenv("RAY_ADDRESS", "")
-    monkeypatch.setattr(ray, "init", lambda **_: (_ for _ in ()).throw(ConnectionError("no cluster")))
+    monkeypatch.setattr(
+        ray, "init", lambda **_: (_ for _ in ()).throw(ConnectionError("no cluster"))
+    )
     with pytest.raises(ConfigError, match="no Ray cluster runs here"):
         prepare(source, "remote", engine="ray")

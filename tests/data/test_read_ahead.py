@@ -57,7 +57,9 @@ def readers() -> list[threading.Thread]:
 
 
 @hypothesis.settings(deadline=None, max_examples=40)
-@given(some.lists(some.tuples(some.integers(0, 30), some.integers(0, 7), some.booleans()), max_size=6))
+@given(
+    some.lists(some.tuples(some.integers(0, 30), some.integers(0, 7), some.booleans()), max_size=6)
+)
 def test_the_rows_are_those_of_the_batches(jumps: list[tuple[int, int, bool]]) -> None:
     """Stretches of steps, from anywhere to anywhere; and rows that were not foreseen among them."""
     plain = batches()
@@ -69,7 +71,9 @@ def test_the_rows_are_those_of_the_batches(jumps: list[tuple[int, int, bool]]) -
                     assert np.array_equal(found.inputs, wanted.inputs)
                     assert np.array_equal(found.targets, wanted.targets)
                 if unforeseen:
-                    assert np.array_equal(ahead.rows(step, 1, 6).inputs, plain.rows(step, 1, 6).inputs)
+                    assert np.array_equal(
+                        ahead.rows(step, 1, 6).inputs, plain.rows(step, 1, 6).inputs
+                    )
                     assert np.array_equal(ahead.rows(step).inputs, plain.rows(step).inputs)
     assert not readers()
 
@@ -83,16 +87,22 @@ def test_it_reads_ahead_in_order_and_not_too_far() -> None:
             time.sleep(0.01)
         time.sleep(0.05)
         wanted = [(3, 2, 4), (3, 4, 6), (4, 0, 2), (4, 2, 4), (4, 4, 6), (5, 0, 2)]
-        assert found.read == wanted[: DEPTH + 2]  # one given, DEPTH in the queue, one waiting to be put there
+        assert (
+            found.read == wanted[: DEPTH + 2]
+        )  # one given, DEPTH in the queue, one waiting to be put there
         assert ahead.n_counted(7) == 70
         assert ahead.tokens_per_batch == B * T
 
 
 def test_parts_may_differ_from_step_to_step() -> None:
     found = Recorded()
-    with ReadAhead(found, lambda step: [(row, row + 2) for row in range(0, min(6, 2 * step), 2)]) as ahead:
+    with ReadAhead(
+        found, lambda step: [(row, row + 2) for row in range(0, min(6, 2 * step), 2)]
+    ) as ahead:
         for step, part in [(1, (0, 2)), (2, (0, 2)), (2, (2, 4)), *((3, part) for part in PARTS)]:
-            assert np.array_equal(ahead.rows(step, *part).inputs, found.plain.rows(step, *part).inputs)
+            assert np.array_equal(
+                ahead.rows(step, *part).inputs, found.plain.rows(step, *part).inputs
+            )
     assert len(found.read) == len(set(found.read)), "each was read once, ahead"
 
 
@@ -183,6 +193,8 @@ def test_a_process_that_does_not_close_ends_all_the_same() -> None:
         print(ahead.rows(3, 0, 6).inputs.sum())
     """)
     root = Path(__file__).resolve().parents[2]
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, timeout=30)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=root, timeout=30
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert int(done.stdout) == batches().rows(3).inputs.sum()

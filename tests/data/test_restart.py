@@ -41,7 +41,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def prepare(source: Path, out: Path, **options) -> None:
-    settings = {"tokenizer": "byte", "shard_tokens": 1500, "validation_fraction": 0.2, "workers": 2, "dedup": "exact"}
+    settings = {
+        "tokenizer": "byte",
+        "shard_tokens": 1500,
+        "validation_fraction": 0.2,
+        "workers": 2,
+        "dedup": "exact",
+    }
     build_shards([str(source)], out, **{**settings, **options})
 
 
@@ -80,7 +86,9 @@ def test_killed_at_any_moment(source, tmp_path, monkeypatch):
                 os._exit(1)
         n_lines += chance.randrange(25)  # how far it comes
         until = time.monotonic() + 60
-        while log.read_text().count("\n") < n_lines and not out.exists() and time.monotonic() < until:
+        while (
+            log.read_text().count("\n") < n_lines and not out.exists() and time.monotonic() < until
+        ):
             time.sleep(0.001)
         time.sleep(chance.uniform(0, 0.01))
         os.kill(child, signal.SIGKILL)
@@ -99,7 +107,9 @@ def test_killed_at_any_moment(source, tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "out", "texts", "wanted"]
 
 
-def stopped(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, after: int, **options) -> None:
+def stopped(
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, after: int, **options
+) -> None:
     """Prepares until so many units are encoded."""
     n_done = 0
 
@@ -131,7 +141,9 @@ def test_other_settings_are_refused(source, tmp_path, monkeypatch):
     with pytest.raises(DataError, match="files came, went or changed"):
         prepare(source, tmp_path / "out")
     (source / "new.txt").unlink()
-    prepare(source, tmp_path / "out", workers=3, skip_bad=True)  # who does it may change, and so may who minds
+    prepare(
+        source, tmp_path / "out", workers=3, skip_bad=True
+    )  # who does it may change, and so may who minds
     with pytest.raises(StorageError, match="is there already and is not overwritten"):
         prepare(source, tmp_path / "out")
 
@@ -186,7 +198,11 @@ def test_no_room(source, tmp_path, monkeypatch):
     def failing(*_):
         raise full
 
-    for target, name in ((encode._Output, "write"), (assemble.ShardWriter, "append"), (assemble.ShardWriter, "sync")):
+    for target, name in (
+        (encode._Output, "write"),
+        (assemble.ShardWriter, "append"),
+        (assemble.ShardWriter, "sync"),
+    ):
         with monkeypatch.context() as patch:
             patch.setattr(target, name, failing)
             with pytest.raises(StorageError, match="No room left on the disk") as caught:
@@ -231,7 +247,9 @@ def test_a_process_that_is_killed_for_its_memory(source, tmp_path, monkeypatch):
     monkeypatch.setattr(engines, "MANY_BYTES", 0)
     with monkeypatch.context() as patch:
         patch.setattr(build, "encode_unit", _die)
-        with pytest.raises(DataError, match=r"a process that encoded was killed.*fewer than --workers 2"):
+        with pytest.raises(
+            DataError, match=r"a process that encoded was killed.*fewer than --workers 2"
+        ):
             prepare(source, tmp_path / "out")
     prepare(source, tmp_path / "out")
     assert contents(tmp_path / "out") == contents(tmp_path / "wanted")

@@ -83,7 +83,9 @@ def test_an_epoch_is_every_document_once_cut_and_padded(data: some.DataObject) -
 def test_a_text_that_begins_or_ends_without_a_document() -> None:
     """Lines: the first has no boundary before it, and the last boundary begins nothing."""
     found = rows(text([[1, 2], [3], [4, 5, 6]], lead=False, trail=True), batch_size=1)
-    seen = sorted(itertools.chain.from_iterable(unpadded(found.rows(step)) for step in range(found.n_batches)))
+    seen = sorted(
+        itertools.chain.from_iterable(unpadded(found.rows(step)) for step in range(found.n_batches))
+    )
     assert seen == [([0, 3], [3, 0]), ([0, 4, 5, 6], [4, 5, 6, 0]), ([1, 2], [2, 0])]
 
 
@@ -114,13 +116,17 @@ def test_a_batch_follows_from_seed_and_step_alone() -> None:
         assert np.array_equal(rows(ids, seed=4).rows(step).inputs, wanted[step])
     assert any(not np.array_equal(other.rows(step).inputs, wanted[step]) for step in range(5))
     first = [unpadded(straight.rows(step)) for step in range(straight.n_batches)]
-    second = [unpadded(straight.rows(step + straight.n_batches)) for step in range(straight.n_batches)]
+    second = [
+        unpadded(straight.rows(step + straight.n_batches)) for step in range(straight.n_batches)
+    ]
     assert first != second  # epochs have orders of their own
 
 
 def test_lengths_are_mixed_over_time() -> None:
     """Sorted batches come in no order of length: neighbours correlate no more than chance has it."""
-    found = rows(text(documents_of(np.random.default_rng(0).integers(1, 200, 3000).tolist())), 256, 8)
+    found = rows(
+        text(documents_of(np.random.default_rng(0).integers(1, 200, 3000).tolist())), 256, 8
+    )
     counted = np.array([found.n_counted(step) for step in range(found.n_batches)], float)
     assert abs(np.corrcoef(counted[:-1], counted[1:])[0, 1]) < 4 / np.sqrt(len(counted))
     assert found.rows(0).inputs.shape[1] < 256

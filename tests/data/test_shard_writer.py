@@ -37,7 +37,9 @@ def hasty() -> Iterator[None]:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    batches=some.lists(some.lists(some.text("aé雪", max_size=9), min_size=1, max_size=6), min_size=1, max_size=8),
+    batches=some.lists(
+        some.lists(some.text("aé雪", max_size=9), min_size=1, max_size=6), min_size=1, max_size=8
+    ),
     shard_tokens=some.integers(1, 30),
     killed=some.lists(some.booleans(), min_size=8, max_size=8),
     synced=some.lists(some.booleans(), min_size=8, max_size=8),
@@ -56,7 +58,10 @@ def test_shards_are_the_ids_cut(tmp_path_factory, batches, shard_tokens, killed,
         if killed[place - 1]:
             killed[place - 1] = False
             writer.abandon()
-            writer, place = ShardWriter(folder, "train", TOKENIZER, shard_tokens, copy.deepcopy(safe)), n_safe
+            writer, place = (
+                ShardWriter(folder, "train", TOKENIZER, shard_tokens, copy.deepcopy(safe)),
+                n_safe,
+            )
     records = writer.close()
     texts = [text for batch in batches for text in batch]
     wanted = [i for text in texts for i in (MARK, *text.encode())]

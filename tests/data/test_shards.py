@@ -15,7 +15,9 @@ from lmsmith.errors import DataError, StorageError
 
 
 def by_hand(magic: int, version: int, count: int, ids: list[int], letter: str) -> bytes:
-    return struct.pack("<256i", magic, version, count, *[0] * 253) + struct.pack(f"<{len(ids)}{letter}", *ids)
+    return struct.pack("<256i", magic, version, count, *[0] * 253) + struct.pack(
+        f"<{len(ids)}{letter}", *ids
+    )
 
 
 SHORT = [0, 1, 50256, 65535]
@@ -50,7 +52,9 @@ def test_reads_both(tmp_path: Path) -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(some.lists(some.integers(0, 299)), some.integers(1, 5))
-def test_comes_back_whatever_the_block(tmp_path_factory: pytest.TempPathFactory, ids: list[int], block: int) -> None:
+def test_comes_back_whatever_the_block(
+    tmp_path_factory: pytest.TempPathFactory, ids: list[int], block: int
+) -> None:
     path = tmp_path_factory.mktemp("shards") / "train.bin"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shards, "_BLOCK", block)
@@ -60,16 +64,22 @@ def test_comes_back_whatever_the_block(tmp_path_factory: pytest.TempPathFactory,
 
 
 @pytest.mark.parametrize("block", [2, 2**22])
-def test_ids_beyond_the_vocabulary_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+def test_ids_beyond_the_vocabulary_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
     monkeypatch.setattr(shards, "_BLOCK", block)
     path = tmp_path / "train.bin"
-    with pytest.raises(DataError, match=r"train\.bin has id 65 at position 3, and the vocabulary has 65 ids"):
+    with pytest.raises(
+        DataError, match=r"train\.bin has id 65 at position 3, and the vocabulary has 65 ids"
+    ):
         write_shard(path, np.array([1, 64, 0, 65, 99]), vocab_size=65)
     with pytest.raises(DataError, match=r"train\.bin has id -1 at position 4"):
         write_shard(path, np.array([1, 64, 0, 2, -1]), vocab_size=65)
     assert not path.exists()
     path.write_bytes(by_hand(20240520, 1, 4, SHORT, "H"))
-    with pytest.raises(DataError, match=r"train\.bin has id 65535 at position 3, and the vocabulary has 50,257 ids"):
+    with pytest.raises(
+        DataError, match=r"train\.bin has id 65535 at position 3, and the vocabulary has 50,257 ids"
+    ):
         check_ids(read_shard(path), 50257, path)
     check_ids(read_shard(path), 65536, path)
 
@@ -77,7 +87,8 @@ def test_ids_beyond_the_vocabulary_are_named(tmp_path: Path, monkeypatch: pytest
 def test_too_many_tokens_are_refused_with_advice(tmp_path: Path) -> None:
     ids = np.broadcast_to(np.uint16(0), (2**31,))  # takes no memory
     with pytest.raises(
-        DataError, match=r"2,147,483,648 tokens are too many .* counts to 2,147,483,647\. Write several"
+        DataError,
+        match=r"2,147,483,648 tokens are too many .* counts to 2,147,483,647\. Write several",
     ):
         write_shard(tmp_path / "train.bin", ids, vocab_size=65)
 
@@ -91,14 +102,29 @@ GOOD = by_hand(20240520, 1, 4, SHORT, "H")
         (b"", r"is no shard: it has 0 bytes, and a shard's header alone has 1,024"),
         (GOOD[:1023], r"is no shard: it has 1,023 bytes"),
         (by_hand(20240522, 1, 4, SHORT, "H"), r"starts with 20240522, wanted 20240520 or 20240801"),
-        (b"First Citizen:\nBefore we proceed any further, hear me speak.\n" * 99, r"is no shard: it starts with"),
+        (
+            b"First Citizen:\nBefore we proceed any further, hear me speak.\n" * 99,
+            r"is no shard: it starts with",
+        ),
         (by_hand(20240520, 2, 4, SHORT, "H"), r"has version 2, wanted 1"),
         (by_hand(20240801, 1, 4, LONG, "I"), r"has version 1, wanted 7"),
-        (GOOD[:-1], r"cut short: its header tells of 4 tokens, .* 1,032 bytes, and it has 1,031 bytes \(3 tokens\)"),
-        (GOOD + b"\0", r"damaged: its header tells of 4 tokens, .* 1,032 bytes, and it has 1,033 bytes"),
-        (by_hand(20240520, 1, 5, SHORT, "H"), r"cut short: its header tells of 5 tokens, .* it has 1,032 bytes"),
+        (
+            GOOD[:-1],
+            r"cut short: its header tells of 4 tokens, .* 1,032 bytes, and it has 1,031 bytes \(3 tokens\)",
+        ),
+        (
+            GOOD + b"\0",
+            r"damaged: its header tells of 4 tokens, .* 1,032 bytes, and it has 1,033 bytes",
+        ),
+        (
+            by_hand(20240520, 1, 5, SHORT, "H"),
+            r"cut short: its header tells of 5 tokens, .* it has 1,032 bytes",
+        ),
         (by_hand(20240520, 1, -1, [], "H"), r"damaged: its header tells of -1 tokens"),
-        (by_hand(20240801, 7, 4, SHORT, "H"), r"tells of 4 tokens, which makes 1,040 bytes, and it has 1,032"),
+        (
+            by_hand(20240801, 7, 4, SHORT, "H"),
+            r"tells of 4 tokens, which makes 1,040 bytes, and it has 1,032",
+        ),
     ],
 )
 def test_what_is_no_shard_is_told(tmp_path: Path, content: bytes, message: str) -> None:
@@ -124,7 +150,10 @@ def test_many_shards_are_as_one_array(data: some.DataObject) -> None:
     kinds = [data.draw(some.sampled_from([np.uint16, np.uint32])) for _ in lengths]
     whole = np.arange(1000, 1000 + sum(lengths))
     ends = [0, *itertools.accumulate(lengths)]
-    parts = [whole[a:b].astype(kind) for (a, b), kind in zip(itertools.pairwise(ends), kinds, strict=True)]
+    parts = [
+        whole[a:b].astype(kind)
+        for (a, b), kind in zip(itertools.pairwise(ends), kinds, strict=True)
+    ]
     found = Shards(parts)
     assert len(found) == len(whole)
     places = some.integers(-2, len(whole) + 2)
@@ -134,7 +163,9 @@ def test_many_shards_are_as_one_array(data: some.DataObject) -> None:
         assert np.array_equal(found[a:], whole[a:])
         assert np.array_equal(found.first(abs(a))[:], whole[: abs(a)])
     length = data.draw(some.integers(0, len(whole)))
-    starts = np.array(data.draw(some.lists(some.integers(0, len(whole) - length), max_size=5)), dtype=np.int64)
+    starts = np.array(
+        data.draw(some.lists(some.integers(0, len(whole) - length), max_size=5)), dtype=np.int64
+    )
     windows = found.windows(starts, length)
     assert (windows.dtype, windows.shape) == (np.int64, (len(starts), length))
     assert np.array_equal(windows, whole[starts[:, None] + np.arange(length)])
@@ -143,7 +174,9 @@ def test_many_shards_are_as_one_array(data: some.DataObject) -> None:
 def test_slices_of_a_shard_are_not_copied(tmp_path: Path) -> None:
     write_shard(tmp_path / "train_000000.bin", np.arange(100), vocab_size=100)
     write_shard(tmp_path / "train_000001.bin", np.arange(100), vocab_size=100)
-    found = Shards.open([tmp_path / "train_000000.bin", tmp_path / "train_000001.bin"], vocab_size=100)
+    found = Shards.open(
+        [tmp_path / "train_000000.bin", tmp_path / "train_000001.bin"], vocab_size=100
+    )
     assert not found[110:190].flags.owndata
     assert found[90:110].tolist() == [*range(90, 100), *range(10)]
 
@@ -156,7 +189,9 @@ def test_ids_beyond_the_vocabulary_are_refused_where_they_are_met(tmp_path: Path
     found = Shards.open(paths, vocab_size=70)
     assert found[:6].tolist() == [1, 2, 3, 4, 5, 6]
     assert found.windows(np.array([0, 7]), 4).tolist() == [[1, 2, 3, 4], [8, 9, 10, 11]]
-    message = r"train_000001\.bin has id 70 at position 2, and the vocabulary has 70 ids \(0 to 69\)"
+    message = (
+        r"train_000001\.bin has id 70 at position 2, and the vocabulary has 70 ids \(0 to 69\)"
+    )
     with pytest.raises(DataError, match=message):
         found[3:8]
     with pytest.raises(DataError, match=message):

@@ -32,7 +32,9 @@ open("dot.svg", "w").write("<svg/>")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_page_and_pictures_are_fresh(page):
     for path, text in make.made(page).items():
-        assert path.read_text(encoding="utf-8") == text, f"{path.name} is stale: run python docs/learn/make.py"
+        assert path.read_text(encoding="utf-8") == text, (
+            f"{path.name} is stale: run python docs/learn/make.py"
+        )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -45,15 +47,23 @@ def test_decimals_in_prose_are_those_that_code_has_or_prints(page):
 
 
 def test_every_picture_is_on_a_page_and_every_page_in_the_index():
-    shown = {match["name"] for page in PAGES for match in make.PICTURE.finditer(page.read_text(encoding="utf-8"))}
+    shown = {
+        match["name"]
+        for page in PAGES
+        for match in make.PICTURE.finditer(page.read_text(encoding="utf-8"))
+    }
     assert shown == {path.name for path in LEARN.glob("*.svg")}
-    links = set(re.findall(r"\]\(([\w-]+\.md)\)", (LEARN / "README.md").read_text(encoding="utf-8")))
+    links = set(
+        re.findall(r"\]\(([\w-]+\.md)\)", (LEARN / "README.md").read_text(encoding="utf-8"))
+    )
     assert links == {page.name for page in PAGES} - {"README.md"}
 
 
 def test_files_of_lmsmith_named_on_pages_exist():
     for page in PAGES:
-        for name in re.findall(r"`((?:lmsmith|docs)/[\w/]+(?:\.py|/))", page.read_text(encoding="utf-8")):
+        for name in re.findall(
+            r"`((?:lmsmith|docs)/[\w/]+(?:\.py|/))", page.read_text(encoding="utf-8")
+        ):
             assert (LEARN.parents[1] / name).exists(), f"{page.name} names {name}"
 
 

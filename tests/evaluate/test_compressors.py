@@ -11,7 +11,9 @@ from lmsmith.errors import DataError
 from lmsmith.evaluate.compressors import compressed_bits_per_byte
 
 
-@pytest.mark.skipif(not (shutil.which("gzip") and shutil.which("xz")), reason="gzip and xz are not installed")
+@pytest.mark.skipif(
+    not (shutil.which("gzip") and shutil.which("xz")), reason="gzip and xz are not installed"
+)
 def test_sizes_are_those_of_the_programs(test_data: Path) -> None:
     text = (test_data / "tinyshakespeare" / "input.txt").read_bytes()[:200_000]
     bits = compressed_bits_per_byte(text)

@@ -65,7 +65,9 @@ def test_a_uniform_guess_over_bytes_is_exactly_eight(
 ) -> None:
     text = read_text(write(tmp_path / "text.txt", data))
     assert len(text.data) == n_bytes
-    assert text.n_invalid == (n_invalid if n_invalid is not None else pytest.approx(n_bytes / 2, rel=0.2))
+    assert text.n_invalid == (
+        n_invalid if n_invalid is not None else pytest.approx(n_bytes / 2, rel=0.2)
+    )
     assert baselines(text)[0] == Entry("uniform", "every byte alike", 8.0)
     entry = entry_of(text, ByteTokenizer(end_of_text))
     assert entry.bits_per_byte == pytest.approx(math.log2(256 + end_of_text), abs=1e-6)
@@ -75,13 +77,17 @@ def test_a_uniform_guess_over_bytes_is_exactly_eight(
 
 def test_characters_that_are_not_known_cost_their_bytes_and_their_places(tmp_path: Path) -> None:
     tokenizer = CharTokenizer.learn(["abcd"], False)
-    text = read_text(write(tmp_path / "t", b"a\xffb\xe7\x8c\xabc\n"))  # one byte that is none, a cat, a line end
+    text = read_text(
+        write(tmp_path / "t", b"a\xffb\xe7\x8c\xabc\n")
+    )  # one byte that is none, a cat, a line end
     entry = entry_of(text, tokenizer)
     n_places = len(list(itertools.combinations(range(6), 3)))  # which three of six are not known
     assert entry.bits_per_byte == pytest.approx((3 * 2 + 5 * 8 + math.log2(n_places)) / 8, abs=1e-6)
     assert entry.unknown_bits == pytest.approx(5 * 8 + math.log2(n_places), abs=1e-9)
     assert (entry.n_tokens, entry.n_unknown) == (3, 1 + 1 + 1)
-    with pytest.raises(DataError, match="of the text's 4 bytes this model's char tokenizer knows none"):
+    with pytest.raises(
+        DataError, match="of the text's 4 bytes this model's char tokenizer knows none"
+    ):
         score_texts(uniform(tokenizer), tokenizer, [str(write(tmp_path / "u", b"xyz\n"))])
     nothing_known = entry_of(read_text(write(tmp_path / "u", b"xyz\n")), tokenizer)
     assert (nothing_known.bits_per_byte, nothing_known.n_tokens) == (8.0, 0)
@@ -92,10 +98,14 @@ def test_words_that_are_not_known_cost_their_bytes_and_their_ends(tmp_path: Path
     entry = entry_of(read_text(write(tmp_path / "t", b"The red\xff cat sat\n.")), tokenizer)
     lengths = [" red", b"\xff", " sat", "\n"]
     n_bytes = sum(map(len, lengths))
-    n_ways = sum(sum(ways) == n_bytes for ways in itertools.product(range(1, n_bytes), repeat=len(lengths)))
+    n_ways = sum(
+        sum(ways) == n_bytes for ways in itertools.product(range(1, n_bytes), repeat=len(lengths))
+    )
     assert (entry.n_tokens, entry.n_unknown) == (7, len(lengths))
     assert entry.unknown_bits == pytest.approx(8 * n_bytes + math.log2(n_ways), abs=1e-9)
-    assert entry.bits_per_byte == pytest.approx((7 * 2 + entry.unknown_bits) / len("The red? cat sat\n."), abs=1e-6)
+    assert entry.bits_per_byte == pytest.approx(
+        (7 * 2 + entry.unknown_bits) / len("The red? cat sat\n."), abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("end_of_text", [False, True])
@@ -103,8 +113,13 @@ def test_not_to_know_is_no_gain(end_of_text: bool) -> None:
     """A character less is never a bit less, under the best guess that there is for either."""
     rng = np.random.default_rng(0)
     for share in (0.5, 0.1, 0.01):
-        text = "".join(rng.choice(list("ab\x01"), 2000, p=[(1 - share) / 2, (1 - share) / 2, share]))
-        known = sum(math.log2(1 / p) * text.count(c) for c, p in (("a", (1 - share) / 2), ("b", (1 - share) / 2)))
+        text = "".join(
+            rng.choice(list("ab\x01"), 2000, p=[(1 - share) / 2, (1 - share) / 2, share])
+        )
+        known = sum(
+            math.log2(1 / p) * text.count(c)
+            for c, p in (("a", (1 - share) / 2), ("b", (1 - share) / 2))
+        )
         knowing = known + text.count("\x01") * math.log2(1 / share)
         found = entry_of(Text("", text.encode(), (text,)), CharTokenizer.learn(["ab"], end_of_text))
         assert found.bits_per_byte * 2000 > knowing
@@ -116,11 +131,19 @@ BPE = BpeTokenizer([*(bytes([b]) for b in range(256)), b"Th", b"\xff\xfe", None]
 
 @pytest.mark.parametrize(
     "tokenizer",
-    [ByteTokenizer(False), ByteTokenizer(True), BPE, CharTokenizer.learn(["abc "], True), WordTokenizer(["a"], True)],
+    [
+        ByteTokenizer(False),
+        ByteTokenizer(True),
+        BPE,
+        CharTokenizer.learn(["abc "], True),
+        WordTokenizer(["a"], True),
+    ],
     ids=lambda tokenizer: f"{tokenizer.kind} {tokenizer.vocab_size}",
 )
 @pytest.mark.parametrize("data", [INVALID, NOISE, TEXT.encode(), b"\xef\xbb\xbfa\xff\r\n"])
-def test_eval_counts_bytes_that_are_no_text_as_compare_does(tmp_path: Path, tokenizer: Tokenizer, data: bytes) -> None:
+def test_eval_counts_bytes_that_are_no_text_as_compare_does(
+    tmp_path: Path, tokenizer: Tokenizer, data: bytes
+) -> None:
     path = write(tmp_path / "t.txt", data)
     text, model = read_text(path), uniform(tokenizer)
     wanted = score_texts(model, tokenizer, [str(path)], errors="replace")
@@ -130,10 +153,15 @@ def test_eval_counts_bytes_that_are_no_text_as_compare_does(tmp_path: Path, toke
     assert (wanted.n_unknown == 0) == (tokenizer.kind in ("byte", "bpe"))
     if tokenizer.kind in ("byte", "bpe"):
         encoded = encode_documents(tokenizer, text.documents)
-        assert tokenizer.decode_bytes(encoded.ids[int(tokenizer.end_of_text is not None) :]) == text.data
+        assert (
+            tokenizer.decode_bytes(encoded.ids[int(tokenizer.end_of_text is not None) :])
+            == text.data
+        )
 
 
-def test_within_other_files_what_cannot_be_decoded_is_replaced_and_said(tmp_path: Path, caplog: Any) -> None:
+def test_within_other_files_what_cannot_be_decoded_is_replaced_and_said(
+    tmp_path: Path, caplog: Any
+) -> None:
     path = write(tmp_path / "t.jsonl", b'{"text": "a\xffb"}\n')
     text = read_text(path)
     assert (text.data, text.n_invalid) == ("a\ufffdb".encode(), 0)
@@ -145,19 +173,32 @@ def test_within_other_files_what_cannot_be_decoded_is_replaced_and_said(tmp_path
 
 
 def test_of_many_files_each_is_read_as_it_is(tmp_path: Path) -> None:
-    for name, data in (("a.txt", b"a\xff"), ("b.jsonl", b'{"text": "b"}'), ("c.txt", b"\0\1"), ("d.txt", b"d\r\n")):
+    for name, data in (
+        ("a.txt", b"a\xff"),
+        ("b.jsonl", b'{"text": "b"}'),
+        ("c.txt", b"\0\1"),
+        ("d.txt", b"d\r\n"),
+    ):
         write(tmp_path / name, data)
     found = read_documents([str(tmp_path)], text_field="text", encoding="auto", errors="replace")
-    assert list(map(to_bytes, found)) == [b"a\xff", b"b", b"d\n"]  # c is binary, and nobody named it
+    assert list(map(to_bytes, found)) == [
+        b"a\xff",
+        b"b",
+        b"d\n",
+    ]  # c is binary, and nobody named it
 
 
 def test_compressors_get_the_files_bytes(tmp_path: Path) -> None:
     for data in (TEXT.encode(), INVALID):
-        entries = {entry.name: entry for entry in baselines(read_text(write(tmp_path / "t.txt", data)))}
+        entries = {
+            entry.name: entry for entry in baselines(read_text(write(tmp_path / "t.txt", data)))
+        }
         assert list(entries) == ["uniform", "gzip", "xz"]
         assert entries["gzip"].bits_per_byte == 8 * len(gzip.compress(data, 9, mtime=0)) / len(data)
         assert entries["xz"].n_params is entries["xz"].train_seconds is None
-        assert entries["xz"].bytes_per_second == pytest.approx(len(data) / entries["xz"].score_seconds)  # type: ignore[operator]
+        assert entries["xz"].bytes_per_second == pytest.approx(
+            len(data) / entries["xz"].score_seconds
+        )  # type: ignore[operator]
 
 
 def test_a_models_line_is_what_eval_says(tmp_path: Path) -> None:
@@ -165,7 +206,9 @@ def test_a_models_line_is_what_eval_says(tmp_path: Path) -> None:
     ids = tokenizer.encode(TEXT)
     config = NgramConfig(vocab_size=tokenizer.vocab_size, order=3)
     model = Ngram.learn(config, ids)
-    lines = [json.dumps({"text": part}) for part in ("The cat lost the egg.", "Nobody saw it: ß", "猫")]
+    lines = [
+        json.dumps({"text": part}) for part in ("The cat lost the egg.", "Nobody saw it: ß", "猫")
+    ]
     (tmp_path / "t.jsonl").write_text("\n".join(lines), encoding="utf-8")
     for path in (tmp_path / "t.jsonl", write(tmp_path / "t.txt", TEXT[7:300].encode())):
         wanted = score_texts(model, tokenizer, [str(path)])

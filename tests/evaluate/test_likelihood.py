@@ -68,7 +68,9 @@ def _plain(model: Counting, ids: np.ndarray, stride: int) -> list[float]:
     """Nats of ids[1:], each with the context that the module's docstring promises."""
     weight, nats = model.weight.detach().double().numpy(), []
     for target in range(1, len(ids)):
-        window = 0 if target <= T else -(-(target - T) // stride)  # the first one that reaches this target
+        window = (
+            0 if target <= T else -(-(target - T) // stride)
+        )  # the first one that reaches this target
         logits = weight[ids[window * stride : target]].sum(axis=0)
         assert target - window * stride > (0 if target <= T else T - stride)
         top = logits.max()
@@ -87,7 +89,9 @@ def test_equals_a_plain_loop_over_tokens(length: int, stride: int | None, rows: 
     assert charged.nats == pytest.approx(math.log(V) + math.fsum(nats), rel=1e-6)
     assert charged.n_tokens == length
     if length > 1:
-        given = score_ids(model, ids, n_bytes=50, stride=stride, rows_per_batch=rows, first_given=True)
+        given = score_ids(
+            model, ids, n_bytes=50, stride=stride, rows_per_batch=rows, first_given=True
+        )
         assert given.nats == pytest.approx(math.fsum(nats), rel=1e-6)
         assert given.n_tokens == length - 1
     assert model.training
@@ -105,7 +109,9 @@ def test_shards_are_scored_as_one_array(stride: int | None, boundary: int | None
 @pytest.mark.parametrize("stride", [None, 5, 1])
 @pytest.mark.parametrize("rows", [None, 1, 2])
 @pytest.mark.parametrize("begins", [True, False])
-def test_documents_apart_are_scored_as_if_alone(stride: int | None, rows: int | None, begins: bool) -> None:
+def test_documents_apart_are_scored_as_if_alone(
+    stride: int | None, rows: int | None, begins: bool
+) -> None:
     """Each document's tokens by the plain loop over that document; the boundary after it is its last target."""
     model, rng = Counting(), np.random.default_rng(4)
     pieces = [[0, *rng.integers(1, V, n)] for n in (0, 3, T - 1, T, T + 1, 40, 1, 2 * T)]
@@ -116,14 +122,18 @@ def test_documents_apart_are_scored_as_if_alone(stride: int | None, rows: int | 
     for piece in pieces:
         wanted += math.fsum(_plain(model, ids[place : place + len(piece) + 1], stride or T))
         place += len(piece)
-    found = score_ids(model, ids, n_bytes=9, first_given=True, stride=stride, rows_per_batch=rows, boundary=0)
+    found = score_ids(
+        model, ids, n_bytes=9, first_given=True, stride=stride, rows_per_batch=rows, boundary=0
+    )
     assert found.nats == pytest.approx(wanted, rel=1e-6)
     assert found.n_tokens == len(ids) - 1
     assert all(n * width <= (rows or 512) * T for n, width in model.calls)
     charged = score_ids(model, ids, n_bytes=9, stride=stride, rows_per_batch=rows, boundary=0)
     assert charged.nats == pytest.approx(wanted + math.log(V), rel=1e-6)
     no_boundary = score_ids(model, ids, n_bytes=9, stride=stride, boundary=V)
-    assert no_boundary.nats == pytest.approx(score_ids(model, ids, n_bytes=9, stride=stride).nats, rel=1e-6)
+    assert no_boundary.nats == pytest.approx(
+        score_ids(model, ids, n_bytes=9, stride=stride).nats, rel=1e-6
+    )
 
 
 def test_side_by_side_windows_read_each_token_once() -> None:
@@ -148,7 +158,9 @@ def test_reads_memory_maps(tmp_path: Path, dtype: type[np.unsignedinteger]) -> N
     mapped = np.memmap(tmp_path / "ids", dtype=dtype, mode="r")
     model = Counting()
     assert score_ids(model, mapped, n_bytes=7) == score_ids(model, ids, n_bytes=7)
-    assert score_ids(model, mapped, n_bytes=7, stride=3) == score_ids(model, ids, n_bytes=7, stride=3)
+    assert score_ids(model, mapped, n_bytes=7, stride=3) == score_ids(
+        model, ids, n_bytes=7, stride=3
+    )
 
 
 def test_batches_keep_the_logits_small() -> None:
@@ -163,7 +175,13 @@ def test_batches_keep_the_logits_small() -> None:
 @pytest.mark.parametrize("positions", ["rope", "learned"])
 def test_the_transformer(positions: str) -> None:
     config = GPTConfig(
-        n_layer=2, n_head=2, d_model=16, context_length=T, vocab_size=V, vocab_multiple=8, positions=positions
+        n_layer=2,
+        n_head=2,
+        d_model=16,
+        context_length=T,
+        vocab_size=V,
+        vocab_multiple=8,
+        positions=positions,
     )
     model = GPT(config)
     model.initialise(torch.Generator().manual_seed(0))
@@ -173,15 +191,21 @@ def test_the_transformer(positions: str) -> None:
     for target in range(1, 50):
         window = (target - 1) // T * T
         with torch.no_grad():
-            logits = model(torch.from_numpy(ids[window:target].astype(np.int64))[None])[0, -1].double()
+            logits = model(torch.from_numpy(ids[window:target].astype(np.int64))[None])[
+                0, -1
+            ].double()
         nats -= logits.log_softmax(-1)[ids[target]].item()
     assert score_ids(model, ids, n_bytes=50, first_given=True).nats == pytest.approx(nats, rel=1e-5)
-    model(torch.zeros(1, T, dtype=torch.int64)).sum().backward()  # scoring left nothing behind that training minds
+    model(
+        torch.zeros(1, T, dtype=torch.int64)
+    ).sum().backward()  # scoring left nothing behind that training minds
 
 
 @pytest.mark.parametrize("length", [2, 9, 100, 101, 255, 3000])
 @pytest.mark.parametrize("given", [False, True])
-def test_n_grams_cost_the_same_in_parts_side_by_side(monkeypatch: pytest.MonkeyPatch, length: int, given: bool) -> None:
+def test_n_grams_cost_the_same_in_parts_side_by_side(
+    monkeypatch: pytest.MonkeyPatch, length: int, given: bool
+) -> None:
     ids = np.random.default_rng(0).integers(0, V, 3000).astype(np.uint16)
     model = Ngram.learn(NgramConfig(vocab_size=V, order=4), ids[:2000])
     text = ids[::-1][:length].copy()
@@ -196,7 +220,9 @@ def test_n_grams_cost_the_same_in_parts_side_by_side(monkeypatch: pytest.MonkeyP
 
 
 def test_recurrent_networks_read_on_from_a_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = RNN(RNNConfig(cell="gru", n_layer=1, d_model=8, context_length=4, vocab_size=V)).double()
+    model = RNN(
+        RNNConfig(cell="gru", n_layer=1, d_model=8, context_length=4, vocab_size=V)
+    ).double()
     for weight in model.parameters():
         weight.data.normal_(0, 0.5, generator=torch.Generator().manual_seed(weight.numel()))
     ids = torch.from_numpy(np.random.default_rng(0).integers(0, V, 101))
@@ -205,7 +231,9 @@ def test_recurrent_networks_read_on_from_a_warm_up(monkeypatch: pytest.MonkeyPat
     wanted = 0.0
     for first in (0, 34, 68):  # three parts of 34 targets, the last one shorter and begun earlier
         begin = {0: 0, 34: 24, 68: 56}[first]
-        found = model(ids[None, begin:-1])[0].log_softmax(-1).gather(1, ids[begin + 1 :, None])[:, 0]
+        found = (
+            model(ids[None, begin:-1])[0].log_softmax(-1).gather(1, ids[begin + 1 :, None])[:, 0]
+        )
         wanted -= found[first - begin : first + 34 - begin].sum().item()
     score = score_ids(model, ids.numpy().astype(np.uint16), n_bytes=1, first_given=True)
     assert score.nats == pytest.approx(wanted, rel=1e-12)
@@ -217,7 +245,9 @@ def test_what_is_impossible_is_counted() -> None:
     text = np.array([0, 1, 2, 0, 1, 2, 0], np.uint16)
     model = Ngram.learn(NgramConfig(vocab_size=V, order=2, smoothing="mle"), text)
     score = score_ids(model, np.array([0, 1, 1, 2, 5, 0, 1], np.uint16), n_bytes=7)
-    assert score.n_impossible == 2  # 1 after 1, 5 after 2; after 5, which it has not seen, all goes by frequency
+    assert (
+        score.n_impossible == 2
+    )  # 1 after 1, 5 after 2; after 5, which it has not seen, all goes by frequency
     assert score.perplexity == score.bits_per_byte == math.inf
 
 
@@ -225,7 +255,9 @@ def test_what_a_score_says() -> None:
     score = Score(nats=math.log(2) * 30, n_tokens=10, n_bytes=20, n_unknown=2, n_unknown_bytes=5)
     assert score.nats_per_token == pytest.approx(3 * math.log(2))
     assert score.perplexity == pytest.approx(8)
-    assert score.bits_per_byte == pytest.approx((30 + 5 * 8 + math.log2(4)) / 20)  # 1 + 4 bytes, 2 + 3, ...
+    assert score.bits_per_byte == pytest.approx(
+        (30 + 5 * 8 + math.log2(4)) / 20
+    )  # 1 + 4 bytes, 2 + 3, ...
     left_out = replace(score, left_out=True)
     assert left_out.bits_per_byte == pytest.approx((30 + 5 * 8 + math.log2(12 * 11 / 2)) / 20)
     assert replace(score, n_unknown_bytes=0).bits_per_byte == 30 / 20  # bytes know all

@@ -11,7 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from lmsmith.errors import ConfigError, UsageError
-from lmsmith.generate.decode import continue_text, encode_prompt, generate, stream_text, window_start
+from lmsmith.generate.decode import (
+    continue_text,
+    encode_prompt,
+    generate,
+    stream_text,
+    window_start,
+)
 from lmsmith.generate.sampling import Sampling, generator_for, sample
 from lmsmith.models.gpt import GPT
 from lmsmith.models.gpt_config import GPTConfig
@@ -43,9 +49,13 @@ class Echo(FromLogits):
         super().__init__()
         generator = torch.Generator().manual_seed(0)
         self.config = SimpleNamespace(context_length=context_length, vocab_size=vocab_size)
-        self.read = nn.Parameter(torch.randn(vocab_size, 16, generator=generator, dtype=torch.float64))
+        self.read = nn.Parameter(
+            torch.randn(vocab_size, 16, generator=generator, dtype=torch.float64)
+        )
         self.turn = nn.Parameter(torch.randn(16, 16, generator=generator, dtype=torch.float64) / 3)
-        self.write = nn.Parameter(torch.randn(16, vocab_size, generator=generator, dtype=torch.float64))
+        self.write = nn.Parameter(
+            torch.randn(16, vocab_size, generator=generator, dtype=torch.float64)
+        )
         self.dropout = nn.Dropout(0.5)
 
     def new_state(self, batch_size: int) -> Any:
@@ -94,7 +104,9 @@ def _without_state(
 
 @pytest.mark.parametrize("context_length", [1, 2, 5, 8, 100])
 @pytest.mark.parametrize("prompt_length", [1, 5, 8, 23])
-def test_with_state_equals_without_and_past_the_context(context_length: int, prompt_length: int) -> None:
+def test_with_state_equals_without_and_past_the_context(
+    context_length: int, prompt_length: int
+) -> None:
     model = Echo(context_length)
     prompt = [(3 * i * i + 1) % V for i in range(prompt_length)]
     for sampling in (Sampling(temperature=0), Sampling(temperature=1.2, top_k=6)):
@@ -106,13 +118,21 @@ def test_with_state_equals_without_and_past_the_context(context_length: int, pro
     "parts",
     [
         {"positions": "rope", "ngram_tables": (2, 3)},
-        {"positions": "learned", "norm": "layernorm", "bias": True, "tied_head": True, "dropout": 0.3},
+        {
+            "positions": "learned",
+            "norm": "layernorm",
+            "bias": True,
+            "tied_head": True,
+            "dropout": 0.3,
+        },
         {"positions": "rope", "n_kv_head": 1, "feed_forward": "swiglu", "vocab_multiple": 8},
     ],
     ids=["modern", "gpt2", "llama"],
 )
 def test_the_transformers_state_equals_none(parts: dict[str, Any]) -> None:
-    model = GPT(GPTConfig(n_layer=2, n_head=2, d_model=16, context_length=8, vocab_size=V, **parts)).double()
+    model = GPT(
+        GPTConfig(n_layer=2, n_head=2, d_model=16, context_length=8, vocab_size=V, **parts)
+    ).double()
     generator = torch.Generator().manual_seed(0)
     for weight in model.parameters():
         weight.data.normal_(0, 0.5, generator=generator)
@@ -120,7 +140,9 @@ def test_the_transformers_state_equals_none(parts: dict[str, Any]) -> None:
         got = [id for (id,) in generate(model, prompt, max_tokens=30, seed=4)]
         assert got == _without_state(model, prompt, 30, Sampling(), seed=4)
     model.train()
-    model(torch.zeros(1, 8, dtype=torch.int64)).sum().backward()  # generation left nothing behind that training minds
+    model(
+        torch.zeros(1, 8, dtype=torch.int64)
+    ).sum().backward()  # generation left nothing behind that training minds
 
 
 @pytest.mark.parametrize("prompt", [[3], [1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3]])
@@ -138,7 +160,9 @@ def test_a_state_without_a_bound_is_carried_on_for_ever(prompt: list[int]) -> No
     for _ in range(30):
         two = torch.tensor([wanted[-2:]])
         wanted += sample(counts.next_logits(two, counts.new_state(1)), Sampling(), [draws]).tolist()
-    assert [id for (id,) in generate(counts, prompt, max_tokens=30, seed=4)] == wanted[len(prompt) :]
+    assert [id for (id,) in generate(counts, prompt, max_tokens=30, seed=4)] == wanted[
+        len(prompt) :
+    ]
     three = list(generate(counts, prompt, max_tokens=30, n=3, seed=4))
     assert [ids[0] for ids in three] == wanted[len(prompt) :]
     assert len({tuple(ids[i] for ids in three) for i in range(3)}) == 3
@@ -157,7 +181,12 @@ def test_going_on_from_what_was_generated_sees_the_same_windows() -> None:
     model, greedy = Echo(8), Sampling(temperature=0)
     whole = [id for (id,) in generate(model, [1, 2, 3], max_tokens=30, sampling=greedy)]
     for cut in (4, 5, 6, 12, 29):
-        rest = [id for (id,) in generate(model, [1, 2, 3, *whole[:cut]], max_tokens=30 - cut, sampling=greedy)]
+        rest = [
+            id
+            for (id,) in generate(
+                model, [1, 2, 3, *whole[:cut]], max_tokens=30 - cut, sampling=greedy
+            )
+        ]
         assert rest == whole[cut:]
 
 
@@ -203,7 +232,9 @@ def test_a_long_prompt_is_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> Non
     model = Echo(100)
     sizes: list[int] = []
     hidden = model.hidden
-    monkeypatch.setattr(model, "hidden", lambda ids, state: (sizes.append(ids.shape[1]), hidden(ids, state))[1])
+    monkeypatch.setattr(
+        model, "hidden", lambda ids, state: (sizes.append(ids.shape[1]), hidden(ids, state))[1]
+    )
     assert list(generate(model, prompt, n=2, max_tokens=20)) == whole
     assert sizes[:14] == [7] * 12 + [6, 1]
 
@@ -280,7 +311,8 @@ def test_texts_of_a_batch_are_the_streams() -> None:
     for stop in ((), ("\x00", "a", "\x80")):
         batch = continue_text(model, tokenizer, "é", n=4, max_tokens=60, seed=2, stop=stop)
         streams = [
-            "".join(stream_text(model, tokenizer, "é", max_tokens=60, seed=2, stop=stop, index=i)) for i in range(4)
+            "".join(stream_text(model, tokenizer, "é", max_tokens=60, seed=2, stop=stop, index=i))
+            for i in range(4)
         ]
         assert batch == streams
         assert len(set(batch)) == 4

@@ -78,7 +78,9 @@ def test_the_edges() -> None:
     everything = probabilities(row, Sampling())
     assert torch.equal(probabilities(row, Sampling(top_k=100)), everything)
     assert torch.equal(probabilities(row, Sampling(top_p=1.0, min_p=0.0)), everything)
-    assert probabilities(row, Sampling(top_k=1)).tolist() == [[0, 1, 0, 0]]  # of equal ones the lower id
+    assert probabilities(row, Sampling(top_k=1)).tolist() == [
+        [0, 1, 0, 0]
+    ]  # of equal ones the lower id
     assert probabilities(row, Sampling(top_p=1e-12)).tolist() == [[0, 1, 0, 0]]  # at least one
     assert probabilities(row, Sampling(min_p=1.0)).tolist() == [[0, 0.5, 0.5, 0]]
     for tiny in (1e-30, 1e-300, 5e-324):
@@ -92,7 +94,9 @@ def test_the_edges() -> None:
 
 
 @pytest.mark.parametrize("u", [0.0, 1 - 2**-53, 0.5])
-def test_an_id_of_probability_zero_is_never_drawn(u: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_id_of_probability_zero_is_never_drawn(
+    u: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor([u], dtype=torch.float64))
     torch.manual_seed(3)
     for _ in range(200):
@@ -111,7 +115,12 @@ def test_a_generator_belongs_to_its_seed_and_index() -> None:
 
 
 def test_bad_settings_are_refused_by_name() -> None:
-    bad = {"temperature": (-0.1, math.nan, math.inf), "top_k": (-1,), "top_p": (0.0, 1.01), "min_p": (-0.1, math.nan)}
+    bad = {
+        "temperature": (-0.1, math.nan, math.inf),
+        "top_k": (-1,),
+        "top_p": (0.0, 1.01),
+        "min_p": (-0.1, math.nan),
+    }
     for name, values in bad.items():
         for value in values:
             with pytest.raises(ConfigError, match=name):
@@ -125,5 +134,7 @@ def test_a_negative_seed_and_broken_logits_are_refused() -> None:
         for temperature in (0.0, 1.0):
             with pytest.raises(CheckpointError, match="not numbers"):
                 sample(
-                    torch.tensor([[0.0, 1.0], [0.0, bad]]), Sampling(temperature=temperature), [torch.Generator()] * 2
+                    torch.tensor([[0.0, 1.0], [0.0, bad]]),
+                    Sampling(temperature=temperature),
+                    [torch.Generator()] * 2,
                 )

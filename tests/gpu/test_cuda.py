@@ -77,14 +77,21 @@ def same_gradients(one: Replica, other: Replica, data: Any, tolerance: float) ->
     for (name, p), q in zip(one.model.named_parameters(), other.model.parameters(), strict=True):
         assert p.grad is not None, name
         assert q.grad is not None, name
-        assert float((q.grad.cpu() - p.grad.cpu()).norm()) <= tolerance * float(p.grad.norm()) + 1e-7, name
+        assert (
+            float((q.grad.cpu() - p.grad.cpu()).norm()) <= tolerance * float(p.grad.norm()) + 1e-7
+        ), name
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_one_update_in_float32_is_the_cpus(name: str) -> None:
     """Loss, norm, every gradient (attention is PyTorch's own there), and every weight after AdamW."""
-    changes = {"optim.name": "adamw", "optim.eps": 1e-4}  # a tiny gradient's sign must not decide a whole step
-    same_gradients(replica_on("cpu", name, **changes), replica_on("cuda", name, **changes), batches(), 1e-4)
+    changes = {
+        "optim.name": "adamw",
+        "optim.eps": 1e-4,
+    }  # a tiny gradient's sign must not decide a whole step
+    same_gradients(
+        replica_on("cpu", name, **changes), replica_on("cuda", name, **changes), batches(), 1e-4
+    )
     cpu, cuda = replica_on("cpu", name, **changes), replica_on("cuda", name, **changes)
     for replica in (cpu, cuda):
         update(replica, batches(), 0, 10)
@@ -110,14 +117,24 @@ def test_training_in_lower_precision_lowers_the_loss(dtype: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_compiled_blocks_are_the_eager_ones(name: str) -> None:
-    same_gradients(replica_on("cuda", name), replica_on("cuda", name, **{"train.compile": "yes"}), batches(), 1e-4)
+    same_gradients(
+        replica_on("cuda", name),
+        replica_on("cuda", name, **{"train.compile": "yes"}),
+        batches(),
+        1e-4,
+    )
 
 
 def test_recomputed_blocks_take_less_memory() -> None:
     peaks = []
     for recompute in (False, True):
         replica = replica_on(
-            "cuda", **{"train.activation_checkpointing": recompute, "model.n_layer": 8, "model.d_model": 256}
+            "cuda",
+            **{
+                "train.activation_checkpointing": recompute,
+                "model.n_layer": 8,
+                "model.d_model": 256,
+            },
         )
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -131,7 +148,10 @@ def test_recomputed_blocks_take_less_memory() -> None:
 def test_packed_documents_see_what_they_see_on_the_cpu(window: int, compiled: str) -> None:
     """By FlexAttention, where Triton is installed."""
     windows = {"model.window": window, "model.window_pattern": "SL"} if window else {}
-    cpu, cuda = replica_on("cpu", **windows), replica_on("cuda", **windows, **{"train.compile": compiled})
+    cpu, cuda = (
+        replica_on("cpu", **windows),
+        replica_on("cuda", **windows, **{"train.compile": compiled}),
+    )
     same_gradients(cpu, cuda, batches(packed=True), 1e-3)
     plain, packed = gradient(cpu, batches(), 0), gradient(cpu, batches(packed=True), 0)
     assert plain[0] != packed[0], "the mask matters here"
@@ -143,14 +163,35 @@ def test_many_devices_give_the_losses_of_one(tmp_path: Path, how: str, n: int) -
     """Whole runs by torchrun and NCCL, whose gradients come in another order."""
     if torch.cuda.device_count() < n:
         pytest.skip(f"there are fewer than {n} CUDA devices")
-    (tmp_path / "text.txt").write_text("".join(f"{a} and {b} ate.\n" for a in "xyzuvw" for b in "abcdef") * 50)
-    options = {"train.batch_size": 16, "train.log_every": 1, "optim.name": "adamw", "train.parallel": how}
+    (tmp_path / "text.txt").write_text(
+        "".join(f"{a} and {b} ate.\n" for a in "xyzuvw" for b in "abcdef") * 50
+    )
+    options = {
+        "train.batch_size": 16,
+        "train.log_every": 1,
+        "optim.name": "adamw",
+        "train.parallel": how,
+    }
     settings = {k: v for k, v in (SIZES | options).items() if k != "model.vocab_size"}
     words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     found = []
     for world in (1, n):
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)] if world > 1 else []
-        command = [sys.executable, *launcher, "-m", "lmsmith", "train", "text.txt", "--train.device", "cuda", *words]
+        launcher = (
+            ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
+            if world > 1
+            else []
+        )
+        command = [
+            sys.executable,
+            *launcher,
+            "-m",
+            "lmsmith",
+            "train",
+            "text.txt",
+            "--train.device",
+            "cuda",
+            *words,
+        ]
         done = subprocess.run(
             [*command, "--steps", "10", "--out", f"on-{world}"],
             cwd=tmp_path,
@@ -160,7 +201,10 @@ def test_many_devices_give_the_losses_of_one(tmp_path: Path, how: str, n: int) -
             timeout=300,
         )
         assert done.returncode == 0, done.stderr[-3000:]
-        lines = map(json.loads, (tmp_path / f"on-{world}" / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+        lines = map(
+            json.loads,
+            (tmp_path / f"on-{world}" / "metrics.jsonl").read_text(encoding="utf-8").splitlines(),
+        )
         found.append([line["loss"] for line in lines if line["kind"] == "train"])
     assert len(found[0]) == 10
     assert found[1] == pytest.approx(found[0], rel=1e-3)

@@ -32,7 +32,9 @@ def random_model(kind: str, dtype: torch.dtype = torch.float32, **settings: Any)
         model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**chosen))
     generator = torch.Generator().manual_seed(0)
     for name, p in model.named_parameters():
-        p.data.normal_(1.0 if p.dim() == 1 and name.endswith("weight") else 0.0, 0.2, generator=generator)
+        p.data.normal_(
+            1.0 if p.dim() == 1 and name.endswith("weight") else 0.0, 0.2, generator=generator
+        )
     return model.to(dtype).eval()
 
 

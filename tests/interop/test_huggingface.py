@@ -43,7 +43,10 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama, tied": ("llama", {"tie_word_embeddings": True}),
     "llama, biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
     "llama, another base": ("llama", {"rope_theta": 1000.0}),
-    "llama 3.1": ("llama", {"rope_scaling": LLAMA3, "num_attention_heads": 3, "num_key_value_heads": 1}),
+    "llama 3.1": (
+        "llama",
+        {"rope_scaling": LLAMA3, "num_attention_heads": 3, "num_key_value_heads": 1},
+    ),
     "llama, linear": ("llama", {"rope_scaling": {"rope_type": "linear", "factor": 4.0}}),
     "llama, linear of old": ("llama", {"rope_scaling": {"type": "linear", "factor": 2.5}}),
 }
@@ -59,7 +62,9 @@ def random_ours(config: GPTConfig) -> GPT:
     model = GPT(config).eval()
     generator = torch.Generator().manual_seed(3)
     for name, p in model.named_parameters():
-        p.data.normal_(1.0 if p.dim() == 1 and name.endswith("weight") else 0.0, 0.2, generator=generator)
+        p.data.normal_(
+            1.0 if p.dim() == 1 and name.endswith("weight") else 0.0, 0.2, generator=generator
+        )
     return model
 
 
@@ -110,13 +115,17 @@ def test_half_precision_keeps_its_bits(name: str, dtype: torch.dtype, tmp_path: 
 
 @pytest.mark.parametrize("name", SIZES)
 def test_greedy_text_is_the_same_for_200_tokens(name: str, tmp_path: Path) -> None:
-    theirs = random_model(name, tie_word_embeddings=False)  # with random weights a tied head says one token for ever
+    theirs = random_model(
+        name, tie_word_embeddings=False
+    )  # with random weights a tied head says one token for ever
     model = ours(*read(saved(theirs, tmp_path / "theirs")))
     prompt = [5, 77, 30]
-    wanted = theirs.generate(torch.tensor([prompt]), max_new_tokens=200, do_sample=False, use_cache=True)[
-        0, 3:
-    ].tolist()
-    found = [ids[0] for ids in generate(model, prompt, max_tokens=200, sampling=Sampling(temperature=0))]
+    wanted = theirs.generate(
+        torch.tensor([prompt]), max_new_tokens=200, do_sample=False, use_cache=True
+    )[0, 3:].tolist()
+    found = [
+        ids[0] for ids in generate(model, prompt, max_tokens=200, sampling=Sampling(temperature=0))
+    ]
     assert found == wanted
     assert len(set(found)) > 5  # a text, not one token
 
@@ -135,10 +144,14 @@ def test_greedy_text_is_the_same_for_200_tokens(name: str, tmp_path: Path) -> No
         ("llama", {"tied_head": True, "vocab_multiple": 64}),
     ],
 )
-def test_a_model_of_ours_says_the_same_there(name: str, changes: dict[str, Any], tmp_path: Path) -> None:
+def test_a_model_of_ours_says_the_same_there(
+    name: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
     size = {"n_layer": 2, "n_head": 6, "d_model": 36, "vocab_size": 97, "context_length": 70}
     config = (
-        preset(name).changed({f"model.{key}": value for key, value in (size | changes).items()}, where="here").model
+        preset(name)
+        .changed({f"model.{key}": value for key, value in (size | changes).items()}, where="here")
+        .model
     )
     model = random_ours(config)
     theirs = exported(model, tmp_path / "out")
@@ -155,12 +168,20 @@ def other_values() -> list[tuple[str, Any]]:
         "window": {"window": 8, "window_pattern": "S"},
         "ngram_tables": {"ngram_tables": (2,)},
         "rope_factor": {"rope_scaling": "linear", "rope_factor": 2.0},
-        "rope_original_context": {"rope_scaling": "llama3", "rope_factor": 2.0, "rope_original_context": 40},
+        "rope_original_context": {
+            "rope_scaling": "llama3",
+            "rope_factor": 2.0,
+            "rope_original_context": 40,
+        },
     }
     for name, leaf in settings(GPTConfig):
         choices = [True, False] if leaf.kind is bool else list(leaf.choices)
         numbers = {int: [2, 3], float: [0.25, 500.0]}.get(leaf.kind, [])
-        found += [(name, own[name])] if name in own else [(name, {name: value}) for value in choices + numbers]
+        found += (
+            [(name, own[name])]
+            if name in own
+            else [(name, {name: value}) for value in choices + numbers]
+        )
     return found
 
 
@@ -168,7 +189,11 @@ def other_values() -> list[tuple[str, Any]]:
 def test_every_setting_is_the_same_there_or_refused_by_name(name: str, tmp_path: Path) -> None:
     """Also those that are not thought of yet: what is not refused must give the same logits."""
     size = {"n_layer": 2, "n_head": 6, "d_model": 36, "vocab_size": 97, "context_length": 70}
-    base = preset(name).changed({f"model.{key}": value for key, value in size.items()}, where="here").model
+    base = (
+        preset(name)
+        .changed({f"model.{key}": value for key, value in size.items()}, where="here")
+        .model
+    )
     refused = set()
     ids = random_ids()
     for number, (setting, changes) in enumerate(other_values()):
@@ -187,19 +212,35 @@ def test_every_setting_is_the_same_there_or_refused_by_name(name: str, tmp_path:
             refused.add(setting)
             continue
         assert (logits(model, ids) - logits(theirs, ids)).abs().max() < 1e-5, changes
-    assert refused >= {"qk_norm", "logit_softcap", "embedding_norm", "ngram_tables", "window", "feed_forward", "norm"}
+    assert refused >= {
+        "qk_norm",
+        "logit_softcap",
+        "embedding_norm",
+        "ngram_tables",
+        "window",
+        "feed_forward",
+        "norm",
+    }
 
 
 def test_what_has_no_counterpart_is_refused_with_the_reason() -> None:
-    with pytest.raises(ConfigError, match=r"feed_forward = \"relu2\".*qk_norm = true.*--preset gpt2"):
+    with pytest.raises(
+        ConfigError, match=r"feed_forward = \"relu2\".*qk_norm = true.*--preset gpt2"
+    ):
         architecture_for(preset("modern").changed({"model.vocab_size": 97}, where="here").model)
 
 
 @pytest.mark.parametrize(
     ("kind", "sizes"),
     [
-        ("gpt2", {"n_layer": 12, "n_head": 12, "n_embd": 768, "vocab_size": 50257, "n_positions": 1024}),
-        ("gpt2", {"n_layer": 48, "n_head": 25, "n_embd": 1600, "vocab_size": 50257, "n_positions": 1024}),
+        (
+            "gpt2",
+            {"n_layer": 12, "n_head": 12, "n_embd": 768, "vocab_size": 50257, "n_positions": 1024},
+        ),
+        (
+            "gpt2",
+            {"n_layer": 48, "n_head": 25, "n_embd": 1600, "vocab_size": 50257, "n_positions": 1024},
+        ),
         (
             "llama",
             {
@@ -225,7 +266,9 @@ def test_real_sizes_have_the_tensors_of_transformers(kind: str, sizes: dict[str,
     config = architecture.read_settings(theirs.config.to_dict(), Path("config.json"))
     with torch.device("meta"):
         mine = {name: torch.empty(shape) for name, shape in shapes_of(config).items()}
-    found = {name: tuple(tensor.shape) for name, tensor in architecture.to_theirs(config, mine).items()}
+    found = {
+        name: tuple(tensor.shape) for name, tensor in architecture.to_theirs(config, mine).items()
+    }
     assert found == {name: tuple(p.shape) for name, p in theirs.named_parameters()}
 
 
@@ -245,7 +288,9 @@ def changed_tensors(folder: Path, change: Any) -> None:
 
 def changed_settings(folder: Path, **changes: Any) -> None:
     found = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({k: v for k, v in (found | changes).items() if v != "removed"}))
+    (folder / "config.json").write_text(
+        json.dumps({k: v for k, v in (found | changes).items() if v != "removed"})
+    )
 
 
 def test_shards_are_read_as_one_file(tmp_path: Path) -> None:
@@ -260,12 +305,16 @@ def test_shards_are_read_as_one_file(tmp_path: Path) -> None:
     second = sorted((tmp_path / "many").glob("*.safetensors"))[1]
     held = load_file(second)
     save_file(dict(list(held.items())[1:]), second)
-    with pytest.raises(CheckpointError, match=f"names tensors that its files do not hold: {next(iter(held))}"):
+    with pytest.raises(
+        CheckpointError, match=f"names tensors that its files do not hold: {next(iter(held))}"
+    ):
         read(tmp_path / "many")
     second.unlink()
     with pytest.raises(CheckpointError, match=f"{second.name} is missing"):
         read(tmp_path / "many")
-    (tmp_path / "many" / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../one/model.safetensors"}}')
+    (tmp_path / "many" / "model.safetensors.index.json").write_text(
+        '{"weight_map": {"a": "../one/model.safetensors"}}'
+    )
     with pytest.raises(CheckpointError, match="to files beside it"):
         read(tmp_path / "many")
 
@@ -315,7 +364,10 @@ def test_names_without_prefix_and_buffers(tmp_path: Path) -> None:
             {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}},
             r"low_freq_factor = null.* wanted 1\.0",
         ),
-        ({"rope_scaling": LLAMA3 | {"high_freq_factor": 3.0}}, r"high_freq_factor = 3\.0.* wanted 4\.0"),
+        (
+            {"rope_scaling": LLAMA3 | {"high_freq_factor": 3.0}},
+            r"high_freq_factor = 3\.0.* wanted 4\.0",
+        ),
         ({"rope_scaling": {"type": "linear", "factor": "two"}}, r"rope_factor = 'two'"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, r"rope_scaling = .*dynamic"),
         ({"rope_scaling": {"rope_type": "longrope", "factor": 2.0}}, r"rope_scaling = .*longrope"),
@@ -328,7 +380,10 @@ def test_names_without_prefix_and_buffers(tmp_path: Path) -> None:
             r"is of MistralForCausalLM, mistral, which",
         ),
         ({"architectures": None, "model_type": "mamba"}, r"is of mamba, which"),
-        ({"architectures": [], "model_type": "removed"}, "is of no architecture that it names, which"),
+        (
+            {"architectures": [], "model_type": "removed"},
+            "is of no architecture that it names, which",
+        ),
         ({"quantization_config": {"bits": 4}}, "quantised"),
         ({"num_hidden_layers": "two"}, r"model\.n_layer = 'two'"),
         ({"num_attention_heads": 5}, r"model\.n_head = 5 does not divide"),
@@ -336,7 +391,9 @@ def test_names_without_prefix_and_buffers(tmp_path: Path) -> None:
         ({"rms_norm_eps": -1}, r"model\.norm_eps = -1"),
     ],
 )
-def test_settings_that_are_computed_otherwise_are_refused(folder: Path, changes: dict[str, Any], told: str) -> None:
+def test_settings_that_are_computed_otherwise_are_refused(
+    folder: Path, changes: dict[str, Any], told: str
+) -> None:
     changed_settings(folder, **changes)
     with pytest.raises(ConfigError, match=told):
         read(folder)
@@ -361,7 +418,9 @@ def test_gpt2_settings_that_are_computed_otherwise_are_refused(
 
 def test_rope_parameters_of_version_5(folder: Path) -> None:
     before = read(folder)[0]
-    changed_settings(folder, rope_theta="removed", rope_parameters={"rope_type": "default", "rope_theta": 123.0})
+    changed_settings(
+        folder, rope_theta="removed", rope_parameters={"rope_type": "default", "rope_theta": 123.0}
+    )
     assert read(folder)[0] == dataclasses.replace(before, rope_base=123.0)
     changed_settings(folder, rope_parameters=LLAMA3 | {"rope_theta": 123.0})
     scaled = {"rope_scaling": "llama3", "rope_factor": 8.0, "rope_original_context": 40}
@@ -387,6 +446,11 @@ def test_files_that_cannot_be_read_are_told_of(folder: Path) -> None:
 
 def test_all_choices_of_the_literals_are_tried() -> None:
     """Of `other_values`: a new choice of norm, say, is held against transformers as well."""
-    tried = {(name, value) for name, changes in other_values() for key, value in changes.items() if key == name}
+    tried = {
+        (name, value)
+        for name, changes in other_values()
+        for key, value in changes.items()
+        if key == name
+    }
     for name, leaf in settings(GPTConfig):
         assert {(name, choice) for choice in typing.get_args(leaf.kind) if leaf.choices} <= tried

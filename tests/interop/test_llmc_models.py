@@ -37,7 +37,9 @@ def llmc_file(theirs: Any, path: Path, padded: int, dtype: torch.dtype) -> bytes
             layers = [state[f"transformer.h.{i}.{name}.{part}"] for i in range(c.n_layer)]
             tensors += [layer.T if "c_" in name and part == "weight" else layer for layer in layers]
     tensors += [state["transformer.ln_f.weight"], state["transformer.ln_f.bias"]]
-    raw += b"".join(t.to(dtype).contiguous().flatten().view(torch.uint8).numpy().tobytes() for t in tensors)
+    raw += b"".join(
+        t.to(dtype).contiguous().flatten().view(torch.uint8).numpy().tobytes() for t in tensors
+    )
     path.write_bytes(raw)
     return raw
 
@@ -57,7 +59,9 @@ def test_in_and_out_to_the_byte(tmp_path: Path, dtype: torch.dtype, padded: int)
     assert (tmp_path / "back" / "model.bin").read_bytes() == raw
     assert receipt["checked"] == {"lmsmith": {"max_logit_difference": 0.0}}
 
-    again, summary = import_model(str(tmp_path / "back"), out=tmp_path / "again")  # the folder does as well
+    again, summary = import_model(
+        str(tmp_path / "back"), out=tmp_path / "again"
+    )  # the folder does as well
     assert summary["tokenizer"] is None
     assert torch.equal(logits(load_weights(again / "model")[0].eval(), ids), logits(model, ids))
 
@@ -89,11 +93,20 @@ def test_a_vocabulary_of_gpt2s_size_gets_its_tokenizer(tmp_path: Path, monkeypat
 
 
 def test_a_trained_model_is_padded_and_completed(tmp_path: Path) -> None:
-    sizes = {"n_layer": 2, "n_head": 3, "d_model": 36, "vocab_size": 97, "context_length": 64, "bias": False}
+    sizes = {
+        "n_layer": 2,
+        "n_head": 3,
+        "d_model": 36,
+        "vocab_size": 97,
+        "context_length": 64,
+        "bias": False,
+    }
     config = preset("gpt2").changed({f"model.{k}": v for k, v in sizes.items()}, where="here").model
     model = GPT(config).eval()
     model.initialise(torch.Generator().manual_seed(0))
-    write(tmp_path / "model.bin", config, {name: p.detach() for name, p in model.named_parameters()})
+    write(
+        tmp_path / "model.bin", config, {name: p.detach() for name, p in model.named_parameters()}
+    )
     assert (tmp_path / "model.bin").read_bytes()[20:32] == struct.pack("<3i", 3, 36, 128)
     again, tensors = read(tmp_path / "model.bin")
     other = GPT(again).eval()
@@ -114,19 +127,29 @@ def test_a_trained_model_is_padded_and_completed(tmp_path: Path) -> None:
         ({"qk_norm": True}, r"model\.qk_norm = true"),
     ],
 )
-def test_what_llmc_does_not_compute_is_refused(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+def test_what_llmc_does_not_compute_is_refused(
+    tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
     sizes = {"n_layer": 1, "n_head": 3, "d_model": 36, "vocab_size": 97} | changes
-    config: GPTConfig = preset("gpt2").changed({f"model.{k}": v for k, v in sizes.items()}, where="here").model
+    config: GPTConfig = (
+        preset("gpt2").changed({f"model.{k}": v for k, v in sizes.items()}, where="here").model
+    )
     model = GPT(config)
     with pytest.raises(ConfigError, match=told):
-        write(tmp_path / "model.bin", config, {name: p.detach() for name, p in model.named_parameters()})
+        write(
+            tmp_path / "model.bin",
+            config,
+            {name: p.detach() for name, p in model.named_parameters()},
+        )
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("kind", ["rnn", "ngram"])
 def test_other_kinds_of_models_are_refused_in_a_sentence(kind: Any) -> None:
     for refused in (check, architecture_for):
-        with pytest.raises(ConfigError, match=rf"^(llm\.c|transformers) has [^.]* a model of kind {kind}[^.]*\.$"):
+        with pytest.raises(
+            ConfigError, match=rf"^(llm\.c|transformers) has [^.]* a model of kind {kind}[^.]*\.$"
+        ):
             refused(MODEL_KINDS.get(kind)(vocab_size=97))
 
 

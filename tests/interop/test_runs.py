@@ -35,7 +35,12 @@ from lmsmith.train.run import load_for_use
 
 TEXT = "Don't  the naïve cats hat? 中文 😀\r\n\n\tdef f(x): return x  \n"
 
-BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
+BYTE_LEVEL = {
+    "type": "ByteLevel",
+    "add_prefix_space": True,
+    "trim_offsets": False,
+    "use_regex": True,
+}
 
 
 def lmsmith(*words: object) -> int:
@@ -44,7 +49,9 @@ def lmsmith(*words: object) -> int:
 
 def with_bytes(folder: Path, kind: str = "llama", **settings: Any) -> Any:
     """A model of transformers that reads bytes, saved with its tokenizer."""
-    theirs = random_model(kind, **{"vocab_size": 257, "bos_token_id": 256, "eos_token_id": 256} | settings)
+    theirs = random_model(
+        kind, **{"vocab_size": 257, "bos_token_id": 256, "eos_token_id": 256} | settings
+    )
     saved(theirs, folder)
     save(ByteTokenizer(True), folder, context_length=224)
     return theirs
@@ -52,12 +59,26 @@ def with_bytes(folder: Path, kind: str = "llama", **settings: Any) -> Any:
 
 def trained(folder: Path, tokenizer: Any, name: str = "gpt2", **changes: Any) -> GPT:
     """A run's model, as training leaves it."""
-    sizes = {"n_layer": 2, "n_head": 6, "d_model": 36, "vocab_size": tokenizer.vocab_size, "context_length": 64}
-    config = preset(name).changed({f"model.{k}": v for k, v in (sizes | changes).items()}, where="here").model
+    sizes = {
+        "n_layer": 2,
+        "n_head": 6,
+        "d_model": 36,
+        "vocab_size": tokenizer.vocab_size,
+        "context_length": 64,
+    }
+    config = (
+        preset(name)
+        .changed({f"model.{k}": v for k, v in (sizes | changes).items()}, where="here")
+        .model
+    )
     model = GPT(config).eval()
     model.initialise(torch.Generator().manual_seed(0))
     folder.mkdir()
-    save_model(folder / "model", dict(model.named_parameters()), {"model": flatten(vars(config)), "step": 7})
+    save_model(
+        folder / "model",
+        dict(model.named_parameters()),
+        {"model": flatten(vars(config)), "step": 7},
+    )
     save_tokenizer(tokenizer, folder / "model")
     return model
 
@@ -69,7 +90,10 @@ def trained(folder: Path, tokenizer: Any, name: str = "gpt2", **changes: Any) ->
 def test_a_run_of_theirs_can_be_used(kind: str, tmp_path: Path, capsys: Any) -> None:
     theirs = with_bytes(tmp_path / "theirs", kind)
     assert lmsmith("import", tmp_path / "theirs", "--out", tmp_path / "run") == 0
-    assert f"{theirs.num_parameters():,} parameters in float32 and a bpe tokenizer" in capsys.readouterr().out
+    assert (
+        f"{theirs.num_parameters():,} parameters in float32 and a bpe tokenizer"
+        in capsys.readouterr().out
+    )
     model, tokenizer, _ = load_for_use(tmp_path / "run")
     ids = random_ids(V=257)
     assert (logits(model, ids) - logits(theirs, ids)).abs().max() < 1e-5
@@ -99,16 +123,25 @@ def test_texts_begin_and_end_as_theirs_do(tmp_path: Path, capsys: Any) -> None:
     folder = tmp_path / "theirs"
     theirs = random_model("llama", vocab_size=260, bos_token_id=256, eos_token_id=[257, 258])
     with torch.no_grad():  # greedily, 258 comes in the place of what would have come fifth
-        fifth = theirs.generate(torch.tensor([[256, *b"The"]]), max_new_tokens=5, do_sample=False)[0, -1]
+        fifth = theirs.generate(torch.tensor([[256, *b"The"]]), max_new_tokens=5, do_sample=False)[
+            0, -1
+        ]
         theirs.lm_head.weight[258] = 1.5 * theirs.lm_head.weight[fifth]
     saved(theirs, folder)
     special = {"<|begin_of_text|>": 256, "<|end_of_text|>": 257, "<|eot_id|>": 258}
     tokens = [*(bytes([byte]) for byte in range(256)), *([None] * 3)]
-    save(BpeTokenizer(tokens, [], "gpt4", special), folder, context_length=224, begin=256, ends=[257])
+    save(
+        BpeTokenizer(tokens, [], "gpt4", special), folder, context_length=224, begin=256, ends=[257]
+    )
     content = json.loads((folder / "tokenizer.json").read_text())
-    content["post_processor"] = {"type": "Sequence", "processors": [BYTE_LEVEL, content["post_processor"]]}
+    content["post_processor"] = {
+        "type": "Sequence",
+        "processors": [BYTE_LEVEL, content["post_processor"]],
+    }
     (folder / "tokenizer.json").write_text(json.dumps(content))
-    prompt = transformers.AutoTokenizer.from_pretrained(folder)("The", return_tensors="pt")["input_ids"]
+    prompt = transformers.AutoTokenizer.from_pretrained(folder)("The", return_tensors="pt")[
+        "input_ids"
+    ]
     assert prompt.tolist() == [[256, *b"The"]]
 
     run, _ = import_model(str(folder), out=tmp_path / "run")
@@ -138,12 +171,17 @@ def test_texts_begin_and_end_as_theirs_do(tmp_path: Path, capsys: Any) -> None:
 
 def test_numbers_that_are_no_special_tokens_end_nothing(tmp_path: Path) -> None:
     """LlamaConfig says 1 and 2 where nobody said anything."""
-    saved(random_model("llama", vocab_size=257, bos_token_id=1, eos_token_id=2), tmp_path / "theirs")
+    saved(
+        random_model("llama", vocab_size=257, bos_token_id=1, eos_token_id=2), tmp_path / "theirs"
+    )
     save(ByteTokenizer(True), tmp_path / "theirs", context_length=224)
     run, _ = import_model(str(tmp_path / "theirs"), out=tmp_path / "run")
     assert not {"begin", "ends"} & set(load_for_use(run)[2])
     export_model(run, tmp_path / "back", to="hf")
-    assert json.loads((tmp_path / "back" / "generation_config.json").read_text())["eos_token_id"] == 256
+    assert (
+        json.loads((tmp_path / "back" / "generation_config.json").read_text())["eos_token_id"]
+        == 256
+    )
 
 
 def test_what_cannot_be_done_with_it_is_said(tmp_path: Path, capsys: Any) -> None:
@@ -174,12 +212,18 @@ def test_weights_without_a_tokenizer(tmp_path: Path, caplog: Any) -> None:
 def test_another_tokenizer(tmp_path: Path) -> None:
     saved(random_model("llama", vocab_size=300), tmp_path / "theirs")
     save_tokenizer(ByteTokenizer(True), tmp_path / "bytes")
-    run, _ = import_model(str(tmp_path / "theirs"), out=tmp_path / "run", tokenizer=str(tmp_path / "bytes"))
+    run, _ = import_model(
+        str(tmp_path / "theirs"), out=tmp_path / "run", tokenizer=str(tmp_path / "bytes")
+    )
     assert load_for_use(run)[1] == ByteTokenizer(True)
     saved(random_model("llama"), tmp_path / "small")
     with pytest.raises(ConfigError, match="257 ids and the model's table 97 rows"):
-        import_model(str(tmp_path / "small"), out=tmp_path / "other", tokenizer=str(tmp_path / "bytes"))
-    (tmp_path / "small" / "tokenizer.json").write_text('{"model": {"type": "Unigram"}, "pre_tokenizer": null}')
+        import_model(
+            str(tmp_path / "small"), out=tmp_path / "other", tokenizer=str(tmp_path / "bytes")
+        )
+    (tmp_path / "small" / "tokenizer.json").write_text(
+        '{"model": {"type": "Unigram"}, "pre_tokenizer": null}'
+    )
     with pytest.raises(TokenizerError, match="--tokenizer none"):
         import_model(str(tmp_path / "small"), out=tmp_path / "other")
     assert not (tmp_path / "other").exists()
@@ -195,7 +239,9 @@ def test_rows_that_no_token_has(tmp_path: Path) -> None:
     assert tokenizer.vocab_size == model.config.vocab_size == 320
     assert tokenizer.encode("hé").tolist() == list("hé".encode())
     export_model(run, tmp_path / "back", to="hf")
-    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "back")("hé")["input_ids"] == list("hé".encode())
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "back")("hé")["input_ids"] == list(
+        "hé".encode()
+    )
 
 
 def test_the_tokenizer_of_gpt2(tmp_path: Path, test_data: Path) -> None:
@@ -203,17 +249,26 @@ def test_the_tokenizer_of_gpt2(tmp_path: Path, test_data: Path) -> None:
     saved(theirs, tmp_path / "theirs")
     shutil.copy(test_data / "gpt2" / "vocab.json", tmp_path / "theirs")
     merges = (test_data / "gpt2" / "merges.txt").read_text(encoding="utf-8")
-    (tmp_path / "theirs" / "merges.txt").write_text("#version: 0.2\n" + merges, encoding="utf-8")  # it skips a line
+    (tmp_path / "theirs" / "merges.txt").write_text(
+        "#version: 0.2\n" + merges, encoding="utf-8"
+    )  # it skips a line
     run, _ = import_model(str(tmp_path / "theirs"), out=tmp_path / "run")
     export_model(run, tmp_path / "back", to="hf")
     opened = transformers.AutoTokenizer.from_pretrained(tmp_path / "back")
-    own = transformers.GPT2TokenizerFast(tmp_path / "theirs" / "vocab.json", tmp_path / "theirs" / "merges.txt")
+    own = transformers.GPT2TokenizerFast(
+        tmp_path / "theirs" / "vocab.json", tmp_path / "theirs" / "merges.txt"
+    )
     for text in (TEXT, TEXT * 3, "\n\n\n", "   x", "<|endoftext|>"):
         assert opened(text)["input_ids"] == own(text)["input_ids"]
         if "endoftext" not in text:
             assert load_for_use(run)[1].encode(text).tolist() == own(text)["input_ids"]
     assert opened.eos_token_id == 50256
-    assert transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "back").generation_config.eos_token_id == 50256
+    assert (
+        transformers.AutoModelForCausalLM.from_pretrained(
+            tmp_path / "back"
+        ).generation_config.eos_token_id
+        == 50256
+    )
 
 
 @pytest.mark.parametrize("source", ["./nowhere", "/no/such/folder", "a/b/c", "..", "model.bin/"])
@@ -326,7 +381,9 @@ def test_what_ends_texts_comes_with_it(hub: type[Hub]) -> None:
     special = {"<|end_of_text|>": 257, "<|eot_id|>": 258}
     tokens = [*(bytes([byte]) for byte in range(256)), *([None] * 3)]
     save(BpeTokenizer(tokens, [], "gpt4", special), hub.folder, context_length=224)
-    (hub.folder / "generation_config.json").write_text('{"bos_token_id": null, "eos_token_id": [257, 258]}')
+    (hub.folder / "generation_config.json").write_text(
+        '{"bos_token_id": null, "eos_token_id": [257, 258]}'
+    )
     assert load_for_use(import_model("somebody/tiny")[0])[2]["ends"] == [257, 258]
 
 
@@ -347,7 +404,9 @@ def test_a_download_is_held_against_the_hash(hub: type[Hub]) -> None:
     """Another file of the same size, which the library takes."""
     with_bytes(hub.folder)
     import_model("somebody/tiny")
-    cached = next(Path("cache").glob("models--somebody--tiny/snapshots/*/model.safetensors")).resolve()
+    cached = next(
+        Path("cache").glob("models--somebody--tiny/snapshots/*/model.safetensors")
+    ).resolve()
     data = bytearray(cached.read_bytes())
     data[-1] ^= 1
     cached.write_bytes(data)
@@ -365,7 +424,9 @@ def test_without_a_network_it_says_what_to_get(hub: type[Hub], monkeypatch: Any)
 
 
 @pytest.mark.parametrize("how", [{}, {"max_shard_size": "20KB"}])
-def test_without_a_network_what_was_downloaded_serves(hub: type[Hub], how: dict[str, str], monkeypatch: Any) -> None:
+def test_without_a_network_what_was_downloaded_serves(
+    hub: type[Hub], how: dict[str, str], monkeypatch: Any
+) -> None:
     saved(random_model("llama"), hub.folder, **how)
     import_model("somebody/tiny", out=Path("first"))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
@@ -384,8 +445,12 @@ def test_without_the_library_it_says_which(monkeypatch: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
-@pytest.mark.parametrize("tokenizer", [ByteTokenizer(True), CharTokenizer.learn([TEXT, "a"], False)])
-def test_a_run_opens_in_transformers(name: str, tokenizer: Any, tmp_path: Path, capsys: Any) -> None:
+@pytest.mark.parametrize(
+    "tokenizer", [ByteTokenizer(True), CharTokenizer.learn([TEXT, "a"], False)]
+)
+def test_a_run_opens_in_transformers(
+    name: str, tokenizer: Any, tmp_path: Path, capsys: Any
+) -> None:
     model = trained(tmp_path / "run", tokenizer, name, vocab_multiple=64)
     assert lmsmith("export", tmp_path / "run", "--to", "hf", "--out", tmp_path / "out") == 0
     shown = capsys.readouterr().out
@@ -396,11 +461,19 @@ def test_a_run_opens_in_transformers(name: str, tokenizer: Any, tmp_path: Path, 
     assert opened(TEXT)["input_ids"] == tokenizer.encode(TEXT).tolist()
     ids = torch.tensor([tokenizer.encode(TEXT).tolist()])
     assert (logits(model, ids) - logits(theirs, ids)).abs().max() < 1e-5
-    assert theirs.generation_config.eos_token_id == theirs.config.eos_token_id == tokenizer.end_of_text
+    assert (
+        theirs.generation_config.eos_token_id == theirs.config.eos_token_id == tokenizer.end_of_text
+    )
 
     receipt = json.loads((tmp_path / "out" / "receipt.json").read_text())
     files = {file.name for file in (tmp_path / "out").iterdir()}
-    wanted = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    wanted = {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
     assert files == wanted | {"receipt.json"}
     assert set(receipt["sha256"]) == wanted
     for file, sha256 in receipt["sha256"].items():
@@ -455,12 +528,19 @@ def test_what_cannot_be_exported(tmp_path: Path, capsys: Any) -> None:
 
 def test_a_model_that_is_read_differently_is_not_written(tmp_path: Path, monkeypatch: Any) -> None:
     model = trained(tmp_path / "run", ByteTokenizer(True), "llama")
-    tensors = {name: p.detach() * (1e-3 if name == "head.weight" else 1) for name, p in model.named_parameters()}
-    save_model(tmp_path / "run" / "model", tensors, load_for_use(tmp_path / "run")[2])  # small logits are no excuse
+    tensors = {
+        name: p.detach() * (1e-3 if name == "head.weight" else 1)
+        for name, p in model.named_parameters()
+    }
+    save_model(
+        tmp_path / "run" / "model", tensors, load_for_use(tmp_path / "run")[2]
+    )  # small logits are no excuse
     from lmsmith.interop import architectures
 
     monkeypatch.setattr(architectures, "_to_ours", lambda x, piece, d_head: x)
-    monkeypatch.setattr(architectures, "_to_theirs", lambda x, piece, d_head: x)  # the same mistake in both ways
+    monkeypatch.setattr(
+        architectures, "_to_theirs", lambda x, piece, d_head: x
+    )  # the same mistake in both ways
     with pytest.raises(CheckpointError, match="read by transformers, gives logits that differ"):
         export_model(tmp_path / "run", tmp_path / "out", to="hf")
     monkeypatch.undo()

@@ -13,9 +13,18 @@ from random_models import transformers
 from lmsmith.errors import TokenizerError
 from lmsmith.interop.vocabulary import load, save
 from lmsmith.tokens.bpe_train import learn_bpe
-from lmsmith.tokens.tokenizer import END_OF_TEXT, ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer
+from lmsmith.tokens.tokenizer import (
+    END_OF_TEXT,
+    ByteTokenizer,
+    CharTokenizer,
+    Tokenizer,
+    WordTokenizer,
+)
 
-LEARNT_FROM = ["Don't the cats' hats fit?\n  They do, 123 times — naïve  中文 😀\r\n\tx_1 the the cats", "a"]
+LEARNT_FROM = [
+    "Don't the cats' hats fit?\n  They do, 123 times — naïve  中文 😀\r\n\tx_1 the the cats",
+    "a",
+]
 TEXTS = [
     *[
         "",
@@ -28,7 +37,14 @@ TEXTS = [
         "e\u0301 \u200b\ufeff",
         "\x00\x1c\x85\u2028",
     ],
-    *["²³½ ٣ Ⅷ ª", "中文字 中文", "x_1 __init__ 12", "\r\n\t\v\f", "<unk> <|endoftext|", "ﬁ ﷽ \U0001d54f \U0010ffff"],
+    *[
+        "²³½ ٣ Ⅷ ª",
+        "中文字 中文",
+        "x_1 __init__ 12",
+        "\r\n\t\v\f",
+        "<unk> <|endoftext|",
+        "ﬁ ﷽ \U0001d54f \U0010ffff",
+    ],
 ]
 
 
@@ -70,8 +86,15 @@ def test_the_end_of_text(both: tuple[Tokenizer, Any]) -> None:
     assert theirs(f"the{END_OF_TEXT}cats")["input_ids"] == ids
 
 
-@hypothesis_settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(text=some.text(some.characters(exclude_categories=["Cs"]) | some.sampled_from(" '\u2019_1aé\n"), max_size=60))
+@hypothesis_settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    text=some.text(
+        some.characters(exclude_categories=["Cs"]) | some.sampled_from(" '\u2019_1aé\n"),
+        max_size=60,
+    )
+)
 def test_the_same_ids_for_any_text(both: tuple[Tokenizer, Any], text: str) -> None:
     ours, theirs = both
     assert theirs(text, split_special_tokens=True)["input_ids"] == ours.encode(text).tolist()
@@ -97,18 +120,26 @@ def test_read_again_it_gives_the_same_ids(kind: str, end: bool, tmp_path: Path) 
     ours = tokenizer_of(kind, end)
     (tmp_path / "ours").mkdir()
     save(ours, tmp_path / "ours", context_length=7)
-    transformers.AutoTokenizer.from_pretrained(tmp_path / "ours").save_pretrained(tmp_path / "theirs")
+    transformers.AutoTokenizer.from_pretrained(tmp_path / "ours").save_pretrained(
+        tmp_path / "theirs"
+    )
     for folder in (tmp_path / "ours", tmp_path / "theirs"):
         again = load(folder)
         assert (again.vocab_size, again.end_of_text) == (ours.vocab_size, ours.end_of_text)
         assert all(again.encode(text).tolist() == ours.encode(text).tolist() for text in TEXTS)
-        assert kind == "byte" or again == ours  # bytes come back as byte-pair encoding without merges
+        assert (
+            kind == "byte" or again == ours
+        )  # bytes come back as byte-pair encoding without merges
 
 
 def test_another_character_tokenizer_is_not_taken_for_ours(tmp_path: Path) -> None:
     save(tokenizer_of("char", False), tmp_path, context_length=7)
     content = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
-    for change in ({"normalizer": {"type": "Lowercase"}}, {"pre_tokenizer": {"type": "Whitespace"}}, {"decoder": None}):
+    for change in (
+        {"normalizer": {"type": "Lowercase"}},
+        {"pre_tokenizer": {"type": "Whitespace"}},
+        {"decoder": None},
+    ):
         (tmp_path / "tokenizer.json").write_text(json.dumps(content | change), encoding="utf-8")
         with pytest.raises(TokenizerError):
             load(tmp_path)

@@ -57,12 +57,16 @@ def test_rotary() -> None:
 def test_stretched_rotary(scaling: Any) -> None:
     """Frequencies one at a time, by how often they turn within the original context."""
     original = 40 if scaling == "llama3" else 0
-    scaled = config(d_model=36, rope_scaling=scaling, rope_factor=8.0, rope_original_context=original)
+    scaled = config(
+        d_model=36, rope_scaling=scaling, rope_factor=8.0, rope_original_context=original
+    )
     found = torch.angle(Rotary.make(scaled).turns[1, 0]).tolist()
     regions = set()
     for frequency, stretched in zip((10_000.0 ** (-i / 6) for i in range(6)), found, strict=True):
         n_turns = original * frequency / (2 * math.pi)
-        region = "all" if scaling == "linear" or n_turns < 1 else "none" if n_turns > 4 else "between"
+        region = (
+            "all" if scaling == "linear" or n_turns < 1 else "none" if n_turns > 4 else "between"
+        )
         kept = {"all": 0.0, "none": 1.0}.get(region, (n_turns - 1) / 3)
         assert stretched == pytest.approx(frequency * ((1 - kept) / 8 + kept), rel=1e-12)
         regions.add(region)
@@ -75,7 +79,9 @@ def test_rotary_products_depend_on_the_distance_alone() -> None:
     products = torch.einsum("tk,sk->ts", rotary(q, 0)[0, :, 0], rotary(k, 0)[0, :, 0])
     for distance in range(-8, 9):
         diagonal = products.diagonal(distance)
-        torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            diagonal, diagonal[:1].expand_as(diagonal), rtol=1e-12, atol=1e-12
+        )
     assert len(products.round(decimals=6).unique()) == 17
 
 
@@ -102,16 +108,27 @@ def may_see(T: int, window: int = 0, documents: Tensor | None = None) -> Tensor:
 
 
 def plain_attention(
-    layer: Attention, x: Tensor, c: GPTConfig, rope: bool, seen: Tensor | None = None, values: Tensor | None = None
+    layer: Attention,
+    x: Tensor,
+    c: GPTConfig,
+    rope: bool,
+    seen: Tensor | None = None,
+    values: Tensor | None = None,
 ) -> Tensor:
     """Attention head by head, with no fused parts but the weight they share. `seen` (B, T, T); without, all before."""
     T, K = x.size(1), c.width_head
     rows = x @ layer.qkv.weight.T + (layer.qkv.bias if c.bias else 0)
     heads = [rows[..., i * K : (i + 1) * K] for i in range(c.n_head + 2 * c.n_kv)]
-    queries, keys, valued = heads[: c.n_head], heads[c.n_head : c.n_head + c.n_kv], heads[c.n_head + c.n_kv :]
+    queries, keys, valued = (
+        heads[: c.n_head],
+        heads[c.n_head : c.n_head + c.n_kv],
+        heads[c.n_head + c.n_kv :],
+    )
     if values is not None:
         gates = 2 / (1 + torch.exp(-x[..., : c.d_value_gate] @ layer.value_gate.weight.T))
-        valued = [v + gates[..., [g]] * values[..., g * K : (g + 1) * K] for g, v in enumerate(valued)]
+        valued = [
+            v + gates[..., [g]] * values[..., g * K : (g + 1) * K] for g, v in enumerate(valued)
+        ]
     seen = may_see(T) if seen is None else seen
     found = []
     for h in range(c.n_head):
@@ -133,7 +150,13 @@ def plain_attention(
 @pytest.mark.parametrize("rope", [False, True])
 def test_attention(rope: bool, n_kv_head: int, qk_norm: bool, norm: str) -> None:
     c = config(
-        n_head=4, d_model=16, n_kv_head=n_kv_head, qk_norm=qk_norm, norm=norm, bias=norm == "layernorm", rope_base=50.0
+        n_head=4,
+        d_model=16,
+        n_kv_head=n_kv_head,
+        qk_norm=qk_norm,
+        norm=norm,
+        bias=norm == "layernorm",
+        rope_base=50.0,
     )
     layer = filled(Attention(c))
     rotary = Rotary.make(c) if rope else None
@@ -168,7 +191,9 @@ def test_normalised_products_are_bounded_by_the_head_width() -> None:
         layer.qk_gain.fill_(1.0)
         layer.qkv.weight[2 * 12 :].copy_(torch.eye(12))
         layer.out.weight.copy_(torch.eye(12))
-    weights = layer(torch.eye(4, 12, dtype=torch.float64)[None], None, None, 0)[0, 3, :4]  # the first head's
+    weights = layer(torch.eye(4, 12, dtype=torch.float64)[None], None, None, 0)[
+        0, 3, :4
+    ]  # the first head's
     odds = (weights.max() / weights.min()).log()
     assert 0 < float(odds.detach()) <= 2 * math.sqrt(c.width_head) + 1e-9
 
@@ -190,13 +215,18 @@ def test_functional_reference_agrees_with_torch() -> None:
     layer = filled(Attention(c))
     x = numbers(2, 7, 12)
     q, k, v = (z.view(2, 7, 3, 4).transpose(1, 2) for z in (x @ layer.qkv.weight.T).split(12, -1))
-    y = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(2, 7, 12) @ layer.out.weight.T
+    y = (
+        F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(2, 7, 12)
+        @ layer.out.weight.T
+    )
     torch.testing.assert_close(plain_attention(layer, x, c, rope=False), y, rtol=1e-12, atol=1e-12)
 
 
 # Who sees whom
 
-DOCUMENTS = torch.tensor([[0, 0, 0, 1, 1, 2, 2, 2, 2], [3, 4, 4, 4, 4, 4, 4, 7, 3]])  # numbers may jump and come back
+DOCUMENTS = torch.tensor(
+    [[0, 0, 0, 1, 1, 2, 2, 2, 2], [3, 4, 4, 4, 4, 4, 4, 7, 3]]
+)  # numbers may jump and come back
 WINDOWS = [0, 1, 2, 4, 9, 50]
 
 
@@ -212,7 +242,10 @@ def test_masks_are_those_said_pair_by_pair(window: int, packed: bool) -> None:
         assert layout is not None
         assert torch.equal(layout.masks[window].dense().squeeze(1), seen)
     if packed:
-        assert layout.positions.tolist() == [[0, 1, 2, 0, 1, 0, 1, 2, 3], [0, 0, 1, 2, 3, 4, 5, 0, 0]]
+        assert layout.positions.tolist() == [
+            [0, 1, 2, 0, 1, 0, 1, 2, 3],
+            [0, 0, 1, 2, 3, 4, 5, 0, 0],
+        ]
 
 
 @pytest.mark.parametrize("block", [2, 3, 128])
@@ -224,7 +257,13 @@ def test_masked_attention(
 ) -> None:
     """In value and gradient, by blocks that begin within, at and between documents."""
     monkeypatch.setattr(kernels._CausalAttention, "BLOCK", block)
-    c = config(n_head=4, d_model=16, n_kv_head=n_kv_head, window=window, window_pattern="S" if window else "")
+    c = config(
+        n_head=4,
+        d_model=16,
+        n_kv_head=n_kv_head,
+        window=window,
+        window_pattern="S" if window else "",
+    )
     layer, x = filled(Attention(c)), numbers(2, 9, 16).requires_grad_()
     documents = DOCUMENTS if packed else None
     layout = Layout.of(c, 9, x.device, documents)
@@ -232,7 +271,9 @@ def test_masked_attention(
     found = layer(x, None, None, 0, layout)
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
     direction, inputs = numbers(2, 9, 16, seed=7), [x, *layer.parameters()]
-    pairs = zip(*(torch.autograd.grad((y * direction).sum(), inputs) for y in (found, wanted)), strict=True)
+    pairs = zip(
+        *(torch.autograd.grad((y * direction).sum(), inputs) for y in (found, wanted)), strict=True
+    )
     for ours, theirs in pairs:
         torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-12)
 
@@ -246,7 +287,10 @@ def test_windows_from_the_cache(window: int, cuts: tuple[int, ...]) -> None:
     with torch.no_grad():
         wanted = plain_attention(layer, x, c, True, may_see(9, window))
         starts = np.cumsum([0, *cuts])
-        parts = [layer(part, rotary, cache, int(at)) for at, part in zip(starts, x.split(cuts, 1), strict=False)]
+        parts = [
+            layer(part, rotary, cache, int(at))
+            for at, part in zip(starts, x.split(cuts, 1), strict=False)
+        ]
     torch.testing.assert_close(torch.cat(parts, 1), wanted, rtol=1e-12, atol=1e-12)
 
 
@@ -265,14 +309,21 @@ def test_value_embeddings_are_added_by_gates(n_kv_head: int) -> None:
     values = numbers(2, 7, c.n_kv * c.width_head, seed=5)
     assert tuple(layer.value_gate.weight.shape) == (c.n_kv, 32)
     wanted = plain_attention(layer, x, c, False, values=values)
-    torch.testing.assert_close(layer(x, None, None, 0, None, values), wanted, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        layer(x, None, None, 0, None, values), wanted, rtol=1e-12, atol=1e-12
+    )
     cache = LayerCache(*(torch.zeros(2, c.n_kv, 9, 10, dtype=torch.float64) for _ in range(2)))
     with torch.no_grad():
-        parts = [layer(x[:, a:b], None, cache, a, None, values[:, a:b]) for a, b in ((0, 3), (3, 4), (4, 7))]
+        parts = [
+            layer(x[:, a:b], None, cache, a, None, values[:, a:b])
+            for a, b in ((0, 3), (3, 4), (4, 7))
+        ]
     torch.testing.assert_close(torch.cat(parts, 1), wanted.detach(), rtol=1e-12, atol=1e-12)
 
 
-UNCOMPILED = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
+UNCOMPILED = pytest.mark.filterwarnings(
+    "ignore:flex_attention called without torch.compile:UserWarning"
+)
 
 
 @UNCOMPILED
@@ -285,7 +336,9 @@ def test_flex_attentions_mask(window: int) -> None:
     assert layout is not None
     mask = layout.masks[window]
     q, k, v = (numbers(2, 3, 9, 16, seed=seed).float() for seed in (1, 2, 3))
-    found = flex.flex_attention(q, k, v, block_mask=mask_from(mask.first, flex=True).blocks, scale=0.3)
+    found = flex.flex_attention(
+        q, k, v, block_mask=mask_from(mask.first, flex=True).blocks, scale=0.3
+    )
     wanted = F.scaled_dot_product_attention(q, k, v, mask.dense(), scale=0.3)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
     flat = [x.reshape(6, 9, 16) for x in (q, k, v)]
@@ -301,7 +354,9 @@ def test_a_window_alone_is_one_mask_for_all_rows() -> None:
     assert tuple(layout.masks[3].first.shape) == (1, 9)
     flex = pytest.importorskip("torch.nn.attention.flex_attention")
     q, k, v = (numbers(2, 3, 9, 16, seed=seed).float() for seed in (1, 2, 3))
-    found = flex.flex_attention(q, k, v, block_mask=mask_from(layout.masks[3].first, flex=True).blocks, scale=0.3)
+    found = flex.flex_attention(
+        q, k, v, block_mask=mask_from(layout.masks[3].first, flex=True).blocks, scale=0.3
+    )
     wanted = F.scaled_dot_product_attention(q, k, v, may_see(9, 3).unsqueeze(1), scale=0.3)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
 
@@ -329,7 +384,9 @@ def test_masked_attention_on_a_gpu(packed: bool, window: int, dtype: torch.dtype
         there = [t.to(device, dtype) for t in (x, direction)]
         there[0].requires_grad_()
         layer.to(device, dtype)
-        layout = Layout.of(c, 300, there[0].device, None if documents is None else documents.to(device))
+        layout = Layout.of(
+            c, 300, there[0].device, None if documents is None else documents.to(device)
+        )
         y = layer(there[0], Rotary.make(c), None, 0, layout)
         return [y, *torch.autograd.grad((y * there[1]).sum(), [there[0], *layer.parameters()])]
 

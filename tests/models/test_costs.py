@@ -22,7 +22,11 @@ SIZE = {
     "model.context_length": 16,
     "model.vocab_size": 29,
 }
-VARIANTS: list[dict[str, Any]] = [{}, {"model.d_ff": 40, "model.vocab_multiple": 16}, {"model.n_kv_head": 0}]
+VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"model.d_ff": 40, "model.vocab_multiple": 16},
+    {"model.n_kv_head": 0},
+]
 SWITCHES: list[dict[str, Any]] = [
     {"model.feed_forward": "geglu"},
     {"model.feed_forward": "swiglu", "model.tied_head": True},
@@ -42,19 +46,25 @@ def config_of(name: str, changes: dict[str, Any]) -> GPTConfig:
 
 @pytest.mark.parametrize("changes", VARIANTS)
 @pytest.mark.parametrize("name", FAMILIES)
-def test_matrix_parameters_are_the_linear_maps_and_the_head(name: str, changes: dict[str, Any]) -> None:
+def test_matrix_parameters_are_the_linear_maps_and_the_head(
+    name: str, changes: dict[str, Any]
+) -> None:
     config = config_of(name, changes)
     model = GPT(config)
     inside = sum(m.weight.numel() for m in model.blocks.modules() if isinstance(m, nn.Linear))
     assert config.matrix_parameters() == inside + model.head_weight.numel()
 
 
-def in_place(added_to: tuple[int, ...], a: tuple[int, ...], b: tuple[int, ...], **options: object) -> int:
+def in_place(
+    added_to: tuple[int, ...], a: tuple[int, ...], b: tuple[int, ...], **options: object
+) -> int:
     """What PyTorch's counter leaves out: a product added to what is there."""
     return 2 * a[0] * a[1] * b[1]
 
 
-def in_place_in_batches(added_to: tuple[int, ...], a: tuple[int, ...], b: tuple[int, ...], **options: object) -> int:
+def in_place_in_batches(
+    added_to: tuple[int, ...], a: tuple[int, ...], b: tuple[int, ...], **options: object
+) -> int:
     return 2 * a[0] * a[1] * a[2] * b[2]
 
 
@@ -66,9 +76,13 @@ def test_operations_are_those_pytorch_counts(name: str, changes: dict[str, Any])
     model = GPT(config)
     B, T = 3, config.context_length
     ids = torch.zeros(B, T, dtype=torch.int64)
-    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: in_place}) as counter:
+    with FlopCounterMode(
+        display=False, custom_mapping={torch.ops.aten.addmm_: in_place}
+    ) as counter:
         hidden = model.hidden(ids).flatten(0, 1)
-        total, _ = summed_cross_entropy(hidden, model.head_weight, ids.flatten(), vocab_size=config.vocab_size)
+        total, _ = summed_cross_entropy(
+            hidden, model.head_weight, ids.flatten(), vocab_size=config.vocab_size
+        )
         total.backward()
     attention = 6 * config.n_layer * T * config.d_model
     assert counter.get_total_flops() == B * T * (config.train_flops_per_token() + attention)
@@ -86,12 +100,20 @@ def test_every_switch_is_counted(changes: dict[str, Any]) -> None:
     assert config.matrix_parameters() == inside + model.head_weight.numel()
     ids = torch.zeros(B, T, dtype=torch.int64)
     counted = {torch.ops.aten.addmm_: in_place, torch.ops.aten.baddbmm_: in_place_in_batches}
-    with pytest.MonkeyPatch.context() as patch, FlopCounterMode(display=False, custom_mapping=counted) as counter:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        FlopCounterMode(display=False, custom_mapping=counted) as counter,
+    ):
         patch.setattr(kernels._CausalAttention, "BLOCK", 1)
         hidden = model.hidden(ids).flatten(0, 1)
-        total, _ = summed_cross_entropy(hidden, model.head_weight, ids.flatten(), vocab_size=config.vocab_size)
+        total, _ = summed_cross_entropy(
+            hidden, model.head_weight, ids.flatten(), vocab_size=config.vocab_size
+        )
         total.backward()
-    diagonal = sum(12 * config.d_model * min(config.window_of(layer) or T, T) / 2 for layer in range(config.n_layer))
+    diagonal = sum(
+        12 * config.d_model * min(config.window_of(layer) or T, T) / 2
+        for layer in range(config.n_layer)
+    )
     assert counter.get_total_flops() == B * (T * config.train_flops_per_token() + diagonal)
 
 

@@ -112,7 +112,12 @@ def llama_names(config: GPTConfig) -> Iterator[tuple[str, list[str], Map]]:
 
 
 def assert_same_loss_and_gradients(
-    ours: GPT, theirs: Any, names: list[tuple[str, list[str], Map]], ids: Tensor, tolerance: float, spread: float = 0.3
+    ours: GPT,
+    theirs: Any,
+    names: list[tuple[str, list[str], Map]],
+    ids: Tensor,
+    tolerance: float,
+    spread: float = 0.3,
 ) -> None:
     generator = torch.Generator().manual_seed(0)
     for name, p in theirs.named_parameters():
@@ -133,7 +138,9 @@ def assert_same_loss_and_gradients(
         vocab_size=ours.config.vocab_size,
     )
     loss = total / n
-    assert abs(float(loss.detach()) - float(wanted.detach())) <= tolerance / 100 * float(wanted.detach())
+    assert abs(float(loss.detach()) - float(wanted.detach())) <= tolerance / 100 * float(
+        wanted.detach()
+    )
     torch.testing.assert_close(ours(ids[:, :-1]), logits, rtol=tolerance, atol=tolerance)
     loss.backward()
     wanted.backward()
@@ -147,12 +154,19 @@ def assert_same_loss_and_gradients(
 def test_gpt2_is_hugging_faces(hugging_face: Any, dtype: torch.dtype, tolerance: float) -> None:
     theirs = hugging_face.GPT2LMHeadModel(
         hugging_face.GPT2Config(
-            n_layer=3, n_head=3, n_embd=33, vocab_size=37, n_positions=19, attn_implementation="eager"
+            n_layer=3,
+            n_head=3,
+            n_embd=33,
+            vocab_size=37,
+            n_positions=19,
+            attn_implementation="eager",
         )
     )
     config = small("gpt2", n_layer=3, n_head=3, d_model=33, vocab_size=37, context_length=19)
     ids = random_ids(4, 18, 37)
-    assert_same_loss_and_gradients(GPT(config).to(dtype), theirs.to(dtype).eval(), list(gpt2_names(3)), ids, tolerance)
+    assert_same_loss_and_gradients(
+        GPT(config).to(dtype), theirs.to(dtype).eval(), list(gpt2_names(3)), ids, tolerance
+    )
 
 
 def test_llama_is_hugging_faces(hugging_face: Any) -> None:
@@ -169,7 +183,16 @@ def test_llama_is_hugging_faces(hugging_face: Any) -> None:
             attn_implementation="eager",
         )
     )
-    config = small("llama", n_layer=3, n_head=6, n_kv_head=2, d_model=60, d_ff=44, vocab_size=37, context_length=19)
+    config = small(
+        "llama",
+        n_layer=3,
+        n_head=6,
+        n_kv_head=2,
+        d_model=60,
+        d_ff=44,
+        vocab_size=37,
+        context_length=19,
+    )
     ids = random_ids(4, 18, 37)
     assert_same_loss_and_gradients(GPT(config), theirs.eval(), list(llama_names(config)), ids, 1e-4)
 
@@ -192,9 +215,24 @@ def test_gpt2_at_full_width_is_hugging_faces(hugging_face: Any, n_layer: int) ->
 
 def test_post_norm_is_the_first_gpts(hugging_face: Any) -> None:
     """Radford et al. 2018: GPT-2 but for norms after each addition and none at the end."""
-    sizes = {"n_layer": 3, "n_head": 3, "n_embd": 33, "vocab_size": 37, "n_positions": 19, "afn": "gelu"}
+    sizes = {
+        "n_layer": 3,
+        "n_head": 3,
+        "n_embd": 33,
+        "vocab_size": 37,
+        "n_positions": 19,
+        "afn": "gelu",
+    }
     theirs = hugging_face.OpenAIGPTLMHeadModel(hugging_face.OpenAIGPTConfig(**sizes))
-    config = small("gpt2", n_layer=3, n_head=3, d_model=33, vocab_size=37, context_length=19, norm_placement="post")
+    config = small(
+        "gpt2",
+        n_layer=3,
+        n_head=3,
+        d_model=33,
+        vocab_size=37,
+        context_length=19,
+        norm_placement="post",
+    )
     renamed = {"transformer.wte.weight": "transformer.tokens_embed.weight"}
     renamed |= {"transformer.wpe.weight": "transformer.positions_embed.weight"}
     names = [
@@ -202,7 +240,9 @@ def test_post_norm_is_the_first_gpts(hugging_face: Any) -> None:
         for ours, found, change in gpt2_names(3)
         if not ours.startswith("final_norm")
     ]
-    assert_same_loss_and_gradients(GPT(config).double(), theirs.double().eval(), names, random_ids(4, 18, 37), 1e-11)
+    assert_same_loss_and_gradients(
+        GPT(config).double(), theirs.double().eval(), names, random_ids(4, 18, 37), 1e-11
+    )
 
 
 def test_windows_are_mistrals(hugging_face: Any) -> None:
@@ -219,10 +259,23 @@ def test_windows_are_mistrals(hugging_face: Any) -> None:
         "sliding_window": 5,
         "rope_theta": 10_000.0,
     }
-    theirs = hugging_face.MistralForCausalLM(hugging_face.MistralConfig(**sizes, attn_implementation="eager"))
-    config = small("llama", n_layer=3, n_head=6, n_kv_head=2, d_model=60, d_ff=44, vocab_size=37, context_length=19)
+    theirs = hugging_face.MistralForCausalLM(
+        hugging_face.MistralConfig(**sizes, attn_implementation="eager")
+    )
+    config = small(
+        "llama",
+        n_layer=3,
+        n_head=6,
+        n_kv_head=2,
+        d_model=60,
+        d_ff=44,
+        vocab_size=37,
+        context_length=19,
+    )
     config = dataclasses.replace(config, window=5, window_pattern="S")
-    assert_same_loss_and_gradients(GPT(config), theirs.eval(), list(llama_names(config)), random_ids(4, 18, 37), 1e-4)
+    assert_same_loss_and_gradients(
+        GPT(config), theirs.eval(), list(llama_names(config)), random_ids(4, 18, 37), 1e-4
+    )
 
 
 # Sizes
@@ -250,12 +303,18 @@ def test_gpt2s_parameters(n_layer: int, n_head: int, d_model: int, wanted: int) 
 
 
 def test_parameters_of_the_presets() -> None:
-    gpt2 = preset("gpt2").changed({"model.vocab_size": 50257, "model.vocab_multiple": 64}, where="here").model
+    gpt2 = (
+        preset("gpt2")
+        .changed({"model.vocab_size": 50257, "model.vocab_multiple": 64}, where="here")
+        .model
+    )
     assert on_meta(gpt2).n_parameters() == 124_475_904  # 50,304 rows
     baby = preset("babygpt").changed({"model.vocab_size": 65}, where="here").model
     assert on_meta(baby).n_parameters() == 10_770_816
     # nanoGPT's 10.65M leaves out the 256 positions, and its linear maps and norms have no biases (10,745,088 with).
-    plain = preset("babygpt").changed({"model.vocab_size": 65, "model.bias": False}, where="here").model
+    plain = (
+        preset("babygpt").changed({"model.vocab_size": 65, "model.bias": False}, where="here").model
+    )
     assert on_meta(plain).n_parameters() - 256 * 384 == 10_646_784
 
 
@@ -294,12 +353,21 @@ KINDS = [
 def test_no_position_sees_a_later_one(kind: dict[str, Any]) -> None:
     """By gradients: a logit depends on every token up to its own and on none behind; so it does through the hash."""
     config = GPTConfig(
-        n_layer=2, n_head=2, d_model=8, d_ff=8, vocab_size=7, context_length=6, ngram_table_size=31, **kind
+        n_layer=2,
+        n_head=2,
+        d_model=8,
+        d_ff=8,
+        vocab_size=7,
+        context_length=6,
+        ngram_table_size=31,
+        **kind,
     )
     model, T = random_model(config), 6
     ids = random_ids(1, T, 7)
     embedded: list[Tensor] = []
-    hook = model.token_embedding.register_forward_hook(lambda *call: embedded.append(call[2].requires_grad_()))
+    hook = model.token_embedding.register_forward_hook(
+        lambda *call: embedded.append(call[2].requires_grad_())
+    )
     logits = model(ids)
     hook.remove()
     weights = torch.linspace(1.0, 2.0, 7, dtype=torch.float64)
@@ -330,7 +398,9 @@ def test_reading_piece_by_piece_equals_reading_at_once(name: str, chunks: tuple[
 @pytest.mark.parametrize("kind", KINDS[::7], ids=lambda kind: "-".join(map(str, kind.values())))
 @pytest.mark.parametrize("n_kv_head", [1, 2])
 def test_so_does_every_kind(kind: dict[str, Any], n_kv_head: int) -> None:
-    config = GPTConfig(n_layer=2, n_head=4, n_kv_head=n_kv_head, d_model=16, vocab_size=7, context_length=9, **kind)
+    config = GPTConfig(
+        n_layer=2, n_head=4, n_kv_head=n_kv_head, d_model=16, vocab_size=7, context_length=9, **kind
+    )
     model, ids = random_model(config), random_ids(2, 9, 7)
     state = model.new_state(2)
     with torch.no_grad():
@@ -341,7 +411,9 @@ def test_so_does_every_kind(kind: dict[str, Any], n_kv_head: int) -> None:
 @pytest.mark.parametrize("window", [{}, {"window": 30, "window_pattern": "SL"}])
 def test_a_cache_has_room_for_what_was_read(window: dict[str, Any]) -> None:
     """Not for all of a long context; what was in it stays when it grows."""
-    config = GPTConfig(n_layer=2, n_head=2, n_kv_head=1, d_model=8, vocab_size=7, context_length=4096, **window)
+    config = GPTConfig(
+        n_layer=2, n_head=2, n_kv_head=1, d_model=8, vocab_size=7, context_length=4096, **window
+    )
     model, ids = random_model(config), random_ids(2, 300, 7)
     state, parts, rooms = model.new_state(2), [], []
     with torch.no_grad():
@@ -377,7 +449,11 @@ def test_padded_ids_are_never_predicted(name: str) -> None:
 
     def loss() -> float:
         total, _ = summed_cross_entropy(
-            model.hidden(ids).flatten(0, 1), model.head_weight, ids.flatten(), vocab_size=13, softcap=0.0
+            model.hidden(ids).flatten(0, 1),
+            model.head_weight,
+            ids.flatten(),
+            vocab_size=13,
+            softcap=0.0,
         )
         return float(total.detach())
 
@@ -390,7 +466,10 @@ def test_padded_ids_are_never_predicted(name: str) -> None:
 
 
 def test_the_cap_bounds_logits_and_is_a_tanh() -> None:
-    capped, plain = random_model(small("modern", logit_softcap=3.0)), random_model(small("modern", logit_softcap=0.0))
+    capped, plain = (
+        random_model(small("modern", logit_softcap=3.0)),
+        random_model(small("modern", logit_softcap=0.0)),
+    )
     with torch.no_grad():
         for model in (capped, plain):
             model.head.weight.mul_(4)
@@ -418,7 +497,9 @@ def test_logits_are_float32_under_bfloat16(name: str) -> None:
 
 @pytest.mark.parametrize("block", [4, 128])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_gradients_under_bfloat16_are_near(name: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_under_bfloat16_are_near(
+    name: str, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(kernels._CausalAttention, "BLOCK", block)
     model, ids = random_model(small(name), dtype=torch.float32), random_ids(4, 11)
     found = []
@@ -426,7 +507,9 @@ def test_gradients_under_bfloat16_are_near(name: str, block: int, monkeypatch: p
         model.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
             hidden = model.hidden(ids)
-        total, _ = summed_cross_entropy(hidden.flatten(0, 1), model.head_weight, ids.flatten(), vocab_size=13)
+        total, _ = summed_cross_entropy(
+            hidden.flatten(0, 1), model.head_weight, ids.flatten(), vocab_size=13
+        )
         total.backward()
         found.append({key: p.grad.clone() for key, p in model.named_parameters()})
     for key, wanted in found[0].items():
@@ -483,7 +566,9 @@ def test_gpt2s_initial_weights(name: str) -> None:
         elif weight.dim() == 1:
             assert (weight == 1).all()
         else:
-            std = 0.02 / 4 if key.endswith(("attention.out.weight", "down.weight")) else 0.02  # sqrt(2 * 8 layers)
+            std = (
+                0.02 / 4 if key.endswith(("attention.out.weight", "down.weight")) else 0.02
+            )  # sqrt(2 * 8 layers)
             n = weight.numel()
             mean, size = spread(weight)
             assert abs(mean) < 5 * std / math.sqrt(n), key
@@ -492,9 +577,13 @@ def test_gpt2s_initial_weights(name: str) -> None:
 
 
 def test_moderns_initial_weights() -> None:
-    config = small("modern", n_layer=2, d_model=128, vocab_size=500, positions="learned", context_length=128)
+    config = small(
+        "modern", n_layer=2, d_model=128, vocab_size=500, positions="learned", context_length=128
+    )
     for key, weight in initialised(config).named_parameters():
-        if key.startswith(("head", "ngram")) or key.endswith(("attention.out.weight", "down.weight")):
+        if key.startswith(("head", "ngram")) or key.endswith(
+            ("attention.out.weight", "down.weight")
+        ):
             assert not weight.any(), key
         elif weight.dim() == 1:
             assert (weight == 1).all()
@@ -503,7 +592,9 @@ def test_moderns_initial_weights() -> None:
         else:
             std = 0.5 / math.sqrt(128)
             assert spread(weight)[1] == pytest.approx(std, rel=0.03), key
-            assert std * math.sqrt(3) * 0.99 < float(weight.detach().abs().max()) <= std * math.sqrt(3), key
+            assert (
+                std * math.sqrt(3) * 0.99 < float(weight.detach().abs().max()) <= std * math.sqrt(3)
+            ), key
 
 
 def test_the_modern_model_starts_uniform() -> None:
@@ -540,7 +631,11 @@ def test_loss_through_hidden_equals_loss_through_logits() -> None:
     model = random_model(small("modern", vocab_multiple=16))
     ids = random_ids(3, 11)
     total, _ = summed_cross_entropy(
-        model.hidden(ids).flatten(0, 1), model.head_weight, ids.flatten(), vocab_size=13, softcap=15.0
+        model.hidden(ids).flatten(0, 1),
+        model.head_weight,
+        ids.flatten(),
+        vocab_size=13,
+        softcap=15.0,
     )
     wanted = F.cross_entropy(model(ids).flatten(0, 1), ids.flatten(), reduction="sum")
     torch.testing.assert_close(total, wanted, rtol=1e-13, atol=1e-13)

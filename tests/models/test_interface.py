@@ -16,8 +16,12 @@ from lmsmith.models.rnn_config import RNNConfig
 
 V, T = 9, 8
 CONFIGS = {
-    "gpt": GPTConfig(n_layer=1, n_head=2, d_model=8, context_length=T, vocab_size=V, vocab_multiple=4),
-    "tied": GPTConfig(n_layer=1, n_head=2, d_model=8, context_length=T, vocab_size=V, tied_head=True),
+    "gpt": GPTConfig(
+        n_layer=1, n_head=2, d_model=8, context_length=T, vocab_size=V, vocab_multiple=4
+    ),
+    "tied": GPTConfig(
+        n_layer=1, n_head=2, d_model=8, context_length=T, vocab_size=V, tied_head=True
+    ),
     "elman": RNNConfig(cell="elman", n_layer=2, d_model=8, vocab_size=V, vocab_multiple=4),
     "lstm": RNNConfig(n_layer=1, d_model=8, vocab_size=V, tied_head=True),
     "kneser-ney": NgramConfig(vocab_size=V, order=3),
@@ -52,18 +56,27 @@ def test_one_distribution_whichever_way_it_is_asked_for(name: str) -> None:
             p = model.next_logits(ids[:, t : t + 1], state).double().softmax(-1)
             assert p.shape == (3, V)
             assert p.sum(-1).tolist() == pytest.approx([1.0] * 3)
-            torch.testing.assert_close(p.gather(1, ids[:, t + 1 :][:, :1])[:, 0].log(), whole[:, t].double())
+            torch.testing.assert_close(
+                p.gather(1, ids[:, t + 1 :][:, :1])[:, 0].log(), whole[:, t].double()
+            )
         at_once = model.next_logits(ids[:, :-1], model.new_state(3)).double().softmax(-1)
         torch.testing.assert_close(at_once, p)
         for n_given in (1, 4, T):
-            torch.testing.assert_close(model.log_probabilities(ids, n_given), whole[:, n_given - 1 :])
+            torch.testing.assert_close(
+                model.log_probabilities(ids, n_given), whole[:, n_given - 1 :]
+            )
         state = model.new_state(3)
-        parts = [model.log_probabilities(ids[:, a : b + 1], 1, state) for a, b in ((0, 3), (3, 4), (4, T))]
+        parts = [
+            model.log_probabilities(ids[:, a : b + 1], 1, state)
+            for a, b in ((0, 3), (3, 4), (4, T))
+        ]
         torch.testing.assert_close(torch.cat(parts, dim=1), whole)
 
 
 @pytest.mark.parametrize("at_once", [1, 3 * V, 6 * V, 7 * V])
-def test_logits_of_a_long_window_are_never_whole_in_memory(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logits_of_a_long_window_are_never_whole_in_memory(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = made("gpt")
     assert isinstance(model, NeuralModel)
     ids = torch.from_numpy(np.random.default_rng(1).integers(0, V, (3, T + 1)))
@@ -71,7 +84,9 @@ def test_logits_of_a_long_window_are_never_whole_in_memory(at_once: int, monkeyp
         wanted = [model.log_probabilities(ids, n_given) for n_given in (1, 4, T + 1)]
         monkeypatch.setattr(interface, "LOGITS_AT_ONCE", at_once)
         sizes, logits = [], model.logits
-        monkeypatch.setattr(model, "logits", lambda x: sizes.append(x.size(0) * x.size(1) * V) or logits(x))
+        monkeypatch.setattr(
+            model, "logits", lambda x: sizes.append(x.size(0) * x.size(1) * V) or logits(x)
+        )
         found = [model.log_probabilities(ids, n_given) for n_given in (1, 4, T + 1)]
     assert max(sizes) <= max(at_once, 3 * V)
     for one, other in zip(found, wanted, strict=True):

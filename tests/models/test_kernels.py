@@ -58,7 +58,9 @@ def assert_close(found: list[Tensor], wanted: list[Tensor], tolerance: float) ->
     """Equal to `tolerance` of the largest number in each tensor."""
     for a, b in zip(found, wanted, strict=True):
         assert a.shape == b.shape
-        assert float((a.double() - b.double()).abs().max()) <= tolerance * float(b.double().abs().max() + 1e-30)
+        assert float((a.double() - b.double()).abs().max()) <= tolerance * float(
+            b.double().abs().max() + 1e-30
+        )
 
 
 @pytest.mark.parametrize("name", UNARY)
@@ -75,7 +77,11 @@ def test_elementwise_gradients_add_up_over_cuts_and_views(name: str) -> None:
     """Inputs that are slices, transposed or expanded, as the parts of a fused projection are."""
     ours, plain = UNARY[name]
     x = numbers(4, 5, 6)
-    views: list[Unary] = [lambda x: x[:, 1:4], lambda x: x.transpose(0, 1), lambda x: x[:1].expand(3, 5, 6)]
+    views: list[Unary] = [
+        lambda x: x[:, 1:4],
+        lambda x: x.transpose(0, 1),
+        lambda x: x[:1].expand(3, 5, 6),
+    ]
     for view in views:
         pair = [value_and_gradients(lambda x, f=f, view=view: f(view(x)), x) for f in (ours, plain)]
         assert_close(*pair, 1e-13)
@@ -94,7 +100,9 @@ def test_elementwise_without_gradients_and_without_elements(name: str) -> None:
 @pytest.mark.parametrize("name", UNARY)
 def test_elementwise_in_float32_and_bfloat16(name: str) -> None:
     ours, plain = UNARY[name]
-    wanted = value_and_gradients(plain, numbers(64, 32, dtype=torch.float32).double().detach().requires_grad_())
+    wanted = value_and_gradients(
+        plain, numbers(64, 32, dtype=torch.float32).double().detach().requires_grad_()
+    )
     assert_close(value_and_gradients(ours, numbers(64, 32, dtype=torch.float32)), wanted, 2e-6)
     found = value_and_gradients(ours, numbers(64, 32, dtype=torch.bfloat16))
     assert [t.dtype for t in found] == [torch.bfloat16, torch.bfloat16]
@@ -112,7 +120,9 @@ def test_gelu_far_out_and_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     if hasattr(kernels._GELUTanh, "PART"):
         monkeypatch.setattr(kernels._GELUTanh, "PART", 8)
         x = numbers(5, 7)
-        assert_close(value_and_gradients(kernels.gelu_tanh, x), value_and_gradients(plain_gelu, x), 1e-13)
+        assert_close(
+            value_and_gradients(kernels.gelu_tanh, x), value_and_gradients(plain_gelu, x), 1e-13
+        )
 
 
 def test_norm_of_zeros_is_zero_with_a_finite_gradient() -> None:
@@ -134,18 +144,28 @@ def test_norm_with_a_gain() -> None:
     assert half.dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize(("T", "block"), [(1, 4), (3, 4), (4, 4), (5, 4), (8, 4), (11, 4), (7, 1), (130, 128)])
-def test_attention_values_and_gradients_in_float64(T: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("T", "block"), [(1, 4), (3, 4), (4, 4), (5, 4), (8, 4), (11, 4), (7, 1), (130, 128)]
+)
+def test_attention_values_and_gradients_in_float64(
+    T: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Lengths below, at and above the block, a multiple of it and not."""
     monkeypatch.setattr(kernels._CausalAttention, "BLOCK", block)
     inputs = qkv(2, T, 3)
-    found = value_and_gradients(lambda q, k, v: kernels.causal_attention(q, k, v, 0.7, 0.0), *inputs)
-    assert_close(found, value_and_gradients(lambda q, k, v: plain_attention(q, k, v, 0.7), *inputs), 1e-13)
+    found = value_and_gradients(
+        lambda q, k, v: kernels.causal_attention(q, k, v, 0.7, 0.0), *inputs
+    )
+    assert_close(
+        found, value_and_gradients(lambda q, k, v: plain_attention(q, k, v, 0.7), *inputs), 1e-13
+    )
 
 
 @pytest.mark.parametrize(("T", "block"), [(4, 4), (7, 3), (5, 2)])
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
-def test_attention_gradcheck(T: int, block: int, dropout: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_gradcheck(
+    T: int, block: int, dropout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With dropout and a fixed seed it is one function: differences agree only if backward has forward's mask."""
     monkeypatch.setattr(kernels._CausalAttention, "BLOCK", block)
 
@@ -178,7 +198,9 @@ def test_attention_dropout_keeps_the_expectation(monkeypatch: pytest.MonkeyPatch
     """The mean of many draws is the value without dropout; weights are dropped, each by itself, not values or rows."""
     monkeypatch.setattr(kernels._CausalAttention, "BLOCK", 4)
     q, k, _ = qkv(1, 6, 3)
-    v = torch.eye(6, dtype=torch.float64).unsqueeze(0)  # so that the output is the weights themselves
+    v = torch.eye(6, dtype=torch.float64).unsqueeze(
+        0
+    )  # so that the output is the weights themselves
     q, k = F.pad(q, (0, 3)), F.pad(k, (0, 3))
     weights = plain_attention(q, k, v, 0.7).detach()
     n, rate = 2000, 0.25
@@ -228,7 +250,9 @@ def test_attention_in_float32_and_bfloat16() -> None:
 
 
 @pytest.mark.parametrize("with_gradient", [False, True])
-def test_attention_keeps_its_weights_for_a_gradient_alone(with_gradient: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_keeps_its_weights_for_a_gradient_alone(
+    with_gradient: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Scoring a text with a context of 8,192 would take 4 GB a layer else."""
     monkeypatch.setattr(kernels._CausalAttention, "BLOCK", 4)
     softmax, made, most = torch.softmax, [], 0

@@ -37,7 +37,9 @@ def test_norm(kind: str, gain: bool, bias: bool) -> None:
     norm = filled(Norm(config(norm=kind, norm_gain=gain, bias=bias), 12))
     x = numbers(2, 5, 12) + 1
     if kind == "layernorm":
-        wanted = (x - x.mean(-1, keepdim=True)) / (x.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
+        wanted = (x - x.mean(-1, keepdim=True)) / (
+            x.var(-1, correction=0, keepdim=True) + 1e-5
+        ).sqrt()
     else:
         wanted = x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt()
     assert (norm.weight is not None) == gain
@@ -94,13 +96,19 @@ def test_ngram_rows_are_those_of_the_last_n_tokens() -> None:
     before = torch.randint(0, 100_000, (2, 4), generator=torch.Generator().manual_seed(1))
     text = torch.cat([before, ids], 1).tolist()
     for order, rows in zip((2, 3, 5), layer.rows(ids, before), strict=True):
-        wanted = [[key_rows(line[t - order + 1 : t + 1][::-1], 1000) for t in range(4, 24)] for line in text]
+        wanted = [
+            [key_rows(line[t - order + 1 : t + 1][::-1], 1000) for t in range(4, 24)]
+            for line in text
+        ]
         assert rows.tolist() == wanted
 
 
 def test_ngram_rows_restart_where_documents_do() -> None:
     layer = NgramEmbedding(config(ngram_tables=(2, 3, 5), ngram_table_size=1000))
-    ids, nothing = torch.randint(0, 11, (1, 9), generator=torch.Generator().manual_seed(0)), torch.full((1, 4), 11)
+    ids, nothing = (
+        torch.randint(0, 11, (1, 9), generator=torch.Generator().manual_seed(0)),
+        torch.full((1, 4), 11),
+    )
     positions = torch.tensor([[0, 1, 2, 3, 0, 0, 1, 2, 3]])
     found = torch.stack(layer.rows(ids, nothing, positions))
     alone = [torch.stack(layer.rows(part, nothing)) for part in ids.split((4, 1, 4), dim=1)]
@@ -137,4 +145,6 @@ def test_ngram_dropout_leaves_out_whole_positions() -> None:
         found = layer.train()(ids, nothing)
     gone = (found == 0).all(-1)
     torch.testing.assert_close(found[~gone], full[~gone] / 0.75)
-    assert Counter(gone.flatten().tolist())[True] == pytest.approx(750, abs=5 * math.sqrt(3000 * 0.25 * 0.75))
+    assert Counter(gone.flatten().tolist())[True] == pytest.approx(
+        750, abs=5 * math.sqrt(3000 * 0.25 * 0.75)
+    )

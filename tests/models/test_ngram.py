@@ -21,7 +21,9 @@ from lmsmith.tokens.ngram_trie import count_ngrams
 SMOOTHINGS = ("kneser-ney", "add-k", "mle")
 
 
-def learn(ids: Sequence[int], vocab_size: int, n: int, smoothing: str = "kneser-ney", **settings: Any) -> Ngram:
+def learn(
+    ids: Sequence[int], vocab_size: int, n: int, smoothing: str = "kneser-ney", **settings: Any
+) -> Ngram:
     config = NgramConfig(vocab_size=vocab_size, order=n, smoothing=smoothing, **settings)
     return Ngram.learn(config, np.array(ids, dtype=np.uint16))
 
@@ -35,14 +37,21 @@ def p_after(model: Ngram, context: Sequence[int]) -> np.ndarray:
 class Plain:
     """The three estimates with dictionaries of tuples, straight from the papers' equations."""
 
-    def __init__(self, ids: Sequence[int], vocab_size: int, n: int, smoothing: str, k: float = 0.1) -> None:
+    def __init__(
+        self, ids: Sequence[int], vocab_size: int, n: int, smoothing: str, k: float = 0.1
+    ) -> None:
         self.V, self.n, self.smoothing, self.k = vocab_size, n, smoothing, k
-        grams = {j: Counter(tuple(ids[i : i + j]) for i in range(len(ids) - j + 1)) for j in range(1, n + 1)}
+        grams = {
+            j: Counter(tuple(ids[i : i + j]) for i in range(len(ids) - j + 1))
+            for j in range(1, n + 1)
+        }
         self.counts = dict(grams)
         if smoothing == "kneser-ney":
             for j in range(1, n):  # in how many ways each is preceded
                 self.counts[j] = Counter(gram[1:] for gram in grams[j + 1])
-        self.seen: dict[int, dict[tuple[int, ...], dict[int, int]]] = {j: defaultdict(dict) for j in range(1, n + 1)}
+        self.seen: dict[int, dict[tuple[int, ...], dict[int, int]]] = {
+            j: defaultdict(dict) for j in range(1, n + 1)
+        }
         for j, counts in self.counts.items():
             for gram, count in counts.items():
                 self.seen[j][gram[:-1]][gram[-1]] = count
@@ -55,7 +64,9 @@ class Plain:
             return FALLBACK
         y = n1 / (n1 + 2 * n2)
         found = 1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3
-        return found if all(0 <= d <= c for d, c in zip(found, (1, 2, 3), strict=True)) else FALLBACK
+        return (
+            found if all(0 <= d <= c for d, c in zip(found, (1, 2, 3), strict=True)) else FALLBACK
+        )
 
     def p(self, context: tuple[int, ...], w: int) -> float:
         context = context[max(0, len(context) - self.n + 1) :]
@@ -132,9 +143,7 @@ def test_john_read_a_book() -> None:
 
 
 # KenLM's `lmplz -o 2` on these sentences, as published by its users (kpu/kenlm issue 405): log10 of probabilities.
-SENTENCES = (
-    "| I went to | I go to | You went to | You go to | Joe went to | Joe go to | Anna went ski | Anna went ski |"
-)
+SENTENCES = "| I went to | I go to | You went to | You go to | Joe went to | Joe go to | Anna went ski | Anna went ski |"
 KENLM = {
     "<unk>": -1.30103, "|": -1.1249387, "I": -1.0579919, "went": -0.6726411, "to": -1.1249387, "go": -0.82390875,
     "You": -1.0579919, "Joe": -1.0579919, "Anna": -1.0579919, "ski": -1.0579919, "to |": -0.26962152,
@@ -148,9 +157,13 @@ def test_kneser_ney_gives_what_kenlm_gives() -> None:
     text = SENTENCES.split()
     words = [*dict.fromkeys(text), "<unk>"]
     learnt = learn([words.index(word) for word in text], len(words), 2)
-    assert learnt.discounts[0].amounts == pytest.approx((5 / 9, 7 / 6, 7 / 9))  # of 5, 2, 1, 1 words of count 1 to 4
+    assert learnt.discounts[0].amounts == pytest.approx(
+        (5 / 9, 7 / 6, 7 / 9)
+    )  # of 5, 2, 1, 1 words of count 1 to 4
     assert learnt.discounts[1].amounts == pytest.approx((0.3, 2 - 3 * 0.3 * 2 / 7, 3.0))
-    model = Ngram(learnt.config, learnt.trie, (Discounts(1, (0.4, 1.6, 1.4), True), learnt.discounts[1]))
+    model = Ngram(
+        learnt.config, learnt.trie, (Discounts(1, (0.4, 1.6, 1.4), True), learnt.discounts[1])
+    )
     unigrams = p_after(model, [words.index("<unk>")])
     for gram, log10 in KENLM.items():
         *context, word = map(words.index, gram.split())
@@ -167,14 +180,23 @@ def test_probabilities_equal_a_plain_reference(test_data: Path, smoothing: str, 
     text = (test_data / "tinyshakespeare" / "input.txt").read_text(encoding="utf-8")[:12_000]
     characters = sorted({*text, "\x00"})  # one that never occurs
     ids = [characters.index(c) for c in text]
-    train, held_out = ids[:10_000], [*ids[10_000:10_600], characters.index("\x00"), *ids[10_600:11_000]]
-    model = learn(train, len(characters), n, smoothing, **({"add_k": 0.03} if smoothing == "add-k" else {}))
+    train, held_out = (
+        ids[:10_000],
+        [*ids[10_000:10_600], characters.index("\x00"), *ids[10_600:11_000]],
+    )
+    model = learn(
+        train, len(characters), n, smoothing, **({"add_k": 0.03} if smoothing == "add-k" else {})
+    )
     plain = Plain(train, len(characters), n, smoothing, k=0.03)
     for tokens in (held_out, train[-300:]):
         found = model.log_probabilities(torch.tensor([tokens]))[0].exp().numpy()
-        wanted = [plain.p(tuple(tokens[max(0, i - n) : i]), tokens[i]) for i in range(1, len(tokens))]
+        wanted = [
+            plain.p(tuple(tokens[max(0, i - n) : i]), tokens[i]) for i in range(1, len(tokens))
+        ]
         assert found == pytest.approx(wanted, rel=1e-12, abs=0)
-    assert n == 1 or (model.log_probabilities(torch.tensor([held_out])).isneginf().any() == (smoothing == "mle"))
+    assert n == 1 or (
+        model.log_probabilities(torch.tensor([held_out])).isneginf().any() == (smoothing == "mle")
+    )
 
 
 @hypothesis.settings(max_examples=60, deadline=None)
@@ -184,7 +206,9 @@ def test_probabilities_equal_a_plain_reference(test_data: Path, smoothing: str, 
     some.sampled_from(SMOOTHINGS),
     some.lists(some.integers(0, 6), min_size=1, max_size=7),
 )
-def test_all_probabilities_after_any_context(ids: list[int], n: int, smoothing: str, context: list[int]) -> None:
+def test_all_probabilities_after_any_context(
+    ids: list[int], n: int, smoothing: str, context: list[int]
+) -> None:
     model, plain = learn(ids, 7, n, smoothing), Plain(ids, 7, n, smoothing)
     p = p_after(model, context)
     assert p == pytest.approx([plain.p(tuple(context), w) for w in range(7)], rel=1e-12, abs=0)
@@ -205,7 +229,9 @@ def test_maximum_likelihood_holds_a_text_impossible_that_has_an_unseen_event(
     """Backing off does not change that: it comes after such an event, or where what it learnt of ends."""
     seen = {tuple(ids[i : i + k]) for k in range(1, n + 1) for i in range(len(ids) - k + 1)}
     events = [tuple(text[max(0, i - n + 1) : i + 1]) for i in range(1, len(text))]
-    possible = bool(learn(ids, 4, n, "mle").log_probabilities(torch.tensor([text])).isfinite().all())
+    possible = bool(
+        learn(ids, 4, n, "mle").log_probabilities(torch.tensor([text])).isfinite().all()
+    )
     unseen = next((event for event in events if event not in seen), None)
     if unseen is None:
         assert possible
@@ -217,7 +243,9 @@ def test_discounts_that_counts_of_counts_do_not_give_are_said() -> None:
     def of(*n_of_count: int) -> Discounts:
         return estimate_discounts(2, np.repeat(np.arange(1, 5, dtype=np.int32), n_of_count))
 
-    assert of(0, 4, 3, 2) == of(10, 1, 9, 0) == Discounts(2, FALLBACK, estimated=False)  # D2 of the second is negative
+    assert (
+        of(0, 4, 3, 2) == of(10, 1, 9, 0) == Discounts(2, FALLBACK, estimated=False)
+    )  # D2 of the second is negative
     assert of(6, 7, 2, 0).estimated
 
 
@@ -228,7 +256,10 @@ def test_discounts_that_counts_of_counts_do_not_give_are_said() -> None:
 @pytest.mark.parametrize("n", [1, 2, 4])
 def test_reading_in_pieces_is_reading_at_once(smoothing: str, n: int) -> None:
     rng = np.random.default_rng(0)
-    model, ids = learn(rng.integers(0, 4, 300).tolist(), 5, n, smoothing), torch.from_numpy(rng.integers(0, 5, (3, 40)))
+    model, ids = (
+        learn(rng.integers(0, 4, 300).tolist(), 5, n, smoothing),
+        torch.from_numpy(rng.integers(0, 5, (3, 40))),
+    )
     whole = model.log_probabilities(ids)
     for sizes in ((1, 2, 3, 30, 3), (20, 19)):
         state, start, parts = model.new_state(3), 0, []
@@ -240,17 +271,23 @@ def test_reading_in_pieces_is_reading_at_once(smoothing: str, n: int) -> None:
     state = model.new_state(3)
     for i in range(20):
         after = model.next_logits(ids[:, i : i + 1], state)
-        assert after.gather(1, ids[:, i + 1 : i + 2])[:, 0].tolist() == pytest.approx(whole[:, i].tolist(), rel=1e-12)
+        assert after.gather(1, ids[:, i + 1 : i + 2])[:, 0].tolist() == pytest.approx(
+            whole[:, i].tolist(), rel=1e-12
+        )
 
 
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
 def test_tensors_are_all_it_has_learnt(smoothing: str) -> None:
     ids = np.random.default_rng(0).integers(0, 9, 400)
     model = learn(ids.tolist(), 9, 3, smoothing)
-    again = Ngram.from_tensors(model.config, {name: tensor.clone() for name, tensor in model.tensors().items()})
+    again = Ngram.from_tensors(
+        model.config, {name: tensor.clone() for name, tensor in model.tensors().items()}
+    )
     row = torch.from_numpy(ids[None])
     assert torch.equal(model.log_probabilities(row), again.log_probabilities(row))
-    assert again.n_parameters() == sum(len(Counter(zip(*(ids[i:] for i in range(k))))) for k in (1, 2, 3))  # noqa: B905
+    assert again.n_parameters() == sum(
+        len(Counter(zip(*(ids[i:] for i in range(k))))) for k in (1, 2, 3)
+    )
     with pytest.raises(ValueError, match="3-grams"):
         Ngram.from_tensors(NgramConfig(vocab_size=9, order=4), model.tensors())
 
@@ -262,7 +299,9 @@ def test_twenty_megabytes_are_counted_in_ten_seconds(test_data: Path, kind: str)
     ids = np.frombuffer((text + text)[: 20 * 10**6], dtype=np.uint8).astype(np.uint16)
     vocab_size = 256
     if kind == "pieces":
-        ids = np.unique(ids[:-3].astype(np.uint64) * 65536 + ids[3:], return_inverse=True)[1][::4].astype(np.uint16)
+        ids = np.unique(ids[:-3].astype(np.uint64) * 65536 + ids[3:], return_inverse=True)[1][
+            ::4
+        ].astype(np.uint16)
         vocab_size = 1 + int(ids.max())
     count_ngrams(ids[:100], vocab_size, 5)  # compiles
     start = time.process_time()

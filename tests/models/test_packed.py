@@ -19,15 +19,32 @@ from lmsmith.models.gpt_config import GPTConfig
 V, T = 13, 24
 VARIANTS: dict[str, dict[str, Any]] = {
     "modern": {"ngram_tables": (2, 4), "ngram_table_size": 31},
-    "gpt2": {"norm": "layernorm", "positions": "learned", "feed_forward": "gelu-tanh", "bias": True, "tied_head": True},
+    "gpt2": {
+        "norm": "layernorm",
+        "positions": "learned",
+        "feed_forward": "gelu-tanh",
+        "bias": True,
+        "tied_head": True,
+    },
     "grouped": {"n_kv_head": 2, "positions": "none"},
     "windows": {"window": 5, "window_pattern": "SL"},
-    "the rest": {"norm_placement": "post", "value_embedding_every": 2, "residual_scalars": True, "bias": True},
+    "the rest": {
+        "norm_placement": "post",
+        "value_embedding_every": 2,
+        "residual_scalars": True,
+        "bias": True,
+    },
 }
 
 
 def model_of(name: str, dtype: torch.dtype = torch.float64) -> GPT:
-    sizes: dict[str, Any] = {"n_layer": 3, "n_head": 4, "d_model": 16, "vocab_size": V, "context_length": T}
+    sizes: dict[str, Any] = {
+        "n_layer": 3,
+        "n_head": 4,
+        "d_model": 16,
+        "vocab_size": V,
+        "context_length": T,
+    }
     model = GPT(GPTConfig(**sizes, **VARIANTS[name])).to(dtype)
     generator = torch.Generator().manual_seed(0)
     for p in model.parameters():
@@ -38,7 +55,11 @@ def model_of(name: str, dtype: torch.dtype = torch.float64) -> GPT:
 def loss_of(model: GPT, ids: Tensor, targets: Tensor, documents: Tensor | None = None) -> Tensor:
     hidden = model.hidden(ids, documents=documents)
     total, _ = summed_cross_entropy(
-        hidden.flatten(0, 1), model.head_weight, targets.flatten(), vocab_size=V, softcap=model.config.logit_softcap
+        hidden.flatten(0, 1),
+        model.head_weight,
+        targets.flatten(),
+        vocab_size=V,
+        softcap=model.config.logit_softcap,
     )
     return total
 
@@ -46,7 +67,10 @@ def loss_of(model: GPT, ids: Tensor, targets: Tensor, documents: Tensor | None =
 def gradients(model: GPT, loss: Tensor) -> dict[str, Tensor]:
     names, parameters = zip(*model.named_parameters(), strict=True)
     found = torch.autograd.grad(loss, parameters, allow_unused=True)
-    return {n: torch.zeros_like(p) if g is None else g for n, p, g in zip(names, parameters, found, strict=True)}
+    return {
+        n: torch.zeros_like(p) if g is None else g
+        for n, p, g in zip(names, parameters, found, strict=True)
+    }
 
 
 def packed_batch() -> tuple[Tensor, Tensor, Tensor]:
@@ -62,7 +86,9 @@ def packed_batch() -> tuple[Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize("block", [7, 128])
 @pytest.mark.parametrize("name", VARIANTS)
-def test_packed_documents_are_as_if_alone(name: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packed_documents_are_as_if_alone(
+    name: str, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(kernels._CausalAttention, "BLOCK", block)
     model, (ids, targets, documents) = model_of(name), packed_batch()
     packed = model.hidden(ids, documents=documents)
@@ -71,7 +97,9 @@ def test_packed_documents_are_as_if_alone(name: str, block: int, monkeypatch: py
         for number in numbers.unique():
             own = numbers == number
             piece = ids[row, own].unsqueeze(0)
-            torch.testing.assert_close(packed[row, own], model.hidden(piece)[0], rtol=1e-11, atol=1e-12)
+            torch.testing.assert_close(
+                packed[row, own], model.hidden(piece)[0], rtol=1e-11, atol=1e-12
+            )
             alone.append(loss_of(model, piece, targets[row, own].unsqueeze(0)))
     total = loss_of(model, ids, targets, documents)
     torch.testing.assert_close(total, torch.stack(alone).sum(), rtol=1e-12, atol=0)
@@ -88,7 +116,9 @@ def test_no_token_reaches_another_document_or_a_later_token(name: str) -> None:
     """By gradients, through every layer, hash and table. What is reached of its own document, windows may limit."""
     model, (ids, _, documents) = model_of(name), packed_batch()
     embedded: list[Tensor] = []
-    hook = model.token_embedding.register_forward_hook(lambda *call: embedded.append(call[2].requires_grad_()))
+    hook = model.token_embedding.register_forward_hook(
+        lambda *call: embedded.append(call[2].requires_grad_())
+    )
     hidden = model.hidden(ids, documents=documents)
     hook.remove()
     weights = torch.linspace(1.0, 2.0, 16, dtype=torch.float64)
@@ -119,7 +149,9 @@ def test_a_row_of_one_document_is_a_plain_row() -> None:
     for name in VARIANTS:
         model, ids = model_of(name), packed_batch()[0]
         one = torch.full((4, T), 9, dtype=torch.int32)
-        torch.testing.assert_close(model.hidden(ids, documents=one), model.hidden(ids), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            model.hidden(ids, documents=one), model.hidden(ids), rtol=1e-12, atol=1e-12
+        )
 
 
 def test_the_plain_path_has_no_mask(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,11 +209,16 @@ def test_rows_of_data_are_documents_alone() -> None:
         data = Rows(stream, 0, context_length=T, batch_size=3, seed=1, pad_id=pad_id)
         batches = [data.rows(step) for step in range(data.n_batches)]
         losses.append(
-            sum(loss_of(model, torch.from_numpy(batch.inputs), torch.from_numpy(batch.targets)) for batch in batches)
+            sum(
+                loss_of(model, torch.from_numpy(batch.inputs), torch.from_numpy(batch.targets))
+                for batch in batches
+            )
         )
     wanted = 0.0
     for number, document in enumerate(documents):
-        whole = torch.tensor([[0, *document, *([0] if number + 1 < len(documents) else [])]])[:, : T + 1]
+        whole = torch.tensor([[0, *document, *([0] if number + 1 < len(documents) else [])]])[
+            :, : T + 1
+        ]
         wanted += float(loss_of(model, whole[:, :-1], whole[:, 1:]).detach())
     assert float(losses[0].detach()) == pytest.approx(wanted, rel=1e-12)  # type: ignore[union-attr]
     assert torch.equal(losses[0], losses[1])  # type: ignore[arg-type]

@@ -75,7 +75,9 @@ def test_the_equations(cell: str, activation: str) -> None:
     for i, layer in enumerate(state.layers):
         assert layer[0][0].detach().numpy() == pytest.approx(h[i], abs=1e-12)
         assert len(layer) == 1 + (cell == "lstm")
-        assert layer[-1][0].detach().numpy() == pytest.approx((c if cell == "lstm" else h)[i], abs=1e-12)
+        assert layer[-1][0].detach().numpy() == pytest.approx(
+            (c if cell == "lstm" else h)[i], abs=1e-12
+        )
 
 
 @pytest.mark.parametrize(("cell", "activation"), CELLS, ids=IDS)
@@ -83,7 +85,9 @@ def test_kernels_and_steps_are_the_same_with_their_gradients(cell: str, activati
     config = config_of(cell, activation)
     layer = Recurrent(config).double()
     x = torch.randn(3, 9, D, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    before = tuple(0.5 * torch.randn(3, D, dtype=torch.float64) for _ in range(1 + (cell == "lstm")))
+    before = tuple(
+        0.5 * torch.randn(3, D, dtype=torch.float64) for _ in range(1 + (cell == "lstm"))
+    )
 
     def by_steps() -> tuple[Tensor, tuple[Tensor, ...]]:
         state, y = before, []
@@ -128,7 +132,10 @@ def test_a_detached_state_stops_the_gradient() -> None:
     state = model.new_state(1)
     model(torch.tensor([[1, 2]]), state)
     carried = state.detach()
-    assert [a.equal(b) for a, b in zip(carried.tensors(), state.tensors(), strict=True)] == [True, True]
+    assert [a.equal(b) for a, b in zip(carried.tensors(), state.tensors(), strict=True)] == [
+        True,
+        True,
+    ]
     model(torch.tensor([[3, 4]]), carried).sum().backward()
     assert model.token_embedding.weight.grad is not None
     assert model.token_embedding.weight.grad.abs().sum(dim=1).nonzero()[:, 0].tolist() == [3, 4]

@@ -12,7 +12,9 @@ from lmsmith.models.rnn_config import RNNConfig
 @pytest.mark.parametrize("cell", ["elman", "gru", "lstm"])
 @pytest.mark.parametrize("tied", [False, True])
 def test_operations_are_those_pytorch_counts(cell: str, tied: bool) -> None:
-    config = RNNConfig(cell=cell, n_layer=2, d_model=8, vocab_size=11, vocab_multiple=4, tied_head=tied)
+    config = RNNConfig(
+        cell=cell, n_layer=2, d_model=8, vocab_size=11, vocab_multiple=4, tied_head=tied
+    )
     model = RNN(config)
     for block in model.blocks:
         block.in_kernel = False  # the kernels' products are hidden from the counter

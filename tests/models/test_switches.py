@@ -19,7 +19,14 @@ from lmsmith.models.gpt import GPT
 from lmsmith.models.gpt_config import GPTConfig
 
 V, T = 13, 11
-BASE: dict[str, Any] = {"n_layer": 4, "n_head": 4, "d_model": 16, "vocab_size": V, "context_length": T, "d_ff": 24}
+BASE: dict[str, Any] = {
+    "n_layer": 4,
+    "n_head": 4,
+    "d_model": 16,
+    "vocab_size": V,
+    "context_length": T,
+    "d_ff": 24,
+}
 NGRAMS = {"ngram_tables": (2, 3), "ngram_table_size": 31}
 EVERYWHERE, NOWHERE = "", "-"
 BLOCK = r"blocks\.\d\."
@@ -29,13 +36,18 @@ BLOCK = r"blocks\.\d\."
 SWITCHES: dict[str, list[tuple[dict[str, Any], Any, str, str | int]]] = {
     "size": [({}, 9, NOWHERE, NOWHERE)],  # others follow from it before a model is made
     "n_layer": [({}, 5, r"blocks\.4\.", EVERYWHERE)],
-    "n_head": [({}, 2, BLOCK + r"attention\.qk_gain", 1)],  # a first token sees itself, whatever the weights
+    "n_head": [
+        ({}, 2, BLOCK + r"attention\.qk_gain", 1)
+    ],  # a first token sees itself, whatever the weights
     "n_kv_head": [({}, 2, BLOCK + r"attention\.qkv", EVERYWHERE), ({}, 4, NOWHERE, NOWHERE)],
     "d_model": [({}, 24, r"token|head|" + BLOCK + "(attention.(qkv|out)|feed)", EVERYWHERE)],
     "d_ff": [({}, 40, BLOCK + "feed_forward", EVERYWHERE)],
     "vocab_size": [({}, 17, "token|head", NOWHERE)],
     "vocab_multiple": [({}, 8, "token|head", NOWHERE)],
-    "context_length": [({}, 12, NOWHERE, NOWHERE), ({"positions": "learned"}, 12, "position", NOWHERE)],
+    "context_length": [
+        ({}, 12, NOWHERE, NOWHERE),
+        ({"positions": "learned"}, 12, "position", NOWHERE),
+    ],
     "ngram_tables": [({"ngram_table_size": 31}, (2, 3), "ngram", EVERYWHERE)],
     "ngram_table_size": [(NGRAMS, 29, "ngram", EVERYWHERE)],
     "norm": [
@@ -65,7 +77,10 @@ SWITCHES: dict[str, list[tuple[dict[str, Any], Any, str, str | int]]] = {
     "attention_dropout": [({}, 0.3, NOWHERE, NOWHERE)],
     "ngram_dropout": [(NGRAMS, 0.3, NOWHERE, NOWHERE)],
     "qk_norm": [({}, False, BLOCK + r"attention\.qk_gain", 1)],
-    "window": [({"window_pattern": "SL"}, 4, NOWHERE, 4), ({"window_pattern": "S"}, 12, NOWHERE, NOWHERE)],
+    "window": [
+        ({"window_pattern": "SL"}, 4, NOWHERE, 4),
+        ({"window_pattern": "S"}, 12, NOWHERE, NOWHERE),
+    ],
     "window_pattern": [({"window": 4}, "SSSL", NOWHERE, 4)],
     "value_embedding_every": [
         ({}, 2, rf"value_embeddings\.[13]|{BLOCK}attention\.value_gate", EVERYWHERE),
@@ -77,7 +92,9 @@ SWITCHES: dict[str, list[tuple[dict[str, Any], Any, str, str | int]]] = {
 }
 # What windows and stretched positions are compared with: none at all.
 UNSCALED = {"rope_scaling": "none", "rope_factor": 1.0, "rope_original_context": 0}
-WITHOUT = {"window": {"window_pattern": ""}, "window_pattern": {"window": 0}} | dict.fromkeys(UNSCALED, UNSCALED)
+WITHOUT = {"window": {"window_pattern": ""}, "window_pattern": {"window": 0}} | dict.fromkeys(
+    UNSCALED, UNSCALED
+)
 CASES = [(name, *case) for name, cases in SWITCHES.items() for case in cases]
 IDS = [f"{name}-{value}" for name, _, value, _, _ in CASES]
 
@@ -107,7 +124,9 @@ def random_ids(B: int = 2, seed: int = 5) -> Tensor:
 def test_every_setting_is_here() -> None:
     own = {name.removeprefix("model.") for name, _ in settings() if name.startswith("model.")}
     assert set(SWITCHES) == own - {"kind"}
-    assert all(GPTConfig.__dataclass_fields__[name].default != value for name, _, value, _, _ in CASES)
+    assert all(
+        GPTConfig.__dataclass_fields__[name].default != value for name, _, value, _, _ in CASES
+    )
 
 
 @pytest.mark.parametrize(("name", "besides", "value", "parameters", "output"), CASES, ids=IDS)
@@ -225,7 +244,9 @@ def test_every_start_can_learn(settings: dict[str, Any], init: str) -> None:
     assert all(not torch.equal(p, start[key]) for key, p in model.named_parameters())
 
 
-@pytest.mark.parametrize("settings", [{}, {"n_kv_head": 2}, {"feed_forward": "swiglu"}, {"tied_head": True}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"n_kv_head": 2}, {"feed_forward": "swiglu"}, {"tied_head": True}]
+)
 def test_truncated_normal(settings: dict[str, Any]) -> None:
     """Variance 2 / (fan in + fan out) before the cut at three sigma, each of the maps in a fused matrix by itself."""
     sizes = {"d_model": 128, "d_ff": 192, "vocab_size": 500, "init": "truncated-normal"}
@@ -248,18 +269,28 @@ def test_truncated_normal(settings: dict[str, Any]) -> None:
             assert float(part.abs().max()) <= 3 * std
             assert float(part.abs().max()) > 2.9 * std
             # Cut at three sigma a normal keeps 0.98658 of its standard deviation.
-            assert float(part.std()) == pytest.approx(0.98658 * std, rel=5 / math.sqrt(2 * part.numel()))
+            assert float(part.std()) == pytest.approx(
+                0.98658 * std, rel=5 / math.sqrt(2 * part.numel())
+            )
             seen += part.numel()
     assert seen == sum(p.numel() for p in model.parameters() if p.dim() >= 2)
 
 
 def test_maps_in_one_matrix() -> None:
-    for settings in ({}, {"n_kv_head": 2, "feed_forward": "geglu"}, {"feed_forward": "swiglu", "d_ff": 7}):
+    for settings in (
+        {},
+        {"n_kv_head": 2, "feed_forward": "geglu"},
+        {"feed_forward": "swiglu", "d_ff": 7},
+    ):
         model = GPT(GPTConfig(**BASE | settings))  # type: ignore[arg-type]
         for key, rows in model.parts().items():
             assert sum(rows) == model.get_parameter(key).size(0)
-        kinds = {key.rpartition(".")[0].partition(".")[2].partition(".")[2] for key in model.parts()}
-        assert kinds == {"attention.qkv"} | ({"feed_forward.up"} if "feed_forward" in settings else set())
+        kinds = {
+            key.rpartition(".")[0].partition(".")[2].partition(".")[2] for key in model.parts()
+        }
+        assert kinds == {"attention.qkv"} | (
+            {"feed_forward.up"} if "feed_forward" in settings else set()
+        )
 
 
 def test_a_window_is_as_long_as_it_says() -> None:
@@ -267,7 +298,9 @@ def test_a_window_is_as_long_as_it_says() -> None:
     for n_layer, window in itertools.product((1, 2, 3), (1, 2, 4)):
         model = model_of(n_layer=n_layer, window=window, window_pattern="S")
         embedded: list[Tensor] = []
-        hook = model.token_embedding.register_forward_hook(lambda *call, into=embedded: into.append(call[2]))
+        hook = model.token_embedding.register_forward_hook(
+            lambda *call, into=embedded: into.append(call[2])
+        )
         logits = model(random_ids(1))
         hook.remove()
         (d,) = torch.autograd.grad(logits[0, T - 1].square().sum(), embedded)

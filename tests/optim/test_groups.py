@@ -76,7 +76,12 @@ def test_muon_takes_the_matrices_inside_blocks(tied: bool) -> None:
         },
     )
     found = groups_of(model, Optimisers(model, config))
-    matrices = ("attention.qkv.weight", "attention.out.weight", "feed_forward.up.weight", "feed_forward.down.weight")
+    matrices = (
+        "attention.qkv.weight",
+        "attention.out.weight",
+        "feed_forward.up.weight",
+        "feed_forward.down.weight",
+    )
     for key, group in found.items():
         if key.endswith(matrices):
             assert group == ("Muon", 0.03, 0.3), key
@@ -88,14 +93,19 @@ def test_muon_takes_the_matrices_inside_blocks(tied: bool) -> None:
             assert model.get_parameter(key).dim() == 1
             assert group == ("AdamW", 0.001, 0.0), key
     assert sum(group[0] == "Muon" for group in found.values()) == 8
-    assert sum("embedding" in key for key in found) == 5  # tokens, positions and three orders of n-grams
+    assert (
+        sum("embedding" in key for key in found) == 5
+    )  # tokens, positions and three orders of n-grams
     assert ("head.weight" in found) != tied
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_tables_take_the_common_rate_unless_they_have_their_own(name: str) -> None:
     model, config = built(name, **{"optim.embedding_learning_rate": 0.0})
-    assert groups_of(model, Optimisers(model, config))["token_embedding.weight"][1] == config.learning_rate
+    assert (
+        groups_of(model, Optimisers(model, config))["token_embedding.weight"][1]
+        == config.learning_rate
+    )
 
 
 def test_muon_gets_fused_matrices_in_parts() -> None:
@@ -105,13 +115,18 @@ def test_muon_gets_fused_matrices_in_parts() -> None:
     names = {p: name for name, p in model.named_parameters()}
     wanted = {}
     for layer in ("blocks.0.", "blocks.1."):
-        wanted |= {f"{layer}attention.qkv.weight": [16, 8, 8], f"{layer}feed_forward.up.weight": [24, 24]}
+        wanted |= {
+            f"{layer}attention.qkv.weight": [16, 8, 8],
+            f"{layer}feed_forward.up.weight": [24, 24],
+        }
     assert {names[p]: sizes for p, sizes in parts.items()} == wanted
     for p, sizes in parts.items():
         assert sum(sizes) == p.size(0)
 
 
-def adamw(start: Tensor, gradients: list[Tensor], rates: list[float], decay: float, config: OptimConfig) -> Tensor:
+def adamw(
+    start: Tensor, gradients: list[Tensor], rates: list[float], decay: float, config: OptimConfig
+) -> Tensor:
     """Loshchilov and Hutter 2019, algorithm 2, decay scaled by the learning rate as PyTorch has it."""
     theta, m, v = start.clone(), torch.zeros_like(start), torch.zeros_like(start)
     for t, (g, lr) in enumerate(zip(gradients, rates, strict=True), start=1):
@@ -125,7 +140,10 @@ def adamw(start: Tensor, gradients: list[Tensor], rates: list[float], decay: flo
 @pytest.mark.parametrize("name", ["gpt2", "modern"])
 def test_adamw_by_hand(name: str) -> None:
     """Every parameter that AdamW has, over several steps at changing shares of its peak."""
-    model, config = built(name, **{"optim.weight_decay": 0.2, "optim.embedding_learning_rate": 0.05, "optim.eps": 1e-3})
+    model, config = built(
+        name,
+        **{"optim.weight_decay": 0.2, "optim.embedding_learning_rate": 0.05, "optim.eps": 1e-3},
+    )
     optimisers = Optimisers(model, config)
     groups = groups_of(model, optimisers)
     before = {key: p.detach().clone() for key, p in model.named_parameters()}
@@ -139,8 +157,12 @@ def test_adamw_by_hand(name: str) -> None:
         assert all(p.grad is None for p in model.parameters())
     for key, (kind, peak, decay) in groups.items():
         if kind == "AdamW":
-            wanted = adamw(before[key], gradients[key], [share * peak for share in shares], decay, config)
-            torch.testing.assert_close(model.get_parameter(key).detach(), wanted, rtol=1e-12, atol=1e-12)
+            wanted = adamw(
+                before[key], gradients[key], [share * peak for share in shares], decay, config
+            )
+            torch.testing.assert_close(
+                model.get_parameter(key).detach(), wanted, rtol=1e-12, atol=1e-12
+            )
         else:
             assert not torch.equal(model.get_parameter(key), before[key])
 
@@ -203,8 +225,12 @@ def test_a_state_names_every_tensor_by_its_parameter() -> None:
     state = optimisers.state()
     for key, (kind, _, _) in groups_of(model, optimisers).items():
         kinds = ("momentum",) if kind == "Muon" else ("step", "exp_avg", "exp_avg_sq")
-        assert {name.partition("/")[0] for name in state if name.partition("/")[2] == key} == set(kinds)
-    assert sum(name.startswith("step/") for name in state) == len(dict(model.named_parameters())) - 8
+        assert {name.partition("/")[0] for name in state if name.partition("/")[2] == key} == set(
+            kinds
+        )
+    assert (
+        sum(name.startswith("step/") for name in state) == len(dict(model.named_parameters())) - 8
+    )
     assert all(float(value) == 1 for name, value in state.items() if name.startswith("step/"))
 
 
@@ -220,4 +246,7 @@ def test_a_state_half_taken_is_not_the_whole() -> None:
     for m, o in ((model, optimisers), (other, resumed)):
         give_gradients(m, 1)
         o.step(1.0)
-    assert any(not torch.equal(a, b) for a, b in zip(weights(model).values(), weights(other).values(), strict=True))
+    assert any(
+        not torch.equal(a, b)
+        for a, b in zip(weights(model).values(), weights(other).values(), strict=True)
+    )

@@ -22,10 +22,14 @@ BAND = (0.68, 1.21)
 
 
 def numbers(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    return torch.randn(
+        shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    ).to(dtype)
 
 
-def with_singular_values(values: Tensor, columns: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+def with_singular_values(
+    values: Tensor, columns: int, seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
     """U, V and U S Vᵀ, with random singular vectors."""
     U, _ = torch.linalg.qr(numbers(len(values), len(values), seed=seed))
     V, _ = torch.linalg.qr(numbers(columns, len(values), seed=seed + 1))
@@ -73,13 +77,18 @@ def test_random_matrices_become_nearly_orthogonal() -> None:
 
 def test_zeros_stay_zero_and_tiny_ones_finite() -> None:
     assert not orthogonalise(torch.zeros(2, 3, 4), newton_schulz(5)).any()
-    assert torch.isfinite(orthogonalise(numbers(1, 3, 4, dtype=torch.float32) * 1e-30, newton_schulz(5))).all()
+    assert torch.isfinite(
+        orthogonalise(numbers(1, 3, 4, dtype=torch.float32) * 1e-30, newton_schulz(5))
+    ).all()
 
 
 def test_matrices_of_a_stack_are_apart() -> None:
     g = numbers(4, 5, 7)
     torch.testing.assert_close(
-        orthogonalise(g, newton_schulz(5))[2], orthogonalise(g[2:3], newton_schulz(5))[0], rtol=1e-12, atol=1e-12
+        orthogonalise(g, newton_schulz(5))[2],
+        orthogonalise(g[2:3], newton_schulz(5))[0],
+        rtol=1e-12,
+        atol=1e-12,
     )
 
 
@@ -111,7 +120,9 @@ def reference(weight: Tensor, gradients: list[Tensor], sizes: list[int], **o: fl
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])
 @pytest.mark.parametrize("at_once", [1, 90, muon.AT_ONCE])
-def test_updates_are_the_references(weight_decay: float, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_updates_are_the_references(
+    weight_decay: float, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Wide, square and tall matrices, one of them cut into parts; several steps, so that momentum counts.
 
     One matrix after the other, some together, all together.
@@ -123,7 +134,10 @@ def test_updates_are_the_references(weight_decay: float, at_once: int, monkeypat
     parts = {w: sizes for w, sizes in zip(weights, shapes.values(), strict=True) if len(sizes) > 1}
     options = {"lr": 0.1, "momentum": 0.9, "weight_decay": weight_decay}
     optimiser = Muon(weights, **options, quintics=newton_schulz(5), parts=parts)  # type: ignore[arg-type]
-    gradients = [[numbers(*shape, seed=100 * step + i) for i, shape in enumerate(shapes)] for step in range(3)]
+    gradients = [
+        [numbers(*shape, seed=100 * step + i) for i, shape in enumerate(shapes)]
+        for step in range(3)
+    ]
     for step in gradients:
         for w, gradient in zip(weights, step, strict=True):
             w.grad = gradient.clone()
@@ -138,7 +152,9 @@ def test_updates_are_the_references(weight_decay: float, at_once: int, monkeypat
 def test_parts_do_not_mix() -> None:
     """A gradient in one map of a fused matrix moves no other; together they would share singular vectors."""
     w = torch.nn.Parameter(torch.zeros(6, 4, dtype=torch.float64))
-    optimiser = Muon([w], lr=1.0, momentum=0.5, weight_decay=0.0, quintics=newton_schulz(5), parts={w: [2, 2, 2]})
+    optimiser = Muon(
+        [w], lr=1.0, momentum=0.5, weight_decay=0.0, quintics=newton_schulz(5), parts={w: [2, 2, 2]}
+    )
     w.grad = torch.zeros_like(w)
     w.grad[2:4] = numbers(2, 4)
     optimiser.step()
@@ -153,7 +169,9 @@ def test_the_scale_makes_the_gain_independent_of_the_shape() -> None:
     for shape in ((16, 256), (64, 64), (256, 16)):
         w = torch.nn.Parameter(torch.zeros(shape, dtype=torch.float64))
         w.grad = numbers(*shape)
-        Muon([w], lr=1.0, momentum=0.0, weight_decay=0.0, quintics=newton_schulz(5), parts={}).step()
+        Muon(
+            [w], lr=1.0, momentum=0.0, weight_decay=0.0, quintics=newton_schulz(5), parts={}
+        ).step()
         out = numbers(1000, shape[1], seed=3) @ w.detach().T
         assert 0.7 < float(out.square().mean().sqrt()) < 1.2
 

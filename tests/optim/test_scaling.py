@@ -14,7 +14,23 @@ def test_it_moves_as_pytorchs_does(monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = torch.amp.GradScaler("cpu", init_scale=scaling.START, growth_interval=3)
     w = torch.ones(2, requires_grad=True)
     optimiser = torch.optim.SGD([w], lr=0.0)
-    for finite in [True, True, False, True, True, True, True, False, False, True, True, True, True, True, True]:
+    for finite in [
+        True,
+        True,
+        False,
+        True,
+        True,
+        True,
+        True,
+        False,
+        False,
+        True,
+        True,
+        True,
+        True,
+        True,
+        True,
+    ]:
         w.grad = torch.full((2,), 1.0 if finite else float("inf"))
         theirs.scale(w.sum() * 0)  # it counts from its first use
         theirs.step(optimiser)

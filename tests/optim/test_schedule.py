@@ -39,15 +39,17 @@ def test_inverse_square_root() -> None:
     found = shares(65, shape="inverse-sqrt", warmup_steps=4)
     assert found[:4] == [0.25, 0.5, 0.75, 1.0]
     assert [found[step] for step in (4, 16, 64)] == pytest.approx([1.0, 0.5, 0.25])
-    assert found[-1] == share(64, 10**6, ScheduleConfig(shape="inverse-sqrt", warmup_steps=4))  # whatever the length
+    assert found[-1] == share(
+        64, 10**6, ScheduleConfig(shape="inverse-sqrt", warmup_steps=4)
+    )  # whatever the length
     assert min(shares(100, shape="inverse-sqrt", warmup_steps=1, final_fraction=0.3)) == 0.3
 
 
 def test_trapezoid() -> None:
     assert shares(8, shape="trapezoid") == pytest.approx([1, 1, 1, 1, 1, 0.75, 0.5, 0.25])
-    assert shares(8, shape="trapezoid", cooldown_fraction=0.25, final_fraction=0.5) == pytest.approx(
-        [1, 1, 1, 1, 1, 1, 1, 0.75]
-    )
+    assert shares(
+        8, shape="trapezoid", cooldown_fraction=0.25, final_fraction=0.5
+    ) == pytest.approx([1, 1, 1, 1, 1, 1, 1, 0.75])
     assert shares(4, shape="trapezoid", cooldown_fraction=0.0) == [1.0] * 4
     assert shares(4, shape="trapezoid", cooldown_fraction=1.0) == shares(4, shape="linear")
 
@@ -55,7 +57,9 @@ def test_trapezoid() -> None:
 def test_a_cool_down_longer_than_what_warm_up_leaves_begins_at_the_peak() -> None:
     """Not with a jump down to where a longer one would be by then."""
     settings = {"warmup_steps": 6, "cooldown_fraction": 0.9}
-    assert shares(10, shape="trapezoid", **settings) == pytest.approx(shares(10, shape="linear", warmup_steps=6))
+    assert shares(10, shape="trapezoid", **settings) == pytest.approx(
+        shares(10, shape="linear", warmup_steps=6)
+    )
 
 
 def test_constant() -> None:
@@ -68,7 +72,9 @@ def test_the_end_is_one_step_behind_the_last(shape: str) -> None:
     config = ScheduleConfig(shape=shape, final_fraction=0.25)  # type: ignore[arg-type]
     end = 1.0 if shape == "constant" else 0.25
     assert share(100, 100, config) == pytest.approx(end)
-    assert share(101, 100, config) == pytest.approx(end)  # a plan that was cut short while an update was under way
+    assert share(101, 100, config) == pytest.approx(
+        end
+    )  # a plan that was cut short while an update was under way
     assert share(99, 100, config) > end or shape == "constant"
 
 
@@ -85,7 +91,9 @@ anything = some.builds(
 @given(anything, some.integers(1, 80))
 def test_what_holds_for_every_schedule(config: ScheduleConfig, n: int) -> None:
     found = [share(step, n, config) for step in range(n)]
-    assert found == [share(step, n, config) for step in range(n)]  # a function of its arguments alone
+    assert found == [
+        share(step, n, config) for step in range(n)
+    ]  # a function of its arguments alone
     assert all(0 < value <= 1 + 1e-12 for value in found)
     warm, after = found[: config.warmup_steps], found[config.warmup_steps :]
     assert warm == pytest.approx([(step + 1) / config.warmup_steps for step in range(len(warm))])

@@ -8,13 +8,17 @@ from lmsmith.optim.sgd import SGD
 
 def weights() -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((3, 4), (5,))]
+    return [
+        torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((3, 4), (5,))
+    ]
 
 
 @pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
 def test_without_decay_it_is_pytorchs(momentum: float, nesterov: bool) -> None:
     ours, theirs = weights(), weights()
-    mine = SGD([{"params": ours, "lr": 0.1, "weight_decay": 0.0}], momentum=momentum, nesterov=nesterov)
+    mine = SGD(
+        [{"params": ours, "lr": 0.1, "weight_decay": 0.0}], momentum=momentum, nesterov=nesterov
+    )
     peer = torch.optim.SGD(theirs, lr=0.1, momentum=momentum, nesterov=nesterov)
     generator = torch.Generator().manual_seed(1)
     for share in (1.0, 1.0, 0.5, 0.1):

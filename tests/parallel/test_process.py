@@ -9,7 +9,12 @@ from lmsmith.parallel.process import Ranks, place_in_environment
 
 @pytest.fixture
 def second_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("RANK", "3"), ("WORLD_SIZE", "4"), ("LOCAL_RANK", "1"), ("LOCAL_WORLD_SIZE", "2")):
+    for name, value in (
+        ("RANK", "3"),
+        ("WORLD_SIZE", "4"),
+        ("LOCAL_RANK", "1"),
+        ("LOCAL_WORLD_SIZE", "2"),
+    ):
         monkeypatch.setenv(name, value)
 
 
@@ -26,7 +31,9 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch, devi
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert place_in_environment(device) == Ranks(3, 4, 1, 2, torch.device("cuda", 1))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(UsageError, match="process 1 of this machine, and it has 1 GPUs: start as many"):
+    with pytest.raises(
+        UsageError, match="process 1 of this machine, and it has 1 GPUs: start as many"
+    ):
         place_in_environment(device)
 
 
@@ -34,7 +41,9 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch, devi
 def test_half_of_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert place_in_environment().device == torch.device("cpu")
     monkeypatch.delenv("LOCAL_RANK")
-    with pytest.raises(UsageError, match="RANK=3, WORLD_SIZE=4: wanted RANK, WORLD_SIZE and LOCAL_RANK as torchrun"):
+    with pytest.raises(
+        UsageError, match="RANK=3, WORLD_SIZE=4: wanted RANK, WORLD_SIZE and LOCAL_RANK as torchrun"
+    ):
         place_in_environment()
     monkeypatch.setenv("LOCAL_RANK", "one")
     with pytest.raises(UsageError, match="LOCAL_RANK=one"):

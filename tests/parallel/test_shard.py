@@ -15,7 +15,14 @@ PROJECT = Path(__file__).resolve().parent.parent.parent
 
 def test_gradients_of_two_processes_are_those_of_one() -> None:
     """Loss and every gradient to 1e-12 and 1e-10 in float64: micro-batches of one row, unequal counts of targets."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
     done = subprocess.run(
         [*command, str(Path(__file__).with_name("several.py"))],
         env={**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"},
@@ -24,13 +31,18 @@ def test_gradients_of_two_processes_are_those_of_one() -> None:
         timeout=120,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert [done.stdout.count(f"rank {rank} is right") for rank in (0, 1)] == [1, 1]  # perhaps in one line
+    assert [done.stdout.count(f"rank {rank} is right") for rank in (0, 1)] == [
+        1,
+        1,
+    ]  # perhaps in one line
 
 
 def test_alone_nothing_is_asked_of_others() -> None:
     ranks = Ranks()
     assert ranks.first
-    assert ranks.sum(1.5, 2.0) == ranks.most(1.5, 2.0) == ranks.told_by_first(1.5, 2.0) == [1.5, 2.0]
+    assert (
+        ranks.sum(1.5, 2.0) == ranks.most(1.5, 2.0) == ranks.told_by_first(1.5, 2.0) == [1.5, 2.0]
+    )
     assert ranks.rows(7) == (0, 7)
 
 
@@ -47,7 +59,9 @@ def test_ranks_share_the_rows_of_a_batch(rank: int) -> None:
         {"WORLD_SIZE": "two", "RANK": "0", "LOCAL_RANK": "0"},
     ],
 )
-def test_half_of_what_torchrun_says_is_refused(said: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_of_what_torchrun_says_is_refused(
+    said: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in said.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match="torchrun"):

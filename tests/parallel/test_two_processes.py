@@ -15,20 +15,61 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 TEXT = (
-    "".join(f"{who} {did} the {it}.\n" for who in ("A", "Bo") for did in ("saw", "hid", "ate") for it in "xyzuv") * 20
+    "".join(
+        f"{who} {did} the {it}.\n"
+        for who in ("A", "Bo")
+        for did in ("saw", "hid", "ate")
+        for it in "xyzuv"
+    )
+    * 20
 )
 TINY = [
-    *("--model.n_layer", "2", "--model.d_model", "16", "--model.n_head", "2", "--model.context_length", "16"),
-    *("--model.ngram_table_size", "64", "--train.batch_size", "4", "--train.matmul", "default", "--train.threads", "1"),
-    *("--train.dtype", "float64", "--train.log_every", "1", "--train.eval_every", "4", "--train.save_every", "4"),
+    *(
+        "--model.n_layer",
+        "2",
+        "--model.d_model",
+        "16",
+        "--model.n_head",
+        "2",
+        "--model.context_length",
+        "16",
+    ),
+    *(
+        "--model.ngram_table_size",
+        "64",
+        "--train.batch_size",
+        "4",
+        "--train.matmul",
+        "default",
+        "--train.threads",
+        "1",
+    ),
+    *(
+        "--train.dtype",
+        "float64",
+        "--train.log_every",
+        "1",
+        "--train.eval_every",
+        "4",
+        "--train.save_every",
+        "4",
+    ),
     *("--steps", "12", "--keep", "9"),
 ]
 
 
 def lmsmith(
-    cwd: Path, *words: str, n: int = 1, torchrun: Sequence[str] = (), script: Sequence[str] = ("-m", "lmsmith")
+    cwd: Path,
+    *words: str,
+    n: int = 1,
+    torchrun: Sequence[str] = (),
+    script: Sequence[str] = ("-m", "lmsmith"),
 ) -> subprocess.CompletedProcess[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n), *torchrun] if n > 1 else []
+    launcher = (
+        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n), *torchrun]
+        if n > 1
+        else []
+    )
     return subprocess.run(
         [sys.executable, *launcher, *script, *words],
         cwd=cwd,
@@ -48,7 +89,9 @@ def losses(run: Path) -> list[tuple[str, int, float]]:
     ]
 
 
-def same(found: list[tuple[str, int, float]], wanted: list[tuple[str, int, float]], rel: float) -> None:
+def same(
+    found: list[tuple[str, int, float]], wanted: list[tuple[str, int, float]], rel: float
+) -> None:
     assert [line[:2] for line in found] == [line[:2] for line in wanted]
     assert [line[2] for line in found] == pytest.approx([line[2] for line in wanted], rel=rel)
 
@@ -112,7 +155,9 @@ def test_from_ddp_to_fsdp_and_on_one(place: Path) -> None:
     for step, how, n in ((4, "fsdp", 2), (8, "ddp", 1)):
         back_to(run, step)
         config = (run / "config.toml").read_text(encoding="utf-8")
-        (run / "config.toml").write_text(re.sub('parallel = "[a-z]+"', f'parallel = "{how}"', config), encoding="utf-8")
+        (run / "config.toml").write_text(
+            re.sub('parallel = "[a-z]+"', f'parallel = "{how}"', config), encoding="utf-8"
+        )
         done = lmsmith(place, "resume", "run", n=n)
         assert done.returncode == 0, done.stderr[-3000:]
         assert f"resuming run at step {step} of 12" in done.stdout
@@ -121,7 +166,9 @@ def test_from_ddp_to_fsdp_and_on_one(place: Path) -> None:
 
 @pytest.mark.slow
 def test_a_batch_that_cannot_be_shared_is_refused_once(place: Path) -> None:
-    done = lmsmith(place, "train", "text.txt", *TINY, "--train.batch_size", "3", "--out", "run", n=2)
+    done = lmsmith(
+        place, "train", "text.txt", *TINY, "--train.batch_size", "3", "--out", "run", n=2
+    )
     assert done.returncode != 0
     assert "train.batch_size = 3 cannot be shared evenly by 2 processes" in done.stderr
     assert "Traceback" not in done.stderr.split("ChildFailedError")[0].split("torch/distributed")[0]
@@ -137,13 +184,22 @@ def test_too_little_memory_in_one_process_halves_the_micro_batches_of_all(place:
     done = lmsmith(place, *words, "two", "1", n=2, script=cramped)
     assert done.returncode == 0, done.stderr[-3000:]
     said = (done.stdout + done.stderr).replace("\n", " ")
-    assert said.count("micro-batches of 2 rows from here on") == said.count("micro-batches of 1 rows from here on") == 1
+    assert (
+        said.count("micro-batches of 2 rows from here on")
+        == said.count("micro-batches of 1 rows from here on")
+        == 1
+    )
     same(losses(place / "two"), losses(alone), 1e-12)
     for name, most, how in (("none", "0", "ddp"), ("sharded", "2", "fsdp")):
         done = lmsmith(place, *words, name, "--train.parallel", how, most, n=2, script=cramped)
         assert done.returncode != 0
-        assert "this machine's memory does not suffice. Set a smaller --train.micro_batch_size" in done.stderr
-    done = lmsmith(place, "resume", "sharded", "--train.micro_batch_size", "2", "2", n=2, script=cramped)
+        assert (
+            "this machine's memory does not suffice. Set a smaller --train.micro_batch_size"
+            in done.stderr
+        )
+    done = lmsmith(
+        place, "resume", "sharded", "--train.micro_batch_size", "2", "2", n=2, script=cramped
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     same(losses(place / "sharded"), losses(alone), 1e-12)
 
@@ -160,7 +216,9 @@ def test_a_spike_is_dealt_with_by_all_alike(place: Path) -> None:
             assert "step 7: a gradient norm of" in done.stdout.replace("\n", " ")
         same(losses(place / f"{mode}2"), losses(place / f"{mode}1"), 1e-12)
         assert ("train", 7) not in [line[:2] for line in losses(place / f"{mode}2")]
-    done = lmsmith(place, "train", "text.txt", *TINY, "--on-spike", "stop", "--out", "stop", n=2, script=script)
+    done = lmsmith(
+        place, "train", "text.txt", *TINY, "--on-spike", "stop", "--out", "stop", n=2, script=script
+    )
     assert done.returncode != 0
     assert "Step 6 is saved; `lmsmith replay stop/flight/step-00000007`" in done.stderr
     assert sorted(path.name for path in (place / "stop" / "flight").iterdir()) == ["step-00000007"]
@@ -173,7 +231,13 @@ def test_a_spike_is_dealt_with_by_all_alike(place: Path) -> None:
 
 @pytest.mark.slow
 def test_a_signal_ends_all_of_them_after_a_save(place: Path) -> None:
-    longer = [*TINY, "--steps", "300", "--model.ngram_dropout", "0"]  # dropout is drawn by each process for itself
+    longer = [
+        *TINY,
+        "--steps",
+        "300",
+        "--model.ngram_dropout",
+        "0",
+    ]  # dropout is drawn by each process for itself
     alone = lmsmith(place, "train", "text.txt", *longer, "--out", "alone")
     assert alone.returncode == 0, alone.stderr[-3000:]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -186,7 +250,9 @@ def test_a_signal_ends_all_of_them_after_a_save(place: Path) -> None:
         text=True,
     )
     metrics = place / "run" / "metrics.jsonl"
-    while process.poll() is None and not (metrics.exists() and metrics.read_bytes().count(b"\n") > 20):
+    while process.poll() is None and not (
+        metrics.exists() and metrics.read_bytes().count(b"\n") > 20
+    ):
         time.sleep(0.05)
     process.terminate()
     said = process.communicate(timeout=120)[0]
@@ -204,7 +270,11 @@ def test_a_lost_process_is_started_again_and_the_run_goes_on(place: Path) -> Non
     alone = trained(place, "alone", n=2)
     words = ["train", "text.txt", *TINY, "--out", "run", "4"]
     done = lmsmith(
-        place, *words, n=2, torchrun=["--max-restarts", "1"], script=[str(Path(__file__).parent / "lost.py")]
+        place,
+        *words,
+        n=2,
+        torchrun=["--max-restarts", "1"],
+        script=[str(Path(__file__).parent / "lost.py")],
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "resuming run at step 4 of 12" in done.stdout
@@ -217,7 +287,9 @@ def test_a_lost_process_is_started_again_and_the_run_goes_on(place: Path) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["ddp", "fsdp"])
 @pytest.mark.parametrize("rendezvous", ["static", "c10d"])
-def test_two_machines_of_which_one_loses_its_process(place: Path, how: str, rendezvous: str) -> None:
+def test_two_machines_of_which_one_loses_its_process(
+    place: Path, how: str, rendezvous: str
+) -> None:
     """As `docs/scale.md` says to start them, but both are this one."""
     alone = trained(place, "alone")
     with socket.socket() as free:
@@ -227,7 +299,14 @@ def test_two_machines_of_which_one_loses_its_process(place: Path, how: str, rend
     if rendezvous == "static":
         nodes += ["--master-addr", "127.0.0.1", "--master-port", port]
     else:
-        nodes += ["--rdzv-backend", "c10d", "--rdzv-id", "test", "--rdzv-endpoint", f"127.0.0.1:{port}"]
+        nodes += [
+            "--rdzv-backend",
+            "c10d",
+            "--rdzv-id",
+            "test",
+            "--rdzv-endpoint",
+            f"127.0.0.1:{port}",
+        ]
     lost = str(Path(__file__).parent / "lost.py")
     words = [lost, "train", "text.txt", *TINY, "--train.parallel", how, "--out", "run", "4"]
     environment = {

@@ -43,7 +43,13 @@ def test_every_epoch_is_that_of_torch(batch_size):
     classifier = Classifier(2, 5, 3, np.random.default_rng(0))
     wanted = torch_history(classifier, train, test, 3, 0.5, np.random.default_rng(5), batch_size)
     history = sgd(
-        classifier, train, test, epochs=3, learning_rate=0.5, rng=np.random.default_rng(5), batch_size=batch_size
+        classifier,
+        train,
+        test,
+        epochs=3,
+        learning_rate=0.5,
+        rng=np.random.default_rng(5),
+        batch_size=batch_size,
     )
     np.testing.assert_allclose([(e.train_loss, e.test_loss) for e in history], wanted, rtol=1e-10)
 
@@ -51,7 +57,15 @@ def test_every_epoch_is_that_of_torch(batch_size):
 def test_it_learns_what_no_line_parts():
     train, test = spirals(200, 0), spirals(100, 1)
     classifier = Classifier(2, 12, 3, np.random.default_rng(0))
-    history = sgd(classifier, train, test, epochs=80, learning_rate=2.0, rng=np.random.default_rng(0), batch_size=10)
+    history = sgd(
+        classifier,
+        train,
+        test,
+        epochs=80,
+        learning_rate=2.0,
+        rng=np.random.default_rng(0),
+        batch_size=10,
+    )
     assert history[-1].train_loss < 0.2 < history[0].train_loss
     assert (classifier.predict(test[0]) == test[1]).mean() > 0.9
 

@@ -13,8 +13,12 @@ from lmsmith.reference.gpt2 import GPT2, Sizes
 from lmsmith.reference.layers import crossentropy_forward
 
 ODD = Sizes(n_layer=2, n_head=3, d_model=15, vocab_size=29, padded_vocab_size=29, context_length=11)
-PADDED = Sizes(n_layer=2, n_head=2, d_model=14, vocab_size=29, padded_vocab_size=37, context_length=11)
-LONG = Sizes(n_layer=2, n_head=3, d_model=21, vocab_size=13, padded_vocab_size=13, context_length=151)
+PADDED = Sizes(
+    n_layer=2, n_head=2, d_model=14, vocab_size=29, padded_vocab_size=37, context_length=11
+)
+LONG = Sizes(
+    n_layer=2, n_head=3, d_model=21, vocab_size=13, padded_vocab_size=13, context_length=151
+)
 # name here -> name there, and whether transformers keeps it transposed
 THERE = {
     "wte": ("transformer.wte.weight", False),
@@ -46,7 +50,9 @@ def model_of(sizes: Sizes, dtype: type = np.float64) -> GPT2:
 
 
 def batch_of(sizes: Sizes, B: int = 3, T: int = 0, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    ids = np.random.default_rng(seed).integers(0, sizes.vocab_size, (B, (T or sizes.context_length) + 1))
+    ids = np.random.default_rng(seed).integers(
+        0, sizes.vocab_size, (B, (T or sizes.context_length) + 1)
+    )
     return ids[:, :-1], ids[:, 1:]
 
 
@@ -84,7 +90,9 @@ class Theirs:
 
     def loss(self, inputs: np.ndarray, targets: np.ndarray) -> torch.Tensor:
         logits = self.model(torch.from_numpy(inputs)).logits
-        return cross_entropy(logits.flatten(0, 1), torch.from_numpy(targets).flatten(), ignore_index=-1)
+        return cross_entropy(
+            logits.flatten(0, 1), torch.from_numpy(targets).flatten(), ignore_index=-1
+        )
 
     def named(self, *, grads: bool = False) -> dict[str, np.ndarray]:
         """Parameters or gradients by our names, in our shapes."""
@@ -110,7 +118,9 @@ def test_loss_and_every_gradient_are_those_of_transformers(sizes: Sizes) -> None
     model.zero_grad()
     model.backward()
     for name, grad in theirs.named(grads=True).items():
-        np.testing.assert_allclose(model.grads[name], grad, rtol=0, atol=1e-9 * np.abs(grad).max(), err_msg=name)
+        np.testing.assert_allclose(
+            model.grads[name], grad, rtol=0, atol=1e-9 * np.abs(grad).max(), err_msg=name
+        )
 
 
 @pytest.mark.parametrize("decay_all", [False, True])
@@ -133,8 +143,12 @@ def test_ten_steps_of_training_are_those_of_pytorchs_adamw(sizes: Sizes, decay_a
         model.backward()
         model.update(1e-2, 0.8, 0.95, 1e-6, 0.2, decay_all=decay_all)
     for name, param in theirs.named().items():
-        rows = sizes.vocab_size if name == "wte" else None  # padding, which they have not, decays here
-        np.testing.assert_allclose(model.params[name][:rows], param[:rows], rtol=0, atol=1e-8, err_msg=name)
+        rows = (
+            sizes.vocab_size if name == "wte" else None
+        )  # padding, which they have not, decays here
+        np.testing.assert_allclose(
+            model.params[name][:rows], param[:rows], rtol=0, atol=1e-8, err_msg=name
+        )
 
 
 def test_the_weight_decay_is_not_an_l2_penalty() -> None:
@@ -148,7 +162,9 @@ def test_the_weight_decay_is_not_an_l2_penalty() -> None:
         np.testing.assert_allclose(param, share * before[name], rtol=1e-15, err_msg=name)
 
 
-def test_the_gradient_of_parts_adds_up_to_that_of_the_whole_and_ignored_targets_cost_nothing() -> None:
+def test_the_gradient_of_parts_adds_up_to_that_of_the_whole_and_ignored_targets_cost_nothing() -> (
+    None
+):
     inputs, targets = batch_of(ODD, B=4)
     targets = targets.copy()
     targets[0, 3:] = targets[3, :] = -1
@@ -167,7 +183,9 @@ def test_the_gradient_of_parts_adds_up_to_that_of_the_whole_and_ignored_targets_
     assert loss == pytest.approx(wanted.item(), rel=1e-12)
     for name, grad in theirs.named(grads=True).items():
         for found in (whole, parts):
-            np.testing.assert_allclose(found.grads[name], grad, rtol=0, atol=1e-9 * np.abs(grad).max(), err_msg=name)
+            np.testing.assert_allclose(
+                found.grads[name], grad, rtol=0, atol=1e-9 * np.abs(grad).max(), err_msg=name
+            )
 
 
 def test_a_shorter_text_has_the_activations_of_a_longer_ones_beginning() -> None:
@@ -223,7 +241,9 @@ def test_memory_is_allocated_at_the_first_step_alone() -> None:
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert model.acts["encoded"].base is block
-    assert most < sum(act.nbytes for act in model.acts.values()) / 40  # steps between, of a text at a time
+    assert (
+        most < sum(act.nbytes for act in model.acts.values()) / 40
+    )  # steps between, of a text at a time
 
 
 def test_in_float32_it_learns_and_stays_near_float64() -> None:
@@ -268,7 +288,16 @@ def test_what_overflows_ends_in_a_loss_that_is_not_finite_without_warnings(threa
 
 
 def test_initial_weights_are_gpt2s() -> None:
-    model = GPT2(Sizes(n_layer=8, n_head=2, d_model=64, vocab_size=200, padded_vocab_size=200, context_length=100))
+    model = GPT2(
+        Sizes(
+            n_layer=8,
+            n_head=2,
+            d_model=64,
+            vocab_size=200,
+            padded_vocab_size=200,
+            context_length=100,
+        )
+    )
     model.initialise(np.random.default_rng(0))
     for name, param in model.params.items():
         if name in ("ln1w", "ln2w", "lnfw"):
@@ -276,12 +305,18 @@ def test_initial_weights_are_gpt2s() -> None:
         elif param.ndim == 1 or name.endswith("b"):
             assert (param == 0).all()
         else:
-            assert param.std() == pytest.approx(0.005 if name in ("attprojw", "fcprojw") else 0.02, rel=0.03)
+            assert param.std() == pytest.approx(
+                0.005 if name in ("attprojw", "fcprojw") else 0.02, rel=0.03
+            )
 
 
 def test_probabilities_of_padding_are_zero_whatever_was_there() -> None:
     rng = np.random.default_rng(0)
-    probs, logits, targets = np.full((5, 7), 9.0), 100 * rng.normal(size=(5, 7)), rng.integers(0, 4, 5)
+    probs, logits, targets = (
+        np.full((5, 7), 9.0),
+        100 * rng.normal(size=(5, 7)),
+        rng.integers(0, 4, 5),
+    )
     losses = np.full(5, 9.0)
     crossentropy_forward(losses, probs, logits, targets, vocab_size=4)
     wanted = torch.from_numpy(logits[:, :4]).log_softmax(1).numpy()
@@ -303,7 +338,9 @@ def test_ids_outside_the_vocabulary_are_our_bugs() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not say how much memory was used at most")
+@pytest.mark.skipif(
+    sys.platform == "win32", reason="Windows does not say how much memory was used at most"
+)
 def test_babygpt_trains_within_a_gigabyte_and_a_half() -> None:
     """In a process of its own, with a batch of 8 x 256 characters; what it learns is a text of four of them."""
     program = """
@@ -327,7 +364,9 @@ except OSError:
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 print(loss, used)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     loss, used = map(float, done.stdout.split())
     assert loss < 4
     assert used < 1.5e9

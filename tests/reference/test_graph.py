@@ -15,7 +15,10 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def boxes(svg: ET.Element) -> list[tuple[float, float, float, float]]:
-    return [tuple(float(box.get(key)) for key in ("x", "y", "width", "height")) for box in svg.iter(f"{SVG}rect")]
+    return [
+        tuple(float(box.get(key)) for key in ("x", "y", "width", "height"))
+        for box in svg.iter(f"{SVG}rect")
+    ]
 
 
 def words(svg: ET.Element) -> list[str]:
@@ -94,6 +97,8 @@ def test_what_no_eye_can_follow_is_refused():
 
 
 def test_boxes_of_a_layer_are_a_gap_apart():
-    tops = sorted((x, y, h) for x, y, _, h in boxes(ET.fromstring(drawing(network_loss([3, 3, 1])))))
+    tops = sorted(
+        (x, y, h) for x, y, _, h in boxes(ET.fromstring(drawing(network_loss([3, 3, 1]))))
+    )
     for (x, y, h), (x2, y2, _) in pairwise(tops):
         assert x != x2 or y2 - (y + h) > 10

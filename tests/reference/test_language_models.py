@@ -8,7 +8,9 @@ from lmsmith.reference.gpt2 import GPT2, Sizes
 from lmsmith.reference.language_models import AdamW, Elman, Transformer
 from lmsmith.reference.tape import Tape
 
-SIZES = Sizes(n_layer=2, n_head=3, d_model=15, vocab_size=11, padded_vocab_size=13, context_length=9)
+SIZES = Sizes(
+    n_layer=2, n_head=3, d_model=15, vocab_size=11, padded_vocab_size=13, context_length=9
+)
 
 
 def batch(seed, B=4, T=7):
@@ -29,16 +31,22 @@ def test_an_elman_network_has_the_loss_and_gradients_that_torch_finds():
         *("embedding.table", "cell.w_h", "cell.w_x", "cell.bias"),
         *("head.weight", "head.bias"),
     ]
-    table, w_h, w_x, b, head, head_b = (torch.tensor(p.value, requires_grad=True) for p in model.parameters())
+    table, w_h, w_x, b, head, head_b = (
+        torch.tensor(p.value, requires_grad=True) for p in model.parameters()
+    )
     h, total = torch.zeros(4, 6, dtype=torch.float64), 0
     for t in range(7):
         h = torch.sigmoid(h @ w_h.T + table[torch.tensor(ids[:, t])] @ w_x.T + b)
         logits, goal = h @ head.T + head_b, torch.tensor(targets[:, t])
-        total = total + torch.nn.functional.cross_entropy(logits, goal, ignore_index=-1, reduction="sum")
+        total = total + torch.nn.functional.cross_entropy(
+            logits, goal, ignore_index=-1, reduction="sum"
+        )
     mean = total / (targets >= 0).sum()
     mean.backward()
     assert float(loss.value) == pytest.approx(mean.item(), rel=1e-13)
-    for parameter, other in zip(model.parameters(), (table, w_h, w_x, b, head, head_b), strict=True):
+    for parameter, other in zip(
+        model.parameters(), (table, w_h, w_x, b, head, head_b), strict=True
+    ):
         np.testing.assert_allclose(parameter.grad, other.grad, rtol=1e-10, atol=1e-14)
 
 
@@ -55,12 +63,21 @@ def test_the_transformer_is_gpt2():
     gpt2.backward()
     assert list(model.tensors()) == list(gpt2.params)
     for name, found in model.gradients().items():
-        np.testing.assert_allclose(found.ravel(), gpt2.grads[name].ravel(), rtol=0, atol=1e-14, err_msg=name)
+        np.testing.assert_allclose(
+            found.ravel(), gpt2.grads[name].ravel(), rtol=0, atol=1e-14, err_msg=name
+        )
 
 
 def test_the_transformer_begins_as_gpt2_does():
     tensors = Transformer(
-        Sizes(n_layer=2, n_head=4, d_model=64, vocab_size=500, padded_vocab_size=512, context_length=300),
+        Sizes(
+            n_layer=2,
+            n_head=4,
+            d_model=64,
+            vocab_size=500,
+            padded_vocab_size=512,
+            context_length=300,
+        ),
         np.random.default_rng(0),
     ).tensors()
     for name, parameters in tensors.items():
@@ -70,7 +87,9 @@ def test_the_transformer_begins_as_gpt2_does():
         elif name.startswith("ln"):
             assert (values == 1).all()
         else:
-            assert values.std() == pytest.approx(0.01 if name in ("attprojw", "fcprojw") else 0.02, rel=0.03)
+            assert values.std() == pytest.approx(
+                0.01 if name in ("attprojw", "fcprojw") else 0.02, rel=0.03
+            )
 
 
 def verse(rng, B=16, T=8):
@@ -101,4 +120,11 @@ def test_samples_follow_the_model():
     ids = model.sample([0], 2000, np.random.default_rng(1))
     assert len(ids) == 2001
     np.testing.assert_allclose(np.bincount(ids[1:], minlength=3) / 2000, [0.7, 0.3, 0], atol=0.04)
-    assert len(Transformer(SIZES, np.random.default_rng(0)).sample([1, 2], 12, np.random.default_rng(0))) == 14
+    assert (
+        len(
+            Transformer(SIZES, np.random.default_rng(0)).sample(
+                [1, 2], 12, np.random.default_rng(0)
+            )
+        )
+        == 14
+    )

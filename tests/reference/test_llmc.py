@@ -11,7 +11,9 @@ from lmsmith.errors import CheckpointError
 from lmsmith.reference.blocks import Sizes, parameter_shapes
 from lmsmith.reference.llmc import read_llmc, write_llmc
 
-SIZES = Sizes(n_layer=2, n_head=3, d_model=12, vocab_size=13, padded_vocab_size=16, context_length=7)
+SIZES = Sizes(
+    n_layer=2, n_head=3, d_model=12, vocab_size=13, padded_vocab_size=16, context_length=7
+)
 SHAPES = [  # as FACTS says them: V, maxT, L and C of SIZES
     *[(16, 12), (7, 12), (2, 12), (2, 12), (2, 36, 12), (2, 36), (2, 12, 12), (2, 12)],
     *[(2, 12), (2, 12), (2, 48, 12), (2, 48), (2, 12, 48), (2, 12), (12,), (12,)],
@@ -19,7 +21,9 @@ SHAPES = [  # as FACTS says them: V, maxT, L and C of SIZES
 HEADER = struct.pack("<256i", 20240326, 3, 7, 13, 2, 3, 12, 16, *[0] * 248)
 
 
-def checkpoint(dtype: torch.dtype = torch.float32, seed: int = 0) -> tuple[bytes, list[torch.Tensor]]:
+def checkpoint(
+    dtype: torch.dtype = torch.float32, seed: int = 0
+) -> tuple[bytes, list[torch.Tensor]]:
     """A checkpoint's bytes, and what is in it."""
     generator = torch.Generator().manual_seed(seed)
     tensors = [torch.randn(shape, generator=generator).to(dtype) for shape in SHAPES]
@@ -38,7 +42,9 @@ def test_a_checkpoint_is_read_and_written_to_the_byte(tmp_path: Path, dtype: tor
     for found, wanted in zip(params.values(), tensors, strict=True):
         assert found.dtype == np.float32
         np.testing.assert_array_equal(found, wanted.float().numpy())
-    write_llmc(tmp_path / "back.bin", sizes, params, "float32" if dtype == torch.float32 else "bfloat16")
+    write_llmc(
+        tmp_path / "back.bin", sizes, params, "float32" if dtype == torch.float32 else "bfloat16"
+    )
     assert (tmp_path / "back.bin").read_bytes() == raw
 
 
@@ -53,7 +59,9 @@ def test_the_tensors_can_be_changed_and_lie_end_to_end(tmp_path: Path) -> None:
 
 def test_float64_is_rounded_to_bfloat16_as_pytorch_rounds(tmp_path: Path) -> None:
     """Random numbers, ties to even both ways, the largest, the smallest, zeros, infinities."""
-    ties = np.array([0x3F808000, 0x3F818000, 0x7F7FFFFF, 0x00008000, 0x00018000, 1, 0x80000000], np.uint32)
+    ties = np.array(
+        [0x3F808000, 0x3F818000, 0x7F7FFFFF, 0x00008000, 0x00018000, 1, 0x80000000], np.uint32
+    )
     special = np.concatenate([ties.view(np.float32), [np.inf, -np.inf, 0.0]])
     rng = np.random.default_rng(0)
     params = {name: rng.normal(size=shape) for name, shape in parameter_shapes(SIZES).items()}
@@ -75,9 +83,18 @@ def test_what_is_no_number_stays_none_in_bfloat16(tmp_path: Path) -> None:
     ("change", "words"),
     [
         (lambda raw: struct.pack("<i", 20240520) + raw[4:], ["20240520", "wanted 20240326"]),
-        (lambda raw: raw[:4] + struct.pack("<i", 1) + raw[8:], ["version 1", "3 (float32) or 5 (bfloat16)"]),
-        (lambda raw: raw[:20] + struct.pack("<i", 5) + raw[24:], ["damaged", "5 heads and width 12"]),
-        (lambda raw: raw[:28] + struct.pack("<i", 12) + raw[32:], ["damaged", "vocabulary 13 padded to 12"]),
+        (
+            lambda raw: raw[:4] + struct.pack("<i", 1) + raw[8:],
+            ["version 1", "3 (float32) or 5 (bfloat16)"],
+        ),
+        (
+            lambda raw: raw[:20] + struct.pack("<i", 5) + raw[24:],
+            ["damaged", "5 heads and width 12"],
+        ),
+        (
+            lambda raw: raw[:28] + struct.pack("<i", 12) + raw[32:],
+            ["damaged", "vocabulary 13 padded to 12"],
+        ),
         (lambda raw: raw[:16] + struct.pack("<i", -2) + raw[20:], ["damaged", "-2 layers"]),
         (lambda raw: raw[:8] + struct.pack("<i", 2**31 - 1) + raw[12:], ["cut short"]),
         (lambda raw: raw[:-1], ["cut short", "parameters"]),
@@ -86,7 +103,9 @@ def test_what_is_no_number_stays_none_in_bfloat16(tmp_path: Path) -> None:
         (lambda raw: b"", ["0 bytes"]),
     ],
 )
-def test_what_is_no_whole_checkpoint_is_refused_in_words(tmp_path: Path, change, words: list[str]) -> None:
+def test_what_is_no_whole_checkpoint_is_refused_in_words(
+    tmp_path: Path, change, words: list[str]
+) -> None:
     path = tmp_path / "bad.bin"
     path.write_bytes(change(checkpoint()[0]))
     with pytest.raises(CheckpointError) as error:

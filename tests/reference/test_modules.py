@@ -66,8 +66,15 @@ CASES = {  # layer, the same in torch with the layer's parameters behind the inp
         for name, (make, function) in ELEMENTWISE.items()
         for batch in BATCHES
     },
-    **{f"linear{batch}": (Linear(D, 4, np.random.default_rng(0)), F.linear, [drawn(*batch, D)]) for batch in BATCHES},
-    "linear without bias": (Linear(D, 4, np.random.default_rng(0), bias=False), F.linear, [drawn(2, 5, D)]),
+    **{
+        f"linear{batch}": (Linear(D, 4, np.random.default_rng(0)), F.linear, [drawn(*batch, D)])
+        for batch in BATCHES
+    },
+    "linear without bias": (
+        Linear(D, 4, np.random.default_rng(0), bias=False),
+        F.linear,
+        [drawn(2, 5, D)],
+    ),
     **{
         f"layernorm{batch}": (
             LayerNorm(D),
@@ -77,7 +84,11 @@ CASES = {  # layer, the same in torch with the layer's parameters behind the inp
         for batch in BATCHES
     },
     **{
-        f"rmsnorm{batch}": (RMSNorm(D), lambda x, w: F.rms_norm(x, (D,), w, 1e-5), [drawn(*batch, D)])
+        f"rmsnorm{batch}": (
+            RMSNorm(D),
+            lambda x, w: F.rms_norm(x, (D,), w, 1e-5),
+            [drawn(*batch, D)],
+        )
         for batch in BATCHES
     },
     "embedding": (
@@ -87,13 +98,21 @@ CASES = {  # layer, the same in torch with the layer's parameters behind the inp
     ),
     "attention of 1": (Attention(1), lambda x: causal_attention(x, 1), [drawn(2, 5, 3 * D)]),
     "attention of 3": (Attention(3), lambda x: causal_attention(x, 3), [drawn(2, 5, 3 * D)]),
-    "attention of one position": (Attention(2), lambda x: causal_attention(x, 2), [drawn(3, 1, 3 * D)]),
+    "attention of one position": (
+        Attention(2),
+        lambda x: causal_attention(x, 2),
+        [drawn(3, 1, 3 * D)],
+    ),
     "elman": (
         ElmanCell(D, 4, np.random.default_rng(0)),
         lambda x, h, w_h, w_x, b: torch.sigmoid(h @ w_h.T + x @ w_x.T + b),
         [drawn(3, D), drawn(3, 4)],
     ),
-    "stack": (Stack(), lambda *steps: torch.stack(steps, 1), [drawn(3, D), drawn(3, D) + 1, drawn(3, D) - 1]),
+    "stack": (
+        Stack(),
+        lambda *steps: torch.stack(steps, 1),
+        [drawn(3, D), drawn(3, D) + 1, drawn(3, D) - 1],
+    ),
     "add": (Add(), torch.add, [drawn(2, 5, D), drawn(5, D)]),
     "add repeated": (Add(), torch.add, [drawn(2, 1, D), drawn(1, 5, 1)]),
     "multiply": (Multiply(), torch.mul, [drawn(2, 5, D), drawn(D)]),
@@ -128,7 +147,9 @@ def case(request):
     """A case with gains that are not one and biases that are not zero."""
     layer, function, inputs = CASES[request.param]
     for i, parameter in enumerate(layer.parameters()):
-        parameter.value[...] = np.sin(np.arange(parameter.value.size) + i + 0.5).reshape(parameter.value.shape)
+        parameter.value[...] = np.sin(np.arange(parameter.value.size) + i + 0.5).reshape(
+            parameter.value.shape
+        )
         parameter.grad.fill(0)
     return layer, function, inputs
 
@@ -177,7 +198,9 @@ def test_softmax_multiplies_by_its_jacobian():
     loss = Weighed()(Softmax()(variable))
     tape.backward(loss)
     for i in range(2):
-        jacobian = torch.autograd.functional.jacobian(lambda x: x.softmax(-1), torch.tensor(x[i])).numpy()
+        jacobian = torch.autograd.functional.jacobian(
+            lambda x: x.softmax(-1), torch.tensor(x[i])
+        ).numpy()
         np.testing.assert_allclose(variable.grad[i], weights((2, D))[i] @ jacobian, rtol=1e-12)
 
 
@@ -196,7 +219,10 @@ def test_nothing_overflows():
 
 def test_targets_that_are_not_counted_cost_nothing():
     nobody = np.full((2, 3), -1)
-    for layer, x in ((SoftmaxCrossEntropy(), drawn(2, 3, D)), (CrossEntropy(), np.abs(drawn(2, 3, D)))):
+    for layer, x in (
+        (SoftmaxCrossEntropy(), drawn(2, 3, D)),
+        (CrossEntropy(), np.abs(drawn(2, 3, D))),
+    ):
         tape, (x_, _), y, loss = run(layer, [x, nobody])
         tape.backward(loss)
         assert y.value == 0

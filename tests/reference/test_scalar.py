@@ -36,13 +36,18 @@ STEPS: dict[str, Callable[[Any, Any], Any]] = {
 @given(
     st.lists(st.floats(-3, 3).filter(lambda x: abs(x) > 0.01), min_size=2, max_size=4),
     st.lists(
-        st.tuples(st.sampled_from(sorted(STEPS)), st.integers(0, 50), st.integers(0, 50)), min_size=1, max_size=25
+        st.tuples(st.sampled_from(sorted(STEPS)), st.integers(0, 50), st.integers(0, 50)),
+        min_size=1,
+        max_size=25,
     ),
 )
 def test_any_expression_has_the_gradients_that_torch_finds(numbers, steps):
     ours = [Scalar(x) for x in numbers]
     theirs = [torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in numbers]
-    for made in (ours, theirs):  # each step takes any two that there are: most are used more than once
+    for made in (
+        ours,
+        theirs,
+    ):  # each step takes any two that there are: most are used more than once
         for name, i, j in steps:
             made.append(STEPS[name](made[i % len(made)], made[j % len(made)]))
     end, torch_end = total(ours[-3:]), sum(theirs[-3:])
@@ -94,7 +99,13 @@ def test_leaves_add_up_over_calls_and_what_lies_between_does_not():
 
 
 def test_the_places_where_powers_bend():
-    for base, power, value, slope in [(0, 2, 0, 0), (0, 1, 0, 1), (0, 0, 1, 0), (0, 0.5, 0, math.inf), (-2, 3, -8, 12)]:
+    for base, power, value, slope in [
+        (0, 2, 0, 0),
+        (0, 1, 0, 1),
+        (0, 0, 1, 0),
+        (0, 0.5, 0, math.inf),
+        (-2, 3, -8, 12),
+    ]:
         x = Scalar(base)
         y = x**power
         y.backward()

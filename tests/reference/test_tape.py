@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from lmsmith.reference.modules import ElmanCell, Embedding, Linear, Sigmoid, SoftmaxCrossEntropy, Tanh
+from lmsmith.reference.modules import (
+    ElmanCell,
+    Embedding,
+    Linear,
+    Sigmoid,
+    SoftmaxCrossEntropy,
+    Tanh,
+)
 from lmsmith.reference.tape import Layer, Module, Parameter, Tape
 
 rng = np.random.default_rng
@@ -30,7 +37,9 @@ def test_gradients_of_a_shared_parameter_add_up():
     tape.backward(SoftmaxCrossEntropy()(head(Tanh()(embedding(tape.put(ids)))), targets))
     table = torch.tensor(embedding.table.value, requires_grad=True)
     logits = torch.tanh(table[torch.tensor(ids)]) @ table.T
-    torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.tensor(targets).flatten()).backward()
+    torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), torch.tensor(targets).flatten()
+    ).backward()
     np.testing.assert_allclose(embedding.table.grad, table.grad, rtol=1e-12)
 
 

@@ -13,7 +13,9 @@ from lmsmith.studies.page import duration, short, text
 
 
 @given(st.floats(-1e4, 1e4), st.floats(1e-2, 1e6), st.integers(2, 8))
-def test_ticks_are_round_evenly_apart_and_about_as_many_as_asked(low: float, span: float, n: int) -> None:
+def test_ticks_are_round_evenly_apart_and_about_as_many_as_asked(
+    low: float, span: float, n: int
+) -> None:
     found = ticks(low, low + span, n)
     assert n / 2 - 1 <= len(found) <= 2 * n + 1
     for value in found:
@@ -60,12 +62,18 @@ def test_thinning_averages_neighbours() -> None:
 
 
 def test_a_curve_is_where_its_numbers_are_and_breaks_at_gaps() -> None:
-    line = Line(np.array([0.0, 50, 75, 100]), np.array([3.0, 2, math.nan, 1]), 9, dots=True, label="a<b")
+    line = Line(
+        np.array([0.0, 50, 75, 100]), np.array([3.0, 2, math.nan, 1]), 9, dots=True, label="a<b"
+    )
     chart = line_chart("L", [line], x_label="steps", y_range=(1.0, 3.0))
     (drawn,) = re.findall(r'class="strong"[^>]* d="([^"]*)"', chart)
-    points = [(cut, float(x), float(y)) for cut, x, y in re.findall(r"([ML])([\d.]+) ([\d.]+)", drawn)]
+    points = [
+        (cut, float(x), float(y)) for cut, x, y in re.findall(r"([ML])([\d.]+) ([\d.]+)", drawn)
+    ]
     assert [cut for cut, _, _ in points] == ["M", "L", "M"]
-    np.testing.assert_allclose([x for _, x, _ in points], np.array([0, 500, 1000]) / 1.015, atol=0.06)
+    np.testing.assert_allclose(
+        [x for _, x, _ in points], np.array([0, 500, 1000]) / 1.015, atol=0.06
+    )
     np.testing.assert_allclose([y for *_, y in points], [0, 500, 1000], atol=0.06)
     assert "var(--c1)" in chart  # the tenth curve has the second colour, and dashes
     assert "stroke-dasharray" in chart
@@ -89,4 +97,6 @@ def test_numbers_in_words() -> None:
     assert [duration(s) for s in (None, math.nan, 0.04, 8.31, 59.96, 61, 3599.6, 7300)] == [
         "—", "—", "0.0 s", "8.3 s", "1 min 0 s", "1 min 1 s", "1 h 0 min", "2 h 1 min",
     ]  # fmt: skip
-    assert text('<a href="x">\x00\x1b[0m\ud800&\n\t') == "&lt;a href=&quot;x&quot;&gt;␀␛[0m?&amp;\n\t"
+    assert (
+        text('<a href="x">\x00\x1b[0m\ud800&\n\t') == "&lt;a href=&quot;x&quot;&gt;␀␛[0m?&amp;\n\t"
+    )

@@ -10,11 +10,24 @@ from rich.console import Console
 
 from lmsmith.errors import ConfigError, UsageError
 from lmsmith.evaluate.league import Entry, Text, read_text
-from lmsmith.studies.league import HEAD, _names, league, league_notes, league_page, league_rows, train_all
+from lmsmith.studies.league import (
+    HEAD,
+    _names,
+    league,
+    league_notes,
+    league_page,
+    league_rows,
+    train_all,
+)
 from lmsmith.train.run import load_for_use, open_run, score_validation, summary_of
 
 TEXT = (
-    "".join(f"{who} {did} the {what}.\n" for who in ("A cat", "Nobody") for did in ("saw", "hid") for what in "xyz")
+    "".join(
+        f"{who} {did} the {what}.\n"
+        for who in ("A cat", "Nobody")
+        for did in ("saw", "hid")
+        for what in "xyz"
+    )
     * 30
 )
 TEXT = TEXT[:-300] + TEXT[-300:].replace("t", "ß")  # held out, and unknown
@@ -39,7 +52,9 @@ def test_the_tables_cells() -> None:
     assert rows[2][2:] == ["8.000", "—", "—", "—"]
     assert rows[3][2] == "infinite"
     unknown, impossible = league_notes(ENTRIES)
-    assert "2 units of the text unknown to mine: 8 bits a byte and their places, 24 in all" in unknown
+    assert (
+        "2 units of the text unknown to mine: 8 bits a byte and their places, 24 in all" in unknown
+    )
     assert "mle holds 2.50% of the tokens impossible" in impossible
 
 
@@ -56,15 +71,26 @@ def test_the_page_has_a_bar_for_all_that_is_finite() -> None:
     assert "<script" not in page
 
 
-def test_models_are_trained_first_on_the_same_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_are_trained_first_on_the_same_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("book.txt").write_text(TEXT, encoding="utf-8")
     monkeypatch.setattr("lmsmith.train.start.CLOSING_SECONDS", 0.0)
     monkeypatch.setattr("lmsmith.train.start.LEAST_SECONDS", 0.01)
-    changes: dict[str, Any] = {"train.threads": 1, "train.matmul": "default", "train.dtype": "float32"}
+    changes: dict[str, Any] = {
+        "train.threads": 1,
+        "train.matmul": "default",
+        "train.dtype": "float32",
+    }
     changes |= {"train.eval_every": 5, "train.stop_at_val_loss": 10.0}  # long before the time is up
     runs = train_all(
-        ["book.txt"], changes, ["ngram", "gru"], minutes=0.5, out=None, console=Console(file=io.StringIO())
+        ["book.txt"],
+        changes,
+        ["ngram", "gru"],
+        minutes=0.5,
+        out=None,
+        console=Console(file=io.StringIO()),
     )
     assert runs == [Path("runs/league-1/ngram"), Path("runs/league-1/gru")]
     found = [open_run(run) for run in runs]
@@ -77,7 +103,9 @@ def test_models_are_trained_first_on_the_same_text(tmp_path: Path, monkeypatch: 
     assert set(entries) == {"ngram", "gru", "uniform", "gzip", "xz"}
     for run in runs:
         summary = summary_of(run)
-        assert entries[run.name].bits_per_byte == pytest.approx(summary["best_val_bits_per_byte"], rel=0.02)
+        assert entries[run.name].bits_per_byte == pytest.approx(
+            summary["best_val_bits_per_byte"], rel=0.02
+        )
         assert entries[run.name].unknown_bits > 8 * entries[run.name].n_unknown * 2 > 0
         own = score_validation(run, load_for_use(run)[0], stride=None)
         assert own.bits_per_byte == pytest.approx(summary["best_val_bits_per_byte"], rel=1e-6)
@@ -97,8 +125,12 @@ def test_names_tell_runs_apart() -> None:
     assert names("runs/gzip", "uniform") == ["gzip (2)", "uniform (2)"]
 
 
-def test_runs_that_are_not_there_are_found_out_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lmsmith.studies.league.baselines", lambda text: pytest.fail("some minutes of work"))
+def test_runs_that_are_not_there_are_found_out_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "lmsmith.studies.league.baselines", lambda text: pytest.fail("some minutes of work")
+    )
     with pytest.raises(UsageError, match="nowhere is not a run"):
         league([tmp_path / "nowhere"], Text("it", b"it", ("it",)))
 
@@ -106,7 +138,9 @@ def test_runs_that_are_not_there_are_found_out_at_once(tmp_path: Path, monkeypat
 def test_what_cannot_be_trained_is_said(tmp_path: Path) -> None:
     console = Console(file=io.StringIO())
     with pytest.raises(UsageError, match=r"no preset 'gpt5'.*gpt, "):
-        train_all(["book.txt"], {}, ["ngram", "gpt5"], minutes=1, out=tmp_path / "out", console=console)
+        train_all(
+            ["book.txt"], {}, ["ngram", "gpt5"], minutes=1, out=tmp_path / "out", console=console
+        )
     with pytest.raises(ConfigError, match="above 0"):
         train_all(["book.txt"], {}, ["ngram"], minutes=0, out=tmp_path / "out", console=console)
     assert not (tmp_path / "out").exists()

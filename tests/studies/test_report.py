@@ -27,7 +27,9 @@ def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 def make_run(folder: Path, *, n: int = 20, finished: str | None = "steps", **changes: Any) -> Path:
     """A run of n steps with an evaluation each five; the loss falls from 4 towards 1.5."""
     folder.mkdir(parents=True)
-    config = RunConfig().changed({"data.sources": "poems/sonnets.txt", "train.steps": n, **changes}, where="a test")
+    config = RunConfig().changed(
+        {"data.sources": "poems/sonnets.txt", "train.steps": n, **changes}, where="a test"
+    )
     (folder / "config.toml").write_text(config.to_toml(), encoding="utf-8")
     lines: list[dict[str, Any]] = []
     for step in range(1, n + 1):
@@ -37,11 +39,20 @@ def make_run(folder: Path, *, n: int = 20, finished: str | None = "steps", **cha
         lines.append({"kind": "train", "loss": loss, **spent, **rates})
         if step % 5 == 0:
             lines.append(
-                {"kind": "eval", "val_loss": loss + 0.1, "val_bits_per_byte": (loss + 0.1) / math.log(2), **spent}
+                {
+                    "kind": "eval",
+                    "val_loss": loss + 0.1,
+                    "val_bits_per_byte": (loss + 0.1) / math.log(2),
+                    **spent,
+                }
             )
     lines.append({"kind": "event", "step": n, "message": "the end <came>"})
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    (folder / "samples.md").write_text(f"## step {n}\n\n```\n{HOSTILE}\n\u05e9\u05dc\n```\n", encoding="utf-8")
+    (folder / "metrics.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8"
+    )
+    (folder / "samples.md").write_text(
+        f"## step {n}\n\n```\n{HOSTILE}\n\u05e9\u05dc\n```\n", encoding="utf-8"
+    )
     if finished:
         best = 1.6 + 2.5 / n
         summary = {
@@ -153,7 +164,9 @@ def test_a_run_that_was_killed_in_the_middle_of_a_line(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", finished=None)
     metrics = run / "metrics.jsonl"
     lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-    metrics.write_text("".join(lines[:14]) + lines[14][:25], encoding="utf-8")  # 12 updates, 2 evaluations
+    metrics.write_text(
+        "".join(lines[:14]) + lines[14][:25], encoding="utf-8"
+    )  # 12 updates, 2 evaluations
     page = Page(write_report([run], tmp_path / "report.html"))
     assert "not complete" in page.text
     assert "last line of metrics.jsonl is cut off" in page.text
@@ -166,7 +179,9 @@ def test_a_run_that_was_killed_in_the_middle_of_a_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["config.toml", "metrics.jsonl", "summary.json", "samples.md"])
 @pytest.mark.parametrize("damage", ["missing", "empty", "garbage", "folder"])
-def test_whatever_is_missing_or_damaged_a_report_comes_out(tmp_path: Path, name: str, damage: str) -> None:
+def test_whatever_is_missing_or_damaged_a_report_comes_out(
+    tmp_path: Path, name: str, damage: str
+) -> None:
     run = make_run(tmp_path / "run")
     (run / name).unlink()
     if damage == "folder":
@@ -176,7 +191,10 @@ def test_whatever_is_missing_or_damaged_a_report_comes_out(tmp_path: Path, name:
     other = make_run(tmp_path / "other")
     for runs in ([run], [run, other]):
         page = Page(write_report(runs, tmp_path / "report.html"))
-        if (name, damage) != ("samples.md", "garbage"):  # what has no block is no sample; there is nothing to tell
+        if (name, damage) != (
+            "samples.md",
+            "garbage",
+        ):  # what has no block is no sample; there is nothing to tell
             assert "not complete" in page.text
             assert name in page.text
     assert "validation loss" in page.text
@@ -184,7 +202,11 @@ def test_whatever_is_missing_or_damaged_a_report_comes_out(tmp_path: Path, name:
 
 def test_runs_with_nothing_but_a_beginning(tmp_path: Path) -> None:
     for i, lines in enumerate(
-        ["", '{"kind": "train", "step": 1, "loss": null}\n', '{"kind": "eval", "step": 0, "val_loss": 4}\n']
+        [
+            "",
+            '{"kind": "train", "step": 1, "loss": null}\n',
+            '{"kind": "eval", "step": 0, "val_loss": 4}\n',
+        ]
     ):
         run = tmp_path / str(i)
         run.mkdir()
@@ -206,8 +228,13 @@ def test_a_resumed_run_counts_the_later_line_of_a_step(tmp_path: Path) -> None:
 
 def test_numbers_that_are_none(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
-    lines = [{"kind": "eval", "step": step, "val_loss": loss} for step, loss in enumerate((math.nan, 2.5, math.inf))]
-    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    lines = [
+        {"kind": "eval", "step": step, "val_loss": loss}
+        for step, loss in enumerate((math.nan, 2.5, math.inf))
+    ]
+    (run / "metrics.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8"
+    )
     (run / "summary.json").write_text(
         '{"val_loss": NaN, "n_params": null, "device": null, "mfu": "?"}', encoding="utf-8"
     )
@@ -220,7 +247,9 @@ def test_numbers_that_are_none(tmp_path: Path) -> None:
 def test_advice_follows_the_curves(tmp_path: Path) -> None:
     def advice(name: str, finished: str, *lines: dict[str, Any]) -> str:
         run = make_run(tmp_path / name, finished=finished)
-        (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        (run / "metrics.jsonl").write_text(
+            "".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8"
+        )
         summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
         losses = [line["val_loss"] for line in lines if "val_loss" in line]
         summary |= {"val_loss": losses[-1], "best_val_loss": min(losses), "best_step": 1}
@@ -245,7 +274,10 @@ def test_several_runs(tmp_path: Path) -> None:
     long = make_run(tmp_path / "b" / "run", n=40)
     page = Page(write_report([narrow, long], tmp_path / "report.html"))
     assert "2 runs" in page.text
-    for name in (str(narrow), str(long)):  # both are called "run", so they are told apart by their paths
+    for name in (
+        str(narrow),
+        str(long),
+    ):  # both are called "run", so they are told apart by their paths
         assert f"</span>{name}</th>" in page.source
     assert re.search(r"model.dropout \W*0.3 0.0", page.text)
     assert re.search(r"train.steps \W*20 40", page.text)
@@ -263,7 +295,9 @@ def test_several_runs(tmp_path: Path) -> None:
 
 
 def test_ten_runs_and_a_long_one(tmp_path: Path) -> None:
-    runs = [make_run(tmp_path / f"run-{i}") for i in range(9)] + [make_run(tmp_path / "long", n=5000)]
+    runs = [make_run(tmp_path / f"run-{i}") for i in range(9)] + [
+        make_run(tmp_path / "long", n=5000)
+    ]
     out = write_report(runs, tmp_path / "report.html")
     Page(out)
     assert out.stat().st_size < 400_000
@@ -284,7 +318,11 @@ def test_samples_keep_their_characters_and_their_fences() -> None:
 def test_paths_that_are_no_runs(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "empty").mkdir()
-    for name, words in (("nowhere", "does not exist"), ("file", "is a file"), ("empty", "neither metrics.jsonl nor")):
+    for name, words in (
+        ("nowhere", "does not exist"),
+        ("file", "is a file"),
+        ("empty", "neither metrics.jsonl nor"),
+    ):
         with pytest.raises(CheckpointError, match=words) as error:
             write_report([tmp_path / name], tmp_path / "report.html")
         assert str(tmp_path / name) in str(error.value)
@@ -301,4 +339,6 @@ def test_a_report_is_made_without_torch_or_matplotlib(tmp_path: Path) -> None:
         f"write_report([Path({str(make_run(tmp_path / 'run'))!r})], Path({str(tmp_path / 'r.html')!r}));"
         "assert not {'torch', 'matplotlib'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[2])
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[2]
+    )

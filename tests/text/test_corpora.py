@@ -26,12 +26,16 @@ from lmsmith.text.documents import Documents
 pytest.importorskip("huggingface_hub")
 
 POEM = "Tyger Tyger, burning bright,\nIn the forests of the night;\n" * 40
-SHARDS = {f"train_{n}.bin": random.Random(n).randbytes(5000) for n in (1, 2, 3)} | {"val_0.bin": b"validation"}
+SHARDS = {f"train_{n}.bin": random.Random(n).randbytes(5000) for n in (1, 2, 3)} | {
+    "val_0.bin": b"validation"
+}
 
 
 def parquet(texts: list[str], folder: Path, rows: int = 7) -> bytes:
     path = folder / "made.parquet"
-    table = pyarrow.table({"id": list(range(len(texts))), "text": texts, "url": ["http://" + "x" * 50] * len(texts)})
+    table = pyarrow.table(
+        {"id": list(range(len(texts))), "text": texts, "url": ["http://" + "x" * 50] * len(texts)}
+    )
     pyarrow.parquet.write_table(table, path, row_group_size=rows, compression="none")
     return path.read_bytes()
 
@@ -73,8 +77,13 @@ def stories(web: Web, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Corpus
     """Text on the Hub in Parquet: 30 documents in 3 files, in a folder of its own."""
     files = {}
     for n in range(3):
-        files[f"data/sample/{n}.parquet"] = parquet([f"story {10 * n + k}: {POEM}" for k in range(10)], tmp_path)
-    web.add_dataset("me/stories", {**files, "data/other/9.parquet": parquet(["no"], tmp_path), "data/sample/x": b"no"})
+        files[f"data/sample/{n}.parquet"] = parquet(
+            [f"story {10 * n + k}: {POEM}" for k in range(10)], tmp_path
+        )
+    web.add_dataset(
+        "me/stories",
+        {**files, "data/other/9.parquet": parquet(["no"], tmp_path), "data/sample/x": b"no"},
+    )
     corpus = Corpus(
         "stories",
         "text",
@@ -88,7 +97,11 @@ def stories(web: Web, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Corpus
 
 
 def on_disk(folder: Path) -> dict[str, bytes]:
-    paths = [path for path in folder.rglob("*") if path.is_file() and path.name not in ("corpus.json", ".lock")]
+    paths = [
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in ("corpus.json", ".lock")
+    ]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
@@ -105,16 +118,22 @@ def test_every_corpus_that_was_promised_is_there() -> None:
 
 @pytest.mark.parametrize("corpus", CORPORA.values(), ids=CORPORA)
 def test_what_is_written_of_a_corpus_has_its_form(corpus: Corpus) -> None:
-    assert all((corpus.what, corpus.licence, corpus.homepage.startswith("https://"), corpus.n_bytes > 0))
+    assert all(
+        (corpus.what, corpus.licence, corpus.homepage.startswith("https://"), corpus.n_bytes > 0)
+    )
     if isinstance(corpus.source, HubFiles):
         assert re.fullmatch(r"[\w.-]+/[\w.-]+", corpus.source.repo)
-        assert corpus.source.revision == "main" or re.fullmatch("[0-9a-f]{40}", corpus.source.revision)
+        assert corpus.source.revision == "main" or re.fullmatch(
+            "[0-9a-f]{40}", corpus.source.revision
+        )
         assert not corpus.exact
         return
     for file in corpus.source:
         assert file.checksum
         assert re.fullmatch("sha256:[0-9a-f]{64}|git:[0-9a-f]{40}", file.checksum)
-        assert re.match("https://raw.githubusercontent.com/[^/]+/[^/]+/[0-9a-f]{40}/", file.url)  # cannot change
+        assert re.match(
+            "https://raw.githubusercontent.com/[^/]+/[^/]+/[0-9a-f]{40}/", file.url
+        )  # cannot change
         assert file.exact == file.checksum.startswith("sha256")
 
 
@@ -132,14 +151,23 @@ def test_checksums_and_lengths_are_those_of_the_files(test_data: Path) -> None:
 
 
 def test_a_name_that_no_corpus_has() -> None:
-    with pytest.raises(DataError, match=r"no corpus 'tinyshakspeare'\. Did you mean tinyshakespeare\?"):
+    with pytest.raises(
+        DataError, match=r"no corpus 'tinyshakspeare'\. Did you mean tinyshakespeare\?"
+    ):
         corpora.get("tinyshakspeare")
     with pytest.raises(DataError, match=r"no corpus 'qqqq'\. `lmsmith data list`"):
         corpora.get("qqqq")
 
 
 def test_sizes_in_words() -> None:
-    sizes = {0: "0 bytes", 999: "999 bytes", 1000: "1.0 kB", 1_115_394: "1.1 MB", 9_960_000: "10 MB", 44e12: "44 TB"}
+    sizes = {
+        0: "0 bytes",
+        999: "999 bytes",
+        1000: "1.0 kB",
+        1_115_394: "1.1 MB",
+        9_960_000: "10 MB",
+        44e12: "44 TB",
+    }
     assert {n: size_in_words(n) for n in sizes} == sizes
     assert size_in_words(2.4e16) == "24000 TB"
 
@@ -180,7 +208,9 @@ def test_a_file_of_that_name_comes_first(
 
 def test_what_is_no_text_is_not_read_as_text(shards: Corpus, tmp_path: Path) -> None:
     folder = re.escape(str(tmp_path / "data" / "some-shards"))
-    with pytest.raises(DataError, match=f"some-shards is token shards.*lmsmith data download some-shards.*{folder}"):
+    with pytest.raises(
+        DataError, match=f"some-shards is token shards.*lmsmith data download some-shards.*{folder}"
+    ):
         Documents(["some-shards"])
     with pytest.raises(DataError, match="gsm8k is a set of tasks"):
         Documents(["gsm8k"])
@@ -201,12 +231,18 @@ def test_a_large_corpus_is_not_fetched_unasked(web: Web) -> None:
 
 def test_files_of_the_hub_in_order_and_checked(shards: Corpus, web: Web, tmp_path: Path) -> None:
     plan = store.make_plan(shards)
-    assert list(plan.entries) == plan.missing == ["val_0.bin", "train_1.bin", "train_2.bin", "train_3.bin"]
+    assert (
+        list(plan.entries)
+        == plan.missing
+        == ["val_0.bin", "train_1.bin", "train_2.bin", "train_3.bin"]
+    )
     assert (plan.n_bytes, plan.revision) == (15_010, COMMIT)
     assert on_disk(tmp_path) == {}
     told: list[tuple[int, int]] = []
     store.fetch(plan, lambda done, total: told.append((done, total)))
-    assert on_disk(tmp_path / "data") == {f"some-shards/{name}": content for name, content in SHARDS.items()}
+    assert on_disk(tmp_path / "data") == {
+        f"some-shards/{name}": content for name, content in SHARDS.items()
+    }
     assert told[-1] == (15_010, 15_010)
     listed = json.loads((tmp_path / "data" / "some-shards" / "corpus.json").read_text())
     assert listed["revision"] == COMMIT
@@ -217,13 +253,19 @@ def test_files_of_the_hub_in_order_and_checked(shards: Corpus, web: Web, tmp_pat
         "checked": True,
     }
     assert listed["files"]["val_0.bin"]["checksum"].startswith("git:")
-    tokens = [asked for asked in web.tokens if asked[0].startswith(("/cdn/", "/datasets/", "/api/datasets/"))]
+    tokens = [
+        asked
+        for asked in web.tokens
+        if asked[0].startswith(("/cdn/", "/datasets/", "/api/datasets/"))
+    ]
     for path, token in tokens:  # a token is the Hub's, and not that of the servers it sends us to
         assert token == ("" if path.startswith("/cdn/") else "Bearer secret"), path
     assert len(tokens) >= 9
 
 
-def test_some_files_first_and_more_later_of_the_same_commit(shards: Corpus, web: Web, tmp_path: Path) -> None:
+def test_some_files_first_and_more_later_of_the_same_commit(
+    shards: Corpus, web: Web, tmp_path: Path
+) -> None:
     store.fetch(store.make_plan(shards, n_files=2))
     assert sorted(on_disk(tmp_path / "data" / "some-shards")) == ["train_1.bin", "val_0.bin"]
     assert [len(store.here(shards)[0]), store.here(shards)[1]] == [2, 4]
@@ -233,7 +275,11 @@ def test_some_files_first_and_more_later_of_the_same_commit(shards: Corpus, web:
     web.asked.clear()
     store.fetch(store.make_plan(shards, n_files=3))
     assert len(web.asked) == 1
-    assert sorted(on_disk(tmp_path / "data" / "some-shards")) == ["train_1.bin", "train_2.bin", "val_0.bin"]
+    assert sorted(on_disk(tmp_path / "data" / "some-shards")) == [
+        "train_1.bin",
+        "train_2.bin",
+        "val_0.bin",
+    ]
 
 
 def test_a_file_that_is_another_by_now(shards: Corpus, web: Web, tmp_path: Path) -> None:
@@ -241,21 +287,36 @@ def test_a_file_that_is_another_by_now(shards: Corpus, web: Web, tmp_path: Path)
     store.fetch(store.make_plan(shards, n_files=2))
     other = random.Random(9).randbytes(5000)
     web.add_dataset("me/shards", {**SHARDS, "train_2.bin": other})
-    wanted, found = (hashlib.sha256(content).hexdigest() for content in (SHARDS["train_2.bin"], other))
-    with pytest.raises(DataError, match=f"found sha256:{found} .5,000 bytes., wanted sha256:{wanted}.*hf download"):
+    wanted, found = (
+        hashlib.sha256(content).hexdigest() for content in (SHARDS["train_2.bin"], other)
+    )
+    with pytest.raises(
+        DataError, match=f"found sha256:{found} .5,000 bytes., wanted sha256:{wanted}.*hf download"
+    ):
         store.fetch(store.make_plan(shards, n_files=4))
     assert sorted(on_disk(tmp_path / "data" / "some-shards")) == ["train_1.bin", "val_0.bin"]
 
 
 def test_a_broken_download_goes_on(
-    shards: Corpus, web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    shards: Corpus,
+    web: Web,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(download, "PAUSES", ())
     folder = tmp_path / "data" / "some-shards"
     web.cut_after = [10, 5000, 3000]  # the second file whole, the third in part
-    with pytest.raises(DataError, match=r"ended after 3,000 of 5,000 bytes.*3\.0 kB have come and are kept"):
+    with pytest.raises(
+        DataError, match=r"ended after 3,000 of 5,000 bytes.*3\.0 kB have come and are kept"
+    ):
         store.fetch(store.make_plan(shards))
-    assert sorted(on_disk(folder)) == ["train_1.bin", "train_2.bin.part", "train_2.bin.part.json", "val_0.bin"]
+    assert sorted(on_disk(folder)) == [
+        "train_1.bin",
+        "train_2.bin.part",
+        "train_2.bin.part.json",
+        "val_0.bin",
+    ]
     plan = store.make_plan(shards)
     assert (plan.missing, plan.n_bytes) == (["train_2.bin", "train_3.bin"], 7000)
     told: list[tuple[int, int]] = []
@@ -272,7 +333,9 @@ def test_a_broken_download_goes_on(
     assert on_disk(folder) == SHARDS
 
 
-def test_a_checksum_that_nobody_knew_is_kept(poem: Corpus, web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checksum_that_nobody_knew_is_kept(
+    poem: Corpus, web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Trust on first use."""
     assert isinstance(poem.source, tuple)
     unknown = replace(poem, source=(replace(poem.source[0], checksum=None, n_bytes=2000),))
@@ -290,13 +353,17 @@ def test_a_checksum_that_nobody_knew_is_kept(poem: Corpus, web: Web, monkeypatch
     assert not path.exists()
 
 
-def test_what_lmsmith_knows_wins_over_what_was_seen(poem: Corpus, web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_lmsmith_knows_wins_over_what_was_seen(
+    poem: Corpus, web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (path,) = store.obtain(poem)
     other = POEM.upper().encode()
     checksum = f"sha256:{hashlib.sha256(other).hexdigest()}"
     mended = replace(poem, source=(File(web.add("/poems/tyger.txt", other), len(other), checksum),))
     monkeypatch.setitem(CORPORA, "poem", mended)
-    with pytest.raises(DataError, match=f"tyger.txt is there, and it is not the file .* wanted {checksum}"):
+    with pytest.raises(
+        DataError, match=f"tyger.txt is there, and it is not the file .* wanted {checksum}"
+    ):
         store.obtain(mended)
     path.unlink()
     store.obtain(mended)
@@ -307,7 +374,9 @@ def test_a_copy_put_there_by_hand(poem: Corpus, web: Web, tmp_path: Path) -> Non
     path = tmp_path / "data" / "poem" / "tyger.txt"
     path.parent.mkdir(parents=True)
     path.write_text(POEM[:-1])
-    with pytest.raises(DataError, match=r"tyger.txt is there, and it is not the file that belongs there.*Remove it"):
+    with pytest.raises(
+        DataError, match=r"tyger.txt is there, and it is not the file that belongs there.*Remove it"
+    ):
         store.obtain(poem)
     path.write_text(POEM, newline="")
     assert store.obtain(poem) == [path]
@@ -345,17 +414,22 @@ def test_without_the_extra(shards: Corpus, monkeypatch: pytest.MonkeyPatch) -> N
         store.obtain(shards)
 
 
-def test_no_room_is_known_before(shards: Corpus, web: Web, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_no_room_is_known_before(
+    shards: Corpus, web: Web, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, 15_009))
     with pytest.raises(
-        StorageError, match=r"some-shards needs 15 kB more and 15 kB are free at .*LMSMITH_DATA.*--files"
+        StorageError,
+        match=r"some-shards needs 15 kB more and 15 kB are free at .*LMSMITH_DATA.*--files",
     ):
         store.fetch(store.make_plan(shards))
     assert web.asked == []
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"format": 1, "corpus": "poem", "revision": "", "files": {"a": {}}}'])
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"format": 1, "corpus": "poem", "revision": "", "files": {"a": {}}}']
+)
 def test_a_list_that_is_none(poem: Corpus, tmp_path: Path, content: str) -> None:
     (tmp_path / "data" / "poem").mkdir(parents=True)
     (tmp_path / "data" / "poem" / "corpus.json").write_text(content)
@@ -394,7 +468,10 @@ def test_processes_that_start_together_fetch_once(web: Web, tmp_path: Path) -> N
         files = (File({url!r}, {len(POEM)}, "sha256:{hashlib.sha256(POEM.encode()).hexdigest()}"),)
         print(store.obtain(Corpus("shared", "text", "", "", "", files))[0].read_text() == {POEM!r})
     """
-    both = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [
+        subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
     assert [process.communicate(timeout=60)[0] for process in both] == ["True\n"] * 2
     assert len(waiting) == 1
     assert len(web.asked) == 1
@@ -410,7 +487,10 @@ def test_reading_from_afar_is_reading_the_files(stories: Corpus, web: Web, tmp_p
     assert [document.text for document in remote] == [document.text for document in local]
     assert len(local) == 30
     assert remote[13].source == f"hf:/datasets/me/stories@{COMMIT}/data/sample/1.parquet:4"
-    assert list(Documents([f"hf://datasets/me/stories@{COMMIT}/data/sample/1*"]))[3].text == remote[13].text
+    assert (
+        list(Documents([f"hf://datasets/me/stories@{COMMIT}/data/sample/1*"]))[3].text
+        == remote[13].text
+    )
 
 
 def test_only_what_is_read_is_fetched(web: Web, tmp_path: Path) -> None:
@@ -423,7 +503,9 @@ def test_only_what_is_read_is_fetched(web: Web, tmp_path: Path) -> None:
     web.add_dataset("me/wide", {"wide.parquet": path.read_bytes()})
     assert [document.text for document in Documents(["hf://datasets/me/wide/*"])] == texts
     fetched = sum(
-        int(last) + 1 - int(first) for _, ranged in web.asked for first, last in re.findall(r"(\d+)-(\d+)", ranged)
+        int(last) + 1 - int(first)
+        for _, ranged in web.asked
+        for first, last in re.findall(r"(\d+)-(\d+)", ranged)
     )
     assert 0 < fetched < path.stat().st_size / 4
 
@@ -431,12 +513,16 @@ def test_only_what_is_read_is_fetched(web: Web, tmp_path: Path) -> None:
 def test_plain_and_compressed_text_from_afar(web: Web) -> None:
     import gzip
 
-    web.add_dataset("me/text", {"a.txt": POEM.encode(), "b.txt.gz": gzip.compress(POEM.upper().encode(), 0)})
+    web.add_dataset(
+        "me/text", {"a.txt": POEM.encode(), "b.txt.gz": gzip.compress(POEM.upper().encode(), 0)}
+    )
     texts = [document.text for document in Documents(["hf://datasets/me/text/*"])]
     assert texts == [POEM, POEM.upper()]
 
 
-@pytest.mark.parametrize("source", ["hf://me/stories/x", "hf://datasets/me/stories", "hf://datasets/me/stories/"])
+@pytest.mark.parametrize(
+    "source", ["hf://me/stories/x", "hf://datasets/me/stories", "hf://datasets/me/stories/"]
+)
 def test_an_address_that_is_none(source: str) -> None:
     with pytest.raises(DataError, match="wanted hf://datasets/OWNER/NAME/PATTERN"):
         Documents([source])
@@ -453,7 +539,9 @@ def test_what_the_hub_does_not_have(stories: Corpus) -> None:
         hub.find_remote("hf://datasets/me/a--b/*")
 
 
-def test_the_network_goes_while_reading_from_afar(stories: Corpus, web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_network_goes_while_reading_from_afar(
+    stories: Corpus, web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import huggingface_hub.hf_file_system as library
 
     def gone(*_: object, **__: object) -> None:
@@ -462,11 +550,16 @@ def test_the_network_goes_while_reading_from_afar(stories: Corpus, web: Web, mon
     documents = iter(Documents(["hf://datasets/me/stories/data/sample/*.parquet"]))
     next(documents)
     monkeypatch.setattr(library, "http_backoff", gone)
-    with pytest.raises(DataError, match=r"cannot read hf:/datasets/me/stories@.*1\.parquet at .*: the network is down"):
+    with pytest.raises(
+        DataError,
+        match=r"cannot read hf:/datasets/me/stories@.*1\.parquet at .*: the network is down",
+    ):
         list(documents)
 
 
-def test_shards_from_afar_are_those_of_the_files(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_from_afar_are_those_of_the_files(
+    web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`data prepare` reads from afar too: files in parts, large plain ones in pieces."""
     from lmsmith.data import plan, units
     from lmsmith.data.build import build_shards
@@ -486,9 +579,19 @@ def test_shards_from_afar_are_those_of_the_files(web: Web, tmp_path: Path, monke
         (tmp_path / "here" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "here" / name).write_bytes(content)
     sources = {"near": [str(tmp_path / "here" / "a" / "*")], "afar": ["hf://datasets/me/mixed/a/*"]}
-    made = [build_shards(sources[name], tmp_path / name, tokenizer="byte", workers=1) for name in sources]
-    shards = [{path.name: path.read_bytes() for path in (tmp_path / name).glob("*.bin")} for name in sources]
+    made = [
+        build_shards(sources[name], tmp_path / name, tokenizer="byte", workers=1)
+        for name in sources
+    ]
+    shards = [
+        {path.name: path.read_bytes() for path in (tmp_path / name).glob("*.bin")}
+        for name in sources
+    ]
     assert shards[0] == shards[1]
     assert len(shards[0]) == 2
-    assert [source.fingerprint for source in made[0].sources] == [source.fingerprint for source in made[1].sources]
-    assert [Path(source.path).name for source in made[1].sources] == sorted(Path(name).name for name in files)
+    assert [source.fingerprint for source in made[0].sources] == [
+        source.fingerprint for source in made[1].sources
+    ]
+    assert [Path(source.path).name for source in made[1].sources] == sorted(
+        Path(name).name for name in files
+    )

@@ -65,7 +65,9 @@ def error(*sources: Path | str, **options) -> str:
 @pytest.mark.parametrize(("suffix", "compress"), COMPRESSIONS)
 @pytest.mark.parametrize("name", ["a.txt", "a.md", "README", "b.TXT", "b.html"])
 def test_a_plain_file_is_one_document(tmp_path, name, suffix, compress):
-    path = write(tmp_path / (name + suffix), compress("First line.\nSecond: é 雪\u2028😀\n".encode()))
+    path = write(
+        tmp_path / (name + suffix), compress("First line.\nSecond: é 雪\u2028😀\n".encode())
+    )
     documents = Documents([path])
     assert list(documents) == [Document("First line.\nSecond: é 雪\u2028😀\n", str(path))]
     assert documents.counts.notes() == []
@@ -75,7 +77,9 @@ def test_a_plain_file_is_one_document(tmp_path, name, suffix, compress):
 CODECS = ["utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-16-le", "utf-32-be", "utf-7", "gb18030"]
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(text=LINES, codec=st.sampled_from(CODECS), chunk=st.integers(4, 9))
 def test_encodings_come_back_as_python_reads_them(tmp_path, monkeypatch, text, codec, chunk):
     monkeypatch.setattr(files, "CHUNK", chunk)
@@ -93,13 +97,21 @@ def test_encodings_come_back_as_python_reads_them(tmp_path, monkeypatch, text, c
     assert counts.marks.total() == (codec in ("utf-8-sig", "utf-16", "utf-32"))
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
-    parts=st.lists(st.one_of(st.binary(max_size=4), st.sampled_from(["é雪😀\ufffd\r\n".encode(), b"\xed\xa0\x80"]))),
+    parts=st.lists(
+        st.one_of(
+            st.binary(max_size=4), st.sampled_from(["é雪😀\ufffd\r\n".encode(), b"\xed\xa0\x80"])
+        )
+    ),
     encoding=st.sampled_from(["utf-8", "utf-16-le", "shift_jis", "cp1252", "ascii", "gb18030"]),
     chunk=st.integers(4, 9),
 )
-def test_bad_bytes_are_placed_and_counted_as_python_does(tmp_path, monkeypatch, parts, encoding, chunk):
+def test_bad_bytes_are_placed_and_counted_as_python_does(
+    tmp_path, monkeypatch, parts, encoding, chunk
+):
     monkeypatch.setattr(files, "CHUNK", chunk)
     data = b"xy" + b"".join(parts).replace(b"\0", b"")
     path = write(tmp_path / "a.txt", data)
@@ -119,7 +131,10 @@ def test_bad_bytes_are_placed_and_counted_as_python_does(tmp_path, monkeypatch, 
         before = data[: places[0]].decode(encoding)
         line = len(before.replace("\r\n", "\n").replace("\r", "\n").split("\n"))
         message = error(path, encoding=encoding)
-        assert f"{path} is not {encoding.upper()}: byte 0x{data[places[0]]:02X} at offset {places[0]}, " in message
+        assert (
+            f"{path} is not {encoding.upper()}: byte 0x{data[places[0]]:02X} at offset {places[0]}, "
+            in message
+        )
         assert f"line {line} (" in message
 
 
@@ -150,8 +165,12 @@ def test_bytes_cut_off_at_the_end_are_found(tmp_path):
 def test_a_byte_order_mark_is_removed_and_wins(tmp_path, encoding, asked):
     path = write(tmp_path / "a.txt", "\ufeffSnøw \ufeff雪".encode(encoding))
     documents = Documents([path], encoding=asked)
-    assert [document.text for document in documents] == ["Snøw \ufeff雪"]  # the second one is no mark
-    assert documents.counts.notes() == [f"1 file began with a byte-order mark ({encoding.upper()}); it is removed."]
+    assert [document.text for document in documents] == [
+        "Snøw \ufeff雪"
+    ]  # the second one is no mark
+    assert documents.counts.notes() == [
+        f"1 file began with a byte-order mark ({encoding.upper()}); it is removed."
+    ]
 
 
 def test_an_unknown_encoding_is_a_config_error(tmp_path):
@@ -209,13 +228,17 @@ def test_binary_files(tmp_path):
 @pytest.mark.parametrize("indent", [None, 1])
 def test_json_that_is_one_array(tmp_path, indent):
     path = write(tmp_path / "a.json", json.dumps([{"text": "one"}, {"text": "two"}], indent=indent))
-    assert error(path).endswith("If the file is one array, `jq -c '.[]' FILE > LINES.jsonl` makes lines of it.")
+    assert error(path).endswith(
+        "If the file is one array, `jq -c '.[]' FILE > LINES.jsonl` makes lines of it."
+    )
 
 
 # Files of many documents
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     records=st.lists(TEXT, min_size=1),
     ascii_only=st.booleans(),
@@ -268,7 +291,10 @@ def test_json_lines_in_all_guises(tmp_path, kind, suffix, compress):
         ("{}", "line 2 has no field 'text'; it has nothing."),
         ('{"text": 3.5}', "line 2: the field 'text' holds a number, wanted text"),
         ('{"text": ["a"]}', "line 2: the field 'text' holds an array, wanted text"),
-        ('{"text": "\\ud83d!"}', "a.jsonl, line 2 holds half a surrogate pair, U+D83D, at character 0 "),
+        (
+            '{"text": "\\ud83d!"}',
+            "a.jsonl, line 2 holds half a surrogate pair, U+D83D, at character 0 ",
+        ),
         (b'{"text": "caf\xe9"}', "byte 0xE9 at offset 30, line 2 "),
     ],
 )
@@ -315,7 +341,8 @@ def test_parquet(tmp_path, suffix, compress, kind):
 
 def test_parquet_of_categories_and_of_bad_bytes(tmp_path):
     pyarrow.parquet.write_table(
-        pyarrow.table({"text": pyarrow.array(["a", "b", "a"]).dictionary_encode()}), tmp_path / "a.parquet"
+        pyarrow.table({"text": pyarrow.array(["a", "b", "a"]).dictionary_encode()}),
+        tmp_path / "a.parquet",
     )
     assert texts(tmp_path / "a.parquet") == ["a", "b", "a"]
     bad = pyarrow.array([b"good", b"caf\xe9 \xef\xbf\xbd"]).view(pyarrow.string())
@@ -330,7 +357,12 @@ def test_parquet_of_categories_and_of_bad_bytes(tmp_path):
 def test_parquet_that_is_none(tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({"text": ["some text"]}), tmp_path / "a.parquet")
     data = (tmp_path / "a.parquet").read_bytes()
-    for damaged in (b"", b"plain text, and more of it than a few bytes", data[:-20], data[:40] + b"x" + data[41:-4]):
+    for damaged in (
+        b"",
+        b"plain text, and more of it than a few bytes",
+        data[:-20],
+        data[:40] + b"x" + data[41:-4],
+    ):
         path = write(tmp_path / "bad.parquet", damaged)
         assert f"{path} cannot be read as Parquet: " in error(path)
     nested = pyarrow.table({"text": [{"a": "b"}], "list": [["a"]]})
@@ -361,10 +393,19 @@ def test_folders_are_read_in_order_and_the_rest_is_counted(tmp_path):
     assert [document.text for document in documents] == ["a.txt", "a/z.md", "b.txt", "c/d/e.TXT.gz"]
     assert documents.counts.left_out == {".png": 2, "without suffix": 1, ".json": 1}
     assert len(documents.counts.notes()) == 1
-    assert documents.counts.notes()[0].startswith("4 files in folders left out by suffix (2 .png, 1 ")
+    assert documents.counts.notes()[0].startswith(
+        "4 files in folders left out by suffix (2 .png, 1 "
+    )
     # Named or matched by a pattern, a file is taken, and then it is not left out; and nothing is read twice.
     documents = Documents([folder, folder / "z", folder / "*.p*g", folder / "a.txt"])
-    assert sorted(texts(*documents.sources)) == ["a.txt", "a/z.md", "b.txt", "c/d/e.TXT.gz", "x.png", "z"]
+    assert sorted(texts(*documents.sources)) == [
+        "a.txt",
+        "a/z.md",
+        "b.txt",
+        "c/d/e.TXT.gz",
+        "x.png",
+        "z",
+    ]
     assert documents.counts.left_out == {".png": 1, ".json": 1}
 
 
@@ -392,7 +433,9 @@ def test_what_lmsmith_wrote_among_the_text_is_not_read(tmp_path, monkeypatch, so
     monkeypatch.chdir(tmp_path)
     found = {path.as_posix() for path in Documents([source]).files}
     assert found - {"mine/config.toml"} == {"a.txt", "runs/notes.md", "mine/b.txt"}
-    assert texts("runs/one/tokens/*.txt") == ["runs/one/tokens/validation.txt"]  # who names it is given it
+    assert texts("runs/one/tokens/*.txt") == [
+        "runs/one/tokens/validation.txt"
+    ]  # who names it is given it
     (tmp_path / "runs" / "notes.md").unlink()
     assert "it is empty, but for hidden files and runs" in error("runs")
 
@@ -461,16 +504,23 @@ def test_links(tmp_path):
 
 def test_what_is_not_there(tmp_path, monkeypatch):
     write(tmp_path / "books" / "moby_dick.txt", "Call me Ishmael.")
-    assert f"Did you mean {tmp_path / 'books' / 'moby_dick.txt'}?" in error(tmp_path / "books" / "mobydick.txt")
+    assert f"Did you mean {tmp_path / 'books' / 'moby_dick.txt'}?" in error(
+        tmp_path / "books" / "mobydick.txt"
+    )
     message = error(tmp_path / "boks" / "moby_dick.txt")
     assert message.startswith(f"there is no file or folder {tmp_path / 'boks' / 'moby_dick.txt'}. ")
     assert f"Did you mean {tmp_path / 'books'}?" in message
     assert "Nothing in the folder " in error(tmp_path / "zzz")
-    assert "moby_dick.txt is a file, not a folder" in error(tmp_path / "books" / "moby_dick.txt" / "a")
+    assert "moby_dick.txt is a file, not a folder" in error(
+        tmp_path / "books" / "moby_dick.txt" / "a"
+    )
     monkeypatch.chdir(tmp_path)
     assert "Did you mean books?" in error("book")
     (tmp_path / "empty" / "er").mkdir(parents=True)
-    assert "the folder empty holds no text: it is empty, but for hidden files and runs; wanted .txt" in error("empty")
+    assert (
+        "the folder empty holds no text: it is empty, but for hidden files and runs; wanted .txt"
+        in error("empty")
+    )
     write(tmp_path / "empty" / "a.png", "")
     write(tmp_path / "empty" / "er" / "b.png", "")
     assert "holds no text: it holds 2 .png; wanted .txt" in error("empty")
@@ -503,7 +553,9 @@ def test_no_permission(tmp_path, monkeypatch):
     monkeypatch.setattr("os.scandir", refuse)
     monkeypatch.setattr("os.listdir", refuse)
     assert "no permission to read " in error(tmp_path)
-    assert f"cannot look for {tmp_path / 'b.txt'} in {tmp_path}: Permission denied" in error(tmp_path / "b.txt")
+    assert f"cannot look for {tmp_path / 'b.txt'} in {tmp_path}: Permission denied" in error(
+        tmp_path / "b.txt"
+    )
 
 
 # Real text and large text
@@ -526,10 +578,13 @@ def test_all_real_text_is_read(test_data):
     naughty = test_data / "naughty_strings" / "blns.txt"
     assert texts(naughty) == [naughty.open(encoding="utf-8", newline=None).read()]
     path = test_data / "tasks" / "lambada_openai.jsonl"
-    wanted = [json.loads(line)["context"] for line in path.read_text(encoding="utf-8").split("\n") if line]
+    wanted = [
+        json.loads(line)["context"] for line in path.read_text(encoding="utf-8").split("\n") if line
+    ]
     assert texts(path, text_field="context") == wanted
     assert texts(test_data / "multilingual") == [
-        path.read_text(encoding="utf-8-sig") for path in sorted((test_data / "multilingual").iterdir())
+        path.read_text(encoding="utf-8-sig")
+        for path in sorted((test_data / "multilingual").iterdir())
     ]
 
 
@@ -559,7 +614,9 @@ def test_many_large_files_are_not_held_together(tmp_path):
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 3.3 * 3_000_000  # one that the loop still has, one and its parts that are being read
+    assert (
+        peak < 3.3 * 3_000_000
+    )  # one that the loop still has, one and its parts that are being read
 
 
 # Training and validation
@@ -584,7 +641,9 @@ def test_one_text_is_split_as_nanogpt_splits_it(test_data):
 
 @settings(deadline=None)
 @given(
-    texts=st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=1, max_size=60),
+    texts=st.lists(
+        st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=1, max_size=60
+    ),
     fraction=st.sampled_from([0.001, 0.1, 0.3, 0.5, 0.9]),
 )
 def test_few_documents_give_their_tails(texts, fraction):
@@ -620,9 +679,14 @@ def test_many_documents_are_held_out_whole():
     split = split_documents(documents_of(*texts), 0.1)
     assert sorted(split.train + split.validation) == sorted(texts)
     assert split.train == sorted(split.train, key=texts.index)
-    assert len(split.validation) == pytest.approx(400, abs=4 * math.sqrt(4000 * 0.1 * 0.9))  # binomial
+    assert len(split.validation) == pytest.approx(
+        400, abs=4 * math.sqrt(4000 * 0.1 * 0.9)
+    )  # binomial
     assert split.has_boundaries
-    assert "of 4,000 documents, chosen by a hash of their content, are for validation" in split.description
+    assert (
+        "of 4,000 documents, chosen by a hash of their content, are for validation"
+        in split.description
+    )
     # Others added, another order, duplicates: nothing changes sides.
     more = [f"Another {number}." for number in range(1000)]
     again = split_documents(documents_of(*more, *reversed(texts), *texts[:100]), 0.1)
@@ -640,7 +704,9 @@ def test_sides_are_the_same_on_every_machine_and_day():
 
 @pytest.mark.parametrize("fraction", [1e-9, 0.5, 1 - 1e-9])
 def test_both_sides_of_many_documents_get_some(fraction):
-    split = split_documents(documents_of(*(f"Document {number}." for number in range(50))), fraction)
+    split = split_documents(
+        documents_of(*(f"Document {number}." for number in range(50))), fraction
+    )
     assert split.train
     assert split.validation
     assert len(split.train) + len(split.validation) == 50
@@ -657,7 +723,10 @@ def test_many_copies_of_few_documents_are_few():
 @pytest.mark.parametrize("text", ["", "a", "abc"])
 def test_a_text_too_short_to_split(text):
     documents = documents_of(text) if text else []
-    with pytest.raises(DataError, match=rf"too short to split: of {len(text)} character.*wanted at least 2 for each"):
+    with pytest.raises(
+        DataError,
+        match=rf"too short to split: of {len(text)} character.*wanted at least 2 for each",
+    ):
         split_documents(documents, 0.1)
 
 
@@ -674,7 +743,10 @@ def test_without_a_fraction_a_tenth_is_held_out_and_of_a_large_text_no_more_than
 def test_without_a_fraction_documents_change_sides_only_where_the_text_has_grown_threefold():
     """And then from validation to training alone: what was held out of a larger text was of the smaller one, too."""
     texts = [f"Document {number}: {'x' * 1000}" for number in range(4_000)]
-    sides = {n: set(split_documents(documents_of(*texts[:n])).validation) for n in (250, 1000, 2000, 2400, 2600, 4000)}
+    sides = {
+        n: set(split_documents(documents_of(*texts[:n])).validation)
+        for n in (250, 1000, 2000, 2400, 2600, 4000)
+    }
     assert sides[2600] == sides[4000] & set(texts[:2600])
     assert sides[1000] & sides[4000] == sides[4000] & set(texts[:1000])
     assert sides[4000] & set(texts[:2400]) < sides[2400]

@@ -98,7 +98,9 @@ def test_a_connection_that_breaks_is_taken_up_where_it_broke(web: Web, path: Pat
     assert min(came) > 0
 
 
-def test_a_network_that_breaks_often_but_brings_something_is_no_reason_to_stop(web: Web, path: Path) -> None:
+def test_a_network_that_breaks_often_but_brings_something_is_no_reason_to_stop(
+    web: Web, path: Path
+) -> None:
     web.cut_after = [10_000] * 20
     download(web.add("/file", CONTENT), path)
     assert path.read_bytes() == CONTENT
@@ -158,7 +160,9 @@ def test_it_changes_between_two_connections(web: Web, path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["none", "weak"])
-def test_a_version_without_name_is_taken_up_only_if_a_checksum_will_tell(web: Web, path: Path, how: str) -> None:
+def test_a_version_without_name_is_taken_up_only_if_a_checksum_will_tell(
+    web: Web, path: Path, how: str
+) -> None:
     url = web.add("/file", CONTENT)
     web.names_version, web.weak = how != "none", how == "weak"
     for checksum, asked in ((None, ["bytes=120000-", ""]), (SHA256, ["bytes=120000-"])):
@@ -186,7 +190,9 @@ def test_stopped_after_the_last_byte(web: Web, path: Path) -> None:
     url = web.add("/file", CONTENT)
     part = path.with_name("file.bin.part")
     part.write_bytes(CONTENT)
-    part.with_name("file.bin.part.json").write_text(json.dumps({"tag": tag_of(CONTENT), "n_bytes": len(CONTENT)}))
+    part.with_name("file.bin.part.json").write_text(
+        json.dumps({"tag": tag_of(CONTENT), "n_bytes": len(CONTENT)})
+    )
     assert download(url, path) == SHA256
     assert web.asked == []
     assert names(path) == ["file.bin"]
@@ -213,7 +219,9 @@ def test_a_part_longer_than_the_file(web: Web, path: Path) -> None:
 def test_a_body_that_is_always_cut_short_is_no_file(web: Web, path: Path) -> None:
     url = web.add("/file", CONTENT)
     web.cut_after = [1000] + [0] * 20
-    with pytest.raises(DataError, match=r"ended after 1,000 of 300,000 bytes.*1\.0 kB have come and are kept"):
+    with pytest.raises(
+        DataError, match=r"ended after 1,000 of 300,000 bytes.*1\.0 kB have come and are kept"
+    ):
         download(url, path)
     assert len(web.asked) == 1 + 7
     assert not path.exists()
@@ -225,7 +233,9 @@ def test_chunks_without_a_length(web: Web, path: Path, cut: int | None) -> None:
     web.cut_after = [cut] if cut else []
     download(web.add("/file", CONTENT), path)
     assert path.read_bytes() == CONTENT
-    assert len(web.asked) == (3 if cut else 1)  # the length of the first answer is not known, that of the second is
+    assert len(web.asked) == (
+        3 if cut else 1
+    )  # the length of the first answer is not known, that of the second is
 
 
 def test_without_any_length_a_checksum_must_tell(web: Web, path: Path) -> None:
@@ -244,7 +254,9 @@ def test_another_length_is_refused_before_it_is_fetched(web: Web, path: Path) ->
     assert names(path) == []
 
 
-@pytest.mark.parametrize(("status", "message"), [(404, "there is no .*404"), (403, "account"), (418, "answers 418")])
+@pytest.mark.parametrize(
+    ("status", "message"), [(404, "there is no .*404"), (403, "account"), (418, "answers 418")]
+)
 def test_refusals_are_final(web: Web, path: Path, status: int, message: str) -> None:
     web.statuses = [(status, {})]
     with pytest.raises(DataError, match=message):
@@ -266,7 +278,9 @@ def test_a_busy_server_is_asked_again_when_it_says(
     assert path.read_bytes() == CONTENT
 
 
-def test_no_connection_says_so_soon_unless_patient(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_connection_says_so_soon_unless_patient(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with serving() as web:
         url = web.url + "/file"
     for patient, tries in ((False, 1), (True, 7)):
@@ -303,13 +317,19 @@ def test_too_little_room(web: Web, path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert names(path) == []
 
 
-def test_the_disk_is_full_in_the_middle(web: Web, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_disk_is_full_in_the_middle(
+    web: Web, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("/dev/full is Linux's")
     url = web.add("/file", CONTENT)
     opened = Path.open
     monkeypatch.setattr(
-        Path, "open", lambda self, mode="r", **how: opened(Path("/dev/full") if mode == "ab" else self, mode, **how)
+        Path,
+        "open",
+        lambda self, mode="r", **how: opened(
+            Path("/dev/full") if mode == "ab" else self, mode, **how
+        ),
     )
     with pytest.raises(StorageError, match="No room left on the disk"):
         download(url, path)

@@ -20,20 +20,31 @@ def texts_of(path: Path, parts: list[Part], **options) -> list[str]:
     return [
         text
         for part in parts
-        for text, _ in read_texts(path, "text", "utf-8", "strict", Counts(), part, options.get("skip"))
+        for text, _ in read_texts(
+            path, "text", "utf-8", "strict", Counts(), part, options.get("skip")
+        )
     ]
 
 
 LINES = some.lists(some.text(max_size=30), max_size=40)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(texts=LINES, size=some.integers(1, 200), near=some.integers(1, 100), end=some.sampled_from(["\n", "\r\n"]))
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    texts=LINES,
+    size=some.integers(1, 200),
+    near=some.integers(1, 100),
+    end=some.sampled_from(["\n", "\r\n"]),
+)
 def test_lines_in_parts(tmp_path, monkeypatch, texts, size, near, end):
     monkeypatch.setattr(parts_module, "NEAR", near)
     path = tmp_path / "a.jsonl"
     path.write_bytes(
-        "".join(json.dumps({"text": text}, ensure_ascii=False) + end for text in texts).encode("utf-8", "replace")
+        "".join(json.dumps({"text": text}, ensure_ascii=False) + end for text in texts).encode(
+            "utf-8", "replace"
+        )
     )
     wanted = [json.loads(line)["text"] for line in path.read_bytes().decode().split(end)[:-1]]
     wanted = [text.replace("\r\n", "\n").replace("\r", "\n") for text in wanted]
@@ -73,7 +84,11 @@ def test_row_groups(tmp_path, size):
     parts = divide(path, size, "text", "utf-8")
     assert len(parts) == {1: 7, 5_000: 7, 30_000: 4, 10**9: 1}[size]
     assert texts_of(path, parts) == wanted
-    sources = [source for part in parts for _, source in read_texts(path, "text", "utf-8", "strict", Counts(), part)]
+    sources = [
+        source
+        for part in parts
+        for _, source in read_texts(path, "text", "utf-8", "strict", Counts(), part)
+    ]
     assert sources == [f"{path}:{i}" for i in range(1, 2001)]
 
 
@@ -82,7 +97,9 @@ def test_a_damaged_row_group_and_a_bad_row_are_skipped(tmp_path):
     rows = [f"row {i} ".encode() * 50 for i in range(400)]
     rows[7] = b"caf\xe9"
     table = pyarrow.table({"text": pyarrow.array(rows, pyarrow.binary())})
-    pyarrow.parquet.write_table(table, path, row_group_size=100, compression="zstd", use_dictionary=False)
+    pyarrow.parquet.write_table(
+        table, path, row_group_size=100, compression="zstd", use_dictionary=False
+    )
     column = pyarrow.parquet.read_metadata(path).row_group(2).column(0)
     end = column.data_page_offset + column.total_compressed_size
     data = bytearray(path.read_bytes())

@@ -79,30 +79,50 @@ again
     [
         ("[ab|a][c|bc]", "abc", 0.6 * 0.6 + 0.4 * 0.4),  # two ways of cutting it up
         ("[warm|warm]", "warm", 1.0),
-        ("[{x=ab}|{x=ba}] {x}", "a a", 0.6 * 0.6 + 0.4 * 0.4),  # the two derivations meet again in one state
-        ("[{x=ab}|a]{y=ab}", "aa", 0.6 * 0.6 * 0.6 + 0.4 * 0.6),  # and here they differ in what is bound
+        (
+            "[{x=ab}|{x=ba}] {x}",
+            "a a",
+            0.6 * 0.6 + 0.4 * 0.4,
+        ),  # the two derivations meet again in one state
+        (
+            "[{x=ab}|a]{y=ab}",
+            "aa",
+            0.6 * 0.6 * 0.6 + 0.4 * 0.6,
+        ),  # and here they differ in what is bound
         ("[very |]{x=ab}[| indeed|]", "a", 0.4 * 0.6 * (1 - 4 / 13)),
     ],
 )
-def test_ambiguous_grammars_are_summed_and_found_out(line: str, text: str, probability: float) -> None:
+def test_ambiguous_grammars_are_summed_and_found_out(
+    line: str, text: str, probability: float
+) -> None:
     a, b = Record({"": "a"}), Record({"": "b"})
-    grammar = Grammar(f"start\n    {line}\n", {"ab": Table([a, b]), "ba": Table([b, a])}, start="start")
+    grammar = Grammar(
+        f"start\n    {line}\n", {"ab": Table([a, b]), "ba": Table([b, a])}, start="start"
+    )
     assert grammar.log_probability(text) == pytest.approx(math.log(probability), abs=1e-12)
     assert list(ambiguities(grammar))
 
 
 def test_names_that_begin_alike_are_no_ambiguity() -> None:
     grammar = Grammar(
-        "start\n    {x=names}[my|] ran[, {x}|].\n", {"names": words("Tim", "Timmy", "Tom")}, start="start"
+        "start\n    {x=names}[my|] ran[, {x}|].\n",
+        {"names": words("Tim", "Timmy", "Tom")},
+        start="start",
     )
     assert list(ambiguities(grammar)) == ["Timmy ran."]  # Tim + my, if the name is not said again
-    clear = Grammar("start\n    {x=names} ran[, {x}|].\n", {"names": words("Tim", "Timmy", "Tom")}, start="start")
+    clear = Grammar(
+        "start\n    {x=names} ran[, {x}|].\n",
+        {"names": words("Tim", "Timmy", "Tom")},
+        start="start",
+    )
     assert not list(ambiguities(clear))
 
 
 def test_misuse_of_variables_is_found() -> None:
     tables = {"names": words("Al", "Bo")}
-    assert misused(Grammar("start\n    [{x=names}|] {x} {y=names}[{y=names}|]\n", tables, start="start")) == {"x", "y"}
+    assert misused(
+        Grammar("start\n    [{x=names}|] {x} {y=names}[{y=names}|]\n", tables, start="start")
+    ) == {"x", "y"}
 
 
 # ---- probabilities: the stories' own grammar
@@ -130,7 +150,9 @@ def test_recogniser_agrees_with_generator_on_many() -> None:
 def test_what_the_grammar_cannot_make_has_no_probability(stories: list[Story]) -> None:
     for story in stories[:50]:
         text = story.text
-        assert score_story(text[:-1]) == score_story(text + " ") == score_story(text[1:]) == -math.inf
+        assert (
+            score_story(text[:-1]) == score_story(text + " ") == score_story(text[1:]) == -math.inf
+        )
         name = re.search(r"(?:named|called) (\w+)", text)[1]
         assert (
             score_story(text[::-1].replace(name[::-1], "adZ", 1)[::-1]) == -math.inf
@@ -162,7 +184,8 @@ def test_text_is_clean(stories: list[Story]) -> None:
     for story in stories:
         assert story.text.isascii()
         assert not re.search(
-            r"[][{}<>|=]|  | \n|\n |\n\n\n|^\s|\s$| [.,!?]|[,!?][.,]|\.,|(?<!\.)\.\.(?!\.)|[!?.]\"[.,]", story.text
+            r"[][{}<>|=]|  | \n|\n |\n\n\n|^\s|\s$| [.,!?]|[,!?][.,]|\.,|(?<!\.)\.\.(?!\.)|[!?.]\"[.,]",
+            story.text,
         ), story.text
         for paragraph in story.text.split("\n\n"):
             assert re.fullmatch(r'["A-Z].*[.!?]"?', paragraph), paragraph
@@ -187,16 +210,23 @@ def test_pronouns_match_their_heroes(stories: list[Story]) -> None:
     tables = story_grammar().tables
     kinds = [*tables["children"].records, *tables["animals"].records]
     people = [
-        person for kind in kinds for group in ("names", "friends", "elders") for person in kind.forms[group].records
+        person
+        for kind in kinds
+        for group in ("names", "friends", "elders")
+        for person in kind.forms[group].records
     ]
     gender = {person.forms[""]: person.forms["he"] for person in people}
     pronouns = {"he": "he", "him": "he", "his": "he", "she": "she", "her": "she"}
     alike = 0
     for story in stories:
-        text = re.sub(r"(Mrs?\.|Miss) \w+", "", story.text)  # a Mr. Fox, whose names are no one else's, has no pronoun
+        text = re.sub(
+            r"(Mrs?\.|Miss) \w+", "", story.text
+        )  # a Mr. Fox, whose names are no one else's, has no pronoun
         hero = re.search(r"(?:named|called) (\w+)", text)[1]
         said = [pronouns[word] for word in re.findall(r"\w+", text.lower()) if word in pronouns]
-        present = {gender[name] for name in re.findall(r"(?:Aunt|Uncle) \w+|\w+", text) if name in gender}
+        present = {
+            gender[name] for name in re.findall(r"(?:Aunt|Uncle) \w+|\w+", text) if name in gender
+        }
         assert said[0] == gender[hero], text
         assert set(said) <= present, text
         alike += len(present) == 1
@@ -204,19 +234,40 @@ def test_pronouns_match_their_heroes(stories: list[Story]) -> None:
 
 
 THINGS = {  # how a thing is spoken of, and what must then be in the same story
-    "lost": (r"Where is my (.+?)\?\" (?!asked)", r" an? {} with .*the {} was .*Where is my {}\?.*my {},"),
+    "lost": (
+        r"Where is my (.+?)\?\" (?!asked)",
+        r" an? {} with .*the {} was .*Where is my {}\?.*my {},",
+    ),
     "shared": (r"Please take half of my (.+?)\.", r" an? \w+ {}( |\.).*the \w+ {} tasted"),
     "stuck": (r"My (.+?) is stuck", r"with an? {} .* the {}\b.*My {} is.*\b[Tt]he {}\b"),
     "where it is stuck": (r"is stuck (.+?),\"", r"got stuck {}\. .*is stuck {},"),
-    "broken": (r"\bThe ([a-z ]+) fell (?:down )?and broke", r" had an? {}\. .*Where is my {}\?.*\b[Tt]he {}\b"),
-    "wished for": (r"What is the price of the (.+?)\?", r"(saw|spotted|found) an? {} in .*(the {}\.|The {} was still)"),
+    "broken": (
+        r"\bThe ([a-z ]+) fell (?:down )?and broke",
+        r" had an? {}\. .*Where is my {}\?.*\b[Tt]he {}\b",
+    ),
+    "wished for": (
+        r"What is the price of the (.+?)\?",
+        r"(saw|spotted|found) an? {} in .*(the {}\.|The {} was still)",
+    ),
     "how many coins": (r"\"(\w+) coins,\"", r"There were (?i:{})!"),
-    "built": (r"The ([a-z ]+) fell down\. Only", r" an? {} .*fell down.*[Tt]he {} (stood|did not|stayed|only)"),
+    "built": (
+        r"The ([a-z ]+) fell down\. Only",
+        r" an? {} .*fell down.*[Tt]he {} (stood|did not|stayed|only)",
+    ),
     "found": (r"Is this (.+?) yours\?", r"(saw|found|spotted|noticed) an? {}\..*My {}!"),
-    "given": (r"Nothing,.* hid the ([a-z ]+?) (?:in|on|under|behind) ", r"I will make an? {}!.*looked at the {} "),
-    "nursed": (r"oor little (\w+),\"", r"there (was|sat|lay) an? \w+ {}\..*the {} was .* again.*[Tt]he {} looked"),
+    "given": (
+        r"Nothing,.* hid the ([a-z ]+?) (?:in|on|under|behind) ",
+        r"I will make an? {}!.*looked at the {} ",
+    ),
+    "nursed": (
+        r"oor little (\w+),\"",
+        r"there (was|sat|lay) an? \w+ {}\..*the {} was .* again.*[Tt]he {} looked",
+    ),
     "sounded": (r"remembered the (.+?)!", r"gave \w+ an? {}\. \"(If|When)"),
-    "swapped": (r"And I (?:miss|want) my (.+?),", r" had an? {}\..*gave \w+ the {} and got.*not the {}\."),
+    "swapped": (
+        r"And I (?:miss|want) my (.+?),",
+        r" had an? {}\..*gave \w+ the {} and got.*not the {}\.",
+    ),
 }
 
 
@@ -225,26 +276,37 @@ def test_things_come_back_as_they_were(stories: list[Story], spoken: str, again:
     n = 0
     for story in stories:
         for thing in re.findall(spoken, story.text):
-            assert re.search(again.replace("{}", re.escape(thing)), story.text, re.DOTALL), (thing, story.text)
+            assert re.search(again.replace("{}", re.escape(thing)), story.text, re.DOTALL), (
+                thing,
+                story.text,
+            )
             n += 1
     assert n > 30
 
 
 def test_habits_come_back(stories: list[Story]) -> None:
     """What the hero likes to do, and to eat, is what they do and eat in the end."""
-    hobbies = {hobby.forms[""]: hobby.forms["past"] for hobby in story_grammar().tables["hobbies"].records}
+    hobbies = {
+        hobby.forms[""]: hobby.forms["past"] for hobby in story_grammar().tables["hobbies"].records
+    }
     done = eaten = 0
     for story in stories:
-        hobby = re.search(rf"(?:liked|loved|wanted|would) (?:to )?({'|'.join(hobbies)})\b", story.text)
+        hobby = re.search(
+            rf"(?:liked|loved|wanted|would) (?:to )?({'|'.join(hobbies)})\b", story.text
+        )
         after = re.search(
-            rf"(?:[Tt]hen|that|day|afternoon),? \w+ and (?:[A-Z]\w+ )+({'|'.join(hobbies.values())})\b", story.text
+            rf"(?:[Tt]hen|that|day|afternoon),? \w+ and (?:[A-Z]\w+ )+({'|'.join(hobbies.values())})\b",
+            story.text,
         )
         if hobby and after:
             done += 1
             assert after[1] == hobbies[hobby[1]], story.text
-        food = re.search(r"(?:favorite (?:food|thing to eat) was|how \w+ (?:liked|loved)) (\w+ \w+)", story.text)
+        food = re.search(
+            r"(?:favorite (?:food|thing to eat) was|how \w+ (?:liked|loved)) (\w+ \w+)", story.text
+        )
         supper = re.search(
-            r"\b(?:ate|had|shared) (\w+ \w+)(?: with [\w ]+)? (?:together|under|at the|until|by candle)", story.text
+            r"\b(?:ate|had|shared) (\w+ \w+)(?: with [\w ]+)? (?:together|under|at the|until|by candle)",
+            story.text,
         )
         if food and supper:
             eaten += 1
@@ -258,18 +320,22 @@ def test_habits_come_back(stories: list[Story]) -> None:
 
 def fingerprint(n: int, seed: int) -> str:
     stories = islice(generate_stories(seed), n)
-    return hashlib.sha256("".join(f"{s.text}{s.log_probability!r}" for s in stories).encode()).hexdigest()
+    return hashlib.sha256(
+        "".join(f"{s.text}{s.log_probability!r}" for s in stories).encode()
+    ).hexdigest()
 
 
 def test_same_seed_same_stories_whatever_the_hash_seed() -> None:
-    program = (
-        "import sys; sys.path[:0] = sys.argv[1:]; from test_stories import fingerprint; print(fingerprint(100, 3))"
-    )
+    program = "import sys; sys.path[:0] = sys.argv[1:]; from test_stories import fingerprint; print(fingerprint(100, 3))"
     paths = [os.path.dirname(__file__), os.getcwd()]
     for hash_seed in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
         found = subprocess.run(
-            [sys.executable, "-c", program, *paths], env=environment, capture_output=True, text=True, check=True
+            [sys.executable, "-c", program, *paths],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         assert found.stdout.strip() == fingerprint(100, 3)
     assert fingerprint(100, 3) != fingerprint(100, 4)

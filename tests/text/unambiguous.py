@@ -59,7 +59,10 @@ def places(grammar: Grammar) -> Iterator[tuple[Choice | Draw, tuple | None]]:
 def derivable(grammar: Grammar) -> list[tuple]:
     """All that can be left to derive, each before what follows from it."""
     start = push(grammar.start, None)
-    found, path = {start}, [(start, iter(following(start)))]  # depth first, in the order of completion
+    found, path = (
+        {start},
+        [(start, iter(following(start)))],
+    )  # depth first, in the order of completion
     done = []
     while path:
         left, ahead = path[-1]
@@ -78,7 +81,9 @@ def following(left: tuple) -> list[tuple]:
     return [way for way in ways if way is not None]
 
 
-def partings(node: Choice | Draw, rest: tuple | None, values: dict[int, set[Record]]) -> Iterator[tuple[Way, Way]]:
+def partings(
+    node: Choice | Draw, rest: tuple | None, values: dict[int, set[Record]]
+) -> Iterator[tuple[Way, Way]]:
     """The pairs of ways that part at `node`."""
     if isinstance(node, Choice):
         yield from combinations([Way("", push(option, rest)) for option in node.options], 2)
@@ -107,20 +112,41 @@ def agreements(a: Way, b: Way, values: dict[int, set[Record]]) -> Iterator[str]:
                 x, y = (None if way.letters or way.left is None else way.left[0] for way in (a, b))
                 if x == OPEN or y == OPEN or not (x or y or a.letters or b.letters):
                     yield said
-                elif isinstance(x, Draw) and isinstance(y, Draw) and (x.slot, x.source) == (y.slot, y.source):
-                    v = x.slot.variable  # they draw one thing, and it is as if it had been bound before, or two
+                elif (
+                    isinstance(x, Draw)
+                    and isinstance(y, Draw)
+                    and (x.slot, x.source) == (y.slot, y.source)
+                ):
+                    v = (
+                        x.slot.variable
+                    )  # they draw one thing, and it is as if it had been bound before, or two
                     both = a._replace(left=a.left[1]), b._replace(left=b.left[1])
                     waiting.append((*both, {**decided, v: True}, said + "{}"))
                     for one, other in alike(x, values):
                         waiting.append((drawn(a, one), drawn(b, other), decided, said))
                         waiting.append((drawn(a, other), drawn(b, one), decided, said))
                 elif isinstance(x, Draw):
-                    waiting.extend((drawn(a, record), b, decided, said) for record in drawable(x, b.letters, values))
+                    waiting.extend(
+                        (drawn(a, record), b, decided, said)
+                        for record in drawable(x, b.letters, values)
+                    )
                 elif isinstance(y, Draw):
-                    waiting.extend((a, drawn(b, record), decided, said) for record in drawable(y, a.letters, values))
+                    waiting.extend(
+                        (a, drawn(b, record), decided, said)
+                        for record in drawable(y, a.letters, values)
+                    )
                 elif x and x == y:
-                    waiting.append((a._replace(left=a.left[1]), b._replace(left=b.left[1]), decided, said + "{}"))
-                elif slot := x or y:  # one speaks of what is not decided: let it be each of its values
+                    waiting.append(
+                        (
+                            a._replace(left=a.left[1]),
+                            b._replace(left=b.left[1]),
+                            decided,
+                            said + "{}",
+                        )
+                    )
+                elif (
+                    slot := x or y
+                ):  # one speaks of what is not decided: let it be each of its values
                     v = slot.variable
                     waiting.extend((a, b, {**decided, v: record}, said) for record in values[v])
 
@@ -160,7 +186,11 @@ def drawable(draw: Draw, letters: str, values: dict[int, set[Record]]) -> set[Re
     """What it can draw that agrees with the letters, as far as both go."""
     records = {record for table in sources(draw, values) for record in table.records}
     said = {record: record.forms[draw.slot.form] for record in records}
-    return {record for record, form in said.items() if form.startswith(letters) or letters.startswith(form)}
+    return {
+        record
+        for record, form in said.items()
+        if form.startswith(letters) or letters.startswith(form)
+    }
 
 
 def alike(draw: Draw, values: dict[int, set[Record]]) -> Iterator[tuple[Record, Record]]:
@@ -177,7 +207,9 @@ def possible_values(grammar: Grammar) -> dict[int, set[Record]]:
     values: dict[int, set[Record]] = {v: set() for v in grammar.variables.values()}
     for _ in draws:  # a table may be a form of a record of a table ...
         for draw in draws:
-            values[draw.slot.variable] |= {record for table in sources(draw, values) for record in table.records}
+            values[draw.slot.variable] |= {
+                record for table in sources(draw, values) for record in table.records
+            }
     return values
 
 
@@ -196,7 +228,9 @@ def push(parts: Parts, rest: tuple | None) -> tuple | None:
 def misused(grammar: Grammar) -> set[str]:
     """Variables that some derivation speaks of before they are bound, or binds (with `=`) twice."""
     order = derivable(grammar)
-    surely: dict[tuple, frozenset[int]] = {order[0]: frozenset()}  # what is bound on every way there, and on any
+    surely: dict[tuple, frozenset[int]] = {
+        order[0]: frozenset()
+    }  # what is bound on every way there, and on any
     perhaps: dict[tuple, frozenset[int]] = {order[0]: frozenset()}
     wrong: set[int] = set()
     for left in order:

@@ -25,7 +25,9 @@ def test_encoding() -> None:
     assert {timing.task for timing in timings} == {"encode a text"}
     for timing in timings:
         assert timing.seconds > 0
-        assert timing.megabytes_per_second == pytest.approx(len(TEXT.encode()) / 1e6 / timing.seconds)
+        assert timing.megabytes_per_second == pytest.approx(
+            len(TEXT.encode()) / 1e6 / timing.seconds
+        )
         assert timing.times == pytest.approx(timing.seconds / timings[0].seconds)
 
 

@@ -37,7 +37,9 @@ def gpt2(test_data: Path) -> BpeTokenizer:
 @pytest.fixture(scope="module")
 def small() -> BpeTokenizer:
     """A vocabulary small enough for much to be merged from single bytes."""
-    return learn_bpe([TEXT * 3], 310, pattern="gpt4", special_tokens=(SPECIAL, "<|end|>", "<|end|>!"))
+    return learn_bpe(
+        [TEXT * 3], 310, pattern="gpt4", special_tokens=(SPECIAL, "<|end|>", "<|end|>!")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +51,22 @@ def real_texts(test_data: Path) -> Iterator[str]:
     for file in [*test_data.glob("multilingual/*.txt"), test_data / "naughty_strings" / "blns.txt"]:
         yield file.read_text(encoding="utf-8")
     yield (test_data / "novels" / "Conrad_Almayer_1895.txt").read_text(encoding="utf-8-sig")
-    yield "".join(file.read_text(encoding="utf-8") for file in sorted(Path(os.__file__).parent.glob("*.py"))[:40])
-    yield from ("", " ", "a", "\n", "a" * 1000, "é" * 1000, "文" * 1000, " " * 1000, "1" * 1000, "\x00" * 200)
+    yield "".join(
+        file.read_text(encoding="utf-8")
+        for file in sorted(Path(os.__file__).parent.glob("*.py"))[:40]
+    )
+    yield from (
+        "",
+        " ",
+        "a",
+        "\n",
+        "a" * 1000,
+        "é" * 1000,
+        "文" * 1000,
+        " " * 1000,
+        "1" * 1000,
+        "\x00" * 200,
+    )
 
 
 def test_gpt2_is_tiktokens(gpt2: BpeTokenizer, tiktoken_gpt2, test_data: Path) -> None:  # type: ignore[no-untyped-def]
@@ -65,7 +81,9 @@ def test_gpt2_is_tiktokens(gpt2: BpeTokenizer, tiktoken_gpt2, test_data: Path) -
 
 
 @pytest.mark.slow
-def test_gpt2_is_tiktokens_on_everything(gpt2: BpeTokenizer, tiktoken_gpt2, test_data: Path) -> None:  # type: ignore[no-untyped-def]
+def test_gpt2_is_tiktokens_on_everything(
+    gpt2: BpeTokenizer, tiktoken_gpt2, test_data: Path
+) -> None:  # type: ignore[no-untyped-def]
     for file in [*test_data.rglob("*.txt"), *Path(os.__file__).parent.glob("**/*.py")]:
         text = file.read_bytes().decode("utf-8", "replace")
         assert gpt2.encode(text).tolist() == tiktoken_gpt2.encode_ordinary(text), file
@@ -105,14 +123,18 @@ def test_ranks_that_nobody_learnt_are_tiktokens() -> None:
         tokenizer = BpeTokenizer(list(ranks), None, "gpt2")
         for _ in range(30):
             text = "".join(draw.choices("ab é ", [5, 5, 0.5, 1, 0.5], k=draw.randint(0, 400)))
-            text += " ".join(token.decode("utf-8", "ignore") for token in draw.choices(list(ranks), k=3))
+            text += " ".join(
+                token.decode("utf-8", "ignore") for token in draw.choices(list(ranks), k=3)
+            )
             assert tokenizer.encode(text).tolist() == engine.encode_ordinary(text)
 
 
 @settings(max_examples=200, deadline=None)
 @given(text=st.text(st.characters(exclude_categories=())))
 def test_any_text(text: str, small: BpeTokenizer, gpt2: BpeTokenizer) -> None:
-    whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # as tiktoken does it
+    whole = text.encode("utf-16", "surrogatepass").decode(
+        "utf-16", "replace"
+    )  # as tiktoken does it
     for tokenizer in (small, gpt2):
         assert tokenizer.decode(tokenizer.encode(text)) == whole
         assert tokenizer.encode(text).tolist() == tokenizer.encode(whole).tolist()
@@ -150,7 +172,9 @@ def test_long_pieces_are_merged_as_short_ones_are(small: BpeTokenizer) -> None:
             assert small.encode(piece).tolist() == plain_merge(piece, small)
 
 
-def test_the_cache_is_bounded_and_emptied(gpt2: BpeTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_bounded_and_emptied(
+    gpt2: BpeTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(bpe, "CACHED_PIECES", 300)
     fresh = BpeTokenizer(gpt2.tokens, gpt2.merges, gpt2.pattern, gpt2.special_tokens)
     weird = BpeTokenizer([*(bytes([b]) for b in range(256)), b" unreached"], None, "gpt2")
@@ -165,7 +189,9 @@ def test_the_cache_is_bounded_and_emptied(gpt2: BpeTokenizer, monkeypatch: pytes
         size_before = cache.table.slots.nbytes
 
 
-def test_a_run_of_one_character_costs_no_more_than_n_log_n(gpt2: BpeTokenizer, tiktoken_gpt2) -> None:  # type: ignore[no-untyped-def]
+def test_a_run_of_one_character_costs_no_more_than_n_log_n(
+    gpt2: BpeTokenizer, tiktoken_gpt2
+) -> None:  # type: ignore[no-untyped-def]
     for character in ("a", " ", "文", "=", "\n"):
         gpt2.encode(character * 1000)
 
@@ -175,8 +201,13 @@ def test_a_run_of_one_character_costs_no_more_than_n_log_n(gpt2: BpeTokenizer, t
             return time.thread_time() - start
 
         # Ten times the text: quadratic, it would be a hundred times the time.
-        assert min(seconds(300_000) for _ in range(3)) < 30 * min(seconds(30_000) for _ in range(3)) + 0.01
-        assert gpt2.encode(character * 3000).tolist() == tiktoken_gpt2.encode_ordinary(character * 3000)
+        assert (
+            min(seconds(300_000) for _ in range(3))
+            < 30 * min(seconds(30_000) for _ in range(3)) + 0.01
+        )
+        assert gpt2.encode(character * 3000).tolist() == tiktoken_gpt2.encode_ordinary(
+            character * 3000
+        )
 
 
 # ---- special tokens --------------------------------------------------------------------------------------------------
@@ -222,7 +253,9 @@ def long_text(test_data: Path) -> str:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
-def test_threads_change_nothing(threads: int, gpt2: BpeTokenizer, tiktoken_gpt2, long_text: str) -> None:  # type: ignore[no-untyped-def]
+def test_threads_change_nothing(
+    threads: int, gpt2: BpeTokenizer, tiktoken_gpt2, long_text: str
+) -> None:  # type: ignore[no-untyped-def]
     assert len(long_text) > 4 * bpe.UNIT
     wanted = tiktoken_gpt2.encode_to_numpy(long_text, allowed_special="all")
     assert np.array_equal(gpt2.encode(long_text, allowed_special="all", threads=threads), wanted)
@@ -275,7 +308,9 @@ def test_a_stream_is_not_cut_through_special_tokens(monkeypatch: pytest.MonkeyPa
             assert np.concatenate(list(found)).tolist() == wanted
 
 
-def test_a_stream_of_numbers_does_not_wait_for_its_end(gpt2: BpeTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_of_numbers_does_not_wait_for_its_end(
+    gpt2: BpeTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(bpe, "UNIT", 100)
     text = "12,3456.7;'89\n" * 500
     parts = list(gpt2.encode_iter([text]))
@@ -291,7 +326,9 @@ def test_it_is_pickled_without_its_caches(small: BpeTokenizer) -> None:
     assert np.array_equal(pickle.loads(written).encode(TEXT), ids)
 
 
-def test_a_stream_takes_constant_memory(gpt2: BpeTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_takes_constant_memory(
+    gpt2: BpeTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(bpe, "UNIT", 5000)
     sizes = [len(ids) for ids in gpt2.encode_iter(TEXT for _ in range(5000))]
     assert len(sizes) > 10

@@ -20,7 +20,9 @@ from lmsmith.tokens.specials import Specials
 from lmsmith.tokens.split import PATTERNS, Pattern, split
 
 
-def reference(texts: list[bytes], n_merges: int, pattern: Pattern, ties: Ties) -> list[tuple[int, int]]:
+def reference(
+    texts: list[bytes], n_merges: int, pattern: Pattern, ties: Ties
+) -> list[tuple[int, int]]:
     """Byte-pair encoding as it is defined: count all pairs, merge the best, count all pairs again."""
     pieces = Counter(itertools.chain.from_iterable(split(text, pattern) for text in texts))
     words = [(list(piece), count) for piece, count in pieces.items()]
@@ -53,7 +55,9 @@ def reference(texts: list[bytes], n_merges: int, pattern: Pattern, ties: Ties) -
     return merges
 
 
-def learnt(texts: list[bytes], n_merges: int, pattern: Pattern, ties: Ties, threads: int = 1) -> list[tuple[int, int]]:
+def learnt(
+    texts: list[bytes], n_merges: int, pattern: Pattern, ties: Ties, threads: int = 1
+) -> list[tuple[int, int]]:
     counter = PieceCounter(pattern, threads=threads)
     counter.add(texts)
     return learn_merges(counter.counts(), n_merges, ties)
@@ -65,7 +69,10 @@ def test_small_random_texts_merge_for_merge(ties: Ties) -> None:
     draw = random.Random(ties)
     for _ in range(80):
         letters = draw.choice(["ab", "abc", "aab ", "abcdefgh '1\n", "aé中🙂 "])
-        texts = ["".join(draw.choices(letters, k=draw.randint(0, 200))).encode() for _ in range(draw.randint(1, 4))]
+        texts = [
+            "".join(draw.choices(letters, k=draw.randint(0, 200))).encode()
+            for _ in range(draw.randint(1, 4))
+        ]
         pattern = PATTERNS[draw.choice(sorted(PATTERNS))]
         assert learnt(texts, 60, pattern, ties) == reference(texts, 60, pattern, ties)
 
@@ -73,7 +80,9 @@ def test_small_random_texts_merge_for_merge(ties: Ties) -> None:
 def test_real_text_merge_for_merge(test_data: Path) -> None:
     texts = [(test_data / "tinystories" / "tinystories_197k.txt").read_bytes()[:60_000]]
     texts.append((test_data / "multilingual" / "xquad_hi.txt").read_bytes()[:20_000])
-    assert learnt(texts, 250, PATTERNS["gpt4"], "bytes") == reference(texts, 250, PATTERNS["gpt4"], "bytes")
+    assert learnt(texts, 250, PATTERNS["gpt4"], "bytes") == reference(
+        texts, 250, PATTERNS["gpt4"], "bytes"
+    )
 
 
 def test_rustbpe_learns_the_same(test_data: Path) -> None:
@@ -91,11 +100,15 @@ def test_hugging_face_learns_the_same(test_data: Path) -> None:
     theirs = tokenizers.Tokenizer(tokenizers.models.BPE())
     theirs.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     every_byte = tokenizers.pre_tokenizers.ByteLevel.alphabet()
-    trainer = tokenizers.trainers.BpeTrainer(vocab_size=3000, show_progress=False, initial_alphabet=every_byte)
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=3000, show_progress=False, initial_alphabet=every_byte
+    )
     theirs.train_from_iterator([text], trainer)
     ours = learn_bpe([text], 3000, pattern="gpt2", special_tokens=(), ties="huggingface")
     merges = json.loads(theirs.to_str())["model"]["merges"]
-    assert [(from_printable(left), from_printable(right)) for left, right in merges] == ours.merged_bytes()
+    assert [
+        (from_printable(left), from_printable(right)) for left, right in merges
+    ] == ours.merged_bytes()
 
 
 def test_ids_are_bytes_then_merges_then_special_tokens() -> None:
@@ -150,7 +163,9 @@ def counts_of(counter: PieceCounter) -> Counter[bytes]:
     found: Counter[bytes] = Counter()
     edges = np.flatnonzero(counts.symbols < 0)
     for start, end in itertools.pairwise(edges.tolist()):
-        found[bytes(counts.symbols[start + 1 : end].tolist())] += int(counts.counts[counts.piece_of[start + 1]])
+        found[bytes(counts.symbols[start + 1 : end].tolist())] += int(
+            counts.counts[counts.piece_of[start + 1]]
+        )
         assert len(set(counts.piece_of[start + 1 : end].tolist())) == 1
     return found
 
@@ -234,5 +249,7 @@ def test_an_interrupt_stops_learning(monkeypatch: pytest.MonkeyPatch) -> None:
     draw = random.Random(0)
     text = " ".join("".join(draw.choices("abcdefghij", k=12)) for _ in range(100_000))
     with pytest.raises(KeyboardInterrupt):
-        learn_bpe([text], 200_000, progress=lambda what, *_: interrupt() if what == "merge" else None)
+        learn_bpe(
+            [text], 200_000, progress=lambda what, *_: interrupt() if what == "merge" else None
+        )
     assert bpe_train.learn_bpe(["ab"], 258).vocab_size == 258

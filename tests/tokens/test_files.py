@@ -14,7 +14,12 @@ TEXT = "Zwölf Boxkämpfer jagen Viktor\u2028quer über 🙂 den großen Sylter 
 
 @pytest.mark.parametrize(
     "tokenizer",
-    [ByteTokenizer(True), ByteTokenizer(False), CharTokenizer.learn([TEXT], True), WordTokenizer.learn([TEXT], False)],
+    [
+        ByteTokenizer(True),
+        ByteTokenizer(False),
+        CharTokenizer.learn([TEXT], True),
+        WordTokenizer.learn([TEXT], False),
+    ],
     ids=repr,
 )
 def test_loaded_is_what_was_saved(tokenizer: Tokenizer, tmp_path: Path) -> None:

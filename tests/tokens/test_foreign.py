@@ -19,14 +19,20 @@ from lmsmith.tokens.files import load_tokenizer, save_tokenizer
 from lmsmith.tokens.split import PATTERNS
 
 SPECIAL = "<|endoftext|>"
-LEARNT_FROM = "Don't the cats' hats fit?  中文字 中文, 12345 naïve\n\n\tdef f(x): return x\r\n  и так далее… " * 3
+LEARNT_FROM = (
+    "Don't the cats' hats fit?  中文字 中文, 12345 naïve\n\n\tdef f(x): return x\r\n  и так далее… "
+    * 3
+)
 
 every_pattern = pytest.mark.parametrize("name", PATTERNS)
 
 
 def texts(test_data: Path) -> list[str]:
     draw = random.Random(7)
-    found = [file.read_text(encoding="utf-8")[:15_000] for file in sorted(test_data.glob("multilingual/*.txt"))]
+    found = [
+        file.read_text(encoding="utf-8")[:15_000]
+        for file in sorted(test_data.glob("multilingual/*.txt"))
+    ]
     found.append((test_data / "naughty_strings" / "blns.txt").read_text(encoding="utf-8"))
     found += ["".join(draw.choices(REPRESENTATIVES, k=draw.randint(0, 60))) for _ in range(600)]
     return [*found, "", " ", "\n", "x \n ", "x\n\n  "]
@@ -52,11 +58,16 @@ def test_digits_that_are_cut_off_first(tmp_path: Path, test_data: Path) -> None:
     tokenizers = pytest.importorskip("tokenizers")
     theirs = tokenizers.Tokenizer(tokenizers.models.BPE())
     theirs.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
-        [tokenizers.pre_tokenizers.Digits(True), tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            tokenizers.pre_tokenizers.Digits(True),
+            tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     theirs.decoder = tokenizers.decoders.ByteLevel()
     alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
-    trainer = tokenizers.trainers.BpeTrainer(vocab_size=420, initial_alphabet=alphabet, special_tokens=[SPECIAL])
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=420, initial_alphabet=alphabet, special_tokens=[SPECIAL]
+    )
     theirs.train_from_iterator([LEARNT_FROM, "in 1 or  22 \n 333 x4y '5's"] * 9, trainer)
     theirs.save(str(tmp_path / "tokenizer.json"))
     ours = load_tokenizer(tmp_path)
@@ -97,14 +108,20 @@ def test_tiktoken_gives_the_same_ids(name: str, tmp_path: Path, test_data: Path)
     again = foreign.load_tiktoken(path, name, ours.special_tokens)
     assert again.vocab_size == ours.vocab_size == theirs.n_vocab
     for text in texts(test_data):
-        assert theirs.encode_ordinary(text) == ours.encode(text).tolist() == again.encode(text).tolist()
+        assert (
+            theirs.encode_ordinary(text)
+            == ours.encode(text).tolist()
+            == again.encode(text).tolist()
+        )
 
 
 def test_gpt2_files(test_data: Path, tmp_path: Path) -> None:
     ours = load_tokenizer(test_data / "gpt2")
     assert isinstance(ours, BpeTokenizer)
     assert ours.special_tokens == {SPECIAL: 50256}
-    assert {token: i for i, token in enumerate(ours.tokens) if token is not None} == gpt2_ranks(test_data / "gpt2")
+    assert {token: i for i, token in enumerate(ours.tokens) if token is not None} == gpt2_ranks(
+        test_data / "gpt2"
+    )
     foreign.save_gpt2_files(ours, tmp_path / "new")
     assert load_tokenizer(tmp_path / "new") == ours
     tokenizers = pytest.importorskip("tokenizers")
@@ -148,7 +165,9 @@ def test_what_stands_between_documents_in_other_peoples_vocabularies(
 def test_our_own_format(tmp_path: Path) -> None:
     for ours in (
         learn_bpe([LEARNT_FROM], 380),
-        BpeTokenizer([*(bytes([b]) for b in range(256)), b"ab", None], None, r"\p{L}+|\s+", {"<s>": 257}),
+        BpeTokenizer(
+            [*(bytes([b]) for b in range(256)), b"ab", None], None, r"\p{L}+|\s+", {"<s>": 257}
+        ),
     ):
         path = save_tokenizer(ours, tmp_path)
         assert load_tokenizer(tmp_path) == ours
@@ -165,7 +184,9 @@ def test_our_own_format(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def served(test_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[str, str]]:
+def served(
+    test_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, tuple[str, str]]:
     """GPT-2's files served from the disk, and a cache that is empty."""
     files = {}
     for name in ("vocab.json", "merges.txt"):
@@ -177,7 +198,9 @@ def served(test_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return files
 
 
-def test_gpt2_by_name_is_downloaded_once(served: dict[str, tuple[str, str]], tmp_path: Path) -> None:
+def test_gpt2_by_name_is_downloaded_once(
+    served: dict[str, tuple[str, str]], tmp_path: Path
+) -> None:
     assert load_tokenizer("gpt2").vocab_size == 50257
     for name, (_, sha256) in served.items():
         served[name] = ("file:///nowhere", sha256)
@@ -189,11 +212,15 @@ def test_gpt2_by_name_is_downloaded_once(served: dict[str, tuple[str, str]], tmp
 
 def test_gpt2_without_a_network_says_what_to_do(served: dict[str, tuple[str, str]]) -> None:
     served["vocab.json"] = ("file:///nowhere", "")
-    with pytest.raises(TokenizerError, match=r"Without a network: get GPT-2's vocab.json and merges.txt"):
+    with pytest.raises(
+        TokenizerError, match=r"Without a network: get GPT-2's vocab.json and merges.txt"
+    ):
         load_tokenizer("gpt2")
 
 
-def test_gpt2_with_another_checksum_is_refused(served: dict[str, tuple[str, str]], tmp_path: Path) -> None:
+def test_gpt2_with_another_checksum_is_refused(
+    served: dict[str, tuple[str, str]], tmp_path: Path
+) -> None:
     served["vocab.json"] = (served["vocab.json"][0], "0" * 64)
     with pytest.raises(TokenizerError, match="SHA-256 is another"):
         load_tokenizer("gpt2")
@@ -220,7 +247,9 @@ def test_broken_gpt2_files(tmp_path: Path) -> None:
         with pytest.raises(TokenizerError, match=rf"merges.txt, line 5: '{line}'"):
             load_tokenizer(gpt2_folder(tmp_path, vocabulary, broken))
     with pytest.raises(TokenizerError, match="lacks 1 of the 256 bytes, the first of them 0x71"):
-        load_tokenizer(gpt2_folder(tmp_path, {t: i for t, i in vocabulary.items() if t != "q"}, merges))
+        load_tokenizer(
+            gpt2_folder(tmp_path, {t: i for t, i in vocabulary.items() if t != "q"}, merges)
+        )
     with pytest.raises(TokenizerError, match="is taken"):
         load_tokenizer(gpt2_folder(tmp_path, vocabulary | {"q": vocabulary["r"]}, merges))
     with pytest.raises(TokenizerError, match=r"does not fit .*: no merge makes 'Ġ.*cut short"):
@@ -255,7 +284,10 @@ def _set(*keys: Any, value: Any) -> Callable[[dict[str, Any]], None]:
         (_set("model", "merges", 0, value=["q", "zz"]), "merge 1 is 'q zz'"),
         (_set("model", "vocab", "日", value=400), "'日' is not a token of byte-level BPE"),
         (_set("pre_tokenizer", value={"type": "Whitespace"}), r"does not know \(Whitespace\)"),
-        (_set("pre_tokenizer", "pretokenizers", 1, "add_prefix_space", value=True), "does not know"),
+        (
+            _set("pre_tokenizer", "pretokenizers", 1, "add_prefix_space", value=True),
+            "does not know",
+        ),
         (_set("pre_tokenizer", value=None), "not at all"),
         (_set("pre_tokenizer", value="x"), "damaged: it is not built as"),
         (_set("added_tokens", 0, value={}), "damaged: it is not built as"),
@@ -303,4 +335,6 @@ def test_the_files_of_openai_are_known_by_name(tmp_path: Path) -> None:
 def test_ids_that_are_not_in_the_order_of_merges_make_no_rank_file(tmp_path: Path) -> None:
     tokens = [*(bytes([b]) for b in range(256)), b"cd", b"ab"]
     with pytest.raises(TokenizerError, match="order of merges"):
-        foreign.save_tiktoken(BpeTokenizer(tokens, [(97, 98), (99, 100)], "gpt2"), tmp_path / "x.tiktoken")
+        foreign.save_tiktoken(
+            BpeTokenizer(tokens, [(97, 98), (99, 100)], "gpt2"), tmp_path / "x.tiktoken"
+        )

@@ -54,11 +54,17 @@ def test_large_files_are_read_in_blocks_and_give_the_same(
 def test_blocks_are_blocks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learn, "LARGE", 100)
     monkeypatch.setattr(learn, "BLOCK", 17)
-    large = next(text for text in learn.texts_of(Documents([str(folder / "a.txt")]), []) if not isinstance(text, str))
+    large = next(
+        text
+        for text in learn.texts_of(Documents([str(folder / "a.txt")]), [])
+        if not isinstance(text, str)
+    )
     assert max(map(len, large)) <= 2 * 17
 
 
-def test_files_without_text_beside_others(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_without_text_beside_others(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is in a folder is left out where it is binary, as `lmsmith train` does; an empty file is no error."""
     (folder / "binary.txt").write_bytes(b"\0\1\2" * 10)
     (folder / "empty.txt").write_bytes(b"")

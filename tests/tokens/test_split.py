@@ -26,7 +26,15 @@ from lmsmith.tokens.split import (
     piece_ends,
     split,
 )
-from lmsmith.tokens.unicode_classes import CASELESS, LOWER, MARK, NUMBER, SPACE, UPPER, unicode_classes
+from lmsmith.tokens.unicode_classes import (
+    CASELESS,
+    LOWER,
+    MARK,
+    NUMBER,
+    SPACE,
+    UPPER,
+    unicode_classes,
+)
 
 every_pattern = pytest.mark.parametrize("name", PATTERNS)
 
@@ -37,9 +45,29 @@ def test_classes_are_tiktokens() -> None:
 
 
 def test_classes_are_pythons_where_python_knows_the_character() -> None:
-    spaces = [*range(9, 14), 0x20, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000]
+    spaces = [
+        *range(9, 14),
+        0x20,
+        0x85,
+        0xA0,
+        0x1680,
+        *range(0x2000, 0x200B),
+        0x2028,
+        0x2029,
+        0x202F,
+        0x205F,
+        0x3000,
+    ]
     assert np.flatnonzero(unicode_classes() == SPACE).tolist() == spaces
-    of = {"Lu": UPPER, "Lt": UPPER, "Ll": LOWER, "Lm": CASELESS, "Lo": CASELESS, "N": NUMBER, "M": MARK}
+    of = {
+        "Lu": UPPER,
+        "Lt": UPPER,
+        "Ll": LOWER,
+        "Lm": CASELESS,
+        "Lo": CASELESS,
+        "N": NUMBER,
+        "M": MARK,
+    }
     for code_point in range(0x110000):
         category = unicodedata.category(chr(code_point))
         if category != "Cn" and code_point not in spaces:
@@ -48,7 +76,11 @@ def test_classes_are_pythons_where_python_knows_the_character() -> None:
 
 
 def all_texts(characters: tuple[str, ...], length: int) -> list[bytes]:
-    return ["".join(some).encode() for n in range(1, length + 1) for some in itertools.product(characters, repeat=n)]
+    return [
+        "".join(some).encode()
+        for n in range(1, length + 1)
+        for some in itertools.product(characters, repeat=n)
+    ]
 
 
 def check_all(name: str, texts: list[bytes]) -> None:
@@ -57,7 +89,9 @@ def check_all(name: str, texts: list[bytes]) -> None:
     for text in texts:
         ranks.setdefault(text, len(ranks))
     engine = encoding(PATTERNS[name].regex, ranks)
-    wanted = engine.encode_ordinary_batch([text.decode() for text in texts], num_threads=os.cpu_count() or 1)
+    wanted = engine.encode_ordinary_batch(
+        [text.decode() for text in texts], num_threads=os.cpu_count() or 1
+    )
     whole = Texts(texts)
     ends, first_pieces = whole.split(PATTERNS[name])
     flat = whole.padded.tobytes()
@@ -90,7 +124,13 @@ def test_long_random_sequences_of_classes(name: str) -> None:
     draw = random.Random(name)
     for characters in (REPRESENTATIVES, [c for c in REPRESENTATIVES if c.isascii()]):
         text = "".join(
-            "".join(draw.choices(characters, [draw.random() ** 4 + 0.002 for _ in characters], k=draw.randint(1, 300)))
+            "".join(
+                draw.choices(
+                    characters,
+                    [draw.random() ** 4 + 0.002 for _ in characters],
+                    k=draw.randint(1, 300),
+                )
+            )
             for _ in range(300)
         ).encode()
         ours = split(text, PATTERNS[name])
@@ -120,7 +160,9 @@ def test_every_code_point_between_others(name: str) -> None:
 def test_characters_at_the_edges_of_classes(name: str) -> None:
     table = unicode_classes()
     edges = np.flatnonzero(np.diff(table)) + 1
-    characters = [chr(c) for c in sorted({*edges.tolist(), *(edges - 1).tolist()}) if not 0xD800 <= c < 0xE000]
+    characters = [
+        chr(c) for c in sorted({*edges.tolist(), *(edges - 1).tolist()}) if not 0xD800 <= c < 0xE000
+    ]
     text = "".join(f"{c}a {c}{c}1'{c}\n" for c in characters).encode()
     ours = split(text, PATTERNS[name])
     assert pieces(text, ours, name) == ours
@@ -164,7 +206,9 @@ def test_any_bytes_are_split_and_none_is_lost(data: bytes, name: str) -> None:
 def test_what_is_behind_a_text_is_not_looked_at(name: str) -> None:
     """Texts side by side are cut as each by itself: with what follows in reach, "a" would go on as "ab"."""
     draw = random.Random(name)
-    texts = ["".join(draw.choices(REPRESENTATIVES, k=draw.randint(0, 8))).encode() for _ in range(500)]
+    texts = [
+        "".join(draw.choices(REPRESENTATIVES, k=draw.randint(0, 8))).encode() for _ in range(500)
+    ]
     whole = Texts(texts)
     ends, first_pieces = whole.split(PATTERNS[name])
     for k, text in enumerate(texts):
@@ -176,18 +220,31 @@ def test_what_is_behind_a_text_is_not_looked_at(name: str) -> None:
 @every_pattern
 def test_parts_give_the_pieces_of_the_whole(name: str, test_data: Path) -> None:
     text = (test_data / "multilingual" / "xquad_zh.txt").read_bytes()[:30_000]
-    text += (test_data / "naughty_strings" / "blns.txt").read_bytes() + b"  \n" * 3 + b"a" * 5000 + b"1" * 5000
+    text += (
+        (test_data / "naughty_strings" / "blns.txt").read_bytes()
+        + b"  \n" * 3
+        + b"a" * 5000
+        + b"1" * 5000
+    )
     text += "12.5,'3 4'5\n67'll8\u0301 ٣'٣ \u0301".encode() * 100
     draw = random.Random(name)
     wanted = split(text, PATTERNS[name])
     for size in (70, 100, 1000):
         parts = list(parts_of(text, size, PATTERNS[name]))
         assert len(parts) > len(text) / size / 3
-        assert list(itertools.chain.from_iterable(split(bytes(part), PATTERNS[name]) for part in parts)) == wanted
+        assert (
+            list(
+                itertools.chain.from_iterable(split(bytes(part), PATTERNS[name]) for part in parts)
+            )
+            == wanted
+        )
         cuts = sorted({0, len(text), *(draw.randint(0, len(text)) for _ in range(400))})
         stream = (text[start:end] for start, end in itertools.pairwise(cuts))
         parts = list(parts_of_stream(stream, size, PATTERNS[name]))
-        assert list(itertools.chain.from_iterable(split(part, PATTERNS[name]) for part in parts)) == wanted
+        assert (
+            list(itertools.chain.from_iterable(split(part, PATTERNS[name]) for part in parts))
+            == wanted
+        )
 
 
 def test_parts_do_not_cut_special_tokens() -> None:
@@ -197,7 +254,10 @@ def test_parts_do_not_cut_special_tokens() -> None:
         for parts in (
             parts_of(text, size, PATTERNS["gpt2"], Specials([special])),
             parts_of_stream(
-                (text[k : k + 7] for k in range(0, len(text), 7)), size, PATTERNS["gpt2"], Specials([special])
+                (text[k : k + 7] for k in range(0, len(text), 7)),
+                size,
+                PATTERNS["gpt2"],
+                Specials([special]),
             ),
         ):
             found = [bytes(part) for part in parts]
@@ -205,10 +265,20 @@ def test_parts_do_not_cut_special_tokens() -> None:
             assert sum(part.count(special.encode()) for part in found) == 200
 
 
-def test_other_expressions_run_through_regex_and_lose_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_other_expressions_run_through_regex_and_lose_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     pytest.importorskip("regex")
     pattern = pattern_of(r"\p{L}+|\d")
-    assert split("ab 12,é".encode() + b"\xff", pattern) == [b"ab", b" ", b"1", b"2", b",", "é".encode(), b"\xff"]
+    assert split("ab 12,é".encode() + b"\xff", pattern) == [
+        b"ab",
+        b" ",
+        b"1",
+        b"2",
+        b",",
+        "é".encode(),
+        b"\xff",
+    ]
     assert split(b"", pattern) == []
     pattern_of(r"\p{L}+|\d")
     assert sum("slower" in record.message for record in caplog.records) == 1

@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmsmith.errors import TokenizerError
-from lmsmith.tokens.tokenizer import ByteTokenizer, CharTokenizer, StreamDecoder, Tokenizer, WordTokenizer
+from lmsmith.tokens.tokenizer import (
+    ByteTokenizer,
+    CharTokenizer,
+    StreamDecoder,
+    Tokenizer,
+    WordTokenizer,
+)
 
 any_text = st.text(st.characters(exclude_categories=()))  # lone surrogates too
 EVERY_CHARACTER = "".join(map(chr, range(sys.maxunicode + 1)))
@@ -30,7 +36,9 @@ def shakespeare(test_data: Path) -> str:
 
 
 def test_characters_are_nanogpts(shakespeare: str) -> None:
-    tokenizer = CharTokenizer.learn([shakespeare[:500_000], shakespeare[500_000:]], end_of_text=False)
+    tokenizer = CharTokenizer.learn(
+        [shakespeare[:500_000], shakespeare[500_000:]], end_of_text=False
+    )
     table = {character: i for i, character in enumerate(sorted(set(shakespeare)))}
     assert tokenizer.vocab_size == len(table) == 65
     assert tokenizer.encode(shakespeare).tolist() == [table[character] for character in shakespeare]
@@ -104,8 +112,12 @@ def test_every_character(kind: type[Tokenizer]) -> None:
     assert ids.dtype == (np.uint32 if tokenizer.kind == "char" else np.uint16)
     if tokenizer.kind != "word":
         surrogates = range(0xD800, 0xE000)
-        assert tokenizer.count_unknown(EVERY_CHARACTER) == len(surrogates) - (2 if tokenizer.kind == "byte" else 0)
-        wanted = EVERY_CHARACTER.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # one pair meets
+        assert tokenizer.count_unknown(EVERY_CHARACTER) == len(surrogates) - (
+            2 if tokenizer.kind == "byte" else 0
+        )
+        wanted = EVERY_CHARACTER.encode("utf-16", "surrogatepass").decode(
+            "utf-16", "replace"
+        )  # one pair meets
         if tokenizer.kind == "char":
             wanted = EVERY_CHARACTER.translate(dict.fromkeys(surrogates))
         assert tokenizer.decode(ids) == wanted
@@ -116,7 +128,11 @@ def test_naughty_strings(test_data: Path) -> None:
     for tokenizer in tokenizers_of("plain"):
         for line in [*text.splitlines(), "", text]:
             assert tokenizer.encode(line).size <= len(line.encode())
-    for tokenizer in (ByteTokenizer(True), CharTokenizer.learn([text], True), WordTokenizer.learn([text], True)):
+    for tokenizer in (
+        ByteTokenizer(True),
+        CharTokenizer.learn([text], True),
+        WordTokenizer.learn([text], True),
+    ):
         assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
@@ -126,7 +142,9 @@ def test_any_text(learnt: str, text: str) -> None:
         ids = tokenizer.encode(text)
         assert tokenizer.end_of_text not in ids.tolist()
         if tokenizer.count_unknown(text) == 0:
-            assert tokenizer.decode(ids) == text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+            assert tokenizer.decode(ids) == text.encode("utf-16", "surrogatepass").decode(
+                "utf-16", "replace"
+            )
             assert tokenizer.unknown_bytes(text) == 0
 
 
@@ -140,7 +158,16 @@ def test_stream_decoder_gives_the_whole_and_never_half_a_character(ids: list[int
 
 def test_stream_decoder_waits_for_the_whole_character() -> None:
     decoder = StreamDecoder(ByteTokenizer(end_of_text=False))
-    assert [decoder.push(byte) for byte in "a🙂文".encode()] == ["a", "", "", "", "🙂", "", "", "文"]
+    assert [decoder.push(byte) for byte in "a🙂文".encode()] == [
+        "a",
+        "",
+        "",
+        "",
+        "🙂",
+        "",
+        "",
+        "文",
+    ]
     assert decoder.flush() == ""
     decoder.push(list("🙂".encode()[:2]))
     assert decoder.flush() == "\ufffd"
@@ -157,8 +184,14 @@ def test_end_of_text_is_the_last_id_and_never_read_from_text() -> None:
 
 
 def test_fingerprints_tell_tokenizers_apart_and_survive_json() -> None:
-    known = [*tokenizers_of("one text"), *tokenizers_of("other text"), *tokenizers_of("one text", end_of_text=False)]
-    assert len({tokenizer.fingerprint for tokenizer in known}) == 8  # the byte tokenizer learns nothing
+    known = [
+        *tokenizers_of("one text"),
+        *tokenizers_of("other text"),
+        *tokenizers_of("one text", end_of_text=False),
+    ]
+    assert (
+        len({tokenizer.fingerprint for tokenizer in known}) == 8
+    )  # the byte tokenizer learns nothing
     for tokenizer in known:
         again = type(tokenizer).from_dict(json.loads(json.dumps(tokenizer.to_dict())))
         assert again == tokenizer
@@ -168,7 +201,9 @@ def test_fingerprints_tell_tokenizers_apart_and_survive_json() -> None:
 @pytest.mark.parametrize("bad", [-1, 10**6])
 def test_ids_outside_the_vocabulary(bad: int) -> None:
     for tokenizer in tokenizers_of("text"):
-        with pytest.raises(TokenizerError, match=rf"id {bad} at position 1.*vocabulary of {tokenizer.vocab_size}"):
+        with pytest.raises(
+            TokenizerError, match=rf"id {bad} at position 1.*vocabulary of {tokenizer.vocab_size}"
+        ):
             tokenizer.decode([0, bad])
         with pytest.raises(TokenizerError):
             tokenizer.decode_bytes(np.array([bad]))

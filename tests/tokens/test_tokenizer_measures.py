@@ -30,7 +30,12 @@ def test_measures_are_what_they_say() -> None:
     assert found.megabytes_per_second > 0
     learnt = CharTokenizer.learn(["abc"], False)
     unknown = measure(learnt, "aé" * 10, "")
-    assert (unknown.n_tokens, unknown.n_unknown, unknown.n_unknown_bytes, unknown.bytes_per_token) == (10, 10, 20, 1)
+    assert (
+        unknown.n_tokens,
+        unknown.n_unknown,
+        unknown.n_unknown_bytes,
+        unknown.bytes_per_token,
+    ) == (10, 10, 20, 1)
     assert measure(learnt, "", "").bytes_per_token == 0
 
 
@@ -42,14 +47,18 @@ def test_the_longest_tokens() -> None:
         key=lambda pair: (-len(pair[1]), pair[0]),
     )
     assert longest == tuple((i, token.decode()) for i, token in by_length[:3])
-    assert longest_tokens(WordTokenizer.learn(["some words", "extraordinary"], True), 1) == ((2, "extraordinary"),)
+    assert longest_tokens(WordTokenizer.learn(["some words", "extraordinary"], True), 1) == (
+        (2, "extraordinary"),
+    )
     gap = BpeTokenizer([*(bytes([b]) for b in range(256)), None, b"ab"], (), "gpt2")
     assert longest_tokens(gap, 1) == ((257, "ab"),)
 
 
 def test_inspection_by_language() -> None:
     english = learn_bpe([TEXT], 300)
-    found = inspect_tokenizer(english, {"English": TEXT, "Russian": "и так далее " * 20}, n_longest=2)
+    found = inspect_tokenizer(
+        english, {"English": TEXT, "Russian": "и так далее " * 20}, n_longest=2
+    )
     of = {row.name: row for row in found.on_texts}
     assert of["English"].bytes_per_token > 2 > of["Russian"].bytes_per_token
     assert len(found.longest) == 2

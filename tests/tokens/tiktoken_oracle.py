@@ -23,7 +23,9 @@ FEW = ("s", "L", "é", "中", "1", " ", "\t", "\n", "\u3000", "'", "!", "/", "\u
 
 def encoding(pattern: str, ranks: dict[bytes, int], special_tokens: dict[str, int] | None = None):
     tiktoken = pytest.importorskip("tiktoken")
-    return tiktoken.Encoding(pattern, pat_str=pattern, mergeable_ranks=ranks, special_tokens=special_tokens or {})
+    return tiktoken.Encoding(
+        pattern, pat_str=pattern, mergeable_ranks=ranks, special_tokens=special_tokens or {}
+    )
 
 
 def pieces(text: bytes, ours: Sequence[bytes], pattern_name: str) -> list[bytes]:

@@ -45,7 +45,9 @@ def corpus() -> Corpus:
 
 @pytest.fixture
 def config(corpus: Corpus) -> RunConfig:
-    return RunConfig().changed(TINY | {"model.vocab_size": corpus.tokenizer.vocab_size}, where="a test")
+    return RunConfig().changed(
+        TINY | {"model.vocab_size": corpus.tokenizer.vocab_size}, where="a test"
+    )
 
 
 @pytest.fixture
@@ -55,14 +57,24 @@ def said() -> io.StringIO:
 
 
 @pytest.fixture
-def training(config: RunConfig, corpus: Corpus, tmp_path: Path, said: io.StringIO) -> Callable[..., Training]:
+def training(
+    config: RunConfig, corpus: Corpus, tmp_path: Path, said: io.StringIO
+) -> Callable[..., Training]:
     """`training({"train.steps": 5}, deadline=...)`: a Training in tmp_path / "run"."""
 
     def make(changes: dict[str, Any] | None = None, run: str = "run", **options: Any) -> Training:
         (tmp_path / run).mkdir(exist_ok=True)
         changed = config.changed(changes or {}, where="a test")
         console = Console(file=said, width=100)
-        return Training(changed, corpus, tmp_path / run, console, device=torch.device("cpu"), peak_flops=1e9, **options)
+        return Training(
+            changed,
+            corpus,
+            tmp_path / run,
+            console,
+            device=torch.device("cpu"),
+            peak_flops=1e9,
+            **options,
+        )
 
     return make
 

@@ -72,7 +72,9 @@ class Masked(Batches):
 
 @pytest.mark.parametrize("micro", [0, 2])
 @pytest.mark.parametrize("kind", [Batches, Masked])
-def test_ten_updates_are_those_of_pytorch(config: RunConfig, corpus: Corpus, kind: type, micro: int) -> None:
+def test_ten_updates_are_those_of_pytorch(
+    config: RunConfig, corpus: Corpus, kind: type, micro: int
+) -> None:
     """Loss, norm, clipping, schedule, decay, the tables' own rate, micro-batches, padded vocabulary."""
     config = config.changed({"train.micro_batch_size": micro}, where="a test")
     assert config.model.padded_vocab_size > config.model.vocab_size
@@ -94,7 +96,12 @@ def test_ten_updates_are_those_of_pytorch(config: RunConfig, corpus: Corpus, kin
 
 
 def test_a_resumed_run_comes_to_the_same_weights_bit_for_bit(training: Make) -> None:
-    changes = {"train.engine": "reference", "train.dtype": "float32", "train.save_every": 4, "train.keep": 9}
+    changes = {
+        "train.engine": "reference",
+        "train.dtype": "float32",
+        "train.save_every": 4,
+        "train.keep": 9,
+    }
     whole = training(changes, run="whole")
     wanted = whole.go()
     parted = training(changes, run="parted")
@@ -113,7 +120,9 @@ def test_a_resumed_run_comes_to_the_same_weights_bit_for_bit(training: Make) -> 
 
 
 @pytest.mark.parametrize(("first", "then"), [("torch", "reference"), ("reference", "torch")])
-def test_a_run_begun_by_one_engine_goes_on_by_the_other(training: Make, first: str, then: str) -> None:
+def test_a_run_begun_by_one_engine_goes_on_by_the_other(
+    training: Make, first: str, then: str
+) -> None:
     """The checkpoint is the same: weights and AdamW's means have the same names."""
     whole = training({"train.engine": first, "train.save_every": 5, "train.keep": 9})
     whole.go()
@@ -166,14 +175,25 @@ def test_what_it_cannot_do_is_refused_in_words(changes: dict[str, object], words
 
 
 def test_what_means_nothing_to_gpt2_is_no_reason_to_refuse() -> None:
-    changes = {"model.rope_base": 500.0, "model.d_ff": 4 * 768, "model.n_kv_head": 12, "train.dtype": "float64"}
-    config, notes = for_reference(preset("gpt2").changed(changes, where="a test"), given=set(changes))
+    changes = {
+        "model.rope_base": 500.0,
+        "model.d_ff": 4 * 768,
+        "model.n_kv_head": 12,
+        "train.dtype": "float64",
+    }
+    config, notes = for_reference(
+        preset("gpt2").changed(changes, where="a test"), given=set(changes)
+    )
     assert notes == []
     assert config.train.dtype == "float64"
 
 
 def test_a_batch_that_cannot_fit_the_memory_is_refused_before_anything_is_allocated() -> None:
-    config = preset("gpt2").changed({"model.vocab_size": 50257, "train.batch_size": 4096}, where="a test")
+    config = preset("gpt2").changed(
+        {"model.vocab_size": 50257, "train.batch_size": 4096}, where="a test"
+    )
     with pytest.raises(ConfigError, match=r"4096 x 1024 tokens.*GB.*micro_batch_size"):
         check_memory(config)
-    check_memory(config.changed({"train.micro_batch_size": 1, "model.context_length": 64}, where="a test"))
+    check_memory(
+        config.changed({"train.micro_batch_size": 1, "model.context_length": 64}, where="a test")
+    )

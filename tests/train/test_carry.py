@@ -62,9 +62,16 @@ def losses_of(run: Path) -> list[float]:
 
 
 @pytest.mark.parametrize(("cell", "micro"), [("elman", 0), ("gru", 0), ("lstm", 2)])
-def test_updates_are_those_of_a_loop_by_hand(training: Make, corpus: Corpus, cell: str, micro: int) -> None:
+def test_updates_are_those_of_a_loop_by_hand(
+    training: Make, corpus: Corpus, cell: str, micro: int
+) -> None:
     T = 50
-    changes = {"model.cell": cell, "model.context_length": T, "train.micro_batch_size": micro, "train.eval_every": 20}
+    changes = {
+        "model.cell": cell,
+        "model.context_length": T,
+        "train.micro_batch_size": micro,
+        "train.eval_every": 20,
+    }
     run = training(CARRY | SGD | changes)
     model = RNN(run.config.model).double()
     model.load_state_dict({name: p.clone() for name, p in run.model.state_dict().items()})
@@ -76,7 +83,10 @@ def test_updates_are_those_of_a_loop_by_hand(training: Make, corpus: Corpus, cel
     for step in range(20):
         epoch, place = divmod(step, batches.n_steps)
         begin = _first(corpus, batches, epoch) + place * T
-        rows = [corpus.train[begin + r * batches.n_steps * T :][: T + 1].astype(np.int64) for r in range(4)]
+        rows = [
+            corpus.train[begin + r * batches.n_steps * T :][: T + 1].astype(np.int64)
+            for r in range(4)
+        ]
         ids = torch.from_numpy(np.stack(rows))
         state = state.detach() if place else model.new_state(4)
         loss = F.cross_entropy(model(ids[:, :-1], state).flatten(0, 1), ids[:, 1:].flatten())
@@ -100,8 +110,14 @@ def _first(corpus: Corpus, batches: Streams, epoch: int) -> int:
 
 
 @pytest.mark.parametrize("call", [3, 11])
-def test_a_killed_run_reaches_the_same_weights(training: Make, monkeypatch: pytest.MonkeyPatch, call: int) -> None:
-    changes = CARRY | {"model.context_length": 24, "train.save_every": 4, "train.micro_batch_size": 2}
+def test_a_killed_run_reaches_the_same_weights(
+    training: Make, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    changes = CARRY | {
+        "model.context_length": 24,
+        "train.save_every": 4,
+        "train.micro_batch_size": 2,
+    }
     oracle = training(changes, run="oracle")
     oracle.go()
     update, n_calls = lmsmith.train.loop.update, 0
@@ -117,14 +133,18 @@ def test_a_killed_run_reaches_the_same_weights(training: Make, monkeypatch: pyte
         patched.setattr(lmsmith.train.loop, "update", signalled)
         assert training(changes).go()["finished"] == "signal"
     saved = load_checkpoint(oracle.run.parent / "run").tensors["carried"]
-    assert set(saved) == {f"{row}/{i}" for row in (0, 2) for i in range(4)}  # two micro-batches, h and c of two layers
+    assert set(saved) == {
+        f"{row}/{i}" for row in (0, 2) for i in range(4)
+    }  # two micro-batches, h and c of two layers
     assert all(tensor.shape == (2, 16) and tensor.abs().sum() > 0 for tensor in saved.values())
     again = training(changes)
     assert again.restore()
     again.go()
     assert losses_of(again.run) == losses_of(oracle.run)
     weights = again.replica.weights(copy=False)
-    assert all(torch.equal(p, weights[name]) for name, p in oracle.replica.weights(copy=False).items())
+    assert all(
+        torch.equal(p, weights[name]) for name, p in oracle.replica.weights(copy=False).items()
+    )
 
 
 def test_an_update_that_was_stopped_is_made_again_from_the_same_state(

@@ -22,7 +22,9 @@ from lmsmith.train.choose import describe, resolve
 from lmsmith.train.machine import Machine
 from lmsmith.train.start import asked
 
-MACHINE = Machine(torch.device("cpu"), threads=2, matmul="default", dtype="float32", flops=1e11, reason="a test's")
+MACHINE = Machine(
+    torch.device("cpu"), threads=2, matmul="default", dtype="float32", flops=1e11, reason="a test's"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -39,10 +41,14 @@ def corpus_of(n: int) -> Corpus:
     tokenizer = CharTokenizer.learn(["abcdefgh\n"], False)
     ids = tokenizer.encode("abcdefgh\n" * (n // 9))
     cut = int(0.9 * len(ids))
-    return Corpus(ids[:cut], ids[cut:], tokenizer, Counts(cut, len(ids) - cut, len(ids) - cut, 0, 0, ()))
+    return Corpus(
+        ids[:cut], ids[cut:], tokenizer, Counts(cut, len(ids) - cut, len(ids) - cut, 0, 0, ())
+    )
 
 
-def resolved(changes: dict[str, Any], *, seconds: float = 60.0, n: int = 100_000, name: str = "modern") -> RunConfig:
+def resolved(
+    changes: dict[str, Any], *, seconds: float = 60.0, n: int = 100_000, name: str = "modern"
+) -> RunConfig:
     config, given = asked(["book.txt"], {"preset": name} | changes)
     return resolve(config, given, corpus_of(n), MACHINE, seconds)
 
@@ -63,7 +69,14 @@ def test_nothing_is_left_open(name: str) -> None:
     n = 100_000
     config = resolved(changes, name=name, n=n)
     open_still = {"auto", 0}
-    for setting in ("train.threads", "train.matmul", "train.dtype", "train.device", "train.eval_every", "train.steps"):
+    for setting in (
+        "train.threads",
+        "train.matmul",
+        "train.dtype",
+        "train.device",
+        "train.eval_every",
+        "train.steps",
+    ):
         section, _, field = setting.rpartition(".")
         assert getattr(getattr(config, section), field) not in open_still, setting
     assert config.model.vocab_size == 9
@@ -76,10 +89,16 @@ def test_nothing_is_left_open(name: str) -> None:
 @pytest.mark.parametrize("seconds", [1, 5, 60, 600, 6000, 1e6])
 def test_more_time_takes_a_larger_model_for_about_that_time(seconds: float) -> None:
     config = resolved({}, seconds=seconds, n=2_000_000)
-    flops = config.model.train_flops_per_token() * config.train.batch_size * config.model.context_length
+    flops = (
+        config.model.train_flops_per_token() * config.train.batch_size * config.model.context_length
+    )
     assert config.train.steps * flops / (0.4 * MACHINE.flops) == pytest.approx(seconds, rel=0.1)
     smaller = resolved({}, seconds=seconds / 10, n=2_000_000)
-    assert GPT(smaller.model).n_parameters() <= GPT(config.model).n_parameters() if seconds < 6000 else True
+    assert (
+        GPT(smaller.model).n_parameters() <= GPT(config.model).n_parameters()
+        if seconds < 6000
+        else True
+    )
 
 
 def test_sizes_are_in_order_and_can_be_built() -> None:
@@ -152,11 +171,25 @@ def test_evaluations_take_little_of_a_short_time(n: int) -> None:
 def test_a_validation_split_that_leaves_no_time_to_train_is_refused_with_one_that_does() -> None:
     text = corpus_of(30_000)
     config, given = asked(["shards"], {})
-    with pytest.raises(ConfigError, match=r"validation tokens once takes about [\d,]+ s here") as told:
-        resolve(config, given, replace(text, validation=Shards([text.validation] * 30_000)), MACHINE, 30.0)
+    with pytest.raises(
+        ConfigError, match=r"validation tokens once takes about [\d,]+ s here"
+    ) as told:
+        resolve(
+            config,
+            given,
+            replace(text, validation=Shards([text.validation] * 30_000)),
+            MACHINE,
+            30.0,
+        )
     advised = int(str(told.value).partition("--data.validation_tokens ")[2].partition(",")[0])
     assert 1e4 < advised < 3000 * 30_000
-    resolve(config, given, replace(text, validation=Shards([text.validation] * (advised // 3000))), MACHINE, 30.0)
+    resolve(
+        config,
+        given,
+        replace(text, validation=Shards([text.validation] * (advised // 3000))),
+        MACHINE,
+        30.0,
+    )
 
 
 def test_a_short_text_has_a_short_context() -> None:
@@ -190,18 +223,26 @@ def test_short_rows_come_in_larger_batches(world: int) -> None:
     config, given = asked(["book.txt"], {"train.steps": 5, "data.documents": "rows"})
     corpus = corpus_of(100_000)
     found = resolve(config, given, corpus, MACHINE, 60.0, world)
-    windows = resolve(asked(["book.txt"], {"train.steps": 5})[0], given, corpus, MACHINE, 60.0, world).train.batch_size
+    windows = resolve(
+        asked(["book.txt"], {"train.steps": 5})[0], given, corpus, MACHINE, 60.0, world
+    ).train.batch_size
     tokens = batches_of(found, corpus.train, corpus.tokenizer).tokens_per_batch
     assert tokens == pytest.approx(windows * found.model.context_length, rel=0.05)
     assert found.train.batch_size % world == 0
-    assert f"of {found.train.batch_size} documents of 9 tokens = " in "".join(describe(found, corpus, MACHINE))
-    config, given = asked(["book.txt"], {"train.steps": 5, "data.documents": "rows", "train.batch_size": 6})
+    assert f"of {found.train.batch_size} documents of 9 tokens = " in "".join(
+        describe(found, corpus, MACHINE)
+    )
+    config, given = asked(
+        ["book.txt"], {"train.steps": 5, "data.documents": "rows", "train.batch_size": 6}
+    )
     assert resolve(config, given, corpus, MACHINE, 60.0, world).train.batch_size == 6
 
 
 def test_what_is_cut_of_rows_is_said() -> None:
     config = resolved({"train.steps": 5, "data.documents": "rows", "model.context_length": 6})
-    assert describe(config, corpus_of(100_000), MACHINE)[-1].startswith("note     33.3% of the tokens are beyond")
+    assert describe(config, corpus_of(100_000), MACHINE)[-1].startswith(
+        "note     33.3% of the tokens are beyond"
+    )
 
 
 def test_a_size_is_kept() -> None:
@@ -217,11 +258,15 @@ def test_what_a_preset_changes_of_its_paper_is_said(name: str) -> None:
 
 def test_the_dial_for_size_is_explained() -> None:
     config = resolved({"model.size": 2, "train.steps": 5})
-    assert "model.size 2: as many layers, 64 times that width" in describe(config, corpus_of(100_000), MACHINE)[-1]
+    assert (
+        "model.size 2: as many layers, 64 times that width"
+        in describe(config, corpus_of(100_000), MACHINE)[-1]
+    )
 
 
 @pytest.mark.parametrize(
-    ("tokens", "world", "rows"), [(1000, 1, 10), (1049, 1, 10), (1051, 1, 11), (1000, 4, 8), (1001, 3, 9), (10, 4, 4)]
+    ("tokens", "world", "rows"),
+    [(1000, 1, 10), (1049, 1, 10), (1051, 1, 11), (1000, 4, 8), (1001, 3, 9), (10, 4, 4)],
 )
 def test_a_batch_of_so_many_tokens_is_the_nearest_number_of_rows_that_all_processes_share(
     tokens: int, world: int, rows: int
@@ -236,13 +281,20 @@ def test_tokens_of_a_batch_go_by_the_context_that_is_chosen_and_by_what_document
     found = resolved({"train.batch_tokens": 4096, "train.tokens": 10 * 4096})
     assert found.train.batch_size * found.model.context_length == 4096
     assert found.train.steps == 10
-    changes = {"train.batch_tokens": 1000, "model.context_length": 100, "data.documents": "rows", "train.steps": 3}
+    changes = {
+        "train.batch_tokens": 1000,
+        "model.context_length": 100,
+        "data.documents": "rows",
+        "train.steps": 3,
+    }
     assert resolved(changes).train.batch_size == 112  # lines of nine
 
 
 def test_the_command_lines_batch_wins_over_the_recipes(tmp_path: Path) -> None:
     recipe = tmp_path / "config.toml"
-    recipe.write_text(resolved({"train.steps": 3, "train.batch_size": 8}).to_toml(), encoding="utf-8")
+    recipe.write_text(
+        resolved({"train.steps": 3, "train.batch_size": 8}).to_toml(), encoding="utf-8"
+    )
 
     def batch(changes: dict[str, Any]) -> int:
         config, given = asked(["book.txt", str(recipe)], changes)
@@ -250,7 +302,9 @@ def test_the_command_lines_batch_wins_over_the_recipes(tmp_path: Path) -> None:
 
     assert batch({}) == 8
     assert batch({"train.batch_tokens": 1280, "model.context_length": 64}) == 20
-    recipe.write_text('preset = "modern"\n[train]\nbatch_tokens = 1280\nsteps = 3', encoding="utf-8")
+    recipe.write_text(
+        'preset = "modern"\n[train]\nbatch_tokens = 1280\nsteps = 3', encoding="utf-8"
+    )
     assert batch({"model.context_length": 64}) == 20
     assert batch({"train.batch_size": 4}) == 4
     with pytest.raises(ConfigError, match=r"both say .* set one of them"):
@@ -265,7 +319,9 @@ def test_a_growing_batch_sees_the_tokens_that_were_asked_for() -> None:
         "train.batch_warmup_fraction": 0.6,
     }
     found = resolved(changes | {"train.tokens": 100_000})
-    assert sum(found.train.rows_of(step) for step in range(found.train.steps)) * 16 == pytest.approx(100_000, rel=0.03)
+    assert sum(
+        found.train.rows_of(step) for step in range(found.train.steps)
+    ) * 16 == pytest.approx(100_000, rel=0.03)
     assert found.train.rows_of(0) == 8
 
 
@@ -293,7 +349,14 @@ def test_a_batch_that_cannot_grow_is_refused(changes: dict[str, Any], why: str, 
 @pytest.mark.parametrize(
     ("device", "flops", "changes", "triton", "wanted", "why"),
     [
-        ("cuda", 4e14, {"train.steps": 200_000}, True, "yes", "compiled: it takes a minute or so, and the run about"),
+        (
+            "cuda",
+            4e14,
+            {"train.steps": 200_000},
+            True,
+            "yes",
+            "compiled: it takes a minute or so, and the run about",
+        ),
         (
             "cuda",
             4e14,
@@ -305,13 +368,33 @@ def test_a_batch_that_cannot_grow_is_refused(changes: dict[str, Any], why: str, 
         ("cuda", 4e14, {"train.steps": 200_000}, False, "no", "needs Triton"),
         ("cuda", 4e14, {"train.minutes": 4.0}, True, "yes", "the run about 240 s"),
         ("cuda", 4e14, {"train.minutes": 2.0}, True, "no", "the run about 120 s"),
-        ("cuda", 4e14, {"train.minutes": 2.0, "train.compile": "yes"}, True, "yes", "blocks are compiled"),
-        ("cuda", 4e14, {"train.minutes": 4.0, "train.compile": "no"}, True, "no", "blocks are not compiled"),
+        (
+            "cuda",
+            4e14,
+            {"train.minutes": 2.0, "train.compile": "yes"},
+            True,
+            "yes",
+            "blocks are compiled",
+        ),
+        (
+            "cuda",
+            4e14,
+            {"train.minutes": 4.0, "train.compile": "no"},
+            True,
+            "no",
+            "blocks are not compiled",
+        ),
         ("cpu", 1e11, {"train.steps": 200_000}, True, "no", "on CPUs it gains nothing"),
     ],
 )
 def test_blocks_are_compiled_where_the_run_is_long_enough(
-    device: str, flops: float, changes: dict[str, Any], triton: bool, wanted: str, why: str, monkeypatch: Any
+    device: str,
+    flops: float,
+    changes: dict[str, Any],
+    triton: bool,
+    wanted: str,
+    why: str,
+    monkeypatch: Any,
 ) -> None:
     monkeypatch.setattr("torch.utils._triton.has_triton", lambda: triton)
     machine = replace(MACHINE, device=torch.device(device), flops=flops)

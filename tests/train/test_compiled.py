@@ -35,7 +35,12 @@ def test_compiled_blocks_give_the_same_losses(kind: str) -> None:
     paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
     environment = {**os.environ, "PYTHONPATH": paths}
     done = subprocess.run(
-        [sys.executable, __file__, kind], env=environment, capture_output=True, text=True, check=False, timeout=300
+        [sys.executable, __file__, kind],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     plain, compiled = json.loads(done.stdout.splitlines()[-1])
@@ -44,8 +49,15 @@ def test_compiled_blocks_give_the_same_losses(kind: str) -> None:
 
 
 def losses(kind: str, compiled: str) -> list[float]:
-    sizes = {"model.vocab_size": 50, "model.n_layer": 2, "model.context_length": T, "train.batch_size": B}
-    config = RunConfig().changed(TINY | sizes | KINDS[kind] | {"train.compile": compiled}, where="a test")
+    sizes = {
+        "model.vocab_size": 50,
+        "model.n_layer": 2,
+        "model.context_length": T,
+        "train.batch_size": B,
+    }
+    config = RunConfig().changed(
+        TINY | sizes | KINDS[kind] | {"train.compile": compiled}, where="a test"
+    )
     model = GPT(config.model)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():

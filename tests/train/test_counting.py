@@ -32,9 +32,13 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("book.txt").write_text(TEXT, encoding="utf-8")
 
 
-def count(changes: dict[str, Any], out: str = "run", source: str = "book.txt") -> tuple[Path, dict[str, Any], str]:
+def count(
+    changes: dict[str, Any], out: str = "run", source: str = "book.txt"
+) -> tuple[Path, dict[str, Any], str]:
     said = io.StringIO()
-    run, summary = train([source], NGRAM | changes, out=Path(out), console=Console(file=said, width=100))
+    run, summary = train(
+        [source], NGRAM | changes, out=Path(out), console=Console(file=said, width=100)
+    )
     return run, summary, said.getvalue()
 
 
@@ -43,7 +47,13 @@ def test_a_run_is_what_counting_gives(smoothing: str) -> None:
     run, summary, said = count({"model.smoothing": smoothing, "model.order": 3})
     config, corpus = open_run(run)
     assert (config.model.order, config.model.vocab_size) == (3, corpus.tokenizer.vocab_size)
-    assert {path.name for path in run.iterdir()} == {"config.toml", "model", "samples.md", "summary.json", "tokens"}
+    assert {path.name for path in run.iterdir()} == {
+        "config.toml",
+        "model",
+        "samples.md",
+        "summary.json",
+        "tokens",
+    }
     oracle = Ngram.learn(config.model, np.asarray(corpus.train))
     wanted = score_ids(
         oracle,
@@ -56,7 +66,11 @@ def test_a_run_is_what_counting_gives(smoothing: str) -> None:
     assert content["data"] == {"documents": "stream"}
     assert score_validation(run, model, stride=None) == wanted
     assert summary == summary_of(run)
-    assert (summary["finished"], summary["n_params"], summary["steps"]) == ("counted", oracle.n_parameters(), 0)
+    assert (summary["finished"], summary["n_params"], summary["steps"]) == (
+        "counted",
+        oracle.n_parameters(),
+        0,
+    )
     assert summary["tokens_seen"] == len(corpus.train)
     assert summary["val_impossible_share"] == wanted.n_impossible / wanted.n_tokens
     if math.isinf(wanted.nats):
@@ -94,7 +108,11 @@ def test_a_run_that_was_killed_is_counted_again() -> None:
         (run / missing).unlink()
     again = resume(run, console=Console(file=io.StringIO()))
     assert (run / "model" / "model.safetensors").read_bytes() == weights
-    same = {name for name in summary if not name.endswith("_seconds") and name not in ("tokens_per_second", "mfu")}
+    same = {
+        name
+        for name in summary
+        if not name.endswith("_seconds") and name not in ("tokens_per_second", "mfu")
+    }
     assert {name: again[name] for name in same - {"peak_memory_bytes"}} == {
         name: summary[name] for name in same - {"peak_memory_bytes"}
     }
@@ -140,7 +158,10 @@ def test_what_counts_cannot_do_is_refused_and_leaves_nothing() -> None:
         ({"data.documents": "packed"}, "kind|one stream"),
         ({"data.documents": "rows"}, "one stream"),
         ({"model.vocab_size": 3}, "tokenizer has"),
-        ({"model.n_layer": 3}, "is a setting of model.kind gpt and rnn, but this model is of kind ngram"),
+        (
+            {"model.n_layer": 3},
+            "is a setting of model.kind gpt and rnn, but this model is of kind ngram",
+        ),
         ({"train.truncated_bptt": True}, r"train\.truncated_bptt"),
     ):
         with pytest.raises(ConfigError, match=what):

@@ -22,7 +22,10 @@ from lmsmith.train.replica import Replica
 from lmsmith.train.step import update
 
 TEXTS = [
-    f"{name} {verb}.\n" * n for name in ("Ann", "Bo", "Christopher") for verb in ("ran", "slept") for n in (1, 2, 5)
+    f"{name} {verb}.\n" * n
+    for name in ("Ann", "Bo", "Christopher")
+    for verb in ("ran", "slept")
+    for n in (1, 2, 5)
 ]
 MODES = ["packed", "rows"]
 
@@ -47,13 +50,20 @@ def alone(model: GPT, ids: np.ndarray, boundary: int) -> tuple[torch.Tensor, int
         for start in range(begin, end, T):
             stop = min(start + T, end)
             piece = torch.from_numpy(ids[start : stop + 1].astype(np.int64))
-            total = total + F.cross_entropy(model(piece[None, :-1])[0].double(), piece[1:], reduction="sum")
+            total = total + F.cross_entropy(
+                model(piece[None, :-1])[0].double(), piece[1:], reduction="sum"
+            )
             n += stop - start
     return total, n
 
 
 def prepared(config: RunConfig, mode: str, **changes: Any) -> tuple[RunConfig, GPT]:
-    sizes = {"train.dtype": "float64", "optim.name": "adamw", "data.documents": mode, "train.batch_size": 6}
+    sizes = {
+        "train.dtype": "float64",
+        "optim.name": "adamw",
+        "data.documents": mode,
+        "train.batch_size": 6,
+    }
     config = config.changed(sizes | changes, where="a test")
     model = GPT(config.model).double()
     generator = torch.Generator().manual_seed(3)
@@ -64,23 +74,31 @@ def prepared(config: RunConfig, mode: str, **changes: Any) -> tuple[RunConfig, G
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_an_update_is_that_of_the_documents_one_by_one(config: RunConfig, corpus: Corpus, mode: str) -> None:
+def test_an_update_is_that_of_the_documents_one_by_one(
+    config: RunConfig, corpus: Corpus, mode: str
+) -> None:
     """Loss and gradient norm, divided once by the targets of the whole batch, however it is split."""
     config, model = prepared(config, mode, **{"model.ngram_tables": (2, 3)})
     batch = batches_of(config, corpus.train, corpus.tokenizer).rows(2)
     total, n = torch.zeros((), dtype=torch.float64), 0
     for number, (inputs, targets) in enumerate(zip(batch.inputs, batch.targets, strict=True)):
         keep = targets != IGNORED
-        documents = np.zeros(len(inputs), int) if batch.documents is None else batch.documents[number]
+        documents = (
+            np.zeros(len(inputs), int) if batch.documents is None else batch.documents[number]
+        )
         for document in np.unique(documents[keep]):
-            x, y = (torch.from_numpy(part[keep & (documents == document)]) for part in (inputs, targets))
+            x, y = (
+                torch.from_numpy(part[keep & (documents == document)]) for part in (inputs, targets)
+            )
             total = total + F.cross_entropy(model(x[None])[0], y, reduction="sum")
             n += len(x)
     gradients = torch.autograd.grad(total / n, list(model.parameters()))
     norm = torch.stack([g.norm() for g in gradients]).norm()
     for rows in (0, 1, 3):
         parts, model = prepared(config, mode, **{"train.micro_batch_size": rows})
-        found = update(Replica(model, parts), batches_of(parts, corpus.train, corpus.tokenizer), 2, 10)
+        found = update(
+            Replica(model, parts), batches_of(parts, corpus.train, corpus.tokenizer), 2, 10
+        )
         assert found["loss"] == pytest.approx(float(total.detach()) / n, rel=1e-9)
         assert found["grad_norm"] == pytest.approx(float(norm), rel=1e-9)
 
@@ -89,7 +107,10 @@ def test_an_update_is_that_of_the_documents_one_by_one(config: RunConfig, corpus
 def test_a_run_learns_resumes_and_is_scored_by_documents(
     training: Callable[..., Training], corpus: Corpus, config: RunConfig, mode: str
 ) -> None:
-    changes: dict[str, Any] = {"data.documents": mode, "model.vocab_size": corpus.tokenizer.vocab_size}
+    changes: dict[str, Any] = {
+        "data.documents": mode,
+        "model.vocab_size": corpus.tokenizer.vocab_size,
+    }
     changes |= {"train.steps": 40, "train.save_every": 20, "train.eval_every": 20, "train.keep": 9}
     whole = training(changes, run="whole")
     summary = whole.go()
@@ -110,4 +131,6 @@ def test_a_run_learns_resumes_and_is_scored_by_documents(
     assert shorter.so_far.step == 20
     shorter.go()
     weights = shorter.model.state_dict()
-    assert all(torch.equal(weight, weights[name]) for name, weight in whole.model.state_dict().items())
+    assert all(
+        torch.equal(weight, weights[name]) for name, weight in whole.model.state_dict().items()
+    )

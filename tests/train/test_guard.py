@@ -123,7 +123,9 @@ def test_skip_leaves_that_update_out(training: Make, leap: Callable[..., None]) 
     assert "step 61: a gradient norm of" in events(run)[0]
 
 
-def test_rewind_is_the_run_that_never_made_that_update(training: Make, leap: Callable[..., None]) -> None:
+def test_rewind_is_the_run_that_never_made_that_update(
+    training: Make, leap: Callable[..., None]
+) -> None:
     """Back to step 60's checkpoint or 40's, then on without it: the weights of a run that left it out at once."""
     leap({63})
     wanted = training(LONG | {"train.on_spike": "skip"}, run="skip")
@@ -131,8 +133,13 @@ def test_rewind_is_the_run_that_never_made_that_update(training: Make, leap: Cal
     back = training(LONG | {"train.on_spike": "rewind"}, run="rewind")
     began = time.monotonic()
     summary = back.go()
-    assert summary["wall_seconds"] <= time.monotonic() - began, "time that went back is counted once"
-    assert [message.split(". ")[-1] for message in events(back)] == ["Back to step 60.", "It is left out."]
+    assert summary["wall_seconds"] <= time.monotonic() - began, (
+        "time that went back is counted once"
+    )
+    assert [message.split(". ")[-1] for message in events(back)] == [
+        "Back to step 60.",
+        "It is left out.",
+    ]
     for name, weight in wanted.replica.weights(copy=False).items():
         assert torch.equal(weight, back.replica.weights(copy=False)[name]), name
     lines = map(json.loads, (back.run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
@@ -140,11 +147,14 @@ def test_rewind_is_the_run_that_never_made_that_update(training: Make, leap: Cal
     assert steps == [step for step in range(1, 71) if step != 64]
 
 
-def test_stop_leaves_a_record_and_a_checkpoint(training: Make, leap: Callable[..., None], tmp_path: Path) -> None:
+def test_stop_leaves_a_record_and_a_checkpoint(
+    training: Make, leap: Callable[..., None], tmp_path: Path
+) -> None:
     leap({60})
     run = training(LONG | {"train.on_spike": "stop"})
     with pytest.raises(
-        TrainingError, match=r"step 61: a gradient norm .* Step 60 is saved; `lmsmith replay .*step-00000061`"
+        TrainingError,
+        match=r"step 61: a gradient norm .* Step 60 is saved; `lmsmith replay .*step-00000061`",
     ):
         run.go()
     record, tensors = read_record(run.run / "flight" / "step-00000061")
@@ -159,7 +169,11 @@ def test_stop_leaves_a_record_and_a_checkpoint(training: Make, leap: Callable[..
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_replay_has_the_same_bits(
-    config: RunConfig, corpus: Corpus, training: Make, monkeypatch: pytest.MonkeyPatch, dropout: float
+    config: RunConfig,
+    corpus: Corpus,
+    training: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    dropout: float,
 ) -> None:
     """Of an update that is as others are, and of another batch, which has not."""
     changes = {"train.steps": 9, "model.dropout": dropout, "train.save_every": 4}
@@ -245,7 +259,9 @@ def test_too_little_memory_halves_the_micro_batch_and_changes_nothing_else(
     assert tight.replica.rows_at_once == (1 if most == 1 else 2)
     assert "micro-batches of 4 rows from here on" in caplog.text
     for name, weight in plain.replica.weights(copy=False).items():
-        torch.testing.assert_close(tight.replica.weights(copy=False)[name], weight, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(
+            tight.replica.weights(copy=False)[name], weight, rtol=1e-9, atol=1e-12
+        )
 
 
 def test_not_even_one_row_fits(training: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,10 +49,17 @@ def test_its_weights_are_scored_first_and_stay_where_nothing_better_comes() -> N
     on()
     first = json.loads(Path("run/metrics.jsonl").read_text().splitlines()[0])
     assert (first["kind"], first["step"]) == ("eval", 0)
-    assert first["val_loss"] == pytest.approx(score_validation(Path("run"), base, stride=None).nats_per_token, rel=1e-6)
+    assert first["val_loss"] == pytest.approx(
+        score_validation(Path("run"), base, stride=None).nats_per_token, rel=1e-6
+    )
     assert first["val_loss"] > json.loads(Path("run/summary.json").read_text())["best_val_loss"]
     summary = on(
-        "worse", **{"optim.learning_rate": 900.0, "optim.muon_learning_rate": 900.0, "schedule.warmup_steps": 0}
+        "worse",
+        **{
+            "optim.learning_rate": 900.0,
+            "optim.muon_learning_rate": 900.0,
+            "schedule.warmup_steps": 0,
+        },
     )
     assert (summary["best_step"], summary["best_val_loss"]) == (0, first["val_loss"])
     for name, weight in weights("base").items():
@@ -91,7 +98,11 @@ def test_ends_of_an_imported_model_stay() -> None:
 
 
 def test_model_and_tokenizer_are_its_own_and_rates_a_tenth() -> None:
-    settings = MACHINE | LENGTH | {"train.init_from": "base", "model.dropout": 0.25, "optim.muon_learning_rate": 0.01}
+    settings = (
+        MACHINE
+        | LENGTH
+        | {"train.init_from": "base", "model.dropout": 0.25, "optim.muon_learning_rate": 0.01}
+    )
     config, given = asked(["other.txt"], settings)
     assert (config.model.d_model, config.model.vocab_size, config.model.dropout) == (16, 256, 0.25)
     assert {"model.d_model", "model.context_length"} <= given
@@ -105,8 +116,14 @@ def test_model_and_tokenizer_are_its_own_and_rates_a_tenth() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model.d_model": 32}, r"model\.d_model = 32, but the model that this run begins with, base, has 16"),
-        ({"tokenizer": "char"}, "tokenizer = 'char', but the tokenizer is that of base: leave it out"),
+        (
+            {"model.d_model": 32},
+            r"model\.d_model = 32, but the model that this run begins with, base, has 16",
+        ),
+        (
+            {"tokenizer": "char"},
+            "tokenizer = 'char', but the tokenizer is that of base: leave it out",
+        ),
         ({"train.init_from": "counts"}, "counts is an n-gram model"),
     ],
 )
@@ -127,7 +144,22 @@ def test_no_run() -> None:
 
 
 def test_weights_that_are_good_enough_are_not_trained(capsys: pytest.CaptureFixture[str]) -> None:
-    machine = [word for name in ("threads", "matmul") for word in (f"--train.{name}", str(MACHINE[f"train.{name}"]))]
-    words = ["train", "other.txt", "--from", "base", "--steps", "9", "--stop-at-val-loss", "9", "--out", "run"]
+    machine = [
+        word
+        for name in ("threads", "matmul")
+        for word in (f"--train.{name}", str(MACHINE[f"train.{name}"]))
+    ]
+    words = [
+        "train",
+        "other.txt",
+        "--from",
+        "base",
+        "--steps",
+        "9",
+        "--stop-at-val-loss",
+        "9",
+        "--out",
+        "run",
+    ]
     assert run([*words, *machine], started=time.monotonic()) == 0
     assert "at step 0; 0.0 s of updates; target reached after 0.0 s" in capsys.readouterr().out

@@ -42,12 +42,16 @@ def test_sizes_fit_the_budget_and_the_text(corpus: Corpus, name: str, carry: boo
 def test_a_width_alone_goes_without_heads() -> None:
     config, _ = asked(["book.txt"], {"preset": "gru", "model.d_model": "24"})
     assert config.model.d_model == 24
-    with pytest.raises(ConfigError, match=r"model\.n_head in the command line is a setting of model\.kind gpt"):
+    with pytest.raises(
+        ConfigError, match=r"model\.n_head in the command line is a setting of model\.kind gpt"
+    ):
         asked(["book.txt"], {"preset": "gru", "model.n_head": "2"})
 
 
 def test_precision() -> None:
-    found = survey(preset("lstm").changed({"train.threads": 1, "train.matmul": "default"}, where="a test"))
+    found = survey(
+        preset("lstm").changed({"train.threads": 1, "train.matmul": "default"}, where="a test")
+    )
     assert found.dtype == "float32"
 
 
@@ -65,8 +69,12 @@ def test_trained_resumed_and_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "train.threads": 1,
         "train.matmul": "default",
     }
-    run, summary = train(["book.txt"], changes, out=Path("run"), console=Console(file=io.StringIO()))
-    losses = [json.loads(line)["loss"] for line in (run / "metrics.jsonl").open() if '"train"' in line]
+    run, summary = train(
+        ["book.txt"], changes, out=Path("run"), console=Console(file=io.StringIO())
+    )
+    losses = [
+        json.loads(line)["loss"] for line in (run / "metrics.jsonl").open() if '"train"' in line
+    ]
     assert losses[-1] < 0.7 * losses[0]
     config = open_run(run)[0]
     assert isinstance(config, RunConfig)

@@ -11,13 +11,30 @@ from lmsmith.config.presets import preset
 from lmsmith.errors import ConfigError
 from lmsmith.models.gpt import GPT
 from lmsmith.train import ladder
-from lmsmith.train.ladder import PUBLISHED, bench_config, climb, plain_attention, rungs, time_updates
+from lmsmith.train.ladder import (
+    PUBLISHED,
+    bench_config,
+    climb,
+    plain_attention,
+    rungs,
+    time_updates,
+)
 
-TINY = {"model.n_layer": 2, "model.n_head": 2, "model.d_model": 16, "model.vocab_size": 61, "model.context_length": 8}
+TINY = {
+    "model.n_layer": 2,
+    "model.n_head": 2,
+    "model.d_model": 16,
+    "model.vocab_size": 61,
+    "model.context_length": 8,
+}
 
 
 def tiny(**changes: Any) -> RunConfig:
-    wanted = TINY | {"train.batch_size": 2, "train.dtype": "float32", "train.matmul": "default"} | changes
+    wanted = (
+        TINY
+        | {"train.batch_size": 2, "train.dtype": "float32", "train.matmul": "default"}
+        | changes
+    )
     return preset("gpt2").changed(wanted, where="a test")
 
 
@@ -33,15 +50,27 @@ def test_attention_written_out_is_attention() -> None:
     torch.testing.assert_close(model(ids), fused, rtol=0, atol=0)
 
 
-def test_a_gpu_has_the_published_rungs_and_a_cpu_those_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_has_the_published_rungs_and_a_cpu_those_that_exist(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(ladder, "has_bfloat16", lambda device: True)
     on_gpu = rungs(torch.device("cuda"), True)
     assert [rung.name for rung in on_gpu] == list(PUBLISHED)
-    assert on_gpu[-1].changes == {"train.dtype": "bfloat16", "train.compile": "yes", "model.vocab_multiple": 128}
+    assert on_gpu[-1].changes == {
+        "train.dtype": "bfloat16",
+        "train.compile": "yes",
+        "model.vocab_multiple": 128,
+    }
     assert [rung.plain_attention for rung in on_gpu] == [True] * 4 + [False] * 4
     assert [rung.plain_adamw for rung in on_gpu] == [True] * 6 + [False] * 2
     names = [rung.name for rung in rungs(torch.device("cpu"), False)]
-    assert names == ["float32", "fused attention", "padded vocabulary", "fused AdamW", "accumulation"]
+    assert names == [
+        "float32",
+        "fused attention",
+        "padded vocabulary",
+        "fused AdamW",
+        "accumulation",
+    ]
     monkeypatch.setattr(ladder, "has_bfloat16", lambda device: False)
     t4 = rungs(torch.device("cuda"), True)
     assert [rung.name for rung in t4] == [name for name in PUBLISHED if name != "TF32"]
@@ -55,16 +84,24 @@ def test_each_rung_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     for rung, pace in found:
         assert min(pace.seconds) > 0
         assert pace.tokens == 16 * (ladder.ACCUMULATED if rung.name == "accumulation" else 1)
-        assert pace.tokens / max(pace.seconds) <= pace.tokens_per_second <= pace.tokens / min(pace.seconds)
+        assert (
+            pace.tokens / max(pace.seconds)
+            <= pace.tokens_per_second
+            <= pace.tokens / min(pace.seconds)
+        )
         assert pace.peak_memory_bytes > 1e6
 
 
 def test_plain_adamw_makes_the_same_update(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
     replica = ladder.Replica
-    monkeypatch.setattr(ladder, "Replica", lambda *arguments: made.append(replica(*arguments)) or made[-1])
+    monkeypatch.setattr(
+        ladder, "Replica", lambda *arguments: made.append(replica(*arguments)) or made[-1]
+    )
     for plain in (True, False):
-        time_updates(tiny(**{"train.dtype": "float64"}), torch.device("cpu"), n=2, plain_adamw=plain)
+        time_updates(
+            tiny(**{"train.dtype": "float64"}), torch.device("cpu"), n=2, plain_adamw=plain
+        )
     plainly, fused = made
     assert plainly.optimisers.all[0].param_groups[0]["fused"] is False
     for name, weight in plainly.weights(copy=False).items():
@@ -82,7 +119,13 @@ def test_the_commands(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
     from lmsmith.cli import run
 
     words = [f"--{name}={value}" for name, value in TINY.items()]
-    assert run(["bench", "train", "--preset", "gpt2", "--train.batch_size=2", "--n", "2", *words], started=0.0) == 0
+    assert (
+        run(
+            ["bench", "train", "--preset", "gpt2", "--train.batch_size=2", "--n", "2", *words],
+            started=0.0,
+        )
+        == 0
+    )
     assert re.search(r"^an update +[\d.]+ +\d+% +[\d,]+ ", capsys.readouterr().out, re.MULTILINE)
     monkeypatch.setattr(ladder, "base_config", lambda device: tiny())
     assert run(["bench", "ladder", "--device", "cpu", "--n", "4"], started=0.0) == 0

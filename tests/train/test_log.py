@@ -25,7 +25,12 @@ def test_metrics_are_json_lines_as_they_are_written(tmp_path: Path) -> None:
         ]
         metrics.write(kind="eval", step=1, val_loss=math.nan, best=math.inf)
     second = path.read_text().splitlines()[1]
-    assert json.loads(second, parse_constant=pytest.fail) == {"kind": "eval", "step": 1, "val_loss": None, "best": None}
+    assert json.loads(second, parse_constant=pytest.fail) == {
+        "kind": "eval",
+        "step": 1,
+        "val_loss": None,
+        "best": None,
+    }
 
 
 def test_a_resumed_run_drops_what_it_makes_again(tmp_path: Path) -> None:
@@ -54,7 +59,10 @@ def test_a_disk_that_is_full_is_told_of(tmp_path: Path) -> None:
     metrics = MetricsFile(tmp_path / "metrics.jsonl")
     metrics._file.close()
     metrics._file = full.open("w")
-    with pytest.raises(StorageError, match=r"No room left on the disk for .*metrics\.jsonl"), metrics:
+    with (
+        pytest.raises(StorageError, match=r"No room left on the disk for .*metrics\.jsonl"),
+        metrics,
+    ):
         metrics.write(kind="train", step=1)
     with pytest.raises(StorageError, match="no folder"):
         MetricsFile(tmp_path / "missing" / "metrics.jsonl")
@@ -69,20 +77,35 @@ def test_samples_come_back_as_they_were(tmp_path: Path) -> None:
 
 
 @settings(deadline=None)  # files, on a disk that others use as well
-@given(some.lists(some.lists(some.text("`#\n ab12step", max_size=30), min_size=1, max_size=3), min_size=1, max_size=4))
-def test_any_samples_come_back(tmp_path_factory: pytest.TempPathFactory, sections: list[list[str]]) -> None:
+@given(
+    some.lists(
+        some.lists(some.text("`#\n ab12step", max_size=30), min_size=1, max_size=3),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_any_samples_come_back(
+    tmp_path_factory: pytest.TempPathFactory, sections: list[list[str]]
+) -> None:
     path = tmp_path_factory.mktemp("samples") / "samples.md"
     for number, texts in enumerate(sections, start=1):
         add_samples(path, number * 100, texts)
     found = split_samples(path.read_text(encoding="utf-8"))
-    assert found == [(f"step {number * 100}", [t.strip() for t in texts]) for number, texts in enumerate(sections, 1)]
+    assert found == [
+        (f"step {number * 100}", [t.strip() for t in texts])
+        for number, texts in enumerate(sections, 1)
+    ]
 
 
 def test_samples_of_a_step_that_is_made_again_are_replaced(tmp_path: Path) -> None:
     path = tmp_path / "samples.md"
     for step, text in ((10, "a"), (20, "killed"), (20, "b"), (30, "c")):
         add_samples(path, step, [text])
-    assert split_samples(path.read_text()) == [("step 10", ["a"]), ("step 20", ["b"]), ("step 30", ["c"])]
+    assert split_samples(path.read_text()) == [
+        ("step 10", ["a"]),
+        ("step 20", ["b"]),
+        ("step 30", ["c"]),
+    ]
 
 
 class Clock:
@@ -110,7 +133,9 @@ def test_plain_lines_come_now_and_then_with_rate_and_time_left(fake_clock: Clock
             progress.update(step, 2.0)
     lines = shown.getvalue().splitlines()
     assert len(lines) == 6  # at once, and every five seconds
-    assert re.fullmatch(r"step    35\d/1,000  loss 2.000  100 tokens/s  42% MFU  1:05 left", lines[-1])
+    assert re.fullmatch(
+        r"step    35\d/1,000  loss 2.000  100 tokens/s  42% MFU  1:05 left", lines[-1]
+    )
 
 
 def test_the_loss_shown_is_smoothed_and_an_evaluation_has_a_line(fake_clock: Clock) -> None:
@@ -152,7 +177,9 @@ def test_the_bar_fits_the_terminal(fake_clock: Clock, width: int, bar: int) -> N
         assert done[0].end - done[0].start == line.count("━") // 2
 
 
-def test_a_terminal_that_cannot_move_its_cursor_gets_lines(fake_clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_that_cannot_move_its_cursor_gets_lines(
+    fake_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shown = io.StringIO()
     monkeypatch.setenv("TERM", "dumb")
     with Progress(Console(file=shown, force_terminal=True), 10, 1) as progress:
@@ -162,7 +189,14 @@ def test_a_terminal_that_cannot_move_its_cursor_gets_lines(fake_clock: Clock, mo
 
 @pytest.mark.parametrize(
     ("seconds", "wanted"),
-    [(0, "0:00"), (59.6, "1:00"), (61, "1:01"), (3599.4, "59:59"), (86399, "23:59:59"), (math.inf, "?")],
+    [
+        (0, "0:00"),
+        (59.6, "1:00"),
+        (61, "1:01"),
+        (3599.4, "59:59"),
+        (86399, "23:59:59"),
+        (math.inf, "?"),
+    ],
 )
 def test_clock(seconds: float, wanted: str) -> None:
     assert clock(seconds) == wanted

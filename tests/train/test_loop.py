@@ -36,7 +36,9 @@ def losses_of(run: Path, kind: str) -> list[list[float]]:
     """What metrics.jsonl says that does not depend on a clock."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     names = ("step", "loss", "grad_norm", "learning_rate", "val_loss", "tokens")
-    return [[line[name] for name in names if name in line] for line in lines if line["kind"] == kind]
+    return [
+        [line[name] for name in names if name in line] for line in lines if line["kind"] == kind
+    ]
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -50,7 +52,9 @@ def script_losses(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> None:
 
 
 def test_rhythm(training: Make) -> None:
-    run = training({"train.steps": 17, "train.log_every": 4, "train.save_every": 6, "train.keep": 9})
+    run = training(
+        {"train.steps": 17, "train.log_every": 4, "train.save_every": 6, "train.keep": 9}
+    )
     summary = run.go()
     assert steps_of(run.run, "train") == [1, 4, 8, 12, 16, 17]
     assert steps_of(run.run, "eval") == [5, 10, 15, 17]
@@ -61,12 +65,16 @@ def test_rhythm(training: Make) -> None:
     )
 
 
-def test_the_best_weights_are_kept_whatever_comes_later(training: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_weights_are_kept_whatever_comes_later(
+    training: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = []
     script_losses(monkeypatch, [3.0, 2.0, 2.5, 2.0])
     evaluated = Training._evaluated
     monkeypatch.setattr(
-        Training, "_evaluated", lambda self, *a: (evaluated(self, *a), seen.append(self.replica.weights(copy=True)))
+        Training,
+        "_evaluated",
+        lambda self, *a: (evaluated(self, *a), seen.append(self.replica.weights(copy=True))),
     )
     run = training()
     summary = run.go()
@@ -83,9 +91,13 @@ def test_the_best_weights_are_kept_whatever_comes_later(training: Make, monkeypa
     assert same(checkpoint.tensors["model"], seen[3])
 
 
-def test_evaluating_sampling_and_saving_change_nothing(training: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluating_sampling_and_saving_change_nothing(
+    training: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A run that does them all the time has the weights of one that does them at the end alone."""
-    often = training({"train.eval_every": 1, "train.save_every": 1, "model.dropout": 0.2}, run="often")
+    often = training(
+        {"train.eval_every": 1, "train.save_every": 1, "model.dropout": 0.2}, run="often"
+    )
     often._sample_due = lambda: True  # type: ignore[method-assign]
     rarely = training({"train.eval_every": 100, "model.dropout": 0.2}, run="rarely")
     often.go(), rarely.go()
@@ -109,10 +121,14 @@ def test_no_target_is_never_reached(training: Make, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_validation_loss_that_is_not_finite(training: Make, monkeypatch: pytest.MonkeyPatch, value: float) -> None:
+def test_a_validation_loss_that_is_not_finite(
+    training: Make, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
     script_losses(monkeypatch, [3.0, value])
     run = training()
-    with pytest.raises(TrainingError, match=f"step 10: the validation loss is {value}: .* Lower --optim"):
+    with pytest.raises(
+        TrainingError, match=f"step 10: the validation loss is {value}: .* Lower --optim"
+    ):
         run.go()
     assert steps_of(run.run, "eval") == [5]
     assert available(run.run) == []
@@ -121,7 +137,12 @@ def test_a_validation_loss_that_is_not_finite(training: Make, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("where", "call", "number"),
     [
-        pytest.param(where, call, number, marks=[pytest.mark.slow] if (call == 1) == (number == signal.SIGTERM) else [])
+        pytest.param(
+            where,
+            call,
+            number,
+            marks=[pytest.mark.slow] if (call == 1) == (number == signal.SIGTERM) else [],
+        )
         for where in ("update", "score", "save_checkpoint", "sample_texts")
         for call in (1, 3)
         for number in (signal.SIGINT, signal.SIGTERM)
@@ -187,7 +208,9 @@ def test_the_others_are_waited_for_while_they_read_a_checkpoint(
     """They begin to when the first process has read it: of a large one that is longer than a process is waited for."""
     training().go()
     again, waited = training(), list[Any]()
-    monkeypatch.setattr(Ranks, "wait", lambda self, patience: waited.append((again.so_far.step, patience)))
+    monkeypatch.setattr(
+        Ranks, "wait", lambda self, patience: waited.append((again.so_far.step, patience))
+    )
     assert again.restore()
     assert waited == [(again.config.train.steps, LONG)]
 
@@ -205,7 +228,9 @@ def test_nothing_to_restore(training: Make, tmp_path: Path) -> None:
 class SimulatedMachine:
     """A clock that moves when the loop does something, by what that takes; nothing is computed."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, update_seconds: Callable[[int], float]) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, update_seconds: Callable[[int], float]
+    ) -> None:
         self.now, self.evaluation, self.save, self.sample = 1000.0, 2.0, 1.0, 0.5
         self.saves: list[float] = []
         loop: Any = lmsmith.train.loop
@@ -258,11 +283,16 @@ def test_a_run_ends_before_its_deadline_with_an_evaluation(
             "first is slow": lambda step: 0.2 if step else 20.0,
         }[kind],
     )
-    run = training({"train.steps": planned, "train.eval_every": max(1, planned // 10)}, deadline=machine.now + 600)
+    run = training(
+        {"train.steps": planned, "train.eval_every": max(1, planned // 10)},
+        deadline=machine.now + 600,
+    )
     if planned == 20:
         machine.evaluation = 0.1  # of which there will be many
     if planned == 100_000:
-        machine.evaluation = 0.4  # of which there is one, at the end: what was expected, a third of the updates
+        machine.evaluation = (
+            0.4  # of which there is one, at the end: what was expected, a third of the updates
+        )
     summary = run.go()
     assert summary["finished"] == "time"
     last_save = machine.saves[-1]
@@ -280,15 +310,22 @@ def test_a_run_ends_before_its_deadline_with_an_evaluation(
         assert summary["steps"] == pytest.approx(600 / each, rel=0.1)
 
 
-def test_time_for_a_long_evaluation_and_save_is_kept_free(training: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_for_a_long_evaluation_and_save_is_kept_free(
+    training: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     machine = SimulatedMachine(monkeypatch, lambda step: 0.1)
     machine.evaluation, machine.save = 20.0, 10.0
-    run = training({"train.steps": 5000, "train.eval_every": 100, "train.save_every": 90}, deadline=machine.now + 200)
+    run = training(
+        {"train.steps": 5000, "train.eval_every": 100, "train.save_every": 90},
+        deadline=machine.now + 200,
+    )
     run.go()
     assert 1100 < machine.saves[-1] <= 1200
 
 
-def test_corrections_are_events_and_told(training: Make, monkeypatch: pytest.MonkeyPatch, said: io.StringIO) -> None:
+def test_corrections_are_events_and_told(
+    training: Make, monkeypatch: pytest.MonkeyPatch, said: io.StringIO
+) -> None:
     machine = SimulatedMachine(monkeypatch, lambda step: 0.2)
     run = training({"train.steps": 1000}, deadline=machine.now + 100)
     run.go()
@@ -309,12 +346,16 @@ def test_a_deadline_that_has_passed_leaves_one_step_and_its_evaluation(
     assert steps_of(run.run, "eval") == [1]
 
 
-def test_without_a_deadline_the_clock_says_nothing(training: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_deadline_the_clock_says_nothing(
+    training: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     SimulatedMachine(monkeypatch, lambda step: 1e6)
     assert training({"train.steps": 30}).go()["steps"] == 30
 
 
-def test_checkpoints_come_about_every_minute(training: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_come_about_every_minute(
+    training: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     machine = SimulatedMachine(monkeypatch, lambda step: 1.0)
     training({"train.steps": 200, "train.eval_every": 1000}).go()
     assert len(machine.saves) == 4
@@ -329,22 +370,32 @@ def test_samples_take_little_of_the_time(training: Make, monkeypatch: pytest.Mon
     assert 30 <= run.took.total["sample"] < 0.03 * (machine.now - 1000)
 
 
-def test_sample_texts_begin_and_end_like_texts(training: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sample_texts_begin_and_end_like_texts(
+    training: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lmsmith.train.loop, "SAMPLE_TOKENS", 40)
     run = training()
     run.go()
     texts = sample_texts(run.model, run.corpus.tokenizer, 2, math.inf, seed=1)
     assert [len(text) for text in texts] == [40, 40]
     assert texts == sample_texts(run.model, run.corpus.tokenizer, 2, math.inf, seed=1)
-    assert [len(text) for text in sample_texts(run.model, run.corpus.tokenizer, 2, 0.0, seed=1)] == [1, 1]
-    assert sample_texts(run.model, CharTokenizer("ab", False), 2, math.inf, seed=1) == []  # no line can begin
+    assert [
+        len(text) for text in sample_texts(run.model, run.corpus.tokenizer, 2, 0.0, seed=1)
+    ] == [1, 1]
+    assert (
+        sample_texts(run.model, CharTokenizer("ab", False), 2, math.inf, seed=1) == []
+    )  # no line can begin
 
 
-def test_sample_texts_end_with_their_end_of_text(training: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sample_texts_end_with_their_end_of_text(
+    training: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tokenizer = CharTokenizer("ab", True)
     rows = iter([[0, 2], [1, 2], [2, 2]])
     monkeypatch.setattr(
-        lmsmith.train.loop, "generate", lambda model, ids, **_: rows if ids == [2] else pytest.fail("prompt")
+        lmsmith.train.loop,
+        "generate",
+        lambda model, ids, **_: rows if ids == [2] else pytest.fail("prompt"),
     )
     assert sample_texts(training().model, tokenizer, 2, math.inf, seed=1) == ["ab", ""]
 
@@ -370,9 +421,16 @@ def test_the_summary_is_json(training: Make) -> None:
     assert np.isfinite(summary["best_val_loss"])
 
 
-def test_a_run_whose_batch_grows_is_resumed_to_the_same_weights(training: Make, said: io.StringIO) -> None:
+def test_a_run_whose_batch_grows_is_resumed_to_the_same_weights(
+    training: Make, said: io.StringIO
+) -> None:
     """Each update has as many tokens as its batch, whatever the micro-batches, the last of which are smaller."""
-    changes = {"train.batch_size": 8, "train.initial_batch_size": 2, "train.micro_batch_size": 3, "train.steps": 12}
+    changes = {
+        "train.batch_size": 8,
+        "train.initial_batch_size": 2,
+        "train.micro_batch_size": 3,
+        "train.steps": 12,
+    }
     changes |= {"train.save_every": 5, "train.keep": 9}
     plain, cut = training(changes, run="plain"), training(changes, run="cut")
     seen, rows = [], plain.batches.rows

@@ -9,7 +9,12 @@ from lmsmith.train import machine
 
 
 def asked(dtype: str, device: str = "cpu") -> RunConfig:
-    changes = {"train.dtype": dtype, "train.device": device, "train.matmul": "default", "train.threads": 1}
+    changes = {
+        "train.dtype": dtype,
+        "train.device": device,
+        "train.matmul": "default",
+        "train.threads": 1,
+    }
     return RunConfig().changed(changes, where="a test")
 
 

@@ -10,7 +10,9 @@ import pytest
 from lmsmith.train.plan import Pace, Stopwatch, corrected_steps, look_due
 
 
-def simulate(planned: int, seconds: float, step_seconds: Callable[[int], float]) -> tuple[int, float, list[int]]:
+def simulate(
+    planned: int, seconds: float, step_seconds: Callable[[int], float]
+) -> tuple[int, float, list[int]]:
     """Steps made, time they took, and the plan after each change, as `Training` looks at the clock."""
     plans, elapsed, step, pace = [planned], 0.0, 0, Pace()
     while step < plans[-1]:
@@ -39,7 +41,9 @@ def test_a_steady_machine_needs_one_or_two_corrections_and_uses_the_time(factor:
 @pytest.mark.parametrize("noise", [0.1, 0.3, 1.0])
 def test_noise_does_not_make_the_plan_oscillate(seed: int, noise: float) -> None:
     rng = random.Random(seed)
-    _, elapsed, plans = simulate(2000, 100.0, lambda _: 0.05 * rng.lognormvariate(0, noise) / 2.718 ** (noise**2 / 2))
+    _, elapsed, plans = simulate(
+        2000, 100.0, lambda _: 0.05 * rng.lognormvariate(0, noise) / 2.718 ** (noise**2 / 2)
+    )
     assert elapsed <= 100.0 + 1.0  # the last step may be one of the slow ones
     assert elapsed > 90.0
     assert n_turns(plans) <= 1, plans

@@ -18,9 +18,16 @@ T, B = 32, 6
 
 def prepared(**changes: Any) -> tuple[Replica, Batches]:
     """A model with weights that are not zero anywhere, and what it is trained on."""
-    sizes = {"model.vocab_size": 50, "model.n_layer": 3, "model.context_length": T, "train.batch_size": B}
+    sizes = {
+        "model.vocab_size": 50,
+        "model.n_layer": 3,
+        "model.context_length": T,
+        "train.batch_size": B,
+    }
     config = RunConfig().changed(TINY | sizes | changes, where="a test")
-    model = GPT(config.model).to(torch.float64 if config.train.dtype == "float64" else torch.float32)
+    model = GPT(config.model).to(
+        torch.float64 if config.train.dtype == "float64" else torch.float32
+    )
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for p in model.parameters():
@@ -35,12 +42,18 @@ def test_recomputed_blocks_give_the_same_gradient_and_keep_less(dropout: float) 
     found, kept = [], []
     for recompute in (False, True):
         replica, batches = prepared(
-            **{"train.activation_checkpointing": recompute, "train.dtype": "float64", "model.dropout": dropout}
+            **{
+                "train.activation_checkpointing": recompute,
+                "train.dtype": "float64",
+                "model.dropout": dropout,
+            }
         )
         own = {p.untyped_storage().data_ptr() for p in replica.model.parameters()}
         sizes: dict[int, int] = {}
 
-        def pack(tensor: torch.Tensor, own: set[int] = own, sizes: dict[int, int] = sizes) -> torch.Tensor:
+        def pack(
+            tensor: torch.Tensor, own: set[int] = own, sizes: dict[int, int] = sizes
+        ) -> torch.Tensor:
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in own:
                 sizes[storage.data_ptr()] = storage.nbytes()
@@ -48,7 +61,9 @@ def test_recomputed_blocks_give_the_same_gradient_and_keep_less(dropout: float) 
 
         batch = batches.rows(0)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            loss = replica.summed_loss(torch.from_numpy(batch.inputs), torch.from_numpy(batch.targets))
+            loss = replica.summed_loss(
+                torch.from_numpy(batch.inputs), torch.from_numpy(batch.targets)
+            )
         kept.append(sum(sizes.values()))
         del loss
         loss, norm = gradient(replica, batches, 0)

@@ -14,7 +14,15 @@ from lmsmith.evaluate.likelihood import score_ids
 from lmsmith.models.rnn import RNN
 from lmsmith.models.rnn_config import RNNConfig
 from lmsmith.tokens.tokenizer import ByteTokenizer, CharTokenizer
-from lmsmith.train.run import create, empty_prompt, free_place, load_for_use, open_run, score_validation, summary_of
+from lmsmith.train.run import (
+    create,
+    empty_prompt,
+    free_place,
+    load_for_use,
+    open_run,
+    score_validation,
+    summary_of,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +58,9 @@ def test_a_place_that_is_taken() -> None:
     assert free_place(Path("empty"), "book") == Path("empty")
     Path("full").mkdir()
     Path("full/a.txt").write_text("a")
-    with pytest.raises(UsageError, match="full is there already and not empty; nothing was changed"):
+    with pytest.raises(
+        UsageError, match="full is there already and not empty; nothing was changed"
+    ):
         free_place(Path("full"), "book")
     with pytest.raises(UsageError, match=r"full/a\.txt is there already"):
         free_place(Path("full/a.txt"), "book")
@@ -83,7 +93,9 @@ def test_a_run_appears_whole_or_not_at_all(corpus: Corpus, config: RunConfig) ->
     assert os.listdir("runs") == ["book-1"]
 
 
-def test_an_empty_folder_becomes_the_run_and_stays_when_there_is_none(corpus: Corpus, config: RunConfig) -> None:
+def test_an_empty_folder_becomes_the_run_and_stays_when_there_is_none(
+    corpus: Corpus, config: RunConfig
+) -> None:
     Path("mine").mkdir()
 
     def fail(partial: Path) -> tuple[RunConfig, Corpus]:
@@ -113,7 +125,9 @@ def place(config: RunConfig) -> Path:
     """A run as `create` makes it, of a text file."""
     Path("book.txt").write_text("The cat saw the hat.\n" * 50)
     changed = config.changed({"data.sources": ("book.txt",)}, where="a test")
-    create(Path("run"), lambda partial: (changed, prepare(changed.data, "char", partial / "tokens")))
+    create(
+        Path("run"), lambda partial: (changed, prepare(changed.data, "char", partial / "tokens"))
+    )
     return Path("run")
 
 
@@ -125,14 +139,19 @@ def test_a_run_is_opened_as_it_was_made(place: Path) -> None:
 
 
 def test_what_is_no_run(place: Path) -> None:
-    with pytest.raises(UsageError, match=r"nowhere is not a run: .* `lmsmith train TEXT --out nowhere` would make one"):
+    with pytest.raises(
+        UsageError,
+        match=r"nowhere is not a run: .* `lmsmith train TEXT --out nowhere` would make one",
+    ):
         open_run(Path("nowhere"))
     with pytest.raises(UsageError, match=r"\. is not a run: it has no config.toml"):
         open_run(Path("."))
     (place / "tokens" / "corpus.json").unlink()
     with pytest.raises(CheckpointError, match="does not hold a run's tokens"):
         open_run(place)
-    with pytest.raises(CheckpointError, match=r"run has no model yet: .*`lmsmith resume run` goes on"):
+    with pytest.raises(
+        CheckpointError, match=r"run has no model yet: .*`lmsmith resume run` goes on"
+    ):
         load_for_use(place)
     with pytest.raises(UsageError, match="there is no model in it"):
         load_for_use(Path("."))
@@ -142,7 +161,12 @@ def test_summaries() -> None:
     run = Path("run")
     run.mkdir()
     assert summary_of(run) == {}
-    for text, wanted in (("", {}), ("[1]", {}), ('{"finished": "st', {}), (json.dumps({"a": 1}), {"a": 1})):
+    for text, wanted in (
+        ("", {}),
+        ("[1]", {}),
+        ('{"finished": "st', {}),
+        (json.dumps({"a": 1}), {"a": 1}),
+    ):
         (run / "summary.json").write_text(text)
         assert summary_of(run) == wanted
 

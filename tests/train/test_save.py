@@ -30,12 +30,16 @@ def test_what_is_written_is_what_was_there_when_it_was_asked_for(written: list[A
     go.set()
     saver.wait()
     assert written[0].tolist() == [0, 1, 2, 3]
-    saver.save({"model": {"w": torch.full((4,), 9.0)}}, write, at_once=False)  # the same memory again
+    saver.save(
+        {"model": {"w": torch.full((4,), 9.0)}}, write, at_once=False
+    )  # the same memory again
     saver.wait()
     assert written[1].tolist() == [9] * 4
 
 
-def test_the_last_save_and_small_ones_are_written_at_once(written: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_save_and_small_ones_are_written_at_once(
+    written: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     tensor, saver = torch.ones(3), Saver()
     saver.save({"model": {"w": tensor}}, written.append, at_once=True)
     assert written[0]["model"]["w"] is tensor

@@ -41,13 +41,24 @@ def test_nothing_set_is_the_default_preset() -> None:
 
 
 def test_the_command_line_goes_before_the_recipe_and_that_before_the_preset() -> None:
-    name = recipe('preset = "babygpt"\n[model]\ndropout = 0.5\n[train]\nseed = 5\n[data]\nsources = ["a.txt"]\n')
+    name = recipe(
+        'preset = "babygpt"\n[model]\ndropout = 0.5\n[train]\nseed = 5\n[data]\nsources = ["a.txt"]\n'
+    )
     config, given = asked([name], {"train.seed": "6"})
-    assert (config.preset, config.model.d_model, config.model.dropout, config.train.seed) == ("babygpt", 384, 0.5, 6)
+    assert (config.preset, config.model.d_model, config.model.dropout, config.train.seed) == (
+        "babygpt",
+        384,
+        0.5,
+        6,
+    )
     assert config.data.sources == ("a.txt",)
     assert given == {"preset", "model.dropout", "train.seed", "data.sources"}
     config, _ = asked([name, "b.txt", "c.txt"], {"preset": "llama"})
-    assert (config.preset, config.model.feed_forward, config.model.dropout) == ("llama", "swiglu", 0.5)
+    assert (config.preset, config.model.feed_forward, config.model.dropout) == (
+        "llama",
+        "swiglu",
+        0.5,
+    )
     assert config.data.sources == ("b.txt", "c.txt")
 
 
@@ -64,7 +75,9 @@ def test_the_command_line_goes_before_the_recipe_and_that_before_the_preset() ->
         ("steps = 3", {"train.steps": 0}, {}),
     ],
 )
-def test_one_length_is_left(in_recipe: str, changes: dict[str, Any], wanted: dict[str, float]) -> None:
+def test_one_length_is_left(
+    in_recipe: str, changes: dict[str, Any], wanted: dict[str, float]
+) -> None:
     config, _ = asked([recipe(f"[train]\n{in_recipe}\n"), "book.txt"], changes)
     found = {name: getattr(config.train, name) for name in ("steps", "minutes", "tokens")}
     assert found == {"steps": 0, "minutes": 0, "tokens": 0} | wanted
@@ -116,13 +129,21 @@ def test_one_dial_for_size_and_what_is_later_wins() -> None:
     assert (model.n_layer, model.d_model, model.n_head, model.context_length) == (4, 256, 4, 256)
     assert config.train.batch_size == 16
     config, _ = asked(["book.txt"], {"model.size": 4, "model.n_layer": 2, "preset": "gpt2"})
-    assert (config.model.n_layer, config.model.d_model, config.model.positions) == (2, 256, "learned")
-    own = recipe("[model]\nsize = 6\nn_layer = 3\n")  # as in the config.toml of a run: size and what came of it
+    assert (config.model.n_layer, config.model.d_model, config.model.positions) == (
+        2,
+        256,
+        "learned",
+    )
+    own = recipe(
+        "[model]\nsize = 6\nn_layer = 3\n"
+    )  # as in the config.toml of a run: size and what came of it
     assert asked([own, "book.txt"], {})[0].model.n_layer == 3
     assert asked([own, "book.txt"], {})[0].model.d_model == 384
     config, _ = asked([own, "book.txt"], {"model.size": 8})
     assert (config.model.n_layer, config.model.d_model, config.model.size) == (8, 512, 8)
-    with pytest.raises(ConfigError, match=r"model\.size = 'large' in the command line: wanted a whole number"):
+    with pytest.raises(
+        ConfigError, match=r"model\.size = 'large' in the command line: wanted a whole number"
+    ):
         asked(["book.txt"], {"model.size": "large"})
     with pytest.raises(ConfigError, match=r"model\.size = -1"):
         asked(["book.txt"], {"model.size": -1})
@@ -135,11 +156,15 @@ def test_what_is_wrong_is_said_where() -> None:
         asked(["a.toml"], {})
     with pytest.raises(UsageError, match=r"the recipe r\.toml names no text"):
         asked([recipe("")], {})
-    with pytest.raises(ConfigError, match=r"unknown setting 'train.step' in r\.toml\. Did you mean 'train.steps'"):
+    with pytest.raises(
+        ConfigError, match=r"unknown setting 'train.step' in r\.toml\. Did you mean 'train.steps'"
+    ):
         asked([recipe("[train]\nstep = 1\n"), "book.txt"], {})
     with pytest.raises(ConfigError, match=r"preset = 5 in r\.toml: wanted text"):
         asked([recipe("preset = 5\n"), "book.txt"], {})
-    with pytest.raises(ConfigError, match=r"train\.seed = 'x' in the command line: wanted a whole number"):
+    with pytest.raises(
+        ConfigError, match=r"train\.seed = 'x' in the command line: wanted a whole number"
+    ):
         asked(["book.txt"], {"train.seed": "x"})
 
 
@@ -151,10 +176,14 @@ def run_train(changes: dict[str, Any], **options: Any) -> tuple[Path, dict[str, 
     return run, summary, said.getvalue()
 
 
-def test_the_summary_has_the_compressors_and_is_written_last(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_summary_has_the_compressors_and_is_written_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     run, summary, _ = run_train({"train.steps": 3})
     assert json.loads((run / "summary.json").read_text()) == summary
-    assert summary["baselines"] == compressed_bits_per_byte((run / "tokens" / "validation.txt").read_bytes())
+    assert summary["baselines"] == compressed_bits_per_byte(
+        (run / "tokens" / "validation.txt").read_bytes()
+    )
     # Killed while the compressors work, the run is not taken for finished.
     (run / "summary.json").unlink()
 
@@ -176,7 +205,9 @@ def test_an_interrupted_summary_is_no_end(monkeypatch: pytest.MonkeyPatch) -> No
         assert resume(run, console=Console(quiet=True))["steps"] == wanted
 
 
-def test_time_is_kept_for_the_beginning_the_compressors_and_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_is_kept_for_the_beginning_the_compressors_and_the_caller(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     deadlines = []
 
     def go(self: Training) -> dict[str, Any]:
@@ -187,9 +218,13 @@ def test_time_is_kept_for_the_beginning_the_compressors_and_the_caller(monkeypat
     monkeypatch.setattr(lmsmith.train.start, "compress_seconds", lambda corpus: 7.0)
     started = time.monotonic() - 20  # so long ago the command was given
     run_train({"train.minutes": 2.0}, started=started, reserve_seconds=5.0)
-    assert deadlines.pop() == pytest.approx(started + 120 - 7 - 5 - lmsmith.train.start.CLOSING_SECONDS)
+    assert deadlines.pop() == pytest.approx(
+        started + 120 - 7 - 5 - lmsmith.train.start.CLOSING_SECONDS
+    )
     # Of a run that trained for 50 s, 70 s less the closing are left, from now on.
-    monkeypatch.setattr(Training, "restore", lambda self: setattr(self.so_far, "wall_seconds", 50.0) or True)
+    monkeypatch.setattr(
+        Training, "restore", lambda self: setattr(self.so_far, "wall_seconds", 50.0) or True
+    )
     resume(Path("run"), console=Console(quiet=True))
     left = deadlines.pop() - time.monotonic()
     assert left == pytest.approx(120 - 50 - 7 - lmsmith.train.start.CLOSING_SECONDS, abs=5)
@@ -200,11 +235,15 @@ def test_time_is_kept_for_the_beginning_the_compressors_and_the_caller(monkeypat
 
 @pytest.mark.parametrize("late", [0, 1000])
 def test_minutes_that_leave_no_time(late: float) -> None:
-    with pytest.raises(ConfigError, match=r"leaves no time to train: .* Set --minutes [\d.]+ or more") as raised:
+    with pytest.raises(
+        ConfigError, match=r"leaves no time to train: .* Set --minutes [\d.]+ or more"
+    ) as raised:
         run_train({"train.minutes": 0.02}, started=time.monotonic() - late)
     assert not Path("run").exists()
     enough = float(str(raised.value).split("--minutes ")[1].split()[0])
-    assert 60 * enough > late + lmsmith.train.start.CLOSING_SECONDS + lmsmith.train.start.LEAST_SECONDS
+    assert (
+        60 * enough > late + lmsmith.train.start.CLOSING_SECONDS + lmsmith.train.start.LEAST_SECONDS
+    )
 
 
 @pytest.mark.parametrize(
@@ -220,7 +259,9 @@ def test_memory_that_does_not_suffice(monkeypatch: pytest.MonkeyPatch, error: Ex
         raise error  # the name is looked up when it is raised
 
     monkeypatch.setattr(Training, "go", go)
-    with pytest.raises(TrainingError, match=r"memory does not suffice\. Set a smaller --train\.micro_batch_size"):
+    with pytest.raises(
+        TrainingError, match=r"memory does not suffice\. Set a smaller --train\.micro_batch_size"
+    ):
         run_train({"train.steps": 3})
     error = RuntimeError("shapes do not fit")  # a bug of ours stays one
     with pytest.raises(RuntimeError, match="shapes"):
@@ -261,12 +302,16 @@ def test_a_run_is_resumed_with_what_does_not_change_what_it_learns() -> None:
     assert "activation_checkpointing = true" in text
 
 
-def test_a_run_that_a_spike_has_stopped_goes_on_as_its_message_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_a_spike_has_stopped_goes_on_as_its_message_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     judge = Guard.judge
 
     def spiky(self: Guard, step: int, loss: float, norm: float) -> None:
         if step == 6:
-            raise SpikeError("step 7: a test.", "stop" if self.on_spike == "no" else self.on_spike, loss, norm)
+            raise SpikeError(
+                "step 7: a test.", "stop" if self.on_spike == "no" else self.on_spike, loss, norm
+            )
         judge(self, step, loss, norm)
 
     monkeypatch.setattr(Guard, "judge", spiky)
@@ -274,12 +319,18 @@ def test_a_run_that_a_spike_has_stopped_goes_on_as_its_message_says(monkeypatch:
         run_train({"train.steps": 10})
     summary = resume(Path("run"), {"train.on_spike": "skip"}, console=Console(quiet=True))
     assert (summary["steps"], summary["finished"]) == (10, "steps")
-    events = [line for line in Path("run/metrics.jsonl").read_text().splitlines() if '"event"' in line]
+    events = [
+        line for line in Path("run/metrics.jsonl").read_text().splitlines() if '"event"' in line
+    ]
     assert "It is left out" in events[-1]
 
 
 def test_micro_batches_that_carry_a_state_stay_as_they_are() -> None:
-    alike = {name: value for name, value in TINY.items() if name not in ("model.n_head", "model.ngram_table_size")}
+    alike = {
+        name: value
+        for name, value in TINY.items()
+        if name not in ("model.n_head", "model.ngram_table_size")
+    }
     changes = alike | {"preset": "lstm", "train.truncated_bptt": True, "train.steps": 3}
     train(["book.txt"], changes, out=Path("run"), console=Console(quiet=True))
     Path("run/summary.json").unlink()

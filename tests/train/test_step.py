@@ -23,7 +23,9 @@ class Setup:
     """A model in float64 with weights that are not zero anywhere, and what an update needs."""
 
     def __init__(self, config: RunConfig, corpus: Corpus, **changes: object) -> None:
-        self.config = config.changed({"train.dtype": "float64", "optim.name": "adamw"} | changes, where="a test")
+        self.config = config.changed(
+            {"train.dtype": "float64", "optim.name": "adamw"} | changes, where="a test"
+        )
         self.model = GPT(self.config.model).double()
         generator = torch.Generator().manual_seed(3)
         with torch.no_grad():
@@ -33,7 +35,10 @@ class Setup:
         self.optimisers = self.replica.optimisers
         model, train = self.config.model, self.config.train
         self.batches = Batches(
-            corpus.train, context_length=model.context_length, batch_size=train.batch_size, seed=train.seed
+            corpus.train,
+            context_length=model.context_length,
+            batch_size=train.batch_size,
+            seed=train.seed,
         )
 
     def update(self, step: int) -> dict[str, float]:
@@ -43,8 +48,13 @@ class Setup:
         return {name: p.detach().clone() for name, p in self.model.named_parameters()}
 
 
-def test_loss_norm_and_learning_rate_are_those_of_a_plain_loop(config: RunConfig, corpus: Corpus) -> None:
-    ours, oracle = (Setup(config, corpus, **{"optim.clip_norm": 0.1, "schedule.warmup_steps": 4}) for _ in range(2))
+def test_loss_norm_and_learning_rate_are_those_of_a_plain_loop(
+    config: RunConfig, corpus: Corpus
+) -> None:
+    ours, oracle = (
+        Setup(config, corpus, **{"optim.clip_norm": 0.1, "schedule.warmup_steps": 4})
+        for _ in range(2)
+    )
     plain = torch.optim.AdamW(oracle.optimisers.all[0].param_groups)
     for step in range(3):
         found = ours.update(step)
@@ -66,7 +76,9 @@ def test_loss_norm_and_learning_rate_are_those_of_a_plain_loop(config: RunConfig
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3])
-def test_micro_batches_change_nothing_but_rounding(config: RunConfig, corpus: Corpus, rows: int) -> None:
+def test_micro_batches_change_nothing_but_rounding(
+    config: RunConfig, corpus: Corpus, rows: int
+) -> None:
     """Four rows at once; by ones, by twos, and by three and one."""
     whole, parts = Setup(config, corpus), Setup(config, corpus, **{"train.micro_batch_size": rows})
     for step in range(2):
@@ -77,13 +89,24 @@ def test_micro_batches_change_nothing_but_rounding(config: RunConfig, corpus: Co
         torch.testing.assert_close(parts.weights()[name], weight, rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("dropout", ["model.dropout", "model.attention_dropout", "model.ngram_dropout"])
-def test_dropout_is_a_function_of_seed_and_step(config: RunConfig, corpus: Corpus, dropout: str) -> None:
+@pytest.mark.parametrize(
+    "dropout", ["model.dropout", "model.attention_dropout", "model.ngram_dropout"]
+)
+def test_dropout_is_a_function_of_seed_and_step(
+    config: RunConfig, corpus: Corpus, dropout: str
+) -> None:
     changes = {dropout: 0.5, "model.ngram_tables": (2,)}
     losses = {}
-    for name, seed, step in (("one", 1, 5), ("same", 1, 5), ("other step", 1, 6), ("other seed", 2, 5)):
+    for name, seed, step in (
+        ("one", 1, 5),
+        ("same", 1, 5),
+        ("other step", 1, 6),
+        ("other seed", 2, 5),
+    ):
         setup = Setup(config, corpus, **changes, **{"train.seed": seed})
-        setup.batches = Batches(corpus.train, context_length=16, batch_size=4, seed=1)  # the same text for both seeds
+        setup.batches = Batches(
+            corpus.train, context_length=16, batch_size=4, seed=1
+        )  # the same text for both seeds
         rows = setup.batches.rows(5)
         setup.batches.rows = lambda *_, rows=rows: rows  # type: ignore[method-assign, misc] - and for both steps
         torch.manual_seed(len(losses))  # the global generator says nothing
@@ -101,14 +124,19 @@ def test_the_global_generator_is_left_as_it_was(config: RunConfig, corpus: Corpu
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_nothing_is_updated_where_the_loss_is_not_finite(config: RunConfig, corpus: Corpus, value: float) -> None:
+def test_nothing_is_updated_where_the_loss_is_not_finite(
+    config: RunConfig, corpus: Corpus, value: float
+) -> None:
     setup = Setup(config, corpus)
     with torch.no_grad():
         setup.model.token_embedding.weight[:] = value
     before = setup.weights()
     with pytest.raises(TrainingError, match=r"step 4: the loss is nan .* nothing was updated"):
         setup.update(3)
-    assert all(np.array_equal(weight, before[name], equal_nan=True) for name, weight in setup.weights().items())
+    assert all(
+        np.array_equal(weight, before[name], equal_nan=True)
+        for name, weight in setup.weights().items()
+    )
     assert setup.optimisers.state() == {}
 
 

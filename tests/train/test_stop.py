@@ -37,7 +37,10 @@ def test_work_that_only_reads_ends_at_once(number: signal.Signals) -> None:
             signal.raise_signal(number)
         assert raised.value.signal == stop.signal == number
         signal.raise_signal(signal.SIGTERM)  # behind the block it is only noted again
-        with pytest.raises(Stopped), stop.at_once():  # and what was noted before ends the next one before it begins
+        with (
+            pytest.raises(Stopped),
+            stop.at_once(),
+        ):  # and what was noted before ends the next one before it begins
             pytest.fail("it went on")
 
 

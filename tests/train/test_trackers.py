@@ -18,7 +18,10 @@ Make = Callable[..., Training]
 
 
 def lines(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [
+        json.loads(line)
+        for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def test_tensorboard_has_the_numbers_of_metrics(training: Make) -> None:
@@ -30,7 +33,11 @@ def test_tensorboard_has_the_numbers_of_metrics(training: Make) -> None:
     found = EventAccumulator(str(run.run / "tensorboard"))
     found.Reload()
     for kind, name in (("train", "loss"), ("train", "learning_rate"), ("eval", "val_loss")):
-        wanted = [(line["step"], pytest.approx(line[name])) for line in lines(run.run) if line["kind"] == kind]
+        wanted = [
+            (line["step"], pytest.approx(line[name]))
+            for line in lines(run.run)
+            if line["kind"] == kind
+        ]
         assert [(event.step, event.value) for event in found.Scalars(f"{kind}/{name}")] == wanted
         assert wanted
 
@@ -39,7 +46,8 @@ def test_wandb_is_told_the_numbers(training: Make, monkeypatch: pytest.MonkeyPat
     told: list[tuple[dict[str, float], int]] = []
     made: dict[str, Any] = {}
     run_of = types.SimpleNamespace(
-        log=lambda values, step: told.append((values, step)), finish=lambda: made.update(finished=True)
+        log=lambda values, step: told.append((values, step)),
+        finish=lambda: made.update(finished=True),
     )
     fake = types.ModuleType("wandb")
     fake.init = lambda **options: made.update(options) or run_of  # type: ignore[attr-defined]
@@ -50,10 +58,14 @@ def test_wandb_is_told_the_numbers(training: Make, monkeypatch: pytest.MonkeyPat
     assert made["dir"] == str(run.run)
     assert made["config"]["train.steps"] == 5
     losses = [(line["loss"], line["step"]) for line in lines(run.run) if line["kind"] == "train"]
-    assert [(values["train/loss"], step) for values, step in told if "train/loss" in values] == losses
+    assert [
+        (values["train/loss"], step) for values, step in told if "train/loss" in values
+    ] == losses
 
 
-def test_a_tracker_that_is_not_installed_is_said_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tracker_that_is_not_installed_is_said_before_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'lmsmith\[track\]'"):
         check_installed(["wandb"])
@@ -61,5 +73,7 @@ def test_a_tracker_that_is_not_installed_is_said_before_the_run(monkeypatch: pyt
 
 
 def test_other_trackers_are_unknown(training: Make) -> None:
-    with pytest.raises(ConfigError, match=r"train\.track = .neptune. .*: wanted one of tensorboard, wandb"):
+    with pytest.raises(
+        ConfigError, match=r"train\.track = .neptune. .*: wanted one of tensorboard, wandb"
+    ):
         training({"train.track": ("neptune",)})

@@ -1,7 +1,12 @@
 """A text, and the settings of a model that trains on it in a second."""
 
 TEXT = (
-    "".join(f"{a} {b} {c}.\n" for a in ("The cat", "A bird", "Nobody") for b in ("saw", "hid", "lost") for c in "xyz")
+    "".join(
+        f"{a} {b} {c}.\n"
+        for a in ("The cat", "A bird", "Nobody")
+        for b in ("saw", "hid", "lost")
+        for c in "xyz"
+    )
     * 20
 )
 
