@@ -144,6 +144,7 @@ def _tell_unknown(tokenizer: Tokenizer, prompt: str) -> None:
 def _eval(options: argparse.Namespace, console: Console, started: float) -> int:
     from lmsmith.config import RunConfig
     from lmsmith.evaluate.texts import score_texts
+    from lmsmith.tokens.tokenizer import unused_ids
     from lmsmith.train.log import finite
     from lmsmith.train.run import load_for_use, score_validation
 
@@ -165,10 +166,12 @@ def _eval(options: argparse.Namespace, console: Console, started: float) -> int:
         )
     else:
         score = score_validation(options.run, model, stride=options.stride)
+    n_without_token = len(unused_ids(tokenizer, model.vocab_size))
+    found = score.as_dict() | {"n_ids_without_token": n_without_token}
     if options.json:
-        print(json.dumps(finite(score.as_dict())))
+        print(json.dumps(finite(found)))
         return 0
-    for name, value in score.as_dict().items():
+    for name, value in found.items():
         console.print(f"{name:20} {value:,.4f}" if isinstance(value, float) else f"{name:20} {value:,}")
     if score.n_invalid:
         console.print(f"note: {score.n_invalid:,} bytes of the text are no UTF-8; they count as they are")
@@ -177,5 +180,10 @@ def _eval(options: argparse.Namespace, console: Console, started: float) -> int:
         console.print(
             f"note: {score.n_unknown:,} {units} of the text are unknown to this model; for their "
             f"{score.n_unknown_bytes:,} bytes and their places {score.unknown_bits:,.0f} bits are charged"
+        )
+    if n_without_token:
+        console.print(
+            f"note: no token has {n_without_token:,} of the model's {model.vocab_size:,} ids; the probability that the "
+            "model gives them counts against it"
         )
     return 0

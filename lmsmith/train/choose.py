@@ -22,6 +22,7 @@ from lmsmith.data.shards import Shards
 from lmsmith.errors import ConfigError
 from lmsmith.models.kinds import build
 from lmsmith.presets import NOTES, has_size
+from lmsmith.tokens.tokenizer import unused_ids
 from lmsmith.train.by_hand import check_memory
 from lmsmith.train.machine import Machine
 from lmsmith.train.replica import Replica
@@ -274,6 +275,8 @@ def describe(config: RunConfig, corpus: Corpus, machine: Machine, world: int = 1
     layers = f"{model.n_layer} layer{'s' * (model.n_layer > 1)}"
     heads = f"{model.n_head} heads, " if model.kind == "gpt" else f"{model.cell} cells, "
     unit = {"char": "characters", "byte": "bytes"}.get(corpus.tokenizer.kind, "tokens")
+    if n_unused := len(unused_ids(corpus.tokenizer, model.vocab_size)):
+        notes.append(f"note     no token has {n_unused:,} of the {model.vocab_size:,} ids: they are never generated")
     if model.size:
         notes.append(
             f"note     model.size {model.size}: as many layers, 64 times that width, heads of 64; context, batch and "

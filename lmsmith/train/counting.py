@@ -25,6 +25,7 @@ from lmsmith.evaluate.compressors import compressed_bits_per_byte
 from lmsmith.evaluate.likelihood import Score, score_ids
 from lmsmith.models.ngram import Ngram
 from lmsmith.tokens.files import save_tokenizer
+from lmsmith.tokens.tokenizer import unused_ids
 from lmsmith.train.log import add_samples, finite, say
 from lmsmith.train.loop import peak_memory_bytes, sample_texts
 
@@ -72,6 +73,8 @@ def count(config: RunConfig, corpus: Corpus, place: Path, console: Console) -> d
     model = Ngram.learn(config.model, np.asarray(ids[:]))
     seconds = time.perf_counter() - start
     say(console, f"model    {config.model.ngram_order}-grams, {smoothing}; {model.n_parameters():,} counted", indent=9)
+    if n_unused := len(unused_ids(corpus.tokenizer, config.model.vocab_size)):
+        say(console, f"note     no token has {n_unused:,} of the ids: they are never generated", indent=9)
     guessed = [str(discounts.order) for discounts in model.discounts if not discounts.estimated]
     if guessed:
         orders = ", ".join(guessed)

@@ -536,7 +536,10 @@ def sample_texts(model: LanguageModel, tokenizer: Tokenizer, n: int, seconds: fl
     until, rows = time.monotonic() + seconds, list[list[int]]()
     sampling, end = Sampling(temperature=0.8), tokenizer.end_of_text
     with inference(model):  # once, not at every token
-        for row in generate(model, ids, max_tokens=SAMPLE_TOKENS, n=n, sampling=sampling, seed=seed, stop_id=end):
+        steps = generate(
+            model, ids, max_tokens=SAMPLE_TOKENS, n=n, sampling=sampling, seed=seed, stop_id=end, tokenizer=tokenizer
+        )
+        for row in steps:
             rows.append(row)
             if time.monotonic() > until:
                 break

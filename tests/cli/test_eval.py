@@ -10,6 +10,8 @@ import pytest
 import torch
 from conftest import TEXT, TINY, Lmsmith
 
+from lmsmith.tokens.bpe import BpeTokenizer
+from lmsmith.tokens.files import save_tokenizer
 from lmsmith.train.run import load_for_use
 
 
@@ -43,6 +45,23 @@ def test_figures_of_a_text(lmsmith: Lmsmith, run: Path) -> None:
     assert lines.keys() == found.keys()
     assert lines["nats_per_token"] == f"{found['nats_per_token']:.4f}"
     assert lines["n_bytes"] == "1,321"
+
+
+def test_ids_without_a_token_keep_their_probability_and_are_not_written(lmsmith: Lmsmith) -> None:
+    """A vocabulary that is mostly holes: an untrained model would draw one at nearly every step."""
+    gap = BpeTokenizer([*(bytes([b]) for b in range(256)), *[None] * 5000], [], "gpt2", {"<|endoftext|>": 5000})
+    save_tokenizer(gap, lmsmith.cwd / "gap")
+    done = lmsmith("train", "book.txt", "--tokenizer", "gap", "--steps", 2, *TINY, "--out", "holes")
+    assert done.status == 0, done.err
+    assert "note     no token has 4,999 of the 5,256 ids: they are never generated" in done.out
+    assert "## step 2" in (lmsmith.cwd / "holes" / "samples.md").read_text()
+    assert lmsmith("generate", "holes", "The", "--max-tokens", 200).status == 0
+    (lmsmith.cwd / "other.txt").write_text("The cat.", encoding="utf-8")
+    found = json.loads(lmsmith("eval", "holes", "--text", "other.txt", "--json").out)
+    assert found["n_ids_without_token"] == 4999
+    assert found["nats_per_token"] > math.log(3000)  # the holes have nearly all of the probability
+    shown = lmsmith("eval", "holes", "--text", "other.txt").out
+    assert "note: no token has 4,999 of the model's 5,256 ids; the probability" in shown
 
 
 def test_unknown_characters_are_counted_and_charged(lmsmith: Lmsmith, run: Path) -> None:
