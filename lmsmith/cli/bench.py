@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from lmsmith.cli.console import table
 from lmsmith.cli.grammar import Verbs, add_settings, at_least_one, settings_given
+from lmsmith.strict_json import to_json
 
 if TYPE_CHECKING:
     from lmsmith.train.ladder import Pace
@@ -42,7 +42,7 @@ def _train(options: argparse.Namespace, console: Console, started: float) -> int
     config, device = bench_config(settings_given(options))
     pace = time_updates(config, device, n=options.n)
     if options.json:
-        print(json.dumps({"seconds": pace.seconds, "tokens_per_second": pace.tokens_per_second, "mfu": pace.mfu}))
+        print(to_json({"seconds": pace.seconds, "tokens_per_second": pace.tokens_per_second, "mfu": pace.mfu}))
         return 0
     model, train = config.model, config.train
     console.print(machine_in_words(device))

@@ -19,6 +19,7 @@ from lmsmith.cli.console import Progress, table
 from lmsmith.cli.grammar import Verbs, add_setting, at_least_one, settings_given
 from lmsmith.config import RunConfig, settings
 from lmsmith.errors import DataError, UsageError
+from lmsmith.strict_json import to_json
 
 if TYPE_CHECKING:
     from lmsmith.tokens.tokenizer import Tokenizer
@@ -261,7 +262,7 @@ def _inspect(options: argparse.Namespace, console: Console, started: float) -> i
             "on_texts": [asdict(row) | {"bytes_per_token": row.bytes_per_token} for row in found.on_texts],
             "share_used": found.share_used if found.on_texts else None,
         }
-        print(json.dumps(content, ensure_ascii=False))
+        print(to_json(content, ensure_ascii=False))
         return 0
     facts = {"kind": tokenizer.kind, "vocabulary": f"{tokenizer.vocab_size:,}", "fingerprint": tokenizer.fingerprint}
     facts |= {"pattern": pattern.name} if (pattern := getattr(tokenizer, "pattern", None)) else {}
@@ -291,7 +292,7 @@ def _compare(options: argparse.Namespace, console: Console, started: float) -> i
     held_out = "".join(split.validation)
     rows = compare_tokenizers(tokenizers, held_out)
     if options.json:
-        print(json.dumps([asdict(row) | {"bytes_per_token": row.bytes_per_token} for row in rows], ensure_ascii=False))
+        print(to_json([asdict(row) | {"bytes_per_token": row.bytes_per_token} for row in rows], ensure_ascii=False))
         return 0
     console.print(f"learnt from {sum(map(len, split.train)):,} characters, compared on {len(held_out):,} others")
     table(console, HEAD, comparison_rows(rows))

@@ -24,6 +24,7 @@ from lmsmith import atomic
 from lmsmith.data.dedup import content_hash
 from lmsmith.data.units import Job, Stream, Unit, fingerprint, read_unit, tolerating, unit_file, utf8
 from lmsmith.errors import DataError, StorageError
+from lmsmith.strict_json import to_json
 from lmsmith.text.files import Counts
 from lmsmith.tokens.files import load_tokenizer
 from lmsmith.tokens.tokenizer import Ids, Tokenizer, ids_dtype
@@ -232,7 +233,7 @@ class _Output:
     def finish(self, summary: dict[str, Any]) -> None:
         for file in self._files.values():
             file.close()
-        content = json.dumps({**summary, "checksums": self._checksums})
+        content = to_json({**summary, "checksums": self._checksums})
         self._partial[".json"].write_text(content, encoding="utf-8")
         for suffix, partial in self._partial.items():  # the .json last
             partial.replace(self._place.with_name(self._place.name + suffix))

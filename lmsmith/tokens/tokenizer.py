@@ -26,7 +26,6 @@ import codecs
 import functools
 import hashlib
 import itertools
-import json
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -37,6 +36,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmsmith.errors import TokenizerError
+from lmsmith.strict_json import to_json
 
 Ids = npt.NDArray[np.uint16 | np.uint32]
 SomeIds = Sequence[int] | npt.NDArray[np.integer[Any]]
@@ -306,7 +306,7 @@ def unused_ids(tokenizer: Tokenizer, vocab_size: int) -> npt.NDArray[np.int64]:
 
 def fingerprint_of(parts: dict[str, Any]) -> str:
     """SHA-256 of what `Tokenizer.to_dict` gives, in the one way to write it as JSON."""
-    canonical = json.dumps(parts, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    canonical = to_json(parts, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
 

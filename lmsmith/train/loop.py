@@ -40,11 +40,12 @@ from lmsmith.models.interface import LanguageModel, NeuralModel
 from lmsmith.models.kinds import build
 from lmsmith.parallel.process import LONG, Ranks
 from lmsmith.parallel.shard import Scored, as_sharded
+from lmsmith.strict_json import finite
 from lmsmith.tokens.files import save_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
 from lmsmith.train.flight import write_record
-from lmsmith.train.guard import Guard, SpikeError
-from lmsmith.train.log import MetricsFile, Progress, add_samples, finite
+from lmsmith.train.guard import Guard, SpikeError, check_not_diverged
+from lmsmith.train.log import MetricsFile, Progress, add_samples
 from lmsmith.train.plan import Pace, Stopwatch, corrected_steps, look_due
 from lmsmith.train.replica import Replica, all_whole
 from lmsmith.train.run import empty_prompt
@@ -145,7 +146,7 @@ class Training:
     def restore(self) -> bool:
         """Goes on from the newest whole checkpoint; False where there is none and the run begins at step 0.
 
-        Raises CheckpointError where there are some and none is whole.
+        Raises CheckpointError where there are some and none is whole, or its weights are not finite.
         """
         found: list[Checkpoint] = []
 
@@ -153,6 +154,7 @@ class Training:
             self._saver.wait()
             if available(self.run):
                 found.append(load_checkpoint(self.run))
+                check_not_diverged(self.run, found[0])
             return str(found[0].step if found else None)
 
         step = self.ranks.first_makes(find)  # on a disk that is shared each might see another as the newest
@@ -523,7 +525,7 @@ class Training:
             "n_val_bytes": counts.n_val_bytes,
             "n_val_unknown": counts.n_val_unknown,
         }
-        return finite(summary)
+        return dict(finite(summary))
 
 
 def sample_texts(model: LanguageModel, tokenizer: Tokenizer, n: int, seconds: float, seed: int) -> list[str]:

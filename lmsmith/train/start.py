@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shlex
@@ -23,6 +22,7 @@ from lmsmith.errors import ConfigError, TrainingError, UsageError
 from lmsmith.evaluate.compressors import compressed_bits_per_byte
 from lmsmith.parallel.process import FOREVER, Ranks, joined, place_in_environment
 from lmsmith.presets import has_size, preset, sized
+from lmsmith.strict_json import write_json
 from lmsmith.train.by_hand import for_reference
 from lmsmith.train.choose import DEFAULT_MINUTES, describe, resolve
 from lmsmith.train.log import say
@@ -324,7 +324,7 @@ def _finish(training: Training, config: RunConfig) -> dict[str, Any]:
     if summary["finished"] == "time":  # what repeats this run without a clock
         steps = {"train.steps": summary["steps"]}
         atomic.write(place / "config.toml", config.changed(steps, where="the clock").to_toml())
-    atomic.write(place / "summary.json", json.dumps(summary, indent=1) + "\n")  # last: it says that the run has ended
+    write_json(place / "summary.json", summary)  # last: it says that the run has ended
     return summary
 
 
