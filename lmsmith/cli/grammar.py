@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from lmsmith import __version__
 from lmsmith.config import RunConfig, Setting, settings
 from lmsmith.errors import UsageError
+from lmsmith.optim.rates import TOGETHER
 from lmsmith.presets import preset
 
 # Settings that are used often: their own group in the help, and short names.
@@ -149,6 +150,8 @@ def add_settings(made: argparse.ArgumentParser, *, out: bool = True) -> None:
     shown = preset(RunConfig.preset)
     for name in OFTEN:
         add_setting(often, known[name])
+    if out:
+        _add_learning_rate(often)
     groups: dict[str, argparse._ArgumentGroup] = {}
     for name, leaf in known.items():
         section = name.rpartition(".")[0]
@@ -158,6 +161,18 @@ def add_settings(made: argparse.ArgumentParser, *, out: bool = True) -> None:
             groups[section] = made.add_argument_group(f"{section} settings")
         value = functools.reduce(getattr, name.split("."), shown)
         add_setting(groups[section], leaf, "chosen" if name in CHOSEN else _as_typed(value))
+
+
+def _add_learning_rate(often: argparse._ActionsContainer) -> None:
+    """`--learning-rate`, which is no setting of its own: it sets the rates of all parameter groups."""
+    often.add_argument(
+        "--learning-rate",
+        dest=TOGETHER,
+        default=argparse.SUPPRESS,
+        metavar="X",
+        help="peak learning rate: of Muon's matrices, or without Muon of the weights; all other groups keep their "
+        "ratio to it (the preset's)",
+    )
 
 
 def add_setting(group: argparse._ActionsContainer, leaf: Setting, default: str = "") -> None:
@@ -195,9 +210,9 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 
 def settings_given(options: argparse.Namespace) -> dict[str, Any]:
-    """The settings that were given, by dotted name."""
+    """The settings that were given, by dotted name, and `learning_rate` for all groups together."""
     known = dict(settings())
-    return {name: value for name, value in vars(options).items() if name in known}
+    return {name: value for name, value in vars(options).items() if name in known or name == TOGETHER}
 
 
 def _sentence(meaning: str) -> str:

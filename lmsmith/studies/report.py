@@ -288,9 +288,10 @@ def _from_the_curves(run: Run, folder: str, again: str) -> Iterator[tuple[str, s
         yield "If it is not running any more, go on from its last checkpoint:", f"lmsmith resume {folder}"
     training, losses = column(run.train, "loss"), column(run.evals, "val_loss")
     best, last, n_steps = _val_loss(run)[0], run.number("val_loss"), run.number("steps", "step")
-    rate = run.settings.get("optim.learning_rate")
+    muon = run.settings.get("optim.name") == "muon"
+    rate = run.settings.get("optim.muon_learning_rate" if muon else "optim.learning_rate")
     if len(training) and not np.isfinite(training[-1]):
-        lower = f" --optim.learning_rate {rate / 3:.2g}" if isinstance(rate, int | float) else ""
+        lower = f" --learning-rate {rate / 3:.2g}" if isinstance(rate, int | float) else ""
         yield "The loss is no number any more: training diverged. A lower learning rate helps:", again + lower
     elif best is not None and last is not None and last > 1.01 * best:
         yield (

@@ -21,6 +21,7 @@ from lmsmith.data.rows import Rows
 from lmsmith.data.shards import Shards
 from lmsmith.errors import ConfigError
 from lmsmith.models.kinds import build
+from lmsmith.optim.rates import peak_rates
 from lmsmith.presets import NOTES, has_size
 from lmsmith.tokens.tokenizer import unused_ids
 from lmsmith.train.by_hand import check_memory
@@ -257,6 +258,12 @@ def seconds_a_step(config: RunConfig, corpus: Corpus, machine: Machine, n: int =
     return later[len(later) // 2]
 
 
+def _rates(config: RunConfig) -> str:
+    """The peak learning rate of each group, by the name of its setting."""
+    rates = peak_rates(config.optim)
+    return "peak learning rates " + ", ".join(f"{name} {rate:g}" for name, rate in rates.items())
+
+
 def describe(config: RunConfig, corpus: Corpus, machine: Machine, world: int = 1) -> list[str]:
     """The plan in a few lines."""
     model, train, counts = config.model, config.train, corpus.counts
@@ -289,7 +296,8 @@ def describe(config: RunConfig, corpus: Corpus, machine: Machine, world: int = 1
         f"{model.context_length}{tables}; {n_params:,} parameters",
         f"training {train.steps:,} steps of {of} = {tokens:,} "
         f"({tokens / counts.n_train_tokens:.1f} times the text), {config.optim.name}, {config.schedule.shape}"
-        + (", by hand in NumPy" if train.engine == "reference" else ""),
+        + (", by hand in NumPy" if train.engine == "reference" else "")
+        + f"; {_rates(config)}",
         f"machine  {machine.device.type}, {machine.threads} threads, {train.dtype}, {machine.flops / 1e9:,.0f} GFLOP/s "
         f"in matrix products; {machine.reason}; an update is "
         f"{train_flops_per_token(model) * tokens_a_step / 1e9:,.1f} GFLOP; "

@@ -302,7 +302,7 @@ class Training:
             raise TrainingError(
                 f"{spike} Step {step} is saved; `lmsmith replay {record}` makes this update again from its record. "
                 f"`lmsmith resume {run} --on-spike skip` leaves it out. Or begin anew with a lower "
-                "--optim.learning_rate or --optim.muon_learning_rate, or a longer --schedule.warmup_steps."
+                "--learning-rate or a longer --schedule.warmup_steps."
             )
         self.replica.optimisers.clear()
         message = f"{spike} It is left out."
@@ -375,7 +375,7 @@ class Training:
         if not math.isfinite(score.nats):
             raise TrainingError(
                 f"step {so_far.step}: the validation loss is {score.nats_per_token}: training has diverged. Lower "
-                "--optim.learning_rate or --optim.muon_learning_rate, or lengthen --schedule.warmup_steps."
+                "--learning-rate or lengthen --schedule.warmup_steps."
             )
         so_far.evaluated_step = so_far.step
         so_far.val_loss, so_far.val_bits_per_byte = score.nats_per_token, score.bits_per_byte
