@@ -134,8 +134,8 @@ def _rate_labels(run: Run) -> dict[str, str]:
     if muon:
         labels = {"muon_learning_rate": "matrices (Muon)"} | labels
     there = {name: label for name, label in labels.items() if any(name in row for row in run.train)}
-    rates = [column(run.train, name) for name in ("learning_rate", "table_learning_rate")]
-    if "table_learning_rate" in there and np.array_equal(*rates, equal_nan=True):
+    rate, of_tables = (column(run.train, name) for name in ("learning_rate", "table_learning_rate"))
+    if "table_learning_rate" in there and np.array_equal(rate, of_tables, equal_nan=True):
         del there["table_learning_rate"]
         there["learning_rate"] = f"embedding tables, {rest}" if muon else "all weights"
     return there or {"learning_rate": rest}

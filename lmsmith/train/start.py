@@ -170,8 +170,8 @@ def train(
         say(_of_first(console, place_in_environment()), f"note     {note}", indent=9)
     if not (config.train.steps or config.train.tokens or config.train.minutes):
         config = config.changed({"train.minutes": DEFAULT_MINUTES}, where="the default")
-    if note := partial_note(config.optim, given):
-        say(_of_first(console, place_in_environment()), f"note     {note}", indent=9)
+    if partial := partial_note(config.optim, given):
+        say(_of_first(console, place_in_environment()), f"note     {partial}", indent=9)
     check_installed(config.train.track)
     with joined(place_in_environment(device_name(config))) as ranks:
         return _train(config, given, out, _of_first(console, ranks), started, reserve_seconds, ranks)
