@@ -8,7 +8,6 @@ floor and what gzip and xz make of the same text.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from rich.console import Console
 
 from lmsmith import atomic
 from lmsmith.errors import StorageError
+from lmsmith.strict_json import write_json
 from lmsmith.text.documents import Documents, split_documents
 from lmsmith.text.stories import score_story, write_stories
 from lmsmith.train.start import train
@@ -51,7 +51,7 @@ def demo(
     )
     if summary["finished"] != "signal":
         summary["baselines"]["source"] = source_bits_per_byte(stories)
-        atomic.write(run / "summary.json", json.dumps(summary, indent=1) + "\n")
+        write_json(run / "summary.json", summary)
         console.print(
             f"under the grammar that made them these stories cost {summary['baselines']['source']:.3f} bits per byte: "
             "on average no model does better",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from lmsmith.cli.console import table
 from lmsmith.cli.grammar import Verbs, add_settings, at_least_one, settings_given
+from lmsmith.strict_json import to_json
 
 if TYPE_CHECKING:
     from lmsmith.train.ladder import Pace
@@ -51,7 +51,7 @@ def _train(options: argparse.Namespace, console: Console, started: float) -> int
     pace = time_updates(config, device, n=options.n)
     if options.json:
         print(
-            json.dumps(
+            to_json(
                 {
                     "seconds": pace.seconds,
                     "tokens_per_second": pace.tokens_per_second,

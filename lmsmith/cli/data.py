@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import time
 from dataclasses import asdict
@@ -15,6 +14,7 @@ from lmsmith.cli.console import Progress
 from lmsmith.cli.grammar import Verbs, add_setting, at_least_one, settings_given
 from lmsmith.config import RunConfig, settings
 from lmsmith.errors import DataError, UsageError
+from lmsmith.strict_json import to_json
 
 KINDS = {"text": "text to learn from", "shards": "token shards", "tasks": "tasks to evaluate on"}
 
@@ -158,7 +158,7 @@ def _list(options: argparse.Namespace, console: Console, started: float) -> int:
             }
             for corpus in CORPORA.values()
         ]
-        print(json.dumps(content))
+        print(to_json(content))
         return 0
     table = Table(box=None, pad_edge=False, header_style="bold")
     for head in ("name", "size", "here", "licence", "what"):
@@ -239,7 +239,7 @@ def _prepare(options: argparse.Namespace, console: Console, started: float) -> i
             tell=tell,
         )
     if options.json:
-        print(json.dumps(asdict(manifest)))
+        print(to_json(asdict(manifest)))
         return 0
     for name, split in manifest.splits.items():
         console.print(
@@ -274,7 +274,7 @@ def _inspect(options: argparse.Namespace, console: Console, started: float) -> i
     with Progress(console) as tell:
         found = inspect(options.place, tokenizer, verify=options.verify, tell=tell)
     if options.json:
-        print(json.dumps(asdict(found), default=str))
+        print(to_json(asdict(found), default=str))
         return 1 if found.problems else 0
     console.print(f"{found.place}: {found.source}\ntokenizer  {found.tokenizer}")
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -325,9 +325,7 @@ def _exposure(options: argparse.Namespace, console: Console) -> int:
     steps, sources = exposure_of(options.exposure)
     if options.json:
         print(
-            json.dumps(
-                {"steps": steps, "sources": {name: asdict(found) for name, found in sources}}
-            )
+            to_json({"steps": steps, "sources": {name: asdict(found) for name, found in sources}})
         )
         return 0
     console.print(f"{options.exposure}: after {steps:,} steps")

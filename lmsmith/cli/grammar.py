@@ -20,6 +20,7 @@ from lmsmith.config.aliases import todays_option
 from lmsmith.config.presets import has_size, preset
 from lmsmith.config.run import of_another_kind
 from lmsmith.errors import LmsmithError, UsageError
+from lmsmith.optim.rates import TOGETHER
 
 # Settings that are used often: their own group in the help, and short names.
 OFTEN = {
@@ -195,6 +196,8 @@ def add_settings(
     known = dict(settings(type(shown.model)))
     for name in OFTEN:
         add_setting(often, known[name])
+    if out:
+        _add_learning_rate(often)
     groups: dict[str, argparse._ArgumentGroup] = {}
     for name, leaf in known.items():
         section = name.rpartition(".")[0]
@@ -236,6 +239,18 @@ def starting_point(arguments: Sequence[str]) -> RunConfig:
         return preset(RunConfig.preset)
 
 
+def _add_learning_rate(often: argparse._ActionsContainer) -> None:
+    """`--learning-rate`, which is no setting of its own: it sets the rates of all parameter groups."""
+    often.add_argument(
+        "--learning-rate",
+        dest=TOGETHER,
+        default=argparse.SUPPRESS,
+        metavar="X",
+        help="peak learning rate: of Muon's matrices, or without Muon of the weights; all other groups keep their "
+        "ratio to it (the preset's)",
+    )
+
+
 def add_setting(group: argparse._ActionsContainer, leaf: Setting, default: str = "") -> None:
     """`default`: what the help says of it, where that is not the setting's own."""
     default = default or _as_typed(leaf.shown(leaf.default))
@@ -271,8 +286,8 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 
 def settings_given(options: argparse.Namespace) -> dict[str, Any]:
-    """The settings that were given, by dotted name."""
-    top = {name for name, _ in settings() if "." not in name}
+    """The settings that were given, by dotted name, and `learning_rate` for all groups."""
+    top = {name for name, _ in settings() if "." not in name} | {TOGETHER}
     return {name: value for name, value in vars(options).items() if "." in name or name in top}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,7 @@ from lmsmith.cli.console import Printer, table
 from lmsmith.cli.grammar import Verbs, add_setting, settings_given
 from lmsmith.config import RunConfig, settings
 from lmsmith.errors import UsageError
+from lmsmith.strict_json import to_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -111,7 +111,6 @@ def _compare(options: argparse.Namespace, console: Console, started: float) -> i
         measure,
         train_all,
     )
-    from lmsmith.train.log import finite
 
     given = settings_given(options)
     data = RunConfig().changed(given, where="the command line").data
@@ -142,7 +141,7 @@ def _compare(options: argparse.Namespace, console: Console, started: float) -> i
     if options.out:
         atomic.write(options.out, league_page(entries, text))
     if options.json:
-        print(json.dumps([finite(asdict(entry)) for entry in entries]))
+        print(to_json([asdict(entry) for entry in entries]))
         return 0
     console.print(f"{text.name}: {measure(text)}")
     table(console, HEAD, league_rows(entries))

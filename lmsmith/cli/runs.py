@@ -92,10 +92,11 @@ def _replay(options: argparse.Namespace, console: Console, started: float) -> in
     tensors = sorted(found.record["tensors"].items(), key=lambda item: -item[1]["n_not_finite"])
     console.print(f"{'gradients':40} {'norm':>12} {'of weights':>12} {'not finite':>12}")
     for name, numbers in tensors:
-        norm = "" if numbers["gradient_norm"] is None else f"{numbers['gradient_norm']:.4g}"
-        console.print(
-            f"{name:40} {norm:>12} {numbers['norm']:>12.4g} {numbers['n_not_finite']:>12,}"
-        )
+        norms = [numbers["gradient_norm"], numbers["norm"]]
+        shown = [
+            "not finite" if norm is None else f"{norm:.4g}" for norm in norms
+        ]  # JSON has null for these
+        console.print(f"{name:40} {shown[0]:>12} {shown[1]:>12} {numbers['n_not_finite']:>12,}")
     return 0 if found.same else 1
 
 

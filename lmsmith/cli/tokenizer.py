@@ -19,6 +19,7 @@ from lmsmith.cli.console import Progress, table
 from lmsmith.cli.grammar import Verbs, add_setting, at_least_one, settings_given
 from lmsmith.config import RunConfig, settings
 from lmsmith.errors import DataError, UsageError
+from lmsmith.strict_json import to_json
 
 if TYPE_CHECKING:
     from lmsmith.tokens.tokenizer import Tokenizer
@@ -315,7 +316,7 @@ def _inspect(options: argparse.Namespace, console: Console, started: float) -> i
             ],
             "share_used": found.share_used if found.on_texts else None,
         }
-        print(json.dumps(content, ensure_ascii=False))
+        print(to_json(content, ensure_ascii=False))
         return 0
     facts = {
         "kind": tokenizer.kind,
@@ -354,7 +355,7 @@ def _compare(options: argparse.Namespace, console: Console, started: float) -> i
     rows = compare_tokenizers(tokenizers, held_out)
     if options.json:
         print(
-            json.dumps(
+            to_json(
                 [asdict(row) | {"bytes_per_token": row.bytes_per_token} for row in rows],
                 ensure_ascii=False,
             )

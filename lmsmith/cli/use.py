@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from lmsmith.cli.console import problem
 from lmsmith.cli.grammar import Verbs, add_setting, at_least_one, settings_given
 from lmsmith.config import settings
 from lmsmith.errors import DataError, UsageError
+from lmsmith.strict_json import to_json
 
 if TYPE_CHECKING:
     from lmsmith.tokens.tokenizer import Tokenizer
@@ -186,7 +186,7 @@ def _tell_unknown(tokenizer: Tokenizer, prompt: str) -> None:
 def _eval(options: argparse.Namespace, console: Console, started: float) -> int:
     from lmsmith.config import RunConfig
     from lmsmith.evaluate.texts import score_texts
-    from lmsmith.train.log import finite
+    from lmsmith.tokens.tokenizer import unused_ids
     from lmsmith.train.run import load_for_use, score_validation
 
     data = RunConfig().changed(settings_given(options), where="the command line").data
@@ -209,10 +209,12 @@ def _eval(options: argparse.Namespace, console: Console, started: float) -> int:
         )
     else:
         score = score_validation(options.run, model, stride=options.stride)
+    n_without_token = len(unused_ids(tokenizer, model.vocab_size))
+    found = score.as_dict() | {"n_ids_without_token": n_without_token}
     if options.json:
-        print(json.dumps(finite(score.as_dict())))
+        print(to_json(found))
         return 0
-    for name, value in score.as_dict().items():
+    for name, value in found.items():
         console.print(
             f"{name:20} {value:,.4f}" if isinstance(value, float) else f"{name:20} {value:,}"
         )
@@ -225,5 +227,10 @@ def _eval(options: argparse.Namespace, console: Console, started: float) -> int:
         console.print(
             f"note: {score.n_unknown:,} {units} of the text are unknown to this model; for their "
             f"{score.n_unknown_bytes:,} bytes and their places {score.unknown_bits:,.0f} bits are charged"
+        )
+    if n_without_token:
+        console.print(
+            f"note: no token has {n_without_token:,} of the model's {model.vocab_size:,} ids; the probability that the "
+            "model gives them counts against it"
         )
     return 0

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 
 from rich.console import Console
 
 from lmsmith.cli.console import table
 from lmsmith.cli.grammar import Verbs
+from lmsmith.strict_json import to_json
 
 
 def add(verbs: Verbs) -> None:
@@ -42,7 +42,7 @@ def _verify(options: argparse.Namespace, console: Console, started: float) -> in
             }
             for engine in found
         }
-        print(json.dumps({"gradients": engines, "agree": agree}))
+        print(to_json({"gradients": engines, "agree": agree}))
         return 0 if agree else 1
     console.print(
         f"GPT-2 with {SIZES.n_layer} layers, {SIZES.n_head} heads, width {SIZES.d_model}, vocabulary "

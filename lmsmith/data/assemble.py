@@ -27,6 +27,7 @@ from lmsmith.data.manifest import SPLITS, SplitRecord
 from lmsmith.data.shard_writer import ShardWriter, State
 from lmsmith.data.units import unit_file
 from lmsmith.errors import StorageError
+from lmsmith.strict_json import to_json
 from lmsmith.text.files import Counts
 from lmsmith.tokens.tokenizer import Tokenizer, ids_dtype
 
@@ -108,7 +109,7 @@ class Assembler:
                 "n_summary_bytes": self._summaries.tell(),
                 "splits": [asdict(writer.sync()) for writer in self._writers],
             }
-            atomic.write(self._work / "state.json", json.dumps(state))
+            atomic.write(self._work / "state.json", to_json(state))
             for number in range(self._first_there, self.next_unit):
                 for suffix in (".json", ".ids", ".records"):
                     unit_file(self._work, number, suffix).unlink(missing_ok=True)

@@ -207,9 +207,11 @@ _BLOCK = 1 << 16  # documents looked at at once
 @functools.cache
 def _compiled() -> Any:
     """The search in `Seen`'s table, compiled when it is first needed."""
-    import numba  # the compiler takes half a second, and most who read this file do not need it
+    from lmsmith.tokens.machine import (
+        kernel,  # brings in the compiler, half a second that most do not need
+    )
 
-    @numba.njit(cache=True, nogil=True)
+    @kernel
     def insert(table, hashes, new):  # type: ignore[no-untyped-def]
         mask = np.uint64(len(table) - 1)
         for k in range(len(hashes)):

@@ -33,6 +33,7 @@ from lmsmith.data.units import (
     utf8,
 )
 from lmsmith.errors import DataError, StorageError
+from lmsmith.strict_json import to_json
 from lmsmith.text.files import Counts
 from lmsmith.tokens.files import load_tokenizer
 from lmsmith.tokens.tokenizer import Ids, Tokenizer, ids_dtype
@@ -260,7 +261,7 @@ class _Output:
     def finish(self, summary: dict[str, Any]) -> None:
         for file in self._files.values():
             file.close()
-        content = json.dumps({**summary, "checksums": self._checksums})
+        content = to_json({**summary, "checksums": self._checksums})
         self._partial[".json"].write_text(content, encoding="utf-8")
         for suffix, partial in self._partial.items():  # the .json last
             partial.replace(self._place.with_name(self._place.name + suffix))

@@ -31,6 +31,7 @@ from lmsmith.data.prepare import Corpus, Counts, make_tokenizer
 from lmsmith.data.ready import Ready, find_ready, open_ready
 from lmsmith.data.shards import Shards
 from lmsmith.errors import CheckpointError, ConfigError, TokenizerError
+from lmsmith.strict_json import write_json
 from lmsmith.text.documents import Documents, default_share, split_documents
 from lmsmith.text.files import plural, read_errors, size_and_time
 from lmsmith.tokens.files import load_tokenizer, save_tokenizer
@@ -99,10 +100,8 @@ def gather(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
             f"{float(share):.4g} are {of.path}" for share, of in shares
         )
         counts = replace(counts, notes=(*counts.notes, note))
-    atomic.write(
-        folder / "sources.json", json.dumps({"format": FORMAT, "sources": records}, indent=1) + "\n"
-    )
-    atomic.write(folder / "corpus.json", json.dumps(asdict(counts), indent=1) + "\n")
+    write_json(folder / "sources.json", {"format": FORMAT, "sources": records})
+    write_json(folder / "corpus.json", asdict(counts))
     text = [part.text for part in parts if part.text is not None]
     if len(text) == len(parts):
         atomic.write(folder / "validation.txt", b"".join(text))

@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from lmsmith import atomic
 from lmsmith.errors import DataError
+from lmsmith.strict_json import write_json
 from lmsmith.tokens.tokenizer import Tokenizer
 
 FILE_NAME = "manifest.json"
@@ -95,9 +95,7 @@ class Manifest:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Writes `folder/manifest.json`, whole or not at all. Raises StorageError."""
     content = {"format": FORMAT, **asdict(manifest)}
-    atomic.write(
-        folder / FILE_NAME, json.dumps(content, indent=1) + "\n"
-    )  # in ASCII: a path may be no Unicode
+    write_json(folder / FILE_NAME, content)  # in ASCII: a path may be no Unicode
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -13,7 +13,6 @@ The split (Held out: validation):
 """
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -34,6 +33,7 @@ from lmsmith.data.units import (
     utf8,
 )
 from lmsmith.errors import DataError
+from lmsmith.strict_json import to_json
 from lmsmith.text.documents import FRACTION, MANY, MOST_HELD_OUT, hash_bound, split_hash
 from lmsmith.text.files import (
     COMPRESSED,
@@ -90,7 +90,7 @@ class Plan:
         stopped at it.)"""
         state = hashlib.sha256()
         for part in (asdict(replace(self.reading, skip_bad=False)), *self.files, *self.units):
-            state.update(json.dumps(part).encode())
+            state.update(to_json(part).encode())
         return state.hexdigest()
 
 

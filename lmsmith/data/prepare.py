@@ -21,6 +21,7 @@ from lmsmith.config import DataConfig
 from lmsmith.data.batches import Sources
 from lmsmith.data.shards import Shards, read_shard, write_shard
 from lmsmith.errors import CheckpointError, ConfigError
+from lmsmith.strict_json import write_json
 from lmsmith.text.documents import Documents, split_documents
 from lmsmith.tokens.files import load_tokenizer, save_tokenizer
 from lmsmith.tokens.tokenizer import (
@@ -93,7 +94,7 @@ def prepare(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
     write_shard(folder / "val.bin", validation, made.vocab_size)
     atomic.write(folder / "validation.txt", b"".join(_utf8(split.validation)))
     save_tokenizer(made, folder)
-    atomic.write(folder / "corpus.json", json.dumps(asdict(counts), indent=1) + "\n")
+    write_json(folder / "corpus.json", asdict(counts))
     return Corpus(train, validation, made, counts)
 
 

@@ -19,6 +19,7 @@ import filelock
 from lmsmith import atomic
 from lmsmith.data.manifest import FILE_NAME
 from lmsmith.errors import ConfigError, DataError, StorageError
+from lmsmith.strict_json import to_json
 from lmsmith.tokens.files import FILE_NAME as TOKENIZER_FILE
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ def begun(partial: Path, settings: dict[str, Any]) -> Iterator[None]:
             settings_file.exists() and (work / TOKENIZER_FILE).exists()
         ):  # without one nothing has been done yet
             _check_same(partial, json.loads(settings_file.read_text(encoding="utf-8")), settings)
-        atomic.write(settings_file, json.dumps(settings))
+        atomic.write(settings_file, to_json(settings))
         for leftover in (work / "units").glob(".*"):  # of processes that were killed
             leftover.unlink(missing_ok=True)
         try:
@@ -79,7 +80,7 @@ def unnamed(partial: Path) -> bool:
 
 def digest_of(settings: dict[str, Any]) -> str:
     """What a finished folder remembers of settings and sources."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(to_json(settings, sort_keys=True).encode()).hexdigest()
 
 
 def _check_ours(partial: Path) -> None:

@@ -22,7 +22,7 @@ from lmsmith.evaluate.compressors import COMPRESSORS
 from lmsmith.evaluate.likelihood import Score
 from lmsmith.evaluate.texts import encode_documents, read_documents, score_encoded, to_bytes
 from lmsmith.models.interface import LanguageModel
-from lmsmith.tokens.tokenizer import Tokenizer
+from lmsmith.tokens.tokenizer import Tokenizer, unused_ids
 
 UNIFORM = "uniform"
 
@@ -56,6 +56,7 @@ class Entry:
     score_seconds: float | None = None
     bytes_per_second: float | None = None
     unknown_bits: float = 0.0
+    n_ids_without_token: int = 0
 
 
 def read_text(path: Path, *, text_field: str = "text", encoding: str = "auto") -> Text:
@@ -118,6 +119,7 @@ def score_entry(
         seconds,
         len(text.data) / seconds,
         score.unknown_bits,
+        len(unused_ids(tokenizer, model.vocab_size)),
     )
 
 

@@ -48,7 +48,7 @@ from torch import nn
 
 from lmsmith.data.rows import document_bounds
 from lmsmith.data.shards import Shards
-from lmsmith.errors import ConfigError, DataError
+from lmsmith.errors import CheckpointError, ConfigError, DataError
 from lmsmith.models.interface import LanguageModel
 
 Ids = npt.NDArray[np.unsignedinteger[Any]] | Shards
@@ -111,6 +111,16 @@ class Score:
             "n_unknown": self.n_unknown,
             "n_impossible": self.n_impossible,
         }
+
+
+def checked(score: Score) -> Score:
+    """The score. Raises CheckpointError where it is NaN, which no text costs under a model that works."""
+    if math.isnan(score.nats):
+        raise CheckpointError(
+            "the model gives probabilities that are not numbers, although all of its weights are finite: values "
+            "overflow on the way. Its training diverged; train again with a lower --learning-rate."
+        )
+    return score
 
 
 def score_ids(

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from lmsmith.data.packing import boundary_of
 from lmsmith.errors import DataError
-from lmsmith.evaluate.likelihood import Score, score_ids
+from lmsmith.evaluate.likelihood import Score, checked, score_ids
 from lmsmith.models.interface import LanguageModel
 from lmsmith.text.documents import Documents
 from lmsmith.text.files import (
@@ -165,13 +165,13 @@ def score_encoded(
     boundaries: str,
     stride: int | None = None,
 ) -> Score:
-    """Raises DataError where there is nothing to score."""
+    """Raises DataError where there is nothing to score, CheckpointError for a score of NaN."""
     if encoded.n_unknown_bytes and len(encoded.ids) <= encoded.first_given:
         raise DataError(
             f"nothing to score: of the text's {encoded.n_bytes:,} bytes this model's {tokenizer.kind} tokenizer knows "
             "none. Name another text, or a model whose tokens are bytes or bpe."
         )
-    return score_ids(
+    score = score_ids(
         model,
         encoded.ids,
         n_bytes=encoded.n_bytes,
@@ -183,3 +183,4 @@ def score_encoded(
         stride=stride,
         boundary=boundary_of(boundaries, tokenizer),
     )
+    return checked(score)

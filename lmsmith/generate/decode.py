@@ -25,7 +25,7 @@ from lmsmith.errors import ConfigError, UsageError
 from lmsmith.evaluate.likelihood import inference
 from lmsmith.generate.sampling import Sampling, generator_for, sample
 from lmsmith.models.interface import LanguageModel
-from lmsmith.tokens.tokenizer import StreamDecoder, Tokenizer
+from lmsmith.tokens.tokenizer import StreamDecoder, Tokenizer, unused_ids
 
 _TOKENS_AT_ONCE = 1 << 14  # of a prompt: a longer one is read in pieces
 
@@ -40,13 +40,17 @@ def generate(
     seed: int = 0,
     stop_id: int | None = None,
     first_index: int = 0,
+    tokenizer: Tokenizer | None = None,
 ) -> Iterator[list[int]]:
     """Continues `prompt_ids` in n ways; each step yields the n new ids.
 
     Ends after `max_tokens` steps, or when all n have drawn `stop_id`; one that has drawn it goes on yielding it. Sample
     indices count from `first_index`: n = 1 with `first_index` = 3 is sample 3. Between steps, and when the iterator is
-    closed, the model is in the mode it was in. Raises UsageError for an empty prompt (a caller without one begins with
-    the end-of-text token), ConfigError for numbers out of range, CheckpointError for logits that are not numbers.
+    closed, the model is in the mode it was in. Ids that no token of `tokenizer` has are never drawn;
+    without a tokenizer every id of the model counts as a token.
+
+    Raises UsageError for an empty prompt (a caller without one begins with the end-of-text token),
+    ConfigError for numbers out of range, CheckpointError for logits that are not numbers.
     """
     sampling = sampling or Sampling()
     if n < 1 or max_tokens < 0:
@@ -56,7 +60,9 @@ def generate(
     if len(prompt_ids) == 0:
         raise UsageError("the prompt is empty: give the model at least one token to begin with.")
     generators = [generator_for(seed, first_index + i) for i in range(n)]
-    return _steps(model, prompt_ids, max_tokens, sampling, generators, stop_id)
+    unused = None if tokenizer is None else unused_ids(tokenizer, model.vocab_size)
+    forbidden = None if unused is None else torch.from_numpy(unused)
+    return _steps(model, prompt_ids, max_tokens, sampling, generators, stop_id, forbidden)
 
 
 def stream_text(
@@ -86,6 +92,7 @@ def stream_text(
         sampling=sampling,
         seed=seed,
         first_index=index,
+        tokenizer=tokenizer,
     )
     return _pieces(writer, steps)
 
@@ -111,6 +118,7 @@ def continue_text(
         n=n,
         sampling=sampling,
         seed=seed,
+        tokenizer=tokenizer,
     ):
         for i, (writer, id) in enumerate(zip(writers, ids, strict=True)):
             texts[i] += writer.push(id)
@@ -151,6 +159,7 @@ def _steps(
     sampling: Sampling,
     generators: Sequence[torch.Generator],
     stop_id: int | None,
+    forbidden: torch.Tensor | None,
 ) -> Iterator[list[int]]:
     assert all(0 <= id < model.vocab_size for id in prompt_ids)
     T, n = model.context_length, len(generators)
@@ -166,7 +175,7 @@ def _steps(
                 state = model.new_state(n)
             for piece in unread.to(model.device).split(max(1, _TOKENS_AT_ONCE // n), dim=1):
                 logits = model.next_logits(piece, state)
-        ids = sample(logits, sampling, generators)
+        ids = sample(logits, sampling, generators, forbidden)
         if stop_id is not None:
             ids[stopped] = stop_id
             stopped |= ids == stop_id

@@ -9,6 +9,9 @@ The steps, in this order, each on what the one before it left:
    one id; of equally likely ones the lower ids. 1 keeps all.
 4. min-p (Nguyen et al. 2024): ids at least min-p times as likely as the likeliest stay. 0 keeps all.
 
+Ids that no token has are `forbidden`: they get no probability before any of these steps, greedy or
+not.
+
 What stays is scaled to sum to one. One uniform number u from a row's own generator then picks the first id at which
 the cumulative probability exceeds u: a token costs one random number whatever the vocabulary, and two runs that differ
 in the logits' last bits alone nearly always agree.
@@ -17,6 +20,7 @@ Probabilities are computed on the CPU in float64 on every device: one definition
 running sum is exact enough that an id of probability zero is never drawn.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -50,16 +54,19 @@ class Sampling:
 
 
 def sample(
-    logits: Float[Tensor, "n V"], sampling: Sampling, generators: Sequence[torch.Generator]
+    logits: Float[Tensor, "n V"],
+    sampling: Sampling,
+    generators: Sequence[torch.Generator],
+    forbidden: Int64[Tensor, " F"] | None = None,
 ) -> Int64[Tensor, " n"]:
     """The next id of each row, on the CPU; row i draws one number from `generators[i]`, greedy rows none.
 
-    Raises CheckpointError for logits that are not numbers.
+    Ids in `forbidden` are never drawn. Raises CheckpointError for logits that are not numbers.
     """
     assert len(generators) == len(logits)
     if sampling.temperature == 0:
-        return _finite(logits).argmax(dim=-1)
-    cumulative = probabilities(logits, sampling).cumsum(dim=-1)
+        return _finite(logits, forbidden).argmax(dim=-1)
+    cumulative = probabilities(logits, sampling, forbidden).cumsum(dim=-1)
     u = torch.cat(
         [torch.rand(1, generator=generator, dtype=torch.float64) for generator in generators]
     )
@@ -68,10 +75,12 @@ def sample(
     return torch.searchsorted(cumulative, threshold, right=True)[:, 0]
 
 
-def probabilities(logits: Float[Tensor, "n V"], sampling: Sampling) -> Float64[Tensor, "n V"]:
+def probabilities(
+    logits: Float[Tensor, "n V"], sampling: Sampling, forbidden: Int64[Tensor, " F"] | None = None
+) -> Float64[Tensor, "n V"]:
     """The distribution `sample` draws from, zeros for what was filtered out. Wants a temperature above 0."""
     assert sampling.temperature > 0
-    logits = _finite(logits)
+    logits = _finite(logits, forbidden)
     # The largest becomes 0 before the division, which then cannot overflow upwards however small the temperature.
     p = ((logits - logits.amax(dim=-1, keepdim=True)) / sampling.temperature).softmax(dim=-1)
     if 0 < sampling.top_k < p.shape[-1]:
@@ -104,9 +113,13 @@ def _top_p(p: Float64[Tensor, "n V"], mass: float) -> Bool[Tensor, "n V"]:
     return torch.zeros_like(p, dtype=torch.bool).scatter(-1, ids, before < mass)
 
 
-def _finite(logits: Float[Tensor, "n V"]) -> Float64[Tensor, "n V"]:
+def _finite(
+    logits: Float[Tensor, "n V"], forbidden: Int64[Tensor, " F"] | None
+) -> Float64[Tensor, "n V"]:
     """The logits on the CPU in float64; -inf is a forbidden id, but each row needs one that is allowed."""
     logits = logits.detach().to("cpu").to(torch.float64)
+    if forbidden is not None and len(forbidden):
+        logits = logits.index_fill(-1, forbidden, -math.inf)
     if not logits.amax(dim=-1).isfinite().all():
         raise CheckpointError(
             "the model's logits are not numbers (NaN or infinite): its weights are damaged or its training diverged. "

@@ -10,7 +10,6 @@ logits of both on fixed tokens are held against the run's. `receipt.json` has th
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from lmsmith import __version__, atomic
+from lmsmith.checkpoint import check_finite
 from lmsmith.errors import CheckpointError, ConfigError, StorageError
 from lmsmith.evaluate.likelihood import inference
 from lmsmith.interop import huggingface, llmc, vocabulary
@@ -26,6 +26,7 @@ from lmsmith.interop.architectures import architecture_for
 from lmsmith.interop.importing import sha256_of
 from lmsmith.models.gpt import GPT
 from lmsmith.models.gpt_config import GPTConfig
+from lmsmith.strict_json import write_json
 from lmsmith.tokens.files import FILE_NAME, load_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
 from lmsmith.train.run import free_place, load_weights, model_config, model_folder
@@ -64,6 +65,11 @@ def export_model(run: Path, out: Path, *, to: Form, dtype: Precision = "auto") -
     assert isinstance(config, GPTConfig)
     if dtype != "auto":
         tensors = {name: tensor.to(getattr(torch, dtype)) for name, tensor in tensors.items()}
+        check_finite(
+            tensors,
+            f"the model in {dtype}",
+            "Some weights exceed this precision: choose another --dtype.",
+        )
         model.load_state_dict(tensors)  # what is exported is held against the rounded model
     precisions = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}
     if len(precisions) > 1:
@@ -106,7 +112,7 @@ def export_model(run: Path, out: Path, *, to: Form, dtype: Precision = "auto") -
         del tensors
         receipt["checked"] = _checked(partial, ids, wanted, tokenizer, to)
         receipt["sha256"] = {file.name: sha256_of(file) for file in sorted(partial.iterdir())}
-        atomic.write(partial / RECEIPT, json.dumps(receipt, indent=1) + "\n")
+        write_json(partial / RECEIPT, receipt)
     return receipt
 
 

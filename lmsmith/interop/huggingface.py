@@ -24,6 +24,7 @@ from lmsmith.checkpoint import write_tensors
 from lmsmith.errors import CheckpointError
 from lmsmith.interop.architectures import architecture_for, architecture_of, completed, listed
 from lmsmith.models.gpt_config import GPTConfig
+from lmsmith.strict_json import to_json
 
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
@@ -164,4 +165,4 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    path.write_text(to_json(content, indent=2) + "\n", encoding="utf-8")

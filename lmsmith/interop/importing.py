@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,13 @@ from typing import Any
 from torch import Tensor
 
 from lmsmith import atomic
-from lmsmith.checkpoint import save_model
-from lmsmith.config import flatten
+from lmsmith.checkpoint import save_model, check_finite
+from lmsmith.config import flatten, ModelConfig
 from lmsmith.config.presets import preset
 from lmsmith.errors import CheckpointError, ConfigError, StorageError, TokenizerError, UsageError
 from lmsmith.interop import hub, huggingface, llmc, vocabulary
 from lmsmith.models.gpt_config import GPTConfig
+from lmsmith.strict_json import write_json
 from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.files import load_tokenizer, save_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
@@ -71,6 +71,7 @@ def import_model(
         form, files = "huggingface", huggingface.files_of(path)
     place = free_place(out, Path(source).absolute().name.removesuffix(".bin"))
     config, tensors = llmc.read(path) if form == "llm.c" else huggingface.read(path)
+    check_finite(tensors, f"the model in {path}", "Take another copy.")
     found = _tokenizer(tokenizer, path, config)
     sha256 = {file.name: sha256_of(file) for file in files}
     for file in files:
@@ -186,7 +187,7 @@ def _write(
         if tokenizer is not None:
             save_tokenizer(tokenizer, partial / "model")
         atomic.write(partial / "config.toml", run.to_toml())
-        atomic.write(partial / "summary.json", json.dumps(summary, indent=1) + "\n")
+        write_json(partial / "summary.json", summary)
 
 
 def sha256_of(path: Path) -> str:

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lmsmith import atomic
 from lmsmith.errors import TokenizerError
+from lmsmith.strict_json import write_json
 from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.files import FILE_NAME, load_tokenizer
 from lmsmith.tokens.foreign import to_huggingface
@@ -73,8 +73,8 @@ def save(
     }
     if begin is not None and begin != tokenizer.end_of_text:
         content["post_processor"] = _put_before(names[begin], begin)
-    atomic.write(folder / FILE_NAME, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
-    atomic.write(folder / "tokenizer_config.json", json.dumps(config, indent=1) + "\n")
+    write_json(folder / FILE_NAME, content, ensure_ascii=False)
+    write_json(folder / "tokenizer_config.json", config)
 
 
 def load(folder: Path) -> Tokenizer:

@@ -18,7 +18,6 @@ from lmsmith.studies.page import text
 from lmsmith.studies.runs import Run, column
 
 _SMALL = {
-    "Learning rate": "learning_rate",
     "Gradient norm": "grad_norm",
     "Tokens per second": "tokens_per_second",
 }
@@ -43,7 +42,10 @@ def curves(runs: Sequence[Run]) -> str:
             "The same over time", [*chain(*by_time)], x_label=f"{unit} of updates", y_range=y_range
         ),
     ]
-    small = [_small_chart(runs, title, name) for title, name in _SMALL.items()]
+    small = [
+        _learning_rates(runs),
+        *(_small_chart(runs, title, name) for title, name in _SMALL.items()),
+    ]
     if len(runs) == 1:
         names, about = legend(by_step[0]), ""
     else:
@@ -138,11 +140,50 @@ def _loss_range(lines: Sequence[Line]) -> tuple[float, float]:
     return max(0.0, low - room), high + room
 
 
+def _learning_rates(runs: Sequence[Run]) -> str:
+    """Of one run the learning rate of each group, named; of several the main group's."""
+    if len(runs) == 1:
+        (run,) = runs
+        labels = _rate_labels(run)
+        lines = [_small_line(run, name, i, label) for i, (name, label) in enumerate(labels.items())]
+        chart = _chart("Learning rate", lines)
+        return f"<div>{chart}{legend(lines)}</div>" if chart and len(lines) > 1 else chart
+    lines = [_small_line(run, next(iter(_rate_labels(run))), i) for i, run in enumerate(runs)]
+    return _chart("Learning rate of the main group", lines)
+
+
+def _rate_labels(run: Run) -> dict[str, str]:
+    """The fields of metrics.jsonl with a group's learning rate, the main group first, and the groups' names.
+
+    Groups whose rates are the same are one line. Runs of older versions have `learning_rate` alone.
+    """
+    muon = run.settings.get("optim.name") == "muon"
+    rest = "head, biases, gains" if muon else "all else"
+    labels = {"learning_rate": rest, "embedding_learning_rate": "embedding tables"}
+    if muon:
+        labels = {"muon_learning_rate": "matrices (Muon)"} | labels
+    there = {name: label for name, label in labels.items() if any(name in row for row in run.train)}
+    rate, of_tables = (
+        column(run.train, name) for name in ("learning_rate", "embedding_learning_rate")
+    )
+    if "embedding_learning_rate" in there and np.array_equal(rate, of_tables, equal_nan=True):
+        del there["embedding_learning_rate"]
+        there["learning_rate"] = f"embedding tables, {rest}" if muon else "all weights"
+    return there or {"learning_rate": rest}
+
+
 def _small_chart(runs: Sequence[Run], title: str, name: str) -> str:
-    lines = [
-        Line(thin(column(run.train, "step")), thin(column(run.train, name)), i, "soft")
-        for i, run in enumerate(runs)
-    ]
+    return _chart(title, [_small_line(run, name, i) for i, run in enumerate(runs)])
+
+
+def _small_line(run: Run, name: str, colour: int, label: str = "") -> Line:
+    return Line(
+        thin(column(run.train, "step")), thin(column(run.train, name)), colour, "soft", label=label
+    )
+
+
+def _chart(title: str, lines: Sequence[Line]) -> str:
+    """A small chart; nothing where there is no number to draw."""
     values = np.concatenate([line.y[np.isfinite(line.y)] for line in lines])
     if not len(values):
         return ""

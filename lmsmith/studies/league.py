@@ -26,6 +26,7 @@ from lmsmith.train.start import train
 
 HEAD = ("model", "what it is", "bits per byte", "parameters", "trained for", "MB/s")
 ALIASES = {"gpt": "modern"}
+WASTED = "the probability that it gives them counts against it"
 
 
 def train_all(
@@ -119,6 +120,10 @@ def league_notes(entries: Iterable[Entry]) -> list[str]:
             bits = f"8 bits a byte and their places, {entry.unknown_bits:,.0f} in all"
             notes.append(
                 f"{plural(entry.n_unknown, 'unit')} of the text unknown to {entry.name}: {bits}"
+            )
+        if entry.n_ids_without_token:
+            notes.append(
+                f"no token has {plural(entry.n_ids_without_token, 'id')} of {entry.name}: {WASTED}"
             )
     return notes
 

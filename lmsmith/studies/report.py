@@ -342,9 +342,10 @@ def _from_the_curves(run: Run, folder: str, again: str) -> Iterator[tuple[str, s
         )
     training, losses = column(run.train, "loss"), column(run.evals, "val_loss")
     best, last, n_steps = _val_loss(run)[0], run.number("val_loss"), run.number("steps", "step")
-    rate = run.settings.get("optim.learning_rate")
+    muon = run.settings.get("optim.name") == "muon"
+    rate = run.settings.get("optim.muon_learning_rate" if muon else "optim.learning_rate")
     if len(training) and not np.isfinite(training[-1]):
-        lower = f" --optim.learning_rate {rate / 3:.2g}" if isinstance(rate, int | float) else ""
+        lower = f" --learning-rate {rate / 3:.2g}" if isinstance(rate, int | float) else ""
         yield (
             "The loss is no number any more: training diverged. A lower learning rate helps:",
             again + lower,

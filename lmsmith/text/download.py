@@ -28,6 +28,7 @@ from typing import Any
 
 from lmsmith import __version__, atomic
 from lmsmith.errors import DataError, StorageError
+from lmsmith.strict_json import to_json
 from lmsmith.text.corpora import size_in_words
 
 CHUNK = 1 << 20  # bytes read at once
@@ -210,7 +211,7 @@ def _transfer(
                 )
             if not start:
                 _forget(part)
-                atomic.write(_beside(part), json.dumps(offered))
+                atomic.write(_beside(part), to_json(offered))
             file = part.open("ab")
         try:
             while chunk := answer.read1(CHUNK):

@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 
 from lmsmith import atomic
 from lmsmith.errors import DataError, StorageError
+from lmsmith.strict_json import write_json
 from lmsmith.text import hub
 from lmsmith.text.corpora import Corpus, HubFiles, size_in_words
 from lmsmith.text.download import checksum_of, download, part_bytes
@@ -268,7 +269,7 @@ def _write_list(plan: Plan) -> None:
         "revision": plan.revision,
         "files": {name: asdict(entry) for name, entry in plan.entries.items()},
     }
-    atomic.write(plan.folder / "corpus.json", json.dumps(content, indent=1) + "\n")
+    write_json(plan.folder / "corpus.json", content)
 
 
 def _make_folder(folder: Path) -> None:

@@ -23,7 +23,6 @@ The floor is that of a reader who sees the whole story so far; for a model with 
 stories are far more alike than real ones: they show whether training works, not what a model is worth on real text.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -31,6 +30,7 @@ from pathlib import Path
 from random import Random
 
 from lmsmith import atomic
+from lmsmith.strict_json import to_json
 from lmsmith.text.grammar import Grammar
 from lmsmith.text.story_plots import PLOTS
 from lmsmith.text.story_scenes import SCENES
@@ -65,9 +65,7 @@ def write_stories(path: Path, n_bytes: int, seed: int) -> int:
     for story in generate_stories(seed):
         if written >= n_bytes:
             break
-        lines.append(
-            json.dumps({"text": story.text, "log_probability": story.log_probability}) + "\n"
-        )
+        lines.append(to_json({"text": story.text, "log_probability": story.log_probability}) + "\n")
         written += len(story.text)  # ASCII: a byte a character
     atomic.write(path, "".join(lines))
     return len(lines)

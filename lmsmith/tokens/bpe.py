@@ -286,14 +286,13 @@ class BpeTokenizer(Tokenizer):
     # ---- decoding ----------------------------------------------------------------------------------------------------
 
     def decode_bytes(self, ids: SomeIds) -> bytes:
-        array = self._in_range(ids)
-        token_bytes, starts, known = self._bytes_of_ids
-        if not known[array].all():
-            place = int((~known[array]).argmax())
-            raise TokenizerError(
-                f"id {array[place]} at position {place} stands for nothing in this vocabulary."
-            )
-        return decode_ids(array, token_bytes, starts)
+        token_bytes, starts = self._bytes_of_ids
+        return decode_ids(self._in_range(ids), token_bytes, starts)
+
+    @functools.cached_property
+    def ids_without_token(self) -> npt.NDArray[np.int64]:
+        _, starts = self._bytes_of_ids
+        return np.flatnonzero(np.diff(starts) == 0)
 
     def count_unknown(self, text: str) -> int:
         return count_lone_surrogates(text)
@@ -304,23 +303,21 @@ class BpeTokenizer(Tokenizer):
     # ---- what compiled code looks things up in -----------------------------------------------------------------------
 
     @functools.cached_property
-    def _bytes_of_ids(
-        self,
-    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    def _bytes_of_ids(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
         special = {number: text.encode() for text, number in self.special_tokens.items()}
         parts = [
             special.get(i, b"") if token is None else token for i, token in enumerate(self.tokens)
         ]
         lengths = np.fromiter(map(len, parts), dtype=np.int64, count=len(parts))
         flat = np.frombuffer(bytearray(b"".join(parts) + bytes(8)), dtype=np.uint8)
-        return flat, np.concatenate([[0], np.cumsum(lengths)]), lengths > 0
+        return flat, np.concatenate([[0], np.cumsum(lengths)])
 
     @functools.cached_property
     def _merges(self) -> Merges:
         pairs = np.array(self._pairs, dtype=np.int64).reshape(-1, 3)
         # Where any two tokens may make a third, the order is that of the ids, and of two ways to make it the left one.
         ranks = pairs[:, 2] if self.merges is None else np.arange(len(pairs))
-        flat, starts, _ = self._bytes_of_ids
+        flat, starts = self._bytes_of_ids
         inner = np.ones(len(flat), dtype=bool)
         inner[starts] = False  # a token's first byte does not follow on the one before it
         side_by_side = np.zeros(65536, dtype=np.uint8)

@@ -15,8 +15,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lmsmith import atomic
 from lmsmith.errors import TokenizerError
+from lmsmith.strict_json import write_json
 from lmsmith.tokens.tokenizer import (
     ByteTokenizer,
     CharTokenizer,
@@ -49,7 +49,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TokenizerError(f"cannot make the folder {folder}: {error.strerror}.") from error
-    atomic.write(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+    write_json(path, content, ensure_ascii=False)
     return path
 
 

@@ -28,6 +28,7 @@ from typing import Any
 
 from lmsmith import atomic
 from lmsmith.errors import TokenizerError
+from lmsmith.strict_json import to_json, write_json
 from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.printable import from_printable, to_printable
 from lmsmith.tokens.split import GPT2, PATTERNS, Pattern, pattern_of
@@ -175,11 +176,8 @@ def save_huggingface(tokenizer: BpeTokenizer, folder: Path) -> None:
     if tokenizer.end_of_text is not None:
         config |= {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT}
     _make_folder(folder)
-    atomic.write(
-        folder / "tokenizer.json",
-        json.dumps(to_huggingface(tokenizer), ensure_ascii=False, indent=1) + "\n",
-    )
-    atomic.write(folder / "tokenizer_config.json", json.dumps(config, indent=1) + "\n")
+    write_json(folder / "tokenizer.json", to_huggingface(tokenizer), ensure_ascii=False)
+    write_json(folder / "tokenizer_config.json", config)
 
 
 def _pattern_of(before: Mapping[str, Any] | None, where: Path) -> Pattern:
@@ -256,7 +254,7 @@ def save_gpt2_files(tokenizer: BpeTokenizer, folder: Path) -> None:
     merges = [
         f"{to_printable(left)} {to_printable(right)}\n" for left, right in tokenizer.merged_bytes()
     ]
-    content = json.dumps(vocabulary | tokenizer.special_tokens, ensure_ascii=False)
+    content = to_json(vocabulary | tokenizer.special_tokens, ensure_ascii=False)
     atomic.write(folder / "vocab.json", content + "\n")
     atomic.write(folder / "merges.txt", "#version: 0.2\n" + "".join(merges))
 

@@ -13,6 +13,7 @@ checked here. Little-endian machines only, as are the shards.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 from collections.abc import Callable
@@ -34,30 +35,33 @@ _64_BYTES = ir.VectorType(_I8, 64)
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, compiled at its first call, free of the interpreter lock, and kept on disk for later processes.
+    """`function`, compiled at its first call, without the interpreter lock, and cached on disk.
 
-    Says so, once, before a call has to compile. What is on disk is dropped when any file of this room changes: Numba by
-    itself looks only at the file that holds the function, not at those whose functions it calls.
+    Every compiled function of lmsmith that Python calls is made here. Before a call has to compile,
+    one warning says so, once per process. Where no folder can be written (a read-only
+    installation, no home), nothing is cached, each process compiles again, and the warning names
+    NUMBA_CACHE_DIR. A cache that cannot be written or read later on is no error either.
+
+    The cache is dropped when the function's file or any file of this package changes: Numba itself
+    looks only at the file that holds the function, not at those whose functions it calls.
     """
     try:
         dispatcher: Any = numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError as error:  # no folder that can be written to
-        log.warning(
-            "what is compiled cannot be kept for the next start: %s. Set NUMBA_CACHE_DIR to a folder.",
-            error,
-        )
-        dispatcher = numba.njit(nogil=True)(function)
-    cache_file: Any = getattr(dispatcher._cache, "_cache_file", None)
-    if hasattr(cache_file, "_source_stamp"):
-        cache_file._source_stamp = (_room_stamp(), numba.__version__)
+        cached = True
+    except RuntimeError:  # Numba found no folder that it can write to
+        dispatcher, cached = numba.njit(nogil=True)(function), False
+    if cached:
+        _make_forgiving(dispatcher._cache, Path(function.__code__.co_filename))
     called = False
 
     def call(*arguments: Any) -> Any:
         nonlocal called
         if not called:
             called = True
-            if not hasattr(cache_file, "_load_index") or not cache_file._load_index():
-                _say_compiling()
+            if not cached:
+                _say_once(_EVERY_TIME)
+            elif not _is_on_disk(dispatcher._cache):
+                _say_once(_THIS_ONCE)
         return dispatcher(*arguments)
 
     call.__name__, call.__doc__ = function.__name__, function.__doc__
@@ -65,16 +69,61 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+_THIS_ONCE = (
+    "compiling for this processor: some ten seconds, this once; later starts take it from the disk"
+)
+_EVERY_TIME = (
+    "compiling for this processor: some ten seconds, at every start, because there is no folder to keep the "
+    "result in. Set NUMBA_CACHE_DIR to a folder that can be written."
+)
+_NOT_KEPT = (
+    "compiled code cannot be kept on disk, so every start compiles again. Free some room, or set NUMBA_CACHE_DIR to "
+    "another folder"
+)
+
+
 @functools.cache
-def _say_compiling() -> None:
-    log.warning(
-        "compiling for this processor: some ten seconds, this once; later starts take it from the disk"
+def _say_once(message: str) -> None:
+    log.warning(message)
+
+
+def _make_forgiving(cache: Any, file: Path) -> None:
+    """Makes a Numba cache depend on all of this package, and its read and write errors harmless."""
+    load, save = cache.load_overload, cache.save_overload
+    if hasattr(cache._cache_file, "_source_stamp"):
+        cache._cache_file._source_stamp = (_source_stamp(file), numba.__version__)
+
+    def load_or_compile(signature: Any, target: Any) -> Any:
+        try:
+            return load(signature, target)
+        except Exception:  # unpickling a damaged file raises anything
+            with contextlib.suppress(OSError):
+                cache._cache_file.flush()  # an empty index, so that what is compiled now is kept
+            return None
+
+    def save_or_say(signature: Any, compiled: Any) -> None:
+        try:
+            save(signature, compiled)
+        except OSError as error:
+            _say_once(f"{_NOT_KEPT} ({error.strerror}: {error.filename}).")
+
+    cache.load_overload, cache.save_overload = load_or_compile, save_or_say
+
+
+def _is_on_disk(cache: Any) -> bool:
+    """Whether some version of the function is in the cache."""
+    try:
+        return bool(cache._cache_file._load_index())
+    except Exception:  # as above; AttributeError where Numba's inside has changed
+        return False
+
+
+def _source_stamp(file: Path) -> tuple[tuple[str, int, int], ...]:
+    """Name, size and time of all files of this package, and of `file` where it is outside."""
+    files = {*Path(__file__).parent.glob("*.py"), file}
+    return tuple(
+        (path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(files)
     )
-
-
-def _room_stamp() -> tuple[tuple[str, int, int], ...]:
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    return tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
 
 
 @numba.njit

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lmsmith.errors import TokenizerError
 from lmsmith.tokens.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer, to_utf8
 
 BPE_SIZES = (512, 2048, 8192)
@@ -91,13 +90,12 @@ def inspect_tokenizer(
 
 def longest_tokens(tokenizer: Tokenizer, n: int) -> tuple[tuple[int, str], ...]:
     """The ids that stand for the most bytes, and their text; special tokens stand for none."""
-    found = []
-    for i in range(tokenizer.vocab_size):
-        if i not in _special_ids(tokenizer):
-            try:
-                found.append((len(tokenizer.decode_bytes([i])), i))
-            except TokenizerError:  # an id that is not used
-                continue
+    left_out = {*_special_ids(tokenizer), *tokenizer.ids_without_token.tolist()}
+    found = [
+        (len(tokenizer.decode_bytes([i])), i)
+        for i in range(tokenizer.vocab_size)
+        if i not in left_out
+    ]
     longest = sorted(found, key=lambda pair: (-pair[0], pair[1]))[:n]
     return tuple((i, tokenizer.decode([i])) for _, i in longest)
 

@@ -10,6 +10,11 @@ evaluation charges those as a code would, so that no tokenizer scores better by 
 | char | characters that the training text does not have | left out (`leaves_out`) | 8 bits a byte, and their places |
 | word | words outside the vocabulary | `<unk>` | the loss of `<unk>`, 8 bits a byte of the word, and its end |
 
+Some vocabularies have ids that no token has: holes between the tokens and the special tokens of
+cl100k, rows that a model's table has beyond them. They are `ids_without_token`. No text is encoded
+to them, they decode to nothing, and generation never samples them. Evaluation does not
+renormalize: a model pays for the probability it gives them.
+
 `end_of_text` is the id between documents, where there are several; it is the last one. `encode` reads all of its text
 as text: "<|endoftext|>" typed by a user never becomes the special id. Ids are uint16 where the vocabulary fits, else
 uint32, as in the shards.
@@ -21,7 +26,6 @@ import codecs
 import functools
 import hashlib
 import itertools
-import json
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -32,6 +36,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmsmith.errors import TokenizerError
+from lmsmith.strict_json import to_json
 
 Ids = npt.NDArray[np.uint16 | np.uint32]
 SomeIds = Sequence[int] | npt.NDArray[np.integer[Any]]
@@ -57,7 +62,15 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def decode_bytes(self, ids: SomeIds) -> bytes:
-        """The bytes that `ids` stand for. Raises TokenizerError for an id outside the vocabulary."""
+        """The bytes that `ids` stand for; `ids_without_token` stand for none.
+
+        Raises TokenizerError for an id outside the vocabulary.
+        """
+
+    @property
+    def ids_without_token(self) -> npt.NDArray[np.int64]:
+        """The ids below `vocab_size` that no token has, sorted; for most tokenizers there are none."""
+        return np.empty(0, dtype=np.int64)
 
     @abstractmethod
     def count_unknown(self, text: str) -> int:
@@ -309,9 +322,19 @@ class StreamDecoder:
         return self._decoder.decode(b"", final=True)
 
 
+def unused_ids(tokenizer: Tokenizer, vocab_size: int) -> npt.NDArray[np.int64]:
+    """The ids below a model's `vocab_size` that no token of its tokenizer has, sorted; usually none.
+
+    They are the holes in the tokenizer's vocabulary and the rows of the model's table beyond it.
+    """
+    holes = tokenizer.ids_without_token
+    beyond = np.arange(tokenizer.vocab_size, vocab_size, dtype=np.int64)
+    return np.concatenate([holes[holes < vocab_size], beyond])
+
+
 def fingerprint_of(parts: dict[str, Any]) -> str:
     """SHA-256 of what `Tokenizer.to_dict` gives, in the one way to write it as JSON."""
-    canonical = json.dumps(parts, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    canonical = to_json(parts, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
 

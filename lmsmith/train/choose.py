@@ -21,6 +21,8 @@ from lmsmith.data.rows import Rows
 from lmsmith.data.shards import Shards
 from lmsmith.errors import ConfigError
 from lmsmith.models.gpt_config import GPTConfig
+from lmsmith.optim.rates import peak_rates
+from lmsmith.tokens.tokenizer import unused_ids
 from lmsmith.train.by_hand import check_memory
 from lmsmith.train.machine import Machine
 from lmsmith.train.replica import Replica
@@ -243,6 +245,12 @@ def seconds_a_step(config: RunConfig, corpus: Corpus, machine: Machine, n: int =
     return later[len(later) // 2]
 
 
+def _rates(config: RunConfig) -> str:
+    """The peak learning rate of each group, by the name of its setting."""
+    rates = peak_rates(config.optim)
+    return "peak learning rates " + ", ".join(f"{name} {rate:g}" for name, rate in rates.items())
+
+
 def describe(config: RunConfig, corpus: Corpus, machine: Machine, world: int = 1) -> list[str]:
     """The plan in a few lines."""
     model, train, counts = config.neural, config.train, corpus.counts
@@ -259,6 +267,10 @@ def describe(config: RunConfig, corpus: Corpus, machine: Machine, world: int = 1
                 f"note     {batches.share_cut:.1%} of the tokens are beyond the context and not trained on"
             )
     unit = {"char": "characters", "byte": "bytes"}.get(corpus.tokenizer.kind, "tokens")
+    if n_unused := len(unused_ids(corpus.tokenizer, model.vocab_size)):
+        notes.append(
+            f"note     no token has {n_unused:,} of the {model.vocab_size:,} ids: they are never generated"
+        )
     if isinstance(model, GPTConfig) and model.size:
         notes.append(
             f"note     model.size {model.size}: as many layers, 64 times that width, heads of 64; context, batch and "
@@ -270,7 +282,8 @@ def describe(config: RunConfig, corpus: Corpus, machine: Machine, world: int = 1
         f"model    {config.preset}: {model.describe()}; {n_params:,} parameters",
         f"training {train.steps:,} steps of {of} = {tokens:,} "
         f"({tokens / counts.n_train_tokens:.1f} times the text), {config.optim.name}, {config.schedule.shape}"
-        + (", by hand in NumPy" if train.engine == "reference" else ""),
+        + (", by hand in NumPy" if train.engine == "reference" else "")
+        + f"; {_rates(config)}",
         f"machine  {machine.device.type}, {machine.threads} threads, {train.dtype}, {machine.flops / 1e9:,.0f} GFLOP/s "
         f"in matrix products; {machine.reason}; an update is "
         f"{config.neural.train_flops_per_token() * tokens_a_step / 1e9:,.1f} GFLOP; "

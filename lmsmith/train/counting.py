@@ -5,7 +5,6 @@ The run folder is that of any other run, without checkpoints and metrics: what a
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Collection
 from pathlib import Path
@@ -15,7 +14,6 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from lmsmith import atomic
 from lmsmith.checkpoint import save_model
 from lmsmith.config import RunConfig, flatten
 from lmsmith.data.batches import Sources
@@ -25,8 +23,10 @@ from lmsmith.evaluate.compressors import compressed_bits_per_byte
 from lmsmith.evaluate.likelihood import Score, score_ids
 from lmsmith.models.ngram import Ngram
 from lmsmith.models.ngram_config import NgramConfig
+from lmsmith.strict_json import finite, write_json
 from lmsmith.tokens.files import save_tokenizer
-from lmsmith.train.log import add_samples, finite, say
+from lmsmith.tokens.tokenizer import unused_ids
+from lmsmith.train.log import add_samples, say
 from lmsmith.train.loop import peak_memory_bytes, sample_texts
 
 SAMPLE_SECONDS = 2.0
@@ -76,6 +76,12 @@ def count(config: RunConfig, corpus: Corpus, place: Path, console: Console) -> d
     model = config.model.learn(np.asarray(ids[:]))
     seconds = time.perf_counter() - start
     say(console, f"model    {config.model.describe()}; {model.n_parameters():,} counted", indent=9)
+    if n_unused := len(unused_ids(corpus.tokenizer, config.model.vocab_size)):
+        say(
+            console,
+            f"note     no token has {n_unused:,} of the ids: they are never generated",
+            indent=9,
+        )
     guessed = [str(discounts.order) for discounts in model.discounts if not discounts.estimated]
     if guessed:
         orders = ", ".join(guessed)
@@ -106,7 +112,7 @@ def count(config: RunConfig, corpus: Corpus, place: Path, console: Console) -> d
         summary["baselines"] = compressed_bits_per_byte(text.read_bytes())
     summary["wall_seconds"] = time.monotonic() - began
     summary = finite(summary)
-    atomic.write(place / "summary.json", json.dumps(summary, indent=1) + "\n")
+    write_json(place / "summary.json", summary)
     return summary
 
 

@@ -2,7 +2,8 @@
 
     RUN/flight/step-00000123/
         record.json           why; step, seed, loss, gradient norm (as bits, too); the batch as ids and as text; of each
-                              tensor its norm, its gradient's and how many numbers of that are not finite
+                              tensor its norm, its gradient's and how many numbers of that are not finite. A number
+                              that is not finite is null
         checkpoints/          the weights before the update, and what `train.truncated_bptt` had carried so far
 
 `lmsmith replay RUN/flight/step-00000123` computes loss and gradient again and holds them against the record, bit for
@@ -12,18 +13,17 @@ bit.
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lmsmith import atomic
 from lmsmith.checkpoint import load_checkpoint, save_checkpoint
 from lmsmith.data.batches import AnyBatches
 from lmsmith.errors import DataError
 from lmsmith.parallel.shard import whole
+from lmsmith.strict_json import write_json
 from lmsmith.tokens.tokenizer import Tokenizer
 from lmsmith.train.guard import SpikeError
 from lmsmith.train.replica import Replica, all_whole
@@ -46,7 +46,7 @@ def write_record(
         grad = whole(p.grad) if p.grad is not None else torch.zeros_like(whole(p))
         tensors[name] = {
             "norm": float(whole(p.detach()).norm()),
-            "gradient_norm": _number(float(grad.norm())),
+            "gradient_norm": float(grad.norm()),
             "n_not_finite": int((~grad.isfinite()).sum()),
         }
     weights = all_whole(replica.weights(copy=False), keep=replica.ranks.first)
@@ -62,8 +62,8 @@ def write_record(
         "n_ranks": replica.ranks.world,
         "rows_at_once": replica.rows_at_once,
         "gradient_scale": replica.scale.value,
-        "loss": _number(spike.loss),
-        "grad_norm": _number(spike.norm),
+        "loss": spike.loss,
+        "grad_norm": spike.norm,
         "bits": {"loss": spike.loss.hex(), "grad_norm": spike.norm.hex()},
         "tensors": tensors,
         "ids": batch.inputs.tolist(),
@@ -74,7 +74,7 @@ def write_record(
     place.mkdir(parents=True)
     carried = {"carried": replica.carried.tensors()} if replica.carried else {}
     save_checkpoint(place, step, {"model": weights} | carried, {}, keep=1)
-    atomic.write(place / "record.json", json.dumps(record, indent=1) + "\n")
+    write_json(place / "record.json", record)
     return place
 
 
@@ -92,8 +92,3 @@ def read_record(place: Path) -> tuple[dict[str, Any], dict[str, dict[str, torch.
         raise DataError(
             f"{place} is no flight record ({error}): name a folder such as RUN/flight/step-00000123."
         ) from error
-
-
-def _number(value: float) -> float | None:
-    """JSON has no infinity and no NaN; `bits` has them."""
-    return value if math.isfinite(value) else None

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from lmsmith.checkpoint import Checkpoint, available, check_finite
 from lmsmith.errors import TrainingError
 
 MEMORY = 100.0  # updates over which means are taken
@@ -22,6 +24,22 @@ LEAST_DEVIATION = (
     0.02  # of a logarithm: 2%. A loss that hardly moves would make a spike of everything
 )
 MOST_IN_A_ROW = 20
+
+
+def check_not_diverged(run: Path, found: Checkpoint) -> None:
+    """Raises CheckpointError for a checkpoint with weights that are not finite: no step from there helps."""
+    others = [step for step in available(run) if step != found.step]
+    earlier = (
+        f" To resume from an earlier step, remove {run / 'checkpoints' / f'step-{found.step:08d}'}: there are "
+        f"checkpoints of {', '.join(map(str, others))}."
+        if others
+        else ""
+    )
+    check_finite(
+        found.tensors["model"],
+        f"the checkpoint of step {found.step} in {run}",
+        f"The run cannot be resumed from it: begin anew with a lower --learning-rate.{earlier}",
+    )
 
 
 class SpikeError(TrainingError):

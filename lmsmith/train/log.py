@@ -17,6 +17,7 @@ from rich.text import Text
 
 from lmsmith import atomic
 from lmsmith.errors import StorageError
+from lmsmith.strict_json import to_json
 
 SMOOTHING = 0.95  # share of the past in the loss that is shown
 LIVE_SECONDS, LINE_SECONDS = 0.2, 5.0  # between two refreshes of the bar, between two plain lines
@@ -58,9 +59,9 @@ class MetricsFile:
         self._open(step, evaluated_step)
 
     def write(self, **values: Any) -> None:
-        """Appends a line. JSON has no NaN and no infinity: they become null. Raises StorageError."""
+        """Appends a line; numbers that are not finite become null. Raises StorageError."""
         with self._explained():
-            self._file.write(json.dumps(finite(values)) + "\n")
+            self._file.write(to_json(values) + "\n")
             self._file.flush()
         for track in self.also:
             track(values)
@@ -78,13 +79,6 @@ class MetricsFile:
             yield
         except OSError as error:
             raise StorageError(atomic.explain(error, self.path or Path(os.devnull))) from error
-
-
-def finite(values: dict[str, Any]) -> dict[str, Any]:
-    """The same with None for what JSON cannot hold."""
-    return {
-        k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()
-    }
 
 
 def _is_kept(line: str, step: int, evaluated_step: int) -> bool:

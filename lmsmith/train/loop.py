@@ -38,12 +38,13 @@ from lmsmith.generate.sampling import Sampling
 from lmsmith.models.interface import LanguageModel, NeuralModel
 from lmsmith.parallel.process import LONG, Ranks
 from lmsmith.parallel.shard import Scored, as_sharded
+from lmsmith.strict_json import finite
 from lmsmith.tokens.files import save_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
 from lmsmith.train.flight import write_record
-from lmsmith.train.guard import Guard, SpikeError
+from lmsmith.train.guard import Guard, SpikeError, check_not_diverged
 from lmsmith.train.init_from import ends_kept, weights_to_begin_with
-from lmsmith.train.log import MetricsFile, Progress, add_samples, finite
+from lmsmith.train.log import MetricsFile, Progress, add_samples
 from lmsmith.train.plan import Pace, Stopwatch, corrected_steps, look_due
 from lmsmith.train.replica import Replica, all_whole
 from lmsmith.train.run import empty_prompt
@@ -150,7 +151,7 @@ class Training:
     def restore(self) -> bool:
         """Goes on from the newest whole checkpoint; False where there is none and the run begins at step 0.
 
-        Raises CheckpointError where there are some and none is whole.
+        Raises CheckpointError where there are some and none is whole, or its weights are not finite.
         """
         found: list[Checkpoint] = []
 
@@ -158,6 +159,7 @@ class Training:
             self._saver.wait()
             if available(self.run):
                 found.append(load_checkpoint(self.run))
+                check_not_diverged(self.run, found[0])
             return str(found[0].step if found else None)
 
         step = self.ranks.first_makes(
@@ -326,7 +328,7 @@ class Training:
             raise TrainingError(
                 f"{spike} Step {step} is saved; `lmsmith replay {record}` makes this update again from its record. "
                 f"`lmsmith resume {run} --on-spike skip` leaves it out. Or begin anew with a lower "
-                "--optim.learning_rate or --optim.muon_learning_rate, or a longer --schedule.warmup_steps."
+                "--learning-rate or a longer --schedule.warmup_steps."
             )
         self.replica.optimisers.clear()
         message = f"{spike} It is left out."
@@ -399,7 +401,7 @@ class Training:
         if not math.isfinite(score.nats):
             raise TrainingError(
                 f"step {so_far.step}: the validation loss is {score.nats_per_token}: training has diverged. Lower "
-                "--optim.learning_rate or --optim.muon_learning_rate, or lengthen --schedule.warmup_steps."
+                "--learning-rate or lengthen --schedule.warmup_steps."
             )
         so_far.evaluated_step = so_far.step
         so_far.val_loss, so_far.val_bits_per_byte = score.nats_per_token, score.bits_per_byte
@@ -567,7 +569,7 @@ class Training:
             "n_val_bytes": counts.n_val_bytes,
             "n_val_unknown": counts.n_val_unknown,
         }
-        return finite(summary)
+        return dict(finite(summary))
 
 
 def sample_texts(
@@ -582,9 +584,17 @@ def sample_texts(
     until, rows = time.monotonic() + seconds, list[list[int]]()
     sampling, end = Sampling(temperature=0.8), tokenizer.end_of_text
     with inference(model):  # once, not at every token
-        for row in generate(
-            model, ids, max_tokens=SAMPLE_TOKENS, n=n, sampling=sampling, seed=seed, stop_id=end
-        ):
+        steps = generate(
+            model,
+            ids,
+            max_tokens=SAMPLE_TOKENS,
+            n=n,
+            sampling=sampling,
+            seed=seed,
+            stop_id=end,
+            tokenizer=tokenizer,
+        )
+        for row in steps:
             rows.append(row)
             if time.monotonic() > until:
                 break

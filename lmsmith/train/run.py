@@ -26,7 +26,7 @@ from lmsmith.data.gather import load
 from lmsmith.data.packing import batches_of, boundary_of
 from lmsmith.data.prepare import Corpus
 from lmsmith.errors import CheckpointError, DataError, StorageError, TokenizerError, UsageError
-from lmsmith.evaluate.likelihood import Score, score_ids
+from lmsmith.evaluate.likelihood import Score, checked, score_ids
 from lmsmith.models.interface import LanguageModel
 from lmsmith.tokens.files import FILE_NAME, load_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
@@ -210,7 +210,7 @@ def score_validation(place: Path, model: LanguageModel, *, stride: int | None) -
             f"{place} holds no validation text of its own: name a text with --text FILE."
         )
     config, corpus = open_run(place)
-    return score_ids(
+    score = score_ids(
         model,
         corpus.validation,
         n_bytes=corpus.counts.n_val_bytes,
@@ -221,3 +221,4 @@ def score_validation(place: Path, model: LanguageModel, *, stride: int | None) -
         stride=stride,
         boundary=boundary_of(config.data.documents, corpus.tokenizer),
     )
+    return checked(score)

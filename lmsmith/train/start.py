@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shlex
@@ -23,7 +22,9 @@ from lmsmith.data.prepare import Corpus
 from lmsmith.errors import ConfigError, TrainingError, UsageError
 from lmsmith.evaluate.compressors import compressed_bits_per_byte
 from lmsmith.models.gpt_config import GPTConfig
+from lmsmith.optim.rates import TOGETHER, partial_note, scaled_together
 from lmsmith.parallel.process import FOREVER, Ranks, joined, place_in_environment
+from lmsmith.strict_json import write_json
 from lmsmith.train.by_hand import for_reference
 from lmsmith.train.choose import DEFAULT_MINUTES, describe, resolve
 from lmsmith.train.init_from import begun_with, copy_model
@@ -53,6 +54,7 @@ def asked(sources: Sequence[str], changes: Mapping[str, Any]) -> tuple[RunConfig
     if len(recipes) > 1:
         raise UsageError(f"{' and '.join(recipes)} are {len(recipes)} recipes: name one.")
     recipe = read_toml(Path(recipes[0])) if recipes else {}
+    peak, fixed, recipe, changes = _together(recipe, changes)
     wanted = recipe | dict(changes)
     where = " and ".join([*recipes, *(["the command line"] if changes else [])])
     named = {key: value for key, value in wanted.items() if key == "preset"}
@@ -74,6 +76,9 @@ def asked(sources: Sequence[str], changes: Mapping[str, Any]) -> tuple[RunConfig
             else "there is no text to train on: name files or folders."
         )
     given = set(wanted)
+    if peak is not None:
+        rates = scaled_together(config, peak, fixed, where or recipes[0])
+        config, given = config.changed(rates, where=where), given | set(rates)
     if config.train.init_from:
         config, given = begun_with(config, given)
     return _one_batch(_one_length(config, changes), given, changes)
@@ -88,6 +93,22 @@ def _derived(base: RunConfig, wanted: Mapping[str, Any], where: str) -> dict[str
     if has_size(base.preset) or not isinstance(base.model, NeuralConfig):
         return {}
     return base.model.fitting(wanted)
+
+
+def _together(
+    recipe: Mapping[str, Any], changes: Mapping[str, Any]
+) -> tuple[Any, set[str], dict[str, Any], dict[str, Any]]:
+    """`learning_rate` of all groups, the rates that it does not move, and recipe and changes without it.
+
+    It does not move the rates that are set where it is set, or later.
+    """
+    peak = changes.get(TOGETHER, recipe.get(TOGETHER))
+    fixed = {*changes, *(() if TOGETHER in changes else recipe)}
+    plain = (
+        {name: value for name, value in asked.items() if name != TOGETHER}
+        for asked in (recipe, changes)
+    )
+    return peak, fixed, *plain
 
 
 def _one_length(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
@@ -160,6 +181,8 @@ def train(
         say(_of_first(console, place_in_environment()), f"note     {note}", indent=9)
     if not (config.train.steps or config.train.tokens or config.train.minutes):
         config = config.changed({"train.minutes": DEFAULT_MINUTES}, where="the default")
+    if partial := partial_note(config.optim, given):
+        say(_of_first(console, place_in_environment()), f"note     {partial}", indent=9)
     check_installed(config.train.track)
     with joined(place_in_environment(device_name(config))) as ranks:
         return _train(
@@ -355,9 +378,7 @@ def _finish(training: Training, config: RunConfig) -> dict[str, Any]:
     if summary["finished"] == "time":  # what repeats this run without a clock
         steps = {"train.steps": summary["steps"]}
         atomic.write(place / "config.toml", config.changed(steps, where="the clock").to_toml())
-    atomic.write(
-        place / "summary.json", json.dumps(summary, indent=1) + "\n"
-    )  # last: it says that the run has ended
+    write_json(place / "summary.json", summary)  # last: it says that the run has ended
     return summary
 
 

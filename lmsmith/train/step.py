@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lmsmith.data.batches import AnyBatches, Batch
+from lmsmith.optim.rates import peak_rates
 from lmsmith.optim.schedule import learning_rate_share
 from lmsmith.parallel.process import LONG, lost_in_words
 from lmsmith.parallel.shard import synchronised, whole
@@ -26,14 +27,15 @@ log = logging.getLogger(__name__)
 def update(
     replica: Replica, batches: AnyBatches, step: int, n_steps: int, guard: Guard | None = None
 ) -> dict[str, float]:
-    """Makes update `step` (from 0) of `n_steps` and returns its loss (nats a token), gradient norm, learning rate.
+    """Makes update `step` (from 0) of `n_steps` and returns its loss (nats a token), gradient norm and
+    each group's learning rate by the name of its setting.
 
     Raises SpikeError, before anything is updated and in all processes alike, where the `guard` says so: where the loss
     or the gradient is not finite, whatever the guard. The gradients are still there then.
     """
     config, scale = replica.config, replica.scale
     share = learning_rate_share(step, n_steps, config.schedule)
-    result = {"learning_rate": share * config.optim.learning_rate}
+    result = {name: share * peak for name, peak in peak_rates(config.optim).items()}
     with lost_in_words() if replica.ranks.world > 1 else nullcontext():
         result["loss"], result["grad_norm"] = gradient(replica, batches, step)
         if scale.found(math.isfinite(result["grad_norm"])):

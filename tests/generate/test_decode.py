@@ -26,7 +26,9 @@ from lmsmith.models.ngram import Ngram
 from lmsmith.models.ngram_config import NgramConfig
 from lmsmith.models.rnn import RNN
 from lmsmith.models.rnn_config import RNNConfig
+from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.tokenizer import ByteTokenizer, CharTokenizer
+from lmsmith.train.loop import sample_texts
 
 V = 11
 
@@ -316,6 +318,46 @@ def test_texts_of_a_batch_are_the_streams() -> None:
         ]
         assert batch == streams
         assert len(set(batch)) == 4
+
+
+def _untrained(kind: str, vocab_size: int) -> GPT | RNN | Ngram:
+    """A model that gives every id about the same probability."""
+    if kind == "ngram":
+        config = GPTConfig(kind="ngram", vocab_size=vocab_size, ngram_order=2, smoothing="add-k")
+        return Ngram.learn(config, np.array([97, 98] * 5, dtype=np.uint16))
+    sizes = {"n_layer": 1, "d_model": 8, "context_length": 16, "vocab_size": vocab_size}
+    model: GPT | RNN = (
+        GPT(GPTConfig(n_head=2, **sizes)) if kind == "gpt" else RNN(GPTConfig(kind="rnn", **sizes))
+    )
+    model.initialise(torch.Generator().manual_seed(0))
+    return model
+
+
+@pytest.mark.parametrize("kind", ["gpt", "rnn", "ngram"])
+def test_ids_without_a_token_are_never_drawn(kind: str) -> None:
+    """Holes between tokens, and rows of the model's table beyond the tokenizer."""
+    tokens = [*(bytes([b]) for b in range(256)), *[None] * 300]
+    tokenizer = BpeTokenizer(tokens, [], "gpt2", {"<|endoftext|>": 400})
+    model = _untrained(kind, 700)
+    hot = Sampling(temperature=50.0)
+    free = {
+        i for ids in generate(model, [97], max_tokens=60, n=4, sampling=hot, seed=1) for i in ids
+    }
+    assert free & set(range(256, 400))
+    assert free & set(range(556, 700))
+    for sampling in (hot, Sampling(temperature=0), Sampling(temperature=9, top_k=600, top_p=0.99)):
+        steps = generate(
+            model, [97], max_tokens=60, n=4, sampling=sampling, seed=1, tokenizer=tokenizer
+        )
+        assert {i for ids in steps for i in ids} <= {*range(256), 400}
+    for seed in range(3):
+        texts = continue_text(model, tokenizer, "a", n=2, max_tokens=60, sampling=hot, seed=seed)
+        assert texts[0] == "".join(
+            stream_text(model, tokenizer, "a", max_tokens=60, sampling=hot, seed=seed)
+        )
+        assert any(texts)
+    texts = sample_texts(model, tokenizer, 3, seconds=60.0, seed=1)  # of a run, while it trains
+    assert any(texts)
 
 
 def test_prompts() -> None:

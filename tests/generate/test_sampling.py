@@ -73,6 +73,28 @@ def test_random_filters_on_random_rows_with_ties() -> None:
         assert got == pytest.approx(_plain(logits, sampling), abs=1e-12), (logits, sampling)
 
 
+@pytest.mark.parametrize(
+    "sampling", [Sampling(), Sampling(0.7, 4, 0.8, 0.05), Sampling(temperature=0)], ids=str
+)
+def test_forbidden_ids_are_as_if_the_model_had_none(sampling: Sampling) -> None:
+    torch.manual_seed(1)
+    logits, forbidden = torch.randn(40, 12, dtype=torch.float64), [0, 3, 4, 11]
+    logits[:, forbidden] += 5  # the likeliest, if they were allowed
+    allowed = [i for i in range(12) if i not in forbidden]
+    before = logits.clone()
+    generators = [generator_for(seed=2, index=i) for i in range(40)]
+    drawn = sample(logits, sampling, generators, torch.tensor(forbidden))
+    generators = [generator_for(seed=2, index=i) for i in range(40)]
+    assert drawn.tolist() == [
+        allowed[i] for i in sample(logits[:, allowed], sampling, generators).tolist()
+    ]
+    assert torch.equal(logits, before)  # a model may hand out its own tensor
+    if sampling.temperature:
+        p = probabilities(logits, sampling, torch.tensor(forbidden))
+        torch.testing.assert_close(p[:, allowed], probabilities(logits[:, allowed], sampling))
+        assert not p[:, forbidden].any()
+
+
 def test_the_edges() -> None:
     row = torch.tensor([[1.0, 3.0, 3.0, 2.0]])
     everything = probabilities(row, Sampling())

@@ -195,6 +195,26 @@ def test_what_cannot_be_done_with_it_is_said(tmp_path: Path, capsys: Any) -> Non
     assert lmsmith("report", tmp_path / "run") == 0
 
 
+def test_weights_that_are_not_finite(tmp_path: Path) -> None:
+    theirs = with_bytes(tmp_path / "theirs")
+    theirs.model.layers[1].mlp.up_proj.weight.data[3, 5] = math.nan
+    saved(theirs, tmp_path / "theirs")
+    with pytest.raises(
+        CheckpointError, match=r"not finite numbers: blocks\.1\.feed_forward\.\S+ \(1 NaN of"
+    ):
+        import_model(str(tmp_path / "theirs"), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    large = trained(tmp_path / "large", ByteTokenizer(True)).double()
+    large.token_embedding.weight.data[0, 0] = 1e300
+    _, content = load_model(tmp_path / "large" / "model")
+    save_model(tmp_path / "large" / "model", dict(large.named_parameters()), content)
+    with pytest.raises(
+        CheckpointError, match=r"token_embedding.weight \(1 infinite of .* choose another --dtype"
+    ):
+        export_model(tmp_path / "large", tmp_path / "hf", to="hf", dtype="float32")
+    assert not (tmp_path / "hf").exists()
+
+
 def test_weights_without_a_tokenizer(tmp_path: Path, caplog: Any) -> None:
     saved(random_model("llama"), tmp_path / "theirs")
     _, summary = import_model(str(tmp_path / "theirs"), out=tmp_path / "run")

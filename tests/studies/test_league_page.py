@@ -56,6 +56,10 @@ def test_the_tables_cells() -> None:
         "2 units of the text unknown to mine: 8 bits a byte and their places, 24 in all" in unknown
     )
     assert "mle holds 2.50% of the tokens impossible" in impossible
+    (wasted,) = league_notes([Entry("gap", "Transformer", 4.0, n_ids_without_token=7)])
+    assert (
+        wasted == "no token has 7 ids of gap: the probability that it gives them counts against it"
+    )
 
 
 def test_the_page_has_a_bar_for_all_that_is_finite() -> None:

@@ -265,8 +265,40 @@ def test_advice_follows_the_curves(tmp_path: Path) -> None:
     assert "still falling" not in flat
     assert "by heart" not in flat
     diverged = advice("diverged", "steps", *evals(3, 2), {"kind": "train", "step": 9, "loss": None})
-    assert re.search(r"--optim.learning_rate 0.001\s", diverged)
+    assert re.search(r"--learning-rate 0.0067\s", diverged)
     assert "lmsmith resume" in advice("stopped", "signal", *evals(3, 2))
+
+
+def test_the_learning_rate_of_each_group_is_drawn_and_named(tmp_path: Path) -> None:
+    def chart(run: Path) -> str:
+        page = write_report([run], run / "report.html").read_text(encoding="utf-8")
+        found = re.search(r"<figcaption>Learning rate.*?(?=<figcaption>)", page, re.DOTALL)
+        assert found
+        return found.group()
+
+    run = make_run(tmp_path / "muon")
+    assert "legend" not in chart(run)  # of an older version: learning_rate alone
+    rows = [
+        json.loads(line)
+        for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    for tables, labels in (
+        (0.01, ["matrices (Muon)", "head, biases, gains", "embedding tables"]),
+        (0.001, ["matrices (Muon)", "embedding tables, head, biases, gains"]),
+    ):
+        more = {"muon_learning_rate": 0.02, "embedding_learning_rate": tables}
+        lines = [row | more if row["kind"] == "train" else row for row in rows]
+        (run / "metrics.jsonl").write_text(
+            "".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8"
+        )
+        drawn = chart(run)
+        assert re.findall(r"</svg>([^<]+)</li>", drawn) == labels
+        assert drawn.count('<path class="soft"') == 2 * len(
+            labels
+        )  # in the chart and in the legend
+    other = make_run(tmp_path / "adamw", **{"optim.name": "adamw"})
+    page = write_report([run, other], tmp_path / "both.html").read_text(encoding="utf-8")
+    assert "Learning rate of the main group" in page
 
 
 def test_several_runs(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Byte-pair encoding against tiktoken and Hugging Face tokenizers, token for token; and what each promises besides."""
 
 import itertools
+import json
 import os
 import pickle
 import random
@@ -15,10 +16,11 @@ from hypothesis import strategies as st
 from tiktoken_oracle import REPRESENTATIVES, encoding, gpt2_ranks
 
 from lmsmith.errors import TokenizerError
-from lmsmith.tokens import bpe
+from lmsmith.tokens import bpe, foreign
 from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.bpe_train import learn_bpe
 from lmsmith.tokens.files import load_tokenizer
+from lmsmith.tokens.measure import longest_tokens
 from lmsmith.tokens.split import PATTERNS
 from lmsmith.tokens.tokenizer import StreamDecoder, Tokenizer
 
@@ -353,8 +355,23 @@ def test_ids_that_stand_for_nothing(gpt2: BpeTokenizer) -> None:
             gpt2.decode([0, bad])
     gap = BpeTokenizer([*(bytes([b]) for b in range(256)), None, None], (), "gpt2", {"<s>": 257})
     assert gap.decode([257, 97]) == "<s>a"
-    with pytest.raises(TokenizerError, match="id 256 at position 0 stands for nothing"):
-        gap.decode([256])
+
+
+def test_ids_without_a_token_decode_to_nothing_as_in_tokenizers() -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    tokens = [*(bytes([b]) for b in range(256)), None, b"th", None]
+    gap = BpeTokenizer(tokens, [(116, 104)], "gpt2")
+    assert gap.ids_without_token.tolist() == [256, 258]
+    assert BpeTokenizer(tokens, [(116, 104)], "gpt2", {"<s>": 258}).ids_without_token.tolist() == [
+        256
+    ]
+    theirs = tokenizers.Tokenizer.from_str(json.dumps(foreign.to_huggingface(gap)))
+    for ids in ([256], [258, 256], [116, 256, 104, 258, 257, 258], []):
+        assert gap.decode(ids) == theirs.decode(ids, skip_special_tokens=False)
+    assert gap.decode([256, 258]) == ""
+    decoder = StreamDecoder(gap)
+    assert [decoder.push(i) for i in (256, 97, 258)] == ["", "a", ""]
+    assert [number for number, _ in longest_tokens(gap, 999)] == [257, *range(256)]
 
 
 # ---- bad vocabularies ------------------------------------------------------------------------------------------------

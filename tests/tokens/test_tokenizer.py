@@ -16,6 +16,7 @@ from lmsmith.tokens.tokenizer import (
     StreamDecoder,
     Tokenizer,
     WordTokenizer,
+    unused_ids,
 )
 
 any_text = st.text(st.characters(exclude_categories=()))  # lone surrogates too
@@ -44,6 +45,18 @@ def test_characters_are_nanogpts(shakespeare: str) -> None:
     assert tokenizer.encode(shakespeare).tolist() == [table[character] for character in shakespeare]
     assert tokenizer.decode(tokenizer.encode(shakespeare)) == shakespeare
     assert tokenizer.count_unknown(shakespeare) == tokenizer.unknown_bytes(shakespeare) == 0
+
+
+def test_unused_ids_are_the_rows_of_a_model_beyond_its_tokenizer() -> None:
+    for tokenizer in tokenizers_of("some text"):
+        assert (
+            tokenizer.ids_without_token.dtype
+            == unused_ids(tokenizer, tokenizer.vocab_size).dtype
+            == np.int64
+        )
+        assert not len(unused_ids(tokenizer, tokenizer.vocab_size))
+        beyond = [tokenizer.vocab_size, tokenizer.vocab_size + 1]
+        assert unused_ids(tokenizer, tokenizer.vocab_size + 2).tolist() == beyond
 
 
 def test_bytes_are_utf8(shakespeare: str) -> None:

@@ -15,7 +15,7 @@ import torch
 import lmsmith.train.step
 from lmsmith.config import RunConfig
 from lmsmith.data.prepare import Corpus
-from lmsmith.errors import DataError, TrainingError
+from lmsmith.errors import CheckpointError, DataError, TrainingError
 from lmsmith.train.flight import read_record
 from lmsmith.train.guard import LEAST, MOST_IN_A_ROW, Guard, Running, SpikeError
 from lmsmith.train.loop import Training
@@ -225,11 +225,38 @@ def test_replay_of_what_is_not_finite(
     assert found.same
     assert math.isnan(found.loss)
     assert any(tensor["n_not_finite"] for tensor in found.record["tensors"].values())
+    assert found.record["tensors"]["head.weight"]["norm"] is None  # it overflows
+    assert found.record["loss"] is None
     record = run.run / "flight" / "step-00000007" / "record.json"
-    content = json.loads(record.read_text(encoding="utf-8"))
+    content = json.loads(record.read_text(encoding="utf-8"), parse_constant=pytest.fail)
     content["bits"]["loss"] = (2.5).hex()
     record.write_text(json.dumps(content), encoding="utf-8")
     assert not replay(run.run / "flight" / "step-00000007").same
+
+
+def test_a_diverged_run_is_not_resumed(training: Make) -> None:
+    """Its newest checkpoint holds NaN: no step from there could help."""
+    length = {"train.steps": 4, "train.save_every": 2, "train.keep": 9}
+    run = training(length)
+    run.go()
+    with torch.no_grad():
+        run.model.get_parameter("head.weight")[0, :3] = math.nan
+    run._saved = (-1, -1)
+    run._save(at_once=True)
+    place = run.run / "checkpoints" / "step-00000004"
+    with pytest.raises(CheckpointError) as caught:
+        training(length).restore()
+    message = str(caught.value)
+    assert message.startswith(
+        f"The checkpoint of step 4 in {run.run} has weights that are not finite numbers: "
+    )
+    assert "head.weight (3 NaN of" in message
+    assert "begin anew with a lower --learning-rate" in message
+    assert f"remove {place}: there are checkpoints of 2" in message
+    shutil.rmtree(place)
+    again = training(length)
+    assert again.restore()
+    assert again.so_far.step == 2
 
 
 def test_what_is_no_record_is_named(tmp_path: Path) -> None:

@@ -34,6 +34,63 @@ def recipe(text: str, name: str = "r.toml") -> str:
     return name
 
 
+RATES = ("learning_rate", "embedding_learning_rate", "muon_learning_rate")
+
+
+@pytest.mark.parametrize(
+    ("in_recipe", "changes", "wanted"),
+    [
+        ("", {"learning_rate": "0.01"}, (0.0015, 0.01, 0.01)),
+        ("learning_rate = 0.01", {}, (0.0015, 0.01, 0.01)),
+        ("learning_rate = 0.3", {"learning_rate": 0.01}, (0.0015, 0.01, 0.01)),
+        (
+            "[optim]\nmuon_learning_rate = 0.04",
+            {"learning_rate": 0.02},
+            (0.0015, 0.01, 0.02),
+        ),  # the recipe's ratios
+        ("learning_rate = 0.01", {"optim.learning_rate": 0.5}, (0.5, 0.01, 0.01)),
+        ("", {"learning_rate": 0.01, "optim.embedding_learning_rate": 0.7}, (0.0015, 0.7, 0.01)),
+        ('preset = "llama"', {"learning_rate": 0.01}, (0.01, 0.0, 0.02)),
+        ("", {"learning_rate": 0.006, "optim.name": "adamw"}, (0.006, 0.04, 0.02)),
+        (
+            "",
+            {"learning_rate": 0.04, "model.size": 16},
+            (0.003, 0.04, 0.04),
+        ),  # whose other rate is half as large
+    ],
+)
+def test_one_learning_rate_scales_all_groups(
+    in_recipe: str, changes: dict[str, Any], wanted: tuple[float, ...]
+) -> None:
+    config, given = asked([recipe(in_recipe + "\n"), "book.txt"], changes)
+    assert [getattr(config.optim, name) for name in RATES] == pytest.approx(wanted)
+    assert "learning_rate" not in given
+    assert "optim.muon_learning_rate" in given or config.optim.name == "adamw"
+    own = recipe(config.to_toml(), "config.toml")  # the same again
+    assert asked([own, "book.txt"], {})[0].optim == config.optim
+
+
+def test_learning_rates_are_logged_and_one_of_muons_and_adamws_alone_is_noted() -> None:
+    said = io.StringIO()
+    console = Console(file=said, width=1000)
+    short = TINY | {"train.steps": 2, "schedule.warmup_steps": 2}
+    run, _ = train(
+        ["book.txt"], short | {"learning_rate": 0.04}, out=Path("together"), console=console
+    )
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    first = next(line for line in lines if line["kind"] == "train")
+    assert [first[name] for name in RATES] == pytest.approx(
+        [0.003, 0.02, 0.02]
+    )  # half the peak: warm-up
+    assert (
+        "muon_learning_rate 0.04, learning_rate 0.006, embedding_learning_rate 0.04"
+        in said.getvalue()
+    )
+    assert "alone; unchanged" not in said.getvalue()
+    train(["book.txt"], short | {"optim.learning_rate": 0.001}, out=Path("alone"), console=console)
+    assert "note     optim.learning_rate: moves head, biases and gains alone" in said.getvalue()
+
+
 def test_nothing_set_is_the_default_preset() -> None:
     config, given = asked(["book.txt"], {})
     assert config == preset(RunConfig.preset).changed({"data.sources": ("book.txt",)}, where="")

@@ -71,6 +71,10 @@ def test_loss_norm_and_learning_rate_are_those_of_a_plain_loop(
         assert found["loss"] == pytest.approx(loss.item(), rel=1e-9)
         assert found["grad_norm"] == pytest.approx(norm.item(), rel=1e-9)
         assert found["learning_rate"] == oracle.config.optim.learning_rate * (step + 1) / 4
+        rates = {found[name] for name in found if name.endswith("learning_rate")}
+        assert rates == {
+            group["lr"] for optimiser in ours.optimisers.all for group in optimiser.param_groups
+        }
     for name, weight in ours.weights().items():
         torch.testing.assert_close(weight, oracle.weights()[name], rtol=1e-7, atol=1e-9)
 

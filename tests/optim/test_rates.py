@@ -1,0 +1,77 @@
+"""One learning rate for all groups, against the rates that the optimisers then have."""
+
+from typing import Any
+
+import pytest
+from lmsmith.config.presets import preset
+from test_groups import built, groups_of
+
+from lmsmith.errors import ConfigError
+from lmsmith.optim.groups import Optimisers
+from lmsmith.optim.rates import partial_note, peak_rates, scaled_together
+
+
+def rates_of(name: str, changes: dict[str, Any]) -> dict[str, float]:
+    """Each parameter's peak learning rate."""
+    model, config = built(name, **changes)
+    return {key: rate for key, (_, rate, _) in groups_of(model, Optimisers(model, config)).items()}
+
+
+@pytest.mark.parametrize("name", ["modern", "llama", "gpt2"])
+@pytest.mark.parametrize("optim", ["muon", "adamw", "sgd"])
+@pytest.mark.parametrize("table", [0.0, 0.05])
+def test_every_group_keeps_its_ratio_to_the_main_one(name: str, optim: str, table: float) -> None:
+    changes: dict[str, Any] = {"optim.name": optim, "optim.embedding_learning_rate": table}
+    before = rates_of(name, changes)
+    config = preset(name).changed(changes, where="here")
+    after = rates_of(name, changes | scaled_together(config, "0.004", (), "here"))
+    main = "blocks.0.attention.qkv.weight"
+    assert after[main] == 0.004
+    for key, rate in before.items():
+        assert after[key] / after[main] == pytest.approx(rate / before[main]), key
+    model, optim_config = built(name, **changes)
+    found = groups_of(model, Optimisers(model, optim_config))
+    assert {rate for _, rate, _ in found.values()} <= set(peak_rates(optim_config).values())
+    assert next(iter(peak_rates(optim_config).values())) == before[main]
+
+
+def test_a_rate_that_is_fixed_stays() -> None:
+    config = preset("modern")
+    found = scaled_together(config, 0.04, {"optim.learning_rate"}, "here")
+    assert found == {"optim.muon_learning_rate": 0.04, "optim.embedding_learning_rate": 0.04}
+    with pytest.raises(
+        ConfigError, match=r"learning_rate = 0.04 and optim.muon_learning_rate = 0.02 both set"
+    ):
+        scaled_together(config, 0.04, {"optim.muon_learning_rate"}, "here")
+
+
+@pytest.mark.parametrize("bad", [0, -1.0, "fast", "nan", float("inf"), True, None, [1], 10**400])
+def test_a_peak_that_is_none(bad: Any) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^learning_rate = .* in r\.toml: wanted a number above 0"
+    ):
+        scaled_together(preset("modern"), bad, (), "r.toml")
+
+
+def test_setting_one_of_them_under_muon_is_noted() -> None:
+    modern, llama = preset("modern").optim, preset("llama").optim
+    lr, table, muon = (
+        "optim.learning_rate",
+        "optim.embedding_learning_rate",
+        "optim.muon_learning_rate",
+    )
+    assert partial_note(modern, {lr}) == (
+        "optim.learning_rate: moves head, biases and gains alone; unchanged: matrices inside blocks (0.02), embedding "
+        "tables (0.02). --learning-rate scales all together"
+    )
+    assert "head, biases and gains (0.003), embedding tables (0.02)" in str(
+        partial_note(modern, {muon, "train.seed"})
+    )
+    follows = preset("modern").changed({table: 0}, where="here").optim
+    assert "moves head, biases and gains and embedding tables alone" in str(
+        partial_note(follows, {lr})
+    )
+    assert partial_note(modern, {table})
+    for given in ({muon, lr}, {muon, lr, table}, set(), {"optim.name"}):
+        assert partial_note(modern, given) is None
+    assert partial_note(llama, {lr}) is None
