@@ -33,7 +33,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from lmsmith import __version__, atomic
+from lmsmith import __version__, atomic, foreign_json
 from lmsmith.errors import CheckpointError, StorageError
 
 FORMAT_VERSION = 1
@@ -210,7 +210,7 @@ def _read(folder: Path, step: int) -> Checkpoint:
         if found != sha256:
             raise _DamagedError(f"{name} has SHA-256 {found[:12]}..., wanted {sha256[:12]}...")
         if name == "state.json":
-            state = json.loads(_read_bytes(path))
+            state = foreign_json.parse(_read_bytes(path))
         else:
             tensors[name.removesuffix(".safetensors")] = safetensors.torch.load_file(path)
     if written_with != str(torch.__version__):  # else compared as versions
@@ -231,7 +231,7 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
     except safetensors.SafetensorError as error:
         raise _DamagedError(f"{path.name} is no whole safetensors file of {len(data):,} bytes ({error})") from error
     start = 8 + int.from_bytes(data[:8], "little")
-    wanted = json.loads(data[8:start]).get("__metadata__", {}).get("sha256")
+    wanted = foreign_json.parse(data[8:start]).get("__metadata__", {}).get("sha256")
     found = hashlib.sha256(memoryview(data)[start:]).hexdigest()
     if wanted not in (None, found):
         raise _DamagedError(f"{path.name} has SHA-256 {found[:12]}..., wanted {wanted[:12]}...")
@@ -334,7 +334,7 @@ def _check_version(signed: dict[str, Any], where: Path) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(_read_bytes(path))
+        content = foreign_json.parse(_read_bytes(path))
     except ValueError as error:
         raise _DamagedError(f"{path.name} is not JSON ({error})") from error
     if not isinstance(content, dict):

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from lmsmith import atomic
+from lmsmith import atomic, foreign_json
 from lmsmith.errors import DataError
 from lmsmith.tokens.tokenizer import Tokenizer
 
@@ -103,7 +103,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / FILE_NAME
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = foreign_json.read(path)
     except OSError as error:
         raise DataError(f"the manifest {path} cannot be read: {error.strerror}.") from error
     except ValueError as error:

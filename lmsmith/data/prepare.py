@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lmsmith import atomic
+from lmsmith import atomic, foreign_json
 from lmsmith.config import DataConfig
 from lmsmith.data.batches import Sources
 from lmsmith.data.shards import Shards, read_shard, write_shard
@@ -100,7 +100,7 @@ def load(folder: Path) -> Corpus:
 def load_counts(folder: Path) -> Counts:
     """Of a run's tokens. Raises CheckpointError."""
     try:
-        found = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
+        found = foreign_json.read(folder / "corpus.json")
         return Counts(**{**found, "notes": tuple(found["notes"])})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{folder} does not hold a run's tokens ({error}); start the run anew.") from error

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lmsmith import atomic
+from lmsmith import atomic, foreign_json
 from lmsmith.errors import TokenizerError
 from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.files import FILE_NAME, load_tokenizer
@@ -74,7 +74,7 @@ def begin_of(folder: Path, tokenizer: Tokenizer) -> int | None:
     if not isinstance(tokenizer, BpeTokenizer):
         return None
     try:
-        after = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))["post_processor"]
+        after = foreign_json.read(folder / FILE_NAME)["post_processor"]
         templates = [part for part in after.get("processors", [after]) if part["type"] == "TemplateProcessing"]
         return tokenizer.special_tokens.get(templates[0]["single"][0]["SpecialToken"]["id"])
     except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError):
@@ -142,7 +142,7 @@ def _word_pattern() -> str:
 def _simple(path: Path) -> Tokenizer | None:
     """The character or word tokenizer that a file was made of by `save`, else None."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = foreign_json.read(path)
         vocabulary: dict[str, int] = content["model"]["vocab"]
         texts = sorted(vocabulary, key=vocabulary.__getitem__)
         has_end = END_OF_TEXT in [added["content"] for added in content["added_tokens"]]

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from lmsmith import atomic
+from lmsmith import atomic, foreign_json
 from lmsmith.errors import DataError, StorageError
 from lmsmith.text import hub
 from lmsmith.text.corpora import Corpus, HubFiles, size_in_words
@@ -210,7 +210,7 @@ def _read_list(corpus: Corpus, folder: Path) -> tuple[str, dict[str, Entry]]:
         known = {file.name: Entry(file.n_bytes, file.exact, file.checksum) for file in corpus.source}
     path = folder / "corpus.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = foreign_json.read(path)
     except FileNotFoundError:
         return "", known
     except (OSError, ValueError) as error:

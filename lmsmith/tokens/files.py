@@ -15,7 +15,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lmsmith import atomic
+from lmsmith import atomic, foreign_json
 from lmsmith.errors import TokenizerError
 from lmsmith.tokens.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer, fingerprint_of
 
@@ -100,7 +100,7 @@ def _foreign() -> Any:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return foreign_json.read(path)
     except FileNotFoundError as error:
         raise TokenizerError(
             f"there is no tokenizer at {path}. Name gpt2, or a folder or file that holds one: `lmsmith tokenizer "

@@ -26,7 +26,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lmsmith import atomic
+from lmsmith import atomic, foreign_json
 from lmsmith.errors import TokenizerError
 from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.printable import from_printable, to_printable
@@ -383,7 +383,7 @@ def _read(path: Path) -> bytes:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(_read(path))
+        return foreign_json.parse(_read(path))
     except ValueError as error:
         raise TokenizerError(f"{path} is damaged: it is not JSON ({error}).") from error
 

@@ -7,7 +7,6 @@ A run folder appears at once with its config and tokens in it, so what is there 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -17,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lmsmith import atomic
+from lmsmith import atomic, foreign_json
 from lmsmith.checkpoint import available, load_model
 from lmsmith.config import ModelConfig, RunConfig, flatten, read_toml
 from lmsmith.data.exposure import Exposure, exposure
@@ -116,7 +115,7 @@ def exposure_of(place: Path) -> tuple[int, list[tuple[str, Exposure]]]:
 def summary_of(place: Path) -> dict[str, Any]:
     """The run's summary.json; empty where there is none yet or it cannot be read."""
     try:
-        found = json.loads((place / "summary.json").read_text(encoding="utf-8"))
+        found = foreign_json.read(place / "summary.json")
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
