@@ -43,6 +43,7 @@ class ModelConfig:
     n_head: int = setting(6, "query heads a layer")
     n_kv_head: int = setting(0, "key and value heads a layer; 0: as many as n_head")
     d_model: int = setting(384, "width of the residual stream")
+    d_head: int = setting(0, "width of an attention head; 0: d_model / n_head")
     d_ff: int = setting(0, "width of the feed-forward; 0: 4 d_model (gated: 8/3 d_model, up to a multiple of 64)")
     vocab_size: int = setting(0, "number of token ids; 0: the tokenizer's")
     vocab_multiple: int = setting(1, "pad the embedding table to a multiple of this; padded ids are never predicted")
@@ -67,6 +68,9 @@ class ModelConfig:
         "relu2", "feed-forward activation; swiglu and geglu are gated"
     )
     bias: bool = setting(False, "biases in linear layers and layer norms")
+    attention_bias: Literal["auto", "none", "qkv", "all"] = setting(
+        "auto", "biases in attention; auto: as bias says; qkv: of queries, keys and values alone"
+    )
     tied_head: bool = setting(False, "output head shares the token table")
     dropout: float = setting(0.0, "probability of dropping an activation of the residual stream in training")
     attention_dropout: float = setting(0.0, "probability of dropping an attention weight in training")
@@ -100,6 +104,7 @@ class ModelConfig:
             _check(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
         for name in (
             "n_kv_head",
+            "d_head",
             "d_ff",
             "vocab_size",
             "size",
@@ -133,21 +138,24 @@ class ModelConfig:
                 )
 
     def _check_transformer(self) -> None:
-        if self.d_model % self.n_head:
+        if not self.d_head and self.d_model % self.n_head:
             near = _nearest_multiple(self.d_model, self.n_head * (2 if self.positions == "rope" else 1))
             raise ConfigError(
                 f"model.n_head = {self.n_head} does not divide model.d_model = {self.d_model}: each head needs the "
-                f"same whole width. Use model.d_model {near} or another number of heads."
+                f"same whole width. Use model.d_model {near} or another number of heads, or set model.d_head."
             )
         if self.n_kv_head and self.n_head % self.n_kv_head:
             raise ConfigError(
                 f"model.n_kv_head = {self.n_kv_head} does not divide model.n_head = {self.n_head}: each key-value head "
                 "serves a whole number of query heads."
             )
-        if self.positions == "rope" and self.d_head % 2:
+        if self.positions == "rope" and self.width_head % 2:
+            cause = (
+                f"model.d_head = {self.d_head}" if self.d_head else f"d_model {self.d_model} over n_head {self.n_head}"
+            )
             raise ConfigError(
-                f"model.positions = 'rope' turns pairs of numbers, but each head is {self.d_head} wide (d_model "
-                f"{self.d_model} over n_head {self.n_head}). Choose an even width."
+                f"model.positions = 'rope' turns pairs of numbers, but each head is {self.width_head} wide "
+                f"({cause}). Choose an even width."
             )
         scaled, original = self.rope_scaling != "none", self.rope_original_context > 0
         if (self.rope_factor > 1 and not scaled) or original != (self.rope_scaling == "llama3"):
@@ -186,8 +194,16 @@ class ModelConfig:
         return bool(self.dropout or self.attention_dropout or self.ngram_dropout)
 
     @property
-    def d_head(self) -> int:
-        return self.d_model // self.n_head
+    def width_head(self) -> int:
+        """Width of an attention head, with 0 resolved."""
+        return self.d_head or self.d_model // self.n_head
+
+    @property
+    def attention_biases(self) -> Literal["none", "qkv", "all"]:
+        """Which of attention's projections have biases, with auto resolved."""
+        if self.attention_bias == "auto":
+            return "all" if self.bias else "none"
+        return self.attention_bias
 
     @property
     def n_kv(self) -> int:

@@ -33,6 +33,7 @@ BAD: dict[str, list[Any]] = {
     "model.n_head": [0, 5, 768],
     "model.n_kv_head": [-1, 4, 12],
     "model.d_model": [0, 383],
+    "model.d_head": [-1, 3],
     "model.d_ff": [-1],
     "model.vocab_size": [-1],
     "model.vocab_multiple": [0],
@@ -87,6 +88,7 @@ BAD: dict[str, list[Any]] = {
 GOOD: dict[str, list[Any]] = {
     "model.n_head": [1, 2, 3, 192],
     "model.n_kv_head": [0, 1, 2, 3, 6],
+    "model.d_head": [0, 2, 64, 1000],
     "model.ngram_orders": [(), (2,), (2, 8)],
     "model.dropout": [0.0, 0.99],
     "optim.table_learning_rate": [0.0, 0.3],
@@ -144,7 +146,10 @@ def test_heads_that_do_not_divide_the_width_get_a_width_that_serves() -> None:
         ModelConfig(d_model=int(near), n_head=n_head)
     with pytest.raises(ConfigError, match="Choose an even width"):
         ModelConfig(d_model=30, n_head=6)
-    assert ModelConfig(d_model=30, n_head=6, positions="learned").d_head == 5
+    assert ModelConfig(d_model=30, n_head=6, positions="learned").width_head == 5
+    assert ModelConfig(d_model=100, n_head=6, d_head=8).width_head == 8
+    with pytest.raises(ConfigError, match=r"each head is 7 wide \(model\.d_head = 7\)"):
+        ModelConfig(d_model=100, n_head=6, d_head=7)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +184,7 @@ def test_windows_and_value_embeddings_by_layer() -> None:
 
 def test_derived_sizes() -> None:
     config = ModelConfig(d_model=384, n_head=6, vocab_size=65, vocab_multiple=64)
-    assert (config.d_head, config.n_kv, config.width_ff, config.padded_vocab_size) == (64, 6, 1536, 128)
+    assert (config.width_head, config.n_kv, config.width_ff, config.padded_vocab_size) == (64, 6, 1536, 128)
     assert ModelConfig(feed_forward="swiglu", d_model=384).width_ff == 1024  # 8/3 of it, a multiple of 64 already
     assert ModelConfig(feed_forward="swiglu", d_model=768).width_ff == 2048
     assert ModelConfig(feed_forward="swiglu", d_model=288).width_ff == 768
@@ -294,7 +299,7 @@ def test_wrong_types_are_named(name: str, value: Any, wanted: str) -> None:
 
 def test_settings_that_only_fit_together_change_together() -> None:
     config = RunConfig().changed({"model.d_model": 35, "model.n_head": 5, "model.positions": "none"}, where="here")
-    assert config.model.d_head == 7
+    assert config.model.width_head == 7
     assert config.optim == RunConfig().optim
     with pytest.raises(ConfigError, match="does not divide"):
         RunConfig().changed({"model.d_model": 35}, where="here")
@@ -336,6 +341,7 @@ def changes(draw: some.DrawFn) -> dict[str, Any]:
     found = {name: draw(own.get(name, by_kind.get(leaf.kind))) for name, leaf in LEAVES.items()}
     n_kv, groups, half = (draw(some.integers(1, 9)) for _ in range(3))
     found |= {"model.n_kv_head": n_kv, "model.n_head": n_kv * groups, "model.d_model": n_kv * groups * 2 * half}
+    found["model.d_head"] *= 2  # rotary positions turn pairs
     found["model.window_pattern"] = draw(some.text("SL", max_size=5))
     found["model.window"] *= "S" in found["model.window_pattern"]
     if found["model.rope_scaling"] == "none" or found["model.positions"] != "rope":

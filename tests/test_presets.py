@@ -154,7 +154,7 @@ def test_gpt3s_table(name: str) -> None:
     """As printed, but for the width that does not multiply out; warm-up over 375 million tokens (appendix B)."""
     n, n_layer, d_model, d_head, batch, rate = GPT3[name]
     config = preset(name)
-    assert (config.model.n_layer, config.model.d_head, config.optim.learning_rate) == (n_layer, d_head, rate)
+    assert (config.model.n_layer, config.model.width_head, config.optim.learning_rate) == (n_layer, d_head, rate)
     assert config.model.d_model == (5120 if name == "gpt3-13b" else d_model)
     assert config.model.context_length == 2048
     assert config.train.batch_size * 2048 == pytest.approx(batch, rel=0.05)
@@ -179,7 +179,7 @@ def test_a_size_can_be_built_and_grows_in_everything(name: str) -> None:
     for n in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48):
         config = base.changed(sized(base, n) | {"model.size": n, "model.vocab_size": 1000}, where="here")
         model, tokens = config.model, config.train.batch_size * config.model.context_length
-        assert (model.n_layer, model.d_model, model.d_head) == (n, 64 * n, 64)
+        assert (model.n_layer, model.d_model, model.width_head) == (n, 64 * n, 64)
         assert 2**11 <= tokens <= 2**21
         blocks = 12 * n * (64 * n) ** 2
         if 2**11 < tokens < 2**21:

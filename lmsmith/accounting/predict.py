@@ -19,7 +19,7 @@ def matrix_parameters(config: ModelConfig) -> int:
         head = config.padded_vocab_size * (config.d_model + (not config.tied_head))
         return config.n_layer * n_gates * 2 * config.d_model**2 + head
     d, f = config.d_model, config.width_ff
-    attention = d * d + d * (config.n_head + 2 * config.n_kv) * config.d_head
+    attention = d * 2 * (config.n_head + config.n_kv) * config.width_head
     feed_forward = (3 if config.gated else 2) * d * f
     n_gated = sum(config.has_value_embedding(layer) for layer in range(config.n_layer))
     gates = n_gated * config.n_kv * config.d_value_gate
@@ -29,12 +29,13 @@ def matrix_parameters(config: ModelConfig) -> int:
 def train_flops_per_token(config: ModelConfig) -> float:
     """Forward and backward: 6 a matrix parameter, and attention's two products over the tokens that are seen.
 
-    Scores and values: 2 products x 2 S D operations forward where S tokens are seen, three times that with the backward
-    pass: 12 S D a layer. Over a whole context, causally, S is T / 2 on average; over a window of w, w - w² / 2T.
+    Scores and values: 2 products x 2 S H K operations forward, where H heads of width K see S tokens, and three times
+    that with the backward pass: 12 S H K a layer. Over a whole context, causally, S is T / 2 on average; over a window
+    of w, w - w² / 2T.
     """
     if config.kind == "rnn":
         return 6.0 * matrix_parameters(config)
     T = config.context_length
     windows = (min(config.window_of(layer) or T, T) for layer in range(config.n_layer))
     seen = sum(window - window * window / (2 * T) for window in windows)
-    return 6.0 * matrix_parameters(config) + 12.0 * seen * config.d_model
+    return 6.0 * matrix_parameters(config) + 12.0 * seen * (config.n_head * config.width_head)

@@ -33,12 +33,14 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int = 0) -> None:
         super().__init__()
-        self.n_head, self.n_kv, self.d_head = config.n_head, config.n_kv, config.d_head
+        self.n_head, self.n_kv, self.d_head = config.n_head, config.n_kv, config.width_head
         self.dropout = config.attention_dropout
         self.window = config.window_of(layer)
-        self.scale = 1 / math.sqrt(config.d_head)
-        self.qkv = nn.Linear(config.d_model, (self.n_head + 2 * self.n_kv) * self.d_head, bias=config.bias)
-        self.out = nn.Linear(config.d_model, config.d_model, bias=config.bias)
+        self.scale = 1 / math.sqrt(self.d_head)
+        biases = config.attention_biases
+        n_rows = (self.n_head + 2 * self.n_kv) * self.d_head
+        self.qkv = nn.Linear(config.d_model, n_rows, bias=biases != "none")
+        self.out = nn.Linear(self.n_head * self.d_head, config.d_model, bias=biases == "all")
         # Normalised queries and keys have products of at most d_head; a learnt factor sets the temperature.
         self.qk_gain = nn.Parameter(torch.ones(self.n_head)) if config.qk_norm else None
         gated = config.has_value_embedding(layer)
@@ -149,7 +151,8 @@ class Rotary:
 
     @classmethod
     def make(cls, config: ModelConfig) -> "Rotary":
-        frequency = config.rope_base ** (-torch.arange(0, config.d_head, 2, dtype=torch.float64) / config.d_head)
+        K = config.width_head
+        frequency = config.rope_base ** (-torch.arange(0, K, 2, dtype=torch.float64) / K)
         if config.rope_scaling == "linear":
             frequency = frequency / config.rope_factor
         elif config.rope_scaling == "llama3":
@@ -249,7 +252,7 @@ def _flex_serves(config: ModelConfig, device: torch.device) -> bool:
     needs = {
         "Triton": not has_triton(),
         "model.attention_dropout 0": config.attention_dropout > 0,
-        "heads at least 16 wide": config.d_head < 16,
+        "heads at least 16 wide": config.width_head < 16,
     }
     lacking = [need for need, missing in needs.items() if missing]
     if lacking:

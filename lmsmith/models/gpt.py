@@ -68,7 +68,11 @@ class GPT(NeuralModel):
         self.embedding_norm = Norm(config, config.d_model, gain=False) if config.embedding_norm else None
         layers = range(config.n_layer)
         self.value_embeddings = nn.ModuleDict(
-            {str(i): nn.Embedding(rows, config.n_kv * config.d_head) for i in layers if config.has_value_embedding(i)}
+            {
+                str(i): nn.Embedding(rows, config.n_kv * config.width_head)
+                for i in layers
+                if config.has_value_embedding(i)
+            }
         )
         scalars = config.residual_scalars
         self.residual_scale = nn.Parameter(torch.ones(config.n_layer)) if scalars else None
@@ -130,7 +134,7 @@ class GPT(NeuralModel):
         It grows with the texts: for all 131,072 tokens of Llama 3's smallest model it would be 8 GB at once.
         """
         weight = self.token_embedding.weight
-        shape = (batch_size, self.config.n_kv, min(_ROOM, self.config.context_length), self.config.d_head)
+        shape = (batch_size, self.config.n_kv, min(_ROOM, self.config.context_length), self.config.width_head)
         layers = [LayerCache(weight.new_zeros(shape), weight.new_zeros(shape)) for _ in self.blocks]
         return State(layers, self._nothing_before(batch_size, weight.device))
 
@@ -141,7 +145,7 @@ class GPT(NeuralModel):
     def parts(self) -> dict[str, list[int]]:
         """Of the matrices that are several linear maps in one: how many rows each of these has."""
         config = self.config
-        heads = [config.n_head * config.d_head] + 2 * [config.n_kv * config.d_head]
+        heads = [config.n_head * config.width_head] + 2 * [config.n_kv * config.width_head]
         parts = {f"blocks.{i}.attention.qkv.weight": heads for i in range(config.n_layer)}
         if config.gated:
             parts |= {f"blocks.{i}.feed_forward.up.weight": [config.width_ff] * 2 for i in range(config.n_layer)}

@@ -24,6 +24,7 @@ SIZE = {
     "model.vocab_size": 29,
 }
 VARIANTS: list[dict[str, Any]] = [{}, {"model.d_ff": 40, "model.vocab_multiple": 16}, {"model.n_kv_head": 0}]
+VARIANTS += [{"model.d_head": 10}, {"model.d_head": 4, "model.attention_bias": "qkv"}]
 SWITCHES: list[dict[str, Any]] = [
     {"model.feed_forward": "geglu"},
     {"model.feed_forward": "swiglu", "model.tied_head": True},
@@ -33,6 +34,7 @@ SWITCHES: list[dict[str, Any]] = [
     {"model.residual_scalars": True, "model.positions": "learned", "model.ngram_orders": (2, 3)},
     {"model.window": 5, "model.window_pattern": "SSL"},
     {"model.window": 1, "model.window_pattern": "S"},
+    {"model.d_head": 10, "model.value_embedding_every": 1, "model.attention_bias": "all"},
     {"model.window": 99, "model.window_pattern": "SL"},
 ]
 
@@ -71,7 +73,7 @@ def test_operations_are_those_pytorch_counts(name: str, changes: dict[str, Any])
         hidden = model.hidden(ids).flatten(0, 1)
         total, _ = summed_cross_entropy(hidden, model.head_weight, ids.flatten(), vocab_size=config.vocab_size)
         total.backward()
-    attention = 6 * config.n_layer * T * config.d_model
+    attention = 6 * config.n_layer * T * config.n_head * config.width_head
     assert counter.get_total_flops() == B * T * (train_flops_per_token(config) + attention)
 
 
@@ -92,7 +94,8 @@ def test_every_switch_is_counted(changes: dict[str, Any]) -> None:
         hidden = model.hidden(ids).flatten(0, 1)
         total, _ = summed_cross_entropy(hidden, model.head_weight, ids.flatten(), vocab_size=config.vocab_size)
         total.backward()
-    diagonal = sum(12 * config.d_model * min(config.window_of(layer) or T, T) / 2 for layer in range(config.n_layer))
+    width, layers = config.n_head * config.width_head, range(config.n_layer)
+    diagonal = sum(12 * width * min(config.window_of(layer) or T, T) / 2 for layer in layers)
     assert counter.get_total_flops() == B * (T * train_flops_per_token(config) + diagonal)
 
 

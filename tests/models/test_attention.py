@@ -105,7 +105,7 @@ def plain_attention(
     layer: Attention, x: Tensor, c: ModelConfig, rope: bool, seen: Tensor | None = None, values: Tensor | None = None
 ) -> Tensor:
     """Attention head by head, with no fused parts but the weight they share. `seen` (B, T, T); without, all before."""
-    T, K = x.size(1), c.d_head
+    T, K = x.size(1), c.width_head
     rows = x @ layer.qkv.weight.T + (layer.qkv.bias if c.bias else 0)
     heads = [rows[..., i * K : (i + 1) * K] for i in range(c.n_head + 2 * c.n_kv)]
     queries, keys, valued = heads[: c.n_head], heads[c.n_head : c.n_head + c.n_kv], heads[c.n_head + c.n_kv :]
@@ -140,7 +140,7 @@ def test_attention(rope: bool, n_kv_head: int, qk_norm: bool, norm: str) -> None
     x = numbers(2, 7, 16)
     wanted = plain_attention(layer, x, c, rope)
     torch.testing.assert_close(layer(x, rotary, None, 0), wanted, rtol=1e-12, atol=1e-12)
-    shape = (2, c.n_kv, c.context_length, c.d_head)
+    shape = (2, c.n_kv, c.context_length, c.width_head)
     cache = LayerCache(torch.full(shape, math.nan).double(), torch.full(shape, math.nan).double())
     with torch.no_grad():
         parts = [layer(x[:, a:b], rotary, cache, a) for a, b in ((0, 3), (3, 4), (4, 7))]
@@ -170,7 +170,7 @@ def test_normalised_products_are_bounded_by_the_head_width() -> None:
         layer.out.weight.copy_(torch.eye(12))
     weights = layer(torch.eye(4, 12, dtype=torch.float64)[None], None, None, 0)[0, 3, :4]  # the first head's
     odds = (weights.max() / weights.min()).log()
-    assert 0 < float(odds.detach()) <= 2 * math.sqrt(c.d_head) + 1e-9
+    assert 0 < float(odds.detach()) <= 2 * math.sqrt(c.width_head) + 1e-9
 
 
 def test_attention_dropout_is_for_training_alone() -> None:
@@ -262,7 +262,7 @@ def test_rotary_at_given_positions() -> None:
 def test_value_embeddings_are_added_by_gates(n_kv_head: int) -> None:
     c = config(n_head=4, d_model=40, n_kv_head=n_kv_head, value_embedding_every=1)
     layer, x = filled(Attention(c)), numbers(2, 7, 40)
-    values = numbers(2, 7, c.n_kv * c.d_head, seed=5)
+    values = numbers(2, 7, c.n_kv * c.width_head, seed=5)
     assert tuple(layer.value_gate.weight.shape) == (c.n_kv, 32)
     wanted = plain_attention(layer, x, c, False, values=values)
     torch.testing.assert_close(layer(x, None, None, 0, None, values), wanted, rtol=1e-12, atol=1e-12)

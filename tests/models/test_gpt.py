@@ -86,7 +86,7 @@ def gpt2_names(n_layer: int) -> Iterator[tuple[str, list[str], Map]]:
 
 
 def llama_names(config: ModelConfig) -> Iterator[tuple[str, list[str], Map]]:
-    K = config.d_head
+    K = config.width_head
 
     def neighbours(x: Tensor) -> Tensor:
         """They turn a head's number i with number i + K/2, we turn neighbours: rows 0, K/2, 1, K/2 + 1, ..."""
