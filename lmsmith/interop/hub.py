@@ -64,10 +64,11 @@ def fetch(name: str) -> Path:
     config = get("config.json", needed=True)
     assert config is not None
     revision = config.parent.name
-    if (index := get(INDEX, needed=False)) is None:
-        get(WEIGHTS, needed=True)
-    for part in sorted(set(weight_map(index.parent).values())) if index else ():
-        get(part, needed=True)
+    if get(WEIGHTS, needed=False) is None:
+        if (index := get(INDEX, needed=False)) is None:
+            get(WEIGHTS, needed=True)  # which says why it cannot be had
+        for part in sorted(set(weight_map(index.parent).values())) if index else ():
+            get(part, needed=True)
     for file in _BESIDES:
         get(file, needed=False)
     return config.parent

@@ -20,6 +20,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from lmsmith import foreign_json
 from lmsmith.checkpoint import write_tensors
 from lmsmith.config import ModelConfig
 from lmsmith.errors import CheckpointError
@@ -80,10 +81,10 @@ def write(
 
 def files_of(folder: Path) -> list[Path]:
     """The files that hold settings and weights. Raises CheckpointError where there are none that can be read."""
-    if (folder / INDEX).is_file():
-        names = sorted(set(weight_map(folder).values()))
-    elif (folder / WEIGHTS).is_file():
+    if (folder / WEIGHTS).is_file():  # before an index that is left over from an earlier save, as in transformers
         names = [WEIGHTS]
+    elif (folder / INDEX).is_file():
+        names = sorted(set(weight_map(folder).values()))
     else:
         pickled = next(folder.glob("pytorch_model*.bin"), None)
         why = f" {pickled.name} is not read: pickled files can run code when opened." if pickled else ""
@@ -106,7 +107,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
             raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
         except safetensors.SafetensorError as error:
             raise CheckpointError(f"{path} is no whole safetensors file ({error}): copy it again.") from error
-    if (folder / INDEX).is_file():
+    if not (folder / WEIGHTS).is_file():
         absent = sorted(set(weight_map(folder)) - set(tensors))
         if absent:
             raise CheckpointError(f"{folder / INDEX} names tensors that its files do not hold: {listed(absent)}.")
@@ -124,7 +125,7 @@ def weight_map(folder: Path) -> dict[str, str]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = foreign_json.read(path)
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path} is missing: wanted a folder as save_pretrained of transformers writes it."
