@@ -14,7 +14,10 @@ from lmsmith.errors import CheckpointError, UsageError
 from lmsmith.interop.huggingface import INDEX, WEIGHTS, weight_map
 
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_BESIDES = ("generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
+_BESIDES = (
+    *("generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"),
+    *("special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
+)
 
 
 def is_name(source: str) -> bool:

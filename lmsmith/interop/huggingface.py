@@ -25,6 +25,7 @@ from lmsmith.checkpoint import write_tensors
 from lmsmith.config import ModelConfig
 from lmsmith.errors import CheckpointError
 from lmsmith.interop.architectures import architecture_for, architecture_of, completed, listed
+from lmsmith.interop.defaults import Defaults
 
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
@@ -62,10 +63,13 @@ def write(
     *,
     begin: int | None = None,
     ends: Sequence[int] = (),
+    pad: int | None = None,
+    defaults: Defaults | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Writes config.json, generation_config.json and model.safetensors; returns size and SHA-256 of the last.
 
-    `begin` and `ends`: ids that stand before and after a text. Raises ConfigError where no architecture of theirs
+    `begin`, `ends` and `pad`: ids that stand before and after a text. `defaults`: those of the model that was
+    imported. Raises ConfigError where no architecture of theirs
     computes what this config says, OSError where it cannot write.
     """
     architecture = architecture_for(config)
@@ -73,8 +77,11 @@ def write(
     ids = {"bos_token_id": begin, "eos_token_id": list(ends) if len(ends) > 1 else next(iter(ends), None)}
     settings = architecture.write_settings(config) | ids
     settings["torch_dtype"] = str(tensors["token_embedding.weight"].dtype).removeprefix("torch.")
+    if defaults and defaults.pads_in_config and pad is not None:
+        settings["pad_token_id"] = pad
     _write_json(folder / "config.json", settings)
-    _write_json(folder / "generation_config.json", ids)
+    generation = (defaults.generation if defaults else {}) | ids | {"pad_token_id": pad}
+    _write_json(folder / "generation_config.json", generation)
     theirs = architecture.to_theirs(config, tensors)
     return {WEIGHTS: write_tensors(folder / WEIGHTS, theirs, {"format": "pt"})}
 

@@ -13,6 +13,7 @@ Character classes are those of the Python that writes them, so that they do not 
 
 import functools
 import json
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,10 +21,13 @@ from typing import Any
 
 from lmsmith import atomic, foreign_json
 from lmsmith.errors import TokenizerError
+from lmsmith.interop.defaults import TOKENS, Defaults
 from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.files import FILE_NAME, load_tokenizer
 from lmsmith.tokens.foreign import to_huggingface
 from lmsmith.tokens.tokenizer import END_OF_TEXT, UNKNOWN, ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer
+
+log = logging.getLogger(__name__)
 
 _NO_MERGES: dict[str, Any] = {
     "type": "BPE",
@@ -39,25 +43,65 @@ _NO_MERGES: dict[str, Any] = {
 
 
 def save(
-    tokenizer: Tokenizer, folder: Path, *, context_length: int, begin: int | None = None, ends: Sequence[int] = ()
-) -> None:
-    """Writes tokenizer.json and tokenizer_config.json, as transformers opens them. Raises StorageError.
+    tokenizer: Tokenizer,
+    folder: Path,
+    *,
+    context_length: int,
+    begin: int | None = None,
+    ends: Sequence[int] = (),
+    defaults: Defaults | None = None,
+) -> dict[str, int]:
+    """Writes tokenizer.json and tokenizer_config.json, as transformers opens them; returns the ids of named tokens.
 
-    `begin` and `ends`: special tokens before and after a text, where these are not the end of text.
+    `begin` and `ends`: special tokens before and after a text, where these are not the end of text. `defaults`: those
+    of the model that was imported. Where these name no padding token, it is the token that ends a text. Raises
+    StorageError.
     """
     content = content_of(tokenizer)
     names = {added["id"]: added["content"] for added in content["added_tokens"]}
+    first, last = tokenizer.end_of_text if begin is None else begin, next(iter(ends), tokenizer.end_of_text)
+    tokens = {part: names[i] for part, i in (("bos_token", first), ("eos_token", last)) if i in names}
+    ids = _ids_by_text(content)
+    kept = dict(defaults.tokenizer) if defaults else {"padding_side": "left"}  # what is continued stands at the end
+    for part in TOKENS:
+        text = kept.pop(part, None)
+        if text in ids and (part != "eos_token" or not ends or ids[text] in ends):
+            tokens[part] = text
+        elif text is not None and text not in ids:
+            log.warning("%s = %r is not in the vocabulary and not written: it would get a new id", part, text)
+    if "eos_token" in tokens:
+        tokens.setdefault("pad_token", tokens["eos_token"])
+    if "additional_special_tokens" in kept:
+        kept["additional_special_tokens"] = [text for text in kept["additional_special_tokens"] if text in ids]
+    # Without the third: by default it also returns token_type_ids, which Llama does not take.
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_input_names": ["input_ids", "attention_mask"],
         "clean_up_tokenization_spaces": False,
         "model_max_length": context_length,
     }
-    first, last = tokenizer.end_of_text if begin is None else begin, next(iter(ends), tokenizer.end_of_text)
-    config |= {part: names[i] for part, i in (("bos_token", first), ("eos_token", last)) if i in names}
+    config |= kept | tokens
+    if defaults and defaults.chat_templates:
+        config["chat_template"] = _as_written(defaults.chat_templates)
     if begin is not None and begin != tokenizer.end_of_text:
         content["post_processor"] = _put_before(names[begin], begin)
     atomic.write(folder / FILE_NAME, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
-    atomic.write(folder / "tokenizer_config.json", json.dumps(config, indent=1) + "\n")
+    atomic.write(folder / "tokenizer_config.json", json.dumps(config, ensure_ascii=False, indent=1) + "\n")
+    return {part: ids[text] for part, text in tokens.items()}
+
+
+def _ids_by_text(content: dict[str, Any]) -> dict[str, int]:
+    """Of the tokens of a tokenizer.json that can be named as special ones."""
+    vocabulary = content["model"].get("vocab")
+    added = {token["content"]: token["id"] for token in content["added_tokens"]}
+    return (vocabulary if isinstance(vocabulary, dict) else {}) | added
+
+
+def _as_written(templates: dict[str, str]) -> str | list[dict[str, str]]:
+    """Chat templates as tokenizer_config.json holds them."""
+    if list(templates) == ["default"]:
+        return templates["default"]
+    return [{"name": name, "template": text} for name, text in templates.items()]
 
 
 def load(folder: Path) -> Tokenizer:
@@ -67,6 +111,13 @@ def load(folder: Path) -> Tokenizer:
             f"{folder / 'tokenizer.model'} is SentencePiece's, and lmsmith reads byte-level BPE alone."
         )
     return _simple(folder / FILE_NAME) or load_tokenizer(folder)
+
+
+def special_ids(tokenizer: Tokenizer) -> set[int]:
+    """The ids that no text has."""
+    if isinstance(tokenizer, BpeTokenizer):
+        return set(tokenizer.special_tokens.values())
+    return set() if tokenizer.end_of_text is None else {tokenizer.end_of_text}
 
 
 def begin_of(folder: Path, tokenizer: Tokenizer) -> int | None:

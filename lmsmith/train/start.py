@@ -23,6 +23,7 @@ from lmsmith.errors import ConfigError, TrainingError, UsageError
 from lmsmith.evaluate.compressors import compressed_bits_per_byte
 from lmsmith.parallel.process import FOREVER, Ranks, joined, place_in_environment
 from lmsmith.presets import has_size, preset, sized
+from lmsmith.tokens.files import FILE_NAME as TOKENIZER_FILE
 from lmsmith.train.by_hand import for_reference
 from lmsmith.train.choose import DEFAULT_MINUTES, describe, resolve
 from lmsmith.train.log import say
@@ -51,7 +52,7 @@ def asked(sources: Sequence[str], changes: Mapping[str, Any]) -> tuple[RunConfig
     recipes = [source for source in sources if source.endswith(".toml")]
     if len(recipes) > 1:
         raise UsageError(f"{' and '.join(recipes)} are {len(recipes)} recipes: name one.")
-    recipe = read_toml(Path(recipes[0])) if recipes else {}
+    recipe = _with_tokenizer_beside(read_toml(Path(recipes[0])), Path(recipes[0])) if recipes else {}
     wanted = recipe | dict(changes)
     where = " and ".join([*recipes, *(["the command line"] if changes else [])])
     named = {key: value for key, value in wanted.items() if key == "preset"}
@@ -73,6 +74,13 @@ def asked(sources: Sequence[str], changes: Mapping[str, Any]) -> tuple[RunConfig
     if config.train.start_from:
         config, given = begun_with(config, given)
     return _one_batch(_one_length(config, changes), given, changes)
+
+
+def _with_tokenizer_beside(recipe: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The recipe, with a tokenizer that lies beside it named from here: config.toml of an imported run says `model`."""
+    name = recipe.get("tokenizer")
+    beside = path.parent / name if isinstance(name, str) and name else path
+    return recipe | {"tokenizer": str(beside)} if (beside / TOKENIZER_FILE).is_file() else recipe
 
 
 def _one_length(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:

@@ -32,6 +32,7 @@ from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.files import load_tokenizer, save_tokenizer
 from lmsmith.tokens.tokenizer import ByteTokenizer, CharTokenizer
 from lmsmith.train.run import load_for_use
+from lmsmith.train.start import asked
 
 TEXT = "Don't  the naïve cats hat? 中文 😀\r\n\n\tdef f(x): return x  \n"
 
@@ -144,6 +145,19 @@ def test_numbers_that_are_no_special_tokens_end_nothing(tmp_path: Path) -> None:
     assert not {"begin", "ends"} & set(load_for_use(run)[2])
     export_model(run, tmp_path / "back", to="hf")
     assert json.loads((tmp_path / "back" / "generation_config.json").read_text())["eos_token_id"] == 256
+
+
+def test_an_imported_run_can_be_moved(tmp_path: Path, monkeypatch: Any) -> None:
+    """Its config.toml, which is a recipe too, names its tokenizer by the place that it has in the run."""
+    with_bytes(tmp_path / "theirs")
+    import_model(str(tmp_path / "theirs"), out=tmp_path / "run")
+    (tmp_path / "moved").mkdir()
+    run = (tmp_path / "run").rename(tmp_path / "moved" / "run")
+    assert str(tmp_path) not in (run / "config.toml").read_text()
+    assert read_toml(run / "config.toml")["tokenizer"] == "model"
+    monkeypatch.chdir(tmp_path)
+    config, _ = asked(["moved/run/config.toml", "text.txt"], {})
+    assert load_tokenizer(config.tokenizer) == load_for_use(run)[1]
 
 
 def test_what_cannot_be_done_with_it_is_said(tmp_path: Path, capsys: Any) -> None:
@@ -437,6 +451,25 @@ def test_in_bfloat16(tmp_path: Path) -> None:
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
     assert theirs.dtype == torch.bfloat16
     assert torch.equal(theirs.transformer.wte.weight, model.token_embedding.weight.bfloat16())
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_in_float64(name: str, tmp_path: Path, capsys: Any) -> None:
+    """As `--train.dtype float64` trains it: the weights keep their bits, there and back."""
+    model = trained(tmp_path / "run", ByteTokenizer(True), name)
+    tensors = {name: p.detach().double() + 1e-12 for name, p in model.named_parameters()}
+    save_model(tmp_path / "run" / "model", tensors, load_for_use(tmp_path / "run")[2])
+    assert export_model(tmp_path / "run", tmp_path / "out", to="hf")["dtype"] == "float64"
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto").eval()
+    assert theirs.dtype == torch.float64
+    import_model(str(tmp_path / "out"), out=tmp_path / "again")
+    again, _ = load_model(tmp_path / "again" / "model")
+    assert all(torch.equal(again[name], tensor) for name, tensor in tensors.items())
+    ids = random_ids(V=257)
+    assert (logits(model, ids) - logits(theirs, ids)).abs().max() < 1e-5
+    if name == "gpt2":
+        assert lmsmith("export", tmp_path / "run", "--to", "llmc", "--out", tmp_path / "llmc") == 2
+        assert "llm.c knows no weights of float64: export with --dtype float32" in capsys.readouterr().err
 
 
 def test_what_cannot_be_exported(tmp_path: Path, capsys: Any) -> None:
