@@ -336,7 +336,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = foreign_json.parse(_read_bytes(path))
     except ValueError as error:
-        raise _DamagedError(f"{path.name} is not JSON ({error})") from error
+        raise _DamagedError(f"{path.name} {str(error).removeprefix('it ')}") from error
     if not isinstance(content, dict):
         raise _DamagedError(f"{path.name} holds a {type(content).__name__}, wanted an object")
     return content

@@ -22,16 +22,17 @@ _SHOWN = 200
 
 
 def parse(content: str | bytes) -> Any:
-    """The value that `content` is. Raises ValueError with the reason where it is no JSON or beyond the limits."""
+    """The value that `content` is.
+
+    Raises ValueError where it is not JSON or beyond the limits; its text is a clause that begins with "it".
+    """
     try:
         value = json.loads(content)
     except RecursionError:
         raise ValueError(f"it is nested more than {DEEPEST} deep") from None
-    except UnicodeDecodeError:
-        raise
-    except ValueError as error:
-        if isinstance(error, json.JSONDecodeError):
-            raise
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"it is not JSON ({error})") from None
+    except ValueError:
         raise ValueError(f"it holds a number of more than {sys.get_int_max_str_digits():,} digits") from None
     level = [value]
     for _ in range(DEEPEST):

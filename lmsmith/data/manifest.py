@@ -107,7 +107,7 @@ def read_manifest(folder: Path) -> Manifest:
     except OSError as error:
         raise DataError(f"the manifest {path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
-        raise DataError(f"{path} is damaged: it is not JSON ({error}). Prepare the folder again.") from error
+        raise DataError(f"{path} is damaged: {error}. Prepare the folder again.") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else content
         raise DataError(

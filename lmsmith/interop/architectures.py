@@ -367,8 +367,8 @@ def _llama_more(found: Mapping[str, Any], path: Path) -> dict[str, Any]:
         if not isinstance(bias[name], bool):
             raise ConfigError(f"{path} has {name} = {shown(found[name])}: expected true or false.")
     own = {True: "all", False: "none"}[bias["attention_bias"]]
-    d_head, wide, heads = found.get("head_dim"), found.get("hidden_size"), found.get("num_attention_heads")
-    if all(type(number) is int for number in (d_head, wide, heads)) and d_head * heads == wide:
+    d_head, wide, heads = (found.get(name) for name in ("head_dim", "hidden_size", "num_attention_heads"))
+    if isinstance(d_head, int) and isinstance(heads, int) and d_head * heads == wide:
         d_head = 0
     return {
         "bias": bias["mlp_bias"],

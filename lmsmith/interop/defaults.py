@@ -86,10 +86,11 @@ def find(folder: Path, tokenizer_folder: Path | None) -> Defaults:
 
 def _tokenizer(folder: Path) -> dict[str, Any]:
     said = _read(folder / "special_tokens_map.json") | _read(folder / "tokenizer_config.json")
-    found = {name: text for name in TOKENS if (text := _content(said.get(name))) is not None}
+    found: dict[str, Any] = {name: text for name in TOKENS if (text := _content(said.get(name))) is not None}
     more = said.get("additional_special_tokens")
     texts = [_content(token) for token in more] if isinstance(more, list) else []
-    found |= {"additional_special_tokens": [text for text in texts if text]} if any(texts) else {}
+    if any(texts):
+        found["additional_special_tokens"] = [text for text in texts if text]
     return found | {name: said[name] for name in _OTHER if isinstance(said.get(name), str | bool)}
 
 

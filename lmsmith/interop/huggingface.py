@@ -140,7 +140,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
-        raise CheckpointError(f"{path} is damaged, it is not JSON ({error}): copy it again.") from error
+        raise CheckpointError(f"{path} is damaged: {error}. Copy it again.") from error
     if not isinstance(found, dict):
         raise CheckpointError(f"{path} holds a {type(found).__name__}, wanted an object: copy it again.")
     return found

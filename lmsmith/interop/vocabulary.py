@@ -62,13 +62,15 @@ def save(
     first, last = tokenizer.end_of_text if begin is None else begin, next(iter(ends), tokenizer.end_of_text)
     tokens = {part: names[i] for part, i in (("bos_token", first), ("eos_token", last)) if i in names}
     ids = _ids_by_text(content)
-    kept = dict(defaults.tokenizer) if defaults else {"padding_side": "left"}  # what is continued stands at the end
+    kept: dict[str, Any] = {"padding_side": "left"}  # what is continued stands at the end
+    if defaults:
+        kept = dict(defaults.tokenizer)
     for part in TOKENS:
-        text = kept.pop(part, None)
-        if text in ids and (part != "eos_token" or not ends or ids[text] in ends):
-            tokens[part] = text
-        elif text is not None and text not in ids:
-            log.warning("%s = %r is not in the vocabulary and not written: it would get a new id", part, text)
+        named = kept.pop(part, None)
+        if named in ids and (part != "eos_token" or not ends or ids[named] in ends):
+            tokens[part] = named
+        elif named is not None and named not in ids:
+            log.warning("%s = %r is not in the vocabulary and not written: it would get a new id", part, named)
     if "eos_token" in tokens:
         tokens.setdefault("pad_token", tokens["eos_token"])
     if "additional_special_tokens" in kept:

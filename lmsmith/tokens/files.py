@@ -109,4 +109,4 @@ def _read_json(path: Path) -> Any:
     except OSError as error:
         raise TokenizerError(f"cannot read {path}: {error.strerror}.") from error
     except ValueError as error:
-        raise TokenizerError(f"{path} is damaged: it is not JSON ({error}).") from error
+        raise TokenizerError(f"{path} is damaged: {error}.") from error

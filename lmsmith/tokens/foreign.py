@@ -61,7 +61,13 @@ def from_huggingface(content: Mapping[str, Any], where: Path) -> BpeTokenizer:
     """What a `tokenizer.json` says. Raises TokenizerError for what is not byte-level BPE as it is done here."""
     try:
         return _from_huggingface(content, where)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # its parts are not of the kinds they should be
+    except (
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        OverflowError,
+    ) as error:  # its parts are not of the kinds they should be
         raise TokenizerError(
             f"{where} is damaged: it is not built as Hugging Face builds it ({error!r}). Take another copy."
         ) from error
@@ -385,7 +391,7 @@ def _read_json(path: Path) -> Any:
     try:
         return foreign_json.parse(_read(path))
     except ValueError as error:
-        raise TokenizerError(f"{path} is damaged: it is not JSON ({error}).") from error
+        raise TokenizerError(f"{path} is damaged: {error}.") from error
 
 
 def _make_folder(folder: Path) -> None:
