@@ -21,7 +21,6 @@ What a checkpoint must hold for a run to go on to the same weights is up to `lms
 
 import contextlib
 import hashlib
-import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -33,7 +32,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from lmsmith import __version__, atomic
+from lmsmith import __version__, atomic, foreign_json
 from lmsmith.errors import CheckpointError, StorageError
 from lmsmith.strict_json import to_json
 
@@ -261,7 +260,7 @@ def _read(folder: Path, step: int) -> Checkpoint:
         if found != sha256:
             raise _DamagedError(f"{name} has SHA-256 {found[:12]}..., wanted {sha256[:12]}...")
         if name == "state.json":
-            state = json.loads(_read_bytes(path))
+            state = foreign_json.parse(_read_bytes(path))
         else:
             tensors[name.removesuffix(".safetensors")] = safetensors.torch.load_file(path)
     if written_with != str(torch.__version__):  # else compared as versions
@@ -284,7 +283,7 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
             f"{path.name} is no whole safetensors file of {len(data):,} bytes ({error})"
         ) from error
     start = 8 + int.from_bytes(data[:8], "little")
-    wanted = json.loads(data[8:start]).get("__metadata__", {}).get("sha256")
+    wanted = foreign_json.parse(data[8:start]).get("__metadata__", {}).get("sha256")
     found = hashlib.sha256(memoryview(data)[start:]).hexdigest()
     if wanted not in (None, found):
         raise _DamagedError(f"{path.name} has SHA-256 {found[:12]}..., wanted {wanted[:12]}...")
@@ -402,9 +401,9 @@ def _check_version(signed: dict[str, Any], where: Path) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(_read_bytes(path))
+        content = foreign_json.parse(_read_bytes(path))
     except ValueError as error:
-        raise _DamagedError(f"{path.name} is not JSON ({error})") from error
+        raise _DamagedError(f"{path.name} {str(error).removeprefix('it ')}") from error
     if not isinstance(content, dict):
         raise _DamagedError(f"{path.name} holds a {type(content).__name__}, wanted an object")
     return content

@@ -69,6 +69,8 @@ def add(verbs: Verbs) -> None:
         help="end before this; can be repeated",
     )
 
+    _add_no_bos(generate, "the prompt")
+
     evaluate = verbs.verb(
         "eval",
         _eval,
@@ -87,12 +89,23 @@ def add(verbs: Verbs) -> None:
         metavar="N",
         help="a window every N tokens; less than the context: overlap",
     )
+    _add_no_bos(evaluate, "the text")
     known = dict(settings())
     meaning = "bytes that are no UTF-8 stop, or (replace) count as they are"
     known["data.errors"] = dataclasses.replace(known["data.errors"], meaning=meaning)
     for name in ("data.text_field", "data.encoding", "data.errors"):
         add_setting(evaluate, known[name])
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add_no_bos(verb: argparse.ArgumentParser, what: str) -> None:
+    """By default a text begins as in training. transformers begins GPT-2's without that token."""
+    verb.add_argument(
+        "--no-bos",
+        action="store_true",
+        help=f"put no token before {what}. By default one stands there, as in training: the end of text, or what an "
+        "imported model begins texts with. transformers puts none before GPT-2's",
+    )
 
 
 def _generate(options: argparse.Namespace, console: Console, started: float) -> int:
@@ -117,6 +130,7 @@ def _generate(options: argparse.Namespace, console: Console, started: float) -> 
                 index=index,
                 begin=content.get("begin"),
                 ends=content.get("ends", ()),
+                bos=not options.no_bos,
             )
             if options.n > 1:
                 print(f"--- {index + 1}")
@@ -194,6 +208,8 @@ def _eval(options: argparse.Namespace, console: Console, started: float) -> int:
         raise UsageError(
             f"--{next(iter(settings_given(options)))} says how --text is read, and there is no --text."
         )
+    if options.no_bos and not options.text:
+        raise UsageError("--no-bos says how --text begins, and there is no --text.")
     model, tokenizer, content = load_for_use(options.run)
     if options.text:
         score = score_texts(
@@ -206,6 +222,7 @@ def _eval(options: argparse.Namespace, console: Console, started: float) -> int:
             stride=options.stride,
             boundaries=content.get("data", {}).get("documents", "stream"),
             begin=content.get("begin"),
+            bos=not options.no_bos,
         )
     else:
         score = score_validation(options.run, model, stride=options.stride)

@@ -14,7 +14,6 @@ All sources have one tokenizer: that of the shards, where there are some. Source
 """
 
 import itertools
-import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lmsmith import atomic
+from lmsmith import atomic, foreign_json
 from lmsmith.config import DataConfig
 from lmsmith.data import prepare
 from lmsmith.data.batches import Sources
@@ -191,7 +190,7 @@ def load(folder: Path) -> Corpus:
     if not path.exists():
         return prepare.load(folder)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = foreign_json.read(path)
         if content["format"] != FORMAT:
             raise CheckpointError(
                 f"{path} has format {content['format']!r}; this lmsmith reads {FORMAT}. Update lmsmith."

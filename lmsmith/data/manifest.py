@@ -10,12 +10,12 @@ bytes that text had (bits per byte needs it) stands here. It is written last, so
 Nothing in it depends on when, where or by how many processes it was made: equal text and settings give an equal file.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
+from lmsmith import foreign_json
 from lmsmith.errors import DataError
 from lmsmith.strict_json import write_json
 from lmsmith.tokens.tokenizer import Tokenizer
@@ -105,13 +105,11 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / FILE_NAME
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = foreign_json.read(path)
     except OSError as error:
         raise DataError(f"the manifest {path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
-        raise DataError(
-            f"{path} is damaged: it is not JSON ({error}). Prepare the folder again."
-        ) from error
+        raise DataError(f"{path} is damaged: {error}. Prepare the folder again.") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else content
         raise DataError(

@@ -9,14 +9,13 @@ They are kept in the run so that it can be resumed and scored whatever becomes o
 documents an end-of-text token stands before each.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from lmsmith import atomic
+from lmsmith import atomic, foreign_json
 from lmsmith.config import DataConfig
 from lmsmith.data.batches import Sources
 from lmsmith.data.shards import Shards, read_shard, write_shard
@@ -112,7 +111,7 @@ def load(folder: Path) -> Corpus:
 def load_counts(folder: Path) -> Counts:
     """Of a run's tokens. Raises CheckpointError."""
     try:
-        found = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
+        found = foreign_json.read(folder / "corpus.json")
         return Counts(**{**found, "notes": tuple(found["notes"])})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmsmith.data.packing import boundary_of
-from lmsmith.errors import DataError
+from lmsmith.errors import DataError, UsageError
 from lmsmith.evaluate.likelihood import Score, checked, score_ids
 from lmsmith.models.interface import LanguageModel
 from lmsmith.text.documents import Documents
@@ -52,14 +52,23 @@ def score_texts(
     stride: int | None = None,
     boundaries: str = "stream",
     begin: int | None = None,
+    bos: bool = True,
 ) -> Score:
     """One score over all documents of `sources`, each after `begin`, or an end of text where the tokenizer has one.
+
+    Without `bos` nothing stands before the text, which is a single document then: its first token is charged as a
+    uniform guess would be. Raises UsageError where the model tells documents apart by what stands before them.
 
     `boundaries` is the `data.documents` that the model was trained with: what these told apart is scored apart.
     Raises DataError for what cannot be read, and where there is nothing to score.
     """
     documents = read_documents(sources, text_field=text_field, encoding=encoding, errors=errors)
-    encoded = encode_documents(tokenizer, documents, begin)
+    if not bos and boundaries != "stream":
+        raise UsageError(
+            f"this model was trained with data.documents = {boundaries!r}: each document begins with a token of its "
+            "own, which --no-bos leaves out. Score it without that option."
+        )
+    encoded = encode_documents(tokenizer, documents, begin, bos=bos)
     return score_encoded(model, tokenizer, encoded, stride=stride, boundaries=boundaries)
 
 
@@ -125,10 +134,13 @@ class Encoded:
 
 
 def encode_documents(
-    tokenizer: Tokenizer, documents: Iterable[str], begin: int | None = None
+    tokenizer: Tokenizer, documents: Iterable[str], begin: int | None = None, *, bos: bool = True
 ) -> Encoded:
-    """Each after `begin`, or an end-of-text token where the tokenizer has one."""
-    first = tokenizer.end_of_text if begin is None else begin
+    """Each after `begin`, or an end-of-text token where the tokenizer has one.
+
+    Without `bos` it is one document, as it is. Raises DataError for several.
+    """
+    first = (tokenizer.end_of_text if begin is None else begin) if bos else None
     parts, n_bytes, n_invalid, n_unknown, n_unknown_bytes = (
         [np.empty(0, dtype=np.uint32)],
         0,
@@ -137,6 +149,11 @@ def encode_documents(
         0,
     )
     for document in documents:
+        if not bos and len(parts) > 1:
+            raise DataError(
+                "with --no-bos nothing would stand between documents, and this text has several: name one plain file, "
+                "or leave the option out."
+            )
         if first is not None:
             parts.append(np.array([first], dtype=np.uint32))
         data = to_bytes(document)

@@ -77,17 +77,19 @@ def stream_text(
     index: int = 0,
     begin: int | None = None,
     ends: Collection[int] = (),
+    bos: bool = True,
 ) -> Iterator[str]:
     """The continuation number `index` of `prompt`, in pieces as they become certain; without the prompt itself.
 
     A piece never ends within a character, nor with what may be the beginning of a stop string. The text ends before the
     stop string that is complete first, at the end-of-text token, or after `max_tokens`. `begin` and `ends`: what stands
-    before and after texts of this model, besides that token. Raises as `generate` does.
+    before and after texts of this model, besides that token. Without `bos` nothing stands before the prompt.
+    Raises as `generate` does.
     """
     writer = _Writer(tokenizer, stop, ends)
     steps = generate(
         model,
-        encode_prompt(tokenizer, prompt, begin),
+        encode_prompt(tokenizer, prompt, begin, bos=bos),
         max_tokens=max_tokens,
         sampling=sampling,
         seed=seed,
@@ -127,13 +129,16 @@ def continue_text(
     return [text + writer.flush() for text, writer in zip(texts, writers, strict=True)]
 
 
-def encode_prompt(tokenizer: Tokenizer, prompt: str, begin: int | None = None) -> list[int]:
+def encode_prompt(
+    tokenizer: Tokenizer, prompt: str, begin: int | None = None, *, bos: bool = True
+) -> list[int]:
     """The prompt as the beginning of a text: after `begin`, or the end-of-text token where the tokenizer has one.
 
-    Raises UsageError for a prompt without a token in a vocabulary without end of text.
+    Without `bos` it is the prompt's own tokens alone. Raises UsageError for a prompt without a token where nothing
+    stands before it.
     """
     ids = tokenizer.encode(prompt).tolist()
-    first = tokenizer.end_of_text if begin is None else begin
+    first = (tokenizer.end_of_text if begin is None else begin) if bos else None
     if first is not None:
         return [first, *ids]
     if not ids:

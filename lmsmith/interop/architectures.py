@@ -8,10 +8,9 @@ Each is a table of settings and one of tensors, read in both directions. Between
 - the rotary pairs: they turn number i of a head with number i + K/2, we turn neighbours 2i and 2i + 1, as the paper
   does (Su et al. 2021). The rows of queries and keys are put in the other order; their products are the same numbers.
 
-Tensors keep their bits and precision. Padding of the vocabulary is cut off. Of stretched rotary positions, those of
-Llama 3.1 and later and linear ones are computed here. Source: transformers 4.57, `models/gpt2` and `models/llama`.
-
-Where their config.json has objects within it, tables name what is inside with a dot: `rope_scaling.factor`.
+Tensors keep their bits and precision. Padding of the vocabulary is cut off. Rotary settings are read by `rope.py`,
+which names what is inside an object with a dot: `rope_scaling.factor`. Source: transformers 4.57, `models/gpt2` and
+`models/llama`.
 """
 
 from __future__ import annotations
@@ -29,16 +28,28 @@ from torch import Tensor
 
 from lmsmith.config.presets import preset
 from lmsmith.errors import CheckpointError, ConfigError
+from lmsmith.foreign_json import shown
+from lmsmith.interop import rope
 from lmsmith.models.attention import LLAMA3_HIGH, LLAMA3_LOW
 from lmsmith.models.gpt import GPT
 from lmsmith.models.gpt_config import GPTConfig
 
-_SCALING = {
-    "linear": ("factor",),
-    "llama3": ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
-}
-_PRECISIONS = (torch.float32, torch.bfloat16, torch.float16)
+_PRECISIONS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _NAMED = 4  # tensors that an error names
+
+# The largest numbers that are read, by our setting. The largest models have 126 layers, a width of 16,384, 262,144
+# tokens and a context of ten million.
+_MOST = {
+    "n_layer": 2048,
+    "n_head": 1 << 16,
+    "n_kv_head": 1 << 16,
+    "d_model": 1 << 20,
+    "d_head": 1 << 16,
+    "d_ff": 1 << 24,
+    "vocab_size": 1 << 24,
+    "context_length": 1 << 25,
+}
+_MOST_OTHERS = 1e15
 
 
 # ---- choosing one ----------------------------------------------------------------------------------------------------
@@ -50,17 +61,17 @@ def architecture_of(found: Mapping[str, Any], path: Path) -> Architecture:
         raise CheckpointError(
             f"{path} is of a model that lmsmith can use as it is: there is nothing to import."
         )
-    kinds = found.get("architectures") or [
-        next(
-            (known.name for known in ARCHITECTURES if known.model_type == found.get("model_type")),
-            None,
+    named, model_type = found.get("architectures"), found.get("model_type")
+    if isinstance(named, list) and named:
+        architecture = next((known for known in ARCHITECTURES if [known.name] == named), None)
+    else:
+        architecture = next(
+            (known for known in ARCHITECTURES if known.model_type == model_type), None
         )
-    ]
-    architecture = next((known for known in ARCHITECTURES if [known.name] == kinds), None)
     if architecture is None:
         said = ", ".join(
-            filter(None, [*map(str, found.get("architectures") or ()), found.get("model_type")])
-        )
+            str(name) for name in [*(named if isinstance(named, list) else ()), model_type] if name
+        )[:200]
         raise ConfigError(
             f"{path} is of {said or 'no architecture that it names'}, which lmsmith has no model for: "
             f"wanted {' or '.join(known.name for known in ARCHITECTURES)}."
@@ -68,6 +79,11 @@ def architecture_of(found: Mapping[str, Any], path: Path) -> Architecture:
     if found.get("quantization_config"):
         raise ConfigError(
             f"{path} has quantised weights (quantization_config): take the checkpoint they came from."
+        )
+    if found.get("transformers_weights"):
+        raise ConfigError(
+            f"{path} names a weights file of its own (transformers_weights = {shown(found['transformers_weights'])}): "
+            "lmsmith reads model.safetensors, whole or in parts. Rename the file and remove the setting."
         )
     return architecture
 
@@ -95,7 +111,9 @@ def completed(
     """The same model with gains of one, biases and learned positions of zero where it has none."""
     full = dataclasses.replace(config, norm_gain=True)
     if config.norm == "layernorm":  # GPT-2, which has all of them
-        full = dataclasses.replace(full, bias=True, positions="learned")
+        full = dataclasses.replace(full, bias=True, attention_bias="auto", positions="learned")
+    elif config.attention_biases == "qkv":  # Llama, which has all in attention or none
+        full = dataclasses.replace(full, attention_bias="all")
     example = tensors["token_embedding.weight"]
     added = {name: shape for name, shape in shapes_of(full).items() if name not in tensors}
     gains = {name for name in added if "norm" in name and name.endswith("weight")}
@@ -106,6 +124,18 @@ def completed(
             for name, shape in added.items()
         },
     }
+
+
+def derived(config: GPTConfig) -> GPTConfig:
+    """The same model, with the settings at "derived" that have the value which would be derived."""
+    changes: dict[str, Any] = {}
+    if config.n_kv == config.n_head:
+        changes["n_kv_head"] = 0
+    if config.d_head * config.n_head == config.d_model:
+        changes["d_head"] = 0
+    if config.attention_biases == ("all" if config.bias else "none"):
+        changes["attention_bias"] = "auto"
+    return dataclasses.replace(config, **changes)
 
 
 def shapes_of(config: GPTConfig) -> dict[str, tuple[int, ...]]:
@@ -133,47 +163,55 @@ class Architecture:
     activation: str  # theirs
     activations: Mapping[str, str]  # theirs -> our feed_forward
     wants: Mapping[str, tuple[Any, ...]]  # theirs -> values with which it computes what ours does
-    more: Callable[[GPTConfig], dict[str, Any]]  # theirs that say again what others say
+    read_more: Callable[
+        [Mapping[str, Any], Path], dict[str, Any]
+    ]  # theirs -> ours, where it is not one to one
+    more: Callable[
+        [GPTConfig], dict[str, Any]
+    ]  # the inverse, and theirs that say again what others say
     buffers: str  # pattern of tensors that are no weights
     pieces: Callable[[GPTConfig], dict[str, list[Piece]]]
 
     def read_settings(self, found: Mapping[str, Any], path: Path) -> GPTConfig:
         """Raises ConfigError for settings with which it computes something else than ours, and for bad ones."""
-        found = _flat_rope_scaling(found)
+        found = rope.flat(found, path)
         for name, allowed in self.wants.items():
             if found.get(name, allowed[0]) not in allowed:
                 raise ConfigError(
-                    f"{path} has {name} = {json.dumps(found[name])}, which lmsmith's model cannot compute: wanted "
+                    f"{path} has {name} = {shown(found[name])}, which lmsmith's model cannot compute: wanted "
                     f"{' or '.join(json.dumps(value) for value in allowed)}."
                 )
         activation = found.get(self.activation, next(iter(self.activations)))
-        if activation not in self.activations:
+        if not isinstance(activation, str) or activation not in self.activations:
             raise ConfigError(
-                f"{path} has {self.activation} = {activation!r}, which lmsmith does not have here: wanted "
+                f"{path} has {self.activation} = {shown(activation)}, which lmsmith does not have here: wanted "
                 f"{', '.join(self.activations)}."
             )
+        self._check_sizes(found, path)
         ours = {name: values[0] for name, values in self.needs.items()}
         ours |= {name: found.get(theirs, default) for name, (theirs, default) in self.sizes.items()}
+        ours |= self.read_more(found, path)
         ours["feed_forward"] = self.activations[activation]
         settings = {f"model.{name}": value for name, value in ours.items() if value is not None}
         config = GPTConfig.of(preset(self.preset).changed(settings, where=str(path)).model)
         if not config.vocab_size:
             raise ConfigError(f"{path} has vocab_size = 0: wanted the number of tokens.")
-        d_head = found.get("head_dim") or config.width_head
-        if d_head != config.width_head:
-            raise ConfigError(
-                f"{path} has head_dim = {d_head}, and lmsmith's heads share the width evenly: wanted {config.width_head}, "
-                f"{config.d_model} over {config.n_head}."
-            )
-        if found.get("mlp_bias", False) != found.get("attention_bias", False):
-            raise ConfigError(
-                f"{path} has biases in one of attention and feed-forward: lmsmith has both or none."
-            )
         return config
+
+    def _check_sizes(self, found: Mapping[str, Any], path: Path) -> None:
+        """Raises ConfigError for numbers that no model has: to build one, or only its table of tensors, takes hours."""
+        for ours, (theirs, _) in self.sizes.items():
+            value, most = found.get(theirs), _MOST.get(ours, _MOST_OTHERS)
+            if isinstance(value, int | float) and abs(value) > most:
+                raise ConfigError(
+                    f"{path} has {theirs} = {shown(value)}: expected at most {most:,}. Is the file damaged?"
+                )
 
     def write_settings(self, config: GPTConfig) -> dict[str, Any]:
         """Their config.json, for a config that has no `differences`."""
-        resolved = dataclasses.replace(config, d_ff=config.width_ff, n_kv_head=config.n_kv)
+        resolved = dataclasses.replace(
+            config, d_ff=config.width_ff, n_kv_head=config.n_kv, d_head=config.width_head
+        )
         activation = next(
             name for name, ours in self.activations.items() if ours == config.feed_forward
         )
@@ -182,12 +220,11 @@ class Architecture:
         settings |= {self.activation: activation} | {
             name: allowed[0] for name, allowed in self.wants.items()
         }
-        return _nested_rope_scaling(settings | self.more(config))
+        return rope.nested(settings | self.more(config))
 
     def differences(self, config: GPTConfig) -> list[str]:
         """Settings that it has no counterpart to, and what it has instead. A setting not known here is to be off."""
-        if config.n_kv == config.n_head:
-            config = dataclasses.replace(config, n_kv_head=0)
+        config = derived(config)
         found = []
         for field in dataclasses.fields(GPTConfig):
             value, allowed = (
@@ -290,7 +327,7 @@ def _check_tensors(
             for name, shape in wanted.items()
             if shapes.get(name, shape) != shape
         ],
-        "of a precision other than float32, bfloat16 and float16 (quantised?)": [
+        "of a precision other than float64, float32, bfloat16 and float16 (quantised?)": [
             f"{name} {tensor.dtype}"
             for name, tensor in found.items()
             if tensor.dtype not in _PRECISIONS
@@ -301,39 +338,6 @@ def _check_tensors(
         raise CheckpointError(
             f"The tensors in {folder} do not fit its config.json. {' '.join(told)}"
         )
-
-
-def _flat_rope_scaling(found: Mapping[str, Any]) -> dict[str, Any]:
-    """With a `rope_scaling` that can be computed here in the tables' words, and one that does nothing left out.
-
-    What transformers 5 says in `rope_parameters` is put in the words of version 4 first.
-    """
-    settings = dict(found)
-    parameters = settings.pop("rope_parameters", None)
-    if isinstance(parameters, Mapping):
-        settings["rope_scaling"] = {
-            key: value for key, value in parameters.items() if key != "rope_theta"
-        }
-        settings["rope_theta"] = parameters.get("rope_theta", LLAMA.sizes["rope_base"][1])
-    scaling = settings.get("rope_scaling")
-    if isinstance(scaling, Mapping):
-        kind = scaling.get("rope_type", scaling.get("type", "default"))
-        if kind in ("default", *_SCALING):
-            del settings["rope_scaling"]
-        if kind in _SCALING:
-            used = {"rope_type": kind} | {name: scaling.get(name) for name in _SCALING[kind]}
-            settings |= {f"rope_scaling.{name}": value for name, value in used.items()}
-    return settings
-
-
-def _nested_rope_scaling(settings: dict[str, Any]) -> dict[str, Any]:
-    """The inverse."""
-    flat = {name: settings.pop(name) for name in list(settings) if name.startswith("rope_scaling.")}
-    kind = flat.get("rope_scaling.rope_type", "none")
-    if kind != "none":
-        used = {name: flat[f"rope_scaling.{name}"] for name in _SCALING[kind]}
-        settings["rope_scaling"] = {"rope_type": kind} | used
-    return settings
 
 
 def listed(names: Sequence[str]) -> str:
@@ -390,14 +394,20 @@ def _llama(config: GPTConfig) -> dict[str, list[Piece]]:
         table[f"{ours}.norm_feed_forward.weight"] = [
             Piece(f"{theirs}.post_attention_layernorm.weight", D)
         ]
-        for part in ("weight", "bias") if config.bias else ("weight",):
-            attention, feed_forward = f"{theirs}.self_attn", f"{theirs}.mlp"
+        attention, feed_forward, biases = (
+            f"{theirs}.self_attn",
+            f"{theirs}.mlp",
+            config.attention_biases,
+        )
+        for part in ("weight",) if biases == "none" else ("weight", "bias"):
             table[f"{ours}.attention.qkv.{part}"] = [
                 Piece(f"{attention}.q_proj.{part}", config.n_head * K, "rotary"),
                 Piece(f"{attention}.k_proj.{part}", config.n_kv * K, "rotary"),
                 Piece(f"{attention}.v_proj.{part}", config.n_kv * K),
             ]
+        for part in ("weight", "bias") if biases == "all" else ("weight",):
             table[f"{ours}.attention.out.{part}"] = [Piece(f"{attention}.o_proj.{part}", D)]
+        for part in ("weight", "bias") if config.bias else ("weight",):
             table[f"{ours}.feed_forward.up.{part}"] = [
                 Piece(f"{feed_forward}.gate_proj.{part}", F),
                 Piece(f"{feed_forward}.up_proj.{part}", F),
@@ -408,6 +418,26 @@ def _llama(config: GPTConfig) -> dict[str, list[Piece]]:
     if not config.tied_head:
         table["head.weight"] = [Piece("lm_head.weight", V)]
     return table
+
+
+def _llama_more(found: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Width of the heads and biases in attention, "derived" where they are what ours would be without being set."""
+    bias = {}
+    for name in ("attention_bias", "mlp_bias"):
+        bias[name] = found.get(name) or False
+        if not isinstance(bias[name], bool):
+            raise ConfigError(f"{path} has {name} = {shown(found[name])}: expected true or false.")
+    own = {True: "all", False: "none"}[bias["attention_bias"]]
+    d_head, wide, heads = (
+        found.get(name) for name in ("head_dim", "hidden_size", "num_attention_heads")
+    )
+    if isinstance(d_head, int) and isinstance(heads, int) and d_head * heads == wide:
+        d_head = 0
+    return {
+        "bias": bias["mlp_bias"],
+        "attention_bias": "auto" if bias["attention_bias"] == bias["mlp_bias"] else own,
+        "d_head": d_head,
+    }
 
 
 _NOT_THERE = {
@@ -441,6 +471,12 @@ GPT2 = Architecture(
         "norm_gain": (True, False),
         "bias": (True, False),
         "positions": ("learned", "none"),
+        "attention_bias": (
+            "auto",
+            "none",
+            "qkv",
+            "all",
+        ),  # those that are not there are written as zeros
     },
     indifferent=_INDIFFERENT | {"rope_base"},
     activation="activation_function",
@@ -457,6 +493,7 @@ GPT2 = Architecture(
         "reorder_and_upcast_attn": (False, True),  # another order of the same arithmetic
         "add_cross_attention": (False,),
     },
+    read_more=lambda found, path: {},
     more=lambda config: {"embd_pdrop": config.dropout},
     buffers=r"(transformer\.)?h\.\d+\.attn\.(bias|masked_bias)",  # the causal mask
     pieces=_gpt2,
@@ -472,6 +509,7 @@ LLAMA = Architecture(
         "n_head": ("num_attention_heads", 32),
         "n_kv_head": ("num_key_value_heads", None),
         "d_model": ("hidden_size", 4096),
+        "d_head": ("head_dim", None),
         "d_ff": ("intermediate_size", 11008),
         "vocab_size": ("vocab_size", 32000),
         "context_length": ("max_position_embeddings", 2048),
@@ -481,19 +519,21 @@ LLAMA = Architecture(
         "rope_factor": ("rope_scaling.factor", 1.0),
         "rope_original_context": ("rope_scaling.original_max_position_embeddings", 0),
         "tied_head": ("tie_word_embeddings", False),
-        "bias": ("attention_bias", False),
         "attention_dropout": ("attention_dropout", 0.0),
     },
     needs=_NOT_THERE | {"norm": ("rmsnorm",), "norm_gain": (True, False), "positions": ("rope",)},
-    indifferent=_INDIFFERENT | {"dropout"},
+    indifferent=_INDIFFERENT | {"dropout", "bias", "attention_bias"},
     activation="hidden_act",
     activations={"silu": "swiglu", "swish": "swiglu"},
     wants={
-        "rope_scaling": (None,),
         "rope_scaling.low_freq_factor": (LLAMA3_LOW,),
         "rope_scaling.high_freq_factor": (LLAMA3_HIGH,),
     },
-    more=lambda config: {"mlp_bias": config.bias, "head_dim": config.width_head},
+    read_more=_llama_more,
+    more=lambda config: {
+        "mlp_bias": config.bias,
+        "attention_bias": config.attention_biases == "all",
+    },
     buffers=r".*rotary_emb\.inv_freq",  # the frequencies, which follow from the settings
     pieces=_llama,
 )

@@ -10,7 +10,7 @@ logits of both on fixed tokens are held against the run's. `receipt.json` has th
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,8 @@ from lmsmith.errors import CheckpointError, ConfigError, StorageError
 from lmsmith.evaluate.likelihood import inference
 from lmsmith.interop import huggingface, llmc, vocabulary
 from lmsmith.interop.architectures import architecture_for
+from lmsmith.interop.defaults import Defaults
+from lmsmith.interop.defaults import load as load_defaults
 from lmsmith.interop.importing import sha256_of
 from lmsmith.models.gpt import GPT
 from lmsmith.models.gpt_config import GPTConfig
@@ -82,8 +84,9 @@ def export_model(run: Path, out: Path, *, to: Form, dtype: Precision = "auto") -
         wanted = model(ids)
     tokenizer = load_tokenizer(folder) if to == "hf" and (folder / FILE_NAME).is_file() else None
     end_of_text = tokenizer.end_of_text if tokenizer else None
-    begin = content.get("begin", end_of_text)
+    begin = content.get("begin")
     ends = content.get("ends", [] if end_of_text is None else [end_of_text])
+    defaults = load_defaults(folder)
     receipt = {
         "lmsmith": __version__,
         "run": str(run),
@@ -102,11 +105,28 @@ def export_model(run: Path, out: Path, *, to: Form, dtype: Precision = "auto") -
         place, replace=place.is_dir()
     ) as partial:  # `place` is empty where it is there
         if to == "hf":
-            huggingface.write(partial, config, tensors, begin=begin, ends=ends)
+            named: dict[str, int] = {}
             if tokenizer is not None:
-                vocabulary.save(
-                    tokenizer, partial, context_length=config.context_length, begin=begin, ends=ends
+                named = vocabulary.save(
+                    tokenizer,
+                    partial,
+                    context_length=config.context_length,
+                    begin=begin,
+                    ends=ends,
+                    defaults=defaults,
                 )
+            special = (
+                vocabulary.special_ids(tokenizer) if tokenizer else set(range(config.vocab_size))
+            )
+            huggingface.write(
+                partial,
+                config,
+                tensors,
+                begin=_kept_id("bos", begin, defaults, special, named),
+                ends=ends,
+                pad=_kept_id("pad", None, defaults, special, named),
+                defaults=defaults,
+            )
         else:
             llmc.write(partial / llmc.FILE_NAME, config, tensors)
         del tensors
@@ -114,6 +134,20 @@ def export_model(run: Path, out: Path, *, to: Form, dtype: Precision = "auto") -
         receipt["sha256"] = {file.name: sha256_of(file) for file in sorted(partial.iterdir())}
         write_json(partial / RECEIPT, receipt)
     return receipt
+
+
+def _kept_id(
+    which: str,
+    first: int | None,
+    defaults: Defaults | None,
+    special: Collection[int],
+    named: Mapping[str, int],
+) -> int | None:
+    """`first`; or the id that an imported model has, if that is a special token; or that of the tokenizer's token."""
+    if first is not None:
+        return first
+    kept = defaults.generation.get(f"{which}_token_id") if defaults else None
+    return kept if type(kept) is int and kept in special else named.get(f"{which}_token")
 
 
 def _checked(

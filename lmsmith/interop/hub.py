@@ -15,11 +15,14 @@ from lmsmith.interop.huggingface import INDEX, WEIGHTS, weight_map
 
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _BESIDES = (
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-    "merges.txt",
+    *(
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "vocab.json",
+        "merges.txt",
+    ),
+    *("special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
 )
 
 
@@ -81,10 +84,11 @@ def fetch(name: str) -> Path:
     config = get("config.json", needed=True)
     assert config is not None
     revision = config.parent.name
-    if (index := get(INDEX, needed=False)) is None:
-        get(WEIGHTS, needed=True)
-    for part in sorted(set(weight_map(index.parent).values())) if index else ():
-        get(part, needed=True)
+    if get(WEIGHTS, needed=False) is None:
+        if (index := get(INDEX, needed=False)) is None:
+            get(WEIGHTS, needed=True)  # which says why it cannot be had
+        for part in sorted(set(weight_map(index.parent).values())) if index else ():
+            get(part, needed=True)
     for file in _BESIDES:
         get(file, needed=False)
     return config.parent

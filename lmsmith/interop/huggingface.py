@@ -11,7 +11,6 @@ Not read: pickled weights (pytorch_model.bin: opening such a file can run what i
 ones.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,11 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from lmsmith import foreign_json
 from lmsmith.checkpoint import write_tensors
 from lmsmith.errors import CheckpointError
 from lmsmith.interop.architectures import architecture_for, architecture_of, completed, listed
+from lmsmith.interop.defaults import Defaults
 from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.strict_json import to_json
 
@@ -66,10 +67,13 @@ def write(
     *,
     begin: int | None = None,
     ends: Sequence[int] = (),
+    pad: int | None = None,
+    defaults: Defaults | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Writes config.json, generation_config.json and model.safetensors; returns size and SHA-256 of the last.
 
-    `begin` and `ends`: ids that stand before and after a text. Raises ConfigError where no architecture of theirs
+    `begin`, `ends` and `pad`: ids that stand before and after a text. `defaults`: those of the model that was
+    imported. Raises ConfigError where no architecture of theirs
     computes what this config says, OSError where it cannot write.
     """
     architecture = architecture_for(config)
@@ -80,18 +84,23 @@ def write(
     }
     settings = architecture.write_settings(config) | ids
     settings["torch_dtype"] = str(tensors["token_embedding.weight"].dtype).removeprefix("torch.")
+    if defaults and defaults.pads_in_config and pad is not None:
+        settings["pad_token_id"] = pad
     _write_json(folder / "config.json", settings)
-    _write_json(folder / "generation_config.json", ids)
+    generation = (defaults.generation if defaults else {}) | ids | {"pad_token_id": pad}
+    _write_json(folder / "generation_config.json", generation)
     theirs = architecture.to_theirs(config, tensors)
     return {WEIGHTS: write_tensors(folder / WEIGHTS, theirs, {"format": "pt"})}
 
 
 def files_of(folder: Path) -> list[Path]:
     """The files that hold settings and weights. Raises CheckpointError where there are none that can be read."""
-    if (folder / INDEX).is_file():
-        names = sorted(set(weight_map(folder).values()))
-    elif (folder / WEIGHTS).is_file():
+    if (
+        folder / WEIGHTS
+    ).is_file():  # before an index that is left over from an earlier save, as in transformers
         names = [WEIGHTS]
+    elif (folder / INDEX).is_file():
+        names = sorted(set(weight_map(folder).values()))
     else:
         pickled = next(folder.glob("pytorch_model*.bin"), None)
         why = (
@@ -122,7 +131,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
             raise CheckpointError(
                 f"{path} is no whole safetensors file ({error}): copy it again."
             ) from error
-    if (folder / INDEX).is_file():
+    if not (folder / WEIGHTS).is_file():
         absent = sorted(set(weight_map(folder)) - set(tensors))
         if absent:
             raise CheckpointError(
@@ -146,7 +155,7 @@ def weight_map(folder: Path) -> dict[str, str]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = foreign_json.read(path)
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path} is missing: wanted a folder as save_pretrained of transformers writes it."
@@ -154,9 +163,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
-        raise CheckpointError(
-            f"{path} is damaged, it is not JSON ({error}): copy it again."
-        ) from error
+        raise CheckpointError(f"{path} is damaged: {error}. Copy it again.") from error
     if not isinstance(found, dict):
         raise CheckpointError(
             f"{path} holds a {type(found).__name__}, wanted an object: copy it again."

@@ -1,6 +1,6 @@
 """A model of another program -> a run folder.
 
-    RUN/model/          weights in the precision they came in, config.json, tokenizer.json
+    RUN/model/          weights in the precision they came in, config.json, tokenizer.json, huggingface.json
     RUN/config.toml     the preset with the model's settings
     RUN/summary.json    where it came from, with the SHA-256 of each file
 
@@ -19,11 +19,11 @@ from typing import Any
 from torch import Tensor
 
 from lmsmith import atomic
-from lmsmith.checkpoint import save_model, check_finite
-from lmsmith.config import flatten, ModelConfig
+from lmsmith.checkpoint import check_finite, save_model
+from lmsmith.config import flatten
 from lmsmith.config.presets import preset
 from lmsmith.errors import CheckpointError, ConfigError, StorageError, TokenizerError, UsageError
-from lmsmith.interop import hub, huggingface, llmc, vocabulary
+from lmsmith.interop import defaults, hub, huggingface, llmc, vocabulary
 from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.strict_json import write_json
 from lmsmith.tokens.bpe import BpeTokenizer
@@ -78,8 +78,11 @@ def import_model(
         hub.check(file, sha256[file.name])
     summary = _summary(config, tensors, found)
     summary["imported"] = {"from": source, "form": form, "sha256": sha256}
-    limits = _limits(tokenizer, path, found) if form == "huggingface" else {}
-    _write(place, config, tensors, found, limits, summary)
+    limits, kept = {}, None
+    if form == "huggingface":
+        limits = _limits(tokenizer, path, found)
+        kept = defaults.find(path, _tokenizer_folder(tokenizer, path) if found else None)
+    _write(place, config, tensors, found, limits, kept, summary)
     return place, summary
 
 
@@ -133,6 +136,13 @@ def _beside(path: Path, config: GPTConfig) -> Tokenizer | None:
     )
 
 
+def _tokenizer_folder(wanted: str | None, path: Path) -> Path | None:
+    """The folder whose tokenizer was taken, if it was one."""
+    if wanted is None:
+        return path
+    return Path(wanted) if Path(wanted).is_dir() else None
+
+
 def _limits(wanted: str | None, path: Path, tokenizer: Tokenizer | None) -> dict[str, Any]:
     """The ids that stand before and after a text, where these are not the tokenizer's end of text (Llama 3).
 
@@ -140,7 +150,7 @@ def _limits(wanted: str | None, path: Path, tokenizer: Tokenizer | None) -> dict
     """
     begin, ends = huggingface.read_ends(path)
     if tokenizer is not None:
-        special = tokenizer.special_tokens.values() if isinstance(tokenizer, BpeTokenizer) else ()
+        special = vocabulary.special_ids(tokenizer)
         begin = vocabulary.begin_of(Path(wanted) if wanted else path, tokenizer)
         ends = [end for end in ends if end in special]
     limits: dict[str, Any] = {} if begin is None else {"begin": begin}
@@ -170,12 +180,12 @@ def _write(
     tensors: dict[str, Tensor],
     tokenizer: Tokenizer | None,
     limits: dict[str, Any],
+    kept: defaults.Defaults | None,
     summary: dict[str, Any],
 ) -> None:
     run = preset("gpt2" if config.norm == "layernorm" else "llama")
-    run = dataclasses.replace(
-        run, model=config, tokenizer=str(place / "model") if tokenizer else "auto"
-    )
+    # By its place in the run, so that the run can be moved.
+    run = dataclasses.replace(run, model=config, tokenizer="model" if tokenizer else "auto")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -186,6 +196,8 @@ def _write(
         save_model(partial / "model", tensors, {"model": flatten(vars(config)), "step": 0} | limits)
         if tokenizer is not None:
             save_tokenizer(tokenizer, partial / "model")
+        if kept is not None:
+            kept.save(partial / "model")
         atomic.write(partial / "config.toml", run.to_toml())
         write_json(partial / "summary.json", summary)
 

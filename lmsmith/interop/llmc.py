@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lmsmith.config.presets import preset
 from lmsmith.errors import CheckpointError, ConfigError
-from lmsmith.interop.architectures import GPT2, completed
+from lmsmith.interop.architectures import GPT2, completed, derived
 from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.reference.blocks import Sizes
 from lmsmith.reference.llmc import HEADER_BYTES, MAGIC, read_llmc, write_llmc
@@ -113,12 +113,14 @@ def check(config: GPTConfig) -> None:
     """Raises ConfigError, with reasons, for a model that llm.c does not compute."""
     if not isinstance(config, GPTConfig):
         raise ConfigError(f"llm.c has GPT-2 alone, and nothing like a model of kind {config.kind}.")
+    config = derived(config)
     reasons = GPT2.differences(config)
     for name, value, wanted in (
         ("feed_forward", config.feed_forward, "gelu-tanh"),
         ("d_ff", config.width_ff, 4 * config.d_model),
         ("norm_eps", config.norm_eps, 1e-5),
         ("tied_head", config.tied_head, True),
+        ("attention_bias", config.attention_bias, "auto"),
     ):
         reasons = [
             reason for reason in reasons if not reason.startswith(f"model.{name} ")

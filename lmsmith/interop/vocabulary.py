@@ -12,13 +12,15 @@ Character classes are those of the Python that writes them, so that they do not 
 """
 
 import functools
-import json
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lmsmith import foreign_json
 from lmsmith.errors import TokenizerError
+from lmsmith.interop.defaults import TOKENS, Defaults
 from lmsmith.strict_json import write_json
 from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.files import FILE_NAME, load_tokenizer
@@ -31,6 +33,8 @@ from lmsmith.tokens.tokenizer import (
     Tokenizer,
     WordTokenizer,
 )
+
+log = logging.getLogger(__name__)
 
 _NO_MERGES: dict[str, Any] = {
     "type": "BPE",
@@ -52,29 +56,72 @@ def save(
     context_length: int,
     begin: int | None = None,
     ends: Sequence[int] = (),
-) -> None:
-    """Writes tokenizer.json and tokenizer_config.json, as transformers opens them. Raises StorageError.
+    defaults: Defaults | None = None,
+) -> dict[str, int]:
+    """Writes tokenizer.json and tokenizer_config.json, as transformers opens them; returns the ids of named tokens.
 
-    `begin` and `ends`: special tokens before and after a text, where these are not the end of text.
+    `begin` and `ends`: special tokens before and after a text, where these are not the end of text. `defaults`: those
+    of the model that was imported. Where these name no padding token, it is the token that ends a text. Raises
+    StorageError.
     """
     content = content_of(tokenizer)
     names = {added["id"]: added["content"] for added in content["added_tokens"]}
-    config: dict[str, Any] = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "clean_up_tokenization_spaces": False,
-        "model_max_length": context_length,
-    }
     first, last = (
         tokenizer.end_of_text if begin is None else begin,
         next(iter(ends), tokenizer.end_of_text),
     )
-    config |= {
+    tokens = {
         part: names[i] for part, i in (("bos_token", first), ("eos_token", last)) if i in names
     }
+    ids = _ids_by_text(content)
+    kept: dict[str, Any] = {"padding_side": "left"}  # what is continued stands at the end
+    if defaults:
+        kept = dict(defaults.tokenizer)
+    for part in TOKENS:
+        named = kept.pop(part, None)
+        if named in ids and (part != "eos_token" or not ends or ids[named] in ends):
+            tokens[part] = named
+        elif named is not None and named not in ids:
+            log.warning(
+                "%s = %r is not in the vocabulary and not written: it would get a new id",
+                part,
+                named,
+            )
+    if "eos_token" in tokens:
+        tokens.setdefault("pad_token", tokens["eos_token"])
+    if "additional_special_tokens" in kept:
+        kept["additional_special_tokens"] = [
+            text for text in kept["additional_special_tokens"] if text in ids
+        ]
+    # Without the third: by default it also returns token_type_ids, which Llama does not take.
+    config: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_input_names": ["input_ids", "attention_mask"],
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": context_length,
+    }
+    config |= kept | tokens
+    if defaults and defaults.chat_templates:
+        config["chat_template"] = _as_written(defaults.chat_templates)
     if begin is not None and begin != tokenizer.end_of_text:
         content["post_processor"] = _put_before(names[begin], begin)
     write_json(folder / FILE_NAME, content, ensure_ascii=False)
-    write_json(folder / "tokenizer_config.json", config)
+    write_json(folder / "tokenizer_config.json", config, ensure_ascii=False)
+    return {part: ids[text] for part, text in tokens.items()}
+
+
+def _ids_by_text(content: dict[str, Any]) -> dict[str, int]:
+    """Of the tokens of a tokenizer.json that can be named as special ones."""
+    vocabulary = content["model"].get("vocab")
+    added = {token["content"]: token["id"] for token in content["added_tokens"]}
+    return (vocabulary if isinstance(vocabulary, dict) else {}) | added
+
+
+def _as_written(templates: dict[str, str]) -> str | list[dict[str, str]]:
+    """Chat templates as tokenizer_config.json holds them."""
+    if list(templates) == ["default"]:
+        return templates["default"]
+    return [{"name": name, "template": text} for name, text in templates.items()]
 
 
 def load(folder: Path) -> Tokenizer:
@@ -86,12 +133,19 @@ def load(folder: Path) -> Tokenizer:
     return _simple(folder / FILE_NAME) or load_tokenizer(folder)
 
 
+def special_ids(tokenizer: Tokenizer) -> set[int]:
+    """The ids that no text has."""
+    if isinstance(tokenizer, BpeTokenizer):
+        return set(tokenizer.special_tokens.values())
+    return set() if tokenizer.end_of_text is None else {tokenizer.end_of_text}
+
+
 def begin_of(folder: Path, tokenizer: Tokenizer) -> int | None:
     """The special token that a folder's tokenizer.json puts before every text, as Llama 3's does."""
     if not isinstance(tokenizer, BpeTokenizer):
         return None
     try:
-        after = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))["post_processor"]
+        after = foreign_json.read(folder / FILE_NAME)["post_processor"]
         templates = [
             part
             for part in after.get("processors", [after])
@@ -181,7 +235,7 @@ def _word_pattern() -> str:
 def _simple(path: Path) -> Tokenizer | None:
     """The character or word tokenizer that a file was made of by `save`, else None."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = foreign_json.read(path)
         vocabulary: dict[str, int] = content["model"]["vocab"]
         texts = sorted(vocabulary, key=vocabulary.__getitem__)
         has_end = END_OF_TEXT in [added["content"] for added in content["added_tokens"]]

@@ -36,11 +36,11 @@ class Attention(nn.Module):
         self.n_head, self.n_kv, self.d_head = config.n_head, config.n_kv, config.width_head
         self.dropout = config.attention_dropout
         self.window = config.window_of(layer)
-        self.scale = 1 / math.sqrt(config.width_head)
-        self.qkv = nn.Linear(
-            config.d_model, (self.n_head + 2 * self.n_kv) * self.d_head, bias=config.bias
-        )
-        self.out = nn.Linear(config.d_model, config.d_model, bias=config.bias)
+        self.scale = 1 / math.sqrt(self.d_head)
+        biases = config.attention_biases
+        n_rows = (self.n_head + 2 * self.n_kv) * self.d_head
+        self.qkv = nn.Linear(config.d_model, n_rows, bias=biases != "none")
+        self.out = nn.Linear(self.n_head * self.d_head, config.d_model, bias=biases == "all")
         # Normalised queries and keys have products of at most d_head; a learnt factor sets the temperature.
         self.qk_gain = nn.Parameter(torch.ones(self.n_head)) if config.qk_norm else None
         gated = config.has_value_embedding(layer)
@@ -169,9 +169,8 @@ class Rotary:
 
     @classmethod
     def make(cls, config: GPTConfig) -> "Rotary":
-        frequency = config.rope_base ** (
-            -torch.arange(0, config.width_head, 2, dtype=torch.float64) / config.width_head
-        )
+        K = config.width_head
+        frequency = config.rope_base ** (-torch.arange(0, K, 2, dtype=torch.float64) / K)
         if config.rope_scaling == "linear":
             frequency = frequency / config.rope_factor
         elif config.rope_scaling == "llama3":

@@ -148,10 +148,14 @@ class GPTConfig(NeuralConfig):
                 "each key-value head serves the same number of query heads."
             )
         if self.positions == "rope" and self.width_head % 2:
-            width = f"d_model {self.d_model} over n_head {self.n_head}"
+            width = (
+                f"model.d_head = {self.d_head}"
+                if self.d_head
+                else f"d_model {self.d_model} over n_head {self.n_head}"
+            )
             raise ConfigError(
                 "model.positions = 'rope' rotates pairs of numbers, but each head is "
-                f"{self.width_head} wide ({'d_head' if self.d_head else width}). Choose an even "
+                f"{self.width_head} wide ({width}). Choose an even "
                 "width."
             )
 

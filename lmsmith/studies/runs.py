@@ -7,7 +7,6 @@ not there is listed in `Run.missing`, in words for the user. Only a path that is
 later line counts.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lmsmith import foreign_json
 from lmsmith.config import read_toml
 from lmsmith.errors import CheckpointError, ConfigError
 
@@ -127,7 +127,7 @@ def _read_metrics(run: Run) -> None:
     rows, n_broken = [], 0
     for i, line in enumerate(lines):
         try:
-            row = json.loads(line)
+            row = foreign_json.parse(line)
         except ValueError:
             if i == len(lines) - 1:
                 run.missing.append("The last line of metrics.jsonl is cut off and left out.")
@@ -164,7 +164,7 @@ def _read_summary(run: Run) -> None:
     )
     if text:
         try:
-            summary = json.loads(text)
+            summary = foreign_json.parse(text)
         except ValueError:
             summary = None
         if isinstance(summary, dict):

@@ -12,7 +12,6 @@ only when it is whole and checked; a copy put there by hand is checked when it i
 """
 
 import contextlib
-import json
 import logging
 import os
 import shlex
@@ -23,7 +22,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from lmsmith import atomic
+from lmsmith import atomic, foreign_json
 from lmsmith.errors import DataError, StorageError
 from lmsmith.strict_json import write_json
 from lmsmith.text import hub
@@ -236,7 +235,7 @@ def _read_list(corpus: Corpus, folder: Path) -> tuple[str, dict[str, Entry]]:
         }
     path = folder / "corpus.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = foreign_json.read(path)
     except FileNotFoundError:
         return "", known
     except (OSError, ValueError) as error:

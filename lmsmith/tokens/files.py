@@ -11,10 +11,10 @@ writes them, to be read by people too. `foreign.py` reads and writes other forma
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from lmsmith import foreign_json
 from lmsmith.errors import TokenizerError
 from lmsmith.strict_json import write_json
 from lmsmith.tokens.tokenizer import (
@@ -112,7 +112,7 @@ def _foreign() -> Any:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return foreign_json.read(path)
     except FileNotFoundError as error:
         raise TokenizerError(
             f"there is no tokenizer at {path}. Name gpt2, or a folder or file that holds one: `lmsmith tokenizer "
@@ -121,4 +121,4 @@ def _read_json(path: Path) -> Any:
     except OSError as error:
         raise TokenizerError(f"cannot read {path}: {error.strerror}.") from error
     except ValueError as error:
-        raise TokenizerError(f"{path} is damaged: it is not JSON ({error}).") from error
+        raise TokenizerError(f"{path} is damaged: {error}.") from error

@@ -17,7 +17,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import json
 import logging
 import os
 import sys
@@ -26,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lmsmith import atomic
+from lmsmith import atomic, foreign_json
 from lmsmith.errors import TokenizerError
 from lmsmith.strict_json import to_json, write_json
 from lmsmith.tokens.bpe import BpeTokenizer
@@ -69,6 +68,7 @@ def from_huggingface(content: Mapping[str, Any], where: Path) -> BpeTokenizer:
         KeyError,
         TypeError,
         ValueError,
+        OverflowError,
     ) as error:  # its parts are not of the kinds they should be
         raise TokenizerError(
             f"{where} is damaged: it is not built as Hugging Face builds it ({error!r}). Take another copy."
@@ -448,9 +448,9 @@ def _read(path: Path) -> bytes:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(_read(path))
+        return foreign_json.parse(_read(path))
     except ValueError as error:
-        raise TokenizerError(f"{path} is damaged: it is not JSON ({error}).") from error
+        raise TokenizerError(f"{path} is damaged: {error}.") from error
 
 
 def _make_folder(folder: Path) -> None:

@@ -199,7 +199,12 @@ def sizes_of(config: GPTConfig) -> Sizes:
 def _differences(config: GPTConfig) -> list[str]:
     """Settings that GPT-2 has otherwise."""
     wanted = preset("gpt2").model
-    same = {"d_ff": (0, 4 * config.d_model), "n_kv_head": (0, config.n_head), "norm_eps": (EPS,)}
+    same: dict[str, tuple[Any, ...]] = {
+        "d_ff": (0, 4 * config.d_model),
+        "n_kv_head": (0, config.n_head),
+        "norm_eps": (EPS,),
+    }
+    same |= {"d_head": (0, config.d_model / config.n_head), "attention_bias": ("auto", "all")}
     return [
         f"model.{field.name} = {getattr(config, field.name)}"
         for field in dataclasses.fields(GPTConfig)

@@ -12,13 +12,13 @@ bit.
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lmsmith import foreign_json
 from lmsmith.checkpoint import load_checkpoint, save_checkpoint
 from lmsmith.data.batches import AnyBatches
 from lmsmith.errors import DataError
@@ -81,7 +81,7 @@ def write_record(
 def read_record(place: Path) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
     """A record, and the tensors it is of: "model", and "carried". Raises DataError, CheckpointError."""
     try:
-        record = json.loads((place / "record.json").read_text(encoding="utf-8"))
+        record = foreign_json.read(place / "record.json")
         if record["format_version"] != FORMAT_VERSION:
             raise DataError(
                 f"{place} has format version {record['format_version']}, and this lmsmith reads {FORMAT_VERSION}: "

@@ -10,13 +10,13 @@ preset has for weights that know nothing yet.
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Collection
 from pathlib import Path
 
 from torch import Tensor
 
+from lmsmith import foreign_json
 from lmsmith.checkpoint import load_model
 from lmsmith.config import RunConfig
 from lmsmith.errors import ConfigError
@@ -84,7 +84,7 @@ def copy_model(config: RunConfig, run: Path) -> None:
 def ends_kept(run: Path) -> dict[str, list[int]]:
     """`ends`, the ids at which an imported model's texts end, as `copy_model` put them there or a save since."""
     try:
-        content = json.loads((run / "model" / "config.json").read_text(encoding="utf-8"))["config"]
+        content = foreign_json.read(run / "model" / "config.json")["config"]
         return {"ends": content["ends"]} if "ends" in content else {}
     except (
         OSError,

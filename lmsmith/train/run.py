@@ -7,7 +7,6 @@ A run folder appears at once with its config and tokens in it, so what is there 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -17,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lmsmith import atomic
+from lmsmith import atomic, foreign_json
 from lmsmith.checkpoint import available, load_model
 from lmsmith.config import ModelConfig, RunConfig, flatten, read_toml, settings
 from lmsmith.config.aliases import OF_EVERY_KIND, RENAMED
@@ -28,6 +27,7 @@ from lmsmith.data.prepare import Corpus
 from lmsmith.errors import CheckpointError, DataError, StorageError, TokenizerError, UsageError
 from lmsmith.evaluate.likelihood import Score, checked, score_ids
 from lmsmith.models.interface import LanguageModel
+from lmsmith.reference.llmc import MAGIC as LLMC_MAGIC
 from lmsmith.tokens.files import FILE_NAME, load_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
 
@@ -129,7 +129,7 @@ def exposure_of(place: Path) -> tuple[int, list[tuple[str, Exposure]]]:
 def summary_of(place: Path) -> dict[str, Any]:
     """The run's summary.json; empty where there is none yet or it cannot be read."""
     try:
-        found = json.loads((place / "summary.json").read_text(encoding="utf-8"))
+        found = foreign_json.read(place / "summary.json")
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -174,6 +174,11 @@ def load_weights(folder: Path) -> tuple[LanguageModel, dict[str, Tensor], dict[s
 def model_folder(place: Path) -> Path:
     """RUN/model, or RUN where that is a model's folder itself. Raises UsageError, CheckpointError."""
     folder = place / "model" if (place / "model").is_dir() else place
+    if folder == place and (form := _form_of_another_program(place)):
+        raise UsageError(
+            f"{place} is {form}, and not a run yet. `lmsmith import {shlex.quote(str(place))} --out RUN` makes a run "
+            "of it: then name RUN here."
+        )
     if not (folder / "model.safetensors").exists():
         if (place / "config.toml").exists():
             raise CheckpointError(
@@ -184,6 +189,25 @@ def model_folder(place: Path) -> Path:
             f"{place} is not a run: there is no model in it. Name a folder that `lmsmith train` wrote."
         )
     return folder
+
+
+def _form_of_another_program(place: Path) -> str | None:
+    """What a file or folder is that `lmsmith import` reads; None for others."""
+    try:
+        for path in (place, place / "model.bin"):
+            if path.is_file():
+                with path.open("rb") as file:
+                    if file.read(4) == LLMC_MAGIC.to_bytes(4, "little"):
+                        return "an llm.c checkpoint"
+        found = foreign_json.read(place / "config.json")
+    except (OSError, ValueError):
+        return None
+    ours = not isinstance(found, dict) or "format_version" in found
+    return (
+        None
+        if ours or not {"architectures", "model_type"} & found.keys()
+        else "a Hugging Face checkpoint"
+    )
 
 
 def empty_prompt(tokenizer: Tokenizer) -> str:

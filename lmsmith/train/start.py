@@ -25,6 +25,7 @@ from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.optim.rates import TOGETHER, partial_note, scaled_together
 from lmsmith.parallel.process import FOREVER, Ranks, joined, place_in_environment
 from lmsmith.strict_json import write_json
+from lmsmith.tokens.files import FILE_NAME as TOKENIZER_FILE
 from lmsmith.train.by_hand import for_reference
 from lmsmith.train.choose import DEFAULT_MINUTES, describe, resolve
 from lmsmith.train.init_from import begun_with, copy_model
@@ -53,7 +54,9 @@ def asked(sources: Sequence[str], changes: Mapping[str, Any]) -> tuple[RunConfig
     recipes = [source for source in sources if source.endswith(".toml")]
     if len(recipes) > 1:
         raise UsageError(f"{' and '.join(recipes)} are {len(recipes)} recipes: name one.")
-    recipe = read_toml(Path(recipes[0])) if recipes else {}
+    recipe = (
+        _with_tokenizer_beside(read_toml(Path(recipes[0])), Path(recipes[0])) if recipes else {}
+    )
     peak, fixed, recipe, changes = _together(recipe, changes)
     wanted = recipe | dict(changes)
     where = " and ".join([*recipes, *(["the command line"] if changes else [])])
@@ -109,6 +112,13 @@ def _together(
         for asked in (recipe, changes)
     )
     return peak, fixed, *plain
+
+
+def _with_tokenizer_beside(recipe: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The recipe, with a tokenizer that lies beside it named from here: config.toml of an imported run says `model`."""
+    name = recipe.get("tokenizer")
+    beside = path.parent / name if isinstance(name, str) and name else path
+    return recipe | {"tokenizer": str(beside)} if (beside / TOKENIZER_FILE).is_file() else recipe
 
 
 def _one_length(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:

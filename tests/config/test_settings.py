@@ -37,7 +37,7 @@ BAD: dict[str, list[Any]] = {
     "model.n_head": [0, 5, 768],
     "model.n_kv_head": [-1, 4, 12],
     "model.d_model": [0, 383],
-    "model.d_head": [-1],
+    "model.d_head": [-1, 3],
     "model.d_ff": [-1],
     "model.vocab_size": [-1],
     "model.vocab_multiple": [0],
@@ -93,6 +93,7 @@ BAD: dict[str, list[Any]] = {
 GOOD: dict[str, list[Any]] = {
     "model.n_head": [1, 2, 3, 192],
     "model.n_kv_head": [0, 1, 2, 3, 6],
+    "model.d_head": [0, 2, 64, 1000],
     "model.ngram_tables": [(), (2,), (2, 8)],
     "model.dropout": [0.0, 0.99],
     "optim.embedding_learning_rate": [0.0, 0.3],
@@ -165,6 +166,9 @@ def test_heads_that_do_not_divide_the_width_get_a_width_that_serves() -> None:
     with pytest.raises(ConfigError, match="Choose an even width"):
         GPTConfig(d_model=30, n_head=6)
     assert GPTConfig(d_model=30, n_head=6, positions="learned").width_head == 5
+    assert GPTConfig(d_model=100, n_head=6, d_head=8).width_head == 8
+    with pytest.raises(ConfigError, match=r"each head is 7 wide \(model\.d_head = 7\)"):
+        GPTConfig(d_model=100, n_head=6, d_head=7)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,15 @@ SIZES: dict[str, dict[str, Any]] = {
     },
 }
 
+# Heads of 12 have frequencies that are kept, divided, and one between the two. Texts are of 60 tokens.
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 40,
+}
+
 
 def random_model(kind: str, dtype: torch.dtype = torch.float32, **settings: Any) -> Any:
     """One of theirs; every weight random, so that none is zero or one and could be left out unseen."""

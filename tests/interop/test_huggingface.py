@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import math
 import typing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from random_models import SIZES, logits, random_ids, random_model, saved, transformers
+from random_models import LLAMA3, SIZES, logits, random_ids, random_model, saved, transformers
 from safetensors.torch import load_file, save_file
 
 from lmsmith.config import settings
@@ -17,18 +18,10 @@ from lmsmith.errors import CheckpointError, ConfigError
 from lmsmith.generate.decode import generate
 from lmsmith.generate.sampling import Sampling
 from lmsmith.interop.architectures import GPT2, LLAMA, architecture_for, shapes_of
-from lmsmith.interop.huggingface import read, write
+from lmsmith.interop.huggingface import files_of, read, read_ends, write
 from lmsmith.models.gpt import GPT
 from lmsmith.models.gpt_config import GPTConfig
 
-# Heads of 12 have frequencies that are kept, divided, and one between the two. Texts are of 60 tokens.
-LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 40,
-}
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("gpt2", {}),
     "gpt2, another eps": ("gpt2", {"layer_norm_epsilon": 0.1}),
@@ -42,6 +35,11 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama, all keys": ("llama", {"num_key_value_heads": 6}),
     "llama, tied": ("llama", {"tie_word_embeddings": True}),
     "llama, biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "llama, biases in attention": ("llama", {"attention_bias": True}),
+    "llama, biases in the feed-forward": ("llama", {"mlp_bias": True}),
+    "llama, wide heads": ("llama", {"head_dim": 16}),
+    "llama, narrow heads and biases": ("llama", {"head_dim": 2, "attention_bias": True}),
+    "llama, heads that do not divide the width": ("llama", {"hidden_size": 40, "head_dim": 8}),
     "llama, another base": ("llama", {"rope_theta": 1000.0}),
     "llama 3.1": (
         "llama",
@@ -159,6 +157,26 @@ def test_a_model_of_ours_says_the_same_there(
     assert (logits(model, ids) - logits(theirs, ids)).abs().max() < 1e-5
     assert theirs.config.vocab_size == 97
     assert theirs.generation_config.eos_token_id is None
+
+
+def test_biases_of_queries_keys_and_values_alone(tmp_path: Path) -> None:
+    """As Qwen 2 has them, whose tensors are otherwise named as Llama's are. Llama has a bias more, which is zero."""
+    chosen = SIZES["llama"] | {"bos_token_id": None, "eos_token_id": None}
+    theirs = transformers.Qwen2ForCausalLM(
+        transformers.Qwen2Config(**chosen, rope_theta=10000.0)
+    ).eval()
+    generator = torch.Generator().manual_seed(0)
+    for p in theirs.parameters():
+        p.data.normal_(0.5, 0.3, generator=generator)
+    read_as_llama = LLAMA.read_settings(
+        theirs.config.to_dict() | {"rms_norm_eps": 1e-6}, Path("config.json")
+    )
+    config = dataclasses.replace(read_as_llama, attention_bias="qkv")
+    model = ours(config, LLAMA.to_ours(config, theirs.state_dict(), Path("here")))
+    assert model.n_parameters() == theirs.num_parameters()
+    ids = random_ids()
+    assert (logits(model, ids) - logits(theirs, ids)).abs().max() < 1e-5
+    assert (logits(exported(model, tmp_path / "out"), ids) - logits(theirs, ids)).abs().max() < 1e-5
 
 
 def other_values() -> list[tuple[str, Any]]:
@@ -371,10 +389,49 @@ def test_names_without_prefix_and_buffers(tmp_path: Path) -> None:
         ({"rope_scaling": {"type": "linear", "factor": "two"}}, r"rope_factor = 'two'"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, r"rope_scaling = .*dynamic"),
         ({"rope_scaling": {"rope_type": "longrope", "factor": 2.0}}, r"rope_scaling = .*longrope"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 5.0}}, r"rope_scaling = .*yarn"),
-        ({"head_dim": 8}, "head_dim = 8"),
-        ({"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
-        ({"attention_bias": True}, "biases in one of"),
+        (
+            {"rope_parameters": {"rope_type": "yarn", "rope_theta": 5.0}},
+            r"rope_parameters = .*yarn",
+        ),
+        ({"rope_parameters": ["linear"]}, r"rope_parameters = \[\"linear\"\]: expected an object"),
+        (
+            {"rope_scaling": {"rope_type": "linear", "type": "llama3", "factor": 2.0}},
+            "rope_type = .* and type = ",
+        ),
+        (
+            {
+                "rope_theta": 7.0,
+                "rope_scaling": {"type": "linear", "factor": 2.0, "rope_theta": 8.0},
+            },
+            "rope_theta = 8.0",
+        ),
+        (
+            {"rope_scaling": LLAMA3, "original_max_position_embeddings": 41},
+            r"= 40 in rope_scaling and 41 beside",
+        ),
+        (
+            {"rope_parameters": {"full_attention": {"rope_type": "default"}}},
+            "settings of its own for 'full_attention'",
+        ),
+        ({"partial_rotary_factor": 0.5}, r"partial_rotary_factor = 0\.5"),
+        (
+            {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}},
+            r"partial_rotary_factor = 0\.5",
+        ),
+        ({"head_dim": 7}, "each head is 7 wide"),
+        ({"transformers_weights": "other.safetensors"}, r"transformers_weights = \"other"),
+        ({"hidden_act": "gelu"}, 'hidden_act = "gelu"'),
+        ({"hidden_act": ["silu"]}, r'hidden_act = \["silu"\]'),
+        ({"attention_bias": "yes"}, 'attention_bias = "yes": expected true or false'),
+        ({"num_hidden_layers": 300_000}, r"num_hidden_layers = 300000: expected at most 2,048"),
+        ({"hidden_size": 10**4000}, r"hidden_size = 10000*\.\.\.: expected at most 1,048,576"),
+        ({"vocab_size": -(10**12)}, r"vocab_size = -1000000000000: expected at most"),
+        (
+            {"max_position_embeddings": math.inf},
+            r"max_position_embeddings = Infinity: expected at most",
+        ),
+        ({"rms_norm_eps": math.nan}, r"model\.norm_eps = nan"),
+        ({"architectures": 5, "model_type": ["llama"]}, r"is of \['llama'\], which"),
         (
             {"architectures": ["MistralForCausalLM"], "model_type": "mistral"},
             r"is of MistralForCausalLM, mistral, which",
@@ -386,7 +443,7 @@ def test_names_without_prefix_and_buffers(tmp_path: Path) -> None:
         ),
         ({"quantization_config": {"bits": 4}}, "quantised"),
         ({"num_hidden_layers": "two"}, r"model\.n_layer = 'two'"),
-        ({"num_attention_heads": 5}, r"model\.n_head = 5 does not divide"),
+        ({"num_attention_heads": 5, "head_dim": None}, r"model\.n_head = 5 does not divide"),
         ({"vocab_size": 0}, "vocab_size = 0"),
         ({"rms_norm_eps": -1}, r"model\.norm_eps = -1"),
     ],
@@ -404,7 +461,7 @@ def test_settings_that_are_computed_otherwise_are_refused(
     [
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx = true"),
         ({"scale_attn_weights": False}, "scale_attn_weights = false"),
-        ({"activation_function": "relu"}, "activation_function = 'relu'"),
+        ({"activation_function": "relu"}, 'activation_function = "relu"'),
     ],
 )
 def test_gpt2_settings_that_are_computed_otherwise_are_refused(
@@ -414,17 +471,6 @@ def test_gpt2_settings_that_are_computed_otherwise_are_refused(
     changed_settings(folder, **changes)
     with pytest.raises(ConfigError, match=told):
         read(folder)
-
-
-def test_rope_parameters_of_version_5(folder: Path) -> None:
-    before = read(folder)[0]
-    changed_settings(
-        folder, rope_theta="removed", rope_parameters={"rope_type": "default", "rope_theta": 123.0}
-    )
-    assert read(folder)[0] == dataclasses.replace(before, rope_base=123.0)
-    changed_settings(folder, rope_parameters=LLAMA3 | {"rope_theta": 123.0})
-    scaled = {"rope_scaling": "llama3", "rope_factor": 8.0, "rope_original_context": 40}
-    assert read(folder)[0] == dataclasses.replace(before, rope_base=123.0, **scaled)
 
 
 def test_files_that_cannot_be_read_are_told_of(folder: Path) -> None:
@@ -454,3 +500,45 @@ def test_all_choices_of_the_literals_are_tried() -> None:
     }
     for name, leaf in settings(GPTConfig):
         assert {(name, choice) for choice in typing.get_args(leaf.kind) if leaf.choices} <= tried
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "generation_config.json", "model.safetensors.index.json"]
+)
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("[" * 100_000, "nested more than 100 deep"),
+        ('{"a": ' * 500 + "1" + "}" * 500, "nested more than 100 deep"),
+        ('{"num_hidden_layers": 1' + "0" * 5000 + "}", "a number of more than 4,300 digits"),
+        ("{", "Expecting property name"),
+    ],
+)
+def test_json_beyond_the_limits_is_one_error(
+    folder: Path, name: str, content: str, told: str
+) -> None:
+    (folder / name).write_text(content)
+    if name.startswith("model"):
+        (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=rf"{name} is damaged.*{told}"):
+        read_ends(folder) if name.startswith("generation") else read(folder)
+
+
+def test_one_file_goes_before_an_index_that_was_left_over(folder: Path) -> None:
+    """As in transformers: saving a model anew as one file does not remove the index of its earlier parts."""
+    wanted = read(folder)[1]
+    saved(random_model("llama", num_hidden_layers=1), folder / "old", max_shard_size="20KB")
+    for path in (folder / "old").glob("model*"):
+        path.rename(folder / path.name)
+    assert (folder / "model.safetensors.index.json").is_file()
+    found = read(folder)[1]
+    assert files_of(folder) == [folder / "config.json", folder / "model.safetensors"]
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    ids = random_ids()
+    assert (logits(ours(*read(folder)), ids) - logits(theirs, ids)).abs().max() < 1e-5
+
+    (folder / "model.safetensors.index.json").write_text(
+        '{"weight_map": {"a": "gone.safetensors"}}'
+    )
+    assert files_of(folder) == [folder / "config.json", folder / "model.safetensors"]

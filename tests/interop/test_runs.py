@@ -32,6 +32,7 @@ from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.files import load_tokenizer, save_tokenizer
 from lmsmith.tokens.tokenizer import ByteTokenizer, CharTokenizer
 from lmsmith.train.run import load_for_use
+from lmsmith.train.start import asked
 
 TEXT = "Don't  the naïve cats hat? 中文 😀\r\n\n\tdef f(x): return x  \n"
 
@@ -118,6 +119,73 @@ def test_a_run_of_theirs_can_be_used(kind: str, tmp_path: Path, capsys: Any) -> 
     assert json.loads(capsys.readouterr().out)["nats_per_token"] == pytest.approx(nats, rel=1e-5)
 
 
+def test_without_a_token_before_the_text(tmp_path: Path, capsys: Any) -> None:
+    """As transformers reads a text by GPT-2's tokenizer. Its first token is charged as a uniform guess would be."""
+    theirs = with_bytes(tmp_path / "theirs", "gpt2", tie_word_embeddings=False)
+    import_model(str(tmp_path / "theirs"), out=tmp_path / "run")
+    run = tmp_path / "run"
+    greedy = ("--temperature=0", "--max-tokens=9")
+    assert lmsmith("generate", run, "The", *greedy, "--no-bos") == 0
+    wanted = theirs.generate(
+        torch.tensor([[*b"The"]]), max_new_tokens=9, do_sample=False, pad_token_id=256
+    )[0]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "theirs")
+    found = capsys.readouterr().out
+    assert found == tokenizer.decode(wanted, skip_special_tokens=True) + "\n"
+    assert lmsmith("generate", run, "The", *greedy) == 0
+    assert capsys.readouterr().out != found
+    assert lmsmith("generate", run, "", *greedy, "--no-bos") == 2
+    assert "the prompt has no character" in capsys.readouterr().err
+
+    (tmp_path / "text.txt").write_text("the cats", encoding="utf-8")
+    assert lmsmith("eval", run, "--text", tmp_path / "text.txt", "--no-bos", "--json") == 0
+    ids = torch.tensor([[*b"the cats"]])
+    with torch.no_grad():
+        nats = float(theirs(ids, labels=ids).loss) * 7 + math.log(257)
+    assert json.loads(capsys.readouterr().out)["nats_per_token"] == pytest.approx(
+        nats / 8, rel=1e-5
+    )
+    (tmp_path / "two.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n', encoding="utf-8")
+    assert lmsmith("eval", run, "--text", tmp_path / "two.jsonl", "--no-bos") == 1
+    assert "nothing would stand between documents" in capsys.readouterr().err
+    assert lmsmith("eval", run, "--no-bos") == 2
+    assert "there is no --text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["generate", "eval", "train", "compare", "export"])
+@pytest.mark.parametrize("form", ["huggingface", "shards", "llm.c", "llm.c folder"])
+def test_a_model_that_is_not_imported_yet(
+    verb: str, form: str, tmp_path: Path, capsys: Any
+) -> None:
+    folder = tmp_path / "some model"
+    named = folder
+    if form.startswith("llm.c"):
+        folder.mkdir()
+        (folder / "model.bin").write_bytes((20240326).to_bytes(4, "little") + bytes(2000))
+        named = folder if form == "llm.c folder" else folder / "model.bin"
+    else:
+        saved(
+            random_model("llama"),
+            folder,
+            **({"max_shard_size": "20KB"} if form == "shards" else {}),
+        )
+    (tmp_path / "text.txt").write_text("the cats", encoding="utf-8")
+    words = {
+        "generate": [named, "The"],
+        "eval": [named, "--text", tmp_path / "text.txt"],
+        "train": [tmp_path / "text.txt", "--from", named],
+        "compare": [named, "--text", tmp_path / "text.txt"],
+        "export": [named, "--to", "hf", "--out", tmp_path / "out"],
+    }
+    assert lmsmith(verb, *words[verb]) == 2
+    told = capsys.readouterr().err
+    assert (
+        f"{named} is {'a Hugging Face' if 'llm' not in form else 'an llm.c'} checkpoint, and not a run yet"
+        in told
+    )
+    assert f"`lmsmith import '{named}' --out RUN`" in told
+
+
 def test_texts_begin_and_end_as_theirs_do(tmp_path: Path, capsys: Any) -> None:
     """As Llama 3's: one special token before a text, several that end it, and none is <|endoftext|>."""
     folder = tmp_path / "theirs"
@@ -182,6 +250,19 @@ def test_numbers_that_are_no_special_tokens_end_nothing(tmp_path: Path) -> None:
         json.loads((tmp_path / "back" / "generation_config.json").read_text())["eos_token_id"]
         == 256
     )
+
+
+def test_an_imported_run_can_be_moved(tmp_path: Path, monkeypatch: Any) -> None:
+    """Its config.toml, which is a recipe too, names its tokenizer by the place that it has in the run."""
+    with_bytes(tmp_path / "theirs")
+    import_model(str(tmp_path / "theirs"), out=tmp_path / "run")
+    (tmp_path / "moved").mkdir()
+    run = (tmp_path / "run").rename(tmp_path / "moved" / "run")
+    assert str(tmp_path) not in (run / "config.toml").read_text()
+    assert read_toml(run / "config.toml")["tokenizer"] == "model"
+    monkeypatch.chdir(tmp_path)
+    config, _ = asked(["moved/run/config.toml", "text.txt"], {})
+    assert load_tokenizer(config.tokenizer) == load_for_use(run)[1]
 
 
 def test_what_cannot_be_done_with_it_is_said(tmp_path: Path, capsys: Any) -> None:
@@ -530,6 +611,30 @@ def test_in_bfloat16(tmp_path: Path) -> None:
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
     assert theirs.dtype == torch.bfloat16
     assert torch.equal(theirs.transformer.wte.weight, model.token_embedding.weight.bfloat16())
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_in_float64(name: str, tmp_path: Path, capsys: Any) -> None:
+    """As `--train.dtype float64` trains it: the weights keep their bits, there and back."""
+    model = trained(tmp_path / "run", ByteTokenizer(True), name)
+    tensors = {name: p.detach().double() + 1e-12 for name, p in model.named_parameters()}
+    save_model(tmp_path / "run" / "model", tensors, load_for_use(tmp_path / "run")[2])
+    assert export_model(tmp_path / "run", tmp_path / "out", to="hf")["dtype"] == "float64"
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "out", dtype="auto"
+    ).eval()
+    assert theirs.dtype == torch.float64
+    import_model(str(tmp_path / "out"), out=tmp_path / "again")
+    again, _ = load_model(tmp_path / "again" / "model")
+    assert all(torch.equal(again[name], tensor) for name, tensor in tensors.items())
+    ids = random_ids(V=257)
+    assert (logits(model, ids) - logits(theirs, ids)).abs().max() < 1e-5
+    if name == "gpt2":
+        assert lmsmith("export", tmp_path / "run", "--to", "llmc", "--out", tmp_path / "llmc") == 2
+        assert (
+            "llm.c knows no weights of float64: export with --dtype float32"
+            in capsys.readouterr().err
+        )
 
 
 def test_what_cannot_be_exported(tmp_path: Path, capsys: Any) -> None:

@@ -149,3 +149,29 @@ def test_sentencepiece_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").write_bytes(b"x")
     with pytest.raises(TokenizerError, match="SentencePiece"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[" * 100_000, "damaged: it is nested more than 100 deep"),
+        ('{"model": ' * 300 + "1" + "}" * 300, "damaged: it is nested more than 100 deep"),
+        ('{"id": 1' + "0" * 5000 + "}", "damaged: it holds a number of more than 4,300 digits"),
+    ],
+)
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.json"])
+def test_json_beyond_the_limits_is_one_error(
+    name: str, text: str, told: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(text)
+    (tmp_path / "merges.txt").write_text("")
+    with pytest.raises(TokenizerError, match=rf"{name} is {told}"):
+        load(tmp_path)
+
+
+def test_an_id_that_is_no_number(tmp_path: Path) -> None:
+    save(ByteTokenizer(True), tmp_path, context_length=8)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(path.read_text().replace('"id": 256', '"id": 1e999'))
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json"):
+        load(tmp_path)

@@ -27,6 +27,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"model.d_ff": 40, "model.vocab_multiple": 16},
     {"model.n_kv_head": 0},
 ]
+VARIANTS += [{"model.d_head": 10}, {"model.d_head": 4, "model.attention_bias": "qkv"}]
 SWITCHES: list[dict[str, Any]] = [
     {"model.feed_forward": "geglu"},
     {"model.feed_forward": "swiglu", "model.tied_head": True},
@@ -36,6 +37,7 @@ SWITCHES: list[dict[str, Any]] = [
     {"model.residual_scalars": True, "model.positions": "learned", "model.ngram_tables": (2, 3)},
     {"model.window": 5, "model.window_pattern": "SSL"},
     {"model.window": 1, "model.window_pattern": "S"},
+    {"model.d_head": 10, "model.value_embedding_every": 1, "model.attention_bias": "all"},
     {"model.window": 99, "model.window_pattern": "SL"},
 ]
 
@@ -84,7 +86,7 @@ def test_operations_are_those_pytorch_counts(name: str, changes: dict[str, Any])
             hidden, model.head_weight, ids.flatten(), vocab_size=config.vocab_size
         )
         total.backward()
-    attention = 6 * config.n_layer * T * config.d_model
+    attention = 6 * config.n_layer * T * config.n_head * config.width_head
     assert counter.get_total_flops() == B * T * (config.train_flops_per_token() + attention)
 
 
@@ -110,10 +112,8 @@ def test_every_switch_is_counted(changes: dict[str, Any]) -> None:
             hidden, model.head_weight, ids.flatten(), vocab_size=config.vocab_size
         )
         total.backward()
-    diagonal = sum(
-        12 * config.d_model * min(config.window_of(layer) or T, T) / 2
-        for layer in range(config.n_layer)
-    )
+    width, layers = config.n_head * config.width_head, range(config.n_layer)
+    diagonal = sum(12 * width * min(config.window_of(layer) or T, T) / 2 for layer in layers)
     assert counter.get_total_flops() == B * (T * config.train_flops_per_token() + diagonal)
 
 

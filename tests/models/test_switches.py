@@ -41,6 +41,7 @@ SWITCHES: dict[str, list[tuple[dict[str, Any], Any, str, str | int]]] = {
     ],  # a first token sees itself, whatever the weights
     "n_kv_head": [({}, 2, BLOCK + r"attention\.qkv", EVERYWHERE), ({}, 4, NOWHERE, NOWHERE)],
     "d_model": [({}, 24, r"token|head|" + BLOCK + "(attention.(qkv|out)|feed)", EVERYWHERE)],
+    "d_head": [({}, 6, BLOCK + r"attention\.(qkv|out)", EVERYWHERE), ({}, 4, NOWHERE, NOWHERE)],
     "d_ff": [({}, 40, BLOCK + "feed_forward", EVERYWHERE)],
     "vocab_size": [({}, 17, "token|head", NOWHERE)],
     "vocab_multiple": [({}, 8, "token|head", NOWHERE)],
@@ -72,6 +73,14 @@ SWITCHES: dict[str, list[tuple[dict[str, Any], Any, str, str | int]]] = {
         *(({}, kind, BLOCK + r"feed_forward\.up", EVERYWHERE) for kind in ("swiglu", "geglu")),
     ],
     "bias": [({}, True, BLOCK + r".*\.bias", EVERYWHERE)],
+    "attention_bias": [
+        ({}, "all", BLOCK + r"attention\..*\.bias", EVERYWHERE),
+        ({}, "qkv", BLOCK + r"attention\.qkv\.bias", EVERYWHERE),
+        ({}, "none", NOWHERE, NOWHERE),
+        ({"bias": True}, "none", BLOCK + r"attention\..*\.bias", EVERYWHERE),
+        ({"bias": True}, "qkv", BLOCK + r"attention\.out\.bias", EVERYWHERE),
+        ({"bias": True}, "all", NOWHERE, NOWHERE),
+    ],
     "tied_head": [({}, True, "head", EVERYWHERE)],
     "dropout": [({}, 0.3, NOWHERE, NOWHERE)],
     "attention_dropout": [({}, 0.3, NOWHERE, NOWHERE)],

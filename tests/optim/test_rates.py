@@ -3,9 +3,9 @@
 from typing import Any
 
 import pytest
-from lmsmith.config.presets import preset
 from test_groups import built, groups_of
 
+from lmsmith.config.presets import preset
 from lmsmith.errors import ConfigError
 from lmsmith.optim.groups import Optimisers
 from lmsmith.optim.rates import partial_note, peak_rates, scaled_together

@@ -164,6 +164,8 @@ def test_a_presets_dropout_is_turned_off_and_said_one_that_was_asked_for_is_refu
         ({"model.d_ff": 100}, r"model\.d_ff = 100"),
         ({"model.norm_eps": 1e-6}, r"model\.norm_eps"),
         ({"model.tied_head": False}, r"model\.tied_head = False"),
+        ({"model.d_head": 32}, r"model\.d_head = 32"),
+        ({"model.attention_bias": "qkv"}, r"model\.attention_bias = qkv"),
         ({"preset": "modern"}, r"GPT-2 alone.*more\. Add --preset gpt2 or --preset babygpt"),
         ({"preset": "llama"}, r"GPT-2 alone"),
     ],
@@ -179,6 +181,7 @@ def test_what_means_nothing_to_gpt2_is_no_reason_to_refuse() -> None:
         "model.rope_base": 500.0,
         "model.d_ff": 4 * 768,
         "model.n_kv_head": 12,
+        "model.d_head": 64,
         "train.dtype": "float64",
     }
     config, notes = for_reference(

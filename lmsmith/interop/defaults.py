@@ -1,0 +1,143 @@
+"""What a Hugging Face folder says besides settings, weights and vocabulary: kept through a run, written by `export`.
+
+| what | read from |
+|---|---|
+| sampling defaults, ids that begin, end and pad a text | generation_config.json, config.json |
+| names of special tokens, padding side | tokenizer_config.json, special_tokens_map.json |
+| chat templates | chat_template.jinja and additional_chat_templates/, or tokenizer_config.json |
+
+`import` puts them into the run, as RUN/model/huggingface.json, where fine-tuning leaves them. lmsmith itself does not
+use them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lmsmith import atomic, foreign_json
+from lmsmith.errors import CheckpointError
+
+FILE_NAME = "huggingface.json"
+FORMAT_VERSION = 1
+
+TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
+_OTHER = ("padding_side", "truncation_side", "clean_up_tokenization_spaces")
+_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+_SAMPLING = (
+    *("do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty"),
+    *("no_repeat_ngram_size", "num_beams", "max_length", "max_new_tokens", "min_length"),
+)
+_TEMPLATE = "chat_template.jinja"
+_MORE_TEMPLATES = "additional_chat_templates"
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """`pads_in_config`: config.json names the padding id too, which freezes its row of the table in training there."""
+
+    generation: dict[str, Any] = field(default_factory=dict)
+    tokenizer: dict[str, Any] = field(default_factory=dict)
+    chat_templates: dict[str, str] = field(default_factory=dict)
+    pads_in_config: bool = False
+
+    def save(self, folder: Path) -> None:
+        """Writes them beside a run's weights. Raises StorageError."""
+        content = {"format_version": FORMAT_VERSION} | asdict(self)
+        atomic.write(folder / FILE_NAME, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+
+
+def load(folder: Path) -> Defaults | None:
+    """Those that `save` wrote; None for a model that was not imported. Raises CheckpointError."""
+    path = folder / FILE_NAME
+    try:
+        content = dict(foreign_json.read(path))
+        if content.pop("format_version") != FORMAT_VERSION:
+            raise CheckpointError(f"{path} was written by a newer lmsmith: upgrade it.")
+        return Defaults(**content)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(
+            f"{path} is damaged ({error}): import the model again, or remove the file."
+        ) from error
+
+
+def find(folder: Path, tokenizer_folder: Path | None) -> Defaults:
+    """Those of a Hugging Face folder; `tokenizer_folder` is where its tokenizer is, if it has one.
+
+    Raises CheckpointError for files that cannot be read.
+    """
+    settings = _read(folder / "config.json")
+    generation = _read(folder / "generation_config.json") or {
+        name: settings[name] for name in _SAMPLING if settings.get(name) is not None
+    }
+    generation = {
+        name: value for name, value in generation.items() if name[0] != "_" and value is not None
+    }
+    generation.pop("transformers_version", None)
+    ids = {name: settings[name] for name in _IDS if settings.get(name) is not None}
+    return Defaults(
+        generation=ids | generation,
+        tokenizer=_tokenizer(tokenizer_folder) if tokenizer_folder else {},
+        chat_templates=_chat_templates(tokenizer_folder) if tokenizer_folder else {},
+        pads_in_config="pad_token_id" in ids,
+    )
+
+
+def _tokenizer(folder: Path) -> dict[str, Any]:
+    said = _read(folder / "special_tokens_map.json") | _read(folder / "tokenizer_config.json")
+    found: dict[str, Any] = {
+        name: text for name in TOKENS if (text := _content(said.get(name))) is not None
+    }
+    more = said.get("additional_special_tokens")
+    texts = [_content(token) for token in more] if isinstance(more, list) else []
+    if any(texts):
+        found["additional_special_tokens"] = [text for text in texts if text]
+    return found | {name: said[name] for name in _OTHER if isinstance(said.get(name), str | bool)}
+
+
+def _content(token: Any) -> str | None:
+    """The text of a token: itself, or within an object with its flags."""
+    text = token.get("content") if isinstance(token, Mapping) else token
+    return text if isinstance(text, str) else None
+
+
+def _chat_templates(folder: Path) -> dict[str, str]:
+    """By name; "default" is the one that is used where none is named. Files replace those in tokenizer_config.json."""
+    paths = {path.stem: path for path in sorted((folder / _MORE_TEMPLATES).glob("*.jinja"))}
+    if (folder / _TEMPLATE).is_file():
+        paths["default"] = folder / _TEMPLATE
+    if paths:
+        try:
+            return {name: path.read_text(encoding="utf-8") for name, path in paths.items()}
+        except (OSError, UnicodeDecodeError) as error:
+            raise CheckpointError(
+                f"the chat templates in {folder} cannot be read: {error}."
+            ) from error
+    said = _read(folder / "tokenizer_config.json").get("chat_template")
+    if isinstance(said, str):
+        return {"default": said}
+    named = [part for part in said if isinstance(part, Mapping)] if isinstance(said, list) else []
+    texts = {str(part.get("name")): part.get("template") for part in named}
+    return {name: text for name, text in texts.items() if isinstance(text, str)}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The object in a file; empty where there is no such file."""
+    try:
+        found = foreign_json.read(path)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read: {error}. Copy it again, or remove it."
+        ) from error
+    if not isinstance(found, dict):
+        raise CheckpointError(
+            f"{path} holds a {type(found).__name__}, expected an object: copy it again."
+        )
+    return found

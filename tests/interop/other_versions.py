@@ -1,0 +1,30 @@
+"""Environments of their own for programs whose versions exclude each other: made once, kept for later test runs."""
+
+import hashlib
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+from filelock import FileLock
+
+
+def python_with(requirement: str, folder: Path) -> Path:
+    """The interpreter of an environment in `folder` that has `requirement`, as in "transformers>=5,<6".
+
+    What it does not need in another version (torch, NumPy) is that of the environment which runs the tests.
+    """
+    key = hashlib.sha256(f"{requirement} {sys.version} {sys.prefix}".encode()).hexdigest()[:12]
+    place = folder / key
+    python = place / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    with FileLock(folder / f"{key}.lock"):
+        if not (place / "ready").exists():
+            venv.create(place, with_pip=True, clear=True)
+            paths = {"base": str(place), "platbase": str(place)}
+            own = Path(sysconfig.get_path("purelib", "venv", paths))
+            (own / "shared.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+            subprocess.run([python, "-m", "pip", "install", "--quiet", requirement], check=True)
+            (place / "ready").touch()
+    return python
