@@ -125,6 +125,11 @@ class BpeTokenizer(Tokenizer):
         every = [others.get(text) or AddedToken(text, number) for text, number in self.named_ids.items()]
         return sorted(every, key=lambda token: token.id)
 
+    @property
+    def matched_first(self) -> Specials:
+        """All added tokens, if any is matched in every text: a text in parts must not be cut through one."""
+        return self._specials(self._added.names if self._added else frozenset())
+
     def merged_bytes(self) -> list[tuple[bytes, bytes]]:
         """What merges with what, as bytes, in the order in which it is tried."""
         return [(self.tokens[left] or b"", self.tokens[right] or b"") for left, right, _ in self._pairs]
@@ -183,8 +188,7 @@ class BpeTokenizer(Tokenizer):
         choice = self._choose(allowed_special, disallowed_special)
         n_characters = 0
         # Only what is looked for: before a special token that is text, a cut could go through a piece.
-        added = self._added.names if self._added else frozenset[str]()
-        looked_for = self._specials(choice[0].names | choice[1].names | added)
+        looked_for = self._specials(choice[0].names | choice[1].names | self.matched_first.names)
         for part in parts_of_stream(_bytes_of(stream), 4 * UNIT, self.pattern, looked_for):
             yield self._encode(part, choice, 1, n_characters)
             n_characters += len(part.decode("utf-8", "replace"))

@@ -11,20 +11,21 @@ from __future__ import annotations
 import difflib
 import re
 
+import regex
+
 from lmsmith.errors import TokenizerError
 from lmsmith.tokens.split import PATTERNS, REGEX, Pattern, pattern_of
 
 MARK = "regex:"
-RULE = (
-    f"a name, or a regular expression: text that starts with {MARK} (which is taken away) or has one of "
-    r"\ [ ( | + * ? { ^ $ in it"
-)
-
 _LOOKS_LIKE_ONE = re.compile(r"[\\\[(|+*?{^$]")
 
 
 def chosen_pattern(text: str) -> Pattern:
-    """The pattern that a user named, or wrote as an expression (`RULE`). Raises TokenizerError with nearest names."""
+    """The pattern that a user named, or wrote as an expression.
+
+    Text is an expression if it starts with `regex:`, which is taken away, or has one of \\ [ ( | + * ? { ^ $ in it.
+    Raises TokenizerError, with the nearest names, for what is neither.
+    """
     if text in PATTERNS:
         return PATTERNS[text]
     if text.startswith(MARK):
@@ -47,13 +48,16 @@ _PARTS = re.compile(
     rf"""(?:
       {_ESCAPE}
     | \(\?i:'s\|'t\|'re\|'ve\|'m\|'ll\|'d\) | '\(\?i:\[sdmt\]\|ll\|ve\|re\)   # case matters not: in these alone
-    | \((?:\?(?::|=|!|<=|<!))? | \) | \|
+    | \(\?(?::|=|!|<=|<!) | \((?!\?) | \) | \|
     | \[\^?{_IN_CLASS}+\]
     | (?:[?*+]|\{{\d+(?:,\d*)?\}})(?![?*+{{])                                # neither lazy nor possessive
     | [^\\^$.\[\](){{}}?*+|]
     )""",
     re.VERBOSE,
 )
+
+
+_PROBE = "".join(map(chr, range(9, 127))) + " é  1a\n\n"  # an expression that can match nothing does it here
 
 
 def what_differs(expression: str) -> str | None:
@@ -64,6 +68,8 @@ def what_differs(expression: str) -> str | None:
         if part is None:
             return expression[done : done + 12]
         done = part.end()
+    if any(match.start() == match.end() for match in regex.finditer(expression, _PROBE)):
+        return "a match of no character"
     return None
 
 

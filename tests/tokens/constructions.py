@@ -199,7 +199,7 @@ OTHERS: dict[str, Callable[[], dict[str, Any]]] = {
     "tiktoken's gpt2": lambda: make(pre=after(split(PATTERNS["gpt2"].regex))),
     "bloom": lambda: make(pre=after(split(" ?[^(\\s|[.,!?…。\uff0c、।\u06d4،])]+"))),
     "several splits": lambda: make(
-        pre=after(split(r"\p{N}{1,3}"), split(r"[一-龥\x{3040}-\x{309f}\x{30a0}-\x{30ff}]+"), split(r"[!-/:-~]+|[\r\n]+| ?\p{L}+"))
+        pre=after(split(r"\p{N}{1,3}"), split(r"[一-龥\x{3040}-\x{30ff}]+"), split(r"[!-/:-~]+|[\r\n]+| ?\p{L}+"))
     ),
     "digits together": lambda: make(pre=P.Sequence([P.Digits(individual_digits=False), byte_level()])),
     "punctuation": lambda: make(pre=P.Sequence([P.Punctuation("isolated"), byte_level()])),
