@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lmsmith.tokens.printable import from_printable
-from lmsmith.tokens.split import PATTERNS, Pattern, pattern_of, split
+from lmsmith.tokens.split import BETWEEN_DIGITS, PATTERNS, Pattern, split
 
 # Expressions in the dialect of Oniguruma, which `tokenizers` uses: there $ is the end of a line, and {1,3}+ repeats.
 ONIGURUMA = {
@@ -35,10 +35,6 @@ _KNOWN |= dict.fromkeys(
     "gpt2",
 )
 
-# GPT-2's, between single digits that are cut off first (Digits before ByteLevel, as SmolLM has it): what stands before
-# a digit ends there, white space too.
-BETWEEN_DIGITS = r"\p{N}|'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?=\p{N})|\s+(?!\S)|\s+"
-
 
 def pattern_in(content: Mapping[str, Any]) -> Pattern | None:
     """The pattern that a file's pre-tokenizer is; None if it is not known."""
@@ -53,13 +49,13 @@ def pattern_in(content: Mapping[str, Any]) -> Pattern | None:
         return None
     first = parts[0]
     if first.get("type") == "Digits" and first.get("individual_digits") and whole:
-        return pattern_of(BETWEEN_DIGITS)
+        return BETWEEN_DIGITS
     cuts = first.get("type") == "Split" and first.get("behavior") == "Isolated" and not first.get("invert")
     expression = (first.get("pattern") or {}).get("Regex")
     if cuts and not whole and expression in _KNOWN:
         return PATTERNS[_KNOWN[expression]]
-    if cuts and not whole and expression == BETWEEN_DIGITS:  # as we write the one above
-        return pattern_of(BETWEEN_DIGITS)
+    if cuts and not whole and expression == BETWEEN_DIGITS.regex:  # as we write the one above
+        return BETWEEN_DIGITS
     return None
 
 
@@ -117,12 +113,12 @@ def _reasons_in_vocabulary(
     bytes_there = set()
     for text in vocabulary.keys() - contents.keys():
         try:
-            token = from_printable(text)
+            written = from_printable(text)
         except KeyError:
             yield f"a token {text!r} that is not written as ByteLevel writes bytes"
             return
-        if len(token) == 1:
-            bytes_there.add(token)
+        if len(written) == 1:
+            bytes_there.add(written)
     if len(bytes_there) < 256:
         yield f"tokens for {len(bytes_there)} of the 256 bytes alone"
 

@@ -32,7 +32,7 @@ from lmsmith.tokens.exact import ONIGURUMA, pattern_in, why_not_ours
 from lmsmith.tokens.expressions import check_portable
 from lmsmith.tokens.printable import from_printable, to_printable
 from lmsmith.tokens.specials import AddedToken
-from lmsmith.tokens.split import GPT2, Pattern
+from lmsmith.tokens.split import PATTERNS, Pattern
 from lmsmith.tokens.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ def has_token(content: Mapping[str, Any], text: str) -> bool:
 def _with_end(content: Mapping[str, Any], end_of_text: str | None) -> Mapping[str, Any]:
     """The content with a special token of that name, where that is a token of the vocabulary only."""
     added, vocabulary = content.get("added_tokens") or [], content["model"]["vocab"]
-    if end_of_text not in vocabulary or end_of_text in [token["content"] for token in added]:
+    if end_of_text is None or end_of_text not in vocabulary or end_of_text in [token["content"] for token in added]:
         return content
     if not isinstance(vocabulary, dict):
         return content
@@ -103,7 +103,7 @@ def to_huggingface(tokenizer: BpeTokenizer) -> dict[str, Any]:
     """
     check_portable(tokenizer.pattern, "a tokenizer.json")
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    if tokenizer.pattern.family == GPT2:
+    if tokenizer.pattern == PATTERNS["gpt2"]:
         before: dict[str, Any] = byte_level | {"use_regex": True}
     else:
         expression = ONIGURUMA.get(tokenizer.pattern.name, tokenizer.pattern.regex)
@@ -207,7 +207,7 @@ def _has_flags(token: Mapping[str, Any]) -> bool:
 
 def save_gpt2_files(tokenizer: BpeTokenizer, folder: Path) -> None:
     """Writes `vocab.json` and `merges.txt`. Raises TokenizerError for another pattern: the files cannot say it."""
-    if tokenizer.pattern.family != GPT2:
+    if tokenizer.pattern != PATTERNS["gpt2"]:
         raise TokenizerError(
             f"vocab.json and merges.txt mean GPT-2's pattern, and this tokenizer cuts by {tokenizer.pattern.name}:"
             " save it in the format of Hugging Face."

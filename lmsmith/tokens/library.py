@@ -150,7 +150,7 @@ class LibraryTokenizer(Tokenizer):
         allowed = every if allowed_special == "all" else every & frozenset(allowed_special)
         disallowed = (every if disallowed_special == "all" else every & frozenset(disallowed_special)) - allowed
         if disallowed or (allowed and allowed != every):
-            there = {match.group().decode() for match in Specials(every).find(to_utf8(text))}
+            there = frozenset(match.group().decode() for match in Specials(every).find(to_utf8(text)))
             if wrong := sorted(there & disallowed):
                 raise TokenizerError(
                     f"the text has the special token {wrong[0]!r} at character {text.index(wrong[0])}, where only text"

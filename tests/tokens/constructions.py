@@ -12,8 +12,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, processor
 from tokenizers import normalizers as N  # noqa: E402
 from tokenizers import pre_tokenizers as P  # noqa: E402
 
-from lmsmith.tokens.exact import BETWEEN_DIGITS, ONIGURUMA  # noqa: E402
-from lmsmith.tokens.split import PATTERNS  # noqa: E402
+from lmsmith.tokens.exact import ONIGURUMA  # noqa: E402
+from lmsmith.tokens.split import BETWEEN_DIGITS, PATTERNS  # noqa: E402
 
 LEARNT_FROM = [
     "Don't the cats' hats fit?  中文字 中文, 12345 naïve\n\n\tdef f(x): return x\r\n  и так далее… ",
@@ -131,7 +131,7 @@ OURS: dict[str, Callable[[], dict[str, Any]]] = {
         pre=after(split(GPT2_REGEX.replace(r"\p{L}+", r"[\p{L}]+").replace(r" ?\p{N}+", r" ?[\p{N}]+")))
     ),
     "digits first": lambda: make(pre=P.Sequence([P.Digits(individual_digits=True), byte_level()])),
-    "digits first, as we write it": lambda: make(pre=after(split(BETWEEN_DIGITS))),
+    "digits first, as we write it": lambda: make(pre=after(split(BETWEEN_DIGITS.regex))),
     "ignore_merges": lambda: make(pre=byte_level(), change=_model(ignore_merges=True)),
     "empty prefix and suffix": lambda: make(
         pre=byte_level(), change=_model(continuing_subword_prefix="", end_of_word_suffix="")

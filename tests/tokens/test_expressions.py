@@ -4,15 +4,15 @@ import pytest
 from tiktoken_oracle import encoding
 
 from lmsmith.errors import TokenizerError
-from lmsmith.tokens.exact import BETWEEN_DIGITS, ONIGURUMA
+from lmsmith.tokens.exact import ONIGURUMA
 from lmsmith.tokens.expressions import check_portable, chosen_pattern, what_differs
-from lmsmith.tokens.split import PATTERNS, REGEX, pattern_of, split
+from lmsmith.tokens.split import BETWEEN_DIGITS, PATTERNS, REGEX, pattern_of, split
 
 PORTABLE = [
     r"\p{L}+|\s+|[^\s\p{L}]+",
     r" ?\p{Lu}?\p{Ll}+(?:-\p{Ll}+)?|\p{N}{1,3}|\s+(?!\S)|\s",
     r"[a-z0-9_]{2,}|[^\r\n\t ]|(?<=a)[ ]|\.|\-|\$",
-    BETWEEN_DIGITS,
+    BETWEEN_DIGITS.regex,
     PATTERNS["llama3"].regex,
     PATTERNS["o200k"].regex,
 ]
