@@ -73,7 +73,7 @@ def add(verbs: Verbs) -> None:
         "tokenizer import",
         _import,
         "make a tokenizer of another program's file, with what the file does not say",
-        "lmsmith tokenizer import ranks.tiktoken --pattern gpt4 --special '<|endoftext|>=100257' --out my-bpe",
+        "lmsmith tokenizer import demo/bpe --out demo/bpe-again",
     )
     imported.add_argument("which", metavar="TOKENIZER", help=WHICH)
     imported.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new tokenizer's folder")
