@@ -55,8 +55,9 @@ def test_inside_of_everything(tmp_path: Path) -> None:
 
 
 def test_nobody_else_writes_json() -> None:
-    """Those two quote a setting in a message as it was found."""
+    """These quote a setting in a message as it was found."""
     quoting = {
+        PROJECT / "lmsmith" / "foreign_json.py",
         PROJECT / "lmsmith" / "interop" / "architectures.py",
         PROJECT / "lmsmith" / "text" / "files.py",
     }

@@ -25,7 +25,7 @@ def add(verbs: Verbs) -> None:
         _import,
         "make a run of a Hugging Face or llm.c model",
         "lmsmith import gpt2 --out demo/gpt2",
-        usage="lmsmith import SRC [--out RUN] [--tokenizer FOLDER]",
+        usage="lmsmith import SRC [--out RUN] [--tokenizer FOLDER] [--eos-token TOKEN]",
     )
     imported.add_argument(
         "source", metavar="SRC", help="a folder, an llm.c file, or a name on the Hugging Face Hub"
@@ -35,6 +35,11 @@ def add(verbs: Verbs) -> None:
         "--tokenizer",
         metavar="FOLDER",
         help="instead of the one beside the weights; none: the weights alone",
+    )
+    imported.add_argument(
+        "--eos-token",
+        metavar="TOKEN",
+        help="which token stands between documents (eos_token of tokenizer_config.json, else by its name)",
     )
 
     exported = verbs.verb(
@@ -155,7 +160,9 @@ def _compare(options: argparse.Namespace, console: Console, started: float) -> i
 def _import(options: argparse.Namespace, console: Console, started: float) -> int:
     from lmsmith.interop.importing import import_model
 
-    run, summary = import_model(options.source, out=options.out, tokenizer=options.tokenizer)
+    run, summary = import_model(
+        options.source, out=options.out, tokenizer=options.tokenizer, eos_token=options.eos_token
+    )
     tokenizer = f"a {summary['tokenizer']} tokenizer" if summary["tokenizer"] else "no tokenizer"
     console.print(
         f"{run} has {summary['n_params']:,} parameters in {summary['dtype']} and {tokenizer}"

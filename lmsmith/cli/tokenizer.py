@@ -29,6 +29,10 @@ READING = ("data.text_field", "data.encoding", "data.errors")
 WHICH = (
     "a folder or file of a tokenizer (ours, Hugging Face's, GPT-2's, tiktoken's), a run, or gpt2"
 )
+PATTERN_RULE = (
+    "NAME is one of gpt2, gpt4, o200k, nanochat, llama3, qwen2. What starts with regex: (which is taken away), or has "
+    r"one of \ [ ( | + * ? { ^ $ in it, is a regular expression, of Python's module regex."
+)
 BLOCK = 1 << 20  # bytes read at once from standard input
 
 
@@ -53,13 +57,18 @@ def add(verbs: Verbs) -> None:
     )
     train.add_argument("--no-special", action="store_true", help="no special tokens at all")
     train.add_argument(
+        "--eos-token",
+        metavar="TOKEN",
+        help="which --special stands between documents (by its name)",
+    )
+    train.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="the new tokenizer's folder"
     )
     train.add_argument(
         "--pattern",
         default="gpt4",
-        metavar="NAME",
-        help="how text is cut into pieces: gpt2, gpt4, o200k, llama3, nanochat, or a regular expression (gpt4)",
+        metavar="NAME|REGEX",
+        help=f"how text is cut into pieces (gpt4). {PATTERN_RULE}",
     )
     train.add_argument(
         "--ties",
@@ -76,6 +85,34 @@ def add(verbs: Verbs) -> None:
         help="500MB, 2GB: rare pieces are dropped above it (no bound)",
     )
     _add_reading(train)
+
+    imported = verbs.verb(
+        "tokenizer import",
+        _import,
+        "make a tokenizer of another program's file, with what the file does not say",
+        "lmsmith tokenizer import demo/bpe --out demo/bpe-again",
+    )
+    imported.add_argument("which", metavar="TOKENIZER", help=WHICH)
+    imported.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="the new tokenizer's folder"
+    )
+    imported.add_argument(
+        "--pattern",
+        metavar="NAME|REGEX",
+        help=f"of a file of ranks (tiktoken's): how text is cut into pieces. {PATTERN_RULE}",
+    )
+    imported.add_argument(
+        "--special",
+        action="append",
+        type=_special,
+        metavar="TOKEN=ID",
+        help="of a file of ranks: a special token; can be repeated",
+    )
+    imported.add_argument(
+        "--eos-token",
+        metavar="TOKEN",
+        help="which token stands between documents (eos_token of tokenizer_config.json, else by its name)",
+    )
 
     encode = verbs.verb(
         "tokenizer encode",
@@ -186,6 +223,15 @@ def _n_bytes(text: str) -> int:
     return int(found)
 
 
+def _special(text: str) -> tuple[str, int]:
+    name, _, number = text.rpartition("=")
+    if not name or not number.isdecimal():
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: wanted a token and its id, as in <|endoftext|>=50256"
+        )
+    return name, int(number)
+
+
 def _sizes(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
@@ -224,6 +270,7 @@ def _train(options: argparse.Namespace, console: Console, started: float) -> int
             options.out,
             pattern=options.pattern,
             special_tokens=[] if options.no_special else options.special or [END_OF_TEXT],
+            end_of_text=options.eos_token,
             ties=options.ties,
             threads=options.threads,
             max_memory=options.max_memory,
@@ -237,12 +284,33 @@ def _train(options: argparse.Namespace, console: Console, started: float) -> int
     return 0
 
 
+def _import(options: argparse.Namespace, console: Console, started: float) -> int:
+    from lmsmith.tokens.expressions import chosen_pattern
+    from lmsmith.tokens.files import load_tokenizer, save_tokenizer
+    from lmsmith.tokens.learn import check_out
+
+    check_out(options.out)
+    tokenizer = load_tokenizer(
+        options.which,
+        pattern=None if options.pattern is None else chosen_pattern(options.pattern),
+        special_tokens=None if options.special is None else dict(options.special),
+        end_of_text=options.eos_token,
+    )
+    save_tokenizer(tokenizer, options.out)
+    console.print(f"{options.out} has {tokenizer.vocab_size:,} entries")
+    if tokenizer.end_of_text is None:
+        console.print("note     no token stands between documents: name one with --eos-token")
+    console.print(f"try      lmsmith tokenizer inspect {shlex.quote(str(options.out))}")
+    return 0
+
+
 def _encode(options: argparse.Namespace, console: Console, started: float) -> int:
     tokenizer = _tokenizer(options.which)
-    if tokenizer.kind == "bpe":
+    if tokenizer.kind in ("bpe", "library"):
         from lmsmith.tokens.bpe import BpeTokenizer
+        from lmsmith.tokens.library import LibraryTokenizer
 
-        assert isinstance(tokenizer, BpeTokenizer)
+        assert isinstance(tokenizer, BpeTokenizer | LibraryTokenizer)
         parts: Iterable[str | bytes] = [options.text] if options.text is not None else _stdin()
         blocks = tokenizer.encode_iter(parts, allowed_special="all" if options.special else ())
     else:
@@ -330,6 +398,16 @@ def _inspect(options: argparse.Namespace, console: Console, started: float) -> i
         if specials
         else {}
     )
+    added = {
+        token.content: token.id for token in getattr(tokenizer, "added", ()) if not token.special
+    }
+    facts |= (
+        {"added": ", ".join(f"{text!r} = {number}" for text, number in added.items())}
+        if added
+        else {}
+    )
+    ends = [text for text, number in specials.items() if number == tokenizer.end_of_text]
+    facts |= {"end of text": ends[0]} if ends else {}
     for name, fact in facts.items():
         console.print(f"{name:12} {fact}")
     console.print(f"\n{'id':>8}  longest tokens")

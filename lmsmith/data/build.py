@@ -255,7 +255,7 @@ def _cut_for(wanted: str, given: Tokenizer | None) -> Cut | None:
         from lmsmith.tokens.split import REGEX
 
         assert isinstance(given, BpeTokenizer)
-        if given.pattern.family == REGEX:
+        if given.pattern.family == REGEX or given.matched_first.names:
             return None
     elif kind not in ("byte", "char", "bpe"):
         return None

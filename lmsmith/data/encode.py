@@ -202,7 +202,7 @@ class _Batch:
             map(len, ids), np.uint64, len(ids)
         )
         records["n_bytes"] = np.fromiter(map(len, self._texts), np.uint64, len(ids))
-        if self._tokenizer.kind in ("char", "word"):
+        if self._tokenizer.kind in ("char", "word", "library"):
             texts = [data.decode() for data in self._texts]
             records["n_unknown"] = [self._tokenizer.count_unknown(text) for text in texts]
             records["n_unknown_bytes"] = [self._tokenizer.unknown_bytes(text) for text in texts]
@@ -229,7 +229,9 @@ def _parts(tokenizer: Tokenizer, text: Stream) -> Iterator[bytes]:
         from lmsmith.tokens.split import parts_of_stream
 
         assert isinstance(tokenizer, BpeTokenizer)
-        yield from parts_of_stream(utf8(text), BATCH // 2, tokenizer.pattern)
+        yield from parts_of_stream(
+            utf8(text), BATCH // 2, tokenizer.pattern, tokenizer.matched_first
+        )
     elif tokenizer.kind in ("byte", "char"):
         yield from utf8(text)
     else:

@@ -26,6 +26,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lmsmith.config import ModelConfig
 from lmsmith.config.presets import preset
 from lmsmith.errors import CheckpointError, ConfigError
 from lmsmith.foreign_json import shown
@@ -88,7 +89,7 @@ def architecture_of(found: Mapping[str, Any], path: Path) -> Architecture:
     return architecture
 
 
-def architecture_for(config: GPTConfig) -> Architecture:
+def architecture_for(config: ModelConfig) -> Architecture:
     """The one of theirs that computes what this config says. Raises ConfigError where there is none, with reasons."""
     if not isinstance(config, GPTConfig):
         raise ConfigError(

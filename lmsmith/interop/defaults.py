@@ -12,14 +12,14 @@ use them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lmsmith import atomic, foreign_json
+from lmsmith import foreign_json
 from lmsmith.errors import CheckpointError
+from lmsmith.strict_json import write_json
 
 FILE_NAME = "huggingface.json"
 FORMAT_VERSION = 1
@@ -47,7 +47,7 @@ class Defaults:
     def save(self, folder: Path) -> None:
         """Writes them beside a run's weights. Raises StorageError."""
         content = {"format_version": FORMAT_VERSION} | asdict(self)
-        atomic.write(folder / FILE_NAME, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+        write_json(folder / FILE_NAME, content, ensure_ascii=False)
 
 
 def load(folder: Path) -> Defaults | None:

@@ -38,7 +38,7 @@ def fetch(name: str) -> Path:
     except ImportError as error:
         raise UsageError(
             f"there is no file or folder {name}, and to get a model of this name from the Hub takes huggingface_hub: "
-            "pip install 'lmsmith[hub]'."
+            "pip install 'lmsmith[hf]'."
         ) from error
     endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
     revision: str | None = None

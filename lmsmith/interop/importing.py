@@ -38,14 +38,18 @@ WITHOUT = "none"
 
 
 def import_model(
-    source: str, *, out: Path | None = None, tokenizer: str | None = None
+    source: str,
+    *,
+    out: Path | None = None,
+    tokenizer: str | None = None,
+    eos_token: str | None = None,
 ) -> tuple[Path, dict[str, Any]]:
     """Makes a run folder of a Hugging Face folder, an llm.c file, or a name on the Hub; returns it and its summary.
 
     An llm.c file can be named by its folder, where it is model.bin, as `export` writes it.
 
-    `tokenizer`: a folder or file, "gpt2", or "none"; without it the one beside the weights. Raises LmsmithError of
-    every kind; nothing appears then.
+    `tokenizer`: a folder or file, "gpt2", or "none"; without it the one beside the weights. `eos_token`: the token
+    between documents, by name. Raises LmsmithError of every kind; nothing appears then.
     """
     path = Path(source)
     if not (path / "config.json").is_file() and (path / llmc.FILE_NAME).is_file():
@@ -72,7 +76,7 @@ def import_model(
     place = free_place(out, Path(source).absolute().name.removesuffix(".bin"))
     config, tensors = llmc.read(path) if form == "llm.c" else huggingface.read(path)
     check_finite(tensors, f"the model in {path}", "Take another copy.")
-    found = _tokenizer(tokenizer, path, config)
+    found = _tokenizer(tokenizer, path, config, eos_token)
     sha256 = {file.name: sha256_of(file) for file in files}
     for file in files:
         hub.check(file, sha256[file.name])
@@ -86,12 +90,18 @@ def import_model(
     return place, summary
 
 
-def _tokenizer(wanted: str | None, path: Path, config: GPTConfig) -> Tokenizer | None:
+def _tokenizer(
+    wanted: str | None, path: Path, config: GPTConfig, eos_token: str | None = None
+) -> Tokenizer | None:
     """Raises TokenizerError, ConfigError for one that does not fit. None: asked for, or there is none."""
     if wanted == WITHOUT:
         return None
     try:
-        found = load_tokenizer(wanted) if wanted else _beside(path, config)
+        found = (
+            load_tokenizer(wanted, end_of_text=eos_token)
+            if wanted
+            else _beside(path, config, eos_token)
+        )
     except TokenizerError as error:
         if wanted:
             raise
@@ -112,10 +122,7 @@ def _tokenizer(wanted: str | None, path: Path, config: GPTConfig) -> Tokenizer |
             f"the tokenizer has {n_ids:,} ids and the model's table {rows:,} rows: name another --tokenizer."
         )
     if n_ids < rows and isinstance(found, BpeTokenizer):  # the rest are rows that no text has
-        tokens = [*found.tokens, *([None] * (rows - n_ids))]
-        found = BpeTokenizer(
-            tokens, found.merges, found.pattern, found.special_tokens, found.whole_tokens
-        )
+        found = found.changed(n_ids=rows)
     elif n_ids < rows:
         log.warning(
             "the tokenizer has %s ids and the model's table %s rows: the rest stand for nothing",
@@ -125,14 +132,16 @@ def _tokenizer(wanted: str | None, path: Path, config: GPTConfig) -> Tokenizer |
     return found
 
 
-def _beside(path: Path, config: GPTConfig) -> Tokenizer | None:
+def _beside(path: Path, config: GPTConfig, eos_token: str | None) -> Tokenizer | None:
     folder = path.parent if path.is_file() else path
     if any(
         (folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "tokenizer.model")
     ):
-        return vocabulary.load(folder)
+        return vocabulary.load(folder, eos_token)
     return (
-        load_tokenizer("gpt2") if path.is_file() and config.vocab_size == GPT2_VOCABULARY else None
+        load_tokenizer("gpt2", end_of_text=eos_token)
+        if path.is_file() and config.vocab_size == GPT2_VOCABULARY
+        else None
     )
 
 

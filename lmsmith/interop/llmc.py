@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lmsmith.config import ModelConfig
 from lmsmith.config.presets import preset
 from lmsmith.errors import CheckpointError, ConfigError
 from lmsmith.interop.architectures import GPT2, completed, derived
@@ -109,7 +110,7 @@ def write(path: Path, config: GPTConfig, tensors: Mapping[str, Tensor]) -> None:
     write_llmc(path, sizes, params, "bfloat16" if dtype == "bfloat16" else "float32")
 
 
-def check(config: GPTConfig) -> None:
+def check(config: ModelConfig) -> None:
     """Raises ConfigError, with reasons, for a model that llm.c does not compute."""
     if not isinstance(config, GPTConfig):
         raise ConfigError(f"llm.c has GPT-2 alone, and nothing like a model of kind {config.kind}.")

@@ -4,6 +4,7 @@
 |---|---|---|
 | bpe | BPE after ByteLevel (`tokens/foreign.py`) | none |
 | byte | the same without merges | none |
+| library | the file it was made of | as the file has it |
 | char | BPE of characters without merges | left out, as here |
 | word | WordLevel after a Split by our pattern, its character classes written out | `<unk>`, as here |
 
@@ -22,9 +23,11 @@ from lmsmith import foreign_json
 from lmsmith.errors import TokenizerError
 from lmsmith.interop.defaults import TOKENS, Defaults
 from lmsmith.strict_json import write_json
+from lmsmith.tokens import beside
 from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.files import FILE_NAME, load_tokenizer
 from lmsmith.tokens.foreign import to_huggingface
+from lmsmith.tokens.library import LibraryTokenizer
 from lmsmith.tokens.tokenizer import (
     END_OF_TEXT,
     UNKNOWN,
@@ -103,7 +106,11 @@ def save(
     config |= kept | tokens
     if defaults and defaults.chat_templates:
         config["chat_template"] = _as_written(defaults.chat_templates)
-    if begin is not None and begin != tokenizer.end_of_text:
+    if (
+        begin is not None
+        and begin != tokenizer.end_of_text
+        and not isinstance(tokenizer, LibraryTokenizer)
+    ):
         content["post_processor"] = _put_before(names[begin], begin)
     write_json(folder / FILE_NAME, content, ensure_ascii=False)
     write_json(folder / "tokenizer_config.json", config, ensure_ascii=False)
@@ -124,36 +131,85 @@ def _as_written(templates: dict[str, str]) -> str | list[dict[str, str]]:
     return [{"name": name, "template": text} for name, text in templates.items()]
 
 
-def load(folder: Path) -> Tokenizer:
+def load(folder: Path, eos_token: str | None = None) -> Tokenizer:
     """The tokenizer of a folder, in any form that `tokens` reads or `save` writes. Raises TokenizerError."""
-    if (folder / "tokenizer.model").is_file() and not (folder / FILE_NAME).is_file():
-        raise TokenizerError(
-            f"{folder / 'tokenizer.model'} is SentencePiece's, and lmsmith reads byte-level BPE alone."
-        )
-    return _simple(folder / FILE_NAME) or load_tokenizer(folder)
+    return (None if eos_token else _simple(folder / FILE_NAME)) or load_tokenizer(
+        folder, end_of_text=eos_token
+    )
 
 
 def special_ids(tokenizer: Tokenizer) -> set[int]:
     """The ids that no text has."""
-    if isinstance(tokenizer, BpeTokenizer):
-        return set(tokenizer.special_tokens.values())
+    named: dict[str, int] | None = getattr(tokenizer, "special_tokens", None)
+    if named is not None:
+        return set(named.values())
     return set() if tokenizer.end_of_text is None else {tokenizer.end_of_text}
 
 
 def begin_of(folder: Path, tokenizer: Tokenizer) -> int | None:
-    """The special token that a folder's tokenizer.json puts before every text, as Llama 3's does."""
-    if not isinstance(tokenizer, BpeTokenizer):
-        return None
+    """The special token that transformers puts before every text, as Llama 3's.
+
+    Raises TokenizerError where there are several: lmsmith puts one.
+    """
+    before, after = around(folder, tokenizer)
+    if len(before) > 1:
+        raise TokenizerError(
+            f"{folder} puts {len(before)} special tokens before every text ({tokenizer.decode(before)}), and lmsmith"
+            " puts one at most."
+        )
+    if after:
+        log.warning(
+            "%s puts %r behind every text, which lmsmith does not", folder, tokenizer.decode(after)
+        )
+    return before[0] if before else None
+
+
+# Classes that set what is around a text by themselves, whatever tokenizer.json says.
+_SET_AROUND = ("LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer", "CohereTokenizer")
+
+
+def around(folder: Path, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """The special tokens that transformers puts before and behind every text of a folder's tokenizer.
+
+    They are those of the post-processor in tokenizer.json, unless tokenizer_config.json says `add_bos_token` or
+    `add_eos_token`, or is of a class for which these count always. Raises TokenizerError for files that are damaged.
+    """
+    specials: dict[str, int] = getattr(tokenizer, "special_tokens", {})
+    folder = folder.parent if folder.is_file() else folder
+    config = beside.config_of(folder)
+    before, after = _in_post_processor(folder / FILE_NAME, specials)
+    sets = str(config.get("tokenizer_class")).removesuffix("Fast") in _SET_AROUND
+    bos, eos = (
+        specials.get(beside.token_in(config, part) or "") for part in ("bos_token", "eos_token")
+    )
+    if "add_bos_token" in config or sets:
+        before = [bos] if config.get("add_bos_token", True) and bos is not None else []
+    if "add_eos_token" in config or sets:
+        after = [eos] if config.get("add_eos_token", False) and eos is not None else []
+    return before, after
+
+
+def _in_post_processor(path: Path, specials: dict[str, int]) -> tuple[list[int], list[int]]:
+    """What a tokenizer.json puts before and behind a text."""
+    before: list[int] = []
+    behind: list[int] = []
     try:
-        after = foreign_json.read(folder / FILE_NAME)["post_processor"]
-        templates = [
-            part
-            for part in after.get("processors", [after])
-            if part["type"] == "TemplateProcessing"
-        ]
-        return tokenizer.special_tokens.get(templates[0]["single"][0]["SpecialToken"]["id"])
+        after = foreign_json.read(path)["post_processor"]
+        for part in after.get("processors", [after]):
+            if part["type"] == "TemplateProcessing":
+                place = before
+                for piece in part["single"]:
+                    if "Sequence" in piece:
+                        place = behind
+                    else:
+                        place += part["special_tokens"][piece["SpecialToken"]["id"]]["ids"]
+            elif part["type"] in ("BertProcessing", "RobertaProcessing"):
+                before.append(part["cls"][1])
+                behind.append(part["sep"][1])
     except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError):
-        return None  # no such file, or nothing that it puts there
+        return [], []  # no such file, or nothing that it puts there
+    known = set(specials.values())
+    return [i for i in before if i in known], [i for i in behind if i in known]
 
 
 def _put_before(name: str, number: int) -> dict[str, Any]:
@@ -177,6 +233,8 @@ def content_of(tokenizer: Tokenizer) -> dict[str, Any]:
     """The content of a `tokenizer.json` that gives the same ids."""
     if isinstance(tokenizer, BpeTokenizer):
         return to_huggingface(tokenizer)
+    if isinstance(tokenizer, LibraryTokenizer):
+        return tokenizer.content
     end = tokenizer.end_of_text
     special_tokens = {} if end is None else {END_OF_TEXT: end}
     if isinstance(tokenizer, ByteTokenizer):

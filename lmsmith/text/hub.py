@@ -4,7 +4,7 @@
     find_remote("hf://datasets/HuggingFaceFW/fineweb-edu/sample/10BT/*.parquet")
     with open_remote(path) as stream: ...
 
-huggingface_hub (the extra `hub`) asks the Hub and reads from afar; it honours HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE.
+huggingface_hub (the extra `hf`) asks the Hub and reads from afar; it honours HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE.
 What is kept comes through `download.py`, as everything else that is fetched: it is held against the sha256 that the Hub
 lists, which huggingface_hub does not do. The library `datasets` is not needed: Parquet is read by pyarrow.
 
@@ -161,7 +161,7 @@ def _library() -> Any:
         import huggingface_hub.utils
     except ImportError as error:
         raise DataError(
-            "the Hugging Face Hub needs one more library: `pip install 'lmsmith[hub]'`."
+            "the Hugging Face Hub needs one more library: `pip install 'lmsmith[hf]'`."
         ) from error
     return huggingface_hub
 

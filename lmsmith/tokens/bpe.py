@@ -29,14 +29,14 @@ from lmsmith.errors import TokenizerError
 from lmsmith.limits import n_cores
 from lmsmith.tokens.merge import Merges, PieceCache, decode_ids, encode_pieces, encode_texts
 from lmsmith.tokens.printable import from_printable, to_printable
-from lmsmith.tokens.specials import Specials
+from lmsmith.tokens.specials import AddedToken, AddedTokens, Specials
 from lmsmith.tokens.split import PADDING, Pattern, Texts, parts_of, parts_of_stream, pattern_of
 from lmsmith.tokens.tokenizer import (
-    ENDS_OF_TEXT,
     Ids,
     SomeIds,
     Tokenizer,
     count_lone_surrogates,
+    end_of_text_id,
     ids_dtype,
     to_utf8,
 )
@@ -59,6 +59,8 @@ class BpeTokenizer(Tokenizer):
     None: any two tokens merge whose bytes together are a token, the lowest id first, and a piece that is a token is not
     merged at all (`whole_tokens`); that is how tiktoken reads a file of ranks.
     `special_tokens`: text -> id; these are never the outcome of merging.
+    `added`: tokens that are matched in every text, and special tokens that are matched after others; see `AddedToken`.
+    `end_of_text`: the special token between documents. None: the first of `ENDS_OF_TEXT` that there is.
     """
 
     kind = "bpe"
@@ -70,17 +72,22 @@ class BpeTokenizer(Tokenizer):
         pattern: Pattern | str,
         special_tokens: Mapping[str, int] | None = None,
         whole_tokens: bool | None = None,
+        added: Sequence[AddedToken] = (),
+        end_of_text: str | None = None,
     ) -> None:
         self.tokens = tuple(tokens)
         self.merges = None if merges is None else tuple(merges)
         self.pattern = pattern_of(pattern) if isinstance(pattern, str) else pattern
         self.special_tokens = dict(special_tokens or {})
+        self.added = tuple(added)
+        self.named_ids = self.special_tokens | {token.content: token.id for token in self.added}
         self.whole_tokens = merges is None if whole_tokens is None else whole_tokens
         self._check()
         self.vocab_size = len(self.tokens)
         self._dtype = ids_dtype(self.vocab_size)
-        ends = [self.special_tokens[name] for name in ENDS_OF_TEXT if name in self.special_tokens]
-        self.end_of_text = ends[0] if ends else None
+        self._end_name = end_of_text
+        self.end_of_text = end_of_text_id(self.special_tokens, end_of_text)
+        self._added = AddedTokens(self.added_tokens()) if self.added else None
         self._caches: list[PieceCache] = []  # one for each thread that is at work or was
         self._chosen: dict[frozenset[str], Specials] = {}
 
@@ -98,14 +105,14 @@ class BpeTokenizer(Tokenizer):
                 f"the vocabulary lacks {len(missing)} of the 256 bytes, the first of them 0x{missing[0]:02X}: it is not"
                 " one of byte-level BPE."
             )
-        for special, number in self.special_tokens.items():
+        for special, number in self.named_ids.items():
             if not special:
                 raise TokenizerError("a special token is empty: it would be everywhere in a text.")
             if not 0 <= number < len(self.tokens) or self.tokens[number] is not None:
                 raise TokenizerError(
                     f"special token {special!r} has id {number}, which is taken or out of range."
                 )
-        if len(set(self.special_tokens.values())) < len(self.special_tokens):
+        if len(set(self.named_ids.values())) < len(self.named_ids):
             raise TokenizerError("two special tokens have the same id.")
         for rank, (left, right) in enumerate(self.merges or ()):
             if self._joined(left, right) not in self.id_of:
@@ -119,6 +126,19 @@ class BpeTokenizer(Tokenizer):
         assert first is not None
         assert second is not None
         return first + second
+
+    def added_tokens(self) -> list[AddedToken]:
+        """All tokens that merging never gives, special or not, in the order of their ids."""
+        others = {token.content: token for token in self.added}
+        every = [
+            others.get(text) or AddedToken(text, number) for text, number in self.named_ids.items()
+        ]
+        return sorted(every, key=lambda token: token.id)
+
+    @property
+    def matched_first(self) -> Specials:
+        """All added tokens, if any is matched in every text: a text in parts must not be cut through one."""
+        return self._specials(self._added.names if self._added else frozenset())
 
     def merged_bytes(self) -> list[tuple[bytes, bytes]]:
         """What merges with what, as bytes, in the order in which it is tried."""
@@ -182,7 +202,7 @@ class BpeTokenizer(Tokenizer):
         choice = self._choose(allowed_special, disallowed_special)
         n_characters = 0
         # Only what is looked for: before a special token that is text, a cut could go through a piece.
-        looked_for = self._specials(choice[0].names | choice[1].names)
+        looked_for = self._specials(choice[0].names | choice[1].names | self.matched_first.names)
         for part in parts_of_stream(_bytes_of(stream), 4 * UNIT, self.pattern, looked_for):
             yield self._encode(part, choice, 1, n_characters)
             n_characters += len(part.decode("utf-8", "replace"))
@@ -204,7 +224,7 @@ class BpeTokenizer(Tokenizer):
     def _encode(
         self, data: bytes, choice: tuple[Specials, Specials], threads: int, place: int
     ) -> Ids:
-        if len(data) <= UNIT and not any(specials.names for specials in choice):
+        if len(data) <= UNIT and not self._added and not any(specials.names for specials in choice):
             return self._encode_unit([data])[0]
         ids, n = (
             np.empty(len(data), dtype=self._dtype),
@@ -230,11 +250,19 @@ class BpeTokenizer(Tokenizer):
                 " expected. Allow it (allowed_special), or take it as text (leave it out of disallowed_special)."
             )
         start = 0
-        for match in allowed.find(data):
-            yield from parts_of(data[start : match.start()], UNIT, self.pattern)
-            yield self.special_tokens[match.group().decode()]
-            start = match.end()
+        for begin, stop, number in self._find(data, allowed):
+            yield from parts_of(data[start:begin], UNIT, self.pattern)
+            yield number
+            start = stop
         yield from parts_of(data[start:] if start else data, UNIT, self.pattern)
+
+    def _find(self, data: bytes, allowed: Specials) -> Iterator[tuple[int, int, int]]:
+        """(start, stop, id) of the added tokens, and of the special tokens that are allowed."""
+        if self._added:
+            yield from self._added.find(data, allowed.names)
+            return
+        for match in allowed.find(data):
+            yield match.start(), match.end(), self.special_tokens[match.group().decode()]
 
     def _encode_parts(
         self, parts: Iterator[tuple[int, bytes | memoryview | int]], threads: int
@@ -304,7 +332,7 @@ class BpeTokenizer(Tokenizer):
 
     @functools.cached_property
     def _bytes_of_ids(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-        special = {number: text.encode() for text, number in self.special_tokens.items()}
+        special = {number: text.encode() for text, number in self.named_ids.items()}
         parts = [
             special.get(i, b"") if token is None else token for i, token in enumerate(self.tokens)
         ]
@@ -358,19 +386,46 @@ class BpeTokenizer(Tokenizer):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as what it is made of, without the caches, which are twenty times as large."""
-        return type(self), (
+        parts = (
             self.tokens,
             self.merges,
             self.pattern,
             self.special_tokens,
             self.whole_tokens,
+            self.added,
+        )
+        return type(self), (*parts, self._end_name)
+
+    def changed(
+        self,
+        *,
+        n_ids: int | None = None,
+        pattern: Pattern | None = None,
+        special_tokens: Mapping[str, int] | None = None,
+        end_of_text: str | None = None,
+    ) -> Self:
+        """This tokenizer with other parts. `n_ids`: its vocabulary is made larger by ids that stand for nothing."""
+        tokens = [*self.tokens, *([None] * max(0, (n_ids or 0) - len(self.tokens)))]
+        return type(self)(
+            tokens,
+            self.merges,
+            pattern or self.pattern,
+            self.special_tokens if special_tokens is None else special_tokens,
+            self.whole_tokens,
+            self.added,
+            end_of_text or self._end_name,
         )
 
     # ---- to and from JSON --------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
         written = [None if token is None else to_printable(token) for token in self.tokens]
-        return {
+        more: dict[str, Any] = (
+            {"added_tokens": [vars(token) for token in self.added]} if self.added else {}
+        )
+        if self.end_of_text != end_of_text_id(self.special_tokens):
+            more["end_of_text"] = self._end_name
+        return more | {
             "kind": self.kind,
             "pattern": self.pattern.name,
             "special_tokens": self.special_tokens,
@@ -390,7 +445,9 @@ class BpeTokenizer(Tokenizer):
             pairs = (merge.split(" ") for merge in merges)
             merges = [(id_of[left], id_of[right]) for left, right in pairs]
         tokens = [None if text is None else from_printable(text) for text in written]
-        return cls(tokens, merges, parts["pattern"], parts["special_tokens"], parts["whole_tokens"])
+        added = [AddedToken(**token) for token in parts.get("added_tokens", ())]
+        more = parts["special_tokens"], parts["whole_tokens"], added, parts.get("end_of_text")
+        return cls(tokens, merges, parts["pattern"], *more)
 
 
 def _as_bytes(text: str | bytes) -> bytes:

@@ -11,13 +11,16 @@ writes them, to be read by people too. `foreign.py` reads and writes other forma
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lmsmith import foreign_json
 from lmsmith.errors import TokenizerError
 from lmsmith.strict_json import write_json
 from lmsmith.tokens.tokenizer import (
+    END_OF_TEXT,
     ByteTokenizer,
     CharTokenizer,
     Tokenizer,
@@ -25,9 +28,16 @@ from lmsmith.tokens.tokenizer import (
     fingerprint_of,
 )
 
+if TYPE_CHECKING:
+    from lmsmith.tokens.split import Pattern
+
 FILE_NAME = "tokenizer.json"
 FORMAT = "lmsmith-tokenizer"
 VERSION = 1
+
+log = logging.getLogger(__name__)
+
+_FILES = (FILE_NAME, "vocab.json", "tokenizer.model")  # of a folder the first that is there
 
 _KINDS: dict[str, type[Tokenizer]] = {
     "byte": ByteTokenizer,
@@ -53,26 +63,104 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> Path:
     return path
 
 
-def load_tokenizer(source: Path | str) -> Tokenizer:
+def load_tokenizer(
+    source: Path | str,
+    *,
+    pattern: Pattern | None = None,
+    special_tokens: Mapping[str, int] | None = None,
+    end_of_text: str | None = None,
+) -> Tokenizer:
     """The tokenizer of a folder or a file.
 
-    Ours, Hugging Face's `tokenizer.json`, GPT-2's `vocab.json` with `merges.txt`, or an OpenAI file of ranks
-    (`cl100k_base.tiktoken`, ...). "gpt2", where there is no such folder, is downloaded.
+    Ours, Hugging Face's `tokenizer.json`, GPT-2's `vocab.json` with `merges.txt`, or a file of ranks
+    (`cl100k_base.tiktoken`, Llama 3's `tokenizer.model`, ...). "gpt2", where there is no such folder, is downloaded.
 
-    Raises TokenizerError for a file that is missing, damaged, from a newer lmsmith, or not a tokenizer.
+    `pattern` and `special_tokens` are for a file of ranks, which does not hold them. `end_of_text` names the token
+    between documents; without it the `eos_token` of a `tokenizer_config.json` beside is taken, else one of
+    `ENDS_OF_TEXT`. Raises TokenizerError for a file that is missing, damaged, from a newer lmsmith, not a tokenizer, or
+    one that neither our engine nor the library `tokenizers` can run.
     """
     path = Path(source)
     if path.is_dir():
-        if not (path / FILE_NAME).is_file() and (path / "vocab.json").is_file():
-            return _foreign().load_gpt2_files(path)
-        path /= FILE_NAME
+        folder = path
+        path = next(
+            (folder / name for name in _FILES if (folder / name).is_file()), folder / FILE_NAME
+        )
     elif not path.exists() and str(source) == "gpt2":
-        return _foreign().load_gpt2()
-    if path.suffix == ".tiktoken":
-        return _foreign().load_tiktoken(path)
+        return _check_given(_foreign().load_gpt2(end_of_text), pattern, special_tokens, "gpt2")
+    if path.suffix == ".tiktoken" or (
+        path.is_file() and path.suffix != ".json" and _ranks().is_ranks(path)
+    ):
+        return _ranks().load_tiktoken(path, pattern, special_tokens, end_of_text)
+    if path.name == "vocab.json":
+        named = end_of_text or _named_beside(path)
+        return _check_given(
+            _foreign().load_gpt2_files(path.parent, named), pattern, special_tokens, str(path)
+        )
+    if path.suffix == ".model":
+        raise TokenizerError(
+            f"{path} is SentencePiece's, which lmsmith does not read. Write a tokenizer.json of it:"
+            " AutoTokenizer.from_pretrained(folder).save_pretrained(new_folder) in transformers."
+        )
     content = _read_json(path)
-    if isinstance(content, dict) and "model" in content and "pre_tokenizer" in content:
-        return _foreign().from_huggingface(content, path)
+    if isinstance(content, dict) and "model" in content and content.get("format") != FORMAT:
+        found = _foreign().from_huggingface(
+            content, path, end_of_text or _named_beside(path, content)
+        )
+        return _check_given(found, pattern, special_tokens, str(path))
+    ours = _check_given(_load_ours(content, path), pattern, special_tokens, str(path))
+    return ours if end_of_text is None else _ending(ours, end_of_text)
+
+
+def _check_given(
+    found: Tokenizer, pattern: Pattern | None, special_tokens: object, where: str
+) -> Tokenizer:
+    """Raises TokenizerError where more is said of a tokenizer than it needs: that would be ignored."""
+    if pattern is not None or special_tokens is not None:
+        raise TokenizerError(
+            f"{where} says itself how text is cut and which special tokens there are: a pattern and special tokens are"
+            " for files of ranks (tiktoken's), which do not."
+        )
+    return found
+
+
+def _ending(tokenizer: Tokenizer, end_of_text: str) -> Tokenizer:
+    """The tokenizer with another token between documents."""
+    if tokenizer.kind in _KINDS:
+        if tokenizer.end_of_text is None or end_of_text != END_OF_TEXT:
+            raise TokenizerError(
+                f"{end_of_text!r} cannot end a text: a tokenizer of kind {tokenizer.kind} has"
+                f" {'no special token' if tokenizer.end_of_text is None else f'{END_OF_TEXT} for that'}."
+            )
+        return tokenizer
+    changed: Tokenizer = tokenizer.changed(end_of_text=end_of_text)  # type: ignore[attr-defined]
+    return changed
+
+
+def _named_beside(path: Path, content: Any = None) -> str | None:
+    """The `eos_token` that the files beside name, if the tokenizer has it."""
+    from lmsmith.tokens import beside
+
+    name = beside.token_in(beside.config_of(path.parent), "eos_token")
+    if name is None:
+        return None
+    if content is None:
+        content = {
+            "model": {"vocab": _read_json(path)},
+            "added_tokens": beside.added_tokens(path.parent),
+        }
+    if _foreign().has_token(content, name):
+        return name
+    log.warning(
+        "%s names %r as eos_token, which is no token of %s: it is not used",
+        path.parent,
+        name,
+        path.name,
+    )
+    return None
+
+
+def _load_ours(content: Any, path: Path) -> Tokenizer:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise TokenizerError(
             f"{path} is not a tokenizer of lmsmith's. `lmsmith tokenizer train` makes one."
@@ -97,9 +185,13 @@ def _kind(kind: str | None, path: Path) -> type[Tokenizer]:
         )
 
         return BpeTokenizer
+    if kind == "library":
+        from lmsmith.tokens.library import LibraryTokenizer
+
+        return LibraryTokenizer
     if kind not in _KINDS:
         raise TokenizerError(
-            f"{path} is of kind {kind!r}; this lmsmith knows {', '.join(_KINDS)} and bpe."
+            f"{path} is of kind {kind!r}; this lmsmith knows {', '.join(_KINDS)}, bpe and library."
         )
     return _KINDS[kind]
 
@@ -108,6 +200,12 @@ def _foreign() -> Any:
     from lmsmith.tokens import foreign  # as above
 
     return foreign
+
+
+def _ranks() -> Any:
+    from lmsmith.tokens import ranks  # as above
+
+    return ranks
 
 
 def _read_json(path: Path) -> Any:

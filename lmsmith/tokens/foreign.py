@@ -1,21 +1,19 @@
-"""Byte-pair vocabularies in other people's formats, read and written: Hugging Face, GPT-2, tiktoken.
+"""Byte-pair vocabularies in other people's formats, read and written: Hugging Face and GPT-2.
 
 | format | files | holds |
 |---|---|---|
 | Hugging Face tokenizers | `tokenizer.json` | vocabulary, merges, pattern, special tokens |
 | GPT-2 | `vocab.json`, `merges.txt` | vocabulary, merges; the pattern is GPT-2's |
-| tiktoken | `NAME.tiktoken`, a line a token: base64, rank | vocabulary; pattern and special tokens are to be said |
 
 What is written gives the same ids there as here; `tokenizer.json` is read by `transformers.AutoTokenizer` too. What is
-read is refused where it does something that is not byte-level BPE (a normaliser, a prefix space, ...).
+read gives the same ids here as in the library `tokenizers`: `exact.py` says what our engine does exactly, and the
+library runs the rest (`library.py`). `ranks.py` has the files of tiktoken.
 
 `gpt2` by name is downloaded from OpenAI and checked.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import logging
 import os
@@ -28,41 +26,35 @@ from typing import Any
 from lmsmith import atomic, foreign_json
 from lmsmith.errors import TokenizerError
 from lmsmith.strict_json import to_json, write_json
+from lmsmith.tokens import beside, library
 from lmsmith.tokens.bpe import BpeTokenizer
+from lmsmith.tokens.exact import ONIGURUMA, pattern_in, why_not_ours
+from lmsmith.tokens.expressions import check_portable
 from lmsmith.tokens.printable import from_printable, to_printable
-from lmsmith.tokens.split import GPT2, PATTERNS, Pattern, pattern_of
-from lmsmith.tokens.tokenizer import END_OF_TEXT
+from lmsmith.tokens.specials import AddedToken
+from lmsmith.tokens.split import PATTERNS, Pattern
+from lmsmith.tokens.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
 MOST_IDS = 1 << 24  # a larger id is damage, not a vocabulary
 
-# The expressions in the dialect of Hugging Face's engine: no possessive quantifiers, and $ would be the end of a line.
-_HUGGINGFACE = {
-    "gpt4": (
-        r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+\z|\s*[\r\n]|"
-        r"\s+(?!\S)|\s"
-    ),
-    "nanochat": (
-        r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
-    ),
-}
-
-
-# GPT-2's, between single digits that are cut off first (Digits before ByteLevel, as SmolLM has it): what stands before
-# a digit ends there, white space too.
-_BETWEEN_DIGITS = (
-    r"\p{N}|'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?=\p{N})|\s+(?!\S)|\s+"
-)
-
-
 # ---- Hugging Face ----------------------------------------------------------------------------------------------------
 
 
-def from_huggingface(content: Mapping[str, Any], where: Path) -> BpeTokenizer:
-    """What a `tokenizer.json` says. Raises TokenizerError for what is not byte-level BPE as it is done here."""
+def from_huggingface(
+    content: Mapping[str, Any], where: Path, end_of_text: str | None = None
+) -> Tokenizer:
+    """What a `tokenizer.json` says: by our engine where that is exact, else by the library `tokenizers`.
+
+    `end_of_text`: the token between documents, by name. Raises TokenizerError, with the reason, for what neither can
+    run.
+    """
     try:
-        return _from_huggingface(content, where)
+        with_end = _with_end(content, end_of_text)
+        why = why_not_ours(with_end)
+        if why is None:
+            return _ours(with_end, where, end_of_text)
     except (
         AttributeError,
         KeyError,
@@ -73,54 +65,72 @@ def from_huggingface(content: Mapping[str, Any], where: Path) -> BpeTokenizer:
         raise TokenizerError(
             f"{where} is damaged: it is not built as Hugging Face builds it ({error!r}). Take another copy."
         ) from error
+    return library.load(content, where, why, end_of_text)
 
 
-def _from_huggingface(content: Mapping[str, Any], where: Path) -> BpeTokenizer:
-    model = content.get("model") or {}
-    pattern = _pattern_of(content.get("pre_tokenizer"), where)
-    for part, found in (
-        ("a model", None if model.get("type", "BPE") == "BPE" else model.get("type")),
-        ("a normalizer", content.get("normalizer") and content["normalizer"].get("type")),
-        ("byte_fallback", model.get("byte_fallback") or None),
-        ("continuing_subword_prefix", model.get("continuing_subword_prefix") or None),
-        ("end_of_word_suffix", model.get("end_of_word_suffix") or None),
-        ("dropout", model.get("dropout") or None),
+def has_token(content: Mapping[str, Any], text: str) -> bool:
+    """Whether a `tokenizer.json` has a token of this text, whatever its kind."""
+    vocabulary = (content.get("model") or {}).get("vocab") or {}
+    if isinstance(vocabulary, list):  # Unigram: [text, score]
+        vocabulary = {token[0] for token in vocabulary}
+    return text in vocabulary or any(
+        token["content"] == text for token in content.get("added_tokens") or ()
+    )
+
+
+def _with_end(content: Mapping[str, Any], end_of_text: str | None) -> Mapping[str, Any]:
+    """The content with a special token of that name, where that is a token of the vocabulary only."""
+    added, vocabulary = content.get("added_tokens") or [], content["model"]["vocab"]
+    if (
+        end_of_text is None
+        or end_of_text not in vocabulary
+        or end_of_text in [token["content"] for token in added]
     ):
-        if found is not None:
-            raise TokenizerError(
-                f"{where} has {part} ({found}) that lmsmith's byte-level BPE does not have: its ids would differ. Use"
-                " another tokenizer, or learn one (`lmsmith tokenizer train`)."
-            )
-    specials = {}
-    for added in content.get("added_tokens") or ():
-        specials[str(added["content"])] = int(added["id"])
-        if added.get("lstrip") or added.get("rstrip") or added.get("single_word"):
-            log.warning(
-                "%s: white space around the special token %r is not taken into it here",
-                where,
-                added["content"],
-            )
+        return content
+    if not isinstance(vocabulary, dict):
+        return content
+    token = AddedToken(end_of_text, vocabulary[end_of_text])
+    return {**content, "added_tokens": [*added, vars(token) | _NO_FLAGS]}
+
+
+def _ours(content: Mapping[str, Any], where: Path, end_of_text: str | None) -> BpeTokenizer:
+    model, pattern = content["model"], pattern_in(content)
+    assert pattern is not None
+    added = [
+        AddedToken(
+            str(token["content"]),
+            int(token["id"]),
+            special=bool(token.get("special")) or token["content"] == end_of_text,
+            normalized=bool(token.get("normalized")),
+        )
+        for token in content.get("added_tokens") or ()
+    ]
     merges = [
         tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge)
         for merge in model["merges"]
     ]
+    whole_tokens = bool(model.get("ignore_merges"))
     return _from_printable(
-        model["vocab"], merges, pattern, specials, bool(model.get("ignore_merges")), str(where)
+        model["vocab"], merges, pattern, added, whole_tokens, str(where), end_of_text
     )
 
 
 def to_huggingface(tokenizer: BpeTokenizer) -> dict[str, Any]:
-    """The content of a `tokenizer.json` that gives the same ids."""
+    """The content of a `tokenizer.json` that gives the same ids.
+
+    Raises TokenizerError for an expression that can mean something else there.
+    """
+    check_portable(tokenizer.pattern, "a tokenizer.json")
     byte_level = {
         "type": "ByteLevel",
         "add_prefix_space": False,
         "trim_offsets": True,
         "use_regex": False,
     }
-    if tokenizer.pattern.family == GPT2:
+    if tokenizer.pattern == PATTERNS["gpt2"]:
         before: dict[str, Any] = byte_level | {"use_regex": True}
     else:
-        expression = _HUGGINGFACE.get(tokenizer.pattern.name, tokenizer.pattern.regex)
+        expression = ONIGURUMA.get(tokenizer.pattern.name, tokenizer.pattern.regex)
         split = {
             "type": "Split",
             "pattern": {"Regex": expression},
@@ -128,23 +138,40 @@ def to_huggingface(tokenizer: BpeTokenizer) -> dict[str, Any]:
             "invert": False,
         }
         before = {"type": "Sequence", "pretokenizers": [split, byte_level]}
-    flags = {
-        "single_word": False,
-        "lstrip": False,
-        "rstrip": False,
-        "normalized": False,
-        "special": True,
-    }
-    specials = sorted(tokenizer.special_tokens.items(), key=lambda item: item[1])
+    return _content(
+        {to_printable(token): i for i, token in enumerate(tokenizer.tokens) if token is not None},
+        [(to_printable(left), to_printable(right)) for left, right in tokenizer.merged_bytes()],
+        [vars(token) | _NO_FLAGS for token in tokenizer.added_tokens()],
+        before,
+        tokenizer.whole_tokens,
+    )
+
+
+_NO_FLAGS = {"single_word": False, "lstrip": False, "rstrip": False}
+
+
+def _content(
+    vocabulary: Mapping[str, int],
+    merges: Sequence[tuple[str, ...]],
+    added: Sequence[Mapping[str, Any]],
+    pre_tokenizer: Mapping[str, Any],
+    ignore_merges: bool = False,
+) -> dict[str, Any]:
+    """A `tokenizer.json` of byte-level BPE."""
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [{"id": number, "content": text} | flags for text, number in specials],
+        "added_tokens": list(added),
         "normalizer": None,
-        "pre_tokenizer": before,
+        "pre_tokenizer": pre_tokenizer,
         "post_processor": None,
-        "decoder": byte_level | {"use_regex": True},
+        "decoder": {
+            "type": "ByteLevel",
+            "add_prefix_space": False,
+            "trim_offsets": True,
+            "use_regex": True,
+        },
         "model": {
             "type": "BPE",
             "dropout": None,
@@ -153,16 +180,9 @@ def to_huggingface(tokenizer: BpeTokenizer) -> dict[str, Any]:
             "end_of_word_suffix": None,
             "fuse_unk": False,
             "byte_fallback": False,
-            "ignore_merges": tokenizer.whole_tokens,
-            "vocab": {
-                to_printable(token): i
-                for i, token in enumerate(tokenizer.tokens)
-                if token is not None
-            },
-            "merges": [
-                [to_printable(left), to_printable(right)]
-                for left, right in tokenizer.merged_bytes()
-            ],
+            "ignore_merges": ignore_merges,
+            "vocab": dict(vocabulary),
+            "merges": [list(merge) for merge in merges],
         },
     }
 
@@ -174,46 +194,25 @@ def save_huggingface(tokenizer: BpeTokenizer, folder: Path) -> None:
         "clean_up_tokenization_spaces": False,
     }
     if tokenizer.end_of_text is not None:
-        config |= {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT}
+        name = next(
+            text
+            for text, number in tokenizer.special_tokens.items()
+            if number == tokenizer.end_of_text
+        )
+        config |= {"bos_token": name, "eos_token": name}
     _make_folder(folder)
     write_json(folder / "tokenizer.json", to_huggingface(tokenizer), ensure_ascii=False)
     write_json(folder / "tokenizer_config.json", config)
 
 
-def _pattern_of(before: Mapping[str, Any] | None, where: Path) -> Pattern:
-    parts = before.get("pretokenizers", [before]) if before else []
-    byte_level = parts[-1] if parts else {}
-    if byte_level.get("type") == "ByteLevel" and not byte_level.get("add_prefix_space", True):
-        if len(parts) == 1 and byte_level.get("use_regex", True):
-            return PATTERNS["gpt2"]
-        split = parts[0]
-        digits = split.get("type") == "Digits" and split.get("individual_digits")
-        if len(parts) == 2 and digits and byte_level.get("use_regex", True):
-            return pattern_of(_BETWEEN_DIGITS)
-        expression = (split.get("pattern") or {}).get("Regex")
-        if (
-            len(parts) == 2
-            and split.get("type") == "Split"
-            and expression
-            and split.get("behavior") == "Isolated"
-            and not split.get("invert")
-            and not byte_level.get("use_regex", True)
-        ):
-            return next(
-                (PATTERNS[name] for name, text in _HUGGINGFACE.items() if text == expression), None
-            ) or pattern_of(expression)
-    kinds = [part.get("type") for part in parts]
-    raise TokenizerError(
-        f"{where} cuts text in a way that lmsmith does not know ({', '.join(map(str, kinds)) or 'not at all'}): wanted"
-        " ByteLevel without add_prefix_space, alone, after one Split by a regular expression or after single Digits."
-    )
-
-
 # ---- GPT-2 -----------------------------------------------------------------------------------------------------------
 
 
-def load_gpt2_files(folder: Path, pattern: Pattern | None = None) -> BpeTokenizer:
-    """`vocab.json` and `merges.txt`. What is in the vocabulary and no merge makes is a special token."""
+def load_gpt2_files(folder: Path, end_of_text: str | None = None) -> Tokenizer:
+    """`vocab.json` and `merges.txt`, with `added_tokens.json` and `tokenizer_config.json` where they are there.
+
+    What is in the vocabulary and no merge makes is a special token.
+    """
     vocabulary = _checked(_read_json(folder / "vocab.json"), str(folder / "vocab.json"))
     path = folder / "merges.txt"
     merges = []
@@ -227,7 +226,11 @@ def load_gpt2_files(folder: Path, pattern: Pattern | None = None) -> BpeTokenize
             )
         merges.append(merge)
     made = {left + right for left, right in merges}
-    specials = {text: i for text, i in vocabulary.items() if len(text) > 1 and text not in made}
+    added = beside.added_tokens(folder)
+    names = {token["content"] for token in added}
+    specials = [
+        text for text in vocabulary if len(text) > 1 and text not in made and text not in names
+    ]
     if unmade := next(
         (text for text in specials if "Ġ" in text), None
     ):  # written for a space: not a special token
@@ -235,14 +238,23 @@ def load_gpt2_files(folder: Path, pattern: Pattern | None = None) -> BpeTokenize
             f"{folder / 'vocab.json'} does not fit {path}: no merge makes {unmade!r}. Is one of them cut short, or of"
             " another tokenizer? Take both anew from one place."
         )
-    return _from_printable(
-        vocabulary, merges, pattern or PATTERNS["gpt2"], specials, False, str(path)
-    )
+    every = [vars(AddedToken(text, vocabulary[text])) | _NO_FLAGS for text in specials] + added
+    gpt2 = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    content = _content(vocabulary, merges, every, gpt2) | (beside.cutting(folder) or {})
+    if why_not_ours(content) is None or (
+        content["pre_tokenizer"] is gpt2 and not any(map(_has_flags, added))
+    ):
+        return _ours(content, path, end_of_text)  # which says what is wrong with it
+    return from_huggingface(content, folder / "vocab.json", end_of_text)
+
+
+def _has_flags(token: Mapping[str, Any]) -> bool:
+    return any(token[flag] for flag in _NO_FLAGS)
 
 
 def save_gpt2_files(tokenizer: BpeTokenizer, folder: Path) -> None:
     """Writes `vocab.json` and `merges.txt`. Raises TokenizerError for another pattern: the files cannot say it."""
-    if tokenizer.pattern.family != GPT2:
+    if tokenizer.pattern != PATTERNS["gpt2"]:
         raise TokenizerError(
             f"vocab.json and merges.txt mean GPT-2's pattern, and this tokenizer cuts by {tokenizer.pattern.name}:"
             " save it in the format of Hugging Face."
@@ -254,8 +266,13 @@ def save_gpt2_files(tokenizer: BpeTokenizer, folder: Path) -> None:
     merges = [
         f"{to_printable(left)} {to_printable(right)}\n" for left, right in tokenizer.merged_bytes()
     ]
-    content = to_json(vocabulary | tokenizer.special_tokens, ensure_ascii=False)
+    special = {token.content: token.id for token in tokenizer.added_tokens() if token.special}
+    plain = {token.content: token.id for token in tokenizer.added_tokens() if not token.special}
+    content = to_json(vocabulary | special, ensure_ascii=False)
     atomic.write(folder / "vocab.json", content + "\n")
+    if plain:
+        added = to_json(plain, ensure_ascii=False)
+        atomic.write(folder / "added_tokens.json", added + "\n")
     atomic.write(folder / "merges.txt", "#version: 0.2\n" + "".join(merges))
 
 
@@ -272,7 +289,7 @@ _GPT2_FILES = {
 }
 
 
-def load_gpt2() -> BpeTokenizer:
+def load_gpt2(end_of_text: str | None = None) -> Tokenizer:
     """GPT-2's tokenizer, downloaded once. Raises TokenizerError where that fails, with what to do without a network."""
     folder = _cache_folder() / "gpt2"
     for name, (address, sha256) in _GPT2_FILES.items():
@@ -294,7 +311,7 @@ def load_gpt2() -> BpeTokenizer:
             )
         _make_folder(folder)
         atomic.write(path, data)
-    return load_gpt2_files(folder)
+    return load_gpt2_files(folder, end_of_text)
 
 
 def _cache_folder() -> Path:
@@ -308,82 +325,6 @@ def _cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lmsmith"
 
 
-# ---- tiktoken --------------------------------------------------------------------------------------------------------
-
-# What the files that OpenAI publishes do not say.
-_TIKTOKEN = {
-    "r50k_base": ("gpt2", {END_OF_TEXT: 50256}),
-    "p50k_base": ("gpt2", {END_OF_TEXT: 50256}),
-    "cl100k_base": (
-        "gpt4",
-        {
-            END_OF_TEXT: 100257,
-            "<|fim_prefix|>": 100258,
-            "<|fim_middle|>": 100259,
-            "<|fim_suffix|>": 100260,
-            "<|endofprompt|>": 100276,
-        },
-    ),
-    "o200k_base": ("o200k", {END_OF_TEXT: 199999, "<|endofprompt|>": 200018}),
-}
-
-
-def load_tiktoken(
-    path: Path,
-    pattern: Pattern | str | None = None,
-    special_tokens: Mapping[str, int] | None = None,
-) -> BpeTokenizer:
-    """A file of ranks. Pattern and special tokens are known for the files of OpenAI, by name, and else to be given."""
-    known = _TIKTOKEN.get(path.stem)
-    if pattern is None:
-        if known is None:
-            raise TokenizerError(
-                f"{path} does not say by which pattern text is cut. Give it the name under which OpenAI publishes it"
-                f" ({', '.join(_TIKTOKEN)}), or in Python load_tiktoken(path, pattern=...): {', '.join(PATTERNS)}, or"
-                " an expression."
-            )
-        pattern = known[0]
-    if special_tokens is None:
-        special_tokens = known[1] if known else {}
-    ranks: dict[bytes, int] = {}
-    for number, line in enumerate(_read(path).splitlines(), start=1):
-        if line:
-            try:
-                written, number_written = line.split()
-                token, rank = base64.b64decode(written, validate=True), int(number_written)
-                if token in ranks or not 0 <= rank < MOST_IDS:
-                    raise ValueError("there before, or too large")
-                ranks[token] = rank
-            except (ValueError, binascii.Error) as error:
-                raise TokenizerError(
-                    f"{path}, line {number}: {line!r} is not a token in base64, not there before, and its rank."
-                ) from error
-    tokens: list[bytes | None] = [None] * (
-        max([*ranks.values(), *special_tokens.values()], default=-1) + 1
-    )
-    for token, rank in ranks.items():
-        if tokens[rank] is not None:
-            raise TokenizerError(f"{path}: rank {rank} is there twice. Take another copy.")
-        tokens[rank] = token
-    return BpeTokenizer(tokens, None, pattern, special_tokens)
-
-
-def save_tiktoken(tokenizer: BpeTokenizer, path: Path) -> None:
-    """Writes a file of ranks. Raises TokenizerError where the order of the ids is not that of the merges."""
-    results = [tokenizer.id_of[left + right] for left, right in tokenizer.merged_bytes()]
-    if tokenizer.merges is not None and results != sorted(results):
-        raise TokenizerError(
-            "a file of ranks takes ids for the order of merges, and in this vocabulary they differ."
-        )
-    lines = [
-        f"{base64.b64encode(token).decode()} {i}\n"
-        for i, token in enumerate(tokenizer.tokens)
-        if token is not None
-    ]
-    _make_folder(path.parent)
-    atomic.write(path, "".join(lines))
-
-
 # ---- parts -----------------------------------------------------------------------------------------------------------
 
 
@@ -391,11 +332,13 @@ def _from_printable(
     vocabulary: Mapping[str, int],
     merges: Sequence[tuple[str, ...]],
     pattern: Pattern,
-    specials: Mapping[str, int],
+    added: Sequence[AddedToken],
     whole_tokens: bool,
     where: str,
+    end_of_text: str | None,
 ) -> BpeTokenizer:
     _checked(vocabulary, where)
+    specials = {token.content: token.id for token in added}
     _checked(specials, where)
     tokens: list[bytes | None] = [None] * (
         max([*vocabulary.values(), *specials.values()], default=-1) + 1
@@ -420,7 +363,9 @@ def _from_printable(
                 " it is in the vocabulary."
             )
         pairs.append((vocabulary[merge[0]], vocabulary[merge[1]]))
-    return BpeTokenizer(tokens, pairs, pattern, specials, whole_tokens)
+    special = {token.content: token.id for token in added if token.special}
+    others = [token for token in added if not token.special or token.normalized]
+    return BpeTokenizer(tokens, pairs, pattern, special, whole_tokens, others, end_of_text)
 
 
 def _checked(vocabulary: Any, where: str) -> Mapping[str, int]:

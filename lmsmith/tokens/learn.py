@@ -16,10 +16,10 @@ from lmsmith.text.documents import Documents
 from lmsmith.text.files import COMPRESSED, JSON_LINES, MARKS, PARQUET
 from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.bpe_train import Progress, Ties, check_vocabulary, learn_bpe
+from lmsmith.tokens.expressions import chosen_pattern
 from lmsmith.tokens.files import FILE_NAME, save_tokenizer
 from lmsmith.tokens.piece_counts import Text
-from lmsmith.tokens.split import pattern_of
-from lmsmith.tokens.tokenizer import END_OF_TEXT
+from lmsmith.tokens.tokenizer import END_OF_TEXT, end_of_text_id
 
 LARGE = 1 << 25  # bytes of a file that is not read whole
 BLOCK = 1 << 22  # characters read at once
@@ -39,32 +39,43 @@ def train_tokenizer(
     encoding: str = "auto",
     errors: Literal["strict", "replace"] = "strict",
     progress: Progress | None = None,
+    end_of_text: str | None = None,
 ) -> tuple[BpeTokenizer, list[str]]:
     """Learns from files, folders and globs, and writes the folder `out`; the tokenizer, and what to tell of the text.
 
-    Raises TokenizerError for a vocabulary that cannot be, and for an `out` that holds a tokenizer already or that
-    cannot be written, all before any text is read; DataError and ConfigError as `Documents` does.
+    `pattern`: a name or an expression (see `chosen_pattern`). `end_of_text`: which of `special_tokens` stands between
+    documents; None: the first of `ENDS_OF_TEXT` among them.
+
+    Raises TokenizerError for a pattern that there is not, for a vocabulary that cannot be, and for an `out` that holds
+    a tokenizer already or that cannot be written, all before any text is read; DataError and ConfigError as
+    `Documents` does.
     """
     check_vocabulary(vocab_size, special_tokens)
-    pattern_of(pattern)
-    _check_out(out)
+    chosen = chosen_pattern(pattern)
+    end_of_text_id(
+        {name: i for i, name in enumerate(special_tokens)}, end_of_text
+    )  # raises for one that is not there
+    check_out(out)
     documents = Documents(sources, text_field=text_field, encoding=encoding, errors=errors)
     notes: list[str] = []
     tokenizer = learn_bpe(
         texts_of(documents, notes),
         vocab_size,
-        pattern=pattern,
+        pattern=chosen,
         special_tokens=special_tokens,
         ties=ties,
         threads=threads,
         max_memory=max_memory,
         progress=progress,
     )
+    if end_of_text is not None:
+        tokenizer = tokenizer.changed(end_of_text=end_of_text)
     save_tokenizer(tokenizer, out)
     return tokenizer, notes
 
 
-def _check_out(out: Path) -> None:
+def check_out(out: Path) -> None:
+    """Raises TokenizerError where a tokenizer cannot be written, or is there already."""
     if (out / FILE_NAME).exists():
         raise TokenizerError(
             f"{out} holds a tokenizer already and is not overwritten: remove it or choose another --out."

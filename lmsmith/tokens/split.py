@@ -98,6 +98,12 @@ PATTERNS = {
         ),
     )
 }
+# GPT-2's, between single digits that are cut off first (Digits before ByteLevel, as SmolLM has it): what stands before
+# a digit ends there, white space too. Its name is the expression, as tokenizers that were saved have it.
+_BETWEEN_DIGITS = (
+    r"\p{N}|'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?=\p{N})|\s+(?!\S)|\s+"
+)
+BETWEEN_DIGITS = Pattern(_BETWEEN_DIGITS, _BETWEEN_DIGITS, GPT2, max_digits=1)
 # Other ways to write the same.
 _SAME = {
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": "gpt2",
@@ -117,7 +123,7 @@ def pattern_of(text: str) -> Pattern:
     """The pattern of this name, or of this regular expression. Raises TokenizerError for one that does not compile."""
     if text in PATTERNS:
         return PATTERNS[text]
-    for pattern in PATTERNS.values():
+    for pattern in (*PATTERNS.values(), BETWEEN_DIGITS):
         if text == pattern.regex or _SAME.get(text) == pattern.name:
             return pattern
     _compiled(text)
@@ -280,6 +286,8 @@ def piece_end(at, end, table, family, max_digits, whole_end):
             if kind >= UPPER:
                 return letters_end(begin, table)
             if kind == NUMBER:
+                if max_digits == 1 and begin > at:
+                    return begin  # \s+(?=\p{N})
                 return numbers_end(begin, table, max_digits)
             if kind != SPACE:
                 return others_end(begin, end, table)
@@ -323,7 +331,7 @@ def piece_end(at, end, table, family, max_digits, whole_end):
         return end
     if after_newline and family != GPT2:
         return after_newline
-    if at == end or last == begin:
+    if at == end or last == begin or (family == GPT2 and max_digits == 1 and char & 255 == NUMBER):
         return at
     return last
 
@@ -463,7 +471,10 @@ def piece_starts(at, end, family, max_digits):
     apostrophes = positions_between(at, APOSTROPHE, APOSTROPHE) & shifted_down(letters, 1)
     if family == GPT2:
         starts &= ~(blanks << 1) | spaces
-        starts |= spaces & ~shifted_down(spaces, 1)
+        if max_digits == 1:
+            starts |= digits | spaces & ~shifted_down(spaces | digits, 1)
+        else:
+            starts |= spaces & ~shifted_down(spaces, 1)
         apostrophes &= starts
     else:
         newlines = positions_between(at, NEWLINE, NEWLINE) | positions_between(at, RETURN, RETURN)

@@ -9,6 +9,8 @@ evaluation charges those as a code would, so that no tokenizer scores better by 
 | byte | lone surrogates, the only part of a str that UTF-8 cannot write | U+FFFD | the ids' own loss |
 | char | characters that the training text does not have | left out (`leaves_out`) | 8 bits a byte, and their places |
 | word | words outside the vocabulary | `<unk>` | the loss of `<unk>`, 8 bits a byte of the word, and its end |
+| bpe | as byte | U+FFFD | the ids' own loss |
+| library | words that decoding does not give back | as the file has it | 8 bits a byte, and their places |
 
 Some vocabularies have ids that no token has: holes between the tokens and the special tokens of
 cl100k, rows that a model's table has beyond them. They are `ids_without_token`. No text is encoded
@@ -29,7 +31,7 @@ import itertools
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -55,6 +57,11 @@ class Tokenizer(ABC):
     vocab_size: int
     end_of_text: int | None
     leaves_out: ClassVar[bool] = False  # nothing stands for unknown units in the ids
+    decodes_bytes: bool = (
+        True  # the bytes of parts of a list of ids, joined, are those of the whole
+    )
+    streams: bool = True  # the text of some ids begins with the text of the first of them,
+    open_ids: frozenset[int] = frozenset()  # except where the last of the first is one of these
 
     @abstractmethod
     def encode(self, text: str) -> Ids:
@@ -305,21 +312,47 @@ class WordTokenizer(Tokenizer):
 class StreamDecoder:
     """Decodes ids as they come and never gives out half a character: what is incomplete waits for the next id.
 
-    All that `push` gave out and at last `flush`, joined, is `tokenizer.decode` of all the ids.
+    All that `push` gave out and at last `flush`, joined, is `tokenizer.decode` of all the ids. With a tokenizer that
+    does not stream (`Tokenizer.streams`) everything comes at the end.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._ids: list[int] = []  # the last that gave text, and all after them
+        self._n_read = 0  # of these, how many have their text given out
+        self._n_given = 0  # characters of the text of `_ids` that were given out
 
     def push(self, ids: SomeIds | int) -> str:
         """The text that is complete with these ids; often empty."""
         some = [ids] if isinstance(ids, int | np.integer) else ids
-        return self._decoder.decode(self._tokenizer.decode_bytes(some))
+        if self._tokenizer.decodes_bytes:
+            return self._decoder.decode(self._tokenizer.decode_bytes(some))
+        if not len(some):
+            return ""
+        self._tokenizer.decode(some)  # raises for an id outside the vocabulary
+        self._ids += map(int, some)
+        if not self._tokenizer.streams or self._ids[-1] in self._tokenizer.open_ids:
+            return ""
+        text = self._tokenizer.decode(self._ids)
+        if text.endswith("\ufffd"):  # perhaps half a character
+            return ""
+        new = text[self._n_given :]
+        # How the text of an id begins can depend on whether ids with text stand before it: some of these are kept.
+        last = self._tokenizer.decode(self._ids[self._n_read :])
+        if last.strip():
+            self._ids = self._ids[self._n_read :]
+            text = last
+        self._n_read, self._n_given = len(self._ids), len(text)
+        return new
 
     def flush(self) -> str:
         """What is left at the end: empty, or U+FFFD for a character that was cut."""
-        return self._decoder.decode(b"", final=True)
+        if self._tokenizer.decodes_bytes:
+            return self._decoder.decode(b"", final=True)
+        rest = self._tokenizer.decode(self._ids)[self._n_given :]
+        self._ids, self._n_read, self._n_given = [], 0, 0
+        return rest
 
 
 def unused_ids(tokenizer: Tokenizer, vocab_size: int) -> npt.NDArray[np.int64]:
@@ -354,6 +387,21 @@ def count_lone_surrogates(text: str) -> int:
         return 0
     joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
     return sum("\ud800" <= character <= "\udfff" for character in joined)
+
+
+def end_of_text_id(special_tokens: Mapping[str, int], name: str | None = None) -> int | None:
+    """The id of the special token between documents: `name`, else the first of `ENDS_OF_TEXT` that there is.
+
+    Raises TokenizerError for a `name` that is no special token.
+    """
+    if name is None:
+        return next((special_tokens[end] for end in ENDS_OF_TEXT if end in special_tokens), None)
+    if name not in special_tokens:
+        raise TokenizerError(
+            f"{name!r} cannot end a text: it is no special token of this tokenizer. Its special tokens:"
+            f" {', '.join(itertools.islice(special_tokens, 20)) or 'none'}."
+        )
+    return special_tokens[name]
 
 
 def ids_dtype(vocab_size: int) -> type[np.uint16 | np.uint32]:

@@ -11,6 +11,7 @@ from tokenizers import models, pre_tokenizers
 
 from lmsmith.tokens.bpe_train import learn_bpe
 from lmsmith.tokens.files import load_tokenizer
+from lmsmith.tokens.ranks import save_tiktoken
 
 
 @pytest.fixture
@@ -61,6 +62,58 @@ def test_special_tokens_and_none(lmsmith: Lmsmith) -> None:
     assert none.special_tokens == {}  # type: ignore[attr-defined]
     assert ids(lmsmith("tokenizer", "encode", "two", "--special", "<b><a>").out) == [259, 258]
     assert ids(lmsmith("tokenizer", "encode", "two", "<b>").out) != [259]
+
+
+def test_a_token_that_ends_texts_by_name(lmsmith: Lmsmith) -> None:
+    words = (
+        "tokenizer",
+        "train",
+        "book.txt",
+        "--vocab-size",
+        260,
+        "--special",
+        "<a>",
+        "--special",
+        "<b>",
+    )
+    assert lmsmith(*words, "--eos-token", "<a>", "--out", "named").status == 0
+    assert load_tokenizer(lmsmith.cwd / "named").end_of_text == 258
+    assert "end of text  <a>" in lmsmith("tokenizer", "inspect", "named").out
+    done = lmsmith(*words, "--eos-token", "<c>", "--out", "other")
+    assert (done.status, (lmsmith.cwd / "other").exists()) == (1, False)
+    assert "'<c>' cannot end a text" in done.err
+
+
+def test_patterns_by_name(lmsmith: Lmsmith) -> None:
+    words = ("tokenizer", "train", "book.txt", "--vocab-size", 260, "--out", "bpe", "--pattern")
+    done = lmsmith(*words, "nosuch")
+    assert done.status == 1
+    assert "no pattern 'nosuch'" in done.err
+    assert lmsmith(*words, r"\p{L}+|\P{L}").status == 0
+    assert "starts with regex:" in " ".join(lmsmith("tokenizer", "train", "--help").out.split())
+
+
+def test_import_says_what_a_file_does_not(lmsmith: Lmsmith, bpe: Path) -> None:
+    save_tiktoken(learn_bpe([TEXT], 280, special_tokens=()), lmsmith.cwd / "ranks.txt")
+    done = lmsmith("tokenizer", "encode", "ranks.txt", "x")
+    assert done.status == 1
+    assert "tokenizer import ranks.txt --pattern NAME" in done.err
+    options = ("--pattern", "gpt4", "--special", "<a>=290", "--eos-token", "<a>")
+    done = lmsmith("tokenizer", "import", "ranks.txt", *options, "--out", "new")
+    assert (done.status, done.out.splitlines()[0]) == (0, "new has 291 entries")
+    assert load_tokenizer(lmsmith.cwd / "new").end_of_text == 290
+    assert (
+        lmsmith("tokenizer", "import", "ranks.txt", *options, "--out", "new").status == 1
+    )  # there already
+    for wrong in (
+        ("--pattern", "gpt5"),
+        ("--special", "<a>"),
+        ("--eos-token", "<z>", "--pattern", "gpt4"),
+    ):
+        done = lmsmith("tokenizer", "import", "ranks.txt", *wrong, "--out", "other")
+        assert done.status in (1, 2)
+        assert "Traceback" not in done.err
+        assert not (lmsmith.cwd / "other").exists()
 
 
 def test_encode_and_decode_there_and_back(lmsmith: Lmsmith, bpe: Path) -> None:
@@ -187,7 +240,7 @@ def test_compare_has_the_ladder_and_a_page(lmsmith: Lmsmith, bpe: Path) -> None:
             ["no option '--specials'", "Did you mean --special?"],
         ),
         (["tran"], 2, ["no verb 'tokenizer tran'", "Did you mean train?"]),
-        ([], 2, ["one of train, encode, decode, inspect, compare"]),
+        ([], 2, ["one of train, import, encode, decode, inspect, compare"]),
         (["compare", "--text", "book.txt", "--sizes", "a"], 2, ["512,2048"]),
     ],
 )

@@ -21,6 +21,7 @@ from lmsmith.text import files
 from lmsmith.text.documents import Documents, split_documents
 from lmsmith.tokens.bpe_train import learn_bpe
 from lmsmith.tokens.files import load_tokenizer, save_tokenizer
+from lmsmith.tokens.foreign import to_huggingface
 from lmsmith.tokens.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer
 
 WORDS = [
@@ -183,6 +184,49 @@ def test_shards_are_the_documents_one_by_one(tmp_path, bpe, small, kind, workers
     assert [Path(record.path).name for record in manifest.sources][-1] == "h.txt"
     assert any("3 empty documents skipped" in note for note in manifest.notes), manifest.notes
     assert any("1 file left out as binary" in note for note in manifest.notes)
+
+
+@pytest.mark.parametrize("normalizer", [None, {"type": "NFC"}])
+def test_added_tokens_are_not_cut_through(tmp_path, bpe, small, normalizer):
+    """By our engine, and by the library `tokenizers`, which is given whole documents."""
+    ours = load_tokenizer(bpe)
+    content = to_huggingface(ours) | {"normalizer": normalizer}
+    flags = {
+        "special": False,
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+    }
+    names = [f"{left} {right}" for left in WORDS[:7] for right in WORDS[:7]]
+    content["added_tokens"] += [
+        {"id": ours.vocab_size + i, "content": name} | flags for i, name in enumerate(names)
+    ]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    source = write_sources(tmp_path / "texts")
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.kind == ("bpe" if normalizer is None else "library")
+    build_shards(
+        [str(source)], tmp_path / "out", tokenizer=str(tmp_path / "tokenizer.json"), shard_tokens=1000,
+        validation_fraction=0.2, workers=1,
+    )  # fmt: skip
+    texts = [document.text for document in Documents([source])]
+    found = shards(tmp_path / "out")
+    decoded = {
+        side: tokenizer.decode(
+            np.concatenate(
+                [
+                    np.frombuffer(found[name][1024:], "<u2")
+                    for name in sorted(found)
+                    if name.startswith(side)
+                ]
+            )
+        )
+        for side in ("train", "val")
+    }
+    again = Wanted({side: text.split("<|endoftext|>")[1:] for side, text in decoded.items()})
+    assert sorted(text for some in again.splits.values() for text in some) == sorted(texts)
+    assert found == again.shards(tokenizer, 1000)
 
 
 def test_processes_give_the_same(tmp_path, bpe, small, monkeypatch):

@@ -80,11 +80,13 @@ def test_a_vocabulary_of_gpt2s_size_gets_its_tokenizer(tmp_path: Path, monkeypat
     llmc_file(theirs, tmp_path / "gpt2.bin", 50304, torch.float32)
     asked = []
     tokenizer = ByteTokenizer(True)
-    monkeypatch.setattr(importing, "load_tokenizer", lambda name: asked.append(name) or tokenizer)
+    monkeypatch.setattr(
+        importing, "load_tokenizer", lambda name, **more: asked.append(name) or tokenizer
+    )
     _, summary = import_model(str(tmp_path / "gpt2.bin"), out=tmp_path / "run")
     assert (asked, summary["tokenizer"]) == (["gpt2"], "byte")
 
-    def fails(name: str) -> None:
+    def fails(name: str, **more: Any) -> None:
         raise TokenizerError("cannot download it.")
 
     monkeypatch.setattr(importing, "load_tokenizer", fails)

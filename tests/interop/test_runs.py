@@ -23,6 +23,7 @@ from lmsmith.config import flatten, read_toml
 from lmsmith.config.presets import preset
 from lmsmith.errors import CheckpointError, ConfigError, TokenizerError, UsageError
 from lmsmith.evaluate.league import Text
+from lmsmith.interop import vocabulary
 from lmsmith.interop.exporting import export_model
 from lmsmith.interop.importing import import_model
 from lmsmith.interop.vocabulary import save
@@ -235,6 +236,138 @@ def test_texts_begin_and_end_as_theirs_do(tmp_path: Path, capsys: Any) -> None:
     assert opened("The")["input_ids"] == prompt[0].tolist()
     assert opened("The", "He")["input_ids"] == [256, *b"The", 256, *b"He"]
     assert (opened.bos_token, opened.eos_token) == ("<|begin_of_text|>", "<|end_of_text|>")
+
+
+def put(content: dict[str, Any], folder: Path, **config: Any) -> None:
+    (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
+def as_qwen(folder: Path) -> dict[str, Any]:
+    """A model whose tokenizer normalizes, as Qwen's, and has tokens that are not special."""
+    with_bytes(folder, vocab_size=259, eos_token_id=258)
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    content["normalizer"] = {"type": "NFC"}
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    content["added_tokens"] += [
+        {"id": 257, "content": "<think>", "special": False} | flags,
+        {"id": 258, "content": "<|im_end|>", "special": True} | flags,
+    ]
+    eos = {"eos_token": "<|im_end|>", "tokenizer_class": "PreTrainedTokenizerFast"}
+    put(content, folder, **eos)
+    return content
+
+
+QWEN = "e\u0301 <think>\n"
+
+
+def test_a_tokenizer_that_the_library_runs_goes_there_and_back(tmp_path: Path, capsys: Any) -> None:
+    content = as_qwen(tmp_path / "theirs")
+    run = tmp_path / "run"
+    assert lmsmith("import", tmp_path / "theirs", "--out", run) == 0
+    assert "and a library tokenizer" in capsys.readouterr().out
+    assert load_for_use(run)[1].end_of_text == 258
+    assert lmsmith("tokenizer", "encode", run, QWEN, "--special") == 0
+    assert capsys.readouterr().out == "195 169 32 257 10\n"
+    check_export(run, tmp_path / "back", content)
+
+
+def check_export(run: Path, folder: Path, content: dict[str, Any]) -> None:
+    export_model(run, folder, to="hf")
+    assert json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")) == content
+    opened = transformers.AutoTokenizer.from_pretrained(folder)
+    assert opened(QWEN)["input_ids"] == [*"é ".encode(), 257, 10]
+    assert opened.eos_token == "<|im_end|>"
+
+
+@pytest.mark.slow
+def test_a_tokenizer_that_the_library_runs_goes_all_ways(tmp_path: Path) -> None:
+    content = as_qwen(tmp_path / "theirs")
+    run, more, text = tmp_path / "run", tmp_path / "more", tmp_path / "text.txt"
+    import_model(str(tmp_path / "theirs"), out=run)
+    text.write_text(QWEN * 300, encoding="utf-8")
+    documents = tmp_path / "documents.jsonl"
+    documents.write_text(
+        "".join(json.dumps({"text": QWEN * n}) + "\n" for n in range(1, 9)), encoding="utf-8"
+    )
+    prepared = tmp_path / "shards"
+    words = ("--tokenizer", tmp_path / "theirs", "--workers", 2)
+    assert lmsmith("data", "prepare", documents, "--out", prepared, *words) == 0
+    assert load_tokenizer(prepared) == load_for_use(run)[1]
+    assert lmsmith("train", text, "--from", run, "--steps", 1, "--out", more) == 0
+    assert lmsmith("generate", more, "é", "--max-tokens", 5) == 0
+    assert lmsmith("eval", more) == 0
+    check_export(more, tmp_path / "back", content)
+
+
+def test_the_token_that_ends_texts_can_be_named(tmp_path: Path) -> None:
+    as_qwen(tmp_path / "theirs")
+    run, _ = import_model(str(tmp_path / "theirs"), out=tmp_path / "run", eos_token="<|endoftext|>")
+    assert load_for_use(run)[1].end_of_text == 256
+    with pytest.raises(TokenizerError, match="'<no>' cannot end a text"):
+        import_model(str(tmp_path / "theirs"), out=tmp_path / "other", eos_token="<no>")
+
+
+def test_what_stands_around_texts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As transformers puts it there, by the post-processor, or by what tokenizer_config.json says."""
+    content = as_qwen(tmp_path)
+    (tmp_path / "config.json").unlink()
+    end, think = (
+        {"SpecialToken": {"id": name, "type_id": 0}} for name in ("<|endoftext|>", "<|im_end|>")
+    )
+    sequence = {"Sequence": {"id": "A", "type_id": 0}}
+    ids = {
+        name: {"id": name, "ids": [i], "tokens": [name]}
+        for name, i in (("<|endoftext|>", 256), ("<|im_end|>", 258))
+    }
+
+    def template(*parts: Any) -> dict[str, Any]:
+        return {
+            "type": "TemplateProcessing",
+            "single": list(parts),
+            "pair": [],
+            "special_tokens": ids,
+        }
+
+    roberta = {
+        "type": "RobertaProcessing",
+        "cls": ["<|endoftext|>", 256],
+        "sep": ["<|im_end|>", 258],
+    }
+    names = {"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>"}
+    for after, config in (
+        (None, {}),
+        (template(end, sequence), {}),
+        (template(end, sequence, think), {}),
+        (template(end, think, sequence), {}),
+        (template(sequence, think), {}),
+        (roberta | {"trim_offsets": False, "add_prefix_space": False}, {}),
+        (None, {"tokenizer_class": "LlamaTokenizerFast"}),
+        (
+            None,
+            {
+                "tokenizer_class": "LlamaTokenizerFast",
+                "add_bos_token": False,
+                "add_eos_token": True,
+            },
+        ),
+        (template(sequence, think), {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True}),
+    ):
+        put(
+            content | {"post_processor": after},
+            tmp_path,
+            **names | {"tokenizer_class": "PreTrainedTokenizerFast"} | config,
+        )
+        tokenizer = vocabulary.load(tmp_path)
+        before, behind = vocabulary.around(tmp_path, tokenizer)
+        theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)("<think>é")["input_ids"]
+        assert [*before, *tokenizer.encode("<think>é").tolist(), *behind] == theirs, (after, config)
+        if len(before) > 1:
+            with pytest.raises(TokenizerError, match="puts 2 special tokens before every text"):
+                vocabulary.begin_of(tmp_path, tokenizer)
+        else:
+            assert vocabulary.begin_of(tmp_path, tokenizer) == (before[0] if before else None)
+    assert "'<|im_end|>' behind every text, which lmsmith does not" in caplog.text
 
 
 def test_numbers_that_are_no_special_tokens_end_nothing(tmp_path: Path) -> None:
@@ -538,7 +671,7 @@ def test_without_a_network_what_was_downloaded_serves(
 
 def test_without_the_library_it_says_which(monkeypatch: Any) -> None:
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
-    with pytest.raises(UsageError, match=r"pip install 'lmsmith\[hub\]'"):
+    with pytest.raises(UsageError, match=r"pip install 'lmsmith\[hf\]'"):
         import_model("gpt2")
 
 

@@ -141,8 +141,7 @@ def test_another_character_tokenizer_is_not_taken_for_ours(tmp_path: Path) -> No
         {"decoder": None},
     ):
         (tmp_path / "tokenizer.json").write_text(json.dumps(content | change), encoding="utf-8")
-        with pytest.raises(TokenizerError):
-            load(tmp_path)
+        assert load(tmp_path).kind == "library"
 
 
 def test_sentencepiece_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import pickle
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +13,11 @@ import pytest
 from tiktoken_oracle import REPRESENTATIVES, gpt2_ranks
 
 from lmsmith.errors import TokenizerError
-from lmsmith.tokens import foreign
+from lmsmith.tokens import foreign, ranks
 from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.bpe_train import learn_bpe
 from lmsmith.tokens.files import load_tokenizer, save_tokenizer
-from lmsmith.tokens.split import PATTERNS
+from lmsmith.tokens.split import PATTERNS, pattern_of
 
 SPECIAL = "<|endoftext|>"
 LEARNT_FROM = (
@@ -98,14 +99,14 @@ def test_tiktoken_gives_the_same_ids(name: str, tmp_path: Path, test_data: Path)
     load = pytest.importorskip("tiktoken.load")
     ours = learn_bpe([LEARNT_FROM], 380, pattern=name)
     path = tmp_path / "new" / "ours.tiktoken"
-    foreign.save_tiktoken(ours, path)
+    ranks.save_tiktoken(ours, path)
     theirs = tiktoken.Encoding(
         name,
         pat_str=ours.pattern.regex,
         mergeable_ranks=load.load_tiktoken_bpe(str(path)),
         special_tokens=ours.special_tokens,
     )
-    again = foreign.load_tiktoken(path, name, ours.special_tokens)
+    again = ranks.load_tiktoken(path, name, ours.special_tokens)
     assert again.vocab_size == ours.vocab_size == theirs.n_vocab
     for text in texts(test_data):
         assert (
@@ -227,6 +228,120 @@ def test_gpt2_with_another_checksum_is_refused(
     assert not (tmp_path / "cache").exists()
 
 
+# ---- added tokens, and what ends a text ------------------------------------------------------------------------------
+
+
+def test_tokens_that_were_added_beside_gpt2_files(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    foreign.save_gpt2_files(learn_bpe([LEARNT_FROM], 300, pattern="gpt2"), tmp_path)
+    (tmp_path / "added_tokens.json").write_text(
+        json.dumps({"  ": 301, "<think>": 300, "<|fim|>": 302})
+    )
+    (tmp_path / "special_tokens_map.json").write_text('{"additional_special_tokens": ["<|fim|>"]}')
+    config = {
+        "tokenizer_class": "GPT2Tokenizer",
+        "eos_token": SPECIAL,
+        "unk_token": SPECIAL,
+        "bos_token": SPECIAL,
+    }
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    ours = load_tokenizer(tmp_path)
+    assert isinstance(ours, BpeTokenizer)
+    assert ours.special_tokens == {SPECIAL: 299, "<|fim|>": 302}
+    theirs = transformers.AutoTokenizer.from_pretrained(str(tmp_path))
+    text = "if x:  return<think>  x <|fim|>y"
+    assert ours.encode(text, allowed_special="all").tolist() == theirs(text)["input_ids"]
+    assert ours.encode(text).tolist() == theirs(text, split_special_tokens=True)["input_ids"]
+    assert ours.decode([301, 300, 302]) == "  <think><|fim|>"
+    foreign.save_gpt2_files(ours, tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "added_tokens.json").read_text()) == {
+        "<think>": 300,
+        "  ": 301,
+    }
+    exported = foreign.to_huggingface(ours)["added_tokens"]
+    assert [(token["content"], token["special"]) for token in exported] == [
+        (SPECIAL, True), ("<think>", False), ("  ", False), ("<|fim|>", True)
+    ]  # fmt: skip
+    (tmp_path / "added_tokens.json").write_text('{"x": "y"}')
+    with pytest.raises(TokenizerError, match=r"added_tokens\.json is damaged"):
+        load_tokenizer(tmp_path)
+
+
+def test_gpt2_files_of_other_classes(tmp_path: Path, test_data: Path) -> None:
+    """What cuts text otherwise has the same two files: Qwen 2 normalizes, others cannot be known."""
+    transformers = pytest.importorskip("transformers")
+    foreign.save_gpt2_files(learn_bpe([LEARNT_FROM], 300, pattern="gpt2"), tmp_path)
+    config = tmp_path / "tokenizer_config.json"
+    for content in (
+        {"tokenizer_class": "Qwen2Tokenizer"},
+        {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": True},
+    ):
+        config.write_text(json.dumps(content))
+        ours, theirs = (
+            load_tokenizer(tmp_path),
+            transformers.AutoTokenizer.from_pretrained(str(tmp_path)),
+        )
+        for text in ("e\u0301 12345 they'RE", "  a\n\nb"):
+            assert ours.encode(text).tolist() == theirs(text)["input_ids"]
+    config.write_text('{"tokenizer_class": "RobertaTokenizer"}')
+    with pytest.raises(
+        TokenizerError, match="of class RobertaTokenizer, and how that cuts text is not in vocab"
+    ):
+        load_tokenizer(tmp_path)
+
+
+def test_the_token_between_documents_can_be_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    foreign.save_huggingface(
+        learn_bpe([LEARNT_FROM], 300, special_tokens=["<s>", "</s>", "<end>"]), tmp_path
+    )
+    config = tmp_path / "tokenizer_config.json"
+    config.unlink()
+    assert load_tokenizer(tmp_path).end_of_text == 298
+    for eos in ("<end>", {"content": "<end>", "lstrip": False}):
+        config.write_text(json.dumps({"eos_token": eos}))
+        ours = load_tokenizer(tmp_path)
+        assert ours.end_of_text == 299
+        assert load_tokenizer(tmp_path / "tokenizer.json").end_of_text == 299
+    assert load_tokenizer(tmp_path, end_of_text="<s>").end_of_text == 297
+    again = load_tokenizer(save_tokenizer(ours, tmp_path / "saved"))
+    assert again == ours
+    assert again.end_of_text == 299
+    assert pickle.loads(pickle.dumps(again)).end_of_text == 299
+    assert again != load_tokenizer(tmp_path, end_of_text="</s>")
+    assert load_tokenizer(tmp_path / "saved", end_of_text="<s>").end_of_text == 297
+    assert isinstance(again, BpeTokenizer)
+    foreign.save_huggingface(again, tmp_path / "exported")
+    assert (
+        json.loads((tmp_path / "exported" / "tokenizer_config.json").read_text())["eos_token"]
+        == "<end>"
+    )
+    with pytest.raises(TokenizerError, match="'<x>' cannot end a text: it is no special token"):
+        load_tokenizer(tmp_path, end_of_text="<x>")
+    config.write_text('{"eos_token": "<other>"}')
+    assert load_tokenizer(tmp_path).end_of_text == 298
+    assert "'<other>' as eos_token, which is no token of" in caplog.text
+
+
+def test_a_token_that_ends_texts_is_special(tmp_path: Path) -> None:
+    """A plain added token, or one of the vocabulary alone: in a text it is text from then on."""
+    content = foreign.to_huggingface(learn_bpe([LEARNT_FROM], 300, special_tokens=["<end>"]))
+    content["added_tokens"][0]["special"] = False
+    for added, vocabulary in (content["added_tokens"], {}), ([], {"<end>": 299}):
+        changed = content | {"added_tokens": added, "model": content["model"] | {
+            "vocab": content["model"]["vocab"] | vocabulary}}  # fmt: skip
+        for normalizer in (None, {"type": "NFC"}):
+            (tmp_path / "tokenizer.json").write_text(
+                json.dumps(changed | {"normalizer": normalizer})
+            )
+            ours = load_tokenizer(tmp_path, end_of_text="<end>")
+            assert ours.end_of_text == 299
+            assert 299 not in ours.encode("a<end>")
+            assert ours.decode([299]) == "<end>"
+    assert load_tokenizer(tmp_path).end_of_text is None
+
+
 # ---- bad files -------------------------------------------------------------------------------------------------------
 
 
@@ -278,17 +393,10 @@ def _set(*keys: Any, value: Any) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_set("normalizer", value={"type": "NFC"}), "a normalizer"),
-        (_set("model", "type", value="WordPiece"), "a model"),
-        (_set("model", "byte_fallback", value=True), "byte_fallback"),
+        (_set("model", "type", value="WordPiece"), "a model of type WordPiece"),
+        (_set("model", "dropout", value=0.1), r"dropout 0\.1: the ids of a text would differ"),
+        (_set("normalizer", value={"type": "Custom"}), "the library tokenizers cannot load it"),
         (_set("model", "merges", 0, value=["q", "zz"]), "merge 1 is 'q zz'"),
-        (_set("model", "vocab", "日", value=400), "'日' is not a token of byte-level BPE"),
-        (_set("pre_tokenizer", value={"type": "Whitespace"}), r"does not know \(Whitespace\)"),
-        (
-            _set("pre_tokenizer", "pretokenizers", 1, "add_prefix_space", value=True),
-            "does not know",
-        ),
-        (_set("pre_tokenizer", value=None), "not at all"),
         (_set("pre_tokenizer", value="x"), "damaged: it is not built as"),
         (_set("added_tokens", 0, value={}), "damaged: it is not built as"),
         (_set("model", "merges", value=5), "damaged: it is not built as"),
@@ -312,14 +420,57 @@ def test_broken_rank_files(tmp_path: Path) -> None:
     path.write_text("\n".join(lines))
     with pytest.raises(TokenizerError, match="does not say by which pattern"):
         load_tokenizer(path)
-    assert foreign.load_tiktoken(path, "gpt4").vocab_size == 256
+    assert ranks.load_tiktoken(path, "gpt4").vocab_size == 256
     for line in ("YQ== x", "Y 5", "YQ==", "!!! 5", "YWI= -1", "YWI= 999999999999", "AQ== 7"):
         path.write_text("\n".join([*lines[:7], line, *lines[8:]]))
         with pytest.raises(TokenizerError, match="line 8"):
-            foreign.load_tiktoken(path, "gpt4")
+            ranks.load_tiktoken(path, "gpt4")
     path.write_text("\n".join([*lines, "YWI= 5"]))
     with pytest.raises(TokenizerError, match="rank 5 is there twice"):
-        foreign.load_tiktoken(path, "gpt4")
+        ranks.load_tiktoken(path, "gpt4")
+
+
+def test_ranks_by_any_name(tmp_path: Path) -> None:
+    """Llama 3's file is known by its name, with its 256 special tokens; others are told the pattern."""
+    learnt = learn_bpe([LEARNT_FROM], 280, special_tokens=[])
+    path = tmp_path / "tokenizer.model"
+    ranks.save_tiktoken(learnt, path)
+    for source in (tmp_path, path):
+        llama3 = load_tokenizer(source)
+        assert isinstance(llama3, BpeTokenizer)
+        assert llama3.pattern == PATTERNS["llama3"]
+        assert llama3.vocab_size == 280 + 256
+        assert llama3.end_of_text == 281
+        assert llama3.special_tokens["<|begin_of_text|>"] == 280
+        assert llama3.special_tokens["<|eot_id|>"] == 289
+        assert llama3.special_tokens["<|reserved_special_token_250|>"] == 280 + 255
+    other = path.rename(tmp_path / "other.ranks")
+    with pytest.raises(TokenizerError, match=r"tokenizer import .*other\.ranks --pattern NAME"):
+        load_tokenizer(other)
+    given = load_tokenizer(
+        other, pattern=PATTERNS["gpt4"], special_tokens={"<e>": 300}, end_of_text="<e>"
+    )
+    assert given.end_of_text == 300
+    with pytest.raises(TokenizerError, match="perhaps in another way in the program"):
+        load_tokenizer(other, pattern=pattern_of("^a|."))
+    ours = save_tokenizer(learnt, tmp_path / "ours")
+    with pytest.raises(TokenizerError, match="are for files of ranks"):
+        load_tokenizer(ours, pattern=PATTERNS["gpt4"])
+    path.write_bytes(b"\x0a\x0e\x0a\x05<unk>\x15")
+    for source in (tmp_path, path):
+        with pytest.raises(TokenizerError, match="is SentencePiece's, which lmsmith does not read"):
+            load_tokenizer(source)
+
+
+def test_expressions_that_mean_something_else_are_not_exported() -> None:
+    own = learn_bpe([LEARNT_FROM], 260, pattern=r"\w+|\W", special_tokens=[])
+    with pytest.raises(
+        TokenizerError, match=r"cuts text in one way in lmsmith .* because of '\\\\w\+"
+    ):
+        foreign.to_huggingface(own)
+    foreign.to_huggingface(
+        learn_bpe([LEARNT_FROM], 260, pattern=r"\p{L}+|\P{L}", special_tokens=[])
+    )
 
 
 def test_the_files_of_openai_are_known_by_name(tmp_path: Path) -> None:
@@ -335,6 +486,6 @@ def test_the_files_of_openai_are_known_by_name(tmp_path: Path) -> None:
 def test_ids_that_are_not_in_the_order_of_merges_make_no_rank_file(tmp_path: Path) -> None:
     tokens = [*(bytes([b]) for b in range(256)), b"cd", b"ab"]
     with pytest.raises(TokenizerError, match="order of merges"):
-        foreign.save_tiktoken(
+        ranks.save_tiktoken(
             BpeTokenizer(tokens, [(97, 98), (99, 100)], "gpt2"), tmp_path / "x.tiktoken"
         )

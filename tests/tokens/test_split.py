@@ -17,6 +17,7 @@ from lmsmith.tokens import split as split_module
 from lmsmith.tokens.make_unicode_classes import ask_tiktoken
 from lmsmith.tokens.specials import Specials
 from lmsmith.tokens.split import (
+    BETWEEN_DIGITS,
     PADDING,
     PATTERNS,
     Texts,
@@ -304,3 +305,18 @@ def test_ranges_that_are_taken_for_letters_unseen_are_letters() -> None:
     assert chr(0x47F).encode()[0] == split_module.CYRILLIC[1]
     assert (unicode_classes()[0x5000:0xA000] >= UPPER).all()
     assert (unicode_classes()[0x400:0x480] >= UPPER).all()
+
+
+def test_between_digits_is_its_expression() -> None:
+    """SmolLM's way: each digit by itself, and white space before it in one piece."""
+    import regex
+
+    compiled, draw = regex.compile(BETWEEN_DIGITS.regex), random.Random(2)
+    few = ("s", "L", "é", "1", "٣", " ", "\n", "\u3000", "'", "!", "\u0301")
+    texts = ["".join(text) for n in range(1, 5) for text in itertools.product(few, repeat=n)]
+    ascii_only = ["s", "t", "ll", "Z", "1", "23", "4", " ", " ", "  ", "\n", "\t", "'", "!", "."]
+    texts += ["".join(draw.choices(ascii_only, k=draw.randint(1, 120))) for _ in range(2000)]
+    for text in texts:
+        assert split(text.encode(), BETWEEN_DIGITS) == [
+            piece.encode() for piece in compiled.findall(text)
+        ], text
