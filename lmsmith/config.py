@@ -19,6 +19,7 @@ from typing import Any, Literal, Self
 
 import tomli_w
 
+from lmsmith import synonyms
 from lmsmith.errors import ConfigError
 
 
@@ -344,11 +345,14 @@ class DataConfig:
 class TrainConfig:
     """One run's length, batch, rhythm and machine."""
 
-    steps: int = setting(0, "number of updates; 0: from --minutes or --tokens")
+    steps: int = setting(0, "number of updates; 0: from --minutes, --tokens or --epochs")
     minutes: float = setting(
-        0.0, "the whole command ends within this; 0: 10, unless --steps or --tokens say the length"
+        0.0, "the whole command ends within this; 0: 10, unless --steps, --tokens or --epochs say the length"
     )
-    tokens: int = setting(0, "number of training tokens; 0: from --steps or --minutes")
+    tokens: int = setting(0, "number of training tokens; 0: from --steps, --minutes or --epochs")
+    epochs: float = setting(
+        0.0, "passes over the training tokens, all sources together; 0: from --steps, --minutes or --tokens"
+    )
     batch_size: int = setting(32, "sequences an update")
     batch_tokens: int = setting(
         0, "tokens an update, instead of batch_size: as many sequences as come nearest; 0: none"
@@ -401,6 +405,7 @@ class TrainConfig:
             "steps",
             "minutes",
             "tokens",
+            "epochs",
             "batch_tokens",
             "batch_start",
             "micro_batch_size",
@@ -450,19 +455,20 @@ class RunConfig:
                 "train.parallel = 'fsdp' shards weights that PyTorch's recurrent kernels want whole: set it to ddp."
             )
 
-    def changed(self, changes: Mapping[str, Any], *, where: str) -> Self:
+    def changed(self, changes: Mapping[str, Any], *, where: str | Mapping[str, str]) -> Self:
         """A copy with dotted settings replaced: `{"model.n_layer": 6}`. Text is parsed by the setting's type.
 
         All changes are made at once, so settings that only fit together can be changed together. `where` says in errors
-        whence they come ("the command line", a recipe's path). Raises ConfigError.
+        whence they come ("the command line", a recipe's path), of all or of each by its name. Raises ConfigError.
         """
         known = dict(settings(type(self)))
         sections: dict[str, dict[str, Any]] = {}
         top: dict[str, Any] = {}
         for name, value in changes.items():
+            place = where if isinstance(where, str) else where[name]
             if name not in known:
-                raise ConfigError(f"unknown setting {name!r} in {where}.{_nearest(name, known)}")
-            parsed = _parse(name, known[name].kind, value, where)
+                raise ConfigError(f"unknown setting {name!r} in {place}.{_nearest(name, known)}")
+            parsed = _parse(name, known[name].kind, value, place)
             section, _, key = name.rpartition(".")
             (sections.setdefault(section, {}) if section else top)[key] = parsed
         parts = {name: dataclasses.replace(getattr(self, name), **values) for name, values in sections.items()}
@@ -599,7 +605,10 @@ def _check(good: bool, name: str, found: Any, wanted: str) -> None:
 
 
 def _nearest(name: str, known: Mapping[str, Any]) -> str:
-    """A hint at the setting that was meant: the same or a like word in another section, or a like name as a whole."""
+    """A hint at the setting that was meant: a synonym, a word in another section, or a like name."""
+    meant, _, value = synonyms.option(name, known).partition(" ")
+    if meant:
+        return f" Did you mean {meant!r}" + (f" = {value!r}?" if value else "?")
     word = name.rpartition(".")[2]
     whose = {full.rpartition(".")[2]: full for full in reversed(list(known))}
     likest = difflib.get_close_matches(name, known, n=1) or difflib.get_close_matches(word, whose, n=1)

@@ -71,6 +71,7 @@ BAD: dict[str, list[Any]] = {
     "train.steps": [-1],
     "train.minutes": [-1.0, math.inf, math.nan],
     "train.tokens": [-1],
+    "train.epochs": [-1],
     "train.batch_size": [0],
     "train.batch_tokens": [-1],
     "train.batch_start": [-1],

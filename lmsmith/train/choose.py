@@ -91,7 +91,7 @@ def resolve(
     }
     if not has_size(config.preset) and not config.model.size:
         # Without a clock the size must not depend on how fast the machine happens to be.
-        budget = NOMINAL_BUDGET if config.train.steps or config.train.tokens else seconds * machine.flops
+        budget = seconds * machine.flops if by_the_clock(config) else NOMINAL_BUDGET
         chosen |= _size(config, given, corpus, budget)
     if machine.device.type == "cuda":  # products of odd sizes take longer; what is added is never predicted
         chosen["model.vocab_multiple"] = GOOD_MULTIPLE
@@ -113,8 +113,10 @@ def resolve(
         config = config.changed({"train.batch_size": math.ceil(enough / world) * world}, where="what was chosen")
         tokens_a_step = batches_of(config, corpus.train, corpus.tokenizer).tokens_per_batch
     steps = config.train.steps or int(config.train.tokens / tokens_a_step / _mean_share(config))
+    if config.train.epochs:
+        steps = steps_of_epochs(config, corpus)
     n_evaluations = MOST_EVALUATIONS
-    if not (config.train.steps or config.train.tokens):
+    if by_the_clock(config):
         an_update = seconds_a_step(_share_of(config, world), corpus, machine)
         if an_update > seconds:
             raise ConfigError(
@@ -136,6 +138,7 @@ def resolve(
     chosen = {
         "train.steps": steps,
         "train.tokens": 0,  # the steps say it
+        "train.epochs": 0,
         "train.eval_every": config.train.eval_every or max(1, steps // max(LEAST_EVALUATIONS, n_evaluations)),
         "train.log_every": config.train.log_every or max(1, steps // N_LOG_LINES),
     }
@@ -183,7 +186,7 @@ def _check_growing(config: RunConfig, world: int) -> None:
     """Raises ConfigError where a batch cannot grow from `train.batch_start`."""
     train = config.train
     problems = {
-        "its length must be known: set --steps or --tokens, not --minutes": not (train.steps or train.tokens),
+        "its length must be known: set --steps, --tokens or --epochs, not --minutes": by_the_clock(config),
         "train.carry_state has as many sequences in each": train.carry_state,
         "data.documents = 'rows' makes batches of one size": config.data.documents == "rows",
         f"it ends at train.batch_size = {train.batch_size}": train.batch_start > train.batch_size,
@@ -192,6 +195,40 @@ def _check_growing(config: RunConfig, world: int) -> None:
     for problem, there in problems.items():
         if there:
             raise ConfigError(f"train.batch_start = {train.batch_start} lets the batch of a run grow, and {problem}.")
+
+
+def by_the_clock(config: RunConfig) -> bool:
+    """Whether the time alone says how long the run is."""
+    return not (config.train.steps or config.train.tokens or config.train.epochs)
+
+
+def steps_of_epochs(config: RunConfig, corpus: Corpus) -> int:
+    """The fewest steps that see as many tokens as `train.epochs` passes over the training tokens have.
+
+    Of documents in rows: the steps in which every document comes up that often.
+    """
+    epochs = config.train.epochs
+    if isinstance(batches := batches_of(config, corpus.train, corpus.tokenizer), Rows):
+        return _ceil(epochs * batches.n_batches)
+    wanted = _ceil(epochs * len(corpus.train) / config.model.context_length)  # rows, the last one perhaps in part
+    if not config.train.batch_start:
+        return max(1, -(-wanted // config.train.batch_size))
+
+    def n_rows_in(steps: int) -> int:
+        """Rows of a whole run of so many steps: how fast the batch grows depends on their number."""
+        train = replace(config.train, steps=steps)
+        return sum(map(train.rows_of, range(steps)))
+
+    few, enough = 0, max(1, -(-wanted // config.train.batch_start))
+    while enough - few > 1:
+        middle = (few + enough) // 2
+        few, enough = (few, middle) if n_rows_in(middle) >= wanted else (middle, enough)
+    return enough
+
+
+def _ceil(number: float) -> int:
+    """Rounded up, but for what a float is off by: 0.1 of 30 is 3."""
+    return math.ceil(number * (1 - 1e-12))
 
 
 def _mean_share(config: RunConfig) -> float:
@@ -256,6 +293,10 @@ def seconds_a_step(config: RunConfig, corpus: Corpus, machine: Machine, n: int =
     return later[len(later) // 2]
 
 
+def _in_epochs(n: float) -> str:
+    return f"{n:.1f} epochs" if n >= 0.1 else f"{n:.2g} epochs"
+
+
 def describe(config: RunConfig, corpus: Corpus, machine: Machine, world: int = 1) -> list[str]:
     """The plan in a few lines."""
     model, train, counts = config.model, config.train, corpus.counts
@@ -285,7 +326,7 @@ def describe(config: RunConfig, corpus: Corpus, machine: Machine, world: int = 1
         f"model    {config.preset}: {layers}, {heads}width {model.d_model}, context "
         f"{model.context_length}{tables}; {n_params:,} parameters",
         f"training {train.steps:,} steps of {of} = {tokens:,} "
-        f"({tokens / counts.n_train_tokens:.1f} times the text), {config.optim.name}, {config.schedule.shape}"
+        f"({_in_epochs(tokens / counts.n_train_tokens)}), {config.optim.name}, {config.schedule.shape}"
         + (", by hand in NumPy" if train.engine == "reference" else ""),
         f"machine  {machine.device.type}, {machine.threads} threads, {train.dtype}, {machine.flops / 1e9:,.0f} GFLOP/s "
         f"in matrix products; {machine.reason}; an update is "

@@ -53,11 +53,13 @@ def asked(sources: Sequence[str], changes: Mapping[str, Any]) -> tuple[RunConfig
         raise UsageError(f"{' and '.join(recipes)} are {len(recipes)} recipes: name one.")
     recipe = read_toml(Path(recipes[0])) if recipes else {}
     wanted = recipe | dict(changes)
-    where = " and ".join([*recipes, *(["the command line"] if changes else [])])
+    # A mistake is blamed on the one of the two that holds it.
+    where = dict.fromkeys(recipe, recipes[0] if recipes else "") | dict.fromkeys(changes, "the command line")
     named = {key: value for key, value in wanted.items() if key == "preset"}
     base = preset(RunConfig().changed(named, where=where).preset)
     size = base.changed({k: v for k, v in wanted.items() if k == "model.size"}, where=where).model.size
     derived = sized(base, size) if size else _shape(base, wanted)
+    where = dict.fromkeys(derived, "what was chosen") | where
     named_again = changes if "model.size" in changes else wanted  # the command line's size is later than the recipe
     config = base.changed(recipe | derived | dict(named_again), where=where)
     texts = tuple(source for source in sources if not source.endswith(".toml"))
@@ -77,7 +79,7 @@ def asked(sources: Sequence[str], changes: Mapping[str, Any]) -> tuple[RunConfig
 
 def _one_length(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
     """What the run's length is said by, alone: the command line's before the recipe's. Raises ConfigError."""
-    said = [f"train.{key}" for key in ("minutes", "steps", "tokens") if getattr(config.train, key)]
+    said = [f"train.{key}" for key in ("minutes", "steps", "tokens", "epochs") if getattr(config.train, key)]
     ours = [key for key in said if key in changes] or said
     if ours == said and set(said) == {"train.minutes", "train.steps"} and not set(said) & set(changes):
         ours = ["train.steps"]  # of a run's own config.toml
@@ -150,7 +152,8 @@ def train(
     if config.train.start_from:
         note = f"model and tokenizer of {config.train.start_from}, learning rates a tenth of the preset's if not set"
         say(_of_first(console, place_in_environment()), f"note     {note}", indent=9)
-    if not (config.train.steps or config.train.tokens or config.train.minutes):
+    train = config.train
+    if not (train.steps or train.tokens or train.epochs or train.minutes):
         config = config.changed({"train.minutes": DEFAULT_MINUTES}, where="the default")
     check_installed(config.train.track)
     with joined(place_in_environment(device_name(config))) as ranks:
@@ -180,7 +183,10 @@ def _restarts() -> int:
 
 def _count(config: RunConfig, given: set[str], out: Path | None, console: Console) -> tuple[Path, dict[str, Any]]:
     """`train` of an n-gram model, which has neither updates nor a clock."""
-    from lmsmith.train.counting import count, resolve_counting  # brings in the compiler
+    from lmsmith.train.counting import check_length, count, resolve_counting  # brings in the compiler
+
+    for note in check_length(config, given):
+        say(console, f"note     {note}", indent=9)
 
     def fill(folder: Path) -> tuple[RunConfig, Corpus]:
         corpus = gather(config.data, config.tokenizer, folder / "tokens")
