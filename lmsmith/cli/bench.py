@@ -37,6 +37,7 @@ def add(verbs: Verbs) -> None:
 
 
 def _train(options: argparse.Namespace, console: Console, started: float) -> int:
+    from lmsmith.text.files import plural
     from lmsmith.train.ladder import bench_config, machine_in_words, time_updates
 
     config, device = bench_config(settings_given(options))
@@ -47,7 +48,7 @@ def _train(options: argparse.Namespace, console: Console, started: float) -> int
     model, train = config.model, config.train
     console.print(machine_in_words(device))
     console.print(
-        f"{config.preset}: {model.n_layer} layers, width {model.d_model}, vocabulary {model.vocab_size:,}; "
+        f"{config.preset}: {plural(model.n_layer, 'layer')}, width {model.d_model}, vocabulary {model.vocab_size:,}; "
         f"{train.batch_size} x {model.context_length} tokens, {train.dtype}"
     )
     table(console, ("", *COLUMNS), [["an update", *_cells(pace)]])

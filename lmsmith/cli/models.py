@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,6 +82,7 @@ def _compare(options: argparse.Namespace, console: Console, started: float) -> i
     from lmsmith.studies.league import (
         HEAD,
         check_place,
+        equal_time,
         league,
         league_notes,
         league_page,
@@ -89,7 +90,7 @@ def _compare(options: argparse.Namespace, console: Console, started: float) -> i
         measure,
         train_all,
     )
-    from lmsmith.train.log import finite
+    from lmsmith.train.log import finite, say
 
     given = settings_given(options)
     data = RunConfig().changed(given, where="the command line").data
@@ -100,23 +101,30 @@ def _compare(options: argparse.Namespace, console: Console, started: float) -> i
     if options.out and not (options.runs_out and options.out.parent == options.runs_out):  # which training makes
         check_place(options.out)
     text = options.text and read_text(options.text, text_field=data.text_field, encoding=data.encoding)
-    runs = list(options.runs)
+    trained: list[Path] = []
+    about = ""
     if options.train:
         quiet = Printer(stderr=True) if options.json else console
-        runs += train_all(
+        trained = train_all(
             options.train, given, options.models, minutes=options.minutes, out=options.runs_out, console=quiet
         )
-    text = text or read_text(runs[-1] / "tokens" / "validation.txt")
+        about = equal_time(trained, options.train, options.minutes)
+    runs = [*options.runs, *trained]
+    if not text:
+        names = ", ".join(Path(source).name for source in options.train)
+        text = replace(read_text(runs[-1] / "tokens" / "validation.txt"), name=f"held-out text of {names}")
     entries = league(runs, text)
     if options.out:
-        atomic.write(options.out, league_page(entries, text))
+        atomic.write(options.out, league_page(entries, text, trained, about))
     if options.json:
         print(json.dumps([finite(asdict(entry)) for entry in entries]))
         return 0
     console.print(f"{text.name}: {measure(text)}")
+    if about:
+        say(console, about)
     table(console, HEAD, league_rows(entries))
     for note in league_notes(entries):
-        console.print(f"note: {note}")
+        say(console, f"note: {note}")
     if options.out:
         console.print(f"page     {options.out}")
     return 0
@@ -129,7 +137,7 @@ def _import(options: argparse.Namespace, console: Console, started: float) -> in
     tokenizer = f"a {summary['tokenizer']} tokenizer" if summary["tokenizer"] else "no tokenizer"
     console.print(f"{run} has {summary['n_params']:,} parameters in {summary['dtype']} and {tokenizer}")
     if summary["tokenizer"]:
-        console.print(f"try      lmsmith generate {shlex.quote(str(run))}")
+        console.print(f'try      lmsmith generate {shlex.quote(str(run))} "Once upon a time"')
     return 0
 
 

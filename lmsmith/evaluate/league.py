@@ -56,6 +56,7 @@ class Entry:
     score_seconds: float | None = None
     bytes_per_second: float | None = None
     unknown_bits: float = 0.0
+    not_comparable: str = ""  # why
 
 
 def read_text(path: Path, *, text_field: str = "text", encoding: str = "auto") -> Text:

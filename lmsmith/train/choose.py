@@ -22,6 +22,7 @@ from lmsmith.data.shards import Shards
 from lmsmith.errors import ConfigError
 from lmsmith.models.kinds import build
 from lmsmith.presets import NOTES, has_size
+from lmsmith.text.files import plural
 from lmsmith.train.by_hand import check_memory
 from lmsmith.train.machine import Machine
 from lmsmith.train.replica import Replica
@@ -293,6 +294,11 @@ def seconds_a_step(config: RunConfig, corpus: Corpus, machine: Machine, n: int =
     return later[len(later) // 2]
 
 
+def _workers(machine: Machine, world: int) -> str:
+    threads = plural(machine.threads, "thread")
+    return threads if world == 1 else f"{world} processes of {threads} each"
+
+
 def _in_epochs(n: float) -> str:
     return f"{n:.1f} epochs" if n >= 0.1 else f"{n:.2g} epochs"
 
@@ -308,12 +314,12 @@ def describe(config: RunConfig, corpus: Corpus, machine: Machine, world: int = 1
     of = f"{train.batch_size} x {model.context_length} tokens"
     notes = [f"note     {NOTES[config.preset]}"] if config.preset in NOTES else []
     if isinstance(batches, Rows):
-        of = f"{train.batch_size} documents of {tokens_a_step / train.batch_size:,.0f} tokens"
+        of = f"{plural(train.batch_size, 'document')} of {tokens_a_step / train.batch_size:,.0f} tokens"
         if batches.share_cut:
             notes.append(f"note     {batches.share_cut:.1%} of the tokens are beyond the context and not trained on")
     tables = f", tables of {','.join(map(str, model.ngram_orders))}-grams" if model.ngram_orders else ""
-    layers = f"{model.n_layer} layer{'s' * (model.n_layer > 1)}"
-    heads = f"{model.n_head} heads, " if model.kind == "gpt" else f"{model.cell} cells, "
+    layers = plural(model.n_layer, "layer")
+    heads = f"{plural(model.n_head, 'head')}, " if model.kind == "gpt" else f"{model.cell} cells, "
     unit = {"char": "characters", "byte": "bytes"}.get(corpus.tokenizer.kind, "tokens")
     if model.size:
         notes.append(
@@ -325,11 +331,11 @@ def describe(config: RunConfig, corpus: Corpus, machine: Machine, world: int = 1
         f"{counts.n_val_tokens:,} held out",
         f"model    {config.preset}: {layers}, {heads}width {model.d_model}, context "
         f"{model.context_length}{tables}; {n_params:,} parameters",
-        f"training {train.steps:,} steps of {of} = {tokens:,} "
+        f"training {plural(train.steps, 'step')} of {of} = {tokens:,} "
         f"({_in_epochs(tokens / counts.n_train_tokens)}), {config.optim.name}, {config.schedule.shape}"
         + (", by hand in NumPy" if train.engine == "reference" else ""),
-        f"machine  {machine.device.type}, {machine.threads} threads, {train.dtype}, {machine.flops / 1e9:,.0f} GFLOP/s "
-        f"in matrix products; {machine.reason}; an update is "
+        f"machine  {machine.device.type}, {_workers(machine, world)}, {train.dtype}, "
+        f"{machine.flops / 1e9:,.0f} GFLOP/s in matrix products; {machine.reason}; an update is "
         f"{train_flops_per_token(model) * tokens_a_step / 1e9:,.1f} GFLOP; "
         f"{_compilation(config, tokens, machine, world)}",
         *notes,

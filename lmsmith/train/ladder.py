@@ -30,6 +30,7 @@ from lmsmith.errors import ConfigError
 from lmsmith.models.attention import Attention
 from lmsmith.models.kinds import build
 from lmsmith.presets import preset
+from lmsmith.text.files import plural
 from lmsmith.train.choose import can_compile, n_rows
 from lmsmith.train.loop import peak_memory_bytes
 from lmsmith.train.machine import has_bfloat16, survey
@@ -196,7 +197,7 @@ def machine_in_words(device: torch.device) -> str:
     else:
         with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo", encoding="utf-8") as file:
             name = next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
-        name += f", {torch.get_num_threads()} threads"
+        name += f", {plural(torch.get_num_threads(), 'thread')}"
     return f"{name}; torch {torch.__version__}, Python {platform.python_version()}"
 
 

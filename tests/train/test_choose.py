@@ -215,6 +215,23 @@ def test_the_description_has_the_plans_numbers() -> None:
     assert "cpu, 2 threads, float32, 100 GFLOP/s in matrix products; a test's" in text
 
 
+@pytest.mark.parametrize(
+    ("threads", "world", "words"),
+    [
+        (1, 1, "cpu, 1 thread, float32"),
+        (2, 1, "cpu, 2 threads, float32"),
+        (1, 2, "cpu, 2 processes of 1 thread each, float32"),
+        (4, 2, "cpu, 2 processes of 4 threads each, float32"),
+    ],
+)
+def test_the_description_says_who_works(threads: int, world: int, words: str) -> None:
+    config = resolved({"train.steps": 1, "model.n_layer": 1, "model.n_head": 1, "model.d_model": 8})
+    text = "\n".join(describe(config, corpus_of(100_000), replace(MACHINE, threads=threads), world))
+    assert f"machine  {words}, " in text
+    assert "1 layer, 1 head, width 8" in text
+    assert "training 1 step of" in text
+
+
 @pytest.mark.parametrize("world", [1, 3])
 def test_short_rows_come_in_larger_batches(world: int) -> None:
     """Lines of nine characters: as many tokens a batch as windows would have, unless the batch is set."""
