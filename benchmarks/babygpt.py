@@ -62,7 +62,7 @@ def main() -> None:
                 seconds[name].append(found)
     for worker in workers.values():
         worker.stdin.close()
-    flops = train_flops_per_token(_config(given.dtype).model) * B * T
+    flops = _config(given.dtype).neural.train_flops_per_token() * B * T
     middle = {name: statistics.median(values) for name, values in seconds.items()}
     for name, value in middle.items():
         spread = f"{min(seconds[name]):.3f} to {max(seconds[name]):.3f}"

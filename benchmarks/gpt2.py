@@ -63,7 +63,7 @@ def main() -> None:
     names = ["lmsmith"] + (["nanogpt"] if given.nanogpt else [])
     seconds = _rounds(names, given)
     tokens = given.batch * given.context
-    flops = train_flops_per_token(_config(given, "gpt2").model) * tokens
+    flops = _config(given, "gpt2").neural.train_flops_per_token() * tokens
     for name, values in seconds.items():
         middle, ends = (
             statistics.median(values),

@@ -31,7 +31,9 @@ class Printer(Console):
 
 
 def problem(message: str) -> None:
-    Printer(stderr=True).print(message, style="red")
+    from lmsmith.train.log import say
+
+    say(Printer(stderr=True), message, style="red")
 
 
 def no_more_output() -> None:

@@ -10,11 +10,13 @@ import argparse
 import contextlib
 import difflib
 import functools
+import itertools
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lmsmith import __version__
+from lmsmith import __version__, synonyms
 from lmsmith.config import RunConfig, Setting, read_toml, settings
 from lmsmith.config.aliases import todays_option
 from lmsmith.config.presets import has_size, preset
@@ -27,6 +29,7 @@ OFTEN = {
     "train.minutes": "minutes",
     "train.steps": "steps",
     "train.tokens": "tokens",
+    "train.epochs": "epochs",
     "train.stop_at_val_loss": "stop-at-val-loss",
     "preset": "",
     "tokenizer": "",
@@ -124,24 +127,27 @@ class Verbs:
         words, others = self._words(arguments)
         others = [todays_option(word) for word in others]
         verb = self.found[words]
-        options, unknown = verb.parse_known_intermixed_args(
-            others
-        )  # texts and prompts may stand among the options
+        before, behind = _at_dashes(others)
+        _refuse_options_behind(verb, behind)
+        marked = [_BEHIND + word if word.startswith("-") else word for word in behind]
+        try:  # texts and prompts may stand among the options
+            options, unknown = verb.parse_known_intermixed_args([*before, *marked])
+        except UsageError as error:
+            _explain_dashes(verb, words, before, str(error))
+            raise
         if unknown:
             option = next((argument for argument in unknown if argument.startswith("-")), None)
             if option is None:
+                extra = unknown[0].removeprefix(_BEHIND)
                 raise UsageError(
-                    f"{unknown[0]!r} is one argument too many. `{verb.prog} --help` says what there is."
+                    f"{extra!r} is one argument too many. `{verb.prog} --help` says what there is."
                 )
             name = option.partition("=")[0].lstrip("-")
             kind = starting_point(self.arguments).model.kind
             if problem := of_another_kind(name, kind, "the command line"):
                 raise UsageError(problem)
-            near = _nearest(option.partition("=")[0], verb._option_string_actions)
-            text = " A text that begins with - goes behind a --." if words in PROMPTED else ""
-            raise UsageError(
-                f"there is no option {option!r}.{near}{text} `{verb.prog} --help` lists them."
-            )
+            raise _no_such_option(verb, words, option)
+        _unmark(options)
         return options
 
     def _words(self, arguments: Sequence[str]) -> tuple[str, list[str]]:
@@ -160,7 +166,7 @@ class Verbs:
             )
         if first not in self._groups:
             if first not in self.found:
-                near = _nearest(first, self._places[""].choices)
+                near = _verb_meant(first, self._places[""].choices)
                 raise UsageError(f"there is no verb {first!r}.{near} `lmsmith --help` lists them.")
             return first, others
         group, known = self._groups[first], self._places[first].choices
@@ -171,9 +177,91 @@ class Verbs:
             group.parse_args([second])
         if second not in known:
             raise UsageError(
-                f"there is no verb '{first} {second}'.{_nearest(second, known)} `lmsmith {first} --help` lists them."
+                f"there is no verb '{first} {second}'.{_verb_meant(second, known, first)} "
+                f"`lmsmith {first} --help` lists them."
             )
         return f"{first} {second}", others
+
+
+# Marks a word that stands behind `--`, so that argparse does not take it for an option. The
+# arguments of a command end at a NUL, so none of them can begin with one by itself.
+_BEHIND = "\0"
+
+
+def _at_dashes(words: list[str]) -> tuple[list[str], list[str]]:
+    """The words before `--` and those behind it, which are names and texts whatever they begin with."""
+    if "--" not in words:
+        return words, []
+    at = words.index("--")
+    return words[:at], words[at + 1 :]
+
+
+def _refuse_options_behind(verb: argparse.ArgumentParser, behind: list[str]) -> None:
+    """Raises UsageError for an option behind `--` that would be taken for a name or for one text too many."""
+    positional = [action for action in verb._actions if not action.option_strings]
+    several = any(action.nargs in ("+", "*") for action in positional)
+    if not several and len(behind) <= len(positional):
+        return
+    for word in behind[0 if several else 1 :]:
+        if word.partition("=")[0] in verb._option_string_actions and not os.path.lexists(word):
+            raise UsageError(
+                f"{word!r} stands behind the --, where every word is a name or a text: put options before the --."
+            )
+
+
+def _unmark(options: argparse.Namespace) -> None:
+    """Takes the marks of `_BEHIND` away."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, list):
+            return [plain(each) for each in value]
+        if isinstance(value, str | Path) and str(value).startswith(_BEHIND):
+            return type(value)(str(value)[len(_BEHIND) :])
+        return value
+
+    for name, value in vars(options).items():
+        setattr(options, name, plain(value))
+
+
+def _explain_dashes(
+    verb: argparse.ArgumentParser, words: str, before: list[str], error: str
+) -> None:
+    """Raises a UsageError that says more than argparse's, where a word that begins with - is the reason of it."""
+    known = verb._option_string_actions
+    dashed = [word for word in before if word.startswith("-") and word != "-"]
+    if "expected one argument" in error or "expected at least one argument" in error:
+        for option, value in itertools.pairwise(before):
+            unknown = value in dashed and value.partition("=")[0] not in known
+            if option in known and option in error and unknown:
+                said = error.partition(". `")[0]
+                raise UsageError(
+                    f"{said}. A value that begins with - goes behind =: {option}=VALUE."
+                )
+    elif "required" in error:
+        for word in dashed:
+            if word.partition("=")[0] not in known and " " not in word:
+                raise _no_such_option(verb, words, word)
+
+
+def _no_such_option(verb: argparse.ArgumentParser, words: str, option: str) -> UsageError:
+    known = verb._option_string_actions
+    name = option.partition("=")[0]
+    meant = synonyms.option(name, (each for each in known if each.startswith("--")), words)
+    if not meant:
+        near = _nearest(name, known)
+    else:  # a sentence ends in a full stop, an option never does
+        near = f" {meant}" if meant.endswith(".") else f" Did you mean {meant}?"
+    text = ""
+    if (words in PROMPTED and not near) or os.path.lexists(option):
+        text = f" A {'text' if words in PROMPTED else 'name'} that begins with - goes behind a --."
+    return UsageError(
+        f"there is no option {option!r}.{near}{text} `{verb.prog} --help` lists them."
+    )
+
+
+def _verb_meant(word: str, known: Iterable[str], group: str = "") -> str:
+    meant = synonyms.verb(word, group)
+    return f" {meant}" if meant else _nearest(word, known)
 
 
 def at_least_one(value: str) -> int:

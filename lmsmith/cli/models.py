@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -109,6 +109,7 @@ def _compare(options: argparse.Namespace, console: Console, started: float) -> i
     from lmsmith.studies.league import (
         HEAD,
         check_place,
+        equal_time,
         league,
         league_notes,
         league_page,
@@ -116,6 +117,7 @@ def _compare(options: argparse.Namespace, console: Console, started: float) -> i
         measure,
         train_all,
     )
+    from lmsmith.train.log import say
 
     given = settings_given(options)
     data = RunConfig().changed(given, where="the command line").data
@@ -130,10 +132,11 @@ def _compare(options: argparse.Namespace, console: Console, started: float) -> i
     text = options.text and read_text(
         options.text, text_field=data.text_field, encoding=data.encoding
     )
-    runs = list(options.runs)
+    trained: list[Path] = []
+    about = ""
     if options.train:
         quiet = Printer(stderr=True) if options.json else console
-        runs += train_all(
+        trained = train_all(
             options.train,
             given,
             options.models,
@@ -141,17 +144,25 @@ def _compare(options: argparse.Namespace, console: Console, started: float) -> i
             out=options.runs_out,
             console=quiet,
         )
-    text = text or read_text(runs[-1] / "tokens" / "validation.txt")
+        about = equal_time(trained, options.train, options.minutes)
+    runs = [*options.runs, *trained]
+    if not text:
+        names = ", ".join(Path(source).name for source in options.train)
+        text = replace(
+            read_text(runs[-1] / "tokens" / "validation.txt"), name=f"held-out text of {names}"
+        )
     entries = league(runs, text)
     if options.out:
-        atomic.write(options.out, league_page(entries, text))
+        atomic.write(options.out, league_page(entries, text, trained, about))
     if options.json:
         print(to_json([asdict(entry) for entry in entries]))
         return 0
     console.print(f"{text.name}: {measure(text)}")
+    if about:
+        say(console, about)
     table(console, HEAD, league_rows(entries))
     for note in league_notes(entries):
-        console.print(f"note: {note}")
+        say(console, f"note: {note}")
     if options.out:
         console.print(f"page     {options.out}")
     return 0
@@ -168,7 +179,7 @@ def _import(options: argparse.Namespace, console: Console, started: float) -> in
         f"{run} has {summary['n_params']:,} parameters in {summary['dtype']} and {tokenizer}"
     )
     if summary["tokenizer"]:
-        console.print(f"try      lmsmith generate {shlex.quote(str(run))}")
+        console.print(f'try      lmsmith generate {shlex.quote(str(run))} "Once upon a time"')
     return 0
 
 

@@ -87,7 +87,7 @@ def _replay(options: argparse.Namespace, console: Console, started: float) -> in
     console.print(f"now      loss {found.loss}, gradient norm {found.grad_norm}: {bits}")
     if not found.same and found.record["n_ranks"] > 1:
         console.print(
-            f"note     it was made by {found.record['n_ranks']} processes, whose sums round in another order"
+            "note     it was made by several processes, whose sums round in another order"
         )
     tensors = sorted(found.record["tensors"].items(), key=lambda item: -item[1]["n_not_finite"])
     console.print(f"{'gradients':40} {'norm':>12} {'of weights':>12} {'not finite':>12}")
@@ -127,44 +127,62 @@ def _demo(options: argparse.Namespace, console: Console, started: float) -> int:
 def _closing(run: Path, summary: dict[str, Any], console: Console) -> int:
     """The run's last lines, its report, and the exit status its end asks for."""
     from lmsmith.studies.report import write_report
+    from lmsmith.studies.runs import prompt_of
+    from lmsmith.train.ended import init_from, learned_nothing
+    from lmsmith.train.log import say
 
     if os.environ.get("RANK", "0") != "0":  # of several processes the first one speaks
         return 128 + signal.Signals[summary["signal"]] if summary["finished"] == "signal" else 0
     name = shlex.quote(str(run))
     if summary["finished"] == "signal":
-        console.print(
-            f"{run} is saved at step {summary['steps']:,}; `lmsmith resume {name}` goes on"
+        say(
+            console, f"{run} is saved at step {summary['steps']:,}; `lmsmith resume {name}` goes on"
         )
         return 128 + signal.Signals[summary["signal"]]
     path = run / "report.html"
     if not path.exists() or path.stat().st_mtime < (run / "summary.json").stat().st_mtime:
         write_report([run], path)
-    if summary["finished"] == "counted":
-        loss, share = summary["val_loss"], summary["val_impossible_share"]
-        found = (
-            f"{loss:.4f} ({summary['val_bits_per_byte']:.3f} bits per byte)"
-            if loss is not None
-            else "infinite"
+    say(console, _counted(summary) if summary["finished"] == "counted" else _trained(summary))
+    if nothing := learned_nothing(summary, init_from(run)):
+        say(
+            console,
+            f"note     {nothing}. Allow more --minutes, or choose a smaller model, text or --train.batch_size.",
+            indent=9,
+            style="red",
         )
-        impossible = f"; {share:.2%} of its tokens are held impossible" if share else ""
-        console.print(
-            f"val loss {found}{impossible}; {summary['train_seconds']:.1f} s of counting, "
-            f"{summary['tokens_per_second']:,.0f} tokens/s"
-        )
-        console.print(f"report   {path}\ntry      lmsmith generate {name}")
-        return 0
+    console.print(
+        f"report   {path}\ntry      lmsmith generate {name} {shlex.quote(prompt_of(run))}"
+    )
+    return 0
+
+
+def _counted(summary: dict[str, Any]) -> str:
+    """What an n-gram model's run came to."""
+    loss, share = summary["val_loss"], summary["val_impossible_share"]
+    found = (
+        f"{loss:.4f} ({summary['val_bits_per_byte']:.3f} bits per byte)"
+        if loss is not None
+        else "infinite"
+    )
+    impossible = f"; {share:.2%} of its tokens are held impossible" if share else ""
+    return (
+        f"val loss {found}{impossible}; {summary['train_seconds']:.1f} s of counting, "
+        f"{summary['tokens_per_second']:,.0f} tokens/s"
+    )
+
+
+def _trained(summary: dict[str, Any]) -> str:
+    """What a trained run came to."""
     target, rate = (
         summary["seconds_to_target"],
         summary["tokens_per_second"],
     )  # none without an update (`--from`)
-    console.print(
+    return (
         f"best val loss {summary['best_val_loss']:.4f} ({summary['best_val_bits_per_byte']:.3f} bits per byte) at step "
         f"{summary['best_step']:,}; {summary['train_seconds']:.1f} s of updates"
         + (f", {rate:,.0f} tokens/s" if rate is not None else "")
         + (f"; target reached after {target:.1f} s" if target is not None else "")
     )
-    console.print(f"report   {path}\ntry      lmsmith generate {name}")
-    return 0
 
 
 def _report(options: argparse.Namespace, console: Console, started: float) -> int:

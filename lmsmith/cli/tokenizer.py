@@ -439,13 +439,13 @@ def _compare(options: argparse.Namespace, console: Console, started: float) -> i
             )
         )
         return 0
+    name, n_learnt = ", ".join(Path(name).name for name in options.text), sum(map(len, split.train))
     console.print(
-        f"learnt from {sum(map(len, split.train)):,} characters, compared on {len(held_out):,} others"
+        f"{name}: learnt from {n_learnt:,} characters, compared on {len(held_out):,} others"
     )
     table(console, HEAD, comparison_rows(rows))
     out = options.out or Path("tokenizers.html")
-    sentence = next((line for line in held_out.splitlines() if len(line) > 30), held_out)[:120]
-    atomic.write(out, comparison_page(rows, tokenizers, sentence))
+    atomic.write(out, comparison_page(rows, tokenizers, held_out, name=name, n_learnt=n_learnt))
     console.print(f"page     {out}")
     return 0
 

@@ -17,6 +17,7 @@ from lmsmith.cli.grammar import Verbs, add_setting, at_least_one, settings_given
 from lmsmith.config import settings
 from lmsmith.errors import DataError, UsageError
 from lmsmith.strict_json import to_json
+from lmsmith.train.stop import Stopped
 
 if TYPE_CHECKING:
     from lmsmith.tokens.tokenizer import Tokenizer
@@ -157,11 +158,13 @@ def _converse(write: Any, console: Console) -> None:
     """A prompt, a continuation, and so on, on a terminal."""
     with contextlib.suppress(ImportError):  # not on Windows
         import readline  # noqa: F401 - input() then has a history and can be edited
-    console.print("A prompt a line; an empty line or Ctrl-D ends.")
+    console.print("A prompt a line; Ctrl-C ends a text, an empty line or Ctrl-D ends.")
     while True:
         try:
             prompt = input("> ")
-        except EOFError:
+        except (EOFError, KeyboardInterrupt) as end:
+            if isinstance(end, Stopped):
+                raise
             print()
             return
         if not prompt:
@@ -170,6 +173,10 @@ def _converse(write: Any, console: Console) -> None:
             write(prompt)
         except UsageError as error:
             problem(f"lmsmith: {error}")
+        except KeyboardInterrupt as stop:  # of this text, not of the conversation
+            if isinstance(stop, Stopped):
+                raise
+            print()
 
 
 def _lines_of_stdin() -> Iterator[str]:

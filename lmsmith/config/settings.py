@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lmsmith import synonyms
 from lmsmith.errors import ConfigError
 
 Names = Callable[[], tuple[str, ...]]
@@ -201,7 +202,10 @@ def check(good: bool, name: str, found: Any, wanted: str) -> None:
 
 
 def nearest(name: str, known: Mapping[str, Any]) -> str:
-    """A hint at the setting that was meant: the same or a similar word in any section."""
+    """A hint at the setting that was meant: a synonym, or a similar word in any section."""
+    meant, _, value = synonyms.option(name, known).partition(" ")
+    if meant:
+        return f" Did you mean {meant!r}" + (f" = {value!r}?" if value else "?")
     word = name.rpartition(".")[2]
     whose = {full.rpartition(".")[2]: full for full in reversed(list(known))}
     close = difflib.get_close_matches(name, known, n=1)

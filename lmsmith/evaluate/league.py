@@ -57,6 +57,7 @@ class Entry:
     bytes_per_second: float | None = None
     unknown_bits: float = 0.0
     n_ids_without_token: int = 0
+    not_comparable: str = ""  # why
 
 
 def read_text(path: Path, *, text_field: str = "text", encoding: str = "auto") -> Text:

@@ -11,7 +11,7 @@ eight curves they repeat with dashes.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 import numpy as np
@@ -23,6 +23,7 @@ Numbers = npt.NDArray[np.float64]
 
 N_COLOURS = 8
 MOST_POINTS = 600
+MOST_POWERS = 7  # ticks of a logarithmic axis, about: more would run into each other on a phone
 
 
 @dataclass(frozen=True)
@@ -44,17 +45,37 @@ def line_chart(
     x_label: str,
     y_range: tuple[float, float],
     n_ticks: int = 5,
+    log2_x: bool = False,
 ) -> str:
-    """A figure with axes and grid; what is above `y_range` is cut off. Dots carry their numbers as a tooltip."""
-    ends = [float(line.x[np.isfinite(line.x)].max()) for line in lines if np.isfinite(line.x).any()]
-    right = 1.015 * max([*ends, 0.0]) or 1.0  # room for the last dot
+    """A figure with axes and grid; what is above `y_range` is cut off. Dots carry their numbers as a tooltip.
+
+    The x-axis begins at zero. With `log2_x` it is logarithmic, and its ticks are powers of two.
+    """
     low, high = y_range
-    plane = _Plane(right, low, high)
-    x_ticks, y_ticks = ticks(0, right, n_ticks), ticks(low, high, n_ticks)
+    y_ticks = ticks(low, high, n_ticks)
+    if log2_x:
+        lines = [replace(line, x=np.log2(line.x)) for line in lines]
+    ends = [float(line.x[np.isfinite(line.x)].max()) for line in lines if np.isfinite(line.x).any()]
+    if log2_x:
+        first, last = (
+            math.floor(min((float(np.nanmin(line.x)) for line in lines), default=0)),
+            math.ceil(max(ends)),
+        )
+        every = max(1, -(-(last - first) // MOST_POWERS))
+        plane = _Plane(max(last, first + 1), low, high, left=first)
+        x_ticks = [float(power) for power in range(first, last + 1, every)]
+        x_texts = [f"{2**power:,.0f}" for power in x_ticks]
+    else:
+        plane = _Plane(1.015 * max([*ends, 0.0]) or 1.0, low, high)  # room for the last dot
+        x_ticks = ticks(0, plane.right, n_ticks)
+        x_texts = [tick_text(x, x_ticks) for x in x_ticks]
     grid = "".join(f"M0 {plane.down(y):.1f}H1000" for y in y_ticks)
-    drawn = "".join(_draw(line, plane, x_label) for line in sorted(lines, key=_behind_first))
+    drawn = "".join(
+        _draw(line, plane, x_label, log2_x) for line in sorted(lines, key=_behind_first)
+    )
     places = "".join(
-        f'<i style="left:{100 * x / right:.2f}%">{tick_text(x, x_ticks)}</i>' for x in x_ticks
+        f'<i style="left:{plane.across(x) / 10:.2f}%">{words}</i>'
+        for x, words in zip(x_ticks, x_texts, strict=True)
     )
     heights = "".join(
         f'<i style="top:{plane.down(y) / 10:.2f}%">{tick_text(y, y_ticks)}</i>' for y in y_ticks
@@ -131,15 +152,16 @@ class _Plane:
     right: float
     low: float
     high: float
+    left: float = 0.0
 
     def across(self, x: float) -> float:
-        return 1000 * x / self.right
+        return 1000 * (x - self.left) / (self.right - self.left)
 
     def down(self, y: float) -> float:
         return 1000 * (self.high - y) / ((self.high - self.low) or 1.0)
 
 
-def _draw(line: Line, plane: _Plane, x_label: str) -> str:
+def _draw(line: Line, plane: _Plane, x_label: str, log2_x: bool) -> str:
     x, y = line.x, line.y
     path, pen_down = [], False
     for a, b in zip(x.tolist(), y.tolist(), strict=True):
@@ -153,7 +175,8 @@ def _draw(line: Line, plane: _Plane, x_label: str) -> str:
     if line.dots:
         for a, b in zip(x.tolist(), y.tolist(), strict=True):
             if math.isfinite(a) and plane.low <= b <= plane.high:
-                tip = escape(f"{line.label} {b:.4f} at {a:,.4g} {x_label}")
+                where = f"{2**a:,.0f}" if log2_x else f"{a:,.4g}"
+                tip = escape(f"{line.label} {b:.4f} at {where} {x_label}")
                 place = f"M{plane.across(a):.1f} {plane.down(b):.1f}h0"
                 drawn += f'<path class="dot" style="stroke:var(--c{line.colour % N_COLOURS})" d="{place}">'
                 drawn += f"<title>{tip}</title></path>"

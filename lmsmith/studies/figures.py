@@ -3,12 +3,12 @@
 One run is drawn in two colours, training and validation; of several runs each has its own, with validation strong and
 training thin. Training's loss is smoothed over about a sixtieth of the run to either side.
 
-The loss charts show the part that can be read: the first twentieth of a run, where the loss falls from a uniform guess,
-may be cut off at the top.
+The loss charts show the whole curve, unless the first twentieth of a run, in which the loss falls from a uniform guess,
+would take more than four fifths of the height. Then the rest is cut off at the top, and the caption says so.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 
 import numpy as np
@@ -16,6 +16,11 @@ import numpy as np
 from lmsmith.studies.charts import N_COLOURS, Line, legend, line_chart, smooth, thin
 from lmsmith.studies.page import text
 from lmsmith.studies.runs import Run, column
+from lmsmith.train.ended import cut_short
+
+AFTER_START = (
+    1 / 5
+)  # of a loss chart's height, at least, for what comes after the first twentieth of a run
 
 _SMALL = {
     "Gradient norm": "grad_norm",
@@ -28,16 +33,21 @@ _BASELINES = {
 }
 
 
-def curves(runs: Sequence[Run]) -> str:
-    """Loss over steps and over seconds, and the small charts below; nothing for runs without a line of metrics."""
+def curves(runs: Sequence[Run], *, named: bool = False) -> str:
+    """Loss over steps and over seconds, and the small charts below; nothing for runs without a line of metrics.
+
+    `named`: by its name even if it is a single run.
+    """
     if not any(run.train or run.evals for run in runs):
         return ""
-    by_step = [_loss_lines(run, i, len(runs) > 1, "step", 1) for i, run in enumerate(runs)]
+    shared = named or len(runs) > 1
+    by_step = [_loss_lines(run, i, shared, "step", 1) for i, run in enumerate(runs)]
     seconds, unit = _seconds_unit(runs)
-    by_time = [_loss_lines(run, i, len(runs) > 1, "seconds", seconds) for i, run in enumerate(runs)]
+    by_time = [_loss_lines(run, i, shared, "seconds", seconds) for i, run in enumerate(runs)]
     y_range = _loss_range([*chain(*by_step)])
+    title = f"Loss in nats per token{_cut_off(chain(*by_step), y_range[1])}"
     charts = [
-        line_chart("Loss in nats per token", [*chain(*by_step)], x_label="steps", y_range=y_range),
+        line_chart(title, [*chain(*by_step)], x_label="steps", y_range=y_range),
         line_chart(
             "The same over time", [*chain(*by_time)], x_label=f"{unit} of updates", y_range=y_range
         ),
@@ -46,7 +56,7 @@ def curves(runs: Sequence[Run]) -> str:
         _learning_rates(runs),
         *(_small_chart(runs, title, name) for title, name in _SMALL.items()),
     ]
-    if len(runs) == 1:
+    if not shared:
         names, about = legend(by_step[0]), ""
     else:
         nothing = np.array([], dtype=np.float64)
@@ -70,15 +80,10 @@ def bits_per_byte(runs: Sequence[Run], bits: Sequence[float | None]) -> str:
     for i, (run, value) in enumerate(zip(runs, bits, strict=True)):
         if value is not None:
             shown = "this model" if len(runs) == 1 else run.name
-            rows.append(
-                (
-                    value,
-                    shown,
-                    f"{1 - value / 8:.0%} smaller than the text",
-                    f"--c{i % N_COLOURS}",
-                    "own",
-                )
-            )
+            about = f"{1 - value / 8:.0%} smaller than the text"
+            if len(runs) > 1 and cut_short(run.summary):
+                about = "not comparable"
+            rows.append((value, shown, about, f"--c{i % N_COLOURS}", "own"))
     if len(rows) == 1:
         return ""
     full = max(value for value, *_ in rows)
@@ -129,13 +134,19 @@ def _loss_lines(run: Run, colour: int, shared: bool, axis: str, unit: float) -> 
 
 
 def _loss_range(lines: Sequence[Line]) -> tuple[float, float]:
-    """From the lowest loss to the highest after the first twentieth of the steps, with a little room."""
+    """From the lowest loss to the highest, with a little room; at least a fifth is for what comes after the start."""
     end = max(float(line.x[-1]) for line in lines if len(line.x))
     shown = [line.y[line.x >= end / 20] for line in lines if line.kind != "faint"]
     losses = np.concatenate([y[np.isfinite(y)] for y in shown])
     if not len(losses):
         return 0.0, 1.0
     low, high = float(losses.min()), float(losses.max())
+    highest = max(
+        float(line.y[np.isfinite(line.y)].max(initial=high))
+        for line in lines
+        if line.kind != "faint"
+    )
+    high = min(highest, low + (high - low) / AFTER_START) if high > low else highest
     room = 0.06 * (high - low) or 0.5
     return max(0.0, low - room), high + room
 
@@ -170,6 +181,16 @@ def _rate_labels(run: Run) -> dict[str, str]:
         del there["embedding_learning_rate"]
         there["learning_rate"] = f"embedding tables, {rest}" if muon else "all weights"
     return there or {"learning_rate": rest}
+
+
+def _cut_off(lines: Iterable[Line], top: float) -> str:
+    """What is above the chart, if anything is."""
+    highest = max(
+        float(line.y[np.isfinite(line.y)].max(initial=top))
+        for line in lines
+        if line.kind != "faint"
+    )
+    return f" (its first steps, from {highest:.2f} down, are above)" if highest > top else ""
 
 
 def _small_chart(runs: Sequence[Run], title: str, name: str) -> str:

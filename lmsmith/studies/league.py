@@ -7,6 +7,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ from lmsmith.errors import ConfigError, StorageError, UsageError
 from lmsmith.evaluate.compressors import COMPRESSORS
 from lmsmith.evaluate.league import UNIFORM, Entry, Text, baselines, score_entry
 from lmsmith.studies.charts import N_COLOURS
+from lmsmith.studies.figures import curves
 from lmsmith.studies.page import duration, figure, page, short, table, text
+from lmsmith.studies.runs import read_runs
 from lmsmith.text.files import plural
+from lmsmith.train.ended import cut_short, init_from, learned_nothing
 from lmsmith.train.log import say
 from lmsmith.train.run import free_place, load_for_use, model_config, summary_of, tokenizer_of
 from lmsmith.train.start import train
@@ -75,7 +79,12 @@ def league(runs: Sequence[Path], on: Text) -> list[Entry]:
         boundaries = content.get("data", {}).get("documents", "stream")
         config, summary = model_config(content["model"]), summary_of(run)
         how = {"boundaries": boundaries, "begin": content.get("begin"), "summary": summary}
-        entries.append(score_entry(name, model, tokenizer, config, on, **how))
+        early = "; ".join(
+            said for said in (cut_short(summary), learned_nothing(summary, init_from(run))) if said
+        )
+        entries.append(
+            replace(score_entry(name, model, tokenizer, config, on, **how), not_comparable=early)
+        )
         del model
     return sorted(entries, key=lambda entry: entry.bits_per_byte)
 
@@ -111,6 +120,8 @@ def league_notes(entries: Iterable[Entry]) -> list[str]:
     """What there is to say of some of them."""
     notes = []
     for entry in entries:
+        if entry.not_comparable:
+            notes.append(f"{entry.name} is not comparable with the others: {entry.not_comparable}")
         if entry.n_impossible and entry.n_tokens:
             share = entry.n_impossible / entry.n_tokens
             notes.append(
@@ -134,26 +145,48 @@ def measure(on: Text) -> str:
     return f"{len(on.data):,} bytes, the same for all{odd}"
 
 
-def league_page(entries: Sequence[Entry], on: Text) -> str:
-    """One HTML file: bars and the table."""
+def equal_time(runs: Sequence[Path], sources: Sequence[str], minutes: float) -> str:
+    """What `train_all` gave each model, in a sentence."""
+    counted = [run.name for run in runs if summary_of(run).get("finished") == "counted"]
+    once = f"; {', '.join(counted)} counted it once" if counted else ""
+    time = f"{minutes:g} minute{'' if minutes == 1 else 's'}"
+    return f"each model had the same {time} on this machine to train on {', '.join(sources)}{once}"
+
+
+def league_page(
+    entries: Sequence[Entry], on: Text, trained: Sequence[Path] = (), about: str = ""
+) -> str:
+    """One HTML file: bars and the table.
+
+    `trained`: runs on one text with one tokenizer, whose learning curves are drawn. `about`: how they were trained.
+    """
+    curved = [run for run in read_runs(trained) if run.train]
+    names = [run.name for run in curved]  # a model has one colour in all charts
+    names += [
+        entry.name for entry in entries if entry.n_params is not None and entry.name not in names
+    ]
     finite = [entry for entry in entries if math.isfinite(entry.bits_per_byte)]
     full = max(entry.bits_per_byte for entry in finite)
     bars = ""
-    for i, entry in enumerate(finite):
-        colour = f"--c{i % N_COLOURS}" if entry.n_params is not None else "--quiet"
+    for entry in finite:
+        colour = (
+            f"--c{names.index(entry.name) % N_COLOURS}" if entry.n_params is not None else "--quiet"
+        )
         bars += (
             f'<tr{" class=own" if entry.n_params is not None else ""}><th scope="row">{text(entry.name)}</th>'
             f'<td class="bars"><span class="bar" style="width:{100 * entry.bits_per_byte / full:.2f}%;'
             f'background:var({colour})"></span></td><td>{entry.bits_per_byte:.3f}</td>'
-            f'<td class="about">{text(entry.what)}</td></tr>'
+            f'<td class="about">{text(entry.what)}{"; not comparable" if entry.not_comparable else ""}</td></tr>'
         )
     cells = [[text(cell) for cell in row] for row in league_rows(entries)]
     notes = "".join(f'<p class="about">{text(note)}.</p>' for note in league_notes(entries))
     body = (
         f'<header><div class="brand">lmsmith league</div><h1>{text(on.name)}</h1>'
-        f"<p>{measure(on)}. Fewer bits are better.</p></header>"
+        f"<p>{measure(on)}. Fewer bits are better.</p>"
+        + (f"<p>{text(about[0].upper() + about[1:])}.</p>" if about else "")
+        + "</header>"
         f'<h2>Bits per byte</h2><div class="scroll"><table class="bits"><tbody>{bars}</tbody></table></div>'
-        f"<h2>In numbers</h2>{table(HEAD, cells)}{notes}"
+        f"<h2>In numbers</h2>{table(HEAD, cells)}{notes}{curves(curved, named=True)}"
     )
     return page(f"{on.name} — lmsmith league", body)
 

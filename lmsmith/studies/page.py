@@ -88,6 +88,8 @@ h1 { margin: 2px 0 0; font-size: clamp(28px, 5vw, 42px); line-height: 1.15; lett
   overflow-wrap: anywhere; }
 h2 { margin: 48px 0 14px; font-size: 21px; letter-spacing: -.01em; }
 p { max-width: 52em; }
+th .about { color: var(--soft); font-size: 13px; font-weight: 400; }
+.notice p { margin: 2px 0; }
 p.about { margin: -6px 0 14px; color: var(--soft); font-size: 15px; }
 code, pre { font-family: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; font-size: 13.5px; }
 code { padding: 2px 6px; border-radius: 4px; background: var(--mark); overflow-wrap: anywhere; }
@@ -95,6 +97,7 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.55; }
 .card, .tiles > div, .chart, .scroll, details, .notice {
   background: var(--card); border: 1px solid var(--rule); border-radius: 10px; }
 .notice { margin: 0 0 24px; padding: 12px 18px; border-left: 4px solid var(--c1); }
+.scroll + p.about, p.about + p.about { margin-top: 10px; }
 .notice ul { margin: 4px 0 0; padding-left: 20px; }
 
 .tiles { display: grid; grid-template-columns: repeat(4, 1fr); gap: 12px; margin: 0; }

@@ -20,7 +20,8 @@ from lmsmith.errors import ConfigError, UsageError
 from lmsmith.studies.charts import N_COLOURS
 from lmsmith.studies.figures import bits_per_byte, curves
 from lmsmith.studies.page import duration, figure, page, short, table, text
-from lmsmith.studies.runs import Run, column, is_number, read_runs
+from lmsmith.studies.runs import Run, column, is_number, prompt_of, read_runs
+from lmsmith.train.ended import cut_short, learned_nothing
 
 _ENDED = {
     "steps": "all steps were done",
@@ -50,6 +51,7 @@ def _one(run: Run) -> tuple[str, list[str]]:
     return run.name, [
         f'<header><div class="brand">lmsmith run</div><h1>{text(run.name)}</h1><p>{_in_a_sentence(run)}</p></header>',
         _notice(run.missing),
+        _early(run),
         _tiles(run),
         curves([run]),
         bits_per_byte([run], [_bits(run)]),
@@ -100,6 +102,20 @@ def _model_in_words(settings: Mapping[str, Any]) -> str:
 
 def _headed(title: str, section: str) -> str:
     return f"<h2>{title}</h2>{section}" if section else ""
+
+
+def _early(run: Run) -> str:
+    """A box that says that the run ended early, or has learned nothing; "" where neither is so."""
+    nothing = learned_nothing(run.summary, str(run.settings.get("train.init_from") or ""))
+    if nothing:
+        nothing = nothing[0].upper() + nothing[1:] + "."
+    said = [
+        f"This run was {early}; it is not comparable with others."
+        for early in [cut_short(run.summary)]
+        if early
+    ]
+    items = "".join(f"<p>{text(what)}</p>" for what in [*said, nothing] if what)
+    return f'<div class="notice">{items}</div>' if items else ""
 
 
 def _notice(missing: list[str]) -> str:
@@ -229,14 +245,19 @@ def _facts(run: Run) -> str:
 
 def _comparison(runs: list[Run]) -> str:
     losses = [_val_loss(run)[0] for run in runs]
-    best = min((loss for loss in losses if loss is not None and math.isfinite(loss)), default=None)
+    early = [cut_short(run.summary) for run in runs]
+    comparable = [loss for loss, why in zip(losses, early, strict=True) if not why]
+    best = min(
+        (loss for loss in comparable if loss is not None and math.isfinite(loss)), default=None
+    )
     rows = []
     for i, (run, loss) in enumerate(zip(runs, losses, strict=True)):
         shown = figure(loss, ".4f")
         rows.append(
             [
-                f'<span class="swatch" style="background:var(--c{i % N_COLOURS})"></span>{text(run.name)}',
-                f"<b>{shown}</b>" if loss is not None and loss == best else shown,
+                f'<span class="swatch" style="background:var(--c{i % N_COLOURS})"></span>{text(run.name)}'
+                + ('<div class="about">not comparable</div>' if early[i] else ""),
+                f"<b>{shown}</b>" if loss is not None and loss == best and not early[i] else shown,
                 figure(_bits(run), ".3f"),
                 _count(run.number("n_params")),
                 figure(run.number("steps", "step"), ",.0f"),
@@ -258,6 +279,11 @@ def _comparison(runs: list[Run]) -> str:
         ],
         rows,
     )
+    for run, why in zip(runs, early, strict=True):
+        if why:
+            nothing = learned_nothing(run.summary, str(run.settings.get("train.init_from") or ""))
+            more = f"; {nothing}" if nothing else ""
+            made += f'<p class="about">{text(run.name)} is not comparable with the others: {text(why + more)}.</p>'
     texts = {
         (run.summary.get("tokenizer"), run.number("n_val_bytes")) for run in runs if run.summary
     }
@@ -326,8 +352,9 @@ def _settings(run: Run, title: str) -> str:
 def _next_steps(run: Run) -> str:
     """What the curves suggest, as commands."""
     folder, again = shlex.quote(str(run.folder)), shlex.quote(str(run.folder / "config.toml"))
+    prompt = shlex.quote(prompt_of(run.folder))
     steps = [*_from_the_curves(run, folder, f"lmsmith train {again}")]
-    steps.append(("Let it write:", f"lmsmith generate {folder} --n 3 --temperature 0.7"))
+    steps.append(("Let it write:", f"lmsmith generate {folder} {prompt} --n 3 --temperature 0.7"))
     steps.append(("See how it does on another text:", f"lmsmith eval {folder} --text FILE"))
     steps.append(("Lay it over another run:", f"lmsmith report {folder} RUN"))
     items = "".join(f"<li>{what}<br><code>{text(command)}</code></li>" for what, command in steps)

@@ -79,6 +79,20 @@ def read_run(folder: Path) -> Run:
     return run
 
 
+def prompt_of(folder: Path) -> str:
+    """Some words to begin a text with: those at the start of a line of the run's validation text."""
+    try:
+        with (folder / "tokens" / "validation.txt").open(encoding="utf-8", errors="ignore") as file:
+            begin = file.read(5000)
+    except OSError:  # of ready shards it may be too large to have been written out
+        begin = ""
+    lines = begin.splitlines()  # the first one may begin in the middle of a word
+    for line in [*lines[1:], *lines[:1]]:
+        if found := re.match(r"\w{1,12}( \w{1,12}){0,3}", line.strip()):
+            return found.group()
+    return "Once upon a time"
+
+
 def column(rows: Iterable[dict[str, Any]], name: str) -> Numbers:
     """One field of all rows; not a number where a row lacks it."""
     return np.array(

@@ -24,27 +24,46 @@ def comparison_rows(rows: Sequence[Measure]) -> list[list[str]]:
             f"{row.bytes_per_token:.2f}",
             f"{row.share_used:.0%}",
             f"{row.n_unknown:,}" if row.n_unknown else "none",
-            f"{row.megabytes_per_second:.1f}",
+            f"{row.megabytes_per_second:,.1f}",
         ]
         for row in rows
     ]
 
 
 def comparison_page(
-    rows: Sequence[Measure], tokenizers: Mapping[str, Tokenizer], sentence: str
+    rows: Sequence[Measure],
+    tokenizers: Mapping[str, Tokenizer],
+    held_out: str,
+    *,
+    name: str,
+    n_learnt: int,
 ) -> str:
-    """One HTML file. `sentence` is shown as each tokenizer cuts it."""
+    """One HTML file. A sentence of `held_out`, the text compared on, is shown as each tokenizer cuts it.
+
+    `name`: of the text. `n_learnt`: how many of its characters were learnt from.
+    """
+    sentence = sentence_of(held_out)
     cut = ""
     for row in rows:
         parts = [text(part.replace(" ", SPACE)) for part in shown(tokenizers[row.name], sentence)]
         cut += (
             f"<h3>{text(row.name)}</h3><p>{' '.join(f'<code>{part}</code>' for part in parts)}</p>"
         )
+    cells = [[text(cell) for cell in row] for row in comparison_rows(rows)]
     body = (
-        f"<h2>On {rows[0].n_bytes:,} bytes of text that none has learnt from</h2>{table(HEAD, comparison_rows(rows))}"
-        f"{_curve(rows)}<h2>One sentence</h2>{cut}"
+        f'<header><div class="brand">lmsmith tokenizers compared</div><h1>{text(name)}</h1>'
+        f"<p>Learnt from {n_learnt:,} characters of it, compared on the other {len(held_out):,} "
+        f"({rows[0].n_bytes:,} bytes).</p></header>"
+        f"<h2>In numbers</h2>{table(HEAD, cells)}{_curve(rows)}<h2>One sentence</h2>{cut}"
     )
-    return page("Tokenizers compared", body)
+    return page(f"{name} — lmsmith tokenizers compared", body)
+
+
+def sentence_of(held_out: str, most: int = 120) -> str:
+    """A line of the text, cut between words. Not its first one, which may begin in the middle of a word."""
+    lines = held_out.splitlines()
+    line = next((line for line in [*lines[1:], *lines[:1]] if len(line) > 30), held_out)
+    return line if len(line) <= most else line[:most].rpartition(" ")[0] or line[:most]
 
 
 def _curve(rows: Sequence[Measure]) -> str:
@@ -57,12 +76,13 @@ def _curve(rows: Sequence[Measure]) -> str:
     lines = []
     for colour, (name, some) in enumerate(groups.items()):
         x, y = (
-            np.log2([row.vocab_size for row in some]),
-            np.array([row.bytes_per_token for row in some]),
+            np.array([getattr(row, key) for row in some], float)
+            for key in ("vocab_size", "bytes_per_token")
         )
         lines.append(Line(x, y, colour, dots=True, label=name))
     top = 1.1 * max(row.bytes_per_token for row in rows) or 1.0
+    title = "Bytes per token by the size of the vocabulary"
     chart = line_chart(
-        "Bytes per token", lines, x_label="vocabulary, as a power of two", y_range=(0.0, top)
+        title, lines, x_label="entries of the vocabulary", y_range=(0.0, top), log2_x=True
     )
-    return chart + legend(lines)
+    return f"<h2>Bytes per token</h2>{legend(lines)}{chart}"

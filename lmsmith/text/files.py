@@ -19,6 +19,7 @@ import io
 import itertools
 import json
 import re
+import shlex
 import shutil
 import tempfile
 import zlib
@@ -382,11 +383,13 @@ def _json_lines(
     counts: Counts,
     skip: Skip | None,
 ) -> Iterator[tuple[str, int]]:
-    for number, line in enumerate(_lines(decoded), start=1):
+    all_lines = _lines(decoded)
+    for number, line in enumerate(all_lines, start=1):
         if not line or line.isspace():
             continue
         try:
-            text = _without_surrogates(_json_text(line, text_field), "", errors, counts)
+            more = itertools.islice(all_lines, _SAMPLED) if skip is None else ()
+            text = _without_surrogates(_json_text(line, text_field, more), "", errors, counts)
         except DataError as error:
             placed = DataError(f"{lines.path}, line {lines.of(number)}{error}")
             if skip is None:
@@ -396,8 +399,11 @@ def _json_lines(
         yield text, number
 
 
-def _json_text(line: str, text_field: str) -> str:
-    """The text of one line. What is raised goes on from the name of the line."""
+def _json_text(line: str, text_field: str, more: Iterable[str] = ()) -> str:
+    """The text of one line. What is raised goes on from the name of the line.
+
+    `more`: the lines behind it, read only where the field is missing, to see which other one holds the text.
+    """
     try:
         record = json.loads(line)
     except (
@@ -415,12 +421,22 @@ def _json_text(line: str, text_field: str) -> str:
             f" holds {_json_kind(record)}, wanted an object with the field {text_field!r}.{array}"
         )
     if text_field not in record:
-        texts = [name for name, value in record.items() if isinstance(value, str)]
+        texts = {name: len(value) for name, value in record.items() if isinstance(value, str)}
+        with contextlib.suppress(
+            ValueError, RecursionError, DataError
+        ):  # they are not what the error is about
+            for other in filter(str.strip, more):
+                for name, value in json.loads(other).items():
+                    if isinstance(value, str):
+                        texts[name] = texts.get(name, 0) + len(value)
         raise DataError(f" has no field {text_field!r}; {_has(record, texts)}")
     text = record[text_field]
     if text is not None and not isinstance(text, str):
         raise DataError(f": the field {text_field!r} holds {_json_kind(text)}, wanted text.")
     return text or ""
+
+
+_SAMPLED = 100  # lines that say which field holds the text
 
 
 def _lines(chunks: Iterable[str]) -> Iterator[str]:
@@ -485,7 +501,12 @@ def _parquet_rows(
             if re.match("(dictionary<values=)?(large_)?string", kind)
         ]
         if text_field not in columns:
-            raise DataError(f"{path} has no column {text_field!r}; {_has(columns, texts)}")
+            sizes = dict.fromkeys(texts, 0)
+            for index in range(table.metadata.num_columns if rows_of else 0):
+                chunk = table.metadata.row_group(0).column(index)
+                if chunk.path_in_schema in sizes:
+                    sizes[chunk.path_in_schema] = chunk.total_uncompressed_size
+            raise DataError(f"{path} has no column {text_field!r}; {_has(columns, sizes)}")
         if text_field not in texts and columns[text_field] not in ("binary", "large_binary"):
             raise DataError(
                 f"{path}: the column {text_field!r} holds {columns[text_field]}, wanted strings."
@@ -531,10 +552,14 @@ def _row_text(data: bytes, source: str, errors: str, counts: Counts) -> str:
     return text
 
 
-def _has(fields: Iterable[str], texts: list[str]) -> str:
-    """What there is where the text field is not, and which of it could be meant."""
+def _has(fields: Iterable[str], texts: dict[str, int]) -> str:
+    """What there is where the text field is not, and which of it could be meant.
+
+    `texts`: the fields that hold text, and how much. The one with the most text is named.
+    """
     names = [repr(name) for name in fields]
     there = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "") if names else "nothing"
-    return f"it has {there}." + (
-        f" Say which is meant: `--data.text_field {texts[0]}`." if texts else ""
-    )
+    if not texts:
+        return f"it has {there}."
+    most = max(texts, key=lambda name: texts[name])
+    return f"it has {there}. Say which is meant: `--data.text_field {shlex.quote(most)}`."

@@ -15,6 +15,7 @@ import functools
 import glob
 import itertools
 import os
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +50,7 @@ def find_files(sources: list[str]) -> tuple[list[Found], Counter[str]]:
         taken: list[Path] = []
         others: list[Path] = []
         if os.path.isdir(path):
+            _refuse_model(path)
             taken, others = _in_folder(path)
             if not taken:
                 there = (
@@ -145,11 +147,41 @@ def _is_ours(folder: Path) -> bool:
         return all((folder / name).is_file() for name in names)
 
     return (
-        has("config.toml", "tokens/corpus.json")
-        or has("config.toml", "metrics.jsonl")
+        _is_run(folder)
         or has("manifest.json", "tokenizer.json")
         or (folder.name.endswith(".partial") and has("work/settings.json"))
     )
+
+
+def _is_run(folder: Path) -> bool:
+    there = [
+        (folder / name).is_file()
+        for name in ("metrics.jsonl", "tokens/corpus.json", "model/model.safetensors")
+    ]
+    return (folder / "config.toml").is_file() and any(there)
+
+
+def _refuse_model(folder: Path) -> None:
+    """Raises DataError for a run, or another program's model, named as text: its logs and read-me are not meant."""
+    name = shlex.quote(str(folder))
+    if _is_run(folder):
+        recipe = shlex.quote(str(folder / "config.toml"))
+        raise DataError(
+            f"{folder} is a run, not text. `lmsmith resume {name}` continues it; `lmsmith train TEXT --from {name}` "
+            f"trains its model on other text; `lmsmith train {recipe}` repeats it."
+        )
+    weights = (
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "pytorch_model.bin",
+        "pytorch_model.bin.index.json",
+    )
+    if (folder / "config.json").is_file() and any((folder / each).is_file() for each in weights):
+        run = folder.parent if (folder.parent / "config.toml").is_file() else None
+        how = f"`lmsmith import {name}` makes a run of it, and `lmsmith train TEXT --from RUN`"
+        if run:
+            how = f"`lmsmith train TEXT --from {shlex.quote(str(run))}`"
+        raise DataError(f"{folder} is a model, not text. {how} trains it on other text.")
 
 
 def _of_corpus(corpus: corpora.Corpus) -> list[Path]:

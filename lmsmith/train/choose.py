@@ -22,6 +22,7 @@ from lmsmith.data.shards import Shards
 from lmsmith.errors import ConfigError
 from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.optim.rates import peak_rates
+from lmsmith.text.files import plural
 from lmsmith.tokens.tokenizer import unused_ids
 from lmsmith.train.by_hand import check_memory
 from lmsmith.train.machine import Machine
@@ -68,9 +69,7 @@ def resolve(
     }
     if not has_size(config.preset) and not getattr(config.model, "size", 0):
         # Without a clock the size must not depend on how fast the machine happens to be.
-        budget = (
-            NOMINAL_BUDGET if config.train.steps or config.train.tokens else seconds * machine.flops
-        )
+        budget = seconds * machine.flops if by_the_clock(config) else NOMINAL_BUDGET
         chosen |= _size(config, given, corpus, budget)
     if (
         machine.device.type == "cuda"
@@ -106,8 +105,10 @@ def resolve(
         )
         tokens_a_step = batches_of(config, corpus.train, corpus.tokenizer).tokens_per_batch
     steps = config.train.steps or int(config.train.tokens / tokens_a_step / _mean_share(config))
+    if config.train.epochs:
+        steps = steps_of_epochs(config, corpus)
     n_evaluations = MOST_EVALUATIONS
-    if not (config.train.steps or config.train.tokens):
+    if by_the_clock(config):
         an_update = seconds_a_step(_share_of(config, world), corpus, machine)
         if an_update > seconds:
             raise ConfigError(
@@ -129,6 +130,7 @@ def resolve(
     chosen = {
         "train.steps": steps,
         "train.tokens": 0,  # the steps say it
+        "train.epochs": 0,
         "train.eval_every": config.train.eval_every
         or max(1, steps // max(LEAST_EVALUATIONS, n_evaluations)),
         "train.log_every": config.train.log_every or max(1, steps // N_LOG_LINES),
@@ -181,8 +183,8 @@ def _check_growing(config: RunConfig, world: int) -> None:
     """Raises ConfigError where a batch cannot grow from `train.initial_batch_size`."""
     train = config.train
     problems = {
-        "its length must be known: set --steps or --tokens, not --minutes": not (
-            train.steps or train.tokens
+        "its length must be known: set --steps, --tokens or --epochs, not --minutes": by_the_clock(
+            config
         ),
         "train.truncated_bptt has as many sequences in each": train.truncated_bptt,
         "data.documents = 'rows' makes batches of one size": config.data.documents == "rows",
@@ -195,6 +197,42 @@ def _check_growing(config: RunConfig, world: int) -> None:
             raise ConfigError(
                 f"train.initial_batch_size = {train.initial_batch_size} lets the batch of a run grow, and {problem}."
             )
+
+
+def by_the_clock(config: RunConfig) -> bool:
+    """Whether the time alone says how long the run is."""
+    return not (config.train.steps or config.train.tokens or config.train.epochs)
+
+
+def steps_of_epochs(config: RunConfig, corpus: Corpus) -> int:
+    """The fewest steps that see as many tokens as `train.epochs` passes over the training tokens have.
+
+    Of documents in rows: the steps in which every document comes up that often.
+    """
+    epochs = config.train.epochs
+    if isinstance(batches := batches_of(config, corpus.train, corpus.tokenizer), Rows):
+        return _ceil(epochs * batches.n_batches)
+    wanted = _ceil(
+        epochs * len(corpus.train) / config.model.context_length
+    )  # rows, the last one perhaps in part
+    if not config.train.initial_batch_size:
+        return max(1, -(-wanted // config.train.batch_size))
+
+    def n_rows_in(steps: int) -> int:
+        """Rows of a whole run of so many steps: how fast the batch grows depends on their number."""
+        train = replace(config.train, steps=steps)
+        return sum(map(train.rows_of, range(steps)))
+
+    few, enough = 0, max(1, -(-wanted // config.train.initial_batch_size))
+    while enough - few > 1:
+        middle = (few + enough) // 2
+        few, enough = (few, middle) if n_rows_in(middle) >= wanted else (middle, enough)
+    return enough
+
+
+def _ceil(number: float) -> int:
+    """Rounded up, but for what a float is off by: 0.1 of 30 is 3."""
+    return math.ceil(number * (1 - 1e-12))
 
 
 def _mean_share(config: RunConfig) -> float:
@@ -251,6 +289,15 @@ def _rates(config: RunConfig) -> str:
     return "peak learning rates " + ", ".join(f"{name} {rate:g}" for name, rate in rates.items())
 
 
+def _workers(machine: Machine, world: int) -> str:
+    threads = plural(machine.threads, "thread")
+    return threads if world == 1 else f"{world} processes of {threads} each"
+
+
+def _in_epochs(n: float) -> str:
+    return f"{n:.1f} epochs" if n >= 0.1 else f"{n:.2g} epochs"
+
+
 def describe(config: RunConfig, corpus: Corpus, machine: Machine, world: int = 1) -> list[str]:
     """The plan in a few lines."""
     model, train, counts = config.neural, config.train, corpus.counts
@@ -261,7 +308,7 @@ def describe(config: RunConfig, corpus: Corpus, machine: Machine, world: int = 1
     of = f"{train.batch_size} x {model.context_length} tokens"
     notes = [f"note     {NOTES[config.preset]}"] if config.preset in NOTES else []
     if isinstance(batches, Rows):
-        of = f"{train.batch_size} documents of {tokens_a_step / train.batch_size:,.0f} tokens"
+        of = f"{plural(train.batch_size, 'document')} of {tokens_a_step / train.batch_size:,.0f} tokens"
         if batches.share_cut:
             notes.append(
                 f"note     {batches.share_cut:.1%} of the tokens are beyond the context and not trained on"
@@ -280,12 +327,12 @@ def describe(config: RunConfig, corpus: Corpus, machine: Machine, world: int = 1
         f"text     {counts.n_train_tokens + counts.n_val_tokens:,} {unit} ({model.vocab_size:,} different); "
         f"{counts.n_val_tokens:,} held out",
         f"model    {config.preset}: {model.describe()}; {n_params:,} parameters",
-        f"training {train.steps:,} steps of {of} = {tokens:,} "
-        f"({tokens / counts.n_train_tokens:.1f} times the text), {config.optim.name}, {config.schedule.shape}"
+        f"training {plural(train.steps, 'step')} of {of} = {tokens:,} "
+        f"({_in_epochs(tokens / counts.n_train_tokens)}), {config.optim.name}, {config.schedule.shape}"
         + (", by hand in NumPy" if train.engine == "reference" else "")
         + f"; {_rates(config)}",
-        f"machine  {machine.device.type}, {machine.threads} threads, {train.dtype}, {machine.flops / 1e9:,.0f} GFLOP/s "
-        f"in matrix products; {machine.reason}; an update is "
+        f"machine  {machine.device.type}, {_workers(machine, world)}, {train.dtype}, "
+        f"{machine.flops / 1e9:,.0f} GFLOP/s in matrix products; {machine.reason}; a step is "
         f"{config.neural.train_flops_per_token() * tokens_a_step / 1e9:,.1f} GFLOP; "
         f"{_compilation(config, tokens, machine, world)}",
         *notes,

@@ -34,6 +34,24 @@ LONG_ORDER = 8
 """Of characters or bytes under Kneser-Ney, where the order was not set: as good as longer ones (`docs/log.md`)."""
 
 
+def check_length(config: RunConfig, given: Collection[str]) -> list[str]:
+    """What there is to say of the length that was asked for: counting is one pass. Raises ConfigError."""
+    if config.train.epochs not in (0.0, 1.0):
+        raise ConfigError(
+            f"train.epochs = {config.train.epochs:g}, and an n-gram model counts its text once: more passes would "
+            "change nothing, fewer leave some of it out. Leave it out, or choose another --preset."
+        )
+    said = [
+        key
+        for key in ("steps", "minutes", "tokens")
+        if f"train.{key}" in given and getattr(config.train, key)
+    ]
+    return [
+        f"n-grams are counted in one pass over the text, so train.{key} has no effect"
+        for key in said
+    ]
+
+
 def resolve_counting(config: RunConfig, given: Collection[str], corpus: Corpus) -> RunConfig:
     """The config with nothing left open. `given`: settings that the user set. Raises ConfigError."""
     if config.data.documents != "stream":

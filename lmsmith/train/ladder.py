@@ -28,6 +28,7 @@ from lmsmith.config.presets import preset
 from lmsmith.data.batches import Batches
 from lmsmith.errors import ConfigError
 from lmsmith.models.attention import Attention
+from lmsmith.text.files import plural
 from lmsmith.train.choose import can_compile, n_rows
 from lmsmith.train.loop import peak_memory_bytes
 from lmsmith.train.machine import has_bfloat16, survey
@@ -233,7 +234,7 @@ def machine_in_words(device: torch.device) -> str:
             name = next(
                 line.partition(":")[2].strip() for line in file if line.startswith("model name")
             )
-        name += f", {torch.get_num_threads()} threads"
+        name += f", {plural(torch.get_num_threads(), 'thread')}"
     return f"{name}; torch {torch.__version__}, Python {platform.python_version()}"
 
 

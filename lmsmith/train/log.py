@@ -23,6 +23,7 @@ SMOOTHING = 0.95  # share of the past in the loss that is shown
 LIVE_SECONDS, LINE_SECONDS = 0.2, 5.0  # between two refreshes of the bar, between two plain lines
 RATE_SECONDS = 10.0  # the rate shown is that of the last ten to twenty seconds
 NARROWEST_BAR, WIDEST_BAR = 8, 40
+_UNBROKEN = "\0"  # stands for a space at which no line ends
 
 
 class MetricsFile:
@@ -105,17 +106,21 @@ def add_samples(path: Path, step: int, texts: Sequence[str]) -> None:
     atomic.write(path, f"{before}## step {step}\n\n{blocks}")
 
 
-def say(console: Console, message: str, *, indent: int = 0) -> None:
-    """Prints a message: on a terminal wrapped at words, elsewhere in one line."""
+def say(console: Console, message: str, *, indent: int = 0, style: str | None = None) -> None:
+    """Prints a message: on a terminal wrapped at words, elsewhere in one line.
+
+    A command in backquotes is not wrapped, so that it can be copied.
+    """
     if console.is_terminal:
+        kept = re.sub("`[^`]*`", lambda command: command.group().replace(" ", _UNBROKEN), message)
         message = textwrap.fill(
-            message,
+            kept,
             console.width,
             subsequent_indent=" " * indent,
             break_long_words=False,
             break_on_hyphens=False,
-        )
-    console.print(message, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        ).replace(_UNBROKEN, " ")
+    console.print(message, highlight=False, markup=False, emoji=False, soft_wrap=True, style=style)
 
 
 class Progress:

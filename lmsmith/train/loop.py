@@ -560,6 +560,7 @@ class Training:
             "finished": finished,
             "signal": stop.signal.name if stop.signal and finished == "signal" else None,
             "planned_steps": so_far.n_steps,
+            "first_planned_steps": self.config.train.steps,
             "n_corrections": so_far.n_corrections,
             "resumed_from_step": first_step or None,
             "tokenizer": self.corpus.tokenizer.kind,

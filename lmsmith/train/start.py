@@ -57,14 +57,19 @@ def asked(sources: Sequence[str], changes: Mapping[str, Any]) -> tuple[RunConfig
     recipe = (
         _with_tokenizer_beside(read_toml(Path(recipes[0])), Path(recipes[0])) if recipes else {}
     )
+    rate_place = "the command line" if TOGETHER in changes else "".join(recipes)
     peak, fixed, recipe, changes = _together(recipe, changes)
     wanted = recipe | dict(changes)
-    where = " and ".join([*recipes, *(["the command line"] if changes else [])])
+    # A mistake is blamed on the one of the two that holds it.
+    where = dict.fromkeys(recipe, recipes[0] if recipes else "") | dict.fromkeys(
+        changes, "the command line"
+    )
     named = {key: value for key, value in wanted.items() if key == "preset"}
     base = preset(RunConfig().changed(named, where=where).preset)
     if "model.kind" in wanted:
         base = base.changed({"model.kind": wanted["model.kind"]}, where=where)
     derived = _derived(base, wanted, where)
+    where = dict.fromkeys(derived, "what was chosen") | where
     named_again = (
         changes if "model.size" in changes else wanted
     )  # the command line's size is later than the recipe
@@ -80,14 +85,16 @@ def asked(sources: Sequence[str], changes: Mapping[str, Any]) -> tuple[RunConfig
         )
     given = set(wanted)
     if peak is not None:
-        rates = scaled_together(config, peak, fixed, where or recipes[0])
-        config, given = config.changed(rates, where=where), given | set(rates)
+        rates = scaled_together(config, peak, fixed, rate_place)
+        config, given = config.changed(rates, where=rate_place), given | set(rates)
     if config.train.init_from:
         config, given = begun_with(config, given)
     return _one_batch(_one_length(config, changes), given, changes)
 
 
-def _derived(base: RunConfig, wanted: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _derived(
+    base: RunConfig, wanted: Mapping[str, Any], where: Mapping[str, str]
+) -> dict[str, Any]:
     """Settings that follow from `model.size`, or from one given setting of the model."""
     if "model.size" in wanted:
         model = base.changed({"model.size": wanted["model.size"]}, where=where).model
@@ -123,7 +130,11 @@ def _with_tokenizer_beside(recipe: dict[str, Any], path: Path) -> dict[str, Any]
 
 def _one_length(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
     """What the run's length is said by, alone: the command line's before the recipe's. Raises ConfigError."""
-    said = [f"train.{key}" for key in ("minutes", "steps", "tokens") if getattr(config.train, key)]
+    said = [
+        f"train.{key}"
+        for key in ("minutes", "steps", "tokens", "epochs")
+        if getattr(config.train, key)
+    ]
     ours = [key for key in said if key in changes] or said
     if (
         ours == said
@@ -189,7 +200,8 @@ def train(
     if config.train.init_from:
         note = f"model and tokenizer of {config.train.init_from}, learning rates a tenth of the preset's if not set"
         say(_of_first(console, place_in_environment()), f"note     {note}", indent=9)
-    if not (config.train.steps or config.train.tokens or config.train.minutes):
+    train = config.train
+    if not (train.steps or train.tokens or train.epochs or train.minutes):
         config = config.changed({"train.minutes": DEFAULT_MINUTES}, where="the default")
     if partial := partial_note(config.optim, given):
         say(_of_first(console, place_in_environment()), f"note     {partial}", indent=9)
@@ -225,7 +237,14 @@ def _count(
     config: RunConfig, given: set[str], out: Path | None, console: Console
 ) -> tuple[Path, dict[str, Any]]:
     """`train` of an n-gram model, which has neither updates nor a clock."""
-    from lmsmith.train.counting import count, resolve_counting  # brings in the compiler
+    from lmsmith.train.counting import (  # brings in the compiler
+        check_length,
+        count,
+        resolve_counting,
+    )
+
+    for note in check_length(config, given):
+        say(console, f"note     {note}", indent=9)
 
     def fill(folder: Path) -> tuple[RunConfig, Corpus]:
         corpus = gather(config.data, config.tokenizer, folder / "tokens")

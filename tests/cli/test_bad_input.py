@@ -118,6 +118,27 @@ def test_a_context_longer_than_the_text(lmsmith: Lmsmith, how: str) -> None:
             "[model]\nn_layers = 2\n",
             ["unknown setting 'model.n_layers' in r.toml", "Did you mean 'model.n_layer'?"],
         ),
+        (
+            "[model]\nlayers = 2\n",
+            ["unknown setting 'model.layers' in r.toml", "Did you mean 'model.n_layer'?"],
+        ),
+        (
+            "[optimizer]\nlr = 2\n",
+            ["unknown setting 'optimizer.lr' in r.toml", "Did you mean 'optim.learning_rate'?"],
+        ),
+        (
+            "[model]\nrope = true\n",
+            ["unknown setting 'model.rope'", "Did you mean 'model.positions' = 'rope'?"],
+        ),
+        ("[train]\nepochs = -1\n", ["train.epochs = -1"]),
+        (
+            "[train]\nepochs = 1\nminutes = 2\n",
+            ["train.minutes and train.epochs say the run's length 2 times"],
+        ),
+        (
+            "preset = 'ngram'\n[train]\nepochs = 3\n",
+            ["train.epochs = 3", "counts its text once", "--preset"],
+        ),
         ("[trian]\nsteps = 2\n", ["unknown setting 'trian.steps'", "Did you mean 'train.steps'?"]),
         ("steps = 2\n", ["unknown setting 'steps'", "Did you mean 'train.steps'?"]),
         ("model = 5\n", ["unknown setting 'model'"]),
@@ -144,8 +165,33 @@ def test_a_context_longer_than_the_text(lmsmith: Lmsmith, how: str) -> None:
 )
 def test_recipes(lmsmith: Lmsmith, recipe: str, parts: list[str]) -> None:
     (lmsmith.cwd / "r.toml").write_bytes(recipe.encode("utf-8", "surrogateescape"))
-    refused(lmsmith("train", "r.toml", "book.txt", "--out", "run"), 2, *parts)
+    done = lmsmith("train", "r.toml", "book.txt", "--seed", 5, "--out", "run")
+    refused(done, 2, *parts)
+    assert "command line" not in done.err
     assert not (lmsmith.cwd / "run").exists()
+
+
+def test_the_command_lines_mistake_is_not_the_recipes(lmsmith: Lmsmith) -> None:
+    (lmsmith.cwd / "r.toml").write_text("[train]\nsteps = 2\n")
+    done = lmsmith("train", "r.toml", "book.txt", "--steps", "few", "--out", "run")
+    refused(done, 2, "train.steps = 'few' in the command line: wanted")
+
+
+@pytest.mark.parametrize("verb", ["train", "data prepare", "tokenizer train"])
+def test_a_run_is_no_text(lmsmith: Lmsmith, run: Path, verb: str) -> None:
+    more = ["--vocab-size", 300] if verb == "tokenizer train" else []
+    done = lmsmith(*verb.split(), "run", *more, "--out", "new")
+    refused(
+        done,
+        1,
+        "run is a run, not text",
+        "`lmsmith resume run`",
+        "--from run",
+        "`lmsmith train run/config.toml`",
+    )
+    done = lmsmith(*verb.split(), "run/model", *more, "--out", "new")
+    refused(done, 1, "run/model is a model, not text", "--from run")
+    assert not (lmsmith.cwd / "new").exists()
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,44 @@ def test_a_conversation_on_a_terminal(lmsmith: Lmsmith, run: Path) -> None:
     os.close(theirs)
 
 
+def test_ctrl_c_ends_a_text_and_then_the_conversation(lmsmith: Lmsmith, run: Path) -> None:
+    """Without a word about signals."""
+    if not LINUX:
+        pytest.skip("needs a pseudo-terminal")
+    import pty
+
+    ours, theirs = pty.openpty()
+    slow = {"lmsmith.generate.decode:sample": 0.02}
+    stdin = Path(os.ttyname(theirs))
+    process = lmsmith.start("generate", "run", "--max-tokens", 4000, stdin=stdin, slow=slow)
+    process.until(lambda: "Ctrl-D ends.\n> " in process.out())
+    os.write(ours, b"The cat\n")
+    process.until(lambda: re.search(r"> The cat(?s:.{3})", process.out()))
+    process.send(signal.SIGINT)
+    process.until(lambda: re.search(r"> The cat(?s:.{3,})\n> $", process.out()))
+    assert len(process.out()) < 2000
+    process.send(signal.SIGINT)
+    done = process.wait()
+    assert (done.status, done.err) == (0, "")
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_sigterm_at_the_prompt(lmsmith: Lmsmith, run: Path) -> None:
+    if not LINUX:
+        pytest.skip("needs a pseudo-terminal")
+    import pty
+
+    ours, theirs = pty.openpty()
+    process = lmsmith.start("generate", "run", stdin=Path(os.ttyname(theirs)))
+    process.until(lambda: "Ctrl-D ends.\n> " in process.out())
+    process.send(signal.SIGTERM)
+    done = process.wait()
+    assert (done.status, done.err.strip()) == (143, "lmsmith: stopped by SIGTERM")
+    os.close(ours)
+    os.close(theirs)
+
+
 def test_it_streams(lmsmith: Lmsmith, run: Path) -> None:
     if not LINUX:
         pytest.skip("functions are slowed down in forked processes alone")

@@ -100,3 +100,21 @@ def test_numbers_in_words() -> None:
     assert (
         text('<a href="x">\x00\x1b[0m\ud800&\n\t') == "&lt;a href=&quot;x&quot;&gt;␀␛[0m?&amp;\n\t"
     )
+
+
+def test_a_logarithmic_axis_has_powers_of_two() -> None:
+    line = Line(
+        np.array([70.0, 300.0, 4000.0]), np.array([1.0, 2.0, 3.0]), 0, dots=True, label="BPE"
+    )
+    chart = line_chart("L", [line], x_label="entries", y_range=(0.0, 4.0), log2_x=True)
+    shown = re.findall(r'<i style="left:([\d.]+)%">([\d,]+)</i>', chart)
+    assert [words for _, words in shown] == ["64", "128", "256", "512", "1,024", "2,048", "4,096"]
+    assert [float(place) for place, _ in shown] == pytest.approx(
+        [100 * i / 6 for i in range(7)], abs=0.01
+    )
+    assert "BPE 2.0000 at 300 entries" in chart
+    one = Line(np.array([256.0]), np.array([1.0]), 0, dots=True)
+    assert "<svg" in line_chart("L", [one], x_label="entries", y_range=(0.0, 4.0), log2_x=True)
+    many = Line(np.array([64.0, 200_000.0]), np.array([1.0, 2.0]), 0)
+    chart = line_chart("L", [many], x_label="entries", y_range=(0.0, 4.0), log2_x=True)
+    assert len(re.findall(r'<i style="left', chart)) <= 8

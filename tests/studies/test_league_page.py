@@ -2,6 +2,7 @@
 
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from lmsmith.evaluate.league import Entry, Text, read_text
 from lmsmith.studies.league import (
     HEAD,
     _names,
+    equal_time,
     league,
     league_notes,
     league_page,
@@ -73,6 +75,19 @@ def test_the_page_has_a_bar_for_all_that_is_finite() -> None:
     assert "xz &lt;&amp;&gt;" in page
     assert "<&>" not in page
     assert "<script" not in page
+    assert "Learning" not in page
+
+
+def test_what_was_cut_short_is_marked() -> None:
+    early = replace(
+        ENTRIES[0],
+        not_comparable="cut short by the clock after 2 of the 9 steps planned at its start",
+    )
+    note = "mine is not comparable with the others: cut short by the clock after 2 of the 9 steps planned at its start"
+    assert note in league_notes([early])
+    page = league_page([early, *ENTRIES[1:]], Text("it", b"it", ()))
+    assert "lstm, 1 layer of 64; not comparable" in page
+    assert note in page
 
 
 def test_models_are_trained_first_on_the_same_text(
@@ -102,6 +117,17 @@ def test_models_are_trained_first_on_the_same_text(
     assert [config.preset for config, _ in found] == ["ngram", "gru"]
     assert all(config.train.minutes == 0.5 for config, _ in found)
     text = read_text(runs[0] / "tokens" / "validation.txt")
+    said = equal_time(runs, ["book.txt"], 0.5)
+    assert (
+        said
+        == "each model had the same 0.5 minutes on this machine to train on book.txt; ngram counted it once"
+    )
+    page = league_page(league(runs, text), text, runs, said)
+    assert "<h2>Learning</h2>" in page  # the curves of gru
+    assert "The same over time" in page
+    assert "Each model had the same 0.5 minutes" in page
+    assert page.count("</svg>gru</li>") == 1
+    assert "</svg>ngram</li>" not in page
     entries = {entry.name: entry for entry in league(runs, text)}
     assert list(entries) == sorted(entries, key=lambda name: entries[name].bits_per_byte)
     assert set(entries) == {"ngram", "gru", "uniform", "gzip", "xz"}

@@ -374,3 +374,85 @@ def test_a_report_is_made_without_torch_or_matplotlib(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[2]
     )
+
+
+def cut(run: Path, **changes: Any) -> Path:
+    """Changes the run's summary."""
+    summary = json.loads((run / "summary.json").read_text()) | changes
+    (run / "summary.json").write_text(json.dumps(summary))
+    return run
+
+
+def test_a_run_that_was_cut_short_is_marked_and_never_the_best(tmp_path: Path) -> None:
+    whole = make_run(tmp_path / "whole", n=20)
+    early = cut(make_run(tmp_path / "early", n=30, finished="time"), first_planned_steps=100)
+    page = Page(write_report([whole, early], tmp_path / "both.html"))
+    assert (
+        "early is not comparable with the others: cut short by the clock after 30 of the 100 steps"
+        in page.text
+    )
+    assert page.text.count("not comparable") == 3  # in the table, below it, beside its bar
+    assert "<b>1.7250</b>" in page.source  # the other one's loss is lower
+    assert page.source.count("<b>") == 1
+    page = Page(write_report([early], tmp_path / "one.html"))
+    assert (
+        "This run was cut short by the clock after 30 of the 100 steps planned at its start"
+        in page.text
+    )
+    assert "nothing worth using" not in page.text
+    assert "not comparable" not in Page(write_report([whole], tmp_path / "whole.html")).text
+
+
+def test_a_run_of_too_few_steps_says_that_it_has_learned_nothing(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "few", n=10, finished="time")
+    assert (
+        "It made only 10 steps in its time: it has learned nothing worth using."
+        in Page(write_report([run], tmp_path / "one.html")).text
+    )
+    enough = make_run(tmp_path / "enough", n=10)
+    assert "worth using" not in Page(write_report([enough], tmp_path / "two.html")).text
+
+
+@pytest.mark.parametrize(
+    ("drop", "steps", "cut_off"), [(1, 40, False), (9, 20, False), (90, 5, True)]
+)
+def test_the_top_of_the_training_curve_is_there(
+    tmp_path: Path, drop: float, steps: float, cut_off: bool
+) -> None:
+    """The whole of it, unless it would take more than four fifths of the height; then the caption says so."""
+    run = make_run(tmp_path / "run", n=400)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        if line["kind"] == "train":
+            line["loss"] = 1.5 + drop * math.exp(-line["step"] / steps)
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = Page(write_report([run], tmp_path / "report.html"))
+    assert ("its first steps, from" in page.text) == cut_off
+    paths = re.findall(r'<path class="soft" style="stroke:var\(--c1\)" d="M([^"]*)"', page.source)
+    heights = [float(point.split()[1]) for point in re.split("[LM]", max(paths[:2], key=len))]
+    assert (min(heights) < 0) == cut_off
+    at_twentieth = heights[len(heights) // 20]
+    assert at_twentieth < 1000 * 4 / 5
+
+
+def test_what_to_try_next_has_a_prompt(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    assert (
+        f"lmsmith generate {run} 'Once upon a time' --n 3"
+        in Page(write_report([run], tmp_path / "a.html")).text
+    )
+    (run / "tokens").mkdir()
+    (run / "tokens" / "validation.txt").write_text("lf a word\n\n- \n It was, he said.\n")
+    assert (
+        f"lmsmith generate {run} 'It was' --n 3"
+        in Page(write_report([run], tmp_path / "b.html")).text
+    )
+
+
+@pytest.mark.parametrize(
+    ("layers", "words"), [(1, "of 1 layer, 1 head,"), (2, "of 2 layers, 1 head,")]
+)
+def test_one_is_no_plural(tmp_path: Path, layers: int, words: str) -> None:
+    sizes = {"model.n_layer": layers, "model.n_head": 1}
+    run = make_run(tmp_path / "run", **sizes)
+    assert words in Page(write_report([run], tmp_path / "a.html")).text

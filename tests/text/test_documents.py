@@ -288,6 +288,11 @@ def test_json_lines_in_all_guises(tmp_path, kind, suffix, compress):
             '{"id": 3, "body": "a"}',
             "no field 'text'; it has 'id', 'body'. Say which is meant: `--data.text_field body`",
         ),
+        ('{"id": "0123", "body": "a long text", "url": "b"}', "`--data.text_field body`"),
+        (
+            '{"id": "01234567", "my body": ""}\n{"my body": "a long text"}\nno JSON',
+            "`--data.text_field 'my body'`",
+        ),
         ("{}", "line 2 has no field 'text'; it has nothing."),
         ('{"text": 3.5}', "line 2: the field 'text' holds a number, wanted text"),
         ('{"text": ["a"]}', "line 2: the field 'text' holds an array, wanted text"),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lmsmith.studies.tokenizers import HEAD, comparison_page, comparison_rows
+from lmsmith.studies.tokenizers import HEAD, comparison_page, comparison_rows, sentence_of
 from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.bpe_train import learn_bpe
 from lmsmith.tokens.measure import (
@@ -91,9 +91,27 @@ def test_the_page_shows_table_curve_and_sentence(test_data: Path) -> None:
     rows = compare_tokenizers(tokenizers, "Once <b> upon a time")
     cells = comparison_rows(rows)
     assert all(len(row) == len(HEAD) for row in cells)
-    html = comparison_page(rows, tokenizers, "Once <b> upon")
+    html = comparison_page(
+        rows, tokenizers, "rts here.\nOnce <b> upon", name="a & b.txt", n_learnt=40_000
+    )
     assert html.startswith("<!doctype html>")
     assert "&lt;b&gt;" in html.replace("</code> <code>", "")
     assert "<b>" not in html
     assert "BPE 300" in html
+    assert "<h1>a &amp; b.txt</h1>" in html
+    assert "Learnt from 40,000 characters of it, compared on the other" in html
+    assert [words for words in (">256<", ">512<", ">1,024<") if words in html] == [
+        ">256<",
+        ">512<",
+        ">1,024<",
+    ]
     assert len(re.findall(r'class="dot"', html)) == len(rows)
+
+
+def test_the_sentence_is_whole() -> None:
+    assert sentence_of(
+        "rted here, in the middle of some word.\nshort\nA line that is long enough to show.\n"
+    ) == ("A line that is long enough to show.")
+    assert sentence_of("one two " * 40) == ("one two " * 15).rstrip()
+    assert sentence_of("x" * 200) == "x" * 120
+    assert sentence_of("") == ""

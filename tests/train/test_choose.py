@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ from lmsmith.config import RunConfig, settings
 from lmsmith.config.presets import NOTES, PRESETS, has_size, preset
 from lmsmith.data.packing import batches_of
 from lmsmith.data.prepare import Corpus, Counts
+from lmsmith.data.rows import Rows
 from lmsmith.data.shards import Shards
 from lmsmith.errors import ConfigError, DataError
 from lmsmith.models.gpt import GPT
@@ -207,14 +209,74 @@ def test_a_vocabulary_that_is_not_the_tokenizers() -> None:
         resolved({"model.vocab_size": 10})
 
 
+@pytest.mark.parametrize("epochs", [0.1, 0.5, 1.0, 2.0, 3.7])
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"train.initial_batch_size": 2, "train.batch_size": 12}, {"data.documents": "rows"}],
+)
+def test_epochs_are_the_fewest_steps_that_see_so_many_tokens(
+    epochs: float, more: dict[str, Any]
+) -> None:
+    corpus = corpus_of(20_000)
+    config, given = asked(
+        ["book.txt"], {"train.epochs": epochs, "model.context_length": 24, **more}
+    )
+    config = resolve(config, given, corpus, MACHINE, 60.0)
+    assert (config.train.tokens, config.train.epochs) == (0, 0)
+    batches, steps = batches_of(config, corpus.train, corpus.tokenizer), config.train.steps
+    if isinstance(batches, Rows):
+        times = np.bincount(np.concatenate([batches.documents(step) for step in range(steps)]))
+        assert times.min() == math.floor(epochs)
+        assert times.max() == math.ceil(epochs)
+        return
+    seen = np.cumsum([batches.n_counted(step) for step in range(steps)])
+    wanted = epochs * len(corpus.train)
+    assert seen[-1] >= wanted
+    assert steps == 1 or seen[-2] < wanted
+    if (
+        config.train.initial_batch_size
+    ):  # it grows over half of the run, whatever the length was said by
+        assert (
+            config.train.rows_of(steps // 4)
+            < config.train.batch_size
+            == config.train.rows_of(steps - 1)
+        )
+
+
+def test_epochs_are_no_time() -> None:
+    """The size is that of a run whose length is said in steps, and does not follow from the machine's speed."""
+    for changes in ({"train.epochs": 1.0}, {"train.steps": 100}):
+        assert resolved(changes, seconds=0.001).model == replace(
+            resolved(changes, seconds=1e6).model,
+            ngram_dropout=resolved(changes).model.ngram_dropout,
+        )
+
+
 def test_the_description_has_the_plans_numbers() -> None:
     config = resolved({"train.steps": 1000})
     text = "\n".join(describe(config, corpus_of(100_000), MACHINE))
     n_tokens = 1000 * config.train.batch_size * config.model.context_length
     assert f"{GPT(config.model).n_parameters():,} parameters" in text
-    assert f"= {n_tokens:,} ({n_tokens / 89_999:.1f} times the text)" in text
+    assert f"= {n_tokens:,} ({n_tokens / 89_999:.1f} epochs)" in text
     assert "99,999 characters (9 different); 10,000 held out" in text
     assert "cpu, 2 threads, float32, 100 GFLOP/s in matrix products; a test's" in text
+
+
+@pytest.mark.parametrize(
+    ("threads", "world", "words"),
+    [
+        (1, 1, "cpu, 1 thread, float32"),
+        (2, 1, "cpu, 2 threads, float32"),
+        (1, 2, "cpu, 2 processes of 1 thread each, float32"),
+        (4, 2, "cpu, 2 processes of 4 threads each, float32"),
+    ],
+)
+def test_the_description_says_who_works(threads: int, world: int, words: str) -> None:
+    config = resolved({"train.steps": 1, "model.n_layer": 1, "model.n_head": 1, "model.d_model": 8})
+    text = "\n".join(describe(config, corpus_of(100_000), replace(MACHINE, threads=threads), world))
+    assert f"machine  {words}, " in text
+    assert "1 layer, 1 head, width 8" in text
+    assert "training 1 step of" in text
 
 
 @pytest.mark.parametrize("world", [1, 3])

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from lmsmith.errors import StorageError
 from lmsmith.studies.runs import split_samples
-from lmsmith.train.log import MetricsFile, Progress, add_samples, clock
+from lmsmith.train.log import MetricsFile, Progress, add_samples, clock, say
 
 
 def test_metrics_are_json_lines_as_they_are_written(tmp_path: Path) -> None:
@@ -200,3 +200,24 @@ def test_a_terminal_that_cannot_move_its_cursor_gets_lines(
 )
 def test_clock(seconds: float, wanted: str) -> None:
     assert clock(seconds) == wanted
+
+
+def test_messages_break_between_words_and_commands_do_not() -> None:
+    file = io.StringIO()
+    console = Console(file=file, width=40, force_terminal=True, color_system=None)
+    say(
+        console,
+        "best val loss 2.2380 (3.219 bits per byte) at step 300; 1,234,567 tokens/s",
+        indent=2,
+    )
+    say(
+        console,
+        "it is saved; `lmsmith resume 'a long name' --train.keep 5 --train.threads 12` goes on",
+    )
+    lines = file.getvalue().splitlines()
+    assert lines[:2] == [
+        "best val loss 2.2380 (3.219 bits per",
+        "  byte) at step 300; 1,234,567 tokens/s",
+    ]
+    assert "`lmsmith resume 'a long name' --train.keep 5 --train.threads 12`" in lines
+    assert "\0" not in file.getvalue()

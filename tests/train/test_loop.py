@@ -304,6 +304,7 @@ def test_a_run_ends_before_its_deadline_with_an_evaluation(
     assert steps_of(run.run, "eval")[-1] == steps_of(run.run, "train")[-1] == summary["steps"]
     # With the last step the learning rate has come down, or all but.
     assert summary["steps"] >= 0.97 * summary["planned_steps"] or kind == "slower"
+    assert summary["first_planned_steps"] == planned
     assert summary["n_corrections"] <= 12
     if kind in ("steady", "noisy"):
         each = 0.2 + machine.evaluation / run.config.train.eval_every

@@ -1,0 +1,314 @@
+"""Names that other programs use, and what they are called here.
+
+A user who types `--lr` or `lmsmith finetune` knows what is wanted, only not its name. Spelling does not
+help there: the tables below do. They are looked at only after a name turned out to be unknown, so an
+entry never hides a real one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+# Real names, and the synonyms of each. Of several real names the first counts that the verb (or the
+# recipe) knows. A word behind a real name is the value to give it. A synonym may stand in several
+# lines; the first line that fits counts.
+_OPTIONS: dict[str | tuple[str, ...], str] = {
+    # The length of a run.
+    (
+        "steps",
+        "train.steps",
+    ): "max_steps num_steps n_steps total_steps train_steps num_train_steps max_iters "
+    "max_iterations iterations iters num_iterations training_steps updates",
+    (
+        "epochs",
+        "train.epochs",
+    ): "epoch num_epochs n_epochs max_epochs num_train_epochs training_epochs passes",
+    ("tokens", "train.tokens"): "max_train_tokens max_tokens num_tokens n_tokens total_tokens "
+    "train_tokens token_budget",
+    ("minutes", "train.minutes"): "max_minutes",
+    # The optimizer and its schedule.
+    ("learning-rate", "optim.learning_rate"): "lr rate max_lr peak_lr base_lr alpha eta step_size",
+    "optim.muon_learning_rate": "muon_lr matrix_lr",
+    "optim.embedding_learning_rate": "embedding_lr embed_lr",
+    "optim.name": "optimizer optimiser optim opt",
+    "optim.weight_decay": "wd decay l2",
+    "optim.clip_norm": "clip grad_clip gradient_clip max_grad_norm clip_grad_norm gradient_clipping clip_grad "
+    "gradient_clip_val",
+    "optim.beta1": "adam_beta1 b1",
+    "optim.beta2": "adam_beta2 b2",
+    "optim.eps": "adam_epsilon epsilon adam_eps",
+    "optim.sgd_momentum": "momentum",
+    "schedule.shape": "schedule scheduler lr_scheduler lr_schedule lr_scheduler_type lr_decay decay_lr",
+    "schedule.warmup_steps": "warmup warmup_iters warm_up num_warmup_steps warmup_iterations lr_warmup_steps",
+    "schedule.cooldown_fraction": "cooldown decay_fraction warmdown_ratio",
+    "schedule.final_fraction": "final_lr_fraction min_lr_ratio",
+    # The model.
+    "model.size": "model_size depth",
+    "model.n_layer": "layers layer n_layers num_layers num_hidden_layers n_blocks blocks num_blocks",
+    "model.n_head": "heads head n_heads num_heads num_attention_heads attention_heads nhead",
+    "model.n_kv_head": "kv_heads num_kv_heads n_kv_heads num_key_value_heads gqa n_query_groups",
+    "model.d_model": "hidden_size hidden_dim hidden dim d n_embd n_embed embed_dim embedding_size embedding_dim "
+    "emb_dim embd width model_dim d_hidden",
+    "model.d_ff": "ff ffn ffn_dim ff_dim intermediate_size mlp_dim dim_feedforward d_ffn d_mlp n_inner hidden_ff",
+    "model.context_length": "context ctx n_ctx context_size context_window block_size seq_len sequence_length "
+    "seq_length max_seq_len max_seq_length max_length max_len n_positions max_position_embeddings bptt length",
+    "model.vocab_size": "vocab vocabulary vocabulary_size n_vocab vocab_len",
+    "model.positions": "position pos position_embedding positional_encoding positional_embedding pos_emb",
+    "model.positions rope": "rope rotary use_rope rotary_embeddings",
+    "model.rope_base": "rope_theta rotary_base rotary_emb_base",
+    "model.feed_forward": "mlp mlp_type ffn_type",
+    "model.feed_forward swiglu": "swiglu",
+    "model.norm": "normalization normalisation norm_type",
+    "model.norm rmsnorm": "rmsnorm rms_norm",
+    "model.norm layernorm": "layernorm layer_norm",
+    "model.norm_eps": "rms_norm_eps layer_norm_eps layer_norm_epsilon",
+    "model.dropout": "drop resid_dropout resid_pdrop embd_pdrop dropout_rate p_dropout",
+    "model.attention_dropout": "attn_dropout attn_pdrop",
+    "model.tied_head": "tie tied tie_weights tie_embeddings tie_word_embeddings weight_tying tied_embeddings",
+    "model.window": "sliding_window attention_window window_size",
+    "model.logit_softcap": "softcap logit_cap",
+    "model.bias": "biases use_bias attention_bias",
+    "model.init": "initializer initialization init_method",
+    "model.kind": "model_type arch architecture",
+    "model.ngram_order": "order n_gram ngram n_order",
+    "preset": "model config_name model_name model_preset arch_name",
+    # Batches and data.
+    "train.batch_size": "batch bs batchsize train_batch_size per_device_train_batch_size per_device_batch_size "
+    "global_batch_size device_batch_size b",
+    "train.batch_tokens": "total_batch_size batch_size_tokens tokens_per_batch tokens_per_step",
+    "train.micro_batch_size": "micro_batch microbatch mbs",
+    (
+        "validation",
+        "data.validation_fraction",
+    ): "val valid dev validation_file val_file validation_data val_data "
+    "eval_data valid_file validation_text test_data",
+    (
+        "data.validation_fraction",
+        "validation-fraction",
+    ): "val_fraction val_split validation_split val_ratio val_size "
+    "valid_fraction test_size holdout eval_fraction split",
+    "data.text_field": "field column text_column text_key json_key content_field",
+    "data.encoding": "charset codec",
+    "data.documents packed": "packing pack packed document_mask doc_mask",
+    "tokenizer": "tokeniser tok tokenizer_name tokenizer_path encoding_name",
+    # The machine.
+    "train.device": "device gpu cuda cpu mps accelerator",
+    ("threads", "train.threads"): "n_threads num_threads cores cpus",
+    (
+        "workers",
+        "threads",
+        "train.threads",
+    ): "workers num_workers n_workers num_proc n_proc jobs processes j",
+    "train.dtype": "dtype precision mixed_precision torch_dtype amp data_type",
+    "train.dtype bfloat16": "bf16 bfloat16",
+    "train.dtype float16": "fp16 float16 half",
+    "train.dtype float32": "fp32 float32",
+    "train.compile": "compile torch_compile use_compile no_compile",
+    "train.activation_checkpointing yes": "activation_checkpointing gradient_checkpointing grad_checkpoint checkpoint_activations "
+    "use_gradient_checkpointing",
+    "train.parallel": "ddp distributed strategy",
+    "train.parallel fsdp": "fsdp",
+    # What a run does on its way.
+    (
+        "from",
+        "train.init_from",
+    ): "init_from pretrained pretrained_model base_model start finetune fine_tune "
+    "finetune_from checkpoint ckpt weights load model_name_or_path init_weights",
+    "train.eval_every": "eval_interval eval_steps eval_iters evaluate_every val_every val_interval eval_freq "
+    "validate_every val_check_interval",
+    "train.save_every": "save_interval save_steps checkpoint_every checkpoint_interval save_freq ckpt_every",
+    "train.log_every": "log_interval logging_steps log_steps log_freq print_every",
+    ("keep", "train.keep"): "save_total_limit keep_checkpoints max_checkpoints",
+    "train.track wandb": "wandb use_wandb wandb_log wandb_project",
+    "train.track tensorboard": "tensorboard tb tb_log",
+    "train.track": "report_to logger tracker",
+    (
+        "stop-at-val-loss",
+        "train.stop_at_val_loss",
+    ): "target target_loss early_stopping patience stop_loss",
+    ("seed", "train.seed"): "random_seed random_state rng manual_seed rng_seed",
+    (
+        "out",
+        "runs-out",
+    ): "output output_dir out_dir outdir save_dir output_path save_path dest destination o run_dir "
+    "log_dir run_name name",
+    # Text and scores from a model.
+    "max-tokens": "max_new_tokens max_length max_len length n_predict num_tokens n_tokens tokens max_tokens_to_sample "
+    "max_completion_tokens n_tokens_to_generate",
+    "temperature": "temp t",
+    "top-k": "topk k",
+    "top-p": "topp nucleus p nucleus_p",
+    "min-p": "minp",
+    "n": "num_samples n_samples samples count num_return_sequences num rounds",
+    "stop": "stop_token stop_sequence stop_sequences stop_string eos",
+    "temperature 0": "greedy",
+    "text": "file files input input_file data dataset data_path corpus eval_file test_file train_file i",
+    "stride": "overlap",
+    "vocab-size": "vocab vocabulary vocabulary_size n_vocab merges size n_merges num_merges model_vocab_size",
+    "special": "special_tokens special_token add_special_tokens allowed_special",
+    "pattern": "regex split_pattern pat_str pre_tokenizer pretokenizer",
+    "to": "format target_format export_format output_format outtype f",
+    "dedup": "deduplicate dedupe deduplication",
+    "shard-tokens": "shard_size tokens_per_shard",
+    "skip-bad": "ignore_errors skip_errors skip_invalid",
+    ("errors", "data.errors"): "on_error decode_errors encoding_errors",
+}
+
+# No option, but something to say. By verb; "" for all of them.
+_SENTENCES: dict[str, dict[str, str]] = {
+    "train": {
+        "text file files input data dataset dataset_name data_path data_dir train_data train_file "
+        "corpus i input_file": ("The text stands behind the verb: `lmsmith train book.txt`."),
+        "resume resume_from_checkpoint continue restart resume_from": "`lmsmith resume RUN` continues a run.",
+        "config config_file recipe c": "A recipe stands behind the verb: `lmsmith train recipe.toml`.",
+        "flash flash_attention use_flash flash_attn sdpa": "Attention uses PyTorch's fused kernels by itself.",
+        "shuffle": "Windows are shuffled anew in each epoch; --train.truncated_bptt reads a text in order.",
+        "num_gpus gpus n_gpus nproc nproc_per_node world_size devices": (
+            "Several GPUs: `torchrun --nproc-per-node N -m lmsmith train ...`."
+        ),
+        "min_lr lr_min final_lr end_lr": "--schedule.final_fraction says it, as a share of the peak.",
+        "warmup_ratio warmup_fraction warmup_percent": "--schedule.warmup_steps says it in steps.",
+        "gradient_accumulation gradient_accumulation_steps grad_accum accumulation accumulation_steps "
+        "accumulate_grad_batches grad_accum_steps accum_steps": (
+            "--train.micro_batch_size says how many sequences fit at once; --train.batch_size stays what a step takes."
+        ),
+        "hours seconds time max_time time_limit duration": "--minutes says how long the whole command may take.",
+        "activation act activation_function hidden_act act_fn": (
+            "--model.feed_forward chooses it in a Transformer, --model.activation in an Elman network."
+        ),
+        "name run_name": "--out RUN names the run's folder.",
+        "source sources": "The text stands behind the verb: `lmsmith train book.txt`.",
+        "prompt": "Training draws samples by itself; `lmsmith generate RUN TEXT` continues a prompt.",
+    },
+    "generate": {
+        "prompt text input start p_text prompts": 'The prompt stands behind the run: `lmsmith generate RUN "TEXT"`.',
+        "file prompt_file": "Prompts of a file come from standard input: `lmsmith generate RUN < FILE`.",
+        "device gpu cuda cpu mps": "A model generates on the CPU.",
+    },
+    "eval": {"device gpu cuda cpu mps": "A model is scored on the CPU."},
+    "": {
+        "model checkpoint ckpt model_path run run_dir path": "The run stands behind the verb, without an option.",
+        "verbose v quiet q debug log_level": "There is no such switch: a verb says what matters, once.",
+    },
+}
+
+# A sentence each; words in backquotes can be typed as they are.
+_VERBS = {
+    "sample write complete completion infer inference predict run gen text prompt continue_text use": (
+        "`lmsmith generate RUN` continues a text."
+    ),
+    "chat talk converse ask interactive repl": (
+        "There is no chat yet. `lmsmith generate RUN` continues one prompt after the other, and `lmsmith export RUN "
+        "--to hf --out DIR` writes the model for programs that chat."
+    ),
+    "serve server api deploy host": (
+        "There is no server yet. `lmsmith export RUN --to hf --out DIR` writes the model for vLLM and transformers, "
+        "which serve it; `lmsmith generate RUN` continues prompts here."
+    ),
+    "finetune fine_tune tune adapt sft lora fine_tuning finetuning": (
+        "`lmsmith train TEXT --from RUN` trains an existing model on other text."
+    ),
+    "align dpo rlhf rl grpo ppo": (
+        "There is nothing of that kind yet. `lmsmith train TEXT --from RUN` trains an existing model on other text."
+    ),
+    "evaluate score test validate validation val perplexity ppl measure": (
+        "`lmsmith eval RUN` scores a text under a model."
+    ),
+    "tokenize tokenise encode": "`lmsmith tokenizer encode TOKENIZER TEXT` makes ids of a text.",
+    "detokenize detokenise decode": "`lmsmith tokenizer decode TOKENIZER ID...` makes text of ids.",
+    "tokenizers tokeniser bpe train_tokenizer": "`lmsmith tokenizer train TEXT --vocab-size N --out DIR` learns one.",
+    "pretrain fit learn start create new init": "`lmsmith train TEXT` trains a model.",
+    "continue restart go_on": "`lmsmith resume RUN` continues a run.",
+    "convert save to_hf to_gguf gguf onnx": "`lmsmith export RUN --to hf --out DIR` writes a model for other programs.",
+    "load from_hf pull": "`lmsmith import NAME` makes a run of another program's model.",
+    "download fetch get": "`lmsmith data download NAME` fetches a corpus, `lmsmith import NAME` a model.",
+    "prepare preprocess prep shard process dataset datasets": (
+        "`lmsmith data prepare TEXT --out DIR` makes token shards of text."
+    ),
+    "list ls corpora": "`lmsmith data list` lists the corpora that have names.",
+    "inspect show info stats": "There are `lmsmith report RUN`, `lmsmith data inspect DIR` and "
+    "`lmsmith tokenizer inspect TOKENIZER`.",
+    "benchmark speed profile time": "`lmsmith bench train` measures a step on this machine.",
+    "plot plots graph curves dashboard": "`lmsmith report RUN` writes plots and tables.",
+    "league leaderboard rank": "`lmsmith compare RUN... --text FILE` writes the league table.",
+    "help": "`lmsmith --help` lists the verbs.",
+    "version": "`lmsmith --version` says it.",
+    "tutorial tour quickstart example": "`lmsmith demo` is the two-minute tour.",
+    "check doctor selftest": "`lmsmith verify` checks this machine.",
+}
+_SECOND_WORDS = {
+    "tokenizer": {
+        "tokenize": "encode",
+        "tokenise": "encode",
+        "detokenize": "decode",
+        "learn": "train",
+        "fit": "train",
+    },
+    "data": {
+        "fetch": "download",
+        "get": "download",
+        "tokenize": "prepare",
+        "encode": "prepare",
+        "show": "inspect",
+    },
+    "bench": {
+        "model": "train",
+        "training": "train",
+        "tokenizers": "tokenizer",
+        "encode": "tokenizer",
+    },
+}
+
+
+def plain(name: str) -> str:
+    """A name without what programs spell differently: `--N-Layers` -> `n_layers`."""
+    return name.lstrip("-").lower().replace("-", "_")
+
+
+def option(word: str, known: Iterable[str], verb: str = "") -> str:
+    """The real name of an option or setting, or a sentence about it; "" where nothing is known.
+
+    `known`: the real names, with or without dashes in front; the answer is spelt as it is there. A
+    value may follow it: "--model.positions rope".
+    """
+    names = {plain(name): name for name in known}
+    whole = plain(word)
+    last = whole.rpartition(".")[2]
+    if last in _SAID.get(verb, {}):
+        return _SAID[verb][last]
+    same = [name for name in names if name.rpartition(".")[2] == last]
+    if same:
+        return names[min(same, key=lambda name: "." in name)]
+    for synonym in (whole, last):
+        for target in _TARGETS.get(synonym, ()):
+            name, _, value = target.partition(" ")
+            if plain(name) in names:
+                return f"{names[plain(name)]} {value}".rstrip()
+    return _SAID[""].get(last, "") if verb else ""
+
+
+def verb(word: str, group: str = "") -> str:
+    """A sentence that says which verb is meant; "" where nothing is known.
+
+    `group`: the first word of a two-word verb.
+    """
+    if group:
+        second = _SECOND_WORDS.get(group, {}).get(plain(word), "")
+        return f"Use `lmsmith {group} {second}`." if second else ""
+    return _MEANT.get(plain(word), "")
+
+
+def _targets() -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for real, synonyms in _OPTIONS.items():
+        for synonym in synonyms.split():
+            found.setdefault(synonym, []).extend([real] if isinstance(real, str) else real)
+    return found
+
+
+_TARGETS = _targets()
+_SAID = {
+    verb: {synonym: said for synonyms, said in table.items() for synonym in synonyms.split()}
+    for verb, table in _SENTENCES.items()
+}
+_MEANT = {synonym: said for synonyms, said in _VERBS.items() for synonym in synonyms.split()}

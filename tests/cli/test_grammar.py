@@ -1,0 +1,123 @@
+"""How a command line is read: `--`, words that begin with a dash, names that other programs use."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TINY, Lmsmith
+
+from lmsmith.cli import parse
+from lmsmith.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["train", "--", "-x.txt"], {"source": ["-x.txt"]}),
+        (
+            ["train", "--steps", "2", "--", "-x.txt", "b.txt"],
+            {"source": ["-x.txt", "b.txt"], "train.steps": "2"},
+        ),
+        (["train", "a.txt", "--steps", "2", "--", "--steps"], None),
+        (["generate", "run", "--n", "3", "--", "-x"], {"run": Path("run"), "prompt": "-x", "n": 3}),
+        (["generate", "--", "-run", "-x"], {"run": Path("-run"), "prompt": "-x"}),
+        (["generate", "run", "--", "--n"], {"prompt": "--n"}),
+        (["generate", "run", "--", "--"], {"prompt": "--"}),
+        (["generate", "run", "--", ""], {"prompt": ""}),
+        (["generate", "run", "--"], {"prompt": None}),
+        (["generate", "run", "- a list"], {"prompt": "- a list"}),
+        (["generate", "run", "--stop=-x"], {"stop": ["-x"]}),
+        (
+            ["tokenizer", "encode", "--show", "gpt2", "--", "--help"],
+            {"which": "gpt2", "text": "--help"},
+        ),
+        (["tokenizer", "decode", "gpt2", "--", "5"], {"ids": ["5"]}),
+        (
+            ["data", "prepare", "--out", "d", "--", "-a", "-b"],
+            {"source": ["-a", "-b"], "out": Path("d")},
+        ),
+        (["eval", "run", "--text", "--", "-a.txt"], {"run": Path("run"), "text": ["-a.txt"]}),
+        (["resume", "--", "-r"], {"run": Path("-r")}),
+    ],
+)
+def test_what_stands_behind_dashes_is_a_name_or_a_text(
+    words: list[str], found: dict[str, Any] | None
+) -> None:
+    if found is None:
+        with pytest.raises(
+            UsageError, match=r"'--steps' stands behind the --, .* put options before the --\."
+        ):
+            parse(words)
+        return
+    options = vars(parse(words))
+    assert {name: options[name] for name in found} == found
+    assert "\0" not in str(options)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["generate", "run", "--", "-x", "--max-tokens", "3"],
+            "'--max-tokens' stands behind the --",
+        ),
+        (["train", "--", "-x.txt", "--steps", "2"], "'--steps' stands behind the --"),
+        (["generate", "run", "--", "-x", "-y"], "'-y' is one argument too many."),
+        (["generate", "run", "-x"], "no option '-x'. A text that begins with - goes behind a --."),
+        (
+            ["generate", "run", "--stop", "-x"],
+            "A value that begins with - goes behind =: --stop=VALUE.",
+        ),
+        (["generate", "run", "--stop", "--n", "3"], "argument --stop: expected one argument. `"),
+        (
+            ["train", "--layers", "3"],
+            "no option '--layers'. Did you mean --model.n_layer? `lmsmith train --help`",
+        ),
+        (
+            ["train", "a.txt", "--batch-size=8"],
+            "no option '--batch-size=8'. Did you mean --train.batch_size?",
+        ),
+        (["train", "a.txt", "--rope"], "no option '--rope'. Did you mean --model.positions rope?"),
+        (
+            ["train", "--input", "a.txt"],
+            "The text stands behind the verb: `lmsmith train book.txt`.",
+        ),
+        (["sample", "run"], "no verb 'sample'. `lmsmith generate RUN` continues a text."),
+        (["chat", "run"], "There is no chat yet. `lmsmith generate RUN`"),
+        (["serve", "run"], "There is no server yet. `lmsmith export RUN --to hf"),
+        (
+            ["finetune", "run"],
+            "`lmsmith train TEXT --from RUN` trains an existing model on other text.",
+        ),
+        (
+            ["tokenizer", "tokenize", "x"],
+            "no verb 'tokenizer tokenize'. Use `lmsmith tokenizer encode`.",
+        ),
+    ],
+)
+def test_what_is_not_understood_is_explained(words: list[str], said: str) -> None:
+    with pytest.raises(UsageError) as error:
+        parse(words)
+    assert said in str(error.value)
+
+
+def test_a_file_whose_name_begins_with_a_dash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("-x.txt").write_text("text")
+    with pytest.raises(
+        UsageError, match=r"no option '-x\.txt'\. A name that begins with - goes behind a --\."
+    ):
+        parse(["train", "-x.txt"])
+
+
+def test_it_is_trained_on(lmsmith: Lmsmith) -> None:
+    (lmsmith.cwd / "book.txt").rename(lmsmith.cwd / "-x.txt")
+    done = lmsmith(
+        "train", "--epochs", "0.01", "--tokenizer", "byte", *TINY, "--out", "r", "--", "-x.txt"
+    )
+    assert done.status == 0, done.err
+    assert "(0.01" in done.out
+    done = lmsmith("generate", "r", "--max-tokens", "3", "--", "-x")
+    assert (done.status, done.out[:2]) == (0, "-x")
