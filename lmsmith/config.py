@@ -322,6 +322,16 @@ class DataConfig:
         "stream: windows of the whole text; packed: the same, no token sees another document; rows: a document (in a "
         "text of one: a line) a row, cut or padded to the context",
     )
+    document_separator: str = setting(
+        "auto", "plain text files are cut into documents at: auto: <|endoftext|>; none: nothing; or this text"
+    )
+    special_tokens: Literal["text", "control"] = setting(
+        "text", "special tokens written out in a document, such as <|im_start|>, are encoded as text or as their ids"
+    )
+    skip_bad: bool = setting(False, "leave out lines, rows and files that cannot be read; name and count them")
+    validation: tuple[str, ...] = setting(
+        (), "files, folders or globs of validation text, or shards; all of SOURCE is then for training"
+    )
     validation_fraction: float = setting(0.0, "share of the text held out; 0: a tenth, at most 250,000 characters")
     validation_tokens: int = setting(0, "of a folder of shards: validate on the first N tokens held out; 0: all")
 

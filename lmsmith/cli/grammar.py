@@ -152,7 +152,7 @@ def add_settings(made: argparse.ArgumentParser, *, out: bool = True) -> None:
     groups: dict[str, argparse._ArgumentGroup] = {}
     for name, leaf in known.items():
         section = name.rpartition(".")[0]
-        if name in OFTEN or name in ("data.sources", "data.source"):  # arguments; tables of a recipe
+        if name in OFTEN or name in ("data.sources", "data.source", "data.validation"):  # arguments; tables of a recipe
             continue
         if section not in groups:
             groups[section] = made.add_argument_group(f"{section} settings")
@@ -171,6 +171,26 @@ def add_setting(group: argparse._ActionsContainer, leaf: Setting, default: str =
         default=argparse.SUPPRESS,
         metavar=_metavar(leaf),
         help=f"{leaf.meaning} ({default})".replace("%", "%%"),
+    )
+
+
+def add_files(group: argparse._ActionsContainer, leaf: Setting, short: str) -> None:
+    """A setting that is files: as many words as are given, `--validation a.txt b.txt`."""
+    group.add_argument(
+        short,
+        f"--{leaf.name}",
+        dest=leaf.name,
+        nargs="+",
+        default=argparse.SUPPRESS,
+        metavar="FILE",
+        help=f"{leaf.meaning} ({_as_typed(leaf.default)})",
+    )
+
+
+def add_flag(group: argparse._ActionsContainer, leaf: Setting, short: str) -> None:
+    """A setting that is yes or no, as a flag that says yes."""
+    group.add_argument(
+        short, dest=leaf.name, action="store_const", const="yes", default=argparse.SUPPRESS, help=leaf.meaning
     )
 
 

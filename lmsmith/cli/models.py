@@ -73,7 +73,7 @@ def add(verbs: Verbs) -> None:
     compared.add_argument("--out", type=Path, metavar="FILE", help="an HTML page with the plot")
     compared.add_argument("--json", action="store_true", help="print one JSON array")
     known = dict(settings())
-    for name in ("tokenizer", "train.seed", "data.text_field", "data.encoding"):
+    for name in ("tokenizer", "train.seed", "data.text_field", "data.encoding", "data.document_separator"):
         add_setting(compared, known[name])
 
 
@@ -99,14 +99,19 @@ def _compare(options: argparse.Namespace, console: Console, started: float) -> i
         )
     if options.out and not (options.runs_out and options.out.parent == options.runs_out):  # which training makes
         check_place(options.out)
-    text = options.text and read_text(options.text, text_field=data.text_field, encoding=data.encoding)
+    text = options.text and read_text(
+        options.text,
+        text_field=data.text_field,
+        encoding=data.encoding,
+        document_separator=data.document_separator,
+    )
     runs = list(options.runs)
     if options.train:
         quiet = Printer(stderr=True) if options.json else console
         runs += train_all(
             options.train, given, options.models, minutes=options.minutes, out=options.runs_out, console=quiet
         )
-    text = text or read_text(runs[-1] / "tokens" / "validation.txt")
+    text = text or read_text(runs[-1] / "tokens" / "validation.txt", document_separator="none")
     entries = league(runs, text)
     if options.out:
         atomic.write(options.out, league_page(entries, text))

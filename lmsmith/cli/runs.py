@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from lmsmith.cli.grammar import Verbs, add_setting, add_settings, settings_given
+from lmsmith.cli.grammar import Verbs, add_files, add_flag, add_setting, add_settings, settings_given
 from lmsmith.config import CHANGEABLE, settings
 
 
@@ -26,7 +26,7 @@ def add(verbs: Verbs) -> None:
         _train,
         "train a model on text",
         "lmsmith train demo/stories.jsonl --minutes 1 --out demo/mine",
-        usage="lmsmith train SOURCE... [--minutes M] [--out RUN] [--SETTING VALUE]...",
+        usage="lmsmith train SOURCE... [--validation FILE...] [--minutes M] [--out RUN] [--SETTING VALUE]...",
     )
     train.add_argument(
         "source",
@@ -35,6 +35,9 @@ def add(verbs: Verbs) -> None:
         help="text files, folders, globs; folders of token shards; corpora by name; or a recipe.toml",
     )
     add_settings(train)
+    reading = train.add_argument_group("text")
+    add_files(reading, dict(settings())["data.validation"], "--validation")
+    add_flag(reading, dict(settings())["data.skip_bad"], "--skip-bad")
 
     resume = verbs.verb(
         "resume", _resume, "go on with a run from its last whole checkpoint", "lmsmith resume demo/mine"

@@ -23,8 +23,19 @@ from lmsmith.errors import DataError
 from lmsmith.evaluate.likelihood import Score, score_ids
 from lmsmith.models.interface import LanguageModel
 from lmsmith.text.documents import Documents
-from lmsmith.text.files import COMPRESSED, JSON_LINES, MARKS, PARQUET, SNIFFED, inner_suffix, open_bytes, read_errors
+from lmsmith.text.files import (
+    COMPRESSED,
+    JSON_LINES,
+    MARKS,
+    PARQUET,
+    inner_suffix,
+    looks_binary,
+    open_bytes,
+    read_errors,
+)
+from lmsmith.text.separators import cut_text
 from lmsmith.tokens.bpe import BpeTokenizer
+from lmsmith.tokens.control import SpecialTokens, encode_text
 from lmsmith.tokens.tokenizer import ByteTokenizer, Tokenizer
 
 log = logging.getLogger(__name__)
@@ -40,6 +51,8 @@ def score_texts(
     text_field: str = "text",
     encoding: str = "auto",
     errors: Literal["strict", "replace"] = "strict",
+    document_separator: str = "auto",
+    special_tokens: SpecialTokens = "text",
     stride: int | None = None,
     boundaries: str = "stream",
     begin: int | None = None,
@@ -49,19 +62,28 @@ def score_texts(
     `boundaries` is the `data.documents` that the model was trained with: what these told apart is scored apart.
     Raises DataError for what cannot be read, and where there is nothing to score.
     """
-    documents = read_documents(sources, text_field=text_field, encoding=encoding, errors=errors)
-    encoded = encode_documents(tokenizer, documents, begin)
+    documents = read_documents(
+        sources, text_field=text_field, encoding=encoding, errors=errors, document_separator=document_separator
+    )
+    encoded = encode_documents(tokenizer, documents, begin, special_tokens)
     return score_encoded(model, tokenizer, encoded, stride=stride, boundaries=boundaries)
 
 
 def read_documents(
-    sources: Sequence[str | Path], *, text_field: str, encoding: str, errors: Literal["strict", "replace"]
+    sources: Sequence[str | Path],
+    *,
+    text_field: str,
+    encoding: str,
+    errors: Literal["strict", "replace"],
+    document_separator: str = "auto",
 ) -> Iterator[str]:
     """The documents of files, one after the other; bytes that are no UTF-8 as lone surrogates (PEP 383).
 
     Raises DataError for what cannot be read, which bytes are where `errors` is "strict".
     """
-    documents = Documents(sources, text_field=text_field, encoding=encoding, errors=errors)
+    documents = Documents(
+        sources, text_field=text_field, encoding=encoding, errors=errors, document_separator=document_separator
+    )
     if errors == "strict":
         yield from (document.text for document in documents)
         return
@@ -73,8 +95,8 @@ def read_documents(
             others = documents.without(files - {path})
             yield from (document.text for document in others)
             n_replaced += others.counts.n_replaced
-        elif text and not text.isspace():
-            yield text
+        else:
+            yield from (part for part in cut_text(text, documents.separator) if part and not part.isspace())
     if n_replaced:
         log.warning("%s undecodable places were read as U+FFFD, three bytes each", f"{n_replaced:,}")
 
@@ -91,7 +113,7 @@ def _as_it_is(path: Path, named: bool) -> str | None:
     with read_errors(path), open_bytes(path) as file:
         data = file.read()
     encoding = next((name for mark, name in MARKS if data.startswith(mark)), "utf-8")
-    if encoding != "utf-8" or (b"\0" in data[:SNIFFED] and not named):
+    if encoding != "utf-8" or (looks_binary(data, encoding) and not named):
         return None
     data = data.removeprefix(_UTF8_MARK).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     return data.decode("utf-8", "surrogateescape")
@@ -109,7 +131,9 @@ class Encoded:
     first_given: bool  # a token that is none of the text stands before each document
 
 
-def encode_documents(tokenizer: Tokenizer, documents: Iterable[str], begin: int | None = None) -> Encoded:
+def encode_documents(
+    tokenizer: Tokenizer, documents: Iterable[str], begin: int | None = None, special_tokens: SpecialTokens = "text"
+) -> Encoded:
     """Each after `begin`, or an end-of-text token where the tokenizer has one."""
     first = tokenizer.end_of_text if begin is None else begin
     parts, n_bytes, n_invalid, n_unknown, n_unknown_bytes = [np.empty(0, dtype=np.uint32)], 0, 0, 0, 0
@@ -122,9 +146,9 @@ def encode_documents(tokenizer: Tokenizer, documents: Iterable[str], begin: int 
         if n_more and isinstance(tokenizer, ByteTokenizer):
             parts.append(np.frombuffer(data, dtype=np.uint8).astype(np.uint32))
         elif n_more and isinstance(tokenizer, BpeTokenizer):
-            parts.append(tokenizer.encode(data).astype(np.uint32))
+            parts.append(encode_text(tokenizer, data, special_tokens).astype(np.uint32))
         else:
-            parts.append(tokenizer.encode(document).astype(np.uint32))
+            parts.append(encode_text(tokenizer, document, special_tokens).astype(np.uint32))
             n_unknown += tokenizer.count_unknown(document)
             n_unknown_bytes += tokenizer.unknown_bytes(document) - 2 * n_more
     return Encoded(np.concatenate(parts), n_bytes, n_invalid, n_unknown, n_unknown_bytes, first is not None)

@@ -25,6 +25,7 @@ from lmsmith.errors import ConfigError, UsageError
 from lmsmith.evaluate.likelihood import inference
 from lmsmith.generate.sampling import Sampling, generator_for, sample
 from lmsmith.models.interface import LanguageModel
+from lmsmith.tokens.control import SpecialTokens, encode_text
 from lmsmith.tokens.tokenizer import StreamDecoder, Tokenizer
 
 _TOKENS_AT_ONCE = 1 << 14  # of a prompt: a longer one is read in pieces
@@ -69,17 +70,19 @@ def stream_text(
     index: int = 0,
     begin: int | None = None,
     ends: Collection[int] = (),
+    special_tokens: SpecialTokens = "text",
 ) -> Iterator[str]:
     """The continuation number `index` of `prompt`, in pieces as they become certain; without the prompt itself.
 
     A piece never ends within a character, nor with what may be the beginning of a stop string. The text ends before the
     stop string that is complete first, at the end-of-text token, or after `max_tokens`. `begin` and `ends`: what stands
-    before and after texts of this model, besides that token. Raises as `generate` does.
+    before and after texts of this model, besides that token. `special_tokens`: what they are in the prompt
+    (`tokens/control.py`). Raises as `generate` does.
     """
     writer = _Writer(tokenizer, stop, ends)
     steps = generate(
         model,
-        encode_prompt(tokenizer, prompt, begin),
+        encode_prompt(tokenizer, prompt, begin, special_tokens),
         max_tokens=max_tokens,
         sampling=sampling,
         seed=seed,
@@ -117,12 +120,14 @@ def continue_text(
     return [text + writer.flush() for text, writer in zip(texts, writers, strict=True)]
 
 
-def encode_prompt(tokenizer: Tokenizer, prompt: str, begin: int | None = None) -> list[int]:
+def encode_prompt(
+    tokenizer: Tokenizer, prompt: str, begin: int | None = None, special_tokens: SpecialTokens = "text"
+) -> list[int]:
     """The prompt as the beginning of a text: after `begin`, or the end-of-text token where the tokenizer has one.
 
     Raises UsageError for a prompt without a token in a vocabulary without end of text.
     """
-    ids = tokenizer.encode(prompt).tolist()
+    ids = encode_text(tokenizer, prompt, special_tokens).tolist()
     first = tokenizer.end_of_text if begin is None else begin
     if first is not None:
         return [first, *ids]
