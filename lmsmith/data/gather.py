@@ -172,7 +172,7 @@ def _side_of_ready(ready: Ready, data: DataConfig, tokenizer: Tokenizer, folder:
     limit = data.validation_tokens if role == "validation" else 0
     record = {"role": role, "shards": str(ready.place), **ready.identity(), "validation_tokens": limit}
     train, validation = opened = _open(record, folder, tokenizer.vocab_size)
-    notes = [f"{ready.place}: {note}" for note in ready.manifest.notes] if ready.manifest else []
+    notes = []  # those of a manifest say how the folder was split
     if not ready.manifest:
         n_shards = len(ready.train) + len(ready.validation)
         notes.append(

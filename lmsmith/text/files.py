@@ -39,6 +39,12 @@ COMPRESSED = (".gz", ".zst")
 PACKED = (".bz2", ".xz", ".lzma", ".zip", ".7z", ".rar", ".tar", ".tgz", ".lz4")  # not read here
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 PARQUET = (".parquet",)
+TOKEN_FILES = (".bin", ".npy")
+TOKENS_OF_OTHERS = (
+    "If it holds token ids without llm.c's header, as nanoGPT's train.bin and OLMo's .npy do, it is not read: nothing "
+    "in it says of which type they are, nor which tokenizer made them. Prepare the text that they were made of, by "
+    "`lmsmith data prepare`."
+)
 # UTF-32's marks come first: UTF-16-LE's is how UTF-32-LE's begins.
 MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -355,7 +361,9 @@ def _decoded(
         encoding = next((marked for mark, marked in MARKS if head.startswith(mark)), encoding)
         if looks_binary(head, encoding):
             mend = "If it is UTF-16 without a byte-order mark, say `--data.encoding utf-16-le`."
-            if {suffix.lower() for suffix in path.suffixes} & set(PACKED):
+            if path.suffix.lower() in TOKEN_FILES:
+                mend = TOKENS_OF_OTHERS
+            elif {suffix.lower() for suffix in path.suffixes} & set(PACKED):
                 mend = f"Unpack it first: of what is compressed {' and '.join(COMPRESSED)} are read as they are."
             raise BinaryFile(f"{path} looks binary (NUL byte at offset {head.index(0):,}), wanted text. {mend}")
     chunks = itertools.chain([head], iter(lambda: stream.read(CHUNK), b""))

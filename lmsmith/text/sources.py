@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from lmsmith.errors import DataError
 from lmsmith.text import corpora, hub, patterns, store
-from lmsmith.text.files import dangling, inner_suffix, listed, read_errors
+from lmsmith.text.files import TOKEN_FILES, TOKENS_OF_OTHERS, dangling, inner_suffix, listed, read_errors
 
 # Not .json: in a folder that is most often somebody's settings, not lines of text.
 IN_FOLDERS = (".txt", ".text", ".md", ".markdown", ".rst", ".tex", ".jsonl", ".ndjson", ".parquet")
@@ -52,9 +52,11 @@ def find_files(sources: list[str]) -> tuple[list[Found], Counter[str]]:
                 there = (
                     f"it holds {listed(_suffixes(others))}" if others else "it is empty, but for hidden files and runs"
                 )
+                tokens = any(other.suffix.lower() in TOKEN_FILES for other in others)
                 raise DataError(
                     f"the folder {path} holds no text: {there}; wanted {' '.join(IN_FOLDERS)} (or these with .gz or "
                     f".zst). Other files are read when named, or by a pattern such as '{path / '**' / '*.html'}'."
+                    + (f" {TOKENS_OF_OTHERS.replace('If it holds', 'Where a file holds')}" if tokens else "")
                 )
         elif os.path.exists(path):
             found[os.path.realpath(path)] = Found(path, named=True)
