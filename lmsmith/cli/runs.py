@@ -26,7 +26,7 @@ def add(verbs: Verbs) -> None:
         _train,
         "train a model on text",
         "lmsmith train demo/stories.jsonl --minutes 1 --out demo/mine",
-        usage="lmsmith train SOURCE... [--validation FILE...] [--minutes M] [--out RUN] [--SETTING VALUE]...",
+        usage="lmsmith train SOURCE... [--minutes M] [--out RUN] [--SETTING VALUE]...",
     )
     train.add_argument(
         "source",
