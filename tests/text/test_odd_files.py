@@ -97,9 +97,9 @@ def test_windows_of_zstd(tmp_path: Path, log: int, window: int) -> None:
 
 def test_wide_windows_are_read(tmp_path: Path) -> None:
     library = pytest.importorskip("zstandard")
-    parameters = library.ZstdCompressionParameters(window_log=28, enable_ldm=True)
+    parameters = library.ZstdCompressionParameters(window_log=28, enable_ldm=True, write_content_size=0)
     text = "".join(f"line {n}\n" for n in range(50_000))
-    compressor = library.ZstdCompressor(compression_params=parameters, write_content_size=False).compressobj()
+    compressor = library.ZstdCompressor(compression_params=parameters).compressobj()
     data = compressor.compress(text.encode()) + compressor.flush()
     assert zstd.window_of(data) == 1 << 28
     path = tmp_path / "a.txt.zst"
