@@ -11,11 +11,12 @@ from pathlib import Path
 from rich.console import Console
 
 from lmsmith.cli.console import Progress
-from lmsmith.cli.grammar import Verbs, add_setting, at_least_one, settings_given
+from lmsmith.cli.grammar import Verbs, add_files, add_setting, at_least_one, settings_given
 from lmsmith.config import RunConfig, settings
 from lmsmith.errors import DataError, UsageError
 from lmsmith.strict_json import to_json
 
+READING = ("data.text_field", "data.encoding", "data.errors", "data.document_separator")
 KINDS = {"text": "text to learn from", "shards": "token shards", "tasks": "tasks to evaluate on"}
 
 
@@ -79,6 +80,7 @@ def add(verbs: Verbs) -> None:
         help="share of the text held out; 0: one document in twenty, or of fewer than 50 the end of each, a tenth "
         "at most (0)",
     )
+    add_files(prepare, dict(settings())["data.validation"], "--validation")
     prepare.add_argument(
         "--dedup",
         choices=["none", "exact", "near"],
@@ -98,7 +100,7 @@ def add(verbs: Verbs) -> None:
         help="who works: this machine or a Ray cluster (local)",
     )
     known = dict(settings())
-    for name in ("data.text_field", "data.encoding", "data.errors"):
+    for name in (*READING, "data.special_tokens"):
         add_setting(prepare, known[name])
     prepare.add_argument("--json", action="store_true", help="print one JSON object: the manifest")
 
@@ -234,6 +236,9 @@ def _prepare(options: argparse.Namespace, console: Console, started: float) -> i
             encoding=data.encoding,
             errors=data.errors,
             skip_bad=options.skip_bad,
+            document_separator=data.document_separator,
+            special_tokens=data.special_tokens,
+            validation=data.validation,
             workers=options.workers,
             engine=options.engine,
             tell=tell,

@@ -292,6 +292,7 @@ def add_settings(
         if name in OFTEN or name in (
             "data.sources",
             "data.mixture",
+            "data.validation",
         ):  # arguments; tables of a recipe
             continue
         if section not in groups:
@@ -350,6 +351,31 @@ def add_setting(group: argparse._ActionsContainer, leaf: Setting, default: str =
         default=argparse.SUPPRESS,
         metavar=_metavar(leaf),
         help=f"{leaf.meaning} ({default})".replace("%", "%%"),
+    )
+
+
+def add_files(group: argparse._ActionsContainer, leaf: Setting, short: str) -> None:
+    """A setting that is files: as many words as are given, `--validation a.txt b.txt`."""
+    group.add_argument(
+        short,
+        f"--{leaf.name}",
+        dest=leaf.name,
+        nargs="+",
+        default=argparse.SUPPRESS,
+        metavar="FILE",
+        help=f"{leaf.meaning} ({_as_typed(leaf.default)})",
+    )
+
+
+def add_flag(group: argparse._ActionsContainer, leaf: Setting, short: str) -> None:
+    """A setting that is yes or no, as a flag that says yes."""
+    group.add_argument(
+        short,
+        dest=leaf.name,
+        action="store_const",
+        const="yes",
+        default=argparse.SUPPRESS,
+        help=leaf.meaning,
     )
 
 

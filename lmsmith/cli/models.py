@@ -100,7 +100,13 @@ def add(verbs: Verbs) -> None:
     compared.add_argument("--out", type=Path, metavar="FILE", help="an HTML page with the plot")
     compared.add_argument("--json", action="store_true", help="print one JSON array")
     known = dict(settings())
-    for name in ("tokenizer", "train.seed", "data.text_field", "data.encoding"):
+    for name in (
+        "tokenizer",
+        "train.seed",
+        "data.text_field",
+        "data.encoding",
+        "data.document_separator",
+    ):
         add_setting(compared, known[name])
 
 
@@ -130,7 +136,10 @@ def _compare(options: argparse.Namespace, console: Console, started: float) -> i
     ):  # which training makes
         check_place(options.out)
     text = options.text and read_text(
-        options.text, text_field=data.text_field, encoding=data.encoding
+        options.text,
+        text_field=data.text_field,
+        encoding=data.encoding,
+        document_separator=data.document_separator,
     )
     trained: list[Path] = []
     about = ""
@@ -149,7 +158,8 @@ def _compare(options: argparse.Namespace, console: Console, started: float) -> i
     if not text:
         names = ", ".join(Path(source).name for source in options.train)
         text = replace(
-            read_text(runs[-1] / "tokens" / "validation.txt"), name=f"held-out text of {names}"
+            read_text(runs[-1] / "tokens" / "validation.txt", document_separator="none"),
+            name=f"held-out text of {names}",
         )
     entries = league(runs, text)
     if options.out:

@@ -11,7 +11,14 @@ from typing import Any
 
 from rich.console import Console
 
-from lmsmith.cli.grammar import Verbs, add_setting, add_settings, settings_given
+from lmsmith.cli.grammar import (
+    Verbs,
+    add_files,
+    add_flag,
+    add_setting,
+    add_settings,
+    settings_given,
+)
 from lmsmith.config import CHANGEABLE, settings
 
 
@@ -42,6 +49,9 @@ def add(verbs: Verbs) -> None:
     )
     if verbs.is_for("train"):
         add_settings(train, verbs.arguments)
+    reading = train.add_argument_group("text")
+    add_files(reading, dict(settings())["data.validation"], "--validation")
+    add_flag(reading, dict(settings())["data.skip_bad"], "--skip-bad")
 
     resume = verbs.verb(
         "resume",

@@ -63,6 +63,12 @@ def add(verbs: Verbs) -> None:
         "--seed", type=int, default=1, help="the same seed gives the same text (1)"
     )
     generate.add_argument(
+        "--special-tokens",
+        action="store_true",
+        help="special tokens written out in the prompt, such as <|im_start|>, are control tokens, as chat models want "
+        "them; without it they are text like other text, as everywhere in lmsmith",
+    )
+    generate.add_argument(
         "--stop",
         action="append",
         default=[],
@@ -94,7 +100,13 @@ def add(verbs: Verbs) -> None:
     known = dict(settings())
     meaning = "bytes that are no UTF-8 stop, or (replace) count as they are"
     known["data.errors"] = dataclasses.replace(known["data.errors"], meaning=meaning)
-    for name in ("data.text_field", "data.encoding", "data.errors"):
+    for name in (
+        "data.text_field",
+        "data.encoding",
+        "data.errors",
+        "data.document_separator",
+        "data.special_tokens",
+    ):
         add_setting(evaluate, known[name])
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -112,10 +124,13 @@ def _add_no_bos(verb: argparse.ArgumentParser, what: str) -> None:
 def _generate(options: argparse.Namespace, console: Console, started: float) -> int:
     from lmsmith.generate.decode import stream_text
     from lmsmith.generate.sampling import Sampling
+    from lmsmith.tokens.control import check_control
     from lmsmith.train.run import empty_prompt, load_for_use
 
     sampling = Sampling(options.temperature, options.top_k, options.top_p, options.min_p)
     model, tokenizer, content = load_for_use(options.run)
+
+    check_control(tokenizer, "control" if options.special_tokens else "text")
 
     def write(prompt: str) -> None:
         _tell_unknown(tokenizer, prompt)
@@ -132,6 +147,7 @@ def _generate(options: argparse.Namespace, console: Console, started: float) -> 
                 begin=content.get("begin"),
                 ends=content.get("ends", ()),
                 bos=not options.no_bos,
+                special_tokens="control" if options.special_tokens else "text",
             )
             if options.n > 1:
                 print(f"--- {index + 1}")
@@ -226,6 +242,8 @@ def _eval(options: argparse.Namespace, console: Console, started: float) -> int:
             text_field=data.text_field,
             encoding=data.encoding,
             errors=data.errors,
+            document_separator=data.document_separator,
+            special_tokens=data.special_tokens,
             stride=options.stride,
             boundaries=content.get("data", {}).get("documents", "stream"),
             begin=content.get("begin"),

@@ -113,7 +113,11 @@ def inspect(
             tell(f"verifying {path.name}", done, n_bytes)
             # Where the ids do not carry all of the text, only its preparation knew how many bytes it had.
             whole = ready.manifest is not None and not ready.manifest.splits[name].n_unknown
-            problems += _problems(path, records.get(path.name), own, whole)
+            # Control tokens in a text may be ends of text too.
+            counted = (
+                ready.manifest is None or ready.manifest.settings.get("special_tokens") != "control"
+            )
+            problems += _problems(path, records.get(path.name), own, whole, counted)
             done += path.stat().st_size
     source, said = "shards from elsewhere, without a manifest", "nobody says which"
     if ready.manifest and made:
@@ -154,9 +158,12 @@ def _begins(ids: Shards, tokenizer: Tokenizer | None) -> str:
 
 
 def _problems(
-    path: Path, record: ShardRecord | None, tokenizer: Tokenizer | None, whole: bool
+    path: Path, record: ShardRecord | None, tokenizer: Tokenizer | None, whole: bool, counted: bool
 ) -> Iterator[str]:
-    """What is wrong with one shard: its hash, ids beyond the vocabulary, documents, and if it is `whole` bytes."""
+    """What is wrong with one shard: its hash, ids beyond the vocabulary, documents, and if it is `whole` bytes.
+
+    `counted`: each end-of-text token is one document's.
+    """
     if record is not None and (found := _sha256(path)) != record.sha256:
         yield f"{path} has changed: its SHA-256 is {found}, and the manifest says {record.sha256}."
     if tokenizer is None:
@@ -174,9 +181,9 @@ def _problems(
         times += np.bincount(ids[start : start + _BLOCK], minlength=tokenizer.vocab_size)
     if tokenizer.end_of_text is not None:
         n_documents, times[tokenizer.end_of_text] = int(times[tokenizer.end_of_text]), 0
-        if n_documents != record.n_documents:
+        if n_documents != record.n_documents and counted:
             yield f"{path} has {n_documents:,} ends of text, and the manifest says {record.n_documents:,} documents."
-    if whole:
+    if whole and counted:
         n_bytes = sum(
             n * len(tokenizer.decode_bytes([id])) for id, n in enumerate(times.tolist()) if n
         )

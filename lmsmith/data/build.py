@@ -14,9 +14,10 @@ order and however often it was killed.
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,7 @@ from lmsmith.data.dedup import (
 )
 from lmsmith.data.encode import encode_unit, is_finished, remember_tokenizer
 from lmsmith.data.engines import Work, run_local, run_ray
+from lmsmith.data.leaks import leak_notes
 from lmsmith.data.manifest import (
     SPLITS,
     Manifest,
@@ -45,22 +47,15 @@ from lmsmith.data.manifest import (
 from lmsmith.data.plan import Plan, check_unchanged, make_plan
 from lmsmith.data.shards import MAX_TOKENS
 from lmsmith.data.unfinished import begun, digest_of, finish, unnamed
-from lmsmith.data.units import (
-    TRAIN,
-    Job,
-    Reading,
-    Text,
-    ignore,
-    read_unit,
-    tolerating,
-    unit_file,
-    utf8,
-)
+from lmsmith.data.units import TRAIN, Job, Reading, Text, read_unit, unit_file, utf8
 from lmsmith.errors import ConfigError, DataError, StorageError
 from lmsmith.limits import n_cores
+from lmsmith.text import leaks, separators
 from lmsmith.text.files import Counts, known_encoding, plural
 from lmsmith.text.parts import Cut
+from lmsmith.text.skipping import ignore, skipped_note, tolerating
 from lmsmith.text.sources import find_files
+from lmsmith.tokens.control import SpecialTokens, check_control
 from lmsmith.tokens.files import FILE_NAME as TOKENIZER_FILE
 from lmsmith.tokens.files import load_tokenizer, save_tokenizer
 from lmsmith.tokens.tokenizer import (
@@ -90,6 +85,9 @@ def build_shards(
     encoding: str = "auto",
     errors: Literal["strict", "replace"] = "strict",
     skip_bad: bool = False,
+    document_separator: str = "auto",
+    special_tokens: SpecialTokens = "text",
+    validation: Sequence[str] = (),
     workers: int = 0,
     engine: Engine = "local",
     tell: Tell = lambda task, done, total: None,
@@ -97,12 +95,19 @@ def build_shards(
     """Writes the folder `out`, which must not be there, and gives what it holds.
 
     `tokenizer`: one, or what to take: gpt2, byte, char, word, bpe:SIZE (learnt from the training text), a folder.
-    `validation_fraction` 0: chosen, see `plan.py`. `workers` 0: one a processor; with Ray the cluster has its own.
+    `validation_fraction` 0: chosen, see `plan.py`. `validation`: files whose documents are for validation; all of
+    `sources` is then for training. `document_separator`: where plain files are cut, see `text/separators.py`.
+    `special_tokens`: what they are where they stand in a text, see `tokens/control.py`. `workers` 0: one a processor;
+    with Ray the cluster has its own.
 
     Raises DataError for text that cannot be read, ConfigError for settings that cannot be or differ from those that
     `out.partial` was begun with, TokenizerError, and StorageError where there is no room. What is done then stays.
     """
     _check(shard_tokens, validation_fraction, dedup)
+    if validation and validation_fraction:
+        raise ConfigError(
+            "--validation names the validation text, and --validation-fraction holds some out: use one."
+        )
     _check_free(out)
     partial = out.with_name(out.name + ".partial")
     work = partial / "work"
@@ -113,8 +118,12 @@ def build_shards(
         skip_bad,
         validation_fraction,
         by_document=True,
+        separator=separators.resolve(document_separator),
+        special_tokens=special_tokens,
     )
     found, left_out = find_files(list(sources))
+    held_out, also_left_out = find_files(list(validation)) if validation else ([], Counter[str]())
+    leaks.refuse_shared_files((file.path for file in found), (file.path for file in held_out))
     wanted = tokenizer if isinstance(tokenizer, str) else tokenizer.kind
     given = _given(tokenizer) if isinstance(tokenizer, str) else tokenizer
     if given is not None and given.end_of_text is None:
@@ -122,9 +131,13 @@ def build_shards(
             f"the tokenizer {wanted} has no end-of-text token, which has to stand before each document. Learn one that "
             "has: `lmsmith tokenizer train`, or --tokenizer bpe:SIZE."
         )
-    plan = make_plan(found, reading, cut=_cut_for(wanted, given), drop_duplicates=dedup != "none")
+    if given is not None:
+        check_control(given, special_tokens)
+    # In a control token a text may not be cut, and the place to cut does not know of them.
+    cut = _cut_for(wanted, given) if special_tokens == "text" else None
+    plan = make_plan(found, reading, cut=cut, drop_duplicates=dedup != "none", validation=held_out)
     _check_large(plan)
-    settings = {
+    settings: dict[str, Any] = {
         "tokenizer": wanted if given is None else given.fingerprint,
         "shard_tokens": shard_tokens,
         "dedup": dedup,
@@ -134,7 +147,15 @@ def build_shards(
         "errors": errors,
         "lmsmith": __version__,
     }
-    job = Job(str(work), plan.reading, hashes=dedup == "exact" or plan.drops_duplicates)
+    if document_separator != "auto":  # what is not said here is as it always was
+        settings["document_separator"] = document_separator
+    if special_tokens != "text":
+        settings["special_tokens"] = special_tokens
+    if validation:
+        settings["validation"] = list(validation)
+    drops = dedup == "exact" or plan.drops_duplicates
+    compares = bool(validation) and dedup == "none"
+    job = Job(str(work), plan.reading, hashes=drops or compares)
 
     def run(task: str, do: Work, left: Sequence[int]) -> Iterator[int]:
         units = [(number, plan.units[number]) for number in left]
@@ -161,11 +182,14 @@ def build_shards(
         return manifest
     _check_free(out)  # another process may have been at it, and have finished since
     with begun(partial, {**settings, "plan": plan.digest()}):
-        used = _tokenizer(work, given, wanted, plan, job.hashes, tell)
+        used = _tokenizer(work, given, wanted, plan, drops, tell)
+        check_control(used, special_tokens)
         used.encode("a word")  # what has to be compiled is compiled here, and not in every process
         remember_tokenizer(str(work), used)
         near = _near_duplicates(work, plan, run) if dedup == "near" else None
-        assembler = Assembler(partial, used, shard_tokens, _keep(near, hashes=job.hashes))
+        assembler = Assembler(
+            partial, used, shard_tokens, _keep(near, drops=drops, compares=compares)
+        )
         try:
             numbers = range(assembler.next_unit, len(plan.units))
             finished = {number for number in numbers if is_finished(work, number)}
@@ -181,7 +205,8 @@ def build_shards(
             assembler.close()
         check_unchanged(plan)
         _check_sides(splits, plan, summary)
-        summary.counts.left_out += left_out
+        summary.counts.left_out += left_out + also_left_out
+        leaked = tuple(leak_notes(work, plan, splits["val"].n_documents)) if compares else ()
         sources_read = [
             (file.path, file.n_bytes, summary.fingerprints.get(file.path, ""))
             for file in plan.files
@@ -194,11 +219,15 @@ def build_shards(
                 **settings,
                 "tokenizer": wanted,
                 "validation_fraction": plan.reading.fraction,
-                "split": "documents" if plan.reading.by_document else "tails",
+                "split": "files"
+                if validation
+                else "documents"
+                if plan.reading.by_document
+                else "tails",
                 "skip_bad": skip_bad,
                 "made_of": made_of,
             },
-            notes=tuple(_notes(plan, splits, summary, assembler.n_dropped, near)),
+            notes=(*leaked, *_notes(plan, splits, summary, assembler.n_dropped, near)),
         )
         atomic.write(partial / TOKENIZER_FILE, (work / TOKENIZER_FILE).read_bytes())
         write_manifest(partial, manifest)
@@ -346,11 +375,14 @@ def _near_duplicates(
         return found["dropped"], int(found["n_for_validation"])
 
 
-def _keep(near: Near | None, *, hashes: bool) -> Keep | None:
+def _keep(near: Near | None, *, drops: bool, compares: bool) -> Keep | None:
+    """`compares`: all documents stay, and their hashes are wanted afterwards."""
     if near is not None:
         dropped = near[0]
         return lambda found, first: ~dropped[first : first + len(found)]
-    if not hashes:
+    if compares:
+        return lambda found, first: np.ones(len(found), dtype=np.bool_)
+    if not drops:
         return None
     seen = Seen()
     return lambda found, first: (
@@ -389,6 +421,11 @@ def _check_sides(splits: dict[str, SplitRecord], plan: Plan, summary: Summary) -
 
 def _one_sided(text: str, empty: str, plan: Plan, first: str = "") -> DataError:
     kind, change = ("training", "smaller") if empty == "train" else ("validation", "larger")
+    if plan.n_validation_units:
+        files = "SOURCE" if empty == "train" else "--validation"
+        return DataError(
+            f"of {text} none is for {kind}: {first}name files behind {files} that hold text."
+        )
     return DataError(
         f"of {text} none is for {kind} at --validation-fraction {plan.reading.fraction:g}: {first}choose a {change} "
         "one, or add text."
@@ -400,7 +437,12 @@ def _notes(
 ) -> Iterator[str]:
     """Plain sentences on what a user might not expect."""
     fraction, n_held_out = plan.reading.fraction, splits["val"].n_documents
-    if plan.reading.by_document:
+    if plan.n_validation_units:
+        yield (
+            f"the {plural(n_held_out, 'document')} of --validation are for validation, the "
+            f"{plural(splits['train'].n_documents, 'document')} of SOURCE for training."
+        )
+    elif plan.reading.by_document:
         yield (
             f"{n_held_out:,} of {n_held_out + splits['train'].n_documents:,} documents are for validation, chosen by a "
             f"hash of their content below {fraction:g}. The same --validation-fraction keeps each on its side when "
@@ -420,6 +462,8 @@ def _notes(
     elif n_dropped:
         yield f"{plural(n_dropped, 'exact duplicate')} dropped."
     yield from plan.notes
+    if plan.reading.separator not in ("", separators.END_OF_TEXT) and not summary.counts.separators:
+        yield f"no plain text file has the separator {plan.reading.separator!r}; each is one document."
     yield from summary.counts.notes()
     n_unknown = {name: split.n_unknown for name, split in splits.items()}
     if any(n_unknown.values()):
@@ -432,4 +476,4 @@ def _notes(
 
 def _skipped(summary: Summary) -> Iterator[str]:
     if summary.n_skipped:
-        yield f"{plural(summary.n_skipped, 'bad place')} skipped: {' '.join(summary.skipped)}"
+        yield skipped_note(summary.n_skipped, summary.skipped)

@@ -24,9 +24,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lmsmith import atomic
-from lmsmith.data.units import TRAIN, Job, Unit, ignore, read_unit, unit_file, utf8
+from lmsmith.data.units import TRAIN, Job, Unit, read_unit, unit_file, utf8
 from lmsmith.errors import ConfigError
 from lmsmith.text.files import Counts
+from lmsmith.text.skipping import ignore
 
 SIMILAR = 0.8
 N_BANDS, N_ROWS = 16, 8

@@ -22,19 +22,12 @@ import numpy as np
 
 from lmsmith import atomic
 from lmsmith.data.dedup import content_hash
-from lmsmith.data.units import (
-    Job,
-    Stream,
-    Unit,
-    fingerprint,
-    read_unit,
-    tolerating,
-    unit_file,
-    utf8,
-)
+from lmsmith.data.units import Job, Stream, Unit, fingerprint, read_unit, unit_file, utf8
 from lmsmith.errors import DataError, StorageError
 from lmsmith.strict_json import to_json
 from lmsmith.text.files import Counts
+from lmsmith.text.skipping import Skipped, tolerating
+from lmsmith.tokens.control import SpecialTokens
 from lmsmith.tokens.files import load_tokenizer
 from lmsmith.tokens.tokenizer import Ids, Tokenizer, ids_dtype
 
@@ -58,7 +51,6 @@ RECORD = np.dtype(
     ]
 )
 BATCH = 1 << 20  # bytes of text that the tokenizer is given at once
-NAMED = 20  # of what is skipped in a unit so much is kept word for word
 NO_HASH = bytes(16)
 
 
@@ -68,7 +60,7 @@ def encode_unit(job: Job, number: int, unit: Unit) -> None:
     counts, skipped = Counts(), Skipped()
     skip = skipped if job.reading.skip_bad else None
     with _Output(unit_file(job.folder, number, "")) as output:
-        batch = _Batch(tokenizer, output)
+        batch = _Batch(tokenizer, output, job.reading.special_tokens)
         for document in read_unit(unit, job.reading, counts, skip):
             content = NO_HASH
             if job.hashes and document.whole is not None:
@@ -137,23 +129,13 @@ def _fingerprint(path: str) -> str:
     return "unreadable"
 
 
-class Skipped:
-    """What is left out because it is bad: how often, and the first of it."""
-
-    def __init__(self) -> None:
-        self.n, self.said = 0, list[str]()
-
-    def __call__(self, error: DataError) -> None:
-        self.n += 1
-        if len(self.said) < NAMED:
-            self.said.append(str(error))
-
-
 class _Batch:
     """Texts that wait for the tokenizer."""
 
-    def __init__(self, tokenizer: Tokenizer, output: "_Output") -> None:
-        self._tokenizer, self._output = tokenizer, output
+    def __init__(
+        self, tokenizer: Tokenizer, output: "_Output", special_tokens: SpecialTokens
+    ) -> None:
+        self._tokenizer, self._output, self._special_tokens = tokenizer, output, special_tokens
         kind = ids_dtype(tokenizer.vocab_size)
         first = tokenizer.end_of_text
         self._first: Ids = np.array([] if first is None else [first], dtype=kind)
@@ -178,7 +160,7 @@ class _Batch:
     ) -> None:
         """Raises DataError for what cannot be read. The document has begun then all the same: others count it too."""
         try:
-            for part in _parts(self._tokenizer, text):
+            for part in _parts(self._tokenizer, text, self._special_tokens):
                 self.add(part, split, document, begins, content)
                 document = begins = False
         except DataError:
@@ -189,7 +171,7 @@ class _Batch:
     def flush(self) -> None:
         if not self._texts:
             return
-        ids = _encode(self._tokenizer, self._texts)
+        ids = _encode(self._tokenizer, self._texts, self._special_tokens)
         parts: list[Ids] = []
         for (_, _, begins), some in zip(self._rows, ids, strict=True):
             if begins:
@@ -211,27 +193,31 @@ class _Batch:
         self._texts, self._rows, self._contents, self._n_bytes = [], [], [], 0
 
 
-def _encode(tokenizer: Tokenizer, texts: list[bytes]) -> list[Ids]:
+def _encode(tokenizer: Tokenizer, texts: list[bytes], special_tokens: SpecialTokens) -> list[Ids]:
     if tokenizer.kind == "bpe":
-        from lmsmith.tokens.bpe import (
-            BpeTokenizer,  # brings in the compiler, which other kinds do not need
+        from lmsmith.tokens.bpe import (  # brings in the compiler, which other kinds do not need
+            BpeTokenizer,
+            Names,
         )
 
         assert isinstance(tokenizer, BpeTokenizer)
-        return tokenizer.encode_batch(texts, threads=1)
+        allowed: Names = "all" if special_tokens == "control" else ()
+        return tokenizer.encode_batch(texts, allowed_special=allowed, threads=1)
     return [tokenizer.encode(text.decode()) for text in texts]
 
 
-def _parts(tokenizer: Tokenizer, text: Stream) -> Iterator[bytes]:
+def _parts(tokenizer: Tokenizer, text: Stream, special_tokens: SpecialTokens) -> Iterator[bytes]:
     """A long text in parts that, encoded one by one, give its ids."""
     if tokenizer.kind == "bpe":
         from lmsmith.tokens.bpe import BpeTokenizer
+        from lmsmith.tokens.specials import Specials
         from lmsmith.tokens.split import parts_of_stream
 
         assert isinstance(tokenizer, BpeTokenizer)
-        yield from parts_of_stream(
-            utf8(text), BATCH // 2, tokenizer.pattern, tokenizer.matched_first
-        )
+        names = tokenizer.matched_first.names
+        if special_tokens == "control":
+            names |= tokenizer.special_tokens.keys()
+        yield from parts_of_stream(utf8(text), BATCH // 2, tokenizer.pattern, Specials(names))
     elif tokenizer.kind in ("byte", "char"):
         yield from utf8(text)
     else:

@@ -9,6 +9,8 @@ Ready shards (`ready.py`) may be large, so they stay where they are. The run kee
 they are still the same: the hash of their manifest, or, where there is none, the shards' names and sizes. A run whose
 shards have changed is not gone on with.
 
+Where the user names validation text or shards, each source is on one side: its record has a `role`.
+
 All sources have one tokenizer: that of the shards, where there are some. Sources with weights are mixed row by row
 (`mixture.py`); others are read as one stream. The validation split is that of all sources, one after the other.
 """
@@ -25,18 +27,20 @@ from lmsmith import atomic, foreign_json
 from lmsmith.config import DataConfig
 from lmsmith.data import prepare
 from lmsmith.data.batches import Sources
+from lmsmith.data.leaks import shared_documents
 from lmsmith.data.mixture import Mixture
 from lmsmith.data.prepare import Corpus, Counts, make_tokenizer
 from lmsmith.data.ready import Ready, find_ready, open_ready
 from lmsmith.data.shards import Shards
-from lmsmith.errors import CheckpointError, ConfigError, TokenizerError
+from lmsmith.errors import CheckpointError, ConfigError, DataError, TokenizerError
 from lmsmith.strict_json import write_json
-from lmsmith.text.documents import Documents, default_share, split_documents
+from lmsmith.text import leaks
+from lmsmith.text.documents import Documents, Split, default_share, split_documents
 from lmsmith.text.files import plural, read_errors, size_and_time
 from lmsmith.tokens.files import load_tokenizer, save_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
 
-FORMAT = 1
+FORMAT, WITH_ROLES = 1, 2  # the latter where records have a role
 MOST_TEXT = 4_000_000
 """Bytes of validation text up to which it is written out, for compressors to be compared on."""
 
@@ -54,7 +58,13 @@ class _Part(NamedTuple):
 
 def gather(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
     """Reads the sources and writes `folder`. Raises DataError, ConfigError, TokenizerError, StorageError."""
-    places = {path: find_ready(path) for path in data.paths}
+    named = (*data.paths, *data.validation)
+    places = {path: find_ready(path, one_sided=bool(data.validation)) for path in named}
+    if data.validation and data.validation_fraction:
+        raise ConfigError(
+            f"data.validation = {', '.join(data.validation)} names the validation text, and data.validation_fraction = "
+            f"{data.validation_fraction:g} would hold some out of SOURCE: set one of them."
+        )
     if data.validation_tokens and not any(places.values()):
         raise ConfigError(
             "data.validation_tokens is for folders of shards: of text, set data.validation_fraction."
@@ -66,6 +76,8 @@ def gather(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
         )
     if not data.mixture and not any(places.values()):
         return prepare.prepare(data, tokenizer, folder)
+    if data.validation:
+        return _gather_sides(data, tokenizer, folder, places)
     ready = {path: open_ready(place) for path, place in places.items() if place is not None}
     texts = tuple(path for path in data.paths if path not in ready)
     data = _with_one_fraction(data, texts, _share_held_out(ready.values()))
@@ -90,21 +102,197 @@ def gather(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
         note = "a document that is in shards and in another source may be held out of one and trained on in the other"
         counts = replace(counts, notes=(note, *counts.notes))
     if data.mixture:
-        for record, source in zip(records, data.mixture, strict=True):
-            record["weight"] = source.weight
-        shares = zip(
-            Mixture([source.weight for source in data.mixture]).shares, data.mixture, strict=True
-        )
-        note = "of the training rows " + ", ".join(
-            f"{float(share):.4g} are {of.path}" for share, of in shares
-        )
-        counts = replace(counts, notes=(*counts.notes, note))
-    write_json(folder / "sources.json", {"format": FORMAT, "sources": records})
-    write_json(folder / "corpus.json", asdict(counts))
-    text = [part.text for part in parts if part.text is not None]
-    if len(text) == len(parts):
-        atomic.write(folder / "validation.txt", b"".join(text))
+        counts = _weigh(data, records, counts)
+    _write(folder, FORMAT, records, counts, [part.text for part in parts])
     return _corpus([part.opened for part in parts], records, made, counts)
+
+
+def _weigh(data: DataConfig, records: Sequence[dict[str, Any]], counts: Counts) -> Counts:
+    """Puts the weight of each training source into its record, and says it."""
+    for record, source in zip(records, data.mixture, strict=True):
+        record["weight"] = source.weight
+    shares = zip(
+        Mixture([source.weight for source in data.mixture]).shares, data.mixture, strict=True
+    )
+    note = "of the training rows " + ", ".join(
+        f"{float(share):.4g} are {of.path}" for share, of in shares
+    )
+    return replace(counts, notes=(*counts.notes, note))
+
+
+def _write(
+    folder: Path,
+    format: int,
+    records: Sequence[dict[str, Any]],
+    counts: Counts,
+    texts: Sequence[bytes | None],
+) -> None:
+    """What `load` reads. `texts`: of the validation parts; None where one was too large."""
+    write_json(folder / "sources.json", {"format": format, "sources": records})
+    write_json(folder / "corpus.json", asdict(counts))
+    found = [text for text in texts if text is not None]
+    if len(found) == len(texts):
+        atomic.write(folder / "validation.txt", b"".join(found))
+
+
+# ---- validation that the user names ----------------------------------------------------------------------------------
+
+
+def _gather_sides(
+    data: DataConfig, tokenizer: str, folder: Path, places: dict[str, Path | None]
+) -> Corpus:
+    """`gather` where `data.validation` is all that is validated on, and all sources are trained on."""
+    ready = {
+        path: open_ready(place, one_sided=True)
+        for path, place in places.items()
+        if place is not None
+    }
+
+    def files(paths: Sequence[str]) -> list[Path]:
+        texts = [
+            file
+            for path in paths
+            if path not in ready
+            for file in prepare.documents_of(data, [path]).files
+        ]
+        shards = [ready[path] for path in paths if path in ready]
+        return texts + [file for each in shards for file in (*each.train, *each.validation)]
+
+    leaks.refuse_shared_files(files(data.paths), files(data.validation))
+    learnt_from: list[str] = []
+    if not ready:
+        learnt_from = [
+            document.text for path in data.paths for document in prepare.documents_of(data, [path])
+        ]
+    made = _tokenizer(tokenizer, ready, learnt_from)
+    del learnt_from
+    save_tokenizer(made, folder)
+
+    parts: list[_Part] = []
+    for role, paths in (("train", data.paths), ("validation", data.validation)):
+        texts = tuple(path for path in paths if path not in ready)
+        together = not (role == "train" and data.mixture)
+        groups = [*((path,) for path in paths if path in ready), *([texts] if texts else [])]
+        for group in groups if together else [(path,) for path in paths]:
+            if group[0] in ready:
+                parts.append(_side_of_ready(ready[group[0]], data, made, folder, role))
+            else:
+                name = f"source-{len(parts) + 1}"
+                parts.append(
+                    _side_of_text(
+                        replace(data, sources=group, mixture=()), made, folder, name, role
+                    )
+                )
+    train, validation = (
+        [part for part in parts if part.record["role"] == role] for role in ("train", "validation")
+    )
+    counts = _sum([part.counts for part in parts])
+    for n, role in ((counts.n_train_tokens, "training"), (counts.n_val_tokens, "validation")):
+        if n < 2:
+            raise DataError(
+                f"there is {plural(n, 'token')} of {role} text, wanted at least 2. Name more text."
+            )
+    counts = replace(counts, notes=(*counts.notes, *_shared(train, validation, made)))
+    if data.mixture:
+        counts = _weigh(data, [part.record for part in train], counts)
+    records = [part.record for part in parts]
+    _write(folder, WITH_ROLES, records, counts, [part.text for part in validation])
+    return _corpus([part.opened for part in parts], records, made, counts)
+
+
+def _side_of_ready(
+    ready: Ready, data: DataConfig, tokenizer: Tokenizer, folder: Path, role: str
+) -> _Part:
+    """Shards, all of them on one side."""
+    limit = data.validation_tokens if role == "validation" else 0
+    record = {
+        "role": role,
+        "shards": str(ready.place),
+        **ready.identity(),
+        "validation_tokens": limit,
+    }
+    train, validation = opened = _open(record, folder, tokenizer.vocab_size)
+    notes = []  # those of a manifest say how the folder was split
+    if not ready.manifest:
+        n_shards = len(ready.train) + len(ready.validation)
+        notes.append(
+            f"{ready.place} has no manifest: that this tokenizer made its {plural(n_shards, 'shard')} is taken on trust"
+        )
+    if role == "train":
+        return _Part(record, opened, Counts(len(train), 0, 0, 0, 0, tuple(notes)), None)
+    of = list(ready.manifest.splits.values()) if ready.manifest else []
+    if of and len(validation) == sum(split.n_tokens for split in of):
+        n_bytes, n_unknown = (
+            sum(split.n_bytes for split in of),
+            sum(split.n_unknown for split in of),
+        )
+        unknown = n_unknown, sum(split.n_unknown_bytes for split in of)
+    else:
+        n_bytes, unknown = sum(map(len, _decoded(validation, tokenizer))), (0, 0)
+        notes.append(
+            f"{ready.place}: the {n_bytes:,} bytes of validation text are those of its {len(validation):,} tokens, "
+            "decoded"
+        )
+    text = b"".join(_decoded(validation, tokenizer)) if n_bytes <= MOST_TEXT else None
+    whole = text is not None and len(text) == n_bytes
+    return _Part(
+        record,
+        opened,
+        Counts(0, len(validation), n_bytes, *unknown, tuple(notes)),
+        text if whole else None,
+    )
+
+
+def _side_of_text(
+    data: DataConfig, tokenizer: Tokenizer, folder: Path, name: str, role: str
+) -> _Part:
+    """The documents of `data.sources`, all of them on one side, encoded into a folder of its own."""
+    documents = prepare.documents_of(data, data.sources)
+    texts = [document.text for document in documents]
+    train, validation = (texts, []) if role == "train" else ([], texts)
+    split = Split(train, validation, True, 0, "", (), ())
+    place = folder / name
+    found = prepare.write(data, tokenizer, split, documents.notes(), place)
+    opened = tuple(
+        Shards([ids], [place / file], tokenizer.vocab_size)
+        for ids, file in ((found.train, "train.bin"), (found.validation, "val.bin"))
+        if isinstance(ids, np.ndarray)
+    )
+    notes = tuple(f"{', '.join(data.sources)}: {note}" for note in found.counts.notes)
+    text = (place / "validation.txt").read_bytes()
+    return _Part(
+        {"role": role, "text": name},
+        (opened[0], opened[1]),
+        replace(found.counts, notes=notes),
+        text,
+    )
+
+
+def _shared(train: Sequence[_Part], validation: Sequence[_Part], tokenizer: Tokenizer) -> list[str]:
+    """What there is to tell of documents that are on both sides."""
+    if tokenizer.end_of_text is None:
+        return [
+            "this tokenizer has no end of text: whether documents are on both sides was not looked at"
+        ]
+    held_out = Shards.join([part.opened[1] for part in validation])
+    found = shared_documents([part.opened[0] for part in train], held_out, tokenizer.end_of_text)
+    notes = []
+    if found.n:
+        one, other = found.first
+        names = (
+            f"document {one:,} of the validation tokens",
+            f"document {other:,} of the training tokens",
+        )
+        notes.append(leaks.note(found.n, found.n_documents, [names]))
+    n_train = sum(len(part.opened[0]) for part in train)
+    if found.n_compared < n_train:
+        notes.append(
+            f"validation documents were looked for in the first {found.n_compared:,} of {n_train:,} training tokens"
+        )
+    return notes
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 def _with_one_fraction(data: DataConfig, texts: Sequence[str], of_shards: float) -> DataConfig:
@@ -191,9 +379,9 @@ def load(folder: Path) -> Corpus:
         return prepare.load(folder)
     try:
         content = foreign_json.read(path)
-        if content["format"] != FORMAT:
+        if content["format"] not in (FORMAT, WITH_ROLES):
             raise CheckpointError(
-                f"{path} has format {content['format']!r}; this lmsmith reads {FORMAT}. Update lmsmith."
+                f"{path} has format {content['format']!r}; this lmsmith reads up to {WITH_ROLES}. Update lmsmith."
             )
         records = content["sources"]
         tokenizer, counts = load_tokenizer(folder), prepare.load_counts(folder)
@@ -209,12 +397,11 @@ def _corpus(
     tokenizer: Tokenizer,
     counts: Counts,
 ) -> Corpus:
-    train, validation = [part for part, _ in opened], [part for _, part in opened]
-    mixed = (
-        Sources(train, [record["weight"] for record in records])
-        if "weight" in records[0]
-        else Shards.join(train)
-    )
+    both = list(zip(opened, records, strict=True))
+    train = [part for (part, _), record in both if record.get("role") != "validation"]
+    validation = [part for (_, part), record in both if record.get("role") != "train"]
+    weights = [record["weight"] for record in records if "weight" in record]
+    mixed = Sources(train, weights) if weights else Shards.join(train)
     return Corpus(mixed, Shards.join(validation), tokenizer, counts)
 
 
@@ -226,16 +413,21 @@ def _open(record: dict[str, Any], folder: Path, vocab_size: int) -> tuple[Shards
             [place / "val.bin"], vocab_size
         )
     place = Path(record["shards"])
-    if not place.is_dir():
+    if not place.exists():
         raise CheckpointError(
             f"the run was trained on the shards in {place}, and there is no such folder. Put it back, or write where "
             f"it is now into {folder / 'sources.json'}."
         )
-    ready = open_ready(place)
+    role = record.get("role")
+    ready = open_ready(place, one_sided=role is not None)
     if changed := _changes(record, ready):
         raise CheckpointError(
             f"the shards in {place} are not those that the run began with: {changed}. Put them back, or start anew."
         )
+    if role is not None:
+        everything, nothing = ready.open_all(vocab_size), Shards([], (), vocab_size)
+        limit = record["validation_tokens"] or len(everything)
+        return (everything, nothing) if role == "train" else (nothing, everything.first(limit))
     validation = ready.open_validation(vocab_size)
     limit = record["validation_tokens"] or len(validation)
     return ready.open_train(vocab_size), validation.first(limit)
@@ -324,7 +516,7 @@ def _read_apart(data: DataConfig, paths: Sequence[str]) -> list[str]:
 
 
 def _documents(data: DataConfig, path: str) -> Documents:
-    return Documents([path], text_field=data.text_field, encoding=data.encoding, errors=data.errors)
+    return prepare.documents_of(data, [path])
 
 
 def _decoded(ids: Shards, tokenizer: Tokenizer) -> Iterator[bytes]:

@@ -2,7 +2,8 @@
 
 Everything that follows (the shards, to the byte) is a function of the plan, and the plan of the sources and settings
 alone: not of how many processes there are, nor of who is done first. The files are not read for it, but for samples,
-a first look at no more than `MANY` documents, and the neighbourhood of the places where large files are cut.
+a first look at no more than `MANY` documents, the neighbourhood of the places where large files are cut, and a search
+for the first separator in plain files of some size.
 
 The split (Held out: validation):
 
@@ -10,6 +11,9 @@ The split (Held out: validation):
   document stays on its side whatever files are added. (A large corpus wants a smaller fraction; and who trains on it
   need not evaluate on all that is held out: `data.validation_tokens`.)
 - Fewer than `MANY` distinct ones: the tail of each, exact duplicates dropped before; as for `lmsmith train`.
+- Where the user names validation text, all of that is for validation and all else for training.
+
+A plain file with separators (`text/separators.py`) is as many documents, and is divided behind separators.
 """
 
 import hashlib
@@ -26,10 +30,10 @@ from lmsmith.data.units import (
     Reading,
     Unit,
     fingerprint,
-    ignore,
+    holds_separator,
     is_plain,
+    plain_texts,
     same_bytes,
-    tolerating,
     utf8,
 )
 from lmsmith.errors import DataError
@@ -38,19 +42,24 @@ from lmsmith.text.documents import FRACTION, MANY, MOST_HELD_OUT, hash_bound, sp
 from lmsmith.text.files import (
     COMPRESSED,
     PARQUET,
+    SNIFFED,
     WHOLE,
     BinaryFile,
     Counts,
     Part,
     Skip,
     inner_suffix,
+    looks_binary,
     open_bytes,
     plural,
+    read_chunks,
     read_errors,
     read_texts,
     size_and_time,
 )
 from lmsmith.text.parts import Cut, divide, is_utf8, next_cut
+from lmsmith.text.separators import can_divide, cut_after
+from lmsmith.text.skipping import ignore, tolerating
 from lmsmith.text.sources import Found
 
 UNIT_BYTES = (1 << 22, 1 << 28)  # smallest and largest unit, as on the disk
@@ -75,6 +84,7 @@ class Plan:
     units: tuple[Unit, ...]
     reading: Reading
     notes: tuple[str, ...]
+    n_validation_units: int = 0  # the first ones, where the user names validation text
 
     @property
     def n_bytes(self) -> int:
@@ -95,41 +105,49 @@ class Plan:
 
 
 def make_plan(
-    found: Sequence[Found], reading: Reading, *, cut: Cut | None, drop_duplicates: bool
+    found: Sequence[Found],
+    reading: Reading,
+    *,
+    cut: Cut | None,
+    drop_duplicates: bool,
+    validation: Sequence[Found] = (),
 ) -> Plan:
     """Of the files that were found. `reading.fraction` 0: chosen; `reading.by_document` is decided here.
 
     `cut`: where a text may be cut for the tokenizer; None: nowhere, so that a large plain file is one piece of work.
+    `validation`: files whose documents are for validation; those of `found` are then all for training.
     Raises DataError where a file cannot be read.
     """
     skip = (
         ignore if reading.skip_bad else None
     )  # whoever reads a file will say what is wrong with it
     files = tuple(_measured(path, skip) for path, _ in found)
-    look = _look(found, files, reading, skip)
-    n_bytes = sum(file.n_bytes for file in files)
-    fraction = reading.fraction
-    if look.many and not fraction:
-        fraction = HELD_OUT
-    elif not fraction:
-        fraction = min(FRACTION, MOST_HELD_OUT / max(1, look.n_characters))
-    reading = replace(reading, fraction=fraction, by_document=look.many)
-
-    drop_duplicates |= not look.many
+    held_out = tuple(_measured(path, skip) for path, _ in validation)
+    n_bytes = sum(file.n_bytes for file in (*files, *held_out))
     size = min(max(n_bytes // UNITS, UNIT_BYTES[0]), UNIT_BYTES[1])
-    pieces, n_duplicates = _pieces(found, files, reading, skip, size, cut, drop_duplicates)
-    notes = []
-    if n_duplicates:
-        notes.append(
-            f"{n_duplicates:,} of the large files are the same as others, byte for byte; dropped."
-        )
-    large = {piece.path for piece in pieces if piece.split is not None}
-    if large and len(large) + n_duplicates < len(files):
-        notes.append(
-            f"{plural(len(large), 'large file')} known by size and samples alone: the same text in another form, "
-            "compressed or in a .jsonl, is not noticed, and may be on the other side. Leave one of them out."
-        )
-    return Plan(files, tuple(_units(pieces, size)), reading, tuple(notes))
+    if validation:
+        reading = replace(reading, fraction=0.0, by_document=True)
+    else:
+        look = _look(found, files, reading, skip)
+        fraction = reading.fraction
+        if look.many and not fraction:
+            fraction = HELD_OUT
+        elif not fraction:
+            fraction = min(FRACTION, MOST_HELD_OUT / max(1, look.n_characters))
+        reading = replace(reading, fraction=fraction, by_document=look.many)
+        drop_duplicates |= not look.many
+
+    division = _Division(reading, skip, size, cut, drop_duplicates)
+    units = list(_units(division.pieces(validation, held_out, VALIDATION), size))
+    n_validation_units = len(units)
+    units += _units(division.pieces(found, files, TRAIN if validation else None), size)
+    return Plan(
+        (*files, *held_out),
+        tuple(units),
+        reading,
+        tuple(division.notes(len(files) + len(held_out))),
+        n_validation_units,
+    )
 
 
 def check_unchanged(plan: Plan) -> None:
@@ -155,7 +173,7 @@ class _Look(NamedTuple):
 def _look(
     found: Sequence[Found], files: tuple[SourceFile, ...], reading: Reading, skip: Skip | None
 ) -> _Look:
-    """Whether documents are many: reads until `MANY` distinct ones have been met. Of plain files samples are enough."""
+    """Whether documents are many: reads until `MANY` distinct ones have been met. What is blank or bad is none."""
     distinct: set[str | int] = set()
     n_documents = n_characters = 0
     for (path, named), file in zip(found, files, strict=True):
@@ -176,13 +194,9 @@ def _look(
 def _contents(
     path: Path, file: SourceFile, reading: Reading, skip: Skip | None
 ) -> Iterator[tuple[str | int, int]]:
-    """What each document of a file is known by, and its length."""
+    """What each document of a file is known by, and its length; of a large plain file the beginning is looked at."""
     if is_plain(path):
-        if file.n_bytes:
-            yield (
-                fingerprint(path),
-                file.n_bytes * (EXPANDED if path.suffix.lower() in COMPRESSED else 1),
-            )
+        yield from _plain_contents(path, file, reading)
         return
     for text, _ in read_texts(
         path, reading.text_field, reading.encoding, reading.errors, Counts(), WHOLE, skip
@@ -191,58 +205,132 @@ def _contents(
             yield split_hash(utf8(text)), len(text)
 
 
-def _is_divisible(path: Path, n_bytes: int, reading: Reading) -> bool:
-    return (
-        n_bytes > LARGE
-        and is_plain(path)
-        and path.suffix.lower() not in COMPRESSED
-        and is_utf8(path, reading.encoding)
-    )
+def _plain_contents(
+    path: Path, file: SourceFile, reading: Reading
+) -> Iterator[tuple[str | int, int]]:
+    """Files that are blank hold no document, and those that cannot be read raise DataError."""
+    counts, first = Counts(), None
+    length = file.n_bytes * (EXPANDED if path.suffix.lower() in COMPRESSED else 1)
+    if length > LARGE and not holds_separator(path, reading):
+        next(read_chunks(path, reading.encoding, reading.errors, Counts()))
+        yield fingerprint(path), length
+        return
+    for text, n_characters in plain_texts(
+        Piece(file.path, WHOLE, file.n_bytes, True), reading, counts
+    ):
+        if isinstance(text, str) and (not text or text.isspace()):
+            continue
+        if first is None:
+            first = text, n_characters
+            continue
+        if first[0]:
+            yield split_hash(utf8(first[0])), first[1]
+            first = "", 0
+        yield split_hash(utf8(text)), n_characters
+    if first and first[0]:
+        yield (
+            (split_hash(utf8(first[0])), first[1])
+            if counts.separators
+            else (fingerprint(path), length)
+        )
 
 
-def _pieces(
-    found: Sequence[Found],
-    files: tuple[SourceFile, ...],
-    reading: Reading,
-    skip: Skip | None,
-    size: int,
-    cut: Cut | None,
-    drop_duplicates: bool,
-) -> tuple[list[Piece], int]:
-    """The files, cut where they are larger than `size`, and how many large ones are another's copies."""
-    pieces: list[Piece] = []
-    seen: dict[str, list[Path]] = {}
-    n_duplicates = 0
-    for (path, named), file in zip(found, files, strict=True):
-        parts = [WHOLE]
-        with tolerating(skip), read_errors(path):
-            if cut is not None and _is_divisible(path, file.n_bytes, reading):
-                known = fingerprint(path)
-                alike = seen.setdefault(known, [])
-                if drop_duplicates and any(same_bytes(path, other) for other in alike):
-                    n_duplicates += 1
-                    continue
-                alike.append(path)
-                pieces += list(_large(path, named, file.n_bytes, known, reading, size, cut))
-                continue
-            if file.n_bytes > size and not is_plain(path):
-                parts = divide(path, size, reading.text_field, reading.encoding)
-        in_groups = inner_suffix(path) in PARQUET
-        for part in parts:
-            length = file.n_bytes // len(parts) if in_groups else _length(part, file.n_bytes)
-            pieces.append(Piece(file.path, part, length, named))
-    return pieces, n_duplicates
+def _is_divisible(path: Path, n_bytes: int, least: int, reading: Reading) -> bool:
+    """Whether a file of more than `least` bytes is plain text that can be cut at any of its characters."""
+    packed = path.suffix.lower() in COMPRESSED
+    return n_bytes > least and is_plain(path) and not packed and is_utf8(path, reading.encoding)
+
+
+class _Division:
+    """Files, cut where they are larger than `size`."""
+
+    def __init__(
+        self, reading: Reading, skip: Skip | None, size: int, cut: Cut | None, drop_duplicates: bool
+    ) -> None:
+        self._reading, self._skip, self._size, self._cut = reading, skip, size, cut
+        self._drop_duplicates = drop_duplicates
+        self._seen: dict[
+            str, list[tuple[Path, int | None]]
+        ] = {}  # large files by fingerprint, and their sides
+        self._n_large = self._n_duplicates = 0
+        self._leaks: list[tuple[Path, Path]] = []
+
+    def pieces(
+        self, found: Sequence[Found], files: tuple[SourceFile, ...], side: int | None
+    ) -> list[Piece]:
+        """`side`: where all documents of these files belong; None: each where its content says."""
+        reading, pieces = self._reading, list[Piece]()
+        for (path, named), file in zip(found, files, strict=True):
+            parts = [WHOLE]
+            with tolerating(self._skip), read_errors(path):
+                if file.n_bytes > self._size and not is_plain(path):
+                    parts = divide(path, self._size, reading.text_field, reading.encoding)
+                elif _is_divisible(path, file.n_bytes, min(self._size, LARGE), reading):
+                    if holds_separator(path, reading):
+                        parts = self._behind_separators(path)
+                    elif self._cut is not None and file.n_bytes > LARGE:
+                        pieces += self._large(path, named, file.n_bytes, side)
+                        continue
+            in_groups = inner_suffix(path) in PARQUET
+            for part in parts:
+                length = file.n_bytes // len(parts) if in_groups else _length(part, file.n_bytes)
+                pieces.append(Piece(file.path, part, length, named, side=side))
+        return pieces
+
+    def notes(self, n_files: int) -> Iterator[str]:
+        if self._n_duplicates:
+            yield f"{self._n_duplicates:,} of the large files are the same as others, byte for byte; dropped."
+        for path, other in self._leaks:
+            yield f"{path} is for training and holds the same as {other}, which is for validation. Remove one of them."
+        if self._n_large and self._n_large + self._n_duplicates < n_files:
+            yield (
+                f"{plural(self._n_large, 'large file')} known by size and samples alone: the same text in another "
+                "form, compressed or in a .jsonl, is not noticed, and may be on the other side. Leave one of them out."
+            )
+
+    def _behind_separators(self, path: Path) -> list[Part]:
+        reading = self._reading
+        if not can_divide(reading.separator):
+            return [WHOLE]
+        return divide(
+            path, self._size, reading.text_field, reading.encoding, cut_after(reading.separator)
+        )
+
+    def _large(self, path: Path, named: bool, n_bytes: int, side: int | None) -> list[Piece]:
+        """A plain file in pieces, which one side gets whole, or one of them the tail; none of a duplicate."""
+        known = fingerprint(path)
+        alike = self._seen.setdefault(known, [])
+        same = [(other, theirs) for other, theirs in alike if same_bytes(path, other)]
+        if same and self._drop_duplicates:
+            self._n_duplicates += 1
+            return []
+        self._leaks += [(path, other) for other, theirs in same if theirs != side][:1]
+        alike.append((path, side))
+        pieces = list(
+            _large(path, named, n_bytes, known, self._reading, self._size, self._cut, side)
+        )
+        self._n_large += pieces[0].split is not None
+        return pieces
 
 
 def _large(
-    path: Path, named: bool, n_bytes: int, known: str, reading: Reading, size: int, cut: Cut
+    path: Path,
+    named: bool,
+    n_bytes: int,
+    known: str,
+    reading: Reading,
+    size: int,
+    cut: Cut | None,
+    side: int | None,
 ) -> Iterator[Piece]:
-    """A plain file in pieces, which one side gets whole, or one of them the tail."""
+    assert cut is not None
     with open_bytes(path) as file:
-        if b"\0" in file.read(8192):  # binary: whoever reads it will say so
-            yield Piece(str(path), WHOLE, n_bytes, named)
+        if looks_binary(file.read(SNIFFED), reading.encoding):  # whoever reads it will say so
+            yield Piece(str(path), WHOLE, n_bytes, named, side=side)
             return
-    if reading.by_document:
+    if side is not None:
+        tail = 0 if side == VALIDATION else n_bytes
+    elif reading.by_document:
         tail = 0 if split_hash([known.encode()]) < hash_bound(reading.fraction) else n_bytes
     else:
         tail = next_cut(path, round(n_bytes * (1 - reading.fraction)), cut) or n_bytes

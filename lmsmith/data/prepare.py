@@ -19,9 +19,12 @@ from lmsmith import atomic, foreign_json
 from lmsmith.config import DataConfig
 from lmsmith.data.batches import Sources
 from lmsmith.data.shards import Shards, read_shard, write_shard
-from lmsmith.errors import CheckpointError, ConfigError
+from lmsmith.errors import CheckpointError, ConfigError, DataError
 from lmsmith.strict_json import write_json
-from lmsmith.text.documents import Documents, split_documents
+from lmsmith.text import leaks
+from lmsmith.text.documents import Documents, Split, split_documents
+from lmsmith.text.files import plural
+from lmsmith.tokens.control import SpecialTokens, check_control, encode_text
 from lmsmith.tokens.files import load_tokenizer, save_tokenizer
 from lmsmith.tokens.tokenizer import (
     END_OF_TEXT,
@@ -68,25 +71,45 @@ class Corpus:
         return end_of_text is not None and self.validation[:1].tolist() == [end_of_text]
 
 
+def documents_of(data: DataConfig, sources: Sequence[str]) -> Documents:
+    """The documents of `sources`, read as `data` says."""
+    return Documents(
+        sources,
+        text_field=data.text_field,
+        encoding=data.encoding,
+        errors=data.errors,
+        document_separator=data.document_separator,
+        skip_bad=data.skip_bad,
+    )
+
+
 def prepare(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
     """Reads the sources and writes `folder`. Raises DataError, ConfigError, TokenizerError, StorageError."""
-    documents = Documents(
-        data.sources, text_field=data.text_field, encoding=data.encoding, errors=data.errors
-    )
-    split = split_documents(documents, data.validation_fraction)
+    if data.validation:
+        split, notes = _read_both(data)
+    else:
+        documents = documents_of(data, data.sources)
+        split = split_documents(documents, data.validation_fraction)
+        notes = documents.notes()
     made = make_tokenizer(tokenizer, split.train, several=split.has_boundaries)
-    train, validation = _encode(made, split.train), _encode(made, split.validation)
+    return write(data, made, split, notes, folder)
+
+
+def write(
+    data: DataConfig, made: Tokenizer, split: Split, notes: Sequence[str], folder: Path
+) -> Corpus:
+    """Encodes texts that are split and writes `folder`. Raises ConfigError, StorageError."""
+    train, validation = (
+        _encode(made, texts, data.special_tokens) for texts in (split.train, split.validation)
+    )
+    said = (split.description,) if split.description else ()
     counts = Counts(
         n_train_tokens=len(train),
         n_val_tokens=len(validation),
         n_val_bytes=sum(len(part) for part in _utf8(split.validation)),
         n_val_unknown=sum(made.count_unknown(text) for text in split.validation),
         n_val_unknown_bytes=sum(made.unknown_bytes(text) for text in split.validation),
-        notes=(
-            *documents.counts.notes(),
-            split.description,
-            *_note_unknown(made, split.train, split.validation),
-        ),
+        notes=(*notes, *said, *_note_unknown(made, split.train, split.validation)),
     )
     folder.mkdir(parents=True, exist_ok=True)
     write_shard(folder / "train.bin", train, made.vocab_size)
@@ -95,6 +118,38 @@ def prepare(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
     save_tokenizer(made, folder)
     write_json(folder / "corpus.json", asdict(counts))
     return Corpus(train, validation, made, counts)
+
+
+def _read_both(data: DataConfig) -> tuple[Split, list[str]]:
+    """Training and validation text that the user names, and what there is to tell of them."""
+    train, validation = documents_of(data, data.sources), documents_of(data, data.validation)
+    leaks.refuse_shared_files(train.files, validation.files)
+    texts, sources = zip(*(_read(documents) for documents in (train, validation)), strict=True)
+    for side, found in zip(("training", "validation"), texts, strict=True):
+        if (n := sum(map(len, found))) < 2:
+            raise DataError(
+                f"there is {plural(n, 'character')} of {side} text, wanted at least 2. Name more text."
+            )
+    shared = leaks.shared_documents(*sources)
+    notes = [*train.notes(), *(f"of the validation text: {note}" for note in validation.notes())]
+    if shared:
+        notes.append(leaks.note(len(shared), len(texts[1]), shared))
+    n_train, n_validation = (sum(map(len, found)) for found in texts)
+    description = (
+        f"{n_train:,} characters of {plural(len(texts[0]), 'document')} to train on; "
+        f"{n_validation:,} characters of {plural(len(texts[1]), 'document')} for validation, by --validation"
+    )
+    several = max(map(len, texts)) > 1
+    return Split(texts[0], texts[1], several, 0, description, sources[0], sources[1]), notes
+
+
+def _read(documents: Documents) -> tuple[list[str], dict[int, str]]:
+    """The texts, and of each distinct one the hash and where it is from."""
+    texts, sources = list[str](), dict[int, str]()
+    for document in documents:
+        texts.append(document.text)
+        sources.setdefault(document.hash, document.source)
+    return texts, sources
 
 
 def load(folder: Path) -> Corpus:
@@ -178,14 +233,17 @@ def _note_unknown(tokenizer: Tokenizer, *splits: Iterable[str]) -> list[str]:
     ]
 
 
-def _encode(tokenizer: Tokenizer, texts: Iterable[str]) -> np.ndarray:
+def _encode(
+    tokenizer: Tokenizer, texts: Iterable[str], special_tokens: SpecialTokens = "text"
+) -> np.ndarray:
     """The texts' ids one after the other, an end-of-text token before each where the tokenizer has one."""
     kind = ids_dtype(tokenizer.vocab_size)
-    parts: list[np.ndarray] = []
+    check_control(tokenizer, special_tokens)
+    parts: list[np.ndarray] = [np.empty(0, dtype=kind)]
     for text in texts:
         if tokenizer.end_of_text is not None:
             parts.append(np.array([tokenizer.end_of_text], dtype=kind))
-        parts.append(tokenizer.encode(text).astype(kind, copy=False))
+        parts.append(encode_text(tokenizer, text, special_tokens).astype(kind, copy=False))
     return np.concatenate(parts)
 
 

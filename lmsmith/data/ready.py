@@ -29,12 +29,25 @@ _NAME = re.compile(r"(?:.*[^a-z])?(train|val)(?:_?\d+)?\.bin", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Ready:
-    """A folder of shards: which files hold training tokens, which validation tokens, in order."""
+    """A folder of shards: which files hold training tokens, which validation tokens, in order.
+
+    `shard`: the one file that was named instead of its folder.
+    """
 
     folder: Path
     manifest: Manifest | None
     train: tuple[Path, ...]
     validation: tuple[Path, ...]
+    shard: Path | None = None
+
+    @property
+    def place(self) -> Path:
+        """What was named."""
+        return self.shard or self.folder
+
+    def open_all(self, vocab_size: int | None) -> Shards:
+        """Training and validation tokens as one, for who was told that all of it is on one side."""
+        return Shards.join([self.open_train(vocab_size), self.open_validation(vocab_size)])
 
     def open_train(self, vocab_size: int | None) -> Shards:
         return self._open("train", self.train, vocab_size)
@@ -85,10 +98,11 @@ class Ready:
         }
 
 
-def find_ready(source: str) -> Path | None:
+def find_ready(source: str, *, one_sided: bool = False) -> Path | None:
     """The folder of shards that `source` names, itself or as a corpus; None where it names something else, as text.
 
-    Raises DataError for a single shard, and for a corpus of shards that is not here.
+    `one_sided`: the user says which shards are for validation, so that a single one can be named.
+    Raises DataError for a single shard otherwise, and for a corpus of shards that is not here.
     """
     path = Path(os.path.expanduser(source))
     if path.is_dir():
@@ -98,11 +112,12 @@ def find_ready(source: str) -> Path | None:
         ).is_file()
         return path if ours or any(map(is_shard, _named(path))) else None
     if path.is_file():
-        if is_shard(path):
+        if is_shard(path) and not one_sided:
             raise DataError(
-                f"{path} is one shard: name its folder, {path.parent}, for training and validation shards."
+                f"{path} is one shard: name its folder, {path.parent}, for training and validation shards; or name "
+                "both, as in `lmsmith train TRAIN.bin --validation VAL.bin`."
             )
-        return None
+        return path if is_shard(path) else None
     corpus = corpora.find(source)
     if corpus is None or corpus.kind != "shards":
         return None
@@ -114,9 +129,14 @@ def find_ready(source: str) -> Path | None:
     return store.folder_of(corpus)
 
 
-def open_ready(folder: Path) -> Ready:
-    """What there is in a folder of shards. Raises DataError where shards are missing."""
+def open_ready(folder: Path, *, one_sided: bool = False) -> Ready:
+    """What there is in a folder of shards. Raises DataError where shards are missing.
+
+    `one_sided`: it may be a single shard, or a folder without training or without validation shards.
+    """
     folder = folder.absolute()
+    if folder.is_file():
+        return Ready(folder.parent, None, (folder,), (), shard=folder)
     if folder.name.endswith(".partial") and (folder / "work").is_dir():
         raise DataError(
             f"{folder} is being prepared, or was left before the end: `lmsmith data prepare` with the same settings "
@@ -152,7 +172,7 @@ def open_ready(folder: Path) -> Ready:
         tuple(path for path in named if split_of[path] == split) for split in manifest.SPLITS
     )
     for split, paths, what in (("train", train, "trained on"), ("val", validation, "scored")):
-        if not paths:
+        if not paths and not one_sided:
             raise DataError(
                 f"{folder} holds no {split} shard, so nothing could be {what}: wanted files such as "
                 f"fineweb_{split}_000000.bin. Found {', '.join(path.name for path in named)}."

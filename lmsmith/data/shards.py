@@ -86,7 +86,8 @@ def read_shard(path: Path) -> np.memmap:
     if magic not in _KINDS:
         raise DataError(
             f"{path} is no shard: it starts with {magic}, wanted {' or '.join(map(str, _KINDS))}. "
-            "A .bin without llm.c's header (nanoGPT's) has to be prepared again, from its text."
+            "A .bin without llm.c's header (nanoGPT's) has to be prepared again, from its text: nothing in it says of "
+            "which type its ids are."
         )
     wanted_version, kind = _KINDS[magic]
     if version != wanted_version:

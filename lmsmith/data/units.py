@@ -10,16 +10,15 @@ A unit is some small files, or a part of a large one. All documents of all units
   on it. Nobody has all of it then, so it goes by its `fingerprint` where others go by a hash of their text.
 """
 
-import contextlib
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from lmsmith.errors import DataError
 from lmsmith.text.documents import hash_bound, split_hash, tail_cut
 from lmsmith.text.files import (
+    COMPRESSED,
     JSON_LINES,
     PARQUET,
     WHOLE,
@@ -27,12 +26,16 @@ from lmsmith.text.files import (
     Counts,
     Part,
     Skip,
+    count_separators,
     inner_suffix,
     open_bytes,
     read_chunks,
     read_errors,
     read_texts,
 )
+from lmsmith.text.parts import is_utf8
+from lmsmith.text.separators import Cutter
+from lmsmith.text.skipping import tolerating
 
 LARGE = 1 << 25
 SAMPLE = 1 << 16  # bytes at the beginning, the middle and the end of a file, by which it is known
@@ -49,6 +52,9 @@ class Piece(NamedTuple):
     named: bool  # by itself, so that being binary is an error
     split: int | None = None  # where a piece of a large plain file belongs
     begins: bool = True  # whether such a piece begins a document, or goes on with the last one
+    side: int | None = (
+        None  # where all of its documents belong, if the user says which text is for validation
+    )
 
 
 Unit = tuple[Piece, ...]
@@ -64,6 +70,10 @@ class Reading:
     skip_bad: bool
     fraction: float
     by_document: bool  # whole documents are held out; else the tail of each
+    separator: str = ""  # between the documents of a plain file; "": there is none
+    special_tokens: Literal["text", "control"] = (
+        "text"  # what the names of special tokens in a text are
+    )
 
 
 @dataclass(frozen=True)
@@ -142,23 +152,6 @@ def read_unit(
                     raise
 
 
-@contextlib.contextmanager
-def tolerating(skip: Skip | None) -> Iterator[None]:
-    """What cannot be read goes to `skip`; where there is none, what is raised names the option that makes one."""
-    try:
-        yield
-    except DataError as error:
-        if skip is None:
-            raise DataError(
-                f"{error} `--skip-bad` leaves out what is bad, names and counts it."
-            ) from error
-        skip(error)
-
-
-def ignore(error: DataError) -> None:
-    """For who reads what is read once more later, and counted then."""
-
-
 def fingerprint(path: Path) -> str:
     """A hash of a file's size and of some of its content: all of a small file, three samples of a large one."""
     with read_errors(path), open_bytes(path) as file:
@@ -203,7 +196,7 @@ def _documents(
         return
     texts: Iterator[tuple[Text, int]]
     if is_plain(path):
-        texts = _plain_text(piece, reading, counts)
+        texts = plain_texts(piece, reading, counts)
     else:
         found = read_texts(
             path, reading.text_field, reading.encoding, reading.errors, counts, piece.part, skip
@@ -214,7 +207,9 @@ def _documents(
             counts.n_empty += 1
             continue
         counts.n_documents += 1
-        if reading.by_document:
+        if piece.side is not None:
+            yield Document(True, text, ((piece.side, text),))
+        elif reading.by_document:
             held_out = split_hash(utf8(text)) < hash_bound(reading.fraction)
             yield Document(True, text, ((VALIDATION if held_out else TRAIN, text),))
         else:
@@ -229,21 +224,58 @@ def _documents(
             )
 
 
-def _plain_text(piece: Piece, reading: Reading, counts: Counts) -> Iterator[tuple[Text, int]]:
-    """The one text of a plain file and its length; a stream where it is long."""
+def plain_texts(piece: Piece, reading: Reading, counts: Counts) -> Iterator[tuple[Text, int]]:
+    """The texts of a plain file or a part of it, and their lengths: one, or those between separators.
+
+    A long text without a separator is a stream. Where there are several, each is in memory by itself.
+    """
     path, tried = Path(piece.path), Counts()
-    chunks: list[str] = []
-    n_characters = 0
-    for chunk in read_chunks(path, reading.encoding, reading.errors, tried, WHOLE):
-        chunks.append(chunk)
+    cutter, is_cut = Cutter(reading.separator), False
+    for chunk in read_chunks(path, reading.encoding, reading.errors, tried, piece.part):
+        for text in cutter.push(chunk):
+            yield text, len(text)
+        if cutter.n_pending > LARGE and not (cutter.n_found or is_cut):
+            length = _length_uncut(piece, reading, whole := Counts())
+            if length is not None:
+                del cutter, chunk
+                counts.add(whole)
+                yield Stream(piece, reading), length
+                return
+            is_cut = True
+    for text in cutter.finish():
+        yield text, len(text)
+    count_separators(tried, reading.separator, cutter.n_found, path)
+    counts.add(tried)
+
+
+def holds_separator(path: Path, reading: Reading) -> bool:
+    """Whether there is a separator in a plain file; reads up to the first one."""
+    if not reading.separator:
+        return False
+    plain = path.suffix.lower() not in COMPRESSED and is_utf8(path, reading.encoding)
+    if not plain or "\n" in reading.separator:
+        return _length_uncut(Piece(str(path), WHOLE, 0, True), reading, Counts()) is None
+    wanted, end = reading.separator.encode(), b""
+    with open_bytes(path) as file:
+        while block := file.read(1 << 20):
+            if wanted in end + block:
+                return True
+            end = block[-len(wanted) :]
+    return False
+
+
+def _length_uncut(piece: Piece, reading: Reading, counts: Counts) -> int | None:
+    """How many characters a plain file has, or a piece of one; None, at once, where there is a separator in it."""
+    cutter, n_characters = Cutter(reading.separator), 0
+    for chunk in read_chunks(
+        Path(piece.path), reading.encoding, reading.errors, counts, piece.part
+    ):
+        for _ in cutter.push(chunk):
+            pass
+        if cutter.n_found:
+            return None
+        cutter.forget()
         n_characters += len(chunk)
-        if n_characters > LARGE:
-            break
-    else:
-        counts.add(tried)
-        text = "".join(chunks)
-        chunks.clear()
-        yield text, n_characters
-        return
-    chunks.clear()
-    yield Stream(piece, reading), sum(map(len, Stream(piece, reading, counts)))
+    for _ in cutter.finish():
+        pass
+    return None if cutter.n_found else n_characters

@@ -60,11 +60,22 @@ class Entry:
     not_comparable: str = ""  # why
 
 
-def read_text(path: Path, *, text_field: str = "text", encoding: str = "auto") -> Text:
+def read_text(
+    path: Path,
+    *,
+    text_field: str = "text",
+    encoding: str = "auto",
+    document_separator: str = "auto",
+) -> Text:
     """The text of a file. Raises DataError for what cannot be read, and for a file without text."""
-    documents = tuple(
-        read_documents([path], text_field=text_field, encoding=encoding, errors="replace")
+    found = read_documents(
+        [path],
+        text_field=text_field,
+        encoding=encoding,
+        errors="replace",
+        document_separator=document_separator,
     )
+    documents = tuple(found)
     if not documents:
         raise DataError(
             f"{path} is empty, or white space alone: there is nothing to compare models on."

@@ -28,12 +28,14 @@ from lmsmith.text.files import (
     JSON_LINES,
     MARKS,
     PARQUET,
-    SNIFFED,
     inner_suffix,
+    looks_binary,
     open_bytes,
     read_errors,
 )
+from lmsmith.text.separators import cut_text
 from lmsmith.tokens.bpe import BpeTokenizer
+from lmsmith.tokens.control import SpecialTokens, encode_text
 from lmsmith.tokens.tokenizer import ByteTokenizer, Tokenizer
 
 log = logging.getLogger(__name__)
@@ -49,6 +51,8 @@ def score_texts(
     text_field: str = "text",
     encoding: str = "auto",
     errors: Literal["strict", "replace"] = "strict",
+    document_separator: str = "auto",
+    special_tokens: SpecialTokens = "text",
     stride: int | None = None,
     boundaries: str = "stream",
     begin: int | None = None,
@@ -62,13 +66,19 @@ def score_texts(
     `boundaries` is the `data.documents` that the model was trained with: what these told apart is scored apart.
     Raises DataError for what cannot be read, and where there is nothing to score.
     """
-    documents = read_documents(sources, text_field=text_field, encoding=encoding, errors=errors)
+    documents = read_documents(
+        sources,
+        text_field=text_field,
+        encoding=encoding,
+        errors=errors,
+        document_separator=document_separator,
+    )
     if not bos and boundaries != "stream":
         raise UsageError(
             f"this model was trained with data.documents = {boundaries!r}: each document begins with a token of its "
             "own, which --no-bos leaves out. Score it without that option."
         )
-    encoded = encode_documents(tokenizer, documents, begin, bos=bos)
+    encoded = encode_documents(tokenizer, documents, begin, special_tokens, bos=bos)
     return score_encoded(model, tokenizer, encoded, stride=stride, boundaries=boundaries)
 
 
@@ -78,12 +88,19 @@ def read_documents(
     text_field: str,
     encoding: str,
     errors: Literal["strict", "replace"],
+    document_separator: str = "auto",
 ) -> Iterator[str]:
     """The documents of files, one after the other; bytes that are no UTF-8 as lone surrogates (PEP 383).
 
     Raises DataError for what cannot be read, which bytes are where `errors` is "strict".
     """
-    documents = Documents(sources, text_field=text_field, encoding=encoding, errors=errors)
+    documents = Documents(
+        sources,
+        text_field=text_field,
+        encoding=encoding,
+        errors=errors,
+        document_separator=document_separator,
+    )
     if errors == "strict":
         yield from (document.text for document in documents)
         return
@@ -95,8 +112,10 @@ def read_documents(
             others = documents.without(files - {path})
             yield from (document.text for document in others)
             n_replaced += others.counts.n_replaced
-        elif text and not text.isspace():
-            yield text
+        else:
+            yield from (
+                part for part in cut_text(text, documents.separator) if part and not part.isspace()
+            )
     if n_replaced:
         log.warning(
             "%s undecodable places were read as U+FFFD, three bytes each", f"{n_replaced:,}"
@@ -115,7 +134,7 @@ def _as_it_is(path: Path, named: bool) -> str | None:
     with read_errors(path), open_bytes(path) as file:
         data = file.read()
     encoding = next((name for mark, name in MARKS if data.startswith(mark)), "utf-8")
-    if encoding != "utf-8" or (b"\0" in data[:SNIFFED] and not named):
+    if encoding != "utf-8" or (looks_binary(data, encoding) and not named):
         return None
     data = data.removeprefix(_UTF8_MARK).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     return data.decode("utf-8", "surrogateescape")
@@ -134,7 +153,12 @@ class Encoded:
 
 
 def encode_documents(
-    tokenizer: Tokenizer, documents: Iterable[str], begin: int | None = None, *, bos: bool = True
+    tokenizer: Tokenizer,
+    documents: Iterable[str],
+    begin: int | None = None,
+    special_tokens: SpecialTokens = "text",
+    *,
+    bos: bool = True,
 ) -> Encoded:
     """Each after `begin`, or an end-of-text token where the tokenizer has one.
 
@@ -164,9 +188,9 @@ def encode_documents(
         if n_more and isinstance(tokenizer, ByteTokenizer):
             parts.append(np.frombuffer(data, dtype=np.uint8).astype(np.uint32))
         elif n_more and isinstance(tokenizer, BpeTokenizer):
-            parts.append(tokenizer.encode(data).astype(np.uint32))
+            parts.append(encode_text(tokenizer, data, special_tokens).astype(np.uint32))
         else:
-            parts.append(tokenizer.encode(document).astype(np.uint32))
+            parts.append(encode_text(tokenizer, document, special_tokens).astype(np.uint32))
             n_unknown += tokenizer.count_unknown(document)
             n_unknown_bytes += tokenizer.unknown_bytes(document) - 2 * n_more
     return Encoded(

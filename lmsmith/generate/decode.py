@@ -25,6 +25,7 @@ from lmsmith.errors import ConfigError, UsageError
 from lmsmith.evaluate.likelihood import inference
 from lmsmith.generate.sampling import Sampling, generator_for, sample
 from lmsmith.models.interface import LanguageModel
+from lmsmith.tokens.control import SpecialTokens, encode_text
 from lmsmith.tokens.tokenizer import StreamDecoder, Tokenizer, unused_ids
 
 _TOKENS_AT_ONCE = 1 << 14  # of a prompt: a longer one is read in pieces
@@ -78,18 +79,19 @@ def stream_text(
     begin: int | None = None,
     ends: Collection[int] = (),
     bos: bool = True,
+    special_tokens: SpecialTokens = "text",
 ) -> Iterator[str]:
     """The continuation number `index` of `prompt`, in pieces as they become certain; without the prompt itself.
 
     A piece never ends within a character, nor with what may be the beginning of a stop string. The text ends before the
     stop string that is complete first, at the end-of-text token, or after `max_tokens`. `begin` and `ends`: what stands
     before and after texts of this model, besides that token. Without `bos` nothing stands before the prompt.
-    Raises as `generate` does.
+    `special_tokens`: what they are in the prompt (`tokens/control.py`). Raises as `generate` does.
     """
     writer = _Writer(tokenizer, stop, ends)
     steps = generate(
         model,
-        encode_prompt(tokenizer, prompt, begin, bos=bos),
+        encode_prompt(tokenizer, prompt, begin, special_tokens, bos=bos),
         max_tokens=max_tokens,
         sampling=sampling,
         seed=seed,
@@ -130,14 +132,19 @@ def continue_text(
 
 
 def encode_prompt(
-    tokenizer: Tokenizer, prompt: str, begin: int | None = None, *, bos: bool = True
+    tokenizer: Tokenizer,
+    prompt: str,
+    begin: int | None = None,
+    special_tokens: SpecialTokens = "text",
+    *,
+    bos: bool = True,
 ) -> list[int]:
     """The prompt as the beginning of a text: after `begin`, or the end-of-text token where the tokenizer has one.
 
     Without `bos` it is the prompt's own tokens alone. Raises UsageError for a prompt without a token where nothing
     stands before it.
     """
-    ids = tokenizer.encode(prompt).tolist()
+    ids = encode_text(tokenizer, prompt, special_tokens).tolist()
     first = (tokenizer.end_of_text if begin is None else begin) if bos else None
     if first is not None:
         return [first, *ids]

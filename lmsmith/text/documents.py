@@ -4,7 +4,8 @@
     split = split_documents(documents, fraction=0.1)
     for note in documents.counts.notes(): ...
 
-A plain text file is one document (whatever its suffix), so is a line of .jsonl, .ndjson or .json and a row of .parquet,
+A plain text file is one document (whatever its suffix), or several with a separator such as <|endoftext|> between them
+(`separators.py`); so is a line of .jsonl, .ndjson or .json and a row of .parquet,
 each also with .gz or .zst behind it. `sources.py` finds the files, `files.py` reads one; here they become one stream.
 Nothing is lost in silence: what was replaced, skipped or left out is in `Documents.counts`.
 
@@ -13,6 +14,7 @@ Texts that do not fit into memory are read by `data/units.py`, which splits by t
 What it does not do: guess legacy encodings, normalise Unicode, clean or filter text, find near-duplicates.
 """
 
+import contextlib
 import copy
 import hashlib
 import os
@@ -23,7 +25,9 @@ from pathlib import Path
 from typing import Literal, Self
 
 from lmsmith.errors import DataError
-from lmsmith.text.files import BinaryFile, Counts, known_encoding, plural, read_texts
+from lmsmith.text import separators
+from lmsmith.text.files import WHOLE, BinaryFile, Counts, Skip, known_encoding, plural, read_texts
+from lmsmith.text.skipping import Skipped, tolerating
 from lmsmith.text.sources import find_files
 
 MANY = 50  # distinct documents from which on whole documents are held out
@@ -34,7 +38,10 @@ PART = 1 << 18  # characters that are encoded at once
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One text and where it is from: "file", "file:line" of .jsonl or "file:row" of .parquet, counted from 1."""
+    """One text and where it is from: "file", "file:line" of .jsonl or "file:row" of .parquet, counted from 1.
+
+    "file#n" is the n-th document of a plain file that is cut at a separator.
+    """
 
     text: str = field(repr=False)
     source: str
@@ -52,6 +59,10 @@ class Document:
 class Documents:
     """The documents of files, folders and glob patterns, read one after the other each time it is iterated over.
 
+    A plain file is cut into documents at `document_separator`: auto (`<|endoftext|>`), none, or any text
+    (`separators.py` has the rule). With `skip_bad` a bad line, row or file is left out and named in `notes`; where it
+    is False, errors name that option, where it is None they do not.
+
     Sources are read in the order given, folders and patterns sorted within; a file met twice is read once. Making it
     finds the files; iterating reads them. `counts` is of the latest iteration, and complete when that has ended.
 
@@ -66,12 +77,18 @@ class Documents:
         text_field: str = "text",
         encoding: str = "auto",
         errors: Literal["strict", "replace"] = "strict",
+        document_separator: str = "auto",
+        skip_bad: bool | None = None,
     ) -> None:
         assert not isinstance(sources, str), "a list of sources, not one"
         assert errors in ("strict", "replace")
         self.text_field = text_field
         self.encoding = known_encoding(encoding)
         self.errors = errors
+        self.separator = separators.resolve(document_separator)
+        self._separator_named = document_separator not in ("auto", "none")
+        self._skip_bad = skip_bad
+        self._skipped = Skipped()
         self.sources = [os.fspath(source) for source in sources]
         self._found, self._left_out = find_files(self.sources)
         self._may_be_empty = False
@@ -91,33 +108,65 @@ class Documents:
 
     def __iter__(self) -> Iterator[Document]:
         counts = self.counts = Counts(left_out=self._left_out.copy())
+        self._skipped = Skipped()
         for path, named in self._found:
-            texts = read_texts(path, self.text_field, self.encoding, self.errors, counts)
-            try:
-                for text, source in texts:
-                    if not text or text.isspace():
-                        counts.n_empty += 1
-                        continue
-                    document = Document(text, source)
-                    counts.n_documents += 1
-                    counts.n_characters += len(text)
-                    counts.n_bytes += document.n_bytes
-                    yield document
-                    del text, document  # else it would be kept until the next one has been read
-            except BinaryFile:
-                if named:
-                    raise
-                counts.n_binary_files += 1
+            with contextlib.nullcontext() if self._skip_bad is None else tolerating(self._skip):
+                try:
+                    yield from self._of_file(path, counts)
+                except BinaryFile:
+                    counts.n_binary_files += 1
+                    if named:
+                        raise
         if counts.n_documents == 0 and not self._may_be_empty:
             reasons = []
             if counts.n_empty:
                 reasons.append(f"{plural(counts.n_empty, 'document')}, empty or white space alone")
             if counts.n_binary_files:
                 reasons.append(f"{plural(counts.n_binary_files, 'file')}, binary by the look of it")
+            reasons += self._skipped.notes()
             raise DataError(
                 f"there is no text in {', '.join(dict.fromkeys(self.sources))}: "
-                f"{' and '.join(reasons) or 'the files hold no documents'}. Name a file that holds some."
+                f"{' and '.join(reasons).rstrip('.') or 'the files hold no documents'}. Name a file that holds some."
             )
+
+    def notes(self) -> list[str]:
+        """Sentences on what a user might not expect in the latest iteration."""
+        absent = self._separator_named and not self.counts.separators
+        return [
+            *(
+                [f"no plain text file has the separator {self.separator!r}; each is one document."]
+                if absent
+                else []
+            ),
+            *self.counts.notes(),
+            *self._skipped.notes(),
+        ]
+
+    @property
+    def _skip(self) -> Skip | None:
+        return self._skipped if self._skip_bad else None
+
+    def _of_file(self, path: Path, counts: Counts) -> Iterator[Document]:
+        texts = read_texts(
+            path,
+            self.text_field,
+            self.encoding,
+            self.errors,
+            counts,
+            WHOLE,
+            self._skip,
+            self.separator,
+        )
+        for text, source in texts:
+            if not text or text.isspace():
+                counts.n_empty += 1
+                continue
+            document = Document(text, source)
+            counts.n_documents += 1
+            counts.n_characters += len(text)
+            counts.n_bytes += document.n_bytes
+            yield document
+            del text, document  # else it would be kept until the next one has been read
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import gzip
 import io
 import itertools
 import json
+import os
 import re
 import shlex
 import shutil
@@ -32,11 +33,19 @@ from typing import Any, BinaryIO, NamedTuple
 
 from lmsmith.errors import ConfigError, DataError
 from lmsmith.text import hub
+from lmsmith.text.separators import Cutter
+from lmsmith.text.zstd import REFUSED, open_zstd, too_wide
 
 COMPRESSED = (".gz", ".zst")
 PACKED = (".bz2", ".xz", ".lzma", ".zip", ".7z", ".rar", ".tar", ".tgz", ".lz4")  # not read here
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 PARQUET = (".parquet",)
+TOKEN_FILES = (".bin", ".npy")
+TOKENS_OF_OTHERS = (
+    "If it holds token ids without llm.c's header, as nanoGPT's train.bin and OLMo's .npy do, it is not read: nothing "
+    "in it says of which type they are, nor which tokenizer made them. Prepare the text that they were made of, by "
+    "`lmsmith data prepare`."
+)
 # UTF-32's marks come first: UTF-16-LE's is how UTF-32-LE's begins.
 MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -46,7 +55,8 @@ MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 CHUNK = 1 << 18  # bytes read at once
-SNIFFED = 8192  # bytes in which a NUL betrays a binary file
+SNIFFED = 8192  # bytes by which a binary file is known
+STRAY_NULS = 1000  # bytes for each of which there may be one NUL in what is text otherwise
 GO_ON = "`--data.errors replace` goes on with U+FFFD in its place"
 
 FROM_ARRAY = "If the file is one array, `jq -c '.[]' FILE > LINES.jsonl` makes lines of it."
@@ -85,6 +95,11 @@ class Counts:
     marks: Counter[str] = field(
         default_factory=Counter
     )  # encoding -> files with its byte-order mark
+    separators: Counter[str] = field(
+        default_factory=Counter
+    )  # separator -> how often plain files were cut at it
+    separated: Counter[str] = field(default_factory=Counter)  # file -> its parts that were cut so
+    n_nul: int = 0  # NUL characters in texts
     left_out: Counter[str] = field(
         default_factory=Counter
     )  # suffix -> files in folders that were not taken
@@ -111,6 +126,13 @@ class Counts:
             notes.append(
                 f"{plural(len(self.cr), 'file')} had lone CR line ends; they are read as LF."
             )
+        for separator, number in self.separators.items():
+            notes.append(
+                f"{plural(len(self.separated), 'plain text file')} cut into documents at {number:,} {separator!r}; "
+                "--data.document_separator none reads it as text."
+            )
+        if self.n_nul:
+            notes.append(f"{plural(self.n_nul, 'NUL character')} in the text; they are kept.")
         if self.n_empty:
             notes.append(f"{plural(self.n_empty, 'empty document')} skipped.")
         if self.n_binary_files:
@@ -164,9 +186,11 @@ def read_texts(
     counts: Counts,
     part: Part = WHOLE,
     skip: Skip | None = None,
+    separator: str = "",
 ) -> Iterator[tuple[str, str]]:
     """The texts of one file, each with its source: "file", or "file:line" (row), from 1. Empty ones are among them.
 
+    A plain file is cut at `separator`, if that is not empty; its texts are then "file#1", "file#2", ...
     `encoding` is a codec's name, `errors` "strict" or "replace". Adds to `counts` what is known of the file (all but
     what concerns documents). Raises BinaryFile, and DataError for all else that can be wrong with a file; where `skip`
     is given, a line or row that is bad by itself goes there. Of a .jsonl that is read in parts, sources count from the
@@ -174,7 +198,7 @@ def read_texts(
     """
     suffix = inner_suffix(path)
     if suffix not in PARQUET + JSON_LINES:
-        yield "".join(read_chunks(path, encoding, errors, counts, part)), str(path)
+        yield from _plain_texts(path, encoding, errors, counts, part, separator)
         return
     line_ends = io.IncrementalNewlineDecoder(None, translate=True)
     with read_errors(path), _opened(path, part) as stream:
@@ -193,6 +217,25 @@ def read_texts(
     _count_part(counts, line_ends, path, part)
 
 
+def _plain_texts(
+    path: Path, encoding: str, errors: str, counts: Counts, part: Part, separator: str
+) -> Iterator[tuple[str, str]]:
+    cutter, number = Cutter(separator), 0
+    for chunk in read_chunks(path, encoding, errors, counts, part):
+        for text in cutter.push(chunk):
+            number += 1
+            yield text, f"{path}#{number}"
+    for text in cutter.finish():
+        yield text, f"{path}#{number + 1}" if cutter.n_found else str(path)
+    count_separators(counts, separator, cutter.n_found, path)
+
+
+def count_separators(counts: Counts, separator: str, n_found: int, path: Path) -> None:
+    if n_found:
+        counts.separators[separator] += n_found
+        counts.separated[str(path)] += 1
+
+
 def read_chunks(
     path: Path, encoding: str, errors: str, counts: Counts, part: Part = WHOLE
 ) -> Iterator[str]:
@@ -202,6 +245,7 @@ def read_chunks(
         n_characters = 0
         for text in _decoded(stream, _Lines(path, part.start), encoding, errors, line_ends, counts):
             yield _without_surrogates(text, str(path), errors, counts, n_characters)
+            counts.n_nul += text.count("\0")
             n_characters += len(text)
     _count_part(counts, line_ends, path, part)
 
@@ -234,6 +278,16 @@ class _Lines:
         return n_lines + line_ends.decode("", final=True).count("\n")
 
 
+def dangling(path: Path) -> str:
+    """Says of a link that what it leads to is not there; "" of anything else."""
+    if not os.path.islink(path) or os.path.exists(path):
+        return ""
+    return (
+        f" {path} is a link to something that is not there, {os.readlink(path)}. Remove the link, or put back what it "
+        "leads to."
+    )
+
+
 @contextlib.contextmanager
 def read_errors(path: Path) -> Iterator[None]:
     """What the system and the decompressors raise, as DataError."""
@@ -245,11 +299,34 @@ def read_errors(path: Path) -> Iterator[None]:
         ) from error
     except (OSError, EOFError, zlib.error) as error:
         if isinstance(error, OSError) and error.strerror:
-            raise DataError(f"cannot read {error.filename or path}: {error.strerror}.") from error
+            link = dangling(Path(error.filename or path))
+            raise DataError(
+                f"cannot read {error.filename or path}: {error.strerror}.{link}"
+            ) from error
+        if REFUSED in str(error):  # in a frame behind the first
+            raise too_wide(path) from error
         raise DataError(
             f"{path} cannot be decompressed: {str(error).rstrip('.')}. It is cut short or damaged; "
             "download or compress it again."
         ) from error
+
+
+def looks_binary(head: bytes, encoding: str) -> bool:
+    """Whether a file that begins with these bytes holds no text in `encoding`, by the NULs among the first 8 KB.
+
+    A stray NUL in a text is a character like others. More than one in a thousand bytes, or any where the bytes are not
+    in the encoding anyway, are those of a binary file, or of UTF-16 that nobody told of.
+    """
+    if encoding.startswith(("utf-16", "utf-32")) or b"\0" not in (first := head[:SNIFFED]):
+        return False
+    n_nuls = first.count(0)
+    if n_nuls > len(first) / STRAY_NULS + 1 or 10 * n_nuls > len(first):
+        return True
+    try:
+        codecs.getincrementaldecoder(encoding)("strict").decode(first)
+    except UnicodeError:
+        return True
+    return False
 
 
 def open_bytes(path: Path) -> contextlib.AbstractContextManager[BinaryIO]:
@@ -273,9 +350,7 @@ def _opened(path: Path, part: Part = WHOLE) -> Iterator[Any]:
             with gzip.open(file, "rb") as stream:
                 yield stream
         elif path.suffix.lower() == ".zst":
-            import pyarrow  # here: it takes a while, and most text is not compressed
-
-            with pyarrow.CompressedInputStream(file, "zstd") as stream:
+            with open_zstd(file, path) as stream:
                 yield stream
         elif part == WHOLE or inner_suffix(path) in PARQUET:
             yield file
@@ -307,11 +382,15 @@ def _decoded(
     """The bytes as text, without byte-order mark, with LF alone."""
     path, begins = lines.path, lines.start == 0
     head = stream.read(CHUNK)
-    if begins:
+    if not begins:
+        encoding = "utf-8"  # other files are not divided, and this one may say so by a mark at its beginning
+    else:
         encoding = next((marked for mark, marked in MARKS if head.startswith(mark)), encoding)
-        if b"\0" in head[:SNIFFED] and not encoding.startswith(("utf-16", "utf-32")):
+        if looks_binary(head, encoding):
             mend = "If it is UTF-16 without a byte-order mark, say `--data.encoding utf-16-le`."
-            if {suffix.lower() for suffix in path.suffixes} & set(PACKED):
+            if path.suffix.lower() in TOKEN_FILES:
+                mend = TOKENS_OF_OTHERS
+            elif {suffix.lower() for suffix in path.suffixes} & set(PACKED):
                 mend = f"Unpack it first: of what is compressed {' and '.join(COMPRESSED)} are read as they are."
             raise BinaryFile(
                 f"{path} looks binary (NUL byte at offset {head.index(0):,}), wanted text. {mend}"
@@ -405,11 +484,8 @@ def _json_text(line: str, text_field: str, more: Iterable[str] = ()) -> str:
     `more`: the lines behind it, read only where the field is missing, to see which other one holds the text.
     """
     try:
-        record = json.loads(line)
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # ValueError: also for a number of too many digits
+        record = _json(line)
+    except (ValueError, RecursionError) as error:
         wanted = f"{{{json.dumps(text_field)}: ...}}"
         array = f" {FROM_ARRAY}" if line.lstrip().startswith("[") else ""
         raise DataError(
@@ -420,23 +496,60 @@ def _json_text(line: str, text_field: str, more: Iterable[str] = ()) -> str:
         raise DataError(
             f" holds {_json_kind(record)}, wanted an object with the field {text_field!r}.{array}"
         )
-    if text_field not in record:
-        texts = {name: len(value) for name, value in record.items() if isinstance(value, str)}
-        with contextlib.suppress(
-            ValueError, RecursionError, DataError
-        ):  # they are not what the error is about
+    found = _field(record, text_field)
+    if not found:
+        texts = dict(_text_fields(record))
+        # Mistakes in the lines behind are not what this error is about.
+        with contextlib.suppress(ValueError, RecursionError, DataError, AttributeError):
             for other in filter(str.strip, more):
-                for name, value in json.loads(other).items():
-                    if isinstance(value, str):
-                        texts[name] = texts.get(name, 0) + len(value)
+                for name, length in _text_fields(_json(other)):
+                    texts[name] = texts.get(name, 0) + length
         raise DataError(f" has no field {text_field!r}; {_has(record, texts)}")
-    text = record[text_field]
+    (text,) = found
     if text is not None and not isinstance(text, str):
         raise DataError(f": the field {text_field!r} holds {_json_kind(text)}, wanted text.")
     return text or ""
 
 
 _SAMPLED = 100  # lines that say which field holds the text
+
+
+def _json(line: str) -> Any:
+    """As json.loads, with integers of any length: Python refuses more than 4,300 digits."""
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:
+        return json.loads(line, parse_int=float)  # their values are not used
+
+
+def _field(record: dict[str, Any], name: str) -> list[Any]:
+    """The value of a field, alone in a list: `meta.text` is a field of that name, or `text` within `meta`. [] if none.
+
+    The longest name that is a field counts first.
+    """
+    if name in record:
+        return [record[name]]
+    parts = name.split(".")
+    for n in range(len(parts) - 1, 0, -1):
+        outer = ".".join(parts[:n])
+        inner = record.get(outer)
+        if inner is None and outer in record:
+            return [None]  # as a row of .parquet has it
+        if isinstance(inner, dict) and (found := _field(inner, ".".join(parts[n:]))):
+            return found
+    return []
+
+
+def _text_fields(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, int]]:
+    """The names of fields that hold text, with its length; nested ones come last."""
+    for name, value in record.items():
+        if isinstance(value, str):
+            yield prefix + name, len(value)
+    for name, value in record.items():
+        if isinstance(value, dict):
+            yield from _text_fields(value, f"{prefix}{name}.")
 
 
 def _lines(chunks: Iterable[str]) -> Iterator[str]:
@@ -489,7 +602,7 @@ def _parquet_rows(
             stream = whole
         try:
             table = stack.enter_context(pyarrow.parquet.ParquetFile(stream))
-            columns = {column.name: str(column.type) for column in table.schema_arrow}
+            columns = dict(_columns(table.schema_arrow))
             rows_of = [
                 table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)
             ]
@@ -517,7 +630,7 @@ def _parquet_rows(
                 for batch in table.iter_batches(
                     batch_size=1024, row_groups=[group], columns=[text_field]
                 ):
-                    column = batch.column(0)
+                    column = _column(batch, text_field)
                     if pyarrow.types.is_dictionary(column.type):
                         column = column.dictionary_decode()
                     for value in column.cast(
@@ -536,6 +649,28 @@ def _parquet_rows(
                 if skip is None:
                     raise unreadable(error) from error
                 skip(unreadable(error))
+
+
+def _columns(fields: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Name and type of each column, those within structs as `meta.text`, behind those at the top."""
+    import pyarrow
+
+    yield from ((prefix + column.name, str(column.type)) for column in fields)
+    for column in fields:
+        if pyarrow.types.is_struct(column.type):
+            inner = [column.type.field(index) for index in range(column.type.num_fields)]
+            yield from _columns(inner, f"{prefix}{column.name}.")
+
+
+def _column(batch: Any, name: str) -> Any:
+    """The values of a column, which may be within a struct."""
+    import pyarrow.compute
+
+    if name in batch.schema.names:
+        return batch.column(name)
+    parts = name.split(".")
+    n = next(n for n in range(len(parts) - 1, 0, -1) if ".".join(parts[:n]) in batch.schema.names)
+    return pyarrow.compute.struct_field(batch.column(".".join(parts[:n])), parts[n:])
 
 
 def _row_text(data: bytes, source: str, errors: str, counts: Counts) -> str:

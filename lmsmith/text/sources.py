@@ -22,8 +22,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lmsmith.errors import DataError
-from lmsmith.text import corpora, hub, store
-from lmsmith.text.files import inner_suffix, listed, read_errors
+from lmsmith.text import corpora, hub, patterns, store
+from lmsmith.text.files import (
+    TOKEN_FILES,
+    TOKENS_OF_OTHERS,
+    dangling,
+    inner_suffix,
+    listed,
+    read_errors,
+)
 
 # Not .json: in a folder that is most often somebody's settings, not lines of text.
 IN_FOLDERS = (".txt", ".text", ".md", ".markdown", ".rst", ".tex", ".jsonl", ".ndjson", ".parquet")
@@ -58,9 +65,15 @@ def find_files(sources: list[str]) -> tuple[list[Found], Counter[str]]:
                     if others
                     else "it is empty, but for hidden files and runs"
                 )
+                tokens = any(other.suffix.lower() in TOKEN_FILES for other in others)
                 raise DataError(
                     f"the folder {path} holds no text: {there}; wanted {' '.join(IN_FOLDERS)} (or these with .gz or "
                     f".zst). Other files are read when named, or by a pattern such as '{path / '**' / '*.html'}'."
+                    + (
+                        f" {TOKENS_OF_OTHERS.replace('If it holds', 'Where a file holds')}"
+                        if tokens
+                        else ""
+                    )
                 )
         elif os.path.exists(path):
             found[os.path.realpath(path)] = Found(path, named=True)
@@ -111,7 +124,7 @@ def _in_folder(folder: Path) -> tuple[list[Path], list[Path]]:
 
 def _matching(pattern: Path) -> tuple[list[Path], list[Path]]:
     """Files that the pattern matches, and what `_in_folder` says of the folders that it matches."""
-    matches = sorted(map(Path, glob.glob(str(pattern), recursive=True)), key=Path.as_posix)
+    matches = sorted(patterns.matches(pattern), key=Path.as_posix)
     base = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts))
     if "**" in pattern.parts:  # it goes where a folder's name would, and no further
         ours = functools.cache(_is_ours)
@@ -211,8 +224,8 @@ def _missing(path: Path) -> DataError:
         return DataError(f"cannot look for {path} in {folder}: {error.strerror}.")
     known = [corpus.name for corpus in corpora.CORPORA.values()] if str(path) == path.name else []
     near = difflib.get_close_matches(missing.name, [*names, *known], n=1, cutoff=0.5)
-    if missing.name in names:
-        hint = f"{missing} is a link to something that is not there."
+    if link := dangling(missing):
+        hint = link.strip()
     elif near:
         hint = f"Did you mean {folder / near[0] if near[0] in names else f'the corpus {near[0]}'}?"
     else:

@@ -13,7 +13,7 @@ from typing import Literal
 
 from lmsmith.errors import TokenizerError
 from lmsmith.text.documents import Documents
-from lmsmith.text.files import COMPRESSED, JSON_LINES, MARKS, PARQUET
+from lmsmith.text.files import COMPRESSED, JSON_LINES, MARKS, PARQUET, SNIFFED, looks_binary
 from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.bpe_train import Progress, Ties, check_vocabulary, learn_bpe
 from lmsmith.tokens.expressions import chosen_pattern
@@ -56,7 +56,10 @@ def train_tokenizer(
         {name: i for i, name in enumerate(special_tokens)}, end_of_text
     )  # raises for one that is not there
     check_out(out)
-    documents = Documents(sources, text_field=text_field, encoding=encoding, errors=errors)
+    # Special tokens cut the text below, where they stand; line breaks around them are learnt from.
+    documents = Documents(
+        sources, text_field=text_field, encoding=encoding, errors=errors, document_separator="none"
+    )
     notes: list[str] = []
     tokenizer = learn_bpe(
         texts_of(documents, notes),
@@ -107,9 +110,9 @@ def _is_large_and_plain(path: Path, encoding: str) -> bool:
     ):
         return False
     with open(path, "rb") as file:
-        head = file.read(8192)
+        head = file.read(SNIFFED)
     marked = next((marked for mark, marked in MARKS if head.startswith(mark)), "utf-8")
-    return marked == "utf-8" and b"\0" not in head
+    return marked == "utf-8" and not looks_binary(head, marked)
 
 
 def _blocks(path: Path, documents: Documents) -> Iterator[bytes]:

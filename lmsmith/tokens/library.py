@@ -84,7 +84,9 @@ class LibraryTokenizer(Tokenizer):
         decoder = self.content.get("decoder") or {}
         self.decodes_bytes = decoder.get("type") == "ByteLevel"
         self.streams = self.decodes_bytes or _grows(self.content.get("decoder"))
-        if "ByteFallback" in str(decoder):  # a run of bytes is decoded as a whole, or each byte is U+FFFD
+        if "ByteFallback" in str(
+            decoder
+        ):  # a run of bytes is decoded as a whole, or each byte is U+FFFD
             self.open_ids = frozenset(i for text, i in vocabulary.items() if _BYTE.fullmatch(text))
         self._dtype = ids_dtype(self.vocab_size)
 

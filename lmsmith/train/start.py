@@ -220,7 +220,10 @@ def _may_go_on(out: Path, config: RunConfig) -> bool:
     if not _restarts() or not (out / "config.toml").is_file():
         return False
     theirs = RunConfig().changed(read_toml(out / "config.toml"), where=str(out / "config.toml"))
-    if (theirs.data.paths, theirs.train.init_from) != (config.data.paths, config.train.init_from):
+    asked_for, is_there = (
+        (of.data.paths, of.data.validation, of.train.init_from) for of in (config, theirs)
+    )
+    if is_there != asked_for:
         raise UsageError(
             f"{out} holds a run on {', '.join(theirs.data.paths)}: torchrun's --max-restarts would go on with that "
             "one. Choose another --out, or `lmsmith resume` it."

@@ -203,7 +203,7 @@ def test_compressed_files_cut_short_or_damaged(tmp_path, suffix, compress, kind)
 def test_binary_files(tmp_path):
     picture = write(tmp_path / "folder" / "picture.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
     wrong = write(tmp_path / "folder" / "wrong.txt", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
-    for path in (picture, wrong, write(tmp_path / "bad.jsonl", b'{"text": "\0"}')):
+    for path in (picture, wrong, write(tmp_path / "bad.jsonl", b'{"text": "\0\0"}')):
         message = error(path)
         assert f"{path} looks binary (NUL byte at offset " in message
         assert "`--data.encoding utf-16-le`" in message
@@ -281,7 +281,7 @@ def test_json_lines_in_all_guises(tmp_path, kind, suffix, compress):
     [
         ('{"text": "a"', "line 2 is not JSON: Expecting ',' delimiter"),
         ("[" * 100_000, "line 2 is not JSON: "),
-        ('{"n": ' + "1" * 5000 + "}", "line 2 is not JSON: "),
+        ('{"text": ' + "1" * 5000 + "}", "line 2: the field 'text' holds a number, wanted text"),
         ('["a"]', "line 2 holds an array, wanted an object with the field 'text'"),
         ("3", "line 2 holds a number, wanted an object"),
         (

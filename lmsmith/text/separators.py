@@ -1,0 +1,127 @@
+"""Document separators in plain text files: `<|endoftext|>` between the stories of TinyStories, and its like.
+
+    cutter = Cutter("<|endoftext|>")
+    for chunk in chunks:
+        for document in cutter.push(chunk): ...
+    for document in cutter.finish(): ...
+
+The rule, for every plain file: the text is cut at each occurrence of the separator, from left to right. The separator
+is not part of any document. One line break directly before it and one directly after it go with it, unless the
+separator itself begins or ends with a line break. What is left between two separators and is blank is no document.
+
+A large file is divided among processes right behind a separator (`cut_after`), never inside one. The documents of the
+parts are then those of the whole file.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+
+from lmsmith.errors import ConfigError
+
+END_OF_TEXT = "<|endoftext|>"
+
+
+def resolve(setting: str) -> str:
+    """The separator that `data.document_separator` means: `auto`, `none` or the text itself; "" for none.
+
+    Raises ConfigError for an empty setting.
+    """
+    if not setting:
+        raise ConfigError(
+            "data.document_separator is empty: wanted auto, none, or the text between documents."
+        )
+    return {"auto": END_OF_TEXT, "none": ""}.get(setting, setting)
+
+
+def takes_line_breaks(separator: str) -> bool:
+    """Whether one line break on each side goes with the separator."""
+    return separator[0] != "\n" and separator[-1] != "\n"
+
+
+class Cutter:
+    """Cuts a text that comes in chunks at each separator. `n_found` counts the separators met so far.
+
+    `n_pending`: characters of the document that is not complete yet. With separator "" nothing is cut.
+    """
+
+    def __init__(self, separator: str) -> None:
+        self._separator = separator
+        self._takes_breaks = bool(separator) and takes_line_breaks(separator)
+        # These last characters may be the beginning of a separator, or one whose line break is yet to come.
+        self._n_held = max(0, len(separator) - 1 + self._takes_breaks)
+        self._parts: list[str] = []
+        self._held = ""
+        self.n_found = self.n_pending = 0
+
+    def push(self, chunk: str) -> Iterator[str]:
+        """The documents that are complete with this chunk. Consume all of them before the next call."""
+        if not self._separator:
+            self._keep(chunk)
+        else:
+            yield from self._cut(self._held + chunk, final=False)
+
+    def finish(self) -> Iterator[str]:
+        """The last document. A text without any separator is one document, be it blank."""
+        if self._separator:
+            yield from self._cut(self._held, final=True)
+        if ((text := self._taken()) and not text.isspace()) or not self.n_found:
+            yield text
+
+    def forget(self) -> None:
+        """Drops what is pending, for who only looks for a separator."""
+        self._taken()
+
+    def _cut(self, text: str, final: bool) -> Iterator[str]:
+        start = 0
+        while (at := text.find(self._separator, start)) >= 0:
+            stop = at + len(self._separator)
+            if self._takes_breaks and stop == len(text) and not final:
+                break
+            self._keep(text[start:at])
+            self.n_found += 1
+            document = self._taken()
+            if self._takes_breaks:
+                document = document.removesuffix("\n")
+                stop += text[stop : stop + 1] == "\n"
+            start = stop
+            if document and not document.isspace():
+                yield document
+        end = len(text) if final else max(start, len(text) - self._n_held)
+        self._keep(text[start:end])
+        self._held = text[end:]
+
+    def _keep(self, part: str) -> None:
+        if part:
+            self._parts.append(part)
+            self.n_pending += len(part)
+
+    def _taken(self) -> str:
+        text = "".join(self._parts)
+        self._parts, self.n_pending = [], 0
+        return text
+
+
+def cut_text(text: str, separator: str) -> list[str]:
+    """The documents of one text."""
+    cutter = Cutter(separator)
+    return [*cutter.push(text), *cutter.finish()]
+
+
+def can_divide(separator: str) -> bool:
+    """Whether an occurrence found anywhere in a file is one that reading from its beginning finds too.
+
+    Not so where the separator may overlap itself ("----") or where line ends in the file may differ from its own.
+    """
+    overlaps = any(separator.startswith(separator[-n:]) for n in range(1, len(separator)))
+    return bool(separator) and not overlaps and "\n" not in separator
+
+
+def cut_after(separator: str) -> Callable[[bytes], int]:
+    """A function that finds a place right behind a separator, and its line break, in UTF-8 bytes; 0 if none."""
+    pattern = re.compile(re.escape(separator.encode()) + rb"(?:\r\n|\n|\r(?=[^\n])|(?=[^\r\n]))")
+
+    def cut(data: bytes) -> int:
+        found = pattern.search(data)
+        return found.end() if found else 0
+
+    return cut
