@@ -489,11 +489,19 @@ class Setting:
         return typing.get_args(self.kind) if typing.get_origin(self.kind) is Literal else ()
 
 
+LENGTH = ("train.steps", "train.minutes", "train.tokens")
+"""What says a run's length. `resume` takes one of them, of a finished run too."""
+
 CHANGEABLE = {
-    *("train.micro_batch_size", "train.recompute", "train.parallel"),
+    *("train.micro_batch_size", "train.recompute", "train.parallel", "train.device", "train.compile"),
     *("train.threads", "train.save_every", "train.keep", "train.track", "train.on_spike", "train.spike_z"),
+    *("train.eval_every", "train.log_every", "train.stop_at_val_loss"),
+    *("model.dropout", "model.attention_dropout", "model.ngram_dropout"),
+    *(f"optim.{field.name}" for field in dataclasses.fields(OptimConfig) if field.name != "name"),
+    *(f"schedule.{field.name}" for field in dataclasses.fields(ScheduleConfig)),
 }
-"""What a run may be resumed with: it changes speed, memory and what is kept, or is a way past a spike; not the plan."""
+"""What a run may be resumed with, besides its length: speed, memory, rhythm, what is kept, and how it learns from there
+on. What the weights, the optimiser's state and the order of the data depend on stays."""
 
 
 def settings(config: type = RunConfig, prefix: str = "") -> Iterator[tuple[str, Setting]]:

@@ -11,8 +11,21 @@ from typing import Any
 
 from rich.console import Console
 
-from lmsmith.cli.grammar import Verbs, add_setting, add_settings, settings_given
-from lmsmith.config import CHANGEABLE, settings
+from lmsmith.cli.grammar import OFTEN, Verbs, add_setting, add_settings, settings_given
+from lmsmith.config import CHANGEABLE, LENGTH, settings
+
+_LONGER = """The learning rate is from then on that of a run planned for the new length:
+constant: it stays at its peak; inverse-sqrt: it goes on falling as 1/sqrt(step).
+Both learn what a run of that length learns from the start.
+linear, cosine, trapezoid: it rises at once to where a run of the new length has it
+at this step, and comes down again until the new end."""
+_LENGTHS: dict[str, dict[str, Any]] = {
+    "train.steps": {"metavar": "N", "help": "steps in all, those already made included"},
+    "train.tokens": {"metavar": "N", "help": "training tokens in all, those already seen included"},
+    "train.minutes": {"metavar": "M", "help": "minutes from now on, in which this command ends"},
+}
+for _options in _LENGTHS.values():
+    _options["default"] = argparse.SUPPRESS
 
 
 def add(verbs: Verbs) -> None:
@@ -37,12 +50,21 @@ def add(verbs: Verbs) -> None:
     add_settings(train)
 
     resume = verbs.verb(
-        "resume", _resume, "go on with a run from its last whole checkpoint", "lmsmith resume demo/mine"
+        "resume",
+        _resume,
+        "go on with a run from its last whole checkpoint, or make a finished one longer",
+        "lmsmith resume demo/mine --minutes 0.5",
+        usage="lmsmith resume RUN [--steps N | --tokens N | --minutes M] [--SETTING VALUE]...",
     )
     resume.add_argument("run", type=Path, metavar="RUN", help="the folder that `lmsmith train` wrote")
-    changeable = resume.add_argument_group("settings that may change on the way")
+    length = resume.add_argument_group("another length, of a finished run too", _LONGER)
+    changeable = resume.add_argument_group(
+        "settings that may change on the way", "Also by hand in RUN/config.toml. They hold from the next step on."
+    )
     for name, leaf in settings():
-        if name in CHANGEABLE:
+        if name in LENGTH:
+            length.add_argument(f"--{OFTEN[name]}", f"--{name}", dest=name, **_LENGTHS[name])
+        elif name in CHANGEABLE:
             add_setting(changeable, leaf, "as it was")
 
     report = verbs.verb("report", _report, "plots and tables of runs in one HTML file", "lmsmith report demo/run-1")

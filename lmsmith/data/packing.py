@@ -24,19 +24,11 @@ from lmsmith.tokens.tokenizer import Tokenizer
 
 def batches_of(config: RunConfig, ids: np.ndarray | Shards | Sources, tokenizer: Tokenizer) -> AnyBatches:
     """The training batches of a run. Raises DataError for too little text, ConfigError where there are no documents."""
-    if config.data.documents == "packed" and config.model.kind != "gpt":
-        raise ConfigError(
-            f"data.documents = 'packed' is a matter of attention, and a model of kind {config.model.kind} has none: "
-            "set it to stream or rows."
-        )
+    check_documents(config)
     T, size, seed = config.model.context_length, config.train.batch_size, config.train.seed
     boundary = boundary_of(config.data.documents, tokenizer)
     if config.train.carry_state:
-        if boundary is not None or isinstance(ids, Sources):
-            raise ConfigError(
-                "train.carry_state reads one text on from batch to batch, so it takes data.documents = 'stream' and no "
-                "mixture of sources."
-            )
+        assert not isinstance(ids, Sources)
         return Streams(ids, context_length=T, batch_size=size, seed=seed)
     if config.data.documents == "rows":
         assert boundary is not None
@@ -45,6 +37,26 @@ def batches_of(config: RunConfig, ids: np.ndarray | Shards | Sources, tokenizer:
     grows = bool(config.train.batch_start)
     windows: AnyBatches = Growing(fixed, config.train.rows_of, config.train.steps) if grows else fixed
     return windows if boundary is None else Packed(windows, boundary)
+
+
+def check_documents(config: RunConfig) -> None:
+    """Raises ConfigError where the settings alone say that there can be no such batches. Needs no text."""
+    documents, n_sources = config.data.documents, len(config.data.source)
+    if documents == "packed" and config.model.kind != "gpt":
+        raise ConfigError(
+            f"data.documents = 'packed' is a matter of attention, and a model of kind {config.model.kind} has none: "
+            "set it to stream or rows."
+        )
+    if config.train.carry_state and (documents != "stream" or n_sources):
+        raise ConfigError(
+            "train.carry_state reads one text on from batch to batch, so it takes data.documents = 'stream' and no "
+            "mixture of sources."
+        )
+    if documents == "rows" and n_sources > 1:
+        raise ConfigError(
+            "data.documents = 'rows' reads one source, and data.source names several to be mixed: set "
+            "data.documents to stream or packed."
+        )
 
 
 def boundary_of(documents: str, tokenizer: Tokenizer) -> int | None:

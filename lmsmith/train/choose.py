@@ -23,6 +23,7 @@ from lmsmith.errors import ConfigError
 from lmsmith.models.kinds import build
 from lmsmith.presets import NOTES, has_size
 from lmsmith.train.by_hand import check_memory
+from lmsmith.train.checks import check_growing, check_ranks
 from lmsmith.train.machine import Machine
 from lmsmith.train.replica import Replica
 from lmsmith.train.step import update
@@ -103,7 +104,8 @@ def resolve(
         rows = {"train.batch_size": n_rows(config, world), "train.batch_tokens": 0}
         config = config.changed(rows, where="what was chosen")
     if config.train.batch_start:
-        _check_growing(config, world)
+        check_growing(config, world)
+    check_ranks(config, world)
     if config.train.engine == "reference":
         check_memory(config)
     tokens_a_step = batches_of(config, corpus.train, corpus.tokenizer).tokens_per_batch  # DataError for too little text
@@ -115,7 +117,7 @@ def resolve(
     steps = config.train.steps or int(config.train.tokens / tokens_a_step / _mean_share(config))
     n_evaluations = MOST_EVALUATIONS
     if not (config.train.steps or config.train.tokens):
-        an_update = seconds_a_step(_share_of(config, world), corpus, machine)
+        an_update = seconds_a_step_of_share(config, corpus, machine, world)
         if an_update > seconds:
             raise ConfigError(
                 f"one update of this model takes {an_update:.1f} s here, and there are {max(0.0, seconds):.0f} s for "
@@ -179,21 +181,6 @@ def _share_of(config: RunConfig, world: int) -> RunConfig:
     return config.changed({"train.batch_size": rows}, where="the share of a process") if world > 1 else config
 
 
-def _check_growing(config: RunConfig, world: int) -> None:
-    """Raises ConfigError where a batch cannot grow from `train.batch_start`."""
-    train = config.train
-    problems = {
-        "its length must be known: set --steps or --tokens, not --minutes": not (train.steps or train.tokens),
-        "train.carry_state has as many sequences in each": train.carry_state,
-        "data.documents = 'rows' makes batches of one size": config.data.documents == "rows",
-        f"it ends at train.batch_size = {train.batch_size}": train.batch_start > train.batch_size,
-        f"{world} processes cannot share it evenly": bool(train.batch_start % world),
-    }
-    for problem, there in problems.items():
-        if there:
-            raise ConfigError(f"train.batch_start = {train.batch_start} lets the batch of a run grow, and {problem}.")
-
-
 def _mean_share(config: RunConfig) -> float:
     """A batch's mean size over a run whose number of steps is yet to be found, as a share of `train.batch_size`."""
     train = replace(config.train, steps=1000)  # of any number it is about the same
@@ -238,6 +225,11 @@ def _size(config: RunConfig, given: Collection[str], corpus: Corpus, budget: flo
         "model.context_length": T,
         "train.batch_size": size.batch_size,
     }
+
+
+def seconds_a_step_of_share(config: RunConfig, corpus: Corpus, machine: Machine, world: int) -> float:
+    """What a step takes of `world` processes, each of which does its share."""
+    return seconds_a_step(_share_of(config, world), corpus, machine)
 
 
 def seconds_a_step(config: RunConfig, corpus: Corpus, machine: Machine, n: int = 6) -> float:

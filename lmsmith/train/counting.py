@@ -25,6 +25,7 @@ from lmsmith.evaluate.compressors import compressed_bits_per_byte
 from lmsmith.evaluate.likelihood import Score, score_ids
 from lmsmith.models.ngram import Ngram
 from lmsmith.tokens.files import save_tokenizer
+from lmsmith.train.checks import check_counting
 from lmsmith.train.log import add_samples, finite, say
 from lmsmith.train.loop import peak_memory_bytes, sample_texts
 
@@ -35,15 +36,7 @@ LONG_ORDER = 8
 
 def resolve_counting(config: RunConfig, given: Collection[str], corpus: Corpus) -> RunConfig:
     """The config with nothing left open. `given`: settings that the user set. Raises ConfigError."""
-    if config.data.documents != "stream":
-        raise ConfigError(
-            f"data.documents = {config.data.documents!r} keeps documents apart, and n-grams are counted in one stream: "
-            "set it to stream."
-        )
-    if isinstance(corpus.train, Sources):
-        raise ConfigError(
-            "[[data.source]] mixes sources by weight, and counts have none: name the text by data.sources."
-        )
+    check_counting(config)
     vocab_size = corpus.tokenizer.vocab_size
     if config.model.vocab_size not in (0, vocab_size):
         raise ConfigError(

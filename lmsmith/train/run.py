@@ -7,6 +7,7 @@ A run folder appears at once with its config and tokens in it, so what is there 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -63,9 +64,11 @@ def free_place(out: Path | None, name: str) -> Path:
 def create(place: Path, fill: Callable[[Path], tuple[RunConfig, Corpus]]) -> tuple[RunConfig, Corpus]:
     """Makes the run folder: `fill` writes the tokens into a folder beside and resolves the config.
 
-    Nothing appears at `place` before both are there. Raises what `fill` raises, and StorageError.
+    Nothing appears at `place` before both are there, and where `fill` fails no folder stays behind.
+    Raises what `fill` raises, and StorageError.
     """
     empty = place.is_dir()
+    missing = [parent for parent in place.parents if not parent.exists()]  # the innermost first
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         if empty:  # the user made it; a run that another process began there meanwhile is not removed
@@ -83,6 +86,9 @@ def create(place: Path, fill: Callable[[Path], tuple[RunConfig, Corpus]]) -> tup
     except BaseException:
         if empty:
             place.mkdir(exist_ok=True)
+        for parent in missing:
+            with contextlib.suppress(OSError):  # another run has begun there meanwhile
+                parent.rmdir()
         raise
     return config, corpus
 
