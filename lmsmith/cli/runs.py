@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from lmsmith.cli.grammar import OFTEN, Verbs, add_setting, add_settings, settings_given
+from lmsmith.cli.output import outliving
 from lmsmith.config import CHANGEABLE, LENGTH, settings
 
 _LONGER = """The learning rate is from then on that of a run planned for the new length:
@@ -100,21 +101,26 @@ def _replay(options: argparse.Namespace, console: Console, started: float) -> in
 def _train(options: argparse.Namespace, console: Console, started: float) -> int:
     from lmsmith.train.start import train
 
-    run, summary = train(options.source, settings_given(options), out=options.out, console=console, started=started)
-    return _closing(run, summary, console)
+    with outliving():
+        given = settings_given(options)
+        run, summary = train(options.source, given, out=options.out, console=console, started=started)
+        return _closing(run, summary, console)
 
 
 def _resume(options: argparse.Namespace, console: Console, started: float) -> int:
     from lmsmith.train.start import resume
 
-    return _closing(options.run, resume(options.run, settings_given(options), console=console), console)
+    with outliving():
+        summary = resume(options.run, settings_given(options), console=console)
+        return _closing(options.run, summary, console)
 
 
 def _demo(options: argparse.Namespace, console: Console, started: float) -> int:
     from lmsmith.demo import demo
 
-    run, summary = demo(options.out, options.minutes, console=console, started=started)
-    return _closing(run, summary, console)
+    with outliving():
+        run, summary = demo(options.out, options.minutes, console=console, started=started)
+        return _closing(run, summary, console)
 
 
 def _closing(run: Path, summary: dict[str, Any], console: Console) -> int:

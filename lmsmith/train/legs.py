@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import operator
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from lmsmith.data.prepare import Corpus
 from lmsmith.errors import CheckpointError, ConfigError
 from lmsmith.optim.schedule import learning_rate_share
 from lmsmith.train.by_hand import for_reference
-from lmsmith.train.choose import N_LOG_LINES
+from lmsmith.train.choose import LEAST_EVALUATIONS, MOST_EVALUATIONS, N_LOG_LINES
 from lmsmith.train.log import MetricsFile, finite
 from lmsmith.train.run import summary_of
 
@@ -46,6 +46,7 @@ class Resumed:
     step: int
     n_before: int
     legs: list[dict[str, Any]]
+    before: RunConfig  # what the checkpoint was trained with
 
     @property
     def new_leg(self) -> bool:
@@ -53,9 +54,9 @@ class Resumed:
 
     def planned(self, n_steps: int) -> Resumed:
         """With the number of steps that `--minutes` come to."""
-        config = self.config.changed({"train.steps": n_steps}, where="the time there is")
+        config = _rhythm(self.config.changed({"train.steps": n_steps}, where="the time there is"), self.before)
         legs = [*self.legs[:-1], self.legs[-1] | {"steps": n_steps}]
-        return Resumed(config, self.changed, self.extends, self.step, self.n_before, legs)
+        return replace(self, config=config, legs=legs)
 
 
 def resumed(place: Path, config: RunConfig, corpus: Corpus, changes: Mapping[str, Any]) -> Resumed | None:
@@ -71,8 +72,8 @@ def resumed(place: Path, config: RunConfig, corpus: Corpus, changes: Mapping[str
     now = config.changed(changes, where="the command line")
     made = (summary.get("steps"), checkpoint.step if checkpoint else None)
     now, extends = _length(place, before, now, changes, made, finished=finished)
-    now = _rhythm(now)
     changed = _changed(place, before, now)
+    now = _rhythm(now, before)
     retargeted = summary.get("finished") == "target" and "train.stop_at_val_loss" in changed
     if finished and not extends and not retargeted:
         return None
@@ -80,15 +81,15 @@ def resumed(place: Path, config: RunConfig, corpus: Corpus, changes: Mapping[str
         raise CheckpointError(f"{place} is finished and holds no checkpoint to go on from.")
     if extends:
         _check_extension(place, before, checkpoint, changed)
-        now = _in_steps(place, now, corpus, checkpoint.step if checkpoint else 0)
+        now = _rhythm(_in_steps(place, now, corpus, checkpoint.step if checkpoint else 0), before)
     if now.train.engine == "reference":
         for_reference(now, {*changed})
     if not checkpoint:
         n_before = before.train.steps
-        return Resumed(now, changed, extends, 0, n_before, [first_leg(now)])
+        return Resumed(now, changed, extends, 0, n_before, [first_leg(now)], before)
     legs = checkpoint.about.get("legs") or [first_leg(before)]
     n_before = int(checkpoint.state["n_steps"])
-    found = Resumed(now, changed, extends, checkpoint.step, n_before, legs)
+    found = Resumed(now, changed, extends, checkpoint.step, n_before, legs, before)
     return _with_leg(found, checkpoint) if found.new_leg else found
 
 
@@ -135,6 +136,7 @@ def plan_lines(found: Resumed, corpus: Corpus) -> list[str]:
             f"training {n - found.step:,} more steps of {config.train.batch_size} x {config.model.context_length} "
             f"tokens = {tokens:,}: {n:,} steps instead of {found.n_before:,}{minutes}; "
             + schedule_in_words(config.schedule, found.step, found.n_before, n)
+            + f"; evaluations every {config.train.eval_every:,} steps"
         )
     return lines
 
@@ -252,14 +254,18 @@ def _in_steps(place: Path, config: RunConfig, corpus: Corpus, step: int) -> RunC
     return config.changed({"train.steps": n_steps, "train.tokens": 0}, where="the run's length")
 
 
-def _rhythm(config: RunConfig) -> RunConfig:
-    """0 in these settings: chosen anew."""
-    n_steps = config.train.steps
-    chosen = {
-        "train.eval_every": max(1, n_steps // 10),
-        "train.log_every": max(1, n_steps // N_LOG_LINES),
-    }
-    return config.changed({k: v for k, v in chosen.items() if not _value(config, k)}, where="what was chosen")
+def _rhythm(config: RunConfig, before: RunConfig) -> RunConfig:
+    """Where the steps between evaluations and log lines are 0, or were chosen for another length: chosen anew."""
+    n_steps, chosen = config.train.steps, dict[str, int]()
+    if not n_steps:  # it is not known yet
+        return config
+    shares = {"train.eval_every": range(MOST_EVALUATIONS, LEAST_EVALUATIONS - 1, -1), "train.log_every": [N_LOG_LINES]}
+    for name, of_a_run in shares.items():
+        kept = [n for n in of_a_run if _value(before, name) == max(1, before.train.steps // n)]
+        untouched = _value(config, name) == _value(before, name) and n_steps != before.train.steps
+        if not _value(config, name) or (kept and untouched):
+            chosen[name] = max(1, n_steps // (kept or of_a_run)[0])
+    return config.changed(chosen, where="what was chosen")
 
 
 def _changed(place: Path, before: RunConfig, now: RunConfig) -> dict[str, tuple[Any, Any]]:
@@ -291,7 +297,7 @@ def _with_leg(found: Resumed, checkpoint: Checkpoint) -> Resumed:
     }
     if not found.extends:  # the time there is goes on
         leg["wall_seconds"] = found.legs[-1]["wall_seconds"]
-    return Resumed(found.config, found.changed, found.extends, found.step, found.n_before, [*found.legs, leg])
+    return replace(found, legs=[*found.legs, leg])
 
 
 def _value(config: RunConfig, name: str) -> Any:
