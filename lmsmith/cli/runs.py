@@ -54,8 +54,8 @@ def add(verbs: Verbs) -> None:
         "resume",
         _resume,
         "go on with a run from its last whole checkpoint, or make a finished one longer",
-        "lmsmith resume demo/mine --minutes 0.5",
-        usage="lmsmith resume RUN [--steps N | --tokens N | --minutes M] [--SETTING VALUE]...",
+        "lmsmith resume demo/mine",
+        usage="lmsmith resume RUN [--steps N] [--minutes M] [--SETTING VALUE]...",
     )
     resume.add_argument("run", type=Path, metavar="RUN", help="the folder that `lmsmith train` wrote")
     length = resume.add_argument_group("another length, of a finished run too", _LONGER)

@@ -292,6 +292,10 @@ def _count_again(
 
 def _resume(place: Path, changes: Mapping[str, Any], console: Console, started: float, ranks: Ranks) -> dict[str, Any]:
     config, corpus = open_run(place)
+    minutes = config.changed(changes, where="the command line").train.minutes
+    (restarted,) = ranks.most(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")))
+    if restarted and minutes == config.train.minutes:  # torchrun says it again; what is left of them is what counts
+        changes = {name: value for name, value in changes.items() if name != "train.minutes"}
     found = resumed(place, config, corpus, changes)
     if found is None:
         summary = summary_of(place)
