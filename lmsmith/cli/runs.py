@@ -15,11 +15,12 @@ from lmsmith.cli.grammar import OFTEN, Verbs, add_setting, add_settings, setting
 from lmsmith.cli.output import outliving
 from lmsmith.config import CHANGEABLE, LENGTH, settings
 
-_LONGER = """The learning rate is from then on that of a run planned for the new length:
-constant: it stays at its peak; inverse-sqrt: it goes on falling as 1/sqrt(step).
-Both learn what a run of that length learns from the start.
-linear, cosine, trapezoid: it rises at once to where a run of the new length has it
-at this step, and comes down again until the new end."""
+_LONGER = """The learning rate is from then on that of a run planned for the new length.
+constant: it stays at its peak.
+inverse-sqrt: it goes on falling as 1/sqrt(step). These two come to the same
+weights as a run that was planned longer from the start.
+linear, cosine, trapezoid: it rises at once to where a run of the new length
+has it at this step, and comes down again until the new end."""
 _LENGTHS: dict[str, dict[str, Any]] = {
     "train.steps": {"metavar": "N", "help": "steps in all, those already made included"},
     "train.tokens": {"metavar": "N", "help": "training tokens in all, those already seen included"},
