@@ -3,7 +3,8 @@
     RUN/checkpoints/step-00001000/
         model.safetensors, optimizer.safetensors, ...   one file a group of tensors
         state.json                                      everything that is no tensor
-        manifest.json                                   format version, who wrote it, size and SHA-256 of each file
+        manifest.json                                   format version, who wrote it, size and SHA-256 of each file;
+                                                        `about`: the run's config and legs
     RUN/model/
         model.safetensors, config.json                  the weights alone, for whoever only uses the model
 
@@ -24,7 +25,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ _TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What was saved: `tensors` by group and name, on the CPU; `state` as JSON gives it back.
+    """What was saved: `tensors` by group and name, on the CPU; `state` and `about` as JSON gives them back.
 
     The tensors are a map of the files: to be copied before the checkpoint is removed, or else (on Windows) it stays.
     """
@@ -64,6 +65,7 @@ class Checkpoint:
     step: int
     tensors: dict[str, dict[str, torch.Tensor]]
     state: dict[str, Any]
+    about: dict[str, Any] = field(default_factory=dict)
 
 
 def save_checkpoint(
@@ -74,6 +76,7 @@ def save_checkpoint(
     *,
     keep: int,
     best_step: int | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> Path:
     """Saves a checkpoint of `step`, in place of one of that step; then removes what is older, and returns its folder.
 
@@ -81,7 +84,8 @@ def save_checkpoint(
     once. `state`: what JSON can hold. Keys come back as text and tuples as lists; floats come back
     bit for bit, those that are not finite as None. Of the checkpoints up to `step` the newest
     `keep` stay, and that of `best_step`. Later ones, of a run that went back, stay until it reaches
-    them again.
+    them again. `about`: the run's config and legs, which can be read without the tensors
+    (`newest`).
 
     Raises StorageError where it cannot be written; the checkpoints before it are whole then.
     """
@@ -104,7 +108,10 @@ def save_checkpoint(
                     partial / f"{group}.safetensors", _safetensors(named)
                 )
             files["state.json"] = _write(partial / "state.json", [_json(dict(state))])
-            _write(partial / "manifest.json", [_json(_signed({"step": step, "files": files}))])
+            _write(
+                partial / "manifest.json",
+                [_json(_signed({"step": step, "files": files, "about": dict(about or {})}))],
+            )
     except StorageError as error:
         before = available(run)
         if not before:
@@ -143,6 +150,30 @@ def load_checkpoint(run: Path, step: int | None = None) -> Checkpoint:
         f"No checkpoint{which} in {run / 'checkpoints'} is whole. {' '.join(problems)} "
         f"{'Put back a copy of one, or start the run anew.' if step is None else 'Choose another step.'}"
     )
+
+
+def newest(run: Path) -> Checkpoint | None:
+    """The newest checkpoint without its tensors: step, state and `about`; None where none can be read.
+
+    Its tensors are not looked at: they may be damaged, and `load_checkpoint` would then take the one before it.
+    """
+    for step, folder in _folders(run):
+        try:
+            manifest, state = (
+                _read_json(folder / "manifest.json"),
+                _read_json(folder / "state.json"),
+            )
+            _check_version(manifest, folder)
+            return Checkpoint(step, {}, state, _about(manifest))
+        except _DamagedError:
+            continue
+    return None
+
+
+def _about(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Empty in what earlier versions wrote."""
+    about = manifest.get("about")
+    return about if isinstance(about, dict) else {}
 
 
 def available(run: Path) -> list[int]:
@@ -270,7 +301,7 @@ def _read(folder: Path, step: int) -> Checkpoint:
             written_with,
             torch.__version__,
         )
-    return Checkpoint(step, tensors, state)
+    return Checkpoint(step, tensors, state, _about(manifest))
 
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from lmsmith.cli import bench, data, models, runs, tokenizer, use, verify
 from lmsmith.cli.console import Printer, Warnings, no_more_output, problem
 from lmsmith.cli.grammar import Verbs
+from lmsmith.cli.output import guarded
 from lmsmith.errors import LmsmithError
 from lmsmith.train.stop import Stopped, handle, stop_at_once
 
@@ -31,10 +32,20 @@ def run(arguments: Sequence[str], *, started: float) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[Warnings()])
+    with guarded():
+        return _run(arguments, started)
+
+
+def _run(arguments: Sequence[str], started: float) -> int:
     before = handle(signal.SIGTERM, stop_at_once)
     try:
-        options = parse(arguments)
-        return int(options.call(options, Printer(), started))
+        try:
+            options = parse(arguments)
+            status = int(options.call(options, Printer(), started))
+        except SystemExit as done:  # argparse, after --help and --version
+            status = int(done.code or 0)
+        sys.stdout.flush()  # what cannot be written is to be told of here
+        return status
     except LmsmithError as error:
         problem(f"lmsmith: {error}")
         return error.exit_status
@@ -45,8 +56,6 @@ def run(arguments: Sequence[str], *, started: float) -> int:
     except BrokenPipeError:  # whoever read our output has seen enough
         no_more_output()
         return 0
-    except SystemExit as done:  # argparse, after --help and --version
-        return int(done.code or 0)
     finally:
         handle(signal.SIGTERM, before)  # while Python leaves there is nothing to be said any more
 

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from lmsmith.cli.grammar import (
+    OFTEN,
     Verbs,
     add_files,
     add_flag,
@@ -19,7 +20,22 @@ from lmsmith.cli.grammar import (
     add_settings,
     settings_given,
 )
-from lmsmith.config import CHANGEABLE, settings
+from lmsmith.cli.output import outliving
+from lmsmith.config import CHANGEABLE, LENGTH, settings
+
+_LONGER = """The learning rate is from then on that of a run planned for the new length.
+constant: it stays at its peak.
+inverse-sqrt: it goes on falling as 1/sqrt(step). These two come to the same
+weights as a run that was planned longer from the start.
+linear, cosine, trapezoid: it rises at once to where a run of the new length
+has it at this step, and comes down again until the new end."""
+_LENGTHS: dict[str, dict[str, Any]] = {
+    "train.steps": {"metavar": "N", "help": "steps in all, those already made included"},
+    "train.tokens": {"metavar": "N", "help": "training tokens in all, those already seen included"},
+    "train.minutes": {"metavar": "M", "help": "minutes from now on, in which this command ends"},
+}
+for _options in _LENGTHS.values():
+    _options["default"] = argparse.SUPPRESS
 
 
 def add(verbs: Verbs) -> None:
@@ -56,15 +72,22 @@ def add(verbs: Verbs) -> None:
     resume = verbs.verb(
         "resume",
         _resume,
-        "go on with a run from its last whole checkpoint",
+        "go on with a run from its last whole checkpoint, or make a finished one longer",
         "lmsmith resume demo/mine",
+        usage="lmsmith resume RUN [--steps N] [--minutes M] [--SETTING VALUE]...",
     )
     resume.add_argument(
         "run", type=Path, metavar="RUN", help="the folder that `lmsmith train` wrote"
     )
-    changeable = resume.add_argument_group("settings that may change on the way")
+    length = resume.add_argument_group("another length, of a finished run too", _LONGER)
+    changeable = resume.add_argument_group(
+        "settings that may change on the way",
+        "Also by hand in RUN/config.toml. They hold from the next step on.",
+    )
     for name, leaf in settings():
-        if name in CHANGEABLE:
+        if name in LENGTH:
+            length.add_argument(f"--{OFTEN[name]}", f"--{name}", dest=name, **_LENGTHS[name])
+        elif name in CHANGEABLE:
             add_setting(changeable, leaf, "as it was")
 
     report = verbs.verb(
@@ -113,25 +136,28 @@ def _replay(options: argparse.Namespace, console: Console, started: float) -> in
 def _train(options: argparse.Namespace, console: Console, started: float) -> int:
     from lmsmith.train.start import train
 
-    run, summary = train(
-        options.source, settings_given(options), out=options.out, console=console, started=started
-    )
-    return _closing(run, summary, console)
+    with outliving():
+        given = settings_given(options)
+        run, summary = train(
+            options.source, given, out=options.out, console=console, started=started
+        )
+        return _closing(run, summary, console)
 
 
 def _resume(options: argparse.Namespace, console: Console, started: float) -> int:
     from lmsmith.train.start import resume
 
-    return _closing(
-        options.run, resume(options.run, settings_given(options), console=console), console
-    )
+    with outliving():
+        summary = resume(options.run, settings_given(options), console=console)
+        return _closing(options.run, summary, console)
 
 
 def _demo(options: argparse.Namespace, console: Console, started: float) -> int:
     from lmsmith.demo import demo
 
-    run, summary = demo(options.out, options.minutes, console=console, started=started)
-    return _closing(run, summary, console)
+    with outliving():
+        run, summary = demo(options.out, options.minutes, console=console, started=started)
+        return _closing(run, summary, console)
 
 
 def _closing(run: Path, summary: dict[str, Any], console: Console) -> int:

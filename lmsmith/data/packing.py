@@ -26,19 +26,11 @@ def batches_of(
     config: RunConfig, ids: np.ndarray | Shards | Sources, tokenizer: Tokenizer
 ) -> AnyBatches:
     """The training batches of a run. Raises DataError for too little text, ConfigError where there are no documents."""
-    if config.data.documents == "packed" and not config.model.packs_documents:
-        raise ConfigError(
-            f"data.documents = 'packed' is a matter of attention, and a model of kind {config.model.kind} has none: "
-            "set it to stream or rows."
-        )
+    check_documents(config)
     T, size, seed = config.model.context_length, config.train.batch_size, config.train.seed
     boundary = boundary_of(config.data.documents, tokenizer)
     if config.train.truncated_bptt:
-        if boundary is not None or isinstance(ids, Sources):
-            raise ConfigError(
-                "train.truncated_bptt reads one text on from batch to batch, so it takes data.documents = 'stream' and no "
-                "mixture of sources."
-            )
+        assert not isinstance(ids, Sources)
         return Streams(ids, context_length=T, batch_size=size, seed=seed)
     if config.data.documents == "rows":
         assert boundary is not None
@@ -49,6 +41,26 @@ def batches_of(
         Growing(fixed, config.train.rows_of, config.train.steps) if grows else fixed
     )
     return windows if boundary is None else Packed(windows, boundary)
+
+
+def check_documents(config: RunConfig) -> None:
+    """Raises ConfigError where the settings alone say that there can be no such batches. Needs no text."""
+    documents, n_sources = config.data.documents, len(config.data.mixture)
+    if documents == "packed" and not config.model.packs_documents:
+        raise ConfigError(
+            f"data.documents = 'packed' is a matter of attention, and a model of kind {config.model.kind} has none: "
+            "set it to stream or rows."
+        )
+    if config.train.truncated_bptt and (documents != "stream" or n_sources):
+        raise ConfigError(
+            "train.truncated_bptt reads one text on from batch to batch, so it takes data.documents = 'stream' and no "
+            "mixture of sources."
+        )
+    if documents == "rows" and n_sources > 1:
+        raise ConfigError(
+            "data.documents = 'rows' reads one source, and data.mixture names several to be mixed: set "
+            "data.documents to stream or packed."
+        )
 
 
 def boundary_of(documents: str, tokenizer: Tokenizer) -> int | None:

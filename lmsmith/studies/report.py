@@ -228,6 +228,7 @@ def _facts(run: Run) -> str:
         ("tokenizer", run.summary.get("tokenizer") or run.settings.get("tokenizer"), "{}"),
         ("vocabulary", run.number("vocab_size"), "{:,.0f} tokens"),
         ("seed", run.settings.get("train.seed"), "{}"),
+        ("legs", _legs(run), "{}"),
     ]
     items = "".join(
         f"<div><dt>{name}</dt><dd>{text(form.format(value))}</dd></div>"
@@ -241,6 +242,16 @@ def _facts(run: Run) -> str:
         else ""
     )
     return f'<h2>In numbers</h2><dl class="facts card">{items}</dl>{told}'
+
+
+def _legs(run: Run) -> str | None:
+    """Which steps were made under which plan, where there was more than one: `0 to 30, 30 to 60`."""
+    legs = run.summary.get("legs")
+    if not isinstance(legs, list) or len(legs) < 2:
+        return None
+    return ", ".join(
+        f"{leg.get('from_step')} to {leg.get('to_step')}" for leg in legs if isinstance(leg, dict)
+    )
 
 
 def _comparison(runs: list[Run]) -> str:

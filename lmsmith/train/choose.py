@@ -25,6 +25,7 @@ from lmsmith.optim.rates import peak_rates
 from lmsmith.text.files import plural
 from lmsmith.tokens.tokenizer import unused_ids
 from lmsmith.train.by_hand import check_memory
+from lmsmith.train.checks import check_growing, check_ranks
 from lmsmith.train.machine import Machine
 from lmsmith.train.replica import Replica
 from lmsmith.train.step import update
@@ -91,7 +92,8 @@ def resolve(
         rows = {"train.batch_size": n_rows(config, world), "train.batch_tokens": 0}
         config = config.changed(rows, where="what was chosen")
     if config.train.initial_batch_size:
-        _check_growing(config, world)
+        check_growing(config, world)
+    check_ranks(config, world)
     if config.train.engine == "reference":
         check_memory(config)
     tokens_a_step = batches_of(
@@ -109,7 +111,7 @@ def resolve(
         steps = steps_of_epochs(config, corpus)
     n_evaluations = MOST_EVALUATIONS
     if by_the_clock(config):
-        an_update = seconds_a_step(_share_of(config, world), corpus, machine)
+        an_update = seconds_a_step_of_share(config, corpus, machine, world)
         if an_update > seconds:
             raise ConfigError(
                 f"one update of this model takes {an_update:.1f} s here, and there are {max(0.0, seconds):.0f} s for "
@@ -179,26 +181,6 @@ def _share_of(config: RunConfig, world: int) -> RunConfig:
     )
 
 
-def _check_growing(config: RunConfig, world: int) -> None:
-    """Raises ConfigError where a batch cannot grow from `train.initial_batch_size`."""
-    train = config.train
-    problems = {
-        "its length must be known: set --steps, --tokens or --epochs, not --minutes": by_the_clock(
-            config
-        ),
-        "train.truncated_bptt has as many sequences in each": train.truncated_bptt,
-        "data.documents = 'rows' makes batches of one size": config.data.documents == "rows",
-        f"it ends at train.batch_size = {train.batch_size}": train.initial_batch_size
-        > train.batch_size,
-        f"{world} processes cannot share it evenly": bool(train.initial_batch_size % world),
-    }
-    for problem, there in problems.items():
-        if there:
-            raise ConfigError(
-                f"train.initial_batch_size = {train.initial_batch_size} lets the batch of a run grow, and {problem}."
-            )
-
-
 def by_the_clock(config: RunConfig) -> bool:
     """Whether the time alone says how long the run is."""
     return not (config.train.steps or config.train.tokens or config.train.epochs)
@@ -265,6 +247,13 @@ def _size(
         context_length = chosen.get("model.context_length", config.neural.context_length)
         rows = max(1, min(rows, n_tokens // context_length - 1))
     return chosen | {"train.batch_size": rows}
+
+
+def seconds_a_step_of_share(
+    config: RunConfig, corpus: Corpus, machine: Machine, world: int
+) -> float:
+    """What a step takes of `world` processes, each of which does its share."""
+    return seconds_a_step(_share_of(config, world), corpus, machine)
 
 
 def seconds_a_step(config: RunConfig, corpus: Corpus, machine: Machine, n: int = 6) -> float:

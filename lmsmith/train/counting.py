@@ -26,6 +26,7 @@ from lmsmith.models.ngram_config import NgramConfig
 from lmsmith.strict_json import finite, write_json
 from lmsmith.tokens.files import save_tokenizer
 from lmsmith.tokens.tokenizer import unused_ids
+from lmsmith.train.checks import check_counting
 from lmsmith.train.log import add_samples, say
 from lmsmith.train.loop import peak_memory_bytes, sample_texts
 
@@ -54,15 +55,7 @@ def check_length(config: RunConfig, given: Collection[str]) -> list[str]:
 
 def resolve_counting(config: RunConfig, given: Collection[str], corpus: Corpus) -> RunConfig:
     """The config with nothing left open. `given`: settings that the user set. Raises ConfigError."""
-    if config.data.documents != "stream":
-        raise ConfigError(
-            f"data.documents = {config.data.documents!r} keeps documents apart, and n-grams are counted in one stream: "
-            "set it to stream."
-        )
-    if isinstance(corpus.train, Sources):
-        raise ConfigError(
-            "[[data.mixture]] mixes sources by weight, and counts have none: name the text by data.sources."
-        )
+    check_counting(config)
     vocab_size = corpus.tokenizer.vocab_size
     if config.model.vocab_size not in (0, vocab_size):
         raise ConfigError(

@@ -44,6 +44,7 @@ from lmsmith.tokens.tokenizer import Tokenizer
 from lmsmith.train.flight import write_record
 from lmsmith.train.guard import Guard, SpikeError, check_not_diverged
 from lmsmith.train.init_from import ends_kept, weights_to_begin_with
+from lmsmith.train.lock import check_held
 from lmsmith.train.log import MetricsFile, Progress, add_samples
 from lmsmith.train.plan import Pace, Stopwatch, corrected_steps, look_due
 from lmsmith.train.replica import Replica, all_whole
@@ -140,6 +141,8 @@ class Training:
         self._model_saved_at = -1
         self._said_no_samples = False
         self._saver = Saver()
+        self.about: dict[str, Any] = {}  # what checkpoints say of the run: its config and legs
+        self.leg_start = 0  # the step at which the newest leg began
         self.guard = Guard(config.train.on_spike, config.train.spike_z)
 
     def begin(self) -> None:
@@ -357,10 +360,13 @@ class Training:
             pass  # it will be told
         elif left < update_seconds + evaluation * self._evaluation_due() + save * self._save_due():
             n_steps = so_far.step
-        elif look_due(so_far.n_steps, so_far.step):
+        elif look_due(so_far.n_steps - self.leg_start, so_far.step - self.leg_start):
             aside = (took.total["save"] + took.total["sample"]) / (now - self._began)
             step_seconds = update_seconds + evaluation / self.config.train.eval_every
-            n_steps = corrected_steps(so_far.n_steps, so_far.step, step_seconds, left * (1 - aside))
+            planned, made = so_far.n_steps - self.leg_start, so_far.step - self.leg_start
+            n_steps = self.leg_start + corrected_steps(
+                planned, made, step_seconds, left * (1 - aside)
+            )
         n_steps = int(self.ranks.told_by_first(n_steps)[0])
         if n_steps != so_far.n_steps:
             message = f"{n_steps:,} steps fit, not {so_far.n_steps:,}: an update takes {1000 * update_seconds:.3g} ms"
@@ -430,6 +436,11 @@ class Training:
         pause = max(SAVE_SECONDS, SAVE_PAUSE * self._saver.seconds)
         return step % every == 0 if every else time.monotonic() - self._last_save > pause
 
+    def save_anew(self) -> None:
+        """Writes the checkpoint of this step again, with another plan or `about`. Raises StorageError."""
+        self._saved = (-1, -1)
+        self._save(at_once=True)
+
     def _save(self, *, at_once: bool = False) -> None:
         """A checkpoint, and in RUN/model the best weights so far. What is on disk already is not written again.
 
@@ -476,9 +487,18 @@ class Training:
         } | self._ends
 
         def write(groups: Groups) -> None:
+            check_held(self.run)
             checkpoint = {group: named for group, named in groups.items() if group != "use"}
             if checkpoint:
-                save_checkpoint(self.run, step, checkpoint, state, keep=keep, best_step=best_step)
+                save_checkpoint(
+                    self.run,
+                    step,
+                    checkpoint,
+                    state,
+                    keep=keep,
+                    best_step=best_step,
+                    about=self.about,
+                )
             if "use" in groups:
                 save_tokenizer(self.corpus.tokenizer, self.run / "model")
                 save_model(self.run / "model", groups["use"], config)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lmsmith.config import RunConfig
+from lmsmith.errors import CheckpointError
 from lmsmith.models.gpt import GPT
 from lmsmith.models.interface import NeuralModel
 from lmsmith.models.rnn import RNN
@@ -94,12 +95,22 @@ class Replica:
 
     @torch.no_grad()
     def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
-        """The whole tensors of a checkpoint, into the parameters or shards of them."""
+        """The whole tensors of a checkpoint, into the parameters or shards of them.
+
+        Raises CheckpointError where they are those of another model.
+        """
         only_shards(self.summed_loss)
         named = dict(self.model.named_parameters())
-        assert named.keys() == tensors.keys(), named.keys() ^ tensors.keys()
+        for name in [*named, *tensors]:
+            wanted, found = (
+                tuple(group[name].shape) if name in group else None for group in (named, tensors)
+            )
+            if wanted != found:
+                raise CheckpointError(
+                    f"the checkpoint is of another model than the config says: {name} has shape {found}, and wanted is "
+                    f"{wanted}. Put back the config.toml that the run was trained with."
+                )
         for name, p in named.items():
-            assert p.shape == tensors[name].shape, name
             p.copy_(as_sharded(tensors[name].to(p.dtype), p))
 
 

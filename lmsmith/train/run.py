@@ -7,6 +7,7 @@ A run folder appears at once with its config and tokens in it, so what is there 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -69,9 +70,11 @@ def create(
 ) -> tuple[RunConfig, Corpus]:
     """Makes the run folder: `fill` writes the tokens into a folder beside and resolves the config.
 
-    Nothing appears at `place` before both are there. Raises what `fill` raises, and StorageError.
+    Nothing appears at `place` before both are there, and where `fill` fails no folder stays behind.
+    Raises what `fill` raises, and StorageError.
     """
     empty = place.is_dir()
+    missing = [parent for parent in place.parents if not parent.exists()]  # the innermost first
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         if (
@@ -91,6 +94,9 @@ def create(
     except BaseException:
         if empty:
             place.mkdir(exist_ok=True)
+        for parent in missing:
+            with contextlib.suppress(OSError):  # another run has begun there meanwhile
+                parent.rmdir()
         raise
     return config, corpus
 

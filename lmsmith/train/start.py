@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from lmsmith import atomic
-from lmsmith.config import CHANGEABLE, NeuralConfig, RunConfig, read_toml
+from lmsmith.config import NeuralConfig, RunConfig, read_toml
 from lmsmith.config.presets import has_size, preset, sized
 from lmsmith.data.gather import gather
 from lmsmith.data.prepare import Corpus
@@ -23,12 +23,24 @@ from lmsmith.errors import ConfigError, TrainingError, UsageError
 from lmsmith.evaluate.compressors import compressed_bits_per_byte
 from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.optim.rates import TOGETHER, partial_note, scaled_together
-from lmsmith.parallel.process import FOREVER, Ranks, joined, place_in_environment
+from lmsmith.parallel.process import FOREVER, LONG, Ranks, joined, place_in_environment
 from lmsmith.strict_json import write_json
 from lmsmith.tokens.files import FILE_NAME as TOKENIZER_FILE
 from lmsmith.train.by_hand import for_reference
-from lmsmith.train.choose import DEFAULT_MINUTES, describe, resolve
+from lmsmith.train.checks import check_ranks, refuse_early
+from lmsmith.train.choose import DEFAULT_MINUTES, describe, resolve, seconds_a_step_of_share
 from lmsmith.train.init_from import begun_with, copy_model
+from lmsmith.train.legs import (
+    Resumed,
+    about,
+    first_leg,
+    legs_of,
+    plan_lines,
+    reopen,
+    resumed,
+    write_events,
+)
+from lmsmith.train.lock import held, held_by_first
 from lmsmith.train.log import say
 from lmsmith.train.loop import Training
 from lmsmith.train.machine import Machine, device_name, survey
@@ -196,6 +208,7 @@ def train(
         for note in notes:
             say(console, f"note     {note}", indent=9)
     if config.model.counted:
+        refuse_early(config, place_in_environment().world, given)
         return _count(config, given, out, console)
     if config.train.init_from:
         note = f"model and tokenizer of {config.train.init_from}, learning rates a tenth of the preset's if not set"
@@ -257,7 +270,7 @@ def _count(
 
     place = free_place(out, Path(config.data.paths[0]).name.split(".")[0])
     resolved, corpus = create(place, fill)
-    with _or_resume(place, console):
+    with _or_resume(place, console), held(place, lambda message: say(console, message)):
         return place, count(resolved, corpus, place, console)
 
 
@@ -271,10 +284,7 @@ def _train(
     ranks: Ranks,
 ) -> tuple[Path, dict[str, Any]]:
     """`train` in each of `ranks`: the first one makes the run folder, in which the others find all they need."""
-    if config.train.engine == "reference" and ranks.world > 1:
-        raise ConfigError(
-            "the reference engine is one process: start it without torchrun, or train by --engine torch."
-        )
+    refuse_early(config, ranks.world, given)
     machine = survey(config, ranks)
     budget = config.train.minutes * 60 - CLOSING_SECONDS - reserve_seconds
 
@@ -307,10 +317,14 @@ def _train(
 
     place = Path(ranks.first_makes(make, FOREVER))
     config, corpus = made[0] if made else open_run(place)
-    with _or_resume(place, console):
+    with (
+        _or_resume(place, console),
+        held_by_first(place, ranks, lambda message: say(console, message)),
+    ):
         for line in describe(config, corpus, machine, ranks.world):
             say(console, line, indent=9)
         training = _training(config, corpus, place, console, machine, ranks)
+        training.about = about(config, [first_leg(config)])
         training.begin()
         if config.train.minutes:
             training.deadline = started + budget - compress_seconds(place / "tokens")
@@ -322,56 +336,134 @@ def resume(
 ) -> dict[str, Any]:
     """Goes on with a run from its last whole checkpoint, or from its beginning where it has none yet.
 
-    `changes`: settings by dotted name, of CHANGEABLE; they stay with the run.
-    With `--minutes` the run has what is left of them after the time it had trained for. A run that has ended stays as
-    it is. Returns its summary.
+    `changes`: settings by dotted name, of CHANGEABLE or one of LENGTH; they stay with the run, as do changes made in
+    its config.toml by hand. A finished run goes on if its length is another one, and else stays as it is.
+    `train.minutes` counts from now on; without it, a run with `--minutes` has what is left of them after the time it
+    had trained for. Returns the run's summary. Raises ConfigError before anything is written where something cannot be
+    changed, UsageError where another process trains the run.
     """
     started = time.monotonic()
+    changes = changes or {}
     config, corpus = open_run(place)
-    if config.model.counted and not summary_of(place):
-        from lmsmith.train.counting import count
-
-        with _or_resume(place, console):
-            return count(config, corpus, place, console)
-    check_installed(config.train.track)
+    if config.model.counted:
+        return _count_again(place, config, corpus, changes, console)
+    check_installed(config.changed(changes, where="the command line").train.track)
     with joined(place_in_environment(device_name(config))) as ranks:
-        return _resume(place, changes or {}, _of_first(console, ranks), started, ranks)
+        return _resume(place, changes, _of_first(console, ranks), started, ranks)
+
+
+def _count_again(
+    place: Path, config: RunConfig, corpus: Corpus, changes: Mapping[str, Any], console: Console
+) -> dict[str, Any]:
+    """`resume` of an n-gram model: what a kill interrupted is counted from the beginning."""
+    from lmsmith.train.counting import count
+
+    if changes:
+        raise UsageError(
+            f"{place} is an n-gram model, which counts its text once: there is nothing that {', '.join(changes)} could "
+            "change. Train a new one."
+        )
+    refuse_early(config, place_in_environment().world)
+    if summary := summary_of(place):
+        say(
+            console, f"{place} is finished: its text is counted, and there is nothing to go on with"
+        )
+        return summary
+    with _or_resume(place, console), held(place, lambda message: say(console, message)):
+        return count(config, corpus, place, console)
 
 
 def _resume(
     place: Path, changes: Mapping[str, Any], console: Console, started: float, ranks: Ranks
 ) -> dict[str, Any]:
     config, corpus = open_run(place)
-    summary = summary_of(place)
-    if summary.get("finished") not in (None, "signal"):
+    minutes = config.changed(changes, where="the command line").train.minutes
+    (restarted,) = ranks.most(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")))
+    if (
+        restarted and minutes == config.train.minutes
+    ):  # torchrun says it again; what is left of them is what counts
+        changes = {name: value for name, value in changes.items() if name != "train.minutes"}
+    found = resumed(place, config, corpus, changes)
+    if found is None:
+        summary = summary_of(place)
         say(
             console,
-            f"{place} is finished, at step {summary['steps']:,}: there is nothing to go on with",
+            f"{place} is finished, at step {summary['steps']:,}: there is nothing to go on with; "
+            f"`lmsmith resume {shlex.quote(str(place))} --steps N` (or --minutes, --tokens) makes it longer",
         )
         return summary
-    assert set(changes) <= CHANGEABLE, changes
-    if config.train.truncated_bptt and "train.micro_batch_size" in changes:
-        raise ConfigError(
-            f"{place} carries a state for each of its micro-batches: their size stays as it is."
-        )
-    if changes:
-        config = config.changed(changes, where="the command line")
-        if ranks.first:
-            atomic.write(place / "config.toml", config.to_toml())
-    with _or_resume(place, console):
-        training = _training(config, corpus, place, console, survey(config, ranks), ranks)
-        if training.restore():
-            so_far = training.so_far
-            say(console, f"resuming {place} at step {so_far.step:,} of {so_far.n_steps:,}")
-        else:
-            training.begin()
-            say(console, f"{place} has no checkpoint yet: it begins at step 0")
-        if config.train.minutes:
-            closing = CLOSING_SECONDS + compress_seconds(place / "tokens")
-            training.deadline = (
-                started + config.train.minutes * 60 - closing - training.so_far.wall_seconds
+    check_ranks(found.config, ranks.world)
+    with (
+        _or_resume(place, console),
+        held_by_first(place, ranks, lambda message: say(console, message)),
+    ):
+        config, corpus = open_run(place)  # as whoever trained it until now has left it
+        found = resumed(place, config, corpus, changes)
+        ranks.wait(LONG)  # all have read what the first one may now change
+        if found is None:
+            return summary_of(place)
+        machine = survey(found.config, ranks)
+        closing = CLOSING_SECONDS + compress_seconds(place / "tokens")
+        if found.extends and found.config.train.minutes:
+            found = _in_time(found, corpus, machine, closing + time.monotonic() - started, ranks)
+        training = _training(found.config, corpus, place, console, machine, ranks)
+        training.about = about(found.config, found.legs)
+        _go_on(training, found, config)
+        if minutes := found.config.train.minutes:
+            spent = training.so_far.wall_seconds - found.legs[-1]["wall_seconds"]
+            training.deadline = started + minutes * 60 - closing - spent
+        return _finish(training, found.config)
+
+
+def _go_on(training: Training, found: Resumed, config: RunConfig) -> None:
+    """Takes up the newest checkpoint and, in a new leg, writes it anew. `config`: as config.toml had it."""
+    place, console, so_far = training.run, training.console, training.so_far
+    restored = training.restore()
+    if not restored:
+        training.begin()
+        so_far.n_steps = found.config.train.steps
+        say(console, f"{place} has no checkpoint yet: it begins at step 0")
+    elif found.extends or not found.config.train.minutes:
+        so_far.n_steps = found.config.train.steps
+    if "train.stop_at_val_loss" in found.changed:
+        so_far.seconds_to_target = math.inf
+    for line in plan_lines(found, training.corpus):
+        say(console, line, indent=9)
+    if restored:
+        say(console, f"resuming {place} at step {so_far.step:,} of {so_far.n_steps:,}")
+    if training.ranks.first and found.config != config:
+        atomic.write(place / "config.toml", found.config.to_toml())
+    training.leg_start = min(found.legs[-1]["from_step"], so_far.step)
+    if restored and found.new_leg:
+        training.save_anew()
+    if training.ranks.first:
+        reopen(place)
+        write_events(place, found, so_far.evaluated_step)
+
+
+def _in_time(
+    found: Resumed, corpus: Corpus, machine: Machine, spent: float, ranks: Ranks
+) -> Resumed:
+    """A new leg with the number of steps that fit its minutes. `spent`: seconds of them that are not for steps.
+
+    Raises ConfigError where none fit.
+    """
+    config = found.config
+    rest = config.train.minutes * 60 - spent
+
+    def measure() -> str:
+        if rest < LEAST_SECONDS:
+            raise ConfigError(
+                f"train.minutes = {config.train.minutes:g} leaves no time to train: beginning and closing the run take "
+                f"{spent:.0f} s. Set --minutes {math.ceil((spent + 5 * LEAST_SECONDS) / 6) / 10:g} or more, or --steps."
             )
-        return _finish(training, config)
+        with _memory_in_words():
+            seconds = seconds_a_step_of_share(config, corpus, machine, ranks.world)
+        return str(
+            found.step + max(1, int(0.9 * rest / seconds))
+        )  # a tenth goes to evaluations and saves
+
+    return found.planned(int(ranks.first_makes(measure)))
 
 
 def _of_first(console: Console, ranks: Ranks) -> Console:
@@ -382,15 +474,7 @@ def _of_first(console: Console, ranks: Ranks) -> Console:
 def _training(
     config: RunConfig, corpus: Corpus, place: Path, console: Console, machine: Machine, ranks: Ranks
 ) -> Training:
-    if config.train.truncated_bptt and ranks.world > 1:
-        raise ConfigError(
-            "train.truncated_bptt keeps its states in one process: start it without torchrun."
-        )
-    if config.train.batch_size % ranks.world or config.train.initial_batch_size % ranks.world:
-        raise ConfigError(
-            f"train.batch_size = {config.train.batch_size} cannot be shared evenly by {ranks.world} processes: set a "
-            f"multiple of {ranks.world}, or start another number of processes."
-        )
+    check_ranks(config, ranks.world)
     peak_flops = machine.flops * ranks.world
     return Training(
         config, corpus, place, console, device=machine.device, peak_flops=peak_flops, ranks=ranks
@@ -400,6 +484,7 @@ def _training(
 def _finish(training: Training, config: RunConfig) -> dict[str, Any]:
     """Trains a run to its end and writes its summary, compressors' scores on the same text included."""
     summary, place = training.go(), training.run
+    summary["legs"] = legs_of(training.about, summary["steps"])
     if not training.ranks.first:
         return summary
     text = (

@@ -176,7 +176,7 @@ def test_a_signal_while_the_text_is_read_leaves_nothing(
     done = process.wait()
     os.close(writing)
     assert (done.status, done.err) == (128 + number, f"lmsmith: stopped by {number.name}\n")
-    assert list((lmsmith.cwd / "runs").iterdir()) == []
+    assert not (lmsmith.cwd / "runs").exists()
 
 
 def test_a_signal_while_the_plan_is_made_leaves_nothing(lmsmith: Lmsmith) -> None:
@@ -197,7 +197,7 @@ def test_a_signal_while_the_plan_is_made_leaves_nothing(lmsmith: Lmsmith) -> Non
     process.until(lambda: list(lmsmith.cwd.glob("runs/.mine.*.partial/tokens/corpus.json")))
     process.send(signal.SIGINT)  # five updates of some 0.3 s each are being timed
     assert process.wait().status == 130
-    assert list((lmsmith.cwd / "runs").iterdir()) == []
+    assert not (lmsmith.cwd / "runs").exists()
 
 
 def test_a_kill_before_the_run_is_there_leaves_nothing_but_what_the_next_run_sweeps(
@@ -411,3 +411,27 @@ def newer(path: Path) -> None:
     signed = json.loads(path.read_text())
     signed["format_version"] = 99
     path.write_text(json.dumps(signed))
+
+
+def test_a_run_is_trained_by_one_process(lmsmith: Lmsmith) -> None:
+    run = lmsmith.cwd / "run"
+    process = lmsmith.start(
+        "train", "book.txt", "--steps", 10**6, *TINY, "--train.log_every", 1, "--out", "run"
+    )
+    process.until(lambda: last_step(run) >= 3)
+    for options in ([], ["--steps", 9]):
+        done = lmsmith("resume", "run", *options)
+        assert (done.status, done.out) == (2, "")
+        assert f"run is being trained by process {process.id} on this machine" in done.err
+    process.send(signal.SIGKILL)  # its record stays, and its lock is free
+    process.wait()
+    assert (run / "trainer.json").exists()
+    config = run / "config.toml"
+    config.write_text(config.read_text().replace("d_model = 16", "d_model = 32"))
+    if newest_step(run):
+        done = lmsmith("resume", "run")
+        assert (done.status, "model.d_model was 16 and is 32" in done.err) == (2, True), done.err
+    config.write_text(config.read_text().replace("d_model = 32", "d_model = 16"))
+    done = lmsmith("resume", "run", "--steps", last_step(run) + 50)
+    assert done.status == 0, done.err
+    assert not (run / "trainer.json").exists()

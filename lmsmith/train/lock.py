@@ -1,0 +1,222 @@
+"""One process at a time trains a run.
+
+A trainer holds the system's lock on RUN/.lock, which the system frees when the process dies, however it dies. Network
+disks may not share that lock between machines, and some have none. So a trainer also writes RUN/trainer.json (its
+machine, its process, since when) and touches it every BEAT_SECONDS. Whoever wants to train the run
+
+- is refused where the system's lock is held;
+- takes over a record of the same machine (the same boot of it) at once: its process has lost the lock, so it is dead;
+- takes over a record of another machine when it has not been touched for DEAD_SECONDS. Clocks of two machines differ,
+  so that age is measured by the disk's clock, and a record that seems fresh is watched for that long.
+
+A trainer that was suspended and taken for dead finds another's record before it saves, and ends (`check_held`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import platform
+import secrets
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from lmsmith import atomic
+from lmsmith.errors import StorageError, TrainingError, UsageError
+from lmsmith.parallel.process import Ranks
+
+LOCK, RECORD = ".lock", "trainer.json"
+BEAT_SECONDS = 10.0
+DEAD_SECONDS = 60.0
+_WATCH_SECONDS = 0.5  # between two looks at a record
+
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+_held: dict[Path, str] = {}  # the tokens of the records that this process has written
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """The process that trains a run, as trainer.json says it. `boot`: changes when the machine is started anew."""
+
+    host: str
+    boot: str
+    process: int
+    since: str
+    token: str
+
+    def __str__(self) -> str:
+        host = "this machine" if self.boot == _boot() else self.host
+        return f"process {self.process} on {host}, since {self.since}"
+
+
+@contextlib.contextmanager
+def held(run: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Makes this process the run's trainer for the length of the block.
+
+    `say` is told when a trainer of another machine is watched, and when it is taken for dead.
+    Raises UsageError where another process trains the run, StorageError where its folder cannot be written.
+    """
+    lock = _system_lock(run)
+    try:
+        _wait_for_the_dead(run, lock is not None, say)
+        token = _write_record(run)
+        stop = threading.Event()
+        beat = threading.Thread(target=_beat, args=(run, token, stop), name="trainer", daemon=True)
+        beat.start()
+        key = run.absolute()
+        _held[key] = token
+        try:
+            yield
+        finally:
+            stop.set()
+            beat.join()
+            del _held[key]
+            if (found := _read(run)) and found.token == token:
+                with contextlib.suppress(OSError):
+                    (run / RECORD).unlink()
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+@contextlib.contextmanager
+def held_by_first(run: Path, ranks: Ranks, say: Callable[[str], None]) -> Iterator[None]:
+    """The same for the processes of torchrun: the first one holds the lock for all. All must call it together."""
+    with contextlib.ExitStack() as stack:
+
+        def take() -> str:
+            stack.enter_context(held(run, say))
+            return "held"
+
+        ranks.first_makes(take)
+        yield
+
+
+def check_held(run: Path) -> None:
+    """Raises TrainingError where this process was the run's trainer and another one has taken over."""
+    token = _held.get(run.absolute())
+    found = _read(run) if token else None
+    if found and found.token != token:
+        raise TrainingError(
+            f"{run} is now trained by {found}: it found no sign of life of this process for {DEAD_SECONDS:.0f} s. "
+            "This process ends; what the other one writes is untouched."
+        )
+
+
+def trainer(run: Path) -> Trainer | None:
+    """Who trains the run, as far as its record says; None where it has none or the record cannot be read."""
+    return _read(run)
+
+
+def _system_lock(run: Path) -> filelock.BaseFileLock | None:
+    """The system's lock on the run; None on disks that have none. Raises UsageError, StorageError."""
+    lock: filelock.BaseFileLock = filelock.FileLock(run / LOCK)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # filelock tells of a disk without locks; the record serves there
+            lock.acquire(blocking=False)
+    except filelock.Timeout as error:
+        if not isinstance(lock, filelock.SoftFileLock):
+            raise _busy(run, _read(run)) from error
+        return None
+    except NotImplementedError:  # older filelock, for a disk without locks
+        return None
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return None
+        raise StorageError(atomic.explain(error, run / LOCK)) from error
+    if isinstance(lock, filelock.SoftFileLock):  # a mere file, which outlives a killed process
+        lock.release()
+        return None
+    return lock
+
+
+def _wait_for_the_dead(run: Path, locked: bool, say: Callable[[str], None]) -> None:
+    """Returns when the trainer that the record names is known to be dead. Raises UsageError where it lives."""
+    found = _read(run)
+    if found is None or (locked and found.boot == _boot()):
+        return
+    if _age(run) < DEAD_SECONDS:
+        say(f"{run} was trained by {found}: waiting up to {DEAD_SECONDS:.0f} s for a sign of life")
+        first, until = _mark(run), time.monotonic() + DEAD_SECONDS
+        while time.monotonic() < until:
+            mark = _mark(run)
+            if mark is None:  # it has ended
+                return
+            if mark != first:
+                raise _busy(run, _read(run))
+            time.sleep(_WATCH_SECONDS)
+    say(f"{run}: no sign of life of {found} for {DEAD_SECONDS:.0f} s: it is taken for dead")
+
+
+def _busy(run: Path, found: Trainer | None) -> UsageError:
+    who = str(found) if found else "another process"
+    how = f"stop it there (kill {found.process})" if found else "stop it"
+    return UsageError(
+        f"{run} is being trained by {who}: two would overwrite each other's work, and nothing was changed. Wait until "
+        f"it ends, or {how} and resume the run then."
+    )
+
+
+def _write_record(run: Path) -> str:
+    token = secrets.token_hex(8)
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    record = Trainer(platform.node(), _boot(), os.getpid(), since, token)
+    atomic.write(run / RECORD, json.dumps(asdict(record)) + "\n")
+    return token
+
+
+def _beat(run: Path, token: str, stop: threading.Event) -> None:
+    """Touches the record until `stop`, as long as it is ours. A disk that fails for a while ends nothing."""
+    while not stop.wait(BEAT_SECONDS):
+        found = _read(run)
+        if found and found.token == token:
+            with contextlib.suppress(OSError):
+                os.utime(run / RECORD)
+
+
+def _read(run: Path) -> Trainer | None:
+    try:
+        content: dict[str, Any] = json.loads((run / RECORD).read_text(encoding="utf-8"))
+        return Trainer(**{field.name: content[field.name] for field in fields(Trainer)})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _mark(run: Path) -> int | None:
+    """When the record was touched; None where there is none. Opened, for network disks look at the server then."""
+    try:
+        with (run / RECORD).open("rb") as file:
+            return os.fstat(file.fileno()).st_mtime_ns
+    except OSError:
+        return None
+
+
+def _age(run: Path) -> float:
+    """Seconds since the record was touched, by the disk's own clock; 0 where that cannot be known."""
+    mark = _mark(run)
+    try:
+        (run / LOCK).touch()
+        now = (run / LOCK).stat().st_mtime_ns
+    except OSError:
+        return 0.0
+    return (now - mark) / 1e9 if mark is not None else 0.0
+
+
+def _boot() -> str:
+    """What this machine is known by until it is started anew; elsewhere than on Linux its name."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return platform.node()

@@ -1,0 +1,387 @@
+"""Resuming with something changed: what may, what may not, and runs that become longer.
+
+The oracles: a run that was planned longer from the start, a run that nobody disturbed, and the learning-rate schedule.
+"""
+
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from tiny import TEXT, TINY
+
+import lmsmith.train.start
+from lmsmith.checkpoint import load_checkpoint
+from lmsmith.config import CHANGEABLE, LENGTH, RunConfig, ScheduleConfig, settings
+from lmsmith.errors import CheckpointError, ConfigError, UsageError
+from lmsmith.optim.schedule import learning_rate_share
+from lmsmith.train.checks import refuse_early
+from lmsmith.train.guard import Guard
+from lmsmith.train.legs import schedule_in_words
+from lmsmith.train.start import resume, train
+
+RUN = Path("run")
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("book.txt").write_text(TEXT)
+
+
+def trained(steps: int, changes: dict[str, Any] | None = None, run: Path = RUN) -> dict[str, Any]:
+    asked = TINY | {"train.steps": steps, "schedule.warmup_steps": 3} | (changes or {})
+    return train(["book.txt"], asked, out=run, console=Console(quiet=True))[1]
+
+
+def resumed(changes: dict[str, Any] | None = None, run: Path = RUN) -> tuple[dict[str, Any], str]:
+    said = io.StringIO()
+    return resume(run, changes, console=Console(file=said, width=100)), said.getvalue()
+
+
+def lines(kind: str, run: Path = RUN) -> list[dict[str, Any]]:
+    found = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [line for line in found if line["kind"] == kind]
+
+
+def edit(old: str, new: str) -> None:
+    text = (RUN / "config.toml").read_text()
+    assert text.count(f"\n{old}\n") == 1, old
+    (RUN / "config.toml").write_text(text.replace(f"\n{old}\n", f"\n{new}\n"))
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    pair = [load_checkpoint(run) for run in (one, other)]
+    assert pair[0].step == pair[1].step
+    for group in ("model", "optimizer"):
+        tensors = [found.tensors[group] for found in pair]
+        assert tensors[0].keys() == tensors[1].keys()
+        assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0]), group
+
+
+@pytest.mark.parametrize("shape", ["constant", "inverse-sqrt"])
+def test_a_schedule_without_an_end_makes_an_extended_run_that_of_a_longer_one(shape: str) -> None:
+    trained(14, {"schedule.shape": shape}, Path("long"))
+    trained(8, {"schedule.shape": shape})
+    summary, said = resumed({"train.steps": "14"})
+    assert (summary["finished"], summary["steps"], summary["resumed_from_step"]) == ("steps", 14, 8)
+    assert "14 steps instead of 8" in said
+    assert shape in said
+    assert_same_weights(RUN, Path("long"))
+
+
+@pytest.mark.parametrize("shape", ["linear", "cosine", "trapezoid"])
+def test_a_schedule_with_an_end_is_that_of_the_new_length(shape: str) -> None:
+    summary = trained(8, {"schedule.shape": shape})
+    schedule, peak = ScheduleConfig(shape=shape, warmup_steps=3), RunConfig().optim.learning_rate  # type: ignore[arg-type]
+    _, said = resumed({"train.tokens": 14 * 4 * 16})
+    assert summary["steps"] == 8
+    n_planned = [8] * 8 + [14] * 6
+    wanted = [peak * learning_rate_share(step, n, schedule) for step, n in enumerate(n_planned)]
+    assert [line["learning_rate"] for line in lines("train")] == pytest.approx(wanted)
+    assert (
+        f"to {learning_rate_share(8, 14, schedule):.0%}, where a run planned for 14 steps has it"
+        in said
+    )
+    assert said.splitlines()[0].startswith(
+        "training 6 more steps of 4 x 16 tokens = 384: 14 steps instead of 8; "
+    )
+
+
+def test_an_extended_run_that_is_killed_goes_on_to_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trained(6, {"model.dropout": 0.1, "train.save_every": 3})
+    shutil.copytree(RUN, "undisturbed")
+    wanted, _ = resumed({"train.steps": 15}, Path("undisturbed"))
+    judge, moments = Guard.judge, [6, 8, 13]  # before the leg's first step; within it
+
+    def killed(self: Guard, step: int, loss: float, norm: float) -> None:
+        if moments and step == moments[0]:
+            moments.pop(0)
+            raise SystemExit
+        judge(self, step, loss, norm)
+
+    monkeypatch.setattr(Guard, "judge", killed)
+    with pytest.raises(SystemExit):
+        resumed({"train.steps": 15})
+    assert json.loads((RUN / "summary.json").read_text())["finished"] is None
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            resumed()
+    summary, _ = resumed()
+    assert_same_weights(RUN, Path("undisturbed"))
+    assert summary["legs"] == wanted["legs"]
+    assert [(leg["from_step"], leg["to_step"], leg["steps"]) for leg in summary["legs"]] == [
+        (0, 6, 6),
+        (6, 15, 15),
+    ]
+    for kind in ("train", "eval", "event"):
+        clock = {"seconds", "tokens_per_second", "mfu"}
+        both = [
+            [{k: v for k, v in line.items() if k not in clock} for line in lines(kind, run)]
+            for run in (RUN, Path("undisturbed"))
+        ]
+        assert both[0] == both[1], kind
+    assert [line["step"] for line in lines("train")] == list(range(1, 16))
+
+
+def test_an_extension_that_was_killed_before_its_checkpoint_is_made_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trained(6)
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            lmsmith.train.loop.Training, "save_anew", lambda self: (_ for _ in ()).throw(SystemExit)
+        )
+        with pytest.raises(SystemExit):
+            resumed({"train.steps": 9})
+    summary, _ = resumed()
+    assert summary["steps"] == 9
+    assert len(summary["legs"]) == 2
+
+
+def test_a_finished_run_stays_so_unless_its_length_changes() -> None:
+    trained(4)
+    for _ in range(2):
+        summary, said = resumed()
+        assert (summary["steps"], len(summary["legs"])) == (4, 1)
+        assert (
+            "is finished, at step 4: there is nothing to go on with; `lmsmith resume run --steps N`"
+            in said
+        )
+    edit("steps = 4", "steps = 6")
+    assert resumed()[0]["steps"] == 6
+
+
+def test_minutes_count_from_now_on_and_stay_so_after_a_kill(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trained(4)
+    deadlines = []
+
+    def go(self: Any) -> dict[str, Any]:
+        deadlines.append(self.deadline - self._began)
+        self.so_far.wall_seconds += 30.0
+        self.so_far.step += 1
+        self._save()
+        raise SystemExit
+
+    monkeypatch.setattr(lmsmith.train.loop.Training, "go", go)
+    monkeypatch.setattr(lmsmith.train.start, "seconds_a_step_of_share", lambda *_: 0.5)
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            resumed({} if deadlines else {"train.minutes": 2})
+    closing = lmsmith.train.start.CLOSING_SECONDS
+    assert deadlines[0] == pytest.approx(120 - closing, abs=3)
+    assert deadlines[1] < deadlines[0]
+    assert "minutes = 2.0" in (RUN / "config.toml").read_text()
+    planned = load_checkpoint(RUN).about["config"]["train.steps"]
+    assert planned == pytest.approx(4 + 0.9 * (120 - closing) / 0.5, abs=6)
+
+
+@pytest.mark.parametrize("changes", [{"train.steps": 40}, {"train.tokens": 40 * 64}])
+def test_the_rhythm_of_evaluations_that_was_chosen_is_chosen_anew(changes: dict[str, Any]) -> None:
+    trained(20, {"train.eval_every": 0, "train.log_every": 7})
+    _, said = resumed(changes)
+    assert [line["step"] for line in lines("eval")] == [
+        2,
+        4,
+        6,
+        8,
+        10,
+        12,
+        14,
+        16,
+        18,
+        20,
+        24,
+        28,
+        32,
+        36,
+        40,
+    ]
+    assert [line["step"] for line in lines("train")] == [1, 7, 14, 20, 21, 28, 35, 40]
+    assert "evaluations every 4 steps" in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"train.steps": 4},
+            r"run has made 4 steps \(256 tokens\), and train\.steps = 4 is its length in all",
+        ),
+        ({"train.tokens": 300}, r"train\.tokens = 300 is its length in all"),
+        ({"train.steps": 9, "train.tokens": 900}, "say the length of run 2 times: set one of them"),
+        ({"train.steps": 0}, r"train\.steps = 0: wanted how long run is to be"),
+        (
+            {"train.minutes": 0.01},
+            r"train\.minutes = 0\.01 leaves no time to train: .* Set --minutes \d",
+        ),
+        (
+            {"train.steps": 9, "train.seed": 2},
+            r"cannot change on the way: train\.seed was 1 and is 2",
+        ),
+        ({"train.steps": 9, "model.n_head": 3}, r"n_head = 3 does not divide"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(
+    changes: dict[str, Any], message: str
+) -> None:
+    trained(4)
+    before = {path: path.read_bytes() for path in RUN.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match=message):
+        resumed(changes)
+    assert {path: path.read_bytes() for path in RUN.rglob("*") if path.is_file()} == before
+
+
+def unfinished() -> None:
+    trained(6, {"train.save_every": 3, "train.keep": 3})
+    (RUN / "summary.json").unlink()
+    shutil.rmtree("run/checkpoints/step-00000006")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("d_model = 16", "d_model = 32", "model.d_model was 16 and is 32"),
+        ("seed = 1", "seed = 2", "train.seed was 1 and is 2"),
+        ("batch_size = 4", "batch_size = 8", "train.batch_size was 4 and is 8"),
+        ('name = "muon"', 'name = "adamw"', "optim.name was muon and is adamw"),
+        ('documents = "stream"', 'documents = "rows"', "data.documents was stream and is rows"),
+    ],
+)
+def test_edits_that_cannot_hold_are_refused_by_name(old: str, new: str, told: str) -> None:
+    unfinished()
+    edit(old, new)
+    with pytest.raises(
+        ConfigError,
+        match=f"run/config.toml is not what run was trained with, .*: {told}. Set it back",
+    ):
+        resumed()
+
+
+def test_edits_that_may_be_are_applied_and_logged() -> None:
+    unfinished()
+    edit("steps = 6", "steps = 8")
+    edit("learning_rate = 0.003", "learning_rate = 0.001")
+    edit("save_every = 3", "save_every = 1")
+    summary, said = resumed({"optim.clip_norm": 2})
+    assert summary["steps"] == 8
+    rates = [line["learning_rate"] for line in lines("train")]
+    schedule = RunConfig().changed({"schedule.warmup_steps": 3}, where="").schedule
+    assert rates[3:] == pytest.approx(
+        [0.001 * learning_rate_share(step, 8, schedule) for step in range(3, 8)]
+    )
+    assert "changed  optim.learning_rate: 0.003 before, 0.001 from step 3 on\n" in said
+    told = [line["message"] for line in lines("event")]
+    assert told[:3] == [
+        "optim.learning_rate was 0.003 and is 0.001",
+        "optim.clip_norm was 0 and is 2",
+        "train.save_every was 3 and is 1",
+    ]
+    assert summary["legs"][1]["changed"] == {
+        "optim.learning_rate": [0.003, 0.001],
+        "optim.clip_norm": [0.0, 2.0],
+        "train.save_every": [3, 1],
+        "train.steps": [6, 8],
+    }
+    assert "clip_norm = 2.0" in (RUN / "config.toml").read_text()
+
+
+def test_checkpoints_of_earlier_versions_say_no_config() -> None:
+    unfinished()
+    for path in RUN.glob("checkpoints/*/manifest.json"):
+        manifest = json.loads(path.read_text())
+        del manifest["about"]
+        path.write_text(json.dumps(manifest))
+    text = (RUN / "config.toml").read_text()
+    edit("d_model = 16", "d_model = 32")
+    with pytest.raises(
+        CheckpointError, match=r"of another model than the config says: .* has shape \(\d+, 16\)"
+    ):
+        resumed()
+    (RUN / "config.toml").write_text(text)
+    assert resumed({"train.steps": 7})[0]["steps"] == 7
+
+
+def test_a_target_that_was_reached() -> None:
+    summary = trained(9, {"train.stop_at_val_loss": 50, "train.eval_every": 3})
+    assert (summary["finished"], summary["steps"]) == ("target", 3)
+    with pytest.raises(
+        ConfigError,
+        match=r"has reached its target, train\.stop_at_val_loss = 50, .* --stop-at-val-loss 0",
+    ):
+        resumed({"train.steps": 12})
+    assert resumed()[0]["steps"] == 3
+    summary, _ = resumed({"train.stop_at_val_loss": 0})
+    assert (summary["finished"], summary["steps"], summary["seconds_to_target"]) == (
+        "steps",
+        9,
+        None,
+    )
+
+
+def test_what_has_no_other_length() -> None:
+    trained(4, {"train.initial_batch_size": 2})
+    with pytest.raises(ConfigError, match="the batches of run grow with its number of steps"):
+        resumed({"train.steps": 9})
+    train(["book.txt"], {"preset": "ngram"}, out=Path("counted"), console=Console(quiet=True))
+    with pytest.raises(UsageError, match="counts its text once"):
+        resumed({"train.steps": 9}, Path("counted"))
+
+
+@pytest.mark.parametrize("shape", ["constant", "inverse-sqrt", "linear", "cosine", "trapezoid"])
+def test_each_schedule_says_what_it_does(shape: str) -> None:
+    words = schedule_in_words(ScheduleConfig(shape=shape, final_fraction=0.1), 100, 100, 200)  # type: ignore[arg-type]
+    assert words.startswith(f"{shape}: the learning rate ")
+
+
+def test_what_may_change_are_settings() -> None:
+    assert {name for name, _ in settings()} >= CHANGEABLE | set(LENGTH)
+    assert not CHANGEABLE & set(LENGTH)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train.batch_size": 3}, r"train\.batch_size = 3 cannot be shared evenly by 2 processes"),
+        (
+            {"train.batch_size": 4, "train.initial_batch_size": 1, "train.steps": 9},
+            r"train\.initial_batch_size = 1 cannot be shared",
+        ),
+        (
+            {"train.initial_batch_size": 2, "train.batch_size": 4},
+            r"train\.initial_batch_size = 2 .* its length must be known",
+        ),
+        (
+            {"preset": "lstm", "train.truncated_bptt": True},
+            "truncated_bptt keeps its states in one process",
+        ),
+        ({"preset": "lstm", "data.documents": "packed"}, "is a matter of attention"),
+        ({"preset": "ngram"}, "counted by one process"),
+        ({"preset": "gpt2", "train.engine": "reference"}, "the reference engine is one process"),
+    ],
+)
+def test_what_two_processes_cannot_train_is_refused_before_the_text_is_read(
+    changes: dict[str, Any], message: str
+) -> None:
+    config, given = lmsmith.train.start.asked(["nosuch.txt"], changes)
+    with pytest.raises(ConfigError, match=message):
+        refuse_early(config, 2, given)
+
+
+def test_what_will_be_chosen_fits_two_processes() -> None:
+    for changes in ({}, {"preset": "lstm"}, {"train.batch_tokens": 1000}, {"model.size": 2}):
+        refuse_early(*lmsmith.train.start.asked(["nosuch.txt"], changes)[:1], 2, changes)
+
+
+def test_a_command_that_fails_leaves_no_folder() -> None:
+    with pytest.raises(ConfigError):
+        trained(3, {"model.vocab_size": 5}, Path("new/runs/mine"))
+    assert not Path("new").exists()

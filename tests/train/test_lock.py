@@ -1,0 +1,169 @@
+"""One trainer a run: who is refused, who takes over, and from whom."""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from lmsmith.errors import StorageError, TrainingError, UsageError
+from lmsmith.parallel.process import Ranks
+from lmsmith.train import lock
+from lmsmith.train.lock import check_held, held, held_by_first, trainer
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(lock, "DEAD_SECONDS", 0.4)
+    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.02)
+    monkeypatch.setattr(lock, "_WATCH_SECONDS", 0.01)
+    (tmp_path / "run").mkdir()
+    return tmp_path / "run"
+
+
+def quiet(_: str) -> None:
+    pytest.fail("nothing was to be said")
+
+
+def left_behind(run: Path, *, boot: str, seconds_ago: float = 0.0) -> None:
+    """A record of a trainer, last touched so long ago."""
+    record = {
+        "host": "node7",
+        "boot": boot,
+        "process": 4242,
+        "since": "yesterday",
+        "token": "theirs",
+    }
+    (run / "trainer.json").write_text(json.dumps(record))
+    then = time.time() - seconds_ago
+    os.utime(run / "trainer.json", (then, then))
+
+
+@contextmanager
+def touched(run: Path) -> Iterator[None]:
+    """Meanwhile a trainer elsewhere is alive."""
+    stop = threading.Event()
+
+    def beat() -> None:
+        while not stop.wait(0.02):
+            os.utime(run / "trainer.json")
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_second_trainer_is_refused_and_told_who_the_first_is(run: Path) -> None:
+    with held(run, quiet):
+        wanted = rf"is being trained by process {os.getpid()} on this machine, since .* nothing was changed"
+        with pytest.raises(UsageError, match=wanted), held(run, quiet):
+            pass
+        assert trainer(run) is not None
+    assert trainer(run) is None
+    with held(run, quiet):
+        pass
+
+
+def test_a_trainer_of_this_machine_that_was_killed_is_replaced_at_once(run: Path) -> None:
+    left_behind(run, boot=lock._boot())
+    with held(run, quiet):
+        found = trainer(run)
+        assert found is not None
+        assert found.process == os.getpid()
+
+
+def test_a_trainer_of_another_machine_that_lives_is_not_replaced(run: Path) -> None:
+    left_behind(run, boot="other")
+    said: list[str] = []
+    with (
+        touched(run),
+        pytest.raises(UsageError, match="process 4242 on node7, since yesterday"),
+        held(run, said.append),
+    ):
+        pass
+    assert len(said) == 1
+    assert "waiting up to" in said[0]
+    found = trainer(run)
+    assert found is not None
+    assert found.token == "theirs"
+
+
+@pytest.mark.parametrize("seconds_ago", [0.0, 3600.0])
+def test_a_trainer_of_another_machine_that_is_dead_is_replaced(
+    run: Path, seconds_ago: float
+) -> None:
+    left_behind(run, boot="other", seconds_ago=seconds_ago)
+    said: list[str] = []
+    with held(run, said.append):
+        check_held(run)
+    assert "taken for dead" in said[-1]
+    assert len(said) == (1 if seconds_ago else 2)  # an old record is not watched
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_disk_without_locks_has_the_record(
+    run: Path, monkeypatch: pytest.MonkeyPatch, alive: bool
+) -> None:
+    monkeypatch.setattr(lock, "_system_lock", lambda run: None)
+    left_behind(run, boot=lock._boot())
+    if alive:
+        with (
+            touched(run),
+            pytest.raises(UsageError, match="process 4242"),
+            held(run, lambda _: None),
+        ):
+            pass
+    else:
+        with held(run, lambda _: None):
+            pass
+
+
+def test_the_record_is_touched_while_a_run_is_trained(run: Path) -> None:
+    with held(run, quiet):
+        before = lock._mark(run)
+        until = time.monotonic() + 10
+        while lock._mark(run) == before:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+
+
+def test_a_trainer_that_was_taken_for_dead_ends_and_leaves_the_other_alone(run: Path) -> None:
+    check_held(run)  # of a run that is not ours nothing is asked
+    with held(run, quiet):
+        check_held(run)
+        left_behind(run, boot="other")
+        with pytest.raises(TrainingError, match="is now trained by process 4242 on node7"):
+            check_held(run)
+    found = trainer(run)
+    assert found is not None
+    assert found.token == "theirs"
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"host": 1}'])
+def test_a_damaged_record_is_none(run: Path, content: str) -> None:
+    (run / "trainer.json").write_text(content)
+    with held(run, quiet):
+        pass
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError), held(tmp_path / "file" / "run", quiet):
+        pass
+
+
+def test_the_first_process_holds_it_for_all(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def first_makes(self: Ranks, make: Callable[[], str], patience: object = None) -> str:
+        return make() if self.first else "held"
+
+    monkeypatch.setattr(Ranks, "first_makes", first_makes)
+    with held_by_first(run, Ranks(0, 2), quiet), held_by_first(run, Ranks(1, 2), quiet):
+        assert trainer(run) is not None
