@@ -24,6 +24,7 @@ from lmsmith.models.kinds import build
 from lmsmith.presets import NOTES, has_size
 from lmsmith.train.by_hand import check_memory
 from lmsmith.train.machine import Machine
+from lmsmith.train.plan import FEW_STEPS
 from lmsmith.train.replica import Replica
 from lmsmith.train.step import update
 
@@ -278,6 +279,11 @@ def describe(config: RunConfig, corpus: Corpus, machine: Machine, world: int = 1
         notes.append(
             f"note     model.size {model.size}: as many layers, 64 times that width, heads of 64; context, batch and "
             "learning rate follow, where they were not set"
+        )
+    if train.minutes and train.steps < FEW_STEPS:
+        notes.append(
+            f"note     only about {train.steps} steps fit into {train.minutes:g} minutes on this machine: set more "
+            "--minutes, or a smaller model or --train.batch_size"
         )
     return [
         f"text     {counts.n_train_tokens + counts.n_val_tokens:,} {unit} ({model.vocab_size:,} different); "
