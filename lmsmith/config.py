@@ -377,7 +377,12 @@ class TrainConfig:
         "torch", "who computes gradients and updates: PyTorch; or for GPT-2, NumPy, by hand"
     )
     device: str = setting("auto", "auto: cuda, mps or cpu, in that order")
-    threads: int = setting(0, "CPU threads; 0: one a core")
+    threads: int = setting(0, "CPU threads; 0: OMP_NUM_THREADS if it is set, else one a core")
+    yield_cores: Literal["auto", "yes", "no"] = setting(
+        "auto",
+        "use fewer threads while other programs keep cores busy, if the numbers stay the same bit by bit; auto: unless "
+        "threads or OMP_NUM_THREADS are set",
+    )
     dtype: Literal["auto", "float32", "tf32", "bfloat16", "float16", "float64"] = setting(
         "auto", "precision of the matrix products; auto: bfloat16 where it is faster, measured"
     )
@@ -491,7 +496,8 @@ class Setting:
 
 CHANGEABLE = {
     *("train.micro_batch_size", "train.recompute", "train.parallel"),
-    *("train.threads", "train.save_every", "train.keep", "train.track", "train.on_spike", "train.spike_z"),
+    *("train.threads", "train.yield_cores"),
+    *("train.save_every", "train.keep", "train.track", "train.on_spike", "train.spike_z"),
 }
 """What a run may be resumed with: it changes speed, memory and what is kept, or is a way past a spike; not the plan."""
 

@@ -20,6 +20,7 @@ from lmsmith.data.prepare import Corpus
 from lmsmith.data.rows import Rows
 from lmsmith.data.shards import Shards
 from lmsmith.errors import ConfigError
+from lmsmith.limits import set_threads
 from lmsmith.models.kinds import build
 from lmsmith.presets import NOTES, has_size
 from lmsmith.train.by_hand import check_memory
@@ -86,6 +87,7 @@ def resolve(
     chosen: dict[str, Any] = {
         "model.vocab_size": vocab_size,
         "train.threads": machine.threads,
+        "train.yield_cores": yields_cores(config, given),
         "train.matmul": machine.matmul,
         "train.device": str(machine.device) if world == 1 else machine.device.type,  # each process has one of its own
         "train.dtype": machine.dtype,
@@ -96,7 +98,8 @@ def resolve(
         chosen |= _size(config, given, corpus, budget)
     if machine.device.type == "cuda":  # products of odd sizes take longer; what is added is never predicted
         chosen["model.vocab_multiple"] = GOOD_MULTIPLE
-    known = set(given) - {"model.vocab_size", "train.threads", "train.matmul", "train.device", "train.dtype"}
+    measured = {"train.threads", "train.yield_cores", "train.matmul", "train.device", "train.dtype"}
+    known = set(given) - measured - {"model.vocab_size"}
     if "train.batch_size" in chosen:
         chosen["train.batch_size"] = -(-chosen["train.batch_size"] // world) * world
     config = config.changed({k: v for k, v in chosen.items() if k not in known}, where="what was chosen")
@@ -146,6 +149,13 @@ def resolve(
     if config.model.ngram_orders and "model.ngram_dropout" not in given:
         chosen["model.ngram_dropout"] = ngram_dropout(steps * tokens_a_step / len(corpus.train))
     return config.changed(chosen, where="what was chosen")
+
+
+def yields_cores(config: RunConfig, given: Collection[str]) -> str:
+    """What `train.yield_cores` says, or if it is "auto", "no" where the user has set the number of threads."""
+    if config.train.yield_cores != "auto":
+        return config.train.yield_cores
+    return "no" if set_threads() or (config.train.threads and "train.threads" in given) else "yes"
 
 
 def _expected_seconds(config: RunConfig, n_tokens: int, machine: Machine, world: int) -> float:

@@ -42,6 +42,7 @@ from lmsmith.parallel.process import LONG, Ranks
 from lmsmith.parallel.shard import Scored, as_sharded
 from lmsmith.tokens.files import save_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
+from lmsmith.train.crew import Crew
 from lmsmith.train.flight import write_record
 from lmsmith.train.guard import Guard, SpikeError
 from lmsmith.train.log import MetricsFile, Progress, add_samples, finite
@@ -55,6 +56,7 @@ from lmsmith.train.plan import (
 )
 from lmsmith.train.replica import Replica, all_whole
 from lmsmith.train.run import empty_prompt
+from lmsmith.train.same_numbers import use_threads
 from lmsmith.train.save import Groups, Saver
 from lmsmith.train.start_from import ends_kept, weights_to_begin_with
 from lmsmith.train.step import is_out_of_memory, update
@@ -123,7 +125,7 @@ class Training:
         self.config, self.corpus, self.run, self.console = config, corpus, run, console
         self.device, self.peak_flops, self.deadline = device, peak_flops, deadline
         use_matmul(config.train.matmul, config.train.dtype)
-        torch.set_num_threads(config.train.threads)
+        use_threads(config.train.threads, config.train.threads)
         self.model = build(config.model)
         self.model.initialise(torch.Generator().manual_seed(config.train.seed))
         self.model.to(torch.float64 if config.train.dtype == "float64" else torch.float32)
@@ -145,6 +147,7 @@ class Training:
         self._said_no_samples = False
         self._saver = Saver()
         self.guard = Guard(config.train.on_spike, config.train.spike_z)
+        self.crew = Crew(self.replica, self.batches, self._score_of_end)
 
     def begin(self) -> None:
         """With `--from` the weights are those of the other run, and scored first. Raises CheckpointError."""
@@ -266,6 +269,10 @@ class Training:
             with self.took("update"):
                 self._update(metrics, progress)
             self.pace.add(self.took.latest["update"])
+            if message := self.crew.after(so_far.step, so_far.n_steps, self.took.latest["update"]):
+                metrics.write(kind="event", step=so_far.step, message=message)
+                if self.crew.say_now():
+                    progress.say(f"step {so_far.step:>6,}  {message}")
             if self.deadline < math.inf:
                 self._keep_deadline(metrics, progress)
 
@@ -417,6 +424,11 @@ class Training:
     def score(self) -> Score:
         """The score of the whole validation split."""
         return self._scored(self.corpus.validation)
+
+    def _score_of_end(self) -> float:
+        """Nats of the end of the validation text, with windows of all shapes."""
+        n = len(self.corpus.validation)
+        return self._scored(self.corpus.validation[max(0, n - TRIAL_TOKENS - n % TRIAL_TOKENS) :]).nats
 
     def _scored(self, ids: Ids) -> Score:
         counts = self.corpus.counts

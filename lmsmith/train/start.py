@@ -277,6 +277,8 @@ def _resume(place: Path, changes: Mapping[str, Any], console: Console, started: 
     if config.train.carry_state and "train.micro_batch_size" in changes:
         raise ConfigError(f"{place} carries a state for each of its micro-batches: their size stays as it is.")
     if changes:
+        if "train.threads" in changes:
+            changes = {"train.yield_cores": "no"} | dict(changes)
         config = config.changed(changes, where="the command line")
         if ranks.first:
             atomic.write(place / "config.toml", config.to_toml())
