@@ -62,7 +62,8 @@ class Crew:
                 use_threads(choice.refuse(), most)
                 return (
                     f"other programs use {self._cores:.1f} cores and slow this run down. It keeps its {most} threads, "
-                    f"because the numbers would differ in rounding with {n}. `--train.threads {n}` may be faster."
+                    f"because a check did not show that the numbers stay the same with {n}. `--train.threads {n}` "
+                    "may be faster."
                 )
             self._checked.add(n)
         use_threads(n, most)

@@ -38,8 +38,8 @@ def can_be_checked(replica: Replica) -> bool:
         and replica.carried is None
         and config.train.compile != "yes"
         and config.train.dtype != "float16"  # its gradient scale is a state
-        # Batches of other sizes are other shapes, for which nothing would be known.
-        and config.data.documents != "rows"
+        # Only if every step has the same shapes does one step speak for all.
+        and config.data.documents == "stream"
         and not config.train.batch_start
     )
 

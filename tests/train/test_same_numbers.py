@@ -124,7 +124,11 @@ def test_when_threads_may_change(
 
 def test_what_carries_a_state_cannot_be_checked(training: Make) -> None:
     assert can_be_checked(training(WIDE).replica)
-    replica = training(WIDE).replica
+    replica, config = training(WIDE).replica, training(WIDE).config
+    for documents in ("packed", "rows"):  # steps of several shapes
+        replica.config = config.changed({"data.documents": documents}, where="a test")
+        assert not can_be_checked(replica)
+    replica.config = config
     replica.carried = object()  # type: ignore[assignment]
     assert not can_be_checked(replica)
 
