@@ -6,7 +6,7 @@ import time
 
 STARTED = time.monotonic()  # `--minutes` counts from here
 
-SPINS = 10_000
+SPINS = 100_000
 """How often a thread of PyTorch looks whether the others are done before it sleeps.
 
 libgomp's own number is 300,000, some milliseconds. Beside another program that keeps a core busy,
