@@ -20,6 +20,12 @@ def n_cores() -> int:
     return max(1, math.ceil(min(here, _least("cpu", _share))))
 
 
+def set_threads() -> int:
+    """The number of threads that OMP_NUM_THREADS sets; 0: none."""
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(first) if first.isdecimal() else 0
+
+
 def free_memory() -> float:
     """Bytes that could be had; none where the system does not say. What caches files counts as free."""
     try:

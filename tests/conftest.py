@@ -13,6 +13,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Before PyTorch and NumPy are imported. Tensors are small here, and tests run side by side: threads that wait for each
 # other would take three times as much of the processor.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # for tests of more threads, beside other tests
 
 # What is collected lives to the end: to look through it for garbage again and again takes a quarter of collecting it.
 gc.disable()

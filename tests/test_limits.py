@@ -91,3 +91,15 @@ def test_memory(here: Path, monkeypatch: pytest.MonkeyPatch, version: int) -> No
     assert limits.free_memory() == 20000 * 1024
     meminfo.unlink()
     assert limits.free_memory() == 0
+
+
+@pytest.mark.parametrize(
+    ("variable", "threads"), [("", 0), ("3", 3), ("4,2", 4), (" 2 ", 2), ("many", 0), ("-1", 0)]
+)
+def test_threads_that_the_environment_sets(
+    monkeypatch: pytest.MonkeyPatch, variable: str, threads: int
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    assert limits.set_threads() == threads
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert limits.set_threads() == 0

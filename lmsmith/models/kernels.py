@@ -10,12 +10,32 @@ A compiler is given the plain forms: it fuses them, forward and backward, with w
 Reduced precision is kept: outputs have the input's dtype.
 """
 
+import functools
+import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+
+layer_norm_threads = 0
+"""With fewer threads than this, LayerNorm's gradients are those of this many; 0: as PyTorch makes them.
+
+PyTorch adds up the gradients of gain and bias in a part a thread, so their last bits depend on the number of threads.
+"""
+
+
+def layer_norm(
+    x: Float[Tensor, "*batch D"],
+    gain: Float[Tensor, " D"] | None,
+    bias: Float[Tensor, " D"] | None,
+    eps: float,
+) -> Float[Tensor, "*batch D"]:
+    """(x - mean(x)) / sqrt(var(x) + eps), times the gain and plus the bias if there are (Ba et al. 2016, eq. 4)."""
+    if layer_norm_threads and gain is not None and gain.requires_grad and torch.is_grad_enabled():
+        return _LayerNorm.apply(x, gain, bias, eps, layer_norm_threads)
+    return F.layer_norm(x, (x.size(-1),), gain, bias, eps)
 
 
 def rms_norm(
@@ -60,6 +80,49 @@ def causal_attention(
     is the same for N / B rows of q one after the other. Keys before the earliest of a block are not multiplied with.
     """
     return _CausalAttention.apply(q, k, v, scale, dropout, first)
+
+
+class _LayerNorm(torch.autograd.Function):
+    """PyTorch's kernels, with the gradients of gain and bias added up over as many parts as `n_parts` threads have."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, gain: Tensor, bias: Tensor | None, eps: float, n_parts: int
+    ) -> Tensor:
+        y, mean, scale = torch.native_layer_norm(x, (x.size(-1),), gain, bias, eps)
+        ctx.save_for_backward(x, mean, scale, gain, bias)
+        ctx.n_parts = n_parts
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *dys: Tensor) -> tuple[Tensor | None, ...]:
+        x, mean, scale, gain, bias = ctx.saved_tensors
+        D = x.size(-1)
+        whole = [dys[0].reshape(-1, D), x.reshape(-1, D), mean.reshape(-1, 1), scale.reshape(-1, 1)]
+        backward = torch.ops.aten.native_layer_norm_backward
+
+        def of_rows(rows: list[Tensor], mask: list[bool]) -> tuple[Tensor | None, ...]:
+            dy, x, mean, scale = rows
+            return backward(dy, x, [D], mean, scale, gain, bias, mask)
+
+        dx: Any = of_rows(whole, [True, False, False])[0]
+        n_threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # each part is the share of one thread
+        try:
+            size = math.ceil(len(whole[0]) / ctx.n_parts)
+            parts: list[Any] = [
+                of_rows(
+                    [rows[start : start + size] for rows in whole], [False, True, bias is not None]
+                )
+                for start in range(0, len(whole[0]), size)
+            ]
+        finally:
+            torch.set_num_threads(n_threads)
+        dgain = functools.reduce(torch.add, [part[1] for part in parts])
+        dbias = (
+            functools.reduce(torch.add, [part[2] for part in parts]) if bias is not None else None
+        )
+        return dx.view(x.shape), dgain, dbias, None, None
 
 
 class _RMSNorm(torch.autograd.Function):

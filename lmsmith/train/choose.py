@@ -20,6 +20,7 @@ from lmsmith.data.prepare import Corpus
 from lmsmith.data.rows import Rows
 from lmsmith.data.shards import Shards
 from lmsmith.errors import ConfigError
+from lmsmith.limits import set_threads
 from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.optim.rates import peak_rates
 from lmsmith.text.files import plural
@@ -27,6 +28,7 @@ from lmsmith.tokens.tokenizer import unused_ids
 from lmsmith.train.by_hand import check_memory
 from lmsmith.train.checks import check_growing, check_ranks
 from lmsmith.train.machine import Machine
+from lmsmith.train.plan import FEW_STEPS
 from lmsmith.train.replica import Replica
 from lmsmith.train.step import update
 
@@ -62,6 +64,7 @@ def resolve(
     chosen: dict[str, Any] = {
         "model.vocab_size": vocab_size,
         "train.threads": machine.threads,
+        "train.yield_cores": yields_cores(config, given),
         "train.matmul": machine.matmul,
         "train.device": str(machine.device)
         if world == 1
@@ -76,13 +79,8 @@ def resolve(
         machine.device.type == "cuda"
     ):  # products of odd sizes take longer; what is added is never predicted
         chosen["model.vocab_multiple"] = GOOD_MULTIPLE
-    known = set(given) - {
-        "model.vocab_size",
-        "train.threads",
-        "train.matmul",
-        "train.device",
-        "train.dtype",
-    }
+    measured = {"train.threads", "train.yield_cores", "train.matmul", "train.device", "train.dtype"}
+    known = set(given) - measured - {"model.vocab_size"}
     if "train.batch_size" in chosen:
         chosen["train.batch_size"] = -(-chosen["train.batch_size"] // world) * world
     config = config.changed(
@@ -143,6 +141,13 @@ def resolve(
     if getattr(config.model, "ngram_tables", ()) and "model.ngram_dropout" not in given:
         chosen["model.ngram_dropout"] = ngram_dropout(steps * tokens_a_step / len(corpus.train))
     return config.changed(chosen, where="what was chosen")
+
+
+def yields_cores(config: RunConfig, given: Collection[str]) -> str:
+    """What `train.yield_cores` says, or if it is "auto", "no" where the user has set the number of threads."""
+    if config.train.yield_cores != "auto":
+        return config.train.yield_cores
+    return "no" if set_threads() or (config.train.threads and "train.threads" in given) else "yes"
 
 
 def _expected_seconds(config: RunConfig, n_tokens: int, machine: Machine, world: int) -> float:
@@ -311,6 +316,11 @@ def describe(config: RunConfig, corpus: Corpus, machine: Machine, world: int = 1
         notes.append(
             f"note     model.size {model.size}: as many layers, 64 times that width, heads of 64; context, batch and "
             "learning rate follow, where they were not set"
+        )
+    if train.minutes and train.steps < FEW_STEPS:
+        notes.append(
+            f"note     only about {train.steps} steps fit into {train.minutes:g} minutes on this machine: set more "
+            "--minutes, or a smaller model or --train.batch_size"
         )
     return [
         f"text     {counts.n_train_tokens + counts.n_val_tokens:,} {unit} ({model.vocab_size:,} different); "

@@ -32,7 +32,7 @@ from lmsmith.data.packing import batches_of, boundary_of
 from lmsmith.data.prepare import Corpus
 from lmsmith.data.read_ahead import ReadAhead
 from lmsmith.errors import TrainingError
-from lmsmith.evaluate.likelihood import Score, inference, score_ids
+from lmsmith.evaluate.likelihood import Ids, Score, inference, score_ids
 from lmsmith.generate.decode import generate
 from lmsmith.generate.sampling import Sampling
 from lmsmith.models.interface import LanguageModel, NeuralModel
@@ -41,14 +41,23 @@ from lmsmith.parallel.shard import Scored, as_sharded
 from lmsmith.strict_json import finite
 from lmsmith.tokens.files import save_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
+from lmsmith.train.crew import Crew
 from lmsmith.train.flight import write_record
 from lmsmith.train.guard import Guard, SpikeError, check_not_diverged
 from lmsmith.train.init_from import ends_kept, weights_to_begin_with
 from lmsmith.train.lock import check_held
 from lmsmith.train.log import MetricsFile, Progress, add_samples
-from lmsmith.train.plan import Pace, Stopwatch, corrected_steps, look_due
+from lmsmith.train.plan import (
+    Pace,
+    Stopwatch,
+    corrected_steps,
+    look_due,
+    steps_to_continue,
+    too_few_steps,
+)
 from lmsmith.train.replica import Replica, all_whole
 from lmsmith.train.run import empty_prompt
+from lmsmith.train.same_numbers import use_threads
 from lmsmith.train.save import Groups, Saver
 from lmsmith.train.step import is_out_of_memory, update
 from lmsmith.train.stop import Noted, Stopped, noted
@@ -66,6 +75,11 @@ SAMPLE_TOKENS = 300
 LAST_SAMPLE_SECONDS = 2.0  # with a deadline, for the samples at the end
 DISK_BYTES_A_SECOND, BYTES_A_PARAMETER = 2e8, 16  # of a checkpoint, until one has been measured
 WORTH_SAYING = 0.1  # a change of the plan, as a share of it
+TRIAL_TOKENS, TRIAL_SHARE = (
+    4096,
+    1 / 32,
+)  # at most, of the validation text: to measure what scoring it takes
+MUCH_TIME = 0.1  # of a run's time: to end with more left needs more than a guess
 RECENT = 20  # updates whose mean is the rate in metrics.jsonl
 
 
@@ -116,7 +130,7 @@ class Training:
         self.config, self.corpus, self.run, self.console = config, corpus, run, console
         self.device, self.peak_flops, self.deadline = device, peak_flops, deadline
         use_matmul(config.train.matmul, config.train.dtype)
-        torch.set_num_threads(config.train.threads)
+        use_threads(config.train.threads, config.train.threads)
         self.model = config.neural.build()
         self.model.initialise(torch.Generator().manual_seed(config.train.seed))
         self.model.to(torch.float64 if config.train.dtype == "float64" else torch.float32)
@@ -131,6 +145,9 @@ class Training:
         ] = {}  # copies of the best weights; empty before the first evaluation
         self.took, self.pace = Stopwatch(), Pace()
         self._said_steps = config.train.steps
+        self._trial_seconds: float | None = (
+            None  # what an evaluation would take, measured on a part of it
+        )
         self._recent: deque[tuple[int, float]] = deque(maxlen=RECENT)  # tokens, seconds
         self._began = self._last_save = self._last_sample = time.monotonic()
         self._wall_before = 0.0
@@ -144,6 +161,7 @@ class Training:
         self.about: dict[str, Any] = {}  # what checkpoints say of the run: its config and legs
         self.leg_start = 0  # the step at which the newest leg began
         self.guard = Guard(config.train.on_spike, config.train.spike_z)
+        self.crew = Crew(self.replica, self.batches, self._score_of_end)
 
     def begin(self) -> None:
         """With `--from` the weights are those of the other run, and scored first. Raises CheckpointError."""
@@ -204,6 +222,9 @@ class Training:
         path = self.run / "metrics.jsonl"
         self.model.train()
         self._began = self._last_save = self._last_sample = time.monotonic()
+        if self.deadline < math.inf:
+            left = (self.deadline - self._began) / max(1, so_far.n_steps - first_step)
+            self.pace = Pace(expected=left)
         at_once = (
             self.replica.rows_at_once
         )  # as it is now: where memory runs out it shrinks between two reads
@@ -226,6 +247,12 @@ class Training:
                 ) as progress,
             ):
                 finished = self._train(metrics, progress, stop)
+                if finished == "time" and (
+                    problem := too_few_steps(so_far.step, so_far.train_seconds)
+                ):
+                    metrics.write(kind="event", step=so_far.step, message=problem)
+                    if self.ranks.first:
+                        log.warning("%s", problem)
                 if finished == "signal" and stop.signal:
                     progress.say(f"stopped by {stop.signal.name}: saving step {so_far.step:,}")
             self._save(at_once=True)
@@ -263,7 +290,7 @@ class Training:
                             )
                     except Stopped:
                         return "signal"
-            if so_far.step >= so_far.n_steps:
+            if so_far.step >= so_far.n_steps and not self._continues(metrics, progress):
                 return "time" if self.deadline < math.inf else "steps"
             number, save = self.ranks.most(stop.signal or 0, self._save_due())
             if number:
@@ -275,6 +302,10 @@ class Training:
             with self.took("update"):
                 self._update(metrics, progress)
             self.pace.add(self.took.latest["update"])
+            if message := self.crew.after(so_far.step, so_far.n_steps, self.took.latest["update"]):
+                metrics.write(kind="event", step=so_far.step, message=message)
+                if self.crew.say_now():
+                    progress.say(f"step {so_far.step:>6,}  {message}")
             if self.deadline < math.inf:
                 self._keep_deadline(metrics, progress)
 
@@ -346,36 +377,93 @@ class Training:
 
     def _keep_deadline(self, metrics: MetricsFile, progress: Progress) -> None:
         """Makes this the last step if the time is up; else sets, when it is due, the number of steps that fits."""
-        so_far, took, update_seconds = self.so_far, self.took, self.pace.seconds_a_step()
-        # Forward alone is a third of an update; writing is as fast as an old disk, until it has been measured.
-        forward = update_seconds / 3 * len(self.corpus.validation) / self.batches.tokens_per_batch
-        evaluation = took.latest.get("evaluation", forward)
-        save = max(self._saver.seconds, took.latest.get("save", 0.0)) or (
-            BYTES_A_PARAMETER * self.model.n_parameters() / DISK_BYTES_A_SECOND
-        )
-        now = time.monotonic()
-        left = self.deadline - now - evaluation - save
-        n_steps = so_far.n_steps
+        n_steps, measure = self.ranks.told_by_first(*self._steps_that_fit())
+        if measure:
+            self._measure_evaluation()
+            n_steps = self.ranks.told_by_first(*self._steps_that_fit())[0]
+        self._set_n_steps(int(n_steps), metrics, progress)
+
+    def _continues(self, metrics: MetricsFile, progress: Progress) -> bool:
+        """Lengthens the plan of a run that has made all its steps and has time left. False: it has ended."""
+        if self.deadline == math.inf or self.so_far.step == 0:
+            return False
+        more = steps_to_continue(self.so_far.step, self.pace.next_seconds(), self._seconds_left())
+        more = int(self.ranks.told_by_first(more)[0])
+        self._set_n_steps(self.so_far.step + more, metrics, progress)
+        return more > 0
+
+    def _steps_that_fit(self) -> tuple[int, bool]:
+        """The number of steps, and whether to measure an evaluation before this ends the run.
+
+        That is where only a guess says that the evaluation takes all the time that is left.
+        """
+        so_far, took, now = self.so_far, self.took, time.monotonic()
         if not self.ranks.first:
-            pass  # it will be told
-        elif left < update_seconds + evaluation * self._evaluation_due() + save * self._save_due():
-            n_steps = so_far.step
-        elif look_due(so_far.n_steps - self.leg_start, so_far.step - self.leg_start):
-            aside = (took.total["save"] + took.total["sample"]) / (now - self._began)
-            step_seconds = update_seconds + evaluation / self.config.train.eval_every
-            planned, made = so_far.n_steps - self.leg_start, so_far.step - self.leg_start
-            n_steps = self.leg_start + corrected_steps(
-                planned, made, step_seconds, left * (1 - aside)
-            )
-        n_steps = int(self.ranks.told_by_first(n_steps)[0])
-        if n_steps != so_far.n_steps:
-            message = f"{n_steps:,} steps fit, not {so_far.n_steps:,}: an update takes {1000 * update_seconds:.3g} ms"
-            metrics.write(kind="event", step=so_far.step, message=message)
-            if abs(n_steps - self._said_steps) > WORTH_SAYING * self._said_steps:
-                progress.say(f"step {so_far.step:>6,}  {message}")
-                self._said_steps = n_steps
-            so_far.n_corrections += 1
-            so_far.n_steps = progress.n_steps = n_steps
+            return so_far.n_steps, False  # the first rank decides
+        evaluation, save, left = (
+            self._evaluation_seconds(),
+            self._save_seconds(),
+            self._seconds_left(),
+        )
+        aside = evaluation + self._sample_due() * took.latest.get("sample", LAST_SAMPLE_SECONDS)
+        if (
+            left
+            < self.pace.next_seconds() + aside * self._evaluation_due() + save * self._save_due()
+        ):
+            guessed = "evaluation" not in took.latest and self._trial_seconds is None
+            much = self.deadline - now > MUCH_TIME * (self.deadline - self._began)
+            return so_far.step, guessed and much and so_far.step < so_far.n_steps
+        if not (
+            look_due(so_far.n_steps - self.leg_start, so_far.step - self.leg_start)
+            or self.pace.stalled
+        ):
+            return so_far.n_steps, False
+        share = (took.total["save"] + took.total["sample"]) / (now - self._began)
+        step_seconds = self.pace.seconds_a_step() + evaluation / self.config.train.eval_every
+        left *= 1 - share
+        planned, made = so_far.n_steps - self.leg_start, so_far.step - self.leg_start
+        return self.leg_start + corrected_steps(planned, made, step_seconds, left), False
+
+    def _seconds_left(self) -> float:
+        """For steps: until the deadline, without the last evaluation and save."""
+        return self.deadline - time.monotonic() - self._evaluation_seconds() - self._save_seconds()
+
+    def _evaluation_seconds(self) -> float:
+        guess = self._trial_seconds
+        if guess is None:  # the forward pass alone is a third of a step
+            steps = len(self.corpus.validation) / self.batches.tokens_per_batch
+            guess = self.pace.seconds_a_step() / 3 * steps
+        return self.took.usual("evaluation", guess)
+
+    def _save_seconds(self) -> float:
+        # Until a save has been measured, the disk is taken to be an old one.
+        measured = max(self._saver.seconds, self.took.latest.get("save", 0.0))
+        return measured or BYTES_A_PARAMETER * self.model.n_parameters() / DISK_BYTES_A_SECOND
+
+    def _measure_evaluation(self) -> None:
+        """Sets what an evaluation is expected to take, from scoring a part of the text twice."""
+        validation, times = self.corpus.validation, list[float]()
+        enough = max(self.config.model.context_length + 1, int(TRIAL_SHARE * len(validation)))
+        part = validation[: min(TRIAL_TOKENS, enough)]
+        for _ in range(2):
+            began = time.monotonic()
+            self._scored(part)
+            times.append(time.monotonic() - began)
+        self._trial_seconds = min(times) * len(validation) / len(part)
+
+    def _set_n_steps(self, n_steps: int, metrics: MetricsFile, progress: Progress) -> None:
+        """Takes up the corrected number of steps and says so."""
+        so_far = self.so_far
+        if n_steps == so_far.n_steps:
+            return
+        seconds = self.pace.seconds_a_step()
+        message = f"{n_steps:,} steps fit, not {so_far.n_steps:,}: an update takes {1000 * seconds:.3g} ms"
+        metrics.write(kind="event", step=so_far.step, message=message)
+        if abs(n_steps - self._said_steps) > WORTH_SAYING * self._said_steps:
+            progress.say(f"step {so_far.step:>6,}  {message}")
+            self._said_steps = n_steps
+        so_far.n_corrections += 1
+        so_far.n_steps = progress.n_steps = n_steps
 
     def _evaluation_due(self) -> bool:
         so_far = self.so_far
@@ -384,12 +472,22 @@ class Training:
 
     def score(self) -> Score:
         """The score of the whole validation split."""
+        return self._scored(self.corpus.validation)
+
+    def _score_of_end(self) -> float:
+        """Nats of the end of the validation text, with windows of all shapes."""
+        n = len(self.corpus.validation)
+        return self._scored(
+            self.corpus.validation[max(0, n - TRIAL_TOKENS - n % TRIAL_TOKENS) :]
+        ).nats
+
+    def _scored(self, ids: Ids) -> Score:
         counts = self.corpus.counts
         model: Any = self.model if self.ranks.world == 1 else Scored(self.replica.summed_loss)
         with self.replica.autocast():
             found = score_ids(
                 model,
-                self.corpus.validation,
+                ids,
                 n_bytes=counts.n_val_bytes,
                 n_unknown=counts.n_val_unknown,
                 n_unknown_bytes=counts.n_val_unknown_bytes,

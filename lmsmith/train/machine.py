@@ -9,7 +9,7 @@ import torch
 from lmsmith.accounting.measure import choose_matmul, matmul_rate, use_matmul
 from lmsmith.config import RunConfig
 from lmsmith.errors import ConfigError
-from lmsmith.limits import n_cores
+from lmsmith.limits import n_cores, set_threads
 from lmsmith.parallel.process import Ranks
 
 BFLOAT16_GAIN = 1.3  # less than this in products alone is lost again in conversions
@@ -47,7 +47,9 @@ def survey(config: RunConfig, ranks: Ranks | None = None) -> Machine:
         raise ConfigError(
             f"train.device = {config.train.device!r} cannot be used here ({why}). Use cpu or auto."
         ) from error
-    threads = config.train.threads or max(1, n_cores() // ranks.here)
+    # torchrun sets OMP_NUM_THREADS to 1 unasked.
+    asked = set_threads() if ranks.world == 1 else 0
+    threads = config.train.threads or asked or max(1, n_cores() // ranks.here)
     torch.set_num_threads(threads)
     keep_freed_memory()
     matmul, reason = str(config.train.matmul), "as asked"

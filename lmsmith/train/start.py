@@ -344,6 +344,8 @@ def resume(
     """
     started = time.monotonic()
     changes = changes or {}
+    if "train.threads" in changes:
+        changes = {"train.yield_cores": "no"} | dict(changes)
     config, corpus = open_run(place)
     if config.model.counted:
         return _count_again(place, config, corpus, changes, console)

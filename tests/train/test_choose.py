@@ -139,6 +139,24 @@ def test_a_width_that_the_heads_divide(n_head: int) -> None:
     assert abs(found.model.d_model - resolved({}).model.d_model) <= n_head
 
 
+@pytest.mark.parametrize(
+    ("changes", "variable", "expected"),
+    [
+        ({}, "", "yes"),
+        ({}, "2", "no"),
+        ({"train.threads": 0}, "", "yes"),
+        ({"train.threads": 2}, "", "no"),
+        ({"train.threads": 2, "train.yield_cores": "yes"}, "", "yes"),
+        ({"train.yield_cores": "no"}, "", "no"),
+    ],
+)
+def test_threads_that_the_user_sets_stay(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], variable: str, expected: str
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    assert resolved({"train.steps": 100} | changes).train.yield_cores == expected
+
+
 def test_steps_come_from_steps_tokens_or_time() -> None:
     batch = {"train.batch_size": 4, "model.context_length": 16}
     assert resolved(batch | {"train.steps": 5}).train.steps == 5

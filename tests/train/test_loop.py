@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -239,8 +240,8 @@ class SimulatedMachine:
             self.now += update_seconds(arguments[2])
             return {"loss": 1.0, "grad_norm": 1.0, "learning_rate": 0.1}
 
-        def score(_: Training) -> Score:
-            self.now += self.evaluation
+        def scored(training: Training, ids: Any) -> Score:
+            self.now += self.evaluation * len(ids) / len(training.corpus.validation)
             return Score(100.0, 100, 100)
 
         def save_checkpoint(*_: Any, **__: Any) -> None:
@@ -254,7 +255,7 @@ class SimulatedMachine:
         for module in ("loop", "plan", "log"):
             monkeypatch.setattr(f"lmsmith.train.{module}.time", self)
         monkeypatch.setattr(loop, "update", update)
-        monkeypatch.setattr(Training, "score", score)
+        monkeypatch.setattr(Training, "_scored", scored)
         monkeypatch.setattr(loop, "save_checkpoint", save_checkpoint)
         monkeypatch.setattr(loop, "save_model", lambda *_: None)
         monkeypatch.setattr(loop, "save_tokenizer", lambda *_: None)
@@ -305,10 +306,61 @@ def test_a_run_ends_before_its_deadline_with_an_evaluation(
     # With the last step the learning rate has come down, or all but.
     assert summary["steps"] >= 0.97 * summary["planned_steps"] or kind == "slower"
     assert summary["first_planned_steps"] == planned
-    assert summary["n_corrections"] <= 12
+    assert summary["n_corrections"] <= 16
     if kind in ("steady", "noisy"):
         each = 0.2 + machine.evaluation / run.config.train.eval_every
         assert summary["steps"] == pytest.approx(600 / each, rel=0.1)
+
+
+def test_one_slow_step_does_not_end_a_run(
+    training: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first step stalls for 4.7 s, so long that a guess leaves no time for the evaluation."""
+    machine = SimulatedMachine(monkeypatch, lambda step: 4.7 if step == 0 else 0.2)
+    run = training({"train.steps": 26, "train.eval_every": 100}, deadline=machine.now + 16)
+    run.corpus = replace(
+        run.corpus, validation=np.resize(run.corpus.validation, 60 * run.batches.tokens_per_batch)
+    )
+    machine.evaluation, machine.save = 3.0, 0.0
+    summary = run.go()
+    assert machine.saves[-1] < 1016.001
+    assert 26 < summary["steps"] == summary["planned_steps"]
+    assert machine.now > 1014
+    assert "steps only" in caplog.text
+
+
+def test_a_run_that_ends_early_continues(training: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first evaluation stalls, so that there seems to be no time for the last one."""
+    machine = SimulatedMachine(monkeypatch, lambda step: 0.1)
+    machine.save, seconds = 0.0, iter([30.0])
+
+    def scored(*_: Any) -> Score:
+        machine.now += next(seconds, 1.0)
+        return Score(100.0, 100, 100)
+
+    monkeypatch.setattr(Training, "_scored", scored)
+    summary = training({"train.steps": 500, "train.eval_every": 50}, deadline=machine.now + 60).go()
+    assert 1055 < machine.saves[-1] < 1060.001
+    assert summary["steps"] == summary["planned_steps"] > 180
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.5, "nothing worth using"), (0.16, "has learned little"), (0.01, "")]
+)
+def test_a_run_of_few_steps_warns(
+    training: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    seconds: float,
+    words: str,
+) -> None:
+    machine = SimulatedMachine(monkeypatch, lambda step: seconds)
+    machine.evaluation = 0.0
+    run = training({"train.steps": 100, "train.eval_every": 1000}, deadline=machine.now + 7)
+    run.go()
+    assert words in caplog.text
+    assert ("the time was enough for" in caplog.text) is bool(words)
+    assert ("the time was enough for" in (run.run / "metrics.jsonl").read_text()) is bool(words)
 
 
 def test_time_for_a_long_evaluation_and_save_is_kept_free(

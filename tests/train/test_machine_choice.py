@@ -1,5 +1,7 @@
 """Which precision is taken on a device, from what it says and what is measured."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -46,3 +48,20 @@ def test_what_is_asked_for_is_taken(monkeypatch: pytest.MonkeyPatch, dtype: str)
 def test_tf32_is_for_gpus() -> None:
     with pytest.raises(ConfigError, match="tf32' is a mode of NVIDIA's GPUs"):
         machine.survey(asked("tf32"))
+
+
+@pytest.mark.parametrize(
+    ("threads", "variable", "world", "expected"),
+    [(0, "3", 1, 3), (2, "3", 1, 2), (0, "", 1, 4), (0, "1", 2, 2)],
+)
+def test_threads_are_those_set_or_one_a_core(
+    monkeypatch: pytest.MonkeyPatch, threads: int, variable: str, world: int, expected: int
+) -> None:
+    """torchrun sets OMP_NUM_THREADS to 1 unasked."""
+    monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    monkeypatch.setattr(machine, "n_cores", lambda: 4)
+    monkeypatch.setattr(machine, "matmul_rate", lambda device, dtype=torch.float32: 1.0)
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
+    config = asked("float32").changed({"train.threads": threads}, where="a test")
+    ranks = SimpleNamespace(world=world, here=world, device=torch.device("cpu"))
+    assert machine.survey(config, ranks).threads == expected  # type: ignore[arg-type]

@@ -1,0 +1,191 @@
+"""Fewer threads, the same numbers: the check itself, and runs whose threads change."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import lmsmith.train.crew
+import lmsmith.train.same_numbers
+from lmsmith.models import kernels
+from lmsmith.train.crew import Crew
+from lmsmith.train.loop import Training
+from lmsmith.train.same_numbers import can_be_checked, same_bits, same_numbers, use_threads
+from lmsmith.train.threads import Change, ThreadChoice
+
+Make = Callable[..., Training]
+
+# Large enough that PyTorch shares out the work among threads.
+WIDE = {"model.d_model": 64, "model.context_length": 64, "train.batch_size": 16, "train.threads": 2}
+GPT2 = {
+    "model.norm": "layernorm",
+    "model.norm_gain": True,
+    "model.bias": True,
+    "optim.name": "adamw",
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_threads_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(kernels, "layer_norm_threads", 0)
+
+
+class Alternating(ThreadChoice):
+    """Another number of threads every few steps."""
+
+    def add(self, seconds: float, now: float, others: float | None) -> Change | None:
+        rng = random.Random(now)
+        self._before, self.threads = self.threads, rng.randint(1, self.most)
+        return Change(self.threads, final=True)
+
+
+@pytest.mark.parametrize("changes", [{}, GPT2, {"train.micro_batch_size": 6}])
+def test_a_run_whose_threads_change_has_the_same_weights(
+    training: Make, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    changes = WIDE | {"train.steps": 8} | changes
+    alone = training(changes | {"train.yield_cores": "no"}, run="alone")
+    alone.go()
+    monkeypatch.setattr(lmsmith.train.crew, "ThreadChoice", Alternating)
+    run = training(changes | {"train.yield_cores": "yes"})
+    summary = run.go()
+    assert run.crew._checked == {1}, "it has run with one thread"
+    assert not run.crew._choice.refused
+    for one, other in (
+        (alone.replica.weights(copy=False), run.replica.weights(copy=False)),
+        (alone.best, run.best),
+    ):
+        assert all(same_bits(one[name], other[name]) for name in one)
+    events = [
+        line for line in (run.run / "metrics.jsonl").read_text().splitlines() if '"event"' in line
+    ]
+    assert any("1 thread from here on; the numbers stay the same" in event for event in events)
+    assert summary["val_loss"] == alone.so_far.val_loss
+
+
+def test_a_check_leaves_the_run_as_it_was(training: Make) -> None:
+    run = training(WIDE | {"train.steps": 3, "model.dropout": 0.1})
+    run.go()
+    state = [
+        *run.replica.weights(copy=True).values(),
+        *(v.clone() for v in run.replica.optimisers.state().values()),
+    ]
+    random_state = torch.get_rng_state()
+    assert same_numbers(run.replica, run.batches, 3, 10, (1, 2), run._score_of_end)
+    after = [*run.replica.weights(copy=False).values(), *run.replica.optimisers.state().values()]
+    assert all(map(same_bits, state, after))
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert torch.get_num_threads() == 2
+    assert all(p.grad is None for p in run.model.parameters())
+
+
+@pytest.mark.parametrize("where", ["gradient", "score"])
+def test_numbers_that_depend_on_threads_are_noticed(
+    training: Make, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    run = training(WIDE | {"train.steps": 3})
+    run.go()
+    score: Callable[[], float] = lambda: float(where == "score" and torch.get_num_threads())  # noqa: E731
+    if where == "gradient":
+        weight = next(p for p in run.model.parameters() if p.dim() == 2)
+        weight.register_hook(lambda grad: grad * (1 + 1e-6 * torch.get_num_threads()))
+    assert not same_numbers(run.replica, run.batches, 3, 10, (1, 2), score)
+    assert torch.get_num_threads() == 2
+
+
+def test_a_run_whose_numbers_would_change_keeps_its_threads(
+    training: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lmsmith.train.crew, "ThreadChoice", Alternating)
+    monkeypatch.setattr(lmsmith.train.crew, "same_numbers", lambda *_: False)
+    run = training(WIDE | {"train.steps": 8, "train.yield_cores": "yes"})
+    run.go()
+    assert torch.get_num_threads() == 2
+    assert "It keeps its 2 threads" in (run.run / "metrics.jsonl").read_text()
+
+
+def test_too_little_memory_is_no_proof(training: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = training(WIDE | {"train.steps": 3})
+    run.go()
+    monkeypatch.setattr(lmsmith.train.same_numbers, "free_memory", lambda: 1000.0)
+    assert not same_numbers(run.replica, run.batches, 3, 10, (1, 2), run._score_of_end)
+
+
+@pytest.mark.parametrize(
+    ("changes", "variable", "may"),
+    [
+        ({}, "", True),
+        ({"train.yield_cores": "yes"}, "", True),
+        ({"train.yield_cores": "no"}, "", False),
+        ({"train.threads": 1}, "", False),
+        ({"train.initial_batch_size": 4}, "", False),
+        ({}, "2", False),
+    ],
+)
+def test_when_threads_may_change(
+    training: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    variable: str,
+    may: bool,
+) -> None:
+    if variable:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    run = training(WIDE | changes)
+    crew = Crew(run.replica, run.batches, lambda: 0.0)
+    assert (crew._others is not None) is may
+
+
+def test_what_carries_a_state_cannot_be_checked(training: Make) -> None:
+    assert can_be_checked(training(WIDE).replica)
+    replica, config = training(WIDE).replica, training(WIDE).config
+    for documents in ("packed", "rows"):  # steps of several shapes
+        replica.config = config.changed({"data.documents": documents}, where="a test")
+        assert not can_be_checked(replica)
+    replica.config = config
+    replica.carried = object()  # type: ignore[assignment]
+    assert not can_be_checked(replica)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("n_parts", [2, 3, 7])
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_layer_norm_is_that_of_more_threads(
+    monkeypatch: pytest.MonkeyPatch, bias: bool, n_parts: int, n_threads: int
+) -> None:
+    generator = torch.Generator().manual_seed(1)
+    x, dy = (torch.randn(8, 129, 48, generator=generator) for _ in range(2))
+    gain, shift = (torch.randn(48, generator=generator) for _ in range(2))
+
+    def gradients(function: Callable[..., torch.Tensor]) -> list[torch.Tensor]:
+        leaves = [
+            tensor.clone().requires_grad_() for tensor in ([x, gain, shift] if bias else [x, gain])
+        ]
+        y = function(*leaves, *([] if bias else [None]))
+        y.backward(dy)
+        return [y, *(leaf.grad for leaf in leaves if leaf.grad is not None)]
+
+    use_threads(n_parts, n_parts)
+    expected = gradients(lambda x, gain, shift: F.layer_norm(x, (48,), gain, shift, 1e-5))
+    use_threads(n_threads, n_parts)
+    found = gradients(lambda x, gain, shift: kernels.layer_norm(x, gain, shift, 1e-5))
+    assert len(found) == len(expected) == 3 + bias
+    assert all(map(same_bits, found, expected))
+    assert torch.get_num_threads() == n_threads
+
+
+def test_bits_are_compared_not_values() -> None:
+    assert same_bits(torch.tensor(float("nan")), torch.tensor(float("nan")))
+    assert not same_bits(torch.tensor([0.0]), torch.tensor([-0.0]))
+    assert not same_bits(torch.tensor([1.0]), torch.tensor([1.0 + 2**-23]))
+
+
+def test_one_slow_message(training: Make, tmp_path: Path) -> None:
+    run = training(WIDE)
+    assert run.crew.say_now()
+    assert not run.crew.say_now()
