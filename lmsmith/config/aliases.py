@@ -34,16 +34,16 @@ OF_EVERY_KIND = {
 _noted: set[str] = set()
 
 
-def renamed(changes: Mapping[str, Any], places: Mapping[str, str]) -> dict[str, Any]:
+def renamed(changes: Mapping[str, Any], where: str | Mapping[str, str]) -> dict[str, Any]:
     """The changes under today's names; notes each old name once per process.
 
-    A name given both ways keeps its value under today's name. `places`: where each is from, by
-    today's name.
+    A name given both ways keeps its value under today's name. `where`: where all are from,
+    or each by its name.
     """
     found = {name: value for name, value in changes.items() if name not in RENAMED}
     for old in set(changes) & set(RENAMED):
         found.setdefault(RENAMED[old], changes[old])
-        _note(old, places[RENAMED[old]])
+        _note(old, where if isinstance(where, str) else where[old])
     return found
 
 

@@ -61,8 +61,8 @@ class RunConfig:
         Raises ConfigError.
         """
         places = {name: where if isinstance(where, str) else where[name] for name in changes}
-        places = {RENAMED.get(name, name): place for name, place in places.items()}
         changes = renamed(changes, places)
+        places = {RENAMED.get(name, name): place for name, place in places.items()}
         leaf = dict(settings_of(RunConfig))["model.kind"]
         kind = parse(leaf, changes.get("model.kind", self.model.kind), places.get("model.kind", ""))
         start = self.model if kind == self.model.kind else MODEL_KINDS.get(kind)()

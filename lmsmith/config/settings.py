@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lmsmith import synonyms
+from lmsmith.config.aliases import renamed
 from lmsmith.errors import ConfigError
 
 Names = Callable[[], tuple[str, ...]]
@@ -92,14 +93,18 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Dotted settings of a TOML file. Raises ConfigError if it is missing or is not TOML."""
+    """Dotted settings of a TOML file, under today's names.
+
+    Raises ConfigError if the file is missing or is not TOML.
+    """
     try:
         # Editors on Windows write a byte-order mark first.
-        return flatten(tomllib.loads(path.read_text(encoding="utf-8-sig")))
+        found = flatten(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}.") from error
+    return renamed(found, str(path))
 
 
 def parse(leaf: Setting, value: Any, where: str) -> Any:

@@ -100,13 +100,19 @@ def _model_in_words(settings: Mapping[str, Any]) -> str:
     return f"{model.description[:1].upper()}{model.description[1:]}: {model.describe()}"
 
 
+def _init_from(run: Run) -> str:
+    """The run whose weights this one started from; empty if there is none."""
+    place = str(run.settings.get("train.init_from", "none"))
+    return "" if place == "none" else place
+
+
 def _headed(title: str, section: str) -> str:
     return f"<h2>{title}</h2>{section}" if section else ""
 
 
 def _early(run: Run) -> str:
     """A box that says that the run ended early, or has learned nothing; "" where neither is so."""
-    nothing = learned_nothing(run.summary, str(run.settings.get("train.init_from") or ""))
+    nothing = learned_nothing(run.summary, _init_from(run))
     if nothing:
         nothing = nothing[0].upper() + nothing[1:] + "."
     said = [
@@ -292,7 +298,7 @@ def _comparison(runs: list[Run]) -> str:
     )
     for run, why in zip(runs, early, strict=True):
         if why:
-            nothing = learned_nothing(run.summary, str(run.settings.get("train.init_from") or ""))
+            nothing = learned_nothing(run.summary, _init_from(run))
             more = f"; {nothing}" if nothing else ""
             made += f'<p class="about">{text(run.name)} is not comparable with the others: {text(why + more)}.</p>'
     texts = {

@@ -36,7 +36,8 @@ def cut_short(summary: Mapping[str, Any]) -> str:
 def init_from(run: Path) -> str:
     """The run that this one began with, by its config.toml; "" where there is none."""
     try:
-        return str(read_toml(run / "config.toml").get("train.init_from") or "")
+        place = str(read_toml(run / "config.toml").get("train.init_from", "none"))
+        return "" if place == "none" else place
     except ConfigError:
         return ""
 

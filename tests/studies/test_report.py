@@ -450,7 +450,8 @@ def test_what_to_try_next_has_a_prompt(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("layers", "words"), [(1, "of 1 layer, 1 head,"), (2, "of 2 layers, 1 head,")]
+    ("layers", "words"),
+    [(1, "Transformer: 1 layer, 1 head,"), (2, "Transformer: 2 layers, 1 head,")],
 )
 def test_one_is_no_plural(tmp_path: Path, layers: int, words: str) -> None:
     sizes = {"model.n_layer": layers, "model.n_head": 1}

@@ -128,7 +128,7 @@ def test_a_validation_loss_that_is_not_finite(
     script_losses(monkeypatch, [3.0, value])
     run = training()
     with pytest.raises(
-        TrainingError, match=f"step 10: the validation loss is {value}: .* Lower --optim"
+        TrainingError, match=f"step 10: the validation loss is {value}: .* Lower --learning-rate"
     ):
         run.go()
     assert steps_of(run.run, "eval") == [5]
