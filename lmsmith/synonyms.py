@@ -70,7 +70,7 @@ _OPTIONS: dict[str | tuple[str, ...], str] = {
     "model.bias": "biases use_bias attention_bias",
     "model.init": "initializer initialization init_method",
     "model.kind": "model_type arch architecture",
-    "model.ngram_order": "order n_gram ngram n_order",
+    "model.order": "order n_gram ngram n_order",
     "preset": "model config_name model_name model_preset arch_name",
     # Batches and data.
     "train.batch_size": "batch bs batchsize train_batch_size per_device_train_batch_size per_device_batch_size "

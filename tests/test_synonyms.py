@@ -6,14 +6,16 @@ import pytest
 
 from lmsmith import synonyms
 from lmsmith.cli import verbs
-from lmsmith.config import settings
+from lmsmith.config import MODEL_KINDS, settings
 
 FOUND = verbs().found
 OPTIONS = {
     verb: [name for name in made._option_string_actions if name[:2] == "--"]
     for verb, made in FOUND.items()
 }
-EVERY_OPTION = {name for names in OPTIONS.values() for name in names}
+EVERY_OPTION = {name for names in OPTIONS.values() for name in names} | {
+    f"--{name}" for kind in MODEL_KINDS for name, _ in settings(MODEL_KINDS.get(kind))
+}
 # Named before they exist; each stands before one that does.
 COMING = set[str]()
 

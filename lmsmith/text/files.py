@@ -504,6 +504,7 @@ def _json_text(line: str, text_field: str, more: Iterable[str] = ()) -> str:
             for other in filter(str.strip, more):
                 for name, length in _text_fields(_json(other)):
                     texts[name] = texts.get(name, 0) + length
+        texts.pop(text_field, None)
         raise DataError(f" has no field {text_field!r}; {_has(record, texts)}")
     (text,) = found
     if text is not None and not isinstance(text, str):

@@ -73,7 +73,7 @@ class LibraryTokenizer(Tokenizer):
             raise TokenizerError(
                 f"its ids go up to {self.vocab_size - 1}, wanted from 0 to at most {MOST_IDS - 1:,}."
             )
-        self.ids_without_token: npt.NDArray[np.int64] = np.setdiff1d(
+        self._holes: npt.NDArray[np.int64] = np.setdiff1d(
             np.arange(self.vocab_size), np.fromiter(vocabulary.values(), np.int64, len(vocabulary))
         )
         added = self._engine.get_added_tokens_decoder()
@@ -89,6 +89,10 @@ class LibraryTokenizer(Tokenizer):
         ):  # a run of bytes is decoded as a whole, or each byte is U+FFFD
             self.open_ids = frozenset(i for text, i in vocabulary.items() if _BYTE.fullmatch(text))
         self._dtype = ids_dtype(self.vocab_size)
+
+    @property
+    def ids_without_token(self) -> npt.NDArray[np.int64]:
+        return self._holes
 
     def _check_ids(self) -> None:
         """The library numbers added tokens itself; what the model was trained with are the ids of the file."""

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import platform
 import secrets
@@ -30,9 +29,10 @@ from typing import Any
 
 import filelock
 
-from lmsmith import atomic
+from lmsmith import atomic, foreign_json
 from lmsmith.errors import StorageError, TrainingError, UsageError
 from lmsmith.parallel.process import Ranks
+from lmsmith.strict_json import to_json
 
 LOCK, RECORD = ".lock", "trainer.json"
 BEAT_SECONDS = 10.0
@@ -173,7 +173,7 @@ def _write_record(run: Path) -> str:
     token = secrets.token_hex(8)
     since = time.strftime("%Y-%m-%d %H:%M:%S")
     record = Trainer(platform.node(), _boot(), os.getpid(), since, token)
-    atomic.write(run / RECORD, json.dumps(asdict(record)) + "\n")
+    atomic.write(run / RECORD, to_json(asdict(record)) + "\n")
     return token
 
 
@@ -188,7 +188,7 @@ def _beat(run: Path, token: str, stop: threading.Event) -> None:
 
 def _read(run: Path) -> Trainer | None:
     try:
-        content: dict[str, Any] = json.loads((run / RECORD).read_text(encoding="utf-8"))
+        content: dict[str, Any] = foreign_json.read(run / RECORD)
         return Trainer(**{field.name: content[field.name] for field in fields(Trainer)})
     except (OSError, ValueError, TypeError, KeyError):
         return None

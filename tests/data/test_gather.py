@@ -237,7 +237,7 @@ def test_sources_with_weights_are_mixed(tmp_path: Path) -> None:
         tmp_path / "ready", train=[np.full(99, 63, np.uint16)] * 3, validation=[ids_of("~~~~")]
     )
     data = DataConfig(
-        source=(
+        mixture=(
             DataSource(str(tmp_path / "a.txt"), 0.5),
             DataSource(str(shards), 0.3),
             DataSource(str(tmp_path / "b.txt"), 0.2),

@@ -138,7 +138,7 @@ def test_shards(place: Path) -> None:
 def test_sources_by_weight(place: Path) -> None:
     write("more.jsonl", TRAIN[:10])
     mixed = (DataSource("train.jsonl", 3.0), DataSource("more.jsonl", 1.0))
-    found = gathered(place, source=mixed, validation=("val.jsonl",))
+    found = gathered(place, mixture=mixed, validation=("val.jsonl",))
     assert [part[:].tolist() for part in found.train.ids] == [ids_of(TRAIN), ids_of(TRAIN[:10])]  # type: ignore[union-attr]
     assert found.validation[:].tolist() == ids_of(HELD_OUT)
     assert "of the training rows 0.75 are train.jsonl, 0.25 are more.jsonl" in found.counts.notes

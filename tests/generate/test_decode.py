@@ -323,11 +323,11 @@ def test_texts_of_a_batch_are_the_streams() -> None:
 def _untrained(kind: str, vocab_size: int) -> GPT | RNN | Ngram:
     """A model that gives every id about the same probability."""
     if kind == "ngram":
-        config = GPTConfig(kind="ngram", vocab_size=vocab_size, ngram_order=2, smoothing="add-k")
+        config = NgramConfig(vocab_size=vocab_size, order=2, smoothing="add-k")
         return Ngram.learn(config, np.array([97, 98] * 5, dtype=np.uint16))
     sizes = {"n_layer": 1, "d_model": 8, "context_length": 16, "vocab_size": vocab_size}
     model: GPT | RNN = (
-        GPT(GPTConfig(n_head=2, **sizes)) if kind == "gpt" else RNN(GPTConfig(kind="rnn", **sizes))
+        GPT(GPTConfig(n_head=2, **sizes)) if kind == "gpt" else RNN(RNNConfig(**sizes))
     )
     model.initialise(torch.Generator().manual_seed(0))
     return model

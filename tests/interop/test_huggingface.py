@@ -12,8 +12,8 @@ import torch
 from random_models import LLAMA3, SIZES, logits, random_ids, random_model, saved, transformers
 from safetensors.torch import load_file, save_file
 
-from lmsmith.config import settings
 from lmsmith.config.presets import preset
+from lmsmith.config.settings import settings_of
 from lmsmith.errors import CheckpointError, ConfigError
 from lmsmith.generate.decode import generate
 from lmsmith.generate.sampling import Sampling
@@ -192,7 +192,7 @@ def other_values() -> list[tuple[str, Any]]:
             "rope_original_context": 40,
         },
     }
-    for name, leaf in settings(GPTConfig):
+    for name, leaf in settings_of(GPTConfig):
         choices = [True, False] if leaf.kind is bool else list(leaf.choices)
         numbers = {int: [2, 3], float: [0.25, 500.0]}.get(leaf.kind, [])
         found += (
@@ -498,7 +498,7 @@ def test_all_choices_of_the_literals_are_tried() -> None:
         for key, value in changes.items()
         if key == name
     }
-    for name, leaf in settings(GPTConfig):
+    for name, leaf in settings_of(GPTConfig):
         assert {(name, choice) for choice in typing.get_args(leaf.kind) if leaf.choices} <= tried
 
 

@@ -286,19 +286,19 @@ def test_truncated_normal(settings: dict[str, Any]) -> None:
 
 
 def test_maps_in_one_matrix() -> None:
-    for settings in (
+    for changes in (
         {},
         {"n_kv_head": 2, "feed_forward": "geglu"},
         {"feed_forward": "swiglu", "d_ff": 7},
     ):
-        model = GPT(GPTConfig(**BASE | settings))  # type: ignore[arg-type]
+        model = GPT(GPTConfig(**BASE | changes))  # type: ignore[arg-type]
         for key, rows in model.parts().items():
             assert sum(rows) == model.get_parameter(key).size(0)
         kinds = {
             key.rpartition(".")[0].partition(".")[2].partition(".")[2] for key in model.parts()
         }
         assert kinds == {"attention.qkv"} | (
-            {"feed_forward.up"} if "feed_forward" in settings else set()
+            {"feed_forward.up"} if "feed_forward" in changes else set()
         )
 
 

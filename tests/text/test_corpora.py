@@ -410,7 +410,7 @@ def test_no_network_says_how_to_do_without(
 
 def test_without_the_extra(shards: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
-    with pytest.raises(DataError, match=r"pip install 'lmsmith\[hub\]'.*hf download me/shards"):
+    with pytest.raises(DataError, match=r"pip install 'lmsmith\[hf\]'.*hf download me/shards"):
         store.obtain(shards)
 
 

@@ -66,7 +66,7 @@ def test_a_field_within_a_field(tmp_path: Path) -> None:
         assert texts(path, text_field="meta.text") == ["one"]
         assert texts(path, text_field="meta.k.t") == ["x"]
         assert texts(path, text_field="a.b") == ["p", "q"]
-        with pytest.raises(DataError, match=r"`--data\.text_field a\.b`"):
+        with pytest.raises(DataError, match=r"`--data\.text_field meta\.text`"):
             texts(path)
         with pytest.raises(DataError, match=r"'meta\.other'"):
             texts(path, text_field="meta.other")
