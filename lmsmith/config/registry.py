@@ -39,7 +39,8 @@ class Registry(Generic[T]):
         """`what` names one entry in messages ("optimizer"); `group` is the entry-point group."""
         self.what, self.group = what, group
         self._built_in = frozenset(built_in)
-        self._values: dict[str, T | str] = dict(built_in)
+        self.known: dict[str, T | str] = dict(built_in)
+        """What is registered so far; a "module:attribute" is imported by `get`."""
 
     def register(self, name: str, value: T) -> T:
         """Adds a name and returns the value. Raises ConfigError if the name is taken.
@@ -48,39 +49,43 @@ class Registry(Generic[T]):
         twice: the newer one counts.
         """
         if name in self._built_in or (
-            name in self._values and _origin(self._values[name]) != _origin(value)
+            name in self.known and _origin(self.known[name]) != _origin(value)
         ):
             raise ConfigError(
                 f"the {self.what} {name!r} is already registered"
                 f"{' by lmsmith itself' if name in self._built_in else ''}: choose another name."
             )
-        self._values[name] = value
+        self.known[name] = value
         return value
 
     def get(self, name: str) -> T:
         """The value of a name. Raises ConfigError for an unknown name, with the nearest ones."""
-        if name not in self._values:
+        if name not in self.known:
             self._load_extensions()
-        if name not in self._values:
+        if name not in self.known:
             raise ConfigError(self.unknown(name))
-        value = self._values[name]
+        value = self.known[name]
         if isinstance(value, str):
             module, _, attribute = value.partition(":")
-            value = self._values[name] = getattr(importlib.import_module(module), attribute)
+            value = self.known[name] = getattr(importlib.import_module(module), attribute)
         return value
 
     def names(self) -> tuple[str, ...]:
         """All names, those of lmsmith first."""
         self._load_extensions()
-        return tuple(self._values)
+        return tuple(self.known)
+
+    def values(self) -> list[T]:
+        """All values, in the order of their names."""
+        return [self.get(name) for name in self.names()]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
 
     def __contains__(self, name: object) -> bool:
-        if name not in self._values:
+        if name not in self.known:
             self._load_extensions()
-        return name in self._values
+        return name in self.known
 
     def unknown(self, name: str) -> str:
         """What to say about a name that is not registered."""
@@ -95,8 +100,8 @@ class Registry(Generic[T]):
     def _load_extensions(self) -> None:
         import_extensions()
         for entry in _entry_points(self.group):
-            if entry.name not in self._values:
-                self._values[entry.name] = _load(entry)
+            if entry.name not in self.known:
+                self.known[entry.name] = _load(entry)
 
 
 @functools.cache

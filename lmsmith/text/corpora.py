@@ -16,6 +16,7 @@ import difflib
 from dataclasses import dataclass
 from typing import Literal
 
+from lmsmith.config.registry import Registry
 from lmsmith.errors import DataError
 
 FOUNDRY = "8c8dd48f72168c5d51e2f7b151595892a8fba43d"
@@ -91,7 +92,8 @@ class Corpus:
 
 
 def find(name: str) -> Corpus | None:
-    return CORPORA.get(name.lower())
+    name = name.lower()
+    return CORPORA.get(name) if name in CORPORA else None
 
 
 def get(name: str) -> Corpus:
@@ -111,7 +113,7 @@ def get(name: str) -> Corpus:
 def nearest(name: str) -> str | None:
     """The corpus whose name is most like this one; None if none is."""
     near = difflib.get_close_matches(name.lower(), CORPORA, n=1, cutoff=0.6)
-    return CORPORA[near[0]].name if near else None
+    return CORPORA.get(near[0]).name if near else None
 
 
 def size_in_words(n_bytes: float) -> str:
@@ -395,4 +397,8 @@ _TASKS = tuple(
     )
 )
 
-CORPORA = {corpus.name.lower(): corpus for corpus in (*_TEXT, *_SHARDS, *_TASKS)}
+CORPORA: Registry[Corpus] = Registry(
+    "corpus",
+    "lmsmith.corpora",
+    {corpus.name.lower(): corpus for corpus in (*_TEXT, *_SHARDS, *_TASKS)},
+)

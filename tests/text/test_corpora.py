@@ -58,7 +58,7 @@ def poem(web: Web, monkeypatch: pytest.MonkeyPatch) -> Corpus:
     checksum = f"sha256:{hashlib.sha256(POEM.encode()).hexdigest()}"
     files = (File(web.add("/poems/tyger.txt", POEM.encode()), len(POEM), checksum),)
     corpus = Corpus("poem", "text", "a poem", "public domain", "https://example.org", files)
-    monkeypatch.setitem(CORPORA, "poem", corpus)
+    monkeypatch.setitem(CORPORA.known, "poem", corpus)
     return corpus
 
 
@@ -68,7 +68,7 @@ def shards(web: Web, monkeypatch: pytest.MonkeyPatch) -> Corpus:
     web.add_dataset("me/shards", {**SHARDS, "README.md": b"read me"})
     files = HubFiles("me/shards", ("*val*.bin", "*train*.bin"), 15_010)
     corpus = Corpus("some-shards", "shards", "noise", "none", "https://example.org", files)
-    monkeypatch.setitem(CORPORA, "some-shards", corpus)
+    monkeypatch.setitem(CORPORA.known, "some-shards", corpus)
     return corpus
 
 
@@ -92,7 +92,7 @@ def stories(web: Web, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Corpus
         "https://example.org",
         HubFiles("me/stories", ("data/sample/*.parquet",), 1),
     )
-    monkeypatch.setitem(CORPORA, "stories", corpus)
+    monkeypatch.setitem(CORPORA.known, "stories", corpus)
     return corpus
 
 
@@ -339,7 +339,7 @@ def test_a_checksum_that_nobody_knew_is_kept(
     """Trust on first use."""
     assert isinstance(poem.source, tuple)
     unknown = replace(poem, source=(replace(poem.source[0], checksum=None, n_bytes=2000),))
-    monkeypatch.setitem(CORPORA, "poem", unknown)
+    monkeypatch.setitem(CORPORA.known, "poem", unknown)
     assert unknown.size == "about 2.0 kB"
     (path,) = store.obtain(unknown)
     assert (
@@ -360,7 +360,7 @@ def test_what_lmsmith_knows_wins_over_what_was_seen(
     other = POEM.upper().encode()
     checksum = f"sha256:{hashlib.sha256(other).hexdigest()}"
     mended = replace(poem, source=(File(web.add("/poems/tyger.txt", other), len(other), checksum),))
-    monkeypatch.setitem(CORPORA, "poem", mended)
+    monkeypatch.setitem(CORPORA.known, "poem", mended)
     with pytest.raises(
         DataError, match=f"tyger.txt is there, and it is not the file .* wanted {checksum}"
     ):
