@@ -139,7 +139,7 @@ def _ours(given: argparse.Namespace) -> Callable[[], object]:
     from lmsmith.data.read_ahead import ReadAhead
     from lmsmith.models.gpt import GPT
     from lmsmith.train.replica import Replica
-    from lmsmith.train.step import update
+    from lmsmith.train.step import train_step
 
     config = _config(given, "gpt2")
     model = GPT(config.model)
@@ -150,7 +150,7 @@ def _ours(given: argparse.Namespace) -> Callable[[], object]:
         Batches(ids, context_length=given.context, batch_size=given.batch, seed=1), replica.micro_batches
     )
     steps = iter(range(10**9))
-    return lambda: update(replica, batches, next(steps), 10**6)
+    return lambda: train_step(replica, batches, next(steps), 10**6)
 
 
 def _nanogpt(given: argparse.Namespace) -> Callable[[], object]:

@@ -79,6 +79,7 @@ def add(verbs: Verbs) -> None:
 
 def _compare(options: argparse.Namespace, console: Console, started: float) -> int:
     from lmsmith.evaluate.league import read_text
+    from lmsmith.run_folder import finite
     from lmsmith.studies.league import (
         HEAD,
         check_place,
@@ -89,7 +90,6 @@ def _compare(options: argparse.Namespace, console: Console, started: float) -> i
         measure,
         train_all,
     )
-    from lmsmith.train.log import finite
 
     given = settings_given(options)
     data = RunConfig().changed(given, where="the command line").data

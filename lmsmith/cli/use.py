@@ -60,7 +60,7 @@ def add(verbs: Verbs) -> None:
 def _generate(options: argparse.Namespace, console: Console, started: float) -> int:
     from lmsmith.generate.decode import stream_text
     from lmsmith.generate.sampling import Sampling
-    from lmsmith.train.run import empty_prompt, load_for_use
+    from lmsmith.run_folder import empty_prompt, load_for_use
 
     sampling = Sampling(options.temperature, options.top_k, options.top_p, options.min_p)
     model, tokenizer, content = load_for_use(options.run)
@@ -144,8 +144,7 @@ def _tell_unknown(tokenizer: Tokenizer, prompt: str) -> None:
 def _eval(options: argparse.Namespace, console: Console, started: float) -> int:
     from lmsmith.config import RunConfig
     from lmsmith.evaluate.texts import score_texts
-    from lmsmith.train.log import finite
-    from lmsmith.train.run import load_for_use, score_validation
+    from lmsmith.run_folder import finite, load_for_use, score_validation
 
     data = RunConfig().changed(settings_given(options), where="the command line").data
     if settings_given(options) and not options.text:

@@ -25,9 +25,9 @@ from lmsmith.interop import huggingface, llmc, vocabulary
 from lmsmith.interop.architectures import architecture_for
 from lmsmith.interop.importing import sha256_of
 from lmsmith.models.gpt import GPT
+from lmsmith.run_folder import free_place, load_weights, model_config, model_folder
 from lmsmith.tokens.files import FILE_NAME, load_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
-from lmsmith.train.run import free_place, load_weights, model_config, model_folder
 
 RECEIPT = "receipt.json"
 Form = Literal["hf", "llmc"]

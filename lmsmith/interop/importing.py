@@ -25,10 +25,10 @@ from lmsmith.config import ModelConfig, flatten
 from lmsmith.errors import CheckpointError, ConfigError, StorageError, TokenizerError, UsageError
 from lmsmith.interop import hub, huggingface, llmc, vocabulary
 from lmsmith.presets import preset
+from lmsmith.run_folder import free_place
 from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.files import load_tokenizer, save_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
-from lmsmith.train.run import free_place
 
 log = logging.getLogger(__name__)
 

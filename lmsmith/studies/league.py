@@ -17,11 +17,11 @@ from lmsmith.errors import ConfigError, StorageError, UsageError
 from lmsmith.evaluate.compressors import COMPRESSORS
 from lmsmith.evaluate.league import UNIFORM, Entry, Text, baselines, score_entry
 from lmsmith.presets import PRESETS
+from lmsmith.run_folder import free_place, load_for_use, model_config, summary_of, tokenizer_of
 from lmsmith.studies.charts import N_COLOURS
 from lmsmith.studies.page import duration, figure, page, short, table, text
 from lmsmith.text.files import plural
 from lmsmith.train.log import say
-from lmsmith.train.run import free_place, load_for_use, model_config, summary_of, tokenizer_of
 from lmsmith.train.start import train
 
 HEAD = ("model", "what it is", "bits per byte", "parameters", "trained for", "MB/s")

@@ -25,7 +25,7 @@ from lmsmith.presets import NOTES, has_size
 from lmsmith.train.by_hand import check_memory
 from lmsmith.train.machine import Machine
 from lmsmith.train.replica import Replica
-from lmsmith.train.step import update
+from lmsmith.train.step import train_step
 
 DEFAULT_MINUTES = 10.0
 NOMINAL_BUDGET = 3e13  # operations: the size of a run whose length is said in steps or tokens
@@ -250,7 +250,7 @@ def seconds_a_step(config: RunConfig, corpus: Corpus, machine: Machine, n: int =
     times: list[float] = []
     while len(times) < 3 or (len(times) < n and sum(times[1:]) < 5):
         began = time.perf_counter()
-        update(replica, batches, len(times), n_steps=1000)
+        train_step(replica, batches, len(times), n_steps=1000)
         times.append(time.perf_counter() - began)
     later = sorted(times[1:])  # the first one allocates, and compiles
     return later[len(later) // 2]

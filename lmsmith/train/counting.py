@@ -24,9 +24,11 @@ from lmsmith.errors import ConfigError
 from lmsmith.evaluate.compressors import compressed_bits_per_byte
 from lmsmith.evaluate.likelihood import Score, score_ids
 from lmsmith.models.ngram import Ngram
+from lmsmith.run_folder import finite
 from lmsmith.tokens.files import save_tokenizer
-from lmsmith.train.log import add_samples, finite, say
-from lmsmith.train.loop import peak_memory_bytes, sample_texts
+from lmsmith.train.hooks.sample import sample_texts
+from lmsmith.train.log import add_samples, say
+from lmsmith.train.machine import peak_memory_bytes
 
 SAMPLE_SECONDS = 2.0
 LONG_ORDER = 8

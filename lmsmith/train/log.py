@@ -17,6 +17,7 @@ from rich.text import Text
 
 from lmsmith import atomic
 from lmsmith.errors import StorageError
+from lmsmith.run_folder import finite
 
 SMOOTHING = 0.95  # share of the past in the loss that is shown
 LIVE_SECONDS, LINE_SECONDS = 0.2, 5.0  # between two refreshes of the bar, between two plain lines
@@ -71,11 +72,6 @@ class MetricsFile:
             yield
         except OSError as error:
             raise StorageError(atomic.explain(error, self.path or Path(os.devnull))) from error
-
-
-def finite(values: dict[str, Any]) -> dict[str, Any]:
-    """The same with None for what JSON cannot hold."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
 
 
 def _is_kept(line: str, step: int, evaluated_step: int) -> bool:
@@ -142,6 +138,10 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Takes the bar away; what is said later stays."""
         if self._live:
             self._live.stop()
 

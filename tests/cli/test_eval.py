@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import TEXT, TINY, Lmsmith
 
-from lmsmith.train.run import load_for_use
+from lmsmith.run_folder import load_for_use
 
 
 def plain_loop(run: Path, text: str) -> tuple[float, int]:

@@ -7,7 +7,7 @@ import torch
 
 from lmsmith.models.gpt import GPT
 from lmsmith.parallel.process import joined, place_in_environment
-from lmsmith.parallel.shard import SummedLoss, as_sharded, is_sharded, row_by_row, spread, synchronised, whole
+from lmsmith.parallel.shard import SummedLoss, is_sharded, parallelize, shard_like, split_rows, synchronised, unshard
 from lmsmith.presets import preset
 
 TINY = {"model.n_layer": 2, "model.n_head": 2, "model.d_model": 16, "model.vocab_size": 31, "model.context_length": 12}
@@ -43,7 +43,7 @@ def main() -> None:
             (wanted / n_counted).backward()
             for how in ("ddp", "fsdp"):
                 model = model_of(name)
-                module = spread(SummedLoss(model), ranks, how)
+                module = parallelize(SummedLoss(model), ranks, how)
                 start, end = ranks.rows(ROWS)
                 total = 0.0
                 for row in range(start, end):
@@ -56,12 +56,14 @@ def main() -> None:
                 for (key, p), q in zip(model.named_parameters(), alone.parameters(), strict=True):
                     assert is_sharded(p) == (how == "fsdp"), (key, how)
                     assert p.grad is not None
-                    torch.testing.assert_close(whole(p.grad), q.grad, rtol=1e-10, atol=1e-13, msg=f"{name} {how} {key}")
-                    torch.testing.assert_close(whole(as_sharded(q.detach(), p)), q.detach(), rtol=0, atol=0)
+                    torch.testing.assert_close(
+                        unshard(p.grad), q.grad, rtol=1e-10, atol=1e-13, msg=f"{name} {how} {key}"
+                    )
+                    torch.testing.assert_close(unshard(shard_like(q.detach(), p)), q.detach(), rtol=0, atol=0)
         stack = torch.arange(30.0).reshape(5, 3, 2)
-        torch.testing.assert_close(row_by_row(lambda rows: rows + 1, ranks)(stack), stack + 1)
-        assert ranks.told_by_first(float(ranks.rank), 7.0) == [0.0, 7.0]
-        assert ranks.most(float(ranks.rank)) == [1.0]
+        torch.testing.assert_close(split_rows(lambda rows: rows + 1, ranks)(stack), stack + 1)
+        assert ranks.broadcast(float(ranks.rank), 7.0) == [0.0, 7.0]
+        assert ranks.max(float(ranks.rank)) == [1.0]
         ranks.wait()
     print(f"rank {ranks.rank} is right")
     sys.stdout.flush()

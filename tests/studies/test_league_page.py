@@ -10,8 +10,8 @@ from rich.console import Console
 
 from lmsmith.errors import ConfigError, UsageError
 from lmsmith.evaluate.league import Entry, Text, read_text
+from lmsmith.run_folder import load_for_use, open_run, score_validation, summary_of
 from lmsmith.studies.league import HEAD, _names, league, league_notes, league_page, league_rows, train_all
-from lmsmith.train.run import load_for_use, open_run, score_validation, summary_of
 
 TEXT = (
     "".join(f"{who} {did} the {what}.\n" for who in ("A cat", "Nobody") for did in ("saw", "hid") for what in "xyz")

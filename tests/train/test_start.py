@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 from tiny import TEXT, TINY
 
+import lmsmith.train.finish
 import lmsmith.train.start
 from lmsmith.config import RunConfig
 from lmsmith.errors import ConfigError, TrainingError, UsageError
@@ -20,7 +21,8 @@ from lmsmith.evaluate.compressors import compressed_bits_per_byte
 from lmsmith.presets import preset
 from lmsmith.train.guard import Guard, SpikeError
 from lmsmith.train.loop import Training
-from lmsmith.train.start import asked, resume, train
+from lmsmith.train.request import asked
+from lmsmith.train.start import resume, train
 
 
 @pytest.fixture(autouse=True)
@@ -162,7 +164,7 @@ def test_the_summary_has_the_compressors_and_is_written_last(monkeypatch: pytest
         raise SystemExit
 
     with monkeypatch.context() as patched:
-        patched.setattr(lmsmith.train.start, "compressed_bits_per_byte", killed)
+        patched.setattr(lmsmith.train.finish, "compressed_bits_per_byte", killed)
         with pytest.raises(SystemExit):
             resume(run, console=Console(quiet=True))
     assert not (run / "summary.json").exists()
@@ -180,7 +182,7 @@ def test_time_is_kept_for_the_beginning_the_compressors_and_the_caller(monkeypat
     deadlines = []
 
     def go(self: Training) -> dict[str, Any]:
-        deadlines.append(self.deadline)
+        deadlines.append(self.context.deadline)
         return {"finished": "signal", "steps": 1}
 
     monkeypatch.setattr(Training, "go", go)
@@ -189,7 +191,7 @@ def test_time_is_kept_for_the_beginning_the_compressors_and_the_caller(monkeypat
     run_train({"train.minutes": 2.0}, started=started, reserve_seconds=5.0)
     assert deadlines.pop() == pytest.approx(started + 120 - 7 - 5 - lmsmith.train.start.CLOSING_SECONDS)
     # Of a run that trained for 50 s, 70 s less the closing are left, from now on.
-    monkeypatch.setattr(Training, "restore", lambda self: setattr(self.so_far, "wall_seconds", 50.0) or True)
+    monkeypatch.setattr(Training, "restore", lambda self, **_: setattr(self.state, "wall_seconds", 50.0) or True)
     resume(Path("run"), console=Console(quiet=True))
     left = deadlines.pop() - time.monotonic()
     assert left == pytest.approx(120 - 50 - 7 - lmsmith.train.start.CLOSING_SECONDS, abs=5)

@@ -20,7 +20,7 @@ from torch import Tensor
 from lmsmith.checkpoint import load_model
 from lmsmith.config import RunConfig
 from lmsmith.errors import ConfigError
-from lmsmith.train.run import model_config, model_folder, tokenizer_of
+from lmsmith.run_folder import model_config, model_folder, tokenizer_of
 
 RATE = 0.1  # of the preset's learning rates
 FREE = {"dropout", "attention_dropout", "ngram_dropout"}

@@ -8,10 +8,11 @@ A run folder appears at once with its config and tokens in it, so what is there 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,11 @@ def summary_of(place: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with None for infinity and NaN, which JSON cannot hold."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
 
 
 def load_for_use(place: Path) -> tuple[LanguageModel, Tokenizer, dict[str, Any]]:

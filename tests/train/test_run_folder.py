@@ -12,8 +12,8 @@ from lmsmith.data.prepare import Corpus, load, prepare
 from lmsmith.errors import CheckpointError, DataError, StorageError, UsageError
 from lmsmith.evaluate.likelihood import score_ids
 from lmsmith.models.rnn import RNN
+from lmsmith.run_folder import create, empty_prompt, free_place, load_for_use, open_run, score_validation, summary_of
 from lmsmith.tokens.tokenizer import ByteTokenizer, CharTokenizer
-from lmsmith.train.run import create, empty_prompt, free_place, load_for_use, open_run, score_validation, summary_of
 
 
 @pytest.fixture(autouse=True)
