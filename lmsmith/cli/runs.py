@@ -40,6 +40,13 @@ def add(verbs: Verbs) -> None:
         "resume", _resume, "go on with a run from its last whole checkpoint", "lmsmith resume demo/mine"
     )
     resume.add_argument("run", type=Path, metavar="RUN", help="the folder that `lmsmith train` wrote")
+    resume.add_argument(
+        "--without-hook",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="go on without this hook of a run that was trained from Python, and drop its state",
+    )
     changeable = resume.add_argument_group("settings that may change on the way")
     for name, leaf in settings():
         if name in CHANGEABLE:
@@ -85,7 +92,13 @@ def _train(options: argparse.Namespace, console: Console, started: float) -> int
 def _resume(options: argparse.Namespace, console: Console, started: float) -> int:
     from lmsmith.train.start import resume
 
-    return _closing(options.run, resume(options.run, settings_given(options), console=console), console)
+    summary = resume(
+        options.run,
+        settings_given(options),
+        console=console,
+        without_hooks=options.without_hook,
+    )
+    return _closing(options.run, summary, console)
 
 
 def _demo(options: argparse.Namespace, console: Console, started: float) -> int:
