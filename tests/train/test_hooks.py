@@ -184,9 +184,7 @@ def test_a_rewind_takes_hooks_back(training: Make, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(("method", "step"), [("on_start", 0), ("after_step", 7), ("on_end", 9)])
-def test_a_hook_that_raises_ends_the_run_after_a_checkpoint(
-    training: Make, method: str, step: int
-) -> None:
+def test_a_hook_that_raises_ends_the_run_after_a_checkpoint(training: Make, method: str, step: int) -> None:
     changes = {"train.steps": 9, "train.eval_every": 3}
     before, after = Average(), Calls()
     run = training(changes, hooks=[before, Failing(method, step), after])
