@@ -58,11 +58,11 @@ class Ranks:
         return self._together(values, lambda tensor, group: dist.all_reduce(tensor, group=group))
 
     def max(self, *values: float) -> list[float]:
-        """The largest of each value over all processes. TrainingError if one is lost."""
+        """The maximum of each value over all ranks. TrainingError if one is lost."""
         return self._together(values, lambda tensor, group: dist.all_reduce(tensor, dist.ReduceOp.MAX, group=group))
 
     def broadcast(self, *values: float) -> list[float]:
-        """The first process's values, in all. TrainingError if one is lost."""
+        """Rank 0's values, on all ranks. TrainingError if one is lost."""
         return self._together(values, lambda tensor, group: dist.broadcast(tensor, 0, group=group))
 
     def wait(self, patience: datetime.timedelta = PATIENCE) -> None:
@@ -72,9 +72,9 @@ class Ranks:
                 dist.barrier(group=_talking(patience))
 
     def on_rank_zero(self, make: Callable[[], str], patience: datetime.timedelta = LONG) -> str:
-        """What `make` gives, called in the first process alone, in all of them: the others wait for it.
+        """Calls `make` on rank 0 while the other ranks wait; returns its result on all of them.
 
-        Raises in the first what `make` raises, and then TrainingError in the others.
+        Raises what `make` raises on rank 0, and TrainingError on the others.
         """
         if self.world == 1:
             return make()

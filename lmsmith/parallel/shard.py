@@ -2,7 +2,7 @@
 
 | how | each process holds | between processes goes |
 |---|---|---|
-| `ddp` | all weights, gradients, moments | gradients, once an update, while backward goes on |
+| `ddp` | all weights, gradients, moments | gradients, once a step, while backward goes on |
 | `fsdp` | 1/world of each | weights, a block at a time, in forward and backward; gradients |
 
 Both average gradients over processes; the loss is a sum divided by the global count of tokens, so it is scaled by the

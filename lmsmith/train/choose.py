@@ -1,7 +1,7 @@
 """From what was asked, the text and the machine to a config with nothing left open.
 
 What the user set stays. The rest is chosen for the lowest validation loss in the time there is: a model whose matrix
-products fit the budget, a small batch for many updates, and n-gram tables that are left out the more often the more
+products fit the budget, a small batch for many steps, and n-gram tables that are left out the more often the more
 often the text is seen. `docs/performance.md` says where the numbers come from.
 """
 
@@ -72,33 +72,12 @@ RNN_SIZES = (
 def resolve(
     config: RunConfig, given: Collection[str], corpus: Corpus, machine: Machine, seconds: float, world: int = 1
 ) -> RunConfig:
-    """The config with everything chosen. `given`: settings that the user set. `seconds`: for updates, if time rules.
-    `world`: how many processes share a batch.
+    """The config with everything chosen. `given`: settings that the user set. `seconds`: for steps, if time rules.
+    `world`: how many ranks share a batch.
 
     Raises ConfigError; DataError where the text does not suffice.
     """
-    vocab_size = corpus.tokenizer.vocab_size
-    if config.model.vocab_size not in (0, vocab_size):
-        raise ConfigError(
-            f"model.vocab_size = {config.model.vocab_size}, but the tokenizer has {vocab_size} ids: set it to 0."
-        )
-    chosen: dict[str, Any] = {
-        "model.vocab_size": vocab_size,
-        "train.threads": machine.threads,
-        "train.matmul": machine.matmul,
-        "train.device": str(machine.device) if world == 1 else machine.device.type,  # each process has one of its own
-        "train.dtype": machine.dtype,
-    }
-    if not has_size(config.preset) and not config.model.size:
-        # Without a clock the size must not depend on how fast the machine happens to be.
-        budget = NOMINAL_BUDGET if config.train.steps or config.train.tokens else seconds * machine.flops
-        chosen |= _size(config, given, corpus, budget)
-    if machine.device.type == "cuda":  # products of odd sizes take longer; what is added is never predicted
-        chosen["model.vocab_multiple"] = GOOD_MULTIPLE
-    known = set(given) - {"model.vocab_size", "train.threads", "train.matmul", "train.device", "train.dtype"}
-    if "train.batch_size" in chosen:
-        chosen["train.batch_size"] = -(-chosen["train.batch_size"] // world) * world
-    config = config.changed({k: v for k, v in chosen.items() if k not in known}, where="what was chosen")
+    config = _with_machine_and_size(config, given, corpus, machine, seconds, world)
     if config.train.batch_tokens:
         rows = {"train.batch_size": n_rows(config, world), "train.batch_tokens": 0}
         config = config.changed(rows, where="what was chosen")
@@ -112,28 +91,13 @@ def resolve(
         enough = config.train.batch_size**2 * config.model.context_length / tokens_a_step
         config = config.changed({"train.batch_size": math.ceil(enough / world) * world}, where="what was chosen")
         tokens_a_step = batches_of(config, corpus.train, corpus.tokenizer).tokens_per_batch
-    steps = config.train.steps or int(config.train.tokens / tokens_a_step / _mean_share(config))
-    n_evaluations = MOST_EVALUATIONS
-    if not (config.train.steps or config.train.tokens):
-        an_update = seconds_a_step(_share_of(config, world), corpus, machine)
-        if an_update > seconds:
-            raise ConfigError(
-                f"one update of this model takes {an_update:.1f} s here, and there are {max(0.0, seconds):.0f} s for "
-                "updates. Allow more --minutes, or set a smaller model or --train.batch_size."
-            )
-        an_evaluation = len(corpus.validation) / tokens_a_step * an_update / 3  # forward alone
-        # Of a text no more than needed is held out; of shards it may be a hundred million tokens.
-        if isinstance(corpus.validation, Shards) and an_evaluation > MOST_EVALUATION * seconds:
-            fewer = float(f"{0.02 * seconds / an_evaluation * len(corpus.validation):.1g}")
-            raise ConfigError(
-                f"to score the {len(corpus.validation):,} validation tokens once takes about {an_evaluation:,.0f} s "
-                f"here, and there are {seconds:,.0f} s for updates. Allow more --minutes, or validate on less: of "
-                f"shards --data.validation_tokens {fewer:.0f}, of text a smaller --data.validation_fraction."
-            )
-        n_evaluations = min(n_evaluations, int(EVALUATION_SHARE * seconds / an_evaluation))
-        steps = int(seconds / an_update)
+    if config.train.steps or config.train.tokens:
+        steps = config.train.steps or int(config.train.tokens / tokens_a_step / _mean_share(config))
+        n_evaluations = MOST_EVALUATIONS
+    else:
+        steps, n_evaluations = _steps_in(seconds, config, corpus, machine, tokens_a_step, world)
     steps = max(1, steps)
-    chosen = {
+    chosen: dict[str, Any] = {
         "train.steps": steps,
         "train.tokens": 0,  # the steps say it
         "train.eval_every": config.train.eval_every or max(1, steps // max(LEAST_EVALUATIONS, n_evaluations)),
@@ -147,6 +111,57 @@ def resolve(
     return config.changed(chosen, where="what was chosen")
 
 
+def _with_machine_and_size(
+    config: RunConfig, given: Collection[str], corpus: Corpus, machine: Machine, seconds: float, world: int
+) -> RunConfig:
+    """The config with the vocabulary's size, what `machine` chose, and the size of model and batch."""
+    vocab_size = corpus.tokenizer.vocab_size
+    if config.model.vocab_size not in (0, vocab_size):
+        raise ConfigError(
+            f"model.vocab_size = {config.model.vocab_size}, but the tokenizer has {vocab_size} ids: set it to 0."
+        )
+    fixed: dict[str, Any] = {
+        "model.vocab_size": vocab_size,
+        "train.threads": machine.threads,
+        "train.matmul": machine.matmul,
+        "train.device": str(machine.device) if world == 1 else machine.device.type,  # each rank has one of its own
+        "train.dtype": machine.dtype,
+    }
+    chosen: dict[str, Any] = {}
+    if not has_size(config.preset) and not config.model.size:
+        # Without a clock the size must not depend on how fast the machine happens to be.
+        budget = NOMINAL_BUDGET if config.train.steps or config.train.tokens else seconds * machine.flops
+        chosen |= _size(config, given, corpus, budget)
+    if machine.device.type == "cuda":  # products of odd sizes take longer; what is added is never predicted
+        chosen["model.vocab_multiple"] = GOOD_MULTIPLE
+    if "train.batch_size" in chosen:
+        chosen["train.batch_size"] = -(-chosen["train.batch_size"] // world) * world
+    open_ones = {name: value for name, value in chosen.items() if name not in given}
+    return config.changed(fixed | open_ones, where="what was chosen")
+
+
+def _steps_in(
+    seconds: float, config: RunConfig, corpus: Corpus, machine: Machine, tokens_a_step: int, world: int
+) -> tuple[int, int]:
+    """How many steps and evaluations fit into `seconds`, measured. Raises ConfigError where too few do."""
+    a_step = seconds_a_step(_share_of(config, world), corpus, machine)
+    if a_step > seconds:
+        raise ConfigError(
+            f"one step of this model takes {a_step:.1f} s here, and there are {max(0.0, seconds):.0f} s for steps. "
+            "Allow more --minutes, or set a smaller model or --train.batch_size."
+        )
+    an_evaluation = len(corpus.validation) / tokens_a_step * a_step / 3  # forward alone
+    # Of a text no more than needed is held out; of shards it may be a hundred million tokens.
+    if isinstance(corpus.validation, Shards) and an_evaluation > MOST_EVALUATION * seconds:
+        fewer = float(f"{0.02 * seconds / an_evaluation * len(corpus.validation):.1g}")
+        raise ConfigError(
+            f"to score the {len(corpus.validation):,} validation tokens once takes about {an_evaluation:,.0f} s "
+            f"here, and there are {seconds:,.0f} s for steps. Allow more --minutes, or validate on less: of "
+            f"shards --data.validation_tokens {fewer:.0f}, of text a smaller --data.validation_fraction."
+        )
+    return int(seconds / a_step), min(MOST_EVALUATIONS, int(EVALUATION_SHARE * seconds / an_evaluation))
+
+
 def _expected_seconds(config: RunConfig, n_tokens: int, machine: Machine, world: int) -> float:
     """About how long a run is: as the user says, or else its operations at a usual share of what the machine can do."""
     if config.train.minutes:
@@ -155,7 +170,7 @@ def _expected_seconds(config: RunConfig, n_tokens: int, machine: Machine, world:
 
 
 def can_compile(config: RunConfig, machine: Machine) -> bool:
-    """Whether compiling makes updates faster here: for GPUs, of Transformers, where Triton is installed."""
+    """Whether compiling makes steps faster here: for GPUs, of Transformers, where Triton is installed."""
     from torch.utils._triton import has_triton
 
     return machine.device.type == "cuda" and config.model.kind == "gpt" and has_triton()
@@ -174,7 +189,7 @@ def _compilation(config: RunConfig, n_tokens: int, machine: Machine, world: int)
 
 
 def _share_of(config: RunConfig, world: int) -> RunConfig:
-    """What one of several processes does of an update."""
+    """What one of several ranks does of a step."""
     rows = max(1, config.train.batch_size // world)
     return config.changed({"train.batch_size": rows}, where="the share of a process") if world > 1 else config
 
@@ -241,7 +256,7 @@ def _size(config: RunConfig, given: Collection[str], corpus: Corpus, budget: flo
 
 
 def seconds_a_step(config: RunConfig, corpus: Corpus, machine: Machine, n: int = 6) -> float:
-    """What an update takes here: the median of a few, of a model that is then thrown away."""
+    """What a step takes here: the median of a few, of a model that is then thrown away."""
     model = build(config.model)
     model.initialise(torch.Generator().manual_seed(config.train.seed))
     model.to(machine.device)
@@ -288,7 +303,7 @@ def describe(config: RunConfig, corpus: Corpus, machine: Machine, world: int = 1
         f"({tokens / counts.n_train_tokens:.1f} times the text), {config.optim.name}, {config.schedule.shape}"
         + (", by hand in NumPy" if train.engine == "reference" else ""),
         f"machine  {machine.device.type}, {machine.threads} threads, {train.dtype}, {machine.flops / 1e9:,.0f} GFLOP/s "
-        f"in matrix products; {machine.reason}; an update is "
+        f"in matrix products; {machine.reason}; a step is "
         f"{train_flops_per_token(model) * tokens_a_step / 1e9:,.1f} GFLOP; "
         f"{_compilation(config, tokens, machine, world)}",
         *notes,

@@ -1,4 +1,4 @@
-"""The run of an n-gram model: one pass of counting in the place of updates.
+"""The run of an n-gram model: one pass of counting in the place of steps.
 
 The run folder is that of any other run, without checkpoints and metrics: what a kill interrupts is counted again.
 """

@@ -40,15 +40,15 @@ class Stateful(Protocol):
 
 
 def pack(
-    hooks: Sequence[Stateful], done: Mapping[str, int], others: Mapping[str, Mapping[str, Tensor]]
+    hooks: Sequence[Stateful], done: Mapping[str, int], saved: Mapping[str, Mapping[str, Tensor]]
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """Groups of tensors and values for state.json. Raises TrainingError with the hook's name.
 
-    `others`: tensors that are saved as well; where a hook hands out one of them, it is copied.
+    `saved`: tensors that are saved as well; where a hook hands out one of them, it is copied.
     """
     groups: dict[str, dict[str, Tensor]] = {}
     values: dict[str, Any] = {}
-    seen = {t.data_ptr() for group in others.values() for t in group.values() if not is_sharded(t)}
+    seen = {t.data_ptr() for group in saved.values() for t in group.values() if not is_sharded(t)}
     for hook in hooks:
         try:
             state = dict(hook.state_dict())
@@ -68,16 +68,18 @@ def pack(
                 seen.add(tensor.data_ptr())
         if tensors:
             groups[f"hook_{hook.name}"] = tensors
+        others = {str(key): value for key, value in state.items() if key not in tensors}
+        plain = {key: _to_json(value, hook, key) for key, value in others.items()}
         values[hook.name] = {
             "class": _class_of(hook),
             "done": done.get(hook.name, 0),
-            "values": {str(key): _to_json(value, hook, str(key)) for key, value in state.items() if key not in tensors},
+            "values": plain,
         }
     return groups, values
 
 
 def unpack(found: Checkpoint, hooks: Sequence[Stateful]) -> dict[str, int]:
-    """Gives each hook its state, if the checkpoint has one. Returns the last step each completed."""
+    """Gives each hook its saved state; returns the last step that each completed."""
     saved = found.state.get("hooks", {})
     for hook in hooks:
         if hook.name not in saved:

@@ -81,7 +81,7 @@ class Training:
         return self.context.state
 
     def begin(self) -> None:
-        """Starts at step 0; with `--from`, with the weights of the other run. Raises CheckpointError."""
+        """Starts at step 0, with `--from` from the other run's weights. Raises CheckpointError."""
         if self.context.config.train.start_from:
             self.context.replica.load_weights(weights_to_begin_with(self.context.run))
             self.state.evaluated_step = -1  # those weights are scored first
@@ -97,7 +97,7 @@ class Training:
         return self._continue_from(found)
 
     def rewind(self) -> bool:
-        """Goes back to the newest whole checkpoint in the middle of a run; False if there is none."""
+        """Goes back, while training, to the newest whole checkpoint; False if there is none."""
         if not self._continue_from(self.hooks.checkpoints.restore(self.context)):
             return False
         self.hooks.begin_at_state()
@@ -148,7 +148,7 @@ class Training:
 
 
 def new_model(config: RunConfig, device: torch.device, ranks: Ranks) -> NeuralModel:
-    """A model with initial weights from (config, seed), on its device unless FSDP2 will shard it."""
+    """A model with its initial weights, on its device unless FSDP2 will shard it."""
     model = build(config.model)
     model.initialise(torch.Generator().manual_seed(config.train.seed))
     model.to(torch.float64 if config.train.dtype == "float64" else torch.float32)

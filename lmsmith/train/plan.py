@@ -1,6 +1,6 @@
 """How many steps fit before a deadline: the plan of a run with `--minutes`, corrected as it goes.
 
-By the middle of a run it is known what updates take. So the plan is made longer just before its own middle alone, and
+By the middle of a run it is known what steps take. So the plan is made longer just before its own middle alone, and
 shorter from the middle of what fits, where the run would not end in time. A learning rate that is coming down by then
 follows: it rises again by the share that was added, or falls by the share that was taken. A difference smaller than
 what a busy machine's speed varies by is left alone. So the number of steps settles instead of following the noise.
@@ -27,15 +27,15 @@ def corrected_steps(planned: int, step: int, seconds_a_step: float, seconds_left
 
 
 def look_due(planned: int, step: int) -> bool:
-    """Whether the plan is looked at after `step` updates."""
+    """Whether the plan is looked at after `step` steps."""
     return step % max(1, planned // LOOKS) == 0
 
 
 class Pace:
-    """What an update takes, in seconds: the mean of the later half of all there were."""
+    """Seconds a step takes: the mean of the later half of all there were."""
 
     def __init__(self) -> None:
-        self._until = array("d", [0.0])  # how long all updates so far have taken, after each
+        self._until = array("d", [0.0])  # how long all steps so far have taken, after each
 
     def add(self, seconds: float) -> None:
         self._until.append(self._until[-1] + seconds)

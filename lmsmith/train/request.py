@@ -17,10 +17,11 @@ from lmsmith.train.init_from import begun_with
 
 
 def asked(sources: Sequence[str], changes: Mapping[str, Any]) -> tuple[RunConfig, set[str]]:
-    """The config that sources (text, at most one recipe) and the command line ask for, and which settings are set.
+    """The config that sources (text, at most one recipe) and settings ask for, and the settings set.
 
-    Later wins: preset, recipe, command line. A run's own config.toml is a recipe; if the run had --minutes, it holds
-    the number of steps that these came to as well, and that number repeats the run. Raises ConfigError, UsageError.
+    Later wins: preset, recipe, command line. A run's own config.toml is a recipe; if the run had
+    --minutes, it also holds the number of steps they came to, and that number repeats the run.
+    Raises ConfigError, UsageError.
     """
     recipes = [source for source in sources if source.endswith(".toml")]
     if len(recipes) > 1:
@@ -50,7 +51,7 @@ def asked(sources: Sequence[str], changes: Mapping[str, Any]) -> tuple[RunConfig
 
 
 def _one_length(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
-    """What the run's length is said by, alone: the command line's before the recipe's. Raises ConfigError."""
+    """Keeps one way to say the run's length; the command line wins. Raises ConfigError."""
     said = [f"train.{key}" for key in ("minutes", "steps", "tokens") if getattr(config.train, key)]
     ours = [key for key in said if key in changes] or said
     if ours == said and set(said) == {"train.minutes", "train.steps"} and not set(said) & set(changes):
@@ -61,7 +62,7 @@ def _one_length(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
 
 
 def _one_batch(config: RunConfig, given: set[str], changes: Mapping[str, Any]) -> tuple[RunConfig, set[str]]:
-    """How large a batch is, said once: by the command line before the recipe. Raises ConfigError."""
+    """Keeps one way to say the batch's size; the command line wins. Raises ConfigError."""
     if not config.train.batch_tokens or "train.batch_size" not in given:
         return config, given
     ours = {"train.batch_size", "train.batch_tokens"} & set(changes)
@@ -76,7 +77,7 @@ def _one_batch(config: RunConfig, given: set[str], changes: Mapping[str, Any]) -
 
 
 def _shape(base: RunConfig, wanted: Mapping[str, Any]) -> dict[str, int]:
-    """Where one of width and heads is set and the other will be chosen: one that goes with it until then."""
+    """Where one of width and heads is set: a value of the other that fits, until it is chosen."""
     given = {"model.d_model", "model.n_head"} & set(wanted)
     if has_size(base.preset) or len(given) != 1 or base.model.kind != "gpt":
         return {}

@@ -33,7 +33,8 @@ class TrainState:
     """How far a run is. Infinite numbers are not known yet.
 
     `best`: copies of the weights with the lowest validation loss, shards of them under FSDP2; empty
-    before the first evaluation. `hooks_done`: the last step that each of the user's hooks completed.
+    before the first evaluation. `hooks_done`: the last step completed by each of the
+    user's hooks.
     """
 
     step: int = 0  # steps made

@@ -1,4 +1,4 @@
-"""What runs between training steps: `Hook` to write your own, `order.py` for the order they run in."""
+"""What runs between training steps: `Hook` to write your own; `order.py` has the order."""
 
 from lmsmith.train.hooks.hook import Context, Hook, LastStep
 

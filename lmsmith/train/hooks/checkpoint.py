@@ -61,7 +61,7 @@ class Checkpoints(Hook):
             self._ends = ends_kept(context.run)
 
     def due(self, context: Context) -> bool:
-        """By the step, or else by this rank's clock: the loop asks all ranks, and one yes is enough."""
+        """By the step, or by this rank's clock: all ranks are asked, and one yes is enough."""
         self._saver.check()
         step = context.step
         if step in (0, self._saved[0]):
@@ -78,7 +78,7 @@ class Checkpoints(Hook):
         self.save(context, at_once=True)
 
     def reserve_memory(self, context: Context) -> None:
-        """Makes room for the copies of a save, in a thread, once: the optimizers now have a state."""
+        """Allocates the copies of a save, in a thread, once the optimizers have a state."""
         if context.ranks.world == 1 and not self._reserved:
             self._reserved = True
             weights, optimizer = context.replica.weights(copy=False), context.replica.optimisers

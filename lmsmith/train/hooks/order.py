@@ -75,7 +75,7 @@ class Hooks:
         self.begin_at_state()
 
     def begin_at_state(self) -> None:
-        """What is done and what is not at the step of the state: at the start, and after a rewind."""
+        """Sets which hooks have completed the current step: at the start, and after a rewind."""
         state = self.context.state
         self._done = {hook.name: state.step for hook in self.after}
         self._done[self.evaluate.name] = state.evaluated_step
@@ -182,7 +182,7 @@ class Hooks:
         ) from failure.error
 
     def _finished(self, number: int, stop: bool) -> str | None:
-        """Why the run ends here: "signal", "target", "time", "steps", "requested"; None: it does not."""
+        """Why the run ends here, or None: signal, target, time, steps or requested."""
         context = self.context
         if context.interrupted:
             return "signal"

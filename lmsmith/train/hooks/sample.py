@@ -46,7 +46,7 @@ class Sample(Hook):
         self._last_sample = time.monotonic()
 
     def due(self, context: Context) -> bool:
-        """By this rank's clock: the loop asks all ranks, and one yes is enough."""
+        """By this rank's clock: all ranks are asked, and one yes is enough."""
         if context.is_last_step or context.state.evaluated_step != context.step:
             return False
         pause = max(SAMPLE_SECONDS, context.took.latest.get("sample", 0.0) / SAMPLE_SHARE)
