@@ -4,8 +4,8 @@
 
 babyGPT (6 layers, 384 wide, batch 8 x 256, no dropout) is trained by the loop that `lmsmith train` runs. Between blocks
 of its steps a hook makes as many bare ones, on one batch that lies in memory: forward, backward, the optimizer's step
-and nothing else, not even the gradient's norm. Each block is compared with the bare one before it, so that a machine that
-slows down slows both.
+and nothing else, not even the gradient's norm. Each block is compared with the bare one before it, so that a machine
+that slows down slows both.
 
 Then the parts: the time spent within each, as a share of the blocks. What the reading thread takes from the others'
 cores is in the difference, not in the parts.

@@ -19,6 +19,7 @@ from lmsmith.errors import TrainingError, UsageError
 from lmsmith.train.hooks import Context, Hook
 from lmsmith.train.loop import Training
 from lmsmith.train.start import resume, train
+from lmsmith.train.stop import Stopped
 
 Make = Callable[..., Training]
 
@@ -321,3 +322,24 @@ def test_an_ngram_model_has_no_steps_to_hook_into(book: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=r"'average' runs between steps, and an n-gram model"):
         train(["book.txt"], {"preset": "ngram"}, out=Path("run"), console=Console(), hooks=[Average()])
     assert not Path("run").exists()
+
+
+def test_a_second_interrupt_in_the_save_is_not_taken_for_the_first(
+    training: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one ends an evaluation; the second does not wait for the checkpoint."""
+    run = training({"train.eval_every": 3})
+    score, save = run.hooks.evaluate.score, run.hooks.checkpoints.on_end
+
+    def interrupted(when: Callable[..., Any]) -> Callable[..., Any]:
+        def call(context: Context) -> Any:
+            signal.raise_signal(signal.SIGINT)
+            return when(context)
+
+        return call
+
+    monkeypatch.setattr(run.hooks.evaluate, "score", interrupted(score))
+    monkeypatch.setattr(run.hooks.checkpoints, "on_end", interrupted(save))
+    with pytest.raises(Stopped):
+        run.go()
+    assert available(run.context.run) == []

@@ -41,6 +41,10 @@ from lmsmith.train.stop import Noted, Stopped
 T = TypeVar("T")
 
 
+class Interrupted(Stopped):
+    """A signal ended a hook's work within `Context.interruptible`: the run saves and ends."""
+
+
 class Hook:
     """Runs between training steps. Override what you need; every method may be left as it is.
 
@@ -164,9 +168,9 @@ class Context:
         try:
             with self.signals.at_once():
                 yield
-        except Stopped:
+        except Stopped as stopped:
             self.interrupted = True
-            raise
+            raise Interrupted(stopped.signal) from None
 
     def enter(self, manager: AbstractContextManager[T]) -> T:
         """Enters a context manager that is left when training ends, by an error, too."""

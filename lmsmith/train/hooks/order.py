@@ -28,11 +28,10 @@ from lmsmith.train.hook_state import said
 from lmsmith.train.hooks.checkpoint import Checkpoints
 from lmsmith.train.hooks.deadline import Deadline
 from lmsmith.train.hooks.evaluate import Evaluate
-from lmsmith.train.hooks.hook import Context, Hook
+from lmsmith.train.hooks.hook import Context, Hook, Interrupted
 from lmsmith.train.hooks.metrics import Metrics
 from lmsmith.train.hooks.sample import Sample
 from lmsmith.train.hooks.spike_guard import SpikeGuard
-from lmsmith.train.stop import Stopped
 
 OURS = (SpikeGuard, Metrics, Deadline, Evaluate, Checkpoints, Sample)
 
@@ -103,10 +102,8 @@ class Hooks:
             if wanted:
                 try:
                     hook.after_step(context)
-                except Stopped:
-                    if context.interrupted:
-                        return "signal"
-                    raise
+                except Interrupted:
+                    return "signal"
         return None
 
     def end(self, finished: str) -> None:
@@ -128,9 +125,7 @@ class Hooks:
                 self._agree_on_failure()
             try:
                 hook.on_end(context)
-            except Stopped:
-                if not context.interrupted:
-                    raise
+            except Interrupted:
                 context.finished = "signal"
 
     def _agree_on_failure(self) -> None:
@@ -149,10 +144,8 @@ class Hooks:
                 else:
                     with context.took("hooks"):
                         self._call(hook, "after_step")
-            except Stopped:
-                if context.interrupted:  # what has not run by now runs when the run is resumed
-                    return
-                raise
+            except Interrupted:  # what has not run by now runs when the run is resumed
+                return
             if self._failure is None:
                 self._done[hook.name] = step
                 if hook in self.users:
