@@ -26,9 +26,9 @@ from lmsmith.config.presets import preset
 from lmsmith.data.batches import Batches
 from lmsmith.limits import n_cores
 from lmsmith.models.gpt import GPT
-from lmsmith.train.machine import survey
+from lmsmith.train.machine import set_up_process, survey
 from lmsmith.train.replica import Replica
-from lmsmith.train.step import update
+from lmsmith.train.step import train_step
 
 B, T, V, D, L, F, H = 8, 256, 65, 384, 6, 1536, 6
 
@@ -98,6 +98,7 @@ def _work(given: argparse.Namespace) -> None:
     else:
         config = _config(given.dtype)
         machine = survey(config)
+        set_up_process(machine)
         config = config.changed({"train.dtype": machine.dtype}, where="benchmark")
         work = _ours(config) if given.worker == "lmsmith" else _products(machine.dtype)
         how = f"{machine.dtype}; {machine.reason}"
@@ -126,7 +127,7 @@ def _ours(config: RunConfig):
     ids = np.random.default_rng(0).integers(0, V, 100_000).astype(np.uint16)
     batches = Batches(ids, context_length=T, batch_size=B, seed=1)
     steps = iter(range(10**9))
-    return lambda: update(replica, batches, next(steps), 10**6)
+    return lambda: train_step(replica, batches, next(steps), 10**6)
 
 
 def _nanogpt(place: Path):

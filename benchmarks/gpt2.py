@@ -153,7 +153,7 @@ def _ours(given: argparse.Namespace) -> Callable[[], object]:
     from lmsmith.data.read_ahead import ReadAhead
     from lmsmith.models.gpt import GPT
     from lmsmith.train.replica import Replica
-    from lmsmith.train.step import update
+    from lmsmith.train.step import train_step
 
     config = _config(given, "gpt2")
     model = GPT(config.model)
@@ -169,7 +169,7 @@ def _ours(given: argparse.Namespace) -> Callable[[], object]:
         replica.micro_batches,
     )
     steps = iter(range(10**9))
-    return lambda: update(replica, batches, next(steps), 10**6)
+    return lambda: train_step(replica, batches, next(steps), 10**6)
 
 
 def _nanogpt(given: argparse.Namespace) -> Callable[[], object]:

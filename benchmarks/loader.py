@@ -33,7 +33,7 @@ from lmsmith.data.shards import HEADER_BYTES, Shards, write_shard
 from lmsmith.limits import n_cores
 from lmsmith.models.gpt import GPT
 from lmsmith.train.replica import Replica
-from lmsmith.train.step import update
+from lmsmith.train.step import train_step
 
 V = 50257
 SECONDS = 0.3  # a contestant's turn
@@ -129,7 +129,7 @@ def _babygpt() -> float:
     replica, times = Replica(model, config), []
     for step in range(8):
         began = time.perf_counter()
-        update(replica, batches, step, 1000)
+        train_step(replica, batches, step, 1000)
         times.append(time.perf_counter() - began)
     return batches.tokens_per_batch / statistics.median(times[1:])
 

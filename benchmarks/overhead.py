@@ -3,9 +3,9 @@
     python benchmarks/overhead.py [--blocks 12] [--updates 10] [--threads 0]
 
 babyGPT (6 layers, 384 wide, batch 8 x 256, no dropout) is trained by the loop that `lmsmith train` runs. Between blocks
-of its updates come as many bare ones, on one batch that lies in memory: forward, backward, the optimiser's step and
-nothing else, not even the gradient's norm. Each block is set against the bare one beside it, so that a machine that
-slows down slows both.
+of its steps a hook makes as many bare ones, on one batch that lies in memory: forward, backward, the optimizer's step
+and nothing else, not even the gradient's norm. Each block is compared with the bare one before it, so that a machine
+that slows down slows both.
 
 Then the parts: the time spent within each, as a share of the blocks. What the reading thread takes from the others'
 cores is in the difference, not in the parts.
@@ -32,13 +32,14 @@ from lmsmith.data.prepare import Corpus, Counts
 from lmsmith.data.read_ahead import ReadAhead
 from lmsmith.tokens.tokenizer import CharTokenizer
 from lmsmith.train.guard import Guard
+from lmsmith.train.hooks import Context, Hook
 from lmsmith.train.log import MetricsFile, Progress
 from lmsmith.train.loop import Training
-from lmsmith.train.machine import survey
+from lmsmith.train.machine import set_up_process, survey
 
 PARTS: tuple[tuple[str, Any, str], ...] = (
     ("data: rows asked for", ReadAhead, "rows"),
-    ("data: arrays to tensors", step_module, "_tensors"),
+    ("data: arrays to tensors", step_module, "to_device"),
     ("schedule", step_module, "learning_rate_share"),
     ("gradient norm", step_module, "norm_of"),
     ("clipping", step_module, "clip"),
@@ -48,40 +49,36 @@ PARTS: tuple[tuple[str, Any, str], ...] = (
 )
 
 
-class Timed:
-    """A training loop with bare updates between blocks of its own; blocks' seconds are noted."""
+class Timed(Hook):
+    """Makes bare steps between blocks of the loop's own, and notes the seconds of each block."""
 
-    def __init__(self, training: Training, n_updates: int) -> None:
-        self.training, self.n_updates = training, n_updates
-        batch = training.batches.rows(0)
-        self.inputs, self.targets = torch.from_numpy(batch.inputs), torch.from_numpy(batch.targets)
+    def __init__(self, n_steps: int) -> None:
+        self.every = n_steps
         self.ours: list[float] = []
         self.bare: list[float] = []
         self.within: Counter[str] = Counter()
         self._began = 0.0
-        self._update = training._update
-        training._update = self.update  # type: ignore[method-assign]
         for name, owner, function in PARTS:
             setattr(owner, function, self._timed(name, getattr(owner, function)))
 
-    def update(self, metrics: MetricsFile, progress: Progress) -> None:
-        """In the place of the loop's own."""
-        if self.training.so_far.step % self.n_updates == 0:
-            if self._began:
-                self.ours.append(time.perf_counter() - self._began)
-            began = time.perf_counter()
-            for _ in range(self.n_updates):
-                self.bare_update()
-            self.bare.append(time.perf_counter() - began)
-            self._began = time.perf_counter()
-        self._update(metrics, progress)
+    def on_start(self, context: Context) -> None:
+        batch = context.batches.rows(0)
+        self.inputs, self.targets = torch.from_numpy(batch.inputs), torch.from_numpy(batch.targets)
+        self._bare_block(context)
 
-    def bare_update(self) -> None:
-        replica = self.training.replica
-        with replica.autocast():
-            loss = replica.summed_loss(self.inputs, self.targets)
-        (loss / self.targets.numel()).backward()
-        replica.optimisers.step(0.1)
+    def after_step(self, context: Context) -> None:
+        self.ours.append(time.perf_counter() - self._began)
+        self._bare_block(context)
+
+    def _bare_block(self, context: Context) -> None:
+        replica, began = context.replica, time.perf_counter()
+        for _ in range(self.every):
+            with replica.autocast():
+                loss = replica.summed_loss(self.inputs, self.targets)
+            (loss / self.targets.numel()).backward()
+            replica.optimisers.step(0.1)
+        self.bare.append(time.perf_counter() - began)
+        self._began = time.perf_counter()
 
     def _timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*arguments: Any, **named: Any) -> Any:
@@ -147,25 +144,31 @@ def main() -> None:
         terminal = Console(
             file=nowhere, force_terminal=True, width=120
         )  # with a live bar, as one watches it
-        training = Training(
-            config, corpus(), run, terminal, device=machine.device, peak_flops=machine.flops
-        )
-        timed = Timed(training, options.updates)
-        training.go()
+        set_up_process(machine)
+        timed = Timed(options.updates)
+        Training(
+            config,
+            corpus(),
+            run,
+            terminal,
+            device=machine.device,
+            peak_flops=machine.flops,
+            hooks=[timed],
+        ).go()
     report(config, timed)
 
 
 def report(config: RunConfig, timed: Timed) -> None:
     ours, bare = timed.ours[1:], timed.bare[1 : len(timed.ours)]  # the first ones allocate
     ratios = sorted(one / other for one, other in zip(ours, bare, strict=True))
-    n = timed.n_updates
+    n = timed.every
     print(
         f"babyGPT, {config.train.batch_size} x {config.model.context_length}, {config.train.dtype}, ",
         end="",
     )
-    print(f"{config.train.threads} threads, {len(ours)} blocks of {n} updates")
-    print(f"the loop's update {1000 * statistics.median(ours) / n:8.2f} ms")
-    print(f"bare update       {1000 * statistics.median(bare) / n:8.2f} ms")
+    print(f"{config.train.threads} threads, {len(ours)} blocks of {n} steps")
+    print(f"the loop's step   {1000 * statistics.median(ours) / n:8.2f} ms")
+    print(f"bare step         {1000 * statistics.median(bare) / n:8.2f} ms")
     ends = f"{ratios[0] - 1:.2%} to {ratios[-1] - 1:.2%}"
     print(f"more by           {statistics.median(ratios) - 1:8.2%}   (blocks: {ends})")
     whole = sum(timed.ours)

@@ -45,10 +45,10 @@ def add(verbs: Verbs) -> None:
 
 
 def _train(options: argparse.Namespace, console: Console, started: float) -> int:
-    from lmsmith.train.ladder import bench_config, machine_in_words, time_updates
+    from lmsmith.train.ladder import bench_config, machine_in_words, time_steps
 
     config, device = bench_config(settings_given(options))
-    pace = time_updates(config, device, n=options.n)
+    pace = time_steps(config, device, n=options.n)
     if options.json:
         print(
             to_json(

@@ -325,7 +325,7 @@ def _inspect(options: argparse.Namespace, console: Console, started: float) -> i
 
 
 def _exposure(options: argparse.Namespace, console: Console) -> int:
-    from lmsmith.train.run import exposure_of
+    from lmsmith.run_folder import exposure_of
 
     steps, sources = exposure_of(options.exposure)
     if options.json:

@@ -79,6 +79,13 @@ def add(verbs: Verbs) -> None:
     resume.add_argument(
         "run", type=Path, metavar="RUN", help="the folder that `lmsmith train` wrote"
     )
+    resume.add_argument(
+        "--without-hook",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="go on without this hook of a run that was trained from Python, and drop its state",
+    )
     length = resume.add_argument_group("another length, of a finished run too", _LONGER)
     changeable = resume.add_argument_group(
         "settings that may change on the way",
@@ -148,7 +155,12 @@ def _resume(options: argparse.Namespace, console: Console, started: float) -> in
     from lmsmith.train.start import resume
 
     with outliving():
-        summary = resume(options.run, settings_given(options), console=console)
+        summary = resume(
+            options.run,
+            settings_given(options),
+            console=console,
+            without_hooks=options.without_hook,
+        )
         return _closing(options.run, summary, console)
 
 

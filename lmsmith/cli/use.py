@@ -124,8 +124,8 @@ def _add_no_bos(verb: argparse.ArgumentParser, what: str) -> None:
 def _generate(options: argparse.Namespace, console: Console, started: float) -> int:
     from lmsmith.generate.decode import stream_text
     from lmsmith.generate.sampling import Sampling
+    from lmsmith.run_folder import empty_prompt, load_for_use
     from lmsmith.tokens.control import check_control
-    from lmsmith.train.run import empty_prompt, load_for_use
 
     sampling = Sampling(options.temperature, options.top_k, options.top_p, options.min_p)
     model, tokenizer, content = load_for_use(options.run)
@@ -223,8 +223,8 @@ def _tell_unknown(tokenizer: Tokenizer, prompt: str) -> None:
 def _eval(options: argparse.Namespace, console: Console, started: float) -> int:
     from lmsmith.config import RunConfig
     from lmsmith.evaluate.texts import score_texts
+    from lmsmith.run_folder import load_for_use, score_validation
     from lmsmith.tokens.tokenizer import unused_ids
-    from lmsmith.train.run import load_for_use, score_validation
 
     data = RunConfig().changed(settings_given(options), where="the command line").data
     if settings_given(options) and not options.text:

@@ -28,10 +28,10 @@ from lmsmith.interop.defaults import load as load_defaults
 from lmsmith.interop.importing import sha256_of
 from lmsmith.models.gpt import GPT
 from lmsmith.models.gpt_config import GPTConfig
+from lmsmith.run_folder import free_place, load_weights, model_config, model_folder
 from lmsmith.strict_json import write_json
 from lmsmith.tokens.files import FILE_NAME, load_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
-from lmsmith.train.run import free_place, load_weights, model_config, model_folder
 
 RECEIPT = "receipt.json"
 Form = Literal["hf", "llmc"]

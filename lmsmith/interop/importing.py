@@ -25,11 +25,11 @@ from lmsmith.config.presets import preset
 from lmsmith.errors import CheckpointError, ConfigError, StorageError, TokenizerError, UsageError
 from lmsmith.interop import defaults, hub, huggingface, llmc, vocabulary
 from lmsmith.models.gpt_config import GPTConfig
+from lmsmith.run_folder import free_place
 from lmsmith.strict_json import write_json
 from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.files import load_tokenizer, save_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
-from lmsmith.train.run import free_place
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ work on; rank 0 alone prints, and writes files.
 
     with joined(device) as ranks:          # alone: ranks of one, and nothing is joined
         loss = ranks.sum(loss)
-        n_steps, stop = ranks.told_by_first(n_steps, stop)
+        n_steps, stop = ranks.broadcast(n_steps, stop)
 
 A process that dies is seen by torchrun, which ends the others; one that hangs, by whoever waits for it, after PATIENCE.
 What the processes tell each other goes over Gloo, also between GPUs, whose NCCL is for gradients and weights.
@@ -63,14 +63,14 @@ class Ranks:
         """Each value summed over all processes, in float64, the same bits in all. TrainingError if one is lost."""
         return self._together(values, lambda tensor, group: dist.all_reduce(tensor, group=group))
 
-    def most(self, *values: float) -> list[float]:
-        """The largest of each value over all processes. TrainingError if one is lost."""
+    def max(self, *values: float) -> list[float]:
+        """The maximum of each value over all ranks. TrainingError if one is lost."""
         return self._together(
             values, lambda tensor, group: dist.all_reduce(tensor, dist.ReduceOp.MAX, group=group)
         )
 
-    def told_by_first(self, *values: float) -> list[float]:
-        """The first process's values, in all. TrainingError if one is lost."""
+    def broadcast(self, *values: float) -> list[float]:
+        """Rank 0's values, on all ranks. TrainingError if one is lost."""
         return self._together(values, lambda tensor, group: dist.broadcast(tensor, 0, group=group))
 
     def wait(self, patience: datetime.timedelta = PATIENCE) -> None:
@@ -79,10 +79,10 @@ class Ranks:
             with lost_in_words(patience):
                 dist.barrier(group=_talking(patience))
 
-    def first_makes(self, make: Callable[[], str], patience: datetime.timedelta = LONG) -> str:
-        """What `make` gives, called in the first process alone, in all of them: the others wait for it.
+    def on_rank_zero(self, make: Callable[[], str], patience: datetime.timedelta = LONG) -> str:
+        """Calls `make` on rank 0 while the other ranks wait; returns its result on all of them.
 
-        Raises in the first what `make` raises, and then TrainingError in the others.
+        Raises what `make` raises on rank 0, and TrainingError on the others.
         """
         if self.world == 1:
             return make()

@@ -2,19 +2,19 @@
 
 | how | each process holds | between processes goes |
 |---|---|---|
-| `ddp` | all weights, gradients, moments | gradients, once an update, while backward goes on |
+| `ddp` | all weights, gradients, moments | gradients, once a step, while backward goes on |
 | `fsdp` | 1/world of each | weights, a block at a time, in forward and backward; gradients |
 
 Both average gradients over processes; the loss is a sum divided by the global count of tokens, so it is scaled by the
 number of processes beforehand (a power of two costs no rounding). Micro-batches but the last are accumulated without
 synchronisation; under `fsdp` each process keeps whole gradients meanwhile.
 
-What goes to a file is always whole (`whole`), so a checkpoint of any number of processes is one of any other.
+What goes to a file is always whole (`unshard`), so a checkpoint of any number of processes is one of any other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -59,7 +59,7 @@ class SummedLoss(nn.Module):
 
 
 class Scored(nn.Module):
-    """A spread model as `lmsmith.evaluate` wants one."""
+    """A parallelized model as `lmsmith.evaluate` wants one."""
 
     def __init__(self, loss: nn.Module) -> None:
         super().__init__()
@@ -78,10 +78,10 @@ class Scored(nn.Module):
         return self.loss.log_probabilities(ids, n_given, state)
 
 
-def spread(loss: SummedLoss, ranks: Ranks, how: str) -> nn.Module:
-    """`loss`, to be called in its place; its model's parameters are then shards under `fsdp`.
+def parallelize(loss: SummedLoss, ranks: Ranks, how: str) -> nn.Module:
+    """Wraps `loss` in DDP or FSDP2; under FSDP2 the model's parameters become shards.
 
-    To be called before an optimiser is made. Precision is autocast's business, as in one process.
+    Call it before the optimisers are made: they must see the parameters as they then are.
     """
     if ranks.world == 1:
         return loss
@@ -116,8 +116,8 @@ def synchronised(module: nn.Module, last: bool) -> Iterator[None]:
     yield
 
 
-def only_shards(module: nn.Module) -> None:
-    """Under FSDP2 the parameters are their shards again: after a forward pass without a backward the root's are not."""
+def reshard(module: nn.Module) -> None:
+    """Makes the parameters shards again under FSDP2: after a forward pass alone the root's are whole."""
     reshard: Callable[[], None] | None = getattr(module, "reshard", None)
     if reshard is not None:
         reshard()
@@ -127,14 +127,27 @@ def is_sharded(tensor: Tensor) -> bool:
     return hasattr(tensor, "full_tensor")
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A sharded tensor put together, in all processes, which must all ask; any other as it is."""
+def unshard(tensor: Tensor) -> Tensor:
+    """The whole tensor of a shard: every rank must call it. Any other tensor comes back as it is."""
     found: Any = tensor
     return found.full_tensor() if is_sharded(tensor) else tensor
 
 
-def as_sharded(full: Tensor, like: Tensor) -> Tensor:
-    """`full`, the same in all processes, sharded as `like` is; where that is not sharded, as it is."""
+def unshard_all(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
+    """Whole tensors from shards; every rank must call it. Empty where `keep` is False.
+
+    A whole model may not fit where a shard of it does, so tensors that were sharded go to the CPU.
+    """
+    found = {}
+    for name in sorted(tensors):  # all ranks in one order; a file's order differs between ranks
+        full = unshard(tensor := tensors[name])
+        if keep:
+            found[name] = full.cpu() if is_sharded(tensor) else full
+    return found
+
+
+def shard_like(full: Tensor, like: Tensor) -> Tensor:
+    """This rank's shard of `full`, laid out as `like` is; `full` itself where `like` is no shard."""
     if not is_sharded(like):
         return full
     from torch.distributed.tensor import distribute_tensor
@@ -144,8 +157,11 @@ def as_sharded(full: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(full, sharded.device_mesh, sharded.placements, src_data_rank=None)
 
 
-def row_by_row(function: Callable[[Tensor], Tensor], ranks: Ranks) -> Callable[[Tensor], Tensor]:
-    """`function` of a stack (N, ...), which treats its rows one by one, with the rows shared out among processes."""
+def split_rows(function: Callable[[Tensor], Tensor], ranks: Ranks) -> Callable[[Tensor], Tensor]:
+    """A version of `function` that splits the rows of its stack (N, ...) across ranks.
+
+    `function` must treat each row alone. Every rank must call it, and gets all rows.
+    """
     if ranks.world == 1:
         return function
 

@@ -18,6 +18,7 @@ from lmsmith.config.presets import PRESETS
 from lmsmith.errors import ConfigError, StorageError, UsageError
 from lmsmith.evaluate.compressors import COMPRESSORS
 from lmsmith.evaluate.league import UNIFORM, Entry, Text, baselines, score_entry
+from lmsmith.run_folder import free_place, load_for_use, model_config, summary_of, tokenizer_of
 from lmsmith.studies.charts import N_COLOURS
 from lmsmith.studies.figures import curves
 from lmsmith.studies.page import duration, figure, page, short, table, text
@@ -25,7 +26,6 @@ from lmsmith.studies.runs import read_runs
 from lmsmith.text.files import plural
 from lmsmith.train.ended import cut_short, init_from, learned_nothing
 from lmsmith.train.log import say
-from lmsmith.train.run import free_place, load_for_use, model_config, summary_of, tokenizer_of
 from lmsmith.train.start import train
 
 HEAD = ("model", "what it is", "bits per byte", "parameters", "trained for", "MB/s")

@@ -1,7 +1,7 @@
 """From what was asked, the text and the machine to a config with nothing left open.
 
 What the user set stays. The rest is chosen for the lowest validation loss in the time there is: a model whose matrix
-products fit the budget, a small batch for many updates, and n-gram tables that are left out the more often the more
+products fit the budget, a small batch for many steps, and n-gram tables that are left out the more often the more
 often the text is seen. `docs/performance.md` says where the numbers come from.
 """
 
@@ -30,7 +30,7 @@ from lmsmith.train.checks import check_growing, check_ranks
 from lmsmith.train.machine import Machine
 from lmsmith.train.plan import FEW_STEPS
 from lmsmith.train.replica import Replica
-from lmsmith.train.step import update
+from lmsmith.train.step import train_step
 
 DEFAULT_MINUTES = 10.0
 NOMINAL_BUDGET = 3e13  # operations: the size of a run whose length is said in steps or tokens
@@ -51,41 +51,12 @@ def resolve(
     seconds: float,
     world: int = 1,
 ) -> RunConfig:
-    """The config with everything chosen. `given`: settings that the user set. `seconds`: for updates, if time rules.
-    `world`: how many processes share a batch.
+    """The config with everything chosen. `given`: settings that the user set. `seconds`: for steps, if time rules.
+    `world`: how many ranks share a batch.
 
     Raises ConfigError; DataError where the text does not suffice.
     """
-    vocab_size = corpus.tokenizer.vocab_size
-    if config.model.vocab_size not in (0, vocab_size):
-        raise ConfigError(
-            f"model.vocab_size = {config.model.vocab_size}, but the tokenizer has {vocab_size} ids: set it to 0."
-        )
-    chosen: dict[str, Any] = {
-        "model.vocab_size": vocab_size,
-        "train.threads": machine.threads,
-        "train.yield_cores": yields_cores(config, given),
-        "train.matmul": machine.matmul,
-        "train.device": str(machine.device)
-        if world == 1
-        else machine.device.type,  # each process has one of its own
-        "train.dtype": machine.dtype,
-    }
-    if not has_size(config.preset) and not getattr(config.model, "size", 0):
-        # Without a clock the size must not depend on how fast the machine happens to be.
-        budget = seconds * machine.flops if by_the_clock(config) else NOMINAL_BUDGET
-        chosen |= _size(config, given, corpus, budget)
-    if (
-        machine.device.type == "cuda"
-    ):  # products of odd sizes take longer; what is added is never predicted
-        chosen["model.vocab_multiple"] = GOOD_MULTIPLE
-    measured = {"train.threads", "train.yield_cores", "train.matmul", "train.device", "train.dtype"}
-    known = set(given) - measured - {"model.vocab_size"}
-    if "train.batch_size" in chosen:
-        chosen["train.batch_size"] = -(-chosen["train.batch_size"] // world) * world
-    config = config.changed(
-        {k: v for k, v in chosen.items() if k not in known}, where="what was chosen"
-    )
+    config = _with_machine_and_size(config, given, corpus, machine, seconds, world)
     if config.train.batch_tokens:
         rows = {"train.batch_size": n_rows(config, world), "train.batch_tokens": 0}
         config = config.changed(rows, where="what was chosen")
@@ -104,30 +75,15 @@ def resolve(
             {"train.batch_size": math.ceil(enough / world) * world}, where="what was chosen"
         )
         tokens_a_step = batches_of(config, corpus.train, corpus.tokenizer).tokens_per_batch
-    steps = config.train.steps or int(config.train.tokens / tokens_a_step / _mean_share(config))
-    if config.train.epochs:
-        steps = steps_of_epochs(config, corpus)
-    n_evaluations = MOST_EVALUATIONS
     if by_the_clock(config):
-        an_update = seconds_a_step_of_share(config, corpus, machine, world)
-        if an_update > seconds:
-            raise ConfigError(
-                f"one update of this model takes {an_update:.1f} s here, and there are {max(0.0, seconds):.0f} s for "
-                "updates. Allow more --minutes, or set a smaller model or --train.batch_size."
-            )
-        an_evaluation = len(corpus.validation) / tokens_a_step * an_update / 3  # forward alone
-        # Of a text no more than needed is held out; of shards it may be a hundred million tokens.
-        if isinstance(corpus.validation, Shards) and an_evaluation > MOST_EVALUATION * seconds:
-            fewer = float(f"{0.02 * seconds / an_evaluation * len(corpus.validation):.1g}")
-            raise ConfigError(
-                f"to score the {len(corpus.validation):,} validation tokens once takes about {an_evaluation:,.0f} s "
-                f"here, and there are {seconds:,.0f} s for updates. Allow more --minutes, or validate on less: of "
-                f"shards --data.validation_tokens {fewer:.0f}, of text a smaller --data.validation_fraction."
-            )
-        n_evaluations = min(n_evaluations, int(EVALUATION_SHARE * seconds / an_evaluation))
-        steps = int(seconds / an_update)
+        steps, n_evaluations = _steps_in(seconds, config, corpus, machine, tokens_a_step, world)
+    else:
+        n_evaluations = MOST_EVALUATIONS
+        steps = config.train.steps or int(config.train.tokens / tokens_a_step / _mean_share(config))
+        if config.train.epochs:
+            steps = steps_of_epochs(config, corpus)
     steps = max(1, steps)
-    chosen = {
+    chosen: dict[str, Any] = {
         "train.steps": steps,
         "train.tokens": 0,  # the steps say it
         "train.epochs": 0,
@@ -141,6 +97,74 @@ def resolve(
     if getattr(config.model, "ngram_tables", ()) and "model.ngram_dropout" not in given:
         chosen["model.ngram_dropout"] = ngram_dropout(steps * tokens_a_step / len(corpus.train))
     return config.changed(chosen, where="what was chosen")
+
+
+def _with_machine_and_size(
+    config: RunConfig,
+    given: Collection[str],
+    corpus: Corpus,
+    machine: Machine,
+    seconds: float,
+    world: int,
+) -> RunConfig:
+    """The config with the vocabulary's size, what `machine` chose, and the size of model and batch."""
+    vocab_size = corpus.tokenizer.vocab_size
+    if config.model.vocab_size not in (0, vocab_size):
+        raise ConfigError(
+            f"model.vocab_size = {config.model.vocab_size}, but the tokenizer has {vocab_size} ids: set it to 0."
+        )
+    fixed: dict[str, Any] = {
+        "model.vocab_size": vocab_size,
+        "train.threads": machine.threads,
+        "train.yield_cores": yields_cores(config, given),
+        "train.matmul": machine.matmul,
+        "train.device": str(machine.device)
+        if world == 1
+        else machine.device.type,  # each rank has one of its own
+        "train.dtype": machine.dtype,
+    }
+    chosen: dict[str, Any] = {}
+    if not has_size(config.preset) and not getattr(config.model, "size", 0):
+        # Without a clock the size must not depend on how fast the machine happens to be.
+        budget = seconds * machine.flops if by_the_clock(config) else NOMINAL_BUDGET
+        chosen |= _size(config, given, corpus, budget)
+    if (
+        machine.device.type == "cuda"
+    ):  # products of odd sizes take longer; what is added is never predicted
+        chosen["model.vocab_multiple"] = GOOD_MULTIPLE
+    if "train.batch_size" in chosen:
+        chosen["train.batch_size"] = -(-chosen["train.batch_size"] // world) * world
+    open_ones = {name: value for name, value in chosen.items() if name not in given}
+    return config.changed(fixed | open_ones, where="what was chosen")
+
+
+def _steps_in(
+    seconds: float,
+    config: RunConfig,
+    corpus: Corpus,
+    machine: Machine,
+    tokens_a_step: int,
+    world: int,
+) -> tuple[int, int]:
+    """How many steps and evaluations fit into `seconds`, measured. Raises ConfigError where too few do."""
+    a_step = seconds_a_step_of_share(config, corpus, machine, world)
+    if a_step > seconds:
+        raise ConfigError(
+            f"one step of this model takes {a_step:.1f} s here, and there are {max(0.0, seconds):.0f} s for steps. "
+            "Allow more --minutes, or set a smaller model or --train.batch_size."
+        )
+    an_evaluation = len(corpus.validation) / tokens_a_step * a_step / 3  # forward alone
+    # Of a text no more than needed is held out; of shards it may be a hundred million tokens.
+    if isinstance(corpus.validation, Shards) and an_evaluation > MOST_EVALUATION * seconds:
+        fewer = float(f"{0.02 * seconds / an_evaluation * len(corpus.validation):.1g}")
+        raise ConfigError(
+            f"to score the {len(corpus.validation):,} validation tokens once takes about {an_evaluation:,.0f} s "
+            f"here, and there are {seconds:,.0f} s for steps. Allow more --minutes, or validate on less: of "
+            f"shards --data.validation_tokens {fewer:.0f}, of text a smaller --data.validation_fraction."
+        )
+    return int(seconds / a_step), min(
+        MOST_EVALUATIONS, int(EVALUATION_SHARE * seconds / an_evaluation)
+    )
 
 
 def yields_cores(config: RunConfig, given: Collection[str]) -> str:
@@ -158,7 +182,7 @@ def _expected_seconds(config: RunConfig, n_tokens: int, machine: Machine, world:
 
 
 def can_compile(config: RunConfig, machine: Machine) -> bool:
-    """Whether compiling makes updates faster here: for GPUs, of Transformers, where Triton is installed."""
+    """Whether compiling makes steps faster here: for GPUs, of Transformers, where Triton is installed."""
     from torch.utils._triton import has_triton
 
     return machine.device.type == "cuda" and config.model.compilable and has_triton()
@@ -177,7 +201,7 @@ def _compilation(config: RunConfig, n_tokens: int, machine: Machine, world: int)
 
 
 def _share_of(config: RunConfig, world: int) -> RunConfig:
-    """What one of several processes does of an update."""
+    """What one of several ranks does of a step."""
     rows = max(1, config.train.batch_size // world)
     return (
         config.changed({"train.batch_size": rows}, where="the share of a process")
@@ -262,7 +286,7 @@ def seconds_a_step_of_share(
 
 
 def seconds_a_step(config: RunConfig, corpus: Corpus, machine: Machine, n: int = 6) -> float:
-    """What an update takes here: the median of a few, of a model that is then thrown away."""
+    """What a step takes here: the median of a few, of a model that is then thrown away."""
     model = config.neural.build()
     model.initialise(torch.Generator().manual_seed(config.train.seed))
     model.to(machine.device)
@@ -271,7 +295,7 @@ def seconds_a_step(config: RunConfig, corpus: Corpus, machine: Machine, n: int =
     times: list[float] = []
     while len(times) < 3 or (len(times) < n and sum(times[1:]) < 5):
         began = time.perf_counter()
-        update(replica, batches, len(times), n_steps=1000)
+        train_step(replica, batches, len(times), n_steps=1000)
         times.append(time.perf_counter() - began)
     later = sorted(times[1:])  # the first one allocates, and compiles
     return later[len(later) // 2]

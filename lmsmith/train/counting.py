@@ -1,4 +1,4 @@
-"""The run of an n-gram model: one pass of counting in the place of updates.
+"""The run of an n-gram model: one pass of counting in the place of steps.
 
 The run folder is that of any other run, without checkpoints and metrics: what a kill interrupts is counted again.
 """
@@ -27,8 +27,9 @@ from lmsmith.strict_json import finite, write_json
 from lmsmith.tokens.files import save_tokenizer
 from lmsmith.tokens.tokenizer import unused_ids
 from lmsmith.train.checks import check_counting
+from lmsmith.train.hooks.sample import sample_texts
 from lmsmith.train.log import add_samples, say
-from lmsmith.train.loop import peak_memory_bytes, sample_texts
+from lmsmith.train.machine import peak_memory_bytes
 
 SAMPLE_SECONDS = 2.0
 LONG_ORDER = 8

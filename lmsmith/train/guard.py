@@ -1,12 +1,12 @@
-"""What is out of the ordinary, seen before it does harm: an update is judged by its loss and gradient norm.
+"""Detects loss spikes before a step is applied, by the loss and the gradient norm of the whole batch.
 
-Both are those of the whole batch, the same in all processes, so all come to the same verdict. Not finite: training
-stops, or under `train.on_spike` the update is dealt with as a spike. A spike is a loss or a norm whose logarithm lies
-more than `train.spike_z` standard deviations above its running mean; what is judged a spike does not move the mean.
+Both are the same on all ranks, so all come to the same verdict. Where they are not finite, training stops, or
+`train.on_spike` says what becomes of the step. A spike is a loss or a norm whose logarithm lies more than
+`train.spike_z` standard deviations above its running mean; spikes do not move the mean.
 
     stop      as for what is not finite: a flight record, and an end
-    skip      the update is left out
-    rewind    back to the last checkpoint; when the run comes to that step again, its update is left out
+    skip      the step is left out
+    rewind    back to the last checkpoint; when the run comes to that step again, it is left out
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pathlib import Path
 from lmsmith.checkpoint import Checkpoint, available, check_finite
 from lmsmith.errors import TrainingError
 
-MEMORY = 100.0  # updates over which means are taken
-LEAST = 50  # updates before anything is a spike
+MEMORY = 100.0  # steps over which means are taken
+LEAST = 50  # steps before anything is a spike
 LEAST_DEVIATION = (
     0.02  # of a logarithm: 2%. A loss that hardly moves would make a spike of everything
 )
@@ -43,7 +43,7 @@ def check_not_diverged(run: Path, found: Checkpoint) -> None:
 
 
 class SpikeError(TrainingError):
-    """An update that was not made, and what is to become of it: "stop", "skip" or "rewind"."""
+    """A step that was not applied, and what is to become of it: "stop", "skip" or "rewind"."""
 
     def __init__(self, message: str, verdict: str, loss: float, norm: float) -> None:
         super().__init__(message)
@@ -74,17 +74,17 @@ class Running:
 
 @dataclass
 class Guard:
-    """Judges updates. `state` and `load_state`: what a checkpoint carries of it."""
+    """Judges steps. `state` and `load_state`: what a checkpoint carries of it."""
 
     on_spike: str
     spike_z: float
     loss: Running = field(default_factory=Running)
     norm: Running = field(default_factory=Running)
-    left_out: list[int] = field(default_factory=list)  # steps whose update is not to be made
+    left_out: list[int] = field(default_factory=list)  # steps that must not be made
     n_in_a_row: int = 0
 
     def judge(self, step: int, loss: float, norm: float) -> None:
-        """Raises SpikeError for an update that must not be made; else takes note of it."""
+        """Raises SpikeError for a step that must not be applied; else remembers it."""
         if not (math.isfinite(loss) and math.isfinite(norm)):
             why = f"step {step + 1}: the loss is {loss} and the gradient norm {norm}"
             raise SpikeError(

@@ -1,7 +1,7 @@
 """`train --from RUN`: training on from the weights of another run, trained here or imported, on other text.
 
 Model and tokenizer are that run's; what can be set of the model is its dropout. Its weights are copied into the new
-run's `model/`, so that neither run needs the other, and scored before the first update: if training makes nothing
+run's `model/`, so that neither run needs the other, and scored before the first step: if training makes nothing
 better of them, they stay the best. What is read begins as the new text's documents do, with its end of text; generated
 text ends at that, or where the other model's does. Optimisers begin anew, at a tenth of the learning rates that the
 preset has for weights that know nothing yet.
@@ -20,7 +20,7 @@ from lmsmith import foreign_json
 from lmsmith.checkpoint import load_model
 from lmsmith.config import RunConfig
 from lmsmith.errors import ConfigError
-from lmsmith.train.run import model_config, model_folder, tokenizer_of
+from lmsmith.run_folder import model_config, model_folder, tokenizer_of
 
 RATE = 0.1  # of the preset's learning rates
 FREE = {"dropout", "attention_dropout", "ngram_dropout"}

@@ -1,6 +1,6 @@
-"""`lmsmith bench train` and `bench ladder`: what an update takes on this machine.
+"""`lmsmith bench train` and `bench ladder`: what a training step takes on this machine.
 
-`time_updates` makes updates of one config on random tokens. `climb` does so for the rungs of the ladder by which
+`time_steps` makes steps of one config on random tokens. `climb` does so for the rungs of the ladder by which
 Karpathy's reproduction of GPT-2 124M became eleven times faster, each rung with all below it, in one run on the device
 at hand; `PUBLISHED` holds what his lecture (A100, 16 x 1024) and a course (T4, 4 x 1024, float16) report.
 
@@ -30,10 +30,9 @@ from lmsmith.errors import ConfigError
 from lmsmith.models.attention import Attention
 from lmsmith.text.files import plural
 from lmsmith.train.choose import can_compile, n_rows
-from lmsmith.train.loop import peak_memory_bytes
-from lmsmith.train.machine import has_bfloat16, survey
+from lmsmith.train.machine import has_bfloat16, peak_memory_bytes, set_up_process, survey
 from lmsmith.train.replica import Replica
-from lmsmith.train.step import update
+from lmsmith.train.step import train_step
 
 # Milliseconds a step, per micro-batch where gradients are accumulated.
 PUBLISHED: dict[str, tuple[str, str]] = {
@@ -47,17 +46,17 @@ PUBLISHED: dict[str, tuple[str, str]] = {
     "accumulation": ("89", "205"),
 }
 ACCUMULATED = (
-    4  # micro-batches an update on the last rung, where the published ones come to 2**19 tokens
+    4  # micro-batches a step on the last rung, where the published ones come to 2**19 tokens
 )
 
 
 @dataclass(frozen=True)
 class Pace:
-    """What an update takes: median and ends of `seconds`, what that comes to, the most memory held."""
+    """What a step takes: median and ends of `seconds`, what that comes to, the most memory held."""
 
     seconds: tuple[float, ...]
     tokens: int
-    flops: float  # of an update, by prediction
+    flops: float  # of a step, by prediction
     peak_flops: float  # a second, of matrix products in this precision, measured
     peak_memory_bytes: int
 
@@ -85,10 +84,10 @@ class Rung:
     plain_adamw: bool
 
 
-def time_updates(
+def time_steps(
     config: RunConfig, device: torch.device, *, n: int = 8, plain_adamw: bool = False
 ) -> Pace:
-    """`n` updates of a model that is then thrown away, after two that are not counted (they allocate and compile)."""
+    """`n` steps of a model that is then thrown away, after two that are not counted (they allocate and compile)."""
     use_matmul(config.train.matmul, config.train.dtype)
     model = config.neural.build()
     model.initialise(torch.Generator().manual_seed(config.train.seed))
@@ -111,7 +110,7 @@ def time_updates(
     seconds = []
     for step in range(n + 2):
         began = time.perf_counter()
-        update(replica, batches, step, n_steps=1000)
+        train_step(replica, batches, step, n_steps=1000)
         if device.type != "cpu":
             torch.accelerator.synchronize(device)
         seconds.append(time.perf_counter() - began)
@@ -196,7 +195,7 @@ def climb(device: torch.device, *, n: int = 8) -> Iterator[tuple[Rung, Pace]]:
             }
             config = config.changed(rows, where=rung.name)
         with plain_attention() if rung.plain_attention else contextlib.nullcontext():
-            pace = time_updates(config, device, n=max(2, n // times), plain_adamw=rung.plain_adamw)
+            pace = time_steps(config, device, n=max(2, n // times), plain_adamw=rung.plain_adamw)
         yield rung, pace
         if device.type == "cuda":
             torch.cuda.empty_cache()
@@ -245,9 +244,10 @@ def bench_config(changes: Mapping[str, Any]) -> tuple[RunConfig, torch.device]:
     config = base.changed(changes, where="the command line")
     if config.model.counted:
         raise ConfigError(
-            "preset ngram counts and makes no updates: there is nothing to measure. Choose another."
+            "preset ngram counts and makes no steps: there is nothing to measure. Choose another."
         )
     machine = survey(config)
+    set_up_process(machine)
     vocab_size = config.model.vocab_size or (65 if config.preset == "babygpt" else 50257)
     chosen = {
         "model.vocab_size": vocab_size,

@@ -35,11 +35,11 @@ from lmsmith.data.packing import batches_of
 from lmsmith.data.prepare import Corpus
 from lmsmith.errors import CheckpointError, ConfigError
 from lmsmith.optim.schedule import learning_rate_share
+from lmsmith.run_folder import summary_of
 from lmsmith.strict_json import write_json
 from lmsmith.train.by_hand import for_reference
 from lmsmith.train.choose import LEAST_EVALUATIONS, MOST_EVALUATIONS, N_LOG_LINES
 from lmsmith.train.log import MetricsFile
-from lmsmith.train.run import summary_of
 
 _LEARNT = ("optim.", "schedule.", "model.")  # settings that change what is learnt, not how fast
 

@@ -97,7 +97,7 @@ def held_by_first(run: Path, ranks: Ranks, say: Callable[[str], None]) -> Iterat
             stack.enter_context(held(run, say))
             return "held"
 
-        ranks.first_makes(take)
+        ranks.on_rank_zero(take)
         yield
 
 

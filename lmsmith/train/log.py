@@ -32,7 +32,7 @@ class MetricsFile:
     def __init__(self, path: Path | None, *, step: int = 0, evaluated_step: int = 0) -> None:
         """Opens for appending; None: what is written goes nowhere. Raises StorageError.
 
-        A resumed run makes again what came after its checkpoint: lines of updates after `step`, and of evaluations
+        A resumed run makes again what came after its checkpoint: lines of steps after `step`, and of evaluations
         after `evaluated_step`, are dropped, and so is a last line that a kill cut short.
         """
         self.path = path
@@ -159,11 +159,15 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Takes the bar away; what is said later stays."""
         if self._live:
             self._live.stop()
 
     def update(self, step: int, loss: float) -> None:
-        """After update number `step` (from 1)."""
+        """After step number `step` (from 1)."""
         self.step = step
         self.loss = (
             loss if math.isnan(self.loss) else SMOOTHING * self.loss + (1 - SMOOTHING) * loss

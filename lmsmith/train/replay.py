@@ -1,4 +1,4 @@
-"""`lmsmith replay RECORD`: the update of a flight record, up to where it was stopped, once more."""
+"""`lmsmith replay RECORD`: makes the step of a flight record again, up to where it was stopped."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 
-from lmsmith.accounting.measure import use_matmul
 from lmsmith.data.packing import batches_of
-from lmsmith.train.flight import read_record
-from lmsmith.train.machine import survey
+from lmsmith.run_folder import open_run
+from lmsmith.train.machine import set_up_process, survey
 from lmsmith.train.replica import Replica
-from lmsmith.train.run import open_run
+from lmsmith.train.spike_record import read_record
 from lmsmith.train.step import gradient
 
 
@@ -32,11 +31,11 @@ class Replay:
 
 
 def replay(place: Path) -> Replay:
-    """Makes the update of RUN/flight/step-N again. Raises DataError, CheckpointError, UsageError."""
+    """Makes the step of RUN/flight/step-N again. Raises DataError, CheckpointError, UsageError."""
     record, tensors = read_record(place)
     config, corpus = open_run(place.absolute().parent.parent)
     machine = survey(config)
-    use_matmul(config.train.matmul, config.train.dtype)
+    set_up_process(machine)
     model = config.neural.build()
     model.to(machine.device, torch.float64 if config.train.dtype == "float64" else torch.float32)
     replica = Replica(model, config)

@@ -1,8 +1,8 @@
-"""A model made ready for updates on this process: precision, compilation, recomputation, and its share of the work.
+"""A model prepared for training on this rank: precision, compilation, activation checkpointing, DDP or FSDP2.
 
-The model itself knows of none of it. Everything is applied from outside, in this order: blocks that are compiled,
-blocks whose activations are recomputed, the loss around the model, DDP or FSDP2 around that, and at last the
-optimisers, which must see the parameters as they then are.
+The model itself knows none of this. Everything is applied from outside, in this order: compile the blocks, checkpoint
+their activations, wrap the model in its loss, wrap that in DDP or FSDP2, and make the optimizers last, because they
+must see the parameters as they then are.
 """
 
 from __future__ import annotations
@@ -22,23 +22,18 @@ from lmsmith.models.rnn import RNN
 from lmsmith.optim.groups import Optimisers
 from lmsmith.optim.scaling import GradientScale
 from lmsmith.parallel.process import Ranks
-from lmsmith.parallel.shard import (
-    SummedLoss,
-    as_sharded,
-    is_sharded,
-    only_shards,
-    row_by_row,
-    spread,
-    whole,
-)
+from lmsmith.parallel.shard import SummedLoss, parallelize, reshard, shard_like, split_rows
 from lmsmith.train.by_hand import ByHand
-from lmsmith.train.carry import Carried
+from lmsmith.train.truncated_bptt import Carried
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Replica:
-    """What an update works on. `rows_at_once`: of a micro-batch; `rows_that_fitted`: in trials."""
+    """What a training step works on: model, loss, optimizers, gradient scale.
+
+    `rows_at_once`: rows of a micro-batch. `rows_that_fitted`: micro-batches that fitted in trials.
+    """
 
     def __init__(self, model: NeuralModel, config: RunConfig, ranks: Ranks | None = None) -> None:
         """Takes over `model`, which lies on its device, or under FSDP2 anywhere. Several ranks must do so together."""
@@ -59,11 +54,10 @@ class Replica:
             assert isinstance(model, GPT)
             self.summed_loss = self.optimisers = ByHand(model, config)
         else:
-            self.summed_loss = spread(
-                SummedLoss(model, products, compiled=compiled), self.ranks, config.train.parallel
-            )
+            loss = SummedLoss(model, products, compiled=compiled)
+            self.summed_loss = parallelize(loss, self.ranks, config.train.parallel)
             over_ranks = (
-                functools.partial(row_by_row, ranks=self.ranks) if self.ranks.world > 1 else None
+                functools.partial(split_rows, ranks=self.ranks) if self.ranks.world > 1 else None
             )
             self.optimisers = Optimisers(model, config.optim, products, over_ranks)
         self.device = next(model.parameters()).device
@@ -81,14 +75,14 @@ class Replica:
         return torch.autocast(self.device.type, dtype or torch.bfloat16, enabled=dtype is not None)
 
     def micro_batches(self, step: int, rows_at_once: int = 0) -> list[tuple[int, int]]:
-        """From which row of batch `step` to which each of this process's micro-batches goes; the last may be short."""
+        """First and last row of each of this rank's micro-batches of batch `step`; the last may be short."""
         start, end = self.ranks.rows(self.config.train.rows_of(step))
         n = rows_at_once or self.rows_at_once
         return [(row, min(row + n, end)) for row in range(start, end, n)]
 
     def weights(self, *, copy: bool) -> dict[str, Tensor]:
         """The parameters by name, shards of them under FSDP2."""
-        only_shards(self.summed_loss)
+        reshard(self.summed_loss)
         return {
             n: p.detach().clone() if copy else p.detach() for n, p in self.model.named_parameters()
         }
@@ -99,7 +93,7 @@ class Replica:
 
         Raises CheckpointError where they are those of another model.
         """
-        only_shards(self.summed_loss)
+        reshard(self.summed_loss)
         named = dict(self.model.named_parameters())
         for name in [*named, *tensors]:
             wanted, found = (
@@ -111,17 +105,8 @@ class Replica:
                     f"{wanted}. Put back the config.toml that the run was trained with."
                 )
         for name, p in named.items():
-            p.copy_(as_sharded(tensors[name].to(p.dtype), p))
-
-
-def all_whole(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
-    """Whole tensors from shards; every process must ask. Empty where they are not to be kept."""
-    found = {}
-    for name in sorted(tensors):  # all processes in one order; a file's is another in each
-        full = whole(tensor := tensors[name])
-        if keep:  # a whole model may not fit where a share of it does
-            found[name] = full.cpu() if is_sharded(tensor) else full
-    return found
+            assert p.shape == tensors[name].shape, name
+            p.copy_(shard_like(tensors[name].to(p.dtype), p))
 
 
 def products_dtype(config: RunConfig) -> torch.dtype | None:

@@ -17,7 +17,7 @@ from lmsmith.models import kernels
 from lmsmith.optim.groups import Optimisers
 from lmsmith.train.guard import SpikeError
 from lmsmith.train.replica import Replica
-from lmsmith.train.step import update
+from lmsmith.train.step import train_step
 
 SPARE = 2.0  # times the memory that a check needs must be free
 
@@ -71,7 +71,7 @@ def same_numbers(
     try:
         for n in threads:
             use_threads(n, threads[1])
-            numbers = update(replica, batches, step, n_steps)
+            numbers = train_step(replica, batches, step, n_steps)
             scored = score()
             values = [torch.tensor([*numbers.values(), scored], dtype=torch.float64)]
             found.append(values + [tensor.clone() for tensor in state])

@@ -1,4 +1,4 @@
-"""One update: forward and backward over the micro-batches of a batch, clip, step.
+"""One training step: forward and backward over the micro-batches of a batch, clip, optimizer step.
 
 The loss of a batch is the sum over its tokens divided once by how many count in all of it, so the split into
 micro-batches and among processes changes nothing but rounding. Gradients are averaged over processes on their way
@@ -17,21 +17,21 @@ from lmsmith.data.batches import AnyBatches, Batch
 from lmsmith.optim.rates import peak_rates
 from lmsmith.optim.schedule import learning_rate_share
 from lmsmith.parallel.process import LONG, lost_in_words
-from lmsmith.parallel.shard import synchronised, whole
+from lmsmith.parallel.shard import synchronised, unshard
 from lmsmith.train.guard import Guard
 from lmsmith.train.replica import Replica
 
 log = logging.getLogger(__name__)
 
 
-def update(
+def train_step(
     replica: Replica, batches: AnyBatches, step: int, n_steps: int, guard: Guard | None = None
 ) -> dict[str, float]:
-    """Makes update `step` (from 0) of `n_steps` and returns its loss (nats a token), gradient norm and
-    each group's learning rate by the name of its setting.
+    """Makes `step` (from 0) of `n_steps`; returns its loss (nats a token), gradient norm and each group's
+    learning rate by the name of its setting.
 
-    Raises SpikeError, before anything is updated and in all processes alike, where the `guard` says so: where the loss
-    or the gradient is not finite, whatever the guard. The gradients are still there then.
+    Raises SpikeError on every rank before the weights change, where the `guard` finds a spike, or where the loss or the
+    gradient is not finite. The gradients are then still in the parameters.
     """
     config, scale = replica.config, replica.scale
     share = learning_rate_share(step, n_steps, config.schedule)
@@ -89,7 +89,7 @@ def _fits(replica: Replica, batches: AnyBatches, step: int) -> bool:
             synchronised(replica.summed_loss, last=False),
         ):
             with replica.autocast():
-                summed = replica.summed_loss(*_tensors(batch, replica.device))
+                summed = replica.summed_loss(*to_device(batch, replica.device))
             (summed * 0).backward()
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error) or n_rows == 1:
@@ -97,7 +97,7 @@ def _fits(replica: Replica, batches: AnyBatches, step: int) -> bool:
         short = True
     replica.optimisers.clear()
     replica.ranks.wait(LONG)  # what was compiled here took one of them longer than another
-    if replica.ranks.most(short)[0]:
+    if replica.ranks.max(short)[0]:
         return False
     replica.rows_that_fitted.append(n_rows)
     return True
@@ -139,7 +139,7 @@ def _gradient(replica: Replica, batches: AnyBatches, step: int) -> tuple[float, 
             )
             with synchronised(replica.summed_loss, last=part == parts[-1]):
                 with replica.autocast():
-                    summed = replica.summed_loss(*_tensors(batch, replica.device), **carried)
+                    summed = replica.summed_loss(*to_device(batch, replica.device), **carried)
                 (summed * factor).backward()
             total += summed.detach()
     norm = norm_of(replica.model, scale.value)
@@ -154,7 +154,8 @@ def _devices(replica: Replica) -> list[torch.device]:
     return [replica.device] if replica.device.type == "cuda" else []
 
 
-def _tensors(batch: Batch, device: torch.device) -> list[Tensor]:
+def to_device(batch: Batch, device: torch.device) -> list[Tensor]:
+    """Inputs and targets (rows, T) of a batch, and its documents where it has them."""
     arrays = [batch.inputs, batch.targets] + ([] if batch.documents is None else [batch.documents])
     tensors = [
         torch.from_numpy(np.ascontiguousarray(array)) for array in arrays
@@ -177,7 +178,7 @@ def norm_of(model: nn.Module, scale: float = 1.0) -> Tensor:
     grads = [p.grad for p in model.parameters() if p.grad is not None]
     if scale != 1:
         torch._foreach_mul_(grads, 1 / scale)
-    return whole(torch.nn.utils.get_total_norm(grads, foreach=True))
+    return unshard(torch.nn.utils.get_total_norm(grads, foreach=True))
 
 
 def clip(model: nn.Module, norm: float, largest: float) -> None:

@@ -45,8 +45,8 @@ def serve() -> None:
         64,
         64,
     )  # each process measures the machine, whose speed is not what is tested
-    loop: Any = sys.modules["lmsmith.train.loop"]
-    loop.SAMPLE_TOKENS = 20  # a run of some steps would spend its time on samples
+    sample: Any = sys.modules["lmsmith.train.hooks.sample"]
+    sample.SAMPLE_TOKENS = 20  # a run of some steps would spend its time on samples
     bpe_train: Any = importlib.import_module("lmsmith.tokens.bpe_train")
     bpe_train.learn_bpe(["compiled here, if it is not yet"], 300).encode(
         "so that no command says that it compiles"

@@ -11,9 +11,9 @@ import torch
 from conftest import TEXT, TINY, Lmsmith
 
 from lmsmith.checkpoint import load_model, save_model
+from lmsmith.run_folder import load_for_use
 from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.files import save_tokenizer
-from lmsmith.train.run import load_for_use
 
 
 def plain_loop(run: Path, text: str) -> tuple[float, int]:

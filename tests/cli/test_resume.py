@@ -129,7 +129,7 @@ def test_a_signal_does_not_wait_for_an_evaluation_which_the_resumed_run_makes(
         "--train.eval_every=1",
         "--out",
         "run",
-        slow={"lmsmith.train.loop:score_ids": 60.0},
+        slow={"lmsmith.train.hooks.evaluate:score_ids": 60.0},
     )
     process.until(lambda: last_step(run) == 1)
     process.send(number)

@@ -28,7 +28,7 @@ from lmsmith.models.rnn import RNN
 from lmsmith.models.rnn_config import RNNConfig
 from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.tokenizer import ByteTokenizer, CharTokenizer
-from lmsmith.train.loop import sample_texts
+from lmsmith.train.hooks.sample import sample_texts
 
 V = 11
 

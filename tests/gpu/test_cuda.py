@@ -25,7 +25,7 @@ from lmsmith.data.packing import Packed
 from lmsmith.models.gpt import GPT
 from lmsmith.train.machine import has_bfloat16
 from lmsmith.train.replica import Replica
-from lmsmith.train.step import gradient, update
+from lmsmith.train.step import gradient, train_step
 
 pytestmark = [
     pytest.mark.gpu,
@@ -94,7 +94,7 @@ def test_one_update_in_float32_is_the_cpus(name: str) -> None:
     )
     cpu, cuda = replica_on("cpu", name, **changes), replica_on("cuda", name, **changes)
     for replica in (cpu, cuda):
-        update(replica, batches(), 0, 10)
+        train_step(replica, batches(), 0, 10)
     for (key, p), q in zip(cpu.model.named_parameters(), cuda.model.parameters(), strict=True):
         torch.testing.assert_close(q.detach().cpu(), p.detach(), rtol=1e-4, atol=1e-4, msg=key)
 
@@ -108,9 +108,9 @@ def test_training_in_lower_precision_lowers_the_loss(dtype: str) -> None:
     use_matmul("default", dtype)
     assert replica.scale.value == (1.0 if dtype != "float16" else replica.scale.value)
     assert (replica.scale.value > 1) == (dtype == "float16")
-    losses = [update(replica, batches(), step, 60)["loss"] for step in range(60)]
+    losses = [train_step(replica, batches(), step, 60)["loss"] for step in range(60)]
     use_matmul("default", "float32")
-    assert losses[0] == pytest.approx(update(exact, batches(), 0, 60)["loss"], rel=1e-2)
+    assert losses[0] == pytest.approx(train_step(exact, batches(), 0, 60)["loss"], rel=1e-2)
     assert np.isfinite(losses).all()
     assert losses[-1] < 0.7 * losses[0]
 

@@ -18,9 +18,9 @@ from lmsmith.interop.importing import import_model
 from lmsmith.interop.llmc import check, read, write
 from lmsmith.models.gpt import GPT
 from lmsmith.models.gpt_config import GPTConfig
+from lmsmith.run_folder import load_weights
 from lmsmith.tokens.files import load_tokenizer, save_tokenizer
 from lmsmith.tokens.tokenizer import ByteTokenizer
-from lmsmith.train.run import load_weights
 
 
 def llmc_file(theirs: Any, path: Path, padded: int, dtype: torch.dtype) -> bytes:

@@ -28,11 +28,11 @@ from lmsmith.interop.exporting import export_model
 from lmsmith.interop.importing import import_model
 from lmsmith.interop.vocabulary import save
 from lmsmith.models.gpt import GPT
+from lmsmith.run_folder import load_for_use
 from lmsmith.studies.league import league
 from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.files import load_tokenizer, save_tokenizer
 from lmsmith.tokens.tokenizer import ByteTokenizer, CharTokenizer
-from lmsmith.train.run import load_for_use
 from lmsmith.train.start import asked
 
 TEXT = "Don't  the naïve cats hat? 中文 😀\r\n\n\tdef f(x): return x  \n"

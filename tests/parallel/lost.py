@@ -1,4 +1,4 @@
-"""lmsmith, whose second process is killed, the first time it comes that far, after STEP updates.
+"""lmsmith, whose second process is killed, the first time it comes that far, after STEP steps.
 
 The last words of the command line: ... STEP
 """
@@ -9,20 +9,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import lmsmith.train.loop
 from lmsmith.__main__ import main
-from lmsmith.train.loop import Training
+from lmsmith.train.step import train_step
 
 at = int(sys.argv.pop())
-update = Training._update
 
 
-def lost(self: Training, metrics: Any, progress: Any) -> None:
-    if os.environ["RANK"] == "1" and self.so_far.step == at + 1 and not Path("killed").exists():
+def lost(replica: Any, batches: Any, step: int, *rest: Any) -> dict[str, float]:
+    if os.environ["RANK"] == "1" and step == at + 1 and not Path("killed").exists():
         Path("killed").touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    update(self, metrics, progress)
+    return train_step(replica, batches, step, *rest)
 
 
 if __name__ == "__main__":
-    Training._update = lost  # type: ignore[method-assign]
+    lmsmith.train.loop.train_step = lost
     main()

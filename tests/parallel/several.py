@@ -10,12 +10,12 @@ from lmsmith.models.gpt import GPT
 from lmsmith.parallel.process import joined, place_in_environment
 from lmsmith.parallel.shard import (
     SummedLoss,
-    as_sharded,
     is_sharded,
-    row_by_row,
-    spread,
+    parallelize,
+    shard_like,
+    split_rows,
     synchronised,
-    whole,
+    unshard,
 )
 
 TINY = {
@@ -57,7 +57,7 @@ def main() -> None:
             (wanted / n_counted).backward()
             for how in ("ddp", "fsdp"):
                 model = model_of(name)
-                module = spread(SummedLoss(model), ranks, how)
+                module = parallelize(SummedLoss(model), ranks, how)
                 start, end = ranks.rows(ROWS)
                 total = 0.0
                 for row in range(start, end):
@@ -71,15 +71,15 @@ def main() -> None:
                     assert is_sharded(p) == (how == "fsdp"), (key, how)
                     assert p.grad is not None
                     torch.testing.assert_close(
-                        whole(p.grad), q.grad, rtol=1e-10, atol=1e-13, msg=f"{name} {how} {key}"
+                        unshard(p.grad), q.grad, rtol=1e-10, atol=1e-13, msg=f"{name} {how} {key}"
                     )
                     torch.testing.assert_close(
-                        whole(as_sharded(q.detach(), p)), q.detach(), rtol=0, atol=0
+                        unshard(shard_like(q.detach(), p)), q.detach(), rtol=0, atol=0
                     )
         stack = torch.arange(30.0).reshape(5, 3, 2)
-        torch.testing.assert_close(row_by_row(lambda rows: rows + 1, ranks)(stack), stack + 1)
-        assert ranks.told_by_first(float(ranks.rank), 7.0) == [0.0, 7.0]
-        assert ranks.most(float(ranks.rank)) == [1.0]
+        torch.testing.assert_close(split_rows(lambda rows: rows + 1, ranks)(stack), stack + 1)
+        assert ranks.broadcast(float(ranks.rank), 7.0) == [0.0, 7.0]
+        assert ranks.max(float(ranks.rank)) == [1.0]
         ranks.wait()
     print(f"rank {ranks.rank} is right")
     sys.stdout.flush()

@@ -40,9 +40,7 @@ def test_gradients_of_two_processes_are_those_of_one() -> None:
 def test_alone_nothing_is_asked_of_others() -> None:
     ranks = Ranks()
     assert ranks.first
-    assert (
-        ranks.sum(1.5, 2.0) == ranks.most(1.5, 2.0) == ranks.told_by_first(1.5, 2.0) == [1.5, 2.0]
-    )
+    assert ranks.sum(1.5, 2.0) == ranks.max(1.5, 2.0) == ranks.broadcast(1.5, 2.0) == [1.5, 2.0]
     assert ranks.rows(7) == (0, 7)
 
 

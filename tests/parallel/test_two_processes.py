@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from lmsmith.checkpoint import load_checkpoint
+
 PROJECT = Path(__file__).resolve().parent.parent.parent
 TEXT = (
     "".join(
@@ -334,3 +336,34 @@ def test_two_machines_of_which_one_loses_its_process(
     assert "resuming run at step 4 of 12" in said[0] + said[1]
     assert (place / "killed").exists()
     same(losses(place / "run"), losses(alone), 1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["ddp", "fsdp"])
+def test_hooks_of_two_processes(place: Path, how: str) -> None:
+    """One on rank 0, one on both, of shards under FSDP2: killed, resumed, and with one that fails."""
+    script = [str(Path(__file__).parent / "hooked.py")]
+    for name, words in (("whole", ()), ("parts", ()), ("failed", ("fail",))):
+        done = lmsmith(place, "train", "text.txt", how, name, *words, n=2, script=script)
+        assert (done.returncode == 0) == (name != "failed"), done.stderr[-3000:]
+    assert (
+        "the hook 'count' raised ValueError (the fifth) in after_step at step 5. Step 5 is saved"
+        in done.stderr
+    )
+    assert "a hook failed on another rank, which says why" in done.stderr
+    back_to(place / "parts", 3)
+    for name in ("parts", "failed"):
+        done = lmsmith(place, "resume", name, n=2, script=script)
+        assert done.returncode == 0, done.stderr[-3000:]
+    wanted, *found = (load_checkpoint(place / name) for name in ("whole", "parts", "failed"))
+    assert wanted.tensors["hook_average"].keys() == wanted.tensors["model"].keys()
+    for one in found:
+        assert {name: of["values"] for name, of in one.state["hooks"].items()} == {
+            "average": {"n": 8},
+            "count": {"n": 8},
+        }
+        for group in ("model", "hook_average"):
+            assert all(
+                tensor.equal(one.tensors[group][name])
+                for name, tensor in wanted.tensors[group].items()
+            )

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from lmsmith.errors import ConfigError, UsageError
 from lmsmith.evaluate.league import Entry, Text, read_text
+from lmsmith.run_folder import load_for_use, open_run, score_validation, summary_of
 from lmsmith.studies.league import (
     HEAD,
     _names,
@@ -21,7 +22,6 @@ from lmsmith.studies.league import (
     league_rows,
     train_all,
 )
-from lmsmith.train.run import load_for_use, open_run, score_validation, summary_of
 
 TEXT = (
     "".join(

@@ -11,17 +11,18 @@ import torch
 from rich.console import Console
 from tiny import TEXT, TINY
 
-import lmsmith.train.loop
 from lmsmith.accounting import measure
 from lmsmith.config import RunConfig
 from lmsmith.data.prepare import Corpus, Counts
 from lmsmith.tokens.tokenizer import CharTokenizer
+from lmsmith.train.hooks import sample
 from lmsmith.train.loop import Training
 
 
 @pytest.fixture(autouse=True)
 def _threads() -> Iterator[None]:
     n, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(n)
     torch.set_float32_matmul_precision(precision)
@@ -30,7 +31,7 @@ def _threads() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs of twenty updates would spend nearly all their time on samples, and on how fast the machine is."""
-    monkeypatch.setattr(lmsmith.train.loop, "SAMPLE_TOKENS", 5)
+    monkeypatch.setattr(sample, "SAMPLE_TOKENS", 5)
     monkeypatch.setattr(measure, "SHAPE", (64, 64, 64))
 
 

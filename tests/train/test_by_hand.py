@@ -16,7 +16,7 @@ from lmsmith.models.gpt import GPT
 from lmsmith.train.by_hand import ByHand, check_memory, for_reference
 from lmsmith.train.loop import Training
 from lmsmith.train.replica import Replica
-from lmsmith.train.step import update
+from lmsmith.train.step import train_step
 
 Make = Callable[..., Training]
 
@@ -83,7 +83,7 @@ def test_ten_updates_are_those_of_pytorch(
     batches = kind(corpus.train, context_length=16, batch_size=4, seed=1)
     clipped = 0
     for step in range(10):
-        found, wanted = update(mine, batches, step, 10), update(other, batches, step, 10)
+        found, wanted = train_step(mine, batches, step, 10), train_step(other, batches, step, 10)
         assert found == pytest.approx(wanted, rel=1e-9)
         clipped += found["grad_norm"] > config.optim.clip_norm
     assert clipped
@@ -106,13 +106,13 @@ def test_a_resumed_run_comes_to_the_same_weights_bit_for_bit(training: Make) -> 
     wanted = whole.go()
     parted = training(changes, run="parted")
     parted.go()
-    (parted.run / "checkpoints" / "step-00000010").rename(parted.run / "taken-away")
+    (parted.context.run / "checkpoints" / "step-00000010").rename(parted.context.run / "taken-away")
     resumed = training(changes, run="parted")
     assert resumed.restore()
-    assert resumed.so_far.step == 8
+    assert resumed.state.step == 8
     summary = resumed.go()
     assert summary["best_val_loss"] == wanted["best_val_loss"]
-    one, other = (load_checkpoint(run.run, 10).tensors for run in (whole, resumed))
+    one, other = (load_checkpoint(run.context.run, 10).tensors for run in (whole, resumed))
     for group in ("model", "optimizer"):
         assert one[group].keys() == other[group].keys()
         for name, tensor in one[group].items():
@@ -126,13 +126,13 @@ def test_a_run_begun_by_one_engine_goes_on_by_the_other(
     """The checkpoint is the same: weights and AdamW's means have the same names."""
     whole = training({"train.engine": first, "train.save_every": 5, "train.keep": 9})
     whole.go()
-    weights = load_checkpoint(whole.run, 10).tensors["model"]
-    (whole.run / "checkpoints" / "step-00000010").rename(whole.run / "taken-away")
+    weights = load_checkpoint(whole.context.run, 10).tensors["model"]
+    (whole.context.run / "checkpoints" / "step-00000010").rename(whole.context.run / "taken-away")
     other = training({"train.engine": then})
     assert other.restore()
-    assert other.so_far.step == 5
+    assert other.state.step == 5
     other.go()
-    for name, tensor in load_checkpoint(other.run, 10).tensors["model"].items():
+    for name, tensor in load_checkpoint(other.context.run, 10).tensors["model"].items():
         torch.testing.assert_close(tensor, weights[name], rtol=0, atol=1e-8)
 
 

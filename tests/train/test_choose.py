@@ -22,7 +22,7 @@ from lmsmith.tokens.tokenizer import CharTokenizer
 from lmsmith.train import choose
 from lmsmith.train.choose import describe, resolve
 from lmsmith.train.machine import Machine
-from lmsmith.train.start import asked
+from lmsmith.train.request import asked
 
 MACHINE = Machine(
     torch.device("cpu"), threads=2, matmul="default", dtype="float32", flops=1e11, reason="a test's"

@@ -19,7 +19,7 @@ from lmsmith.config import RunConfig
 from lmsmith.data.batches import Batches
 from lmsmith.models.gpt import GPT
 from lmsmith.train.replica import Replica
-from lmsmith.train.step import update
+from lmsmith.train.step import train_step
 
 T, B = 32, 6
 KINDS: dict[str, dict[str, Any]] = {
@@ -66,7 +66,7 @@ def losses(kind: str, compiled: str) -> list[float]:
     ids = np.random.default_rng(0).integers(0, 50, 4000).astype(np.uint16)
     batches = Batches(ids, context_length=T, batch_size=B, seed=1)
     replica = Replica(model.train(), config)
-    return [update(replica, batches, step, 10)["loss"] for step in range(5)]
+    return [train_step(replica, batches, step, 10)["loss"] for step in range(5)]
 
 
 if __name__ == "__main__":

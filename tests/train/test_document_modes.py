@@ -17,9 +17,10 @@ from lmsmith.data.packing import batches_of
 from lmsmith.data.prepare import Corpus, Counts
 from lmsmith.models.gpt import GPT
 from lmsmith.tokens.tokenizer import CharTokenizer
+from lmsmith.train.hooks.evaluate import Evaluate
 from lmsmith.train.loop import Training
 from lmsmith.train.replica import Replica
-from lmsmith.train.step import update
+from lmsmith.train.step import train_step
 
 TEXTS = [
     f"{name} {verb}.\n" * n
@@ -96,7 +97,7 @@ def test_an_update_is_that_of_the_documents_one_by_one(
     norm = torch.stack([g.norm() for g in gradients]).norm()
     for rows in (0, 1, 3):
         parts, model = prepared(config, mode, **{"train.micro_batch_size": rows})
-        found = update(
+        found = train_step(
             Replica(model, parts), batches_of(parts, corpus.train, corpus.tokenizer), 2, 10
         )
         assert found["loss"] == pytest.approx(float(total.detach()) / n, rel=1e-9)
@@ -114,23 +115,26 @@ def test_a_run_learns_resumes_and_is_scored_by_documents(
     changes |= {"train.steps": 40, "train.save_every": 20, "train.eval_every": 20, "train.keep": 9}
     whole = training(changes, run="whole")
     summary = whole.go()
-    assert summary["tokens_seen"] == sum(whole.batches.n_counted(step) for step in range(40))
+    assert summary["tokens_seen"] == sum(
+        whole.context.batches.n_counted(step) for step in range(40)
+    )
     assert summary["val_loss"] < 0.9 * np.log(corpus.tokenizer.vocab_size)
     end = corpus.tokenizer.end_of_text
     assert end is not None
     with torch.no_grad():
-        total, n = alone(whole.model.eval(), corpus.validation, end)
+        total, n = alone(whole.context.model.eval(), corpus.validation, end)
     assert n == len(corpus.validation) - 1
-    assert whole.score().nats == pytest.approx(float(total), rel=1e-5)
-    assert load_model(whole.run / "model")[1]["data"] == {"documents": mode}
+    assert Evaluate(1).score(whole.context).nats == pytest.approx(float(total), rel=1e-5)
+    assert load_model(whole.context.run / "model")[1]["data"] == {"documents": mode}
 
-    (shorter := training(changes, run="parts")).so_far.n_steps = 40
-    shutil.copytree(whole.run / "checkpoints", shorter.run / "checkpoints")
-    shutil.rmtree(shorter.run / "checkpoints" / "step-00000040")
+    (shorter := training(changes, run="parts")).state.n_steps = 40
+    shutil.copytree(whole.context.run / "checkpoints", shorter.context.run / "checkpoints")
+    shutil.rmtree(shorter.context.run / "checkpoints" / "step-00000040")
     assert shorter.restore()
-    assert shorter.so_far.step == 20
+    assert shorter.state.step == 20
     shorter.go()
-    weights = shorter.model.state_dict()
+    weights = shorter.context.model.state_dict()
     assert all(
-        torch.equal(weight, weights[name]) for name, weight in whole.model.state_dict().items()
+        torch.equal(weight, weights[name])
+        for name, weight in whole.context.model.state_dict().items()
     )

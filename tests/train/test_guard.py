@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 import torch
 
+import lmsmith.train.loop
 import lmsmith.train.step
 from lmsmith.config import RunConfig
 from lmsmith.data.prepare import Corpus
 from lmsmith.errors import CheckpointError, DataError, TrainingError
-from lmsmith.train.flight import read_record
 from lmsmith.train.guard import LEAST, MOST_IN_A_ROW, Guard, Running, SpikeError
 from lmsmith.train.loop import Training
 from lmsmith.train.replay import replay
+from lmsmith.train.spike_record import read_record
 
 Make = Callable[..., Training]
 
@@ -111,7 +112,9 @@ LONG = {"train.steps": 70, "train.eval_every": 35, "train.save_every": 20, "trai
 
 
 def events(run: Training) -> list[str]:
-    lines = map(json.loads, (run.run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    lines = map(
+        json.loads, (run.context.run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    )
     return [line["message"] for line in lines if line["kind"] == "event"]
 
 
@@ -140,9 +143,11 @@ def test_rewind_is_the_run_that_never_made_that_update(
         "Back to step 60.",
         "It is left out.",
     ]
-    for name, weight in wanted.replica.weights(copy=False).items():
-        assert torch.equal(weight, back.replica.weights(copy=False)[name]), name
-    lines = map(json.loads, (back.run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    for name, weight in wanted.context.replica.weights(copy=False).items():
+        assert torch.equal(weight, back.context.replica.weights(copy=False)[name]), name
+    lines = map(
+        json.loads, (back.context.run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    )
     steps = [line["step"] for line in lines if line["kind"] == "train"]
     assert steps == [step for step in range(1, 71) if step != 64]
 
@@ -157,14 +162,14 @@ def test_stop_leaves_a_record_and_a_checkpoint(
         match=r"step 61: a gradient norm .* Step 60 is saved; `lmsmith replay .*step-00000061`",
     ):
         run.go()
-    record, tensors = read_record(run.run / "flight" / "step-00000061")
+    record, tensors = read_record(run.context.run / "flight" / "step-00000061")
     assert record["step"] == 60
-    assert record["ids"] == run.batches.rows(60).inputs.tolist()
-    assert record["text"] == [run.corpus.tokenizer.decode(row) for row in record["ids"]]
-    for name, weight in run.replica.weights(copy=False).items():
+    assert record["ids"] == run.context.batches.rows(60).inputs.tolist()
+    assert record["text"] == [run.context.corpus.tokenizer.decode(row) for row in record["ids"]]
+    for name, weight in run.context.replica.weights(copy=False).items():
         assert torch.equal(tensors["model"][name], weight)
         assert record["tensors"][name]["norm"] == pytest.approx(float(weight.norm()))
-    assert (run.run / "checkpoints" / "step-00000060").is_dir()
+    assert (run.context.run / "checkpoints" / "step-00000060").is_dir()
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
@@ -188,7 +193,7 @@ def test_replay_has_the_same_bits(
         run.go()
     changed = config.changed(changes, where="a test")
     monkeypatch.setattr("lmsmith.train.replay.open_run", lambda place: (changed, corpus))
-    place = run.run / "flight" / "step-00000007"
+    place = run.context.run / "flight" / "step-00000007"
     found = replay(place)
     assert found.same
     assert 1 < found.loss < 10
@@ -208,30 +213,30 @@ def test_replay_of_what_is_not_finite(
     """Of a loss that really became infinite: from an overflowing weight, in float32."""
     changes = {"train.steps": 9, "model.logit_softcap": 0.0, "train.save_every": 4}
     run = training(changes)
-    update = Training._update
+    train_step = lmsmith.train.loop.train_step
 
-    def spoil(self: Training, *rest: Any) -> None:
-        if self.so_far.step == 6:
+    def spoil(replica: Any, batches: Any, step: int, *rest: Any) -> dict[str, float]:
+        if step == 6:
             with torch.no_grad():
-                self.model.get_parameter("head.weight").fill_(3e38)
-        update(self, *rest)
+                replica.model.get_parameter("head.weight").fill_(3e38)
+        return train_step(replica, batches, step, *rest)
 
-    monkeypatch.setattr(Training, "_update", spoil)
+    monkeypatch.setattr(lmsmith.train.loop, "train_step", spoil)
     with pytest.raises(TrainingError, match="step 7: the loss is nan"):
         run.go()
     changed = config.changed(changes, where="a test")
     monkeypatch.setattr("lmsmith.train.replay.open_run", lambda place: (changed, corpus))
-    found = replay(run.run / "flight" / "step-00000007")
+    found = replay(run.context.run / "flight" / "step-00000007")
     assert found.same
     assert math.isnan(found.loss)
     assert any(tensor["n_not_finite"] for tensor in found.record["tensors"].values())
     assert found.record["tensors"]["head.weight"]["norm"] is None  # it overflows
     assert found.record["loss"] is None
-    record = run.run / "flight" / "step-00000007" / "record.json"
+    record = run.context.run / "flight" / "step-00000007" / "record.json"
     content = json.loads(record.read_text(encoding="utf-8"), parse_constant=pytest.fail)
     content["bits"]["loss"] = (2.5).hex()
     record.write_text(json.dumps(content), encoding="utf-8")
-    assert not replay(run.run / "flight" / "step-00000007").same
+    assert not replay(run.context.run / "flight" / "step-00000007").same
 
 
 def test_a_diverged_run_is_not_resumed(training: Make) -> None:
@@ -240,15 +245,14 @@ def test_a_diverged_run_is_not_resumed(training: Make) -> None:
     run = training(length)
     run.go()
     with torch.no_grad():
-        run.model.get_parameter("head.weight")[0, :3] = math.nan
-    run._saved = (-1, -1)
-    run._save(at_once=True)
-    place = run.run / "checkpoints" / "step-00000004"
+        run.context.model.get_parameter("head.weight")[0, :3] = math.nan
+    run.save_anew()
+    place = run.context.run / "checkpoints" / "step-00000004"
     with pytest.raises(CheckpointError) as caught:
         training(length).restore()
     message = str(caught.value)
     assert message.startswith(
-        f"The checkpoint of step 4 in {run.run} has weights that are not finite numbers: "
+        f"The checkpoint of step 4 in {run.context.run} has weights that are not finite numbers: "
     )
     assert "head.weight (3 NaN of" in message
     assert "begin anew with a lower --learning-rate" in message
@@ -256,7 +260,7 @@ def test_a_diverged_run_is_not_resumed(training: Make) -> None:
     shutil.rmtree(place)
     again = training(length)
     assert again.restore()
-    assert again.so_far.step == 2
+    assert again.state.step == 2
 
 
 def test_what_is_no_record_is_named(tmp_path: Path) -> None:
@@ -273,7 +277,7 @@ def test_too_little_memory_halves_the_micro_batch_and_changes_nothing_else(
     steps = {"train.steps": 6, "train.dtype": "float64", "train.batch_size": 8}
     plain, tight = training(steps, run="plain"), training(steps, run="tight")
     plain.go()
-    forward = tight.replica.summed_loss.forward
+    forward = tight.context.replica.summed_loss.forward
 
     def cramped(inputs: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:
         if len(inputs) > most:
@@ -281,13 +285,13 @@ def test_too_little_memory_halves_the_micro_batch_and_changes_nothing_else(
         found: torch.Tensor = forward(inputs, *rest, **named)
         return found
 
-    monkeypatch.setattr(tight.replica.summed_loss, "forward", cramped)
+    monkeypatch.setattr(tight.context.replica.summed_loss, "forward", cramped)
     tight.go()
-    assert tight.replica.rows_at_once == (1 if most == 1 else 2)
+    assert tight.context.replica.rows_at_once == (1 if most == 1 else 2)
     assert "micro-batches of 4 rows from here on" in caplog.text
-    for name, weight in plain.replica.weights(copy=False).items():
+    for name, weight in plain.context.replica.weights(copy=False).items():
         torch.testing.assert_close(
-            tight.replica.weights(copy=False)[name], weight, rtol=1e-9, atol=1e-12
+            tight.context.replica.weights(copy=False)[name], weight, rtol=1e-9, atol=1e-12
         )
 
 
@@ -297,7 +301,7 @@ def test_not_even_one_row_fits(training: Make, monkeypatch: pytest.MonkeyPatch) 
     def full(*_: Any, **__: Any) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(run.replica.summed_loss, "forward", full)
+    monkeypatch.setattr(run.context.replica.summed_loss, "forward", full)
     with pytest.raises(torch.OutOfMemoryError):
         run.go()
-    assert run.replica.rows_at_once == 1
+    assert run.context.replica.rows_at_once == 1

@@ -14,8 +14,9 @@ from tiny import TEXT, TINY
 from lmsmith.cli import run
 from lmsmith.config.presets import preset
 from lmsmith.errors import ConfigError, TokenizerError, UsageError
-from lmsmith.train.run import load_for_use, score_validation
-from lmsmith.train.start import asked, resume, train
+from lmsmith.run_folder import load_for_use, score_validation
+from lmsmith.train.request import asked
+from lmsmith.train.start import resume, train
 
 QUIET = Console(quiet=True)
 OTHER = TEXT.replace("The cat", "Our dog").replace("saw", "bit")

@@ -17,10 +17,11 @@ from lmsmith.errors import ConfigError
 from lmsmith.generate.decode import continue_text
 from lmsmith.interop.exporting import export_model
 from lmsmith.models.sizes import RNN_SIZES
+from lmsmith.run_folder import load_for_use, open_run, score_validation
 from lmsmith.train.choose import describe, resolve
 from lmsmith.train.machine import Machine, survey
-from lmsmith.train.run import load_for_use, open_run, score_validation
-from lmsmith.train.start import asked, train
+from lmsmith.train.request import asked
+from lmsmith.train.start import train
 
 MACHINE = Machine(torch.device("cpu"), 1, "default", "float32", 1e11, "as asked")
 

@@ -11,14 +11,7 @@ from lmsmith.config.presets import preset
 from lmsmith.errors import ConfigError
 from lmsmith.models.gpt import GPT
 from lmsmith.train import ladder
-from lmsmith.train.ladder import (
-    PUBLISHED,
-    bench_config,
-    climb,
-    plain_attention,
-    rungs,
-    time_updates,
-)
+from lmsmith.train.ladder import PUBLISHED, bench_config, climb, plain_attention, rungs, time_steps
 
 TINY = {
     "model.n_layer": 2,
@@ -99,9 +92,7 @@ def test_plain_adamw_makes_the_same_update(monkeypatch: pytest.MonkeyPatch) -> N
         ladder, "Replica", lambda *arguments: made.append(replica(*arguments)) or made[-1]
     )
     for plain in (True, False):
-        time_updates(
-            tiny(**{"train.dtype": "float64"}), torch.device("cpu"), n=2, plain_adamw=plain
-        )
+        time_steps(tiny(**{"train.dtype": "float64"}), torch.device("cpu"), n=2, plain_adamw=plain)
     plainly, fused = made
     assert plainly.optimisers.all[0].param_groups[0]["fused"] is False
     for name, weight in plainly.weights(copy=False).items():
@@ -111,7 +102,7 @@ def test_plain_adamw_makes_the_same_update(monkeypatch: pytest.MonkeyPatch) -> N
 def test_what_cannot_be_measured_is_refused() -> None:
     with pytest.raises(ConfigError, match="choose --device cpu"):
         next(climb(torch.device("mps")))
-    with pytest.raises(ConfigError, match="makes no updates"):
+    with pytest.raises(ConfigError, match="makes no steps"):
         bench_config({"preset": "ngram"})
 
 

@@ -14,14 +14,17 @@ import torch
 from rich.console import Console
 from tiny import TEXT, TINY
 
-import lmsmith.train.start
+import lmsmith.train.loop
+import lmsmith.train.resume
 from lmsmith.checkpoint import load_checkpoint
 from lmsmith.config import CHANGEABLE, LENGTH, RunConfig, ScheduleConfig, settings
 from lmsmith.errors import CheckpointError, ConfigError, UsageError
 from lmsmith.optim.schedule import learning_rate_share
 from lmsmith.train.checks import refuse_early
+from lmsmith.train.finish import CLOSING_SECONDS
 from lmsmith.train.guard import Guard
 from lmsmith.train.legs import schedule_in_words
+from lmsmith.train.request import asked
 from lmsmith.train.start import resume, train
 
 RUN = Path("run")
@@ -165,18 +168,18 @@ def test_minutes_count_from_now_on_and_stay_so_after_a_kill(
     deadlines = []
 
     def go(self: Any) -> dict[str, Any]:
-        deadlines.append(self.deadline - self._began)
-        self.so_far.wall_seconds += 30.0
-        self.so_far.step += 1
-        self._save()
+        deadlines.append(self.context.deadline - self.context.began)
+        self.context.wall_seconds_before += 30.0
+        self.state.step += 1
+        self.hooks.checkpoints.save(self.context, at_once=True)
         raise SystemExit
 
     monkeypatch.setattr(lmsmith.train.loop.Training, "go", go)
-    monkeypatch.setattr(lmsmith.train.start, "seconds_a_step_of_share", lambda *_: 0.5)
+    monkeypatch.setattr(lmsmith.train.resume, "seconds_a_step_of_share", lambda *_: 0.5)
     for _ in range(2):
         with pytest.raises(SystemExit):
             resumed({} if deadlines else {"train.minutes": 2})
-    closing = lmsmith.train.start.CLOSING_SECONDS
+    closing = CLOSING_SECONDS
     assert deadlines[0] == pytest.approx(120 - closing, abs=3)
     assert deadlines[1] < deadlines[0]
     assert "minutes = 2.0" in (RUN / "config.toml").read_text()
@@ -371,14 +374,14 @@ def test_what_may_change_are_settings() -> None:
 def test_what_two_processes_cannot_train_is_refused_before_the_text_is_read(
     changes: dict[str, Any], message: str
 ) -> None:
-    config, given = lmsmith.train.start.asked(["nosuch.txt"], changes)
+    config, given = asked(["nosuch.txt"], changes)
     with pytest.raises(ConfigError, match=message):
         refuse_early(config, 2, given)
 
 
 def test_what_will_be_chosen_fits_two_processes() -> None:
     for changes in ({}, {"preset": "lstm"}, {"train.batch_tokens": 1000}, {"model.size": 2}):
-        refuse_early(*lmsmith.train.start.asked(["nosuch.txt"], changes)[:1], 2, changes)
+        refuse_early(*asked(["nosuch.txt"], changes)[:1], 2, changes)
 
 
 def test_a_command_that_fails_leaves_no_folder() -> None:

@@ -161,9 +161,9 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_the_first_process_holds_it_for_all(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def first_makes(self: Ranks, make: Callable[[], str], patience: object = None) -> str:
+    def on_rank_zero(self: Ranks, make: Callable[[], str], patience: object = None) -> str:
         return make() if self.first else "held"
 
-    monkeypatch.setattr(Ranks, "first_makes", first_makes)
+    monkeypatch.setattr(Ranks, "on_rank_zero", on_rank_zero)
     with held_by_first(run, Ranks(0, 2), quiet), held_by_first(run, Ranks(1, 2), quiet):
         assert trainer(run) is not None

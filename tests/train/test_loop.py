@@ -23,7 +23,10 @@ from lmsmith.errors import CheckpointError, TrainingError
 from lmsmith.evaluate.likelihood import Score
 from lmsmith.parallel.process import LONG, Ranks
 from lmsmith.tokens.tokenizer import CharTokenizer
-from lmsmith.train.loop import Training, sample_texts
+from lmsmith.train.hooks import Context, Hook, checkpoint, sample
+from lmsmith.train.hooks.evaluate import Evaluate
+from lmsmith.train.hooks.sample import sample_texts
+from lmsmith.train.loop import Training
 
 Make = Callable[..., Training]
 
@@ -49,7 +52,19 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 def script_losses(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> None:
     """Evaluations find these losses, one after the other."""
     remaining = iter(losses)
-    monkeypatch.setattr(Training, "score", lambda self: Score(next(remaining) * 100, 100, 100))
+    monkeypatch.setattr(
+        Evaluate, "score", lambda self, context: Score(next(remaining) * 100, 100, 100)
+    )
+
+
+class StopAt(Hook):
+    """Ends a run after so many steps."""
+
+    def __init__(self, step: int) -> None:
+        self.every = step
+
+    def after_step(self, context: Context) -> None:
+        context.request_stop("a test")
 
 
 def test_rhythm(training: Make) -> None:
@@ -57,12 +72,12 @@ def test_rhythm(training: Make) -> None:
         {"train.steps": 17, "train.log_every": 4, "train.save_every": 6, "train.keep": 9}
     )
     summary = run.go()
-    assert steps_of(run.run, "train") == [1, 4, 8, 12, 16, 17]
-    assert steps_of(run.run, "eval") == [5, 10, 15, 17]
-    assert available(run.run) == [6, 12, 17]
+    assert steps_of(run.context.run, "train") == [1, 4, 8, 12, 16, 17]
+    assert steps_of(run.context.run, "eval") == [5, 10, 15, 17]
+    assert available(run.context.run) == [6, 12, 17]
     assert (summary["finished"], summary["steps"], summary["tokens_seen"]) == ("steps", 17, 17 * 64)
     assert summary["mfu"] == pytest.approx(
-        summary["tokens_per_second"] * run.config.neural.train_flops_per_token() / 1e9
+        summary["tokens_per_second"] * run.context.config.neural.train_flops_per_token() / 1e9
     )
 
 
@@ -71,23 +86,24 @@ def test_the_best_weights_are_kept_whatever_comes_later(
 ) -> None:
     seen = []
     script_losses(monkeypatch, [3.0, 2.0, 2.5, 2.0])
-    evaluated = Training._evaluated
-    monkeypatch.setattr(
-        Training,
-        "_evaluated",
-        lambda self, *a: (evaluated(self, *a), seen.append(self.replica.weights(copy=True))),
-    )
-    run = training()
+
+    class See(Hook):
+        every = 5
+
+        def after_step(self, context: Context) -> None:
+            seen.append(context.replica.weights(copy=True))
+
+    run = training(hooks=[See()])
     summary = run.go()
     assert (summary["best_step"], summary["best_val_loss"], summary["val_loss"]) == (
         10,
         2.0,
         2.0,
     )  # the first of equals
-    found, content = load_model(run.run / "model")
+    found, content = load_model(run.context.run / "model")
     assert same(found, seen[1])
     assert content["step"] == 10
-    checkpoint = load_checkpoint(run.run)
+    checkpoint = load_checkpoint(run.context.run)
     assert same(checkpoint.tensors["best"], seen[1])
     assert same(checkpoint.tensors["model"], seen[3])
 
@@ -99,11 +115,14 @@ def test_evaluating_sampling_and_saving_change_nothing(
     often = training(
         {"train.eval_every": 1, "train.save_every": 1, "model.dropout": 0.2}, run="often"
     )
-    often._sample_due = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr(sample, "SAMPLE_SECONDS", 0.0)
+    monkeypatch.setattr(sample, "SAMPLE_SHARE", 1e9)
     rarely = training({"train.eval_every": 100, "model.dropout": 0.2}, run="rarely")
     often.go(), rarely.go()
-    assert same(often.replica.weights(copy=False), rarely.replica.weights(copy=False))
-    assert same(often.replica.optimisers.state(), rarely.replica.optimisers.state())
+    assert same(
+        often.context.replica.weights(copy=False), rarely.context.replica.weights(copy=False)
+    )
+    assert same(often.context.replica.optimisers.state(), rarely.context.replica.optimisers.state())
 
 
 def test_target(training: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +131,7 @@ def test_target(training: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     summary = run.go()
     assert (summary["finished"], summary["steps"]) == ("target", 10)
     assert summary["seconds_to_target"] == summary["train_seconds"] < summary["wall_seconds"]
-    assert available(run.run) == [10]
+    assert available(run.context.run) == [10]
 
 
 def test_no_target_is_never_reached(training: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,8 +150,8 @@ def test_a_validation_loss_that_is_not_finite(
         TrainingError, match=f"step 10: the validation loss is {value}: .* Lower --learning-rate"
     ):
         run.go()
-    assert steps_of(run.run, "eval") == [5]
-    assert available(run.run) == []
+    assert steps_of(run.context.run, "eval") == [5]
+    assert available(run.context.run) == []
 
 
 @pytest.mark.parametrize(
@@ -144,7 +163,7 @@ def test_a_validation_loss_that_is_not_finite(
             number,
             marks=[pytest.mark.slow] if (call == 1) == (number == signal.SIGTERM) else [],
         )
-        for where in ("update", "score", "save_checkpoint", "sample_texts")
+        for where in ("train_step", "score", "save_checkpoint", "sample_texts")
         for call in (1, 3)
         for number in (signal.SIGINT, signal.SIGTERM)
     ],
@@ -157,7 +176,8 @@ def test_a_signal_anywhere_and_the_resumed_run_equals_an_undisturbed_one(
     expected = oracle.go()
     if where == "sample_texts":
         call = 1  # the only one is at the end
-    owner: Any = Training if where == "score" else lmsmith.train.loop
+    owners = {"score": Evaluate, "save_checkpoint": checkpoint, "sample_texts": sample}
+    owner: Any = owners.get(where, lmsmith.train.loop)
     original, n_calls = getattr(owner, where), itertools.count(1)
 
     def signalled(*arguments: Any, **options: Any) -> Any:
@@ -171,13 +191,15 @@ def test_a_signal_anywhere_and_the_resumed_run_equals_an_undisturbed_one(
     assert (first["finished"], first["signal"]) == ("signal", number.name)
     again = training(changes)
     assert again.restore()
-    assert again.so_far.step == first["steps"] == max(available(again.run))
+    assert again.state.step == first["steps"] == max(available(again.context.run))
     summary = again.go()
     for kind in ("train", "eval"):
-        assert losses_of(again.run, kind) == losses_of(oracle.run, kind)
-    assert same(again.replica.weights(copy=False), oracle.replica.weights(copy=False))
-    assert same(again.replica.optimisers.state(), oracle.replica.optimisers.state())
-    assert same(*(load_model(place.run / "model")[0] for place in (again, oracle)))
+        assert losses_of(again.context.run, kind) == losses_of(oracle.context.run, kind)
+    assert same(
+        again.context.replica.weights(copy=False), oracle.context.replica.weights(copy=False)
+    )
+    assert same(again.context.replica.optimisers.state(), oracle.context.replica.optimisers.state())
+    assert same(*(load_model(place.context.run / "model")[0] for place in (again, oracle)))
     for name in ("steps", "tokens_seen", "val_loss", "best_val_loss", "best_step", "finished"):
         assert summary[name] == expected[name], name
 
@@ -187,20 +209,19 @@ def test_a_checkpoint_carries_all_of_how_far_a_run_is(training: Make) -> None:
     run.go()
     again = training({"train.steps": 7})
     assert again.restore()
-    assert vars(again.so_far) == vars(run.so_far) | {"wall_seconds": again.so_far.wall_seconds}
-    assert math.isinf(again.so_far.seconds_to_target)
-    state = load_checkpoint(run.run).state
+    assert again.state.numbers() == run.state.numbers() | {"wall_seconds": again.state.wall_seconds}
+    assert math.isinf(again.state.seconds_to_target)
+    state = load_checkpoint(run.context.run).state
     json.dumps(state, allow_nan=False)  # any reader of JSON can read it
 
 
 def test_before_the_first_evaluation_there_are_no_best_weights(training: Make) -> None:
-    run = training({"train.eval_every": 100, "train.save_every": 2})
-    run._evaluation_due = lambda: False  # type: ignore[method-assign]
+    run = training({"train.eval_every": 100, "train.save_every": 2}, hooks=[StopAt(7)])
     run.go()
-    assert "best" not in load_checkpoint(run.run).tensors
+    assert "best" not in load_checkpoint(run.context.run).tensors
     again = training()
-    assert again.restore()
-    assert again.best == {}
+    assert again.restore(without_hooks=["StopAt"])
+    assert again.state.best == {}
 
 
 def test_the_others_are_waited_for_while_they_read_a_checkpoint(
@@ -210,10 +231,10 @@ def test_the_others_are_waited_for_while_they_read_a_checkpoint(
     training().go()
     again, waited = training(), list[Any]()
     monkeypatch.setattr(
-        Ranks, "wait", lambda self, patience: waited.append((again.so_far.step, patience))
+        Ranks, "wait", lambda self, patience: waited.append((again.state.step, patience))
     )
     assert again.restore()
-    assert waited == [(again.config.train.steps, LONG)]
+    assert waited == [(again.context.config.train.steps, LONG)]
 
 
 def test_nothing_to_restore(training: Make, tmp_path: Path) -> None:
@@ -234,14 +255,14 @@ class SimulatedMachine:
     ) -> None:
         self.now, self.evaluation, self.save, self.sample = 1000.0, 2.0, 1.0, 0.5
         self.saves: list[float] = []
-        loop: Any = lmsmith.train.loop
 
-        def update(*arguments: Any) -> dict[str, float]:
+        def train_step(*arguments: Any) -> dict[str, float]:
             self.now += update_seconds(arguments[2])
             return {"loss": 1.0, "grad_norm": 1.0, "learning_rate": 0.1}
 
-        def scored(training: Training, ids: Any) -> Score:
-            self.now += self.evaluation * len(ids) / len(training.corpus.validation)
+        def score(self_: Evaluate, context: Context, ids: Any = None) -> Score:
+            n = len(context.corpus.validation)
+            self.now += self.evaluation * (n if ids is None else len(ids)) / n
             return Score(100.0, 100, 100)
 
         def save_checkpoint(*_: Any, **__: Any) -> None:
@@ -252,19 +273,17 @@ class SimulatedMachine:
             self.now += min(self.sample, arguments[3])
             return []
 
-        for module in ("loop", "plan", "log"):
-            monkeypatch.setattr(f"lmsmith.train.{module}.time", self)
-        monkeypatch.setattr(loop, "update", update)
-        monkeypatch.setattr(Training, "_scored", scored)
-        monkeypatch.setattr(loop, "save_checkpoint", save_checkpoint)
-        monkeypatch.setattr(loop, "save_model", lambda *_: None)
-        monkeypatch.setattr(loop, "save_tokenizer", lambda *_: None)
-        monkeypatch.setattr(loop, "sample_texts", sample_texts)
+        monkeypatch.setattr("time.monotonic", self.monotonic)
+        monkeypatch.setattr("time.perf_counter", self.monotonic)
+        monkeypatch.setattr(lmsmith.train.loop, "train_step", train_step)
+        monkeypatch.setattr(Evaluate, "score", score)
+        monkeypatch.setattr(checkpoint, "save_checkpoint", save_checkpoint)
+        monkeypatch.setattr(checkpoint, "save_model", lambda *_: None)
+        monkeypatch.setattr(checkpoint, "save_tokenizer", lambda *_: None)
+        monkeypatch.setattr(sample, "sample_texts", sample_texts)
 
     def monotonic(self) -> float:
         return self.now
-
-    perf_counter = monotonic
 
 
 @pytest.mark.parametrize("planned", [20, 500, 5000, 100_000])
@@ -302,13 +321,17 @@ def test_a_run_ends_before_its_deadline_with_an_evaluation(
         assert last_save > 1000 + 600 * 0.95
     else:
         assert last_save > 1000 + 600 * 0.8
-    assert steps_of(run.run, "eval")[-1] == steps_of(run.run, "train")[-1] == summary["steps"]
+    assert (
+        steps_of(run.context.run, "eval")[-1]
+        == steps_of(run.context.run, "train")[-1]
+        == summary["steps"]
+    )
     # With the last step the learning rate has come down, or all but.
     assert summary["steps"] >= 0.97 * summary["planned_steps"] or kind == "slower"
     assert summary["first_planned_steps"] == planned
     assert summary["n_corrections"] <= 16
     if kind in ("steady", "noisy"):
-        each = 0.2 + machine.evaluation / run.config.train.eval_every
+        each = 0.2 + machine.evaluation / run.context.config.train.eval_every
         assert summary["steps"] == pytest.approx(600 / each, rel=0.1)
 
 
@@ -318,9 +341,10 @@ def test_one_slow_step_does_not_end_a_run(
     """The first step stalls for 4.7 s, so long that a guess leaves no time for the evaluation."""
     machine = SimulatedMachine(monkeypatch, lambda step: 4.7 if step == 0 else 0.2)
     run = training({"train.steps": 26, "train.eval_every": 100}, deadline=machine.now + 16)
-    run.corpus = replace(
-        run.corpus, validation=np.resize(run.corpus.validation, 60 * run.batches.tokens_per_batch)
-    )
+    context = run.context
+    n_tokens = 60 * context.batches.tokens_per_batch
+    validation = np.resize(context.corpus.validation, n_tokens)
+    context.corpus = replace(context.corpus, validation=validation)
     machine.evaluation, machine.save = 3.0, 0.0
     summary = run.go()
     assert machine.saves[-1] < 1016.001
@@ -334,11 +358,11 @@ def test_a_run_that_ends_early_continues(training: Make, monkeypatch: pytest.Mon
     machine = SimulatedMachine(monkeypatch, lambda step: 0.1)
     machine.save, seconds = 0.0, iter([30.0])
 
-    def scored(*_: Any) -> Score:
+    def score(*_: Any) -> Score:
         machine.now += next(seconds, 1.0)
         return Score(100.0, 100, 100)
 
-    monkeypatch.setattr(Training, "_scored", scored)
+    monkeypatch.setattr(Evaluate, "score", score)
     summary = training({"train.steps": 500, "train.eval_every": 50}, deadline=machine.now + 60).go()
     assert 1055 < machine.saves[-1] < 1060.001
     assert summary["steps"] == summary["planned_steps"] > 180
@@ -360,7 +384,9 @@ def test_a_run_of_few_steps_warns(
     run.go()
     assert words in caplog.text
     assert ("the time was enough for" in caplog.text) is bool(words)
-    assert ("the time was enough for" in (run.run / "metrics.jsonl").read_text()) is bool(words)
+    assert ("the time was enough for" in (run.context.run / "metrics.jsonl").read_text()) is bool(
+        words
+    )
 
 
 def test_time_for_a_long_evaluation_and_save_is_kept_free(
@@ -382,11 +408,13 @@ def test_corrections_are_events_and_told(
     machine = SimulatedMachine(monkeypatch, lambda step: 0.2)
     run = training({"train.steps": 1000}, deadline=machine.now + 100)
     run.go()
-    events = [json.loads(line) for line in (run.run / "metrics.jsonl").read_text().splitlines()]
+    events = [
+        json.loads(line) for line in (run.context.run / "metrics.jsonl").read_text().splitlines()
+    ]
     events = [event for event in events if event["kind"] == "event"]
     assert events
     assert events[0]["message"] in said.getvalue()
-    assert "steps fit, not 1,000: an update takes 200 ms" in events[0]["message"]
+    assert "steps fit, not 1,000: a step takes 200 ms" in events[0]["message"]
 
 
 def test_a_deadline_that_has_passed_leaves_one_step_and_its_evaluation(
@@ -396,7 +424,7 @@ def test_a_deadline_that_has_passed_leaves_one_step_and_its_evaluation(
     run = training(deadline=machine.now - 50)
     summary = run.go()
     assert (summary["steps"], summary["finished"]) == (1, "time")
-    assert steps_of(run.run, "eval") == [1]
+    assert steps_of(run.context.run, "eval") == [1]
 
 
 def test_without_a_deadline_the_clock_says_nothing(
@@ -420,23 +448,29 @@ def test_samples_take_little_of_the_time(training: Make, monkeypatch: pytest.Mon
     machine.sample, machine.evaluation = 10.0, 0.0
     run = training({"train.steps": 2000, "train.eval_every": 1})
     run.go()
-    assert 30 <= run.took.total["sample"] < 0.03 * (machine.now - 1000)
+    assert 30 <= run.context.took.total["sample"] < 0.03 * (machine.now - 1000)
 
 
 def test_sample_texts_begin_and_end_like_texts(
     training: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lmsmith.train.loop, "SAMPLE_TOKENS", 40)
+    monkeypatch.setattr(sample, "SAMPLE_TOKENS", 40)
     run = training()
     run.go()
-    texts = sample_texts(run.model, run.corpus.tokenizer, 2, math.inf, seed=1)
+    texts = sample_texts(run.context.model, run.context.corpus.tokenizer, 2, math.inf, seed=1)
     assert [len(text) for text in texts] == [40, 40]
-    assert texts == sample_texts(run.model, run.corpus.tokenizer, 2, math.inf, seed=1)
+    assert texts == sample_texts(
+        run.context.model, run.context.corpus.tokenizer, 2, math.inf, seed=1
+    )
     assert [
-        len(text) for text in sample_texts(run.model, run.corpus.tokenizer, 2, 0.0, seed=1)
-    ] == [1, 1]
+        len(text)
+        for text in sample_texts(run.context.model, run.context.corpus.tokenizer, 2, 0.0, seed=1)
+    ] == [
+        1,
+        1,
+    ]
     assert (
-        sample_texts(run.model, CharTokenizer("ab", False), 2, math.inf, seed=1) == []
+        sample_texts(run.context.model, CharTokenizer("ab", False), 2, math.inf, seed=1) == []
     )  # no line can begin
 
 
@@ -446,11 +480,9 @@ def test_sample_texts_end_with_their_end_of_text(
     tokenizer = CharTokenizer("ab", True)
     rows = iter([[0, 2], [1, 2], [2, 2]])
     monkeypatch.setattr(
-        lmsmith.train.loop,
-        "generate",
-        lambda model, ids, **_: rows if ids == [2] else pytest.fail("prompt"),
+        sample, "generate", lambda model, ids, **_: rows if ids == [2] else pytest.fail("prompt")
     )
-    assert sample_texts(training().model, tokenizer, 2, math.inf, seed=1) == ["ab", ""]
+    assert sample_texts(training().context.model, tokenizer, 2, math.inf, seed=1) == ["ab", ""]
 
 
 def test_bfloat16_is_what_it_evaluates_in(training: Make, corpus: Corpus) -> None:
@@ -458,16 +490,16 @@ def test_bfloat16_is_what_it_evaluates_in(training: Make, corpus: Corpus) -> Non
     for dtype in ("float32", "bfloat16"):
         run = training({"train.dtype": dtype}, run=dtype)
         with torch.no_grad():
-            for p in run.model.parameters():
+            for p in run.context.model.parameters():
                 p.normal_(0, 0.3, generator=torch.Generator().manual_seed(1))
-        losses[dtype] = run.score().nats_per_token
+        losses[dtype] = Evaluate(1).score(run.context).nats_per_token
     assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.02)
     assert losses["bfloat16"] != losses["float32"]
 
 
 def test_the_summary_is_json(training: Make) -> None:
     run = training({"train.steps": 1})
-    shutil.rmtree(run.run / "checkpoints", ignore_errors=True)
+    shutil.rmtree(run.context.run / "checkpoints", ignore_errors=True)
     summary = run.go()
     json.dumps(summary, allow_nan=False)
     assert summary["peak_memory_bytes"] > 1e6
@@ -486,25 +518,25 @@ def test_a_run_whose_batch_grows_is_resumed_to_the_same_weights(
     }
     changes |= {"train.save_every": 5, "train.keep": 9}
     plain, cut = training(changes, run="plain"), training(changes, run="cut")
-    seen, rows = [], plain.batches.rows
+    seen, rows = [], plain.context.batches.rows
 
     def read(step: int, start: int = 0, end: int | None = None) -> Any:
         batch = rows(step, start, end)
         seen.append((step, len(batch.inputs)))
         return batch
 
-    plain.batches.rows = read  # type: ignore[method-assign]
+    plain.context.batches.rows = read  # type: ignore[method-assign]
     summary = plain.go()
-    wanted = [plain.config.train.rows_of(step) for step in range(12)]
+    wanted = [plain.context.config.train.rows_of(step) for step in range(12)]
     assert (min(wanted), max(wanted)) == (2, 8)
     assert [sum(n for at, n in seen if at == step) for step in range(12)] == wanted
     assert summary["tokens_seen"] == 16 * sum(wanted)
     cut.go()
-    for step in available(cut.run)[1:]:
-        shutil.rmtree(cut.run / f"checkpoints/step-{step:08d}")
+    for step in available(cut.context.run)[1:]:
+        shutil.rmtree(cut.context.run / f"checkpoints/step-{step:08d}")
     again = training(changes, run="cut")
     assert again.restore()
-    assert again.so_far.step == 5
+    assert again.state.step == 5
     again.go()
-    for name, weight in plain.replica.weights(copy=False).items():
-        assert torch.equal(again.replica.weights(copy=False)[name], weight), name
+    for name, weight in plain.context.replica.weights(copy=False).items():
+        assert torch.equal(again.context.replica.weights(copy=False)[name], weight), name

@@ -29,6 +29,10 @@ GPT2 = {
 }
 
 
+def score_of_end(run: Training) -> Callable[[], float]:
+    return lambda: run.hooks.evaluate.score_end(run.context).nats
+
+
 @pytest.fixture(autouse=True)
 def _no_threads_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -54,34 +58,39 @@ def test_a_run_whose_threads_change_has_the_same_weights(
     monkeypatch.setattr(lmsmith.train.crew, "ThreadChoice", Alternating)
     run = training(changes | {"train.yield_cores": "yes"})
     summary = run.go()
-    assert run.crew._checked == {1}, "it has run with one thread"
-    assert not run.crew._choice.refused
+    assert run.hooks.threads.crew._checked == {1}, "it has run with one thread"
+    assert not run.hooks.threads.crew._choice.refused
     for one, other in (
-        (alone.replica.weights(copy=False), run.replica.weights(copy=False)),
-        (alone.best, run.best),
+        (alone.context.replica.weights(copy=False), run.context.replica.weights(copy=False)),
+        (alone.state.best, run.state.best),
     ):
         assert all(same_bits(one[name], other[name]) for name in one)
     events = [
-        line for line in (run.run / "metrics.jsonl").read_text().splitlines() if '"event"' in line
+        line
+        for line in (run.context.run / "metrics.jsonl").read_text().splitlines()
+        if '"event"' in line
     ]
     assert any("1 thread from here on; the numbers stay the same" in event for event in events)
-    assert summary["val_loss"] == alone.so_far.val_loss
+    assert summary["val_loss"] == alone.state.val_loss
 
 
 def test_a_check_leaves_the_run_as_it_was(training: Make) -> None:
     run = training(WIDE | {"train.steps": 3, "model.dropout": 0.1})
     run.go()
     state = [
-        *run.replica.weights(copy=True).values(),
-        *(v.clone() for v in run.replica.optimisers.state().values()),
+        *run.context.replica.weights(copy=True).values(),
+        *(v.clone() for v in run.context.replica.optimisers.state().values()),
     ]
     random_state = torch.get_rng_state()
-    assert same_numbers(run.replica, run.batches, 3, 10, (1, 2), run._score_of_end)
-    after = [*run.replica.weights(copy=False).values(), *run.replica.optimisers.state().values()]
+    assert same_numbers(run.context.replica, run.context.batches, 3, 10, (1, 2), score_of_end(run))
+    after = [
+        *run.context.replica.weights(copy=False).values(),
+        *run.context.replica.optimisers.state().values(),
+    ]
     assert all(map(same_bits, state, after))
     assert torch.equal(torch.get_rng_state(), random_state)
     assert torch.get_num_threads() == 2
-    assert all(p.grad is None for p in run.model.parameters())
+    assert all(p.grad is None for p in run.context.model.parameters())
 
 
 @pytest.mark.parametrize("where", ["gradient", "score"])
@@ -92,9 +101,9 @@ def test_numbers_that_depend_on_threads_are_noticed(
     run.go()
     score: Callable[[], float] = lambda: float(where == "score" and torch.get_num_threads())  # noqa: E731
     if where == "gradient":
-        weight = next(p for p in run.model.parameters() if p.dim() == 2)
+        weight = next(p for p in run.context.model.parameters() if p.dim() == 2)
         weight.register_hook(lambda grad: grad * (1 + 1e-6 * torch.get_num_threads()))
-    assert not same_numbers(run.replica, run.batches, 3, 10, (1, 2), score)
+    assert not same_numbers(run.context.replica, run.context.batches, 3, 10, (1, 2), score)
     assert torch.get_num_threads() == 2
 
 
@@ -106,14 +115,16 @@ def test_a_run_whose_numbers_would_change_keeps_its_threads(
     run = training(WIDE | {"train.steps": 8, "train.yield_cores": "yes"})
     run.go()
     assert torch.get_num_threads() == 2
-    assert "It keeps its 2 threads" in (run.run / "metrics.jsonl").read_text()
+    assert "It keeps its 2 threads" in (run.context.run / "metrics.jsonl").read_text()
 
 
 def test_too_little_memory_is_no_proof(training: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     run = training(WIDE | {"train.steps": 3})
     run.go()
     monkeypatch.setattr(lmsmith.train.same_numbers, "free_memory", lambda: 1000.0)
-    assert not same_numbers(run.replica, run.batches, 3, 10, (1, 2), run._score_of_end)
+    assert not same_numbers(
+        run.context.replica, run.context.batches, 3, 10, (1, 2), score_of_end(run)
+    )
 
 
 @pytest.mark.parametrize(
@@ -137,13 +148,13 @@ def test_when_threads_may_change(
     if variable:
         monkeypatch.setenv("OMP_NUM_THREADS", variable)
     run = training(WIDE | changes)
-    crew = Crew(run.replica, run.batches, lambda: 0.0)
+    crew = Crew(run.context.replica, run.context.batches, lambda: 0.0)
     assert (crew._others is not None) is may
 
 
 def test_what_carries_a_state_cannot_be_checked(training: Make) -> None:
-    assert can_be_checked(training(WIDE).replica)
-    replica, config = training(WIDE).replica, training(WIDE).config
+    assert can_be_checked(training(WIDE).context.replica)
+    replica, config = training(WIDE).context.replica, training(WIDE).context.config
     for documents in ("packed", "rows"):  # steps of several shapes
         replica.config = config.changed({"data.documents": documents}, where="a test")
         assert not can_be_checked(replica)
@@ -187,5 +198,6 @@ def test_bits_are_compared_not_values() -> None:
 
 def test_one_slow_message(training: Make, tmp_path: Path) -> None:
     run = training(WIDE)
-    assert run.crew.say_now()
-    assert not run.crew.say_now()
+    crew = Crew(run.context.replica, run.context.batches, lambda: 0.0)
+    assert crew.say_now()
+    assert not crew.say_now()

@@ -13,14 +13,18 @@ import torch
 from rich.console import Console
 from tiny import TEXT, TINY
 
+import lmsmith.train.finish
+import lmsmith.train.resume
 import lmsmith.train.start
 from lmsmith.config import RunConfig
 from lmsmith.config.presets import preset
 from lmsmith.errors import ConfigError, TrainingError, UsageError
 from lmsmith.evaluate.compressors import compressed_bits_per_byte
+from lmsmith.train.finish import CLOSING_SECONDS, LEAST_SECONDS
 from lmsmith.train.guard import Guard, SpikeError
 from lmsmith.train.loop import Training
-from lmsmith.train.start import asked, resume, train
+from lmsmith.train.request import asked
+from lmsmith.train.start import resume, train
 
 
 @pytest.fixture(autouse=True)
@@ -248,7 +252,7 @@ def test_the_summary_has_the_compressors_and_is_written_last(
         raise SystemExit
 
     with monkeypatch.context() as patched:
-        patched.setattr(lmsmith.train.start, "compressed_bits_per_byte", killed)
+        patched.setattr(lmsmith.train.finish, "compressed_bits_per_byte", killed)
         with pytest.raises(SystemExit):
             resume(run, console=Console(quiet=True))
     assert not (run / "summary.json").exists()
@@ -268,23 +272,22 @@ def test_time_is_kept_for_the_beginning_the_compressors_and_the_caller(
     deadlines = []
 
     def go(self: Training) -> dict[str, Any]:
-        deadlines.append(self.deadline)
+        deadlines.append(self.context.deadline)
         return {"finished": "signal", "steps": 1}
 
     monkeypatch.setattr(Training, "go", go)
-    monkeypatch.setattr(lmsmith.train.start, "compress_seconds", lambda corpus: 7.0)
+    for module in (lmsmith.train.start, lmsmith.train.resume):
+        monkeypatch.setattr(module, "compress_seconds", lambda corpus: 7.0)
     started = time.monotonic() - 20  # so long ago the command was given
     run_train({"train.minutes": 2.0}, started=started, reserve_seconds=5.0)
-    assert deadlines.pop() == pytest.approx(
-        started + 120 - 7 - 5 - lmsmith.train.start.CLOSING_SECONDS
-    )
+    assert deadlines.pop() == pytest.approx(started + 120 - 7 - 5 - CLOSING_SECONDS)
     # Of a run that trained for 50 s, 70 s less the closing are left, from now on.
     monkeypatch.setattr(
-        Training, "restore", lambda self: setattr(self.so_far, "wall_seconds", 50.0) or True
+        Training, "restore", lambda self, **_: setattr(self.state, "wall_seconds", 50.0) or True
     )
     resume(Path("run"), console=Console(quiet=True))
     left = deadlines.pop() - time.monotonic()
-    assert left == pytest.approx(120 - 50 - 7 - lmsmith.train.start.CLOSING_SECONDS, abs=5)
+    assert left == pytest.approx(120 - 50 - 7 - CLOSING_SECONDS, abs=5)
     Path("run").rename("other")
     run_train({"train.steps": 3})
     assert deadlines.pop() == math.inf
@@ -298,9 +301,7 @@ def test_minutes_that_leave_no_time(late: float) -> None:
         run_train({"train.minutes": 0.02}, started=time.monotonic() - late)
     assert not Path("run").exists()
     enough = float(str(raised.value).split("--minutes ")[1].split()[0])
-    assert (
-        60 * enough > late + lmsmith.train.start.CLOSING_SECONDS + lmsmith.train.start.LEAST_SECONDS
-    )
+    assert 60 * enough > late + CLOSING_SECONDS + LEAST_SECONDS
 
 
 @pytest.mark.parametrize(

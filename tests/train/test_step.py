@@ -14,7 +14,7 @@ from lmsmith.errors import TrainingError
 from lmsmith.models.gpt import GPT
 from lmsmith.optim.schedule import learning_rate_share
 from lmsmith.train.replica import Replica
-from lmsmith.train.step import clip, norm_of, update
+from lmsmith.train.step import clip, norm_of, train_step
 
 N_STEPS = 10
 
@@ -42,7 +42,7 @@ class Setup:
         )
 
     def update(self, step: int) -> dict[str, float]:
-        return update(self.replica, self.batches, step, N_STEPS)
+        return train_step(self.replica, self.batches, step, N_STEPS)
 
     def weights(self) -> dict[str, torch.Tensor]:
         return {name: p.detach().clone() for name, p in self.model.named_parameters()}

@@ -30,12 +30,12 @@ def test_tensorboard_has_the_numbers_of_metrics(training: Make) -> None:
 
     run = training({"train.track": ("tensorboard",), "train.steps": 10})
     run.go()
-    found = EventAccumulator(str(run.run / "tensorboard"))
+    found = EventAccumulator(str(run.context.run / "tensorboard"))
     found.Reload()
     for kind, name in (("train", "loss"), ("train", "learning_rate"), ("eval", "val_loss")):
         wanted = [
             (line["step"], pytest.approx(line[name]))
-            for line in lines(run.run)
+            for line in lines(run.context.run)
             if line["kind"] == kind
         ]
         assert [(event.step, event.value) for event in found.Scalars(f"{kind}/{name}")] == wanted
@@ -55,9 +55,11 @@ def test_wandb_is_told_the_numbers(training: Make, monkeypatch: pytest.MonkeyPat
     run = training({"train.track": ("wandb",), "train.steps": 5})
     run.go()
     assert made["finished"]
-    assert made["dir"] == str(run.run)
+    assert made["dir"] == str(run.context.run)
     assert made["config"]["train.steps"] == 5
-    losses = [(line["loss"], line["step"]) for line in lines(run.run) if line["kind"] == "train"]
+    losses = [
+        (line["loss"], line["step"]) for line in lines(run.context.run) if line["kind"] == "train"
+    ]
     assert [
         (values["train/loss"], step) for values, step in told if "train/loss" in values
     ] == losses

@@ -13,7 +13,7 @@ from lmsmith.models.rnn import RNN, RnnState
 
 
 class Carried:
-    """Kept between updates. `model` must be on its device."""
+    """Kept between steps. `model` must be on its device."""
 
     def __init__(self, model: RNN) -> None:
         self.model = model
@@ -32,7 +32,7 @@ class Carried:
         return found
 
     def undo(self) -> None:
-        """The latest batch was not read: its update was not made, and will be made again."""
+        """The latest batch was not read: its step was not applied, and will be made again."""
         self.states = dict(self._begun)
 
     def tensors(self) -> dict[str, Tensor]:

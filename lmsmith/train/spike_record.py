@@ -1,12 +1,12 @@
-"""The flight record of an update that was not made: all that is needed to look at it, and to make it again.
+"""The flight record of a step that was not applied: all that is needed to inspect it and to repeat it.
 
     RUN/flight/step-00000123/
         record.json           why; step, seed, loss, gradient norm (as bits, too); the batch as ids and as text; of each
                               tensor its norm, its gradient's and how many numbers of that are not finite. A number
                               that is not finite is null
-        checkpoints/          the weights before the update, and what `train.truncated_bptt` had carried so far
+        checkpoints/          the weights before the step, and the states that `train.truncated_bptt` had carried
 
-`lmsmith replay RUN/flight/step-00000123` computes loss and gradient again and holds them against the record, bit for
+`lmsmith replay RUN/flight/step-00000123` computes loss and gradient again and compares them with the record, bit for
 bit.
 """
 
@@ -22,11 +22,11 @@ from lmsmith import foreign_json
 from lmsmith.checkpoint import load_checkpoint, save_checkpoint
 from lmsmith.data.batches import AnyBatches
 from lmsmith.errors import DataError
-from lmsmith.parallel.shard import whole
+from lmsmith.parallel.shard import unshard, unshard_all
 from lmsmith.strict_json import write_json
 from lmsmith.tokens.tokenizer import Tokenizer
 from lmsmith.train.guard import SpikeError
-from lmsmith.train.replica import Replica, all_whole
+from lmsmith.train.replica import Replica
 
 FORMAT_VERSION = 1
 MOST_ROWS = 256  # of the batch, as text
@@ -40,16 +40,16 @@ def write_record(
     step: int,
     spike: SpikeError,
 ) -> Path:
-    """Writes the record of update `step`, whose gradients are still there. All processes must be here."""
+    """Writes the record of `step`, whose gradients are still in the parameters. Every rank must call it."""
     tensors = {}
     for name, p in replica.model.named_parameters():
-        grad = whole(p.grad) if p.grad is not None else torch.zeros_like(whole(p))
+        grad = unshard(p.grad) if p.grad is not None else torch.zeros_like(unshard(p))
         tensors[name] = {
-            "norm": float(whole(p.detach()).norm()),
+            "norm": float(unshard(p.detach()).norm()),
             "gradient_norm": float(grad.norm()),
             "n_not_finite": int((~grad.isfinite()).sum()),
         }
-    weights = all_whole(replica.weights(copy=False), keep=replica.ranks.first)
+    weights = unshard_all(replica.weights(copy=False), keep=replica.ranks.first)
     place = run / "flight" / f"step-{step + 1:08d}"
     if not replica.ranks.first:
         return place

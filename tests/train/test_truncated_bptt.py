@@ -73,9 +73,9 @@ def test_updates_are_those_of_a_loop_by_hand(
         "train.eval_every": 20,
     }
     run = training(CARRY | SGD | changes)
-    model = RNN(run.config.model).double()
-    model.load_state_dict({name: p.clone() for name, p in run.model.state_dict().items()})
-    batches = run.batches
+    model = RNN(run.context.config.model).double()
+    model.load_state_dict({name: p.clone() for name, p in run.context.model.state_dict().items()})
+    batches = run.context.batches
     assert isinstance(batches, Streams)
     assert 2 * batches.n_steps < 20, "the text is begun anew twice"
     run.go()
@@ -96,9 +96,9 @@ def test_updates_are_those_of_a_loop_by_hand(
             for p in model.parameters():
                 p -= 0.5 * p.grad  # type: ignore[operator]
         wanted.append(loss.item())
-    assert losses_of(run.run) == pytest.approx(wanted, rel=1e-9)
+    assert losses_of(run.context.run) == pytest.approx(wanted, rel=1e-9)
     assert wanted[-1] < wanted[0]
-    for p, q in zip(run.model.parameters(), model.parameters(), strict=True):
+    for p, q in zip(run.context.model.parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-12)
 
 
@@ -120,19 +120,19 @@ def test_a_killed_run_reaches_the_same_weights(
     }
     oracle = training(changes, run="oracle")
     oracle.go()
-    update, n_calls = lmsmith.train.loop.update, 0
+    train_step, n_calls = lmsmith.train.loop.train_step, 0
 
     def signalled(*arguments: Any, **options: Any) -> Any:
         nonlocal n_calls
         n_calls += 1
         if n_calls == call:
             signal.raise_signal(signal.SIGTERM)
-        return update(*arguments, **options)
+        return train_step(*arguments, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(lmsmith.train.loop, "update", signalled)
+        patched.setattr(lmsmith.train.loop, "train_step", signalled)
         assert training(changes).go()["finished"] == "signal"
-    saved = load_checkpoint(oracle.run.parent / "run").tensors["carried"]
+    saved = load_checkpoint(oracle.context.run.parent / "run").tensors["carried"]
     assert set(saved) == {
         f"{row}/{i}" for row in (0, 2) for i in range(4)
     }  # two micro-batches, h and c of two layers
@@ -140,10 +140,11 @@ def test_a_killed_run_reaches_the_same_weights(
     again = training(changes)
     assert again.restore()
     again.go()
-    assert losses_of(again.run) == losses_of(oracle.run)
-    weights = again.replica.weights(copy=False)
+    assert losses_of(again.context.run) == losses_of(oracle.context.run)
+    weights = again.context.replica.weights(copy=False)
     assert all(
-        torch.equal(p, weights[name]) for name, p in oracle.replica.weights(copy=False).items()
+        torch.equal(p, weights[name])
+        for name, p in oracle.context.replica.weights(copy=False).items()
     )
 
 
@@ -165,20 +166,20 @@ def test_an_update_that_was_stopped_is_made_again_from_the_same_state(
         patched.setattr(Guard, "judge", strict)
         with pytest.raises(TrainingError, match="Step 6 is saved"):
             run.go()
-    monkeypatch.setattr("lmsmith.train.replay.open_run", lambda place: (run.config, corpus))
-    assert replay(run.run / "flight" / "step-00000007").same
+    monkeypatch.setattr("lmsmith.train.replay.open_run", lambda place: (run.context.config, corpus))
+    assert replay(run.context.run / "flight" / "step-00000007").same
     again = training(changes)
     assert again.restore()
     again.go()
-    assert losses_of(again.run) == losses_of(oracle.run)
+    assert losses_of(again.context.run) == losses_of(oracle.context.run)
 
 
 def test_without_it_windows_begin_with_empty_states(training: Make) -> None:
     run = training(CARRY | {"train.truncated_bptt": False})
-    assert run.replica.carried is None
+    assert run.context.replica.carried is None
     run.go()
-    assert "carried" not in load_checkpoint(run.run).tensors
-    assert math.isfinite(run.so_far.val_loss)
+    assert "carried" not in load_checkpoint(run.context.run).tensors
+    assert math.isfinite(run.state.val_loss)
 
 
 def test_it_wants_one_text_that_is_read_on(config: RunConfig, corpus: Corpus) -> None:

@@ -13,8 +13,7 @@ from lmsmith.errors import CheckpointError, DataError, StorageError, UsageError
 from lmsmith.evaluate.likelihood import score_ids
 from lmsmith.models.rnn import RNN
 from lmsmith.models.rnn_config import RNNConfig
-from lmsmith.tokens.tokenizer import ByteTokenizer, CharTokenizer
-from lmsmith.train.run import (
+from lmsmith.run_folder import (
     create,
     empty_prompt,
     free_place,
@@ -23,6 +22,7 @@ from lmsmith.train.run import (
     score_validation,
     summary_of,
 )
+from lmsmith.tokens.tokenizer import ByteTokenizer, CharTokenizer
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,184 @@
+"""Checkpoints, and in RUN/model the best weights so far, for use.
+
+Under several ranks every rank is here, because each may hold shards of the tensors; rank 0 writes.
+Large ones are written by a thread while training goes on (`lmsmith.train.save`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from lmsmith.checkpoint import (
+    Checkpoint,
+    available,
+    load_checkpoint,
+    save_checkpoint,
+    save_model,
+)
+from lmsmith.config import flatten
+from lmsmith.parallel.shard import unshard_all
+from lmsmith.tokens.files import save_tokenizer
+from lmsmith.train.guard import check_not_diverged
+from lmsmith.train.hook_state import check_complete, classes_in
+from lmsmith.train.hooks.hook import Context, Hook
+from lmsmith.train.init_from import ends_kept
+from lmsmith.train.lock import check_held
+from lmsmith.train.save import Groups, Saver
+from lmsmith.train.state import TrainState
+
+SAVE_SECONDS = 60.0  # between two checkpoints, unless train.save_every says it in steps
+SAVE_PAUSE = 10.0  # times what writing one takes, if that is longer: for slow disks
+
+
+class Checkpoints(Hook):
+    """Saves every `train.save_every` steps, or about every minute, and at the end.
+
+    `hooks`: the user's hooks on this rank, whose state a checkpoint carries.
+    """
+
+    name = "checkpoint"
+    collective = True
+
+    def __init__(self, every: int, hooks: Sequence[Hook] = ()) -> None:
+        self.every, self.hooks = every, hooks
+        self._saver = Saver()
+        self._last_save = 0.0
+        self._saved = (-1, -1)  # step of the newest checkpoint, and the last evaluation in it
+        self._model_saved_at = -1
+        self._ends: dict[str, list[int]] | None = None  # of an imported model, once read
+        self._reserved = False
+
+    @property
+    def write_seconds(self) -> float:
+        """What writing the latest checkpoint took."""
+        return self._saver.seconds
+
+    def on_start(self, context: Context) -> None:
+        self._last_save = time.monotonic()
+
+    def due(self, context: Context) -> bool:
+        """By the step, or by this rank's clock: all ranks are asked, and one yes is enough."""
+        self._saver.check()
+        step = context.step
+        if step in (0, self._saved[0]):
+            return False
+        if self.every:
+            return step % self.every == 0
+        pause = max(SAVE_SECONDS, SAVE_PAUSE * self._saver.seconds)
+        return time.monotonic() - self._last_save > pause
+
+    def after_step(self, context: Context) -> None:
+        self.save(context)
+
+    def on_end(self, context: Context) -> None:
+        self.save(context, at_once=True)
+
+    def reserve_memory(self, context: Context) -> None:
+        """Allocates the copies of a save, in a thread, once the optimizers have a state."""
+        if context.ranks.world == 1 and not self._reserved:
+            self._reserved = True
+            weights, optimizer = context.replica.weights(copy=False), context.replica.optimisers
+            self._saver.reserve({"model": weights, "optimizer": optimizer.state()})
+
+    def save(self, context: Context, *, at_once: bool = False) -> None:
+        """Writes what is not on disk yet. `at_once`: returns when it is there.
+
+        Raises StorageError; TrainingError where a hook's `state_dict` cannot be saved.
+        """
+        state = context.state
+        with context.took("checkpoint"):
+            state.wall_seconds = context.wall_seconds()
+            groups: dict[str, dict[str, Tensor]] = {}
+            values: dict[str, Any] = {}
+            if self._saved != (state.step, state.evaluated_step):
+                hooks = [hook for hook in self.hooks if hook.name in state.hooks_done]
+                groups, values = state.to_checkpoint(context.replica, context.guard, hooks)
+            model_step = state.best_step if state.best else state.step
+            if self._model_saved_at != model_step:
+                groups["use"] = state.best or context.replica.weights(copy=False)
+            keep = context.ranks.first
+            groups = {group: unshard_all(named, keep=keep) for group, named in groups.items()}
+            write = self._writer(context, values, model_step)
+
+            def save() -> str:
+                self._saver.save(groups, write, at_once=at_once)
+                return "saved"
+
+            context.ranks.on_rank_zero(save)
+            self._saved = (state.step, state.evaluated_step)
+            self._model_saved_at = model_step
+        self._last_save = time.monotonic()
+
+    def save_anew(self, context: Context) -> None:
+        """Writes the checkpoint of this step again, with another plan or `context.about`.
+
+        It holds the hooks whose state it held before: those that are new begin at the next one.
+        Raises StorageError.
+        """
+        self._saved = (-1, -1)
+        self.save(context, at_once=True)
+
+    def restore(
+        self, context: Context, names: Collection[str] | None = None, without: Collection[str] = ()
+    ) -> TrainState | None:
+        """The state of the newest whole checkpoint, with replica, guard and hooks filled from it.
+
+        `names`: the user's hooks of this run; `without`: those it gives up. None: not compared.
+        Returns None where there is no checkpoint. Raises CheckpointError where there are some and
+        none is whole, or where its weights are not finite; UsageError where a hook is missing.
+        """
+        found = self._newest(context)
+        if names is not None:
+            classes = classes_in(context.run, found)
+            context.events += check_complete(classes, context.run, names, without)
+        if found is None:
+            return None
+        state = TrainState.from_checkpoint(found, context.replica, context.guard, self.hooks)
+        self._saved = (state.step, state.evaluated_step)
+        return state
+
+    def _newest(self, context: Context) -> Checkpoint | None:
+        """Rank 0 finds it: on a shared disk each rank might see another one as the newest."""
+        found: list[Checkpoint] = []
+
+        def find() -> str:
+            self._saver.wait()
+            if available(context.run):
+                found.append(load_checkpoint(context.run))
+                check_not_diverged(context.run, found[0])
+            return str(found[0].step if found else None)
+
+        step = context.ranks.on_rank_zero(find)
+        if step == "None":
+            return None
+        return found[0] if found else load_checkpoint(context.run, int(step))
+
+    def _writer(
+        self, context: Context, values: dict[str, Any], model_step: int
+    ) -> Callable[[Groups], None]:
+        """What writes the tensors of this moment, perhaps later in a thread."""
+        run, config, tokenizer = context.run, context.config, context.corpus.tokenizer
+        step, best_step = context.state.step, context.state.best_step
+        about, keep = context.about, config.train.keep
+        data = {"documents": config.data.documents}
+        content = {"model": flatten(vars(config.model)), "data": data, "step": model_step}
+        if self._ends is None:
+            self._ends = ends_kept(run) if config.train.init_from else {}
+        content |= self._ends
+
+        def write(groups: Groups) -> None:
+            check_held(run)
+            checkpoint = {group: named for group, named in groups.items() if group != "use"}
+            if checkpoint:
+                save_checkpoint(
+                    run, step, checkpoint, values, keep=keep, best_step=best_step, about=about
+                )
+            if "use" in groups:
+                save_tokenizer(tokenizer, run / "model")
+                save_model(run / "model", groups["use"], content)
+
+        return write

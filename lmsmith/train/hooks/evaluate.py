@@ -1,0 +1,100 @@
+"""The validation loss, over the whole validation split, and the best weights so far."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+from typing import Any
+
+from lmsmith.data.packing import boundary_of
+from lmsmith.errors import TrainingError
+from lmsmith.evaluate.likelihood import Ids, Score, score_ids
+from lmsmith.parallel.shard import Scored
+from lmsmith.train.hooks.hook import Context, Hook
+
+PART_TOKENS, PART_SHARE = 4096, 1 / 32  # at most, of the validation split: to measure or compare
+
+
+class Evaluate(Hook):
+    """Scores every `train.eval_every` steps and at the end; keeps the weights that score best."""
+
+    name = "evaluate"
+    at_end = True
+    collective = True
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+
+    def due(self, context: Context) -> bool:
+        return super().due(context) and context.step > context.state.evaluated_step
+
+    def after_step(self, context: Context) -> None:
+        with context.interruptible(), context.took("evaluate"):
+            score = self.score(context)
+        if not math.isfinite(score.nats):
+            raise TrainingError(
+                f"step {context.step}: the validation loss is {score.nats_per_token}: training has "
+                "diverged. Lower --learning-rate or lengthen --schedule.warmup_steps."
+            )
+        state, target = context.state, context.config.train.stop_at_val_loss
+        state.evaluated_step = state.step
+        state.val_loss, state.val_bits_per_byte = score.nats_per_token, score.bits_per_byte
+        if state.val_loss < state.best_val_loss:
+            self._keep_best(context)
+        if target and state.val_loss <= target:
+            state.seconds_to_target = state.train_seconds
+        context.metrics.write(
+            kind="eval",
+            step=state.step,
+            val_loss=state.val_loss,
+            val_bits_per_byte=state.val_bits_per_byte,
+            tokens=state.tokens_seen,
+            seconds=state.train_seconds,
+        )
+        if context.progress is not None:
+            context.progress.evaluated(state.step, state.val_loss, state.val_bits_per_byte)
+
+    def score(self, context: Context, ids: Ids | None = None) -> Score:
+        """The score of `ids`, or else of the whole validation split; each rank computes a share."""
+        corpus, ranks, counts = context.corpus, context.ranks, context.corpus.counts
+        model: Any = context.model if ranks.world == 1 else Scored(context.replica.summed_loss)
+        with context.replica.autocast():
+            found = score_ids(
+                model,
+                corpus.validation if ids is None else ids,
+                n_bytes=counts.n_val_bytes,
+                n_unknown=counts.n_val_unknown,
+                n_unknown_bytes=counts.n_val_unknown_bytes,
+                left_out=corpus.tokenizer.leaves_out,
+                first_given=corpus.first_given,
+                boundary=boundary_of(context.config.data.documents, corpus.tokenizer),
+                share=(ranks.rank, ranks.world),
+            )
+        nats, n_impossible = ranks.sum(found.nats, found.n_impossible)
+        return replace(found, nats=nats, n_impossible=int(n_impossible))
+
+    def score_end(self, context: Context) -> Score:
+        """The score of the end of the validation split, with windows of all shapes."""
+        validation = context.corpus.validation
+        n = len(validation)
+        return self.score(context, validation[max(0, n - PART_TOKENS - n % PART_TOKENS) :])
+
+    def measure(self, context: Context) -> float:
+        """Seconds that an evaluation should take, from scoring a part of the split twice."""
+        validation, times = context.corpus.validation, list[float]()
+        enough = max(context.config.model.context_length + 1, int(PART_SHARE * len(validation)))
+        part = validation[: min(PART_TOKENS, enough)]
+        for _ in range(2):
+            began = time.monotonic()
+            self.score(context, part)
+            times.append(time.monotonic() - began)
+        return min(times) * len(validation) / len(part)
+
+    def _keep_best(self, context: Context) -> None:
+        state = context.state
+        state.best_step = state.step
+        state.best_val_loss = state.val_loss
+        state.best_val_bits_per_byte = state.val_bits_per_byte
+        for name, weight in context.replica.weights(copy=not state.best).items():
+            state.best.setdefault(name, weight).copy_(weight)  # in the memory of those before

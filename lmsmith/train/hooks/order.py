@@ -1,0 +1,220 @@
+"""The order in which hooks run, and how the ranks agree on what comes next.
+
+    each step               collective
+      SpikeGuard              yes    before the weights change
+      Metrics                 no     rank 0 writes metrics.jsonl, trackers, the bar
+      Threads                 no     fewer threads beside busy programs; on one rank only
+      Deadline                yes    rank 0 plans the number of steps and tells the others
+      Evaluate                yes    each rank scores a share of the validation split
+      Extend                  yes    rank 0 lengthens the plan where time is left
+      the user's hooks        as each says; in the order in which they were passed
+      -- all ranks agree: stop, or go on? checkpoint? sample? (one all-reduce) --
+      Sample                  yes    under FSDP2 each rank has shards; rank 0 generates
+      Checkpoints             yes    the same; rank 0 writes
+
+At the end of a run `on_end` is called in the same order, but of Checkpoints before Sample: what
+must not be lost is saved first. The user's hooks come before Checkpoints, so that a checkpoint of
+a step holds their state after that step.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from lmsmith.errors import LmsmithError, TrainingError, UsageError
+from lmsmith.train.hook_state import said
+from lmsmith.train.hooks.checkpoint import Checkpoints
+from lmsmith.train.hooks.deadline import Deadline, Extend
+from lmsmith.train.hooks.evaluate import Evaluate
+from lmsmith.train.hooks.hook import Context, Hook, Interrupted
+from lmsmith.train.hooks.metrics import Metrics
+from lmsmith.train.hooks.sample import Sample
+from lmsmith.train.hooks.spike_guard import SpikeGuard
+from lmsmith.train.hooks.threads import Threads
+
+OURS = (SpikeGuard, Metrics, Threads, Deadline, Evaluate, Extend, Checkpoints, Sample)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    hook: Hook
+    method: str
+    error: Exception
+
+
+class Hooks:
+    """All hooks of a run, ours and the user's."""
+
+    def __init__(self, context: Context, users: Sequence[Hook], rewind: Callable[[], bool]) -> None:
+        """Raises UsageError for a user's hook whose name is taken, or that is none."""
+        self.context = context
+        self.names = names_of(users)
+        self.users = [h for h in users if h.collective or context.ranks.first]
+        train = context.config.train
+        self.evaluate = Evaluate(train.eval_every)
+        self.checkpoints = Checkpoints(train.save_every, self.users)
+        self.spike_guard = SpikeGuard(self.checkpoints, rewind)
+        self.threads, sample = Threads(self.evaluate), Sample()
+        deadline = Deadline(self.evaluate, self.checkpoints, sample)
+        in_time = [deadline, self.evaluate, Extend(deadline)]
+        # ---- the order ----
+        self.after: list[Hook] = [Metrics(), self.threads, *in_time, *self.users]
+        self.before_next: list[Hook] = [sample, self.checkpoints]
+        self.at_the_end: list[Hook] = [*self.after, self.checkpoints, sample]
+        self._done: dict[str, int] = {}  # the last step that each hook has completed
+        self._failure: _Failure | None = None
+
+    def start(self) -> None:
+        """Calls `on_start` of every hook, ours first."""
+        context = self.context
+        for hook in (h for h in (*self.after, *self.before_next) if h not in self.users):
+            hook.on_start(context)
+        for hook in self.users:
+            self._call(hook, "on_start")
+        self.begin_at_state()
+
+    def begin_at_state(self) -> None:
+        """Sets which hooks have completed the current step: at the start, and after a rewind."""
+        state = self.context.state
+        self._done = {hook.name: state.step for hook in self.after}
+        self._done[self.evaluate.name] = state.evaluated_step
+        for hook in self.users:
+            self._done[hook.name] = state.hooks_done.setdefault(hook.name, state.step)
+
+    def after_step(self) -> str | None:
+        """Runs the hooks that are due at this step and have not run; why the run ends, if it does.
+
+        Raises TrainingError where a user's hook raised, on all ranks, after a checkpoint.
+        """
+        context = self.context
+        self._run_after()
+        number, stop, failed, *due = context.ranks.max(
+            context.signals.signal or 0,
+            bool(context.stop_reason),
+            self._failure is not None,
+            *(hook.due(context) for hook in self.before_next),
+        )
+        if failed:
+            self._end_with_failure()
+        if finished := self._finished(int(number), bool(stop)):
+            return finished
+        for hook, wanted in zip(self.before_next, due, strict=True):
+            if wanted:
+                try:
+                    hook.after_step(context)
+                except Interrupted:
+                    return "signal"
+        return None
+
+    def end(self, finished: str) -> None:
+        """Calls `on_end` of every hook, the final checkpoint among them."""
+        context = self.context
+        context.finished = finished
+        if finished == "signal" and context.signals.signal:
+            name = context.signals.signal.name
+            context.say(f"stopped by {name}: saving step {context.step:,}")
+        if finished == "requested":
+            message = f"ended by a hook: {context.stop_reason}"
+            context.event(message)
+            context.say(f"step {context.step:>6,}  {message}")
+        for hook in self.at_the_end:
+            if hook in self.users:
+                self._call(hook, "on_end")
+                continue
+            if hook is self.checkpoints and self.names:
+                self._agree_on_failure()
+            try:
+                hook.on_end(context)
+            except Interrupted:
+                context.finished = "signal"
+
+    def _agree_on_failure(self) -> None:
+        """Raises TrainingError on all ranks where a user's hook has failed on one."""
+        if self.context.ranks.max(self._failure is not None)[0]:
+            self._end_with_failure()
+
+    def _run_after(self) -> None:
+        context, step = self.context, self.context.step
+        for hook in self.after:
+            if self._failure or self._done[hook.name] >= step or not hook.due(context):
+                continue
+            try:
+                if hook not in self.users:
+                    hook.after_step(context)
+                else:
+                    with context.took("hooks"):
+                        self._call(hook, "after_step")
+            except Interrupted:  # what has not run by now runs when the run is resumed
+                return
+            if self._failure is None:
+                self._done[hook.name] = step
+                if hook in self.users:
+                    context.state.hooks_done[hook.name] = step
+
+    def _call(self, hook: Hook, method: str) -> None:
+        """Calls a user's hook. What it raises is kept until all ranks can deal with it."""
+        if self._failure is None:
+            try:
+                getattr(hook, method)(self.context)
+            except Exception as error:
+                self._failure = _Failure(hook, method, error)
+
+    def _end_with_failure(self) -> None:
+        """Writes a checkpoint and raises TrainingError, which names the hook where it failed."""
+        context, failure = self.context, self._failure
+        saved = f"Step {context.step} is saved"
+        try:
+            self.checkpoints.save(context, at_once=True)
+        except LmsmithError as error:
+            saved = f"Step {context.step} could not be saved: {error}"
+        if failure is None:
+            raise TrainingError("a hook failed on another rank, which says why.")
+        raise TrainingError(
+            f"the hook {failure.hook.name!r} raised {said(failure.error)} in {failure.method} "
+            f"at step {context.step}. {saved}: correct the hook and resume {context.run} with it."
+        ) from failure.error
+
+    def _finished(self, number: int, stop: bool) -> str | None:
+        """Why the run ends here, or None: signal, target, time, steps or requested."""
+        context = self.context
+        if context.interrupted:
+            return "signal"
+        if context.is_last_step:
+            if context.state.seconds_to_target < math.inf:
+                return "target"
+            return "time" if context.deadline < math.inf else "steps"
+        if number:
+            context.signals.signal = signal.Signals(number)
+            return "signal"
+        return "requested" if stop else None
+
+
+def names_of(hooks: Sequence[Hook]) -> tuple[str, ...]:
+    """The names of the user's hooks; their classes' where they have none.
+
+    Raises UsageError for one that is no Hook, or whose name cannot be used or is taken.
+    """
+    found: list[str] = []
+    for hook in hooks:
+        if not isinstance(hook, Hook):
+            what = f"the class {hook.__name__}" if isinstance(hook, type) else repr(hook)
+            wanted = "instances of subclasses of lmsmith.train.hooks.Hook"
+            raise UsageError(f"hooks=[...] holds {what}: wanted {wanted}.")
+        hook.name = hook.name or type(hook).__name__
+        if not re.fullmatch(r"\w+", hook.name):
+            raise UsageError(
+                f"a hook is named {hook.name!r}: its name becomes part of a file's name, so use "
+                "letters, digits and underscores."
+            )
+        if hook.name in found or hook.name in {ours.name for ours in OURS}:
+            whose = "another hook" if hook.name in found else "a hook of lmsmith itself"
+            raise UsageError(
+                f"the hook name {hook.name!r} is taken by {whose}: give this instance of "
+                f"{type(hook).__name__} another `name`."
+            )
+        found.append(hook.name)
+    return tuple(found)

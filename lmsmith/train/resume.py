@@ -1,0 +1,197 @@
+"""Continues a run: takes up its newest checkpoint, with what was changed since (`legs.py`)."""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+import time
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from lmsmith import atomic
+from lmsmith.config import RunConfig
+from lmsmith.data.prepare import Corpus
+from lmsmith.errors import ConfigError, UsageError
+from lmsmith.parallel.process import LONG, Ranks, place_in_environment
+from lmsmith.run_folder import open_run, summary_of
+from lmsmith.train.checks import check_ranks, refuse_early
+from lmsmith.train.choose import seconds_a_step_of_share
+from lmsmith.train.finish import (
+    CLOSING_SECONDS,
+    LEAST_SECONDS,
+    compress_seconds,
+    finish,
+    memory_in_words,
+    saying_how_to_resume,
+)
+from lmsmith.train.hooks.hook import Hook
+from lmsmith.train.legs import Resumed, about, plan_lines, reopen, resumed, write_events
+from lmsmith.train.lock import held, held_by_first
+from lmsmith.train.log import say
+from lmsmith.train.loop import Training
+from lmsmith.train.machine import Machine, set_up_process, survey
+
+
+def resume_run(
+    place: Path,
+    changes: Mapping[str, Any],
+    console: Console,
+    started: float,
+    ranks: Ranks,
+    hooks: Sequence[Hook],
+    without_hooks: Collection[str],
+) -> dict[str, Any]:
+    """`lmsmith.train.start.resume` on each rank. `started`: when `train.minutes` begin to count."""
+    config, corpus = open_run(place)
+    changes = _first_start(changes, config, ranks)
+    found = resumed(place, config, corpus, changes)
+    if found is None:
+        return _finished(place, console)
+    check_ranks(found.config, ranks.world)
+    with (
+        saying_how_to_resume(place, console),
+        held_by_first(place, ranks, lambda message: say(console, message)),
+    ):
+        config, corpus = open_run(place)  # as whoever trained it until now has left it
+        found = resumed(place, config, corpus, changes)
+        ranks.wait(LONG)  # all have read what rank 0 may now change
+        if found is None:
+            return summary_of(place)
+        machine = survey(found.config, ranks)
+        set_up_process(machine)
+        closing = CLOSING_SECONDS + compress_seconds(place / "tokens")
+        if found.extends and found.config.train.minutes:
+            found = _in_time(found, corpus, machine, closing + time.monotonic() - started, ranks)
+        training = new_training(found.config, corpus, place, console, machine, ranks, hooks)
+        training.context.about = about(found.config, found.legs)
+        _continue(training, found, config, without_hooks)
+        if minutes := found.config.train.minutes:
+            spent = training.state.wall_seconds - found.legs[-1]["wall_seconds"]
+            training.context.deadline = started + minutes * 60 - closing - spent
+        return finish(training)
+
+
+def new_training(
+    config: RunConfig,
+    corpus: Corpus,
+    place: Path,
+    console: Console,
+    machine: Machine,
+    ranks: Ranks,
+    hooks: Sequence[Hook],
+) -> Training:
+    """A run to begin or to restore. Raises ConfigError where the ranks cannot share a batch."""
+    check_ranks(config, ranks.world)
+    return Training(
+        config,
+        corpus,
+        place,
+        console,
+        device=machine.device,
+        peak_flops=machine.flops * ranks.world,
+        ranks=ranks,
+        hooks=hooks,
+    )
+
+
+def count_again(
+    place: Path, config: RunConfig, corpus: Corpus, changes: Mapping[str, Any], console: Console
+) -> dict[str, Any]:
+    """`resume` of an n-gram model: what a kill interrupted is counted from the beginning."""
+    from lmsmith.train.counting import count  # brings in the compiler
+
+    if changes:
+        raise UsageError(
+            f"{place} is an n-gram model, which counts its text once: there is nothing that "
+            f"{', '.join(changes)} could change. Train a new one."
+        )
+    refuse_early(config, place_in_environment().world)
+    if summary := summary_of(place):
+        counted = "its text is counted, and there is nothing to go on with"
+        say(console, f"{place} is finished: {counted}")
+        return summary
+    with (
+        saying_how_to_resume(place, console),
+        held(place, lambda message: say(console, message)),
+    ):
+        return count(config, corpus, place, console)
+
+
+def _first_start(changes: Mapping[str, Any], config: RunConfig, ranks: Ranks) -> dict[str, Any]:
+    """The changes without `train.minutes` where torchrun says them again: what is left counts."""
+    minutes = config.changed(changes, where="the command line").train.minutes
+    (restarted,) = ranks.max(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")))
+    again = restarted and minutes == config.train.minutes
+    return {k: v for k, v in changes.items() if not (again and k == "train.minutes")}
+
+
+def _finished(place: Path, console: Console) -> dict[str, Any]:
+    """Says that there is nothing to do; returns the summary."""
+    summary = summary_of(place)
+    say(
+        console,
+        f"{place} is finished, at step {summary['steps']:,}: there is nothing to go on with; "
+        f"`lmsmith resume {shlex.quote(str(place))} --steps N` (or --minutes, --tokens) makes it "
+        "longer",
+    )
+    return summary
+
+
+def _continue(
+    training: Training, found: Resumed, config: RunConfig, without_hooks: Collection[str]
+) -> None:
+    """Takes up the newest checkpoint; in a new leg, writes it anew. `config`: that of config.toml."""
+    context = training.context
+    place, console = context.run, context.console
+    restored = training.restore(without_hooks=without_hooks)
+    if not restored:
+        training.begin()
+        say(console, f"{place} has no checkpoint yet: it begins at step 0")
+    state = training.state
+    if not restored or found.extends or not found.config.train.minutes:
+        state.n_steps = found.config.train.steps
+    if "train.stop_at_val_loss" in found.changed:
+        state.seconds_to_target = math.inf
+    for line in plan_lines(found, context.corpus):
+        say(console, line, indent=9)
+    if restored:
+        say(console, f"resuming {place} at step {state.step:,} of {state.n_steps:,}")
+    for event in context.events:
+        say(console, f"note     {event}", indent=9)
+    if context.ranks.first and found.config != config:
+        atomic.write(place / "config.toml", found.config.to_toml())
+    context.leg_start = min(found.legs[-1]["from_step"], state.step)
+    if restored and found.new_leg:
+        training.save_anew()
+    if context.ranks.first:
+        reopen(place)
+        write_events(place, found, state.evaluated_step)
+
+
+def _in_time(
+    found: Resumed, corpus: Corpus, machine: Machine, spent: float, ranks: Ranks
+) -> Resumed:
+    """A new leg with the steps that fit its minutes. `spent`: seconds of them not for steps.
+
+    Raises ConfigError where none fit.
+    """
+    config = found.config
+    rest = config.train.minutes * 60 - spent
+
+    def measure() -> str:
+        if rest < LEAST_SECONDS:
+            enough = math.ceil((spent + 5 * LEAST_SECONDS) / 6) / 10
+            raise ConfigError(
+                f"train.minutes = {config.train.minutes:g} leaves no time to train: beginning and "
+                f"closing the run take {spent:.0f} s. Set --minutes {enough:g} or more, or --steps."
+            )
+        with memory_in_words():
+            seconds = seconds_a_step_of_share(config, corpus, machine, ranks.world)
+        fit = int(0.9 * rest / seconds)  # a tenth goes to evaluations and checkpoints
+        return str(found.step + max(1, fit))
+
+    return found.planned(int(ranks.on_rank_zero(measure)))

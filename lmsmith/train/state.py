@@ -1,0 +1,116 @@
+"""What one training step hands to the next, and its checkpoint form.
+
+Batches and dropout are functions of (seed, step), so a resumed run reaches the same weights, bit
+for bit, from exactly this:
+
+    groups of tensors   model, optimizer; best (where those are not the newest weights); carried
+                        (states of truncated backpropagation); hook_NAME of each hook with tensors
+    state.json          the numbers of `TrainState`, the gradient scale, the spike guard, and
+                        under "hooks" what each of the user's hooks carries that is no tensor
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from torch import Tensor
+
+from lmsmith.checkpoint import Checkpoint
+from lmsmith.parallel.shard import shard_like
+from lmsmith.strict_json import finite
+from lmsmith.train.guard import Guard
+from lmsmith.train.hook_state import Stateful, pack, unpack
+from lmsmith.train.replica import Replica
+
+Groups = dict[str, dict[str, Tensor]]
+
+
+@dataclass
+class TrainState:
+    """How far a run is. Infinite numbers are not known yet.
+
+    `best`: copies of the weights with the lowest validation loss, shards of them under FSDP2; empty
+    before the first evaluation. `hooks_done`: the last step completed by each of the
+    user's hooks.
+    """
+
+    step: int = 0  # steps made
+    n_steps: int = 0  # steps planned
+    evaluated_step: int = 0
+    tokens_seen: int = 0
+    train_seconds: float = 0.0
+    wall_seconds: float = 0.0
+    best_step: int = 0
+    best_val_loss: float = math.inf  # nats per token
+    best_val_bits_per_byte: float = math.inf
+    val_loss: float = math.inf
+    val_bits_per_byte: float = math.inf
+    seconds_to_target: float = math.inf
+    n_corrections: int = 0  # of the plan, under --minutes
+    best: dict[str, Tensor] = field(default_factory=dict)
+    hooks_done: dict[str, int] = field(default_factory=dict)
+
+    def numbers(self) -> dict[str, Any]:
+        """All fields that are numbers, by name."""
+        return {name: getattr(self, name) for name in _NUMBERS}
+
+    def to_checkpoint(
+        self, replica: Replica, guard: Guard, hooks: Sequence[Stateful] = ()
+    ) -> tuple[Groups, dict[str, Any]]:
+        """Groups of tensors, not copied and shards under FSDP2, and what goes into state.json.
+
+        `hooks`: the user's hooks that run on this rank. Raises TrainingError where one's
+        `state_dict` cannot be saved.
+        """
+        groups: Groups = {
+            "model": replica.weights(copy=False),
+            "optimizer": replica.optimisers.state(),
+        }
+        if self.best and self.best_step != self.step:
+            groups["best"] = self.best
+        if replica.carried:
+            groups["carried"] = replica.carried.tensors()
+        state: dict[str, Any] = finite(self.numbers())
+        state["gradient_scale"] = (replica.scale.value, replica.scale.n_good)
+        state["guard"] = guard.state()
+        if hooks:
+            tensors, values = pack(hooks, self.hooks_done, groups)
+            groups |= tensors
+            state["hooks"] = values
+        return groups, state
+
+    @classmethod
+    def from_checkpoint(
+        cls, found: Checkpoint, replica: Replica, guard: Guard, hooks: Sequence[Stateful] = ()
+    ) -> TrainState:
+        """The state of a checkpoint; also fills the replica, the guard and the hooks from it."""
+        replica.load_weights(found.tensors["model"])
+        replica.optimisers.load_state(found.tensors["optimizer"], shard_like)
+        scale = found.state.get("gradient_scale", (1.0, 0))
+        replica.scale.value, replica.scale.n_good = scale
+        if replica.carried:
+            replica.carried.load(found.tensors["carried"])
+        guard.load_state(found.state["guard"])
+        made = cls()
+        for name in _NUMBERS:
+            if name in found.state:
+                value = found.state[name]
+                setattr(made, name, math.inf if value is None else value)
+        if made.best_val_loss < math.inf:
+            made.best = _best(found.tensors.get("best"), replica)
+        made.hooks_done = unpack(found, hooks)
+        return made
+
+
+_NUMBERS = tuple(f.name for f in fields(TrainState) if f.name not in ("best", "hooks_done"))
+
+
+def _best(best: Mapping[str, Tensor] | None, replica: Replica) -> dict[str, Tensor]:
+    """Copies of the best weights: those of the checkpoint's group, or else its newest weights."""
+    weights = replica.weights(copy=True)
+    if best is None:
+        return weights
+    return {n: shard_like(best[n].to(p.device, copy=True), p) for n, p in weights.items()}

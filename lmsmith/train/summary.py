@@ -1,0 +1,55 @@
+"""What summary.json says of a run."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from lmsmith.strict_json import finite
+from lmsmith.train.hooks.hook import Context
+from lmsmith.train.machine import peak_memory_bytes
+
+
+def summary_of_run(context: Context, first_step: int) -> dict[str, Any]:
+    """The numbers of a run that has ended. `first_step`: at which this process began.
+
+    Losses are in nats per token, times in seconds; what is not known is None.
+    """
+    state, config, counts = context.state, context.config, context.corpus.counts
+    state.wall_seconds = context.wall_seconds()
+    rate = state.tokens_seen / state.train_seconds if state.train_seconds else math.nan
+    finished, stopped_by = context.finished, context.signals.signal
+    summary = {
+        "n_params": context.model.n_parameters(),
+        "steps": state.step,
+        "tokens_seen": state.tokens_seen,
+        "val_loss": state.val_loss,
+        "val_bits_per_byte": state.val_bits_per_byte,
+        "best_val_loss": state.best_val_loss,
+        "best_val_bits_per_byte": state.best_val_bits_per_byte,
+        "best_step": state.best_step,
+        "train_seconds": state.train_seconds,
+        "wall_seconds": state.wall_seconds,
+        "seconds_to_target": state.seconds_to_target,
+        "tokens_per_second": rate,
+        "mfu": rate * config.neural.train_flops_per_token() / context.peak_flops,
+        "peak_memory_bytes": peak_memory_bytes(context.device),
+        "device": str(context.device),
+        "dtype": config.train.dtype,
+        "threads": config.train.threads,
+        "finished": finished,
+        "signal": stopped_by.name if stopped_by and finished == "signal" else None,
+        "planned_steps": state.n_steps,
+        "first_planned_steps": config.train.steps,
+        "n_corrections": state.n_corrections,
+        "resumed_from_step": first_step or None,
+        "tokenizer": context.corpus.tokenizer.kind,
+        "vocab_size": config.model.vocab_size,
+        "n_train_tokens": counts.n_train_tokens,
+        "n_val_tokens": counts.n_val_tokens,
+        "n_val_bytes": counts.n_val_bytes,
+        "n_val_unknown": counts.n_val_unknown,
+    }
+    if finished == "requested":
+        summary["stop_reason"] = context.stop_reason
+    return dict(finite(summary))
