@@ -117,8 +117,9 @@ def parse(leaf: Setting, value: Any, where: str) -> Any:
     found = _parse(leaf, leaf.kind, value, where)
     if leaf.names and found not in leaf.names():
         raise ConfigError(
-            f"{leaf.name} = {found!r} in {where}: wanted one of {', '.join(leaf.names())}, or a "
-            "name that an imported extension registers."
+            f"{leaf.name} = {found!r} in {where}: wanted one of {', '.join(leaf.names())}. If an "
+            "extension provides it, install its package, import its module first, or name the "
+            "module or .py file in the environment variable LMSMITH_EXTENSIONS."
         )
     return found
 

@@ -25,12 +25,15 @@ from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
-from lmsmith.config import RunConfig
+from lmsmith.checkpoint import save_model
+from lmsmith.config import RunConfig, flatten
 from lmsmith.data.batches import AnyBatches
 from lmsmith.data.prepare import Corpus
 from lmsmith.models.interface import NeuralModel
 from lmsmith.parallel.process import Ranks
+from lmsmith.tokens.files import save_tokenizer
 from lmsmith.train.guard import Guard
 from lmsmith.train.log import MetricsFile, Progress, say
 from lmsmith.train.plan import Stopwatch
@@ -157,6 +160,24 @@ class Context:
     def request_stop(self, reason: str) -> None:
         """Ends the run before the next step, with a checkpoint; any rank may ask for it."""
         self.stop_reason = self.stop_reason or reason
+
+    def weights(self) -> dict[str, Tensor]:
+        """The model's parameters by name, not copied; shards of them under FSDP2."""
+        return self.replica.weights(copy=False)
+
+    def save_model(self, name: str, weights: Mapping[str, Tensor]) -> None:
+        """Writes RUN/NAME, a model that `generate`, `eval` and `export` take like a run.
+
+        `weights`: whole tensors with the names of `weights()`. Call it on rank 0. Raises
+        StorageError.
+        """
+        content = {
+            "model": flatten(vars(self.config.model)),
+            "data": {"documents": self.config.data.documents},
+            "step": self.step,
+        }
+        save_tokenizer(self.corpus.tokenizer, self.run / name)
+        save_model(self.run / name, weights, content)
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:

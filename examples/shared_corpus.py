@@ -1,0 +1,34 @@
+"""A new corpus: text on a disk that a group shares, under a name of its own.
+
+    LMSMITH_EXTENSIONS=examples/shared_corpus.py lmsmith train lab-notes
+
+The first use copies the files to the local store and keeps their checksums; after that the corpus
+works without the shared disk. LAB_CORPORA names the folder.
+"""
+
+import os
+from pathlib import Path
+
+from lmsmith.extend import Corpus, File, register_corpus
+
+FOLDER = Path(os.environ.get("LAB_CORPORA", "/srv/corpora"))
+
+
+def files(*names: str) -> tuple[File, ...]:
+    """Files of the shared folder. No checksum is known: the first copy's is kept and compared."""
+    paths = [FOLDER / name for name in names]
+    return tuple(
+        File(path.as_uri(), path.stat().st_size if path.exists() else 0, None) for path in paths
+    )
+
+
+register_corpus(
+    Corpus(
+        name="lab-notes",
+        kind="text",
+        what="what the group has written down, one note per line",
+        licence="for the group only",
+        homepage="https://example.org/lab",
+        source=files("notes.jsonl"),
+    )
+)

@@ -1,0 +1,111 @@
+"""Everything an extension needs: base classes, and functions that register names.
+
+    from lmsmith.extend import register_optimizer
+
+    register_optimizer("lion", lambda groups, config: Lion(groups, config.beta1, config.beta2))
+
+A registered name works on the command line (`--optim.name lion`), in recipes and from Python. An
+extension is loaded in one of three ways: Python imports its module; an installed package names it
+as an entry point (groups `lmsmith.models`, `lmsmith.optimizers`, `lmsmith.schedules`,
+`lmsmith.presets`, `lmsmith.corpora`); or the environment variable LMSMITH_EXTENSIONS lists modules
+or .py files, separated by commas. `examples/` has one extension of each kind, CONTRIBUTING.md
+walks through them.
+
+Hooks are passed to a run instead of registered: `train(..., hooks=[MyHook()])`.
+"""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from lmsmith.config import (
+    MODEL_KINDS,
+    OPTIMIZERS,
+    SCHEDULES,
+    ModelConfig,
+    NeuralConfig,
+    OptimConfig,
+    RunConfig,
+    ScheduleConfig,
+    setting,
+    settings,
+)
+from lmsmith.config.optim import OptimizerFactory, Schedule
+from lmsmith.config.presets import PRESETS
+from lmsmith.config.settings import check
+from lmsmith.models.interface import LanguageModel, NeuralModel
+from lmsmith.text.corpora import CORPORA, Corpus, File, HubFiles
+from lmsmith.train.hooks import Context, Hook
+
+__all__ = [
+    "Context",
+    "Corpus",
+    "File",
+    "Hook",
+    "HubFiles",
+    "LanguageModel",
+    "ModelConfig",
+    "NeuralConfig",
+    "NeuralModel",
+    "OptimConfig",
+    "RunConfig",
+    "ScheduleConfig",
+    "check",
+    "register_corpus",
+    "register_model",
+    "register_optimizer",
+    "register_preset",
+    "register_schedule",
+    "setting",
+]
+
+Config = TypeVar("Config", bound=type[ModelConfig])
+
+
+def register_model(config: Config, *, preset: Mapping[str, Any] | None = None) -> Config:
+    """Registers a model kind under its `kind`, and a preset of the same name; also a decorator.
+
+    `config`: a frozen dataclass derived from `NeuralConfig` with a default for `kind`. `preset`:
+    settings by dotted name, besides the kind. Raises ConfigError if the name is taken, or if the
+    preset has a setting that this kind does not have.
+    """
+    kind = str(config.kind)
+    known = dict(settings(config))
+    for name in preset or {}:
+        check(name in known, f"preset of {kind!r}", name, "a setting of this kind")
+    MODEL_KINDS.register(kind, config)
+    PRESETS.register(kind, {"model.kind": kind, **(preset or {})})
+    return config
+
+
+def register_optimizer(name: str, factory: OptimizerFactory) -> OptimizerFactory:
+    """Registers an optimizer for `--optim.name`.
+
+    `factory(groups, config)`: parameter groups with `params`, `lr` and `weight_decay`, and the
+    settings of `[optim]`, to a torch optimizer. lmsmith sets each group's `lr` before every step
+    and saves `optimizer.state[p]`, whose values must be tensors. Raises ConfigError if the name is
+    taken.
+    """
+    return OPTIMIZERS.register(name, factory)
+
+
+def register_schedule(name: str, schedule: Schedule) -> Schedule:
+    """Registers a schedule for `--schedule.shape`.
+
+    `schedule(step, n_steps, config)`: the learning rate as a share of its peak; steps count from 0
+    and warm-up is over. It must depend on nothing else. Raises ConfigError if the name is taken.
+    """
+    return SCHEDULES.register(name, schedule)
+
+
+def register_preset(name: str, changes: Mapping[str, Any]) -> None:
+    """Registers settings by dotted name for `--preset`.
+
+    Raises ConfigError if the name is taken, or if the settings are not valid.
+    """
+    RunConfig().changed(changes, where=f"preset {name}")
+    PRESETS.register(name, dict(changes))
+
+
+def register_corpus(corpus: Corpus) -> Corpus:
+    """Registers a corpus, which can then be named like a file. Raises ConfigError if it is taken."""
+    return CORPORA.register(corpus.name.lower(), corpus)
