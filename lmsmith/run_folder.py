@@ -226,9 +226,10 @@ def model_config(values: dict[str, Any]) -> ModelConfig:
     where = "the model's config.json"
     kind = values.get("kind", "gpt")
     base = RunConfig().changed({"model.kind": kind}, where=where)
-    own = {name.removeprefix("model.") for name, _ in settings(type(base.model))}
-    own |= {old.removeprefix("model.") for old in RENAMED}
-    others = OF_EVERY_KIND - own if "ngram_tables" in values else set()
+    own = {name for name, _ in settings(type(base.model))}
+    own |= {old for old, name in RENAMED.items() if name in own}
+    of_one_class = {"size", "cell"} <= values.keys()  # of a Transformer and of a recurrent network
+    others = OF_EVERY_KIND - {name.removeprefix("model.") for name in own} if of_one_class else ()
     kept = {name: value for name, value in values.items() if name not in others}
     return base.changed(flatten({"model": kept}), where=where).model
 

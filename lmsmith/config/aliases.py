@@ -28,7 +28,7 @@ OF_EVERY_KIND = {
     *("positions", "rope_base", "rope_scaling", "rope_factor", "rope_original_context"),
     *("feed_forward", "bias", "tied_head", "dropout", "attention_dropout", "ngram_dropout"),
     *("qk_norm", "window", "window_pattern", "value_embedding_every", "residual_scalars"),
-    *("logit_softcap", "init"),
+    *("logit_softcap", "init", "order", "ngram_tables"),
 }
 
 _noted: set[str] = set()

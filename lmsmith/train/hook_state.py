@@ -11,7 +11,6 @@ written as {"__float__": "inf"}.
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from collections.abc import Collection, Mapping, Sequence
@@ -21,9 +20,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from lmsmith import foreign_json
 from lmsmith.checkpoint import Checkpoint
 from lmsmith.errors import TrainingError, UsageError
 from lmsmith.parallel.shard import is_sharded
+from lmsmith.strict_json import to_json
 
 _FLOAT = "__float__"
 
@@ -100,7 +101,8 @@ def record(folder: Path, hooks: Sequence[Stateful]) -> None:
     """Writes hooks.json: what a run begins with, until its first checkpoint says it. OSError."""
     if hooks:
         content = {hook.name: _class_of(hook) for hook in hooks}
-        (folder / "hooks.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        text = to_json(content, indent=1) + "\n"
+        (folder / "hooks.json").write_text(text, encoding="utf-8")
 
 
 def classes_in(run: Path, found: Checkpoint | None) -> dict[str, str]:
@@ -108,7 +110,7 @@ def classes_in(run: Path, found: Checkpoint | None) -> dict[str, str]:
     if found is not None:
         return {name: of["class"] for name, of in found.state.get("hooks", {}).items()}
     try:
-        return dict(json.loads((run / "hooks.json").read_text(encoding="utf-8")))
+        return dict(foreign_json.read(run / "hooks.json"))
     except (OSError, ValueError):  # most runs have none
         return {}
 

@@ -129,6 +129,37 @@ def test_a_hook_changes_nothing(training: Make) -> None:
     assert "hooks" not in load_checkpoint(without.context.run).state
 
 
+def test_a_hook_that_is_new_in_a_longer_run_begins_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint that a leg begins with is written before the hook has started."""
+
+    class Late(Calls):
+        name = "late"
+
+        def on_start(self, context: Context) -> None:
+            self.norm = 1.0
+
+        def state_dict(self) -> dict[str, Any]:
+            return {"norm": self.norm}
+
+        def load_state_dict(self, state: Mapping[str, Any]) -> None:
+            self.norm = state["norm"]
+
+    (tmp_path / "book.txt").write_text(TEXT)
+    run, console = tmp_path / "run", Console(quiet=True)
+    train([str(tmp_path / "book.txt")], TINY | {"train.steps": 4}, out=run, console=console)
+    with monkeypatch.context() as patched:
+        patched.setattr(Training, "go", lambda self: (_ for _ in ()).throw(SystemExit))
+        with pytest.raises(SystemExit):  # killed before the leg's first step
+            resume(run, {"train.steps": 6}, console=console, hooks=[Late()])
+    assert "hooks" not in load_checkpoint(run).state
+    hook = Late()
+    assert resume(run, console=console, hooks=[hook])["steps"] == 6
+    assert hook.calls == [5, 6, "steps"]
+    assert load_checkpoint(run).state["hooks"]["late"]["values"] == {"norm": 1.0}
+
+
 @pytest.mark.parametrize("where", ["train_step", "evaluation"])
 @pytest.mark.parametrize("call", [2, 4])
 def test_a_hook_survives_a_stop_anywhere(

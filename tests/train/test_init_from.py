@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 from tiny import TEXT, TINY
 
+from lmsmith.checkpoint import load_model, save_model
 from lmsmith.cli import run
 from lmsmith.config.presets import preset
 from lmsmith.errors import ConfigError, TokenizerError, UsageError
@@ -134,6 +135,17 @@ def test_what_cannot_be_changed(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         on(**changes)
     assert not Path("run").exists()
+
+
+def test_a_longer_run_keeps_where_an_imported_models_texts_end() -> None:
+    config = Path("base/model/config.json")
+    content = json.loads(config.read_text())
+    content["config"]["ends"] = [3, 5]
+    save_model(Path("base/model"), load_model(Path("base/model"))[0], content["config"])
+    on(**{"train.steps": 3})
+    resume(Path("run"), {"train.steps": 5}, console=QUIET)
+    found = json.loads(Path("run/model/config.json").read_text())["config"]
+    assert found["ends"] == [3, 5]
 
 
 def test_no_run() -> None:

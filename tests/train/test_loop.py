@@ -7,6 +7,7 @@ import math
 import random
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -425,6 +426,43 @@ def test_a_deadline_that_has_passed_leaves_one_step_and_its_evaluation(
     summary = run.go()
     assert (summary["steps"], summary["finished"]) == (1, "time")
     assert steps_of(run.context.run, "eval") == [1]
+
+
+@pytest.mark.parametrize("evaluated", [True, False])
+def test_a_run_that_was_stopped_after_its_last_step_ends(training: Make, evaluated: bool) -> None:
+    """A signal in the last evaluation or in the last samples: no step was measured since."""
+    run = training({"train.steps": 4, "train.eval_every": 10})
+    run.go()
+    if not evaluated:
+        run.state.evaluated_step = 0
+        run.save_anew()
+    again = training({"train.steps": 4, "train.eval_every": 10}, deadline=time.monotonic() + 600)
+    assert again.restore()
+    assert again.state.evaluated_step == (4 if evaluated else 0)
+    summary = again.go()
+    assert (summary["finished"], summary["steps"]) == ("time", 4)
+
+
+def test_a_hook_sees_the_end_of_a_run_that_continues_once(
+    training: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class AtEnd(Hook):
+        every, at_end, steps = 0, True, list[int]()
+
+        def after_step(self, context: Context) -> None:
+            self.steps.append(context.step)
+
+    machine = SimulatedMachine(monkeypatch, lambda step: 0.1)
+    machine.save, seconds = 0.0, iter([30.0])
+
+    def score(*_: Any) -> Score:
+        machine.now += next(seconds, 1.0)
+        return Score(100.0, 100, 100)
+
+    monkeypatch.setattr(Evaluate, "score", score)
+    changes, hook = {"train.steps": 500, "train.eval_every": 50}, AtEnd()
+    summary = training(changes, deadline=machine.now + 60, hooks=[hook]).go()
+    assert hook.steps == [summary["steps"]]
 
 
 def test_without_a_deadline_the_clock_says_nothing(

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from lmsmith.config import RunConfig
+from lmsmith.config import ModelConfig, RunConfig
 from lmsmith.data.prepare import Corpus, load, prepare
-from lmsmith.errors import CheckpointError, DataError, StorageError, UsageError
+from lmsmith.errors import CheckpointError, ConfigError, DataError, StorageError, UsageError
 from lmsmith.evaluate.likelihood import score_ids
+from lmsmith.models.gpt_config import GPTConfig
+from lmsmith.models.ngram_config import NgramConfig
 from lmsmith.models.rnn import RNN
 from lmsmith.models.rnn_config import RNNConfig
 from lmsmith.run_folder import (
@@ -18,6 +20,7 @@ from lmsmith.run_folder import (
     empty_prompt,
     free_place,
     load_for_use,
+    model_config,
     open_run,
     score_validation,
     summary_of,
@@ -174,6 +177,24 @@ def test_summaries() -> None:
 def test_what_is_continued_without_a_prompt() -> None:
     assert empty_prompt(ByteTokenizer(True)) == ""  # there is an end of text before it
     assert empty_prompt(CharTokenizer("\na", False)) == "\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "wanted"), [("gpt", GPTConfig), ("rnn", RNNConfig), ("ngram", NgramConfig)]
+)
+def test_a_model_of_version_0_1_names_the_settings_of_every_kind(
+    kind: str, wanted: type[ModelConfig]
+) -> None:
+    """One class held them all, the settings of other kinds at their defaults."""
+    others = {"size": 0, "cell": "lstm", "activation": "tanh", "smoothing": "kneser-ney"}
+    values = {"kind": kind, "vocab_size": 7, "ngram_order": 3, "ngram_orders": [], "n_layer": 2}
+    found = model_config(values | others)
+    assert type(found) is wanted
+    assert found.vocab_size == 7
+    assert getattr(found, "n_layer", 2) == 2
+    assert getattr(found, "order", 3) == 3
+    with pytest.raises(ConfigError, match="cell"):  # today's name their own alone
+        model_config({"kind": "gpt", "vocab_size": 7, "ngram_tables": [], "cell": "lstm"})
 
 
 def test_a_runs_own_validation(place: Path) -> None:
