@@ -47,7 +47,7 @@ def resume_run(
 ) -> dict[str, Any]:
     """`lmsmith.train.start.resume` on each rank. `started`: when `train.minutes` begin to count."""
     config, corpus = open_run(place)
-    changes = _first_start(changes, config, ranks)
+    changes = _minutes_said_once(changes, config, ranks)
     found = resumed(place, config, corpus, changes)
     if found is None:
         return _finished(place, console)
@@ -121,7 +121,9 @@ def count_again(
         return count(config, corpus, place, console)
 
 
-def _first_start(changes: Mapping[str, Any], config: RunConfig, ranks: Ranks) -> dict[str, Any]:
+def _minutes_said_once(
+    changes: Mapping[str, Any], config: RunConfig, ranks: Ranks
+) -> dict[str, Any]:
     """The changes without `train.minutes` where torchrun says them again: what is left counts."""
     minutes = config.changed(changes, where="the command line").train.minutes
     (restarted,) = ranks.max(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")))
