@@ -28,9 +28,9 @@ from torch import Tensor
 from lmsmith.accounting.measure import use_matmul
 from lmsmith.checkpoint import Checkpoint, available, load_checkpoint, save_checkpoint, save_model
 from lmsmith.config import RunConfig, flatten
-from lmsmith.data.packing import batches_of, boundary_of
-from lmsmith.data.prepare import Corpus
-from lmsmith.data.read_ahead import ReadAhead
+from lmsmith.data.batches.packing import batches_of, boundary_of
+from lmsmith.data.batches.read_ahead import ReadAhead
+from lmsmith.data.prepare.run_text import Corpus
 from lmsmith.errors import TrainingError
 from lmsmith.evaluate.likelihood import Ids, Score, inference, score_ids
 from lmsmith.generate.decode import generate

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lmsmith.accounting.measure import use_matmul
-from lmsmith.data.packing import batches_of
+from lmsmith.data.batches.packing import batches_of
 from lmsmith.train.flight import read_record
 from lmsmith.train.machine import survey
 from lmsmith.train.replica import Replica

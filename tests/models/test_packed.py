@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmsmith.data.rows import Rows
+from lmsmith.data.batches.rows import Rows
 from lmsmith.loss import IGNORED, summed_cross_entropy
 from lmsmith.models import kernels
 from lmsmith.models.gpt import GPT

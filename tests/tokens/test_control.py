@@ -6,8 +6,8 @@ import pytest
 import tiktoken
 
 from lmsmith.config import DataConfig
-from lmsmith.data.build import build_shards
-from lmsmith.data.prepare import prepare
+from lmsmith.data.prepare.build import build_shards
+from lmsmith.data.prepare.run_text import prepare
 from lmsmith.data.shards import read_shard
 from lmsmith.errors import ConfigError
 from lmsmith.evaluate.texts import encode_documents

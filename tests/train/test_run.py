@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lmsmith.config import RunConfig
-from lmsmith.data.prepare import Corpus, load, prepare
+from lmsmith.data.prepare.run_text import Corpus, load, prepare
 from lmsmith.errors import CheckpointError, DataError, StorageError, UsageError
 from lmsmith.evaluate.likelihood import score_ids
 from lmsmith.models.rnn import RNN
