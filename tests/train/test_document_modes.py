@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from lmsmith.checkpoint import load_model
 from lmsmith.config import RunConfig
 from lmsmith.data.batches.packing import batches_of
-from lmsmith.data.batches.windows import IGNORED
-from lmsmith.data.prepare.run_text import Corpus, Counts
+from lmsmith.data.corpus import Corpus, Counts
 from lmsmith.models.gpt import GPT
+from lmsmith.targets import IGNORED
 from lmsmith.tokens.tokenizer import CharTokenizer
 from lmsmith.train.loop import Training
 from lmsmith.train.replica import Replica

@@ -13,9 +13,10 @@ Of a document longer than the context, what is beyond is not trained on; `share_
 
 import numpy as np
 
-from lmsmith.data.batches.windows import IGNORED, Batch, Sources, _keys, permute
+from lmsmith.data.batches.windows import Batch, Sources, _keys, permute
 from lmsmith.data.shards import Shards
 from lmsmith.errors import ConfigError, DataError
+from lmsmith.targets import IGNORED
 
 POOL = 64
 """Batches that are sorted by length together."""

@@ -26,9 +26,6 @@ N_ROUNDS = 6
 FEW = 256
 """Up to so many windows are shuffled by sorting: Feistel networks of a few bits do not reach every order evenly."""
 
-IGNORED = -1
-"""A target that costs no loss: the same number as `lmsmith.loss.IGNORED`."""
-
 BLOCK = 4096
 """Places of an order that are computed at once: one by one they would cost more than reading their tokens."""
 

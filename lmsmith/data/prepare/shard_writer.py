@@ -9,7 +9,6 @@ Where a shard ends depends on the number of tokens before alone. What is written
 writer is made from its state.
 """
 
-import hashlib
 import io
 import os
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ import numpy as np
 
 from lmsmith.data.manifest import ShardRecord
 from lmsmith.data.shards import HEADER_BYTES, shard_header
+from lmsmith.hashes import sha256_of
 from lmsmith.tokens.tokenizer import Tokenizer, ids_dtype
 
 
@@ -130,10 +130,9 @@ class ShardWriter:
         self._file.seek(0)
         self._file.write(shard_header(state.n_tokens, self._tokenizer.vocab_size))
         self.sync()
-        self._file.seek(0)
-        sha256 = hashlib.file_digest(self._file, "sha256").hexdigest()
         self._file.close()
         self._file = None
+        sha256 = sha256_of(path)
         state.finished.append(
             ShardRecord(path.name, state.n_tokens, state.n_documents, state.n_bytes, sha256)
         )

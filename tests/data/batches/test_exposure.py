@@ -9,8 +9,9 @@ from lmsmith.data.batches.exposure import exposure
 from lmsmith.data.batches.packing import Packed
 from lmsmith.data.batches.rows import Rows
 from lmsmith.data.batches.streams import Streams
-from lmsmith.data.batches.windows import IGNORED, AnyBatches, Batch, Batches, Sources
+from lmsmith.data.batches.windows import AnyBatches, Batch, Batches, Sources
 from lmsmith.data.shards import Shards
+from lmsmith.targets import IGNORED
 
 
 def brute_force(batches: AnyBatches, n_steps: int, ends: list[int]) -> list[list[int]]:

@@ -10,9 +10,10 @@ from hypothesis import strategies as some
 
 from lmsmith.data.batches import rows as module
 from lmsmith.data.batches.rows import Rows
-from lmsmith.data.batches.windows import IGNORED, Batch, Sources
+from lmsmith.data.batches.windows import Batch, Sources
 from lmsmith.data.shards import Shards
 from lmsmith.errors import ConfigError, DataError
+from lmsmith.targets import IGNORED
 
 B = 0  # the boundary
 

@@ -16,10 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from lmsmith.data.batches import windows as module
-from lmsmith.data.batches.windows import IGNORED, Batches, Windows, _keys, permute
+from lmsmith.data.batches.windows import Batches, Windows, _keys, permute
 from lmsmith.data.shards import Shards, read_shard, write_shard
 from lmsmith.errors import DataError
-from lmsmith.loss import IGNORED as IGNORED_BY_THE_LOSS
 
 AROUND_POWERS = sorted({n for k in range(1, 11) for n in (2**k - 1, 2**k, 2**k + 1)} | {1000})
 
@@ -281,10 +280,6 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, n: int, T: int) 
         assert np.array_equal(found.starts(0, last), orders[-1])
     assert np.array_equal(orders[0], orders[1])
     assert np.array_equal(orders[0], orders[2])
-
-
-def test_what_costs_no_loss_is_the_same_number_for_batches_and_loss() -> None:
-    assert IGNORED == IGNORED_BY_THE_LOSS
 
 
 @pytest.mark.parametrize("vocab_size", [1000, 100_000])
