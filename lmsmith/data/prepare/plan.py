@@ -5,13 +5,8 @@ alone: not of how many processes there are, nor of who is done first. The files 
 a first look at no more than `MANY` documents, the neighbourhood of the places where large files are cut, and a search
 for the first separator in plain files of some size.
 
-The split (Held out: validation):
-
-- Many documents: whole ones by a hash of their content below a fixed bound, one in twenty where no fraction is given. A
-  document stays on its side whatever files are added. (A large corpus wants a smaller fraction; and who trains on it
-  need not evaluate on all that is held out: `data.validation_tokens`.)
-- Fewer than `MANY` distinct ones: the tail of each, exact duplicates dropped before; as for `lmsmith train`.
-- Where the user names validation text, all of that is for validation and all else for training.
+Which documents are held out says `text/held_out.py`; of many it is a fixed share here, `PREPARED_SHARE`. Where the user
+names validation text, all of that is for validation and all else for training.
 
 A plain file with separators (`text/separators.py`) is as many documents, and is divided behind separators.
 """
@@ -28,17 +23,18 @@ from lmsmith.data.prepare.units import (
     VALIDATION,
     Piece,
     Reading,
+    SourceFile,
     Unit,
     fingerprint,
     holds_separator,
     is_plain,
+    measured,
     plain_texts,
     same_bytes,
     utf8,
 )
 from lmsmith.errors import DataError
 from lmsmith.strict_json import to_json
-from lmsmith.text.documents import FRACTION, MANY, MOST_HELD_OUT, hash_bound, split_hash
 from lmsmith.text.files import (
     COMPRESSED,
     PARQUET,
@@ -55,8 +51,8 @@ from lmsmith.text.files import (
     read_chunks,
     read_errors,
     read_texts,
-    size_and_time,
 )
+from lmsmith.text.held_out import MANY, PREPARED_SHARE, is_held_out, share_held_out, split_hash
 from lmsmith.text.parts import Cut, divide, is_utf8, next_cut
 from lmsmith.text.separators import can_divide, cut_after
 from lmsmith.text.skipping import ignore, tolerating
@@ -67,15 +63,6 @@ UNITS = 512  # that there should be at least, in between
 LOOK = 10_000  # documents after which they count as many, be they all the same
 OPENING = 1 << 13  # bytes that could be encoded while a file is opened
 EXPANDED = 4  # times that compressed text takes when it is not, about
-HELD_OUT = (
-    0.05  # of many documents, whatever their size: with another share some would change sides
-)
-
-
-class SourceFile(NamedTuple):
-    path: str
-    n_bytes: int
-    changed: int  # when it was, in nanoseconds
 
 
 @dataclass(frozen=True)
@@ -121,19 +108,20 @@ def make_plan(
     skip = (
         ignore if reading.skip_bad else None
     )  # whoever reads a file will say what is wrong with it
-    files = tuple(_measured(path, skip) for path, _ in found)
-    held_out = tuple(_measured(path, skip) for path, _ in validation)
+    files = tuple(measured(path, skip) for path, _ in found)
+    held_out = tuple(measured(path, skip) for path, _ in validation)
     n_bytes = sum(file.n_bytes for file in (*files, *held_out))
     size = min(max(n_bytes // UNITS, UNIT_BYTES[0]), UNIT_BYTES[1])
     if validation:
         reading = replace(reading, fraction=0.0, by_document=True)
     else:
         look = _look(found, files, reading, skip)
-        fraction = reading.fraction
-        if look.many and not fraction:
-            fraction = HELD_OUT
-        elif not fraction:
-            fraction = min(FRACTION, MOST_HELD_OUT / max(1, look.n_characters))
+        fraction = share_held_out(
+            reading.fraction,
+            many=look.many,
+            n_characters=look.n_characters,
+            of_many=PREPARED_SHARE,
+        )
         reading = replace(reading, fraction=fraction, by_document=look.many)
         drop_duplicates |= not look.many
 
@@ -153,16 +141,10 @@ def make_plan(
 def check_unchanged(plan: Plan) -> None:
     """Raises DataError for a file that is not as it was when the plan was made."""
     for file in plan.files:
-        if _measured(Path(file.path), ignore) != file:
+        if measured(Path(file.path), ignore) != file:
             raise DataError(
                 f"{file.path} changed while it was being prepared. Prepare it when nobody writes to it."
             )
-
-
-def _measured(path: Path, skip: Skip | None) -> SourceFile:
-    with tolerating(skip), read_errors(path):
-        return SourceFile(str(path), *size_and_time(path))
-    return SourceFile(str(path), 0, 0)
 
 
 class _Look(NamedTuple):
@@ -331,7 +313,7 @@ def _large(
     if side is not None:
         tail = 0 if side == VALIDATION else n_bytes
     elif reading.by_document:
-        tail = 0 if split_hash([known.encode()]) < hash_bound(reading.fraction) else n_bytes
+        tail = 0 if is_held_out([known.encode()], reading.fraction) else n_bytes
     else:
         tail = next_cut(path, round(n_bytes * (1 - reading.fraction)), cut) or n_bytes
     starts = {part.start for part in divide(path, size, reading.text_field, reading.encoding, cut)}

@@ -35,8 +35,9 @@ from lmsmith.data.shards import Shards
 from lmsmith.errors import CheckpointError, ConfigError, DataError, TokenizerError
 from lmsmith.strict_json import write_json
 from lmsmith.text import leaks
-from lmsmith.text.documents import Documents, Split, default_share, split_documents
+from lmsmith.text.documents import Documents
 from lmsmith.text.files import plural, read_errors, size_and_time
+from lmsmith.text.held_out import Split, default_share, split_documents
 from lmsmith.tokens.files import load_tokenizer, save_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
 

@@ -22,8 +22,9 @@ from lmsmith.data.shards import Shards, read_shard, write_shard
 from lmsmith.errors import CheckpointError, ConfigError, DataError
 from lmsmith.strict_json import write_json
 from lmsmith.text import leaks
-from lmsmith.text.documents import Documents, Split, split_documents
+from lmsmith.text.documents import Documents
 from lmsmith.text.files import plural
+from lmsmith.text.held_out import Split, split_documents
 from lmsmith.tokens.control import SpecialTokens, check_control, encode_text
 from lmsmith.tokens.files import load_tokenizer, save_tokenizer
 from lmsmith.tokens.tokenizer import (

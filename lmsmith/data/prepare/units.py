@@ -3,7 +3,7 @@
     for document in read_unit(unit, reading, counts): ...
 
 A unit is some small files, or a part of a large one. All documents of all units, in their order, are those that
-`text/documents.py` reads, and they are split by its rules; only that here no text has to fit into memory:
+`text/documents.py` reads, split by the rule of `text/held_out.py`; only that here no text has to fit into memory:
 
 - A text of more than `LARGE` characters is a `Stream`, read again each time it is iterated over.
 - A plain file of more than `LARGE` bytes is divided into pieces beforehand (`plan.py`), so that several processes work
@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from lmsmith.text.documents import hash_bound, split_hash, tail_cut
 from lmsmith.text.files import (
     COMPRESSED,
     JSON_LINES,
@@ -32,7 +31,9 @@ from lmsmith.text.files import (
     read_chunks,
     read_errors,
     read_texts,
+    size_and_time,
 )
+from lmsmith.text.held_out import is_held_out, tail_cut
 from lmsmith.text.parts import is_utf8
 from lmsmith.text.separators import Cutter
 from lmsmith.text.skipping import tolerating
@@ -41,6 +42,14 @@ LARGE = 1 << 25
 SAMPLE = 1 << 16  # bytes at the beginning, the middle and the end of a file, by which it is known
 CHARACTERS = 1 << 18  # of a text that are turned into bytes at once
 TRAIN, VALIDATION = 0, 1  # as in manifest.SPLITS
+
+
+class SourceFile(NamedTuple):
+    """A file of the sources as it was when the plan was made."""
+
+    path: str
+    n_bytes: int
+    changed: int  # when it was, in nanoseconds
 
 
 class Piece(NamedTuple):
@@ -152,6 +161,13 @@ def read_unit(
                     raise
 
 
+def measured(path: Path, skip: Skip | None) -> SourceFile:
+    """Raises DataError for a file that is not there, or calls `skip` with it."""
+    with tolerating(skip), read_errors(path):
+        return SourceFile(str(path), *size_and_time(path))
+    return SourceFile(str(path), 0, 0)
+
+
 def fingerprint(path: Path) -> str:
     """A hash of a file's size and of some of its content: all of a small file, three samples of a large one."""
     with read_errors(path), open_bytes(path) as file:
@@ -210,7 +226,7 @@ def _documents(
         if piece.side is not None:
             yield Document(True, text, ((piece.side, text),))
         elif reading.by_document:
-            held_out = split_hash(utf8(text)) < hash_bound(reading.fraction)
+            held_out = is_held_out(utf8(text), reading.fraction)
             yield Document(True, text, ((VALIDATION if held_out else TRAIN, text),))
         else:
             cut = tail_cut(n_characters, reading.fraction)

@@ -18,7 +18,8 @@ from lmsmith.data.manifest import Manifest, read_manifest
 from lmsmith.data.prepare import assemble, encode, engines, plan, units
 from lmsmith.data.prepare.build import build_shards
 from lmsmith.text import files
-from lmsmith.text.documents import Documents, split_documents
+from lmsmith.text.documents import Documents
+from lmsmith.text.held_out import split_documents
 from lmsmith.tokens.bpe_train import learn_bpe
 from lmsmith.tokens.files import load_tokenizer, save_tokenizer
 from lmsmith.tokens.foreign import to_huggingface
