@@ -29,7 +29,7 @@ import lmsmith.train.step as step_module
 from lmsmith.config import RunConfig
 from lmsmith.config.presets import preset
 from lmsmith.data.batches.read_ahead import ReadAhead
-from lmsmith.data.prepare.run_text import Corpus, Counts
+from lmsmith.data.corpus import Corpus, Counts
 from lmsmith.tokens.tokenizer import CharTokenizer
 from lmsmith.train.guard import Guard
 from lmsmith.train.log import MetricsFile, Progress

@@ -32,7 +32,7 @@ from lmsmith.config import (
 )
 from lmsmith.config.aliases import RENAMED
 from lmsmith.data.batches.packing import batches_of
-from lmsmith.data.prepare.run_text import Corpus
+from lmsmith.data.corpus import Corpus
 from lmsmith.errors import CheckpointError, ConfigError
 from lmsmith.optim.schedule import learning_rate_share
 from lmsmith.strict_json import write_json

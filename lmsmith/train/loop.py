@@ -30,7 +30,7 @@ from lmsmith.checkpoint import Checkpoint, available, load_checkpoint, save_chec
 from lmsmith.config import RunConfig, flatten
 from lmsmith.data.batches.packing import batches_of, boundary_of
 from lmsmith.data.batches.read_ahead import ReadAhead
-from lmsmith.data.prepare.run_text import Corpus
+from lmsmith.data.corpus import Corpus
 from lmsmith.errors import TrainingError
 from lmsmith.evaluate.likelihood import Ids, Score, inference, score_ids
 from lmsmith.generate.decode import generate

@@ -23,8 +23,7 @@ from lmsmith.config import ModelConfig, RunConfig, flatten, read_toml, settings
 from lmsmith.config.aliases import OF_EVERY_KIND, RENAMED
 from lmsmith.data.batches.exposure import Exposure, exposure
 from lmsmith.data.batches.packing import batches_of, boundary_of
-from lmsmith.data.prepare.run_sources import load
-from lmsmith.data.prepare.run_text import Corpus
+from lmsmith.data.corpus import Corpus, load
 from lmsmith.errors import CheckpointError, DataError, StorageError, TokenizerError, UsageError
 from lmsmith.evaluate.likelihood import Score, checked, score_ids
 from lmsmith.models.interface import LanguageModel

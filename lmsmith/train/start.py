@@ -17,8 +17,8 @@ from rich.console import Console
 from lmsmith import atomic
 from lmsmith.config import NeuralConfig, RunConfig, read_toml
 from lmsmith.config.presets import has_size, preset, sized
-from lmsmith.data.prepare.run_sources import gather
-from lmsmith.data.prepare.run_text import Corpus
+from lmsmith.data.corpus import Corpus
+from lmsmith.data.prepare.run_sources import prepare_run as gather
 from lmsmith.errors import ConfigError, TrainingError, UsageError
 from lmsmith.evaluate.compressors import compressed_bits_per_byte
 from lmsmith.models.gpt_config import GPTConfig

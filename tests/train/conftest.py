@@ -14,7 +14,7 @@ from tiny import TEXT, TINY
 import lmsmith.train.loop
 from lmsmith.accounting import measure
 from lmsmith.config import RunConfig
-from lmsmith.data.prepare.run_text import Corpus, Counts
+from lmsmith.data.corpus import Corpus, Counts
 from lmsmith.tokens.tokenizer import CharTokenizer
 from lmsmith.train.loop import Training
 

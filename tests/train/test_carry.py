@@ -19,7 +19,7 @@ from lmsmith.checkpoint import load_checkpoint
 from lmsmith.config import RunConfig
 from lmsmith.data.batches.packing import batches_of
 from lmsmith.data.batches.streams import Streams
-from lmsmith.data.prepare.run_text import Corpus
+from lmsmith.data.corpus import Corpus
 from lmsmith.errors import ConfigError, TrainingError
 from lmsmith.models.rnn import RNN
 from lmsmith.tokens.tokenizer import CharTokenizer

@@ -14,7 +14,7 @@ import torch
 
 import lmsmith.train.step
 from lmsmith.config import RunConfig
-from lmsmith.data.prepare.run_text import Corpus
+from lmsmith.data.corpus import Corpus
 from lmsmith.errors import CheckpointError, DataError, TrainingError
 from lmsmith.train.flight import read_record
 from lmsmith.train.guard import LEAST, MOST_IN_A_ROW, Guard, Running, SpikeError

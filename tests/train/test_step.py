@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from lmsmith.config import RunConfig
 from lmsmith.data.batches.windows import Batches
-from lmsmith.data.prepare.run_text import Corpus
+from lmsmith.data.corpus import Corpus
 from lmsmith.errors import TrainingError
 from lmsmith.models.gpt import GPT
 from lmsmith.optim.schedule import learning_rate_share

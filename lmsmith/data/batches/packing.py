@@ -1,6 +1,6 @@
 """What becomes of the boundaries between documents: `data.documents = stream | packed | rows`.
 
-    stream    windows of the whole text; a document reads on into the next (`batches.py`)
+    stream    windows of the whole text; a document reads on into the next (`windows.py`)
     packed    the same windows, each token told which document of its row it is of: models let none see another
     rows      one document a row (`rows.py`)
 

@@ -5,7 +5,7 @@ the next, though not its gradient. The text is cut into as many pieces as a batc
 the epoch's s-th batch is the s-th window of piece r. When the pieces are read a new epoch begins, with empty states and
 another offset, so that the cuts move.
 
-Like `batches.py` this is a function of (seed, step): nothing is remembered. What is at the text's ends and fills no
+Like `windows.py` this is a function of (seed, step): nothing is remembered. What is at the text's ends and fills no
 window of every row is left out of an epoch, another part of it in each.
 """
 

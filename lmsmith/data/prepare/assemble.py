@@ -13,16 +13,16 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 
 from lmsmith import atomic
 from lmsmith.data.manifest import SPLITS, SplitRecord
+from lmsmith.data.prepare.dedup import Keep
 from lmsmith.data.prepare.encode import RECORD
 from lmsmith.data.prepare.shard_writer import ShardWriter, State
 from lmsmith.data.prepare.units import unit_file
@@ -34,10 +34,6 @@ from lmsmith.tokens.tokenizer import Tokenizer, ids_dtype
 SYNC_SECONDS = 5.0
 BLOCK = 1 << 22  # ids taken up at once
 NAMED = 20  # of what was skipped so much is kept word for word
-
-Keep = Callable[[npt.NDArray[np.uint64], int], npt.NDArray[np.bool_]]
-"""Which documents stay, by their hashes (n, 2) and the number of documents before them: asked once for each, in order,
-and again from the first one on when work goes on after a kill."""
 
 
 @dataclass

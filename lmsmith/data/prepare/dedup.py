@@ -17,13 +17,16 @@ the disk; finding the links takes some 40 bytes of memory a document.
 import functools
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lmsmith import atomic
+from lmsmith.data.prepare.engines import Work
 from lmsmith.data.prepare.units import TRAIN, Job, Unit, read_unit, unit_file, utf8
 from lmsmith.errors import ConfigError
 from lmsmith.text.files import Counts
@@ -43,6 +46,13 @@ _ODD = np.uint64(0x9E3779B97F4A7C15)
 
 Hashes = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
+
+Near = tuple[npt.NDArray[np.bool_], int]
+"""Which documents are near duplicates of others; how many of them are dropped from training for one in validation."""
+
+Keep = Callable[[npt.NDArray[np.uint64], int], npt.NDArray[np.bool_]]
+"""Which documents stay, by their hashes (n, 2) and the number of documents before them: asked once for each, in order,
+and again from the first one on when work goes on after a kill."""
 
 
 def content_hash(parts: Iterable[bytes]) -> bytes:
@@ -224,3 +234,55 @@ def _compiled() -> Any:
             table[slot, 0], table[slot, 1] = low, high
 
     return insert
+
+
+# ---- of a folder that is being prepared ------------------------------------------------------------------------------
+
+
+def find_near(
+    work: Path, n_units: int, run: Callable[[str, Work, Sequence[int]], Iterator[int]]
+) -> Near:
+    """Signs all units with `run`, unless that has been done, and finds the near duplicates among their documents."""
+    path = work / "near.npz"
+    if not path.exists():
+        numbers = range(n_units)
+        left = [number for number in numbers if not unit_file(work, number, ".signatures").exists()]
+        for _ in run("comparing", sign_unit, left):
+            pass
+        together = work / "signatures.bin"
+        with together.open("wb") as file:
+            for number in numbers:
+                with unit_file(work, number, ".signatures").open("rb") as part:
+                    shutil.copyfileobj(part, file)
+        found = (
+            np.memmap(together, SIGNATURE, "r")
+            if together.stat().st_size
+            else np.empty(0, SIGNATURE)
+        )
+        dropped, n_for_validation = near_duplicates(found)
+        del found
+        with atomic.file(path) as file:
+            np.savez(file, dropped=dropped, n_for_validation=n_for_validation)
+        for number in numbers:
+            unit_file(work, number, ".signatures").unlink()
+        together.unlink()
+    with np.load(path) as found:
+        return found["dropped"], int(found["n_for_validation"])
+
+
+def which_to_keep(near: Near | None, *, drops: bool, compares: bool) -> Keep | None:
+    """The rule by which documents stay; None: all do, and nobody asks for their hashes.
+
+    `drops`: exact duplicates go. `compares`: all stay, and their hashes are wanted afterwards.
+    """
+    if near is not None:
+        dropped = near[0]
+        return lambda found, first: ~dropped[first : first + len(found)]
+    if compares:
+        return lambda found, first: np.ones(len(found), dtype=np.bool_)
+    if not drops:
+        return None
+    seen = Seen()
+    return lambda found, first: (
+        seen.are_new(found) | ~found.any(axis=1)
+    )  # zeros: not to be compared

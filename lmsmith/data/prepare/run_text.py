@@ -1,75 +1,32 @@
-"""Text to the token files of a run: read, split, learn or load the tokenizer, encode, write.
+"""Text -> the token files of a run: read, split, choose the tokenizer, encode, write.
 
-    RUN/tokens/train.bin, val.bin     ids in llm.c's format
-    RUN/tokens/validation.txt         the held-out text itself, for compressors and other models to be scored on
-    RUN/tokens/tokenizer.json
-    RUN/tokens/corpus.json            counts, and what there is to say about the text
+    corpus = prepare_text(config.data, "auto", RUN / "tokens")
 
-They are kept in the run so that it can be resumed and scored whatever becomes of the text. Where there are several
-documents an end-of-text token stands before each.
+`data/corpus.py` lists the files. They are kept in the run so that it can be resumed and scored whatever becomes of the
+text. Where there are several documents an end-of-text token stands before each. All of the text is in memory at once;
+`build.py` makes shards of larger ones.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
-from lmsmith import atomic, foreign_json
+from lmsmith import atomic
 from lmsmith.config import DataConfig
-from lmsmith.data.batches.windows import Sources
-from lmsmith.data.shards import Shards, read_shard, write_shard
-from lmsmith.errors import CheckpointError, ConfigError, DataError
+from lmsmith.data.corpus import Corpus, Counts
+from lmsmith.data.shards import write_shard
+from lmsmith.errors import DataError
 from lmsmith.strict_json import write_json
 from lmsmith.text import leaks
 from lmsmith.text.documents import Documents
 from lmsmith.text.files import plural
 from lmsmith.text.held_out import Split, split_documents
+from lmsmith.tokens.choose import choose_tokenizer
 from lmsmith.tokens.control import SpecialTokens, check_control, encode_text
-from lmsmith.tokens.files import load_tokenizer, save_tokenizer
-from lmsmith.tokens.tokenizer import (
-    END_OF_TEXT,
-    ByteTokenizer,
-    CharTokenizer,
-    Tokenizer,
-    WordTokenizer,
-    ids_dtype,
-    to_utf8,
-)
-
-MOST_CHARACTERS = 300
-"""A text with more distinct characters than this is read byte by byte rather than character by character."""
-
-LARGE, LARGER = 5_000_000, 200_000_000
-"""Characters of text from which on pairs of bytes are merged, to 2,048 entries or to 8,192 (`docs/performance.md`)."""
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What the token files hold. Bytes are those of the text in UTF-8; `val_` counts the validation split alone."""
-
-    n_train_tokens: int
-    n_val_tokens: int
-    n_val_bytes: int
-    n_val_unknown: int
-    n_val_unknown_bytes: int
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """A text as ids, split, with the tokenizer that made them."""
-
-    train: np.ndarray | Shards | Sources
-    validation: np.ndarray | Shards
-    tokenizer: Tokenizer
-    counts: Counts
-
-    @property
-    def first_given(self) -> bool:
-        """Whether the validation ids begin with an end-of-text token, which is context and costs nothing."""
-        end_of_text = self.tokenizer.end_of_text
-        return end_of_text is not None and self.validation[:1].tolist() == [end_of_text]
+from lmsmith.tokens.files import save_tokenizer
+from lmsmith.tokens.tokenizer import Tokenizer, ids_dtype, to_utf8
 
 
 def documents_of(data: DataConfig, sources: Sequence[str]) -> Documents:
@@ -84,7 +41,7 @@ def documents_of(data: DataConfig, sources: Sequence[str]) -> Documents:
     )
 
 
-def prepare(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
+def prepare_text(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
     """Reads the sources and writes `folder`. Raises DataError, ConfigError, TokenizerError, StorageError."""
     if data.validation:
         split, notes = _read_both(data)
@@ -92,11 +49,11 @@ def prepare(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
         documents = documents_of(data, data.sources)
         split = split_documents(documents, data.validation_fraction)
         notes = documents.notes()
-    made = make_tokenizer(tokenizer, split.train, several=split.has_boundaries)
-    return write(data, made, split, notes, folder)
+    made = choose_tokenizer(tokenizer, split.train, several=split.has_boundaries)
+    return write_tokens(data, made, split, notes, folder)
 
 
-def write(
+def write_tokens(
     data: DataConfig, made: Tokenizer, split: Split, notes: Sequence[str], folder: Path
 ) -> Corpus:
     """Encodes texts that are split and writes `folder`. Raises ConfigError, StorageError."""
@@ -151,71 +108,6 @@ def _read(documents: Documents) -> tuple[list[str], dict[int, str]]:
         texts.append(document.text)
         sources.setdefault(document.hash, document.source)
     return texts, sources
-
-
-def load(folder: Path) -> Corpus:
-    """What `prepare` wrote, the ids memory-mapped. Raises CheckpointError, DataError, TokenizerError."""
-    counts = load_counts(folder)
-    return Corpus(
-        read_shard(folder / "train.bin"),
-        read_shard(folder / "val.bin"),
-        load_tokenizer(folder),
-        counts,
-    )
-
-
-def load_counts(folder: Path) -> Counts:
-    """Of a run's tokens. Raises CheckpointError."""
-    try:
-        found = foreign_json.read(folder / "corpus.json")
-        return Counts(**{**found, "notes": tuple(found["notes"])})
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(
-            f"{folder} does not hold a run's tokens ({error}); start the run anew."
-        ) from error
-
-
-def make_tokenizer(wanted: str, texts: Sequence[str], *, several: bool) -> Tokenizer:
-    """The tokenizer that `--tokenizer` asks for, learnt from the training texts where it has to be.
-
-    `several`: there are document boundaries, so an end-of-text token is needed.
-    """
-    if wanted == "byte":
-        return ByteTokenizer(several)
-    if wanted == "char":
-        return CharTokenizer.learn(texts, several)
-    if wanted == "word":
-        return WordTokenizer.learn(texts, several)
-    if wanted == "auto":
-        if (n_characters := sum(map(len, texts))) >= LARGE:
-            return make_tokenizer(
-                "bpe:2048" if n_characters < LARGER else "bpe:8192", texts, several=several
-            )
-        learnt = CharTokenizer.learn(texts, several)
-        return learnt if learnt.vocab_size <= MOST_CHARACTERS else ByteTokenizer(several)
-    kind, _, size = wanted.partition(":")
-    if kind == "bpe":
-        if not size.isdecimal():
-            raise ConfigError(
-                f"tokenizer = {wanted!r}: wanted bpe:SIZE with a vocabulary's size, as in bpe:4096."
-            )
-        from lmsmith.tokens.bpe_train import (
-            learn_bpe,  # brings in the compiler, half a second others need not wait
-        )
-
-        return learn_bpe(texts, int(size), special_tokens=[END_OF_TEXT] if several else [])
-    if not Path(wanted).exists() and wanted != "gpt2":
-        raise ConfigError(
-            f"tokenizer = {wanted!r}: there is no such kind, and no such folder. Kinds are auto, byte, char, word, "
-            "bpe:SIZE and gpt2."
-        )
-    loaded = load_tokenizer(wanted)
-    if several and loaded.end_of_text is None:
-        raise ConfigError(
-            f"the tokenizer {wanted} has no end-of-text token, and the text is several documents, which need one "
-            "between them. Learn one from several documents, or join them into one file."
-        )
-    return loaded
 
 
 def _note_unknown(tokenizer: Tokenizer, *splits: Iterable[str]) -> list[str]:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from lmsmith.config import DataConfig, DataSource, RunConfig, read_toml
+from lmsmith.data.corpus import Corpus, load
 from lmsmith.data.prepare.build import build_shards
-from lmsmith.data.prepare.run_sources import gather, load
-from lmsmith.data.prepare.run_text import Corpus
+from lmsmith.data.prepare.run_sources import prepare_run
 from lmsmith.data.ready import open_ready
 from lmsmith.errors import ConfigError, DataError
 from lmsmith.tokens.tokenizer import ByteTokenizer
@@ -39,7 +39,7 @@ def ids_of(texts: list[str]) -> list[int]:
 
 
 def gathered(place: Path, tokenizer: str = "byte", **data: object) -> Corpus:
-    made = gather(DataConfig(**data), tokenizer, place / "run")  # type: ignore[arg-type]
+    made = prepare_run(DataConfig(**data), tokenizer, place / "run")  # type: ignore[arg-type]
     again = load(place / "run")
     assert again.validation[:].tolist() == made.validation[:].tolist()
     assert len(again.train) == len(made.train)
@@ -86,7 +86,9 @@ def test_a_file_on_both_sides_is_refused(place: Path, other: str) -> None:
     Path("linked.jsonl").symlink_to("train.jsonl")
     Path("hard.jsonl").hardlink_to("train.jsonl")
     with pytest.raises(ConfigError, match=r"train\.jsonl is for training and for validation"):
-        gather(DataConfig(sources=("train.jsonl",), validation=(other,)), "byte", place / "run")
+        prepare_run(
+            DataConfig(sources=("train.jsonl",), validation=(other,)), "byte", place / "run"
+        )
     with pytest.raises(ConfigError, match=r"train\.jsonl is for training and for validation"):
         build_shards(["train.jsonl"], place / "out", tokenizer="byte", validation=[other])
     assert not (place / "out.partial").exists()
@@ -95,14 +97,14 @@ def test_a_file_on_both_sides_is_refused(place: Path, other: str) -> None:
 def test_both_ways_to_say_it_are_too_many(place: Path) -> None:
     both = DataConfig(sources=("train.jsonl",), validation=("val.jsonl",), validation_fraction=0.1)
     with pytest.raises(ConfigError, match="set one of them"):
-        gather(both, "byte", place / "run")
+        prepare_run(both, "byte", place / "run")
     with pytest.raises(ConfigError, match="use one"):
         build_shards(
             ["train.jsonl"], place / "out", validation=["val.jsonl"], validation_fraction=0.1
         )
     write("val.jsonl", [" "])
     with pytest.raises(DataError, match="there is no text in"):
-        gather(
+        prepare_run(
             DataConfig(sources=("train.jsonl",), validation=("val.jsonl",)), "byte", place / "run"
         )
 
@@ -132,7 +134,7 @@ def test_shards(place: Path) -> None:
         for note in notes
     )
     with pytest.raises(ConfigError, match=r"train_000000\.bin is for training and for validation"):
-        gather(DataConfig(sources=("a",), validation=("a",)), "auto", place / "run")
+        prepare_run(DataConfig(sources=("a",), validation=("a",)), "auto", place / "run")
 
 
 def test_sources_by_weight(place: Path) -> None:

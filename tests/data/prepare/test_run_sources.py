@@ -12,6 +12,7 @@ from hypothesis import strategies as some
 
 from lmsmith.config import DataConfig, DataSource
 from lmsmith.data.batches.windows import Batches, Sources
+from lmsmith.data.corpus import Corpus, load
 from lmsmith.data.manifest import (
     Manifest,
     ShardRecord,
@@ -20,10 +21,10 @@ from lmsmith.data.manifest import (
     read_manifest,
     write_manifest,
 )
-from lmsmith.data.prepare import run_text as prepare
 from lmsmith.data.prepare.build import build_shards
-from lmsmith.data.prepare.run_sources import MOST_TEXT, gather, load
-from lmsmith.data.prepare.run_text import Corpus
+from lmsmith.data.prepare.run_sources import prepare_run
+from lmsmith.data.prepare.run_text import prepare_text
+from lmsmith.data.prepare.source_tokens import MOST_TEXT
 from lmsmith.data.ready import find_ready, open_ready
 from lmsmith.data.shards import Shards, write_shard
 from lmsmith.errors import CheckpointError, ConfigError, DataError, LmsmithError, TokenizerError
@@ -79,9 +80,9 @@ def foreign(folder: Path, name: str = "fineweb_{split}_{number:06}.bin") -> Path
     return folder
 
 
-def gathered(data: DataConfig, folder: Path, tokenizer: str = "auto") -> Corpus:
+def prepared_run(data: DataConfig, folder: Path, tokenizer: str = "auto") -> Corpus:
     """Gathered, and the same when it is loaded."""
-    found, again = gather(data, tokenizer, folder), load(folder)
+    found, again = prepare_run(data, tokenizer, folder), load(folder)
     assert again.tokenizer == found.tokenizer
     assert again.counts == found.counts
     for one, other in ((found, again), (again, found)):
@@ -98,7 +99,7 @@ def gathered(data: DataConfig, folder: Path, tokenizer: str = "auto") -> Corpus:
 
 def test_a_prepared_folder_stays_where_it_is(tmp_path: Path) -> None:
     place = prepared(tmp_path / "ready")
-    found = gathered(DataConfig(sources=(str(place),)), tmp_path / "tokens")
+    found = prepared_run(DataConfig(sources=(str(place),)), tmp_path / "tokens")
     assert isinstance(found.train, Shards)
     assert np.array_equal(found.train[:], np.concatenate(TRAIN))
     assert np.array_equal(found.validation[:], np.concatenate(VALIDATION))
@@ -125,10 +126,10 @@ def test_shards_from_elsewhere_serve_once_their_tokenizer_is_said(
     with pytest.raises(
         ConfigError, match=r"nothing in .*fineweb says which tokenizer .* --tokenizer gpt2"
     ):
-        gather(data, "auto", tmp_path / "tokens")
+        prepare_run(data, "auto", tmp_path / "tokens")
     save_tokenizer(BYTES, tmp_path / "own")
     for number, wanted in enumerate(("byte", str(tmp_path / "own"))):
-        found = gathered(data, tmp_path / f"tokens-{number}", wanted)
+        found = prepared_run(data, tmp_path / f"tokens-{number}", wanted)
         assert np.array_equal(found.train[:], np.concatenate(TRAIN))
         assert np.array_equal(found.validation[:], np.concatenate(VALIDATION))
         assert found.counts.n_val_bytes == len(
@@ -141,7 +142,7 @@ def test_shards_from_elsewhere_serve_once_their_tokenizer_is_said(
         )
         assert "has no manifest: that this tokenizer made its 5 shards is taken on trust" in trusted
     save_tokenizer(BYTES, place)  # beside the shards it is as good as said
-    assert gathered(data, tmp_path / "beside").tokenizer == BYTES
+    assert prepared_run(data, tmp_path / "beside").tokenizer == BYTES
 
 
 def test_gpt2s_shards(tmp_path: Path, test_data: Path) -> None:
@@ -152,7 +153,7 @@ def test_gpt2s_shards(tmp_path: Path, test_data: Path) -> None:
     text = "Ünïcödé — 中文 and plain words. " * 3
     write_shard(place / "fineweb_train_000001.bin", ids_of(text * 9, tokenizer=gpt2), 50257)
     write_shard(place / "fineweb_val_000000.bin", ids_of(text, text, tokenizer=gpt2), 50257)
-    found = gathered(
+    found = prepared_run(
         DataConfig(sources=(str(place),)), tmp_path / "tokens", str(test_data / "gpt2")
     )
     assert (found.tokenizer.vocab_size, found.tokenizer.end_of_text) == (50257, 50256)
@@ -163,7 +164,7 @@ def test_gpt2s_shards(tmp_path: Path, test_data: Path) -> None:
 def test_a_validation_text_that_is_large_is_not_written_out(tmp_path: Path) -> None:
     large = [np.full(MOST_TEXT + 1, 65, dtype=np.uint16)]
     place = prepared(tmp_path / "ready", validation=large)
-    found = gathered(DataConfig(sources=(str(place),)), tmp_path / "tokens")
+    found = prepared_run(DataConfig(sources=(str(place),)), tmp_path / "tokens")
     assert found.counts.n_val_bytes == MOST_TEXT + 1
     assert not found.first_given  # no end of text stands before it
     assert not (tmp_path / "tokens" / "validation.txt").exists()
@@ -175,18 +176,18 @@ def test_validation_on_the_first_tokens_alone(tmp_path: Path) -> None:
     save_tokenizer(BYTES, places[1])
     for number, place in enumerate(places):
         data = DataConfig(sources=(str(place),), validation_tokens=18)
-        found = gathered(data, tmp_path / f"tokens-{number}")
+        found = prepared_run(data, tmp_path / f"tokens-{number}")
         assert np.array_equal(found.validation[:], np.concatenate(VALIDATION)[:18])
         assert found.counts.n_val_bytes == len(b"Nobody knew. Sp\xc3")
         assert (
             "the 16 bytes of validation text are those of its 18 tokens"
             in found.counts.notes[-1 - number]
         )
-        more = gathered(replace(data, validation_tokens=10**9), tmp_path / f"more-{number}")
+        more = prepared_run(replace(data, validation_tokens=10**9), tmp_path / f"more-{number}")
         assert np.array_equal(more.validation[:], np.concatenate(VALIDATION))
     (tmp_path / "a.txt").write_text("abcabc\n" * 50, encoding="utf-8")
     with pytest.raises(ConfigError, match=r"data\.validation_tokens is for folders of shards"):
-        gather(
+        prepare_run(
             DataConfig(sources=(str(tmp_path / "a.txt"),), validation_tokens=9),
             "auto",
             tmp_path / "text",
@@ -194,7 +195,7 @@ def test_validation_on_the_first_tokens_alone(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"data\.validation_fraction is for text, and shards are split already"
     ):
-        gather(
+        prepare_run(
             DataConfig(sources=(str(places[0]),), validation_fraction=0.2),
             "auto",
             tmp_path / "split",
@@ -209,12 +210,10 @@ def test_several_sources_without_weights_are_one_stream(tmp_path: Path) -> None:
     book, tale = tmp_path / "book.txt", tmp_path / "tale.txt"
     book.write_text("A longer text, of which some is held out. " * 9, encoding="utf-8")
     tale.write_text("And another one, much the same as that. " * 9, encoding="utf-8")
-    found = gathered(
+    found = prepared_run(
         DataConfig(sources=tuple(map(str, (one, book, other, tale)))), tmp_path / "tokens"
     )
-    alone = prepare.prepare(
-        DataConfig(sources=(str(book), str(tale))), str(one), tmp_path / "alone"
-    )
+    alone = prepare_text(DataConfig(sources=(str(book), str(tale))), str(one), tmp_path / "alone")
     assert isinstance(found.train, Shards)
     assert np.array_equal(
         found.train[:], np.concatenate([*TRAIN, ids_of("Once more."), alone.train])
@@ -243,7 +242,7 @@ def test_sources_with_weights_are_mixed(tmp_path: Path) -> None:
             DataSource(str(tmp_path / "b.txt"), 0.2),
         )
     )
-    found = gathered(data, tmp_path / "tokens")
+    found = prepared_run(data, tmp_path / "tokens")
     assert isinstance(found.train, Sources)
     assert found.counts.notes[-1].startswith("of the training rows 0.5 are ")
     decoded = [BYTES.decode(part[:]).removeprefix("<|endoftext|>") for part in found.train.ids]
@@ -285,7 +284,7 @@ def test_a_document_of_two_mixed_texts_is_on_one_side(tmp_path: Path) -> None:
 
     def mixed(*names: str) -> Corpus:
         source = tuple(DataSource(sources[name]) for name in names)
-        return gathered(
+        return prepared_run(
             DataConfig(mixture=source, validation_fraction=0.2), tmp_path / "-".join(names)
         )
 
@@ -313,17 +312,23 @@ def test_shards_are_not_compared_and_it_is_said(tmp_path: Path) -> None:
     note = "a document that is in shards and in another source may be held out of one and trained on in the other"
     assert (
         note
-        in gathered(DataConfig(sources=(places[0], str(text))), tmp_path / "tokens-1").counts.notes
+        in prepared_run(
+            DataConfig(sources=(places[0], str(text))), tmp_path / "tokens-1"
+        ).counts.notes
     )
-    assert note in gathered(DataConfig(sources=tuple(places)), tmp_path / "tokens-2").counts.notes
     assert (
-        note not in gathered(DataConfig(sources=(places[0],)), tmp_path / "tokens-3").counts.notes
+        note in prepared_run(DataConfig(sources=tuple(places)), tmp_path / "tokens-2").counts.notes
+    )
+    assert (
+        note
+        not in prepared_run(DataConfig(sources=(places[0],)), tmp_path / "tokens-3").counts.notes
     )
     for place in map(Path, places):
         settings = {"split": "documents", "validation_fraction": 0.05}
         write_manifest(place, replace(read_manifest(place), settings=settings))
     assert (
-        note not in gathered(DataConfig(sources=tuple(places)), tmp_path / "tokens-4").counts.notes
+        note
+        not in prepared_run(DataConfig(sources=tuple(places)), tmp_path / "tokens-4").counts.notes
     )
 
 
@@ -337,7 +342,9 @@ def test_a_document_of_shards_and_of_text_is_on_one_side(tmp_path: Path) -> None
     for fraction in (0.0, 0.2):
         shards = tmp_path / f"shards-{fraction}"
         build_shards([one], shards, tokenizer="byte", validation_fraction=fraction)
-        found = gathered(DataConfig(sources=(str(shards), other)), tmp_path / f"tokens-{fraction}")
+        found = prepared_run(
+            DataConfig(sources=(str(shards), other)), tmp_path / f"tokens-{fraction}"
+        )
         train, validation = (
             set(BYTES.decode(ids[:]).split("<|endoftext|>")) - {""}
             for ids in (found.train, found.validation)
@@ -369,7 +376,7 @@ def test_no_validation_token_is_trained_on(
         if data.draw(some.booleans())
         else DataConfig(sources=tuple(names))
     )
-    found = gathered(config, place / "tokens")
+    found = prepared_run(config, place / "tokens")
     batches = Batches(
         found.train, context_length=data.draw(some.integers(1, 10)), batch_size=8, seed=1
     )
@@ -385,7 +392,7 @@ def test_texts_that_are_mixed_have_one_tokenizer(tmp_path: Path) -> None:
         mixture=tuple(DataSource(str(tmp_path / name)) for name in ("a.txt", "z.txt"))
     )
     for wanted, kind in (("auto", "char"), ("word", "word"), ("byte", "byte")):
-        found = gathered(data, tmp_path / wanted, wanted)
+        found = prepared_run(data, tmp_path / wanted, wanted)
         assert found.tokenizer.kind == kind
         assert found.counts.n_val_unknown == 0
         assert found.tokenizer.count_unknown("abcabc\nxyzxyz\n") == 0
@@ -395,8 +402,8 @@ def test_texts_alone_are_prepared_as_ever(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("abcabc\n" * 50, encoding="utf-8")
     data = DataConfig(sources=(str(tmp_path / "a.txt"),))
     found, wanted = (
-        gather(data, "auto", tmp_path / "one"),
-        prepare.prepare(data, "auto", tmp_path / "other"),
+        prepare_run(data, "auto", tmp_path / "one"),
+        prepare_text(data, "auto", tmp_path / "other"),
     )
     assert np.array_equal(found.train[:], wanted.train[:])
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == sorted(
@@ -416,16 +423,16 @@ def test_a_tokenizer_that_did_not_make_the_shards_is_refused(tmp_path: Path) -> 
         TokenizerError,
         match=r"made with another tokenizer \(byte, 257 ids\) than --tokenizer .*chars",
     ):
-        gather(data, str(tmp_path / "chars"), tmp_path / "tokens")
-    assert gather(data, "byte", tmp_path / "same").tokenizer == BYTES
+        prepare_run(data, str(tmp_path / "chars"), tmp_path / "tokens")
+    assert prepare_run(data, "byte", tmp_path / "same").tokenizer == BYTES
     for wanted in ("word", "char", "bpe:300"):
         with pytest.raises(ConfigError, match=r"would be learnt, and .*ready holds tokens already"):
-            gather(data, wanted, tmp_path / "tokens")
+            prepare_run(data, wanted, tmp_path / "tokens")
     save_tokenizer(CharTokenizer.learn(["abc"], True), place)  # a folder that somebody has mixed up
     with pytest.raises(
         TokenizerError, match=r"tokenizer\.json is not the tokenizer that made the shards beside it"
     ):
-        gather(data, "auto", tmp_path / "tokens")
+        prepare_run(data, "auto", tmp_path / "tokens")
 
 
 def test_shards_of_two_tokenizers_are_not_mixed(tmp_path: Path) -> None:
@@ -434,7 +441,7 @@ def test_shards_of_two_tokenizers_are_not_mixed(tmp_path: Path) -> None:
     with pytest.raises(
         TokenizerError, match=r"other was made with another tokenizer .* than that of .*one"
     ):
-        gather(DataConfig(sources=(str(one), str(other))), "auto", tmp_path / "tokens")
+        prepare_run(DataConfig(sources=(str(one), str(other))), "auto", tmp_path / "tokens")
 
 
 @pytest.mark.parametrize(
@@ -475,7 +482,7 @@ def test_folders_that_are_not_whole_are_refused(
     place = prepared(tmp_path / "ready")
     spoil(place)  # type: ignore[operator]
     with pytest.raises(LmsmithError, match=message):
-        gather(DataConfig(sources=(str(place),)), "auto", tmp_path / "tokens")
+        prepare_run(DataConfig(sources=(str(place),)), "auto", tmp_path / "tokens")
 
 
 def test_an_id_beyond_the_vocabulary_is_named_when_it_is_met(tmp_path: Path) -> None:
@@ -483,14 +490,14 @@ def test_an_id_beyond_the_vocabulary_is_named_when_it_is_met(tmp_path: Path) -> 
     ids[5] = 300
     place = foreign(tmp_path / "fineweb")
     write_shard(place / "fineweb_train_000002.bin", ids, 50257)
-    found = gather(DataConfig(sources=(str(place),)), "byte", tmp_path / "tokens")
+    found = prepare_run(DataConfig(sources=(str(place),)), "byte", tmp_path / "tokens")
     batches = Batches(found.train, context_length=4, batch_size=4, seed=1)
     steps = 2 * len(found.train) // 16
     with pytest.raises(DataError, match=r"fineweb_train_000002\.bin has id 300 at position 5"):
         [batches.rows(step) for step in range(steps)]
     write_shard(place / "fineweb_val_000000.bin", np.array([299, 1]), 50257)
     with pytest.raises(DataError, match=r"fineweb_val_000000\.bin has id 299 at position 0"):
-        gather(DataConfig(sources=(str(place),)), "byte", tmp_path / "other")
+        prepare_run(DataConfig(sources=(str(place),)), "byte", tmp_path / "other")
 
 
 def test_shards_without_the_other_split_are_told(tmp_path: Path) -> None:
@@ -509,7 +516,7 @@ def test_shards_without_the_other_split_are_told(tmp_path: Path) -> None:
 
 def test_shards_that_have_changed_are_not_gone_on_with(tmp_path: Path) -> None:
     place = foreign(tmp_path / "fineweb")
-    gather(DataConfig(sources=(str(place),)), "byte", tmp_path / "tokens")
+    prepare_run(DataConfig(sources=(str(place),)), "byte", tmp_path / "tokens")
     load(tmp_path / "tokens")
     write_shard(place / "fineweb_train_000002.bin", TRAIN[0][:-1], 50257)
     with pytest.raises(
@@ -531,7 +538,7 @@ def test_shards_that_have_changed_are_not_gone_on_with(tmp_path: Path) -> None:
 
 def test_a_manifest_that_has_changed_is_noticed(tmp_path: Path) -> None:
     place = prepared(tmp_path / "ready")
-    gather(DataConfig(sources=(str(place),)), "auto", tmp_path / "tokens")
+    prepare_run(DataConfig(sources=(str(place),)), "auto", tmp_path / "tokens")
     manifest = json.loads((place / "manifest.json").read_text())
     (place / "manifest.json").write_text(json.dumps(manifest | {"notes": ["made again"]}))
     with pytest.raises(
@@ -543,7 +550,7 @@ def test_a_manifest_that_has_changed_is_noticed(tmp_path: Path) -> None:
 
 def test_a_folder_that_was_moved_can_be_said(tmp_path: Path) -> None:
     place = prepared(tmp_path / "ready")
-    before = gather(DataConfig(sources=(str(place),)), "auto", tmp_path / "tokens")
+    before = prepare_run(DataConfig(sources=(str(place),)), "auto", tmp_path / "tokens")
     train = before.train[:].tolist()
     place.rename(tmp_path / "moved")
     with pytest.raises(CheckpointError, match=r"there is no such folder\. .* into .*sources\.json"):
@@ -595,9 +602,11 @@ def test_a_corpus_of_shards_goes_by_its_name(
 
 def test_a_runs_own_tokens_can_be_trained_on(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("abcabc\n" * 50, encoding="utf-8")
-    first = gather(
+    first = prepare_run(
         DataConfig(sources=(str(tmp_path / "a.txt"),)), "auto", tmp_path / "run" / "tokens"
     )
-    found = gathered(DataConfig(sources=(str(tmp_path / "run" / "tokens"),)), tmp_path / "tokens")
+    found = prepared_run(
+        DataConfig(sources=(str(tmp_path / "run" / "tokens"),)), tmp_path / "tokens"
+    )
     assert np.array_equal(found.train[:], first.train[:])
     assert replace(found.counts, notes=()) == replace(first.counts, notes=())

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from lmsmith.config import DataConfig
-from lmsmith.data.prepare import run_text as prepare_module
-from lmsmith.data.prepare.run_text import MOST_CHARACTERS, Corpus, load, make_tokenizer, prepare
-from lmsmith.errors import CheckpointError, ConfigError, DataError
+from lmsmith.data.corpus import Corpus, load
+from lmsmith.data.prepare.run_text import prepare_text
+from lmsmith.errors import CheckpointError, DataError
 from lmsmith.tokens.files import save_tokenizer
-from lmsmith.tokens.tokenizer import ByteTokenizer, CharTokenizer, WordTokenizer
+from lmsmith.tokens.tokenizer import CharTokenizer
 
 TEXT = "The cat sat on the mat \u2013 and stayed.\n" * 30 + "Ψ ends it: ¡ya!\n"
 
@@ -25,7 +25,7 @@ def prepared(tmp_path: Path, *texts: str, tokenizer: str = "auto", **settings: o
     for index, text in enumerate(texts):
         (folder / f"{index:03}.txt").write_text(text, encoding="utf-8", newline="")
     data = DataConfig(sources=(str(folder),), **settings)  # type: ignore[arg-type]
-    return prepare(data, tokenizer, tmp_path / "tokens")
+    return prepare_text(data, tokenizer, tmp_path / "tokens")
 
 
 def test_one_text_comes_back_whole(tmp_path: Path) -> None:
@@ -99,44 +99,12 @@ def test_bytes_know_every_text(tmp_path: Path) -> None:
     assert (counts.n_val_unknown, counts.n_val_unknown_bytes) == (0, 0)
 
 
-def test_auto_merges_bytes_of_large_texts(monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = ["one fish two fish " * 50, "red fish blue fish " * 50]
-    n_characters = sum(map(len, texts))
-    for large, kind in ((n_characters, "bpe"), (n_characters + 1, "char")):
-        monkeypatch.setattr(prepare_module, "LARGE", large)
-        assert make_tokenizer("auto", texts, several=True).kind == kind
-
-
-def test_auto_takes_characters_while_they_are_few() -> None:
-    few = "".join(chr(0x4E00 + i) for i in range(MOST_CHARACTERS))
-    assert make_tokenizer("auto", [few], several=False) == CharTokenizer(few, False)
-    assert make_tokenizer("auto", [few[:-1]], several=True).vocab_size == MOST_CHARACTERS
-    assert make_tokenizer("auto", [few + "a"], several=False) == ByteTokenizer(False)
-    assert make_tokenizer("auto", [few + "a"], several=True) == ByteTokenizer(True)
-
-
-@pytest.mark.parametrize("several", [False, True])
-def test_kinds_by_name(several: bool) -> None:
-    texts = ["one two two", "three"]
-    assert make_tokenizer("byte", texts, several=several) == ByteTokenizer(several)
-    assert make_tokenizer("char", texts, several=several) == CharTokenizer.learn(texts, several)
-    assert make_tokenizer("word", texts, several=several) == WordTokenizer.learn(texts, several)
-
-
-def test_a_tokenizer_that_is_there(tmp_path: Path) -> None:
+def test_a_text_alone_gets_the_end_of_text_of_a_tokenizer_that_has_one(tmp_path: Path) -> None:
     learnt = CharTokenizer.learn(["abc"], True)
     save_tokenizer(learnt, tmp_path / "mine")
-    assert make_tokenizer(str(tmp_path / "mine"), ["cab"], several=False) == learnt
     corpus = prepared(tmp_path, "abcabcabcabcabcabcab", tokenizer=str(tmp_path / "mine"))
-    assert corpus.train[0] == learnt.end_of_text  # it has one, so the one text gets it as well
+    assert corpus.train[0] == learnt.end_of_text
     assert corpus.first_given
-    save_tokenizer(CharTokenizer.learn(["abc"], False), tmp_path / "other")
-    with pytest.raises(ConfigError, match="has no end-of-text token"):
-        make_tokenizer(str(tmp_path / "other"), ["a", "b"], several=True)
-    with pytest.raises(
-        ConfigError, match=r"tokenizer = 'bites': there is no such kind, and no such folder"
-    ):
-        make_tokenizer("bites", ["a"], several=False)
 
 
 def test_ids_beyond_16_bits(tmp_path: Path) -> None:
@@ -190,7 +158,7 @@ def test_memory_of_a_text_of_20_mb(tmp_path: Path, tokenizer: str) -> None:
     (tmp_path / "large.txt").write_text(line * (20_000_000 // len(line) + 1), encoding="utf-8")
     tracemalloc.start()
     try:
-        corpus = prepare(
+        corpus = prepare_text(
             DataConfig(sources=(str(tmp_path / "large.txt"),)), tokenizer, tmp_path / "tokens"
         )
         _, peak = tracemalloc.get_traced_memory()
