@@ -31,7 +31,7 @@ MOST_CHARACTERS = 300
 LARGE, LARGER = 5_000_000, 200_000_000
 """Characters of text from which on `auto` learns a BPE vocabulary of 2,048 or of 8,192 (`docs/performance.md`)."""
 
-KINDS = "byte, char, word, bpe:SIZE (as in bpe:16384) and gpt2"
+KINDS = "byte, char, word, bpe:SIZE and gpt2"
 
 
 def choose_tokenizer(wanted: str, texts: Sequence[str], *, several: bool) -> Tokenizer:
@@ -64,7 +64,11 @@ def named_tokenizer(
     kind, _, size = wanted.partition(":")
     if wanted in ("char", "word") or (kind == "bpe" and size.isdecimal()):
         return None
-    if kind == "bpe" or (wanted != "gpt2" and not Path(wanted).exists()):
+    if kind == "bpe":
+        raise ConfigError(
+            f"tokenizer = {wanted!r}: wanted bpe:SIZE with a vocabulary's size, as in bpe:4096."
+        )
+    if wanted != "gpt2" and not Path(wanted).exists():
         raise ConfigError(
             f"tokenizer = {wanted!r}: there is no such kind, and no such folder. Kinds are {kinds}."
         )

@@ -63,10 +63,18 @@ def test_a_stream_of_parts_is_learned_as_the_whole_texts_are(wanted: str) -> Non
     assert named_tokenizer(wanted) is None
 
 
-@pytest.mark.parametrize("wanted", ["auto", "bites", "bpe", "bpe:many", "bpe:"])
+@pytest.mark.parametrize("wanted", ["bpe", "bpe:many", "bpe:"])
+def test_a_size_is_asked_for(wanted: str) -> None:
+    with pytest.raises(ConfigError, match=f"'{wanted}': wanted bpe:SIZE .* as in bpe:4096"):
+        named_tokenizer(wanted)
+    with pytest.raises(ConfigError, match=f"'{wanted}': wanted bpe:SIZE .* as in bpe:4096"):
+        choose_tokenizer(wanted, ["a"], several=False)
+
+
+@pytest.mark.parametrize("wanted", ["auto", "bites"])
 def test_a_name_that_is_none_says_what_there_is(wanted: str) -> None:
     """`auto` needs the whole text, so a prepared folder does not offer it."""
-    with pytest.raises(ConfigError, match=r"no such folder\. Kinds are byte, char, .*bpe:16384"):
+    with pytest.raises(ConfigError, match=r"no such folder\. Kinds are byte, char, "):
         named_tokenizer(wanted)
     if wanted != "auto":
         with pytest.raises(ConfigError, match=r"no such folder\. Kinds are auto, byte, char, "):

@@ -70,8 +70,9 @@ def build_shards(
     """Writes the folder `out`, which must not be there, and gives what it holds.
 
     `tokenizer`: one, or what to take: gpt2, byte, char, word, bpe:SIZE (learnt from the training text), a folder.
-    `validation_fraction` 0: chosen, see `plan.py`. `validation`: files whose documents are for validation; all of
-    `sources` is then for training. `document_separator`: where plain files are cut, see `text/separators.py`.
+    `validation_fraction` 0: chosen, see `text/held_out.py`. `validation`: files whose documents are
+    for validation; all of `sources` is then for training. `document_separator`: where plain files
+    are cut, see `text/separators.py`.
     `special_tokens`: what they are where they stand in a text, see `tokens/control.py`. `workers` 0: one a processor;
     with Ray the cluster has its own.
 
