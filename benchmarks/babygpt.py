@@ -23,7 +23,7 @@ import torch
 
 from lmsmith.config import RunConfig
 from lmsmith.config.presets import preset
-from lmsmith.data.batches import Batches
+from lmsmith.data.batches.windows import Batches
 from lmsmith.limits import n_cores
 from lmsmith.models.gpt import GPT
 from lmsmith.train.machine import set_up_process, survey

@@ -149,8 +149,8 @@ def _config(given: argparse.Namespace, name: str) -> RunConfig:
 def _ours(given: argparse.Namespace) -> Callable[[], object]:
     import numpy as np
 
-    from lmsmith.data.batches import Batches
-    from lmsmith.data.read_ahead import ReadAhead
+    from lmsmith.data.batches.read_ahead import ReadAhead
+    from lmsmith.data.batches.windows import Batches
     from lmsmith.models.gpt import GPT
     from lmsmith.train.replica import Replica
     from lmsmith.train.step import train_step

@@ -27,8 +27,8 @@ import numpy as np
 import torch
 
 from lmsmith.config.presets import preset
-from lmsmith.data.batches import AnyBatches, Batches, Sources
-from lmsmith.data.read_ahead import ReadAhead
+from lmsmith.data.batches.read_ahead import ReadAhead
+from lmsmith.data.batches.windows import AnyBatches, Batches, Sources
 from lmsmith.data.shards import HEADER_BYTES, Shards, write_shard
 from lmsmith.limits import n_cores
 from lmsmith.models.gpt import GPT

@@ -28,8 +28,8 @@ from rich.console import Console
 import lmsmith.train.step as step_module
 from lmsmith.config import RunConfig
 from lmsmith.config.presets import preset
-from lmsmith.data.prepare import Corpus, Counts
-from lmsmith.data.read_ahead import ReadAhead
+from lmsmith.data.batches.read_ahead import ReadAhead
+from lmsmith.data.corpus import Corpus, Counts
 from lmsmith.tokens.tokenizer import CharTokenizer
 from lmsmith.train.guard import Guard
 from lmsmith.train.hooks import Context, Hook

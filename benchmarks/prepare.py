@@ -146,7 +146,7 @@ def table(runs: dict[str, list[Run]], megabytes: float) -> None:
 
 def ours(texts: str, gpt2: str, out: str) -> None:
     """What `lmsmith data prepare` does, timed from where the vocabulary is loaded."""
-    from lmsmith.data.build import build_shards
+    from lmsmith.data.prepare.build import build_shards
     from lmsmith.tokens.files import load_tokenizer
 
     tokenizer = load_tokenizer(gpt2)

@@ -35,6 +35,7 @@ import torch
 
 from lmsmith import __version__, atomic, foreign_json
 from lmsmith.errors import CheckpointError, StorageError
+from lmsmith.hashes import sha256_of
 from lmsmith.strict_json import to_json
 
 FORMAT_VERSION = 1
@@ -447,9 +448,8 @@ def _read_bytes(path: Path) -> bytes:
 
 def _hash_of(path: Path) -> tuple[int, str]:
     """Bytes and SHA-256 of a file."""
-    with _damage_named(path), path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
-        return file.tell(), digest.hexdigest()
+    with _damage_named(path):
+        return path.stat().st_size, sha256_of(path)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,8 @@ from rich.console import Console
 from lmsmith import atomic
 from lmsmith.errors import StorageError
 from lmsmith.strict_json import write_json
-from lmsmith.text.documents import Documents, split_documents
+from lmsmith.text.documents import Documents
+from lmsmith.text.held_out import split_documents
 from lmsmith.text.stories import score_story, write_stories
 from lmsmith.train.start import train
 

@@ -21,8 +21,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-IGNORED = -1
-"""A target that costs no loss: padding, or a position that is masked out."""
+from lmsmith.targets import IGNORED
 
 CHUNK_ELEMENTS = 1 << 23
 """Logits in memory at once on a CPU: 32 MB in float32, log-probabilities and a soft cap's slope are as large."""

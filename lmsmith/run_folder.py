@@ -21,10 +21,9 @@ from lmsmith import atomic, foreign_json
 from lmsmith.checkpoint import available, load_model
 from lmsmith.config import ModelConfig, RunConfig, flatten, read_toml, settings
 from lmsmith.config.aliases import OF_EVERY_KIND, RENAMED
-from lmsmith.data.exposure import Exposure, exposure
-from lmsmith.data.gather import load
-from lmsmith.data.packing import batches_of, boundary_of
-from lmsmith.data.prepare import Corpus
+from lmsmith.data.batches.exposure import Exposure, exposure
+from lmsmith.data.batches.packing import batches_of, boundary_of
+from lmsmith.data.corpus import Corpus, load
 from lmsmith.errors import CheckpointError, DataError, StorageError, TokenizerError, UsageError
 from lmsmith.evaluate.likelihood import Score, checked, score_ids
 from lmsmith.models.interface import LanguageModel

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmsmith import loss
-from lmsmith.loss import IGNORED, summed_cross_entropy
+from lmsmith.loss import summed_cross_entropy
+from lmsmith.targets import IGNORED
 
 N, D, V = 23, 5, 11
 

@@ -220,7 +220,7 @@ def _download(options: argparse.Namespace, console: Console, started: float) -> 
 
 
 def _prepare(options: argparse.Namespace, console: Console, started: float) -> int:
-    from lmsmith.data.build import build_shards
+    from lmsmith.data.prepare.build import build_shards
     from lmsmith.text.files import plural
 
     data = RunConfig().changed(settings_given(options), where="the command line").data

@@ -423,7 +423,8 @@ def _inspect(options: argparse.Namespace, console: Console, started: float) -> i
 
 def _compare(options: argparse.Namespace, console: Console, started: float) -> int:
     from lmsmith.studies.tokenizers import HEAD, comparison_page, comparison_rows
-    from lmsmith.text.documents import Documents, split_documents
+    from lmsmith.text.documents import Documents
+    from lmsmith.text.held_out import split_documents
     from lmsmith.tokens.measure import compare_tokenizers, course_tokenizers
 
     split = split_documents(Documents(options.text, **_reading(options)))

@@ -5,7 +5,6 @@ reads every byte: hashes against the manifest, ids against the vocabulary, and d
 per byte are divided by, counted once more.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from lmsmith.data.manifest import FILE_NAME, SPLITS, ShardRecord
 from lmsmith.data.ready import Ready, find_ready, open_ready
 from lmsmith.data.shards import Shards, check_ids, read_shard
 from lmsmith.errors import DataError, TokenizerError
+from lmsmith.hashes import sha256_of
 from lmsmith.text.files import plural
 from lmsmith.tokens.tokenizer import Tokenizer
 
@@ -87,37 +87,12 @@ def inspect(
     splits, problems = [], []
     n_bytes, done = sum(path.stat().st_size for path in (*ready.train, *ready.validation)), 0
     for name, paths in zip(SPLITS, (ready.train, ready.validation), strict=True):
-        ids = Shards.open(paths)
-        records = (
-            {shard.file: shard for shard in ready.manifest.splits[name].shards}
-            if ready.manifest
-            else {}
-        )
-        problems += [
-            f"{path} has {n_tokens:,} tokens, and the manifest says {records[path.name].n_tokens:,}."
-            for path, n_tokens in zip(paths, ids.lengths, strict=True)
-            if records and n_tokens != records[path.name].n_tokens
-        ]
-        splits.append(
-            Split(
-                name,
-                paths,
-                len(ids),
-                8 * ids[:1].dtype.itemsize,
-                _begins(ids, own),
-                sum(records[path.name].n_documents for path in paths) if records else None,
-                sum(records[path.name].n_bytes for path in paths) if records else None,
-            )
-        )
+        split, wrong = _look_at(name, paths, ready, own)
+        splits.append(split)
+        problems += wrong
         for path in paths if verify else ():
             tell(f"verifying {path.name}", done, n_bytes)
-            # Where the ids do not carry all of the text, only its preparation knew how many bytes it had.
-            whole = ready.manifest is not None and not ready.manifest.splits[name].n_unknown
-            # Control tokens in a text may be ends of text too.
-            counted = (
-                ready.manifest is None or ready.manifest.settings.get("special_tokens") != "control"
-            )
-            problems += _problems(path, records.get(path.name), own, whole, counted)
+            problems += _problems(path, name, ready, own)
             done += path.stat().st_size
     source, said = "shards from elsewhere, without a manifest", "nobody says which"
     if ready.manifest and made:
@@ -130,6 +105,35 @@ def inspect(
     return Inspected(
         place, bool(made), source, said, there, notes, tuple(problems), ids_known=own is not None
     )
+
+
+def _look_at(
+    name: str, paths: tuple[Path, ...], ready: Ready, own: Tokenizer | None
+) -> tuple[Split, list[str]]:
+    """One split, and where the lengths of its shards are not those of the manifest."""
+    ids, records = Shards.open(paths), _records(name, ready)
+    problems = [
+        f"{path} has {n_tokens:,} tokens, and the manifest says {records[path.name].n_tokens:,}."
+        for path, n_tokens in zip(paths, ids.lengths, strict=True)
+        if records and n_tokens != records[path.name].n_tokens
+    ]
+    split = Split(
+        name,
+        paths,
+        len(ids),
+        8 * ids[:1].dtype.itemsize,
+        _begins(ids, own),
+        sum(records[path.name].n_documents for path in paths) if records else None,
+        sum(records[path.name].n_bytes for path in paths) if records else None,
+    )
+    return split, problems
+
+
+def _records(name: str, ready: Ready) -> dict[str, ShardRecord]:
+    """What the manifest says of the shards of a split, by their names."""
+    if ready.manifest is None:
+        return {}
+    return {shard.file: shard for shard in ready.manifest.splits[name].shards}
 
 
 def _only(shard: Path) -> Ready:
@@ -157,14 +161,14 @@ def _begins(ids: Shards, tokenizer: Tokenizer | None) -> str:
     return tokenizer.decode(first)
 
 
-def _problems(
-    path: Path, record: ShardRecord | None, tokenizer: Tokenizer | None, whole: bool, counted: bool
-) -> Iterator[str]:
-    """What is wrong with one shard: its hash, ids beyond the vocabulary, documents, and if it is `whole` bytes.
-
-    `counted`: each end-of-text token is one document's.
-    """
-    if record is not None and (found := _sha256(path)) != record.sha256:
+def _problems(path: Path, name: str, ready: Ready, tokenizer: Tokenizer | None) -> Iterator[str]:
+    """What is wrong with one shard of a split: its hash, ids beyond the vocabulary, its documents and bytes."""
+    record = _records(name, ready).get(path.name)
+    # Where the ids do not carry all of the text, only its preparation knew how many bytes it had.
+    whole = ready.manifest is not None and not ready.manifest.splits[name].n_unknown
+    # Control tokens in a text may be ends of text too.
+    counted = ready.manifest is None or ready.manifest.settings.get("special_tokens") != "control"
+    if record is not None and (found := sha256_of(path)) != record.sha256:
         yield f"{path} has changed: its SHA-256 is {found}, and the manifest says {record.sha256}."
     if tokenizer is None:
         return
@@ -189,8 +193,3 @@ def _problems(
         )
         if n_bytes != record.n_bytes:
             yield f"{path} has {n_bytes:,} bytes of text, and the manifest says {record.n_bytes:,}."
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

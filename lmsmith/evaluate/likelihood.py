@@ -46,7 +46,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from lmsmith.data.rows import document_bounds
+from lmsmith.data.batches.rows import document_bounds
 from lmsmith.data.shards import Shards
 from lmsmith.errors import CheckpointError, ConfigError, DataError
 from lmsmith.models.interface import LanguageModel

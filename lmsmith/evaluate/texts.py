@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from lmsmith.data.packing import boundary_of
+from lmsmith.data.batches.packing import boundary_of
 from lmsmith.errors import DataError, UsageError
 from lmsmith.evaluate.likelihood import Score, checked, score_ids
 from lmsmith.models.interface import LanguageModel

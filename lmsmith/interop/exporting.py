@@ -21,11 +21,11 @@ from lmsmith import __version__, atomic
 from lmsmith.checkpoint import check_finite
 from lmsmith.errors import CheckpointError, ConfigError, StorageError
 from lmsmith.evaluate.likelihood import inference
+from lmsmith.hashes import sha256_of
 from lmsmith.interop import huggingface, llmc, vocabulary
 from lmsmith.interop.architectures import architecture_for
 from lmsmith.interop.defaults import Defaults
 from lmsmith.interop.defaults import load as load_defaults
-from lmsmith.interop.importing import sha256_of
 from lmsmith.models.gpt import GPT
 from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.run_folder import free_place, load_weights, model_config, model_folder

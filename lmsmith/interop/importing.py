@@ -11,7 +11,6 @@ there, so it cannot be resumed.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from lmsmith.checkpoint import check_finite, save_model
 from lmsmith.config import flatten
 from lmsmith.config.presets import preset
 from lmsmith.errors import CheckpointError, ConfigError, StorageError, TokenizerError, UsageError
+from lmsmith.hashes import sha256_of
 from lmsmith.interop import defaults, hub, huggingface, llmc, vocabulary
 from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.run_folder import free_place
@@ -209,9 +209,3 @@ def _write(
             kept.save(partial / "model")
         atomic.write(partial / "config.toml", run.to_toml())
         write_json(partial / "summary.json", summary)
-
-
-def sha256_of(path: Path) -> str:
-    """Of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

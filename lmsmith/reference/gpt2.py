@@ -25,7 +25,6 @@ import numpy as np
 from lmsmith.reference.adamw import adamw
 from lmsmith.reference.blocks import Sizes, activation_shapes, n_numbers, parameter_shapes, views
 from lmsmith.reference.layers import (
-    IGNORED,
     attention_backward,
     attention_forward,
     crossentropy_backward,
@@ -40,6 +39,7 @@ from lmsmith.reference.layers import (
     linear_forward,
     scratch_numbers,
 )
+from lmsmith.targets import IGNORED
 
 __all__ = ["GPT2", "Layer", "Sizes"]
 

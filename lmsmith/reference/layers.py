@@ -16,11 +16,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from lmsmith.targets import IGNORED
+
 EPS = 1e-5
 """Added to the variance in LayerNorm: GPT-2's."""
-
-IGNORED = -1
-"""A target that costs no loss: the same number as `lmsmith.loss.IGNORED`."""
 
 GELU_U, GELU_CUBE = math.sqrt(2 / math.pi), 0.044715
 

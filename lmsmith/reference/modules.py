@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from lmsmith.reference.layers import EPS, GELU_CUBE, GELU_U, IGNORED
+from lmsmith.reference.layers import EPS, GELU_CUBE, GELU_U
 from lmsmith.reference.tape import Layer, Parameter
+from lmsmith.targets import IGNORED
 
 
 class Linear(Layer):

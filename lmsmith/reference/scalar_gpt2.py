@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from lmsmith.reference.blocks import Sizes
-from lmsmith.reference.layers import EPS, GELU_CUBE, GELU_U, IGNORED
+from lmsmith.reference.layers import EPS, GELU_CUBE, GELU_U
 from lmsmith.reference.scalar import Scalar, dot, maximum, mean, total
+from lmsmith.targets import IGNORED
 
 Vector = list[Scalar]
 

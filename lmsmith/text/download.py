@@ -28,6 +28,7 @@ from typing import Any
 
 from lmsmith import __version__, atomic
 from lmsmith.errors import DataError, StorageError
+from lmsmith.hashes import sha256_of
 from lmsmith.strict_json import to_json
 from lmsmith.text.corpora import size_in_words
 
@@ -89,14 +90,13 @@ def checksum_of(path: Path, like: str) -> str:
     """The checksum of a file, of the kind that `like` begins with: "sha256:" or "git:"."""
     kind = like.partition(":")[0]
     assert kind in ("sha256", "git"), like
+    if kind == "sha256":
+        return f"sha256:{sha256_of(path)}"
     with path.open("rb") as file:
-        if kind == "sha256":
-            state = hashlib.sha256()
-        else:
-            state = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+        state = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
         while chunk := file.read(CHUNK):
             state.update(chunk)
-    return f"{kind}:{state.hexdigest()}"
+    return f"git:{state.hexdigest()}"
 
 
 def part_bytes(path: Path) -> int:

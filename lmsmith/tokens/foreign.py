@@ -25,6 +25,7 @@ from typing import Any
 
 from lmsmith import atomic, foreign_json
 from lmsmith.errors import TokenizerError
+from lmsmith.hashes import sha256_of
 from lmsmith.strict_json import to_json, write_json
 from lmsmith.tokens import beside, library
 from lmsmith.tokens.bpe import BpeTokenizer
@@ -294,7 +295,7 @@ def load_gpt2(end_of_text: str | None = None) -> Tokenizer:
     folder = _cache_folder() / "gpt2"
     for name, (address, sha256) in _GPT2_FILES.items():
         path = folder / name
-        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
+        if path.is_file() and sha256_of(path) == sha256:
             continue
         log.info("downloading %s to %s", address, path)
         try:

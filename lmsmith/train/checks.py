@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 from lmsmith.config import RunConfig
 from lmsmith.config.presets import has_size
-from lmsmith.data.packing import check_documents
+from lmsmith.data.batches.packing import check_documents
 from lmsmith.errors import ConfigError
 
 

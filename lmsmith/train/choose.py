@@ -15,9 +15,9 @@ import torch
 
 from lmsmith.config import RunConfig
 from lmsmith.config.presets import NOTES, has_size
-from lmsmith.data.packing import batches_of
-from lmsmith.data.prepare import Corpus
-from lmsmith.data.rows import Rows
+from lmsmith.data.batches.packing import batches_of
+from lmsmith.data.batches.rows import Rows
+from lmsmith.data.corpus import Corpus
 from lmsmith.data.shards import Shards
 from lmsmith.errors import ConfigError
 from lmsmith.limits import set_threads

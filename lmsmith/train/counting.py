@@ -16,8 +16,8 @@ from rich.console import Console
 
 from lmsmith.checkpoint import save_model
 from lmsmith.config import RunConfig, flatten
-from lmsmith.data.batches import Sources
-from lmsmith.data.prepare import Corpus
+from lmsmith.data.batches.windows import Sources
+from lmsmith.data.corpus import Corpus
 from lmsmith.errors import ConfigError
 from lmsmith.evaluate.compressors import compressed_bits_per_byte
 from lmsmith.evaluate.likelihood import Score, score_ids

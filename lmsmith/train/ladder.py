@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from lmsmith.accounting.measure import matmul_rate, use_matmul
 from lmsmith.config import RunConfig
 from lmsmith.config.presets import preset
-from lmsmith.data.batches import Batches
+from lmsmith.data.batches.windows import Batches
 from lmsmith.errors import ConfigError
 from lmsmith.models.attention import Attention
 from lmsmith.text.files import plural

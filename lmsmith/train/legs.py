@@ -31,8 +31,8 @@ from lmsmith.config import (
     settings,
 )
 from lmsmith.config.aliases import RENAMED
-from lmsmith.data.packing import batches_of
-from lmsmith.data.prepare import Corpus
+from lmsmith.data.batches.packing import batches_of
+from lmsmith.data.corpus import Corpus
 from lmsmith.errors import CheckpointError, ConfigError
 from lmsmith.optim.schedule import learning_rate_share
 from lmsmith.run_folder import summary_of

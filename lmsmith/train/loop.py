@@ -18,10 +18,10 @@ import torch
 from rich.console import Console
 
 from lmsmith.config import RunConfig
-from lmsmith.data.batches import AnyBatches
-from lmsmith.data.packing import batches_of
-from lmsmith.data.prepare import Corpus
-from lmsmith.data.read_ahead import ReadAhead
+from lmsmith.data.batches.packing import batches_of
+from lmsmith.data.batches.read_ahead import ReadAhead
+from lmsmith.data.batches.windows import AnyBatches
+from lmsmith.data.corpus import Corpus
 from lmsmith.models.interface import NeuralModel
 from lmsmith.parallel.process import LONG, Ranks
 from lmsmith.train.guard import Guard, SpikeError

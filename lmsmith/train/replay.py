@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lmsmith.data.packing import batches_of
+from lmsmith.data.batches.packing import batches_of
 from lmsmith.run_folder import open_run
 from lmsmith.train.machine import set_up_process, survey
 from lmsmith.train.replica import Replica

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from lmsmith import atomic
 from lmsmith.config import RunConfig
-from lmsmith.data.prepare import Corpus
+from lmsmith.data.corpus import Corpus
 from lmsmith.errors import ConfigError, UsageError
 from lmsmith.parallel.process import LONG, Ranks, place_in_environment
 from lmsmith.run_folder import open_run, summary_of

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lmsmith.data.batches import AnyBatches
+from lmsmith.data.batches.windows import AnyBatches
 from lmsmith.limits import free_memory
 from lmsmith.models import kernels
 from lmsmith.optim.groups import Optimisers

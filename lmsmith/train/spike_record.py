@@ -20,7 +20,7 @@ import torch
 
 from lmsmith import foreign_json
 from lmsmith.checkpoint import load_checkpoint, save_checkpoint
-from lmsmith.data.batches import AnyBatches
+from lmsmith.data.batches.windows import AnyBatches
 from lmsmith.errors import DataError
 from lmsmith.parallel.shard import unshard, unshard_all
 from lmsmith.strict_json import write_json

@@ -18,8 +18,8 @@ from typing import Any
 from rich.console import Console
 
 from lmsmith.config import RunConfig, read_toml
-from lmsmith.data.gather import gather
-from lmsmith.data.prepare import Corpus
+from lmsmith.data.corpus import Corpus
+from lmsmith.data.prepare.run_sources import prepare_run as gather
 from lmsmith.errors import ConfigError, UsageError
 from lmsmith.optim.rates import partial_note
 from lmsmith.parallel.process import FOREVER, Ranks, joined, place_in_environment

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lmsmith.data.batches import AnyBatches, Batch
+from lmsmith.data.batches.windows import AnyBatches, Batch
 from lmsmith.optim.rates import peak_rates
 from lmsmith.optim.schedule import learning_rate_share
 from lmsmith.parallel.process import LONG, lost_in_words

@@ -95,7 +95,7 @@ def test_stopped_by_a_signal_it_goes_on(lmsmith: Lmsmith, lines: str) -> None:
         "--out",
     ]
     assert lmsmith(*words, "wanted").status == 0
-    process = lmsmith.start(*words, "shards", slow={"lmsmith.data.build:_take_up": 0.5})
+    process = lmsmith.start(*words, "shards", slow={"lmsmith.data.prepare.build:_take_up": 0.5})
     process.until(lambda: list(lmsmith.cwd.glob("shards.partial/work/units/*.json")))
     process.send(signal.SIGTERM)
     done = process.wait()

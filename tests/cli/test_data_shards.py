@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import TEXT, TINY, Lmsmith
 
-from lmsmith.data.build import build_shards
+from lmsmith.data.prepare.build import build_shards
 from lmsmith.data.shards import write_shard
 from lmsmith.tokens.files import save_tokenizer
 from lmsmith.tokens.tokenizer import ByteTokenizer

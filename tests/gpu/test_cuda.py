@@ -20,8 +20,8 @@ import torch
 from lmsmith.accounting.measure import use_matmul
 from lmsmith.config import RunConfig
 from lmsmith.config.presets import preset
-from lmsmith.data.batches import Batches
-from lmsmith.data.packing import Packed
+from lmsmith.data.batches.packing import Packed
+from lmsmith.data.batches.windows import Batches
 from lmsmith.models.gpt import GPT
 from lmsmith.train.machine import has_bfloat16
 from lmsmith.train.replica import Replica

@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmsmith.data.rows import Rows
-from lmsmith.loss import IGNORED, summed_cross_entropy
+from lmsmith.data.batches.rows import Rows
+from lmsmith.loss import summed_cross_entropy
 from lmsmith.models import kernels
 from lmsmith.models.gpt import GPT
 from lmsmith.models.gpt_config import GPTConfig
+from lmsmith.targets import IGNORED
 
 V, T = 13, 24
 VARIANTS: dict[str, dict[str, Any]] = {

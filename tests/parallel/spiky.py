@@ -3,7 +3,7 @@
 import lmsmith.train.guard
 import lmsmith.train.step
 from lmsmith.__main__ import main
-from lmsmith.data.batches import AnyBatches
+from lmsmith.data.batches.windows import AnyBatches
 from lmsmith.train.replica import Replica
 
 gradient = lmsmith.train.step.gradient

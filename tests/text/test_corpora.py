@@ -561,8 +561,8 @@ def test_shards_from_afar_are_those_of_the_files(
     web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`data prepare` reads from afar too: files in parts, large plain ones in pieces."""
-    from lmsmith.data import plan, units
-    from lmsmith.data.build import build_shards
+    from lmsmith.data.prepare import plan, units
+    from lmsmith.data.prepare.build import build_shards
 
     monkeypatch.setattr(plan, "UNIT_BYTES", (3000, 3000))
     for module in (plan, units):

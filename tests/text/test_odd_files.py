@@ -8,7 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from lmsmith.data.build import build_shards
+from lmsmith.data.prepare.build import build_shards
 from lmsmith.errors import DataError
 from lmsmith.text import zstd
 from lmsmith.text.documents import Documents

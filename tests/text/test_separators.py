@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from lmsmith.data import plan
-from lmsmith.data.build import build_shards
-from lmsmith.data.plan import make_plan
-from lmsmith.data.units import Reading, read_unit
+from lmsmith.data.prepare import plan
+from lmsmith.data.prepare.build import build_shards
+from lmsmith.data.prepare.plan import make_plan
+from lmsmith.data.prepare.units import Reading, read_unit
 from lmsmith.errors import ConfigError
 from lmsmith.evaluate.texts import read_documents
 from lmsmith.text.documents import Documents

@@ -6,8 +6,8 @@ import pytest
 import tiktoken
 
 from lmsmith.config import DataConfig
-from lmsmith.data.build import build_shards
-from lmsmith.data.prepare import prepare
+from lmsmith.data.prepare.build import build_shards
+from lmsmith.data.prepare.run_text import prepare_text
 from lmsmith.data.shards import read_shard
 from lmsmith.errors import ConfigError
 from lmsmith.evaluate.texts import encode_documents
@@ -62,7 +62,7 @@ def test_training_text(tmp_path: Path, special_tokens: str) -> None:
         validation=(str(tmp_path / "v.txt"),),
         special_tokens=special_tokens,
     )
-    found = prepare(data, str(tmp_path / "tokenizer"), tmp_path / "run")
+    found = prepare_text(data, str(tmp_path / "tokenizer"), tmp_path / "run")
     assert found.train[:].tolist() == wanted
     build_shards(
         data.sources,

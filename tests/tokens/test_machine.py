@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numba.core import caching
 
-from lmsmith.data import dedup
+from lmsmith.data.prepare import dedup
 from lmsmith.tokens import machine
 from lmsmith.tokens.machine import kernel
 

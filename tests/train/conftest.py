@@ -13,7 +13,7 @@ from tiny import TEXT, TINY
 
 from lmsmith.accounting import measure
 from lmsmith.config import RunConfig
-from lmsmith.data.prepare import Corpus, Counts
+from lmsmith.data.corpus import Corpus, Counts
 from lmsmith.tokens.tokenizer import CharTokenizer
 from lmsmith.train.hooks import sample
 from lmsmith.train.loop import Training

@@ -9,10 +9,11 @@ import torch
 from lmsmith.checkpoint import load_checkpoint
 from lmsmith.config import RunConfig
 from lmsmith.config.presets import preset
-from lmsmith.data.batches import IGNORED, Batch, Batches
-from lmsmith.data.prepare import Corpus
+from lmsmith.data.batches.windows import Batch, Batches
+from lmsmith.data.corpus import Corpus
 from lmsmith.errors import ConfigError
 from lmsmith.models.gpt import GPT
+from lmsmith.targets import IGNORED
 from lmsmith.train.by_hand import ByHand, check_memory, for_reference
 from lmsmith.train.loop import Training
 from lmsmith.train.replica import Replica

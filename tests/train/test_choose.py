@@ -11,9 +11,9 @@ import torch
 
 from lmsmith.config import RunConfig, settings
 from lmsmith.config.presets import NOTES, PRESETS, has_size, preset
-from lmsmith.data.packing import batches_of
-from lmsmith.data.prepare import Corpus, Counts
-from lmsmith.data.rows import Rows
+from lmsmith.data.batches.packing import batches_of
+from lmsmith.data.batches.rows import Rows
+from lmsmith.data.corpus import Corpus, Counts
 from lmsmith.data.shards import Shards
 from lmsmith.errors import ConfigError, DataError
 from lmsmith.models.gpt import GPT

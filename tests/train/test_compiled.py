@@ -16,7 +16,7 @@ import torch
 from tiny import TINY
 
 from lmsmith.config import RunConfig
-from lmsmith.data.batches import Batches
+from lmsmith.data.batches.windows import Batches
 from lmsmith.models.gpt import GPT
 from lmsmith.train.replica import Replica
 from lmsmith.train.step import train_step

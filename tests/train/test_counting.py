@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from tiny import TEXT
 
-from lmsmith.data.prepare import load
+from lmsmith.data.corpus import load
 from lmsmith.errors import ConfigError, UsageError
 from lmsmith.evaluate.likelihood import score_ids
 from lmsmith.models.ngram import Ngram

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 
 from lmsmith.checkpoint import load_model
 from lmsmith.config import RunConfig
-from lmsmith.data.batches import IGNORED
-from lmsmith.data.packing import batches_of
-from lmsmith.data.prepare import Corpus, Counts
+from lmsmith.data.batches.packing import batches_of
+from lmsmith.data.corpus import Corpus, Counts
 from lmsmith.models.gpt import GPT
+from lmsmith.targets import IGNORED
 from lmsmith.tokens.tokenizer import CharTokenizer
 from lmsmith.train.hooks.evaluate import Evaluate
 from lmsmith.train.loop import Training

@@ -15,7 +15,7 @@ import torch
 import lmsmith.train.loop
 import lmsmith.train.step
 from lmsmith.config import RunConfig
-from lmsmith.data.prepare import Corpus
+from lmsmith.data.corpus import Corpus
 from lmsmith.errors import CheckpointError, DataError, TrainingError
 from lmsmith.train.guard import LEAST, MOST_IN_A_ROW, Guard, Running, SpikeError
 from lmsmith.train.loop import Training

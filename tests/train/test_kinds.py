@@ -12,7 +12,7 @@ from tiny import TEXT
 
 from lmsmith.config import RunConfig
 from lmsmith.config.presets import preset
-from lmsmith.data.prepare import Corpus
+from lmsmith.data.corpus import Corpus
 from lmsmith.errors import ConfigError
 from lmsmith.generate.decode import continue_text
 from lmsmith.interop.exporting import export_model

@@ -19,7 +19,7 @@ import torch
 
 import lmsmith.train.loop
 from lmsmith.checkpoint import available, load_checkpoint, load_model
-from lmsmith.data.prepare import Corpus
+from lmsmith.data.corpus import Corpus
 from lmsmith.errors import CheckpointError, TrainingError
 from lmsmith.evaluate.likelihood import Score
 from lmsmith.parallel.process import LONG, Ranks

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from lmsmith.config import ModelConfig, RunConfig
-from lmsmith.data.prepare import Corpus, load, prepare
+from lmsmith.data.corpus import Corpus, load
+from lmsmith.data.prepare.run_text import prepare_text
 from lmsmith.errors import CheckpointError, ConfigError, DataError, StorageError, UsageError
 from lmsmith.evaluate.likelihood import score_ids
 from lmsmith.models.gpt_config import GPTConfig
@@ -129,7 +130,8 @@ def place(config: RunConfig) -> Path:
     Path("book.txt").write_text("The cat saw the hat.\n" * 50)
     changed = config.changed({"data.sources": ("book.txt",)}, where="a test")
     create(
-        Path("run"), lambda partial: (changed, prepare(changed.data, "char", partial / "tokens"))
+        Path("run"),
+        lambda partial: (changed, prepare_text(changed.data, "char", partial / "tokens")),
     )
     return Path("run")
 

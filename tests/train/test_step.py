@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from lmsmith.config import RunConfig
-from lmsmith.data.batches import Batches
-from lmsmith.data.prepare import Corpus
+from lmsmith.data.batches.windows import Batches
+from lmsmith.data.corpus import Corpus
 from lmsmith.errors import TrainingError
 from lmsmith.models.gpt import GPT
 from lmsmith.optim.schedule import learning_rate_share

@@ -17,9 +17,9 @@ from tiny import TEXT
 import lmsmith.train.loop
 from lmsmith.checkpoint import load_checkpoint
 from lmsmith.config import RunConfig
-from lmsmith.data.packing import batches_of
-from lmsmith.data.prepare import Corpus
-from lmsmith.data.streams import Streams
+from lmsmith.data.batches.packing import batches_of
+from lmsmith.data.batches.streams import Streams
+from lmsmith.data.corpus import Corpus
 from lmsmith.errors import ConfigError, TrainingError
 from lmsmith.models.rnn import RNN
 from lmsmith.tokens.tokenizer import CharTokenizer

@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from lmsmith.data.packing import boundary_of
+from lmsmith.data.batches.packing import boundary_of
 from lmsmith.errors import TrainingError
 from lmsmith.evaluate.likelihood import Ids, Score, score_ids
 from lmsmith.parallel.shard import Scored

@@ -29,8 +29,8 @@ from torch import Tensor
 
 from lmsmith.checkpoint import save_model
 from lmsmith.config import RunConfig, flatten
-from lmsmith.data.batches import AnyBatches
-from lmsmith.data.prepare import Corpus
+from lmsmith.data.batches.windows import AnyBatches
+from lmsmith.data.corpus import Corpus
 from lmsmith.models.interface import NeuralModel
 from lmsmith.parallel.process import Ranks
 from lmsmith.tokens.files import save_tokenizer

@@ -1,0 +1,288 @@
+"""Duplicates: exact ones by a hash of their content, near ones by MinHash.
+
+Exact: of equal documents the first is kept. `Seen` remembers 127 bits of each, in 32 to 64 bytes a document; that among
+2⁴⁰ texts two different ones share them has a chance of 2⁻⁴⁸.
+
+Near: documents whose sets of runs of five words agree by about `SIMILAR` (Jaccard). Each set becomes a signature of 128
+numbers by MinHash (Broder 1997), which rensa computes (`pip install 'lmsmith[dedup]'`). Documents that agree in one of
+16 bands of 8 numbers, and by the estimate of all 128, are linked; of documents linked, over however many steps, one is
+kept: the first in validation, or if none is there the first. So what stays in training is near nothing in validation,
+as far as MinHash finds it: a pair at 0.9 nearly always, at 0.8 every other one, at 0.7 hardly ever. FineWeb goes about
+it in the same way (Penedo et al. 2024, arXiv:2406.17557), without the estimate.
+
+What it does not do: compare texts that do not fit into memory (`units.Stream`). Signatures take 513 bytes a document on
+the disk; finding the links takes some 40 bytes of memory a document.
+"""
+
+import functools
+import hashlib
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lmsmith import atomic
+from lmsmith.data.prepare.engines import Work
+from lmsmith.data.prepare.units import TRAIN, Job, Unit, read_unit, unit_file, utf8
+from lmsmith.errors import ConfigError
+from lmsmith.text.files import Counts
+from lmsmith.text.skipping import ignore
+
+SIMILAR = 0.8
+N_BANDS, N_ROWS = 16, 8
+N_NUMBERS = N_BANDS * N_ROWS
+SIGNATURE = np.dtype([("split", "u1"), ("numbers", "<u4", (N_NUMBERS,))])
+BATCH = 1 << 20  # characters of documents that are signed at once
+RUN = 5  # words
+KNOWN_WORDS = 1 << 20  # whose hashes are kept at hand
+# A character of a writing without spaces between words (Thai to Khmer, kana, ideographs), or a run of others.
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
+_WORD = re.compile(f"[{_UNSPACED}]|[^\\W{_UNSPACED}]+")
+_ODD = np.uint64(0x9E3779B97F4A7C15)
+
+Hashes = npt.NDArray[np.uint64]
+Mask = npt.NDArray[np.bool_]
+
+Near = tuple[npt.NDArray[np.bool_], int]
+"""Which documents are near duplicates of others; how many of them are dropped from training for one in validation."""
+
+Keep = Callable[[npt.NDArray[np.uint64], int], npt.NDArray[np.bool_]]
+"""Which documents stay, by their hashes (n, 2) and the number of documents before them: asked once for each, in order,
+and again from the first one on when work goes on after a kill."""
+
+
+def content_hash(parts: Iterable[bytes]) -> bytes:
+    """128 bits that depend on the text alone."""
+    state = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        state.update(part)
+    return state.digest()
+
+
+class Seen:
+    """The hashes that have been met: a table with open addressing, never more than half full."""
+
+    def __init__(self) -> None:
+        self._table = np.zeros((1 << 16, 2), dtype=np.uint64)
+        self._n = 0
+
+    def are_new(self, hashes: Hashes) -> Mask:
+        """Which of `hashes` (n, 2) are met for the first time, in their order; all of them are remembered."""
+        if 2 * (self._n + len(hashes)) > len(self._table):
+            old = self._table[self._table.any(axis=1)]
+            n_slots = 1 << (4 * (self._n + len(hashes))).bit_length()
+            self._table = np.zeros((n_slots, 2), dtype=np.uint64)
+            _compiled()(self._table, old, np.empty(len(old), dtype=np.bool_))
+        new = np.empty(len(hashes), dtype=np.bool_)
+        _compiled()(self._table, hashes, new)
+        self._n += int(new.sum())
+        return new
+
+
+def signatures(texts: Sequence[str]) -> npt.NDArray[np.uint32]:
+    """The signature of each text: (n, 128). Raises ConfigError where rensa is not installed."""
+    rensa = require_rensa()
+    runs = [_runs(text) for text in texts]
+    offsets = np.concatenate([[0], np.cumsum([len(each) for each in runs])]).astype(np.uint64)
+    matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(
+        np.concatenate([*runs, np.empty(0, np.uint64)]), offsets, N_NUMBERS, 1
+    )
+    return np.array(matrix.to_rows(), dtype=np.uint32).reshape(len(texts), N_NUMBERS)
+
+
+def sign_unit(job: Job, number: int, unit: Unit) -> None:
+    """Writes the signatures of a unit's documents, (n,) of `SIGNATURE`. Raises DataError, StorageError."""
+    skip = ignore if job.reading.skip_bad else None
+    with atomic.file(unit_file(job.folder, number, ".signatures")) as file:
+        splits, texts, n_characters, n_pieces = list[int](), list[str](), 0, 0
+        for document in read_unit(unit, job.reading, Counts(), skip):
+            if not document.begins:
+                continue
+            split = document.spans[0][0] if job.reading.by_document else TRAIN
+            if isinstance(document.whole, str):
+                splits.append(split)
+                texts.append(document.whole)
+                n_characters += len(document.whole)
+                if n_characters < BATCH:
+                    continue
+            file.write(_signed(splits, texts).tobytes())
+            splits, texts, n_characters = [], [], 0
+            if not isinstance(
+                document.whole, str
+            ):  # near its equal, or as a piece near nothing: those are known
+                n_pieces += 1
+                name = (
+                    content_hash(utf8(document.whole))
+                    if document.whole
+                    else f"{number}/{n_pieces}".encode()
+                )
+                row = np.zeros(1, SIGNATURE)
+                row["split"] = split
+                row["numbers"] = np.frombuffer(hashlib.shake_128(name).digest(4 * N_NUMBERS), "<u4")
+                file.write(row.tobytes())
+        file.write(_signed(splits, texts).tobytes())
+
+
+def _signed(splits: list[int], texts: list[str]) -> npt.NDArray[np.void]:
+    rows = np.zeros(len(texts), SIGNATURE)
+    rows["split"], rows["numbers"] = splits, signatures(texts)
+    return rows
+
+
+def near_duplicates(found: npt.NDArray[np.void]) -> tuple[Mask, int]:
+    """Which documents are dropped, and how many of them from training because of one in validation.
+
+    `found`: (n,) of `SIGNATURE`, in the documents' order; it may be a memory map.
+    """
+    order = np.argsort(found["split"] == TRAIN, kind="stable")  # validation first
+    first = np.arange(len(order))  # of the documents linked with one, by `order`
+    links = np.concatenate(
+        [*(_links(found, order, band) for band in range(N_BANDS)), np.empty((0, 2), np.int64)]
+    )
+    while True:
+        lower = np.minimum(first[links[:, 0]], first[links[:, 1]])
+        before = first.copy()
+        np.minimum.at(first, links[:, 0], lower)
+        np.minimum.at(first, links[:, 1], lower)
+        first = first[first]
+        if np.array_equal(first, before):
+            break
+    dropped = np.empty(len(order), dtype=np.bool_)
+    dropped[order] = first != np.arange(len(order))
+    n_validation = int((found["split"] != TRAIN).sum())
+    return dropped, int((first[n_validation:] < n_validation).sum())
+
+
+def require_rensa() -> Any:
+    try:
+        import rensa
+    except ImportError as error:
+        raise ConfigError(
+            "--dedup near compares documents by MinHash, which the package rensa computes, and it is not installed: "
+            "`pip install 'lmsmith[dedup]'`."
+        ) from error
+    return rensa
+
+
+_words: dict[str, int] = {}
+
+
+def _runs(text: str) -> Hashes:
+    """A hash of each run of `RUN` words; of all words where they are fewer."""
+    words = _WORD.findall(text.lower()) or [text]
+    if len(_words) > KNOWN_WORDS:
+        _words.clear()
+    for word in set(words).difference(_words):
+        digest = hashlib.blake2b(word.encode("utf-8", "replace"), digest_size=8).digest()
+        _words[word] = int.from_bytes(digest, "little")
+    hashes = np.fromiter(map(_words.__getitem__, words), dtype=np.uint64, count=len(words))
+    n_words = min(RUN, len(words))
+    runs = np.zeros(len(words) - n_words + 1, dtype=np.uint64)
+    for offset in range(n_words):
+        runs = (runs + hashes[offset : offset + len(runs)]) * _ODD
+        runs ^= runs >> np.uint64(29)
+    return runs
+
+
+def _links(
+    found: npt.NDArray[np.void], order: npt.NDArray[np.int64], band: int
+) -> npt.NDArray[np.int64]:
+    """Pairs (first, other), by `order`, of documents with one band in common that are similar by all bands."""
+    keys = np.zeros(len(order), dtype=np.uint64)
+    columns = slice(band * N_ROWS, (band + 1) * N_ROWS)
+    for start in range(0, len(order), _BLOCK):
+        rows = found["numbers"][start : start + _BLOCK, columns].astype(np.uint64)
+        for column in rows.T:
+            keys[start : start + _BLOCK] = (keys[start : start + _BLOCK] ^ column) * _ODD
+            keys[start : start + _BLOCK] ^= keys[start : start + _BLOCK] >> np.uint64(29)
+    keys = keys[order]
+    by_key = np.argsort(keys, kind="stable")
+    keys = keys[by_key]
+    new = np.concatenate([[True], keys[1:] != keys[:-1]]) if len(keys) else np.empty(0, np.bool_)
+    firsts = by_key[np.flatnonzero(new)[np.cumsum(new) - 1]]
+    pairs = np.stack([firsts, by_key], axis=1)[~new]
+    similar = np.empty(len(pairs), dtype=np.bool_)
+    for start in range(0, len(pairs), _BLOCK):
+        left, right = (found["numbers"][order[side]] for side in pairs[start : start + _BLOCK].T)
+        similar[start : start + _BLOCK] = (left == right).mean(axis=1) >= SIMILAR
+    return pairs[similar]
+
+
+_BLOCK = 1 << 16  # documents looked at at once
+
+
+@functools.cache
+def _compiled() -> Any:
+    """The search in `Seen`'s table, compiled when it is first needed."""
+    from lmsmith.tokens.machine import (
+        kernel,  # brings in the compiler, half a second that most do not need
+    )
+
+    @kernel
+    def insert(table, hashes, new):  # type: ignore[no-untyped-def]
+        mask = np.uint64(len(table) - 1)
+        for k in range(len(hashes)):
+            low, high = hashes[k, 0], hashes[k, 1] | np.uint64(1)  # an empty slot has 0 there
+            slot = low & mask
+            while table[slot, 1] != 0 and (table[slot, 0] != low or table[slot, 1] != high):
+                slot = (slot + np.uint64(1)) & mask
+            new[k] = table[slot, 1] == 0
+            table[slot, 0], table[slot, 1] = low, high
+
+    return insert
+
+
+# ---- of a folder that is being prepared ------------------------------------------------------------------------------
+
+
+def find_near(
+    work: Path, n_units: int, run: Callable[[str, Work, Sequence[int]], Iterator[int]]
+) -> Near:
+    """Signs all units with `run`, unless that has been done, and finds the near duplicates among their documents."""
+    path = work / "near.npz"
+    if not path.exists():
+        numbers = range(n_units)
+        left = [number for number in numbers if not unit_file(work, number, ".signatures").exists()]
+        for _ in run("comparing", sign_unit, left):
+            pass
+        together = work / "signatures.bin"
+        with together.open("wb") as file:
+            for number in numbers:
+                with unit_file(work, number, ".signatures").open("rb") as part:
+                    shutil.copyfileobj(part, file)
+        found = (
+            np.memmap(together, SIGNATURE, "r")
+            if together.stat().st_size
+            else np.empty(0, SIGNATURE)
+        )
+        dropped, n_for_validation = near_duplicates(found)
+        del found
+        with atomic.file(path) as file:
+            np.savez(file, dropped=dropped, n_for_validation=n_for_validation)
+        for number in numbers:
+            unit_file(work, number, ".signatures").unlink()
+        together.unlink()
+    with np.load(path) as found:
+        return found["dropped"], int(found["n_for_validation"])
+
+
+def which_to_keep(near: Near | None, *, drops: bool, compares: bool) -> Keep | None:
+    """The rule by which documents stay; None: all do, and nobody asks for their hashes.
+
+    `drops`: exact duplicates go. `compares`: all stay, and their hashes are wanted afterwards.
+    """
+    if near is not None:
+        dropped = near[0]
+        return lambda found, first: ~dropped[first : first + len(found)]
+    if compares:
+        return lambda found, first: np.ones(len(found), dtype=np.bool_)
+    if not drops:
+        return None
+    seen = Seen()
+    return lambda found, first: (
+        seen.are_new(found) | ~found.any(axis=1)
+    )  # zeros: not to be compared

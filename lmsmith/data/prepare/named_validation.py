@@ -1,0 +1,157 @@
+"""What a run is trained on where the user names the validation text: each source is on one side.
+
+`run_sources.py` holds out a part of each source otherwise. The record of each source has a `role` here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from lmsmith.config import DataConfig
+from lmsmith.data.corpus import WITH_ROLES, Corpus, Counts, join_sources, open_source
+from lmsmith.data.prepare.leaks import shared_documents
+from lmsmith.data.prepare.run_text import documents_of, write_tokens
+from lmsmith.data.prepare.source_tokens import (
+    SourceTokens,
+    of_text,
+    one_tokenizer,
+    total,
+    trust_note,
+    validation_text,
+    weigh,
+    write_sources,
+)
+from lmsmith.data.ready import Ready, open_ready
+from lmsmith.data.shards import Shards
+from lmsmith.errors import DataError
+from lmsmith.text import leaks
+from lmsmith.text.files import plural
+from lmsmith.text.held_out import Split
+from lmsmith.tokens.files import save_tokenizer
+from lmsmith.tokens.tokenizer import Tokenizer
+
+
+def prepare_sides(
+    data: DataConfig, tokenizer: str, folder: Path, places: dict[str, Path | None]
+) -> Corpus:
+    """`prepare_run` where `data.validation` is all that is validated on, and all sources are trained on.
+
+    `places`: the folder of shards of each path; None where it is text.
+    """
+    ready = {
+        path: open_ready(place, one_sided=True)
+        for path, place in places.items()
+        if place is not None
+    }
+    leaks.refuse_shared_files(_files(data, data.paths, ready), _files(data, data.validation, ready))
+    learned_from: list[str] = []
+    if not ready:
+        learned_from = [
+            document.text for path in data.paths for document in documents_of(data, [path])
+        ]
+    made = one_tokenizer(tokenizer, ready, learned_from)
+    del learned_from
+    save_tokenizer(made, folder)
+    parts = _read_sides(data, made, folder, ready)
+    train, validation = (
+        [part for part in parts if part.record["role"] == role] for role in ("train", "validation")
+    )
+    counts = total([part.counts for part in parts])
+    for n, role in ((counts.n_train_tokens, "training"), (counts.n_val_tokens, "validation")):
+        if n < 2:
+            raise DataError(
+                f"there is {plural(n, 'token')} of {role} text, wanted at least 2. Name more text."
+            )
+    counts = replace(counts, notes=(*counts.notes, *_shared(train, validation, made)))
+    if data.mixture:
+        counts = weigh(data, [part.record for part in train], counts)
+    records = [part.record for part in parts]
+    write_sources(folder, WITH_ROLES, records, counts, [part.text for part in validation])
+    return join_sources([part.opened for part in parts], records, made, counts)
+
+
+def _files(data: DataConfig, paths: Sequence[str], ready: dict[str, Ready]) -> list[Path]:
+    """All files behind these paths, text and shards."""
+    texts = [
+        file for path in paths if path not in ready for file in documents_of(data, [path]).files
+    ]
+    shards = [ready[path] for path in paths if path in ready]
+    return texts + [file for each in shards for file in (*each.train, *each.validation)]
+
+
+def _read_sides(
+    data: DataConfig, tokenizer: Tokenizer, folder: Path, ready: dict[str, Ready]
+) -> list[SourceTokens]:
+    """The tokens of each source. The texts of a side are one source, unless they are mixed by weight."""
+    parts: list[SourceTokens] = []
+    for role, paths in (("train", data.paths), ("validation", data.validation)):
+        texts = tuple(path for path in paths if path not in ready)
+        together = not (role == "train" and data.mixture)
+        groups = [*((path,) for path in paths if path in ready), *([texts] if texts else [])]
+        for group in groups if together else [(path,) for path in paths]:
+            if group[0] in ready:
+                parts.append(_side_of_ready(ready[group[0]], data, tokenizer, folder, role))
+            else:
+                name = f"source-{len(parts) + 1}"
+                alone = replace(data, sources=group, mixture=())
+                parts.append(_side_of_text(alone, tokenizer, folder, name, role))
+    return parts
+
+
+def _side_of_ready(
+    ready: Ready, data: DataConfig, tokenizer: Tokenizer, folder: Path, role: str
+) -> SourceTokens:
+    """Shards, all of them on one side."""
+    limit = data.validation_tokens if role == "validation" else 0
+    record = {
+        "role": role,
+        "shards": str(ready.place),
+        **ready.identity(),
+        "validation_tokens": limit,
+    }
+    train, validation = opened = open_source(record, folder, tokenizer.vocab_size)
+    notes = trust_note(ready, ready.place)  # notes of a manifest say how the folder was split
+    if role == "train":
+        return SourceTokens(record, opened, Counts(len(train), 0, 0, 0, 0, tuple(notes)), None)
+    splits = list(ready.manifest.splits.values()) if ready.manifest else []
+    found = validation_text(validation, splits, tokenizer, ready.place)
+    counts = Counts(0, len(validation), *found[:3], notes=(*notes, *found.notes))
+    return SourceTokens(record, opened, counts, found.text)
+
+
+def _side_of_text(
+    data: DataConfig, tokenizer: Tokenizer, folder: Path, name: str, role: str
+) -> SourceTokens:
+    """The documents of `data.sources`, all of them on one side, encoded into a folder of its own."""
+    documents = documents_of(data, data.sources)
+    texts = [document.text for document in documents]
+    train, validation = (texts, []) if role == "train" else ([], texts)
+    split = Split(train, validation, True, 0, "", (), ())
+    found = write_tokens(data, tokenizer, split, documents.notes(), folder / name)
+    return of_text(found, data.sources, {"role": role, "text": name}, folder / name)
+
+
+def _shared(
+    train: Sequence[SourceTokens], validation: Sequence[SourceTokens], tokenizer: Tokenizer
+) -> list[str]:
+    """What there is to tell of documents that are on both sides."""
+    if tokenizer.end_of_text is None:
+        return [
+            "this tokenizer has no end of text: whether documents are on both sides was not looked at"
+        ]
+    held_out = Shards.join([part.opened[1] for part in validation])
+    found = shared_documents([part.opened[0] for part in train], held_out, tokenizer.end_of_text)
+    notes = []
+    if found.n:
+        one, other = found.first
+        names = (
+            f"document {one:,} of the validation tokens",
+            f"document {other:,} of the training tokens",
+        )
+        notes.append(leaks.note(found.n, found.n_documents, [names]))
+    n_train = sum(len(part.opened[0]) for part in train)
+    if found.n_compared < n_train:
+        notes.append(
+            f"validation documents were looked for in the first {found.n_compared:,} of {n_train:,} training tokens"
+        )
+    return notes

@@ -1,0 +1,347 @@
+"""Sources -> numbered units of work: which files there are, how they are split, what one process does at one go.
+
+Everything that follows (the shards, to the byte) is a function of the plan, and the plan of the sources and settings
+alone: not of how many processes there are, nor of who is done first. The files are not read for it, but for samples,
+a first look at no more than `MANY` documents, the neighbourhood of the places where large files are cut, and a search
+for the first separator in plain files of some size.
+
+Which documents are held out says `text/held_out.py`; of many it is a fixed share here, `PREPARED_SHARE`. Where the user
+names validation text, all of that is for validation and all else for training.
+
+A plain file with separators (`text/separators.py`) is as many documents, and is divided behind separators.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from lmsmith.data.prepare.units import (
+    LARGE,
+    TRAIN,
+    VALIDATION,
+    Piece,
+    Reading,
+    SourceFile,
+    Unit,
+    fingerprint,
+    holds_separator,
+    is_plain,
+    measured,
+    plain_texts,
+    same_bytes,
+    utf8,
+)
+from lmsmith.errors import DataError
+from lmsmith.strict_json import to_json
+from lmsmith.text.files import (
+    COMPRESSED,
+    PARQUET,
+    SNIFFED,
+    WHOLE,
+    BinaryFile,
+    Counts,
+    Part,
+    Skip,
+    inner_suffix,
+    looks_binary,
+    open_bytes,
+    plural,
+    read_chunks,
+    read_errors,
+    read_texts,
+)
+from lmsmith.text.held_out import MANY, PREPARED_SHARE, is_held_out, share_held_out, split_hash
+from lmsmith.text.parts import Cut, divide, is_utf8, next_cut
+from lmsmith.text.separators import can_divide, cut_after
+from lmsmith.text.skipping import ignore, tolerating
+from lmsmith.text.sources import Found
+
+UNIT_BYTES = (1 << 22, 1 << 28)  # smallest and largest unit, as on the disk
+UNITS = 512  # that there should be at least, in between
+LOOK = 10_000  # documents after which they count as many, be they all the same
+OPENING = 1 << 13  # bytes that could be encoded while a file is opened
+EXPANDED = 4  # times that compressed text takes when it is not, about
+
+
+@dataclass(frozen=True)
+class Plan:
+    files: tuple[SourceFile, ...]
+    units: tuple[Unit, ...]
+    reading: Reading
+    notes: tuple[str, ...]
+    n_validation_units: int = 0  # the first ones, where the user names validation text
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(file.n_bytes for file in self.files)
+
+    @property
+    def drops_duplicates(self) -> bool:
+        """Of few documents exact ones have to go: else one copy's tail would be trained on in another."""
+        return not self.reading.by_document
+
+    def digest(self) -> str:
+        """Of all that the shards follow from, but for the tokenizer. (Who skips what is bad may go on where another
+        stopped at it.)"""
+        state = hashlib.sha256()
+        for part in (asdict(replace(self.reading, skip_bad=False)), *self.files, *self.units):
+            state.update(to_json(part).encode())
+        return state.hexdigest()
+
+
+def make_plan(
+    found: Sequence[Found],
+    reading: Reading,
+    *,
+    cut: Cut | None,
+    drop_duplicates: bool,
+    validation: Sequence[Found] = (),
+) -> Plan:
+    """Of the files that were found. `reading.fraction` 0: chosen; `reading.by_document` is decided here.
+
+    `cut`: where a text may be cut for the tokenizer; None: nowhere, so that a large plain file is one piece of work.
+    `validation`: files whose documents are for validation; those of `found` are then all for training.
+    Raises DataError where a file cannot be read.
+    """
+    skip = (
+        ignore if reading.skip_bad else None
+    )  # whoever reads a file will say what is wrong with it
+    files = tuple(measured(path, skip) for path, _ in found)
+    held_out = tuple(measured(path, skip) for path, _ in validation)
+    n_bytes = sum(file.n_bytes for file in (*files, *held_out))
+    size = min(max(n_bytes // UNITS, UNIT_BYTES[0]), UNIT_BYTES[1])
+    if validation:
+        reading = replace(reading, fraction=0.0, by_document=True)
+    else:
+        look = _look(found, files, reading, skip)
+        fraction = share_held_out(
+            reading.fraction,
+            many=look.many,
+            n_characters=look.n_characters,
+            of_many=PREPARED_SHARE,
+        )
+        reading = replace(reading, fraction=fraction, by_document=look.many)
+        drop_duplicates |= not look.many
+
+    division = _Division(reading, skip, size, cut, drop_duplicates)
+    units = list(_units(division.pieces(validation, held_out, VALIDATION), size))
+    n_validation_units = len(units)
+    units += _units(division.pieces(found, files, TRAIN if validation else None), size)
+    return Plan(
+        (*files, *held_out),
+        tuple(units),
+        reading,
+        tuple(division.notes(len(files) + len(held_out))),
+        n_validation_units,
+    )
+
+
+def check_unchanged(plan: Plan) -> None:
+    """Raises DataError for a file that is not as it was when the plan was made."""
+    for file in plan.files:
+        if measured(Path(file.path), ignore) != file:
+            raise DataError(
+                f"{file.path} changed while it was being prepared. Prepare it when nobody writes to it."
+            )
+
+
+class _Look(NamedTuple):
+    many: bool
+    n_characters: int  # of all, where they are few, about
+
+
+def _look(
+    found: Sequence[Found], files: tuple[SourceFile, ...], reading: Reading, skip: Skip | None
+) -> _Look:
+    """Whether documents are many: reads until `MANY` distinct ones have been met. What is blank or bad is none."""
+    distinct: set[str | int] = set()
+    n_documents = n_characters = 0
+    for (path, named), file in zip(found, files, strict=True):
+        with tolerating(skip):
+            try:
+                for content, length in _contents(path, file, reading, skip):
+                    distinct.add(content)
+                    n_documents += 1
+                    n_characters += length
+                    if len(distinct) == MANY or n_documents == LOOK:
+                        return _Look(True, 0)
+            except BinaryFile:
+                if named:
+                    raise
+    return _Look(False, n_characters)
+
+
+def _contents(
+    path: Path, file: SourceFile, reading: Reading, skip: Skip | None
+) -> Iterator[tuple[str | int, int]]:
+    """What each document of a file is known by, and its length; of a large plain file the beginning is looked at."""
+    if is_plain(path):
+        yield from _plain_contents(path, file, reading)
+        return
+    for text, _ in read_texts(
+        path, reading.text_field, reading.encoding, reading.errors, Counts(), WHOLE, skip
+    ):
+        if text and not text.isspace():
+            yield split_hash(utf8(text)), len(text)
+
+
+def _plain_contents(
+    path: Path, file: SourceFile, reading: Reading
+) -> Iterator[tuple[str | int, int]]:
+    """Files that are blank hold no document, and those that cannot be read raise DataError."""
+    counts, first = Counts(), None
+    length = file.n_bytes * (EXPANDED if path.suffix.lower() in COMPRESSED else 1)
+    if length > LARGE and not holds_separator(path, reading):
+        next(read_chunks(path, reading.encoding, reading.errors, Counts()))
+        yield fingerprint(path), length
+        return
+    for text, n_characters in plain_texts(
+        Piece(file.path, WHOLE, file.n_bytes, True), reading, counts
+    ):
+        if isinstance(text, str) and (not text or text.isspace()):
+            continue
+        if first is None:
+            first = text, n_characters
+            continue
+        if first[0]:
+            yield split_hash(utf8(first[0])), first[1]
+            first = "", 0
+        yield split_hash(utf8(text)), n_characters
+    if first and first[0]:
+        yield (
+            (split_hash(utf8(first[0])), first[1])
+            if counts.separators
+            else (fingerprint(path), length)
+        )
+
+
+def _is_divisible(path: Path, n_bytes: int, least: int, reading: Reading) -> bool:
+    """Whether a file of more than `least` bytes is plain text that can be cut at any of its characters."""
+    packed = path.suffix.lower() in COMPRESSED
+    return n_bytes > least and is_plain(path) and not packed and is_utf8(path, reading.encoding)
+
+
+class _Division:
+    """Files, cut where they are larger than `size`."""
+
+    def __init__(
+        self, reading: Reading, skip: Skip | None, size: int, cut: Cut | None, drop_duplicates: bool
+    ) -> None:
+        self._reading, self._skip, self._size, self._cut = reading, skip, size, cut
+        self._drop_duplicates = drop_duplicates
+        self._seen: dict[
+            str, list[tuple[Path, int | None]]
+        ] = {}  # large files by fingerprint, and their sides
+        self._n_large = self._n_duplicates = 0
+        self._leaks: list[tuple[Path, Path]] = []
+
+    def pieces(
+        self, found: Sequence[Found], files: tuple[SourceFile, ...], side: int | None
+    ) -> list[Piece]:
+        """`side`: where all documents of these files belong; None: each where its content says."""
+        reading, pieces = self._reading, list[Piece]()
+        for (path, named), file in zip(found, files, strict=True):
+            parts = [WHOLE]
+            with tolerating(self._skip), read_errors(path):
+                if file.n_bytes > self._size and not is_plain(path):
+                    parts = divide(path, self._size, reading.text_field, reading.encoding)
+                elif _is_divisible(path, file.n_bytes, min(self._size, LARGE), reading):
+                    if holds_separator(path, reading):
+                        parts = self._behind_separators(path)
+                    elif self._cut is not None and file.n_bytes > LARGE:
+                        pieces += self._large(path, named, file.n_bytes, side)
+                        continue
+            in_groups = inner_suffix(path) in PARQUET
+            for part in parts:
+                length = file.n_bytes // len(parts) if in_groups else _length(part, file.n_bytes)
+                pieces.append(Piece(file.path, part, length, named, side=side))
+        return pieces
+
+    def notes(self, n_files: int) -> Iterator[str]:
+        if self._n_duplicates:
+            yield f"{self._n_duplicates:,} of the large files are the same as others, byte for byte; dropped."
+        for path, other in self._leaks:
+            yield f"{path} is for training and holds the same as {other}, which is for validation. Remove one of them."
+        if self._n_large and self._n_large + self._n_duplicates < n_files:
+            yield (
+                f"{plural(self._n_large, 'large file')} known by size and samples alone: the same text in another "
+                "form, compressed or in a .jsonl, is not noticed, and may be on the other side. Leave one of them out."
+            )
+
+    def _behind_separators(self, path: Path) -> list[Part]:
+        reading = self._reading
+        if not can_divide(reading.separator):
+            return [WHOLE]
+        return divide(
+            path, self._size, reading.text_field, reading.encoding, cut_after(reading.separator)
+        )
+
+    def _large(self, path: Path, named: bool, n_bytes: int, side: int | None) -> list[Piece]:
+        """A plain file in pieces, which one side gets whole, or one of them the tail; none of a duplicate."""
+        known = fingerprint(path)
+        alike = self._seen.setdefault(known, [])
+        same = [(other, theirs) for other, theirs in alike if same_bytes(path, other)]
+        if same and self._drop_duplicates:
+            self._n_duplicates += 1
+            return []
+        self._leaks += [(path, other) for other, theirs in same if theirs != side][:1]
+        alike.append((path, side))
+        pieces = list(
+            _large(path, named, n_bytes, known, self._reading, self._size, self._cut, side)
+        )
+        self._n_large += pieces[0].split is not None
+        return pieces
+
+
+def _large(
+    path: Path,
+    named: bool,
+    n_bytes: int,
+    known: str,
+    reading: Reading,
+    size: int,
+    cut: Cut | None,
+    side: int | None,
+) -> Iterator[Piece]:
+    assert cut is not None
+    with open_bytes(path) as file:
+        if looks_binary(file.read(SNIFFED), reading.encoding):  # whoever reads it will say so
+            yield Piece(str(path), WHOLE, n_bytes, named, side=side)
+            return
+    if side is not None:
+        tail = 0 if side == VALIDATION else n_bytes
+    elif reading.by_document:
+        tail = 0 if is_held_out([known.encode()], reading.fraction) else n_bytes
+    else:
+        tail = next_cut(path, round(n_bytes * (1 - reading.fraction)), cut) or n_bytes
+    starts = {part.start for part in divide(path, size, reading.text_field, reading.encoding, cut)}
+    starts |= {tail} - {n_bytes}
+    ordered = sorted(starts)
+    for start, stop in zip(ordered, [*ordered[1:], None], strict=True):
+        part = Part(start, stop)
+        split = VALIDATION if start >= tail else TRAIN
+        yield Piece(
+            str(path), part, _length(part, n_bytes), named, split, begins=start in (0, tail)
+        )
+
+
+def _length(part: Part, n_bytes: int) -> int:
+    return (n_bytes if part.stop is None else part.stop) - part.start
+
+
+def _units(pieces: list[Piece], size: int) -> Iterator[Unit]:
+    """Pieces one after the other until they are `size` bytes."""
+    unit: list[Piece] = []
+    n_bytes = 0
+    for piece in pieces:
+        unit.append(piece)
+        path = Path(piece.path)
+        packed = path.suffix.lower() in COMPRESSED or inner_suffix(path) in PARQUET
+        n_bytes += piece.n_bytes * (EXPANDED if packed else 1) + OPENING
+        if n_bytes >= size:
+            yield tuple(unit)
+            unit, n_bytes = [], 0
+    if unit:
+        yield tuple(unit)

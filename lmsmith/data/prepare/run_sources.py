@@ -1,0 +1,167 @@
+"""What a run is trained on: its sources, each of them text or ready shards, as one corpus.
+
+    corpus = prepare_run(config.data, "auto", RUN / "tokens")
+
+`data/corpus.py` describes what it writes. Text alone, not mixed by weight, is `run_text.py`'s; validation text that the
+user names is `named_validation.py`'s. Else a part of each source is held out here.
+
+All sources have one tokenizer: that of the shards, where there are some. Sources with weights are mixed row by row
+(`data/batches/mixture.py`); others are read as one stream. The validation split is that of all sources, one after the
+other.
+"""
+
+import itertools
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from lmsmith.config import DataConfig
+from lmsmith.data.corpus import FORMAT, Corpus, Counts, join_sources, open_source
+from lmsmith.data.prepare.named_validation import prepare_sides
+from lmsmith.data.prepare.run_text import documents_of, prepare_text
+from lmsmith.data.prepare.source_tokens import (
+    SourceTokens,
+    of_text,
+    one_tokenizer,
+    total,
+    trust_note,
+    validation_text,
+    weigh,
+    write_sources,
+)
+from lmsmith.data.ready import Ready, find_ready, open_ready
+from lmsmith.errors import ConfigError
+from lmsmith.text.files import plural, read_errors, size_and_time
+from lmsmith.text.held_out import share_held_out, split_documents
+from lmsmith.tokens.files import save_tokenizer
+from lmsmith.tokens.tokenizer import Tokenizer
+
+
+def prepare_run(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
+    """Reads the sources and writes `folder`. Raises DataError, ConfigError, TokenizerError, StorageError."""
+    named = (*data.paths, *data.validation)
+    places = {path: find_ready(path, one_sided=bool(data.validation)) for path in named}
+    if data.validation and data.validation_fraction:
+        raise ConfigError(
+            f"data.validation = {', '.join(data.validation)} names the validation text, and data.validation_fraction = "
+            f"{data.validation_fraction:g} would hold some out of SOURCE: set one of them."
+        )
+    if data.validation_tokens and not any(places.values()):
+        raise ConfigError(
+            "data.validation_tokens is for folders of shards: of text, set data.validation_fraction."
+        )
+    if data.validation_fraction and all(places.values()):
+        raise ConfigError(
+            "data.validation_fraction is for text, and shards are split already: leave it out, or score fewer of their "
+            "validation tokens with data.validation_tokens."
+        )
+    if not data.mixture and not any(places.values()):
+        return prepare_text(data, tokenizer, folder)
+    if data.validation:
+        return prepare_sides(data, tokenizer, folder, places)
+    ready = {path: open_ready(place) for path, place in places.items() if place is not None}
+    texts = tuple(path for path in data.paths if path not in ready)
+    data = _with_one_fraction(data, texts, _share_of_shards(ready.values()))
+    compared = data.mixture and (not ready or len(texts) > 1)
+    made = one_tokenizer(tokenizer, ready, _read_apart(data, texts) if compared else [])
+    save_tokenizer(made, folder)
+    # Texts without weights are one source: what is there twice is told, and their documents are split together.
+    groups = (
+        [(path,) for path in data.paths]
+        if data.mixture
+        else [*((path,) for path in ready), *([texts] if texts else [])]
+    )
+    parts = [
+        _of_ready(ready[paths[0]], data, made, folder)
+        if paths[0] in ready
+        else _of_text(replace(data, sources=paths, mixture=()), folder, f"source-{number}")
+        for number, paths in enumerate(groups, start=1)
+    ]
+    records = [part.record for part in parts]
+    counts = total([part.counts for part in parts])
+    if len(parts) > 1 and ready and (texts or not _share_of_shards(ready.values())):
+        note = "a document that is in shards and in another source may be held out of one and trained on in the other"
+        counts = replace(counts, notes=(note, *counts.notes))
+    if data.mixture:
+        counts = weigh(data, records, counts)
+    write_sources(folder, FORMAT, records, counts, [part.text for part in parts])
+    return join_sources([part.opened for part in parts], records, made, counts)
+
+
+def _with_one_fraction(data: DataConfig, texts: Sequence[str], of_shards: float) -> DataConfig:
+    """The same share is held out of every text, so that a document that is in two of them is on one side in both.
+
+    If the shards beside them say one share (`of_shards`), it is that: then it is so of many documents in both, too.
+
+    Raises ConfigError where a file is in two: if it is split at its tail, what one held out the other would train on.
+    """
+    seen: dict[Path, str] = {}
+    n_bytes = 0
+    for path in texts:
+        for file in documents_of(data, [path]).files:
+            with read_errors(file):
+                n_bytes += size_and_time(file)[0]
+            if (other := seen.setdefault(file.resolve(), path)) != path:
+                raise ConfigError(
+                    f"{file} is in two sources, {other} and {path}: name it once, or what is held out of one would be "
+                    "trained on in the other."
+                )
+    share = share_held_out(data.validation_fraction or of_shards, many=True, n_characters=n_bytes)
+    return replace(data, validation_fraction=share) if texts else data
+
+
+def _share_of_shards(ready: Iterable[Ready]) -> float:
+    """The share of documents that all shards say was held out by hash, so that equal ones are on one side; else 0."""
+    settings = [found.manifest.settings if found.manifest else {} for found in ready]
+    by_hash = all(each.get("split") == "documents" for each in settings)
+    shares = {float(each.get("validation_fraction", 0)) for each in settings}
+    return shares.pop() if by_hash and len(shares) == 1 else 0.0
+
+
+def _of_ready(ready: Ready, data: DataConfig, tokenizer: Tokenizer, folder: Path) -> SourceTokens:
+    """Shards, split as they are."""
+    record = {
+        "shards": str(ready.folder),
+        **ready.identity(),
+        "validation_tokens": data.validation_tokens,
+    }
+    train, validation = opened = open_source(record, folder, tokenizer.vocab_size)
+    notes = [f"{ready.folder}: {note}" for note in ready.manifest.notes] if ready.manifest else []
+    splits = [ready.manifest.splits["val"]] if ready.manifest else []
+    found = validation_text(validation, splits, tokenizer, ready.folder)
+    notes += [*found.notes, *trust_note(ready, ready.folder)]
+    counts = Counts(len(train), len(validation), *found[:3], notes=tuple(notes))
+    return SourceTokens(record, opened, counts, found.text)
+
+
+def _of_text(data: DataConfig, folder: Path, name: str) -> SourceTokens:
+    """Text, encoded into a folder of its own with the tokenizer in `folder`."""
+    found = prepare_text(data, str(folder), folder / name)
+    return of_text(found, data.sources, {"text": name}, folder / name)
+
+
+def _read_apart(data: DataConfig, paths: Sequence[str]) -> list[str]:
+    """The training part of all texts that are mixed.
+
+    Raises ConfigError where a document that one holds out, or its tail, is in the training part of another: of few
+    documents tails are held out, of many the same documents in all.
+    """
+    texts: list[str] = []
+    train: dict[str, Collection[int]] = {}
+    held_out: dict[str, frozenset[int]] = {}
+    for path in paths:
+        split = split_documents(documents_of(data, [path]), data.validation_fraction)
+        texts += split.train
+        train[path], held_out[path] = split.train_hashes, frozenset(split.validation_hashes)
+    for one, other in itertools.permutations(train, 2):
+        if shared := held_out[one].intersection(train[other]):
+            where = [
+                next(found.source for found in documents_of(data, [path]) if found.hash in shared)
+                for path in (one, other)
+            ]
+            raise ConfigError(
+                f"{plural(len(shared), 'document')} of the source {one} {'is' if len(shared) == 1 else 'are'} also in "
+                f"{other} ({where[0]} as {where[1]}, for one): what is held out of the first would be trained on in "
+                "the second. Remove it from one of them."
+            )
+    return texts

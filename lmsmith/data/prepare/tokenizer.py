@@ -1,0 +1,76 @@
+"""The tokenizer of a prepared folder: as it was asked for, or learned from the training text of the units.
+
+`tokens/choose.py` says which one a name stands for and learns it. Here is where its texts come from, and where a long
+text may be cut for it.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from lmsmith.data.prepare.dedup import content_hash
+from lmsmith.data.prepare.plan import Plan
+from lmsmith.data.prepare.units import TRAIN, Text, read_unit, utf8
+from lmsmith.text.files import Counts
+from lmsmith.text.parts import Cut
+from lmsmith.text.skipping import ignore, tolerating
+from lmsmith.tokens.choose import learn_tokenizer
+from lmsmith.tokens.files import FILE_NAME as TOKENIZER_FILE
+from lmsmith.tokens.files import load_tokenizer, save_tokenizer
+from lmsmith.tokens.tokenizer import Tokenizer
+
+Tell = Callable[[str, int, int], None]
+"""Called with what is done, how many bytes of the sources, and of how many."""
+
+
+def cut_for(wanted: str, given: Tokenizer | None) -> Cut | None:
+    """Where a text may be cut so that its parts have the ids of the whole; None if that is not known."""
+    kind = given.kind if given else wanted.partition(":")[0]
+    if kind == "bpe" and given is not None:
+        from lmsmith.tokens.bpe import BpeTokenizer
+        from lmsmith.tokens.split import REGEX
+
+        assert isinstance(given, BpeTokenizer)
+        if given.pattern.family == REGEX or given.matched_first.names:
+            return None
+    elif kind not in ("byte", "char", "bpe"):
+        return None
+    from lmsmith.tokens.split import place_to_cut  # brings in the compiler
+
+    return place_to_cut
+
+
+def tokenizer_in(
+    work: Path, given: Tokenizer | None, wanted: str, plan: Plan, hashes: bool, tell: Tell
+) -> Tokenizer:
+    """The tokenizer, in `work` for all who encode; `given`, or learned once.
+
+    `hashes`: it is learned from the first of exact duplicates alone. Raises TokenizerError, DataError.
+    """
+    if (work / TOKENIZER_FILE).exists():
+        return load_tokenizer(work)
+    if given is None:
+        given = learn_tokenizer(wanted, _training_texts(plan, hashes, tell))
+    save_tokenizer(given, work)
+    return given
+
+
+def _training_texts(plan: Plan, hashes: bool, tell: Tell) -> Iterator[Iterator[bytes]]:
+    """`hashes`: exact duplicates are left out."""
+    skip = ignore if plan.reading.skip_bad else None
+
+    def as_bytes(text: Text) -> Iterator[bytes]:
+        with tolerating(skip):  # what is bad in a stream shows when that is read
+            yield from utf8(text)
+
+    seen: set[bytes] = set()
+    done = 0
+    for unit in plan.units:
+        tell("reading to learn the tokenizer", done, plan.n_bytes)
+        for document in read_unit(unit, plan.reading, Counts(), skip):
+            if hashes and document.whole is not None:
+                content = content_hash(utf8(document.whole))
+                if content in seen:
+                    continue
+                seen.add(content)
+            yield from (as_bytes(text) for split, text in document.spans if split == TRAIN)
+        done += sum(piece.n_bytes for piece in unit)
