@@ -225,7 +225,7 @@ def test_a_spike_is_dealt_with_by_all_alike(place: Path) -> None:
     assert "Step 6 is saved; `lmsmith replay stop/flight/step-00000007`" in done.stderr
     assert sorted(path.name for path in (place / "stop" / "flight").iterdir()) == ["step-00000007"]
     done = lmsmith(place, "replay", "stop/flight/step-00000007")
-    assert "it was made by 2 processes" in done.stdout
+    assert "it was made by several processes" in done.stdout
     done = lmsmith(place, "resume", "stop", "--on-spike", "skip", n=2, script=script)
     assert done.returncode == 0, done.stderr[-3000:]
     assert losses(place / "stop") == losses(place / "skip2")
