@@ -41,9 +41,12 @@ def renamed(changes: Mapping[str, Any], where: str | Mapping[str, str]) -> dict[
     or each by its name.
     """
     found = {name: value for name, value in changes.items() if name not in RENAMED}
-    for old in set(changes) & set(RENAMED):
+    by_place: dict[str, list[str]] = {}
+    for old in sorted(set(changes) & set(RENAMED)):
         found.setdefault(RENAMED[old], changes[old])
-        _note(old, where if isinstance(where, str) else where[old])
+        by_place.setdefault(where if isinstance(where, str) else where[old], []).append(old)
+    for place, names in by_place.items():
+        _note(names, place)
     return found
 
 
@@ -52,11 +55,14 @@ def todays_option(word: str) -> str:
     name, equals, value = word.removeprefix("--").partition("=")
     if not word.startswith("--") or name not in RENAMED:
         return word
-    _note(name, "the command line")
+    _note([name], "the command line")
     return f"--{RENAMED[name]}{equals}{value}"
 
 
-def _note(old: str, where: str) -> None:
-    if old not in _noted:
-        _noted.add(old)
-        log.warning("note: %s in %s is now called %s", old, where, RENAMED[old])
+def _note(names: list[str], where: str) -> None:
+    """One line about all names that were not noted before: an old run folder holds many of them."""
+    new = [old for old in names if old not in _noted]
+    if new:
+        _noted.update(new)
+        pairs = ", ".join(f"{old} is now called {RENAMED[old]}" for old in new)
+        log.warning("note: %s %s: %s", "on" if where == "the command line" else "in", where, pairs)

@@ -648,6 +648,21 @@ def test_old_names_are_read(old: str, caplog: pytest.LogCaptureFixture) -> None:
     assert config == start.changed({old: "?", new: value}, where="both")  # today's name counts
 
 
+def test_old_names_of_a_file_are_noted_in_one_line(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lmsmith.config.aliases._noted", set())
+    old = {"train.recompute": True, "optim.table_learning_rate": 0.1}
+    for _ in range(2):
+        RunConfig().changed(old, where="run/config.toml")
+    (record,) = caplog.records
+    assert record.message == (
+        "note: in run/config.toml: "
+        "optim.table_learning_rate is now called optim.embedding_learning_rate, "
+        "train.recompute is now called train.activation_checkpointing"
+    )
+
+
 def test_what_goes_with_recurrent_networks_alone() -> None:
     rnn = {"model.kind": "rnn", "train.truncated_bptt": True}
     assert RunConfig().changed(rnn, where="here").train.truncated_bptt
