@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lmsmith import __version__, synonyms
-from lmsmith.config import RunConfig, Setting, read_toml, settings
+from lmsmith.config import MODEL_KINDS, RunConfig, Setting, read_toml, settings
 from lmsmith.config.aliases import todays_option
 from lmsmith.config.presets import has_size, preset
 from lmsmith.config.run import of_another_kind
@@ -143,6 +143,8 @@ class Verbs:
                     f"{extra!r} is one argument too many. `{verb.prog} --help` says what there is."
                 )
             name = option.partition("=")[0].lstrip("-")
+            if words == "resume" and (fixed := _fixed(name)):
+                raise UsageError(fixed)
             kind = starting_point(self.arguments).model.kind
             if problem := of_another_kind(name, kind, "the command line"):
                 raise UsageError(problem)
@@ -241,6 +243,18 @@ def _explain_dashes(
         for word in dashed:
             if word.partition("=")[0] not in known and " " not in word:
                 raise _no_such_option(verb, words, word)
+
+
+def _fixed(name: str) -> str:
+    """What to say of a setting that a resumed run keeps; "" where it is no setting at all."""
+    dotted = next((long for long, short in OFTEN.items() if short == name), name)
+    kinds = map(MODEL_KINDS.get, MODEL_KINDS.names())
+    if dotted != "model.kind" and not any(dotted in dict(settings(kind)) for kind in kinds):
+        return ""
+    return (
+        f"--{name} cannot change when a run is resumed: its weights, optimizer state or data order "
+        "depend on it. Train a new run with it. `lmsmith resume --help` lists what may change."
+    )
 
 
 def _no_such_option(verb: argparse.ArgumentParser, words: str, option: str) -> UsageError:

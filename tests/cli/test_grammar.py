@@ -121,3 +121,15 @@ def test_it_is_trained_on(lmsmith: Lmsmith) -> None:
     assert "(0.01" in done.out
     done = lmsmith("generate", "r", "--max-tokens", "3", "--", "-x")
     assert (done.status, done.out[:2]) == (0, "-x")
+
+
+@pytest.mark.parametrize("option", ["--train.seed", "--seed", "--model.d_model", "--model.cell"])
+def test_resume_says_what_cannot_change(option: str) -> None:
+    with pytest.raises(UsageError, match=f"^{option} cannot change when a run is resumed: "):
+        parse(["resume", "run", option, "5"])
+
+
+def test_a_setting_that_a_kind_has_is_not_blamed_on_others() -> None:
+    with pytest.raises(UsageError) as error:
+        parse(["resume", "run", "--train.seed=5"])
+    assert "model.kind" not in str(error.value)
