@@ -32,6 +32,7 @@ has it at this step, and comes down again until the new end."""
 _LENGTHS: dict[str, dict[str, Any]] = {
     "train.steps": {"metavar": "N", "help": "steps in all, those already made included"},
     "train.tokens": {"metavar": "N", "help": "training tokens in all, those already seen included"},
+    "train.epochs": {"metavar": "X", "help": "passes over the training tokens in all"},
     "train.minutes": {"metavar": "M", "help": "minutes from now on, in which this command ends"},
 }
 for _options in _LENGTHS.values():

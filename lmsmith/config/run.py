@@ -114,11 +114,9 @@ def settings(model: type[ModelConfig] | None = None) -> Iterator[tuple[str, Sett
 def of_another_kind(name: str, kind: str, where: str) -> str:
     """What to say about a setting that only other kinds of model have; empty if none has it."""
     others = [
-        other
-        for other in MODEL_KINDS.names()
-        if other != kind and name in dict(settings(MODEL_KINDS.get(other)))
+        other for other in MODEL_KINDS.names() if name in dict(settings(MODEL_KINDS.get(other)))
     ]
-    if not others:
+    if not others or kind in others:
         return ""
     return (
         f"{name} in {where} is a setting of model.kind {' and '.join(others)}, but this model is "
@@ -126,7 +124,7 @@ def of_another_kind(name: str, kind: str, where: str) -> str:
     )
 
 
-LENGTH = ("train.steps", "train.minutes", "train.tokens")
+LENGTH = ("train.steps", "train.minutes", "train.tokens", "train.epochs")
 """What gives a run's length. `resume` takes one of them, also for a finished run."""
 
 CHANGEABLE = {

@@ -14,6 +14,7 @@ extension: a new leg has the learning rate that a run planned for the new number
 
 from __future__ import annotations
 
+import logging
 import operator
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -38,8 +39,15 @@ from lmsmith.optim.schedule import learning_rate_share
 from lmsmith.run_folder import summary_of
 from lmsmith.strict_json import write_json
 from lmsmith.train.by_hand import for_reference
-from lmsmith.train.choose import LEAST_EVALUATIONS, MOST_EVALUATIONS, N_LOG_LINES
+from lmsmith.train.choose import (
+    LEAST_EVALUATIONS,
+    MOST_EVALUATIONS,
+    N_LOG_LINES,
+    steps_of_epochs,
+)
 from lmsmith.train.log import MetricsFile
+
+log = logging.getLogger(__name__)
 
 _LEARNT = ("optim.", "schedule.", "model.")  # settings that change what is learnt, not how fast
 
@@ -202,6 +210,12 @@ def _before(config: RunConfig, checkpoint: Checkpoint | None) -> RunConfig:
         known = dict(settings(MODEL_KINDS.get(said.get("model.kind", "gpt"))))
         kept = {name: value for name, value in said.items() if name in known or name in RENAMED}
         return RunConfig().changed(kept, where="the checkpoint")
+    if checkpoint:
+        log.warning(
+            "note: the checkpoint at step %s is of an earlier version and does not hold its settings. "
+            "Those in config.toml are used: whether they were edited cannot be checked",
+            f"{checkpoint.step:,}",
+        )
     if checkpoint and not config.train.minutes and isinstance(checkpoint.state.get("n_steps"), int):
         return config.changed({"train.steps": checkpoint.state["n_steps"]}, where="the checkpoint")
     return config
@@ -268,14 +282,19 @@ def _in_steps(place: Path, config: RunConfig, corpus: Corpus, step: int) -> RunC
     if train.minutes:
         return config
     tokens_a_step = batches_of(config, corpus.train, corpus.tokenizer).tokens_per_batch
-    n_steps = train.steps or train.tokens // tokens_a_step
+    if train.epochs:
+        n_steps, said = steps_of_epochs(config, corpus), f"train.epochs = {train.epochs:g}"
+    elif train.tokens:
+        n_steps, said = train.tokens // tokens_a_step, f"train.tokens = {train.tokens:,}"
+    else:
+        n_steps, said = train.steps, f"train.steps = {train.steps:,}"
     if n_steps <= step:
-        said = f"train.steps = {n_steps:,}" if train.steps else f"train.tokens = {train.tokens:,}"
         raise ConfigError(
             f"{place} has made {step:,} steps ({step * tokens_a_step:,} tokens), and {said} is its length in all, "
             "these included. Set more, or `lmsmith train` a shorter run."
         )
-    return config.changed({"train.steps": n_steps, "train.tokens": 0}, where="the run's length")
+    length = {"train.steps": n_steps, "train.tokens": 0, "train.epochs": 0}
+    return config.changed(length, where="the run's length")
 
 
 def _rhythm(config: RunConfig, before: RunConfig) -> RunConfig:

@@ -220,6 +220,7 @@ def test_the_rhythm_of_evaluations_that_was_chosen_is_chosen_anew(changes: dict[
             r"run has made 4 steps \(256 tokens\), and train\.steps = 4 is its length in all",
         ),
         ({"train.tokens": 300}, r"train\.tokens = 300 is its length in all"),
+        ({"train.epochs": 0.01}, r"train\.epochs = 0\.01 is its length in all"),
         ({"train.steps": 9, "train.tokens": 900}, "say the length of run 2 times: set one of them"),
         ({"train.steps": 0}, r"train\.steps = 0: wanted how long run is to be"),
         (
@@ -297,7 +298,7 @@ def test_edits_that_may_be_are_applied_and_logged() -> None:
     assert "clip_norm = 2.0" in (RUN / "config.toml").read_text()
 
 
-def test_checkpoints_of_earlier_versions_say_no_config() -> None:
+def test_checkpoints_of_earlier_versions_say_no_config(caplog: pytest.LogCaptureFixture) -> None:
     unfinished()
     for path in RUN.glob("checkpoints/*/manifest.json"):
         manifest = json.loads(path.read_text())
@@ -310,7 +311,9 @@ def test_checkpoints_of_earlier_versions_say_no_config() -> None:
     ):
         resumed()
     (RUN / "config.toml").write_text(text)
+    caplog.clear()
     assert resumed({"train.steps": 7})[0]["steps"] == 7
+    assert "whether they were edited cannot be checked" in caplog.text
 
 
 def test_a_target_that_was_reached() -> None:
@@ -343,6 +346,18 @@ def test_what_has_no_other_length() -> None:
 def test_each_schedule_says_what_it_does(shape: str) -> None:
     words = schedule_in_words(ScheduleConfig(shape=shape, final_fraction=0.1), 100, 100, 200)  # type: ignore[arg-type]
     assert words.startswith(f"{shape}: the learning rate ")
+
+
+def test_epochs_are_a_length() -> None:
+    """A resumed run makes the steps of a run that was planned with the epochs from the start."""
+    alike = {"schedule.shape": "constant", "model.ngram_dropout": 0.0}  # chosen by the length
+    trained(4, alike)
+    whole = TINY | alike | {"schedule.warmup_steps": 3, "train.epochs": 0.5}
+    del whole["train.steps"]
+    planned = train(["book.txt"], whole, out=Path("whole"), console=Console(quiet=True))[1]
+    assert planned["steps"] > 4
+    assert resumed({"train.epochs": 0.5})[0]["steps"] == planned["steps"]
+    assert_same_weights(RUN, Path("whole"))
 
 
 def test_what_may_change_are_settings() -> None:
