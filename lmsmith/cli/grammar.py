@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lmsmith import __version__, synonyms
-from lmsmith.config import MODEL_KINDS, RunConfig, Setting, read_toml, settings
+from lmsmith.config import (
+    CHANGEABLE,
+    LENGTH,
+    MODEL_KINDS,
+    RunConfig,
+    Setting,
+    read_toml,
+    settings,
+)
 from lmsmith.config.aliases import todays_option
 from lmsmith.config.presets import has_size, preset
 from lmsmith.config.run import of_another_kind
@@ -246,13 +254,22 @@ def _explain_dashes(
 
 
 def _fixed(name: str) -> str:
-    """What to say of a setting that a resumed run keeps; "" where it is no setting at all."""
-    dotted = next((long for long, short in OFTEN.items() if short == name), name)
+    """What to say of a setting that a resumed run keeps; "" where it is no such setting.
+
+    `name`: without dashes; short (`seed`), or as other programs call it (`batch-size`).
+    """
     kinds = map(MODEL_KINDS.get, MODEL_KINDS.names())
-    if dotted != "model.kind" and not any(dotted in dict(settings(kind)) for kind in kinds):
+    known = {"model.kind", *(each for kind in kinds for each, _ in settings(kind))}
+    known -= {*CHANGEABLE, *LENGTH}
+    dotted = next((long for long, short in OFTEN.items() if short == name), name)
+    meant = (
+        dotted if dotted in known else synonyms.option(name, known | CHANGEABLE).partition(" ")[0]
+    )
+    if meant not in known:
         return ""
+    called = f"--{name}" + (f" (here --{meant})" if dotted not in known else "")
     return (
-        f"--{name} cannot change when a run is resumed: its weights, optimizer state or data order "
+        f"{called} cannot change when a run is resumed: its weights, optimizer state or data order "
         "depend on it. Train a new run with it. `lmsmith resume --help` lists what may change."
     )
 

@@ -127,6 +127,11 @@ def test_it_is_trained_on(lmsmith: Lmsmith) -> None:
 def test_resume_says_what_cannot_change(option: str) -> None:
     with pytest.raises(UsageError, match=f"^{option} cannot change when a run is resumed: "):
         parse(["resume", "run", option, "5"])
+    for other, here in {"--batch-size": "train.batch_size", "--layers": "model.n_layer"}.items():
+        with pytest.raises(UsageError, match=rf"^{other} \(here --{here}\) cannot change"):
+            parse(["resume", "run", other, "5"])
+    with pytest.raises(UsageError, match="no option '--lr'. Did you mean --optim.learning_rate"):
+        parse(["resume", "run", "--lr", "5"])
 
 
 def test_a_setting_that_a_kind_has_is_not_blamed_on_others() -> None:
