@@ -212,7 +212,7 @@ def _before(config: RunConfig, checkpoint: Checkpoint | None) -> RunConfig:
         return RunConfig().changed(kept, where="the checkpoint")
     if checkpoint:
         log.warning(
-            "note: the checkpoint at step %s is of an earlier version and does not hold its settings. "
+            "note: the checkpoint at step %s is of an earlier version and holds no settings. "
             "Those in config.toml are used: whether they were edited cannot be checked",
             f"{checkpoint.step:,}",
         )
