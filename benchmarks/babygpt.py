@@ -24,9 +24,9 @@ import torch
 from lmsmith.config import RunConfig
 from lmsmith.config.presets import preset
 from lmsmith.data.batches.windows import Batches
-from lmsmith.limits import n_cores
+from lmsmith.machine.limits import n_cores
 from lmsmith.models.gpt import GPT
-from lmsmith.train.machine import set_up_process, survey
+from lmsmith.train.device import set_up_process, survey
 from lmsmith.train.replica import Replica
 from lmsmith.train.step import train_step
 

@@ -26,9 +26,9 @@ from pathlib import Path
 
 import torch
 
-from lmsmith.accounting.measure import matmul_rate
 from lmsmith.config import RunConfig
 from lmsmith.config.presets import preset
+from lmsmith.machine.products import matmul_rate
 from lmsmith.train.ladder import machine_in_words
 
 V = 50257

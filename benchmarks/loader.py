@@ -30,7 +30,7 @@ from lmsmith.config.presets import preset
 from lmsmith.data.batches.read_ahead import ReadAhead
 from lmsmith.data.batches.windows import AnyBatches, Batches, Sources
 from lmsmith.data.shards import HEADER_BYTES, Shards, write_shard
-from lmsmith.limits import n_cores
+from lmsmith.machine.limits import n_cores
 from lmsmith.models.gpt import GPT
 from lmsmith.train.replica import Replica
 from lmsmith.train.step import train_step

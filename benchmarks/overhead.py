@@ -31,11 +31,11 @@ from lmsmith.config.presets import preset
 from lmsmith.data.batches.read_ahead import ReadAhead
 from lmsmith.data.corpus import Corpus, Counts
 from lmsmith.tokens.tokenizer import CharTokenizer
+from lmsmith.train.device import set_up_process, survey
 from lmsmith.train.guard import Guard
 from lmsmith.train.hooks import Context, Hook
 from lmsmith.train.log import MetricsFile, Progress
 from lmsmith.train.loop import Training
-from lmsmith.train.machine import set_up_process, survey
 
 PARTS: tuple[tuple[str, Any, str], ...] = (
     ("data: rows asked for", ReadAhead, "rows"),

@@ -145,7 +145,7 @@ def _torch(threads: int):
 
     from lmsmith.config.presets import preset
     from lmsmith.models.gpt import GPT
-    from lmsmith.train.machine import keep_freed_memory
+    from lmsmith.train.device import keep_freed_memory
 
     torch.set_num_threads(threads)
     keep_freed_memory()

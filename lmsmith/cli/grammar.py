@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lmsmith import __version__, synonyms
+from lmsmith import __version__
 from lmsmith.config import (
     CHANGEABLE,
     LENGTH,
@@ -25,6 +25,7 @@ from lmsmith.config import (
     Setting,
     read_toml,
     settings,
+    synonyms,
 )
 from lmsmith.config.aliases import todays_option
 from lmsmith.config.presets import has_size, preset

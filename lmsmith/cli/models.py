@@ -111,15 +111,14 @@ def add(verbs: Verbs) -> None:
 
 
 def _compare(options: argparse.Namespace, console: Console, started: float) -> int:
-    from lmsmith.evaluate.league import read_text
-    from lmsmith.studies.league import (
+    from lmsmith.evaluate.comparison import read_text
+    from lmsmith.report.comparison import (
         HEAD,
         check_place,
+        comparison_notes,
+        comparison_page,
+        comparison_rows,
         equal_time,
-        league,
-        league_notes,
-        league_page,
-        league_rows,
         measure,
         train_all,
     )
@@ -161,17 +160,17 @@ def _compare(options: argparse.Namespace, console: Console, started: float) -> i
             read_text(runs[-1] / "tokens" / "validation.txt", document_separator="none"),
             name=f"held-out text of {names}",
         )
-    entries = league(runs, text)
+    entries = compare_runs(runs, text)
     if options.out:
-        atomic.write(options.out, league_page(entries, text, trained, about))
+        atomic.write(options.out, comparison_page(entries, text, trained, about))
     if options.json:
         print(to_json([asdict(entry) for entry in entries]))
         return 0
     console.print(f"{text.name}: {measure(text)}")
     if about:
         say(console, about)
-    table(console, HEAD, league_rows(entries))
-    for note in league_notes(entries):
+    table(console, HEAD, comparison_rows(entries))
+    for note in comparison_notes(entries):
         say(console, f"note: {note}")
     if options.out:
         console.print(f"page     {options.out}")

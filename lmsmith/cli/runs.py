@@ -175,8 +175,8 @@ def _demo(options: argparse.Namespace, console: Console, started: float) -> int:
 
 def _closing(run: Path, summary: dict[str, Any], console: Console) -> int:
     """The run's last lines, its report, and the exit status its end asks for."""
-    from lmsmith.studies.report import write_report
-    from lmsmith.studies.runs import prompt_of
+    from lmsmith.report.reading import prompt_of
+    from lmsmith.report.runs import write_report
     from lmsmith.train.ended import init_from, learned_nothing
     from lmsmith.train.log import say
 
@@ -235,7 +235,7 @@ def _trained(summary: dict[str, Any]) -> str:
 
 
 def _report(options: argparse.Namespace, console: Console, started: float) -> int:
-    from lmsmith.studies.report import write_report
+    from lmsmith.report.runs import write_report
 
     out = options.out or (
         options.runs[0] / "report.html" if len(options.runs) == 1 else Path("report.html")

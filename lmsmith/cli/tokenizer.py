@@ -366,7 +366,7 @@ def _decode(options: argparse.Namespace, console: Console, started: float) -> in
 
 
 def _inspect(options: argparse.Namespace, console: Console, started: float) -> int:
-    from lmsmith.studies.tokenizers import HEAD, comparison_rows
+    from lmsmith.report.tokenizers import HEAD, comparison_rows
     from lmsmith.tokens.measure import inspect_tokenizer
 
     tokenizer = _tokenizer(options.which)
@@ -422,7 +422,7 @@ def _inspect(options: argparse.Namespace, console: Console, started: float) -> i
 
 
 def _compare(options: argparse.Namespace, console: Console, started: float) -> int:
-    from lmsmith.studies.tokenizers import HEAD, comparison_page, comparison_rows
+    from lmsmith.report.tokenizers import HEAD, comparison_page, comparison_rows
     from lmsmith.text.documents import Documents
     from lmsmith.text.held_out import split_documents
     from lmsmith.tokens.measure import compare_tokenizers, course_tokenizers

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lmsmith import synonyms
+from lmsmith.config import synonyms
 from lmsmith.config.aliases import renamed
 from lmsmith.errors import ConfigError
 

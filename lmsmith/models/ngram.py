@@ -32,7 +32,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lmsmith.models.ngram_config import NgramConfig
-from lmsmith.tokens.ngram_trie import (
+from lmsmith.models.ngram_trie import (
     Ints,
     Trie,
     Weights,

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from lmsmith.errors import TokenizerError
-from lmsmith.limits import n_cores
+from lmsmith.machine.limits import n_cores
 from lmsmith.tokens import foreign
 from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.bpe_train import learn_bpe

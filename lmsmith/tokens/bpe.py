@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmsmith.errors import TokenizerError
-from lmsmith.limits import n_cores
+from lmsmith.machine.limits import n_cores
 from lmsmith.tokens.merge import Merges, PieceCache, decode_ids, encode_pieces, encode_texts
 from lmsmith.tokens.printable import from_printable, to_printable
 from lmsmith.tokens.specials import AddedToken, AddedTokens, Specials

@@ -23,7 +23,7 @@ from numba import njit
 
 from lmsmith.errors import TokenizerError
 from lmsmith.tokens.bpe import BpeTokenizer
-from lmsmith.tokens.machine import kernel
+from lmsmith.tokens.compiled import kernel
 from lmsmith.tokens.piece_counts import PieceCounter, PieceCounts, Text
 from lmsmith.tokens.printable import gpt2_byte_order
 from lmsmith.tokens.specials import Specials

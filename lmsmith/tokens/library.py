@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmsmith.errors import TokenizerError
-from lmsmith.limits import n_cores
+from lmsmith.machine.limits import n_cores
 from lmsmith.strict_json import to_json
 from lmsmith.tokens.printable import from_printable
 from lmsmith.tokens.specials import Specials

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from lmsmith.tokens.machine import address, kernel, load8, load32, load64, store32, store64
+from lmsmith.tokens.compiled import address, kernel, load8, load32, load64, store32, store64
 from lmsmith.tokens.piece_table import (
     BLOCK,
     END_OF_TEXT,

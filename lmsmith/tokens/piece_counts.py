@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lmsmith.errors import TokenizerError
-from lmsmith.limits import n_cores
-from lmsmith.tokens.machine import address, kernel, load8, load64, store64
+from lmsmith.machine.limits import n_cores
+from lmsmith.tokens.compiled import address, kernel, load8, load64, store64
 from lmsmith.tokens.piece_table import (
     BLOCK,
     END_OF_TEXT,

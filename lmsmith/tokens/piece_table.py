@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from lmsmith.tokens.machine import load8, load64, prefetch, store64
+from lmsmith.tokens.compiled import load8, load64, prefetch, store64
 
 SLOT = 32  # bytes
 VALUE0, VALUE1 = 16, 24  # where in a slot

@@ -29,7 +29,7 @@ import numpy.typing as npt
 from numba import njit
 
 from lmsmith.errors import TokenizerError
-from lmsmith.tokens.machine import (
+from lmsmith.tokens.compiled import (
     address,
     kernel,
     load8,

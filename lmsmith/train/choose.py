@@ -20,14 +20,14 @@ from lmsmith.data.batches.rows import Rows
 from lmsmith.data.corpus import Corpus
 from lmsmith.data.shards import Shards
 from lmsmith.errors import ConfigError
-from lmsmith.limits import set_threads
+from lmsmith.machine.limits import set_threads
 from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.optim.rates import peak_rates
 from lmsmith.text.files import plural
 from lmsmith.tokens.tokenizer import unused_ids
 from lmsmith.train.by_hand import check_memory
 from lmsmith.train.checks import check_growing, check_ranks
-from lmsmith.train.machine import Machine
+from lmsmith.train.device import Machine
 from lmsmith.train.plan import FEW_STEPS
 from lmsmith.train.replica import Replica
 from lmsmith.train.step import train_step

@@ -27,9 +27,9 @@ from lmsmith.strict_json import finite, write_json
 from lmsmith.tokens.files import save_tokenizer
 from lmsmith.tokens.tokenizer import unused_ids
 from lmsmith.train.checks import check_counting
+from lmsmith.train.device import peak_memory_bytes
 from lmsmith.train.hooks.sample import sample_texts
 from lmsmith.train.log import add_samples, say
-from lmsmith.train.machine import peak_memory_bytes
 
 SAMPLE_SECONDS = 2.0
 LONG_ORDER = 8

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from lmsmith.data.batches.windows import AnyBatches
-from lmsmith.limits import set_threads
+from lmsmith.machine.limits import set_threads
 from lmsmith.train.replica import Replica
 from lmsmith.train.same_numbers import can_be_checked, same_numbers, use_threads
 from lmsmith.train.threads import OtherPrograms, ThreadChoice

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from lmsmith import foreign_json
 from lmsmith.checkpoint import Checkpoint
+from lmsmith.distributed.shard import is_sharded
 from lmsmith.errors import TrainingError, UsageError
-from lmsmith.parallel.shard import is_sharded
 from lmsmith.strict_json import to_json
 
 _FLOAT = "__float__"

@@ -22,15 +22,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lmsmith.accounting.measure import matmul_rate, use_matmul
 from lmsmith.config import RunConfig
 from lmsmith.config.presets import preset
 from lmsmith.data.batches.windows import Batches
 from lmsmith.errors import ConfigError
+from lmsmith.machine.products import matmul_rate, use_matmul
 from lmsmith.models.attention import Attention
 from lmsmith.text.files import plural
 from lmsmith.train.choose import can_compile, n_rows
-from lmsmith.train.machine import has_bfloat16, peak_memory_bytes, set_up_process, survey
+from lmsmith.train.device import has_bfloat16, peak_memory_bytes, set_up_process, survey
 from lmsmith.train.replica import Replica
 from lmsmith.train.step import train_step
 

@@ -30,8 +30,8 @@ from typing import Any
 import filelock
 
 from lmsmith import atomic, foreign_json
+from lmsmith.distributed.ranks import Ranks
 from lmsmith.errors import StorageError, TrainingError, UsageError
-from lmsmith.parallel.process import Ranks
 from lmsmith.strict_json import to_json
 
 LOCK, RECORD = ".lock", "trainer.json"

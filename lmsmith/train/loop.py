@@ -22,8 +22,8 @@ from lmsmith.data.batches.packing import batches_of
 from lmsmith.data.batches.read_ahead import ReadAhead
 from lmsmith.data.batches.windows import AnyBatches
 from lmsmith.data.corpus import Corpus
+from lmsmith.distributed.ranks import LONG, Ranks
 from lmsmith.models.interface import NeuralModel
-from lmsmith.parallel.process import LONG, Ranks
 from lmsmith.train.guard import Guard, SpikeError
 from lmsmith.train.hooks.hook import Context, Hook, LastStep
 from lmsmith.train.hooks.order import Hooks

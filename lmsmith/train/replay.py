@@ -10,7 +10,7 @@ import torch
 
 from lmsmith.data.batches.packing import batches_of
 from lmsmith.run_folder import open_run
-from lmsmith.train.machine import set_up_process, survey
+from lmsmith.train.device import set_up_process, survey
 from lmsmith.train.replica import Replica
 from lmsmith.train.spike_record import read_record
 from lmsmith.train.step import gradient

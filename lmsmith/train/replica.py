@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lmsmith.config import RunConfig
+from lmsmith.distributed.ranks import Ranks
+from lmsmith.distributed.shard import SummedLoss, parallelize, reshard, shard_like, split_rows
 from lmsmith.errors import CheckpointError
 from lmsmith.models.gpt import GPT
 from lmsmith.models.interface import NeuralModel
 from lmsmith.models.rnn import RNN
 from lmsmith.optim.groups import Optimisers
 from lmsmith.optim.scaling import GradientScale
-from lmsmith.parallel.process import Ranks
-from lmsmith.parallel.shard import SummedLoss, parallelize, reshard, shard_like, split_rows
 from lmsmith.train.by_hand import ByHand
 from lmsmith.train.truncated_bptt import Carried
 

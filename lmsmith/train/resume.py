@@ -15,11 +15,12 @@ from rich.console import Console
 from lmsmith import atomic
 from lmsmith.config import RunConfig
 from lmsmith.data.corpus import Corpus
+from lmsmith.distributed.ranks import LONG, Ranks, place_in_environment
 from lmsmith.errors import ConfigError, UsageError
-from lmsmith.parallel.process import LONG, Ranks, place_in_environment
 from lmsmith.run_folder import open_run, summary_of
 from lmsmith.train.checks import check_ranks, refuse_early
 from lmsmith.train.choose import seconds_a_step_of_share
+from lmsmith.train.device import Machine, set_up_process, survey
 from lmsmith.train.finish import (
     CLOSING_SECONDS,
     LEAST_SECONDS,
@@ -33,7 +34,6 @@ from lmsmith.train.legs import Resumed, about, plan_lines, reopen, resumed, writ
 from lmsmith.train.lock import held, held_by_first
 from lmsmith.train.log import say
 from lmsmith.train.loop import Training
-from lmsmith.train.machine import Machine, set_up_process, survey
 
 
 def resume_run(

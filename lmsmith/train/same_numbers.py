@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lmsmith.data.batches.windows import AnyBatches
-from lmsmith.limits import free_memory
+from lmsmith.machine.limits import free_memory
 from lmsmith.models import kernels
 from lmsmith.optim.groups import Optimisers
 from lmsmith.train.guard import SpikeError

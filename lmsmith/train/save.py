@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from lmsmith.limits import free_memory
+from lmsmith.machine.limits import free_memory
 
 SMALL = 64 * 2**20  # bytes that are written sooner than a thread is started
 

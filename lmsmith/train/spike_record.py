@@ -21,8 +21,8 @@ import torch
 from lmsmith import foreign_json
 from lmsmith.checkpoint import load_checkpoint, save_checkpoint
 from lmsmith.data.batches.windows import AnyBatches
+from lmsmith.distributed.shard import unshard, unshard_all
 from lmsmith.errors import DataError
-from lmsmith.parallel.shard import unshard, unshard_all
 from lmsmith.strict_json import write_json
 from lmsmith.tokens.tokenizer import Tokenizer
 from lmsmith.train.guard import SpikeError

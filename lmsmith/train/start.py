@@ -20,13 +20,14 @@ from rich.console import Console
 from lmsmith.config import RunConfig, read_toml
 from lmsmith.data.corpus import Corpus
 from lmsmith.data.prepare.run_sources import prepare_run as gather
+from lmsmith.distributed.ranks import FOREVER, Ranks, joined, place_in_environment
 from lmsmith.errors import ConfigError, UsageError
 from lmsmith.optim.rates import partial_note
-from lmsmith.parallel.process import FOREVER, Ranks, joined, place_in_environment
 from lmsmith.run_folder import create, free_place, open_run
 from lmsmith.train.by_hand import for_reference
 from lmsmith.train.checks import refuse_early
 from lmsmith.train.choose import DEFAULT_MINUTES, describe, resolve
+from lmsmith.train.device import Machine, device_name, set_up_process, survey
 from lmsmith.train.finish import (
     CLOSING_SECONDS,
     LEAST_SECONDS,
@@ -42,7 +43,6 @@ from lmsmith.train.init_from import copy_model
 from lmsmith.train.legs import about, first_leg
 from lmsmith.train.lock import held, held_by_first
 from lmsmith.train.log import say
-from lmsmith.train.machine import Machine, device_name, set_up_process, survey
 from lmsmith.train.request import asked
 from lmsmith.train.resume import count_again, new_training, resume_run
 from lmsmith.train.trackers import check_installed

@@ -19,7 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from lmsmith.checkpoint import Checkpoint
-from lmsmith.parallel.shard import shard_like
+from lmsmith.distributed.shard import shard_like
 from lmsmith.strict_json import finite
 from lmsmith.train.guard import Guard
 from lmsmith.train.hook_state import Stateful, pack, unpack

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from lmsmith.data.batches.windows import AnyBatches, Batch
+from lmsmith.distributed.ranks import LONG, lost_in_words
+from lmsmith.distributed.shard import synchronised, unshard
 from lmsmith.optim.rates import peak_rates
 from lmsmith.optim.schedule import learning_rate_share
-from lmsmith.parallel.process import LONG, lost_in_words
-from lmsmith.parallel.shard import synchronised, unshard
 from lmsmith.train.guard import Guard
 from lmsmith.train.replica import Replica
 

@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 from lmsmith.strict_json import finite
+from lmsmith.train.device import peak_memory_bytes
 from lmsmith.train.hooks.hook import Context
-from lmsmith.train.machine import peak_memory_bytes
 
 
 def summary_of_run(context: Context, first_step: int) -> dict[str, Any]:

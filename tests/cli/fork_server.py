@@ -27,7 +27,7 @@ IMPORTED = [
     "lmsmith.train.start",
     "lmsmith.evaluate.texts",
     "lmsmith.generate.decode",
-    "lmsmith.studies.report",
+    "lmsmith.report.runs",
 ]
 
 
@@ -39,7 +39,7 @@ def serve() -> None:
         "utf-32-le",
     ):  # another user may not be allowed to load them when they are needed
         codecs.lookup(encoding)
-    measure: Any = sys.modules["lmsmith.accounting.measure"]
+    measure: Any = sys.modules["lmsmith.machine.products"]
     measure.SHAPE = (
         64,
         64,

@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 import torch
 
-from lmsmith.accounting.measure import use_matmul
 from lmsmith.config import RunConfig
 from lmsmith.config.presets import preset
 from lmsmith.data.batches.packing import Packed
 from lmsmith.data.batches.windows import Batches
+from lmsmith.machine.products import use_matmul
 from lmsmith.models.gpt import GPT
-from lmsmith.train.machine import has_bfloat16
+from lmsmith.train.device import has_bfloat16
 from lmsmith.train.replica import Replica
 from lmsmith.train.step import gradient, train_step
 

@@ -22,14 +22,14 @@ from lmsmith.cli import verbs
 from lmsmith.config import flatten, read_toml
 from lmsmith.config.presets import preset
 from lmsmith.errors import CheckpointError, ConfigError, TokenizerError, UsageError
-from lmsmith.evaluate.league import Text
+from lmsmith.evaluate.comparison import Text
 from lmsmith.interop import vocabulary
 from lmsmith.interop.exporting import export_model
 from lmsmith.interop.importing import import_model
 from lmsmith.interop.vocabulary import save
 from lmsmith.models.gpt import GPT
+from lmsmith.report.comparison import compare_runs
 from lmsmith.run_folder import load_for_use
-from lmsmith.studies.league import league
 from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.files import load_tokenizer, save_tokenizer
 from lmsmith.tokens.tokenizer import ByteTokenizer, CharTokenizer
@@ -437,7 +437,7 @@ def test_weights_without_a_tokenizer(tmp_path: Path, caplog: Any) -> None:
     with pytest.raises(TokenizerError, match="again with --tokenizer FOLDER"):
         load_for_use(tmp_path / "run")
     with pytest.raises(TokenizerError, match="again with --tokenizer FOLDER"):
-        league([tmp_path / "run"], Text("it", b"it", ("it",)))
+        compare_runs([tmp_path / "run"], Text("it", b"it", ("it",)))
     receipt = export_model(tmp_path / "run", tmp_path / "back", to="hf")
     assert receipt["tokenizer"] is None
     assert not (tmp_path / "back" / "tokenizer.json").exists()

@@ -16,7 +16,7 @@ from hypothesis import strategies as some
 
 from lmsmith.models.ngram import FALLBACK, Discounts, Ngram, estimate_discounts
 from lmsmith.models.ngram_config import NgramConfig
-from lmsmith.tokens.ngram_trie import count_ngrams
+from lmsmith.models.ngram_trie import count_ngrams
 
 SMOOTHINGS = ("kneser-ney", "add-k", "mle")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lmsmith.studies.tokenizers import HEAD, comparison_page, comparison_rows, sentence_of
+from lmsmith.report.tokenizers import HEAD, comparison_page, comparison_rows, sentence_of
 from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.bpe_train import learn_bpe
 from lmsmith.tokens.measure import (

@@ -11,9 +11,9 @@ import torch
 from rich.console import Console
 from tiny import TEXT, TINY
 
-from lmsmith.accounting import measure
 from lmsmith.config import RunConfig
 from lmsmith.data.corpus import Corpus, Counts
+from lmsmith.machine import products as measure
 from lmsmith.tokens.tokenizer import CharTokenizer
 from lmsmith.train.hooks import sample
 from lmsmith.train.loop import Training

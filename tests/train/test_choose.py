@@ -21,7 +21,7 @@ from lmsmith.models.sizes import GPT_SIZES as SIZES
 from lmsmith.tokens.tokenizer import CharTokenizer
 from lmsmith.train import choose
 from lmsmith.train.choose import describe, resolve
-from lmsmith.train.machine import Machine
+from lmsmith.train.device import Machine
 from lmsmith.train.request import asked
 
 MACHINE = Machine(

@@ -18,8 +18,8 @@ from lmsmith.errors import ConfigError, UsageError
 from lmsmith.evaluate.likelihood import score_ids
 from lmsmith.models.ngram import Ngram
 from lmsmith.models.ngram_config import NgramConfig
+from lmsmith.report.runs import write_report
 from lmsmith.run_folder import load_for_use, open_run, score_validation, summary_of
-from lmsmith.studies.report import write_report
 from lmsmith.train.request import asked
 from lmsmith.train.start import resume, train
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from lmsmith.distributed.ranks import Ranks
 from lmsmith.errors import StorageError, TrainingError, UsageError
-from lmsmith.parallel.process import Ranks
 from lmsmith.train import lock
 from lmsmith.train.lock import check_held, held, held_by_first, trainer
 

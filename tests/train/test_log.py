@@ -12,7 +12,7 @@ from hypothesis import strategies as some
 from rich.console import Console
 
 from lmsmith.errors import StorageError
-from lmsmith.studies.runs import split_samples
+from lmsmith.report.reading import split_samples
 from lmsmith.train.log import MetricsFile, Progress, add_samples, clock, say
 
 

@@ -20,9 +20,9 @@ import torch
 import lmsmith.train.loop
 from lmsmith.checkpoint import available, load_checkpoint, load_model
 from lmsmith.data.corpus import Corpus
+from lmsmith.distributed.ranks import LONG, Ranks
 from lmsmith.errors import CheckpointError, TrainingError
 from lmsmith.evaluate.likelihood import Score
-from lmsmith.parallel.process import LONG, Ranks
 from lmsmith.tokens.tokenizer import CharTokenizer
 from lmsmith.train.hooks import Context, Hook, checkpoint, sample
 from lmsmith.train.hooks.evaluate import Evaluate

@@ -7,7 +7,7 @@ import torch
 
 from lmsmith.config import RunConfig
 from lmsmith.errors import ConfigError
-from lmsmith.train import machine
+from lmsmith.train import device as machine
 
 
 def asked(dtype: str, device: str = "cpu") -> RunConfig:

@@ -40,7 +40,7 @@ from lmsmith.data.prepare.tokenizer import Tell, cut_for, tokenizer_in
 from lmsmith.data.prepare.unfinished import begun, digest_of, finish, unnamed
 from lmsmith.data.prepare.units import Job
 from lmsmith.errors import ConfigError, StorageError
-from lmsmith.limits import n_cores
+from lmsmith.machine.limits import n_cores
 from lmsmith.text import leaks
 from lmsmith.text.sources import find_files
 from lmsmith.tokens.control import SpecialTokens, check_control

@@ -218,7 +218,7 @@ _BLOCK = 1 << 16  # documents looked at at once
 @functools.cache
 def _compiled() -> Any:
     """The search in `Seen`'s table, compiled when it is first needed."""
-    from lmsmith.tokens.machine import (
+    from lmsmith.tokens.compiled import (
         kernel,  # brings in the compiler, half a second that most do not need
     )
 

@@ -20,7 +20,7 @@ from lmsmith.checkpoint import (
     save_model,
 )
 from lmsmith.config import flatten
-from lmsmith.parallel.shard import unshard_all
+from lmsmith.distributed.shard import unshard_all
 from lmsmith.tokens.files import save_tokenizer
 from lmsmith.train.guard import check_not_diverged
 from lmsmith.train.hook_state import check_complete, classes_in

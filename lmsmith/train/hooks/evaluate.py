@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from lmsmith.data.batches.packing import boundary_of
+from lmsmith.distributed.shard import Scored
 from lmsmith.errors import TrainingError
 from lmsmith.evaluate.likelihood import Ids, Score, score_ids
-from lmsmith.parallel.shard import Scored
 from lmsmith.train.hooks.hook import Context, Hook
 
 PART_TOKENS, PART_SHARE = 4096, 1 / 32  # at most, of the validation split: to measure or compare

@@ -31,8 +31,8 @@ from lmsmith.checkpoint import save_model
 from lmsmith.config import RunConfig, flatten
 from lmsmith.data.batches.windows import AnyBatches
 from lmsmith.data.corpus import Corpus
+from lmsmith.distributed.ranks import Ranks
 from lmsmith.models.interface import NeuralModel
-from lmsmith.parallel.process import Ranks
 from lmsmith.tokens.files import save_tokenizer
 from lmsmith.train.guard import Guard
 from lmsmith.train.log import MetricsFile, Progress, say

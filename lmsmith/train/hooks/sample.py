@@ -11,11 +11,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from lmsmith.distributed.shard import unshard_all
 from lmsmith.evaluate.likelihood import inference
 from lmsmith.generate.decode import generate
 from lmsmith.generate.sampling import Sampling
 from lmsmith.models.interface import LanguageModel
-from lmsmith.parallel.shard import unshard_all
 from lmsmith.run_folder import empty_prompt
 from lmsmith.tokens.tokenizer import Tokenizer
 from lmsmith.train.hooks.hook import Context, Hook

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lmsmith.studies.charts import Line, legend, line_chart
-from lmsmith.studies.page import page, table, text
+from lmsmith.report.charts import Line, legend, line_chart
+from lmsmith.report.page import page, table, text
 from lmsmith.tokens.measure import Measure, shown
 from lmsmith.tokens.tokenizer import Tokenizer
 

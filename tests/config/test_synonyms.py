@@ -4,9 +4,8 @@ import re
 
 import pytest
 
-from lmsmith import synonyms
 from lmsmith.cli import verbs
-from lmsmith.config import MODEL_KINDS, settings
+from lmsmith.config import MODEL_KINDS, settings, synonyms
 
 FOUND = verbs().found
 OPTIONS = {

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from lmsmith.distributed.ranks import Ranks, place_in_environment
 from lmsmith.errors import UsageError
-from lmsmith.parallel.process import Ranks, place_in_environment
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 

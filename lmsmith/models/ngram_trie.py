@@ -23,7 +23,7 @@ import numpy.typing as npt
 from numba import njit
 
 from lmsmith.errors import DataError
-from lmsmith.tokens.machine import kernel
+from lmsmith.tokens.compiled import kernel
 
 MAX_NODES = 2**31 - 1
 LONGEST = 255  # the largest n: shared lengths are kept as bytes

@@ -12,8 +12,8 @@ import pytest
 from numba.core import caching
 
 from lmsmith.data.prepare import dedup
-from lmsmith.tokens import machine
-from lmsmith.tokens.machine import kernel
+from lmsmith.tokens import compiled as machine
+from lmsmith.tokens.compiled import kernel
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 

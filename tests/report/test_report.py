@@ -13,8 +13,8 @@ import pytest
 
 from lmsmith.config import RunConfig
 from lmsmith.errors import CheckpointError, StorageError, UsageError
-from lmsmith.studies.report import write_report
-from lmsmith.studies.runs import read_run, split_samples
+from lmsmith.report.reading import read_run, split_samples
+from lmsmith.report.runs import write_report
 
 HOSTILE = "</pre><script>alert('x')</script> & \x1b[31m"
 
@@ -367,7 +367,7 @@ def test_paths_that_are_no_runs(tmp_path: Path) -> None:
 
 def test_a_report_is_made_without_torch_or_matplotlib(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from lmsmith.studies.report import write_report;"
+        "import sys; from pathlib import Path; from lmsmith.report.runs import write_report;"
         f"write_report([Path({str(make_run(tmp_path / 'run'))!r})], Path({str(tmp_path / 'r.html')!r}));"
         "assert not {'torch', 'matplotlib'} & set(sys.modules)"
     )

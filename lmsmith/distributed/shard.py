@@ -22,9 +22,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from lmsmith.distributed.ranks import Ranks, lost_in_words
 from lmsmith.loss import summed_cross_entropy
 from lmsmith.models.interface import NeuralModel
-from lmsmith.parallel.process import Ranks, lost_in_words
 
 
 class SummedLoss(nn.Module):

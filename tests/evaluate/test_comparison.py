@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lmsmith.errors import DataError
-from lmsmith.evaluate.league import Entry, Text, baselines, read_text, score_entry
+from lmsmith.evaluate.comparison import Entry, Text, baselines, read_text, score_entry
 from lmsmith.evaluate.texts import encode_documents, read_documents, score_texts, to_bytes
 from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.models.ngram import Ngram

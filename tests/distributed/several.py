@@ -6,9 +6,8 @@ import sys
 import torch
 
 from lmsmith.config.presets import preset
-from lmsmith.models.gpt import GPT
-from lmsmith.parallel.process import joined, place_in_environment
-from lmsmith.parallel.shard import (
+from lmsmith.distributed.ranks import joined, place_in_environment
+from lmsmith.distributed.shard import (
     SummedLoss,
     is_sharded,
     parallelize,
@@ -17,6 +16,7 @@ from lmsmith.parallel.shard import (
     synchronised,
     unshard,
 )
+from lmsmith.models.gpt import GPT
 
 TINY = {
     "model.n_layer": 2,

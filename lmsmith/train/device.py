@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import torch
 
-from lmsmith.accounting.measure import choose_matmul, matmul_rate, use_matmul
 from lmsmith.config import RunConfig
+from lmsmith.distributed.ranks import Ranks
 from lmsmith.errors import ConfigError
-from lmsmith.limits import n_cores, set_threads
-from lmsmith.parallel.process import Ranks
+from lmsmith.machine.limits import n_cores, set_threads
+from lmsmith.machine.products import choose_matmul, matmul_rate, use_matmul
 from lmsmith.train.same_numbers import use_threads
 
 BFLOAT16_GAIN = 1.3  # less than this in products alone is lost again in conversions

@@ -42,7 +42,7 @@ class Average(Hook):
         self.n, self.mean, self.loaded = 0, dict[str, torch.Tensor](), dict[str, torch.Tensor]()
 
     def after_step(self, context: Context) -> None:
-        from lmsmith.parallel.shard import shard_like
+        from lmsmith.distributed.shard import shard_like
 
         self.n += 1
         weights = context.replica.weights(copy=True)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from lmsmith.accounting import measure
+from lmsmith.machine import products as measure
 
 CPU = torch.device("cpu")
 

@@ -17,10 +17,10 @@ import numpy as np
 from lmsmith import __version__, atomic
 from lmsmith.config import RunConfig
 from lmsmith.errors import ConfigError, UsageError
-from lmsmith.studies.charts import N_COLOURS
-from lmsmith.studies.figures import bits_per_byte, curves
-from lmsmith.studies.page import duration, figure, page, short, table, text
-from lmsmith.studies.runs import Run, column, is_number, prompt_of, read_runs
+from lmsmith.report.charts import N_COLOURS
+from lmsmith.report.figures import bits_per_byte, curves
+from lmsmith.report.page import duration, figure, page, short, table, text
+from lmsmith.report.reading import Run, column, is_number, prompt_of, read_runs
 from lmsmith.train.ended import cut_short, learned_nothing
 
 _ENDED = {

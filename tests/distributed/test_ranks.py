@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from lmsmith.distributed.ranks import Ranks, place_in_environment
 from lmsmith.errors import UsageError
-from lmsmith.parallel.process import Ranks, place_in_environment
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from itertools import chain
 
 import numpy as np
 
-from lmsmith.studies.charts import N_COLOURS, Line, legend, line_chart, smooth, thin
-from lmsmith.studies.page import text
-from lmsmith.studies.runs import Run, column
+from lmsmith.report.charts import N_COLOURS, Line, legend, line_chart, smooth, thin
+from lmsmith.report.page import text
+from lmsmith.report.reading import Run, column
 from lmsmith.train.ended import cut_short
 
 AFTER_START = (

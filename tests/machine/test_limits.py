@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lmsmith import limits
+from lmsmith.machine import limits
 
 
 @pytest.fixture

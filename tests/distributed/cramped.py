@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lmsmith.__main__ import main
-from lmsmith.parallel.shard import SummedLoss
+from lmsmith.distributed.shard import SummedLoss
 
 most = int(sys.argv.pop())
 forward = SummedLoss.forward

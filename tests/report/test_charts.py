@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmsmith.studies.charts import Line, legend, line_chart, smooth, thin, tick_text, ticks
-from lmsmith.studies.page import duration, short, text
+from lmsmith.report.charts import Line, legend, line_chart, smooth, thin, tick_text, ticks
+from lmsmith.report.page import duration, short, text
 
 
 @given(st.floats(-1e4, 1e4), st.floats(1e-2, 1e6), st.integers(2, 8))

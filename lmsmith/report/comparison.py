@@ -16,13 +16,13 @@ from rich.console import Console
 from lmsmith import atomic
 from lmsmith.config.presets import PRESETS
 from lmsmith.errors import ConfigError, StorageError, UsageError
+from lmsmith.evaluate.comparison import UNIFORM, Entry, Text, baselines, score_entry
 from lmsmith.evaluate.compressors import COMPRESSORS
-from lmsmith.evaluate.league import UNIFORM, Entry, Text, baselines, score_entry
+from lmsmith.report.charts import N_COLOURS
+from lmsmith.report.figures import curves
+from lmsmith.report.page import duration, figure, page, short, table, text
+from lmsmith.report.reading import read_runs
 from lmsmith.run_folder import free_place, load_for_use, model_config, summary_of, tokenizer_of
-from lmsmith.studies.charts import N_COLOURS
-from lmsmith.studies.figures import curves
-from lmsmith.studies.page import duration, figure, page, short, table, text
-from lmsmith.studies.runs import read_runs
 from lmsmith.text.files import plural
 from lmsmith.train.ended import cut_short, init_from, learned_nothing
 from lmsmith.train.log import say
@@ -69,7 +69,7 @@ def train_all(
     return runs
 
 
-def league(runs: Sequence[Path], on: Text) -> list[Entry]:
+def compare_runs(runs: Sequence[Path], on: Text) -> list[Entry]:
     """The table, best first. One model is in memory at a time. Raises what cannot be loaded, at once what is absent."""
     for run in runs:
         tokenizer_of(run)
@@ -101,7 +101,7 @@ def check_place(out: Path) -> None:
         raise StorageError(atomic.explain(PermissionError(errno.EACCES, ""), out))
 
 
-def league_rows(entries: Iterable[Entry]) -> list[list[str]]:
+def comparison_rows(entries: Iterable[Entry]) -> list[list[str]]:
     """The table's cells, for a page or a terminal, under `HEAD`."""
     return [
         [
@@ -116,7 +116,7 @@ def league_rows(entries: Iterable[Entry]) -> list[list[str]]:
     ]
 
 
-def league_notes(entries: Iterable[Entry]) -> list[str]:
+def comparison_notes(entries: Iterable[Entry]) -> list[str]:
     """What there is to say of some of them."""
     notes = []
     for entry in entries:
@@ -153,7 +153,7 @@ def equal_time(runs: Sequence[Path], sources: Sequence[str], minutes: float) -> 
     return f"each model had the same {time} on this machine to train on {', '.join(sources)}{once}"
 
 
-def league_page(
+def comparison_page(
     entries: Sequence[Entry], on: Text, trained: Sequence[Path] = (), about: str = ""
 ) -> str:
     """One HTML file: bars and the table.
@@ -178,8 +178,8 @@ def league_page(
             f'background:var({colour})"></span></td><td>{entry.bits_per_byte:.3f}</td>'
             f'<td class="about">{text(entry.what)}{"; not comparable" if entry.not_comparable else ""}</td></tr>'
         )
-    cells = [[text(cell) for cell in row] for row in league_rows(entries)]
-    notes = "".join(f'<p class="about">{text(note)}.</p>' for note in league_notes(entries))
+    cells = [[text(cell) for cell in row] for row in comparison_rows(entries)]
+    notes = "".join(f'<p class="about">{text(note)}.</p>' for note in comparison_notes(entries))
     body = (
         f'<header><div class="brand">lmsmith league</div><h1>{text(on.name)}</h1>'
         f"<p>{measure(on)}. Fewer bits are better.</p>"

@@ -10,18 +10,17 @@ import pytest
 from rich.console import Console
 
 from lmsmith.errors import ConfigError, UsageError
-from lmsmith.evaluate.league import Entry, Text, read_text
-from lmsmith.run_folder import load_for_use, open_run, score_validation, summary_of
-from lmsmith.studies.league import (
+from lmsmith.evaluate.comparison import Entry, Text, read_text
+from lmsmith.report.comparison import (
     HEAD,
     _names,
+    comparison_notes,
+    comparison_page,
+    comparison_rows,
     equal_time,
-    league,
-    league_notes,
-    league_page,
-    league_rows,
     train_all,
 )
+from lmsmith.run_folder import load_for_use, open_run, score_validation, summary_of
 
 TEXT = (
     "".join(
@@ -48,29 +47,29 @@ def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_tables_cells() -> None:
-    rows = league_rows(ENTRIES)
+    rows = comparison_rows(ENTRIES)
     assert all(len(row) == len(HEAD) for row in rows)
     assert rows[0] == ["mine", "lstm, 1 layer of 64", "2.250", "41.3k", "1 min 1 s", "2"]
     assert rows[2][2:] == ["8.000", "—", "—", "—"]
     assert rows[3][2] == "infinite"
-    unknown, impossible = league_notes(ENTRIES)
+    unknown, impossible = comparison_notes(ENTRIES)
     assert (
         "2 units of the text unknown to mine: 8 bits a byte and their places, 24 in all" in unknown
     )
     assert "mle holds 2.50% of the tokens impossible" in impossible
-    (wasted,) = league_notes([Entry("gap", "Transformer", 4.0, n_ids_without_token=7)])
+    (wasted,) = comparison_notes([Entry("gap", "Transformer", 4.0, n_ids_without_token=7)])
     assert (
         wasted == "no token has 7 ids of gap: the probability that it gives them counts against it"
     )
 
 
 def test_the_page_has_a_bar_for_all_that_is_finite() -> None:
-    page = league_page(ENTRIES, Text("a<b", b"x" * 12_345, ()))
+    page = comparison_page(ENTRIES, Text("a<b", b"x" * 12_345, ()))
     assert page.count('class="bar"') == 3
     assert f"width:{100 * 2.25 / 8:.2f}%" in page
     assert "width:100.00%" in page
     assert "12,345 bytes, the same for all. Fewer" in page
-    odd = league_page(ENTRIES, Text("t", b"x\xff\xff", ()))
+    odd = comparison_page(ENTRIES, Text("t", b"x\xff\xff", ()))
     assert "3 bytes, the same for all; 2 of them are no UTF-8 and count as they are." in odd
     assert "xz &lt;&amp;&gt;" in page
     assert "<&>" not in page
@@ -84,8 +83,8 @@ def test_what_was_cut_short_is_marked() -> None:
         not_comparable="cut short by the clock after 2 of the 9 steps planned at its start",
     )
     note = "mine is not comparable with the others: cut short by the clock after 2 of the 9 steps planned at its start"
-    assert note in league_notes([early])
-    page = league_page([early, *ENTRIES[1:]], Text("it", b"it", ()))
+    assert note in comparison_notes([early])
+    page = comparison_page([early, *ENTRIES[1:]], Text("it", b"it", ()))
     assert "lstm, 1 layer of 64; not comparable" in page
     assert note in page
 
@@ -122,13 +121,13 @@ def test_models_are_trained_first_on_the_same_text(
         said
         == "each model had the same 0.5 minutes on this machine to train on book.txt; ngram counted it once"
     )
-    page = league_page(league(runs, text), text, runs, said)
+    page = comparison_page(compare_runs(runs, text), text, runs, said)
     assert "<h2>Learning</h2>" in page  # the curves of gru
     assert "The same over time" in page
     assert "Each model had the same 0.5 minutes" in page
     assert page.count("</svg>gru</li>") == 1
     assert "</svg>ngram</li>" not in page
-    entries = {entry.name: entry for entry in league(runs, text)}
+    entries = {entry.name: entry for entry in compare_runs(runs, text)}
     assert list(entries) == sorted(entries, key=lambda name: entries[name].bits_per_byte)
     assert set(entries) == {"ngram", "gru", "uniform", "gzip", "xz"}
     for run in runs:
@@ -142,7 +141,7 @@ def test_models_are_trained_first_on_the_same_text(
         assert own.unknown_bits == entries[run.name].unknown_bits
         assert entries[run.name].train_seconds == summary["train_seconds"]
         assert entries[run.name].n_params == summary["n_params"]
-    assert len({entry.name for entry in league([runs[0], tmp_path / runs[0]], text)}) == 5
+    assert len({entry.name for entry in compare_runs([runs[0], tmp_path / runs[0]], text)}) == 5
 
 
 def test_names_tell_runs_apart() -> None:
@@ -159,10 +158,10 @@ def test_runs_that_are_not_there_are_found_out_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "lmsmith.studies.league.baselines", lambda text: pytest.fail("some minutes of work")
+        "lmsmith.report.comparison.baselines", lambda text: pytest.fail("some minutes of work")
     )
     with pytest.raises(UsageError, match="nowhere is not a run"):
-        league([tmp_path / "nowhere"], Text("it", b"it", ("it",)))
+        compare_runs([tmp_path / "nowhere"], Text("it", b"it", ("it",)))
 
 
 def test_what_cannot_be_trained_is_said(tmp_path: Path) -> None:

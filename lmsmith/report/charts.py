@@ -17,7 +17,7 @@ from html import escape
 import numpy as np
 import numpy.typing as npt
 
-from lmsmith.studies.page import short
+from lmsmith.report.page import short
 
 Numbers = npt.NDArray[np.float64]
 

@@ -1,1 +1,0 @@
-"""What a run costs: predicted from its config, measured on this machine."""

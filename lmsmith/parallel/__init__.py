@@ -1,1 +1,0 @@
-"""One run on many processes: who they are, and a model spread over them."""

@@ -1,0 +1,1 @@
+"""Runs, comparisons and tokenizers as HTML pages: tables, plots, reports."""
