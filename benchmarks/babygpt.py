@@ -1,13 +1,15 @@
-"""babyGPT's training speed beside nanoGPT's and the machine's own rate of matrix products, in one run.
+"""babyGPT's training speed beside nanoGPT's and the machine's own rate of matrix products, in one
+run.
 
     python benchmarks/babygpt.py --nanogpt PATH_TO_A_CLONE_OF_NANOGPT [--dtype float32]
 
-The model is nanoGPT's for Shakespeare by characters: 6 layers, 6 heads, width 384, 10.65M parameters, dropout 0,
-batch 8, context 256. A round is: two updates of ours, in the precision it chooses here or --dtype; two of nanoGPT's
-(its model, its optimiser, its clipping, uncompiled, as its README says for CPUs); and twice every matrix product of
-an update alone, each at its own shape, in our precision and by the faster of PyTorch's libraries. Each is a process
-of its own and rounds alternate, so a machine that changes speed changes all three; medians and ratios within rounds
-are reported.
+The model is nanoGPT's for Shakespeare by characters: 6 layers, 6 heads, width 384, 10.65M
+parameters, dropout 0, batch 8, context 256. A round is: two updates of ours, in the precision it
+chooses here or --dtype; two of nanoGPT's (its model, its optimiser, its clipping, uncompiled, as
+its README says for CPUs); and twice every matrix product of an update alone, each at its own shape,
+in our precision and by the faster of PyTorch's libraries. Each is a process of its own and rounds
+alternate, so a machine that changes speed changes all three; medians and ratios within rounds are
+reported.
 """
 
 import argparse
@@ -76,7 +78,8 @@ def main() -> None:
         for a, b in zip(seconds["lmsmith"], seconds["products"], strict=True)
     ]
     print(
-        f"lmsmith reaches {statistics.median(shares):.1%} of it ({min(shares):.1%} to {max(shares):.1%})"
+        f"lmsmith reaches {statistics.median(shares):.1%} of it ({min(shares):.1%} to "
+        f"{max(shares):.1%})"
     )
     if given.nanogpt:
         pairs = [b / a for a, b in zip(seconds["lmsmith"], seconds["nanogpt"], strict=True)]
@@ -90,7 +93,9 @@ def _start(name: str) -> subprocess.Popen[str]:
 
 
 def _work(given: argparse.Namespace) -> None:
-    """One contestant, a process of its own, set up as it sets itself up: a line in, an update's mean seconds out."""
+    """One contestant, a process of its own, set up as it sets itself up: a line in, an update's
+    mean seconds out.
+    """
     if given.worker == "nanogpt":
         torch.set_num_threads(given.threads)
         with contextlib.redirect_stdout(sys.stderr):
@@ -167,7 +172,9 @@ def _product_flops() -> float:
 
 
 def _products(dtype: str):
-    """All linear maps of an update, forward and both backward products, results into memory that is there already."""
+    """All linear maps of an update, forward and both backward products, results into memory that
+    is there already.
+    """
     work = []
     for m, k, n, count in _shapes():
         x, w, y = (

@@ -2,13 +2,14 @@
 
     python benchmarks/gpt2.py --nanogpt PATH_TO_A_CLONE_OF_NANOGPT [--batch 64] [--loss TEXT]
 
-Both as their makers would have them there: bfloat16, compiled, fused AdamW, the same batch x 1024. Each is a process
-of its own; they take turns for some rounds. Reported are medians, ratios within rounds, and at which share of the rate
-of products ours runs (6 operations a matrix parameter and token, and causal attention).
+Both as their makers would have them there: bfloat16, compiled, fused AdamW, the same batch x 1024.
+Each is a process of its own; they take turns for some rounds. Reported are medians, ratios within
+rounds, and at which share of the rate of products ours runs (6 operations a matrix parameter and
+token, and causal attention).
 
-With `--loss TEXT` two runs of lmsmith on that text follow: the faithful preset `gpt2`, and `modern` with the same
-layers and width, of the same number of tokens; how many of these and how long `modern` takes to come to the
-last validation loss of `gpt2`.
+With `--loss TEXT` two runs of lmsmith on that text follow: the faithful preset `gpt2`, and `modern`
+with the same layers and width, of the same number of tokens; how many of these and how long
+`modern` takes to come to the last validation loss of `gpt2`.
 
 Smaller sizes are for trying it on a CPU: --layers 2 --width 64 --context 64 --batch 2 --device cpu
 """
@@ -58,7 +59,8 @@ def main() -> None:
     device = torch.device(given.device)
     print(machine_in_words(device))
     print(
-        f"{given.layers} layers, width {given.width}, {given.batch} x {given.context} tokens, bfloat16"
+        f"{given.layers} layers, width {given.width}, {given.batch} x {given.context} tokens, "
+        f"bfloat16"
     )
     names = ["lmsmith"] + (["nanogpt"] if given.nanogpt else [])
     seconds = _rounds(names, given)
@@ -73,19 +75,23 @@ def main() -> None:
     rate = matmul_rate(device, torch.bfloat16)
     share = flops / statistics.median(seconds["lmsmith"]) / rate
     print(
-        f"products run at {rate / 1e12:.4g} TFLOP/s in bfloat16; lmsmith's updates reach {share:.1%} of it"
+        f"products run at {rate / 1e12:.4g} TFLOP/s in bfloat16; lmsmith's updates reach "
+        f"{share:.1%} of it"
     )
     if given.nanogpt:
         pairs = [b / a for a, b in zip(seconds["lmsmith"], seconds["nanogpt"], strict=True)]
         print(
-            f"{statistics.median(pairs):.2f} times nanoGPT's tokens a second ({min(pairs):.2f} to {max(pairs):.2f})"
+            f"{statistics.median(pairs):.2f} times nanoGPT's tokens a second ({min(pairs):.2f} to "
+            f"{max(pairs):.2f})"
         )
     if given.loss:
         _to_the_same_loss(given)
 
 
 def _rounds(names: list[str], given: argparse.Namespace) -> dict[str, list[float]]:
-    """Seconds an update, of each in each round. The memory of all must fit on the device at once."""
+    """Seconds an update, of each in each round. The memory of all must fit on the device at
+    once.
+    """
     command = [sys.executable, __file__, *sys.argv[1:], "--worker"]
     workers = {
         name: subprocess.Popen(
@@ -255,7 +261,8 @@ def _to_the_same_loss(given: argparse.Namespace) -> None:
         modern = run("modern", "--train.stop_at_val_loss", str(gpt2["best_val_loss"]))
         for name, found in (("gpt2", gpt2), ("modern", modern)):
             print(
-                f"{name:8} {found['n_params']:,} parameters: loss {found['best_val_loss']:.4f} after "
+                f"{name:8} {found['n_params']:,} parameters: loss {found['best_val_loss']:.4f} "
+                f"after "
                 f"{found['tokens_seen']:,} tokens, {found['train_seconds']:.0f} s"
             )
         for what in ("tokens_seen", "train_seconds"):

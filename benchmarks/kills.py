@@ -1,11 +1,12 @@
-"""Runs that are killed at random moments, again and again, against one left alone: the same weights, bit by bit.
+"""Runs that are killed at random moments, again and again, against one left alone: the same
+weights, bit by bit.
 
     python benchmarks/kills.py --kills 100 --processes 2
     python benchmarks/kills.py --kills 20 --within-saves        # GPT-2 124M: 15 GB of disk, half an hour on two cores
 
-Kills (SIGKILL of all processes of a run) come at times drawn evenly from start to end of a run of some seconds, or
-while a checkpoint is half written; the run is then resumed, and killed again, until it comes through. The SHA-256 of
-the tensors in model/model.safetensors is compared. Linux.
+Kills (SIGKILL of all processes of a run) come at times drawn evenly from start to end of a run of
+some seconds, or while a checkpoint is half written; the run is then resumed, and killed again,
+until it comes through. The SHA-256 of the tensors in model/model.safetensors is compared. Linux.
 """
 
 import argparse
@@ -70,7 +71,9 @@ def children(process: int) -> list[int]:
 
 
 def half_written(run: Path) -> list[Path]:
-    """Folders of checkpoints that are being written, or were: they have another name when they are whole."""
+    """Folders of checkpoints that are being written, or were: they have another name when they
+    are whole.
+    """
     with contextlib.suppress(FileNotFoundError):
         return [
             place
@@ -170,7 +173,8 @@ def main() -> None:
             assert weights(run) == wanted, f"after {n_kills} kills the weights are others"
             print(f"{n_kills} kills, {n_runs} runs: the same weights", flush=True)
     print(
-        f"{n_kills} kills of {chosen.processes} processes, {n_before} before the run was there, {n_within} within a "
+        f"{n_kills} kills of {chosen.processes} processes, {n_before} before the run was there, "
+        f"{n_within} within a "
         f"save; {n_runs} runs, one hash"
     )
 

@@ -2,17 +2,19 @@
 
     python benchmarks/loader.py [--tokens 100000000]
 
-Tokens of a vocabulary of 50,257 are written as four shards into a temporary folder and read once, so that they lie in
-the page cache. Rounds alternate between the contestants, each of which makes batches as fast as it can and does nothing
-with them:
+Tokens of a vocabulary of 50,257 are written as four shards into a temporary folder and read once,
+so that they lie in the page cache. Rounds alternate between the contestants, each of which makes
+batches as fast as it can and does nothing with them:
 
-    windows       our batches from the four shards: an epoch without repeats, every id held against the vocabulary
+    windows       our batches from the four shards: an epoch without repeats, every id held against
+                  the vocabulary
     read ahead    the same through the thread that training uses
     mixed         the same from two sources, 0.7 and 0.3
-    nanoGPT's     windows at random places of one file, mapped anew for each batch and put together row by row
+    nanoGPT's     windows at random places of one file, mapped anew for each batch and put together
+                  row by row
 
-Then babyGPT (6 layers, 384 wide, batch 8, context 256) is trained for some steps on all cores, and its tokens a second
-are set against what our batches of its shape come to.
+Then babyGPT (6 layers, 384 wide, batch 8, context 256) is trained for some steps on all cores, and
+its tokens a second are set against what our batches of its shape come to.
 """
 
 import argparse
@@ -62,7 +64,8 @@ def main() -> None:
     consumed = _babygpt()
     print(f"babyGPT trains on {consumed:,.0f} tokens/s with {n_cores()} threads")
     print(
-        f"  its batches are read {statistics.median(rates['read ahead']) / consumed:,.0f} times as fast"
+        f"  its batches are read {statistics.median(rates['read ahead']) / consumed:,.0f} times "
+        f"as fast"
     )
 
 
@@ -135,7 +138,10 @@ def _babygpt() -> float:
 
 
 def _spread(values: list[float], unit: float = 1.0) -> str:
-    return f"{statistics.median(values) / unit:,.1f} ({min(values) / unit:,.1f} to {max(values) / unit:,.1f})"
+    return (
+        f"{statistics.median(values) / unit:,.1f} ({min(values) / unit:,.1f} to "
+        f"{max(values) / unit:,.1f})"
+    )
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
-"""What a training step costs beside its arithmetic: data, schedule, clipping, guards, logging, the loop itself.
+"""What a training step costs beside its arithmetic: data, schedule, clipping, guards, logging, the
+loop itself.
 
     python benchmarks/overhead.py [--blocks 12] [--updates 10] [--threads 0]
 
-babyGPT (6 layers, 384 wide, batch 8 x 256, no dropout) is trained by the loop that `lmsmith train` runs. Between blocks
-of its steps a hook makes as many bare ones, on one batch that lies in memory: forward, backward, the optimizer's step
-and nothing else, not even the gradient's norm. Each block is compared with the bare one before it, so that a machine
-that slows down slows both.
+babyGPT (6 layers, 384 wide, batch 8 x 256, no dropout) is trained by the loop that `lmsmith train`
+runs. Between blocks of its steps a hook makes as many bare ones, on one batch that lies in memory:
+forward, backward, the optimizer's step and nothing else, not even the gradient's norm. Each block
+is compared with the bare one before it, so that a machine that slows down slows both.
 
-Then the parts: the time spent within each, as a share of the blocks. What the reading thread takes from the others'
-cores is in the difference, not in the parts.
+Then the parts: the time spent within each, as a share of the blocks. What the reading thread takes
+from the others' cores is in the difference, not in the parts.
 """
 
 import argparse
@@ -163,7 +164,8 @@ def report(config: RunConfig, timed: Timed) -> None:
     ratios = sorted(one / other for one, other in zip(ours, bare, strict=True))
     n = timed.every
     print(
-        f"babyGPT, {config.train.batch_size} x {config.model.context_length}, {config.train.dtype}, ",
+        f"babyGPT, {config.train.batch_size} x {config.model.context_length}, "
+        f"{config.train.dtype}, ",
         end="",
     )
     print(f"{config.train.threads} threads, {len(ours)} blocks of {n} steps")

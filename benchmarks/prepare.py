@@ -1,13 +1,15 @@
-"""Text files to token shards with GPT-2's vocabulary, beside `datasets.map` with tiktoken on two processes.
+"""Text files to token shards with GPT-2's vocabulary, beside `datasets.map` with tiktoken on two
+processes.
 
-    python -m venv PEER && PEER/bin/pip install datasets tiktoken
-    python benchmarks/prepare.py NOVELS --gpt2 FOLDER --peer PEER/bin/python [--copies 1 10] [--rounds 5]
+    python -m venv PEER && PEER/bin/pip install datasets tiktoken python benchmarks/prepare.py
+    NOVELS --gpt2 FOLDER --peer PEER/bin/python [--copies 1 10] [--rounds 5]
 
-NOVELS is a folder of .txt files, FOLDER has GPT-2's vocab.json and merges.txt. Each round runs both once as commands of
-their own, in turns, on two workers. Told are the medians of the whole command, and of what remains without importing,
-loading the vocabulary and loading compiled code: on little text these are most of it. Memory is that of all processes
-together at its highest, shared pages divided among those who share them (PSS; on Linux alone). With --copies the texts
-are also taken several times over, each copy ending otherwise.
+NOVELS is a folder of .txt files, FOLDER has GPT-2's vocab.json and merges.txt. Each round runs both
+once as commands of their own, in turns, on two workers. Told are the medians of the whole command,
+and of what remains without importing, loading the vocabulary and loading compiled code: on little
+text these are most of it. Memory is that of all processes together at its highest, shared pages
+divided among those who share them (PSS; on Linux alone). With --copies the texts are also taken
+several times over, each copy ending otherwise.
 """
 
 import argparse

@@ -1,10 +1,12 @@
-"""What is usually done to text before training: `datasets.map` with tiktoken on two processes, ids to a memory map.
+"""What is usually done to text before training: `datasets.map` with tiktoken on two processes, ids
+to a memory map.
 
     PYTHON benchmarks/prepare_peer.py TEXTS GPT2 OUT
 
-The steps are those of nanoGPT's data/openwebtext/prepare.py, for text files (each a document) in place of a data set
-from the network. `prepare.py` runs this beside lmsmith, in a Python that has datasets and tiktoken, which lmsmith need
-not have. Prints its times as JSON: until all is imported and the vocabulary loaded, and from then on.
+The steps are those of nanoGPT's data/openwebtext/prepare.py, for text files (each a document) in
+place of a data set from the network. `prepare.py` runs this beside lmsmith, in a Python that has
+datasets and tiktoken, which lmsmith need not have. Prints its times as JSON: until all is imported
+and the vocabulary loaded, and from then on.
 """
 
 import time

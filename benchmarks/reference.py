@@ -2,16 +2,18 @@
 
     python benchmarks/reference.py [--llmc PATH_TO_TRAIN_GPT2] [--rounds 5]
 
-The model is babyGPT (6 layers, 6 heads, width 384, context 256, 65 characters, dropout 0) with a batch of 8, in
-float32. A round is two updates of ours in NumPy; two of PyTorch's, our `models/gpt.py` uncompiled with fused AdamW; and
-two of llm.c's. Each is a process of its own, on the same number of threads, and rounds alternate, so a machine that
-changes speed changes all; medians and ratios within rounds are reported, and the memory that ours took.
+The model is babyGPT (6 layers, 6 heads, width 384, context 256, 65 characters, dropout 0) with a
+batch of 8, in float32. A round is two updates of ours in NumPy; two of PyTorch's, our
+`models/gpt.py` uncompiled with fused AdamW; and two of llm.c's. Each is a process of its own, on
+the same number of threads, and rounds alternate, so a machine that changes speed changes all;
+medians and ratios within rounds are reported, and the memory that ours took.
 
 llm.c has its batch in its source. To make the program:
 
     sed -i 's/int B = 4;/int B = 8;/; s/int T = 64;/int T = 256;/' train_gpt2.c && make train_gpt2
 
-It begins from our checkpoint and is given one batch of tokens again and again, as ours is: its losses must be ours.
+It begins from our checkpoint and is given one batch of tokens again and again, as ours is: its
+losses must be ours.
 """
 
 import argparse
@@ -75,7 +77,8 @@ def _report(rounds: list[dict[str, dict]]) -> None:
     for name in list(first)[1:]:
         ratios = [found[name]["seconds"] / found["numpy"]["seconds"] for found in rounds]
         print(
-            f"numpy is {statistics.median(ratios):.2f} times as fast as {name} ({min(ratios):.2f} to {max(ratios):.2f})"
+            f"numpy is {statistics.median(ratios):.2f} times as fast as {name} ({min(ratios):.2f} "
+            f"to {max(ratios):.2f})"
         )
     print(f"numpy took {rounds[-1]['numpy']['bytes'] / 1e9:.2f} GB of memory at most")
     if "llm.c" in first:

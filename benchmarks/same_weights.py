@@ -22,7 +22,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 EXACT = "--train.matmul default --train.threads 1 --train.dtype float32"
-TINY = "--model.n_layer 2 --model.d_model 32 --model.n_head 2 --model.context_length 32 --train.batch_size 4"
+TINY = (
+    "--model.n_layer 2 --model.d_model 32 --model.n_head 2 --model.context_length 32 "
+    "--train.batch_size 4"
+)
 RECURRENT = "--model.n_layer 1 --model.d_model 32 --model.context_length 32 --train.batch_size 4"
 STEPS = "--steps 40 --train.eval_every 15 --train.save_every 20"
 

@@ -1,10 +1,11 @@
 """The tokenizer beside its peers, as tables in Markdown.
 
-    python benchmarks/tokenizer.py ENGLISH.txt [--chinese FILE] [--gpt2 FOLDER] [--write docs/performance.md]
+    python benchmarks/tokenizer.py ENGLISH.txt [--chinese FILE] [--gpt2 FOLDER] [--write
+    docs/performance.md]
 
-ENGLISH is learnt from and encoded; Chinese is repeated to some megabytes; code is Python's own library. Peers are taken
-from the package index: pip install tiktoken tokenizers rustbpe gigatoken. With --write the section "## Tokenizer" of
-the file is replaced by what is measured.
+ENGLISH is learnt from and encoded; Chinese is repeated to some megabytes; code is Python's own
+library. Peers are taken from the package index: pip install tiktoken tokenizers rustbpe gigatoken.
+With --write the section "## Tokenizer" of the file is replaced by what is measured.
 """
 
 import argparse
@@ -55,7 +56,8 @@ def main() -> None:
 
     peers = (f"{name} {version}" for name in PEERS if (version := installed(name)))
     parts = [
-        f"{HEADING}\n\n`python benchmarks/tokenizer.py`: {machine()}; beside {', '.join(peers)}. Medians of "
+        f"{HEADING}\n\n`python benchmarks/tokenizer.py`: {machine()}; beside {', '.join(peers)}. "
+        f"Medians of "
         f"{chosen.rounds} rounds in which all take turns.\n"
     ]
     parts.append(table("learn", bench_learning(english, rounds=chosen.rounds)))
@@ -63,7 +65,8 @@ def main() -> None:
         parts.append(table("encode", bench_encoding(vocabulary, name, text, chosen.rounds)))
     fresh, cached = start_up()
     parts.append(
-        f"From import to the first ids: {fresh.encode:.1f} s when nothing is compiled yet, {cached.encode:.2f} s later;"
+        f"From import to the first ids: {fresh.encode:.1f} s when nothing is compiled yet, "
+        f"{cached.encode:.2f} s later;"
         f" to a first learnt vocabulary {fresh.learn:.1f} s and {cached.learn:.2f} s."
     )
     if sys.platform != "win32":
@@ -93,7 +96,8 @@ def table(kind: str, timings: list[Timing]) -> str:
         "|---|---|---|---|---|",
     ]
     lines += [
-        f"| {timing.name} | {timing.seconds:.3f} | {timing.megabytes_per_second:.0f} | {timing.cpu_seconds:.3f} |"
+        f"| {timing.name} | {timing.seconds:.3f} | {timing.megabytes_per_second:.0f} | "
+        f"{timing.cpu_seconds:.3f} |"
         f" {timing.times:.2f} |"
         for timing in timings
     ]

@@ -15,7 +15,9 @@ threads then spin in the time that the others need: a step takes up to a hundred
 
 
 def spin_briefly() -> None:
-    """Sets GOMP_SPINCOUNT, unless the user has set how threads wait. Has no effect once torch is loaded."""
+    """Sets GOMP_SPINCOUNT, unless the user has set how threads wait. Has no effect once torch is
+    loaded.
+    """
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = str(SPINS)
 

@@ -1,15 +1,17 @@
 """Files and folders that appear whole or not at all.
 
-What is to appear at PATH is written beside it under a temporary name, forced to the disk (fsync), and renamed onto
-PATH; then the folder that holds it is forced to the disk as well. A rename within one folder is atomic on every system
-we know, so whoever looks at PATH, during the write or after a kill at any moment, finds the old, the new or nothing,
-and never a part. (Without the fsyncs that holds for a killed process, but not for a machine that loses power.)
+What is to appear at PATH is written beside it under a temporary name, forced to the disk (fsync),
+and renamed onto PATH; then the folder that holds it is forced to the disk as well. A rename within
+one folder is atomic on every system we know, so whoever looks at PATH, during the write or after a
+kill at any moment, finds the old, the new or nothing, and never a part. (Without the fsyncs that
+holds for a killed process, but not for a machine that loses power.)
 
-A temporary name is `.NAME.HOST.PID.partial`, HOST being short for the machine's name. A process killed half-way leaves
-it behind; `sweep` clears it away later.
+A temporary name is `.NAME.HOST.PID.partial`, HOST being short for the machine's name. A process
+killed half-way leaves it behind; `sweep` clears it away later.
 
-A disk that is full or a folder that may not be written is a StorageError, in words a user can act on. Nothing here
-locks: of two processes that write one file at one time the later rename wins, whole.
+A disk that is full or a folder that may not be written is a StorageError, in words a user can act
+on. Nothing here locks: of two processes that write one file at one time the later rename wins,
+whole.
 """
 
 import contextlib
@@ -33,16 +35,20 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write(path: Path, data: bytes | str) -> None:
-    """Puts a file with these bytes (or this text, as UTF-8) at `path`, whole, in place of what was there."""
+    """Puts a file with these bytes (or this text, as UTF-8) at `path`, whole, in place of what
+    was there.
+    """
     with file(path) as whole:
         whole.write(data.encode("utf-8") if isinstance(data, str) else data)
 
 
 @contextlib.contextmanager
 def file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write bytes into; it appears at `path`, in place of what was there, at a clean end of the block.
+    """A file to write bytes into; it appears at `path`, in place of what was there, at a clean end
+    of the block.
 
-    Where the block raises, `path` is as it was and the temporary file is gone. The folder must be there already.
+    Where the block raises, `path` is as it was and the temporary file is gone. The folder must be
+    there already.
     """
     partial = _partial(path)
     try:
@@ -61,7 +67,9 @@ def file(path: Path) -> Iterator[BinaryIO]:
 
 
 def settle(partial: Path, path: Path) -> None:
-    """Gives a finished file of the same folder the name `path`, in place of what was there; it is on the disk then."""
+    """Gives a finished file of the same folder the name `path`, in place of what was there; it
+    is on the disk then.
+    """
     with _explained(path):
         _sync_file(partial)
         partial.replace(path)
@@ -78,12 +86,14 @@ def settle_folder(partial: Path, path: Path) -> None:
 
 @contextlib.contextmanager
 def folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
-    """A temporary folder to write files into; it appears at `path`, with all in it, at a clean end of the block.
+    """A temporary folder to write files into; it appears at `path`, with all in it, at a clean end
+    of the block.
 
-    Where the block raises, `path` is as it was and the temporary folder is gone. The folder that holds `path` must be
-    there already. A `path` that exists is refused, unless `replace`: no portable call swaps two folders, so the old one
-    is then renamed to `NAME.replaced`, the new one to NAME, and the old one removed. A kill between the two renames
-    leaves the old one, whole, at `NAME.replaced`: whoever replaces looks there too, see `replaced`.
+    Where the block raises, `path` is as it was and the temporary folder is gone. The folder that
+    holds `path` must be there already. A `path` that exists is refused, unless `replace`: no
+    portable call swaps two folders, so the old one is then renamed to `NAME.replaced`, the new one
+    to NAME, and the old one removed. A kill between the two renames leaves the old one, whole, at
+    `NAME.replaced`: whoever replaces looks there too, see `replaced`.
     """
     if not replace and os.path.lexists(path):
         raise StorageError(
@@ -114,12 +124,16 @@ def folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def replaced(path: Path) -> Path:
-    """Where `folder(path, replace=True)` keeps the old folder while neither the old nor the new one is at `path`."""
+    """Where `folder(path, replace=True)` keeps the old folder while neither the old nor the new
+    one is at `path`.
+    """
     return path.with_name(path.name + _REPLACED)
 
 
 def remove(path: Path) -> None:
-    """Removes a folder; a kill half-way leaves no part of it under its name. A folder that is not there is fine."""
+    """Removes a folder; a kill half-way leaves no part of it under its name. A folder that is
+    not there is fine.
+    """
     with _explained(path):
         if path.exists():
             partial = _partial(path)
@@ -131,9 +145,10 @@ def remove(path: Path) -> None:
 def sweep(place: Path) -> None:
     """Removes what killed processes left half-written in the folder `place`.
 
-    Left alone is what a process that lives may still be writing; of other machines, which may share the folder, what
-    was touched within a day. What bears our own process id was left by a dead process that had it before us (in a
-    container ids repeat): so do not sweep while this process writes there.
+    Left alone is what a process that lives may still be writing; of other machines, which may share
+    the folder, what was touched within a day. What bears our own process id was left by a dead
+    process that had it before us (in a container ids repeat): so do not sweep while this process
+    writes there.
     """
     with _explained(place):
         leftovers = (
@@ -159,26 +174,44 @@ def explain(error: OSError, path: Path) -> str:
     if error.errno == errno.ENOSPC:
         return f"No room left on the disk for {path}: free some or choose another place."
     if error.errno == errno.EDQUOT:
-        return f"Your quota on the disk is used up, no room for {path}: remove files or choose another place."
+        return (
+            f"Your quota on the disk is used up, no room for {path}: remove files or choose "
+            f"another place."
+        )
     if error.errno == errno.EFBIG:
-        return f"{path} is larger than a file may be here: raise the limit (`ulimit -f`) or choose another disk."
+        return (
+            f"{path} is larger than a file may be here: raise the limit (`ulimit -f`) or "
+            f"choose another disk."
+        )
     if error.errno == errno.EROFS:
         return f"{path} lies on a disk that can only be read: choose another place."
     if error.errno in (errno.EACCES, errno.EPERM):
-        return f"No permission to write {path}: change the permissions of {path.parent} or choose another place."
+        return (
+            f"No permission to write {path}: change the permissions of {path.parent} or choose "
+            f"another place."
+        )
     if error.errno == errno.ENOENT:
-        return f"{path} cannot be written because there is no folder {path.parent}: make it or choose another place."
+        return (
+            f"{path} cannot be written because there is no folder {path.parent}: make it or "
+            f"choose another place."
+        )
     if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY):
-        return f"{path} cannot be written, something else is in its place ({error.strerror}): choose another place."
-    return f"{path} cannot be written: {error.strerror or error}. Look after the disk or choose another place."
+        return (
+            f"{path} cannot be written, something else is in its place ({error.strerror}): "
+            f"choose another place."
+        )
+    return (
+        f"{path} cannot be written: {error.strerror or error}. Look after the disk or choose "
+        f"another place."
+    )
 
 
 @contextlib.contextmanager
 def _explained(path: Path, *, block: Path | None = None) -> Iterator[None]:
     """Turns an OSError into a StorageError about `path`.
 
-    Around a caller's block, which may do other things as well: only a disk that is full, or an error that names what
-    the block writes, the temporary file or folder `block`.
+    Around a caller's block, which may do other things as well: only a disk that is full, or an
+    error that names what the block writes, the temporary file or folder `block`.
     """
     try:
         yield
@@ -201,7 +234,9 @@ def _host() -> str:
 
 
 def _clear(partial: Path) -> None:
-    """Makes room for a temporary folder: one of this name is left by a dead process that had our process id."""
+    """Makes room for a temporary folder: one of this name is left by a dead process that had our
+    process id.
+    """
     if partial.exists():
         shutil.rmtree(partial)
 
@@ -212,7 +247,9 @@ def _sync_file(path: Path) -> None:
 
 
 def _sync_folder(path: Path) -> None:
-    """Forces the names in a folder to the disk. Windows does that by itself and cannot open a folder."""
+    """Forces the names in a folder to the disk. Windows does that by itself and cannot open a
+    folder.
+    """
     if os.name == "nt":
         return
     opened = os.open(path, os.O_RDONLY)

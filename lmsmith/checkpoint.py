@@ -3,19 +3,22 @@
     RUN/checkpoints/step-00001000/
         model.safetensors, optimizer.safetensors, ...   one file a group of tensors
         state.json                                      everything that is no tensor
-        manifest.json                                   format version, who wrote it, size and SHA-256 of each file;
+        manifest.json                                   format version, who wrote it, size and
+                                                        SHA-256 of each file;
                                                         `about`: the run's config and legs
     RUN/model/
-        model.safetensors, config.json                  the weights alone, for whoever only uses the model
+        model.safetensors, config.json                  the weights alone, for whoever only uses the
+                                                        model
 
-A checkpoint is written into a temporary folder beside and renamed (`lmsmith.atomic`), so a kill at any moment leaves
-the one before it or the new one. Disks lie all the same: a load holds every byte against the manifest, names what is
-damaged, and takes the checkpoint before it.
+A checkpoint is written into a temporary folder beside and renamed (`lmsmith.atomic`), so a kill at
+any moment leaves the one before it or the new one. Disks lie all the same: a load holds every byte
+against the manifest, names what is damaged, and takes the checkpoint before it.
 
-The tensor files are safetensors files (https://github.com/huggingface/safetensors), read by its library and written
-here: that way each tensor goes through memory alone, is hashed while it is written, a full disk is an OSError with its
-number, and the file gets the permissions of every other. The library's `save_file` has to be read again to be hashed,
-tells of a full disk in words that change with its version, and makes files that only their owner may read.
+The tensor files are safetensors files (https://github.com/huggingface/safetensors), read by its
+library and written here: that way each tensor goes through memory alone, is hashed while it is
+written, a full disk is an OSError with its number, and the file gets the permissions of every
+other. The library's `save_file` has to be read again to be hashed, tells of a full disk in words
+that change with its version, and makes files that only their owner may read.
 
 What a checkpoint must hold for a run to go on to the same weights is up to `lmsmith.train`.
 """
@@ -58,9 +61,11 @@ _TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What was saved: `tensors` by group and name, on the CPU; `state` and `about` as JSON gives them back.
+    """What was saved: `tensors` by group and name, on the CPU; `state` and `about` as JSON gives
+    them back.
 
-    The tensors are a map of the files: to be copied before the checkpoint is removed, or else (on Windows) it stays.
+    The tensors are a map of the files: to be copied before the checkpoint is removed, or else (on
+    Windows) it stays.
     """
 
     step: int
@@ -79,7 +84,8 @@ def save_checkpoint(
     best_step: int | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Saves a checkpoint of `step`, in place of one of that step; then removes what is older, and returns its folder.
+    """Saves a checkpoint of `step`, in place of one of that step; then removes what is older, and
+    returns its folder.
 
     `tensors`: groups ("model", "optimizer") of named tensors on any device; a tied tensor is given
     once. `state`: what JSON can hold. Keys come back as text and tuples as lists; floats come back
@@ -125,9 +131,11 @@ def save_checkpoint(
 
 
 def load_checkpoint(run: Path, step: int | None = None) -> Checkpoint:
-    """The newest whole checkpoint of a run, or that of `step`. Damaged ones on the way to it are named in warnings.
+    """The newest whole checkpoint of a run, or that of `step`. Damaged ones on the way to it are
+    named in warnings.
 
-    Raises CheckpointError where there is none, where none is whole, and where one is of a later format than we know.
+    Raises CheckpointError where there is none, where none is whole, and where one is of a later
+    format than we know.
     """
     folders = [(found, folder) for found, folder in _folders(run) if step is None or found == step]
     if not folders:
@@ -154,9 +162,11 @@ def load_checkpoint(run: Path, step: int | None = None) -> Checkpoint:
 
 
 def newest(run: Path) -> Checkpoint | None:
-    """The newest checkpoint without its tensors: step, state and `about`; None where none can be read.
+    """The newest checkpoint without its tensors: step, state and `about`; None where none can be
+    read.
 
-    Its tensors are not looked at: they may be damaged, and `load_checkpoint` would then take the one before it.
+    Its tensors are not looked at: they may be damaged, and `load_checkpoint` would then take the
+    one before it.
     """
     for step, folder in _folders(run):
         try:
@@ -178,14 +188,17 @@ def _about(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def available(run: Path) -> list[int]:
-    """The steps of which a run has a checkpoint, in order; whether they are whole is seen when they are loaded."""
+    """The steps of which a run has a checkpoint, in order; whether they are whole is seen when
+    they are loaded.
+    """
     return sorted({step for step, _ in _folders(run)})
 
 
 def save_model(
     folder: Path, tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any]
 ) -> None:
-    """Writes `folder`/model.safetensors and config.json, each whole, in place of the old; other files there stay.
+    """Writes `folder`/model.safetensors and config.json, each whole, in place of the old; other
+    files there stay.
 
     Raises StorageError where they cannot be written.
     """
@@ -199,7 +212,8 @@ def save_model(
     for name in _in_file_order(tensors):
         digest.update(_bytes(tensors[name]))
     atomic.write(folder / "config.json", _json(_signed({"config": dict(config)})))
-    # One file holds the weights and their hash, so there is no moment in which the two do not fit each other.
+    # One file holds the weights and their hash, so there is no moment in which the two do not fit
+    # each other.
     with atomic.file(folder / "model.safetensors") as file:
         for chunk in _safetensors(tensors, {"lmsmith": __version__, "sha256": digest.hexdigest()}):
             file.write(chunk)
@@ -239,7 +253,8 @@ def check_finite(tensors: Mapping[str, torch.Tensor], what: str, advice: str) ->
         named = ", ".join(_not_finite(name, tensors[name]) for name in bad[:_NAMED])
         more = f", and {len(bad) - _NAMED} more tensors" if len(bad) > _NAMED else ""
         raise CheckpointError(
-            f"{what[0].upper()}{what[1:]} has weights that are not finite numbers: {named}{more}. Its training "
+            f"{what[0].upper()}{what[1:]} has weights that are not finite numbers: {named}{more}. "
+            f"Its training "
             f"diverged, or the file is damaged. {advice}"
         )
 
@@ -250,7 +265,8 @@ _NAMED = 3  # tensors that an error names
 def _is_finite(tensor: torch.Tensor) -> bool:
     if not (tensor.is_floating_point() and tensor.numel()):
         return True
-    # The smallest and largest value are NaN where there is one. `isfinite().all()` takes twenty times as long.
+    # The smallest and largest value are NaN where there is one. `isfinite().all()` takes twenty
+    # times as long.
     return all(bound.isfinite().item() for bound in torch.aminmax(tensor.detach()))
 
 
@@ -263,12 +279,16 @@ def _not_finite(name: str, tensor: torch.Tensor) -> str:
 def write_tensors(
     path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """Writes a safetensors file of CPU tensors; returns its size and SHA-256. Raises OSError where it cannot."""
+    """Writes a safetensors file of CPU tensors; returns its size and SHA-256. Raises OSError
+    where it cannot.
+    """
     return _write(path, _safetensors(tensors, metadata))
 
 
 class _DamagedError(Exception):
-    """A checkpoint that is not what was written; says which file, what was found and what was wanted."""
+    """A checkpoint that is not what was written; says which file, what was found and what was
+    wanted.
+    """
 
 
 def _read(folder: Path, step: int) -> Checkpoint:
@@ -283,8 +303,8 @@ def _read(folder: Path, step: int) -> Checkpoint:
         raise _DamagedError(f"manifest.json is not as it was written ({error!r})") from error
     tensors, state = {}, {}
     for name, (size, sha256) in wanted.items():
-        # Tensors are then a map of the file, not a copy: of many processes each would have one, and of FSDP2's each
-        # needs a part.
+        # Tensors are then a map of the file, not a copy: of many processes each would have one, and
+        # of FSDP2's each needs a part.
         path = folder / name
         n_bytes, found = _hash_of(path)
         if n_bytes != size:
@@ -297,7 +317,8 @@ def _read(folder: Path, step: int) -> Checkpoint:
             tensors[name.removesuffix(".safetensors")] = safetensors.torch.load_file(path)
     if written_with != str(torch.__version__):  # else compared as versions
         logger.warning(
-            "%s was written with torch %s, and this is %s: numbers from here on may differ in their last bits.",
+            "%s was written with torch %s, and this is %s: numbers from here on may differ in "
+            "their last bits.",
             folder,
             written_with,
             torch.__version__,
@@ -306,7 +327,9 @@ def _read(folder: Path, step: int) -> Checkpoint:
 
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """A safetensors file that carries the SHA-256 of its tensors' bytes; without it the structure alone is checked."""
+    """A safetensors file that carries the SHA-256 of its tensors' bytes; without it the
+    structure alone is checked.
+    """
     data = _read_bytes(path)
     try:
         tensors = safetensors.torch.load(data)
@@ -334,7 +357,9 @@ def _prune(run: Path, step: int, keep: int, best_step: int | None) -> None:
 
 
 def _folders(run: Path) -> list[tuple[int, Path]]:
-    """All checkpoints, newest first; behind one that was being replaced, if it is still there, the one it replaces."""
+    """All checkpoints, newest first; behind one that was being replaced, if it is still there,
+    the one it replaces.
+    """
     place = run / "checkpoints"
     try:
         paths = list(place.iterdir()) if place.is_dir() else []
@@ -369,7 +394,9 @@ def _assert_given_once(tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> Non
 def _safetensors(
     tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
 ) -> Iterator[bytes | memoryview]:
-    """The content of a safetensors file: length of the header, header (JSON), and each tensor's bytes."""
+    """The content of a safetensors file: length of the header, header (JSON), and each tensor's
+    bytes.
+    """
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
     for name in _in_file_order(tensors):
@@ -393,7 +420,9 @@ def _in_file_order(tensors: Mapping[str, torch.Tensor]) -> list[str]:
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
-    """A tensor's elements, row by row, as they lie in memory. Little-endian, as is every machine torch is built for."""
+    """A tensor's elements, row by row, as they lie in memory. Little-endian, as is every machine
+    torch is built for.
+    """
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
@@ -426,8 +455,10 @@ def _check_version(signed: dict[str, Any], where: Path) -> None:
         raise _DamagedError(f"the JSON in {where} has format_version {version!r}, wanted a number")
     if version > FORMAT_VERSION:
         raise CheckpointError(
-            f"{where} was written by lmsmith {signed.get('lmsmith')} in format {version}, and this is lmsmith "
-            f"{__version__}, which knows formats up to {FORMAT_VERSION}: upgrade it (pip install --upgrade lmsmith)."
+            f"{where} was written by lmsmith {signed.get('lmsmith')} in format {version}, and "
+            f"this is lmsmith "
+            f"{__version__}, which knows formats up to {FORMAT_VERSION}: upgrade it (pip install "
+            f"--upgrade lmsmith)."
         )
 
 

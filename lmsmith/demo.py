@@ -1,8 +1,8 @@
 """The two-minute tour: stories with a known entropy, a model of them, and how near it comes.
 
-The stories are samples of a grammar (`lmsmith.text.stories`), so the probability of each held-out story is known
-exactly and with it the bits per byte that no model can beat. The run's summary and report show the model between that
-floor and what gzip and xz make of the same text.
+The stories are samples of a grammar (`lmsmith.text.stories`), so the probability of each held-out
+story is known exactly and with it the bits per byte that no model can beat. The run's summary and
+report show the model between that floor and what gzip and xz make of the same text.
 """
 
 from __future__ import annotations
@@ -23,14 +23,17 @@ from lmsmith.text.stories import score_story, write_stories
 from lmsmith.train.start import train
 
 N_BYTES = 4_000_000
-TOKENIZER = "bpe:2048"  # a story then fits the context, and with it the names and things that come back in it
+# a story then fits the context, and with it the names and things that come back in it
+TOKENIZER = "bpe:2048"
 SEED = 1
 
 
 def demo(
     out: Path, minutes: float, *, console: Console, started: float
 ) -> tuple[Path, dict[str, Any]]:
-    """Writes OUT/stories.jsonl, trains OUT/run-1 (the next free number) on it, and returns the run and its summary."""
+    """Writes OUT/stories.jsonl, trains OUT/run-1 (the next free number) on it, and returns the
+    run and its summary.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -54,7 +57,8 @@ def demo(
         summary["baselines"]["source"] = source_bits_per_byte(stories)
         write_json(run / "summary.json", summary)
         console.print(
-            f"under the grammar that made them these stories cost {summary['baselines']['source']:.3f} bits per byte: "
+            f"under the grammar that made them these stories cost "
+            f"{summary['baselines']['source']:.3f} bits per byte: "
             "on average no model does better",
             highlight=False,
         )

@@ -1,8 +1,8 @@
 """What a user can put right.
 
-Every error a user can cause is one of these. Its message says what is wrong, where, what was found, what was wanted and
-what to do next; `lmsmith.cli` prints it without a traceback and exits with the class's status. A failed `assert`, by
-contrast, is a bug of ours.
+Every error a user can cause is one of these. Its message says what is wrong, where, what was found,
+what was wanted and what to do next; `lmsmith.cli` prints it without a traceback and exits with the
+class's status. A failed `assert`, by contrast, is a bug of ours.
 """
 
 
@@ -13,7 +13,9 @@ class LmsmithError(Exception):
 
 
 class UsageError(LmsmithError):
-    """The command was used wrongly: an unknown verb, a missing argument, flags that exclude one another."""
+    """The command was used wrongly: an unknown verb, a missing argument, flags that exclude one
+    another.
+    """
 
     exit_status = 2
 

@@ -107,5 +107,7 @@ def register_preset(name: str, changes: Mapping[str, Any]) -> None:
 
 
 def register_corpus(corpus: Corpus) -> Corpus:
-    """Registers a corpus, which can then be named like a file. Raises ConfigError if it is taken."""
+    """Registers a corpus, which can then be named like a file. Raises ConfigError if it is
+    taken.
+    """
     return CORPORA.register(corpus.name.lower(), corpus)

@@ -1,8 +1,9 @@
 """JSON that another program or person wrote, read within limits.
 
-Every file of a checkpoint, tokenizer or data set can come from elsewhere. `parse` gives its content or raises a
-ValueError that says why not, whatever the content is. Python's own parser raises a RecursionError for deep nesting, and
-a value that it just reads can be too deep for whoever walks through it later.
+Every file of a checkpoint, tokenizer or data set can come from elsewhere. `parse` gives its content
+or raises a ValueError that says why not, whatever the content is. Python's own parser raises a
+RecursionError for deep nesting, and a value that it just reads can be too deep for whoever walks
+through it later.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ _SHOWN = 200
 def parse(content: str | bytes) -> Any:
     """The value that `content` is.
 
-    Raises ValueError where it is not JSON or beyond the limits; its text is a clause that begins with "it".
+    Raises ValueError where it is not JSON or beyond the limits; its text is a clause that begins
+    with "it".
     """
     try:
         value = json.loads(content)

@@ -1,15 +1,16 @@
 """Summed cross-entropy and token count, without the logits of a whole batch in memory.
 
-The loss of a batch is a sum over tokens and the number of tokens that count; whoever steps divides once, by the global
-count. Logits are made for a few thousand tokens at a time, and their gradient at once with them: since the loss is a
-sum, the gradient of each chunk needs nothing from the others and is only scaled afterwards. So the head costs the same
-three matrix products as usual and its memory is one chunk.
+The loss of a batch is a sum over tokens and the number of tokens that count; whoever steps divides
+once, by the global count. Logits are made for a few thousand tokens at a time, and their gradient
+at once with them: since the loss is a sum, the gradient of each chunk needs nothing from the others
+and is only scaled afterwards. So the head costs the same three matrix products as usual and its
+memory is one chunk.
 
-Products are in the dtype of `hidden`; logits, log-probabilities and the head's gradient in float32 or better, their sum
-in float64. First derivatives alone: the gradient is not itself differentiable.
+Products are in the dtype of `hidden`; logits, log-probabilities and the head's gradient in float32
+or better, their sum in float64. First derivatives alone: the gradient is not itself differentiable.
 
-Between the products stand a dozen passes over the logits, which on a GPU cost as much as the products do. Compiled they
-are two.
+Between the products stand a dozen passes over the logits, which on a GPU cost as much as the
+products do. Compiled they are two.
 """
 
 import functools
@@ -24,13 +25,19 @@ from torch import Tensor
 from lmsmith.targets import IGNORED
 
 CHUNK_ELEMENTS = 1 << 23
-"""Logits in memory at once on a CPU: 32 MB in float32, log-probabilities and a soft cap's slope are as large."""
+"""Logits in memory at once on a CPU: 32 MB in float32, log-probabilities and a soft cap's slope
+are as large.
+"""
 
 GPU_CHUNK_ELEMENTS = 1 << 27
-"""The same on a GPU: 512 MB. Of a vocabulary of 50,304 that is 2,560 rows: products at full speed."""
+"""The same on a GPU: 512 MB. Of a vocabulary of 50,304 that is 2,560 rows: products at full
+speed.
+"""
 
 ROWS = 128
-"""Rows of a chunk are a multiple of it, where there are as many: what GPUs' products are cut into."""
+"""Rows of a chunk are a multiple of it, where there are as many: what GPUs' products are cut
+into.
+"""
 
 
 def summed_cross_entropy(
@@ -44,8 +51,9 @@ def summed_cross_entropy(
 ) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
     """Sum over tokens of -log p(target) in nats, and how many tokens counted.
 
-    `head` may have more rows than `vocab_size`; the padded ones are never predicted. `softcap` c gives
-    logits c tanh(z / c). Targets equal to IGNORED count for nothing. `compiled`: what stands between the products.
+    `head` may have more rows than `vocab_size`; the padded ones are never predicted. `softcap` c
+    gives logits c tanh(z / c). Targets equal to IGNORED count for nothing. `compiled`: what stands
+    between the products.
     """
     if not torch.is_grad_enabled():  # a Function is not told, and would make gradients for nobody
         hidden, head = hidden.detach(), head.detach()
@@ -54,7 +62,9 @@ def summed_cross_entropy(
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Forward makes the gradients with the loss; backward scales them by the incoming gradient, a scalar."""
+    """Forward makes the gradients with the loss; backward scales them by the incoming gradient,
+    a scalar.
+    """
 
     @staticmethod
     def forward(
@@ -121,7 +131,9 @@ def in_passes(
     softcap: float,
     with_gradient: bool,
 ) -> tuple[Float[Tensor, "n 1"], Float[Tensor, "n P"]]:
-    """Each row's loss, and the gradient of their sum by the logits, in the logits' dtype and perhaps their memory."""
+    """Each row's loss, and the gradient of their sum by the logits, in the logits' dtype and
+    perhaps their memory.
+    """
     dtype = logits.dtype
     logits = logits.to(torch.float64 if dtype == torch.float64 else torch.float32)
     slope = None
@@ -151,7 +163,9 @@ def at_once(
     softcap: float,
     with_gradient: bool,
 ) -> tuple[Float[Tensor, "n 1"], Float[Tensor, "n P"]]:
-    """The same as `in_passes`, written for a compiler: a sum over each row, then each number by itself."""
+    """The same as `in_passes`, written for a compiler: a sum over each row, then each number by
+    itself.
+    """
     dtype = logits.dtype
     z = logits.to(torch.float64 if dtype == torch.float64 else torch.float32)
     bent = torch.tanh(z / softcap) if softcap else z

@@ -48,7 +48,8 @@ def free_place(out: Path | None, name: str) -> Path:
     try:
         if out.absolute() == Path.cwd():
             raise UsageError(
-                f"--out {out} is the folder this was started in: name a new one, such as --out {out / 'run'}."
+                f"--out {out} is the folder this was started in: name a new one, such as --out "
+                f"{out / 'run'}."
             )
         if os.path.lexists(out) and (not out.is_dir() or any(out.iterdir())):
             if (out / "config.toml").exists():
@@ -105,9 +106,11 @@ def open_run(place: Path) -> tuple[RunConfig, Corpus]:
     config = place / "config.toml"
     if not config.is_file():
         raise UsageError(
-            f"{place} is not a run: it has no config.toml. `lmsmith train TEXT --out {place}` would make one."
+            f"{place} is not a run: it has no config.toml. `lmsmith train TEXT --out {place}` "
+            f"would make one."
             if not place.exists()
-            else f"{place} is not a run: it has no config.toml. Name the folder that `lmsmith train` said it wrote."
+            else f"{place} is not a run: it has no config.toml. Name the folder that `lmsmith "
+            f"train` said it wrote."
         )
     if "imported" in summary_of(place):
         raise UsageError(
@@ -117,7 +120,8 @@ def open_run(place: Path) -> tuple[RunConfig, Corpus]:
 
 
 def exposure_of(place: Path) -> tuple[int, list[tuple[str, Exposure]]]:
-    """How many steps a run has made, and which share of each of its sources they have seen how often.
+    """How many steps a run has made, and which share of each of its sources they have seen how
+    often.
 
     Raises UsageError where there is no run, CheckpointError where its shards have changed.
     """
@@ -141,7 +145,9 @@ def summary_of(place: Path) -> dict[str, Any]:
 
 
 def load_for_use(place: Path) -> tuple[LanguageModel, Tokenizer, dict[str, Any]]:
-    """Model, tokenizer and config from RUN or RUN/model. Raises UsageError, CheckpointError, TokenizerError."""
+    """Model, tokenizer and config from RUN or RUN/model. Raises UsageError, CheckpointError,
+    TokenizerError.
+    """
     folder = model_folder(place)
     model, _, content = load_weights(folder)
     return model, tokenizer_of(place), content
@@ -152,14 +158,17 @@ def tokenizer_of(place: Path) -> Tokenizer:
     folder = model_folder(place)
     if not (folder / FILE_NAME).is_file():
         raise TokenizerError(
-            f"{place} has no tokenizer, so there is no text for it. If its weights alone were imported, import them "
+            f"{place} has no tokenizer, so there is no text for it. If its weights alone were "
+            f"imported, import them "
             "again with --tokenizer FOLDER."
         )
     return load_tokenizer(folder)
 
 
 def load_weights(folder: Path) -> tuple[LanguageModel, dict[str, Tensor], dict[str, Any]]:
-    """Model, tensors in the precision they are stored in, and config of a model's folder. Raises CheckpointError."""
+    """Model, tensors in the precision they are stored in, and config of a model's folder. Raises
+    CheckpointError.
+    """
     tensors, content = load_model(folder)
     try:
         model = model_config(content["model"]).restore(tensors)
@@ -170,18 +179,23 @@ def load_weights(folder: Path) -> tuple[LanguageModel, dict[str, Tensor], dict[s
         RuntimeError,
     ) as error:  # RuntimeError: names or shapes that differ
         raise CheckpointError(
-            f"The model in {folder} cannot be loaded: config.json and model.safetensors do not fit each other "
-            f"({str(error).splitlines()[0]}). Copy both from where they came from, or resume the run."
+            f"The model in {folder} cannot be loaded: config.json and model.safetensors do not "
+            f"fit each other "
+            f"({str(error).splitlines()[0]}). Copy both from where they came from, or resume the "
+            f"run."
         ) from error
     return model, tensors, content
 
 
 def model_folder(place: Path) -> Path:
-    """RUN/model, or RUN where that is a model's folder itself. Raises UsageError, CheckpointError."""
+    """RUN/model, or RUN where that is a model's folder itself. Raises UsageError,
+    CheckpointError.
+    """
     folder = place / "model" if (place / "model").is_dir() else place
     if folder == place and (form := _form_of_another_program(place)):
         raise UsageError(
-            f"{place} is {form}, and not a run yet. `lmsmith import {shlex.quote(str(place))} --out RUN` makes a run "
+            f"{place} is {form}, and not a run yet. `lmsmith import {shlex.quote(str(place))} "
+            f"--out RUN` makes a run "
             "of it: then name RUN here."
         )
     if not (folder / "model.safetensors").exists():
@@ -191,7 +205,8 @@ def model_folder(place: Path) -> Path:
                 f"`lmsmith resume {shlex.quote(str(place))}` goes on."
             )
         raise UsageError(
-            f"{place} is not a run: there is no model in it. Name a folder that `lmsmith train` wrote."
+            f"{place} is not a run: there is no model in it. Name a folder that `lmsmith train` "
+            f"wrote."
         )
     return folder
 
@@ -216,7 +231,9 @@ def _form_of_another_program(place: Path) -> str | None:
 
 
 def empty_prompt(tokenizer: Tokenizer) -> str:
-    """What to continue where there is no prompt: nothing, after an end of text; else the beginning of a line."""
+    """What to continue where there is no prompt: nothing, after an end of text; else the
+    beginning of a line.
+    """
     return "" if tokenizer.end_of_text is not None else "\n"
 
 

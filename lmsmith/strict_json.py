@@ -1,7 +1,8 @@
 """JSON as the standard has it (RFC 8259): it has no NaN and no infinity, so these become null.
 
-Python's writer puts `NaN` and `Infinity` into a file unasked, and then most other readers refuse it.
-Everything that lmsmith writes as JSON goes through `to_json`; readers take null for "not a number".
+Python's writer puts `NaN` and `Infinity` into a file unasked, and then most other readers refuse
+it. Everything that lmsmith writes as JSON goes through `to_json`; readers take null for "not a
+number".
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ def to_json(value: Any, **layout: Any) -> str:
 
 
 def write_json(path: Path, value: Any, *, ensure_ascii: bool = True) -> None:
-    """Writes `value` to `path`, indented, whole, in place of what was there. Raises StorageError."""
+    """Writes `value` to `path`, indented, whole, in place of what was there. Raises
+    StorageError.
+    """
     atomic.write(path, to_json(value, indent=1, ensure_ascii=ensure_ascii) + "\n")
 
 

@@ -1,11 +1,13 @@
 """Promises checked on this machine: that the gradients are right.
 
-GPT-2 is here four times, written independently: of scalars, of modules on a tape, by hand in one block of memory, and
-in PyTorch, which trains. They are given the same weights and the same batch in float64, and every named gradient of
-each is held against that by hand; beside them, against finite differences of the loss, which know nothing of gradients.
+GPT-2 is here four times, written independently: of scalars, of modules on a tape, by hand in one
+block of memory, and in PyTorch, which trains. They are given the same weights and the same batch in
+float64, and every named gradient of each is held against that by hand; beside them, against finite
+differences of the loss, which know nothing of gradients.
 
-Differences are relative to a tensor's largest gradient. (Number by number they would say nothing: the gradient by a
-key's bias, for one, is zero but for rounding, since softmax does not see what is added to all scores.)
+Differences are relative to a tensor's largest gradient. (Number by number they would say nothing:
+the gradient by a key's bias, for one, is zero but for rounding, since softmax does not see what is
+added to all scores.)
 """
 
 from collections.abc import Callable
@@ -27,7 +29,9 @@ from lmsmith.reference.tape import Tape
 
 TOLERANCE = 1e-9
 DIFFERENCES_TOLERANCE = 1e-6
-"""Finite differences of step h are off by h² times the third derivative and by rounding / h: 1e-8 or so at best."""
+"""Finite differences of step h are off by h² times the third derivative and by rounding / h:
+1e-8 or so at best.
+"""
 
 SIZES = Sizes(n_layer=2, n_head=3, d_model=9, vocab_size=11, padded_vocab_size=13, context_length=7)
 """Odd everywhere: padded rows, positions that are not reached, heads of three."""
@@ -37,7 +41,9 @@ Gradients = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Compared:
-    """One engine against `gpt2`: the loss's relative difference, and each named gradient's largest."""
+    """One engine against `gpt2`: the loss's relative difference, and each named gradient's
+    largest.
+    """
 
     engine: str
     loss: float
@@ -52,7 +58,8 @@ class Compared:
 
 
 def compare_gradients(sizes: Sizes = SIZES, seed: int = 1) -> list[Compared]:
-    """Scalars, modules, PyTorch and finite differences, each against GPT-2 by hand, on a batch of two texts.
+    """Scalars, modules, PyTorch and finite differences, each against GPT-2 by hand, on a batch of
+    two texts.
 
     The weights are large enough for every part to bend: N(0, 0.3), gains about one.
     """
@@ -150,5 +157,7 @@ def by_differences(model: GPT2, ids: np.ndarray, targets: np.ndarray) -> tuple[f
 
 
 def _difference(found: np.ndarray, wanted: np.ndarray) -> float:
-    """The largest, relative to the largest number of the tensor; NaN, which agrees with nothing, if one of them is."""
+    """The largest, relative to the largest number of the tensor; NaN, which agrees with nothing,
+    if one of them is.
+    """
     return float(np.max(np.abs(found.reshape(wanted.shape) - wanted)) / np.max(np.abs(wanted)))

@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 
-# Where the tests are started in the background of a shell, SIGINT is ignored, and tests that send it would see nothing.
+# Where the tests are started in the background of a shell, SIGINT is ignored, and tests that send
+# it would see nothing.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Before PyTorch and NumPy are imported. Tensors are small here, and tests run side by side: threads that wait for each
-# other would take three times as much of the processor.
+# Before PyTorch and NumPy are imported. Tensors are small here, and tests run side by side: threads
+# that wait for each other would take three times as much of the processor.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # for tests of more threads, beside other tests
 
-# What is collected lives to the end: to look through it for garbage again and again takes a quarter of collecting it.
+# What is collected lives to the end: to look through it for garbage again and again takes a quarter
+# of collecting it.
 gc.disable()
 
 PROJECT = Path(__file__).resolve().parent.parent

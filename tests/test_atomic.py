@@ -1,4 +1,6 @@
-"""Atomic writes: whole or not at all, whatever goes wrong in between, and in words a user can act on."""
+"""Atomic writes: whole or not at all, whatever goes wrong in between, and in words a user can
+act on.
+"""
 
 import errno
 import os
@@ -175,7 +177,8 @@ def test_a_real_limit_of_the_system(tmp_path: Path) -> None:
     assert (
         answer.stdout.splitlines()
         == [
-            f"{path} is larger than a file may be here: raise the limit (`ulimit -f`) or choose another disk."
+            f"{path} is larger than a file may be here: raise the limit (`ulimit -f`) or choose "
+            f"another disk."
         ]
         * 2
     )

@@ -1,4 +1,6 @@
-"""Checkpoints against the safetensors library, hashes of hashlib, and processes that are really killed."""
+"""Checkpoints against the safetensors library, hashes of hashlib, and processes that are really
+killed.
+"""
 
 import errno
 import hashlib
@@ -245,7 +247,9 @@ def test_steps_are_ordered_as_numbers(tmp_path: Path) -> None:
 
 
 def test_what_is_just_saved_is_never_removed_for_later_ones(tmp_path: Path) -> None:
-    """A run that went back to 10 because 20 and 30 are damaged, and is killed before it reaches them again."""
+    """A run that went back to 10 because 20 and 30 are damaged, and is killed before it reaches
+    them again.
+    """
     for step in (10, 20, 30):
         save(tmp_path, step)
     save(tmp_path, 12, keep=1)
@@ -435,7 +439,9 @@ def test_no_place_to_save(tmp_path: Path) -> None:
 
 
 class FullDisk:
-    """Stands for a file opened for writing: takes `room` bytes and then answers as a full disk does."""
+    """Stands for a file opened for writing: takes `room` bytes and then answers as a full disk
+    does.
+    """
 
     def __init__(self, file: Any, room: int) -> None:
         self.file, self.room = file, room
@@ -562,7 +568,9 @@ def test_twenty_kills_at_random_moments(tmp_path: Path, caplog: pytest.LogCaptur
 
 
 def moments(kill_at: int) -> Callable[[str, tuple[Any, ...]], None]:
-    """An audit hook that kills its own process at the given one of its touches of the file system."""
+    """An audit hook that kills its own process at the given one of its touches of the file
+    system.
+    """
     left = [kill_at]
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:

@@ -57,7 +57,9 @@ def test_values_are_shown_short() -> None:
 
 
 def test_nothing_else_in_the_package_parses_json() -> None:
-    """But what this process, or one that it started, has just written itself; and lines of text, within a limit."""
+    """But what this process, or one that it started, has just written itself; and lines of text,
+    within a limit.
+    """
     own = {
         "foreign_json.py",
         "text/files.py",

@@ -36,7 +36,9 @@ def ours(
 def drawn(
     n: int = N, rows: int = V, *, ignored: int = 0, dtype: torch.dtype = torch.float64
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Hidden states, head, and targets of which the first `ignored`, in a random order, do not count."""
+    """Hidden states, head, and targets of which the first `ignored`, in a random order, do not
+    count.
+    """
     generator = torch.Generator().manual_seed(n + rows)
     hidden, head = (
         torch.randn(r, D, generator=generator, dtype=torch.float64).to(dtype) for r in (n, rows)
@@ -65,7 +67,9 @@ def assert_equal(found: list[Tensor], wanted: list[Tensor], tolerance: float = 1
 def test_equals_cross_entropy(
     softcap: float, rows: int, ignored: int, chunk_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Chunks of one row, chunks that leave a rest, one chunk; with and without padded rows, a cap, masked tokens."""
+    """Chunks of one row, chunks that leave a rest, one chunk; with and without padded rows, a
+    cap, masked tokens.
+    """
     monkeypatch.setattr(loss, "CHUNK_ELEMENTS", chunk_rows * rows)
     inputs = drawn(rows=rows, ignored=ignored)
     assert_equal(
@@ -199,7 +203,9 @@ def test_huge_logits_stay_finite() -> None:
 
 @pytest.mark.parametrize("softcap", [0.0, 15.0])
 def test_float32_and_bfloat16(softcap: float) -> None:
-    """Reduced precision rounds the products; a float32 head under bfloat16 states keeps a float32 gradient."""
+    """Reduced precision rounds the products; a float32 head under bfloat16 states keeps a
+    float32 gradient.
+    """
     hidden, head, targets = drawn(200, V + 1, ignored=20, dtype=torch.float32)
     wanted = value_and_gradients(plain, hidden.double(), head.double(), targets, softcap=softcap)
     found = value_and_gradients(ours, hidden, head, targets, softcap=softcap)
@@ -252,7 +258,9 @@ print(chunked - start, peak() - start)
     sys.platform == "win32", reason="Windows does not count a process's peak memory this way"
 )
 def test_memory_is_a_few_chunks_and_not_all_logits() -> None:
-    """In a process of its own, so that what it ever held can be read off. All logits are 256 MB, a chunk is 8."""
+    """In a process of its own, so that what it ever held can be read off. All logits are 256 MB,
+    a chunk is 8.
+    """
     root = Path(__file__).resolve().parent.parent
     found = subprocess.run(
         [sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True, cwd=root
@@ -266,7 +274,9 @@ def test_memory_is_a_few_chunks_and_not_all_logits() -> None:
 @pytest.mark.parametrize("softcap", [0.0, 1.5])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_what_is_compiled_does_what_is_not(softcap: float, dtype: torch.dtype) -> None:
-    """Padded columns, targets that do not count, a soft cap; in bfloat16 both round once, at the end."""
+    """Padded columns, targets that do not count, a soft cap; in bfloat16 both round once, at the
+    end.
+    """
     generator = torch.Generator().manual_seed(0)
     logits = (3 * torch.randn(N, V + 3, generator=generator, dtype=torch.float64)).to(dtype)
     goal = torch.randint(0, V, (N, 1), generator=generator)

@@ -1,4 +1,6 @@
-"""`lmsmith verify`: four engines agree, and one that is wrong is found, with the tensors in which it is."""
+"""`lmsmith verify`: four engines agree, and one that is wrong is found, with the tensors in
+which it is.
+"""
 
 import json
 

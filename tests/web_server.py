@@ -1,4 +1,6 @@
-"""A web server on this machine for tests that fetch: files, with all that can go wrong; and enough of the Hub's API."""
+"""A web server on this machine for tests that fetch: files, with all that can go wrong; and
+enough of the Hub's API.
+"""
 
 import hashlib
 import json
@@ -12,7 +14,9 @@ from urllib.parse import unquote, urlsplit
 
 
 class Web:
-    """Serves `files`, by path. What it does wrong is set by a test; lists are of the next answers, one each."""
+    """Serves `files`, by path. What it does wrong is set by a test; lists are of the next
+    answers, one each.
+    """
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -39,7 +43,9 @@ class Web:
         return self.url + path
 
     def add_dataset(self, repo: str, files: dict[str, bytes]) -> None:
-        """A data set of the Hub. Its files of 100 bytes or more lie elsewhere, as large ones do there."""
+        """A data set of the Hub. Its files of 100 bytes or more lie elsewhere, as large ones do
+        there.
+        """
         self.datasets[repo] = files
         self.files |= {
             f"/cdn/{hashlib.sha256(content).hexdigest()}": content for content in files.values()

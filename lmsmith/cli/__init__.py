@@ -1,8 +1,9 @@
 """The command line: parse, build, call.
 
-`lmsmith VERB ... --section.field value`. `grammar.py` makes the parsers, `console.py` prints; every other file here
-holds some verbs: their options, and a short function each that calls the library. torch is imported by the verbs that
-need it, not here: `--help` must answer in a fraction of a second.
+`lmsmith VERB ... --section.field value`. `grammar.py` makes the parsers, `console.py` prints; every
+other file here holds some verbs: their options, and a short function each that calls the library.
+torch is imported by the verbs that need it, not here: `--help` must answer in a fraction of a
+second.
 
 Exit status: 0 done; 1 failed; 2 wrong use; 130 or 143 stopped by a signal.
 """
@@ -24,7 +25,9 @@ from lmsmith.train.stop import Stopped, handle, stop_at_once
 
 
 def run(arguments: Sequence[str], *, started: float) -> int:
-    """Runs one command and returns its exit status. `started`: the time.monotonic() from which `--minutes` counts."""
+    """Runs one command and returns its exit status. `started`: the time.monotonic() from which
+    `--minutes` counts.
+    """
     for stream in (
         sys.stdout,
         sys.stderr,
@@ -61,7 +64,9 @@ def _run(arguments: Sequence[str], started: float) -> int:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options, with the verb's function as `call`. Raises UsageError; SystemExit after --help and --version."""
+    """The options, with the verb's function as `call`. Raises UsageError; SystemExit after
+    --help and --version.
+    """
     return verbs(arguments).parse(arguments)
 
 

@@ -97,7 +97,8 @@ def _ladder(options: argparse.Namespace, console: Console, started: float) -> in
     table(console, ("", *COLUMNS, "times", "A100", "T4"), rows)
     console.print(
         "MFU: of the rate of matrix products measured here. Accumulation: per micro-batch.\n"
-        "A100, T4: published milliseconds of GPT-2 124M, 16 x 1024 (Karpathy's lecture) and 4 x 1024 in float16."
+        "A100, T4: published milliseconds of GPT-2 124M, 16 x 1024 (Karpathy's lecture) and 4 x "
+        "1024 in float16."
     )
     return 0
 

@@ -117,7 +117,9 @@ def table(console: Console, head: Iterable[str], rows: Iterable[Iterable[str]]) 
 
 
 class Warnings(logging.Handler):
-    """To what is standard error at that moment: while a live bar is on, rich stands there and keeps the bar below."""
+    """To what is standard error at that moment: while a live bar is on, rich stands there and
+    keeps the bar below.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         print(self.format(record), file=sys.stderr)

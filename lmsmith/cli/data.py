@@ -63,7 +63,8 @@ def add(verbs: Verbs) -> None:
         "--tokenizer",
         default="gpt2",
         metavar="WHICH",
-        help="gpt2, bpe:SIZE (learnt from the text), byte, char, word, or a folder that holds one (gpt2)",
+        help="gpt2, bpe:SIZE (learnt from the text), byte, char, word, or a folder that holds one "
+        "(gpt2)",
     )
     prepare.add_argument(
         "--shard-tokens",
@@ -77,7 +78,8 @@ def add(verbs: Verbs) -> None:
         type=float,
         default=0.0,
         metavar="X",
-        help="share of the text held out; 0: one document in twenty, or of fewer than 50 the end of each, a tenth "
+        help="share of the text held out; 0: one document in twenty, or of fewer than 50 the end "
+        "of each, a tenth "
         "at most (0)",
     )
     add_files(prepare, dict(settings())["data.validation"], "--validation")
@@ -109,7 +111,8 @@ def add(verbs: Verbs) -> None:
         _inspect,
         "what a folder of token shards holds, or what a run has seen of its text",
         "lmsmith data inspect demo/run-1/tokens",
-        usage="lmsmith data inspect DIR|SHARD [--verify]\n       lmsmith data inspect --exposure RUN",
+        usage="lmsmith data inspect DIR|SHARD [--verify]\n       lmsmith data inspect --exposure "
+        "RUN",
     )
     inspect.add_argument(
         "place",
@@ -207,7 +210,8 @@ def _download(options: argparse.Namespace, console: Console, started: float) -> 
             store.fetch(plan, lambda done, total: tell(corpus.name, done, total))
     here = "all" if len(plan.wanted) == len(plan.entries) else f"{len(plan.wanted)} of"
     console.print(
-        f"{plan.folder} has {here} {plural(len(plan.entries), 'file')} of {corpus.name}, whole and checked"
+        f"{plan.folder} has {here} {plural(len(plan.entries), 'file')} of {corpus.name}, whole "
+        f"and checked"
     )
     console.print(f"licence  {corpus.licence}; {corpus.homepage}")
     if corpus.note:
@@ -248,7 +252,8 @@ def _prepare(options: argparse.Namespace, console: Console, started: float) -> i
         return 0
     for name, split in manifest.splits.items():
         console.print(
-            f"{name:5}  {plural(split.n_tokens, 'token')} of {plural(split.n_documents, 'document')} "
+            f"{name:5}  {plural(split.n_tokens, 'token')} of "
+            f"{plural(split.n_documents, 'document')} "
             f"({split.n_bytes / 1e6:,.1f} MB of text) in {plural(len(split.shards), 'shard')}"
         )
     for note in manifest.notes:
@@ -258,7 +263,8 @@ def _prepare(options: argparse.Namespace, console: Console, started: float) -> i
         time.monotonic() - started,
     )
     console.print(
-        f"{options.out} is whole: {seconds:.1f} s, {n_bytes / 1e6 / seconds:,.1f} MB of text a second"
+        f"{options.out} is whole: {seconds:.1f} s, {n_bytes / 1e6 / seconds:,.1f} MB of text a "
+        f"second"
     )
     console.print(f"try    lmsmith train {shlex.quote(str(options.out))} --minutes 10")
     return 0
@@ -311,7 +317,8 @@ def _inspect(options: argparse.Namespace, console: Console, started: float) -> i
         console.print(f"wrong  {problem}", style="red")
     if found.problems:
         raise DataError(
-            f"{found.place} is not right ({plural(len(found.problems), 'problem')}): copy or prepare it again."
+            f"{found.place} is not right ({plural(len(found.problems), 'problem')}): copy or "
+            f"prepare it again."
         )
     if options.verify and found.prepared:
         console.print("verified: every byte is as the manifest says")
@@ -319,7 +326,8 @@ def _inspect(options: argparse.Namespace, console: Console, started: float) -> i
         console.print(
             "verified: ids and lengths"
             if found.ids_known
-            else "verified: lengths; whether the ids are in the vocabulary --tokenizer WHICH would tell"
+            else "verified: lengths; whether the ids are in the vocabulary --tokenizer WHICH "
+            "would tell"
         )
     return 0
 

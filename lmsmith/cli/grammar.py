@@ -1,7 +1,8 @@
-"""The grammar of the command line: verbs, groups of verbs, and every setting of `config.py` as an option.
+"""The grammar of the command line: verbs, groups of verbs, and every setting of `config.py` as an
+option.
 
-argparse, and not a generator of parsers from dataclasses: only options that were given are passed on, so what the user
-set is known from what was chosen; and `--help` answers in a tenth of a second.
+argparse, and not a generator of parsers from dataclasses: only options that were given are passed
+on, so what the user set is known from what was chosen; and `--help` answers in a tenth of a second.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ OFTEN = {
     "data.errors": "errors",
 }
 
-# What `train` chooses for the text, the machine and the time, unless it is set or the preset says it.
+# What `train` chooses for the text, the machine and the time, unless it is set or the preset says
+# it.
 CHOSEN = {
     "model.n_layer",
     "model.n_head",
@@ -79,7 +81,9 @@ class Parser(argparse.ArgumentParser):
 
 
 class Verbs:
-    """What can be said to lmsmith. `found` has each verb by its words: "train", "tokenizer train"."""
+    """What can be said to lmsmith. `found` has each verb by its words: "train", "tokenizer
+    train".
+    """
 
     def __init__(self, arguments: Sequence[str] = ()) -> None:
         """`arguments`: of the command; the preset among them decides which settings there are."""
@@ -116,7 +120,9 @@ class Verbs:
         example: str,
         usage: str | None = None,
     ) -> argparse.ArgumentParser:
-        """Adds a verb, which calls `call(options, console, started)`. The example can be run as it is."""
+        """Adds a verb, which calls `call(options, console, started)`. The example can be run as
+        it is.
+        """
         group, _, name = words.rpartition(" ")
         made: argparse.ArgumentParser = self._places[group].add_parser(
             name,
@@ -132,7 +138,9 @@ class Verbs:
         return made
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """The options, with the verb's function as `call`. Raises UsageError; SystemExit after --help, --version."""
+        """The options, with the verb's function as `call`. Raises UsageError; SystemExit after
+        --help, --version.
+        """
         words, others = self._words(arguments)
         others = [todays_option(word) for word in others]
         verb = self.found[words]
@@ -166,14 +174,16 @@ class Verbs:
         if not arguments:
             self.top.print_help()
             raise UsageError(
-                "no verb was given. Begin with `lmsmith demo`, or `lmsmith train book.txt --minutes 10`."
+                "no verb was given. Begin with `lmsmith demo`, or `lmsmith train book.txt "
+                "--minutes 10`."
             )
         first, *others = arguments
         if first in ("-h", "--help", "--version"):
             self.top.parse_args([first])
         if first.startswith("-"):
             raise UsageError(
-                f"{first!r} comes before a verb. Wanted `lmsmith VERB ...`; `lmsmith --help` lists them."
+                f"{first!r} comes before a verb. Wanted `lmsmith VERB ...`; `lmsmith --help` "
+                f"lists them."
             )
         if first not in self._groups:
             if first not in self.found:
@@ -200,7 +210,9 @@ _BEHIND = "\0"
 
 
 def _at_dashes(words: list[str]) -> tuple[list[str], list[str]]:
-    """The words before `--` and those behind it, which are names and texts whatever they begin with."""
+    """The words before `--` and those behind it, which are names and texts whatever they begin
+    with.
+    """
     if "--" not in words:
         return words, []
     at = words.index("--")
@@ -208,7 +220,9 @@ def _at_dashes(words: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _refuse_options_behind(verb: argparse.ArgumentParser, behind: list[str]) -> None:
-    """Raises UsageError for an option behind `--` that would be taken for a name or for one text too many."""
+    """Raises UsageError for an option behind `--` that would be taken for a name or for one text
+    too many.
+    """
     positional = [action for action in verb._actions if not action.option_strings]
     several = any(action.nargs in ("+", "*") for action in positional)
     if not several and len(behind) <= len(positional):
@@ -216,7 +230,8 @@ def _refuse_options_behind(verb: argparse.ArgumentParser, behind: list[str]) -> 
     for word in behind[0 if several else 1 :]:
         if word.partition("=")[0] in verb._option_string_actions and not os.path.lexists(word):
             raise UsageError(
-                f"{word!r} stands behind the --, where every word is a name or a text: put options before the --."
+                f"{word!r} stands behind the --, where every word is a name or a text: put "
+                f"options before the --."
             )
 
 
@@ -237,7 +252,9 @@ def _unmark(options: argparse.Namespace) -> None:
 def _explain_dashes(
     verb: argparse.ArgumentParser, words: str, before: list[str], error: str
 ) -> None:
-    """Raises a UsageError that says more than argparse's, where a word that begins with - is the reason of it."""
+    """Raises a UsageError that says more than argparse's, where a word that begins with - is the
+    reason of it.
+    """
     known = verb._option_string_actions
     dashed = [word for word in before if word.startswith("-") and word != "-"]
     if "expected one argument" in error or "expected at least one argument" in error:
@@ -361,13 +378,16 @@ def starting_point(arguments: Sequence[str]) -> RunConfig:
 
 
 def _add_learning_rate(often: argparse._ActionsContainer) -> None:
-    """`--learning-rate`, which is no setting of its own: it sets the rates of all parameter groups."""
+    """`--learning-rate`, which is no setting of its own: it sets the rates of all parameter
+    groups.
+    """
     often.add_argument(
         "--learning-rate",
         dest=TOGETHER,
         default=argparse.SUPPRESS,
         metavar="X",
-        help="peak learning rate: of Muon's matrices, or without Muon of the weights; all other groups keep their "
+        help="peak learning rate: of Muon's matrices, or without Muon of the weights; all other "
+        "groups keep their "
         "ratio to it (the preset's)",
     )
 

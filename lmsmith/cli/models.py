@@ -39,7 +39,8 @@ def add(verbs: Verbs) -> None:
     imported.add_argument(
         "--eos-token",
         metavar="TOKEN",
-        help="which token stands between documents (eos_token of tokenizer_config.json, else by its name)",
+        help="which token stands between documents (eos_token of tokenizer_config.json, else by "
+        "its name)",
     )
 
     exported = verbs.verb(
@@ -115,6 +116,7 @@ def _compare(options: argparse.Namespace, console: Console, started: float) -> i
     from lmsmith.report.comparison import (
         HEAD,
         check_place,
+        compare_runs,
         comparison_notes,
         comparison_page,
         comparison_rows,
@@ -128,7 +130,8 @@ def _compare(options: argparse.Namespace, console: Console, started: float) -> i
     data = RunConfig().changed(given, where="the command line").data
     if not options.train and (not options.runs or options.text is None):
         raise UsageError(
-            "name runs and --text FILE; or --train SOURCE, to train models first and compare them on what is held out."
+            "name runs and --text FILE; or --train SOURCE, to train models first and compare them "
+            "on what is held out."
         )
     if options.out and not (
         options.runs_out and options.out.parent == options.runs_out
@@ -197,14 +200,16 @@ def _export(options: argparse.Namespace, console: Console, started: float) -> in
 
     receipt = export_model(options.run, options.out, to=options.to, dtype=options.dtype)
     console.print(
-        f"{options.out} has {receipt['architecture']}, {receipt['n_params']:,} parameters in {receipt['dtype']}"
+        f"{options.out} has {receipt['architecture']}, {receipt['n_params']:,} parameters in "
+        f"{receipt['dtype']}"
     )
     for reader, found in receipt["checked"].items():
         if found is None:
             console.print(f"checked  not by {reader}, which is not installed")
         else:
             console.print(
-                f"checked  read again by {reader}: logits differ by {found['max_logit_difference']:.2g}"
+                f"checked  read again by {reader}: logits differ by "
+                f"{found['max_logit_difference']:.2g}"
             )
     console.print(f"receipt  {options.out / RECEIPT}")
     return 0

@@ -68,12 +68,14 @@ class Output:
             if isinstance(error, BrokenPipeError):
                 raise error
             raise OutputError(
-                f"standard output cannot be written: {why}. The command ends here; send its output elsewhere."
+                f"standard output cannot be written: {why}. The command ends here; send its "
+                f"output elsewhere."
             ) from error
         if self.tell:
             with contextlib.suppress(OSError):
                 print(
-                    f"lmsmith: standard output cannot be written ({why}). Training goes on without it; "
+                    f"lmsmith: standard output cannot be written ({why}). Training goes on "
+                    f"without it; "
                     "the numbers are in the run's metrics.jsonl.",
                     file=sys.stderr,
                     flush=True,
@@ -82,7 +84,9 @@ class Output:
 
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
-    """Within: sys.stdout tells of its failures in words, and a standard error that fails is silent."""
+    """Within: sys.stdout tells of its failures in words, and a standard error that fails is
+    silent.
+    """
     before = sys.stdout, sys.stderr
     if before[0] is None or before[1] is None:
         _occupy_closed()
@@ -110,7 +114,9 @@ def outliving() -> Iterator[None]:
 
 
 def discard(stream: Any) -> None:
-    """Sends what is still in the stream's buffer nowhere, so that Python does not fail on it when it exits."""
+    """Sends what is still in the stream's buffer nowhere, so that Python does not fail on it
+    when it exits.
+    """
     with contextlib.suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -118,7 +124,9 @@ def discard(stream: Any) -> None:
 
 
 def _occupy_closed() -> None:
-    """Opens the numbers of closed standard streams, so that no file gets one of them and is printed into."""
+    """Opens the numbers of closed standard streams, so that no file gets one of them and is
+    printed into.
+    """
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(number)

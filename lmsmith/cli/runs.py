@@ -62,7 +62,8 @@ def add(verbs: Verbs) -> None:
         "source",
         nargs="+",
         metavar="SOURCE",
-        help="text files, folders, globs; folders of token shards; corpora by name; or a recipe.toml",
+        help="text files, folders, globs; folders of token shards; corpora by name; or a "
+        "recipe.toml",
     )
     if verbs.is_for("train"):
         add_settings(train, verbs.arguments)
@@ -195,7 +196,8 @@ def _closing(run: Path, summary: dict[str, Any], console: Console) -> int:
     if nothing := learned_nothing(summary, init_from(run)):
         say(
             console,
-            f"note     {nothing}. Allow more --minutes, or choose a smaller model, text or --train.batch_size.",
+            f"note     {nothing}. Allow more --minutes, or choose a smaller model, text or "
+            f"--train.batch_size.",
             indent=9,
             style="red",
         )
@@ -227,7 +229,8 @@ def _trained(summary: dict[str, Any]) -> str:
         summary["tokens_per_second"],
     )  # none without an update (`--from`)
     return (
-        f"best val loss {summary['best_val_loss']:.4f} ({summary['best_val_bits_per_byte']:.3f} bits per byte) at step "
+        f"best val loss {summary['best_val_loss']:.4f} ({summary['best_val_bits_per_byte']:.3f} "
+        f"bits per byte) at step "
         f"{summary['best_step']:,}; {summary['train_seconds']:.1f} s of updates"
         + (f", {rate:,.0f} tokens/s" if rate is not None else "")
         + (f"; target reached after {target:.1f} s" if target is not None else "")

@@ -30,7 +30,8 @@ WHICH = (
     "a folder or file of a tokenizer (ours, Hugging Face's, GPT-2's, tiktoken's), a run, or gpt2"
 )
 PATTERN_RULE = (
-    "NAME is one of gpt2, gpt4, o200k, nanochat, llama3, qwen2. What starts with regex: (which is taken away), or has "
+    "NAME is one of gpt2, gpt4, o200k, nanochat, llama3, qwen2. What starts with regex: (which is "
+    "taken away), or has "
     r"one of \ [ ( | + * ? { ^ $ in it, is a regular expression, of Python's module regex."
 )
 BLOCK = 1 << 20  # bytes read at once from standard input
@@ -74,7 +75,8 @@ def add(verbs: Verbs) -> None:
         "--ties",
         choices=["bytes", "ids", "huggingface"],
         default="bytes",
-        help="of equally frequent pairs: the greatest byte strings, the smallest ids (as rustbpe), or as in Hugging "
+        help="of equally frequent pairs: the greatest byte strings, the smallest ids (as "
+        "rustbpe), or as in Hugging "
         "Face (bytes)",
     )
     train.add_argument("--threads", type=at_least_one, metavar="N", help="(one a core)")
@@ -111,7 +113,8 @@ def add(verbs: Verbs) -> None:
     imported.add_argument(
         "--eos-token",
         metavar="TOKEN",
-        help="which token stands between documents (eos_token of tokenizer_config.json, else by its name)",
+        help="which token stands between documents (eos_token of tokenizer_config.json, else by "
+        "its name)",
     )
 
     encode = verbs.verb(
@@ -347,7 +350,8 @@ def _text(data: bytes) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         raise DataError(
-            f"standard input is not UTF-8: byte 0x{data[error.start]:02X} at offset {error.start}. Convert it, with "
+            f"standard input is not UTF-8: byte 0x{data[error.start]:02X} at offset "
+            f"{error.start}. Convert it, with "
             "iconv for example."
         ) from error
 
@@ -477,12 +481,14 @@ def _bench(options: argparse.Namespace, console: Console, started: float) -> int
     )
     if not isinstance(vocabulary, BpeTokenizer):
         raise UsageError(
-            f"--tokenizer {options.which} is of kind {vocabulary.kind}: only byte-pair encodings have peers."
+            f"--tokenizer {options.which} is of kind {vocabulary.kind}: only byte-pair encodings "
+            f"have peers."
         )
     show(bench_encoding(vocabulary, "the text", data, options.rounds))
     fresh, cached = start_up()
     console.print(
-        f"\nfrom import to the first ids {cached.encode:.2f} s; {fresh.encode:.1f} s where nothing is compiled yet"
+        f"\nfrom import to the first ids {cached.encode:.2f} s; {fresh.encode:.1f} s where "
+        f"nothing is compiled yet"
     )
     return 0
 

@@ -65,7 +65,8 @@ def add(verbs: Verbs) -> None:
     generate.add_argument(
         "--special-tokens",
         action="store_true",
-        help="special tokens written out in the prompt, such as <|im_start|>, are control tokens, as chat models want "
+        help="special tokens written out in the prompt, such as <|im_start|>, are control tokens, "
+        "as chat models want "
         "them; without it they are text like other text, as everywhere in lmsmith",
     )
     generate.add_argument(
@@ -116,7 +117,8 @@ def _add_no_bos(verb: argparse.ArgumentParser, what: str) -> None:
     verb.add_argument(
         "--no-bos",
         action="store_true",
-        help=f"put no token before {what}. By default one stands there, as in training: the end of text, or what an "
+        help=f"put no token before {what}. By default one stands there, as in training: the end "
+        f"of text, or what an "
         "imported model begins texts with. transformers puts none before GPT-2's",
     )
 
@@ -202,7 +204,8 @@ def _lines_of_stdin() -> Iterator[str]:
             yield line.decode().rstrip("\r\n")
         except UnicodeDecodeError as error:
             raise DataError(
-                f"line {number} of standard input is not UTF-8: byte 0x{line[error.start]:02X} at its offset "
+                f"line {number} of standard input is not UTF-8: byte 0x{line[error.start]:02X} at "
+                f"its offset "
                 f"{error.start}. Convert it, with iconv for example."
             ) from error
 
@@ -211,12 +214,14 @@ def _tell_unknown(tokenizer: Tokenizer, prompt: str) -> None:
     n_unknown = tokenizer.count_unknown(prompt)
     if n_unknown and tokenizer.kind == "word":
         problem(
-            f"note: {n_unknown} of the prompt's words are unknown to this model; it reads <unk> in their place"
+            f"note: {n_unknown} of the prompt's words are unknown to this model; it reads <unk> "
+            f"in their place"
         )
     elif n_unknown:
         unknown = "".join(dict.fromkeys(c for c in prompt if tokenizer.count_unknown(c)))
         problem(
-            f"note: {n_unknown} of the prompt's characters are unknown to this model and left out: {unknown}"
+            f"note: {n_unknown} of the prompt's characters are unknown to this model and left "
+            f"out: {unknown}"
         )
 
 
@@ -229,7 +234,8 @@ def _eval(options: argparse.Namespace, console: Console, started: float) -> int:
     data = RunConfig().changed(settings_given(options), where="the command line").data
     if settings_given(options) and not options.text:
         raise UsageError(
-            f"--{next(iter(settings_given(options)))} says how --text is read, and there is no --text."
+            f"--{next(iter(settings_given(options)))} says how --text is read, and there is no "
+            f"--text."
         )
     if options.no_bos and not options.text:
         raise UsageError("--no-bos says how --text begins, and there is no --text.")
@@ -268,11 +274,13 @@ def _eval(options: argparse.Namespace, console: Console, started: float) -> int:
         units = {"word": "words", "char": "characters"}.get(tokenizer.kind, "units")
         console.print(
             f"note: {score.n_unknown:,} {units} of the text are unknown to this model; for their "
-            f"{score.n_unknown_bytes:,} bytes and their places {score.unknown_bits:,.0f} bits are charged"
+            f"{score.n_unknown_bytes:,} bytes and their places {score.unknown_bits:,.0f} bits are "
+            f"charged"
         )
     if n_without_token:
         console.print(
-            f"note: no token has {n_without_token:,} of the model's {model.vocab_size:,} ids; the probability that the "
+            f"note: no token has {n_without_token:,} of the model's {model.vocab_size:,} ids; the "
+            f"probability that the "
             "model gives them counts against it"
         )
     return 0

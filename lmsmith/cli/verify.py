@@ -25,7 +25,9 @@ def add(verbs: Verbs) -> None:
 
 
 def _verify(options: argparse.Namespace, console: Console, started: float) -> int:
-    """Gradients are all there is to check as yet, so they are checked without `--gradients` as well."""
+    """Gradients are all there is to check as yet, so they are checked without `--gradients` as
+    well.
+    """
     from lmsmith.verify import SIZES, compare_gradients
 
     found = compare_gradients()
@@ -45,9 +47,11 @@ def _verify(options: argparse.Namespace, console: Console, started: float) -> in
         print(to_json({"gradients": engines, "agree": agree}))
         return 0 if agree else 1
     console.print(
-        f"GPT-2 with {SIZES.n_layer} layers, {SIZES.n_head} heads, width {SIZES.d_model}, vocabulary "
+        f"GPT-2 with {SIZES.n_layer} layers, {SIZES.n_head} heads, width {SIZES.d_model}, "
+        f"vocabulary "
         f"{SIZES.vocab_size} (padded to {SIZES.padded_vocab_size}), in float64.\n"
-        "Loss and largest gradients of each tensor: relative difference from GPT-2 by hand (lmsmith/reference/gpt2.py)."
+        "Loss and largest gradients of each tensor: relative difference from GPT-2 by hand "
+        "(lmsmith/reference/gpt2.py)."
     )
     rows = [
         ["loss", *(_cell(engine.loss, engine.tolerance) for engine in found)],
@@ -63,7 +67,8 @@ def _verify(options: argparse.Namespace, console: Console, started: float) -> in
         return 0
     wrong = [engine.engine for engine in found if not engine.agrees]
     console.print(
-        f"Beyond what is allowed (!): {', '.join(wrong)}. That is a bug in lmsmith or in a library it uses."
+        f"Beyond what is allowed (!): {', '.join(wrong)}. That is a bug in lmsmith or in a "
+        f"library it uses."
     )
     return 1
 

@@ -39,7 +39,9 @@ class ModelConfig:
     counted: ClassVar[bool] = False
     """Learned by counting in one pass (`learn`), not by gradient steps (`build`)."""
     recurrent: ClassVar[bool] = False
-    """Has a state that truncated BPTT can carry from batch to batch. Trains in float32, unsharded."""
+    """Has a state that truncated BPTT can carry from batch to batch. Trains in float32,
+    unsharded.
+    """
     packs_documents: ClassVar[bool] = False
     """Can keep the documents of a row apart (`data.documents = "packed"`)."""
     compilable: ClassVar[bool] = False
@@ -143,7 +145,9 @@ class NeuralConfig(ModelConfig):
         return {}, None
 
     def fitting(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Settings that must follow from given ones before the rest can be chosen, by dotted name."""
+        """Settings that must follow from given ones before the rest can be chosen, by dotted
+        name.
+        """
         return {}
 
 

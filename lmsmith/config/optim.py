@@ -61,7 +61,8 @@ class OptimConfig:
     muon_momentum: float = setting(0.95, "Muon's Nesterov momentum")
     muon_method: Literal["newton-schulz", "polar-express"] = setting(
         "newton-schulz",
-        "how Muon orthogonalizes matrices: one quintic repeated, or the best one for each iteration",
+        "how Muon orthogonalizes matrices: one quintic repeated, or the best one for each "
+        "iteration",
     )
     muon_iterations: int = setting(5, "iterations of that method")
     sgd_momentum: float = setting(0.9, "SGD's momentum")
@@ -71,7 +72,8 @@ class OptimConfig:
     eps: float = setting(1e-8, "AdamW's epsilon")
     weight_decay: float = setting(
         0.0,
-        "decoupled weight decay on tensors of two or more dimensions (with muon not on embedding tables)",
+        "decoupled weight decay on tensors of two or more dimensions (with muon not on embedding "
+        "tables)",
     )
     clip_norm: float = setting(
         0.0, "clip the global gradient norm to this; none: no clipping", zero="none"

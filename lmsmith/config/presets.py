@@ -1,12 +1,13 @@
 """Names for good starting points: what a preset changes from the defaults of `config.py`.
 
-`modern` and `llama` say how a model is built and trained and leave its size to `train/choose.py`, which fits it to the
-text, the machine and the time. `babygpt`, `gpt2` to `gpt2-xl` and `gpt3-small` to `gpt3-175b` are models of the
-literature, so their sizes are theirs. `sized` gives any preset a size by one number (`--model.size`).
+`modern` and `llama` say how a model is built and trained and leave its size to `train/choose.py`,
+which fits it to the text, the machine and the time. `babygpt`, `gpt2` to `gpt2-xl` and `gpt3-small`
+to `gpt3-175b` are models of the literature, so their sizes are theirs. `sized` gives any preset a
+size by one number (`--model.size`).
 
-Of GPT-3 are table 2.1 (sizes, batches, learning rates) and appendix B (warm-up over 375 million tokens); not its
-alternation of dense and sparse attention, and not the growth of its batch: attention is dense, the batch the last one.
-Two rows of the table do not multiply out, see NOTES.
+Of GPT-3 are table 2.1 (sizes, batches, learning rates) and appendix B (warm-up over 375 million
+tokens); not its alternation of dense and sparse attention, and not the growth of its batch:
+attention is dense, the batch the last one. Two rows of the table do not multiply out, see NOTES.
 """
 
 import math
@@ -15,7 +16,8 @@ from typing import Any
 from lmsmith.config.registry import Registry
 from lmsmith.config.run import RunConfig
 
-# Radford et al. 2019; training as in Brown et al. 2020, appendix B, which GPT-2's own paper leaves out.
+# Radford et al. 2019; training as in Brown et al. 2020, appendix B, which GPT-2's own paper leaves
+# out.
 _GPT2 = {
     "model.norm": "layernorm",
     "model.norm_gain": True,
@@ -60,8 +62,10 @@ _GPT3_SIZES = {
 }
 
 NOTES = {
-    "gpt3-xl": "the paper gives XL 24 heads of 128 numbers, 3,072 in all, at a width of 2,048; here it has 16 of 128",
-    "gpt3-13b": "the paper gives 13B a width of 5,140, and 40 heads of 128 numbers are 5,120; here it is 5,120 wide",
+    "gpt3-xl": "the paper gives XL 24 heads of 128 numbers, 3,072 in all, at a width of 2,048; "
+    "here it has 16 of 128",
+    "gpt3-13b": "the paper gives 13B a width of 5,140, and 40 heads of 128 numbers are 5,120; "
+    "here it is 5,120 wide",
 }
 """What the user of a preset is told."""
 
@@ -75,8 +79,9 @@ _RNN = {
 }
 
 _PRESETS: dict[str, dict[str, Any]] = {
-    # RMSNorm, RoPE, QK-norm, squared ReLU, zero projections, soft cap, Muon: the defaults of config.py, and tables of
-    # hashed n-grams, which give a small model its local statistics at once.
+    # RMSNorm, RoPE, QK-norm, squared ReLU, zero projections, soft cap, Muon: the defaults of
+    # config.py, and tables of hashed n-grams, which give a small model its local statistics at
+    # once.
     "modern": {"model.ngram_tables": (2, 3, 4), "optim.embedding_learning_rate": 0.02},
     # Touvron et al. 2023, "LLaMA", section 2.
     "llama": {
@@ -158,12 +163,13 @@ def sized(base: RunConfig, n: int) -> dict[str, Any]:
     """What `--model.size n` makes of a preset.
 
     n layers of width 64 n, with heads of 64, as in GPT-2's family; size 12 is GPT-2's 124M.
-    Context: the power of two that reaches 64 n, at most 2,048.
-    Batch: 64 n^3 tokens, to the nearest power of two of 2,048 to 2,097,152. Blocks have 49,152 n^3 parameters, so at 20
-    tokens a parameter (Hoffmann et al. 2022, "Chinchilla") every size within these bounds makes about 15,000 updates.
-    Learning rate of AdamW: 6e-4 at GPT-2's width, else inversely as the width, at most 3e-3 (from Small to 6.7B within
-    a fifth of GPT-3's table, but for Medium). With Muon, whose updates have one size in every width, AdamW has only
-    tables, head and gains: the preset's rate up to size 4, then as 1/sqrt(width).
+    Context: the power of two that reaches 64 n, at most 2,048. Batch: 64 n^3 tokens, to the nearest
+    power of two of 2,048 to 2,097,152. Blocks have 49,152 n^3 parameters, so at 20 tokens a
+    parameter (Hoffmann et al. 2022, "Chinchilla") every size within these bounds makes about 15,000
+    updates. Learning rate of AdamW: 6e-4 at GPT-2's width, else inversely as the width, at most
+    3e-3 (from Small to 6.7B within a fifth of GPT-3's table, but for Medium). With Muon, whose
+    updates have one size in every width, AdamW has only tables, head and gains: the preset's rate
+    up to size 4, then as 1/sqrt(width).
     """
     context_length = min(2048, 2 ** math.ceil(math.log2(64 * n)))
     n_tokens = 2 ** min(21, max(11, round(math.log2(64 * n**3))))

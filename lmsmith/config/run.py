@@ -38,7 +38,8 @@ class RunConfig:
         model = self.model
         if self.train.truncated_bptt and not model.recurrent:
             raise ConfigError(
-                f"train.truncated_bptt carries the state of recurrent networks, and model.kind is {model.kind}."
+                f"train.truncated_bptt carries the state of recurrent networks, and model.kind is "
+                f"{model.kind}."
             )
         if model.recurrent and self.train.parallel == "fsdp":
             raise ConfigError(

@@ -9,8 +9,8 @@ The command line (`--model.n_layer 6`), recipes (`[model] n_layer = 6`), a run's
 Python API and the logs all use that one name. Values are checked in `__post_init__`, so a config
 that exists is valid.
 
-Where zero (or empty text) stands for something else, `zero` is the word for it: users read and write
-`auto`, `none` or `all`; in memory it stays a zero, which keeps the field's type simple.
+Where zero (or empty text) stands for something else, `zero` is the word for it: users read and
+write `auto`, `none` or `all`; in memory it stays a zero, which keeps the field's type simple.
 """
 
 import dataclasses
@@ -172,7 +172,9 @@ def _as_bool(value: Any) -> bool | None:
 
 
 def _as_int(value: Any) -> int | None:
-    """12, "12", 12.0 and "1.2e1" are 12. Whole text goes by int(), which is exact where float() would round."""
+    """12, "12", 12.0 and "1.2e1" are 12. Whole text goes by int(), which is exact where float()
+    would round.
+    """
     if isinstance(value, str):
         try:
             return int(value)

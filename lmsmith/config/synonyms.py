@@ -1,8 +1,8 @@
 """Names that other programs use, and what they are called here.
 
-A user who types `--lr` or `lmsmith finetune` knows what is wanted, only not its name. Spelling does not
-help there: the tables below do. They are looked at only after a name turned out to be unknown, so an
-entry never hides a real one.
+A user who types `--lr` or `lmsmith finetune` knows what is wanted, only not its name. Spelling does
+not help there: the tables below do. They are looked at only after a name turned out to be unknown,
+so an entry never hides a real one.
 """
 
 from __future__ import annotations
@@ -32,28 +32,37 @@ _OPTIONS: dict[str | tuple[str, ...], str] = {
     "optim.embedding_learning_rate": "embedding_lr embed_lr",
     "optim.name": "optimizer optimiser optim opt",
     "optim.weight_decay": "wd decay l2",
-    "optim.clip_norm": "clip grad_clip gradient_clip max_grad_norm clip_grad_norm gradient_clipping clip_grad "
+    "optim.clip_norm": "clip grad_clip gradient_clip max_grad_norm clip_grad_norm "
+    "gradient_clipping clip_grad "
     "gradient_clip_val",
     "optim.beta1": "adam_beta1 b1",
     "optim.beta2": "adam_beta2 b2",
     "optim.eps": "adam_epsilon epsilon adam_eps",
     "optim.sgd_momentum": "momentum",
-    "schedule.shape": "schedule scheduler lr_scheduler lr_schedule lr_scheduler_type lr_decay decay_lr",
-    "schedule.warmup_steps": "warmup warmup_iters warm_up num_warmup_steps warmup_iterations lr_warmup_steps",
+    "schedule.shape": "schedule scheduler lr_scheduler lr_schedule lr_scheduler_type lr_decay "
+    "decay_lr",
+    "schedule.warmup_steps": "warmup warmup_iters warm_up num_warmup_steps warmup_iterations "
+    "lr_warmup_steps",
     "schedule.cooldown_fraction": "cooldown decay_fraction warmdown_ratio",
     "schedule.final_fraction": "final_lr_fraction min_lr_ratio",
     # The model.
     "model.size": "model_size depth",
-    "model.n_layer": "layers layer n_layers num_layers num_hidden_layers n_blocks blocks num_blocks",
+    "model.n_layer": "layers layer n_layers num_layers num_hidden_layers n_blocks blocks "
+    "num_blocks",
     "model.n_head": "heads head n_heads num_heads num_attention_heads attention_heads nhead",
     "model.n_kv_head": "kv_heads num_kv_heads n_kv_heads num_key_value_heads gqa n_query_groups",
-    "model.d_model": "hidden_size hidden_dim hidden dim d n_embd n_embed embed_dim embedding_size embedding_dim "
+    "model.d_model": "hidden_size hidden_dim hidden dim d n_embd n_embed embed_dim embedding_size "
+    "embedding_dim "
     "emb_dim embd width model_dim d_hidden",
-    "model.d_ff": "ff ffn ffn_dim ff_dim intermediate_size mlp_dim dim_feedforward d_ffn d_mlp n_inner hidden_ff",
-    "model.context_length": "context ctx n_ctx context_size context_window block_size seq_len sequence_length "
-    "seq_length max_seq_len max_seq_length max_length max_len n_positions max_position_embeddings bptt length",
+    "model.d_ff": "ff ffn ffn_dim ff_dim intermediate_size mlp_dim dim_feedforward d_ffn d_mlp "
+    "n_inner hidden_ff",
+    "model.context_length": "context ctx n_ctx context_size context_window block_size seq_len "
+    "sequence_length "
+    "seq_length max_seq_len max_seq_length max_length max_len n_positions max_position_embeddings "
+    "bptt length",
     "model.vocab_size": "vocab vocabulary vocabulary_size n_vocab vocab_len",
-    "model.positions": "position pos position_embedding positional_encoding positional_embedding pos_emb",
+    "model.positions": "position pos position_embedding positional_encoding positional_embedding "
+    "pos_emb",
     "model.positions rope": "rope rotary use_rope rotary_embeddings",
     "model.rope_base": "rope_theta rotary_base rotary_emb_base",
     "model.feed_forward": "mlp mlp_type ffn_type",
@@ -64,7 +73,8 @@ _OPTIONS: dict[str | tuple[str, ...], str] = {
     "model.norm_eps": "rms_norm_eps layer_norm_eps layer_norm_epsilon",
     "model.dropout": "drop resid_dropout resid_pdrop embd_pdrop dropout_rate p_dropout",
     "model.attention_dropout": "attn_dropout attn_pdrop",
-    "model.tied_head": "tie tied tie_weights tie_embeddings tie_word_embeddings weight_tying tied_embeddings",
+    "model.tied_head": "tie tied tie_weights tie_embeddings tie_word_embeddings weight_tying "
+    "tied_embeddings",
     "model.window": "sliding_window attention_window window_size",
     "model.logit_softcap": "softcap logit_cap",
     "model.bias": "biases use_bias attention_bias",
@@ -73,7 +83,8 @@ _OPTIONS: dict[str | tuple[str, ...], str] = {
     "model.order": "order n_gram ngram n_order",
     "preset": "model config_name model_name model_preset arch_name",
     # Batches and data.
-    "train.batch_size": "batch bs batchsize train_batch_size per_device_train_batch_size per_device_batch_size "
+    "train.batch_size": "batch bs batchsize train_batch_size per_device_train_batch_size "
+    "per_device_batch_size "
     "global_batch_size device_batch_size b",
     "train.batch_tokens": "total_batch_size batch_size_tokens tokens_per_batch tokens_per_step",
     "train.micro_batch_size": "micro_batch microbatch mbs",
@@ -104,7 +115,8 @@ _OPTIONS: dict[str | tuple[str, ...], str] = {
     "train.dtype float16": "fp16 float16 half",
     "train.dtype float32": "fp32 float32",
     "train.compile": "compile torch_compile use_compile no_compile",
-    "train.activation_checkpointing yes": "activation_checkpointing gradient_checkpointing grad_checkpoint checkpoint_activations "
+    "train.activation_checkpointing "
+    "yes": "activation_checkpointing gradient_checkpointing grad_checkpoint checkpoint_activations "
     "use_gradient_checkpointing",
     "train.parallel": "ddp distributed strategy",
     "train.parallel fsdp": "fsdp",
@@ -114,9 +126,11 @@ _OPTIONS: dict[str | tuple[str, ...], str] = {
         "train.init_from",
     ): "init_from pretrained pretrained_model base_model start finetune fine_tune "
     "finetune_from checkpoint ckpt weights load model_name_or_path init_weights",
-    "train.eval_every": "eval_interval eval_steps eval_iters evaluate_every val_every val_interval eval_freq "
+    "train.eval_every": "eval_interval eval_steps eval_iters evaluate_every val_every "
+    "val_interval eval_freq "
     "validate_every val_check_interval",
-    "train.save_every": "save_interval save_steps checkpoint_every checkpoint_interval save_freq ckpt_every",
+    "train.save_every": "save_interval save_steps checkpoint_every checkpoint_interval save_freq "
+    "ckpt_every",
     "train.log_every": "log_interval logging_steps log_steps log_freq print_every",
     ("keep", "train.keep"): "save_total_limit keep_checkpoints max_checkpoints",
     "train.track wandb": "wandb use_wandb wandb_log wandb_project",
@@ -133,7 +147,8 @@ _OPTIONS: dict[str | tuple[str, ...], str] = {
     ): "output output_dir out_dir outdir save_dir output_path save_path dest destination o run_dir "
     "log_dir run_name name",
     # Text and scores from a model.
-    "max-tokens": "max_new_tokens max_length max_len length n_predict num_tokens n_tokens tokens max_tokens_to_sample "
+    "max-tokens": "max_new_tokens max_length max_len length n_predict num_tokens n_tokens tokens "
+    "max_tokens_to_sample "
     "max_completion_tokens n_tokens_to_generate",
     "temperature": "temp t",
     "top-k": "topk k",
@@ -142,9 +157,11 @@ _OPTIONS: dict[str | tuple[str, ...], str] = {
     "n": "num_samples n_samples samples count num_return_sequences num rounds",
     "stop": "stop_token stop_sequence stop_sequences stop_string eos",
     "temperature 0": "greedy",
-    "text": "file files input input_file data dataset data_path corpus eval_file test_file train_file i",
+    "text": "file files input input_file data dataset data_path corpus eval_file test_file "
+    "train_file i",
     "stride": "overlap",
-    "vocab-size": "vocab vocabulary vocabulary_size n_vocab merges size n_merges num_merges model_vocab_size",
+    "vocab-size": "vocab vocabulary vocabulary_size n_vocab merges size n_merges num_merges "
+    "model_vocab_size",
     "special": "special_tokens special_token add_special_tokens allowed_special",
     "pattern": "regex split_pattern pat_str pre_tokenizer pretokenizer",
     "to": "format target_format export_format output_format outtype f",
@@ -159,69 +176,88 @@ _SENTENCES: dict[str, dict[str, str]] = {
     "train": {
         "text file files input data dataset dataset_name data_path data_dir train_data train_file "
         "corpus i input_file": ("The text stands behind the verb: `lmsmith train book.txt`."),
-        "resume resume_from_checkpoint continue restart resume_from": "`lmsmith resume RUN` continues a run.",
-        "config config_file recipe c": "A recipe stands behind the verb: `lmsmith train recipe.toml`.",
-        "flash flash_attention use_flash flash_attn sdpa": "Attention uses PyTorch's fused kernels by itself.",
-        "shuffle": "Windows are shuffled anew in each epoch; --train.truncated_bptt reads a text in order.",
+        "resume resume_from_checkpoint continue restart "
+        "resume_from": "`lmsmith resume RUN` continues a run.",
+        "config config_file recipe "
+        "c": "A recipe stands behind the verb: `lmsmith train recipe.toml`.",
+        "flash flash_attention use_flash flash_attn "
+        "sdpa": "Attention uses PyTorch's fused kernels by itself.",
+        "shuffle": "Windows are shuffled anew in each epoch; --train.truncated_bptt reads a text "
+        "in order.",
         "num_gpus gpus n_gpus nproc nproc_per_node world_size devices": (
             "Several GPUs: `torchrun --nproc-per-node N -m lmsmith train ...`."
         ),
-        "min_lr lr_min final_lr end_lr": "--schedule.final_fraction says it, as a share of the peak.",
+        "min_lr lr_min final_lr "
+        "end_lr": "--schedule.final_fraction says it, as a share of the peak.",
         "warmup_ratio warmup_fraction warmup_percent": "--schedule.warmup_steps says it in steps.",
-        "gradient_accumulation gradient_accumulation_steps grad_accum accumulation accumulation_steps "
+        "gradient_accumulation gradient_accumulation_steps grad_accum accumulation "
+        "accumulation_steps "
         "accumulate_grad_batches grad_accum_steps accum_steps": (
-            "--train.micro_batch_size says how many sequences fit at once; --train.batch_size stays what a step takes."
+            "--train.micro_batch_size says how many sequences fit at once; --train.batch_size "
+            "stays what a step takes."
         ),
-        "hours seconds time max_time time_limit duration": "--minutes says how long the whole command may take.",
+        "hours seconds time max_time time_limit "
+        "duration": "--minutes says how long the whole command may take.",
         "activation act activation_function hidden_act act_fn": (
-            "--model.feed_forward chooses it in a Transformer, --model.activation in an Elman network."
+            "--model.feed_forward chooses it in a Transformer, --model.activation in an Elman "
+            "network."
         ),
         "name run_name": "--out RUN names the run's folder.",
         "source sources": "The text stands behind the verb: `lmsmith train book.txt`.",
-        "prompt": "Training draws samples by itself; `lmsmith generate RUN TEXT` continues a prompt.",
+        "prompt": "Training draws samples by itself; `lmsmith generate RUN TEXT` continues a "
+        "prompt.",
     },
     "generate": {
-        "prompt text input start p_text prompts": 'The prompt stands behind the run: `lmsmith generate RUN "TEXT"`.',
-        "file prompt_file": "Prompts of a file come from standard input: `lmsmith generate RUN < FILE`.",
+        "prompt text input start p_text "
+        "prompts": 'The prompt stands behind the run: `lmsmith generate RUN "TEXT"`.',
+        "file prompt_file": "Prompts of a file come from standard input: `lmsmith generate RUN < "
+        "FILE`.",
         "device gpu cuda cpu mps": "A model generates on the CPU.",
     },
     "eval": {"device gpu cuda cpu mps": "A model is scored on the CPU."},
     "": {
-        "model checkpoint ckpt model_path run run_dir path": "The run stands behind the verb, without an option.",
-        "verbose v quiet q debug log_level": "There is no such switch: a verb says what matters, once.",
+        "model checkpoint ckpt model_path run run_dir "
+        "path": "The run stands behind the verb, without an option.",
+        "verbose v quiet q debug "
+        "log_level": "There is no such switch: a verb says what matters, once.",
     },
 }
 
 # A sentence each; words in backquotes can be typed as they are.
 _VERBS = {
-    "sample write complete completion infer inference predict run gen text prompt continue_text use": (
-        "`lmsmith generate RUN` continues a text."
-    ),
+    "sample write complete completion infer inference predict run gen text prompt continue_text "
+    "use": ("`lmsmith generate RUN` continues a text."),
     "chat talk converse ask interactive repl": (
-        "There is no chat yet. `lmsmith generate RUN` continues one prompt after the other, and `lmsmith export RUN "
+        "There is no chat yet. `lmsmith generate RUN` continues one prompt after the other, and "
+        "`lmsmith export RUN "
         "--to hf --out DIR` writes the model for programs that chat."
     ),
     "serve server api deploy host": (
-        "There is no server yet. `lmsmith export RUN --to hf --out DIR` writes the model for vLLM and transformers, "
+        "There is no server yet. `lmsmith export RUN --to hf --out DIR` writes the model for vLLM "
+        "and transformers, "
         "which serve it; `lmsmith generate RUN` continues prompts here."
     ),
     "finetune fine_tune tune adapt sft lora fine_tuning finetuning": (
         "`lmsmith train TEXT --from RUN` trains an existing model on other text."
     ),
     "align dpo rlhf rl grpo ppo": (
-        "There is nothing of that kind yet. `lmsmith train TEXT --from RUN` trains an existing model on other text."
+        "There is nothing of that kind yet. `lmsmith train TEXT --from RUN` trains an existing "
+        "model on other text."
     ),
     "evaluate score test validate validation val perplexity ppl measure": (
         "`lmsmith eval RUN` scores a text under a model."
     ),
     "tokenize tokenise encode": "`lmsmith tokenizer encode TOKENIZER TEXT` makes ids of a text.",
     "detokenize detokenise decode": "`lmsmith tokenizer decode TOKENIZER ID...` makes text of ids.",
-    "tokenizers tokeniser bpe train_tokenizer": "`lmsmith tokenizer train TEXT --vocab-size N --out DIR` learns one.",
+    "tokenizers tokeniser bpe "
+    "train_tokenizer": "`lmsmith tokenizer train TEXT --vocab-size N --out DIR` learns one.",
     "pretrain fit learn start create new init": "`lmsmith train TEXT` trains a model.",
     "continue restart go_on": "`lmsmith resume RUN` continues a run.",
-    "convert save to_hf to_gguf gguf onnx": "`lmsmith export RUN --to hf --out DIR` writes a model for other programs.",
+    "convert save to_hf to_gguf gguf "
+    "onnx": "`lmsmith export RUN --to hf --out DIR` writes a model for other programs.",
     "load from_hf pull": "`lmsmith import NAME` makes a run of another program's model.",
-    "download fetch get": "`lmsmith data download NAME` fetches a corpus, `lmsmith import NAME` a model.",
+    "download fetch get": "`lmsmith data download NAME` fetches a corpus, `lmsmith import NAME` a "
+    "model.",
     "prepare preprocess prep shard process dataset datasets": (
         "`lmsmith data prepare TEXT --out DIR` makes token shards of text."
     ),

@@ -1,8 +1,9 @@
-"""What a folder of token shards or a single shard holds, and, on request, whether it is what it should be.
+"""What a folder of token shards or a single shard holds, and, on request, whether it is what it
+should be.
 
-Counts come from the manifest, where there is one, and from the shards' headers, which are always looked at. `verify`
-reads every byte: hashes against the manifest, ids against the vocabulary, and documents and bytes of text, which bits
-per byte are divided by, counted once more.
+Counts come from the manifest, where there is one, and from the shards' headers, which are always
+looked at. `verify` reads every byte: hashes against the manifest, ids against the vocabulary, and
+documents and bytes of text, which bits per byte are divided by, counted once more.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,7 +31,9 @@ Tell = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Split:
-    """Shards that belong together. None: nobody has said it. `begins`: the first tokens' text, else their ids."""
+    """Shards that belong together. None: nobody has said it. `begins`: the first tokens' text,
+    else their ids.
+    """
 
     name: str
     shards: tuple[Path, ...]
@@ -43,7 +46,8 @@ class Split:
 
 @dataclass(frozen=True)
 class Inspected:
-    """What was found. `tokenizer` and `source` are for a person to read; `problems` are what `verify` found.
+    """What was found. `tokenizer` and `source` are for a person to read; `problems` are what
+    `verify` found.
 
     `ids_known`: a tokenizer is at hand whose vocabulary `verify` holds the ids against.
     """
@@ -65,9 +69,11 @@ def inspect(
     verify: bool = False,
     tell: Tell = lambda task, done, total: None,
 ) -> Inspected:
-    """Looks at a folder of shards or at one shard. `tokenizer`: what made them, where it is not said there.
+    """Looks at a folder of shards or at one shard. `tokenizer`: what made them, where it is not
+    said there.
 
-    Raises DataError for what is no shard, cut short or missing; with `verify` damaged content is told in `problems`.
+    Raises DataError for what is no shard, cut short or missing; with `verify` damaged content is
+    told in `problems`.
     """
     if not place.exists():
         named = find_ready(str(place))
@@ -80,7 +86,8 @@ def inspect(
     made = ready.manifest.tokenizer if ready.manifest else None
     if tokenizer and made and tokenizer.fingerprint != made.fingerprint:
         raise TokenizerError(
-            f"{place} was made with another tokenizer ({made.kind}, {made.vocab_size:,} ids) than the one named "
+            f"{place} was made with another tokenizer ({made.kind}, {made.vocab_size:,} ids) than "
+            f"the one named "
             f"({tokenizer.kind}, {tokenizer.vocab_size:,} ids)."
         )
     own = tokenizer or ready.own_tokenizer()
@@ -162,7 +169,9 @@ def _begins(ids: Shards, tokenizer: Tokenizer | None) -> str:
 
 
 def _problems(path: Path, name: str, ready: Ready, tokenizer: Tokenizer | None) -> Iterator[str]:
-    """What is wrong with one shard of a split: its hash, ids beyond the vocabulary, its documents and bytes."""
+    """What is wrong with one shard of a split: its hash, ids beyond the vocabulary, its
+    documents and bytes.
+    """
     record = _records(name, ready).get(path.name)
     # Where the ids do not carry all of the text, only its preparation knew how many bytes it had.
     whole = ready.manifest is not None and not ready.manifest.splits[name].n_unknown
@@ -186,7 +195,10 @@ def _problems(path: Path, name: str, ready: Ready, tokenizer: Tokenizer | None) 
     if tokenizer.end_of_text is not None:
         n_documents, times[tokenizer.end_of_text] = int(times[tokenizer.end_of_text]), 0
         if n_documents != record.n_documents and counted:
-            yield f"{path} has {n_documents:,} ends of text, and the manifest says {record.n_documents:,} documents."
+            yield (
+                f"{path} has {n_documents:,} ends of text, and the manifest says "
+                f"{record.n_documents:,} documents."
+            )
     if whole and counted:
         n_bytes = sum(
             n * len(tokenizer.decode_bytes([id])) for id, n in enumerate(times.tolist()) if n

@@ -5,7 +5,8 @@
 Text alone that is not mixed by weight (`prepare/run_text.py` writes it):
 
     RUN/tokens/train.bin, val.bin     ids in llm.c's format
-    RUN/tokens/validation.txt         the validation text, for compressors and other models to be scored on
+    RUN/tokens/validation.txt         the validation text, for compressors and other models to be
+                                      scored on
     RUN/tokens/tokenizer.json
     RUN/tokens/corpus.json            `Counts`
 
@@ -15,8 +16,9 @@ Several sources, or ready shards (`prepare/run_sources.py` writes it):
     RUN/tokens/source-1/ ...          train.bin and val.bin of each source that is text
     RUN/tokens/corpus.json, tokenizer.json, and validation.txt where the text is small
 
-Ready shards (`ready.py`) stay where they are. A record in sources.json has their place, and the hash of their manifest
-or, without one, the names and sizes of the shards. A run whose shards have changed is refused.
+Ready shards (`ready.py`) stay where they are. A record in sources.json has their place, and the
+hash of their manifest or, without one, the names and sizes of the shards. A run whose shards have
+changed is refused.
 """
 
 from collections.abc import Sequence
@@ -39,7 +41,9 @@ FORMAT, WITH_ROLES = 1, 2  # of sources.json; the latter where records have a ro
 
 @dataclass(frozen=True)
 class Counts:
-    """What the token files hold. Bytes are those of the text in UTF-8; `val_` counts the validation split alone."""
+    """What the token files hold. Bytes are those of the text in UTF-8; `val_` counts the
+    validation split alone.
+    """
 
     n_train_tokens: int
     n_val_tokens: int
@@ -60,13 +64,17 @@ class Corpus:
 
     @property
     def first_given(self) -> bool:
-        """Whether the validation ids begin with an end-of-text token, which is context and costs nothing."""
+        """Whether the validation ids begin with an end-of-text token, which is context and costs
+        nothing.
+        """
         end_of_text = self.tokenizer.end_of_text
         return end_of_text is not None and self.validation[:1].tolist() == [end_of_text]
 
 
 def load(folder: Path) -> Corpus:
-    """The corpus in RUN/tokens, ids memory-mapped. Raises CheckpointError, also where shards have changed; DataError."""
+    """The corpus in RUN/tokens, ids memory-mapped. Raises CheckpointError, also where shards
+    have changed; DataError.
+    """
     path = folder / "sources.json"
     if not path.exists():
         return _load_text(folder)
@@ -74,7 +82,8 @@ def load(folder: Path) -> Corpus:
         content = foreign_json.read(path)
         if content["format"] not in (FORMAT, WITH_ROLES):
             raise CheckpointError(
-                f"{path} has format {content['format']!r}; this lmsmith reads up to {WITH_ROLES}. Update lmsmith."
+                f"{path} has format {content['format']!r}; this lmsmith reads up to {WITH_ROLES}. "
+                f"Update lmsmith."
             )
         records = content["sources"]
         tokenizer, counts = load_tokenizer(folder), load_counts(folder)
@@ -111,7 +120,9 @@ def join_sources(
     tokenizer: Tokenizer,
     counts: Counts,
 ) -> Corpus:
-    """One corpus of the training and validation tokens of each source and its record in sources.json."""
+    """One corpus of the training and validation tokens of each source and its record in
+    sources.json.
+    """
     both = list(zip(opened, records, strict=True))
     train = [part for (part, _), record in both if record.get("role") != "validation"]
     validation = [part for (_, part), record in both if record.get("role") != "train"]
@@ -121,7 +132,9 @@ def join_sources(
 
 
 def open_source(record: dict[str, Any], folder: Path, vocab_size: int) -> tuple[Shards, Shards]:
-    """Training and validation tokens of one source. Raises CheckpointError where shards are missing or changed."""
+    """Training and validation tokens of one source. Raises CheckpointError where shards are
+    missing or changed.
+    """
     if "text" in record:
         place = folder / record["text"]
         return Shards.open([place / "train.bin"], vocab_size), Shards.open(
@@ -130,14 +143,16 @@ def open_source(record: dict[str, Any], folder: Path, vocab_size: int) -> tuple[
     place = Path(record["shards"])
     if not place.exists():
         raise CheckpointError(
-            f"the run was trained on the shards in {place}, and there is no such folder. Put it back, or write where "
+            f"the run was trained on the shards in {place}, and there is no such folder. Put it "
+            f"back, or write where "
             f"it is now into {folder / 'sources.json'}."
         )
     role = record.get("role")
     ready = open_ready(place, one_sided=role is not None)
     if changed := _changes(record, ready):
         raise CheckpointError(
-            f"the shards in {place} are not those that the run began with: {changed}. Put them back, or start anew."
+            f"the shards in {place} are not those that the run began with: {changed}. Put them "
+            f"back, or start anew."
         )
     if role is not None:
         everything, nothing = ready.open_all(vocab_size), Shards([], (), vocab_size)

@@ -2,12 +2,15 @@
 
     manifest = read_manifest(folder)
     manifest.tokenizer.fingerprint          # SHA-256 of the tokenizer that made the ids
-    manifest.splits["train"].shards[0]      # ShardRecord(file="train_000000.bin", n_tokens=..., sha256=...)
+    manifest.splits["train"].shards[0]      # ShardRecord(file="train_000000.bin", n_tokens=...,
+                                            # sha256=...)
 
-A shard in llm.c's format is a number of tokens and the tokens; which tokenizer made them, of which text, and how many
-bytes that text had (bits per byte needs it) stands here. It is written last, so a folder with a manifest is whole.
+A shard in llm.c's format is a number of tokens and the tokens; which tokenizer made them, of which
+text, and how many bytes that text had (bits per byte needs it) stands here. It is written last, so
+a folder with a manifest is whole.
 
-Nothing in it depends on when, where or by how many processes it was made: equal text and settings give an equal file.
+Nothing in it depends on when, where or by how many processes it was made: equal text and settings
+give an equal file.
 """
 
 from collections.abc import Mapping
@@ -44,7 +47,9 @@ class TokenizerRecord:
 
 @dataclass(frozen=True)
 class SourceRecord:
-    """A file that was read: its path as it was found, its size, and a fingerprint of its content."""
+    """A file that was read: its path as it was found, its size, and a fingerprint of its
+    content.
+    """
 
     path: str
     n_bytes: int
@@ -53,10 +58,11 @@ class SourceRecord:
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """A shard: `n_documents` begin in it; `n_bytes` is the text of its tokens in UTF-8, end-of-text tokens having none.
+    """A shard: `n_documents` begin in it; `n_bytes` is the text of its tokens in UTF-8, end-of-text
+    tokens having none.
 
-    `sha256` is of the file, header and all. A document goes over the end of a shard into the next one, and its bytes
-    are divided at that token.
+    `sha256` is of the file, header and all. A document goes over the end of a shard into the next
+    one, and its bytes are divided at that token.
     """
 
     file: str
@@ -70,7 +76,8 @@ class ShardRecord:
 class SplitRecord:
     """Training or validation: its shards in order, and their sums.
 
-    `n_unknown` units of the text (of `n_unknown_bytes` bytes) the ids do not carry: see `Tokenizer.count_unknown`.
+    `n_unknown` units of the text (of `n_unknown_bytes` bytes) the ids do not carry: see
+    `Tokenizer.count_unknown`.
     """
 
     n_tokens: int
@@ -83,7 +90,9 @@ class SplitRecord:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All of `manifest.json`. `splits` has "train" and "val"; `notes` are sentences for the user."""
+    """All of `manifest.json`. `splits` has "train" and "val"; `notes` are sentences for the
+    user.
+    """
 
     tokenizer: TokenizerRecord
     splits: Mapping[str, SplitRecord]
@@ -99,7 +108,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """What `write_manifest` wrote. Raises DataError where it is missing, damaged, or of another format.
+    """What `write_manifest` wrote. Raises DataError where it is missing, damaged, or of another
+    format.
 
     The shards are not looked at.
     """
@@ -113,7 +123,8 @@ def read_manifest(folder: Path) -> Manifest:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else content
         raise DataError(
-            f"{path} has format {found!r}; this lmsmith reads format {FORMAT}. Update lmsmith, or prepare it again."
+            f"{path} has format {found!r}; this lmsmith reads format {FORMAT}. Update lmsmith, or "
+            f"prepare it again."
         )
     try:
         return Manifest(

@@ -3,9 +3,9 @@
     manifest.json, tokenizer.json, train_000000.bin, ..., val_000000.bin, ...     `lmsmith data prepare`
     fineweb_train_000001.bin, ..., fineweb_val_000000.bin                         llm.c, modded-nanogpt
 
-With a manifest, what it lists is what there is, and its tokenizer is the folder's. Without one, shards are told by
-their names (the part before the number ends in train or val) and the first bytes, and who trains on them has to say
-which tokenizer made them.
+With a manifest, what it lists is what there is, and its tokenizer is the folder's. Without one,
+shards are told by their names (the part before the number ends in train or val) and the first
+bytes, and who trains on them has to say which tokenizer made them.
 """
 
 import hashlib
@@ -64,8 +64,10 @@ class Ready:
             ):
                 if n_tokens != record.n_tokens:
                     raise DataError(
-                        f"the shard {path} has {n_tokens:,} tokens, and the manifest beside it says "
-                        f"{record.n_tokens:,}: they do not belong together. Prepare or copy the folder again."
+                        f"the shard {path} has {n_tokens:,} tokens, and the manifest beside it "
+                        f"says "
+                        f"{record.n_tokens:,}: they do not belong together. Prepare or copy the "
+                        f"folder again."
                     )
         return found
 
@@ -75,19 +77,25 @@ class Ready:
         return self.manifest.tokenizer.fingerprint if self.manifest else None
 
     def own_tokenizer(self) -> Tokenizer | None:
-        """The tokenizer that lies beside the shards. Raises TokenizerError where it is not that of the manifest."""
+        """The tokenizer that lies beside the shards. Raises TokenizerError where it is not that
+        of the manifest.
+        """
         if self.manifest is None and not (self.folder / tokenizer_files.FILE_NAME).is_file():
             return None
         found = load_tokenizer(self.folder)
         if self.fingerprint not in (None, found.fingerprint):
             raise TokenizerError(
-                f"{self.folder / tokenizer_files.FILE_NAME} is not the tokenizer that made the shards beside it: the "
-                f"manifest says {self.fingerprint}, and it is {found.fingerprint}. Prepare or copy the folder again."
+                f"{self.folder / tokenizer_files.FILE_NAME} is not the tokenizer that made the "
+                f"shards beside it: the "
+                f"manifest says {self.fingerprint}, and it is {found.fingerprint}. Prepare or "
+                f"copy the folder again."
             )
         return found
 
     def identity(self) -> dict[str, Any]:
-        """What tells, later, whether the folder holds the same: the manifest's hash, else names and sizes of shards."""
+        """What tells, later, whether the folder holds the same: the manifest's hash, else names
+        and sizes of shards.
+        """
         if self.manifest is not None:
             content = (self.folder / manifest.FILE_NAME).read_bytes()
             return {"manifest_sha256": hashlib.sha256(content).hexdigest()}
@@ -99,7 +107,8 @@ class Ready:
 
 
 def find_ready(source: str, *, one_sided: bool = False) -> Path | None:
-    """The folder of shards that `source` names, itself or as a corpus; None where it names something else, as text.
+    """The folder of shards that `source` names, itself or as a corpus; None where it names
+    something else, as text.
 
     `one_sided`: the user says which shards are for validation, so that a single one can be named.
     Raises DataError for a single shard otherwise, and for a corpus of shards that is not here.
@@ -114,7 +123,8 @@ def find_ready(source: str, *, one_sided: bool = False) -> Path | None:
     if path.is_file():
         if is_shard(path) and not one_sided:
             raise DataError(
-                f"{path} is one shard: name its folder, {path.parent}, for training and validation shards; or name "
+                f"{path} is one shard: name its folder, {path.parent}, for training and "
+                f"validation shards; or name "
                 "both, as in `lmsmith train TRAIN.bin --validation VAL.bin`."
             )
         return path if is_shard(path) else None
@@ -123,7 +133,8 @@ def find_ready(source: str, *, one_sided: bool = False) -> Path | None:
         return None
     if not store.here(corpus)[0]:
         raise DataError(
-            f"the shards of {corpus.name} ({corpus.size}) are not on this machine. `lmsmith data download "
+            f"the shards of {corpus.name} ({corpus.size}) are not on this machine. `lmsmith data "
+            f"download "
             f"{corpus.name}` fetches them, with --files N the first N of them."
         )
     return store.folder_of(corpus)
@@ -132,14 +143,16 @@ def find_ready(source: str, *, one_sided: bool = False) -> Path | None:
 def open_ready(folder: Path, *, one_sided: bool = False) -> Ready:
     """What there is in a folder of shards. Raises DataError where shards are missing.
 
-    `one_sided`: it may be a single shard, or a folder without training or without validation shards.
+    `one_sided`: it may be a single shard, or a folder without training or without validation
+    shards.
     """
     folder = folder.absolute()
     if folder.is_file():
         return Ready(folder.parent, None, (folder,), (), shard=folder)
     if folder.name.endswith(".partial") and (folder / "work").is_dir():
         raise DataError(
-            f"{folder} is being prepared, or was left before the end: `lmsmith data prepare` with the same settings "
+            f"{folder} is being prepared, or was left before the end: `lmsmith data prepare` with "
+            f"the same settings "
             f"goes on, and makes {folder.with_suffix('')} of it."
         )
     if (folder / manifest.FILE_NAME).is_file():
@@ -163,8 +176,10 @@ def open_ready(folder: Path, *, one_sided: bool = False) -> Ready:
     named = _named(folder)
     if not named:
         raise DataError(
-            f"{folder} holds no token shards: wanted a manifest.json and its shards, or files such as "
-            "fineweb_train_000000.bin and fineweb_val_000000.bin. `lmsmith data prepare` makes shards of text; which "
+            f"{folder} holds no token shards: wanted a manifest.json and its shards, or files "
+            f"such as "
+            "fineweb_train_000000.bin and fineweb_val_000000.bin. `lmsmith data prepare` makes "
+            "shards of text; which "
             "a run was trained on says its config.toml."
         )
     split_of = {path: _NAME.fullmatch(path.name)[1].lower() for path in named}  # type: ignore[index]
@@ -174,7 +189,8 @@ def open_ready(folder: Path, *, one_sided: bool = False) -> Ready:
     for split, paths, what in (("train", train, "trained on"), ("val", validation, "scored")):
         if not paths and not one_sided:
             raise DataError(
-                f"{folder} holds no {split} shard, so nothing could be {what}: wanted files such as "
+                f"{folder} holds no {split} shard, so nothing could be {what}: wanted files such "
+                f"as "
                 f"fineweb_{split}_000000.bin. Found {', '.join(path.name for path in named)}."
             )
     return Ready(folder, None, train, validation)

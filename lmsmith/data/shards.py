@@ -1,4 +1,5 @@
-"""Token ids on disk: llm.c's .bin format, which modded-nanogpt uses as well, so that their data serves as it is.
+"""Token ids on disk: llm.c's .bin format, which modded-nanogpt uses as well, so that their data
+serves as it is.
 
 A shard is a header of 256 little-endian int32 and then the ids, one after the other, little-endian:
 
@@ -8,9 +9,10 @@ A shard is a header of 256 little-endian int32 and then the ids, one after the o
 
 The other 253 numbers are zero. Source: llm.c, dev/data/data_common.py.
 
-Reading maps the file into memory: only what is touched is read from the disk, so a shard of gigabytes opens at once.
-`Shards` reads many of them as if they were one array. The format does not say which tokenizer made the ids; `check_ids`
-holds them against a vocabulary, and `Shards` does so with all that it hands out.
+Reading maps the file into memory: only what is touched is read from the disk, so a shard of
+gigabytes opens at once. `Shards` reads many of them as if they were one array. The format does not
+say which tokenizer made the ids; `check_ids` holds them against a vocabulary, and `Shards` does so
+with all that it hands out.
 """
 
 import itertools
@@ -37,14 +39,16 @@ _BLOCK = 2**22  # ids looked at or converted at once: memory stays small however
 def write_shard(path: Path, ids: np.ndarray, vocab_size: int) -> None:
     """Writes one shard, whole or not at all.
 
-    `ids`: (n_tokens,) of any integer type, each at least 0 and below `vocab_size`; they may be a memory map. Raises
-    DataError for ids outside the vocabulary and for more than 2³¹ - 1 of them; StorageError where it cannot be written.
+    `ids`: (n_tokens,) of any integer type, each at least 0 and below `vocab_size`; they may be a
+    memory map. Raises DataError for ids outside the vocabulary and for more than 2³¹ - 1 of them;
+    StorageError where it cannot be written.
     """
     assert ids.ndim == 1, f"ids of shape {ids.shape}"
     assert ids.dtype.kind in "iu" or not ids.size, f"ids of type {ids.dtype}"
     if len(ids) > MAX_TOKENS:
         raise DataError(
-            f"{len(ids):,} tokens are too many for the shard {path}: the format counts to {MAX_TOKENS:,}. "
+            f"{len(ids):,} tokens are too many for the shard {path}: the format counts to "
+            f"{MAX_TOKENS:,}. "
             "Write several shards, of 100,000,000 tokens each for example."
         )
     check_ids(ids, vocab_size, path)
@@ -80,13 +84,15 @@ def read_shard(path: Path) -> np.memmap:
         raise DataError(f"The shard {path} cannot be read: {error.strerror}.") from error
     if len(start) < HEADER_BYTES:
         raise DataError(
-            f"{path} is no shard: it has {file_bytes:,} bytes, and a shard's header alone has {HEADER_BYTES:,}."
+            f"{path} is no shard: it has {file_bytes:,} bytes, and a shard's header alone has "
+            f"{HEADER_BYTES:,}."
         )
     magic, version, n_tokens = (int(number) for number in np.frombuffer(start, "<i4", count=3))
     if magic not in _KINDS:
         raise DataError(
             f"{path} is no shard: it starts with {magic}, wanted {' or '.join(map(str, _KINDS))}. "
-            "A .bin without llm.c's header (nanoGPT's) has to be prepared again, from its text: nothing in it says of "
+            "A .bin without llm.c's header (nanoGPT's) has to be prepared again, from its text: "
+            "nothing in it says of "
             "which type its ids are."
         )
     wanted_version, kind = _KINDS[magic]
@@ -98,8 +104,10 @@ def read_shard(path: Path) -> np.memmap:
     if n_tokens < 0 or file_bytes != wanted_bytes:
         found = (file_bytes - HEADER_BYTES) // kind.itemsize
         raise DataError(
-            f"The shard {path} is {'cut short' if found < n_tokens else 'damaged'}: its header tells of {n_tokens:,} "
-            f"tokens, which makes {wanted_bytes:,} bytes, and it has {file_bytes:,} bytes ({found:,} tokens). "
+            f"The shard {path} is {'cut short' if found < n_tokens else 'damaged'}: its header "
+            f"tells of {n_tokens:,} "
+            f"tokens, which makes {wanted_bytes:,} bytes, and it has {file_bytes:,} bytes "
+            f"({found:,} tokens). "
             "Copy or prepare it again."
         )
     return np.memmap(path, dtype=kind, mode="r", offset=HEADER_BYTES, shape=(n_tokens,))
@@ -108,13 +116,16 @@ def read_shard(path: Path) -> np.memmap:
 class Shards:
     """The ids of shards, one after the other, as if they were one array: `len`, slices, windows.
 
-    Nothing is copied but what is asked for. With a `vocab_size`, ids beyond it are refused when they are handed out.
+    Nothing is copied but what is asked for. With a `vocab_size`, ids beyond it are refused when
+    they are handed out.
     """
 
     def __init__(
         self, parts: Sequence[np.ndarray], paths: Sequence[Path] = (), vocab_size: int | None = None
     ) -> None:
-        """`parts`: arrays (n,) of unsigned types, in memory or memory-mapped; `paths`: whose they are, for errors."""
+        """`parts`: arrays (n,) of unsigned types, in memory or memory-mapped; `paths`: whose
+        they are, for errors.
+        """
         self.paths, self.vocab_size = tuple(paths), vocab_size
         self._parts = [
             part.view(np.ndarray) for part in parts
@@ -129,7 +140,9 @@ class Shards:
 
     @classmethod
     def join(cls, several: Sequence["Shards"]) -> "Shards":
-        """All of them, one after the other: of one vocabulary, and with the paths of all or of none."""
+        """All of them, one after the other: of one vocabulary, and with the paths of all or of
+        none.
+        """
         parts, paths = (
             [part for one in several for part in one._parts],
             [path for one in several for path in one.paths],
@@ -154,7 +167,9 @@ class Shards:
         return [len(part) for part in self._parts]
 
     def __getitem__(self, place: slice) -> np.ndarray:
-        """Ids from one place to another: a view where they lie in one shard. Raises DataError for an id beyond."""
+        """Ids from one place to another: a view where they lie in one shard. Raises DataError
+        for an id beyond.
+        """
         start, end, stride = place.indices(len(self))
         assert stride == 1, f"every {stride}th id"
         found = [
@@ -172,7 +187,9 @@ class Shards:
         return ids
 
     def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
-        """Ids from each of `starts` (n,) on: (n, length) int64. Raises DataError for an id beyond the vocabulary."""
+        """Ids from each of `starts` (n,) on: (n, length) int64. Raises DataError for an id
+        beyond the vocabulary.
+        """
         windows = np.empty((len(starts), length), np.int64)
         for window, start in zip(windows, starts.tolist(), strict=True):
             filled = 0
@@ -214,9 +231,11 @@ def is_shard(path: Path) -> bool:
 
 
 def check_ids(ids: np.ndarray, vocab_size: int, path: Path) -> None:
-    """Raises DataError for the first id, if any, that is not in 0 ... `vocab_size` - 1: the wrong tokenizer.
+    """Raises DataError for the first id, if any, that is not in 0 ... `vocab_size` - 1: the wrong
+    tokenizer.
 
-    `path` says in the error whose ids they are. Reads all of them, at about the speed of memory or disk.
+    `path` says in the error whose ids they are. Reads all of them, at about the speed of memory or
+    disk.
     """
     for start in range(0, len(ids), _BLOCK):
         block = ids[start : start + _BLOCK]
@@ -227,6 +246,8 @@ def check_ids(ids: np.ndarray, vocab_size: int, path: Path) -> None:
 
 def _beyond(found: int, position: int, vocab_size: int, where: Path | str) -> DataError:
     return DataError(
-        f"{where} has id {found} at position {position:,}, and the vocabulary has {vocab_size:,} ids "
-        f"(0 to {vocab_size - 1:,}): these tokens were made with another tokenizer, or the file is damaged."
+        f"{where} has id {found} at position {position:,}, and the vocabulary has {vocab_size:,} "
+        f"ids "
+        f"(0 to {vocab_size - 1:,}): these tokens were made with another tokenizer, or the file "
+        f"is damaged."
     )

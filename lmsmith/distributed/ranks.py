@@ -1,15 +1,16 @@
 """The processes of a run: which of how many this one is, and the little they tell each other.
 
-`torchrun --nproc-per-node 8 -m lmsmith train ...` starts one process a GPU (or, on CPUs, as many as are asked for) and
-says to each in its environment which it is. Everything is the same in all of them but the rows of the batch that they
-work on; rank 0 alone prints, and writes files.
+`torchrun --nproc-per-node 8 -m lmsmith train ...` starts one process a GPU (or, on CPUs, as many as
+are asked for) and says to each in its environment which it is. Everything is the same in all of
+them but the rows of the batch that they work on; rank 0 alone prints, and writes files.
 
     with joined(device) as ranks:          # alone: ranks of one, and nothing is joined
         loss = ranks.sum(loss)
         n_steps, stop = ranks.broadcast(n_steps, stop)
 
-A process that dies is seen by torchrun, which ends the others; one that hangs, by whoever waits for it, after PATIENCE.
-What the processes tell each other goes over Gloo, also between GPUs, whose NCCL is for gradients and weights.
+A process that dies is seen by torchrun, which ends the others; one that hangs, by whoever waits for
+it, after PATIENCE. What the processes tell each other goes over Gloo, also between GPUs, whose NCCL
+is for gradients and weights.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ FOREVER = datetime.timedelta(days=7)
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place: `rank` of `world`, `local` of the `here` on its own machine. `device`: its own."""
+    """This process's place: `rank` of `world`, `local` of the `here` on its own machine.
+    `device`: its own.
+    """
 
     rank: int = 0
     world: int = 1
@@ -60,7 +63,9 @@ class Ranks:
         return self.rank == 0
 
     def sum(self, *values: float) -> list[float]:
-        """Each value summed over all processes, in float64, the same bits in all. TrainingError if one is lost."""
+        """Each value summed over all processes, in float64, the same bits in all. TrainingError
+        if one is lost.
+        """
         return self._together(values, lambda tensor, group: dist.all_reduce(tensor, group=group))
 
     def max(self, *values: float) -> list[float]:
@@ -98,7 +103,9 @@ class Ranks:
         return made[0]
 
     def rows(self, batch_size: int) -> tuple[int, int]:
-        """From which row of a batch to which this process works; the batch size is a multiple of their number."""
+        """From which row of a batch to which this process works; the batch size is a multiple of
+        their number.
+        """
         assert batch_size % self.world == 0
         share = batch_size // self.world
         return self.rank * share, (self.rank + 1) * share
@@ -116,27 +123,35 @@ class Ranks:
 
 @functools.cache
 def _talking(patience: datetime.timedelta) -> dist.ProcessGroup:
-    """The same processes over the network of CPUs, which says in words what is lost. NCCL ends the process instead."""
+    """The same processes over the network of CPUs, which says in words what is lost. NCCL ends
+    the process instead.
+    """
     return dist.new_group(timeout=patience, backend="gloo")
 
 
 @contextmanager
 def lost_in_words(patience: datetime.timedelta = PATIENCE) -> Iterator[None]:
-    """Puts the failures of torch.distributed, which come when a process is gone or hangs, into words."""
+    """Puts the failures of torch.distributed, which come when a process is gone or hangs, into
+    words.
+    """
     try:
         yield
     except RuntimeError as error:  # DistError is one; Gloo's are plain
         if not isinstance(error, dist.DistError) and not any(word in str(error) for word in _LOST):
             raise
         raise TrainingError(
-            f"another process of this run is lost, or has not answered for {patience.total_seconds():,.0f} s "
-            f"({str(error).splitlines()[0][:200]}). The last checkpoint is whole: start the same command with "
+            f"another process of this run is lost, or has not answered for "
+            f"{patience.total_seconds():,.0f} s "
+            f"({str(error).splitlines()[0][:200]}). The last checkpoint is whole: start the same "
+            f"command with "
             "`lmsmith resume RUN`."
         ) from error
 
 
 def place_in_environment(device_type: str = "cpu") -> Ranks:
-    """What torchrun said of this process; one of one where nothing was said. UsageError for half of it."""
+    """What torchrun said of this process; one of one where nothing was said. UsageError for half
+    of it.
+    """
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     found = {name: os.environ[name] for name in names if name in os.environ}
     if "WORLD_SIZE" not in found or found["WORLD_SIZE"] == "1":
@@ -147,8 +162,10 @@ def place_in_environment(device_type: str = "cpu") -> Ranks:
             raise ValueError
     except (KeyError, ValueError) as error:
         raise UsageError(
-            f"the environment says {', '.join(f'{name}={value}' for name, value in found.items())}: wanted RANK, "
-            "WORLD_SIZE and LOCAL_RANK as torchrun sets them. Start with `torchrun --nproc-per-node N -m lmsmith ...`."
+            f"the environment says "
+            f"{', '.join(f'{name}={value}' for name, value in found.items())}: wanted RANK, "
+            "WORLD_SIZE and LOCAL_RANK as torchrun sets them. Start with `torchrun "
+            "--nproc-per-node N -m lmsmith ...`."
         ) from error
     device = torch.device("cpu")
     if (
@@ -157,7 +174,8 @@ def place_in_environment(device_type: str = "cpu") -> Ranks:
         device = torch.device("cuda", local)
         if local >= torch.cuda.device_count():
             raise UsageError(
-                f"torchrun started process {local} of this machine, and it has {torch.cuda.device_count()} GPUs: "
+                f"torchrun started process {local} of this machine, and it has "
+                f"{torch.cuda.device_count()} GPUs: "
                 "start as many processes (--nproc-per-node gpu), or set --train.device cpu."
             )
     return Ranks(rank, world, local, int(os.environ.get("LOCAL_WORLD_SIZE", world)), device)
@@ -165,7 +183,9 @@ def place_in_environment(device_type: str = "cpu") -> Ranks:
 
 @contextmanager
 def joined(ranks: Ranks) -> Iterator[Ranks]:
-    """Joins the processes for the length of the block: NCCL on GPUs, Gloo else. Alone there is nothing to join."""
+    """Joins the processes for the length of the block: NCCL on GPUs, Gloo else. Alone there is
+    nothing to join.
+    """
     if ranks.world == 1:
         yield ranks
         return
@@ -174,7 +194,8 @@ def joined(ranks: Ranks) -> Iterator[Ranks]:
     with lost_in_words():
         store, *_ = next(dist.rendezvous("env://", timeout=PATIENCE))
         if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-            # torchrun keeps its store when it starts lost processes again; in it are the addresses of those before.
+            # torchrun keeps its store when it starts lost processes again; in it are the addresses
+            # of those before.
             store = dist.PrefixStore(
                 f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store
             )

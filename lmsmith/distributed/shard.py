@@ -5,11 +5,13 @@
 | `ddp` | all weights, gradients, moments | gradients, once a step, while backward goes on |
 | `fsdp` | 1/world of each | weights, a block at a time, in forward and backward; gradients |
 
-Both average gradients over processes; the loss is a sum divided by the global count of tokens, so it is scaled by the
-number of processes beforehand (a power of two costs no rounding). Micro-batches but the last are accumulated without
-synchronisation; under `fsdp` each process keeps whole gradients meanwhile.
+Both average gradients over processes; the loss is a sum divided by the global count of tokens, so
+it is scaled by the number of processes beforehand (a power of two costs no rounding). Micro-batches
+but the last are accumulated without synchronisation; under `fsdp` each process keeps whole
+gradients meanwhile.
 
-What goes to a file is always whole (`unshard`), so a checkpoint of any number of processes is one of any other.
+What goes to a file is always whole (`unshard`), so a checkpoint of any number of processes is one
+of any other.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ class SummedLoss(nn.Module):
     def __init__(
         self, model: NeuralModel, head_dtype: torch.dtype | None = None, *, compiled: bool = False
     ) -> None:
-        """`head_dtype`: of the head's products, where not the model's own. `compiled`: the passes over logits."""
+        """`head_dtype`: of the head's products, where not the model's own. `compiled`: the
+        passes over logits.
+        """
         super().__init__()
         self.model, self.head_dtype, self.compiled = model, head_dtype, compiled
 
@@ -102,7 +106,9 @@ def parallelize(loss: SummedLoss, ranks: Ranks, how: str) -> nn.Module:
 
 @contextmanager
 def synchronised(module: nn.Module, last: bool) -> Iterator[None]:
-    """Around a micro-batch's forward and backward: gradients go between processes in the `last` one alone."""
+    """Around a micro-batch's forward and backward: gradients go between processes in the `last`
+    one alone.
+    """
     if isinstance(module, nn.parallel.DistributedDataParallel):
         if last:
             yield
@@ -117,7 +123,9 @@ def synchronised(module: nn.Module, last: bool) -> Iterator[None]:
 
 
 def reshard(module: nn.Module) -> None:
-    """Makes the parameters shards again under FSDP2: after a forward pass alone the root's are whole."""
+    """Makes the parameters shards again under FSDP2: after a forward pass alone the root's are
+    whole.
+    """
     reshard: Callable[[], None] | None = getattr(module, "reshard", None)
     if reshard is not None:
         reshard()
@@ -128,7 +136,9 @@ def is_sharded(tensor: Tensor) -> bool:
 
 
 def unshard(tensor: Tensor) -> Tensor:
-    """The whole tensor of a shard: every rank must call it. Any other tensor comes back as it is."""
+    """The whole tensor of a shard: every rank must call it. Any other tensor comes back as it
+    is.
+    """
     found: Any = tensor
     return found.full_tensor() if is_sharded(tensor) else tensor
 
@@ -147,7 +157,9 @@ def unshard_all(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tenso
 
 
 def shard_like(full: Tensor, like: Tensor) -> Tensor:
-    """This rank's shard of `full`, laid out as `like` is; `full` itself where `like` is no shard."""
+    """This rank's shard of `full`, laid out as `like` is; `full` itself where `like` is no
+    shard.
+    """
     if not is_sharded(like):
         return full
     from torch.distributed.tensor import distribute_tensor

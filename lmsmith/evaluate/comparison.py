@@ -1,13 +1,15 @@
 """Many models on one text: what each needs for it, in bits per byte.
 
-N-grams, recurrent networks and Transformers, compressors and a uniform guess are all codes for the same text, so one
-number compares them, whatever their tokenizers: the bits they need, over the bytes that the text has. The bytes are
-those of the file, with line ends made LF and without a byte-order mark, as everywhere in lmsmith. Bytes that are no
-UTF-8 stay what they are (`texts.py`), for compressors and for all whose tokens are bytes. What a tokenizer does not
-know costs 8 bits a byte, and bits for where it stands (`likelihood.py`). A uniform guess over bytes needs exactly 8
-for any file.
+N-grams, recurrent networks and Transformers, compressors and a uniform guess are all codes for the
+same text, so one number compares them, whatever their tokenizers: the bits they need, over the
+bytes that the text has. The bytes are those of the file, with line ends made LF and without a
+byte-order mark, as everywhere in lmsmith. Bytes that are no UTF-8 stay what they are (`texts.py`),
+for compressors and for all whose tokens are bytes. What a tokenizer does not know costs 8 bits a
+byte, and bits for where it stands (`likelihood.py`). A uniform guess over bytes needs exactly 8 for
+any file.
 
-Compressors learn from the text itself, models from another one before: `train_seconds` says how long.
+Compressors learn from the text itself, models from another one before: `train_seconds` says how
+long.
 """
 
 import time
@@ -29,7 +31,9 @@ UNIFORM = "uniform"
 
 @dataclass(frozen=True)
 class Text:
-    """What all are scored on: bytes, and the documents that they are of, as `texts.py` reads them."""
+    """What all are scored on: bytes, and the documents that they are of, as `texts.py` reads
+    them.
+    """
 
     name: str
     data: bytes
@@ -108,7 +112,8 @@ def score_entry(
     begin: int | None = None,
     summary: Mapping[str, Any] | None = None,
 ) -> Entry:
-    """A model's line. `boundaries`: its `data.documents`; `begin`: what stands before its texts, if not an end of one.
+    """A model's line. `boundaries`: its `data.documents`; `begin`: what stands before its texts, if
+    not an end of one.
 
     `summary`: of its run, which may say how long it took.
 

@@ -1,35 +1,43 @@
-"""How well a model predicts a text: nats per token, perplexity, bits per byte, over the whole of it.
+"""How well a model predicts a text: nats per token, perplexity, bits per byte, over the whole of
+it.
 
-Every token of the text is predicted exactly once, from windows no longer than the model's context T. Window k reads
-ids[kS : kS+T] and predicts ids[kS+1 : kS+T+1], where S is the stride; of these, the targets that an earlier window has
-predicted do not count again. The last window is as short as the text leaves it.
+Every token of the text is predicted exactly once, from windows no longer than the model's context
+T. Window k reads ids[kS : kS+T] and predicts ids[kS+1 : kS+T+1], where S is the stride; of these,
+the targets that an earlier window has predicted do not count again. The last window is as short as
+the text leaves it.
 
-- S = T (the default): windows side by side, each target once, as nanoGPT evaluates. A window's first target has one
-  token of context, its last has T. Cheapest, and what training's own loss measures.
-- S < T: every target outside the first window has more than T - S tokens of context. Costs T / S times as much and
-  gives a lower, truer loss.
+- S = T (the default): windows side by side, each target once, as nanoGPT evaluates. A window's
+  first target has one token of context, its last has T. Cheapest, and what training's own loss
+  measures.
+- S < T: every target outside the first window has more than T - S tokens of context. Costs T / S
+  times as much and gives a lower, truer loss.
 
-Where a model was trained on documents apart (`data.documents` packed or rows), each document is scored alone: it has
-its windows to itself, and its first token, the end of the text before it, has nothing before it. All other tokens are
-predicted once, as above.
+Where a model was trained on documents apart (`data.documents` packed or rows), each document is
+scored alone: it has its windows to itself, and its first token, the end of the text before it, has
+nothing before it. All other tokens are predicted once, as above.
 
-A model whose context has no bound (n-grams, recurrent networks) has no windows: it reads the text as one, and its state
-is carried on. To be read faster the text is cut into up to 32 parts side by side; each part but the first begins with
-the 256 tokens before it, which do not count. For n-grams, which look at less, that changes nothing.
+A model whose context has no bound (n-grams, recurrent networks) has no windows: it reads the text
+as one, and its state is carried on. To be read faster the text is cut into up to 32 parts side by
+side; each part but the first begins with the 256 tokens before it, which do not count. For n-grams,
+which look at less, that changes nothing.
 
-The first token of a text has nothing before it. Where the tokenizer has an end-of-text token, the caller puts that one
-in front (`first_given`): it is context and costs nothing itself. Otherwise the first token is charged ln(vocab_size),
-as a uniform guess would be, so that the text's bytes are all paid for.
+The first token of a text has nothing before it. Where the tokenizer has an end-of-text token, the
+caller puts that one in front (`first_given`): it is context and costs nothing itself. Otherwise the
+first token is charged ln(vocab_size), as a uniform guess would be, so that the text's bytes are all
+paid for.
 
-Bits per byte is nats / ln 2 over the bytes of the raw text. It does not depend on how the text was cut into tokens, so
-models with different tokenizers can be compared. A uniform model over bytes scores 8. What the tokenizer does not know
-is charged as a code for it would need, so that none gains by knowing less: 8 bits for each of its B bytes, and
+Bits per byte is nats / ln 2 over the bytes of the raw text. It does not depend on how the text was
+cut into tokens, so models with different tokenizers can be compared. A uniform model over bytes
+scores 8. What the tokenizer does not know is charged as a code for it would need, so that none
+gains by knowing less: 8 bits for each of its B bytes, and
 
-- where a tokenizer leaves unknown units out (characters), log2 C(N + U, U) bits for where U of them stand among N
-  tokens;
-- where a token stands for them (words), log2 C(B - 1, U - 1) bits for how U of them share the B bytes.
+- where a tokenizer leaves unknown units out (characters), log2 C(N + U, U) bits for where U of them
+  stand among N tokens;
+- where a token stands for them (words), log2 C(B - 1, U - 1) bits for how U of them share the B
+  bytes.
 
-A token that a model holds impossible makes perplexity and bits infinite; how many there were is counted.
+A token that a model holds impossible makes perplexity and bits infinite; how many there were is
+counted.
 
 Logits are float32 or better; log-probabilities are summed in float64.
 """
@@ -53,7 +61,9 @@ from lmsmith.models.interface import LanguageModel
 
 Ids = npt.NDArray[np.unsignedinteger[Any]] | Shards
 Batch = tuple[npt.NDArray[np.int64], int | npt.NDArray[np.bool_]]
-"""Windows (rows, N), and which targets count: those behind the first so many tokens, or by a mask (rows, N - 1)."""
+"""Windows (rows, N), and which targets count: those behind the first so many tokens, or by a
+mask (rows, N - 1).
+"""
 
 _LOGIT_BYTES = 64 * 2**20
 _TOKENS_AT_ONCE = 64 * 2**10
@@ -65,7 +75,9 @@ _PARTS, _LEAST_PART, _WARM_UP = 32, 2048, 256  # of a text that is read as one: 
 
 @dataclass(frozen=True)
 class Score:
-    """What a text costs under a model. `n_tokens` counts the tokens in `nats`, `n_bytes` the raw text's bytes."""
+    """What a text costs under a model. `n_tokens` counts the tokens in `nats`, `n_bytes` the raw
+    text's bytes.
+    """
 
     nats: float
     n_tokens: int
@@ -86,7 +98,9 @@ class Score:
 
     @property
     def unknown_bits(self) -> float:
-        """What the units cost that the tokenizer does not know: their bytes, and where they stand or end."""
+        """What the units cost that the tokenizer does not know: their bytes, and where they
+        stand or end.
+        """
         if not self.n_unknown_bytes:
             return 0.0
         if self.left_out:
@@ -114,10 +128,13 @@ class Score:
 
 
 def checked(score: Score) -> Score:
-    """The score. Raises CheckpointError where it is NaN, which no text costs under a model that works."""
+    """The score. Raises CheckpointError where it is NaN, which no text costs under a model that
+    works.
+    """
     if math.isnan(score.nats):
         raise CheckpointError(
-            "the model gives probabilities that are not numbers, although all of its weights are finite: values "
+            "the model gives probabilities that are not numbers, although all of its weights are "
+            "finite: values "
             "overflow on the way. Its training diverged; train again with a lower --learning-rate."
         )
     return score
@@ -138,15 +155,17 @@ def score_ids(
     boundary: int | None = None,
     share: tuple[int, int] = (0, 1),
 ) -> Score:
-    """The score of a text as ids (an array, a memory map or shards; only a batch of it is ever copied).
+    """The score of a text as ids (an array, a memory map or shards; only a batch of it is ever
+    copied).
 
-    `first_given` says that ids[0] is an end-of-text token put before the text: context, neither counted nor charged.
-    `rows_per_batch` windows are read at once; by default as many as keep the batch within 65,536 tokens, on a CPU
-    within 4,096 and the logits within 64 MiB, one at least. `boundary` is the id that stands before each document,
-    where these are to be scored alone. With a `share` of (rank, world) the score has the nats of every world-th
-    batch alone, for the others' to be added; all processes call the model equally often. Dropout is off, and the
-    model's training mode is restored. Raises DataError for a text without tokens, ConfigError for a stride outside
-    1 .. context_length.
+    `first_given` says that ids[0] is an end-of-text token put before the text: context, neither
+    counted nor charged. `rows_per_batch` windows are read at once; by default as many as keep the
+    batch within 65,536 tokens, on a CPU within 4,096 and the logits within 64 MiB, one at least.
+    `boundary` is the id that stands before each document, where these are to be scored alone. With
+    a `share` of (rank, world) the score has the nats of every world-th batch alone, for the others'
+    to be added; all processes call the model equally often. Dropout is off, and the model's
+    training mode is restored. Raises DataError for a text without tokens, ConfigError for a stride
+    outside 1 .. context_length.
     """
     T, V = model.context_length, model.vocab_size
     if stride is not None and T is None:
@@ -215,7 +234,9 @@ def _shared(batches: Iterator[Batch], rank: int, world: int) -> Iterator[tuple[B
 
 @contextmanager
 def inference(model: LanguageModel | nn.Module) -> Iterator[None]:
-    """Evaluation mode, without gradients; the model's training mode is restored afterwards, come what may."""
+    """Evaluation mode, without gradients; the model's training mode is restored afterwards, come
+    what may.
+    """
     # Setting the mode of a model that has it already would walk all its modules at every token.
     in_training = model if isinstance(model, nn.Module) and model.training else None
     try:
@@ -253,7 +274,9 @@ def _windows(ids: Ids, T: int, stride: int, rows: int) -> Iterator[Batch]:
 def _document_windows(
     ids: Ids, boundary: int, T: int, stride: int, n_tokens: int
 ) -> Iterator[Batch]:
-    """Windows of each document, the longest first, in batches of up to `n_tokens` with their padding, which is zero."""
+    """Windows of each document, the longest first, in batches of up to `n_tokens` with their
+    padding, which is zero.
+    """
     windows = []  # from where, how many, and how many first targets do not count
     for begin, n in zip(*(found.tolist() for found in document_bounds(ids, boundary)), strict=True):
         done = 0
@@ -279,7 +302,9 @@ def _document_windows(
 def _costs_as_one(
     model: LanguageModel, ids: Ids, n_tokens: int, counts: bool
 ) -> Iterator[tuple[float, int]]:
-    """What ids[1:] cost, read as one: in parts side by side, `n_tokens` of all of them at a time."""
+    """What ids[1:] cost, read as one: in parts side by side, `n_tokens` of all of them at a
+    time.
+    """
     n = len(ids) - 1
     n_parts = max(1, min(_PARTS, n // _LEAST_PART))
     size, at_once = -(-n // n_parts), max(1, n_tokens // n_parts)

@@ -1,12 +1,14 @@
 """The score of text files under a model: read, encode, score.
 
-Bytes are counted as everywhere in lmsmith: those of the text in UTF-8, without a byte-order mark, line ends made LF.
+Bytes are counted as everywhere in lmsmith: those of the text in UTF-8, without a byte-order mark,
+line ends made LF.
 
-Not every file is UTF-8. Where that is no error (`errors="replace"`), the bytes of a plain file that are none stay what
-they are, a byte each, in the count and in the text; it need not be text at all, but line ends become LF in random bytes
-too, so that there is one rule. To tokenizers of bytes they are bytes like others; characters and words do not know
-them. What cannot be decoded within .jsonl, .parquet and compressed files, or in another encoding, is no byte of a text:
-it is read as U+FFFD, as in training, and that is said.
+Not every file is UTF-8. Where that is no error (`errors="replace"`), the bytes of a plain file that
+are none stay what they are, a byte each, in the count and in the text; it need not be text at all,
+but line ends become LF in random bytes too, so that there is one rule. To tokenizers of bytes they
+are bytes like others; characters and words do not know them. What cannot be decoded within .jsonl,
+.parquet and compressed files, or in another encoding, is no byte of a text: it is read as U+FFFD,
+as in training, and that is said.
 """
 
 import logging
@@ -58,13 +60,15 @@ def score_texts(
     begin: int | None = None,
     bos: bool = True,
 ) -> Score:
-    """One score over all documents of `sources`, each after `begin`, or an end of text where the tokenizer has one.
+    """One score over all documents of `sources`, each after `begin`, or an end of text where the
+    tokenizer has one.
 
-    Without `bos` nothing stands before the text, which is a single document then: its first token is charged as a
-    uniform guess would be. Raises UsageError where the model tells documents apart by what stands before them.
+    Without `bos` nothing stands before the text, which is a single document then: its first token
+    is charged as a uniform guess would be. Raises UsageError where the model tells documents apart
+    by what stands before them.
 
-    `boundaries` is the `data.documents` that the model was trained with: what these told apart is scored apart.
-    Raises DataError for what cannot be read, and where there is nothing to score.
+    `boundaries` is the `data.documents` that the model was trained with: what these told apart is
+    scored apart. Raises DataError for what cannot be read, and where there is nothing to score.
     """
     documents = read_documents(
         sources,
@@ -75,7 +79,8 @@ def score_texts(
     )
     if not bos and boundaries != "stream":
         raise UsageError(
-            f"this model was trained with data.documents = {boundaries!r}: each document begins with a token of its "
+            f"this model was trained with data.documents = {boundaries!r}: each document begins "
+            f"with a token of its "
             "own, which --no-bos leaves out. Score it without that option."
         )
     encoded = encode_documents(tokenizer, documents, begin, special_tokens, bos=bos)
@@ -90,7 +95,8 @@ def read_documents(
     errors: Literal["strict", "replace"],
     document_separator: str = "auto",
 ) -> Iterator[str]:
-    """The documents of files, one after the other; bytes that are no UTF-8 as lone surrogates (PEP 383).
+    """The documents of files, one after the other; bytes that are no UTF-8 as lone surrogates (PEP
+    383).
 
     Raises DataError for what cannot be read, which bytes are where `errors` is "strict".
     """
@@ -128,7 +134,9 @@ def to_bytes(document: str) -> bytes:
 
 
 def _as_it_is(path: Path, named: bool) -> str | None:
-    """The text of a plain file in UTF-8, or not quite. None: another kind of file, or (in a folder) a binary one."""
+    """The text of a plain file in UTF-8, or not quite. None: another kind of file, or (in a
+    folder) a binary one.
+    """
     if inner_suffix(path) in JSON_LINES + PARQUET or path.suffix.lower() in COMPRESSED:
         return None
     with read_errors(path), open_bytes(path) as file:
@@ -175,7 +183,8 @@ def encode_documents(
     for document in documents:
         if not bos and len(parts) > 1:
             raise DataError(
-                "with --no-bos nothing would stand between documents, and this text has several: name one plain file, "
+                "with --no-bos nothing would stand between documents, and this text has several: "
+                "name one plain file, "
                 "or leave the option out."
             )
         if first is not None:
@@ -209,7 +218,8 @@ def score_encoded(
     """Raises DataError where there is nothing to score, CheckpointError for a score of NaN."""
     if encoded.n_unknown_bytes and len(encoded.ids) <= encoded.first_given:
         raise DataError(
-            f"nothing to score: of the text's {encoded.n_bytes:,} bytes this model's {tokenizer.kind} tokenizer knows "
+            f"nothing to score: of the text's {encoded.n_bytes:,} bytes this model's "
+            f"{tokenizer.kind} tokenizer knows "
             "none. Name another text, or a model whose tokens are bytes or bpe."
         )
     score = score_ids(

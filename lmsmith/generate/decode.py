@@ -1,18 +1,20 @@
 """Text from a model: one token after another, with the keys and values of past positions kept.
 
-Each step reads the one new token and draws the next; the model's state holds what was read before. A step then costs
-one position instead of the whole text.
+Each step reads the one new token and draws the next; the model's state holds what was read before.
+A step then costs one position instead of the whole text.
 
-**When the context is full.** A Transformer sees at most T = context_length tokens. When one more would not fit, its
-window slides: the state is thrown away and the newest T // 2 tokens (at least one) are read again as if the text began
-there. That costs one pass over T // 2 tokens for every T - T // 2 + 1 new ones, about doubling the arithmetic, and the
-model always sees between T // 2 and T tokens. Where the window starts depends on the length of the text so far alone,
-so a prompt longer than T is read from where the window would stand had it been generated: to generate 100 tokens, and
-then 100 more with the first ones as part of the prompt, sees the same windows as to generate 200. The state of a model
-whose context has no bound is carried on for ever.
+**When the context is full.** A Transformer sees at most T = context_length tokens. When one more
+would not fit, its window slides: the state is thrown away and the newest T // 2 tokens (at least
+one) are read again as if the text began there. That costs one pass over T // 2 tokens for every T -
+T // 2 + 1 new ones, about doubling the arithmetic, and the model always sees between T // 2 and T
+tokens. Where the window starts depends on the length of the text so far alone, so a prompt longer
+than T is read from where the window would stand had it been generated: to generate 100 tokens, and
+then 100 more with the first ones as part of the prompt, sees the same windows as to generate 200.
+The state of a model whose context has no bound is carried on for ever.
 
-**Randomness.** Sample i draws from a generator made from (seed, i): it is the same text whether 1 or 100 are asked for
-(to the rounding of the model's own arithmetic, which may differ with the size of a batch).
+**Randomness.** Sample i draws from a generator made from (seed, i): it is the same text whether 1
+or 100 are asked for (to the rounding of the model's own arithmetic, which may differ with the size
+of a batch).
 
 The prompt of n samples is read n times, once a row.
 """
@@ -45,10 +47,11 @@ def generate(
 ) -> Iterator[list[int]]:
     """Continues `prompt_ids` in n ways; each step yields the n new ids.
 
-    Ends after `max_tokens` steps, or when all n have drawn `stop_id`; one that has drawn it goes on yielding it. Sample
-    indices count from `first_index`: n = 1 with `first_index` = 3 is sample 3. Between steps, and when the iterator is
-    closed, the model is in the mode it was in. Ids that no token of `tokenizer` has are never drawn;
-    without a tokenizer every id of the model counts as a token.
+    Ends after `max_tokens` steps, or when all n have drawn `stop_id`; one that has drawn it goes on
+    yielding it. Sample indices count from `first_index`: n = 1 with `first_index` = 3 is sample 3.
+    Between steps, and when the iterator is closed, the model is in the mode it was in. Ids that no
+    token of `tokenizer` has are never drawn; without a tokenizer every id of the model counts as a
+    token.
 
     Raises UsageError for an empty prompt (a caller without one begins with the end-of-text token),
     ConfigError for numbers out of range, CheckpointError for logits that are not numbers.
@@ -81,12 +84,14 @@ def stream_text(
     bos: bool = True,
     special_tokens: SpecialTokens = "text",
 ) -> Iterator[str]:
-    """The continuation number `index` of `prompt`, in pieces as they become certain; without the prompt itself.
+    """The continuation number `index` of `prompt`, in pieces as they become certain; without the
+    prompt itself.
 
-    A piece never ends within a character, nor with what may be the beginning of a stop string. The text ends before the
-    stop string that is complete first, at the end-of-text token, or after `max_tokens`. `begin` and `ends`: what stands
-    before and after texts of this model, besides that token. Without `bos` nothing stands before the prompt.
-    `special_tokens`: what they are in the prompt (`tokens/control.py`). Raises as `generate` does.
+    A piece never ends within a character, nor with what may be the beginning of a stop string. The
+    text ends before the stop string that is complete first, at the end-of-text token, or after
+    `max_tokens`. `begin` and `ends`: what stands before and after texts of this model, besides that
+    token. Without `bos` nothing stands before the prompt. `special_tokens`: what they are in the
+    prompt (`tokens/control.py`). Raises as `generate` does.
     """
     writer = _Writer(tokenizer, stop, ends)
     steps = generate(
@@ -112,7 +117,9 @@ def continue_text(
     seed: int = 0,
     stop: Sequence[str] = (),
 ) -> list[str]:
-    """Continuations 0 .. n - 1 of `prompt`, computed as one batch: what `stream_text` gives for each index, joined."""
+    """Continuations 0 .. n - 1 of `prompt`, computed as one batch: what `stream_text` gives for
+    each index, joined.
+    """
     writers = [_Writer(tokenizer, stop) for _ in range(n)]
     texts = [""] * n
     for ids in generate(
@@ -139,10 +146,11 @@ def encode_prompt(
     *,
     bos: bool = True,
 ) -> list[int]:
-    """The prompt as the beginning of a text: after `begin`, or the end-of-text token where the tokenizer has one.
+    """The prompt as the beginning of a text: after `begin`, or the end-of-text token where the
+    tokenizer has one.
 
-    Without `bos` it is the prompt's own tokens alone. Raises UsageError for a prompt without a token where nothing
-    stands before it.
+    Without `bos` it is the prompt's own tokens alone. Raises UsageError for a prompt without a
+    token where nothing stands before it.
     """
     ids = encode_text(tokenizer, prompt, special_tokens).tolist()
     first = (tokenizer.end_of_text if begin is None else begin) if bos else None

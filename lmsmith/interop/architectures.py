@@ -1,16 +1,20 @@
-"""Architectures of transformers that our Transformer computes: GPT2LMHeadModel and LlamaForCausalLM.
+"""Architectures of transformers that our Transformer computes: GPT2LMHeadModel and
+LlamaForCausalLM.
 
-Each is a table of settings and one of tensors, read in both directions. Between their tensors and ours lie:
+Each is a table of settings and one of tensors, read in both directions. Between their tensors and
+ours lie:
 
 - names;
 - GPT-2's projections, which they store as (in, out) and we as (out, in): transposed;
-- queries, keys and values, and the two halves of SwiGLU, which are one matrix of ours, rows one below the other;
-- the rotary pairs: they turn number i of a head with number i + K/2, we turn neighbours 2i and 2i + 1, as the paper
-  does (Su et al. 2021). The rows of queries and keys are put in the other order; their products are the same numbers.
+- queries, keys and values, and the two halves of SwiGLU, which are one matrix of ours, rows one
+  below the other;
+- the rotary pairs: they turn number i of a head with number i + K/2, we turn neighbours 2i and 2i +
+  1, as the paper does (Su et al. 2021). The rows of queries and keys are put in the other order;
+  their products are the same numbers.
 
-Tensors keep their bits and precision. Padding of the vocabulary is cut off. Rotary settings are read by `rope.py`,
-which names what is inside an object with a dot: `rope_scaling.factor`. Source: transformers 4.57, `models/gpt2` and
-`models/llama`.
+Tensors keep their bits and precision. Padding of the vocabulary is cut off. Rotary settings are
+read by `rope.py`, which names what is inside an object with a dot: `rope_scaling.factor`. Source:
+transformers 4.57, `models/gpt2` and `models/llama`.
 """
 
 from __future__ import annotations
@@ -38,8 +42,8 @@ from lmsmith.models.gpt_config import GPTConfig
 _PRECISIONS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _NAMED = 4  # tensors that an error names
 
-# The largest numbers that are read, by our setting. The largest models have 126 layers, a width of 16,384, 262,144
-# tokens and a context of ten million.
+# The largest numbers that are read, by our setting. The largest models have 126 layers, a width of
+# 16,384, 262,144 tokens and a context of ten million.
 _MOST = {
     "n_layer": 2048,
     "n_head": 1 << 16,
@@ -53,11 +57,13 @@ _MOST = {
 _MOST_OTHERS = 1e15
 
 
-# ---- choosing one ----------------------------------------------------------------------------------------------------
+# ---- choosing one --------------------------------------------------------------------------------
 
 
 def architecture_of(found: Mapping[str, Any], path: Path) -> Architecture:
-    """The one that a config.json names. Raises ConfigError, CheckpointError for one that is not among them."""
+    """The one that a config.json names. Raises ConfigError, CheckpointError for one that is not
+    among them.
+    """
     if "format_version" in found:
         raise CheckpointError(
             f"{path} is of a model that lmsmith can use as it is: there is nothing to import."
@@ -74,33 +80,41 @@ def architecture_of(found: Mapping[str, Any], path: Path) -> Architecture:
             str(name) for name in [*(named if isinstance(named, list) else ()), model_type] if name
         )[:200]
         raise ConfigError(
-            f"{path} is of {said or 'no architecture that it names'}, which lmsmith has no model for: "
+            f"{path} is of {said or 'no architecture that it names'}, which lmsmith has no model "
+            f"for: "
             f"wanted {' or '.join(known.name for known in ARCHITECTURES)}."
         )
     if found.get("quantization_config"):
         raise ConfigError(
-            f"{path} has quantised weights (quantization_config): take the checkpoint they came from."
+            f"{path} has quantised weights (quantization_config): take the checkpoint they came "
+            f"from."
         )
     if found.get("transformers_weights"):
         raise ConfigError(
-            f"{path} names a weights file of its own (transformers_weights = {shown(found['transformers_weights'])}): "
-            "lmsmith reads model.safetensors, whole or in parts. Rename the file and remove the setting."
+            f"{path} names a weights file of its own (transformers_weights = "
+            f"{shown(found['transformers_weights'])}): "
+            "lmsmith reads model.safetensors, whole or in parts. Rename the file and remove the "
+            "setting."
         )
     return architecture
 
 
 def architecture_for(config: ModelConfig) -> Architecture:
-    """The one of theirs that computes what this config says. Raises ConfigError where there is none, with reasons."""
+    """The one of theirs that computes what this config says. Raises ConfigError where there is
+    none, with reasons.
+    """
     if not isinstance(config, GPTConfig):
         raise ConfigError(
-            f"transformers has no counterpart to a model of kind {config.kind}: export a Transformer."
+            f"transformers has no counterpart to a model of kind {config.kind}: export a "
+            f"Transformer."
         )
     reasons = {architecture: architecture.differences(config) for architecture in ARCHITECTURES}
     nearest = min(ARCHITECTURES, key=lambda architecture: len(reasons[architecture]))
     if reasons[nearest]:
         raise ConfigError(
             "This model has no counterpart in transformers. The nearest there is "
-            f"{nearest.name}, and it has no {'; no '.join(reasons[nearest])}. What can be exported are models as "
+            f"{nearest.name}, and it has no {'; no '.join(reasons[nearest])}. What can be "
+            f"exported are models as "
             "`--preset gpt2` and `--preset llama` make them."
         )
     return nearest
@@ -145,7 +159,7 @@ def shapes_of(config: GPTConfig) -> dict[str, tuple[int, ...]]:
         return {name: tuple(p.shape) for name, p in GPT(config).named_parameters()}
 
 
-# ---- one -------------------------------------------------------------------------------------------------------------
+# ---- one -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,18 +188,22 @@ class Architecture:
     pieces: Callable[[GPTConfig], dict[str, list[Piece]]]
 
     def read_settings(self, found: Mapping[str, Any], path: Path) -> GPTConfig:
-        """Raises ConfigError for settings with which it computes something else than ours, and for bad ones."""
+        """Raises ConfigError for settings with which it computes something else than ours, and
+        for bad ones.
+        """
         found = rope.flat(found, path)
         for name, allowed in self.wants.items():
             if found.get(name, allowed[0]) not in allowed:
                 raise ConfigError(
-                    f"{path} has {name} = {shown(found[name])}, which lmsmith's model cannot compute: wanted "
+                    f"{path} has {name} = {shown(found[name])}, which lmsmith's model cannot "
+                    f"compute: wanted "
                     f"{' or '.join(json.dumps(value) for value in allowed)}."
                 )
         activation = found.get(self.activation, next(iter(self.activations)))
         if not isinstance(activation, str) or activation not in self.activations:
             raise ConfigError(
-                f"{path} has {self.activation} = {shown(activation)}, which lmsmith does not have here: wanted "
+                f"{path} has {self.activation} = {shown(activation)}, which lmsmith does not have "
+                f"here: wanted "
                 f"{', '.join(self.activations)}."
             )
         self._check_sizes(found, path)
@@ -200,12 +218,15 @@ class Architecture:
         return config
 
     def _check_sizes(self, found: Mapping[str, Any], path: Path) -> None:
-        """Raises ConfigError for numbers that no model has: to build one, or only its table of tensors, takes hours."""
+        """Raises ConfigError for numbers that no model has: to build one, or only its table of
+        tensors, takes hours.
+        """
         for ours, (theirs, _) in self.sizes.items():
             value, most = found.get(theirs), _MOST.get(ours, _MOST_OTHERS)
             if isinstance(value, int | float) and abs(value) > most:
                 raise ConfigError(
-                    f"{path} has {theirs} = {shown(value)}: expected at most {most:,}. Is the file damaged?"
+                    f"{path} has {theirs} = {shown(value)}: expected at most {most:,}. Is the "
+                    f"file damaged?"
                 )
 
     def write_settings(self, config: GPTConfig) -> dict[str, Any]:
@@ -224,7 +245,9 @@ class Architecture:
         return rope.nested(settings | self.more(config))
 
     def differences(self, config: GPTConfig) -> list[str]:
-        """Settings that it has no counterpart to, and what it has instead. A setting not known here is to be off."""
+        """Settings that it has no counterpart to, and what it has instead. A setting not known
+        here is to be off.
+        """
         config = derived(config)
         found = []
         for field in dataclasses.fields(GPTConfig):
@@ -243,7 +266,9 @@ class Architecture:
     def to_ours(
         self, config: GPTConfig, theirs: Mapping[str, Tensor], folder: Path
     ) -> dict[str, Tensor]:
-        """Raises CheckpointError with the names of tensors that are missing, unknown or of another shape."""
+        """Raises CheckpointError with the names of tensors that are missing, unknown or of
+        another shape.
+        """
         shapes, table = shapes_of(config), self.pieces(config)
         wanted = {
             piece.name: _shape(piece, shapes[ours])
@@ -264,7 +289,8 @@ class Architecture:
         if config.tied_head and head is not None and tokens is not None:  # some write it twice
             if head.dtype != tokens.dtype or not torch.equal(head, tokens):
                 raise CheckpointError(
-                    f"{folder} has a lm_head.weight of its own, and by its config.json the head is the token table: "
+                    f"{folder} has a lm_head.weight of its own, and by its config.json the head "
+                    f"is the token table: "
                     "set tie_word_embeddings to false there, or remove the tensor."
                 )
             del named["lm_head.weight"]
@@ -352,7 +378,7 @@ def _text(value: Any) -> str:
     return json.dumps(value) if isinstance(value, bool | str) else str(value)
 
 
-# ---- the two of them -------------------------------------------------------------------------------------------------
+# ---- the two of them -----------------------------------------------------------------------------
 
 
 def _gpt2(config: GPTConfig) -> dict[str, list[Piece]]:
@@ -422,7 +448,9 @@ def _llama(config: GPTConfig) -> dict[str, list[Piece]]:
 
 
 def _llama_more(found: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Width of the heads and biases in attention, "derived" where they are what ours would be without being set."""
+    """Width of the heads and biases in attention, "derived" where they are what ours would be
+    without being set.
+    """
     bias = {}
     for name in ("attention_bias", "mlp_bias"):
         bias[name] = found.get(name) or False

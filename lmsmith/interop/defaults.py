@@ -1,4 +1,5 @@
-"""What a Hugging Face folder says besides settings, weights and vocabulary: kept through a run, written by `export`.
+"""What a Hugging Face folder says besides settings, weights and vocabulary: kept through a run,
+written by `export`.
 
 | what | read from |
 |---|---|
@@ -6,8 +7,8 @@
 | names of special tokens, padding side | tokenizer_config.json, special_tokens_map.json |
 | chat templates | chat_template.jinja and additional_chat_templates/, or tokenizer_config.json |
 
-`import` puts them into the run, as RUN/model/huggingface.json, where fine-tuning leaves them. lmsmith itself does not
-use them.
+`import` puts them into the run, as RUN/model/huggingface.json, where fine-tuning leaves them.
+lmsmith itself does not use them.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ _MORE_TEMPLATES = "additional_chat_templates"
 
 @dataclass(frozen=True)
 class Defaults:
-    """`pads_in_config`: config.json names the padding id too, which freezes its row of the table in training there."""
+    """`pads_in_config`: config.json names the padding id too, which freezes its row of the table
+    in training there.
+    """
 
     generation: dict[str, Any] = field(default_factory=dict)
     tokenizer: dict[str, Any] = field(default_factory=dict)
@@ -107,7 +110,9 @@ def _content(token: Any) -> str | None:
 
 
 def _chat_templates(folder: Path) -> dict[str, str]:
-    """By name; "default" is the one that is used where none is named. Files replace those in tokenizer_config.json."""
+    """By name; "default" is the one that is used where none is named. Files replace those in
+    tokenizer_config.json.
+    """
     paths = {path.stem: path for path in sorted((folder / _MORE_TEMPLATES).glob("*.jinja"))}
     if (folder / _TEMPLATE).is_file():
         paths["default"] = folder / _TEMPLATE

@@ -1,10 +1,12 @@
 """A run's model -> a folder for other programs, with a receipt.
 
-    --to hf      config.json, generation_config.json, model.safetensors, tokenizer.json, tokenizer_config.json
+    --to hf      config.json, generation_config.json, model.safetensors, tokenizer.json,
+                 tokenizer_config.json
     --to llmc    model.bin
 
-Before the folder appears it is read again, by our own reader and, where it is installed, by transformers, and the
-logits of both on fixed tokens are held against the run's. `receipt.json` has the differences, and each file's SHA-256.
+Before the folder appears it is read again, by our own reader and, where it is installed, by
+transformers, and the logits of both on fixed tokens are held against the run's. `receipt.json` has
+the differences, and each file's SHA-256.
 """
 
 from __future__ import annotations
@@ -49,10 +51,11 @@ _TEXTS = (
 
 
 def export_model(run: Path, out: Path, *, to: Form, dtype: Precision = "auto") -> dict[str, Any]:
-    """Writes `out`, whole, and returns its receipt. `dtype` "auto" is the precision that the weights have.
+    """Writes `out`, whole, and returns its receipt. `dtype` "auto" is the precision that the
+    weights have.
 
-    Raises ConfigError, with reasons, for a model that has no counterpart there; UsageError, CheckpointError,
-    StorageError.
+    Raises ConfigError, with reasons, for a model that has no counterpart there; UsageError,
+    CheckpointError, StorageError.
     """
     place = free_place(out, run.name)
     folder = model_folder(run)
@@ -76,7 +79,8 @@ def export_model(run: Path, out: Path, *, to: Form, dtype: Precision = "auto") -
     precisions = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}
     if len(precisions) > 1:
         raise ConfigError(
-            f"The weights are of {' and '.join(sorted(precisions))}: choose one with --dtype float32."
+            f"The weights are of {' and '.join(sorted(precisions))}: choose one with --dtype "
+            f"float32."
         )
     shape = (1, min(_CHECKED_TOKENS, config.context_length))
     ids = torch.randint(config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
@@ -143,7 +147,9 @@ def _kept_id(
     special: Collection[int],
     named: Mapping[str, int],
 ) -> int | None:
-    """`first`; or the id that an imported model has, if that is a special token; or that of the tokenizer's token."""
+    """`first`; or the id that an imported model has, if that is a special token; or that of the
+    tokenizer's token.
+    """
     if first is not None:
         return first
     kept = defaults.generation.get(f"{which}_token_id") if defaults else None
@@ -153,13 +159,16 @@ def _kept_id(
 def _checked(
     folder: Path, ids: Tensor, wanted: Tensor, tokenizer: Tokenizer | None, to: Form
 ) -> dict[str, Any]:
-    """Who read the folder again, and how far its logits are from those wanted. Raises CheckpointError."""
+    """Who read the folder again, and how far its logits are from those wanted. Raises
+    CheckpointError.
+    """
 
     def difference(who: str, logits: Callable[[], Tensor]) -> float:
         found = float((logits() - wanted).abs().max())
         if not found <= _TOLERANCE * float(wanted.abs().max()):
             raise CheckpointError(
-                f"the exported model, read by {who}, gives logits that differ by {found:.3g} from the run's: it is not "
+                f"the exported model, read by {who}, gives logits that differ by {found:.3g} from "
+                f"the run's: it is not "
                 "written. Please report this, with the run's config.toml."
             )
         return found
@@ -205,7 +214,8 @@ def _check_tokenizer(folder: Path, tokenizer: Tokenizer) -> int:
             != tokenizer.encode(text).tolist()
         ):
             raise CheckpointError(
-                f"the exported tokenizer, read by transformers, gives other ids for {text!r} than the run's: the model "
+                f"the exported tokenizer, read by transformers, gives other ids for {text!r} than "
+                f"the run's: the model "
                 "is not written. Please report this."
             )
     return len(_TEXTS)

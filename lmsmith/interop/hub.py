@@ -1,7 +1,9 @@
-"""Checkpoints by name from the Hugging Face Hub, through its own library: resumed, cached and checked by it.
+"""Checkpoints by name from the Hugging Face Hub, through its own library: resumed, cached and
+checked by it.
 
-`HF_ENDPOINT` names another server (a mirror), `HF_HUB_CACHE` another place for what was downloaded, `HF_HUB_OFFLINE=1`
-keeps to what is there. Only settings, weights as safetensors and the tokenizer are fetched, all of one revision.
+`HF_ENDPOINT` names another server (a mirror), `HF_HUB_CACHE` another place for what was downloaded,
+`HF_HUB_OFFLINE=1` keeps to what is there. Only settings, weights as safetensors and the tokenizer
+are fetched, all of one revision.
 """
 
 import os
@@ -32,17 +34,21 @@ def is_name(source: str) -> bool:
 
 
 def fetch(name: str) -> Path:
-    """The folder of a model's files, downloaded once. Raises CheckpointError where they cannot be had, UsageError."""
+    """The folder of a model's files, downloaded once. Raises CheckpointError where they cannot
+    be had, UsageError.
+    """
     try:
         from huggingface_hub import constants, errors, hf_hub_download
     except ImportError as error:
         raise UsageError(
-            f"there is no file or folder {name}, and to get a model of this name from the Hub takes huggingface_hub: "
+            f"there is no file or folder {name}, and to get a model of this name from the Hub "
+            f"takes huggingface_hub: "
             "pip install 'lmsmith[hf]'."
         ) from error
     endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
     revision: str | None = None
-    # By what it reaches the network differs between versions; its own error is always a kind of that library's.
+    # By what it reaches the network differs between versions; its own error is always a kind of
+    # that library's.
     network: tuple[type[Exception], ...]
     network = (
         OSError,
@@ -74,7 +80,8 @@ def fetch(name: str) -> Path:
                 ) from error
         except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
             raise CheckpointError(
-                f"there is no file or folder {name}, and at {endpoint} no model of this name that you may see. Names "
+                f"there is no file or folder {name}, and at {endpoint} no model of this name that "
+                f"you may see. Names "
                 "are like openai-community/gpt2; for some you must log in there (`hf auth login`)."
             ) from error
         except network as error:
@@ -95,7 +102,9 @@ def fetch(name: str) -> Path:
 
 
 def check(file: Path, sha256: str) -> None:
-    """Holds a downloaded file against the hash by which the Hub knows large ones. Raises CheckpointError."""
+    """Holds a downloaded file against the hash by which the Hub knows large ones. Raises
+    CheckpointError.
+    """
     known = file.resolve().name  # in the library's cache, a link to a file named so
     if re.fullmatch(r"[0-9a-f]{64}", known) and known != sha256:
         raise CheckpointError(
@@ -104,7 +113,9 @@ def check(file: Path, sha256: str) -> None:
 
 
 def _cut_off(endpoint: str) -> str | None:
-    """Why the server cannot be reached, if so. Asked once: the library would try each file for half a minute."""
+    """Why the server cannot be reached, if so. Asked once: the library would try each file for
+    half a minute.
+    """
     try:
         urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=10).close()
     except urllib.error.HTTPError:
@@ -116,8 +127,11 @@ def _cut_off(endpoint: str) -> str | None:
 
 def _unreachable(name: str, file: str, endpoint: str, error: object) -> str:
     return (
-        f"there is no file or folder {name}, and {file} of a model of this name cannot be had from {endpoint} "
-        f"({str(error).splitlines()[0]}). Without a network: get its config.json, {WEIGHTS} (or {INDEX} and the parts "
-        "that it names) and tokenizer.json some other way, put them into a folder, and name the folder: "
+        f"there is no file or folder {name}, and {file} of a model of this name cannot be had "
+        f"from {endpoint} "
+        f"({str(error).splitlines()[0]}). Without a network: get its config.json, {WEIGHTS} (or "
+        f"{INDEX} and the parts "
+        "that it names) and tokenizer.json some other way, put them into a folder, and name the "
+        "folder: "
         "`lmsmith import FOLDER`."
     )

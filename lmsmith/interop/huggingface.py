@@ -1,14 +1,16 @@
 """Hugging Face checkpoints, both ways: GPT2LMHeadModel and LlamaForCausalLM, settings and tensors.
 
-    config, tensors = read(folder)        # their config.json and model.safetensors, or its shards -> ours
-    write(folder, config, tensors, ...)   # ours -> a folder that transformers opens, and what builds on it (vLLM)
+    config, tensors = read(folder)        # their config.json and model.safetensors, or its shards
+                                          # -> ours
+    write(folder, config, tensors, ...)   # ours -> a folder that transformers opens, and what
+                                          # builds on it (vLLM)
 
-Tensors keep their precision, so theirs -> ours -> theirs gives the same bits; `architectures.py` says what lies between
-the two. What a model of theirs must have and one of ours may lack without computing anything else (biases, gains,
-positions) is written as zeros or ones.
+Tensors keep their precision, so theirs -> ours -> theirs gives the same bits; `architectures.py`
+says what lies between the two. What a model of theirs must have and one of ours may lack without
+computing anything else (biases, gains, positions) is written as zeros or ones.
 
-Not read: pickled weights (pytorch_model.bin: opening such a file can run what its author put into it) and quantised
-ones.
+Not read: pickled weights (pytorch_model.bin: opening such a file can run what its author put into
+it) and quantised ones.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,8 +36,8 @@ WEIGHTS = "model.safetensors"
 def read(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
     """Settings and tensors, ours by name and form, in the precision they are stored in.
 
-    Raises CheckpointError for files that are missing, damaged or do not fit each other, with the tensors' names;
-    ConfigError for a model that ours cannot compute, with the reason.
+    Raises CheckpointError for files that are missing, damaged or do not fit each other, with the
+    tensors' names; ConfigError for a model that ours cannot compute, with the reason.
     """
     path = folder / "config.json"
     found = _read_json(path)
@@ -46,7 +48,9 @@ def read(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
 
 
 def read_ends(folder: Path) -> tuple[int | None, list[int]]:
-    """The ids that begin and end a text: generation_config.json says them, or config.json. Raises CheckpointError."""
+    """The ids that begin and end a text: generation_config.json says them, or config.json.
+    Raises CheckpointError.
+    """
     found = _read_json(folder / "config.json")
     if (folder / "generation_config.json").is_file():
         said = _read_json(folder / "generation_config.json")
@@ -70,11 +74,12 @@ def write(
     pad: int | None = None,
     defaults: Defaults | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Writes config.json, generation_config.json and model.safetensors; returns size and SHA-256 of the last.
+    """Writes config.json, generation_config.json and model.safetensors; returns size and SHA-256 of
+    the last.
 
-    `begin`, `ends` and `pad`: ids that stand before and after a text. `defaults`: those of the model that was
-    imported. Raises ConfigError where no architecture of theirs
-    computes what this config says, OSError where it cannot write.
+    `begin`, `ends` and `pad`: ids that stand before and after a text. `defaults`: those of the
+    model that was imported. Raises ConfigError where no architecture of theirs computes what this
+    config says, OSError where it cannot write.
     """
     architecture = architecture_for(config)
     config, tensors = completed(config, tensors)
@@ -94,7 +99,9 @@ def write(
 
 
 def files_of(folder: Path) -> list[Path]:
-    """The files that hold settings and weights. Raises CheckpointError where there are none that can be read."""
+    """The files that hold settings and weights. Raises CheckpointError where there are none that
+    can be read.
+    """
     if (
         folder / WEIGHTS
     ).is_file():  # before an index that is left over from an earlier save, as in transformers
@@ -110,7 +117,8 @@ def files_of(folder: Path) -> list[Path]:
         )
         raise CheckpointError(
             f"{folder} has no {WEIGHTS} and no {INDEX}.{why} Wanted weights as safetensors, which "
-            "`AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)` of transformers writes."
+            "`AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)` of transformers "
+            "writes."
         )
     return [folder / "config.json", *(folder / name for name in names)]
 

@@ -1,11 +1,12 @@
 """A model of another program -> a run folder.
 
-    RUN/model/          weights in the precision they came in, config.json, tokenizer.json, huggingface.json
+    RUN/model/          weights in the precision they came in, config.json, tokenizer.json,
+                        huggingface.json
     RUN/config.toml     the preset with the model's settings
     RUN/summary.json    where it came from, with the SHA-256 of each file
 
-`generate`, `eval` and `export` take it as they take a trained run. The text and the checkpoints of its training are not
-there, so it cannot be resumed.
+`generate`, `eval` and `export` take it as they take a trained run. The text and the checkpoints of
+its training are not there, so it cannot be resumed.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from lmsmith.tokens.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
-GPT2_VOCABULARY = 50_257  # llm.c's files hold no tokenizer; where none lies beside, a model of this many has GPT-2's
+# llm.c's files hold no tokenizer; where none lies beside, a model of this many has GPT-2's
+GPT2_VOCABULARY = 50_257
 WITHOUT = "none"
 
 
@@ -44,12 +46,14 @@ def import_model(
     tokenizer: str | None = None,
     eos_token: str | None = None,
 ) -> tuple[Path, dict[str, Any]]:
-    """Makes a run folder of a Hugging Face folder, an llm.c file, or a name on the Hub; returns it and its summary.
+    """Makes a run folder of a Hugging Face folder, an llm.c file, or a name on the Hub; returns it
+    and its summary.
 
     An llm.c file can be named by its folder, where it is model.bin, as `export` writes it.
 
-    `tokenizer`: a folder or file, "gpt2", or "none"; without it the one beside the weights. `eos_token`: the token
-    between documents, by name. Raises LmsmithError of every kind; nothing appears then.
+    `tokenizer`: a folder or file, "gpt2", or "none"; without it the one beside the weights.
+    `eos_token`: the token between documents, by name. Raises LmsmithError of every kind; nothing
+    appears then.
     """
     path = Path(source)
     if not (path / "config.json").is_file() and (path / llmc.FILE_NAME).is_file():
@@ -61,14 +65,16 @@ def import_model(
     if path.is_file():
         if not llmc.is_llmc(path):
             raise UsageError(
-                f"{path} is no llm.c checkpoint. Of a Hugging Face checkpoint name the folder: its config.json is "
+                f"{path} is no llm.c checkpoint. Of a Hugging Face checkpoint name the folder: "
+                f"its config.json is "
                 "needed too."
             )
         form, files = "llm.c", [path]
     else:
         if not path.is_dir() and not hub.is_name(source):
             raise UsageError(
-                f"there is no {source}. Wanted a folder with config.json and model.safetensors, an llm.c file, or the "
+                f"there is no {source}. Wanted a folder with config.json and model.safetensors, "
+                f"an llm.c file, or the "
                 "name of a model on the Hub, such as gpt2."
             )
         path = path if path.is_dir() else hub.fetch(source)
@@ -93,7 +99,9 @@ def import_model(
 def _tokenizer(
     wanted: str | None, path: Path, config: GPTConfig, eos_token: str | None = None
 ) -> Tokenizer | None:
-    """Raises TokenizerError, ConfigError for one that does not fit. None: asked for, or there is none."""
+    """Raises TokenizerError, ConfigError for one that does not fit. None: asked for, or there is
+    none.
+    """
     if wanted == WITHOUT:
         return None
     try:
@@ -106,12 +114,14 @@ def _tokenizer(
         if wanted:
             raise
         raise TokenizerError(
-            f"{error} Give a tokenizer that fits with --tokenizer FOLDER, or import the weights alone with --tokenizer "
+            f"{error} Give a tokenizer that fits with --tokenizer FOLDER, or import the weights "
+            f"alone with --tokenizer "
             f"{WITHOUT}."
         ) from error
     if found is None:
         log.warning(
-            "%s has no tokenizer: the weights alone are imported. generate and eval need one: import again with "
+            "%s has no tokenizer: the weights alone are imported. generate and eval need one: "
+            "import again with "
             "--tokenizer FOLDER.",
             path,
         )
@@ -119,7 +129,8 @@ def _tokenizer(
     n_ids, rows = found.vocab_size, config.vocab_size
     if n_ids > rows:
         raise ConfigError(
-            f"the tokenizer has {n_ids:,} ids and the model's table {rows:,} rows: name another --tokenizer."
+            f"the tokenizer has {n_ids:,} ids and the model's table {rows:,} rows: name another "
+            f"--tokenizer."
         )
     if n_ids < rows and isinstance(found, BpeTokenizer):  # the rest are rows that no text has
         found = found.changed(n_ids=rows)
@@ -153,7 +164,8 @@ def _tokenizer_folder(wanted: str | None, path: Path) -> Path | None:
 
 
 def _limits(wanted: str | None, path: Path, tokenizer: Tokenizer | None) -> dict[str, Any]:
-    """The ids that stand before and after a text, where these are not the tokenizer's end of text (Llama 3).
+    """The ids that stand before and after a text, where these are not the tokenizer's end of text
+    (Llama 3).
 
     Many a config.json names ids that its tokenizer uses for text: only special tokens count.
     """
@@ -171,7 +183,10 @@ def _summary(
     config: GPTConfig, tensors: dict[str, Tensor], tokenizer: Tokenizer | None
 ) -> dict[str, Any]:
     """What a trained run's summary holds, as far as it is known."""
-    unknown = "tokens_seen val_loss val_bits_per_byte train_seconds wall_seconds seconds_to_target tokens_per_second mfu"
+    unknown = (
+        "tokens_seen val_loss val_bits_per_byte train_seconds wall_seconds "
+        "seconds_to_target tokens_per_second mfu"
+    )
     return {
         "n_params": sum(tensor.numel() for tensor in tensors.values()),
         "steps": 0,

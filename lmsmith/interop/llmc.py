@@ -1,8 +1,9 @@
 """llm.c checkpoints, both ways: GPT-2 alone, in float32 or bfloat16, to the byte.
 
-The file's form is in `reference/llmc.py`, which reads and writes it; here its 16 tensors, in which the layers are
-stacked, become ours and back. The vocabulary stays padded as it is, so reading and writing again gives the same bytes.
-A model without padding is padded to a multiple of 128, as llm.c's CUDA programs want it.
+The file's form is in `reference/llmc.py`, which reads and writes it; here its 16 tensors, in which
+the layers are stacked, become ours and back. The vocabulary stays padded as it is, so reading and
+writing again gives the same bytes. A model without padding is padded to a multiple of 128, as
+llm.c's CUDA programs want it.
 """
 
 from collections.abc import Mapping
@@ -42,7 +43,9 @@ _STACKED = {
 
 
 def is_llmc(path: Path) -> bool:
-    """Whether a file begins as an llm.c checkpoint does. Raises CheckpointError where it cannot be read."""
+    """Whether a file begins as an llm.c checkpoint does. Raises CheckpointError where it cannot
+    be read.
+    """
     try:
         with path.open("rb") as file:
             return file.read(4) == MAGIC.to_bytes(4, "little")
@@ -78,7 +81,8 @@ def read(path: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
 def write(path: Path, config: GPTConfig, tensors: Mapping[str, Tensor]) -> None:
     """Writes a checkpoint in the tensors' precision.
 
-    Raises ConfigError for a model that is not GPT-2 or of another precision, StorageError where it cannot be written.
+    Raises ConfigError for a model that is not GPT-2 or of another precision, StorageError where it
+    cannot be written.
     """
     check(config)
     config, tensors = completed(config, tensors)
@@ -130,7 +134,8 @@ def check(config: ModelConfig) -> None:
             reasons.append(f"model.{name} = {value} (but {wanted})")
     if reasons:
         raise ConfigError(
-            f"llm.c has GPT-2 alone, and no {'; no '.join(reasons)}. What can be exported are models as "
+            f"llm.c has GPT-2 alone, and no {'; no '.join(reasons)}. What can be exported are "
+            f"models as "
             "`--preset gpt2` makes them."
         )
 

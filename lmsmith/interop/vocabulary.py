@@ -1,4 +1,5 @@
-"""Every tokenizer of ours as a Hugging Face `tokenizer.json`, which gives the same ids there; and back.
+"""Every tokenizer of ours as a Hugging Face `tokenizer.json`, which gives the same ids there; and
+back.
 
 | ours | there | unknown text |
 |---|---|---|
@@ -9,7 +10,8 @@
 | word | WordLevel after a Split by our pattern, its character classes written out | `<unk>`, as here |
 
 One thing differs: there `<|endoftext|>` in a text is the special token, and here it is text unless it is allowed.
-Character classes are those of the Python that writes them, so that they do not depend on another library's Unicode.
+Character classes are those of the Python that writes them, so that they do not depend on another
+library's Unicode.
 """
 
 import functools
@@ -61,11 +63,12 @@ def save(
     ends: Sequence[int] = (),
     defaults: Defaults | None = None,
 ) -> dict[str, int]:
-    """Writes tokenizer.json and tokenizer_config.json, as transformers opens them; returns the ids of named tokens.
+    """Writes tokenizer.json and tokenizer_config.json, as transformers opens them; returns the ids
+    of named tokens.
 
-    `begin` and `ends`: special tokens before and after a text, where these are not the end of text. `defaults`: those
-    of the model that was imported. Where these name no padding token, it is the token that ends a text. Raises
-    StorageError.
+    `begin` and `ends`: special tokens before and after a text, where these are not the end of text.
+    `defaults`: those of the model that was imported. Where these name no padding token, it is the
+    token that ends a text. Raises StorageError.
     """
     content = content_of(tokenizer)
     names = {added["id"]: added["content"] for added in content["added_tokens"]}
@@ -132,7 +135,9 @@ def _as_written(templates: dict[str, str]) -> str | list[dict[str, str]]:
 
 
 def load(folder: Path, eos_token: str | None = None) -> Tokenizer:
-    """The tokenizer of a folder, in any form that `tokens` reads or `save` writes. Raises TokenizerError."""
+    """The tokenizer of a folder, in any form that `tokens` reads or `save` writes. Raises
+    TokenizerError.
+    """
     return (None if eos_token else _simple(folder / FILE_NAME)) or load_tokenizer(
         folder, end_of_text=eos_token
     )
@@ -154,7 +159,8 @@ def begin_of(folder: Path, tokenizer: Tokenizer) -> int | None:
     before, after = around(folder, tokenizer)
     if len(before) > 1:
         raise TokenizerError(
-            f"{folder} puts {len(before)} special tokens before every text ({tokenizer.decode(before)}), and lmsmith"
+            f"{folder} puts {len(before)} special tokens before every text "
+            f"({tokenizer.decode(before)}), and lmsmith"
             " puts one at most."
         )
     if after:
@@ -169,10 +175,12 @@ _SET_AROUND = ("LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer", "Cohere
 
 
 def around(folder: Path, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """The special tokens that transformers puts before and behind every text of a folder's tokenizer.
+    """The special tokens that transformers puts before and behind every text of a folder's
+    tokenizer.
 
-    They are those of the post-processor in tokenizer.json, unless tokenizer_config.json says `add_bos_token` or
-    `add_eos_token`, or is of a class for which these count always. Raises TokenizerError for files that are damaged.
+    They are those of the post-processor in tokenizer.json, unless tokenizer_config.json says
+    `add_bos_token` or `add_eos_token`, or is of a class for which these count always. Raises
+    TokenizerError for files that are damaged.
     """
     specials: dict[str, int] = getattr(tokenizer, "special_tokens", {})
     folder = folder.parent if folder.is_file() else folder
@@ -287,7 +295,10 @@ def _word_pattern() -> str:
         return "".join(f"\\x{{{ord(run[0]):x}}}-\\x{{{ord(run[-1]):x}}}" for run in runs)
 
     letter, digit, space = ranges(r"[^\W\d_]"), ranges(r"[\d_]"), ranges(r"\s")
-    return rf" ?[{letter}]+(?:['\x{{2019}}][{letter}]+)*| ?[{digit}]| ?[^{letter}{digit}{space}]|[{space}]"
+    return (
+        rf" ?[{letter}]+(?:['\x{{2019}}][{letter}]+)*| ?[{digit}]| "
+        rf"?[^{letter}{digit}{space}]|[{space}]"
+    )
 
 
 def _simple(path: Path) -> Tokenizer | None:

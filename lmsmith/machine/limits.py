@@ -1,8 +1,9 @@
-"""What this process may use of the machine: cores and memory, where it is held to fewer than there are.
+"""What this process may use of the machine: cores and memory, where it is held to fewer than there
+are.
 
-Held to fewer is who is started by `taskset` or a job scheduler (affinity), and whatever runs in a container with a
-quota of processor time or memory (Linux's cgroups). More threads than that wait for each other; more memory ends the
-process.
+Held to fewer is who is started by `taskset` or a job scheduler (affinity), and whatever runs in a
+container with a quota of processor time or memory (Linux's cgroups). More threads than that wait
+for each other; more memory ends the process.
 """
 
 import math
@@ -27,7 +28,9 @@ def set_threads() -> int:
 
 
 def free_memory() -> float:
-    """Bytes that could be had; none where the system does not say. What caches files counts as free."""
+    """Bytes that could be had; none where the system does not say. What caches files counts as
+    free.
+    """
     try:
         lines = dict(line.split(":") for line in _MEMINFO.read_text(encoding="ascii").splitlines())
         available = int(lines["MemAvailable"].split()[0]) * 1024
@@ -37,7 +40,9 @@ def free_memory() -> float:
 
 
 def _least(controller: str, of: Callable[[Path], float]) -> float:
-    """The least that any of this process's groups gives, those above them included; infinite where none is said."""
+    """The least that any of this process's groups gives, those above them included; infinite
+    where none is said.
+    """
     return min(map(of, _groups(controller)), default=math.inf)
 
 
@@ -56,7 +61,9 @@ def _groups(controller: str) -> Iterator[Path]:
 
 
 def _share(place: Path) -> float:
-    """Cores' worth of time: quota over period, of `cpu.max` in version 2, of two files in version 1."""
+    """Cores' worth of time: quota over period, of `cpu.max` in version 2, of two files in
+    version 1.
+    """
     try:
         if (place / "cpu.max").exists():
             quota, period = _text(place / "cpu.max").split()

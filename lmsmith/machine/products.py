@@ -5,24 +5,27 @@ from collections.abc import Callable
 
 import torch
 
-# A product whose shape small models have: 2048 tokens, width 384, feed-forward 1536. A GPU has as many cores as such a
-# product has rows, so there one of a large model.
+# A product whose shape small models have: 2048 tokens, width 384, feed-forward 1536. A GPU has as
+# many cores as such a product has rows, so there one of a large model.
 SHAPE, GPU_SHAPE = (2048, 384, 1536), (16384, 4096, 4096)
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
-    """Floating-point operations a second of one matrix product at a model's shape, as things are set now."""
+    """Floating-point operations a second of one matrix product at a model's shape, as things are
+    set now.
+    """
     m, k, n = shape = GPU_SHAPE if device.type == "cuda" else SHAPE
     a, b = (x.to(device, dtype) for x in _operands(shape))
     return 2 * m * k * n / _least_seconds(lambda: torch.mm(a, b.T), device)
 
 
 def choose_matmul() -> tuple[str, str]:
-    """Whether PyTorch's CPU products should go to oneDNN instead of its default BLAS, and why, in a phrase.
+    """Whether PyTorch's CPU products should go to oneDNN instead of its default BLAS, and why, in a
+    phrase.
 
-    `torch.set_float32_matmul_precision("medium")` lets oneDNN take float32 products. On processors without bfloat16
-    tiles it computes them in plain float32, and on some (AMD's) a third faster than the default, MKL. Where it would
-    round to bfloat16, the error shows and it is not taken.
+    `torch.set_float32_matmul_precision("medium")` lets oneDNN take float32 products. On processors
+    without bfloat16 tiles it computes them in plain float32, and on some (AMD's) a third faster
+    than the default, MKL. Where it would round to bfloat16, the error shows and it is not taken.
     """
     a, b = _operands(SHAPE)
     before = torch.get_float32_matmul_precision()
@@ -60,7 +63,9 @@ def _operands(shape: tuple[int, int, int]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _least_seconds(work: Callable[[], object], device: torch.device, n: int = 4) -> float:
-    """The least of `n` times after a first that does not count: what other programs take away only adds to a time."""
+    """The least of `n` times after a first that does not count: what other programs take away
+    only adds to a time.
+    """
     times = []
     for _ in range(n + 1):
         start = time.perf_counter()

@@ -1,11 +1,12 @@
 """Causal self-attention: who sees whom, where tokens stand, and the key-value cache.
 
-Every query sees keys up to its own position. How far back is what differs: to the beginning; over a sliding window; to
-the beginning of its own document where several are packed into a row. All three are one number a query, the earliest
-key that it sees (`Mask.first`).
+Every query sees keys up to its own position. How far back is what differs: to the beginning; over a
+sliding window; to the beginning of its own document where several are packed into a row. All three
+are one number a query, the earliest key that it sees (`Mask.first`).
 
-What computes it: on CPUs `kernels.causal_attention`; elsewhere PyTorch's scaled_dot_product_attention, and where a mask
-is needed FlexAttention (Dong et al. 2024), which skips what no query sees, on the GPUs that have it.
+What computes it: on CPUs `kernels.causal_attention`; elsewhere PyTorch's
+scaled_dot_product_attention, and where a mask is needed FlexAttention (Dong et al. 2024), which
+skips what no query sees, on the GPUs that have it.
 
 Shapes: B batch, T time, D d_model, H query heads, G key-value heads, K d_head.
 """
@@ -29,7 +30,9 @@ LLAMA3_LOW, LLAMA3_HIGH = 1.0, 4.0  # turns in the original context
 
 
 class Attention(nn.Module):
-    """Causal self-attention (Vaswani et al. 2017, section 3.2), with grouped queries if n_kv_head < n_head."""
+    """Causal self-attention (Vaswani et al. 2017, section 3.2), with grouped queries if
+    n_kv_head < n_head.
+    """
 
     def __init__(self, config: GPTConfig, layer: int = 0) -> None:
         super().__init__()
@@ -41,7 +44,8 @@ class Attention(nn.Module):
         n_rows = (self.n_head + 2 * self.n_kv) * self.d_head
         self.qkv = nn.Linear(config.d_model, n_rows, bias=biases != "none")
         self.out = nn.Linear(self.n_head * self.d_head, config.d_model, bias=biases == "all")
-        # Normalised queries and keys have products of at most d_head; a learnt factor sets the temperature.
+        # Normalised queries and keys have products of at most d_head; a learnt factor sets the
+        # temperature.
         self.qk_gain = nn.Parameter(torch.ones(self.n_head)) if config.qk_norm else None
         gated = config.has_value_embedding(layer)
         self.value_gate = nn.Linear(config.d_value_gate, self.n_kv, bias=False) if gated else None
@@ -55,7 +59,9 @@ class Attention(nn.Module):
         layout: "Layout | None" = None,
         values: Float[Tensor, "B T GK"] | None = None,
     ) -> Float[Tensor, "B T D"]:
-        """`position`: tokens read before, which `cache` holds. `values`: value embeddings of the tokens."""
+        """`position`: tokens read before, which `cache` holds. `values`: value embeddings of the
+        tokens.
+        """
         B, T, _ = x.shape
         n_qk = self.n_head + self.n_kv
         both, v = (
@@ -120,7 +126,9 @@ class Attention(nn.Module):
 
 @dataclass
 class LayerCache:
-    """Keys and values of the positions already read, in one layer; room is made when it is needed."""
+    """Keys and values of the positions already read, in one layer; room is made when it is
+    needed.
+    """
 
     keys: Float[Tensor, "B G max K"]
     values: Float[Tensor, "B G max K"]
@@ -128,7 +136,9 @@ class LayerCache:
     def extended(
         self, k: Tensor, v: Tensor, position: int, window: int
     ) -> tuple[Tensor, Tensor, int]:
-        """Takes in what was read at `position`; gives all that it sees, and how many of these come before it."""
+        """Takes in what was read at `position`; gives all that it sees, and how many of these
+        come before it.
+        """
         end = position + k.size(2)
         if end > self.keys.size(2):
             self.keys, self.values = (self._longer(old, end) for old in (self.keys, self.values))
@@ -155,11 +165,13 @@ class State:
 
 @dataclass
 class Rotary:
-    """Rotary positions (Su et al. 2021, RoFormer): pairs of neighbouring numbers turned by position times frequency.
+    """Rotary positions (Su et al. 2021, RoFormer): pairs of neighbouring numbers turned by position
+    times frequency.
 
-    For a context longer than a model was first trained on, frequencies are divided by a factor: all of them (`linear`,
-    Chen et al. 2023, "Extending Context Window ... via Positional Interpolation"), or as in Llama 3.1 (`llama3`) those
-    of less than one turn in the original context wholly, those of more than four not at all, between the two in part.
+    For a context longer than a model was first trained on, frequencies are divided by a factor: all
+    of them (`linear`, Chen et al. 2023, "Extending Context Window ... via Positional
+    Interpolation"), or as in Llama 3.1 (`llama3`) those of less than one turn in the original
+    context wholly, those of more than four not at all, between the two in part.
     """
 
     turns: Tensor = field(repr=False)  # complex128 (context_length, 1, K/2)
@@ -198,7 +210,9 @@ class Rotary:
         return turned.flatten(-2).to(x.dtype)
 
     def at_hand(self, x: Tensor) -> Tensor:
-        """Cosines and sines where `x` is, and as precise. To be called before compiled blocks, which keep nothing."""
+        """Cosines and sines where `x` is, and as precise. To be called before compiled blocks,
+        which keep nothing.
+        """
         kind = torch.float64 if x.dtype == torch.float64 else torch.float32
         if self._near is None or self._near.device != x.device or self._near.dtype != kind:
             self._near = torch.view_as_real(self.turns).to(x.device, kind)
@@ -207,7 +221,9 @@ class Rotary:
 
 @dataclass
 class Mask:
-    """What each query sees: the keys from `first` up to its own position. A single row holds for the whole batch."""
+    """What each query sees: the keys from `first` up to its own position. A single row holds for
+    the whole batch.
+    """
 
     first: Int[Tensor, "B T"]
     blocks: Any = field(
@@ -236,7 +252,9 @@ def mask_from(first: Int[Tensor, "B T"], *, flex: bool) -> Mask:
 
 @dataclass
 class Layout:
-    """Where tokens stand and what they see, where that is not the plain thing; shared by all layers of one pass."""
+    """Where tokens stand and what they see, where that is not the plain thing; shared by all
+    layers of one pass.
+    """
 
     positions: Int[Tensor, "B T"] | None  # within their documents; None: in the row
     masks: dict[
@@ -247,7 +265,9 @@ class Layout:
     def of(
         cls, config: GPTConfig, T: int, device: torch.device, documents: Tensor | None
     ) -> "Layout | None":
-        """`documents` (B, T): equal numbers next to each other are one document. None for the plain thing."""
+        """`documents` (B, T): equal numbers next to each other are one document. None for the
+        plain thing.
+        """
         windows = {config.window_of(layer) for layer in range(config.n_layer)}
         if documents is None:
             windows = {window for window in windows if 0 < window < T}
@@ -276,7 +296,9 @@ def _window_mask(window: int, T: int, device: torch.device, flex: bool) -> Mask:
 
 @functools.cache
 def _flex_serves(config: GPTConfig, device: torch.device) -> bool:
-    """Whether FlexAttention is there for this model; where it could be and is not, that is said, once."""
+    """Whether FlexAttention is there for this model; where it could be and is not, that is said,
+    once.
+    """
     if device.type != "cuda":
         return False
     from torch.utils._triton import has_triton
@@ -289,7 +311,8 @@ def _flex_serves(config: GPTConfig, device: torch.device) -> bool:
     lacking = [need for need, missing in needs.items() if missing]
     if lacking:
         logging.getLogger(__name__).warning(
-            f"FlexAttention needs {lacking[0]}: masked attention multiplies with all keys instead, which is slower."
+            f"FlexAttention needs {lacking[0]}: masked attention multiplies with all keys "
+            f"instead, which is slower."
         )
     return not lacking
 

@@ -1,11 +1,13 @@
 """The Transformer language model: GPT-2, Llama-style and modern, as `GPTConfig` says.
 
-    embed -> n_layer times (x + attention(norm(x)); x + feed_forward(norm(x))) -> norm -> head -> logits
+    embed -> n_layer times (x + attention(norm(x)); x + feed_forward(norm(x))) -> norm -> head ->
+    logits
 
-or, post-norm, norm(x + attention(x)); norm(x + feed_forward(x)), the head then reading the last of these.
+or, post-norm, norm(x + attention(x)); norm(x + feed_forward(x)), the head then reading the last of
+these.
 
-It knows nothing of devices, ranks, optimisers, files or logging. What it has in common with other models (logits from
-`hidden`, the probability of a text) is in `interface.py`.
+It knows nothing of devices, ranks, optimisers, files or logging. What it has in common with other
+models (logits from `hidden`, the probability of a text) is in `interface.py`.
 """
 
 import math
@@ -102,7 +104,8 @@ class GPT(NeuralModel):
     ) -> Float[Tensor, "B T D"]:
         """What the head makes logits from, at each position.
 
-        `documents` says which document each token of a row is of: none sees another, and each begins at position 0.
+        `documents` says which document each token of a row is of: none sees another, and each
+        begins at position 0.
         """
         position = state.position if state else 0
         T = ids.size(1)
@@ -148,7 +151,8 @@ class GPT(NeuralModel):
     def new_state(self, batch_size: int) -> State:
         """An empty key-value cache for `batch_size` texts of up to `context_length` tokens.
 
-        It grows with the texts: for all 131,072 tokens of Llama 3's smallest model it would be 8 GB at once.
+        It grows with the texts: for all 131,072 tokens of Llama 3's smallest model it would be 8 GB
+        at once.
         """
         weight = self.token_embedding.weight
         shape = (
@@ -180,12 +184,14 @@ class GPT(NeuralModel):
     def initialise(self, generator: torch.Generator) -> None:
         """Draws the initial weights from `generator`, in the order of `named_parameters`.
 
-        Gains are one; biases zero; what is added by n-gram tables, value embeddings and input scalars is nothing at
-        first. `gpt2`: all else N(0, 0.02), projections into the residual stream scaled by 1/sqrt(2 n_layer).
-        `zero-projections`: those and the head zero, so that every prediction is uniform at first; tables N(0, 1); other
-        matrices uniform with half the standard deviation that keeps a vector's size. A tied head cannot be zero: tables
-        are then N(0, 1/d_model), which makes its first logits about one. `truncated-normal`: tables likewise, linear
-        maps of variance 2/(fan_in + fan_out) (Glorot and Bengio 2010, eq. 12), all cut at three standard deviations.
+        Gains are one; biases zero; what is added by n-gram tables, value embeddings and input
+        scalars is nothing at first. `gpt2`: all else N(0, 0.02), projections into the residual
+        stream scaled by 1/sqrt(2 n_layer). `zero-projections`: those and the head zero, so that
+        every prediction is uniform at first; tables N(0, 1); other matrices uniform with half the
+        standard deviation that keeps a vector's size. A tied head cannot be zero: tables are then
+        N(0, 1/d_model), which makes its first logits about one. `truncated-normal`: tables
+        likewise, linear maps of variance 2/(fan_in + fan_out) (Glorot and Bengio 2010, eq. 12), all
+        cut at three standard deviations.
         """
         config = self.config
         into_residual = ("attention.out.weight", "feed_forward.down.weight")

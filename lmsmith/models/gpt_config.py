@@ -37,7 +37,8 @@ class GPTConfig(NeuralConfig):
     d_head: int = setting(0, "width of an attention head; auto: d_model / n_head", zero="auto")
     d_ff: int = setting(
         0,
-        "width of the feed-forward layer; auto: 4 d_model (gated: 8/3 d_model, rounded up to a multiple of 64)",
+        "width of the feed-forward layer; auto: 4 d_model (gated: 8/3 d_model, rounded up to a "
+        "multiple of 64)",
         zero="auto",
     )
     ngram_tables: tuple[int, ...] = setting(
@@ -60,7 +61,8 @@ class GPTConfig(NeuralConfig):
     rope_base: float = setting(10_000.0, "base of the rotary wavelengths (theta)")
     rope_scaling: Literal["none", "linear", "llama3"] = setting(
         "none",
-        "stretch rotary wavelengths for a longer context; linear: all of them; llama3: only the longer ones",
+        "stretch rotary wavelengths for a longer context; linear: all of them; llama3: only the "
+        "longer ones",
     )
     rope_factor: float = setting(1.0, "with rope_scaling: how many times as long")
     rope_original_context: int = setting(
@@ -82,7 +84,8 @@ class GPTConfig(NeuralConfig):
     qk_norm: bool = setting(True, "RMS-normalize queries and keys")
     window: int = setting(
         0,
-        "tokens that a layer with sliding-window attention sees, including its own; none: no such layer",
+        "tokens that a layer with sliding-window attention sees, including its own; none: no such "
+        "layer",
         zero="none",
     )
     window_pattern: str = setting(
@@ -90,7 +93,8 @@ class GPTConfig(NeuralConfig):
     )
     value_embedding_every: int = setting(
         0,
-        "every n-th layer, counted from the last, adds gated token embeddings to its values; none: no layer",
+        "every n-th layer, counted from the last, adds gated token embeddings to its values; "
+        "none: no layer",
         zero="none",
     )
     residual_scalars: bool = setting(

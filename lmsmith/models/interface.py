@@ -1,16 +1,19 @@
-"""What every language model offers, whatever is inside: all that evaluation, generation and the league know of it.
+"""What every language model offers, whatever is inside: all that evaluation, generation and the
+league know of it.
 
-    model.log_probabilities(ids)          how likely a text is: ln p of each token, given those before it
-    model.next_logits(ids, state)         what may come next; the state remembers what was read, and is carried on
+    model.log_probabilities(ids)          how likely a text is: ln p of each token, given those
+                                          before it
+    model.next_logits(ids, state)         what may come next; the state remembers what was read, and
+                                          is carried on
     model.n_parameters()
 
-`LanguageModel` is the interface. `NeuralModel` is what the models that are trained by gradients share: a vector a
-position (`hidden`), of which a head makes logits. Training asks for the two apart, so that the logits of a whole batch
-are never in memory at once (`lmsmith.loss`).
+`LanguageModel` is the interface. `NeuralModel` is what the models that are trained by gradients
+share: a vector a position (`hidden`), of which a head makes logits. Training asks for the two
+apart, so that the logits of a whole batch are never in memory at once (`lmsmith.loss`).
 
-A model with a bounded context (a Transformer) reads at most `context_length` tokens, those in its state among them; who
-has more text than that lays windows over it. A model without one (`None`: n-grams, recurrent networks) reads on for
-ever.
+A model with a bounded context (a Transformer) reads at most `context_length` tokens, those in its
+state among them; who has more text than that lays windows over it. A model without one (`None`:
+n-grams, recurrent networks) reads on for ever.
 """
 
 from abc import ABC, abstractmethod
@@ -24,7 +27,9 @@ from torch import Tensor, nn
 from lmsmith.config import NeuralConfig
 
 LOGITS_AT_ONCE = 1 << 24
-"""64 MiB in float32: all of a window of 8,192 tokens of Llama 3's vocabulary would be 4 GiB. On GPUs, 16 times that."""
+"""64 MiB in float32: all of a window of 8,192 tokens of Llama 3's vocabulary would be 4 GiB. On
+GPUs, 16 times that.
+"""
 
 
 @runtime_checkable
@@ -46,15 +51,18 @@ class LanguageModel(Protocol):
         """What a model carries that has read nothing yet."""
 
     def next_logits(self, ids: Int[Tensor, "B T"], state: Any) -> Float[Tensor, "B V"]:
-        """Logits of the token after the last of `ids`, once those are read; `state` then has read them too."""
+        """Logits of the token after the last of `ids`, once those are read; `state` then has
+        read them too.
+        """
 
     def log_probabilities(
         self, ids: Int[Tensor, "B N"], n_given: int = 1, state: Any = None
     ) -> Float[Tensor, "B N-{n_given}"]:
-        """ln p of ids[:, n_given:], each given all before it; -inf for what the model holds impossible.
+        """ln p of ids[:, n_given:], each given all before it; -inf for what the model holds
+        impossible.
 
-        The first `n_given` (at least one) are context. `state`, if there is one, stands before ids[:, 0], and has read
-        all but the last token when this returns.
+        The first `n_given` (at least one) are context. `state`, if there is one, stands before
+        ids[:, 0], and has read all but the last token when this returns.
         """
 
     def n_parameters(self) -> int:
@@ -62,7 +70,9 @@ class LanguageModel(Protocol):
 
 
 class NeuralModel(nn.Module, ABC):
-    """A `LanguageModel` trained by gradients: a network that gives a vector a position, and a head on it."""
+    """A `LanguageModel` trained by gradients: a network that gives a vector a position, and a
+    head on it.
+    """
 
     config: NeuralConfig
     blocks: nn.ModuleList  # its layers, of which each can be compiled, recomputed or sharded

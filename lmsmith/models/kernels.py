@@ -1,13 +1,14 @@
-"""Elementwise steps and attention with their gradients written out, so that each makes few passes over memory.
+"""Elementwise steps and attention with their gradients written out, so that each makes few passes
+over memory.
 
-Small models on CPUs are bound by memory traffic and by the overhead of operations as much as by arithmetic. PyTorch's
-composite RMSNorm and squared ReLU make three to six passes over their input backward, and its CPU
-FlashAttention is slow at short contexts. Each function here equals its plain form (held against it in float64 by
-`tests/models/test_kernels.py`) and costs about half.
+Small models on CPUs are bound by memory traffic and by the overhead of operations as much as by
+arithmetic. PyTorch's composite RMSNorm and squared ReLU make three to six passes over their input
+backward, and its CPU FlashAttention is slow at short contexts. Each function here equals its plain
+form (held against it in float64 by `tests/models/test_kernels.py`) and costs about half.
 
-Gradients follow from the formulas in the docstrings; they are first derivatives alone, not to be differentiated again.
-A compiler is given the plain forms: it fuses them, forward and backward, with what stands around them.
-Reduced precision is kept: outputs have the input's dtype.
+Gradients follow from the formulas in the docstrings; they are first derivatives alone, not to be
+differentiated again. A compiler is given the plain forms: it fuses them, forward and backward, with
+what stands around them. Reduced precision is kept: outputs have the input's dtype.
 """
 
 import functools
@@ -20,9 +21,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 layer_norm_threads = 0
-"""With fewer threads than this, LayerNorm's gradients are those of this many; 0: as PyTorch makes them.
+"""With fewer threads than this, LayerNorm's gradients are those of this many; 0: as PyTorch makes
+them.
 
-PyTorch adds up the gradients of gain and bias in a part a thread, so their last bits depend on the number of threads.
+PyTorch adds up the gradients of gain and bias in a part a thread, so their last bits depend on the
+number of threads.
 """
 
 
@@ -32,7 +35,9 @@ def layer_norm(
     bias: Float[Tensor, " D"] | None,
     eps: float,
 ) -> Float[Tensor, "*batch D"]:
-    """(x - mean(x)) / sqrt(var(x) + eps), times the gain and plus the bias if there are (Ba et al. 2016, eq. 4)."""
+    """(x - mean(x)) / sqrt(var(x) + eps), times the gain and plus the bias if there are (Ba et
+    al. 2016, eq. 4).
+    """
     if layer_norm_threads and gain is not None and gain.requires_grad and torch.is_grad_enabled():
         return _LayerNorm.apply(x, gain, bias, eps, layer_norm_threads)
     return F.layer_norm(x, (x.size(-1),), gain, bias, eps)
@@ -73,17 +78,21 @@ def causal_attention(
 ) -> Float[Tensor, "N T K"]:
     """softmax(scale q kᵀ, no position seeing a later one) v, by blocks of queries.
 
-    A block of 128 queries multiplies only with the keys up to its end, so that at long contexts nearly half of the
-    products are never made. Where there is to be a gradient the weights are kept for it: N T² floats at most.
+    A block of 128 queries multiplies only with the keys up to its end, so that at long contexts
+    nearly half of the products are never made. Where there is to be a gradient the weights are kept
+    for it: N T² floats at most.
 
-    `first` is the earliest key that each query sees, at its own position or before it; without, all see the first. It
-    is the same for N / B rows of q one after the other. Keys before the earliest of a block are not multiplied with.
+    `first` is the earliest key that each query sees, at its own position or before it; without, all
+    see the first. It is the same for N / B rows of q one after the other. Keys before the earliest
+    of a block are not multiplied with.
     """
     return _CausalAttention.apply(q, k, v, scale, dropout, first)
 
 
 class _LayerNorm(torch.autograd.Function):
-    """PyTorch's kernels, with the gradients of gain and bias added up over as many parts as `n_parts` threads have."""
+    """PyTorch's kernels, with the gradients of gain and bias added up over as many parts as
+    `n_parts` threads have.
+    """
 
     @staticmethod
     def forward(
@@ -165,8 +174,8 @@ class _GELUTanh(torch.autograd.Function):
 
     dy/dx = s (1 + x (1 - s) (A + 3 C x²)).
 
-    A sigmoid costs a tenth of PyTorch's tanh on CPUs. Value and slope are made together, a part at a time that stays in
-    the cache, and the slope is what is kept: backward is one product.
+    A sigmoid costs a tenth of PyTorch's tanh on CPUs. Value and slope are made together, a part at
+    a time that stays in the cache, and the slope is what is kept: backward is one product.
     """
 
     A = 2 * 0.7978845608028654  # 2 sqrt(2/pi)
@@ -257,7 +266,8 @@ class _CausalAttention(torch.autograd.Function):
         dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
         if not ctx.whole:
             dk.zero_(), dv.zero_()
-        # From the last block to the first: the last one reaches every key, so it sets dk and dv and the others add.
+        # From the last block to the first: the last one reaches every key, so it sets dk and dv and
+        # the others add.
         for index, (start, end, low) in reversed(list(enumerate(ctx.blocks))):
             p, dy_block = weights[index], dy[:, start:end]
             dp = torch.bmm(dy_block, v[:, low:end].mT)

@@ -1,7 +1,8 @@
-"""The parts of a Transformer that work on each position by itself: norms, feed-forward, embeddings of n-grams.
+"""The parts of a Transformer that work on each position by itself: norms, feed-forward, embeddings
+of n-grams.
 
-Each part is chosen by `GPTConfig`; `gpt.py` puts them together with those of `attention.py`. Shapes: B batch, T time,
-D d_model, F d_ff. Nothing here knows of optimisers, ranks or files.
+Each part is chosen by `GPTConfig`; `gpt.py` puts them together with those of `attention.py`.
+Shapes: B batch, T time, D d_model, F d_ff. Nothing here knows of optimisers, ranks or files.
 """
 
 import torch
@@ -36,12 +37,14 @@ class Norm(nn.Module):
 
 
 class NgramEmbedding(nn.Module):
-    """Embeds the last n tokens at every position by hashing them into a table: an n-gram model at the input.
+    """Embeds the last n tokens at every position by hashing them into a table: an n-gram model at
+    the input.
 
-    A table look-up costs no matrix product, so it gives a small model at once what it would take layers and many
-    tokens to learn: what usually follows these two, three or four tokens. (Bigram tables in the modded-nanogpt
-    speedrun; hashed n-grams in Huang et al. 2025, "Over-Tokenized Transformer".) Positions before the start count as
-    one special token. Tables start at zero: the model begins as if they were not there.
+    A table look-up costs no matrix product, so it gives a small model at once what it would take
+    layers and many tokens to learn: what usually follows these two, three or four tokens. (Bigram
+    tables in the modded-nanogpt speedrun; hashed n-grams in Huang et al. 2025, "Over-Tokenized
+    Transformer".) Positions before the start count as one special token. Tables start at zero: the
+    model begins as if they were not there.
     """
 
     def __init__(self, config: GPTConfig) -> None:
@@ -75,7 +78,9 @@ class NgramEmbedding(nn.Module):
         before: Int[Tensor, "B n"],
         positions: Int[Tensor, "B T"] | None = None,
     ) -> list[Int[Tensor, "B T"]]:
-        """For each order, the table row of the n-gram ending at each position (multiplicative hashing, mod 2**32)."""
+        """For each order, the table row of the n-gram ending at each position (multiplicative
+        hashing, mod 2**32).
+        """
         T = ids.size(1)
         padded = torch.cat([before, ids], dim=1)
         key = ids + 1
@@ -97,7 +102,9 @@ class NgramEmbedding(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Position-wise feed-forward: down(activation(up(x))), or gated (Shazeer 2020, eq. 5 and 6) for geglu, swiglu."""
+    """Position-wise feed-forward: down(activation(up(x))), or gated (Shazeer 2020, eq. 5 and 6)
+    for geglu, swiglu.
+    """
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()

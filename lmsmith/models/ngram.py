@@ -1,21 +1,30 @@
 """N-gram language models: a token's probability from how often it followed the last n - 1 tokens.
 
-Three estimates, c(h w) being how often token w followed context h in the text, V the size of the vocabulary:
+Three estimates, c(h w) being how often token w followed context h in the text, V the size of the
+vocabulary:
 
-- `mle`, maximum likelihood: c(h w) / c(h .). What never followed its context has probability zero, so a text that holds
-  any such event has infinite perplexity. After a context that nothing ever followed the quotient is 0 / 0; h is then
-  the longest end of it that something did follow. (That is behind what is impossible anyway, or what the training text
+- `mle`, maximum likelihood: c(h w) / c(h .). What never followed its context has probability zero,
+so a text that holds
+  any such event has infinite perplexity. After a context that nothing ever followed the quotient is
+  0 / 0; h is then
+  the longest end of it that something did follow. (That is behind what is impossible anyway, or
+  what the training text
   ends with.)
-- `add-k`: (c(h w) + k) / (c(h .) + k V). After a context that was never seen all tokens are equally likely.
-- `kneser-ney`, interpolated and modified (Chen and Goodman 1999, "An empirical study of smoothing techniques for
+- `add-k`: (c(h w) + k) / (c(h .) + k V). After a context that was never seen all tokens are equally
+likely.
+- `kneser-ney`, interpolated and modified (Chen and Goodman 1999, "An empirical study of smoothing
+techniques for
   language modeling"): p(w | h) = (c(h w) - D(c(h w))) / c(h .) + gamma(h) p(w | h without its first token), where
-  gamma(h) is what the discounts took off, so that all sums to one. Below the highest order c(h w) is in how many
-  different ways h w was preceded. The last p is uniform. D1, D2 and D3+ (taken off counts of 1, 2, and 3 or more)
-  follow for each order from how many n-grams have counts 1 to 4. Where they do not (a small text or vocabulary has no
+  gamma(h) is what the discounts took off, so that all sums to one. Below the highest order c(h w)
+  is in how many
+  different ways h w was preceded. The last p is uniform. D1, D2 and D3+ (taken off counts of 1, 2,
+  and 3 or more)
+  follow for each order from how many n-grams have counts 1 to 4. Where they do not (a small text or
+  vocabulary has no
   n-grams of some count), they are 0.5, 1 and 1.5, as in KenLM, and `discounts` says so.
 
-At the beginning of a text a context is as long as there are tokens. The text is one stream: an end-of-text token
-between documents is a token like any other. Probabilities are float64.
+At the beginning of a text a context is as long as there are tokens. The text is one stream: an
+end-of-text token between documents is a token like any other. Probabilities are float64.
 """
 
 from __future__ import annotations
@@ -74,19 +83,25 @@ class Ngram:
     def __init__(
         self, config: NgramConfig, trie: Trie, discounts: tuple[Discounts, ...] | None = None
     ) -> None:
-        """`discounts`: Kneser-Ney's, of each order from 1, in place of those that the text asks for."""
+        """`discounts`: Kneser-Ney's, of each order from 1, in place of those that the text asks
+        for.
+        """
         self.config, self.trie = config, trie
         self.discounts: tuple[Discounts, ...] = ()
         self.weights = self._weigh(discounts)
 
     @classmethod
     def learn(cls, config: NgramConfig, ids: npt.NDArray[np.unsignedinteger[Any]]) -> Ngram:
-        """Counts the n-grams of `ids` (n,), an array or memory map. Raises DataError for too much text."""
+        """Counts the n-grams of `ids` (n,), an array or memory map. Raises DataError for too
+        much text.
+        """
         return cls(config, count_ngrams(ids, config.vocab_size, config.order))
 
     @classmethod
     def from_tensors(cls, config: NgramConfig, tensors: Mapping[str, Tensor]) -> Ngram:
-        """The inverse of `tensors`. Raises KeyError or ValueError for tensors that are not an n-gram model's."""
+        """The inverse of `tensors`. Raises KeyError or ValueError for tensors that are not an
+        n-gram model's.
+        """
         trie = Trie(**{name: tensors[name].numpy() for name in _TENSORS})
         if (
             trie.n != config.order

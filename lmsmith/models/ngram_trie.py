@@ -1,17 +1,20 @@
-"""All n-grams of a text with their counts, as a trie; counting, finding and weighing them, compiled.
+"""All n-grams of a text with their counts, as a trie; counting, finding and weighing them,
+compiled.
 
-A node of the trie is an n-gram, from the empty one (node 0) to order n. Nodes are numbered order by order, those of one
-order as a dictionary would have them, so the children of node u, which are the n-grams one token longer, stand side by
-side, sorted by that token: they are nodes first[u] to first[u + 1]. `suffix[u]` is the same n-gram without its first
-token, which is always there: whatever occurs in a text, its end does.
+A node of the trie is an n-gram, from the empty one (node 0) to order n. Nodes are numbered order by
+order, those of one order as a dictionary would have them, so the children of node u, which are the
+n-grams one token longer, stand side by side, sorted by that token: they are nodes first[u] to
+first[u + 1]. `suffix[u]` is the same n-gram without its first token, which is always there:
+whatever occurs in a text, its end does.
 
-Counting sorts the positions of the text by the n tokens that begin there (n stable counting sorts, the last token
-first), so equal n-grams of every order become neighbours, and one look at the sorted positions, each beside the one
-before it, makes all nodes. Any n, any vocabulary; time grows with n times the tokens, memory is thirteen bytes a token
-and sixteen a node.
+Counting sorts the positions of the text by the n tokens that begin there (n stable counting sorts,
+the last token first), so equal n-grams of every order become neighbours, and one look at the sorted
+positions, each beside the one before it, makes all nodes. Any n, any vocabulary; time grows with n
+times the tokens, memory is thirteen bytes a token and sixteen a node.
 
-Predicting walks along the text, always at the longest end of what was read that is in the trie (as Aho and Corasick's
-automaton does), and looks a token up among the children there, and of the node's suffixes.
+Predicting walks along the text, always at the longest end of what was read that is in the trie (as
+Aho and Corasick's automaton does), and looks a token up among the children there, and of the node's
+suffixes.
 """
 
 from __future__ import annotations
@@ -61,21 +64,26 @@ class Trie:
 class Weights:
     """What a smoothing makes of the counts: p(w | u) = own[child of u by w] + rest[u] p(w | what is less specific).
 
-    Less specific is the suffix of u if `interpolated`, else, and behind the empty context, the uniform distribution.
+    Less specific is the suffix of u if `interpolated`, else, and behind the empty context, the
+    uniform distribution.
     """
 
     own: Floats  # (nodes,)
     rest: Floats  # (nodes below order n,)
-    unknown: float  # what `rest` is after what the text does not have: 1, or 0 where no smoothing takes care of it
+    # what `rest` is after what the text does not have: 1, or 0 where no smoothing takes care of it
+    unknown: float
     interpolated: bool
 
 
 def count_ngrams(ids: npt.NDArray[np.unsignedinteger], vocab_size: int, n: int) -> Trie:
-    """The n-grams of orders 0 to n in `ids` (an array or memory map). Raises DataError for too much text."""
+    """The n-grams of orders 0 to n in `ids` (an array or memory map). Raises DataError for too
+    much text.
+    """
     assert 1 <= n <= LONGEST, n
     if len(ids) > MAX_NODES:
         raise DataError(
-            f"{len(ids):,} tokens are too many for an n-gram model, which counts up to {MAX_NODES:,}."
+            f"{len(ids):,} tokens are too many for an n-gram model, which counts up to "
+            f"{MAX_NODES:,}."
         )
     text = np.array(ids, dtype=np.int32)
     assert len(text)
@@ -84,7 +92,8 @@ def count_ngrams(ids: npt.NDArray[np.unsignedinteger], vocab_size: int, n: int) 
     shared, levels = _shared_lengths(text, order, n)
     if levels[-1] > MAX_NODES:
         raise DataError(
-            f"this text has {levels[-1]:,} different n-grams of up to {n} tokens, and an n-gram model holds at most "
+            f"this text has {levels[-1]:,} different n-grams of up to {n} tokens, and an n-gram "
+            f"model holds at most "
             f"{MAX_NODES:,}: set a smaller --model.order."
         )
     token, count, first = _nodes(text, order, shared, levels)
@@ -92,7 +101,9 @@ def count_ngrams(ids: npt.NDArray[np.unsignedinteger], vocab_size: int, n: int) 
 
 
 def continuation_counts(trie: Trie) -> Ints:
-    """In how many different ways each n-gram is preceded: how many one longer end in it. Order n keeps its counts."""
+    """In how many different ways each n-gram is preceded: how many one longer end in it. Order n
+    keeps its counts.
+    """
     adjusted = trie.count.copy()
     for k in range(trie.n):
         start, end = trie.levels[k : k + 2]
@@ -102,7 +113,8 @@ def continuation_counts(trie: Trie) -> Ints:
 
 
 def weigh(trie: Trie, counts: Ints, discounts: Floats, added: float, interpolated: bool) -> Weights:
-    """own = (c - D(c)) / (total + added), rest = (all that was taken off + added) / (total + added).
+    """own = (c - D(c)) / (total + added), rest = (all that was taken off + added) / (total +
+    added).
 
     `discounts` (n, 4): of order k + 1, what is taken off counts of 0, 1, 2, and of 3 and more.
     """
@@ -115,7 +127,9 @@ def weigh(trie: Trie, counts: Ints, discounts: Floats, added: float, interpolate
 def log_probabilities(
     trie: Trie, weights: Weights, ids: Ints, n_given: int, vocab_size: int
 ) -> Floats:
-    """ln p of ids[n_given:], each as `distribution` has it after all before it; -inf where p is zero."""
+    """ln p of ids[n_given:], each as `distribution` has it after all before it; -inf where p is
+    zero.
+    """
     out = np.empty(len(ids) - n_given)
     _walk(
         ids, n_given, trie.token, trie.first, trie.suffix, trie.n,
@@ -128,8 +142,9 @@ def log_probabilities(
 def distribution(trie: Trie, weights: Weights, before: Ints, vocab_size: int) -> Floats:
     """p of each token after `before`.
 
-    Where nothing at all is held possible there (maximum likelihood after what the text does not have, or ends with), it
-    is what comes after the longest end of `before` that something does follow.
+    Where nothing at all is held possible there (maximum likelihood after what the text does not
+    have, or ends with), it is what comes after the longest end of `before` that something does
+    follow.
     """
     p = np.full(vocab_size, 1 / vocab_size)
     _distribution(
@@ -139,12 +154,14 @@ def distribution(trie: Trie, weights: Weights, before: Ints, vocab_size: int) ->
     return p
 
 
-# ---- counting --------------------------------------------------------------------------------------------------------
+# ---- counting ------------------------------------------------------------------------------------
 
 
 @kernel
 def _sorted_positions(text, n, vocab_size):
-    """Positions by the n tokens that begin there; at the end of the text there are fewer, and fewer come first."""
+    """Positions by the n tokens that begin there; at the end of the text there are fewer, and
+    fewer come first.
+    """
     order, other = np.arange(len(text)).astype(np.int32), np.empty(len(text), np.int32)
     place = np.empty(vocab_size + 2, np.int64)
     for j in range(n - 1, -1, -1):
@@ -164,7 +181,9 @@ def _sorted_positions(text, n, vocab_size):
 
 @kernel
 def _shared_lengths(text, order, n):
-    """How many tokens each sorted position shares with the one before it, and where the orders' nodes begin."""
+    """How many tokens each sorted position shares with the one before it, and where the orders'
+    nodes begin.
+    """
     shared, levels = np.empty(len(order), np.uint8), np.zeros(n + 2, np.int64)
     levels[1] = 1
     before, n_before = 0, 0
@@ -212,7 +231,7 @@ def _suffixes(token, first, levels):
     return suffix
 
 
-# ---- weighing --------------------------------------------------------------------------------------------------------
+# ---- weighing ------------------------------------------------------------------------------------
 
 
 @kernel
@@ -230,7 +249,7 @@ def _weigh(first, levels, counts, discounts, added, own, rest):
                 rest[node] = (taken + added) / (total + added)
 
 
-# ---- predicting ------------------------------------------------------------------------------------------------------
+# ---- predicting ----------------------------------------------------------------------------------
 
 
 @njit
@@ -248,7 +267,9 @@ def _child(token, first, node, wanted):
 
 @njit
 def _step(token, first, suffix, n, node, order, wanted):
-    """The longest end, of up to n - 1 tokens, of what `node` is and a token after it; and its order."""
+    """The longest end, of up to n - 1 tokens, of what `node` is and a token after it; and its
+    order.
+    """
     while True:
         child = _child(token, first, node, wanted)
         if child >= 0:

@@ -2,18 +2,19 @@
 
     embed -> n_layer times (read on from the state of the token before) -> head -> logits
 
-What a layer makes of a token x and its state after the token before (sigma is the logistic function, each W and b is
-another one, vectors are multiplied number by number):
+What a layer makes of a token x and its state after the token before (sigma is the logistic
+function, each W and b is another one, vectors are multiplied number by number):
 
 - `elman` (Elman 1990): h' = f(W x + W h + b), f being tanh or sigma.
-- `gru` (Cho et al. 2014, the reset gate behind the product as in cuDNN): r and z = sigma(W x + W h + b);
-  n = tanh(W x + b + r (W h + b)); h' = (1 - z) n + z h.
+- `gru` (Cho et al. 2014, the reset gate behind the product as in cuDNN): r and z = sigma(W x + W h
+  + b); n = tanh(W x + b + r (W h + b)); h' = (1 - z) n + z h.
 - `lstm` (Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000): i, f and o =
   sigma(W x + W h + b); g = tanh(W x + W h + b); c' = f c + i g; h' = o tanh(c').
 
-A layer gives h' to the next one, the last one to the head: softmax(W h' + b). Each token takes the same time however
-much was read before, and all that is remembered of it is the state. `Recurrent.step` is these equations; texts of
-several tokens go through PyTorch's kernels, which compute the same faster. (There every b is the sum of two.)
+A layer gives h' to the next one, the last one to the head: softmax(W h' + b). Each token takes the
+same time however much was read before, and all that is remembered of it is the state.
+`Recurrent.step` is these equations; texts of several tokens go through PyTorch's kernels, which
+compute the same faster. (There every b is the sum of two.)
 """
 
 import math
@@ -120,9 +121,11 @@ class RNN(NeuralModel):
         state: RnnState | None = None,
         documents: Int[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T C"]:
-        """The last layer's h at each position, with a one behind it for the bias of a head that is not tied.
+        """The last layer's h at each position, with a one behind it for the bias of a head that is
+        not tied.
 
-        In the precision of the parameters whatever autocast asks for: rounding would add up over the text.
+        In the precision of the parameters whatever autocast asks for: rounding would add up over
+        the text.
         """
         assert documents is None, "a state reads one document"
         before = state or self.new_state(ids.size(0))
@@ -162,10 +165,11 @@ class RNN(NeuralModel):
     def initialise(self, generator: torch.Generator) -> None:
         """Draws the initial weights from `generator`, in the order of `named_parameters`.
 
-        Maps of the state are orthogonal, so that it neither grows nor fades (Saxe et al. 2013), those of x uniform with
-        standard deviation 1/sqrt(D). The token table is N(0, 1), or N(0, 1/D) where it is the head as well; an own head
-        is zero, so that every prediction is uniform at first. Biases are zero, those of forget gates one (Jozefowicz et
-        al. 2015): at first, what is read is kept.
+        Maps of the state are orthogonal, so that it neither grows nor fades (Saxe et al. 2013),
+        those of x uniform with standard deviation 1/sqrt(D). The token table is N(0, 1), or N(0,
+        1/D) where it is the head as well; an own head is zero, so that every prediction is uniform
+        at first. Biases are zero, those of forget gates one (Jozefowicz et al. 2015): at first,
+        what is read is kept.
         """
         D = self.config.d_model
         for name, weight in self.named_parameters():

@@ -45,7 +45,9 @@ class RNNConfig(NeuralConfig):
         return RNN(self)
 
     def matrix_parameters(self) -> int:
-        """Gates multiply the token and the state; then the head, which has a bias if it is untied."""
+        """Gates multiply the token and the state; then the head, which has a bias if it is
+        untied.
+        """
         n_gates = {"elman": 1, "gru": 3, "lstm": 4}[self.cell]
         head = self.padded_vocab_size * (self.d_model + (not self.tied_head))
         return self.n_layer * n_gates * 2 * self.d_model**2 + head

@@ -7,9 +7,9 @@
 | an untied head | AdamW, decayed | decayed |
 | biases, gains | AdamW | not decayed |
 
-GPT-2's recipe decays every tensor of two or more dimensions, tables included; modern ones leave tables alone. SGD's
-decay is decoupled as AdamW's is: p shrinks by lr * decay, whatever the momentum (Loshchilov and Hutter 2019, algorithm
-1).
+GPT-2's recipe decays every tensor of two or more dimensions, tables included; modern ones leave
+tables alone. SGD's decay is decoupled as AdamW's is: p shrinks by lr * decay, whatever the momentum
+(Loshchilov and Hutter 2019, algorithm 1).
 """
 
 from collections.abc import Callable, Mapping
@@ -27,8 +27,8 @@ from lmsmith.optim.sgd import SGD
 class Optimisers:
     """The optimisers of a model as one: a step, a learning rate share, a state of named tensors.
 
-    `products` is the precision of Muon's matrix products; None: the parameters'. `over_ranks` makes of a function of
-    stacked matrices one that shares them out among processes.
+    `products` is the precision of Muon's matrix products; None: the parameters'. `over_ranks` makes
+    of a function of stacked matrices one that shares them out among processes.
     """
 
     def __init__(
@@ -92,7 +92,9 @@ class Optimisers:
             optimiser.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:
-        """Every tensor that an uninterrupted run would carry on: `exp_avg/blocks.0...` and so on."""
+        """Every tensor that an uninterrupted run would carry on: `exp_avg/blocks.0...` and so
+        on.
+        """
         names = {p: n for n, p in self.named.items()}
         return {
             f"{key}/{names[p]}": value

@@ -1,9 +1,11 @@
 """Muon: momentum, made orthogonal, for the matrices inside blocks (Jordan et al. 2024).
 
-The Nesterov momentum of each matrix is replaced by about the nearest semi-orthogonal matrix, found by iterating an odd
-quintic that needs only matrix products: Jordan's one polynomial (`newton_schulz`), or in each iteration the best one
-for what those before have left (`polar_express`). Matrices of one shape are stacked and iterated together: one batched
-product in place of many small ones. A fused query-key-value matrix is several maps and is orthogonalised part by part.
+The Nesterov momentum of each matrix is replaced by about the nearest semi-orthogonal matrix, found
+by iterating an odd quintic that needs only matrix products: Jordan's one polynomial
+(`newton_schulz`), or in each iteration the best one for what those before have left
+(`polar_express`). Matrices of one shape are stacked and iterated together: one batched product in
+place of many small ones. A fused query-key-value matrix is several maps and is orthogonalised part
+by part.
 """
 
 import functools
@@ -21,8 +23,9 @@ Quintic = tuple[float, float, float]
 OfStack = Callable[[Tensor], Tensor]
 """What takes a stack of matrices (N, R, C), each by itself, to another of that shape."""
 
-# The quintic of Jordan et al.: not convergent to 1 but fast. In five iterations every singular value of at least 0.002
-# of the matrix's norm lands between 0.68 and 1.21; smaller ones grow by 3.44 an iteration.
+# The quintic of Jordan et al.: not convergent to 1 but fast. In five iterations every singular
+# value of at least 0.002 of the matrix's norm lands between 0.68 and 1.21; smaller ones grow by
+# 3.44 an iteration.
 COEFFICIENTS: Quintic = (3.4445, -4.7750, 2.0315)
 
 AT_ONCE = (
@@ -41,10 +44,11 @@ def newton_schulz(n_iterations: int) -> list[Quintic]:
 
 @functools.cache
 def polar_express(n_iterations: int) -> list[Quintic]:
-    """The quintics whose composition is nearest to 1 over [LEAST, 1] (Amsel et al. 2025, arXiv:2505.16932, theorem 1).
+    """The quintics whose composition is nearest to 1 over [LEAST, 1] (Amsel et al. 2025,
+    arXiv:2505.16932, theorem 1).
 
-    Greedily: each is the best for the interval that the ones before map to, and all but the last see their argument
-    divided by SAFETY.
+    Greedily: each is the best for the interval that the ones before map to, and all but the last
+    see their argument divided by SAFETY.
     """
     low, high, found = LEAST, 1.0, list[Quintic]()
     for last in [False] * (n_iterations - 1) + [True]:
@@ -57,9 +61,11 @@ def polar_express(n_iterations: int) -> list[Quintic]:
 
 
 def best_quintic(low: float, high: float) -> Quintic:
-    """The odd quintic with the least greatest distance from 1 over [low, high], by Remez's exchange.
+    """The odd quintic with the least greatest distance from 1 over [low, high], by Remez's
+    exchange.
 
-    At the best one the distance is greatest, with alternating sign, at four points: the ends and two between.
+    At the best one the distance is greatest, with alternating sign, at four points: the ends and
+    two between.
     """
     if (
         1 - low < 1e-3
@@ -82,7 +88,9 @@ def best_quintic(low: float, high: float) -> Quintic:
 def orthogonalise(
     g: Float[Tensor, "N R C"], quintics: Sequence[Quintic], dtype: torch.dtype | None = None
 ) -> Float[Tensor, "N R C"]:
-    """About U Vᵀ of each g = U S Vᵀ, for R <= C, with products in `dtype` (g's own if None); the result is as g."""
+    """About U Vᵀ of each g = U S Vᵀ, for R <= C, with products in `dtype` (g's own if None); the
+    result is as g.
+    """
     x = g / (torch.linalg.matrix_norm(g, keepdim=True) * 1.01 + 1e-7)  # spectral norm below 1
     x = x.to(dtype or g.dtype)
     for a, b, c in quintics:
@@ -92,9 +100,11 @@ def orthogonalise(
 
 
 class Muon(torch.optim.Optimizer):
-    """`params`: matrices (out, in). `parts[p]` of a matrix's rows are maps of their own (3 for fused q, k, v).
+    """`params`: matrices (out, in). `parts[p]` of a matrix's rows are maps of their own (3 for
+    fused q, k, v).
 
-    `dtype` is that of the products; bfloat16 does, as Jordan et al. found: the iteration corrects its own rounding.
+    `dtype` is that of the products; bfloat16 does, as Jordan et al. found: the iteration corrects
+    its own rounding.
     """
 
     def __init__(
@@ -121,7 +131,9 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One update. The scale max(1, rows/columns)**0.5 gives every map an update of about the same RMS gain."""
+        """One update. The scale max(1, rows/columns)**0.5 gives every map an update of about the
+        same RMS gain.
+        """
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             while params:

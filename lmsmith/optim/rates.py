@@ -1,4 +1,5 @@
-"""The peak learning rates of a run's parameter groups, and the one option that scales them together.
+"""The peak learning rates of a run's parameter groups, and the one option that scales them
+together.
 
 | setting of `optim` | group |
 |---|---|
@@ -6,9 +7,9 @@
 | embedding_learning_rate | embedding tables; 0: as learning_rate |
 | learning_rate | everything else: with Muon head, biases and gains |
 
-`learning_rate` without a section (`--learning-rate X`) is the peak of the main group, which is Muon's
-matrices with Muon and else what `optim.learning_rate` moves. The other groups keep the ratio to it
-that preset and recipe give them.
+`learning_rate` without a section (`--learning-rate X`) is the peak of the main group, which is
+Muon's matrices with Muon and else what `optim.learning_rate` moves. The other groups keep the ratio
+to it that preset and recipe give them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from lmsmith.config import OptimConfig, RunConfig
 from lmsmith.errors import ConfigError
 
 TOGETHER = "learning_rate"
-"""What the setting is called that scales all groups; it is none of RunConfig, whose rates it sets."""
+"""What the setting is called that scales all groups; it is none of RunConfig, whose rates it
+sets.
+"""
 
 _MOVES = {
     "muon_learning_rate": "matrices inside blocks",
@@ -60,7 +63,8 @@ def scaled_together(
     main = next(iter(peak_rates(config.optim)))
     if f"optim.{main}" in fixed:
         raise ConfigError(
-            f"{TOGETHER} = {wanted:g} and optim.{main} = {getattr(config.optim, main):g} both set the peak learning "
+            f"{TOGETHER} = {wanted:g} and optim.{main} = {getattr(config.optim, main):g} both set "
+            f"the peak learning "
             "rate of the main group: set one of them."
         )
     scale = wanted / getattr(config.optim, main)
@@ -85,6 +89,7 @@ def partial_note(config: OptimConfig, given: Collection[str]) -> str | None:
     ]
     kept = [f"{_MOVES[name]} ({rates[name]:g})" for name in rates if name not in moved]
     return (
-        f"{' and '.join(f'optim.{name}' for name in ours)}: moves {' and '.join(_MOVES[name] for name in moved)} "
+        f"{' and '.join(f'optim.{name}' for name in ours)}: moves "
+        f"{' and '.join(_MOVES[name] for name in moved)} "
         f"alone; unchanged: {', '.join(kept)}. --learning-rate scales all together"
     )

@@ -1,8 +1,10 @@
-"""Gradient scaling for float16, whose smallest numbers would swallow small gradients (Micikevicius et al. 2018).
+"""Gradient scaling for float16, whose smallest numbers would swallow small gradients (Micikevicius
+et al. 2018).
 
-The loss is multiplied by a power of two before backward, and gradients divided by it after. Where a gradient overflows
-that update is left out and the scale halved; after many updates without, it is doubled. PyTorch's scaler does the same
-behind the optimiser's back; this one is two numbers that a checkpoint can hold.
+The loss is multiplied by a power of two before backward, and gradients divided by it after. Where a
+gradient overflows that update is left out and the scale halved; after many updates without, it is
+doubled. PyTorch's scaler does the same behind the optimiser's back; this one is two numbers that a
+checkpoint can hold.
 """
 
 from dataclasses import dataclass
@@ -22,7 +24,9 @@ class GradientScale:
         self.value = self.value or (START if self.wanted else 1.0)
 
     def found(self, finite: bool) -> bool:
-        """Takes note of an update's gradient; whether the update is to be left out and training goes on."""
+        """Takes note of an update's gradient; whether the update is to be left out and training
+        goes on.
+        """
         if not self.wanted:
             return False
         if not finite:

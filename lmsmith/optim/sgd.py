@@ -1,4 +1,6 @@
-"""Stochastic gradient descent with momentum (Polyak 1964; Sutskever et al. 2013 for Nesterov's) and decoupled decay."""
+"""Stochastic gradient descent with momentum (Polyak 1964; Sutskever et al. 2013 for Nesterov's)
+and decoupled decay.
+"""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,9 +9,11 @@ import torch
 
 
 class SGD(torch.optim.Optimizer):
-    """v = momentum v + g, p = (1 - lr decay) p - lr v; with `nesterov` p moves by lr (g + momentum v).
+    """v = momentum v + g, p = (1 - lr decay) p - lr v; with `nesterov` p moves by lr (g + momentum
+    v).
 
-    PyTorch's own adds the decay to g before the momentum, where a learning rate that changes changes the decay with it.
+    PyTorch's own adds the decay to g before the momentum, where a learning rate that changes
+    changes the decay with it.
     """
 
     def __init__(self, params: Iterable[Any], *, momentum: float, nesterov: bool) -> None:

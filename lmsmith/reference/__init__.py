@@ -1,1 +1,3 @@
-"""The glass engine: models in NumPy alone, every gradient written out; what the fast engine is held against."""
+"""The glass engine: models in NumPy alone, every gradient written out; what the fast engine is
+held against.
+"""

@@ -4,8 +4,9 @@
     v = beta2 v + (1 - beta2) g²                 mean of its square
     theta = theta - lr (m̂ / (sqrt(v̂) + eps) + decay theta)
 
-m̂ = m / (1 - beta1ᵗ) and v̂ = v / (1 - beta2ᵗ) make up for both beginning at zero. The decay is decoupled: added to g, as
-in Adam with an L2 penalty, it would be divided by sqrt(v̂) too, and weights with large gradients would hardly decay.
+m̂ = m / (1 - beta1ᵗ) and v̂ = v / (1 - beta2ᵗ) make up for both beginning at zero. The decay is
+decoupled: added to g, as in Adam with an L2 penalty, it would be divided by sqrt(v̂) too, and
+weights with large gradients would hardly decay.
 """
 
 import math
@@ -13,7 +14,9 @@ import math
 import numpy as np
 
 CHUNK = 2**16
-"""Numbers worked on at once: few enough that theta, g, m, v and scratch of them stay in the cache, step after step."""
+"""Numbers worked on at once: few enough that theta, g, m, v and scratch of them stay in the
+cache, step after step.
+"""
 
 
 def adamw(
@@ -30,7 +33,9 @@ def adamw(
     eps: float,
     weight_decay: float,
 ) -> None:
-    """One update of theta, m and v in place; `step` counts from 1. All contiguous and of one shape, but for scratch."""
+    """One update of theta, m and v in place; `step` counts from 1. All contiguous and of one
+    shape, but for scratch.
+    """
     assert step >= 1
     root = math.sqrt(
         1 - beta2**step

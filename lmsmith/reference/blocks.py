@@ -1,11 +1,12 @@
 """GPT-2's named tensor tables: every parameter in one block of memory, every activation in another.
 
-A model is 16 tensors and a forward pass leaves 23 (llm.c, `train_gpt2.c`, whose names, order and shapes these are).
-Each kind lies in one array, end to end, and the named tensors are views into it: to write a checkpoint is to write one
-array, to clear all gradients is to fill one, and a number can be followed by name and index.
+A model is 16 tensors and a forward pass leaves 23 (llm.c, `train_gpt2.c`, whose names, order and
+shapes these are). Each kind lies in one array, end to end, and the named tensors are views into it:
+to write a checkpoint is to write one array, to clear all gradients is to fill one, and a number can
+be followed by name and index.
 
-In shapes: B batch, T time, D width of the residual stream, H heads, L layers, V rows of the padded token table. What
-every layer has is stacked: `params["qkvw"][3]` is layer 3's.
+In shapes: B batch, T time, D width of the residual stream, H heads, L layers, V rows of the padded
+token table. What every layer has is stacked: `params["qkvw"][3]` is layer 3's.
 """
 
 import math
@@ -17,7 +18,9 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Sizes:
-    """What GPT-2 comes in sizes of. The token table has `padded_vocab_size` rows, the last of which no token has."""
+    """What GPT-2 comes in sizes of. The token table has `padded_vocab_size` rows, the last of
+    which no token has.
+    """
 
     n_layer: int
     n_head: int
@@ -43,7 +46,9 @@ class Sizes:
 
 
 def parameter_shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
-    """The 16 tensors of the parameters, in the order in which they lie in memory and in a checkpoint."""
+    """The 16 tensors of the parameters, in the order in which they lie in memory and in a
+    checkpoint.
+    """
     V, L, D = sizes.padded_vocab_size, sizes.n_layer, sizes.d_model
     return {
         "wte": (V, D),
@@ -66,7 +71,9 @@ def parameter_shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
 
 
 def activation_shapes(sizes: Sizes, B: int, T: int) -> dict[str, tuple[int, ...]]:
-    """The 23 tensors that a forward pass over B texts of T tokens leaves, in the order in which they are made."""
+    """The 23 tensors that a forward pass over B texts of T tokens leaves, in the order in which
+    they are made.
+    """
     V, L, D, H = sizes.padded_vocab_size, sizes.n_layer, sizes.d_model, sizes.n_head
     return {
         "encoded": (B, T, D),
@@ -101,7 +108,9 @@ def n_numbers(shapes: Mapping[str, tuple[int, ...]]) -> int:
 
 
 def views(block: np.ndarray, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """The named tensors in a block, end to end from its beginning: what is written to one is written to the block."""
+    """The named tensors in a block, end to end from its beginning: what is written to one is
+    written to the block.
+    """
     assert block.shape == (n_numbers(shapes),), (
         f"a block of shape {block.shape} for {n_numbers(shapes):,} numbers"
     )
@@ -130,7 +139,9 @@ _IN_EACH_LAYER = {
 
 
 def unstacked(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The 16 tensors layer by layer, under the names that `lmsmith.models.gpt` has for them; the memory is the same."""
+    """The 16 tensors layer by layer, under the names that `lmsmith.models.gpt` has for them; the
+    memory is the same.
+    """
     found = {theirs: tensors[name] for name, theirs in _ONCE.items()}
     for name, theirs in _IN_EACH_LAYER.items():
         for end, part in (("w", "weight"), ("b", "bias")):

@@ -1,7 +1,8 @@
 """The classifier of introductory courses, with stochastic gradient descent in full.
 
-One hidden layer: p = softmax(W2 sigmoid(W1 x + b1) + b2), trained to little cross-entropy (Rumelhart, Hinton and
-Williams 1986). Softmax and cross-entropy are two layers here, so that each one's gradient is seen.
+One hidden layer: p = softmax(W2 sigmoid(W1 x + b1) + b2), trained to little cross-entropy
+(Rumelhart, Hinton and Williams 1986). Softmax and cross-entropy are two layers here, so that each
+one's gradient is seen.
 """
 
 from dataclasses import dataclass
@@ -53,11 +54,12 @@ def sgd(
     rng: np.random.Generator,
     batch_size: int = 1,
 ) -> list[Epoch]:
-    """Mini-batch stochastic gradient descent (Robbins and Monro 1951); with a batch size of 1, plain SGD.
+    """Mini-batch stochastic gradient descent (Robbins and Monro 1951); with a batch size of 1,
+    plain SGD.
 
-    An epoch goes through the examples (x (N, n_in), y (N,)) once, in a new random order; each step goes against the
-    mean gradient of `batch_size` of them (of what is left, at the epoch's end). Then both losses are taken, with the
-    weights as they are.
+    An epoch goes through the examples (x (N, n_in), y (N,)) once, in a new random order; each step
+    goes against the mean gradient of `batch_size` of them (of what is left, at the epoch's end).
+    Then both losses are taken, with the weights as they are.
     """
     x, y = train
     history = []

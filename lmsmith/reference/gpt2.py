@@ -1,16 +1,19 @@
-"""GPT-2 with nothing hidden: forward and backward pass and update, in NumPy, every number in a tensor with a name.
+"""GPT-2 with nothing hidden: forward and backward pass and update, in NumPy, every number in a
+tensor with a name.
 
-    model = GPT2(Sizes(n_layer=2, n_head=2, d_model=8, vocab_size=11, padded_vocab_size=11, context_length=6))
+    model = GPT2(Sizes(n_layer=2, n_head=2, d_model=8, vocab_size=11, padded_vocab_size=11,
+    context_length=6))
     model.initialise(np.random.default_rng(0))
     loss = model.forward(inputs, targets)   # model.acts: what every layer made of the tokens
     model.zero_grad()
     model.backward()                        # model.grads: what every parameter would do to the loss
     model.update(learning_rate=1e-3)
 
-The model is Radford et al. 2019. `blocks.py` names its tensors, `layers.py` has each layer's forward and backward
-function, and `model.layers` is the list of them: forward goes through it from the front, backward from the back.
-Products run on as many threads as NumPy's BLAS has, the attention of several texts on `threads`, all else on one. There
-is no dropout. Memory is allocated once, at the first step; a batch of another shape allocates anew.
+The model is Radford et al. 2019. `blocks.py` names its tensors, `layers.py` has each layer's
+forward and backward function, and `model.layers` is the list of them: forward goes through it from
+the front, backward from the back. Products run on as many threads as NumPy's BLAS has, the
+attention of several texts on `threads`, all else on one. There is no dropout. Memory is allocated
+once, at the first step; a batch of another shape allocates anew.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -47,7 +50,9 @@ MATRICES = ("wte", "wpe", "qkvw", "attprojw", "fcw", "fcprojw")
 """What weight decay is for: tensors whose layers each have two dimensions."""
 
 QUIET: dict[str, Any] = {"over": "ignore", "invalid": "ignore"}
-"""What overflows ends in a loss that is not finite, and that is seen: NumPy need not warn of it on the way."""
+"""What overflows ends in a loss that is not finite, and that is seen: NumPy need not warn of it
+on the way.
+"""
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,9 @@ class Layer:
 
 
 class GPT2:
-    """GPT-2 of any size in float32 or float64; all parameters zero until they are set or `initialise` draws them."""
+    """GPT-2 of any size in float32 or float64; all parameters zero until they are set or
+    `initialise` draws them.
+    """
 
     def __init__(self, sizes: Sizes, dtype: type = np.float32, *, threads: int = 1) -> None:
         self.sizes, self.dtype = sizes, np.dtype(dtype)
@@ -86,7 +93,9 @@ class GPT2:
         )
 
     def initialise(self, rng: np.random.Generator) -> None:
-        """GPT-2's: gains one, biases zero, all else N(0, 0.02); projections into the residual stream / sqrt(2 L)."""
+        """GPT-2's: gains one, biases zero, all else N(0, 0.02); projections into the residual
+        stream / sqrt(2 L).
+        """
         for name, param in self.params.items():
             if name.endswith("b"):
                 param[...] = 0
@@ -131,8 +140,8 @@ class GPT2:
     def backward(self, dloss: float | None = None) -> None:
         """Adds to `grads` the gradient of the last forward pass's loss.
 
-        `dloss`: how much each token's loss counts; None: one by how many were counted, so that it is their mean. Where
-        the tokens are a part of a batch, it is one by how many the batch has.
+        `dloss`: how much each token's loss counts; None: one by how many were counted, so that it
+        is their mean. Where the tokens are a part of a batch, it is one by how many the batch has.
         """
         assert self.layers, "backward comes after forward"
         self._dloss = 1 / max(1, self.n_counted) if dloss is None else dloss
@@ -187,7 +196,9 @@ class GPT2:
         self.layers = list(self._layers())
 
     def _layers(self) -> Iterator[Layer]:
-        """Every layer in the order of the forward pass, the residual stream going through all of them as x."""
+        """Every layer in the order of the forward pass, the residual stream going through all of
+        them as x.
+        """
         a, d = self.acts, self.dacts
         yield Layer(
             "encoder",
@@ -237,7 +248,9 @@ class GPT2:
         )
 
     def _layernorm(self, name: str, x: np.ndarray, at: int | EllipsisType = ...) -> Layer:
-        """`x` normalised; its gradient is added to the residual stream's. Without `at` it is none of the L layers'."""
+        """`x` normalised; its gradient is added to the residual stream's. Without `at` it is
+        none of the L layers'.
+        """
         out, mean, rstd = (self.acts[name + part][at] for part in ("", "_mean", "_rstd"))
         w, b, dw, db = (of[name + part][at] for of in (self.params, self.grads) for part in "wb")
         mean, rstd = mean.reshape(-1), rstd.reshape(-1)
@@ -283,7 +296,9 @@ class GPT2:
         )
 
     def _residual(self, name: str, x: np.ndarray, branch: np.ndarray, at: int) -> Layer:
-        """x + branch. Both have the gradient of the sum, and it is there already: nothing to do backward."""
+        """x + branch. Both have the gradient of the sum, and it is there already: nothing to do
+        backward.
+        """
         return Layer(
             label(name, at), partial(np.add, x, branch, out=self.acts[name][at]), lambda: None
         )

@@ -2,12 +2,14 @@
 
     Path("graph.svg").write_text(drawing(y), encoding="utf-8")
 
-Each box is one scalar: its name or the function that made it, its value, its gradient. An arrow goes from what was put
-in to what was made; beside it stands the partial derivative by which a gradient is multiplied on its way back.
+Each box is one scalar: its name or the function that made it, its value, its gradient. An arrow
+goes from what was put in to what was made; beside it stands the partial derivative by which a
+gradient is multiplied on its way back.
 
-The layout is in layers, in four steps (Sugiyama et al. 1981): a scalar stands to the right of all it was made of;
-arrows over several layers bend at a place kept free in each; layers are ordered so that few arrows cross; and each box
-moves as near to its neighbours' height as its layer lets it. For graphs that an eye can follow: up to 200 boxes.
+The layout is in layers, in four steps (Sugiyama et al. 1981): a scalar stands to the right of all
+it was made of; arrows over several layers bend at a place kept free in each; layers are ordered so
+that few arrows cross; and each box moves as near to its neighbours' height as its layer lets it.
+For graphs that an eye can follow: up to 200 boxes.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ def drawing(end: Scalar) -> str:
     nodes = list(end.topological_order())
     if len(nodes) > MOST_BOXES:
         raise UsageError(
-            f"a graph of {len(nodes):,} scalars is too large for a drawing that can be read: wanted at most "
+            f"a graph of {len(nodes):,} scalars is too large for a drawing that can be read: "
+            f"wanted at most "
             f"{MOST_BOXES}. Draw one of the scalars it was made of."
         )
     graph = _Graph(nodes)
@@ -52,7 +55,8 @@ def drawing(end: Scalar) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{right:.0f}" height="{bottom:.0f}" '
         f'viewBox="0 0 {right:.0f} {bottom:.0f}" role="img"><style>{STYLE}</style>'
-        '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+        '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
+        'markerHeight="7" orient="auto">'
         '<path d="M0 0L8 4L0 8z" fill="#9a9a96"/></marker></defs>'
         f'<path d="M0 0H{right:.0f}V{bottom:.0f}H0z" fill="#fff"/>\n{arrows}{boxes}</svg>\n'
     )
@@ -60,7 +64,9 @@ def drawing(end: Scalar) -> str:
 
 @dataclass
 class _Edge:
-    """From the scalar put in, through the places kept free, to the scalar made; with the partial derivative."""
+    """From the scalar put in, through the places kept free, to the scalar made; with the partial
+    derivative.
+    """
 
     path: list[int]
     slope: float
@@ -98,7 +104,9 @@ class _Graph:
         return MARGIN + self.layer_of[place] * (WIDTH + ACROSS)
 
     def order_layers(self) -> None:
-        """Sorts each layer by the mean rank of its neighbours, back and forth; keeps the order of fewest crossings."""
+        """Sorts each layer by the mean rank of its neighbours, back and forth; keeps the order
+        of fewest crossings.
+        """
         best, fewest = [list(layer) for layer in self.layers], self._crossings()
         for sweep in range(SWEEPS):
             neighbours = self.before if sweep % 2 == 0 else self.after
@@ -128,7 +136,9 @@ class _Graph:
         return n
 
     def place(self) -> None:
-        """Heights: each layer as near as it can be, in squares, to the means of its neighbours' heights."""
+        """Heights: each layer as near as it can be, in squares, to the means of its neighbours'
+        heights.
+        """
         for layer in self.layers:
             self._settle(layer, [0.0] * len(layer))
         for sweep in range(SWEEPS):
@@ -153,7 +163,9 @@ class _Graph:
                 edge.tip = offset
 
     def _settle(self, layer: Sequence[int], wanted: Sequence[float]) -> None:
-        """Least squares with the order kept and boxes apart: neighbours that want to overlap move as one block."""
+        """Least squares with the order kept and boxes apart: neighbours that want to overlap
+        move as one block.
+        """
         offsets, at = [], 0.0
         for i, place in enumerate(layer):
             if i:
@@ -175,7 +187,9 @@ class _Graph:
 
 
 def _layers(nodes: Sequence[Scalar], number: dict[Scalar, int]) -> list[int]:
-    """What was made stands one layer right of the last of its inputs; leaves stand just left of where they are used."""
+    """What was made stands one layer right of the last of its inputs; leaves stand just left of
+    where they are used.
+    """
     layer = [0] * len(nodes)
     for i, node in enumerate(nodes):
         layer[i] = max((layer[number[given]] + 1 for given in node.inputs), default=0)
@@ -196,7 +210,9 @@ def _mean(numbers: Sequence[float], otherwise: float) -> float:
 
 
 def _arrow(graph: _Graph, edge: _Edge) -> str:
-    """A curve that leaves each place and comes to the next one level; the partial derivative at its middle."""
+    """A curve that leaves each place and comes to the next one level; the partial derivative at
+    its middle.
+    """
     start = graph.x(edge.path[0]) + WIDTH, graph.y[edge.path[0]] + edge.tail
     path = f"M{start[0]:.0f} {start[1]:.1f}"
     for place in edge.path[1:]:
@@ -208,7 +224,10 @@ def _arrow(graph: _Graph, edge: _Edge) -> str:
             path += f"H{x + WIDTH:.0f}"
             start = x + WIDTH, y
     label = (last[0] + start[0]) / 2 - 4, (last[1] + start[1]) / 2 - 3
-    text = f'<text class="s" text-anchor="middle" x="{label[0]:.0f}" y="{label[1]:.1f}">&#215;{digits(edge.slope)}</text>'
+    text = (
+        f'<text class="s" text-anchor="middle" x="{label[0]:.0f}" '
+        f'y="{label[1]:.1f}">&#215;{digits(edge.slope)}</text>'
+    )
     return f'<path class="e" d="{path}" marker-end="url(#tip)"/>{text}\n'
 
 

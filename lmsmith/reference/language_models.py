@@ -1,7 +1,9 @@
-"""Two language models of the layers in `modules.py`: an Elman network and a Transformer that can be a GPT-2.
+"""Two language models of the layers in `modules.py`: an Elman network and a Transformer that can be
+a GPT-2.
 
-Both are called with a tape and ids (B, T) and give logits (B, T, V) of the token after each position. Plain gradient
-descent learns the first; Transformers it hardly moves, so AdamW is here as well.
+Both are called with a tape and ids (B, T) and give logits (B, T, V) of the token after each
+position. Plain gradient descent learns the first; Transformers it hardly moves, so AdamW is here as
+well.
 """
 
 from collections.abc import Mapping
@@ -48,7 +50,9 @@ class LanguageModel(Module):
 
 
 class Elman(LanguageModel):
-    """h_t = sigmoid(W_h h_{t-1} + W_x x_t + b), logits_t = W_y h_t + b_y, x_t the token's row of a table, h_0 = 0."""
+    """h_t = sigmoid(W_h h_{t-1} + W_x x_t + b), logits_t = W_y h_t + b_y, x_t the token's row of
+    a table, h_0 = 0.
+    """
 
     def __init__(
         self, vocab_size: int, d_model: int, n_hidden: int, rng: np.random.Generator
@@ -135,7 +139,9 @@ class Transformer(LanguageModel):
 
 
 class AdamW:
-    """`adamw.py` for all parameters of a module; weight decay on those of two dimensions or more."""
+    """`adamw.py` for all parameters of a module; weight decay on those of two dimensions or
+    more.
+    """
 
     def __init__(self, module: Module, learning_rate: float, *, weight_decay: float = 0.0) -> None:
         self.parameters = module.parameters()

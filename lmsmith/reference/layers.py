@@ -1,12 +1,13 @@
 """GPT-2's layers on arrays: for each, its forward and its backward function side by side.
 
-Forward functions write their result into `out`. Backward functions are given the gradient of the loss by it, `dout`,
-and add to the gradients of parameters (`dw`, `db`), which other layers or batches may add to as well; the gradient of
-the input, `dx`, they write, except where the text says that they add. The formulas are in the docstrings; vectors there
-are rows, one for each token.
+Forward functions write their result into `out`. Backward functions are given the gradient of the
+loss by it, `dout`, and add to the gradients of parameters (`dw`, `db`), which other layers or
+batches may add to as well; the gradient of the input, `dx`, they write, except where the text says
+that they add. The formulas are in the docstrings; vectors there are rows, one for each token.
 
-Each function makes few passes over memory and allocates next to nothing: results go into arrays that are there, steps
-between into `scratch`, in chunks of rows that stay in the processor's cache. Products are BLAS's.
+Each function makes few passes over memory and allocates next to nothing: results go into arrays
+that are there, steps between into `scratch`, in chunks of rows that stay in the processor's cache.
+Products are BLAS's.
 
 In shapes: B batch, T time, D and E widths, H heads, K width of a head, V vocabulary, N = B T rows.
 """
@@ -24,13 +25,17 @@ EPS = 1e-5
 GELU_U, GELU_CUBE = math.sqrt(2 / math.pi), 0.044715
 
 CHUNK = 2**16
-"""Numbers that elementwise steps work on at once: with their scratch they fit a core's cache of a megabyte."""
+"""Numbers that elementwise steps work on at once: with their scratch they fit a core's cache of
+a megabyte.
+"""
 
 BLOCK = 64
-"""Positions that attention takes at once. Blocks of keys behind the block of queries are never looked at: nearly half.
+"""Positions that attention takes at once. Blocks of keys behind the block of queries are never
+looked at: nearly half.
 
-With heads of 64 numbers its products are just small enough for OpenBLAS to make each on one thread. On two, so small
-ones gain little, and on a busy machine, where one thread waits for the other, they take many times as long.
+With heads of 64 numbers its products are just small enough for OpenBLAS to make each on one thread.
+On two, so small ones gain little, and on a busy machine, where one thread waits for the other, they
+take many times as long.
 """
 
 
@@ -58,7 +63,9 @@ def encoder_backward(dout: np.ndarray, ids: np.ndarray, dwte: np.ndarray, dwpe: 
 def layernorm_forward(
     out: np.ndarray, mean: np.ndarray, rstd: np.ndarray, x: np.ndarray, w: np.ndarray, b: np.ndarray
 ) -> None:
-    """out = (x - mean) rstd w + b with rstd = 1 / sqrt(variance + EPS); x and out (N, D), mean and rstd (N,)."""
+    """out = (x - mean) rstd w + b with rstd = 1 / sqrt(variance + EPS); x and out (N, D), mean
+    and rstd (N,).
+    """
     D = x.shape[1]
     for rows in chunks(x):
         part = out[rows]
@@ -91,8 +98,8 @@ def layernorm_backward(
 ) -> None:
     """With n = (x - mean) rstd and dn = dout w:  dw += sum dout n;  db += sum dout;
 
-    dx += rstd (dn - mean(dn) - n mean(dn n)), means over a row. It adds: x is the residual stream, which went on past
-    this layer as well.
+    dx += rstd (dn - mean(dn) - n mean(dn n)), means over a row. It adds: x is the residual stream,
+    which went on past this layer as well.
     """
     D = x.shape[1]
     for rows in chunks(x):
@@ -141,10 +148,12 @@ def linear_backward(
 def attention_forward(
     atty: np.ndarray, preatt: np.ndarray, att: np.ndarray, qkv: np.ndarray
 ) -> None:
-    """preatt = q kᵀ / sqrt(K);  att = softmax(preatt), no position seeing a later one;  atty = att v.
+    """preatt = q kᵀ / sqrt(K);  att = softmax(preatt), no position seeing a later one;  atty = att
+                                 v.
 
-    One text, each head by itself: qkv (T, 3 D) -> preatt and att (H, T, T) -> atty (T, D). Above the diagonal att is
-    zero; preatt is -inf there within a block of queries, and is not looked at beyond.
+    One text, each head by itself: qkv (T, 3 D) -> preatt and att (H, T, T) -> atty (T, D). Above
+    the diagonal att is zero; preatt is -inf there within a block of queries, and is not looked at
+    beyond.
     """
     n_head, T, _ = att.shape
     q, k, v = heads_of(qkv, n_head)  # each (H, T, K)
@@ -169,7 +178,8 @@ def attention_backward(
 ) -> None:
     """dv = attᵀ datty;  dpreatt = att (datt - sum(att datt)) with datt = datty vᵀ;
 
-    dq = dpreatt k / sqrt(K);  dk = dpreattᵀ q / sqrt(K). The sum over a row of att datt is that of atty datty: atty is
+    dq = dpreatt k / sqrt(K);  dk = dpreattᵀ q / sqrt(K). The sum over a row of att datt is that of
+                               atty datty: atty is
     the mean of the values that att weighs.
     """
     n_head, T, _ = att.shape
@@ -205,7 +215,9 @@ def heads_of(x: np.ndarray, n_head: int, n: int = 3) -> np.ndarray:
 
 
 def gelu_forward(out: np.ndarray, x: np.ndarray) -> None:
-    """out = x (1 + tanh(u)) / 2 with u = sqrt(2/pi) (x + 0.044715 x³) (Hendrycks and Gimpel 2016)."""
+    """out = x (1 + tanh(u)) / 2 with u = sqrt(2/pi) (x + 0.044715 x³) (Hendrycks and Gimpel
+    2016).
+    """
     for rows in chunks(x):
         part, t = x[rows], out[rows]
         np.multiply(part, part, out=t)
@@ -219,7 +231,8 @@ def gelu_forward(out: np.ndarray, x: np.ndarray) -> None:
 
 
 def gelu_backward(dout: np.ndarray, x: np.ndarray, scratch: np.ndarray) -> None:
-    """With t = tanh(u), dx = dout (1 + t) (1/2 + (1 - t) x u'/2) and u' = sqrt(2/pi) (1 + 3 0.044715 x²).
+    """With t = tanh(u), dx = dout (1 + t) (1/2 + (1 - t) x u'/2) and u' = sqrt(2/pi) (1 + 3
+    0.044715 x²).
 
     dx takes dout's place.
     """
@@ -245,10 +258,11 @@ def gelu_backward(dout: np.ndarray, x: np.ndarray, scratch: np.ndarray) -> None:
 def crossentropy_forward(
     losses: np.ndarray, probs: np.ndarray, logits: np.ndarray, targets: np.ndarray, vocab_size: int
 ) -> None:
-    """probs = softmax(logits), zero in padded columns;  loss = -log(prob of the target), zero where that is IGNORED.
+    """probs = softmax(logits), zero in padded columns;  loss = -log(prob of the target), zero where
+                                                         that is IGNORED.
 
-    logits and probs (N, V padded), targets and losses (N,). The loss is taken from the logits, as log(sum exp) - logit,
-    so that a probability that rounds to zero has a finite one.
+    logits and probs (N, V padded), targets and losses (N,). The loss is taken from the logits, as
+    log(sum exp) - logit, so that a probability that rounds to zero has a finite one.
     """
     for rows in chunks(logits):
         real, p = logits[rows, :vocab_size], probs[rows, :vocab_size]
@@ -265,7 +279,9 @@ def crossentropy_forward(
 def crossentropy_backward(
     dlogits: np.ndarray, dloss: float, probs: np.ndarray, targets: np.ndarray
 ) -> None:
-    """dlogits = (probs - 1 at the target) dloss; zero in padded columns, as probs is, and where targets are IGNORED."""
+    """dlogits = (probs - 1 at the target) dloss; zero in padded columns, as probs is, and where
+    targets are IGNORED.
+    """
     np.multiply(probs, dloss, out=dlogits)
     dlogits[np.arange(len(targets)), targets] -= dloss
     dlogits[targets == IGNORED] = 0
@@ -279,7 +295,9 @@ def chunks(x: np.ndarray, size: int = CHUNK) -> Iterator[slice]:
 
 
 def room(scratch: np.ndarray, *shapes: tuple[int, ...]) -> list[np.ndarray]:
-    """Arrays of these shapes, one behind the other in scratch memory; what they hold is anything."""
+    """Arrays of these shapes, one behind the other in scratch memory; what they hold is
+    anything.
+    """
     found, start = [], 0
     for shape in shapes:
         end = start + math.prod(shape)

@@ -1,8 +1,9 @@
-"""The layers of language models on a tape, each with its gradient written out, batched over all axes before the last.
+"""The layers of language models on a tape, each with its gradient written out, batched over all
+axes before the last.
 
-Vectors are rows: x is (*batch, D). `dy` is the gradient of the loss by the layer's output, of the output's shape; the
-formulas in the docstrings give dx of it. Everything is plain NumPy in the precision of its inputs; `gpt2.py` has the
-same for GPT-2 in place and fast.
+Vectors are rows: x is (*batch, D). `dy` is the gradient of the loss by the layer's output, of the
+output's shape; the formulas in the docstrings give dx of it. Everything is plain NumPy in the
+precision of its inputs; `gpt2.py` has the same for GPT-2 in place and fast.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from lmsmith.targets import IGNORED
 
 
 class Linear(Layer):
-    """y = x Wᵀ + b;  dx = dy W,  dW = dyᵀ x,  db = sum dy, the sums over the batch. W is (n_out, n_in).
+    """y = x Wᵀ + b;  dx = dy W,  dW = dyᵀ x,  db = sum dy, the sums over the batch. W is (n_out,
+                      n_in).
 
-    W is drawn with a standard deviation of 1 / sqrt(n_in); b begins at 0. Given a `weight`, that one is shared.
+    W is drawn with a standard deviation of 1 / sqrt(n_in); b begins at 0. Given a `weight`, that
+    one is shared.
     """
 
     def __init__(
@@ -47,7 +50,9 @@ class Linear(Layer):
 
 
 class Embedding(Layer):
-    """Row `id` of a table for each id; a row's gradient is the sum over all places it was put to."""
+    """Row `id` of a table for each id; a row's gradient is the sum over all places it was put
+    to.
+    """
 
     def __init__(self, n_rows: int, d_model: int, rng: np.random.Generator) -> None:
         self.table = Parameter(rng.standard_normal((n_rows, d_model)))
@@ -60,7 +65,7 @@ class Embedding(Layer):
         return (None,)
 
 
-# ---- elementwise -----------------------------------------------------------------------------------------------------
+# ---- elementwise ---------------------------------------------------------------------------------
 
 
 class Sigmoid(Layer):
@@ -98,7 +103,8 @@ class SiLU(Layer):
 
 
 class GELU(Layer):
-    """y = x (1 + t) / 2, t = tanh(u), u = sqrt(2/pi) (x + 0.044715 x³): GPT-2's (Hendrycks and Gimpel 2016).
+    """y = x (1 + t) / 2, t = tanh(u), u = sqrt(2/pi) (x + 0.044715 x³): GPT-2's (Hendrycks and
+    Gimpel 2016).
 
     dx = dy ((1 + t) / 2 + x (1 - t²) u' / 2).
     """
@@ -113,7 +119,7 @@ class GELU(Layer):
         return (dy * ((1 + t) / 2 + x * (1 - t**2) * slope / 2),)
 
 
-# ---- over the last axis ----------------------------------------------------------------------------------------------
+# ---- over the last axis --------------------------------------------------------------------------
 
 
 class LayerNorm(Layer):
@@ -141,7 +147,9 @@ class LayerNorm(Layer):
 
 
 class RMSNorm(Layer):
-    """n = x / sqrt(mean(x²) + 1e-5),  y = n w (Zhang and Sennrich 2019);  dx like LayerNorm's, without mean(dn)."""
+    """n = x / sqrt(mean(x²) + 1e-5),  y = n w (Zhang and Sennrich 2019);  dx like LayerNorm's,
+    without mean(dn).
+    """
 
     def __init__(self, width: int) -> None:
         self.weight = Parameter(np.ones(width))
@@ -161,8 +169,8 @@ class RMSNorm(Layer):
 class Softmax(Layer):
     """p = exp(x) / sum exp(x);  dx = J dy with the Jacobian J = diag(p) - p pᵀ.
 
-    J is made and multiplied as the formula has it. Since J dy = p dy - p (p · dy), it need not be: attention, below,
-    takes that way, which costs n numbers a row and not n².
+    J is made and multiplied as the formula has it. Since J dy = p dy - p (p · dy), it need not be:
+    attention, below, takes that way, which costs n numbers a row and not n².
     """
 
     def forward(self, x: np.ndarray) -> tuple[np.ndarray, Any]:
@@ -176,11 +184,13 @@ class Softmax(Layer):
         return ((jacobian @ dy[..., None])[..., 0],)
 
 
-# ---- losses: the mean over targets that are not IGNORED, in nats -----------------------------------------------------
+# ---- losses: the mean over targets that are not IGNORED, in nats ---------------------------------
 
 
 class CrossEntropy(Layer):
-    """Of probabilities p (*batch, V) and targets (*batch): loss = mean of -log p[target];  dp = -1 / (n p[target])."""
+    """Of probabilities p (*batch, V) and targets (*batch): loss = mean of -log p[target];  dp =
+    -1 / (n p[target]).
+    """
 
     def forward(self, p: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, Any]:
         counted = targets != IGNORED
@@ -199,9 +209,11 @@ class CrossEntropy(Layer):
 
 
 class SoftmaxCrossEntropy(Layer):
-    """The same of logits z (*batch, V), in one:  loss = mean of log(sum exp z) - z[target];  dz = (p - [target]) / n.
+    """The same of logits z (*batch, V), in one:  loss = mean of log(sum exp z) - z[target];  dz =
+                                                  (p - [target]) / n.
 
-    It overflows nowhere, and the Jacobian has cancelled out. Columns from `n_classes` on are never predicted.
+    It overflows nowhere, and the Jacobian has cancelled out. Columns from `n_classes` on are never
+    predicted.
     """
 
     def __init__(self, n_classes: int | None = None) -> None:
@@ -225,13 +237,15 @@ class SoftmaxCrossEntropy(Layer):
         return dy * share * dz, None
 
 
-# ---- over time -------------------------------------------------------------------------------------------------------
+# ---- over time -----------------------------------------------------------------------------------
 
 
 class Attention(Layer):
-    """Causal self-attention of `n_head` heads (Vaswani et al. 2017, section 3.2): (B, T, 3 D) -> (B, T, D).
+    """Causal self-attention of `n_head` heads (Vaswani et al. 2017, section 3.2): (B, T, 3 D) ->
+    (B, T, D).
 
-    The input holds queries, keys and values side by side. In each head of width K, with scores s = q kᵀ / sqrt(K), no
+    The input holds queries, keys and values side by side. In each head of width K, with scores s =
+    q kᵀ / sqrt(K), no
     position looking at a later one, and weights p = softmax(s):  y = p v;  dv = pᵀ dy,  dp = dy vᵀ,
     ds = p (dp - sum(p dp)),  dq = ds k / sqrt(K),  dk = dsᵀ q / sqrt(K).
     """
@@ -266,10 +280,13 @@ class Attention(Layer):
 
 
 class ElmanCell(Layer):
-    """One step of an Elman network (Elman 1990): h' = sigmoid(h W_hᵀ + x W_xᵀ + b), x (B, n_in), h (B, n_hidden).
+    """One step of an Elman network (Elman 1990): h' = sigmoid(h W_hᵀ + x W_xᵀ + b), x (B, n_in), h
+    (B, n_hidden).
 
-    With da = dy h' (1 - h'):  dh = da W_h,  dx = da W_x,  dW_h = daᵀ h,  dW_x = daᵀ x,  db = sum da. The same cell is
-    on the tape once for each step of time, and its gradients add up over them: backpropagation through time.
+    With da = dy h' (1 - h'):  dh = da W_h,  dx = da W_x,  dW_h = daᵀ h,  dW_x = daᵀ x,  db = sum
+                               da. The same cell is
+    on the tape once for each step of time, and its gradients add up over them: backpropagation
+    through time.
     """
 
     def __init__(self, n_in: int, n_hidden: int, rng: np.random.Generator) -> None:
@@ -300,7 +317,7 @@ class Stack(Layer):
         return tuple(dy.swapaxes(0, 1))
 
 
-# ---- parts -----------------------------------------------------------------------------------------------------------
+# ---- parts ---------------------------------------------------------------------------------------
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:

@@ -1,17 +1,19 @@
 """Reverse-mode automatic differentiation, one number at a time.
 
-A `Scalar` is a number that remembers what it was made of: which scalars went in, and by how much it grows with each of
-them (its partial derivatives, known the moment it is made). The chain rule says what the end of such a graph grows by
-with each number in it: the sum, over all that was made directly of that number, of (gradient of what was made) times
-(its partial derivative). `Scalar.backward` adds these up from the end to the beginning, each number once, after all
-that was made of it (Linnainmaa 1976; Griewank and Walther 2008, "Evaluating Derivatives", chapter 3).
+A `Scalar` is a number that remembers what it was made of: which scalars went in, and by how much it
+grows with each of them (its partial derivatives, known the moment it is made). The chain rule says
+what the end of such a graph grows by with each number in it: the sum, over all that was made
+directly of that number, of (gradient of what was made) times (its partial derivative).
+`Scalar.backward` adds these up from the end to the beginning, each number once, after all that was
+made of it (Linnainmaa 1976; Griewank and Walther 2008, "Evaluating Derivatives", chapter 3).
 
     x, w = Scalar(2.0), Scalar(-3.0)
     y = (x * w + 1).tanh()
     y.backward()            # x.grad is now dy/dx
 
-Every number costs a Python object: a graph of a million takes a few seconds. First derivatives alone. Numbers of
-Python may stand where a scalar is wanted. What `math` refuses (log of 0, exp of 1000) is refused here with its error.
+Every number costs a Python object: a graph of a million takes a few seconds. First derivatives
+alone. Numbers of Python may stand where a scalar is wanted. What `math` refuses (log of 0, exp of
+1000) is refused here with its error.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ import numpy as np
 
 
 class Scalar:
-    """A number in a graph: its value, what it was made of, and (after `backward`) the gradient of the end by it."""
+    """A number in a graph: its value, what it was made of, and (after `backward`) the gradient
+    of the end by it.
+    """
 
     __slots__ = ("function", "grad", "inputs", "name", "slopes", "value")
 
@@ -45,7 +49,9 @@ class Scalar:
         self.grad = 0.0
 
     def backward(self) -> None:
-        """Adds d self / d leaf to the `grad` of every leaf; of all else in the graph, `grad` is that of this call."""
+        """Adds d self / d leaf to the `grad` of every leaf; of all else in the graph, `grad` is
+        that of this call.
+        """
         order = list(self.topological_order())
         for node in order:
             if node.inputs:
@@ -56,7 +62,9 @@ class Scalar:
                 given.grad += slope * node.grad  # adds up where a number is used more than once
 
     def topological_order(self) -> Iterator[Scalar]:
-        """All that this number was made of and itself, each once, after its inputs. A loop: graphs are deep."""
+        """All that this number was made of and itself, each once, after its inputs. A loop:
+        graphs are deep.
+        """
         seen: set[Scalar] = set()
         waiting = [(self, False)]
         while waiting:
@@ -100,7 +108,8 @@ class Scalar:
         slope = _slope_of_power(self.value, float(power))
         if not isinstance(power, Scalar):
             return Scalar(value, function=f"**{power:g}", inputs=(self,), slopes=(slope,))
-        # 0 to the b is 0 for all b > 0: there it does not grow with b, and its logarithm is not asked for.
+        # 0 to the b is 0 for all b > 0: there it does not grow with b, and its logarithm is not
+        # asked for.
         slope_by_power = value * math.log(self.value) if value else 0.0
         return Scalar(value, function="**", inputs=(self, power), slopes=(slope, slope_by_power))
 
@@ -162,7 +171,7 @@ def _slope_of_power(base: float, power: float) -> float:
     return power * math.pow(base, power - 1)
 
 
-# ---- reductions: many numbers to one, in one node --------------------------------------------------------------------
+# ---- reductions: many numbers to one, in one node ------------------------------------------------
 
 
 def total(numbers: Sequence[Scalar]) -> Scalar:
@@ -179,7 +188,9 @@ def mean(numbers: Sequence[Scalar]) -> Scalar:
 
 
 def maximum(numbers: Sequence[Scalar]) -> Scalar:
-    """The largest, of at least one. It grows with that number alone; of equal ones, with the first."""
+    """The largest, of at least one. It grows with that number alone; of equal ones, with the
+    first.
+    """
     values = [number.value for number in numbers]
     at = values.index(max(values))
     slopes = tuple(float(i == at) for i in range(len(values)))
@@ -193,14 +204,15 @@ def dot(xs: Sequence[Scalar], ys: Sequence[Scalar]) -> Scalar:
     return Scalar(value, function="dot", inputs=(*xs, *ys), slopes=(*values[1], *values[0]))
 
 
-# ---- a small network that learns -------------------------------------------------------------------------------------
+# ---- a small network that learns -----------------------------------------------------------------
 
 
 class MLP:
-    """A multi-layer perceptron: `MLP([2, 16, 1], rng)` takes 2 numbers through 16 tanh units to 1 number.
+    """A multi-layer perceptron: `MLP([2, 16, 1], rng)` takes 2 numbers through 16 tanh units to 1
+    number.
 
-    Weights are drawn with a standard deviation of 1 / sqrt(inputs of the unit), so that sums are of the size of their
-    terms; biases begin at 0.
+    Weights are drawn with a standard deviation of 1 / sqrt(inputs of the unit), so that sums are of
+    the size of their terms; biases begin at 0.
     """
 
     def __init__(self, sizes: Sequence[int], rng: np.random.Generator) -> None:

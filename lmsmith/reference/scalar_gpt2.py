@@ -1,7 +1,8 @@
 """GPT-2 one number at a time: the same model as `gpt2.py`, of scalars, lists and loops.
 
-For eyes, and as the slowest and plainest of the four that are held against one another: a model of a few thousand
-parameters and a batch of a dozen tokens make some ten thousand scalars, a fraction of a second.
+For eyes, and as the slowest and plainest of the four that are held against one another: a model of
+a few thousand parameters and a batch of a dozen tokens make some ten thousand scalars, a fraction
+of a second.
 """
 
 import math

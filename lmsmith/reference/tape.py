@@ -1,18 +1,20 @@
-"""Reverse-mode differentiation of arrays: layers that know their gradient, and a tape of what was called.
+"""Reverse-mode differentiation of arrays: layers that know their gradient, and a tape of what was
+called.
 
-A `Layer` is a function of arrays with its gradient beside it: `forward` also returns what `backward` needs of the call.
-Applied to variables, it writes the call on their tape. Loops and branches of the program are thus unrolled onto it as
-they are run, and a layer that is applied twice is on it twice. Since nothing can be put into a layer before it is made,
-the order of calls is a topological order of the graph; the tape walked from its end is the reverse of one, and each
-call's gradient is whole when its turn comes.
+A `Layer` is a function of arrays with its gradient beside it: `forward` also returns what
+`backward` needs of the call. Applied to variables, it writes the call on their tape. Loops and
+branches of the program are thus unrolled onto it as they are run, and a layer that is applied twice
+is on it twice. Since nothing can be put into a layer before it is made, the order of calls is a
+topological order of the graph; the tape walked from its end is the reverse of one, and each call's
+gradient is whole when its turn comes.
 
     tape = Tape()
     x = tape.put(array)
     loss = criterion(linear(x), targets)
     tape.backward(loss)     # x.grad, linear.weight.grad
 
-Gradients of variables begin anew with each `backward`; those of parameters add up, over uses and over calls, until
-`zero_grad`. First derivatives alone.
+Gradients of variables begin anew with each `backward`; those of parameters add up, over uses and
+over calls, until `zero_grad`. First derivatives alone.
 """
 
 from __future__ import annotations
@@ -46,7 +48,9 @@ class Tape:
         return Variable(value, self, self.n_variables - 1)
 
     def backward(self, loss: Variable) -> None:
-        """Sets the gradients of `loss`, one number, by all variables, and adds those by parameters to their `grad`."""
+        """Sets the gradients of `loss`, one number, by all variables, and adds those by
+        parameters to their `grad`.
+        """
         assert loss.tape is self, "the loss of another tape"
         assert loss.value.size == 1, f"a gradient is of one number, not of {loss.value.shape}"
         self.grads = {loss.number: np.ones_like(loss.value)}
@@ -81,7 +85,9 @@ class Variable:
 
 @dataclass(frozen=True)
 class Call:
-    """One application of a layer: the numbers of the variables put in (None: no variable) and of the one made."""
+    """One application of a layer: the numbers of the variables put in (None: no variable) and of
+    the one made.
+    """
 
     layer: Layer
     inputs: tuple[int | None, ...]
@@ -93,7 +99,9 @@ class Module:
     """Something with parameters: its own, and those of the modules it is made of."""
 
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
-        """Each parameter with its dotted name; one that is shared comes once for each of its names."""
+        """Each parameter with its dotted name; one that is shared comes once for each of its
+        names.
+        """
         for name, part in vars(self).items():
             for index, thing in enumerate(part) if isinstance(part, list) else [("", part)]:
                 full = f"{prefix}{name}{'.' if index != '' else ''}{index}"
@@ -118,14 +126,18 @@ class Module:
 
 
 class Layer(Module):
-    """A function of arrays and its gradient. Applied to variables (and arrays) it makes a variable on their tape."""
+    """A function of arrays and its gradient. Applied to variables (and arrays) it makes a
+    variable on their tape.
+    """
 
     def forward(self, *inputs: Any) -> tuple[np.ndarray, Any]:
         """The output, and what `backward` will need."""
         raise NotImplementedError
 
     def backward(self, dy: np.ndarray, saved: Any) -> tuple[np.ndarray | None, ...]:
-        """Given the gradient by the output: that by each input, None for what has none; adds to the parameters'."""
+        """Given the gradient by the output: that by each input, None for what has none; adds to
+        the parameters'.
+        """
         raise NotImplementedError
 
     def __call__(self, *inputs: Variable | np.ndarray) -> Variable:

@@ -1,12 +1,13 @@
 """Charts as fragments of HTML: curves drawn by SVG, words and numbers around them by HTML.
 
-Why not matplotlib: these follow the reader's light or dark mode, keep their lettering readable on a phone (only the
-curves are stretched with the page, never the text), and are made in hundredths of a second, where importing matplotlib
-takes more than half of one. They draw lines over one x-axis and nothing else.
+Why not matplotlib: these follow the reader's light or dark mode, keep their lettering readable on a
+phone (only the curves are stretched with the page, never the text), and are made in hundredths of a
+second, where importing matplotlib takes more than half of one. They draw lines over one x-axis and
+nothing else.
 
-The curves' plane is 1000 by 1000 units, y downwards, stretched to whatever room there is; `non-scaling-stroke` keeps
-lines even, and a dot is a line of no length with a round end. Colours are the style sheet's `--c0` ... `--c7`; beyond
-eight curves they repeat with dashes.
+The curves' plane is 1000 by 1000 units, y downwards, stretched to whatever room there is;
+`non-scaling-stroke` keeps lines even, and a dot is a line of no length with a round end. Colours
+are the style sheet's `--c0` ... `--c7`; beyond eight curves they repeat with dashes.
 """
 
 import math
@@ -28,7 +29,9 @@ MOST_POWERS = 7  # ticks of a logarithmic axis, about: more would run into each 
 
 @dataclass(frozen=True)
 class Line:
-    """One curve. `kind`: "strong" (what is to be read), "soft", or "faint" (the raw numbers behind a soft one)."""
+    """One curve. `kind`: "strong" (what is to be read), "soft", or "faint" (the raw numbers
+    behind a soft one).
+    """
 
     x: Numbers
     y: Numbers
@@ -47,7 +50,8 @@ def line_chart(
     n_ticks: int = 5,
     log2_x: bool = False,
 ) -> str:
-    """A figure with axes and grid; what is above `y_range` is cut off. Dots carry their numbers as a tooltip.
+    """A figure with axes and grid; what is above `y_range` is cut off. Dots carry their numbers as
+    a tooltip.
 
     The x-axis begins at zero. With `log2_x` it is logarithmic, and its ticks are powers of two.
     """
@@ -92,7 +96,8 @@ def line_chart(
 def legend(lines: Sequence[Line]) -> str:
     """The names of the lines that have one, with a piece of each."""
     items = "".join(
-        f'<li><svg viewBox="0 0 22 10"><path class="{line.kind}" {_stroke(line.colour)} d="M1 5H21"/></svg>'
+        f'<li><svg viewBox="0 0 22 10"><path class="{line.kind}" {_stroke(line.colour)} d="M1 '
+        f'5H21"/></svg>'
         f"{escape(line.label)}</li>"
         for line in lines
         if line.label
@@ -110,7 +115,9 @@ def thin(values: Numbers, n: int = MOST_POINTS) -> Numbers:
 
 
 def smooth(y: Numbers, width: float) -> Numbers:
-    """Averages under a Gaussian of that many points to either side, so without a lag; gaps stay gaps."""
+    """Averages under a Gaussian of that many points to either side, so without a lag; gaps stay
+    gaps.
+    """
     if not len(y):
         return y
     reach = int(min(4 * width, len(y))) + 1
@@ -168,7 +175,8 @@ def _draw(line: Line, plane: _Plane, x_label: str, log2_x: bool) -> str:
         if math.isfinite(a) and math.isfinite(b):
             # Far outside the plane some drawing engines overflow.
             path.append(
-                f"{'L' if pen_down else 'M'}{plane.across(a):.1f} {min(max(plane.down(b), -9e3), 9e3):.1f}"
+                f"{'L' if pen_down else 'M'}{plane.across(a):.1f} "
+                f"{min(max(plane.down(b), -9e3), 9e3):.1f}"
             )
         pen_down = math.isfinite(a) and math.isfinite(b)
     drawn = f'<path class="{line.kind}" {_stroke(line.colour)} d="{"".join(path)}"/>'
@@ -178,7 +186,10 @@ def _draw(line: Line, plane: _Plane, x_label: str, log2_x: bool) -> str:
                 where = f"{2**a:,.0f}" if log2_x else f"{a:,.4g}"
                 tip = escape(f"{line.label} {b:.4f} at {where} {x_label}")
                 place = f"M{plane.across(a):.1f} {plane.down(b):.1f}h0"
-                drawn += f'<path class="dot" style="stroke:var(--c{line.colour % N_COLOURS})" d="{place}">'
+                drawn += (
+                    f'<path class="dot" style="stroke:var(--c{line.colour % N_COLOURS})" '
+                    f'd="{place}">'
+                )
                 drawn += f"<title>{tip}</title></path>"
     return drawn
 

@@ -1,4 +1,6 @@
-"""The league: runs, compressors and a uniform guess on one text, trained first if that is wanted; as table and page."""
+"""The league: runs, compressors and a uniform guess on one text, trained first if that is
+wanted; as table and page.
+"""
 
 from __future__ import annotations
 
@@ -42,14 +44,17 @@ def train_all(
     out: Path | None,
     console: Console,
 ) -> list[Path]:
-    """Trains each of `models` (presets, or gpt for modern) on the same text for as many minutes; their run folders.
+    """Trains each of `models` (presets, or gpt for modern) on the same text for as many minutes;
+    their run folders.
 
-    `changes`: settings by dotted name, for those that they mean something to. They lie in the new folder `out`.
+    `changes`: settings by dotted name, for those that they mean something to. They lie in the new
+    folder `out`.
     """
     unknown = [name for name in models if name not in PRESETS and name not in ALIASES]
     if unknown or not models:
         raise UsageError(
-            f"--models {','.join(models)}: there is no preset {', '.join(map(repr, unknown)) or 'in it'}. There are: "
+            f"--models {','.join(models)}: there is no preset "
+            f"{', '.join(map(repr, unknown)) or 'in it'}. There are: "
             f"{', '.join([*ALIASES, *PRESETS])}."
         )
     if minutes <= 0:
@@ -70,7 +75,9 @@ def train_all(
 
 
 def compare_runs(runs: Sequence[Path], on: Text) -> list[Entry]:
-    """The table, best first. One model is in memory at a time. Raises what cannot be loaded, at once what is absent."""
+    """The table, best first. One model is in memory at a time. Raises what cannot be loaded, at
+    once what is absent.
+    """
     for run in runs:
         tokenizer_of(run)
     entries = baselines(on)
@@ -90,7 +97,9 @@ def compare_runs(runs: Sequence[Path], on: Text) -> list[Entry]:
 
 
 def check_place(out: Path) -> None:
-    """Raises UsageError or StorageError where no page can be written, before there is any work to lose."""
+    """Raises UsageError or StorageError where no page can be written, before there is any work
+    to lose.
+    """
     if out.is_dir():
         raise UsageError(
             f"--out {out} is a folder: name the HTML file, such as {out / 'league.html'}."
@@ -158,7 +167,8 @@ def comparison_page(
 ) -> str:
     """One HTML file: bars and the table.
 
-    `trained`: runs on one text with one tokenizer, whose learning curves are drawn. `about`: how they were trained.
+    `trained`: runs on one text with one tokenizer, whose learning curves are drawn. `about`: how
+    they were trained.
     """
     curved = [run for run in read_runs(trained) if run.train]
     names = [run.name for run in curved]  # a model has one colour in all charts
@@ -173,8 +183,10 @@ def comparison_page(
             f"--c{names.index(entry.name) % N_COLOURS}" if entry.n_params is not None else "--quiet"
         )
         bars += (
-            f'<tr{" class=own" if entry.n_params is not None else ""}><th scope="row">{text(entry.name)}</th>'
-            f'<td class="bars"><span class="bar" style="width:{100 * entry.bits_per_byte / full:.2f}%;'
+            f"<tr{' class=own' if entry.n_params is not None else ''}><th "
+            f'scope="row">{text(entry.name)}</th>'
+            f'<td class="bars"><span class="bar" '
+            f'style="width:{100 * entry.bits_per_byte / full:.2f}%;'
             f'background:var({colour})"></span></td><td>{entry.bits_per_byte:.3f}</td>'
             f'<td class="about">{text(entry.what)}{"; not comparable" if entry.not_comparable else ""}</td></tr>'
         )
@@ -185,14 +197,17 @@ def comparison_page(
         f"<p>{measure(on)}. Fewer bits are better.</p>"
         + (f"<p>{text(about[0].upper() + about[1:])}.</p>" if about else "")
         + "</header>"
-        f'<h2>Bits per byte</h2><div class="scroll"><table class="bits"><tbody>{bars}</tbody></table></div>'
+        f'<h2>Bits per byte</h2><div class="scroll"><table '
+        f'class="bits"><tbody>{bars}</tbody></table></div>'
         f"<h2>In numbers</h2>{table(HEAD, cells)}{notes}{curves(curved, named=True)}"
     )
     return page(f"{on.name} — lmsmith league", body)
 
 
 def _names(runs: Sequence[Path]) -> list[str]:
-    """Short names that tell the runs apart: of those of one name their paths, of one path their numbers."""
+    """Short names that tell the runs apart: of those of one name their paths, of one path their
+    numbers.
+    """
     short_names = [Path(os.path.abspath(run)).name for run in runs]
     names, seen = [], Counter((UNIFORM, *COMPRESSORS))
     for run, name in zip(runs, short_names, strict=True):

@@ -1,10 +1,12 @@
 """The figures of a report: curves of learning, and bits per byte against the baselines.
 
-One run is drawn in two colours, training and validation; of several runs each has its own, with validation strong and
-training thin. Training's loss is smoothed over about a sixtieth of the run to either side.
+One run is drawn in two colours, training and validation; of several runs each has its own, with
+validation strong and training thin. Training's loss is smoothed over about a sixtieth of the run to
+either side.
 
-The loss charts show the whole curve, unless the first twentieth of a run, in which the loss falls from a uniform guess,
-would take more than four fifths of the height. Then the rest is cut off at the top, and the caption says so.
+The loss charts show the whole curve, unless the first twentieth of a run, in which the loss falls
+from a uniform guess, would take more than four fifths of the height. Then the rest is cut off at
+the top, and the caption says so.
 """
 
 import math
@@ -34,7 +36,8 @@ _BASELINES = {
 
 
 def curves(runs: Sequence[Run], *, named: bool = False) -> str:
-    """Loss over steps and over seconds, and the small charts below; nothing for runs without a line of metrics.
+    """Loss over steps and over seconds, and the small charts below; nothing for runs without a line
+    of metrics.
 
     `named`: by its name even if it is a single run.
     """
@@ -69,7 +72,9 @@ def curves(runs: Sequence[Run], *, named: bool = False) -> str:
 
 
 def bits_per_byte(runs: Sequence[Run], bits: Sequence[float | None]) -> str:
-    """A table with bars, worst first: a uniform guess, the compressors, the runs, the source where it is known."""
+    """A table with bars, worst first: a uniform guess, the compressors, the runs, the source
+    where it is known.
+    """
     known = [found for run in runs if (found := _baselines(run))]
     one_text = all(found == known[0] for found in known)
     baselines = known[0] if known and one_text else {}
@@ -95,7 +100,8 @@ def bits_per_byte(runs: Sequence[Run], bits: Sequence[float | None]) -> str:
     )
     body = "".join(
         f'<tr class="{kind}"><th scope="row">{text(name)}</th><td class="bars">'
-        f'<span class="bar" style="width:{100 * value / full:.2f}%;background:var({colour})"></span>{floor}</td>'
+        f'<span class="bar" '
+        f'style="width:{100 * value / full:.2f}%;background:var({colour})"></span>{floor}</td>'
         f'<td>{value:.3f}</td><td class="about">{text(about)}</td></tr>'
         for value, name, about, colour, kind in sorted(rows, key=lambda row: -row[0])
     )
@@ -134,7 +140,9 @@ def _loss_lines(run: Run, colour: int, shared: bool, axis: str, unit: float) -> 
 
 
 def _loss_range(lines: Sequence[Line]) -> tuple[float, float]:
-    """From the lowest loss to the highest, with a little room; at least a fifth is for what comes after the start."""
+    """From the lowest loss to the highest, with a little room; at least a fifth is for what
+    comes after the start.
+    """
     end = max(float(line.x[-1]) for line in lines if len(line.x))
     shown = [line.y[line.x >= end / 20] for line in lines if line.kind != "faint"]
     losses = np.concatenate([y[np.isfinite(y)] for y in shown])
@@ -164,7 +172,8 @@ def _learning_rates(runs: Sequence[Run]) -> str:
 
 
 def _rate_labels(run: Run) -> dict[str, str]:
-    """The fields of metrics.jsonl with a group's learning rate, the main group first, and the groups' names.
+    """The fields of metrics.jsonl with a group's learning rate, the main group first, and the
+    groups' names.
 
     Groups whose rates are the same are one line. Runs of older versions have `learning_rate` alone.
     """
@@ -243,10 +252,12 @@ def _bits_in_words(own: float | None, baselines: dict[str, float]) -> str:
         best = min(compressors, key=lambda name: compressors[name])
         share = own / compressors[best] - 1
         sentences.append(
-            f"The model needs {abs(share):.0%} {'less' if share < 0 else 'more'} than {_BASELINES[best][0]}."
+            f"The model needs {abs(share):.0%} {'less' if share < 0 else 'more'} than "
+            f"{_BASELINES[best][0]}."
         )
     if source := baselines.get("source"):
         sentences.append(
-            f"Of its {own:.3f} bits, {source:.3f} are the source's own; {own - source:.3f} are left to learn."
+            f"Of its {own:.3f} bits, {source:.3f} are the source's own; {own - source:.3f} are "
+            f"left to learn."
         )
     return " ".join(sentences)

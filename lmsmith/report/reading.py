@@ -1,10 +1,12 @@
-"""Run folders as they are found: finished, still going, killed, with files missing or a last line half written.
+"""Run folders as they are found: finished, still going, killed, with files missing or a last line
+half written.
 
-A report is wanted most when something went wrong, so reading never fails for what a run may have left behind: what is
-not there is listed in `Run.missing`, in words for the user. Only a path that is no run folder at all is an error.
+A report is wanted most when something went wrong, so reading never fails for what a run may have
+left behind: what is not there is listed in `Run.missing`, in words for the user. Only a path that
+is no run folder at all is an error.
 
-`metrics.jsonl` of a resumed run may hold a step twice, once from before the kill and once from after the resume; the
-later line counts.
+`metrics.jsonl` of a resumed run may hold a step twice, once from before the kill and once from
+after the resume; the later line counts.
 """
 
 import math
@@ -26,7 +28,9 @@ Numbers = npt.NDArray[np.float64]
 
 @dataclass
 class Run:
-    """What a run folder holds. Rows of `train` and `evals` are the lines of metrics.jsonl, in the order of steps."""
+    """What a run folder holds. Rows of `train` and `evals` are the lines of metrics.jsonl, in
+    the order of steps.
+    """
 
     folder: Path
     name: str
@@ -40,7 +44,9 @@ class Run:
     missing: list[str] = field(default_factory=list)
 
     def number(self, *names: str) -> float | None:
-        """The first of these keys that is a number in summary.json or, failing that, in the latest lines of metrics."""
+        """The first of these keys that is a number in summary.json or, failing that, in the
+        latest lines of metrics.
+        """
         latest = sorted([*self.train[-1:], *self.evals[-1:]], key=lambda row: -row["step"])
         for row in (self.summary, *latest):
             for name in names:
@@ -50,7 +56,9 @@ class Run:
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """The runs, with names that tell them apart. Raises CheckpointError for a path that is no run folder."""
+    """The runs, with names that tell them apart. Raises CheckpointError for a path that is no
+    run folder.
+    """
     runs = [read_run(folder) for folder in folders]
     names = [run.name for run in runs]
     for run in runs:
@@ -64,11 +72,13 @@ def read_run(folder: Path) -> Run:
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise CheckpointError(
-            f"{folder} {what}: wanted a run folder, as `lmsmith train ... --out {folder}` makes one."
+            f"{folder} {what}: wanted a run folder, as `lmsmith train ... --out {folder}` makes "
+            f"one."
         )
     if not (folder / "metrics.jsonl").exists() and not (folder / "config.toml").exists():
         raise CheckpointError(
-            f"{folder} is not a run folder: it has neither metrics.jsonl nor config.toml. Give the folder that "
+            f"{folder} is not a run folder: it has neither metrics.jsonl nor config.toml. Give "
+            f"the folder that "
             "`lmsmith train` wrote."
         )
     run = Run(folder, folder.resolve().name)
@@ -80,7 +90,9 @@ def read_run(folder: Path) -> Run:
 
 
 def prompt_of(folder: Path) -> str:
-    """Some words to begin a text with: those at the start of a line of the run's validation text."""
+    """Some words to begin a text with: those at the start of a line of the run's validation
+    text.
+    """
     try:
         with (folder / "tokens" / "validation.txt").open(encoding="utf-8", errors="ignore") as file:
             begin = file.read(5000)
@@ -106,7 +118,9 @@ def is_number(value: Any) -> bool:
 
 
 def split_samples(markdown: str) -> list[tuple[str, list[str]]]:
-    """`## heading`s with the fenced blocks below each; a block may end with the file instead of its fence."""
+    """`## heading`s with the fenced blocks below each; a block may end with the file instead of
+    its fence.
+    """
     sections: list[tuple[str, list[str]]] = []
     fence, block = "", list[str]()
     for line in markdown.split("\n"):  # not splitlines: samples may hold any character

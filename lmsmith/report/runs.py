@@ -1,9 +1,12 @@
-"""Runs as one HTML file: figures, curves, bits per byte against the baselines, samples, settings, what to try next.
+"""Runs as one HTML file: figures, curves, bits per byte against the baselines, samples, settings,
+what to try next.
 
-The file needs nothing but itself (see `page`) and can be sent around. One run is told from beginning to end; several
-are laid over each other. What a run lacks, because it is going on or was killed, is said and left out (see `runs`).
+The file needs nothing but itself (see `page`) and can be sent around. One run is told from
+beginning to end; several are laid over each other. What a run lacks, because it is going on or was
+killed, is said and left out (see `runs`).
 
-The loss and bits per byte of a run are those of its best evaluation, whose weights are the ones in RUN/model.
+The loss and bits per byte of a run are those of its best evaluation, whose weights are the ones in
+RUN/model.
 """
 
 import math
@@ -36,20 +39,25 @@ _ENDED = {
 def write_report(runs: Sequence[Path], out: Path) -> Path:
     """Writes the report of these run folders to the file `out`, and returns it.
 
-    Raises CheckpointError for a path that is no run folder, StorageError where `out` cannot be written.
+    Raises CheckpointError for a path that is no run folder, StorageError where `out` cannot be
+    written.
     """
     if not runs:
         raise UsageError("a report needs at least one run folder.")
     read = read_runs(runs)
     title, sections = _one(read[0]) if len(read) == 1 else _several(read)
-    footer = f"<footer>Written by lmsmith {__version__} from {', '.join(text(run.folder) for run in read)}.</footer>"
+    footer = (
+        f"<footer>Written by lmsmith {__version__} from "
+        f"{', '.join(text(run.folder) for run in read)}.</footer>"
+    )
     atomic.write(out, page(f"{title} — lmsmith", "\n".join([*sections, footer])))
     return out
 
 
 def _one(run: Run) -> tuple[str, list[str]]:
     return run.name, [
-        f'<header><div class="brand">lmsmith run</div><h1>{text(run.name)}</h1><p>{_in_a_sentence(run)}</p></header>',
+        f'<header><div class="brand">lmsmith '
+        f"run</div><h1>{text(run.name)}</h1><p>{_in_a_sentence(run)}</p></header>",
         _notice(run.missing),
         _early(run),
         _tiles(run),
@@ -208,7 +216,10 @@ def _tiles(run: Run) -> str:
     made = ""
     for name, value, note in tiles:
         opening = '<div class="lead">' if name in ("validation loss", "bits per byte") else "<div>"
-        made += f'{opening}<dt>{name}</dt><dd class="figure">{value}</dd><dd class="note">{note}</dd></div>'
+        made += (
+            f'{opening}<dt>{name}</dt><dd class="figure">{value}</dd><dd '
+            f'class="note">{note}</dd></div>'
+        )
     return f'<dl class="tiles">{made}</dl>'
 
 
@@ -251,7 +262,9 @@ def _facts(run: Run) -> str:
 
 
 def _legs(run: Run) -> str | None:
-    """Which steps were made under which plan, where there was more than one: `0 to 30, 30 to 60`."""
+    """Which steps were made under which plan, where there was more than one: `0 to 30, 30 to
+    60`.
+    """
     legs = run.summary.get("legs")
     if not isinstance(legs, list) or len(legs) < 2:
         return None
@@ -272,7 +285,8 @@ def _comparison(runs: list[Run]) -> str:
         shown = figure(loss, ".4f")
         rows.append(
             [
-                f'<span class="swatch" style="background:var(--c{i % N_COLOURS})"></span>{text(run.name)}'
+                f'<span class="swatch" '
+                f'style="background:var(--c{i % N_COLOURS})"></span>{text(run.name)}'
                 + ('<div class="about">not comparable</div>' if early[i] else ""),
                 f"<b>{shown}</b>" if loss is not None and loss == best and not early[i] else shown,
                 figure(_bits(run), ".3f"),
@@ -300,13 +314,17 @@ def _comparison(runs: list[Run]) -> str:
         if why:
             nothing = learned_nothing(run.summary, _init_from(run))
             more = f"; {nothing}" if nothing else ""
-            made += f'<p class="about">{text(run.name)} is not comparable with the others: {text(why + more)}.</p>'
+            made += (
+                f'<p class="about">{text(run.name)} is not comparable with the others: '
+                f"{text(why + more)}.</p>"
+            )
     texts = {
         (run.summary.get("tokenizer"), run.number("n_val_bytes")) for run in runs if run.summary
     }
     if len(texts) > 1:
         made += (
-            '<p class="about">These runs differ in tokenizer or validation text. A loss per token compares only within '
+            '<p class="about">These runs differ in tokenizer or validation text. A loss per token '
+            "compares only within "
             "one tokenizer, bits per byte only on one text.</p>"
         )
     return made
@@ -330,7 +348,9 @@ def _differences(runs: list[Run]) -> str:
 
 
 def _samples(run: Run) -> str:
-    """All of them in the order they were drawn, the last ones open: how the model learnt to write."""
+    """All of them in the order they were drawn, the last ones open: how the model learnt to
+    write.
+    """
     made = []
     for i, (heading, texts) in enumerate(run.samples):
         step = heading.removeprefix("step ")
@@ -396,7 +416,8 @@ def _from_the_curves(run: Run, folder: str, again: str) -> Iterator[tuple[str, s
         )
     elif best is not None and last is not None and last > 1.01 * best:
         yield (
-            "The validation loss rose again after its best: the model began to learn the text by heart. More text "
+            "The validation loss rose again after its best: the model began to learn the text by "
+            "heart. More text "
             "helps most; then dropout, a smaller model or fewer steps:",
             f"{again} --model.dropout 0.2",
         )

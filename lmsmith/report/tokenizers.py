@@ -1,4 +1,6 @@
-"""Tokenizers compared on one text, as a page: a table, the curve of bytes per token, a sentence cut by each."""
+"""Tokenizers compared on one text, as a page: a table, the curve of bytes per token, a sentence
+cut by each.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -38,7 +40,8 @@ def comparison_page(
     name: str,
     n_learnt: int,
 ) -> str:
-    """One HTML file. A sentence of `held_out`, the text compared on, is shown as each tokenizer cuts it.
+    """One HTML file. A sentence of `held_out`, the text compared on, is shown as each tokenizer
+    cuts it.
 
     `name`: of the text. `n_learnt`: how many of its characters were learnt from.
     """
@@ -60,14 +63,18 @@ def comparison_page(
 
 
 def sentence_of(held_out: str, most: int = 120) -> str:
-    """A line of the text, cut between words. Not its first one, which may begin in the middle of a word."""
+    """A line of the text, cut between words. Not its first one, which may begin in the middle of
+    a word.
+    """
     lines = held_out.splitlines()
     line = next((line for line in [*lines[1:], *lines[:1]] if len(line) > 30), held_out)
     return line if len(line) <= most else line[:most].rpartition(" ")[0] or line[:most]
 
 
 def _curve(rows: Sequence[Measure]) -> str:
-    """Bytes per token over the size of the vocabulary: a line through those that were learnt here, a dot for others."""
+    """Bytes per token over the size of the vocabulary: a line through those that were learnt
+    here, a dot for others.
+    """
     groups: dict[str, list[Measure]] = {}
     for row in rows:
         groups.setdefault(

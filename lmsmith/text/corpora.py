@@ -2,12 +2,14 @@
 
     find("tinyshakespeare").files[0].checksum     "sha256:86c4e6aa..."
 
-A corpus is text to learn from, token shards in llm.c's format, or a set of tasks to be evaluated on. Its files lie at
-fixed addresses, or in a data set of the Hugging Face Hub. `store.py` fetches them and knows what is here.
+A corpus is text to learn from, token shards in llm.c's format, or a set of tasks to be evaluated
+on. Its files lie at fixed addresses, or in a data set of the Hugging Face Hub. `store.py` fetches
+them and knows what is here.
 
-Checksums are "sha256:HEX", or "git:HEX", the name that git gives a file's content (sha1 of "blob LENGTH\\0" and the
-content): for files of a git repository of which the commit was at hand, but not the file. Those of the Hub's files are
-not written down here: the Hub lists them, and the list that was seen first is kept with the files (`store.py`).
+Checksums are "sha256:HEX", or "git:HEX", the name that git gives a file's content (sha1 of "blob
+LENGTH\\0" and the content): for files of a git repository of which the commit was at hand, but not
+the file. Those of the Hub's files are not written down here: the Hub lists them, and the list that
+was seen first is kept with the files (`store.py`).
 
 What it does not hold: corpora that ask for an account, and those that nobody may pass on.
 """
@@ -30,7 +32,9 @@ class File:
     url: str
     n_bytes: int
     checksum: str | None
-    """None: nobody could say it when this was written; the first download's is kept and later ones are held to it."""
+    """None: nobody could say it when this was written; the first download's is kept and later
+    ones are held to it.
+    """
 
     @property
     def name(self) -> str:
@@ -38,13 +42,16 @@ class File:
 
     @property
     def exact(self) -> bool:
-        """Whether `n_bytes` is the file's length and not about its length: it is where the file itself was at hand."""
+        """Whether `n_bytes` is the file's length and not about its length: it is where the file
+        itself was at hand.
+        """
         return self.checksum is not None and self.checksum.startswith("sha256:")
 
 
 @dataclass(frozen=True)
 class HubFiles:
-    """Files of a data set on the Hugging Face Hub: those that match a pattern, in the patterns' order, sorted within.
+    """Files of a data set on the Hugging Face Hub: those that match a pattern, in the patterns'
+    order, sorted within.
 
     `*` stands for any part of a path, slashes as well. `n_bytes` is of all of them together, about.
     """
@@ -103,9 +110,8 @@ def get(name: str) -> Corpus:
         near = nearest(name)
         hint = f"Did you mean {near}?" if near else ""
         raise DataError(
-            f"there is no corpus {name!r}. {hint} `lmsmith data list` shows those there are.".replace(
-                "  ", " "
-            )
+            f"there is no corpus {name!r}. {hint} `lmsmith data list` shows those there "
+            f"are.".replace("  ", " ")
         )
     return found
 
@@ -154,7 +160,8 @@ _TEXT = (
     Corpus(
         "tinystories",
         "text",
-        "2.1 million short stories in the words of small children, by GPT-3.5 and GPT-4; training part",
+        "2.1 million short stories in the words of small children, by GPT-3.5 and GPT-4; training "
+        "part",
         "CDLA-Sharing-1.0",
         "https://arxiv.org/abs/2305.07759",
         HubFiles(
@@ -204,7 +211,8 @@ _TEXT = (
         "8 million web pages that Reddit pointed to, GPT-2's corpus made again",
         "CC0-1.0",
         "https://skylion007.github.io/OpenWebTextCorpus",
-        # The owner's conversion to Parquet: the main branch held archives that only a script could read.
+        # The owner's conversion to Parquet: the main branch held archives that only a script could
+        # read.
         HubFiles(
             "Skylion007/openwebtext",
             ("data/train-*.parquet",),
@@ -260,7 +268,8 @@ _TEXT = (
     ),
 )
 
-# The validation shard comes first, so that `--files 2` brings one to train on and one to validate with.
+# The validation shard comes first, so that `--files 2` brings one to train on and one to validate
+# with.
 _SHARDS = tuple(
     Corpus(
         name,

@@ -6,13 +6,15 @@
 
 A plain text file is one document (whatever its suffix), or several with a separator such as <|endoftext|> between them
 (`separators.py`); so is a line of .jsonl, .ndjson or .json and a row of .parquet,
-each also with .gz or .zst behind it. `sources.py` finds the files, `files.py` reads one; here they become one stream.
+each also with .gz or .zst behind it. `sources.py` finds the files, `files.py` reads one; here they
+become one stream.
 Nothing is lost in silence: what was replaced, skipped or left out is in `Documents.counts`.
 
-`held_out.py` splits them into training and validation text. Texts that do not fit into memory are read by
-`data/prepare/units.py`.
+`held_out.py` splits them into training and validation text. Texts that do not fit into memory are
+read by `data/prepare/units.py`.
 
-What it does not do: guess legacy encodings, normalise Unicode, clean or filter text, find near-duplicates.
+What it does not do: guess legacy encodings, normalise Unicode, clean or filter text, find
+near-duplicates.
 """
 
 import contextlib
@@ -35,7 +37,8 @@ PART = 1 << 18  # characters that are encoded at once
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One text and where it is from: "file", "file:line" of .jsonl or "file:row" of .parquet, counted from 1.
+    """One text and where it is from: "file", "file:line" of .jsonl or "file:row" of .parquet,
+    counted from 1.
 
     "file#n" is the n-th document of a plain file that is cut at a separator.
     """
@@ -54,17 +57,21 @@ class Document:
 
 
 class Documents:
-    """The documents of files, folders and glob patterns, read one after the other each time it is iterated over.
+    """The documents of files, folders and glob patterns, read one after the other each time it is
+    iterated over.
 
     A plain file is cut into documents at `document_separator`: auto (`<|endoftext|>`), none, or any text
-    (`separators.py` has the rule). With `skip_bad` a bad line, row or file is left out and named in `notes`; where it
+    (`separators.py` has the rule). With `skip_bad` a bad line, row or file is left out and named in
+    `notes`; where it
     is False, errors name that option, where it is None they do not.
 
-    Sources are read in the order given, folders and patterns sorted within; a file met twice is read once. Making it
-    finds the files; iterating reads them. `counts` is of the latest iteration, and complete when that has ended.
+    Sources are read in the order given, folders and patterns sorted within; a file met twice is
+    read once. Making it finds the files; iterating reads them. `counts` is of the latest iteration,
+    and complete when that has ended.
 
-    Raises DataError for what cannot be found or read, for text that is not in its encoding (errors="strict"), for a
-    binary file that was named, and at the end if there was no text at all; ConfigError for an unknown encoding.
+    Raises DataError for what cannot be found or read, for text that is not in its encoding
+    (errors="strict"), for a binary file that was named, and at the end if there was no text at all;
+    ConfigError for an unknown encoding.
     """
 
     def __init__(
@@ -93,11 +100,15 @@ class Documents:
 
     @property
     def files(self) -> list[Path]:
-        """The files it reads, in that order (binary ones in folders among them: they show when they are opened)."""
+        """The files it reads, in that order (binary ones in folders among them: they show when
+        they are opened).
+        """
         return [found.path for found in self._found]
 
     def without(self, files: Collection[Path]) -> Self:
-        """The others, for whoever reads `files` in a way of its own; that there is no text is then no error."""
+        """The others, for whoever reads `files` in a way of its own; that there is no text is
+        then no error.
+        """
         others = copy.copy(self)
         others._found = [found for found in self._found if found.path not in files]
         others._may_be_empty = self._may_be_empty or bool(files)
@@ -123,7 +134,8 @@ class Documents:
             reasons += self._skipped.notes()
             raise DataError(
                 f"there is no text in {', '.join(dict.fromkeys(self.sources))}: "
-                f"{' and '.join(reasons).rstrip('.') or 'the files hold no documents'}. Name a file that holds some."
+                f"{' and '.join(reasons).rstrip('.') or 'the files hold no documents'}. Name a "
+                f"file that holds some."
             )
 
     def notes(self) -> list[str]:

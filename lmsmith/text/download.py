@@ -2,15 +2,18 @@
 
     download("https://.../input.txt", Path("input.txt"), checksum="sha256:86c4...")
 
-What comes is written to NAME.part, beside the path, and NAME.part.json says of which version of the file it is part
-(ETag or Last-Modified, and length). A broken connection is taken up again where it broke, in this process or a later
-one, by asking for the rest (Range, RFC 9110 section 14); where the server sends all again, or the file is another by
-now, it begins again. The finished part is held against its checksum, forced to the disk, and renamed to its name.
+What comes is written to NAME.part, beside the path, and NAME.part.json says of which version of the
+file it is part (ETag or Last-Modified, and length). A broken connection is taken up again where it
+broke, in this process or a later one, by asking for the rest (Range, RFC 9110 section 14); where
+the server sends all again, or the file is another by now, it begins again. The finished part is
+held against its checksum, forced to the disk, and renamed to its name.
 
-urllib and not pooch, which cannot take a broken download up again. Proxies are those of the environment.
+urllib and not pooch, which cannot take a broken download up again. Proxies are those of the
+environment.
 
-What it does not do: several files at a time, several connections for one file. Two processes must not fetch one file to
-one path at one time: whoever calls this sees to that (`store.py` holds a lock).
+What it does not do: several files at a time, several connections for one file. Two processes must
+not fetch one file to one path at one time: whoever calls this sees to that (`store.py` holds a
+lock).
 """
 
 import contextlib
@@ -34,7 +37,8 @@ from lmsmith.text.corpora import size_in_words
 
 CHUNK = 1 << 20  # bytes read at once
 TIMEOUT = 30.0  # seconds without a byte, after which a connection is broken
-# Seconds between attempts. Where nothing has come yet the first alone: a machine without a network says so soon.
+# Seconds between attempts. Where nothing has come yet the first alone: a machine without a network
+# says so soon.
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
 LONGEST_PAUSE = 300.0  # that a server can ask for
 PASSING = (408, 425, 429, 500, 502, 503, 504)  # statuses that may be others a little later
@@ -54,20 +58,22 @@ def download(
 ) -> str:
     """Puts the file at `url` at `path`, in place of what was there, and returns its checksum.
 
-    `checksum`: "sha256:..." or "git:...", see corpora.py; None: none is known. `n_bytes`: its length, if it is known.
-    `headers` go to the first server alone, not to where it may send us (a token is nobody else's). `patient`: keep
-    trying for two minutes even if nothing has come yet. `progress` is called with the number of bytes that came; with a
-    negative one when what had come before is of no use.
+    `checksum`: "sha256:..." or "git:...", see corpora.py; None: none is known. `n_bytes`: its
+    length, if it is known. `headers` go to the first server alone, not to where it may send us (a
+    token is nobody else's). `patient`: keep trying for two minutes even if nothing has come yet.
+    `progress` is called with the number of bytes that came; with a negative one when what had come
+    before is of no use.
 
-    Raises DataError, after which what has come is kept for the next call, or is gone if it was wrong; StorageError.
-    `path` is then as it was.
+    Raises DataError, after which what has come is kept for the next call, or is gone if it was
+    wrong; StorageError. `path` is then as it was.
     """
     part = path.with_name(f"{path.name}.part")
     taken_up = _fetch(url, part, checksum, n_bytes, headers or {}, patient, progress)
     found = checksum_of(part, checksum or "sha256:")
     if checksum not in (None, found) and taken_up:
         logger.warning(
-            "%s: what was put together from parts has another checksum; fetching it once more, whole",
+            "%s: what was put together from parts has another checksum; fetching it once more, "
+            "whole",
             url,
         )
         progress(-part.stat().st_size)
@@ -78,7 +84,8 @@ def download(
         length = part.stat().st_size
         _forget(part)
         raise DataError(
-            f"what came from {url} is not the file that was wanted: found {found} ({length:,} bytes), wanted "
+            f"what came from {url} is not the file that was wanted: found {found} ({length:,} "
+            f"bytes), wanted "
             f"{checksum}. Something on the way changes it, or it is another by now; it is not kept."
         )
     atomic.settle(part, path)
@@ -113,7 +120,9 @@ def _fetch(
     patient: bool,
     progress: Callable[[int], None],
 ) -> bool:
-    """Makes `part` as long as the file, over as many connections as it takes. Whether it took more than one."""
+    """Makes `part` as long as the file, over as many connections as it takes. Whether it took
+    more than one.
+    """
     came = 0
 
     def count(n: int) -> None:
@@ -156,9 +165,11 @@ def _transfer(
     headers: Mapping[str, str],
     progress: Callable[[int], None],
 ) -> None:
-    """One connection: asks for what is missing of `part` and appends it. OSError or HTTPException where it breaks.
+    """One connection: asks for what is missing of `part` and appends it. OSError or HTTPException
+    where it breaks.
 
-    `checked`: a checksum will tell whether parts fit together, so that a server need not name the file's version.
+    `checked`: a checksum will tell whether parts fit together, so that a server need not name the
+    file's version.
     """
     version = _version_of(part)
     start = _length(part) if version else 0
@@ -185,7 +196,8 @@ def _transfer(
         offered = {"tag": _tag(answer.headers), "n_bytes": total}
         if n_bytes is not None and total not in (None, n_bytes):
             raise DataError(
-                f"{url} is {total:,} bytes long, wanted {n_bytes:,}: something else than the file answers."
+                f"{url} is {total:,} bytes long, wanted {n_bytes:,}: something else than the file "
+                f"answers."
             )
         if total is None and not answer.chunked and not checked:
             raise DataError(
@@ -199,14 +211,16 @@ def _transfer(
         if begins_at != start:
             if not request.has_header("Range"):
                 raise DataError(
-                    f"{url} cannot be fetched: the server answers with a part of it that nobody asked for."
+                    f"{url} cannot be fetched: the server answers with a part of it that nobody "
+                    f"asked for."
                 )
             return _transfer(url, part, checked, n_bytes, headers, progress)
         with _disk(part):
             free = shutil.disk_usage(part.parent).free
             if total is not None and free < total - start:
                 raise StorageError(
-                    f"{size_in_words(total - start)} are wanted for {part} and {size_in_words(free)} are free: make "
+                    f"{size_in_words(total - start)} are wanted for {part} and "
+                    f"{size_in_words(free)} are free: make "
                     "room or choose another place."
                 )
             if not start:
@@ -226,7 +240,9 @@ def _transfer(
 
 
 def _extent(answer: Any) -> tuple[int, int | None]:
-    """From which byte on the answer is, and how long the file is; None where the server does not say."""
+    """From which byte on the answer is, and how long the file is; None where the server does not
+    say.
+    """
     if answer.status == 206:
         extent, _, total = (
             answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
@@ -238,7 +254,9 @@ def _extent(answer: Any) -> tuple[int, int | None]:
 
 
 def _tag(headers: Any) -> str:
-    """What names the file's version, byte for byte. A weak ETag does not: RFC 9110, section 8.8.1."""
+    """What names the file's version, byte for byte. A weak ETag does not: RFC 9110, section
+    8.8.1.
+    """
     tag = headers.get("ETag", "")
     return tag if tag and not tag.startswith("W/") else headers.get("Last-Modified", "")
 
@@ -279,7 +297,10 @@ def _refused(url: str, error: urllib.error.HTTPError) -> str:
     if error.code in (404, 410):
         return f"there is no {url} any more (the server answers {error.code})."
     if error.code in (401, 403):
-        return f"the server does not give {url} to us ({error.code}): it may want an account, or its terms accepted."
+        return (
+            f"the server does not give {url} to us ({error.code}): it may want an account, or "
+            f"its terms accepted."
+        )
     return f"cannot fetch {url}: the server answers {error.code} ({error.reason})."
 
 

@@ -1,13 +1,16 @@
 """One file of text -> its texts, as Python strings that look the same whatever the file was like.
 
-Plain text (any suffix) is one text, a line of .jsonl, .ndjson or .json is one, a row of .parquet is one; each also with
-.gz or .zst behind it. Byte-order marks are removed, CRLF and lone CR become LF, half surrogate pairs are no text.
+Plain text (any suffix) is one text, a line of .jsonl, .ndjson or .json is one, a row of .parquet is
+one; each also with .gz or .zst behind it. Byte-order marks are removed, CRLF and lone CR become LF,
+half surrogate pairs are no text.
 
-A byte-order mark wins over the encoding asked for, as in browsers (WHATWG Encoding Standard, "decode"): so an odd
-encoding can be named for one file without spoiling its neighbours. Without either it is UTF-8; no encoding is guessed.
+A byte-order mark wins over the encoding asked for, as in browsers (WHATWG Encoding Standard,
+"decode"): so an odd encoding can be named for one file without spoiling its neighbours. Without
+either it is UTF-8; no encoding is guessed.
 
-Files are read in chunks, so that beside the text that is asked for there is at most one more copy of it. A `Part` of a
-large file can be read by itself (`parts.py` says where it may be cut), and a plain one in chunks that are never joined.
+Files are read in chunks, so that beside the text that is asked for there is at most one more copy
+of it. A `Part` of a large file can be read by itself (`parts.py` says where it may be cut), and a
+plain one in chunks that are never joined.
 """
 
 import codecs
@@ -42,8 +45,10 @@ JSON_LINES = (".jsonl", ".ndjson", ".json")
 PARQUET = (".parquet",)
 TOKEN_FILES = (".bin", ".npy")
 TOKENS_OF_OTHERS = (
-    "If it holds token ids without llm.c's header, as nanoGPT's train.bin and OLMo's .npy do, it is not read: nothing "
-    "in it says of which type they are, nor which tokenizer made them. Prepare the text that they were made of, by "
+    "If it holds token ids without llm.c's header, as nanoGPT's train.bin and OLMo's .npy do, it "
+    "is not read: nothing "
+    "in it says of which type they are, nor which tokenizer made them. Prepare the text that they "
+    "were made of, by "
     "`lmsmith data prepare`."
 )
 # UTF-32's marks come first: UTF-16-LE's is how UTF-32-LE's begins.
@@ -70,7 +75,9 @@ class BinaryFile(DataError):
 
 
 class Part(NamedTuple):
-    """Where reading a file begins and ends: in bytes, in row groups of .parquet; None is the end of the file."""
+    """Where reading a file begins and ends: in bytes, in row groups of .parquet; None is the end
+    of the file.
+    """
 
     start: int = 0
     stop: int | None = None
@@ -109,14 +116,17 @@ class Counts:
             setattr(self, name, getattr(self, name) + number)
 
     def notes(self) -> list[str]:
-        """Plain sentences on what a user might not expect; none where there is nothing of the kind."""
+        """Plain sentences on what a user might not expect; none where there is nothing of the
+        kind.
+        """
         notes = []
         if self.n_replaced:
             notes.append(f"{plural(self.n_replaced, 'undecodable place')} became U+FFFD.")
         if self.marks:
             kinds = ", ".join(sorted(self.marks)).upper()
             notes.append(
-                f"{plural(self.marks.total(), 'file')} began with a byte-order mark ({kinds}); it is removed."
+                f"{plural(self.marks.total(), 'file')} began with a byte-order mark ({kinds}); it "
+                f"is removed."
             )
         if self.crlf:
             notes.append(
@@ -128,7 +138,8 @@ class Counts:
             )
         for separator, number in self.separators.items():
             notes.append(
-                f"{plural(len(self.separated), 'plain text file')} cut into documents at {number:,} {separator!r}; "
+                f"{plural(len(self.separated), 'plain text file')} cut into documents at "
+                f"{number:,} {separator!r}; "
                 "--data.document_separator none reads it as text."
             )
         if self.n_nul:
@@ -139,7 +150,8 @@ class Counts:
             notes.append(f"{plural(self.n_binary_files, 'file')} left out as binary.")
         if self.left_out:
             notes.append(
-                f"{plural(self.left_out.total(), 'file')} in folders left out by suffix ({listed(self.left_out)}); "
+                f"{plural(self.left_out.total(), 'file')} in folders left out by suffix "
+                f"({listed(self.left_out)}); "
                 "a pattern such as '**/*.html' takes any."
             )
         return notes
@@ -188,13 +200,15 @@ def read_texts(
     skip: Skip | None = None,
     separator: str = "",
 ) -> Iterator[tuple[str, str]]:
-    """The texts of one file, each with its source: "file", or "file:line" (row), from 1. Empty ones are among them.
+    """The texts of one file, each with its source: "file", or "file:line" (row), from 1. Empty ones
+    are among them.
 
-    A plain file is cut at `separator`, if that is not empty; its texts are then "file#1", "file#2", ...
-    `encoding` is a codec's name, `errors` "strict" or "replace". Adds to `counts` what is known of the file (all but
-    what concerns documents). Raises BinaryFile, and DataError for all else that can be wrong with a file; where `skip`
-    is given, a line or row that is bad by itself goes there. Of a .jsonl that is read in parts, sources count from the
-    part's first line; what is raised names the line of the file.
+    A plain file is cut at `separator`, if that is not empty; its texts are then "file#1", "file#2",
+    ... `encoding` is a codec's name, `errors` "strict" or "replace". Adds to `counts` what is known
+    of the file (all but what concerns documents). Raises BinaryFile, and DataError for all else
+    that can be wrong with a file; where `skip` is given, a line or row that is bad by itself goes
+    there. Of a .jsonl that is read in parts, sources count from the part's first line; what is
+    raised names the line of the file.
     """
     suffix = inner_suffix(path)
     if suffix not in PARQUET + JSON_LINES:
@@ -239,7 +253,9 @@ def count_separators(counts: Counts, separator: str, n_found: int, path: Path) -
 def read_chunks(
     path: Path, encoding: str, errors: str, counts: Counts, part: Part = WHOLE
 ) -> Iterator[str]:
-    """The text of a plain file as it comes, some hundred thousand characters at a time; as `read_texts` otherwise."""
+    """The text of a plain file as it comes, some hundred thousand characters at a time; as
+    `read_texts` otherwise.
+    """
     line_ends = io.IncrementalNewlineDecoder(None, translate=True)
     with read_errors(path), _opened(path, part) as stream:
         n_characters = 0
@@ -261,7 +277,9 @@ def _count_part(
 
 
 class _Lines:
-    """Which line of the file a line of its part is. Those before the part are counted when an error has to name one."""
+    """Which line of the file a line of its part is. Those before the part are counted when an
+    error has to name one.
+    """
 
     def __init__(self, path: Path, start: int) -> None:
         self.path, self.start = path, start
@@ -283,7 +301,8 @@ def dangling(path: Path) -> str:
     if not os.path.islink(path) or os.path.exists(path):
         return ""
     return (
-        f" {path} is a link to something that is not there, {os.readlink(path)}. Remove the link, or put back what it "
+        f" {path} is a link to something that is not there, {os.readlink(path)}. Remove the link, "
+        f"or put back what it "
         "leads to."
     )
 
@@ -312,10 +331,12 @@ def read_errors(path: Path) -> Iterator[None]:
 
 
 def looks_binary(head: bytes, encoding: str) -> bool:
-    """Whether a file that begins with these bytes holds no text in `encoding`, by the NULs among the first 8 KB.
+    """Whether a file that begins with these bytes holds no text in `encoding`, by the NULs among
+    the first 8 KB.
 
-    A stray NUL in a text is a character like others. More than one in a thousand bytes, or any where the bytes are not
-    in the encoding anyway, are those of a binary file, or of UTF-16 that nobody told of.
+    A stray NUL in a text is a character like others. More than one in a thousand bytes, or any
+    where the bytes are not in the encoding anyway, are those of a binary file, or of UTF-16 that
+    nobody told of.
     """
     if encoding.startswith(("utf-16", "utf-32")) or b"\0" not in (first := head[:SNIFFED]):
         return False
@@ -335,7 +356,9 @@ def open_bytes(path: Path) -> contextlib.AbstractContextManager[BinaryIO]:
 
 
 def size_and_time(path: Path) -> tuple[int, int]:
-    """How long a file is, and when it was changed, in nanoseconds; those of the Hub, named with a commit, never are."""
+    """How long a file is, and when it was changed, in nanoseconds; those of the Hub, named with
+    a commit, never are.
+    """
     if hub.is_remote(path):
         return hub.n_bytes_of(path), 0
     known = path.stat()
@@ -344,7 +367,9 @@ def size_and_time(path: Path) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def _opened(path: Path, part: Part = WHOLE) -> Iterator[Any]:
-    """The file's bytes as they are when not compressed; of a part only those, unless it is one of row groups."""
+    """The file's bytes as they are when not compressed; of a part only those, unless it is one
+    of row groups.
+    """
     with open_bytes(path) as file:
         if path.suffix.lower() == ".gz":
             with gzip.open(file, "rb") as stream:
@@ -383,7 +408,8 @@ def _decoded(
     path, begins = lines.path, lines.start == 0
     head = stream.read(CHUNK)
     if not begins:
-        encoding = "utf-8"  # other files are not divided, and this one may say so by a mark at its beginning
+        # other files are not divided, and this one may say so by a mark at its beginning
+        encoding = "utf-8"
     else:
         encoding = next((marked for mark, marked in MARKS if head.startswith(mark)), encoding)
         if looks_binary(head, encoding):
@@ -391,13 +417,17 @@ def _decoded(
             if path.suffix.lower() in TOKEN_FILES:
                 mend = TOKENS_OF_OTHERS
             elif {suffix.lower() for suffix in path.suffixes} & set(PACKED):
-                mend = f"Unpack it first: of what is compressed {' and '.join(COMPRESSED)} are read as they are."
+                mend = (
+                    f"Unpack it first: of what is compressed {' and '.join(COMPRESSED)} are "
+                    f"read as they are."
+                )
             raise BinaryFile(
                 f"{path} looks binary (NUL byte at offset {head.index(0):,}), wanted text. {mend}"
             )
     chunks = itertools.chain([head], iter(lambda: stream.read(CHUNK), b""))
     decoder = codecs.getincrementaldecoder(encoding)(errors)
-    # U+FFFD may be in the file itself: what is there when errors are ignored was not put there by us.
+    # U+FFFD may be in the file itself: what is there when errors are ignored was not put there by
+    # us.
     genuine = codecs.getincrementaldecoder(encoding)("ignore") if errors == "replace" else None
     n_bytes, n_lines = lines.start, 0
     for number, chunk in enumerate(
@@ -416,8 +446,10 @@ def _decoded(
             )
             decompressed = " after decompression" if path.suffix.lower() in COMPRESSED else ""
             raise DataError(
-                f"{path} is not {encoding.upper()}: byte 0x{error.object[error.start]:02X} at offset "
-                f"{offset + error.start}{decompressed}, line {lines.of(n_lines + before.count(chr(10)) + 1)} "
+                f"{path} is not {encoding.upper()}: byte 0x{error.object[error.start]:02X} at "
+                f"offset "
+                f"{offset + error.start}{decompressed}, line "
+                f"{lines.of(n_lines + before.count(chr(10)) + 1)} "
                 f"({error.reason}). "
                 f"{GO_ON}; or another encoding is meant, such as `--data.encoding latin-1`."
             ) from error
@@ -437,7 +469,9 @@ def _decoded(
 def _without_surrogates(
     text: str, source: str, errors: str, counts: Counts, n_before: int = 0
 ) -> str:
-    """JSON's \\ud83d and a few codecs can put half a surrogate pair into a string, where no encoding can follow."""
+    """JSON's \\ud83d and a few codecs can put half a surrogate pair into a string, where no
+    encoding can follow.
+    """
     try:
         if not text.isascii():
             text.encode()  # the quickest way to look
@@ -446,7 +480,8 @@ def _without_surrogates(
         half = error.start
     if errors == "strict":
         raise DataError(
-            f"{source} holds half a surrogate pair, U+{ord(text[half]):04X}, at character {n_before + half} of its "
+            f"{source} holds half a surrogate pair, U+{ord(text[half]):04X}, at character "
+            f"{n_before + half} of its "
             f"text; no encoding can write that. {GO_ON}."
         )
     text, n_replaced = re.subn("[\ud800-\udfff]", "\ufffd", text)
@@ -481,7 +516,8 @@ def _json_lines(
 def _json_text(line: str, text_field: str, more: Iterable[str] = ()) -> str:
     """The text of one line. What is raised goes on from the name of the line.
 
-    `more`: the lines behind it, read only where the field is missing, to see which other one holds the text.
+    `more`: the lines behind it, read only where the field is missing, to see which other one holds
+    the text.
     """
     try:
         record = _json(line)
@@ -526,7 +562,8 @@ def _json(line: str) -> Any:
 
 
 def _field(record: dict[str, Any], name: str) -> list[Any]:
-    """The value of a field, alone in a list: `meta.text` is a field of that name, or `text` within `meta`. [] if none.
+    """The value of a field, alone in a list: `meta.text` is a field of that name, or `text` within
+    `meta`. [] if none.
 
     The longest name that is a field counts first.
     """
@@ -585,13 +622,16 @@ def _parquet_rows(
     part: Part,
     skip: Skip | None,
 ) -> Iterator[tuple[str, int]]:
-    """The column's rows, a batch of one row group at a time. Parquet's strings are UTF-8, whatever `encoding` says."""
+    """The column's rows, a batch of one row group at a time. Parquet's strings are UTF-8,
+    whatever `encoding` says.
+    """
     import pyarrow  # here: it takes a while, and most text is not in .parquet
     import pyarrow.parquet
 
     def unreadable(error: Exception) -> DataError:
         return DataError(
-            f"{path} cannot be read as Parquet: {str(error).rstrip('.')}. It is cut short, damaged or no Parquet."
+            f"{path} cannot be read as Parquet: {str(error).rstrip('.')}. It is cut short, "
+            f"damaged or no Parquet."
         )
 
     with contextlib.ExitStack() as stack:
@@ -653,7 +693,9 @@ def _parquet_rows(
 
 
 def _columns(fields: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Name and type of each column, those within structs as `meta.text`, behind those at the top."""
+    """Name and type of each column, those within structs as `meta.text`, behind those at the
+    top.
+    """
     import pyarrow
 
     yield from ((prefix + column.name, str(column.type)) for column in fields)
@@ -680,7 +722,8 @@ def _row_text(data: bytes, source: str, errors: str, counts: Counts) -> str:
     except UnicodeDecodeError as error:
         if errors == "strict":
             raise DataError(
-                f"{source} is not UTF-8: byte 0x{data[error.start]:02X} at offset {error.start} of the row's text "
+                f"{source} is not UTF-8: byte 0x{data[error.start]:02X} at offset {error.start} "
+                f"of the row's text "
                 f"({error.reason}). {GO_ON}."
             ) from error
     text = data.decode(errors="replace")

@@ -1,7 +1,7 @@
 r"""Probabilistic template grammars: one notation, read by a generator and by a recogniser.
 
-A grammar is a text of rules over tables of words. A rule is its name and, indented below it, its alternatives (a line
-that is indented deeper goes on with the alternative above):
+A grammar is a text of rules over tables of words. A rule is its name and, indented below it, its
+alternatives (a line that is indented deeper goes on with the alternative above):
 
     story
         There was {trait.a=traits} {kind=kinds} named {hero=kind.names}. [<rain> |]{hero.He} had {toy.a=toys}.
@@ -11,21 +11,24 @@ that is indented deeper goes on with the alternative above):
 
 `[a|b|]`               one of these; the last one here is nothing
 `<rain>`               one of that rule's alternatives; no rule may lead back to itself
-`{toy.a=toys}`         draws a record from a table, binds the variable `toy` to it, and says its form `a` ("a ball")
+`{toy.a=toys}`         draws a record from a table, binds the variable `toy` to it, and says its
+                       form `a` ("a ball")
 `{hero=kind.names}`    the table is a form of the record that `kind` is bound to
 `{hero=names-friend}`  draws any record but the one that `friend` is bound to
 `{food?=foods}`        says the record if the variable is bound, and draws one otherwise
-`{toy}`, `{hero.his}`  says a bound record, plainly ("ball") or by another form ("her"); `{Toy}`, `{hero.His}`: capitals
+`{toy}`, `{hero.his}`  says a bound record, plainly ("ball") or by another form ("her"); `{Toy}`,
+                       `{hero.His}`: capitals
 ` // `                 a new paragraph
 
-**Probabilities.** Alternatives, and records of a table, are written commonest first, and the k-th (from 1) has weight
-1/(k + 1): nearly Zipf's law, and no numbers in the grammar.
+**Probabilities.** Alternatives, and records of a table, are written commonest first, and the k-th
+(from 1) has weight 1/(k + 1): nearly Zipf's law, and no numbers in the grammar.
 
-**Exactness.** `Grammar.generate` returns with a text the log-probability of the derivation that made it: of all choices
-it took. The probability of the *text* is the sum over all its derivations. `Grammar.log_probability` computes that sum
-from the text alone, by a dynamic programme from left to right over partial derivations (what is left to derive, and the
-variables' bindings). The two are equal exactly where the text has one derivation; `lmsmith.text.stories` says how it is
-known that all of its texts have.
+**Exactness.** `Grammar.generate` returns with a text the log-probability of the derivation that
+made it: of all choices it took. The probability of the *text* is the sum over all its derivations.
+`Grammar.log_probability` computes that sum from the text alone, by a dynamic programme from left to
+right over partial derivations (what is left to derive, and the variables' bindings). The two are
+equal exactly where the text has one derivation; `lmsmith.text.stories` says how it is known that
+all of its texts have.
 """
 
 import math
@@ -37,7 +40,9 @@ from random import Random
 
 
 class Record:
-    """Something to speak of, by its forms: `{"": "Lily", "he": "she", "names": Table(...)}`. Equal to itself alone."""
+    """Something to speak of, by its forms: `{"": "Lily", "he": "she", "names": Table(...)}`.
+    Equal to itself alone.
+    """
 
     def __init__(self, forms: "Mapping[str, str | Table]") -> None:
         capitals = {
@@ -63,7 +68,9 @@ class Table:
         return record
 
     def log_probability(self, record: Record, excluded: tuple[Record, ...]) -> float:
-        """Of drawing `record`, given that none of the excluded (which need not be in this table) is drawn."""
+        """Of drawing `record`, given that none of the excluded (which need not be in this table)
+        is drawn.
+        """
         lost = sum(
             math.exp(self.log_probabilities[self.index[other]])
             for other in excluded
@@ -136,9 +143,12 @@ class Grammar:
         return "".join(said), log_probability
 
     def log_probability(self, text: str) -> float:
-        """The natural logarithm of the probability of `text`, over all its derivations; -inf where it has none."""
-        # By position in the text, the partial derivations that have come to it: what is left to derive, as nested
-        # pairs (next part, the rest), and the bindings -> the logarithm of their probability. Equal ones are summed.
+        """The natural logarithm of the probability of `text`, over all its derivations; -inf
+        where it has none.
+        """
+        # By position in the text, the partial derivations that have come to it: what is left to
+        # derive, as nested pairs (next part, the rest), and the bindings -> the logarithm of their
+        # probability. Equal ones are summed.
         reached: list[dict[tuple[tuple | None, Values], float]] = [{} for _ in range(len(text) + 1)]
 
         def reach(
@@ -251,7 +261,9 @@ def must_draw(draw: Draw, values: Sequence[Record | None]) -> bool:
 
 
 def drawn_from(draw: Draw, values: Sequence[Record | None]) -> tuple[Table, tuple[Record, ...]]:
-    """The table, and the records it must not be, each once and in the order of the grammar (so that sums repeat)."""
+    """The table, and the records it must not be, each once and in the order of the grammar (so
+    that sums repeat).
+    """
     table: Table | str = (
         draw.source if isinstance(draw.source, Table) else _form(draw.source, values)
     )
@@ -268,7 +280,9 @@ def _form(slot: Slot, values: Sequence[Record | None]) -> str | Table:
 
 
 def blocks(text: str) -> dict[str, list[str]]:
-    """Heading -> the entries below it. An entry has four spaces before it; a line that goes on with it has more."""
+    """Heading -> the entries below it. An entry has four spaces before it; a line that goes on
+    with it has more.
+    """
     found: dict[str, list[str]] = {}
     for line in text.splitlines():
         depth, words = len(line) - len(line.lstrip()), line.strip()
@@ -289,7 +303,9 @@ def _choice(options: list[Parts]) -> Choice:
 
 
 def _zipf(n: int) -> tuple[list[float], list[float]]:
-    """Cumulative probabilities, ending in 1, and log-probabilities, of n things with weights 1/2, 1/3, 1/4, ..."""
+    """Cumulative probabilities, ending in 1, and log-probabilities, of n things with weights
+    1/2, 1/3, 1/4, ...
+    """
     weights = [1 / (k + 2) for k in range(n)]
     total = math.fsum(weights)
     cumulative = [math.fsum(weights[: k + 1]) / total for k in range(n - 1)]

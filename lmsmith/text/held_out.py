@@ -2,13 +2,14 @@
 
     split = split_documents(Documents(["books/"]), fraction=0.1)
 
-- Many documents (from `MANY` distinct ones on): whole ones, by a hash of their content below a bound. A document stays
-  on its side when others are added, and its duplicates are there too.
-- Fewer: the last part of each. Exact duplicates have to be dropped before: else one copy's tail would be trained on in
-  another. For one text this is nanoGPT's split: text[:int(n * 0.9)] and the rest.
+- Many documents (from `MANY` distinct ones on): whole ones, by a hash of their content below a
+  bound. A document stays on its side when others are added, and its duplicates are there too.
+- Fewer: the last part of each. Exact duplicates have to be dropped before: else one copy's tail
+  would be trained on in another. For one text this is nanoGPT's split: text[:int(n * 0.9)] and the
+  rest.
 
-`share_held_out` says how much that is. Texts that fit into memory are split here; `data/prepare/units.py` splits others
-by the same functions.
+`share_held_out` says how much that is. Texts that fit into memory are split here;
+`data/prepare/units.py` splits others by the same functions.
 """
 
 import hashlib
@@ -34,10 +35,11 @@ def share_held_out(
 ) -> float:
     """The share of the text that is held out: `fraction` where the user gives one, above 0.
 
-    Else a tenth, of a large text less, so that it is at most about `MOST_HELD_OUT` characters. Of many documents the
-    share falls in steps (`default_share`). `of_many` is a fixed share of many documents instead: a prepared folder
-    passes `PREPARED_SHARE`, because files are added to its sources, and with another share some documents would change
-    sides. (A run on such a folder need not evaluate on all that is held out: `data.validation_tokens`.)
+    Else a tenth, of a large text less, so that it is at most about `MOST_HELD_OUT` characters. Of
+    many documents the share falls in steps (`default_share`). `of_many` is a fixed share of many
+    documents instead: a prepared folder passes `PREPARED_SHARE`, because files are added to its
+    sources, and with another share some documents would change sides. (A run on such a folder need
+    not evaluate on all that is held out: `data.validation_tokens`.)
     """
     if fraction:
         return fraction
@@ -47,7 +49,8 @@ def share_held_out(
 
 
 def default_share(n_characters: int) -> float:
-    """How much of many documents is held out of so much text: 0.1, 0.03, 0.01, ..., no more than MOST_HELD_OUT.
+    """How much of many documents is held out of so much text: 0.1, 0.03, 0.01, ..., no more than
+    MOST_HELD_OUT.
 
     In steps, so that documents change sides only where the text has grown threefold.
     """
@@ -60,7 +63,9 @@ def default_share(n_characters: int) -> float:
 
 
 def split_hash(utf8: Iterable[bytes]) -> int:
-    """64 bits that depend on the text alone. The key makes them ours: no data set was sorted or filtered by them."""
+    """64 bits that depend on the text alone. The key makes them ours: no data set was sorted or
+    filtered by them.
+    """
     state = hashlib.blake2b(key=b"lmsmith: training or validation", digest_size=8)
     for part in utf8:
         state.update(part)
@@ -87,8 +92,8 @@ def tail_cut(n_characters: int, fraction: float) -> int:
 class Split:
     """Training and validation texts, in the order they were read.
 
-    `has_boundaries`: the texts come from more than one document, so that what follows one of them does not continue it.
-    `*_hashes`: of the documents, whole, of which something is on that side.
+    `has_boundaries`: the texts come from more than one document, so that what follows one of them
+    does not continue it. `*_hashes`: of the documents, whole, of which something is on that side.
     """
 
     train: list[str]
@@ -101,10 +106,12 @@ class Split:
 
 
 def split_documents(documents: Iterable["Document"], fraction: float = 0.0) -> Split:
-    """Holds out about `fraction` of the text for validation; 0: a tenth, at most about 250,000 characters.
+    """Holds out about `fraction` of the text for validation; 0: a tenth, at most about 250,000
+    characters.
 
-    Of many documents both sides get something, whatever their hashes are: the lowest is always held out, the highest
-    never. (Without a fraction some that were held out are so no more where the text has grown threefold.)
+    Of many documents both sides get something, whatever their hashes are: the lowest is always held
+    out, the highest never. (Without a fraction some that were held out are so no more where the
+    text has grown threefold.)
 
     Raises DataError if fewer than two characters would be left on either side.
     """
@@ -126,8 +133,10 @@ def split_documents(documents: Iterable["Document"], fraction: float = 0.0) -> S
     n_train, n_validation = sum(map(len, split.train)), sum(map(len, split.validation))
     if min(n_train, n_validation) < 2:
         raise DataError(
-            f"the text is too short to split: of {plural(n_train + n_validation, 'character')}, {n_train} would be for "
-            f"training and {n_validation} for validation; wanted at least 2 for each. Add text, or change "
+            f"the text is too short to split: of {plural(n_train + n_validation, 'character')}, "
+            f"{n_train} would be for "
+            f"training and {n_validation} for validation; wanted at least 2 for each. Add text, "
+            f"or change "
             f"--data.validation_fraction ({fraction:.3g})."
         )
     return split
@@ -141,7 +150,8 @@ def _split_whole(texts: list[str], hashes: "array[int]", fraction: float) -> Spl
     train_hashes = array("Q", (number for number in hashes if number >= bound))
     validation_hashes = array("Q", (number for number in hashes if number < bound))
     how = (
-        f"{len(validation):,} of {len(texts):,} documents, chosen by a hash of their content, are for validation: "
+        f"{len(validation):,} of {len(texts):,} documents, chosen by a hash of their content, are "
+        f"for validation: "
         f"{_sizes(train, validation)}"
     )
     return Split(train, validation, True, 0, how, train_hashes, validation_hashes)

@@ -1,15 +1,18 @@
-"""Data sets of the Hugging Face Hub: what files they hold, where each is fetched from, and reading one from afar.
+"""Data sets of the Hugging Face Hub: what files they hold, where each is fetched from, and reading
+one from afar.
 
     commit, files = list_files("HuggingFaceFW/fineweb-edu", ["sample/10BT/*.parquet"])
     find_remote("hf://datasets/HuggingFaceFW/fineweb-edu/sample/10BT/*.parquet")
     with open_remote(path) as stream: ...
 
-huggingface_hub (the extra `hf`) asks the Hub and reads from afar; it honours HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE.
-What is kept comes through `download.py`, as everything else that is fetched: it is held against the sha256 that the Hub
-lists, which huggingface_hub does not do. The library `datasets` is not needed: Parquet is read by pyarrow.
+huggingface_hub (the extra `hf`) asks the Hub and reads from afar; it honours HF_ENDPOINT, HF_TOKEN
+and HF_HUB_OFFLINE. What is kept comes through `download.py`, as everything else that is fetched: it
+is held against the sha256 that the Hub lists, which huggingface_hub does not do. The library
+`datasets` is not needed: Parquet is read by pyarrow.
 
-A file that is read from afar has a path, "hf:/datasets/OWNER/NAME@COMMIT/FILE", so that it can stand where the path of
-a file on the disk does; the commit in it means the same bytes at every reading.
+A file that is read from afar has a path, "hf:/datasets/OWNER/NAME@COMMIT/FILE", so that it can
+stand where the path of a file on the disk does; the commit in it means the same bytes at every
+reading.
 """
 
 import contextlib
@@ -39,7 +42,8 @@ class HubFile:
 def list_files(
     repo: str, patterns: Iterable[str], revision: str = "main"
 ) -> tuple[str, list[HubFile]]:
-    """The commit that `revision` is, and its files that match: in the patterns' order, sorted within. May be none.
+    """The commit that `revision` is, and its files that match: in the patterns' order, sorted
+    within. May be none.
 
     In a pattern `*` stands for any part of a path, slashes as well. Raises DataError.
     """
@@ -76,7 +80,8 @@ def is_remote(source: str | os.PathLike[str]) -> bool:
 
 
 def find_remote(source: str) -> list[Path]:
-    """The files that "hf://datasets/OWNER/NAME[@REVISION]/PATTERN" means, as paths for `open_remote`. Raises DataError.
+    """The files that "hf://datasets/OWNER/NAME[@REVISION]/PATTERN" means, as paths for
+    `open_remote`. Raises DataError.
 
     A REVISION that has a slash in it is written with %2F.
     """
@@ -92,7 +97,8 @@ def find_remote(source: str) -> list[Path]:
     commit, files = list_files(repo, [pattern], revision.replace("%2F", "/") or "main")
     if not files:
         raise DataError(
-            f"the data set {repo} of the Hub has no file {pattern}; see https://huggingface.co/datasets/{repo}."
+            f"the data set {repo} of the Hub has no file {pattern}; see "
+            f"https://huggingface.co/datasets/{repo}."
         )
     return [Path(f"{SCHEME}datasets/{repo}@{commit}/{file.name}") for file in files]
 
@@ -118,7 +124,9 @@ def _lengths(repo: str, commit: str, folder: str) -> dict[str, int]:
 
 @contextlib.contextmanager
 def open_remote(path: Path) -> Iterator[BinaryIO]:
-    """A file of the Hub to read and seek in; only what is read is fetched. Raises DataError, while reading too."""
+    """A file of the Hub to read and seek in; only what is read is fetched. Raises DataError,
+    while reading too.
+    """
     what = path.as_posix()
     with _explained(what):
         files = _library().HfFileSystem(endpoint=_endpoint())
@@ -172,7 +180,9 @@ def _endpoint() -> str | None:
 
 
 def _folder_of(pattern: str) -> str:
-    """The folder in which all that matches lies: the pattern's parts before the first with a wildcard."""
+    """The folder in which all that matches lies: the pattern's parts before the first with a
+    wildcard.
+    """
     parts = pattern.split("/")[:-1]
     first = next((n for n, part in enumerate(parts) if MAGIC & set(part)), len(parts))
     return "/".join(parts[:first])
@@ -185,7 +195,8 @@ def _explained(what: str) -> Iterator[None]:
     from huggingface_hub import errors
 
     place = _endpoint() or "https://huggingface.co"
-    # By what it reaches the network differs between versions; its own error is always a kind of that library's.
+    # By what it reaches the network differs between versions; its own error is always a kind of
+    # that library's.
     network: tuple[type[Exception], ...]
     network = (
         OSError,
@@ -195,7 +206,8 @@ def _explained(what: str) -> Iterator[None]:
         yield
     except (errors.GatedRepoError, errors.RepositoryNotFoundError) as error:
         raise DataError(
-            f"{place} does not show us {what}: there is none of that name, or it wants an account whose token is in "
+            f"{place} does not show us {what}: there is none of that name, or it wants an account "
+            f"whose token is in "
             "HF_TOKEN."
         ) from error
     except (errors.RevisionNotFoundError, errors.EntryNotFoundError, FileNotFoundError) as error:
@@ -206,12 +218,15 @@ def _explained(what: str) -> Iterator[None]:
         raise DataError(f"{what} is no name that the Hub can have: {_reason(error)}") from error
     except network as error:
         raise DataError(
-            f"cannot read {what} at {place}: {_reason(error)}. Look after the network; HF_ENDPOINT names a mirror."
+            f"cannot read {what} at {place}: {_reason(error)}. Look after the network; "
+            f"HF_ENDPOINT names a mirror."
         ) from error
 
 
 def _reason(error: Exception) -> str:
-    """What a person needs of an error that may be wrapped several times: what the system said, or the first line."""
+    """What a person needs of an error that may be wrapped several times: what the system said,
+    or the first line.
+    """
     system = re.search(r"\[Errno -?\d+\] ([\w ,]+)", str(error))
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return (system[1] if system else lines[0]).rstrip(".")

@@ -1,9 +1,11 @@
-"""Where a large file can be cut, so that several processes read it: parts that, read one by one, give all its texts.
+"""Where a large file can be cut, so that several processes read it: parts that, read one by one,
+give all its texts.
 
     divide(path, 1 << 26, "text", "utf-8", cut)      # [Part(0, 67105021), Part(67105021, None)]
 
-A .jsonl file is cut after a line, a .parquet between row groups. A plain file is one document, and where a text may be
-cut depends on what is done with it: `cut` says so. Only the neighbourhood of the cuts is read.
+A .jsonl file is cut after a line, a .parquet between row groups. A plain file is one document, and
+where a text may be cut depends on what is done with it: `cut` says so. Only the neighbourhood of
+the cuts is read.
 
 What is compressed, or in an encoding other than UTF-8, is one part.
 """
@@ -25,7 +27,9 @@ from lmsmith.text.files import (
 )
 
 Cut = Callable[[bytes], int]
-"""A place within these bytes, from the middle of a text, where it may be cut; 0 if there is none."""
+"""A place within these bytes, from the middle of a text, where it may be cut; 0 if there is
+none.
+"""
 
 NEAR = 1 << 10  # bytes in which a place to cut is looked for first; then twice as many, and so on
 
@@ -33,7 +37,8 @@ NEAR = 1 << 10  # bytes in which a place to cut is looked for first; then twice 
 def divide(
     path: Path, size: int, text_field: str, encoding: str, cut: Cut | None = None
 ) -> list[Part]:
-    """Parts of at least `size` bytes, and little more where it can be. Raises DataError where the file is unreadable.
+    """Parts of at least `size` bytes, and little more where it can be. Raises DataError where the
+    file is unreadable.
 
     `encoding` is a codec's name.
     """
@@ -55,7 +60,9 @@ def divide(
 
 
 def next_cut(path: Path, place: int, cut: Cut) -> int:
-    """The next offset after `place` at which the file can be cut; 0 if there is none before its end."""
+    """The next offset after `place` at which the file can be cut; 0 if there is none before its
+    end.
+    """
     with open_bytes(path) as file:
         n_bytes, near = file.seek(0, 2), NEAR
         while place < n_bytes:
@@ -69,7 +76,9 @@ def next_cut(path: Path, place: int, cut: Cut) -> int:
 
 
 def is_utf8(path: Path, encoding: str) -> bool:
-    """Whether the file would be read as UTF-8: by its byte-order mark, or without one by what was asked for."""
+    """Whether the file would be read as UTF-8: by its byte-order mark, or without one by what
+    was asked for.
+    """
     with open_bytes(path) as file:
         head = file.read(4)
     return next((marked for mark, marked in MARKS if head.startswith(mark)), encoding) == "utf-8"
@@ -80,7 +89,9 @@ def _after_line(data: bytes) -> int:
 
 
 def _row_groups(path: Path, size: int, text_field: str) -> list[Part]:
-    """By the bytes of the text's column, uncompressed. A file that is no Parquet says so when it is read."""
+    """By the bytes of the text's column, uncompressed. A file that is no Parquet says so when it
+    is read.
+    """
     import pyarrow
     import pyarrow.parquet
 

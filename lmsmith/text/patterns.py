@@ -1,6 +1,8 @@
-"""Patterns with `**`: files and folders at any depth, as Python's glob finds them, but each folder is entered once.
+"""Patterns with `**`: files and folders at any depth, as Python's glob finds them, but each folder
+is entered once.
 
-Links to folders are followed. glob.glob follows them in circles: two of them make more names than can be listed.
+Links to folders are followed. glob.glob follows them in circles: two of them make more names than
+can be listed.
 """
 
 import glob
@@ -13,9 +15,11 @@ RECURSIVE = "**"
 
 
 def matches(pattern: Path) -> list[Path]:
-    """What a pattern matches, in any order; dangling links are among it. Hidden names only where the pattern says so.
+    """What a pattern matches, in any order; dangling links are among it. Hidden names only where
+    the pattern says so.
 
-    A folder that is there under several names is entered below `**` under the first one, real names before links.
+    A folder that is there under several names is entered below `**` under the first one, real names
+    before links.
     """
     if RECURSIVE not in pattern.parts:
         return [Path(found) for found in glob.glob(str(pattern))]

@@ -5,12 +5,13 @@
         for document in cutter.push(chunk): ...
     for document in cutter.finish(): ...
 
-The rule, for every plain file: the text is cut at each occurrence of the separator, from left to right. The separator
-is not part of any document. One line break directly before it and one directly after it go with it, unless the
-separator itself begins or ends with a line break. What is left between two separators and is blank is no document.
+The rule, for every plain file: the text is cut at each occurrence of the separator, from left to
+right. The separator is not part of any document. One line break directly before it and one directly
+after it go with it, unless the separator itself begins or ends with a line break. What is left
+between two separators and is blank is no document.
 
-A large file is divided among processes right behind a separator (`cut_after`), never inside one. The documents of the
-parts are then those of the whole file.
+A large file is divided among processes right behind a separator (`cut_after`), never inside one.
+The documents of the parts are then those of the whole file.
 """
 
 import re
@@ -22,7 +23,8 @@ END_OF_TEXT = "<|endoftext|>"
 
 
 def resolve(setting: str) -> str:
-    """The separator that `data.document_separator` means: `auto`, `none` or the text itself; "" for none.
+    """The separator that `data.document_separator` means: `auto`, `none` or the text itself; "" for
+    none.
 
     Raises ConfigError for an empty setting.
     """
@@ -39,22 +41,27 @@ def takes_line_breaks(separator: str) -> bool:
 
 
 class Cutter:
-    """Cuts a text that comes in chunks at each separator. `n_found` counts the separators met so far.
+    """Cuts a text that comes in chunks at each separator. `n_found` counts the separators met so
+    far.
 
-    `n_pending`: characters of the document that is not complete yet. With separator "" nothing is cut.
+    `n_pending`: characters of the document that is not complete yet. With separator "" nothing is
+    cut.
     """
 
     def __init__(self, separator: str) -> None:
         self._separator = separator
         self._takes_breaks = bool(separator) and takes_line_breaks(separator)
-        # These last characters may be the beginning of a separator, or one whose line break is yet to come.
+        # These last characters may be the beginning of a separator, or one whose line break is yet
+        # to come.
         self._n_held = max(0, len(separator) - 1 + self._takes_breaks)
         self._parts: list[str] = []
         self._held = ""
         self.n_found = self.n_pending = 0
 
     def push(self, chunk: str) -> Iterator[str]:
-        """The documents that are complete with this chunk. Consume all of them before the next call."""
+        """The documents that are complete with this chunk. Consume all of them before the next
+        call.
+        """
         if not self._separator:
             self._keep(chunk)
         else:
@@ -108,16 +115,20 @@ def cut_text(text: str, separator: str) -> list[str]:
 
 
 def can_divide(separator: str) -> bool:
-    """Whether an occurrence found anywhere in a file is one that reading from its beginning finds too.
+    """Whether an occurrence found anywhere in a file is one that reading from its beginning finds
+    too.
 
-    Not so where the separator may overlap itself ("----") or where line ends in the file may differ from its own.
+    Not so where the separator may overlap itself ("----") or where line ends in the file may differ
+    from its own.
     """
     overlaps = any(separator.startswith(separator[-n:]) for n in range(1, len(separator)))
     return bool(separator) and not overlaps and "\n" not in separator
 
 
 def cut_after(separator: str) -> Callable[[bytes], int]:
-    """A function that finds a place right behind a separator, and its line break, in UTF-8 bytes; 0 if none."""
+    """A function that finds a place right behind a separator, and its line break, in UTF-8
+    bytes; 0 if none.
+    """
     pattern = re.compile(re.escape(separator.encode()) + rb"(?:\r\n|\n|\r(?=[^\n])|(?=[^\r\n]))")
 
     def cut(data: bytes) -> int:

@@ -30,7 +30,9 @@ def skipped_note(n: int, said: list[str]) -> str:
 
 @contextlib.contextmanager
 def tolerating(skip: Skip | None) -> Iterator[None]:
-    """What cannot be read goes to `skip`; where there is none, what is raised names the option that makes one."""
+    """What cannot be read goes to `skip`; where there is none, what is raised names the option
+    that makes one.
+    """
     try:
         yield
     except DataError as error:

@@ -1,13 +1,16 @@
-"""What the user named -> the files to read: files, folders, glob patterns, named corpora, files on the Hub.
+"""What the user named -> the files to read: files, folders, glob patterns, named corpora, files on
+the Hub.
 
-A file that is named is read whatever its suffix, and so is one that a pattern matches. In a folder only what looks like
-text by its suffix is taken, at any depth; hidden files and folders are not seen, all else is counted as left out.
-Patterns are expanded here, `**` too, so that they mean the same in recipes, in quotes and in every shell.
+A file that is named is read whatever its suffix, and so is one that a pattern matches. In a folder
+only what looks like text by its suffix is taken, at any depth; hidden files and folders are not
+seen, all else is counted as left out. Patterns are expanded here, `**` too, so that they mean the
+same in recipes, in quotes and in every shell.
 
-Runs and prepared folders that lie among the text are not seen either: a run keeps the validation text that it held out,
-which the next one would train on.
+Runs and prepared folders that lie among the text are not seen either: a run keeps the validation
+text that it held out, which the next one would train on.
 
-A name that no file has may be a corpus's (`corpora.py`); hf://datasets/... names files to be read from afar (`hub.py`).
+A name that no file has may be a corpus's (`corpora.py`); hf://datasets/... names files to be read
+from afar (`hub.py`).
 """
 
 import difflib
@@ -42,7 +45,8 @@ class Found(NamedTuple):
 
 
 def find_files(sources: list[str]) -> tuple[list[Found], Counter[str]]:
-    """The files that the sources mean, each once, and by suffix how many others lie in their folders.
+    """The files that the sources mean, each once, and by suffix how many others lie in their
+    folders.
 
     Raises DataError for a source that is not there, or that holds or matches no text.
     """
@@ -67,8 +71,10 @@ def find_files(sources: list[str]) -> tuple[list[Found], Counter[str]]:
                 )
                 tokens = any(other.suffix.lower() in TOKEN_FILES for other in others)
                 raise DataError(
-                    f"the folder {path} holds no text: {there}; wanted {' '.join(IN_FOLDERS)} (or these with .gz or "
-                    f".zst). Other files are read when named, or by a pattern such as '{path / '**' / '*.html'}'."
+                    f"the folder {path} holds no text: {there}; wanted {' '.join(IN_FOLDERS)} (or "
+                    f"these with .gz or "
+                    f".zst). Other files are read when named, or by a pattern such as "
+                    f"'{path / '**' / '*.html'}'."
                     + (
                         f" {TOKENS_OF_OTHERS.replace('If it holds', 'Where a file holds')}"
                         if tokens
@@ -142,7 +148,8 @@ def _matching(pattern: Path) -> tuple[list[Path], list[Path]]:
             names = sorted(name for name in os.listdir(base) if not name.startswith("."))
         there = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "nothing"
         raise DataError(
-            f"the pattern {pattern} matches no text file; the folder {base.absolute()} holds {there}. "
+            f"the pattern {pattern} matches no text file; the folder {base.absolute()} holds "
+            f"{there}. "
             "(* stands for part of a name, ** for any depth of folders.)"
         )
     return taken, others
@@ -154,7 +161,9 @@ def _below(base: Path, path: Path) -> Iterator[Path]:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether lmsmith wrote this folder: a run, a prepared folder, or one that is being prepared."""
+    """Whether lmsmith wrote this folder: a run, a prepared folder, or one that is being
+    prepared.
+    """
 
     def has(*names: str) -> bool:
         return all((folder / name).is_file() for name in names)
@@ -175,12 +184,15 @@ def _is_run(folder: Path) -> bool:
 
 
 def _refuse_model(folder: Path) -> None:
-    """Raises DataError for a run, or another program's model, named as text: its logs and read-me are not meant."""
+    """Raises DataError for a run, or another program's model, named as text: its logs and
+    read-me are not meant.
+    """
     name = shlex.quote(str(folder))
     if _is_run(folder):
         recipe = shlex.quote(str(folder / "config.toml"))
         raise DataError(
-            f"{folder} is a run, not text. `lmsmith resume {name}` continues it; `lmsmith train TEXT --from {name}` "
+            f"{folder} is a run, not text. `lmsmith resume {name}` continues it; `lmsmith train "
+            f"TEXT --from {name}` "
             f"trains its model on other text; `lmsmith train {recipe}` repeats it."
         )
     weights = (
@@ -200,11 +212,13 @@ def _refuse_model(folder: Path) -> None:
 def _of_corpus(corpus: corpora.Corpus) -> list[Path]:
     if corpus.kind == "tasks":
         raise DataError(
-            f"{corpus.name} is a set of tasks to evaluate on, not text: {corpus.what}. Name some text."
+            f"{corpus.name} is a set of tasks to evaluate on, not text: {corpus.what}. Name some "
+            f"text."
         )
     if corpus.kind == "shards":
         raise DataError(
-            f"{corpus.name} is token shards, not text: `lmsmith data download {corpus.name}` puts them into the folder "
+            f"{corpus.name} is token shards, not text: `lmsmith data download {corpus.name}` puts "
+            f"them into the folder "
             f"{store.folder_of(corpus)}, to be named where shards are taken."
         )
     return store.obtain(corpus)
@@ -241,7 +255,9 @@ def _suffixes(paths: list[Path]) -> Counter[str]:
 
 
 def _is_special(path: Path) -> bool:
-    """A pipe, socket or device, which nobody meant who named its folder: opening it could wait for ever."""
+    """A pipe, socket or device, which nobody meant who named its folder: opening it could wait
+    for ever.
+    """
     return path.exists() and not path.is_file() and not path.is_dir()
 
 

@@ -5,10 +5,11 @@
     plan = make_plan(corpora.get("fineweb-edu-10BT"), n_files=2)
     fetch(plan)
 
-They lie in $LMSMITH_DATA, else in $XDG_CACHE_HOME/lmsmith/corpora, else in ~/.cache/lmsmith/corpora, a folder each. A
-folder's `corpus.json` lists the corpus's files with their lengths and checksums as they were when it was first looked
-at: what comes later is held to that list, so that files fetched a year apart belong together. A file has its own name
-only when it is whole and checked; a copy put there by hand is checked when it is first met.
+They lie in $LMSMITH_DATA, else in $XDG_CACHE_HOME/lmsmith/corpora, else in
+~/.cache/lmsmith/corpora, a folder each. A folder's `corpus.json` lists the corpus's files with
+their lengths and checksums as they were when it was first looked at: what comes later is held to
+that list, so that files fetched a year apart belong together. A file has its own name only when it
+is whole and checked; a copy put there by hand is checked when it is first met.
 """
 
 import contextlib
@@ -38,7 +39,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Entry:
-    """A file as the list has it. `n_bytes` is about its length until `checked`: until it was here, whole."""
+    """A file as the list has it. `n_bytes` is about its length until `checked`: until it was
+    here, whole.
+    """
 
     n_bytes: int
     exact: bool
@@ -88,7 +91,9 @@ def folder_of(corpus: Corpus) -> Path:
 
 
 def here(corpus: Corpus) -> tuple[list[Path], int]:
-    """The files that are here, whole, and how many there are; 0: nobody has looked. Opens no file and no connection."""
+    """The files that are here, whole, and how many there are; 0: nobody has looked. Opens no
+    file and no connection.
+    """
     folder = folder_of(corpus)
     entries = _read_list(corpus, folder)[1]
     return [
@@ -97,7 +102,9 @@ def here(corpus: Corpus) -> tuple[list[Path], int]:
 
 
 def obtain(corpus: Corpus) -> list[Path]:
-    """The files of a corpus as far as they are here; a small one is fetched first. Raises DataError, StorageError."""
+    """The files of a corpus as far as they are here; a small one is fetched first. Raises
+    DataError, StorageError.
+    """
     found, n_there = here(corpus)
     if found:
         if len(found) < n_there:
@@ -107,7 +114,8 @@ def obtain(corpus: Corpus) -> list[Path]:
         return found
     if corpus.n_bytes > SMALL:
         raise DataError(
-            f"the corpus {corpus.name} ({corpus.size}) is not on this machine. `lmsmith data download {corpus.name}` "
+            f"the corpus {corpus.name} ({corpus.size}) is not on this machine. `lmsmith data "
+            f"download {corpus.name}` "
             f"fetches it, with --files N its first N files{_from_afar(corpus)}."
         )
     plan = make_plan(corpus)
@@ -118,9 +126,11 @@ def obtain(corpus: Corpus) -> list[Path]:
 
 
 def make_plan(corpus: Corpus, folder: Path | None = None, n_files: int = 0) -> Plan:
-    """Which files of the corpus are to be in `folder` (its own), and which are missing. `n_files` 0: all.
+    """Which files of the corpus are to be in `folder` (its own), and which are missing. `n_files`
+    0: all.
 
-    Asks the Hub for its list, once: later plans are made from the list that is kept. Raises DataError.
+    Asks the Hub for its list, once: later plans are made from the list that is kept. Raises
+    DataError.
     """
     folder = folder or folder_of(corpus)
     revision, entries = _read_list(corpus, folder)
@@ -133,8 +143,10 @@ def make_plan(corpus: Corpus, folder: Path | None = None, n_files: int = 0) -> P
             raise DataError(f"{error} {_by_hand(corpus, folder)}") from error
         if not files:
             raise DataError(
-                f"{corpus.where} has no file {' or '.join(corpus.source.patterns)} any more: look at "
-                f"https://huggingface.co/datasets/{corpus.source.repo} and name files by hf://datasets/... instead."
+                f"{corpus.where} has no file {' or '.join(corpus.source.patterns)} any more: look "
+                f"at "
+                f"https://huggingface.co/datasets/{corpus.source.repo} and name files by "
+                f"hf://datasets/... instead."
             )
         entries = {file.name: Entry(file.n_bytes, True, file.checksum) for file in files}
     wanted = list(entries)[: n_files or None]
@@ -150,9 +162,11 @@ def make_plan(corpus: Corpus, folder: Path | None = None, n_files: int = 0) -> P
 
 
 def fetch(plan: Plan, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
-    """Fetches what is missing. `progress` is called with the bytes that came, and those that are to come in all.
+    """Fetches what is missing. `progress` is called with the bytes that came, and those that are to
+    come in all.
 
-    Raises DataError, StorageError; what has come by then is kept, and the next call goes on from there.
+    Raises DataError, StorageError; what has come by then is kept, and the next call goes on from
+    there.
     """
     total = plan.n_bytes
     _make_folder(plan.folder)
@@ -206,7 +220,9 @@ def _is_whole(path: Path, entry: Entry) -> bool:
 
 
 def _is_here(path: Path, entry: Entry) -> bool:
-    """The same; a file that is there and not checked yet is checked now. Raises DataError if it is another file."""
+    """The same; a file that is there and not checked yet is checked now. Raises DataError if it
+    is another file.
+    """
     if _is_whole(path, entry):
         return True
     if not path.exists():
@@ -214,7 +230,8 @@ def _is_here(path: Path, entry: Entry) -> bool:
     found = checksum_of(path, entry.checksum or "sha256:")
     if entry.checksum not in (None, found):
         raise DataError(
-            f"{path} is there, and it is not the file that belongs there: found {found} ({path.stat().st_size:,} "
+            f"{path} is there, and it is not the file that belongs there: found {found} "
+            f"({path.stat().st_size:,} "
             f"bytes), wanted {entry.checksum}. Remove it, or move it elsewhere."
         )
     entry.n_bytes, entry.exact, entry.checksum, entry.checked = (
@@ -227,7 +244,9 @@ def _is_here(path: Path, entry: Entry) -> bool:
 
 
 def _read_list(corpus: Corpus, folder: Path) -> tuple[str, dict[str, Entry]]:
-    """The commit and the files of `corpus.json`; without one, those that lmsmith itself knows. Raises DataError."""
+    """The commit and the files of `corpus.json`; without one, those that lmsmith itself knows.
+    Raises DataError.
+    """
     known: dict[str, Entry] = {}
     if not isinstance(corpus.source, HubFiles):
         known = {
@@ -240,12 +259,14 @@ def _read_list(corpus: Corpus, folder: Path) -> tuple[str, dict[str, Entry]]:
         return "", known
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{path} cannot be read ({error}). Remove it: the files beside it are checked anew then."
+            f"{path} cannot be read ({error}). Remove it: the files beside it are checked anew "
+            f"then."
         ) from error
     try:
         if found["format"] != FORMAT or found["corpus"] != corpus.name:
             raise DataError(
-                f"{path} is about {found['corpus']} in format {found['format']}; wanted {corpus.name} in format "
+                f"{path} is about {found['corpus']} in format {found['format']}; wanted "
+                f"{corpus.name} in format "
                 f"{FORMAT}. Choose another folder."
             )
         listed = {name: Entry(**entry) for name, entry in found["files"].items()}
@@ -283,7 +304,8 @@ def _check_room(plan: Plan, n_bytes: int) -> None:
     if free < n_bytes:
         fewer = ", or take fewer files with --files" if len(plan.missing) > 1 else ""
         raise StorageError(
-            f"{plan.corpus.name} needs {size_in_words(n_bytes)} more and {size_in_words(free)} are free at "
+            f"{plan.corpus.name} needs {size_in_words(n_bytes)} more and {size_in_words(free)} "
+            f"are free at "
             f"{plan.folder}. Make room, or choose another place with --out or LMSMITH_DATA{fewer}."
         )
 
@@ -309,11 +331,16 @@ def _by_hand(corpus: Corpus, folder: Path) -> str:
     """How to get the corpus without our help, where the network does not let us."""
     begin = f"{corpus.name} ({corpus.size}) can come by other means:"
     if not isinstance(corpus.source, HubFiles):
-        return f"{begin} put that file at {folder / corpus.source[0].name}, where it is checked and found."
+        return (
+            f"{begin} put that file at {folder / corpus.source[0].name}, where it is checked "
+            f"and found."
+        )
     include = " ".join(f"--include {shlex.quote(pattern)}" for pattern in corpus.source.patterns)
     return (
-        f"{begin} on a machine with a network `hf download {corpus.source.repo} --repo-type dataset --revision "
-        f"{corpus.source.revision} {include} --local-dir {corpus.name}` makes a folder, which is named in its place."
+        f"{begin} on a machine with a network `hf download {corpus.source.repo} --repo-type "
+        f"dataset --revision "
+        f"{corpus.source.revision} {include} --local-dir {corpus.name}` makes a folder, which is "
+        f"named in its place."
     )
 
 

@@ -1,7 +1,8 @@
-"""Reading .zst: by pyarrow, and by the package zstandard where a file needs a window of more than 128 MiB.
+"""Reading .zst: by pyarrow, and by the package zstandard where a file needs a window of more than
+128 MiB.
 
-`zstd --long=28` and above write such files, and most programs refuse them unless they are told to take the memory.
-pyarrow cannot be told. Format: RFC 8878, section 3.1.1.1.
+`zstd --long=28` and above write such files, and most programs refuse them unless they are told to
+take the memory. pyarrow cannot be told. Format: RFC 8878, section 3.1.1.1.
 """
 
 import contextlib
@@ -19,7 +20,9 @@ REFUSED = "requires too much memory"  # what libzstd says of a frame with a larg
 
 @contextlib.contextmanager
 def open_zstd(file: BinaryIO, path: Path) -> Iterator[Any]:
-    """What is in a compressed file, as a stream. Raises DataError where the decoder for it is not installed."""
+    """What is in a compressed file, as a stream. Raises DataError where the decoder for it is
+    not installed.
+    """
     window = window_of(file.read(18))
     file.seek(0)
     if window <= MOST:
@@ -36,11 +39,15 @@ def open_zstd(file: BinaryIO, path: Path) -> Iterator[Any]:
 
 
 def too_wide(path: Path, window: int = 0) -> DataError:
-    """The error for a file whose window is too large for pyarrow. `window`: in bytes, 0 if not known."""
+    """The error for a file whose window is too large for pyarrow. `window`: in bytes, 0 if not
+    known.
+    """
     size = f"{window >> 20:,} MiB" if window else "the size of its window"
     return DataError(
-        f"{path} was compressed with a large window (`zstd --long`): {size} is more than the 128 MiB that pyarrow "
-        f"reads. `pip install 'lmsmith[zstd]'` reads it; or compress it again: `zstd -dc --long=31 {path.name} | "
+        f"{path} was compressed with a large window (`zstd --long`): {size} is more than the 128 "
+        f"MiB that pyarrow "
+        f"reads. `pip install 'lmsmith[zstd]'` reads it; or compress it again: `zstd -dc "
+        f"--long=31 {path.name} | "
         "zstd -o NEW.zst`."
     )
 
@@ -59,7 +66,9 @@ def window_of(head: bytes) -> int:
 
 
 class _Stream:
-    """Reads through zstandard, whose own reader ends a file that was cut short as if it were whole."""
+    """Reads through zstandard, whose own reader ends a file that was cut short as if it were
+    whole.
+    """
 
     def __init__(self, file: BinaryIO, zstandard: Any) -> None:
         self._file, self._library = file, zstandard

@@ -1,10 +1,12 @@
-"""How fast this tokenizer is beside those that a user would install instead: `lmsmith bench tokenizer`.
+"""How fast this tokenizer is beside those that a user would install instead: `lmsmith bench
+tokenizer`.
 
-Peers that are not installed are left out (`pip install tiktoken tokenizers rustbpe gigatoken`). All are given the same
-vocabulary and the same text in memory, in one process, in rounds one after the other, so that what else the machine
-does hits all of them; of the rounds the median counts. Whoever is quick runs twice and the second time counts, for the
-first one finds the processor's caches full of what the one before it left. "warm" is a tokenizer that has encoded the
-text before, "cold" one that has seen none; the others remember nothing. All but the rows that say so run on one thread.
+Peers that are not installed are left out (`pip install tiktoken tokenizers rustbpe gigatoken`). All
+are given the same vocabulary and the same text in memory, in one process, in rounds one after the
+other, so that what else the machine does hits all of them; of the rounds the median counts. Whoever
+is quick runs twice and the second time counts, for the first one finds the processor's caches full
+of what the one before it left. "warm" is a tokenizer that has encoded the text before, "cold" one
+that has seen none; the others remember nothing. All but the rows that say so run on one thread.
 Whoever gives other ids than lmsmith is not measured but reported.
 """
 
@@ -42,7 +44,9 @@ PART = 1 << 16  # bytes of the parts that Hugging Face is given, for it to use i
 
 @dataclass(frozen=True)
 class Contender:
-    """`prepare`, by no clock, gives what is then measured; anew for each round where it is to be cold."""
+    """`prepare`, by no clock, gives what is then measured; anew for each round where it is to be
+    cold.
+    """
 
     name: str
     prepare: Callable[[], Task]
@@ -231,7 +235,7 @@ def _rounds(task: str, contenders: list[Contender], n_bytes: int, rounds: int) -
     return [replace(timing, times=timing.seconds / timings[0].seconds) for timing in timings]
 
 
-# ---- the machine, starting up, memory --------------------------------------------------------------------------------
+# ---- the machine, starting up, memory ------------------------------------------------------------
 
 
 def machine() -> str:
@@ -249,7 +253,9 @@ def machine() -> str:
 
 @dataclass(frozen=True)
 class StartUp:
-    """Seconds from importing the tokenizer to the first ids in a new process, and to a first learnt vocabulary."""
+    """Seconds from importing the tokenizer to the first ids in a new process, and to a first
+    learnt vocabulary.
+    """
 
     encode: float
     learn: float

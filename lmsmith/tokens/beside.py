@@ -1,7 +1,9 @@
-"""What the files beside a vocabulary say: `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json`.
+"""What the files beside a vocabulary say: `tokenizer_config.json`, `special_tokens_map.json`,
+`added_tokens.json`.
 
-transformers keeps there what `tokenizer.json`, or `vocab.json` with `merges.txt`, does not hold: which token ends a
-text, which tokens were added, and the class, which for the older files alone says how text is cut.
+transformers keeps there what `tokenizer.json`, or `vocab.json` with `merges.txt`, does not hold:
+which token ends a text, which tokens were added, and the class, which for the older files alone
+says how text is cut.
 """
 
 from __future__ import annotations
@@ -20,22 +22,27 @@ FLAGS = ("special", "normalized", "lstrip", "rstrip", "single_word")
 
 
 def config_of(folder: Path) -> dict[str, Any]:
-    """`tokenizer_config.json` over `special_tokens_map.json`; empty where there are none. Raises TokenizerError."""
+    """`tokenizer_config.json` over `special_tokens_map.json`; empty where there are none. Raises
+    TokenizerError.
+    """
     return _read(folder / "special_tokens_map.json") | _read(folder / "tokenizer_config.json")
 
 
 def token_in(config: Mapping[str, Any], part: str) -> str | None:
-    """The token that a config names as `eos_token`, `bos_token`, ...: a text, or a text with flags."""
+    """The token that a config names as `eos_token`, `bos_token`, ...: a text, or a text with
+    flags.
+    """
     named = config.get(part)
     named = named.get("content") if isinstance(named, dict) else named
     return named if isinstance(named, str) else None
 
 
 def added_tokens(folder: Path) -> list[dict[str, Any]]:
-    """The tokens of `tokenizer_config.json` and `added_tokens.json`, as `tokenizer.json` writes them.
+    """The tokens of `tokenizer_config.json` and `added_tokens.json`, as `tokenizer.json` writes
+    them.
 
-    `added_tokens.json` holds no flags. As in transformers, a token is special where a config names it, and otherwise
-    normalized.
+    `added_tokens.json` holds no flags. As in transformers, a token is special where a config names
+    it, and otherwise normalized.
     """
     config = config_of(folder)
     path = folder / "tokenizer_config.json"
@@ -55,13 +62,15 @@ def added_tokens(folder: Path) -> list[dict[str, Any]]:
             found.setdefault(content, {"id": int(number), "content": content} | flags)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise TokenizerError(
-            f"{path} is damaged: its added tokens are not written as transformers writes them ({error!r})."
+            f"{path} is damaged: its added tokens are not written as transformers writes them "
+            f"({error!r})."
         ) from error
     return sorted(found.values(), key=lambda token: token["id"])
 
 
 def cutting(folder: Path) -> dict[str, Any] | None:
-    """How text is cut, as `tokenizer.json` says it, for the class in `tokenizer_config.json`. None: as in GPT-2.
+    """How text is cut, as `tokenizer.json` says it, for the class in `tokenizer_config.json`. None:
+    as in GPT-2.
 
     Raises TokenizerError for a class of which this is not known.
     """
@@ -85,8 +94,10 @@ def cutting(folder: Path) -> dict[str, Any] | None:
             "pre_tokenizer": {"type": "Sequence", "pretokenizers": parts},
         }
     raise TokenizerError(
-        f"{folder} is of class {name}, and how that cuts text is not in vocab.json and merges.txt. Get its"
-        " tokenizer.json, or write one with transformers: AutoTokenizer.from_pretrained(folder).save_pretrained(other)."
+        f"{folder} is of class {name}, and how that cuts text is not in vocab.json and "
+        f"merges.txt. Get its"
+        " tokenizer.json, or write one with transformers: "
+        "AutoTokenizer.from_pretrained(folder).save_pretrained(other)."
     )
 
 

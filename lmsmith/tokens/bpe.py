@@ -1,4 +1,5 @@
-"""Byte-level byte-pair encoding: text <-> ids, exact to the token with tiktoken and Hugging Face tokenizers.
+"""Byte-level byte-pair encoding: text <-> ids, exact to the token with tiktoken and Hugging Face
+tokenizers.
 
     tokenizer = load_tokenizer("gpt2")                            # files.py
     tokenizer.encode("Hello")                                     # array([15496], dtype=uint16)
@@ -6,12 +7,14 @@
     tokenizer.encode_batch(pages, threads=8)
     for ids in tokenizer.encode_iter(open_file): ...              # a stream, in constant memory
 
-A text is cut into pieces by a pattern (`split.py`) and the bytes of each piece are merged (`merge.py`); both run
-compiled and without the interpreter lock, so threads help. Special tokens cut the text first; where they overlap, the
-leftmost and then the longest counts. `encode(text)` alone takes all of the text as text, as every tokenizer of lmsmith
-does; `disallowed_special="all"` raises instead, as tiktoken does by default.
+A text is cut into pieces by a pattern (`split.py`) and the bytes of each piece are merged
+(`merge.py`); both run compiled and without the interpreter lock, so threads help. Special tokens
+cut the text first; where they overlap, the leftmost and then the longest counts. `encode(text)`
+alone takes all of the text as text, as every tokenizer of lmsmith does; `disallowed_special="all"`
+raises instead, as tiktoken does by default.
 
-Lone surrogates become U+FFFD. Bytes that are not UTF-8 are encoded as they are, byte for byte, and decode to the same.
+Lone surrogates become U+FFFD. Bytes that are not UTF-8 are encoded as they are, byte for byte, and
+decode to the same.
 """
 
 from __future__ import annotations
@@ -54,13 +57,14 @@ CACHED_PIECES = (
 class BpeTokenizer(Tokenizer):
     """Bytes merged pair by pair.
 
-    `tokens`: the bytes of each id; None where the id is special or unused. All 256 single bytes are among them.
-    `merges`: pairs of ids in the order in which they are tried; what comes of it is the token with the bytes of both.
-    None: any two tokens merge whose bytes together are a token, the lowest id first, and a piece that is a token is not
-    merged at all (`whole_tokens`); that is how tiktoken reads a file of ranks.
-    `special_tokens`: text -> id; these are never the outcome of merging.
-    `added`: tokens that are matched in every text, and special tokens that are matched after others; see `AddedToken`.
-    `end_of_text`: the special token between documents. None: the first of `ENDS_OF_TEXT` that there is.
+    `tokens`: the bytes of each id; None where the id is special or unused. All 256 single bytes are
+    among them. `merges`: pairs of ids in the order in which they are tried; what comes of it is the
+    token with the bytes of both. None: any two tokens merge whose bytes together are a token, the
+    lowest id first, and a piece that is a token is not merged at all (`whole_tokens`); that is how
+    tiktoken reads a file of ranks. `special_tokens`: text -> id; these are never the outcome of
+    merging. `added`: tokens that are matched in every text, and special tokens that are matched
+    after others; see `AddedToken`. `end_of_text`: the special token between documents. None: the
+    first of `ENDS_OF_TEXT` that there is.
     """
 
     kind = "bpe"
@@ -102,7 +106,8 @@ class BpeTokenizer(Tokenizer):
         missing = [byte for byte in range(256) if bytes([byte]) not in self.id_of]
         if missing:
             raise TokenizerError(
-                f"the vocabulary lacks {len(missing)} of the 256 bytes, the first of them 0x{missing[0]:02X}: it is not"
+                f"the vocabulary lacks {len(missing)} of the 256 bytes, the first of them "
+                f"0x{missing[0]:02X}: it is not"
                 " one of byte-level BPE."
             )
         for special, number in self.named_ids.items():
@@ -117,7 +122,8 @@ class BpeTokenizer(Tokenizer):
         for rank, (left, right) in enumerate(self.merges or ()):
             if self._joined(left, right) not in self.id_of:
                 raise TokenizerError(
-                    f"the vocabulary does not fit its merges: merge {rank + 1}, {self.tokens[left]!r} with"
+                    f"the vocabulary does not fit its merges: merge {rank + 1}, "
+                    f"{self.tokens[left]!r} with"
                     f" {self.tokens[right]!r}, makes a token that it lacks."
                 )
 
@@ -137,7 +143,9 @@ class BpeTokenizer(Tokenizer):
 
     @property
     def matched_first(self) -> Specials:
-        """All added tokens, if any is matched in every text: a text in parts must not be cut through one."""
+        """All added tokens, if any is matched in every text: a text in parts must not be cut
+        through one.
+        """
         return self._specials(self._added.names if self._added else frozenset())
 
     def merged_bytes(self) -> list[tuple[bytes, bytes]]:
@@ -146,7 +154,7 @@ class BpeTokenizer(Tokenizer):
             (self.tokens[left] or b"", self.tokens[right] or b"") for left, right, _ in self._pairs
         ]
 
-    # ---- encoding ----------------------------------------------------------------------------------------------------
+    # ---- encoding --------------------------------------------------------------------------------
 
     def encode(
         self,
@@ -158,8 +166,9 @@ class BpeTokenizer(Tokenizer):
     ) -> Ids:
         """The ids of `text`.
 
-        Special tokens in `allowed_special` get their ids; one in `disallowed_special` ("all": all that are not allowed)
-        raises TokenizerError with the place; others are text. More than one thread pays from some megabytes on.
+        Special tokens in `allowed_special` get their ids; one in `disallowed_special` ("all": all
+        that are not allowed) raises TokenizerError with the place; others are text. More than one
+        thread pays from some megabytes on.
         """
         return self._encode(
             _as_bytes(text), self._choose(allowed_special, disallowed_special), threads, 0
@@ -194,14 +203,16 @@ class BpeTokenizer(Tokenizer):
         allowed_special: Names = (),
         disallowed_special: Names = (),
     ) -> Iterator[Ids]:
-        """`encode` of a text that comes in parts, cut anywhere: the ids, joined, are those of the whole.
+        """`encode` of a text that comes in parts, cut anywhere: the ids, joined, are those of the
+        whole.
 
-        Memory does not grow with the text; only one piece without end (or a pattern that is a regular expression, of
-        which nobody knows where a text may be cut) makes it wait.
+        Memory does not grow with the text; only one piece without end (or a pattern that is a
+        regular expression, of which nobody knows where a text may be cut) makes it wait.
         """
         choice = self._choose(allowed_special, disallowed_special)
         n_characters = 0
-        # Only what is looked for: before a special token that is text, a cut could go through a piece.
+        # Only what is looked for: before a special token that is text, a cut could go through a
+        # piece.
         looked_for = self._specials(choice[0].names | choice[1].names | self.matched_first.names)
         for part in parts_of_stream(_bytes_of(stream), 4 * UNIT, self.pattern, looked_for):
             yield self._encode(part, choice, 1, n_characters)
@@ -241,13 +252,17 @@ class BpeTokenizer(Tokenizer):
     def _parts(
         self, data: bytes, choice: tuple[Specials, Specials], place: int
     ) -> Iterator[bytes | memoryview | int]:
-        """Text to be encoded by itself, and special ids between. `place`: of the text's first character, for errors."""
+        """Text to be encoded by itself, and special ids between. `place`: of the text's first
+        character, for errors.
+        """
         allowed, disallowed = choice
         for match in disallowed.find(data):
             place += len(data[: match.start()].decode("utf-8", "replace"))
             raise TokenizerError(
-                f"the text has the special token {match.group().decode()!r} at character {place}, where only text was"
-                " expected. Allow it (allowed_special), or take it as text (leave it out of disallowed_special)."
+                f"the text has the special token {match.group().decode()!r} at character {place}, "
+                f"where only text was"
+                " expected. Allow it (allowed_special), or take it as text (leave it out of "
+                "disallowed_special)."
             )
         start = 0
         for begin, stop, number in self._find(data, allowed):
@@ -267,7 +282,9 @@ class BpeTokenizer(Tokenizer):
     def _encode_parts(
         self, parts: Iterator[tuple[int, bytes | memoryview | int]], threads: int
     ) -> Iterator[tuple[int, Ids]]:
-        """(which text, ids) in the order of the parts, which are worked through in units of about `UNIT` bytes."""
+        """(which text, ids) in the order of the parts, which are worked through in units of
+        about `UNIT` bytes.
+        """
 
         def units() -> Iterator[list[tuple[int, bytes | memoryview | int]]]:
             unit: list[tuple[int, bytes | memoryview | int]] = []
@@ -311,7 +328,7 @@ class BpeTokenizer(Tokenizer):
             return [narrow]
         return [narrow[start:stop] for start, stop in itertools.pairwise(starts.tolist())]
 
-    # ---- decoding ----------------------------------------------------------------------------------------------------
+    # ---- decoding --------------------------------------------------------------------------------
 
     def decode_bytes(self, ids: SomeIds) -> bytes:
         token_bytes, starts = self._bytes_of_ids
@@ -328,7 +345,7 @@ class BpeTokenizer(Tokenizer):
     def unknown_bytes(self, text: str) -> int:
         return 0  # U+FFFD stands in the ids and is paid for there
 
-    # ---- what compiled code looks things up in -----------------------------------------------------------------------
+    # ---- what compiled code looks things up in ---------------------------------------------------
 
     @functools.cached_property
     def _bytes_of_ids(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
@@ -343,7 +360,8 @@ class BpeTokenizer(Tokenizer):
     @functools.cached_property
     def _merges(self) -> Merges:
         pairs = np.array(self._pairs, dtype=np.int64).reshape(-1, 3)
-        # Where any two tokens may make a third, the order is that of the ids, and of two ways to make it the left one.
+        # Where any two tokens may make a third, the order is that of the ids, and of two ways to
+        # make it the left one.
         ranks = pairs[:, 2] if self.merges is None else np.arange(len(pairs))
         flat, starts = self._bytes_of_ids
         inner = np.ones(len(flat), dtype=bool)
@@ -376,7 +394,9 @@ class BpeTokenizer(Tokenizer):
 
     @functools.cached_property
     def _unreached(self) -> dict[bytes, int]:
-        """Tokens that count as whole pieces but are not what their bytes merge into. Learnt vocabularies have none."""
+        """Tokens that count as whole pieces but are not what their bytes merge into. Learnt
+        vocabularies have none.
+        """
         if not self.whole_tokens:
             return {}
         tokens = list(self.id_of)
@@ -404,7 +424,9 @@ class BpeTokenizer(Tokenizer):
         special_tokens: Mapping[str, int] | None = None,
         end_of_text: str | None = None,
     ) -> Self:
-        """This tokenizer with other parts. `n_ids`: its vocabulary is made larger by ids that stand for nothing."""
+        """This tokenizer with other parts. `n_ids`: its vocabulary is made larger by ids that
+        stand for nothing.
+        """
         tokens = [*self.tokens, *([None] * max(0, (n_ids or 0) - len(self.tokens)))]
         return type(self)(
             tokens,
@@ -416,7 +438,7 @@ class BpeTokenizer(Tokenizer):
             end_of_text or self._end_name,
         )
 
-    # ---- to and from JSON --------------------------------------------------------------------------------------------
+    # ---- to and from JSON ------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
         written = [None if token is None else to_printable(token) for token in self.tokens]
@@ -455,7 +477,9 @@ def _as_bytes(text: str | bytes) -> bytes:
 
 
 def _bytes_of(stream: Iterable[str | bytes]) -> Iterator[bytes]:
-    """The stream as bytes; a surrogate at the end of a part waits for the one that may belong to it."""
+    """The stream as bytes; a surrogate at the end of a part waits for the one that may belong to
+    it.
+    """
     left = ""
     for text in stream:
         if isinstance(text, str):

@@ -2,13 +2,15 @@
 
     tokenizer = learn_bpe(["some text", "more text"], vocab_size=10_000)
 
-1. Count (`piece_counts.py`): the text is cut into pieces and equal pieces are counted, so that from here on memory and
-   time grow with the number of distinct pieces, not with the text.
-2. Merge: the most frequent pair of neighbours becomes a token, everywhere; again and again (Gage 1994; Sennrich et al.
-   2016, arXiv:1508.07909). The counts of pairs are not made anew: a merge changes only those of its neighbours.
+1. Count (`piece_counts.py`): the text is cut into pieces and equal pieces are counted, so that from
+   here on memory and time grow with the number of distinct pieces, not with the text.
+2. Merge: the most frequent pair of neighbours becomes a token, everywhere; again and again (Gage
+   1994; Sennrich et al. 2016, arXiv:1508.07909). The counts of pairs are not made anew: a merge
+   changes only those of its neighbours.
 
-Between equally frequent pairs the lexicographically greatest pair of byte strings wins; or the smallest pair of ids, as
-in rustbpe; or that with the bytes numbered as in GPT-2, as in Hugging Face tokenizers.
+Between equally frequent pairs the lexicographically greatest pair of byte strings wins; or the
+smallest pair of ids, as in rustbpe; or that with the bytes numbered as in GPT-2, as in Hugging Face
+tokenizers.
 """
 
 from __future__ import annotations
@@ -49,15 +51,16 @@ def learn_bpe(
     max_memory: int | None = None,
     progress: Progress | None = None,
 ) -> BpeTokenizer:
-    """The tokenizer that byte-pair encoding learns from `texts`: ids 0 to 255 are the bytes, then come the merges in
-    order, at the end the special tokens.
+    """The tokenizer that byte-pair encoding learns from `texts`: ids 0 to 255 are the bytes, then
+    come the merges in order, at the end the special tokens.
 
-    A text is a str, bytes, or the parts of a long one as bytes, cut anywhere. Special tokens cut the texts, and nothing
-    is merged across. The vocabulary is smaller where nothing is left to merge (said by a warning). `max_memory`, in
-    bytes, bounds what is kept of the text: the rarest pieces are dropped where it is too little (said by a warning).
+    A text is a str, bytes, or the parts of a long one as bytes, cut anywhere. Special tokens cut
+    the texts, and nothing is merged across. The vocabulary is smaller where nothing is left to
+    merge (said by a warning). `max_memory`, in bytes, bounds what is kept of the text: the rarest
+    pieces are dropped where it is too little (said by a warning).
 
-    Raises TokenizerError for a vocabulary without room for the bytes and special tokens, and for special tokens
-    that are empty or there twice.
+    Raises TokenizerError for a vocabulary without room for the bytes and special tokens, and for
+    special tokens that are empty or there twice.
     """
     pattern = pattern_of(pattern) if isinstance(pattern, str) else pattern
     n_merges = check_vocabulary(vocab_size, special_tokens)
@@ -68,7 +71,8 @@ def learn_bpe(
     counter.add(texts)
     if counter.n_dropped:
         log.warning(
-            "%d rare pieces (%d places in the text) were dropped to keep within %d MB: merges that are rare too may be"
+            "%d rare pieces (%d places in the text) were dropped to keep within %d MB: merges "
+            "that are rare too may be"
             " missing; more memory (--max-memory) keeps them",
             counter.n_dropped, counter.n_dropped_occurrences, round((max_memory or 0) / 1e6),
         )  # fmt: skip
@@ -98,7 +102,8 @@ def check_vocabulary(vocab_size: int, special_tokens: Sequence[str]) -> int:
     least = 256 + len(special_tokens)
     if vocab_size < least:
         raise TokenizerError(
-            f"a vocabulary of {vocab_size} is too small: the 256 bytes and {len(special_tokens)} special tokens need"
+            f"a vocabulary of {vocab_size} is too small: the 256 bytes and {len(special_tokens)} "
+            f"special tokens need"
             f" {least}, and each merge one more."
         )
     return vocab_size - least
@@ -107,7 +112,9 @@ def check_vocabulary(vocab_size: int, special_tokens: Sequence[str]) -> int:
 def learn_merges(
     counts: PieceCounts, n_merges: int, ties: Ties = "bytes", progress: Progress | None = None
 ) -> list[tuple[int, int]]:
-    """Up to `n_merges` pairs of ids, in the order in which they are merged; the k-th makes id 256 + k."""
+    """Up to `n_merges` pairs of ids, in the order in which they are merged; the k-th makes id
+    256 + k.
+    """
     n_merges = min(
         n_merges, len(counts.symbols)
     )  # each makes the pieces shorter: room for more would not be used
@@ -150,7 +157,7 @@ def learn_merges(
     return [(int(left), int(right)) for left, right in merges[: state[0]]]
 
 
-# ---- compiled --------------------------------------------------------------------------------------------------------
+# ---- compiled ------------------------------------------------------------------------------------
 
 _MULTIPLY = 0x9E3779B97F4A7C15 - 2**64
 _GONE = -2  # where a token began that is now inside another
@@ -160,12 +167,14 @@ _GONE = -2  # where a token began that is now inside another
 def _learn(symbols, piece_of, piece_counts, order, by_bytes, merges, state):
     """Learns merges until there are enough, nothing is left, or `state[1]` says stop.
 
-    `symbols`: all pieces, one symbol a byte, with a separator before, between and after. A token of several bytes has
-    its id on its first and on its last byte, so that neighbours are found on both sides without links.
+    `symbols`: all pieces, one symbol a byte, with a separator before, between and after. A token of
+    several bytes has its id on its first and on its last byte, so that neighbours are found on both
+    sides without links.
 
-    A pair has a count and the list of the places where it began when it came into being; a place is passed over later
-    if it has changed. All places of a pair are made while one merge is carried out (or at the start), from left to
-    right, so they need no sorting. The heap holds upper bounds: a count only falls after that.
+    A pair has a count and the list of the places where it began when it came into being; a place is
+    passed over later if it has changed. All places of a pair are made while one merge is carried
+    out (or at the start), from left to right, so they need no sorting. The heap holds upper bounds:
+    a count only falls after that.
     """
     n_merges = len(merges)
     n_ids = 256 + n_merges
@@ -216,7 +225,8 @@ def _learn(symbols, piece_of, piece_counts, order, by_bytes, merges, state):
     for pair in range(n_pairs):
         n_heap = _push(heap, bounds, n_heap, pair, counts[pair], ties)
 
-    # What a merge changes, by neighbour: how much on the left (0) and on the right (1), in how many places.
+    # What a merge changes, by neighbour: how much on the left (0) and on the right (1), in how many
+    # places.
     changes, n_changes = np.zeros((2, n_ids), dtype=np.int64), np.zeros((2, n_ids), dtype=np.int64)
     touched, n_touched = np.empty((2, n_ids), dtype=np.int32), np.zeros(2, dtype=np.int64)
     events = np.empty((1024, 2), dtype=np.int32)  # side and neighbour, place

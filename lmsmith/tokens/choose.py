@@ -2,10 +2,12 @@
 
     choose_tokenizer("auto", texts, several=True)      # a run: all training texts are in memory
     named_tokenizer("bpe:16384")                       # None: it has to be learned ...
-    learn_tokenizer("bpe:16384", stream_of_texts)      # ... from texts that are read one after the other
+    learn_tokenizer("bpe:16384", stream_of_texts)      # ... from texts that are read one after the
+                                                       # other
 
-Kinds: byte, char, word, bpe:SIZE, gpt2, or the folder of a tokenizer. `auto` looks at the training text first, so it
-needs all of it: characters while there are few distinct ones, bytes otherwise, merged in pairs where the text is large.
+Kinds: byte, char, word, bpe:SIZE, gpt2, or the folder of a tokenizer. `auto` looks at the training
+text first, so it needs all of it: characters while there are few distinct ones, bytes otherwise,
+merged in pairs where the text is large.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,10 +28,14 @@ if TYPE_CHECKING:
     from lmsmith.tokens.piece_counts import Text
 
 MOST_CHARACTERS = 300
-"""`auto` reads a text with more distinct characters than this byte by byte, not character by character."""
+"""`auto` reads a text with more distinct characters than this byte by byte, not character by
+character.
+"""
 
 LARGE, LARGER = 5_000_000, 200_000_000
-"""Characters of text from which on `auto` learns a BPE vocabulary of 2,048 or of 8,192 (`docs/performance.md`)."""
+"""Characters of text from which on `auto` learns a BPE vocabulary of 2,048 or of 8,192
+(`docs/performance.md`).
+"""
 
 KINDS = "byte, char, word, bpe:SIZE and gpt2"
 
@@ -37,8 +43,8 @@ KINDS = "byte, char, word, bpe:SIZE and gpt2"
 def choose_tokenizer(wanted: str, texts: Sequence[str], *, several: bool) -> Tokenizer:
     """The tokenizer of a run, learned from the training texts where it has to be.
 
-    `several`: there are document boundaries, so an end-of-text token is needed.
-    Raises ConfigError for a kind that does not exist and for a tokenizer without a token that is needed,
+    `several`: there are document boundaries, so an end-of-text token is needed. Raises ConfigError
+    for a kind that does not exist and for a tokenizer without a token that is needed,
     TokenizerError for one that cannot be loaded or learned.
     """
     if wanted == "auto":
@@ -76,7 +82,8 @@ def named_tokenizer(
 
 
 def learn_tokenizer(wanted: str, texts: Iterable["Text"], *, end_of_text: bool = True) -> Tokenizer:
-    """Learns a tokenizer of the kind char, word or bpe:SIZE. `texts` is read once; long texts may come in parts.
+    """Learns a tokenizer of the kind char, word or bpe:SIZE. `texts` is read once; long texts may
+    come in parts.
 
     Raises TokenizerError where nothing can be learned.
     """
@@ -91,10 +98,13 @@ def learn_tokenizer(wanted: str, texts: Iterable["Text"], *, end_of_text: bool =
 
 
 def check_end_of_text(tokenizer: Tokenizer, name: str) -> None:
-    """Raises ConfigError for a tokenizer without the token that stands before each of several documents."""
+    """Raises ConfigError for a tokenizer without the token that stands before each of several
+    documents.
+    """
     if tokenizer.end_of_text is None:
         raise ConfigError(
-            f"the tokenizer {name} has no end-of-text token, which has to stand before each document. Learn one that "
+            f"the tokenizer {name} has no end-of-text token, which has to stand before each "
+            f"document. Learn one that "
             "has: `lmsmith tokenizer train`, or --tokenizer bpe:SIZE."
         )
 

@@ -1,12 +1,15 @@
-"""What compiled Python lacks for work on bytes: unaligned loads, 64 bytes compared at once, counting zero bits.
+"""What compiled Python lacks for work on bytes: unaligned loads, 64 bytes compared at once,
+counting zero bits.
 
-Numba compiles loops over arrays, but an array access there is one element, aligned and typed. These are a dozen
-one-line building blocks on raw addresses, written in LLVM's own terms, so that they become one or a few instructions on
-any processor (64 bytes are compared by AVX-512 in one instruction, by AVX2 in two, by NEON in four).
+Numba compiles loops over arrays, but an array access there is one element, aligned and typed. These
+are a dozen one-line building blocks on raw addresses, written in LLVM's own terms, so that they
+become one or a few instructions on any processor (64 bytes are compared by AVX-512 in one
+instruction, by AVX2 in two, by NEON in four).
 
-All numbers are int64, because Numba turns int64 with uint64 into float64; a mask of 64 positions is an int64 whose bit
-i is position i. Addresses are of arrays that the caller holds, and reach no further than the caller says: nothing is
-checked here. Little-endian machines only, as are the shards.
+All numbers are int64, because Numba turns int64 with uint64 into float64; a mask of 64 positions is
+an int64 whose bit i is position i. Addresses are of arrays that the caller holds, and reach no
+further than the caller says: nothing is checked here. Little-endian machines only, as are the
+shards.
 
 `kernel` compiles a function once and keeps the result on disk.
 """
@@ -73,11 +76,13 @@ _THIS_ONCE = (
     "compiling for this processor: some ten seconds, this once; later starts take it from the disk"
 )
 _EVERY_TIME = (
-    "compiling for this processor: some ten seconds, at every start, because there is no folder to keep the "
+    "compiling for this processor: some ten seconds, at every start, because there is no folder "
+    "to keep the "
     "result in. Set NUMBA_CACHE_DIR to a folder that can be written."
 )
 _NOT_KEPT = (
-    "compiled code cannot be kept on disk, so every start compiles again. Free some room, or set NUMBA_CACHE_DIR to "
+    "compiled code cannot be kept on disk, so every start compiles again. Free some room, or set "
+    "NUMBA_CACHE_DIR to "
     "another folder"
 )
 
@@ -255,7 +260,9 @@ def trailing_zeros(typing_context, mask):
 
 @intrinsic
 def shifted_down(typing_context, mask, by):
-    """`mask` with every position lowered by `by`, zeros coming in at the top (`>>` would bring in the sign)."""
+    """`mask` with every position lowered by `by`, zeros coming in at the top (`>>` would bring
+    in the sign).
+    """
 
     def generate(context, builder, signature, arguments):
         return builder.lshr(arguments[0], arguments[1])

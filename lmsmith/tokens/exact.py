@@ -1,8 +1,10 @@
-"""Which `tokenizer.json` our engine does exactly: what it says, or why another engine has to run it.
+"""Which `tokenizer.json` our engine does exactly: what it says, or why another engine has to run
+it.
 
-Everything that a file can say is on a list here or is a reason. What is known to be equal, character by character and
-over all of Unicode, is held against `tokenizers` by the tests. What does not change the ids of a text by itself is left
-alone: post-processors (special tokens around a text), truncation, padding, offsets.
+Everything that a file can say is on a list here or is a reason. What is known to be equal,
+character by character and over all of Unicode, is held against `tokenizers` by the tests. What does
+not change the ids of a text by itself is left alone: post-processors (special tokens around a
+text), truncation, padding, offsets.
 """
 
 from __future__ import annotations
@@ -13,14 +15,17 @@ from typing import Any
 from lmsmith.tokens.printable import from_printable
 from lmsmith.tokens.split import BETWEEN_DIGITS, PATTERNS, Pattern, split
 
-# Expressions in the dialect of Oniguruma, which `tokenizers` uses: there $ is the end of a line, and {1,3}+ repeats.
+# Expressions in the dialect of Oniguruma, which `tokenizers` uses: there $ is the end of a line,
+# and {1,3}+ repeats.
 ONIGURUMA = {
     "gpt4": (
-        r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+\z|\s*[\r\n]|"
+        r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| "
+        r"?[^\s\p{L}\p{N}]+[\r\n]*|\s+\z|\s*[\r\n]|"
         r"\s+(?!\S)|\s"
     ),
     "nanochat": (
-        r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+        r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,2}| "
+        r"?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
     ),
 }
 _KNOWN = {expression: name for name, expression in ONIGURUMA.items()} | {
@@ -64,7 +69,9 @@ def pattern_in(content: Mapping[str, Any]) -> Pattern | None:
 
 
 def why_not_ours(content: Mapping[str, Any]) -> str | None:
-    """What in a `tokenizer.json` our engine does not do exactly, in words; None if there is nothing."""
+    """What in a `tokenizer.json` our engine does not do exactly, in words; None if there is
+    nothing.
+    """
     return next(_reasons(content), None)
 
 
@@ -80,7 +87,10 @@ def _reasons(content: Mapping[str, Any]) -> Iterator[str]:
         yield f"a normalizer ({_kinds(content['normalizer'], 'normalizers')})"
     before, pattern = content.get("pre_tokenizer"), pattern_in(content)
     if pattern is None:
-        yield f"a pre_tokenizer that is not known to be one of ours ({_kinds(before, 'pretokenizers')})"
+        yield (
+            f"a pre_tokenizer that is not known to be one of ours "
+            f"({_kinds(before, 'pretokenizers')})"
+        )
     if (content.get("decoder") or {}).get("type") != "ByteLevel":
         yield f"a decoder ({_kinds(content.get('decoder'), 'decoders')}) that is not ByteLevel"
     yield from _reasons_in_vocabulary(model, content.get("added_tokens") or (), pattern)

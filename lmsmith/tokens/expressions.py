@@ -1,9 +1,10 @@
-"""Expressions that cut text into pieces: which text names one, and what an expression means in which engine.
+"""Expressions that cut text into pieces: which text names one, and what an expression means in
+which engine.
 
-Three engines run them: Oniguruma (`tokenizers`), fancy-regex (`tiktoken`) and the module `regex` (here, where the
-expression is none of `split.PATTERNS`). They differ in what `$`, `^`, `.`, `\\h`, `&&`, nested classes and possessive
-bounds mean. An expression is taken from another program only if it is one that is known, or has nothing in it but what
-means the same in all three.
+Three engines run them: Oniguruma (`tokenizers`), fancy-regex (`tiktoken`) and the module `regex`
+(here, where the expression is none of `split.PATTERNS`). They differ in what `$`, `^`, `.`, `\\h`,
+`&&`, nested classes and possessive bounds mean. An expression is taken from another program only if
+it is one that is known, or has nothing in it but what means the same in all three.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ def chosen_pattern(text: str) -> Pattern:
     near = difflib.get_close_matches(text, PATTERNS, cutoff=0.4)
     meant = f" Did you mean {' or '.join(near)}?" if near else ""
     raise TokenizerError(
-        f"there is no pattern {text!r}.{meant} Patterns: {', '.join(PATTERNS)}. If it is meant as a regular expression,"
+        f"there is no pattern {text!r}.{meant} Patterns: {', '.join(PATTERNS)}. If it is meant as "
+        f"a regular expression,"
         f" write {MARK}{text}."
     )
 
@@ -63,7 +65,9 @@ _PROBE = (
 
 
 def what_differs(expression: str) -> str | None:
-    """The first part of an expression that means different things in different engines; None if there is none."""
+    """The first part of an expression that means different things in different engines; None if
+    there is none.
+    """
     done = 0
     while done < len(expression):
         part = _PARTS.match(expression, done)
@@ -79,7 +83,10 @@ def check_portable(pattern: Pattern, where: str) -> None:
     """Raises TokenizerError for an expression of which another program can make something else."""
     if pattern.family == REGEX and (part := what_differs(pattern.regex)) is not None:
         raise TokenizerError(
-            f"{where}: the expression {pattern.regex!r} cuts text in one way in lmsmith and perhaps in another way in"
-            f" the program that the file is of, because of {part!r} in it. Wanted one of {', '.join(PATTERNS)}, or an"
-            r" expression without ^ $ . \b \h \w \d, classes in classes, &&, and possessive or lazy repeats."
+            f"{where}: the expression {pattern.regex!r} cuts text in one way in lmsmith and "
+            f"perhaps in another way in"
+            f" the program that the file is of, because of {part!r} in it. Wanted one of "
+            f"{', '.join(PATTERNS)}, or an"
+            r" expression without ^ $ . \b \h \w \d, classes in classes, &&, and possessive or "
+            r"lazy repeats."
         )

@@ -2,11 +2,13 @@
 
 Our format is one file, `tokenizer.json`, in the folder of whatever uses it:
 
-    {"format": "lmsmith-tokenizer", "version": 1, "sha256": the fingerprint, "tokenizer": what `to_dict` gives}
+    {"format": "lmsmith-tokenizer", "version": 1, "sha256": the fingerprint, "tokenizer": what
+    `to_dict` gives}
 
-The hash is checked on loading, so a file that was cut or edited is not taken for the tokenizer that a model was
-trained with. For byte-pair encoding it holds the pattern's name, the special tokens, and merges and vocabulary as GPT-2
-writes them, to be read by people too. `foreign.py` reads and writes other formats; `load_tokenizer` tells them apart.
+The hash is checked on loading, so a file that was cut or edited is not taken for the tokenizer that
+a model was trained with. For byte-pair encoding it holds the pattern's name, the special tokens,
+and merges and vocabulary as GPT-2 writes them, to be read by people too. `foreign.py` reads and
+writes other formats; `load_tokenizer` tells them apart.
 """
 
 from __future__ import annotations
@@ -72,13 +74,15 @@ def load_tokenizer(
 ) -> Tokenizer:
     """The tokenizer of a folder or a file.
 
-    Ours, Hugging Face's `tokenizer.json`, GPT-2's `vocab.json` with `merges.txt`, or a file of ranks
-    (`cl100k_base.tiktoken`, Llama 3's `tokenizer.model`, ...). "gpt2", where there is no such folder, is downloaded.
+    Ours, Hugging Face's `tokenizer.json`, GPT-2's `vocab.json` with `merges.txt`, or a file of
+    ranks (`cl100k_base.tiktoken`, Llama 3's `tokenizer.model`, ...). "gpt2", where there is no such
+    folder, is downloaded.
 
-    `pattern` and `special_tokens` are for a file of ranks, which does not hold them. `end_of_text` names the token
-    between documents; without it the `eos_token` of a `tokenizer_config.json` beside is taken, else one of
-    `ENDS_OF_TEXT`. Raises TokenizerError for a file that is missing, damaged, from a newer lmsmith, not a tokenizer, or
-    one that neither our engine nor the library `tokenizers` can run.
+    `pattern` and `special_tokens` are for a file of ranks, which does not hold them. `end_of_text`
+    names the token between documents; without it the `eos_token` of a `tokenizer_config.json`
+    beside is taken, else one of `ENDS_OF_TEXT`. Raises TokenizerError for a file that is missing,
+    damaged, from a newer lmsmith, not a tokenizer, or one that neither our engine nor the library
+    `tokenizers` can run.
     """
     path = Path(source)
     if path.is_dir():
@@ -115,10 +119,13 @@ def load_tokenizer(
 def _check_given(
     found: Tokenizer, pattern: Pattern | None, special_tokens: object, where: str
 ) -> Tokenizer:
-    """Raises TokenizerError where more is said of a tokenizer than it needs: that would be ignored."""
+    """Raises TokenizerError where more is said of a tokenizer than it needs: that would be
+    ignored.
+    """
     if pattern is not None or special_tokens is not None:
         raise TokenizerError(
-            f"{where} says itself how text is cut and which special tokens there are: a pattern and special tokens are"
+            f"{where} says itself how text is cut and which special tokens there are: a pattern "
+            f"and special tokens are"
             " for files of ranks (tiktoken's), which do not."
         )
     return found
@@ -168,12 +175,14 @@ def _load_ours(content: Any, path: Path) -> Tokenizer:
     version = content.get("version")
     if version != VERSION:
         raise TokenizerError(
-            f"{path} has format version {version!r}; this lmsmith reads version {VERSION}. Update lmsmith."
+            f"{path} has format version {version!r}; this lmsmith reads version {VERSION}. Update "
+            f"lmsmith."
         )
     parts = content.get("tokenizer")
     if not isinstance(parts, dict) or fingerprint_of(parts) != content.get("sha256"):
         raise TokenizerError(
-            f"{path} is damaged: its content does not match its sha256. Take another copy, or learn it again."
+            f"{path} is damaged: its content does not match its sha256. Take another copy, or "
+            f"learn it again."
         )
     return _kind(parts.get("kind"), path).from_dict(parts)
 
@@ -213,8 +222,10 @@ def _read_json(path: Path) -> Any:
         return foreign_json.read(path)
     except FileNotFoundError as error:
         raise TokenizerError(
-            f"there is no tokenizer at {path}. Name gpt2, or a folder or file that holds one: `lmsmith tokenizer "
-            "train` makes one; where text is prepared or trained on, bpe:SIZE (as in bpe:4096) learns one."
+            f"there is no tokenizer at {path}. Name gpt2, or a folder or file that holds one: "
+            f"`lmsmith tokenizer "
+            "train` makes one; where text is prepared or trained on, bpe:SIZE (as in bpe:4096) "
+            "learns one."
         ) from error
     except OSError as error:
         raise TokenizerError(f"cannot read {path}: {error.strerror}.") from error

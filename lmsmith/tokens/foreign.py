@@ -5,9 +5,10 @@
 | Hugging Face tokenizers | `tokenizer.json` | vocabulary, merges, pattern, special tokens |
 | GPT-2 | `vocab.json`, `merges.txt` | vocabulary, merges; the pattern is GPT-2's |
 
-What is written gives the same ids there as here; `tokenizer.json` is read by `transformers.AutoTokenizer` too. What is
-read gives the same ids here as in the library `tokenizers`: `exact.py` says what our engine does exactly, and the
-library runs the rest (`library.py`). `ranks.py` has the files of tiktoken.
+What is written gives the same ids there as here; `tokenizer.json` is read by
+`transformers.AutoTokenizer` too. What is read gives the same ids here as in the library
+`tokenizers`: `exact.py` says what our engine does exactly, and the library runs the rest
+(`library.py`). `ranks.py` has the files of tiktoken.
 
 `gpt2` by name is downloaded from OpenAI and checked.
 """
@@ -40,16 +41,17 @@ log = logging.getLogger(__name__)
 
 MOST_IDS = 1 << 24  # a larger id is damage, not a vocabulary
 
-# ---- Hugging Face ----------------------------------------------------------------------------------------------------
+# ---- Hugging Face --------------------------------------------------------------------------------
 
 
 def from_huggingface(
     content: Mapping[str, Any], where: Path, end_of_text: str | None = None
 ) -> Tokenizer:
-    """What a `tokenizer.json` says: by our engine where that is exact, else by the library `tokenizers`.
+    """What a `tokenizer.json` says: by our engine where that is exact, else by the library
+    `tokenizers`.
 
-    `end_of_text`: the token between documents, by name. Raises TokenizerError, with the reason, for what neither can
-    run.
+    `end_of_text`: the token between documents, by name. Raises TokenizerError, with the reason, for
+    what neither can run.
     """
     try:
         with_end = _with_end(content, end_of_text)
@@ -64,7 +66,8 @@ def from_huggingface(
         OverflowError,
     ) as error:  # its parts are not of the kinds they should be
         raise TokenizerError(
-            f"{where} is damaged: it is not built as Hugging Face builds it ({error!r}). Take another copy."
+            f"{where} is damaged: it is not built as Hugging Face builds it ({error!r}). Take "
+            f"another copy."
         ) from error
     return library.load(content, where, why, end_of_text)
 
@@ -80,7 +83,9 @@ def has_token(content: Mapping[str, Any], text: str) -> bool:
 
 
 def _with_end(content: Mapping[str, Any], end_of_text: str | None) -> Mapping[str, Any]:
-    """The content with a special token of that name, where that is a token of the vocabulary only."""
+    """The content with a special token of that name, where that is a token of the vocabulary
+    only.
+    """
     added, vocabulary = content.get("added_tokens") or [], content["model"]["vocab"]
     if (
         end_of_text is None
@@ -189,7 +194,9 @@ def _content(
 
 
 def save_huggingface(tokenizer: BpeTokenizer, folder: Path) -> None:
-    """Writes `tokenizer.json`, and the `tokenizer_config.json` by which transformers knows what to do with it."""
+    """Writes `tokenizer.json`, and the `tokenizer_config.json` by which transformers knows what
+    to do with it.
+    """
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
@@ -206,11 +213,12 @@ def save_huggingface(tokenizer: BpeTokenizer, folder: Path) -> None:
     write_json(folder / "tokenizer_config.json", config)
 
 
-# ---- GPT-2 -----------------------------------------------------------------------------------------------------------
+# ---- GPT-2 ---------------------------------------------------------------------------------------
 
 
 def load_gpt2_files(folder: Path, end_of_text: str | None = None) -> Tokenizer:
-    """`vocab.json` and `merges.txt`, with `added_tokens.json` and `tokenizer_config.json` where they are there.
+    """`vocab.json` and `merges.txt`, with `added_tokens.json` and `tokenizer_config.json` where
+    they are there.
 
     What is in the vocabulary and no merge makes is a special token.
     """
@@ -223,7 +231,8 @@ def load_gpt2_files(folder: Path, end_of_text: str | None = None) -> Tokenizer:
         merge = tuple(line.split(" "))
         if len(merge) != 2 or not all(part in vocabulary for part in (*merge, "".join(merge))):
             raise TokenizerError(
-                f"{path}, line {number}: {line!r} is not a merge of two tokens into a third, all in vocab.json."
+                f"{path}, line {number}: {line!r} is not a merge of two tokens into a third, all "
+                f"in vocab.json."
             )
         merges.append(merge)
     made = {left + right for left, right in merges}
@@ -236,7 +245,8 @@ def load_gpt2_files(folder: Path, end_of_text: str | None = None) -> Tokenizer:
         (text for text in specials if "Ġ" in text), None
     ):  # written for a space: not a special token
         raise TokenizerError(
-            f"{folder / 'vocab.json'} does not fit {path}: no merge makes {unmade!r}. Is one of them cut short, or of"
+            f"{folder / 'vocab.json'} does not fit {path}: no merge makes {unmade!r}. Is one of "
+            f"them cut short, or of"
             " another tokenizer? Take both anew from one place."
         )
     every = [vars(AddedToken(text, vocabulary[text])) | _NO_FLAGS for text in specials] + added
@@ -254,10 +264,13 @@ def _has_flags(token: Mapping[str, Any]) -> bool:
 
 
 def save_gpt2_files(tokenizer: BpeTokenizer, folder: Path) -> None:
-    """Writes `vocab.json` and `merges.txt`. Raises TokenizerError for another pattern: the files cannot say it."""
+    """Writes `vocab.json` and `merges.txt`. Raises TokenizerError for another pattern: the files
+    cannot say it.
+    """
     if tokenizer.pattern != PATTERNS["gpt2"]:
         raise TokenizerError(
-            f"vocab.json and merges.txt mean GPT-2's pattern, and this tokenizer cuts by {tokenizer.pattern.name}:"
+            f"vocab.json and merges.txt mean GPT-2's pattern, and this tokenizer cuts by "
+            f"{tokenizer.pattern.name}:"
             " save it in the format of Hugging Face."
         )
     _make_folder(folder)
@@ -291,7 +304,9 @@ _GPT2_FILES = {
 
 
 def load_gpt2(end_of_text: str | None = None) -> Tokenizer:
-    """GPT-2's tokenizer, downloaded once. Raises TokenizerError where that fails, with what to do without a network."""
+    """GPT-2's tokenizer, downloaded once. Raises TokenizerError where that fails, with what to
+    do without a network.
+    """
     folder = _cache_folder() / "gpt2"
     for name, (address, sha256) in _GPT2_FILES.items():
         path = folder / name
@@ -303,8 +318,10 @@ def load_gpt2(end_of_text: str | None = None) -> Tokenizer:
                 data = answer.read()
         except OSError as error:
             raise TokenizerError(
-                f"cannot download {address} ({error}). Without a network: get GPT-2's vocab.json and merges.txt some"
-                f" other way and give the folder that holds them instead of gpt2, or put them into {folder}."
+                f"cannot download {address} ({error}). Without a network: get GPT-2's vocab.json "
+                f"and merges.txt some"
+                f" other way and give the folder that holds them instead of gpt2, or put them "
+                f"into {folder}."
             ) from error
         if hashlib.sha256(data).hexdigest() != sha256:
             raise TokenizerError(
@@ -326,7 +343,7 @@ def _cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lmsmith"
 
 
-# ---- parts -----------------------------------------------------------------------------------------------------------
+# ---- parts ---------------------------------------------------------------------------------------
 
 
 def _from_printable(
@@ -360,7 +377,8 @@ def _from_printable(
     for rank, merge in enumerate(merges, start=1):
         if len(merge) != 2 or not all(part in vocabulary for part in (*merge, "".join(merge))):
             raise TokenizerError(
-                f"{where}: the vocabulary does not fit its merges, merge {rank} is {' '.join(merge)!r} and not all of"
+                f"{where}: the vocabulary does not fit its merges, merge {rank} is "
+                f"{' '.join(merge)!r} and not all of"
                 " it is in the vocabulary."
             )
         pairs.append((vocabulary[merge[0]], vocabulary[merge[1]]))
@@ -378,7 +396,8 @@ def _checked(vocabulary: Any, where: str) -> Mapping[str, int]:
     for text, i in vocabulary.items():
         if not isinstance(i, int) or not 0 <= i < MOST_IDS:
             raise TokenizerError(
-                f"{where}: {text!r} has {i!r} for an id, wanted a number from 0 to {MOST_IDS - 1:,}."
+                f"{where}: {text!r} has {i!r} for an id, wanted a number from 0 to "
+                f"{MOST_IDS - 1:,}."
             )
     return vocabulary
 

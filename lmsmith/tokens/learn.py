@@ -1,7 +1,7 @@
 """From text files to a tokenizer on disk: what `lmsmith tokenizer train` does.
 
-Files are read as `lmsmith train` reads them (`text/documents.py`). Only a large plain file is not read whole: it is
-learnt from in blocks, so that memory does not grow with it.
+Files are read as `lmsmith train` reads them (`text/documents.py`). Only a large plain file is not
+read whole: it is learnt from in blocks, so that memory does not grow with it.
 """
 
 from __future__ import annotations
@@ -41,14 +41,15 @@ def train_tokenizer(
     progress: Progress | None = None,
     end_of_text: str | None = None,
 ) -> tuple[BpeTokenizer, list[str]]:
-    """Learns from files, folders and globs, and writes the folder `out`; the tokenizer, and what to tell of the text.
+    """Learns from files, folders and globs, and writes the folder `out`; the tokenizer, and what to
+    tell of the text.
 
-    `pattern`: a name or an expression (see `chosen_pattern`). `end_of_text`: which of `special_tokens` stands between
-    documents; None: the first of `ENDS_OF_TEXT` among them.
+    `pattern`: a name or an expression (see `chosen_pattern`). `end_of_text`: which of
+    `special_tokens` stands between documents; None: the first of `ENDS_OF_TEXT` among them.
 
-    Raises TokenizerError for a pattern that there is not, for a vocabulary that cannot be, and for an `out` that holds
-    a tokenizer already or that cannot be written, all before any text is read; DataError and ConfigError as
-    `Documents` does.
+    Raises TokenizerError for a pattern that there is not, for a vocabulary that cannot be, and for
+    an `out` that holds a tokenizer already or that cannot be written, all before any text is read;
+    DataError and ConfigError as `Documents` does.
     """
     check_vocabulary(vocab_size, special_tokens)
     chosen = chosen_pattern(pattern)
@@ -81,7 +82,8 @@ def check_out(out: Path) -> None:
     """Raises TokenizerError where a tokenizer cannot be written, or is there already."""
     if (out / FILE_NAME).exists():
         raise TokenizerError(
-            f"{out} holds a tokenizer already and is not overwritten: remove it or choose another --out."
+            f"{out} holds a tokenizer already and is not overwritten: remove it or choose another "
+            f"--out."
         )
     there = next(folder for folder in (out, *out.parents) if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
@@ -92,7 +94,9 @@ def check_out(out: Path) -> None:
 
 
 def texts_of(documents: Documents, notes: list[str]) -> Iterator[Text]:
-    """The documents' texts, large plain files in blocks. At the end `notes` has what there is to tell."""
+    """The documents' texts, large plain files in blocks. At the end `notes` has what there is to
+    tell.
+    """
     large = [path for path in documents.files if _is_large_and_plain(path, documents.encoding)]
     for path in large:
         yield _blocks(path, documents)

@@ -1,13 +1,17 @@
-"""Tokenizers that the library `tokenizers` runs: every `tokenizer.json` that our engine does not do exactly.
+"""Tokenizers that the library `tokenizers` runs: every `tokenizer.json` that our engine does not do
+exactly.
 
     tokenizer = load_tokenizer("folder")    # files.py; foreign.py decides whose engine it is
-    tokenizer.encode("Hello")               # the ids of Tokenizer.encode(text, add_special_tokens=False)
+    tokenizer.encode("Hello")               # the ids of Tokenizer.encode(text,
+                                            # add_special_tokens=False)
 
-The content of `tokenizer.json` is kept as it is: it is saved with a run, and written again when a model is exported.
-Truncation and padding, which a file can ask for, are off. Normalizers and pre-tokenizers can lose parts of a text
-(case, white space, unknown characters). `unknown_bytes` counts the words that decoding does not give back.
+The content of `tokenizer.json` is kept as it is: it is saved with a run, and written again when a
+model is exported. Truncation and padding, which a file can ask for, are off. Normalizers and
+pre-tokenizers can lose parts of a text (case, white space, unknown characters). `unknown_bytes`
+counts the words that decoding does not give back.
 
-The library needs some 150 bytes of memory for each character of a text, since it has the whole text before it at once.
+The library needs some 150 bytes of memory for each character of a text, since it has the whole text
+before it at once.
 """
 
 from __future__ import annotations
@@ -46,11 +50,11 @@ Names = Collection[str] | Literal["all"]
 class LibraryTokenizer(Tokenizer):
     """A `tokenizer.json`, run by the library `tokenizers`.
 
-    `content`: what the file holds. `end_of_text`: the token between documents, by name; None: the first of
-    `ENDS_OF_TEXT` that there is. A token that is named so is a special one from then on.
+    `content`: what the file holds. `end_of_text`: the token between documents, by name; None: the
+    first of `ENDS_OF_TEXT` that there is. A token that is named so is a special one from then on.
 
-    Raises TokenizerError where the library is missing or refuses the content, and for what would make ids that are
-    not a function of the text (dropout) or not those of the file.
+    Raises TokenizerError where the library is missing or refuses the content, and for what would
+    make ids that are not a function of the text (dropout) or not those of the file.
     """
 
     kind = "library"
@@ -62,7 +66,8 @@ class LibraryTokenizer(Tokenizer):
         model = self.content.get("model") or {}
         if model.get("dropout"):
             raise TokenizerError(
-                f"its merges have dropout {model['dropout']}: the ids of a text would differ from call to call. Set"
+                f"its merges have dropout {model['dropout']}: the ids of a text would differ from "
+                f"call to call. Set"
                 " model.dropout in the tokenizer.json to null."
             )
         self._engine = _engine(self.content, end_of_text)
@@ -71,7 +76,8 @@ class LibraryTokenizer(Tokenizer):
         self.vocab_size = max(vocabulary.values(), default=-1) + 1
         if not 0 < self.vocab_size <= MOST_IDS:
             raise TokenizerError(
-                f"its ids go up to {self.vocab_size - 1}, wanted from 0 to at most {MOST_IDS - 1:,}."
+                f"its ids go up to {self.vocab_size - 1}, wanted from 0 to at most "
+                f"{MOST_IDS - 1:,}."
             )
         self._holes: npt.NDArray[np.int64] = np.setdiff1d(
             np.arange(self.vocab_size), np.fromiter(vocabulary.values(), np.int64, len(vocabulary))
@@ -95,17 +101,21 @@ class LibraryTokenizer(Tokenizer):
         return self._holes
 
     def _check_ids(self) -> None:
-        """The library numbers added tokens itself; what the model was trained with are the ids of the file."""
+        """The library numbers added tokens itself; what the model was trained with are the ids
+        of the file.
+        """
         for token in self.content.get("added_tokens") or ():
             found = self._engine.token_to_id(token["content"])
             if token["content"] and found != token["id"]:
                 raise TokenizerError(
-                    f"its added token {token['content']!r} has id {token['id']} in the file, but {found} in the library"
-                    " tokenizers, which numbers added tokens from the end of the vocabulary on. Add what is missing"
+                    f"its added token {token['content']!r} has id {token['id']} in the file, but "
+                    f"{found} in the library"
+                    " tokenizers, which numbers added tokens from the end of the vocabulary on. "
+                    "Add what is missing"
                     " between to the vocabulary."
                 )
 
-    # ---- encoding ----------------------------------------------------------------------------------------------------
+    # ---- encoding --------------------------------------------------------------------------------
 
     def encode(
         self,
@@ -117,9 +127,9 @@ class LibraryTokenizer(Tokenizer):
     ) -> Ids:
         """The ids of `text`; bytes that are not UTF-8, and lone surrogates, are read as U+FFFD.
 
-        Special tokens in `allowed_special` get their ids; one in `disallowed_special` ("all": all that are not allowed)
-        raises TokenizerError; others are text. A text that has special tokens of both sorts raises TokenizerError: the
-        library takes all of them or none.
+        Special tokens in `allowed_special` get their ids; one in `disallowed_special` ("all": all
+        that are not allowed) raises TokenizerError; others are text. A text that has special tokens
+        of both sorts raises TokenizerError: the library takes all of them or none.
         """
         string = _string(text)
         engine = self._engine_for(string, allowed_special, disallowed_special)
@@ -151,7 +161,9 @@ class LibraryTokenizer(Tokenizer):
         allowed_special: Names = (),
         disallowed_special: Names = (),
     ) -> Iterator[Ids]:
-        """`encode` of a text that comes in parts. It waits for the whole: where it could be cut is not known."""
+        """`encode` of a text that comes in parts. It waits for the whole: where it could be cut
+        is not known.
+        """
         whole = b"".join(
             part if isinstance(part, bytes) else part.encode("utf-8", "surrogatepass")
             for part in stream
@@ -174,14 +186,17 @@ class LibraryTokenizer(Tokenizer):
             )
             if wrong := sorted(there & disallowed):
                 raise TokenizerError(
-                    f"the text has the special token {wrong[0]!r} at character {text.index(wrong[0])}, where only text"
+                    f"the text has the special token {wrong[0]!r} at character "
+                    f"{text.index(wrong[0])}, where only text"
                     " was expected. Allow it (allowed_special), or take it as text (leave it out of"
                     " disallowed_special)."
                 )
             if there & allowed and there - allowed:
                 raise TokenizerError(
-                    f"the text has the special tokens {sorted(there & allowed)[0]!r}, which is allowed, and"
-                    f" {sorted(there - allowed)[0]!r}, which is not: the library tokenizers takes all of them or none."
+                    f"the text has the special tokens {sorted(there & allowed)[0]!r}, which is "
+                    f"allowed, and"
+                    f" {sorted(there - allowed)[0]!r}, which is not: the library tokenizers takes "
+                    f"all of them or none."
                 )
             allowed = there & allowed
         return self._engine_with_specials if allowed else self._engine
@@ -192,12 +207,12 @@ class LibraryTokenizer(Tokenizer):
         engine.encode_special_tokens = False
         return engine
 
-    # ---- decoding ----------------------------------------------------------------------------------------------------
+    # ---- decoding --------------------------------------------------------------------------------
 
     def decode_bytes(self, ids: SomeIds) -> bytes:
-        """As `Tokenizer.decode_bytes`. Where the decoder is not ByteLevel, the bytes of `decode`, which can depend on
-        what stands before and behind: those of parts do not join to those of the whole then. Ids without a token stand
-        for nothing.
+        """As `Tokenizer.decode_bytes`. Where the decoder is not ByteLevel, the bytes of `decode`,
+        which can depend on what stands before and behind: those of parts do not join to those of
+        the whole then. Ids without a token stand for nothing.
         """
         if self.decodes_bytes:
             return b"".join(map(self._bytes_of_ids.__getitem__, self._in_range(ids).tolist()))
@@ -213,7 +228,9 @@ class LibraryTokenizer(Tokenizer):
 
     @functools.cached_property
     def _bytes_of_ids(self) -> tuple[bytes, ...]:
-        """Of each id, what the decoder ByteLevel makes of it: a token that is not written for bytes is its own text."""
+        """Of each id, what the decoder ByteLevel makes of it: a token that is not written for
+        bytes is its own text.
+        """
         parts = [b""] * self.vocab_size
         for text, i in self._engine.get_vocab(with_added_tokens=True).items():
             try:
@@ -232,7 +249,7 @@ class LibraryTokenizer(Tokenizer):
                 parts[i] = token.content.encode()
         return tuple(parts)
 
-    # ---- what is lost ------------------------------------------------------------------------------------------------
+    # ---- what is lost ----------------------------------------------------------------------------
 
     def count_unknown(self, text: str) -> int:
         """How many words and stretches of white space decoding does not give back."""
@@ -261,7 +278,7 @@ class LibraryTokenizer(Tokenizer):
         n_bytes = sum(n * len(word.encode("utf-8", "surrogatepass")) for word, n in missing.items())
         return sum(missing.values()), n_bytes
 
-    # ---- to and from JSON --------------------------------------------------------------------------------------------
+    # ---- to and from JSON ------------------------------------------------------------------------
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.content, self._end_name)
@@ -281,7 +298,9 @@ class LibraryTokenizer(Tokenizer):
 def load(
     content: Mapping[str, Any], where: Path, why: str, end_of_text: str | None = None
 ) -> LibraryTokenizer:
-    """The tokenizer of the file `where`, which our engine does not do because of `why`. Says so, once a process."""
+    """The tokenizer of the file `where`, which our engine does not do because of `why`. Says so,
+    once a process.
+    """
     try:
         tokenizer = LibraryTokenizer(content, end_of_text)
     except TokenizerError as error:
@@ -323,7 +342,9 @@ def _engine(content: Mapping[str, Any], end_of_text: str | None) -> Any:
 
 @contextlib.contextmanager
 def _explained(doing: str) -> Iterator[None]:
-    """The library's errors, of which it has no class of its own, and its panics, which are no Exception."""
+    """The library's errors, of which it has no class of its own, and its panics, which are no
+    Exception.
+    """
     try:
         yield
     except BaseException as error:
@@ -338,7 +359,8 @@ def _string(text: str | bytes) -> str:
     return (text if isinstance(text, bytes) else to_utf8(text)).decode("utf-8", "replace")
 
 
-# Decoders whose text of some ids begins with their text of the first of these: a stream of ids becomes one of text.
+# Decoders whose text of some ids begins with their text of the first of these: a stream of ids
+# becomes one of text.
 _GROWING = {"WordPiece", "Metaspace", "BPEDecoder", "ByteFallback", "Fuse", "ByteLevel"}
 
 

@@ -1,10 +1,11 @@
-"""Writes `unicode_classes.py`: which characters tiktoken's regular expressions take for letters, numbers, marks, space.
+"""Writes `unicode_classes.py`: which characters tiktoken's regular expressions take for letters,
+numbers, marks, space.
 
     python -m lmsmith.tokens.make_unicode_classes
 
-The classes are asked of tiktoken itself, with one-class patterns on every code point, so that `split.py` follows the
-Unicode version of its engine, whatever that is, and not that of Python or of the `regex` module (both differ). Run it
-when tiktoken moves on; the test of the table says when.
+The classes are asked of tiktoken itself, with one-class patterns on every code point, so that
+`split.py` follows the Unicode version of its engine, whatever that is, and not that of Python or of
+the `regex` module (both differ). Run it when tiktoken moves on; the test of the table says when.
 """
 
 import base64

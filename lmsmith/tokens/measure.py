@@ -1,7 +1,9 @@
-"""What a tokenizer does with a text: how many bytes a token covers, what it cannot represent, how fast it is.
+"""What a tokenizer does with a text: how many bytes a token covers, what it cannot represent, how
+fast it is.
 
-`inspect_tokenizer` looks at one tokenizer on several texts (one a language, say), `compare_tokenizers` at several on
-one, and `course_tokenizers` makes the ladder that courses climb: bytes, characters, words, byte-pair encodings.
+`inspect_tokenizer` looks at one tokenizer on several texts (one a language, say),
+`compare_tokenizers` at several on one, and `course_tokenizers` makes the ladder that courses climb:
+bytes, characters, words, byte-pair encodings.
 """
 
 from __future__ import annotations
@@ -56,7 +58,9 @@ class Inspection:
 
 
 def measure(tokenizer: Tokenizer, text: str, name: str) -> Measure:
-    """Encodes the text twice, the second time by the clock: what is compiled or remembered at first is not speed."""
+    """Encodes the text twice, the second time by the clock: what is compiled or remembered at
+    first is not speed.
+    """
     tokenizer.encode(text)
     start = time.perf_counter()
     ids = tokenizer.encode(text)
@@ -127,5 +131,7 @@ def course_tokenizers(text: str, sizes: Sequence[int] = BPE_SIZES) -> dict[str, 
 
 
 def shown(tokenizer: Tokenizer, text: str) -> list[str]:
-    """The text as its tokens, to be looked at: bytes that are no character by themselves appear as U+FFFD."""
+    """The text as its tokens, to be looked at: bytes that are no character by themselves appear
+    as U+FFFD.
+    """
     return [tokenizer.decode([i]) for i in tokenizer.encode(text).tolist()]

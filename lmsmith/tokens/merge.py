@@ -1,13 +1,16 @@
-"""Byte-pair encoding of pieces, compiled: bytes -> ids by merging, with a bounded cache of pieces; and ids -> bytes.
+"""Byte-pair encoding of pieces, compiled: bytes -> ids by merging, with a bounded cache of pieces;
+and ids -> bytes.
 
-A piece's bytes are merged pair by pair, always the pair of lowest rank, leftmost first, until no two neighbours merge
-(Sennrich et al. 2016, arXiv:1508.07909, on bytes as in GPT-2). Three things make it fast and change no id:
+A piece's bytes are merged pair by pair, always the pair of lowest rank, leftmost first, until no
+two neighbours merge (Sennrich et al. 2016, arXiv:1508.07909, on bytes as in GPT-2). Three things
+make it fast and change no id:
 
 - Most pieces have been seen before: `PieceCache` remembers their ids.
-- A long piece is cut between two bytes that stand side by side in no token: no merge can ever join them. Chinese, in a
-  vocabulary that knows little of it, falls apart into characters that are in the cache.
-- What is merged is found by a linear search while it is short, by a heap where it is long, so that a run of a million
-  equal letters costs n log n.
+- A long piece is cut between two bytes that stand side by side in no token: no merge can ever join
+  them. Chinese, in a vocabulary that knows little of it, falls apart into characters that are in
+  the cache.
+- What is merged is found by a linear search while it is short, by a heap where it is long, so that
+  a run of a million equal letters costs n log n.
 """
 
 from __future__ import annotations
@@ -41,13 +44,17 @@ from lmsmith.tokens.piece_table import (
 from lmsmith.tokens.split import Pattern, Texts
 
 NONE = (1 << 63) - 1  # the value of a pair that does not merge
-LONGEST = 95  # bytes of a piece that is remembered; longer ones do not come back, and a heap is faster than searching
+# bytes of a piece that is remembered; longer ones do not come back, and a heap is faster than
+# searching
+LONGEST = 95
 _MULTIPLY = 0x9E3779B97F4A7C15 - 2**64
 
 
 @dataclass(frozen=True)
 class Merges:
-    """What merges with what, as compiled code looks it up. A value is rank * 2**32 + id; `NONE`: does not merge."""
+    """What merges with what, as compiled code looks it up. A value is rank * 2**32 + id; `NONE`:
+    does not merge.
+    """
 
     byte_ids: npt.NDArray[np.int32]  # (256,)
     byte_pairs: npt.NDArray[np.int64]  # (65536,) values of two bytes, by 256 * left + right
@@ -80,7 +87,9 @@ class Merges:
 
 
 class PieceCache:
-    """The ids of pieces that one thread has met. Full, it is emptied but for `kept`: pieces that are one id."""
+    """The ids of pieces that one thread has met. Full, it is emptied but for `kept`: pieces that
+    are one id.
+    """
 
     def __init__(self, n_pieces: int, kept: Mapping[bytes, int]) -> None:
         self.longest = max([LONGEST, *map(len, kept)])
@@ -123,7 +132,9 @@ class PieceCache:
 def encode_texts(
     texts: Texts, pattern: Pattern, merges: Merges, cache: PieceCache
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """Ids of all texts, in the cache's memory, and where in them each text begins (and the last one ends)."""
+    """Ids of all texts, in the cache's memory, and where in them each text begins (and the last
+    one ends).
+    """
     return _encode_all(texts, *texts.split(pattern), merges, cache)
 
 
@@ -377,7 +388,7 @@ def _pop(heap, n):
     return n
 
 
-# ---- the table of pairs ----------------------------------------------------------------------------------------------
+# ---- the table of pairs --------------------------------------------------------------------------
 
 
 @njit
@@ -411,13 +422,14 @@ def _look_up(left, right, pairs, values):
         values[k] = pair_value(pairs, left[k], right[k])
 
 
-# ---- ids -> bytes ----------------------------------------------------------------------------------------------------
+# ---- ids -> bytes --------------------------------------------------------------------------------
 
 
 def decode_ids(
     ids: npt.NDArray[np.int64], token_bytes: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64]
 ) -> bytes:
-    """The bytes of `ids`, all of them in the vocabulary: those of i are token_bytes[starts[i]:starts[i + 1]].
+    """The bytes of `ids`, all of them in the vocabulary: those of i are
+    token_bytes[starts[i]:starts[i + 1]].
 
     `token_bytes` is followed by eight more.
     """

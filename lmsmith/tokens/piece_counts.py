@@ -1,8 +1,9 @@
 """How often each piece is in a text: what byte-pair encoding is learnt from.
 
-A text is cut into parts of some megabytes where no piece goes on (`split.parts_of`), the parts are counted on several
-threads, each into a table of its own, and the tables are added up in the order of the text. So nothing depends on how
-many threads there are, not even where a bound on memory makes the rarest pieces be dropped on the way.
+A text is cut into parts of some megabytes where no piece goes on (`split.parts_of`), the parts are
+counted on several threads, each into a table of its own, and the tables are added up in the order
+of the text. So nothing depends on how many threads there are, not even where a bound on memory
+makes the rarest pieces be dropped on the way.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ _UNCUT = np.empty(0, dtype=np.uint8)
 class PieceCounts:
     """Distinct pieces of two bytes or more, and their counts.
 
-    `symbols`: their bytes, with a SEPARATOR before, between and after; `piece_of` says whose each symbol is.
+    `symbols`: their bytes, with a SEPARATOR before, between and after; `piece_of` says whose each
+    symbol is.
     """
 
     symbols: npt.NDArray[np.int32]
@@ -67,9 +69,9 @@ class PieceCounts:
 class PieceCounter:
     """Counts the pieces of texts that are added; special tokens cut the texts and are not counted.
 
-    `max_memory` bounds, in bytes, what is kept and what learning from it will need. Where it is too little, the rarest
-    half of the pieces is dropped, as often as necessary; `n_dropped` says how many pieces and `n_dropped_occurrences`
-    how many places in the text that were.
+    `max_memory` bounds, in bytes, what is kept and what learning from it will need. Where it is too
+    little, the rarest half of the pieces is dropped, as often as necessary; `n_dropped` says how
+    many pieces and `n_dropped_occurrences` how many places in the text that were.
     """
 
     def __init__(
@@ -83,7 +85,8 @@ class PieceCounter:
     ) -> None:
         if max_memory is not None and max_memory < LEAST_MEMORY:
             raise TokenizerError(
-                f"{max_memory:,} bytes are too little to count pieces in: wanted {LEAST_MEMORY:,} or more, as in "
+                f"{max_memory:,} bytes are too little to count pieces in: wanted {LEAST_MEMORY:,} "
+                f"or more, as in "
                 "--max-memory 100MB."
             )
         self.n_bytes = 0
@@ -199,7 +202,9 @@ class PieceCounter:
 
 
 def _grown(table: PieceTable, limit: int, n_arena: int, at_least: int = 1) -> PieceTable:
-    """The same in a table of another size, without the pieces that are not there `at_least` so often."""
+    """The same in a table of another size, without the pieces that are not there `at_least` so
+    often.
+    """
     grown = PieceTable(limit, n_arena)
     _add(table.slots, table.arena, at_least, grown.slots, grown.arena, grown.used)
     return grown

@@ -1,15 +1,18 @@
-"""A hash table from pieces of text to two numbers: the ids of a piece when encoding, its count when learning.
+"""A hash table from pieces of text to two numbers: the ids of a piece when encoding, its count when
+learning.
 
 One flat array of int64, four a slot (32 bytes: half a cache line), open addressing, linear probing:
 
     key0, key1, value0, value1        key1 = 0: an empty slot
 
-A piece of up to 15 bytes is its own key: its bytes, then its length in the top byte, so that finding it is two
-comparisons. That is nearly all of English. A longer piece has a hash as key0, and key1 = -1 - (where it is in the
-`arena`, which holds 8 bytes of length and then the bytes, each record a multiple of 8 bytes long).
+A piece of up to 15 bytes is its own key: its bytes, then its length in the top byte, so that
+finding it is two comparisons. That is nearly all of English. A longer piece has a hash as key0, and
+key1 = -1 - (where it is in the `arena`, which holds 8 bytes of length and then the bytes, each
+record a multiple of 8 bytes long).
 
-The table is larger than the processor's nearer caches, and waiting for it is what costs. So pieces are looked up in
-blocks of some hundred: first all keys are made and their slots asked for, then they are compared.
+The table is larger than the processor's nearer caches, and waiting for it is what costs. So pieces
+are looked up in blocks of some hundred: first all keys are made and their slots asked for, then
+they are compared.
 
 All functions here are called from compiled code; what the values mean is for those who call.
 """
@@ -54,10 +57,12 @@ class PieceTable:
 
 @njit
 def read_block(text, starts, first_pieces, ends, cursor, longest, side_by_side, slots, mask, block):
-    """The next pieces of `split.Texts` (and ends of texts), their keys, and where the search for them begins; how many.
+    """The next pieces of `split.Texts` (and ends of texts), their keys, and where the search for
+    them begins; how many.
 
-    `cursor` is (text, piece, address). A piece longer than `longest` gets no key. Where `side_by_side` is not empty, a
-    piece of more than 15 bytes is cut between characters whose bytes, by it, never stand side by side.
+    `cursor` is (text, piece, address). A piece longer than `longest` gets no key. Where
+    `side_by_side` is not empty, a piece of more than 15 bytes is cut between characters whose
+    bytes, by it, never stand side by side.
     """
     i, piece, at = cursor[0], cursor[1], cursor[2]
     n = 0
@@ -101,7 +106,9 @@ def read_block(text, starts, first_pieces, ends, cursor, longest, side_by_side, 
 
 @njit
 def long_key(slots, mask, at, length, longest):
-    """The keys of a piece of any length, and where the search for it begins; nothing for one that is too long."""
+    """The keys of a piece of any length, and where the search for it begins; nothing for one
+    that is too long.
+    """
     if length <= SHORT:
         key0, key1 = load64(at) & _LOW[length], load64(at + 8) & _HIGH[length] | length << 56
         return key0, key1, first_place(slots, mask, key0, key1)
@@ -125,7 +132,9 @@ def first_place(slots, mask, key0, key1):
 
 @njit
 def find_short(slots, mask, key0, key1, slot):
-    """Where the piece of 1 to 15 bytes is, searched from `slot`; it is made, with values of 0, where there is none."""
+    """Where the piece of 1 to 15 bytes is, searched from `slot`; it is made, with values of 0,
+    where there is none.
+    """
     while True:
         found = load64(slot + 8)
         if found == key1 and load64(slot) == key0:

@@ -1,7 +1,8 @@
 """GPT-2's way to write bytes as characters that can be seen: "Ġthe" is b" the".
 
-Bytes that are printable in Latin-1 stand for themselves; the others, space among them, for the characters from U+0100
-on (openai/gpt-2, `bytes_to_unicode`). Vocabulary files of GPT-2 and Hugging Face are written so, and ours.
+Bytes that are printable in Latin-1 stand for themselves; the others, space among them, for the
+characters from U+0100 on (openai/gpt-2, `bytes_to_unicode`). Vocabulary files of GPT-2 and Hugging
+Face are written so, and ours.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import functools
 
 @functools.cache
 def gpt2_byte_order() -> tuple[int, ...]:
-    """The bytes in the order of the characters they are written as, which is that of their ids in GPT-2."""
+    """The bytes in the order of the characters they are written as, which is that of their ids
+    in GPT-2.
+    """
     printable = [
         *range(ord("!"), ord("~") + 1),
         *range(ord("¡"), ord("¬") + 1),
@@ -25,7 +28,9 @@ def to_printable(token: bytes) -> str:
 
 
 def from_printable(text: str) -> bytes:
-    """Inverse of `to_printable`. Raises KeyError with the first character that stands for no byte."""
+    """Inverse of `to_printable`. Raises KeyError with the first character that stands for no
+    byte.
+    """
     return bytes(map(_bytes().__getitem__, text))
 
 

@@ -1,7 +1,9 @@
-"""Files of ranks, as tiktoken has them: a line for each token, its bytes in base64 and its rank, which is its id.
+"""Files of ranks, as tiktoken has them: a line for each token, its bytes in base64 and its rank,
+which is its id.
 
-They say neither by which pattern text is cut nor which special tokens there are. Both are known for the files that
-OpenAI publishes, by name, and for Llama 3's `tokenizer.model`; for others the user says them.
+They say neither by which pattern text is cut nor which special tokens there are. Both are known for
+the files that OpenAI publishes, by name, and for Llama 3's `tokenizer.model`; for others the user
+says them.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ _KNOWN = {
     ),
     "o200k_base": ("o200k", {END_OF_TEXT: 199999, "<|endofprompt|>": 200018}),
 }
-# Behind the ranks come 256 special tokens: these, with reserved ones at the places without a name and behind.
+# Behind the ranks come 256 special tokens: these, with reserved ones at the places without a name
+# and behind.
 _LLAMA3_NAMED = {
     0: "begin_of_text",
     1: "end_of_text",
@@ -50,7 +53,9 @@ _LLAMA3_SPECIALS = 256
 
 
 def is_ranks(path: Path) -> bool:
-    """Whether a file begins as a file of ranks does. Raises TokenizerError where it cannot be read."""
+    """Whether a file begins as a file of ranks does. Raises TokenizerError where it cannot be
+    read.
+    """
     try:
         with path.open("rb") as file:
             return _LINE.match(file.read(4096)) is not None
@@ -64,10 +69,11 @@ def load_tiktoken(
     special_tokens: Mapping[str, int] | None = None,
     end_of_text: str | None = None,
 ) -> BpeTokenizer:
-    """A file of ranks. Pattern and special tokens are known for some files, by name, and else to be given.
+    """A file of ranks. Pattern and special tokens are known for some files, by name, and else to be
+    given.
 
-    `end_of_text`: the special token between documents. Raises TokenizerError for a file that is damaged, and where no
-    pattern is known, or one that can mean something else in tiktoken.
+    `end_of_text`: the special token between documents. Raises TokenizerError for a file that is
+    damaged, and where no pattern is known, or one that can mean something else in tiktoken.
     """
     ranks = _ranks(path)
     known: tuple[str, dict[str, int]] | None = _KNOWN.get(path.stem)
@@ -76,8 +82,10 @@ def load_tiktoken(
     if pattern is None:
         if known is None:
             raise TokenizerError(
-                f"{path} does not say by which pattern text is cut. Say it where it is imported: `lmsmith tokenizer"
-                f" import {path} --pattern NAME --out FOLDER`, with {', '.join(PATTERNS)} or an expression. Files"
+                f"{path} does not say by which pattern text is cut. Say it where it is imported: "
+                f"`lmsmith tokenizer"
+                f" import {path} --pattern NAME --out FOLDER`, with {', '.join(PATTERNS)} or an "
+                f"expression. Files"
                 f" named {', '.join(_KNOWN)} are known."
             )
         pattern = known[0]
@@ -113,13 +121,16 @@ def _ranks(path: Path) -> dict[bytes, int]:
                 ranks[token] = rank
             except (ValueError, binascii.Error) as error:
                 raise TokenizerError(
-                    f"{path}, line {number}: {line[:80]!r} is not a token in base64, not there before, and its rank."
+                    f"{path}, line {number}: {line[:80]!r} is not a token in base64, not there "
+                    f"before, and its rank."
                 ) from error
     return ranks
 
 
 def _llama3_specials(first: int) -> dict[str, int]:
-    """Llama 3's special tokens, with ids from `first` on. Later versions name some that are reserved here."""
+    """Llama 3's special tokens, with ids from `first` on. Later versions name some that are
+    reserved here.
+    """
     names, n_reserved = [], 0
     for k in range(_LLAMA3_SPECIALS):
         if k in _LLAMA3_NAMED:
@@ -131,7 +142,9 @@ def _llama3_specials(first: int) -> dict[str, int]:
 
 
 def save_tiktoken(tokenizer: BpeTokenizer, path: Path) -> None:
-    """Writes a file of ranks. Raises TokenizerError where the order of the ids is not that of the merges."""
+    """Writes a file of ranks. Raises TokenizerError where the order of the ids is not that of
+    the merges.
+    """
     results = [tokenizer.id_of[left + right] for left, right in tokenizer.merged_bytes()]
     if tokenizer.merges is not None and results != sorted(results):
         raise TokenizerError(

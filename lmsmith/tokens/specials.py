@@ -1,4 +1,6 @@
-"""Special tokens in a text: found leftmost first, and the longest where several begin at one place."""
+"""Special tokens in a text: found leftmost first, and the longest where several begin at one
+place.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from lmsmith.errors import TokenizerError
 
 
 class Specials:
-    """Some special tokens, to be looked for in UTF-8 text. Raises TokenizerError for one that is empty."""
+    """Some special tokens, to be looked for in UTF-8 text. Raises TokenizerError for one that is
+    empty.
+    """
 
     def __init__(self, names: Iterable[str]) -> None:
         self.names = frozenset(names)
@@ -37,7 +41,8 @@ class Specials:
     def cut_before(self, text: bytes | bytearray, cut: int) -> int:
         """The last place up to `cut` that is inside no special token.
 
-        Nor inside one that an overlapping one would win over: which of them wins hangs on all the text before.
+        Nor inside one that an overlapping one would win over: which of them wins hangs on all the
+        text before.
         """
         inside = True
         while inside:

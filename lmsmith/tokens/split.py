@@ -1,18 +1,22 @@
-"""Text -> pieces, the units within which byte-pair encoding merges: GPT-2's, GPT-4's, o200k's and nanochat's patterns.
+"""Text -> pieces, the units within which byte-pair encoding merges: GPT-2's, GPT-4's, o200k's and
+nanochat's patterns.
 
-The patterns are regular expressions; what runs here is a scanner written for them, equal to the expression on every
-input and some thirty times as fast. It works on UTF-8 bytes and has two halves:
+The patterns are regular expressions; what runs here is a scanner written for them, equal to the
+expression on every input and some thirty times as fast. It works on UTF-8 bytes and has two halves:
 
-- `piece_end` follows the alternatives of the expression in their order, character by character, for all of Unicode.
-- `piece_starts` finds all pieces among the next 64 bytes at once, as long as they are ASCII: a bit mask for letters,
-  one for digits, one for white space, and the rules of the pattern become shifts and ands. Where something is not
-  simple it says so by promising less, and `piece_end` goes on.
+- `piece_end` follows the alternatives of the expression in their order, character by character, for
+  all of Unicode.
+- `piece_starts` finds all pieces among the next 64 bytes at once, as long as they are ASCII: a bit
+  mask for letters, one for digits, one for white space, and the rules of the pattern become shifts
+  and ands. Where something is not simple it says so by promising less, and `piece_end` goes on.
 
 Any other expression works through the `regex` module (`Pattern.pieces`), slower.
 
-Bytes that are not UTF-8 are pieces' bytes like others: each counts as one character that is no letter, number or space.
+Bytes that are not UTF-8 are pieces' bytes like others: each counts as one character that is no
+letter, number or space.
 
-Reading beyond the end: both halves look ahead without asking, so `PADDING` zero bytes must follow a text.
+Reading beyond the end: both halves look ahead without asking, so `PADDING` zero bytes must follow a
+text.
 """
 
 from __future__ import annotations
@@ -70,7 +74,8 @@ class Pattern:
 
 _GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 _GPT4 = (
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|"
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| "
+    r"?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|"
     r"\s+(?!\S)|\s"
 )
 _O200K = (
@@ -78,9 +83,13 @@ _O200K = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
     r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_NANOCHAT = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+_NANOCHAT = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| "
+    r"?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+)
 _LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| "
+    r"?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
     r"\s+(?!\S)|\s+"
 )
 
@@ -98,8 +107,9 @@ PATTERNS = {
         ),
     )
 }
-# GPT-2's, between single digits that are cut off first (Digits before ByteLevel, as SmolLM has it): what stands before
-# a digit ends there, white space too. Its name is the expression, as tokenizers that were saved have it.
+# GPT-2's, between single digits that are cut off first (Digits before ByteLevel, as SmolLM has it):
+# what stands before a digit ends there, white space too. Its name is the expression, as tokenizers
+# that were saved have it.
 _BETWEEN_DIGITS = (
     r"\p{N}|'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?=\p{N})|\s+(?!\S)|\s+"
 )
@@ -120,7 +130,9 @@ _SAME = {
 
 
 def pattern_of(text: str) -> Pattern:
-    """The pattern of this name, or of this regular expression. Raises TokenizerError for one that does not compile."""
+    """The pattern of this name, or of this regular expression. Raises TokenizerError for one
+    that does not compile.
+    """
     if text in PATTERNS:
         return PATTERNS[text]
     for pattern in (*PATTERNS.values(), BETWEEN_DIGITS):
@@ -142,7 +154,9 @@ def piece_ends(text: bytes, pattern: Pattern) -> npt.NDArray[np.int32]:
 
 
 class Texts:
-    """Whole texts side by side in one padded array, so that compiled code works through many of them at one go."""
+    """Whole texts side by side in one padded array, so that compiled code works through many of
+    them at one go.
+    """
 
     def __init__(self, texts: Sequence[bytes | memoryview]) -> None:
         lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
@@ -151,7 +165,9 @@ class Texts:
         self.starts = self.stops - lengths
 
     def split(self, pattern: Pattern) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-        """Where pieces end, as indices of `padded`, and the index of each text's first piece, and of the end."""
+        """Where pieces end, as indices of `padded`, and the index of each text's first piece,
+        and of the end.
+        """
         first_pieces = np.zeros(len(self.starts) + 1, dtype=np.int64)
         if pattern.family == REGEX:
             ends = [
@@ -194,10 +210,12 @@ def _split(padded, starts, stops, classes, family, max_digits, whole_end, ends, 
 def parts_of(
     text: bytes, size: int, pattern: Pattern, specials: Specials = NO_SPECIALS
 ) -> Iterator[memoryview]:
-    """`text` in parts of at most `size` bytes which, split each by itself, give the pieces of the whole.
+    """`text` in parts of at most `size` bytes which, split each by itself, give the pieces of the
+    whole.
 
-    It is cut where no piece goes on (`_last_cut`) and no special token does. Where there is no such place, a part is
-    longer; with a pattern of the `REGEX` family, of which nobody knows, it is the whole text.
+    It is cut where no piece goes on (`_last_cut`) and no special token does. Where there is no such
+    place, a part is longer; with a pattern of the `REGEX` family, of which nobody knows, it is the
+    whole text.
     """
     view, start = memoryview(text), 0
     while len(text) - start > size and pattern.family != REGEX:
@@ -215,7 +233,9 @@ def parts_of(
 def parts_of_stream(
     stream: Iterable[bytes], size: int, pattern: Pattern, specials: Specials = NO_SPECIALS
 ) -> Iterator[bytes]:
-    """The same for a text that comes in parts cut anywhere: no more than two of `size` and one of them is in memory."""
+    """The same for a text that comes in parts cut anywhere: no more than two of `size` and one
+    of them is in memory.
+    """
     waiting, searched = bytearray(), 0
     for data in stream:
         waiting += data
@@ -231,7 +251,9 @@ def parts_of_stream(
 
 
 def place_to_cut(text: bytes) -> int:
-    """A place in a stretch of a text where no piece of our patterns goes on (`_last_cut`); 0 if there is none."""
+    """A place in a stretch of a text where no piece of our patterns goes on (`_last_cut`); 0 if
+    there is none.
+    """
     return _cut(text, 0, len(text), NO_SPECIALS)
 
 
@@ -245,9 +267,11 @@ def _cut(text: bytes | bytearray, start: int, stop: int, specials: Specials) -> 
 
 @kernel
 def _last_cut(text, start, stop, classes):
-    """After a letter or number, before what is no letter, mark or apostrophe, and after a number no number either.
+    """After a letter or number, before what is no letter, mark or apostrophe, and after a number no
+    number either.
 
-    No piece of any of our patterns goes on there, and how the pieces after it begin does not depend on what was before.
+    No piece of any of our patterns goes on there, and how the pieces after it begin does not depend
+    on what was before.
     """
     table = address(classes)
     for cut in range(stop - 4, start, -1):
@@ -264,7 +288,7 @@ def _last_cut(text, start, stop, classes):
     return 0
 
 
-# ---- one piece, any text ---------------------------------------------------------------------------------------------
+# ---- one piece, any text -------------------------------------------------------------------------
 
 
 @njit
@@ -344,7 +368,9 @@ _S, _D, _M, _T, _L, _V, _E, _R = map(ord, "sdmtlver")
 
 @njit
 def contraction(at, any_case):
-    """Length of 's 'd 'm 't 'll 've 're at an apostrophe; 0 if it is none. In any case, U+017F is an s too."""
+    """Length of 's 'd 'm 't 'll 've 're at an apostrophe; 0 if it is none. In any case, U+017F
+    is an s too.
+    """
     fold = 0x20 if any_case else 0
     first = load8(at + 1) | fold
     if first in (_S, _D, _M, _T):
@@ -397,8 +423,9 @@ def others_end(at, end, table):
 def cased_word_end(at, table):
     """o200k's words: capitals, then small letters; letters without case and marks serve as both.
 
-    [capitals]*[small]+ comes first: where no small letter follows the capitals, it gives capitals back until one of
-    them serves as a small letter. Only where none does is it [capitals]+[small]*, which is then capitals alone.
+    [capitals]*[small]+ comes first: where no small letter follows the capitals, it gives capitals
+    back until one of them serves as a small letter. Only where none does is it [capitals]+[small]*,
+    which is then capitals alone.
     """
     after_last_caseless = 0
     char = char_at(at, table)
@@ -417,7 +444,9 @@ def cased_word_end(at, table):
 
 @njit
 def char_at(at, table):
-    """The character at an address: its class, and its length in bytes times 256. Not UTF-8: OTHER, of one byte."""
+    """The character at an address: its class, and its length in bytes times 256. Not UTF-8:
+    OTHER, of one byte.
+    """
     byte = load8(at)
     if byte < 0x80:
         return load8(table + byte) | 1 << 8
@@ -444,15 +473,17 @@ def char_at(at, table):
     return OTHER | 1 << 8
 
 
-# ---- many pieces, ASCII ----------------------------------------------------------------------------------------------
+# ---- many pieces, ASCII --------------------------------------------------------------------------
 
 
 @njit
 def piece_starts(at, end, family, max_digits):
-    """Mask of the pieces that start among the 64 bytes after `at`, where a piece starts; 0 where nothing is certain.
+    """Mask of the pieces that start among the 64 bytes after `at`, where a piece starts; 0 where
+    nothing is certain.
 
-    A start is certain up to the last byte but one before the first that is not simple: one that is not ASCII, the end
-    of the text, and what is said below. All starts before a certain one are in the mask.
+    A start is certain up to the last byte but one before the first that is not simple: one that is
+    not ASCII, the end of the text, and what is said below. All starts before a certain one are in
+    the mask.
     """
     if load64(at) & -0x7F7F7F7F7F7F7F80:  # not ASCII: not worth the effort
         return 0
@@ -463,8 +494,8 @@ def piece_starts(at, end, family, max_digits):
     others = ~(letters | digits | spaces)
     hard = positions_between(at, 128, 255) | 1 << min(end - at, 63)
 
-    # A piece starts where the class changes, but not after a blank, which belongs to what follows; and at the last
-    # white space before something else.
+    # A piece starts where the class changes, but not after a blank, which belongs to what follows;
+    # and at the last white space before something else.
     starts = ~(
         letters & letters << 1 | digits & digits << 1 | others & others << 1 | spaces & spaces << 1
     )
@@ -479,14 +510,16 @@ def piece_starts(at, end, family, max_digits):
     else:
         newlines = positions_between(at, NEWLINE, NEWLINE) | positions_between(at, RETURN, RETURN)
         if newlines:
-            # Newlines after other characters belong to them: runs of newlines that start there are filled by a carry.
+            # Newlines after other characters belong to them: runs of newlines that start there are
+            # filled by a carry.
             first = newlines & others << 1
             taken = ((first + newlines ^ newlines) | first) & newlines
             spaces &= ~taken
             if family == O200K:
                 hard |= positions_between(at, SLASH, SLASH) & taken << 1
-            # The rest of a run of white space is cut after its last newline. Blanks after a newline whose end is not
-            # in sight, or is another newline, are hard: only the end of their run tells.
+            # The rest of a run of white space is cut after its last newline. Blanks after a newline
+            # whose end is not in sight, or is another newline, are hard: only the end of their run
+            # tells.
             indents = spaces & ~newlines
             first = indents & newlines << 1
             if first:
@@ -530,7 +563,7 @@ def piece_starts(at, end, family, max_digits):
     return starts & (1 << max(trailing_zeros(hard) - 1, 0)) - 1 & -2
 
 
-# ---- any expression --------------------------------------------------------------------------------------------------
+# ---- any expression ------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -539,7 +572,8 @@ def _compiled(expression: str) -> Any:
         import regex
     except ImportError as error:
         raise TokenizerError(
-            f"the pattern {expression!r} is none of {', '.join(PATTERNS)} and needs regex: pip install regex."
+            f"the pattern {expression!r} is none of {', '.join(PATTERNS)} and needs regex: pip "
+            f"install regex."
         ) from error
     try:
         compiled = regex.compile(expression)
@@ -556,7 +590,9 @@ def _compiled(expression: str) -> Any:
 
 
 def _regex_ends(text: bytes, expression: str) -> npt.NDArray[np.int32]:
-    """Ends of the matches and of what lies between them, which is a piece too: nothing is dropped."""
+    """Ends of the matches and of what lies between them, which is a piece too: nothing is
+    dropped.
+    """
 
     def ends() -> Iterator[int]:
         string = text.decode("utf-8", "surrogateescape")

@@ -1,8 +1,9 @@
 """What every tokenizer offers, and the three simple ones: bytes, characters, words.
 
-A tokenizer maps text to ids 0 .. vocab_size - 1 and back. What a tokenizer cannot represent is never lost silently:
-`count_unknown` says how many units of a text that is, `unknown_bytes` how many bytes of it the ids do not carry, and
-evaluation charges those as a code would, so that no tokenizer scores better by knowing less. The policies:
+A tokenizer maps text to ids 0 .. vocab_size - 1 and back. What a tokenizer cannot represent is
+never lost silently: `count_unknown` says how many units of a text that is, `unknown_bytes` how many
+bytes of it the ids do not carry, and evaluation charges those as a code would, so that no tokenizer
+scores better by knowing less. The policies:
 
 | kind | unknown units | in the ids | charged by evaluation |
 |---|---|---|---|
@@ -17,7 +18,8 @@ cl100k, rows that a model's table has beyond them. They are `ids_without_token`.
 to them, they decode to nothing, and generation never samples them. Evaluation does not
 renormalize: a model pays for the probability it gives them.
 
-`end_of_text` is the id between documents, where there are several; it is the last one. `encode` reads all of its text
+`end_of_text` is the id between documents, where there are several; it is the last one. `encode`
+reads all of its text
 as text: "<|endoftext|>" typed by a user never becomes the special id. Ids are uint16 where the vocabulary fits, else
 uint32, as in the shards.
 """
@@ -45,7 +47,9 @@ SomeIds = Sequence[int] | npt.NDArray[np.integer[Any]]
 
 END_OF_TEXT = "<|endoftext|>"
 ENDS_OF_TEXT = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|bos|>")
-"""What the token between documents is called: by GPT-2, Llama 3, Mistral, Gemma, nanochat. The first one counts."""
+"""What the token between documents is called: by GPT-2, Llama 3, Mistral, Gemma, nanochat. The
+first one counts.
+"""
 
 UNKNOWN = "<unk>"
 
@@ -76,16 +80,22 @@ class Tokenizer(ABC):
 
     @property
     def ids_without_token(self) -> npt.NDArray[np.int64]:
-        """The ids below `vocab_size` that no token has, sorted; for most tokenizers there are none."""
+        """The ids below `vocab_size` that no token has, sorted; for most tokenizers there are
+        none.
+        """
         return np.empty(0, dtype=np.int64)
 
     @abstractmethod
     def count_unknown(self, text: str) -> int:
-        """How many units of `text` (surrogates, characters, words) this tokenizer cannot represent."""
+        """How many units of `text` (surrogates, characters, words) this tokenizer cannot
+        represent.
+        """
 
     @abstractmethod
     def unknown_bytes(self, text: str) -> int:
-        """How many UTF-8 bytes of `text` its ids do not carry; evaluation charges 8 bits for each."""
+        """How many UTF-8 bytes of `text` its ids do not carry; evaluation charges 8 bits for
+        each.
+        """
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
@@ -96,7 +106,9 @@ class Tokenizer(ABC):
     def from_dict(cls, parts: dict[str, Any]) -> Self: ...
 
     def decode(self, ids: SomeIds) -> str:
-        """The text of `ids`; bytes that are not UTF-8 become U+FFFD. Raises TokenizerError as `decode_bytes` does."""
+        """The text of `ids`; bytes that are not UTF-8 become U+FFFD. Raises TokenizerError as
+        `decode_bytes` does.
+        """
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
     @functools.cached_property
@@ -124,7 +136,8 @@ class Tokenizer(ABC):
         if bad.any():
             place = int(bad.argmax())
             raise TokenizerError(
-                f"id {array[place]} at position {place} is outside this {self.kind} tokenizer's vocabulary of"
+                f"id {array[place]} at position {place} is outside this {self.kind} tokenizer's "
+                f"vocabulary of"
                 f" {self.vocab_size}. Was the text encoded with another tokenizer?"
             )
         return array
@@ -177,7 +190,9 @@ class CharTokenizer(Tokenizer):
 
     @classmethod
     def learn(cls, texts: Iterable[str], end_of_text: bool) -> Self:
-        """The tokenizer of the characters in `texts`. Raises TokenizerError where there are none."""
+        """The tokenizer of the characters in `texts`. Raises TokenizerError where there are
+        none.
+        """
         seen = np.zeros(0x110000, dtype=bool)
         for text in texts:
             for code_points in _code_points(text):
@@ -236,9 +251,9 @@ class CharTokenizer(Tokenizer):
 class WordTokenizer(Tokenizer):
     """One id for each of the most frequent words: 0 is `<unk>`, then from the most frequent on.
 
-    A word is a run of letters with the one space before it, so that known words decode to the text they came from;
-    digits, punctuation and other white space stand alone. Writing without spaces (Chinese, Thai) becomes clauses,
-    nearly all of them unknown: such text wants another tokenizer.
+    A word is a run of letters with the one space before it, so that known words decode to the text
+    they came from; digits, punctuation and other white space stand alone. Writing without spaces
+    (Chinese, Thai) becomes clauses, nearly all of them unknown: such text wants another tokenizer.
     """
 
     kind = "word"
@@ -254,7 +269,8 @@ class WordTokenizer(Tokenizer):
 
     @classmethod
     def learn(cls, texts: Iterable[str], end_of_text: bool, vocab_size: int = 10_000) -> Self:
-        """The `vocab_size` most frequent words, `<unk>` and the end of text among them; ties in code-point order.
+        """The `vocab_size` most frequent words, `<unk>` and the end of text among them; ties in
+        code-point order.
 
         Raises TokenizerError for a vocabulary without room for a word, or a text without one.
         """
@@ -310,10 +326,11 @@ class WordTokenizer(Tokenizer):
 
 
 class StreamDecoder:
-    """Decodes ids as they come and never gives out half a character: what is incomplete waits for the next id.
+    """Decodes ids as they come and never gives out half a character: what is incomplete waits for
+    the next id.
 
-    All that `push` gave out and at last `flush`, joined, is `tokenizer.decode` of all the ids. With a tokenizer that
-    does not stream (`Tokenizer.streams`) everything comes at the end.
+    All that `push` gave out and at last `flush`, joined, is `tokenizer.decode` of all the ids. With
+    a tokenizer that does not stream (`Tokenizer.streams`) everything comes at the end.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -338,7 +355,8 @@ class StreamDecoder:
         if text.endswith("\ufffd"):  # perhaps half a character
             return ""
         new = text[self._n_given :]
-        # How the text of an id begins can depend on whether ids with text stand before it: some of these are kept.
+        # How the text of an id begins can depend on whether ids with text stand before it: some of
+        # these are kept.
         last = self._tokenizer.decode(self._ids[self._n_read :])
         if last.strip():
             self._ids = self._ids[self._n_read :]
@@ -356,7 +374,8 @@ class StreamDecoder:
 
 
 def unused_ids(tokenizer: Tokenizer, vocab_size: int) -> npt.NDArray[np.int64]:
-    """The ids below a model's `vocab_size` that no token of its tokenizer has, sorted; usually none.
+    """The ids below a model's `vocab_size` that no token of its tokenizer has, sorted; usually
+    none.
 
     They are the holes in the tokenizer's vocabulary and the rows of the model's table beyond it.
     """
@@ -372,7 +391,9 @@ def fingerprint_of(parts: dict[str, Any]) -> str:
 
 
 def to_utf8(text: str) -> bytes:
-    """`text` as UTF-8. Paired surrogates are joined, lone ones become U+FFFD, as tiktoken does it."""
+    """`text` as UTF-8. Paired surrogates are joined, lone ones become U+FFFD, as tiktoken does
+    it.
+    """
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError:
@@ -390,7 +411,8 @@ def count_lone_surrogates(text: str) -> int:
 
 
 def end_of_text_id(special_tokens: Mapping[str, int], name: str | None = None) -> int | None:
-    """The id of the special token between documents: `name`, else the first of `ENDS_OF_TEXT` that there is.
+    """The id of the special token between documents: `name`, else the first of `ENDS_OF_TEXT` that
+    there is.
 
     Raises TokenizerError for a `name` that is no special token.
     """
@@ -398,7 +420,8 @@ def end_of_text_id(special_tokens: Mapping[str, int], name: str | None = None) -
         return next((special_tokens[end] for end in ENDS_OF_TEXT if end in special_tokens), None)
     if name not in special_tokens:
         raise TokenizerError(
-            f"{name!r} cannot end a text: it is no special token of this tokenizer. Its special tokens:"
+            f"{name!r} cannot end a text: it is no special token of this tokenizer. Its special "
+            f"tokens:"
             f" {', '.join(itertools.islice(special_tokens, 20)) or 'none'}."
         )
     return special_tokens[name]
@@ -417,7 +440,8 @@ def _code_points(text: str) -> Iterator[npt.NDArray[np.uint32]]:
         )
 
 
-# Letters with apostrophes inside, one digit, one other mark, one character of white space: every character is in one.
+# Letters with apostrophes inside, one digit, one other mark, one character of white space: every
+# character is in one.
 _WORD = re.compile(r" ?[^\W\d_]+(?:['\u2019][^\W\d_]+)*| ?[\d_]| ?[^\w\s]|\s")
 
 

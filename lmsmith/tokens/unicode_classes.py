@@ -1,7 +1,7 @@
 """The class of every code point, as the splitting patterns tell them apart: those of Unicode 16.0.
 
-The table is what tiktoken's engine answers; `make_unicode_classes.py` wrote it. `\\s` is U+0009 to U+000D, 20, 85, A0,
-1680, 2000 to 200A, 2028, 2029, 202F, 205F and 3000.
+The table is what tiktoken's engine answers; `make_unicode_classes.py` wrote it. `\\s` is U+0009 to
+U+000D, 20, 85, A0, 1680, 2000 to 200A, 2028, 2029, 202F, 205F and 3000.
 """
 
 import base64

@@ -1,11 +1,14 @@
-"""The reference engine in training: GPT-2's gradients and AdamW as `lmsmith.reference` has them written out, in NumPy.
+"""The reference engine in training: GPT-2's gradients and AdamW as `lmsmith.reference` has them
+written out, in NumPy.
 
-`train.engine = "reference"` puts it in the place of PyTorch's autograd and optimiser, and changes nothing else. The
-PyTorch model stays, with NumPy's block as the memory of its parameters and gradients (`torch.from_numpy` shares it): so
-evaluation, samples, clipping, schedule, checkpoints and the run folder are what they are for every other model.
+`train.engine = "reference"` puts it in the place of PyTorch's autograd and optimiser, and changes
+nothing else. The PyTorch model stays, with NumPy's block as the memory of its parameters and
+gradients (`torch.from_numpy` shares it): so evaluation, samples, clipping, schedule, checkpoints
+and the run folder are what they are for every other model.
 
-AdamW's means are kept under the names that PyTorch has for them. There is no dropout, no other precision than float32
-and float64, no second process. Products run on as many threads as NumPy's BLAS has (OPENBLAS_NUM_THREADS).
+AdamW's means are kept under the names that PyTorch has for them. There is no dropout, no other
+precision than float32 and float64, no second process. Products run on as many threads as NumPy's
+BLAS has (OPENBLAS_NUM_THREADS).
 """
 
 import dataclasses
@@ -43,7 +46,8 @@ _NAMED = 3  # differences that an error names
 
 
 class ByHand(nn.Module):
-    """The summed loss of a batch, to be called and to be asked for its gradient as `SummedLoss` is; and the optimiser.
+    """The summed loss of a batch, to be called and to be asked for its gradient as `SummedLoss` is;
+    and the optimiser.
 
     Parameters and gradients of `model` share memory with the arrays here from now on.
     """
@@ -121,12 +125,14 @@ class _Loss(torch.autograd.Function):
 def for_reference(config: RunConfig, given: Collection[str]) -> tuple[RunConfig, list[str]]:
     """The config as the reference engine can run it, and what was changed for that, in words.
 
-    `given`: settings that the user set, which stay. Raises ConfigError where they are not to be had by hand.
+    `given`: settings that the user set, which stay. Raises ConfigError where they are not to be had
+    by hand.
     """
     model, train = config.model, config.train
     if not isinstance(model, GPTConfig):
         raise ConfigError(
-            f"the reference engine computes only GPT-2, and model.kind is {model.kind}. Add --preset "
+            f"the reference engine computes only GPT-2, and model.kind is {model.kind}. Add "
+            f"--preset "
             "gpt2 or --preset babygpt, or train with --engine torch."
         )
     changed: dict[str, Any] = {}
@@ -134,7 +140,8 @@ def for_reference(config: RunConfig, given: Collection[str]) -> tuple[RunConfig,
     for name in _DROPOUTS:
         if getattr(model, name) and f"model.{name}" in given:
             raise ConfigError(
-                f"model.{name} = {getattr(model, name):g}, and the reference engine has no dropout: set it to 0, or "
+                f"model.{name} = {getattr(model, name):g}, and the reference engine has no "
+                f"dropout: set it to 0, or "
                 "train by --engine torch."
             )
         changed |= {f"model.{name}": 0.0} if getattr(model, name) else {}
@@ -146,7 +153,8 @@ def for_reference(config: RunConfig, given: Collection[str]) -> tuple[RunConfig,
     if differences := _differences(model):
         more = f" and {len(differences) - _NAMED} more" if len(differences) > _NAMED else ""
         raise ConfigError(
-            f"the reference engine computes GPT-2 alone, so no {', no '.join(differences[:_NAMED])}{more}. Add "
+            f"the reference engine computes GPT-2 alone, so no "
+            f"{', no '.join(differences[:_NAMED])}{more}. Add "
             "--preset gpt2 or --preset babygpt, or train by --engine torch."
         )
     refused: list[tuple[str, Any, Any, str]] = [
@@ -170,7 +178,9 @@ def for_reference(config: RunConfig, given: Collection[str]) -> tuple[RunConfig,
 
 
 def check_memory(config: RunConfig) -> None:
-    """Raises ConfigError where the activations, all of which are kept, cannot fit this machine's memory."""
+    """Raises ConfigError where the activations, all of which are kept, cannot fit this machine's
+    memory.
+    """
     batch_size, T = config.train.batch_size, config.model.context_length
     rows = min(config.train.micro_batch_size or batch_size, batch_size)
     sizes = sizes_of(GPTConfig.of(config.model))
@@ -179,7 +189,8 @@ def check_memory(config: RunConfig) -> None:
     there = _physical_memory()
     if needed > there:
         raise ConfigError(
-            f"the reference engine keeps all activations: for {rows} x {T} tokens of this model that takes "
+            f"the reference engine keeps all activations: for {rows} x {T} tokens of this model "
+            f"that takes "
             f"{needed / 2**30:.1f} GB, and this machine has {there / 2**30:.1f}. Set a smaller "
             "--train.micro_batch_size (the batch stays as it is) or --model.context_length."
         )

@@ -1,7 +1,8 @@
-"""What can be refused before the text is read: settings that do not fit each other or the number of processes.
+"""What can be refused before the text is read: settings that do not fit each other or the number of
+processes.
 
-Tokenising may take hours. So whatever follows from the settings alone is checked first; `choose.resolve` checks again
-what it has chosen, before the run folder appears.
+Tokenising may take hours. So whatever follows from the settings alone is checked first;
+`choose.resolve` checks again what it has chosen, before the run folder appears.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ def refuse_early(config: RunConfig, world: int, given: Collection[str] = ()) -> 
         raise ConfigError("an n-gram model is counted by one process: start it without torchrun.")
     if world > 1 and config.train.engine == "reference":
         raise ConfigError(
-            "the reference engine is one process: start it without torchrun, or train by --engine torch."
+            "the reference engine is one process: start it without torchrun, or train by --engine "
+            "torch."
         )
     if config.model.counted:
         check_counting(config)
@@ -54,7 +56,8 @@ def check_ranks(config: RunConfig, world: int) -> None:
     for name in ("batch_size", "initial_batch_size"):
         if getattr(train, name) % world:
             raise ConfigError(
-                f"train.{name} = {getattr(train, name)} cannot be shared evenly by {world} processes: set a multiple "
+                f"train.{name} = {getattr(train, name)} cannot be shared evenly by {world} "
+                f"processes: set a multiple "
                 f"of {world}, or start another number of processes."
             )
 
@@ -63,12 +66,14 @@ def check_counting(config: RunConfig) -> None:
     """Raises ConfigError for settings of the data that counting n-grams cannot follow."""
     if config.data.documents != "stream":
         raise ConfigError(
-            f"data.documents = {config.data.documents!r} keeps documents apart, and n-grams are counted in one stream: "
+            f"data.documents = {config.data.documents!r} keeps documents apart, and n-grams are "
+            f"counted in one stream: "
             "set it to stream."
         )
     if config.data.mixture:
         raise ConfigError(
-            "[[data.mixture]] mixes sources by weight, and counts have none: name the text by data.sources."
+            "[[data.mixture]] mixes sources by weight, and counts have none: name the text by "
+            "data.sources."
         )
 
 
@@ -88,5 +93,6 @@ def check_growing(config: RunConfig, world: int) -> None:
     for problem, there in problems.items():
         if there:
             raise ConfigError(
-                f"train.initial_batch_size = {train.initial_batch_size} lets the batch of a run grow, and {problem}."
+                f"train.initial_batch_size = {train.initial_batch_size} lets the batch of a run "
+                f"grow, and {problem}."
             )

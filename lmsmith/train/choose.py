@@ -1,8 +1,9 @@
 """From what was asked, the text and the machine to a config with nothing left open.
 
-What the user set stays. The rest is chosen for the lowest validation loss in the time there is: a model whose matrix
-products fit the budget, a small batch for many steps, and n-gram tables that are left out the more often the more
-often the text is seen. `docs/performance.md` says where the numbers come from.
+What the user set stays. The rest is chosen for the lowest validation loss in the time there is: a
+model whose matrix products fit the budget, a small batch for many steps, and n-gram tables that are
+left out the more often the more often the text is seen. `docs/performance.md` says where the
+numbers come from.
 """
 
 import math
@@ -51,8 +52,8 @@ def resolve(
     seconds: float,
     world: int = 1,
 ) -> RunConfig:
-    """The config with everything chosen. `given`: settings that the user set. `seconds`: for steps, if time rules.
-    `world`: how many ranks share a batch.
+    """The config with everything chosen. `given`: settings that the user set. `seconds`: for steps,
+    if time rules. `world`: how many ranks share a batch.
 
     Raises ConfigError; DataError where the text does not suffice.
     """
@@ -69,7 +70,8 @@ def resolve(
         config, corpus.train, corpus.tokenizer
     ).tokens_per_batch  # DataError for too little text
     if config.data.documents == "rows" and "train.batch_size" not in given:
-        # Rows may be shorter than the context: so many of them that a batch has as many tokens as windows would.
+        # Rows may be shorter than the context: so many of them that a batch has as many tokens as
+        # windows would.
         enough = config.train.batch_size**2 * config.model.context_length / tokens_a_step
         config = config.changed(
             {"train.batch_size": math.ceil(enough / world) * world}, where="what was chosen"
@@ -107,11 +109,14 @@ def _with_machine_and_size(
     seconds: float,
     world: int,
 ) -> RunConfig:
-    """The config with the vocabulary's size, what `machine` chose, and the size of model and batch."""
+    """The config with the vocabulary's size, what `machine` chose, and the size of model and
+    batch.
+    """
     vocab_size = corpus.tokenizer.vocab_size
     if config.model.vocab_size not in (0, vocab_size):
         raise ConfigError(
-            f"model.vocab_size = {config.model.vocab_size}, but the tokenizer has {vocab_size} ids: set it to 0."
+            f"model.vocab_size = {config.model.vocab_size}, but the tokenizer has {vocab_size} "
+            f"ids: set it to 0."
         )
     fixed: dict[str, Any] = {
         "model.vocab_size": vocab_size,
@@ -146,11 +151,14 @@ def _steps_in(
     tokens_a_step: int,
     world: int,
 ) -> tuple[int, int]:
-    """How many steps and evaluations fit into `seconds`, measured. Raises ConfigError where too few do."""
+    """How many steps and evaluations fit into `seconds`, measured. Raises ConfigError where too
+    few do.
+    """
     a_step = seconds_a_step_of_share(config, corpus, machine, world)
     if a_step > seconds:
         raise ConfigError(
-            f"one step of this model takes {a_step:.1f} s here, and there are {max(0.0, seconds):.0f} s for steps. "
+            f"one step of this model takes {a_step:.1f} s here, and there are "
+            f"{max(0.0, seconds):.0f} s for steps. "
             "Allow more --minutes, or set a smaller model or --train.batch_size."
         )
     an_evaluation = len(corpus.validation) / tokens_a_step * a_step / 3  # forward alone
@@ -158,9 +166,12 @@ def _steps_in(
     if isinstance(corpus.validation, Shards) and an_evaluation > MOST_EVALUATION * seconds:
         fewer = float(f"{0.02 * seconds / an_evaluation * len(corpus.validation):.1g}")
         raise ConfigError(
-            f"to score the {len(corpus.validation):,} validation tokens once takes about {an_evaluation:,.0f} s "
-            f"here, and there are {seconds:,.0f} s for steps. Allow more --minutes, or validate on less: of "
-            f"shards --data.validation_tokens {fewer:.0f}, of text a smaller --data.validation_fraction."
+            f"to score the {len(corpus.validation):,} validation tokens once takes about "
+            f"{an_evaluation:,.0f} s "
+            f"here, and there are {seconds:,.0f} s for steps. Allow more --minutes, or validate "
+            f"on less: of "
+            f"shards --data.validation_tokens {fewer:.0f}, of text a smaller "
+            f"--data.validation_fraction."
         )
     return int(seconds / a_step), min(
         MOST_EVALUATIONS, int(EVALUATION_SHARE * seconds / an_evaluation)
@@ -168,21 +179,27 @@ def _steps_in(
 
 
 def yields_cores(config: RunConfig, given: Collection[str]) -> str:
-    """What `train.yield_cores` says, or if it is "auto", "no" where the user has set the number of threads."""
+    """What `train.yield_cores` says, or if it is "auto", "no" where the user has set the number
+    of threads.
+    """
     if config.train.yield_cores != "auto":
         return config.train.yield_cores
     return "no" if set_threads() or (config.train.threads and "train.threads" in given) else "yes"
 
 
 def _expected_seconds(config: RunConfig, n_tokens: int, machine: Machine, world: int) -> float:
-    """About how long a run is: as the user says, or else its operations at a usual share of what the machine can do."""
+    """About how long a run is: as the user says, or else its operations at a usual share of what
+    the machine can do.
+    """
     if config.train.minutes:
         return 60 * config.train.minutes
     return n_tokens * config.neural.train_flops_per_token() / (USUAL_SHARE * machine.flops * world)
 
 
 def can_compile(config: RunConfig, machine: Machine) -> bool:
-    """Whether compiling makes steps faster here: for GPUs, of Transformers, where Triton is installed."""
+    """Whether compiling makes steps faster here: for GPUs, of Transformers, where Triton is
+    installed.
+    """
     from torch.utils._triton import has_triton
 
     return machine.device.type == "cuda" and config.model.compilable and has_triton()
@@ -216,7 +233,8 @@ def by_the_clock(config: RunConfig) -> bool:
 
 
 def steps_of_epochs(config: RunConfig, corpus: Corpus) -> int:
-    """The fewest steps that see as many tokens as `train.epochs` passes over the training tokens have.
+    """The fewest steps that see as many tokens as `train.epochs` passes over the training tokens
+    have.
 
     Of documents in rows: the steps in which every document comes up that often.
     """
@@ -230,7 +248,9 @@ def steps_of_epochs(config: RunConfig, corpus: Corpus) -> int:
         return max(1, -(-wanted // config.train.batch_size))
 
     def n_rows_in(steps: int) -> int:
-        """Rows of a whole run of so many steps: how fast the batch grows depends on their number."""
+        """Rows of a whole run of so many steps: how fast the batch grows depends on their
+        number.
+        """
         train = replace(config.train, steps=steps)
         return sum(map(train.rows_of, range(steps)))
 
@@ -247,20 +267,26 @@ def _ceil(number: float) -> int:
 
 
 def _mean_share(config: RunConfig) -> float:
-    """A batch's mean size over a run whose number of steps is yet to be found, as a share of `train.batch_size`."""
+    """A batch's mean size over a run whose number of steps is yet to be found, as a share of
+    `train.batch_size`.
+    """
     train = replace(config.train, steps=1000)  # of any number it is about the same
     return sum(map(train.rows_of, range(train.steps))) / (train.steps * train.batch_size)
 
 
 def n_rows(config: RunConfig, world: int = 1) -> int:
-    """The sequences of a batch: as many as `train.batch_tokens`, where set, come nearest to and all processes share."""
+    """The sequences of a batch: as many as `train.batch_tokens`, where set, come nearest to and
+    all processes share.
+    """
     if not config.train.batch_tokens:
         return config.train.batch_size
     return max(1, round(config.train.batch_tokens / (config.model.context_length * world))) * world
 
 
 def ngram_dropout(n_epochs: float) -> float:
-    """How often a position goes without its n-grams: tables that see a text several times learn it by heart."""
+    """How often a position goes without its n-grams: tables that see a text several times learn
+    it by heart.
+    """
     return 0.0 if n_epochs < 0.5 else round(min(0.5, 0.15 + 0.05 * n_epochs), 2)
 
 
@@ -326,32 +352,41 @@ def describe(config: RunConfig, corpus: Corpus, machine: Machine, world: int = 1
     of = f"{train.batch_size} x {model.context_length} tokens"
     notes = [f"note     {NOTES[config.preset]}"] if config.preset in NOTES else []
     if isinstance(batches, Rows):
-        of = f"{plural(train.batch_size, 'document')} of {tokens_a_step / train.batch_size:,.0f} tokens"
+        of = (
+            f"{plural(train.batch_size, 'document')} of {tokens_a_step / train.batch_size:,.0f} "
+            f"tokens"
+        )
         if batches.share_cut:
             notes.append(
-                f"note     {batches.share_cut:.1%} of the tokens are beyond the context and not trained on"
+                f"note     {batches.share_cut:.1%} of the tokens are beyond the context and not "
+                f"trained on"
             )
     unit = {"char": "characters", "byte": "bytes"}.get(corpus.tokenizer.kind, "tokens")
     if n_unused := len(unused_ids(corpus.tokenizer, model.vocab_size)):
         notes.append(
-            f"note     no token has {n_unused:,} of the {model.vocab_size:,} ids: they are never generated"
+            f"note     no token has {n_unused:,} of the {model.vocab_size:,} ids: they are never "
+            f"generated"
         )
     if isinstance(model, GPTConfig) and model.size:
         notes.append(
-            f"note     model.size {model.size}: as many layers, 64 times that width, heads of 64; context, batch and "
+            f"note     model.size {model.size}: as many layers, 64 times that width, heads of 64; "
+            f"context, batch and "
             "learning rate follow, where they were not set"
         )
     if train.minutes and train.steps < FEW_STEPS:
         notes.append(
-            f"note     only about {train.steps} steps fit into {train.minutes:g} minutes on this machine: set more "
+            f"note     only about {train.steps} steps fit into {train.minutes:g} minutes on this "
+            f"machine: set more "
             "--minutes, or a smaller model or --train.batch_size"
         )
     return [
-        f"text     {counts.n_train_tokens + counts.n_val_tokens:,} {unit} ({model.vocab_size:,} different); "
+        f"text     {counts.n_train_tokens + counts.n_val_tokens:,} {unit} ({model.vocab_size:,} "
+        f"different); "
         f"{counts.n_val_tokens:,} held out",
         f"model    {config.preset}: {model.describe()}; {n_params:,} parameters",
         f"training {plural(train.steps, 'step')} of {of} = {tokens:,} "
-        f"({_in_epochs(tokens / counts.n_train_tokens)}), {config.optim.name}, {config.schedule.shape}"
+        f"({_in_epochs(tokens / counts.n_train_tokens)}), {config.optim.name}, "
+        f"{config.schedule.shape}"
         + (", by hand in NumPy" if train.engine == "reference" else "")
         + f"; {_rates(config)}",
         f"machine  {machine.device.type}, {_workers(machine, world)}, {train.dtype}, "

@@ -1,6 +1,7 @@
 """The run of an n-gram model: one pass of counting in the place of steps.
 
-The run folder is that of any other run, without checkpoints and metrics: what a kill interrupts is counted again.
+The run folder is that of any other run, without checkpoints and metrics: what a kill interrupts is
+counted again.
 """
 
 from __future__ import annotations
@@ -33,14 +34,19 @@ from lmsmith.train.log import add_samples, say
 
 SAMPLE_SECONDS = 2.0
 LONG_ORDER = 8
-"""Of characters or bytes under Kneser-Ney, where the order was not set: as good as longer ones (`docs/log.md`)."""
+"""Of characters or bytes under Kneser-Ney, where the order was not set: as good as longer ones
+(`docs/log.md`).
+"""
 
 
 def check_length(config: RunConfig, given: Collection[str]) -> list[str]:
-    """What there is to say of the length that was asked for: counting is one pass. Raises ConfigError."""
+    """What there is to say of the length that was asked for: counting is one pass. Raises
+    ConfigError.
+    """
     if config.train.epochs not in (0.0, 1.0):
         raise ConfigError(
-            f"train.epochs = {config.train.epochs:g}, and an n-gram model counts its text once: more passes would "
+            f"train.epochs = {config.train.epochs:g}, and an n-gram model counts its text once: "
+            f"more passes would "
             "change nothing, fewer leave some of it out. Leave it out, or choose another --preset."
         )
     said = [
@@ -55,12 +61,15 @@ def check_length(config: RunConfig, given: Collection[str]) -> list[str]:
 
 
 def resolve_counting(config: RunConfig, given: Collection[str], corpus: Corpus) -> RunConfig:
-    """The config with nothing left open. `given`: settings that the user set. Raises ConfigError."""
+    """The config with nothing left open. `given`: settings that the user set. Raises
+    ConfigError.
+    """
     check_counting(config)
     vocab_size = corpus.tokenizer.vocab_size
     if config.model.vocab_size not in (0, vocab_size):
         raise ConfigError(
-            f"model.vocab_size = {config.model.vocab_size}, but the tokenizer has {vocab_size} ids: set it to 0."
+            f"model.vocab_size = {config.model.vocab_size}, but the tokenizer has {vocab_size} "
+            f"ids: set it to 0."
         )
     chosen: dict[str, Any] = {"model.vocab_size": vocab_size}
     model = config.model
@@ -71,13 +80,16 @@ def resolve_counting(config: RunConfig, given: Collection[str], corpus: Corpus) 
 
 
 def count(config: RunConfig, corpus: Corpus, place: Path, console: Console) -> dict[str, Any]:
-    """Counts, scores the validation split, writes RUN/model, samples and summary, and returns the summary."""
+    """Counts, scores the validation split, writes RUN/model, samples and summary, and returns
+    the summary.
+    """
     began = time.monotonic()
     counts = corpus.counts
     assert isinstance(config.model, NgramConfig)
     say(
         console,
-        f"text     {counts.n_train_tokens + counts.n_val_tokens:,} tokens ({config.model.vocab_size:,} different); "
+        f"text     {counts.n_train_tokens + counts.n_val_tokens:,} tokens "
+        f"({config.model.vocab_size:,} different); "
         f"{counts.n_val_tokens:,} held out",
         indent=9,
     )

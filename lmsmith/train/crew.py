@@ -63,8 +63,10 @@ class Crew:
             ):
                 use_threads(choice.refuse(), most)
                 return (
-                    f"other programs use {self._cores:.1f} cores and slow this run down. It keeps its {most} threads, "
-                    f"because a check did not show that the numbers stay the same with {n}. `--train.threads {n}` "
+                    f"other programs use {self._cores:.1f} cores and slow this run down. It keeps "
+                    f"its {most} threads, "
+                    f"because a check did not show that the numbers stay the same with {n}. "
+                    f"`--train.threads {n}` "
                     "may be faster."
                 )
             self._checked.add(n)
@@ -72,4 +74,7 @@ class Crew:
         if not change.final:
             return ""
         threads = "1 thread" if n == 1 else f"{n} threads"
-        return f"other programs use {self._cores:.1f} cores: {threads} from here on; the numbers stay the same"
+        return (
+            f"other programs use {self._cores:.1f} cores: {threads} from here on; the numbers "
+            f"stay the same"
+        )

@@ -24,7 +24,9 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a run goes and in what precision. `flops`: of matrix products in it, a second, measured."""
+    """Where a run goes and in what precision. `flops`: of matrix products in it, a second,
+    measured.
+    """
 
     device: torch.device
     threads: int
@@ -54,7 +56,8 @@ def survey(config: RunConfig, ranks: Ranks | None = None) -> Machine:
     threads = config.train.threads or asked or max(1, n_cores() // ranks.here)
     if config.train.dtype == "tf32" and device.type != "cuda":
         raise ConfigError(
-            "train.dtype = 'tf32' is a mode of NVIDIA's GPUs, and this is none. Use float32 or auto."
+            "train.dtype = 'tf32' is a mode of NVIDIA's GPUs, and this is none. Use float32 or "
+            "auto."
         )
     threads_before, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     try:
@@ -103,7 +106,9 @@ def _measured(config: RunConfig, device: torch.device, threads: int) -> Machine:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device has it itself: before Ampere GPUs only imitate it, and have float16 alone."""
+    """Whether the device has it itself: before Ampere GPUs only imitate it, and have float16
+    alone.
+    """
     return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
@@ -121,10 +126,12 @@ def device_name(config: RunConfig) -> str:
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc to keep freed blocks for the next allocation instead of giving them back to the system.
+    """Tells glibc to keep freed blocks for the next allocation instead of giving them back to the
+    system.
 
-    Every step frees and allocates the same activations. Blocks of some megabytes would be unmapped and mapped anew each
-    time, and the system clears every page of them: a tenth of a small model's step. Elsewhere than on glibc: nothing.
+    Every step frees and allocates the same activations. Blocks of some megabytes would be unmapped
+    and mapped anew each time, and the system clears every page of them: a tenth of a small model's
+    step. Elsewhere than on glibc: nothing.
     """
     if sys.platform != "linux":
         return

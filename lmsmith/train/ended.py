@@ -1,4 +1,5 @@
-"""How a run ended, from its summary: whether it ended early, and whether it can have learned anything.
+"""How a run ended, from its summary: whether it ended early, and whether it can have learned
+anything.
 
 What a run says at its end, its report and the league all ask here, so they agree.
 """
@@ -21,13 +22,17 @@ CUT = 0.9
 
 
 def cut_short(summary: Mapping[str, Any]) -> str:
-    """Why a run ended before its planned length, in a phrase; "" where it did not, or has no summary.
+    """Why a run ended before its planned length, in a phrase; "" where it did not, or has no
+    summary.
 
     Such a run is not comparable with one that was trained to its end.
     """
     steps, planned = summary.get("steps"), summary.get("first_planned_steps")
     if summary.get("finished") == "signal":
-        return f"stopped by {summary.get('signal') or 'a signal'} after {plural(int(steps or 0), 'step')}"
+        return (
+            f"stopped by {summary.get('signal') or 'a signal'} after "
+            f"{plural(int(steps or 0), 'step')}"
+        )
     if summary.get("finished") != "time" or not steps or not planned or steps >= CUT * planned:
         return ""
     return f"cut short by the clock after {steps:,} of the {planned:,} steps planned at its start"

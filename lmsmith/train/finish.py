@@ -74,6 +74,7 @@ def memory_in_words() -> Iterator[None]:
             raise
         raise TrainingError(
             "this machine's memory does not suffice. Set a smaller --train.micro_batch_size (the "
-            "batch stays as it is; `lmsmith resume` takes it too), --train.activation_checkpointing yes, or a "
+            "batch stays as it is; `lmsmith resume` takes it too), "
+            "--train.activation_checkpointing yes, or a "
             "smaller --model.context_length or model."
         ) from error

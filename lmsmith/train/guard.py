@@ -1,8 +1,10 @@
-"""Detects loss spikes before a step is applied, by the loss and the gradient norm of the whole batch.
+"""Detects loss spikes before a step is applied, by the loss and the gradient norm of the whole
+batch.
 
-Both are the same on all ranks, so all come to the same verdict. Where they are not finite, training stops, or
-`train.on_spike` says what becomes of the step. A spike is a loss or a norm whose logarithm lies more than
-`train.spike_z` standard deviations above its running mean; spikes do not move the mean.
+Both are the same on all ranks, so all come to the same verdict. Where they are not finite, training
+stops, or `train.on_spike` says what becomes of the step. A spike is a loss or a norm whose
+logarithm lies more than `train.spike_z` standard deviations above its running mean; spikes do not
+move the mean.
 
     stop      as for what is not finite: a flight record, and an end
     skip      the step is left out
@@ -27,10 +29,13 @@ MOST_IN_A_ROW = 20
 
 
 def check_not_diverged(run: Path, found: Checkpoint) -> None:
-    """Raises CheckpointError for a checkpoint with weights that are not finite: no step from there helps."""
+    """Raises CheckpointError for a checkpoint with weights that are not finite: no step from
+    there helps.
+    """
     others = [step for step in available(run) if step != found.step]
     earlier = (
-        f" To resume from an earlier step, remove {run / 'checkpoints' / f'step-{found.step:08d}'}: there are "
+        f" To resume from an earlier step, remove "
+        f"{run / 'checkpoints' / f'step-{found.step:08d}'}: there are "
         f"checkpoints of {', '.join(map(str, others))}."
         if others
         else ""
@@ -52,7 +57,9 @@ class SpikeError(TrainingError):
 
 @dataclass
 class Running:
-    """Mean and variance of a logarithm, old values fading (West 1979, with weights that fall off exponentially)."""
+    """Mean and variance of a logarithm, old values fading (West 1979, with weights that fall off
+    exponentially).
+    """
 
     n: int = 0
     mean: float = 0.0
@@ -97,7 +104,8 @@ class Guard:
             ):
                 if (z := running.z(log)) > self.spike_z:
                     message = (
-                        f"step {step + 1}: a {name} of {value:.4g} is {z:.1f} standard deviations above "
+                        f"step {step + 1}: a {name} of {value:.4g} is {z:.1f} standard deviations "
+                        f"above "
                         f"{math.exp(running.mean):.4g}; nothing was updated."
                     )
                     raise SpikeError(message, self._verdict(step, self.on_spike), loss, norm)

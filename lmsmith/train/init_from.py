@@ -1,10 +1,12 @@
-"""`train --from RUN`: training on from the weights of another run, trained here or imported, on other text.
+"""`train --from RUN`: training on from the weights of another run, trained here or imported, on
+other text.
 
-Model and tokenizer are that run's; what can be set of the model is its dropout. Its weights are copied into the new
-run's `model/`, so that neither run needs the other, and scored before the first step: if training makes nothing
-better of them, they stay the best. What is read begins as the new text's documents do, with its end of text; generated
-text ends at that, or where the other model's does. Optimisers begin anew, at a tenth of the learning rates that the
-preset has for weights that know nothing yet.
+Model and tokenizer are that run's; what can be set of the model is its dropout. Its weights are
+copied into the new run's `model/`, so that neither run needs the other, and scored before the first
+step: if training makes nothing better of them, they stay the best. What is read begins as the new
+text's documents do, with its end of text; generated text ends at that, or where the other model's
+does. Optimisers begin anew, at a tenth of the learning rates that the preset has for weights that
+know nothing yet.
 """
 
 from __future__ import annotations
@@ -30,8 +32,8 @@ _RATES = ("learning_rate", "muon_learning_rate", "embedding_learning_rate")
 def begun_with(config: RunConfig, given: Collection[str]) -> tuple[RunConfig, set[str]]:
     """The config with the model and tokenizer of `train.init_from`, and what is then set.
 
-    Raises ConfigError for settings of the model that are others; UsageError, CheckpointError and TokenizerError where
-    there is no such run, or no tokenizer in it.
+    Raises ConfigError for settings of the model that are others; UsageError, CheckpointError and
+    TokenizerError where there is no such run, or no tokenizer in it.
     """
     place = config.train.init_from
     folder = model_folder(Path(place))
@@ -39,7 +41,8 @@ def begun_with(config: RunConfig, given: Collection[str]) -> tuple[RunConfig, se
     model = model_config(content["model"])
     if model.counted:
         raise ConfigError(
-            f"{place} is an n-gram model: its counts are those of its text, and cannot be trained on."
+            f"{place} is an n-gram model: its counts are those of its text, and cannot be trained "
+            f"on."
         )
     if config.model.kind != model.kind:
         if "model.kind" in given or any(name.startswith("model.") for name in given):
@@ -52,7 +55,8 @@ def begun_with(config: RunConfig, given: Collection[str]) -> tuple[RunConfig, se
         ours, theirs = getattr(config.model, field.name), getattr(model, field.name)
         if f"model.{field.name}" in given and field.name not in FREE and ours != theirs:
             raise ConfigError(
-                f"model.{field.name} = {ours!r}, but the model that this run begins with, {place}, has {theirs!r}: "
+                f"model.{field.name} = {ours!r}, but the model that this run begins with, "
+                f"{place}, has {theirs!r}: "
                 "leave it out. Of that model's settings its dropout alone can be set."
             )
     if "tokenizer" in given and config.tokenizer != str(folder):
@@ -82,7 +86,9 @@ def copy_model(config: RunConfig, run: Path) -> None:
 
 
 def ends_kept(run: Path) -> dict[str, list[int]]:
-    """`ends`, the ids at which an imported model's texts end, as `copy_model` put them there or a save since."""
+    """`ends`, the ids at which an imported model's texts end, as `copy_model` put them there or
+    a save since.
+    """
     try:
         content = foreign_json.read(run / "model" / "config.json")["config"]
         return {"ends": content["ends"]} if "ends" in content else {}

@@ -1,11 +1,13 @@
 """`lmsmith bench train` and `bench ladder`: what a training step takes on this machine.
 
-`time_steps` makes steps of one config on random tokens. `climb` does so for the rungs of the ladder by which
-Karpathy's reproduction of GPT-2 124M became eleven times faster, each rung with all below it, in one run on the device
-at hand; `PUBLISHED` holds what his lecture (A100, 16 x 1024) and a course (T4, 4 x 1024, float16) report.
+`time_steps` makes steps of one config on random tokens. `climb` does so for the rungs of the ladder
+by which Karpathy's reproduction of GPT-2 124M became eleven times faster, each rung with all below
+it, in one run on the device at hand; `PUBLISHED` holds what his lecture (A100, 16 x 1024) and a
+course (T4, 4 x 1024, float16) report.
 
-What a rung below ours lacks is put back for the time of the measurement: attention written out, AdamW's plain loop.
-On CPUs the model is small, and rungs that are not there (TF32, compilation, which gains nothing) are left out.
+What a rung below ours lacks is put back for the time of the measurement: attention written out,
+AdamW's plain loop. On CPUs the model is small, and rungs that are not there (TF32, compilation,
+which gains nothing) are left out.
 """
 
 from __future__ import annotations
@@ -87,7 +89,9 @@ class Rung:
 def time_steps(
     config: RunConfig, device: torch.device, *, n: int = 8, plain_adamw: bool = False
 ) -> Pace:
-    """`n` steps of a model that is then thrown away, after two that are not counted (they allocate and compile)."""
+    """`n` steps of a model that is then thrown away, after two that are not counted (they
+    allocate and compile).
+    """
     use_matmul(config.train.matmul, config.train.dtype)
     model = config.neural.build()
     model.initialise(torch.Generator().manual_seed(config.train.seed))
@@ -160,7 +164,9 @@ def rungs(device: torch.device, gains_by_half: bool) -> list[Rung]:
 
 
 def base_config(device: torch.device) -> RunConfig:
-    """GPT-2 124M at 16 x 1024 on a GPU; on a CPU a model of GPT-2's vocabulary that takes a second a step there."""
+    """GPT-2 124M at 16 x 1024 on a GPU; on a CPU a model of GPT-2's vocabulary that takes a
+    second a step there.
+    """
     small = {
         "model.n_layer": 4,
         "model.n_head": 4,
@@ -185,7 +191,8 @@ def climb(device: torch.device, *, n: int = 8) -> Iterator[tuple[Rung, Pace]]:
     base = base_config(device)
     gains = device.type == "cuda" or matmul_rate(device, torch.bfloat16) > matmul_rate(device)
     for rung in rungs(device, gains):
-        torch.compiler.reset()  # else a graph of the rung before, with its attention, would be taken
+        # else a graph of the rung before, with its attention, would be taken
+        torch.compiler.reset()
         config = base.changed(rung.changes, where=rung.name)
         times = ACCUMULATED if rung.name == "accumulation" else 1
         if times > 1:
@@ -238,7 +245,9 @@ def machine_in_words(device: torch.device) -> str:
 
 
 def bench_config(changes: Mapping[str, Any]) -> tuple[RunConfig, torch.device]:
-    """The config that settings ask for, without a text: GPT-2's vocabulary, or characters for babyGPT."""
+    """The config that settings ask for, without a text: GPT-2's vocabulary, or characters for
+    babyGPT.
+    """
     named = {key: value for key, value in changes.items() if key == "preset"}
     base = preset(RunConfig().changed(named, where="the command line").preset)
     config = base.changed(changes, where="the command line")

@@ -1,15 +1,17 @@
 """What a resumed run changes: its length, and settings that may change on the way.
 
-A checkpoint holds the config that it was trained with and the run's legs. `resume` compares: RUN/config.toml, which may
-have been edited by hand, and the command line ask for a config; the checkpoint says what the run had so far. What may
-change (`CHANGEABLE`, and the length) is applied and logged. What may not is refused by name.
+A checkpoint holds the config that it was trained with and the run's legs. `resume` compares:
+RUN/config.toml, which may have been edited by hand, and the command line ask for a config; the
+checkpoint says what the run had so far. What may change (`CHANGEABLE`, and the length) is applied
+and logged. What may not is refused by name.
 
-A leg is a stretch of steps under one plan. A run that is extended, or whose optimiser, schedule or dropout change,
-begins a new leg. A leg's checkpoint is written before its first step, so that a run which is killed then goes on with
-the leg.
+A leg is a stretch of steps under one plan. A run that is extended, or whose optimiser, schedule or
+dropout change, begins a new leg. A leg's checkpoint is written before its first step, so that a run
+which is killed then goes on with the leg.
 
-The learning rate is a function of the step and of the number of steps (`optim/schedule.py`), before and after an
-extension: a new leg has the learning rate that a run planned for the new number of steps has at that step.
+The learning rate is a function of the step and of the number of steps (`optim/schedule.py`), before
+and after an extension: a new leg has the learning rate that a run planned for the new number of
+steps has at that step.
 """
 
 from __future__ import annotations
@@ -54,7 +56,9 @@ _LEARNT = ("optim.", "schedule.", "model.")  # settings that change what is lear
 
 @dataclass(frozen=True)
 class Resumed:
-    """What a resumed run is to be. `step`: of the newest checkpoint; `n_before`: how many were planned until now."""
+    """What a resumed run is to be. `step`: of the newest checkpoint; `n_before`: how many were
+    planned until now.
+    """
 
     config: RunConfig
     changed: dict[str, tuple[Any, Any]]  # by name: before and now; the length is told apart
@@ -128,7 +132,9 @@ def about(config: RunConfig, legs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def legs_of(about: Mapping[str, Any], step: int) -> list[dict[str, Any]]:
-    """The legs for summary.json: each with its first and last step and what was changed when it began."""
+    """The legs for summary.json: each with its first and last step and what was changed when it
+    began.
+    """
     legs = about.get("legs", [])
     ends = [leg["from_step"] for leg in legs[1:]] + [step]
     return [
@@ -153,7 +159,8 @@ def plan_lines(found: Resumed, corpus: Corpus) -> list[str]:
         n, tokens = config.train.steps, (config.train.steps - found.step) * batches.tokens_per_batch
         minutes = f", what {config.train.minutes:g} minutes allow" if config.train.minutes else ""
         lines.append(
-            f"training {n - found.step:,} more steps of {config.train.batch_size} x {config.model.context_length} "
+            f"training {n - found.step:,} more steps of {config.train.batch_size} x "
+            f"{config.model.context_length} "
             f"tokens = {tokens:,}: {n:,} steps instead of {found.n_before:,}{minutes}; "
             + schedule_in_words(config.schedule, found.step, found.n_before, n)
             + f"; evaluations every {config.train.eval_every:,} steps"
@@ -162,12 +169,17 @@ def plan_lines(found: Resumed, corpus: Corpus) -> list[str]:
 
 
 def schedule_in_words(schedule: ScheduleConfig, step: int, n_before: int, n_steps: int) -> str:
-    """What the learning rate does when a run of `n_before` steps becomes one of `n_steps` at `step`."""
+    """What the learning rate does when a run of `n_before` steps becomes one of `n_steps` at
+    `step`.
+    """
     shape = schedule.shape
     if shape == "constant":
         return "constant: the learning rate stays at its peak"
     if shape == "inverse-sqrt":
-        return "inverse-sqrt: the learning rate goes on falling as 1/sqrt(step), as it would have in any case"
+        return (
+            "inverse-sqrt: the learning rate goes on falling as 1/sqrt(step), as it would have "
+            "in any case"
+        )
     then = learning_rate_share(max(0, step - 1), n_before, schedule)
     now = learning_rate_share(step, n_steps, schedule)
     final = schedule.final_fraction
@@ -204,7 +216,9 @@ def reopen(run: Path) -> None:
 
 
 def _before(config: RunConfig, checkpoint: Checkpoint | None) -> RunConfig:
-    """The config that the checkpoint was trained with. Earlier versions did not say it: then that of config.toml."""
+    """The config that the checkpoint was trained with. Earlier versions did not say it: then
+    that of config.toml.
+    """
     if checkpoint and "config" in checkpoint.about:
         said = checkpoint.about["config"]
         known = dict(settings(MODEL_KINDS.get(said.get("model.kind", "gpt"))))
@@ -265,7 +279,8 @@ def _check_extension(
     train = before.train
     if train.initial_batch_size:
         raise ConfigError(
-            f"train.initial_batch_size = {train.initial_batch_size}: the batches of {place} grow with its number of "
+            f"train.initial_batch_size = {train.initial_batch_size}: the batches of {place} grow "
+            f"with its number of "
             "steps, so that number stays as it is."
         )
     reached = checkpoint is not None and checkpoint.state.get("seconds_to_target") is not None
@@ -277,7 +292,9 @@ def _check_extension(
 
 
 def _in_steps(place: Path, config: RunConfig, corpus: Corpus, step: int) -> RunConfig:
-    """The length in steps, where it is not said in minutes. Raises ConfigError where the run has made as many."""
+    """The length in steps, where it is not said in minutes. Raises ConfigError where the run has
+    made as many.
+    """
     train = config.train
     if train.minutes:
         return config
@@ -290,7 +307,8 @@ def _in_steps(place: Path, config: RunConfig, corpus: Corpus, step: int) -> RunC
         n_steps, said = train.steps, f"train.steps = {train.steps:,}"
     if n_steps <= step:
         raise ConfigError(
-            f"{place} has made {step:,} steps ({step * tokens_a_step:,} tokens), and {said} is its length in all, "
+            f"{place} has made {step:,} steps ({step * tokens_a_step:,} tokens), and {said} is "
+            f"its length in all, "
             "these included. Set more, or `lmsmith train` a shorter run."
         )
     length = {"train.steps": n_steps, "train.tokens": 0, "train.epochs": 0}
@@ -298,7 +316,9 @@ def _in_steps(place: Path, config: RunConfig, corpus: Corpus, step: int) -> RunC
 
 
 def _rhythm(config: RunConfig, before: RunConfig) -> RunConfig:
-    """Where the steps between evaluations and log lines are 0, or were chosen for another length: chosen anew."""
+    """Where the steps between evaluations and log lines are 0, or were chosen for another
+    length: chosen anew.
+    """
     n_steps, chosen = config.train.steps, dict[str, int]()
     if not n_steps:  # it is not known yet
         return config
@@ -315,7 +335,9 @@ def _rhythm(config: RunConfig, before: RunConfig) -> RunConfig:
 
 
 def _changed(place: Path, before: RunConfig, now: RunConfig) -> dict[str, tuple[Any, Any]]:
-    """The settings that differ, but for the length. Raises ConfigError for those that cannot change on the way."""
+    """The settings that differ, but for the length. Raises ConfigError for those that cannot
+    change on the way.
+    """
     kind = {"model.kind": (before.model.kind, now.model.kind)}
     if before.model.kind != now.model.kind:  # its other settings cannot be compared
         now = replace(now, model=before.model)
@@ -328,7 +350,8 @@ def _changed(place: Path, before: RunConfig, now: RunConfig) -> dict[str, tuple[
             for name in refused
         )
         raise ConfigError(
-            f"{place / 'config.toml'} is not what {place} was trained with, and this cannot change on the way: {told}. "
+            f"{place / 'config.toml'} is not what {place} was trained with, and this cannot "
+            f"change on the way: {told}. "
             "Set it back, or train a new run with it. Nothing was changed."
         )
     if now.train.truncated_bptt and "train.micro_batch_size" in found:

@@ -1,15 +1,19 @@
 """One process at a time trains a run.
 
-A trainer holds the system's lock on RUN/.lock, which the system frees when the process dies, however it dies. Network
-disks may not share that lock between machines, and some have none. So a trainer also writes RUN/trainer.json (its
-machine, its process, since when) and touches it every BEAT_SECONDS. Whoever wants to train the run
+A trainer holds the system's lock on RUN/.lock, which the system frees when the process dies,
+however it dies. Network disks may not share that lock between machines, and some have none. So a
+trainer also writes RUN/trainer.json (its machine, its process, since when) and touches it every
+BEAT_SECONDS. Whoever wants to train the run
 
 - is refused where the system's lock is held;
-- takes over a record of the same machine (the same boot of it) at once: its process has lost the lock, so it is dead;
-- takes over a record of another machine when it has not been touched for DEAD_SECONDS. Clocks of two machines differ,
-  so that age is measured by the disk's clock, and a record that seems fresh is watched for that long.
+- takes over a record of the same machine (the same boot of it) at once: its process has lost the
+  lock, so it is dead;
+- takes over a record of another machine when it has not been touched for DEAD_SECONDS. Clocks of
+  two machines differ, so that age is measured by the disk's clock, and a record that seems fresh is
+  watched for that long.
 
-A trainer that was suspended and taken for dead finds another's record before it saves, and ends (`check_held`).
+A trainer that was suspended and taken for dead finds another's record before it saves, and ends
+(`check_held`).
 """
 
 from __future__ import annotations
@@ -45,7 +49,9 @@ _held: dict[Path, str] = {}  # the tokens of the records that this process has w
 
 @dataclass(frozen=True)
 class Trainer:
-    """The process that trains a run, as trainer.json says it. `boot`: changes when the machine is started anew."""
+    """The process that trains a run, as trainer.json says it. `boot`: changes when the machine
+    is started anew.
+    """
 
     host: str
     boot: str
@@ -63,7 +69,8 @@ def held(run: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Makes this process the run's trainer for the length of the block.
 
     `say` is told when a trainer of another machine is watched, and when it is taken for dead.
-    Raises UsageError where another process trains the run, StorageError where its folder cannot be written.
+    Raises UsageError where another process trains the run, StorageError where its folder cannot be
+    written.
     """
     lock = _system_lock(run)
     try:
@@ -90,7 +97,9 @@ def held(run: Path, say: Callable[[str], None]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def held_by_first(run: Path, ranks: Ranks, say: Callable[[str], None]) -> Iterator[None]:
-    """The same for the processes of torchrun: the first one holds the lock for all. All must call it together."""
+    """The same for the processes of torchrun: the first one holds the lock for all. All must
+    call it together.
+    """
     with contextlib.ExitStack() as stack:
 
         def take() -> str:
@@ -102,23 +111,30 @@ def held_by_first(run: Path, ranks: Ranks, say: Callable[[str], None]) -> Iterat
 
 
 def check_held(run: Path) -> None:
-    """Raises TrainingError where this process was the run's trainer and another one has taken over."""
+    """Raises TrainingError where this process was the run's trainer and another one has taken
+    over.
+    """
     token = _held.get(run.absolute())
     found = _read(run) if token else None
     if found and found.token != token:
         raise TrainingError(
-            f"{run} is now trained by {found}: it found no sign of life of this process for {DEAD_SECONDS:.0f} s. "
+            f"{run} is now trained by {found}: it found no sign of life of this process for "
+            f"{DEAD_SECONDS:.0f} s. "
             "This process ends; what the other one writes is untouched."
         )
 
 
 def trainer(run: Path) -> Trainer | None:
-    """Who trains the run, as far as its record says; None where it has none or the record cannot be read."""
+    """Who trains the run, as far as its record says; None where it has none or the record cannot
+    be read.
+    """
     return _read(run)
 
 
 def _system_lock(run: Path) -> filelock.BaseFileLock | None:
-    """The system's lock on the run; None on disks that have none. Raises UsageError, StorageError."""
+    """The system's lock on the run; None on disks that have none. Raises UsageError,
+    StorageError.
+    """
     lock: filelock.BaseFileLock = filelock.FileLock(run / LOCK)
     try:
         with warnings.catch_warnings():
@@ -143,7 +159,9 @@ def _system_lock(run: Path) -> filelock.BaseFileLock | None:
 
 
 def _wait_for_the_dead(run: Path, locked: bool, say: Callable[[str], None]) -> None:
-    """Returns when the trainer that the record names is known to be dead. Raises UsageError where it lives."""
+    """Returns when the trainer that the record names is known to be dead. Raises UsageError
+    where it lives.
+    """
     found = _read(run)
     if found is None or (locked and found.boot == _boot()):
         return
@@ -164,7 +182,8 @@ def _busy(run: Path, found: Trainer | None) -> UsageError:
     who = str(found) if found else "another process"
     how = f"stop it there (kill {found.process})" if found else "stop it"
     return UsageError(
-        f"{run} is being trained by {who}: two would overwrite each other's work, and nothing was changed. Wait until "
+        f"{run} is being trained by {who}: two would overwrite each other's work, and nothing was "
+        f"changed. Wait until "
         f"it ends, or {how} and resume the run then."
     )
 
@@ -178,7 +197,9 @@ def _write_record(run: Path) -> str:
 
 
 def _beat(run: Path, token: str, stop: threading.Event) -> None:
-    """Touches the record until `stop`, as long as it is ours. A disk that fails for a while ends nothing."""
+    """Touches the record until `stop`, as long as it is ours. A disk that fails for a while ends
+    nothing.
+    """
     while not stop.wait(BEAT_SECONDS):
         found = _read(run)
         if found and found.token == token:
@@ -195,7 +216,9 @@ def _read(run: Path) -> Trainer | None:
 
 
 def _mark(run: Path) -> int | None:
-    """When the record was touched; None where there is none. Opened, for network disks look at the server then."""
+    """When the record was touched; None where there is none. Opened, for network disks look at
+    the server then.
+    """
     try:
         with (run / RECORD).open("rb") as file:
             return os.fstat(file.fileno()).st_mtime_ns
@@ -204,7 +227,9 @@ def _mark(run: Path) -> int | None:
 
 
 def _age(run: Path) -> float:
-    """Seconds since the record was touched, by the disk's own clock; 0 where that cannot be known."""
+    """Seconds since the record was touched, by the disk's own clock; 0 where that cannot be
+    known.
+    """
     mark = _mark(run)
     try:
         (run / LOCK).touch()

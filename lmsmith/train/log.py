@@ -1,4 +1,6 @@
-"""What a run says while it goes: metrics.jsonl for programs, samples.md to read, a live bar or plain lines to watch."""
+"""What a run says while it goes: metrics.jsonl for programs, samples.md to read, a live bar or
+plain lines to watch.
+"""
 
 import json
 import math
@@ -32,8 +34,9 @@ class MetricsFile:
     def __init__(self, path: Path | None, *, step: int = 0, evaluated_step: int = 0) -> None:
         """Opens for appending; None: what is written goes nowhere. Raises StorageError.
 
-        A resumed run makes again what came after its checkpoint: lines of steps after `step`, and of evaluations
-        after `evaluated_step`, are dropped, and so is a last line that a kill cut short.
+        A resumed run makes again what came after its checkpoint: lines of steps after `step`, and
+        of evaluations after `evaluated_step`, are dropped, and so is a last line that a kill cut
+        short.
         """
         self.path = path
         self.also: list[Callable[[dict[str, Any]], None]] = []  # who else is told what is written
@@ -91,7 +94,8 @@ def _is_kept(line: str, step: int, evaluated_step: int) -> bool:
 
 
 def add_samples(path: Path, step: int, texts: Sequence[str]) -> None:
-    """Appends a section to samples.md; one of the same step, of a run that was killed and resumed, goes.
+    """Appends a section to samples.md; one of the same step, of a run that was killed and resumed,
+    goes.
 
     Raises StorageError.
     """
@@ -136,9 +140,11 @@ class Progress:
         deadline: float = math.inf,
         share_per_token: float = 0.0,
     ) -> None:
-        """`step`: where a resumed run begins. `deadline`: time.monotonic() by which it ends, whatever its plan.
+        """`step`: where a resumed run begins. `deadline`: time.monotonic() by which it ends,
+        whatever its plan.
 
-        `share_per_token`: of the machine's matrix products in a second, what a token takes; MFU is that by tokens/s.
+        `share_per_token`: of the machine's matrix products in a second, what a token takes; MFU is
+        that by tokens/s.
         """
         self.console, self.n_steps, self.tokens_per_step, self.deadline = (
             console,
@@ -209,7 +215,9 @@ class Progress:
             self._live.update(self._bar(numbers), refresh=True)
 
     def _bar(self, numbers: str) -> Text:
-        """Step, bar, numbers; in a narrow terminal first the bar goes and then what does not fit on the right."""
+        """Step, bar, numbers; in a narrow terminal first the bar goes and then what does not fit
+        on the right.
+        """
         step = f"{self.step:>{len(f'{self.n_steps:,}')},}/{self.n_steps:,} "
         width = min(WIDEST_BAR, self.console.width - len(step) - len(numbers) - 2)
         full = int(self.step / max(1, self.n_steps) * width)

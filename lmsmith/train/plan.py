@@ -1,15 +1,18 @@
-"""How many steps fit before a deadline: the plan of a run with `--minutes`, corrected while it runs.
+"""How many steps fit before a deadline: the plan of a run with `--minutes`, corrected while it
+runs.
 
-The machine may be slow when the run starts, stall for some seconds, get slower or recover. Therefore:
+The machine may be slow when the run starts, stall for some seconds, get slower or recover.
+Therefore:
 
-- One slow step does not set the pace. It counts as at most `SLOW` times the median of the recent steps.
+- One slow step does not set the pace. It counts as at most `SLOW` times the median of the recent
+  steps.
 - The plan gets shorter from the middle of what fits, where the run would not end in time.
 - The plan gets longer just before its own middle, or later where much time would be left unused.
 - A difference smaller than the usual noise is ignored, so the number of steps settles.
 - A run that reaches its last step with time left continues.
 
-The learning rate follows the plan, so that it reaches its final value with the last step. For that the plan is
-checked more often when few steps are left, and after each stall.
+The learning rate follows the plan, so that it reaches its final value with the last step. For that
+the plan is checked more often when few steps are left, and after each stall.
 """
 
 import statistics
@@ -34,7 +37,9 @@ FEW_STEPS, USELESS_STEPS = 50, 20
 
 
 def corrected_steps(planned: int, step: int, seconds_a_step: float, seconds_left: float) -> int:
-    """The number of steps for a run that has made `step` of `planned` and has `seconds_left` for more of them."""
+    """The number of steps for a run that has made `step` of `planned` and has `seconds_left` for
+    more of them.
+    """
     fits = step + max(0, int(seconds_left / seconds_a_step))
     too_long = planned - fits > max(1.0, TOO_LONG * (planned - step)) and 2 * step >= fits
     if 2 * step > planned:
@@ -45,31 +50,40 @@ def corrected_steps(planned: int, step: int, seconds_a_step: float, seconds_left
 
 
 def look_due(planned: int, step: int) -> bool:
-    """Whether the plan is checked after `step` steps: at regular intervals, and at 1, 2, 4, 8, ... before its end."""
+    """Whether the plan is checked after `step` steps: at regular intervals, and at 1, 2, 4, 8,
+    ... before its end.
+    """
     interval, left = max(1, planned // LOOKS), planned - step
     return step % interval == 0 or (0 < left < interval and left & (left - 1) == 0)
 
 
 def steps_to_continue(step: int, seconds_a_step: float, seconds_left: float) -> int:
-    """How many more steps a run makes that has made its planned `step` and has `seconds_left`; often 0."""
+    """How many more steps a run makes that has made its planned `step` and has `seconds_left`;
+    often 0.
+    """
     fit = int(seconds_left / seconds_a_step)
     return fit if fit >= max(1.0, WORTH_CONTINUING * step) else 0
 
 
 def too_few_steps(steps: int, seconds: float) -> str:
-    """A warning about a run that the clock ended after `steps` steps, which took `seconds`; often empty."""
+    """A warning about a run that the clock ended after `steps` steps, which took `seconds`;
+    often empty.
+    """
     if steps >= FEW_STEPS:
         return ""
     little = "nothing worth using" if steps < USELESS_STEPS else "little"
     count = "1 step" if steps == 1 else f"{steps} steps"
     return (
-        f"the time was enough for {count} only ({seconds / max(1, steps):.2g} s each): the model has learned {little}. "
-        "Set more --minutes, or a smaller model or --train.batch_size; other programs on this machine slow it down."
+        f"the time was enough for {count} only ({seconds / max(1, steps):.2g} s each): the model "
+        f"has learned {little}. "
+        "Set more --minutes, or a smaller model or --train.batch_size; other programs on this "
+        "machine slow it down."
     )
 
 
 class Pace:
-    """Measures what a step takes, in seconds: the mean of the later half of all steps, with stalls cut.
+    """Measures what a step takes, in seconds: the mean of the later half of all steps, with stalls
+    cut.
 
     A step that takes more than SLOW times the median of the N_RECENT latest ones counts as that
     much, and `stalled` is true until the next step. `expected`: what a step was measured to take
@@ -100,7 +114,9 @@ class Pace:
 
 
 class Stopwatch:
-    """What the parts of a run take, in seconds: `with took("save"): ...`, then `took.latest["save"]`."""
+    """What the parts of a run take, in seconds: `with took("save"): ...`, then
+    `took.latest["save"]`.
+    """
 
     def __init__(self) -> None:
         self.latest: dict[str, float] = {}
@@ -116,5 +132,7 @@ class Stopwatch:
         self._recent[part].append(self.latest[part])
 
     def usual(self, part: str, unknown: float) -> float:
-        """The median of the latest N_EVALUATIONS times of a part, of two the shorter; `unknown` if none."""
+        """The median of the latest N_EVALUATIONS times of a part, of two the shorter; `unknown`
+        if none.
+        """
         return statistics.median_low(self._recent[part]) if self._recent[part] else unknown

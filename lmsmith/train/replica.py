@@ -1,8 +1,9 @@
-"""A model prepared for training on this rank: precision, compilation, activation checkpointing, DDP or FSDP2.
+"""A model prepared for training on this rank: precision, compilation, activation checkpointing, DDP
+or FSDP2.
 
-The model itself knows none of this. Everything is applied from outside, in this order: compile the blocks, checkpoint
-their activations, wrap the model in its loss, wrap that in DDP or FSDP2, and make the optimizers last, because they
-must see the parameters as they then are.
+The model itself knows none of this. Everything is applied from outside, in this order: compile the
+blocks, checkpoint their activations, wrap the model in its loss, wrap that in DDP or FSDP2, and
+make the optimizers last, because they must see the parameters as they then are.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ class Replica:
     """
 
     def __init__(self, model: NeuralModel, config: RunConfig, ranks: Ranks | None = None) -> None:
-        """Takes over `model`, which lies on its device, or under FSDP2 anywhere. Several ranks must do so together."""
+        """Takes over `model`, which lies on its device, or under FSDP2 anywhere. Several ranks
+        must do so together.
+        """
         self.model, self.config, self.ranks = model, config, ranks or Ranks()
         products = products_dtype(config)
         if compiled := config.train.compile == "yes":
@@ -75,7 +78,9 @@ class Replica:
         return torch.autocast(self.device.type, dtype or torch.bfloat16, enabled=dtype is not None)
 
     def micro_batches(self, step: int, rows_at_once: int = 0) -> list[tuple[int, int]]:
-        """First and last row of each of this rank's micro-batches of batch `step`; the last may be short."""
+        """First and last row of each of this rank's micro-batches of batch `step`; the last may
+        be short.
+        """
         start, end = self.ranks.rows(self.config.train.rows_of(step))
         n = rows_at_once or self.rows_at_once
         return [(row, min(row + n, end)) for row in range(start, end, n)]
@@ -101,7 +106,8 @@ class Replica:
             )
             if wanted != found:
                 raise CheckpointError(
-                    f"the checkpoint is of another model than the config says: {name} has shape {found}, and wanted is "
+                    f"the checkpoint is of another model than the config says: {name} has shape "
+                    f"{found}, and wanted is "
                     f"{wanted}. Put back the config.toml that the run was trained with."
                 )
         for name, p in named.items():

@@ -20,7 +20,8 @@ from lmsmith.train.init_from import begun_with
 
 
 def asked(sources: Sequence[str], changes: Mapping[str, Any]) -> tuple[RunConfig, set[str]]:
-    """The config that sources (text, at most one recipe) and settings ask for, and the settings set.
+    """The config that sources (text, at most one recipe) and settings ask for, and the settings
+    set.
 
     Later wins: preset, recipe, command line. A run's own config.toml is a recipe; if the run had
     --minutes, it also holds the number of steps they came to, and that number repeats the run.
@@ -83,7 +84,8 @@ def _derived(
 def _together(
     recipe: Mapping[str, Any], changes: Mapping[str, Any]
 ) -> tuple[Any, set[str], dict[str, Any], dict[str, Any]]:
-    """`learning_rate` of all groups, the rates that it does not move, and recipe and changes without it.
+    """`learning_rate` of all groups, the rates that it does not move, and recipe and changes
+    without it.
 
     It does not move the rates that are set where it is set, or later.
     """
@@ -97,7 +99,9 @@ def _together(
 
 
 def _with_tokenizer_beside(recipe: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The recipe, with a tokenizer that lies beside it named from here: config.toml of an imported run says `model`."""
+    """The recipe, with a tokenizer that lies beside it named from here: config.toml of an
+    imported run says `model`.
+    """
     name = recipe.get("tokenizer")
     beside = path.parent / name if isinstance(name, str) and name else path
     return recipe | {"tokenizer": str(beside)} if (beside / TOKENIZER_FILE).is_file() else recipe
@@ -136,6 +140,7 @@ def _one_batch(
     if ours == {"train.batch_size"}:
         return config.changed({"train.batch_tokens": 0}, where="the batch"), given
     raise ConfigError(
-        f"train.batch_tokens = {config.train.batch_tokens} and train.batch_size = {config.train.batch_size} both say "
+        f"train.batch_tokens = {config.train.batch_tokens} and train.batch_size = "
+        f"{config.train.batch_size} both say "
         "how large a batch is: set one of them."
     )

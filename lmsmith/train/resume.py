@@ -146,7 +146,9 @@ def _finished(place: Path, console: Console) -> dict[str, Any]:
 def _continue(
     training: Training, found: Resumed, config: RunConfig, without_hooks: Collection[str]
 ) -> None:
-    """Takes up the newest checkpoint; in a new leg, writes it anew. `config`: that of config.toml."""
+    """Takes up the newest checkpoint; in a new leg, writes it anew. `config`: that of
+    config.toml.
+    """
     context = training.context
     place, console = context.run, context.console
     restored = training.restore(without_hooks=without_hooks)

@@ -1,8 +1,10 @@
-"""Saving without standing still: tensors are copied, and a thread writes the copies while training goes on.
+"""Saving without standing still: tensors are copied, and a thread writes the copies while training
+goes on.
 
-The copy is what training waits for; hashing and writing take ten times as long. The memory of the copy is kept for the
-next save, whose pages the system then need not clear. Small tensors are written at once, as are large ones where the
-memory for a copy is not there; so is the last save of a run.
+The copy is what training waits for; hashing and writing take ten times as long. The memory of the
+copy is kept for the next save, whose pages the system then need not clear. Small tensors are
+written at once, as are large ones where the memory for a copy is not there; so is the last save of
+a run.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ class Saver:
         self._copies: dict[tuple[str, str], Tensor] = {}
 
     def reserve(self, groups: Groups) -> None:
-        """Makes room for copies of such tensors, in a thread: the system takes a second to clear gigabytes of pages."""
+        """Makes room for copies of such tensors, in a thread: the system takes a second to clear
+        gigabytes of pages.
+        """
         if self._copies or not self._fits(groups):
             return
 

@@ -1,13 +1,17 @@
-"""The flight record of a step that was not applied: all that is needed to inspect it and to repeat it.
+"""The flight record of a step that was not applied: all that is needed to inspect it and to repeat
+it.
 
     RUN/flight/step-00000123/
-        record.json           why; step, seed, loss, gradient norm (as bits, too); the batch as ids and as text; of each
-                              tensor its norm, its gradient's and how many numbers of that are not finite. A number
+        record.json           why; step, seed, loss, gradient norm (as bits, too); the batch as ids
+                              and as text; of each
+                              tensor its norm, its gradient's and how many numbers of that are not
+                              finite. A number
                               that is not finite is null
-        checkpoints/          the weights before the step, and the states that `train.truncated_bptt` had carried
+        checkpoints/          the weights before the step, and the states that
+                              `train.truncated_bptt` had carried
 
-`lmsmith replay RUN/flight/step-00000123` computes loss and gradient again and compares them with the record, bit for
-bit.
+`lmsmith replay RUN/flight/step-00000123` computes loss and gradient again and compares them with
+the record, bit for bit.
 """
 
 from __future__ import annotations
@@ -40,7 +44,9 @@ def write_record(
     step: int,
     spike: SpikeError,
 ) -> Path:
-    """Writes the record of `step`, whose gradients are still in the parameters. Every rank must call it."""
+    """Writes the record of `step`, whose gradients are still in the parameters. Every rank must
+    call it.
+    """
     tensors = {}
     for name, p in replica.model.named_parameters():
         grad = unshard(p.grad) if p.grad is not None else torch.zeros_like(unshard(p))
@@ -79,16 +85,20 @@ def write_record(
 
 
 def read_record(place: Path) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
-    """A record, and the tensors it is of: "model", and "carried". Raises DataError, CheckpointError."""
+    """A record, and the tensors it is of: "model", and "carried". Raises DataError,
+    CheckpointError.
+    """
     try:
         record = foreign_json.read(place / "record.json")
         if record["format_version"] != FORMAT_VERSION:
             raise DataError(
-                f"{place} has format version {record['format_version']}, and this lmsmith reads {FORMAT_VERSION}: "
+                f"{place} has format version {record['format_version']}, and this lmsmith reads "
+                f"{FORMAT_VERSION}: "
                 "update it."
             )
         return record, load_checkpoint(place, record["step"]).tensors
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{place} is no flight record ({error}): name a folder such as RUN/flight/step-00000123."
+            f"{place} is no flight record ({error}): name a folder such as "
+            f"RUN/flight/step-00000123."
         ) from error

@@ -1,8 +1,8 @@
 """One training step: forward and backward over the micro-batches of a batch, clip, optimizer step.
 
-The loss of a batch is the sum over its tokens divided once by how many count in all of it, so the split into
-micro-batches and among processes changes nothing but rounding. Gradients are averaged over processes on their way
-between them, hence the factor.
+The loss of a batch is the sum over its tokens divided once by how many count in all of it, so the
+split into micro-batches and among processes changes nothing but rounding. Gradients are averaged
+over processes on their way between them, hence the factor.
 """
 
 import logging
@@ -27,11 +27,11 @@ log = logging.getLogger(__name__)
 def train_step(
     replica: Replica, batches: AnyBatches, step: int, n_steps: int, guard: Guard | None = None
 ) -> dict[str, float]:
-    """Makes `step` (from 0) of `n_steps`; returns its loss (nats a token), gradient norm and each group's
-    learning rate by the name of its setting.
+    """Makes `step` (from 0) of `n_steps`; returns its loss (nats a token), gradient norm and each
+    group's learning rate by the name of its setting.
 
-    Raises SpikeError on every rank before the weights change, where the `guard` finds a spike, or where the loss or the
-    gradient is not finite. The gradients are then still in the parameters.
+    Raises SpikeError on every rank before the weights change, where the `guard` finds a spike, or
+    where the loss or the gradient is not finite. The gradients are then still in the parameters.
     """
     config, scale = replica.config, replica.scale
     share = learning_rate_share(step, n_steps, config.schedule)
@@ -48,10 +48,12 @@ def train_step(
 
 
 def gradient(replica: Replica, batches: AnyBatches, step: int) -> tuple[float, float]:
-    """The loss of batch `step` over all processes, and the norm of its gradient, which is left in the parameters.
+    """The loss of batch `step` over all processes, and the norm of its gradient, which is left in
+    the parameters.
 
-    Where memory does not suffice, micro-batches are halved (`Replica.rows_at_once`) and the batch begun anew. Several
-    processes cannot begin anew once they talk, in the last backward pass: they try a micro-batch beforehand (`_fits`).
+    Where memory does not suffice, micro-batches are halved (`Replica.rows_at_once`) and the batch
+    begun anew. Several processes cannot begin anew once they talk, in the last backward pass: they
+    try a micro-batch beforehand (`_fits`).
     """
     several = replica.ranks.world > 1
     while several and not replica.carried and not _fits(replica, batches, step):
@@ -73,8 +75,8 @@ def gradient(replica: Replica, batches: AnyBatches, step: int) -> tuple[float, f
 def _fits(replica: Replica, batches: AnyBatches, step: int) -> bool:
     """Whether a micro-batch fits into the memory of every process; all come to the same answer.
 
-    Each size is tried twice: before the optimisers have their state, and with it there. Under FSDP2 nothing is tried,
-    for its forward passes talk.
+    Each size is tried twice: before the optimisers have their state, and with it there. Under FSDP2
+    nothing is tried, for its forward passes talk.
     """
     part = replica.micro_batches(step)[0]
     n_rows = part[1] - part[0]
@@ -115,7 +117,9 @@ def _halve(replica: Replica) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether it is one of the ways in which memory runs out; of PyTorch's many RuntimeErrors, its allocators'."""
+    """Whether it is one of the ways in which memory runs out; of PyTorch's many RuntimeErrors,
+    its allocators'.
+    """
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(
         error
     )
@@ -168,7 +172,9 @@ def to_device(batch: Batch, device: torch.device) -> list[Tensor]:
 
 
 def dropout_seed(seed: int, step: int, rank: int = 0) -> int:
-    """The numbers, mixed: PyTorch's generator on CPUs takes the lower 32 bits of its seed and leaves the others."""
+    """The numbers, mixed: PyTorch's generator on CPUs takes the lower 32 bits of its seed and
+    leaves the others.
+    """
     key = (step, rank) if rank else (step,)
     return int(np.random.SeedSequence(seed, spawn_key=key).generate_state(1, np.uint64)[0])
 

@@ -1,8 +1,10 @@
-"""SIGINT (Ctrl-C) and SIGTERM: at once where nothing would be lost, after the work at hand where something would.
+"""SIGINT (Ctrl-C) and SIGTERM: at once where nothing would be lost, after the work at hand where
+something would.
 
-A command that is only reading ends where it stands: the signal raises `Stopped`. A run that is changing or writing its
-weights notes the signal (`noted`), comes to where it can be saved, and saves; within `Noted.at_once` it is only reading
-again. A second Ctrl-C does not wait for anything: what is on disk is whole at every moment.
+A command that is only reading ends where it stands: the signal raises `Stopped`. A run that is
+changing or writing its weights notes the signal (`noted`), comes to where it can be saved, and
+saves; within `Noted.at_once` it is only reading again. A second Ctrl-C does not wait for anything:
+what is on disk is whole at every moment.
 """
 
 import signal
@@ -27,7 +29,9 @@ def stop_at_once(number: int, frame: FrameType | None) -> None:
 
 
 def handle(number: signal.Signals, handler: Any) -> Any:
-    """Sets a handler and returns the one before. A signal that is ignored (`&` in a script does it) stays ignored."""
+    """Sets a handler and returns the one before. A signal that is ignored (`&` in a script does
+    it) stays ignored.
+    """
     before = signal.getsignal(number)
     if before not in (signal.SIG_IGN, None):  # None: set by whatever embeds this Python
         signal.signal(number, handler)
@@ -43,7 +47,9 @@ class Noted:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Around work that only reads: a signal, also one that was noted before, raises Stopped there."""
+        """Around work that only reads: a signal, also one that was noted before, raises Stopped
+        there.
+        """
         self._at_once = True
         try:
             if self.signal is not None:
@@ -61,7 +67,9 @@ class Noted:
 
 @contextmanager
 def noted() -> Iterator[Noted]:
-    """SIGINT and SIGTERM are noted within; a second one that is a SIGINT raises Stopped. Handlers are put back."""
+    """SIGINT and SIGTERM are noted within; a second one that is a SIGINT raises Stopped.
+    Handlers are put back.
+    """
     found = Noted()
     if (
         threading.current_thread() is not threading.main_thread()

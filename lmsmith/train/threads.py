@@ -108,7 +108,9 @@ class OtherPrograms:
 
     @staticmethod
     def _read() -> tuple[float, float] | None:
-        """Seconds of processor time: of all programs on this process's cores, and of this process."""
+        """Seconds of processor time: of all programs on this process's cores, and of this
+        process.
+        """
         try:
             here = os.sched_getaffinity(0)
             text = _STAT.read_text(encoding="ascii")

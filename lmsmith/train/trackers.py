@@ -1,7 +1,9 @@
-"""Numbers on their way to TensorBoard and Weights & Biases, beside metrics.jsonl, which has them always.
+"""Numbers on their way to TensorBoard and Weights & Biases, beside metrics.jsonl, which has them
+always.
 
-A tracker takes what is written to metrics.jsonl. TensorBoard's event files lie in RUN/tensorboard; Weights & Biases
-writes to RUN/wandb and sends it on unless WANDB_MODE is "offline" (`wandb sync` sends it later).
+A tracker takes what is written to metrics.jsonl. TensorBoard's event files lie in RUN/tensorboard;
+Weights & Biases writes to RUN/wandb and sends it on unless WANDB_MODE is "offline" (`wandb sync`
+sends it later).
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ def check_installed(names: Sequence[str]) -> None:
     for name in names:
         if importlib.util.find_spec(name) is None:
             raise ConfigError(
-                f"train.track = {name!r}, and the package {name} is not installed: `pip install 'lmsmith[track]'`, or "
+                f"train.track = {name!r}, and the package {name} is not installed: `pip install "
+                f"'lmsmith[track]'`, or "
                 "leave it out; metrics.jsonl has all numbers."
             )
 
@@ -81,7 +84,9 @@ def _wandb(run: Path, config: RunConfig, step: int) -> Iterator[Tracker]:
 
 
 def _id(run: Path) -> str:
-    """What the run is known by there: its own, made once, for names such as `runs/book-1` come again."""
+    """What the run is known by there: its own, made once, for names such as `runs/book-1` come
+    again.
+    """
     place = run / "wandb-id"
     if not place.exists():
         atomic.write(place, f"{run.name}-{secrets.token_hex(4)}")

@@ -1,7 +1,8 @@
-"""The states that truncated backpropagation through time hands from one batch to the next, one a micro-batch.
+"""The states that truncated backpropagation through time hands from one batch to the next, one a
+micro-batch.
 
-What a state has seen counts, how it came about does not: its gradient ends where the batch begins. The states are part
-of a checkpoint, for without them a resumed run would begin with empty ones.
+What a state has seen counts, how it came about does not: its gradient ends where the batch begins.
+The states are part of a checkpoint, for without them a resumed run would begin with empty ones.
 """
 
 from collections.abc import Mapping
@@ -21,7 +22,8 @@ class Carried:
         self._begun: dict[int, RnnState] = {}  # what the latest batch was read on from
 
     def before(self, part: tuple[int, int], goes_on: bool) -> RnnState:
-        """What the model reads rows `part` on from: where they ended in the batch before, or nothing, if they begin.
+        """What the model reads rows `part` on from: where they ended in the batch before, or
+        nothing, if they begin.
 
         The model changes it as it reads, and so leaves it for the next batch.
         """

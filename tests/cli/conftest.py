@@ -226,5 +226,7 @@ def _trained(_lmsmith: Lmsmith, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture
 def run(_trained: Path, lmsmith: Lmsmith) -> Path:
-    """A finished run of 30 steps, with checkpoints of steps 20 and 30, in the test's folder, as "run"."""
+    """A finished run of 30 steps, with checkpoints of steps 20 and 30, in the test's folder, as
+    "run".
+    """
     return Path(shutil.copytree(_trained, lmsmith.cwd / "run"))

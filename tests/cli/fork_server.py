@@ -1,9 +1,11 @@
-"""Real lmsmith processes, without the two seconds that importing torch takes: imported here once, forked for each.
+"""Real lmsmith processes, without the two seconds that importing torch takes: imported here once,
+forked for each.
 
-Reads orders from standard input, a JSON object a line. {"arguments": [...], "cwd": ..., "stdin": ..., "stdout": ...,
-"stderr": ..., "environment": {}, "file_bytes": largest file or null, "user": uid or null, "slow": {"os:fsync": 0.01}}
-starts a process, in which some functions take longer by so many seconds, and answers its id; {"wait": id} answers its
-exit status, negative for a signal, or null while it lives. Linux alone.
+Reads orders from standard input, a JSON object a line. {"arguments": [...], "cwd": ..., "stdin":
+..., "stdout": ..., "stderr": ..., "environment": {}, "file_bytes": largest file or null, "user":
+uid or null, "slow": {"os:fsync": 0.01}} starts a process, in which some functions take longer by so
+many seconds, and answers its id; {"wait": id} answers its exit status, negative for a signal, or
+null while it lives. Linux alone.
 """
 
 import codecs
@@ -19,7 +21,8 @@ import time
 import traceback
 from typing import Any
 
-# What commands import. (PyTorch's optimisers import torch._dynamo when they are made, which takes a second.)
+# What commands import. (PyTorch's optimisers import torch._dynamo when they are made, which takes a
+# second.)
 IMPORTED = [
     "torch._dynamo",
     "lmsmith.cli",
@@ -51,7 +54,8 @@ def serve() -> None:
     bpe_train.learn_bpe(["compiled here, if it is not yet"], 300).encode(
         "so that no command says that it compiles"
     )
-    gc.freeze()  # else a process that collects garbage copies all the pages that it shares with this one
+    # else a process that collects garbage copies all the pages that it shares with this one
+    gc.freeze()
     print("ready", flush=True)
     for line in sys.stdin:
         order = json.loads(line)

@@ -1,4 +1,6 @@
-"""Whatever a user gets wrong ends in one clear message with what to do, status 1 or 2, and nothing overwritten."""
+"""Whatever a user gets wrong ends in one clear message with what to do, status 1 or 2, and
+nothing overwritten.
+"""
 
 import hashlib
 import os
@@ -307,7 +309,9 @@ def test_an_empty_folder_is_taken(lmsmith: Lmsmith) -> None:
 
 
 def test_a_disk_that_fills_while_saving(lmsmith: Lmsmith) -> None:
-    """A limit on the size of a file stands for a disk that is full: both are an OSError in the middle of a write."""
+    """A limit on the size of a file stands for a disk that is full: both are an OSError in the
+    middle of a write.
+    """
     bytes_of = {"tokens": 20_000, "model": 60_000}  # the text fits, the optimiser's 100 kB do not
     options = [*TINY, "--model.d_model=32", "--train.save_every", 5, "--out", "run"]
     done = lmsmith("train", "book.txt", "--steps", 10, *options, file_bytes=bytes_of["model"])

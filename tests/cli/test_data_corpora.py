@@ -1,4 +1,6 @@
-"""`lmsmith data list` and `data download`, and corpora named where text is wanted, as users type them."""
+"""`lmsmith data list` and `data download`, and corpora named where text is wanted, as users type
+them.
+"""
 
 import io
 import json
@@ -87,7 +89,8 @@ def test_download_and_again(lmsmith: Lmsmith, web: Web, there: dict[str, str]) -
         "try      lmsmith train tinystories-validation --minutes 10",
     ]
     assert done.out.splitlines() == [
-        f"tinystories-validation: 1 file, {size:.0f} kB, from the data set roneneldan/TinyStories of the Hugging Face "
+        f"tinystories-validation: 1 file, {size:.0f} kB, from the data set roneneldan/TinyStories "
+        f"of the Hugging Face "
         "Hub",
         *last,
     ]

@@ -18,7 +18,9 @@ STEPS = ["--steps", 12, *TINY, "--train.save_every", 6]
 
 @pytest.fixture(scope="module")
 def _shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same text, prepared as one training shard and as many; and shards from elsewhere, of bytes."""
+    """The same text, prepared as one training shard and as many; and shards from elsewhere, of
+    bytes.
+    """
     place = tmp_path_factory.mktemp("shards")
     lines = "".join(json.dumps({"text": line}) + "\n" for line in TEXT.splitlines())
     (place / "lines.jsonl").write_text(lines, encoding="utf-8")
@@ -156,7 +158,8 @@ def test_a_recipe_that_mixes(lmsmith: Lmsmith, shards: Path) -> None:
     """Text, and shards from elsewhere of the same tokenizer; the run's own config repeats it."""
     (shards / "mix.toml").write_text(
         'tokenizer = "byte"\n[train]\nsteps = 10\n'
-        '[[data.mixture]]\npath = "book.txt"\nweight = 3\n[[data.mixture]]\npath = "bytes"\nweight = 1\n',
+        '[[data.mixture]]\npath = "book.txt"\nweight = 3\n[[data.mixture]]\npath = '
+        '"bytes"\nweight = 1\n',
         encoding="utf-8",
     )
     done = lmsmith("train", "mix.toml", *TINY, "--out", "run")
@@ -179,7 +182,10 @@ def test_a_file_in_two_sources_is_refused(lmsmith: Lmsmith) -> None:
     """Its tail would be held out of one and trained on in the other."""
     (lmsmith.cwd / "folder").mkdir()
     (lmsmith.cwd / "folder" / "book.txt").write_text(TEXT, encoding="utf-8")
-    recipe = '[[data.mixture]]\npath = "folder"\nweight = 1\n[[data.mixture]]\npath = "folder/book.txt"\nweight = 1\n'
+    recipe = (
+        '[[data.mixture]]\npath = "folder"\nweight = 1\n[[data.mixture]]\npath = '
+        '"folder/book.txt"\nweight = 1\n'
+    )
     (lmsmith.cwd / "mix.toml").write_text(recipe, encoding="utf-8")
     done = lmsmith("train", "mix.toml", "--steps", 2, *TINY)
     assert done.status == 2

@@ -1,4 +1,6 @@
-"""`--engine reference`: the same command, run folder and model as by PyTorch; a killed run goes on bit for bit."""
+"""`--engine reference`: the same command, run folder and model as by PyTorch; a killed run goes
+on bit for bit.
+"""
 
 import json
 import shutil

@@ -17,7 +17,9 @@ from lmsmith.tokens.files import save_tokenizer
 
 
 def plain_loop(run: Path, text: str) -> tuple[float, int]:
-    """Nats of a text and its number of tokens: windows side by side, as nanoGPT evaluates, in float64."""
+    """Nats of a text and its number of tokens: windows side by side, as nanoGPT evaluates, in
+    float64.
+    """
     model, tokenizer, _ = load_for_use(run)
     model = model.double()
     ids = [int(id) for id in tokenizer.encode(text)]

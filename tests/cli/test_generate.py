@@ -83,13 +83,16 @@ def test_unknown_words_are_counted(lmsmith: Lmsmith) -> None:
     assert done.status == 0
     assert (
         done.err
-        == "note: 1 of the prompt's words are unknown to this model; it reads <unk> in their place\n"
+        == "note: 1 of the prompt's words are unknown to this model; it reads <unk> in their "
+        "place\n"
     )
     assert len(re.findall(r"\w+|<unk>", done.out)) >= 4
 
 
 def test_no_prompt_is_the_beginning_of_a_line(lmsmith: Lmsmith, run: Path) -> None:
-    """There is one document, so no end-of-text token: a new line is the nearest thing to a beginning."""
+    """There is one document, so no end-of-text token: a new line is the nearest thing to a
+    beginning.
+    """
     after_newline = lmsmith("generate", "run", "\n", "--max-tokens", 20).out
     for done in (
         lmsmith("generate", "run", "", "--max-tokens", 20),

@@ -57,7 +57,8 @@ def test_torch_is_not_imported_for_it(lmsmith: Lmsmith, words: list[str]) -> Non
     program = (
         "import sys\nfrom lmsmith.cli import run\n"
         f"status = run({words!r}, started=0.0)\n"
-        "print([name for name in ('torch', 'numpy', 'numba', 'pyarrow', 'matplotlib') if name in sys.modules])\n"
+        "print([name for name in ('torch', 'numpy', 'numba', 'pyarrow', 'matplotlib') if name in "
+        "sys.modules])\n"
         "sys.exit(status)"
     )
     done = python(lmsmith, "-c", program)

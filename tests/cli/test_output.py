@@ -83,7 +83,8 @@ def test_other_commands_end_with_a_sentence(
     done = lmsmith(*command, stdout=FULL)
     assert done.status == 1
     assert done.err == (
-        "lmsmith: standard output cannot be written: No space left on device. The command ends here; send its output "
+        "lmsmith: standard output cannot be written: No space left on device. The command ends "
+        "here; send its output "
         "elsewhere.\n"
     )
 

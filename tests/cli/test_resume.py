@@ -1,6 +1,7 @@
 """Interrupt, kill, resume: nothing is lost.
 
-The oracle is a run that nobody disturbed: the same weights and optimiser state, bit for bit, and the same losses.
+The oracle is a run that nobody disturbed: the same weights and optimiser state, bit for bit, and
+the same losses.
 """
 
 import hashlib
@@ -20,8 +21,8 @@ from conftest import TEXT, TINY, Lmsmith, Process
 if not hasattr(signal, "SIGKILL"):
     pytest.skip("Windows has no signals to other processes", allow_module_level=True)
 
-# Dropout, so that there is randomness in every step; a validation text that runs backwards, so that its loss soon rises
-# and the best weights are not the last.
+# Dropout, so that there is randomness in every step; a validation text that runs backwards, so that
+# its loss soon rises and the best weights are not the last.
 BACKWARDS = TEXT + TEXT[: len(TEXT) // 9 + 1][::-1]
 STEPS, N_KILLS = 120, 12
 LONG = [
@@ -300,7 +301,9 @@ def test_keep(lmsmith: Lmsmith, keep: int) -> None:
 
 
 def assert_same(run: Path, oracle: Path) -> None:
-    """Weights, optimiser, losses and what the run was best at, of a run and of one that nobody disturbed."""
+    """Weights, optimiser, losses and what the run was best at, of a run and of one that nobody
+    disturbed.
+    """
     for name in ("model/model.safetensors", f"checkpoints/{newest(oracle).name}/model.safetensors"):
         assert sha256(run / name) == sha256(oracle / name), name
     assert newest(run).name == newest(oracle).name
@@ -345,7 +348,9 @@ def last_step(run: Path) -> int:
 
 
 def past_step(process: Process, run: Path, before: int | None, step: int) -> None:
-    """Waits until the process, which began when metrics.jsonl was the file `before`, has come to a step."""
+    """Waits until the process, which began when metrics.jsonl was the file `before`, has come to
+    a step.
+    """
     process.until(lambda: metrics_file(run) != before and last_step(run) >= step)
 
 

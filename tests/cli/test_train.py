@@ -1,4 +1,6 @@
-"""`lmsmith train` as users run it: lengths, recipes, overrides, what it shows and what it leaves."""
+"""`lmsmith train` as users run it: lengths, recipes, overrides, what it shows and what it
+leaves.
+"""
 
 import contextlib
 import hashlib

@@ -12,7 +12,8 @@ from lmsmith.config.presets import NOTES, PRESETS, has_size, preset, sized
 from lmsmith.errors import ConfigError
 from lmsmith.models.gpt import GPT
 
-# Radford et al. 2019 and Brown et al. 2020, appendix B: what makes GPT-2, whatever the defaults of config.py become.
+# Radford et al. 2019 and Brown et al. 2020, appendix B: what makes GPT-2, whatever the defaults of
+# config.py become.
 GPT2: dict[str, Any] = {
     "model.n_kv_head": 0,
     "model.d_ff": 0,
@@ -172,7 +173,9 @@ GPT3 = {
 
 @pytest.mark.parametrize("name", GPT3)
 def test_gpt3s_table(name: str) -> None:
-    """As printed, but for the width that does not multiply out; warm-up over 375 million tokens (appendix B)."""
+    """As printed, but for the width that does not multiply out; warm-up over 375 million tokens
+    (appendix B).
+    """
     n, n_layer, d_model, d_head, batch, rate = GPT3[name]
     config = preset(name)
     assert (config.model.n_layer, config.model.width_head, config.optim.learning_rate) == (
@@ -191,7 +194,9 @@ def test_gpt3s_table(name: str) -> None:
 
 
 def test_gpt2_xl_is_described_in_under_a_second() -> None:
-    """On the meta device, where nothing is filled: a process of its own would spend its time on importing torch."""
+    """On the meta device, where nothing is filled: a process of its own would spend its time on
+    importing torch.
+    """
     began = time.process_time()
     assert n_parameters("gpt2-xl") == 1_557_611_200
     assert time.process_time() - began < 1

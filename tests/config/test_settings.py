@@ -501,7 +501,8 @@ def test_sources_to_be_mixed_are_tables(
 def test_a_recipe_mixes_sources(tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text(
-        'preset = "llama"\n[[data.mixture]]\npath = "books/"\nweight = 3\n\n[[data.mixture]]\npath = "web"\n',
+        'preset = "llama"\n[[data.mixture]]\npath = "books/"\nweight = '
+        '3\n\n[[data.mixture]]\npath = "web"\n',
         encoding="utf-8",
     )
     config = RunConfig().changed(read_toml(path), where=str(path))
@@ -513,7 +514,8 @@ def test_a_recipe_mixes_sources(tmp_path: Path) -> None:
     [
         (
             [{"path": "a", "weigth": 2}],
-            r"unknown setting 'data\.mixture\.weigth' in here.*Did you mean 'data\.mixture\.weight'",
+            r"unknown setting 'data\.mixture\.weigth' in here.*Did you mean "
+            r"'data\.mixture\.weight'",
         ),
         ([{"path": "a", "weight": 0}], r"data\.mixture\.weight = 0\.0: wanted above 0"),
         (

@@ -120,7 +120,9 @@ def test_ids_documents_and_lengths_that_are_wrong(folder: Path) -> None:
 
 
 def test_bytes_that_are_not_those_of_the_text(folder: Path) -> None:
-    """Bits per byte are divided by them. Where ids do not carry the whole text nobody can count them again."""
+    """Bits per byte are divided by them. Where ids do not carry the whole text nobody can count
+    them again.
+    """
     manifest = read_manifest(folder)
     train = manifest.splits["train"]
     shards = (replace(train.shards[0], n_bytes=9), *train.shards[1:])

@@ -110,7 +110,8 @@ GOOD = by_hand(20240520, 1, 4, SHORT, "H")
         (by_hand(20240801, 1, 4, LONG, "I"), r"has version 1, wanted 7"),
         (
             GOOD[:-1],
-            r"cut short: its header tells of 4 tokens, .* 1,032 bytes, and it has 1,031 bytes \(3 tokens\)",
+            r"cut short: its header tells of 4 tokens, .* 1,032 bytes, and it has 1,031 bytes \(3 "
+            r"tokens\)",
         ),
         (
             GOOD + b"\0",
@@ -145,7 +146,9 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
 @settings(max_examples=60, deadline=None)
 @given(some.data())
 def test_many_shards_are_as_one_array(data: some.DataObject) -> None:
-    """Slices and windows against NumPy's own, of parts of any length, empty ones and both widths among them."""
+    """Slices and windows against NumPy's own, of parts of any length, empty ones and both widths
+    among them.
+    """
     lengths = data.draw(some.lists(some.integers(0, 12), min_size=1, max_size=6))
     kinds = [data.draw(some.sampled_from([np.uint16, np.uint32])) for _ in lengths]
     whole = np.arange(1000, 1000 + sum(lengths))

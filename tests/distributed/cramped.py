@@ -1,4 +1,5 @@
-"""lmsmith, as if on one of its processes no more than MOST rows of a micro-batch fitted into memory.
+"""lmsmith, as if on one of its processes no more than MOST rows of a micro-batch fitted into
+memory.
 
 The last words of the command line: ... MOST
 """

@@ -1,4 +1,6 @@
-"""What each of several processes does in a test: gradients by DDP and FSDP2 against those of one process."""
+"""What each of several processes does in a test: gradients by DDP and FSDP2 against those of one
+process.
+"""
 
 import os
 import sys

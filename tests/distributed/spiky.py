@@ -1,4 +1,6 @@
-"""lmsmith, whose update 7 has a gradient a thousand times too large, and whose guards know what is usual after four."""
+"""lmsmith, whose update 7 has a gradient a thousand times too large, and whose guards know what
+is usual after four.
+"""
 
 import lmsmith.train.guard
 import lmsmith.train.step

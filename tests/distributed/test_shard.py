@@ -14,7 +14,9 @@ PROJECT = Path(__file__).resolve().parent.parent.parent
 
 
 def test_gradients_of_two_processes_are_those_of_one() -> None:
-    """Loss and every gradient to 1e-12 and 1e-10 in float64: micro-batches of one row, unequal counts of targets."""
+    """Loss and every gradient to 1e-12 and 1e-10 in float64: micro-batches of one row, unequal
+    counts of targets.
+    """
     command = [
         sys.executable,
         "-m",

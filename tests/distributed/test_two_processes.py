@@ -1,4 +1,6 @@
-"""Whole runs of two real processes, by torchrun, against runs of one: the same losses, one's checkpoints for both."""
+"""Whole runs of two real processes, by torchrun, against runs of one: the same losses, one's
+checkpoints for both.
+"""
 
 import json
 import os
@@ -151,7 +153,9 @@ def test_every_optimiser_under_ddp_and_fsdp(place: Path, how: str, optimiser: st
 
 @pytest.mark.slow
 def test_from_ddp_to_fsdp_and_on_one(place: Path) -> None:
-    """Three ways to hold the model in one run, and the losses of a run that was left alone; in float32 to 1e-5."""
+    """Three ways to hold the model in one run, and the losses of a run that was left alone; in
+    float32 to 1e-5.
+    """
     alone = trained(place, "alone", "--train.dtype", "float32")
     run = trained(place, "run", "--train.dtype", "float32", n=2)
     for step, how, n in ((4, "fsdp", 2), (8, "ddp", 1)):
@@ -178,7 +182,9 @@ def test_a_batch_that_cannot_be_shared_is_refused_once(place: Path) -> None:
 
 @pytest.mark.slow
 def test_too_little_memory_in_one_process_halves_the_micro_batches_of_all(place: Path) -> None:
-    """And nothing else: the losses of a run alone. Where not one row fits, or under FSDP2, words say what to do."""
+    """And nothing else: the losses of a run alone. Where not one row fits, or under FSDP2, words
+    say what to do.
+    """
     options = ["--train.batch_size", "8"]
     alone = trained(place, "alone", *options)
     cramped = [str(Path(__file__).parent / "cramped.py")]
@@ -268,7 +274,9 @@ def test_a_signal_ends_all_of_them_after_a_save(place: Path) -> None:
 
 @pytest.mark.slow
 def test_a_lost_process_is_started_again_and_the_run_goes_on(place: Path) -> None:
-    """torchrun's --max-restarts: one of the two is killed after the first save. The same weights as without."""
+    """torchrun's --max-restarts: one of the two is killed after the first save. The same weights
+    as without.
+    """
     alone = trained(place, "alone", n=2)
     words = ["train", "text.txt", *TINY, "--out", "run", "4"]
     done = lmsmith(
@@ -341,7 +349,9 @@ def test_two_machines_of_which_one_loses_its_process(
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["ddp", "fsdp"])
 def test_hooks_of_two_processes(place: Path, how: str) -> None:
-    """One on rank 0, one on both, of shards under FSDP2: killed, resumed, and with one that fails."""
+    """One on rank 0, one on both, of shards under FSDP2: killed, resumed, and with one that
+    fails.
+    """
     script = [str(Path(__file__).parent / "hooked.py")]
     for name, words in (("whole", ()), ("parts", ()), ("failed", ("fail",))):
         done = lmsmith(place, "train", "text.txt", how, name, *words, n=2, script=script)

@@ -1,4 +1,6 @@
-"""The pages of docs/learn are what their code makes of them, and say nothing in prose that it did not print."""
+"""The pages of docs/learn are what their code makes of them, and say nothing in prose that it
+did not print.
+"""
 
 import importlib.util
 import re

@@ -1,4 +1,6 @@
-"""The league: bytes counted exactly, the same for all; figures against those of the files themselves."""
+"""The league: bytes counted exactly, the same for all; figures against those of the files
+themselves.
+"""
 
 import gzip
 import itertools
@@ -23,7 +25,8 @@ from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer
 
 TEXT = "The cat saw a naïve bird.\nNobody lost the egg: 猫 hid it.\n" * 20
-INVALID = b"a\xff\xfe caf\xc3\xa9 \xed\xa0\x80 \x80\x00\n"  # six of its bytes are no UTF-8: ff fe, ed a0 80, 80
+# six of its bytes are no UTF-8: ff fe, ed a0 80, 80
+INVALID = b"a\xff\xfe caf\xc3\xa9 \xed\xa0\x80 \x80\x00\n"
 
 
 def write(path: Path, data: bytes) -> Path:

@@ -112,7 +112,9 @@ def test_shards_are_scored_as_one_array(stride: int | None, boundary: int | None
 def test_documents_apart_are_scored_as_if_alone(
     stride: int | None, rows: int | None, begins: bool
 ) -> None:
-    """Each document's tokens by the plain loop over that document; the boundary after it is its last target."""
+    """Each document's tokens by the plain loop over that document; the boundary after it is its
+    last target.
+    """
     model, rng = Counting(), np.random.default_rng(4)
     pieces = [[0, *rng.integers(1, V, n)] for n in (0, 3, T - 1, T, T + 1, 40, 1, 2 * T)]
     if not begins:

@@ -45,7 +45,9 @@ class FromLogits(NeuralModel):
 
 
 class Echo(FromLogits):
-    """A small recurrent model: its state is a vector a row, and it forgets nothing within its context."""
+    """A small recurrent model: its state is a vector a row, and it forgets nothing within its
+    context.
+    """
 
     def __init__(self, context_length: int, vocab_size: int = V) -> None:
         super().__init__()

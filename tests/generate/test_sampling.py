@@ -1,4 +1,6 @@
-"""Draws against exact probabilities, filters against their definitions spelt out in plain Python."""
+"""Draws against exact probabilities, filters against their definitions spelt out in plain
+Python.
+"""
 
 import math
 import random

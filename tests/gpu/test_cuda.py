@@ -49,7 +49,9 @@ NAMES = ("modern", "gpt2", "llama")
 
 
 def batches(packed: bool = False) -> Any:
-    """Ids that follow from one another, so that there is something to learn; documents of some dozens of tokens."""
+    """Ids that follow from one another, so that there is something to learn; documents of some
+    dozens of tokens.
+    """
     ids = (np.arange(40 * T) * 7 % (V - 1) + 1).astype(np.uint16)
     ids[np.random.default_rng(0).choice(len(ids), len(ids) // 40, replace=False)] = END_OF_TEXT
     windows = Batches(ids, context_length=T, batch_size=B, seed=1)
@@ -84,7 +86,9 @@ def same_gradients(one: Replica, other: Replica, data: Any, tolerance: float) ->
 
 @pytest.mark.parametrize("name", NAMES)
 def test_one_update_in_float32_is_the_cpus(name: str) -> None:
-    """Loss, norm, every gradient (attention is PyTorch's own there), and every weight after AdamW."""
+    """Loss, norm, every gradient (attention is PyTorch's own there), and every weight after
+    AdamW.
+    """
     changes = {
         "optim.name": "adamw",
         "optim.eps": 1e-4,

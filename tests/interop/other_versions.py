@@ -1,4 +1,6 @@
-"""Environments of their own for programs whose versions exclude each other: made once, kept for later test runs."""
+"""Environments of their own for programs whose versions exclude each other: made once, kept for
+later test runs.
+"""
 
 import hashlib
 import os
@@ -12,9 +14,11 @@ from filelock import FileLock
 
 
 def python_with(requirement: str, folder: Path) -> Path:
-    """The interpreter of an environment in `folder` that has `requirement`, as in "transformers>=5,<6".
+    """The interpreter of an environment in `folder` that has `requirement`, as in
+    "transformers>=5,<6".
 
-    What it does not need in another version (torch, NumPy) is that of the environment which runs the tests.
+    What it does not need in another version (torch, NumPy) is that of the environment which runs
+    the tests.
     """
     key = hashlib.sha256(f"{requirement} {sys.version} {sys.prefix}".encode()).hexdigest()[:12]
     place = folder / key

@@ -22,7 +22,8 @@ SIZES: dict[str, dict[str, Any]] = {
     },
 }
 
-# Heads of 12 have frequencies that are kept, divided, and one between the two. Texts are of 60 tokens.
+# Heads of 12 have frequencies that are kept, divided, and one between the two. Texts are of 60
+# tokens.
 LLAMA3 = {
     "rope_type": "llama3",
     "factor": 8.0,
@@ -33,7 +34,9 @@ LLAMA3 = {
 
 
 def random_model(kind: str, dtype: torch.dtype = torch.float32, **settings: Any) -> Any:
-    """One of theirs; every weight random, so that none is zero or one and could be left out unseen."""
+    """One of theirs; every weight random, so that none is zero or one and could be left out
+    unseen.
+    """
     chosen = SIZES[kind] | {"bos_token_id": None, "eos_token_id": None} | settings
     if kind == "gpt2":
         model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**chosen))

@@ -1,4 +1,6 @@
-"""python say_logits.py IDS.pt FOLDER...: what the transformers of this environment says, into FOLDER/logits.pt."""
+"""python say_logits.py IDS.pt FOLDER...: what the transformers of this environment says, into
+FOLDER/logits.pt.
+"""
 
 import sys
 from pathlib import Path

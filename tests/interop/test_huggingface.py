@@ -1,4 +1,6 @@
-"""Hugging Face checkpoints against transformers itself: the same logits, the same text, the same bits."""
+"""Hugging Face checkpoints against transformers itself: the same logits, the same text, the same
+bits.
+"""
 
 import dataclasses
 import json
@@ -160,7 +162,9 @@ def test_a_model_of_ours_says_the_same_there(
 
 
 def test_biases_of_queries_keys_and_values_alone(tmp_path: Path) -> None:
-    """As Qwen 2 has them, whose tensors are otherwise named as Llama's are. Llama has a bias more, which is zero."""
+    """As Qwen 2 has them, whose tensors are otherwise named as Llama's are. Llama has a bias
+    more, which is zero.
+    """
     chosen = SIZES["llama"] | {"bos_token_id": None, "eos_token_id": None}
     theirs = transformers.Qwen2ForCausalLM(
         transformers.Qwen2Config(**chosen, rope_theta=10000.0)
@@ -290,7 +294,7 @@ def test_real_sizes_have_the_tensors_of_transformers(kind: str, sizes: dict[str,
     assert found == {name: tuple(p.shape) for name, p in theirs.named_parameters()}
 
 
-# ---- files -----------------------------------------------------------------------------------------------------------
+# ---- files ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -525,7 +529,9 @@ def test_json_beyond_the_limits_is_one_error(
 
 
 def test_one_file_goes_before_an_index_that_was_left_over(folder: Path) -> None:
-    """As in transformers: saving a model anew as one file does not remove the index of its earlier parts."""
+    """As in transformers: saving a model anew as one file does not remove the index of its
+    earlier parts.
+    """
     wanted = read(folder)[1]
     saved(random_model("llama", num_hidden_layers=1), folder / "old", max_shard_size="20KB")
     for path in (folder / "old").glob("model*"):

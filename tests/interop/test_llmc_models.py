@@ -24,7 +24,9 @@ from lmsmith.tokens.tokenizer import ByteTokenizer
 
 
 def llmc_file(theirs: Any, path: Path, padded: int, dtype: torch.dtype) -> bytes:
-    """What llm.c's own script writes for a model of transformers: its header, then its 16 tensors."""
+    """What llm.c's own script writes for a model of transformers: its header, then its 16
+    tensors.
+    """
     c, state = theirs.config, theirs.state_dict()
     version = {torch.float32: 3, torch.bfloat16: 5}[dtype]
     header = (20240326, version, c.n_positions, c.vocab_size, c.n_layer, c.n_head, c.n_embd, padded)

@@ -1,4 +1,6 @@
-"""Rotary settings in every form that transformers 4 and 5 write and read: the same logits as theirs."""
+"""Rotary settings in every form that transformers 4 and 5 write and read: the same logits as
+theirs.
+"""
 
 import json
 import os
@@ -30,7 +32,8 @@ def without(scaling: dict[str, Any], name: str) -> dict[str, Any]:
     return {key: value for key, value in scaling.items() if key != name}
 
 
-# What config.json says -> the same in the words of version 4, or True where these are version 4's words.
+# What config.json says -> the same in the words of version 4, or True where these are version 4's
+# words.
 FORMS: dict[str, tuple[dict[str, Any], Any]] = {
     "nothing": ({}, True),
     "4, base": (OTHER, True),

@@ -1,4 +1,6 @@
-"""Whole ways: a model of transformers becomes a run, the run is used, and becomes a model of transformers again."""
+"""Whole ways: a model of transformers becomes a run, the run is used, and becomes a model of
+transformers again.
+"""
 
 import hashlib
 import http.server
@@ -85,7 +87,7 @@ def trained(folder: Path, tokenizer: Any, name: str = "gpt2", **changes: Any) ->
     return model
 
 
-# ---- import ----------------------------------------------------------------------------------------------------------
+# ---- import --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
@@ -121,7 +123,9 @@ def test_a_run_of_theirs_can_be_used(kind: str, tmp_path: Path, capsys: Any) -> 
 
 
 def test_without_a_token_before_the_text(tmp_path: Path, capsys: Any) -> None:
-    """As transformers reads a text by GPT-2's tokenizer. Its first token is charged as a uniform guess would be."""
+    """As transformers reads a text by GPT-2's tokenizer. Its first token is charged as a uniform
+    guess would be.
+    """
     theirs = with_bytes(tmp_path / "theirs", "gpt2", tie_word_embeddings=False)
     import_model(str(tmp_path / "theirs"), out=tmp_path / "run")
     run = tmp_path / "run"
@@ -181,14 +185,16 @@ def test_a_model_that_is_not_imported_yet(
     assert lmsmith(verb, *words[verb]) == 2
     told = capsys.readouterr().err
     assert (
-        f"{named} is {'a Hugging Face' if 'llm' not in form else 'an llm.c'} checkpoint, and not a run yet"
-        in told
+        f"{named} is {'a Hugging Face' if 'llm' not in form else 'an llm.c'} checkpoint, and not "
+        f"a run yet" in told
     )
     assert f"`lmsmith import '{named}' --out RUN`" in told
 
 
 def test_texts_begin_and_end_as_theirs_do(tmp_path: Path, capsys: Any) -> None:
-    """As Llama 3's: one special token before a text, several that end it, and none is <|endoftext|>."""
+    """As Llama 3's: one special token before a text, several that end it, and none is
+    <|endoftext|>.
+    """
     folder = tmp_path / "theirs"
     theirs = random_model("llama", vocab_size=260, bos_token_id=256, eos_token_id=[257, 258])
     with torch.no_grad():  # greedily, 258 comes in the place of what would have come fifth
@@ -309,7 +315,9 @@ def test_the_token_that_ends_texts_can_be_named(tmp_path: Path) -> None:
 
 
 def test_what_stands_around_texts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """As transformers puts it there, by the post-processor, or by what tokenizer_config.json says."""
+    """As transformers puts it there, by the post-processor, or by what tokenizer_config.json
+    says.
+    """
     content = as_qwen(tmp_path)
     (tmp_path / "config.json").unlink()
     end, think = (
@@ -386,7 +394,9 @@ def test_numbers_that_are_no_special_tokens_end_nothing(tmp_path: Path) -> None:
 
 
 def test_an_imported_run_can_be_moved(tmp_path: Path, monkeypatch: Any) -> None:
-    """Its config.toml, which is a recipe too, names its tokenizer by the place that it has in the run."""
+    """Its config.toml, which is a recipe too, names its tokenizer by the place that it has in
+    the run.
+    """
     with_bytes(tmp_path / "theirs")
     import_model(str(tmp_path / "theirs"), out=tmp_path / "run")
     (tmp_path / "moved").mkdir()
@@ -520,7 +530,7 @@ def test_a_run_of_ours_is_nothing_to_import(tmp_path: Path) -> None:
             import_model(str(tmp_path / place), out=tmp_path / "other")
 
 
-# ---- by name ---------------------------------------------------------------------------------------------------------
+# ---- by name -------------------------------------------------------------------------------------
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -652,7 +662,8 @@ def test_without_a_network_it_says_what_to_get(hub: type[Hub], monkeypatch: Any)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(
         CheckpointError,
-        match=r"no file or folder gpt2.*config\.json.*model\.safetensors.*tokenizer\.json.*lmsmith import",
+        match=r"no file or folder "
+        r"gpt2.*config\.json.*model\.safetensors.*tokenizer\.json.*lmsmith import",
     ):
         import_model("gpt2")
 
@@ -675,7 +686,7 @@ def test_without_the_library_it_says_which(monkeypatch: Any) -> None:
         import_model("gpt2")
 
 
-# ---- export ----------------------------------------------------------------------------------------------------------
+# ---- export --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])

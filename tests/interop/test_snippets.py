@@ -120,11 +120,13 @@ def test_the_usual_lines_in_version_5(
     ]
 
 
-# ---- what an imported model said ---------------------------------------------------------------------------------
+# ---- what an imported model said -----------------------------------------------------------------
 
 
 def chat_model(folder: Path) -> Path:
-    """As an instruction-tuned model is published: tokens that begin, end and pad, a template, sampling defaults."""
+    """As an instruction-tuned model is published: tokens that begin, end and pad, a template,
+    sampling defaults.
+    """
     theirs = random_model(
         "llama", vocab_size=261, bos_token_id=257, eos_token_id=258, pad_token_id=259
     )
@@ -202,7 +204,9 @@ def test_templates_in_files_go_before_those_in_the_config(tmp_path: Path) -> Non
 
 
 def test_names_in_the_older_file_count(tmp_path: Path) -> None:
-    """special_tokens_map.json was where they stood; a name that no token has is left out, and said."""
+    """special_tokens_map.json was where they stood; a name that no token has is left out, and
+    said.
+    """
     folder = chat_model(tmp_path / "theirs")
     config = json.loads((folder / "tokenizer_config.json").read_text())
     moved = {name: config.pop(name) for name in ("bos_token", "pad_token")}

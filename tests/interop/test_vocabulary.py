@@ -1,4 +1,6 @@
-"""Tokenizers of every kind, written for transformers and read by it: the same ids and the same text."""
+"""Tokenizers of every kind, written for transformers and read by it: the same ids and the same
+text.
+"""
 
 import json
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""python usual_lines.py FOLDER AGAIN: the usual lines of transformers' documentation on an exported model, as JSON.
+"""python usual_lines.py FOLDER AGAIN: the usual lines of transformers' documentation on an exported
+model, as JSON.
 
 Imported where transformers is that of the tests, run as a program where it is another.
 """
@@ -12,7 +13,9 @@ TEXT = "The cat sat."
 
 
 def usual_lines(folder: Path, again: Path) -> dict[str, Any]:
-    """What they give: ids by `alone`, `batch`, `mask`, `short`, `reopened`, text by `piped`. Saves into `again`."""
+    """What they give: ids by `alone`, `batch`, `mask`, `short`, `reopened`, text by `piped`.
+    Saves into `again`.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
     how = {"max_new_tokens": 8, "do_sample": False}

@@ -1,4 +1,6 @@
-"""Choosing the library for matrix products: what is measured decides, and the process is left as it was."""
+"""Choosing the library for matrix products: what is measured decides, and the process is left as
+it was.
+"""
 
 from collections.abc import Callable, Iterator
 

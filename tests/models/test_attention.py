@@ -1,4 +1,6 @@
-"""Attention against itself written out head by head, whatever computes it and whoever may see whom."""
+"""Attention against itself written out head by head, whatever computes it and whoever may see
+whom.
+"""
 
 import math
 from typing import Any
@@ -25,7 +27,9 @@ def numbers(*shape: int, seed: int = 0) -> Tensor:
 
 
 def filled(module: torch.nn.Module, seed: int = 1) -> torch.nn.Module:
-    """The module in float64, every parameter random: none is zero or one, so that none can be left out unseen."""
+    """The module in float64, every parameter random: none is zero or one, so that none can be
+    left out unseen.
+    """
     generator = torch.Generator().manual_seed(seed)
     module.double()
     for p in module.parameters():
@@ -97,7 +101,9 @@ def test_rotary_keeps_its_precision_and_the_dtype() -> None:
 
 
 def may_see(T: int, window: int = 0, documents: Tensor | None = None) -> Tensor:
-    """Pair by pair, (B, T, T): a query sees keys up to itself, `window` of them at most, of its own document alone."""
+    """Pair by pair, (B, T, T): a query sees keys up to itself, `window` of them at most, of its
+    own document alone.
+    """
     B = 1 if documents is None else len(documents)
     seen = torch.zeros(B, T, T, dtype=torch.bool)
     for b, q, k in np.ndindex(B, T, T):
@@ -115,7 +121,9 @@ def plain_attention(
     seen: Tensor | None = None,
     values: Tensor | None = None,
 ) -> Tensor:
-    """Attention head by head, with no fused parts but the weight they share. `seen` (B, T, T); without, all before."""
+    """Attention head by head, with no fused parts but the weight they share. `seen` (B, T, T);
+    without, all before.
+    """
     T, K = x.size(1), c.width_head
     rows = x @ layer.qkv.weight.T + (layer.qkv.bias if c.bias else 0)
     heads = [rows[..., i * K : (i + 1) * K] for i in range(c.n_head + 2 * c.n_kv)]
@@ -329,7 +337,9 @@ UNCOMPILED = pytest.mark.filterwarnings(
 @UNCOMPILED
 @pytest.mark.parametrize("window", WINDOWS)
 def test_flex_attentions_mask(window: int) -> None:
-    """FlexAttention, uncompiled on a CPU where it has no gradient: the same values under the same mask."""
+    """FlexAttention, uncompiled on a CPU where it has no gradient: the same values under the
+    same mask.
+    """
     flex = pytest.importorskip("torch.nn.attention.flex_attention")
     c = config(window=window, window_pattern="S" if window else "")
     layout = Layout.of(c, 9, torch.device("cpu"), DOCUMENTS)

@@ -1,4 +1,6 @@
-"""Predicted costs against counts of the built model's own matrices and products, and against worked figures."""
+"""Predicted costs against counts of the built model's own matrices and products, and against
+worked figures.
+"""
 
 from typing import Any
 
@@ -73,7 +75,9 @@ def in_place_in_batches(
 @pytest.mark.parametrize("changes", VARIANTS)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_operations_are_those_pytorch_counts(name: str, changes: dict[str, Any]) -> None:
-    """A counted update: attention in one block multiplies the whole square, of which the prediction counts half."""
+    """A counted update: attention in one block multiplies the whole square, of which the
+    prediction counts half.
+    """
     config = config_of(name, changes)
     model = GPT(config)
     B, T = 3, config.context_length
@@ -92,9 +96,11 @@ def test_operations_are_those_pytorch_counts(name: str, changes: dict[str, Any])
 
 @pytest.mark.parametrize("changes", SWITCHES, ids=str)
 def test_every_switch_is_counted(changes: dict[str, Any]) -> None:
-    """Queries one by one, each multiplied with the keys it sees and no others, so that all is counted as it is.
+    """Queries one by one, each multiplied with the keys it sees and no others, so that all is
+    counted as it is.
 
-    A window of w sees w - w²/2T + w/2T keys on average; the prediction leaves out the last, half of the diagonal.
+    A window of w sees w - w²/2T + w/2T keys on average; the prediction leaves out the last, half of
+    the diagonal.
     """
     config = config_of("modern", changes)
     model, B, T = GPT(config), 3, config.context_length
@@ -118,7 +124,9 @@ def test_every_switch_is_counted(changes: dict[str, Any]) -> None:
 
 
 def gpt2_xl(context_length: int) -> GPTConfig:
-    """The worked example's architecture: SwiGLU of width 6400, RoPE, RMSNorm, untied head, no biases."""
+    """The worked example's architecture: SwiGLU of width 6400, RoPE, RMSNorm, untied head, no
+    biases.
+    """
     return (
         preset("llama")
         .changed(
@@ -137,7 +145,9 @@ def gpt2_xl(context_length: int) -> GPTConfig:
 
 
 def forward_over_full_attention(config: GPTConfig) -> float:
-    """Of one window: a third of training's, and the other half of attention, which the worked figures count."""
+    """Of one window: a third of training's, and the other half of attention, which the worked
+    figures count.
+    """
     T = config.context_length
     return T * config.train_flops_per_token() / 3 + config.n_layer * 2 * T * T * config.d_model
 

@@ -1,4 +1,6 @@
-"""The Transformer against Hugging Face's with the same random weights, and what must hold for every kind of it."""
+"""The Transformer against Hugging Face's with the same random weights, and what must hold for
+every kind of it.
+"""
 
 import dataclasses
 import itertools
@@ -37,7 +39,9 @@ def small(name: str, **changes: Any) -> GPTConfig:
 
 
 def random_model(config: GPTConfig, seed: int = 0, dtype: torch.dtype = torch.float64) -> GPT:
-    """Every parameter random, so that none is zero or one and can be left out unseen. Without dropout."""
+    """Every parameter random, so that none is zero or one and can be left out unseen. Without
+    dropout.
+    """
     model = GPT(config).to(dtype).eval()
     generator = torch.Generator().manual_seed(seed)
     for p in model.parameters():
@@ -67,7 +71,9 @@ def transposed(x: Tensor) -> Tensor:
 
 
 def gpt2_names(n_layer: int) -> Iterator[tuple[str, list[str], Map]]:
-    """Our name, theirs, and what turns theirs into ours; the same turns their gradient into ours."""
+    """Our name, theirs, and what turns theirs into ours; the same turns their gradient into
+    ours.
+    """
     yield "token_embedding.weight", ["transformer.wte.weight"], same
     yield "position_embedding.weight", ["transformer.wpe.weight"], same
     layer = {
@@ -89,7 +95,9 @@ def llama_names(config: GPTConfig) -> Iterator[tuple[str, list[str], Map]]:
     K = config.width_head
 
     def neighbours(x: Tensor) -> Tensor:
-        """They turn a head's number i with number i + K/2, we turn neighbours: rows 0, K/2, 1, K/2 + 1, ..."""
+        """They turn a head's number i with number i + K/2, we turn neighbours: rows 0, K/2, 1,
+        K/2 + 1, ...
+        """
         return x.view(-1, 2, K // 2, x.size(1)).transpose(1, 2).reshape(x.shape)
 
     def fused(x: Tensor) -> Tensor:
@@ -199,7 +207,9 @@ def test_llama_is_hugging_faces(hugging_face: Any) -> None:
 
 @pytest.mark.parametrize("n_layer", [2, pytest.param(12, marks=pytest.mark.slow)])
 def test_gpt2_at_full_width_is_hugging_faces(hugging_face: Any, n_layer: int) -> None:
-    """124M at 12 layers: float32, loss to 1e-6 and every gradient to 1e-4, relative; from GPT-2's initial weights."""
+    """124M at 12 layers: float32, loss to 1e-6 and every gradient to 1e-4, relative; from
+    GPT-2's initial weights.
+    """
     theirs = hugging_face.GPT2LMHeadModel(
         hugging_face.GPT2Config(
             n_layer=n_layer, attn_implementation="eager", vocab_size=50257 if n_layer == 12 else 997
@@ -311,7 +321,8 @@ def test_parameters_of_the_presets() -> None:
     assert on_meta(gpt2).n_parameters() == 124_475_904  # 50,304 rows
     baby = preset("babygpt").changed({"model.vocab_size": 65}, where="here").model
     assert on_meta(baby).n_parameters() == 10_770_816
-    # nanoGPT's 10.65M leaves out the 256 positions, and its linear maps and norms have no biases (10,745,088 with).
+    # nanoGPT's 10.65M leaves out the 256 positions, and its linear maps and norms have no biases
+    # (10,745,088 with).
     plain = (
         preset("babygpt").changed({"model.vocab_size": 65, "model.bias": False}, where="here").model
     )
@@ -351,7 +362,9 @@ KINDS = [
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(map(str, kind.values())))
 def test_no_position_sees_a_later_one(kind: dict[str, Any]) -> None:
-    """By gradients: a logit depends on every token up to its own and on none behind; so it does through the hash."""
+    """By gradients: a logit depends on every token up to its own and on none behind; so it does
+    through the hash.
+    """
     config = GPTConfig(
         n_layer=2,
         n_head=2,
@@ -442,7 +455,9 @@ def test_more_than_the_context_is_our_bug() -> None:
 
 @pytest.mark.parametrize("name", ["gpt2", "modern"])
 def test_padded_ids_are_never_predicted(name: str) -> None:
-    """Logits have the vocabulary's width, and padded rows, however large, change neither them nor the loss."""
+    """Logits have the vocabulary's width, and padded rows, however large, change neither them
+    nor the loss.
+    """
     model = random_model(small(name, vocab_multiple=16))
     ids = random_ids(2, 11)
     assert model.head_weight.shape == (16, 12)
@@ -553,7 +568,9 @@ def test_weights_follow_from_the_generators_seed_alone(name: str) -> None:
 
 
 def spread(weight: Tensor) -> tuple[float, float]:
-    """Mean and root mean square, each in standard errors' reach of the truth for the sizes used here."""
+    """Mean and root mean square, each in standard errors' reach of the truth for the sizes used
+    here.
+    """
     return float(weight.detach().mean()), float(weight.detach().square().mean().sqrt())
 
 
@@ -617,7 +634,9 @@ def test_a_tied_head_starts_near_uniform(positions: str) -> None:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_parameter_learns(name: str) -> None:
-    """At random weights the loss has a gradient in each of them: nothing is built and left unused."""
+    """At random weights the loss has a gradient in each of them: nothing is built and left
+    unused.
+    """
     model = random_model(small(name))
     ids = random_ids(8, 11)
     F.cross_entropy(model(ids).flatten(0, 1), ids.flatten()).backward()
@@ -627,7 +646,9 @@ def test_every_parameter_learns(name: str) -> None:
 
 
 def test_loss_through_hidden_equals_loss_through_logits() -> None:
-    """Training asks for hidden states and evaluation for logits: they must agree, cap and padding included."""
+    """Training asks for hidden states and evaluation for logits: they must agree, cap and
+    padding included.
+    """
     model = random_model(small("modern", vocab_multiple=16))
     ids = random_ids(3, 11)
     total, _ = summed_cross_entropy(

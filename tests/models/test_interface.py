@@ -1,4 +1,6 @@
-"""Every kind of model keeps the interface's promises: one distribution, whichever way it is asked for."""
+"""Every kind of model keeps the interface's promises: one distribution, whichever way it is
+asked for.
+"""
 
 from pathlib import Path
 

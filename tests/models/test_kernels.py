@@ -1,4 +1,6 @@
-"""Kernels with gradients of their own against PyTorch's plain operations, differentiated by autograd."""
+"""Kernels with gradients of their own against PyTorch's plain operations, differentiated by
+autograd.
+"""
 
 import math
 import weakref
@@ -110,7 +112,9 @@ def test_elementwise_in_float32_and_bfloat16(name: str) -> None:
 
 
 def test_gelu_far_out_and_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the sigmoid is 0 or 1 to the last bit, value and slope are exact; parts below the input change nothing."""
+    """Where the sigmoid is 0 or 1 to the last bit, value and slope are exact; parts below the
+    input change nothing.
+    """
     x = torch.tensor([-1e4, -40.0, -1e-8, 0.0, 1e-8, 40.0, 1e4], requires_grad=True)
     y = kernels.gelu_tanh(x)
     (slope,) = torch.autograd.grad(y.sum(), x)
@@ -166,7 +170,9 @@ def test_attention_values_and_gradients_in_float64(
 def test_attention_gradcheck(
     T: int, block: int, dropout: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With dropout and a fixed seed it is one function: differences agree only if backward has forward's mask."""
+    """With dropout and a fixed seed it is one function: differences agree only if backward has
+    forward's mask.
+    """
     monkeypatch.setattr(kernels._CausalAttention, "BLOCK", block)
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -182,7 +188,9 @@ def test_attention_gradcheck(
 
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 def test_masked_attention_gradcheck(dropout: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What each query sees begins in its own block, in the one before, or at the start; six rows of two texts."""
+    """What each query sees begins in its own block, in the one before, or at the start; six rows
+    of two texts.
+    """
     monkeypatch.setattr(kernels._CausalAttention, "BLOCK", 3)
     first = torch.tensor([[0, 0, 0, 3, 3, 5, 5], [0, 1, 1, 2, 4, 4, 6]])
 
@@ -195,7 +203,9 @@ def test_masked_attention_gradcheck(dropout: float, monkeypatch: pytest.MonkeyPa
 
 
 def test_attention_dropout_keeps_the_expectation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The mean of many draws is the value without dropout; weights are dropped, each by itself, not values or rows."""
+    """The mean of many draws is the value without dropout; weights are dropped, each by itself,
+    not values or rows.
+    """
     monkeypatch.setattr(kernels._CausalAttention, "BLOCK", 4)
     q, k, _ = qkv(1, 6, 3)
     v = torch.eye(6, dtype=torch.float64).unsqueeze(
@@ -228,7 +238,9 @@ def test_attention_of_zeros_is_the_mean_of_the_values_so_far() -> None:
 
 
 def test_attention_of_views(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Queries, keys and values as slices of one fused projection, heads before time, as a batch of one gives them."""
+    """Queries, keys and values as slices of one fused projection, heads before time, as a batch
+    of one gives them.
+    """
     monkeypatch.setattr(kernels._CausalAttention, "BLOCK", 4)
     fused = numbers(1, 6, 9, 4)  # (B, T, 3 H, K)
 

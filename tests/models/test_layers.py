@@ -22,7 +22,9 @@ def numbers(*shape: int, seed: int = 0) -> Tensor:
 
 
 def filled(module: torch.nn.Module, seed: int = 1) -> torch.nn.Module:
-    """The module in float64, every parameter random: none is zero or one, so that none can be left out unseen."""
+    """The module in float64, every parameter random: none is zero or one, so that none can be
+    left out unseen.
+    """
     generator = torch.Generator().manual_seed(seed)
     module.double()
     for p in module.parameters():
@@ -116,7 +118,9 @@ def test_ngram_rows_restart_where_documents_do() -> None:
 
 
 def test_ngram_rows_spread_evenly() -> None:
-    """Distinct trigrams of a small alphabet fill the rows as a random function would: chi-square per degree about 1."""
+    """Distinct trigrams of a small alphabet fill the rows as a random function would: chi-square
+    per degree about 1.
+    """
     layer = NgramEmbedding(config(ngram_tables=(3,), ngram_table_size=512, vocab_size=64))
     grams = torch.cartesian_prod(*[torch.arange(64)] * 3)[:, None, :]  # every trigram once
     (rows,) = layer.rows(grams[:, 0, 2:], grams[:, 0, :2])

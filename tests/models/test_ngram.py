@@ -1,4 +1,6 @@
-"""N-grams: counts against a Counter, probabilities against plain dictionaries, published examples, and one another."""
+"""N-grams: counts against a Counter, probabilities against plain dictionaries, published
+examples, and one another.
+"""
 
 import math
 import time
@@ -85,7 +87,7 @@ class Plain:
         return own_share + sum(d[min(c, 3) - 1] for c in following.values()) / total * lower
 
 
-# ---- counts ----------------------------------------------------------------------------------------------------------
+# ---- counts --------------------------------------------------------------------------------------
 
 
 @hypothesis.settings(max_examples=60, deadline=None)
@@ -114,7 +116,7 @@ def test_large_vocabularies_memory_maps_and_texts_shorter_than_n(tmp_path: Path)
     assert count_ngrams(np.array([7, 7], dtype=np.uint16), 9, 255).levels[-1] == 3
 
 
-# ---- published examples ----------------------------------------------------------------------------------------------
+# ---- published examples --------------------------------------------------------------------------
 
 
 def test_cows_eat() -> None:
@@ -128,7 +130,9 @@ def test_cows_eat() -> None:
 
 
 def test_john_read_a_book() -> None:
-    """Chen and Goodman 1998, section 2: bigrams by maximum likelihood; | is both ends of a sentence."""
+    """Chen and Goodman 1998, section 2: bigrams by maximum likelihood; | is both ends of a
+    sentence.
+    """
     sentences = "| JOHN READ MOBY DICK | MARY READ A DIFFERENT BOOK | SHE READ A BOOK BY CHER |"
     text = sentences.split()
     words = sorted(set(text))
@@ -142,8 +146,12 @@ def test_john_read_a_book() -> None:
     assert p("CHER READ A BOOK") == 0
 
 
-# KenLM's `lmplz -o 2` on these sentences, as published by its users (kpu/kenlm issue 405): log10 of probabilities.
-SENTENCES = "| I went to | I go to | You went to | You go to | Joe went to | Joe go to | Anna went ski | Anna went ski |"
+# KenLM's `lmplz -o 2` on these sentences, as published by its users (kpu/kenlm issue 405): log10 of
+# probabilities.
+SENTENCES = (
+    "| I went to | I go to | You went to | You go to | Joe went to | Joe go to | Anna "
+    "went ski | Anna went ski |"
+)
 KENLM = {
     "<unk>": -1.30103, "|": -1.1249387, "I": -1.0579919, "went": -0.6726411, "to": -1.1249387, "go": -0.82390875,
     "You": -1.0579919, "Joe": -1.0579919, "Anna": -1.0579919, "ski": -1.0579919, "to |": -0.26962152,
@@ -153,7 +161,9 @@ KENLM = {
 
 
 def test_kneser_ney_gives_what_kenlm_gives() -> None:
-    """That KenLM counted "ski", preceded by one word, among the unigrams of count 2, hence D = 0.4, 1.6, 1.4 there."""
+    """That KenLM counted "ski", preceded by one word, among the unigrams of count 2, hence D =
+    0.4, 1.6, 1.4 there.
+    """
     text = SENTENCES.split()
     words = [*dict.fromkeys(text), "<unk>"]
     learnt = learn([words.index(word) for word in text], len(words), 2)
@@ -171,7 +181,7 @@ def test_kneser_ney_gives_what_kenlm_gives() -> None:
         assert math.log10(p) == pytest.approx(log10, abs=2e-7), gram
 
 
-# ---- against plain dictionaries --------------------------------------------------------------------------------------
+# ---- against plain dictionaries ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
@@ -226,7 +236,9 @@ def test_all_probabilities_after_any_context(
 def test_maximum_likelihood_holds_a_text_impossible_that_has_an_unseen_event(
     ids: list[int], n: int, text: list[int]
 ) -> None:
-    """Backing off does not change that: it comes after such an event, or where what it learnt of ends."""
+    """Backing off does not change that: it comes after such an event, or where what it learnt of
+    ends.
+    """
     seen = {tuple(ids[i : i + k]) for k in range(1, n + 1) for i in range(len(ids) - k + 1)}
     events = [tuple(text[max(0, i - n + 1) : i + 1]) for i in range(1, len(text))]
     possible = bool(
@@ -249,7 +261,7 @@ def test_discounts_that_counts_of_counts_do_not_give_are_said() -> None:
     assert of(6, 7, 2, 0).estimated
 
 
-# ---- state, files, speed ---------------------------------------------------------------------------------------------
+# ---- state, files, speed -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
@@ -286,7 +298,7 @@ def test_tensors_are_all_it_has_learnt(smoothing: str) -> None:
     row = torch.from_numpy(ids[None])
     assert torch.equal(model.log_probabilities(row), again.log_probabilities(row))
     assert again.n_parameters() == sum(
-        len(Counter(zip(*(ids[i:] for i in range(k))))) for k in (1, 2, 3)
+        len(Counter(zip(*(ids[i:] for i in range(k)), strict=False))) for k in (1, 2, 3)
     )
     with pytest.raises(ValueError, match="3-grams"):
         Ngram.from_tensors(NgramConfig(vocab_size=9, order=4), model.tensors())

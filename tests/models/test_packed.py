@@ -1,6 +1,7 @@
 """Documents packed into rows, and documents padded to rows: each is as if it were alone.
 
-The oracle is the model itself on one document at a time, without mask, padding or restart, summed over documents.
+The oracle is the model itself on one document at a time, without mask, padding or restart, summed
+over documents.
 """
 
 from typing import Any
@@ -114,7 +115,9 @@ def test_packed_documents_are_as_if_alone(
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_no_token_reaches_another_document_or_a_later_token(name: str) -> None:
-    """By gradients, through every layer, hash and table. What is reached of its own document, windows may limit."""
+    """By gradients, through every layer, hash and table. What is reached of its own document,
+    windows may limit.
+    """
     model, (ids, _, documents) = model_of(name), packed_batch()
     embedded: list[Tensor] = []
     hook = model.token_embedding.register_forward_hook(
@@ -179,7 +182,9 @@ def padded(rows: list[tuple[Tensor, Tensor]], width: int, pad_id: int) -> tuple[
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_padding_costs_nothing_and_moves_no_gradient(name: str) -> None:
-    """Another id, bit for bit the same; another amount, the same to rounding; and the same as each document alone."""
+    """Another id, bit for bit the same; another amount, the same to rounding; and the same as
+    each document alone.
+    """
     model, rng = model_of(name), np.random.default_rng(3)
     rows = [tuple(torch.from_numpy(rng.integers(0, V, (2, n)))) for n in (1, 5, 17, 12)]
     alone = sum(loss_of(model, x.unsqueeze(0), y.unsqueeze(0)) for x, y in rows)
@@ -200,7 +205,9 @@ def test_padding_costs_nothing_and_moves_no_gradient(name: str) -> None:
 
 
 def test_rows_of_data_are_documents_alone() -> None:
-    """From the token stream to the gradient, over an epoch: the loss of the batches is that of the documents."""
+    """From the token stream to the gradient, over an epoch: the loss of the batches is that of
+    the documents.
+    """
     rng = np.random.default_rng(5)
     documents = [rng.integers(1, V, n).tolist() for n in (3, 9, 1, 22, 40, 6, 2)]
     stream = np.array([id for document in documents for id in (0, *document)], np.uint16)

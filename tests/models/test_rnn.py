@@ -1,4 +1,6 @@
-"""Recurrent networks: PyTorch's kernels against the equations, in float64; states; initial weights."""
+"""Recurrent networks: PyTorch's kernels against the equations, in float64; states; initial
+weights.
+"""
 
 import itertools
 from typing import Any

@@ -22,7 +22,8 @@ def test_operations_are_those_pytorch_counts(cell: str, tied: bool) -> None:
     with FlopCounterMode(display=False) as counter:
         hidden = model.hidden(ids)
         F.linear(hidden, model.head_weight).sum().backward()
-    # No gradient is asked for of the first layer's empty state, so one product of its backward pass is missing.
+    # No gradient is asked for of the first layer's empty state, so one product of its backward pass
+    # is missing.
     missing = 2 * 2 * 8 * 8 * {"elman": 1, "gru": 3, "lstm": 4}[cell] * config.n_layer
     assert counter.get_total_flops() + missing == config.train_flops_per_token() * ids.numel()
     assert config.matrix_parameters() < model.n_parameters() + tied * 12 * 8

@@ -1,7 +1,8 @@
-"""Every setting of the Transformer: what it changes, that it changes nothing else, and what holds whatever is set.
+"""Every setting of the Transformer: what it changes, that it changes nothing else, and what holds
+whatever is set.
 
-Models are given equal weights wherever a parameter of the same name has room for the same numbers. So where a switch
-says nothing of the output, the output is the same to the last bit or to rounding.
+Models are given equal weights wherever a parameter of the same name has room for the same numbers.
+So where a switch says nothing of the output, the output is the same to the last bit or to rounding.
 """
 
 import itertools
@@ -31,8 +32,8 @@ NGRAMS = {"ngram_tables": (2, 3), "ngram_table_size": 31}
 EVERYWHERE, NOWHERE = "", "-"
 BLOCK = r"blocks\.\d\."
 
-# setting: (what is set besides, its value, the parameters that come, go or change shape, where the output changes)
-# The output changes EVERYWHERE, NOWHERE, or from a position on.
+# setting: (what is set besides, its value, the parameters that come, go or change shape, where the
+# output changes) The output changes EVERYWHERE, NOWHERE, or from a position on.
 SWITCHES: dict[str, list[tuple[dict[str, Any], Any, str, str | int]]] = {
     "size": [({}, 9, NOWHERE, NOWHERE)],  # others follow from it before a model is made
     "n_layer": [({}, 5, r"blocks\.4\.", EVERYWHERE)],
@@ -109,7 +110,9 @@ IDS = [f"{name}-{value}" for name, _, value, _, _ in CASES]
 
 
 def numbers(name: str, p: Tensor) -> Tensor:
-    """The same for one name, wherever indices are the same: rows and columns of a table of their own."""
+    """The same for one name, wherever indices are the same: rows and columns of a table of their
+    own.
+    """
     generator = torch.Generator().manual_seed(sum(map(ord, name)))
     drawn = torch.randn((128, 64)[: p.dim()], generator=generator, dtype=torch.float64)
     return 0.05 + 0.4 * drawn[tuple(slice(n) for n in p.shape)]
@@ -164,7 +167,9 @@ def test_a_switch_changes_what_it_should_and_nothing_else(
 def test_whatever_is_set_models_are_causal_learn_and_can_read_on(
     name: str, besides: dict[str, Any], value: Any, parameters: str, output: str | int
 ) -> None:
-    """No position sees a later one, by gradients; each parameter has one; pieces read from a cache equal the whole."""
+    """No position sees a later one, by gradients; each parameter has one; pieces read from a
+    cache equal the whole.
+    """
     model, ids = pair(name, besides, value)[1], random_ids()
     embedded: list[Tensor] = []
     hook = model.token_embedding.register_forward_hook(lambda *call: embedded.append(call[2]))
@@ -235,7 +240,9 @@ ARCHITECTURES: list[dict[str, Any]] = [
 @pytest.mark.parametrize("init", ["gpt2", "truncated-normal", "zero-projections"])
 @pytest.mark.parametrize("settings", ARCHITECTURES)
 def test_every_start_can_learn(settings: dict[str, Any], init: str) -> None:
-    """Zero projections hold gradients back for an update or two; then each parameter moves and the loss falls."""
+    """Zero projections hold gradients back for an update or two; then each parameter moves and
+    the loss falls.
+    """
     model, ids = initialised(settings | {"init": init}), random_ids(8)
     start = {key: p.detach().clone() for key, p in model.named_parameters()}
     normalised = model.config.norm != "none"  # without, logits may be large at first
@@ -257,7 +264,9 @@ def test_every_start_can_learn(settings: dict[str, Any], init: str) -> None:
     "settings", [{}, {"n_kv_head": 2}, {"feed_forward": "swiglu"}, {"tied_head": True}]
 )
 def test_truncated_normal(settings: dict[str, Any]) -> None:
-    """Variance 2 / (fan in + fan out) before the cut at three sigma, each of the maps in a fused matrix by itself."""
+    """Variance 2 / (fan in + fan out) before the cut at three sigma, each of the maps in a fused
+    matrix by itself.
+    """
     sizes = {"d_model": 128, "d_ff": 192, "vocab_size": 500, "init": "truncated-normal"}
     model = initialised(settings | sizes)
     table = 1 / 128 if "tied_head" in settings else 1.0

@@ -109,7 +109,9 @@ def test_tables_take_the_common_rate_unless_they_have_their_own(name: str) -> No
 
 
 def test_muon_gets_fused_matrices_in_parts() -> None:
-    """Queries, keys and values by themselves, with fewer key-value heads too; so the gate and the rest of a swiglu."""
+    """Queries, keys and values by themselves, with fewer key-value heads too; so the gate and
+    the rest of a swiglu.
+    """
     model, config = built("modern", **{"model.feed_forward": "swiglu", "model.d_ff": 24})
     parts = Optimisers(model, config).all[1].parts
     names = {p: name for name, p in model.named_parameters()}
@@ -127,7 +129,9 @@ def test_muon_gets_fused_matrices_in_parts() -> None:
 def adamw(
     start: Tensor, gradients: list[Tensor], rates: list[float], decay: float, config: OptimConfig
 ) -> Tensor:
-    """Loshchilov and Hutter 2019, algorithm 2, decay scaled by the learning rate as PyTorch has it."""
+    """Loshchilov and Hutter 2019, algorithm 2, decay scaled by the learning rate as PyTorch has
+    it.
+    """
     theta, m, v = start.clone(), torch.zeros_like(start), torch.zeros_like(start)
     for t, (g, lr) in enumerate(zip(gradients, rates, strict=True), start=1):
         m = config.beta1 * m + (1 - config.beta1) * g

@@ -103,7 +103,9 @@ def test_bfloat16_products_do() -> None:
 
 
 def reference(weight: Tensor, gradients: list[Tensor], sizes: list[int], **o: float) -> Tensor:
-    """Muon in a few lines, by singular value decomposition: orthogonalising is the quintic on singular values."""
+    """Muon in a few lines, by singular value decomposition: orthogonalising is the quintic on
+    singular values.
+    """
     weight, momentum = weight.clone(), torch.zeros_like(weight)
     for gradient in gradients:
         momentum = o["momentum"] * momentum + (1 - o["momentum"]) * gradient
@@ -123,7 +125,8 @@ def reference(weight: Tensor, gradients: list[Tensor], sizes: list[int], **o: fl
 def test_updates_are_the_references(
     weight_decay: float, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wide, square and tall matrices, one of them cut into parts; several steps, so that momentum counts.
+    """Wide, square and tall matrices, one of them cut into parts; several steps, so that momentum
+    counts.
 
     One matrix after the other, some together, all together.
     """
@@ -150,7 +153,9 @@ def test_updates_are_the_references(
 
 
 def test_parts_do_not_mix() -> None:
-    """A gradient in one map of a fused matrix moves no other; together they would share singular vectors."""
+    """A gradient in one map of a fused matrix moves no other; together they would share singular
+    vectors.
+    """
     w = torch.nn.Parameter(torch.zeros(6, 4, dtype=torch.float64))
     optimiser = Muon(
         [w], lr=1.0, momentum=0.5, weight_decay=0.0, quintics=newton_schulz(5), parts={w: [2, 2, 2]}
@@ -165,7 +170,9 @@ def test_parts_do_not_mix() -> None:
 
 
 def test_the_scale_makes_the_gain_independent_of_the_shape() -> None:
-    """An update of rate 1 turns a random vector of RMS 1 into one of RMS about 1, for wide and tall maps alike."""
+    """An update of rate 1 turns a random vector of RMS 1 into one of RMS about 1, for wide and
+    tall maps alike.
+    """
     for shape in ((16, 256), (64, 64), (256, 16)):
         w = torch.nn.Parameter(torch.zeros(shape, dtype=torch.float64))
         w.grad = numbers(*shape)
@@ -184,7 +191,9 @@ def test_a_matrix_without_a_gradient_stays() -> None:
 
 
 def test_the_best_quintic_is_better_than_any_near_it() -> None:
-    """Against a fine grid of other coefficients, and by equal swings at its four worst places (Chebyshev)."""
+    """Against a fine grid of other coefficients, and by equal swings at its four worst places
+    (Chebyshev).
+    """
     x = torch.linspace(0.1, 1.0, 2_000, dtype=torch.float64)
     odd = torch.stack([x, x**3, x**5])
     best = torch.tensor(best_quintic(0.1, 1.0), dtype=torch.float64)

@@ -61,7 +61,8 @@ def test_setting_one_of_them_under_muon_is_noted() -> None:
         "optim.muon_learning_rate",
     )
     assert partial_note(modern, {lr}) == (
-        "optim.learning_rate: moves head, biases and gains alone; unchanged: matrices inside blocks (0.02), embedding "
+        "optim.learning_rate: moves head, biases and gains alone; unchanged: matrices inside "
+        "blocks (0.02), embedding "
         "tables (0.02). --learning-rate scales all together"
     )
     assert "head, biases and gains (0.003), embedding tables (0.02)" in str(

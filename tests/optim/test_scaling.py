@@ -8,7 +8,9 @@ from lmsmith.optim.scaling import GradientScale
 
 
 def test_it_moves_as_pytorchs_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through updates that overflow and updates that do not, of which every third in a row doubles the scale."""
+    """Through updates that overflow and updates that do not, of which every third in a row
+    doubles the scale.
+    """
     monkeypatch.setattr(scaling, "PATIENCE", 3)
     ours = GradientScale(True)
     theirs = torch.amp.GradScaler("cpu", init_scale=scaling.START, growth_interval=3)

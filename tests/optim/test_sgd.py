@@ -32,7 +32,9 @@ def test_without_decay_it_is_pytorchs(momentum: float, nesterov: bool) -> None:
 
 
 def test_decay_is_decoupled() -> None:
-    """With a gradient of zero weights shrink by lr * decay, and nothing of that stays in the momentum."""
+    """With a gradient of zero weights shrink by lr * decay, and nothing of that stays in the
+    momentum.
+    """
     (w, _) = weights()
     before = w.clone()
     optimiser = SGD([{"params": [w], "lr": 0.1, "weight_decay": 0.5}], momentum=0.9, nesterov=True)

@@ -1,4 +1,6 @@
-"""The classifier and its SGD, epoch by epoch against PyTorch's autograd stepping the same examples."""
+"""The classifier and its SGD, epoch by epoch against PyTorch's autograd stepping the same
+examples.
+"""
 
 import numpy as np
 import pytest

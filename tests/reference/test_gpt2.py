@@ -41,7 +41,9 @@ THERE = {
 
 
 def model_of(sizes: Sizes, dtype: type = np.float64) -> GPT2:
-    """Weights large enough that attention prefers some positions and GELU bends; gains and biases too."""
+    """Weights large enough that attention prefers some positions and GELU bends; gains and
+    biases too.
+    """
     model = GPT2(sizes, dtype)
     rng = np.random.default_rng(5)
     for name, param in model.params.items():
@@ -342,7 +344,9 @@ def test_ids_outside_the_vocabulary_are_our_bugs() -> None:
     sys.platform == "win32", reason="Windows does not say how much memory was used at most"
 )
 def test_babygpt_trains_within_a_gigabyte_and_a_half() -> None:
-    """In a process of its own, with a batch of 8 x 256 characters; what it learns is a text of four of them."""
+    """In a process of its own, with a batch of 8 x 256 characters; what it learns is a text of
+    four of them.
+    """
     program = """
 import resource, sys
 import numpy as np

@@ -101,7 +101,9 @@ def verse(rng, B=16, T=8):
 
 @pytest.mark.parametrize("kind", ["elman", "transformer"])
 def test_they_learn_what_no_bigram_can(kind):
-    """A model of one token is left with ln(2) / 2 = 0.35; what an `a` at the start costs, with ln(2) / 16 = 0.04."""
+    """A model of one token is left with ln(2) / 2 = 0.35; what an `a` at the start costs, with
+    ln(2) / 16 = 0.04.
+    """
     rng = np.random.default_rng(0)
     model = Elman(11, 8, 16, rng) if kind == "elman" else Transformer(SIZES, rng)
     optimizer = AdamW(model, 0.01)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from lmsmith.reference.scalar import MLP, Scalar, descend, dot, maximum, mean, total
 
-# What is made of numbers a and b, by Scalar and by torch alike: all stay within (0.2, 5) or so, or are guarded.
+# What is made of numbers a and b, by Scalar and by torch alike: all stay within (0.2, 5) or so, or
+# are guarded.
 STEPS: dict[str, Callable[[Any, Any], Any]] = {
     "+": lambda a, b: a + b,
     "-": lambda a, b: a - b,

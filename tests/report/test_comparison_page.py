@@ -14,6 +14,7 @@ from lmsmith.evaluate.comparison import Entry, Text, read_text
 from lmsmith.report.comparison import (
     HEAD,
     _names,
+    compare_runs,
     comparison_notes,
     comparison_page,
     comparison_rows,
@@ -82,7 +83,10 @@ def test_what_was_cut_short_is_marked() -> None:
         ENTRIES[0],
         not_comparable="cut short by the clock after 2 of the 9 steps planned at its start",
     )
-    note = "mine is not comparable with the others: cut short by the clock after 2 of the 9 steps planned at its start"
+    note = (
+        "mine is not comparable with the others: cut short by the clock after 2 of the 9 steps "
+        "planned at its start"
+    )
     assert note in comparison_notes([early])
     page = comparison_page([early, *ENTRIES[1:]], Text("it", b"it", ()))
     assert "lstm, 1 layer of 64; not comparable" in page
@@ -118,8 +122,8 @@ def test_models_are_trained_first_on_the_same_text(
     text = read_text(runs[0] / "tokens" / "validation.txt")
     said = equal_time(runs, ["book.txt"], 0.5)
     assert (
-        said
-        == "each model had the same 0.5 minutes on this machine to train on book.txt; ngram counted it once"
+        said == "each model had the same 0.5 minutes on this machine to train on book.txt; ngram "
+        "counted it once"
     )
     page = comparison_page(compare_runs(runs, text), text, runs, said)
     assert "<h2>Learning</h2>" in page  # the curves of gru

@@ -1,4 +1,6 @@
-"""Reports of made-up run folders: whole, cut short, damaged, several. What a browser would see is read by a parser."""
+"""Reports of made-up run folders: whole, cut short, damaged, several. What a browser would see
+is read by a parser.
+"""
 
 import json
 import math
@@ -337,7 +339,8 @@ def test_ten_runs_and_a_long_one(tmp_path: Path) -> None:
 
 def test_samples_keep_their_characters_and_their_fences() -> None:
     markdown = (
-        "# title\n```\nno heading\n```\n## step 1\n\n```\none\n\n two\u2028\x0c\n```\n```text\nthree\n```\n"
+        "# title\n```\nno heading\n```\n## step 1\n\n```\none\n\n "
+        "two\u2028\x0c\n```\n```text\nthree\n```\n"
         "## empty\n## step 2\n````\n```\n````\n```\ncut off"
     )
     assert split_samples(markdown) == [
@@ -368,7 +371,8 @@ def test_paths_that_are_no_runs(tmp_path: Path) -> None:
 def test_a_report_is_made_without_torch_or_matplotlib(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from lmsmith.report.runs import write_report;"
-        f"write_report([Path({str(make_run(tmp_path / 'run'))!r})], Path({str(tmp_path / 'r.html')!r}));"
+        f"write_report([Path({str(make_run(tmp_path / 'run'))!r})], "
+        f"Path({str(tmp_path / 'r.html')!r}));"
         "assert not {'torch', 'matplotlib'} & set(sys.modules)"
     )
     subprocess.run(
@@ -419,7 +423,9 @@ def test_a_run_of_too_few_steps_says_that_it_has_learned_nothing(tmp_path: Path)
 def test_the_top_of_the_training_curve_is_there(
     tmp_path: Path, drop: float, steps: float, cut_off: bool
 ) -> None:
-    """The whole of it, unless it would take more than four fifths of the height; then the caption says so."""
+    """The whole of it, unless it would take more than four fifths of the height; then the
+    caption says so.
+    """
     run = make_run(tmp_path / "run", n=400)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for line in lines:

@@ -1,4 +1,6 @@
-"""Named corpora: what is written of them, fetching them from a server on this machine, and reading from afar."""
+"""Named corpora: what is written of them, fetching them from a server on this machine, and
+reading from afar.
+"""
 
 import hashlib
 import json
@@ -222,7 +224,8 @@ def test_a_large_corpus_is_not_fetched_unasked(web: Web) -> None:
     with pytest.raises(DataError) as error:
         Documents(["fineweb-edu-10BT"])
     assert str(error.value) == (
-        "the corpus fineweb-edu-10BT (about 28 GB) is not on this machine. `lmsmith data download fineweb-edu-10BT` "
+        "the corpus fineweb-edu-10BT (about 28 GB) is not on this machine. `lmsmith data download "
+        "fineweb-edu-10BT` "
         "fetches it, with --files N its first N files; or read it from afar, nothing kept: "
         "'hf://datasets/HuggingFaceFW/fineweb-edu/sample/10BT/*.parquet'."
     )
@@ -269,7 +272,8 @@ def test_some_files_first_and_more_later_of_the_same_commit(
     store.fetch(store.make_plan(shards, n_files=2))
     assert sorted(on_disk(tmp_path / "data" / "some-shards")) == ["train_1.bin", "val_0.bin"]
     assert [len(store.here(shards)[0]), store.here(shards)[1]] == [2, 4]
-    web.datasets.clear()  # the list is not asked for again, and so cannot change; the files are where they were
+    # the list is not asked for again, and so cannot change; the files are where they were
+    web.datasets.clear()
     assert store.make_plan(shards, n_files=2).missing == []
     web.datasets["me/shards"] = SHARDS
     web.asked.clear()
@@ -394,16 +398,21 @@ def test_no_network_says_how_to_do_without(
     with pytest.raises(DataError) as error:
         store.obtain(poem)
     assert str(error.value) == (
-        f"cannot fetch {web.url}/poems/tyger.txt: Connection refused. Look after the network and try again. poem "
-        f"(2.3 kB) can come by other means: put that file at {tmp_path / 'data' / 'poem' / 'tyger.txt'}, where it is "
+        f"cannot fetch {web.url}/poems/tyger.txt: Connection refused. Look after the network and "
+        f"try again. poem "
+        f"(2.3 kB) can come by other means: put that file at "
+        f"{tmp_path / 'data' / 'poem' / 'tyger.txt'}, where it is "
         "checked and found."
     )
     with pytest.raises(DataError) as error:
         store.obtain(shards)
     assert str(error.value) == (
-        f"cannot read the data set me/shards at {web.url}: Connection refused. Look after the network; HF_ENDPOINT "
-        "names a mirror. some-shards (about 15 kB) can come by other means: on a machine with a network `hf download "
-        "me/shards --repo-type dataset --revision main --include '*val*.bin' --include '*train*.bin' --local-dir "
+        f"cannot read the data set me/shards at {web.url}: Connection refused. Look after the "
+        f"network; HF_ENDPOINT "
+        "names a mirror. some-shards (about 15 kB) can come by other means: on a machine with a "
+        "network `hf download "
+        "me/shards --repo-type dataset --revision main --include '*val*.bin' --include "
+        "'*train*.bin' --local-dir "
         "some-shards` makes a folder, which is named in its place."
     )
 

@@ -132,8 +132,8 @@ def test_bad_bytes_are_placed_and_counted_as_python_does(
         line = len(before.replace("\r\n", "\n").replace("\r", "\n").split("\n"))
         message = error(path, encoding=encoding)
         assert (
-            f"{path} is not {encoding.upper()}: byte 0x{data[places[0]]:02X} at offset {places[0]}, "
-            in message
+            f"{path} is not {encoding.upper()}: byte 0x{data[places[0]]:02X} at offset "
+            f"{places[0]}, " in message
         )
         assert f"line {line} (" in message
 
@@ -401,7 +401,8 @@ def test_folders_are_read_in_order_and_the_rest_is_counted(tmp_path):
     assert documents.counts.notes()[0].startswith(
         "4 files in folders left out by suffix (2 .png, 1 "
     )
-    # Named or matched by a pattern, a file is taken, and then it is not left out; and nothing is read twice.
+    # Named or matched by a pattern, a file is taken, and then it is not left out; and nothing is
+    # read twice.
     documents = Documents([folder, folder / "z", folder / "*.p*g", folder / "a.txt"])
     assert sorted(texts(*documents.sources)) == [
         "a.txt",

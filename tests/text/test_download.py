@@ -186,7 +186,9 @@ def test_parts_that_do_not_fit_are_fetched_once_more_whole(web: Web, path: Path)
 
 
 def test_stopped_after_the_last_byte(web: Web, path: Path) -> None:
-    """All has come, and the process ended before the file had its name: nothing is fetched again."""
+    """All has come, and the process ended before the file had its name: nothing is fetched
+    again.
+    """
     url = web.add("/file", CONTENT)
     part = path.with_name("file.bin.part")
     part.write_bytes(CONTENT)
@@ -351,7 +353,8 @@ def test_killed_in_the_middle(web: Web, path: Path) -> None:
     content = random.Random(3).randbytes(3_000_000)
     url = web.add("/file", content)
     program = (
-        "import sys, time\nfrom pathlib import Path\nfrom lmsmith.text import download\ndownload.CHUNK = 50_000\n"
+        "import sys, time\nfrom pathlib import Path\nfrom lmsmith.text import "
+        "download\ndownload.CHUNK = 50_000\n"
         "download.download(sys.argv[1], Path(sys.argv[2]), progress=lambda n: time.sleep(0.02))"
     )
     process = subprocess.Popen([sys.executable, "-c", program, url, str(path)])

@@ -1,4 +1,6 @@
-"""What is held out, against the rule written out again, nanoGPT's split, and itself when documents are added."""
+"""What is held out, against the rule written out again, nanoGPT's split, and itself when
+documents are added.
+"""
 
 import math
 
@@ -30,7 +32,8 @@ def test_one_text_is_split_as_nanogpt_splits_it(test_data):
     assert split.validation == [data[int(len(data) * 0.9) :]]
     assert not split.has_boundaries
     assert split.description == (
-        "the last 10% of the text is for validation: 1,003,854 characters to train on, 111,540 held out (10.0%)"
+        "the last 10% of the text is for validation: 1,003,854 characters to train on, 111,540 "
+        "held out (10.0%)"
     )
 
 
@@ -136,7 +139,9 @@ def test_without_a_fraction_a_tenth_is_held_out_and_of_a_large_text_no_more_than
 
 
 def test_without_a_fraction_documents_change_sides_only_where_the_text_has_grown_threefold():
-    """And then from validation to training alone: what was held out of a larger text was of the smaller one, too."""
+    """And then from validation to training alone: what was held out of a larger text was of the
+    smaller one, too.
+    """
     texts = [f"Document {number}: {'x' * 1000}" for number in range(4_000)]
     sides = {
         n: set(split_documents(documents_of(*texts[:n])).validation)

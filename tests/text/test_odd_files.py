@@ -1,4 +1,6 @@
-"""Files that are odd and still text: stray NULs, nested fields, long integers, wide windows; and such as are none."""
+"""Files that are odd and still text: stray NULs, nested fields, long integers, wide windows; and
+such as are none.
+"""
 
 import json
 from pathlib import Path
@@ -84,7 +86,8 @@ def test_integers_of_any_length(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("log", "window"), [(27, 1 << 27), (28, 1 << 28), (31, 1 << 31)])
 def test_windows_of_zstd(tmp_path: Path, log: int, window: int) -> None:
-    # RFC 8878: magic, a descriptor of 0 (no content size, a window follows), exponent << 3 | mantissa; an empty block.
+    # RFC 8878: magic, a descriptor of 0 (no content size, a window follows), exponent << 3 |
+    # mantissa; an empty block.
     frame = zstd.MAGIC + bytes([0, (log - 10) << 3]) + bytes([1, 0, 0])
     assert zstd.window_of(frame) == window
     path = tmp_path / "a.txt.zst"

@@ -1,4 +1,6 @@
-"""Document separators in plain text: held against a regular expression, and against the same documents as .jsonl."""
+"""Document separators in plain text: held against a regular expression, and against the same
+documents as .jsonl.
+"""
 
 import gzip
 import json
@@ -27,7 +29,9 @@ PIECES = some.lists(
 
 
 def by_expression(text: str) -> list[str]:
-    """The rule, said once more: one line break on each side goes with the separator; what is blank is no document."""
+    """The rule, said once more: one line break on each side goes with the separator; what is
+    blank is no document.
+    """
     parts = re.split(rf"\n?{re.escape(SEP)}\n?", text)
     return parts if len(parts) == 1 else [part for part in parts if part.strip()]
 

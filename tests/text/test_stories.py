@@ -173,7 +173,8 @@ def test_entropy_is_as_documented(stories: list[Story]) -> None:
 
 def test_stories_are_many(stories: list[Story]) -> None:
     assert len({story.text for story in stories}) == len(stories)
-    # A lower bound of how many there are: the probabilities sum to 1, so likely ones could not be more than 1/p.
+    # A lower bound of how many there are: the probabilities sum to 1, so likely ones could not be
+    # more than 1/p.
     assert max(story.log_probability for story in stories) < math.log(1e-25)
 
 
@@ -184,7 +185,8 @@ def test_text_is_clean(stories: list[Story]) -> None:
     for story in stories:
         assert story.text.isascii()
         assert not re.search(
-            r"[][{}<>|=]|  | \n|\n |\n\n\n|^\s|\s$| [.,!?]|[,!?][.,]|\.,|(?<!\.)\.\.(?!\.)|[!?.]\"[.,]",
+            r"[][{}<>|=]|  | \n|\n |\n\n\n|^\s|\s$| "
+            r"[.,!?]|[,!?][.,]|\.,|(?<!\.)\.\.(?!\.)|[!?.]\"[.,]",
             story.text,
         ), story.text
         for paragraph in story.text.split("\n\n"):
@@ -206,7 +208,9 @@ def test_a_and_an(stories: list[Story]) -> None:
 
 
 def test_pronouns_match_their_heroes(stories: list[Story]) -> None:
-    """The hero's first pronoun is right; nobody is `he` among girls and women alone, nor `she` among boys and men."""
+    """The hero's first pronoun is right; nobody is `he` among girls and women alone, nor `she`
+    among boys and men.
+    """
     tables = story_grammar().tables
     kinds = [*tables["children"].records, *tables["animals"].records]
     people = [
@@ -295,7 +299,8 @@ def test_habits_come_back(stories: list[Story]) -> None:
             rf"(?:liked|loved|wanted|would) (?:to )?({'|'.join(hobbies)})\b", story.text
         )
         after = re.search(
-            rf"(?:[Tt]hen|that|day|afternoon),? \w+ and (?:[A-Z]\w+ )+({'|'.join(hobbies.values())})\b",
+            rf"(?:[Tt]hen|that|day|afternoon),? \w+ and (?:[A-Z]\w+ "
+            rf")+({'|'.join(hobbies.values())})\b",
             story.text,
         )
         if hobby and after:
@@ -305,7 +310,8 @@ def test_habits_come_back(stories: list[Story]) -> None:
             r"(?:favorite (?:food|thing to eat) was|how \w+ (?:liked|loved)) (\w+ \w+)", story.text
         )
         supper = re.search(
-            r"\b(?:ate|had|shared) (\w+ \w+)(?: with [\w ]+)? (?:together|under|at the|until|by candle)",
+            r"\b(?:ate|had|shared) (\w+ \w+)(?: with [\w ]+)? (?:together|under|at the|until|by "
+            r"candle)",
             story.text,
         )
         if food and supper:
@@ -326,7 +332,10 @@ def fingerprint(n: int, seed: int) -> str:
 
 
 def test_same_seed_same_stories_whatever_the_hash_seed() -> None:
-    program = "import sys; sys.path[:0] = sys.argv[1:]; from test_stories import fingerprint; print(fingerprint(100, 3))"
+    program = (
+        "import sys; sys.path[:0] = sys.argv[1:]; from test_stories import fingerprint; "
+        "print(fingerprint(100, 3))"
+    )
     paths = [os.path.dirname(__file__), os.getcwd()]
     for hash_seed in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed}

@@ -1,13 +1,15 @@
 """A proof, by exhaustion, that a grammar gives no text two derivations.
 
-Two derivations of one text are the same up to a first choice (or draw) at which they part, with the same bindings and
-the same rest to come. So take every choice in every place where it can stand, and every pair of its options, and walk
-both ways at once, letter by letter, through all that can follow, until they disagree. If no pair comes to the end of
-the text in agreement, there is no text with two derivations. What was bound before the parting stays a symbol as long
-as both ways speak of it at the same moment, and takes each of its possible values where they do not.
+Two derivations of one text are the same up to a first choice (or draw) at which they part, with the
+same bindings and the same rest to come. So take every choice in every place where it can stand, and
+every pair of its options, and walk both ways at once, letter by letter, through all that can
+follow, until they disagree. If no pair comes to the end of the text in agreement, there is no text
+with two derivations. What was bound before the parting stays a symbol as long as both ways speak of
+it at the same moment, and takes each of its possible values where they do not.
 
-What is possible is taken too wide: exclusions (`{a=names-b}`) are ignored, and any combination of earlier bindings is
-tried. So a clean result is a proof, and an ambiguity that is reported is one to look at.
+What is possible is taken too wide: exclusions (`{a=names-b}`) are ignored, and any combination of
+earlier bindings is tried. So a clean result is a proof, and an ambiguity that is reported is one to
+look at.
 """
 
 from collections.abc import Iterator
@@ -21,19 +23,24 @@ OPEN = Slot(-1, "what follows")  # ends a way whose context is not looked into
 
 
 class Way(NamedTuple):
-    """One of the two: letters said but not yet matched, what is left to derive, and its bindings since the parting."""
+    """One of the two: letters said but not yet matched, what is left to derive, and its bindings
+    since the parting.
+    """
 
     letters: str
     left: tuple | None
     own: tuple[tuple[int, Record], ...] = ()
 
 
-# What is decided of the bindings before the parting: variable -> its record, or True (some record) or False (none).
+# What is decided of the bindings before the parting: variable -> its record, or True (some record)
+# or False (none).
 Before = dict[int, Record | bool]
 
 
 def ambiguities(grammar: Grammar) -> Iterator[str]:
-    """For every parting of two ways that can end alike, what they then say; `{}` is something bound before."""
+    """For every parting of two ways that can end alike, what they then say; `{}` is something
+    bound before.
+    """
     values = possible_values(grammar)
 
     @cache
@@ -152,7 +159,9 @@ def agreements(a: Way, b: Way, values: dict[int, set[Record]]) -> Iterator[str]:
 
 
 def heads(way: Way, before: Before) -> Iterator[tuple[Way, Before]]:
-    """All that the way can become at once, gone on to letters, a draw, a slot that is not decided, OPEN, or its end."""
+    """All that the way can become at once, gone on to letters, a draw, a slot that is not
+    decided, OPEN, or its end.
+    """
     letters, left, own = way
     if letters or left is None:
         yield way, before

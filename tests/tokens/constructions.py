@@ -1,4 +1,6 @@
-"""Many ways to construct a `tokenizer.json`, each small, made by the library `tokenizers` itself."""
+"""Many ways to construct a `tokenizer.json`, each small, made by the library `tokenizers`
+itself.
+"""
 
 import json
 from collections.abc import Callable, Iterator
@@ -22,7 +24,10 @@ LEARNT_FROM = [
 ] * 4
 END = "<|endoftext|>"
 GPT2_REGEX = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-HAN = r"\p{Han}+|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}&&[^\p{Han}]]+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+HAN = (
+    r"\p{Han}+|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}&&[^\p{Han}]]+|\p{N}{1,3}| "
+    r"?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+)
 
 
 def byte_level(prefix: bool = False, use_regex: bool = True) -> Any:
@@ -259,8 +264,10 @@ OTHERS: dict[str, Callable[[], dict[str, Any]]] = {
         normalizer=N.Lowercase(),
         added=(token("THE", lstrip=True, rstrip=True, single_word=True, normalized=True), token("Fox", rstrip=True)),
     ),
-    "an added token that merges use": lambda: make(pre=byte_level(), added=(token("he"), token("a"))),
-    "an added token written as bytes": lambda: make(pre=byte_level(), added=(token("Ġfoo"), token("é"))),
+    "an added token that merges "
+    "use": lambda: make(pre=byte_level(), added=(token("he"), token("a"))),
+    "an added token written as "
+    "bytes": lambda: make(pre=byte_level(), added=(token("Ġfoo"), token("é"))),
     "truncation and padding": lambda: make(
         pre=byte_level(prefix=True),
         change=lambda content: content.update(

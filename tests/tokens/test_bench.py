@@ -50,8 +50,13 @@ def test_the_machine_has_a_name() -> None:
 
 @pytest.mark.slow
 def test_compiling_is_said_once_and_later_starts_are_quick(tmp_path: Path) -> None:
-    """In new processes with a cache of their own: the first compiles, within the 15 s promised; the second loads."""
-    code = "from lmsmith.tokens.bpe_train import learn_bpe; learn_bpe(['some text'], 260).encode('some text')"
+    """In new processes with a cache of their own: the first compiles, within the 15 s promised;
+    the second loads.
+    """
+    code = (
+        "from lmsmith.tokens.bpe_train import learn_bpe; learn_bpe(['some text'], "
+        "260).encode('some text')"
+    )
     said, took = [], []
     for _ in range(2):
         began = time.perf_counter()

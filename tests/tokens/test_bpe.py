@@ -1,4 +1,6 @@
-"""Byte-pair encoding against tiktoken and Hugging Face tokenizers, token for token; and what each promises besides."""
+"""Byte-pair encoding against tiktoken and Hugging Face tokenizers, token for token; and what
+each promises besides.
+"""
 
 import itertools
 import json
@@ -212,7 +214,7 @@ def test_a_run_of_one_character_costs_no_more_than_n_log_n(
         )
 
 
-# ---- special tokens --------------------------------------------------------------------------------------------------
+# ---- special tokens ------------------------------------------------------------------------------
 
 
 def test_special_tokens_are_text_unless_allowed(gpt2: BpeTokenizer, tiktoken_gpt2) -> None:  # type: ignore[no-untyped-def]
@@ -246,7 +248,7 @@ def test_of_overlapping_special_tokens_the_longest_counts(small: BpeTokenizer) -
     assert only_short == [end, *small.encode("!").tolist()]
 
 
-# ---- many texts, long texts, streams ---------------------------------------------------------------------------------
+# ---- many texts, long texts, streams -------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -295,7 +297,9 @@ def test_a_stream_gives_the_ids_of_the_whole(
 
 
 def test_a_stream_is_not_cut_through_special_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor before one that is text here: " <|" is one piece. And they may overlap, themselves and one another."""
+    """Nor before one that is text here: " <|" is one piece. And they may overlap, themselves and
+    one another.
+    """
     monkeypatch.setattr(bpe, "UNIT", 40)
     specials = (SPECIAL, "a!a", "b!c", "ab", "c.c.c")
     tokenizer = learn_bpe([f"x {SPECIAL} a!a!a b!c c.c. "], 290, special_tokens=specials)
@@ -337,7 +341,7 @@ def test_a_stream_takes_constant_memory(
     assert max(sizes) < 60_000
 
 
-# ---- decoding --------------------------------------------------------------------------------------------------------
+# ---- decoding ------------------------------------------------------------------------------------
 
 
 @settings(max_examples=100, deadline=None)
@@ -374,7 +378,7 @@ def test_ids_without_a_token_decode_to_nothing_as_in_tokenizers() -> None:
     assert [number for number, _ in longest_tokens(gap, 999)] == [257, *range(256)]
 
 
-# ---- bad vocabularies ------------------------------------------------------------------------------------------------
+# ---- bad vocabularies ----------------------------------------------------------------------------
 
 
 def test_vocabularies_that_cannot_be() -> None:

@@ -1,4 +1,6 @@
-"""Learning merges against a plain reference, merge for merge, and against rustbpe and Hugging Face tokenizers."""
+"""Learning merges against a plain reference, merge for merge, and against rustbpe and Hugging
+Face tokenizers.
+"""
 
 import itertools
 import json
@@ -23,7 +25,9 @@ from lmsmith.tokens.split import PATTERNS, Pattern, split
 def reference(
     texts: list[bytes], n_merges: int, pattern: Pattern, ties: Ties
 ) -> list[tuple[int, int]]:
-    """Byte-pair encoding as it is defined: count all pairs, merge the best, count all pairs again."""
+    """Byte-pair encoding as it is defined: count all pairs, merge the best, count all pairs
+    again.
+    """
     pieces = Counter(itertools.chain.from_iterable(split(text, pattern) for text in texts))
     words = [(list(piece), count) for piece, count in pieces.items()]
     tokens = [bytes([byte]) for byte in range(256)]

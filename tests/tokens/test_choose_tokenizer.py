@@ -1,4 +1,6 @@
-"""Which tokenizer a name stands for; learning from texts in memory and from a stream gives the same one."""
+"""Which tokenizer a name stands for; learning from texts in memory and from a stream gives the
+same one.
+"""
 
 from pathlib import Path
 

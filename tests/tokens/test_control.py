@@ -1,4 +1,6 @@
-"""Special tokens in a text are text, unless they are said to be control tokens: held against tiktoken."""
+"""Special tokens in a text are text, unless they are said to be control tokens: held against
+tiktoken.
+"""
 
 from pathlib import Path
 

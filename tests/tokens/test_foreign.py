@@ -1,4 +1,6 @@
-"""Other people's formats: what is written opens there and gives the same ids, what is read is theirs."""
+"""Other people's formats: what is written opens there and gives the same ids, what is read is
+theirs.
+"""
 
 import base64
 import hashlib
@@ -181,7 +183,7 @@ def test_our_own_format(tmp_path: Path) -> None:
         load_tokenizer(tmp_path)
 
 
-# ---- gpt2 by name ----------------------------------------------------------------------------------------------------
+# ---- gpt2 by name --------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -228,7 +230,7 @@ def test_gpt2_with_another_checksum_is_refused(
     assert not (tmp_path / "cache").exists()
 
 
-# ---- added tokens, and what ends a text ------------------------------------------------------------------------------
+# ---- added tokens, and what ends a text ----------------------------------------------------------
 
 
 def test_tokens_that_were_added_beside_gpt2_files(tmp_path: Path) -> None:
@@ -268,7 +270,9 @@ def test_tokens_that_were_added_beside_gpt2_files(tmp_path: Path) -> None:
 
 
 def test_gpt2_files_of_other_classes(tmp_path: Path, test_data: Path) -> None:
-    """What cuts text otherwise has the same two files: Qwen 2 normalizes, others cannot be known."""
+    """What cuts text otherwise has the same two files: Qwen 2 normalizes, others cannot be
+    known.
+    """
     transformers = pytest.importorskip("transformers")
     foreign.save_gpt2_files(learn_bpe([LEARNT_FROM], 300, pattern="gpt2"), tmp_path)
     config = tmp_path / "tokenizer_config.json"
@@ -342,7 +346,7 @@ def test_a_token_that_ends_texts_is_special(tmp_path: Path) -> None:
     assert load_tokenizer(tmp_path).end_of_text is None
 
 
-# ---- bad files -------------------------------------------------------------------------------------------------------
+# ---- bad files -----------------------------------------------------------------------------------
 
 
 def gpt2_folder(folder: Path, vocabulary: dict[str, Any], merges: str) -> Path:
@@ -431,7 +435,9 @@ def test_broken_rank_files(tmp_path: Path) -> None:
 
 
 def test_ranks_by_any_name(tmp_path: Path) -> None:
-    """Llama 3's file is known by its name, with its 256 special tokens; others are told the pattern."""
+    """Llama 3's file is known by its name, with its 256 special tokens; others are told the
+    pattern.
+    """
     learnt = learn_bpe([LEARNT_FROM], 280, special_tokens=[])
     path = tmp_path / "tokenizer.model"
     ranks.save_tiktoken(learnt, path)

@@ -1,4 +1,6 @@
-"""From files to a tokenizer folder: the same as learning from the texts themselves, however the files are."""
+"""From files to a tokenizer folder: the same as learning from the texts themselves, however the
+files are.
+"""
 
 import gzip
 import json
@@ -65,7 +67,9 @@ def test_blocks_are_blocks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_files_without_text_beside_others(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is in a folder is left out where it is binary, as `lmsmith train` does; an empty file is no error."""
+    """What is in a folder is left out where it is binary, as `lmsmith train` does; an empty file
+    is no error.
+    """
     (folder / "binary.txt").write_bytes(b"\0\1\2" * 10)
     (folder / "empty.txt").write_bytes(b"")
     for large in (learn.LARGE, 1000):

@@ -1,4 +1,6 @@
-"""Every `tokenizer.json` that the library loads gives its ids here, by our engine or by the library's."""
+"""Every `tokenizer.json` that the library loads gives its ids here, by our engine or by the
+library's.
+"""
 
 import json
 import pickle
@@ -21,10 +23,12 @@ from lmsmith.tokens.tokenizer import StreamDecoder, Tokenizer
 
 ODD = [
     "", " ", "\n", "x \n ", "x\n\n  ", "if x:    return  x", "  the the quick  the", "a  <think> \n b</think>",
-    f"a{END} b{END}{END}", "<a>b c<a> <s>x</s> <mask>  <mask>", "[UNK] <unk> \u2581 Ġfoo é e\u0301", "the_the the-the",
+    f"a{END} b{END}{END}", "<a>b c<a> <s>x</s> <mask>  "
+                           "<mask>", "[UNK] <unk> \u2581 Ġfoo é e\u0301", "the_the the-the",
     "THE Fox fox THEN the", "日本 quickest 中文字12345", "  12 3\n\n4 '1's 2'll ½ ² Ⅷ ٣x", "\t7\r\n8 ",
     "isn't \u017f 's 'S",
-    "\ufeffzero\u200bwidth \u00a0 \u2028 \x85 \x1c \x00", "ﷺ ﬁ ǅ İ ß", "🏳\ufe0f\u200d🌈 👨\u200d👩 \U0001f1e9",
+    "\ufeffzero\u200bwidth \u00a0 \u2028 \x85 \x1c "
+    "\x00", "ﷺ ﬁ ǅ İ ß", "🏳\ufe0f\u200d🌈 👨\u200d👩 \U0001f1e9",
     "\U000e0001 \U0010ffff",
 ]  # fmt: skip
 
@@ -201,7 +205,10 @@ def test_ids_without_a_token(tmp_path: Path) -> None:
 
 def test_another_process_gives_the_same_ids(tmp_path: Path) -> None:
     ours = load_tokenizer(put(OTHERS["qwen2"](), tmp_path))
-    code = "import pickle, sys; print(pickle.load(sys.stdin.buffer).encode('Naïve e\u0301 <think>').tolist())"
+    code = (
+        "import pickle, sys; print(pickle.load(sys.stdin.buffer).encode('Naïve e\u0301 "
+        "<think>').tolist())"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], input=pickle.dumps(ours), capture_output=True, check=True
     )

@@ -1,4 +1,6 @@
-"""Splitting against tiktoken's engine: the table of classes, all class sequences, real text, random text, any bytes."""
+"""Splitting against tiktoken's engine: the table of classes, all class sequences, real text,
+random text, any bytes.
+"""
 
 import itertools
 import os
@@ -85,7 +87,9 @@ def all_texts(characters: tuple[str, ...], length: int) -> list[bytes]:
 
 
 def check_all(name: str, texts: list[bytes]) -> None:
-    """With all of `texts` (and so all their parts) as tokens, every piece is one token: tiktoken shows its pieces."""
+    """With all of `texts` (and so all their parts) as tokens, every piece is one token: tiktoken
+    shows its pieces.
+    """
     ranks = {bytes([byte]): byte for byte in range(256)}
     for text in texts:
         ranks.setdefault(text, len(ranks))
@@ -205,7 +209,9 @@ def test_any_bytes_are_split_and_none_is_lost(data: bytes, name: str) -> None:
 
 @every_pattern
 def test_what_is_behind_a_text_is_not_looked_at(name: str) -> None:
-    """Texts side by side are cut as each by itself: with what follows in reach, "a" would go on as "ab"."""
+    """Texts side by side are cut as each by itself: with what follows in reach, "a" would go on
+    as "ab".
+    """
     draw = random.Random(name)
     texts = [
         "".join(draw.choices(REPRESENTATIVES, k=draw.randint(0, 8))).encode() for _ in range(500)

@@ -1,4 +1,6 @@
-"""What is said of tokenizers: counts against plain Python, and the pages and tables made of them."""
+"""What is said of tokenizers: counts against plain Python, and the pages and tables made of
+them.
+"""
 
 import re
 from pathlib import Path

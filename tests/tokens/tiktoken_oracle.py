@@ -12,7 +12,8 @@ from lmsmith.tokens.split import PATTERNS
 
 BYTES = {bytes([byte]): byte for byte in range(256)}
 
-# One or more characters of each class that a pattern tells apart, the letters of contractions among them.
+# One or more characters of each class that a pattern tells apart, the letters of contractions among
+# them.
 REPRESENTATIVES = (
     "a", "S", "t", "l", "\u017f", "é", "É", "ǅ", "ʰ", "中", "1", "٣", " ", "\t", "\n", "\r", "\u00a0", "\u3000",
     "'", "!", "/", "“", "\u0301", "🙂", "\x00",
@@ -31,8 +32,9 @@ def encoding(pattern: str, ranks: dict[bytes, int], special_tokens: dict[str, in
 def pieces(text: bytes, ours: Sequence[bytes], pattern_name: str) -> list[bytes]:
     """tiktoken's pieces of a text, if they are ours; else something that is not.
 
-    tiktoken does not show pieces. But where all pieces we expect are tokens, and any two neighbours together are one
-    too, it gives our pieces as its tokens if and only if it cuts as we do: a larger piece would show as a larger token.
+    tiktoken does not show pieces. But where all pieces we expect are tokens, and any two neighbours
+    together are one too, it gives our pieces as its tokens if and only if it cuts as we do: a
+    larger piece would show as a larger token.
     """
     ranks = dict(BYTES)
     for piece in ours:

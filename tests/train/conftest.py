@@ -30,7 +30,9 @@ def _threads() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs of twenty updates would spend nearly all their time on samples, and on how fast the machine is."""
+    """Runs of twenty updates would spend nearly all their time on samples, and on how fast the
+    machine is.
+    """
     monkeypatch.setattr(sample, "SAMPLE_TOKENS", 5)
     monkeypatch.setattr(measure, "SHAPE", (64, 64, 64))
 

@@ -76,7 +76,9 @@ class Masked(Batches):
 def test_ten_updates_are_those_of_pytorch(
     config: RunConfig, corpus: Corpus, kind: type, micro: int
 ) -> None:
-    """Loss, norm, clipping, schedule, decay, the tables' own rate, micro-batches, padded vocabulary."""
+    """Loss, norm, clipping, schedule, decay, the tables' own rate, micro-batches, padded
+    vocabulary.
+    """
     config = config.changed({"train.micro_batch_size": micro}, where="a test")
     assert config.model.padded_vocab_size > config.model.vocab_size
     (ours, mine), (theirs, other) = by("reference", config), by("torch", config)
@@ -143,7 +145,8 @@ def test_a_presets_dropout_is_turned_off_and_said_one_that_was_asked_for_is_refu
     assert (config.model.dropout, config.model.attention_dropout) == (0, 0)
     assert (config.train.device, config.train.dtype) == ("cpu", "float32")
     assert notes == [
-        "the reference engine has no dropout: model.dropout and model.attention_dropout of preset babygpt set to 0"
+        "the reference engine has no dropout: model.dropout and model.attention_dropout of preset "
+        "babygpt set to 0"
     ]
     with pytest.raises(ConfigError, match=r"model\.dropout = 0\.2.*set it to 0"):
         for_reference(asked, given={"model.dropout"})

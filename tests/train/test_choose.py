@@ -262,7 +262,9 @@ def test_epochs_are_the_fewest_steps_that_see_so_many_tokens(
 
 
 def test_epochs_are_no_time() -> None:
-    """The size is that of a run whose length is said in steps, and does not follow from the machine's speed."""
+    """The size is that of a run whose length is said in steps, and does not follow from the
+    machine's speed.
+    """
     for changes in ({"train.epochs": 1.0}, {"train.steps": 100}):
         assert resolved(changes, seconds=0.001).model == replace(
             resolved(changes, seconds=1e6).model,
@@ -299,7 +301,9 @@ def test_the_description_says_who_works(threads: int, world: int, words: str) ->
 
 @pytest.mark.parametrize("world", [1, 3])
 def test_short_rows_come_in_larger_batches(world: int) -> None:
-    """Lines of nine characters: as many tokens a batch as windows would have, unless the batch is set."""
+    """Lines of nine characters: as many tokens a batch as windows would have, unless the batch
+    is set.
+    """
     config, given = asked(["book.txt"], {"train.steps": 5, "data.documents": "rows"})
     corpus = corpus_of(100_000)
     found = resolve(config, given, corpus, MACHINE, 60.0, world)

@@ -1,4 +1,6 @@
-"""Runs of n-gram models: the folder is that of any run, and what is in it is what counting gives."""
+"""Runs of n-gram models: the folder is that of any run, and what is in it is what counting
+gives.
+"""
 
 import io
 import json
@@ -82,7 +84,9 @@ def test_a_run_is_what_counting_gives(smoothing: str) -> None:
 
 
 def test_what_is_compiled_first_is_no_counting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing is compiled yet that takes longer than the counting; league tables and reports show the latter."""
+    """Where nothing is compiled yet that takes longer than the counting; league tables and
+    reports show the latter.
+    """
     learn, n_calls = Ngram.learn, 0
 
     def slow_at_first(*inputs: Any) -> Ngram:

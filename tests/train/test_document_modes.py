@@ -1,4 +1,6 @@
-"""Training on documents apart: the update, the loop, resuming and the score, for `data.documents` packed and rows."""
+"""Training on documents apart: the update, the loop, resuming and the score, for
+`data.documents` packed and rows.
+"""
 
 import itertools
 import shutil
@@ -78,7 +80,9 @@ def prepared(config: RunConfig, mode: str, **changes: Any) -> tuple[RunConfig, G
 def test_an_update_is_that_of_the_documents_one_by_one(
     config: RunConfig, corpus: Corpus, mode: str
 ) -> None:
-    """Loss and gradient norm, divided once by the targets of the whole batch, however it is split."""
+    """Loss and gradient norm, divided once by the targets of the whole batch, however it is
+    split.
+    """
     config, model = prepared(config, mode, **{"model.ngram_tables": (2, 3)})
     batch = batches_of(config, corpus.train, corpus.tokenizer).rows(2)
     total, n = torch.zeros((), dtype=torch.float64), 0

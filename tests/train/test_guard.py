@@ -1,4 +1,6 @@
-"""Updates that are judged: spikes against plain statistics, what becomes of them, their record, and its replay."""
+"""Updates that are judged: spikes against plain statistics, what becomes of them, their record,
+and its replay.
+"""
 
 import json
 import math
@@ -89,7 +91,9 @@ def test_a_state_taken_and_given_judges_the_same() -> None:
 
 @pytest.fixture
 def leap(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """`leap({60})`: the gradient norm of those steps comes out a thousand times as large, each time or once."""
+    """`leap({60})`: the gradient norm of those steps comes out a thousand times as large, each
+    time or once.
+    """
     gradient = lmsmith.train.step.gradient
 
     def make(steps: set[int], *, once: bool = False) -> None:
@@ -129,7 +133,9 @@ def test_skip_leaves_that_update_out(training: Make, leap: Callable[..., None]) 
 def test_rewind_is_the_run_that_never_made_that_update(
     training: Make, leap: Callable[..., None]
 ) -> None:
-    """Back to step 60's checkpoint or 40's, then on without it: the weights of a run that left it out at once."""
+    """Back to step 60's checkpoint or 40's, then on without it: the weights of a run that left
+    it out at once.
+    """
     leap({63})
     wanted = training(LONG | {"train.on_spike": "skip"}, run="skip")
     wanted.go()

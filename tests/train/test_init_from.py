@@ -1,4 +1,6 @@
-"""Training on from another run's weights: they are where it begins, and nothing else of that run is needed."""
+"""Training on from another run's weights: they are where it begins, and nothing else of that run
+is needed.
+"""
 
 import json
 import shutil

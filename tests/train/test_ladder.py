@@ -1,4 +1,6 @@
-"""The ladder: which rungs there are, that what is put back computes the same, and what the command prints."""
+"""The ladder: which rungs there are, that what is put back computes the same, and what the
+command prints.
+"""
 
 import re
 from typing import Any

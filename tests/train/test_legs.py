@@ -1,6 +1,7 @@
 """Resuming with something changed: what may, what may not, and runs that become longer.
 
-The oracles: a run that was planned longer from the start, a run that nobody disturbed, and the learning-rate schedule.
+The oracles: a run that was planned longer from the start, a run that nobody disturbed, and the
+learning-rate schedule.
 """
 
 import io

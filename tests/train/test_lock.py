@@ -63,7 +63,10 @@ def touched(run: Path) -> Iterator[None]:
 
 def test_a_second_trainer_is_refused_and_told_who_the_first_is(run: Path) -> None:
     with held(run, quiet):
-        wanted = rf"is being trained by process {os.getpid()} on this machine, since .* nothing was changed"
+        wanted = (
+            rf"is being trained by process {os.getpid()} on this machine, since .* nothing "
+            rf"was changed"
+        )
         with pytest.raises(UsageError, match=wanted), held(run, quiet):
             pass
         assert trainer(run) is not None

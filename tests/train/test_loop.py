@@ -228,7 +228,9 @@ def test_before_the_first_evaluation_there_are_no_best_weights(training: Make) -
 def test_the_others_are_waited_for_while_they_read_a_checkpoint(
     training: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They begin to when the first process has read it: of a large one that is longer than a process is waited for."""
+    """They begin to when the first process has read it: of a large one that is longer than a
+    process is waited for.
+    """
     training().go()
     again, waited = training(), list[Any]()
     monkeypatch.setattr(
@@ -292,7 +294,9 @@ class SimulatedMachine:
 def test_a_run_ends_before_its_deadline_with_an_evaluation(
     training: Make, monkeypatch: pytest.MonkeyPatch, planned: int, kind: str
 ) -> None:
-    """Ten minutes and 0.2 s an update: 3000 steps less what evaluations take, however many were planned."""
+    """Ten minutes and 0.2 s an update: 3000 steps less what evaluations take, however many were
+    planned.
+    """
     rng = random.Random(planned)
     machine = SimulatedMachine(
         monkeypatch,
@@ -547,7 +551,9 @@ def test_the_summary_is_json(training: Make) -> None:
 def test_a_run_whose_batch_grows_is_resumed_to_the_same_weights(
     training: Make, said: io.StringIO
 ) -> None:
-    """Each update has as many tokens as its batch, whatever the micro-batches, the last of which are smaller."""
+    """Each update has as many tokens as its batch, whatever the micro-batches, the last of which
+    are smaller.
+    """
     changes = {
         "train.batch_size": 8,
         "train.initial_batch_size": 2,

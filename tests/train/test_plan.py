@@ -22,7 +22,9 @@ from lmsmith.train.plan import (
 def simulate(
     planned: int, seconds: float, step_seconds: Callable[[int], float]
 ) -> tuple[int, float, list[int]]:
-    """Steps made, time they took, and the plan after each change, as `Training` looks at the clock."""
+    """Steps made, time they took, and the plan after each change, as `Training` looks at the
+    clock.
+    """
     plans, elapsed, step, pace = [planned], 0.0, 0, Pace(seconds / planned)
     while True:
         if step >= plans[-1]:

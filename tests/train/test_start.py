@@ -103,7 +103,8 @@ def test_nothing_set_is_the_default_preset() -> None:
 
 def test_the_command_line_goes_before_the_recipe_and_that_before_the_preset() -> None:
     name = recipe(
-        'preset = "babygpt"\n[model]\ndropout = 0.5\n[train]\nseed = 5\n[data]\nsources = ["a.txt"]\n'
+        'preset = "babygpt"\n[model]\ndropout = 0.5\n[train]\nseed = 5\n[data]\nsources = '
+        '["a.txt"]\n'
     )
     config, given = asked([name], {"train.seed": "6"})
     assert (config.preset, config.model.d_model, config.model.dropout, config.train.seed) == (

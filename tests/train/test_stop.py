@@ -67,7 +67,9 @@ def test_a_stop_is_an_interrupt_to_all_who_know_those() -> None:
 
 
 def test_an_ignored_signal_stays_ignored() -> None:
-    """A shell starts what stands before an & with SIGINT ignored, so that Ctrl-C reaches the foreground alone."""
+    """A shell starts what stands before an & with SIGINT ignored, so that Ctrl-C reaches the
+    foreground alone.
+    """
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with noted() as stop:

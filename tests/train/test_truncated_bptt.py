@@ -1,4 +1,6 @@
-"""Truncated backpropagation through time against a loop by hand; killed and resumed, it reaches the same weights."""
+"""Truncated backpropagation through time against a loop by hand; killed and resumed, it reaches
+the same weights.
+"""
 
 import json
 import math

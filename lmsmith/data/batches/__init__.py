@@ -1,4 +1,6 @@
-"""Shards -> batches, each computed from (seed, step). `packing.batches_of` chooses which kind a config asks for."""
+"""Shards -> batches, each computed from (seed, step). `packing.batches_of` chooses which kind a
+config asks for.
+"""
 
 from lmsmith.data.batches.batch_warmup import BatchWarmup
 from lmsmith.data.batches.mixture import Mixture

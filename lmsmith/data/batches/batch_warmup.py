@@ -1,8 +1,8 @@
 """Batch-size warm-up: few rows a step at the beginning of a run, all of them later.
 
-The rows are those of `windows.py` in the same endless order, each batch beginning where the one before it ended, so
-nothing is left out and an epoch is still a permutation. How many rows a step has is a function of the step
-(`TrainConfig.rows_of`), so a batch is computed, whatever came before.
+The rows are those of `windows.py` in the same endless order, each batch beginning where the one
+before it ended, so nothing is left out and an epoch is still a permutation. How many rows a step
+has is a function of the step (`TrainConfig.rows_of`), so a batch is computed, whatever came before.
 """
 
 import itertools

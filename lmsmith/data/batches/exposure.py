@@ -1,12 +1,13 @@
-"""The audit of a run's data: how many of the training tokens were predicted never, once, twice, ... by its updates.
+"""The audit of a run's data: how many of the training tokens were predicted never, once, twice, ...
+by its updates.
 
-Nothing was recorded while training, and nothing has to be: which windows a step reads is a function of (seed, step), so
-they are computed once more. A whole epoch is one stretch of tokens, whatever its order; of the epoch that is under way
-each window is a stretch. Where stretches begin and end, sorted, gives the counts: the work goes with the number of
-windows, not of tokens.
+Nothing was recorded while training, and nothing has to be: which windows a step reads is a function
+of (seed, step), so they are computed once more. A whole epoch is one stretch of tokens, whatever
+its order; of the epoch that is under way each window is a stretch. Where stretches begin and end,
+sorted, gives the counts: the work goes with the number of windows, not of tokens.
 
-A token counts as seen each time it is a target. (As an input it is seen one step earlier in its row, so the first token
-of all is read and never predicted.)
+A token counts as seen each time it is a target. (As an input it is seen one step earlier in its
+row, so the first token of all is read and never predicted.)
 """
 
 from collections.abc import Iterable
@@ -24,7 +25,9 @@ from lmsmith.data.batches.windows import AnyBatches, Batches, Windows
 
 @dataclass(frozen=True)
 class Exposure:
-    """Of one source: its tokens, the epochs it went through, and `times[k]` tokens that were seen k times."""
+    """Of one source: its tokens, the epochs it went through, and `times[k]` tokens that were
+    seen k times.
+    """
 
     n_tokens: int
     n_epochs: float
@@ -32,7 +35,9 @@ class Exposure:
 
 
 class _Seen(NamedTuple):
-    """Stretches of tokens that were read, each `times` times: where they begin (n,), and how long they are."""
+    """Stretches of tokens that were read, each `times` times: where they begin (n,), and how
+    long they are.
+    """
 
     begins: np.ndarray
     lengths: np.ndarray | int

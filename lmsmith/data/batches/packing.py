@@ -1,13 +1,15 @@
 """What becomes of the boundaries between documents: `data.documents = stream | packed | rows`.
 
     stream    windows of the whole text; a document reads on into the next (`windows.py`)
-    packed    the same windows, each token told which document of its row it is of: models let none see another
+    packed    the same windows, each token told which document of its row it is of: models let none
+              see another
     rows      one document a row (`rows.py`)
 
 With `train.truncated_bptt` a stream's rows read on from batch to batch (`streams.py`).
 
-A boundary is the end-of-text token that stands before each document. A text without one is one document; `rows` then
-takes its lines, so that a list of names or sentences is trained on one at a time.
+A boundary is the end-of-text token that stands before each document. A text without one is one
+document; `rows` then takes its lines, so that a list of names or sentences is trained on one at a
+time.
 """
 
 import numpy as np
@@ -25,7 +27,9 @@ from lmsmith.tokens.tokenizer import Tokenizer
 def batches_of(
     config: RunConfig, ids: np.ndarray | Shards | Sources, tokenizer: Tokenizer
 ) -> AnyBatches:
-    """The training batches of a run. Raises DataError for too little text, ConfigError where there are no documents."""
+    """The training batches of a run. Raises DataError for too little text, ConfigError where
+    there are no documents.
+    """
     check_documents(config)
     T, size, seed = config.model.context_length, config.train.batch_size, config.train.seed
     boundary = boundary_of(config.data.documents, tokenizer)
@@ -44,34 +48,42 @@ def batches_of(
 
 
 def check_documents(config: RunConfig) -> None:
-    """Raises ConfigError where the settings alone say that there can be no such batches. Needs no text."""
+    """Raises ConfigError where the settings alone say that there can be no such batches. Needs
+    no text.
+    """
     documents, n_sources = config.data.documents, len(config.data.mixture)
     if documents == "packed" and not config.model.packs_documents:
         raise ConfigError(
-            f"data.documents = 'packed' is a matter of attention, and a model of kind {config.model.kind} has none: "
+            f"data.documents = 'packed' is a matter of attention, and a model of kind "
+            f"{config.model.kind} has none: "
             "set it to stream or rows."
         )
     if config.train.truncated_bptt and (documents != "stream" or n_sources):
         raise ConfigError(
-            "train.truncated_bptt reads one text on from batch to batch, so it takes data.documents = 'stream' and no "
+            "train.truncated_bptt reads one text on from batch to batch, so it takes "
+            "data.documents = 'stream' and no "
             "mixture of sources."
         )
     if documents == "rows" and n_sources > 1:
         raise ConfigError(
-            "data.documents = 'rows' reads one source, and data.mixture names several to be mixed: set "
+            "data.documents = 'rows' reads one source, and data.mixture names several to be "
+            "mixed: set "
             "data.documents to stream or packed."
         )
 
 
 def boundary_of(documents: str, tokenizer: Tokenizer) -> int | None:
-    """The id that stands before each document; None for a plain stream, which has none. Raises ConfigError."""
+    """The id that stands before each document; None for a plain stream, which has none. Raises
+    ConfigError.
+    """
     if documents == "stream":
         return None
     if tokenizer.end_of_text is not None:
         return tokenizer.end_of_text
     if documents == "packed":
         raise ConfigError(
-            "data.documents = 'packed' keeps documents apart, and this text is a single one. Name several files, or "
+            "data.documents = 'packed' keeps documents apart, and this text is a single one. Name "
+            "several files, or "
             "a .jsonl with one document a line; or set data.documents to stream."
         )
     with_line_end = [
@@ -80,14 +92,18 @@ def boundary_of(documents: str, tokenizer: Tokenizer) -> int | None:
     if len(with_line_end) == 1 and tokenizer.decode_bytes(with_line_end) == b"\n":
         return with_line_end[0]
     raise ConfigError(
-        "data.documents = 'rows' wants a document a row. This text is a single document, and its lines cannot be told "
-        f"apart by the {tokenizer.kind} tokenizer's ids: {len(with_line_end)} of them hold a line end. Take the char, "
+        "data.documents = 'rows' wants a document a row. This text is a single document, and its "
+        "lines cannot be told "
+        f"apart by the {tokenizer.kind} tokenizer's ids: {len(with_line_end)} of them hold a line "
+        f"end. Take the char, "
         "byte or word tokenizer, or text in several documents, such as a .jsonl with one a line."
     )
 
 
 class Packed:
-    """Batches that say which document of its row each token is of. An end of text belongs to what it stands before."""
+    """Batches that say which document of its row each token is of. An end of text belongs to
+    what it stands before.
+    """
 
     def __init__(self, windows: AnyBatches, boundary: int) -> None:
         self.windows, self.boundary = windows, boundary

@@ -3,11 +3,13 @@
     with ReadAhead(batches, lambda step: [(0, 8), (8, 16)]) as ahead:    # rows 0 to 8 of each batch, then 8 to 16
         ahead.rows(step, 0, 8)
 
-What `rows` returns is what `batches.rows` returns for the same step: reading ahead is a guess at what will be asked for
-next, and a wrong one (the first step, a step back) is thrown away and begun anew. So nothing here is part of a run's
-state. What goes wrong while reading is raised where the rows are asked for, not before.
+What `rows` returns is what `batches.rows` returns for the same step: reading ahead is a guess at
+what will be asked for next, and a wrong one (the first step, a step back) is thrown away and begun
+anew. So nothing here is part of a run's state. What goes wrong while reading is raised where the
+rows are asked for, not before.
 
-A shard on a slow disk, or one that is not in memory yet, is so no reason to wait; NumPy copies without Python's lock.
+A shard on a slow disk, or one that is not in memory yet, is so no reason to wait; NumPy copies
+without Python's lock.
 """
 
 import itertools
@@ -30,7 +32,9 @@ class ReadAhead:
     def __init__(
         self, batches: AnyBatches, parts: Callable[[int], Sequence[tuple[int, int]]]
     ) -> None:
-        """`parts`: of a step, which rows of its batch are asked for, from where to where, in this order."""
+        """`parts`: of a step, which rows of its batch are asked for, from where to where, in
+        this order.
+        """
         self.batches, self.parts = batches, parts
         self._next: Key | None = None  # what comes out of the queue next
         self._thread: threading.Thread | None = None
@@ -64,7 +68,8 @@ class ReadAhead:
         self._stop.set()
         try:
             while True:
-                self._queue.get_nowait()  # room for what it is waiting to put there, after which it sees the event
+                # room for what it is waiting to put there, after which it sees the event
+                self._queue.get_nowait()
         except Empty:
             pass
         self._thread.join()

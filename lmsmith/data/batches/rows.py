@@ -1,14 +1,17 @@
-"""One document a row: cut at the context, padded to the longest of its batch, batches of about equal lengths.
+"""One document a row: cut at the context, padded to the longest of its batch, batches of about
+equal lengths.
 
-An epoch is a permutation of all rows, cut into pools of POOL batches. Within a pool rows are sorted by length before
-they are cut into batches, so that those of one batch need little padding; the pool's batches then come in a permuted
-order, so that lengths are mixed over time. All of it follows from (seed, epoch): batch `step` is computed, whatever
-came before, and is the same however it is split. One batch of each epoch is filled up with empty rows.
+An epoch is a permutation of all rows, cut into pools of POOL batches. Within a pool rows are sorted
+by length before they are cut into batches, so that those of one batch need little padding; the
+pool's batches then come in a permuted order, so that lengths are mixed over time. All of it follows
+from (seed, epoch): batch `step` is computed, whatever came before, and is the same however it is
+split. One batch of each epoch is filled up with empty rows.
 
-Padding stands behind a row's tokens, where causal attention lets none of them see it, and is never a target: it costs
-no loss, and whatever its id, no gradient comes from it.
+Padding stands behind a row's tokens, where causal attention lets none of them see it, and is never
+a target: it costs no loss, and whatever its id, no gradient comes from it.
 
-Of a document longer than the context, what is beyond is not trained on; `share_cut` says how much that is.
+Of a document longer than the context, what is beyond is not trained on; `share_cut` says how much
+that is.
 """
 
 import numpy as np
@@ -22,7 +25,9 @@ POOL = 64
 """Batches that are sorted by length together."""
 
 WIDTHS = 8
-"""Rows are padded to a multiple of this: few different shapes, which compiled models and GPUs prefer."""
+"""Rows are padded to a multiple of this: few different shapes, which compiled models and GPUs
+prefer.
+"""
 
 _SCAN = 2**22  # ids looked at at once for boundaries
 
@@ -40,14 +45,16 @@ class Rows:
         seed: int,
         pad_id: int = 0,
     ) -> None:
-        """`boundary`: the id that stands before each document, and is the last target of the one that it ends.
+        """`boundary`: the id that stands before each document, and is the last target of the one
+        that it ends.
 
         Raises DataError where nothing can be predicted, ConfigError for several sources.
         """
         if isinstance(ids, Sources):
             if len(ids.ids) > 1:
                 raise ConfigError(
-                    "data.documents = 'rows' reads one source, and data.mixture names several to be mixed: set "
+                    "data.documents = 'rows' reads one source, and data.mixture names several to "
+                    "be mixed: set "
                     "data.documents to stream or packed."
                 )
             ids = ids.ids[0]
@@ -92,7 +99,9 @@ class Rows:
         return max(1, round(int(self.lengths.sum()) / self.n_batches))
 
     def documents(self, step: int) -> np.ndarray:
-        """Which documents make up batch `step`: (batch_size,) int64, fewer in one batch of each epoch."""
+        """Which documents make up batch `step`: (batch_size,) int64, fewer in one batch of each
+        epoch.
+        """
         epoch, place = divmod(step, self.n_batches)
         pool, place = divmod(place, POOL)
         latest, batches = self._latest
@@ -117,7 +126,8 @@ class Rows:
 
 
 def document_bounds(ids: np.ndarray | Shards, boundary: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where each document begins, and how many tokens after its first one can be predicted: two (n,) int64.
+    """Where each document begins, and how many tokens after its first one can be predicted: two
+    (n,) int64.
 
     The boundary before the next document is the last of them. Documents without any are left out.
     """

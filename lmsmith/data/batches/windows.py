@@ -1,14 +1,16 @@
 """Batches as a function of (seed, step): computed, never remembered.
 
-The tokens are cut into windows of `context_length`, each with the token that follows it. An epoch is a permutation of
-all windows, given by a keyed bijection (a Feistel network with cycle walking: nothing is stored, whatever the size),
-and every epoch starts at another offset so that the cuts move. Batch `step` is windows step*batch_size ... of that
-endless order. Resuming needs a number; splitting a batch over processes or micro-batches is slicing its rows.
+The tokens are cut into windows of `context_length`, each with the token that follows it. An epoch
+is a permutation of all windows, given by a keyed bijection (a Feistel network with cycle walking:
+nothing is stored, whatever the size), and every epoch starts at another offset so that the cuts
+move. Batch `step` is windows step*batch_size ... of that endless order. Resuming needs a number;
+splitting a batch over processes or micro-batches is slicing its rows.
 
-Windows do not overlap within an epoch, and fewer than two contexts of tokens at the ends of the text are left out of
-each: other ones, as the offset moves.
+Windows do not overlap within an epoch, and fewer than two contexts of tokens at the ends of the
+text are left out of each: other ones, as the offset moves.
 
-Several sources are mixed by weight, row by row (`mixture.py`); each has an endless order of its own.
+Several sources are mixed by weight, row by row (`mixture.py`); each has an endless order of its
+own.
 """
 
 import hashlib
@@ -24,10 +26,14 @@ from lmsmith.errors import DataError
 
 N_ROUNDS = 6
 FEW = 256
-"""Up to so many windows are shuffled by sorting: Feistel networks of a few bits do not reach every order evenly."""
+"""Up to so many windows are shuffled by sorting: Feistel networks of a few bits do not reach
+every order evenly.
+"""
 
 BLOCK = 4096
-"""Places of an order that are computed at once: one by one they would cost more than reading their tokens."""
+"""Places of an order that are computed at once: one by one they would cost more than reading
+their tokens.
+"""
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,9 @@ class AnyBatches(Protocol):
 
 
 class Sources:
-    """The training tokens of several sources and the weights they are mixed by. Its length is the number of tokens."""
+    """The training tokens of several sources and the weights they are mixed by. Its length is
+    the number of tokens.
+    """
 
     def __init__(self, ids: Sequence[Shards], weights: Sequence[float]) -> None:
         self.ids, self.mixture = tuple(ids), Mixture(weights)
@@ -87,7 +95,9 @@ class Batches:
         )
 
     def rows(self, step: int, start: int = 0, end: int | None = None) -> Batch:
-        """Rows `start` to `end` of batch `step`: windows, and as targets the same one token further."""
+        """Rows `start` to `end` of batch `step`: windows, and as targets the same one token
+        further.
+        """
         first = step * self.batch_size + start
         last = step * self.batch_size + (self.batch_size if end is None else end)
         before, after = self.mixture.before(first), self.mixture.before(last)
@@ -136,13 +146,16 @@ class Windows:
                 f" or set --model.context_length {max(1, len(ids) // 8)}" if len(ids) > 1 else ""
             )
             raise DataError(
-                f"{name} has {len(ids):,} tokens, too few for a context of {context_length:,}: at least "
+                f"{name} has {len(ids):,} tokens, too few for a context of {context_length:,}: at "
+                f"least "
                 f"{2 * context_length:,} are needed. Add text{shorter}."
             )
         self._block: tuple[tuple[int, int], np.ndarray] = (-1, -1), np.empty(0, np.int64)
 
     def read(self, first: int, last: int) -> np.ndarray:
-        """The windows at places `first` to `last` of the order, each with the token after it: (n, T + 1) int64."""
+        """The windows at places `first` to `last` of the order, each with the token after it:
+        (n, T + 1) int64.
+        """
         return self.ids.windows(self.starts(first, last), self.T + 1)
 
     def starts(self, first: int, last: int) -> np.ndarray:
@@ -176,8 +189,8 @@ class Windows:
 def permute(place: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
     """Where a keyed bijection of 0..n-1 takes each of `place`: int64, of its shape (m,).
 
-    Balanced Feistel on the next even number of bits, walked until it falls below n (Black and Rogaway 2002, "Ciphers
-    with Arbitrary Finite Domains"); up to FEW, the order of keyed hashes.
+    Balanced Feistel on the next even number of bits, walked until it falls below n (Black and
+    Rogaway 2002, "Ciphers with Arbitrary Finite Domains"); up to FEW, the order of keyed hashes.
     """
     if n <= FEW:
         return np.argsort(_mix(_mix(np.arange(n, dtype=np.uint64) ^ keys[0]) ^ keys[1]))[place]

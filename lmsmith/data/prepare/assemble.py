@@ -1,11 +1,12 @@
-"""Encoded units, in their order -> the shards of a folder: the one process among many that knows all of it.
+"""Encoded units, in their order -> the shards of a folder: the one process among many that knows
+all of it.
 
-Whoever encodes may be done in any order; units are taken up in theirs, so shards do not depend on it. Duplicates are
-left out here, for only here it is known what was before.
+Whoever encodes may be done in any order; units are taken up in theirs, so shards do not depend on
+it. Duplicates are left out here, for only here it is known what was before.
 
-`state.json` says how far it is. It is written every `SYNC_SECONDS` and at the end, after what it speaks of is on the
-disk; only then the units that went into it are removed. Whatever is killed and whenever: an `Assembler` made anew goes
-on from there, and no unit is encoded twice.
+`state.json` says how far it is. It is written every `SYNC_SECONDS` and at the end, after what it
+speaks of is on the disk; only then the units that went into it are removed. Whatever is killed and
+whenever: an `Assembler` made anew goes on from there, and no unit is encoded twice.
 """
 
 import contextlib
@@ -137,7 +138,9 @@ class Assembler:
                 file.close()
 
     def _add_block(self, records: np.ndarray, ids: np.ndarray, kept: bool) -> bool:
-        """`kept`: whether the document stays that the first record may be in the middle of; that of the last one."""
+        """`kept`: whether the document stays that the first record may be in the middle of; that
+        of the last one.
+        """
         stays = np.ones(len(records), dtype=np.bool_)
         if self._keep is not None:
             begins = records["document"] == 1
@@ -157,7 +160,9 @@ class Assembler:
 
 
 def _of(mine: np.ndarray, lengths: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """The ids of some texts. Where these are in few runs, copying runs is ten times as fast as choosing ids."""
+    """The ids of some texts. Where these are in few runs, copying runs is ten times as fast as
+    choosing ids.
+    """
     edges = np.flatnonzero(np.diff(mine, prepend=False, append=False)).reshape(-1, 2)
     if 200 * len(edges) > len(ids):
         return ids[np.repeat(mine, lengths)]

@@ -2,12 +2,13 @@
 
     manifest = build_shards(["web/*.parquet"], Path("web-tokens"), tokenizer="gpt2", workers=16)
 
-    sources -> plan.py -> units -> encode.py, many at a time -> assemble.py, in order -> DIR/train_000000.bin ...
+    sources -> plan.py -> units -> encode.py, many at a time -> assemble.py, in order ->
+    DIR/train_000000.bin ...
 
-DIR appears when all is done: `manifest.json`, `tokenizer.json`, shards of `shard_tokens` tokens each but for the last
-of a split, an end-of-text token before each document. Until then all of it lies in `DIR.partial`, and the same command
-goes on from what is there. Equal text and settings give an equal folder, byte for byte, whoever did it, in whatever
-order and however often it was killed.
+DIR appears when all is done: `manifest.json`, `tokenizer.json`, shards of `shard_tokens` tokens
+each but for the last of a split, an end-of-text token before each document. Until then all of it
+lies in `DIR.partial`, and the same command goes on from what is there. Equal text and settings give
+an equal folder, byte for byte, whoever did it, in whatever order and however often it was killed.
 
 `run_text.py` does the same for the text of one run, which is read at once.
 """
@@ -69,15 +70,16 @@ def build_shards(
 ) -> Manifest:
     """Writes the folder `out`, which must not be there, and gives what it holds.
 
-    `tokenizer`: one, or what to take: gpt2, byte, char, word, bpe:SIZE (learnt from the training text), a folder.
-    `validation_fraction` 0: chosen, see `text/held_out.py`. `validation`: files whose documents are
-    for validation; all of `sources` is then for training. `document_separator`: where plain files
-    are cut, see `text/separators.py`.
-    `special_tokens`: what they are where they stand in a text, see `tokens/control.py`. `workers` 0: one a processor;
-    with Ray the cluster has its own.
+    `tokenizer`: one, or what to take: gpt2, byte, char, word, bpe:SIZE (learnt from the training
+    text), a folder. `validation_fraction` 0: chosen, see `text/held_out.py`. `validation`: files
+    whose documents are for validation; all of `sources` is then for training. `document_separator`:
+    where plain files are cut, see `text/separators.py`. `special_tokens`: what they are where they
+    stand in a text, see `tokens/control.py`. `workers` 0: one a processor; with Ray the cluster has
+    its own.
 
-    Raises DataError for text that cannot be read, ConfigError for settings that cannot be or differ from those that
-    `out.partial` was begun with, TokenizerError, and StorageError where there is no room. What is done then stays.
+    Raises DataError for text that cannot be read, ConfigError for settings that cannot be or differ
+    from those that `out.partial` was begun with, TokenizerError, and StorageError where there is no
+    room. What is done then stays.
     """
     request = Request(
         sources=sources,
@@ -145,11 +147,14 @@ def _plan(request: Request) -> "_Build":
 
 
 def _read_unnamed(build: "_Build") -> Manifest:
-    """Of a folder that was finished but for its name. Raises ConfigError where it was made of something else."""
+    """Of a folder that was finished but for its name. Raises ConfigError where it was made of
+    something else.
+    """
     manifest = read_manifest(build.request.partial)
     if manifest.settings.get("made_of") != build.made_of():
         raise ConfigError(
-            f"{build.request.partial} was finished but for its name, with other settings or sources. Give the same "
+            f"{build.request.partial} was finished but for its name, with other settings or "
+            f"sources. Give the same "
             "ones, or remove it to begin anew."
         )
     return manifest

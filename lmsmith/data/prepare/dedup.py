@@ -1,17 +1,18 @@
 """Duplicates: exact ones by a hash of their content, near ones by MinHash.
 
-Exact: of equal documents the first is kept. `Seen` remembers 127 bits of each, in 32 to 64 bytes a document; that among
-2⁴⁰ texts two different ones share them has a chance of 2⁻⁴⁸.
+Exact: of equal documents the first is kept. `Seen` remembers 127 bits of each, in 32 to 64 bytes a
+document; that among 2⁴⁰ texts two different ones share them has a chance of 2⁻⁴⁸.
 
-Near: documents whose sets of runs of five words agree by about `SIMILAR` (Jaccard). Each set becomes a signature of 128
-numbers by MinHash (Broder 1997), which rensa computes (`pip install 'lmsmith[dedup]'`). Documents that agree in one of
-16 bands of 8 numbers, and by the estimate of all 128, are linked; of documents linked, over however many steps, one is
-kept: the first in validation, or if none is there the first. So what stays in training is near nothing in validation,
-as far as MinHash finds it: a pair at 0.9 nearly always, at 0.8 every other one, at 0.7 hardly ever. FineWeb goes about
-it in the same way (Penedo et al. 2024, arXiv:2406.17557), without the estimate.
+Near: documents whose sets of runs of five words agree by about `SIMILAR` (Jaccard). Each set
+becomes a signature of 128 numbers by MinHash (Broder 1997), which rensa computes (`pip install
+'lmsmith[dedup]'`). Documents that agree in one of 16 bands of 8 numbers, and by the estimate of all
+128, are linked; of documents linked, over however many steps, one is kept: the first in validation,
+or if none is there the first. So what stays in training is near nothing in validation, as far as
+MinHash finds it: a pair at 0.9 nearly always, at 0.8 every other one, at 0.7 hardly ever. FineWeb
+goes about it in the same way (Penedo et al. 2024, arXiv:2406.17557), without the estimate.
 
-What it does not do: compare texts that do not fit into memory (`units.Stream`). Signatures take 513 bytes a document on
-the disk; finding the links takes some 40 bytes of memory a document.
+What it does not do: compare texts that do not fit into memory (`units.Stream`). Signatures take 513
+bytes a document on the disk; finding the links takes some 40 bytes of memory a document.
 """
 
 import functools
@@ -39,7 +40,8 @@ SIGNATURE = np.dtype([("split", "u1"), ("numbers", "<u4", (N_NUMBERS,))])
 BATCH = 1 << 20  # characters of documents that are signed at once
 RUN = 5  # words
 KNOWN_WORDS = 1 << 20  # whose hashes are kept at hand
-# A character of a writing without spaces between words (Thai to Khmer, kana, ideographs), or a run of others.
+# A character of a writing without spaces between words (Thai to Khmer, kana, ideographs), or a run
+# of others.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
 _WORD = re.compile(f"[{_UNSPACED}]|[^\\W{_UNSPACED}]+")
 _ODD = np.uint64(0x9E3779B97F4A7C15)
@@ -48,11 +50,13 @@ Hashes = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
 
 Near = tuple[npt.NDArray[np.bool_], int]
-"""Which documents are near duplicates of others; how many of them are dropped from training for one in validation."""
+"""Which documents are near duplicates of others; how many of them are dropped from training for
+one in validation.
+"""
 
 Keep = Callable[[npt.NDArray[np.uint64], int], npt.NDArray[np.bool_]]
-"""Which documents stay, by their hashes (n, 2) and the number of documents before them: asked once for each, in order,
-and again from the first one on when work goes on after a kill."""
+"""Which documents stay, by their hashes (n, 2) and the number of documents before them: asked once
+for each, in order, and again from the first one on when work goes on after a kill."""
 
 
 def content_hash(parts: Iterable[bytes]) -> bytes:
@@ -71,7 +75,9 @@ class Seen:
         self._n = 0
 
     def are_new(self, hashes: Hashes) -> Mask:
-        """Which of `hashes` (n, 2) are met for the first time, in their order; all of them are remembered."""
+        """Which of `hashes` (n, 2) are met for the first time, in their order; all of them are
+        remembered.
+        """
         if 2 * (self._n + len(hashes)) > len(self._table):
             old = self._table[self._table.any(axis=1)]
             n_slots = 1 << (4 * (self._n + len(hashes))).bit_length()
@@ -95,7 +101,9 @@ def signatures(texts: Sequence[str]) -> npt.NDArray[np.uint32]:
 
 
 def sign_unit(job: Job, number: int, unit: Unit) -> None:
-    """Writes the signatures of a unit's documents, (n,) of `SIGNATURE`. Raises DataError, StorageError."""
+    """Writes the signatures of a unit's documents, (n,) of `SIGNATURE`. Raises DataError,
+    StorageError.
+    """
     skip = ignore if job.reading.skip_bad else None
     with atomic.file(unit_file(job.folder, number, ".signatures")) as file:
         splits, texts, n_characters, n_pieces = list[int](), list[str](), 0, 0
@@ -162,7 +170,8 @@ def require_rensa() -> Any:
         import rensa
     except ImportError as error:
         raise ConfigError(
-            "--dedup near compares documents by MinHash, which the package rensa computes, and it is not installed: "
+            "--dedup near compares documents by MinHash, which the package rensa computes, and it "
+            "is not installed: "
             "`pip install 'lmsmith[dedup]'`."
         ) from error
     return rensa
@@ -191,7 +200,9 @@ def _runs(text: str) -> Hashes:
 def _links(
     found: npt.NDArray[np.void], order: npt.NDArray[np.int64], band: int
 ) -> npt.NDArray[np.int64]:
-    """Pairs (first, other), by `order`, of documents with one band in common that are similar by all bands."""
+    """Pairs (first, other), by `order`, of documents with one band in common that are similar by
+    all bands.
+    """
     keys = np.zeros(len(order), dtype=np.uint64)
     columns = slice(band * N_ROWS, (band + 1) * N_ROWS)
     for start in range(0, len(order), _BLOCK):
@@ -236,13 +247,15 @@ def _compiled() -> Any:
     return insert
 
 
-# ---- of a folder that is being prepared ------------------------------------------------------------------------------
+# ---- of a folder that is being prepared ----------------------------------------------------------
 
 
 def find_near(
     work: Path, n_units: int, run: Callable[[str, Work, Sequence[int]], Iterator[int]]
 ) -> Near:
-    """Signs all units with `run`, unless that has been done, and finds the near duplicates among their documents."""
+    """Signs all units with `run`, unless that has been done, and finds the near duplicates among
+    their documents.
+    """
     path = work / "near.npz"
     if not path.exists():
         numbers = range(n_units)

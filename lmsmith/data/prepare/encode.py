@@ -1,12 +1,14 @@
 """One unit of text -> its ids, on disk: what each process does, again and again.
 
-    UNITS/0000012.ids        the ids of the unit's texts one after the other, an end-of-text token before each
+    UNITS/0000012.ids        the ids of the unit's texts one after the other, an end-of-text token
+                             before each
     UNITS/0000012.records    a `RECORD` for each of them, for a long one several
-    UNITS/0000012.json       what there is to say, and checksums; written last: where it is, the unit is finished
+    UNITS/0000012.json       what there is to say, and checksums; written last: where it is, the
+                             unit is finished
 
-Texts go to the tokenizer in batches, and a `Stream` in parts that are cut where no piece goes on: memory does not grow
-with the text. Nothing here is forced to the disk: a power cut can spoil these files, the checksums show it, and the
-unit is done again. `assemble.py` makes shards of them.
+Texts go to the tokenizer in batches, and a `Stream` in parts that are cut where no piece goes on:
+memory does not grow with the text. Nothing here is forced to the disk: a power cut can spoil these
+files, the checksums show it, and the unit is done again. `assemble.py` makes shards of them.
 """
 
 import contextlib
@@ -158,7 +160,9 @@ class _Batch:
     def add_stream(
         self, text: Stream, split: int, document: bool, begins: bool, content: bytes
     ) -> None:
-        """Raises DataError for what cannot be read. The document has begun then all the same: others count it too."""
+        """Raises DataError for what cannot be read. The document has begun then all the same:
+        others count it too.
+        """
         try:
             for part in _parts(self._tokenizer, text, self._special_tokens):
                 self.add(part, split, document, begins, content)

@@ -2,15 +2,17 @@
 
     for number in run_local(encode_unit, job, units, workers=8): ...      # numbers of units, as they are done
 
-`work(job, number, unit)` leaves what it does on the disk, so that here only numbers come back, and a killed worker
-loses the unit it was at and nothing else.
+`work(job, number, unit)` leaves what it does on the disk, so that here only numbers come back, and
+a killed worker loses the unit it was at and nothing else.
 
-- Threads, where there is little text: they start at once. Encoding runs without the interpreter's lock, reading files
-  does not, so more than a few threads wait for one another.
-- Processes else. They are forked from a small server that has imported what they need (`forkserver`; where there is
-  none, each imports it by itself), never from a program that may have threads of its own, and end when that does.
-- Ray (https://docs.ray.io; `pip install 'lmsmith[ray]'`): a task a unit, on the cluster that is there. Its machines see
-  the sources and the folder under the same names as this one. A task whose worker or machine dies is given to another.
+- Threads, where there is little text: they start at once. Encoding runs without the interpreter's
+  lock, reading files does not, so more than a few threads wait for one another.
+- Processes else. They are forked from a small server that has imported what they need
+  (`forkserver`; where there is none, each imports it by itself), never from a program that may have
+  threads of its own, and end when that does.
+- Ray (https://docs.ray.io; `pip install 'lmsmith[ray]'`): a task a unit, on the cluster that is
+  there. Its machines see the sources and the folder under the same names as this one. A task whose
+  worker or machine dies is given to another.
 """
 
 import contextlib
@@ -45,8 +47,8 @@ RETRIES = 5  # of a unit whose Ray worker died
 def run_local(work: Work, job: Any, units: Units, *, workers: int, n_bytes: int) -> Iterator[int]:
     """Does the units, `workers` at a time, and yields their numbers as they are done.
 
-    `n_bytes` of text there are about. Raises what the work raises, after the others at work have ended; DataError where
-    the system killed a process.
+    `n_bytes` of text there are about. Raises what the work raises, after the others at work have
+    ended; DataError where the system killed a process.
     """
     if workers == 1:
         for number, unit in units:
@@ -73,7 +75,8 @@ def run_local(work: Work, job: Any, units: Units, *, workers: int, n_bytes: int)
                 yield number
     except BrokenProcessPool as error:
         raise DataError(
-            "a process that encoded was killed, most likely because memory ran out. What is done is kept: the same "
+            "a process that encoded was killed, most likely because memory ran out. What is done "
+            "is kept: the same "
             f"command with fewer than --workers {workers} goes on from there."
         ) from error
     finally:
@@ -81,7 +84,8 @@ def run_local(work: Work, job: Any, units: Units, *, workers: int, n_bytes: int)
 
 
 def run_ray(work: Work, job: Any, units: Units) -> Iterator[int]:
-    """The same on a Ray cluster: the one this program is connected to, or the one that runs on this machine.
+    """The same on a Ray cluster: the one this program is connected to, or the one that runs on this
+    machine.
 
     Raises ConfigError where Ray is not installed or no cluster runs.
     """
@@ -96,7 +100,8 @@ def run_ray(work: Work, job: Any, units: Units) -> Iterator[int]:
             ray.init(address="auto", log_to_driver=False)
         except ConnectionError as error:
             raise ConfigError(
-                "--engine ray: no Ray cluster runs here. `ray start --head` starts one on this machine and prints what "
+                "--engine ray: no Ray cluster runs here. `ray start --head` starts one on this "
+                "machine and prints what "
                 "to say on others to join it; without a cluster take --engine local."
             ) from error
     task = ray.remote(_in_folder).options(num_cpus=1, max_retries=RETRIES)
@@ -118,7 +123,8 @@ def run_ray(work: Work, job: Any, units: Units) -> Iterator[int]:
                 raise error.cause from error
             except ray.exceptions.RayError as error:
                 raise DataError(
-                    f"unit {number} was given up after {RETRIES} tries: {str(error).strip().splitlines()[0]} What is "
+                    f"unit {number} was given up after {RETRIES} tries: "
+                    f"{str(error).strip().splitlines()[0]} What is "
                     "done is kept: the same command goes on from there."
                 ) from error
             yield number

@@ -1,8 +1,8 @@
-"""Documents of the validation ids that are in the training ids too, word for word: in shards, and in text that was
-encoded beside them.
+"""Documents of the validation ids that are in the training ids too, word for word: in shards, and
+in text that was encoded beside them.
 
-What stands between two end-of-text tokens is a document. Reading ids takes about a second for fifty million, so of the
-training ids the first `MOST_COMPARED` are looked at.
+What stands between two end-of-text tokens is a document. Reading ids takes about a second for fifty
+million, so of the training ids the first `MOST_COMPARED` are looked at.
 """
 
 import hashlib
@@ -25,7 +25,8 @@ _BLOCK = 1 << 22  # ids read at once
 
 
 class Shared(NamedTuple):
-    """How many validation documents are in the training ids, of how many; the first of them, and what was looked at.
+    """How many validation documents are in the training ids, of how many; the first of them, and
+    what was looked at.
 
     `first`: (document of the validation ids, document of the training ids), counted from 1.
     """
@@ -37,7 +38,9 @@ class Shared(NamedTuple):
 
 
 def shared_documents(train: Sequence[Shards], validation: Shards, end_of_text: int) -> Shared:
-    """Looks for the documents of `validation` in the training ids. All are made by one tokenizer."""
+    """Looks for the documents of `validation` in the training ids. All are made by one
+    tokenizer.
+    """
     places: dict[bytes, int] = {}
     n_documents = n_compared = 0
     for n_documents, content in enumerate(_documents(validation, end_of_text), start=1):
@@ -56,10 +59,11 @@ def shared_documents(train: Sequence[Shards], validation: Shards, end_of_text: i
 
 
 def leak_notes(work: Path, plan: Plan, n_validation: int) -> Iterator[str]:
-    """Of a folder that is being prepared with validation text of its own: which of it is in the training text too.
+    """Of a folder that is being prepared with validation text of its own: which of it is in the
+    training text too.
 
-    `work` holds the hashes of all documents in their order, those for validation first. To name documents, the units
-    in which the first few are are read once more.
+    `work` holds the hashes of all documents in their order, those for validation first. To name
+    documents, the units in which the first few are are read once more.
     """
     path = work / "hashes.bin"
     if not path.stat().st_size:

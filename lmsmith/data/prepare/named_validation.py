@@ -1,6 +1,7 @@
 """What a run is trained on where the user names the validation text: each source is on one side.
 
-`run_sources.py` holds out a part of each source otherwise. The record of each source has a `role` here.
+`run_sources.py` holds out a part of each source otherwise. The record of each source has a `role`
+here.
 """
 
 from collections.abc import Sequence
@@ -34,7 +35,8 @@ from lmsmith.tokens.tokenizer import Tokenizer
 def prepare_sides(
     data: DataConfig, tokenizer: str, folder: Path, places: dict[str, Path | None]
 ) -> Corpus:
-    """`prepare_run` where `data.validation` is all that is validated on, and all sources are trained on.
+    """`prepare_run` where `data.validation` is all that is validated on, and all sources are
+    trained on.
 
     `places`: the folder of shards of each path; None where it is text.
     """
@@ -82,7 +84,9 @@ def _files(data: DataConfig, paths: Sequence[str], ready: dict[str, Ready]) -> l
 def _read_sides(
     data: DataConfig, tokenizer: Tokenizer, folder: Path, ready: dict[str, Ready]
 ) -> list[SourceTokens]:
-    """The tokens of each source. The texts of a side are one source, unless they are mixed by weight."""
+    """The tokens of each source. The texts of a side are one source, unless they are mixed by
+    weight.
+    """
     parts: list[SourceTokens] = []
     for role, paths in (("train", data.paths), ("validation", data.validation)):
         texts = tuple(path for path in paths if path not in ready)
@@ -122,7 +126,9 @@ def _side_of_ready(
 def _side_of_text(
     data: DataConfig, tokenizer: Tokenizer, folder: Path, name: str, role: str
 ) -> SourceTokens:
-    """The documents of `data.sources`, all of them on one side, encoded into a folder of its own."""
+    """The documents of `data.sources`, all of them on one side, encoded into a folder of its
+    own.
+    """
     documents = documents_of(data, data.sources)
     texts = [document.text for document in documents]
     train, validation = (texts, []) if role == "train" else ([], texts)
@@ -137,7 +143,8 @@ def _shared(
     """What there is to tell of documents that are on both sides."""
     if tokenizer.end_of_text is None:
         return [
-            "this tokenizer has no end of text: whether documents are on both sides was not looked at"
+            "this tokenizer has no end of text: whether documents are on both sides was not "
+            "looked at"
         ]
     held_out = Shards.join([part.opened[1] for part in validation])
     found = shared_documents([part.opened[0] for part in train], held_out, tokenizer.end_of_text)
@@ -152,6 +159,7 @@ def _shared(
     n_train = sum(len(part.opened[0]) for part in train)
     if found.n_compared < n_train:
         notes.append(
-            f"validation documents were looked for in the first {found.n_compared:,} of {n_train:,} training tokens"
+            f"validation documents were looked for in the first {found.n_compared:,} of "
+            f"{n_train:,} training tokens"
         )
     return notes

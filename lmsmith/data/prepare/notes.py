@@ -1,4 +1,6 @@
-"""What there is to say of a folder that is being prepared: errors of an empty side, and notes in its manifest."""
+"""What there is to say of a folder that is being prepared: errors of an empty side, and notes in
+its manifest.
+"""
 
 from collections.abc import Iterator
 
@@ -13,7 +15,9 @@ from lmsmith.text.skipping import skipped_note
 
 
 def check_large(plan: Plan) -> None:
-    """Of large files it is known before any is encoded which side they are on; of others only then."""
+    """Of large files it is known before any is encoded which side they are on; of others only
+    then.
+    """
     sides = {piece.split for unit in plan.units for piece in unit}
     for side, name in enumerate(SPLITS):
         if sides == {side}:
@@ -46,7 +50,8 @@ def _one_sided(text: str, empty: str, plan: Plan, first: str = "") -> DataError:
             f"of {text} none is for {kind}: {first}name files behind {files} that hold text."
         )
     return DataError(
-        f"of {text} none is for {kind} at --validation-fraction {plan.reading.fraction:g}: {first}choose a {change} "
+        f"of {text} none is for {kind} at --validation-fraction {plan.reading.fraction:g}: "
+        f"{first}choose a {change} "
         "one, or add text."
     )
 
@@ -63,31 +68,39 @@ def notes_on(
         )
     elif plan.reading.by_document:
         yield (
-            f"{n_held_out:,} of {n_held_out + splits['train'].n_documents:,} documents are for validation, chosen by a "
-            f"hash of their content below {fraction:g}. The same --validation-fraction keeps each on its side when "
+            f"{n_held_out:,} of {n_held_out + splits['train'].n_documents:,} documents are for "
+            f"validation, chosen by a "
+            f"hash of their content below {fraction:g}. The same --validation-fraction keeps each "
+            f"on its side when "
             "files are added."
         )
     else:
         whose = "the text" if n_held_out == 1 else f"each of {n_held_out} documents"
         yield (
-            f"the last {100 * fraction:.4g}% of {whose} is for validation. It follows on the training text without a "
+            f"the last {100 * fraction:.4g}% of {whose} is for validation. It follows on the "
+            f"training text without a "
             "gap, so it is easier to predict than a text of its own."
         )
     if near is not None:
         yield (
-            f"{plural(n_dropped, 'near duplicate')} dropped, {near[1]:,} of them from training because of one in "
+            f"{plural(n_dropped, 'near duplicate')} dropped, {near[1]:,} of them from training "
+            f"because of one in "
             "validation."
         )
     elif n_dropped:
         yield f"{plural(n_dropped, 'exact duplicate')} dropped."
     yield from plan.notes
     if plan.reading.separator not in ("", separators.END_OF_TEXT) and not summary.counts.separators:
-        yield f"no plain text file has the separator {plan.reading.separator!r}; each is one document."
+        yield (
+            f"no plain text file has the separator {plan.reading.separator!r}; each is one "
+            f"document."
+        )
     yield from summary.counts.notes()
     n_unknown = {name: split.n_unknown for name, split in splits.items()}
     if any(n_unknown.values()):
         yield (
-            f"{sum(n_unknown.values()):,} characters or words are not in the vocabulary: {n_unknown['train']:,} of the "
+            f"{sum(n_unknown.values()):,} characters or words are not in the vocabulary: "
+            f"{n_unknown['train']:,} of the "
             f"training text, {n_unknown['val']:,} of the validation text."
         )
     yield from _skipped(summary)

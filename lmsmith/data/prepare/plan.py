@@ -1,14 +1,18 @@
-"""Sources -> numbered units of work: which files there are, how they are split, what one process does at one go.
+"""Sources -> numbered units of work: which files there are, how they are split, what one process
+does at one go.
 
-Everything that follows (the shards, to the byte) is a function of the plan, and the plan of the sources and settings
-alone: not of how many processes there are, nor of who is done first. The files are not read for it, but for samples,
-a first look at no more than `MANY` documents, the neighbourhood of the places where large files are cut, and a search
-for the first separator in plain files of some size.
+Everything that follows (the shards, to the byte) is a function of the plan, and the plan of the
+sources and settings alone: not of how many processes there are, nor of who is done first. The files
+are not read for it, but for samples, a first look at no more than `MANY` documents, the
+neighbourhood of the places where large files are cut, and a search for the first separator in plain
+files of some size.
 
-Which documents are held out says `text/held_out.py`; of many it is a fixed share here, `PREPARED_SHARE`. Where the user
-names validation text, all of that is for validation and all else for training.
+Which documents are held out says `text/held_out.py`; of many it is a fixed share here,
+`PREPARED_SHARE`. Where the user names validation text, all of that is for validation and all else
+for training.
 
-A plain file with separators (`text/separators.py`) is as many documents, and is divided behind separators.
+A plain file with separators (`text/separators.py`) is as many documents, and is divided behind
+separators.
 """
 
 import hashlib
@@ -79,12 +83,14 @@ class Plan:
 
     @property
     def drops_duplicates(self) -> bool:
-        """Of few documents exact ones have to go: else one copy's tail would be trained on in another."""
+        """Of few documents exact ones have to go: else one copy's tail would be trained on in
+        another.
+        """
         return not self.reading.by_document
 
     def digest(self) -> str:
-        """Of all that the shards follow from, but for the tokenizer. (Who skips what is bad may go on where another
-        stopped at it.)"""
+        """Of all that the shards follow from, but for the tokenizer. (Who skips what is bad may go
+        on where another stopped at it.)"""
         state = hashlib.sha256()
         for part in (asdict(replace(self.reading, skip_bad=False)), *self.files, *self.units):
             state.update(to_json(part).encode())
@@ -99,11 +105,12 @@ def make_plan(
     drop_duplicates: bool,
     validation: Sequence[Found] = (),
 ) -> Plan:
-    """Of the files that were found. `reading.fraction` 0: chosen; `reading.by_document` is decided here.
+    """Of the files that were found. `reading.fraction` 0: chosen; `reading.by_document` is decided
+    here.
 
-    `cut`: where a text may be cut for the tokenizer; None: nowhere, so that a large plain file is one piece of work.
-    `validation`: files whose documents are for validation; those of `found` are then all for training.
-    Raises DataError where a file cannot be read.
+    `cut`: where a text may be cut for the tokenizer; None: nowhere, so that a large plain file is
+    one piece of work. `validation`: files whose documents are for validation; those of `found` are
+    then all for training. Raises DataError where a file cannot be read.
     """
     skip = (
         ignore if reading.skip_bad else None
@@ -143,7 +150,8 @@ def check_unchanged(plan: Plan) -> None:
     for file in plan.files:
         if measured(Path(file.path), ignore) != file:
             raise DataError(
-                f"{file.path} changed while it was being prepared. Prepare it when nobody writes to it."
+                f"{file.path} changed while it was being prepared. Prepare it when nobody writes "
+                f"to it."
             )
 
 
@@ -155,7 +163,9 @@ class _Look(NamedTuple):
 def _look(
     found: Sequence[Found], files: tuple[SourceFile, ...], reading: Reading, skip: Skip | None
 ) -> _Look:
-    """Whether documents are many: reads until `MANY` distinct ones have been met. What is blank or bad is none."""
+    """Whether documents are many: reads until `MANY` distinct ones have been met. What is blank
+    or bad is none.
+    """
     distinct: set[str | int] = set()
     n_documents = n_characters = 0
     for (path, named), file in zip(found, files, strict=True):
@@ -176,7 +186,9 @@ def _look(
 def _contents(
     path: Path, file: SourceFile, reading: Reading, skip: Skip | None
 ) -> Iterator[tuple[str | int, int]]:
-    """What each document of a file is known by, and its length; of a large plain file the beginning is looked at."""
+    """What each document of a file is known by, and its length; of a large plain file the
+    beginning is looked at.
+    """
     if is_plain(path):
         yield from _plain_contents(path, file, reading)
         return
@@ -218,7 +230,9 @@ def _plain_contents(
 
 
 def _is_divisible(path: Path, n_bytes: int, least: int, reading: Reading) -> bool:
-    """Whether a file of more than `least` bytes is plain text that can be cut at any of its characters."""
+    """Whether a file of more than `least` bytes is plain text that can be cut at any of its
+    characters.
+    """
     packed = path.suffix.lower() in COMPRESSED
     return n_bytes > least and is_plain(path) and not packed and is_utf8(path, reading.encoding)
 
@@ -261,13 +275,21 @@ class _Division:
 
     def notes(self, n_files: int) -> Iterator[str]:
         if self._n_duplicates:
-            yield f"{self._n_duplicates:,} of the large files are the same as others, byte for byte; dropped."
+            yield (
+                f"{self._n_duplicates:,} of the large files are the same as others, byte for "
+                f"byte; dropped."
+            )
         for path, other in self._leaks:
-            yield f"{path} is for training and holds the same as {other}, which is for validation. Remove one of them."
+            yield (
+                f"{path} is for training and holds the same as {other}, which is for "
+                f"validation. Remove one of them."
+            )
         if self._n_large and self._n_large + self._n_duplicates < n_files:
             yield (
-                f"{plural(self._n_large, 'large file')} known by size and samples alone: the same text in another "
-                "form, compressed or in a .jsonl, is not noticed, and may be on the other side. Leave one of them out."
+                f"{plural(self._n_large, 'large file')} known by size and samples alone: the same "
+                f"text in another "
+                "form, compressed or in a .jsonl, is not noticed, and may be on the other side. "
+                "Leave one of them out."
             )
 
     def _behind_separators(self, path: Path) -> list[Part]:
@@ -279,7 +301,9 @@ class _Division:
         )
 
     def _large(self, path: Path, named: bool, n_bytes: int, side: int | None) -> list[Piece]:
-        """A plain file in pieces, which one side gets whole, or one of them the tail; none of a duplicate."""
+        """A plain file in pieces, which one side gets whole, or one of them the tail; none of a
+        duplicate.
+        """
         known = fingerprint(path)
         alike = self._seen.setdefault(known, [])
         same = [(other, theirs) for other, theirs in alike if same_bytes(path, other)]

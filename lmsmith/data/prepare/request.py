@@ -1,4 +1,6 @@
-"""What `lmsmith data prepare` is asked for, checked; and which of it decides what a folder holds."""
+"""What `lmsmith data prepare` is asked for, checked; and which of it decides what a folder
+holds.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,7 +48,8 @@ class Request:
         """Raises ConfigError for settings that cannot be."""
         if not 1 <= self.shard_tokens <= MAX_TOKENS:
             raise ConfigError(
-                f"shard_tokens = {self.shard_tokens:,}: wanted 1 to {MAX_TOKENS:,}, what the format counts to."
+                f"shard_tokens = {self.shard_tokens:,}: wanted 1 to {MAX_TOKENS:,}, what the "
+                f"format counts to."
             )
         if not 0 <= self.validation_fraction < 1:
             raise ConfigError(
@@ -56,7 +59,8 @@ class Request:
             require_rensa()
         if self.validation and self.validation_fraction:
             raise ConfigError(
-                "--validation names the validation text, and --validation-fraction holds some out: use one."
+                "--validation names the validation text, and --validation-fraction holds some "
+                "out: use one."
             )
 
     @property
@@ -70,7 +74,9 @@ class Request:
         return self.tokenizer if isinstance(self.tokenizer, str) else self.tokenizer.kind
 
     def given(self) -> Tokenizer | None:
-        """The tokenizer; None if it has to be learned. Raises ConfigError for one that cannot be used."""
+        """The tokenizer; None if it has to be learned. Raises ConfigError for one that cannot be
+        used.
+        """
         if not isinstance(self.tokenizer, str):
             found: Tokenizer | None = self.tokenizer
         else:
@@ -94,7 +100,9 @@ class Request:
         )
 
     def settings(self, given: Tokenizer | None) -> dict[str, Any]:
-        """What the shards follow from, besides the plan: a folder is only gone on with where these are the same."""
+        """What the shards follow from, besides the plan: a folder is only gone on with where
+        these are the same.
+        """
         settings: dict[str, Any] = {
             "tokenizer": self.wanted if given is None else given.fingerprint,
             "shard_tokens": self.shard_tokens,
@@ -105,7 +113,8 @@ class Request:
             "errors": self.errors,
             "lmsmith": __version__,
         }
-        # Settings that came later are left out at their defaults, so that older folders still match.
+        # Settings that came later are left out at their defaults, so that older folders still
+        # match.
         if self.document_separator != "auto":
             settings["document_separator"] = self.document_separator
         if self.special_tokens != "text":

@@ -2,12 +2,13 @@
 
     corpus = prepare_run(config.data, "auto", RUN / "tokens")
 
-`data/corpus.py` describes what it writes. Text alone, not mixed by weight, is `run_text.py`'s; validation text that the
-user names is `named_validation.py`'s. Else a part of each source is held out here.
+`data/corpus.py` describes what it writes. Text alone, not mixed by weight, is `run_text.py`'s;
+validation text that the user names is `named_validation.py`'s. Else a part of each source is held
+out here.
 
-All sources have one tokenizer: that of the shards, where there are some. Sources with weights are mixed row by row
-(`data/batches/mixture.py`); others are read as one stream. The validation split is that of all sources, one after the
-other.
+All sources have one tokenizer: that of the shards, where there are some. Sources with weights are
+mixed row by row (`data/batches/mixture.py`); others are read as one stream. The validation split is
+that of all sources, one after the other.
 """
 
 import itertools
@@ -38,21 +39,26 @@ from lmsmith.tokens.tokenizer import Tokenizer
 
 
 def prepare_run(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
-    """Reads the sources and writes `folder`. Raises DataError, ConfigError, TokenizerError, StorageError."""
+    """Reads the sources and writes `folder`. Raises DataError, ConfigError, TokenizerError,
+    StorageError.
+    """
     named = (*data.paths, *data.validation)
     places = {path: find_ready(path, one_sided=bool(data.validation)) for path in named}
     if data.validation and data.validation_fraction:
         raise ConfigError(
-            f"data.validation = {', '.join(data.validation)} names the validation text, and data.validation_fraction = "
+            f"data.validation = {', '.join(data.validation)} names the validation text, and "
+            f"data.validation_fraction = "
             f"{data.validation_fraction:g} would hold some out of SOURCE: set one of them."
         )
     if data.validation_tokens and not any(places.values()):
         raise ConfigError(
-            "data.validation_tokens is for folders of shards: of text, set data.validation_fraction."
+            "data.validation_tokens is for folders of shards: of text, set "
+            "data.validation_fraction."
         )
     if data.validation_fraction and all(places.values()):
         raise ConfigError(
-            "data.validation_fraction is for text, and shards are split already: leave it out, or score fewer of their "
+            "data.validation_fraction is for text, and shards are split already: leave it out, or "
+            "score fewer of their "
             "validation tokens with data.validation_tokens."
         )
     if not data.mixture and not any(places.values()):
@@ -65,7 +71,8 @@ def prepare_run(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
     compared = data.mixture and (not ready or len(texts) > 1)
     made = one_tokenizer(tokenizer, ready, _read_apart(data, texts) if compared else [])
     save_tokenizer(made, folder)
-    # Texts without weights are one source: what is there twice is told, and their documents are split together.
+    # Texts without weights are one source: what is there twice is told, and their documents are
+    # split together.
     groups = (
         [(path,) for path in data.paths]
         if data.mixture
@@ -80,7 +87,10 @@ def prepare_run(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
     records = [part.record for part in parts]
     counts = total([part.counts for part in parts])
     if len(parts) > 1 and ready and (texts or not _share_of_shards(ready.values())):
-        note = "a document that is in shards and in another source may be held out of one and trained on in the other"
+        note = (
+            "a document that is in shards and in another source may be held out of one and "
+            "trained on in the other"
+        )
         counts = replace(counts, notes=(note, *counts.notes))
     if data.mixture:
         counts = weigh(data, records, counts)
@@ -89,11 +99,14 @@ def prepare_run(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
 
 
 def _with_one_fraction(data: DataConfig, texts: Sequence[str], of_shards: float) -> DataConfig:
-    """The same share is held out of every text, so that a document that is in two of them is on one side in both.
+    """The same share is held out of every text, so that a document that is in two of them is on one
+    side in both.
 
-    If the shards beside them say one share (`of_shards`), it is that: then it is so of many documents in both, too.
+    If the shards beside them say one share (`of_shards`), it is that: then it is so of many
+    documents in both, too.
 
-    Raises ConfigError where a file is in two: if it is split at its tail, what one held out the other would train on.
+    Raises ConfigError where a file is in two: if it is split at its tail, what one held out the
+    other would train on.
     """
     seen: dict[Path, str] = {}
     n_bytes = 0
@@ -103,7 +116,8 @@ def _with_one_fraction(data: DataConfig, texts: Sequence[str], of_shards: float)
                 n_bytes += size_and_time(file)[0]
             if (other := seen.setdefault(file.resolve(), path)) != path:
                 raise ConfigError(
-                    f"{file} is in two sources, {other} and {path}: name it once, or what is held out of one would be "
+                    f"{file} is in two sources, {other} and {path}: name it once, or what is held "
+                    f"out of one would be "
                     "trained on in the other."
                 )
     share = share_held_out(data.validation_fraction or of_shards, many=True, n_characters=n_bytes)
@@ -111,7 +125,9 @@ def _with_one_fraction(data: DataConfig, texts: Sequence[str], of_shards: float)
 
 
 def _share_of_shards(ready: Iterable[Ready]) -> float:
-    """The share of documents that all shards say was held out by hash, so that equal ones are on one side; else 0."""
+    """The share of documents that all shards say was held out by hash, so that equal ones are on
+    one side; else 0.
+    """
     settings = [found.manifest.settings if found.manifest else {} for found in ready]
     by_hash = all(each.get("split") == "documents" for each in settings)
     shares = {float(each.get("validation_fraction", 0)) for each in settings}
@@ -143,8 +159,8 @@ def _of_text(data: DataConfig, folder: Path, name: str) -> SourceTokens:
 def _read_apart(data: DataConfig, paths: Sequence[str]) -> list[str]:
     """The training part of all texts that are mixed.
 
-    Raises ConfigError where a document that one holds out, or its tail, is in the training part of another: of few
-    documents tails are held out, of many the same documents in all.
+    Raises ConfigError where a document that one holds out, or its tail, is in the training part of
+    another: of few documents tails are held out, of many the same documents in all.
     """
     texts: list[str] = []
     train: dict[str, Collection[int]] = {}
@@ -160,8 +176,10 @@ def _read_apart(data: DataConfig, paths: Sequence[str]) -> list[str]:
                 for path in (one, other)
             ]
             raise ConfigError(
-                f"{plural(len(shared), 'document')} of the source {one} {'is' if len(shared) == 1 else 'are'} also in "
-                f"{other} ({where[0]} as {where[1]}, for one): what is held out of the first would be trained on in "
+                f"{plural(len(shared), 'document')} of the source {one} "
+                f"{'is' if len(shared) == 1 else 'are'} also in "
+                f"{other} ({where[0]} as {where[1]}, for one): what is held out of the first "
+                f"would be trained on in "
                 "the second. Remove it from one of them."
             )
     return texts

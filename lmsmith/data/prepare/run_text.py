@@ -2,9 +2,9 @@
 
     corpus = prepare_text(config.data, "auto", RUN / "tokens")
 
-`data/corpus.py` lists the files. They are kept in the run so that it can be resumed and scored whatever becomes of the
-text. Where there are several documents an end-of-text token stands before each. All of the text is in memory at once;
-`build.py` makes shards of larger ones.
+`data/corpus.py` lists the files. They are kept in the run so that it can be resumed and scored
+whatever becomes of the text. Where there are several documents an end-of-text token stands before
+each. All of the text is in memory at once; `build.py` makes shards of larger ones.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -42,7 +42,9 @@ def documents_of(data: DataConfig, sources: Sequence[str]) -> Documents:
 
 
 def prepare_text(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
-    """Reads the sources and writes `folder`. Raises DataError, ConfigError, TokenizerError, StorageError."""
+    """Reads the sources and writes `folder`. Raises DataError, ConfigError, TokenizerError,
+    StorageError.
+    """
     if data.validation:
         split, notes = _read_both(data)
     else:
@@ -86,7 +88,8 @@ def _read_both(data: DataConfig) -> tuple[Split, list[str]]:
     for side, found in zip(("training", "validation"), texts, strict=True):
         if (n := sum(map(len, found))) < 2:
             raise DataError(
-                f"there is {plural(n, 'character')} of {side} text, wanted at least 2. Name more text."
+                f"there is {plural(n, 'character')} of {side} text, wanted at least 2. Name more "
+                f"text."
             )
     shared = leaks.shared_documents(*sources)
     notes = [*train.notes(), *(f"of the validation text: {note}" for note in validation.notes())]
@@ -95,7 +98,8 @@ def _read_both(data: DataConfig) -> tuple[Split, list[str]]:
     n_train, n_validation = (sum(map(len, found)) for found in texts)
     description = (
         f"{n_train:,} characters of {plural(len(texts[0]), 'document')} to train on; "
-        f"{n_validation:,} characters of {plural(len(texts[1]), 'document')} for validation, by --validation"
+        f"{n_validation:,} characters of {plural(len(texts[1]), 'document')} for validation, by "
+        f"--validation"
     )
     several = max(map(len, texts)) > 1
     return Split(texts[0], texts[1], several, 0, description, sources[0], sources[1]), notes
@@ -122,14 +126,17 @@ def _note_unknown(tokenizer: Tokenizer, *splits: Iterable[str]) -> list[str]:
         "char": "characters unknown to the tokenizer are left out",
     }.get(tokenizer.kind, "places of the text are unknown to the tokenizer")
     return [
-        f"{n_train + n_validation:,} {what}: {n_train:,} of the training text, {n_validation:,} of the validation text"
+        f"{n_train + n_validation:,} {what}: {n_train:,} of the training text, {n_validation:,} "
+        f"of the validation text"
     ]
 
 
 def _encode(
     tokenizer: Tokenizer, texts: Iterable[str], special_tokens: SpecialTokens = "text"
 ) -> np.ndarray:
-    """The texts' ids one after the other, an end-of-text token before each where the tokenizer has one."""
+    """The texts' ids one after the other, an end-of-text token before each where the tokenizer
+    has one.
+    """
     kind = ids_dtype(tokenizer.vocab_size)
     check_control(tokenizer, special_tokens)
     parts: list[np.ndarray] = [np.empty(0, dtype=kind)]

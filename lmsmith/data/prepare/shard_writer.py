@@ -1,12 +1,14 @@
-"""Ids as they come -> shards of equal length, in llm.c's format, going on after a kill where it was.
+"""Ids as they come -> shards of equal length, in llm.c's format, going on after a kill where it
+was.
 
     writer = ShardWriter(folder, "train", tokenizer, shard_tokens)
     writer.append(records, ids)        # as often as there is something
-    state = writer.sync()              # from here on this much is not lost: ShardWriter(..., state) goes on from it
+    state = writer.sync()              # from here on this much is not lost: ShardWriter(..., state)
+                                       # goes on from it
     shards = writer.close()            # of which the last may be shorter
 
-Where a shard ends depends on the number of tokens before alone. What is written after the last `sync` is cut off when a
-writer is made from its state.
+Where a shard ends depends on the number of tokens before alone. What is written after the last
+`sync` is cut off when a writer is made from its state.
 """
 
 import io
@@ -61,7 +63,9 @@ class ShardWriter:
             self._file.seek(0, os.SEEK_END)
 
     def append(self, records: np.ndarray, ids: np.ndarray) -> None:
-        """Texts, of which `records` (of `encode.RECORD`, all of this split) tell; `ids` are theirs."""
+        """Texts, of which `records` (of `encode.RECORD`, all of this split) tell; `ids` are
+        theirs.
+        """
         while len(records):
             room = self._shard_tokens - self.state.n_tokens
             ends = np.cumsum(records["n_tokens"])

@@ -1,7 +1,7 @@
 """One source of a run -> its tokens; and what sources.json says of all of them together.
 
-`run_sources.py` and `named_validation.py` decide which part of a source is on which side. `data/corpus.py` describes
-the files and reads them.
+`run_sources.py` and `named_validation.py` decide which part of a source is on which side.
+`data/corpus.py` describes the files and reads them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,7 +31,9 @@ _BLOCK = 2**20  # ids decoded at once
 
 
 class SourceTokens(NamedTuple):
-    """One source of a run. `text` is its validation text, None where that is large or not carried by the ids."""
+    """One source of a run. `text` is its validation text, None where that is large or not
+    carried by the ids.
+    """
 
     record: dict[str, Any]  # what sources.json says of it
     opened: tuple[Shards, Shards]  # training and validation tokens
@@ -71,8 +73,8 @@ def validation_text(
 ) -> ValidationText:
     """The text behind the validation tokens of a folder of shards.
 
-    `splits`: what its manifest says of the splits that `ids` are of; where they are not all of `ids`, bytes are
-    counted by decoding. `place` names the folder in notes.
+    `splits`: what its manifest says of the splits that `ids` are of; where they are not all of
+    `ids`, bytes are counted by decoding. `place` names the folder in notes.
     """
     notes: tuple[str, ...] = ()
     if splits and len(ids) == sum(split.n_tokens for split in splits):
@@ -84,7 +86,8 @@ def validation_text(
     else:
         n_bytes, unknown = sum(map(len, _decoded(ids, tokenizer))), (0, 0)
         notes = (
-            f"{place}: the {n_bytes:,} bytes of validation text are those of its {len(ids):,} tokens, decoded",
+            f"{place}: the {n_bytes:,} bytes of validation text are those of its {len(ids):,} "
+            f"tokens, decoded",
         )
     text = b"".join(_decoded(ids, tokenizer)) if n_bytes <= MOST_TEXT else None
     whole = text is not None and len(text) == n_bytes  # else the ids do not carry all of it
@@ -109,7 +112,8 @@ def one_tokenizer(wanted: str, ready: dict[str, Ready], texts: Sequence[str]) ->
         made = choose_tokenizer(wanted, texts, several=True)
     elif wanted in ("char", "word") or wanted.startswith("bpe:"):
         raise ConfigError(
-            f"tokenizer = {wanted!r} would be learnt, and {next(iter(ready))} holds tokens already. Leave it out, or "
+            f"tokenizer = {wanted!r} would be learnt, and {next(iter(ready))} holds tokens "
+            f"already. Leave it out, or "
             "name the tokenizer that made them."
         )
     elif wanted != "auto":
@@ -118,14 +122,16 @@ def one_tokenizer(wanted: str, ready: dict[str, Ready], texts: Sequence[str]) ->
         made = next(iter(own.values()))
     else:
         raise ConfigError(
-            f"nothing in {next(iter(ready))} says which tokenizer made its shards. Name it: --tokenizer gpt2 for those "
+            f"nothing in {next(iter(ready))} says which tokenizer made its shards. Name it: "
+            f"--tokenizer gpt2 for those "
             "of llm.c and modded-nanogpt, or a tokenizer's folder."
         )
     for path, found in own.items():
         if found != made:
             whose = f"--tokenizer {wanted}" if wanted != "auto" else f"that of {next(iter(own))}"
             raise TokenizerError(
-                f"{path} was made with another tokenizer ({found.kind}, {found.vocab_size:,} ids) than {whose} "
+                f"{path} was made with another tokenizer ({found.kind}, {found.vocab_size:,} ids) "
+                f"than {whose} "
                 f"({made.kind}, {made.vocab_size:,} ids): its ids would stand for other text. "
                 + ("Leave --tokenizer out." if wanted != "auto" else "Prepare both with one.")
             )

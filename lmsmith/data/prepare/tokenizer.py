@@ -1,7 +1,8 @@
-"""The tokenizer of a prepared folder: as it was asked for, or learned from the training text of the units.
+"""The tokenizer of a prepared folder: as it was asked for, or learned from the training text of the
+units.
 
-`tokens/choose.py` says which one a name stands for and learns it. Here is where its texts come from, and where a long
-text may be cut for it.
+`tokens/choose.py` says which one a name stands for and learns it. Here is where its texts come
+from, and where a long text may be cut for it.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,7 +24,9 @@ Tell = Callable[[str, int, int], None]
 
 
 def cut_for(wanted: str, given: Tokenizer | None) -> Cut | None:
-    """Where a text may be cut so that its parts have the ids of the whole; None if that is not known."""
+    """Where a text may be cut so that its parts have the ids of the whole; None if that is not
+    known.
+    """
     kind = given.kind if given else wanted.partition(":")[0]
     if kind == "bpe" and given is not None:
         from lmsmith.tokens.bpe import BpeTokenizer
@@ -44,7 +47,8 @@ def tokenizer_in(
 ) -> Tokenizer:
     """The tokenizer, in `work` for all who encode; `given`, or learned once.
 
-    `hashes`: it is learned from the first of exact duplicates alone. Raises TokenizerError, DataError.
+    `hashes`: it is learned from the first of exact duplicates alone. Raises TokenizerError,
+    DataError.
     """
     if (work / TOKENIZER_FILE).exists():
         return load_tokenizer(work)

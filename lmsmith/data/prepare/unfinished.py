@@ -1,7 +1,9 @@
-"""`DIR.partial`: a folder that is being prepared, by one process at a time, with one set of settings.
+"""`DIR.partial`: a folder that is being prepared, by one process at a time, with one set of
+settings.
 
     with begun(partial, settings):
-        ...                         # partial/work/units is there; what an earlier, killed process did as well
+        ...                         # partial/work/units is there; what an earlier, killed process
+                                    # did as well
 
 It stays when the block ends, well or not; whoever finishes it gives it its name.
 """
@@ -27,7 +29,8 @@ log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def begun(partial: Path, settings: dict[str, Any]) -> Iterator[None]:
-    """Raises ConfigError or DataError where `partial` was begun with other settings, StorageError where it is locked.
+    """Raises ConfigError or DataError where `partial` was begun with other settings, StorageError
+    where it is locked.
 
     `settings["plan"]` is a digest of the sources.
     """
@@ -67,7 +70,9 @@ def begun(partial: Path, settings: dict[str, Any]) -> Iterator[None]:
 
 
 def finish(partial: Path, out: Path) -> None:
-    """Removes the work from the finished folder and gives it its name. Whoever finds it `unnamed` does so again."""
+    """Removes the work from the finished folder and gives it its name. Whoever finds it
+    `unnamed` does so again.
+    """
     atomic.remove(partial / "work")
     atomic.sweep(partial)
     atomic.settle_folder(partial, out)
@@ -84,7 +89,9 @@ def digest_of(settings: dict[str, Any]) -> str:
 
 
 def _check_ours(partial: Path) -> None:
-    """A process that was killed before it had written its settings has left nothing but an empty place for its work."""
+    """A process that was killed before it had written its settings has left nothing but an empty
+    place for its work.
+    """
     names = (
         [path.relative_to(partial).as_posix() for path in partial.rglob("*")]
         if partial.is_dir()
@@ -92,7 +99,8 @@ def _check_ours(partial: Path) -> None:
     )
     if not set(names) <= {"work", "work/units", "work/lock"}:
         raise StorageError(
-            f"{partial} is there, and not of a folder that was being prepared: it holds {names[0]}. Nothing was "
+            f"{partial} is there, and not of a folder that was being prepared: it holds "
+            f"{names[0]}. Nothing was "
             "changed. Move it away, or choose another --out."
         )
 
@@ -104,10 +112,12 @@ def _check_same(partial: Path, before: dict[str, Any], now: dict[str, Any]) -> N
             f"{name} was {before.get(name)!r} and is {now[name]!r}" for name in changed
         )
         raise ConfigError(
-            f"{partial} was begun with other settings: {told}. Give the same ones to go on, or remove it to begin anew."
+            f"{partial} was begun with other settings: {told}. Give the same ones to go on, or "
+            f"remove it to begin anew."
         )
     if before["plan"] != now["plan"]:
         raise DataError(
-            f"the sources are not those that {partial} was begun with: files came, went or changed. Remove it to begin "
+            f"the sources are not those that {partial} was begun with: files came, went or "
+            f"changed. Remove it to begin "
             "anew."
         )

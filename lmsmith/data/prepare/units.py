@@ -2,12 +2,14 @@
 
     for document in read_unit(unit, reading, counts): ...
 
-A unit is some small files, or a part of a large one. All documents of all units, in their order, are those that
-`text/documents.py` reads, split by the rule of `text/held_out.py`; only that here no text has to fit into memory:
+A unit is some small files, or a part of a large one. All documents of all units, in their order,
+are those that `text/documents.py` reads, split by the rule of `text/held_out.py`; only that here no
+text has to fit into memory:
 
 - A text of more than `LARGE` characters is a `Stream`, read again each time it is iterated over.
-- A plain file of more than `LARGE` bytes is divided into pieces beforehand (`plan.py`), so that several processes work
-  on it. Nobody has all of it then, so it goes by its `fingerprint` where others go by a hash of their text.
+- A plain file of more than `LARGE` bytes is divided into pieces beforehand (`plan.py`), so that
+  several processes work on it. Nobody has all of it then, so it goes by its `fingerprint` where
+  others go by a hash of their text.
 """
 
 import hashlib
@@ -87,7 +89,9 @@ class Reading:
 
 @dataclass(frozen=True)
 class Job:
-    """What all units have in common. `folder` holds the tokenizer, and a folder `units` for what comes of them."""
+    """What all units have in common. `folder` holds the tokenizer, and a folder `units` for what
+    comes of them.
+    """
 
     folder: str
     reading: Reading
@@ -126,7 +130,9 @@ Text = str | Stream
 
 
 class Document(NamedTuple):
-    """A document, or a piece of one: `begins` is False where it goes on with the last. `whole` is None of a piece."""
+    """A document, or a piece of one: `begins` is False where it goes on with the last. `whole`
+    is None of a piece.
+    """
 
     begins: bool
     whole: Text | None
@@ -148,8 +154,9 @@ def read_unit(
 ) -> Iterator[Document]:
     """The documents of a unit, those without text left out and counted.
 
-    Raises DataError for what cannot be read, or calls `skip` with it and leaves out as little as can be: a line, a row,
-    a row group, or what is left of a file. (What is wrong within a `Stream` shows when that is read.)
+    Raises DataError for what cannot be read, or calls `skip` with it and leaves out as little as
+    can be: a line, a row, a row group, or what is left of a file. (What is wrong within a `Stream`
+    shows when that is read.)
     """
     for piece in unit:
         with tolerating(skip):
@@ -169,7 +176,9 @@ def measured(path: Path, skip: Skip | None) -> SourceFile:
 
 
 def fingerprint(path: Path) -> str:
-    """A hash of a file's size and of some of its content: all of a small file, three samples of a large one."""
+    """A hash of a file's size and of some of its content: all of a small file, three samples of
+    a large one.
+    """
     with read_errors(path), open_bytes(path) as file:
         n_bytes = file.seek(0, 2)
         state = hashlib.blake2b(str(n_bytes).encode() + b"\n", digest_size=16)
@@ -185,7 +194,9 @@ def fingerprint(path: Path) -> str:
 
 
 def same_bytes(one: Path, other: Path) -> bool:
-    """Whether two files hold the same, read to the end; for those whose fingerprints are the same."""
+    """Whether two files hold the same, read to the end; for those whose fingerprints are the
+    same.
+    """
     with read_errors(one), open_bytes(one) as a, read_errors(other), open_bytes(other) as b:
         while (block := a.read(1 << 20)) == b.read(1 << 20):
             if not block:
@@ -241,9 +252,11 @@ def _documents(
 
 
 def plain_texts(piece: Piece, reading: Reading, counts: Counts) -> Iterator[tuple[Text, int]]:
-    """The texts of a plain file or a part of it, and their lengths: one, or those between separators.
+    """The texts of a plain file or a part of it, and their lengths: one, or those between
+    separators.
 
-    A long text without a separator is a stream. Where there are several, each is in memory by itself.
+    A long text without a separator is a stream. Where there are several, each is in memory by
+    itself.
     """
     path, tried = Path(piece.path), Counts()
     cutter, is_cut = Cutter(reading.separator), False
@@ -281,7 +294,9 @@ def holds_separator(path: Path, reading: Reading) -> bool:
 
 
 def _length_uncut(piece: Piece, reading: Reading, counts: Counts) -> int | None:
-    """How many characters a plain file has, or a piece of one; None, at once, where there is a separator in it."""
+    """How many characters a plain file has, or a piece of one; None, at once, where there is a
+    separator in it.
+    """
     cutter, n_characters = Cutter(reading.separator), 0
     for chunk in read_chunks(
         Path(piece.path), reading.encoding, reading.errors, counts, piece.part

@@ -1,4 +1,6 @@
-"""Growing batches against the windows they are made of: nothing left out, nothing twice, however a batch is split."""
+"""Growing batches against the windows they are made of: nothing left out, nothing twice, however
+a batch is split.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,6 @@
-"""The audit against brute force: every batch made, every target counted. Ids say where they stand."""
+"""The audit against brute force: every batch made, every target counted. Ids say where they
+stand.
+"""
 
 import hypothesis
 import numpy as np
@@ -86,7 +88,9 @@ def test_a_document_a_row(data: some.DataObject) -> None:
 
 
 def test_epochs() -> None:
-    """100 tokens are nine windows of 10; after nine rows each has been predicted once, but for ten outside the cut."""
+    """100 tokens are nine windows of 10; after nine rows each has been predicted once, but for
+    ten outside the cut.
+    """
     batches = Batches(np.arange(100, dtype=np.uint16), context_length=10, batch_size=3, seed=1)
     (none,) = exposure(batches, 0)
     assert (none.n_epochs, none.times) == (0, (100,))

@@ -39,7 +39,9 @@ def test_after_any_number_of_rows_no_share_is_off_by_a_row(weights: list[int]) -
     some.lists(some.integers(0, 300), min_size=1, max_size=4),
 )
 def test_any_row_is_looked_up(weights: list[float], first: int, lengths: list[int]) -> None:
-    """Far out as at the beginning, in one part or several; and `before` counts what `sources` gives."""
+    """Far out as at the beginning, in one part or several; and `before` counts what `sources`
+    gives.
+    """
     hypothesis.assume(min(weights) / sum(weights) > 1e-4)
     mixture = Mixture(weights)
     cuts = [first + n for n in itertools.accumulate(lengths, initial=0)]

@@ -1,4 +1,6 @@
-"""Reading ahead against reading: the same rows whatever is asked for, errors in their place, an end that is an end."""
+"""Reading ahead against reading: the same rows whatever is asked for, errors in their place, an
+end that is an end.
+"""
 
 import signal
 import subprocess

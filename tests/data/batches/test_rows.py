@@ -19,7 +19,9 @@ B = 0  # the boundary
 
 
 def text(documents: list[list[int]], *, lead: bool = True, trail: bool = False) -> np.ndarray:
-    """The documents one after the other, a boundary before each (`lead`: the first too) and maybe behind the last."""
+    """The documents one after the other, a boundary before each (`lead`: the first too) and
+    maybe behind the last.
+    """
     ids = list(itertools.chain.from_iterable([B, *document] for document in documents))
     return np.array(ids[0 if lead else 1 :] + [B] * trail, np.uint32)
 
@@ -41,7 +43,9 @@ def plain_rows(documents: list[list[int]], T: int) -> list[tuple[list[int], list
 
 
 def unpadded(batch: Batch, pad_id: int = 0) -> list[tuple[list[int], list[int]]]:
-    """The rows of a batch without padding; checks that padding is behind, has its id and predicts nothing."""
+    """The rows of a batch without padding; checks that padding is behind, has its id and
+    predicts nothing.
+    """
     found = []
     for inputs, targets in zip(batch.inputs, batch.targets, strict=True):
         n = int((targets != IGNORED).sum())
@@ -99,7 +103,9 @@ def test_nothing_to_predict(ids: list[int]) -> None:
 @hypothesis.settings(deadline=None, max_examples=30)
 @given(some.data())
 def test_parts_of_a_batch_are_slices_of_it(data: some.DataObject) -> None:
-    """Any split into ranks and micro-batches sees the same global batch, of one width, and counts the same targets."""
+    """Any split into ranks and micro-batches sees the same global batch, of one width, and
+    counts the same targets.
+    """
     size, step = data.draw(some.integers(1, 8)), data.draw(some.integers(0, 500))
     ids = text(documents_of([5, 1, 13, 0, 2, 7, 7, 3, 30, 4, 4]))
     whole = rows(ids, 11, size).rows(step)
@@ -124,7 +130,9 @@ def test_a_batch_follows_from_seed_and_step_alone() -> None:
 
 
 def test_lengths_are_mixed_over_time() -> None:
-    """Sorted batches come in no order of length: neighbours correlate no more than chance has it."""
+    """Sorted batches come in no order of length: neighbours correlate no more than chance has
+    it.
+    """
     found = rows(
         text(documents_of(np.random.default_rng(0).integers(1, 200, 3000).tolist())), 256, 8
     )
@@ -134,7 +142,9 @@ def test_lengths_are_mixed_over_time() -> None:
 
 
 def test_little_is_padding() -> None:
-    """Lengths as of real documents (log-normal): of sorted pools one number in twenty is padding, by chance half."""
+    """Lengths as of real documents (log-normal): of sorted pools one number in twenty is
+    padding, by chance half.
+    """
     lengths = np.random.default_rng(0).lognormal(5, 1, 5000).astype(int).tolist()
     ids = text(documents_of(lengths))
 

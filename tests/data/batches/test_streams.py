@@ -1,4 +1,6 @@
-"""The order of truncated backpropagation through time: every row reads on, every token is a target at most once."""
+"""The order of truncated backpropagation through time: every row reads on, every token is a
+target at most once.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,6 @@
-"""Batches against what is promised of them: epochs are permutations, and a batch is a function of (seed, step)."""
+"""Batches against what is promised of them: epochs are permutations, and a batch is a function
+of (seed, step).
+"""
 
 import hashlib
 import itertools
@@ -77,7 +79,9 @@ def chi_square(counts: Counter, cells: int, draws: int) -> float:
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5])
 def test_small_permutations_are_uniform(n: int) -> None:
-    """Over keys every one of the n! orders is as likely as any other (which a Feistel network of few bits fails)."""
+    """Over keys every one of the n! orders is as likely as any other (which a Feistel network of
+    few bits fails).
+    """
     draws = max(1000, 50 * math.factorial(n))
     found = Counter(
         tuple(permute(np.arange(n), n, _keys(7, key, "order")).tolist()) for key in range(draws)
@@ -88,7 +92,9 @@ def test_small_permutations_are_uniform(n: int) -> None:
 
 @pytest.mark.parametrize("n", [17, 256, 257, 1025])
 def test_places_are_uniform(n: int) -> None:
-    """Over keys, the first two places of an epoch are any two windows, in any order: here by eighths of the text."""
+    """Over keys, the first two places of an epoch are any two windows, in any order: here by
+    eighths of the text.
+    """
     draws = 3000
     pairs = [permute(np.arange(2), n, _keys(3, key, "order")) for key in range(draws)]
     assert all(a != b for a, b in pairs)
@@ -229,7 +235,9 @@ def digest(found: Batches) -> str:
 
 @pytest.mark.parametrize(("n", "wanted"), [(5000, "b1a73d1545117850"), (500, "83f31fa2550d15c3")])
 def test_the_order_is_the_same_as_ever(n: int, wanted: str) -> None:
-    """A run that a later version resumes must go on with the order it had; so must one on another machine."""
+    """A run that a later version resumes must go on with the order it had; so must one on
+    another machine.
+    """
     assert digest(batches(n, 9, 8, seed=3)) == wanted
 
 
@@ -237,7 +245,8 @@ def test_another_process_sees_the_same() -> None:
     code = (
         "import numpy as np\n"
         "from lmsmith.data.batches.windows import Batches\n"
-        "found = Batches(np.arange(5000, dtype=np.uint16), context_length=9, batch_size=8, seed=3)\n"
+        "found = Batches(np.arange(5000, dtype=np.uint16), context_length=9, batch_size=8, "
+        "seed=3)\n"
         "print(found.rows(12345).inputs.tolist())"
     )
     root = Path(__file__).resolve().parents[3]
@@ -250,7 +259,9 @@ def test_another_process_sees_the_same() -> None:
 @hypothesis.settings(deadline=None, max_examples=60)
 @given(some.data())
 def test_shards_are_as_one_array(data: some.DataObject) -> None:
-    """However the tokens are cut into shards, windows that cross from one into the next included."""
+    """However the tokens are cut into shards, windows that cross from one into the next
+    included.
+    """
     n, T, B = (
         data.draw(some.integers(40, 300)),
         data.draw(some.integers(1, 20)),

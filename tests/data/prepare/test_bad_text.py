@@ -1,4 +1,6 @@
-"""Text that cannot be prepared: what is said, what is left out, and that nothing half-written is left."""
+"""Text that cannot be prepared: what is said, what is left out, and that nothing half-written is
+left.
+"""
 
 import gzip
 import json
@@ -61,7 +63,8 @@ LINES = "\n".join([json.dumps({"text": "one"}), '{"other": "two"}', json.dumps({
 BAD = {
     "a field that is missing": (
         lambda path: path.with_suffix(".jsonl").write_text(LINES),
-        r"m\.jsonl, line 2 has no field 'text'; it has 'other'. Say which is meant: `--data.text_field other`",
+        r"m\.jsonl, line 2 has no field 'text'; it has 'other'. Say which is meant: "
+        r"`--data.text_field other`",
         ["one", "three"],
     ),
     "a line that is no JSON": (
@@ -71,7 +74,8 @@ BAD = {
     ),
     "a column that is missing": (
         lambda path: write_parquet(path.with_suffix(".parquet"), body=["one"], n=[1]),
-        r"m\.parquet has no column 'text'; it has 'body', 'n'. Say which is meant: `--data.text_field body`",
+        r"m\.parquet has no column 'text'; it has 'body', 'n'. Say which is meant: "
+        r"`--data.text_field body`",
         [],
     ),
     "a column of numbers": (
@@ -173,7 +177,9 @@ def test_much_that_is_bad_is_counted(source, tmp_path):
 
 @pytest.mark.parametrize("tokenizer", ["byte", "char"])
 def test_bad_bytes_in_the_middle_of_a_large_file(tmp_path, monkeypatch, tokenizer):
-    """What comes behind them in their piece is left out, and other pieces are not; also where text is learnt from."""
+    """What comes behind them in their piece is left out, and other pieces are not; also where
+    text is learnt from.
+    """
     monkeypatch.setattr(plan, "LARGE", 3000)
     text = "".join(f"line {i} of the text. " for i in range(1000))
     data = bytearray(text.encode())

@@ -1,4 +1,6 @@
-"""Prepared folders, held against documents that are read and encoded one after the other in plain Python."""
+"""Prepared folders, held against documents that are read and encoded one after the other in
+plain Python.
+"""
 
 import gzip
 import hashlib
@@ -231,7 +233,9 @@ def test_added_tokens_are_not_cut_through(tmp_path, bpe, small, normalizer):
 
 
 def test_processes_give_the_same(tmp_path, bpe, small, monkeypatch):
-    """What is divided is decided beforehand, so that processes, for which nothing is small, do the same."""
+    """What is divided is decided beforehand, so that processes, for which nothing is small, do
+    the same.
+    """
     source = write_sources(tmp_path / "texts", n=20)
     (source / "f.txt.gz").unlink()  # a long text is found to be long by the process that reads it
     monkeypatch.setattr(engines, "MANY_BYTES", 0)
@@ -308,7 +312,9 @@ def test_shakespeare_is_split_as_nanogpt_does(tmp_path, test_data):
 
 @pytest.mark.parametrize("kind", ["byte", "bpe", "word"])
 def test_one_large_file_in_pieces(tmp_path, bpe, small, kind):
-    """Its tail is held out as everywhere, only that the cut is moved to where no piece of the pattern goes on."""
+    """Its tail is held out as everywhere, only that the cut is moved to where no piece of the
+    pattern goes on.
+    """
     text = words(3, 6000)
     (tmp_path / "large.txt").write_text("\ufeff" + text, encoding="utf-8", newline="\r\n")
     build_shards(

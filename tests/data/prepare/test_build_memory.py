@@ -15,7 +15,8 @@ from lmsmith.tokens.files import save_tokenizer
 
 pytestmark = pytest.mark.slow
 
-# Prepares, then tells the most memory that this process had, and that one of its children had, in MB.
+# Prepares, then tells the most memory that this process had, and that one of its children had, in
+# MB.
 PROGRAM = """
 import resource, sys
 from pathlib import Path

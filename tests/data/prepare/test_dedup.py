@@ -120,7 +120,9 @@ def rows(texts: list[str], splits: list[int]) -> np.ndarray:
 
 
 def test_of_similar_documents_one_is_kept():
-    """Groups of documents a few words apart; of each stays the first in validation, or else the first."""
+    """Groups of documents a few words apart; of each stays the first in validation, or else the
+    first.
+    """
     chance = random.Random(3)
     texts, groups, splits = [], [], []
     for group in range(40):
@@ -148,7 +150,9 @@ def test_of_similar_documents_one_is_kept():
 
 
 def test_similar_over_several_steps():
-    """The first is near the second and that near the third: one is kept, however far the first is from the third."""
+    """The first is near the second and that near the third: one is kept, however far the first
+    is from the third.
+    """
     words = [text_of(5, 1000)]
     for step in range(10):
         words.append(edited(words[-1], 10, step))
@@ -218,7 +222,9 @@ def test_without_the_library(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("how", ["exact", "near"])
 def test_a_large_file_that_is_bad_from_its_beginning_shifts_nothing(tmp_path, monkeypatch, how):
-    """It counts as a document whoever reads it, and what is left of it goes on with no other document."""
+    """It counts as a document whoever reads it, and what is left of it goes on with no other
+    document.
+    """
     monkeypatch.setattr(os, "fsync", lambda number: None)
     monkeypatch.setattr(plan, "LARGE", 3000)
     monkeypatch.setattr(plan, "OPENING", 0)

@@ -1,4 +1,6 @@
-"""Validation text that the user names: nothing of it is trained on, and what is on both sides is told."""
+"""Validation text that the user names: nothing of it is trained on, and what is on both sides is
+told.
+"""
 
 import json
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""The same folder from a Ray cluster of two machines (both of them here), though a worker is killed."""
+"""The same folder from a Ray cluster of two machines (both of them here), though a worker is
+killed.
+"""
 
 import os
 import signal

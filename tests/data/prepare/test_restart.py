@@ -1,4 +1,6 @@
-"""Preparing that is killed, refused, or out of room: it goes on where it was, and what it ends with is the same."""
+"""Preparing that is killed, refused, or out of room: it goes on where it was, and what it ends
+with is the same.
+"""
 
 import os
 import random

@@ -1,4 +1,6 @@
-"""What a run is trained on, made of folders of shards and of texts: against the ids and bytes that were put there."""
+"""What a run is trained on, made of folders of shards and of texts: against the ids and bytes
+that were put there.
+"""
 
 import json
 from dataclasses import replace
@@ -146,7 +148,9 @@ def test_shards_from_elsewhere_serve_once_their_tokenizer_is_said(
 
 
 def test_gpt2s_shards(tmp_path: Path, test_data: Path) -> None:
-    """As downloaded: GPT-2's ids, end of text first. Bytes are counted by decoding, across blocks of ids too."""
+    """As downloaded: GPT-2's ids, end of text first. Bytes are counted by decoding, across
+    blocks of ids too.
+    """
     gpt2 = load_tokenizer(test_data / "gpt2")
     place = tmp_path / "fineweb"
     place.mkdir()
@@ -228,7 +232,9 @@ def test_several_sources_without_weights_are_one_stream(tmp_path: Path) -> None:
 
 
 def test_sources_with_weights_are_mixed(tmp_path: Path) -> None:
-    """Two texts and shards: rows are of each as often as its weight says, and no validation token is in any."""
+    """Two texts and shards: rows are of each as often as its weight says, and no validation
+    token is in any.
+    """
     for name, letter in (("a.txt", "a"), ("b.txt", "b")):
         text = "".join(f"{letter}{number:03}\n" for number in range(300))
         (tmp_path / name).write_text(text.upper() if letter == "b" else text, encoding="utf-8")
@@ -265,7 +271,9 @@ def write_lines(path: Path, texts: list[str]) -> str:
 
 
 def test_a_document_of_two_mixed_texts_is_on_one_side(tmp_path: Path) -> None:
-    """Of few documents tails are held out, of many whole ones, but the lowest hash in any case: all that can leak."""
+    """Of few documents tails are held out, of many whole ones, but the lowest hash in any case:
+    all that can leak.
+    """
     few, more = (
         [f"{name}: the {i}th document\n" for i in range(n)]
         for name, n in (("few", 9), ("more", 200))
@@ -309,7 +317,10 @@ def test_shards_are_not_compared_and_it_is_said(tmp_path: Path) -> None:
     text = tmp_path / "a.txt"
     text.write_text("some text " * 99, encoding="utf-8")
     places = [str(prepared(tmp_path / name)) for name in ("one", "two")]
-    note = "a document that is in shards and in another source may be held out of one and trained on in the other"
+    note = (
+        "a document that is in shards and in another source may be held out of one and trained "
+        "on in the other"
+    )
     assert (
         note
         in prepared_run(

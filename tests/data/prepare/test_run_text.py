@@ -147,7 +147,8 @@ def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tokenizer", ["char", "byte"])
 def test_memory_of_a_text_of_20_mb(tmp_path: Path, tokenizer: str) -> None:
-    """Wide characters make two bytes in Python of each of its 20 million: fewer than ten are used at any time.
+    """Wide characters make two bytes in Python of each of its 20 million: fewer than ten are used
+    at any time.
 
     By what is allocated, not by the process's peak, which a child process inherits from its parent.
     """

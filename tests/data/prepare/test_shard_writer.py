@@ -1,4 +1,6 @@
-"""Shards written piece by piece, with a process that is killed now and then, against all ids cut at one go."""
+"""Shards written piece by piece, with a process that is killed now and then, against all ids cut
+at one go.
+"""
 
 import copy
 import hashlib

@@ -1,4 +1,6 @@
-"""Compiled functions where their cache cannot be written or read, and that all of them are made in one place."""
+"""Compiled functions where their cache cannot be written or read, and that all of them are made
+in one place.
+"""
 
 import ast
 import errno
@@ -32,7 +34,9 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def start(caplog: pytest.LogCaptureFixture, prepare: Any = lambda cache: None) -> list[str]:
-    """What a process says that compiles or loads two functions and calls them. `prepare`: of their caches."""
+    """What a process says that compiles or loads two functions and calls them. `prepare`: of
+    their caches.
+    """
     caplog.clear()
     machine._say_once.cache_clear()
     one, two = kernel(_one), kernel(_two)
@@ -74,7 +78,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(caplog: pytest.LogCaptureFix
 def test_a_damaged_cache_is_made_anew(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     start(caplog)
     for ending in ("nbi", "nbc"):
-        places = list(tmp_path.rglob(f"test_machine._*.{ending}"))
+        places = list(tmp_path.rglob(f"{Path(__file__).stem}._*.{ending}"))
         assert len(places) == 2
         for place in places:
             place.write_bytes(place.read_bytes()[:20])
