@@ -34,6 +34,7 @@ import safetensors.torch
 import torch
 
 from lmsmith import __version__, atomic, foreign_json
+from lmsmith.config import MODEL_KINDS
 from lmsmith.errors import CheckpointError, StorageError
 from lmsmith.strict_json import to_json
 
@@ -189,6 +190,8 @@ def save_model(
     Raises StorageError where they cannot be written.
     """
     _assert_given_once({"model": tensors})
+    if source := MODEL_KINDS.source(config.get("model", {}).get("kind", "gpt")):
+        config = {**config, "extension": source}
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
