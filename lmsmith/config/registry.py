@@ -80,10 +80,10 @@ class Registry(Generic[T]):
             module, _, attribute = value.partition(":")
             value = self.known[name] = getattr(importlib.import_module(module), attribute)
         elif _is_entry_point(value):
-            value = _load(value)
-            # The module may have registered the name when it was imported.
-            if _is_entry_point(self.known[name]):
-                self.register(name, value)
+            loaded = _load(value)
+            if self.known[name] is value:  # else its module registered the name itself
+                self.known[name] = loaded
+                self._owners[name] = origin(loaded) or value.value.replace(" ", "")
             value = self.get(name)
         return value
 
@@ -177,7 +177,8 @@ class Registry(Generic[T]):
         if _is_entry_point(known):
             return False
         # A package may name an object that another of its modules defines and registers.
-        return origin(_load(entry)) == origin(self.known[entry.name])
+        loaded = _load(entry)
+        return loaded is known or origin(loaded) == origin(known) is not None
 
     def _may_replace(self, name: str, owner: Hashable) -> bool:
         known = self.known[name]

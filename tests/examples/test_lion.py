@@ -42,7 +42,7 @@ def test_the_formulas_of_the_paper(example: Callable[[str], ModuleType]) -> None
 
 def test_trained_killed_and_resumed(lmsmith: Any) -> None:
     train = ["train", "book.txt", "--preset=gru", "--optim.name=lion", "--tokenizer=char"]
-    train += ["--optim.learning_rate=2e-3", "--model.d_model=16", "--model.context_length=16"]
+    train += ["--optim.learning_rate=1e-2", "--model.d_model=16", "--model.context_length=16"]
     train += ["--train.batch_size=8", "--train.threads=1", "--train.matmul=default", "--steps=40"]
     train += ["--train.save_every=10", "--train.log_every=1", "--out"]
     whole = lmsmith(*train, "whole", environment=LOADED)
