@@ -131,10 +131,13 @@ def open_run(place: Path) -> tuple[RunConfig, Corpus]:
 
 def _keep_extensions(folder: Path, config: RunConfig) -> None:
     """Writes extensions.json, if the run needs any. OSError."""
-    used = (MODEL_KINDS, config.model.kind), (OPTIMIZERS, config.optim.name)
-    used = *used, (SCHEDULES, config.schedule.shape)
-    if sources := [source for of, name in used if (source := of.source(name))]:
-        content = json.dumps({"extensions": sources}, indent=1) + "\n"
+    sources = (
+        MODEL_KINDS.source(config.model.kind),
+        OPTIMIZERS.source(config.optim.name),
+        SCHEDULES.source(config.schedule.shape),
+    )
+    if used := [source for source in sources if source]:
+        content = json.dumps({"extensions": used}, indent=1) + "\n"
         (folder / "extensions.json").write_text(content, encoding="utf-8")
 
 

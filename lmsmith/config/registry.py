@@ -20,7 +20,7 @@ import os
 import sys
 from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeGuard, TypeVar, cast
 
 from lmsmith.errors import ConfigError
 
@@ -84,8 +84,8 @@ class Registry(Generic[T]):
             if self.known[name] is value:  # else its module registered the name itself
                 self.known[name] = loaded
                 self._owners[name] = origin(loaded) or value.value.replace(" ", "")
-            value = self.get(name)
-        return value
+            value = self.known[name]
+        return cast(T, value)
 
     def names(self) -> tuple[str, ...]:
         """All names, those of lmsmith first."""

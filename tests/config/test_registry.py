@@ -1,7 +1,6 @@
 """Names that extensions add: how they are found, and what is said where that fails."""
 
 import importlib
-import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -17,7 +16,6 @@ from lmsmith.config.registry import Registry
 from lmsmith.errors import ConfigError
 from lmsmith.text.corpora import CORPORA
 
-PROJECT = Path(__file__).resolve().parents[2]
 Write = Callable[[str, str], Path]
 
 
@@ -235,19 +233,21 @@ def test_entry_points(install: Callable[..., None], registers: bool) -> None:
     assert "Install it: `pip install pack_a`" in str(caught.value)
 
 
-def test_the_command_line_knows_entry_points(install: Callable[..., None], tmp_path: Path) -> None:
+def test_the_command_line_knows_entry_points(
+    install: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from lmsmith.cli import run
+
+    monkeypatch.setenv("COLUMNS", "200")
     install("pack_a", PACKAGE, ENTRIES)
-    done = subprocess.run(
-        [sys.executable, "-m", "lmsmith", "train", "--preset", "packed", "--help"],
-        env={"PYTHONPATH": f"{PROJECT}:{tmp_path}", "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "settings of kind packed (a model of a package)" in done.stdout
-    assert "--model.width N" in done.stdout
-    assert "--model.n_head" not in done.stdout
-    assert "adamw|muon|sgd|plain" in done.stdout
+    assert run(["train", "--preset", "packed", "--help"], started=0.0) == 0
+    shown = capsys.readouterr().out
+    assert "settings of kind packed (a model of a package)" in shown
+    assert "--model.width N" in shown
+    assert "--model.n_head" not in shown
+    assert "adamw|muon|sgd|plain" in shown
 
 
 def test_an_entry_point_that_cannot_be_loaded(install: Callable[..., None]) -> None:

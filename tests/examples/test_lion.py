@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples/lion.py"
@@ -65,3 +66,38 @@ def test_trained_killed_and_resumed(lmsmith: Any) -> None:
         assert one.read_bytes() == other.read_bytes(), name
     # What is trained does not need its optimizer.
     assert lmsmith("generate", "run", "The", "--max-tokens=5").status == 0
+
+
+@pytest.mark.parametrize(
+    ("factory", "words"),
+    [
+        ("lambda groups, config: None", "optim.name = 'odd' made a NoneType: wanted a torch.optim"),
+        (
+            "Counting",
+            "the optimizer Counting keeps a value of type int in its state (n/blocks.0.kernel.",
+        ),
+    ],
+)
+def test_an_optimizer_that_cannot_be_used(lmsmith: Any, factory: str, words: str) -> None:
+    code = f"""
+import torch
+from lmsmith.extend import register_optimizer
+class Counting(torch.optim.Optimizer):
+    def __init__(self, groups, config):
+        super().__init__(groups, {{}})
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.state[p]["n"] = 1
+register_optimizer("odd", {factory})
+"""
+    (lmsmith.cwd / "odd_optimizer.py").write_text(code, encoding="utf-8")
+    done = lmsmith(
+        *("train", "book.txt", "--preset=gru", "--optim.name=odd", "--tokenizer=char"),
+        *("--model.d_model=16", "--model.context_length=16", "--train.batch_size=8"),
+        *("--train.threads=1", "--train.matmul=default", "--steps=2"),
+        environment={"LMSMITH_EXTENSIONS": "odd_optimizer.py"},
+    )
+    assert done.status != 0
+    assert words in " ".join(done.err.split())
+    assert "Traceback" not in done.err

@@ -14,6 +14,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from lmsmith.checkpoint import available, load_checkpoint
+from lmsmith.errors import TrainingError
 from lmsmith.run_folder import load_for_use
 from lmsmith.train.start import resume, train
 
@@ -104,3 +105,22 @@ def test_killed_and_resumed(place: Path, example: Callable[[str], ModuleType]) -
     for name in ("model", "average"):
         one, other = (run / name / "model.safetensors" for run in (Path("run"), whole))
         assert one.read_bytes() == other.read_bytes(), name
+
+
+def test_where_it_raises_the_message_names_it(
+    place: Path, example: Callable[[str], ModuleType]
+) -> None:
+    class Broken(example("weight_average").WeightAverage):  # type: ignore[misc]
+        def after_step(self, context: Any) -> None:
+            super().after_step(context)
+            if context.step == 17:
+                raise ValueError("no more")
+
+    words = r"the hook 'weight_average' raised ValueError \(no more\) in after_step at step 17"
+    with pytest.raises(TrainingError, match=words):
+        trained("run", 4, Broken())
+    assert available(Path("run"))[-1] == 17
+    resume(
+        Path("run"), console=Console(quiet=True), hooks=[example("weight_average").WeightAverage()]
+    )
+    assert Path("run/average/model.safetensors").is_file()
