@@ -110,8 +110,9 @@ class Optimisers:
             if not torch.is_tensor(value):
                 raise TrainingError(
                     f"the optimizer {type(self.all[0]).__name__} keeps a value of type "
-                    f"{type(value).__name__} in its state ({name}), which a checkpoint cannot hold: wanted tensors, such "
-                    f"as torch.tensor(...). Correct the optimizer and train again."
+                    f"{type(value).__name__} in its state ({name}), which a checkpoint cannot "
+                    "hold: wanted tensors, such as torch.tensor(...). Correct the optimizer and "
+                    "train again."
                 )
         return found
 
