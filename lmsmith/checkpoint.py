@@ -37,6 +37,7 @@ import safetensors.torch
 import torch
 
 from lmsmith import __version__, atomic, foreign_json
+from lmsmith.config import MODEL_KINDS
 from lmsmith.errors import CheckpointError, StorageError
 from lmsmith.hashes import sha256_of
 from lmsmith.strict_json import to_json
@@ -203,6 +204,8 @@ def save_model(
     Raises StorageError where they cannot be written.
     """
     _assert_given_once({"model": tensors})
+    if source := MODEL_KINDS.source(config.get("model", {}).get("kind", "gpt")):
+        config = {**config, "extension": source}
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:

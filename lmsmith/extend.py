@@ -14,6 +14,7 @@ walks through them.
 Hooks are passed to a run instead of registered: `train(..., hooks=[MyHook()])`.
 """
 
+import sys
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -31,6 +32,7 @@ from lmsmith.config import (
 )
 from lmsmith.config.optim import OptimizerFactory, Schedule
 from lmsmith.config.presets import PRESETS
+from lmsmith.config.registry import origin
 from lmsmith.config.settings import check
 from lmsmith.models.interface import LanguageModel, NeuralModel
 from lmsmith.text.corpora import CORPORA, Corpus, File, HubFiles
@@ -73,7 +75,7 @@ def register_model(config: Config, *, preset: Mapping[str, Any] | None = None) -
     for name in preset or {}:
         check(name in known, f"preset of {kind!r}", name, "a setting of this kind")
     MODEL_KINDS.register(kind, config)
-    PRESETS.register(kind, {"model.kind": kind, **(preset or {})})
+    PRESETS.register(kind, {"model.kind": kind, **(preset or {})}, owner=origin(config))
     return config
 
 
@@ -103,11 +105,14 @@ def register_preset(name: str, changes: Mapping[str, Any]) -> None:
     Raises ConfigError if the name is taken, or if the settings are not valid.
     """
     RunConfig().changed(changes, where=f"preset {name}")
-    PRESETS.register(name, dict(changes))
+    PRESETS.register(name, dict(changes), owner=_caller())
 
 
 def register_corpus(corpus: Corpus) -> Corpus:
-    """Registers a corpus, which can then be named like a file. Raises ConfigError if it is
-    taken.
-    """
-    return CORPORA.register(corpus.name.lower(), corpus)
+    """Registers a corpus, to be named like a file. Raises ConfigError if the name is taken."""
+    return CORPORA.register(corpus.name.lower(), corpus, owner=_caller())
+
+
+def _caller() -> str:
+    """The module that called the function that calls this: the owner of what it registers."""
+    return str(sys._getframe(2).f_globals.get("__name__"))

@@ -8,10 +8,11 @@ A run folder appears at once with its config and tokens in it, so what is there 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,16 @@ from torch import Tensor
 
 from lmsmith import atomic, foreign_json
 from lmsmith.checkpoint import available, load_model
-from lmsmith.config import ModelConfig, RunConfig, flatten, read_toml, settings
+from lmsmith.config import (
+    MODEL_KINDS,
+    OPTIMIZERS,
+    SCHEDULES,
+    ModelConfig,
+    RunConfig,
+    flatten,
+    read_toml,
+    settings,
+)
 from lmsmith.config.aliases import OF_EVERY_KIND, RENAMED
 from lmsmith.data.batches.exposure import Exposure, exposure
 from lmsmith.data.batches.packing import batches_of, boundary_of
@@ -91,6 +101,7 @@ def create(
             except StorageError as error:
                 raise StorageError(str(error).replace(str(partial), str(place))) from error
             (partial / "config.toml").write_text(config.to_toml(), encoding="utf-8")
+            _keep_extensions(partial, config)
     except BaseException:
         if empty:
             place.mkdir(exist_ok=True)
@@ -116,7 +127,32 @@ def open_run(place: Path) -> tuple[RunConfig, Corpus]:
         raise UsageError(
             f"{place} is an imported model: it holds no text and no checkpoint to go on from."
         )
+    _require_extensions(place)
     return RunConfig().changed(read_toml(config), where=str(config)), load(place / "tokens")
+
+
+def _keep_extensions(folder: Path, config: RunConfig) -> None:
+    """Writes extensions.json, if the run needs any. OSError."""
+    sources = (
+        MODEL_KINDS.source(config.model.kind),
+        OPTIMIZERS.source(config.optim.name),
+        SCHEDULES.source(config.schedule.shape),
+    )
+    if used := [source for source in sources if source]:
+        content = json.dumps({"extensions": used}, indent=1) + "\n"
+        (folder / "extensions.json").write_text(content, encoding="utf-8")
+
+
+def _require_extensions(place: Path) -> None:
+    """Raises ConfigError for an extension that the run needs and that is missing here."""
+    try:
+        found = foreign_json.read(place / "extensions.json")["extensions"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # most runs have none; without it, the config's error names what is missing
+    for source in found:
+        for registry in (MODEL_KINDS, OPTIMIZERS, SCHEDULES):
+            if source.get("what") == registry.what:
+                registry.require(source["name"], source, str(place))
 
 
 def exposure_of(place: Path) -> tuple[int, list[tuple[str, Exposure]]]:
@@ -171,7 +207,7 @@ def load_weights(folder: Path) -> tuple[LanguageModel, dict[str, Tensor], dict[s
     """
     tensors, content = load_model(folder)
     try:
-        model = model_config(content["model"]).restore(tensors)
+        model = config_of(content, folder).restore(tensors)
     except (
         KeyError,
         AttributeError,
@@ -235,6 +271,17 @@ def empty_prompt(tokenizer: Tokenizer) -> str:
     beginning of a line.
     """
     return "" if tokenizer.end_of_text is not None else "\n"
+
+
+def config_of(content: Mapping[str, Any], folder: Path) -> ModelConfig:
+    """The settings of the model in `folder`, from the config that its config.json holds.
+
+    Raises ConfigError, also where the model kind is from an extension that is missing here;
+    KeyError.
+    """
+    if source := content.get("extension"):
+        MODEL_KINDS.require(source["name"], source, str(folder))
+    return model_config(content["model"])
 
 
 def model_config(values: dict[str, Any]) -> ModelConfig:

@@ -5,8 +5,8 @@ It knows how to build the model, what it costs, and which sizes suit a budget. E
 lmsmith asks the config and never which kind it is. The classes import no torch, so `--help` can
 read them.
 
-To add a kind, derive from `NeuralConfig`, write `build`, and call
-`MODEL_KINDS.register(name, YourConfig)` or `lmsmith.register.model(...)`; `examples/` has one.
+To add a kind, derive from `NeuralConfig`, write `build`, and call `register_model(YourConfig)` of
+`lmsmith.extend`; `examples/neural_probabilistic_lm.py` is one.
 """
 
 from __future__ import annotations

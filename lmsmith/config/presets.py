@@ -13,6 +13,7 @@ attention is dense, the batch the last one. Two rows of the table do not multipl
 import math
 from typing import Any
 
+from lmsmith.config.model import MODEL_KINDS
 from lmsmith.config.registry import Registry
 from lmsmith.config.run import RunConfig
 
@@ -145,7 +146,18 @@ _PRESETS |= {
 }
 
 
-PRESETS: Registry[dict[str, Any]] = Registry("preset", "lmsmith.presets", _PRESETS)
+class _Presets(Registry[dict[str, Any]]):
+    """Presets; a model kind that an extension adds is the name of one."""
+
+    def load_extensions(self) -> None:
+        for kind in MODEL_KINDS.added():
+            if kind not in self.known:
+                MODEL_KINDS.get(kind)  # an entry point, whose module may register the preset
+                self.known.setdefault(kind, {"model.kind": kind})
+        super().load_extensions()
+
+
+PRESETS = _Presets("preset", "lmsmith.presets", _PRESETS)
 """Settings by dotted name that a preset changes from the defaults."""
 
 

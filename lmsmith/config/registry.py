@@ -18,9 +18,9 @@ import functools
 import importlib
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeGuard, TypeVar, cast
 
 from lmsmith.errors import ConfigError
 
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 EXTENSIONS = "LMSMITH_EXTENSIONS"
+HOW_TO_LOAD = (
+    "If an extension provides it, install its package, import its module before this call, or name "
+    f"the module or .py file in the environment variable {EXTENSIONS}."
+)
 
 T = TypeVar("T")
 
@@ -39,52 +43,102 @@ class Registry(Generic[T]):
         """`what` names one entry in messages ("optimizer"); `group` is the entry-point group."""
         self.what, self.group = what, group
         self._built_in = frozenset(built_in)
-        self.known: dict[str, T | str] = dict(built_in)
-        """What is registered so far; a "module:attribute" is imported by `get`."""
+        self.known: dict[str, T | str | EntryPoint] = dict(built_in)
+        """What is registered so far; `get` imports a "module:attribute" and loads an entry point."""
+        self._owners: dict[str, Hashable] = {}
 
-    def register(self, name: str, value: T) -> T:
+    def register(self, name: str, value: T, owner: Hashable = None) -> T:
         """Adds a name and returns the value. Raises ConfigError if the name is taken.
 
-        The same class or function may be registered again, as a notebook does when a cell is run
-        twice: the newer one counts.
+        The owner of a name may register it again, as a notebook does when a cell is run twice: the
+        newest value counts. `owner` is by default where a class or function is defined: its module
+        and its qualified name.
         """
-        if name in self._built_in or (
-            name in self.known and _origin(self.known[name]) != _origin(value)
-        ):
+        owner = owner or origin(value)
+        if name in self._built_in:
             raise ConfigError(
-                f"the {self.what} {name!r} is already registered"
-                f"{' by lmsmith itself' if name in self._built_in else ''}: choose another name."
+                f"the {self.what} {name!r} is already registered by lmsmith itself: choose another "
+                "name."
+            )
+        if name in self.known and not self._may_replace(name, owner):
+            raise ConfigError(
+                f"the {self.what} {name!r} is already registered by {self._whose(name)}: choose "
+                "another name."
             )
         self.known[name] = value
+        self._owners[name] = owner
         return value
 
     def get(self, name: str) -> T:
         """The value of a name. Raises ConfigError for an unknown name, with the nearest ones."""
         if name not in self.known:
-            self._load_extensions()
+            self.load_extensions()
         if name not in self.known:
             raise ConfigError(self.unknown(name))
         value = self.known[name]
         if isinstance(value, str):
             module, _, attribute = value.partition(":")
             value = self.known[name] = getattr(importlib.import_module(module), attribute)
-        return value
+        elif _is_entry_point(value):
+            loaded = _load(value)
+            if self.known[name] is value:  # else its module registered the name itself
+                self.known[name] = loaded
+                self._owners[name] = origin(loaded) or value.value.replace(" ", "")
+            value = self.known[name]
+        return cast(T, value)
 
     def names(self) -> tuple[str, ...]:
         """All names, those of lmsmith first."""
-        self._load_extensions()
+        self.load_extensions()
         return tuple(self.known)
 
     def values(self) -> list[T]:
         """All values, in the order of their names."""
         return [self.get(name) for name in self.names()]
 
+    def source(self, name: str) -> dict[str, str]:
+        """Which extension a name is from: `module`, and its `file` or `package`; empty for ours.
+
+        A run keeps it, for `require` where the run is opened without the extension.
+        """
+        if name in self._built_in or name not in self:
+            return {}
+        value, owner = self.get(name), self._owners.get(name)
+        module = str(owner[0] if isinstance(owner, tuple) else owner)
+        found = {"what": self.what, "name": name, "module": module}
+        for entry in _entry_points(self.group):
+            if entry.name == name and entry.dist and origin(_load(entry)) == origin(value):
+                return found | {"package": entry.dist.name}
+        file = getattr(sys.modules.get(module), "__file__", None)
+        return found | ({"file": str(Path(file).resolve())} if file else {})
+
+    def require(self, name: str, source: Mapping[str, str], where: str) -> None:
+        """Raises ConfigError where a name that `source` describes is not registered here."""
+        if name in self:
+            return
+        file, package = source.get("file", ""), source.get("package", "")
+        if package:
+            origin, remedy = f"the package {package}", f"Install it: `pip install {package}`"
+        elif file:
+            origin, remedy = file, f"Set {EXTENSIONS}={file} (or where that file is now)"
+        else:
+            origin, remedy = source.get("module", ""), "Register it"
+        call = ", or register it before this call in Python" if file or package else ""
+        raise ConfigError(
+            f"{where} needs the {self.what} {name!r}, an extension from {origin}, which is missing "
+            f"here. {remedy}{call}."
+        )
+
+    def added(self) -> tuple[str, ...]:
+        """The names that extensions have added."""
+        return tuple(name for name in self.names() if name not in self._built_in)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
 
     def __contains__(self, name: object) -> bool:
         if name not in self.known:
-            self._load_extensions()
+            self.load_extensions()
         return name in self.known
 
     def unknown(self, name: str) -> str:
@@ -92,16 +146,68 @@ class Registry(Generic[T]):
         near = difflib.get_close_matches(name, self.names(), n=1, cutoff=0.6)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         return (
-            f"there is no {self.what} {name!r}.{hint} There are: {', '.join(self.names())}. If an "
-            "extension provides it, install its package, import its module before this call, or "
-            f"name the module or .py file in the environment variable {EXTENSIONS}."
+            f"there is no {self.what} {name!r}.{hint} There are: {', '.join(self.names())}. "
+            f"{HOW_TO_LOAD}"
         )
 
-    def _load_extensions(self) -> None:
+    def load_extensions(self) -> None:
+        """Imports what LMSMITH_EXTENSIONS names and lists entry points; loads none of these.
+
+        Raises ConfigError where an extension cannot be imported, or an installed package claims a
+        name that is taken.
+        """
         import_extensions()
         for entry in _entry_points(self.group):
             if entry.name not in self.known:
-                self.known[entry.name] = _load(entry)
+                self.known[entry.name] = entry
+                self._owners[entry.name] = entry.value.replace(" ", "")
+            elif not self._is_same(entry):
+                raise ConfigError(
+                    f"{_package(entry)} provides the {self.what} {entry.name!r}, and that name is "
+                    f"already registered by {self._whose(entry.name)}. Remove one of the two, or "
+                    "give one another name."
+                )
+
+    def _is_same(self, entry: "EntryPoint") -> bool:
+        if entry.name in self._built_in:
+            return False
+        known, owner = self.known[entry.name], _text(self._owners.get(entry.name))
+        if known is entry or owner == entry.value.replace(" ", ""):
+            return True
+        if _is_entry_point(known):
+            return False
+        # A package may name an object that another of its modules defines and registers.
+        loaded = _load(entry)
+        return loaded is known or origin(loaded) == origin(known) is not None
+
+    def _may_replace(self, name: str, owner: Hashable) -> bool:
+        known = self.known[name]
+        if _is_entry_point(known):  # its package is being imported, and registers it itself
+            return _text(owner).split(":")[0].split(".")[0] == known.module.split(".")[0]
+        return self._owners.get(name) == owner
+
+    def _whose(self, name: str) -> str:
+        """Who has registered a name, for messages."""
+        if name in self._built_in:
+            return "lmsmith itself"
+        known = self.known[name]
+        return _package(known) if _is_entry_point(known) else _text(self._owners.get(name))
+
+
+def origin(value: Any) -> Hashable:
+    """Where a class or function is defined, as module and qualified name; else None."""
+    name = getattr(value, "__qualname__", None)
+    return (getattr(value, "__module__", None), name) if name else None
+
+
+def _text(owner: Hashable) -> str:
+    """An owner as "module:name", the way entry points are written."""
+    return ":".join(map(str, owner)) if isinstance(owner, tuple) else str(owner)
+
+
+def _is_entry_point(value: Any) -> "TypeGuard[EntryPoint]":
+    metadata = sys.modules.get("importlib.metadata")  # not imported: there is no entry point yet
+    return metadata is not None and isinstance(value, metadata.EntryPoint)
 
 
 @functools.cache
@@ -111,46 +217,53 @@ def _entry_points(group: str) -> "tuple[EntryPoint, ...]":
     return tuple(entry_points(group=group))
 
 
+def _package(entry: "EntryPoint") -> str:
+    return f"the package {entry.dist.name}" if entry.dist else "an installed package"
+
+
 def import_extensions() -> None:
     """Imports what LMSMITH_EXTENSIONS names, each once. Raises ConfigError with the reason."""
-    import importlib.util
-
     for name in filter(None, (part.strip() for part in os.environ.get(EXTENSIONS, "").split(","))):
-        key = Path(name).stem if name.endswith(".py") else name
-        if key in sys.modules:
-            continue
         try:
             if name.endswith(".py"):
-                spec = importlib.util.spec_from_file_location(key, Path(name).resolve())
-                assert spec is not None
-                assert spec.loader is not None
-                module = sys.modules[key] = importlib.util.module_from_spec(spec)
-                try:
-                    spec.loader.exec_module(module)
-                except BaseException:
-                    del sys.modules[key]
-                    raise
+                _import_file(Path(name).expanduser().resolve())
             else:
                 importlib.import_module(name)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ConfigError(
                 f"the extension {name!r} of {EXTENSIONS} cannot be imported "
                 f"({type(error).__name__}: {error}). Correct the variable, or unset it."
             ) from error
 
 
+def _import_file(path: Path) -> None:
+    """Imports a .py file as the module of its name, unless it is imported already."""
+    import importlib.util
+
+    name = path.stem
+    if (there := sys.modules.get(name)) is not None:
+        place = getattr(there, "__file__", None)
+        if place is None or Path(place).resolve() != path:
+            raise ImportError(
+                f"there is another module {name!r} ({place or 'built in'}): rename the file"
+            )
+        return
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+
+
 def _load(entry: "EntryPoint") -> Any:
     try:
         return entry.load()
-    except Exception as error:
-        package = entry.dist.name if entry.dist else "an installed package"
+    except (Exception, SystemExit) as error:
         raise ConfigError(
-            f"{entry.name!r} of {package} cannot be loaded ({type(error).__name__}: {error}). "
-            "Reinstall or remove that package."
+            f"the entry point {entry.name!r} of {_package(entry)} cannot be loaded "
+            f"({type(error).__name__}: {error}). Reinstall or remove the package."
         ) from error
-
-
-def _origin(value: Any) -> Any:
-    """Where a class or function is defined; another value stands for itself."""
-    name = getattr(value, "__qualname__", None)
-    return (getattr(value, "__module__", None), name) if name else value

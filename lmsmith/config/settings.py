@@ -25,6 +25,7 @@ from typing import Any, Literal
 
 from lmsmith.config import synonyms
 from lmsmith.config.aliases import renamed
+from lmsmith.config.registry import HOW_TO_LOAD
 from lmsmith.errors import ConfigError
 
 Names = Callable[[], tuple[str, ...]]
@@ -117,9 +118,8 @@ def parse(leaf: Setting, value: Any, where: str) -> Any:
     found = _parse(leaf, leaf.kind, value, where)
     if leaf.names and found not in leaf.names():
         raise ConfigError(
-            f"{leaf.name} = {found!r} in {where}: wanted one of {', '.join(leaf.names())}. If an "
-            "extension provides it, install its package, import its module first, or name the "
-            "module or .py file in the environment variable LMSMITH_EXTENSIONS."
+            f"{leaf.name} = {found!r} in {where}: wanted one of {', '.join(leaf.names())}. "
+            f"{HOW_TO_LOAD}"
         )
     return found
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from lmsmith.config import OPTIMIZERS, OptimConfig
+from lmsmith.errors import ConfigError, TrainingError
 from lmsmith.models.interface import NeuralModel
 from lmsmith.optim.muon import Muon, OfStack, Quintic, newton_schulz, polar_express
 from lmsmith.optim.sgd import SGD
@@ -60,6 +61,11 @@ class Optimisers:
         ]
         make = OPTIMIZERS.get(config.name)
         self.all: list[torch.optim.Optimizer] = [make([g for g in groups if g["params"]], config)]
+        if not isinstance(self.all[0], torch.optim.Optimizer):
+            raise ConfigError(
+                f"optim.name = {config.name!r} made a {type(self.all[0]).__name__}: wanted a "
+                "torch.optim.Optimizer. Correct the function that is registered under that name."
+            )
         if matrices:
             parts = {self.named[n]: rows for n, rows in model.parts().items()}
             self.all.append(
@@ -96,12 +102,21 @@ class Optimisers:
         on.
         """
         names = {p: n for n, p in self.named.items()}
-        return {
+        found = {
             f"{key}/{names[p]}": value
             for optimiser in self.all
             for p, entries in optimiser.state.items()
             for key, value in entries.items()
         }
+        for name, value in found.items():
+            if not torch.is_tensor(value):
+                raise TrainingError(
+                    f"the optimizer {type(self.all[0]).__name__} keeps a value of type "
+                    f"{type(value).__name__} in its state ({name}), which a checkpoint cannot "
+                    "hold: wanted tensors, such as torch.tensor(...). Correct the optimizer and "
+                    "train again."
+                )
+        return found
 
     def load_state(
         self,

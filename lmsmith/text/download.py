@@ -140,6 +140,8 @@ def _fetch(
         except (OSError, http.client.HTTPException) as error:
             if isinstance(error, urllib.error.HTTPError) and error.code not in PASSING:
                 raise DataError(_refused(url, error)) from error
+            if url.startswith("file:"):
+                raise DataError(f"cannot read {url}: {_reason(error)}.") from error
             failures = 1 if came > came_before else failures + 1
             pauses = PAUSES if patient or came else PAUSES[:1]
             reason = _reason(error)

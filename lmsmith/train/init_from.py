@@ -22,7 +22,7 @@ from lmsmith import foreign_json
 from lmsmith.checkpoint import load_model
 from lmsmith.config import RunConfig
 from lmsmith.errors import ConfigError
-from lmsmith.run_folder import model_config, model_folder, tokenizer_of
+from lmsmith.run_folder import config_of, model_folder, tokenizer_of
 
 RATE = 0.1  # of the preset's learning rates
 FREE = {"dropout", "attention_dropout", "ngram_dropout"}
@@ -38,7 +38,7 @@ def begun_with(config: RunConfig, given: Collection[str]) -> tuple[RunConfig, se
     place = config.train.init_from
     folder = model_folder(Path(place))
     _, content = load_model(folder)
-    model = model_config(content["model"])
+    model = config_of(content, folder)
     if model.counted:
         raise ConfigError(
             f"{place} is an n-gram model: its counts are those of its text, and cannot be trained "

@@ -13,7 +13,7 @@ import pytest
 from conftest import TEXT, TINY, Lmsmith
 
 from lmsmith.cli import parse, verbs
-from lmsmith.config import settings
+from lmsmith.config import MODEL_KINDS, settings
 
 VERBS = sorted(verbs().found)
 
@@ -85,6 +85,21 @@ def test_every_setting_is_an_option_of_train_with_its_meaning(lmsmith: Lmsmith) 
         if name not in ("data.sources", "data.mixture"):  # the arguments; tables of a recipe
             assert f"--{name} " in shown
             assert leaf.meaning.replace("- ", "-") in words
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [(["--preset", "lstm"], "rnn"), (["--preset=ngram"], "ngram"), (["--model.kind=rnn"], "rnn")],
+)
+def test_help_of_a_preset_lists_the_settings_of_its_kind(
+    lmsmith: Lmsmith, words: list[str], kind: str
+) -> None:
+    shown = lmsmith("train", *words, "--help").out
+    config = MODEL_KINDS.get(kind)
+    wanted = {name for name, _ in settings(config) if name.startswith("model.")}
+    assert set(re.findall(r"--(model\.\w+)", shown)) == wanted
+    assert f"settings of kind {kind} ({config.description})" in " ".join(shown.split())
+    assert "model.n_head" not in wanted
 
 
 def test_the_examples_run_one_after_the_other(lmsmith: Lmsmith, run: Path) -> None:
