@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from lmsmith import api
 from lmsmith.cli.grammar import (
     OFTEN,
     Verbs,
@@ -141,67 +142,73 @@ def _replay(options: argparse.Namespace, console: Console, started: float) -> in
 
 
 def _train(options: argparse.Namespace, console: Console, started: float) -> int:
-    from lmsmith.train.start import train
-
-    with outliving():
-        given = settings_given(options)
-        run, summary = train(
-            options.source, given, out=options.out, console=console, started=started
-        )
-        return _closing(run, summary, console)
+    given = settings_given(options)
+    return _closing(
+        lambda: api.train(
+            options.source, out=options.out, settings=given, progress=console, started=started
+        ),
+        console,
+    )
 
 
 def _resume(options: argparse.Namespace, console: Console, started: float) -> int:
-    from lmsmith.train.start import resume
-
-    with outliving():
-        summary = resume(
+    return _closing(
+        lambda: api.resume(
             options.run,
-            settings_given(options),
-            console=console,
+            settings=settings_given(options),
             without_hooks=options.without_hook,
-        )
-        return _closing(options.run, summary, console)
+            progress=console,
+        ),
+        console,
+    )
 
 
 def _demo(options: argparse.Namespace, console: Console, started: float) -> int:
-    from lmsmith.demo import demo
+    return _closing(
+        lambda: api.demo(
+            out=options.out, minutes=options.minutes, progress=console, started=started
+        ),
+        console,
+    )
 
-    with outliving():
-        run, summary = demo(options.out, options.minutes, console=console, started=started)
-        return _closing(run, summary, console)
 
-
-def _closing(run: Path, summary: dict[str, Any], console: Console) -> int:
-    """The run's last lines, its report, and the exit status its end asks for."""
-    from lmsmith.studies.report import write_report
+def _closing(make: Callable[[], api.Run], console: Console) -> int:
+    """Makes a run and prints its last lines; the exit status its end asks for."""
     from lmsmith.studies.runs import prompt_of
     from lmsmith.train.ended import init_from, learned_nothing
     from lmsmith.train.log import say
+    from lmsmith.train.stop import RunStopped
 
-    if os.environ.get("RANK", "0") != "0":  # of several processes the first one speaks
-        return 128 + signal.Signals[summary["signal"]] if summary["finished"] == "signal" else 0
-    name = shlex.quote(str(run))
-    if summary["finished"] == "signal":
-        say(
-            console, f"{run} is saved at step {summary['steps']:,}; `lmsmith resume {name}` goes on"
+    first = os.environ.get("RANK", "0") == "0"  # of several processes the first one speaks
+    with outliving():
+        try:
+            made = make()
+        except RunStopped as stopped:
+            if first:
+                name = shlex.quote(str(stopped.run))
+                say(
+                    console,
+                    f"{stopped.run} is saved at step {stopped.steps:,}; "
+                    f"`lmsmith resume {name}` goes on",
+                )
+            return 128 + stopped.signal
+        if not first:
+            return 0
+        run, summary = made.path, made.summary
+        say(console, _counted(summary) if summary["finished"] == "counted" else _trained(summary))
+        if nothing := learned_nothing(summary, init_from(run)):
+            say(
+                console,
+                f"note     {nothing}. Allow more --minutes, or choose a smaller model, text or --train.batch_size.",
+                indent=9,
+                style="red",
+            )
+        name = shlex.quote(str(run))
+        console.print(
+            f"report   {run / 'report.html'}\n"
+            f"try      lmsmith generate {name} {shlex.quote(prompt_of(run))}"
         )
-        return 128 + signal.Signals[summary["signal"]]
-    path = run / "report.html"
-    if not path.exists() or path.stat().st_mtime < (run / "summary.json").stat().st_mtime:
-        write_report([run], path)
-    say(console, _counted(summary) if summary["finished"] == "counted" else _trained(summary))
-    if nothing := learned_nothing(summary, init_from(run)):
-        say(
-            console,
-            f"note     {nothing}. Allow more --minutes, or choose a smaller model, text or --train.batch_size.",
-            indent=9,
-            style="red",
-        )
-    console.print(
-        f"report   {path}\ntry      lmsmith generate {name} {shlex.quote(prompt_of(run))}"
-    )
-    return 0
+        return 0
 
 
 def _counted(summary: dict[str, Any]) -> str:
@@ -234,10 +241,5 @@ def _trained(summary: dict[str, Any]) -> str:
 
 
 def _report(options: argparse.Namespace, console: Console, started: float) -> int:
-    from lmsmith.studies.report import write_report
-
-    out = options.out or (
-        options.runs[0] / "report.html" if len(options.runs) == 1 else Path("report.html")
-    )
-    console.print(str(write_report(options.runs, out)))
+    console.print(str(api.report(options.runs, out=options.out)))
     return 0
