@@ -12,7 +12,7 @@ from lmsmith.api.data import prepare
 from lmsmith.api.lm import LM, SpecialTokens, load
 from lmsmith.api.models import Comparison, Exported, compare, evaluate, export, import_model
 from lmsmith.api.run import Run
-from lmsmith.api.training import demo, report, resume, train
+from lmsmith.api.training import demo, report, resume, settings_from, train
 
 __all__ = [
     "LM",
@@ -29,5 +29,6 @@ __all__ = [
     "prepare",
     "report",
     "resume",
+    "settings_from",
     "train",
 ]

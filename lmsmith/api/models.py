@@ -141,8 +141,8 @@ def compare(
     sources = [] if train is None else paths(train)
     if not sources and (not folders or text is None):
         raise UsageError(
-            "name runs and a text; or text to train on, to train models first and compare them on "
-            "what is held out (compare RUN... --text FILE; compare --train SOURCE)."
+            "name runs and a text; or with train=... text to train models on first, which are "
+            "then compared on the part of it that is held out."
         )
     page = None if out is None else Path(out)
     if page and not (runs_out and page.parent == Path(runs_out)):  # which training makes

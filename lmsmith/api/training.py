@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import os
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -36,8 +38,17 @@ SHORT = {
 }
 """Arguments of `train` that are settings -> the setting's dotted name."""
 
-WHERE = "the arguments"
-"""What errors call the place where a setting of a Python call is given."""
+_where = contextvars.ContextVar("where", default="the arguments")
+
+
+@contextlib.contextmanager
+def settings_from(place: str) -> Iterator[None]:
+    """Within: errors about a setting say that it was given in `place`."""
+    token = _where.set(place)
+    try:
+        yield
+    finally:
+        _where.reset(token)
 
 
 def train(
@@ -113,7 +124,7 @@ def train(
             console=console,
             started=started,
             hooks=hooks,
-            where=WHERE,
+            where=_where.get(),
         )
         return _ended(place, summary)
 
@@ -154,7 +165,7 @@ def resume(
             console=console,
             hooks=hooks,
             without_hooks=without_hooks,
-            where=WHERE,
+            where=_where.get(),
         )
         return _ended(Path(run), summary)
 

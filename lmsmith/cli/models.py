@@ -12,6 +12,7 @@ from lmsmith import api
 from lmsmith.cli.console import Printer, table
 from lmsmith.cli.grammar import Verbs, add_setting, settings_given
 from lmsmith.config import RunConfig, settings
+from lmsmith.errors import UsageError
 from lmsmith.strict_json import to_json
 
 if TYPE_CHECKING:
@@ -115,6 +116,10 @@ def _compare(options: argparse.Namespace, console: Console, started: float) -> i
     from lmsmith.studies.league import HEAD, league_rows, measure
     from lmsmith.train.log import say
 
+    if not options.train and (not options.runs or options.text is None):
+        raise UsageError(
+            "name runs and --text FILE; or --train SOURCE, to train models first and compare them on what is held out."
+        )
     given = settings_given(options)
     config = RunConfig().changed(given, where="the command line")
     found = api.compare(

@@ -143,7 +143,7 @@ def _replay(options: argparse.Namespace, console: Console, started: float) -> in
 
 def _train(options: argparse.Namespace, console: Console, started: float) -> int:
     given = settings_given(options)
-    return _closing(
+    return _making(
         lambda: api.train(
             options.source, out=options.out, settings=given, progress=console, started=started
         ),
@@ -152,7 +152,7 @@ def _train(options: argparse.Namespace, console: Console, started: float) -> int
 
 
 def _resume(options: argparse.Namespace, console: Console, started: float) -> int:
-    return _closing(
+    return _making(
         lambda: api.resume(
             options.run,
             settings=settings_given(options),
@@ -164,7 +164,7 @@ def _resume(options: argparse.Namespace, console: Console, started: float) -> in
 
 
 def _demo(options: argparse.Namespace, console: Console, started: float) -> int:
-    return _closing(
+    return _making(
         lambda: api.demo(
             out=options.out, minutes=options.minutes, progress=console, started=started
         ),
@@ -172,43 +172,45 @@ def _demo(options: argparse.Namespace, console: Console, started: float) -> int:
     )
 
 
-def _closing(make: Callable[[], api.Run], console: Console) -> int:
+def _making(make: Callable[[], api.Run], console: Console) -> int:
     """Makes a run and prints its last lines; the exit status its end asks for."""
-    from lmsmith.studies.runs import prompt_of
-    from lmsmith.train.ended import init_from, learned_nothing
     from lmsmith.train.log import say
     from lmsmith.train.stop import RunStopped
 
     first = os.environ.get("RANK", "0") == "0"  # of several processes the first one speaks
-    with outliving():
+    with outliving(), api.settings_from("the command line"):
         try:
-            made = make()
+            run = make()
         except RunStopped as stopped:
             if first:
                 name = shlex.quote(str(stopped.run))
                 say(
                     console,
-                    f"{stopped.run} is saved at step {stopped.steps:,}; "
-                    f"`lmsmith resume {name}` goes on",
+                    f"{stopped.run} is saved at step {stopped.steps:,}; `lmsmith resume {name}` goes on",
                 )
             return 128 + stopped.signal
-        if not first:
-            return 0
-        run, summary = made.path, made.summary
-        say(console, _counted(summary) if summary["finished"] == "counted" else _trained(summary))
-        if nothing := learned_nothing(summary, init_from(run)):
-            say(
-                console,
-                f"note     {nothing}. Allow more --minutes, or choose a smaller model, text or --train.batch_size.",
-                indent=9,
-                style="red",
-            )
-        name = shlex.quote(str(run))
-        console.print(
-            f"report   {run / 'report.html'}\n"
-            f"try      lmsmith generate {name} {shlex.quote(prompt_of(run))}"
+        return _closing(run.path, run.summary, console) if first else 0
+
+
+def _closing(run: Path, summary: dict[str, Any], console: Console) -> int:
+    """The last lines of a run that has come to its end."""
+    from lmsmith.studies.runs import prompt_of
+    from lmsmith.train.ended import init_from, learned_nothing
+    from lmsmith.train.log import say
+
+    say(console, _counted(summary) if summary["finished"] == "counted" else _trained(summary))
+    if nothing := learned_nothing(summary, init_from(run)):
+        say(
+            console,
+            f"note     {nothing}. Allow more --minutes, or choose a smaller model, text or --train.batch_size.",
+            indent=9,
+            style="red",
         )
-        return 0
+    console.print(
+        f"report   {run / 'report.html'}\n"
+        f"try      lmsmith generate {shlex.quote(str(run))} {shlex.quote(prompt_of(run))}"
+    )
+    return 0
 
 
 def _counted(summary: dict[str, Any]) -> str:
