@@ -277,8 +277,8 @@ class LM:
         from lmsmith.models.interface import NeuralModel
 
         given = ids if isinstance(ids, torch.Tensor) else torch.from_numpy(np.asarray(ids))
-        self._check(given)
-        rows = given.reshape(-1, given.shape[-1]).long().to(self.model.device)
+        whole = self._checked(given)
+        rows = whole.reshape(-1, whole.shape[-1]).to(self.model.device)
         with inference(self.model):
             if isinstance(self.model, NeuralModel):
                 found: Tensor = self.model(rows)
@@ -301,14 +301,15 @@ class LM:
             f"{self.model.n_parameters():,} parameters, {self.tokenizer.kind} tokenizer)"
         )
 
-    def _check(self, ids: Tensor) -> None:
-        """Raises UsageError for ids that the model cannot read."""
+    def _checked(self, ids: Tensor) -> Tensor:
+        """The ids as int64. Raises UsageError for ids that the model cannot read."""
         V, T = self.model.vocab_size, self.model.context_length
         if ids.dim() not in (1, 2) or not ids.numel() or ids.is_floating_point():
             raise UsageError(
                 f"ids of shape {tuple(ids.shape)} and type {ids.dtype}: wanted whole numbers of "
                 "shape (T,) or (B, T), at least one."
             )
+        ids = ids.long()  # torch computes little with the uint16 of tokenizers
         if int(ids.min()) < 0 or int(ids.max()) >= V:
             raise UsageError(
                 f"ids from {int(ids.min())} to {int(ids.max())}: wanted 0 to {V - 1}, the model's "
@@ -319,6 +320,7 @@ class LM:
                 f"{ids.shape[-1]} ids are more than the model's context length of {T}: give the "
                 "last of them, or use lm.score, which lays windows over a text."
             )
+        return ids
 
 
 def _texts(stop: str | Sequence[str]) -> Sequence[str]:

@@ -10,7 +10,6 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -127,7 +126,7 @@ def test_a_text_is_continued_in_whole_pieces_and_batches(lm: lmsmith.LM) -> None
 
 def test_logits_next_tokens_and_scores_agree(lm: lmsmith.LM) -> None:
     """Three ways to the same probabilities; the score as the definition has it."""
-    ids = lm.tokenizer.encode("It was lo").astype(np.int64)
+    ids = lm.tokenizer.encode("It was lo")
     logits = lm.logits(ids)
     assert logits.shape == (len(ids), lm.model.vocab_size)
     assert not logits.requires_grad
@@ -141,7 +140,9 @@ def test_logits_next_tokens_and_scores_agree(lm: lmsmith.LM) -> None:
     assert [value for _, value in top] == pytest.approx([value for _, value in found], abs=1e-6)
     assert sum(value for _, value in lm.next_token("It", top=10**6)) == pytest.approx(1)
     score = lm.score("It was lo", bos=False)
-    nats = math.log(lm.model.vocab_size) - sum(float(p[i, ids[i + 1]]) for i in range(len(ids) - 1))
+    nats = math.log(lm.model.vocab_size) - sum(
+        float(p[i, int(ids[i + 1])]) for i in range(len(ids) - 1)
+    )
     assert score.n_tokens == len(ids) == score.n_bytes
     assert score.nats_per_token == pytest.approx(nats / len(ids), rel=1e-5)
     assert score.bits_per_byte == pytest.approx(nats / math.log(2) / len(ids), rel=1e-5)
