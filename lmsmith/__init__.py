@@ -1,5 +1,108 @@
 """lmsmith makes language models from text: tokenizer, shards, training, evaluation, generation,
 export.
+
+    import lmsmith
+
+    run = lmsmith.train("book.txt", minutes=1)
+    lm = lmsmith.load(run)
+    print(lm.generate("It was", max_tokens=100))
+
+train, resume, demo       make a run            load, LM          use its model
+evaluate, compare         score models          Run               its folder: numbers, settings,
+                          report
+prepare, Tokenizer        text to tokens        report            plots of runs
+import_model, export      other programs        extend, errors    for extensions; what is raised
+
+Each is imported when it is first used, so `import lmsmith` is quick and does not import torch.
 """
 
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lmsmith import errors as errors
+    from lmsmith import extend as extend
+    from lmsmith.api import (
+        LM,
+        Run,
+        compare,
+        demo,
+        evaluate,
+        export,
+        import_model,
+        load,
+        prepare,
+        report,
+        resume,
+        train,
+    )
+    from lmsmith.tokens.tokenizer import Tokenizer
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "LM",
+    "Run",
+    "Tokenizer",
+    "__version__",
+    "compare",
+    "demo",
+    "errors",
+    "evaluate",
+    "export",
+    "extend",
+    "import_model",
+    "load",
+    "prepare",
+    "report",
+    "resume",
+    "train",
+]
+
+_MODULES = ("errors", "extend")
+_ELSEWHERE = {"Tokenizer": "lmsmith.tokens.tokenizer"}  # all others are in lmsmith.api
+
+
+def _public(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"lmsmith.{name}")
+    return getattr(importlib.import_module(_ELSEWHERE.get(name, "lmsmith.api")), name)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'lmsmith' has no attribute {name!r}")
+    globals()[name] = found = _public(name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Called(ModuleType):
+    """A submodule that has the name of a public function, such as lmsmith.train: calling it calls
+    that.
+
+    Python makes a submodule an attribute of its package when it is imported. Without this,
+    `lmsmith.train(...)` would work only until the first import of `lmsmith.train.loop`.
+    """
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return self.__wrapped__(*arguments, **options)
+
+    @property
+    def __wrapped__(self) -> Any:  # inspect.signature and help follow it
+        return _public(self.__name__.rpartition(".")[2])
+
+
+class _Package(ModuleType):
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in __all__ and name not in _MODULES and type(value) is ModuleType:
+            value.__class__ = _Called
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from lmsmith import api
 from lmsmith.cli.console import Progress
 from lmsmith.cli.grammar import Verbs, add_files, add_setting, at_least_one, settings_given
 from lmsmith.config import RunConfig, settings
@@ -224,29 +225,27 @@ def _download(options: argparse.Namespace, console: Console, started: float) -> 
 
 
 def _prepare(options: argparse.Namespace, console: Console, started: float) -> int:
-    from lmsmith.data.prepare.build import build_shards
     from lmsmith.text.files import plural
 
     data = RunConfig().changed(settings_given(options), where="the command line").data
-    with Progress(console) as tell:
-        manifest = build_shards(
-            options.source,
-            options.out,
-            tokenizer=options.tokenizer,
-            shard_tokens=options.shard_tokens,
-            dedup=options.dedup,
-            validation_fraction=options.validation_fraction,
-            text_field=data.text_field,
-            encoding=data.encoding,
-            errors=data.errors,
-            skip_bad=options.skip_bad,
-            document_separator=data.document_separator,
-            special_tokens=data.special_tokens,
-            validation=data.validation,
-            workers=options.workers,
-            engine=options.engine,
-            tell=tell,
-        )
+    manifest = api.prepare(
+        options.source,
+        options.out,
+        tokenizer=options.tokenizer,
+        shard_tokens=options.shard_tokens,
+        validation_fraction=options.validation_fraction,
+        validation=data.validation,
+        dedup=options.dedup,
+        skip_bad=options.skip_bad,
+        workers=options.workers,
+        engine=options.engine,
+        text_field=data.text_field,
+        encoding=data.encoding,
+        errors=data.errors,
+        document_separator=data.document_separator,
+        special_tokens=data.special_tokens,
+        progress=console,
+    )
     if options.json:
         print(to_json(asdict(manifest)))
         return 0

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmsmith import atomic
+from lmsmith import api
 from lmsmith.cli.console import Printer, table
 from lmsmith.cli.grammar import Verbs, add_setting, settings_given
 from lmsmith.config import RunConfig, settings
@@ -58,7 +58,9 @@ def add(verbs: Verbs) -> None:
         required=True,
         help="hf: transformers, vLLM; llmc: llm.c's file",
     )
-    exported.add_argument("--out", type=Path, metavar="DIR", required=True, help="a new folder")
+    exported.add_argument(
+        "--out", type=Path, metavar="DIR", help="a new folder (RUN-hf or RUN-llmc, beside RUN)"
+    )
     exported.add_argument(
         "--dtype",
         choices=("auto", "float32", "bfloat16"),
@@ -112,68 +114,39 @@ def add(verbs: Verbs) -> None:
 
 
 def _compare(options: argparse.Namespace, console: Console, started: float) -> int:
-    from lmsmith.evaluate.comparison import read_text
-    from lmsmith.report.comparison import (
-        HEAD,
-        check_place,
-        compare_runs,
-        comparison_notes,
-        comparison_page,
-        comparison_rows,
-        equal_time,
-        measure,
-        train_all,
-    )
+    from lmsmith.report.comparison import HEAD, comparison_rows, measure
     from lmsmith.train.log import say
 
-    given = settings_given(options)
-    data = RunConfig().changed(given, where="the command line").data
     if not options.train and (not options.runs or options.text is None):
         raise UsageError(
             "name runs and --text FILE; or --train SOURCE, to train models first and compare them "
             "on what is held out."
         )
-    if options.out and not (
-        options.runs_out and options.out.parent == options.runs_out
-    ):  # which training makes
-        check_place(options.out)
-    text = options.text and read_text(
-        options.text,
-        text_field=data.text_field,
-        encoding=data.encoding,
-        document_separator=data.document_separator,
+    given = settings_given(options)
+    config = RunConfig().changed(given, where="the command line")
+    found = api.compare(
+        options.runs,
+        text=options.text,
+        train=options.train,
+        minutes=options.minutes,
+        models=options.models,
+        runs_out=options.runs_out,
+        out=options.out,
+        tokenizer=given.get("tokenizer"),
+        seed=config.train.seed if "train.seed" in given else None,
+        text_field=config.data.text_field,
+        encoding=config.data.encoding,
+        document_separator=config.data.document_separator,
+        progress=Printer(stderr=True) if options.json else console,
     )
-    trained: list[Path] = []
-    about = ""
-    if options.train:
-        quiet = Printer(stderr=True) if options.json else console
-        trained = train_all(
-            options.train,
-            given,
-            options.models,
-            minutes=options.minutes,
-            out=options.runs_out,
-            console=quiet,
-        )
-        about = equal_time(trained, options.train, options.minutes)
-    runs = [*options.runs, *trained]
-    if not text:
-        names = ", ".join(Path(source).name for source in options.train)
-        text = replace(
-            read_text(runs[-1] / "tokens" / "validation.txt", document_separator="none"),
-            name=f"held-out text of {names}",
-        )
-    entries = compare_runs(runs, text)
-    if options.out:
-        atomic.write(options.out, comparison_page(entries, text, trained, about))
     if options.json:
-        print(to_json([asdict(entry) for entry in entries]))
+        print(to_json([asdict(entry) for entry in found.entries]))
         return 0
-    console.print(f"{text.name}: {measure(text)}")
-    if about:
-        say(console, about)
-    table(console, HEAD, comparison_rows(entries))
-    for note in comparison_notes(entries):
+    console.print(f"{found.text.name}: {measure(found.text)}")
+    if found.about:
+        say(console, found.about)
+    table(console, HEAD, comparison_rows(found.entries))
+    for note in found.notes:
         say(console, f"note: {note}")
     if options.out:
         console.print(f"page     {options.out}")
@@ -181,26 +154,26 @@ def _compare(options: argparse.Namespace, console: Console, started: float) -> i
 
 
 def _import(options: argparse.Namespace, console: Console, started: float) -> int:
-    from lmsmith.interop.importing import import_model
-
-    run, summary = import_model(
+    run = api.import_model(
         options.source, out=options.out, tokenizer=options.tokenizer, eos_token=options.eos_token
     )
+    summary = run.summary
     tokenizer = f"a {summary['tokenizer']} tokenizer" if summary["tokenizer"] else "no tokenizer"
     console.print(
-        f"{run} has {summary['n_params']:,} parameters in {summary['dtype']} and {tokenizer}"
+        f"{run.path} has {summary['n_params']:,} parameters in {summary['dtype']} and {tokenizer}"
     )
     if summary["tokenizer"]:
-        console.print(f'try      lmsmith generate {shlex.quote(str(run))} "Once upon a time"')
+        console.print(f'try      lmsmith generate {shlex.quote(str(run.path))} "Once upon a time"')
     return 0
 
 
 def _export(options: argparse.Namespace, console: Console, started: float) -> int:
-    from lmsmith.interop.exporting import RECEIPT, export_model
+    from lmsmith.interop.exporting import RECEIPT
 
-    receipt = export_model(options.run, options.out, to=options.to, dtype=options.dtype)
+    exported = api.export(options.run, to=options.to, out=options.out, dtype=options.dtype)
+    receipt = exported.receipt
     console.print(
-        f"{options.out} has {receipt['architecture']}, {receipt['n_params']:,} parameters in "
+        f"{exported.path} has {receipt['architecture']}, {receipt['n_params']:,} parameters in "
         f"{receipt['dtype']}"
     )
     for reader, found in receipt["checked"].items():
@@ -211,5 +184,5 @@ def _export(options: argparse.Namespace, console: Console, started: float) -> in
                 f"checked  read again by {reader}: logits differ by "
                 f"{found['max_logit_difference']:.2g}"
             )
-    console.print(f"receipt  {options.out / RECEIPT}")
+    console.print(f"receipt  {exported.path / RECEIPT}")
     return 0

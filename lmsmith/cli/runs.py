@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from lmsmith import api
 from lmsmith.cli.grammar import (
     OFTEN,
     Verbs,
@@ -143,55 +144,63 @@ def _replay(options: argparse.Namespace, console: Console, started: float) -> in
 
 
 def _train(options: argparse.Namespace, console: Console, started: float) -> int:
-    from lmsmith.train.start import train
-
-    with outliving():
-        given = settings_given(options)
-        run, summary = train(
-            options.source, given, out=options.out, console=console, started=started
-        )
-        return _closing(run, summary, console)
+    given = settings_given(options)
+    return _making(
+        lambda: api.train(
+            options.source, out=options.out, settings=given, progress=console, started=started
+        ),
+        console,
+    )
 
 
 def _resume(options: argparse.Namespace, console: Console, started: float) -> int:
-    from lmsmith.train.start import resume
-
-    with outliving():
-        summary = resume(
+    return _making(
+        lambda: api.resume(
             options.run,
-            settings_given(options),
-            console=console,
+            settings=settings_given(options),
             without_hooks=options.without_hook,
-        )
-        return _closing(options.run, summary, console)
+            progress=console,
+        ),
+        console,
+    )
 
 
 def _demo(options: argparse.Namespace, console: Console, started: float) -> int:
-    from lmsmith.demo import demo
+    return _making(
+        lambda: api.demo(
+            out=options.out, minutes=options.minutes, progress=console, started=started
+        ),
+        console,
+    )
 
-    with outliving():
-        run, summary = demo(options.out, options.minutes, console=console, started=started)
-        return _closing(run, summary, console)
+
+def _making(make: Callable[[], api.Run], console: Console) -> int:
+    """Makes a run and prints its last lines; the exit status its end asks for."""
+    from lmsmith.train.log import say
+    from lmsmith.train.stop import RunStopped
+
+    first = os.environ.get("RANK", "0") == "0"  # of several processes the first one speaks
+    with outliving(), api.settings_from("the command line"):
+        try:
+            run = make()
+        except RunStopped as stopped:
+            if first:
+                name = shlex.quote(str(stopped.run))
+                say(
+                    console,
+                    f"{stopped.run} is saved at step {stopped.steps:,}; `lmsmith resume {name}` "
+                    f"goes on",
+                )
+            return 128 + stopped.signal
+        return _closing(run.path, run.summary, console) if first else 0
 
 
 def _closing(run: Path, summary: dict[str, Any], console: Console) -> int:
-    """The run's last lines, its report, and the exit status its end asks for."""
+    """The last lines of a run that has come to its end."""
     from lmsmith.report.reading import prompt_of
-    from lmsmith.report.runs import write_report
     from lmsmith.train.ended import init_from, learned_nothing
     from lmsmith.train.log import say
 
-    if os.environ.get("RANK", "0") != "0":  # of several processes the first one speaks
-        return 128 + signal.Signals[summary["signal"]] if summary["finished"] == "signal" else 0
-    name = shlex.quote(str(run))
-    if summary["finished"] == "signal":
-        say(
-            console, f"{run} is saved at step {summary['steps']:,}; `lmsmith resume {name}` goes on"
-        )
-        return 128 + signal.Signals[summary["signal"]]
-    path = run / "report.html"
-    if not path.exists() or path.stat().st_mtime < (run / "summary.json").stat().st_mtime:
-        write_report([run], path)
     say(console, _counted(summary) if summary["finished"] == "counted" else _trained(summary))
     if nothing := learned_nothing(summary, init_from(run)):
         say(
@@ -202,7 +211,8 @@ def _closing(run: Path, summary: dict[str, Any], console: Console) -> int:
             style="red",
         )
     console.print(
-        f"report   {path}\ntry      lmsmith generate {name} {shlex.quote(prompt_of(run))}"
+        f"report   {run / 'report.html'}\n"
+        f"try      lmsmith generate {shlex.quote(str(run))} {shlex.quote(prompt_of(run))}"
     )
     return 0
 
@@ -238,10 +248,5 @@ def _trained(summary: dict[str, Any]) -> str:
 
 
 def _report(options: argparse.Namespace, console: Console, started: float) -> int:
-    from lmsmith.report.runs import write_report
-
-    out = options.out or (
-        options.runs[0] / "report.html" if len(options.runs) == 1 else Path("report.html")
-    )
-    console.print(str(write_report(options.runs, out)))
+    console.print(str(api.report(options.runs, out=options.out)))
     return 0

@@ -246,10 +246,9 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 def _tokenizer(name: str) -> Tokenizer:
     """A tokenizer by its folder, file or name, or that of a run."""
-    from lmsmith.tokens.files import load_tokenizer
+    from lmsmith.tokens.tokenizer import Tokenizer
 
-    model = Path(name) / "model"
-    return load_tokenizer(model if (model / "tokenizer.json").is_file() else name)
+    return Tokenizer.load(name)
 
 
 def _train(options: argparse.Namespace, console: Console, started: float) -> int:
@@ -288,18 +287,17 @@ def _train(options: argparse.Namespace, console: Console, started: float) -> int
 
 
 def _import(options: argparse.Namespace, console: Console, started: float) -> int:
-    from lmsmith.tokens.expressions import chosen_pattern
-    from lmsmith.tokens.files import load_tokenizer, save_tokenizer
     from lmsmith.tokens.learn import check_out
+    from lmsmith.tokens.tokenizer import Tokenizer
 
     check_out(options.out)
-    tokenizer = load_tokenizer(
+    tokenizer = Tokenizer.load(
         options.which,
-        pattern=None if options.pattern is None else chosen_pattern(options.pattern),
-        special_tokens=None if options.special is None else dict(options.special),
-        end_of_text=options.eos_token,
+        pattern=options.pattern,
+        special=None if options.special is None else dict(options.special),
+        eos_token=options.eos_token,
     )
-    save_tokenizer(tokenizer, options.out)
+    tokenizer.save(options.out)
     console.print(f"{options.out} has {tokenizer.vocab_size:,} entries")
     if tokenizer.end_of_text is None:
         console.print("note     no token stands between documents: name one with --eos-token")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from lmsmith import api
 from lmsmith.cli.console import problem
 from lmsmith.cli.grammar import Verbs, add_setting, at_least_one, settings_given
 from lmsmith.config import settings
@@ -124,32 +125,30 @@ def _add_no_bos(verb: argparse.ArgumentParser, what: str) -> None:
 
 
 def _generate(options: argparse.Namespace, console: Console, started: float) -> int:
-    from lmsmith.generate.decode import stream_text
     from lmsmith.generate.sampling import Sampling
-    from lmsmith.run_folder import empty_prompt, load_for_use
     from lmsmith.tokens.control import check_control
 
-    sampling = Sampling(options.temperature, options.top_k, options.top_p, options.min_p)
-    model, tokenizer, content = load_for_use(options.run)
-
-    check_control(tokenizer, "control" if options.special_tokens else "text")
+    special_tokens: api.SpecialTokens = "control" if options.special_tokens else "text"
+    # A number out of range is said before the model is loaded.
+    Sampling(options.temperature, options.top_k, options.top_p, options.min_p)
+    lm = api.load(options.run)
+    check_control(lm.tokenizer, special_tokens)
 
     def write(prompt: str) -> None:
-        _tell_unknown(tokenizer, prompt)
+        _tell_unknown(lm.tokenizer, prompt)
         for index in range(options.n):
-            pieces = stream_text(
-                model,
-                tokenizer,
-                prompt or ("" if "begin" in content else empty_prompt(tokenizer)),
+            pieces = lm.stream(
+                prompt,
                 max_tokens=options.max_tokens,
-                sampling=sampling,
+                temperature=options.temperature,
+                top_k=options.top_k,
+                top_p=options.top_p,
+                min_p=options.min_p,
                 seed=options.seed,
                 stop=options.stop,
-                index=index,
-                begin=content.get("begin"),
-                ends=content.get("ends", ()),
+                special_tokens=special_tokens,
                 bos=not options.no_bos,
-                special_tokens="control" if options.special_tokens else "text",
+                index=index,
             )
             if options.n > 1:
                 print(f"--- {index + 1}")
@@ -227,8 +226,6 @@ def _tell_unknown(tokenizer: Tokenizer, prompt: str) -> None:
 
 def _eval(options: argparse.Namespace, console: Console, started: float) -> int:
     from lmsmith.config import RunConfig
-    from lmsmith.evaluate.texts import score_texts
-    from lmsmith.run_folder import load_for_use, score_validation
     from lmsmith.tokens.tokenizer import unused_ids
 
     data = RunConfig().changed(settings_given(options), where="the command line").data
@@ -239,24 +236,19 @@ def _eval(options: argparse.Namespace, console: Console, started: float) -> int:
         )
     if options.no_bos and not options.text:
         raise UsageError("--no-bos says how --text begins, and there is no --text.")
-    model, tokenizer, content = load_for_use(options.run)
-    if options.text:
-        score = score_texts(
-            model,
-            tokenizer,
-            options.text,
-            text_field=data.text_field,
-            encoding=data.encoding,
-            errors=data.errors,
-            document_separator=data.document_separator,
-            special_tokens=data.special_tokens,
-            stride=options.stride,
-            boundaries=content.get("data", {}).get("documents", "stream"),
-            begin=content.get("begin"),
-            bos=not options.no_bos,
-        )
-    else:
-        score = score_validation(options.run, model, stride=options.stride)
+    lm = api.load(options.run)
+    model, tokenizer = lm.model, lm.tokenizer
+    score = api.evaluate(
+        lm,
+        text=options.text,
+        stride=options.stride,
+        bos=not options.no_bos,
+        text_field=data.text_field,
+        encoding=data.encoding,
+        errors=data.errors,
+        document_separator=data.document_separator,
+        special_tokens=data.special_tokens,
+    )
     n_without_token = len(unused_ids(tokenizer, model.vocab_size))
     found = score.as_dict() | {"n_ids_without_token": n_without_token}
     if options.json:

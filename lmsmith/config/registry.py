@@ -44,7 +44,9 @@ class Registry(Generic[T]):
         self.what, self.group = what, group
         self._built_in = frozenset(built_in)
         self.known: dict[str, T | str | EntryPoint] = dict(built_in)
-        """What is registered so far; `get` imports a "module:attribute" and loads an entry point."""
+        """What is registered so far; `get` imports a "module:attribute" and loads an entry
+        point.
+        """
         self._owners: dict[str, Hashable] = {}
 
     def register(self, name: str, value: T, owner: Hashable = None) -> T:

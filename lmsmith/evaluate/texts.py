@@ -77,6 +77,33 @@ def score_texts(
         errors=errors,
         document_separator=document_separator,
     )
+    return score_documents(
+        model,
+        tokenizer,
+        documents,
+        special_tokens=special_tokens,
+        stride=stride,
+        boundaries=boundaries,
+        begin=begin,
+        bos=bos,
+    )
+
+
+def score_documents(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    documents: Iterable[str],
+    *,
+    special_tokens: SpecialTokens = "text",
+    stride: int | None = None,
+    boundaries: str = "stream",
+    begin: int | None = None,
+    bos: bool = True,
+) -> Score:
+    """One score over documents, as `score_texts` has it over those of files.
+
+    Raises DataError where there is nothing to score, UsageError as `score_texts` does.
+    """
     if not bos and boundaries != "stream":
         raise UsageError(
             f"this model was trained with data.documents = {boundaries!r}: each document begins "

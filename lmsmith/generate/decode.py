@@ -72,31 +72,27 @@ def generate(
 def stream_text(
     model: LanguageModel,
     tokenizer: Tokenizer,
-    prompt: str,
+    prompt: str | Sequence[int],
     *,
     max_tokens: int,
     sampling: Sampling | None = None,
     seed: int = 0,
     stop: Sequence[str] = (),
     index: int = 0,
-    begin: int | None = None,
     ends: Collection[int] = (),
-    bos: bool = True,
-    special_tokens: SpecialTokens = "text",
 ) -> Iterator[str]:
     """The continuation number `index` of `prompt`, in pieces as they become certain; without the
     prompt itself.
 
     A piece never ends within a character, nor with what may be the beginning of a stop string. The
     text ends before the stop string that is complete first, at the end-of-text token, or after
-    `max_tokens`. `begin` and `ends`: what stands before and after texts of this model, besides that
-    token. Without `bos` nothing stands before the prompt. `special_tokens`: what they are in the
-    prompt (`tokens/control.py`). Raises as `generate` does.
+    `max_tokens`. `prompt`: text, or the ids of it (`TextModel.encode`). `ends`: ids at which texts
+    of this model end, besides the end-of-text token. Raises as `generate` does.
     """
     writer = _Writer(tokenizer, stop, ends)
     steps = generate(
         model,
-        encode_prompt(tokenizer, prompt, begin, special_tokens, bos=bos),
+        encode_prompt(tokenizer, prompt) if isinstance(prompt, str) else prompt,
         max_tokens=max_tokens,
         sampling=sampling,
         seed=seed,
@@ -109,22 +105,23 @@ def stream_text(
 def continue_text(
     model: LanguageModel,
     tokenizer: Tokenizer,
-    prompt: str,
+    prompt: str | Sequence[int],
     *,
     max_tokens: int,
     n: int = 1,
     sampling: Sampling | None = None,
     seed: int = 0,
     stop: Sequence[str] = (),
+    ends: Collection[int] = (),
 ) -> list[str]:
     """Continuations 0 .. n - 1 of `prompt`, computed as one batch: what `stream_text` gives for
     each index, joined.
     """
-    writers = [_Writer(tokenizer, stop) for _ in range(n)]
+    writers = [_Writer(tokenizer, stop, ends) for _ in range(n)]
     texts = [""] * n
     for ids in generate(
         model,
-        encode_prompt(tokenizer, prompt),
+        encode_prompt(tokenizer, prompt) if isinstance(prompt, str) else prompt,
         max_tokens=max_tokens,
         n=n,
         sampling=sampling,

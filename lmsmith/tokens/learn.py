@@ -28,7 +28,7 @@ BLOCK = 1 << 22  # characters read at once
 def train_tokenizer(
     sources: Sequence[str],
     vocab_size: int,
-    out: Path,
+    out: Path | None,
     *,
     pattern: str = "gpt4",
     special_tokens: Sequence[str] = (END_OF_TEXT,),
@@ -44,6 +44,8 @@ def train_tokenizer(
     """Learns from files, folders and globs, and writes the folder `out`; the tokenizer, and what to
     tell of the text.
 
+    None for `out`: nothing is written.
+
     `pattern`: a name or an expression (see `chosen_pattern`). `end_of_text`: which of
     `special_tokens` stands between documents; None: the first of `ENDS_OF_TEXT` among them.
 
@@ -56,7 +58,8 @@ def train_tokenizer(
     end_of_text_id(
         {name: i for i, name in enumerate(special_tokens)}, end_of_text
     )  # raises for one that is not there
-    check_out(out)
+    if out is not None:
+        check_out(out)
     # Special tokens cut the text below, where they stand; line breaks around them are learnt from.
     documents = Documents(
         sources, text_field=text_field, encoding=encoding, errors=errors, document_separator="none"
@@ -74,7 +77,8 @@ def train_tokenizer(
     )
     if end_of_text is not None:
         tokenizer = tokenizer.changed(end_of_text=end_of_text)
-    save_tokenizer(tokenizer, out)
+    if out is not None:
+        save_tokenizer(tokenizer, out)
     return tokenizer, notes
 
 

@@ -30,17 +30,22 @@ import codecs
 import functools
 import hashlib
 import itertools
+import logging
+import os
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from lmsmith.errors import TokenizerError
 from lmsmith.strict_json import to_json
+
+log = logging.getLogger(__name__)
 
 Ids = npt.NDArray[np.uint16 | np.uint32]
 SomeIds = Sequence[int] | npt.NDArray[np.integer[Any]]
@@ -55,7 +60,15 @@ UNKNOWN = "<unk>"
 
 
 class Tokenizer(ABC):
-    """Text to ids and back."""
+    """Text to ids and back.
+
+        tok = lmsmith.Tokenizer.train("book.txt", vocab_size=4096)
+        tok.decode(tok.encode("It was"))
+        tok.save("tok")
+        tok = lmsmith.Tokenizer.load("tok")
+
+    `vocab_size`: number of ids. `end_of_text`: the id between documents; None: there is none.
+    """
 
     kind: ClassVar[str]
     vocab_size: int
@@ -66,6 +79,100 @@ class Tokenizer(ABC):
     )
     streams: bool = True  # the text of some ids begins with the text of the first of them,
     open_ids: frozenset[int] = frozenset()  # except where the last of the first is one of these
+
+    @staticmethod
+    def train(
+        sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        vocab_size: int,
+        *,
+        out: str | os.PathLike[str] | None = None,
+        special: Sequence[str] = (END_OF_TEXT,),
+        eos_token: str | None = None,
+        pattern: str = "gpt4",
+        ties: Literal["bytes", "ids", "huggingface"] = "bytes",
+        threads: int | None = None,
+        max_memory: int | None = None,
+        text_field: str = "text",
+        encoding: str = "auto",
+        errors: Literal["strict", "replace"] = "strict",
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> Tokenizer:
+        """Learns byte-pair encoding from text files, folders or globs.
+
+        vocab_size  number of entries, special tokens included
+        out         a new folder for it; None: `save` writes it later
+        special     special tokens
+        eos_token   the special token that stands between documents; None: by its name
+        pattern     how text is cut into pieces: gpt2, gpt4, o200k, nanochat, llama3, qwen2, or a
+                    regular expression
+        ties        which of equally frequent pairs is merged first
+        threads     None: one per core
+        max_memory  bytes; above it rare pieces are dropped; None: no bound
+        text_field, encoding, errors: how text is read, as the settings `data.*`
+        progress    called with ("count" or "merge", done, total)
+
+        Raises TokenizerError for a vocabulary or a pattern that is not possible, and if `out` holds
+        a tokenizer; DataError for text that cannot be read.
+        """
+        from lmsmith.tokens.learn import train_tokenizer  # brings in the compiler
+
+        some = [sources] if isinstance(sources, str | os.PathLike) else sources
+        tokenizer, notes = train_tokenizer(
+            [os.fspath(source) for source in some],
+            vocab_size,
+            None if out is None else Path(out),
+            pattern=pattern,
+            special_tokens=special,
+            ties=ties,
+            threads=threads,
+            max_memory=max_memory,
+            text_field=text_field,
+            encoding=encoding,
+            errors=errors,
+            progress=progress,
+            end_of_text=eos_token,
+        )
+        for note in notes:
+            log.warning("%s", note)
+        return tokenizer
+
+    @staticmethod
+    def load(
+        source: str | os.PathLike[str],
+        *,
+        pattern: str | None = None,
+        special: Mapping[str, int] | None = None,
+        eos_token: str | None = None,
+    ) -> Tokenizer:
+        """Loads a tokenizer: its folder or file (ours, Hugging Face's, GPT-2's, tiktoken's), a run,
+        or gpt2.
+
+        `pattern` and `special` (token -> id) are for tiktoken's files of ranks, which do not have
+        them. `eos_token`: which token stands between documents. Raises TokenizerError for a file
+        that is missing, damaged or not a tokenizer.
+        """
+        from lmsmith.tokens.files import FILE_NAME, load_tokenizer
+
+        chosen = None
+        if pattern is not None:
+            from lmsmith.tokens.expressions import chosen_pattern
+
+            chosen = chosen_pattern(pattern)
+        model = Path(source) / "model"
+        return load_tokenizer(
+            model if (model / FILE_NAME).is_file() else os.fspath(source),
+            pattern=chosen,
+            special_tokens=special,
+            end_of_text=eos_token,
+        )
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Writes `folder`/tokenizer.json and returns its path. Raises TokenizerError,
+        StorageError.
+        """
+        from lmsmith.tokens.files import save_tokenizer
+
+        return save_tokenizer(self, Path(folder))
 
     @abstractmethod
     def encode(self, text: str) -> Ids:

@@ -82,18 +82,18 @@ class Resumed:
 
 
 def resumed(
-    place: Path, config: RunConfig, corpus: Corpus, changes: Mapping[str, Any]
+    place: Path, config: RunConfig, corpus: Corpus, changes: Mapping[str, Any], where: str
 ) -> Resumed | None:
     """What the run at `place` becomes; None where it is finished and stays so.
 
-    `config`: of its config.toml. `changes`: settings of the command line. Reads only. Raises
+    `config`: of its config.toml. `changes`: settings, given in `where`. Reads only. Raises
     ConfigError for a setting that cannot change on the way, and for a length that cannot be;
     CheckpointError where there is nothing to go on from.
     """
     checkpoint, summary = newest(place), summary_of(place)
     finished = summary.get("finished") not in (None, "signal")
     before = _before(config, checkpoint)
-    now = config.changed(changes, where="the command line")
+    now = config.changed(changes, where=where)
     made = (summary.get("steps"), checkpoint.step if checkpoint else None)
     now, extends = _length(place, before, now, changes, made, finished=finished)
     changed = _changed(place, before, now)

@@ -18,11 +18,16 @@ from lmsmith.optim.rates import TOGETHER, scaled_together
 from lmsmith.tokens.files import FILE_NAME as TOKENIZER_FILE
 from lmsmith.train.init_from import begun_with
 
+COMMAND_LINE = "the command line"
 
-def asked(sources: Sequence[str], changes: Mapping[str, Any]) -> tuple[RunConfig, set[str]]:
+
+def asked(
+    sources: Sequence[str], changes: Mapping[str, Any], place: str = COMMAND_LINE
+) -> tuple[RunConfig, set[str]]:
     """The config that sources (text, at most one recipe) and settings ask for, and the settings
     set.
 
+    `place`: where `changes` were given, for errors.
     Later wins: preset, recipe, command line. A run's own config.toml is a recipe; if the run had
     --minutes, it also holds the number of steps they came to, and that number repeats the run.
     Raises ConfigError, UsageError.
@@ -33,13 +38,11 @@ def asked(sources: Sequence[str], changes: Mapping[str, Any]) -> tuple[RunConfig
     recipe = (
         _with_tokenizer_beside(read_toml(Path(recipes[0])), Path(recipes[0])) if recipes else {}
     )
-    rate_place = "the command line" if TOGETHER in changes else "".join(recipes)
+    rate_place = place if TOGETHER in changes else "".join(recipes)
     peak, fixed, recipe, changes = _together(recipe, changes)
     wanted = recipe | dict(changes)
     # A mistake is blamed on the one of the two that holds it.
-    where = dict.fromkeys(recipe, recipes[0] if recipes else "") | dict.fromkeys(
-        changes, "the command line"
-    )
+    where = dict.fromkeys(recipe, recipes[0] if recipes else "") | dict.fromkeys(changes, place)
     named = {key: value for key, value in wanted.items() if key == "preset"}
     base = preset(RunConfig().changed(named, where=where).preset)
     if "model.kind" in wanted:

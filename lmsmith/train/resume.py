@@ -44,11 +44,12 @@ def resume_run(
     ranks: Ranks,
     hooks: Sequence[Hook],
     without_hooks: Collection[str],
+    where: str,
 ) -> dict[str, Any]:
     """`lmsmith.train.start.resume` on each rank. `started`: when `train.minutes` begin to count."""
     config, corpus = open_run(place)
-    changes = _minutes_said_once(changes, config, ranks)
-    found = resumed(place, config, corpus, changes)
+    changes = _minutes_said_once(changes, config, ranks, where)
+    found = resumed(place, config, corpus, changes, where)
     if found is None:
         return _finished(place, console)
     check_ranks(found.config, ranks.world)
@@ -57,7 +58,7 @@ def resume_run(
         held_by_first(place, ranks, lambda message: say(console, message)),
     ):
         config, corpus = open_run(place)  # as whoever trained it until now has left it
-        found = resumed(place, config, corpus, changes)
+        found = resumed(place, config, corpus, changes, where)
         ranks.wait(LONG)  # all have read what rank 0 may now change
         if found is None:
             return summary_of(place)
@@ -122,10 +123,10 @@ def count_again(
 
 
 def _minutes_said_once(
-    changes: Mapping[str, Any], config: RunConfig, ranks: Ranks
+    changes: Mapping[str, Any], config: RunConfig, ranks: Ranks, where: str
 ) -> dict[str, Any]:
     """The changes without `train.minutes` where torchrun says them again: what is left counts."""
-    minutes = config.changed(changes, where="the command line").train.minutes
+    minutes = config.changed(changes, where=where).train.minutes
     (restarted,) = ranks.max(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")))
     again = restarted and minutes == config.train.minutes
     return {k: v for k, v in changes.items() if not (again and k == "train.minutes")}

@@ -43,7 +43,7 @@ from lmsmith.train.init_from import copy_model
 from lmsmith.train.legs import about, first_leg
 from lmsmith.train.lock import held, held_by_first
 from lmsmith.train.log import say
-from lmsmith.train.request import asked
+from lmsmith.train.request import COMMAND_LINE, asked
 from lmsmith.train.resume import count_again, new_training, resume_run
 from lmsmith.train.trackers import check_installed
 
@@ -78,17 +78,18 @@ def train(
     started: float | None = None,
     reserve_seconds: float = 0.0,
     hooks: Sequence[Hook] = (),
+    where: str = COMMAND_LINE,
 ) -> tuple[Path, dict[str, Any]]:
     """Trains a model on `sources` and returns its run folder and summary.
 
-    `changes`: settings by dotted name. `hooks`: your own, called between steps (`Hook`).
-    `started`: the time.monotonic() from which `--minutes` counts; `reserve_seconds`: kept free at
-    the end of them. Where torchrun starts lost processes again (`--max-restarts`), the run
+    `changes`: settings by dotted name, given in `where`. `hooks`: your own, called between steps
+    (`Hook`). `started`: the time.monotonic() from which `--minutes` counts; `reserve_seconds`: kept
+    free at the end of them. Where torchrun starts lost processes again (`--max-restarts`), the run
     continues from its last checkpoint. Raises LmsmithError of every kind; where that comes before
     training begins, nothing appears at `out`.
     """
     started = time.monotonic() if started is None else started
-    config, given = asked(sources, changes)
+    config, given = asked(sources, changes, where)
     names_of(hooks)
     if out is None and _restarts():
         raise UsageError(
@@ -127,6 +128,7 @@ def resume(
     console: Console,
     hooks: Sequence[Hook] = (),
     without_hooks: Collection[str] = (),
+    where: str = COMMAND_LINE,
 ) -> dict[str, Any]:
     """Continues a run from its last whole checkpoint, or from step 0 where it has none yet.
 
@@ -147,10 +149,10 @@ def resume(
     if config.model.counted:
         _no_hooks(hooks)
         return count_again(place, config, corpus, changes, console)
-    check_installed(config.changed(changes, where="the command line").train.track)
+    check_installed(config.changed(changes, where=where).train.track)
     with joined(place_in_environment(device_name(config))) as ranks:
         console = _of_first(console, ranks)
-        return resume_run(place, changes, console, started, ranks, hooks, without_hooks)
+        return resume_run(place, changes, console, started, ranks, hooks, without_hooks, where)
 
 
 def _train(request: _Request, console: Console, ranks: Ranks) -> tuple[Path, dict[str, Any]]:

@@ -11,6 +11,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -21,6 +22,20 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, number: int) -> None:
         super().__init__()
         self.signal = signal.Signals(number)
+
+
+class RunStopped(Stopped):
+    """A signal ended a run, which is saved."""
+
+    def __init__(self, name: str, run: Path, steps: int) -> None:
+        super().__init__(signal.Signals[name])
+        self.run, self.steps = run, steps
+
+    def __str__(self) -> str:
+        return (
+            f"{self.signal.name} stopped {self.run}, which is saved at step {self.steps:,}. "
+            f"lmsmith.resume({str(self.run)!r}) continues it."
+        )
 
 
 def stop_at_once(number: int, frame: FrameType | None) -> None:

@@ -262,7 +262,10 @@ def test_an_entry_point_that_cannot_be_loaded(install: Callable[..., None]) -> N
 def test_two_packages_with_one_name(install: Callable[..., None]) -> None:
     for package in ("pack_c", "pack_d"):
         install(package, "def f(groups, config): ...", f"[lmsmith.optimizers]\nx = {package}:f\n")
-    words = r"the package pack_. provides the optimizer 'x', and that name is already registered by the package pack_"
+    words = (
+        r"the package pack_. provides the optimizer 'x', and that name is already registered "
+        r"by the package pack_"
+    )
     with pytest.raises(ConfigError, match=words):
         OPTIMIZERS.get("x")
 

@@ -15,7 +15,9 @@ LOADED = {"LMSMITH_EXTENSIONS": str(EXAMPLE)}
 
 
 def test_the_formulas_of_the_paper(example: Callable[[str], ModuleType]) -> None:
-    """Chen et al. 2023, algorithm 2, in NumPy; rates change from step to step as a schedule does."""
+    """Chen et al. 2023, algorithm 2, in NumPy; rates change from step to step as a schedule
+    does.
+    """
     rng = np.random.default_rng(1)
     wanted = [rng.normal(size=(4, 3)), rng.normal(size=5)]
     momenta = [np.zeros_like(weight) for weight in wanted]

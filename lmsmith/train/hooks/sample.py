@@ -6,19 +6,21 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
 
 from lmsmith.distributed.shard import unshard_all
+from lmsmith.errors import UsageError
 from lmsmith.evaluate.likelihood import inference
 from lmsmith.generate.decode import generate
 from lmsmith.generate.sampling import Sampling
+from lmsmith.generate.text_model import TextModel
 from lmsmith.models.interface import LanguageModel
-from lmsmith.run_folder import empty_prompt
 from lmsmith.tokens.tokenizer import Tokenizer
 from lmsmith.train.hooks.hook import Context, Hook
+from lmsmith.train.init_from import ends_kept
 from lmsmith.train.log import add_samples
 from lmsmith.train.step import is_out_of_memory
 
@@ -75,8 +77,9 @@ class Sample(Hook):
                 try:
                     model = _whole_model(context, weights) if sharded else context.model
                     # Compiled blocks would be compiled again for every length of a text.
+                    ends = ends_kept(context.run).get("ends", ())
                     with torch.compiler.set_stance("force_eager"):
-                        texts = sample_texts(model, tokenizer, n, seconds, config.train.seed)
+                        texts = sample_texts(model, tokenizer, n, seconds, config.train.seed, ends)
                 except (MemoryError, RuntimeError) as error:
                     if not is_out_of_memory(error):
                         raise
@@ -100,24 +103,39 @@ def _whole_model(context: Context, weights: Mapping[str, Tensor]) -> LanguageMod
 
 
 def sample_texts(
-    model: LanguageModel, tokenizer: Tokenizer, n: int, seconds: float, seed: int
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    n: int,
+    seconds: float,
+    seed: int,
+    ends: Collection[int] = (),
 ) -> list[str]:
     """n texts of up to SAMPLE_TOKENS tokens; none where no token could begin a text.
 
-    `seconds`: all of them end about then.
+    `seconds`: all of them end about then. `ends`: ids at which texts end, besides the end-of-text
+    token.
     """
-    ids = tokenizer.encode(empty_prompt(tokenizer)).tolist()
-    if tokenizer.end_of_text is not None:
-        ids = [tokenizer.end_of_text]
-    if not ids:
+    writer = TextModel.of(model, tokenizer, {"ends": ends})
+    try:
+        ids = writer.encode("")
+    except UsageError:
         return []
     until, rows = time.monotonic() + seconds, list[list[int]]()
-    sampling, end = Sampling(temperature=0.8), tokenizer.end_of_text
-    draw = functools.partial(generate, model, ids, max_tokens=SAMPLE_TOKENS, n=n, stop_id=end)
+    done = [False] * n
+    draw = functools.partial(
+        generate, model, ids, max_tokens=SAMPLE_TOKENS, n=n, stop_id=tokenizer.end_of_text
+    )
     with inference(model):  # once, not at every token
-        for row in draw(sampling=sampling, seed=seed, tokenizer=tokenizer):
+        for row in draw(sampling=Sampling(temperature=0.8), seed=seed, tokenizer=tokenizer):
             rows.append(row)
-            if time.monotonic() > until:
+            done = [was or id in writer.ends for was, id in zip(done, row, strict=True)]
+            if all(done) or time.monotonic() > until:
                 break
     columns = [list(column) for column in zip(*rows, strict=True)]
-    return [tokenizer.decode([id for id in column if id != end]) for column in columns]
+    lengths = [
+        next((i for i, id in enumerate(column) if id in writer.ends), len(column))
+        for column in columns
+    ]
+    return [
+        tokenizer.decode(column[:length]) for column, length in zip(columns, lengths, strict=True)
+    ]

@@ -1,0 +1,114 @@
+"""A model with its tokenizer, and what its texts begin and end with.
+
+This is the one place that decides which token stands before a prompt and at which ids a text ends:
+
+- **begin**: the id before each text. An imported model's config.json may name it (Llama 3's
+  `<|begin_of_text|>`); for all others it is the tokenizer's end-of-text token. None: nothing
+  stands before a text, and an empty prompt becomes the beginning of a line.
+- **ends**: the ids at which a text ends: the end-of-text token, and those that an imported
+  model's config.json names (Llama 3's `<|eot_id|>`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from lmsmith.generate.decode import continue_text, encode_prompt, stream_text
+from lmsmith.generate.sampling import Sampling
+from lmsmith.models.interface import LanguageModel
+from lmsmith.run_folder import empty_prompt, load_for_use
+from lmsmith.tokens.control import SpecialTokens
+from lmsmith.tokens.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class TextModel:
+    """A language model that reads and writes text."""
+
+    model: LanguageModel
+    tokenizer: Tokenizer
+    begin: int | None
+    ends: frozenset[int]
+
+    @classmethod
+    def of(
+        cls, model: LanguageModel, tokenizer: Tokenizer, content: Mapping[str, Any] | None = None
+    ) -> Self:
+        """`content`: the model's config.json, which may name `begin` and `ends`."""
+        content = content or {}
+        end = tokenizer.end_of_text
+        begin = content.get("begin")
+        ends = {*content.get("ends", ()), *(() if end is None else (end,))}
+        return cls(model, tokenizer, end if begin is None else begin, frozenset(ends))
+
+    @classmethod
+    def load(cls, place: Path) -> tuple[Self, dict[str, Any]]:
+        """From RUN or RUN/model, with the model's config.json.
+
+        Raises UsageError, CheckpointError, TokenizerError.
+        """
+        model, tokenizer, content = load_for_use(place)
+        return cls.of(model, tokenizer, content), content
+
+    def encode(
+        self, prompt: str, special_tokens: SpecialTokens = "text", *, bos: bool = True
+    ) -> list[int]:
+        """The ids that the model reads for a prompt, at least one.
+
+        Without `bos` nothing stands before the prompt. Raises UsageError if no id is left.
+        """
+        prompt = prompt or ("" if self.begin is not None else empty_prompt(self.tokenizer))
+        return encode_prompt(self.tokenizer, prompt, self.begin, special_tokens, bos=bos)
+
+    def stream(
+        self,
+        prompt: str,
+        *,
+        max_tokens: int,
+        sampling: Sampling | None = None,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+        index: int = 0,
+        special_tokens: SpecialTokens = "text",
+        bos: bool = True,
+    ) -> Iterator[str]:
+        """Continuation number `index` of a prompt, in pieces, as `stream_text` yields them."""
+        return stream_text(
+            self.model,
+            self.tokenizer,
+            self.encode(prompt, special_tokens, bos=bos),
+            max_tokens=max_tokens,
+            sampling=sampling,
+            seed=seed,
+            stop=stop,
+            index=index,
+            ends=self.ends,
+        )
+
+    def continuations(
+        self,
+        prompt: str,
+        *,
+        max_tokens: int,
+        n: int = 1,
+        sampling: Sampling | None = None,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+        special_tokens: SpecialTokens = "text",
+        bos: bool = True,
+    ) -> list[str]:
+        """Continuations 0 ... n - 1 of a prompt, computed as one batch."""
+        return continue_text(
+            self.model,
+            self.tokenizer,
+            self.encode(prompt, special_tokens, bos=bos),
+            max_tokens=max_tokens,
+            n=n,
+            sampling=sampling,
+            seed=seed,
+            stop=stop,
+            ends=self.ends,
+        )
