@@ -51,4 +51,4 @@ class WeightAverage(Hook):
 if __name__ == "__main__":
     import lmsmith
 
-    lmsmith.train(sys.argv[1:], {"train.minutes": 1}, hooks=[WeightAverage()])
+    lmsmith.train(sys.argv[1:], minutes=1, hooks=[WeightAverage()])

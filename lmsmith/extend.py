@@ -11,7 +11,7 @@ as an entry point (groups `lmsmith.models`, `lmsmith.optimizers`, `lmsmith.sched
 or .py files, separated by commas. `examples/` has one extension of each kind, CONTRIBUTING.md
 walks through them.
 
-Hooks are passed to a run instead of registered: `train(..., hooks=[MyHook()])`.
+Hooks are passed to a run instead of registered: `lmsmith.train(..., hooks=[MyHook()])`.
 """
 
 import sys

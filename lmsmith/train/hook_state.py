@@ -136,8 +136,8 @@ def check_complete(
         raise UsageError(
             f"{run} was trained with the hook{'s' * plural} {', '.join(missing)}, which "
             f"{'are' if plural else 'is'} missing here. Pass {'them' if plural else 'it'} in "
-            f"Python: `from lmsmith.train.start import resume; {imports}; "
-            f"resume(Path({str(run)!r}), hooks=[{made}], console=...)`. The command line has no "
+            f"Python: `import lmsmith; {imports}; "
+            f"lmsmith.resume({str(run)!r}, hooks=[{made}])`. The command line has no "
             f"hooks: to go on without, and drop the state, `lmsmith resume {shlex.quote(str(run))} "
             f"{options}`."
         )

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -13,8 +14,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_run import TINY
 
 import lmsmith
+from lmsmith import cli
 from lmsmith.errors import CheckpointError, ConfigError, LmsmithError, UsageError
 from lmsmith.extend import Context, Hook
 
@@ -39,10 +42,6 @@ def test_the_weights_are_those_of_the_command(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from conftest import TINY
-
-    from lmsmith import cli
-
     options = [f"--{name}={value}" for name, value in TINY.items()]
     out = book.parent / "by-command"
     status = cli.run(["train", str(book), "--steps=20", *options, f"--out={out}"], started=0.0)
@@ -71,8 +70,6 @@ def test_arguments_and_settings_are_one_thing(book: Path) -> None:
 
 
 def test_resume_makes_a_run_longer(quick: None, run: lmsmith.Run, book: Path) -> None:
-    import shutil
-
     shutil.copytree(run.path, copy := book.parent / "longer")
     assert lmsmith.resume(copy, steps=25).summary["steps"] == 25
     with pytest.raises(ConfigError, match=r"model.n_layer"):
@@ -94,8 +91,6 @@ class _Interrupt(Hook):
     reason="signals reach the main thread",
 )
 def test_ctrl_c_saves_the_run_and_raises(quick: None, book: Path) -> None:
-    from conftest import TINY
-
     out = book.parent / "interrupted"
     with pytest.raises(KeyboardInterrupt, match=r"saved at step 3. lmsmith.resume\("):
         lmsmith.train(book, out=out, steps=20, settings=TINY, hooks=[_Interrupt()])
@@ -210,8 +205,6 @@ def test_prepare_writes_shards(book: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_no_run_and_what_is_damaged(run: lmsmith.Run, book: Path, tmp_path: Path) -> None:
-    import shutil
-
     with pytest.raises(UsageError, match="is not a run: it is not a folder"):
         lmsmith.Run(tmp_path / "none")
     with pytest.raises(LmsmithError, match="no model in it"):

@@ -6,7 +6,7 @@
         def after_step(self, context):
             context.metrics.write(kind="snapshot", step=context.step, norm=norm_of(context.model))
 
-    train(["book.txt"], {"train.steps": 1000}, out=Path("run"), hooks=[Snapshot()])
+    lmsmith.train("book.txt", steps=1000, hooks=[Snapshot()])
 
 A hook's call after a step belongs to that step. A run that was stopped between the step and the
 call makes the call when it is resumed, so that a resumed run equals an undisturbed one. For the
