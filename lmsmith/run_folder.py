@@ -8,7 +8,6 @@ A run folder appears at once with its config and tokens in it, so what is there 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import shlex
@@ -38,6 +37,7 @@ from lmsmith.errors import CheckpointError, DataError, StorageError, TokenizerEr
 from lmsmith.evaluate.likelihood import Score, checked, score_ids
 from lmsmith.models.interface import LanguageModel
 from lmsmith.reference.llmc import MAGIC as LLMC_MAGIC
+from lmsmith.strict_json import to_json
 from lmsmith.tokens.files import FILE_NAME, load_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
 
@@ -139,7 +139,7 @@ def _keep_extensions(folder: Path, config: RunConfig) -> None:
         SCHEDULES.source(config.schedule.shape),
     )
     if used := [source for source in sources if source]:
-        content = json.dumps({"extensions": used}, indent=1) + "\n"
+        content = to_json({"extensions": used}, indent=1) + "\n"
         (folder / "extensions.json").write_text(content, encoding="utf-8")
 
 

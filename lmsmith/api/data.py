@@ -54,7 +54,7 @@ def prepare(
     Raises DataError for text that cannot be read, ConfigError for settings that do not fit,
     TokenizerError, StorageError.
     """
-    from lmsmith.data.build import build_shards
+    from lmsmith.data.prepare.build import build_shards
 
     with showing(progress) as console, Progress(console) as tell:
         return build_shards(

@@ -135,6 +135,7 @@ def resume(
     minutes: float | None = None,
     steps: int | None = None,
     tokens: int | None = None,
+    epochs: float | None = None,
     stop_at_val_loss: float | None = None,
     keep: int | None = None,
     on_spike: Literal["no", "stop", "skip", "rewind"] | None = None,
@@ -145,7 +146,7 @@ def resume(
 ) -> Run:
     """Resumes a run from its last complete checkpoint, or makes a finished one longer.
 
-    `minutes`: from now on; `steps`, `tokens`: in all, those already made included. Without a
+    `minutes`: from now on; `steps`, `tokens`, `epochs`: in all, those already made included. Without a
     length an interrupted run goes to its planned end, and a finished one stays as it is. Other
     arguments and `settings` (by dotted name, as `lmsmith resume --help` lists them) hold from the
     next step on. `hooks`: the run's own hooks, and new ones; `without_hooks`: names of hooks that

@@ -42,6 +42,7 @@ import os, signal, sys
 from pathlib import Path
 from rich.console import Console
 from weight_average import WeightAverage
+from lmsmith.train.start import train
 
 class Deadly(WeightAverage):
     def after_step(self, context):
