@@ -116,6 +116,7 @@ def open_run(place: Path) -> tuple[RunConfig, Corpus]:
     """Config and tokens of a run. Raises UsageError where there is none."""
     config = place / "config.toml"
     if not config.is_file():
+        refuse_foreign(place)
         raise UsageError(
             f"{place} is not a run: it has no config.toml. `lmsmith train TEXT --out {place}` "
             f"would make one."
@@ -228,12 +229,8 @@ def model_folder(place: Path) -> Path:
     CheckpointError.
     """
     folder = place / "model" if (place / "model").is_dir() else place
-    if folder == place and (form := _form_of_another_program(place)):
-        raise UsageError(
-            f"{place} is {form}, and not a run yet. `lmsmith import {shlex.quote(str(place))} "
-            f"--out RUN` makes a run "
-            "of it: then name RUN here."
-        )
+    if folder == place:
+        refuse_foreign(place)
     if not (folder / "model.safetensors").exists():
         if (place / "config.toml").exists():
             raise CheckpointError(
@@ -245,6 +242,15 @@ def model_folder(place: Path) -> Path:
             f"wrote."
         )
     return folder
+
+
+def refuse_foreign(place: Path) -> None:
+    """Raises UsageError, which names `lmsmith import`, for a checkpoint of another program."""
+    if form := _form_of_another_program(place):
+        raise UsageError(
+            f"{place} is {form}, and not a run yet. `lmsmith import {shlex.quote(str(place))} --out RUN` makes a run "
+            "of it: then name RUN here."
+        )
 
 
 def _form_of_another_program(place: Path) -> str | None:

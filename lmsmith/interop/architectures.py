@@ -22,7 +22,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +30,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lmsmith.config import ModelConfig
+from lmsmith.config import ModelConfig, settings
 from lmsmith.config.presets import preset
 from lmsmith.errors import CheckpointError, ConfigError
 from lmsmith.foreign_json import shown
@@ -258,9 +258,7 @@ class Architecture:
             if field.name == "feed_forward":
                 allowed = tuple(dict.fromkeys(self.activations.values()))
             if field.name not in self.indifferent | set(self.sizes) and value not in allowed:
-                found.append(
-                    f"model.{field.name} = {_text(value)} (but {' or '.join(map(_text, allowed))})"
-                )
+                found.append(difference(field.name, value, allowed))
         return found
 
     def to_ours(
@@ -374,8 +372,19 @@ def listed(names: Sequence[str]) -> str:
     )
 
 
-def _text(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, bool | str) else str(value)
+def difference(name: str, value: Any, allowed: Iterable[Any]) -> str:
+    """A setting of the model that is not one of `allowed`, all written as on the command line."""
+    leaf = dict(settings(GPTConfig))[f"model.{name}"]
+
+    def typed(value: Any) -> str:
+        shown = leaf.shown(value)
+        if isinstance(shown, bool):
+            return "yes" if shown else "no"
+        if isinstance(shown, tuple):
+            return ",".join(map(str, shown)) or "none"
+        return f"{shown:g}" if isinstance(shown, float) else str(shown)
+
+    return f"model.{name} = {typed(value)} (but {' or '.join(map(typed, allowed))})"
 
 
 # ---- the two of them -----------------------------------------------------------------------------

@@ -167,13 +167,14 @@ def _limits(wanted: str | None, path: Path, tokenizer: Tokenizer | None) -> dict
     """The ids that stand before and after a text, where these are not the tokenizer's end of text
     (Llama 3).
 
-    Many a config.json names ids that its tokenizer uses for text: only special tokens count.
+    Many a config.json names ids that its tokenizer uses for text: only added tokens end a text,
+    special or not.
     """
     begin, ends = huggingface.read_ends(path)
     if tokenizer is not None:
-        special = vocabulary.special_ids(tokenizer)
         begin = vocabulary.begin_of(Path(wanted) if wanted else path, tokenizer)
-        ends = [end for end in ends if end in special]
+        added = vocabulary.added_ids(tokenizer)
+        ends = [end for end in ends if end in added]
     limits: dict[str, Any] = {} if begin is None else {"begin": begin}
     end_of_text = tokenizer.end_of_text if tokenizer else None
     return limits | ({"ends": ends} if ends and ends != [end_of_text] else {})

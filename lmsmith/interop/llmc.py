@@ -17,7 +17,7 @@ from torch import Tensor
 from lmsmith.config import ModelConfig
 from lmsmith.config.presets import preset
 from lmsmith.errors import CheckpointError, ConfigError
-from lmsmith.interop.architectures import GPT2, completed, derived
+from lmsmith.interop.architectures import GPT2, completed, derived, difference
 from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.reference.blocks import Sizes
 from lmsmith.reference.llmc import HEADER_BYTES, MAGIC, read_llmc, write_llmc
@@ -131,7 +131,7 @@ def check(config: ModelConfig) -> None:
             reason for reason in reasons if not reason.startswith(f"model.{name} ")
         ]  # GPT-2's, which may be more
         if value != wanted:
-            reasons.append(f"model.{name} = {value} (but {wanted})")
+            reasons.append(difference(name, value, [wanted]))
     if reasons:
         raise ConfigError(
             f"llm.c has GPT-2 alone, and no {'; no '.join(reasons)}. What can be exported are "

@@ -151,6 +151,14 @@ def special_ids(tokenizer: Tokenizer) -> set[int]:
     return set() if tokenizer.end_of_text is None else {tokenizer.end_of_text}
 
 
+def added_ids(tokenizer: Tokenizer) -> set[int]:
+    """The ids of added tokens, special ones or not."""
+    if isinstance(tokenizer, LibraryTokenizer):
+        return {token["id"] for token in tokenizer.content.get("added_tokens") or ()}
+    named: dict[str, int] = getattr(tokenizer, "named_ids", {})
+    return special_ids(tokenizer) | set(named.values())
+
+
 def begin_of(folder: Path, tokenizer: Tokenizer) -> int | None:
     """The special token that transformers puts before every text, as Llama 3's.
 

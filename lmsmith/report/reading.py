@@ -69,13 +69,18 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 def read_run(folder: Path) -> Run:
     """The run in `folder`. Raises CheckpointError for a path that is no run folder."""
+    is_run = any((folder / name).exists() for name in ("metrics.jsonl", "config.toml"))
+    if not is_run:
+        from lmsmith.train.run import refuse_foreign  # with torch, which a report does without
+
+        refuse_foreign(folder)
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise CheckpointError(
             f"{folder} {what}: wanted a run folder, as `lmsmith train ... --out {folder}` makes "
             f"one."
         )
-    if not (folder / "metrics.jsonl").exists() and not (folder / "config.toml").exists():
+    if not is_run:
         raise CheckpointError(
             f"{folder} is not a run folder: it has neither metrics.jsonl nor config.toml. Give "
             f"the folder that "

@@ -247,7 +247,8 @@ def test_every_setting_is_the_same_there_or_refused_by_name(name: str, tmp_path:
 
 def test_what_has_no_counterpart_is_refused_with_the_reason() -> None:
     with pytest.raises(
-        ConfigError, match=r"feed_forward = \"relu2\".*qk_norm = true.*--preset gpt2"
+        ConfigError,
+        match=r"ngram_tables = 2,3,4 \(but none\).*relu2.*qk_norm = yes \(but no\).*--preset gpt2",
     ):
         architecture_for(preset("modern").changed({"model.vocab_size": 97}, where="here").model)
 

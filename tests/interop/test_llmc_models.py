@@ -126,12 +126,12 @@ def test_a_trained_model_is_padded_and_completed(tmp_path: Path) -> None:
         ({"feed_forward": "gelu"}, r"model\.feed_forward = gelu \(but gelu-tanh\)"),
         ({"feed_forward": "relu2"}, r"model\.feed_forward = relu2 \(but gelu-tanh\)\. What"),
         ({"norm_eps": 1e-6}, r"model\.norm_eps = 1e-06"),
-        ({"tied_head": False}, r"model\.tied_head = False"),
-        ({"d_head": 16}, r"model\.d_head = 16"),
+        ({"tied_head": False}, r"model\.tied_head = no \(but yes\)"),
+        ({"d_head": 16}, r"model\.d_head = 16 \(but auto\)"),
         ({"attention_bias": "qkv"}, r"model\.attention_bias = qkv \(but auto\)"),
         ({"bias": False, "attention_bias": "all"}, r"model\.attention_bias = all \(but auto\)"),
-        ({"norm": "rmsnorm", "bias": False}, r'model\.norm = "rmsnorm"'),
-        ({"qk_norm": True}, r"model\.qk_norm = true"),
+        ({"norm": "rmsnorm", "bias": False}, r"model\.norm = rmsnorm"),
+        ({"qk_norm": True}, r"model\.qk_norm = yes"),
     ],
 )
 def test_what_llmc_does_not_compute_is_refused(

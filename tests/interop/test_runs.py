@@ -157,7 +157,9 @@ def test_without_a_token_before_the_text(tmp_path: Path, capsys: Any) -> None:
     assert "there is no --text" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", ["generate", "eval", "train", "compare", "export"])
+@pytest.mark.parametrize(
+    "verb", ["generate", "eval", "train", "compare", "export", "resume", "report"]
+)
 @pytest.mark.parametrize("form", ["huggingface", "shards", "llm.c", "llm.c folder"])
 def test_a_model_that_is_not_imported_yet(
     verb: str, form: str, tmp_path: Path, capsys: Any
@@ -181,6 +183,8 @@ def test_a_model_that_is_not_imported_yet(
         "train": [tmp_path / "text.txt", "--from", named],
         "compare": [named, "--text", tmp_path / "text.txt"],
         "export": [named, "--to", "hf", "--out", tmp_path / "out"],
+        "resume": [named],
+        "report": [named],
     }
     assert lmsmith(verb, *words[verb]) == 2
     told = capsys.readouterr().err
@@ -242,6 +246,23 @@ def test_texts_begin_and_end_as_theirs_do(tmp_path: Path, capsys: Any) -> None:
     assert opened("The")["input_ids"] == prompt[0].tolist()
     assert opened("The", "He")["input_ids"] == [256, *b"The", 256, *b"He"]
     assert (opened.bos_token, opened.eos_token) == ("<|begin_of_text|>", "<|end_of_text|>")
+
+
+@pytest.mark.parametrize("engine", ["ours", "library"])
+def test_an_added_token_that_is_not_special_ends_texts_too(engine: str, tmp_path: Path) -> None:
+    folder = tmp_path / "theirs"
+    with_bytes(folder, vocab_size=258, eos_token_id=[256, 257])
+    content = json.loads((folder / "tokenizer.json").read_text())
+    turn = content["added_tokens"][0] | {"id": 257, "content": "<turn>", "special": False}
+    content["added_tokens"].append(turn)
+    if engine == "library":
+        content["normalizer"] = {"type": "NFD"}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    run, _ = import_model(str(folder), out=tmp_path / "run")
+    assert load_for_use(run)[2]["ends"] == [256, 257]
+    export_model(run, tmp_path / "back", to="hf")
+    opened = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "back")
+    assert opened.generation_config.eos_token_id == [256, 257]
 
 
 def put(content: dict[str, Any], folder: Path, **config: Any) -> None:
@@ -784,10 +805,10 @@ def test_in_float64(name: str, tmp_path: Path, capsys: Any) -> None:
 def test_what_cannot_be_exported(tmp_path: Path, capsys: Any) -> None:
     trained(tmp_path / "modern", ByteTokenizer(True), "modern", n_head=2, ngram_table_size=8)
     assert lmsmith("export", tmp_path / "modern", "--to", "hf", "--out", tmp_path / "out") == 2
-    assert 'model.feed_forward = "relu2"' in capsys.readouterr().err
+    assert "model.feed_forward = relu2" in capsys.readouterr().err
     trained(tmp_path / "llama", ByteTokenizer(True), "llama")
     assert lmsmith("export", tmp_path / "llama", "--to", "llmc", "--out", tmp_path / "out") == 2
-    assert 'model.norm = "rmsnorm"' in capsys.readouterr().err
+    assert "model.norm = rmsnorm" in capsys.readouterr().err
     assert lmsmith("export", tmp_path / "nowhere", "--to", "hf", "--out", tmp_path / "out") == 2
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("x")
