@@ -524,8 +524,9 @@ def _json_text(line: str, text_field: str, more: Iterable[str] = ()) -> str:
     except (ValueError, RecursionError) as error:
         wanted = f"{{{json.dumps(text_field)}: ...}}"
         array = f" {FROM_ARRAY}" if line.lstrip().startswith("[") else ""
+        why = "it is nested too deep to be read" if isinstance(error, RecursionError) else error
         raise DataError(
-            f" is not JSON: {error}. Wanted one object a line: {wanted}.{array}"
+            f" is not JSON: {why}. Wanted one object a line: {wanted}.{array}"
         ) from error
     if not isinstance(record, dict):
         array = f" {FROM_ARRAY}" if isinstance(record, list) else ""
