@@ -76,8 +76,28 @@ def scaled_together(
     }
 
 
-def partial_note(config: OptimConfig, given: Collection[str]) -> str | None:
-    """What to tell who sets the rate of some of Muon's and AdamW's groups and not of the others."""
+_OF_ONE = {"muon": "muon_", "sgd": "sgd_"}  # optimizer -> how its own settings begin
+
+
+def partial_note(
+    config: OptimConfig, given: Collection[str], *, resumed: bool = False
+) -> str | None:
+    """What to tell who sets the rate of some of Muon's and AdamW's groups and not of the others.
+
+    Also of settings that belong to another optimizer. `given`: settings by dotted name. `resumed`:
+    where there is no option that scales all groups.
+    """
+    if config.name in ("adamw", "muon", "sgd"):
+        others = tuple(f"optim.{own}" for name, own in _OF_ONE.items() if name != config.name)
+        default = OptimConfig()
+        idle = [
+            name
+            for name in sorted(given)
+            if name.startswith(others)
+            and getattr(config, name[6:], None) != getattr(default, name[6:], None)
+        ]
+        if idle:
+            return f"{' and '.join(idle)}: no effect with optim.name {config.name}"
     ours = [name for name in peak_rates(config) if f"optim.{name}" in given]
     if config.name != "muon" or not ours or {"muon_learning_rate", "learning_rate"} <= set(ours):
         return None
@@ -91,5 +111,6 @@ def partial_note(config: OptimConfig, given: Collection[str]) -> str | None:
     return (
         f"{' and '.join(f'optim.{name}' for name in ours)}: moves "
         f"{' and '.join(_MOVES[name] for name in moved)} "
-        f"alone; unchanged: {', '.join(kept)}. --learning-rate scales all together"
+        f"alone; unchanged: {', '.join(kept)}"
+        + ("" if resumed else ". --learning-rate scales all together")
     )

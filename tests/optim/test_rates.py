@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from test_groups import built, groups_of
 
+from lmsmith.config import settings
 from lmsmith.config.presets import preset
 from lmsmith.errors import ConfigError
 from lmsmith.optim.groups import Optimisers
@@ -76,3 +77,17 @@ def test_setting_one_of_them_under_muon_is_noted() -> None:
     for given in ({muon, lr}, {muon, lr, table}, set(), {"optim.name"}):
         assert partial_note(modern, given) is None
     assert partial_note(llama, {lr}) is None
+    assert "--learning-rate" not in str(partial_note(modern, {lr}, resumed=True))
+
+
+def test_settings_of_another_optimizer_are_noted() -> None:
+    changes = {"optim.muon_learning_rate": 0.05, "optim.sgd_momentum": 0.8}
+    changed = preset("llama").changed(changes, where="here")
+    assert partial_note(changed.optim, {*changes, "train.steps"}) == (
+        "optim.muon_learning_rate and optim.sgd_momentum: no effect with optim.name adamw"
+    )
+    muon = changed.changed({"optim.name": "muon"}, where="here").optim
+    assert partial_note(muon, changes) == "optim.sgd_momentum: no effect with optim.name muon"
+    # A run's config.toml names all settings: those at their defaults are nobody's wish.
+    whole = {name for name, _ in settings()}
+    assert partial_note(preset("llama").optim, whole) is None
