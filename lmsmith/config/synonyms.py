@@ -23,6 +23,7 @@ _OPTIONS: dict[str | tuple[str, ...], str] = {
         "epochs",
         "train.epochs",
     ): "epoch num_epochs n_epochs max_epochs num_train_epochs training_epochs passes",
+    "tokens": "epochs epoch num_epochs",  # of `resume`, which has no epochs
     ("tokens", "train.tokens"): "max_train_tokens max_tokens num_tokens n_tokens total_tokens "
     "train_tokens token_budget",
     ("minutes", "train.minutes"): "max_minutes",

@@ -47,6 +47,7 @@ COMING = set[str]()
         ("data prepare", "--num_proc", "--workers"),
         ("export", "--format", "--to"),
         ("resume", "--num-threads", "--train.threads"),
+        ("resume", "--epochs", "--tokens"),
         ("resume", "--layers", ""),
         ("train", "--frobnicate", ""),
     ],
