@@ -429,9 +429,9 @@ def _compare(options: argparse.Namespace, console: Console, started: float) -> i
     from lmsmith.text.held_out import split_documents
     from lmsmith.tokens.measure import compare_tokenizers, course_tokenizers
 
+    others = {Path(name).name or name: _tokenizer(name) for name in options.which}
     split = split_documents(Documents(options.text, **_reading(options)))
-    tokenizers = course_tokenizers("".join(split.train), options.sizes)
-    tokenizers |= {Path(name).name or name: _tokenizer(name) for name in options.which}
+    tokenizers = course_tokenizers("".join(split.train), options.sizes) | others
     held_out = "".join(split.validation)
     rows = compare_tokenizers(tokenizers, held_out)
     if options.json:

@@ -166,6 +166,13 @@ def test_inspect(lmsmith: Lmsmith, bpe: Path) -> None:
     assert other["bytes_per_token"] == pytest.approx(1, abs=0.3)  # of no use to Greek
 
 
+def test_compare_refuses_a_tokenizer_before_it_learns_others(lmsmith: Lmsmith) -> None:
+    done = lmsmith("tokenizer", "compare", "nowhere", "--text", "book.txt")
+    assert done.status == 1
+    assert "there is no tokenizer at nowhere" in done.err
+    assert "merg" not in done.err
+
+
 def test_compare_has_the_ladder_and_a_page(lmsmith: Lmsmith, bpe: Path) -> None:
     done = lmsmith(
         "tokenizer",
