@@ -49,11 +49,13 @@ def line_chart(
     y_range: tuple[float, float],
     n_ticks: int = 5,
     log2_x: bool = False,
+    named: bool = False,
 ) -> str:
     """A figure with axes and grid; what is above `y_range` is cut off. Dots carry their numbers as
     a tooltip.
 
-    The x-axis begins at zero. With `log2_x` it is logarithmic, and its ticks are powers of two.
+    The x-axis begins at zero. With `log2_x` it is logarithmic, its ticks are powers of two, and
+    nothing is cut off. `named`: with the lines' names below.
     """
     low, high = y_range
     y_ticks = ticks(low, high, n_ticks)
@@ -85,11 +87,11 @@ def line_chart(
         f'<i style="top:{plane.down(y) / 10:.2f}%">{tick_text(y, y_ticks)}</i>' for y in y_ticks
     )
     return (
-        f'<figure class="chart"><figcaption>{escape(title)}</figcaption>'
+        f'<figure class="chart{" log2" if log2_x else ""}"><figcaption>{escape(title)}</figcaption>'
         f'<div class="plot"><svg viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img" '
         f'aria-label="{escape(title)}"><path class="grid" d="{grid}"/>{drawn}</svg>'
         f'<div class="y">{heights}</div><div class="x">{places}</div></div>'
-        f'<div class="x-label">{escape(x_label)}</div></figure>'
+        f'<div class="x-label">{escape(x_label)}</div>{legend(lines) if named else ""}</figure>'
     )
 
 

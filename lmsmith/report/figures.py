@@ -165,8 +165,7 @@ def _learning_rates(runs: Sequence[Run]) -> str:
         (run,) = runs
         labels = _rate_labels(run)
         lines = [_small_line(run, name, i, label) for i, (name, label) in enumerate(labels.items())]
-        chart = _chart("Learning rate", lines)
-        return f"<div>{chart}{legend(lines)}</div>" if chart and len(lines) > 1 else chart
+        return _chart("Learning rate", lines, named=len(lines) > 1)
     lines = [_small_line(run, next(iter(_rate_labels(run))), i) for i, run in enumerate(runs)]
     return _chart("Learning rate of the main group", lines)
 
@@ -212,14 +211,15 @@ def _small_line(run: Run, name: str, colour: int, label: str = "") -> Line:
     )
 
 
-def _chart(title: str, lines: Sequence[Line]) -> str:
-    """A small chart; nothing where there is no number to draw."""
+def _chart(title: str, lines: Sequence[Line], *, named: bool = False) -> str:
+    """A small chart; nothing where there is no number to draw. `named`: with the lines' names."""
     values = np.concatenate([line.y[np.isfinite(line.y)] for line in lines])
     if not len(values):
         return ""
     # A single spike of the gradient must not flatten all the rest.
     high = float(min(values.max(), 3 * np.quantile(values, 0.98)))
-    return line_chart(title, lines, x_label="steps", y_range=(0.0, 1.08 * high or 1.0), n_ticks=3)
+    y_range = (0.0, 1.08 * high or 1.0)
+    return line_chart(title, lines, x_label="steps", y_range=y_range, n_ticks=3, named=named)
 
 
 def _seconds_unit(runs: Sequence[Run]) -> tuple[float, str]:

@@ -113,7 +113,10 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.55; }
 .chart figcaption { margin-bottom: 12px; font-size: 15px; font-weight: 600; }
 .plot { position: relative; height: 270px; margin: 0 4px 26px 42px; }
 .small .plot { height: 130px; }
-.plot svg { position: absolute; width: 100%; height: 100%; }
+.plot svg { position: absolute; width: 100%; height: 100%; overflow: hidden; }
+.log2 svg { overflow: visible; }
+.log2 .plot { margin-right: 24px; }
+.chart .legend { margin: 10px 0 0; gap: 2px 20px; font-size: 13px; }
 .plot path, .legend path { fill: none; vector-effect: non-scaling-stroke; stroke-linejoin: round; }
 path.strong { stroke-width: 2.25; }
 path.soft { stroke-width: 1.5; }

@@ -107,6 +107,7 @@ def test_a_logarithmic_axis_has_powers_of_two() -> None:
         np.array([70.0, 300.0, 4000.0]), np.array([1.0, 2.0, 3.0]), 0, dots=True, label="BPE"
     )
     chart = line_chart("L", [line], x_label="entries", y_range=(0.0, 4.0), log2_x=True)
+    assert 'class="chart log2"' in chart  # whose style draws a dot at the edge whole
     shown = re.findall(r'<i style="left:([\d.]+)%">([\d,]+)</i>', chart)
     assert [words for _, words in shown] == ["64", "128", "256", "512", "1,024", "2,048", "4,096"]
     assert [float(place) for place, _ in shown] == pytest.approx(
