@@ -248,7 +248,8 @@ def refuse_foreign(place: Path) -> None:
     """Raises UsageError, which names `lmsmith import`, for a checkpoint of another program."""
     if form := _form_of_another_program(place):
         raise UsageError(
-            f"{place} is {form}, and not a run yet. `lmsmith import {shlex.quote(str(place))} --out RUN` makes a run "
+            f"{place} is {form}, and not a run yet. `lmsmith import {shlex.quote(str(place))} "
+            f"--out RUN` makes a run "
             "of it: then name RUN here."
         )
 

@@ -146,11 +146,11 @@ def resume(
 ) -> Run:
     """Resumes a run from its last complete checkpoint, or makes a finished one longer.
 
-    `minutes`: from now on; `steps`, `tokens`, `epochs`: in all, those already made included. Without a
-    length an interrupted run goes to its planned end, and a finished one stays as it is. Other
-    arguments and `settings` (by dotted name, as `lmsmith resume --help` lists them) hold from the
-    next step on. `hooks`: the run's own hooks, and new ones; `without_hooks`: names of hooks that
-    the run gives up.
+    `minutes`: from now on; `steps`, `tokens`, `epochs`: in all, those already made included.
+    Without a length an interrupted run goes to its planned end, and a finished one stays as it is.
+    Other arguments and `settings` (by dotted name, as `lmsmith resume --help` lists them) hold from
+    the next step on. `hooks`: the run's own hooks, and new ones; `without_hooks`: names of hooks
+    that the run gives up.
 
     Raises ConfigError for a setting that cannot change, UsageError if a hook is missing or another
     process trains the run, and what `train` raises.

@@ -71,7 +71,7 @@ def read_run(folder: Path) -> Run:
     """The run in `folder`. Raises CheckpointError for a path that is no run folder."""
     is_run = any((folder / name).exists() for name in ("metrics.jsonl", "config.toml"))
     if not is_run:
-        from lmsmith.train.run import refuse_foreign  # with torch, which a report does without
+        from lmsmith.run_folder import refuse_foreign  # with torch, which a report does without
 
         refuse_foreign(folder)
     if not folder.is_dir():
