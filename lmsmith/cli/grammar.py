@@ -334,7 +334,7 @@ def add_settings(
     for name in OFTEN:
         add_setting(often, known[name])
     if out:
-        _add_learning_rate(often)
+        add_learning_rate(often)
     groups: dict[str, argparse._ArgumentGroup] = {}
     for name, leaf in known.items():
         section = name.rpartition(".")[0]
@@ -377,7 +377,7 @@ def starting_point(arguments: Sequence[str]) -> RunConfig:
         return preset(RunConfig.preset)
 
 
-def _add_learning_rate(often: argparse._ActionsContainer) -> None:
+def add_learning_rate(often: argparse._ActionsContainer) -> None:
     """`--learning-rate`, which is no setting of its own: it sets the rates of all parameter
     groups.
     """
@@ -388,7 +388,7 @@ def _add_learning_rate(often: argparse._ActionsContainer) -> None:
         metavar="X",
         help="peak learning rate: of Muon's matrices, or without Muon of the weights; all other "
         "groups keep their "
-        "ratio to it (the preset's)",
+        "ratio to it",
     )
 
 

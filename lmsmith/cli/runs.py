@@ -13,6 +13,7 @@ from rich.console import Console
 
 from lmsmith import api
 from lmsmith.cli.grammar import (
+    add_learning_rate,
     OFTEN,
     Verbs,
     add_files,
@@ -94,6 +95,7 @@ def add(verbs: Verbs) -> None:
         "settings that may change on the way",
         "Also by hand in RUN/config.toml. They hold from the next step on.",
     )
+    add_learning_rate(changeable)
     for name, leaf in settings():
         if name in LENGTH:
             length.add_argument(f"--{OFTEN[name]}", f"--{name}", dest=name, **_LENGTHS[name])

@@ -216,6 +216,11 @@ def _tell_unknown(tokenizer: Tokenizer, prompt: str) -> None:
             f"note: {n_unknown} of the prompt's words are unknown to this model; it reads <unk> "
             f"in their place"
         )
+    elif n_unknown and tokenizer.kind == "library":
+        problem(
+            f"note: {n_unknown} of the prompt's words or blanks are changed by this model's tokenizer or unknown "
+            f"to it; it reads: {tokenizer.decode(tokenizer.encode(prompt))}"
+        )
     elif n_unknown:
         unknown = "".join(dict.fromkeys(c for c in prompt if tokenizer.count_unknown(c)))
         problem(
@@ -264,10 +269,10 @@ def _eval(options: argparse.Namespace, console: Console, started: float) -> int:
         )
     if score.n_unknown:
         units = {"word": "words", "char": "characters"}.get(tokenizer.kind, "units")
+        changed = "changed by the tokenizer or " if tokenizer.kind == "library" else ""
         console.print(
-            f"note: {score.n_unknown:,} {units} of the text are unknown to this model; for their "
-            f"{score.n_unknown_bytes:,} bytes and their places {score.unknown_bits:,.0f} bits are "
-            f"charged"
+            f"note: {score.n_unknown:,} {units} of the text are {changed}unknown to this model; for their "
+            f"{score.n_unknown_bytes:,} bytes and their places {score.unknown_bits:,.0f} bits are charged"
         )
     if n_without_token:
         console.print(

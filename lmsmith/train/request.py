@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lmsmith.config import NeuralConfig, RunConfig, read_toml
+from lmsmith.config import LENGTH, NeuralConfig, RunConfig, read_toml
 from lmsmith.config.presets import has_size, preset, sized
 from lmsmith.errors import ConfigError, UsageError
 from lmsmith.models.gpt_config import GPTConfig
@@ -38,6 +38,7 @@ def asked(
     recipe = (
         _with_tokenizer_beside(read_toml(Path(recipes[0])), Path(recipes[0])) if recipes else {}
     )
+    _check_lengths(changes, place)
     rate_place = place if TOGETHER in changes else "".join(recipes)
     peak, fixed, recipe, changes = _together(recipe, changes)
     wanted = recipe | dict(changes)
@@ -69,6 +70,19 @@ def asked(
     if config.train.init_from:
         config, given = begun_with(config, given)
     return _one_batch(_one_length(config, changes), given, changes)
+
+
+def _check_lengths(changes: Mapping[str, Any], place: str) -> None:
+    """Raises ConfigError for a length of zero that the user gave.
+
+    Files may hold a zero: before `auto` had a word, they wrote it.
+    """
+    for name in (*LENGTH, "train.epochs"):
+        if str(changes.get(name, "auto")).strip() in ("0", "0.0"):
+            raise ConfigError(
+                f"{name} = {changes[name]} in {place}: wanted more than 0. Leave it out to let "
+                "lmsmith choose the length."
+            )
 
 
 def _derived(

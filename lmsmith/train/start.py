@@ -22,7 +22,7 @@ from lmsmith.data.corpus import Corpus
 from lmsmith.data.prepare.run_sources import prepare_run as gather
 from lmsmith.distributed.ranks import FOREVER, Ranks, joined, place_in_environment
 from lmsmith.errors import ConfigError, UsageError
-from lmsmith.optim.rates import partial_note
+from lmsmith.optim.rates import TOGETHER, partial_note, scaled_together
 from lmsmith.run_folder import create, free_place, open_run
 from lmsmith.train.by_hand import for_reference
 from lmsmith.train.checks import refuse_early
@@ -145,6 +145,9 @@ def resume(
     if "train.threads" in changes:
         changes = {"train.yield_cores": "no"} | changes
     config, corpus = open_run(place)
+    if TOGETHER in changes:
+        peak = changes.pop(TOGETHER)
+        changes |= scaled_together(config, peak, changes.keys(), where)
     names_of(hooks)
     if config.model.counted:
         _no_hooks(hooks)

@@ -265,6 +265,22 @@ def test_an_added_token_that_is_not_special_ends_texts_too(engine: str, tmp_path
     assert opened.generation_config.eos_token_id == [256, 257]
 
 
+def test_what_a_normalizer_changes_is_not_called_left_out(tmp_path: Path, capsys: Any) -> None:
+    folder = tmp_path / "theirs"
+    with_bytes(folder)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["normalizer"] = {"type": "Lowercase"}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    run, _ = import_model(str(folder), out=tmp_path / "run")
+    assert lmsmith("generate", run, "The cat", "--max-tokens", "1") == 0
+    told = capsys.readouterr().err
+    assert "1 of the prompt's words or blanks are changed" in told
+    assert "it reads: the cat" in told
+    (tmp_path / "text.txt").write_text("The cat", encoding="utf-8")
+    assert lmsmith("eval", run, "--text", tmp_path / "text.txt") == 0
+    assert "1 units of the text are changed by the tokenizer or unknown" in capsys.readouterr().out
+
+
 def put(content: dict[str, Any], folder: Path, **config: Any) -> None:
     (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
     (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")

@@ -124,6 +124,7 @@ def _note_unknown(tokenizer: Tokenizer, *splits: Iterable[str]) -> list[str]:
     what = {
         "word": "words outside the vocabulary are read as <unk>",
         "char": "characters unknown to the tokenizer are left out",
+        "library": "words or blanks are changed by the tokenizer's normalizer or unknown to it",
     }.get(tokenizer.kind, "places of the text are unknown to the tokenizer")
     return [
         f"{n_train + n_validation:,} {what}: {n_train:,} of the training text, {n_validation:,} "
