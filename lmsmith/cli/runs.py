@@ -13,11 +13,11 @@ from rich.console import Console
 
 from lmsmith import api
 from lmsmith.cli.grammar import (
-    add_learning_rate,
     OFTEN,
     Verbs,
     add_files,
     add_flag,
+    add_learning_rate,
     add_setting,
     add_settings,
     settings_given,

@@ -218,7 +218,8 @@ def _tell_unknown(tokenizer: Tokenizer, prompt: str) -> None:
         )
     elif n_unknown and tokenizer.kind == "library":
         problem(
-            f"note: {n_unknown} of the prompt's words or blanks are changed by this model's tokenizer or unknown "
+            f"note: {n_unknown} of the prompt's words or blanks are changed by this model's "
+            f"tokenizer or unknown "
             f"to it; it reads: {tokenizer.decode(tokenizer.encode(prompt))}"
         )
     elif n_unknown:
@@ -271,8 +272,10 @@ def _eval(options: argparse.Namespace, console: Console, started: float) -> int:
         units = {"word": "words", "char": "characters"}.get(tokenizer.kind, "units")
         changed = "changed by the tokenizer or " if tokenizer.kind == "library" else ""
         console.print(
-            f"note: {score.n_unknown:,} {units} of the text are {changed}unknown to this model; for their "
-            f"{score.n_unknown_bytes:,} bytes and their places {score.unknown_bits:,.0f} bits are charged"
+            f"note: {score.n_unknown:,} {units} of the text are {changed}unknown to this model; "
+            f"for their "
+            f"{score.n_unknown_bytes:,} bytes and their places {score.unknown_bits:,.0f} bits are "
+            f"charged"
         )
     if n_without_token:
         console.print(

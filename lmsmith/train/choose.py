@@ -375,9 +375,8 @@ def describe(config: RunConfig, corpus: Corpus, machine: Machine, world: int = 1
         )
     if train.minutes and train.steps < FEW_STEPS:
         notes.append(
-            f"note     only about {train.steps} steps fit into {train.minutes:g} minutes on this "
-            f"machine: set more "
-            "--minutes, or a smaller model or --train.batch_size"
+            f"note     only time for about {plural(train.steps, 'step')} in {train.minutes:g} minutes "
+            "on this machine: set more --minutes, or a smaller model or --train.batch_size"
         )
     return [
         f"text     {counts.n_train_tokens + counts.n_val_tokens:,} {unit} ({model.vocab_size:,} "

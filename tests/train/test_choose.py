@@ -487,3 +487,10 @@ def test_blocks_are_compiled_where_the_run_is_long_enough(
     config = resolve(config, given, corpus, machine, 60 * config.train.minutes or 300)
     assert config.train.compile == wanted
     assert why in describe(config, corpus, machine)[3]
+
+
+@pytest.mark.parametrize(("steps", "words"), [(1, "about 1 step in"), (2, "about 2 steps in")])
+def test_too_little_time_is_told_in_words(steps: int, words: str) -> None:
+    changes = {"train.steps": steps, "train.minutes": 0.5, "model.vocab_size": 100}
+    config = preset("llama").changed(changes, where="here")
+    assert words in describe(config, corpus_of(100_000), MACHINE)[-1]
