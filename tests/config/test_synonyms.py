@@ -47,7 +47,6 @@ COMING = set[str]()
         ("data prepare", "--num_proc", "--workers"),
         ("export", "--format", "--to"),
         ("resume", "--num-threads", "--train.threads"),
-        ("resume", "--epochs", "--tokens"),
         ("resume", "--layers", ""),
         ("train", "--frobnicate", ""),
     ],
