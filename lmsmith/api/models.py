@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -137,7 +137,7 @@ def compare(
     """
     from lmsmith import atomic
     from lmsmith.evaluate.comparison import read_text
-    from lmsmith.report.comparison import check_place, compare_runs, equal_time, train_all
+    from lmsmith.report.comparison import check_place, compare_runs
 
     folders = [Path(path) for path in paths(runs)]
     sources = [] if train is None else paths(train)
@@ -155,37 +155,66 @@ def compare(
         "document_separator": document_separator,
     }
     on = None if text is None else read_text(Path(text), **reading)
-    trained: list[Path] = []
-    about = ""
-    if sources:
-        changes = {"tokenizer": tokenizer, "train.seed": seed}
-        changes |= {
-            f"data.{name}": value
-            for name, value in reading.items()
-            if value not in ("text", "auto")
-        }
-        changes = {name: value for name, value in changes.items() if value is not None}
-        with showing(progress) as console:
-            trained = train_all(
-                sources,
-                changes,
-                models,
-                minutes=minutes,
-                out=None if runs_out is None else Path(runs_out),
-                console=console,
-            )
-        about = equal_time(trained, sources, minutes)
+    changes = _training_settings(tokenizer, seed, reading)
+    trained, about = _train_models(sources, changes, models, minutes, runs_out, progress)
     everyone = [*folders, *trained]
     if on is None:
-        names = ", ".join(Path(source).name for source in sources)
-        held_out = everyone[-1] / "tokens" / "validation.txt"
-        on = replace(
-            read_text(held_out, document_separator="none"), name=f"held-out text of {names}"
-        )
+        on = _held_out_text(everyone[-1], sources)
     found = Comparison(on, tuple(compare_runs(everyone, on)), tuple(map(Run, trained)), about)
     if page:
         atomic.write(page, found.page())
     return found
+
+
+def _training_settings(
+    tokenizer: str | None, seed: int | None, reading: Mapping[str, str]
+) -> dict[str, Any]:
+    """Settings by dotted name that `compare` passes to training: those that differ from the
+    defaults.
+
+    `reading`: how text is read, by the names of the settings `data.*`.
+    """
+    changes = {
+        f"data.{name}": value for name, value in reading.items() if value not in ("text", "auto")
+    }
+    given = {"tokenizer": tokenizer, "train.seed": seed} | changes
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _train_models(
+    sources: Sequence[str],
+    changes: Mapping[str, Any],
+    models: Sequence[str],
+    minutes: float,
+    runs_out: Folder | None,
+    progress: Shown,
+) -> tuple[list[Path], str]:
+    """Trains `models` on `sources`. Returns their run folders and a sentence on how they were
+    trained; nothing is trained without sources.
+    """
+    from lmsmith.report.comparison import equal_time, train_all
+
+    if not sources:
+        return [], ""
+    with showing(progress) as console:
+        trained = train_all(
+            sources,
+            changes,
+            models,
+            minutes=minutes,
+            out=None if runs_out is None else Path(runs_out),
+            console=console,
+        )
+    return trained, equal_time(trained, sources, minutes)
+
+
+def _held_out_text(run: Path, sources: Sequence[str]) -> Text:
+    """The validation text of a run that was trained on `sources`."""
+    from lmsmith.evaluate.comparison import read_text
+
+    names = ", ".join(Path(source).name for source in sources)
+    held_out = run / "tokens" / "validation.txt"
+    return replace(read_text(held_out, document_separator="none"), name=f"held-out text of {names}")
 
 
 def import_model(

@@ -81,13 +81,11 @@ def train(
         run = lmsmith.train("book.txt", minutes=1)
         run = lmsmith.train(["a.txt", "b.jsonl"], steps=500, settings={"model.n_layer": 4})
 
-    `sources`: text files, folders, globs; folders of token shards; corpora by name; or a recipe
-    (.toml). `out`: the run's new folder (default: runs/NAME-1). An argument that is None keeps the
-    preset's value, or the recipe's.
+    `sources`: text files, folders, globs, token shard folders, named corpora, or a recipe (.toml).
+    `out`: the run's new folder (default: runs/NAME-1). None keeps the preset's or recipe's value.
 
     minutes           the call returns within this; without any length: 10
-    steps             number of optimizer steps
-    tokens            number of training tokens
+    steps, tokens     number of optimizer steps; number of training tokens
     epochs            passes over the training text
     stop_at_val_loss  stop at the first evaluation at or below this, in nats per token
     preset            the named starting point that all other settings change
@@ -102,18 +100,28 @@ def train(
     skip_bad          skip lines, rows and files that cannot be read; name and count them
     errors            undecodable bytes: strict stops, replace reads them as U+FFFD
 
-    `settings`: every other setting by its dotted name, as `lmsmith train --help` lists them.
-    `hooks`: your own, called between steps (`lmsmith.extend.Hook`). `progress`: whether progress
-    is printed; None: on a terminal and in a notebook. `started`: the time.monotonic() from which
-    `minutes` count (default: now).
+    `settings`: other settings by dotted name (`lmsmith train --help`). `hooks`: called between
+    steps (`lmsmith.extend.Hook`). `progress`: whether to print it (None: on a terminal and in a
+    notebook). `started`: the time.monotonic() from which `minutes` count (default: now).
 
     Ctrl-C saves the run and raises KeyboardInterrupt; `resume` continues it. Raises ConfigError,
-    UsageError, DataError, TokenizerError, TrainingError, CheckpointError or StorageError. If
-    training has not begun, nothing is at `out` then.
+    UsageError, DataError, TokenizerError, TrainingError, CheckpointError or StorageError; nothing
+    is at `out` then if training has not begun.
     """
     started = time.monotonic() if started is None else started
     given = {name: value for name, value in locals().items() if name in SHORT}
-    changes = _changes(given, settings)
+    return _train(sources, _changes(given, settings), out, hooks, progress, started)
+
+
+def _train(
+    sources: Folder | Sequence[Folder],
+    changes: Mapping[str, Any],
+    out: Folder | None,
+    hooks: Sequence[Hook],
+    progress: Shown,
+    started: float,
+) -> Run:
+    """Does what `train` promises, with `changes` as settings by dotted name."""
     from lmsmith.train.start import train as start
 
     with showing(progress) as console:

@@ -23,10 +23,18 @@ KINDS = {"text": "text to learn from", "shards": "token shards", "tasks": "tasks
 
 def add(verbs: Verbs) -> None:
     verbs.group("data", "corpora by name; text of any size to token shards; what is in them")
+    _add_list(verbs)
+    _add_download(verbs)
+    _add_prepare(verbs)
+    _add_inspect(verbs)
 
+
+def _add_list(verbs: Verbs) -> None:
     listing = verbs.verb("data list", _list, "the corpora that have names", "lmsmith data list")
     listing.add_argument("--json", action="store_true", help="print one JSON array")
 
+
+def _add_download(verbs: Verbs) -> None:
     download = verbs.verb(
         "data download",
         _download,
@@ -44,6 +52,8 @@ def add(verbs: Verbs) -> None:
         "--files", type=at_least_one, default=0, metavar="N", help="only the first N files (all)"
     )
 
+
+def _add_prepare(verbs: Verbs) -> None:
     prepare = verbs.verb(
         "data prepare",
         _prepare,
@@ -74,16 +84,7 @@ def add(verbs: Verbs) -> None:
         metavar="N",
         help="of each shard (100,000,000)",
     )
-    prepare.add_argument(
-        "--validation-fraction",
-        type=float,
-        default=0.0,
-        metavar="X",
-        help="share of the text held out; 0: one document in twenty, or of fewer than 50 the end "
-        "of each, a tenth "
-        "at most (0)",
-    )
-    add_files(prepare, dict(settings())["data.validation"], "--validation")
+    _add_validation(prepare)
     prepare.add_argument(
         "--dedup",
         choices=["none", "exact", "near"],
@@ -107,6 +108,22 @@ def add(verbs: Verbs) -> None:
         add_setting(prepare, known[name])
     prepare.add_argument("--json", action="store_true", help="print one JSON object: the manifest")
 
+
+def _add_validation(prepare: argparse.ArgumentParser) -> None:
+    """Adds the options that choose the validation text."""
+    prepare.add_argument(
+        "--validation-fraction",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="share of the text held out; 0: one document in twenty, or of fewer than 50 the end "
+        "of each, a tenth "
+        "at most (0)",
+    )
+    add_files(prepare, dict(settings())["data.validation"], "--validation")
+
+
+def _add_inspect(verbs: Verbs) -> None:
     inspect = verbs.verb(
         "data inspect",
         _inspect,

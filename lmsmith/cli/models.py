@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 
 
 def add(verbs: Verbs) -> None:
+    _add_import(verbs)
+    _add_export(verbs)
+    _add_compare(verbs)
+
+
+def _add_import(verbs: Verbs) -> None:
     imported = verbs.verb(
         "import",
         _import,
@@ -43,6 +49,8 @@ def add(verbs: Verbs) -> None:
         "its name)",
     )
 
+
+def _add_export(verbs: Verbs) -> None:
     exported = verbs.verb(
         "export",
         _export,
@@ -68,6 +76,8 @@ def add(verbs: Verbs) -> None:
         help="precision of the weights; auto: what they have (auto)",
     )
 
+
+def _add_compare(verbs: Verbs) -> None:
     compared = verbs.verb(
         "compare",
         _compare,

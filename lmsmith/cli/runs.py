@@ -43,6 +43,14 @@ for _options in _LENGTHS.values():
 
 def add(verbs: Verbs) -> None:
     # The examples can be run as they are, one after the other.
+    _add_demo(verbs)
+    _add_train(verbs)
+    _add_resume(verbs)
+    _add_report(verbs)
+    _add_replay(verbs)
+
+
+def _add_demo(verbs: Verbs) -> None:
     demo = verbs.verb(
         "demo", _demo, "the two-minute tour: stories, training, report, sample", "lmsmith demo"
     )
@@ -53,6 +61,8 @@ def add(verbs: Verbs) -> None:
         "--minutes", type=float, default=1.8, metavar="M", help="how long it may take (1.8)"
     )
 
+
+def _add_train(verbs: Verbs) -> None:
     train = verbs.verb(
         "train",
         _train,
@@ -73,6 +83,8 @@ def add(verbs: Verbs) -> None:
     add_files(reading, dict(settings())["data.validation"], "--validation")
     add_flag(reading, dict(settings())["data.skip_bad"], "--skip-bad")
 
+
+def _add_resume(verbs: Verbs) -> None:
     resume = verbs.verb(
         "resume",
         _resume,
@@ -102,6 +114,8 @@ def add(verbs: Verbs) -> None:
         elif name in CHANGEABLE:
             add_setting(changeable, leaf, "as it was")
 
+
+def _add_report(verbs: Verbs) -> None:
     report = verbs.verb(
         "report", _report, "plots and tables of runs in one HTML file", "lmsmith report demo/run-1"
     )
@@ -112,6 +126,8 @@ def add(verbs: Verbs) -> None:
         "--out", type=Path, metavar="FILE", help="(RUN/report.html; several runs: report.html)"
     )
 
+
+def _add_replay(verbs: Verbs) -> None:
     replay = verbs.verb(
         "replay",
         _replay,

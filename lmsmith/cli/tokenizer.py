@@ -39,7 +39,17 @@ BLOCK = 1 << 20  # bytes read at once from standard input
 
 def add(verbs: Verbs) -> None:
     verbs.group("tokenizer", "learn a tokenizer, use it, look at it, compare several")
+    _add_train(verbs)
+    _add_import(verbs)
+    _add_encode(verbs)
+    _add_decode(verbs)
+    _add_inspect(verbs)
+    _add_compare(verbs)
+    verbs.group("bench", "speed on this machine, beside what one would use instead")
+    _add_bench(verbs)
 
+
+def _add_train(verbs: Verbs) -> None:
     train = verbs.verb(
         "tokenizer train",
         _train,
@@ -88,6 +98,8 @@ def add(verbs: Verbs) -> None:
     )
     _add_reading(train)
 
+
+def _add_import(verbs: Verbs) -> None:
     imported = verbs.verb(
         "tokenizer import",
         _import,
@@ -117,6 +129,8 @@ def add(verbs: Verbs) -> None:
         "its name)",
     )
 
+
+def _add_encode(verbs: Verbs) -> None:
     encode = verbs.verb(
         "tokenizer encode",
         _encode,
@@ -132,12 +146,16 @@ def add(verbs: Verbs) -> None:
     )
     encode.add_argument("--show", action="store_true", help="each id with its text, one a line")
 
+
+def _add_decode(verbs: Verbs) -> None:
     decode = verbs.verb(
         "tokenizer decode", _decode, "ids to text", "lmsmith tokenizer decode demo/bpe 72 105"
     )
     decode.add_argument("which", metavar="TOKENIZER", help=WHICH)
     decode.add_argument("ids", nargs="*", metavar="ID", help="without: numbers on standard input")
 
+
+def _add_inspect(verbs: Verbs) -> None:
     inspect = verbs.verb(
         "tokenizer inspect",
         _inspect,
@@ -154,6 +172,8 @@ def add(verbs: Verbs) -> None:
     inspect.add_argument("--json", action="store_true", help="print one JSON object")
     _add_reading(inspect)
 
+
+def _add_compare(verbs: Verbs) -> None:
     compare = verbs.verb(
         "tokenizer compare",
         _compare,
@@ -183,7 +203,8 @@ def add(verbs: Verbs) -> None:
     compare.add_argument("--json", action="store_true", help="print one JSON object, write no page")
     _add_reading(compare)
 
-    verbs.group("bench", "speed on this machine, beside what one would use instead")
+
+def _add_bench(verbs: Verbs) -> None:
     bench = verbs.verb(
         "bench tokenizer",
         _bench,

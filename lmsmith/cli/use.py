@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
 
 def add(verbs: Verbs) -> None:
+    _add_generate(verbs)
+    _add_eval(verbs)
+
+
+def _add_generate(verbs: Verbs) -> None:
     generate = verbs.verb(
         "generate", _generate, "continue a text", 'lmsmith generate demo/run-1 "Once upon a time"'
     )
@@ -80,6 +85,8 @@ def add(verbs: Verbs) -> None:
 
     _add_no_bos(generate, "the prompt")
 
+
+def _add_eval(verbs: Verbs) -> None:
     evaluate = verbs.verb(
         "eval",
         _eval,
