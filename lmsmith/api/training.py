@@ -144,6 +144,7 @@ def resume(
     steps: int | None = None,
     tokens: int | None = None,
     epochs: float | None = None,
+    learning_rate: float | None = None,
     stop_at_val_loss: float | None = None,
     keep: int | None = None,
     on_spike: Literal["no", "stop", "skip", "rewind"] | None = None,

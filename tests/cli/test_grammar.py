@@ -130,7 +130,7 @@ def test_resume_says_what_cannot_change(option: str) -> None:
     for other, here in {"--batch-size": "train.batch_size", "--layers": "model.n_layer"}.items():
         with pytest.raises(UsageError, match=rf"^{other} \(here --{here}\) cannot change"):
             parse(["resume", "run", other, "5"])
-    with pytest.raises(UsageError, match=r"no option '--lr'\. Did you mean --optim\.learning_rate"):
+    with pytest.raises(UsageError, match=r"no option '--lr'\. Did you mean --learning-rate"):
         parse(["resume", "run", "--lr", "5"])
 
 

@@ -134,7 +134,7 @@ def test_the_command_line_goes_before_the_recipe_and_that_before_the_preset() ->
         ("steps = 3\nminutes = 9.0", {}, {"steps": 3}),  # a run's own config
         ("steps = 3\nminutes = 9.0", {"train.steps": 4}, {"steps": 4}),
         ("steps = 3\nminutes = 9.0", {"train.minutes": 4}, {"minutes": 4}),
-        ("steps = 3", {"train.steps": 0}, {}),
+        ("steps = 3", {"train.steps": "auto"}, {}),
     ],
 )
 def test_one_length_is_left(
@@ -143,6 +143,14 @@ def test_one_length_is_left(
     config, _ = asked([recipe(f"[train]\n{in_recipe}\n"), "book.txt"], changes)
     found = {name: getattr(config.train, name) for name in ("steps", "minutes", "tokens")}
     assert found == {"steps": 0, "minutes": 0, "tokens": 0} | wanted
+
+
+@pytest.mark.parametrize("name", ["steps", "minutes", "tokens", "epochs"])
+def test_a_length_of_zero_is_refused_where_it_is_typed(name: str) -> None:
+    """Recipes and run folders of earlier versions hold zeros, which mean auto."""
+    with pytest.raises(ConfigError, match=rf"train\.{name} = 0 in the command line: wanted more"):
+        asked(["book.txt"], {f"train.{name}": "0"})
+    asked([recipe(f"[train]\n{name} = 0\nsteps = 2\n" if name != "steps" else ""), "book.txt"], {})
 
 
 @pytest.mark.parametrize(
