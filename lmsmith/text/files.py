@@ -413,17 +413,7 @@ def _decoded(
     else:
         encoding = next((marked for mark, marked in MARKS if head.startswith(mark)), encoding)
         if looks_binary(head, encoding):
-            mend = "If it is UTF-16 without a byte-order mark, say `--data.encoding utf-16-le`."
-            if path.suffix.lower() in TOKEN_FILES:
-                mend = TOKENS_OF_OTHERS
-            elif {suffix.lower() for suffix in path.suffixes} & set(PACKED):
-                mend = (
-                    f"Unpack it first: of what is compressed {' and '.join(COMPRESSED)} are "
-                    f"read as they are."
-                )
-            raise BinaryFile(
-                f"{path} looks binary (NUL byte at offset {head.index(0):,}), wanted text. {mend}"
-            )
+            raise _binary(path, head)
     chunks = itertools.chain([head], iter(lambda: stream.read(CHUNK), b""))
     decoder = codecs.getincrementaldecoder(encoding)(errors)
     # U+FFFD may be in the file itself: what is there when errors are ignored was not put there by
@@ -444,15 +434,8 @@ def _decoded(
             before = line_ends.decode(
                 error.object[: error.start].decode(encoding, "ignore"), final=True
             )
-            decompressed = " after decompression" if path.suffix.lower() in COMPRESSED else ""
-            raise DataError(
-                f"{path} is not {encoding.upper()}: byte 0x{error.object[error.start]:02X} at "
-                f"offset "
-                f"{offset + error.start}{decompressed}, line "
-                f"{lines.of(n_lines + before.count(chr(10)) + 1)} "
-                f"({error.reason}). "
-                f"{GO_ON}; or another encoding is meant, such as `--data.encoding latin-1`."
-            ) from error
+            line = lines.of(n_lines + before.count("\n") + 1)
+            raise _undecodable(path, encoding, error, offset, line) from error
         except UnicodeError as error:  # a few odd codecs do not say where
             raise DataError(
                 f"{path} is not {encoding.upper()}: {error}. Choose another --data.encoding."
@@ -464,6 +447,36 @@ def _decoded(
         text = line_ends.decode(text, final=not chunk)
         n_lines += text.count("\n")
         yield text
+
+
+def _binary(path: Path, head: bytes) -> BinaryFile:
+    """The error for a file that begins with the bytes `head`, one of them a NUL."""
+    mend = "If it is UTF-16 without a byte-order mark, say `--data.encoding utf-16-le`."
+    if path.suffix.lower() in TOKEN_FILES:
+        mend = TOKENS_OF_OTHERS
+    elif {suffix.lower() for suffix in path.suffixes} & set(PACKED):
+        mend = (
+            f"Unpack it first: of what is compressed {' and '.join(COMPRESSED)} are "
+            f"read as they are."
+        )
+    return BinaryFile(
+        f"{path} looks binary (NUL byte at offset {head.index(0):,}), wanted text. {mend}"
+    )
+
+
+def _undecodable(
+    path: Path, encoding: str, error: UnicodeDecodeError, offset: int, line: int
+) -> DataError:
+    """The error for bytes that are not in `encoding`: those of `error` begin at `offset`."""
+    decompressed = " after decompression" if path.suffix.lower() in COMPRESSED else ""
+    return DataError(
+        f"{path} is not {encoding.upper()}: byte 0x{error.object[error.start]:02X} at "
+        f"offset "
+        f"{offset + error.start}{decompressed}, line "
+        f"{line} "
+        f"({error.reason}). "
+        f"{GO_ON}; or another encoding is meant, such as `--data.encoding latin-1`."
+    )
 
 
 def _without_surrogates(
@@ -629,16 +642,9 @@ def _parquet_rows(
     import pyarrow  # here: it takes a while, and most text is not in .parquet
     import pyarrow.parquet
 
-    def unreadable(error: Exception) -> DataError:
-        return DataError(
-            f"{path} cannot be read as Parquet: {str(error).rstrip('.')}. It is cut short, "
-            f"damaged or no Parquet."
-        )
-
     with contextlib.ExitStack() as stack:
-        if (
-            path.suffix.lower() in COMPRESSED
-        ):  # a Parquet file is read from its end, so all of it must be there
+        if path.suffix.lower() in COMPRESSED:
+            # A Parquet file is read from its end, so all of it must be there.
             whole = stack.enter_context(tempfile.TemporaryFile())
             shutil.copyfileobj(stream, whole)
             stream = whole
@@ -649,48 +655,70 @@ def _parquet_rows(
                 table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)
             ]
         except (pyarrow.ArrowException, OSError) as error:
-            raise unreadable(error) from error
-        texts = [
-            name
-            for name, kind in columns.items()
-            if re.match("(dictionary<values=)?(large_)?string", kind)
-        ]
-        if text_field not in columns:
-            sizes = dict.fromkeys(texts, 0)
-            for index in range(table.metadata.num_columns if rows_of else 0):
-                chunk = table.metadata.row_group(0).column(index)
-                if chunk.path_in_schema in sizes:
-                    sizes[chunk.path_in_schema] = chunk.total_uncompressed_size
-            raise DataError(f"{path} has no column {text_field!r}; {_has(columns, sizes)}")
-        if text_field not in texts and columns[text_field] not in ("binary", "large_binary"):
-            raise DataError(
-                f"{path}: the column {text_field!r} holds {columns[text_field]}, wanted strings."
-            )
+            raise _unreadable_parquet(path, error) from error
+        _check_text_column(path, table.metadata, columns, text_field)
         for group in range(len(rows_of))[part.start : part.stop]:
             row = sum(rows_of[:group])
             try:
-                for batch in table.iter_batches(
-                    batch_size=1024, row_groups=[group], columns=[text_field]
-                ):
-                    column = _column(batch, text_field)
-                    if pyarrow.types.is_dictionary(column.type):
-                        column = column.dictionary_decode()
-                    for value in column.cast(
-                        pyarrow.large_binary()
-                    ):  # as bytes: bad ones are ours to report
-                        row += 1
-                        try:
-                            text = _row_text(value.as_py() or b"", f"{path}:{row}", errors, counts)
-                        except DataError as error:
-                            if skip is None:
-                                raise
-                            skip(error)
-                            continue
-                        yield text, row
+                for value in _group_values(table, group, text_field):
+                    row += 1
+                    try:
+                        text = _row_text(value.as_py() or b"", f"{path}:{row}", errors, counts)
+                    except DataError as error:
+                        if skip is None:
+                            raise
+                        skip(error)
+                        continue
+                    yield text, row
             except (pyarrow.ArrowException, OSError) as error:
                 if skip is None:
-                    raise unreadable(error) from error
-                skip(unreadable(error))
+                    raise _unreadable_parquet(path, error) from error
+                skip(_unreadable_parquet(path, error))
+
+
+def _unreadable_parquet(path: Path, error: Exception) -> DataError:
+    return DataError(
+        f"{path} cannot be read as Parquet: {str(error).rstrip('.')}. It is cut short, "
+        f"damaged or no Parquet."
+    )
+
+
+def _check_text_column(path: Path, metadata: Any, columns: dict[str, str], text_field: str) -> None:
+    """Raises DataError unless `text_field` is a column of strings or bytes.
+
+    `metadata` is the file's; `columns` has the type of each column by name.
+    """
+    texts = [
+        name
+        for name, kind in columns.items()
+        if re.match("(dictionary<values=)?(large_)?string", kind)
+    ]
+    if text_field not in columns:
+        sizes = dict.fromkeys(texts, 0)
+        for index in range(metadata.num_columns if metadata.num_row_groups else 0):
+            chunk = metadata.row_group(0).column(index)
+            if chunk.path_in_schema in sizes:
+                sizes[chunk.path_in_schema] = chunk.total_uncompressed_size
+        raise DataError(f"{path} has no column {text_field!r}; {_has(columns, sizes)}")
+    if text_field not in texts and columns[text_field] not in ("binary", "large_binary"):
+        raise DataError(
+            f"{path}: the column {text_field!r} holds {columns[text_field]}, wanted strings."
+        )
+
+
+def _group_values(table: Any, group: int, text_field: str) -> Iterator[Any]:
+    """The column's rows in one row group as binary scalars of pyarrow, read in batches.
+
+    Binary and not strings, so that bad UTF-8 is reported with its row. Scalars, so that nothing
+    holds a copy of a row longer than needed.
+    """
+    import pyarrow
+
+    for batch in table.iter_batches(batch_size=1024, row_groups=[group], columns=[text_field]):
+        column = _column(batch, text_field)
+        if pyarrow.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        yield from column.cast(pyarrow.large_binary())
 
 
 def _columns(fields: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
