@@ -62,7 +62,7 @@ def test_nothing_else_in_the_package_parses_json() -> None:
     """
     own = {
         "foreign_json.py",
-        "text/files.py",
+        "text/json_lines.py",
         "text/download.py",
         "train/log.py",
         "tokens/bench.py",

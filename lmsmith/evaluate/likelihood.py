@@ -168,12 +168,7 @@ def score_ids(
     outside 1 .. context_length.
     """
     T, V = model.context_length, model.vocab_size
-    if stride is not None and T is None:
-        raise ConfigError(
-            "this model reads a text as one, not in windows that could have a stride: leave it out."
-        )
-    if stride is not None and T is not None and not 1 <= stride <= T:
-        raise ConfigError(f"stride = {stride}: wanted 1 to the model's context length, {T}.")
+    _check_stride(stride, T)
     if n_bytes < 1 or len(ids) < 1 + first_given:
         raise DataError(f"nothing to score: the text has {n_bytes} bytes and {len(ids)} tokens.")
     on_cpu = model.device.type == "cpu"
@@ -201,6 +196,20 @@ def score_ids(
     return Score(
         nats, n_predicted, n_bytes, n_unknown, n_unknown_bytes, n_impossible, n_invalid, left_out
     )
+
+
+def _check_stride(stride: int | None, context_length: int | None) -> None:
+    """Raises ConfigError for a stride that the model's windows cannot have."""
+    if stride is None:
+        return
+    if context_length is None:
+        raise ConfigError(
+            "this model reads a text as one, not in windows that could have a stride: leave it out."
+        )
+    if not 1 <= stride <= context_length:
+        raise ConfigError(
+            f"stride = {stride}: wanted 1 to the model's context length, {context_length}."
+        )
 
 
 def _log2_choices(n: int, k: int) -> float:

@@ -69,19 +69,9 @@ def export_model(run: Path, out: Path, *, to: Form, dtype: Precision = "auto") -
     assert isinstance(model, GPT)
     assert isinstance(config, GPTConfig)
     if dtype != "auto":
-        tensors = {name: tensor.to(getattr(torch, dtype)) for name, tensor in tensors.items()}
-        check_finite(
-            tensors,
-            f"the model in {dtype}",
-            "Some weights exceed this precision: choose another --dtype.",
-        )
-        model.load_state_dict(tensors)  # what is exported is held against the rounded model
-    precisions = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}
-    if len(precisions) > 1:
-        raise ConfigError(
-            f"The weights are of {' and '.join(sorted(precisions))}: choose one with --dtype "
-            f"float32."
-        )
+        tensors = _converted(tensors, dtype)
+        model.load_state_dict(tensors)  # the exported model is compared with the rounded one
+    precision = _single_precision(tensors)
     shape = (1, min(_CHECKED_TOKENS, config.context_length))
     ids = torch.randint(config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
     with inference(model):
@@ -96,7 +86,7 @@ def export_model(run: Path, out: Path, *, to: Form, dtype: Precision = "auto") -
         "run": str(run),
         "to": to,
         "architecture": name,
-        "dtype": precisions.pop(),
+        "dtype": precision,
         "n_params": model.n_parameters(),
         "tokenizer": tokenizer.kind if tokenizer else None,
     }
@@ -109,28 +99,7 @@ def export_model(run: Path, out: Path, *, to: Form, dtype: Precision = "auto") -
         place, replace=place.is_dir()
     ) as partial:  # `place` is empty where it is there
         if to == "hf":
-            named: dict[str, int] = {}
-            if tokenizer is not None:
-                named = vocabulary.save(
-                    tokenizer,
-                    partial,
-                    context_length=config.context_length,
-                    begin=begin,
-                    ends=ends,
-                    defaults=defaults,
-                )
-            special = (
-                vocabulary.special_ids(tokenizer) if tokenizer else set(range(config.vocab_size))
-            )
-            huggingface.write(
-                partial,
-                config,
-                tensors,
-                begin=_kept_id("bos", begin, defaults, special, named),
-                ends=ends,
-                pad=_kept_id("pad", None, defaults, special, named),
-                defaults=defaults,
-            )
+            _write_huggingface(partial, config, tensors, tokenizer, begin, ends, defaults)
         else:
             llmc.write(partial / llmc.FILE_NAME, config, tensors)
         del tensors
@@ -138,6 +107,60 @@ def export_model(run: Path, out: Path, *, to: Form, dtype: Precision = "auto") -
         receipt["sha256"] = {file.name: sha256_of(file) for file in sorted(partial.iterdir())}
         write_json(partial / RECEIPT, receipt)
     return receipt
+
+
+def _converted(tensors: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
+    """The tensors in another precision. Raises CheckpointError where a weight overflows in it."""
+    converted = {name: tensor.to(getattr(torch, dtype)) for name, tensor in tensors.items()}
+    check_finite(
+        converted,
+        f"the model in {dtype}",
+        "Some weights exceed this precision: choose another --dtype.",
+    )
+    return converted
+
+
+def _single_precision(tensors: Mapping[str, Tensor]) -> str:
+    """The name of the dtype that all tensors have. Raises ConfigError if they differ."""
+    precisions = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}
+    if len(precisions) > 1:
+        raise ConfigError(
+            f"The weights are of {' and '.join(sorted(precisions))}: choose one with --dtype "
+            f"float32."
+        )
+    return precisions.pop()
+
+
+def _write_huggingface(
+    folder: Path,
+    config: GPTConfig,
+    tensors: dict[str, Tensor],
+    tokenizer: Tokenizer | None,
+    begin: int | None,
+    ends: list[int],
+    defaults: Defaults | None,
+) -> None:
+    """Writes the tokenizer, if there is one, and the model in Hugging Face's format."""
+    named: dict[str, int] = {}
+    if tokenizer is not None:
+        named = vocabulary.save(
+            tokenizer,
+            folder,
+            context_length=config.context_length,
+            begin=begin,
+            ends=ends,
+            defaults=defaults,
+        )
+    special = vocabulary.special_ids(tokenizer) if tokenizer else set(range(config.vocab_size))
+    huggingface.write(
+        folder,
+        config,
+        tensors,
+        begin=_kept_id("bos", begin, defaults, special, named),
+        ends=ends,
+        pad=_kept_id("pad", None, defaults, special, named),
+        defaults=defaults,
+    )
 
 
 def _kept_id(

@@ -11,6 +11,7 @@ import re
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Protocol
 
 from lmsmith.errors import CheckpointError, UsageError
 from lmsmith.interop.huggingface import INDEX, WEIGHTS, weight_map
@@ -40,11 +41,7 @@ def fetch(name: str) -> Path:
     try:
         from huggingface_hub import constants, errors, hf_hub_download
     except ImportError as error:
-        raise UsageError(
-            f"there is no file or folder {name}, and to get a model of this name from the Hub "
-            f"takes huggingface_hub: "
-            "pip install 'lmsmith[hf]'."
-        ) from error
+        raise _library_missing(name) from error
     endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
     revision: str | None = None
     # By what it reaches the network differs between versions; its own error is always a kind of
@@ -91,14 +88,36 @@ def fetch(name: str) -> Path:
     config = get("config.json", needed=True)
     assert config is not None
     revision = config.parent.name
-    if get(WEIGHTS, needed=False) is None:
-        if (index := get(INDEX, needed=False)) is None:
-            get(WEIGHTS, needed=True)  # which says why it cannot be had
-        for part in sorted(set(weight_map(index.parent).values())) if index else ():
-            get(part, needed=True)
+    _get_weights(get)
     for file in _BESIDES:
         get(file, needed=False)
     return config.parent
+
+
+class _Get(Protocol):
+    """Downloads a file of the model; None where an unneeded one does not exist."""
+
+    def __call__(self, file: str, *, needed: bool) -> Path | None: ...
+
+
+def _get_weights(get: _Get) -> None:
+    """The weights, as one file or as the parts that an index names."""
+    if get(WEIGHTS, needed=False) is not None:
+        return
+    index = get(INDEX, needed=False)
+    if index is None:
+        get(WEIGHTS, needed=True)  # raises the error that says why
+        return
+    for part in sorted(set(weight_map(index.parent).values())):
+        get(part, needed=True)
+
+
+def _library_missing(name: str) -> UsageError:
+    return UsageError(
+        f"there is no file or folder {name}, and to get a model of this name from the Hub "
+        f"takes huggingface_hub: "
+        "pip install 'lmsmith[hf]'."
+    )
 
 
 def check(file: Path, sha256: str) -> None:

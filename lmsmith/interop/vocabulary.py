@@ -83,16 +83,7 @@ def save(
     kept: dict[str, Any] = {"padding_side": "left"}  # what is continued stands at the end
     if defaults:
         kept = dict(defaults.tokenizer)
-    for part in TOKENS:
-        named = kept.pop(part, None)
-        if named in ids and (part != "eos_token" or not ends or ids[named] in ends):
-            tokens[part] = named
-        elif named is not None and named not in ids:
-            log.warning(
-                "%s = %r is not in the vocabulary and not written: it would get a new id",
-                part,
-                named,
-            )
+    tokens |= _tokens_kept({part: kept.pop(part, None) for part in TOKENS}, ids, ends)
     if "eos_token" in tokens:
         tokens.setdefault("pad_token", tokens["eos_token"])
     if "additional_special_tokens" in kept:
@@ -118,6 +109,25 @@ def save(
     write_json(folder / FILE_NAME, content, ensure_ascii=False)
     write_json(folder / "tokenizer_config.json", config, ensure_ascii=False)
     return {part: ids[text] for part, text in tokens.items()}
+
+
+def _tokens_kept(named: dict[str, Any], ids: dict[str, int], ends: Sequence[int]) -> dict[str, str]:
+    """The special tokens of the imported model that are still valid.
+
+    A token must be in the vocabulary, else transformers would give it a new id; a warning names
+    those that are not. An `eos_token` must also be among `ends`, if there are any.
+    """
+    tokens: dict[str, str] = {}
+    for part, text in named.items():
+        if text in ids and (part != "eos_token" or not ends or ids[text] in ends):
+            tokens[part] = text
+        elif text is not None and text not in ids:
+            log.warning(
+                "%s = %r is not in the vocabulary and not written: it would get a new id",
+                part,
+                text,
+            )
+    return tokens
 
 
 def _ids_by_text(content: dict[str, Any]) -> dict[str, int]:

@@ -27,8 +27,9 @@ from typing import Literal, Self
 
 from lmsmith.errors import DataError
 from lmsmith.text import separators
-from lmsmith.text.files import WHOLE, BinaryFile, Counts, Skip, known_encoding, plural, read_texts
+from lmsmith.text.files import WHOLE, BinaryFile, Counts, Skip, known_encoding, plural
 from lmsmith.text.held_out import split_hash
+from lmsmith.text.reading import read_texts
 from lmsmith.text.skipping import Skipped, tolerating
 from lmsmith.text.sources import find_files
 

@@ -177,14 +177,7 @@ def _transfer(
     start = _length(part) if version else 0
     if start and start == version["n_bytes"]:
         return  # stopped after the last byte and before the end
-    request = urllib.request.Request(url, headers={"User-Agent": f"lmsmith/{__version__}"})
-    request.add_header(
-        "Accept-Encoding", "identity"
-    )  # so that a byte's place in the file is its place in the answer
-    for name, value in headers.items():
-        request.add_unredirected_header(name, value)
-    if start:
-        request.add_header("Range", f"bytes={start}-")
+    request = _request(url, headers, start)
     try:
         opened = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
@@ -196,15 +189,7 @@ def _transfer(
     with opened as answer:
         begins_at, total = _extent(answer)
         offered = {"tag": _tag(answer.headers), "n_bytes": total}
-        if n_bytes is not None and total not in (None, n_bytes):
-            raise DataError(
-                f"{url} is {total:,} bytes long, wanted {n_bytes:,}: something else than the file "
-                f"answers."
-            )
-        if total is None and not answer.chunked and not checked:
-            raise DataError(
-                f"{url} cannot be fetched safely: the server does not say how long it is."
-            )
+        _check_length(url, total, n_bytes, known_complete=answer.chunked or checked)
         if start and (begins_at != start or offered != version or not (offered["tag"] or checked)):
             logger.warning("%s cannot be taken up where it broke; it begins again", url)
             progress(-start)
@@ -218,27 +203,66 @@ def _transfer(
                 )
             return _transfer(url, part, checked, n_bytes, headers, progress)
         with _disk(part):
-            free = shutil.disk_usage(part.parent).free
-            if total is not None and free < total - start:
-                raise StorageError(
-                    f"{size_in_words(total - start)} are wanted for {part} and "
-                    f"{size_in_words(free)} are free: make "
-                    "room or choose another place."
-                )
+            _check_space(part, 0 if total is None else total - start)
             if not start:
                 _forget(part)
                 atomic.write(_beside(part), to_json(offered))
-            file = part.open("ab")
-        try:
-            while chunk := answer.read1(CHUNK):
-                with _disk(part):
-                    file.write(chunk)
-                progress(len(chunk))
-        finally:
-            with _disk(part):
-                file.close()
+        _append(answer, part, progress)
     if total is not None and _length(part) != total:
         raise ConnectionError(f"the connection ended after {_length(part):,} of {total:,} bytes")
+
+
+def _request(url: str, headers: Mapping[str, str], start: int) -> urllib.request.Request:
+    """A request for the file from byte `start` on."""
+    request = urllib.request.Request(url, headers={"User-Agent": f"lmsmith/{__version__}"})
+    # Without compression, offsets in the answer are offsets in the file.
+    request.add_header("Accept-Encoding", "identity")
+    for name, value in headers.items():
+        request.add_unredirected_header(name, value)
+    if start:
+        request.add_header("Range", f"bytes={start}-")
+    return request
+
+
+def _check_length(
+    url: str, total: int | None, n_bytes: int | None, *, known_complete: bool
+) -> None:
+    """Raises DataError if the server's length is not `n_bytes`, or if nothing shows the file's end.
+
+    `known_complete`: a cut file would be noticed even if the server does not say how long it is.
+    """
+    if n_bytes is not None and total not in (None, n_bytes):
+        raise DataError(
+            f"{url} is {total:,} bytes long, wanted {n_bytes:,}: something else than the file "
+            f"answers."
+        )
+    if total is None and not known_complete:
+        raise DataError(f"{url} cannot be fetched safely: the server does not say how long it is.")
+
+
+def _check_space(part: Path, n_bytes: int) -> None:
+    """Raises StorageError where the disk has no room for `n_bytes` more."""
+    free = shutil.disk_usage(part.parent).free
+    if free < n_bytes:
+        raise StorageError(
+            f"{size_in_words(n_bytes)} are wanted for {part} and "
+            f"{size_in_words(free)} are free: make "
+            "room or choose another place."
+        )
+
+
+def _append(answer: Any, part: Path, progress: Callable[[int], None]) -> None:
+    """Appends the answer's bytes to `part`. Errors of the disk become StorageError."""
+    with _disk(part):
+        file = part.open("ab")
+    try:
+        while chunk := answer.read1(CHUNK):
+            with _disk(part):
+                file.write(chunk)
+            progress(len(chunk))
+    finally:
+        with _disk(part):
+            file.close()
 
 
 def _extent(answer: Any) -> tuple[int, int | None]:

@@ -1,8 +1,9 @@
-"""One file of text -> its texts, as Python strings that look the same whatever the file was like.
+"""What reading files of any kind has in common: opening, decompressing, decoding, counting.
 
-Plain text (any suffix) is one text, a line of .jsonl, .ndjson or .json is one, a row of .parquet is
-one; each also with .gz or .zst behind it. Byte-order marks are removed, CRLF and lone CR become LF,
-half surrogate pairs are no text.
+Texts are Python strings that look the same whatever the file was like: byte-order marks are
+removed, CRLF and lone CR become LF, and half surrogate pairs are no text. Files may have .gz or
+.zst behind their suffix. `reading.py` makes texts of a file, by `json_lines.py` and `parquet.py`
+for what is in these forms.
 
 A byte-order mark wins over the encoding asked for, as in browsers (WHATWG Encoding Standard,
 "decode"): so an odd encoding can be named for one file without spoiling its neighbours. Without
@@ -20,12 +21,9 @@ import encodings.aliases
 import gzip
 import io
 import itertools
-import json
 import os
 import re
 import shlex
-import shutil
-import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -36,7 +34,6 @@ from typing import Any, BinaryIO, NamedTuple
 
 from lmsmith.errors import ConfigError, DataError
 from lmsmith.text import hub
-from lmsmith.text.separators import Cutter
 from lmsmith.text.zstd import REFUSED, open_zstd, too_wide
 
 COMPRESSED = (".gz", ".zst")
@@ -63,8 +60,6 @@ CHUNK = 1 << 18  # bytes read at once
 SNIFFED = 8192  # bytes by which a binary file is known
 STRAY_NULS = 1000  # bytes for each of which there may be one NUL in what is text otherwise
 GO_ON = "`--data.errors replace` goes on with U+FFFD in its place"
-
-FROM_ARRAY = "If the file is one array, `jq -c '.[]' FILE > LINES.jsonl` makes lines of it."
 
 Skip = Callable[[DataError], None]
 """Called with what is wrong with a line or a row, which is then left out."""
@@ -190,60 +185,6 @@ def known_encoding(name: str) -> str:
         ) from None
 
 
-def read_texts(
-    path: Path,
-    text_field: str,
-    encoding: str,
-    errors: str,
-    counts: Counts,
-    part: Part = WHOLE,
-    skip: Skip | None = None,
-    separator: str = "",
-) -> Iterator[tuple[str, str]]:
-    """The texts of one file, each with its source: "file", or "file:line" (row), from 1. Empty ones
-    are among them.
-
-    A plain file is cut at `separator`, if that is not empty; its texts are then "file#1", "file#2",
-    ... `encoding` is a codec's name, `errors` "strict" or "replace". Adds to `counts` what is known
-    of the file (all but what concerns documents). Raises BinaryFile, and DataError for all else
-    that can be wrong with a file; where `skip` is given, a line or row that is bad by itself goes
-    there. Of a .jsonl that is read in parts, sources count from the part's first line; what is
-    raised names the line of the file.
-    """
-    suffix = inner_suffix(path)
-    if suffix not in PARQUET + JSON_LINES:
-        yield from _plain_texts(path, encoding, errors, counts, part, separator)
-        return
-    line_ends = io.IncrementalNewlineDecoder(None, translate=True)
-    with read_errors(path), _opened(path, part) as stream:
-        lines = _Lines(path, part.start if suffix in JSON_LINES else 0)
-        if suffix in PARQUET:
-            texts = _parquet_rows(stream, path, text_field, errors, counts, part, skip)
-        else:
-            between_lines = io.IncrementalNewlineDecoder(None, translate=True)
-            decoded = _decoded(stream, lines, encoding, errors, between_lines, counts)
-            texts = _json_lines(decoded, lines, text_field, errors, counts, skip)
-        for text, number in texts:
-            if "\r" in text:
-                text = line_ends.decode(text, final=True)
-            yield text, f"{path}:{number}"
-            del text  # else it would be kept until the next one has been read
-    _count_part(counts, line_ends, path, part)
-
-
-def _plain_texts(
-    path: Path, encoding: str, errors: str, counts: Counts, part: Part, separator: str
-) -> Iterator[tuple[str, str]]:
-    cutter, number = Cutter(separator), 0
-    for chunk in read_chunks(path, encoding, errors, counts, part):
-        for text in cutter.push(chunk):
-            number += 1
-            yield text, f"{path}#{number}"
-    for text in cutter.finish():
-        yield text, f"{path}#{number + 1}" if cutter.n_found else str(path)
-    count_separators(counts, separator, cutter.n_found, path)
-
-
 def count_separators(counts: Counts, separator: str, n_found: int, path: Path) -> None:
     if n_found:
         counts.separators[separator] += n_found
@@ -257,16 +198,18 @@ def read_chunks(
     `read_texts` otherwise.
     """
     line_ends = io.IncrementalNewlineDecoder(None, translate=True)
-    with read_errors(path), _opened(path, part) as stream:
+    with read_errors(path), opened(path, part) as stream:
         n_characters = 0
-        for text in _decoded(stream, _Lines(path, part.start), encoding, errors, line_ends, counts):
-            yield _without_surrogates(text, str(path), errors, counts, n_characters)
+        for text in decoded_chunks(
+            stream, Lines(path, part.start), encoding, errors, line_ends, counts
+        ):
+            yield without_surrogates(text, str(path), errors, counts, n_characters)
             counts.n_nul += text.count("\0")
             n_characters += len(text)
-    _count_part(counts, line_ends, path, part)
+    count_part(counts, line_ends, path, part)
 
 
-def _count_part(
+def count_part(
     counts: Counts, line_ends: io.IncrementalNewlineDecoder, path: Path, part: Part
 ) -> None:
     counts.n_files += part.start == 0  # a file of several parts is one file
@@ -276,7 +219,7 @@ def _count_part(
             files[str(path)] += 1
 
 
-class _Lines:
+class Lines:
     """Which line of the file a line of its part is. Those before the part are counted when an
     error has to name one.
     """
@@ -290,7 +233,7 @@ class _Lines:
     @cached_property
     def _n_before(self) -> int:
         line_ends, n_lines = io.IncrementalNewlineDecoder(None, translate=True), 0
-        with _opened(self.path, Part(0, self.start)) as stream:
+        with opened(self.path, Part(0, self.start)) as stream:
             while chunk := stream.read(CHUNK):
                 n_lines += line_ends.decode(chunk.decode("latin-1")).count("\n")
         return n_lines + line_ends.decode("", final=True).count("\n")
@@ -366,7 +309,7 @@ def size_and_time(path: Path) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path, part: Part = WHOLE) -> Iterator[Any]:
+def opened(path: Path, part: Part = WHOLE) -> Iterator[Any]:
     """The file's bytes as they are when not compressed; of a part only those, unless it is one
     of row groups.
     """
@@ -396,9 +339,9 @@ class _UpTo:
         return data
 
 
-def _decoded(
+def decoded_chunks(
     stream: Any,
-    lines: _Lines,
+    lines: Lines,
     encoding: str,
     errors: str,
     line_ends: io.IncrementalNewlineDecoder,
@@ -413,17 +356,7 @@ def _decoded(
     else:
         encoding = next((marked for mark, marked in MARKS if head.startswith(mark)), encoding)
         if looks_binary(head, encoding):
-            mend = "If it is UTF-16 without a byte-order mark, say `--data.encoding utf-16-le`."
-            if path.suffix.lower() in TOKEN_FILES:
-                mend = TOKENS_OF_OTHERS
-            elif {suffix.lower() for suffix in path.suffixes} & set(PACKED):
-                mend = (
-                    f"Unpack it first: of what is compressed {' and '.join(COMPRESSED)} are "
-                    f"read as they are."
-                )
-            raise BinaryFile(
-                f"{path} looks binary (NUL byte at offset {head.index(0):,}), wanted text. {mend}"
-            )
+            raise _binary(path, head)
     chunks = itertools.chain([head], iter(lambda: stream.read(CHUNK), b""))
     decoder = codecs.getincrementaldecoder(encoding)(errors)
     # U+FFFD may be in the file itself: what is there when errors are ignored was not put there by
@@ -444,15 +377,8 @@ def _decoded(
             before = line_ends.decode(
                 error.object[: error.start].decode(encoding, "ignore"), final=True
             )
-            decompressed = " after decompression" if path.suffix.lower() in COMPRESSED else ""
-            raise DataError(
-                f"{path} is not {encoding.upper()}: byte 0x{error.object[error.start]:02X} at "
-                f"offset "
-                f"{offset + error.start}{decompressed}, line "
-                f"{lines.of(n_lines + before.count(chr(10)) + 1)} "
-                f"({error.reason}). "
-                f"{GO_ON}; or another encoding is meant, such as `--data.encoding latin-1`."
-            ) from error
+            line = lines.of(n_lines + before.count("\n") + 1)
+            raise _undecodable(path, encoding, error, offset, line) from error
         except UnicodeError as error:  # a few odd codecs do not say where
             raise DataError(
                 f"{path} is not {encoding.upper()}: {error}. Choose another --data.encoding."
@@ -466,7 +392,37 @@ def _decoded(
         yield text
 
 
-def _without_surrogates(
+def _binary(path: Path, head: bytes) -> BinaryFile:
+    """The error for a file that begins with the bytes `head`, one of them a NUL."""
+    mend = "If it is UTF-16 without a byte-order mark, say `--data.encoding utf-16-le`."
+    if path.suffix.lower() in TOKEN_FILES:
+        mend = TOKENS_OF_OTHERS
+    elif {suffix.lower() for suffix in path.suffixes} & set(PACKED):
+        mend = (
+            f"Unpack it first: of what is compressed {' and '.join(COMPRESSED)} are "
+            f"read as they are."
+        )
+    return BinaryFile(
+        f"{path} looks binary (NUL byte at offset {head.index(0):,}), wanted text. {mend}"
+    )
+
+
+def _undecodable(
+    path: Path, encoding: str, error: UnicodeDecodeError, offset: int, line: int
+) -> DataError:
+    """The error for bytes that are not in `encoding`: those of `error` begin at `offset`."""
+    decompressed = " after decompression" if path.suffix.lower() in COMPRESSED else ""
+    return DataError(
+        f"{path} is not {encoding.upper()}: byte 0x{error.object[error.start]:02X} at "
+        f"offset "
+        f"{offset + error.start}{decompressed}, line "
+        f"{line} "
+        f"({error.reason}). "
+        f"{GO_ON}; or another encoding is meant, such as `--data.encoding latin-1`."
+    )
+
+
+def without_surrogates(
     text: str, source: str, errors: str, counts: Counts, n_before: int = 0
 ) -> str:
     """JSON's \\ud83d and a few codecs can put half a surrogate pair into a string, where no
@@ -489,250 +445,7 @@ def _without_surrogates(
     return text
 
 
-def _json_lines(
-    decoded: Iterable[str],
-    lines: _Lines,
-    text_field: str,
-    errors: str,
-    counts: Counts,
-    skip: Skip | None,
-) -> Iterator[tuple[str, int]]:
-    all_lines = _lines(decoded)
-    for number, line in enumerate(all_lines, start=1):
-        if not line or line.isspace():
-            continue
-        try:
-            more = itertools.islice(all_lines, _SAMPLED) if skip is None else ()
-            text = _without_surrogates(_json_text(line, text_field, more), "", errors, counts)
-        except DataError as error:
-            placed = DataError(f"{lines.path}, line {lines.of(number)}{error}")
-            if skip is None:
-                raise placed from error
-            skip(placed)
-            continue
-        yield text, number
-
-
-def _json_text(line: str, text_field: str, more: Iterable[str] = ()) -> str:
-    """The text of one line. What is raised goes on from the name of the line.
-
-    `more`: the lines behind it, read only where the field is missing, to see which other one holds
-    the text.
-    """
-    try:
-        record = _json(line)
-    except (ValueError, RecursionError) as error:
-        wanted = f"{{{json.dumps(text_field)}: ...}}"
-        array = f" {FROM_ARRAY}" if line.lstrip().startswith("[") else ""
-        why = "it is nested too deep to be read" if isinstance(error, RecursionError) else error
-        raise DataError(
-            f" is not JSON: {why}. Wanted one object a line: {wanted}.{array}"
-        ) from error
-    if not isinstance(record, dict):
-        array = f" {FROM_ARRAY}" if isinstance(record, list) else ""
-        raise DataError(
-            f" holds {_json_kind(record)}, wanted an object with the field {text_field!r}.{array}"
-        )
-    found = _field(record, text_field)
-    if not found:
-        texts = dict(_text_fields(record))
-        # Mistakes in the lines behind are not what this error is about.
-        with contextlib.suppress(ValueError, RecursionError, DataError, AttributeError):
-            for other in filter(str.strip, more):
-                for name, length in _text_fields(_json(other)):
-                    texts[name] = texts.get(name, 0) + length
-        texts.pop(text_field, None)
-        raise DataError(f" has no field {text_field!r}; {_has(record, texts)}")
-    (text,) = found
-    if text is not None and not isinstance(text, str):
-        raise DataError(f": the field {text_field!r} holds {_json_kind(text)}, wanted text.")
-    return text or ""
-
-
-_SAMPLED = 100  # lines that say which field holds the text
-
-
-def _json(line: str) -> Any:
-    """As json.loads, with integers of any length: Python refuses more than 4,300 digits."""
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError:
-        raise
-    except ValueError:
-        return json.loads(line, parse_int=float)  # their values are not used
-
-
-def _field(record: dict[str, Any], name: str) -> list[Any]:
-    """The value of a field, alone in a list: `meta.text` is a field of that name, or `text` within
-    `meta`. [] if none.
-
-    The longest name that is a field counts first.
-    """
-    if name in record:
-        return [record[name]]
-    parts = name.split(".")
-    for n in range(len(parts) - 1, 0, -1):
-        outer = ".".join(parts[:n])
-        inner = record.get(outer)
-        if inner is None and outer in record:
-            return [None]  # as a row of .parquet has it
-        if isinstance(inner, dict) and (found := _field(inner, ".".join(parts[n:]))):
-            return found
-    return []
-
-
-def _text_fields(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, int]]:
-    """The names of fields that hold text, with its length; nested ones come last."""
-    for name, value in record.items():
-        if isinstance(value, str):
-            yield prefix + name, len(value)
-    for name, value in record.items():
-        if isinstance(value, dict):
-            yield from _text_fields(value, f"{prefix}{name}.")
-
-
-def _lines(chunks: Iterable[str]) -> Iterator[str]:
-    """Lines that end in LF and nothing else: JSON may hold U+2028 and its like as they are."""
-    parts = []
-    for chunk in chunks:
-        first, *others = chunk.split("\n")
-        parts.append(first)
-        for line in others:
-            yield "".join(parts)
-            parts = [line]
-    yield "".join(parts)
-
-
-def _json_kind(value: Any) -> str:
-    kinds = {
-        dict: "an object",
-        list: "an array",
-        str: "a text",
-        bool: "true or false",
-        type(None): "null",
-    }
-    return kinds.get(type(value), "a number")
-
-
-def _parquet_rows(
-    stream: Any,
-    path: Path,
-    text_field: str,
-    errors: str,
-    counts: Counts,
-    part: Part,
-    skip: Skip | None,
-) -> Iterator[tuple[str, int]]:
-    """The column's rows, a batch of one row group at a time. Parquet's strings are UTF-8,
-    whatever `encoding` says.
-    """
-    import pyarrow  # here: it takes a while, and most text is not in .parquet
-    import pyarrow.parquet
-
-    def unreadable(error: Exception) -> DataError:
-        return DataError(
-            f"{path} cannot be read as Parquet: {str(error).rstrip('.')}. It is cut short, "
-            f"damaged or no Parquet."
-        )
-
-    with contextlib.ExitStack() as stack:
-        if (
-            path.suffix.lower() in COMPRESSED
-        ):  # a Parquet file is read from its end, so all of it must be there
-            whole = stack.enter_context(tempfile.TemporaryFile())
-            shutil.copyfileobj(stream, whole)
-            stream = whole
-        try:
-            table = stack.enter_context(pyarrow.parquet.ParquetFile(stream))
-            columns = dict(_columns(table.schema_arrow))
-            rows_of = [
-                table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)
-            ]
-        except (pyarrow.ArrowException, OSError) as error:
-            raise unreadable(error) from error
-        texts = [
-            name
-            for name, kind in columns.items()
-            if re.match("(dictionary<values=)?(large_)?string", kind)
-        ]
-        if text_field not in columns:
-            sizes = dict.fromkeys(texts, 0)
-            for index in range(table.metadata.num_columns if rows_of else 0):
-                chunk = table.metadata.row_group(0).column(index)
-                if chunk.path_in_schema in sizes:
-                    sizes[chunk.path_in_schema] = chunk.total_uncompressed_size
-            raise DataError(f"{path} has no column {text_field!r}; {_has(columns, sizes)}")
-        if text_field not in texts and columns[text_field] not in ("binary", "large_binary"):
-            raise DataError(
-                f"{path}: the column {text_field!r} holds {columns[text_field]}, wanted strings."
-            )
-        for group in range(len(rows_of))[part.start : part.stop]:
-            row = sum(rows_of[:group])
-            try:
-                for batch in table.iter_batches(
-                    batch_size=1024, row_groups=[group], columns=[text_field]
-                ):
-                    column = _column(batch, text_field)
-                    if pyarrow.types.is_dictionary(column.type):
-                        column = column.dictionary_decode()
-                    for value in column.cast(
-                        pyarrow.large_binary()
-                    ):  # as bytes: bad ones are ours to report
-                        row += 1
-                        try:
-                            text = _row_text(value.as_py() or b"", f"{path}:{row}", errors, counts)
-                        except DataError as error:
-                            if skip is None:
-                                raise
-                            skip(error)
-                            continue
-                        yield text, row
-            except (pyarrow.ArrowException, OSError) as error:
-                if skip is None:
-                    raise unreadable(error) from error
-                skip(unreadable(error))
-
-
-def _columns(fields: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Name and type of each column, those within structs as `meta.text`, behind those at the
-    top.
-    """
-    import pyarrow
-
-    yield from ((prefix + column.name, str(column.type)) for column in fields)
-    for column in fields:
-        if pyarrow.types.is_struct(column.type):
-            inner = [column.type.field(index) for index in range(column.type.num_fields)]
-            yield from _columns(inner, f"{prefix}{column.name}.")
-
-
-def _column(batch: Any, name: str) -> Any:
-    """The values of a column, which may be within a struct."""
-    import pyarrow.compute
-
-    if name in batch.schema.names:
-        return batch.column(name)
-    parts = name.split(".")
-    n = next(n for n in range(len(parts) - 1, 0, -1) if ".".join(parts[:n]) in batch.schema.names)
-    return pyarrow.compute.struct_field(batch.column(".".join(parts[:n])), parts[n:])
-
-
-def _row_text(data: bytes, source: str, errors: str, counts: Counts) -> str:
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        if errors == "strict":
-            raise DataError(
-                f"{source} is not UTF-8: byte 0x{data[error.start]:02X} at offset {error.start} "
-                f"of the row's text "
-                f"({error.reason}). {GO_ON}."
-            ) from error
-    text = data.decode(errors="replace")
-    counts.n_replaced += text.count("\ufffd") - data.decode(errors="ignore").count("\ufffd")
-    return text
-
-
-def _has(fields: Iterable[str], texts: dict[str, int]) -> str:
+def fields_there(fields: Iterable[str], texts: dict[str, int]) -> str:
     """What there is where the text field is not, and which of it could be meant.
 
     `texts`: the fields that hold text, and how much. The one with the most text is named.

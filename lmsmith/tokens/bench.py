@@ -143,6 +143,18 @@ def bench_learning(text: bytes, vocab_size: int = 10_000, rounds: int = 5) -> li
 
 
 def _encoders(vocabulary: BpeTokenizer, text: bytes, huggingface_file: Path) -> list[Contender]:
+    """lmsmith first, then the peers that are installed."""
+    found = _own_encoders(vocabulary, text)
+    if _installed("tiktoken"):
+        found.append(_tiktoken_encoder(vocabulary, text.decode("utf-8")))
+    if _installed("gigatoken"):
+        found += _gigatoken_encoders(text, huggingface_file)
+    if _installed("tokenizers"):
+        found.append(_huggingface_encoder(vocabulary, text, huggingface_file))
+    return found
+
+
+def _own_encoders(vocabulary: BpeTokenizer, text: bytes) -> list[Contender]:
     string = text.decode("utf-8")
 
     def warm() -> Task:
@@ -160,55 +172,61 @@ def _encoders(vocabulary: BpeTokenizer, text: bytes, huggingface_file: Path) -> 
         vocabulary.encode(text, threads=2)
         return lambda: vocabulary.encode(text, threads=2)
 
-    found = [
+    return [
         Contender("lmsmith, warm", warm),
         Contender("lmsmith, cold", cold, cold=True),
         Contender("lmsmith, warm, 2 threads", two_threads),
         Contender("lmsmith, warm, from str", lambda: lambda: vocabulary.encode(string)),
     ]
-    if _installed("tiktoken"):
-        import tiktoken
 
-        ranks = {token: i for i, token in enumerate(vocabulary.tokens) if token is not None}
-        engine = tiktoken.Encoding(
-            "bench",
-            pat_str=vocabulary.pattern.regex,
-            mergeable_ranks=ranks,
-            special_tokens=vocabulary.special_tokens,
-        )
-        found.append(
-            Contender(
-                "tiktoken", lambda: lambda: engine.encode_to_numpy(string, disallowed_special=())
-            )  # the faster way
-        )
-    if _installed("gigatoken"):
-        import gigatoken
 
-        def giga() -> Task:
-            made = gigatoken.Tokenizer(str(huggingface_file))
-            return lambda: made.encode(text)
+def _tiktoken_encoder(vocabulary: BpeTokenizer, string: str) -> Contender:
+    import tiktoken
 
-        def giga_warm() -> Task:
-            task = giga()
-            task()
-            return task
+    ranks = {token: i for i, token in enumerate(vocabulary.tokens) if token is not None}
+    engine = tiktoken.Encoding(
+        "bench",
+        pat_str=vocabulary.pattern.regex,
+        mergeable_ranks=ranks,
+        special_tokens=vocabulary.special_tokens,
+    )
+    # encode_to_numpy is faster than encode.
+    return Contender(
+        "tiktoken", lambda: lambda: engine.encode_to_numpy(string, disallowed_special=())
+    )
 
-        found += [
-            Contender("gigatoken, warm", giga_warm),
-            Contender("gigatoken, cold", giga, cold=True),
-        ]
-    if _installed("tokenizers"):
-        import tokenizers
 
-        made = tokenizers.Tokenizer.from_file(str(huggingface_file))
-        parts = [bytes(part).decode("utf-8") for part in parts_of(text, PART, vocabulary.pattern)]
+def _gigatoken_encoders(text: bytes, huggingface_file: Path) -> list[Contender]:
+    import gigatoken
 
-        def huggingface() -> list[int]:
-            found = made.encode_batch_fast(parts, add_special_tokens=False)
-            return list(itertools.chain.from_iterable(encoded.ids for encoded in found))
+    def cold() -> Task:
+        made = gigatoken.Tokenizer(str(huggingface_file))
+        return lambda: made.encode(text)
 
-        found.append(Contender("Hugging Face, all cores", lambda: huggingface))
-    return found
+    def warm() -> Task:
+        task = cold()
+        task()
+        return task
+
+    return [
+        Contender("gigatoken, warm", warm),
+        Contender("gigatoken, cold", cold, cold=True),
+    ]
+
+
+def _huggingface_encoder(
+    vocabulary: BpeTokenizer, text: bytes, huggingface_file: Path
+) -> Contender:
+    import tokenizers
+
+    made = tokenizers.Tokenizer.from_file(str(huggingface_file))
+    parts = [bytes(part).decode("utf-8") for part in parts_of(text, PART, vocabulary.pattern)]
+
+    def encode() -> list[int]:
+        found = made.encode_batch_fast(parts, add_special_tokens=False)
+        return list(itertools.chain.from_iterable(encoded.ids for encoded in found))
+
+    return Contender("Hugging Face, all cores", lambda: encode)
 
 
 def _installed(module: str) -> bool:

@@ -12,8 +12,9 @@ from hypothesis import strategies as some
 
 from lmsmith.errors import DataError
 from lmsmith.text import parts as parts_module
-from lmsmith.text.files import WHOLE, Counts, Part, read_chunks, read_texts
+from lmsmith.text.files import WHOLE, Counts, Part, read_chunks
 from lmsmith.text.parts import divide
+from lmsmith.text.reading import read_texts
 
 
 def texts_of(path: Path, parts: list[Part], **options) -> list[str]:

@@ -54,10 +54,10 @@ from lmsmith.text.files import (
     plural,
     read_chunks,
     read_errors,
-    read_texts,
 )
 from lmsmith.text.held_out import MANY, PREPARED_SHARE, is_held_out, share_held_out, split_hash
 from lmsmith.text.parts import Cut, divide, is_utf8, next_cut
+from lmsmith.text.reading import read_texts
 from lmsmith.text.separators import can_divide, cut_after
 from lmsmith.text.skipping import ignore, tolerating
 from lmsmith.text.sources import Found

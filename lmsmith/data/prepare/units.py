@@ -32,11 +32,11 @@ from lmsmith.text.files import (
     open_bytes,
     read_chunks,
     read_errors,
-    read_texts,
     size_and_time,
 )
 from lmsmith.text.held_out import is_held_out, tail_cut
 from lmsmith.text.parts import is_utf8
+from lmsmith.text.reading import read_texts
 from lmsmith.text.separators import Cutter
 from lmsmith.text.skipping import tolerating
 

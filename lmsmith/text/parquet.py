@@ -1,0 +1,149 @@
+"""A Parquet file -> the text in a column of each row.
+
+The column may be within a struct: `meta.text`. What is wrong with a row is reported with its number
+in the file.
+"""
+
+import contextlib
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lmsmith.errors import DataError
+from lmsmith.text.files import COMPRESSED, GO_ON, Counts, Part, Skip, fields_there
+
+
+def parquet_rows(
+    stream: Any,
+    path: Path,
+    text_field: str,
+    errors: str,
+    counts: Counts,
+    part: Part,
+    skip: Skip | None,
+) -> Iterator[tuple[str, int]]:
+    """The column's rows, a batch of one row group at a time. Parquet's strings are UTF-8,
+    whatever `encoding` says.
+    """
+    import pyarrow  # here: it takes a while, and most text is not in .parquet
+    import pyarrow.parquet
+
+    with contextlib.ExitStack() as stack:
+        if path.suffix.lower() in COMPRESSED:
+            # A Parquet file is read from its end, so all of it must be there.
+            whole = stack.enter_context(tempfile.TemporaryFile())
+            shutil.copyfileobj(stream, whole)
+            stream = whole
+        try:
+            table = stack.enter_context(pyarrow.parquet.ParquetFile(stream))
+            columns = dict(_columns(table.schema_arrow))
+            rows_of = [
+                table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)
+            ]
+        except (pyarrow.ArrowException, OSError) as error:
+            raise _unreadable_parquet(path, error) from error
+        _check_text_column(path, table.metadata, columns, text_field)
+        for group in range(len(rows_of))[part.start : part.stop]:
+            row = sum(rows_of[:group])
+            try:
+                for value in _group_values(table, group, text_field):
+                    row += 1
+                    try:
+                        text = _row_text(value.as_py() or b"", f"{path}:{row}", errors, counts)
+                    except DataError as error:
+                        if skip is None:
+                            raise
+                        skip(error)
+                        continue
+                    yield text, row
+            except (pyarrow.ArrowException, OSError) as error:
+                if skip is None:
+                    raise _unreadable_parquet(path, error) from error
+                skip(_unreadable_parquet(path, error))
+
+
+def _unreadable_parquet(path: Path, error: Exception) -> DataError:
+    return DataError(
+        f"{path} cannot be read as Parquet: {str(error).rstrip('.')}. It is cut short, "
+        f"damaged or no Parquet."
+    )
+
+
+def _check_text_column(path: Path, metadata: Any, columns: dict[str, str], text_field: str) -> None:
+    """Raises DataError unless `text_field` is a column of strings or bytes.
+
+    `metadata` is the file's; `columns` has the type of each column by name.
+    """
+    texts = [
+        name
+        for name, kind in columns.items()
+        if re.match("(dictionary<values=)?(large_)?string", kind)
+    ]
+    if text_field not in columns:
+        sizes = dict.fromkeys(texts, 0)
+        for index in range(metadata.num_columns if metadata.num_row_groups else 0):
+            chunk = metadata.row_group(0).column(index)
+            if chunk.path_in_schema in sizes:
+                sizes[chunk.path_in_schema] = chunk.total_uncompressed_size
+        raise DataError(f"{path} has no column {text_field!r}; {fields_there(columns, sizes)}")
+    if text_field not in texts and columns[text_field] not in ("binary", "large_binary"):
+        raise DataError(
+            f"{path}: the column {text_field!r} holds {columns[text_field]}, wanted strings."
+        )
+
+
+def _group_values(table: Any, group: int, text_field: str) -> Iterator[Any]:
+    """The column's rows in one row group as binary scalars of pyarrow, read in batches.
+
+    Binary and not strings, so that bad UTF-8 is reported with its row. Scalars, so that nothing
+    holds a copy of a row longer than needed.
+    """
+    import pyarrow
+
+    for batch in table.iter_batches(batch_size=1024, row_groups=[group], columns=[text_field]):
+        column = _column(batch, text_field)
+        if pyarrow.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        yield from column.cast(pyarrow.large_binary())
+
+
+def _columns(fields: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Name and type of each column, those within structs as `meta.text`, behind those at the
+    top.
+    """
+    import pyarrow
+
+    yield from ((prefix + column.name, str(column.type)) for column in fields)
+    for column in fields:
+        if pyarrow.types.is_struct(column.type):
+            inner = [column.type.field(index) for index in range(column.type.num_fields)]
+            yield from _columns(inner, f"{prefix}{column.name}.")
+
+
+def _column(batch: Any, name: str) -> Any:
+    """The values of a column, which may be within a struct."""
+    import pyarrow.compute
+
+    if name in batch.schema.names:
+        return batch.column(name)
+    parts = name.split(".")
+    n = next(n for n in range(len(parts) - 1, 0, -1) if ".".join(parts[:n]) in batch.schema.names)
+    return pyarrow.compute.struct_field(batch.column(".".join(parts[:n])), parts[n:])
+
+
+def _row_text(data: bytes, source: str, errors: str, counts: Counts) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        if errors == "strict":
+            raise DataError(
+                f"{source} is not UTF-8: byte 0x{data[error.start]:02X} at offset {error.start} "
+                f"of the row's text "
+                f"({error.reason}). {GO_ON}."
+            ) from error
+    text = data.decode(errors="replace")
+    counts.n_replaced += text.count("\ufffd") - data.decode(errors="ignore").count("\ufffd")
+    return text
