@@ -375,7 +375,8 @@ def describe(config: RunConfig, corpus: Corpus, machine: Machine, world: int = 1
         )
     if train.minutes and train.steps < FEW_STEPS:
         notes.append(
-            f"note     only time for about {plural(train.steps, 'step')} in {train.minutes:g} minutes "
+            f"note     only time for about {plural(train.steps, 'step')} in {train.minutes:g} "
+            f"minutes "
             "on this machine: set more --minutes, or a smaller model or --train.batch_size"
         )
     return [

@@ -169,7 +169,9 @@ def test_train_and_resume_have_the_short_options_as_arguments() -> None:
     python_only = {"settings", "hooks", "progress", "started"}
     assert set(parameters) == {*SHORT, "sources", "out", *python_only}
     assert all(parameters[name].default is None for name in SHORT)
-    resumable = {name for name, dotted in SHORT.items() if dotted in {*LENGTH, *CHANGEABLE}}
+    resumable = {
+        name for name, dotted in SHORT.items() if dotted in {*LENGTH, *CHANGEABLE, TOGETHER}
+    }
     resumed = set(inspect.signature(api.resume).parameters)
     assert resumed == {*resumable, "run", "settings", "hooks", "without_hooks", "progress"}
 
