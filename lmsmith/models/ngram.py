@@ -14,7 +14,8 @@ so a text that holds
 likely.
 - `kneser-ney`, interpolated and modified (Chen and Goodman 1999, "An empirical study of smoothing
 techniques for
-  language modeling"): p(w | h) = (c(h w) - D(c(h w))) / c(h .) + gamma(h) p(w | h without its first token), where
+  language modeling"): p(w | h) = (c(h w) - D(c(h w))) / c(h .) + gamma(h) p(w | h without its
+  first token), where
   gamma(h) is what the discounts took off, so that all sums to one. Below the highest order c(h w)
   is in how many
   different ways h w was preceded. The last p is uniform. D1, D2 and D3+ (taken off counts of 1, 2,

@@ -62,7 +62,7 @@ class Trie:
 
 @dataclass(frozen=True)
 class Weights:
-    """What a smoothing makes of the counts: p(w | u) = own[child of u by w] + rest[u] p(w | what is less specific).
+    """Smoothed counts: p(w | u) = own[child of u by w] + rest[u] p(w | what is less specific).
 
     Less specific is the suffix of u if `interpolated`, else, and behind the empty context, the
     uniform distribution.

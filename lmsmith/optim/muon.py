@@ -67,9 +67,7 @@ def best_quintic(low: float, high: float) -> Quintic:
     At the best one the distance is greatest, with alternating sign, at four points: the ends and
     two between.
     """
-    if (
-        1 - low < 1e-3
-    ):  # as near as makes no difference to the limit, whose value and two derivatives at 1 are right
+    if 1 - low < 1e-3:  # close enough to the limit, whose value and two derivatives at 1 are right
         return 15 / 8, -10 / 8, 3 / 8
     points = low + (high - low) * np.array([0.0, 0.25, 0.75, 1.0])
     for _ in range(100):

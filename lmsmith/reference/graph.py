@@ -30,7 +30,8 @@ MARGIN = 12
 SWEEPS = 12
 
 STYLE = (
-    "text{font:12px system-ui,sans-serif;fill:#1a1a1a}.n{font-weight:600}.v{fill:#1f4e9c}.g{fill:#b0471e}"
+    "text{font:12px system-ui,sans-serif;fill:#1a1a1a}.n{font-weight:600}"
+    ".v{fill:#1f4e9c}.g{fill:#b0471e}"
     ".s{font-size:10px;fill:#666;paint-order:stroke;stroke:#fff;stroke-width:4px}"
     "rect{fill:#f7f7f4;stroke:#8a8a86}.leaf{fill:#eaf1fb}.e{fill:none;stroke:#9a9a96}"
 )

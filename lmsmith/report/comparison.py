@@ -188,7 +188,8 @@ def comparison_page(
             f'<td class="bars"><span class="bar" '
             f'style="width:{100 * entry.bits_per_byte / full:.2f}%;'
             f'background:var({colour})"></span></td><td>{entry.bits_per_byte:.3f}</td>'
-            f'<td class="about">{text(entry.what)}{"; not comparable" if entry.not_comparable else ""}</td></tr>'
+            f'<td class="about">{text(entry.what)}'
+            f"{'; not comparable' if entry.not_comparable else ''}</td></tr>"
         )
     cells = [[text(cell) for cell in row] for row in comparison_rows(entries)]
     notes = "".join(f'<p class="about">{text(note)}.</p>' for note in comparison_notes(entries))

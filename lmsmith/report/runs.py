@@ -371,7 +371,8 @@ def _last_sample(run: Run) -> str:
     if not run.samples:
         return ""
     heading, texts = run.samples[-1]
-    return f"<details><summary>{text(run.name)}<span>{text(heading)}</span></summary>{_blocks(texts[:1])}</details>"
+    summary = f"<summary>{text(run.name)}<span>{text(heading)}</span></summary>"
+    return f"<details>{summary}{_blocks(texts[:1])}</details>"
 
 
 def _blocks(texts: Sequence[str]) -> str:

@@ -4,7 +4,8 @@
     for document in documents: ...
     for note in documents.counts.notes(): ...
 
-A plain text file is one document (whatever its suffix), or several with a separator such as <|endoftext|> between them
+A plain text file is one document (whatever its suffix), or several with a separator such as
+<|endoftext|> between them
 (`separators.py`); so is a line of .jsonl, .ndjson or .json and a row of .parquet,
 each also with .gz or .zst behind it. `sources.py` finds the files, `files.py` reads one; here they
 become one stream.
@@ -61,7 +62,8 @@ class Documents:
     """The documents of files, folders and glob patterns, read one after the other each time it is
     iterated over.
 
-    A plain file is cut into documents at `document_separator`: auto (`<|endoftext|>`), none, or any text
+    A plain file is cut into documents at `document_separator`: auto (`<|endoftext|>`), none, or
+    any text
     (`separators.py` has the rule). With `skip_bad` a bad line, row or file is left out and named in
     `notes`; where it
     is False, errors name that option, where it is None they do not.

@@ -1,4 +1,4 @@
-"""Document separators in plain text files: `<|endoftext|>` between the stories of TinyStories, and its like.
+"""Document separators in plain text files, such as `<|endoftext|>` in TinyStories.
 
     cutter = Cutter("<|endoftext|>")
     for chunk in chunks:

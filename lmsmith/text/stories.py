@@ -24,7 +24,8 @@ could part and finds none that can say the same to the end. So the derivation's 
 the text's, and
 generation gives it for nothing. `score_story` computes it from the text alone, summed over all
 derivations there might
-be, and the tests hold the two against one another. Whoever makes the grammar ambiguous (`[warm|warm]` is enough) sees
+be, and the tests hold the two against one another. Whoever makes the grammar ambiguous
+(`[warm|warm]` is enough) sees
 the tests fail.
 
 The floor is that of a reader who sees the whole story so far; for a model with a shorter context it

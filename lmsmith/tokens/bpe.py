@@ -3,7 +3,8 @@ tokenizers.
 
     tokenizer = load_tokenizer("gpt2")                            # files.py
     tokenizer.encode("Hello")                                     # array([15496], dtype=uint16)
-    tokenizer.encode(page, allowed_special={"<|endoftext|>"})     # this text in the page is the special token
+    # Here this text in the page is the special token.
+    tokenizer.encode(page, allowed_special={"<|endoftext|>"})
     tokenizer.encode_batch(pages, threads=8)
     for ids in tokenizer.encode_iter(open_file): ...              # a stream, in constant memory
 

@@ -1,7 +1,8 @@
 """Special tokens in a text: text, or control tokens. One rule for prompts, training text and scored
 text.
 
-`text` (the default everywhere): what somebody typed or what stands in a document is text. `<|im_start|>` in it is
+`text` (the default everywhere): what somebody typed or what stands in a document is text.
+`<|im_start|>` in it is
 encoded as the characters it is written with and cannot steer the model. `control`: each special
 token of the tokenizer
 that is written out in the text becomes its one id. That is how a chat model is prompted and

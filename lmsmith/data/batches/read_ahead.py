@@ -1,6 +1,7 @@
 """Batches read ahead: a thread reads the next ones while one is trained on.
 
-    with ReadAhead(batches, lambda step: [(0, 8), (8, 16)]) as ahead:    # rows 0 to 8 of each batch, then 8 to 16
+    # Rows 0 to 8 of each batch, then 8 to 16.
+    with ReadAhead(batches, lambda step: [(0, 8), (8, 16)]) as ahead:
         ahead.rows(step, 0, 8)
 
 What `rows` returns is what `batches.rows` returns for the same step: reading ahead is a guess at

@@ -1,6 +1,6 @@
 """Who does the units: threads, processes, or a Ray cluster. What comes out is the same.
 
-    for number in run_local(encode_unit, job, units, workers=8): ...      # numbers of units, as they are done
+    for number in run_local(encode_unit, job, units, workers=8): ...  # units, as they are done
 
 `work(job, number, unit)` leaves what it does on the disk, so that here only numbers come back, and
 a killed worker loses the unit it was at and nothing else.
