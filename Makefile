@@ -24,6 +24,8 @@ lint: .venv/dev.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --strict --follow-imports=silent lmsmith/__init__.py lmsmith/api lmsmith/config \
+	    lmsmith/errors.py lmsmith/extend.py lmsmith/train/hooks
 	$(BIN)/lint-imports
 
 .venv/lmsmith.installed: pyproject.toml constraints.txt
