@@ -60,6 +60,7 @@ def test_nobody_else_writes_json() -> None:
         PROJECT / "lmsmith" / "foreign_json.py",
         PROJECT / "lmsmith" / "interop" / "architectures.py",
         PROJECT / "lmsmith" / "text" / "files.py",
+        PROJECT / "lmsmith" / "text" / "json_lines.py",
     }
     for path in (PROJECT / "lmsmith").rglob("*.py"):
         source = path.read_text(encoding="utf-8")

@@ -189,7 +189,8 @@ def _transfer(
     with opened as answer:
         begins_at, total = _extent(answer)
         offered = {"tag": _tag(answer.headers), "n_bytes": total}
-        _check_length(url, total, n_bytes, known_complete=answer.chunked or checked)
+        chunked = bool(getattr(answer, "chunked", False))  # a file:// answer has no such field
+        _check_length(url, total, n_bytes, known_complete=chunked or checked)
         if start and (begins_at != start or offered != version or not (offered["tag"] or checked)):
             logger.warning("%s cannot be taken up where it broke; it begins again", url)
             progress(-start)

@@ -124,7 +124,7 @@ def test_the_examples_run_one_after_the_other(lmsmith: Lmsmith, run: Path) -> No
     first = ["train", "resume", "tokenizer train"]  # which make what the others take
     for verb in [*first, *sorted(examples.keys() - set(first))]:
         words = (
-            [*examples[verb], "--minutes=0", "--steps=5", *TINY]
+            [*examples[verb], "--minutes=auto", "--steps=5", *TINY]
             if verb == "train"
             else examples[verb]
         )
