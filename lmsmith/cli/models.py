@@ -81,7 +81,7 @@ def _add_compare(verbs: Verbs) -> None:
     compared = verbs.verb(
         "compare",
         _compare,
-        "the league table: runs, compressors and a uniform guess on one text",
+        "compare runs, compressors and a uniform guess on one text",
         "lmsmith compare demo/run-1 --text demo/stories.jsonl --out demo/compare.html",
         usage="lmsmith compare RUN... --text FILE [--train SOURCE --minutes M]",
     )
@@ -108,7 +108,7 @@ def _add_compare(verbs: Verbs) -> None:
         help="presets, or gpt for modern (ngram,rnn,gru,lstm,gpt)",
     )
     compared.add_argument(
-        "--runs-out", type=Path, metavar="DIR", help="where they go (runs/league-1)"
+        "--runs-out", type=Path, metavar="DIR", help="where they go (runs/comparison-1)"
     )
     compared.add_argument("--out", type=Path, metavar="FILE", help="an HTML page with the plot")
     compared.add_argument("--json", action="store_true", help="print one JSON array")

@@ -88,7 +88,7 @@ def _add_resume(verbs: Verbs) -> None:
     resume = verbs.verb(
         "resume",
         _resume,
-        "go on with a run from its last whole checkpoint, or make a finished one longer",
+        "resume a run from its last complete checkpoint, or make a finished one longer",
         "lmsmith resume demo/mine",
         usage="lmsmith resume RUN [--steps N] [--minutes M] [--SETTING VALUE]...",
     )

@@ -267,7 +267,7 @@ _VERBS = {
     "`lmsmith tokenizer inspect TOKENIZER`.",
     "benchmark speed profile time": "`lmsmith bench train` measures a step on this machine.",
     "plot plots graph curves dashboard": "`lmsmith report RUN` writes plots and tables.",
-    "league leaderboard rank": "`lmsmith compare RUN... --text FILE` writes the league table.",
+    "league leaderboard rank": "`lmsmith compare RUN... --text FILE` compares models on one text.",
     "help": "`lmsmith --help` lists the verbs.",
     "version": "`lmsmith --version` says it.",
     "tutorial tour quickstart example": "`lmsmith demo` is the two-minute tour.",

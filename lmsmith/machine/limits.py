@@ -1,9 +1,7 @@
-"""What this process may use of the machine: cores and memory, where it is held to fewer than there
-are.
+"""Cores and memory that this process may use.
 
-Held to fewer is who is started by `taskset` or a job scheduler (affinity), and whatever runs in a
-container with a quota of processor time or memory (Linux's cgroups). More threads than that wait
-for each other; more memory ends the process.
+`taskset`, job schedulers (CPU affinity) and cgroup limits of containers reduce these numbers. More
+threads than cores wait for each other; more memory than the limit ends the process.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The league: runs, compressors and a uniform guess on one text, trained first if that is
+"""The comparison: runs, compressors and a uniform guess on one text, trained first if that is
 wanted; as table and page.
 """
 
@@ -61,7 +61,7 @@ def train_all(
         raise ConfigError(
             f"--minutes {minutes:g}: wanted the minutes that each model is trained for, above 0."
         )
-    place = free_place(out, "league")
+    place = free_place(out, "comparison")
     runs = []
     for name in dict.fromkeys(models):
         say(console, f"--- {name}")
@@ -102,7 +102,7 @@ def check_place(out: Path) -> None:
     """
     if out.is_dir():
         raise UsageError(
-            f"--out {out} is a folder: name the HTML file, such as {out / 'league.html'}."
+            f"--out {out} is a folder: name the HTML file, such as {out / 'comparison.html'}."
         )
     if not out.parent.is_dir():
         raise StorageError(atomic.explain(FileNotFoundError(errno.ENOENT, ""), out))
@@ -194,7 +194,7 @@ def comparison_page(
     cells = [[text(cell) for cell in row] for row in comparison_rows(entries)]
     notes = "".join(f'<p class="about">{text(note)}.</p>' for note in comparison_notes(entries))
     body = (
-        f'<header><div class="brand">lmsmith league</div><h1>{text(on.name)}</h1>'
+        f'<header><div class="brand">lmsmith comparison</div><h1>{text(on.name)}</h1>'
         f"<p>{measure(on)}. Fewer bits are better.</p>"
         + (f"<p>{text(about[0].upper() + about[1:])}.</p>" if about else "")
         + "</header>"
@@ -202,7 +202,7 @@ def comparison_page(
         f'class="bits"><tbody>{bars}</tbody></table></div>'
         f"<h2>In numbers</h2>{table(HEAD, cells)}{notes}{curves(curved, named=True)}"
     )
-    return page(f"{on.name} — lmsmith league", body)
+    return page(f"{on.name} — lmsmith comparison", body)
 
 
 def _names(runs: Sequence[Path]) -> list[str]:

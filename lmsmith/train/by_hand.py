@@ -125,7 +125,7 @@ class _Loss(torch.autograd.Function):
 def for_reference(config: RunConfig, given: Collection[str]) -> tuple[RunConfig, list[str]]:
     """The config as the reference engine can run it, and what was changed for that, in words.
 
-    `given`: settings that the user set, which stay. Raises ConfigError where they are not to be had
+    `given`: settings that the user set, which stay. Raises ConfigError where they are not available
     by hand.
     """
     model, train = config.model, config.train
@@ -168,7 +168,7 @@ def for_reference(config: RunConfig, given: Collection[str]) -> tuple[RunConfig,
     for name, found, allowed, wanted in refused:
         if found not in allowed:
             raise ConfigError(
-                f"{name} = {found} is not to be had with --engine reference: wanted {wanted}."
+                f"{name} = {found} is not available with --engine reference: wanted {wanted}."
             )
     changed["train.device"] = "cpu"
     changed["train.compile"] = "no"

@@ -130,7 +130,7 @@ def resume(
     without_hooks: Collection[str] = (),
     where: str = COMMAND_LINE,
 ) -> dict[str, Any]:
-    """Continues a run from its last whole checkpoint, or from step 0 where it has none yet.
+    """Continues a run from its last complete checkpoint, or from step 0 where it has none yet.
 
     `changes`: settings by dotted name, of CHANGEABLE or one of LENGTH; they stay with the run, as
     do changes made in its config.toml by hand. `hooks`: the run's own hooks, and new ones;

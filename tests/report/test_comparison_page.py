@@ -114,7 +114,7 @@ def test_models_are_trained_first_on_the_same_text(
         out=None,
         console=Console(file=io.StringIO()),
     )
-    assert runs == [Path("runs/league-1/ngram"), Path("runs/league-1/gru")]
+    assert runs == [Path("runs/comparison-1/ngram"), Path("runs/comparison-1/gru")]
     found = [open_run(run) for run in runs]
     assert len({(run / "tokens" / "train.bin").read_bytes() for run in runs}) == 1
     assert [config.preset for config, _ in found] == ["ngram", "gru"]
