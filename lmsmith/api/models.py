@@ -130,8 +130,8 @@ def compare(
 
     `text`: the file; with `train` its held-out text if none is named. `train`: text to train
     `models` on first (presets, or gpt for modern), each for `minutes`, into the new folder
-    `runs_out` (default: runs/comparison-1), with `tokenizer` and `seed`. `out`: an HTML page with the
-    plot. The other arguments say how text is read.
+    `runs_out` (default: runs/comparison-1), with `tokenizer` and `seed`. `out`: an HTML page with
+    the plot. The other arguments say how text is read.
 
     Raises UsageError without runs and text, or `train`; and what `train` and `load` raise.
     """
