@@ -19,7 +19,7 @@ from rich.console import Console
 
 from lmsmith.config import RunConfig, read_toml
 from lmsmith.data.corpus import Corpus
-from lmsmith.data.prepare.run_sources import prepare_run as gather
+from lmsmith.data.prepare.run_sources import prepare_run
 from lmsmith.distributed.ranks import FOREVER, Ranks, joined, place_in_environment
 from lmsmith.errors import ConfigError, UsageError
 from lmsmith.optim.rates import TOGETHER, partial_note, scaled_together
@@ -255,7 +255,7 @@ def _count(request: _Request, console: Console) -> tuple[Path, dict[str, Any]]:
 
 def _gathered(config: RunConfig, folder: Path, console: Console) -> Corpus:
     """The tokens of a run, written into its folder; says what is to be said of them."""
-    corpus = gather(config.data, config.tokenizer, folder / "tokens")
+    corpus = prepare_run(config.data, config.tokenizer, folder / "tokens")
     for note in corpus.counts.notes:
         say(console, f"note     {note}", indent=9)
     return corpus
