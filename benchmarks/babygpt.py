@@ -5,7 +5,7 @@ run.
 
 The model is nanoGPT's for Shakespeare by characters: 6 layers, 6 heads, width 384, 10.65M
 parameters, dropout 0, batch 8, context 256. A round is: two updates of ours, in the precision it
-chooses here or --dtype; two of nanoGPT's (its model, its optimiser, its clipping, uncompiled, as
+chooses here or --dtype; two of nanoGPT's (its model, its optimizer, its clipping, uncompiled, as
 its README says for CPUs); and twice every matrix product of an update alone, each at its own shape,
 in our precision and by the faster of PyTorch's libraries. Each is a process of its own and rounds
 alternate, so a machine that changes speed changes all three; medians and ratios within rounds are
@@ -145,7 +145,7 @@ def _nanogpt(place: Path):
             block_size=T, vocab_size=V, n_layer=L, n_head=H, n_embd=D, dropout=0.0, bias=False
         )
     )
-    optimiser = model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), "cpu")
+    optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), "cpu")
     ids = torch.randint(V, (100_000,))
 
     def step() -> None:
@@ -155,8 +155,8 @@ def _nanogpt(place: Path):
         _, loss = model(x, y)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
     return step
 

@@ -179,7 +179,7 @@ def _ours(given: argparse.Namespace) -> Callable[[], object]:
 
 
 def _nanogpt(given: argparse.Namespace) -> Callable[[], object]:
-    """Its model, optimiser and loop, as its train.py has them."""
+    """Its model, optimizer and loop, as its train.py has them."""
     sys.path.insert(0, str(given.nanogpt))
     from model import GPT as NanoGPT
     from model import GPTConfig
@@ -194,7 +194,7 @@ def _nanogpt(given: argparse.Namespace) -> Callable[[], object]:
     model = NanoGPT(GPTConfig(block_size=given.context, dropout=0.0, bias=True, **shape)).to(
         given.device
     )
-    optimiser = model.configure_optimizers(0.1, 6e-4, (0.9, 0.95), given.device)
+    optimizer = model.configure_optimizers(0.1, 6e-4, (0.9, 0.95), given.device)
     compiled = torch.compile(model)
     ids = torch.randint(V, (100 * given.batch * given.context // 10,))
     context = torch.autocast(given.device, torch.bfloat16)
@@ -214,8 +214,8 @@ def _nanogpt(given: argparse.Namespace) -> Callable[[], object]:
         following[0] = batch()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
     return step
 

@@ -77,7 +77,7 @@ class Timed(Hook):
             with replica.autocast():
                 loss = replica.summed_loss(self.inputs, self.targets)
             (loss / self.targets.numel()).backward()
-            replica.optimisers.step(0.1)
+            replica.optimizers.step(0.1)
         self.bare.append(time.perf_counter() - began)
         self._began = time.perf_counter()
 

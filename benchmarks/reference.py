@@ -159,16 +159,16 @@ def _torch(threads: int):
     }
     model = GPT(preset("babygpt").changed(sizes, where="benchmark").model)
     model.initialise(torch.Generator().manual_seed(1))
-    optimiser = torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         model.parameters(), lr=LEARNING_RATE, weight_decay=0.0, fused=True
     )
     inputs, targets = (torch.from_numpy(ids) for ids in _batch())
 
     def step() -> float:
         loss = cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         return loss.item()
 
     return step

@@ -350,8 +350,8 @@ DAMAGE: list[tuple[Callable[[Path], object], str]] = [
         r"is of step 21, wanted 20",
     ),
     (
-        lambda at: replace(at / "manifest.json", "optimizer.safe", "optimiser.safe"),
-        r"optimiser\.safetensors is missing",
+        lambda at: replace(at / "manifest.json", "optimizer.safe", "optimizer.safe"),
+        r"optimizer\.safetensors is missing",
     ),
 ]
 

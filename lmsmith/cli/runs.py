@@ -132,10 +132,10 @@ def _add_replay(verbs: Verbs) -> None:
         "replay",
         _replay,
         "make an update again that a run has stopped at",
-        "lmsmith replay demo/mine/flight/step-00000123",
+        "lmsmith replay demo/mine/spikes/step-00000123",
     )
     replay.add_argument(
-        "record", type=Path, metavar="RECORD", help="the folder in RUN/flight that the run named"
+        "record", type=Path, metavar="RECORD", help="the folder in RUN/spikes that the run named"
     )
 
 

@@ -85,7 +85,7 @@ class Scored(nn.Module):
 def parallelize(loss: SummedLoss, ranks: Ranks, how: str) -> nn.Module:
     """Wraps `loss` in DDP or FSDP2; under FSDP2 the model's parameters become shards.
 
-    Call it before the optimisers are made: they must see the parameters as they then are.
+    Call it before the optimizers are made: they must see the parameters as they then are.
     """
     if ranks.world == 1:
         return loss

@@ -1,1 +1,1 @@
-"""Language models. They know nothing of devices, ranks, optimisers, files or logging."""
+"""Language models. They know nothing of devices, ranks, optimizers, files or logging."""

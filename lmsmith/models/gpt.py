@@ -6,7 +6,7 @@
 or, post-norm, norm(x + attention(x)); norm(x + feed_forward(x)), the head then reading the last of
 these.
 
-It knows nothing of devices, ranks, optimisers, files or logging. What it has in common with other
+It knows nothing of devices, ranks, optimizers, files or logging. What it has in common with other
 models (logits from `hidden`, the probability of a text) is in `interface.py`.
 """
 

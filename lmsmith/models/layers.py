@@ -2,7 +2,7 @@
 of n-grams.
 
 Each part is chosen by `GPTConfig`; `gpt.py` puts them together with those of `attention.py`.
-Shapes: B batch, T time, D d_model, F d_ff. Nothing here knows of optimisers, ranks or files.
+Shapes: B batch, T time, D d_model, F d_ff. Nothing here knows of optimizers, ranks or files.
 """
 
 import torch

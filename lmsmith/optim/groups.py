@@ -1,4 +1,4 @@
-"""Which parameter goes to which optimiser, with what learning rate and decay.
+"""Which parameter goes to which optimizer, with what learning rate and decay.
 
 | parameters | optim.name = "muon" | "adamw", "sgd" |
 |---|---|---|
@@ -25,8 +25,8 @@ from lmsmith.optim.muon import Muon, OfStack, Quintic, newton_schulz, polar_expr
 from lmsmith.optim.sgd import SGD
 
 
-class Optimisers:
-    """The optimisers of a model as one: a step, a learning rate share, a state of named tensors.
+class Optimizers:
+    """The optimizers of a model as one: a step, a learning rate share, a state of named tensors.
 
     `products` is the precision of Muon's matrix products; None: the parameters'. `over_ranks` makes
     of a function of stacked matrices one that shares them out among processes.
@@ -80,22 +80,22 @@ class Optimisers:
                     over_ranks=over_ranks,
                 )
             )
-        for optimiser in self.all:
-            for group in optimiser.param_groups:
+        for optimizer in self.all:
+            for group in optimizer.param_groups:
                 group["peak"] = group["lr"]
 
     def step(self, share: float) -> None:
         """One update at `share` of each group's peak learning rate; gradients are cleared."""
-        for optimiser in self.all:
-            for group in optimiser.param_groups:
+        for optimizer in self.all:
+            for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * share
-            optimiser.step()
+            optimizer.step()
         self.clear()
 
     def clear(self) -> None:
         """Gradients are gone."""
-        for optimiser in self.all:
-            optimiser.zero_grad(set_to_none=True)
+        for optimizer in self.all:
+            optimizer.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that an uninterrupted run would carry on: `exp_avg/blocks.0...` and so
@@ -104,8 +104,8 @@ class Optimisers:
         names = {p: n for n, p in self.named.items()}
         found = {
             f"{key}/{names[p]}": value
-            for optimiser in self.all
-            for p, entries in optimiser.state.items()
+            for optimizer in self.all
+            for p, entries in optimizer.state.items()
             for key, value in entries.items()
         }
         for name, value in found.items():

@@ -3,7 +3,7 @@ et al. 2018).
 
 The loss is multiplied by a power of two before backward, and gradients divided by it after. Where a
 gradient overflows that update is left out and the scale halved; after many updates without, it is
-doubled. PyTorch's scaler does the same behind the optimiser's back; this one is two numbers that a
+doubled. PyTorch's scaler does the same behind the optimizer's back; this one is two numbers that a
 checkpoint can hold.
 """
 

@@ -1,7 +1,7 @@
 """The reference engine in training: GPT-2's gradients and AdamW as `lmsmith.reference` has them
 written out, in NumPy.
 
-`train.engine = "reference"` puts it in the place of PyTorch's autograd and optimiser, and changes
+`train.engine = "reference"` puts it in the place of PyTorch's autograd and optimizer, and changes
 nothing else. The PyTorch model stays, with NumPy's block as the memory of its parameters and
 gradients (`torch.from_numpy` shares it): so evaluation, samples, clipping, schedule, checkpoints
 and the run folder are what they are for every other model.
@@ -47,7 +47,7 @@ _NAMED = 3  # differences that an error names
 
 class ByHand(nn.Module):
     """The summed loss of a batch, to be called and to be asked for its gradient as `SummedLoss` is;
-    and the optimiser.
+    and the optimizer.
 
     Parameters and gradients of `model` share memory with the arrays here from now on.
     """
@@ -89,7 +89,7 @@ class ByHand(nn.Module):
         self.gpt2.zero_grad()
 
     def state(self) -> dict[str, Tensor]:
-        """What AdamW carries on, as `Optimisers.state` names it."""
+        """What AdamW carries on, as `Optimizers.state` names it."""
         means = {"exp_avg": self.gpt2.m, "exp_avg_sq": self.gpt2.v}
         found = {
             f"{key}/{name}": torch.from_numpy(array)

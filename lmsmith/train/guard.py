@@ -6,7 +6,7 @@ stops, or `train.on_spike` says what becomes of the step. A spike is a loss or a
 logarithm lies more than `train.spike_z` standard deviations above its running mean; spikes do not
 move the mean.
 
-    stop      as for what is not finite: a flight record, and an end
+    stop      as for what is not finite: a spike record, and an end
     skip      the step is left out
     rewind    back to the last checkpoint; when the run comes to that step again, it is left out
 """

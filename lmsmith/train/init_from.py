@@ -5,7 +5,7 @@ Model and tokenizer are that run's; what can be set of the model is its dropout.
 copied into the new run's `model/`, so that neither run needs the other, and scored before the first
 step: if training makes nothing better of them, they stay the best. What is read begins as the new
 text's documents do, with its end of text; generated text ends at that, or where the other model's
-does. Optimisers begin anew, at a tenth of the learning rates that the preset has for weights that
+does. Optimizers begin anew, at a tenth of the learning rates that the preset has for weights that
 know nothing yet.
 """
 

@@ -99,8 +99,8 @@ def time_steps(
     model.train()
     replica = Replica(model, config)
     if plain_adamw:
-        for optimiser in replica.optimisers.all:  # type: ignore[union-attr]
-            for group in optimiser.param_groups:
+        for optimizer in replica.optimizers.all:  # type: ignore[union-attr]
+            for group in optimizer.param_groups:
                 group |= {"fused": False, "foreach": False}
     T, B = config.model.context_length, config.train.batch_size
     ids = (

@@ -5,7 +5,7 @@ RUN/config.toml, which may have been edited by hand, and the command line ask fo
 checkpoint says what the run had so far. What may change (`CHANGEABLE`, and the length) is applied
 and logged. What may not is refused by name.
 
-A leg is a stretch of steps under one plan. A run that is extended, or whose optimiser, schedule or
+A leg is a stretch of steps under one plan. A run that is extended, or whose optimizer, schedule or
 dropout change, begins a new leg. A leg's checkpoint is written before its first step, so that a run
 which is killed then goes on with the leg.
 

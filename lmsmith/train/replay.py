@@ -1,4 +1,4 @@
-"""`lmsmith replay RECORD`: makes the step of a flight record again, up to where it was stopped."""
+"""`lmsmith replay RECORD`: makes the step of a spike record again, up to where it was stopped."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Replay:
 
 
 def replay(place: Path) -> Replay:
-    """Makes the step of RUN/flight/step-N again. Raises DataError, CheckpointError, UsageError."""
+    """Makes the step of RUN/spikes/step-N again. Raises DataError, CheckpointError, UsageError."""
     record, tensors = read_record(place)
     config, corpus = open_run(place.absolute().parent.parent)
     machine = survey(config)

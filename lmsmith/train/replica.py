@@ -22,7 +22,7 @@ from lmsmith.errors import CheckpointError
 from lmsmith.models.gpt import GPT
 from lmsmith.models.interface import NeuralModel
 from lmsmith.models.rnn import RNN
-from lmsmith.optim.groups import Optimisers
+from lmsmith.optim.groups import Optimizers
 from lmsmith.optim.scaling import GradientScale
 from lmsmith.train.by_hand import ByHand
 from lmsmith.train.truncated_bptt import Carried
@@ -52,17 +52,17 @@ class Replica:
             if config.train.activation_checkpointing:
                 block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
         self.summed_loss: nn.Module
-        self.optimisers: Optimisers | ByHand
+        self.optimizers: Optimizers | ByHand
         if config.train.engine == "reference":
             assert isinstance(model, GPT)
-            self.summed_loss = self.optimisers = ByHand(model, config)
+            self.summed_loss = self.optimizers = ByHand(model, config)
         else:
             loss = SummedLoss(model, products, compiled=compiled)
             self.summed_loss = parallelize(loss, self.ranks, config.train.parallel)
             over_ranks = (
                 functools.partial(split_rows, ranks=self.ranks) if self.ranks.world > 1 else None
             )
-            self.optimisers = Optimisers(model, config.optim, products, over_ranks)
+            self.optimizers = Optimizers(model, config.optim, products, over_ranks)
         self.device = next(model.parameters()).device
         self.carried = (
             Carried(model) if config.train.truncated_bptt and isinstance(model, RNN) else None

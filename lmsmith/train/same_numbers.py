@@ -14,7 +14,7 @@ from torch import Tensor
 from lmsmith.data.batches.windows import AnyBatches
 from lmsmith.machine.limits import free_memory
 from lmsmith.models import kernels
-from lmsmith.optim.groups import Optimisers
+from lmsmith.optim.groups import Optimizers
 from lmsmith.train.guard import SpikeError
 from lmsmith.train.replica import Replica
 from lmsmith.train.step import train_step
@@ -34,7 +34,7 @@ def can_be_checked(replica: Replica) -> bool:
     return (
         replica.device.type == "cpu"
         and replica.ranks.world == 1
-        and isinstance(replica.optimisers, Optimisers)
+        and isinstance(replica.optimizers, Optimizers)
         and replica.carried is None
         and config.train.compile != "yes"
         and config.train.dtype != "float16"  # its gradient scale is a state
@@ -57,9 +57,9 @@ def same_numbers(
     The weights and the state of the optimizers are then as before. threads[1] is what they are
     compared with, and what is set afterwards. False where memory does not suffice.
     """
-    assert isinstance(replica.optimisers, Optimisers)
+    assert isinstance(replica.optimizers, Optimizers)
     state = [p.detach() for p in replica.model.parameters()] + list(
-        replica.optimisers.state().values()
+        replica.optimizers.state().values()
     )
     # Held at once: a copy from before, the result of one number of threads, the gradients.
     needed = 3 * sum(tensor.numel() * tensor.element_size() for tensor in state)
@@ -79,7 +79,7 @@ def same_numbers(
     except SpikeError:
         return False
     finally:
-        replica.optimisers.clear()
+        replica.optimizers.clear()
         restore(state, before)
         use_threads(threads[1], threads[1])
     return all(map(same_bits, *found))

@@ -1,7 +1,7 @@
-"""The flight record of a step that was not applied: all that is needed to inspect it and to repeat
+"""The spike record of a step that was not applied: all that is needed to inspect it and to repeat
 it.
 
-    RUN/flight/step-00000123/
+    RUN/spikes/step-00000123/
         record.json           why; step, seed, loss, gradient norm (as bits, too); the batch as ids
                               and as text; of each
                               tensor its norm, its gradient's and how many numbers of that are not
@@ -10,7 +10,7 @@ it.
         checkpoints/          the weights before the step, and the states that
                               `train.truncated_bptt` had carried
 
-`lmsmith replay RUN/flight/step-00000123` computes loss and gradient again and compares them with
+`lmsmith replay RUN/spikes/step-00000123` computes loss and gradient again and compares them with
 the record, bit for bit.
 """
 
@@ -56,7 +56,7 @@ def write_record(
             "n_not_finite": int((~grad.isfinite()).sum()),
         }
     weights = unshard_all(replica.weights(copy=False), keep=replica.ranks.first)
-    place = run / "flight" / f"step-{step + 1:08d}"
+    place = run / "spikes" / f"step-{step + 1:08d}"
     if not replica.ranks.first:
         return place
     batch = batches.rows(step)
@@ -99,6 +99,5 @@ def read_record(place: Path) -> tuple[dict[str, Any], dict[str, dict[str, torch.
         return record, load_checkpoint(place, record["step"]).tensors
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{place} is no flight record ({error}): name a folder such as "
-            f"RUN/flight/step-00000123."
+            f"{place} is no spike record ({error}): name a folder such as RUN/spikes/step-00000123."
         ) from error

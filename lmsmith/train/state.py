@@ -67,7 +67,7 @@ class TrainState:
         """
         groups: Groups = {
             "model": replica.weights(copy=False),
-            "optimizer": replica.optimisers.state(),
+            "optimizer": replica.optimizers.state(),
         }
         if self.best and self.best_step != self.step:
             groups["best"] = self.best
@@ -88,7 +88,7 @@ class TrainState:
     ) -> TrainState:
         """The state of a checkpoint; also fills the replica, the guard and the hooks from it."""
         replica.load_weights(found.tensors["model"])
-        replica.optimisers.load_state(found.tensors["optimizer"], shard_like)
+        replica.optimizers.load_state(found.tensors["optimizer"], shard_like)
         scale = found.state.get("gradient_scale", (1.0, 0))
         replica.scale.value, replica.scale.n_good = scale
         if replica.carried:

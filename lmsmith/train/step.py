@@ -39,11 +39,11 @@ def train_step(
     with lost_in_words() if replica.ranks.world > 1 else nullcontext():
         result["loss"], result["grad_norm"] = gradient(replica, batches, step)
         if scale.found(math.isfinite(result["grad_norm"])):
-            replica.optimisers.clear()
+            replica.optimizers.clear()
             return result
         (guard or Guard("no", math.inf)).judge(step, result["loss"], result["grad_norm"])
         clip(replica.model, result["grad_norm"], config.optim.clip_norm)
-        replica.optimisers.step(share)
+        replica.optimizers.step(share)
     return result
 
 
@@ -75,7 +75,7 @@ def gradient(replica: Replica, batches: AnyBatches, step: int) -> tuple[float, f
 def _fits(replica: Replica, batches: AnyBatches, step: int) -> bool:
     """Whether a micro-batch fits into the memory of every process; all come to the same answer.
 
-    Each size is tried twice: before the optimisers have their state, and with it there. Under FSDP2
+    Each size is tried twice: before the optimizers have their state, and with it there. Under FSDP2
     nothing is tried, for its forward passes talk.
     """
     part = replica.micro_batches(step)[0]
@@ -97,7 +97,7 @@ def _fits(replica: Replica, batches: AnyBatches, step: int) -> bool:
         if not is_out_of_memory(error) or n_rows == 1:
             raise
         short = True
-    replica.optimisers.clear()
+    replica.optimizers.clear()
     replica.ranks.wait(LONG)  # what was compiled here took one of them longer than another
     if replica.ranks.max(short)[0]:
         return False
@@ -106,7 +106,7 @@ def _fits(replica: Replica, batches: AnyBatches, step: int) -> bool:
 
 
 def _halve(replica: Replica) -> None:
-    replica.optimisers.clear()
+    replica.optimizers.clear()
     replica.rows_at_once = -(-replica.rows_at_once // 2)
     if replica.ranks.first:
         log.warning(

@@ -21,7 +21,7 @@ import time
 import traceback
 from typing import Any
 
-# What commands import. (PyTorch's optimisers import torch._dynamo when they are made, which takes a
+# What commands import. (PyTorch's optimizers import torch._dynamo when they are made, which takes a
 # second.)
 IMPORTED = [
     "torch._dynamo",

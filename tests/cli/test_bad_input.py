@@ -312,7 +312,7 @@ def test_a_disk_that_fills_while_saving(lmsmith: Lmsmith) -> None:
     """A limit on the size of a file stands for a disk that is full: both are an OSError in the
     middle of a write.
     """
-    bytes_of = {"tokens": 20_000, "model": 60_000}  # the text fits, the optimiser's 100 kB do not
+    bytes_of = {"tokens": 20_000, "model": 60_000}  # the text fits, the optimizer's 100 kB do not
     options = [*TINY, "--model.d_model=32", "--train.save_every", 5, "--out", "run"]
     done = lmsmith("train", "book.txt", "--steps", 10, *options, file_bytes=bytes_of["model"])
     refused(done, 1, "step-00000005 is larger than a file may be here", "ulimit -f")

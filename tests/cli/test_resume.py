@@ -1,6 +1,6 @@
 """Interrupt, kill, resume: nothing is lost.
 
-The oracle is a run that nobody disturbed: the same weights and optimiser state, bit for bit, and
+The oracle is a run that nobody disturbed: the same weights and optimizer state, bit for bit, and
 the same losses.
 """
 
@@ -301,7 +301,7 @@ def test_keep(lmsmith: Lmsmith, keep: int) -> None:
 
 
 def assert_same(run: Path, oracle: Path) -> None:
-    """Weights, optimiser, losses and what the run was best at, of a run and of one that nobody
+    """Weights, optimizer, losses and what the run was best at, of a run and of one that nobody
     disturbed.
     """
     for name in ("model/model.safetensors", f"checkpoints/{newest(oracle).name}/model.safetensors"):

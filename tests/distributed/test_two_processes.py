@@ -142,10 +142,10 @@ def test_a_checkpoint_of_two_is_resumed_by_one_and_the_other_way(place: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimiser", ["muon", "adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["muon", "adamw", "sgd"])
 @pytest.mark.parametrize("how", ["ddp", "fsdp"])
-def test_every_optimiser_under_ddp_and_fsdp(place: Path, how: str, optimiser: str) -> None:
-    options = ["--optim.name", optimiser, "--optim.clip_norm", "0.5", "--optim.weight_decay", "0.1"]
+def test_every_optimizer_under_ddp_and_fsdp(place: Path, how: str, optimizer: str) -> None:
+    options = ["--optim.name", optimizer, "--optim.clip_norm", "0.5", "--optim.weight_decay", "0.1"]
     alone = trained(place, "alone", *options)
     two = trained(place, "two", *options, "--train.parallel", how, n=2)
     same(losses(two), losses(alone), 1e-12)
@@ -228,9 +228,9 @@ def test_a_spike_is_dealt_with_by_all_alike(place: Path) -> None:
         place, "train", "text.txt", *TINY, "--on-spike", "stop", "--out", "stop", n=2, script=script
     )
     assert done.returncode != 0
-    assert "Step 6 is saved; `lmsmith replay stop/flight/step-00000007`" in done.stderr
-    assert sorted(path.name for path in (place / "stop" / "flight").iterdir()) == ["step-00000007"]
-    done = lmsmith(place, "replay", "stop/flight/step-00000007")
+    assert "Step 6 is saved; `lmsmith replay stop/spikes/step-00000007`" in done.stderr
+    assert sorted(path.name for path in (place / "stop" / "spikes").iterdir()) == ["step-00000007"]
+    done = lmsmith(place, "replay", "stop/spikes/step-00000007")
     assert "it was made by several processes" in done.stdout
     done = lmsmith(place, "resume", "stop", "--on-spike", "skip", n=2, script=script)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -246,14 +246,14 @@ def test_every_start_can_learn(settings: dict[str, Any], init: str) -> None:
     model, ids = initialised(settings | {"init": init}), random_ids(8)
     start = {key: p.detach().clone() for key, p in model.named_parameters()}
     normalised = model.config.norm != "none"  # without, logits may be large at first
-    optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     losses = []
     for _ in range(12):
         loss = F.cross_entropy(model(ids).flatten(0, 1), ids.roll(1, 1).flatten())
         losses.append(float(loss.detach()))
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     if normalised:
         assert losses[0] == pytest.approx(math.log(V), abs=1.5)
     assert losses[-1] < losses[0] - 0.1

@@ -9,7 +9,7 @@ from torch import Tensor
 from lmsmith.config import OptimConfig
 from lmsmith.config.presets import preset
 from lmsmith.models.gpt import GPT
-from lmsmith.optim.groups import Optimisers
+from lmsmith.optim.groups import Optimizers
 
 FAMILIES = ("modern", "llama", "gpt2", "babygpt")
 SMALL = {
@@ -37,13 +37,13 @@ def give_gradients(model: GPT, seed: int) -> None:
         p.grad = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p.dtype)
 
 
-def groups_of(model: GPT, optimisers: Optimisers) -> dict[str, tuple[str, float, float]]:
-    """Name -> (kind of optimiser, peak learning rate, weight decay)."""
+def groups_of(model: GPT, optimizers: Optimizers) -> dict[str, tuple[str, float, float]]:
+    """Name -> (kind of optimizer, peak learning rate, weight decay)."""
     names = {p: name for name, p in model.named_parameters()}
     found = [
-        (names[p], (type(optimiser).__name__, group["peak"], group["weight_decay"]))
-        for optimiser in optimisers.all
-        for group in optimiser.param_groups
+        (names[p], (type(optimizer).__name__, group["peak"], group["weight_decay"]))
+        for optimizer in optimizers.all
+        for group in optimizer.param_groups
         for p in group["params"]
     ]
     assert len(found) == len(dict(found)) == len(names)  # each is in one group, and in one only
@@ -54,7 +54,7 @@ def groups_of(model: GPT, optimisers: Optimisers) -> dict[str, tuple[str, float,
 def test_adamw_decays_tensors_of_two_or_more_dimensions_alone(name: str) -> None:
     model, config = built(name)
     assert config.weight_decay == 0.1
-    for key, found in groups_of(model, Optimisers(model, config)).items():
+    for key, found in groups_of(model, Optimizers(model, config)).items():
         decay = 0.1 if model.get_parameter(key).dim() >= 2 else 0.0
         assert found == ("AdamW", config.learning_rate, decay), key
 
@@ -75,7 +75,7 @@ def test_muon_takes_the_matrices_inside_blocks(tied: bool) -> None:
             "optim.muon_learning_rate": 0.03,
         },
     )
-    found = groups_of(model, Optimisers(model, config))
+    found = groups_of(model, Optimizers(model, config))
     matrices = (
         "attention.qkv.weight",
         "attention.out.weight",
@@ -103,7 +103,7 @@ def test_muon_takes_the_matrices_inside_blocks(tied: bool) -> None:
 def test_tables_take_the_common_rate_unless_they_have_their_own(name: str) -> None:
     model, config = built(name, **{"optim.embedding_learning_rate": 0.0})
     assert (
-        groups_of(model, Optimisers(model, config))["token_embedding.weight"][1]
+        groups_of(model, Optimizers(model, config))["token_embedding.weight"][1]
         == config.learning_rate
     )
 
@@ -113,7 +113,7 @@ def test_muon_gets_fused_matrices_in_parts() -> None:
     the rest of a swiglu.
     """
     model, config = built("modern", **{"model.feed_forward": "swiglu", "model.d_ff": 24})
-    parts = Optimisers(model, config).all[1].parts
+    parts = Optimizers(model, config).all[1].parts
     names = {p: name for name, p in model.named_parameters()}
     wanted = {}
     for layer in ("blocks.0.", "blocks.1."):
@@ -148,8 +148,8 @@ def test_adamw_by_hand(name: str) -> None:
         name,
         **{"optim.weight_decay": 0.2, "optim.embedding_learning_rate": 0.05, "optim.eps": 1e-3},
     )
-    optimisers = Optimisers(model, config)
-    groups = groups_of(model, optimisers)
+    optimizers = Optimizers(model, config)
+    groups = groups_of(model, optimizers)
     before = {key: p.detach().clone() for key, p in model.named_parameters()}
     shares = [0.5, 1.0, 0.25, 0.1]
     gradients: dict[str, list[Tensor]] = {key: [] for key in before}
@@ -157,7 +157,7 @@ def test_adamw_by_hand(name: str) -> None:
         give_gradients(model, step)
         for key, p in model.named_parameters():
             gradients[key].append(p.grad.clone())
-        optimisers.step(share)
+        optimizers.step(share)
         assert all(p.grad is None for p in model.parameters())
     for key, (kind, peak, decay) in groups.items():
         if kind == "AdamW":
@@ -173,12 +173,12 @@ def test_adamw_by_hand(name: str) -> None:
 
 def test_a_share_scales_every_peak() -> None:
     model, config = built("modern")
-    optimisers = Optimisers(model, config)
+    optimizers = Optimizers(model, config)
     for share in (0.5, 0.25):
         give_gradients(model, 0)
-        optimisers.step(share)
-        for optimiser in optimisers.all:
-            for group in optimiser.param_groups:
+        optimizers.step(share)
+        for optimizer in optimizers.all:
+            for group in optimizer.param_groups:
                 assert group["lr"] == share * group["peak"]
 
 
@@ -196,17 +196,17 @@ def assert_bitwise_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
 def test_a_state_taken_and_given_goes_on_bit_for_bit(name: str, dtype: torch.dtype) -> None:
     model, config = built(name)
     model.to(dtype)
-    optimisers = Optimisers(model, config)
+    optimizers = Optimizers(model, config)
     for step in range(3):
         give_gradients(model, step)
-        optimisers.step(0.7)
-    taken = {key: tensor.clone() for key, tensor in optimisers.state().items()}
+        optimizers.step(0.7)
+    taken = {key: tensor.clone() for key, tensor in optimizers.state().items()}
     start = weights(model)
     after = []
     for _ in range(2):  # twice: what was given must not have been written on
         other, _ = built(name)
         other.to(dtype).load_state_dict(start)
-        resumed = Optimisers(other, config)
+        resumed = Optimizers(other, config)
         resumed.load_state(taken)
         assert_bitwise_equal(resumed.state(), taken)
         for step in (3, 4):
@@ -215,19 +215,19 @@ def test_a_state_taken_and_given_goes_on_bit_for_bit(name: str, dtype: torch.dty
         after.append(weights(other))
     for step in (3, 4):
         give_gradients(model, step)
-        optimisers.step(0.4)
+        optimizers.step(0.4)
     assert_bitwise_equal(after[0], weights(model))
     assert_bitwise_equal(after[1], weights(model))
 
 
 def test_a_state_names_every_tensor_by_its_parameter() -> None:
     model, config = built("modern")
-    optimisers = Optimisers(model, config)
-    assert optimisers.state() == {}
+    optimizers = Optimizers(model, config)
+    assert optimizers.state() == {}
     give_gradients(model, 0)
-    optimisers.step(1.0)
-    state = optimisers.state()
-    for key, (kind, _, _) in groups_of(model, optimisers).items():
+    optimizers.step(1.0)
+    state = optimizers.state()
+    for key, (kind, _, _) in groups_of(model, optimizers).items():
         kinds = ("momentum",) if kind == "Muon" else ("step", "exp_avg", "exp_avg_sq")
         assert {name.partition("/")[0] for name in state if name.partition("/")[2] == key} == set(
             kinds
@@ -241,13 +241,13 @@ def test_a_state_names_every_tensor_by_its_parameter() -> None:
 def test_a_state_half_taken_is_not_the_whole() -> None:
     """Without its momentum a resumed run differs: the test above can fail."""
     model, config = built("modern")
-    optimisers = Optimisers(model, config)
+    optimizers = Optimizers(model, config)
     give_gradients(model, 0)
-    optimisers.step(1.0)
+    optimizers.step(1.0)
     other, _ = built("modern")
     other.load_state_dict(weights(model))
-    resumed = Optimisers(other, config)
-    for m, o in ((model, optimisers), (other, resumed)):
+    resumed = Optimizers(other, config)
+    for m, o in ((model, optimizers), (other, resumed)):
         give_gradients(m, 1)
         o.step(1.0)
     assert any(

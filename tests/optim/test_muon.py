@@ -136,7 +136,7 @@ def test_updates_are_the_references(
     before = [w.detach().clone() for w in weights]
     parts = {w: sizes for w, sizes in zip(weights, shapes.values(), strict=True) if len(sizes) > 1}
     options = {"lr": 0.1, "momentum": 0.9, "weight_decay": weight_decay}
-    optimiser = Muon(weights, **options, quintics=newton_schulz(5), parts=parts)  # type: ignore[arg-type]
+    optimizer = Muon(weights, **options, quintics=newton_schulz(5), parts=parts)  # type: ignore[arg-type]
     gradients = [
         [numbers(*shape, seed=100 * step + i) for i, shape in enumerate(shapes)]
         for step in range(3)
@@ -144,7 +144,7 @@ def test_updates_are_the_references(
     for step in gradients:
         for w, gradient in zip(weights, step, strict=True):
             w.grad = gradient.clone()
-        optimiser.step()
+        optimizer.step()
         for w, gradient in zip(weights, step, strict=True):
             assert torch.equal(w.grad, gradient)  # a gradient is read, not changed
     for i, (w, sizes) in enumerate(zip(weights, shapes.values(), strict=True)):
@@ -157,12 +157,12 @@ def test_parts_do_not_mix() -> None:
     vectors.
     """
     w = torch.nn.Parameter(torch.zeros(6, 4, dtype=torch.float64))
-    optimiser = Muon(
+    optimizer = Muon(
         [w], lr=1.0, momentum=0.5, weight_decay=0.0, quintics=newton_schulz(5), parts={w: [2, 2, 2]}
     )
     w.grad = torch.zeros_like(w)
     w.grad[2:4] = numbers(2, 4)
-    optimiser.step()
+    optimizer.step()
     assert not w[:2].any()
     assert not w[4:].any()
     values = torch.linalg.svdvals(w[2:4].detach())

@@ -1,4 +1,4 @@
-"""One learning rate for all groups, against the rates that the optimisers then have."""
+"""One learning rate for all groups, against the rates that the optimizers then have."""
 
 from typing import Any
 
@@ -8,14 +8,14 @@ from test_groups import built, groups_of
 from lmsmith.config import settings
 from lmsmith.config.presets import preset
 from lmsmith.errors import ConfigError
-from lmsmith.optim.groups import Optimisers
+from lmsmith.optim.groups import Optimizers
 from lmsmith.optim.rates import partial_note, peak_rates, scaled_together
 
 
 def rates_of(name: str, changes: dict[str, Any]) -> dict[str, float]:
     """Each parameter's peak learning rate."""
     model, config = built(name, **changes)
-    return {key: rate for key, (_, rate, _) in groups_of(model, Optimisers(model, config)).items()}
+    return {key: rate for key, (_, rate, _) in groups_of(model, Optimizers(model, config)).items()}
 
 
 @pytest.mark.parametrize("name", ["modern", "llama", "gpt2"])
@@ -31,7 +31,7 @@ def test_every_group_keeps_its_ratio_to_the_main_one(name: str, optim: str, tabl
     for key, rate in before.items():
         assert after[key] / after[main] == pytest.approx(rate / before[main]), key
     model, optim_config = built(name, **changes)
-    found = groups_of(model, Optimisers(model, optim_config))
+    found = groups_of(model, Optimizers(model, optim_config))
     assert {rate for _, rate, _ in found.values()} <= set(peak_rates(optim_config).values())
     assert next(iter(peak_rates(optim_config).values())) == before[main]
 

@@ -15,7 +15,7 @@ def test_it_moves_as_pytorchs_does(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = GradientScale(True)
     theirs = torch.amp.GradScaler("cpu", init_scale=scaling.START, growth_interval=3)
     w = torch.ones(2, requires_grad=True)
-    optimiser = torch.optim.SGD([w], lr=0.0)
+    optimizer = torch.optim.SGD([w], lr=0.0)
     for finite in [
         True,
         True,
@@ -35,7 +35,7 @@ def test_it_moves_as_pytorchs_does(monkeypatch: pytest.MonkeyPatch) -> None:
     ]:
         w.grad = torch.full((2,), 1.0 if finite else float("inf"))
         theirs.scale(w.sum() * 0)  # it counts from its first use
-        theirs.step(optimiser)
+        theirs.step(optimizer)
         theirs.update()
         assert ours.found(finite) == (not finite)
         assert ours.value == theirs.get_scale()

@@ -37,9 +37,9 @@ def test_decay_is_decoupled() -> None:
     """
     (w, _) = weights()
     before = w.clone()
-    optimiser = SGD([{"params": [w], "lr": 0.1, "weight_decay": 0.5}], momentum=0.9, nesterov=True)
+    optimizer = SGD([{"params": [w], "lr": 0.1, "weight_decay": 0.5}], momentum=0.9, nesterov=True)
     for _ in range(3):
         w.grad = torch.zeros_like(w)
-        optimiser.step()
+        optimizer.step()
     torch.testing.assert_close(w, before * 0.95**3, rtol=1e-14, atol=0)
-    assert not optimiser.state[w]["momentum"].any()
+    assert not optimizer.state[w]["momentum"].any()

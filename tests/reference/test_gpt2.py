@@ -133,13 +133,13 @@ def test_ten_steps_of_training_are_those_of_pytorchs_adamw(sizes: Sizes, decay_a
     matrices = [p for p in theirs.model.parameters() if p.dim() >= 2]
     others = [p for p in theirs.model.parameters() if p.dim() < 2]
     groups = [{"params": matrices}, {"params": others, "weight_decay": 0.2 if decay_all else 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr=1e-2, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.2)
+    optimizer = torch.optim.AdamW(groups, lr=1e-2, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.2)
     for step in range(10):
         inputs, targets = batch_of(sizes, seed=step)
         wanted = theirs.loss(inputs, targets)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         wanted.backward()
-        optimiser.step()
+        optimizer.step()
         assert model.forward(inputs, targets) == pytest.approx(wanted.item(), rel=1e-8)
         model.zero_grad()
         model.backward()

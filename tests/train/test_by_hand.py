@@ -82,7 +82,7 @@ def test_ten_updates_are_those_of_pytorch(
     config = config.changed({"train.micro_batch_size": micro}, where="a test")
     assert config.model.padded_vocab_size > config.model.vocab_size
     (ours, mine), (theirs, other) = by("reference", config), by("torch", config)
-    assert isinstance(mine.optimisers, ByHand)
+    assert isinstance(mine.optimizers, ByHand)
     batches = kind(corpus.train, context_length=16, batch_size=4, seed=1)
     clipped = 0
     for step in range(10):
@@ -93,8 +93,8 @@ def test_ten_updates_are_those_of_pytorch(
     weights = dict(theirs.named_parameters())
     for name, p in ours.named_parameters():
         torch.testing.assert_close(p, weights[name], rtol=0, atol=1e-8)
-    state = other.optimisers.state()
-    for name, value in mine.optimisers.state().items():
+    state = other.optimizers.state()
+    for name, value in mine.optimizers.state().items():
         torch.testing.assert_close(value, state[name].to(value.dtype), rtol=1e-6, atol=1e-12)
 
 

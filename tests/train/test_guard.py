@@ -168,7 +168,7 @@ def test_stop_leaves_a_record_and_a_checkpoint(
         match=r"step 61: a gradient norm .* Step 60 is saved; `lmsmith replay .*step-00000061`",
     ):
         run.go()
-    record, tensors = read_record(run.context.run / "flight" / "step-00000061")
+    record, tensors = read_record(run.context.run / "spikes" / "step-00000061")
     assert record["step"] == 60
     assert record["ids"] == run.context.batches.rows(60).inputs.tolist()
     assert record["text"] == [run.context.corpus.tokenizer.decode(row) for row in record["ids"]]
@@ -199,7 +199,7 @@ def test_replay_has_the_same_bits(
         run.go()
     changed = config.changed(changes, where="a test")
     monkeypatch.setattr("lmsmith.train.replay.open_run", lambda place: (changed, corpus))
-    place = run.context.run / "flight" / "step-00000007"
+    place = run.context.run / "spikes" / "step-00000007"
     found = replay(place)
     assert found.same
     assert 1 < found.loss < 10
@@ -232,17 +232,17 @@ def test_replay_of_what_is_not_finite(
         run.go()
     changed = config.changed(changes, where="a test")
     monkeypatch.setattr("lmsmith.train.replay.open_run", lambda place: (changed, corpus))
-    found = replay(run.context.run / "flight" / "step-00000007")
+    found = replay(run.context.run / "spikes" / "step-00000007")
     assert found.same
     assert math.isnan(found.loss)
     assert any(tensor["n_not_finite"] for tensor in found.record["tensors"].values())
     assert found.record["tensors"]["head.weight"]["norm"] is None  # it overflows
     assert found.record["loss"] is None
-    record = run.context.run / "flight" / "step-00000007" / "record.json"
+    record = run.context.run / "spikes" / "step-00000007" / "record.json"
     content = json.loads(record.read_text(encoding="utf-8"), parse_constant=pytest.fail)
     content["bits"]["loss"] = (2.5).hex()
     record.write_text(json.dumps(content), encoding="utf-8")
-    assert not replay(run.context.run / "flight" / "step-00000007").same
+    assert not replay(run.context.run / "spikes" / "step-00000007").same
 
 
 def test_a_diverged_run_is_not_resumed(training: Make) -> None:
@@ -270,7 +270,7 @@ def test_a_diverged_run_is_not_resumed(training: Make) -> None:
 
 
 def test_what_is_no_record_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is no flight record"):
+    with pytest.raises(DataError, match="is no spike record"):
         read_record(tmp_path)
     shutil.rmtree(tmp_path)
 

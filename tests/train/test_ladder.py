@@ -96,7 +96,7 @@ def test_plain_adamw_makes_the_same_update(monkeypatch: pytest.MonkeyPatch) -> N
     for plain in (True, False):
         time_steps(tiny(**{"train.dtype": "float64"}), torch.device("cpu"), n=2, plain_adamw=plain)
     plainly, fused = made
-    assert plainly.optimisers.all[0].param_groups[0]["fused"] is False
+    assert plainly.optimizers.all[0].param_groups[0]["fused"] is False
     for name, weight in plainly.weights(copy=False).items():
         torch.testing.assert_close(weight, fused.weights(copy=False)[name], rtol=1e-10, atol=1e-12)
 

@@ -123,7 +123,7 @@ def test_evaluating_sampling_and_saving_change_nothing(
     assert same(
         often.context.replica.weights(copy=False), rarely.context.replica.weights(copy=False)
     )
-    assert same(often.context.replica.optimisers.state(), rarely.context.replica.optimisers.state())
+    assert same(often.context.replica.optimizers.state(), rarely.context.replica.optimizers.state())
 
 
 def test_target(training: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +199,7 @@ def test_a_signal_anywhere_and_the_resumed_run_equals_an_undisturbed_one(
     assert same(
         again.context.replica.weights(copy=False), oracle.context.replica.weights(copy=False)
     )
-    assert same(again.context.replica.optimisers.state(), oracle.context.replica.optimisers.state())
+    assert same(again.context.replica.optimizers.state(), oracle.context.replica.optimizers.state())
     assert same(*(load_model(place.context.run / "model")[0] for place in (again, oracle)))
     for name in ("steps", "tokens_seen", "val_loss", "best_val_loss", "best_step", "finished"):
         assert summary[name] == expected[name], name

@@ -79,13 +79,13 @@ def test_a_check_leaves_the_run_as_it_was(training: Make) -> None:
     run.go()
     state = [
         *run.context.replica.weights(copy=True).values(),
-        *(v.clone() for v in run.context.replica.optimisers.state().values()),
+        *(v.clone() for v in run.context.replica.optimizers.state().values()),
     ]
     random_state = torch.get_rng_state()
     assert same_numbers(run.context.replica, run.context.batches, 3, 10, (1, 2), score_of_end(run))
     after = [
         *run.context.replica.weights(copy=False).values(),
-        *run.context.replica.optimisers.state().values(),
+        *run.context.replica.optimizers.state().values(),
     ]
     assert all(map(same_bits, state, after))
     assert torch.equal(torch.get_rng_state(), random_state)

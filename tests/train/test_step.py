@@ -32,7 +32,7 @@ class Setup:
             for p in self.model.parameters():
                 p.normal_(0, 0.3, generator=generator)
         self.replica = Replica(self.model, self.config)
-        self.optimisers = self.replica.optimisers
+        self.optimizers = self.replica.optimizers
         model, train = self.config.model, self.config.train
         self.batches = Batches(
             corpus.train,
@@ -55,7 +55,7 @@ def test_loss_norm_and_learning_rate_are_those_of_a_plain_loop(
         Setup(config, corpus, **{"optim.clip_norm": 0.1, "schedule.warmup_steps": 4})
         for _ in range(2)
     )
-    plain = torch.optim.AdamW(oracle.optimisers.all[0].param_groups)
+    plain = torch.optim.AdamW(oracle.optimizers.all[0].param_groups)
     for step in range(3):
         found = ours.update(step)
         batch = oracle.batches.rows(step)
@@ -73,7 +73,7 @@ def test_loss_norm_and_learning_rate_are_those_of_a_plain_loop(
         assert found["learning_rate"] == oracle.config.optim.learning_rate * (step + 1) / 4
         rates = {found[name] for name in found if name.endswith("learning_rate")}
         assert rates == {
-            group["lr"] for optimiser in ours.optimisers.all for group in optimiser.param_groups
+            group["lr"] for optimizer in ours.optimizers.all for group in optimizer.param_groups
         }
     for name, weight in ours.weights().items():
         torch.testing.assert_close(weight, oracle.weights()[name], rtol=1e-7, atol=1e-9)
@@ -141,7 +141,7 @@ def test_nothing_is_updated_where_the_loss_is_not_finite(
         np.array_equal(weight, before[name], equal_nan=True)
         for name, weight in setup.weights().items()
     )
-    assert setup.optimisers.state() == {}
+    assert setup.optimizers.state() == {}
 
 
 def test_clip_is_pytorchs() -> None:

@@ -169,7 +169,7 @@ def test_an_update_that_was_stopped_is_made_again_from_the_same_state(
         with pytest.raises(TrainingError, match="Step 6 is saved"):
             run.go()
     monkeypatch.setattr("lmsmith.train.replay.open_run", lambda place: (run.context.config, corpus))
-    assert replay(run.context.run / "flight" / "step-00000007").same
+    assert replay(run.context.run / "spikes" / "step-00000007").same
     again = training(changes)
     assert again.restore()
     again.go()

@@ -81,7 +81,7 @@ class Checkpoints(Hook):
         """Allocates the copies of a save, in a thread, once the optimizers have a state."""
         if context.ranks.world == 1 and not self._reserved:
             self._reserved = True
-            weights, optimizer = context.replica.weights(copy=False), context.replica.optimisers
+            weights, optimizer = context.replica.weights(copy=False), context.replica.optimizers
             self._saver.reserve({"model": weights, "optimizer": optimizer.state()})
 
     def save(self, context: Context, *, at_once: bool = False) -> None:

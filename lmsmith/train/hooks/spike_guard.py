@@ -1,6 +1,6 @@
 """What becomes of a step that the guard (`lmsmith.train.guard`) did not let through.
 
-stop    writes a flight record and a checkpoint, and ends the run
+stop    writes a spike record and a checkpoint, and ends the run
 skip    leaves the step out
 rewind  goes back to the last checkpoint; that step is then left out
 """
@@ -37,10 +37,10 @@ class SpikeGuard(Hook):
 
     def on_spike(self, context: Context, spike: SpikeError) -> None:
         """Deals with a step that was not applied. Raises TrainingError where it ends the run."""
-        step, optimisers = context.step, context.replica.optimisers
+        step, optimizers = context.step, context.replica.optimizers
         if spike.verdict == "stop":
             self._stop(context, spike)
-        optimisers.clear()
+        optimizers.clear()
         message = f"{spike} It is left out."
         context.state.step += 1
         if spike.verdict == "rewind" and self.rewind():
@@ -55,7 +55,7 @@ class SpikeGuard(Hook):
             replica.carried.undo()
         tokenizer = context.corpus.tokenizer
         place = write_record(context.run, replica, context.batches, tokenizer, step, spike)
-        replica.optimisers.clear()
+        replica.optimizers.clear()
         self.checkpoints.save(context, at_once=True)
         record, run = (shlex.quote(str(path)) for path in (place, context.run))
         raise TrainingError(
