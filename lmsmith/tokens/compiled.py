@@ -37,8 +37,10 @@ _I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 _64_BYTES = ir.VectorType(_I8, 64)
 
 
-def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+def kernel(function: Callable[..., Any], *, parallel: bool = False) -> Callable[..., Any]:
     """`function`, compiled at its first call, without the interpreter lock, and cached on disk.
+
+    `parallel` runs its `prange` loops on all threads that Numba has.
 
     Every compiled function of lmsmith that Python calls is made here. Before a call has to compile,
     one warning says so, once per process. Where no folder can be written (a read-only
@@ -49,10 +51,10 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     looks only at the file that holds the function, not at those whose functions it calls.
     """
     try:
-        dispatcher: Any = numba.njit(cache=True, nogil=True)(function)
+        dispatcher: Any = numba.njit(cache=True, nogil=True, parallel=parallel)(function)
         cached = True
     except RuntimeError:  # Numba found no folder that it can write to
-        dispatcher, cached = numba.njit(nogil=True)(function), False
+        dispatcher, cached = numba.njit(nogil=True, parallel=parallel)(function), False
     if cached:
         _make_forgiving(dispatcher._cache, Path(function.__code__.co_filename))
     called = False

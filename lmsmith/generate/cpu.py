@@ -1,0 +1,285 @@
+"""The CPU decoder of Transformers: prefill by PyTorch, then one token per sequence in compiled code.
+
+    decoder = CpuDecoder(model, n_slots=8)
+    logits = decoder.prefill(0, ids)          # slot 0 now holds the keys and values of `ids`
+    logits = decoder.step([0], [next_id])     # reads one more token
+
+A slot is the place of one sequence in the KV cache. A step takes any set of slots, each at its own
+position. Its logits for a slot do not depend on the other slots, to the last bit (`kernels.py`),
+and a prompt is always read alone, so a sequence never depends on its neighbours.
+
+Weights are those of the model: float32, float64, or packed by `weights.py` to bfloat16 or int8.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lmsmith.evaluate.likelihood import inference
+from lmsmith.generate import kernels
+from lmsmith.generate.cache import SlotCache
+from lmsmith.generate.vectors import LANES
+from lmsmith.generate.weights import matrix_of
+from lmsmith.models.attention import QK_NORM_EPS
+from lmsmith.models.gpt import GPT, Block
+from lmsmith.models.layers import Norm
+
+Array = npt.NDArray[Any]
+
+_SERIAL = 1 << 15  # a matrix with fewer elements is not worth a second thread
+_PIECE = 1 << 14  # tokens of a prompt that are read at once
+
+
+class CpuDecoder:
+    """Decodes up to `n_slots` sequences at once with a Transformer on the CPU."""
+
+    def __init__(self, model: GPT, n_slots: int) -> None:
+        config = model.config
+        self.model, self.config, self.n_slots = model, config, n_slots
+        self.number = np.float64 if next(model.parameters()).dtype == torch.float64 else np.float32
+        self.positions = np.zeros(n_slots, np.int64)
+        n_before = model.ngram_embedding.n_before if model.ngram_embedding else 0
+        self.before = np.full((n_slots, n_before), config.vocab_size, np.int64)
+        self.turns = self.zeros(0, 0, 0)
+        if model.rotary is not None:
+            turns = torch.view_as_real(model.rotary.turns).squeeze(1)
+            self.turns = turns.numpy().astype(self.number)
+        self.layers = [_Layer(self, block, i) for i, block in enumerate(model.blocks)]
+        self.embedding_norm = _norm(self, model.embedding_norm)
+        self.final_norm = _norm(self, model.final_norm)
+        self.head = _Linear(self, model.head or model.token_embedding)
+        self._make_buffers()
+
+    def _make_buffers(self) -> None:
+        config, S = self.config, self.n_slots
+        heads = (config.n_head + 2 * config.n_kv) * config.width_head
+        up = config.width_ff * (2 if config.gated else 1)
+        widest = max(cache.capacity for cache in (layer.cache for layer in self.layers))
+        self.x, self.h, self.sublayer = (self.zeros(S, padded(config.d_model)) for _ in range(3))
+        self.qkv = self.zeros(S, heads)
+        self.q = self.zeros(S * config.n_head, padded(config.width_head))
+        self.scores = self.zeros(S * config.n_head, widest)
+        self.attended = self.zeros(S, padded(config.n_head * config.width_head))
+        self.up = self.zeros(S, up)
+        self.activated = self.zeros(S, padded(config.width_ff))
+        self.logits = self.zeros(S, config.padded_vocab_size)
+        self.products = self.zeros(S, max(heads, up, config.d_model))
+        self.gates = self.zeros(S, config.n_kv)
+        self.squares = self.zeros(S, S)
+        self.ones = self.zeros(1, padded(config.d_model))
+        self.ones[:, : config.d_model] = 1
+
+    def zeros(self, *shape: int) -> Array:
+        """In the decoder's precision."""
+        return np.zeros(shape, self.number)
+
+    def prefill(self, slot: int, ids: Sequence[int]) -> Float[Tensor, " V"]:
+        """Reads a prompt of 1 to `context_length` tokens into a slot, in place of what was there.
+
+        Returns the logits of the next token; they are valid until the next call.
+        """
+        model, T = self.model, len(ids)
+        assert 1 <= T <= self.config.context_length
+        self.free(slot)
+        with inference(model):
+            state = model.new_state(1)
+            for piece in torch.tensor([list(ids)]).split(_PIECE, dim=1):
+                hidden = model.hidden(piece, state)
+        for layer, read in zip(self.layers, state.layers, strict=True):
+            layer.cache.fill(slot, read.keys[0, :, :T].numpy(), read.values[0, :, :T].numpy())
+        self.positions[slot] = T
+        self.before[slot] = state.before[0].numpy()
+        self.h[0, : self.config.d_model] = hidden[0, -1].numpy()
+        return self._logits(1)[0]
+
+    def step(self, slots: Sequence[int], ids: Sequence[int]) -> Float[Tensor, "B V"]:
+        """Reads one more token in each of B slots; gives the logits of the next ones.
+
+        The logits are valid until the next call.
+        """
+        B, config = len(slots), self.config
+        where = np.asarray(slots, np.int64)
+        at = self.positions[where]
+        assert (at < config.context_length).all()
+        self._embed(where, np.asarray(ids, np.int64), at)
+        embedded = self.x[:B].copy() if config.residual_scalars else self.x
+        scales = (self.model.residual_scale, self.model.input_scale)
+        for i, layer in enumerate(self.layers):
+            if scales[0] is not None and scales[1] is not None:
+                a, b = (self.number(scale[i].item()) for scale in scales)
+                self.x[:B] = a * self.x[:B] + b * embedded
+            layer(self, B, at, where, ids)
+        self.positions[where] += 1
+        if self.final_norm is None:
+            self.h[:B] = self.x[:B]
+        else:
+            self.final_norm(self, B, self.x, self.h)
+        return self._logits(B)
+
+    def copy(self, source: int, target: int) -> None:
+        """Makes slot `target` equal to slot `source`."""
+        n = int(self.positions[source])
+        for layer in self.layers:
+            layer.cache.copy(source, target, n)
+        self.positions[target], self.before[target] = n, self.before[source]
+
+    def free(self, slot: int) -> None:
+        """Empties a slot and gives its memory back."""
+        for layer in self.layers:
+            layer.cache.free(slot, int(self.positions[slot]))
+        self.positions[slot] = 0
+
+    def _embed(self, slots: Array, ids: Array, at: Array) -> None:
+        """The input of the first layer, in self.x."""
+        model, B, D = self.model, len(slots), self.config.d_model
+        with torch.no_grad():
+            x = model.token_embedding(torch.from_numpy(ids))
+            if model.ngram_embedding is not None:
+                before = torch.from_numpy(self.before[slots])
+                x = x + model.ngram_embedding(torch.from_numpy(ids)[:, None], before)[:, 0]
+                self.before[slots] = np.hstack([self.before[slots], ids[:, None]])[:, 1:]
+            if model.position_embedding is not None:
+                x = x + model.position_embedding(torch.from_numpy(at))
+        self.x[:B, :D] = x.numpy()
+        if self.embedding_norm is not None:
+            self.embedding_norm(self, B, self.x, self.x)
+
+    def _logits(self, B: int) -> Float[Tensor, "B V"]:
+        """The head on self.h."""
+        V, cap = self.config.vocab_size, self.config.logit_softcap
+        self.head(self, B, self.h, self.logits)
+        if cap:
+            kernels.soft_cap(self.logits, B, V, self.number(cap))
+        return torch.from_numpy(self.logits)[:B, :V]
+
+
+class _Layer:
+    """One Transformer block."""
+
+    def __init__(self, decoder: CpuDecoder, block: Block, index: int) -> None:
+        config, attention = decoder.config, block.attention
+        self.post_norm = block.post_norm
+        self.norm_attention = _norm(decoder, block.norm_attention)
+        self.norm_feed_forward = _norm(decoder, block.norm_feed_forward)
+        self.qkv = _Linear(decoder, attention.qkv)
+        self.out = _Linear(decoder, attention.out)
+        self.up = _Linear(decoder, block.feed_forward.up)
+        self.down = _Linear(decoder, block.feed_forward.down)
+        self.qk_eps = QK_NORM_EPS if attention.qk_gain is not None else -1.0
+        self.q_gain = _numbers(decoder, attention.qk_gain)
+        self.scale = decoder.number(attention.scale)
+        gate = attention.value_gate
+        self.gate = None if gate is None else _Linear(decoder, gate)
+        key = str(index)
+        tables = decoder.model.value_embeddings
+        self.value_table = tables[key] if key in tables else None
+        capacity = min(config.context_length, attention.window or config.context_length)
+        self.cache = SlotCache(
+            decoder.n_slots, config.n_kv, capacity, config.width_head, decoder.number
+        )
+
+    def __call__(
+        self, d: CpuDecoder, B: int, at: Array, slots: Array, ids: Sequence[int]
+    ) -> None:
+        """Reads and writes d.x."""
+        if self.post_norm:
+            self._attention(d, B, at, slots, ids, d.x, d.sublayer, add=False)
+            d.x[:B] += d.sublayer[:B]
+            self.norm_attention(d, B, d.x, d.x)
+            self._feed_forward(d, B, d.x, d.sublayer, add=False)
+            d.x[:B] += d.sublayer[:B]
+            self.norm_feed_forward(d, B, d.x, d.x)
+            return
+        self.norm_attention(d, B, d.x, d.h)
+        self._attention(d, B, at, slots, ids, d.h, d.x, add=True)
+        self.norm_feed_forward(d, B, d.x, d.h)
+        self._feed_forward(d, B, d.h, d.x, add=True)
+
+    def _attention(
+        self,
+        d: CpuDecoder,
+        B: int,
+        at: Array,
+        slots: Array,
+        ids: Sequence[int],
+        x: Array,
+        y: Array,
+        *,
+        add: bool,
+    ) -> None:
+        cache, K = self.cache, d.config.width_head
+        self.qkv(d, B, x, d.qkv)
+        if self.value_table is not None and self.gate is not None:
+            self.gate(d, B, x, d.gates)
+            gates = 2 / (1 + np.exp(-d.gates[:B, :, None]))
+            table = self.value_table(torch.tensor(list(ids))).detach().numpy()
+            d.qkv[:B, -cache.G * K :] += (gates * table.reshape(B, cache.G, K)).reshape(B, -1)
+        kernels.place(
+            d.qkv, B, K, at, slots, d.turns, self.qk_eps, self.q_gain, d.q, cache.keys, cache.values
+        )
+        kernels.attend(
+            d.q, B, K, at, slots, self.scale, cache.keys, cache.values, d.scores, d.attended
+        )
+        self.out(d, B, d.attended, y, add=add)
+
+    def _feed_forward(self, d: CpuDecoder, B: int, x: Array, y: Array, *, add: bool) -> None:
+        kind = kernels.ACTIVATIONS[d.config.feed_forward]
+        self.up(d, B, x, d.up)
+        kernels.activate(d.up, B, d.config.width_ff, kind, d.activated)
+        self.down(d, B, d.activated, y, add=add)
+
+
+class _Linear:
+    """A linear map, or the output head."""
+
+    def __init__(self, decoder: CpuDecoder, module: nn.Module) -> None:
+        self.matrix, self.scale = matrix_of(module, LANES)
+        self.bias = _numbers(decoder, getattr(module, "bias", None))
+        serial = self.matrix.size < _SERIAL
+        self.kernel = kernels.linear_serial if serial else kernels.linear
+
+    def __call__(self, d: CpuDecoder, B: int, x: Array, y: Array, *, add: bool = False) -> None:
+        """y = map(x), or y += map(x)."""
+        products = d.products if add else y
+        self.kernel(self.matrix, self.scale, self.bias, x, B, products, y, add)
+
+
+class _Norm:
+    """LayerNorm or RMSNorm."""
+
+    def __init__(self, decoder: CpuDecoder, module: Norm) -> None:
+        self.kind, self.eps = kernels.NORMS[module.kind], module.eps
+        self.gain = _numbers(decoder, module.weight)
+        self.bias = _numbers(decoder, module.bias)
+
+    def __call__(self, d: CpuDecoder, B: int, x: Array, y: Array) -> None:
+        """y = norm(x); x and y may be the same."""
+        if self.kind == kernels.NORMS["none"]:
+            if x is not y:
+                y[:B] = x[:B]
+            return
+        D = d.config.d_model
+        kernels.norm(x, y, B, D, self.kind, self.eps, self.gain, self.bias, d.ones, d.squares)
+
+
+def _norm(decoder: CpuDecoder, module: Any) -> Any:
+    return None if module is None else _Norm(decoder, module)
+
+
+def _numbers(decoder: CpuDecoder, parameter: Tensor | None) -> Array:
+    """A vector of parameters; empty for None."""
+    if parameter is None:
+        return decoder.zeros(0)
+    return parameter.detach().numpy().astype(decoder.number)
+
+
+def padded(width: int) -> int:
+    return math.ceil(width / LANES) * LANES

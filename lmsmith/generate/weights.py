@@ -1,0 +1,109 @@
+"""Weights for use: as they are, or packed to bfloat16 or int8.
+
+`pack(model, "int8")` replaces the matrices of a model's linear maps and token tables. The rest
+(norms, biases, position tables) stays. A packed model still computes with PyTorch, unpacking one
+matrix at a time, and `CpuDecoder` multiplies with the packed numbers themselves.
+
+bf16: the nearest bfloat16, half of the memory.
+int8: each row divided by its largest absolute value over 127 and rounded, a quarter of the memory
+(absmax quantization per output channel; Dettmers et al. 2022, LLM.int8(), section 2.1).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor, nn
+
+Array = npt.NDArray[Any]
+Weights = Literal["fp32", "bf16", "int8"]
+
+
+class Packed(nn.Module):
+    """A linear map or a table whose matrix is stored as bfloat16 or int8 with a scale per row."""
+
+    matrix: Shaped[Tensor, "N D"]
+    scale: Float[Tensor, " N"] | None
+
+    def __init__(self, weight: Float[Tensor, "N D"], weights: Weights) -> None:
+        super().__init__()
+        weight = weight.detach()
+        if weights == "bf16":
+            self.register_buffer("matrix", weight.to(torch.bfloat16))
+            self.register_buffer("scale", None)
+            return
+        scale = weight.abs().amax(dim=1).clamp(min=torch.finfo(weight.dtype).tiny) / 127
+        self.register_buffer("matrix", (weight / scale[:, None]).round().to(torch.int8))
+        self.register_buffer("scale", scale)
+
+    @property
+    def weight(self) -> Float[Tensor, "N D"]:
+        """The matrix that is multiplied with, unpacked."""
+        return self._unpack(self.matrix, self.scale)
+
+    @staticmethod
+    def _unpack(matrix: Tensor, scale: Tensor | None) -> Tensor:
+        return matrix.float() if scale is None else matrix.to(scale.dtype) * scale[:, None]
+
+
+class PackedLinear(Packed):
+    def __init__(self, linear: nn.Linear, weights: Weights) -> None:
+        super().__init__(linear.weight, weights)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.bias = linear.bias
+
+    def forward(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch N"]:
+        return F.linear(x, self.weight, self.bias)
+
+
+class PackedEmbedding(Packed):
+    def __init__(self, table: nn.Embedding, weights: Weights) -> None:
+        super().__init__(table.weight, weights)
+
+    def forward(self, ids: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch D"]:
+        rows = ids.flatten()
+        scale = None if self.scale is None else self.scale[rows]
+        return self._unpack(self.matrix[rows], scale).view(*ids.shape, -1)
+
+
+def pack(model: nn.Module, weights: Weights) -> int:
+    """Packs the matrices of `model` in place; returns how many. "fp32" changes nothing."""
+    if weights == "fp32":
+        return 0
+    n = 0
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Linear):
+                setattr(parent, name, PackedLinear(child, weights))
+            elif isinstance(child, nn.Embedding) and name == "token_embedding":
+                setattr(parent, name, PackedEmbedding(child, weights))
+            else:
+                continue
+            n += 1
+    return n
+
+
+def matrix_of(module: nn.Module, multiple: int) -> tuple[Array, Array]:
+    """The stored matrix (N, D) of a linear map or table, and its scale per row, empty if it has
+    none.
+
+    D is padded with zeros to a multiple of `multiple`; without padding it shares the module's
+    memory. bfloat16 comes as uint16.
+    """
+    scale: Array = np.zeros(0, np.float32)
+    if isinstance(module, Packed):
+        matrix = module.matrix
+        if module.scale is not None:
+            scale = module.scale.numpy()
+    else:
+        matrix = module.weight.detach()  # type: ignore[union-attr,operator]
+    if (lacking := -matrix.shape[1] % multiple) or not matrix.is_contiguous():
+        matrix = F.pad(matrix, (0, lacking)).contiguous()
+    if matrix.dtype == torch.bfloat16:
+        return matrix.view(torch.int16).numpy().view(np.uint16), scale
+    return matrix.numpy(), scale
