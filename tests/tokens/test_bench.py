@@ -40,7 +40,7 @@ def test_learning() -> None:
 def test_whoever_gives_other_ids_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     liar = bench.Contender("liar", lambda: lambda: [1, 2, 3])
     monkeypatch.setattr(bench, "_encoders", lambda *_: [liar])
-    with pytest.raises(TokenizerError, match="liar gives other ids"):
+    with pytest.raises(TokenizerError, match="liar returns other ids"):
         bench_encoding(learn_bpe([TEXT], 300, pattern="gpt2"), "a text", b"text")
 
 

@@ -383,7 +383,9 @@ def test_ids_without_a_token_decode_to_nothing_as_in_tokenizers() -> None:
 
 def test_vocabularies_that_cannot_be() -> None:
     every_byte = [bytes([byte]) for byte in range(256)]
-    with pytest.raises(TokenizerError, match="lacks 1 of the 256 bytes, the first of them 0x61"):
+    with pytest.raises(
+        TokenizerError, match="lacks tokens for 1 of the 256 bytes, the first of them 0x61"
+    ):
         BpeTokenizer([b for b in every_byte if b != b"a"], (), "gpt2")
     with pytest.raises(TokenizerError, match="b'ab' twice"):
         BpeTokenizer([*every_byte, b"ab", b"ab"], (), "gpt2")
@@ -391,7 +393,7 @@ def test_vocabularies_that_cannot_be() -> None:
         BpeTokenizer(every_byte, [(97, 98)], "gpt2")
     with pytest.raises(TokenizerError, match="special token is empty"):
         BpeTokenizer([*every_byte, None], (), "gpt2", {"": 256})
-    with pytest.raises(TokenizerError, match="'<s>' has id 97, which is taken"):
+    with pytest.raises(TokenizerError, match="'<s>' has the id 97, which belongs to another"):
         BpeTokenizer(every_byte, (), "gpt2", {"<s>": 97})
     with pytest.raises(TokenizerError, match="same id"):
         BpeTokenizer([*every_byte, None], (), "gpt2", {"<s>": 256, "</s>": 256})

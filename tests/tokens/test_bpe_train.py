@@ -207,7 +207,7 @@ def test_memory_is_bounded_and_what_is_dropped_is_said(
     assert b" frequent" in tokenizer.tokens
     assert "rare pieces" in caplog.text
     assert "8 MB" in caplog.text
-    with pytest.raises(TokenizerError, match="too little"):
+    with pytest.raises(TokenizerError, match="too small"):
         learn_bpe([text], 300, max_memory=1000)
 
 

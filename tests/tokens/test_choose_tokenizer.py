@@ -50,7 +50,8 @@ def test_a_tokenizer_that_is_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has no end-of-text token"):
         choose_tokenizer(str(tmp_path / "other"), ["a", "b"], several=True)
     with pytest.raises(
-        ConfigError, match=r"tokenizer = 'bites': there is no such kind, and no such folder"
+        ConfigError,
+        match=r"tokenizer = 'bites': not a kind of tokenizer and not an existing folder",
     ):
         choose_tokenizer("bites", ["a"], several=False)
 
@@ -67,17 +68,17 @@ def test_a_stream_of_parts_is_learned_as_the_whole_texts_are(wanted: str) -> Non
 
 @pytest.mark.parametrize("wanted", ["bpe", "bpe:many", "bpe:"])
 def test_a_size_is_asked_for(wanted: str) -> None:
-    with pytest.raises(ConfigError, match=f"'{wanted}': wanted bpe:SIZE .* as in bpe:4096"):
+    with pytest.raises(ConfigError, match=f"'{wanted}': expected bpe:SIZE .* as in bpe:4096"):
         named_tokenizer(wanted)
-    with pytest.raises(ConfigError, match=f"'{wanted}': wanted bpe:SIZE .* as in bpe:4096"):
+    with pytest.raises(ConfigError, match=f"'{wanted}': expected bpe:SIZE .* as in bpe:4096"):
         choose_tokenizer(wanted, ["a"], several=False)
 
 
 @pytest.mark.parametrize("wanted", ["auto", "bites"])
 def test_a_name_that_is_none_says_what_there_is(wanted: str) -> None:
     """`auto` needs the whole text, so a prepared folder does not offer it."""
-    with pytest.raises(ConfigError, match=r"no such folder\. Kinds are byte, char, "):
+    with pytest.raises(ConfigError, match=r"existing folder\. Kinds are byte, char, "):
         named_tokenizer(wanted)
     if wanted != "auto":
-        with pytest.raises(ConfigError, match=r"no such folder\. Kinds are auto, byte, char, "):
+        with pytest.raises(ConfigError, match=r"existing folder\. Kinds are auto, byte, char, "):
             choose_tokenizer(wanted, ["a"], several=False)

@@ -48,7 +48,9 @@ def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:
         loading(whole.replace("Z", "Y"))
     with pytest.raises(TokenizerError, match="not a tokenizer"):
         loading("[1]")
-    with pytest.raises(TokenizerError, match="format version 99; this lmsmith reads version 1"):
+    with pytest.raises(
+        TokenizerError, match="format version 99; this version of lmsmith reads version 1"
+    ):
         loading(json.dumps(json.loads(whole) | {"version": 99}))
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(TokenizerError, match="damaged"):

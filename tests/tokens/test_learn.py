@@ -88,10 +88,10 @@ def test_what_is_wrong_is_said_before_text_is_read(tmp_path: Path, folder: Path)
     with pytest.raises(TokenizerError, match="not a regular expression"):
         train_tokenizer(["nowhere"], 300, tmp_path / "out", pattern="(")
     for out in (folder / "a.txt", folder / "a.txt" / "out"):
-        with pytest.raises(TokenizerError, match=r"a\.txt is no folder. Choose another --out"):
+        with pytest.raises(TokenizerError, match=r"a\.txt is not a folder. Choose another --out"):
             train_tokenizer(["nowhere"], 300, out)
     with pytest.raises(DataError, match="nowhere"):
         train_tokenizer(["nowhere"], 300, tmp_path / "out")
     train_tokenizer([str(folder / "a.txt")], 300, tmp_path / "out")
-    with pytest.raises(TokenizerError, match="holds a tokenizer already"):
+    with pytest.raises(TokenizerError, match="already contains a tokenizer"):
         train_tokenizer([str(folder / "a.txt")], 300, tmp_path / "out")

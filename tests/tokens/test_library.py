@@ -147,9 +147,9 @@ def test_special_tokens_are_all_allowed_or_none(tmp_path: Path) -> None:
     assert ours.encode(f"{END}", allowed_special={END}).tolist() == [end]
     assert ours.encode(f"{END}<s>", allowed_special="all").tolist() == [end, start]
     assert start not in ours.encode("<s>", allowed_special={END})
-    with pytest.raises(TokenizerError, match="all of them or none"):
+    with pytest.raises(TokenizerError, match="all special tokens or none"):
         ours.encode(f"{END}<s>", allowed_special={END})
-    with pytest.raises(TokenizerError, match="'<s>' at character 3, where only text"):
+    with pytest.raises(TokenizerError, match="'<s>' at character 3, where it is not allowed"):
         ours.encode("ab <s>", disallowed_special="all")
     batch = ours.encode_batch(["ab", "c d"], threads=2)
     assert [ids.tolist() for ids in batch] == [
@@ -165,19 +165,19 @@ def test_what_is_refused_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for change, message in (
         (
             {"model": content["model"] | {"dropout": 0.5}},
-            "dropout 0.5: the ids of a text would differ",
+            "dropout 0.5, so the ids of a text would differ",
         ),
         (
             {"added_tokens": [content["added_tokens"][0] | {"id": 900}]},
-            "has id 900 in the file, but 380 in",
+            "has the id 900 in the file, but 380 in",
         ),
-        ({"normalizer": {"type": "Nothing"}}, "the library tokenizers cannot load it"),
+        ({"normalizer": {"type": "Nothing"}}, "the library tokenizers cannot load this tokenizer"),
     ):
         with pytest.raises(TokenizerError, match=message):
             load_tokenizer(put(content | change, tmp_path))
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(
-        TokenizerError, match=r"needs the library tokenizers: pip install 'lmsmith\[hf\]'"
+        TokenizerError, match=r"needs the library tokenizers: run pip install 'lmsmith\[hf\]'"
     ):
         load_tokenizer(put(content, tmp_path))
 

@@ -225,7 +225,7 @@ def test_ids_outside_the_vocabulary(bad: int) -> None:
 def test_nothing_to_learn_from() -> None:
     with pytest.raises(TokenizerError, match="empty"):
         CharTokenizer.learn([""], end_of_text=False)
-    with pytest.raises(TokenizerError, match="empty"):
+    with pytest.raises(TokenizerError, match="no words"):
         WordTokenizer.learn([], end_of_text=True)
     with pytest.raises(TokenizerError, match="no room"):
         WordTokenizer.learn(["a"], end_of_text=True, vocab_size=2)
