@@ -93,7 +93,7 @@ class BpeTokenizer(Tokenizer):
         self.end_of_text = end_of_text_id(self.special_tokens, end_of_text)
         self._added = AddedTokens(self.added_tokens()) if self.added else None
         self._caches: list[PieceCache] = []  # caches that no thread is using now
-        self._chosen: dict[frozenset[str], Specials] = {}
+        self._specials_of_names: dict[frozenset[str], Specials] = {}
 
     def _check(self) -> None:
         self.id_of = {token: i for i, token in enumerate(self.tokens) if token is not None}
@@ -173,7 +173,7 @@ class BpeTokenizer(Tokenizer):
         More than one thread is faster from a few megabytes on.
         """
         return self._encode(
-            _as_bytes(text), self._choose(allowed_special, disallowed_special), threads, 0
+            _as_bytes(text), self._choose_specials(allowed_special, disallowed_special), threads, 0
         )
 
     def encode_batch(
@@ -185,7 +185,7 @@ class BpeTokenizer(Tokenizer):
         threads: int | None = None,
     ) -> list[Ids]:
         """`encode` for each text, on `threads` threads (None: one per core)."""
-        choice = self._choose(allowed_special, disallowed_special)
+        choice = self._choose_specials(allowed_special, disallowed_special)
         batch: list[list[Ids]] = []
 
         def parts() -> Iterator[tuple[int, bytes | memoryview | int]]:
@@ -211,7 +211,7 @@ class BpeTokenizer(Tokenizer):
         Memory does not grow with the length of the text, except for a single very long piece, or if
         the pattern is another regular expression: it is unknown where the text can be cut then.
         """
-        choice = self._choose(allowed_special, disallowed_special)
+        choice = self._choose_specials(allowed_special, disallowed_special)
         n_characters = 0
         # Not special tokens that are plain text here: a cut next to one could split a piece.
         looked_for = self._specials(choice[0].names | choice[1].names | self.matched_first.names)
@@ -219,7 +219,7 @@ class BpeTokenizer(Tokenizer):
             yield self._encode(part, choice, 1, n_characters)
             n_characters += len(part.decode("utf-8", "replace"))
 
-    def _choose(
+    def _choose_specials(
         self, allowed_special: Names, disallowed_special: Names
     ) -> tuple[Specials, Specials]:
         """The special tokens to search for: those that are allowed, and those that raise."""
@@ -229,9 +229,9 @@ class BpeTokenizer(Tokenizer):
         return self._specials(allowed), self._specials(disallowed - allowed)
 
     def _specials(self, names: frozenset[str]) -> Specials:
-        if names not in self._chosen:
-            self._chosen[names] = Specials(names)
-        return self._chosen[names]
+        if names not in self._specials_of_names:
+            self._specials_of_names[names] = Specials(names)
+        return self._specials_of_names[names]
 
     def _encode(
         self, data: bytes, choice: tuple[Specials, Specials], threads: int, first_character: int
@@ -363,12 +363,12 @@ class BpeTokenizer(Tokenizer):
         flat, starts = self._bytes_of_ids
         inner = np.ones(len(flat), dtype=bool)
         inner[starts] = False  # the byte before a token's first byte is in another token
-        side_by_side = np.zeros(65536, dtype=np.uint8)
+        adjacent = np.zeros(65536, dtype=np.uint8)
         neighbours = flat[:-1].astype(np.int64) << 8 | flat[1:]
-        side_by_side[neighbours[inner[1:]]] = 1
+        adjacent[neighbours[inner[1:]]] = 1
         byte_ids = np.array([self.id_of[bytes([byte])] for byte in range(256)], dtype=np.int32)
         values = ranks << 32 | pairs[:, 2]
-        return Merges.of(byte_ids, pairs[:, 0].copy(), pairs[:, 1].copy(), values, side_by_side)
+        return Merges.of(byte_ids, pairs[:, 0].copy(), pairs[:, 1].copy(), values, adjacent)
 
     @functools.cached_property
     def _pairs(self) -> list[tuple[int, int, int]]:

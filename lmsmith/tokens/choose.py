@@ -26,7 +26,7 @@ from lmsmith.tokens.tokenizer import (
 if TYPE_CHECKING:
     from lmsmith.tokens.piece_counts import Text
 
-MOST_CHARACTERS = 300
+MAX_CHARACTERS = 300
 """`auto` uses bytes instead of characters for a vocabulary larger than this."""
 
 LARGE, LARGER = 5_000_000, 200_000_000
@@ -45,7 +45,7 @@ def choose_tokenizer(wanted: str, texts: Sequence[str], *, several: bool) -> Tok
     TokenizerError for a tokenizer that cannot be loaded or learned.
     """
     if wanted == "auto":
-        return _fitting(texts, several)
+        return _learn_auto(texts, several)
     tokenizer = named_tokenizer(wanted, end_of_text=several, kinds=f"auto, {KINDS}")
     if tokenizer is None:
         return learn_tokenizer(wanted, texts, end_of_text=several)
@@ -108,7 +108,7 @@ def check_end_of_text(tokenizer: Tokenizer, name: str) -> None:
         )
 
 
-def _fitting(texts: Sequence[str], end_of_text: bool) -> Tokenizer:
+def _learn_auto(texts: Sequence[str], end_of_text: bool) -> Tokenizer:
     """Learns the tokenizer that `auto` selects: by the length of the text and the number of
     distinct characters.
     """
@@ -116,7 +116,7 @@ def _fitting(texts: Sequence[str], end_of_text: bool) -> Tokenizer:
         size = 2048 if n_characters < LARGER else 8192
         return learn_tokenizer(f"bpe:{size}", texts, end_of_text=end_of_text)
     learned = CharTokenizer.learn(texts, end_of_text)
-    return learned if learned.vocab_size <= MOST_CHARACTERS else ByteTokenizer(end_of_text)
+    return learned if learned.vocab_size <= MAX_CHARACTERS else ByteTokenizer(end_of_text)
 
 
 def _parts(text: "Text") -> Iterator[str]:

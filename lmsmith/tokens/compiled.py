@@ -53,7 +53,7 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     except RuntimeError:  # Numba found no writable folder
         dispatcher, cached = numba.njit(nogil=True)(function), False
     if cached:
-        _make_forgiving(dispatcher._cache, Path(function.__code__.co_filename))
+        _handle_cache_errors(dispatcher._cache, Path(function.__code__.co_filename))
     called = False
 
     def call(*arguments: Any) -> Any:
@@ -61,9 +61,9 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
         if not called:
             called = True
             if not cached:
-                _say_once(_EVERY_TIME)
+                _warn_once(_NOT_CACHED)
             elif not _is_on_disk(dispatcher._cache):
-                _say_once(_THIS_ONCE)
+                _warn_once(_COMPILING)
         return dispatcher(*arguments)
 
     call.__name__, call.__doc__ = function.__name__, function.__doc__
@@ -71,25 +71,25 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-_THIS_ONCE = (
+_COMPILING = (
     "compiling for this processor, about ten seconds; the result is cached on disk for later starts"
 )
-_EVERY_TIME = (
+_NOT_CACHED = (
     "compiling for this processor, about ten seconds at every start, because no folder is writable "
     "for the result. Set NUMBA_CACHE_DIR to a writable folder."
 )
-_NOT_KEPT = (
+_NOT_SAVED = (
     "cannot save compiled code to disk, so every start compiles again. Free disk space, or set "
     "NUMBA_CACHE_DIR to another folder"
 )
 
 
 @functools.cache
-def _say_once(message: str) -> None:
+def _warn_once(message: str) -> None:
     log.warning(message)
 
 
-def _make_forgiving(cache: Any, file: Path) -> None:
+def _handle_cache_errors(cache: Any, file: Path) -> None:
     """Makes a Numba cache depend on all files of this package, and handles its read and write
     errors.
     """
@@ -105,13 +105,13 @@ def _make_forgiving(cache: Any, file: Path) -> None:
                 cache._cache_file.flush()  # empties the index, so that the new result is saved
             return None
 
-    def save_or_say(signature: Any, compiled: Any) -> None:
+    def save_or_warn(signature: Any, compiled: Any) -> None:
         try:
             save(signature, compiled)
         except OSError as error:
-            _say_once(f"{_NOT_KEPT} ({error.strerror}: {error.filename}).")
+            _warn_once(f"{_NOT_SAVED} ({error.strerror}: {error.filename}).")
 
-    cache.load_overload, cache.save_overload = load_or_compile, save_or_say
+    cache.load_overload, cache.save_overload = load_or_compile, save_or_warn
 
 
 def _is_on_disk(cache: Any) -> bool:

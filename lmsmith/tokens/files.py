@@ -99,7 +99,7 @@ def load_tokenizer(
     ):
         return _ranks().load_tiktoken(path, pattern, special_tokens, end_of_text)
     if path.name == "vocab.json":
-        named = end_of_text or _named_beside(path)
+        named = end_of_text or _configured_end(path)
         return _check_given(
             _foreign().load_gpt2_files(path.parent, named), pattern, special_tokens, str(path)
         )
@@ -112,11 +112,11 @@ def load_tokenizer(
     content = _read_json(path)
     if isinstance(content, dict) and "model" in content and content.get("format") != FORMAT:
         tokenizer = _foreign().from_huggingface(
-            content, path, end_of_text or _named_beside(path, content)
+            content, path, end_of_text or _configured_end(path, content)
         )
         return _check_given(tokenizer, pattern, special_tokens, str(path))
     ours = _check_given(_load_ours(content, path), pattern, special_tokens, str(path))
-    return ours if end_of_text is None else _ending(ours, end_of_text)
+    return ours if end_of_text is None else _with_end_of_text(ours, end_of_text)
 
 
 def _check_given(
@@ -134,7 +134,7 @@ def _check_given(
     return tokenizer
 
 
-def _ending(tokenizer: Tokenizer, end_of_text: str) -> Tokenizer:
+def _with_end_of_text(tokenizer: Tokenizer, end_of_text: str) -> Tokenizer:
     """`tokenizer` with `end_of_text` as the token between documents."""
     if tokenizer.kind in _KINDS:
         if tokenizer.end_of_text is None or end_of_text != END_OF_TEXT:
@@ -147,7 +147,7 @@ def _ending(tokenizer: Tokenizer, end_of_text: str) -> Tokenizer:
     return changed
 
 
-def _named_beside(path: Path, content: Any = None) -> str | None:
+def _configured_end(path: Path, content: Any = None) -> str | None:
     """The `eos_token` of the `tokenizer_config.json` next to `path`, if the tokenizer has that
     token.
     """

@@ -39,7 +39,7 @@ from lmsmith.tokens.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
-MOST_IDS = 1 << 24  # a file with a larger id is damaged
+MAX_IDS = 1 << 24  # a file with a larger id is damaged
 
 # ---- Hugging Face --------------------------------------------------------------------------------
 
@@ -57,7 +57,7 @@ def from_huggingface(
         with_end = _with_end(content, end_of_text)
         reason = why_not_ours(with_end)
         if reason is None:
-            return _ours(with_end, where, end_of_text)
+            return _exact(with_end, where, end_of_text)
     except (
         AttributeError,
         KeyError,
@@ -97,7 +97,7 @@ def _with_end(content: Mapping[str, Any], end_of_text: str | None) -> Mapping[st
     return {**content, "added_tokens": [*added, vars(token) | _NO_FLAGS]}
 
 
-def _ours(content: Mapping[str, Any], where: Path, end_of_text: str | None) -> BpeTokenizer:
+def _exact(content: Mapping[str, Any], where: Path, end_of_text: str | None) -> BpeTokenizer:
     model, pattern = content["model"], pattern_in(content)
     assert pattern is not None
     added = [
@@ -254,7 +254,7 @@ def load_gpt2_files(folder: Path, end_of_text: str | None = None) -> Tokenizer:
     if why_not_ours(content) is None or (
         content["pre_tokenizer"] is gpt2 and not any(map(_has_flags, added))
     ):
-        return _ours(content, path, end_of_text)  # raises the error if the files are damaged
+        return _exact(content, path, end_of_text)  # raises the error if the files are damaged
     return from_huggingface(content, folder / "vocab.json", end_of_text)
 
 
@@ -398,10 +398,10 @@ def _checked(vocabulary: Any, where: str) -> Mapping[str, int]:
             f"{where} is damaged: it does not map tokens to ids. Restore it from a copy."
         )
     for text, i in vocabulary.items():
-        if not isinstance(i, int) or not 0 <= i < MOST_IDS:
+        if not isinstance(i, int) or not 0 <= i < MAX_IDS:
             raise TokenizerError(
                 f"{where}: the token {text!r} has the id {i!r}; expected a number from 0 to "
-                f"{MOST_IDS - 1:,}. Restore the file from a copy."
+                f"{MAX_IDS - 1:,}. Restore the file from a copy."
             )
     return vocabulary
 
@@ -410,7 +410,9 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise TokenizerError(f"there is no file {path}.") from error
+        raise TokenizerError(
+            f"there is no file {path}. GPT-2's format needs vocab.json and merges.txt."
+        ) from error
     except OSError as error:
         raise TokenizerError(f"cannot read {path}: {error.strerror}.") from error
 

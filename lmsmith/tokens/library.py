@@ -37,7 +37,7 @@ from lmsmith.tokens.tokenizer import Ids, SomeIds, Tokenizer, end_of_text_id, id
 
 log = logging.getLogger(__name__)
 
-MOST_IDS = 1 << 24  # a file with a larger id is damaged
+MAX_IDS = 1 << 24  # a file with a larger id is damaged
 INSTALL = "pip install 'lmsmith[hf]'"
 _BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
 _WORDS = re.compile(r"\s+|\S+")
@@ -71,9 +71,9 @@ class LibraryTokenizer(Tokenizer):
         self._check_ids()
         vocabulary: dict[str, int] = self._engine.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocabulary.values(), default=-1) + 1
-        if not 0 < self.vocab_size <= MOST_IDS:
+        if not 0 < self.vocab_size <= MAX_IDS:
             raise TokenizerError(
-                f"its largest id is {self.vocab_size - 1}; expected 0 to {MOST_IDS - 1:,}."
+                f"its largest id is {self.vocab_size - 1}; expected 0 to {MAX_IDS - 1:,}."
             )
         self._holes: npt.NDArray[np.int64] = np.setdiff1d(
             np.arange(self.vocab_size), np.fromiter(vocabulary.values(), np.int64, len(vocabulary))
@@ -85,7 +85,7 @@ class LibraryTokenizer(Tokenizer):
         self.end_of_text = end_of_text_id(self.special_tokens, end_of_text)
         decoder = self.content.get("decoder") or {}
         self.decodes_bytes = decoder.get("type") == "ByteLevel"
-        self.streams = self.decodes_bytes or _grows(self.content.get("decoder"))
+        self.streams = self.decodes_bytes or _can_stream(self.content.get("decoder"))
         if "ByteFallback" in str(
             decoder
         ):  # it decodes a complete run of bytes, or turns each byte into U+FFFD
@@ -128,7 +128,7 @@ class LibraryTokenizer(Tokenizer):
         """
         string = _string(text)
         engine = self._engine_for(string, allowed_special, disallowed_special)
-        with _explained(f"encode a text of {len(string):,} characters with this tokenizer"):
+        with _library_errors(f"encode a text of {len(string):,} characters with this tokenizer"):
             (encoding,) = engine.encode_batch_fast([string], add_special_tokens=False)
         return np.array(encoding.ids, dtype=self._dtype)
 
@@ -215,7 +215,7 @@ class LibraryTokenizer(Tokenizer):
         if self.decodes_bytes:
             return super().decode(ids)
         array = self._in_range(ids)
-        with _explained(f"decode {len(array):,} ids with this tokenizer"):
+        with _library_errors(f"decode {len(array):,} ids with this tokenizer"):
             text: str = self._engine.decode(array.tolist(), skip_special_tokens=False)
         return text
 
@@ -254,14 +254,14 @@ class LibraryTokenizer(Tokenizer):
 
     def _lost(self, text: str) -> tuple[int, int]:
         if self._last_lost is None or self._last_lost[0] != text:
-            self._last_lost = text, self._compare(text)
+            self._last_lost = text, self._count_lost(text)
         return self._last_lost[1]
 
     _last_lost: tuple[str, tuple[int, int]] | None = (
         None  # cached, because callers ask for both numbers, one after the other
     )
 
-    def _compare(self, text: str) -> tuple[int, int]:
+    def _count_lost(self, text: str) -> tuple[int, int]:
         again = self.decode(self.encode(text))
         if again == text:
             return 0, 0
@@ -318,7 +318,7 @@ def _engine(content: Mapping[str, Any], end_of_text: str | None) -> Any:
         from tokenizers import Tokenizer as Engine
     except ImportError as error:
         raise TokenizerError(f"it needs the library tokenizers: run {INSTALL}.") from error
-    with _explained("load this tokenizer"):
+    with _library_errors("load this tokenizer"):
         engine = Engine.from_str(to_json(content))
     engine.no_truncation()
     engine.no_padding()
@@ -334,7 +334,7 @@ def _engine(content: Mapping[str, Any], end_of_text: str | None) -> Any:
 
 
 @contextlib.contextmanager
-def _explained(doing: str) -> Iterator[None]:
+def _library_errors(doing: str) -> Iterator[None]:
     """Converts errors of the library to TokenizerError: it has no error class of its own, and its
     panics do not derive from Exception.
     """
@@ -351,17 +351,17 @@ def _string(text: str | bytes) -> str:
 
 
 # Decoders that can stream: the text of some ids begins with the text of the first of them.
-_GROWING = {"WordPiece", "Metaspace", "BPEDecoder", "ByteFallback", "Fuse", "ByteLevel"}
+_STREAMING = {"WordPiece", "Metaspace", "BPEDecoder", "ByteFallback", "Fuse", "ByteLevel"}
 
 
-def _grows(decoder: Mapping[str, Any] | None) -> bool:
+def _can_stream(decoder: Mapping[str, Any] | None) -> bool:
     if decoder is None:  # joins tokens with spaces
         return True
     kind = decoder.get("type")
     if kind == "Sequence":
-        return all(map(_grows, decoder["decoders"]))
+        return all(map(_can_stream, decoder["decoders"]))
     if kind == "Strip":
         return not decoder.get("stop")
     if kind == "Replace":
         return len(decoder["pattern"].get("String", "")) == 1
-    return kind in _GROWING
+    return kind in _STREAMING

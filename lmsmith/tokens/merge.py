@@ -61,7 +61,7 @@ class Merges:
     pairs: npt.NDArray[
         np.int64
     ]  # hash table of (left id * 2**32 + right id, value); -1 in empty slots
-    side_by_side: npt.NDArray[np.uint8]  # (65536,) whether two bytes are adjacent in any token
+    adjacent: npt.NDArray[np.uint8]  # (65536,) whether two bytes are adjacent in any token
 
     @classmethod
     def of(
@@ -70,7 +70,7 @@ class Merges:
         left: npt.NDArray[np.int64],
         right: npt.NDArray[np.int64],
         value: npt.NDArray[np.int64],
-        side_by_side: npt.NDArray[np.uint8],
+        adjacent: npt.NDArray[np.uint8],
     ) -> Merges:
         n_slots = 1 << max(4, (2 * len(left)).bit_length())
         pairs = np.full(2 * n_slots, -1, dtype=np.int64)
@@ -83,7 +83,7 @@ class Merges:
             pairs,
             byte_pairs,
         )
-        return cls(byte_ids, byte_pairs, pairs, side_by_side)
+        return cls(byte_ids, byte_pairs, pairs, adjacent)
 
 
 class PieceCache:
@@ -154,13 +154,13 @@ def _encode_all(
     merges: Merges,
     cache: PieceCache,
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    side_by_side = _NOTHING if cache.kept else merges.side_by_side
+    adjacent = _NO_CUTS if cache.kept else merges.adjacent
     ids = cache.room_for_ids(len(texts.padded) + 4)
     id_starts = np.zeros(len(texts.starts) + 1, dtype=np.int64)
     cursor = np.zeros(4, dtype=np.int64)  # text, piece, offset in `padded`, number of ids
     while not _encode(
         texts.padded, texts.starts, first_pieces, ends, cursor,
-        merges.byte_ids, merges.byte_pairs, merges.pairs, side_by_side,
+        merges.byte_ids, merges.byte_pairs, merges.pairs, adjacent,
         cache.longest, cache.table.slots, cache.table.limit, cache.table.arena, cache.spilt_ids, cache.used,
         ids, id_starts,
     ):  # fmt: skip
@@ -168,12 +168,12 @@ def _encode_all(
     return ids[: id_starts[-1]], id_starts
 
 
-_NOTHING = np.empty(0, dtype=np.uint8)
+_NO_CUTS = np.empty(0, dtype=np.uint8)
 
 
 @kernel
 def _encode(
-    padded, starts, first_pieces, ends, cursor, byte_ids, byte_pairs, pairs, side_by_side,
+    padded, starts, first_pieces, ends, cursor, byte_ids, byte_pairs, pairs, adjacent,
     longest, slots, limit, arena, spilt_ids, used, ids, id_starts,
 ):  # fmt: skip
     """Continues from `cursor`. Returns True when all texts are encoded, False if the cache is full."""
@@ -196,7 +196,7 @@ def _encode(
         ):
             break
         n_block = read_block(
-            text, starts, first_pieces, ends, cursor, longest, side_by_side, first_slot, mask, block
+            text, starts, first_pieces, ends, cursor, longest, adjacent, first_slot, mask, block
         )
         for k in range(n_block):
             at, length, slot = block[ADDRESS, k], block[LENGTH, k], block[START_SLOT, k]
@@ -254,7 +254,7 @@ def _encode(
 def _put(padded, starts, stops, ids, slots, arena, used):
     """Adds each text to the table as a piece with one id."""
     first_slot, mask = address(slots), len(slots) * 8 // SLOT - 1
-    side_by_side, no_pieces = np.empty(0, dtype=np.uint8), np.arange(len(starts) + 1)
+    adjacent, no_pieces = np.empty(0, dtype=np.uint8), np.arange(len(starts) + 1)
     block, cursor = np.empty((5, BLOCK), dtype=np.int64), np.zeros(3, dtype=np.int64)
     cursor[2] = address(padded) + starts[0]
     k = 0
@@ -266,7 +266,7 @@ def _put(padded, starts, stops, ids, slots, arena, used):
             stops,
             cursor,
             1 << 40,
-            side_by_side,
+            adjacent,
             first_slot,
             mask,
             block,

@@ -44,7 +44,7 @@ Text = str | bytes | Iterable[bytes]  # Iterable[bytes]: the parts of a long tex
 
 PART = 1 << 23  # bytes of text that one task counts
 SEPARATOR = -1
-LEAST_MEMORY = 1 << 23  # bytes
+MIN_MEMORY = 1 << 23  # bytes
 # Memory of learning per symbol: the symbol, its piece, and up to five positions of pairs.
 _SYMBOL_BYTES = 28
 _ANY_LENGTH = 1 << 40
@@ -72,7 +72,7 @@ class PieceCounter:
     pieces and `n_dropped_occurrences` the number of their occurrences in the text. `progress` is
     called with the number of bytes counted so far.
 
-    Raises TokenizerError for a `max_memory` below `LEAST_MEMORY`.
+    Raises TokenizerError for a `max_memory` below `MIN_MEMORY`.
     """
 
     def __init__(
@@ -84,10 +84,10 @@ class PieceCounter:
         max_memory: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> None:
-        if max_memory is not None and max_memory < LEAST_MEMORY:
+        if max_memory is not None and max_memory < MIN_MEMORY:
             raise TokenizerError(
                 f"max_memory = {max_memory:,} bytes is too small for learning; expected at least "
-                f"{LEAST_MEMORY:,}, as in --max-memory 100MB."
+                f"{MIN_MEMORY:,}, as in --max-memory 100MB."
             )
         self.n_bytes = 0
         self.n_dropped = 0

@@ -59,12 +59,12 @@ class PieceTable:
 
 
 @njit
-def read_block(text, starts, first_pieces, ends, cursor, longest, side_by_side, slots, mask, block):
+def read_block(text, starts, first_pieces, ends, cursor, longest, adjacent, slots, mask, block):
     """Fills `block` with the next pieces of `split.Texts` (and ends of texts), and returns their
     number.
 
     `cursor` is (text, piece, address) and is advanced. A piece longer than `longest` gets no key.
-    If `side_by_side` is not empty, pieces of more than 15 bytes are cut between characters whose
+    If `adjacent` is not empty, pieces of more than 15 bytes are cut between characters whose
     bytes are adjacent in no token.
     """
     i, piece, at = cursor[0], cursor[1], cursor[2]
@@ -80,14 +80,11 @@ def read_block(text, starts, first_pieces, ends, cursor, longest, side_by_side, 
                 key1 = load64(at + 8) & _HIGH[length] | length << 56
                 slot = start_slot(slots, mask, key0, key1)
             else:
-                if len(side_by_side):
+                if len(adjacent):
                     length = 1
                     while at + length < end:
                         byte = load8(at + length)
-                        if (
-                            byte ^ 0x80 >= 64
-                            and not side_by_side[load8(at + length - 1) << 8 | byte]
-                        ):
+                        if byte ^ 0x80 >= 64 and not adjacent[load8(at + length - 1) << 8 | byte]:
                             break
                         length += 1
                     piece -= at + length < end  # the rest of the piece follows

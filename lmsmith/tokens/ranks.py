@@ -21,7 +21,7 @@ from lmsmith.tokens.expressions import check_portable
 from lmsmith.tokens.split import PATTERNS, Pattern, pattern_of
 from lmsmith.tokens.tokenizer import END_OF_TEXT
 
-MOST_IDS = 1 << 24  # a file with a larger id is damaged
+MAX_IDS = 1 << 24  # a file with a larger id is damaged
 LLAMA3 = "tokenizer.model"
 
 _LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\s*?\r?\n")
@@ -108,7 +108,7 @@ def _ranks(path: Path) -> dict[bytes, int]:
     try:
         lines = path.read_bytes().splitlines()
     except FileNotFoundError as error:
-        raise TokenizerError(f"there is no file {path}.") from error
+        raise TokenizerError(f"there is no file {path}. Check the path.") from error
     except OSError as error:
         raise TokenizerError(f"cannot read {path}: {error.strerror}.") from error
     for number, line in enumerate(lines, start=1):
@@ -116,7 +116,7 @@ def _ranks(path: Path) -> dict[bytes, int]:
             try:
                 written, number_written = line.split()
                 token, rank = base64.b64decode(written, validate=True), int(number_written)
-                if token in ranks or not 0 <= rank < MOST_IDS:
+                if token in ranks or not 0 <= rank < MAX_IDS:
                     raise ValueError("duplicate token, or rank out of range")
                 ranks[token] = rank
             except (ValueError, binascii.Error) as error:

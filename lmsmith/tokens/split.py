@@ -64,7 +64,7 @@ class Pattern:
     regex: str
     family: int
     max_digits: int = 1 << 30  # \p{N}{1,n}
-    whole_end: bool = True  # white space at the end of a text is one piece: \s++$
+    space_tail: bool = True  # white space at the end of a text is one piece: \s++$
 
     def __repr__(self) -> str:
         return f"Pattern({self.name!r})"
@@ -96,12 +96,16 @@ PATTERNS = {
     for pattern in (
         Pattern("gpt2", _GPT2, GPT2),
         Pattern("gpt4", _GPT4, GPT4, max_digits=3),
-        Pattern("o200k", _O200K, O200K, max_digits=3, whole_end=False),
-        Pattern("nanochat", _NANOCHAT, GPT4, max_digits=2, whole_end=False),
+        Pattern("o200k", _O200K, O200K, max_digits=3, space_tail=False),
+        Pattern("nanochat", _NANOCHAT, GPT4, max_digits=2, space_tail=False),
         # GPT-4's expression as first published; Llama 3 and Qwen 2 use it.
-        Pattern("llama3", _LLAMA3, GPT4, max_digits=3, whole_end=False),
+        Pattern("llama3", _LLAMA3, GPT4, max_digits=3, space_tail=False),
         Pattern(
-            "qwen2", _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}"), GPT4, max_digits=1, whole_end=False
+            "qwen2",
+            _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}"),
+            GPT4,
+            max_digits=1,
+            space_tail=False,
         ),
     )
 }
@@ -113,7 +117,7 @@ _BETWEEN_DIGITS = (
 )
 BETWEEN_DIGITS = Pattern(_BETWEEN_DIGITS, _BETWEEN_DIGITS, GPT2, max_digits=1)
 # Other spellings of the same patterns.
-_SAME = {
+_SPELLINGS = {
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": "gpt2",
     r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}]+| ?[\p{N}]+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": "gpt2",
     r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": "gpt2",
@@ -134,7 +138,7 @@ def pattern_of(text: str) -> Pattern:
     if text in PATTERNS:
         return PATTERNS[text]
     for pattern in (*PATTERNS.values(), BETWEEN_DIGITS):
-        if text == pattern.regex or _SAME.get(text) == pattern.name:
+        if text == pattern.regex or _SPELLINGS.get(text) == pattern.name:
             return pattern
     _compiled(text)
     return Pattern(text, text, REGEX)
@@ -177,7 +181,7 @@ class Texts:
             np.cumsum([len(text_ends) for text_ends in ends], out=first_pieces[1:])
             return np.concatenate([*ends, np.empty(0, dtype=np.int32)]), first_pieces
         room = np.empty(len(self.padded), dtype=np.int32)  # unwritten pages use no memory
-        rules = (pattern.family, pattern.max_digits, pattern.whole_end)
+        rules = (pattern.family, pattern.max_digits, pattern.space_tail)
         _split(self.padded, self.starts, self.stops, unicode_classes(), *rules, room, first_pieces)
         return room[: first_pieces[-1]], first_pieces
 
@@ -186,7 +190,7 @@ class Texts:
 
 
 @kernel
-def _split(padded, starts, stops, classes, family, max_digits, whole_end, ends, first_pieces):
+def _split(padded, starts, stops, classes, family, max_digits, space_tail, ends, first_pieces):
     text, table = address(padded), address(classes)
     n_pieces = 0
     for i in range(len(starts)):
@@ -199,7 +203,7 @@ def _split(padded, starts, stops, classes, family, max_digits, whole_end, ends, 
                 at = window + trailing_zeros(mask)
                 mask &= mask - 1
             else:
-                at = piece_end(at, end, table, family, max_digits, whole_end)
+                at = piece_end(at, end, table, family, max_digits, space_tail)
             ends[n_pieces] = at - text
             n_pieces += 1
         first_pieces[i + 1] = n_pieces
@@ -291,7 +295,7 @@ def _last_cut(text, start, stop, classes):
 
 
 @njit
-def piece_end(at, end, table, family, max_digits, whole_end):
+def piece_end(at, end, table, family, max_digits, space_tail):
     """The address where the piece that starts at the address `at` ends."""
     byte = load8(at)
     if byte == APOSTROPHE and family != O200K:
@@ -350,7 +354,7 @@ def piece_end(at, end, table, family, max_digits, whole_end):
         if load8(last) == NEWLINE or load8(last) == RETURN:
             after_newline = at
         char = char_at(at, table)
-    if at == end and whole_end:
+    if at == end and space_tail:
         return end
     if after_newline and family != GPT2:
         return after_newline

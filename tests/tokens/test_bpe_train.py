@@ -16,7 +16,7 @@ from lmsmith.errors import TokenizerError
 from lmsmith.tokens import bpe_train, piece_counts
 from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.bpe_train import Ties, learn_bpe, learn_merges
-from lmsmith.tokens.piece_counts import LEAST_MEMORY, PieceCounter
+from lmsmith.tokens.piece_counts import MIN_MEMORY, PieceCounter
 from lmsmith.tokens.printable import from_printable, gpt2_byte_order
 from lmsmith.tokens.specials import Specials
 from lmsmith.tokens.split import PATTERNS, Pattern, split
@@ -195,16 +195,16 @@ def test_memory_limit_drops_rare_pieces_with_a_warning(
     text = " ".join(itertools.chain.from_iterable((word, "frequent", "word") for word in words))
     tables = []
     for threads in (1, 3):
-        counter = PieceCounter(PATTERNS["gpt4"], threads=threads, max_memory=LEAST_MEMORY)
+        counter = PieceCounter(PATTERNS["gpt4"], threads=threads, max_memory=MIN_MEMORY)
         counter.add([text])
         assert counter.n_dropped > 200_000
         assert counter.n_dropped_occurrences >= counter.n_dropped
-        assert counter._total.slots.nbytes <= LEAST_MEMORY
+        assert counter._total.slots.nbytes <= MIN_MEMORY
         tables.append(counts_of(counter))
     assert tables[0] == tables[1]
     assert tables[0][b" frequent"] == 400_000
     with caplog.at_level(logging.WARNING):
-        tokenizer = learn_bpe([text], 300, max_memory=LEAST_MEMORY)
+        tokenizer = learn_bpe([text], 300, max_memory=MIN_MEMORY)
     assert b" frequent" in tokenizer.tokens
     assert "rare pieces" in caplog.text
     assert "8 MB" in caplog.text

@@ -9,7 +9,7 @@ import pytest
 from lmsmith.errors import ConfigError
 from lmsmith.tokens import choose
 from lmsmith.tokens.choose import (
-    MOST_CHARACTERS,
+    MAX_CHARACTERS,
     choose_tokenizer,
     learn_tokenizer,
     named_tokenizer,
@@ -27,9 +27,9 @@ def test_auto_learns_bpe_from_large_texts(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_auto_uses_characters_if_few_are_distinct() -> None:
-    few = "".join(chr(0x4E00 + i) for i in range(MOST_CHARACTERS))
+    few = "".join(chr(0x4E00 + i) for i in range(MAX_CHARACTERS))
     assert choose_tokenizer("auto", [few], several=False) == CharTokenizer(few, False)
-    assert choose_tokenizer("auto", [few[:-1]], several=True).vocab_size == MOST_CHARACTERS
+    assert choose_tokenizer("auto", [few[:-1]], several=True).vocab_size == MAX_CHARACTERS
     assert choose_tokenizer("auto", [few + "a"], several=False) == ByteTokenizer(False)
     assert choose_tokenizer("auto", [few + "a"], several=True) == ByteTokenizer(True)
 

@@ -39,7 +39,7 @@ def start(caplog: pytest.LogCaptureFixture, prepare: Any = lambda cache: None) -
     `prepare` is called with the cache of each function first.
     """
     caplog.clear()
-    compiled._say_once.cache_clear()
+    compiled._warn_once.cache_clear()
     one, two = kernel(_one), kernel(_two)
     for function in (one, two):
         prepare(function.dispatcher._cache)
