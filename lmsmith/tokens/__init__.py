@@ -1,1 +1,1 @@
-"""Text to ids and back."""
+"""Tokenizers: encode text to ids and decode ids to text."""

@@ -1,13 +1,12 @@
-"""How fast this tokenizer is beside those that a user would install instead: `lmsmith bench
-tokenizer`.
+"""Compares the speed of lmsmith's tokenizer with other tokenizers: `lmsmith bench tokenizer`.
 
-Peers that are not installed are left out (`pip install tiktoken tokenizers rustbpe gigatoken`). All
-are given the same vocabulary and the same text in memory, in one process, in rounds one after the
-other, so that what else the machine does hits all of them; of the rounds the median counts. Whoever
-is quick runs twice and the second time counts, for the first one finds the processor's caches full
-of what the one before it left. "warm" is a tokenizer that has encoded the text before, "cold" one
-that has seen none; the others remember nothing. All but the rows that say so run on one thread.
-Whoever gives other ids than lmsmith is not measured but reported.
+Tokenizers that are not installed are skipped (`pip install tiktoken tokenizers rustbpe
+gigatoken`). All get the same vocabulary and the same text in memory and run in one process, in
+rounds one after the other, so that other load on the machine affects all of them. The result is the
+median over the rounds. A fast tokenizer runs twice per round and the second run counts, because the
+first one finds the CPU caches filled by the tokenizer before it. "warm" is a tokenizer that has
+encoded the text before, "cold" one that has not; the others have no cache. Rows run on one thread
+unless their name says otherwise. A tokenizer that returns other ids than lmsmith is an error.
 """
 
 from __future__ import annotations
@@ -36,16 +35,16 @@ from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.bpe_train import learn_bpe
 from lmsmith.tokens.split import PATTERNS, parts_of
 
-Task = Callable[[], Any]  # what is measured
+Task = Callable[[], Any]  # the measured call
 
-QUICK = 1.0  # seconds
-PART = 1 << 16  # bytes of the parts that Hugging Face is given, for it to use its threads
+QUICK = 1.0  # seconds: faster tasks run twice per round
+PART = 1 << 16  # bytes per text of the batch for Hugging Face, which uses one thread per text
 
 
 @dataclass(frozen=True)
 class Contender:
-    """`prepare`, by no clock, gives what is then measured; anew for each round where it is to be
-    cold.
+    """A tokenizer to measure. `prepare` is not timed and returns the call to time; it runs again
+    before each round if `cold`.
     """
 
     name: str
@@ -59,12 +58,10 @@ class Timing:
 
     task: str
     name: str
-    seconds: float  # by the wall clock
-    cpu_seconds: float  # of this process, all threads together
+    seconds: float  # wall time
+    cpu_seconds: float  # CPU time of this process, all threads
     megabytes: float
-    times: float = (
-        1.0  # how many times as long as the first contender at this task, by the wall clock
-    )
+    times: float = 1.0  # wall time relative to the first contender at this task
 
     @property
     def megabytes_per_second(self) -> float:
@@ -74,25 +71,29 @@ class Timing:
 def bench_encoding(
     vocabulary: BpeTokenizer, name: str, text: bytes, rounds: int = 5
 ) -> list[Timing]:
-    """All contenders encode `text`, which is UTF-8."""
+    """Measures encoding of `text` (UTF-8). Raises TokenizerError if a contender returns other ids
+    than lmsmith.
+    """
     with tempfile.TemporaryDirectory() as folder:
         foreign.save_huggingface(vocabulary, Path(folder))
         contenders = _encoders(vocabulary, text, Path(folder) / "tokenizer.json")
-        wanted = vocabulary.encode(text)
+        expected = vocabulary.encode(text)
         for contender in contenders:
-            if not np.array_equal(np.asarray(contender.prepare()()), wanted):
+            if not np.array_equal(np.asarray(contender.prepare()()), expected):
                 raise TokenizerError(
-                    f"{contender.name} gives other ids for {name} than lmsmith: nothing to compare."
+                    f"{contender.name} returns other ids than lmsmith for {name}, so their speeds "
+                    f"cannot be compared. Uninstall it to measure the others."
                 )
         return _rounds(f"encode {name}", contenders, len(text), rounds)
 
 
 def bench_learning(text: bytes, vocab_size: int = 10_000, rounds: int = 5) -> list[Timing]:
-    """All contenders learn a vocabulary from `text`, on two threads where they use any."""
+    """Measures learning a vocabulary from `text` (UTF-8). The other libraries use their own default
+    number of threads.
+    """
     string = text.decode("utf-8")
-    vocab_size = learn_bpe(
-        [text], vocab_size, pattern="gpt2"
-    ).vocab_size  # as many as there are to be learnt
+    # A small text may not have enough to merge: all learn a vocabulary of the same size.
+    vocab_size = learn_bpe([text], vocab_size, pattern="gpt2").vocab_size
     contenders = [
         Contender(
             "lmsmith, 2 threads",
@@ -131,9 +132,9 @@ def bench_learning(text: bytes, vocab_size: int = 10_000, rounds: int = 5) -> li
         import tokenizers
 
         def learn() -> None:
-            made = tokenizers.Tokenizer(tokenizers.models.BPE())
-            made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-            made.train_from_iterator(
+            tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+            tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+            tokenizer.train_from_iterator(
                 string.splitlines(keepends=True),
                 tokenizers.trainers.BpeTrainer(vocab_size=vocab_size, show_progress=False),
             )
@@ -143,15 +144,15 @@ def bench_learning(text: bytes, vocab_size: int = 10_000, rounds: int = 5) -> li
 
 
 def _encoders(vocabulary: BpeTokenizer, text: bytes, huggingface_file: Path) -> list[Contender]:
-    """lmsmith first, then the peers that are installed."""
-    found = _own_encoders(vocabulary, text)
+    """lmsmith's contenders first, then those of the installed libraries."""
+    encoders = _own_encoders(vocabulary, text)
     if _installed("tiktoken"):
-        found.append(_tiktoken_encoder(vocabulary, text.decode("utf-8")))
+        encoders.append(_tiktoken_encoder(vocabulary, text.decode("utf-8")))
     if _installed("gigatoken"):
-        found += _gigatoken_encoders(text, huggingface_file)
+        encoders += _gigatoken_encoders(text, huggingface_file)
     if _installed("tokenizers"):
-        found.append(_huggingface_encoder(vocabulary, text, huggingface_file))
-    return found
+        encoders.append(_huggingface_encoder(vocabulary, text, huggingface_file))
+    return encoders
 
 
 def _own_encoders(vocabulary: BpeTokenizer, text: bytes) -> list[Contender]:
@@ -162,11 +163,11 @@ def _own_encoders(vocabulary: BpeTokenizer, text: bytes) -> list[Contender]:
         return lambda: vocabulary.encode(text)
 
     def cold() -> Task:
-        made = BpeTokenizer(
+        tokenizer = BpeTokenizer(
             vocabulary.tokens, vocabulary.merges, vocabulary.pattern, vocabulary.special_tokens
         )
-        made.encode("")
-        return lambda: made.encode(text)
+        tokenizer.encode("")
+        return lambda: tokenizer.encode(text)
 
     def two_threads() -> Task:
         vocabulary.encode(text, threads=2)
@@ -200,8 +201,8 @@ def _gigatoken_encoders(text: bytes, huggingface_file: Path) -> list[Contender]:
     import gigatoken
 
     def cold() -> Task:
-        made = gigatoken.Tokenizer(str(huggingface_file))
-        return lambda: made.encode(text)
+        tokenizer = gigatoken.Tokenizer(str(huggingface_file))
+        return lambda: tokenizer.encode(text)
 
     def warm() -> Task:
         task = cold()
@@ -219,12 +220,12 @@ def _huggingface_encoder(
 ) -> Contender:
     import tokenizers
 
-    made = tokenizers.Tokenizer.from_file(str(huggingface_file))
+    tokenizer = tokenizers.Tokenizer.from_file(str(huggingface_file))
     parts = [bytes(part).decode("utf-8") for part in parts_of(text, PART, vocabulary.pattern)]
 
     def encode() -> list[int]:
-        found = made.encode_batch_fast(parts, add_special_tokens=False)
-        return list(itertools.chain.from_iterable(encoded.ids for encoded in found))
+        encodings = tokenizer.encode_batch_fast(parts, add_special_tokens=False)
+        return list(itertools.chain.from_iterable(encoding.ids for encoding in encodings))
 
     return Contender("Hugging Face, all cores", lambda: encode)
 
@@ -247,17 +248,17 @@ def _rounds(task: str, contenders: list[Contender], n_bytes: int, rounds: int) -
             before[contender.name] = time.perf_counter() - start
             seconds[contender.name].append((before[contender.name], time.process_time() - cpu))
     timings = []
-    for name, some in seconds.items():
-        wall, cpu = (statistics.median(column) for column in zip(*some, strict=True))
+    for name, pairs in seconds.items():
+        wall, cpu = (statistics.median(column) for column in zip(*pairs, strict=True))
         timings.append(Timing(task, name, wall, cpu, n_bytes / 1e6))
     return [replace(timing, times=timing.seconds / timings[0].seconds) for timing in timings]
 
 
-# ---- the machine, starting up, memory ------------------------------------------------------------
+# ---- machine, start-up time, memory --------------------------------------------------------------
 
 
 def machine() -> str:
-    """The processor in words."""
+    """The processor's name, the number of usable cores, the system and the Python version."""
     name = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -271,8 +272,8 @@ def machine() -> str:
 
 @dataclass(frozen=True)
 class StartUp:
-    """Seconds from importing the tokenizer to the first ids in a new process, and to a first
-    learnt vocabulary.
+    """Seconds in a new process from importing the tokenizer to the first encoded text, and to the
+    first learned vocabulary.
     """
 
     encode: float
@@ -280,7 +281,7 @@ class StartUp:
 
 
 def start_up() -> tuple[StartUp, StartUp]:
-    """With nothing compiled yet, and after that."""
+    """Measures the start-up time with an empty compilation cache, and again with a filled one."""
     code = """
 import json, time
 start = time.perf_counter()
@@ -292,14 +293,14 @@ learn_bpe(["some text"], 260, threads=1)
 print(json.dumps({"encode": encoded, "learn": time.perf_counter() - start}))
 """
     with tempfile.TemporaryDirectory() as cache:
-        found = [
+        times = [
             StartUp(**json.loads(_in_a_process(code, NUMBA_CACHE_DIR=cache))) for _ in range(2)
         ]
-    return found[0], found[1]
+    return times[0], times[1]
 
 
 def learning_memory(path: Path, vocab_size: int = 10_000) -> int:
-    """Peak memory, in bytes, of a process that learns from a text file. Not on Windows."""
+    """Peak memory, in bytes, of a process that learns from a text file. Not for Windows."""
     code = f"""
 import resource, sys
 from pathlib import Path
@@ -324,7 +325,5 @@ def _in_a_process(code: str, **environment: str) -> str:
         check=False,
     )
     if done.returncode:
-        raise TokenizerError(
-            f"a process for measuring failed: {done.stderr.strip().splitlines()[-1]}"
-        )
+        raise TokenizerError(f"a measuring process failed: {done.stderr.strip().splitlines()[-1]}")
     return done.stdout

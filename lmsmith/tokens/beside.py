@@ -1,9 +1,9 @@
-"""What the files beside a vocabulary say: `tokenizer_config.json`, `special_tokens_map.json`,
+"""Reads the files next to a vocabulary: `tokenizer_config.json`, `special_tokens_map.json`,
 `added_tokens.json`.
 
-transformers keeps there what `tokenizer.json`, or `vocab.json` with `merges.txt`, does not hold:
-which token ends a text, which tokens were added, and the class, which for the older files alone
-says how text is cut.
+transformers stores in them what the vocabulary files do not contain: the end-of-text token, the
+added tokens, and the tokenizer class. For `vocab.json` with `merges.txt`, the class determines the
+pre-tokenization.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from lmsmith import foreign_json
 from lmsmith.errors import TokenizerError
 from lmsmith.tokens.split import PATTERNS
 
-# Classes whose vocab.json and merges.txt are cut by GPT-2's pattern.
+# Classes whose vocab.json and merges.txt use GPT-2's pattern.
 _LIKE_GPT2 = ("GPT2Tokenizer", "CodeGenTokenizer", "PreTrainedTokenizer")
 FLAGS = ("special", "normalized", "lstrip", "rstrip", "single_word")
 
 
 def config_of(folder: Path) -> dict[str, Any]:
-    """`tokenizer_config.json` over `special_tokens_map.json`; empty where there are none. Raises
-    TokenizerError.
+    """The union of `tokenizer_config.json`, which takes precedence, and
+    `special_tokens_map.json`; empty if neither exists. Raises TokenizerError for a damaged file.
     """
     return _read(folder / "special_tokens_map.json") | _read(folder / "tokenizer_config.json")
 
 
 def token_in(config: Mapping[str, Any], part: str) -> str | None:
-    """The token that a config names as `eos_token`, `bos_token`, ...: a text, or a text with
-    flags.
+    """The token that a config has as `part` ("eos_token", "bos_token", ...), given as a string or
+    as an object with flags; None if there is none.
     """
     named = config.get(part)
     named = named.get("content") if isinstance(named, dict) else named
@@ -38,19 +38,19 @@ def token_in(config: Mapping[str, Any], part: str) -> str | None:
 
 
 def added_tokens(folder: Path) -> list[dict[str, Any]]:
-    """The tokens of `tokenizer_config.json` and `added_tokens.json`, as `tokenizer.json` writes
-    them.
+    """The tokens of `tokenizer_config.json` and `added_tokens.json`, in the form of
+    `tokenizer.json`, sorted by id.
 
-    `added_tokens.json` holds no flags. As in transformers, a token is special where a config names
-    it, and otherwise normalized.
+    `added_tokens.json` has no flags. As in transformers, its tokens are special if a config names
+    them, and otherwise normalized.
     """
     config = config_of(folder)
     path = folder / "tokenizer_config.json"
-    found: dict[str, dict[str, Any]] = {}
+    tokens: dict[str, dict[str, Any]] = {}
     try:
         for number, token in (config.get("added_tokens_decoder") or {}).items():
             flags = {flag: bool(token.get(flag, False)) for flag in FLAGS}
-            found[token["content"]] = {"id": int(number), "content": token["content"]} | flags
+            tokens[token["content"]] = {"id": int(number), "content": token["content"]} | flags
         path = folder / "added_tokens.json"
         special = {token_in(config, part) for part in config if part.endswith("_token")}
         special |= {_text(token) for token in config.get("additional_special_tokens") or ()}
@@ -59,20 +59,20 @@ def added_tokens(folder: Path) -> list[dict[str, Any]]:
                 "special": content in special,
                 "normalized": content not in special,
             }
-            found.setdefault(content, {"id": int(number), "content": content} | flags)
+            tokens.setdefault(content, {"id": int(number), "content": content} | flags)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise TokenizerError(
-            f"{path} is damaged: its added tokens are not written as transformers writes them "
-            f"({error!r})."
+            f"{path} is damaged: its added tokens do not have the structure that transformers "
+            f"writes ({error!r}). Restore it from a copy."
         ) from error
-    return sorted(found.values(), key=lambda token: token["id"])
+    return sorted(tokens.values(), key=lambda token: token["id"])
 
 
 def cutting(folder: Path) -> dict[str, Any] | None:
-    """How text is cut, as `tokenizer.json` says it, for the class in `tokenizer_config.json`. None:
-    as in GPT-2.
+    """The pre-tokenization of the class in `tokenizer_config.json`, as keys of `tokenizer.json`.
+    None: as in GPT-2.
 
-    Raises TokenizerError for a class of which this is not known.
+    Raises TokenizerError for an unknown class.
     """
     config = config_of(folder)
     name = str(config.get("tokenizer_class") or "GPT2Tokenizer").removesuffix("Fast")
@@ -94,10 +94,9 @@ def cutting(folder: Path) -> dict[str, Any] | None:
             "pre_tokenizer": {"type": "Sequence", "pretokenizers": parts},
         }
     raise TokenizerError(
-        f"{folder} is of class {name}, and how that cuts text is not in vocab.json and "
-        f"merges.txt. Get its"
-        " tokenizer.json, or write one with transformers: "
-        "AutoTokenizer.from_pretrained(folder).save_pretrained(other)."
+        f"the tokenizer in {folder} has the class {name}, whose pre-tokenization lmsmith does not "
+        f"know and vocab.json and merges.txt do not contain. Use its tokenizer.json, or write one "
+        "with transformers: AutoTokenizer.from_pretrained(folder).save_pretrained(new_folder)."
     )
 
 

@@ -1,21 +1,20 @@
-"""Byte-level byte-pair encoding: text <-> ids, exact to the token with tiktoken and Hugging Face
-tokenizers.
+"""Byte-level byte-pair encoding (BPE), with the same ids as tiktoken and Hugging Face tokenizers.
 
     tokenizer = load_tokenizer("gpt2")                            # files.py
     tokenizer.encode("Hello")                                     # array([15496], dtype=uint16)
-    # Here this text in the page is the special token.
+    # "<|endoftext|>" in the page becomes the special token.
     tokenizer.encode(page, allowed_special={"<|endoftext|>"})
     tokenizer.encode_batch(pages, threads=8)
     for ids in tokenizer.encode_iter(open_file): ...              # a stream, in constant memory
 
-A text is cut into pieces by a pattern (`split.py`) and the bytes of each piece are merged
-(`merge.py`); both run compiled and without the interpreter lock, so threads help. Special tokens
-cut the text first; where they overlap, the leftmost and then the longest counts. `encode(text)`
-alone takes all of the text as text, as every tokenizer of lmsmith does; `disallowed_special="all"`
-raises instead, as tiktoken does by default.
+Pre-tokenization splits a text into pieces (`split.py`), and the bytes of each piece are merged
+(`merge.py`). Both are compiled and release the GIL, so threads run in parallel. Special tokens
+split the text first; of overlapping ones the leftmost matches, then the longest. By default
+`encode` treats all of its input as plain text, as every tokenizer of lmsmith does;
+`disallowed_special="all"` raises an error for special tokens, as tiktoken does by default.
 
-Lone surrogates become U+FFFD. Bytes that are not UTF-8 are encoded as they are, byte for byte, and
-decode to the same.
+Lone surrogates become U+FFFD. Bytes that are not UTF-8 are encoded byte by byte and decode to the
+same bytes.
 """
 
 from __future__ import annotations
@@ -47,25 +46,25 @@ from lmsmith.tokens.tokenizer import (
 
 Names = Collection[str] | Literal["all"]
 
-UNIT = (
-    1 << 18
-)  # bytes of text that a thread works through at one go: they and their ids fit its cache
-CACHED_PIECES = (
-    150_000  # a thread's table of pieces then takes 8 MB, and 5 more in long pieces and long ids
-)
+UNIT = 1 << 18  # bytes of text that a thread encodes at once: text and ids fit the CPU cache
+CACHED_PIECES = 150_000  # per thread: a table of 8 MB, plus 5 MB for long pieces and their ids
 
 
 class BpeTokenizer(Tokenizer):
-    """Bytes merged pair by pair.
+    """Byte-level byte-pair encoding.
 
-    `tokens`: the bytes of each id; None where the id is special or unused. All 256 single bytes are
-    among them. `merges`: pairs of ids in the order in which they are tried; what comes of it is the
-    token with the bytes of both. None: any two tokens merge whose bytes together are a token, the
-    lowest id first, and a piece that is a token is not merged at all (`whole_tokens`); that is how
-    tiktoken reads a file of ranks. `special_tokens`: text -> id; these are never the outcome of
-    merging. `added`: tokens that are matched in every text, and special tokens that are matched
-    after others; see `AddedToken`. `end_of_text`: the special token between documents. None: the
-    first of `ENDS_OF_TEXT` that there is.
+    `tokens`: the bytes of each id, including all 256 single bytes; None for special and unused ids.
+    `merges`: pairs of ids, highest priority first; a pair merges into the token with the bytes of
+    both. None, as in tiktoken: two tokens merge if their concatenation is a token, lowest id
+    first, and a piece that is a token is not merged (`whole_tokens`). `pattern`: the
+    pre-tokenization pattern. `special_tokens`: text -> id; merging never produces them.
+    `whole_tokens`: a piece that is a token becomes that token without merging; None: only if
+    `merges` is None. `added`: tokens that are matched in every text, and special tokens that are
+    matched in a second pass; see `AddedToken`. `end_of_text`: the special token between documents;
+    None: the first of `ENDS_OF_TEXT` that is a special token.
+
+    Raises TokenizerError for a vocabulary that lacks bytes, has duplicates, or does not fit the
+    merges.
     """
 
     kind = "bpe"
@@ -93,8 +92,8 @@ class BpeTokenizer(Tokenizer):
         self._end_name = end_of_text
         self.end_of_text = end_of_text_id(self.special_tokens, end_of_text)
         self._added = AddedTokens(self.added_tokens()) if self.added else None
-        self._caches: list[PieceCache] = []  # one for each thread that is at work or was
-        self._chosen: dict[frozenset[str], Specials] = {}
+        self._caches: list[PieceCache] = []  # caches that no thread is using now
+        self._specials_of_names: dict[frozenset[str], Specials] = {}
 
     def _check(self) -> None:
         self.id_of = {token: i for i, token in enumerate(self.tokens) if token is not None}
@@ -103,29 +102,31 @@ class BpeTokenizer(Tokenizer):
             twice = next(
                 t for i, t in enumerate(self.tokens) if t is not None and self.id_of[t] != i
             )
-            raise TokenizerError(f"the vocabulary has {twice!r} twice.")
+            raise TokenizerError(f"the vocabulary contains the token {twice!r} twice.")
         missing = [byte for byte in range(256) if bytes([byte]) not in self.id_of]
         if missing:
             raise TokenizerError(
-                f"the vocabulary lacks {len(missing)} of the 256 bytes, the first of them "
-                f"0x{missing[0]:02X}: it is not"
-                " one of byte-level BPE."
+                f"the vocabulary is not one of byte-level BPE: it lacks tokens for {len(missing)} "
+                f"of the 256 bytes, the first of them 0x{missing[0]:02X}."
             )
         for special, number in self.named_ids.items():
             if not special:
-                raise TokenizerError("a special token is empty: it would be everywhere in a text.")
+                raise TokenizerError(
+                    "a special token is empty and would match everywhere in a text. Remove it."
+                )
             if not 0 <= number < len(self.tokens) or self.tokens[number] is not None:
                 raise TokenizerError(
-                    f"special token {special!r} has id {number}, which is taken or out of range."
+                    f"the special token {special!r} has the id {number}, which belongs to another "
+                    f"token or is outside 0 to {len(self.tokens) - 1}."
                 )
         if len(set(self.named_ids.values())) < len(self.named_ids):
-            raise TokenizerError("two special tokens have the same id.")
+            raise TokenizerError("two special tokens have the same id. Give each its own.")
         for rank, (left, right) in enumerate(self.merges or ()):
             if self._joined(left, right) not in self.id_of:
                 raise TokenizerError(
                     f"the vocabulary does not fit its merges: merge {rank + 1}, "
-                    f"{self.tokens[left]!r} with"
-                    f" {self.tokens[right]!r}, makes a token that it lacks."
+                    f"{self.tokens[left]!r} with {self.tokens[right]!r}, produces a token that is "
+                    f"not in the vocabulary."
                 )
 
     def _joined(self, left: int, right: int) -> bytes:
@@ -135,7 +136,7 @@ class BpeTokenizer(Tokenizer):
         return first + second
 
     def added_tokens(self) -> list[AddedToken]:
-        """All tokens that merging never gives, special or not, in the order of their ids."""
+        """All tokens that merging never produces, special or not, sorted by id."""
         others = {token.content: token for token in self.added}
         every = [
             others.get(text) or AddedToken(text, number) for text, number in self.named_ids.items()
@@ -144,13 +145,13 @@ class BpeTokenizer(Tokenizer):
 
     @property
     def matched_first(self) -> Specials:
-        """All added tokens, if any is matched in every text: a text in parts must not be cut
-        through one.
+        """All added tokens if `added` is not empty, otherwise none. A long text must not be cut
+        inside one of them.
         """
         return self._specials(self._added.names if self._added else frozenset())
 
     def merged_bytes(self) -> list[tuple[bytes, bytes]]:
-        """What merges with what, as bytes, in the order in which it is tried."""
+        """The pairs of tokens that merge, as bytes, highest priority first."""
         return [
             (self.tokens[left] or b"", self.tokens[right] or b"") for left, right, _ in self._pairs
         ]
@@ -167,12 +168,12 @@ class BpeTokenizer(Tokenizer):
     ) -> Ids:
         """The ids of `text`.
 
-        Special tokens in `allowed_special` get their ids; one in `disallowed_special` ("all": all
-        that are not allowed) raises TokenizerError with the place; others are text. More than one
-        thread pays from some megabytes on.
+        Special tokens in `allowed_special` get their ids, those in `disallowed_special` ("all": all
+        that are not allowed) raise TokenizerError with the position, and others are plain text.
+        More than one thread is faster from a few megabytes on.
         """
         return self._encode(
-            _as_bytes(text), self._choose(allowed_special, disallowed_special), threads, 0
+            _as_bytes(text), self._choose_specials(allowed_special, disallowed_special), threads, 0
         )
 
     def encode_batch(
@@ -183,8 +184,8 @@ class BpeTokenizer(Tokenizer):
         disallowed_special: Names = (),
         threads: int | None = None,
     ) -> list[Ids]:
-        """`encode` of each text, on as many threads as there are processors, or as said."""
-        choice = self._choose(allowed_special, disallowed_special)
+        """`encode` for each text, on `threads` threads (None: one per core)."""
+        choice = self._choose_specials(allowed_special, disallowed_special)
         batch: list[list[Ids]] = []
 
         def parts() -> Iterator[tuple[int, bytes | memoryview | int]]:
@@ -195,7 +196,7 @@ class BpeTokenizer(Tokenizer):
 
         for index, ids in self._encode_parts(parts(), threads or n_cores()):
             batch[index].append(ids)
-        return [some[0] if len(some) == 1 else np.concatenate(some) for some in batch]
+        return [parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in batch]
 
     def encode_iter(
         self,
@@ -204,66 +205,62 @@ class BpeTokenizer(Tokenizer):
         allowed_special: Names = (),
         disallowed_special: Names = (),
     ) -> Iterator[Ids]:
-        """`encode` of a text that comes in parts, cut anywhere: the ids, joined, are those of the
-        whole.
+        """`encode` for a text that arrives in parts, cut anywhere. The ids, concatenated, are the
+        same as for the complete text.
 
-        Memory does not grow with the text; only one piece without end (or a pattern that is a
-        regular expression, of which nobody knows where a text may be cut) makes it wait.
+        Memory does not grow with the length of the text, except for a single very long piece, or if
+        the pattern is another regular expression: it is unknown where the text can be cut then.
         """
-        choice = self._choose(allowed_special, disallowed_special)
+        choice = self._choose_specials(allowed_special, disallowed_special)
         n_characters = 0
-        # Only what is looked for: before a special token that is text, a cut could go through a
-        # piece.
+        # Not special tokens that are plain text here: a cut next to one could split a piece.
         looked_for = self._specials(choice[0].names | choice[1].names | self.matched_first.names)
         for part in parts_of_stream(_bytes_of(stream), 4 * UNIT, self.pattern, looked_for):
             yield self._encode(part, choice, 1, n_characters)
             n_characters += len(part.decode("utf-8", "replace"))
 
-    def _choose(
+    def _choose_specials(
         self, allowed_special: Names, disallowed_special: Names
     ) -> tuple[Specials, Specials]:
-        """What is looked for: special tokens that are allowed, and those that raise."""
+        """The special tokens to search for: those that are allowed, and those that raise."""
         every = frozenset(self.special_tokens)
         allowed = every if allowed_special == "all" else every & frozenset(allowed_special)
         disallowed = every if disallowed_special == "all" else every & frozenset(disallowed_special)
         return self._specials(allowed), self._specials(disallowed - allowed)
 
     def _specials(self, names: frozenset[str]) -> Specials:
-        if names not in self._chosen:
-            self._chosen[names] = Specials(names)
-        return self._chosen[names]
+        if names not in self._specials_of_names:
+            self._specials_of_names[names] = Specials(names)
+        return self._specials_of_names[names]
 
     def _encode(
-        self, data: bytes, choice: tuple[Specials, Specials], threads: int, place: int
+        self, data: bytes, choice: tuple[Specials, Specials], threads: int, first_character: int
     ) -> Ids:
         if len(data) <= UNIT and not self._added and not any(specials.names for specials in choice):
             return self._encode_unit([data])[0]
-        ids, n = (
-            np.empty(len(data), dtype=self._dtype),
-            0,
-        )  # a token has a byte or more; the rest is given back
-        for _, some in self._encode_parts(
-            ((0, part) for part in self._parts(data, choice, place)), threads
+        # A token has at least one byte. The unused rest is freed below.
+        ids, n = np.empty(len(data), dtype=self._dtype), 0
+        for _, part_ids in self._encode_parts(
+            ((0, part) for part in self._parts(data, choice, first_character)), threads
         ):
-            ids[n : n + len(some)] = some
-            n += len(some)
+            ids[n : n + len(part_ids)] = part_ids
+            n += len(part_ids)
         ids.resize(n, refcheck=False)
         return ids
 
     def _parts(
-        self, data: bytes, choice: tuple[Specials, Specials], place: int
+        self, data: bytes, choice: tuple[Specials, Specials], first_character: int
     ) -> Iterator[bytes | memoryview | int]:
-        """Text to be encoded by itself, and special ids between. `place`: of the text's first
-        character, for errors.
+        """Parts of the text that can be encoded separately, and the ids of special tokens between
+        them. `first_character`: position of the start of `data` in the stream, for errors.
         """
         allowed, disallowed = choice
         for match in disallowed.find(data):
-            place += len(data[: match.start()].decode("utf-8", "replace"))
+            first_character += len(data[: match.start()].decode("utf-8", "replace"))
             raise TokenizerError(
-                f"the text has the special token {match.group().decode()!r} at character {place}, "
-                f"where only text was"
-                " expected. Allow it (allowed_special), or take it as text (leave it out of "
-                "disallowed_special)."
+                f"the text contains the special token {match.group().decode()!r} at character "
+                f"{first_character}, where it is not allowed. Add it to allowed_special, or remove "
+                "it from disallowed_special to encode it as text."
             )
         start = 0
         for begin, stop, number in self._find(data, allowed):
@@ -273,7 +270,7 @@ class BpeTokenizer(Tokenizer):
         yield from parts_of(data[start:] if start else data, UNIT, self.pattern)
 
     def _find(self, data: bytes, allowed: Specials) -> Iterator[tuple[int, int, int]]:
-        """(start, stop, id) of the added tokens, and of the special tokens that are allowed."""
+        """(start, stop, id) of added tokens and allowed special tokens in the text."""
         if self._added:
             yield from self._added.find(data, allowed.names)
             return
@@ -283,8 +280,8 @@ class BpeTokenizer(Tokenizer):
     def _encode_parts(
         self, parts: Iterator[tuple[int, bytes | memoryview | int]], threads: int
     ) -> Iterator[tuple[int, Ids]]:
-        """(which text, ids) in the order of the parts, which are worked through in units of
-        about `UNIT` bytes.
+        """Encodes (index of text, part) pairs to (index of text, ids), in the same order. Threads
+        work on groups of parts of about `UNIT` bytes.
         """
 
         def units() -> Iterator[list[tuple[int, bytes | memoryview | int]]]:
@@ -320,11 +317,11 @@ class BpeTokenizer(Tokenizer):
     def _encode_unit(self, texts: list[bytes | memoryview]) -> list[Ids]:
         try:
             cache = self._caches.pop()
-        except IndexError:  # all are with other threads
+        except IndexError:  # other threads are using all caches
             cache = PieceCache(CACHED_PIECES, self._unreached)
         ids, starts = encode_texts(Texts(texts), self.pattern, self._merges, cache)
         narrow: Ids = ids.astype(self._dtype)
-        self._caches.append(cache)  # not before: `ids` is its memory
+        self._caches.append(cache)  # only now, because `ids` is in its memory
         if len(texts) == 1:
             return [narrow]
         return [narrow[start:stop] for start, stop in itertools.pairwise(starts.tolist())]
@@ -344,9 +341,9 @@ class BpeTokenizer(Tokenizer):
         return count_lone_surrogates(text)
 
     def unknown_bytes(self, text: str) -> int:
-        return 0  # U+FFFD stands in the ids and is paid for there
+        return 0  # surrogates are encoded as U+FFFD, whose ids have a loss
 
-    # ---- what compiled code looks things up in ---------------------------------------------------
+    # ---- tables for compiled code ----------------------------------------------------------------
 
     @functools.cached_property
     def _bytes_of_ids(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
@@ -361,22 +358,21 @@ class BpeTokenizer(Tokenizer):
     @functools.cached_property
     def _merges(self) -> Merges:
         pairs = np.array(self._pairs, dtype=np.int64).reshape(-1, 3)
-        # Where any two tokens may make a third, the order is that of the ids, and of two ways to
-        # make it the left one.
+        # Without a list of merges the priority is the id of the result.
         ranks = pairs[:, 2] if self.merges is None else np.arange(len(pairs))
         flat, starts = self._bytes_of_ids
         inner = np.ones(len(flat), dtype=bool)
-        inner[starts] = False  # a token's first byte does not follow on the one before it
-        side_by_side = np.zeros(65536, dtype=np.uint8)
+        inner[starts] = False  # the byte before a token's first byte is in another token
+        adjacent = np.zeros(65536, dtype=np.uint8)
         neighbours = flat[:-1].astype(np.int64) << 8 | flat[1:]
-        side_by_side[neighbours[inner[1:]]] = 1
+        adjacent[neighbours[inner[1:]]] = 1
         byte_ids = np.array([self.id_of[bytes([byte])] for byte in range(256)], dtype=np.int32)
         values = ranks << 32 | pairs[:, 2]
-        return Merges.of(byte_ids, pairs[:, 0].copy(), pairs[:, 1].copy(), values, side_by_side)
+        return Merges.of(byte_ids, pairs[:, 0].copy(), pairs[:, 1].copy(), values, adjacent)
 
     @functools.cached_property
     def _pairs(self) -> list[tuple[int, int, int]]:
-        """(left, right, result), in the order in which they are tried."""
+        """(left, right, result) ids of all merges, highest priority first."""
         if self.merges is not None:
             return [
                 (left, right, self.id_of[self._joined(left, right)]) for left, right in self.merges
@@ -395,8 +391,8 @@ class BpeTokenizer(Tokenizer):
 
     @functools.cached_property
     def _unreached(self) -> dict[bytes, int]:
-        """Tokens that count as whole pieces but are not what their bytes merge into. Learnt
-        vocabularies have none.
+        """Tokens that merging their bytes does not produce, if `whole_tokens`: they occur only as
+        complete pieces. Learned vocabularies have none.
         """
         if not self.whole_tokens:
             return {}
@@ -406,7 +402,7 @@ class BpeTokenizer(Tokenizer):
         return {tokens[k]: self.id_of[tokens[k]] for k in np.flatnonzero(~reached)}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled as what it is made of, without the caches, which are twenty times as large."""
+        """Pickles the constructor's arguments, without the caches, which are 20 times as large."""
         parts = (
             self.tokens,
             self.merges,
@@ -425,8 +421,8 @@ class BpeTokenizer(Tokenizer):
         special_tokens: Mapping[str, int] | None = None,
         end_of_text: str | None = None,
     ) -> Self:
-        """This tokenizer with other parts. `n_ids`: its vocabulary is made larger by ids that
-        stand for nothing.
+        """A copy of this tokenizer with some parts replaced. `n_ids`: pad the vocabulary to this
+        size with unused ids.
         """
         tokens = [*self.tokens, *([None] * max(0, (n_ids or 0) - len(self.tokens)))]
         return type(self)(
@@ -478,8 +474,8 @@ def _as_bytes(text: str | bytes) -> bytes:
 
 
 def _bytes_of(stream: Iterable[str | bytes]) -> Iterator[bytes]:
-    """The stream as bytes; a surrogate at the end of a part waits for the one that may belong to
-    it.
+    """The stream as bytes. A high surrogate at the end of a part waits for the next part, which
+    may have its pair.
     """
     left = ""
     for text in stream:

@@ -1,16 +1,16 @@
-"""Learning byte-pair encoding: text -> merges.
+"""Learns the merges of byte-pair encoding from text.
 
     tokenizer = learn_bpe(["some text", "more text"], vocab_size=10_000)
 
-1. Count (`piece_counts.py`): the text is cut into pieces and equal pieces are counted, so that from
-   here on memory and time grow with the number of distinct pieces, not with the text.
-2. Merge: the most frequent pair of neighbours becomes a token, everywhere; again and again (Gage
-   1994; Sennrich et al. 2016, arXiv:1508.07909). The counts of pairs are not made anew: a merge
-   changes only those of its neighbours.
+1. Count (`piece_counts.py`): split the text into pieces and count equal pieces. From here on,
+   memory and time grow with the number of distinct pieces, not with the length of the text.
+2. Merge: replace the most frequent pair of adjacent tokens by a new token, everywhere, and repeat
+   (Gage 1994; Sennrich et al. 2016, arXiv:1508.07909). A merge changes only the counts of pairs
+   next to it, so pairs are not recounted.
 
-Between equally frequent pairs the lexicographically greatest pair of byte strings wins; or the
-smallest pair of ids, as in rustbpe; or that with the bytes numbered as in GPT-2, as in Hugging Face
-tokenizers.
+Ties between equally frequent pairs (`ties`): "bytes" merges the lexicographically greatest pair of
+byte strings; "ids" the smallest pair of ids, as in rustbpe; "huggingface" the same with bytes
+numbered as in GPT-2, as in Hugging Face tokenizers.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 Ties = Literal["bytes", "ids", "huggingface"]
 Progress = Callable[
     [str, int, int], None
-]  # what is being done ("count", "merge"), how much is done, of how much (or 0)
+]  # phase ("count": bytes, "merge": merges), done, total (0: unknown)
 
 
 def learn_bpe(
@@ -51,16 +51,17 @@ def learn_bpe(
     max_memory: int | None = None,
     progress: Progress | None = None,
 ) -> BpeTokenizer:
-    """The tokenizer that byte-pair encoding learns from `texts`: ids 0 to 255 are the bytes, then
-    come the merges in order, at the end the special tokens.
+    """Learns a BPE tokenizer from `texts`. Ids 0 to 255 are the bytes, then come the merges in
+    order, then the special tokens.
 
-    A text is a str, bytes, or the parts of a long one as bytes, cut anywhere. Special tokens cut
-    the texts, and nothing is merged across. The vocabulary is smaller where nothing is left to
-    merge (said by a warning). `max_memory`, in bytes, bounds what is kept of the text: the rarest
-    pieces are dropped where it is too little (said by a warning).
+    A text is a str, bytes, or an iterable of bytes, cut anywhere. Special tokens split the texts;
+    nothing is merged across them. If nothing is left to merge, the vocabulary is smaller than
+    `vocab_size`, with a warning. `threads`: None: one per core. `max_memory`: limit in bytes; the
+    rarest pieces are dropped to stay within it, with a warning. The result does not depend on
+    `threads`.
 
-    Raises TokenizerError for a vocabulary without room for the bytes and special tokens, and for
-    special tokens that are empty or there twice.
+    Raises TokenizerError for a vocabulary without room for the bytes and special tokens, for empty
+    or duplicate special tokens, and for a `max_memory` that is too small.
     """
     pattern = pattern_of(pattern) if isinstance(pattern, str) else pattern
     n_merges = check_vocabulary(vocab_size, special_tokens)
@@ -71,9 +72,8 @@ def learn_bpe(
     counter.add(texts)
     if counter.n_dropped:
         log.warning(
-            "%d rare pieces (%d places in the text) were dropped to keep within %d MB: merges "
-            "that are rare too may be"
-            " missing; more memory (--max-memory) keeps them",
+            "%d rare pieces (%d occurrences in the text) were dropped to stay within %d MB: rare "
+            "merges may be missing. Raise --max-memory to keep them",
             counter.n_dropped, counter.n_dropped_occurrences, round((max_memory or 0) / 1e6),
         )  # fmt: skip
     merges = learn_merges(counter.counts(), n_merges, ties, progress)
@@ -93,18 +93,23 @@ def learn_bpe(
 
 
 def check_vocabulary(vocab_size: int, special_tokens: Sequence[str]) -> int:
-    """The number of merges there is room for. Raises TokenizerError as `learn_bpe` says."""
+    """The number of merges that fit into `vocab_size`. Raises TokenizerError as `learn_bpe` does
+    for the vocabulary size and special tokens.
+    """
     if "" in special_tokens:
-        raise TokenizerError("a special token is empty: it would be everywhere in a text.")
+        raise TokenizerError(
+            "a special token is empty and would match everywhere in a text. Remove it."
+        )
     twice = sorted({special for special in special_tokens if special_tokens.count(special) > 1})
     if twice:
-        raise TokenizerError(f"special token {twice[0]!r} is given twice.")
+        raise TokenizerError(
+            f"the special token {twice[0]!r} is given twice. Remove the duplicate."
+        )
     least = 256 + len(special_tokens)
     if vocab_size < least:
         raise TokenizerError(
             f"a vocabulary of {vocab_size} is too small: the 256 bytes and {len(special_tokens)} "
-            f"special tokens need"
-            f" {least}, and each merge one more."
+            f"special tokens need {least}, and each merge needs one more. Use a larger one."
         )
     return vocab_size - least
 
@@ -112,17 +117,15 @@ def check_vocabulary(vocab_size: int, special_tokens: Sequence[str]) -> int:
 def learn_merges(
     counts: PieceCounts, n_merges: int, ties: Ties = "bytes", progress: Progress | None = None
 ) -> list[tuple[int, int]]:
-    """Up to `n_merges` pairs of ids, in the order in which they are merged; the k-th makes id
-    256 + k.
+    """Learns up to `n_merges` merges: pairs of ids in the order of merging. Pair k (from 0) becomes
+    the id 256 + k.
     """
-    n_merges = min(
-        n_merges, len(counts.symbols)
-    )  # each makes the pieces shorter: room for more would not be used
+    n_merges = min(n_merges, len(counts.symbols))  # each merge removes at least one symbol
     order = np.arange(256 + n_merges, dtype=np.int64)
     if ties == "huggingface":
         order[list(gpt2_byte_order())] = np.arange(256)
     merges = np.empty((n_merges, 2), dtype=np.int32)
-    state = np.zeros(2, dtype=np.int64)  # merges learnt so far; 1: stop
+    state = np.zeros(2, dtype=np.int64)  # number of merges learned so far; 1 requests a stop
     failed: list[BaseException] = []
 
     def work() -> None:
@@ -139,7 +142,7 @@ def learn_merges(
         except BaseException as error:
             failed.append(error)
 
-    # Beside it, this thread shows how far it is and hears Ctrl-C.
+    # A separate thread, so that this one can report progress and handle Ctrl-C.
     thread = threading.Thread(target=work)
     thread.start()
     try:
@@ -160,21 +163,21 @@ def learn_merges(
 # ---- compiled ------------------------------------------------------------------------------------
 
 _MULTIPLY = 0x9E3779B97F4A7C15 - 2**64
-_GONE = -2  # where a token began that is now inside another
+_GONE = -2  # marks the former first byte of a token that is now inside another
 
 
 @kernel
 def _learn(symbols, piece_of, piece_counts, order, by_bytes, merges, state):
-    """Learns merges until there are enough, nothing is left, or `state[1]` says stop.
+    """Learns merges into `merges` until it is full, no pairs are left, or `state[1]` is 1.
 
-    `symbols`: all pieces, one symbol a byte, with a separator before, between and after. A token of
-    several bytes has its id on its first and on its last byte, so that neighbours are found on both
-    sides without links.
+    `symbols`: all pieces, one symbol per byte, with separators before, between and after. A token
+    of several bytes has its id at its first and its last byte, so that both neighbours of a token
+    can be read without links.
 
-    A pair has a count and the list of the places where it began when it came into being; a place is
-    passed over later if it has changed. All places of a pair are made while one merge is carried
-    out (or at the start), from left to right, so they need no sorting. The heap holds upper bounds:
-    a count only falls after that.
+    A pair has a count and a list of the positions where it occurred when it first appeared.
+    Positions that have changed since then are skipped. All positions of a pair are found during
+    one merge (or at the start), from left to right, so they need no sorting. Counts in the heap
+    are upper bounds, because the count of a pair only decreases.
     """
     n_merges = len(merges)
     n_ids = 256 + n_merges
@@ -185,7 +188,7 @@ def _learn(symbols, piece_of, piece_counts, order, by_bytes, merges, state):
         token_starts[byte], token_bytes[byte] = byte, byte
     n_token_bytes = 256
 
-    # Pairs, by number: left and right, count, places[first:first + n].
+    # Pairs, by number: left and right id, count, positions[first:first + n].
     capacity = 1 << 16
     lefts, rights = np.empty(capacity, dtype=np.int32), np.empty(capacity, dtype=np.int32)
     counts, firsts, ns = (
@@ -194,9 +197,9 @@ def _learn(symbols, piece_of, piece_counts, order, by_bytes, merges, state):
         np.empty(capacity, np.int32),
     )
     heap, bounds = np.empty(capacity, dtype=np.int32), np.empty(capacity, dtype=np.int64)
-    n_pairs, n_heap = 0, np.int64(0)  # Numba compiles a function anew for a constant
+    n_pairs, n_heap = 0, np.int64(0)  # a constant would make Numba compile _push twice
     index = np.full(4 * capacity, -1, dtype=np.int32)
-    places, n_places = np.empty(len(symbols), dtype=np.int32), 0
+    positions, n_positions = np.empty(len(symbols), dtype=np.int32), 0
 
     # The pairs of bytes.
     byte_counts, byte_ns = np.zeros(65536, dtype=np.int64), np.zeros(65536, dtype=np.int64)
@@ -211,25 +214,25 @@ def _learn(symbols, piece_of, piece_counts, order, by_bytes, merges, state):
                 pair & 255,
                 byte_counts[pair],
             )
-            firsts[n_pairs], ns[n_pairs] = n_places, 0
-            n_places += byte_ns[pair]
+            firsts[n_pairs], ns[n_pairs] = n_positions, 0
+            n_positions += byte_ns[pair]
             byte_ns[pair] = n_pairs
-            index[_empty_place(index, pair >> 8, pair & 255)] = n_pairs
+            index[_empty_slot(index, pair >> 8, pair & 255)] = n_pairs
             n_pairs += 1
     for at in range(len(symbols) - 1):
         if symbols[at] >= 0 and symbols[at + 1] >= 0:
             pair = byte_ns[symbols[at] << 8 | symbols[at + 1]]
-            places[firsts[pair] + ns[pair]] = at
+            positions[firsts[pair] + ns[pair]] = at
             ns[pair] += 1
     ties = (lefts, rights, order, by_bytes, token_bytes, token_starts, token_lengths)
     for pair in range(n_pairs):
         n_heap = _push(heap, bounds, n_heap, pair, counts[pair], ties)
 
-    # What a merge changes, by neighbour: how much on the left (0) and on the right (1), in how many
-    # places.
+    # Changes by a merge, per neighbour on the left (0) and right (1): change of the count, number
+    # of positions.
     changes, n_changes = np.zeros((2, n_ids), dtype=np.int64), np.zeros((2, n_ids), dtype=np.int64)
     touched, n_touched = np.empty((2, n_ids), dtype=np.int32), np.zeros(2, dtype=np.int64)
-    events = np.empty((1024, 2), dtype=np.int32)  # side and neighbour, place
+    events = np.empty((1024, 2), dtype=np.int32)  # neighbour << 1 | side, position
 
     merged = 0
     while merged < n_merges and n_heap and state[1] == 0:
@@ -257,19 +260,19 @@ def _learn(symbols, piece_of, piece_counts, order, by_bytes, merges, state):
         n_token_bytes += length + right_length
         counts[top] = 0
 
-        # Carry it out.
+        # Replace the pair in the symbols.
         if len(events) < 2 * ns[top]:
             events = np.empty((4 * ns[top], 2), dtype=np.int32)
         n_events = 0
         for k in range(firsts[top], firsts[top] + ns[top]):
-            place = np.int64(places[k])
-            middle = place + length
-            if symbols[place] != left or symbols[middle] != right:
+            position = np.int64(positions[k])
+            middle = position + length
+            if symbols[position] != left or symbols[middle] != right:
                 continue
             after = middle + right_length
-            count = piece_counts[piece_of[place]]
+            count = piece_counts[piece_of[position]]
             for side in range(2):
-                neighbour = np.int64(symbols[after if side else place - 1])
+                neighbour = np.int64(symbols[after if side else position - 1])
                 if neighbour >= 0:
                     if n_changes[side, neighbour] == 0:
                         touched[side, n_touched[side]] = neighbour
@@ -277,15 +280,15 @@ def _learn(symbols, piece_of, piece_counts, order, by_bytes, merges, state):
                     changes[side, neighbour] += count
                     n_changes[side, neighbour] += 1
                     events[n_events, 0] = neighbour << 1 | side
-                    events[n_events, 1] = place if side else place - token_lengths[neighbour]
+                    events[n_events, 1] = position if side else position - token_lengths[neighbour]
                     n_events += 1
             symbols[middle] = _GONE
-            symbols[place] = new
+            symbols[position] = new
             symbols[after - 1] = new
 
-        # The new pairs, with the places where they are.
-        if n_places + n_events > len(places):
-            places = _longer(places, 2 * len(places) + n_events)
+        # Add the new pairs with their positions.
+        if n_positions + n_events > len(positions):
+            positions = _longer(positions, 2 * len(positions) + n_events)
         first_new = n_pairs
         for side in range(2):
             for k in range(n_touched[side]):
@@ -301,20 +304,20 @@ def _learn(symbols, piece_of, piece_counts, order, by_bytes, merges, state):
                     heap, bounds = _longer(heap, capacity), _longer(bounds, capacity)
                     index = np.full(4 * capacity, -1, dtype=np.int32)
                     for pair in range(n_pairs):
-                        index[_empty_place(index, lefts[pair], rights[pair])] = pair
+                        index[_empty_slot(index, lefts[pair], rights[pair])] = pair
                 lefts[n_pairs], rights[n_pairs] = (new, neighbour) if side else (neighbour, new)
                 counts[n_pairs] = changes[side, neighbour]
-                firsts[n_pairs], ns[n_pairs] = n_places, 0
-                n_places += n_changes[side, neighbour]
+                firsts[n_pairs], ns[n_pairs] = n_positions, 0
+                n_positions += n_changes[side, neighbour]
                 n_changes[side, neighbour] = n_pairs
-                index[_empty_place(index, lefts[n_pairs], rights[n_pairs])] = n_pairs
+                index[_empty_slot(index, lefts[n_pairs], rights[n_pairs])] = n_pairs
                 n_pairs += 1
         for k in range(n_events):
             pair = n_changes[events[k, 0] & 1, events[k, 0] >> 1]
-            places[firsts[pair] + ns[pair]] = events[k, 1]
+            positions[firsts[pair] + ns[pair]] = events[k, 1]
             ns[pair] += 1
 
-        # What they replace is there less often.
+        # Decrease the counts of the pairs that they replace.
         for side in range(2):
             for k in range(n_touched[side]):
                 neighbour = np.int64(touched[side, k])
@@ -336,7 +339,7 @@ def _learn(symbols, piece_of, piece_counts, order, by_bytes, merges, state):
             token_bytes,
             token_starts,
             token_lengths,
-        )  # they may have grown
+        )  # the arrays may have been reallocated
         for pair in range(first_new, n_pairs):
             if counts[pair] > 0:
                 n_heap = _push(heap, bounds, n_heap, pair, counts[pair], ties)
@@ -344,7 +347,7 @@ def _learn(symbols, piece_of, piece_counts, order, by_bytes, merges, state):
 
 @njit
 def _longer(array, length):
-    """The same numbers and room for more."""
+    """A copy of `array` with `length` elements; the added ones are uninitialized."""
     longer = np.empty(length, array.dtype)
     for k in range(len(array)):
         longer[k] = array[k]
@@ -352,26 +355,26 @@ def _longer(array, length):
 
 
 @njit
-def _empty_place(index, left, right):
-    place = (np.int64(left) << 32 | np.int64(right)) * _MULTIPLY >> 32 & (len(index) - 1)
-    while index[place] >= 0:
-        place = (place + 1) & (len(index) - 1)
-    return place
+def _empty_slot(index, left, right):
+    slot = (np.int64(left) << 32 | np.int64(right)) * _MULTIPLY >> 32 & (len(index) - 1)
+    while index[slot] >= 0:
+        slot = (slot + 1) & (len(index) - 1)
+    return slot
 
 
 @njit
 def _find_pair(index, lefts, rights, left, right):
-    place = (np.int64(left) << 32 | np.int64(right)) * _MULTIPLY >> 32 & (len(index) - 1)
+    slot = (np.int64(left) << 32 | np.int64(right)) * _MULTIPLY >> 32 & (len(index) - 1)
     while True:
-        pair = index[place]
+        pair = index[slot]
         if lefts[pair] == left and rights[pair] == right:
             return np.int64(pair)
-        place = (place + 1) & (len(index) - 1)
+        slot = (slot + 1) & (len(index) - 1)
 
 
 @njit
 def _before(a, b, ties):
-    """Whether, of two equally frequent pairs, a is merged before b."""
+    """Whether pair `a` is merged before the equally frequent pair `b`."""
     lefts, rights, order, by_bytes, token_bytes, token_starts, token_lengths = ties
     if not by_bytes:
         if lefts[a] != lefts[b]:

@@ -1,17 +1,15 @@
-"""What compiled Python lacks for work on bytes: unaligned loads, 64 bytes compared at once,
-counting zero bits.
+"""Compiles functions with Numba, and adds what Numba lacks for work on bytes: unaligned loads,
+comparing 64 bytes at once, counting zero bits.
 
-Numba compiles loops over arrays, but an array access there is one element, aligned and typed. These
-are a dozen one-line building blocks on raw addresses, written in LLVM's own terms, so that they
-become one or a few instructions on any processor (64 bytes are compared by AVX-512 in one
-instruction, by AVX2 in two, by NEON in four).
+An array access in Numba reads one aligned element of the array's type. The intrinsics here work on
+raw addresses. They are written in LLVM IR and become one or a few instructions on any processor
+(comparing 64 bytes takes one instruction with AVX-512, two with AVX2, four with NEON).
 
-All numbers are int64, because Numba turns int64 with uint64 into float64; a mask of 64 positions is
-an int64 whose bit i is position i. Addresses are of arrays that the caller holds, and reach no
-further than the caller says: nothing is checked here. Little-endian machines only, as are the
-shards.
+All numbers are int64, because Numba converts int64 with uint64 to float64. A mask of 64 positions
+is an int64 whose bit i is position i. Nothing is checked: the caller must keep the array alive and
+stay within it. Little-endian machines only, like the shards.
 
-`kernel` compiles a function once and keeps the result on disk.
+`kernel` compiles a function once and caches the result on disk.
 """
 
 from __future__ import annotations
@@ -38,25 +36,24 @@ _64_BYTES = ir.VectorType(_I8, 64)
 
 
 def kernel(function: Callable[..., Any], *, parallel: bool = False) -> Callable[..., Any]:
-    """`function`, compiled at its first call, without the interpreter lock, and cached on disk.
+    """Decorator: compiles `function` on its first call, releases the GIL while it runs, and caches
+    the result on disk. `parallel` runs its `prange` loops on all threads that Numba has.
 
-    `parallel` runs its `prange` loops on all threads that Numba has.
+    All compiled functions of lmsmith that Python calls use it. The first call that has to compile
+    logs one warning per process. If no folder is writable (a read-only installation, no home),
+    nothing is cached, each process compiles again, and the warning names NUMBA_CACHE_DIR. A cache
+    that cannot be read or written later is not an error either.
 
-    Every compiled function of lmsmith that Python calls is made here. Before a call has to compile,
-    one warning says so, once per process. Where no folder can be written (a read-only
-    installation, no home), nothing is cached, each process compiles again, and the warning names
-    NUMBA_CACHE_DIR. A cache that cannot be written or read later on is no error either.
-
-    The cache is dropped when the function's file or any file of this package changes: Numba itself
-    looks only at the file that holds the function, not at those whose functions it calls.
+    A change of the function's file or of any file in this package invalidates the cache. Numba
+    itself checks only the file of the function, not the files of the functions that it calls.
     """
     try:
         dispatcher: Any = numba.njit(cache=True, nogil=True, parallel=parallel)(function)
         cached = True
-    except RuntimeError:  # Numba found no folder that it can write to
+    except RuntimeError:  # Numba found no writable folder
         dispatcher, cached = numba.njit(nogil=True, parallel=parallel)(function), False
     if cached:
-        _make_forgiving(dispatcher._cache, Path(function.__code__.co_filename))
+        _handle_cache_errors(dispatcher._cache, Path(function.__code__.co_filename))
     called = False
 
     def call(*arguments: Any) -> Any:
@@ -64,9 +61,9 @@ def kernel(function: Callable[..., Any], *, parallel: bool = False) -> Callable[
         if not called:
             called = True
             if not cached:
-                _say_once(_EVERY_TIME)
+                _warn_once(_NOT_CACHED)
             elif not _is_on_disk(dispatcher._cache):
-                _say_once(_THIS_ONCE)
+                _warn_once(_COMPILING)
         return dispatcher(*arguments)
 
     call.__name__, call.__doc__ = function.__name__, function.__doc__
@@ -74,28 +71,28 @@ def kernel(function: Callable[..., Any], *, parallel: bool = False) -> Callable[
     return call
 
 
-_THIS_ONCE = (
-    "compiling for this processor: some ten seconds, this once; later starts take it from the disk"
+_COMPILING = (
+    "compiling for this processor, about ten seconds; the result is cached on disk for later starts"
 )
-_EVERY_TIME = (
-    "compiling for this processor: some ten seconds, at every start, because there is no folder "
-    "to keep the "
-    "result in. Set NUMBA_CACHE_DIR to a folder that can be written."
+_NOT_CACHED = (
+    "compiling for this processor, about ten seconds at every start, because no folder is writable "
+    "for the result. Set NUMBA_CACHE_DIR to a writable folder."
 )
-_NOT_KEPT = (
-    "compiled code cannot be kept on disk, so every start compiles again. Free some room, or set "
-    "NUMBA_CACHE_DIR to "
-    "another folder"
+_NOT_SAVED = (
+    "cannot save compiled code to disk, so every start compiles again. Free disk space, or set "
+    "NUMBA_CACHE_DIR to another folder"
 )
 
 
 @functools.cache
-def _say_once(message: str) -> None:
+def _warn_once(message: str) -> None:
     log.warning(message)
 
 
-def _make_forgiving(cache: Any, file: Path) -> None:
-    """Makes a Numba cache depend on all of this package, and its read and write errors harmless."""
+def _handle_cache_errors(cache: Any, file: Path) -> None:
+    """Makes a Numba cache depend on all files of this package, and handles its read and write
+    errors.
+    """
     load, save = cache.load_overload, cache.save_overload
     if hasattr(cache._cache_file, "_source_stamp"):
         cache._cache_file._source_stamp = (_source_stamp(file), numba.__version__)
@@ -103,30 +100,30 @@ def _make_forgiving(cache: Any, file: Path) -> None:
     def load_or_compile(signature: Any, target: Any) -> Any:
         try:
             return load(signature, target)
-        except Exception:  # unpickling a damaged file raises anything
+        except Exception:  # unpickling a damaged file can raise any exception
             with contextlib.suppress(OSError):
-                cache._cache_file.flush()  # an empty index, so that what is compiled now is kept
+                cache._cache_file.flush()  # empties the index, so that the new result is saved
             return None
 
-    def save_or_say(signature: Any, compiled: Any) -> None:
+    def save_or_warn(signature: Any, compiled: Any) -> None:
         try:
             save(signature, compiled)
         except OSError as error:
-            _say_once(f"{_NOT_KEPT} ({error.strerror}: {error.filename}).")
+            _warn_once(f"{_NOT_SAVED} ({error.strerror}: {error.filename}).")
 
-    cache.load_overload, cache.save_overload = load_or_compile, save_or_say
+    cache.load_overload, cache.save_overload = load_or_compile, save_or_warn
 
 
 def _is_on_disk(cache: Any) -> bool:
-    """Whether some version of the function is in the cache."""
+    """Whether the cache contains the function, for any argument types."""
     try:
         return bool(cache._cache_file._load_index())
-    except Exception:  # as above; AttributeError where Numba's inside has changed
+    except Exception:  # as above; AttributeError if Numba's internals have changed
         return False
 
 
 def _source_stamp(file: Path) -> tuple[tuple[str, int, int], ...]:
-    """Name, size and time of all files of this package, and of `file` where it is outside."""
+    """Name, size and modification time of all files of this package, and of `file` if outside."""
     files = {*Path(__file__).parent.glob("*.py"), file}
     return tuple(
         (path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(files)
@@ -135,7 +132,7 @@ def _source_stamp(file: Path) -> tuple[tuple[str, int, int], ...]:
 
 @numba.njit
 def address(array):
-    """Where the array's first element is."""
+    """The address of the array's first element."""
     return np.int64(array.ctypes.data)
 
 
@@ -208,7 +205,7 @@ def store64(typing_context, at, value):
 
 @intrinsic
 def prefetch(typing_context, at):
-    """Asks for the cache line at an address, without waiting for it."""
+    """Prefetches the cache line at an address, without waiting for it."""
 
     def generate(context, builder, signature, arguments):
         pointer, to_read, keep, data = (
@@ -227,7 +224,7 @@ def prefetch(typing_context, at):
 
 @intrinsic
 def positions_between(typing_context, at, low, high):
-    """Mask of those of the 64 bytes at an address that lie in low..high."""
+    """Mask of the positions among the 64 bytes at an address whose byte is in low..high."""
 
     def generate(context, builder, signature, arguments):
         def everywhere(value):
@@ -242,7 +239,7 @@ def positions_between(typing_context, at, low, high):
 
         at, low, high = arguments
         loaded = builder.load(_pointer(builder, at, _64_BYTES), align=1)
-        # One unsigned comparison serves for both ends.
+        # One unsigned comparison checks both bounds.
         above = builder.sub(loaded, everywhere(low))
         inside = builder.icmp_unsigned("<=", above, everywhere(builder.sub(high, low)))
         return builder.bitcast(inside, _I64)
@@ -252,7 +249,7 @@ def positions_between(typing_context, at, low, high):
 
 @intrinsic
 def trailing_zeros(typing_context, mask):
-    """The lowest position in a mask; 64 where it is empty."""
+    """The lowest position in a mask; 64 if the mask is empty."""
 
     def generate(context, builder, signature, arguments):
         return builder.cttz(arguments[0], ir.Constant(_BIT, 0))
@@ -262,9 +259,7 @@ def trailing_zeros(typing_context, mask):
 
 @intrinsic
 def shifted_down(typing_context, mask, by):
-    """`mask` with every position lowered by `by`, zeros coming in at the top (`>>` would bring
-    in the sign).
-    """
+    """`mask` with every position lowered by `by`: a logical shift, where `>>` is arithmetic."""
 
     def generate(context, builder, signature, arguments):
         return builder.lshr(arguments[0], arguments[1])

@@ -1,12 +1,9 @@
-"""Special tokens in a text: text, or control tokens. One rule for prompts, training text and scored
-text.
+"""Encodes special tokens in a text as text or as control tokens: one rule for prompts, training
+text and scored text.
 
-`text` (the default everywhere): what somebody typed or what stands in a document is text.
-`<|im_start|>` in it is
-encoded as the characters it is written with and cannot steer the model. `control`: each special
-token of the tokenizer
-that is written out in the text becomes its one id. That is how a chat model is prompted and
-trained.
+`text` (the default everywhere): special tokens in the text are plain characters. A user who types
+`<|im_start|>` cannot control the model with it. `control`: each special token in the text becomes
+its id. Chat models are prompted and trained this way.
 """
 
 from typing import Literal
@@ -20,8 +17,8 @@ SpecialTokens = Literal["text", "control"]
 def encode_text(
     tokenizer: Tokenizer, text: str | bytes, special_tokens: SpecialTokens = "text"
 ) -> Ids:
-    """The ids (n,) of a text. Bytes are for BPE alone. Raises ConfigError as `check_control`
-    does.
+    """The ids (n,) of a text. `text` can be bytes for BPE tokenizers only. Raises ConfigError as
+    `check_control` does.
     """
     if special_tokens == "text":
         return tokenizer.encode(text)  # type: ignore[arg-type]
@@ -30,12 +27,12 @@ def encode_text(
 
 
 def check_control(tokenizer: Tokenizer, special_tokens: SpecialTokens) -> None:
-    """Raises ConfigError where control tokens are asked for and the tokenizer has none with a
-    name.
+    """Raises ConfigError if `special_tokens` is "control" and the tokenizer has no special tokens
+    that a text can contain.
     """
     if special_tokens == "control" and not getattr(tokenizer, "special_tokens", {}):
         raise ConfigError(
-            f"special tokens are to be control tokens, and this {tokenizer.kind} tokenizer has "
-            f"none that could be "
-            "written in a text. Leave the option out, or use a tokenizer that has some."
+            f"special_tokens = 'control' needs a tokenizer with special tokens, and this "
+            f"{tokenizer.kind} tokenizer has none that a text can contain. Leave the option out, "
+            "or use a tokenizer that has some."
         )

@@ -1,10 +1,10 @@
-"""Which `tokenizer.json` our engine does exactly: what it says, or why another engine has to run
-it.
+"""Decides whether lmsmith's engine is exact for a `tokenizer.json`, or why another engine has to
+run it.
 
-Everything that a file can say is on a list here or is a reason. What is known to be equal,
-character by character and over all of Unicode, is held against `tokenizers` by the tests. What does
-not change the ids of a text by itself is left alone: post-processors (special tokens around a
-text), truncation, padding, offsets.
+Only listed features are accepted; everything else is a reason to use the library `tokenizers`. The
+tests compare the accepted ones with `tokenizers` character by character over all of Unicode.
+Features that do not change the ids of the text itself are ignored: post-processors (special tokens
+around a text), truncation, padding, offsets.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 from lmsmith.tokens.printable import from_printable
 from lmsmith.tokens.split import BETWEEN_DIGITS, PATTERNS, Pattern, split
 
-# Expressions in the dialect of Oniguruma, which `tokenizers` uses: there $ is the end of a line,
-# and {1,3}+ repeats.
+# Our patterns in the syntax of Oniguruma, the engine of `tokenizers`: there $ is the end of a line,
+# and the + in {1,3}+ is another repetition, not possessive.
 ONIGURUMA = {
     "gpt4": (
         r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| "
@@ -42,35 +42,35 @@ _KNOWN |= dict.fromkeys(
 
 
 def pattern_in(content: Mapping[str, Any]) -> Pattern | None:
-    """The pattern that a file's pre-tokenizer is; None if it is not known."""
+    """The pattern that is equal to the file's pre-tokenizer; None if there is none."""
     before = content.get("pre_tokenizer")
     parts: Sequence[Mapping[str, Any]] = before.get("pretokenizers", [before]) if before else []
     if not parts or parts[-1].get("type") != "ByteLevel" or parts[-1].get("add_prefix_space", True):
         return None
-    whole = parts[-1].get("use_regex", True)
-    if len(parts) == 1 and whole:
+    use_regex = parts[-1].get("use_regex", True)
+    if len(parts) == 1 and use_regex:
         return PATTERNS["gpt2"]
     if len(parts) != 2:
         return None
     first = parts[0]
-    if first.get("type") == "Digits" and first.get("individual_digits") and whole:
+    if first.get("type") == "Digits" and first.get("individual_digits") and use_regex:
         return BETWEEN_DIGITS
-    cuts = (
+    is_split = (
         first.get("type") == "Split"
         and first.get("behavior") == "Isolated"
         and not first.get("invert")
     )
     expression = (first.get("pattern") or {}).get("Regex")
-    if cuts and not whole and expression in _KNOWN:
+    if is_split and not use_regex and expression in _KNOWN:
         return PATTERNS[_KNOWN[expression]]
-    if cuts and not whole and expression == BETWEEN_DIGITS.regex:  # as we write the one above
+    if is_split and not use_regex and expression == BETWEEN_DIGITS.regex:  # saved by lmsmith
         return BETWEEN_DIGITS
     return None
 
 
 def why_not_ours(content: Mapping[str, Any]) -> str | None:
-    """What in a `tokenizer.json` our engine does not do exactly, in words; None if there is
-    nothing.
+    """The first feature of a `tokenizer.json` that lmsmith's engine does not run exactly, in words
+    that fit after "it has"; None if it runs all of them.
     """
     return next(_reasons(content), None)
 
@@ -88,7 +88,7 @@ def _reasons(content: Mapping[str, Any]) -> Iterator[str]:
     before, pattern = content.get("pre_tokenizer"), pattern_in(content)
     if pattern is None:
         yield (
-            f"a pre_tokenizer that is not known to be one of ours "
+            f"a pre_tokenizer that is not known to equal one of lmsmith's patterns "
             f"({_kinds(before, 'pretokenizers')})"
         )
     if (content.get("decoder") or {}).get("type") != "ByteLevel":
@@ -101,7 +101,7 @@ def _reasons_in_vocabulary(
 ) -> Iterator[str]:
     vocabulary = model["vocab"]
     if not isinstance(vocabulary, dict):
-        return  # whoever reads it says that it is damaged
+        return  # loading it raises the error
     merges = model["merges"]
     pairs = [
         tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in merges
@@ -114,33 +114,33 @@ def _reasons_in_vocabulary(
     used = {part for pair in pairs for part in (*pair, "".join(pair))}
     for text, token in contents.items():
         if token.get("lstrip") or token.get("rstrip") or token.get("single_word"):
-            yield f"an added token {text!r} that takes in white space or stands alone"
+            yield f"an added token {text!r} with lstrip, rstrip or single_word"
         if text == "" or _changed_by_decoding(text):
-            yield f"an added token {text!r} that is empty or written as ByteLevel writes bytes"
+            yield f"an added token {text!r} that is empty or changed by the ByteLevel decoder"
         if text in vocabulary:
             one_piece = pattern is not None and len(split(text.encode(), pattern)) == 1
             if text in used or len(text) == 1 or (model.get("ignore_merges") and one_piece):
-                yield f"an added token {text!r} that its merges use too"
+                yield f"an added token {text!r} that is also a token of its merges"
             if vocabulary[text] != token["id"]:
-                yield f"an added token {text!r} with another id in the vocabulary"
+                yield f"an added token {text!r} with a different id in the vocabulary"
     ids = [i for text, i in vocabulary.items() if text not in contents]
     if len(set(ids)) < len(ids):
-        yield "two tokens with one id"
-    bytes_there = set()
+        yield "two tokens with the same id"
+    single_bytes = set()
     for text in vocabulary.keys() - contents.keys():
         try:
             written = from_printable(text)
         except KeyError:
-            yield f"a token {text!r} that is not written as ByteLevel writes bytes"
+            yield f"a token {text!r} that is not in ByteLevel's encoding of bytes"
             return
         if len(written) == 1:
-            bytes_there.add(written)
-    if len(bytes_there) < 256:
-        yield f"tokens for {len(bytes_there)} of the 256 bytes alone"
+            single_bytes.add(written)
+    if len(single_bytes) < 256:
+        yield f"tokens for only {len(single_bytes)} of the 256 bytes"
 
 
 def _changed_by_decoding(text: str) -> bool:
-    """Whether the decoder ByteLevel makes other bytes of an added token than its text has."""
+    """Whether the ByteLevel decoder turns an added token into other bytes than its text."""
     try:
         return from_printable(text) != text.encode()
     except KeyError:

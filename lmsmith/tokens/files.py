@@ -1,14 +1,13 @@
-"""Tokenizers on disk.
+"""Saves and loads tokenizers.
 
-Our format is one file, `tokenizer.json`, in the folder of whatever uses it:
+lmsmith's format is one file, `tokenizer.json`, next to the model or data that uses it:
 
-    {"format": "lmsmith-tokenizer", "version": 1, "sha256": the fingerprint, "tokenizer": what
-    `to_dict` gives}
+    {"format": "lmsmith-tokenizer", "version": 1, "sha256": the fingerprint,
+     "tokenizer": the output of `to_dict`}
 
-The hash is checked on loading, so a file that was cut or edited is not taken for the tokenizer that
-a model was trained with. For byte-pair encoding it holds the pattern's name, the special tokens,
-and merges and vocabulary as GPT-2 writes them, to be read by people too. `foreign.py` reads and
-writes other formats; `load_tokenizer` tells them apart.
+Loading checks the hash, so a truncated or edited file is an error. For byte-pair encoding the file
+contains the pattern's name, the special tokens, and the merges and vocabulary in GPT-2's printable
+form. `foreign.py` and `ranks.py` read and write other formats; `load_tokenizer` detects the format.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ VERSION = 1
 
 log = logging.getLogger(__name__)
 
-_FILES = (FILE_NAME, "vocab.json", "tokenizer.model")  # of a folder the first that is there
+_FILES = (FILE_NAME, "vocab.json", "tokenizer.model")  # the first one in a folder is loaded
 
 _KINDS: dict[str, type[Tokenizer]] = {
     "byte": ByteTokenizer,
@@ -49,7 +48,10 @@ _KINDS: dict[str, type[Tokenizer]] = {
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> Path:
-    """Writes `folder/tokenizer.json`, making the folder where needed; returns the file's path."""
+    """Writes `folder/tokenizer.json`, creating the folder if needed, and returns its path.
+
+    Raises TokenizerError if the folder cannot be created, StorageError if writing fails.
+    """
     content = {
         "format": FORMAT,
         "version": VERSION,
@@ -60,7 +62,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise TokenizerError(f"cannot make the folder {folder}: {error.strerror}.") from error
+        raise TokenizerError(f"cannot create the folder {folder}: {error.strerror}.") from error
     write_json(path, content, ensure_ascii=False)
     return path
 
@@ -72,17 +74,17 @@ def load_tokenizer(
     special_tokens: Mapping[str, int] | None = None,
     end_of_text: str | None = None,
 ) -> Tokenizer:
-    """The tokenizer of a folder or a file.
+    """Loads a tokenizer from a folder or file.
 
-    Ours, Hugging Face's `tokenizer.json`, GPT-2's `vocab.json` with `merges.txt`, or a file of
-    ranks (`cl100k_base.tiktoken`, Llama 3's `tokenizer.model`, ...). "gpt2", where there is no such
-    folder, is downloaded.
+    Formats: lmsmith's or Hugging Face's `tokenizer.json`, GPT-2's `vocab.json` with `merges.txt`,
+    or a tiktoken file (`cl100k_base.tiktoken`, Llama 3's `tokenizer.model`, ...). "gpt2" is
+    downloaded if no path has that name.
 
-    `pattern` and `special_tokens` are for a file of ranks, which does not hold them. `end_of_text`
-    names the token between documents; without it the `eos_token` of a `tokenizer_config.json`
-    beside is taken, else one of `ENDS_OF_TEXT`. Raises TokenizerError for a file that is missing,
-    damaged, from a newer lmsmith, not a tokenizer, or one that neither our engine nor the library
-    `tokenizers` can run.
+    `pattern` and `special_tokens` are for tiktoken files, which do not contain them. `end_of_text`
+    names the token between documents; the default is the `eos_token` in a `tokenizer_config.json`
+    in the same folder, otherwise the first of `ENDS_OF_TEXT` in the vocabulary. Raises
+    TokenizerError for a file that is missing, damaged, from a newer lmsmith, not a tokenizer, or
+    that neither lmsmith's engine nor the library `tokenizers` can run.
     """
     path = Path(source)
     if path.is_dir():
@@ -97,55 +99,58 @@ def load_tokenizer(
     ):
         return _ranks().load_tiktoken(path, pattern, special_tokens, end_of_text)
     if path.name == "vocab.json":
-        named = end_of_text or _named_beside(path)
+        named = end_of_text or _configured_end(path)
         return _check_given(
             _foreign().load_gpt2_files(path.parent, named), pattern, special_tokens, str(path)
         )
     if path.suffix == ".model":
         raise TokenizerError(
-            f"{path} is SentencePiece's, which lmsmith does not read. Write a tokenizer.json of it:"
-            " AutoTokenizer.from_pretrained(folder).save_pretrained(new_folder) in transformers."
+            f"{path} is in SentencePiece's format, which lmsmith does not read. Convert it to a "
+            "tokenizer.json with transformers: "
+            "AutoTokenizer.from_pretrained(folder).save_pretrained(new_folder)."
         )
     content = _read_json(path)
     if isinstance(content, dict) and "model" in content and content.get("format") != FORMAT:
-        found = _foreign().from_huggingface(
-            content, path, end_of_text or _named_beside(path, content)
+        tokenizer = _foreign().from_huggingface(
+            content, path, end_of_text or _configured_end(path, content)
         )
-        return _check_given(found, pattern, special_tokens, str(path))
+        return _check_given(tokenizer, pattern, special_tokens, str(path))
     ours = _check_given(_load_ours(content, path), pattern, special_tokens, str(path))
-    return ours if end_of_text is None else _ending(ours, end_of_text)
+    return ours if end_of_text is None else _with_end_of_text(ours, end_of_text)
 
 
 def _check_given(
-    found: Tokenizer, pattern: Pattern | None, special_tokens: object, where: str
+    tokenizer: Tokenizer, pattern: Pattern | None, special_tokens: object, where: str
 ) -> Tokenizer:
-    """Raises TokenizerError where more is said of a tokenizer than it needs: that would be
-    ignored.
+    """Returns `tokenizer`. Raises TokenizerError if a pattern or special tokens were given: its
+    file already contains both.
     """
     if pattern is not None or special_tokens is not None:
         raise TokenizerError(
-            f"{where} says itself how text is cut and which special tokens there are: a pattern "
-            f"and special tokens are"
-            " for files of ranks (tiktoken's), which do not."
+            f"{where} already contains its pattern and special tokens. A pattern and special "
+            "tokens can be given only for tiktoken files, which do not contain them: leave both "
+            "out."
         )
-    return found
+    return tokenizer
 
 
-def _ending(tokenizer: Tokenizer, end_of_text: str) -> Tokenizer:
-    """The tokenizer with another token between documents."""
+def _with_end_of_text(tokenizer: Tokenizer, end_of_text: str) -> Tokenizer:
+    """`tokenizer` with `end_of_text` as the token between documents."""
     if tokenizer.kind in _KINDS:
         if tokenizer.end_of_text is None or end_of_text != END_OF_TEXT:
             raise TokenizerError(
-                f"{end_of_text!r} cannot end a text: a tokenizer of kind {tokenizer.kind} has"
-                f" {'no special token' if tokenizer.end_of_text is None else f'{END_OF_TEXT} for that'}."
+                f"{end_of_text!r} cannot be the end-of-text token: this {tokenizer.kind} tokenizer "
+                f"has {'none' if tokenizer.end_of_text is None else f'{END_OF_TEXT} for that'}."
             )
         return tokenizer
     changed: Tokenizer = tokenizer.changed(end_of_text=end_of_text)  # type: ignore[attr-defined]
     return changed
 
 
-def _named_beside(path: Path, content: Any = None) -> str | None:
-    """The `eos_token` that the files beside name, if the tokenizer has it."""
+def _configured_end(path: Path, content: Any = None) -> str | None:
+    """The `eos_token` of the `tokenizer_config.json` next to `path`, if the tokenizer has that
+    token.
+    """
     from lmsmith.tokens import beside
 
     name = beside.token_in(beside.config_of(path.parent), "eos_token")
@@ -159,7 +164,7 @@ def _named_beside(path: Path, content: Any = None) -> str | None:
     if _foreign().has_token(content, name):
         return name
     log.warning(
-        "%s names %r as eos_token, which is no token of %s: it is not used",
+        "%s: ignoring the eos_token %r of the tokenizer config, because %s has no such token",
         path.parent,
         name,
         path.name,
@@ -170,28 +175,27 @@ def _named_beside(path: Path, content: Any = None) -> str | None:
 def _load_ours(content: Any, path: Path) -> Tokenizer:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise TokenizerError(
-            f"{path} is not a tokenizer of lmsmith's. `lmsmith tokenizer train` makes one."
+            f"{path} is not a tokenizer in a format that lmsmith knows. `lmsmith tokenizer train` "
+            f"creates one."
         )
     version = content.get("version")
     if version != VERSION:
         raise TokenizerError(
-            f"{path} has format version {version!r}; this lmsmith reads version {VERSION}. Update "
-            f"lmsmith."
+            f"{path} has format version {version!r}; this version of lmsmith reads version "
+            f"{VERSION}. Update lmsmith."
         )
     parts = content.get("tokenizer")
     if not isinstance(parts, dict) or fingerprint_of(parts) != content.get("sha256"):
         raise TokenizerError(
-            f"{path} is damaged: its content does not match its sha256. Take another copy, or "
-            f"learn it again."
+            f"{path} is damaged: its content does not match its sha256. Restore it from a copy, "
+            f"or train the tokenizer again."
         )
     return _kind(parts.get("kind"), path).from_dict(parts)
 
 
 def _kind(kind: str | None, path: Path) -> type[Tokenizer]:
     if kind == "bpe":
-        from lmsmith.tokens.bpe import (
-            BpeTokenizer,  # brings in the compiler, half a second that others need not wait
-        )
+        from lmsmith.tokens.bpe import BpeTokenizer  # imports Numba, which takes half a second
 
         return BpeTokenizer
     if kind == "library":
@@ -200,7 +204,8 @@ def _kind(kind: str | None, path: Path) -> type[Tokenizer]:
         return LibraryTokenizer
     if kind not in _KINDS:
         raise TokenizerError(
-            f"{path} is of kind {kind!r}; this lmsmith knows {', '.join(_KINDS)}, bpe and library."
+            f"{path} has a tokenizer of kind {kind!r}; this version of lmsmith knows "
+            f"{', '.join(_KINDS)}, bpe and library. Update lmsmith."
         )
     return _KINDS[kind]
 
@@ -222,10 +227,9 @@ def _read_json(path: Path) -> Any:
         return foreign_json.read(path)
     except FileNotFoundError as error:
         raise TokenizerError(
-            f"there is no tokenizer at {path}. Name gpt2, or a folder or file that holds one: "
-            f"`lmsmith tokenizer "
-            "train` makes one; where text is prepared or trained on, bpe:SIZE (as in bpe:4096) "
-            "learns one."
+            f"there is no tokenizer at {path}. Give gpt2, or a folder or file with a tokenizer "
+            "(`lmsmith tokenizer train` creates one); `lmsmith train` and `lmsmith data prepare` "
+            "can also learn one: --tokenizer bpe:SIZE, as in bpe:4096."
         ) from error
     except OSError as error:
         raise TokenizerError(f"cannot read {path}: {error.strerror}.") from error

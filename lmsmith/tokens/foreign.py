@@ -1,16 +1,16 @@
-"""Byte-pair vocabularies in other people's formats, read and written: Hugging Face and GPT-2.
+"""Reads and writes byte-pair vocabularies in the formats of Hugging Face and GPT-2.
 
 | format | files | holds |
 |---|---|---|
 | Hugging Face tokenizers | `tokenizer.json` | vocabulary, merges, pattern, special tokens |
 | GPT-2 | `vocab.json`, `merges.txt` | vocabulary, merges; the pattern is GPT-2's |
 
-What is written gives the same ids there as here; `tokenizer.json` is read by
-`transformers.AutoTokenizer` too. What is read gives the same ids here as in the library
-`tokenizers`: `exact.py` says what our engine does exactly, and the library runs the rest
-(`library.py`). `ranks.py` has the files of tiktoken.
+Saved files give the same ids in those programs as in lmsmith; `transformers.AutoTokenizer` also
+reads the `tokenizer.json`. Loaded files give the same ids as in the library `tokenizers`:
+`exact.py` decides whether lmsmith's engine is exact for a file, and otherwise the library runs it
+(`library.py`). `ranks.py` has tiktoken's format.
 
-`gpt2` by name is downloaded from OpenAI and checked.
+The name `gpt2` downloads GPT-2's files from OpenAI and checks their SHA-256.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from lmsmith.tokens.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
-MOST_IDS = 1 << 24  # a larger id is damage, not a vocabulary
+MAX_IDS = 1 << 24  # a file with a larger id is damaged
 
 # ---- Hugging Face --------------------------------------------------------------------------------
 
@@ -47,33 +47,33 @@ MOST_IDS = 1 << 24  # a larger id is damage, not a vocabulary
 def from_huggingface(
     content: Mapping[str, Any], where: Path, end_of_text: str | None = None
 ) -> Tokenizer:
-    """What a `tokenizer.json` says: by our engine where that is exact, else by the library
-    `tokenizers`.
+    """The tokenizer of a `tokenizer.json`: run by lmsmith's engine if that is exact, otherwise by
+    the library `tokenizers`.
 
-    `end_of_text`: the token between documents, by name. Raises TokenizerError, with the reason, for
-    what neither can run.
+    `content`: the parsed file. `where`: its path, for errors. `end_of_text`: the token between
+    documents. Raises TokenizerError, with the reason, if neither can run it.
     """
     try:
         with_end = _with_end(content, end_of_text)
-        why = why_not_ours(with_end)
-        if why is None:
-            return _ours(with_end, where, end_of_text)
+        reason = why_not_ours(with_end)
+        if reason is None:
+            return _exact(with_end, where, end_of_text)
     except (
         AttributeError,
         KeyError,
         TypeError,
         ValueError,
         OverflowError,
-    ) as error:  # its parts are not of the kinds they should be
+    ) as error:  # values of unexpected types
         raise TokenizerError(
-            f"{where} is damaged: it is not built as Hugging Face builds it ({error!r}). Take "
-            f"another copy."
+            f"{where} is damaged: it does not have the structure of a Hugging Face tokenizer.json "
+            f"({error!r}). Restore it from a copy."
         ) from error
-    return library.load(content, where, why, end_of_text)
+    return library.load(content, where, reason, end_of_text)
 
 
 def has_token(content: Mapping[str, Any], text: str) -> bool:
-    """Whether a `tokenizer.json` has a token of this text, whatever its kind."""
+    """Whether a `tokenizer.json` has the token `text`, in its vocabulary or as an added token."""
     vocabulary = (content.get("model") or {}).get("vocab") or {}
     if isinstance(vocabulary, list):  # Unigram: [text, score]
         vocabulary = {token[0] for token in vocabulary}
@@ -83,9 +83,7 @@ def has_token(content: Mapping[str, Any], text: str) -> bool:
 
 
 def _with_end(content: Mapping[str, Any], end_of_text: str | None) -> Mapping[str, Any]:
-    """The content with a special token of that name, where that is a token of the vocabulary
-    only.
-    """
+    """`content` with `end_of_text` as a special token, if it is only in the vocabulary so far."""
     added, vocabulary = content.get("added_tokens") or [], content["model"]["vocab"]
     if (
         end_of_text is None
@@ -99,7 +97,7 @@ def _with_end(content: Mapping[str, Any], end_of_text: str | None) -> Mapping[st
     return {**content, "added_tokens": [*added, vars(token) | _NO_FLAGS]}
 
 
-def _ours(content: Mapping[str, Any], where: Path, end_of_text: str | None) -> BpeTokenizer:
+def _exact(content: Mapping[str, Any], where: Path, end_of_text: str | None) -> BpeTokenizer:
     model, pattern = content["model"], pattern_in(content)
     assert pattern is not None
     added = [
@@ -122,9 +120,9 @@ def _ours(content: Mapping[str, Any], where: Path, end_of_text: str | None) -> B
 
 
 def to_huggingface(tokenizer: BpeTokenizer) -> dict[str, Any]:
-    """The content of a `tokenizer.json` that gives the same ids.
+    """The content of a `tokenizer.json` that gives the same ids in `tokenizers`.
 
-    Raises TokenizerError for an expression that can mean something else there.
+    Raises TokenizerError for a regular expression that can match differently in `tokenizers`.
     """
     check_portable(tokenizer.pattern, "a tokenizer.json")
     byte_level = {
@@ -163,7 +161,7 @@ def _content(
     pre_tokenizer: Mapping[str, Any],
     ignore_merges: bool = False,
 ) -> dict[str, Any]:
-    """A `tokenizer.json` of byte-level BPE."""
+    """The content of a `tokenizer.json` for byte-level BPE."""
     return {
         "version": "1.0",
         "truncation": None,
@@ -194,8 +192,8 @@ def _content(
 
 
 def save_huggingface(tokenizer: BpeTokenizer, folder: Path) -> None:
-    """Writes `tokenizer.json`, and the `tokenizer_config.json` by which transformers knows what
-    to do with it.
+    """Writes `tokenizer.json`, and the `tokenizer_config.json` that transformers needs to load
+    it.
     """
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -217,10 +215,10 @@ def save_huggingface(tokenizer: BpeTokenizer, folder: Path) -> None:
 
 
 def load_gpt2_files(folder: Path, end_of_text: str | None = None) -> Tokenizer:
-    """`vocab.json` and `merges.txt`, with `added_tokens.json` and `tokenizer_config.json` where
-    they are there.
+    """Loads `vocab.json` and `merges.txt`, and `added_tokens.json` and `tokenizer_config.json` if
+    they exist.
 
-    What is in the vocabulary and no merge makes is a special token.
+    Tokens of several characters that no merge produces are special tokens.
     """
     vocabulary = _checked(_read_json(folder / "vocab.json"), str(folder / "vocab.json"))
     path = folder / "merges.txt"
@@ -231,23 +229,24 @@ def load_gpt2_files(folder: Path, end_of_text: str | None = None) -> Tokenizer:
         merge = tuple(line.split(" "))
         if len(merge) != 2 or not all(part in vocabulary for part in (*merge, "".join(merge))):
             raise TokenizerError(
-                f"{path}, line {number}: {line!r} is not a merge of two tokens into a third, all "
-                f"in vocab.json."
+                f"{path}, line {number}: {line!r} is not a merge. Expected two tokens separated by "
+                f"a space; they and their concatenation must be in vocab.json. Download both files "
+                f"again."
             )
         merges.append(merge)
-    made = {left + right for left, right in merges}
+    results = {left + right for left, right in merges}
     added = beside.added_tokens(folder)
     names = {token["content"] for token in added}
     specials = [
-        text for text in vocabulary if len(text) > 1 and text not in made and text not in names
+        text for text in vocabulary if len(text) > 1 and text not in results and text not in names
     ]
     if unmade := next(
         (text for text in specials if "Ġ" in text), None
-    ):  # written for a space: not a special token
+    ):  # Ġ is a space in byte-level BPE, so this is not a special token
         raise TokenizerError(
-            f"{folder / 'vocab.json'} does not fit {path}: no merge makes {unmade!r}. Is one of "
-            f"them cut short, or of"
-            " another tokenizer? Take both anew from one place."
+            f"{folder / 'vocab.json'} does not fit {path}: no merge produces the token {unmade!r}. "
+            f"One file is truncated or belongs to another tokenizer. Download both again from one "
+            "source."
         )
     every = [vars(AddedToken(text, vocabulary[text])) | _NO_FLAGS for text in specials] + added
     gpt2 = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
@@ -255,7 +254,7 @@ def load_gpt2_files(folder: Path, end_of_text: str | None = None) -> Tokenizer:
     if why_not_ours(content) is None or (
         content["pre_tokenizer"] is gpt2 and not any(map(_has_flags, added))
     ):
-        return _ours(content, path, end_of_text)  # which says what is wrong with it
+        return _exact(content, path, end_of_text)  # raises the error if the files are damaged
     return from_huggingface(content, folder / "vocab.json", end_of_text)
 
 
@@ -264,14 +263,15 @@ def _has_flags(token: Mapping[str, Any]) -> bool:
 
 
 def save_gpt2_files(tokenizer: BpeTokenizer, folder: Path) -> None:
-    """Writes `vocab.json` and `merges.txt`. Raises TokenizerError for another pattern: the files
-    cannot say it.
+    """Writes `vocab.json` and `merges.txt`, and `added_tokens.json` if there are added tokens that
+    are not special.
+
+    Raises TokenizerError for a pattern other than GPT-2's: the format cannot represent it.
     """
     if tokenizer.pattern != PATTERNS["gpt2"]:
         raise TokenizerError(
-            f"vocab.json and merges.txt mean GPT-2's pattern, and this tokenizer cuts by "
-            f"{tokenizer.pattern.name}:"
-            " save it in the format of Hugging Face."
+            f"cannot save as vocab.json and merges.txt: the format has GPT-2's pattern, and this "
+            f"tokenizer has the pattern {tokenizer.pattern.name}. Save it in Hugging Face's format."
         )
     _make_folder(folder)
     vocabulary = {
@@ -290,7 +290,7 @@ def save_gpt2_files(tokenizer: BpeTokenizer, folder: Path) -> None:
     atomic.write(folder / "merges.txt", "#version: 0.2\n" + "".join(merges))
 
 
-# GPT-2's own files at OpenAI, under our names, with SHA-256.
+# GPT-2's files: our file name -> (OpenAI's address, SHA-256).
 _GPT2_FILES = {
     "vocab.json": (
         "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/encoder.json",
@@ -304,8 +304,8 @@ _GPT2_FILES = {
 
 
 def load_gpt2(end_of_text: str | None = None) -> Tokenizer:
-    """GPT-2's tokenizer, downloaded once. Raises TokenizerError where that fails, with what to
-    do without a network.
+    """GPT-2's tokenizer, downloaded once and then cached. Raises TokenizerError if the download
+    fails.
     """
     folder = _cache_folder() / "gpt2"
     for name, (address, sha256) in _GPT2_FILES.items():
@@ -318,14 +318,14 @@ def load_gpt2(end_of_text: str | None = None) -> Tokenizer:
                 data = answer.read()
         except OSError as error:
             raise TokenizerError(
-                f"cannot download {address} ({error}). Without a network: get GPT-2's vocab.json "
-                f"and merges.txt some"
-                f" other way and give the folder that holds them instead of gpt2, or put them "
-                f"into {folder}."
+                f"cannot download {address} ({error}). Without a network: copy GPT-2's vocab.json "
+                f"and merges.txt to this machine and give their folder instead of gpt2, or put "
+                f"them into {folder}."
             ) from error
         if hashlib.sha256(data).hexdigest() != sha256:
             raise TokenizerError(
-                f"what {address} gives is not GPT-2's {name}: its SHA-256 is another. Try again."
+                f"the file downloaded from {address} is not GPT-2's {name}: its SHA-256 differs "
+                f"from {sha256}. Try again."
             )
         _make_folder(folder)
         atomic.write(path, data)
@@ -333,7 +333,7 @@ def load_gpt2(end_of_text: str | None = None) -> Tokenizer:
 
 
 def _cache_folder() -> Path:
-    """Where downloads are kept: LMSMITH_CACHE, or where the system keeps such things."""
+    """The folder for downloads: LMSMITH_CACHE if set, otherwise the system's cache folder."""
     if chosen := os.environ.get("LMSMITH_CACHE"):
         return Path(chosen)
     if sys.platform == "darwin":
@@ -368,18 +368,22 @@ def _from_printable(
             token = from_printable(text)
         except KeyError as error:
             raise TokenizerError(
-                f"{where}: {text!r} is not a token of byte-level BPE, {error} stands for no byte."
+                f"{where}: {text!r} is not a token of byte-level BPE: the character {error} does "
+                f"not represent a byte. Restore the file from a copy."
             ) from error
         if tokens[i] is not None:
-            raise TokenizerError(f"{where}: id {i} of {text!r} is taken.")
+            raise TokenizerError(
+                f"{where}: id {i} of {text!r} already belongs to another token. Restore the file "
+                f"from a copy."
+            )
         tokens[i] = token
     pairs = []
     for rank, merge in enumerate(merges, start=1):
         if len(merge) != 2 or not all(part in vocabulary for part in (*merge, "".join(merge))):
             raise TokenizerError(
-                f"{where}: the vocabulary does not fit its merges, merge {rank} is "
-                f"{' '.join(merge)!r} and not all of"
-                " it is in the vocabulary."
+                f"{where}: the vocabulary does not fit its merges. Merge {rank} is "
+                f"{' '.join(merge)!r}; its two tokens and their concatenation must be in the "
+                "vocabulary. Restore the file from a copy."
             )
         pairs.append((vocabulary[merge[0]], vocabulary[merge[1]]))
     special = {token.content: token.id for token in added if token.special}
@@ -388,16 +392,16 @@ def _from_printable(
 
 
 def _checked(vocabulary: Any, where: str) -> Mapping[str, int]:
-    """`vocabulary`, if it maps texts to ids."""
+    """Returns `vocabulary`. Raises TokenizerError if it does not map strings to valid ids."""
     if not isinstance(vocabulary, dict):
         raise TokenizerError(
-            f"{where} is damaged: it does not map tokens to ids. Take another copy."
+            f"{where} is damaged: it does not map tokens to ids. Restore it from a copy."
         )
     for text, i in vocabulary.items():
-        if not isinstance(i, int) or not 0 <= i < MOST_IDS:
+        if not isinstance(i, int) or not 0 <= i < MAX_IDS:
             raise TokenizerError(
-                f"{where}: {text!r} has {i!r} for an id, wanted a number from 0 to "
-                f"{MOST_IDS - 1:,}."
+                f"{where}: the token {text!r} has the id {i!r}; expected a number from 0 to "
+                f"{MAX_IDS - 1:,}. Restore the file from a copy."
             )
     return vocabulary
 
@@ -406,7 +410,9 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise TokenizerError(f"there is no file {path}.") from error
+        raise TokenizerError(
+            f"there is no file {path}. GPT-2's format needs vocab.json and merges.txt."
+        ) from error
     except OSError as error:
         raise TokenizerError(f"cannot read {path}: {error.strerror}.") from error
 
@@ -422,4 +428,4 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise TokenizerError(f"cannot make the folder {folder}: {error.strerror}.") from error
+        raise TokenizerError(f"cannot create the folder {folder}: {error.strerror}.") from error

@@ -1,7 +1,7 @@
-"""From text files to a tokenizer on disk: what `lmsmith tokenizer train` does.
+"""Learns a BPE tokenizer from text files and saves it: `lmsmith tokenizer train`.
 
-Files are read as `lmsmith train` reads them (`text/documents.py`). Only a large plain file is not
-read whole: it is learnt from in blocks, so that memory does not grow with it.
+Files are read as in `lmsmith train` (`text/documents.py`), except that large plain-text files are
+read in blocks, so memory does not grow with their size.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from lmsmith.tokens.files import FILE_NAME, save_tokenizer
 from lmsmith.tokens.piece_counts import Text
 from lmsmith.tokens.tokenizer import END_OF_TEXT, end_of_text_id
 
-LARGE = 1 << 25  # bytes of a file that is not read whole
-BLOCK = 1 << 22  # characters read at once
+LARGE = 1 << 25  # bytes: files from this size on are read in blocks
+BLOCK = 1 << 22  # characters per block
 
 
 def train_tokenizer(
@@ -41,26 +41,24 @@ def train_tokenizer(
     progress: Progress | None = None,
     end_of_text: str | None = None,
 ) -> tuple[BpeTokenizer, list[str]]:
-    """Learns from files, folders and globs, and writes the folder `out`; the tokenizer, and what to
-    tell of the text.
+    """Learns a tokenizer from files, folders and globs, and saves it in the folder `out`. None for
+    `out`: do not save it. Returns the tokenizer and notes about the text to show to the user.
 
-    None for `out`: nothing is written.
+    `pattern`: a name or a regular expression (see `chosen_pattern`). `end_of_text`: which of
+    `special_tokens` is the token between documents; None: the first of `ENDS_OF_TEXT` among them.
 
-    `pattern`: a name or an expression (see `chosen_pattern`). `end_of_text`: which of
-    `special_tokens` stands between documents; None: the first of `ENDS_OF_TEXT` among them.
-
-    Raises TokenizerError for a pattern that there is not, for a vocabulary that cannot be, and for
-    an `out` that holds a tokenizer already or that cannot be written, all before any text is read;
-    DataError and ConfigError as `Documents` does.
+    Raises TokenizerError for an unknown pattern, an invalid vocabulary size, and an `out` that
+    already contains a tokenizer or cannot be written, all before any text is read; DataError and
+    ConfigError as `Documents` does.
     """
     check_vocabulary(vocab_size, special_tokens)
     chosen = chosen_pattern(pattern)
     end_of_text_id(
         {name: i for i, name in enumerate(special_tokens)}, end_of_text
-    )  # raises for one that is not there
+    )  # raises if end_of_text is not among them
     if out is not None:
         check_out(out)
-    # Special tokens cut the text below, where they stand; line breaks around them are learnt from.
+    # learn_bpe cuts the text at special tokens itself, and keeps the line breaks around them.
     documents = Documents(
         sources, text_field=text_field, encoding=encoding, errors=errors, document_separator="none"
     )
@@ -83,23 +81,23 @@ def train_tokenizer(
 
 
 def check_out(out: Path) -> None:
-    """Raises TokenizerError where a tokenizer cannot be written, or is there already."""
+    """Raises TokenizerError if `out` already contains a tokenizer or cannot be written."""
     if (out / FILE_NAME).exists():
         raise TokenizerError(
-            f"{out} holds a tokenizer already and is not overwritten: remove it or choose another "
-            f"--out."
+            f"{out} already contains a tokenizer, which is not overwritten. Remove it or choose "
+            f"another --out."
         )
-    there = next(folder for folder in (out, *out.parents) if folder.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        why = "may not be written" if there.is_dir() else "is no folder"
+    nearest = next(folder for folder in (out, *out.parents) if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        why = "is not writable" if nearest.is_dir() else "is not a folder"
         raise TokenizerError(
-            f"the tokenizer cannot be put into {out}: {there} {why}. Choose another --out."
+            f"cannot save the tokenizer in {out}: {nearest} {why}. Choose another --out."
         )
 
 
 def texts_of(documents: Documents, notes: list[str]) -> Iterator[Text]:
-    """The documents' texts, large plain files in blocks. At the end `notes` has what there is to
-    tell.
+    """The documents' texts; large plain-text files are iterables of blocks. When exhausted, the
+    reader's notes have been appended to `notes`.
     """
     large = [path for path in documents.files if _is_large_and_plain(path, documents.encoding)]
     for path in large:
@@ -124,12 +122,12 @@ def _is_large_and_plain(path: Path, encoding: str) -> bool:
 
 
 def _blocks(path: Path, documents: Documents) -> Iterator[bytes]:
-    """The file as UTF-8 without byte-order mark, every line end an LF: as `Documents` has it."""
+    """The file as UTF-8 without byte-order mark and with LF line ends, as `Documents` reads it."""
     try:
         with open(path, encoding="utf-8-sig", errors=documents.errors, newline=None) as file:
             while block := file.read(BLOCK):
                 yield block.encode("utf-8")
     except UnicodeDecodeError:
         for _ in Documents([str(path)], encoding=documents.encoding, errors=documents.errors):
-            pass  # it says where and what to do, better than the decoder does
+            pass  # raises a DataError that names the position and what to do
         raise

@@ -1,17 +1,15 @@
-"""Tokenizers that the library `tokenizers` runs: every `tokenizer.json` that our engine does not do
-exactly.
+"""Runs a `tokenizer.json` with the library `tokenizers`, if lmsmith's engine is not exact for it.
 
-    tokenizer = load_tokenizer("folder")    # files.py; foreign.py decides whose engine it is
+    tokenizer = load_tokenizer("folder")    # files.py; foreign.py chooses the engine
     tokenizer.encode("Hello")               # the ids of Tokenizer.encode(text,
                                             # add_special_tokens=False)
 
-The content of `tokenizer.json` is kept as it is: it is saved with a run, and written again when a
-model is exported. Truncation and padding, which a file can ask for, are off. Normalizers and
-pre-tokenizers can lose parts of a text (case, white space, unknown characters). `unknown_bytes`
-counts the words that decoding does not give back.
+The content of `tokenizer.json` is kept unchanged: it is saved with a run, and written again when a
+model is exported. Truncation and padding in the file are turned off. Normalizers and pre-tokenizers
+can lose parts of a text (case, white space, unknown characters); `unknown_bytes` counts the bytes
+of words that decoding does not restore.
 
-The library needs some 150 bytes of memory for each character of a text, since it has the whole text
-before it at once.
+The library tokenizes a text in one pass and needs about 150 bytes of memory per character.
 """
 
 from __future__ import annotations
@@ -39,7 +37,7 @@ from lmsmith.tokens.tokenizer import Ids, SomeIds, Tokenizer, end_of_text_id, id
 
 log = logging.getLogger(__name__)
 
-MOST_IDS = 1 << 24  # a larger id is damage, not a vocabulary
+MAX_IDS = 1 << 24  # a file with a larger id is damaged
 INSTALL = "pip install 'lmsmith[hf]'"
 _BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
 _WORDS = re.compile(r"\s+|\S+")
@@ -50,11 +48,11 @@ Names = Collection[str] | Literal["all"]
 class LibraryTokenizer(Tokenizer):
     """A `tokenizer.json`, run by the library `tokenizers`.
 
-    `content`: what the file holds. `end_of_text`: the token between documents, by name; None: the
-    first of `ENDS_OF_TEXT` that there is. A token that is named so is a special one from then on.
+    `content`: the parsed file. `end_of_text`: the token between documents, which becomes a special
+    token; None: the first of `ENDS_OF_TEXT` that is a special token.
 
-    Raises TokenizerError where the library is missing or refuses the content, and for what would
-    make ids that are not a function of the text (dropout) or not those of the file.
+    Raises TokenizerError if the library is missing or rejects the content, if the merges have
+    dropout (ids would be random), or if the library gives tokens other ids than the file.
     """
 
     kind = "library"
@@ -66,18 +64,16 @@ class LibraryTokenizer(Tokenizer):
         model = self.content.get("model") or {}
         if model.get("dropout"):
             raise TokenizerError(
-                f"its merges have dropout {model['dropout']}: the ids of a text would differ from "
-                f"call to call. Set"
-                " model.dropout in the tokenizer.json to null."
+                f"its merges have dropout {model['dropout']}, so the ids of a text would differ "
+                f"from call to call. Set model.dropout to null in the tokenizer.json."
             )
         self._engine = _engine(self.content, end_of_text)
         self._check_ids()
         vocabulary: dict[str, int] = self._engine.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocabulary.values(), default=-1) + 1
-        if not 0 < self.vocab_size <= MOST_IDS:
+        if not 0 < self.vocab_size <= MAX_IDS:
             raise TokenizerError(
-                f"its ids go up to {self.vocab_size - 1}, wanted from 0 to at most "
-                f"{MOST_IDS - 1:,}."
+                f"its largest id is {self.vocab_size - 1}; expected 0 to {MAX_IDS - 1:,}."
             )
         self._holes: npt.NDArray[np.int64] = np.setdiff1d(
             np.arange(self.vocab_size), np.fromiter(vocabulary.values(), np.int64, len(vocabulary))
@@ -89,10 +85,10 @@ class LibraryTokenizer(Tokenizer):
         self.end_of_text = end_of_text_id(self.special_tokens, end_of_text)
         decoder = self.content.get("decoder") or {}
         self.decodes_bytes = decoder.get("type") == "ByteLevel"
-        self.streams = self.decodes_bytes or _grows(self.content.get("decoder"))
+        self.streams = self.decodes_bytes or _can_stream(self.content.get("decoder"))
         if "ByteFallback" in str(
             decoder
-        ):  # a run of bytes is decoded as a whole, or each byte is U+FFFD
+        ):  # it decodes a complete run of bytes, or turns each byte into U+FFFD
             self.open_ids = frozenset(i for text, i in vocabulary.items() if _BYTE.fullmatch(text))
         self._dtype = ids_dtype(self.vocab_size)
 
@@ -101,18 +97,16 @@ class LibraryTokenizer(Tokenizer):
         return self._holes
 
     def _check_ids(self) -> None:
-        """The library numbers added tokens itself; what the model was trained with are the ids
-        of the file.
+        """Raises TokenizerError if an added token has another id in the library than in the file,
+        whose ids the model was trained with.
         """
         for token in self.content.get("added_tokens") or ():
-            found = self._engine.token_to_id(token["content"])
-            if token["content"] and found != token["id"]:
+            number = self._engine.token_to_id(token["content"])
+            if token["content"] and number != token["id"]:
                 raise TokenizerError(
-                    f"its added token {token['content']!r} has id {token['id']} in the file, but "
-                    f"{found} in the library"
-                    " tokenizers, which numbers added tokens from the end of the vocabulary on. "
-                    "Add what is missing"
-                    " between to the vocabulary."
+                    f"its added token {token['content']!r} has the id {token['id']} in the file, "
+                    f"but {number} in the library tokenizers, which numbers added tokens from the "
+                    "end of the vocabulary on. Add tokens for the missing ids to the vocabulary."
                 )
 
     # ---- encoding --------------------------------------------------------------------------------
@@ -127,13 +121,14 @@ class LibraryTokenizer(Tokenizer):
     ) -> Ids:
         """The ids of `text`; bytes that are not UTF-8, and lone surrogates, are read as U+FFFD.
 
-        Special tokens in `allowed_special` get their ids; one in `disallowed_special` ("all": all
-        that are not allowed) raises TokenizerError; others are text. A text that has special tokens
-        of both sorts raises TokenizerError: the library takes all of them or none.
+        Special tokens in `allowed_special` get their ids, those in `disallowed_special` ("all": all
+        that are not allowed) raise TokenizerError, and others are plain text. A text with both
+        allowed and plain-text special tokens raises TokenizerError, because the library recognizes
+        all special tokens or none. `threads` is ignored.
         """
         string = _string(text)
         engine = self._engine_for(string, allowed_special, disallowed_special)
-        with _explained(f"encode a text of {len(string):,} characters"):
+        with _library_errors(f"encode a text of {len(string):,} characters with this tokenizer"):
             (encoding,) = engine.encode_batch_fast([string], add_special_tokens=False)
         return np.array(encoding.ids, dtype=self._dtype)
 
@@ -145,7 +140,7 @@ class LibraryTokenizer(Tokenizer):
         disallowed_special: Names = (),
         threads: int | None = None,
     ) -> list[Ids]:
-        """`encode` of each text, on as many threads as there are processors, or as said."""
+        """`encode` for each text, on `threads` threads (None: one per core)."""
         encode = functools.partial(
             self.encode, allowed_special=allowed_special, disallowed_special=disallowed_special
         )
@@ -161,44 +156,42 @@ class LibraryTokenizer(Tokenizer):
         allowed_special: Names = (),
         disallowed_special: Names = (),
     ) -> Iterator[Ids]:
-        """`encode` of a text that comes in parts. It waits for the whole: where it could be cut
-        is not known.
+        """`encode` for a text that arrives in parts. Reads all parts first, because it is unknown
+        where the text can be cut.
         """
-        whole = b"".join(
+        data = b"".join(
             part if isinstance(part, bytes) else part.encode("utf-8", "surrogatepass")
             for part in stream
         )
-        text = whole.decode("utf-8", "replace")
+        text = data.decode("utf-8", "replace")
         yield self.encode(
             text, allowed_special=allowed_special, disallowed_special=disallowed_special
         )
 
     def _engine_for(self, text: str, allowed_special: Names, disallowed_special: Names) -> Any:
-        """The library's tokenizer that takes special tokens in this text as they are asked for."""
+        """The library's tokenizer with special tokens on or off, as needed for this text."""
         every = frozenset(self.special_tokens)
         allowed = every if allowed_special == "all" else every & frozenset(allowed_special)
         disallowed = (
             every if disallowed_special == "all" else every & frozenset(disallowed_special)
         ) - allowed
         if disallowed or (allowed and allowed != every):
-            there = frozenset(
+            present = frozenset(
                 match.group().decode() for match in Specials(every).find(to_utf8(text))
             )
-            if wrong := sorted(there & disallowed):
+            if wrong := sorted(present & disallowed):
                 raise TokenizerError(
-                    f"the text has the special token {wrong[0]!r} at character "
-                    f"{text.index(wrong[0])}, where only text"
-                    " was expected. Allow it (allowed_special), or take it as text (leave it out of"
-                    " disallowed_special)."
+                    f"the text contains the special token {wrong[0]!r} at character "
+                    f"{text.index(wrong[0])}, where it is not allowed. Add it to allowed_special, "
+                    "or remove it from disallowed_special to encode it as text."
                 )
-            if there & allowed and there - allowed:
+            if present & allowed and present - allowed:
                 raise TokenizerError(
-                    f"the text has the special tokens {sorted(there & allowed)[0]!r}, which is "
-                    f"allowed, and"
-                    f" {sorted(there - allowed)[0]!r}, which is not: the library tokenizers takes "
-                    f"all of them or none."
+                    f"the text contains the special tokens {sorted(present & allowed)[0]!r}, which "
+                    f"is allowed, and {sorted(present - allowed)[0]!r}, which is not. The library "
+                    f"tokenizers recognizes all special tokens or none: allow all of them, or none."
                 )
-            allowed = there & allowed
+            allowed = present & allowed
         return self._engine_with_specials if allowed else self._engine
 
     @functools.cached_property
@@ -210,9 +203,9 @@ class LibraryTokenizer(Tokenizer):
     # ---- decoding --------------------------------------------------------------------------------
 
     def decode_bytes(self, ids: SomeIds) -> bytes:
-        """As `Tokenizer.decode_bytes`. Where the decoder is not ByteLevel, the bytes of `decode`,
-        which can depend on what stands before and behind: those of parts do not join to those of
-        the whole then. Ids without a token stand for nothing.
+        """As `Tokenizer.decode_bytes`. If the decoder is not ByteLevel, these are the bytes of
+        `decode`: the text of an id can depend on its neighbours, so the bytes of parts do not
+        join to the bytes of all ids. Ids without a token decode to nothing.
         """
         if self.decodes_bytes:
             return b"".join(map(self._bytes_of_ids.__getitem__, self._in_range(ids).tolist()))
@@ -222,14 +215,14 @@ class LibraryTokenizer(Tokenizer):
         if self.decodes_bytes:
             return super().decode(ids)
         array = self._in_range(ids)
-        with _explained(f"decode {len(array):,} ids"):
+        with _library_errors(f"decode {len(array):,} ids with this tokenizer"):
             text: str = self._engine.decode(array.tolist(), skip_special_tokens=False)
         return text
 
     @functools.cached_property
     def _bytes_of_ids(self) -> tuple[bytes, ...]:
-        """Of each id, what the decoder ByteLevel makes of it: a token that is not written for
-        bytes is its own text.
+        """The bytes of each id, as the ByteLevel decoder returns them: a token that is not in
+        ByteLevel's encoding of bytes decodes to its own text.
         """
         parts = [b""] * self.vocab_size
         for text, i in self._engine.get_vocab(with_added_tokens=True).items():
@@ -242,33 +235,33 @@ class LibraryTokenizer(Tokenizer):
             token,
         ) in (
             self._engine.get_added_tokens_decoder().items()
-        ):  # these win where an id has two tokens
+        ):  # if an id has two tokens, the added one decides
             try:
                 parts[i] = from_printable(token.content)
             except KeyError:
                 parts[i] = token.content.encode()
         return tuple(parts)
 
-    # ---- what is lost ----------------------------------------------------------------------------
+    # ---- lost text -------------------------------------------------------------------------------
 
     def count_unknown(self, text: str) -> int:
-        """How many words and stretches of white space decoding does not give back."""
+        """The number of words and runs of white space that decoding does not restore."""
         return self._lost(text)[0]
 
     def unknown_bytes(self, text: str) -> int:
-        """How many bytes these have."""
+        """The number of bytes of those words and runs."""
         return self._lost(text)[1]
 
     def _lost(self, text: str) -> tuple[int, int]:
         if self._last_lost is None or self._last_lost[0] != text:
-            self._last_lost = text, self._compare(text)
+            self._last_lost = text, self._count_lost(text)
         return self._last_lost[1]
 
     _last_lost: tuple[str, tuple[int, int]] | None = (
-        None  # both numbers are asked for, one after the other
+        None  # cached, because callers ask for both numbers, one after the other
     )
 
-    def _compare(self, text: str) -> tuple[int, int]:
+    def _count_lost(self, text: str) -> tuple[int, int]:
         again = self.decode(self.encode(text))
         if again == text:
             return 0, 0
@@ -284,7 +277,7 @@ class LibraryTokenizer(Tokenizer):
         return type(self), (self.content, self._end_name)
 
     def changed(self, *, end_of_text: str | None) -> Self:
-        """This tokenizer with another token between documents."""
+        """A copy of this tokenizer with another token between documents."""
         return type(self)(self.content, end_of_text or self._end_name)
 
     def to_dict(self) -> dict[str, Any]:
@@ -298,34 +291,34 @@ class LibraryTokenizer(Tokenizer):
 def load(
     content: Mapping[str, Any], where: Path, why: str, end_of_text: str | None = None
 ) -> LibraryTokenizer:
-    """The tokenizer of the file `where`, which our engine does not do because of `why`. Says so,
-    once a process.
+    """The tokenizer of the file `where`, for which lmsmith's engine is not exact because it has
+    `why`. Logs one warning per file and process.
     """
     try:
         tokenizer = LibraryTokenizer(content, end_of_text)
     except TokenizerError as error:
         raise TokenizerError(
-            f"cannot use {where}: {error} (lmsmith's own engine does not run it: it has {why}.)"
+            f"cannot use {where}: {error} (lmsmith's own engine cannot run it: it has {why}.)"
         ) from error
-    _say_once(f"{where} has {why}: the library tokenizers runs it, slower than lmsmith's engine")
+    _warn_once(f"{where} has {why}: the library tokenizers runs it, slower than lmsmith's engine")
     return tokenizer
 
 
 @functools.cache
-def _say_once(line: str) -> None:
+def _warn_once(line: str) -> None:
     log.warning("%s", line)
 
 
 def _engine(content: Mapping[str, Any], end_of_text: str | None) -> Any:
-    """The library's tokenizer of `content`, which takes special tokens as text."""
-    # Texts are short or many processes work: its own threads would only get into the way of forks.
+    """The library's tokenizer of `content`, set to encode special tokens as text."""
+    # The library's own threads do not help with short texts, and make forking unsafe.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         from tokenizers import AddedToken
         from tokenizers import Tokenizer as Engine
     except ImportError as error:
-        raise TokenizerError(f"it needs the library tokenizers: {INSTALL}.") from error
-    with _explained("load it or work"):
+        raise TokenizerError(f"it needs the library tokenizers: run {INSTALL}.") from error
+    with _library_errors("load this tokenizer"):
         engine = Engine.from_str(to_json(content))
     engine.no_truncation()
     engine.no_padding()
@@ -341,37 +334,34 @@ def _engine(content: Mapping[str, Any], end_of_text: str | None) -> Any:
 
 
 @contextlib.contextmanager
-def _explained(doing: str) -> Iterator[None]:
-    """The library's errors, of which it has no class of its own, and its panics, which are no
-    Exception.
+def _library_errors(doing: str) -> Iterator[None]:
+    """Converts errors of the library to TokenizerError: it has no error class of its own, and its
+    panics do not derive from Exception.
     """
     try:
         yield
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise TokenizerError(
-            f"the library tokenizers cannot {doing} with this tokenizer: {error}."
-        ) from error
+        raise TokenizerError(f"the library tokenizers cannot {doing}: {error}.") from error
 
 
 def _string(text: str | bytes) -> str:
     return (text if isinstance(text, bytes) else to_utf8(text)).decode("utf-8", "replace")
 
 
-# Decoders whose text of some ids begins with their text of the first of these: a stream of ids
-# becomes one of text.
-_GROWING = {"WordPiece", "Metaspace", "BPEDecoder", "ByteFallback", "Fuse", "ByteLevel"}
+# Decoders that can stream: the text of some ids begins with the text of the first of them.
+_STREAMING = {"WordPiece", "Metaspace", "BPEDecoder", "ByteFallback", "Fuse", "ByteLevel"}
 
 
-def _grows(decoder: Mapping[str, Any] | None) -> bool:
-    if decoder is None:  # tokens with blanks between
+def _can_stream(decoder: Mapping[str, Any] | None) -> bool:
+    if decoder is None:  # joins tokens with spaces
         return True
     kind = decoder.get("type")
     if kind == "Sequence":
-        return all(map(_grows, decoder["decoders"]))
+        return all(map(_can_stream, decoder["decoders"]))
     if kind == "Strip":
         return not decoder.get("stop")
     if kind == "Replace":
         return len(decoder["pattern"].get("String", "")) == 1
-    return kind in _GROWING
+    return kind in _STREAMING

@@ -1,11 +1,11 @@
-"""Writes `unicode_classes.py`: which characters tiktoken's regular expressions take for letters,
-numbers, marks, space.
+"""Writes `unicode_classes.py`: the characters that are letters, numbers, marks and white space in
+tiktoken's regular expressions.
 
     python -m lmsmith.tokens.make_unicode_classes
 
-The classes are asked of tiktoken itself, with one-class patterns on every code point, so that
-`split.py` follows the Unicode version of its engine, whatever that is, and not that of Python or of
-the `regex` module (both differ). Run it when tiktoken moves on; the test of the table says when.
+Queries tiktoken itself, with one-class patterns on every code point, so that `split.py` follows the
+Unicode version of tiktoken's engine, which differs from those of Python and of the `regex` module.
+Run it again when tiktoken's Unicode version changes; the test of the table fails then.
 """
 
 import base64
@@ -37,7 +37,7 @@ CLASSES = {
 
 
 def ask_tiktoken() -> npt.NDArray[np.uint8]:
-    """The class of every code point; 0 where it is in none of `CLASSES`."""
+    """The class of every code point in tiktoken; 0 if it is in none of `CLASSES`."""
     import tiktoken
 
     every = "".join(chr(c) for c in range(N_CODE_POINTS) if not 0xD800 <= c < 0xE000)
@@ -49,7 +49,7 @@ def ask_tiktoken() -> npt.NDArray[np.uint8]:
             mergeable_ranks={bytes([b]): b for b in range(256)},
             special_tokens={},
         )
-        matched = engine.decode(engine.encode_ordinary(every))  # what no piece matches is left out
+        matched = engine.decode(engine.encode_ordinary(every))  # drops what does not match
         members = np.frombuffer(matched.encode("utf-32-le"), dtype="<u4")
         assert not table[members].any(), "classes overlap"
         table[members] = number
@@ -57,7 +57,7 @@ def ask_tiktoken() -> npt.NDArray[np.uint8]:
 
 
 def runs_of(table: npt.NDArray[np.uint8]) -> bytes:
-    """The table as runs of equal classes: three bytes of length and one of class each."""
+    """The table run-length encoded: three bytes of length and one byte of class per run."""
     starts = np.concatenate([[0], np.flatnonzero(np.diff(table)) + 1])
     lengths = np.diff(np.append(starts, len(table)))
     return (lengths.astype("<u4") | table[starts].astype("<u4") << 24).tobytes()

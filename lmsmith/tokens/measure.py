@@ -1,9 +1,8 @@
-"""What a tokenizer does with a text: how many bytes a token covers, what it cannot represent, how
-fast it is.
+"""Measures tokenizers on text: bytes per token, unknown units, speed.
 
-`inspect_tokenizer` looks at one tokenizer on several texts (one a language, say),
-`compare_tokenizers` at several on one, and `course_tokenizers` makes the ladder that courses climb:
-bytes, characters, words, byte-pair encodings.
+`inspect_tokenizer` measures one tokenizer on several texts (such as one per language),
+`compare_tokenizers` several tokenizers on one text. `course_tokenizers` learns the tokenizers that
+courses usually compare: bytes, characters, words and byte-pair encodings of several sizes.
 """
 
 from __future__ import annotations
@@ -21,21 +20,21 @@ BPE_SIZES = (512, 2048, 8192)
 
 @dataclass(frozen=True)
 class Measure:
-    """One tokenizer on one text."""
+    """Measurements of one tokenizer on one text."""
 
     name: str  # of the text, or of the tokenizer
     kind: str
     vocab_size: int
     n_bytes: int
     n_tokens: int
-    n_used: int  # different ids that occur
+    n_used: int  # number of distinct ids that occur
     n_unknown: int
     n_unknown_bytes: int
     seconds: float
 
     @property
     def bytes_per_token(self) -> float:
-        """Of what the tokens carry; 0 for a text without tokens."""
+        """Bytes per token, without unknown bytes; 0 for a text without tokens."""
         return (self.n_bytes - self.n_unknown_bytes) / self.n_tokens if self.n_tokens else 0.0
 
     @property
@@ -49,17 +48,17 @@ class Measure:
 
 @dataclass(frozen=True)
 class Inspection:
-    """One tokenizer: what is in it, and what it does with some texts."""
+    """One tokenizer: its longest tokens, and measurements on some texts."""
 
     tokenizer: Tokenizer
-    longest: tuple[tuple[int, str], ...]  # the longest tokens by bytes, with their ids
+    longest: tuple[tuple[int, str], ...]  # (id, text) of the tokens with the most bytes
     on_texts: tuple[Measure, ...]
-    share_used: float  # of the vocabulary, by all the texts together
+    share_used: float  # share of the vocabulary that occurs in any of the texts
 
 
 def measure(tokenizer: Tokenizer, text: str, name: str) -> Measure:
-    """Encodes the text twice, the second time by the clock: what is compiled or remembered at
-    first is not speed.
+    """Measures `tokenizer` on `text`. Encodes the text twice and times the second pass, so that
+    compilation is not measured and caches are warm.
     """
     tokenizer.encode(text)
     start = time.perf_counter()
@@ -81,7 +80,9 @@ def measure(tokenizer: Tokenizer, text: str, name: str) -> Measure:
 def inspect_tokenizer(
     tokenizer: Tokenizer, texts: Mapping[str, str], n_longest: int = 20
 ) -> Inspection:
-    """`texts` by name: one for each language shows which of them the vocabulary was learnt for."""
+    """Measures a tokenizer on each of `texts` (name -> text). One text per language shows which
+    languages the vocabulary was learned from.
+    """
     seen = np.zeros(tokenizer.vocab_size, dtype=bool)
     rows = []
     for name, text in texts.items():
@@ -93,14 +94,14 @@ def inspect_tokenizer(
 
 
 def longest_tokens(tokenizer: Tokenizer, n: int) -> tuple[tuple[int, str], ...]:
-    """The ids that stand for the most bytes, and their text; special tokens stand for none."""
-    left_out = {*_special_ids(tokenizer), *tokenizer.ids_without_token.tolist()}
-    found = [
+    """The `n` tokens with the most bytes as (id, text), without special tokens."""
+    skipped = {*_special_ids(tokenizer), *tokenizer.ids_without_token.tolist()}
+    lengths = [
         (len(tokenizer.decode_bytes([i])), i)
         for i in range(tokenizer.vocab_size)
-        if i not in left_out
+        if i not in skipped
     ]
-    longest = sorted(found, key=lambda pair: (-pair[0], pair[1]))[:n]
+    longest = sorted(lengths, key=lambda pair: (-pair[0], pair[1]))[:n]
     return tuple((i, tokenizer.decode([i])) for _, i in longest)
 
 
@@ -110,28 +111,30 @@ def _special_ids(tokenizer: Tokenizer) -> set[int]:
 
 
 def compare_tokenizers(tokenizers: Mapping[str, Tokenizer], text: str) -> tuple[Measure, ...]:
-    """Each tokenizer, by name, on the same text; from the smallest vocabulary to the largest."""
+    """Measures each tokenizer (name -> tokenizer) on the same text, sorted by vocabulary size."""
     rows = [measure(tokenizer, text, name) for name, tokenizer in tokenizers.items()]
     return tuple(sorted(rows, key=lambda row: row.vocab_size))
 
 
 def course_tokenizers(text: str, sizes: Sequence[int] = BPE_SIZES) -> dict[str, Tokenizer]:
-    """Bytes, characters, words and byte-pair encodings, all learnt from `text`."""
-    from lmsmith.tokens.bpe_train import learn_bpe  # brings in the compiler
+    """Byte, character, word and BPE tokenizers, all learned from `text`, by name. `sizes`: the
+    vocabulary sizes of BPE.
+    """
+    from lmsmith.tokens.bpe_train import learn_bpe  # imports Numba, which is slow
 
-    made: dict[str, Tokenizer] = {
+    tokenizers: dict[str, Tokenizer] = {
         "bytes": ByteTokenizer(False),
         "characters": CharTokenizer.learn([text], False),
         "words": WordTokenizer.learn([text], False),
     }
     for size in sizes:
-        learnt = learn_bpe([text], size, special_tokens=())
-        made[f"BPE {learnt.vocab_size}"] = learnt  # a small text may not have enough to merge
-    return made
+        bpe = learn_bpe([text], size, special_tokens=())
+        tokenizers[f"BPE {bpe.vocab_size}"] = bpe  # smaller than `size` if the text is small
+    return tokenizers
 
 
 def shown(tokenizer: Tokenizer, text: str) -> list[str]:
-    """The text as its tokens, to be looked at: bytes that are no character by themselves appear
-    as U+FFFD.
+    """The text of each token, for display. Bytes that are not a complete character appear as
+    U+FFFD.
     """
     return [tokenizer.decode([i]) for i in tokenizer.encode(text).tolist()]

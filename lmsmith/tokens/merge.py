@@ -1,16 +1,16 @@
-"""Byte-pair encoding of pieces, compiled: bytes -> ids by merging, with a bounded cache of pieces;
-and ids -> bytes.
+"""Compiled byte-pair encoding of pieces: merges bytes into ids, with a bounded cache of pieces, and
+decodes ids to bytes.
 
-A piece's bytes are merged pair by pair, always the pair of lowest rank, leftmost first, until no
-two neighbours merge (Sennrich et al. 2016, arXiv:1508.07909, on bytes as in GPT-2). Three things
-make it fast and change no id:
+Repeatedly merges the pair of lowest rank in a piece, leftmost first, until no adjacent pair merges
+(Sennrich et al. 2016, arXiv:1508.07909, on bytes as in GPT-2). Three optimizations, none of which
+changes an id:
 
-- Most pieces have been seen before: `PieceCache` remembers their ids.
-- A long piece is cut between two bytes that stand side by side in no token: no merge can ever join
-  them. Chinese, in a vocabulary that knows little of it, falls apart into characters that are in
+- Most pieces occur repeatedly: `PieceCache` stores their ids.
+- A long piece is cut between two bytes that are adjacent in no token, because no merge can join
+  them. Chinese text, with a vocabulary that has little Chinese, is cut into characters that are in
   the cache.
-- What is merged is found by a linear search while it is short, by a heap where it is long, so that
-  a run of a million equal letters costs n log n.
+- A linear search finds the next pair in short pieces, a heap in long ones, so that a run of n equal
+  letters takes O(n log n).
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from numba import njit
 
 from lmsmith.tokens.compiled import address, kernel, load8, load32, load64, store32, store64
 from lmsmith.tokens.piece_table import (
+    ADDRESS,
     BLOCK,
     END_OF_TEXT,
-    FOUND,
     KEY0,
     KEY1,
     LENGTH,
-    PLACE,
     SHORT,
     SLOT,
+    START_SLOT,
     VALUE0,
     VALUE1,
     PieceTable,
@@ -44,24 +44,24 @@ from lmsmith.tokens.piece_table import (
 from lmsmith.tokens.split import Pattern, Texts
 
 NONE = (1 << 63) - 1  # the value of a pair that does not merge
-# bytes of a piece that is remembered; longer ones do not come back, and a heap is faster than
-# searching
+# Longest piece, in bytes, that is cached and merged by linear search. Longer pieces rarely repeat,
+# and a heap is faster for them.
 LONGEST = 95
 _MULTIPLY = 0x9E3779B97F4A7C15 - 2**64
 
 
 @dataclass(frozen=True)
 class Merges:
-    """What merges with what, as compiled code looks it up. A value is rank * 2**32 + id; `NONE`:
-    does not merge.
+    """The merges as tables for compiled code. A value is rank * 2**32 + id of the result, or `NONE`
+    for a pair that does not merge.
     """
 
     byte_ids: npt.NDArray[np.int32]  # (256,)
     byte_pairs: npt.NDArray[np.int64]  # (65536,) values of two bytes, by 256 * left + right
     pairs: npt.NDArray[
         np.int64
-    ]  # hash table of (left id * 2**32 + right id, value), -1 where empty
-    side_by_side: npt.NDArray[np.uint8]  # (65536,) whether two bytes are neighbours in any token
+    ]  # hash table of (left id * 2**32 + right id, value); -1 in empty slots
+    adjacent: npt.NDArray[np.uint8]  # (65536,) whether two bytes are adjacent in any token
 
     @classmethod
     def of(
@@ -70,7 +70,7 @@ class Merges:
         left: npt.NDArray[np.int64],
         right: npt.NDArray[np.int64],
         value: npt.NDArray[np.int64],
-        side_by_side: npt.NDArray[np.uint8],
+        adjacent: npt.NDArray[np.uint8],
     ) -> Merges:
         n_slots = 1 << max(4, (2 * len(left)).bit_length())
         pairs = np.full(2 * n_slots, -1, dtype=np.int64)
@@ -83,22 +83,22 @@ class Merges:
             pairs,
             byte_pairs,
         )
-        return cls(byte_ids, byte_pairs, pairs, side_by_side)
+        return cls(byte_ids, byte_pairs, pairs, adjacent)
 
 
 class PieceCache:
-    """The ids of pieces that one thread has met. Full, it is emptied but for `kept`: pieces that
-    are one id.
+    """The ids of pieces that one thread has encoded. When full, it drops all but `kept` (piece ->
+    its one id).
     """
 
     def __init__(self, n_pieces: int, kept: Mapping[bytes, int]) -> None:
         self.longest = max([LONGEST, *map(len, kept)])
-        block = BLOCK * (self.longest + 16)  # there is always room for one more
+        block = BLOCK * (self.longest + 16)  # room for one more block
         n_arena = 2 * sum(map(len, kept)) + 32 * n_pieces + block
         self.table = PieceTable(len(kept) + n_pieces + BLOCK, n_arena)
         self.spilt_ids = np.empty(
             8 * n_pieces + block, dtype=np.int32
-        )  # ids of pieces that have more than three
+        )  # ids of pieces with more than three ids
         self.used = np.zeros(3, dtype=np.int64)  # pieces, bytes of the arena, spilt ids
         self.kept = kept
         self._ids = np.empty(0, dtype=np.int32)
@@ -119,7 +119,7 @@ class PieceCache:
             )
 
     def room_for_ids(self, n: int) -> npt.NDArray[np.int32]:
-        """The same memory again and again: new memory is slow at its first touch."""
+        """An array of at least `n` ids, reused by every call: new memory is slow on first access."""
         if len(self._ids) < n:
             self._ids = np.empty(n, dtype=np.int32)
         return self._ids
@@ -132,8 +132,8 @@ class PieceCache:
 def encode_texts(
     texts: Texts, pattern: Pattern, merges: Merges, cache: PieceCache
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """Ids of all texts, in the cache's memory, and where in them each text begins (and the last
-    one ends).
+    """Returns (ids, starts): the ids of all texts, and for each text the index of its first id,
+    followed by the number of ids. The ids are in the cache's memory: the next call overwrites them.
     """
     return _encode_all(texts, *texts.split(pattern), merges, cache)
 
@@ -141,7 +141,7 @@ def encode_texts(
 def encode_pieces(
     pieces: Texts, merges: Merges, cache: PieceCache
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """The same for texts that are one piece each."""
+    """As `encode_texts`, for texts that are one piece each."""
     return _encode_all(
         pieces, pieces.stops.astype(np.int32), np.arange(len(pieces.stops) + 1), merges, cache
     )
@@ -154,13 +154,13 @@ def _encode_all(
     merges: Merges,
     cache: PieceCache,
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    side_by_side = _NOTHING if cache.kept else merges.side_by_side
+    adjacent = _NO_CUTS if cache.kept else merges.adjacent
     ids = cache.room_for_ids(len(texts.padded) + 4)
     id_starts = np.zeros(len(texts.starts) + 1, dtype=np.int64)
-    cursor = np.zeros(4, dtype=np.int64)  # text, piece, place, number of ids
+    cursor = np.zeros(4, dtype=np.int64)  # text, piece, offset in `padded`, number of ids
     while not _encode(
         texts.padded, texts.starts, first_pieces, ends, cursor,
-        merges.byte_ids, merges.byte_pairs, merges.pairs, side_by_side,
+        merges.byte_ids, merges.byte_pairs, merges.pairs, adjacent,
         cache.longest, cache.table.slots, cache.table.limit, cache.table.arena, cache.spilt_ids, cache.used,
         ids, id_starts,
     ):  # fmt: skip
@@ -168,15 +168,15 @@ def _encode_all(
     return ids[: id_starts[-1]], id_starts
 
 
-_NOTHING = np.empty(0, dtype=np.uint8)
+_NO_CUTS = np.empty(0, dtype=np.uint8)
 
 
 @kernel
 def _encode(
-    padded, starts, first_pieces, ends, cursor, byte_ids, byte_pairs, pairs, side_by_side,
+    padded, starts, first_pieces, ends, cursor, byte_ids, byte_pairs, pairs, adjacent,
     longest, slots, limit, arena, spilt_ids, used, ids, id_starts,
 ):  # fmt: skip
-    """Goes on from `cursor` until all is done (True) or the cache is full."""
+    """Continues from `cursor`. Returns True when all texts are encoded, False if the cache is full."""
     text, first_slot, mask = address(padded), address(slots), len(slots) * 8 // SLOT - 1
     spilt, to = address(spilt_ids), address(ids) + 4 * cursor[3]
     block, part_ids, values = (
@@ -196,10 +196,10 @@ def _encode(
         ):
             break
         n_block = read_block(
-            text, starts, first_pieces, ends, cursor, longest, side_by_side, first_slot, mask, block
+            text, starts, first_pieces, ends, cursor, longest, adjacent, first_slot, mask, block
         )
         for k in range(n_block):
-            at, length, slot = block[PLACE, k], block[LENGTH, k], block[FOUND, k]
+            at, length, slot = block[ADDRESS, k], block[LENGTH, k], block[START_SLOT, k]
             if length <= SHORT:
                 slot = find_short(first_slot, mask, block[KEY0, k], block[KEY1, k], slot)
             elif length <= longest:
@@ -226,7 +226,7 @@ def _encode(
                 to += 4 * n
                 continue
             value1 = load64(slot + VALUE1)
-            if value1 == 0:  # not seen before
+            if value1 == 0:  # not in the cache
                 n = _merge(at, length, byte_ids, byte_pairs, pairs, part_ids, values)
                 value1 = n << 32 | np.int64(part_ids[2])
                 store64(slot + VALUE1, value1)
@@ -252,9 +252,9 @@ def _encode(
 
 @kernel
 def _put(padded, starts, stops, ids, slots, arena, used):
-    """Puts each text into the table as a piece of one id."""
+    """Adds each text to the table as a piece with one id."""
     first_slot, mask = address(slots), len(slots) * 8 // SLOT - 1
-    side_by_side, no_pieces = np.empty(0, dtype=np.uint8), np.arange(len(starts) + 1)
+    adjacent, no_pieces = np.empty(0, dtype=np.uint8), np.arange(len(starts) + 1)
     block, cursor = np.empty((5, BLOCK), dtype=np.int64), np.zeros(3, dtype=np.int64)
     cursor[2] = address(padded) + starts[0]
     k = 0
@@ -266,13 +266,13 @@ def _put(padded, starts, stops, ids, slots, arena, used):
             stops,
             cursor,
             1 << 40,
-            side_by_side,
+            adjacent,
             first_slot,
             mask,
             block,
         )
         for j in range(n_block):
-            length, slot = block[LENGTH, j], block[FOUND, j]
+            length, slot = block[LENGTH, j], block[START_SLOT, j]
             if length == END_OF_TEXT:
                 continue
             if length <= SHORT:
@@ -284,7 +284,7 @@ def _put(padded, starts, stops, ids, slots, arena, used):
                     block[KEY0, j],
                     block[KEY1, j],
                     slot,
-                    block[PLACE, j],
+                    block[ADDRESS, j],
                     length,
                     address(arena),
                     used,
@@ -297,36 +297,42 @@ def _put(padded, starts, stops, ids, slots, arena, used):
 
 @njit
 def _merge(at, length, byte_ids, byte_pairs, pairs, ids, values):
-    """Merges a short piece into ids[:n]; n. values[k] is that of the pair (k, k + 1)."""
+    """Merges a short piece into ids[:n] and returns n. values[k] is the value of the pair (k, k +
+    1).
+    """
     for k in range(length):
         ids[k] = byte_ids[load8(at + k)]
     for k in range(length - 1):
         values[k] = byte_pairs[load8(at + k) << 8 | load8(at + k + 1)]
     n = length
     while True:
-        best, place = NONE, -1
+        best, position = NONE, -1
         for k in range(n - 1):
             if values[k] < best:
-                best, place = values[k], k
-        if place < 0:
+                best, position = values[k], k
+        if position < 0:
             return n
         n -= 1
-        ids[place] = best & 0xFFFFFFFF
-        for k in range(place + 1, n):
+        ids[position] = best & 0xFFFFFFFF
+        for k in range(position + 1, n):
             ids[k] = ids[k + 1]
             values[k] = values[k + 1]
-        if place + 1 < n:
-            values[place] = pair_value(pairs, np.int64(ids[place]), np.int64(ids[place + 1]))
-        if place > 0:
-            values[place - 1] = pair_value(pairs, np.int64(ids[place - 1]), np.int64(ids[place]))
+        if position + 1 < n:
+            values[position] = pair_value(
+                pairs, np.int64(ids[position]), np.int64(ids[position + 1])
+            )
+        if position > 0:
+            values[position - 1] = pair_value(
+                pairs, np.int64(ids[position - 1]), np.int64(ids[position])
+            )
 
 
 @njit
 def _merge_by_heap(at, length, byte_ids, byte_pairs, pairs, ids):
-    """The same for a long piece: n log n."""
+    """As `_merge`, for a long piece: O(n log n)."""
     values = np.empty(length, dtype=np.int64)
     after, before = np.empty(length, dtype=np.int64), np.empty(length, dtype=np.int64)
-    heap, n_heap = np.empty(3 * length, dtype=np.int64), np.int64(0)  # rank * 2**32 + place
+    heap, n_heap = np.empty(3 * length, dtype=np.int64), np.int64(0)  # rank * 2**32 + position
     for k in range(length):
         ids[k] = byte_ids[load8(at + k)]
         after[k], before[k], values[k] = k + 1, k - 1, NONE
@@ -339,16 +345,14 @@ def _merge_by_heap(at, length, byte_ids, byte_pairs, pairs, ids):
         n_heap = _pop(heap, n_heap)
         k = top & 0xFFFFFFFF
         if values[k] == NONE or values[k] >> 32 != top >> 32:
-            continue  # one of the two has merged with another meanwhile
+            continue  # outdated: one of the two has merged with another since
         ids[k] = values[k] & 0xFFFFFFFF
         gone = after[k]
         after[k] = after[gone]
         values[gone] = values[k] = NONE
         if after[k] < length:
             before[after[k]] = k
-        for left in range(
-            2
-        ):  # the pairs that it makes, with what is before it and with what is after it
+        for left in range(2):  # the new pairs: with the next token (0), with the one before (1)
             first = before[k] if left else k
             if first >= 0 and after[first] < length:
                 values[first] = pair_value(pairs, np.int64(ids[first]), np.int64(ids[after[first]]))
@@ -393,14 +397,14 @@ def _pop(heap, n):
 
 @njit
 def pair_value(pairs, left, right):
-    """What (left, right) merges into, and when; `NONE` if not at all."""
+    """The value of the pair of ids (left, right); `NONE` if it does not merge."""
     key = left << 32 | right
     index = (key * _MULTIPLY) >> 32
     while True:
-        place = (index << 1) & (len(pairs) - 1)
-        if pairs[place] == key:
-            return pairs[place + 1]
-        if pairs[place] < 0:
+        slot = (index << 1) & (len(pairs) - 1)
+        if pairs[slot] == key:
+            return pairs[slot + 1]
+        if pairs[slot] < 0:
             return np.int64(NONE)
         index += 1
 
@@ -412,8 +416,8 @@ def _fill_pairs(left, right, value, pairs):
         index = (key * _MULTIPLY) >> 32
         while pairs[(index << 1) & (len(pairs) - 1)] >= 0:
             index += 1
-        place = (index << 1) & (len(pairs) - 1)
-        pairs[place], pairs[place + 1] = key, value[k]
+        slot = (index << 1) & (len(pairs) - 1)
+        pairs[slot], pairs[slot + 1] = key, value[k]
 
 
 @kernel
@@ -428,10 +432,10 @@ def _look_up(left, right, pairs, values):
 def decode_ids(
     ids: npt.NDArray[np.int64], token_bytes: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64]
 ) -> bytes:
-    """The bytes of `ids`, all of them in the vocabulary: those of i are
+    """The concatenated bytes of `ids`, which must be valid. The bytes of id i are
     token_bytes[starts[i]:starts[i + 1]].
 
-    `token_bytes` is followed by eight more.
+    `token_bytes` must have eight extra bytes at its end, because whole words of 8 bytes are copied.
     """
     n_bytes = int((starts[ids + 1] - starts[ids]).sum())
     out = np.empty(n_bytes + 8, dtype=np.uint8)
@@ -444,6 +448,6 @@ def _decode(ids, token_bytes, starts, out):
     source, to = address(token_bytes), address(out)
     for i in ids:
         length = starts[i + 1] - starts[i]
-        for offset in range(0, length, 8):  # what is too much is written over by the next
+        for offset in range(0, length, 8):  # the next token overwrites excess bytes
             store64(to + offset, load64(source + starts[i] + offset))
         to += length

@@ -1,9 +1,8 @@
-"""How often each piece is in a text: what byte-pair encoding is learnt from.
+"""Counts the pieces of texts, from which byte-pair encoding is learned.
 
-A text is cut into parts of some megabytes where no piece goes on (`split.parts_of`), the parts are
-counted on several threads, each into a table of its own, and the tables are added up in the order
-of the text. So nothing depends on how many threads there are, not even where a bound on memory
-makes the rarest pieces be dropped on the way.
+A text is cut into parts of a few megabytes where no piece continues (`split.parts_of`). Threads
+count the parts, each into its own table, and the tables are added in the order of the text. The
+counts do not depend on the number of threads, even if a memory limit drops the rarest pieces.
 """
 
 from __future__ import annotations
@@ -21,44 +20,43 @@ from lmsmith.errors import TokenizerError
 from lmsmith.machine.limits import n_cores
 from lmsmith.tokens.compiled import address, kernel, load8, load64, store64
 from lmsmith.tokens.piece_table import (
+    ADDRESS,
     BLOCK,
     END_OF_TEXT,
-    FOUND,
     KEY0,
     KEY1,
     LENGTH,
-    PLACE,
     SHORT,
     SLOT,
+    START_SLOT,
     VALUE0,
     PieceTable,
     find_long,
     find_short,
-    first_place,
     read_block,
+    start_slot,
 )
 from lmsmith.tokens.specials import Specials
 from lmsmith.tokens.split import NO_SPECIALS, Pattern, Texts, parts_of, parts_of_stream
 from lmsmith.tokens.tokenizer import to_utf8
 
-Text = str | bytes | Iterable[bytes]  # the last: the parts of a long text, cut anywhere
+Text = str | bytes | Iterable[bytes]  # Iterable[bytes]: the parts of a long text, cut anywhere
 
-PART = 1 << 23  # bytes of text that are counted at one go
+PART = 1 << 23  # bytes of text that one task counts
 SEPARATOR = -1
-LEAST_MEMORY = 1 << 23
-_SYMBOL_BYTES = (
-    28  # what learning needs for each symbol: itself, whose it is, and up to five places of pairs
-)
+MIN_MEMORY = 1 << 23  # bytes
+# Memory of learning per symbol: the symbol, its piece, and up to five positions of pairs.
+_SYMBOL_BYTES = 28
 _ANY_LENGTH = 1 << 40
 _UNCUT = np.empty(0, dtype=np.uint8)
 
 
 @dataclass(frozen=True)
 class PieceCounts:
-    """Distinct pieces of two bytes or more, and their counts.
+    """Distinct pieces of two or more bytes, and their counts.
 
-    `symbols`: their bytes, with a SEPARATOR before, between and after; `piece_of` says whose each
-    symbol is.
+    `symbols`: the bytes of all pieces, with a SEPARATOR before, between and after them. `piece_of`:
+    the index of the piece of each symbol. `counts`: the count of each piece.
     """
 
     symbols: npt.NDArray[np.int32]
@@ -67,11 +65,14 @@ class PieceCounts:
 
 
 class PieceCounter:
-    """Counts the pieces of texts that are added; special tokens cut the texts and are not counted.
+    """Counts the pieces of texts. Special tokens split the texts and are not counted.
 
-    `max_memory` bounds, in bytes, what is kept and what learning from it will need. Where it is too
-    little, the rarest half of the pieces is dropped, as often as necessary; `n_dropped` says how
-    many pieces and `n_dropped_occurrences` how many places in the text that were.
+    `max_memory`: limit in bytes for the counts and for learning from them. Above it, the rarest
+    half of the pieces is dropped, repeatedly if necessary; `n_dropped` is the number of dropped
+    pieces and `n_dropped_occurrences` the number of their occurrences in the text. `progress` is
+    called with the number of bytes counted so far.
+
+    Raises TokenizerError for a `max_memory` below `MIN_MEMORY`.
     """
 
     def __init__(
@@ -83,11 +84,10 @@ class PieceCounter:
         max_memory: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> None:
-        if max_memory is not None and max_memory < LEAST_MEMORY:
+        if max_memory is not None and max_memory < MIN_MEMORY:
             raise TokenizerError(
-                f"{max_memory:,} bytes are too little to count pieces in: wanted {LEAST_MEMORY:,} "
-                f"or more, as in "
-                "--max-memory 100MB."
+                f"max_memory = {max_memory:,} bytes is too small for learning; expected at least "
+                f"{MIN_MEMORY:,}, as in --max-memory 100MB."
             )
         self.n_bytes = 0
         self.n_dropped = 0
@@ -103,13 +103,13 @@ class PieceCounter:
         with ThreadPoolExecutor(self._threads) as executor:
             for group in self._groups(texts):
                 waiting.append(executor.submit(self._count_group, group))
-                if len(waiting) > self._threads:  # no more is in memory than is worked at, and one
+                if len(waiting) > self._threads:  # limits the number of groups in memory
                     self._fold(*waiting.popleft().result())
             while waiting:
                 self._fold(*waiting.popleft().result())
 
     def counts(self) -> PieceCounts:
-        """What has been counted; the counter is empty then."""
+        """Returns the counts and empties the counter."""
         rows, arena = self._total.rows, self._total.arena
         self._total = PieceTable(1 << 15, 1 << 16)
         rows = rows[rows[:, 1] != 0]
@@ -122,7 +122,7 @@ class PieceCounter:
         return PieceCounts(symbols, piece_of, rows[:, 2].copy())
 
     def _groups(self, texts: Iterable[Text]) -> Iterator[list[bytes | memoryview]]:
-        """The texts in parts, several together where they are small, of about `PART` bytes."""
+        """Groups of parts of the texts. Each group has at most `PART` bytes, or one part."""
         group: list[bytes | memoryview] = []
         size = 0
         for text in texts:
@@ -142,7 +142,7 @@ class PieceCounter:
         return parts_of_stream(text, PART // 2, self._pattern, self._specials)
 
     def _count_group(self, group: list[bytes | memoryview]) -> tuple[int, PieceTable]:
-        """Works on a thread: the number of bytes and the table of their pieces."""
+        """Runs on a thread. Returns the number of bytes and the table of their pieces."""
         between = (
             [self._specials.between(bytes(part)) for part in group]
             if self._specials.names
@@ -150,7 +150,7 @@ class PieceCounter:
         )
         texts = Texts(list(itertools.chain.from_iterable(between)))
         ends, first_pieces = texts.split(self._pattern)
-        # A record in the arena takes at most twice the bytes of its piece.
+        # A record in the arena has at most twice as many bytes as its piece.
         table = PieceTable(1 << 16, 2 * len(texts.padded))
         cursor = np.zeros(4, dtype=np.int64)
         while not _count(
@@ -183,7 +183,7 @@ class PieceCounter:
             self._progress(self.n_bytes)
 
     def _memory(self) -> int:
-        """Bytes that the table takes, or learning from it, if that is more."""
+        """Bytes of the table, or of learning from it if that is more."""
         rows = self._total.rows
         lengths = _lengths(rows[rows[:, 1] != 0], self._total.arena)
         table = self._total.slots.nbytes + int(self._total.used[1])
@@ -202,16 +202,14 @@ class PieceCounter:
 
 
 def _grown(table: PieceTable, limit: int, n_arena: int, at_least: int = 1) -> PieceTable:
-    """The same in a table of another size, without the pieces that are not there `at_least` so
-    often.
-    """
+    """A copy of `table` with another size, without pieces whose count is below `at_least`."""
     grown = PieceTable(limit, n_arena)
     _add(table.slots, table.arena, at_least, grown.slots, grown.arena, grown.used)
     return grown
 
 
 def _lengths(rows: npt.NDArray[np.int64], arena: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """Bytes of the pieces of these slots."""
+    """The length in bytes of the piece in each row (a slot of a PieceTable)."""
     lengths = rows[:, 1] >> 56
     is_long = rows[:, 1] < 0
     lengths[is_long] = arena[: len(arena) & ~7].view(np.int64)[(-1 - rows[is_long, 1]) >> 3]
@@ -220,7 +218,9 @@ def _lengths(rows: npt.NDArray[np.int64], arena: npt.NDArray[np.uint8]) -> npt.N
 
 @kernel
 def _count(padded, starts, first_pieces, ends, cursor, slots, limit, arena, used):
-    """Counts pieces from `cursor` on, until all are counted (True) or the table is full."""
+    """Counts pieces from `cursor` on. Returns True when all are counted, False if the table is
+    full.
+    """
     text, first_slot, mask = address(padded), address(slots), len(slots) * 8 // SLOT - 1
     block = np.empty((5, BLOCK), dtype=np.int64)
     if len(starts):
@@ -230,7 +230,7 @@ def _count(padded, starts, first_pieces, ends, cursor, slots, limit, arena, used
             text, starts, first_pieces, ends, cursor, _ANY_LENGTH, _UNCUT, first_slot, mask, block
         )
         for k in range(n_block):
-            length, slot = block[LENGTH, k], block[FOUND, k]
+            length, slot = block[LENGTH, k], block[START_SLOT, k]
             if length == END_OF_TEXT:
                 continue
             key0, key1 = block[KEY0, k], block[KEY1, k]
@@ -243,7 +243,7 @@ def _count(padded, starts, first_pieces, ends, cursor, slots, limit, arena, used
                     key0,
                     key1,
                     slot,
-                    block[PLACE, k],
+                    block[ADDRESS, k],
                     length,
                     address(arena),
                     used,
@@ -257,7 +257,9 @@ def _count(padded, starts, first_pieces, ends, cursor, slots, limit, arena, used
 
 @kernel
 def _add(source, source_arena, at_least, slots, arena, used):
-    """Adds the counts of one table, those of `at_least`, to another that has room."""
+    """Adds the counts of one table that are `at_least` or more to another table, which must have
+    room.
+    """
     first_slot, mask = address(slots), len(slots) * 8 // SLOT - 1
     for k in range(0, len(source), 4):
         key0, key1, count = source[k], source[k + 1], source[k + 2]
@@ -265,13 +267,13 @@ def _add(source, source_arena, at_least, slots, arena, used):
             continue
         if key1 > 0:
             slot = find_short(
-                first_slot, mask, key0, key1, first_place(first_slot, mask, key0, key1)
+                first_slot, mask, key0, key1, start_slot(first_slot, mask, key0, key1)
             )
         else:
             record = address(source_arena) + (-1 - key1)
             length = load64(record)
             rest = load64(record + 8 + (length & ~7))
-            slot = first_place(first_slot, mask, key0, 0)
+            slot = start_slot(first_slot, mask, key0, 0)
             slot = find_long(
                 first_slot, mask, key0, rest, slot, record + 8, length, address(arena), used
             )

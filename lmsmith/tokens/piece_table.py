@@ -1,20 +1,20 @@
-"""A hash table from pieces of text to two numbers: the ids of a piece when encoding, its count when
+"""A hash table from pieces of text to two numbers: the ids of a piece for encoding, its count for
 learning.
 
-One flat array of int64, four a slot (32 bytes: half a cache line), open addressing, linear probing:
+A flat array of int64 with four numbers per slot (32 bytes, half a cache line), open addressing and
+linear probing:
 
     key0, key1, value0, value1        key1 = 0: an empty slot
 
-A piece of up to 15 bytes is its own key: its bytes, then its length in the top byte, so that
-finding it is two comparisons. That is nearly all of English. A longer piece has a hash as key0, and
-key1 = -1 - (where it is in the `arena`, which holds 8 bytes of length and then the bytes, each
-record a multiple of 8 bytes long).
+A piece of up to 15 bytes is its own key: its bytes, then its length in the top byte. Finding it
+takes two comparisons. Nearly all English pieces are this short. A longer piece has a hash as key0,
+and key1 = -1 - offset, where offset is the position of its record in the `arena`. A record is the
+length (8 bytes) and then the bytes, padded to a multiple of 8 bytes.
 
-The table is larger than the processor's nearer caches, and waiting for it is what costs. So pieces
-are looked up in blocks of some hundred: first all keys are made and their slots asked for, then
-they are compared.
+The table is larger than the nearer CPU caches, so memory latency dominates. Pieces are therefore
+looked up in blocks of `BLOCK`: first compute all keys and prefetch their slots, then compare.
 
-All functions here are called from compiled code; what the values mean is for those who call.
+All functions here are called from compiled code. The callers define the meaning of the values.
 """
 
 from __future__ import annotations
@@ -26,43 +26,46 @@ from numba import njit
 from lmsmith.tokens.compiled import load8, load64, prefetch, store64
 
 SLOT = 32  # bytes
-VALUE0, VALUE1 = 16, 24  # where in a slot
+VALUE0, VALUE1 = 16, 24  # offsets in a slot
 SHORT = 15  # bytes
 BLOCK = 256  # pieces
-# Columns of a block: (5, BLOCK) numbers.
-PLACE, LENGTH, KEY0, KEY1, FOUND = range(5)
-END_OF_TEXT = 1 << 62  # as a length: no piece, here a text ends
+# Rows of a block of shape (5, BLOCK): address and length of a piece, its keys, and the address of
+# the slot where the search for it starts.
+ADDRESS, LENGTH, KEY0, KEY1, START_SLOT = range(5)
+END_OF_TEXT = 1 << 62  # as a length: not a piece but the end of a text
 
 _LOW = np.array([(1 << 8 * min(n, 8)) - 1 for n in range(16)], dtype=np.uint64).view(np.int64)
 _HIGH = np.array([(1 << 8 * max(n - 8, 0)) - 1 for n in range(16)], dtype=np.uint64).view(np.int64)
-# Odd numbers with bits all over, from the golden ratio and from xxHash.
+# Odd multipliers for hashing, from the golden ratio and from xxHash.
 _MULTIPLY, _MIX = 0x9E3779B97F4A7C15 - 2**64, 0xC2B2AE3D27D4EB4F - 2**64
 
 
 class PieceTable:
-    """The table, with room for `limit` pieces; pages that are not written to cost no memory."""
+    """A table with room for `limit` pieces and `n_arena` bytes of records. Memory pages that are
+    never written use no memory.
+    """
 
     def __init__(self, limit: int, n_arena: int) -> None:
         self.limit = limit
-        n_slots = 1 << (4 * limit // 3).bit_length()  # filled by three fourths at most
+        n_slots = 1 << (4 * limit // 3).bit_length()  # a load factor of at most 3/4
         self.slots = np.zeros(n_slots * SLOT // 8, dtype=np.int64)
         self.arena = np.empty(n_arena, dtype=np.uint8)
         self.used = np.zeros(2, dtype=np.int64)  # pieces, bytes of the arena
 
     @property
     def rows(self) -> npt.NDArray[np.int64]:
-        """(slots, 4)"""
+        """The slots as an array of shape (number of slots, 4)."""
         return self.slots.reshape(-1, 4)
 
 
 @njit
-def read_block(text, starts, first_pieces, ends, cursor, longest, side_by_side, slots, mask, block):
-    """The next pieces of `split.Texts` (and ends of texts), their keys, and where the search for
-    them begins; how many.
+def read_block(text, starts, first_pieces, ends, cursor, longest, adjacent, slots, mask, block):
+    """Fills `block` with the next pieces of `split.Texts` (and ends of texts), and returns their
+    number.
 
-    `cursor` is (text, piece, address). A piece longer than `longest` gets no key. Where
-    `side_by_side` is not empty, a piece of more than 15 bytes is cut between characters whose
-    bytes, by it, never stand side by side.
+    `cursor` is (text, piece, address) and is advanced. A piece longer than `longest` gets no key.
+    If `adjacent` is not empty, pieces of more than 15 bytes are cut between characters whose
+    bytes are adjacent in no token.
     """
     i, piece, at = cursor[0], cursor[1], cursor[2]
     n = 0
@@ -75,23 +78,20 @@ def read_block(text, starts, first_pieces, ends, cursor, longest, side_by_side, 
             if length <= SHORT:
                 key0 = load64(at) & _LOW[length]
                 key1 = load64(at + 8) & _HIGH[length] | length << 56
-                slot = first_place(slots, mask, key0, key1)
+                slot = start_slot(slots, mask, key0, key1)
             else:
-                if len(side_by_side):
+                if len(adjacent):
                     length = 1
                     while at + length < end:
                         byte = load8(at + length)
-                        if (
-                            byte ^ 0x80 >= 64
-                            and not side_by_side[load8(at + length - 1) << 8 | byte]
-                        ):
+                        if byte ^ 0x80 >= 64 and not adjacent[load8(at + length - 1) << 8 | byte]:
                             break
                         length += 1
-                    piece -= at + length < end  # there is more of it
+                    piece -= at + length < end  # the rest of the piece follows
                 key0, key1, slot = long_key(slots, mask, at, length, longest)
             prefetch(slot)
-            block[PLACE, n], block[LENGTH, n] = at, length
-            block[KEY0, n], block[KEY1, n], block[FOUND, n] = key0, key1, slot
+            block[ADDRESS, n], block[LENGTH, n] = at, length
+            block[KEY0, n], block[KEY1, n], block[START_SLOT, n] = key0, key1, slot
             n += 1
             at += length
         if n < BLOCK:
@@ -106,12 +106,12 @@ def read_block(text, starts, first_pieces, ends, cursor, longest, side_by_side, 
 
 @njit
 def long_key(slots, mask, at, length, longest):
-    """The keys of a piece of any length, and where the search for it begins; nothing for one
-    that is too long.
+    """The keys of a piece of any length and the address of the slot where the search starts; keys
+    of 0 for a piece longer than `longest`.
     """
     if length <= SHORT:
         key0, key1 = load64(at) & _LOW[length], load64(at + 8) & _HIGH[length] | length << 56
-        return key0, key1, first_place(slots, mask, key0, key1)
+        return key0, key1, start_slot(slots, mask, key0, key1)
     if length > longest:
         return np.int64(0), np.int64(0), slots
     key0 = length
@@ -120,26 +120,28 @@ def long_key(slots, mask, at, length, longest):
         key0 ^= key0 >> 32
     rest = load64(at + (length & ~7)) & _LOW[length & 7]
     key0 = (key0 ^ rest) * _MIX
-    return key0, rest, first_place(slots, mask, key0, np.int64(0))
+    return key0, rest, start_slot(slots, mask, key0, np.int64(0))
 
 
 @njit
-def first_place(slots, mask, key0, key1):
-    """The slot from which on a piece is searched. For a long one, `key1` is 0 here."""
+def start_slot(slots, mask, key0, key1):
+    """The address of the slot where the search for a piece starts. Pass `key1` = 0 for a long
+    piece.
+    """
     key = key0 * _MULTIPLY ^ key1 * _MIX
     return slots + ((key ^ key >> 29) * _MULTIPLY >> 32 & mask) * SLOT
 
 
 @njit
 def find_short(slots, mask, key0, key1, slot):
-    """Where the piece of 1 to 15 bytes is, searched from `slot`; it is made, with values of 0,
-    where there is none.
+    """The address of the slot of a piece of 1 to 15 bytes, searched from `slot`. A new piece is
+    added with values of 0.
     """
     while True:
-        found = load64(slot + 8)
-        if found == key1 and load64(slot) == key0:
+        slot_key1 = load64(slot + 8)
+        if slot_key1 == key1 and load64(slot) == key0:
             return slot
-        if found == 0:
+        if slot_key1 == 0:
             store64(slot, key0)
             store64(slot + 8, key1)
             return slot
@@ -148,18 +150,20 @@ def find_short(slots, mask, key0, key1, slot):
 
 @njit
 def find_long(slots, mask, key0, rest, slot, at, length, arena, used):
-    """The same for a longer piece; a new one is copied into the arena, where there is room."""
+    """As `find_short`, for a longer piece. A new piece is copied into the arena, which must have
+    room.
+    """
     while True:
-        found = load64(slot + 8)
-        if found < 0 and load64(slot) == key0:
-            record = arena + (-1 - found)
+        slot_key1 = load64(slot + 8)
+        if slot_key1 < 0 and load64(slot) == key0:
+            record = arena + (-1 - slot_key1)
             if load64(record) == length:
                 same = load64(record + 8 + (length & ~7)) == rest
                 for offset in range(0, length - 7, 8):
                     same &= load64(record + 8 + offset) == load64(at + offset)
                 if same:
                     return slot
-        if found == 0:
+        if slot_key1 == 0:
             store64(slot, key0)
             store64(slot + 8, -1 - used[1])
             record = arena + used[1]
@@ -174,5 +178,5 @@ def find_long(slots, mask, key0, rest, slot, at, length, arena, used):
 
 @njit
 def record_size(length):
-    """Bytes that a piece takes in the arena."""
+    """The number of bytes of a piece's record in the arena."""
     return 16 + (length & ~7)

@@ -1,8 +1,8 @@
-"""GPT-2's way to write bytes as characters that can be seen: "Ġthe" is b" the".
+"""GPT-2's encoding of bytes as printable characters: b" the" is "Ġthe".
 
-Bytes that are printable in Latin-1 stand for themselves; the others, space among them, for the
-characters from U+0100 on (openai/gpt-2, `bytes_to_unicode`). Vocabulary files of GPT-2 and Hugging
-Face are written so, and ours.
+Bytes that are printable in Latin-1 become that character; the others, including the space, become
+the characters from U+0100 on (openai/gpt-2, `bytes_to_unicode`). The vocabulary files of GPT-2,
+Hugging Face and lmsmith use it.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ import functools
 
 @functools.cache
 def gpt2_byte_order() -> tuple[int, ...]:
-    """The bytes in the order of the characters they are written as, which is that of their ids
-    in GPT-2.
-    """
+    """The bytes in the order of their characters, which is the order of their ids in GPT-2."""
     printable = [
         *range(ord("!"), ord("~") + 1),
         *range(ord("¡"), ord("¬") + 1),
@@ -24,12 +22,13 @@ def gpt2_byte_order() -> tuple[int, ...]:
 
 
 def to_printable(token: bytes) -> str:
+    """The bytes as printable characters."""
     return "".join(map(_characters().__getitem__, token))
 
 
 def from_printable(text: str) -> bytes:
-    """Inverse of `to_printable`. Raises KeyError with the first character that stands for no
-    byte.
+    """Inverse of `to_printable`. Raises KeyError with the first character that does not represent
+    a byte.
     """
     return bytes(map(_bytes().__getitem__, text))
 
@@ -38,11 +37,11 @@ def from_printable(text: str) -> bytes:
 def _characters() -> tuple[str, ...]:
     order = gpt2_byte_order()
     n_printable = order.index(0)
-    of = {
+    character_of = {
         byte: chr(byte) if k < n_printable else chr(256 + k - n_printable)
         for k, byte in enumerate(order)
     }
-    return tuple(of[byte] for byte in range(256))
+    return tuple(character_of[byte] for byte in range(256))
 
 
 @functools.cache

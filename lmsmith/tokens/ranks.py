@@ -1,9 +1,9 @@
-"""Files of ranks, as tiktoken has them: a line for each token, its bytes in base64 and its rank,
+"""Reads and writes tiktoken's files: one line per token with its bytes in base64 and its rank,
 which is its id.
 
-They say neither by which pattern text is cut nor which special tokens there are. Both are known for
-the files that OpenAI publishes, by name, and for Llama 3's `tokenizer.model`; for others the user
-says them.
+The files contain neither the pre-tokenization pattern nor the special tokens. lmsmith knows both
+for OpenAI's published files (by file name) and for Llama 3's `tokenizer.model`. For other files the
+user gives them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lmsmith.tokens.expressions import check_portable
 from lmsmith.tokens.split import PATTERNS, Pattern, pattern_of
 from lmsmith.tokens.tokenizer import END_OF_TEXT
 
-MOST_IDS = 1 << 24  # a larger id is damage, not a vocabulary
+MAX_IDS = 1 << 24  # a file with a larger id is damaged
 LLAMA3 = "tokenizer.model"
 
 _LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\s*?\r?\n")
@@ -40,8 +40,7 @@ _KNOWN = {
     ),
     "o200k_base": ("o200k", {END_OF_TEXT: 199999, "<|endofprompt|>": 200018}),
 }
-# Behind the ranks come 256 special tokens: these, with reserved ones at the places without a name
-# and behind.
+# 256 special tokens follow the ranks: these at their offsets, and reserved tokens at all others.
 _LLAMA3_NAMED = {
     0: "begin_of_text",
     1: "end_of_text",
@@ -53,8 +52,8 @@ _LLAMA3_SPECIALS = 256
 
 
 def is_ranks(path: Path) -> bool:
-    """Whether a file begins as a file of ranks does. Raises TokenizerError where it cannot be
-    read.
+    """Whether the first line of a file is one of a tiktoken file. Raises TokenizerError if the
+    file cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -69,11 +68,11 @@ def load_tiktoken(
     special_tokens: Mapping[str, int] | None = None,
     end_of_text: str | None = None,
 ) -> BpeTokenizer:
-    """A file of ranks. Pattern and special tokens are known for some files, by name, and else to be
-    given.
+    """Loads a tiktoken file. `pattern` and `special_tokens` (text -> id) default to those known for
+    the file's name.
 
-    `end_of_text`: the special token between documents. Raises TokenizerError for a file that is
-    damaged, and where no pattern is known, or one that can mean something else in tiktoken.
+    `end_of_text`: the special token between documents. Raises TokenizerError for a damaged file, if
+    the pattern is neither given nor known, or if the pattern can match differently in tiktoken.
     """
     ranks = _ranks(path)
     known: tuple[str, dict[str, int]] | None = _KNOWN.get(path.stem)
@@ -82,11 +81,10 @@ def load_tiktoken(
     if pattern is None:
         if known is None:
             raise TokenizerError(
-                f"{path} does not say by which pattern text is cut. Say it where it is imported: "
-                f"`lmsmith tokenizer"
-                f" import {path} --pattern NAME --out FOLDER`, with {', '.join(PATTERNS)} or an "
-                f"expression. Files"
-                f" named {', '.join(_KNOWN)} are known."
+                f"{path} does not contain its pre-tokenization pattern. Give it on import: "
+                f"`lmsmith tokenizer import {path} --pattern NAME --out FOLDER`, where NAME is "
+                f"{', '.join(PATTERNS)} or a regular expression. lmsmith knows the patterns of "
+                f"files named {', '.join(_KNOWN)}."
             )
         pattern = known[0]
     if special_tokens is None:
@@ -98,7 +96,9 @@ def load_tiktoken(
     )
     for token, rank in ranks.items():
         if tokens[rank] is not None:
-            raise TokenizerError(f"{path}: rank {rank} is there twice. Take another copy.")
+            raise TokenizerError(
+                f"{path} is damaged: two tokens have the rank {rank}. Restore it from a copy."
+            )
         tokens[rank] = token
     return BpeTokenizer(tokens, None, pattern, special_tokens, end_of_text=end_of_text)
 
@@ -108,7 +108,7 @@ def _ranks(path: Path) -> dict[bytes, int]:
     try:
         lines = path.read_bytes().splitlines()
     except FileNotFoundError as error:
-        raise TokenizerError(f"there is no file {path}.") from error
+        raise TokenizerError(f"there is no file {path}. Check the path.") from error
     except OSError as error:
         raise TokenizerError(f"cannot read {path}: {error.strerror}.") from error
     for number, line in enumerate(lines, start=1):
@@ -116,20 +116,20 @@ def _ranks(path: Path) -> dict[bytes, int]:
             try:
                 written, number_written = line.split()
                 token, rank = base64.b64decode(written, validate=True), int(number_written)
-                if token in ranks or not 0 <= rank < MOST_IDS:
-                    raise ValueError("there before, or too large")
+                if token in ranks or not 0 <= rank < MAX_IDS:
+                    raise ValueError("duplicate token, or rank out of range")
                 ranks[token] = rank
             except (ValueError, binascii.Error) as error:
                 raise TokenizerError(
-                    f"{path}, line {number}: {line[:80]!r} is not a token in base64, not there "
-                    f"before, and its rank."
+                    f"{path}, line {number}: expected a new token in base64 and its rank, found "
+                    f"{line[:80]!r}. Restore the file from a copy."
                 ) from error
     return ranks
 
 
 def _llama3_specials(first: int) -> dict[str, int]:
-    """Llama 3's special tokens, with ids from `first` on. Later versions name some that are
-    reserved here.
+    """Llama 3's special tokens -> ids from `first` on. Later versions of Llama 3 use some of the
+    tokens that are reserved here.
     """
     names, n_reserved = [], 0
     for k in range(_LLAMA3_SPECIALS):
@@ -142,13 +142,14 @@ def _llama3_specials(first: int) -> dict[str, int]:
 
 
 def save_tiktoken(tokenizer: BpeTokenizer, path: Path) -> None:
-    """Writes a file of ranks. Raises TokenizerError where the order of the ids is not that of
-    the merges.
+    """Writes a tiktoken file. Raises TokenizerError if the ids are not in the order of the merges,
+    or if the file cannot be written.
     """
     results = [tokenizer.id_of[left + right] for left, right in tokenizer.merged_bytes()]
     if tokenizer.merges is not None and results != sorted(results):
         raise TokenizerError(
-            "a file of ranks takes ids for the order of merges, and in this vocabulary they differ."
+            "cannot save as a tiktoken file: the format needs ids in the order of the merges, and "
+            "in this vocabulary they are in another order. Save it in Hugging Face's format."
         )
     lines = [
         f"{base64.b64encode(token).decode()} {i}\n"
@@ -158,5 +159,7 @@ def save_tiktoken(tokenizer: BpeTokenizer, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise TokenizerError(f"cannot make the folder {path.parent}: {error.strerror}.") from error
+        raise TokenizerError(
+            f"cannot create the folder {path.parent}: {error.strerror}."
+        ) from error
     atomic.write(path, "".join(lines))

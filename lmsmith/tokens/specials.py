@@ -1,5 +1,5 @@
-"""Special tokens in a text: found leftmost first, and the longest where several begin at one
-place.
+"""Finds special and added tokens in a text: leftmost first, and the longest of those that start at
+the same position.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from lmsmith.errors import TokenizerError
 
 
 class Specials:
-    """Some special tokens, to be looked for in UTF-8 text. Raises TokenizerError for one that is
-    empty.
-    """
+    """Finds the special tokens `names` in UTF-8 text. Raises TokenizerError for an empty name."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self.names = frozenset(names)
         if "" in self.names:
-            raise TokenizerError("a special token is empty: it would be everywhere in a text.")
+            raise TokenizerError(
+                "a special token is empty and would match everywhere in a text. Remove it."
+            )
         encoded = sorted(
             (name.encode() for name in self.names), key=lambda name: (-len(name), name)
         )
@@ -29,20 +29,20 @@ class Specials:
         self._pattern = re.compile(b"|".join(map(re.escape, encoded)))
 
     def find(self, text: bytes | bytearray, start: int = 0) -> Iterator[re.Match[bytes]]:
-        """All of them from `start` on."""
-        # Searching for one string is much faster than for an expression, and mostly there is none.
+        """The matches in `text` from `start` on."""
+        # Searching for strings is much faster than for an expression, and most texts have none.
         if any(text.find(name, start) >= 0 for name in self._encoded):
             yield from self._pattern.finditer(text, start)
 
     def between(self, text: bytes) -> list[bytes]:
-        """The text between them."""
+        """The parts of `text` between special tokens."""
         return self._pattern.split(text) if any(name in text for name in self._encoded) else [text]
 
     def cut_before(self, text: bytes | bytearray, cut: int) -> int:
-        """The last place up to `cut` that is inside no special token.
+        """The last position up to `cut` that is not inside any occurrence of a special token.
 
-        Nor inside one that an overlapping one would win over: which of them wins hangs on all the
-        text before.
+        This includes occurrences that overlap an earlier match, because which of them match
+        depends on all of the text before.
         """
         inside = True
         while inside:
@@ -56,10 +56,10 @@ class Specials:
 
 @dataclass(frozen=True)
 class AddedToken:
-    """A token that is matched in the text before any other step, with the flags of `tokenizers`.
+    """A token that is matched in the text before pre-tokenization, with the flags of `tokenizers`.
 
-    `special`: matched only where special tokens are allowed; others are matched in every text.
-    `normalized`: matched after all tokens that are not, in the text between those.
+    `special`: matched only if special tokens are allowed; other added tokens always are.
+    `normalized`: matched in a second pass, in the text between the matches of the first.
     """
 
     content: str
@@ -69,22 +69,22 @@ class AddedToken:
 
 
 class AddedTokens:
-    """Finds added tokens in UTF-8 text as `tokenizers` does where there is no normalizer."""
+    """Finds added tokens in UTF-8 text as `tokenizers` does without a normalizer."""
 
     def __init__(self, tokens: Iterable[AddedToken]) -> None:
         self.names = frozenset[str]()
         self._passes: list[tuple[Specials, dict[bytes, AddedToken]]] = []
         known = sorted(tokens, key=lambda token: token.normalized)
-        for _, some in itertools.groupby(known, key=lambda token: token.normalized):
-            by_content = {token.content.encode(): token for token in some}
-            found = Specials(token.content for token in by_content.values())
-            self.names |= found.names
-            self._passes.append((found, by_content))
+        for _, group in itertools.groupby(known, key=lambda token: token.normalized):
+            by_content = {token.content.encode(): token for token in group}
+            specials = Specials(token.content for token in by_content.values())
+            self.names |= specials.names
+            self._passes.append((specials, by_content))
 
     def find(self, text: bytes, allowed: frozenset[str]) -> list[tuple[int, int, int]]:
-        """(start, stop, id), in order. A special token that is not in `allowed` is text.
+        """The matches as (start, stop, id), in order. Special tokens not in `allowed` are text.
 
-        It still hides other tokens that overlap with it, as in `tokenizers`.
+        They still hide other tokens that overlap them, as in `tokenizers`.
         """
         matches: list[tuple[int, int, int]] = []
         for specials, by_content in self._passes:

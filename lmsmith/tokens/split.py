@@ -1,22 +1,20 @@
-"""Text -> pieces, the units within which byte-pair encoding merges: GPT-2's, GPT-4's, o200k's and
-nanochat's patterns.
+"""Pre-tokenization: splits a text into pieces, within which byte-pair encoding merges. Has the
+patterns of GPT-2, GPT-4, o200k, nanochat, Llama 3 and Qwen 2.
 
-The patterns are regular expressions; what runs here is a scanner written for them, equal to the
-expression on every input and some thirty times as fast. It works on UTF-8 bytes and has two halves:
+The patterns are regular expressions. A scanner written for them gives the same pieces on every
+input, about thirty times as fast. It works on UTF-8 bytes and has two parts:
 
-- `piece_end` follows the alternatives of the expression in their order, character by character, for
-  all of Unicode.
-- `piece_starts` finds all pieces among the next 64 bytes at once, as long as they are ASCII: a bit
-  mask for letters, one for digits, one for white space, and the rules of the pattern become shifts
-  and ands. Where something is not simple it says so by promising less, and `piece_end` goes on.
+- `piece_end` tries the alternatives of the expression in order, character by character, for all of
+  Unicode.
+- `piece_starts` finds all pieces in the next 64 bytes at once if they are ASCII: it makes bit masks
+  of letters, digits and white space, and the rules of the pattern are shifts and ands of these. It
+  returns only the starts that are certain; `piece_end` handles the rest.
 
-Any other expression works through the `regex` module (`Pattern.pieces`), slower.
+Other expressions run through the `regex` module, which is slower.
 
-Bytes that are not UTF-8 are pieces' bytes like others: each counts as one character that is no
-letter, number or space.
+Each byte that is not UTF-8 counts as one character that is not a letter, number or space.
 
-Reading beyond the end: both halves look ahead without asking, so `PADDING` zero bytes must follow a
-text.
+Both parts read beyond the end of the text, so `PADDING` zero bytes must follow it.
 """
 
 from __future__ import annotations
@@ -51,22 +49,22 @@ log = logging.getLogger(__name__)
 PADDING = 64
 NO_SPECIALS = Specials(())
 
-# Families of patterns: which rules a scanner follows.
+# Families of patterns: the set of rules that the scanner follows.
 GPT2 = 0
 GPT4 = 1
 O200K = 2
-REGEX = 3  # none of ours
+REGEX = 3  # any other expression, run by the `regex` module
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """A pattern by which text is cut: the expression, and how the scanner is set to follow it."""
+    """A pre-tokenization pattern: the regular expression, and the scanner's settings for it."""
 
     name: str
     regex: str
     family: int
     max_digits: int = 1 << 30  # \p{N}{1,n}
-    whole_end: bool = True  # white space at the end of a text is one piece: \s++$
+    space_tail: bool = True  # white space at the end of a text is one piece: \s++$
 
     def __repr__(self) -> str:
         return f"Pattern({self.name!r})"
@@ -98,24 +96,28 @@ PATTERNS = {
     for pattern in (
         Pattern("gpt2", _GPT2, GPT2),
         Pattern("gpt4", _GPT4, GPT4, max_digits=3),
-        Pattern("o200k", _O200K, O200K, max_digits=3, whole_end=False),
-        Pattern("nanochat", _NANOCHAT, GPT4, max_digits=2, whole_end=False),
-        # GPT-4's expression as it was published first, and as Llama 3 and Qwen 2 have it.
-        Pattern("llama3", _LLAMA3, GPT4, max_digits=3, whole_end=False),
+        Pattern("o200k", _O200K, O200K, max_digits=3, space_tail=False),
+        Pattern("nanochat", _NANOCHAT, GPT4, max_digits=2, space_tail=False),
+        # GPT-4's expression as first published; Llama 3 and Qwen 2 use it.
+        Pattern("llama3", _LLAMA3, GPT4, max_digits=3, space_tail=False),
         Pattern(
-            "qwen2", _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}"), GPT4, max_digits=1, whole_end=False
+            "qwen2",
+            _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}"),
+            GPT4,
+            max_digits=1,
+            space_tail=False,
         ),
     )
 }
-# GPT-2's, between single digits that are cut off first (Digits before ByteLevel, as SmolLM has it):
-# what stands before a digit ends there, white space too. Its name is the expression, as tokenizers
-# that were saved have it.
+# GPT-2's pattern after splitting off single digits (Digits before ByteLevel, as in SmolLM): every
+# piece before a digit ends there, including white space. Its name is the expression, because saved
+# tokenizers contain it.
 _BETWEEN_DIGITS = (
     r"\p{N}|'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?=\p{N})|\s+(?!\S)|\s+"
 )
 BETWEEN_DIGITS = Pattern(_BETWEEN_DIGITS, _BETWEEN_DIGITS, GPT2, max_digits=1)
-# Other ways to write the same.
-_SAME = {
+# Other spellings of the same patterns.
+_SPELLINGS = {
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": "gpt2",
     r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}]+| ?[\p{N}]+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": "gpt2",
     r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": "gpt2",
@@ -130,32 +132,34 @@ _SAME = {
 
 
 def pattern_of(text: str) -> Pattern:
-    """The pattern of this name, or of this regular expression. Raises TokenizerError for one
+    """The pattern with this name or regular expression. Raises TokenizerError for an expression
     that does not compile.
     """
     if text in PATTERNS:
         return PATTERNS[text]
     for pattern in (*PATTERNS.values(), BETWEEN_DIGITS):
-        if text == pattern.regex or _SAME.get(text) == pattern.name:
+        if text == pattern.regex or _SPELLINGS.get(text) == pattern.name:
             return pattern
     _compiled(text)
     return Pattern(text, text, REGEX)
 
 
 def split(text: bytes, pattern: Pattern) -> list[bytes]:
-    """The pieces of one whole text; joined they are the text."""
+    """The pieces of a complete text; their concatenation is the text."""
     cuts = [0, *piece_ends(text, pattern).tolist()]
     return [text[start:end] for start, end in itertools.pairwise(cuts)]
 
 
 def piece_ends(text: bytes, pattern: Pattern) -> npt.NDArray[np.int32]:
-    """Where each piece of the whole text ends, in bytes."""
+    """The end of each piece of a complete text, in bytes."""
     return Texts([text]).split(pattern)[0]
 
 
 class Texts:
-    """Whole texts side by side in one padded array, so that compiled code works through many of
-    them at one go.
+    """Complete texts in one padded array, so that one call of compiled code processes many.
+
+    `padded`: all texts, each followed by `PADDING` zero bytes. `starts`, `stops`: the start and end
+    of each text in `padded`.
     """
 
     def __init__(self, texts: Sequence[bytes | memoryview]) -> None:
@@ -165,8 +169,8 @@ class Texts:
         self.starts = self.stops - lengths
 
     def split(self, pattern: Pattern) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-        """Where pieces end, as indices of `padded`, and the index of each text's first piece,
-        and of the end.
+        """Returns (ends, first_pieces): the end of each piece as an index of `padded`, and for each
+        text the index of its first piece, followed by the number of pieces.
         """
         first_pieces = np.zeros(len(self.starts) + 1, dtype=np.int64)
         if pattern.family == REGEX:
@@ -174,21 +178,19 @@ class Texts:
                 _regex_ends(self.padded[start:stop].tobytes(), pattern.regex) + start
                 for start, stop in self
             ]
-            np.cumsum([len(some) for some in ends], out=first_pieces[1:])
+            np.cumsum([len(text_ends) for text_ends in ends], out=first_pieces[1:])
             return np.concatenate([*ends, np.empty(0, dtype=np.int32)]), first_pieces
-        found = np.empty(
-            len(self.padded), dtype=np.int32
-        )  # pages that are not written cost nothing
-        rules = (pattern.family, pattern.max_digits, pattern.whole_end)
-        _split(self.padded, self.starts, self.stops, unicode_classes(), *rules, found, first_pieces)
-        return found[: first_pieces[-1]], first_pieces
+        room = np.empty(len(self.padded), dtype=np.int32)  # unwritten pages use no memory
+        rules = (pattern.family, pattern.max_digits, pattern.space_tail)
+        _split(self.padded, self.starts, self.stops, unicode_classes(), *rules, room, first_pieces)
+        return room[: first_pieces[-1]], first_pieces
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return zip(self.starts.tolist(), self.stops.tolist(), strict=True)
 
 
 @kernel
-def _split(padded, starts, stops, classes, family, max_digits, whole_end, ends, first_pieces):
+def _split(padded, starts, stops, classes, family, max_digits, space_tail, ends, first_pieces):
     text, table = address(padded), address(classes)
     n_pieces = 0
     for i in range(len(starts)):
@@ -201,7 +203,7 @@ def _split(padded, starts, stops, classes, family, max_digits, whole_end, ends, 
                 at = window + trailing_zeros(mask)
                 mask &= mask - 1
             else:
-                at = piece_end(at, end, table, family, max_digits, whole_end)
+                at = piece_end(at, end, table, family, max_digits, space_tail)
             ends[n_pieces] = at - text
             n_pieces += 1
         first_pieces[i + 1] = n_pieces
@@ -210,12 +212,12 @@ def _split(padded, starts, stops, classes, family, max_digits, whole_end, ends, 
 def parts_of(
     text: bytes, size: int, pattern: Pattern, specials: Specials = NO_SPECIALS
 ) -> Iterator[memoryview]:
-    """`text` in parts of at most `size` bytes which, split each by itself, give the pieces of the
-    whole.
+    """Cuts `text` into parts of at most `size` bytes. Splitting each part separately gives the same
+    pieces as splitting `text`.
 
-    It is cut where no piece goes on (`_last_cut`) and no special token does. Where there is no such
-    place, a part is longer; with a pattern of the `REGEX` family, of which nobody knows, it is the
-    whole text.
+    Cuts only where no piece (`_last_cut`) and no special token continues. If there is no such
+    position, a part is longer. Patterns of the `REGEX` family give one part, because it is unknown
+    where they can be cut.
     """
     view, start = memoryview(text), 0
     while len(text) - start > size and pattern.family != REGEX:
@@ -233,14 +235,14 @@ def parts_of(
 def parts_of_stream(
     stream: Iterable[bytes], size: int, pattern: Pattern, specials: Specials = NO_SPECIALS
 ) -> Iterator[bytes]:
-    """The same for a text that comes in parts cut anywhere: no more than two of `size` and one
-    of them is in memory.
+    """As `parts_of`, for a text that arrives in parts cut anywhere. Keeps at most `2 * size` bytes
+    and one arriving part in memory.
     """
     waiting, searched = bytearray(), 0
     for data in stream:
         waiting += data
         while len(waiting) - searched >= 2 * size and pattern.family != REGEX:
-            # What comes next may make a special token of the end.
+            # The end may be the beginning of a special token.
             stop = min(searched + 2 * size, len(waiting)) - specials.longest
             cut = _cut(waiting, searched, stop, specials)
             searched = 0 if cut else max(stop - 4, 0)
@@ -251,14 +253,14 @@ def parts_of_stream(
 
 
 def place_to_cut(text: bytes) -> int:
-    """A place in a stretch of a text where no piece of our patterns goes on (`_last_cut`); 0 if
-    there is none.
+    """The last position in part of a text where no piece of any built-in pattern continues
+    (`_last_cut`); 0 if there is none.
     """
     return _cut(text, 0, len(text), NO_SPECIALS)
 
 
 def _cut(text: bytes | bytearray, start: int, stop: int, specials: Specials) -> int:
-    """The last place in start + 1 .. stop - 4 where a text may be cut; 0 if there is none."""
+    """The last position in start + 1 .. stop - 4 where `text` can be cut; 0 if there is none."""
     cut = int(
         _last_cut(np.frombuffer(text, dtype=np.uint8).ctypes.data, start, stop, unicode_classes())
     )
@@ -267,11 +269,12 @@ def _cut(text: bytes | bytearray, start: int, stop: int, specials: Specials) -> 
 
 @kernel
 def _last_cut(text, start, stop, classes):
-    """After a letter or number, before what is no letter, mark or apostrophe, and after a number no
-    number either.
+    """The last position in start + 1 .. stop - 4 where all built-in patterns end a piece; 0 if
+    there is none.
 
-    No piece of any of our patterns goes on there, and how the pieces after it begin does not depend
-    on what was before.
+    That is after a letter or number and before a character that is not a letter, mark or
+    apostrophe, and not two numbers. No piece continues there, and the pieces after the position do
+    not depend on the text before it.
     """
     table = address(classes)
     for cut in range(stop - 4, start, -1):
@@ -292,8 +295,8 @@ def _last_cut(text, start, stop, classes):
 
 
 @njit
-def piece_end(at, end, table, family, max_digits, whole_end):
-    """Where the piece that starts at `at` ends."""
+def piece_end(at, end, table, family, max_digits, space_tail):
+    """The address where the piece that starts at the address `at` ends."""
     byte = load8(at)
     if byte == APOSTROPHE and family != O200K:
         length = contraction(at, family == GPT4)
@@ -316,7 +319,7 @@ def piece_end(at, end, table, family, max_digits, whole_end):
             if kind != SPACE:
                 return others_end(begin, end, table)
     else:
-        # [^\r\n\p{L}\p{N}]?+\p{L}++ and its kind: a word, with the one character before it
+        # [^\r\n\p{L}\p{N}]?+\p{L}++ and similar: a word, with one character before it
         first_of_word = UPPER if family == GPT4 else MARK
         word = at
         if kind < first_of_word and kind != NUMBER and byte != RETURN and byte != NEWLINE:
@@ -351,7 +354,7 @@ def piece_end(at, end, table, family, max_digits, whole_end):
         if load8(last) == NEWLINE or load8(last) == RETURN:
             after_newline = at
         char = char_at(at, table)
-    if at == end and whole_end:
+    if at == end and space_tail:
         return end
     if after_newline and family != GPT2:
         return after_newline
@@ -361,15 +364,16 @@ def piece_end(at, end, table, family, max_digits, whole_end):
 
 
 APOSTROPHE, BLANK, NEWLINE, RETURN, SLASH = ord("'"), ord(" "), ord("\n"), ord("\r"), ord("/")
-IDEOGRAPHS = 0xE5, 0xE9  # first of three bytes: U+5000 to U+9FFF
-CYRILLIC = 0xD0, 0xD1  # first of two: U+0400 to U+047F
+IDEOGRAPHS = 0xE5, 0xE9  # range of the first of three bytes: U+5000 to U+9FFF
+CYRILLIC = 0xD0, 0xD1  # range of the first of two bytes: U+0400 to U+047F
 _S, _D, _M, _T, _L, _V, _E, _R = map(ord, "sdmtlver")
 
 
 @njit
 def contraction(at, any_case):
-    """Length of 's 'd 'm 't 'll 've 're at an apostrophe; 0 if it is none. In any case, U+017F
-    is an s too.
+    """The length in bytes of 's 'd 'm 't 'll 've 're at an apostrophe; 0 if there is none.
+
+    `any_case`: ignore case. U+017F (long s) counts as an s then.
     """
     fold = 0x20 if any_case else 0
     first = load8(at + 1) | fold
@@ -388,7 +392,7 @@ def letters_end(at, table):
     while True:
         four = load32(at)
         first = four & 0xFF
-        # Two ranges that are letters throughout, much used, and known without decoding.
+        # Two frequent ranges that contain only letters, recognized without decoding.
         if IDEOGRAPHS[0] <= first <= IDEOGRAPHS[1] and four & 0xC0C000 == 0x808000:
             at += 3
         elif CYRILLIC[0] <= first <= CYRILLIC[1] and four & 0xC000 == 0x8000:
@@ -421,11 +425,12 @@ def others_end(at, end, table):
 
 @njit
 def cased_word_end(at, table):
-    """o200k's words: capitals, then small letters; letters without case and marks serve as both.
+    """The end of a word in o200k's pattern: upper case, then lower case; caseless letters and marks
+    are in both classes.
 
-    [capitals]*[small]+ comes first: where no small letter follows the capitals, it gives capitals
-    back until one of them serves as a small letter. Only where none does is it [capitals]+[small]*,
-    which is then capitals alone.
+    The first alternative is [upper]*[lower]+. If no lower-case letter follows, the expression
+    backtracks to the last caseless character. Only if there is none, the second alternative
+    [upper]+[lower]* matches, with upper case only.
     """
     after_last_caseless = 0
     char = char_at(at, table)
@@ -444,13 +449,13 @@ def cased_word_end(at, table):
 
 @njit
 def char_at(at, table):
-    """The character at an address: its class, and its length in bytes times 256. Not UTF-8:
-    OTHER, of one byte.
+    """The character at an address: its class plus 256 times its length in bytes. Bytes that are
+    not UTF-8 are OTHER, of length 1.
     """
     byte = load8(at)
     if byte < 0x80:
         return load8(table + byte) | 1 << 8
-    second = load8(at + 1) ^ 0x80  # a continuation byte less its mark; 64 or more if it is none
+    second = load8(at + 1) ^ 0x80  # the 6 bits of a continuation byte; 64 or more if it is not one
     if byte < 0xE0:
         if byte >= 0xC2 and second < 64:
             return load8(table + ((byte & 0x1F) << 6 | second)) | 2 << 8
@@ -478,14 +483,13 @@ def char_at(at, table):
 
 @njit
 def piece_starts(at, end, family, max_digits):
-    """Mask of the pieces that start among the 64 bytes after `at`, where a piece starts; 0 where
-    nothing is certain.
+    """Mask of the positions after `at` where pieces start, in the 64 bytes from `at`, where a piece
+    starts. 0 if none is certain.
 
-    A start is certain up to the last byte but one before the first that is not simple: one that is
-    not ASCII, the end of the text, and what is said below. All starts before a certain one are in
-    the mask.
+    Starts are certain up to two bytes before the first hard position: a byte that is not ASCII, the
+    end of the text, and the cases below. The mask contains all starts up to its last one.
     """
-    if load64(at) & -0x7F7F7F7F7F7F7F80:  # not ASCII: not worth the effort
+    if load64(at) & -0x7F7F7F7F7F7F7F80:  # not ASCII soon: the mask would be too short to pay off
         return 0
     letters = positions_between(at, 97, 122) | positions_between(at, 65, 90)
     digits = positions_between(at, 48, 57)
@@ -494,8 +498,8 @@ def piece_starts(at, end, family, max_digits):
     others = ~(letters | digits | spaces)
     hard = positions_between(at, 128, 255) | 1 << min(end - at, 63)
 
-    # A piece starts where the class changes, but not after a blank, which belongs to what follows;
-    # and at the last white space before something else.
+    # A piece starts where the class changes, but not after a space, which belongs to the next
+    # characters; and at the last white space before something else.
     starts = ~(
         letters & letters << 1 | digits & digits << 1 | others & others << 1 | spaces & spaces << 1
     )
@@ -510,16 +514,16 @@ def piece_starts(at, end, family, max_digits):
     else:
         newlines = positions_between(at, NEWLINE, NEWLINE) | positions_between(at, RETURN, RETURN)
         if newlines:
-            # Newlines after other characters belong to them: runs of newlines that start there are
-            # filled by a carry.
+            # Newlines after other characters belong to these: the carry of an addition fills the
+            # runs of newlines that start there.
             first = newlines & others << 1
             taken = ((first + newlines ^ newlines) | first) & newlines
             spaces &= ~taken
             if family == O200K:
                 hard |= positions_between(at, SLASH, SLASH) & taken << 1
-            # The rest of a run of white space is cut after its last newline. Blanks after a newline
-            # whose end is not in sight, or is another newline, are hard: only the end of their run
-            # tells.
+            # Any other run of white space ends a piece after its last newline. Spaces after a
+            # newline are hard if the 64 bytes do not contain their end or another newline follows:
+            # the split depends on the end of the run.
             indents = spaces & ~newlines
             first = indents & newlines << 1
             if first:
@@ -533,7 +537,7 @@ def piece_starts(at, end, family, max_digits):
         else:
             starts |= spaces & ~shifted_down(spaces, 1)
             starts &= ~(letters & spaces << 1 | others & blanks << 1)
-        # A single other character that starts a piece belongs to the letters after it.
+        # A single other character at the start of a piece belongs to the letters after it.
         single = others & ~(others << 1) & ~(blanks << 1) & ~shifted_down(others, 1)
         starts &= ~(letters & single << 1)
         too_many = digits
@@ -552,7 +556,7 @@ def piece_starts(at, end, family, max_digits):
         position = trailing_zeros(apostrophes)
         apostrophes &= apostrophes - 1
         if family == O200K and position == after:
-            continue  # it follows a contraction and starts a piece
+            continue  # follows a contraction, so it starts a piece
         length = contraction(at + position, family != GPT2)
         if length:
             within = (1 << length) - 1 << position
@@ -572,8 +576,8 @@ def _compiled(expression: str) -> Any:
         import regex
     except ImportError as error:
         raise TokenizerError(
-            f"the pattern {expression!r} is none of {', '.join(PATTERNS)} and needs regex: pip "
-            f"install regex."
+            f"the pattern {expression!r} is not one of {', '.join(PATTERNS)}, so it needs the "
+            f"module regex: run pip install regex."
         ) from error
     try:
         compiled = regex.compile(expression)
@@ -582,7 +586,7 @@ def _compiled(expression: str) -> Any:
             f"the pattern {expression!r} is not a regular expression: {error}."
         ) from error
     log.warning(
-        "the pattern %r is none of %s: it runs through the regex module, slower",
+        "the pattern %r is not one of %s: it runs through the regex module, which is slower",
         expression,
         ", ".join(PATTERNS),
     )
@@ -590,9 +594,7 @@ def _compiled(expression: str) -> Any:
 
 
 def _regex_ends(text: bytes, expression: str) -> npt.NDArray[np.int32]:
-    """Ends of the matches and of what lies between them, which is a piece too: nothing is
-    dropped.
-    """
+    """The ends of the pieces in bytes. Text between matches is a piece too, so no text is lost."""
 
     def ends() -> Iterator[int]:
         string = text.decode("utf-8", "surrogateescape")

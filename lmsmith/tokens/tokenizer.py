@@ -1,27 +1,26 @@
-"""What every tokenizer offers, and the three simple ones: bytes, characters, words.
+"""The tokenizer interface, and the byte, character and word tokenizers.
 
-A tokenizer maps text to ids 0 .. vocab_size - 1 and back. What a tokenizer cannot represent is
-never lost silently: `count_unknown` says how many units of a text that is, `unknown_bytes` how many
-bytes of it the ids do not carry, and evaluation charges those as a code would, so that no tokenizer
-scores better by knowing less. The policies:
+A tokenizer maps text to ids 0 .. vocab_size - 1 and back. Text that a tokenizer cannot represent is
+never lost silently: `count_unknown` returns the number of unknown units in a text, `unknown_bytes`
+the number of bytes that the ids do not encode. Evaluation charges for these bytes, so a tokenizer
+does not score better by representing less of the text. Per kind:
 
-| kind | unknown units | in the ids | charged by evaluation |
+| kind | unknown units | in the ids | cost in evaluation |
 |---|---|---|---|
-| byte | lone surrogates, the only part of a str that UTF-8 cannot write | U+FFFD | the ids' own loss |
-| char | characters that the training text does not have | left out (`leaves_out`) | 8 bits a byte, and their places |
-| word | words outside the vocabulary | `<unk>` | the loss of `<unk>`, 8 bits a byte of the word, and its end |
-| bpe | as byte | U+FFFD | the ids' own loss |
-| library | words that decoding does not give back | as the file has it | 8 bits a byte, and their places |
+| byte | lone surrogates (not encodable in UTF-8) | U+FFFD | the loss of those ids |
+| char | characters not in the training text | skipped (`leaves_out`) | 8 bits per byte, and their positions |
+| word | words outside the vocabulary | `<unk>` | the loss of `<unk>`, 8 bits per byte of the word, and its end |
+| bpe | as byte | U+FFFD | the loss of those ids |
+| library | words that decoding does not restore | depends on the file | 8 bits per byte, and their positions |
 
-Some vocabularies have ids that no token has: holes between the tokens and the special tokens of
-cl100k, rows that a model's table has beyond them. They are `ids_without_token`. No text is encoded
-to them, they decode to nothing, and generation never samples them. Evaluation does not
-renormalize: a model pays for the probability it gives them.
+Some vocabularies have ids without a token: gaps between the tokens and the special tokens of
+cl100k, or extra rows in a model's embedding table. `ids_without_token` lists them. No text is
+encoded to them, they decode to the empty string, and generation never samples them. Evaluation does
+not renormalize: probability that a model gives them counts as loss.
 
-`end_of_text` is the id between documents, where there are several; it is the last one. `encode`
-reads all of its text
-as text: "<|endoftext|>" typed by a user never becomes the special id. Ids are uint16 where the vocabulary fits, else
-uint32, as in the shards.
+`end_of_text` is the id between documents. The byte, character and word tokenizers give it the last
+id. `encode` treats its whole input as plain text: "<|endoftext|>" typed by a user never becomes
+the special id. Ids are uint16 if the vocabulary fits, otherwise uint32, as in the shards.
 """
 
 from __future__ import annotations
@@ -52,33 +51,34 @@ SomeIds = Sequence[int] | npt.NDArray[np.integer[Any]]
 
 END_OF_TEXT = "<|endoftext|>"
 ENDS_OF_TEXT = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|bos|>")
-"""What the token between documents is called: by GPT-2, Llama 3, Mistral, Gemma, nanochat. The
-first one counts.
+"""Names of the end-of-text token in GPT-2, Llama 3, Mistral, Gemma and nanochat. The first one in
+the vocabulary is used.
 """
 
 UNKNOWN = "<unk>"
 
 
 class Tokenizer(ABC):
-    """Text to ids and back.
+    """Encodes text to ids and decodes ids to text.
 
         tok = lmsmith.Tokenizer.train("book.txt", vocab_size=4096)
         tok.decode(tok.encode("It was"))
         tok.save("tok")
         tok = lmsmith.Tokenizer.load("tok")
 
-    `vocab_size`: number of ids. `end_of_text`: the id between documents; None: there is none.
+    `vocab_size`: number of ids. `end_of_text`: the id between documents, or None if the
+    tokenizer has no such token.
     """
 
     kind: ClassVar[str]
     vocab_size: int
     end_of_text: int | None
-    leaves_out: ClassVar[bool] = False  # nothing stands for unknown units in the ids
-    decodes_bytes: bool = (
-        True  # the bytes of parts of a list of ids, joined, are those of the whole
-    )
-    streams: bool = True  # the text of some ids begins with the text of the first of them,
-    open_ids: frozenset[int] = frozenset()  # except where the last of the first is one of these
+    leaves_out: ClassVar[bool] = False  # encoding skips unknown units
+    # decode_bytes(a + b) == decode_bytes(a) + decode_bytes(b) for all lists of ids
+    decodes_bytes: bool = True
+    # decode(a + b) starts with decode(a), unless the last id of `a` is in `open_ids`
+    streams: bool = True
+    open_ids: frozenset[int] = frozenset()
 
     @staticmethod
     def train(
@@ -100,25 +100,26 @@ class Tokenizer(ABC):
         """Learns byte-pair encoding from text files, folders or globs.
 
         vocab_size  number of entries, special tokens included
-        out         a new folder for it; None: `save` writes it later
+        out         new folder to save to; None: do not save
         special     special tokens
-        eos_token   the special token that stands between documents; None: by its name
-        pattern     how text is cut into pieces: gpt2, gpt4, o200k, nanochat, llama3, qwen2, or a
+        eos_token   the special token between documents; None: the first of `special` with a
+                    common name such as <|endoftext|>
+        pattern     pre-tokenization pattern: gpt2, gpt4, o200k, nanochat, llama3, qwen2, or a
                     regular expression
-        ties        which of equally frequent pairs is merged first
+        ties        how to break ties between equally frequent pairs
         threads     None: one per core
-        max_memory  bytes; above it rare pieces are dropped; None: no bound
-        text_field, encoding, errors: how text is read, as the settings `data.*`
+        max_memory  limit in bytes; rare pieces are dropped to stay within it; None: no limit
+        text_field, encoding, errors: how to read the text, as the settings `data.*`
         progress    called with ("count" or "merge", done, total)
 
-        Raises TokenizerError for a vocabulary or a pattern that is not possible, and if `out` holds
-        a tokenizer; DataError for text that cannot be read.
+        Raises TokenizerError for an invalid vocabulary size or pattern, and if `out` already
+        contains a tokenizer; DataError for text that cannot be read.
         """
-        from lmsmith.tokens.learn import train_tokenizer  # brings in the compiler
+        from lmsmith.tokens.learn import train_tokenizer  # imports Numba, which is slow
 
-        some = [sources] if isinstance(sources, str | os.PathLike) else sources
+        paths = [sources] if isinstance(sources, str | os.PathLike) else sources
         tokenizer, notes = train_tokenizer(
-            [os.fspath(source) for source in some],
+            [os.fspath(path) for path in paths],
             vocab_size,
             None if out is None else Path(out),
             pattern=pattern,
@@ -144,12 +145,12 @@ class Tokenizer(ABC):
         special: Mapping[str, int] | None = None,
         eos_token: str | None = None,
     ) -> Tokenizer:
-        """Loads a tokenizer: its folder or file (ours, Hugging Face's, GPT-2's, tiktoken's), a run,
-        or gpt2.
+        """Loads a tokenizer from a folder or file (lmsmith, Hugging Face, GPT-2 or tiktoken
+        format), from a run, or by the name gpt2.
 
-        `pattern` and `special` (token -> id) are for tiktoken's files of ranks, which do not have
-        them. `eos_token`: which token stands between documents. Raises TokenizerError for a file
-        that is missing, damaged or not a tokenizer.
+        `pattern` and `special` (token -> id) are for tiktoken files, which do not contain them.
+        `eos_token`: the token between documents. Raises TokenizerError for a file that is missing,
+        damaged or not a tokenizer.
         """
         from lmsmith.tokens.files import FILE_NAME, load_tokenizer
 
@@ -176,37 +177,35 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode(self, text: str) -> Ids:
-        """The ids of `text`, which may be any str at all; never contains `end_of_text`."""
+        """The ids of `text`, for any str. They never contain `end_of_text`."""
 
     @abstractmethod
     def decode_bytes(self, ids: SomeIds) -> bytes:
-        """The bytes that `ids` stand for; `ids_without_token` stand for none.
+        """The bytes of `ids`. Ids in `ids_without_token` decode to no bytes.
 
         Raises TokenizerError for an id outside the vocabulary.
         """
 
     @property
     def ids_without_token(self) -> npt.NDArray[np.int64]:
-        """The ids below `vocab_size` that no token has, sorted; for most tokenizers there are
-        none.
-        """
+        """The ids below `vocab_size` without a token, sorted; empty for most tokenizers."""
         return np.empty(0, dtype=np.int64)
 
     @abstractmethod
     def count_unknown(self, text: str) -> int:
-        """How many units of `text` (surrogates, characters, words) this tokenizer cannot
-        represent.
+        """The number of units of `text` (surrogates, characters or words) that this tokenizer
+        cannot represent.
         """
 
     @abstractmethod
     def unknown_bytes(self, text: str) -> int:
-        """How many UTF-8 bytes of `text` its ids do not carry; evaluation charges 8 bits for
-        each.
+        """The number of UTF-8 bytes of `text` that its ids do not encode. Evaluation charges 8
+        bits for each.
         """
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
-        """All that makes this tokenizer, as JSON can hold it; `from_dict` is its inverse."""
+        """This tokenizer as a dict that can be written as JSON. Inverse of `from_dict`."""
 
     @classmethod
     @abstractmethod
@@ -220,7 +219,7 @@ class Tokenizer(ABC):
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of what this tokenizer is: equal for tokenizers that give the same ids."""
+        """SHA-256 of `to_dict()`. Two tokenizers are equal if their fingerprints are equal."""
         return fingerprint_of(self.to_dict())
 
     def __eq__(self, other: object) -> bool:
@@ -237,21 +236,21 @@ class Tokenizer(ABC):
     def _in_range(self, ids: SomeIds) -> npt.NDArray[np.int64]:
         try:
             array = np.asarray(ids, dtype=np.int64).reshape(-1)
-        except OverflowError:  # larger than any id: named below as it is
+        except OverflowError:  # does not fit int64: the error below shows the number
             array = np.asarray(ids, dtype=object).reshape(-1)
         bad = (array < 0) | (array >= self.vocab_size)
         if bad.any():
-            place = int(bad.argmax())
+            position = int(bad.argmax())
             raise TokenizerError(
-                f"id {array[place]} at position {place} is outside this {self.kind} tokenizer's "
-                f"vocabulary of"
-                f" {self.vocab_size}. Was the text encoded with another tokenizer?"
+                f"id {array[position]} at position {position} is outside this {self.kind} "
+                f"tokenizer's vocabulary of {self.vocab_size}. Was the text encoded with another "
+                f"tokenizer?"
             )
         return array
 
 
 class ByteTokenizer(Tokenizer):
-    """The UTF-8 bytes are the ids; 256 is the end of a text, where there is one."""
+    """The ids are the UTF-8 bytes; 256 is the end-of-text token, if there is one."""
 
     kind = "byte"
 
@@ -270,7 +269,7 @@ class ByteTokenizer(Tokenizer):
         return count_lone_surrogates(text)
 
     def unknown_bytes(self, text: str) -> int:
-        return 0  # U+FFFD stands in the ids and is paid for there
+        return 0  # surrogates are encoded as U+FFFD, whose ids have a loss
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": self.kind, "end_of_text": self.end_of_text is not None}
@@ -281,7 +280,7 @@ class ByteTokenizer(Tokenizer):
 
 
 class CharTokenizer(Tokenizer):
-    """One id a character, in the order of code points: nanoGPT's `sorted(set(text))`."""
+    """One id per character, in code-point order: nanoGPT's `sorted(set(text))`."""
 
     kind = "char"
     leaves_out = True
@@ -297,17 +296,17 @@ class CharTokenizer(Tokenizer):
 
     @classmethod
     def learn(cls, texts: Iterable[str], end_of_text: bool) -> Self:
-        """The tokenizer of the characters in `texts`. Raises TokenizerError where there are
-        none.
+        """Builds the vocabulary from the characters in `texts`. Raises TokenizerError if the texts
+        are empty.
         """
         seen = np.zeros(0x110000, dtype=bool)
         for text in texts:
             for code_points in _code_points(text):
                 seen[code_points] = True
-        seen[0xD800:0xE000] = False  # lone surrogates are no characters
+        seen[0xD800:0xE000] = False  # lone surrogates are not characters
         if not seen.any():
             raise TokenizerError(
-                "a character tokenizer needs text to learn from, and the training text is empty."
+                "cannot learn a character tokenizer: the training text is empty. Check the sources."
             )
         return cls(np.flatnonzero(seen).astype("<u4").tobytes().decode("utf-32-le"), end_of_text)
 
@@ -315,11 +314,11 @@ class CharTokenizer(Tokenizer):
         ids = np.empty(len(text), dtype=ids_dtype(self.vocab_size))
         end = 0
         for code_points in _code_points(text):
-            found = self._id_of[code_points]
-            if found.min() < 0:
-                found = found[found >= 0]
-            ids[end : end + len(found)] = found
-            end += len(found)
+            known = self._id_of[code_points]
+            if known.min() < 0:
+                known = known[known >= 0]
+            ids[end : end + len(known)] = known
+            end += len(known)
         return ids[:end]
 
     def decode_bytes(self, ids: SomeIds) -> bytes:
@@ -356,11 +355,12 @@ class CharTokenizer(Tokenizer):
 
 
 class WordTokenizer(Tokenizer):
-    """One id for each of the most frequent words: 0 is `<unk>`, then from the most frequent on.
+    """One id per word for the most frequent words, most frequent first; id 0 is `<unk>`.
 
-    A word is a run of letters with the one space before it, so that known words decode to the text
-    they came from; digits, punctuation and other white space stand alone. Writing without spaces
-    (Chinese, Thai) becomes clauses, nearly all of them unknown: such text wants another tokenizer.
+    A word is a run of letters with the space before it, so known words decode to the original
+    text. Digits, punctuation and other white space are words of one character. In scripts without
+    spaces (Chinese, Thai) whole clauses become words, nearly all of them unknown: use another
+    tokenizer for such text.
     """
 
     kind = "word"
@@ -371,20 +371,20 @@ class WordTokenizer(Tokenizer):
         self.vocab_size = 1 + len(self.words) + end_of_text
         self.end_of_text = self.vocab_size - 1 if end_of_text else None
         self._id_of = {word: i for i, word in enumerate(self.words, start=1)}
-        # A word that is not known mostly had a space before it.
+        # Most unknown words had a space before them.
         self._texts = (" " + UNKNOWN, *self.words, *([END_OF_TEXT] if end_of_text else []))
 
     @classmethod
     def learn(cls, texts: Iterable[str], end_of_text: bool, vocab_size: int = 10_000) -> Self:
-        """The `vocab_size` most frequent words, `<unk>` and the end of text among them; ties in
-        code-point order.
+        """Learns a vocabulary of up to `vocab_size` ids: the most frequent words, `<unk>`, and the
+        end-of-text token if there is one. Equally frequent words are in code-point order.
 
-        Raises TokenizerError for a vocabulary without room for a word, or a text without one.
+        Raises TokenizerError if the vocabulary has no room for a word or the text has no words.
         """
         n_words = vocab_size - 1 - end_of_text
         if n_words < 1:
             raise TokenizerError(
-                f"a word vocabulary of {vocab_size} leaves no room for words: take 3 or more."
+                f"a word vocabulary of size {vocab_size} has no room for words. Use 3 or more."
             )
         counts: Counter[str] = Counter()
         for text in texts:
@@ -394,7 +394,7 @@ class WordTokenizer(Tokenizer):
         )
         if not words:
             raise TokenizerError(
-                "a word tokenizer needs text to learn from, and the training text is empty."
+                "cannot learn a word tokenizer: the training text has no words. Check the sources."
             )
         return cls(words[:n_words], end_of_text)
 
@@ -433,37 +433,36 @@ class WordTokenizer(Tokenizer):
 
 
 class StreamDecoder:
-    """Decodes ids as they come and never gives out half a character: what is incomplete waits for
-    the next id.
+    """Decodes a stream of ids. Incomplete characters wait for the next id.
 
-    All that `push` gave out and at last `flush`, joined, is `tokenizer.decode` of all the ids. With
-    a tokenizer that does not stream (`Tokenizer.streams`) everything comes at the end.
+    The strings from all calls to `push`, followed by that from `flush`, join to `tokenizer.decode`
+    of all ids. If the tokenizer does not stream (`Tokenizer.streams` is False), `flush` returns all
+    of the text.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._ids: list[int] = []  # the last that gave text, and all after them
-        self._n_read = 0  # of these, how many have their text given out
-        self._n_given = 0  # characters of the text of `_ids` that were given out
+        self._ids: list[int] = []  # the last ids that returned text, and all ids after them
+        self._n_read = 0  # number of ids in `_ids` whose text was returned
+        self._n_given = 0  # number of characters of the text of `_ids` that were returned
 
     def push(self, ids: SomeIds | int) -> str:
-        """The text that is complete with these ids; often empty."""
-        some = [ids] if isinstance(ids, int | np.integer) else ids
+        """The text that these ids complete; often empty."""
+        new_ids = [ids] if isinstance(ids, int | np.integer) else ids
         if self._tokenizer.decodes_bytes:
-            return self._decoder.decode(self._tokenizer.decode_bytes(some))
-        if not len(some):
+            return self._decoder.decode(self._tokenizer.decode_bytes(new_ids))
+        if not len(new_ids):
             return ""
-        self._tokenizer.decode(some)  # raises for an id outside the vocabulary
-        self._ids += map(int, some)
+        self._tokenizer.decode(new_ids)  # raises for an id outside the vocabulary
+        self._ids += map(int, new_ids)
         if not self._tokenizer.streams or self._ids[-1] in self._tokenizer.open_ids:
             return ""
         text = self._tokenizer.decode(self._ids)
-        if text.endswith("\ufffd"):  # perhaps half a character
+        if text.endswith("\ufffd"):  # may be an incomplete character
             return ""
         new = text[self._n_given :]
-        # How the text of an id begins can depend on whether ids with text stand before it: some of
-        # these are kept.
+        # The text of an id can begin differently if ids with text precede it: keep some of these.
         last = self._tokenizer.decode(self._ids[self._n_read :])
         if last.strip():
             self._ids = self._ids[self._n_read :]
@@ -472,7 +471,9 @@ class StreamDecoder:
         return new
 
     def flush(self) -> str:
-        """What is left at the end: empty, or U+FFFD for a character that was cut."""
+        """The remaining text: usually empty, or U+FFFD for an incomplete character. All of the
+        text if the tokenizer does not stream.
+        """
         if self._tokenizer.decodes_bytes:
             return self._decoder.decode(b"", final=True)
         rest = self._tokenizer.decode(self._ids)[self._n_given :]
@@ -481,10 +482,10 @@ class StreamDecoder:
 
 
 def unused_ids(tokenizer: Tokenizer, vocab_size: int) -> npt.NDArray[np.int64]:
-    """The ids below a model's `vocab_size` that no token of its tokenizer has, sorted; usually
+    """The ids below a model's `vocab_size` that have no token in its tokenizer, sorted; usually
     none.
 
-    They are the holes in the tokenizer's vocabulary and the rows of the model's table beyond it.
+    These are the gaps in the tokenizer's vocabulary and the model's extra embedding rows.
     """
     holes = tokenizer.ids_without_token
     beyond = np.arange(tokenizer.vocab_size, vocab_size, dtype=np.int64)
@@ -492,15 +493,13 @@ def unused_ids(tokenizer: Tokenizer, vocab_size: int) -> npt.NDArray[np.int64]:
 
 
 def fingerprint_of(parts: dict[str, Any]) -> str:
-    """SHA-256 of what `Tokenizer.to_dict` gives, in the one way to write it as JSON."""
+    """SHA-256 of the output of `Tokenizer.to_dict`, written as canonical JSON."""
     canonical = to_json(parts, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
 
 def to_utf8(text: str) -> bytes:
-    """`text` as UTF-8. Paired surrogates are joined, lone ones become U+FFFD, as tiktoken does
-    it.
-    """
+    """`text` as UTF-8. Paired surrogates are joined and lone ones become U+FFFD, as in tiktoken."""
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError:
@@ -510,7 +509,7 @@ def to_utf8(text: str) -> bytes:
 
 
 def count_lone_surrogates(text: str) -> int:
-    """How many characters of `text` `to_utf8` replaces."""
+    """The number of characters of `text` that `to_utf8` replaces by U+FFFD."""
     if _is_utf8(text):
         return 0
     joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
@@ -518,37 +517,37 @@ def count_lone_surrogates(text: str) -> int:
 
 
 def end_of_text_id(special_tokens: Mapping[str, int], name: str | None = None) -> int | None:
-    """The id of the special token between documents: `name`, else the first of `ENDS_OF_TEXT` that
-    there is.
+    """The id of the special token between documents: `name` if given, otherwise the first of
+    `ENDS_OF_TEXT` that is a special token. None if there is none.
 
-    Raises TokenizerError for a `name` that is no special token.
+    Raises TokenizerError if `name` is not a special token.
     """
     if name is None:
         return next((special_tokens[end] for end in ENDS_OF_TEXT if end in special_tokens), None)
     if name not in special_tokens:
         raise TokenizerError(
-            f"{name!r} cannot end a text: it is no special token of this tokenizer. Its special "
-            f"tokens:"
-            f" {', '.join(itertools.islice(special_tokens, 20)) or 'none'}."
+            f"{name!r} cannot be the end-of-text token: it is not a special token of this "
+            f"tokenizer. Its special tokens: "
+            f"{', '.join(itertools.islice(special_tokens, 20)) or 'none'}."
         )
     return special_tokens[name]
 
 
 def ids_dtype(vocab_size: int) -> type[np.uint16 | np.uint32]:
-    """The smaller of the two types that shards know and that holds every id."""
+    """The smaller of the two types of ids in shards (uint16, uint32) that holds every id."""
     return np.uint16 if vocab_size <= 1 << 16 else np.uint32
 
 
 def _code_points(text: str) -> Iterator[npt.NDArray[np.uint32]]:
-    """The code points of `text`, a bounded number at a time: 20 MB of text never become 80."""
+    """The code points of `text`, 2**20 at a time: UTF-32 takes up to four times the memory."""
     for start in range(0, len(text), 1 << 20):
         yield np.frombuffer(
             text[start : start + (1 << 20)].encode("utf-32-le", "surrogatepass"), dtype="<u4"
         )
 
 
-# Letters with apostrophes inside, one digit, one other mark, one character of white space: every
-# character is in one.
+# Letters with apostrophes inside, or one digit, or one other mark, or one white-space character.
+# Every character is in one match.
 _WORD = re.compile(r" ?[^\W\d_]+(?:['\u2019][^\W\d_]+)*| ?[\d_]| ?[^\w\s]|\s")
 
 
@@ -565,8 +564,8 @@ def _is_utf8(text: str) -> bool:
 
 
 def _split_at(ids: npt.NDArray[np.int64], special: int | None) -> list[npt.NDArray[np.int64]]:
-    """The runs of ids between the `special` ones."""
-    if special is None or not len(places := np.flatnonzero(ids == special)):
+    """The runs of ids between occurrences of `special`."""
+    if special is None or not len(positions := np.flatnonzero(ids == special)):
         return [ids]
-    edges = [-1, *places.tolist(), len(ids)]
+    edges = [-1, *positions.tolist(), len(ids)]
     return [ids[before + 1 : after] for before, after in itertools.pairwise(edges)]

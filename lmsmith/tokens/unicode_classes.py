@@ -1,7 +1,7 @@
-"""The class of every code point, as the splitting patterns tell them apart: those of Unicode 16.0.
+"""The class of every code point that pre-tokenization patterns distinguish, for Unicode 16.0.
 
-The table is what tiktoken's engine answers; `make_unicode_classes.py` wrote it. `\\s` is U+0009 to
-U+000D, 20, 85, A0, 1680, 2000 to 200A, 2028, 2029, 202F, 205F and 3000.
+`make_unicode_classes.py` generates the table from tiktoken's engine. `\\s` is U+0009 to U+000D, 20,
+85, A0, 1680, 2000 to 200A, 2028, 2029, 202F, 205F and 3000.
 """
 
 import base64
@@ -17,7 +17,7 @@ OTHER = 0
 NUMBER = 1  # \p{N}
 SPACE = 2  # \s
 MARK = 3  # \p{M}
-# Letters are the classes from here on.
+# This class and all following ones are letters.
 UPPER = 4  # \p{Lu} \p{Lt}
 LOWER = 5  # \p{Ll}
 CASELESS = 6  # \p{Lm} \p{Lo}
@@ -25,7 +25,7 @@ CASELESS = 6  # \p{Lm} \p{Lo}
 
 @functools.cache
 def unicode_classes() -> npt.NDArray[np.uint8]:
-    """The class of each of the 1,114,112 code points; a megabyte, made once."""
+    """The class (uint8) of each of the 1,114,112 code points; 1 MB, computed once."""
     runs = np.frombuffer(zlib.decompress(base64.b85decode(_RUNS)), dtype="<u4")
     table = np.repeat((runs >> 24).astype(np.uint8), runs & 0xFFFFFF)
     assert len(table) == N_CODE_POINTS

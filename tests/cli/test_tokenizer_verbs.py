@@ -81,7 +81,7 @@ def test_a_token_that_ends_texts_by_name(lmsmith: Lmsmith) -> None:
     assert "end of text  <a>" in lmsmith("tokenizer", "inspect", "named").out
     done = lmsmith(*words, "--eos-token", "<c>", "--out", "other")
     assert (done.status, (lmsmith.cwd / "other").exists()) == (1, False)
-    assert "'<c>' cannot end a text" in done.err
+    assert "'<c>' cannot be the end-of-text token" in done.err
 
 
 def test_patterns_by_name(lmsmith: Lmsmith) -> None:
@@ -218,7 +218,7 @@ def test_compare_has_the_ladder_and_a_page(lmsmith: Lmsmith, bpe: Path) -> None:
         (
             ["train", "book.txt", "--vocab-size", "300", "--out", "bpe"],
             1,
-            ["bpe holds a tokenizer already"],
+            ["bpe already contains a tokenizer"],
         ),
         (["train", "none.txt", "--vocab-size", "300", "--out", "x"], 1, ["none.txt"]),
         (

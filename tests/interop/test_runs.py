@@ -347,7 +347,7 @@ def test_the_token_that_ends_texts_can_be_named(tmp_path: Path) -> None:
     as_qwen(tmp_path / "theirs")
     run, _ = import_model(str(tmp_path / "theirs"), out=tmp_path / "run", eos_token="<|endoftext|>")
     assert load_for_use(run)[1].end_of_text == 256
-    with pytest.raises(TokenizerError, match="'<no>' cannot end a text"):
+    with pytest.raises(TokenizerError, match="'<no>' cannot be the end-of-text token"):
         import_model(str(tmp_path / "theirs"), out=tmp_path / "other", eos_token="<no>")
 
 

@@ -1,5 +1,5 @@
-"""Many ways to construct a `tokenizer.json`, each small, made by the library `tokenizers`
-itself.
+"""Small `tokenizer.json` files with many combinations of components, written by the library
+`tokenizers` itself. lmsmith's engine runs those in `OURS`, the library those in `OTHERS`.
 """
 
 import json
@@ -17,7 +17,7 @@ from tokenizers import pre_tokenizers as P  # noqa: E402
 from lmsmith.tokens.exact import ONIGURUMA  # noqa: E402
 from lmsmith.tokens.split import BETWEEN_DIGITS, PATTERNS  # noqa: E402
 
-LEARNT_FROM = [
+LEARNED_FROM = [
     "Don't the cats' hats fit?  中文字 中文, 12345 naïve\n\n\tdef f(x): return x\r\n  и так далее… ",
     "the quick brown fox jumps over the lazy dog and returns the   value of x in 2024, isn't it?",
     "हिन्दी العربية ünïcödé e\u0301 ﬁne Ⅷ ² ½ 😀 <think> if x: return",
@@ -54,7 +54,9 @@ def make(
     change: Callable[[dict[str, Any]], None] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """A construction's JSON, its vocabulary learnt from a few lines."""
+    """The content of a `tokenizer.json` with these components and a vocabulary learned from a few
+    lines.
+    """
     unknown = {} if model == "bpe" else {"unk_token": "[UNK]"}
     kinds = {
         "bpe": (models.BPE(**options), trainers.BpeTrainer),
@@ -62,8 +64,8 @@ def make(
         "wordlevel": (models.WordLevel(unk_token="[UNK]"), trainers.WordLevelTrainer),
         "unigram": (models.Unigram(), trainers.UnigramTrainer),
     }
-    made, trainer = kinds[model]
-    engine = Tokenizer(made)
+    untrained, trainer = kinds[model]
+    engine = Tokenizer(untrained)
     if normalizer is not None:
         engine.normalizer = normalizer
     if pre is not None:
@@ -78,7 +80,7 @@ def make(
         settings |= unknown | {"special_tokens": ["[UNK]"]}
     else:
         settings |= {"special_tokens": ["[UNK]"]}
-    engine.train_from_iterator(LEARNT_FROM, trainer(**settings))
+    engine.train_from_iterator(LEARNED_FROM, trainer(**settings))
     if end:
         engine.add_special_tokens([END])
     for token in added:
@@ -102,7 +104,7 @@ def _model(**parts: Any) -> Callable[[dict[str, Any]], None]:
 
 
 def _byte_fallback(content: dict[str, Any]) -> None:
-    """Llama 2's way: characters, and bytes for those that are not known."""
+    """As in Llama 2: tokens of characters, and of single bytes for unknown characters."""
     vocabulary = content["model"]["vocab"]
     for byte in range(256):
         vocabulary.setdefault(f"<0x{byte:02X}>", 1000 + byte)
@@ -146,13 +148,13 @@ OURS: dict[str, Callable[[], dict[str, Any]]] = {
         )
         for name in PATTERNS
     },
-    "gpt2 in other words": lambda: make(
+    "gpt2, other spelling": lambda: make(
         pre=after(
             split(GPT2_REGEX.replace(r"\p{L}+", r"[\p{L}]+").replace(r" ?\p{N}+", r" ?[\p{N}]+"))
         )
     ),
     "digits first": lambda: make(pre=P.Sequence([P.Digits(individual_digits=True), byte_level()])),
-    "digits first, as we write it": lambda: make(pre=after(split(BETWEEN_DIGITS.regex))),
+    "digits first, saved by lmsmith": lambda: make(pre=after(split(BETWEEN_DIGITS.regex))),
     "ignore_merges": lambda: make(pre=byte_level(), change=_model(ignore_merges=True)),
     "empty prefix and suffix": lambda: make(
         pre=byte_level(), change=_model(continuing_subword_prefix="", end_of_word_suffix="")
@@ -264,10 +266,8 @@ OTHERS: dict[str, Callable[[], dict[str, Any]]] = {
         normalizer=N.Lowercase(),
         added=(token("THE", lstrip=True, rstrip=True, single_word=True, normalized=True), token("Fox", rstrip=True)),
     ),
-    "an added token that merges "
-    "use": lambda: make(pre=byte_level(), added=(token("he"), token("a"))),
-    "an added token written as "
-    "bytes": lambda: make(pre=byte_level(), added=(token("Ġfoo"), token("é"))),
+    "an added token in the merges": lambda: make(pre=byte_level(), added=(token("he"), token("a"))),
+    "an added token that looks like bytes": lambda: make(pre=byte_level(), added=(token("Ġfoo"), token("é"))),
     "truncation and padding": lambda: make(
         pre=byte_level(prefix=True),
         change=lambda content: content.update(

@@ -1,4 +1,4 @@
-"""The benchmark runs, compares the ids of all contenders, and its figures hang together."""
+"""The tokenizer benchmark: contenders with other ids are rejected, and results are consistent."""
 
 import os
 import subprocess
@@ -37,29 +37,27 @@ def test_learning() -> None:
     assert all(timing.seconds > 0 for timing in timings)
 
 
-def test_whoever_gives_other_ids_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    liar = bench.Contender("liar", lambda: lambda: [1, 2, 3])
-    monkeypatch.setattr(bench, "_encoders", lambda *_: [liar])
-    with pytest.raises(TokenizerError, match="liar gives other ids"):
+def test_contender_with_other_ids_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = bench.Contender("wrong", lambda: lambda: [1, 2, 3])
+    monkeypatch.setattr(bench, "_encoders", lambda *_: [wrong])
+    with pytest.raises(TokenizerError, match="wrong returns other ids"):
         bench_encoding(learn_bpe([TEXT], 300, pattern="gpt2"), "a text", b"text")
 
 
-def test_the_machine_has_a_name() -> None:
+def test_machine_names_the_number_of_cores() -> None:
     assert "cores" in machine()
 
 
 @pytest.mark.slow
-def test_compiling_is_said_once_and_later_starts_are_quick(tmp_path: Path) -> None:
-    """In new processes with a cache of their own: the first compiles, within the 15 s promised;
-    the second loads.
-    """
+def test_compiling_warns_once_and_later_starts_are_quick(tmp_path: Path) -> None:
+    """Two new processes share an empty cache: the first compiles, the second loads."""
     code = (
         "from lmsmith.tokens.bpe_train import learn_bpe; learn_bpe(['some text'], "
         "260).encode('some text')"
     )
-    said, took = [], []
+    warnings, seconds = [], []
     for _ in range(2):
-        began = time.perf_counter()
+        start = time.perf_counter()
         done = subprocess.run(
             [sys.executable, "-c", code],
             env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(PROJECT)},
@@ -67,15 +65,15 @@ def test_compiling_is_said_once_and_later_starts_are_quick(tmp_path: Path) -> No
             text=True,
             check=True,
         )
-        took.append(time.perf_counter() - began)
-        said.append(done.stderr.count("compiling for this processor"))
-    assert said == [1, 0]
-    assert took[1] < 0.4 * took[0]
+        seconds.append(time.perf_counter() - start)
+        warnings.append(done.stderr.count("compiling for this processor"))
+    assert warnings == [1, 0]
+    assert seconds[1] < 0.4 * seconds[0]
 
 
 @pytest.mark.slow
 def test_memory_of_learning_grows_with_pieces_not_with_text(tmp_path: Path) -> None:
-    """Once the parts in work have their room, 100 MB more of the same words take no more memory."""
+    """After the buffers are allocated, more of the same words needs no more memory."""
     text = "".join(f"word{i % 997} and other{i % 89}.\n" for i in range(100_000)).encode()
     peaks = []
     for times in (16, 64):

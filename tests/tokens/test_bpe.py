@@ -1,5 +1,5 @@
-"""Byte-pair encoding against tiktoken and Hugging Face tokenizers, token for token; and what
-each promises besides.
+"""Byte-pair encoding compared with tiktoken and Hugging Face tokenizers id by id, and special
+tokens, streams, threads, memory and errors.
 """
 
 import itertools
@@ -40,7 +40,7 @@ def gpt2(test_data: Path) -> BpeTokenizer:
 
 @pytest.fixture(scope="module")
 def small() -> BpeTokenizer:
-    """A vocabulary small enough for much to be merged from single bytes."""
+    """A small vocabulary, so that most pieces have several tokens."""
     return learn_bpe(
         [TEXT * 3], 310, pattern="gpt4", special_tokens=(SPECIAL, "<|end|>", "<|end|>!")
     )
@@ -73,19 +73,19 @@ def real_texts(test_data: Path) -> Iterator[str]:
     )
 
 
-def test_gpt2_is_tiktokens(gpt2: BpeTokenizer, tiktoken_gpt2, test_data: Path) -> None:  # type: ignore[no-untyped-def]
+def test_gpt2_has_tiktokens_ids(gpt2: BpeTokenizer, tiktoken_gpt2, test_data: Path) -> None:  # type: ignore[no-untyped-def]
     for text in real_texts(test_data):
-        wanted = tiktoken_gpt2.encode_ordinary(text)
+        expected = tiktoken_gpt2.encode_ordinary(text)
         ids = gpt2.encode(text)
         assert ids.dtype == np.uint16
-        assert ids.tolist() == wanted
-        assert gpt2.encode(text.encode()).tolist() == wanted
+        assert ids.tolist() == expected
+        assert gpt2.encode(text.encode()).tolist() == expected
         assert gpt2.decode(ids) == text
         assert gpt2.decode_bytes(ids) == text.encode()
 
 
 @pytest.mark.slow
-def test_gpt2_is_tiktokens_on_everything(
+def test_gpt2_has_tiktokens_ids_on_all_texts(
     gpt2: BpeTokenizer, tiktoken_gpt2, test_data: Path
 ) -> None:  # type: ignore[no-untyped-def]
     for file in [*test_data.rglob("*.txt"), *Path(os.__file__).parent.glob("**/*.py")]:
@@ -101,7 +101,7 @@ def test_known_ids(gpt2: BpeTokenizer) -> None:
 
 
 @every_pattern
-def test_learnt_vocabularies_are_tiktokens_with_the_same_ranks(name: str, test_data: Path) -> None:
+def test_learned_vocabularies_have_tiktokens_ids(name: str, test_data: Path) -> None:
     texts = [text[:40_000] for text in real_texts(test_data)]
     tokenizer = learn_bpe(texts[:3], 2000, pattern=name)
     ranks = {token: i for i, token in enumerate(tokenizer.tokens) if token is not None}
@@ -110,13 +110,13 @@ def test_learnt_vocabularies_are_tiktokens_with_the_same_ranks(name: str, test_d
     draw = random.Random(name)
     mixed = ["".join(draw.choices(REPRESENTATIVES, k=draw.randint(0, 100))) for _ in range(500)]
     for text in texts + mixed:
-        wanted = engine.encode_ordinary(text)
-        assert tokenizer.encode(text).tolist() == wanted
-        assert as_ranks.encode(text).tolist() == wanted
+        expected = engine.encode_ordinary(text)
+        assert tokenizer.encode(text).tolist() == expected
+        assert as_ranks.encode(text).tolist() == expected
 
 
-def test_ranks_that_nobody_learnt_are_tiktokens() -> None:
-    """Tokens that no merging reaches, two ways to merge to one token, long tokens."""
+def test_arbitrary_ranks_have_tiktokens_ids() -> None:
+    """Tokens that no merge produces, tokens that several merges produce, long tokens."""
     draw = random.Random(1)
     for _ in range(30):
         ranks = {bytes([byte]): byte for byte in range(256)}
@@ -136,24 +136,22 @@ def test_ranks_that_nobody_learnt_are_tiktokens() -> None:
 @settings(max_examples=200, deadline=None)
 @given(text=st.text(st.characters(exclude_categories=())))
 def test_any_text(text: str, small: BpeTokenizer, gpt2: BpeTokenizer) -> None:
-    whole = text.encode("utf-16", "surrogatepass").decode(
-        "utf-16", "replace"
-    )  # as tiktoken does it
+    repaired = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # as tiktoken
     for tokenizer in (small, gpt2):
-        assert tokenizer.decode(tokenizer.encode(text)) == whole
-        assert tokenizer.encode(text).tolist() == tokenizer.encode(whole).tolist()
-        assert tokenizer.count_unknown(text) == whole.count("\ufffd") - text.count("\ufffd")
+        assert tokenizer.decode(tokenizer.encode(text)) == repaired
+        assert tokenizer.encode(text).tolist() == tokenizer.encode(repaired).tolist()
+        assert tokenizer.count_unknown(text) == repaired.count("\ufffd") - text.count("\ufffd")
 
 
 @settings(max_examples=300, deadline=None)
 @given(data=st.binary(max_size=400))
-def test_any_bytes_come_back(data: bytes, small: BpeTokenizer, gpt2: BpeTokenizer) -> None:
+def test_any_bytes_round_trip(data: bytes, small: BpeTokenizer, gpt2: BpeTokenizer) -> None:
     for tokenizer in (small, gpt2):
         assert tokenizer.decode_bytes(tokenizer.encode(data)) == data
 
 
 def plain_merge(piece: bytes, tokenizer: BpeTokenizer) -> list[int]:
-    """The textbook's way."""
+    """Byte-pair encoding by definition: merge the pair of lowest rank until no pair merges."""
     ranks = {(left, right): rank for rank, (left, right) in enumerate(tokenizer.merges or ())}
     ids = [tokenizer.id_of[bytes([byte])] for byte in piece]
     while len(ids) > 1:
@@ -167,8 +165,8 @@ def plain_merge(piece: bytes, tokenizer: BpeTokenizer) -> list[int]:
     return ids
 
 
-def test_long_pieces_are_merged_as_short_ones_are(small: BpeTokenizer) -> None:
-    """Around every length at which another way is taken: 15, 95, 96 bytes."""
+def test_pieces_of_all_lengths_equal_plain_merging(small: BpeTokenizer) -> None:
+    """Includes the lengths where the algorithm changes: 15, 95, 96 bytes."""
     draw = random.Random(2)
     for length in [*range(1, 130), 300]:
         for letters in ("thecas", "ae", "a"):
@@ -193,9 +191,7 @@ def test_the_cache_is_bounded_and_emptied(
         size_before = cache.table.slots.nbytes
 
 
-def test_a_run_of_one_character_costs_no_more_than_n_log_n(
-    gpt2: BpeTokenizer, tiktoken_gpt2
-) -> None:  # type: ignore[no-untyped-def]
+def test_a_run_of_one_character_takes_n_log_n(gpt2: BpeTokenizer, tiktoken_gpt2) -> None:  # type: ignore[no-untyped-def]
     for character in ("a", " ", "文", "=", "\n"):
         gpt2.encode(character * 1000)
 
@@ -204,7 +200,7 @@ def test_a_run_of_one_character_costs_no_more_than_n_log_n(
             gpt2.encode(character * n)
             return time.thread_time() - start
 
-        # Ten times the text: quadratic, it would be a hundred times the time.
+        # Ten times the text: a quadratic algorithm would take a hundred times as long.
         assert (
             min(seconds(300_000) for _ in range(3))
             < 30 * min(seconds(30_000) for _ in range(3)) + 0.01
@@ -227,7 +223,7 @@ def test_special_tokens_are_text_unless_allowed(gpt2: BpeTokenizer, tiktoken_gpt
     assert gpt2.decode(gpt2.encode(text, allowed_special="all")) == text
 
 
-def test_a_disallowed_special_token_raises_with_its_place(gpt2: BpeTokenizer) -> None:
+def test_a_disallowed_special_token_raises_with_its_position(gpt2: BpeTokenizer) -> None:
     text = f"zwölf {SPECIAL}"
     for disallowed in ("all", {SPECIAL}):
         with pytest.raises(TokenizerError, match=r"'<\|endoftext\|>' at character 6"):
@@ -240,7 +236,7 @@ def test_a_disallowed_special_token_raises_with_its_place(gpt2: BpeTokenizer) ->
         list(gpt2.encode_iter([far, text], disallowed_special="all"))
 
 
-def test_of_overlapping_special_tokens_the_longest_counts(small: BpeTokenizer) -> None:
+def test_the_longest_of_overlapping_special_tokens_matches(small: BpeTokenizer) -> None:
     end, end_bang = small.special_tokens["<|end|>"], small.special_tokens["<|end|>!"]
     ids = small.encode("<|end|>!<|end|>?<|end|>!", allowed_special="all").tolist()
     assert [i for i in ids if i in (end, end_bang)] == [end_bang, end, end_bang]
@@ -257,12 +253,12 @@ def long_text(test_data: Path) -> str:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
-def test_threads_change_nothing(
+def test_threads_do_not_change_the_ids(
     threads: int, gpt2: BpeTokenizer, tiktoken_gpt2, long_text: str
 ) -> None:  # type: ignore[no-untyped-def]
     assert len(long_text) > 4 * bpe.UNIT
-    wanted = tiktoken_gpt2.encode_to_numpy(long_text, allowed_special="all")
-    assert np.array_equal(gpt2.encode(long_text, allowed_special="all", threads=threads), wanted)
+    expected = tiktoken_gpt2.encode_to_numpy(long_text, allowed_special="all")
+    assert np.array_equal(gpt2.encode(long_text, allowed_special="all", threads=threads), expected)
     draw = random.Random(threads)
     cuts = [0, *sorted(draw.randint(0, len(long_text)) for _ in range(500)), len(long_text)]
     texts = [long_text[start:end] for start, end in itertools.pairwise(cuts)]
@@ -274,11 +270,11 @@ def test_threads_change_nothing(
     assert gpt2.encode_batch([]) == []
 
 
-def test_a_stream_gives_the_ids_of_the_whole(
+def test_a_stream_gives_the_ids_of_the_complete_text(
     gpt2: BpeTokenizer, long_text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bpe, "UNIT", 5000)
-    wanted = gpt2.encode(long_text, allowed_special="all")
+    expected = gpt2.encode(long_text, allowed_special="all")
     draw = random.Random(3)
     for text in (long_text, long_text.encode()):
         for most in (3000, 500_000):
@@ -288,7 +284,7 @@ def test_a_stream_gives_the_ids_of_the_whole(
             stream = (text[start:end] for start, end in itertools.pairwise(cuts))
             parts = list(gpt2.encode_iter(stream, allowed_special="all"))
             assert len(parts) > 20
-            assert np.array_equal(np.concatenate(parts), wanted)
+            assert np.array_equal(np.concatenate(parts), expected)
     assert (
         np.concatenate(list(gpt2.encode_iter(iter("a\ud83d\ude42b\ud83d")))).tolist()
         == gpt2.encode("a🙂b\ufffd").tolist()
@@ -296,9 +292,9 @@ def test_a_stream_gives_the_ids_of_the_whole(
     assert np.concatenate(list(gpt2.encode_iter([]))).tolist() == []
 
 
-def test_a_stream_is_not_cut_through_special_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor before one that is text here: " <|" is one piece. And they may overlap, themselves and
-    one another.
+def test_a_stream_is_not_cut_inside_special_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is also not cut before a special token that is text (" <|" is one piece), and special
+    tokens can overlap themselves and one another.
     """
     monkeypatch.setattr(bpe, "UNIT", 40)
     specials = (SPECIAL, "a!a", "b!c", "ab", "c.c.c")
@@ -308,13 +304,13 @@ def test_a_stream_is_not_cut_through_special_tokens(monkeypatch: pytest.MonkeyPa
         choices = ["a!" * draw.randint(1, 40), "c." * 30, "ab!c", f" {SPECIAL}", "word ", "b", "\n"]
         text = "".join(draw.choices(choices, k=60))
         for allowed in ((), "all", draw.sample(specials, 2)):
-            wanted = tokenizer.encode(text, allowed_special=allowed).tolist()
+            expected = tokenizer.encode(text, allowed_special=allowed).tolist()
             cut = draw.randint(0, len(text))
-            found = tokenizer.encode_iter([text[:cut], text[cut:]], allowed_special=allowed)
-            assert np.concatenate(list(found)).tolist() == wanted
+            parts = tokenizer.encode_iter([text[:cut], text[cut:]], allowed_special=allowed)
+            assert np.concatenate(list(parts)).tolist() == expected
 
 
-def test_a_stream_of_numbers_does_not_wait_for_its_end(
+def test_a_stream_of_numbers_gives_parts_before_its_end(
     gpt2: BpeTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bpe, "UNIT", 100)
@@ -324,15 +320,15 @@ def test_a_stream_of_numbers_does_not_wait_for_its_end(
     assert np.concatenate(parts).tolist() == gpt2.encode(text).tolist()
 
 
-def test_it_is_pickled_without_its_caches(small: BpeTokenizer) -> None:
+def test_pickling_skips_the_caches(small: BpeTokenizer) -> None:
     ids = small.encode(TEXT)
-    written = pickle.dumps(small)
-    assert len(written) < 100_000
-    assert pickle.loads(written) == small
-    assert np.array_equal(pickle.loads(written).encode(TEXT), ids)
+    pickled = pickle.dumps(small)
+    assert len(pickled) < 100_000
+    assert pickle.loads(pickled) == small
+    assert np.array_equal(pickle.loads(pickled).encode(TEXT), ids)
 
 
-def test_a_stream_takes_constant_memory(
+def test_a_stream_needs_constant_memory(
     gpt2: BpeTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bpe, "UNIT", 5000)
@@ -346,14 +342,14 @@ def test_a_stream_takes_constant_memory(
 
 @settings(max_examples=100, deadline=None)
 @given(ids=st.lists(st.integers(0, 309)))
-def test_stream_decoder_gives_the_whole(ids: list[int], small: BpeTokenizer) -> None:
+def test_stream_decoder_returns_the_same_text(ids: list[int], small: BpeTokenizer) -> None:
     decoder = StreamDecoder(small)
     parts = [decoder.push(i) for i in ids]
     assert "".join(parts) + decoder.flush() == small.decode(ids)
     assert small.decode(ids) == small.decode_bytes(ids).decode("utf-8", "replace")
 
 
-def test_ids_that_stand_for_nothing(gpt2: BpeTokenizer) -> None:
+def test_ids_outside_the_vocabulary(gpt2: BpeTokenizer) -> None:
     for bad in (-1, 50257, 10**30):
         with pytest.raises(TokenizerError, match=rf"id {bad} at position 1.*50257"):
             gpt2.decode([0, bad])
@@ -381,9 +377,11 @@ def test_ids_without_a_token_decode_to_nothing_as_in_tokenizers() -> None:
 # ---- bad vocabularies ----------------------------------------------------------------------------
 
 
-def test_vocabularies_that_cannot_be() -> None:
+def test_invalid_vocabularies() -> None:
     every_byte = [bytes([byte]) for byte in range(256)]
-    with pytest.raises(TokenizerError, match="lacks 1 of the 256 bytes, the first of them 0x61"):
+    with pytest.raises(
+        TokenizerError, match="lacks tokens for 1 of the 256 bytes, the first of them 0x61"
+    ):
         BpeTokenizer([b for b in every_byte if b != b"a"], (), "gpt2")
     with pytest.raises(TokenizerError, match="b'ab' twice"):
         BpeTokenizer([*every_byte, b"ab", b"ab"], (), "gpt2")
@@ -391,17 +389,17 @@ def test_vocabularies_that_cannot_be() -> None:
         BpeTokenizer(every_byte, [(97, 98)], "gpt2")
     with pytest.raises(TokenizerError, match="special token is empty"):
         BpeTokenizer([*every_byte, None], (), "gpt2", {"": 256})
-    with pytest.raises(TokenizerError, match="'<s>' has id 97, which is taken"):
+    with pytest.raises(TokenizerError, match="'<s>' has the id 97, which belongs to another"):
         BpeTokenizer(every_byte, (), "gpt2", {"<s>": 97})
     with pytest.raises(TokenizerError, match="same id"):
         BpeTokenizer([*every_byte, None], (), "gpt2", {"<s>": 256, "</s>": 256})
 
 
-def test_it_is_a_tokenizer(small: BpeTokenizer) -> None:
+def test_equality_and_dict_round_trip(small: BpeTokenizer) -> None:
     assert isinstance(small, Tokenizer)
-    again = BpeTokenizer.from_dict(small.to_dict())
-    assert again == small
-    assert again.fingerprint == small.fingerprint
+    loaded = BpeTokenizer.from_dict(small.to_dict())
+    assert loaded == small
+    assert loaded.fingerprint == small.fingerprint
     assert BpeTokenizer(small.tokens, small.merges, "gpt2", small.special_tokens) != small
     assert small.end_of_text == small.special_tokens[SPECIAL] == 307
     assert small.unknown_bytes("\ud800") == 0

@@ -1,5 +1,5 @@
-"""Learning merges against a plain reference, merge for merge, and against rustbpe and Hugging
-Face tokenizers.
+"""Learned merges compared with a plain reference, rustbpe and Hugging Face tokenizers, merge by
+merge.
 """
 
 import itertools
@@ -16,7 +16,7 @@ from lmsmith.errors import TokenizerError
 from lmsmith.tokens import bpe_train, piece_counts
 from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.bpe_train import Ties, learn_bpe, learn_merges
-from lmsmith.tokens.piece_counts import LEAST_MEMORY, PieceCounter
+from lmsmith.tokens.piece_counts import MIN_MEMORY, PieceCounter
 from lmsmith.tokens.printable import from_printable, gpt2_byte_order
 from lmsmith.tokens.specials import Specials
 from lmsmith.tokens.split import PATTERNS, Pattern, split
@@ -25,9 +25,7 @@ from lmsmith.tokens.split import PATTERNS, Pattern, split
 def reference(
     texts: list[bytes], n_merges: int, pattern: Pattern, ties: Ties
 ) -> list[tuple[int, int]]:
-    """Byte-pair encoding as it is defined: count all pairs, merge the best, count all pairs
-    again.
-    """
+    """Byte-pair encoding by definition: count all pairs, merge the best one, and repeat."""
     pieces = Counter(itertools.chain.from_iterable(split(text, pattern) for text in texts))
     words = [(list(piece), count) for piece, count in pieces.items()]
     tokens = [bytes([byte]) for byte in range(256)]
@@ -59,7 +57,7 @@ def reference(
     return merges
 
 
-def learnt(
+def learned(
     texts: list[bytes], n_merges: int, pattern: Pattern, ties: Ties, threads: int = 1
 ) -> list[tuple[int, int]]:
     counter = PieceCounter(pattern, threads=threads)
@@ -68,8 +66,8 @@ def learnt(
 
 
 @pytest.mark.parametrize("ties", ["bytes", "ids", "huggingface"])
-def test_small_random_texts_merge_for_merge(ties: Ties) -> None:
-    """Few letters, so that pairs overlap ("aaaa") and nearly everything is a tie."""
+def test_small_random_texts_merge_by_merge(ties: Ties) -> None:
+    """Texts of few letters, so that pairs overlap ("aaaa") and nearly all merges are ties."""
     draw = random.Random(ties)
     for _ in range(80):
         letters = draw.choice(["ab", "abc", "aab ", "abcdefgh '1\n", "aé中🙂 "])
@@ -78,13 +76,13 @@ def test_small_random_texts_merge_for_merge(ties: Ties) -> None:
             for _ in range(draw.randint(1, 4))
         ]
         pattern = PATTERNS[draw.choice(sorted(PATTERNS))]
-        assert learnt(texts, 60, pattern, ties) == reference(texts, 60, pattern, ties)
+        assert learned(texts, 60, pattern, ties) == reference(texts, 60, pattern, ties)
 
 
-def test_real_text_merge_for_merge(test_data: Path) -> None:
+def test_real_text_merge_by_merge(test_data: Path) -> None:
     texts = [(test_data / "tinystories" / "tinystories_197k.txt").read_bytes()[:60_000]]
     texts.append((test_data / "multilingual" / "xquad_hi.txt").read_bytes()[:20_000])
-    assert learnt(texts, 250, PATTERNS["gpt4"], "bytes") == reference(
+    assert learned(texts, 250, PATTERNS["gpt4"], "bytes") == reference(
         texts, 250, PATTERNS["gpt4"], "bytes"
     )
 
@@ -123,13 +121,13 @@ def test_ids_are_bytes_then_merges_then_special_tokens() -> None:
     assert tokenizer.vocab_size == 260
 
 
-def test_of_equally_frequent_pairs() -> None:
-    text = "aa bb"  # each pair once; " b" and "bb" and "aa"
+def test_ties() -> None:
+    text = "aa bb"  # the pairs " b", "bb" and "aa", once each
     assert learn_bpe([text], 257, special_tokens=()).tokens[256] == b"bb"
     assert learn_bpe([text], 257, special_tokens=(), ties="ids").tokens[256] == b" b"
 
 
-def test_special_tokens_cut_and_are_not_merged() -> None:
+def test_special_tokens_split_the_text_and_are_not_merged() -> None:
     text = "ab<|endoftext|>ab<|endoftext|>" * 50
     tokenizer = learn_bpe([text], 400)
     assert tokenizer.merged_bytes() == [(b"a", b"b")]
@@ -137,7 +135,7 @@ def test_special_tokens_cut_and_are_not_merged() -> None:
     assert (b"ab", b"ab") in joined.merged_bytes()
 
 
-def test_nothing_left_to_merge_ends_early_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+def test_nothing_left_to_merge_ends_early_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     tokenizer = learn_bpe(["abc", "x"], 1000)
     assert tokenizer.merged_bytes() == [(b"b", b"c"), (b"a", b"bc")]
     assert tokenizer.vocab_size == 259
@@ -145,47 +143,50 @@ def test_nothing_left_to_merge_ends_early_and_says_so(caplog: pytest.LogCaptureF
     assert learn_bpe([""], 1000).vocab_size == 257
 
 
-def test_a_vocabulary_far_too_large_costs_nothing() -> None:
+def test_a_huge_vocab_size_allocates_no_memory() -> None:
     assert learn_bpe(["abc", "x"], 10**12).vocab_size == 259
 
 
-def test_threads_and_parts_change_nothing(test_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_and_parts_do_not_change_the_result(
+    test_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = (test_data / "tinyshakespeare" / "input.txt").read_bytes() + b"<|endoftext|>"
     data += (test_data / "multilingual" / "xquad_zh.txt").read_bytes() + b"1" * 3000 + b"a" * 3000
-    wanted = learn_bpe([data], 1500)
+    expected = learn_bpe([data], 1500)
     monkeypatch.setattr(piece_counts, "PART", 20_000)
     draw = random.Random(0)
     cuts = [0, *sorted(draw.randint(0, len(data)) for _ in range(300)), len(data)]
     for threads in (1, 2, 7):
         stream = (data[start:end] for start, end in itertools.pairwise(cuts))
         for text in (data, data.decode(), stream):
-            assert learn_bpe([text], 1500, threads=threads) == wanted
+            assert learn_bpe([text], 1500, threads=threads) == expected
 
 
 def counts_of(counter: PieceCounter) -> Counter[bytes]:
     counts = counter.counts()
-    found: Counter[bytes] = Counter()
+    total: Counter[bytes] = Counter()
     edges = np.flatnonzero(counts.symbols < 0)
     for start, end in itertools.pairwise(edges.tolist()):
-        found[bytes(counts.symbols[start + 1 : end].tolist())] += int(
+        total[bytes(counts.symbols[start + 1 : end].tolist())] += int(
             counts.counts[counts.piece_of[start + 1]]
         )
         assert len(set(counts.piece_of[start + 1 : end].tolist())) == 1
-    return found
+    return total
 
 
-def test_counts_are_pythons(test_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counts_equal_plain_python(test_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = (test_data / "multilingual" / "xquad_ru.txt").read_bytes() + b" " * 300 + b"x" * 300
-    wanted = Counter(piece for piece in split(data, PATTERNS["gpt4"]) if len(piece) > 1)
+    expected = Counter(piece for piece in split(data, PATTERNS["gpt4"]) if len(piece) > 1)
     for part in (piece_counts.PART, 10_000):
         monkeypatch.setattr(piece_counts, "PART", part)
         counter = PieceCounter(PATTERNS["gpt4"], Specials(["<|x|>"]), threads=3)
         counter.add([data, data])
-        assert counts_of(counter) == Counter({piece: 2 * count for piece, count in wanted.items()})
+        doubled = Counter({piece: 2 * count for piece, count in expected.items()})
+        assert counts_of(counter) == doubled
         assert counter.n_bytes == 2 * len(data)
 
 
-def test_memory_is_bounded_and_what_is_dropped_is_said(
+def test_memory_limit_drops_rare_pieces_with_a_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(piece_counts, "PART", 200_000)
@@ -194,20 +195,20 @@ def test_memory_is_bounded_and_what_is_dropped_is_said(
     text = " ".join(itertools.chain.from_iterable((word, "frequent", "word") for word in words))
     tables = []
     for threads in (1, 3):
-        counter = PieceCounter(PATTERNS["gpt4"], threads=threads, max_memory=LEAST_MEMORY)
+        counter = PieceCounter(PATTERNS["gpt4"], threads=threads, max_memory=MIN_MEMORY)
         counter.add([text])
         assert counter.n_dropped > 200_000
         assert counter.n_dropped_occurrences >= counter.n_dropped
-        assert counter._total.slots.nbytes <= LEAST_MEMORY
+        assert counter._total.slots.nbytes <= MIN_MEMORY
         tables.append(counts_of(counter))
     assert tables[0] == tables[1]
     assert tables[0][b" frequent"] == 400_000
     with caplog.at_level(logging.WARNING):
-        tokenizer = learn_bpe([text], 300, max_memory=LEAST_MEMORY)
+        tokenizer = learn_bpe([text], 300, max_memory=MIN_MEMORY)
     assert b" frequent" in tokenizer.tokens
     assert "rare pieces" in caplog.text
     assert "8 MB" in caplog.text
-    with pytest.raises(TokenizerError, match="too little"):
+    with pytest.raises(TokenizerError, match="too small"):
         learn_bpe([text], 300, max_memory=1000)
 
 
@@ -218,7 +219,7 @@ def test_counts_are_64_bit() -> None:
     assert learn_merges(counts, 2) == [(98, 99), (97, 98)]
 
 
-def test_progress_is_shown() -> None:
+def test_progress_is_reported() -> None:
     seen: list[tuple[str, int, int]] = []
     learn_bpe(["some text " * 100], 265, progress=lambda *what: seen.append(what))
     assert ("count", 1000, 0) in seen
@@ -234,12 +235,12 @@ def test_progress_is_shown() -> None:
         (500, ("<s>", "</s>", "<s>"), "'<s>' is given twice"),
     ],
 )
-def test_vocabularies_that_cannot_be(size: int, specials: tuple[str, ...], message: str) -> None:
+def test_invalid_vocabularies(size: int, specials: tuple[str, ...], message: str) -> None:
     with pytest.raises(TokenizerError, match=message):
         learn_bpe(["text"], size, special_tokens=specials)
 
 
-def test_the_least_vocabulary_has_no_merges() -> None:
+def test_the_smallest_vocabulary_has_no_merges() -> None:
     tokenizer = learn_bpe(["text"], 257)
     assert isinstance(tokenizer, BpeTokenizer)
     assert tokenizer.merges == ()

@@ -1,4 +1,4 @@
-"""Special tokens in a text are text, unless they are said to be control tokens: held against
+"""Special tokens in a text are encoded as text or as control tokens, with the same ids as
 tiktoken.
 """
 
@@ -32,7 +32,7 @@ THEIRS = tiktoken.Encoding(
 CHAT = "<|im_start|>user\nHi, <b>you</b><|im_end|>\n<|im_start|>assistant\n"
 
 
-def test_one_rule(tmp_path: Path) -> None:
+def test_prompts_and_scored_text(tmp_path: Path) -> None:
     as_text = THEIRS.encode(CHAT, disallowed_special=())
     as_control = THEIRS.encode(CHAT, allowed_special="all")
     assert len(as_control) < len(as_text)
@@ -56,16 +56,16 @@ def test_training_text(tmp_path: Path, special_tokens: str) -> None:
     choice = (
         {"allowed_special": "all"} if special_tokens == "control" else {"disallowed_special": ()}
     )
-    # The separator takes one line break with it, here the last one of each text but the last.
+    # Reading removes the line break before a separator.
     texts = [text.removesuffix("\n") for text in texts[:-1]] + texts[-1:]
-    wanted = [id for text in texts for id in (258, *THEIRS.encode(text, **choice))]
+    expected = [id for text in texts for id in (258, *THEIRS.encode(text, **choice))]
     data = DataConfig(
         sources=(str(tmp_path / "a.txt"),),
         validation=(str(tmp_path / "v.txt"),),
         special_tokens=special_tokens,
     )
-    found = prepare_text(data, str(tmp_path / "tokenizer"), tmp_path / "run")
-    assert found.train[:].tolist() == wanted
+    corpus = prepare_text(data, str(tmp_path / "tokenizer"), tmp_path / "run")
+    assert corpus.train[:].tolist() == expected
     build_shards(
         data.sources,
         tmp_path / "out",
@@ -74,9 +74,9 @@ def test_training_text(tmp_path: Path, special_tokens: str) -> None:
         special_tokens=special_tokens,  # type: ignore[arg-type]
         workers=1,
     )
-    assert read_shard(tmp_path / "out" / "train_000000.bin").tolist() == wanted
+    assert read_shard(tmp_path / "out" / "train_000000.bin").tolist() == expected
 
 
-def test_tokenizers_without_special_tokens_say_so() -> None:
+def test_control_tokens_need_special_tokens() -> None:
     with pytest.raises(ConfigError, match="this byte tokenizer has none"):
         encode_prompt(ByteTokenizer(end_of_text=True), CHAT, special_tokens="control")

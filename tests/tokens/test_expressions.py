@@ -1,4 +1,4 @@
-"""Which text names a pattern, and which expressions mean the same in other programs."""
+"""Patterns by name or expression, and expressions that match the same text in other programs."""
 
 import pytest
 from tiktoken_oracle import encoding
@@ -36,8 +36,8 @@ def test_a_pattern_is_a_name_or_an_expression() -> None:
 
 
 @pytest.mark.parametrize("expression", PORTABLE)
-def test_what_means_the_same_everywhere(expression: str) -> None:
-    """The pieces of three engines, on all of ASCII and some more."""
+def test_portable_expressions(expression: str) -> None:
+    """The pieces in lmsmith equal those in `tokenizers`, on all of ASCII and some other text."""
     tokenizers = pytest.importorskip("tokenizers")
     assert what_differs(expression) is None
     check_portable(pattern_of(expression), "here")
@@ -52,7 +52,7 @@ def test_what_means_the_same_everywhere(expression: str) -> None:
     ranks = {bytes([byte]): byte for byte in range(256)}
     assert (
         encoding(expression, ranks).encode_ordinary("a b") is not None
-    )  # tiktoken's engine takes it
+    )  # tiktoken's engine accepts it
 
 
 @pytest.mark.parametrize(
@@ -65,5 +65,5 @@ def test_what_means_the_same_everywhere(expression: str) -> None:
         ONIGURUMA["gpt4"],
     ],
 )  # fmt: skip
-def test_what_may_mean_something_else(expression: str) -> None:
+def test_expressions_that_are_not_portable(expression: str) -> None:
     assert what_differs(expression) is not None

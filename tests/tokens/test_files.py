@@ -1,4 +1,4 @@
-"""Tokenizers on disk: what is loaded is what was saved, and damage is named."""
+"""Saving and loading tokenizers, and errors for damaged files."""
 
 import json
 from pathlib import Path
@@ -22,34 +22,36 @@ TEXT = "Zwölf Boxkämpfer jagen Viktor\u2028quer über 🙂 den großen Sylter 
     ],
     ids=repr,
 )
-def test_loaded_is_what_was_saved(tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_round_trip(tokenizer: Tokenizer, tmp_path: Path) -> None:
     path = save_tokenizer(tokenizer, tmp_path / "new" / "folder")
-    for place in (path, path.parent):
-        again = load_tokenizer(place)
-        assert again == tokenizer
-        assert type(again) is type(tokenizer)
-        assert again.encode(TEXT).tolist() == tokenizer.encode(TEXT).tolist()
+    for source in (path, path.parent):
+        loaded = load_tokenizer(source)
+        assert loaded == tokenizer
+        assert type(loaded) is type(tokenizer)
+        assert loaded.encode(TEXT).tolist() == tokenizer.encode(TEXT).tolist()
     assert [entry.name for entry in path.parent.iterdir()] == ["tokenizer.json"]
 
 
-def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:
+def test_files_that_cannot_be_loaded(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match="no tokenizer at"):
         load_tokenizer(tmp_path / "nowhere")
     path = save_tokenizer(CharTokenizer.learn([TEXT], True), tmp_path)
-    whole = path.read_text(encoding="utf-8")
+    content = path.read_text(encoding="utf-8")
 
-    def loading(text: str) -> None:
+    def load(text: str) -> None:
         path.write_text(text, encoding="utf-8")
         load_tokenizer(tmp_path)
 
     with pytest.raises(TokenizerError, match="damaged: it is not JSON"):
-        loading(whole[: len(whole) // 2])
+        load(content[: len(content) // 2])
     with pytest.raises(TokenizerError, match="does not match its sha256"):
-        loading(whole.replace("Z", "Y"))
+        load(content.replace("Z", "Y"))
     with pytest.raises(TokenizerError, match="not a tokenizer"):
-        loading("[1]")
-    with pytest.raises(TokenizerError, match="format version 99; this lmsmith reads version 1"):
-        loading(json.dumps(json.loads(whole) | {"version": 99}))
+        load("[1]")
+    with pytest.raises(
+        TokenizerError, match="format version 99; this version of lmsmith reads version 1"
+    ):
+        load(json.dumps(json.loads(content) | {"version": 99}))
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(TokenizerError, match="damaged"):
         load_tokenizer(tmp_path)

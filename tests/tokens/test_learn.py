@@ -1,5 +1,5 @@
-"""From files to a tokenizer folder: the same as learning from the texts themselves, however the
-files are.
+"""Learning a tokenizer from files gives the same result as from their texts, for all file formats
+and sizes.
 """
 
 import gzip
@@ -20,14 +20,14 @@ TEXTS = ["the cat sat on the mat\nzwölf Öfen\n" * 30, "a dog and a log and a f
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """One text with a byte-order mark and CRLF, one as lines of JSON, compressed."""
+    """A text file with a byte-order mark and CRLF, and a compressed JSON Lines file."""
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf" + TEXTS[0].replace("\n", "\r\n").encode())
     lines = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS[1:])
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
     return tmp_path
 
 
-def test_files_give_what_their_texts_give(folder: Path, tmp_path: Path) -> None:
+def test_files_give_the_same_as_their_texts(folder: Path, tmp_path: Path) -> None:
     tokenizer, notes = train_tokenizer([str(folder)], 300, tmp_path / "out")
     assert tokenizer == learn_bpe(TEXTS, 300)
     assert load_tokenizer(tmp_path / "out") == tokenizer
@@ -53,7 +53,7 @@ def test_large_files_are_read_in_blocks_and_give_the_same(
     assert replaced.vocab_size < 300
 
 
-def test_blocks_are_blocks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_size_of_blocks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learn, "LARGE", 100)
     monkeypatch.setattr(learn, "BLOCK", 17)
     large = next(
@@ -64,12 +64,10 @@ def test_blocks_are_blocks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert max(map(len, large)) <= 2 * 17
 
 
-def test_files_without_text_beside_others(
+def test_binary_and_empty_files_in_a_folder(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is in a folder is left out where it is binary, as `lmsmith train` does; an empty file
-    is no error.
-    """
+    """Binary files are skipped, as in `lmsmith train`; an empty file is not an error."""
     (folder / "binary.txt").write_bytes(b"\0\1\2" * 10)
     (folder / "empty.txt").write_bytes(b"")
     for large in (learn.LARGE, 1000):
@@ -82,16 +80,16 @@ def test_files_without_text_beside_others(
     assert only_large == learn_bpe(TEXTS[:1], 300)
 
 
-def test_what_is_wrong_is_said_before_text_is_read(tmp_path: Path, folder: Path) -> None:
+def test_errors_before_text_is_read(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(TokenizerError, match="too small"):
         train_tokenizer(["nowhere"], 10, tmp_path / "out")
     with pytest.raises(TokenizerError, match="not a regular expression"):
         train_tokenizer(["nowhere"], 300, tmp_path / "out", pattern="(")
     for out in (folder / "a.txt", folder / "a.txt" / "out"):
-        with pytest.raises(TokenizerError, match=r"a\.txt is no folder. Choose another --out"):
+        with pytest.raises(TokenizerError, match=r"a\.txt is not a folder. Choose another --out"):
             train_tokenizer(["nowhere"], 300, out)
     with pytest.raises(DataError, match="nowhere"):
         train_tokenizer(["nowhere"], 300, tmp_path / "out")
     train_tokenizer([str(folder / "a.txt")], 300, tmp_path / "out")
-    with pytest.raises(TokenizerError, match="holds a tokenizer already"):
+    with pytest.raises(TokenizerError, match="already contains a tokenizer"):
         train_tokenizer([str(folder / "a.txt")], 300, tmp_path / "out")

@@ -1,5 +1,5 @@
-"""Every `tokenizer.json` that the library loads gives its ids here, by our engine or by the
-library's.
+"""Every `tokenizer.json` that the library `tokenizers` loads gives the same ids in lmsmith, with
+lmsmith's engine or the library.
 """
 
 import json
@@ -36,12 +36,12 @@ ODD = [
 def some_texts(test_data: Path, n_characters: int, n_random: int) -> list[str]:
     draw = random.Random(3)
     files = sorted(test_data.glob("multilingual/*.txt"))
-    found = [file.read_text(encoding="utf-8")[:n_characters] for file in files]
+    some = [file.read_text(encoding="utf-8")[:n_characters] for file in files]
     naughty = (test_data / "naughty_strings" / "blns.txt").read_text(encoding="utf-8")
-    found.append(naughty[: 10 * n_characters])
+    some.append(naughty[: 10 * n_characters])
     letters = [*REPRESENTATIVES, "the", "<think>", "  ", END, "x:"]
-    found += ["".join(draw.choices(letters, k=draw.randint(0, 40))) for _ in range(n_random)]
-    return [*ODD, *found]
+    some += ["".join(draw.choices(letters, k=draw.randint(0, 40))) for _ in range(n_random)]
+    return [*ODD, *some]
 
 
 @pytest.fixture(scope="session")
@@ -66,53 +66,52 @@ def theirs(content: dict[str, Any], *, specials: bool) -> Any:
 
 
 def check(ours: Tokenizer, content: dict[str, Any], texts: list[str]) -> None:
-    """The same ids, with special tokens and without; the same text, at once and as a stream."""
+    """Compares ids, with and without special tokens, and decoded text, at once and as a stream."""
     assert isinstance(ours, BpeTokenizer | LibraryTokenizer)
     with_specials, plain = theirs(content, specials=True), theirs(content, specials=False)
     for text in texts:
-        wanted = with_specials.encode(text, add_special_tokens=False).ids
-        assert ours.encode(text, allowed_special="all").tolist() == wanted, text[:200]
+        ids = with_specials.encode(text, add_special_tokens=False).ids
+        assert ours.encode(text, allowed_special="all").tolist() == ids, text[:200]
         assert ours.encode(text).tolist() == plain.encode(text, add_special_tokens=False).ids, text[
             :200
         ]
-        decoded = with_specials.decode(wanted, skip_special_tokens=False)
-        assert ours.decode(wanted) == decoded, text[:200]
+        decoded = with_specials.decode(ids, skip_special_tokens=False)
+        assert ours.decode(ids) == decoded, text[:200]
         if len(text) < 300:
             stream = StreamDecoder(ours)
-            assert "".join(map(stream.push, wanted)) + stream.flush() == decoded, text[:200]
+            assert "".join(map(stream.push, ids)) + stream.flush() == decoded, text[:200]
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_what_our_engine_does_exactly(name: str, tmp_path: Path, texts: list[str]) -> None:
+def test_files_that_lmsmiths_engine_runs(name: str, tmp_path: Path, texts: list[str]) -> None:
     content = OURS[name]()
     ours = load_tokenizer(put(content, tmp_path))
     assert isinstance(ours, BpeTokenizer)
     check(ours, content, texts)
     assert pickle.loads(pickle.dumps(ours)) == ours
     save_tokenizer(ours, tmp_path / "saved")
-    again = load_tokenizer(tmp_path / "saved")
-    assert again == ours
-    check(again, content, ODD[:8])
+    loaded = load_tokenizer(tmp_path / "saved")
+    assert loaded == ours
+    check(loaded, content, ODD[:8])
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_what_the_library_does(name: str, tmp_path: Path, texts: list[str]) -> None:
+def test_files_that_the_library_runs(name: str, tmp_path: Path, texts: list[str]) -> None:
     content = OTHERS[name]()
     ours = load_tokenizer(put(content, tmp_path))
     assert isinstance(ours, LibraryTokenizer)
     check(ours, content, texts)
-    again = pickle.loads(pickle.dumps(ours))
-    assert again == ours
+    assert pickle.loads(pickle.dumps(ours)) == ours
     save_tokenizer(ours, tmp_path / "saved")
-    again = load_tokenizer(tmp_path / "saved")
-    assert again == ours
-    assert again.to_dict()["content"] == content
-    check(again, content, ODD[:8])
-    random_ids(ours)
+    loaded = load_tokenizer(tmp_path / "saved")
+    assert loaded == ours
+    assert loaded.to_dict()["content"] == content
+    check(loaded, content, ODD[:8])
+    check_streams_of_random_ids(ours)
 
 
-def random_ids(ours: LibraryTokenizer) -> None:
-    """A model that has learnt nothing draws any ids at all: their stream is their text too."""
+def check_streams_of_random_ids(ours: LibraryTokenizer) -> None:
+    """An untrained model samples any ids: decoding them as a stream must give the same text."""
     draw = random.Random(1)
     for _ in range(20):
         ids = draw.choices(range(ours.vocab_size), k=30)
@@ -121,7 +120,7 @@ def random_ids(ours: LibraryTokenizer) -> None:
         assert "".join(parts) == ours.decode(ids)
 
 
-def test_what_decoding_does_not_give_back_is_counted(tmp_path: Path) -> None:
+def test_text_that_decoding_does_not_restore_is_counted(tmp_path: Path) -> None:
     lower = load_tokenizer(put(OTHERS["normalizer Lowercase"](), tmp_path))
     text = "The cat saw The  DOG, and the cat ran."
     assert lower.decode(lower.encode(text)) == text.lower()
@@ -147,42 +146,42 @@ def test_special_tokens_are_all_allowed_or_none(tmp_path: Path) -> None:
     assert ours.encode(f"{END}", allowed_special={END}).tolist() == [end]
     assert ours.encode(f"{END}<s>", allowed_special="all").tolist() == [end, start]
     assert start not in ours.encode("<s>", allowed_special={END})
-    with pytest.raises(TokenizerError, match="all of them or none"):
+    with pytest.raises(TokenizerError, match="all special tokens or none"):
         ours.encode(f"{END}<s>", allowed_special={END})
-    with pytest.raises(TokenizerError, match="'<s>' at character 3, where only text"):
+    with pytest.raises(TokenizerError, match="'<s>' at character 3, where it is not allowed"):
         ours.encode("ab <s>", disallowed_special="all")
     batch = ours.encode_batch(["ab", "c d"], threads=2)
     assert [ids.tolist() for ids in batch] == [
         ours.encode("ab").tolist(),
         ours.encode("c d").tolist(),
     ]
-    (whole,) = ours.encode_iter([b"\xc3", b"\xa9 x"])
-    assert whole.tolist() == ours.encode("é x").tolist()
+    (ids,) = ours.encode_iter([b"\xc3", b"\xa9 x"])
+    assert ids.tolist() == ours.encode("é x").tolist()
 
 
-def test_what_is_refused_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reasons_in_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = OTHERS["normalizer NFC"]()
     for change, message in (
         (
             {"model": content["model"] | {"dropout": 0.5}},
-            "dropout 0.5: the ids of a text would differ",
+            "dropout 0.5, so the ids of a text would differ",
         ),
         (
             {"added_tokens": [content["added_tokens"][0] | {"id": 900}]},
-            "has id 900 in the file, but 380 in",
+            "has the id 900 in the file, but 380 in",
         ),
-        ({"normalizer": {"type": "Nothing"}}, "the library tokenizers cannot load it"),
+        ({"normalizer": {"type": "Nothing"}}, "the library tokenizers cannot load this tokenizer"),
     ):
         with pytest.raises(TokenizerError, match=message):
             load_tokenizer(put(content | change, tmp_path))
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(
-        TokenizerError, match=r"needs the library tokenizers: pip install 'lmsmith\[hf\]'"
+        TokenizerError, match=r"needs the library tokenizers: run pip install 'lmsmith\[hf\]'"
     ):
         load_tokenizer(put(content, tmp_path))
 
 
-def test_errors_and_panics_of_the_library_are_explained(tmp_path: Path) -> None:
+def test_errors_and_panics_of_the_library(tmp_path: Path) -> None:
     content = make("wordlevel", decoder=decoders.Strip("x", 0, 1), end=False)
     content["model"]["unk_token"], content["added_tokens"] = "gone", []
     ours = load_tokenizer(put(content, tmp_path))
@@ -219,8 +218,8 @@ def test_another_process_gives_the_same_ids(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_more_texts(tmp_path: Path, test_data: Path) -> None:
     texts = some_texts(test_data, 3000, 1500)
-    for made in (*OURS.values(), *OTHERS.values()):
-        content = made()
+    for construct in (*OURS.values(), *OTHERS.values()):
+        content = construct()
         check(load_tokenizer(put(content, tmp_path)), content, texts)
 
 

@@ -1,5 +1,5 @@
-"""Splitting against tiktoken's engine: the table of classes, all class sequences, real text,
-random text, any bytes.
+"""Pre-tokenization compared with tiktoken: the table of classes, all sequences of classes, real
+text, random text, any bytes.
 """
 
 import itertools
@@ -42,12 +42,12 @@ from lmsmith.tokens.unicode_classes import (
 every_pattern = pytest.mark.parametrize("name", PATTERNS)
 
 
-def test_classes_are_tiktokens() -> None:
+def test_classes_equal_tiktokens() -> None:
     pytest.importorskip("tiktoken")
     assert np.array_equal(unicode_classes(), ask_tiktoken())
 
 
-def test_classes_are_pythons_where_python_knows_the_character() -> None:
+def test_classes_equal_pythons_for_characters_that_python_knows() -> None:
     spaces = [
         *range(9, 14),
         0x20,
@@ -62,7 +62,7 @@ def test_classes_are_pythons_where_python_knows_the_character() -> None:
         0x3000,
     ]
     assert np.flatnonzero(unicode_classes() == SPACE).tolist() == spaces
-    of = {
+    class_of = {
         "Lu": UPPER,
         "Lt": UPPER,
         "Ll": LOWER,
@@ -74,34 +74,34 @@ def test_classes_are_pythons_where_python_knows_the_character() -> None:
     for code_point in range(0x110000):
         category = unicodedata.category(chr(code_point))
         if category != "Cn" and code_point not in spaces:
-            wanted = of.get(category) or of.get(category[0]) or 0
-            assert unicode_classes()[code_point] == wanted, hex(code_point)
+            expected = class_of.get(category) or class_of.get(category[0]) or 0
+            assert unicode_classes()[code_point] == expected, hex(code_point)
 
 
 def all_texts(characters: tuple[str, ...], length: int) -> list[bytes]:
     return [
-        "".join(some).encode()
+        "".join(sequence).encode()
         for n in range(1, length + 1)
-        for some in itertools.product(characters, repeat=n)
+        for sequence in itertools.product(characters, repeat=n)
     ]
 
 
 def check_all(name: str, texts: list[bytes]) -> None:
-    """With all of `texts` (and so all their parts) as tokens, every piece is one token: tiktoken
-    shows its pieces.
+    """Compares the pieces of all texts with tiktoken's. All of `texts`, and so all of their
+    substrings, are tokens, so tiktoken's tokens are its pieces.
     """
     ranks = {bytes([byte]): byte for byte in range(256)}
     for text in texts:
         ranks.setdefault(text, len(ranks))
     engine = encoding(PATTERNS[name].regex, ranks)
-    wanted = engine.encode_ordinary_batch(
+    expected = engine.encode_ordinary_batch(
         [text.decode() for text in texts], num_threads=os.cpu_count() or 1
     )
-    whole = Texts(texts)
-    ends, first_pieces = whole.split(PATTERNS[name])
-    flat = whole.padded.tobytes()
-    for k, tokens in enumerate(wanted):
-        cuts = [int(whole.starts[k]), *ends[first_pieces[k] : first_pieces[k + 1]].tolist()]
+    padded = Texts(texts)
+    ends, first_pieces = padded.split(PATTERNS[name])
+    flat = padded.padded.tobytes()
+    for k, tokens in enumerate(expected):
+        cuts = [int(padded.starts[k]), *ends[first_pieces[k] : first_pieces[k + 1]].tolist()]
         ours = [ranks[flat[start:end]] for start, end in itertools.pairwise(cuts)]
         assert ours == tokens, texts[k].decode()
 
@@ -125,7 +125,7 @@ def test_all_sequences_of_many_characters_to_length_4(name: str) -> None:
 
 @every_pattern
 def test_long_random_sequences_of_classes(name: str) -> None:
-    """So long that 64 bytes at once are not enough, with a few characters frequent: long runs."""
+    """Texts of more than 64 bytes, with a few frequent characters, so that there are long runs."""
     draw = random.Random(name)
     for characters in (REPRESENTATIVES, [c for c in REPRESENTATIVES if c.isascii()]):
         text = "".join(
@@ -201,31 +201,31 @@ def test_any_text(text: str, name: str) -> None:
 
 
 @given(st.binary(max_size=300), st.sampled_from(sorted(PATTERNS)))
-def test_any_bytes_are_split_and_none_is_lost(data: bytes, name: str) -> None:
-    found = split(data, PATTERNS[name])
-    assert b"".join(found) == data
-    assert all(found)
+def test_pieces_of_any_bytes_join_to_the_bytes(data: bytes, name: str) -> None:
+    parts = split(data, PATTERNS[name])
+    assert b"".join(parts) == data
+    assert all(parts)
 
 
 @every_pattern
-def test_what_is_behind_a_text_is_not_looked_at(name: str) -> None:
-    """Texts side by side are cut as each by itself: with what follows in reach, "a" would go on
-    as "ab".
+def test_pieces_do_not_depend_on_the_next_text(name: str) -> None:
+    """Texts in one array are split like each text alone: a piece must not continue into the next
+    text.
     """
     draw = random.Random(name)
     texts = [
         "".join(draw.choices(REPRESENTATIVES, k=draw.randint(0, 8))).encode() for _ in range(500)
     ]
-    whole = Texts(texts)
-    ends, first_pieces = whole.split(PATTERNS[name])
+    padded = Texts(texts)
+    ends, first_pieces = padded.split(PATTERNS[name])
     for k, text in enumerate(texts):
-        found = ends[first_pieces[k] : first_pieces[k + 1]] - whole.starts[k]
-        assert found.tolist() == piece_ends(text, PATTERNS[name]).tolist()
-    assert len(whole.padded) == sum(map(len, texts)) + PADDING * len(texts)
+        text_ends = ends[first_pieces[k] : first_pieces[k + 1]] - padded.starts[k]
+        assert text_ends.tolist() == piece_ends(text, PATTERNS[name]).tolist()
+    assert len(padded.padded) == sum(map(len, texts)) + PADDING * len(texts)
 
 
 @every_pattern
-def test_parts_give_the_pieces_of_the_whole(name: str, test_data: Path) -> None:
+def test_parts_give_the_pieces_of_the_complete_text(name: str, test_data: Path) -> None:
     text = (test_data / "multilingual" / "xquad_zh.txt").read_bytes()[:30_000]
     text += (
         (test_data / "naughty_strings" / "blns.txt").read_bytes()
@@ -235,7 +235,7 @@ def test_parts_give_the_pieces_of_the_whole(name: str, test_data: Path) -> None:
     )
     text += "12.5,'3 4'5\n67'll8\u0301 ٣'٣ \u0301".encode() * 100
     draw = random.Random(name)
-    wanted = split(text, PATTERNS[name])
+    expected = split(text, PATTERNS[name])
     for size in (70, 100, 1000):
         parts = list(parts_of(text, size, PATTERNS[name]))
         assert len(parts) > len(text) / size / 3
@@ -243,14 +243,14 @@ def test_parts_give_the_pieces_of_the_whole(name: str, test_data: Path) -> None:
             list(
                 itertools.chain.from_iterable(split(bytes(part), PATTERNS[name]) for part in parts)
             )
-            == wanted
+            == expected
         )
         cuts = sorted({0, len(text), *(draw.randint(0, len(text)) for _ in range(400))})
         stream = (text[start:end] for start, end in itertools.pairwise(cuts))
         parts = list(parts_of_stream(stream, size, PATTERNS[name]))
         assert (
             list(itertools.chain.from_iterable(split(part, PATTERNS[name]) for part in parts))
-            == wanted
+            == expected
         )
 
 
@@ -267,12 +267,12 @@ def test_parts_do_not_cut_special_tokens() -> None:
                 Specials([special]),
             ),
         ):
-            found = [bytes(part) for part in parts]
-            assert b"".join(found) == text
-            assert sum(part.count(special.encode()) for part in found) == 200
+            copies = [bytes(part) for part in parts]
+            assert b"".join(copies) == text
+            assert sum(part.count(special.encode()) for part in copies) == 200
 
 
-def test_other_expressions_run_through_regex_and_lose_nothing(
+def test_other_expressions_run_through_regex_without_losing_text(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     pytest.importorskip("regex")
@@ -294,7 +294,7 @@ def test_other_expressions_run_through_regex_and_lose_nothing(
 
 
 @every_pattern
-def test_patterns_are_known_by_name_and_by_expression(name: str) -> None:
+def test_patterns_by_name_and_by_expression(name: str) -> None:
     assert pattern_of(name) == pattern_of(PATTERNS[name].regex) == PATTERNS[name]
     regex = pytest.importorskip("regex")
     text = "Hello  world's 12345 \n\n  x\n!\n/ DON'T  "
@@ -303,8 +303,8 @@ def test_patterns_are_known_by_name_and_by_expression(name: str) -> None:
     )
 
 
-def test_ranges_that_are_taken_for_letters_unseen_are_letters() -> None:
-    """`letters_end` passes over them by their first byte alone."""
+def test_ranges_that_letters_end_does_not_decode_are_letters() -> None:
+    """`letters_end` recognizes them by the first byte."""
     assert chr(0x5000).encode()[0] == split_module.IDEOGRAPHS[0]
     assert chr(0x9FFF).encode()[0] == split_module.IDEOGRAPHS[1]
     assert chr(0x400).encode()[0] == split_module.CYRILLIC[0]
@@ -313,8 +313,8 @@ def test_ranges_that_are_taken_for_letters_unseen_are_letters() -> None:
     assert (unicode_classes()[0x400:0x480] >= UPPER).all()
 
 
-def test_between_digits_is_its_expression() -> None:
-    """SmolLM's way: each digit by itself, and white space before it in one piece."""
+def test_between_digits_equals_its_expression() -> None:
+    """As in SmolLM: each digit is a piece, and so is the white space before it."""
     import regex
 
     compiled, draw = regex.compile(BETWEEN_DIGITS.regex), random.Random(2)

@@ -1,4 +1,6 @@
-"""Byte, character and word tokenizers, against plain Python on all of Unicode and on real text."""
+"""Byte, character and word tokenizers, compared with plain Python on all of Unicode and on real
+text.
+"""
 
 import json
 import sys
@@ -36,7 +38,7 @@ def shakespeare(test_data: Path) -> str:
     return (test_data / "tinyshakespeare" / "input.txt").read_text(encoding="utf-8")
 
 
-def test_characters_are_nanogpts(shakespeare: str) -> None:
+def test_characters_have_nanogpts_ids(shakespeare: str) -> None:
     tokenizer = CharTokenizer.learn(
         [shakespeare[:500_000], shakespeare[500_000:]], end_of_text=False
     )
@@ -47,7 +49,7 @@ def test_characters_are_nanogpts(shakespeare: str) -> None:
     assert tokenizer.count_unknown(shakespeare) == tokenizer.unknown_bytes(shakespeare) == 0
 
 
-def test_unused_ids_are_the_rows_of_a_model_beyond_its_tokenizer() -> None:
+def test_unused_ids_include_rows_beyond_the_tokenizer() -> None:
     for tokenizer in tokenizers_of("some text"):
         assert (
             tokenizer.ids_without_token.dtype
@@ -66,7 +68,7 @@ def test_bytes_are_utf8(shakespeare: str) -> None:
         assert ids.tolist() == list(text.encode())
 
 
-def test_words_are_the_most_frequent_and_decode_to_the_same_text(shakespeare: str) -> None:
+def test_words_are_the_most_frequent_ones_and_decode_to_the_text(shakespeare: str) -> None:
     everything = WordTokenizer.learn([shakespeare], end_of_text=False, vocab_size=10**6)
     assert everything.decode(everything.encode(shakespeare)) == shakespeare
     assert everything.count_unknown(shakespeare) == 0
@@ -80,7 +82,7 @@ def test_words_are_the_most_frequent_and_decode_to_the_same_text(shakespeare: st
     assert counts[0] > counts[1]
 
 
-def test_ties_go_by_code_points() -> None:
+def test_ties_are_in_code_point_order() -> None:
     tokenizer = WordTokenizer.learn(["b a c b a", "\n\n"], end_of_text=False, vocab_size=5)
     assert tokenizer.words == ("\n", " a", " b", " c")
 
@@ -91,7 +93,7 @@ def test_word_boundaries() -> None:
     assert pieces == ["Don't", " stop", ",", " 4", "2", "_", "x", "!", "\n", "\n", " ", " End"]
 
 
-def test_unknown_characters_are_left_out_counted_and_charged() -> None:
+def test_unknown_characters_are_skipped_and_counted() -> None:
     tokenizer = CharTokenizer.learn(["abc"], end_of_text=False)
     text = "aé文🙂b\ud800"
     assert tokenizer.decode(tokenizer.encode(text)) == "ab"
@@ -99,7 +101,7 @@ def test_unknown_characters_are_left_out_counted_and_charged() -> None:
     assert tokenizer.unknown_bytes(text) == 2 + 3 + 4 + 3
 
 
-def test_unknown_words_are_unk_counted_and_charged() -> None:
+def test_unknown_words_become_unk_and_are_counted() -> None:
     tokenizer = WordTokenizer.learn(["the cat"], end_of_text=False)
     assert tokenizer.encode("the dog cat").tolist()[1] == 0
     assert tokenizer.decode(tokenizer.encode("the dög cat")) == "the <unk> cat"
@@ -128,12 +130,12 @@ def test_every_character(kind: type[Tokenizer]) -> None:
         assert tokenizer.count_unknown(EVERY_CHARACTER) == len(surrogates) - (
             2 if tokenizer.kind == "byte" else 0
         )
-        wanted = EVERY_CHARACTER.encode("utf-16", "surrogatepass").decode(
+        expected = EVERY_CHARACTER.encode("utf-16", "surrogatepass").decode(
             "utf-16", "replace"
-        )  # one pair meets
+        )  # the text contains one surrogate pair
         if tokenizer.kind == "char":
-            wanted = EVERY_CHARACTER.translate(dict.fromkeys(surrogates))
-        assert tokenizer.decode(ids) == wanted
+            expected = EVERY_CHARACTER.translate(dict.fromkeys(surrogates))
+        assert tokenizer.decode(ids) == expected
 
 
 def test_naughty_strings(test_data: Path) -> None:
@@ -150,8 +152,8 @@ def test_naughty_strings(test_data: Path) -> None:
 
 
 @given(any_text, any_text)
-def test_any_text(learnt: str, text: str) -> None:
-    for tokenizer in tokenizers_of("x" + learnt):
+def test_any_text(training_text: str, text: str) -> None:
+    for tokenizer in tokenizers_of("x" + training_text):
         ids = tokenizer.encode(text)
         assert tokenizer.end_of_text not in ids.tolist()
         if tokenizer.count_unknown(text) == 0:
@@ -162,14 +164,14 @@ def test_any_text(learnt: str, text: str) -> None:
 
 
 @given(st.lists(st.integers(0, 256)))
-def test_stream_decoder_gives_the_whole_and_never_half_a_character(ids: list[int]) -> None:
+def test_stream_decoder_returns_the_same_text(ids: list[int]) -> None:
     tokenizer = ByteTokenizer(end_of_text=True)
     decoder = StreamDecoder(tokenizer)
     pushed = "".join(decoder.push(i) for i in ids)
     assert pushed + decoder.flush() == tokenizer.decode(ids)
 
 
-def test_stream_decoder_waits_for_the_whole_character() -> None:
+def test_stream_decoder_waits_for_complete_characters() -> None:
     decoder = StreamDecoder(ByteTokenizer(end_of_text=False))
     assert [decoder.push(byte) for byte in "a🙂文".encode()] == [
         "a",
@@ -196,7 +198,7 @@ def test_end_of_text_is_the_last_id_and_never_read_from_text() -> None:
         assert tokenizer.end_of_text is None
 
 
-def test_fingerprints_tell_tokenizers_apart_and_survive_json() -> None:
+def test_fingerprints_differ_and_survive_json() -> None:
     known = [
         *tokenizers_of("one text"),
         *tokenizers_of("other text"),
@@ -206,9 +208,9 @@ def test_fingerprints_tell_tokenizers_apart_and_survive_json() -> None:
         len({tokenizer.fingerprint for tokenizer in known}) == 8
     )  # the byte tokenizer learns nothing
     for tokenizer in known:
-        again = type(tokenizer).from_dict(json.loads(json.dumps(tokenizer.to_dict())))
-        assert again == tokenizer
-        assert again.fingerprint == tokenizer.fingerprint
+        loaded = type(tokenizer).from_dict(json.loads(json.dumps(tokenizer.to_dict())))
+        assert loaded == tokenizer
+        assert loaded.fingerprint == tokenizer.fingerprint
 
 
 @pytest.mark.parametrize("bad", [-1, 10**6])
@@ -222,10 +224,10 @@ def test_ids_outside_the_vocabulary(bad: int) -> None:
             tokenizer.decode_bytes(np.array([bad]))
 
 
-def test_nothing_to_learn_from() -> None:
+def test_learning_from_empty_text_is_an_error() -> None:
     with pytest.raises(TokenizerError, match="empty"):
         CharTokenizer.learn([""], end_of_text=False)
-    with pytest.raises(TokenizerError, match="empty"):
+    with pytest.raises(TokenizerError, match="no words"):
         WordTokenizer.learn([], end_of_text=True)
     with pytest.raises(TokenizerError, match="no room"):
         WordTokenizer.learn(["a"], end_of_text=True, vocab_size=2)

@@ -1,4 +1,4 @@
-"""What is said of tokenizers: counts against plain Python, and the pages and tables made of
+"""Measurements of tokenizers compared with plain Python, and the pages and tables that show
 them.
 """
 
@@ -23,25 +23,25 @@ from lmsmith.tokens.tokenizer import ByteTokenizer, CharTokenizer, WordTokenizer
 TEXT = "the cat sat on the mat. the cat sat. " * 20
 
 
-def test_measures_are_what_they_say() -> None:
-    found = measure(ByteTokenizer(False), "aé" * 10, "here")
-    assert (found.name, found.kind, found.vocab_size) == ("here", "byte", 256)
-    assert (found.n_bytes, found.n_tokens, found.n_used, found.n_unknown) == (30, 30, 3, 0)
-    assert found.bytes_per_token == 1
-    assert found.share_used == 3 / 256
-    assert found.megabytes_per_second > 0
-    learnt = CharTokenizer.learn(["abc"], False)
-    unknown = measure(learnt, "aé" * 10, "")
+def test_measure() -> None:
+    row = measure(ByteTokenizer(False), "aé" * 10, "here")
+    assert (row.name, row.kind, row.vocab_size) == ("here", "byte", 256)
+    assert (row.n_bytes, row.n_tokens, row.n_used, row.n_unknown) == (30, 30, 3, 0)
+    assert row.bytes_per_token == 1
+    assert row.share_used == 3 / 256
+    assert row.megabytes_per_second > 0
+    learned = CharTokenizer.learn(["abc"], False)
+    unknown = measure(learned, "aé" * 10, "")
     assert (
         unknown.n_tokens,
         unknown.n_unknown,
         unknown.n_unknown_bytes,
         unknown.bytes_per_token,
     ) == (10, 10, 20, 1)
-    assert measure(learnt, "", "").bytes_per_token == 0
+    assert measure(learned, "", "").bytes_per_token == 0
 
 
-def test_the_longest_tokens() -> None:
+def test_longest_tokens() -> None:
     tokenizer = learn_bpe([TEXT], 300)
     longest = longest_tokens(tokenizer, 3)
     by_length = sorted(
@@ -58,30 +58,30 @@ def test_the_longest_tokens() -> None:
 
 def test_inspection_by_language() -> None:
     english = learn_bpe([TEXT], 300)
-    found = inspect_tokenizer(
+    inspection = inspect_tokenizer(
         english, {"English": TEXT, "Russian": "и так далее " * 20}, n_longest=2
     )
-    of = {row.name: row for row in found.on_texts}
-    assert of["English"].bytes_per_token > 2 > of["Russian"].bytes_per_token
-    assert len(found.longest) == 2
+    by_name = {row.name: row for row in inspection.on_texts}
+    assert by_name["English"].bytes_per_token > 2 > by_name["Russian"].bytes_per_token
+    assert len(inspection.longest) == 2
     used = {*english.encode(TEXT).tolist(), *english.encode("и так далее " * 20).tolist()}
-    assert found.share_used == pytest.approx(len(used) / english.vocab_size)
+    assert inspection.share_used == pytest.approx(len(used) / english.vocab_size)
 
 
-def test_a_course_compares_them_all() -> None:
+def test_course_tokenizers() -> None:
     tokenizers = course_tokenizers(TEXT, sizes=(260, 10_000))
     rows = compare_tokenizers(tokenizers, TEXT + "zebra")
     assert [row.vocab_size for row in rows] == sorted(row.vocab_size for row in rows)
-    of = {row.name: row for row in rows}
-    assert of["bytes"].bytes_per_token == 1
-    assert of["words"].n_unknown == 1
-    assert of["characters"].n_unknown == 3  # z, b and r
-    assert {"BPE 260", "bytes", "characters", "words"} < set(of)
+    by_name = {row.name: row for row in rows}
+    assert by_name["bytes"].bytes_per_token == 1
+    assert by_name["words"].n_unknown == 1
+    assert by_name["characters"].n_unknown == 3  # z, b and r
+    assert {"BPE 260", "bytes", "characters", "words"} < set(by_name)
     assert all(row.n_unknown == 0 for row in rows if row.kind == "bpe")
-    assert of["BPE 260"].bytes_per_token > 1
+    assert by_name["BPE 260"].bytes_per_token > 1
 
 
-def test_tokens_are_shown() -> None:
+def test_shown() -> None:
     tokenizer = learn_bpe([TEXT], 300)
     assert "".join(shown(tokenizer, "the cat")) == "the cat"
     assert shown(ByteTokenizer(False), "é") == ["\ufffd", "\ufffd"]
@@ -102,7 +102,7 @@ def test_the_page_shows_table_curve_and_sentence(test_data: Path) -> None:
     assert "BPE 300" in html
     assert "<h1>a &amp; b.txt</h1>" in html
     assert "Learnt from 40,000 characters of it, compared on the other" in html
-    assert [words for words in (">256<", ">512<", ">1,024<") if words in html] == [
+    assert [label for label in (">256<", ">512<", ">1,024<") if label in html] == [
         ">256<",
         ">512<",
         ">1,024<",
@@ -110,7 +110,7 @@ def test_the_page_shows_table_curve_and_sentence(test_data: Path) -> None:
     assert len(re.findall(r'class="dot"', html)) == len(rows)
 
 
-def test_the_sentence_is_whole() -> None:
+def test_the_sentence_is_complete() -> None:
     assert sentence_of(
         "rted here, in the middle of some word.\nshort\nA line that is long enough to show.\n"
     ) == ("A line that is long enough to show.")

@@ -1,4 +1,4 @@
-"""tiktoken as the judge of where pieces end, and of ids."""
+"""tiktoken as the reference for pieces and ids."""
 
 import itertools
 import json
@@ -12,13 +12,13 @@ from lmsmith.tokens.split import PATTERNS
 
 BYTES = {bytes([byte]): byte for byte in range(256)}
 
-# One or more characters of each class that a pattern tells apart, the letters of contractions among
-# them.
+# One or more characters of each class that the patterns distinguish, including letters of
+# contractions.
 REPRESENTATIVES = (
     "a", "S", "t", "l", "\u017f", "é", "É", "ǅ", "ʰ", "中", "1", "٣", " ", "\t", "\n", "\r", "\u00a0", "\u3000",
     "'", "!", "/", "“", "\u0301", "🙂", "\x00",
 )  # fmt: skip
-# As few as can be: a class has one, and what belongs to none of the others is "!".
+# One character per class; "!" is in none of the others.
 FEW = ("s", "L", "é", "中", "1", " ", "\t", "\n", "\u3000", "'", "!", "/", "\u0301")
 
 
@@ -30,11 +30,11 @@ def encoding(pattern: str, ranks: dict[bytes, int], special_tokens: dict[str, in
 
 
 def pieces(text: bytes, ours: Sequence[bytes], pattern_name: str) -> list[bytes]:
-    """tiktoken's pieces of a text, if they are ours; else something that is not.
+    """Returns `ours` if tiktoken splits the text into the same pieces, and something else if not.
 
-    tiktoken does not show pieces. But where all pieces we expect are tokens, and any two neighbours
-    together are one too, it gives our pieces as its tokens if and only if it cuts as we do: a
-    larger piece would show as a larger token.
+    tiktoken does not return pieces. But if all of `ours` are tokens, and so are all concatenations
+    of two neighbours, its tokens equal `ours` if and only if its pieces do: a larger piece would
+    become a larger token.
     """
     ranks = dict(BYTES)
     for piece in ours:

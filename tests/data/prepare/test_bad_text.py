@@ -206,7 +206,7 @@ def test_bad_bytes_in_the_middle_of_a_large_file(tmp_path, monkeypatch, tokenize
         (
             {"tokenizer": "bites"},
             ConfigError,
-            "tokenizer = 'bites': there is no such kind, and no such folder",
+            "tokenizer = 'bites': not a kind of tokenizer and not an existing folder",
         ),
         ({"tokenizer": "bpe:many"}, ConfigError, "tokenizer = 'bpe:many'"),
         ({"encoding": "klingon"}, ConfigError, "no text encoding that Python knows"),

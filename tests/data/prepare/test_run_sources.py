@@ -483,7 +483,7 @@ def test_shards_of_two_tokenizers_are_not_mixed(tmp_path: Path) -> None:
         (lambda place: (place / "manifest.json").write_text("{"), r"manifest\.json is damaged"),
         (
             lambda place: (place / "tokenizer.json").unlink(),
-            r"there is no tokenizer at .*tokenizer\.json\. Name gpt2, or",
+            r"there is no tokenizer at .*tokenizer\.json\. Give gpt2, or",
         ),
     ],
 )
