@@ -241,7 +241,7 @@ class LM:
         import torch
 
         from lmsmith.evaluate.likelihood import inference
-        from lmsmith.generate.decode import window_start
+        from lmsmith.generate.engine import window_start
         from lmsmith.generate.sampling import Sampling, probabilities
         from lmsmith.tokens.tokenizer import unused_ids
 

@@ -1,4 +1,5 @@
-"""The CPU decoder of Transformers: prefill by PyTorch, then one token per sequence in compiled code.
+"""The CPU decoder of Transformers: prefill by PyTorch, then one token per sequence at a time in
+compiled code.
 
     decoder = CpuDecoder(model, n_slots=8)
     logits = decoder.prefill(0, ids)          # slot 0 now holds the keys and values of `ids`
@@ -14,9 +15,10 @@ Weights are those of the model: float32, float64, or packed by `weights.py` to b
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
+import numba
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -26,6 +28,7 @@ from torch import Tensor, nn
 from lmsmith.evaluate.likelihood import inference
 from lmsmith.generate import kernels
 from lmsmith.generate.cache import SlotCache
+from lmsmith.generate.decoders import PIECE
 from lmsmith.generate.vectors import LANES
 from lmsmith.generate.weights import matrix_of
 from lmsmith.models.attention import QK_NORM_EPS
@@ -34,15 +37,15 @@ from lmsmith.models.layers import Norm
 
 Array = npt.NDArray[Any]
 
-_SERIAL = 1 << 15  # a matrix with fewer elements is not worth a second thread
-_PIECE = 1 << 14  # tokens of a prompt that are read at once
-
 
 class CpuDecoder:
     """Decodes up to `n_slots` sequences at once with a Transformer on the CPU."""
 
     def __init__(self, model: GPT, n_slots: int) -> None:
         config = model.config
+        # As many threads as PyTorch has: a run or a test may have lowered them.
+        most: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+        numba.set_num_threads(min(torch.get_num_threads(), most))
         self.model, self.config, self.n_slots = model, config, n_slots
         self.number = np.float64 if next(model.parameters()).dtype == torch.float64 else np.float32
         self.positions = np.zeros(n_slots, np.int64)
@@ -52,7 +55,10 @@ class CpuDecoder:
         if model.rotary is not None:
             turns = torch.view_as_real(model.rotary.turns).squeeze(1)
             self.turns = turns.numpy().astype(self.number)
-        self.layers = [_Layer(self, block, i) for i, block in enumerate(model.blocks)]
+        blocks = cast(Iterable[Block], model.blocks)
+        self.layers = [_Layer(self, block, i) for i, block in enumerate(blocks)]
+        self.residual = _numbers(self, model.residual_scale)
+        self.input = _numbers(self, model.input_scale)
         self.embedding_norm = _norm(self, model.embedding_norm)
         self.final_norm = _norm(self, model.final_norm)
         self.head = _Linear(self, model.head or model.token_embedding)
@@ -91,7 +97,7 @@ class CpuDecoder:
         self.free(slot)
         with inference(model):
             state = model.new_state(1)
-            for piece in torch.tensor([list(ids)]).split(_PIECE, dim=1):
+            for piece in torch.tensor([list(ids)]).split(PIECE, dim=1):
                 hidden = model.hidden(piece, state)
         for layer, read in zip(self.layers, state.layers, strict=True):
             layer.cache.fill(slot, read.keys[0, :, :T].numpy(), read.values[0, :, :T].numpy())
@@ -111,11 +117,9 @@ class CpuDecoder:
         assert (at < config.context_length).all()
         self._embed(where, np.asarray(ids, np.int64), at)
         embedded = self.x[:B].copy() if config.residual_scalars else self.x
-        scales = (self.model.residual_scale, self.model.input_scale)
         for i, layer in enumerate(self.layers):
-            if scales[0] is not None and scales[1] is not None:
-                a, b = (self.number(scale[i].item()) for scale in scales)
-                self.x[:B] = a * self.x[:B] + b * embedded
+            if config.residual_scalars:
+                self.x[:B] = self.residual[i] * self.x[:B] + self.input[i] * embedded
             layer(self, B, at, where, ids)
         self.positions[where] += 1
         if self.final_norm is None:
@@ -180,15 +184,13 @@ class _Layer:
         self.gate = None if gate is None else _Linear(decoder, gate)
         key = str(index)
         tables = decoder.model.value_embeddings
-        self.value_table = tables[key] if key in tables else None
+        self.value_table = tables[key] if key in tables else None  # noqa: SIM401 - a ModuleDict
         capacity = min(config.context_length, attention.window or config.context_length)
         self.cache = SlotCache(
             decoder.n_slots, config.n_kv, capacity, config.width_head, decoder.number
         )
 
-    def __call__(
-        self, d: CpuDecoder, B: int, at: Array, slots: Array, ids: Sequence[int]
-    ) -> None:
+    def __call__(self, d: CpuDecoder, B: int, at: Array, slots: Array, ids: Sequence[int]) -> None:
         """Reads and writes d.x."""
         if self.post_norm:
             self._attention(d, B, at, slots, ids, d.x, d.sublayer, add=False)
@@ -243,13 +245,11 @@ class _Linear:
     def __init__(self, decoder: CpuDecoder, module: nn.Module) -> None:
         self.matrix, self.scale = matrix_of(module, LANES)
         self.bias = _numbers(decoder, getattr(module, "bias", None))
-        serial = self.matrix.size < _SERIAL
-        self.kernel = kernels.linear_serial if serial else kernels.linear
 
     def __call__(self, d: CpuDecoder, B: int, x: Array, y: Array, *, add: bool = False) -> None:
         """y = map(x), or y += map(x)."""
         products = d.products if add else y
-        self.kernel(self.matrix, self.scale, self.bias, x, B, products, y, add)
+        kernels.linear(self.matrix, self.scale, self.bias, x, B, products, y, add)
 
 
 class _Norm:

@@ -1,36 +1,24 @@
-"""Text from a model: one token after another, with the keys and values of past positions kept.
+"""Text from a model: prompts in, continuations out, built on the engine.
 
-Each step reads the one new token and draws the next; the model's state holds what was read before.
-A step then costs one position instead of the whole text.
-
-**When the context is full.** A Transformer sees at most T = context_length tokens. When one more
-would not fit, its window slides: the state is thrown away and the newest T // 2 tokens (at least
-one) are read again as if the text began there. That costs one pass over T // 2 tokens for every T -
-T // 2 + 1 new ones, about doubling the arithmetic, and the model always sees between T // 2 and T
-tokens. Where the window starts depends on the length of the text so far alone, so a prompt longer
-than T is read from where the window would stand had it been generated: to generate 100 tokens, and
-then 100 more with the first ones as part of the prompt, sees the same windows as to generate 200.
-The state of a model whose context has no bound is carried on for ever.
-
-**Randomness.** Sample i draws from a generator made from (seed, i): it is the same text whether 1
-or 100 are asked for (to the rounding of the model's own arithmetic, which may differ with the size
-of a batch).
-
-The prompt of n samples is read n times, once a row.
+`generate` gives ids, `stream_text` one continuation piece by piece, `continue_texts` many
+continuations of many prompts in one running batch. How a full context is handled and why a sample
+never depends on the others is explained in `engine.py`.
 """
 
 from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 import torch
 
 from lmsmith.errors import ConfigError, UsageError
-from lmsmith.evaluate.likelihood import inference
-from lmsmith.generate.sampling import Sampling, generator_for, sample
+from lmsmith.generate.engine import Engine, Request
+from lmsmith.generate.sampling import Sampling
 from lmsmith.models.interface import LanguageModel
 from lmsmith.tokens.control import SpecialTokens, encode_text
 from lmsmith.tokens.tokenizer import StreamDecoder, Tokenizer, unused_ids
 
-_TOKENS_AT_ONCE = 1 << 14  # of a prompt: a longer one is read in pieces
+MAX_BATCH = 32
+"""Sequences that are decoded at once."""
 
 
 def generate(
@@ -45,28 +33,43 @@ def generate(
     first_index: int = 0,
     tokenizer: Tokenizer | None = None,
 ) -> Iterator[list[int]]:
-    """Continues `prompt_ids` in n ways; each step yields the n new ids.
+    """Continues `prompt_ids` in n ways; each step yields n ids, one for each.
 
-    Ends after `max_tokens` steps, or when all n have drawn `stop_id`; one that has drawn it goes on
-    yielding it. Sample indices count from `first_index`: n = 1 with `first_index` = 3 is sample 3.
-    Between steps, and when the iterator is closed, the model is in the mode it was in. Ids that no
-    token of `tokenizer` has are never drawn; without a tokenizer every id of the model counts as a
-    token.
+    Ends after `max_tokens` steps, or when all n have drawn `stop_id`; a sequence that has drawn it
+    repeats it. Samples are numbered from `first_index`: n = 1 with `first_index` = 3 is sample 3.
+    Ids that no token of `tokenizer` has are never drawn; without a tokenizer every id of the model
+    counts as a token.
 
-    Raises UsageError for an empty prompt (a caller without one begins with the end-of-text token),
-    ConfigError for numbers out of range, CheckpointError for logits that are not numbers.
+    Raises UsageError for an empty prompt, ConfigError for numbers out of range, CheckpointError for
+    logits that are not numbers.
     """
-    sampling = sampling or Sampling()
     if n < 1 or max_tokens < 0:
         raise ConfigError(
-            f"n = {n}, max_tokens = {max_tokens}: wanted n of 1 or more, max_tokens of 0 or more."
+            f"n = {n}, max_tokens = {max_tokens}: expected n of 1 or more, max_tokens of 0 or more."
         )
     if len(prompt_ids) == 0:
-        raise UsageError("the prompt is empty: give the model at least one token to begin with.")
-    generators = [generator_for(seed, first_index + i) for i in range(n)]
-    unused = None if tokenizer is None else unused_ids(tokenizer, model.vocab_size)
-    forbidden = None if unused is None else torch.from_numpy(unused)
-    return _steps(model, prompt_ids, max_tokens, sampling, generators, stop_id, forbidden)
+        raise UsageError("the prompt is empty: give the model at least one token to continue.")
+    engine = Engine(model, n, forbidden=_unused(model, tokenizer))
+    for index in range(first_index, first_index + n):
+        engine.submit(
+            Request(
+                prompt_ids,
+                max(1, max_tokens),
+                sampling or Sampling(),
+                seed,
+                index,
+                () if stop_id is None else (stop_id,),
+            )
+        )
+    return _ids(engine, n, max_tokens, stop_id)
+
+
+def _ids(engine: Engine, n: int, max_tokens: int, stop_id: int | None) -> Iterator[list[int]]:
+    for _ in range(max_tokens):
+        if not engine.busy:
+            return
+        drawn = {token.sequence: token.id for token in engine.step()}
+        yield [drawn.get(number, stop_id) for number in range(n)]  # type: ignore[misc]
 
 
 def stream_text(
@@ -81,18 +84,18 @@ def stream_text(
     index: int = 0,
     ends: Collection[int] = (),
 ) -> Iterator[str]:
-    """The continuation number `index` of `prompt`, in pieces as they become certain; without the
-    prompt itself.
+    """Yields continuation number `index` of `prompt` in pieces, without the prompt itself.
 
-    A piece never ends within a character, nor with what may be the beginning of a stop string. The
-    text ends before the stop string that is complete first, at the end-of-text token, or after
-    `max_tokens`. `prompt`: text, or the ids of it (`TextModel.encode`). `ends`: ids at which texts
-    of this model end, besides the end-of-text token. Raises as `generate` does.
+    A piece never ends inside a character or inside what may become a stop string. The text ends
+    before the first complete stop string, at an end token, or after `max_tokens`. `prompt`: text,
+    or its ids (`TextModel.encode`). `ends`: ids that end a text of this model, in addition to the
+    end-of-text token. Raises as `generate` does, at the call.
     """
-    writer = _Writer(tokenizer, stop, ends)
+    writer = Writer(tokenizer, stop, ends)
+    ids = encode_prompt(tokenizer, prompt) if isinstance(prompt, str) else prompt
     steps = generate(
         model,
-        encode_prompt(tokenizer, prompt) if isinstance(prompt, str) else prompt,
+        ids,
         max_tokens=max_tokens,
         sampling=sampling,
         seed=seed,
@@ -102,10 +105,10 @@ def stream_text(
     return _pieces(writer, steps)
 
 
-def continue_text(
+def continue_texts(
     model: LanguageModel,
     tokenizer: Tokenizer,
-    prompt: str | Sequence[int],
+    prompts: Sequence[str | Sequence[int]],
     *,
     max_tokens: int,
     n: int = 1,
@@ -113,26 +116,52 @@ def continue_text(
     seed: int = 0,
     stop: Sequence[str] = (),
     ends: Collection[int] = (),
-) -> list[str]:
-    """Continuations 0 .. n - 1 of `prompt`, computed as one batch: what `stream_text` gives for
-    each index, joined.
+) -> list[list[str]]:
+    """Continuations 0 ... n - 1 of each prompt, in one running batch.
+
+    Each text is what `stream_text` gives for its prompt and index, joined. Raises as it does.
     """
-    writers = [_Writer(tokenizer, stop, ends) for _ in range(n)]
-    texts = [""] * n
-    for ids in generate(
-        model,
-        encode_prompt(tokenizer, prompt) if isinstance(prompt, str) else prompt,
-        max_tokens=max_tokens,
-        n=n,
-        sampling=sampling,
-        seed=seed,
-        tokenizer=tokenizer,
-    ):
-        for i, (writer, id) in enumerate(zip(writers, ids, strict=True)):
-            texts[i] += writer.push(id)
-        if all(writer.done for writer in writers):
-            break
-    return [text + writer.flush() for text, writer in zip(texts, writers, strict=True)]
+    if n < 1 or max_tokens < 0:
+        raise ConfigError(
+            f"n = {n}, max_tokens = {max_tokens}: expected n of 1 or more, max_tokens of 0 or more."
+        )
+    writers = [Writer(tokenizer, stop, ends) for _ in range(n * len(prompts))]
+    texts = [""] * len(writers)
+    engine = Engine(
+        model, max(1, min(MAX_BATCH, len(writers))), forbidden=_unused(model, tokenizer)
+    )
+    if max_tokens:
+        for prompt in prompts:
+            ids = encode_prompt(tokenizer, prompt) if isinstance(prompt, str) else prompt
+            for index in range(n):
+                engine.submit(
+                    Request(
+                        ids,
+                        max_tokens,
+                        sampling or Sampling(),
+                        seed,
+                        index,
+                        writers[0].ends,
+                    )
+                )
+    while engine.busy:
+        for token in engine.step():
+            writer = writers[token.sequence]
+            texts[token.sequence] += writer.push(token.id)
+            if writer.done and not token.finished:
+                engine.cancel(token.sequence)
+    texts = [text + writer.flush() for text, writer in zip(texts, writers, strict=True)]
+    return [texts[start : start + n] for start in range(0, len(texts), n)]
+
+
+def continue_text(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    prompt: str | Sequence[int],
+    **options: Any,
+) -> list[str]:
+    """`continue_texts` of one prompt."""
+    return continue_texts(model, tokenizer, [prompt], **options)[0]
 
 
 def encode_prompt(
@@ -143,11 +172,10 @@ def encode_prompt(
     *,
     bos: bool = True,
 ) -> list[int]:
-    """The prompt as the beginning of a text: after `begin`, or the end-of-text token where the
-    tokenizer has one.
+    """The ids of a prompt at the beginning of a text: after `begin`, or after the end-of-text token
+    if the tokenizer has one.
 
-    Without `bos` it is the prompt's own tokens alone. Raises UsageError for a prompt without a
-    token where nothing stands before it.
+    Without `bos` only the prompt's own tokens. Raises UsageError if there is no token at all.
     """
     ids = encode_text(tokenizer, prompt, special_tokens).tolist()
     first = (tokenizer.end_of_text if begin is None else begin) if bos else None
@@ -161,50 +189,13 @@ def encode_prompt(
     return ids
 
 
-def window_start(length: int, context_length: int | None) -> int:
-    """Where the model begins to read a text of `length` tokens, under the sliding rule above."""
-    if context_length is None:
-        return 0
-    hop = context_length + 1 - max(1, context_length // 2)
-    return max(0, -(-(length - context_length) // hop) * hop)
+def _unused(model: LanguageModel, tokenizer: Tokenizer | None) -> torch.Tensor | None:
+    """Ids of the model that no token has."""
+    unused = None if tokenizer is None else unused_ids(tokenizer, model.vocab_size)
+    return None if unused is None else torch.from_numpy(unused)
 
 
-def _steps(
-    model: LanguageModel,
-    prompt_ids: Sequence[int],
-    max_tokens: int,
-    sampling: Sampling,
-    generators: Sequence[torch.Generator],
-    stop_id: int | None,
-    forbidden: torch.Tensor | None,
-) -> Iterator[list[int]]:
-    assert all(0 <= id < model.vocab_size for id in prompt_ids)
-    T, n = model.context_length, len(generators)
-    prompt_length = len(prompt_ids)
-    window = torch.tensor(prompt_ids).expand(n, -1)
-    unread, start, state = window, -1, None
-    stopped = torch.zeros(n, dtype=torch.bool)
-    for length in range(prompt_length, prompt_length + max_tokens):
-        with inference(model):
-            if window_start(length, T) != start:
-                start = window_start(length, T)
-                unread = window = window[:, start - length :]
-                state = model.new_state(n)
-            for piece in unread.to(model.device).split(max(1, _TOKENS_AT_ONCE // n), dim=1):
-                logits = model.next_logits(piece, state)
-        ids = sample(logits, sampling, generators, forbidden)
-        if stop_id is not None:
-            ids[stopped] = stop_id
-            stopped |= ids == stop_id
-        unread = ids[:, None]
-        if T is not None:  # else no window will ever be read again
-            window = torch.cat([window, unread], dim=1)
-        yield ids.tolist()
-        if stopped.all():
-            return
-
-
-def _pieces(writer: "_Writer", steps: Iterator[list[int]]) -> Iterator[str]:
+def _pieces(writer: "Writer", steps: Iterator[list[int]]) -> Iterator[str]:
     for (id,) in steps:
         if piece := writer.push(id):
             yield piece
@@ -214,23 +205,24 @@ def _pieces(writer: "_Writer", steps: Iterator[list[int]]) -> Iterator[str]:
         yield piece
 
 
-class _Writer:
-    """Ids in, whole characters out, up to the end of text or a stop string."""
+class Writer:
+    """Ids in, complete characters out, up to an end token or a stop string."""
 
     def __init__(
         self, tokenizer: Tokenizer, stop: Sequence[str], ends: Collection[int] = ()
     ) -> None:
         if isinstance(stop, str) or not all(stop):
-            raise ConfigError(f"stop = {stop!r}: wanted strings that are not empty.")
+            raise ConfigError(f"stop = {stop!r}: expected strings that are not empty.")
         self.done = False
         self._stop_found = False
-        self._ends = {tokenizer.end_of_text, *ends}
+        end = tokenizer.end_of_text
+        self.ends = frozenset(ends) | (frozenset() if end is None else {end})
         self._decoder = StreamDecoder(tokenizer)
         self._stop = stop
         self._held = ""  # may be the beginning of a stop string
 
     def push(self, id: int) -> str:
-        if self.done or id in self._ends:
+        if self.done or id in self.ends:
             self.done = True
             return ""
         return self._cut(self._decoder.push(id))

@@ -30,6 +30,7 @@ from lmsmith.generate.vectors import (
 from lmsmith.tokens.compiled import kernel
 
 _ROWS = 32  # of a matrix, per piece of parallel work
+_SERIAL = 1 << 15  # a matrix with fewer elements is not worth a second thread
 _ROOT = 2 * math.sqrt(2 / math.pi)
 _NUMBERS = 4096  # elements per piece of parallel work
 
@@ -72,13 +73,6 @@ def _products(matrix, scale, bias, x, B, begin, end, products, y, add):
                 y[b, row] = value
 
 
-
-@kernel
-def linear_serial(matrix, scale, bias, x, B, products, y, add):
-    """As `linear`, on one thread: for matrices too small to share."""
-    _products(matrix, scale, bias, x, B, 0, matrix.shape[0], products, y, add)
-
-
 @parallel_kernel
 def linear(matrix, scale, bias, x, B, products, y, add):
     """y[:B, :N] = matrix @ x[b] * scale + bias, or added to y.
@@ -87,6 +81,9 @@ def linear(matrix, scale, bias, x, B, products, y, add):
     D); products (B, N): scratch; y (B, N).
     """
     N = matrix.shape[0]
+    if matrix.size < _SERIAL:
+        _products(matrix, scale, bias, x, B, 0, N, products, y, add)
+        return
     for piece in prange((N + _ROWS - 1) // _ROWS):
         begin = piece * _ROWS
         _products(matrix, scale, bias, x, B, begin, min(N, begin + _ROWS), products, y, add)

@@ -1,4 +1,4 @@
-"""Products of matrix rows with vectors, in LLVM vectors of 16 lanes, in one fixed order of additions.
+"""Products of matrix rows with vectors: LLVM vectors of 16 lanes, one fixed order of additions.
 
 `dots_QxR` multiplies Q neighbouring rows of a matrix with R neighbouring vectors. Each of the Q x R
 dot products is summed in the same order whatever Q and R are: lane j adds the products of elements
@@ -34,12 +34,10 @@ def _dots(n_rows: int, n_vectors: int) -> Any:
     """
 
     @intrinsic
-    def dots(typing_context, matrix, row, vectors, vector, width, out):  # type: ignore[no-untyped-def]
-        signature = types.void(
-            matrix, types.int64, vectors, types.int64, types.int64, out
-        )
+    def dots(typing_context, matrix, row, vectors, vector, width, out):
+        signature = types.void(matrix, types.int64, vectors, types.int64, types.int64, out)
 
-        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        def generate(context, builder, signature, arguments):
             W, X, Y = (
                 _Matrix(context, builder, signature.args[i], arguments[i]) for i in (0, 2, 5)
             )
@@ -162,10 +160,10 @@ dots_4x4 = _dots(4, 4)
 
 
 @intrinsic
-def float32_of_bits(typing_context, bits):  # type: ignore[no-untyped-def]
+def float32_of_bits(typing_context, bits):
     """The float32 with these 32 bits (an int32)."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         return builder.bitcast(arguments[0], ir.FloatType())
 
     return types.float32(types.int32), generate

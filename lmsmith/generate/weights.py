@@ -101,7 +101,7 @@ def matrix_of(module: nn.Module, multiple: int) -> tuple[Array, Array]:
         if module.scale is not None:
             scale = module.scale.numpy()
     else:
-        matrix = module.weight.detach()  # type: ignore[union-attr,operator]
+        matrix = module.weight.detach()  # type: ignore[operator]
     if (lacking := -matrix.shape[1] % multiple) or not matrix.is_contiguous():
         matrix = F.pad(matrix, (0, lacking)).contiguous()
     if matrix.dtype == torch.bfloat16:

@@ -16,8 +16,8 @@ from lmsmith.generate.decode import (
     encode_prompt,
     generate,
     stream_text,
-    window_start,
 )
+from lmsmith.generate.engine import window_start
 from lmsmith.generate.sampling import Sampling, generator_for, sample
 from lmsmith.models.gpt import GPT
 from lmsmith.models.gpt_config import GPTConfig
@@ -232,7 +232,7 @@ def test_the_models_mode_is_its_own_between_steps_and_after() -> None:
 def test_a_long_prompt_is_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     prompt = [i % V for i in range(90)]
     whole = list(generate(Echo(100), prompt, n=2, max_tokens=20))
-    monkeypatch.setattr("lmsmith.generate.decode._TOKENS_AT_ONCE", 2 * 7)
+    monkeypatch.setattr("lmsmith.generate.decoders.PIECE", 14)
     model = Echo(100)
     sizes: list[int] = []
     hidden = model.hidden
@@ -240,7 +240,7 @@ def test_a_long_prompt_is_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> Non
         model, "hidden", lambda ids, state: (sizes.append(ids.shape[1]), hidden(ids, state))[1]
     )
     assert list(generate(model, prompt, n=2, max_tokens=20)) == whole
-    assert sizes[:14] == [7] * 12 + [6, 1]
+    assert sizes[:8] == [14] * 6 + [6, 1]  # once for both samples
 
 
 def test_text_comes_in_whole_characters() -> None:

@@ -1,0 +1,212 @@
+"""Continuous batching: sequences join and leave a running batch.
+
+    engine = Engine(model, n_slots=16)
+    number = engine.submit(Request(ids, max_tokens=100))
+    while engine.busy:
+        for token in engine.step():
+            ...                                 # token.sequence is a number that submit returned
+
+Each step gives one token to every sequence in the batch. First, waiting requests take free slots:
+each prompt is read once, also for several sequences that continue it. Then all running sequences
+read their last token together. A sequence leaves at one of its end tokens, after `max_tokens`, or
+when it is cancelled, and its slot is free for the next step.
+
+**A full context.** A Transformer sees at most T = context_length tokens. When one more would not
+fit, the window slides: the newest T // 2 tokens (at least one) are read again as if the text began
+there. That costs one prefill of T // 2 tokens for every T - T // 2 + 1 new ones, about twice the
+arithmetic, and the model always sees between T // 2 and T tokens. The start of the window depends
+only on the length of the text, so a prompt longer than T is read from where the window would start
+if the text had been generated: generating 100 tokens, and then 100 more from the longer prompt,
+sees the same windows as generating 200. Models without a bounded context never slide.
+
+**Randomness** is a function of the request's (seed, index). A sequence is the same alone and in a
+crowd, because decoders compute each slot independently of the others.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lmsmith.errors import ConfigError, UsageError
+from lmsmith.generate.decoders import Decoder, decoder_for
+from lmsmith.generate.sampling import Sampler, Sampling, choose, generator_for
+from lmsmith.models.interface import LanguageModel
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt and how to continue it."""
+
+    ids: Sequence[int]  # at least one
+    max_tokens: int
+    sampling: Sampling = field(default_factory=Sampling)
+    seed: int = 0
+    index: int = 0  # of the sample: the same seed has any number of samples
+    ends: Collection[int] = ()  # ids that end the sequence
+    log_probabilities: bool = False
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token of a sequence."""
+
+    sequence: int
+    id: int
+    log_probability: float  # under the model, before sampling settings; NaN if not asked for
+    alternatives: tuple[tuple[int, float], ...]  # likeliest ids with their log-probabilities
+    finished: str  # "", or why the sequence ends: "end" (an end token), "length"
+
+
+@dataclass
+class _Sequence:
+    number: int
+    request: Request
+    tokens: list[int]
+    sampler: Sampler
+    slot: int = -1
+    start: int = 0  # of the window
+
+    @property
+    def n_new(self) -> int:
+        return len(self.tokens) - len(self.request.ids)
+
+
+class Engine:
+    """Runs any number of requests on a model, up to `n_slots` at a time."""
+
+    def __init__(
+        self, model: LanguageModel, n_slots: int = 16, *, forbidden: Tensor | None = None
+    ) -> None:
+        """`forbidden`: ids that are never drawn."""
+        self.model = model
+        self.decoder: Decoder = decoder_for(model, n_slots)
+        self._forbidden = forbidden
+        self._free = list(reversed(range(n_slots)))
+        self._waiting: deque[_Sequence] = deque()
+        self._running: list[_Sequence] = []
+        self._next_number = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether a sequence is running or waiting."""
+        return bool(self._running or self._waiting)
+
+    def submit(self, request: Request) -> int:
+        """Adds a request to the queue and returns the number of its sequence.
+
+        Raises UsageError for an empty prompt, ConfigError for a number out of range.
+        """
+        if request.max_tokens < 1:
+            raise ConfigError(f"max_tokens = {request.max_tokens}: expected 1 or more.")
+        if not len(request.ids):
+            raise UsageError("the prompt is empty: give the model at least one token to continue.")
+        assert all(0 <= id < self.model.vocab_size for id in request.ids)
+        generator = generator_for(request.seed, request.index)
+        sampler = Sampler(request.sampling, generator, self._forbidden, request.ids)
+        sequence = _Sequence(self._next_number, request, list(request.ids), sampler)
+        self._next_number += 1
+        self._waiting.append(sequence)
+        return sequence.number
+
+    def cancel(self, number: int) -> None:
+        """Drops a sequence. A number that has finished is no error."""
+        for sequence in self._running:
+            if sequence.number == number:
+                self._leave(sequence)
+                return
+        self._waiting = deque(s for s in self._waiting if s.number != number)
+
+    def step(self) -> list[Token]:
+        """One token for each sequence that has a slot. Empty if there is nothing to do."""
+        before = list(self._running)
+        logits = self._read(before)
+        new, first = self._admit()
+        sequences, rows = before + new, logits + first
+        if not sequences:
+            return []
+        choices = choose(
+            rows[0] if len(rows) == 1 else torch.cat(rows),
+            [sequence.sampler for sequence in sequences],
+            with_log_probabilities=any(s.request.log_probabilities for s in sequences),
+        )
+        tokens = []
+        for sequence, choice in zip(sequences, choices, strict=True):
+            sequence.tokens.append(choice.id)
+            sequence.sampler.add(choice.id)
+            finished = self._finished(sequence, choice.id)
+            if finished:
+                self._leave(sequence)
+            tokens.append(
+                Token(
+                    sequence.number,
+                    choice.id,
+                    choice.log_probability,
+                    choice.alternatives,
+                    finished,
+                )
+            )
+        return tokens
+
+    def _read(self, sequences: list[_Sequence]) -> list[Tensor]:
+        """Reads the last token of each sequence; logits (rows, V) in their order, in parts."""
+        T = self.model.context_length
+        slide = [s for s in sequences if window_start(len(s.tokens), T) != s.start]
+        if not slide:
+            if not sequences:
+                return []
+            slots, ids = [s.slot for s in sequences], [s.tokens[-1] for s in sequences]
+            return [self.decoder.step(slots, ids)]
+        rows: dict[int, Tensor] = {}
+        for sequence in slide:
+            rows[sequence.number] = self._prefill(sequence)
+        rest = [s for s in sequences if s.number not in rows]
+        if rest:
+            logits = self.decoder.step([s.slot for s in rest], [s.tokens[-1] for s in rest])
+            rows |= {s.number: row[None] for s, row in zip(rest, logits, strict=True)}
+        return [rows[s.number] for s in sequences]
+
+    def _admit(self) -> tuple[list[_Sequence], list[Tensor]]:
+        """Gives free slots to waiting sequences, and the logits of their first tokens."""
+        new: list[_Sequence] = []
+        rows: list[Tensor] = []
+        while self._free and self._waiting:
+            sequence = self._waiting.popleft()
+            sequence.slot = self._free.pop()
+            same = [i for i, other in enumerate(new) if other.request.ids == sequence.request.ids]
+            if same:
+                sequence.start = new[same[0]].start
+                self.decoder.copy(new[same[0]].slot, sequence.slot)
+                rows.append(rows[same[0]])
+            else:
+                rows.append(self._prefill(sequence))
+            new.append(sequence)
+        self._running += new
+        return new, rows
+
+    def _prefill(self, sequence: _Sequence) -> Tensor:
+        """Reads a sequence's window from its start; logits (1, V) of its own."""
+        sequence.start = window_start(len(sequence.tokens), self.model.context_length)
+        return self.decoder.prefill(sequence.slot, sequence.tokens[sequence.start :])[None].clone()
+
+    def _finished(self, sequence: _Sequence, id: int) -> str:
+        if id in sequence.request.ends:
+            return "end"
+        return "length" if sequence.n_new >= sequence.request.max_tokens else ""
+
+    def _leave(self, sequence: _Sequence) -> None:
+        self.decoder.free(sequence.slot)
+        self._free.append(sequence.slot)
+        self._running.remove(sequence)
+
+
+def window_start(length: int, context_length: int | None) -> int:
+    """Where the model begins to read a text of `length` tokens, under the sliding rule above."""
+    if context_length is None:
+        return 0
+    hop = context_length + 1 - max(1, context_length // 2)
+    return max(0, -(-(length - context_length) // hop) * hop)
