@@ -350,7 +350,7 @@ DAMAGE: list[tuple[Callable[[Path], object], str]] = [
         r"is of step 21, wanted 20",
     ),
     (
-        lambda at: replace(at / "manifest.json", "optimizer.safe", "optimizer.safe"),
+        lambda at: replace(at / "manifest.json", "optimizer.safe", "other.safe"),
         r"optimizer\.safetensors is missing",
     ),
 ]
