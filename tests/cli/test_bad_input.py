@@ -315,7 +315,7 @@ def test_a_disk_that_fills_while_saving(lmsmith: Lmsmith) -> None:
     bytes_of = {"tokens": 20_000, "model": 60_000}  # the text fits, the optimizer's 100 kB do not
     options = [*TINY, "--model.d_model=32", "--train.save_every", 5, "--out", "run"]
     done = lmsmith("train", "book.txt", "--steps", 10, *options, file_bytes=bytes_of["model"])
-    refused(done, 1, "step-00000005 is larger than a file may be here", "ulimit -f")
+    refused(done, 1, "step-00000005 exceeds the largest file size allowed here", "ulimit -f")
     assert os.listdir(lmsmith.cwd / "run" / "checkpoints") == []
     # With room again it goes on, and a disk that fills later leaves the checkpoint before.
     done = lmsmith("resume", "run")
@@ -350,11 +350,13 @@ def test_a_full_disk(lmsmith: Lmsmith) -> None:
     try:
         options = [*TINY, "--model.d_model=32", "--train.save_every", 5, "--out", "disk/run"]
         done = lmsmith("train", "book.txt", "--steps", 40, *options)
-        refused(done, 1, "No room left on the disk for disk/run/checkpoints/step-", "free some")
+        refused(
+            done, 1, "No space left on the disk for disk/run/checkpoints/step-", "free some space"
+        )
         n_free = shutil.disk_usage(disk).free
         (disk / "full").write_bytes(bytes(n_free))
         done = lmsmith("train", "book.txt", "--steps", 40, *options[:-1], "disk/another")
-        refused(done, 1, "No room left on the disk for disk/another/tokens/train.bin: free some")
+        refused(done, 1, "No space left on the disk for disk/another/tokens/train.bin: free some")
         assert sorted(os.listdir(disk)) == ["full", "run"]
     finally:
         subprocess.run(["umount", disk], check=True)

@@ -333,7 +333,7 @@ def test_the_disk_is_full_in_the_middle(
             Path("/dev/full") if mode == "ab" else self, mode, **how
         ),
     )
-    with pytest.raises(StorageError, match="No room left on the disk"):
+    with pytest.raises(StorageError, match="No space left on the disk"):
         download(url, path)
     assert len(web.asked) == 1  # it is no fault of the network's
     assert not path.exists()
