@@ -66,7 +66,7 @@ def make_nothing(place: Path) -> None: ...
     ("make", "status", "parts"),
     [
         (make_empty, 1, ["no text in bad.txt", "empty"]),
-        (make_blank, 1, ["no text in bad.txt", "white space alone"]),
+        (make_blank, 1, ["no text in bad.txt", "only white space"]),
         (make_nothing, 1, ["no file or folder bad.txt", "Did you mean"]),
         (make_folder_without_text, 1, ["folder bad.txt holds no text", "1 .png", "pattern"]),
         (make_too_short, 1, ["too short to split", "2 characters", "Add text"]),

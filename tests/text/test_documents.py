@@ -207,7 +207,7 @@ def test_binary_files(tmp_path):
         message = error(path)
         assert f"{path} looks binary (NUL byte at offset " in message
         assert "`--data.encoding utf-16-le`" in message
-    assert "1 file, binary by the look of it" in error(tmp_path / "folder")
+    assert "1 file, apparently binary" in error(tmp_path / "folder")
     write(tmp_path / "folder" / "right.txt", "text")
     for source in (tmp_path / "folder", tmp_path / "folder" / "*.txt"):
         documents = Documents([source])
@@ -537,9 +537,9 @@ def test_what_is_not_there(tmp_path, monkeypatch):
 def test_nothing_but_empty_documents(tmp_path):
     empty = write(tmp_path / "a.txt", "")
     blank = write(tmp_path / "b.txt", "\ufeff \r\n")
-    assert f"there is no text in {empty}: 1 document, empty or white space alone" in error(empty)
+    assert f"there is no text in {empty}: 1 document, empty or only white space" in error(empty)
     assert "2 documents, empty" in error(tmp_path)
-    assert "the files hold no documents" in error(write(tmp_path / "c.jsonl", "\n"))
+    assert "the files contain no documents" in error(write(tmp_path / "c.jsonl", "\n"))
     for suffix, compress in COMPRESSIONS[1:]:
         assert "1 document, empty" in error(write(tmp_path / f"d.txt{suffix}", compress(b"")))
     documents = Documents([blank, write(tmp_path / "e.txt", "text")])
