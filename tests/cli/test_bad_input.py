@@ -68,7 +68,7 @@ def make_nothing(place: Path) -> None: ...
         (make_empty, 1, ["no text in bad.txt", "empty"]),
         (make_blank, 1, ["no text in bad.txt", "only white space"]),
         (make_nothing, 1, ["no file or folder bad.txt", "Did you mean"]),
-        (make_folder_without_text, 1, ["folder bad.txt holds no text", "1 .png", "pattern"]),
+        (make_folder_without_text, 1, ["folder bad.txt contains no text", "1 .png", "pattern"]),
         (make_too_short, 1, ["too short to split", "2 characters", "Add text"]),
         (make_binary, 1, ["bad.txt looks binary", "NUL byte at offset 7"]),
         (
@@ -77,7 +77,7 @@ def make_nothing(place: Path) -> None: ...
             [
                 "bad.txt is not UTF-8",
                 "0xFF at offset 18, line 2",
-                "`--data.errors replace` goes on",
+                "`--data.errors replace` replaces it",
             ],
         ),
     ],
@@ -97,7 +97,7 @@ def test_errors_replace_goes_on(lmsmith: Lmsmith, option: str) -> None:
     (lmsmith.cwd / "bad.txt").write_bytes(TEXT.encode() + b"\xff\xfe" * 3 + TEXT.encode())
     done = lmsmith("train", "bad.txt", "--steps", 5, *TINY, option, "replace", "--out", "run")
     assert done.status == 0, done.err
-    assert "6 undecodable places became U+FFFD" in done.out
+    assert "6 invalid byte sequences replaced by U+FFFD" in done.out
 
 
 @pytest.mark.parametrize("how", ["command line", "recipe"])

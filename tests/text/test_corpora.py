@@ -212,7 +212,7 @@ def test_shards_and_tasks_are_not_read_as_text(shards: Corpus, tmp_path: Path) -
         DataError, match=f"some-shards is token shards.*lmsmith data download some-shards.*{folder}"
     ):
         Documents(["some-shards"])
-    with pytest.raises(DataError, match="gsm8k is a set of tasks"):
+    with pytest.raises(DataError, match="gsm8k is a set of evaluation tasks"):
         Documents(["gsm8k"])
     with pytest.raises(DataError, match="Did you mean the corpus tinystories"):
         Documents(["tinystorie"])
