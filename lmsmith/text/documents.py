@@ -93,7 +93,7 @@ class Documents:
         self._skip_bad = skip_bad
         self._skipped = Skipped()
         self.sources = [os.fspath(source) for source in sources]
-        self._found, self._left_out = find_files(self.sources)
+        self._files, self._left_out = find_files(self.sources)
         self._may_be_empty = False
         self.counts = Counts(left_out=self._left_out.copy())
 
@@ -102,21 +102,21 @@ class Documents:
         """The files in reading order. Includes binary files in folders: they are recognised when
         opened.
         """
-        return [found.path for found in self._found]
+        return [file.path for file in self._files]
 
     def without(self, files: Collection[Path]) -> Self:
         """The documents of the other files, for a caller that reads `files` itself. A lack of text
         is then not an error.
         """
         others = copy.copy(self)
-        others._found = [found for found in self._found if found.path not in files]
+        others._files = [file for file in self._files if file.path not in files]
         others._may_be_empty = self._may_be_empty or bool(files)
         return others
 
     def __iter__(self) -> Iterator[Document]:
         counts = self.counts = Counts(left_out=self._left_out.copy())
         self._skipped = Skipped()
-        for path, named in self._found:
+        for path, named in self._files:
             with contextlib.nullcontext() if self._skip_bad is None else tolerating(self._skip):
                 try:
                     yield from self._of_file(path, counts)

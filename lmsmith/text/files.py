@@ -57,7 +57,7 @@ MARKS = (
 CHUNK = 1 << 18  # bytes read at once
 SNIFFED = 8192  # leading bytes in which binary files are detected
 STRAY_NULS = 1000  # a text may contain one NUL per this many bytes
-GO_ON = "`--data.errors replace` replaces it by U+FFFD and continues"
+GO_ON = "`--data.errors replace` replaces it with U+FFFD and continues"
 
 Skip = Callable[[DataError], None]
 """Called with the error of a bad line or row, which is then skipped."""
@@ -88,7 +88,7 @@ class Counts:
     n_characters: int = 0
     n_bytes: int = 0  # of the documents in UTF-8, not of the files
     n_empty: int = 0  # documents of white space only
-    n_replaced: int = 0  # invalid bytes or unpaired surrogates replaced by U+FFFD
+    n_replaced: int = 0  # invalid bytes or unpaired surrogates replaced with U+FFFD
     n_binary_files: int = 0
     crlf: Counter[str] = field(
         default_factory=Counter
@@ -114,7 +114,9 @@ class Counts:
         """Plain sentences about anything that may surprise the user; empty if there is nothing."""
         notes = []
         if self.n_replaced:
-            notes.append(f"{plural(self.n_replaced, 'invalid byte sequence')} replaced by U+FFFD.")
+            notes.append(
+                f"{plural(self.n_replaced, 'invalid byte sequence')} replaced with U+FFFD."
+            )
         if self.marks:
             kinds = ", ".join(sorted(self.marks)).upper()
             notes.append(

@@ -128,9 +128,9 @@ def split_documents(documents: Iterable["Document"], fraction: float = 0.0) -> S
     many = len(distinct) == MANY
     fraction = share_held_out(fraction, many=many, n_characters=sum(map(len, texts)))
     if many:
-        split = _split_whole(texts, hashes, fraction)
+        split = _split_many(texts, hashes, fraction)
     else:
-        split = _split_tails(distinct, len(texts) - len(distinct), fraction)
+        split = _split_few(distinct, len(texts) - len(distinct), fraction)
     n_train, n_validation = sum(map(len, split.train)), sum(map(len, split.validation))
     if min(n_train, n_validation) < 2:
         raise DataError(
@@ -141,7 +141,7 @@ def split_documents(documents: Iterable["Document"], fraction: float = 0.0) -> S
     return split
 
 
-def _split_whole(texts: list[str], hashes: "array[int]", fraction: float) -> Split:
+def _split_many(texts: list[str], hashes: "array[int]", fraction: float) -> Split:
     """Splits many documents; each is entirely on one side."""
     bound = min(max(hash_bound(fraction), min(hashes) + 1), max(hashes))
     train = [text for text, number in zip(texts, hashes, strict=True) if number >= bound]
@@ -155,7 +155,7 @@ def _split_whole(texts: list[str], hashes: "array[int]", fraction: float) -> Spl
     return Split(train, validation, True, 0, description, train_hashes, validation_hashes)
 
 
-def _split_tails(distinct: dict[int, str], n_duplicates: int, fraction: float) -> Split:
+def _split_few(distinct: dict[int, str], n_duplicates: int, fraction: float) -> Split:
     """Splits few documents; the tail of each is held out."""
     cuts = [(number, text, tail_cut(len(text), fraction)) for number, text in distinct.items()]
     train = [text[:cut] for _, text, cut in cuts if cut > 0]

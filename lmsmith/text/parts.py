@@ -57,18 +57,18 @@ def divide(
     return [Part(start, stop) for start, stop in zip(starts, [*starts[1:], None], strict=True)]
 
 
-def next_cut(path: Path, place: int, cut: Cut) -> int:
-    """The next offset after `place` where the file can be divided; 0 if there is none before its
+def next_cut(path: Path, offset: int, cut: Cut) -> int:
+    """The next boundary after `offset` where the file can be divided; 0 if there is none before its
     end.
     """
     with open_bytes(path) as file:
         n_bytes, near = file.seek(0, 2), NEAR
-        while place < n_bytes:
-            file.seek(place)
-            boundary = place + cut(file.read(near))
-            if place < boundary < n_bytes:
+        while offset < n_bytes:
+            file.seek(offset)
+            boundary = offset + cut(file.read(near))
+            if offset < boundary < n_bytes:
                 return boundary
-            place += near
+            offset += near
             near = min(2 * near, 1 << 20)
     return 0
 

@@ -21,20 +21,20 @@ def matches(pattern: Path) -> list[Path]:
     A folder with several names is visited below `**` under the first, real names before links.
     """
     if RECURSIVE not in pattern.parts:
-        return [Path(found) for found in glob.glob(str(pattern))]
+        return [Path(path) for path in glob.glob(str(pattern))]
     index = pattern.parts.index(RECURSIVE)
     before, after = pattern.parts[:index], pattern.parts[index + 1 :]
     bases = glob.glob(str(Path(*before))) if before else [""]
-    found: dict[Path, None] = {}
+    paths: dict[Path, None] = {}
     for base in bases:
         if not os.path.isdir(base or "."):
             continue
         for folder in _folders(base):
             if after:
-                found.update(dict.fromkeys(matches(Path(glob.escape(folder), *after))))
+                paths.update(dict.fromkeys(matches(Path(glob.escape(folder), *after))))
             else:
-                found.update((Path(path), None) for path in _entries(folder))
-    return list(found)
+                paths.update((Path(path), None) for path in _entries(folder))
+    return list(paths)
 
 
 def _folders(base: str) -> Iterator[str]:

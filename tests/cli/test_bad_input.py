@@ -97,7 +97,7 @@ def test_errors_replace_goes_on(lmsmith: Lmsmith, option: str) -> None:
     (lmsmith.cwd / "bad.txt").write_bytes(TEXT.encode() + b"\xff\xfe" * 3 + TEXT.encode())
     done = lmsmith("train", "bad.txt", "--steps", 5, *TINY, option, "replace", "--out", "run")
     assert done.status == 0, done.err
-    assert "6 invalid byte sequences replaced by U+FFFD" in done.out
+    assert "6 invalid byte sequences replaced with U+FFFD" in done.out
 
 
 @pytest.mark.parametrize("how", ["command line", "recipe"])

@@ -150,7 +150,7 @@ def test_invalid_bytes_name_file_offset_and_line(tmp_path, suffix, compress):
     assert "`--data.encoding latin-1`" in message
     documents = Documents([path], errors="replace")
     assert next(iter(documents)).text.endswith("two\ncaf\ufffd\n")
-    assert documents.counts.notes()[0] == "1 invalid byte sequence replaced by U+FFFD."
+    assert documents.counts.notes()[0] == "1 invalid byte sequence replaced with U+FFFD."
     assert texts(path, encoding="latin-1")[0].endswith("café\n")
 
 
