@@ -167,7 +167,7 @@ def sweep(directory: Path) -> None:
 def explain(error: OSError, path: Path) -> str:
     """A message that says why `path` cannot be written and what to do."""
     if error.errno == errno.ENOSPC:
-        return f"No space left on the disk for {path}: free some or choose another path."
+        return f"No space left on the disk for {path}: free some space or choose another path."
     if error.errno == errno.EDQUOT:
         return (
             f"Your disk quota is used up, no space for {path}: remove files or choose another path."

@@ -330,7 +330,7 @@ def test_a_disk_that_fills_later_leaves_the_checkpoint_before(lmsmith: Lmsmith, 
     refused(
         done,
         1,
-        "step-00000030 is larger",
+        "step-00000030 exceeds",
         "The checkpoint of step 20 is untouched: resume goes on from it",
     )
     assert content(run / "checkpoints") == before
