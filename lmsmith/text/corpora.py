@@ -84,10 +84,12 @@ class Corpus:
 
     @property
     def exact(self) -> bool:
+        """Whether `n_bytes` is exact."""
         return not isinstance(self.source, HubFiles) and all(file.exact for file in self.source)
 
     @property
     def size(self) -> str:
+        """`n_bytes` in words: "1.1 MB", "about 28 GB"."""
         return ("" if self.exact else "about ") + size_in_words(self.n_bytes)
 
     @property
@@ -99,6 +101,7 @@ class Corpus:
 
 
 def find(name: str) -> Corpus | None:
+    """The corpus of this name, in any case; None if there is none."""
     name = name.lower()
     return CORPORA.get(name) if name in CORPORA else None
 

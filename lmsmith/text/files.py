@@ -107,6 +107,7 @@ class Counts:
     )  # suffix -> files in folders that were excluded
 
     def add(self, other: "Counts") -> None:
+        """Adds the counts of another pass or part."""
         for name, number in vars(other).items():
             setattr(self, name, getattr(self, name) + number)
 
@@ -151,6 +152,7 @@ class Counts:
 
 
 def plural(number: int, thing: str) -> str:
+    """ "1 file", "2,000 files"."""
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
@@ -184,6 +186,7 @@ def known_encoding(name: str) -> str:
 
 
 def count_separators(counts: Counts, separator: str, n_found: int, path: Path) -> None:
+    """Adds the separators found in one part of a file to `counts`."""
     if n_found:
         counts.separators[separator] += n_found
         counts.separated[str(path)] += 1
@@ -210,6 +213,7 @@ def read_chunks(
 def count_part(
     counts: Counts, line_ends: io.IncrementalNewlineDecoder, path: Path, part: Part
 ) -> None:
+    """Adds one part of a file, and the line ends seen in it, to `counts`."""
     counts.n_files += part.start == 0  # a file of several parts is one file
     seen = line_ends.newlines if isinstance(line_ends.newlines, tuple) else (line_ends.newlines,)
     for line_end, files in (("\r\n", counts.crlf), ("\r", counts.cr)):

@@ -249,12 +249,14 @@ class Grammar:
 
 
 def spoken(slot: Slot, values: Sequence[Record | None]) -> str:
+    """The text of a bound record in the form that `slot` names."""
     text = _form(slot, values)
     assert isinstance(text, str)
     return text
 
 
 def must_draw(draw: Draw, values: Sequence[Record | None]) -> bool:
+    """Whether the variable is still unbound. Only `?=` accepts a bound one."""
     bound = values[draw.slot.variable] is not None
     assert draw.again or not bound, f"variable {draw.slot.variable} is bound twice"
     return not bound

@@ -73,10 +73,12 @@ class Plan:
 
     @property
     def paths(self) -> list[Path]:
+        """The paths of the requested files."""
         return [self.folder / name for name in self.wanted]
 
 
 def data_folder() -> Path:
+    """The folder of all corpora: $LMSMITH_DATA, or the user's cache folder."""
     named = os.environ.get("LMSMITH_DATA")
     if named:
         return Path(named).expanduser()
@@ -88,6 +90,7 @@ def data_folder() -> Path:
 
 
 def folder_of(corpus: Corpus) -> Path:
+    """The folder of one corpus."""
     return data_folder() / corpus.name
 
 
