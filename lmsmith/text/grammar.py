@@ -20,8 +20,8 @@ alternatives (a line with deeper indentation continues the alternative above):
                        `{Toy}`, `{hero.His}`: capitalised
 ` // `                 a new paragraph
 
-**Probabilities.** Alternatives, and records of a table, are listed from most to least common. Number
-k (from 1) has weight 1/(k + 1): close to Zipf's law, and no numbers in the grammar.
+**Probabilities.** Alternatives, and records of a table, are listed from most to least common. The
+k-th (from 1) has weight 1/(k + 1): close to Zipf's law, and no numbers in the grammar.
 
 **Exactness.** `Grammar.generate` returns a text and the log-probability of the derivation that
 produced it, which is the sum over all its choices. The probability of the *text* is the sum over
