@@ -445,11 +445,11 @@ def test_rows_of_a_batch_are_apart() -> None:
 
 def test_more_than_the_context_is_our_bug() -> None:
     model = GPT(small("modern"))
-    with pytest.raises(AssertionError, match="more tokens than the context holds"):
+    with pytest.raises(AssertionError, match="more tokens than context_length"):
         model(random_ids(1, 12))
     state = model.new_state(1)
     model(random_ids(1, 8), state)
-    with pytest.raises(AssertionError, match="more tokens than the context holds"):
+    with pytest.raises(AssertionError, match="more tokens than context_length"):
         model(random_ids(1, 4), state)
 
 
