@@ -38,9 +38,7 @@ speed.
 """
 
 ROWS = 128
-"""Chunks have a multiple of this many rows if possible: GPUs split matrix products into such
-tiles.
-"""
+"""Chunks have a multiple of this many rows if possible: the tile size of GPU matrix products."""
 
 
 def summed_cross_entropy(
@@ -66,9 +64,7 @@ def summed_cross_entropy(
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Computes loss and gradients in `forward`; `backward` scales them by the incoming scalar
-    gradient.
-    """
+    """`forward` computes loss and gradients; `backward` scales them by the incoming gradient."""
 
     @staticmethod
     def forward(

@@ -63,9 +63,8 @@ class Trie:
 class Weights:
     """Smoothed counts: p(w | u) = own[child of u by w] + rest[u] p(w | shorter context).
 
-    The shorter context is the suffix of u if `interpolated`. Otherwise, and for the empty context,
-    p(w
-    | shorter context) is the uniform distribution.
+    If `interpolated`, the shorter context is the suffix of u. Otherwise, and for the empty context,
+    the uniform distribution takes the place of p(w | shorter context).
     """
 
     own: Floats  # (nodes,)

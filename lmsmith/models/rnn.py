@@ -104,9 +104,7 @@ class RNN(NeuralModel):
 
     def __init__(self, config: RNNConfig) -> None:
         super().__init__()
-        assert config.vocab_size > 0, (
-            "set vocab_size to the tokenizer's before building a model"
-        )
+        assert config.vocab_size > 0, "set vocab_size to the tokenizer's before building a model"
         self.config = config
         rows, D = config.padded_vocab_size, config.d_model
         self.token_embedding = nn.Embedding(rows, D)

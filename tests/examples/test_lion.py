@@ -73,7 +73,10 @@ def test_trained_killed_and_resumed(lmsmith: Any) -> None:
 @pytest.mark.parametrize(
     ("factory", "words"),
     [
-        ("lambda groups, config: None", "optim.name = 'odd' made a NoneType: wanted a torch.optim"),
+        (
+            "lambda groups, config: None",
+            "optim.name = 'odd' returned a NoneType, expected a torch.optim",
+        ),
         (
             "Counting",
             "the optimizer Counting keeps a value of type int in its state (n/blocks.0.kernel.",

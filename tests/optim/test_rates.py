@@ -49,7 +49,7 @@ def test_a_rate_that_is_fixed_stays() -> None:
 @pytest.mark.parametrize("bad", [0, -1.0, "fast", "nan", float("inf"), True, None, [1], 10**400])
 def test_a_peak_that_is_none(bad: Any) -> None:
     with pytest.raises(
-        ConfigError, match=r"^learning_rate = .* in r\.toml: wanted a number above 0"
+        ConfigError, match=r"^learning_rate = .* in r\.toml: expected a number above 0"
     ):
         scaled_together(preset("modern"), bad, (), "r.toml")
 
@@ -62,15 +62,15 @@ def test_setting_one_of_them_under_muon_is_noted() -> None:
         "optim.muon_learning_rate",
     )
     assert partial_note(modern, {lr}) == (
-        "optim.learning_rate: moves head, biases and gains alone; unchanged: matrices inside "
+        "optim.learning_rate: changes only head, biases and gains; unchanged: matrices inside "
         "blocks (0.02), embedding "
-        "tables (0.02). --learning-rate scales all together"
+        "tables (0.02). --learning-rate scales all groups"
     )
     assert "head, biases and gains (0.003), embedding tables (0.02)" in str(
         partial_note(modern, {muon, "train.seed"})
     )
     follows = preset("modern").changed({table: 0}, where="here").optim
-    assert "moves head, biases and gains and embedding tables alone" in str(
+    assert "changes only head, biases and gains and embedding tables" in str(
         partial_note(follows, {lr})
     )
     assert partial_note(modern, {table})
