@@ -1,9 +1,10 @@
 """Loss scaling for float16 (Micikevicius et al. 2018).
 
-Small gradients would underflow to zero in float16. The loss is multiplied by a power of two before the backward pass, and gradients are divided by it
-afterwards. If a gradient overflows, the step is skipped and the scale halved; after many steps
-without overflow it is doubled. PyTorch's GradScaler does the same but hides it in the optimizer;
-this one is two numbers that a checkpoint can hold.
+Small gradients would underflow to zero in float16. So the loss is multiplied by a power of two
+before the backward pass, and gradients are divided by it afterwards. If a gradient overflows, the
+step is skipped and the scale halved; after many steps without overflow it is doubled. PyTorch's
+GradScaler does the same but hides it in the optimizer; this one is two numbers that a checkpoint
+can hold.
 """
 
 from dataclasses import dataclass

@@ -82,7 +82,7 @@ def test_what_is_no_number_stays_none_in_bfloat16(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda raw: struct.pack("<i", 20240520) + raw[4:], ["20240520", "wanted 20240326"]),
+        (lambda raw: struct.pack("<i", 20240520) + raw[4:], ["20240520", "expected 20240326"]),
         (
             lambda raw: raw[:4] + struct.pack("<i", 1) + raw[8:],
             ["version 1", "3 (float32) or 5 (bfloat16)"],
