@@ -147,12 +147,12 @@ def test_names_and_descent():
 
 
 def test_two_tapes_do_not_mix():
-    with pytest.raises(AssertionError, match="one tape"):
+    with pytest.raises(AssertionError, match="same tape"):
         _ = Tape().put(np.ones(2)) + Tape().put(np.ones(2))
     with pytest.raises(AssertionError, match="another tape"):
         Tape().backward(Tape().put(np.ones(1)))
     tape = Tape()
-    with pytest.raises(AssertionError, match="of one number"):
+    with pytest.raises(AssertionError, match="must be one number"):
         tape.backward(tape.put(np.ones(2)))
 
 
