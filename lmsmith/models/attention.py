@@ -149,18 +149,14 @@ class LayerCache:
 
     @staticmethod
     def _longer(old: Tensor, length: int) -> Tensor:
-        """At least doubles the length, so that all copies together cost no more than the final
-        cache.
-        """
+        """At least doubles the length, so that all copies together cost no more than the cache."""
         n_new = max(length, 2 * old.size(2)) - old.size(2)
         return torch.cat([old, old.new_zeros(*old.shape[:2], n_new, old.size(3))], dim=2)
 
 
 @dataclass
 class State:
-    """The state of a Transformer after `position` tokens: KV caches and the tokens for n-gram
-    tables.
-    """
+    """The state of a Transformer: KV caches, tokens for n-gram tables, number of tokens read."""
 
     layers: list[LayerCache]
     before: Int[Tensor, "B n"]
@@ -224,8 +220,9 @@ class Rotary:
 
 @dataclass
 class Mask:
-    """The keys that each query sees: from `first` to its own position. One row serves the whole
-    batch.
+    """The keys that each query sees: from `first` to its own position.
+
+    If `first` has a single row, it applies to the whole batch.
     """
 
     first: Int[Tensor, "B T"]
@@ -237,8 +234,9 @@ class Mask:
 
 
 def mask_from(first: Int[Tensor, "B T"], *, flex: bool) -> Mask:
-    """The mask for `first`. With `flex` it includes FlexAttention's block mask (blocks of 128 x
-    128).
+    """The mask for `first`; with `flex`, including FlexAttention's block mask.
+
+    The block mask marks which blocks of 128 x 128 are empty.
     """
     if not flex:
         return Mask(first)
@@ -297,9 +295,7 @@ def _window_mask(window: int, T: int, device: torch.device, flex: bool) -> Mask:
 
 @functools.cache
 def _flex_serves(config: GPTConfig, device: torch.device) -> bool:
-    """Whether this model can use FlexAttention on `device`. If CUDA lacks a requirement, warns
-    once.
-    """
+    """Whether this model can use FlexAttention on `device`. Warns once if CUDA lacks something."""
     if device.type != "cuda":
         return False
     from torch.utils._triton import has_triton

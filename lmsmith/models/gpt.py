@@ -180,9 +180,7 @@ class GPT(NeuralModel):
         return torch.full((batch_size, n), self.config.vocab_size, dtype=torch.int64, device=device)
 
     def parts(self) -> dict[str, list[int]]:
-        """Rows of each map in the fused query-key-value matrices and the gated feed-forward
-        matrices.
-        """
+        """Rows of each map in fused query-key-value matrices and gated feed-forward matrices."""
         config = self.config
         heads = [config.n_head * config.width_head] + 2 * [config.n_kv * config.width_head]
         parts = {f"blocks.{i}.attention.qkv.weight": heads for i in range(config.n_layer)}
@@ -201,17 +199,14 @@ class GPT(NeuralModel):
         zero. The rest depends on `config.init`:
 
         - `gpt2` (Radford et al. 2019, section 2.3): N(0, 0.02); projections into the residual
-          stream are
-        divided by sqrt(2 n_layer).
+          stream are divided by sqrt(2 n_layer).
         - `zero-projections`: projections into the residual stream and the head are zero, so the
-          first
-        predictions are uniform. Embedding tables are N(0, 1). Other matrices are uniform with
-        standard deviation 0.5 / sqrt(fan_in), half of what preserves the size of a vector. A tied
-        head cannot be zero: embedding tables are then N(0, 1/d_model), which gives first logits of
-        about one.
-        - `truncated-normal`: embedding tables as in `zero-projections`, linear maps of variance
-        2 / (fan_in + fan_out) (Glorot and Bengio 2010, eq. 12), all cut at three standard
-        deviations.
+          first predictions are uniform. Embedding tables are N(0, 1). Other matrices are uniform
+          with standard deviation 0.5 / sqrt(fan_in), half of what preserves the size of a vector. A
+          tied head cannot be zero: embedding tables are then N(0, 1/d_model), which gives first
+          logits of about one.
+        - `truncated-normal`: embedding tables as in `zero-projections`, linear maps of variance 2 /
+          (fan_in + fan_out) (Glorot and Bengio 2010, eq. 12), all cut at three standard deviations.
         """
         config = self.config
         into_residual = ("attention.out.weight", "feed_forward.down.weight")

@@ -153,8 +153,10 @@ class NeuralModel(nn.Module, ABC):
         return -losses.view(targets.shape)
 
     def parts(self) -> dict[str, list[int]]:
-        """For each matrix that concatenates several linear maps (fused query, key and value
-        projections): the number of rows of each map. Muon orthogonalizes each map separately.
+        """The number of rows of each map in matrices that concatenate several linear maps, by name.
+
+        An example is the fused query, key and value projection. Muon orthogonalizes each map
+        separately.
         """
         return {}
 

@@ -4,18 +4,18 @@ There are three estimates. c(h w) is how often token w followed context h in the
 often any token followed h, and V the vocabulary size.
 
 - `mle`, maximum likelihood: c(h w) / c(h .). An unseen event has probability zero, so a text that
-contains one has infinite perplexity. If nothing ever followed h, the quotient is 0 / 0; then h is
-shortened from the front until something did follow it. (This happens only after an event of
-probability zero, or after the last tokens of the training text.)
+  contains one has infinite perplexity. If nothing ever followed h, the quotient is 0 / 0; then h is
+  shortened from the front until something did follow it. (This happens only after an event of
+  probability zero, or after the last tokens of the training text.)
 - `add-k`: (c(h w) + k) / (c(h .) + k V). After an unseen context all tokens are equally likely.
 - `kneser-ney`, interpolated and modified (Chen and Goodman 1999, "An empirical study of smoothing
-techniques for language modeling"): p(w | h) = (c(h w) - D(c(h w))) / c(h .) + gamma(h) p(w | h
-without its first token). gamma(h) is the discounted mass, so the probabilities sum to one. Below
-the highest order, c(h w) counts the distinct tokens that precede h w. The lowest order is
-interpolated with the uniform distribution. For each order, the discounts D1, D2 and D3+ (for counts
-of 1, 2, and 3 or more) are estimated from how many n-grams have counts 1 to 4. If the estimate is
-impossible (a small text or vocabulary has no n-grams of some count), they are 0.5, 1 and 1.5, as in
-KenLM, and `discounts` records that.
+  techniques for language modeling"): p(w | h) = (c(h w) - D(c(h w))) / c(h .) + gamma(h) p(w | h
+  without its first token). gamma(h) is the discounted mass, so the probabilities sum to one. Below
+  the highest order, c(h w) counts the distinct tokens that precede h w. The lowest order is
+  interpolated with the uniform distribution. For each order, the discounts D1, D2 and D3+ (for
+  counts of 1, 2, and 3 or more) are estimated from how many n-grams have counts 1 to 4. If the
+  estimate is impossible (a small text or vocabulary has no n-grams of some count), they are 0.5, 1
+  and 1.5, as in KenLM, and `discounts` records that.
 
 At the beginning of a text the context has fewer than n - 1 tokens. The text is one stream: an
 end-of-text token between documents is a token like any other. Probabilities are float64.

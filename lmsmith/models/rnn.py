@@ -7,9 +7,9 @@ function, every W and b below is a different one, products of vectors are elemen
 
 - `elman` (Elman 1990): h' = f(W x + W h + b), where f is tanh or sigma.
 - `gru` (Cho et al. 2014, with the reset gate after the product as in cuDNN): r and z = sigma(W x +
-W h + b); n = tanh(W x + b + r (W h + b)); h' = (1 - z) n + z h.
+  W h + b); n = tanh(W x + b + r (W h + b)); h' = (1 - z) n + z h.
 - `lstm` (Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000): i, f and o =
-sigma(W x + W h + b); g = tanh(W x + W h + b); c' = f c + i g; h' = o tanh(c').
+  sigma(W x + W h + b); g = tanh(W x + W h + b); c' = f c + i g; h' = o tanh(c').
 
 Each layer passes h' to the next, and the last one to the head: softmax(W h' + b). Each token costs
 the same time, however long the text before it; the state is all that the model remembers.
@@ -118,11 +118,10 @@ class RNN(NeuralModel):
         state: RnnState | None = None,
         documents: Int[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T C"]:
-        """The last layer's h at each position, with a constant one appended for the bias of an
-        untied head.
+        """The last layer's h at each position, plus a constant one for the bias of an untied head.
 
-        It runs in the precision of the parameters, even under autocast: rounding errors would
-        accumulate over the text.
+        It runs in the precision of the parameters, even under autocast, because rounding errors
+        would accumulate over the text.
         """
         assert documents is None, "a recurrent state holds one document per row"
         before = state or self.new_state(ids.size(0))
