@@ -1,7 +1,7 @@
-"""A new optimizer: Lion.
+"""A new optimizer: Lion (Chen et al. 2023, "Symbolic discovery of optimization algorithms").
 
-Chen et al. 2023, "Symbolic discovery of optimization algorithms". It takes the sign of a momentum,
-so every weight moves by the learning rate. Use about a third of AdamW's rate.
+It uses only the sign of a momentum, so every weight moves by the learning rate. Use about a
+third of AdamW's rate.
 
     LMSMITH_EXTENSIONS=examples/lion.py lmsmith train book.txt --optim.name lion
 """
@@ -14,7 +14,7 @@ from lmsmith.extend import OptimConfig, register_optimizer
 
 
 class Lion(torch.optim.Optimizer):
-    """`beta1` weighs the momentum against the gradient in a step, `beta2` in the momentum."""
+    """`beta1` averages momentum and gradient for a step, `beta2` updates the momentum."""
 
     def __init__(self, groups: list[dict[str, Any]], beta1: float, beta2: float) -> None:
         super().__init__(groups, {"lr": 1e-4, "weight_decay": 0.0})

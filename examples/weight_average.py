@@ -1,8 +1,8 @@
-"""A hook: the average of the weights over the last part of a run.
+"""A hook: averages the weights over the last part of a run.
 
 Izmailov et al. 2018, "Averaging weights leads to wider optima and better generalization". The
-average is saved as RUN/average, a model of its own: `lmsmith eval RUN/average --text other.txt`.
-Its state is in the checkpoints, so a run that is killed and resumed has the same average.
+average is saved as a model in RUN/average: `lmsmith eval RUN/average --text other.txt`. Its state
+is in the checkpoints, so a run that is killed and resumed has the same average.
 
     python examples/weight_average.py book.txt
 """

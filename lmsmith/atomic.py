@@ -1,17 +1,16 @@
-"""Files and folders that appear whole or not at all.
+"""Atomic writes: files and folders that appear complete or not at all.
 
-What is to appear at PATH is written beside it under a temporary name, forced to the disk (fsync),
-and renamed onto PATH; then the folder that holds it is forced to the disk as well. A rename within
-one folder is atomic on every system we know, so whoever looks at PATH, during the write or after a
-kill at any moment, finds the old, the new or nothing, and never a part. (Without the fsyncs that
-holds for a killed process, but not for a machine that loses power.)
+Data for PATH is written under a temporary name in the same folder, flushed to disk (fsync) and
+renamed to PATH; then the parent folder is flushed too. A rename within one folder is atomic on all
+common file systems, so PATH always shows the old version, the new version or nothing, never a part:
+during the write, after a kill at any moment, and after a power failure. (A kill alone would not
+need the fsyncs; a power failure does.)
 
-A temporary name is `.NAME.HOST.PID.partial`, HOST being short for the machine's name. A process
-killed half-way leaves it behind; `sweep` clears it away later.
+A temporary name is `.NAME.HOST.PID.partial`, where HOST is a short hash of the machine's name. A
+killed process leaves its temporary files behind; `sweep` removes them later.
 
-A disk that is full or a folder that may not be written is a StorageError, in words a user can act
-on. Nothing here locks: of two processes that write one file at one time the later rename wins,
-whole.
+A full disk or a missing permission raises StorageError with a message that says what to do. Nothing
+here locks: if two processes write one file at the same time, the later rename wins.
 """
 
 import contextlib
@@ -35,30 +34,28 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write(path: Path, data: bytes | str) -> None:
-    """Puts a file with these bytes (or this text, as UTF-8) at `path`, whole, in place of what
-    was there.
-    """
-    with file(path) as whole:
-        whole.write(data.encode("utf-8") if isinstance(data, str) else data)
+    """Writes these bytes (or this text, as UTF-8) to `path` atomically, replacing the old file."""
+    with file(path) as stream:
+        stream.write(data.encode("utf-8") if isinstance(data, str) else data)
 
 
 @contextlib.contextmanager
 def file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write bytes into; it appears at `path`, in place of what was there, at a clean end
-    of the block.
+    """Yields a file to write bytes to; it appears at `path`, replacing the old one, when the block
+    ends without an exception.
 
-    Where the block raises, `path` is as it was and the temporary file is gone. The folder must be
-    there already.
+    If the block raises, `path` is unchanged and the temporary file is removed. The parent folder
+    must exist.
     """
     partial = _partial(path)
     try:
         with _explained(path):
-            opened = partial.open("wb")
+            stream = partial.open("wb")
         with (
             _explained(path, block=partial),
-            opened,
-        ):  # closing writes what is still in the buffer, and can fail
-            yield opened
+            stream,
+        ):  # closing flushes the buffer and can fail
+            yield stream
         settle(partial, path)
     except BaseException:  # an interrupt too
         with contextlib.suppress(OSError):
@@ -67,8 +64,8 @@ def file(path: Path) -> Iterator[BinaryIO]:
 
 
 def settle(partial: Path, path: Path) -> None:
-    """Gives a finished file of the same folder the name `path`, in place of what was there; it
-    is on the disk then.
+    """Renames a finished file to `path` in the same folder, replacing the old one, and flushes both
+    to disk.
     """
     with _explained(path):
         _sync_file(partial)
@@ -77,7 +74,7 @@ def settle(partial: Path, path: Path) -> None:
 
 
 def settle_folder(partial: Path, path: Path) -> None:
-    """The same for a folder whose files are on the disk already. `path` must not be there."""
+    """As `settle`, for a folder whose files are already flushed to disk. `path` must not exist."""
     with _explained(path):
         _sync_folder(partial)
         partial.rename(path)
@@ -86,18 +83,18 @@ def settle_folder(partial: Path, path: Path) -> None:
 
 @contextlib.contextmanager
 def folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
-    """A temporary folder to write files into; it appears at `path`, with all in it, at a clean end
-    of the block.
+    """Yields a temporary folder to write files to; it appears at `path`, with everything in it,
+    when the block ends without an exception.
 
-    Where the block raises, `path` is as it was and the temporary folder is gone. The folder that
-    holds `path` must be there already. A `path` that exists is refused, unless `replace`: no
-    portable call swaps two folders, so the old one is then renamed to `NAME.replaced`, the new one
-    to NAME, and the old one removed. A kill between the two renames leaves the old one, whole, at
-    `NAME.replaced`: whoever replaces looks there too, see `replaced`.
+    If the block raises, `path` is unchanged and the temporary folder is removed. The parent folder
+    must exist. An existing `path` is refused unless `replace`. No portable system call swaps two
+    folders, so `replace` renames the old folder to `NAME.replaced`, the new one to NAME, and then
+    removes the old one. A kill between the two renames leaves the complete old folder at
+    `NAME.replaced`: code that replaces folders must look there too, see `replaced`.
     """
     if not replace and os.path.lexists(path):
         raise StorageError(
-            f"{path} is there already and is not overwritten: remove it or choose another place."
+            f"{path} already exists and is not overwritten: remove it or choose another path."
         )
     partial, old = _partial(path), replaced(path)
     try:
@@ -107,10 +104,10 @@ def folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         with _explained(path, block=partial):
             yield partial
         with _explained(path):
-            for place, _, names in os.walk(partial):
+            for directory, _, names in os.walk(partial):
                 for name in names:
-                    _sync_file(Path(place, name))
-                _sync_folder(Path(place))
+                    _sync_file(Path(directory, name))
+                _sync_folder(Path(directory))
             if replace and path.exists():
                 remove(old)
                 path.rename(old)
@@ -124,15 +121,13 @@ def folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def replaced(path: Path) -> Path:
-    """Where `folder(path, replace=True)` keeps the old folder while neither the old nor the new
-    one is at `path`.
-    """
+    """Where `folder(path, replace=True)` keeps the old folder between its two renames."""
     return path.with_name(path.name + _REPLACED)
 
 
 def remove(path: Path) -> None:
-    """Removes a folder; a kill half-way leaves no part of it under its name. A folder that is
-    not there is fine.
+    """Removes a folder; a kill half-way leaves no partial folder under its name. Does nothing if
+    the folder does not exist.
     """
     with _explained(path):
         if path.exists():
@@ -142,18 +137,18 @@ def remove(path: Path) -> None:
             shutil.rmtree(partial)
 
 
-def sweep(place: Path) -> None:
-    """Removes what killed processes left half-written in the folder `place`.
+def sweep(directory: Path) -> None:
+    """Removes temporary files and folders that killed processes left in `directory`.
 
-    Left alone is what a process that lives may still be writing; of other machines, which may share
-    the folder, what was touched within a day. What bears our own process id was left by a dead
-    process that had it before us (in a container ids repeat): so do not sweep while this process
-    writes there.
+    Keeps those that a live process may still be writing, and those of other machines (which may
+    share the folder) that were modified within the last day. A leftover with our own process id
+    comes from a dead process that had the same id (ids repeat in containers), so it is removed too:
+    do not call this while this process writes to the folder.
     """
-    with _explained(place):
+    with _explained(directory):
         leftovers = (
-            [entry for entry in place.iterdir() if _PARTIAL.fullmatch(entry.name)]
-            if place.is_dir()
+            [entry for entry in directory.iterdir() if _PARTIAL.fullmatch(entry.name)]
+            if directory.is_dir()
             else []
         )
     for leftover in leftovers:
@@ -163,46 +158,45 @@ def sweep(place: Path) -> None:
             if leftover.is_dir():
                 shutil.rmtree(
                     leftover, ignore_errors=True
-                )  # it costs room, not truth: no reason to stop
+                )  # a leftover only costs disk space: no reason to stop
             else:
                 with contextlib.suppress(OSError):
                     leftover.unlink(missing_ok=True)
 
 
 def explain(error: OSError, path: Path) -> str:
-    """Why `path` cannot be written and what to do, in plain words."""
+    """A message that says why `path` cannot be written and what to do."""
     if error.errno == errno.ENOSPC:
-        return f"No room left on the disk for {path}: free some or choose another place."
+        return f"No space left on the disk for {path}: free some space or choose another path."
     if error.errno == errno.EDQUOT:
         return (
-            f"Your quota on the disk is used up, no room for {path}: remove files or choose "
-            f"another place."
+            f"Your disk quota is used up, no space for {path}: remove files or choose another path."
         )
     if error.errno == errno.EFBIG:
         return (
-            f"{path} is larger than a file may be here: raise the limit (`ulimit -f`) or "
-            f"choose another disk."
+            f"{path} exceeds the largest file size allowed here: raise the limit (`ulimit -f`) "
+            f"or choose another disk."
         )
     if error.errno == errno.EROFS:
-        return f"{path} lies on a disk that can only be read: choose another place."
+        return f"{path} is on a read-only disk: choose another path."
     if error.errno in (errno.EACCES, errno.EPERM):
         return (
             f"No permission to write {path}: change the permissions of {path.parent} or choose "
-            f"another place."
+            f"another path."
         )
     if error.errno == errno.ENOENT:
         return (
-            f"{path} cannot be written because there is no folder {path.parent}: make it or "
-            f"choose another place."
+            f"{path} cannot be written because there is no folder {path.parent}: create it or "
+            f"choose another path."
         )
     if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY):
         return (
-            f"{path} cannot be written, something else is in its place ({error.strerror}): "
-            f"choose another place."
+            f"{path} cannot be written, another file or folder is in the way "
+            f"({error.strerror}): choose another path."
         )
     return (
-        f"{path} cannot be written: {error.strerror or error}. Look after the disk or choose "
-        f"another place."
+        f"{path} cannot be written: {error.strerror or error}. Check the disk or choose "
+        f"another path."
     )
 
 
@@ -210,16 +204,16 @@ def explain(error: OSError, path: Path) -> str:
 def _explained(path: Path, *, block: Path | None = None) -> Iterator[None]:
     """Turns an OSError into a StorageError about `path`.
 
-    Around a caller's block, which may do other things as well: only a disk that is full, or an
-    error that names what the block writes, the temporary file or folder `block`.
+    `block`: the temporary file or folder that a caller's block writes to. The block may do other
+    things as well, so only a full disk, or an error that names a path within `block`, is turned.
     """
     try:
         yield
     except OSError as error:
-        ours = (
+        is_ours = (
             block is None or error.errno in _FULL or Path(str(error.filename)).is_relative_to(block)
         )
-        if not ours:
+        if not is_ours:
             raise
         raise StorageError(explain(error, path)) from error
 
@@ -229,59 +223,59 @@ def _partial(path: Path) -> Path:
 
 
 def _host() -> str:
-    """Eight digits for this machine's name."""
+    """Eight hexadecimal digits: a hash of this machine's name."""
     return f"{zlib.crc32(platform.node().encode()):08x}"
 
 
 def _clear(partial: Path) -> None:
-    """Makes room for a temporary folder: one of this name is left by a dead process that had our
-    process id.
-    """
+    """Removes an old temporary folder of this name: a dead process with our process id left it."""
     if partial.exists():
         shutil.rmtree(partial)
 
 
 def _sync_file(path: Path) -> None:
-    with path.open("rb+") as written:  # Windows forces out only what is open for writing
-        os.fsync(written.fileno())
+    with path.open("rb+") as stream:  # Windows flushes only files open for writing
+        os.fsync(stream.fileno())
 
 
 def _sync_folder(path: Path) -> None:
-    """Forces the names in a folder to the disk. Windows does that by itself and cannot open a
-    folder.
+    """Flushes a folder's entries to disk. Does nothing on Windows, which does it by itself and
+    cannot open a folder.
     """
     if os.name == "nt":
         return
-    opened = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(opened)
+        os.fsync(descriptor)
     except OSError as error:
         if error.errno not in (
             errno.EINVAL,
             errno.ENOTSUP,
-        ):  # some network disks know no such thing
+        ):  # some network file systems do not support it
             raise
     finally:
-        os.close(opened)
+        os.close(descriptor)
 
 
 def _is_abandoned(leftover: Path, host: str, process: int) -> bool:
     if host == _host():
         return process == os.getpid() or not _is_alive(process)
     try:
-        latest = max(place.stat().st_mtime for place in [leftover, *leftover.rglob("*")])
-    except OSError:  # it is being written, or is gone
+        latest = max(path.stat().st_mtime for path in [leftover, *leftover.rglob("*")])
+    except OSError:  # it is being written, or has been removed
         return False
     return time.time() - latest > _A_DAY
 
 
 def _is_alive(process: int) -> bool:
     if os.name == "nt":
-        return True  # there os.kill(process, 0) would interrupt it; a leftover costs only room
+        return (
+            True  # os.kill(process, 0) would interrupt it there; a leftover only costs disk space
+        )
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except (PermissionError, OverflowError):  # somebody else's; no process id at all
+    except (PermissionError, OverflowError):  # another user's process; not a valid process id
         return True
     return True

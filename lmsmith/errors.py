@@ -1,37 +1,35 @@
-"""What a user can put right.
+"""Errors that the user can fix.
 
-Every error a user can cause is one of these. Its message says what is wrong, where, what was found,
-what was wanted and what to do next; `lmsmith.cli` prints it without a traceback and exits with the
-class's status. A failed `assert`, by contrast, is a bug of ours.
+Every error that a user can cause is one of these classes. Its message says what is wrong, where,
+what was found, what was expected and what to do next; `lmsmith.cli` prints it without a traceback
+and exits with the class's status. A failed `assert`, in contrast, is a bug in lmsmith.
 """
 
 
 class LmsmithError(Exception):
-    """Base of all errors that are put right by the user, not by us."""
+    """Base class of all errors that the user can fix."""
 
     exit_status = 1
 
 
 class UsageError(LmsmithError):
-    """The command was used wrongly: an unknown verb, a missing argument, flags that exclude one
-    another.
-    """
+    """Wrong use of the command: an unknown verb, a missing argument, conflicting options."""
 
     exit_status = 2
 
 
 class ConfigError(LmsmithError):
-    """A setting that is unknown, of the wrong type, or that does not fit the others."""
+    """A setting that is unknown, has the wrong type, or conflicts with other settings."""
 
     exit_status = 2
 
 
 class DataError(LmsmithError):
-    """Text, tokens or shards that cannot be read or do not serve."""
+    """Text, tokens or shards that cannot be read or used."""
 
 
 class TokenizerError(LmsmithError):
-    """A tokenizer that cannot be loaded, learnt, or applied to this text."""
+    """A tokenizer that cannot be loaded, trained, or applied to this text."""
 
 
 class CheckpointError(LmsmithError):
@@ -39,8 +37,8 @@ class CheckpointError(LmsmithError):
 
 
 class StorageError(LmsmithError):
-    """A file that cannot be written: no room, no permission, no such folder."""
+    """A file that cannot be written: no space, no permission, no such folder."""
 
 
 class TrainingError(LmsmithError):
-    """Training cannot go on: a loss that is not finite, a budget that is too small."""
+    """Training cannot continue: a loss that is not finite, a budget that is too small."""

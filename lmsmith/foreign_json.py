@@ -1,9 +1,9 @@
-"""JSON that another program or person wrote, read within limits.
+"""Reads JSON that another program or person wrote, within limits.
 
-Every file of a checkpoint, tokenizer or data set can come from elsewhere. `parse` gives its content
-or raises a ValueError that says why not, whatever the content is. Python's own parser raises a
-RecursionError for deep nesting, and a value that it just reads can be too deep for whoever walks
-through it later.
+Any file of a checkpoint, tokenizer or data set can come from elsewhere. `parse` returns its value
+or raises a ValueError that says what is wrong, whatever the content is. Python's own parser raises
+a RecursionError for deep nesting, and a value that it can just parse may be too deep for recursive
+code that processes it later.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from pathlib import Path
 from typing import Any
 
 DEEPEST = 100
-"""Containers within containers. Files of models and tokenizers have about ten."""
+"""Most levels of nesting. Files of models and tokenizers have about ten."""
 
 LARGEST = 1 << 30
-"""Bytes of a file. The largest tokenizers have some 50 MB."""
+"""Most bytes of a file. The largest tokenizers have about 50 MB."""
 
 _SHOWN = 200
 
 
 def parse(content: str | bytes) -> Any:
-    """The value that `content` is.
+    """Parses JSON text.
 
-    Raises ValueError where it is not JSON or beyond the limits; its text is a clause that begins
+    Raises ValueError if it is not JSON or exceeds the limits; the message is a clause that begins
     with "it".
     """
     try:
         value = json.loads(content)
     except RecursionError:
-        raise ValueError(f"it is nested more than {DEEPEST} deep") from None
+        raise ValueError(f"it is nested more than {DEEPEST} levels deep") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"it is not JSON ({error})") from None
     except ValueError:
@@ -49,18 +49,18 @@ def parse(content: str | bytes) -> Any:
         ]
         if not level:
             return value
-    raise ValueError(f"it is nested more than {DEEPEST} deep")
+    raise ValueError(f"it is nested more than {DEEPEST} levels deep")
 
 
 def read(path: Path) -> Any:
-    """The content of a file. Raises OSError, and ValueError as `parse` does."""
+    """Reads and parses a file. Raises OSError, and ValueError as `parse` does."""
     size = path.stat().st_size
     if size > LARGEST:
-        raise ValueError(f"it has {size:,} bytes, and at most {LARGEST:,} are read")
+        raise ValueError(f"it has {size:,} bytes, more than the limit of {LARGEST:,}")
     return parse(path.read_bytes())
 
 
 def shown(value: Any) -> str:
-    """A value of `parse` for an error message: as JSON, cut short where it is long."""
+    """A parsed value as JSON for an error message, truncated if it is long."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."

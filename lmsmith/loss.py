@@ -1,16 +1,19 @@
-"""Summed cross-entropy and token count, without the logits of a whole batch in memory.
+"""Cross-entropy summed over tokens, computed in chunks so that a batch's logits never fill memory.
 
-The loss of a batch is a sum over tokens and the number of tokens that count; whoever steps divides
-once, by the global count. Logits are made for a few thousand tokens at a time, and their gradient
-at once with them: since the loss is a sum, the gradient of each chunk needs nothing from the others
-and is only scaled afterwards. So the head costs the same three matrix products as usual and its
-memory is one chunk.
+The loss of a batch is a sum over tokens plus the number of tokens that count; the caller divides
+once, by the global count. Logits are computed for a few thousand tokens at a time, together with
+their gradient: since the loss is a sum, the gradient of a chunk does not depend on other chunks and
+is only scaled afterwards. So the head costs the usual three matrix products and the memory of one
+chunk.
 
-Products are in the dtype of `hidden`; logits, log-probabilities and the head's gradient in float32
-or better, their sum in float64. First derivatives alone: the gradient is not itself differentiable.
+Matrix products use the dtype of `hidden`. Logits, log-probabilities and the head's gradient are in
+float32 or better; the loss is summed in float64. The gradient itself cannot be differentiated.
 
-Between the products stand a dozen passes over the logits, which on a GPU cost as much as the
-products do. Compiled they are two.
+Between the matrix products are a dozen passes over the logits, which on a GPU cost as much as the
+products. Compiled, they are two.
+
+Shapes: N tokens of a batch, n tokens of a chunk, D d_model, P rows of the head (the vocabulary plus
+padding).
 """
 
 import functools
@@ -25,19 +28,17 @@ from torch import Tensor
 from lmsmith.targets import IGNORED
 
 CHUNK_ELEMENTS = 1 << 23
-"""Logits in memory at once on a CPU: 32 MB in float32, log-probabilities and a soft cap's slope
-are as large.
+"""The most logits in memory at once on a CPU: 32 MB in float32. Log-probabilities and the slope of
+the soft cap take as much again each.
 """
 
 GPU_CHUNK_ELEMENTS = 1 << 27
-"""The same on a GPU: 512 MB. Of a vocabulary of 50,304 that is 2,560 rows: products at full
+"""The same on a GPU: 512 MB. With a vocabulary of 50,304 that is 2,560 rows, enough for full
 speed.
 """
 
 ROWS = 128
-"""Rows of a chunk are a multiple of it, where there are as many: what GPUs' products are cut
-into.
-"""
+"""Chunks have a multiple of this many rows if possible: the tile size of GPU matrix products."""
 
 
 def summed_cross_entropy(
@@ -49,22 +50,21 @@ def summed_cross_entropy(
     softcap: float = 0.0,
     compiled: bool = False,
 ) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
-    """Sum over tokens of -log p(target) in nats, and how many tokens counted.
+    """The sum over tokens of -log p(target) in nats, and the number of tokens that count.
 
-    `head` may have more rows than `vocab_size`; the padded ones are never predicted. `softcap` c
-    gives logits c tanh(z / c). Targets equal to IGNORED count for nothing. `compiled`: what stands
-    between the products.
+    Rows of `head` beyond `vocab_size` are padding and are never predicted. With a `softcap` c,
+    logits are c tanh(z / c). Targets equal to IGNORED do not count. `compiled` compiles the
+    operations between the matrix products.
     """
-    if not torch.is_grad_enabled():  # a Function is not told, and would make gradients for nobody
+    if not torch.is_grad_enabled():
+        # A Function's needs_input_grad ignores no_grad: without this, it would compute gradients.
         hidden, head = hidden.detach(), head.detach()
     total = _ChunkedCrossEntropy.apply(hidden, head, targets, vocab_size, softcap, compiled)
     return total, (targets != IGNORED).sum()
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Forward makes the gradients with the loss; backward scales them by the incoming gradient,
-    a scalar.
-    """
+    """`forward` computes loss and gradients; `backward` scales them by the incoming gradient."""
 
     @staticmethod
     def forward(
@@ -77,9 +77,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         compiled: bool,
     ) -> Tensor:
         precision = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        exact = (
-            torch.float32 if hidden.device.type == "mps" else torch.float64
-        )  # Apple's GPUs have no float64
+        # Apple's GPUs have no float64.
+        exact = torch.float32 if hidden.device.type == "mps" else torch.float64
         total = torch.zeros((), dtype=exact, device=hidden.device)
         weight = head.to(hidden.dtype)
         gradients = None
@@ -88,16 +87,12 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             ctx.save_for_backward(*gradients)
             ctx.dtypes = hidden.dtype, head.dtype
         of_logits = _fused() if compiled and gradients is not None else in_passes
-        n_rows = max(
-            1,
-            (CHUNK_ELEMENTS if hidden.device.type == "cpu" else GPU_CHUNK_ELEMENTS) // head.size(0),
-        )
+        n_elements = CHUNK_ELEMENTS if hidden.device.type == "cpu" else GPU_CHUNK_ELEMENTS
+        n_rows = max(1, n_elements // head.size(0))
         n_rows = n_rows // ROWS * ROWS or n_rows
         for start in range(0, hidden.size(0), n_rows):
-            rows, goal = (
-                hidden[start : start + n_rows],
-                targets[start : start + n_rows].unsqueeze(1),
-            )
+            rows = hidden[start : start + n_rows]
+            goal = targets[start : start + n_rows].unsqueeze(1)
             losses, d_logits = of_logits(
                 rows @ weight.T, goal, vocab_size, softcap, gradients is not None
             )
@@ -111,7 +106,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 d_head.addmm_(d_logits.T, rows)
             else:
                 d_head += d_logits.T @ rows
-            del d_logits  # before the next chunk's are made
+            del d_logits  # free it before the next chunk's logits are computed
         return total.to(precision)
 
     @staticmethod
@@ -131,8 +126,10 @@ def in_passes(
     softcap: float,
     with_gradient: bool,
 ) -> tuple[Float[Tensor, "n 1"], Float[Tensor, "n P"]]:
-    """Each row's loss, and the gradient of their sum by the logits, in the logits' dtype and
-    perhaps their memory.
+    """Each row's loss, and the gradient of their sum with respect to the logits.
+
+    The gradient has the dtype of `logits` and may reuse their memory. Without `with_gradient`, the
+    second result is meaningless.
     """
     dtype = logits.dtype
     logits = logits.to(torch.float64 if dtype == torch.float64 else torch.float32)
@@ -149,7 +146,7 @@ def in_passes(
     losses = -(log_p.gather(1, goal) * counted)
     if not with_gradient:
         return losses, log_p
-    d_logits = log_p.exp_()  # p - [token is target], nothing where it does not count
+    d_logits = log_p.exp_()  # becomes p - [token is target]; zero for tokens that do not count
     d_logits.scatter_add_(1, goal, torch.full_like(goal, -1, dtype=d_logits.dtype)).mul_(counted)
     if slope is not None:
         d_logits.mul_(slope)
@@ -163,20 +160,18 @@ def at_once(
     softcap: float,
     with_gradient: bool,
 ) -> tuple[Float[Tensor, "n 1"], Float[Tensor, "n P"]]:
-    """The same as `in_passes`, written for a compiler: a sum over each row, then each number by
-    itself.
-    """
+    """Same as `in_passes`, in a form for torch.compile: one reduction per row, then elementwise."""
     dtype = logits.dtype
     z = logits.to(torch.float64 if dtype == torch.float64 else torch.float32)
-    bent = torch.tanh(z / softcap) if softcap else z
-    capped = bent * softcap if softcap else z
+    tanh = torch.tanh(z / softcap) if softcap else z
+    capped = tanh * softcap if softcap else z
     column = torch.arange(z.size(1), device=z.device)
     capped = torch.where(column < vocab_size, capped, float("-inf"))
     log_p = capped - capped.logsumexp(1, keepdim=True)
     counted = goal != IGNORED
     losses = -(log_p.gather(1, goal.clamp(min=0)) * counted)
     d_logits = torch.where(column == goal, log_p.exp() - 1, log_p.exp()) * counted
-    return losses, (d_logits * (1 - bent * bent) if softcap else d_logits).to(dtype)
+    return losses, (d_logits * (1 - tanh * tanh) if softcap else d_logits).to(dtype)
 
 
 @functools.cache

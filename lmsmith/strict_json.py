@@ -1,8 +1,7 @@
-"""JSON as the standard has it (RFC 8259): it has no NaN and no infinity, so these become null.
+"""Writes JSON that follows the standard (RFC 8259): NaN and infinity become null.
 
-Python's writer puts `NaN` and `Infinity` into a file unasked, and then most other readers refuse
-it. Everything that lmsmith writes as JSON goes through `to_json`; readers take null for "not a
-number".
+Python's writer emits `NaN` and `Infinity` by default, which most other readers reject. Everything
+that lmsmith writes as JSON goes through `to_json`; readers take null as "not a number".
 """
 
 from __future__ import annotations
@@ -16,22 +15,24 @@ from lmsmith import atomic
 
 
 def to_json(value: Any, **layout: Any) -> str:
-    """`value` as JSON, numbers that are not finite as null. `layout`: what `json.dumps` takes."""
+    """`value` as JSON; numbers that are not finite become null. `layout`: options of
+    `json.dumps`.
+    """
     try:
         return json.dumps(value, allow_nan=False, **layout)
-    except ValueError:  # rare, so only now is everything looked at
+    except ValueError:  # rare, so values are checked only now
         return json.dumps(finite(value), allow_nan=False, **layout)
 
 
 def write_json(path: Path, value: Any, *, ensure_ascii: bool = True) -> None:
-    """Writes `value` to `path`, indented, whole, in place of what was there. Raises
+    """Writes `value` to `path` as indented JSON, atomically, replacing the old file. Raises
     StorageError.
     """
     atomic.write(path, to_json(value, indent=1, ensure_ascii=ensure_ascii) + "\n")
 
 
 def finite(value: Any) -> Any:
-    """A copy of what JSON can hold, with None for every number that is not finite."""
+    """A copy of a JSON-like value with None for every number that is not finite."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

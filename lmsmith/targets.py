@@ -1,4 +1,4 @@
-"""What a target may be besides a token id, in batches, losses and NumPy's models alike."""
+"""The target value that is ignored, shared by batches, losses and the NumPy models."""
 
 IGNORED = -1
-"""A target that costs no loss: padding, or a position that is masked out."""
+"""A target that adds nothing to the loss: padding, or a position that is masked out."""

@@ -1,6 +1,4 @@
-"""Atomic writes: whole or not at all, whatever goes wrong in between, and in words a user can
-act on.
-"""
+"""Atomic writes: complete or not at all, whatever fails in between, with useful error messages."""
 
 import errno
 import os
@@ -17,8 +15,8 @@ from lmsmith.errors import StorageError
 not_windows = pytest.mark.skipif(os.name == "nt", reason="POSIX permissions and limits")
 
 
-def names(place: Path) -> list[str]:
-    return sorted(entry.name for entry in place.iterdir())
+def names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
 
 
 def dead_process() -> int:
@@ -27,7 +25,7 @@ def dead_process() -> int:
     return process.pid
 
 
-def test_write_puts_bytes_and_text_in_place_of_the_old(tmp_path: Path) -> None:
+def test_write_replaces_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     atomic.write(path, b"\x00\r\n\xff")
     assert path.read_bytes() == b"\x00\r\n\xff"
@@ -36,14 +34,14 @@ def test_write_puts_bytes_and_text_in_place_of_the_old(tmp_path: Path) -> None:
     assert names(tmp_path) == ["config.toml"]
 
 
-def test_file_that_fails_half_way_leaves_the_old_one(tmp_path: Path) -> None:
+def test_an_interrupted_write_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "train.bin"
     atomic.write(path, "old")
 
     def interrupted() -> None:
         with atomic.file(path) as half:
             half.write(b"n" * 100_000)
-            assert len(names(tmp_path)) == 2  # what is half-written lies beside
+            assert len(names(tmp_path)) == 2  # the temporary file is in the same folder
             assert path.read_text(encoding="utf-8") == "old"
             raise KeyboardInterrupt
 
@@ -66,7 +64,7 @@ def test_folder_appears_at_once(tmp_path: Path) -> None:
     assert (path / "deep" / "b").read_bytes() == b"2"
 
 
-def test_folder_that_fails_half_way_is_not_there(tmp_path: Path) -> None:
+def test_a_folder_that_fails_half_way_does_not_appear(tmp_path: Path) -> None:
 
     def failing() -> None:
         with atomic.folder(tmp_path / "new") as partial:
@@ -78,12 +76,12 @@ def test_folder_that_fails_half_way_is_not_there(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-def test_folder_refuses_what_is_there_unless_told(tmp_path: Path) -> None:
+def test_an_existing_folder_is_refused_unless_replace(tmp_path: Path) -> None:
     path = tmp_path / "run"
     path.mkdir()
     (path / "precious").write_bytes(b"")
     with (
-        pytest.raises(StorageError, match="run is there already and is not overwritten"),
+        pytest.raises(StorageError, match="run already exists and is not overwritten"),
         atomic.folder(path),
     ):
         raise AssertionError("the block must not be entered")
@@ -100,7 +98,7 @@ def test_folder_refuses_what_is_there_unless_told(tmp_path: Path) -> None:
     assert names(tmp_path) == ["run"]
 
 
-def test_folder_killed_between_its_two_renames_keeps_the_old_aside(
+def test_a_kill_between_the_two_renames_keeps_the_old_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Killed(BaseException):
@@ -129,11 +127,11 @@ def test_folder_killed_between_its_two_renames_keeps_the_old_aside(
     assert names(path) == ["new"]
 
 
-def test_a_full_disk_leaves_the_old_and_says_so(tmp_path: Path) -> None:
+def test_a_full_disk_keeps_the_old_file_and_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "train.bin"
     atomic.write(path, "old")
     with (
-        pytest.raises(StorageError, match=r"No room left on the disk for .*train\.bin: free some"),
+        pytest.raises(StorageError, match=r"No space left on the disk for .*train\.bin: free some"),
         atomic.file(path),
     ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -143,8 +141,8 @@ def test_a_full_disk_leaves_the_old_and_says_so(tmp_path: Path) -> None:
     assert names(tmp_path) == ["train.bin"]
 
 
-def test_other_peoples_errors_pass_through(tmp_path: Path) -> None:
-    """A source that is missing is no fault of the file that is written from it."""
+def test_unrelated_errors_pass_through(tmp_path: Path) -> None:
+    """A missing source file is not an error of the file written from it."""
     with pytest.raises(FileNotFoundError), atomic.file(tmp_path / "out"):
         (tmp_path / "source").read_bytes()
     with pytest.raises(FileNotFoundError), atomic.folder(tmp_path / "out"):
@@ -159,7 +157,7 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 from lmsmith import atomic
 from lmsmith.errors import StorageError
-for size in (4000, 4_000_000):  # one that stays in the buffer until the file is closed, one that does not
+for size in (4000, 4_000_000):  # one stays in the buffer until the file is closed, one does not
     try:
         atomic.write(Path(sys.argv[1]), b"n" * size)
     except StorageError as error:
@@ -168,7 +166,7 @@ for size in (4000, 4_000_000):  # one that stays in the buffer until the file is
 
 
 @not_windows
-def test_a_real_limit_of_the_system(tmp_path: Path) -> None:
+def test_file_size_limit_of_the_system(tmp_path: Path) -> None:
     path = tmp_path / "train.bin"
     atomic.write(path, "old")
     answer = subprocess.run(
@@ -177,8 +175,8 @@ def test_a_real_limit_of_the_system(tmp_path: Path) -> None:
     assert (
         answer.stdout.splitlines()
         == [
-            f"{path} is larger than a file may be here: raise the limit (`ulimit -f`) or choose "
-            f"another disk."
+            f"{path} exceeds the largest file size allowed here: raise the limit (`ulimit -f`) "
+            f"or choose another disk."
         ]
         * 2
     )
@@ -186,11 +184,11 @@ def test_a_real_limit_of_the_system(tmp_path: Path) -> None:
     assert names(tmp_path) == ["train.bin"]
 
 
-def test_places_that_cannot_hold_it(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"there is no folder .*absent: make it"):
+def test_paths_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"there is no folder .*absent: create it"):
         atomic.write(tmp_path / "absent" / "a", "")
     with (
-        pytest.raises(StorageError, match=r"there is no folder .*absent: make it"),
+        pytest.raises(StorageError, match=r"there is no folder .*absent: create it"),
         atomic.folder(tmp_path / "absent/a"),
     ):
         pass
@@ -198,7 +196,9 @@ def test_places_that_cannot_hold_it(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"text.a cannot be written"):
         atomic.write(tmp_path / "text" / "a", "")
     (tmp_path / "taken").mkdir()
-    with pytest.raises(StorageError, match=r"cannot be written, something else is in its place"):
+    with pytest.raises(
+        StorageError, match=r"cannot be written, another file or folder is in the way"
+    ):
         atomic.write(tmp_path / "taken", "")
     assert names(tmp_path) == ["taken", "text"]
 
@@ -208,27 +208,27 @@ def test_no_permission() -> None:
     user = os.geteuid()
     with (
         tempfile.TemporaryDirectory() as name
-    ):  # not tmp_path: that lies in a folder only its owner may enter
-        place = Path(name)
-        place.chmod(0o555)
+    ):  # not tmp_path: only its owner may enter the folder it is in
+        folder = Path(name)
+        folder.chmod(0o555)
         try:
             if user == 0:  # root may write everywhere
                 os.seteuid(65534)
             with pytest.raises(
                 StorageError, match=r"No permission to write .*/a: change the permissions of"
             ):
-                atomic.write(place / "a", "")
+                atomic.write(folder / "a", "")
             with (
                 pytest.raises(StorageError, match=r"No permission to write .*/a: change"),
-                atomic.folder(place / "a"),
+                atomic.folder(folder / "a"),
             ):
                 pass
         finally:
             os.seteuid(user)
-            place.chmod(0o755)
+            folder.chmod(0o755)
 
 
-def test_sweep_removes_what_dead_processes_left(tmp_path: Path) -> None:
+def test_sweep_removes_leftovers_of_dead_processes(tmp_path: Path) -> None:
     gone, alive = dead_process(), os.getppid()
     for name in (
         f".a.{gone}.partial",
@@ -241,25 +241,25 @@ def test_sweep_removes_what_dead_processes_left(tmp_path: Path) -> None:
     (tmp_path / f".step-00000010.{gone}.partial").mkdir()
     (tmp_path / f".step-00000010.{gone}.partial" / "model.safetensors").write_bytes(b"half")
     atomic.sweep(tmp_path)
-    kept = [f".c.{alive}.partial", "d.1.partial", ".e.partial"]
+    remaining = [f".c.{alive}.partial", "d.1.partial", ".e.partial"]
     if os.name == "nt":
-        kept += [f".a.{gone}.partial", f".step-00000010.{gone}.partial"]
-    assert names(tmp_path) == sorted(kept)
+        remaining += [f".a.{gone}.partial", f".step-00000010.{gone}.partial"]
+    assert names(tmp_path) == sorted(remaining)
     atomic.sweep(tmp_path / "absent")  # nothing to sweep
 
 
-def test_what_another_machine_may_be_writing_is_left_for_a_day(
+def test_leftovers_of_another_machine_are_kept_for_a_day(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of two that share a disk, whose process ids say nothing to each other."""
+    """Two machines share a disk; process ids of one mean nothing to the other."""
     monkeypatch.setattr(atomic.platform, "node", lambda: "elsewhere")
     new, old = (atomic._partial(tmp_path / name) for name in ("new", "old"))
-    for place in (new, old):
-        place.mkdir()
-        (place / "half").write_bytes(b"")
+    for path in (new, old):
+        path.mkdir()
+        (path / "half").write_bytes(b"")
     monkeypatch.undo()
-    for place in (old / "half", old):
-        os.utime(place, (0, 0))
+    for path in (old / "half", old):
+        os.utime(path, (0, 0))
     (tmp_path / f".gone.{atomic._host()}.{dead_process()}.partial").write_bytes(b"")
     atomic.sweep(tmp_path)
     assert set(names(tmp_path)) - {
@@ -271,8 +271,8 @@ def test_what_another_machine_may_be_writing_is_left_for_a_day(
     assert new.name not in names(tmp_path)
 
 
-def test_leftovers_under_our_own_process_id_are_in_nobodys_way(tmp_path: Path) -> None:
-    """In a container the next process often has the id of the one that was killed."""
+def test_leftovers_with_our_own_process_id_do_no_harm(tmp_path: Path) -> None:
+    """In a container, a new process often has the id of the one that was killed."""
     atomic._partial(tmp_path / "a").write_bytes(b"x" * 1000)
     atomic._partial(tmp_path / "f").mkdir()
     (atomic._partial(tmp_path / "f") / "half").write_bytes(b"")

@@ -350,7 +350,7 @@ DAMAGE: list[tuple[Callable[[Path], object], str]] = [
         r"is of step 21, wanted 20",
     ),
     (
-        lambda at: replace(at / "manifest.json", "optimizer.safe", "optimizer.safe"),
+        lambda at: replace(at / "manifest.json", "optimizer.safe", "other.safe"),
         r"optimizer\.safetensors is missing",
     ),
 ]
@@ -431,7 +431,7 @@ def test_no_place_to_save(tmp_path: Path) -> None:
         save(tmp_path / "absent", 10)
     (tmp_path / "checkpoints").write_bytes(b"")
     with pytest.raises(
-        StorageError, match=r"checkpoints cannot be written, something else is in its place"
+        StorageError, match=r"checkpoints cannot be written, another file or folder is in the way"
     ):
         save(tmp_path, 10)
     with pytest.raises(StorageError, match=r"no folder"):
@@ -479,13 +479,13 @@ def test_a_disk_that_fills_in_the_middle(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", open_full)
         with pytest.raises(
-            StorageError, match=r"No room left .*step-00000020: free some.* step 10 is untouched"
+            StorageError, match=r"No space left .*step-00000020: free some.* step 10 is untouched"
         ):
             save(tmp_path, 20, keep=1)
-        with pytest.raises(StorageError, match=r"No room left .*step-00000010: free some"):
+        with pytest.raises(StorageError, match=r"No space left .*step-00000010: free some"):
             save(tmp_path, 10, keep=1)
         if room < 10**9:
-            with pytest.raises(StorageError, match=r"No room left"):
+            with pytest.raises(StorageError, match=r"No space left"):
                 save_model(tmp_path / "model", groups_of(20)["model"], {"n": 20})
     assert names(tmp_path / "checkpoints") == ["step-00000010"]
     assert names(tmp_path / "model") == ["config.json", "model.safetensors"]
@@ -502,7 +502,8 @@ def test_a_real_limit_of_the_system(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
     try:
         with pytest.raises(
-            StorageError, match=r"step-00000020 is larger than a file may be here: raise the limit"
+            StorageError,
+            match=r"step-00000020 exceeds the largest file size allowed here: raise the limit",
         ):
             save(tmp_path, 20, keep=1)
     finally:

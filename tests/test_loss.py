@@ -1,4 +1,4 @@
-"""The chunked loss against F.cross_entropy on whole logits, in value and gradient."""
+"""The chunked loss against F.cross_entropy on all logits, in value and gradient."""
 
 import math
 import subprocess
@@ -36,9 +36,7 @@ def ours(
 def drawn(
     n: int = N, rows: int = V, *, ignored: int = 0, dtype: torch.dtype = torch.float64
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Hidden states, head, and targets of which the first `ignored`, in a random order, do not
-    count.
-    """
+    """Hidden states, head and targets, of which `ignored` random ones do not count."""
     generator = torch.Generator().manual_seed(n + rows)
     hidden, head = (
         torch.randn(r, D, generator=generator, dtype=torch.float64).to(dtype) for r in (n, rows)
@@ -67,8 +65,8 @@ def assert_equal(found: list[Tensor], wanted: list[Tensor], tolerance: float = 1
 def test_equals_cross_entropy(
     softcap: float, rows: int, ignored: int, chunk_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Chunks of one row, chunks that leave a rest, one chunk; with and without padded rows, a
-    cap, masked tokens.
+    """Chunks of one row, chunks with a remainder, a single chunk; with and without padded rows,
+    soft cap and ignored targets.
     """
     monkeypatch.setattr(loss, "CHUNK_ELEMENTS", chunk_rows * rows)
     inputs = drawn(rows=rows, ignored=ignored)
@@ -79,7 +77,7 @@ def test_equals_cross_entropy(
     assert summed_cross_entropy(*inputs, vocab_size=V)[1] == N - ignored
 
 
-def test_a_chunk_is_no_larger_than_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_stay_within_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loss, "CHUNK_ELEMENTS", 4 * V)
     sizes = []
     log_softmax = F.log_softmax
@@ -89,7 +87,7 @@ def test_a_chunk_is_no_larger_than_said(monkeypatch: pytest.MonkeyPatch) -> None
     ours(*drawn())
     assert sizes == [4 * V] * 5 + [3 * V]
     monkeypatch.setattr(loss, "GPU_CHUNK_ELEMENTS", 10 * V)
-    ours(*(x.to("meta") for x in drawn()))  # neither the CPU nor slow: as on a GPU
+    ours(*(x.to("meta") for x in drawn()))  # not the CPU, so the GPU's chunk size applies
     assert sizes[6:] == [10 * V] * 2 + [3 * V]
 
 
@@ -101,7 +99,7 @@ def test_gradcheck(softcap: float) -> None:
     )
 
 
-def test_padded_rows_cost_nothing_however_large_their_logits() -> None:
+def test_padded_rows_do_not_change_the_loss() -> None:
     hidden, head, targets = drawn(rows=V + 5)
     with torch.no_grad():
         head[V:] = 1e3 * hidden[:5]
@@ -141,7 +139,7 @@ def test_non_contiguous_inputs() -> None:
         assert_equal(value_and_gradients(ours, *case), value_and_gradients(plain, *case))
 
 
-def test_nothing_counts() -> None:
+def test_all_targets_ignored() -> None:
     hidden, head, targets = drawn(ignored=N)
     total, d_hidden, d_head = value_and_gradients(ours, hidden, head, targets)
     assert (float(total), bool(d_hidden.any()), bool(d_head.any())) == (0.0, False, False)
@@ -150,7 +148,7 @@ def test_nothing_counts() -> None:
     assert (float(none[0]), none[1].shape, bool(none[2].any())) == (0.0, (0, D), False)
 
 
-def test_a_zero_head_costs_ln_v_a_token() -> None:
+def test_a_zero_head_costs_ln_v_per_token() -> None:
     hidden, head, targets = drawn(rows=V + 3)
     assert float(ours(hidden, head * 0, targets).detach()) == pytest.approx(
         N * math.log(V), rel=1e-14
@@ -166,7 +164,7 @@ def test_micro_batches_add_up() -> None:
     assert_equal([whole[0], whole[2]], [parts[0][0] + parts[1][0], parts[0][2] + parts[1][2]])
 
 
-def test_one_of_the_two_needs_no_gradient() -> None:
+def test_only_one_input_needs_a_gradient() -> None:
     hidden, head, targets = drawn()
     wanted = value_and_gradients(plain, hidden, head, targets)
     for frozen in (0, 1):
@@ -176,7 +174,7 @@ def test_one_of_the_two_needs_no_gradient() -> None:
         assert_equal([found], [wanted[2 - frozen]])
 
 
-def test_without_gradients_none_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_grad_no_gradients_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     hidden, head, targets = drawn()
     products = []
     mm = torch.mm
@@ -203,8 +201,8 @@ def test_huge_logits_stay_finite() -> None:
 
 @pytest.mark.parametrize("softcap", [0.0, 15.0])
 def test_float32_and_bfloat16(softcap: float) -> None:
-    """Reduced precision rounds the products; a float32 head under bfloat16 states keeps a
-    float32 gradient.
+    """Reduced precision rounds the products; a float32 head with bfloat16 states gets a float32
+    gradient.
     """
     hidden, head, targets = drawn(200, V + 1, ignored=20, dtype=torch.float32)
     wanted = value_and_gradients(plain, hidden.double(), head.double(), targets, softcap=softcap)
@@ -224,7 +222,9 @@ def test_float32_and_bfloat16(softcap: float) -> None:
 def test_the_sum_of_many_float32_tokens_is_exact_to_float32(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Chunk sums are added in float64: a million tokens lose nothing to a running float32 sum."""
+    """Chunk sums are added in float64: a running float32 sum over a million tokens would lose
+    digits.
+    """
     n = 1 << 20
     monkeypatch.setattr(loss, "CHUNK_ELEMENTS", 1 << 14)
     total = summed_cross_entropy(
@@ -258,9 +258,7 @@ print(chunked - start, peak() - start)
     sys.platform == "win32", reason="Windows does not count a process's peak memory this way"
 )
 def test_memory_is_a_few_chunks_and_not_all_logits() -> None:
-    """In a process of its own, so that what it ever held can be read off. All logits are 256 MB,
-    a chunk is 8.
-    """
+    """Runs in its own process, to read its peak memory. All logits are 256 MB, a chunk is 8 MB."""
     root = Path(__file__).resolve().parent.parent
     found = subprocess.run(
         [sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True, cwd=root
@@ -268,15 +266,13 @@ def test_memory_is_a_few_chunks_and_not_all_logits() -> None:
     chunked, plain = map(int, found.stdout.split())
     logits = 4 * 4096 * 16384
     assert chunked < 12 * 8 * 2**20 < logits / 2
-    assert plain > 2 * logits  # logits and their gradient at least: the bound means something
+    assert plain > 2 * logits  # at least logits and their gradient: the bound is not vacuous
 
 
 @pytest.mark.parametrize("softcap", [0.0, 1.5])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_what_is_compiled_does_what_is_not(softcap: float, dtype: torch.dtype) -> None:
-    """Padded columns, targets that do not count, a soft cap; in bfloat16 both round once, at the
-    end.
-    """
+def test_the_compiled_form_equals_the_plain_one(softcap: float, dtype: torch.dtype) -> None:
+    """Padded columns, ignored targets, a soft cap; in bfloat16 both round once, at the end."""
     generator = torch.Generator().manual_seed(0)
     logits = (3 * torch.randn(N, V + 3, generator=generator, dtype=torch.float64)).to(dtype)
     goal = torch.randint(0, V, (N, 1), generator=generator)
@@ -289,8 +285,8 @@ def test_what_is_compiled_does_what_is_not(softcap: float, dtype: torch.dtype) -
     assert not found[1][::4].any()
 
 
-def test_chunks_are_compiled_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`at_once` stands for what a compiler makes of it."""
+def test_chunks_are_compiled_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`at_once` replaces what torch.compile would return."""
     monkeypatch.setattr(loss, "CHUNK_ELEMENTS", 4 * V)
     monkeypatch.setattr(loss, "_fused", lambda: loss.at_once)
     monkeypatch.setattr(loss, "in_passes", None)

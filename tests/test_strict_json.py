@@ -1,4 +1,4 @@
-"""JSON without NaN and infinity, and that all of lmsmith's JSON is written by the one writer."""
+"""JSON without NaN and infinity; one function writes all of lmsmith's JSON."""
 
 import ast
 import json
@@ -22,14 +22,14 @@ anything = st.recursive(
 
 def strictly(text: str) -> Any:
     def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} is no JSON")
+        raise AssertionError(f"{constant} is not JSON")
 
     return json.loads(text, parse_constant=refuse)
 
 
 @settings(max_examples=60, deadline=None)
 @given(anything)
-def test_what_is_finite_comes_back_and_the_rest_is_null(value: Any) -> None:
+def test_finite_values_round_trip_and_others_become_null(value: Any) -> None:
     found = strictly(to_json(value))
     assert found == finite(value)
     try:
@@ -40,7 +40,7 @@ def test_what_is_finite_comes_back_and_the_rest_is_null(value: Any) -> None:
     assert found == value
 
 
-def test_inside_of_everything(tmp_path: Path) -> None:
+def test_nested_values(tmp_path: Path) -> None:
     value = {"a": [1.5, math.nan, (math.inf, {"b": -math.inf})], "é": 5e-324}
     wanted = {"a": [1.5, None, [None, {"b": None}]], "é": 5e-324}
     assert finite(value) == wanted
@@ -54,8 +54,8 @@ def test_inside_of_everything(tmp_path: Path) -> None:
         to_json({"path": Path()})
 
 
-def test_nobody_else_writes_json() -> None:
-    """These quote a setting in a message as it was found."""
+def test_no_other_module_writes_json() -> None:
+    """The exceptions quote a value in an error message."""
     quoting = {
         PROJECT / "lmsmith" / "foreign_json.py",
         PROJECT / "lmsmith" / "interop" / "architectures.py",

@@ -1,1 +1,1 @@
-"""Language models. They know nothing of devices, ranks, optimizers, files or logging."""
+"""Language models. This package knows nothing of devices, ranks, optimizers, files or logging."""

@@ -1,12 +1,13 @@
-"""Causal self-attention: who sees whom, where tokens stand, and the key-value cache.
+"""Causal self-attention: masks, rotary position embedding and the KV cache.
 
-Every query sees keys up to its own position. How far back is what differs: to the beginning; over a
-sliding window; to the beginning of its own document where several are packed into a row. All three
-are one number a query, the earliest key that it sees (`Mask.first`).
+Every query sees a contiguous range of keys that ends at its own position. The range starts at the
+beginning of the row, at the edge of a sliding window, or at the beginning of the query's own
+document if several are packed into a row. So one number per query describes any mask: the earliest
+key that it sees (`Mask.first`).
 
-What computes it: on CPUs `kernels.causal_attention`; elsewhere PyTorch's
-scaled_dot_product_attention, and where a mask is needed FlexAttention (Dong et al. 2024), which
-skips what no query sees, on the GPUs that have it.
+On CPUs, `kernels.causal_attention` computes the result. On other devices it is PyTorch's
+scaled_dot_product_attention, or, if a mask is needed and the GPU supports it, FlexAttention (Dong
+et al. 2024), which skips blocks that no query sees.
 
 Shapes: B batch, T time, D d_model, H query heads, G key-value heads, K d_head.
 """
@@ -26,12 +27,13 @@ from lmsmith.models import kernels
 from lmsmith.models.gpt_config import GPTConfig
 
 QK_NORM_EPS = 1e-5
-LLAMA3_LOW, LLAMA3_HIGH = 1.0, 4.0  # turns in the original context
+LLAMA3_LOW, LLAMA3_HIGH = 1.0, 4.0  # turns (rotations by 2 pi) in the original context
 
 
 class Attention(nn.Module):
-    """Causal self-attention (Vaswani et al. 2017, section 3.2), with grouped queries if
-    n_kv_head < n_head.
+    """Causal self-attention (Vaswani et al. 2017, section 3.2).
+
+    With n_kv_head < n_head it is grouped-query attention (Ainslie et al. 2023).
     """
 
     def __init__(self, config: GPTConfig, layer: int = 0) -> None:
@@ -44,8 +46,8 @@ class Attention(nn.Module):
         n_rows = (self.n_head + 2 * self.n_kv) * self.d_head
         self.qkv = nn.Linear(config.d_model, n_rows, bias=biases != "none")
         self.out = nn.Linear(self.n_head * self.d_head, config.d_model, bias=biases == "all")
-        # Normalised queries and keys have products of at most d_head; a learnt factor sets the
-        # temperature.
+        # Products of normalized queries and keys are at most d_head. A learned gain per head sets
+        # the temperature.
         self.qk_gain = nn.Parameter(torch.ones(self.n_head)) if config.qk_norm else None
         gated = config.has_value_embedding(layer)
         self.value_gate = nn.Linear(config.d_value_gate, self.n_kv, bias=False) if gated else None
@@ -59,17 +61,17 @@ class Attention(nn.Module):
         layout: "Layout | None" = None,
         values: Float[Tensor, "B T GK"] | None = None,
     ) -> Float[Tensor, "B T D"]:
-        """`position`: tokens read before, which `cache` holds. `values`: value embeddings of the
-        tokens.
+        """The attention output for the layer's input `x`.
+
+        `cache` holds the `position` tokens read before, and is updated in place. `layout` says
+        where packed documents begin. `values` are the value embeddings of the tokens.
         """
         B, T, _ = x.shape
         n_qk = self.n_head + self.n_kv
-        both, v = (
-            self.qkv(x).view(B, T, -1, self.d_head).split((n_qk, self.n_kv), dim=2)
-        )  # (B, T, H, K)
-        if (
-            self.qk_gain is not None
-        ):  # queries and keys are adjacent in memory: normalised in one pass
+        qkv = self.qkv(x).view(B, T, -1, self.d_head)  # (B, T, H + 2 G, K)
+        both, v = qkv.split((n_qk, self.n_kv), dim=2)
+        if self.qk_gain is not None:
+            # Queries and keys are adjacent in memory, so one pass normalizes both.
             both = kernels.rms_norm(both, None, QK_NORM_EPS)
         if rotary is not None:
             both = rotary(both, position, layout.positions if layout else None)
@@ -77,9 +79,8 @@ class Attention(nn.Module):
         if self.qk_gain is not None:
             q = q * self.qk_gain.to(q.dtype).unsqueeze(-1)
         if self.value_gate is not None and values is not None:
-            gate = 2 * torch.sigmoid(
-                self.value_gate(x[..., : self.value_gate.in_features])
-            )  # (B, T, G)
+            gate_input = x[..., : self.value_gate.in_features]
+            gate = 2 * torch.sigmoid(self.value_gate(gate_input))  # (B, T, G)
             v = v + gate.unsqueeze(-1) * values.to(v.dtype).view(v.shape)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, K)
         if cache is None:
@@ -90,12 +91,13 @@ class Attention(nn.Module):
         return self.out(y.transpose(1, 2).reshape(B, T, -1))
 
     def _for_each_head(self, x: Float[Tensor, "B G T K"]) -> Float[Tensor, "B H T K"]:
+        """Repeats key-value heads, one copy per query head (grouped-query attention)."""
         return (
             x if self.n_kv == self.n_head else x.repeat_interleave(self.n_head // self.n_kv, dim=1)
         )
 
     def _within(self, q: Tensor, k: Tensor, v: Tensor, layout: "Layout | None") -> Tensor:
-        """Attention of a whole window of text on itself."""
+        """Attention of a row on itself, without a cache."""
         mask = layout.masks.get(self.window) if layout else None
         dropout = self.dropout if self.training else 0.0
         if q.device.type == "cpu" and not torch.compiler.is_compiling():
@@ -114,7 +116,7 @@ class Attention(nn.Module):
         )
 
     def _from_cache(self, q: Tensor, k: Tensor, v: Tensor, n_before: int) -> Tensor:
-        """Attention of new positions on themselves and the `n_before` positions before them."""
+        """Attention of new positions on themselves and on the `n_before` positions before them."""
         T = q.size(2)
         seen = torch.ones(T, n_before + T, dtype=torch.bool, device=q.device).tril_(n_before)
         if self.window:
@@ -126,9 +128,7 @@ class Attention(nn.Module):
 
 @dataclass
 class LayerCache:
-    """Keys and values of the positions already read, in one layer; room is made when it is
-    needed.
-    """
+    """The KV cache of one layer: keys and values read so far. It grows as needed."""
 
     keys: Float[Tensor, "B G max K"]
     values: Float[Tensor, "B G max K"]
@@ -136,8 +136,8 @@ class LayerCache:
     def extended(
         self, k: Tensor, v: Tensor, position: int, window: int
     ) -> tuple[Tensor, Tensor, int]:
-        """Takes in what was read at `position`; gives all that it sees, and how many of these
-        come before it.
+        """Stores k and v at `position`. Returns all keys and values that the new positions see, and
+        how many of them come before `position`.
         """
         end = position + k.size(2)
         if end > self.keys.size(2):
@@ -148,15 +148,15 @@ class LayerCache:
         return self.keys[:, :, low:end], self.values[:, :, low:end], position - low
 
     @staticmethod
-    def _longer(old: Tensor, wanted: int) -> Tensor:
-        """At least twice as long, so that all copies together are no more than the text itself."""
-        n_new = max(wanted, 2 * old.size(2)) - old.size(2)
+    def _longer(old: Tensor, length: int) -> Tensor:
+        """At least doubles the length, so that all copies together cost no more than the cache."""
+        n_new = max(length, 2 * old.size(2)) - old.size(2)
         return torch.cat([old, old.new_zeros(*old.shape[:2], n_new, old.size(3))], dim=2)
 
 
 @dataclass
 class State:
-    """What a model carries from one call to the next: `position` tokens have been read."""
+    """The state of a Transformer: KV caches, tokens for n-gram tables, number of tokens read."""
 
     layers: list[LayerCache]
     before: Int[Tensor, "B n"]
@@ -165,19 +165,18 @@ class State:
 
 @dataclass
 class Rotary:
-    """Rotary positions (Su et al. 2021, RoFormer): pairs of neighbouring numbers turned by position
-    times frequency.
+    """Rotary position embedding (Su et al. 2021, RoFormer): rotates pairs of adjacent numbers by
+    the angle position * frequency.
 
-    For a context longer than a model was first trained on, frequencies are divided by a factor: all
-    of them (`linear`, Chen et al. 2023, "Extending Context Window ... via Positional
-    Interpolation"), or as in Llama 3.1 (`llama3`) those of less than one turn in the original
-    context wholly, those of more than four not at all, between the two in part.
+    To extend the context of a trained model, frequencies are divided by a factor. `linear` divides
+    all of them (Chen et al. 2023, "Extending Context Window ... via Positional Interpolation").
+    `llama3` (Llama 3.1) divides those of less than one turn in the original context, keeps those of
+    more than four, and interpolates in between.
     """
 
-    turns: Tensor = field(repr=False)  # complex128 (context_length, 1, K/2)
-    _near: Tensor | None = field(
-        default=None, repr=False
-    )  # as real numbers (context_length, 1, K/2, 2), at hand
+    turns: Tensor = field(repr=False)  # exp(i angle), complex128 (context_length, 1, K/2)
+    # The same as cosines and sines, on the last device used: (context_length, 1, K/2, 2).
+    _table: Tensor | None = field(default=None, repr=False)
 
     @classmethod
     def make(cls, config: GPTConfig) -> "Rotary":
@@ -187,48 +186,47 @@ class Rotary:
             frequency = frequency / config.rope_factor
         elif config.rope_scaling == "llama3":
             n_turns = config.rope_original_context * frequency / (2 * math.pi)
-            kept = ((n_turns - LLAMA3_LOW) / (LLAMA3_HIGH - LLAMA3_LOW)).clamp(0, 1)
-            frequency = frequency * (kept + (1 - kept) / config.rope_factor)
+            unscaled = ((n_turns - LLAMA3_LOW) / (LLAMA3_HIGH - LLAMA3_LOW)).clamp(0, 1)
+            frequency = frequency * (unscaled + (1 - unscaled) / config.rope_factor)
         angle = torch.outer(torch.arange(config.context_length, dtype=torch.float64), frequency)
         return cls(torch.polar(torch.ones_like(angle), angle).unsqueeze(1))
 
     def __call__(
         self, x: Float[Tensor, "B T H K"], start: int, positions: Int[Tensor, "B T"] | None = None
     ) -> Float[Tensor, "B T H K"]:
-        """Tokens stand at `start`, `start` + 1 ... or at `positions`."""
+        """Rotates x. Token t of a row is at position `start` + t, or at `positions` if given."""
         wide = x if x.dtype == torch.float64 else x.float()
-        near = self.at_hand(wide)
-        near = near[start : start + x.size(1)] if positions is None else near[positions]
+        table = self.table_for(wide)
+        table = table[start : start + x.size(1)] if positions is None else table[positions]
         pairs = wide.unflatten(-1, (-1, 2))
-        if (
-            x.device.type == "cpu" and not torch.compiler.is_compiling()
-        ):  # one pass; compilers want real numbers
-            turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(near))
+        if x.device.type == "cpu" and not torch.compiler.is_compiling():
+            # One pass over memory. Compilers support only real numbers.
+            turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(table))
         else:
-            (a, b), (cos, sin) = pairs.unbind(-1), near.unbind(-1)
+            (a, b), (cos, sin) = pairs.unbind(-1), table.unbind(-1)
             turned = torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1)
         return turned.flatten(-2).to(x.dtype)
 
-    def at_hand(self, x: Tensor) -> Tensor:
-        """Cosines and sines where `x` is, and as precise. To be called before compiled blocks,
-        which keep nothing.
+    def table_for(self, x: Tensor) -> Tensor:
+        """Cosines and sines on the device and in the precision of `x`.
+
+        Call it before compiled blocks: a compiled block cannot keep the table.
         """
-        kind = torch.float64 if x.dtype == torch.float64 else torch.float32
-        if self._near is None or self._near.device != x.device or self._near.dtype != kind:
-            self._near = torch.view_as_real(self.turns).to(x.device, kind)
-        return self._near
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        if self._table is None or self._table.device != x.device or self._table.dtype != dtype:
+            self._table = torch.view_as_real(self.turns).to(x.device, dtype)
+        return self._table
 
 
 @dataclass
 class Mask:
-    """What each query sees: the keys from `first` up to its own position. A single row holds for
-    the whole batch.
+    """The keys that each query sees: from `first` to its own position.
+
+    If `first` has a single row, it applies to the whole batch.
     """
 
     first: Int[Tensor, "B T"]
-    blocks: Any = field(
-        default=None, repr=False
-    )  # the same for FlexAttention, where that is to be used
+    blocks: Any = field(default=None, repr=False)  # FlexAttention's BlockMask, if it is used
 
     def dense(self) -> Bool[Tensor, "B 1 T T"]:
         at = torch.arange(self.first.size(1), device=self.first.device)
@@ -236,7 +234,10 @@ class Mask:
 
 
 def mask_from(first: Int[Tensor, "B T"], *, flex: bool) -> Mask:
-    """`flex`: with FlexAttention's mask, which says which blocks of 128 x 128 are empty."""
+    """The mask for `first`; with `flex`, including FlexAttention's block mask.
+
+    The block mask marks which blocks of 128 x 128 are empty.
+    """
     if not flex:
         return Mask(first)
     from torch.nn.attention.flex_attention import create_block_mask
@@ -252,21 +253,19 @@ def mask_from(first: Int[Tensor, "B T"], *, flex: bool) -> Mask:
 
 @dataclass
 class Layout:
-    """Where tokens stand and what they see, where that is not the plain thing; shared by all
-    layers of one pass.
-    """
+    """Positions and masks of one forward pass, for windows and documents; layers share it."""
 
-    positions: Int[Tensor, "B T"] | None  # within their documents; None: in the row
-    masks: dict[
-        int, Mask
-    ]  # by the layer's window, 0 being none; where there is none, all before is seen
+    positions: Int[Tensor, "B T"] | None  # within documents; None: within the row
+    # By the layer's window (0: no window). A layer without a mask sees all earlier positions.
+    masks: dict[int, Mask]
 
     @classmethod
     def of(
         cls, config: GPTConfig, T: int, device: torch.device, documents: Tensor | None
     ) -> "Layout | None":
-        """`documents` (B, T): equal numbers next to each other are one document. None for the
-        plain thing.
+        """The layout of a pass over rows of T tokens. None for plain causal attention.
+
+        `documents` (B, T): adjacent tokens with the same number belong to the same document.
         """
         windows = {config.window_of(layer) for layer in range(config.n_layer)}
         if documents is None:
@@ -296,9 +295,7 @@ def _window_mask(window: int, T: int, device: torch.device, flex: bool) -> Mask:
 
 @functools.cache
 def _flex_serves(config: GPTConfig, device: torch.device) -> bool:
-    """Whether FlexAttention is there for this model; where it could be and is not, that is said,
-    once.
-    """
+    """Whether this model can use FlexAttention on `device`. Warns once if CUDA lacks something."""
     if device.type != "cuda":
         return False
     from torch.utils._triton import has_triton
@@ -311,8 +308,8 @@ def _flex_serves(config: GPTConfig, device: torch.device) -> bool:
     lacking = [need for need, missing in needs.items() if missing]
     if lacking:
         logging.getLogger(__name__).warning(
-            f"FlexAttention needs {lacking[0]}: masked attention multiplies with all keys "
-            f"instead, which is slower."
+            f"FlexAttention needs {lacking[0]}. Masked attention computes all scores instead, "
+            "which is slower."
         )
     return not lacking
 

@@ -1,13 +1,18 @@
-"""The Transformer language model: GPT-2, Llama-style and modern, as `GPTConfig` says.
+"""The Transformer language model: GPT-2, Llama-style or modern, depending on `GPTConfig`.
 
-    embed -> n_layer times (x + attention(norm(x)); x + feed_forward(norm(x))) -> norm -> head ->
-    logits
+    x = embed(tokens)                             the residual stream, (B, T, D)
+    for each block:
+        x = x + attention(norm(x))
+        x = x + feed_forward(norm(x))
+    logits = head(norm(x))
 
-or, post-norm, norm(x + attention(x)); norm(x + feed_forward(x)), the head then reading the last of
-these.
+This is pre-norm. With post-norm, a block computes norm(x + attention(x)), then norm(x +
+feed_forward(x)), and the head has no norm of its own.
 
-It knows nothing of devices, ranks, optimizers, files or logging. What it has in common with other
-models (logits from `hidden`, the probability of a text) is in `interface.py`.
+The attention is in `attention.py`, norms and feed-forward layers are in `layers.py`. What all
+models share (logits from `hidden`, the probability of a text) is in `interface.py`.
+
+Shapes: B batch, T time, D d_model, G key-value heads, K d_head, V vocabulary (padded).
 """
 
 import math
@@ -22,10 +27,12 @@ from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.models.interface import NeuralModel
 from lmsmith.models.layers import FeedForward, NgramEmbedding, Norm
 
-_ROOM = 64  # tokens that a new key-value cache has room for
+_INITIAL_CACHE_LENGTH = 64  # tokens
 
 
 class Block(nn.Module):
+    """One Transformer block: attention and feed-forward layer, each with a residual connection."""
+
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
         self.norm_attention = Norm(config, config.d_model)
@@ -44,14 +51,12 @@ class Block(nn.Module):
         layout: Layout | None = None,
         values: Float[Tensor, "B T GK"] | None = None,
     ) -> Float[Tensor, "B T D"]:
+        """Adds attention and feed-forward outputs to `x`. Other arguments: `Attention.forward`."""
+        inputs = (rotary, cache, position, layout, values)
         if self.post_norm:
-            x = self.norm_attention(
-                x + self._drop(self.attention(x, rotary, cache, position, layout, values))
-            )
+            x = self.norm_attention(x + self._drop(self.attention(x, *inputs)))
             return self.norm_feed_forward(x + self._drop(self.feed_forward(x)))
-        x = x + self._drop(
-            self.attention(self.norm_attention(x), rotary, cache, position, layout, values)
-        )
+        x = x + self._drop(self.attention(self.norm_attention(x), *inputs))
         return x + self._drop(self.feed_forward(self.norm_feed_forward(x)))
 
     def _drop(self, x: Tensor) -> Tensor:
@@ -65,9 +70,7 @@ class GPT(NeuralModel):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        assert config.vocab_size > 0, (
-            "the tokenizer's size must be filled in before a model is built"
-        )
+        assert config.vocab_size > 0, "set vocab_size to the tokenizer's before building a model"
         self.config = config
         rows = config.padded_vocab_size
         self.token_embedding = nn.Embedding(rows, config.d_model)
@@ -102,31 +105,21 @@ class GPT(NeuralModel):
         state: State | None = None,
         documents: Int[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T D"]:
-        """What the head makes logits from, at each position.
+        """The vector at each position from which the head computes logits.
 
-        `documents` says which document each token of a row is of: none sees another, and each
-        begins at position 0.
+        `state` is a KV cache: it holds the tokens before `ids` and is updated in place. `documents`
+        numbers the document that each token of a row belongs to. No token sees another document,
+        and positions start at 0 in each document.
         """
         position = state.position if state else 0
         T = ids.size(1)
-        assert position + T <= self.config.context_length, "more tokens than the context holds"
-        assert state is None or documents is None, "text that is read on is one document"
+        assert position + T <= self.config.context_length, "more tokens than context_length"
+        assert state is None or documents is None, "a KV cache holds one document per row"
         layout = None if state else Layout.of(self.config, T, ids.device, documents)
-        positions = layout.positions if layout else None
-        x = self.token_embedding(ids)  # (B, T, D)
-        if self.ngram_embedding is not None:
-            before = state.before if state else self._nothing_before(ids.size(0), ids.device)
-            x = x + self.ngram_embedding(ids, before, positions)
-        if self.position_embedding is not None:
-            table = self.position_embedding.weight
-            x = x + (table[position : position + T] if positions is None else table[positions])
-        if self.config.dropout:
-            x = F.dropout(x, self.config.dropout, self.training)
-        if self.embedding_norm is not None:
-            x = self.embedding_norm(x)
-        embedded = x
+        embedded = self._embed(ids, state, layout.positions if layout else None)
         if self.rotary is not None:
-            self.rotary.at_hand(x)
+            self.rotary.table_for(embedded)
+        x = embedded
         for index, block in enumerate(self.blocks):
             if self.residual_scale is not None and self.input_scale is not None:
                 x = (
@@ -135,41 +128,59 @@ class GPT(NeuralModel):
                 )
             key = str(index)
             values = self.value_embeddings[key](ids) if key in self.value_embeddings else None
-            x = block(
-                x, self.rotary, state.layers[index] if state else None, position, layout, values
-            )
+            cache = state.layers[index] if state else None
+            x = block(x, self.rotary, cache, position, layout, values)
         if state is not None:
             state.position += T
-            state.before = torch.cat([state.before, ids], dim=1)[:, ids.size(1) :]
+            state.before = torch.cat([state.before, ids], dim=1)[:, T:]
         return x if self.final_norm is None else self.final_norm(x)
+
+    def _embed(
+        self,
+        ids: Int[Tensor, "B T"],
+        state: State | None,
+        positions: Int[Tensor, "B T"] | None,
+    ) -> Float[Tensor, "B T D"]:
+        """The residual stream before the first block. `positions`: within documents, if packed."""
+        x = self.token_embedding(ids)  # (B, T, D)
+        if self.ngram_embedding is not None:
+            before = state.before if state else self._no_tokens_before(ids.size(0), ids.device)
+            x = x + self.ngram_embedding(ids, before, positions)
+        if self.position_embedding is not None:
+            table = self.position_embedding.weight
+            start = state.position if state else 0
+            x = x + (table[start : start + ids.size(1)] if positions is None else table[positions])
+        if self.config.dropout:
+            x = F.dropout(x, self.config.dropout, self.training)
+        return x if self.embedding_norm is None else self.embedding_norm(x)
 
     @property
     def head_weight(self) -> Float[Tensor, "V D"]:
-        """The output head, or the token table where the two are one."""
+        """The output head. With weight tying it is the token embedding table."""
         return self.token_embedding.weight if self.head is None else self.head.weight
 
     def new_state(self, batch_size: int) -> State:
-        """An empty key-value cache for `batch_size` texts of up to `context_length` tokens.
+        """An empty KV cache for `batch_size` texts of up to `context_length` tokens.
 
-        It grows with the texts: for all 131,072 tokens of Llama 3's smallest model it would be 8 GB
-        at once.
+        It grows with the texts. Allocated at full size, it would take 8 GB for the 131,072 tokens
+        of Llama 3's smallest model.
         """
         weight = self.token_embedding.weight
         shape = (
             batch_size,
             self.config.n_kv,
-            min(_ROOM, self.config.context_length),
+            min(_INITIAL_CACHE_LENGTH, self.config.context_length),
             self.config.width_head,
         )
         layers = [LayerCache(weight.new_zeros(shape), weight.new_zeros(shape)) for _ in self.blocks]
-        return State(layers, self._nothing_before(batch_size, weight.device))
+        return State(layers, self._no_tokens_before(batch_size, weight.device))
 
-    def _nothing_before(self, batch_size: int, device: torch.device) -> Int[Tensor, "B n"]:
+    def _no_tokens_before(self, batch_size: int, device: torch.device) -> Int[Tensor, "B n"]:
         n = self.ngram_embedding.n_before if self.ngram_embedding is not None else 0
         return torch.full((batch_size, n), self.config.vocab_size, dtype=torch.int64, device=device)
 
     def parts(self) -> dict[str, list[int]]:
-        """Of the matrices that are several linear maps in one: how many rows each of these has."""
+        """Rows of each map in fused query-key-value matrices and gated feed-forward matrices."""
         config = self.config
         heads = [config.n_head * config.width_head] + 2 * [config.n_kv * config.width_head]
         parts = {f"blocks.{i}.attention.qkv.weight": heads for i in range(config.n_layer)}
@@ -184,26 +195,30 @@ class GPT(NeuralModel):
     def initialise(self, generator: torch.Generator) -> None:
         """Draws the initial weights from `generator`, in the order of `named_parameters`.
 
-        Gains are one; biases zero; what is added by n-gram tables, value embeddings and input
-        scalars is nothing at first. `gpt2`: all else N(0, 0.02), projections into the residual
-        stream scaled by 1/sqrt(2 n_layer). `zero-projections`: those and the head zero, so that
-        every prediction is uniform at first; tables N(0, 1); other matrices uniform with half the
-        standard deviation that keeps a vector's size. A tied head cannot be zero: tables are then
-        N(0, 1/d_model), which makes its first logits about one. `truncated-normal`: tables
-        likewise, linear maps of variance 2/(fan_in + fan_out) (Glorot and Bengio 2010, eq. 12), all
-        cut at three standard deviations.
+        Gains start at one; biases, n-gram tables, value embeddings, their gates and input scales at
+        zero. The rest depends on `config.init`:
+
+        - `gpt2` (Radford et al. 2019, section 2.3): N(0, 0.02); projections into the residual
+          stream are divided by sqrt(2 n_layer).
+        - `zero-projections`: projections into the residual stream and the head are zero, so the
+          first predictions are uniform. Embedding tables are N(0, 1). Other matrices are uniform
+          with standard deviation 0.5 / sqrt(fan_in), half of what preserves the size of a vector. A
+          tied head cannot be zero: embedding tables are then N(0, 1/d_model), which gives first
+          logits of about one.
+        - `truncated-normal`: embedding tables as in `zero-projections`, linear maps of variance 2 /
+          (fan_in + fan_out) (Glorot and Bengio 2010, eq. 12), all cut at three standard deviations.
         """
         config = self.config
         into_residual = ("attention.out.weight", "feed_forward.down.weight")
-        nothing_at_first = ("ngram", "value_embeddings", "input_scale")
+        zero_at_first = ("ngram", "value_embeddings", "input_scale")
         table_std = 1 / config.d_model if config.tied_head else 1.0
         parts = self.parts()
         for name, weight in self.named_parameters():
-            if name.startswith(nothing_at_first) or name.endswith("value_gate.weight"):
-                weight.zero_()  # a gate of zero lets half through, which twice is one
+            if name.startswith(zero_at_first) or name.endswith("value_gate.weight"):
+                weight.zero_()  # attention computes 2 sigmoid(gate), which is 1 at a gate of 0
             elif weight.dim() < 2:
                 weight.fill_(0.0 if name.endswith("bias") else 1.0)
-            elif config.init == "gpt2":  # Radford et al. 2019, section 2.3
+            elif config.init == "gpt2":
                 scale = 1 / math.sqrt(2 * config.n_layer) if name.endswith(into_residual) else 1.0
                 weight.normal_(0.0, 0.02 * scale, generator=generator)
             elif config.init == "truncated-normal":

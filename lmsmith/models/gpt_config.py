@@ -1,6 +1,6 @@
-"""Settings of Transformers, what they cost, and the sizes that suit a budget.
+"""The settings of Transformers, their parameter and FLOP counts, and default sizes for a budget.
 
-The defaults build the model of the `modern` preset; `config/presets.py` has the others.
+The defaults build the model of the `modern` preset; other presets are in `config/presets.py`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GPTConfig(NeuralConfig):
-    """A Transformer: GPT-2, Llama-style or modern, as the switches say."""
+    """A Transformer: GPT-2, Llama-style or modern, depending on the settings."""
 
     kind: str = setting("gpt", "the kind of model; a --preset implies it")
     size: int = setting(
@@ -79,7 +79,7 @@ class GPTConfig(NeuralConfig):
     dropout: float = setting(0.0, "dropout probability on the residual stream")
     attention_dropout: float = setting(0.0, "dropout probability on attention weights")
     ngram_dropout: float = setting(
-        0.0, "probability of leaving out a position's n-gram embeddings in training"
+        0.0, "probability of dropping a position's n-gram embeddings in training"
     )
     qk_norm: bool = setting(True, "RMS-normalize queries and keys")
     window: int = setting(
@@ -159,8 +159,7 @@ class GPTConfig(NeuralConfig):
             )
             raise ConfigError(
                 "model.positions = 'rope' rotates pairs of numbers, but each head is "
-                f"{self.width_head} wide ({width}). Choose an even "
-                "width."
+                f"{self.width_head} wide ({width}). Choose an even width."
             )
 
     def _check_rope(self) -> None:
@@ -169,13 +168,14 @@ class GPTConfig(NeuralConfig):
             raise ConfigError(
                 f"model.rope_scaling = {self.rope_scaling!r}, model.rope_factor = "
                 f"{self.rope_factor:g} and model.rope_original_context = "
-                f"{self.rope_original_context} do not go together: linear has a factor, llama3 a "
-                "factor and an original context, none neither."
+                f"{self.rope_original_context} do not go together: linear needs a factor, llama3 "
+                "needs a factor and an original context, none needs neither."
             )
         if scaled and self.positions != "rope":
             raise ConfigError(
                 f"model.rope_scaling = {self.rope_scaling!r} stretches rotary positions, but "
-                f"model.positions is {self.positions!r}: set one of the two."
+                f"model.positions is {self.positions!r}. Set model.positions to 'rope' or "
+                "model.rope_scaling to 'none'."
             )
 
     def _check_combinations(self) -> None:
@@ -184,31 +184,31 @@ class GPTConfig(NeuralConfig):
         if bool(self.window) != ("S" in self.window_pattern):
             raise ConfigError(
                 f"model.window = {self.window} and model.window_pattern = {self.window_pattern!r} "
-                "do not go together: the window says how far the layers marked S see. Set both, "
-                "as in window 256, window_pattern SSSL, or neither."
+                "do not go together: the window says how far the layers marked S see. Set both "
+                "(such as window 256 and window_pattern SSSL) or neither."
             )
         if self.norm == "none":
             off = {"norm_gain": False, "embedding_norm": False, "norm_placement": "pre"}
             for name, value in off.items():
                 if getattr(self, name) != value:
                     raise ConfigError(
-                        f"model.norm = 'none' leaves nothing that model.{name} = "
-                        f"{as_toml(getattr(self, name))} could apply to: set model.{name} to "
+                        f"model.norm = 'none' turns all norms off, but model.{name} = "
+                        f"{as_toml(getattr(self, name))} needs one: set model.{name} to "
                         f"{as_toml(value)} as well."
                     )
         if self.ngram_dropout and not self.ngram_tables:
             raise ConfigError(
                 f"model.ngram_dropout = {self.ngram_dropout:g}, but model.ngram_tables is empty: "
-                "there are no n-gram embeddings to leave out. Set it to 0."
+                "there are no n-gram embeddings to drop. Set model.ngram_dropout to 0."
             )
 
     @classmethod
     def of(cls, config: ModelConfig) -> GPTConfig:
-        """`config`, which the caller knows to be a Transformer's."""
+        """Returns `config`, which the caller knows to be a GPTConfig."""
         assert isinstance(config, cls), config.kind
         return config
 
-    # What the switches mean.
+    # Derived settings.
 
     @property
     def has_dropout(self) -> bool:
@@ -240,7 +240,7 @@ class GPTConfig(NeuralConfig):
 
     @property
     def gated(self) -> bool:
-        """The feed-forward layer multiplies two linear maps of its input."""
+        """Whether the feed-forward layer multiplies two linear maps of its input."""
         return self.feed_forward in ("swiglu", "geglu")
 
     def window_of(self, layer: int) -> int:
@@ -249,12 +249,13 @@ class GPTConfig(NeuralConfig):
         return self.window if pattern[layer % len(pattern)] == "S" else 0
 
     def has_value_embedding(self, layer: int) -> bool:
+        """Whether this layer adds token embeddings to its values."""
         every = self.value_embedding_every
         return bool(every) and (self.n_layer - 1 - layer) % every == 0
 
     @property
     def d_value_gate(self) -> int:
-        """How many numbers of a layer's input decide the gate of its value embedding."""
+        """How many numbers of a layer's input compute the gate of its value embedding."""
         return min(32, self.d_model)
 
     def build(self) -> GPT:
@@ -275,12 +276,13 @@ class GPTConfig(NeuralConfig):
             f", tables of {orders}-grams" if orders else ""
         )
 
-    # What it costs.
+    # Parameter and FLOP counts.
 
     def matrix_parameters(self) -> int:
-        """Parameters in matrix products: blocks and head; no tables, norms or biases.
+        """Parameters in matrix products: blocks and head, without embedding tables, norms and
+        biases.
 
-        A tied head counts, because it is multiplied with; so do padded rows.
+        A tied head counts, because it takes part in a matrix product; padded rows count too.
         """
         d, f = self.d_model, self.width_ff
         attention = d * 2 * (self.n_head + self.n_kv) * self.width_head
@@ -290,20 +292,21 @@ class GPTConfig(NeuralConfig):
         return self.n_layer * (attention + feed_forward) + gates + self.padded_vocab_size * d
 
     def train_flops_per_token(self) -> float:
-        """Forward and backward: 6 per matrix parameter, plus attention over the tokens seen.
+        """Forward and backward FLOPs: 6 per matrix parameter, plus attention over the tokens seen.
 
         A product of (m, k) and (k, n) counts 2 m k n operations; look-ups, norms and activations
-        count nothing. Scores and values are two products of 2 S H K operations forward, where H
-        heads of width K see S tokens, and three times that with the backward pass: 12 S H K per
-        layer. Causally over a whole context S is T / 2 on average; over a window of w it is
-        w - w² / 2T. PaLM's and nanoGPT's formulas count the full square, twice as much.
+        count zero. Attention scores and weighted values are two products of 2 S H K operations
+        forward, for H heads of width K that see S tokens. The backward pass costs twice the forward
+        pass, so a layer costs 12 S H K in total. With causal attention over the whole context, S is
+        T / 2 on average; with a window of w, it is w - w² / 2T. PaLM's and nanoGPT's formulas count
+        the full square, twice as much.
         """
         T = self.context_length
         windows = (min(self.window_of(layer) or T, T) for layer in range(self.n_layer))
         seen = sum(window - window * window / (2 * T) for window in windows)
         return 6.0 * self.matrix_parameters() + 12.0 * seen * (self.n_head * self.width_head)
 
-    # Sizes that suit a budget.
+    # Default sizes for a budget.
 
     def default_size(
         self, budget: float, n_tokens: int, given: Collection[str]
@@ -324,14 +327,14 @@ class GPTConfig(NeuralConfig):
         }, size.batch_size
 
     def fitting(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """If only one of width and heads is given: a value of the other that goes with it."""
+        """If only one of d_model and n_head is given: a value for the other that fits."""
         named = {"model.d_model", "model.n_head"} & set(given)
         if len(named) != 1:
             return {}
         (name,) = named
         try:
             number = int(given[name])
-        except (TypeError, ValueError):  # `changed` reports it
+        except (TypeError, ValueError):  # `changed` reports the error
             return {}
         if name == "model.n_head":
             return {"model.d_model": 64 * max(1, number)}

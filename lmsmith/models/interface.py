@@ -1,19 +1,20 @@
-"""What every language model offers, whatever is inside: all that evaluation, generation and the
-league know of it.
+"""The interface of every language model. Evaluation, generation and comparison use nothing else:
 
-    model.log_probabilities(ids)          how likely a text is: ln p of each token, given those
-                                          before it
-    model.next_logits(ids, state)         what may come next; the state remembers what was read, and
-                                          is carried on
+    model.log_probabilities(ids)          ln p of each token of a text, given the tokens before it
+    model.next_logits(ids, state)         logits of the next token; updates `state` in place
     model.n_parameters()
 
-`LanguageModel` is the interface. `NeuralModel` is what the models that are trained by gradients
-share: a vector a position (`hidden`), of which a head makes logits. Training asks for the two
-apart, so that the logits of a whole batch are never in memory at once (`lmsmith.loss`).
+`LanguageModel` is the interface; n-gram models implement it directly. `NeuralModel` implements it
+for models that are trained by gradient descent: `hidden` computes one vector per position, and a
+linear head turns these vectors into logits. The two are separate so that training never holds the
+logits of a whole batch in memory (see `lmsmith.loss`).
 
-A model with a bounded context (a Transformer) reads at most `context_length` tokens, those in its
-state among them; who has more text than that lays windows over it. A model without one (`None`:
-n-grams, recurrent networks) reads on for ever.
+A model with a bounded context (a Transformer) reads at most `context_length` tokens, including
+those already in its state; for a longer text, the caller slides windows over it. A model without a
+bound (`context_length` None: n-grams, recurrent networks) reads any number of tokens.
+
+Shapes: B batch, T time, D d_model, V vocabulary, P rows of the head (V plus padding), N tokens of a
+text.
 """
 
 from abc import ABC, abstractmethod
@@ -27,55 +28,57 @@ from torch import Tensor, nn
 from lmsmith.config import NeuralConfig
 
 LOGITS_AT_ONCE = 1 << 24
-"""64 MiB in float32: all of a window of 8,192 tokens of Llama 3's vocabulary would be 4 GiB. On
-GPUs, 16 times that.
+"""The most logits that `log_probabilities` computes at once: 64 MiB in float32. All logits of a
+window of 8,192 tokens with Llama 3's vocabulary would take 4 GiB. GPUs use 16 times as many.
 """
 
 
 @runtime_checkable
 class LanguageModel(Protocol):
-    """A distribution over texts of ids 0 ... vocab_size - 1. B: texts at once."""
+    """A probability distribution over sequences of token ids from 0 to vocab_size - 1."""
 
     @property
     def vocab_size(self) -> int: ...
 
     @property
     def context_length(self) -> int | None:
-        """Tokens it can read from an empty state; None: any number."""
+        """The number of tokens it can read from an empty state; None means any number."""
 
     @property
     def device(self) -> torch.device:
-        """Where ids and states lie."""
+        """The device of ids and states."""
 
     def new_state(self, batch_size: int) -> Any:
-        """What a model carries that has read nothing yet."""
+        """The state before any token has been read, for `batch_size` texts."""
 
     def next_logits(self, ids: Int[Tensor, "B T"], state: Any) -> Float[Tensor, "B V"]:
-        """Logits of the token after the last of `ids`, once those are read; `state` then has
-        read them too.
+        """Reads `ids` and returns the logits of the token after the last one.
+
+        `state` stands for the tokens before `ids`. It is updated in place to include `ids`.
         """
 
     def log_probabilities(
         self, ids: Int[Tensor, "B N"], n_given: int = 1, state: Any = None
     ) -> Float[Tensor, "B N-{n_given}"]:
-        """ln p of ids[:, n_given:], each given all before it; -inf for what the model holds
-        impossible.
+        """ln p of each token of ids[:, n_given:], given all tokens before it.
 
-        The first `n_given` (at least one) are context. `state`, if there is one, stands before
-        ids[:, 0], and has read all but the last token when this returns.
+        It is -inf for tokens that the model considers impossible. The first `n_given` tokens (at
+        least one) are context and are not scored. If a `state` is given, it stands for the tokens
+        before ids[:, 0] and is updated in place to include all of `ids` except the last token.
         """
 
     def n_parameters(self) -> int:
-        """How many numbers it has learnt from its text."""
+        """The number of learned values."""
 
 
 class NeuralModel(nn.Module, ABC):
-    """A `LanguageModel` trained by gradients: a network that gives a vector a position, and a
-    head on it.
+    """Base class of `LanguageModel`s that are trained by gradient descent.
+
+    A subclass provides `blocks`, `hidden`, `head_weight`, `new_state` and `initialise`.
     """
 
     config: NeuralConfig
-    blocks: nn.ModuleList  # its layers, of which each can be compiled, recomputed or sharded
+    blocks: nn.ModuleList  # the layers; each can be compiled, checkpointed or sharded separately
 
     @abstractmethod
     def hidden(
@@ -84,15 +87,16 @@ class NeuralModel(nn.Module, ABC):
         state: Any = None,
         documents: Int[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T D"]:
-        """The vector at each position of which the head makes the logits of the next token.
+        """The vector at each position from which the head computes the logits of the next token.
 
-        `documents` says which document each token of a row is of: none sees another.
+        If a `state` is given, it stands for the tokens before `ids` and is updated in place.
+        `documents` numbers the document that each token belongs to; no token sees another document.
         """
 
     @property
     @abstractmethod
     def head_weight(self) -> Float[Tensor, "P D"]:
-        """The head; its rows may be more than the vocabulary, and are then no token."""
+        """The weight matrix of the head. Rows beyond the vocabulary are padding."""
 
     @abstractmethod
     def new_state(self, batch_size: int) -> Any: ...
@@ -116,11 +120,11 @@ class NeuralModel(nn.Module, ABC):
         )
 
     def forward(self, ids: Int[Tensor, "B T"], state: Any = None) -> Float[Tensor, "B T V"]:
-        """Logits of the token after each position."""
+        """Logits of the next token at each position."""
         return self.logits(self.hidden(ids, state))
 
     def logits(self, hidden: Float[Tensor, "B T D"]) -> Float[Tensor, "B T V"]:
-        """float32 or better; only real vocabulary, padded columns cut off."""
+        """Logits over the vocabulary, without padding, with the soft cap; at least float32."""
         logits = F.linear(hidden, self.head_weight)[..., : self.config.vocab_size]
         logits = logits if logits.dtype == torch.float64 else logits.float()
         cap = self.config.logit_softcap
@@ -132,23 +136,30 @@ class NeuralModel(nn.Module, ABC):
     def log_probabilities(
         self, ids: Int[Tensor, "B N"], n_given: int = 1, state: Any = None
     ) -> Float[Tensor, "B N-{n_given}"]:
-        hidden, targets = self.hidden(ids[:, :-1], state)[:, n_given - 1 :], ids[:, n_given:]
+        hidden = self.hidden(ids[:, :-1], state)[:, n_given - 1 :]
+        targets = ids[:, n_given:]
         at_once = LOGITS_AT_ONCE if hidden.device.type == "cpu" else 16 * LOGITS_AT_ONCE
-        n = max(1, at_once // (ids.size(0) * self.vocab_size))
-        return torch.cat(
-            [
-                -F.cross_entropy(self.logits(x).flatten(0, 1), y.flatten(), reduction="none").view(
-                    y.shape
-                )
-                for x, y in zip(hidden.split(n, dim=1), targets.split(n, dim=1), strict=True)
-            ],
-            dim=1,
+        n_positions = max(1, at_once // (ids.size(0) * self.vocab_size))
+        chunks = zip(
+            hidden.split(n_positions, dim=1), targets.split(n_positions, dim=1), strict=True
         )
+        return torch.cat([self._log_probabilities_of(x, y) for x, y in chunks], dim=1)
+
+    def _log_probabilities_of(
+        self, hidden: Float[Tensor, "B T D"], targets: Int[Tensor, "B T"]
+    ) -> Float[Tensor, "B T"]:
+        logits = self.logits(hidden).flatten(0, 1)
+        losses = F.cross_entropy(logits, targets.flatten(), reduction="none")
+        return -losses.view(targets.shape)
 
     def parts(self) -> dict[str, list[int]]:
-        """Of the matrices that are several linear maps in one: how many rows each of these has."""
+        """The number of rows of each map in matrices that concatenate several linear maps, by name.
+
+        An example is the fused query, key and value projection. Muon orthogonalizes each map
+        separately.
+        """
         return {}
 
     def n_parameters(self) -> int:
-        """Learnt numbers; a tied head is counted once."""
+        """The number of learned values. A tied head counts once."""
         return sum(p.numel() for p in self.parameters())

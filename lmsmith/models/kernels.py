@@ -1,14 +1,14 @@
-"""Elementwise steps and attention with their gradients written out, so that each makes few passes
-over memory.
+"""Elementwise functions and attention with hand-written backward passes that save memory traffic.
 
-Small models on CPUs are bound by memory traffic and by the overhead of operations as much as by
+Small models on CPUs are limited by memory traffic and by the overhead of operations as much as by
 arithmetic. PyTorch's composite RMSNorm and squared ReLU make three to six passes over their input
-backward, and its CPU FlashAttention is slow at short contexts. Each function here equals its plain
-form (held against it in float64 by `tests/models/test_kernels.py`) and costs about half.
+in the backward pass, and its CPU FlashAttention is slow at short contexts. Each function here
+equals its plain form (`tests/models/test_kernels.py` compares them in float64) and costs about
+half.
 
-Gradients follow from the formulas in the docstrings; they are first derivatives alone, not to be
-differentiated again. A compiler is given the plain forms: it fuses them, forward and backward, with
-what stands around them. Reduced precision is kept: outputs have the input's dtype.
+The docstrings give the formulas of the gradients. Gradients cannot be differentiated again. Under
+torch.compile the plain forms are used: the compiler fuses them with the surrounding operations in
+both passes. Outputs have the input's dtype, also in reduced precision.
 """
 
 import functools
@@ -21,10 +21,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 layer_norm_threads = 0
-"""With fewer threads than this, LayerNorm's gradients are those of this many; 0: as PyTorch makes
-them.
+"""With fewer threads than this, LayerNorm's gradients equal those of this many threads; 0 means
+PyTorch's own kernel.
 
-PyTorch adds up the gradients of gain and bias in a part a thread, so their last bits depend on the
+PyTorch sums the gradients of gain and bias in one part per thread, so their last bits depend on the
 number of threads.
 """
 
@@ -35,9 +35,7 @@ def layer_norm(
     bias: Float[Tensor, " D"] | None,
     eps: float,
 ) -> Float[Tensor, "*batch D"]:
-    """(x - mean(x)) / sqrt(var(x) + eps), times the gain and plus the bias if there are (Ba et
-    al. 2016, eq. 4).
-    """
+    """(x - mean(x)) / sqrt(var(x) + eps), times gain and plus bias (Ba et al. 2016, eq. 4)."""
     if layer_norm_threads and gain is not None and gain.requires_grad and torch.is_grad_enabled():
         return _LayerNorm.apply(x, gain, bias, eps, layer_norm_threads)
     return F.layer_norm(x, (x.size(-1),), gain, bias, eps)
@@ -46,7 +44,7 @@ def layer_norm(
 def rms_norm(
     x: Float[Tensor, "*batch D"], gain: Float[Tensor, " D"] | None, eps: float
 ) -> Float[Tensor, "*batch D"]:
-    """x / sqrt(mean(x²) + eps), times the gain if there is one (Zhang and Sennrich 2019, eq. 4)."""
+    """x / sqrt(mean(x²) + eps), times gain if given (Zhang and Sennrich 2019, eq. 4)."""
     y = (
         F.rms_norm(x, (x.size(-1),), eps=eps)
         if torch.compiler.is_compiling()
@@ -76,23 +74,21 @@ def causal_attention(
     dropout: float,
     first: Int[Tensor, "B T"] | None = None,
 ) -> Float[Tensor, "N T K"]:
-    """softmax(scale q kᵀ, no position seeing a later one) v, by blocks of queries.
+    """softmax(scale q kᵀ + causal mask) v, computed in blocks of queries.
 
-    A block of 128 queries multiplies only with the keys up to its end, so that at long contexts
-    nearly half of the products are never made. Where there is to be a gradient the weights are kept
-    for it: N T² floats at most.
+    A block of 128 queries is multiplied only with the keys up to its end, so at long contexts
+    nearly half of the products are skipped. If a gradient is needed, the weights are saved for the
+    backward pass: at most N T² floats.
 
-    `first` is the earliest key that each query sees, at its own position or before it; without, all
-    see the first. It is the same for N / B rows of q one after the other. Keys before the earliest
-    of a block are not multiplied with.
+    `first` is the earliest key that each query sees, at or before its own position. Without it,
+    every query sees from the first key on. N / B consecutive rows of q share one row of `first`.
+    Keys before the earliest one of a block are skipped.
     """
     return _CausalAttention.apply(q, k, v, scale, dropout, first)
 
 
 class _LayerNorm(torch.autograd.Function):
-    """PyTorch's kernels, with the gradients of gain and bias added up over as many parts as
-    `n_parts` threads have.
-    """
+    """PyTorch's kernels, with the gradients of gain and bias summed as `n_parts` threads would."""
 
     @staticmethod
     def forward(
@@ -116,7 +112,7 @@ class _LayerNorm(torch.autograd.Function):
 
         dx: Any = of_rows(whole, [True, False, False])[0]
         n_threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # each part is the share of one thread
+        torch.set_num_threads(1)  # one part is what one thread would sum
         try:
             size = math.ceil(len(whole[0]) / ctx.n_parts)
             parts: list[Any] = [
@@ -170,17 +166,17 @@ class _ReLU2(torch.autograd.Function):
 
 
 class _GELUTanh(torch.autograd.Function):
-    """As (1 + tanh u)/2 = sigmoid(2u):  y = x s with s = sigmoid(2u), 2u = x (A + C x²).
+    """Uses (1 + tanh u)/2 = sigmoid(2u):  y = x s with s = sigmoid(2u), 2u = x (A + C x²).
 
     dy/dx = s (1 + x (1 - s) (A + 3 C x²)).
 
-    A sigmoid costs a tenth of PyTorch's tanh on CPUs. Value and slope are made together, a part at
-    a time that stays in the cache, and the slope is what is kept: backward is one product.
+    On CPUs a sigmoid costs a tenth of PyTorch's tanh. Value and slope are computed together, in
+    parts that stay in the cache. Only the slope is saved, so the backward pass is one product.
     """
 
     A = 2 * 0.7978845608028654  # 2 sqrt(2/pi)
     C = A * 0.044715
-    PART = 1 << 16  # numbers at a time: six arrays of them fit two cores' second-level caches
+    PART = 1 << 16  # numbers per part: six arrays of them fit two cores' second-level caches
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -229,16 +225,14 @@ class _CausalAttention(torch.autograd.Function):
         later = q.new_full((min(T, _CausalAttention.BLOCK),) * 2, float("-inf")).triu_(1)
         y = torch.empty_like(q)
         blocks = _blocks(T, first)
-        weights, kept, with_gradient = [], [], any(ctx.needs_input_grad)
+        weights, keeps, with_gradient = [], [], any(ctx.needs_input_grad)
         for start, end, low in blocks:
-            scores = torch.bmm(q[:, start:end], k[:, low:end].mT).mul_(
-                scale
-            )  # (N, block, end - low)
+            scores = torch.bmm(q[:, start:end], k[:, low:end].mT)  # (N, block, end - low)
+            scores.mul_(scale)
             scores[:, :, start - low :] += later[: end - start, : end - start]
             if first is not None:
-                unseen = (
-                    torch.arange(low, end, device=q.device) < first[:, start:end, None]
-                )  # (B, block, end - low)
+                key = torch.arange(low, end, device=q.device)
+                unseen = key < first[:, start:end, None]  # (B, block, end - low)
                 scores.view(first.size(0), -1, *unseen.shape[1:]).masked_fill_(
                     unseen.unsqueeze(1), float("-inf")
                 )
@@ -247,35 +241,35 @@ class _CausalAttention(torch.autograd.Function):
                 weights.append(p)
             if dropout:
                 keep = torch.empty_like(p).bernoulli_(1 - dropout).div_(1 - dropout)
-                kept.append(keep)
+                keeps.append(keep)
                 p = p * keep
             if end - start == T:
                 torch.bmm(p, v, out=y)
             else:
                 y[:, start:end] = torch.bmm(p, v[:, low:end])
-        ctx.save_for_backward(q, k, v, *weights, *kept)
-        ctx.scale, ctx.blocks, ctx.whole = scale, blocks, first is None
+        ctx.save_for_backward(q, k, v, *weights, *keeps)
+        ctx.scale, ctx.blocks, ctx.last_sees_all = scale, blocks, first is None
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
         (dy,) = grads
         q, k, v, *saved = ctx.saved_tensors
-        weights, kept = saved[: len(ctx.blocks)], saved[len(ctx.blocks) :]
+        weights, keeps = saved[: len(ctx.blocks)], saved[len(ctx.blocks) :]
         T = q.size(1)
         dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        if not ctx.whole:
+        if not ctx.last_sees_all:
             dk.zero_(), dv.zero_()
-        # From the last block to the first: the last one reaches every key, so it sets dk and dv and
-        # the others add.
+        # From the last block to the first: without `first` the last block sees every key, so it
+        # sets dk and dv, and the other blocks add to them.
         for index, (start, end, low) in reversed(list(enumerate(ctx.blocks))):
             p, dy_block = weights[index], dy[:, start:end]
             dp = torch.bmm(dy_block, v[:, low:end].mT)
-            if kept:
-                dp.mul_(kept[index])
+            if keeps:
+                dp.mul_(keeps[index])
             ds = torch._softmax_backward_data(dp, p, -1, p.dtype).mul_(ctx.scale)
-            used = p * kept[index] if kept else p
-            if end == T and ctx.whole:
+            used = p * keeps[index] if keeps else p
+            if end == T and ctx.last_sees_all:
                 dv.copy_(torch.bmm(used.mT, dy_block))
                 dk.copy_(torch.bmm(ds.mT, q[:, start:end]))
             else:
@@ -286,7 +280,7 @@ class _CausalAttention(torch.autograd.Function):
 
 
 def _blocks(T: int, first: Tensor | None) -> list[tuple[int, int, int]]:
-    """Queries from a start to an end, and the earliest key that one of them sees."""
+    """Blocks of queries: start, end, and the earliest key that one of them sees."""
     cuts = [
         (start, min(T, start + _CausalAttention.BLOCK))
         for start in range(0, T, _CausalAttention.BLOCK)

@@ -1,8 +1,7 @@
-"""The parts of a Transformer that work on each position by itself: norms, feed-forward, embeddings
-of n-grams.
+"""Transformer layers that work on each position separately: norms, feed-forward, n-gram embeddings.
 
-Each part is chosen by `GPTConfig`; `gpt.py` puts them together with those of `attention.py`.
-Shapes: B batch, T time, D d_model, F d_ff. Nothing here knows of optimizers, ranks or files.
+`GPTConfig` chooses each of them; `gpt.py` combines them with `attention.py`. Shapes: B batch, T
+time, D d_model, F d_ff.
 """
 
 import torch
@@ -15,7 +14,7 @@ from lmsmith.models.gpt_config import GPTConfig
 
 
 class Norm(nn.Module):
-    """LayerNorm or RMSNorm over the last axis, with or without gain and bias; or nothing."""
+    """LayerNorm, RMSNorm or the identity over the last axis, with optional gain and bias."""
 
     def __init__(self, config: GPTConfig, width: int, *, gain: bool | None = None) -> None:
         super().__init__()
@@ -37,14 +36,13 @@ class Norm(nn.Module):
 
 
 class NgramEmbedding(nn.Module):
-    """Embeds the last n tokens at every position by hashing them into a table: an n-gram model at
-    the input.
+    """Embeds the last n tokens at every position with a hashed table: an n-gram model at the input.
 
-    A table look-up costs no matrix product, so it gives a small model at once what it would take
-    layers and many tokens to learn: what usually follows these two, three or four tokens. (Bigram
-    tables in the modded-nanogpt speedrun; hashed n-grams in Huang et al. 2025, "Over-Tokenized
-    Transformer".) Positions before the start count as one special token. Tables start at zero: the
-    model begins as if they were not there.
+    A table look-up costs no matrix product. It gives a small model short-range statistics (what
+    usually follows these two, three or four tokens) that would otherwise take layers and many
+    tokens to learn. Bigram tables appear in the modded-nanogpt speedrun, hashed n-grams in Huang et
+    al. 2025, "Over-Tokenized Transformer". Positions before the start of a text count as one
+    special token. Tables start at zero, so that at first the model behaves as if they were absent.
     """
 
     def __init__(self, config: GPTConfig) -> None:
@@ -60,15 +58,16 @@ class NgramEmbedding(nn.Module):
         before: Int[Tensor, "B n"],
         positions: Int[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T D"]:
-        """`before`: the tokens just before `ids`, `vocab_size` where there are none.
+        """The sum of the embeddings of all orders.
 
-        `positions`: where each token stands in its document, which has nothing before it.
+        `before`: the tokens just before `ids`; `vocab_size` stands for "no token". `positions`:
+        each token's position in its document; an n-gram never reaches into the document before.
         """
         rows = self.rows(ids, before, positions)
         total = self.tables[0](rows[0])
         for table, row in zip(self.tables[1:], rows[1:], strict=True):
             total = total + table(row)
-        if self.dropout and self.training:  # a position is told all of its n-grams or none
+        if self.dropout and self.training:  # drops all n-grams of a position together
             total = total * F.dropout(total.new_ones(*ids.shape, 1), self.dropout)
         return total
 
@@ -78,13 +77,14 @@ class NgramEmbedding(nn.Module):
         before: Int[Tensor, "B n"],
         positions: Int[Tensor, "B T"] | None = None,
     ) -> list[Int[Tensor, "B T"]]:
-        """For each order, the table row of the n-gram ending at each position (multiplicative
-        hashing, mod 2**32).
+        """For each order, the table row of the n-gram that ends at each position.
+
+        The hash is multiplicative, modulo 2**32.
         """
         T = ids.size(1)
         padded = torch.cat([before, ids], dim=1)
         key = ids + 1
-        found = []
+        rows = []
         for back in range(1, max(self.orders)):
             start = padded.size(1) - T - back
             earlier = padded[:, start : start + T]
@@ -93,17 +93,19 @@ class NgramEmbedding(nn.Module):
             key = (key * 0x9E3779B1 + earlier + 1) & 0xFFFFFFFF
             if back + 1 in self.orders:
                 mixed = (key ^ (key >> 15)) * 0x85EBCA6B & 0xFFFFFFFF
-                found.append((mixed ^ (mixed >> 13)) % self.n_rows)
-        return found
+                rows.append((mixed ^ (mixed >> 13)) % self.n_rows)
+        return rows
 
     @property
     def n_before(self) -> int:
+        """The number of earlier tokens that an n-gram needs."""
         return max(self.orders) - 1
 
 
 class FeedForward(nn.Module):
-    """Position-wise feed-forward: down(activation(up(x))), or gated (Shazeer 2020, eq. 5 and 6)
-    for geglu, swiglu.
+    """Position-wise feed-forward layer: down(activation(up(x))).
+
+    swiglu and geglu are gated (Shazeer 2020, eq. 5 and 6).
     """
 
     def __init__(self, config: GPTConfig) -> None:

@@ -1,30 +1,23 @@
-"""N-gram language models: a token's probability from how often it followed the last n - 1 tokens.
+"""N-gram language models: predict a token from how often it followed the last n - 1 tokens.
 
-Three estimates, c(h w) being how often token w followed context h in the text, V the size of the
-vocabulary:
+There are three estimates. c(h w) is how often token w followed context h in the text, c(h .) how
+often any token followed h, and V the vocabulary size.
 
-- `mle`, maximum likelihood: c(h w) / c(h .). What never followed its context has probability zero,
-so a text that holds
-  any such event has infinite perplexity. After a context that nothing ever followed the quotient is
-  0 / 0; h is then
-  the longest end of it that something did follow. (That is behind what is impossible anyway, or
-  what the training text
-  ends with.)
-- `add-k`: (c(h w) + k) / (c(h .) + k V). After a context that was never seen all tokens are equally
-likely.
+- `mle`, maximum likelihood: c(h w) / c(h .). An unseen event has probability zero, so a text that
+  contains one has infinite perplexity. If nothing ever followed h, the quotient is 0 / 0; then h is
+  shortened from the front until something did follow it. (This happens only after an event of
+  probability zero, or after the last tokens of the training text.)
+- `add-k`: (c(h w) + k) / (c(h .) + k V). After an unseen context all tokens are equally likely.
 - `kneser-ney`, interpolated and modified (Chen and Goodman 1999, "An empirical study of smoothing
-techniques for
-  language modeling"): p(w | h) = (c(h w) - D(c(h w))) / c(h .) + gamma(h) p(w | h without its
-  first token), where
-  gamma(h) is what the discounts took off, so that all sums to one. Below the highest order c(h w)
-  is in how many
-  different ways h w was preceded. The last p is uniform. D1, D2 and D3+ (taken off counts of 1, 2,
-  and 3 or more)
-  follow for each order from how many n-grams have counts 1 to 4. Where they do not (a small text or
-  vocabulary has no
-  n-grams of some count), they are 0.5, 1 and 1.5, as in KenLM, and `discounts` says so.
+  techniques for language modeling"): p(w | h) = (c(h w) - D(c(h w))) / c(h .) + gamma(h) p(w | h
+  without its first token). gamma(h) is the discounted mass, so the probabilities sum to one. Below
+  the highest order, c(h w) counts the distinct tokens that precede h w. The lowest order is
+  interpolated with the uniform distribution. For each order, the discounts D1, D2 and D3+ (for
+  counts of 1, 2, and 3 or more) are estimated from how many n-grams have counts 1 to 4. If the
+  estimate is impossible (a small text or vocabulary has no n-grams of some count), they are 0.5, 1
+  and 1.5, as in KenLM, and `discounts` records that.
 
-At the beginning of a text a context is as long as there are tokens. The text is one stream: an
+At the beginning of a text the context has fewer than n - 1 tokens. The text is one stream: an
 end-of-text token between documents is a token like any other. Probabilities are float64.
 """
 
@@ -61,47 +54,45 @@ _TENSORS = ("token", "count", "suffix", "first", "levels")
 
 @dataclass
 class NgramState:
-    """The last n - 1 tokens of each text, fewer where it has fewer."""
+    """The last n - 1 tokens of each text, or all of them if there are fewer."""
 
     before: list[Ints] = field(repr=False)
 
 
 @dataclass(frozen=True)
 class Discounts:
-    """What Kneser-Ney takes off the counts of one order: of 1, of 2, and of 3 or more."""
+    """What Kneser-Ney subtracts from counts of 1, of 2, and of 3 or more, in one order."""
 
     order: int
     amounts: tuple[float, float, float]
-    estimated: bool  # from the counts of counts; else FALLBACK
+    estimated: bool  # from the counts of counts; otherwise FALLBACK
 
 
 class Ngram:
-    """A `LanguageModel` (see `interface.py`) of counts."""
+    """A `LanguageModel` (see `interface.py`) that counts n-grams."""
 
-    context_length = None  # it reads texts of any length, and looks at the last n - 1 tokens
+    context_length = None  # reads texts of any length; each prediction uses n - 1 tokens
     device = torch.device("cpu")
 
     def __init__(
         self, config: NgramConfig, trie: Trie, discounts: tuple[Discounts, ...] | None = None
     ) -> None:
-        """`discounts`: Kneser-Ney's, of each order from 1, in place of those that the text asks
-        for.
-        """
+        """`discounts`: Kneser-Ney discounts per order from 1, instead of estimated ones."""
         self.config, self.trie = config, trie
         self.discounts: tuple[Discounts, ...] = ()
         self.weights = self._weigh(discounts)
 
     @classmethod
     def learn(cls, config: NgramConfig, ids: npt.NDArray[np.unsignedinteger[Any]]) -> Ngram:
-        """Counts the n-grams of `ids` (n,), an array or memory map. Raises DataError for too
-        much text.
+        """Counts the n-grams of `ids` (n,), an array or memory map. Raises DataError if the text is
+        too long.
         """
         return cls(config, count_ngrams(ids, config.vocab_size, config.order))
 
     @classmethod
     def from_tensors(cls, config: NgramConfig, tensors: Mapping[str, Tensor]) -> Ngram:
-        """The inverse of `tensors`. Raises KeyError or ValueError for tensors that are not an
-        n-gram model's.
+        """The inverse of `tensors`. Raises KeyError or ValueError if they are not an n-gram
+        model's.
         """
         trie = Trie(**{name: tensors[name].numpy() for name in _TENSORS})
         if (
@@ -109,11 +100,14 @@ class Ngram:
             or len(trie.token) != trie.levels[-1]
             or len(trie.first) != trie.levels[-2] + 1
         ):
-            raise ValueError(f"counts of {trie.n}-grams, of {len(trie.token)} nodes")
+            raise ValueError(
+                f"the counts are of {trie.n}-grams with {len(trie.token)} nodes, expected "
+                f"{config.order}-grams and arrays of matching lengths"
+            )
         return cls(config, trie)
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that it has learnt."""
+        """The learned counts as named tensors."""
         return {name: torch.from_numpy(getattr(self.trie, name)) for name in _TENSORS}
 
     @property
@@ -121,14 +115,14 @@ class Ngram:
         return self.config.vocab_size
 
     def n_parameters(self) -> int:
-        """How many different n-grams were counted, of all orders from 1."""
+        """The number of distinct n-grams counted, over all orders from 1."""
         return len(self.trie.token) - 1
 
     def new_state(self, batch_size: int) -> NgramState:
         return NgramState([np.empty(0, np.int32) for _ in range(batch_size)])
 
     def next_logits(self, ids: Int[Tensor, "B T"], state: NgramState) -> Float[Tensor, "B V"]:
-        """ln p of each token, as `log_probabilities` gives it."""
+        """ln p of each token, equal to what `log_probabilities` returns."""
         p = []
         for row, tokens in enumerate(self._read(ids, state)):
             state.before[row] = self._last(tokens)
@@ -138,22 +132,24 @@ class Ngram:
     def log_probabilities(
         self, ids: Int[Tensor, "B N"], n_given: int = 1, state: NgramState | None = None
     ) -> Float[Tensor, "B N-{n_given}"]:
-        """ln p of ids[:, n_given:], float64; -inf for what maximum likelihood has not seen."""
+        """ln p of ids[:, n_given:], float64; -inf for events that maximum likelihood has not
+        seen.
+        """
         assert n_given >= 1
         state = state or self.new_state(ids.size(0))
-        found = []
+        rows = []
         for row, tokens in enumerate(self._read(ids, state)):
             n_before = len(state.before[row])
-            found.append(
+            rows.append(
                 log_probabilities(
                     self.trie, self.weights, tokens, n_before + n_given, self.vocab_size
                 )
             )
             state.before[row] = self._last(tokens[:-1])
-        return torch.from_numpy(np.stack(found))
+        return torch.from_numpy(np.stack(rows))
 
     def _read(self, ids: Tensor, state: NgramState) -> list[Ints]:
-        """Each row behind what was before it."""
+        """Each row of ids, preceded by the tokens in its state."""
         rows = ids.numpy().astype(np.int32)
         assert not rows.size or 0 <= rows.min() <= rows.max() < self.vocab_size
         return [
@@ -178,12 +174,15 @@ class Ngram:
 
 
 def estimate_discounts(order: int, counts: Ints) -> Discounts:
-    """Chen and Goodman 1999, section 3, from the counts of one order's n-grams."""
+    """Estimates one order's discounts from its counts (Chen and Goodman 1999, section 3)."""
     n1, n2, n3, n4 = (int(np.count_nonzero(counts == c)) for c in (1, 2, 3, 4))
     if n1 and n2 and n3:
         y = n1 / (n1 + 2 * n2)
         amounts = 1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3
         if all(0 <= amount <= c for c, amount in enumerate(amounts, start=1)):
             return Discounts(order, amounts, estimated=True)
-    log.info("order %d: counts of counts %d, %d, %d, %d give no discounts", order, n1, n2, n3, n4)
+    log.info(
+        "order %d: cannot estimate discounts from the counts of counts %d, %d, %d, %d; using %s",
+        *(order, n1, n2, n3, n4, FALLBACK),
+    )
     return Discounts(order, FALLBACK, estimated=False)

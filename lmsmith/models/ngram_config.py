@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NgramConfig(ModelConfig):
-    """Counts of n-grams, smoothed. `models/ngram.py` has the formulas."""
+    """Settings of n-gram models. The formulas are in `models/ngram.py`."""
 
     kind: str = setting("ngram", "the kind of model; a --preset implies it")
     order: int = setting(5, "n: tokens counted together, including the predicted one")
@@ -35,12 +35,12 @@ class NgramConfig(ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check(1 <= self.order <= 255, "model.order", self.order, "1 to 255")
-        wanted = "above 0 (to add nothing: smoothing mle)"
-        check(0 < self.add_k < math.inf, "model.add_k", self.add_k, wanted)
+        expected = "above 0 (to add nothing: smoothing mle)"
+        check(0 < self.add_k < math.inf, "model.add_k", self.add_k, expected)
 
     def learn(self, ids: npt.NDArray[np.unsignedinteger]) -> Ngram:
-        """Counts the n-grams of `ids` (n,). Raises DataError for too much text."""
-        from lmsmith.models.ngram import Ngram  # brings in the compiler
+        """Counts the n-grams of `ids` (n,). Raises DataError if the text is too long."""
+        from lmsmith.models.ngram import Ngram  # imports numba, which is slow
 
         return Ngram.learn(self, ids)
 

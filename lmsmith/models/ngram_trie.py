@@ -1,20 +1,19 @@
-"""All n-grams of a text with their counts, as a trie; counting, finding and weighing them,
-compiled.
+"""A trie of all n-grams of a text with their counts: compiled functions that build and query it.
 
 A node of the trie is an n-gram, from the empty one (node 0) to order n. Nodes are numbered order by
-order, those of one order as a dictionary would have them, so the children of node u, which are the
-n-grams one token longer, stand side by side, sorted by that token: they are nodes first[u] to
-first[u + 1]. `suffix[u]` is the same n-gram without its first token, which is always there:
-whatever occurs in a text, its end does.
+order, and in lexicographic order within an order. So the children of node u (the n-grams that are
+one token longer) are adjacent and sorted by their last token: nodes first[u] to first[u + 1].
+`suffix[u]` is the n-gram without its first token. It always exists, because every suffix of an
+n-gram in a text is in the text too.
 
-Counting sorts the positions of the text by the n tokens that begin there (n stable counting sorts,
-the last token first), so equal n-grams of every order become neighbours, and one look at the sorted
-positions, each beside the one before it, makes all nodes. Any n, any vocabulary; time grows with n
-times the tokens, memory is thirteen bytes a token and sixteen a node.
+Counting sorts the positions of the text by the n tokens that start there (n stable counting sorts,
+last token first). Equal n-grams of every order become neighbours, and one pass over the sorted
+positions, comparing each with the one before, creates all nodes. Any n and any vocabulary work.
+Time is proportional to n times the number of tokens; memory is 13 bytes per token and 16 per node.
 
-Predicting walks along the text, always at the longest end of what was read that is in the trie (as
-Aho and Corasick's automaton does), and looks a token up among the children there, and of the node's
-suffixes.
+Predicting walks along the text and always stays at the longest suffix of the tokens read that is in
+the trie (as the Aho-Corasick automaton does). It looks a token up among the children of that node
+and of its suffixes.
 """
 
 from __future__ import annotations
@@ -40,9 +39,9 @@ class Trie:
     """The n-grams of a text, up to order `n`."""
 
     token: Ints  # (nodes,) the last token of each n-gram; -1 for the empty one
-    count: Ints  # (nodes,) how often it occurs; the empty one as often as there are tokens
+    count: Ints  # (nodes,) how often it occurs; for the empty one, the number of tokens
     suffix: Ints  # (nodes,)
-    first: Ints  # (nodes below order n, and one,)
+    first: Ints  # (nodes below order n, plus one,)
     levels: npt.NDArray[np.int64]  # (n + 2,) nodes of order k are levels[k] to levels[k + 1]
 
     @property
@@ -50,7 +49,7 @@ class Trie:
         return len(self.levels) - 2
 
     def find(self, ids: npt.NDArray[np.integer]) -> int | None:
-        """The node of this n-gram; None if the text does not have it."""
+        """The node of this n-gram; None if it does not occur in the text."""
         node, _ = _longest_end(
             np.asarray(ids, np.int32), len(ids), self.token, self.first, self.suffix, self.n
         )
@@ -62,28 +61,28 @@ class Trie:
 
 @dataclass(frozen=True)
 class Weights:
-    """Smoothed counts: p(w | u) = own[child of u by w] + rest[u] p(w | what is less specific).
+    """Smoothed counts: p(w | u) = own[child of u by w] + rest[u] p(w | shorter context).
 
-    Less specific is the suffix of u if `interpolated`, else, and behind the empty context, the
-    uniform distribution.
+    If `interpolated`, the shorter context is the suffix of u. Otherwise, and for the empty context,
+    the uniform distribution takes the place of p(w | shorter context).
     """
 
     own: Floats  # (nodes,)
     rest: Floats  # (nodes below order n,)
-    # what `rest` is after what the text does not have: 1, or 0 where no smoothing takes care of it
-    unknown: float
+    unknown: float  # `rest` of contexts that are not in the text: 1, or 0 without smoothing
     interpolated: bool
 
 
 def count_ngrams(ids: npt.NDArray[np.unsignedinteger], vocab_size: int, n: int) -> Trie:
-    """The n-grams of orders 0 to n in `ids` (an array or memory map). Raises DataError for too
-    much text.
+    """Counts the n-grams of orders 0 to n in `ids` (an array or memory map).
+
+    Raises DataError if there are too many tokens or too many distinct n-grams.
     """
     assert 1 <= n <= LONGEST, n
     if len(ids) > MAX_NODES:
         raise DataError(
-            f"{len(ids):,} tokens are too many for an n-gram model, which counts up to "
-            f"{MAX_NODES:,}."
+            f"the training text has {len(ids):,} tokens, and an n-gram model counts at most "
+            f"{MAX_NODES:,}: train on less text."
         )
     text = np.array(ids, dtype=np.int32)
     assert len(text)
@@ -92,18 +91,15 @@ def count_ngrams(ids: npt.NDArray[np.unsignedinteger], vocab_size: int, n: int) 
     shared, levels = _shared_lengths(text, order, n)
     if levels[-1] > MAX_NODES:
         raise DataError(
-            f"this text has {levels[-1]:,} different n-grams of up to {n} tokens, and an n-gram "
-            f"model holds at most "
-            f"{MAX_NODES:,}: set a smaller --model.order."
+            f"the training text has {levels[-1]:,} different n-grams of up to {n} tokens, and an "
+            f"n-gram model holds at most {MAX_NODES:,}: set a smaller --model.order."
         )
     token, count, first = _nodes(text, order, shared, levels)
     return Trie(token, count, _suffixes(token, first, levels), first, levels)
 
 
 def continuation_counts(trie: Trie) -> Ints:
-    """In how many different ways each n-gram is preceded: how many one longer end in it. Order n
-    keeps its counts.
-    """
+    """How many distinct tokens precede each n-gram. N-grams of order n keep their counts."""
     adjusted = trie.count.copy()
     for k in range(trie.n):
         start, end = trie.levels[k : k + 2]
@@ -113,10 +109,10 @@ def continuation_counts(trie: Trie) -> Ints:
 
 
 def weigh(trie: Trie, counts: Ints, discounts: Floats, added: float, interpolated: bool) -> Weights:
-    """own = (c - D(c)) / (total + added), rest = (all that was taken off + added) / (total +
-    added).
+    """own = (c - D(c)) / (total + added), rest = (all discounts + added) / (total + added).
 
-    `discounts` (n, 4): of order k + 1, what is taken off counts of 0, 1, 2, and of 3 and more.
+    `discounts` (n, 4): row k holds what is subtracted from counts of 0, 1, 2, and 3 or more in
+    order k + 1.
     """
     unknown = float(interpolated or added > 0)
     own, rest = np.zeros(len(trie.token)), np.full(len(trie.first) - 1, unknown)
@@ -127,9 +123,7 @@ def weigh(trie: Trie, counts: Ints, discounts: Floats, added: float, interpolate
 def log_probabilities(
     trie: Trie, weights: Weights, ids: Ints, n_given: int, vocab_size: int
 ) -> Floats:
-    """ln p of ids[n_given:], each as `distribution` has it after all before it; -inf where p is
-    zero.
-    """
+    """ln p of ids[n_given:], given all tokens before each, as in `distribution`; -inf for p = 0."""
     out = np.empty(len(ids) - n_given)
     _walk(
         ids, n_given, trie.token, trie.first, trie.suffix, trie.n,
@@ -142,9 +136,9 @@ def log_probabilities(
 def distribution(trie: Trie, weights: Weights, before: Ints, vocab_size: int) -> Floats:
     """p of each token after `before`.
 
-    Where nothing at all is held possible there (maximum likelihood after what the text does not
-    have, or ends with), it is what comes after the longest end of `before` that something does
-    follow.
+    With maximum likelihood, nothing is possible after a context that the text does not contain, or
+    only contains at its end. Then the context is shortened from the front until some token follows
+    it.
     """
     p = np.full(vocab_size, 1 / vocab_size)
     _distribution(
@@ -159,30 +153,30 @@ def distribution(trie: Trie, weights: Weights, before: Ints, vocab_size: int) ->
 
 @kernel
 def _sorted_positions(text, n, vocab_size):
-    """Positions by the n tokens that begin there; at the end of the text there are fewer, and
-    fewer come first.
+    """The positions, sorted by the n tokens that start there. Shorter sequences, at the end of the
+    text, come first.
     """
     order, other = np.arange(len(text)).astype(np.int32), np.empty(len(text), np.int32)
-    place = np.empty(vocab_size + 2, np.int64)
+    slot = np.empty(vocab_size + 2, np.int64)
     for j in range(n - 1, -1, -1):
-        place[:] = 0
-        place[1] = min(j, len(text))
+        slot[:] = 0
+        slot[1] = min(j, len(text))
         for i in range(j, len(text)):
-            place[text[i] + 2] += 1
+            slot[text[i] + 2] += 1
         for key in range(1, vocab_size + 2):
-            place[key] += place[key - 1]
+            slot[key] += slot[key - 1]
         for position in order:
             key = text[position + j] + 1 if position + j < len(text) else 0
-            other[place[key]] = position
-            place[key] += 1
+            other[slot[key]] = position
+            slot[key] += 1
         order, other = other, order
     return order
 
 
 @kernel
 def _shared_lengths(text, order, n):
-    """How many tokens each sorted position shares with the one before it, and where the orders'
-    nodes begin.
+    """How many tokens each sorted position shares with the one before, and the first node of each
+    order.
     """
     shared, levels = np.empty(len(order), np.uint8), np.zeros(n + 2, np.int64)
     levels[1] = 1
@@ -254,7 +248,7 @@ def _weigh(first, levels, counts, discounts, added, own, rest):
 
 @njit
 def _child(token, first, node, wanted):
-    """The child of `node` by a token; -1 if there is none."""
+    """The child of `node` by a token (binary search); -1 if there is none."""
     low, high = first[node], first[node + 1]
     while low < high:
         middle = (low + high) >> 1
@@ -267,9 +261,7 @@ def _child(token, first, node, wanted):
 
 @njit
 def _step(token, first, suffix, n, node, order, wanted):
-    """The longest end, of up to n - 1 tokens, of what `node` is and a token after it; and its
-    order.
-    """
+    """Reads one token: the longest suffix in the trie, of up to n - 1 tokens, and its order."""
     while True:
         child = _child(token, first, node, wanted)
         if child >= 0:
@@ -281,7 +273,7 @@ def _step(token, first, suffix, n, node, order, wanted):
 
 @kernel
 def _longest_end(text, n_read, token, first, suffix, n):
-    """The longest end of text[:n_read], of up to n tokens, that is in the trie."""
+    """The longest suffix of text[:n_read], of up to n tokens, that is in the trie."""
     node, order = np.int32(0), 0
     for i in range(n_read - 1):
         node, order = _step(token, first, suffix, n, node, order, text[i])
@@ -296,10 +288,8 @@ def _walk(text, n_given, token, first, suffix, n, own, rest, unknown, interpolat
     for i in range(len(text)):
         if i >= n_given:
             p, share, at = 0.0, 1.0, node
-            if (
-                not interpolated and unknown and order < min(i, n - 1)
-            ):  # the text does not have this context
-                share = unknown
+            if not interpolated and unknown and order < min(i, n - 1):
+                share = unknown  # this context is not in the text
             else:
                 while not interpolated and not unknown and first[at] == first[at + 1]:
                     at = suffix[at]

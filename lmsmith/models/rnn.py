@@ -1,20 +1,20 @@
-"""Recurrent language models: Elman's network, GRU and LSTM, stacked.
+"""Recurrent language models: stacked Elman networks, GRUs or LSTMs.
 
-    embed -> n_layer times (read on from the state of the token before) -> head -> logits
+    embed -> n_layer recurrent layers, each with a state per text -> head -> logits
 
-What a layer makes of a token x and its state after the token before (sigma is the logistic
-function, each W and b is another one, vectors are multiplied number by number):
+The equations of one layer for a token x and the state after the token before (sigma is the logistic
+function, every W and b below is a different one, products of vectors are elementwise):
 
-- `elman` (Elman 1990): h' = f(W x + W h + b), f being tanh or sigma.
-- `gru` (Cho et al. 2014, the reset gate behind the product as in cuDNN): r and z = sigma(W x + W h
-  + b); n = tanh(W x + b + r (W h + b)); h' = (1 - z) n + z h.
+- `elman` (Elman 1990): h' = f(W x + W h + b), where f is tanh or sigma.
+- `gru` (Cho et al. 2014, with the reset gate after the product as in cuDNN): r and z = sigma(W x +
+  W h + b); n = tanh(W x + b + r (W h + b)); h' = (1 - z) n + z h.
 - `lstm` (Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000): i, f and o =
   sigma(W x + W h + b); g = tanh(W x + W h + b); c' = f c + i g; h' = o tanh(c').
 
-A layer gives h' to the next one, the last one to the head: softmax(W h' + b). Each token takes the
-same time however much was read before, and all that is remembered of it is the state.
-`Recurrent.step` is these equations; texts of several tokens go through PyTorch's kernels, which
-compute the same faster. (There every b is the sum of two.)
+Each layer passes h' to the next, and the last one to the head: softmax(W h' + b). Each token costs
+the same time, however long the text before it; the state is all that the model remembers.
+`Recurrent.step` implements these equations. Texts of several tokens go through PyTorch's kernels,
+which compute the same faster. (There every b is the sum of two.)
 """
 
 import math
@@ -30,25 +30,26 @@ from lmsmith.models.rnn_config import RNNConfig
 
 KERNELS = {"elman": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 LayerState = tuple[Tensor, ...]
-"""h, or h and c of an LSTM: (B, D) each."""
+"""h, or (h, c) of an LSTM, each (B, D)."""
 
 
 @dataclass
 class RnnState:
-    """What was read, as each layer remembers it."""
+    """The states of all layers after the tokens read so far."""
 
     layers: list[LayerState]
 
     def tensors(self) -> list[Tensor]:
+        """All tensors of the state, layer by layer."""
         return [part for layer in self.layers for part in layer]
 
     def detach(self) -> "RnnState":
-        """The same numbers, whose gradients go no further back."""
+        """The same state, cut off from the autograd graph (truncated BPTT)."""
         return RnnState([tuple(part.detach() for part in layer) for layer in self.layers])
 
 
 class Recurrent(nn.Module):
-    """One layer."""
+    """One recurrent layer."""
 
     def __init__(self, config: RNNConfig) -> None:
         super().__init__()
@@ -57,14 +58,13 @@ class Recurrent(nn.Module):
             torch.tanh if config.activation == "tanh" else torch.sigmoid,
         )
         self.kernel = KERNELS[config.cell](config.d_model, config.d_model, batch_first=True)
-        self.in_kernel = (
-            config.cell != "elman" or config.activation == "tanh"
-        )  # PyTorch's has no logistic function
+        # nn.RNN has no logistic activation.
+        self.in_kernel = config.cell != "elman" or config.activation == "tanh"
 
     def forward(
         self, x: Float[Tensor, "B T D"], state: LayerState
     ) -> tuple[Float[Tensor, "B T D"], LayerState]:
-        """The layer's h after each position, and its state after the last."""
+        """h after each position, and the state after the last one."""
         if self.in_kernel and x.size(1) > 1:
             before = tuple(part[None].contiguous() for part in state)
             y, after = self.kernel(x, before if self.cell == "lstm" else before[0])
@@ -76,11 +76,10 @@ class Recurrent(nn.Module):
         return torch.stack(y, dim=1), state
 
     def step(self, x: Float[Tensor, "B D"], state: LayerState) -> LayerState:
-        """The state after one more position."""
+        """The state after one more token."""
         h = state[0]
-        of_x = F.linear(
-            x, self.kernel.weight_ih_l0, self.kernel.bias_ih_l0
-        )  # (B, D), gates side by side
+        # (B, gates * D): all gates side by side
+        of_x = F.linear(x, self.kernel.weight_ih_l0, self.kernel.bias_ih_l0)
         of_h = F.linear(h, self.kernel.weight_hh_l0, self.kernel.bias_hh_l0)
         if self.cell == "elman":
             return (self.activation(of_x + of_h),)
@@ -95,24 +94,22 @@ class Recurrent(nn.Module):
 
 
 class RNN(NeuralModel):
-    """A stack of recurrent layers between a token table and a head."""
+    """Recurrent layers between a token embedding table and a head."""
 
     config: RNNConfig
 
-    context_length = (
-        None  # it reads on for ever; config.context_length is how far back gradients go
-    )
+    # The model reads texts of any length. config.context_length is the length of training rows,
+    # which is how far back gradients go.
+    context_length = None
 
     def __init__(self, config: RNNConfig) -> None:
         super().__init__()
-        assert config.vocab_size > 0, (
-            "the tokenizer's size must be filled in before a model is built"
-        )
+        assert config.vocab_size > 0, "set vocab_size to the tokenizer's before building a model"
         self.config = config
         rows, D = config.padded_vocab_size, config.d_model
         self.token_embedding = nn.Embedding(rows, D)
         self.blocks = nn.ModuleList(Recurrent(config) for _ in range(config.n_layer))
-        # The last column is the bias: `hidden` ends in a one.
+        # The last column is the bias, because `hidden` ends with a one.
         self.head = None if config.tied_head else nn.Linear(D + 1, rows, bias=False)
 
     def hidden(
@@ -121,13 +118,12 @@ class RNN(NeuralModel):
         state: RnnState | None = None,
         documents: Int[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T C"]:
-        """The last layer's h at each position, with a one behind it for the bias of a head that is
-        not tied.
+        """The last layer's h at each position, plus a constant one for the bias of an untied head.
 
-        In the precision of the parameters whatever autocast asks for: rounding would add up over
-        the text.
+        It runs in the precision of the parameters, even under autocast, because rounding errors
+        would accumulate over the text.
         """
-        assert documents is None, "a state reads one document"
+        assert documents is None, "a recurrent state holds one document per row"
         before = state or self.new_state(ids.size(0))
         after = []
         with torch.autocast(ids.device.type, enabled=False):
@@ -145,7 +141,7 @@ class RNN(NeuralModel):
         return self.token_embedding.weight if self.head is None else self.head.weight
 
     def new_state(self, batch_size: int) -> RnnState:
-        """Zeros."""
+        """A state of zeros for `batch_size` texts."""
         weight, n_parts = self.token_embedding.weight, 2 if self.config.cell == "lstm" else 1
         shape = batch_size, self.config.d_model
         return RnnState(
@@ -153,6 +149,7 @@ class RNN(NeuralModel):
         )
 
     def parts(self) -> dict[str, list[int]]:
+        """The gates of each weight matrix inside the layers, D rows each."""
         D = self.config.d_model
         matrices = {
             name: p
@@ -165,11 +162,11 @@ class RNN(NeuralModel):
     def initialise(self, generator: torch.Generator) -> None:
         """Draws the initial weights from `generator`, in the order of `named_parameters`.
 
-        Maps of the state are orthogonal, so that it neither grows nor fades (Saxe et al. 2013),
-        those of x uniform with standard deviation 1/sqrt(D). The token table is N(0, 1), or N(0,
-        1/D) where it is the head as well; an own head is zero, so that every prediction is uniform
-        at first. Biases are zero, those of forget gates one (Jozefowicz et al. 2015): at first,
-        what is read is kept.
+        Hidden-to-hidden matrices are orthogonal, gate by gate, so that the state neither grows nor
+        fades (Saxe et al. 2013). Input matrices are uniform with standard deviation 1/sqrt(D). The
+        token embedding table is N(0, 1), or N(0, 1/D) if it is also the head. An untied head is
+        zero, so the first predictions are uniform. Biases are zero, except those of forget gates,
+        which are one (Jozefowicz et al. 2015): at first, the state is kept.
         """
         D = self.config.d_model
         for name, weight in self.named_parameters():
@@ -185,7 +182,7 @@ class RNN(NeuralModel):
             else:
                 weight.uniform_(-math.sqrt(3 / D), math.sqrt(3 / D), generator=generator)
             if self.config.cell == "lstm" and "bias_ih" in name:
-                weight[D : 2 * D] = 1.0  # gates lie in the order i, f, g, o
+                weight[D : 2 * D] = 1.0  # gates are in the order i, f, g, o
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.config.dropout, self.training) if self.config.dropout else x

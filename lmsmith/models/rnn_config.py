@@ -1,4 +1,4 @@
-"""Settings of recurrent networks."""
+"""The settings of recurrent networks, their parameter counts, and default sizes for a budget."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RNNConfig(NeuralConfig):
-    """Elman network, GRU or LSTM. `models/rnn.py` has the equations."""
+    """An Elman network, GRU or LSTM. The equations are in `models/rnn.py`."""
 
     kind: str = setting("rnn", "the kind of model; a --preset implies it")
     n_layer: int = setting(6, "number of stacked layers")
     d_model: int = setting(384, "width of embeddings and states")
     cell: Literal["elman", "gru", "lstm"] = setting("lstm", "how a layer computes its next state")
-    activation: Literal["tanh", "sigmoid"] = setting("tanh", "of Elman's hidden units")
+    activation: Literal["tanh", "sigmoid"] = setting("tanh", "activation of an Elman network")
     tied_head: bool = setting(False, "weight tying: the output head is the token embedding table")
     dropout: float = setting(0.0, "probability of dropping an activation between layers")
 
@@ -45,8 +45,9 @@ class RNNConfig(NeuralConfig):
         return RNN(self)
 
     def matrix_parameters(self) -> int:
-        """Gates multiply the token and the state; then the head, which has a bias if it is
-        untied.
+        """Parameters in matrix products: gates (of the input and of the state) and head.
+
+        An untied head has a bias column.
         """
         n_gates = {"elman": 1, "gru": 3, "lstm": 4}[self.cell]
         head = self.padded_vocab_size * (self.d_model + (not self.tied_head))

@@ -1,4 +1,4 @@
-"""Model sizes for training budgets, measured as `docs/performance.md` says."""
+"""Model sizes for training budgets. `docs/performance.md` describes the measurements."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Size:
-    """A model and its batch, for runs of up to `budget` operations at full matrix-product rate."""
+    """A model and batch size for runs of up to `budget` floating-point operations.
+
+    The budget assumes the full rate of matrix products.
+    """
 
     budget: float
     n_layer: int
@@ -26,7 +29,7 @@ GPT_SIZES = (
     Size(1e17, 8, 512, 8, 512, 32),
     Size(math.inf, 12, 768, 12, 1024, 64),
 )
-# Recurrent networks have no heads, and more sequences: their positions are read one by one.
+# Recurrent networks have no heads. They use more rows, because they read positions one by one.
 RNN_SIZES = (
     Size(4e12, 1, 128, 0, 64, 16),
     Size(4e14, 1, 256, 0, 64, 16),
@@ -37,7 +40,7 @@ RNN_SIZES = (
 
 
 def size_for(sizes: Sequence[Size], budget: float, n_tokens: int) -> tuple[Size, int]:
-    """The size that fits the budget, and its context, which is halved until the text has four."""
+    """The size for a budget, and its context length, halved until the text fills four contexts."""
     size = next(size for size in sizes if budget <= size.budget)
     context_length = size.context_length
     while context_length > 8 and n_tokens < 4 * context_length:

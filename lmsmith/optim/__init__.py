@@ -1,1 +1,1 @@
-"""Optimizers and schedules."""
+"""Optimizers, their learning rates and schedules."""

@@ -1,15 +1,15 @@
-"""Which parameter goes to which optimizer, with what learning rate and decay.
+"""Assigns each parameter to an optimizer, a learning rate and a weight decay.
 
 | parameters | optim.name = "muon" | "adamw", "sgd" |
 |---|---|---|
-| matrices inside blocks | Muon, decayed | decayed |
-| embedding tables (a tied head is one) | AdamW at the tables' rate | at the tables' rate, decayed |
-| an untied head | AdamW, decayed | decayed |
-| biases, gains | AdamW | not decayed |
+| matrices inside blocks | Muon, weight decay | weight decay |
+| embedding tables (also a tied head) | AdamW at the tables' rate | the tables' rate, weight decay |
+| an untied head | AdamW, weight decay | weight decay |
+| biases, gains | AdamW | no weight decay |
 
-GPT-2's recipe decays every tensor of two or more dimensions, tables included; modern ones leave
-tables alone. SGD's decay is decoupled as AdamW's is: p shrinks by lr * decay, whatever the momentum
-(Loshchilov and Hutter 2019, algorithm 1).
+GPT-2's recipe applies weight decay to every tensor of two or more dimensions, including embedding
+tables; modern recipes exclude the tables. Weight decay is decoupled in SGD as in AdamW: p shrinks
+by lr * decay, independent of momentum (Loshchilov and Hutter 2019, algorithm 1).
 """
 
 from collections.abc import Callable, Mapping
@@ -21,15 +21,16 @@ from torch import Tensor
 from lmsmith.config import OPTIMIZERS, OptimConfig
 from lmsmith.errors import ConfigError, TrainingError
 from lmsmith.models.interface import NeuralModel
-from lmsmith.optim.muon import Muon, OfStack, Quintic, newton_schulz, polar_express
+from lmsmith.optim.muon import Muon, Quintic, StackFunction, newton_schulz, polar_express
 from lmsmith.optim.sgd import SGD
 
 
 class Optimizers:
-    """The optimizers of a model as one: a step, a learning rate share, a state of named tensors.
+    """The optimizers of a model behind one interface: step, learning rate, and state as named
+    tensors.
 
-    `products` is the precision of Muon's matrix products; None: the parameters'. `over_ranks` makes
-    of a function of stacked matrices one that shares them out among processes.
+    `products` is the dtype of Muon's matrix products; None means the parameters' dtype.
+    `over_ranks` wraps a function of stacked matrices in one that divides the stack among ranks.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class Optimizers:
         model: NeuralModel,
         config: OptimConfig,
         products: torch.dtype | None = None,
-        over_ranks: Callable[[OfStack], OfStack] | None = None,
+        over_ranks: Callable[[StackFunction], StackFunction] | None = None,
     ) -> None:
         self.named: dict[str, Tensor] = dict(model.named_parameters())
         muon = config.name == "muon"
@@ -63,7 +64,7 @@ class Optimizers:
         self.all: list[torch.optim.Optimizer] = [make([g for g in groups if g["params"]], config)]
         if not isinstance(self.all[0], torch.optim.Optimizer):
             raise ConfigError(
-                f"optim.name = {config.name!r} made a {type(self.all[0]).__name__}: wanted a "
+                f"optim.name = {config.name!r} returned a {type(self.all[0]).__name__}, expected a "
                 "torch.optim.Optimizer. Correct the function that is registered under that name."
             )
         if matrices:
@@ -85,7 +86,7 @@ class Optimizers:
                 group["peak"] = group["lr"]
 
     def step(self, share: float) -> None:
-        """One update at `share` of each group's peak learning rate; gradients are cleared."""
+        """One optimizer step at `share` of each peak learning rate. Clears the gradients."""
         for optimizer in self.all:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * share
@@ -93,54 +94,58 @@ class Optimizers:
         self.clear()
 
     def clear(self) -> None:
-        """Gradients are gone."""
+        """Sets all gradients to None."""
         for optimizer in self.all:
             optimizer.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:
-        """Every tensor that an uninterrupted run would carry on: `exp_avg/blocks.0...` and so
-        on.
+        """Every tensor that a resumed run needs, by name: `exp_avg/blocks.0...` and so on.
+
+        Raises TrainingError if an optimizer's state holds anything but tensors.
         """
         names = {p: n for n, p in self.named.items()}
-        found = {
+        state = {
             f"{key}/{names[p]}": value
             for optimizer in self.all
             for p, entries in optimizer.state.items()
             for key, value in entries.items()
         }
-        for name, value in found.items():
+        for name, value in state.items():
             if not torch.is_tensor(value):
                 raise TrainingError(
                     f"the optimizer {type(self.all[0]).__name__} keeps a value of type "
                     f"{type(value).__name__} in its state ({name}), which a checkpoint cannot "
-                    "hold: wanted tensors, such as torch.tensor(...). Correct the optimizer and "
-                    "train again."
+                    "hold. Its state must consist of tensors, such as torch.tensor(...): correct "
+                    "the optimizer and train again."
                 )
-        return found
+        return state
 
     def load_state(
         self,
         tensors: Mapping[str, Tensor],
         sharded: Callable[[Tensor, Tensor], Tensor] = lambda value, p: value,
     ) -> None:
-        """The inverse of `state`; copies, so that the tensors given stay as they are.
+        """The inverse of `state`. Copies the tensors.
 
-        `sharded(value, p)`: what of a whole tensor is kept here, where `p` is a shard.
+        `sharded(value, p)` returns this rank's shard of a full tensor if `p` is sharded.
         """
         owner = {p: o for o in self.all for group in o.param_groups for p in group["params"]}
         for name, value in tensors.items():
             key, _, parameter = name.partition("/")
             p = self.named[parameter]
-            value = value.to(p.device, copy=True)  # fused AdamW wants its step count there as well
+            # Fused AdamW needs its step count on the device too.
+            value = value.to(p.device, copy=True)
             owner[p].state[p][key] = sharded(value, p) if value.shape == p.shape else value
 
 
 def adamw(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
+    """PyTorch's fused AdamW with the betas and eps of `config`."""
     betas = (config.beta1, config.beta2)
     return torch.optim.AdamW(groups, betas=betas, eps=config.eps, fused=True)
 
 
 def sgd(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
+    """SGD with the momentum of `config`."""
     return SGD(groups, momentum=config.sgd_momentum, nesterov=config.sgd_nesterov)
 
 

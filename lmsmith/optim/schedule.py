@@ -1,9 +1,9 @@
-"""Learning-rate schedules: the rate as a share of its peak, a function of step and number of steps.
+"""Learning rate schedules: the share of the peak rate, given the step and the number of steps.
 
-Each schedule is a function (step, n_steps, config) -> share, registered by its name in
-`config/optim.py`. `learning_rate_share` puts the linear warm-up before it. Decaying schedules start
-at the peak after warm-up and reach `final_fraction` at step `n_steps`, the one after the last, so
-that no step is wasted on a share of zero.
+Each schedule is a function (step, n_steps, config) -> share, registered by name in
+`config/optim.py`. `learning_rate_share` adds the linear warm-up. Decaying schedules start at the
+peak after warm-up. They reach `final_fraction` at step `n_steps`, one after the last, so that no
+step is wasted at a rate of zero.
 """
 
 import math
@@ -12,7 +12,7 @@ from lmsmith.config import SCHEDULES, ScheduleConfig
 
 
 def learning_rate_share(step: int, n_steps: int, config: ScheduleConfig) -> float:
-    """Share of the peak for step `step` of `n_steps`, counted from 0.
+    """The share of the peak rate at step `step` of `n_steps`, counted from 0.
 
     Warm-up is linear and never zero: step 0 has 1/warmup_steps.
     """
@@ -22,6 +22,7 @@ def learning_rate_share(step: int, n_steps: int, config: ScheduleConfig) -> floa
 
 
 def constant(step: int, n_steps: int, config: ScheduleConfig) -> float:
+    """The peak throughout."""
     return 1.0
 
 
@@ -32,22 +33,24 @@ def inverse_sqrt(step: int, n_steps: int, config: ScheduleConfig) -> float:
 
 
 def linear(step: int, n_steps: int, config: ScheduleConfig) -> float:
+    """Decays linearly from the peak to `final_fraction`."""
     return _above_final(_left(step, n_steps, n_steps - config.warmup_steps), config)
 
 
 def cosine(step: int, n_steps: int, config: ScheduleConfig) -> float:
+    """Decays along half a cosine from the peak to `final_fraction`."""
     left = _left(step, n_steps, n_steps - config.warmup_steps)
     return _above_final((1 - math.cos(math.pi * left)) / 2, config)
 
 
 def trapezoid(step: int, n_steps: int, config: ScheduleConfig) -> float:
-    """The peak, then a linear cool-down that is no longer than the steps after warm-up."""
+    """The peak, then a linear cool-down that starts after warm-up at the earliest."""
     n_down = min(n_steps - config.warmup_steps, config.cooldown_fraction * n_steps)
     return _above_final(_left(step, n_steps, n_down), config)
 
 
 def _left(step: int, n_steps: int, n_down: float | int) -> float:
-    """The share of the last `n_down` steps that is still to come."""
+    """The share of the last `n_down` steps that is still ahead."""
     if step >= n_steps:
         return 0.0
     return min(1.0, (n_steps - step) / n_down) if n_down else 1.0

@@ -1,6 +1,4 @@
-"""Stochastic gradient descent with momentum (Polyak 1964; Sutskever et al. 2013 for Nesterov's)
-and decoupled decay.
-"""
+"""SGD with momentum (Polyak 1964; Nesterov's: Sutskever et al. 2013) and decoupled weight decay."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,11 +7,10 @@ import torch
 
 
 class SGD(torch.optim.Optimizer):
-    """v = momentum v + g, p = (1 - lr decay) p - lr v; with `nesterov` p moves by lr (g + momentum
-    v).
+    """v = momentum v + g, p = (1 - lr decay) p - lr v.
 
-    PyTorch's own adds the decay to g before the momentum, where a learning rate that changes
-    changes the decay with it.
+    With `nesterov`, p changes by -lr (g + momentum v) instead. PyTorch's own SGD adds the decay to
+    g before the momentum, so a changing learning rate also changes the decay of earlier steps.
     """
 
     def __init__(self, params: Iterable[Any], *, momentum: float, nesterov: bool) -> None:
@@ -22,6 +19,7 @@ class SGD(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One optimizer step."""
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if not params:
@@ -33,12 +31,12 @@ class SGD(torch.optim.Optimizer):
                 for p in params:
                     if not self.state[p]:
                         self.state[p]["momentum"] = torch.zeros_like(p)
-                moving = [self.state[p]["momentum"] for p in params]
-                torch._foreach_mul_(moving, self.momentum)
-                torch._foreach_add_(moving, grads)
+                velocities = [self.state[p]["momentum"] for p in params]
+                torch._foreach_mul_(velocities, self.momentum)
+                torch._foreach_add_(velocities, grads)
                 grads = (
-                    list(torch._foreach_add(grads, moving, alpha=self.momentum))
+                    list(torch._foreach_add(grads, velocities, alpha=self.momentum))
                     if self.nesterov
-                    else moving
+                    else velocities
                 )
             torch._foreach_add_(params, grads, alpha=-group["lr"])

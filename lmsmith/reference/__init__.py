@@ -1,3 +1,3 @@
-"""The glass engine: models in NumPy alone, every gradient written out; what the fast engine is
-held against.
+"""Models in NumPy only, with every gradient written out. The PyTorch models are checked against
+them.
 """

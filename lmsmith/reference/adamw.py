@@ -1,12 +1,12 @@
-"""AdamW written out (Loshchilov and Hutter 2019, algorithm 2), on one tensor at a time.
+"""AdamW written out (Loshchilov and Hutter 2019, algorithm 2), for one tensor at a time.
 
     m = beta1 m + (1 - beta1) g                  mean of the gradient
     v = beta2 v + (1 - beta2) g²                 mean of its square
     theta = theta - lr (m̂ / (sqrt(v̂) + eps) + decay theta)
 
-m̂ = m / (1 - beta1ᵗ) and v̂ = v / (1 - beta2ᵗ) make up for both beginning at zero. The decay is
-decoupled: added to g, as in Adam with an L2 penalty, it would be divided by sqrt(v̂) too, and
-weights with large gradients would hardly decay.
+m̂ = m / (1 - beta1ᵗ) and v̂ = v / (1 - beta2ᵗ) correct the bias from starting at zero. Weight decay
+is decoupled. If it were added to g, as in Adam with an L2 penalty, it would also be divided by
+sqrt(v̂), and weights with large gradients would hardly decay.
 """
 
 import math
@@ -14,9 +14,7 @@ import math
 import numpy as np
 
 CHUNK = 2**16
-"""Numbers worked on at once: few enough that theta, g, m, v and scratch of them stay in the
-cache, step after step.
-"""
+"""Elements processed at a time: theta, g, m, v and scratch of this size stay in the cache."""
 
 
 def adamw(
@@ -33,13 +31,14 @@ def adamw(
     eps: float,
     weight_decay: float,
 ) -> None:
-    """One update of theta, m and v in place; `step` counts from 1. All contiguous and of one
-    shape, but for scratch.
+    """Updates theta, m and v in place. `step` counts from 1.
+
+    theta, g, m and v are contiguous and of the same shape; `scratch` has at least CHUNK elements or
+    as many as theta.
     """
     assert step >= 1
-    root = math.sqrt(
-        1 - beta2**step
-    )  # m̂ / (sqrt(v̂) + eps) = m root / (sqrt(v) + eps root) / (1 - beta1ᵗ)
+    # m̂ / (sqrt(v̂) + eps) = m root / (sqrt(v) + eps root) / (1 - beta1ᵗ)
+    root = math.sqrt(1 - beta2**step)
     rate = learning_rate * root / (1 - beta1**step)
     flat = [x.reshape(-1) for x in (theta, g, m, v)]
     for start in range(0, theta.size, CHUNK):

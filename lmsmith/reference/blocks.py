@@ -1,12 +1,12 @@
-"""GPT-2's named tensor tables: every parameter in one block of memory, every activation in another.
+"""GPT-2's named tensors: all parameters in one block of memory, all activations in another.
 
-A model is 16 tensors and a forward pass leaves 23 (llm.c, `train_gpt2.c`, whose names, order and
-shapes these are). Each kind lies in one array, end to end, and the named tensors are views into it:
-to write a checkpoint is to write one array, to clear all gradients is to fill one, and a number can
-be followed by name and index.
+A model has 16 parameter tensors, and a forward pass leaves 23 activation tensors. Names, order and
+shapes are those of llm.c's `train_gpt2.c`. Each kind is one contiguous array, and the named tensors
+are views into it. So writing a checkpoint is writing one array, clearing all gradients is filling
+one, and any number can be found by name and index.
 
-In shapes: B batch, T time, D width of the residual stream, H heads, L layers, V rows of the padded
-token table. What every layer has is stacked: `params["qkvw"][3]` is layer 3's.
+Shapes: B batch, T time, D width of the residual stream, H heads, L layers, V rows of the padded
+token embedding table. Tensors of the layers are stacked: `params["qkvw"][3]` belongs to layer 3.
 """
 
 import math
@@ -18,9 +18,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Sizes:
-    """What GPT-2 comes in sizes of. The token table has `padded_vocab_size` rows, the last of
-    which no token has.
-    """
+    """The sizes of a GPT-2. Token ids never index the padding, the last rows of the token table."""
 
     n_layer: int
     n_head: int
@@ -33,8 +31,8 @@ class Sizes:
         assert (
             min(self.n_layer, self.n_head, self.d_model, self.vocab_size, self.context_length) >= 1
         ), self
-        assert self.d_model % self.n_head == 0, "each head has the same whole width"
-        assert self.padded_vocab_size >= self.vocab_size, "padding adds rows"
+        assert self.d_model % self.n_head == 0, "n_head must divide d_model"
+        assert self.padded_vocab_size >= self.vocab_size, "padding cannot remove rows"
 
     @property
     def d_head(self) -> int:
@@ -46,9 +44,7 @@ class Sizes:
 
 
 def parameter_shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
-    """The 16 tensors of the parameters, in the order in which they lie in memory and in a
-    checkpoint.
-    """
+    """The 16 parameter tensors, in their order in memory and in a checkpoint."""
     V, L, D = sizes.padded_vocab_size, sizes.n_layer, sizes.d_model
     return {
         "wte": (V, D),
@@ -71,8 +67,8 @@ def parameter_shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
 
 
 def activation_shapes(sizes: Sizes, B: int, T: int) -> dict[str, tuple[int, ...]]:
-    """The 23 tensors that a forward pass over B texts of T tokens leaves, in the order in which
-    they are made.
+    """The 23 tensors that a forward pass over B texts of T tokens leaves, in the order of
+    computation.
     """
     V, L, D, H = sizes.padded_vocab_size, sizes.n_layer, sizes.d_model, sizes.n_head
     return {
@@ -103,23 +99,21 @@ def activation_shapes(sizes: Sizes, B: int, T: int) -> dict[str, tuple[int, ...]
 
 
 def n_numbers(shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """How many numbers tensors of these shapes hold."""
+    """The number of elements in tensors of these shapes."""
     return sum(math.prod(shape) for shape in shapes.values())
 
 
 def views(block: np.ndarray, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """The named tensors in a block, end to end from its beginning: what is written to one is
-    written to the block.
-    """
+    """The named tensors in a block, one after the other: views, which share its memory."""
     assert block.shape == (n_numbers(shapes),), (
         f"a block of shape {block.shape} for {n_numbers(shapes):,} numbers"
     )
-    found, start = {}, 0
+    tensors, start = {}, 0
     for name, shape in shapes.items():
         end = start + math.prod(shape)
-        found[name] = block[start:end].reshape(shape)
+        tensors[name] = block[start:end].reshape(shape)
         start = end
-    return found
+    return tensors
 
 
 _ONCE = {
@@ -139,12 +133,12 @@ _IN_EACH_LAYER = {
 
 
 def unstacked(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The 16 tensors layer by layer, under the names that `lmsmith.models.gpt` has for them; the
-    memory is the same.
+    """The 16 tensors layer by layer, named as in `lmsmith.models.gpt`. They share memory with
+    `tensors`.
     """
-    found = {theirs: tensors[name] for name, theirs in _ONCE.items()}
+    by_name = {theirs: tensors[name] for name, theirs in _ONCE.items()}
     for name, theirs in _IN_EACH_LAYER.items():
         for end, part in (("w", "weight"), ("b", "bias")):
-            for at, tensor in enumerate(tensors[name + end]):
-                found[f"blocks.{at}.{theirs}.{part}"] = tensor
-    return found
+            for layer, tensor in enumerate(tensors[name + end]):
+                by_name[f"blocks.{layer}.{theirs}.{part}"] = tensor
+    return by_name

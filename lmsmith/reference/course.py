@@ -1,8 +1,8 @@
-"""The classifier of introductory courses, with stochastic gradient descent in full.
+"""The classifier of introductory courses, with the complete stochastic gradient descent.
 
-One hidden layer: p = softmax(W2 sigmoid(W1 x + b1) + b2), trained to little cross-entropy
-(Rumelhart, Hinton and Williams 1986). Softmax and cross-entropy are two layers here, so that each
-one's gradient is seen.
+It has one hidden layer: p = softmax(W2 sigmoid(W1 x + b1) + b2), trained to minimize cross-entropy
+(Rumelhart, Hinton and Williams 1986). Softmax and cross-entropy are separate layers here, to show
+each one's gradient.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from lmsmith.reference.tape import Module, Tape, Variable
 
 
 class Classifier(Module):
-    """`n_in` numbers -> probabilities of `n_classes` classes, by `n_hidden` sigmoid units."""
+    """`n_in` numbers -> probabilities of `n_classes` classes, with `n_hidden` sigmoid units."""
 
     def __init__(self, n_in: int, n_hidden: int, n_classes: int, rng: np.random.Generator) -> None:
         self.hidden = Linear(n_in, n_hidden, rng)
@@ -28,17 +28,17 @@ class Classifier(Module):
         return self.softmax(self.out(self.sigmoid(self.hidden(x))))
 
     def loss(self, tape: Tape, x: np.ndarray, y: np.ndarray) -> Variable:
-        """The mean cross-entropy, nats an example; x (B, n_in), y (B,) classes."""
+        """The mean cross-entropy in nats per example; x (B, n_in), y (B,) class numbers."""
         return self.cross_entropy(self(tape.put(x)), y)
 
     def predict(self, x: np.ndarray) -> np.ndarray:
-        """The likeliest class of each row."""
+        """The most likely class of each row."""
         return self(Tape().put(x)).value.argmax(axis=-1)
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """Mean cross-entropy after an epoch, in nats an example."""
+    """Mean cross-entropy after an epoch, in nats per example."""
 
     train_loss: float
     test_loss: float
@@ -54,12 +54,12 @@ def sgd(
     rng: np.random.Generator,
     batch_size: int = 1,
 ) -> list[Epoch]:
-    """Mini-batch stochastic gradient descent (Robbins and Monro 1951); with a batch size of 1,
-    plain SGD.
+    """Mini-batch stochastic gradient descent (Robbins and Monro 1951). A batch size of 1 is plain
+    SGD.
 
-    An epoch goes through the examples (x (N, n_in), y (N,)) once, in a new random order; each step
-    goes against the mean gradient of `batch_size` of them (of what is left, at the epoch's end).
-    Then both losses are taken, with the weights as they are.
+    An epoch visits each example (x (N, n_in), y (N,)) once, in a new random order. Each step
+    follows the negative mean gradient of `batch_size` examples (the last step of an epoch: of the
+    rest). After each epoch, both losses are computed with the current weights.
     """
     x, y = train
     history = []

@@ -1,19 +1,21 @@
-"""GPT-2 with nothing hidden: forward and backward pass and update, in NumPy, every number in a
-tensor with a name.
+"""GPT-2 in NumPy: forward pass, backward pass and AdamW, with every number in a named tensor.
 
-    model = GPT2(Sizes(n_layer=2, n_head=2, d_model=8, vocab_size=11, padded_vocab_size=11,
-    context_length=6))
+    sizes = Sizes(
+        n_layer=2, n_head=2, d_model=8, vocab_size=11, padded_vocab_size=11, context_length=6
+    )
+    model = GPT2(sizes)
     model.initialise(np.random.default_rng(0))
-    loss = model.forward(inputs, targets)   # model.acts: what every layer made of the tokens
+    loss = model.forward(inputs, targets)   # model.acts: the output of every layer
     model.zero_grad()
-    model.backward()                        # model.grads: what every parameter would do to the loss
+    model.backward()                        # model.grads: the gradient of every parameter
     model.update(learning_rate=1e-3)
 
-The model is Radford et al. 2019. `blocks.py` names its tensors, `layers.py` has each layer's
-forward and backward function, and `model.layers` is the list of them: forward goes through it from
-the front, backward from the back. Products run on as many threads as NumPy's BLAS has, the
-attention of several texts on `threads`, all else on one. There is no dropout. Memory is allocated
-once, at the first step; a batch of another shape allocates anew.
+The model is that of Radford et al. 2019, without dropout. `blocks.py` names its tensors, and
+`layers.py` has the forward and backward function of each layer. `model.layers` lists all layers:
+the forward pass calls them from first to last, the backward pass from last to first. Matrix
+products use all threads of NumPy's BLAS, attention processes several texts on `threads` threads,
+and the rest runs on one. Memory is allocated at the first step, and again if the batch shape
+changes.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -47,17 +49,15 @@ from lmsmith.targets import IGNORED
 __all__ = ["GPT2", "Layer", "Sizes"]
 
 MATRICES = ("wte", "wpe", "qkvw", "attprojw", "fcw", "fcprojw")
-"""What weight decay is for: tensors whose layers each have two dimensions."""
+"""The tensors with weight decay: those with two dimensions per layer."""
 
 QUIET: dict[str, Any] = {"over": "ignore", "invalid": "ignore"}
-"""What overflows ends in a loss that is not finite, and that is seen: NumPy need not warn of it
-on the way.
-"""
+"""NumPy does not warn of overflow: it leads to a loss that is not finite, which is noticed."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One step of the forward pass and its gradient, bound to the tensors they read and write."""
+    """One operation of the forward pass and its gradient, bound to the tensors that they use."""
 
     name: str
     forward: Callable[[], None]
@@ -65,9 +65,7 @@ class Layer:
 
 
 class GPT2:
-    """GPT-2 of any size in float32 or float64; all parameters zero until they are set or
-    `initialise` draws them.
-    """
+    """GPT-2 of any size in float32 or float64. All parameters are zero until set or drawn."""
 
     def __init__(self, sizes: Sizes, dtype: type = np.float32, *, threads: int = 1) -> None:
         self.sizes, self.dtype = sizes, np.dtype(dtype)
@@ -75,16 +73,14 @@ class GPT2:
         self.params_block: np.ndarray = np.zeros(n_numbers(shapes), dtype)
         self.grads_block = np.zeros_like(self.params_block)
         self.params, self.grads = views(self.params_block, shapes), views(self.grads_block, shapes)
-        self.m, self.v = (
-            views(np.zeros(n_numbers(shapes), dtype), shapes) for _ in range(2)
-        )  # AdamW's two means
+        # AdamW's two running means.
+        self.m, self.v = (views(np.zeros(n_numbers(shapes), dtype), shapes) for _ in range(2))
         self.n_updates = 0
         self.acts: dict[str, np.ndarray] = {}  # the 23 activations of the last forward pass
-        self.dacts: dict[
-            str, np.ndarray
-        ] = {}  # gradients of a layer's activations; the next one's take their place
+        # Gradients of one layer's activations; each layer overwrites those of the one after it.
+        self.dacts: dict[str, np.ndarray] = {}
         self.layers: list[Layer] = []
-        self.n_counted = 0  # targets of the last forward pass that cost loss
+        self.n_counted = 0  # targets of the last forward pass that count
         self._dloss = 0.0
         self._threads = (
             ThreadPoolExecutor(threads, initializer=lambda: np.seterr(**QUIET))
@@ -93,8 +89,9 @@ class GPT2:
         )
 
     def initialise(self, rng: np.random.Generator) -> None:
-        """GPT-2's: gains one, biases zero, all else N(0, 0.02); projections into the residual
-        stream / sqrt(2 L).
+        """GPT-2's initial weights: gains one, biases zero, all others N(0, 0.02).
+
+        Projections into the residual stream are divided by sqrt(2 L).
         """
         for name, param in self.params.items():
             if name.endswith("b"):
@@ -111,9 +108,10 @@ class GPT2:
 
     @np.errstate(**QUIET)
     def forward(self, inputs: np.ndarray, targets: np.ndarray) -> float:
-        """The mean loss, nats a token, of predicting `targets` from `inputs`: ids, both (B, T).
+        """The mean loss, in nats per token, of predicting `targets` from `inputs`: ids, both (B,
+        T).
 
-        Targets of -1 are not counted: padding, for example.
+        Targets of -1 do not count, such as padding.
         """
         B, T = inputs.shape
         assert targets.shape == (B, T)
@@ -121,7 +119,7 @@ class GPT2:
             f"{T} tokens in a context of {self.sizes.context_length}"
         )
         assert inputs.min() >= 0, "an id below 0"
-        assert targets.min() >= IGNORED, "a target below 0 that is not the ignored one"
+        assert targets.min() >= IGNORED, f"a target below {IGNORED}"
         assert max(inputs.max(), targets.max()) < self.sizes.vocab_size, (
             "an id outside the vocabulary"
         )
@@ -134,16 +132,18 @@ class GPT2:
         return float(np.sum(self.acts["losses"], dtype=np.float64)) / max(1, self.n_counted)
 
     def zero_grad(self) -> None:
+        """Sets all gradients to zero."""
         self.grads_block.fill(0)
 
     @np.errstate(**QUIET)
     def backward(self, dloss: float | None = None) -> None:
-        """Adds to `grads` the gradient of the last forward pass's loss.
+        """Adds the gradient of the last forward pass's loss to `grads`.
 
-        `dloss`: how much each token's loss counts; None: one by how many were counted, so that it
-        is their mean. Where the tokens are a part of a batch, it is one by how many the batch has.
+        `dloss` is the weight of each token's loss. The default is one divided by the number of
+        targets that count, which makes the loss their mean. For a micro-batch, pass one divided by
+        the number in the full batch.
         """
-        assert self.layers, "backward comes after forward"
+        assert self.layers, "call forward before backward"
         self._dloss = 1 / max(1, self.n_counted) if dloss is None else dloss
         self.dacts["residual3"].fill(0)
         for layer in reversed(self.layers):
@@ -160,11 +160,12 @@ class GPT2:
         *,
         decay_all: bool = False,
     ) -> None:
-        """One step of AdamW; `learning_rate` is one for all parameters, or each one's by name.
+        """One step of AdamW. `learning_rate` is one number, or a number for each parameter by name.
 
-        Decayed are the tables and matrices; with `decay_all` all tensors, as in llm.c.
+        Weight decay applies to embedding tables and matrices; with `decay_all` to all tensors, as
+        in llm.c.
         """
-        assert self.layers, "an update comes after backward"
+        assert self.layers, "call forward and backward before update"
         self.n_updates += 1
         for name in self.params:
             adamw(
@@ -184,21 +185,19 @@ class GPT2:
             )
 
     def _allocate(self, B: int, T: int) -> None:
-        self.acts, self.dacts, self.layers = {}, {}, []  # what was there is freed first
+        self.acts, self.dacts, self.layers = {}, {}, []  # free the old arrays first
         sizes = self.sizes
         shapes = activation_shapes(sizes, B, T)
         self.acts = views(np.zeros(n_numbers(shapes), self.dtype), shapes)
-        slopes = {name: shapes[name][1:] for name in ("residual3", "ln1", "qkv", "atty", "fch")}
-        slopes["logits"] = shapes["logits"]
-        self.dacts = views(np.zeros(n_numbers(slopes), self.dtype), slopes)
+        grads = {name: shapes[name][1:] for name in ("residual3", "ln1", "qkv", "atty", "fch")}
+        grads["logits"] = shapes["logits"]
+        self.dacts = views(np.zeros(n_numbers(grads), self.dtype), grads)
         self._scratch = np.zeros(scratch_numbers(sizes.d_model), self.dtype)
         self._inputs, self._targets = np.zeros((2, B, T), np.int64)
         self.layers = list(self._layers())
 
     def _layers(self) -> Iterator[Layer]:
-        """Every layer in the order of the forward pass, the residual stream going through all of
-        them as x.
-        """
+        """Every layer in the order of the forward pass. x is the residual stream."""
         a, d = self.acts, self.dacts
         yield Layer(
             "encoder",
@@ -225,7 +224,7 @@ class GPT2:
             x = a["residual3"][at]
         yield self._layernorm("lnf", x)
         yield Layer(
-            "head",  # the token table once more
+            "head",  # weight tying: the token embedding table
             partial(linear_forward, rows(a["logits"]), rows(a["lnf"]), self.params["wte"], None),
             partial(
                 linear_backward,
@@ -248,8 +247,8 @@ class GPT2:
         )
 
     def _layernorm(self, name: str, x: np.ndarray, at: int | EllipsisType = ...) -> Layer:
-        """`x` normalised; its gradient is added to the residual stream's. Without `at` it is
-        none of the L layers'.
+        """LayerNorm of `x`; adds its gradient to the residual stream's. Without `at` it is the
+        final norm.
         """
         out, mean, rstd = (self.acts[name + part][at] for part in ("", "_mean", "_rstd"))
         w, b, dw, db = (of[name + part][at] for of in (self.params, self.grads) for part in "wb")
@@ -272,7 +271,7 @@ class GPT2:
         )
 
     def _attention(self, at: int) -> Layer:
-        """Text by text."""
+        """Attention, one text at a time."""
         qkv, preatt, att, atty = (self.acts[name][at] for name in ("qkv", "preatt", "att", "atty"))
         dqkv, datty = self.dacts["qkv"], self.dacts["atty"]
         return Layer(
@@ -282,7 +281,7 @@ class GPT2:
         )
 
     def _each(self, function: Callable[..., None], *tensors: np.ndarray) -> None:
-        """Calls `function` with each text's part of the tensors."""
+        """Calls `function` once per text, with that text's slice of each tensor."""
         each = self._threads.map if self._threads else map
         for _ in each(function, *tensors):
             pass
@@ -296,7 +295,7 @@ class GPT2:
         )
 
     def _residual(self, name: str, x: np.ndarray, branch: np.ndarray, at: int) -> Layer:
-        """x + branch. Both have the gradient of the sum, and it is there already: nothing to do
+        """x + branch. Both have the gradient of the sum, which is already in place: nothing to do
         backward.
         """
         return Layer(
@@ -305,7 +304,7 @@ class GPT2:
 
 
 def rows(x: np.ndarray) -> np.ndarray:
-    """Texts of tokens as rows: (B, T, D) -> (N, D), a view."""
+    """Flattens texts of tokens to rows: (B, T, D) -> (N, D), a view."""
     return x.reshape(-1, x.shape[-1])
 
 

@@ -1,15 +1,15 @@
-"""A picture of a graph of scalars, as SVG: what was made of what, with every value and gradient.
+"""Draws a graph of scalars as SVG, with every value, gradient and partial derivative.
 
     Path("graph.svg").write_text(drawing(y), encoding="utf-8")
 
-Each box is one scalar: its name or the function that made it, its value, its gradient. An arrow
-goes from what was put in to what was made; beside it stands the partial derivative by which a
-gradient is multiplied on its way back.
+Each box is one scalar: its name or the function that computed it, its value and its gradient.
+Arrows point from inputs to results. Each shows the partial derivative by which the gradient is
+multiplied in the backward pass.
 
-The layout is in layers, in four steps (Sugiyama et al. 1981): a scalar stands to the right of all
-it was made of; arrows over several layers bend at a place kept free in each; layers are ordered so
-that few arrows cross; and each box moves as near to its neighbours' height as its layer lets it.
-For graphs that an eye can follow: up to 200 boxes.
+The layout is layered, in four steps (Sugiyama et al. 1981): a scalar is placed to the right of all
+its inputs; an arrow that crosses layers bends at a reserved place in each; layers are ordered for
+few crossings; and each box moves as close to the height of its neighbours as its layer allows. It
+suits graphs of up to 200 boxes.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from lmsmith.reference.scalar import Scalar
 
 MOST_BOXES = 200
 WIDTH, HEIGHT = 108, 58  # of a box
-ACROSS, DOWN = 70, 16  # between layers; between boxes of a layer
-TIPS = 18  # between arrows at one side of a box
+ACROSS, DOWN = 70, 16  # distance between layers; between boxes of a layer
+TIPS = 18  # distance between arrows at one side of a box
 MARGIN = 12
 SWEEPS = 12
 
@@ -38,13 +38,12 @@ STYLE = (
 
 
 def drawing(end: Scalar) -> str:
-    """The SVG of `end` and all it was made of. Raises UsageError for more than 200 scalars."""
+    """The SVG of `end` and all it was computed from. Raises UsageError for over 200 scalars."""
     nodes = list(end.topological_order())
     if len(nodes) > MOST_BOXES:
         raise UsageError(
-            f"a graph of {len(nodes):,} scalars is too large for a drawing that can be read: "
-            f"wanted at most "
-            f"{MOST_BOXES}. Draw one of the scalars it was made of."
+            f"a graph of {len(nodes):,} scalars is too large to draw: expected at most "
+            f"{MOST_BOXES}. Draw one of the scalars it was computed from."
         )
     graph = _Graph(nodes)
     graph.order_layers()
@@ -65,26 +64,24 @@ def drawing(end: Scalar) -> str:
 
 @dataclass
 class _Edge:
-    """From the scalar put in, through the places kept free, to the scalar made; with the partial
-    derivative.
-    """
+    """From an input through the reserved places to the result, with the partial derivative."""
 
     path: list[int]
     slope: float
-    tail: float = 0.0  # where it leaves its box, below the middle
-    tip: float = 0.0  # where it comes to the other
+    tail: float = 0.0  # where it leaves its box, relative to the middle
+    tip: float = 0.0  # where it enters the other box
 
 
 class _Graph:
-    """Places 0 .. n-1 are the scalars; the rest are where an arrow passes through a layer."""
+    """Places 0 to n - 1 are the scalars; the others are where an arrow passes through a layer."""
 
     def __init__(self, nodes: Sequence[Scalar]) -> None:
         number = {node: i for i, node in enumerate(nodes)}
         self.layer_of = _layers(nodes, number)
         self.edges: list[_Edge] = []
         for node in nodes:
-            for given, slope in zip(node.inputs, node.slopes, strict=True):
-                start, stop = number[given], number[node]
+            for input_, slope in zip(node.inputs, node.slopes, strict=True):
+                start, stop = number[input_], number[node]
                 between = range(self.layer_of[start] + 1, self.layer_of[stop])
                 bends = list(range(len(self.layer_of), len(self.layer_of) + len(between)))
                 self.layer_of.extend(between)
@@ -105,8 +102,8 @@ class _Graph:
         return MARGIN + self.layer_of[place] * (WIDTH + ACROSS)
 
     def order_layers(self) -> None:
-        """Sorts each layer by the mean rank of its neighbours, back and forth; keeps the order
-        of fewest crossings.
+        """Sorts each layer by the mean rank of its neighbours, back and forth, and keeps the order
+        with the fewest crossings.
         """
         best, fewest = [list(layer) for layer in self.layers], self._crossings()
         for sweep in range(SWEEPS):
@@ -137,7 +134,7 @@ class _Graph:
         return n
 
     def place(self) -> None:
-        """Heights: each layer as near as it can be, in squares, to the means of its neighbours'
+        """Chooses heights: each layer as close as possible (least squares) to its neighbours' mean
         heights.
         """
         for layer in self.layers:
@@ -164,15 +161,15 @@ class _Graph:
                 edge.tip = offset
 
     def _settle(self, layer: Sequence[int], wanted: Sequence[float]) -> None:
-        """Least squares with the order kept and boxes apart: neighbours that want to overlap
-        move as one block.
+        """Least squares with the order and distances kept: boxes that would overlap move as one
+        block.
         """
         offsets, at = [], 0.0
         for i, place in enumerate(layer):
             if i:
                 at += DOWN + (self._height(layer[i - 1]) + self._height(place)) / 2
             offsets.append(at)
-        blocks: list[tuple[float, int]] = []  # mean of (wanted - offset), how many
+        blocks: list[tuple[float, int]] = []  # mean of (wanted - offset), number of places
         for want, offset in zip(wanted, offsets, strict=True):
             level, n = want - offset, 1
             while blocks and blocks[-1][0] >= level:
@@ -188,21 +185,19 @@ class _Graph:
 
 
 def _layers(nodes: Sequence[Scalar], number: dict[Scalar, int]) -> list[int]:
-    """What was made stands one layer right of the last of its inputs; leaves stand just left of
-    where they are used.
-    """
+    """A result is one layer to the right of its last input, a leaf just left of its first use."""
     layer = [0] * len(nodes)
     for i, node in enumerate(nodes):
-        layer[i] = max((layer[number[given]] + 1 for given in node.inputs), default=0)
+        layer[i] = max((layer[number[input_]] + 1 for input_ in node.inputs), default=0)
     first_use: dict[int, int] = {}
     for i, node in enumerate(nodes):
-        for given in node.inputs:
-            first_use[number[given]] = min(layer[i], first_use.get(number[given], layer[i]))
+        for input_ in node.inputs:
+            first_use[number[input_]] = min(layer[i], first_use.get(number[input_], layer[i]))
     return [layer[i] if node.inputs else first_use.get(i, 1) - 1 for i, node in enumerate(nodes)]
 
 
 def _spread(n: int) -> list[float]:
-    """Where n arrows meet the side of a box, from its middle."""
+    """Where n arrows meet the side of a box, relative to its middle."""
     return [(i - (n - 1) / 2) * min(TIPS, HEIGHT / n) for i in range(n)]
 
 
@@ -211,8 +206,8 @@ def _mean(numbers: Sequence[float], otherwise: float) -> float:
 
 
 def _arrow(graph: _Graph, edge: _Edge) -> str:
-    """A curve that leaves each place and comes to the next one level; the partial derivative at
-    its middle.
+    """A curve that is level at each place, with the partial derivative in the middle of its last
+    part.
     """
     start = graph.x(edge.path[0]) + WIDTH, graph.y[edge.path[0]] + edge.tail
     path = f"M{start[0]:.0f} {start[1]:.1f}"
@@ -221,7 +216,7 @@ def _arrow(graph: _Graph, edge: _Edge) -> str:
         middle = (start[0] + x) / 2
         path += f"C{middle:.0f} {start[1]:.1f} {middle:.0f} {y:.1f} {x:.0f} {y:.1f}"
         last, start = start, (x, y)
-        if place != edge.path[-1]:  # straight through the layer
+        if place != edge.path[-1]:  # go straight through the layer
             path += f"H{x + WIDTH:.0f}"
             start = x + WIDTH, y
     label = (last[0] + start[0]) / 2 - 4, (last[1] + start[1]) / 2 - 3
@@ -245,5 +240,5 @@ def _box(node: Scalar, x: float, y: float) -> str:
 
 
 def digits(value: float) -> str:
-    """Four digits, with a real minus sign."""
+    """The value with four digits and a proper minus sign."""
     return f"{value + 0.0:.4g}".replace("-", "&#8722;")

@@ -1,9 +1,8 @@
-"""Two language models of the layers in `modules.py`: an Elman network and a Transformer that can be
-a GPT-2.
+"""Two language models built from the layers in `modules.py`: an Elman network and a Transformer.
 
-Both are called with a tape and ids (B, T) and give logits (B, T, V) of the token after each
-position. Plain gradient descent learns the first; Transformers it hardly moves, so AdamW is here as
-well.
+Both are called with a tape and ids (B, T), and return logits (B, T, V) of the next token at each
+position. The Transformer is a GPT-2. Plain gradient descent trains the Elman network but hardly a
+Transformer, so AdamW is here as well.
 """
 
 from collections.abc import Mapping
@@ -27,20 +26,20 @@ from lmsmith.reference.tape import Module, Parameter, Tape, Variable
 
 
 class LanguageModel(Module):
-    """What predicts the next token."""
+    """Base class: a module that predicts the next token."""
 
     vocab_size: int
-    context_length: int | None = None  # None: as long as you like
+    context_length: int | None = None  # None: unlimited
 
     def __call__(self, tape: Tape, ids: np.ndarray) -> Variable:
         raise NotImplementedError
 
     def loss(self, tape: Tape, ids: np.ndarray, targets: np.ndarray) -> Variable:
-        """The mean loss, nats a token; ids and targets (B, T), targets of -1 not counted."""
+        """The mean loss in nats per token; ids and targets (B, T). Targets of -1 do not count."""
         return SoftmaxCrossEntropy(self.vocab_size)(self(tape, ids), targets)
 
     def sample(self, ids: list[int], n: int, rng: np.random.Generator) -> list[int]:
-        """`n` more ids, each drawn from the model's distribution; at least one id to begin with."""
+        """Appends `n` ids to `ids` (at least one), each drawn from the model's distribution."""
         ids = list(ids)
         for _ in range(n):
             seen = np.array([ids[-(self.context_length or len(ids)) :]])
@@ -50,8 +49,9 @@ class LanguageModel(Module):
 
 
 class Elman(LanguageModel):
-    """h_t = sigmoid(W_h h_{t-1} + W_x x_t + b), logits_t = W_y h_t + b_y, x_t the token's row of
-    a table, h_0 = 0.
+    """h_t = sigmoid(W_h h_{t-1} + W_x x_t + b), logits_t = W_y h_t + b_y.
+
+    x_t is the embedding of token t, and h_0 = 0.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Block(Module):
 
 
 class Transformer(LanguageModel):
-    """GPT-2 (Radford et al. 2019) with its initial weights; the head shares the token table."""
+    """GPT-2 (Radford et al. 2019) with its initial weights and weight tying."""
 
     def __init__(self, sizes: Sizes, rng: np.random.Generator) -> None:
         self.vocab_size, self.context_length = sizes.vocab_size, sizes.context_length
@@ -99,9 +99,8 @@ class Transformer(LanguageModel):
             sizes.d_model, sizes.padded_vocab_size, rng, bias=False, weight=self.wte.table
         )
         for name, layers in self.tensors().items():
-            if (
-                name[:2] != "ln" and name[-1] != "b"
-            ):  # N(0, 0.02), into the residual stream less of it
+            if name[:2] != "ln" and name[-1] != "b":
+                # N(0, 0.02); projections into the residual stream are scaled down.
                 std = 0.02 / np.sqrt(2 * sizes.n_layer) if name in ("attprojw", "fcprojw") else 0.02
                 for parameter in layers:
                     parameter.value[...] = std * rng.standard_normal(parameter.value.shape)
@@ -113,25 +112,25 @@ class Transformer(LanguageModel):
         return self.head(self.lnf(x))
 
     def tensors(self) -> dict[str, list[Parameter]]:
-        """The 16 tensors of `blocks.py` by name: one parameter, or one for each layer."""
-        found = {"wte": [self.wte.table], "wpe": [self.wpe.table]}
+        """The 16 tensors of `blocks.py` by name: a list of one parameter, or of one per layer."""
+        tensors = {"wte": [self.wte.table], "wpe": [self.wpe.table]}
         for name in ("ln1", "qkv", "attproj", "ln2", "fc", "fcproj"):
             parts = [getattr(block, name) for block in self.blocks]
-            found[name + "w"], found[name + "b"] = (
+            tensors[name + "w"], tensors[name + "b"] = (
                 [part.weight for part in parts],
                 [part.bias for part in parts],
             )
-        return found | {"lnfw": [self.lnf.weight], "lnfb": [self.lnf.bias]}
+        return tensors | {"lnfw": [self.lnf.weight], "lnfb": [self.lnf.bias]}
 
     def load(self, params: Mapping[str, np.ndarray]) -> None:
-        """Takes over the values of `GPT2.params`."""
+        """Copies the values of `GPT2.params`."""
         for name, parameters in self.tensors().items():
             values = params[name].reshape(len(parameters), *parameters[0].value.shape)
             for parameter, value in zip(parameters, values, strict=True):
                 parameter.value[...] = value
 
     def gradients(self) -> dict[str, np.ndarray]:
-        """The gradients by name, layers stacked; what there is once has a first axis of 1."""
+        """The gradients by name, layers stacked; tensors outside the layers get an axis of 1."""
         return {
             name: np.stack([p.grad for p in parameters])
             for name, parameters in self.tensors().items()
@@ -139,8 +138,8 @@ class Transformer(LanguageModel):
 
 
 class AdamW:
-    """`adamw.py` for all parameters of a module; weight decay on those of two dimensions or
-    more.
+    """`adamw.py` for all parameters of a module; weight decay applies to those of two or more
+    dimensions.
     """
 
     def __init__(self, module: Module, learning_rate: float, *, weight_decay: float = 0.0) -> None:
@@ -151,7 +150,7 @@ class AdamW:
         self.n_updates = 0
 
     def update(self) -> None:
-        """One step; gradients begin at zero again."""
+        """One step. Resets the gradients to zero."""
         self.n_updates += 1
         for p, m, v in zip(self.parameters, self.m, self.v, strict=True):
             adamw(

@@ -1,15 +1,15 @@
-"""GPT-2's layers on arrays: for each, its forward and its backward function side by side.
+"""GPT-2's layers on arrays: the forward and backward function of each, side by side.
 
-Forward functions write their result into `out`. Backward functions are given the gradient of the
-loss by it, `dout`, and add to the gradients of parameters (`dw`, `db`), which other layers or
-batches may add to as well; the gradient of the input, `dx`, they write, except where the text says
-that they add. The formulas are in the docstrings; vectors there are rows, one for each token.
+Forward functions write their result to `out`. Backward functions take `dout`, the gradient of the
+loss with respect to the output. They add to the gradients of parameters (`dw`, `db`), because other
+layers or batches may add to them too, and overwrite the gradient of the input (`dx`), unless the
+docstring says that they add to it. Docstrings give the formulas; vectors are rows, one per token.
 
-Each function makes few passes over memory and allocates next to nothing: results go into arrays
-that are there, steps between into `scratch`, in chunks of rows that stay in the processor's cache.
-Products are BLAS's.
+Each function makes few passes over memory and allocates almost nothing: results go to existing
+arrays, and intermediate values to `scratch`, in chunks of rows that stay in the processor's cache.
+Matrix products are BLAS calls.
 
-In shapes: B batch, T time, D and E widths, H heads, K width of a head, V vocabulary, N = B T rows.
+Shapes: B batch, T time, D and E widths, H heads, K width of a head, V vocabulary, N = B T rows.
 """
 
 import math
@@ -20,42 +20,40 @@ import numpy as np
 from lmsmith.targets import IGNORED
 
 EPS = 1e-5
-"""Added to the variance in LayerNorm: GPT-2's."""
+"""Added to the variance in LayerNorm, as in GPT-2."""
 
 GELU_U, GELU_CUBE = math.sqrt(2 / math.pi), 0.044715
 
 CHUNK = 2**16
-"""Numbers that elementwise steps work on at once: with their scratch they fit a core's cache of
-a megabyte.
+"""Elements that elementwise functions process at a time: with scratch, they fit a cache of a
+megabyte.
 """
 
 BLOCK = 64
-"""Positions that attention takes at once. Blocks of keys behind the block of queries are never
-looked at: nearly half.
+"""Positions that attention processes at a time. It skips blocks of keys after the block of queries:
+almost half of them.
 
-With heads of 64 numbers its products are just small enough for OpenBLAS to make each on one thread.
-On two, so small ones gain little, and on a busy machine, where one thread waits for the other, they
-take many times as long.
+With heads of 64 numbers, matrix products of this size are just small enough for OpenBLAS to use one
+thread. Such small products gain little from two threads, and on a busy machine, where one thread
+waits for the other, they take many times as long.
 """
 
 
 def encoder_forward(out: np.ndarray, ids: np.ndarray, wte: np.ndarray, wpe: np.ndarray) -> None:
     """out = wte[id] + wpe[position]; ids (B, T), out (B, T, D)."""
-    np.take(
-        wte, ids, axis=0, out=out, mode="clip"
-    )  # checked before; "raise" would write into a copy first
+    # The ids have been checked. mode="raise" would write to a buffer first.
+    np.take(wte, ids, axis=0, out=out, mode="clip")
     out += wpe[: ids.shape[1]]
 
 
 def encoder_backward(dout: np.ndarray, ids: np.ndarray, dwte: np.ndarray, dwpe: np.ndarray) -> None:
-    """Each row of a table is added the gradients of all tokens that it was looked up for."""
+    """Adds to each row of a table the gradients of all tokens that used it."""
     B, T, D = dout.shape
     for text in dout:
         dwpe[:T] += text
     flat = ids.ravel()
-    order = np.argsort(
-        flat, kind="stable"
-    )  # tokens of one id come to lie together and are added up in one go
+    # Sorting makes tokens of the same id adjacent, so one reduceat sums them.
+    order = np.argsort(flat, kind="stable")
     rows, starts = np.unique(flat[order], return_index=True)
     dwte[rows] += np.add.reduceat(dout.reshape(B * T, D)[order], starts, axis=0)
 
@@ -63,8 +61,9 @@ def encoder_backward(dout: np.ndarray, ids: np.ndarray, dwte: np.ndarray, dwpe: 
 def layernorm_forward(
     out: np.ndarray, mean: np.ndarray, rstd: np.ndarray, x: np.ndarray, w: np.ndarray, b: np.ndarray
 ) -> None:
-    """out = (x - mean) rstd w + b with rstd = 1 / sqrt(variance + EPS); x and out (N, D), mean
-    and rstd (N,).
+    """out = (x - mean) rstd w + b with rstd = 1 / sqrt(variance + EPS).
+
+    x and out (N, D), mean and rstd (N,).
     """
     D = x.shape[1]
     for rows in chunks(x):
@@ -78,7 +77,7 @@ def layernorm_forward(
 
 
 def inverse_root(squares: np.ndarray, D: int) -> np.ndarray:
-    """Sums of D squares -> 1 / sqrt(mean + EPS), in place."""
+    """Turns sums of D squares into 1 / sqrt(mean + EPS), in place."""
     squares /= D
     squares += EPS
     np.sqrt(squares, out=squares)
@@ -96,10 +95,10 @@ def layernorm_backward(
     rstd: np.ndarray,
     scratch: np.ndarray,
 ) -> None:
-    """With n = (x - mean) rstd and dn = dout w:  dw += sum dout n;  db += sum dout;
+    """With n = (x - mean) rstd and dn = dout w:  dw += sum dout n;  db += sum dout; dx += rstd (dn
+    - mean(dn) - n mean(dn n)), with means over a row.
 
-    dx += rstd (dn - mean(dn) - n mean(dn n)), means over a row. It adds: x is the residual stream,
-    which went on past this layer as well.
+    It adds to dx because x is the residual stream, whose gradient also has other parts.
     """
     D = x.shape[1]
     for rows in chunks(x):
@@ -120,7 +119,7 @@ def layernorm_backward(
 
 
 def linear_forward(out: np.ndarray, x: np.ndarray, w: np.ndarray, b: np.ndarray | None) -> None:
-    """out = x wᵀ + b; x (N, D), w (E, D), out (N, E). Every row of w makes one number of out."""
+    """out = x wᵀ + b; x (N, D), w (E, D), out (N, E). Each row of w computes one element of out."""
     np.matmul(x, w.T, out=out)
     if b is not None:
         out += b
@@ -148,12 +147,11 @@ def linear_backward(
 def attention_forward(
     atty: np.ndarray, preatt: np.ndarray, att: np.ndarray, qkv: np.ndarray
 ) -> None:
-    """preatt = q kᵀ / sqrt(K);  att = softmax(preatt), no position seeing a later one;  atty = att
-                                 v.
+    """preatt = q kᵀ / sqrt(K);  att = softmax(preatt + causal mask);  atty = att v.
 
-    One text, each head by itself: qkv (T, 3 D) -> preatt and att (H, T, T) -> atty (T, D). Above
-    the diagonal att is zero; preatt is -inf there within a block of queries, and is not looked at
-    beyond.
+    Processes one text and each head separately: qkv (T, 3 D) -> preatt and att (H, T, T) -> atty
+    (T, D). Above the diagonal att is zero. There, preatt is -inf within a block of queries and
+    unused elsewhere.
     """
     n_head, T, _ = att.shape
     q, k, v = heads_of(qkv, n_head)  # each (H, T, K)
@@ -176,11 +174,10 @@ def attention_forward(
 def attention_backward(
     dqkv: np.ndarray, datty: np.ndarray, qkv: np.ndarray, atty: np.ndarray, att: np.ndarray
 ) -> None:
-    """dv = attᵀ datty;  dpreatt = att (datt - sum(att datt)) with datt = datty vᵀ;
+    """dv = attᵀ datty;  dpreatt = att (datt - sum(att datt)) with datt = datty vᵀ; dq = dpreatt k /
+    sqrt(K);  dk = dpreattᵀ q / sqrt(K).
 
-    dq = dpreatt k / sqrt(K);  dk = dpreattᵀ q / sqrt(K). The sum over a row of att datt is that of
-                               atty datty: atty is
-    the mean of the values that att weighs.
+    The row sum of att datt equals that of atty datty, because atty = att v.
     """
     n_head, T, _ = att.shape
     q, k, v = heads_of(qkv, n_head)
@@ -204,19 +201,20 @@ def attention_backward(
 
 
 def blocks(T: int) -> Iterator[slice]:
-    """The positions 0 to T in blocks, the last of which may be shorter."""
+    """The positions 0 to T in blocks; the last one may be shorter."""
     for start in range(0, T, BLOCK):
         yield slice(start, min(start + BLOCK, T))
 
 
 def heads_of(x: np.ndarray, n_head: int, n: int = 3) -> np.ndarray:
-    """Views of one text's n vectors a token, head by head: (T, n D) -> (n, H, T, K)."""
+    """Views of one text's n vectors per token, head by head: (T, n D) -> (n, H, T, K)."""
     return x.reshape(len(x), n, n_head, -1).transpose(1, 2, 0, 3)
 
 
 def gelu_forward(out: np.ndarray, x: np.ndarray) -> None:
-    """out = x (1 + tanh(u)) / 2 with u = sqrt(2/pi) (x + 0.044715 x³) (Hendrycks and Gimpel
-    2016).
+    """out = x (1 + tanh(u)) / 2 with u = sqrt(2/pi) (x + 0.044715 x³).
+
+    (Hendrycks and Gimpel 2016, the approximation that GPT-2 uses.)
     """
     for rows in chunks(x):
         part, t = x[rows], out[rows]
@@ -231,10 +229,10 @@ def gelu_forward(out: np.ndarray, x: np.ndarray) -> None:
 
 
 def gelu_backward(dout: np.ndarray, x: np.ndarray, scratch: np.ndarray) -> None:
-    """With t = tanh(u), dx = dout (1 + t) (1/2 + (1 - t) x u'/2) and u' = sqrt(2/pi) (1 + 3
+    """With t = tanh(u):  dx = dout (1 + t) (1/2 + (1 - t) x u'/2) and u' = sqrt(2/pi) (1 + 3
     0.044715 x²).
 
-    dx takes dout's place.
+    dx overwrites dout.
     """
     for rows in chunks(x):
         part = x[rows]
@@ -258,11 +256,11 @@ def gelu_backward(dout: np.ndarray, x: np.ndarray, scratch: np.ndarray) -> None:
 def crossentropy_forward(
     losses: np.ndarray, probs: np.ndarray, logits: np.ndarray, targets: np.ndarray, vocab_size: int
 ) -> None:
-    """probs = softmax(logits), zero in padded columns;  loss = -log(prob of the target), zero where
-                                                         that is IGNORED.
+    """probs = softmax(logits), zero in padded columns;  loss = -log(prob of the target).
 
-    logits and probs (N, V padded), targets and losses (N,). The loss is taken from the logits, as
-    log(sum exp) - logit, so that a probability that rounds to zero has a finite one.
+    logits and probs (N, V padded), targets and losses (N,). The loss is zero where the target is
+    IGNORED. It is computed from the logits, as log(sum exp) - logit, so it is finite even if the
+    probability rounds to zero.
     """
     for rows in chunks(logits):
         real, p = logits[rows, :vocab_size], probs[rows, :vocab_size]
@@ -279,8 +277,9 @@ def crossentropy_forward(
 def crossentropy_backward(
     dlogits: np.ndarray, dloss: float, probs: np.ndarray, targets: np.ndarray
 ) -> None:
-    """dlogits = (probs - 1 at the target) dloss; zero in padded columns, as probs is, and where
-    targets are IGNORED.
+    """dlogits = (probs - [token is target]) dloss.
+
+    It is zero in padded columns, where probs is zero, and in rows with an IGNORED target.
     """
     np.multiply(probs, dloss, out=dlogits)
     dlogits[np.arange(len(targets)), targets] -= dloss
@@ -288,24 +287,22 @@ def crossentropy_backward(
 
 
 def chunks(x: np.ndarray, size: int = CHUNK) -> Iterator[slice]:
-    """The rows of x (N, D) in slices of about `size` numbers, of a row at least."""
+    """The rows of x (N, D) in slices of about `size` elements, at least one row each."""
     n_rows = max(1, size // x.shape[1])
     for start in range(0, len(x), n_rows):
         yield slice(start, start + n_rows)
 
 
 def room(scratch: np.ndarray, *shapes: tuple[int, ...]) -> list[np.ndarray]:
-    """Arrays of these shapes, one behind the other in scratch memory; what they hold is
-    anything.
-    """
-    found, start = [], 0
+    """Arrays of these shapes in scratch memory, one after the other, uninitialized."""
+    arrays, start = [], 0
     for shape in shapes:
         end = start + math.prod(shape)
-        found.append(scratch[start:end].reshape(shape))
+        arrays.append(scratch[start:end].reshape(shape))
         start = end
-    return found
+    return arrays
 
 
 def scratch_numbers(D: int) -> int:
-    """How much scratch the layers of a GPT-2 need."""
+    """The number of scratch elements that the layers of a GPT-2 need."""
     return max(2 * max(CHUNK, 4 * D), 4 * D * D)

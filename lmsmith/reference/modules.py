@@ -1,9 +1,8 @@
-"""The layers of language models on a tape, each with its gradient written out, batched over all
-axes before the last.
+"""The layers of language models on a tape, each with its gradient, batched over all leading axes.
 
-Vectors are rows: x is (*batch, D). `dy` is the gradient of the loss by the layer's output, of the
-output's shape; the formulas in the docstrings give dx of it. Everything is plain NumPy in the
-precision of its inputs; `gpt2.py` has the same for GPT-2 in place and fast.
+Vectors are rows: x is (*batch, D). `dy` is the gradient of the loss with respect to the layer's
+output and has its shape; the docstrings give dx as a function of dy. Everything is plain NumPy in
+the precision of its inputs. `gpt2.py` implements GPT-2 in place and fast.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from lmsmith.targets import IGNORED
 
 
 class Linear(Layer):
-    """y = x Wᵀ + b;  dx = dy W,  dW = dyᵀ x,  db = sum dy, the sums over the batch. W is (n_out,
-                      n_in).
+    """y = x Wᵀ + b;  dx = dy W,  dW = dyᵀ x,  db = sum dy, summed over the batch. W is (n_out,
+    n_in).
 
-    W is drawn with a standard deviation of 1 / sqrt(n_in); b begins at 0. Given a `weight`, that
-    one is shared.
+    W is drawn with standard deviation 1 / sqrt(n_in); b starts at 0. Pass `weight` to share one
+    (weight tying).
     """
 
     def __init__(
@@ -50,9 +49,7 @@ class Linear(Layer):
 
 
 class Embedding(Layer):
-    """Row `id` of a table for each id; a row's gradient is the sum over all places it was put
-    to.
-    """
+    """Looks up row `id` of a table for each id; the gradient of a row sums over all its uses."""
 
     def __init__(self, n_rows: int, d_model: int, rng: np.random.Generator) -> None:
         self.table = Parameter(rng.standard_normal((n_rows, d_model)))
@@ -103,10 +100,10 @@ class SiLU(Layer):
 
 
 class GELU(Layer):
-    """y = x (1 + t) / 2, t = tanh(u), u = sqrt(2/pi) (x + 0.044715 x³): GPT-2's (Hendrycks and
-    Gimpel 2016).
+    """y = x (1 + t) / 2, t = tanh(u), u = sqrt(2/pi) (x + 0.044715 x³); dx = dy ((1 + t) / 2 + x (1
+    - t²) u' / 2).
 
-    dx = dy ((1 + t) / 2 + x (1 - t²) u' / 2).
+    (Hendrycks and Gimpel 2016, the approximation that GPT-2 uses.)
     """
 
     def forward(self, x: np.ndarray) -> tuple[np.ndarray, Any]:
@@ -147,8 +144,9 @@ class LayerNorm(Layer):
 
 
 class RMSNorm(Layer):
-    """n = x / sqrt(mean(x²) + 1e-5),  y = n w (Zhang and Sennrich 2019);  dx like LayerNorm's,
-    without mean(dn).
+    """n = x / sqrt(mean(x²) + 1e-5),  y = n w (Zhang and Sennrich 2019).
+
+    With dn = dy w:  dx = (dn - n mean(dn n)) / sqrt(mean(x²) + 1e-5).
     """
 
     def __init__(self, width: int) -> None:
@@ -169,8 +167,8 @@ class RMSNorm(Layer):
 class Softmax(Layer):
     """p = exp(x) / sum exp(x);  dx = J dy with the Jacobian J = diag(p) - p pᵀ.
 
-    J is made and multiplied as the formula has it. Since J dy = p dy - p (p · dy), it need not be:
-    attention, below, takes that way, which costs n numbers a row and not n².
+    The backward pass computes J and multiplies with it, as in the formula. That can be avoided: J
+    dy = p dy - p (p · dy), which needs n numbers per row instead of n². Attention, below, does so.
     """
 
     def forward(self, x: np.ndarray) -> tuple[np.ndarray, Any]:
@@ -188,8 +186,9 @@ class Softmax(Layer):
 
 
 class CrossEntropy(Layer):
-    """Of probabilities p (*batch, V) and targets (*batch): loss = mean of -log p[target];  dp =
-    -1 / (n p[target]).
+    """loss = mean of -log p[target];  dp = -1 / (n p[target]) at the n targets that count.
+
+    p (*batch, V) are probabilities, targets (*batch).
     """
 
     def forward(self, p: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, Any]:
@@ -209,11 +208,10 @@ class CrossEntropy(Layer):
 
 
 class SoftmaxCrossEntropy(Layer):
-    """The same of logits z (*batch, V), in one:  loss = mean of log(sum exp z) - z[target];  dz =
-                                                  (p - [target]) / n.
+    """loss = mean of log(sum exp z) - z[target];  dz = (p - [target]) / n, with p = softmax(z).
 
-    It overflows nowhere, and the Jacobian has cancelled out. Columns from `n_classes` on are never
-    predicted.
+    z (*batch, V) are logits. Combining softmax and cross-entropy avoids overflow and the Jacobian.
+    Columns from `n_classes` on are never predicted.
     """
 
     def __init__(self, n_classes: int | None = None) -> None:
@@ -241,13 +239,11 @@ class SoftmaxCrossEntropy(Layer):
 
 
 class Attention(Layer):
-    """Causal self-attention of `n_head` heads (Vaswani et al. 2017, section 3.2): (B, T, 3 D) ->
-    (B, T, D).
+    """Causal self-attention with `n_head` heads: (B, T, 3 D) -> (B, T, D).
 
-    The input holds queries, keys and values side by side. In each head of width K, with scores s =
-    q kᵀ / sqrt(K), no
-    position looking at a later one, and weights p = softmax(s):  y = p v;  dv = pᵀ dy,  dp = dy vᵀ,
-    ds = p (dp - sum(p dp)),  dq = ds k / sqrt(K),  dk = dsᵀ q / sqrt(K).
+    (Vaswani et al. 2017, section 3.2.) The input holds queries, keys and values side by side. For
+    each head of width K, with causal scores s = q kᵀ / sqrt(K) and weights p = softmax(s): y = p v;
+    dv = pᵀ dy,  dp = dy vᵀ,  ds = p (dp - sum(p dp)),  dq = ds k / sqrt(K), dk = dsᵀ q / sqrt(K).
     """
 
     def __init__(self, n_head: int) -> None:
@@ -280,13 +276,11 @@ class Attention(Layer):
 
 
 class ElmanCell(Layer):
-    """One step of an Elman network (Elman 1990): h' = sigmoid(h W_hᵀ + x W_xᵀ + b), x (B, n_in), h
-    (B, n_hidden).
+    """One step of an Elman network (Elman 1990): h' = sigmoid(h W_hᵀ + x W_xᵀ + b).
 
-    With da = dy h' (1 - h'):  dh = da W_h,  dx = da W_x,  dW_h = daᵀ h,  dW_x = daᵀ x,  db = sum
-                               da. The same cell is
-    on the tape once for each step of time, and its gradients add up over them: backpropagation
-    through time.
+    x (B, n_in), h (B, n_hidden). With da = dy h' (1 - h'):  dh = da W_h,  dx = da W_x,  dW_h = daᵀ
+    h, dW_x = daᵀ x,  db = sum da. The tape holds one call of the cell per time step, and their
+    gradients add up: backpropagation through time.
     """
 
     def __init__(self, n_in: int, n_hidden: int, rng: np.random.Generator) -> None:
@@ -308,7 +302,7 @@ class ElmanCell(Layer):
 
 
 class Stack(Layer):
-    """T arrays (B, D), one for each step of time, as one (B, T, D)."""
+    """Stacks T arrays (B, D), one per time step, into (B, T, D)."""
 
     def forward(self, *steps: np.ndarray) -> tuple[np.ndarray, Any]:
         return np.stack(steps, axis=1), None
@@ -317,7 +311,7 @@ class Stack(Layer):
         return tuple(dy.swapaxes(0, 1))
 
 
-# ---- parts ---------------------------------------------------------------------------------------
+# ---- functions -----------------------------------------------------------------------------------
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -334,5 +328,5 @@ def mean(x: np.ndarray) -> np.ndarray:
 
 
 def rows(x: np.ndarray) -> np.ndarray:
-    """(*batch, D) -> (N, D)."""
+    """Flattens all leading axes: (*batch, D) -> (N, D)."""
     return x.reshape(-1, x.shape[-1])

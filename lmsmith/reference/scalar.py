@@ -1,19 +1,19 @@
-"""Reverse-mode automatic differentiation, one number at a time.
+"""Reverse-mode automatic differentiation of scalars.
 
-A `Scalar` is a number that remembers what it was made of: which scalars went in, and by how much it
-grows with each of them (its partial derivatives, known the moment it is made). The chain rule says
-what the end of such a graph grows by with each number in it: the sum, over all that was made
-directly of that number, of (gradient of what was made) times (its partial derivative).
-`Scalar.backward` adds these up from the end to the beginning, each number once, after all that was
-made of it (Linnainmaa 1976; Griewank and Walther 2008, "Evaluating Derivatives", chapter 3).
+A `Scalar` is a number that remembers how it was computed: its inputs, and the partial derivative
+with respect to each input, known as soon as it is computed. The chain rule gives the gradient of
+the result with respect to any number in the graph. It is a sum over all results computed directly
+from that number: the gradient of that result times its partial derivative. `Scalar.backward` sums
+these from the result back to the inputs. It visits each number once, after everything computed from
+it (Linnainmaa 1976; Griewank and Walther 2008, "Evaluating Derivatives", chapter 3).
 
     x, w = Scalar(2.0), Scalar(-3.0)
     y = (x * w + 1).tanh()
     y.backward()            # x.grad is now dy/dx
 
-Every number costs a Python object: a graph of a million takes a few seconds. First derivatives
-alone. Numbers of Python may stand where a scalar is wanted. What `math` refuses (log of 0, exp of
-1000) is refused here with its error.
+Every number costs a Python object: a graph of a million takes a few seconds. Gradients cannot be
+differentiated again. Python numbers can take the place of scalars. Where `math` raises an error
+(log of 0, exp of 1000), so do scalars.
 """
 
 from __future__ import annotations
@@ -26,9 +26,7 @@ import numpy as np
 
 
 class Scalar:
-    """A number in a graph: its value, what it was made of, and (after `backward`) the gradient
-    of the end by it.
-    """
+    """A number in a graph: its value, its inputs and, after `backward`, its gradient."""
 
     __slots__ = ("function", "grad", "inputs", "name", "slopes", "value")
 
@@ -43,14 +41,16 @@ class Scalar:
     ) -> None:
         self.value = float(value)
         self.name = name  # for drawings
-        self.function = function  # empty for a leaf: a number that was given, not made
+        self.function = function  # empty for a leaf
         self.inputs = inputs
         self.slopes = slopes  # d value / d input, for each input
         self.grad = 0.0
 
     def backward(self) -> None:
-        """Adds d self / d leaf to the `grad` of every leaf; of all else in the graph, `grad` is
-        that of this call.
+        """Backpropagates from this number.
+
+        Adds d self / d leaf to the `grad` of every leaf. For all other numbers in the graph, `grad`
+        is overwritten with the gradient of this call.
         """
         order = list(self.topological_order())
         for node in order:
@@ -58,23 +58,24 @@ class Scalar:
                 node.grad = 0.0
         self.grad += 1.0
         for node in reversed(order):
-            for given, slope in zip(node.inputs, node.slopes, strict=True):
-                given.grad += slope * node.grad  # adds up where a number is used more than once
+            for input_, slope in zip(node.inputs, node.slopes, strict=True):
+                input_.grad += slope * node.grad  # a sum, because a number can have several uses
 
     def topological_order(self) -> Iterator[Scalar]:
-        """All that this number was made of and itself, each once, after its inputs. A loop:
-        graphs are deep.
+        """Yields this number and everything it was computed from, each once, inputs first.
+
+        It is a loop, because recursion would overflow on deep graphs.
         """
         seen: set[Scalar] = set()
-        waiting = [(self, False)]
-        while waiting:
-            node, inputs_done = waiting.pop()
+        stack = [(self, False)]
+        while stack:
+            node, inputs_done = stack.pop()
             if inputs_done:
                 yield node
             elif node not in seen:
                 seen.add(node)
-                waiting.append((node, True))
-                waiting.extend((given, False) for given in node.inputs if given not in seen)
+                stack.append((node, True))
+                stack.extend((input_, False) for input_ in node.inputs if input_ not in seen)
 
     def __add__(self, other: Scalar | float) -> Scalar:
         other = as_scalar(other)
@@ -108,8 +109,7 @@ class Scalar:
         slope = _slope_of_power(self.value, float(power))
         if not isinstance(power, Scalar):
             return Scalar(value, function=f"**{power:g}", inputs=(self,), slopes=(slope,))
-        # 0 to the b is 0 for all b > 0: there it does not grow with b, and its logarithm is not
-        # asked for.
+        # 0**b is 0 for all b > 0, so its derivative by b is 0 there; log(0) is not needed.
         slope_by_power = value * math.log(self.value) if value else 0.0
         return Scalar(value, function="**", inputs=(self, power), slopes=(slope, slope_by_power))
 
@@ -146,7 +146,7 @@ class Scalar:
         return Scalar(value, function="tanh", inputs=(self,), slopes=(1 - value**2,))
 
     def relu(self) -> Scalar:
-        """max(0, x). At 0, where it has no derivative, 0 is taken."""
+        """max(0, x). At 0, where it is not differentiable, the derivative is taken to be 0."""
         value = 0.0 if self.value <= 0 else self.value
         return Scalar(value, function="relu", inputs=(self,), slopes=(float(self.value > 0),))
 
@@ -171,26 +171,24 @@ def _slope_of_power(base: float, power: float) -> float:
     return power * math.pow(base, power - 1)
 
 
-# ---- reductions: many numbers to one, in one node ------------------------------------------------
+# ---- reductions: one node for many numbers -------------------------------------------------------
 
 
 def total(numbers: Sequence[Scalar]) -> Scalar:
-    """Their sum."""
+    """The sum."""
     value = math.fsum(number.value for number in numbers)
     return Scalar(value, function="sum", inputs=tuple(numbers), slopes=(1.0,) * len(numbers))
 
 
 def mean(numbers: Sequence[Scalar]) -> Scalar:
-    """Their average, of at least one."""
+    """The mean of at least one number."""
     n = len(numbers)
     value = math.fsum(number.value for number in numbers) / n
     return Scalar(value, function="mean", inputs=tuple(numbers), slopes=(1 / n,) * n)
 
 
 def maximum(numbers: Sequence[Scalar]) -> Scalar:
-    """The largest, of at least one. It grows with that number alone; of equal ones, with the
-    first.
-    """
+    """The largest of at least one number. Its gradient goes to the first number of that value."""
     values = [number.value for number in numbers]
     at = values.index(max(values))
     slopes = tuple(float(i == at) for i in range(len(values)))
@@ -198,21 +196,21 @@ def maximum(numbers: Sequence[Scalar]) -> Scalar:
 
 
 def dot(xs: Sequence[Scalar], ys: Sequence[Scalar]) -> Scalar:
-    """The sum of x y over pairs: one entry of a matrix product."""
+    """The sum of x y over pairs: one element of a matrix product."""
     values = tuple(x.value for x in xs), tuple(y.value for y in ys)
     value = math.fsum(x * y for x, y in zip(*values, strict=True))
     return Scalar(value, function="dot", inputs=(*xs, *ys), slopes=(*values[1], *values[0]))
 
 
-# ---- a small network that learns -----------------------------------------------------------------
+# ---- a small neural network ----------------------------------------------------------------------
 
 
 class MLP:
-    """A multi-layer perceptron: `MLP([2, 16, 1], rng)` takes 2 numbers through 16 tanh units to 1
+    """A multi-layer perceptron: `MLP([2, 16, 1], rng)` maps 2 numbers through 16 tanh units to 1
     number.
 
-    Weights are drawn with a standard deviation of 1 / sqrt(inputs of the unit), so that sums are of
-    the size of their terms; biases begin at 0.
+    Weights have standard deviation 1 / sqrt(inputs of the unit), so that a unit's sum has the size
+    of its terms; biases start at 0.
     """
 
     def __init__(self, sizes: Sequence[int], rng: np.random.Generator) -> None:
@@ -239,7 +237,7 @@ class MLP:
 
 
 def descend(parameters: Sequence[Scalar], learning_rate: float) -> None:
-    """One step of gradient descent; gradients begin at zero again."""
+    """One step of gradient descent. Resets the gradients to zero."""
     for parameter in parameters:
         parameter.value -= learning_rate * parameter.grad
         parameter.grad = 0.0

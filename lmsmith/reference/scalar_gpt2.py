@@ -1,8 +1,8 @@
-"""GPT-2 one number at a time: the same model as `gpt2.py`, of scalars, lists and loops.
+"""GPT-2 one number at a time: the model of `gpt2.py` built from scalars, lists and loops.
 
-For eyes, and as the slowest and plainest of the four that are held against one another: a model of
-a few thousand parameters and a batch of a dozen tokens make some ten thousand scalars, a fraction
-of a second.
+It is for reading, and it is the slowest and simplest of the four implementations that are compared
+with each other. A model of a few thousand parameters with a batch of a dozen tokens creates some
+ten thousand scalars, in a fraction of a second.
 """
 
 import math
@@ -19,12 +19,12 @@ Vector = list[Scalar]
 
 
 def scalars(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Every number of the 16 tensors as a scalar: arrays of objects, of the same shapes."""
+    """Converts every number of the 16 tensors to a Scalar: object arrays of the same shapes."""
     return {name: np.vectorize(Scalar, otypes=[object])(values) for name, values in params.items()}
 
 
 def gradients(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The gradients in arrays of scalars."""
+    """The gradients of arrays of scalars."""
     return {
         name: np.vectorize(lambda x: x.grad, otypes=[float])(values)
         for name, values in params.items()
@@ -34,7 +34,7 @@ def gradients(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def gpt2_loss(
     params: Mapping[str, np.ndarray], sizes: Sizes, inputs: np.ndarray, targets: np.ndarray
 ) -> Scalar:
-    """The mean loss, nats a token; inputs and targets (B, T), targets of -1 not counted."""
+    """The mean loss in nats per token; inputs and targets (B, T). Targets of -1 do not count."""
     losses = []
     for ids, goals in zip(inputs.tolist(), targets.tolist(), strict=True):
         for x, goal in zip(_hidden(params, sizes, ids), goals, strict=True):
@@ -45,7 +45,7 @@ def gpt2_loss(
 
 
 def _hidden(params: Mapping[str, np.ndarray], sizes: Sizes, ids: Sequence[int]) -> list[Vector]:
-    """The last norm's output at each position of one text."""
+    """The output of the final norm at each position of one text."""
     of = {name: values.tolist() for name, values in params.items()}
     xs = [_add(of["wte"][token], of["wpe"][at]) for at, token in enumerate(ids)]
     for layer in range(sizes.n_layer):
@@ -67,7 +67,7 @@ def _hidden(params: Mapping[str, np.ndarray], sizes: Sizes, ids: Sequence[int]) 
 
 
 def _attention(qkv: Sequence[Vector], sizes: Sizes) -> Vector:
-    """What the last of these positions takes from all of them, head after head."""
+    """The attention output at the last of these positions, heads side by side."""
     D, K = sizes.d_model, sizes.d_head
     y = []
     for start in range(0, D, K):
@@ -84,8 +84,8 @@ def _linear(x: Vector, w: Sequence[Vector], b: Vector) -> Vector:
 
 
 def _layernorm(x: Vector, w: Vector, b: Vector) -> Vector:
-    middle = mean(x)
-    centred = [number - middle for number in x]
+    average = mean(x)
+    centred = [number - average for number in x]
     rstd = (dot(centred, centred) / len(x) + EPS) ** -0.5
     return [number * rstd * gain + bias for number, gain, bias in zip(centred, w, b, strict=True)]
 

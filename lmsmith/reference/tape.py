@@ -1,20 +1,19 @@
-"""Reverse-mode differentiation of arrays: layers that know their gradient, and a tape of what was
-called.
+"""Reverse-mode automatic differentiation of arrays: layers with gradients, and an autograd tape.
 
-A `Layer` is a function of arrays with its gradient beside it: `forward` also returns what
-`backward` needs of the call. Applied to variables, it writes the call on their tape. Loops and
-branches of the program are thus unrolled onto it as they are run, and a layer that is applied twice
-is on it twice. Since nothing can be put into a layer before it is made, the order of calls is a
-topological order of the graph; the tape walked from its end is the reverse of one, and each call's
-gradient is whole when its turn comes.
+A `Layer` is a function of arrays together with its gradient: `forward` also returns what `backward`
+needs from the call. Applied to variables, a layer records the call on their tape. So loops and
+branches of the program are unrolled as they run, and a layer that is applied twice is on the tape
+twice. A variable must exist before a layer can use it, so the order of calls is a topological order
+of the graph. Walking the tape from its end visits every call after its output's gradient is
+complete.
 
     tape = Tape()
     x = tape.put(array)
     loss = criterion(linear(x), targets)
     tape.backward(loss)     # x.grad, linear.weight.grad
 
-Gradients of variables begin anew with each `backward`; those of parameters add up, over uses and
-over calls, until `zero_grad`. First derivatives alone.
+Each `backward` starts the gradients of variables again from zero. Gradients of parameters
+accumulate, over uses and over calls, until `zero_grad`. Gradients cannot be differentiated again.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ import numpy as np
 
 
 class Parameter:
-    """A learnt array and the gradient of the loss by it."""
+    """A learned array and the gradient of the loss with respect to it."""
 
     def __init__(self, value: np.ndarray) -> None:
         self.value = value
@@ -35,7 +34,7 @@ class Parameter:
 
 
 class Tape:
-    """Calls in the order in which they were made. Variables are known on it by their number."""
+    """The calls of layers in the order in which they ran. The tape knows variables by number."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
@@ -43,16 +42,17 @@ class Tape:
         self.n_variables = 0
 
     def put(self, value: np.ndarray) -> Variable:
-        """A variable that was not made by a layer: inputs, ids, an initial state."""
+        """A variable that is not the output of a layer: inputs, ids, an initial state."""
         self.n_variables += 1
         return Variable(value, self, self.n_variables - 1)
 
     def backward(self, loss: Variable) -> None:
-        """Sets the gradients of `loss`, one number, by all variables, and adds those by
-        parameters to their `grad`.
+        """Computes the gradients of `loss`, a single number (backpropagation).
+
+        Sets the gradients of all variables, and adds those of parameters to their `grad`.
         """
-        assert loss.tape is self, "the loss of another tape"
-        assert loss.value.size == 1, f"a gradient is of one number, not of {loss.value.shape}"
+        assert loss.tape is self, "the loss is on another tape"
+        assert loss.value.size == 1, f"the loss must be one number, not of shape {loss.value.shape}"
         self.grads = {loss.number: np.ones_like(loss.value)}
         for call in reversed(self.calls):
             if call.output not in self.grads:  # the loss does not depend on it
@@ -73,7 +73,7 @@ class Variable:
 
     @property
     def grad(self) -> np.ndarray | None:
-        """The gradient of the last `backward`'s loss; None where the loss does not depend on it."""
+        """The gradient from the last `backward`; None if the loss does not depend on it."""
         return self.tape.grads.get(self.number)
 
     def __add__(self, other: Variable) -> Variable:
@@ -85,8 +85,8 @@ class Variable:
 
 @dataclass(frozen=True)
 class Call:
-    """One application of a layer: the numbers of the variables put in (None: no variable) and of
-    the one made.
+    """One call of a layer: the numbers of its input variables (None for a plain array) and its
+    output.
     """
 
     layer: Layer
@@ -96,12 +96,10 @@ class Call:
 
 
 class Module:
-    """Something with parameters: its own, and those of the modules it is made of."""
+    """Base class for anything with parameters: its own, and those of the modules it contains."""
 
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
-        """Each parameter with its dotted name; one that is shared comes once for each of its
-        names.
-        """
+        """Each parameter with its dotted name; a shared one appears under each of its names."""
         for name, part in vars(self).items():
             for index, thing in enumerate(part) if isinstance(part, list) else [("", part)]:
                 full = f"{prefix}{name}{'.' if index != '' else ''}{index}"
@@ -115,51 +113,53 @@ class Module:
         return list(dict.fromkeys(parameter for _, parameter in self.named_parameters()))
 
     def zero_grad(self) -> None:
+        """Sets the gradients of all parameters to zero."""
         for parameter in self.parameters():
             parameter.grad.fill(0)
 
     def descend(self, learning_rate: float) -> None:
-        """One step of gradient descent; gradients begin at zero again."""
+        """One step of gradient descent. Resets the gradients to zero."""
         for parameter in self.parameters():
             parameter.value -= learning_rate * parameter.grad
         self.zero_grad()
 
 
 class Layer(Module):
-    """A function of arrays and its gradient. Applied to variables (and arrays) it makes a
-    variable on their tape.
+    """A function of arrays and its gradient.
+
+    Applied to variables (and plain arrays), it returns a variable on their tape.
     """
 
     def forward(self, *inputs: Any) -> tuple[np.ndarray, Any]:
-        """The output, and what `backward` will need."""
+        """Returns the output, and whatever `backward` needs."""
         raise NotImplementedError
 
     def backward(self, dy: np.ndarray, saved: Any) -> tuple[np.ndarray | None, ...]:
-        """Given the gradient by the output: that by each input, None for what has none; adds to
-        the parameters'.
+        """Given the gradient of the output, returns that of each input (None if it has none), and
+        adds to the gradients of the layer's parameters.
         """
         raise NotImplementedError
 
     def __call__(self, *inputs: Variable | np.ndarray) -> Variable:
         variables = [x if isinstance(x, Variable) else None for x in inputs]
         tapes = {id(x.tape): x.tape for x in variables if x is not None}
-        assert len(tapes) == 1, "wanted variables of one tape"
+        assert len(tapes) == 1, "all variables must be on the same tape, and at least one is needed"
         (tape,) = tapes.values()
         y, saved = self.forward(*(x.value if isinstance(x, Variable) else x for x in inputs))
-        made = tape.put(y)
+        output = tape.put(y)
         tape.calls.append(
             Call(
                 self,
                 tuple(x.number if x is not None else None for x in variables),
-                made.number,
+                output.number,
                 saved,
             )
         )
-        return made
+        return output
 
 
 class Add(Layer):
-    """x + z; what is shared by many rows of the other is added the gradients of all of them."""
+    """x + z. The gradient of a broadcast input is summed over the broadcast axes."""
 
     def forward(self, x: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, Any]:
         return x + z, (x.shape, z.shape)
@@ -169,7 +169,7 @@ class Add(Layer):
 
 
 class Multiply(Layer):
-    """x z, elementwise."""
+    """x z, elementwise, with broadcasting."""
 
     def forward(self, x: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, Any]:
         return x * z, (x, z)
@@ -180,7 +180,7 @@ class Multiply(Layer):
 
 
 def _summed_to(shape: tuple[int, ...], dy: np.ndarray) -> np.ndarray:
-    """The gradient by an array of `shape` that was repeated to dy's shape."""
+    """Reduces dy to the gradient of an array of `shape` that was broadcast to dy's shape."""
     dy = dy.sum(axis=tuple(range(dy.ndim - len(shape))))
     repeated = tuple(axis for axis, n in enumerate(shape) if n == 1)
     return dy.sum(axis=repeated, keepdims=True)

@@ -1,1 +1,1 @@
-"""Raw text: reading it as it comes in real files, and making some where there is none."""
+"""Raw text: reads it from files in many formats, and generates synthetic stories."""

@@ -1,17 +1,17 @@
-"""Named corpora: what they are, how large, under which licence, from where, with which checksum.
+"""Named corpora: description, size, licence, source and checksum of each.
 
     find("tinyshakespeare").files[0].checksum     "sha256:86c4e6aa..."
 
-A corpus is text to learn from, token shards in llm.c's format, or a set of tasks to be evaluated
-on. Its files lie at fixed addresses, or in a data set of the Hugging Face Hub. `store.py` fetches
-them and knows what is here.
+A corpus is training text, token shards in llm.c's format, or a set of evaluation tasks. Its files
+are at fixed addresses or in a data set of the Hugging Face Hub. `store.py` downloads them and knows
+which are on this machine.
 
-Checksums are "sha256:HEX", or "git:HEX", the name that git gives a file's content (sha1 of "blob
-LENGTH\\0" and the content): for files of a git repository of which the commit was at hand, but not
-the file. Those of the Hub's files are not written down here: the Hub lists them, and the list that
-was seen first is kept with the files (`store.py`).
+A checksum is "sha256:HEX" or "git:HEX". The latter is git's name of a file's content (SHA-1 of
+"blob LENGTH\\0" and the content); it is used for files of a git repository whose commit was
+available, but not the file itself. Checksums of files on the Hub are not listed here: the Hub lists
+them, and `store.py` keeps the first list it receives with the files.
 
-What it does not hold: corpora that ask for an account, and those that nobody may pass on.
+Corpora that require an account, and those that may not be redistributed, are not included.
 """
 
 import difflib
@@ -32,8 +32,8 @@ class File:
     url: str
     n_bytes: int
     checksum: str | None
-    """None: nobody could say it when this was written; the first download's is kept and later
-    ones are held to it.
+    """None: unknown when this was written; the first download's checksum is kept, and later
+    downloads are checked against it.
     """
 
     @property
@@ -42,18 +42,18 @@ class File:
 
     @property
     def exact(self) -> bool:
-        """Whether `n_bytes` is the file's length and not about its length: it is where the file
-        itself was at hand.
+        """Whether `n_bytes` is the exact length: true if the file itself was available when this
+        was written.
         """
         return self.checksum is not None and self.checksum.startswith("sha256:")
 
 
 @dataclass(frozen=True)
 class HubFiles:
-    """Files of a data set on the Hugging Face Hub: those that match a pattern, in the patterns'
-    order, sorted within.
+    """Files of a data set on the Hugging Face Hub that match patterns: in the order of the
+    patterns, sorted within each.
 
-    `*` stands for any part of a path, slashes as well. `n_bytes` is of all of them together, about.
+    `*` matches any part of a path, including slashes. `n_bytes` is the approximate total size.
     """
 
     repo: str
@@ -71,11 +71,11 @@ class Corpus:
     homepage: str
     source: tuple[File, ...] | HubFiles
     note: str = ""
-    """What a user might not expect."""
+    """What may surprise a user."""
 
     @property
     def n_bytes(self) -> int:
-        """What a download brings; about, unless `exact`."""
+        """Bytes to download; approximate unless `exact`."""
         return (
             self.source.n_bytes
             if isinstance(self.source, HubFiles)
@@ -84,46 +84,50 @@ class Corpus:
 
     @property
     def exact(self) -> bool:
+        """Whether `n_bytes` is exact."""
         return not isinstance(self.source, HubFiles) and all(file.exact for file in self.source)
 
     @property
     def size(self) -> str:
+        """`n_bytes` in words: "1.1 MB", "about 28 GB"."""
         return ("" if self.exact else "about ") + size_in_words(self.n_bytes)
 
     @property
     def where(self) -> str:
-        """Where it is fetched from, for a person to read."""
+        """The download source, in words."""
         if isinstance(self.source, HubFiles):
             return f"the data set {self.source.repo} of the Hugging Face Hub"
         return self.source[0].url
 
 
 def find(name: str) -> Corpus | None:
+    """The corpus of this name, in any case; None if there is none."""
     name = name.lower()
     return CORPORA.get(name) if name in CORPORA else None
 
 
 def get(name: str) -> Corpus:
-    """Raises DataError for a name that no corpus has."""
-    found = find(name)
-    if found is None:
-        near = nearest(name)
-        hint = f"Did you mean {near}?" if near else ""
+    """The corpus of this name. Raises DataError if there is none."""
+    corpus = find(name)
+    if corpus is None:
+        suggestion = nearest(name)
+        hint = f"Did you mean {suggestion}?" if suggestion else ""
         raise DataError(
-            f"there is no corpus {name!r}. {hint} `lmsmith data list` shows those there "
-            f"are.".replace("  ", " ")
+            f"there is no corpus {name!r}. {hint} `lmsmith data list` lists all corpora.".replace(
+                "  ", " "
+            )
         )
-    return found
+    return corpus
 
 
 def nearest(name: str) -> str | None:
-    """The corpus whose name is most like this one; None if none is."""
-    near = difflib.get_close_matches(name.lower(), CORPORA, n=1, cutoff=0.6)
-    return CORPORA.get(near[0]).name if near else None
+    """The corpus with the most similar name; None if no name is similar."""
+    matches = difflib.get_close_matches(name.lower(), CORPORA, n=1, cutoff=0.6)
+    return CORPORA.get(matches[0]).name if matches else None
 
 
 def size_in_words(n_bytes: float) -> str:
-    """1_115_394 -> "1.1 MB"; two digits at least."""
+    """1_115_394 -> "1.1 MB"; at least two digits."""
     for unit in ("bytes", "kB", "MB", "GB", "TB"):
         if n_bytes < 999.5 or unit == "TB":
             break
@@ -134,11 +138,11 @@ def size_in_words(n_bytes: float) -> str:
 
 
 def _foundry(path: str, n_bytes: int, checksum: str) -> tuple[File, ...]:
-    """A task set in the form of mosaicml/llm-foundry: one JSON object a line."""
-    place = (
+    """A task set in mosaicml/llm-foundry's format: one JSON object per line."""
+    folder_url = (
         f"https://raw.githubusercontent.com/mosaicml/llm-foundry/{FOUNDRY}/scripts/eval/local_data"
     )
-    return (File(f"{place}/{path}.jsonl", n_bytes, checksum),)
+    return (File(f"{folder_url}/{path}.jsonl", n_bytes, checksum),)
 
 
 _TEXT = (
@@ -160,8 +164,8 @@ _TEXT = (
     Corpus(
         "tinystories",
         "text",
-        "2.1 million short stories in the words of small children, by GPT-3.5 and GPT-4; training "
-        "part",
+        "2.1 million short stories in a small child's vocabulary, by GPT-3.5 and GPT-4; training "
+        "split",
         "CDLA-Sharing-1.0",
         "https://arxiv.org/abs/2305.07759",
         HubFiles(
@@ -174,7 +178,7 @@ _TEXT = (
     Corpus(
         "tinystories-validation",
         "text",
-        "the validation part of TinyStories",
+        "the validation split of TinyStories",
         "CDLA-Sharing-1.0",
         "https://arxiv.org/abs/2305.07759",
         HubFiles(
@@ -188,7 +192,7 @@ _TEXT = (
         Corpus(
             f"wikitext-103{'' if part == 'train' else f'-{part}'}",
             "text",
-            f"good and featured articles of the English Wikipedia, raw; {long} part",
+            f"good and featured articles of the English Wikipedia, raw; {long} split",
             "CC-BY-SA-3.0, GFDL",
             "https://arxiv.org/abs/1609.07843",
             HubFiles(
@@ -197,7 +201,7 @@ _TEXT = (
                 n_bytes,
                 "b08601e04326c79dfdd32d625aee71d232d685c3",
             ),
-            note="a row is a line, not an article: lmsmith takes each line for a document",
+            note="a row is a line, not an article: each line becomes a document",
         )
         for part, long, n_bytes in (
             ("train", "training", 314_000_000),
@@ -208,10 +212,10 @@ _TEXT = (
     Corpus(
         "openwebtext",
         "text",
-        "8 million web pages that Reddit pointed to, GPT-2's corpus made again",
+        "8 million web pages linked from Reddit, a reproduction of GPT-2's corpus",
         "CC0-1.0",
         "https://skylion007.github.io/OpenWebTextCorpus",
-        # The owner's conversion to Parquet: the main branch held archives that only a script could
+        # The owner's conversion to Parquet: the main branch has archives that only a script can
         # read.
         HubFiles(
             "Skylion007/openwebtext",
@@ -219,7 +223,7 @@ _TEXT = (
             24_000_000_000,
             "7577b918bd30b25df0b88bb718dc8a6c80cb619b",
         ),
-        note="the licence is the collection's; the pages are their authors'",
+        note="the licence covers the collection; the pages belong to their authors",
     ),
     *(
         Corpus(
@@ -229,7 +233,7 @@ _TEXT = (
             "ODC-By-1.0",
             homepage,
             HubFiles(repo, (pattern,), n_bytes),
-            note="Common Crawl's terms of use hold as well",
+            note="Common Crawl's terms of use apply as well",
         )
         for name, what, homepage, repo, pattern, n_bytes in (
             (
@@ -262,14 +266,14 @@ _TEXT = (
                 "https://arxiv.org/abs/2406.17557",
                 "HuggingFaceFW/fineweb-edu",
                 "data/*.parquet",
-                3_700_000_000_000,  # by the sample's bytes a token
+                3_700_000_000_000,  # estimated from the sample's bytes per token
             ),
         )
     ),
 )
 
-# The validation shard comes first, so that `--files 2` brings one to train on and one to validate
-# with.
+# The validation shard comes first, so that `--files 2` downloads one validation and one training
+# shard.
 _SHARDS = tuple(
     Corpus(
         name,
@@ -317,7 +321,7 @@ _TASKS = tuple(
     for name, what, licence, homepage, files in (
         (
             "hellaswag",
-            "how does a scene go on? 10,042 items, 4 choices; validation part",
+            "how does a scene continue? 10,042 items, 4 choices; validation split",
             "MIT",
             "https://arxiv.org/abs/1905.07830",
             (
@@ -330,7 +334,7 @@ _TASKS = tuple(
         ),
         (
             "arc-easy",
-            "science questions of schools, the easier ones; 2,376 items",
+            "school science questions, easier set; 2,376 items",
             "CC-BY-SA-4.0",
             "https://arxiv.org/abs/1803.05457",
             _foundry(
@@ -341,7 +345,7 @@ _TASKS = tuple(
         ),
         (
             "arc-challenge",
-            "science questions of schools, the harder ones; 1,172 items",
+            "school science questions, harder set; 1,172 items",
             "CC-BY-SA-4.0",
             "https://arxiv.org/abs/1803.05457",
             _foundry(
@@ -352,7 +356,7 @@ _TASKS = tuple(
         ),
         (
             "piqa",
-            "how is a thing done? 1,838 items, 2 choices; validation part",
+            "physical common sense: how is a task done? 1,838 items, 2 choices; validation split",
             "AFL-3.0",
             "https://arxiv.org/abs/1911.11641",
             _foundry(
@@ -363,7 +367,7 @@ _TASKS = tuple(
         ),
         (
             "winogrande",
-            "whom does the pronoun mean? 1,267 items, 2 choices; validation part",
+            "pronoun resolution: whom does it mean? 1,267 items, 2 choices; validation split",
             "Apache-2.0",
             "https://arxiv.org/abs/1907.10641",
             _foundry(
@@ -374,7 +378,7 @@ _TASKS = tuple(
         ),
         (
             "lambada",
-            "the last word of a passage; 5,153 items, in OpenAI's form",
+            "the last word of a passage; 5,153 items, OpenAI's version",
             "CC-BY-4.0",
             "https://arxiv.org/abs/1606.06031",
             _foundry(
@@ -385,7 +389,7 @@ _TASKS = tuple(
         ),
         (
             "gsm8k",
-            "word problems of schools; 1,319 items; test part",
+            "grade school math word problems; 1,319 items; test split",
             "MIT",
             "https://arxiv.org/abs/2110.14168",
             _foundry(
@@ -396,7 +400,7 @@ _TASKS = tuple(
         ),
         (
             "mmlu",
-            "exam questions of 57 subjects, 4 choices; test part",
+            "exam questions in 57 subjects, 4 choices; test split",
             "MIT",
             "https://arxiv.org/abs/2009.03300",
             _foundry(

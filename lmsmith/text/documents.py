@@ -1,20 +1,19 @@
-"""Text as it comes in real files -> a stream of documents.
+"""Reads text from files as a stream of documents.
 
     documents = Documents(["books/", "more/**/*.txt", "web.jsonl.zst"])
     for document in documents: ...
     for note in documents.counts.notes(): ...
 
-A plain text file is one document (whatever its suffix), or several with a separator such as
-<|endoftext|> between them
-(`separators.py`); so is a line of .jsonl, .ndjson or .json and a row of .parquet,
-each also with .gz or .zst behind it. `sources.py` finds the files, `files.py` reads one; here they
-become one stream.
-Nothing is lost in silence: what was replaced, skipped or left out is in `Documents.counts`.
+A plain text file (any suffix) is one document, or several if a separator such as <|endoftext|>
+stands between them (`separators.py`). A line of .jsonl, .ndjson or .json is a document, and so is a
+row of .parquet. Each of these may be compressed (.gz, .zst). `sources.py` finds the files and
+`reading.py` reads one. Nothing is dropped silently: `Documents.counts` counts what was replaced,
+skipped or excluded.
 
-`held_out.py` splits them into training and validation text. Texts that do not fit into memory are
-read by `data/prepare/units.py`.
+`held_out.py` splits the documents into training and validation text. `data/prepare/units.py` reads
+text that does not fit into memory.
 
-What it does not do: guess legacy encodings, normalise Unicode, clean or filter text, find
+Limits: does not guess legacy encodings, normalise Unicode, clean or filter text, or find
 near-duplicates.
 """
 
@@ -34,15 +33,15 @@ from lmsmith.text.reading import read_texts
 from lmsmith.text.skipping import Skipped, tolerating
 from lmsmith.text.sources import find_files
 
-PART = 1 << 18  # characters that are encoded at once
+PART = 1 << 18  # characters encoded at once
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One text and where it is from: "file", "file:line" of .jsonl or "file:row" of .parquet,
-    counted from 1.
+    """One text and its source: "file", "file:line" of .jsonl or "file:row" of .parquet, counted
+    from 1.
 
-    "file#n" is the n-th document of a plain file that is cut at a separator.
+    "file#n" is document n, counted from 1, of a plain file that is split at a separator.
     """
 
     text: str = field(repr=False)
@@ -50,7 +49,7 @@ class Document:
 
     @property
     def n_bytes(self) -> int:
-        """Length of the text in UTF-8: what bits per byte are counted by."""
+        """Length of the text in UTF-8, the byte count of bits per byte."""
         return len(self.text) if self.text.isascii() else sum(map(len, _utf8(self.text)))
 
     @property
@@ -59,22 +58,19 @@ class Document:
 
 
 class Documents:
-    """The documents of files, folders and glob patterns, read one after the other each time it is
-    iterated over.
+    """The documents of files, folders and glob patterns. Each iteration reads the files again.
 
-    A plain file is cut into documents at `document_separator`: auto (`<|endoftext|>`), none, or
-    any text
-    (`separators.py` has the rule). With `skip_bad` a bad line, row or file is left out and named in
-    `notes`; where it
-    is False, errors name that option, where it is None they do not.
+    A plain file is split into documents at `document_separator`: auto (`<|endoftext|>`), none, or
+    any text (`separators.py` has the rule). `skip_bad`: if True, a bad line, row or file is skipped
+    and listed in `notes`; if False, errors mention the option `--skip-bad`; if None, they do not.
 
-    Sources are read in the order given, folders and patterns sorted within; a file met twice is
-    read once. Making it finds the files; iterating reads them. `counts` is of the latest iteration,
-    and complete when that has ended.
+    Sources are read in the given order; the files of a folder or pattern are sorted; a file that
+    occurs twice is read once. The constructor finds the files; iteration reads them. `counts`
+    describes the latest iteration and is complete when that has ended.
 
-    Raises DataError for what cannot be found or read, for text that is not in its encoding
-    (errors="strict"), for a binary file that was named, and at the end if there was no text at all;
-    ConfigError for an unknown encoding.
+    Raises DataError for sources that cannot be found or read, for text that is not in its encoding
+    (errors="strict"), for a binary file that was named explicitly, and at the end if there was no
+    text at all; ConfigError for an unknown encoding.
     """
 
     def __init__(
@@ -87,7 +83,7 @@ class Documents:
         document_separator: str = "auto",
         skip_bad: bool | None = None,
     ) -> None:
-        assert not isinstance(sources, str), "a list of sources, not one"
+        assert not isinstance(sources, str), "expected a list of sources"
         assert errors in ("strict", "replace")
         self.text_field = text_field
         self.encoding = known_encoding(encoding)
@@ -97,30 +93,30 @@ class Documents:
         self._skip_bad = skip_bad
         self._skipped = Skipped()
         self.sources = [os.fspath(source) for source in sources]
-        self._found, self._left_out = find_files(self.sources)
+        self._files, self._left_out = find_files(self.sources)
         self._may_be_empty = False
         self.counts = Counts(left_out=self._left_out.copy())
 
     @property
     def files(self) -> list[Path]:
-        """The files it reads, in that order (binary ones in folders among them: they show when
-        they are opened).
+        """The files in reading order. Includes binary files in folders: they are recognised when
+        opened.
         """
-        return [found.path for found in self._found]
+        return [file.path for file in self._files]
 
     def without(self, files: Collection[Path]) -> Self:
-        """The others, for whoever reads `files` in a way of its own; that there is no text is
-        then no error.
+        """The documents of the other files, for a caller that reads `files` itself. A lack of text
+        is then not an error.
         """
         others = copy.copy(self)
-        others._found = [found for found in self._found if found.path not in files]
+        others._files = [file for file in self._files if file.path not in files]
         others._may_be_empty = self._may_be_empty or bool(files)
         return others
 
     def __iter__(self) -> Iterator[Document]:
         counts = self.counts = Counts(left_out=self._left_out.copy())
         self._skipped = Skipped()
-        for path, named in self._found:
+        for path, named in self._files:
             with contextlib.nullcontext() if self._skip_bad is None else tolerating(self._skip):
                 try:
                     yield from self._of_file(path, counts)
@@ -131,22 +127,25 @@ class Documents:
         if counts.n_documents == 0 and not self._may_be_empty:
             reasons = []
             if counts.n_empty:
-                reasons.append(f"{plural(counts.n_empty, 'document')}, empty or white space alone")
+                reasons.append(f"{plural(counts.n_empty, 'document')}, empty or only white space")
             if counts.n_binary_files:
-                reasons.append(f"{plural(counts.n_binary_files, 'file')}, binary by the look of it")
+                reasons.append(f"{plural(counts.n_binary_files, 'file')}, apparently binary")
             reasons += self._skipped.notes()
             raise DataError(
                 f"there is no text in {', '.join(dict.fromkeys(self.sources))}: "
-                f"{' and '.join(reasons).rstrip('.') or 'the files hold no documents'}. Name a "
-                f"file that holds some."
+                f"{' and '.join(reasons).rstrip('.') or 'the files contain no documents'}. Name a "
+                f"file that contains text."
             )
 
     def notes(self) -> list[str]:
-        """Sentences on what a user might not expect in the latest iteration."""
+        """Sentences about anything in the latest iteration that may surprise the user."""
         absent = self._separator_named and not self.counts.separators
         return [
             *(
-                [f"no plain text file has the separator {self.separator!r}; each is one document."]
+                [
+                    f"no plain text file contains the separator {self.separator!r}; each is one "
+                    f"document."
+                ]
                 if absent
                 else []
             ),
@@ -178,9 +177,9 @@ class Documents:
             counts.n_characters += len(text)
             counts.n_bytes += document.n_bytes
             yield document
-            del text, document  # else it would be kept until the next one has been read
+            del text, document  # otherwise it would stay in memory until the next one is read
 
 
 def _utf8(text: str) -> Iterator[bytes]:
-    """The text in UTF-8, in parts, so that a large text is not there a second time as bytes."""
+    """The text in UTF-8, in parts, so that a large text is not held a second time as bytes."""
     return (text[start : start + PART].encode() for start in range(0, len(text), PART))

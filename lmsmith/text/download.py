@@ -1,19 +1,17 @@
-"""One file from its address to a path: whole and checked, or not there.
+"""Downloads one file from a URL to a path; the file appears there only when complete and verified.
 
     download("https://.../input.txt", Path("input.txt"), checksum="sha256:86c4...")
 
-What comes is written to NAME.part, beside the path, and NAME.part.json says of which version of the
-file it is part (ETag or Last-Modified, and length). A broken connection is taken up again where it
-broke, in this process or a later one, by asking for the rest (Range, RFC 9110 section 14); where
-the server sends all again, or the file is another by now, it begins again. The finished part is
-held against its checksum, forced to the disk, and renamed to its name.
+Data is written to NAME.part in the same folder; NAME.part.json records the version of the file that
+it belongs to (ETag or Last-Modified, and length). A broken download resumes where it broke, in this
+process or a later one, with a Range request (RFC 9110, section 14). If the server sends the full
+file, or the file has changed, the download starts over. The finished part is checked against its
+checksum, flushed to disk and renamed.
 
-urllib and not pooch, which cannot take a broken download up again. Proxies are those of the
-environment.
+Uses urllib because pooch cannot resume a broken download. Proxies come from the environment.
 
-What it does not do: several files at a time, several connections for one file. Two processes must
-not fetch one file to one path at one time: whoever calls this sees to that (`store.py` holds a
-lock).
+Limits: one file at a time, one connection per file. Two processes must not download to the same
+path at the same time: the caller ensures that (`store.py` holds a lock).
 """
 
 import contextlib
@@ -36,12 +34,12 @@ from lmsmith.strict_json import to_json
 from lmsmith.text.corpora import size_in_words
 
 CHUNK = 1 << 20  # bytes read at once
-TIMEOUT = 30.0  # seconds without a byte, after which a connection is broken
-# Seconds between attempts. Where nothing has come yet the first alone: a machine without a network
-# says so soon.
+TIMEOUT = 30.0  # seconds without a byte, after which a connection counts as broken
+# Seconds between attempts. Before the first byte only one retry, so that a machine without
+# network fails soon.
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
-LONGEST_PAUSE = 300.0  # that a server can ask for
-PASSING = (408, 425, 429, 500, 502, 503, 504)  # statuses that may be others a little later
+LONGEST_PAUSE = 300.0  # seconds; the longest Retry-After that is honoured
+PASSING = (408, 425, 429, 500, 502, 503, 504)  # temporary errors: worth retrying
 
 logger = logging.getLogger(__name__)
 
@@ -56,41 +54,41 @@ def download(
     patient: bool = False,
     progress: Callable[[int], None] = lambda n: None,
 ) -> str:
-    """Puts the file at `url` at `path`, in place of what was there, and returns its checksum.
+    """Downloads `url` to `path`, replacing the old file, and returns the checksum.
 
-    `checksum`: "sha256:..." or "git:...", see corpora.py; None: none is known. `n_bytes`: its
-    length, if it is known. `headers` go to the first server alone, not to where it may send us (a
-    token is nobody else's). `patient`: keep trying for two minutes even if nothing has come yet.
-    `progress` is called with the number of bytes that came; with a negative one when what had come
-    before is of no use.
+    `checksum`: "sha256:..." or "git:...", see corpora.py; None if unknown. `n_bytes`: the length,
+    if known. `headers` go to the first server only, not to servers it redirects to (a token is for
+    the first server alone). `patient`: keep trying for two minutes even before the first byte.
+    `progress` is called with the number of bytes received, and with a negative number when bytes
+    received before are discarded.
 
-    Raises DataError, after which what has come is kept for the next call, or is gone if it was
-    wrong; StorageError. `path` is then as it was.
+    Raises DataError and StorageError; `path` is then unchanged. Received bytes are kept for the
+    next call, or removed if they were wrong.
     """
     part = path.with_name(f"{path.name}.part")
-    taken_up = _fetch(url, part, checksum, n_bytes, headers or {}, patient, progress)
-    found = checksum_of(part, checksum or "sha256:")
-    if checksum not in (None, found) and taken_up:
+    resumed = _fetch(url, part, checksum, n_bytes, headers or {}, patient, progress)
+    actual = checksum_of(part, checksum or "sha256:")
+    if checksum not in (None, actual) and resumed:
         logger.warning(
-            "%s: what was put together from parts has another checksum; fetching it once more, "
-            "whole",
+            "%s: the file joined from several downloads has another checksum; downloading it again "
+            "in full",
             url,
         )
         progress(-part.stat().st_size)
         _forget(part)
         _fetch(url, part, checksum, n_bytes, headers or {}, patient, progress)
-        found = checksum_of(part, checksum or "sha256:")
-    if checksum not in (None, found):
+        actual = checksum_of(part, checksum or "sha256:")
+    if checksum not in (None, actual):
         length = part.stat().st_size
         _forget(part)
         raise DataError(
-            f"what came from {url} is not the file that was wanted: found {found} ({length:,} "
-            f"bytes), wanted "
-            f"{checksum}. Something on the way changes it, or it is another by now; it is not kept."
+            f"the download from {url} is not the expected file: found {actual} ({length:,} bytes), "
+            f"expected {checksum}. A proxy may have altered it, or the file at this address has "
+            f"changed; the download was deleted."
         )
     atomic.settle(part, path)
     _forget(part)
-    return found
+    return actual
 
 
 def checksum_of(path: Path, like: str) -> str:
@@ -107,7 +105,7 @@ def checksum_of(path: Path, like: str) -> str:
 
 
 def part_bytes(path: Path) -> int:
-    """How much of the file for `path` has come in broken downloads before."""
+    """Bytes of the file for `path` that earlier, broken downloads have left."""
     return _length(path.with_name(f"{path.name}.part"))
 
 
@@ -120,20 +118,20 @@ def _fetch(
     patient: bool,
     progress: Callable[[int], None],
 ) -> bool:
-    """Makes `part` as long as the file, over as many connections as it takes. Whether it took
-    more than one.
+    """Completes `part`, over as many connections as needed. Returns whether it took more than
+    one.
     """
-    came = 0
+    received = 0
 
     def count(n: int) -> None:
-        nonlocal came
-        came += max(n, 0)
+        nonlocal received
+        received += max(n, 0)
         progress(n)
 
     before = _length(part)
     failures = 0
     while True:
-        came_before = came
+        received_before = received
         try:
             _transfer(url, part, checksum is not None, n_bytes, headers, count)
             return before > 0 or failures > 0
@@ -142,20 +140,20 @@ def _fetch(
                 raise DataError(_refused(url, error)) from error
             if url.startswith("file:"):
                 raise DataError(f"cannot read {url}: {_reason(error)}.") from error
-            failures = 1 if came > came_before else failures + 1
-            pauses = PAUSES if patient or came else PAUSES[:1]
+            failures = 1 if received > received_before else failures + 1
+            pauses = PAUSES if patient or received else PAUSES[:1]
             reason = _reason(error)
             if failures > len(pauses):
-                kept = (
-                    f" {size_in_words(_length(part))} have come and are kept."
+                kept_note = (
+                    f" {size_in_words(_length(part))} were downloaded and are kept."
                     if _length(part)
                     else ""
                 )
                 raise DataError(
-                    f"cannot fetch {url}: {reason}. Look after the network and try again.{kept}"
+                    f"cannot download {url}: {reason}. Check the network and try again.{kept_note}"
                 ) from error
-            pause = max(pauses[failures - 1], _asked_for(error))
-        logger.warning("%s: %s; trying again in %.3g s", url, reason, pause)
+            pause = max(pauses[failures - 1], _retry_after(error))
+        logger.warning("%s: %s; retrying in %.3g s", url, reason, pause)
         time.sleep(pause)
 
 
@@ -167,40 +165,42 @@ def _transfer(
     headers: Mapping[str, str],
     progress: Callable[[int], None],
 ) -> None:
-    """One connection: asks for what is missing of `part` and appends it. OSError or HTTPException
-    where it breaks.
+    """One connection: requests what `part` lacks and appends it. Raises OSError or HTTPException if
+    the connection breaks.
 
-    `checked`: a checksum will tell whether parts fit together, so that a server need not name the
+    `checked`: a checksum will verify that the parts fit together, so the server need not name the
     file's version.
     """
     version = _version_of(part)
     start = _length(part) if version else 0
     if start and start == version["n_bytes"]:
-        return  # stopped after the last byte and before the end
+        return  # an earlier process stopped after the last byte, before the rename
     request = _request(url, headers, start)
     try:
-        opened = urllib.request.urlopen(request, timeout=TIMEOUT)
+        connection = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code != 416 or not start:
             raise
-        progress(-start)  # the file is shorter than what has come of it
+        progress(-start)  # the file is now shorter than the part
         _forget(part)
         return _transfer(url, part, checked, n_bytes, headers, progress)
-    with opened as answer:
-        begins_at, total = _extent(answer)
-        offered = {"tag": _tag(answer.headers), "n_bytes": total}
-        chunked = bool(getattr(answer, "chunked", False))  # a file:// answer has no such field
+    with connection as response:
+        begins_at, total = _extent(response)
+        offered = {"tag": _tag(response.headers), "n_bytes": total}
+        chunked = bool(
+            getattr(response, "chunked", False)
+        )  # a file:// response lacks this attribute
         _check_length(url, total, n_bytes, known_complete=chunked or checked)
         if start and (begins_at != start or offered != version or not (offered["tag"] or checked)):
-            logger.warning("%s cannot be taken up where it broke; it begins again", url)
+            logger.warning("%s cannot be resumed; the download starts over", url)
             progress(-start)
             _forget(part)
             start = 0
         if begins_at != start:
             if not request.has_header("Range"):
                 raise DataError(
-                    f"{url} cannot be fetched: the server answers with a part of it that nobody "
-                    f"asked for."
+                    f"{url} cannot be downloaded: the server sent a part of the file that was not "
+                    f"requested."
                 )
             return _transfer(url, part, checked, n_bytes, headers, progress)
         with _disk(part):
@@ -208,7 +208,7 @@ def _transfer(
             if not start:
                 _forget(part)
                 atomic.write(_beside(part), to_json(offered))
-        _append(answer, part, progress)
+        _append(response, part, progress)
     if total is not None and _length(part) != total:
         raise ConnectionError(f"the connection ended after {_length(part):,} of {total:,} bytes")
 
@@ -216,7 +216,7 @@ def _transfer(
 def _request(url: str, headers: Mapping[str, str], start: int) -> urllib.request.Request:
     """A request for the file from byte `start` on."""
     request = urllib.request.Request(url, headers={"User-Agent": f"lmsmith/{__version__}"})
-    # Without compression, offsets in the answer are offsets in the file.
+    # Without compression, offsets in the response are offsets in the file.
     request.add_header("Accept-Encoding", "identity")
     for name, value in headers.items():
         request.add_unredirected_header(name, value)
@@ -228,36 +228,37 @@ def _request(url: str, headers: Mapping[str, str], start: int) -> urllib.request
 def _check_length(
     url: str, total: int | None, n_bytes: int | None, *, known_complete: bool
 ) -> None:
-    """Raises DataError if the server's length is not `n_bytes`, or if nothing shows the file's end.
+    """Raises DataError if the server's length is not `n_bytes`, or if the end of the file is
+    unknown.
 
-    `known_complete`: a cut file would be noticed even if the server does not say how long it is.
+    `known_complete`: a truncated file would be detected even without a length.
     """
     if n_bytes is not None and total not in (None, n_bytes):
         raise DataError(
-            f"{url} is {total:,} bytes long, wanted {n_bytes:,}: something else than the file "
-            f"answers."
+            f"{url} is {total:,} bytes long, expected {n_bytes:,}: this is not the expected file."
         )
     if total is None and not known_complete:
-        raise DataError(f"{url} cannot be fetched safely: the server does not say how long it is.")
+        raise DataError(
+            f"{url} cannot be downloaded safely: the server does not report its length."
+        )
 
 
 def _check_space(part: Path, n_bytes: int) -> None:
-    """Raises StorageError where the disk has no room for `n_bytes` more."""
+    """Raises StorageError if the disk lacks space for `n_bytes` more."""
     free = shutil.disk_usage(part.parent).free
     if free < n_bytes:
         raise StorageError(
-            f"{size_in_words(n_bytes)} are wanted for {part} and "
-            f"{size_in_words(free)} are free: make "
-            "room or choose another place."
+            f"{part} needs {size_in_words(n_bytes)} and {size_in_words(free)} are free: free some "
+            f"space or choose another path."
         )
 
 
-def _append(answer: Any, part: Path, progress: Callable[[int], None]) -> None:
-    """Appends the answer's bytes to `part`. Errors of the disk become StorageError."""
+def _append(response: Any, part: Path, progress: Callable[[int], None]) -> None:
+    """Appends the body of the response to `part`. Disk errors become StorageError."""
     with _disk(part):
         file = part.open("ab")
     try:
-        while chunk := answer.read1(CHUNK):
+        while chunk := response.read1(CHUNK):
             with _disk(part):
                 file.write(chunk)
             progress(len(chunk))
@@ -266,22 +267,22 @@ def _append(answer: Any, part: Path, progress: Callable[[int], None]) -> None:
             file.close()
 
 
-def _extent(answer: Any) -> tuple[int, int | None]:
-    """From which byte on the answer is, and how long the file is; None where the server does not
-    say.
+def _extent(response: Any) -> tuple[int, int | None]:
+    """The offset at which the response begins, and the file's length; None if the server does not
+    report it.
     """
-    if answer.status == 206:
+    if response.status == 206:
         extent, _, total = (
-            answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
+            response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
         )
         begin = extent.partition("-")[0]
         return int(begin) if begin.isdecimal() else -1, int(total) if total.isdecimal() else None
-    length = answer.headers.get("Content-Length", "")
+    length = response.headers.get("Content-Length", "")
     return 0, int(length) if length.isdecimal() else None
 
 
 def _tag(headers: Any) -> str:
-    """What names the file's version, byte for byte. A weak ETag does not: RFC 9110, section
+    """Identifies the file's version byte for byte. A weak ETag does not: RFC 9110, section
     8.8.1.
     """
     tag = headers.get("ETag", "")
@@ -289,10 +290,10 @@ def _tag(headers: Any) -> str:
 
 
 def _version_of(part: Path) -> dict[str, Any]:
-    """What was offered when `part` was begun; empty where nobody knows."""
+    """The version that `part` belongs to; empty if unknown."""
     try:
-        found = json.loads(_beside(part).read_text(encoding="utf-8"))
-        return {"tag": found["tag"], "n_bytes": found["n_bytes"]}
+        version = json.loads(_beside(part).read_text(encoding="utf-8"))
+        return {"tag": version["tag"], "n_bytes": version["n_bytes"]}
     except (OSError, ValueError, TypeError, KeyError):
         return {}
 
@@ -313,7 +314,7 @@ def _length(part: Path) -> int:
 
 @contextlib.contextmanager
 def _disk(part: Path) -> Iterator[None]:
-    """Errors of the disk as StorageError, so that they are not taken for the network's."""
+    """Turns disk errors into StorageError, so that they are not taken for network errors."""
     try:
         yield
     except OSError as error:
@@ -322,13 +323,13 @@ def _disk(part: Path) -> Iterator[None]:
 
 def _refused(url: str, error: urllib.error.HTTPError) -> str:
     if error.code in (404, 410):
-        return f"there is no {url} any more (the server answers {error.code})."
+        return f"{url} does not exist any more (the server answers {error.code})."
     if error.code in (401, 403):
         return (
-            f"the server does not give {url} to us ({error.code}): it may want an account, or "
-            f"its terms accepted."
+            f"the server denies access to {url} ({error.code}): it may require an account, or "
+            f"that you accept its terms."
         )
-    return f"cannot fetch {url}: the server answers {error.code} ({error.reason})."
+    return f"cannot download {url}: the server answers {error.code} ({error.reason})."
 
 
 def _reason(error: Exception) -> str:
@@ -340,8 +341,8 @@ def _reason(error: Exception) -> str:
     return str(getattr(cause, "strerror", None) or cause or type(cause).__name__)
 
 
-def _asked_for(error: Exception) -> float:
-    """The pause a busy server asks for, in seconds."""
+def _retry_after(error: Exception) -> float:
+    """The pause that a busy server asks for (Retry-After), in seconds."""
     seconds = (
         error.headers.get("Retry-After", "") if isinstance(error, urllib.error.HTTPError) else ""
     )

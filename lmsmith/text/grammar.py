@@ -1,7 +1,7 @@
-r"""Probabilistic template grammars: one notation, read by a generator and by a recogniser.
+r"""Probabilistic template grammars: one notation for a generator and a recogniser.
 
-A grammar is a text of rules over tables of words. A rule is its name and, indented below it, its
-alternatives (a line that is indented deeper goes on with the alternative above):
+A grammar is a text of rules over tables of words. A rule is a name and, indented below it, its
+alternatives (a line with deeper indentation continues the alternative above):
 
     story
         There was {trait.a=traits} {kind=kinds} named {hero=kind.names}. [<rain> |]{hero.He} had {toy.a=toys}.
@@ -9,26 +9,26 @@ alternatives (a line that is indented deeper goes on with the alternative above)
     rain
         It rained[ all day|].
 
-`[a|b|]`               one of these; the last one here is nothing
-`<rain>`               one of that rule's alternatives; no rule may lead back to itself
-`{toy.a=toys}`         draws a record from a table, binds the variable `toy` to it, and says its
+`[a|b|]`               one of these; the last one here is empty
+`<rain>`               one of that rule's alternatives; rules must not be recursive
+`{toy.a=toys}`         draws a record from a table, binds the variable `toy` to it, and writes its
                        form `a` ("a ball")
-`{hero=kind.names}`    the table is a form of the record that `kind` is bound to
-`{hero=names-friend}`  draws any record but the one that `friend` is bound to
-`{food?=foods}`        says the record if the variable is bound, and draws one otherwise
-`{toy}`, `{hero.his}`  says a bound record, plainly ("ball") or by another form ("her"); `{Toy}`,
-                       `{hero.His}`: capitals
+`{hero=kind.names}`    the table is a form of the record bound to `kind`
+`{hero=names-friend}`  draws any record except the one bound to `friend`
+`{food?=foods}`        writes the record if the variable is bound, and draws one otherwise
+`{toy}`, `{hero.his}`  writes a bound record, in its plain form ("ball") or another form ("her");
+                       `{Toy}`, `{hero.His}`: capitalised
 ` // `                 a new paragraph
 
-**Probabilities.** Alternatives, and records of a table, are written commonest first, and the k-th
-(from 1) has weight 1/(k + 1): nearly Zipf's law, and no numbers in the grammar.
+**Probabilities.** Alternatives, and records of a table, are listed from most to least common. The
+k-th (from 1) has weight 1/(k + 1): close to Zipf's law, and no numbers in the grammar.
 
-**Exactness.** `Grammar.generate` returns with a text the log-probability of the derivation that
-made it: of all choices it took. The probability of the *text* is the sum over all its derivations.
-`Grammar.log_probability` computes that sum from the text alone, by a dynamic programme from left to
-right over partial derivations (what is left to derive, and the variables' bindings). The two are
-equal exactly where the text has one derivation; `lmsmith.text.stories` says how it is known that
-all of its texts have.
+**Exactness.** `Grammar.generate` returns a text and the log-probability of the derivation that
+produced it, which is the sum over all its choices. The probability of the *text* is the sum over
+all its derivations. `Grammar.log_probability` computes that sum from the text alone, by dynamic
+programming from left to right over partial derivations (what is left to derive, and the bindings of
+the variables). The two are equal if and only if the text has exactly one derivation;
+`lmsmith.text.stories` explains the proof that all of its texts do.
 """
 
 import math
@@ -40,8 +40,8 @@ from random import Random
 
 
 class Record:
-    """Something to speak of, by its forms: `{"": "Lily", "he": "she", "names": Table(...)}`.
-    Equal to itself alone.
+    """A thing that texts mention, by its forms: `{"": "Lily", "he": "she", "names": Table(...)}`.
+    Records compare by identity.
     """
 
     def __init__(self, forms: "Mapping[str, str | Table]") -> None:
@@ -54,13 +54,13 @@ class Record:
 
 
 class Table:
-    """Records to draw from, commonest first."""
+    """Records to draw from, most common first."""
 
     def __init__(self, records: Iterable[Record]) -> None:
         self.records = tuple(records)
         self.cumulative, self.log_probabilities = _zipf(len(self.records))
         self.index = {record: k for k, record in enumerate(self.records)}
-        assert len(self.index) == len(self.records), "a record is in a table twice"
+        assert len(self.index) == len(self.records), "a table contains a record twice"
 
     def draw(self, random: Random, excluded: tuple[Record, ...]) -> Record:
         while (record := self.records[bisect(self.cumulative, random.random())]) in excluded:
@@ -68,15 +68,17 @@ class Table:
         return record
 
     def log_probability(self, record: Record, excluded: tuple[Record, ...]) -> float:
-        """Of drawing `record`, given that none of the excluded (which need not be in this table)
-        is drawn.
+        """The log-probability of drawing `record`, given that none of `excluded` (which need not be
+        in this table) is drawn.
         """
-        lost = sum(
+        excluded_mass = sum(
             math.exp(self.log_probabilities[self.index[other]])
             for other in excluded
             if other in self.index
         )
-        return self.log_probabilities[self.index[record]] - (math.log1p(-lost) if lost else 0.0)
+        return self.log_probabilities[self.index[record]] - (
+            math.log1p(-excluded_mass) if excluded_mass else 0.0
+        )
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -94,17 +96,15 @@ class Slot:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Draw:
-    slot: Slot  # what is bound, and the form it is said in
+    slot: Slot  # the variable to bind, and the form to write
     source: Table | Slot
-    without: tuple[int, ...]  # variables
+    without: tuple[int, ...]  # variables whose records are excluded
     again: bool  # `?=`: no draw if the variable is bound
 
 
 Node = str | Choice | Slot | Draw
-Parts = tuple[
-    Node, ...
-]  # what is to be said one after the other, the last part FIRST: ready to be put on a stack
-Values = tuple[Record | None, ...]  # by variable
+Parts = tuple[Node, ...]  # a sequence of nodes in REVERSE order, ready to be pushed on a stack
+Values = tuple[Record | None, ...]  # bindings, indexed by variable
 
 
 class Grammar:
@@ -115,46 +115,46 @@ class Grammar:
         self.variables: dict[str, int] = {}
         self.start = self._rule(start)
         unused = self._alternatives.keys() - self._parsed.keys()
-        assert not unused, f"no way leads from {start} to {sorted(unused)}"
+        assert not unused, f"rules {sorted(unused)} cannot be reached from {start}"
 
     def generate(self, random: Random) -> tuple[str, float]:
         """A text, and the natural logarithm of the probability of its derivation."""
-        said: list[str] = []
+        words: list[str] = []
         values: list[Record | None] = [None] * len(self.variables)
         log_probability = 0.0
         stack = list(self.start)
         while stack:
             node = stack.pop()
             if type(node) is str:
-                said.append(node)
+                words.append(node)
             elif type(node) is Choice:
                 k = bisect(node.cumulative, random.random())
                 log_probability += node.log_probabilities[k]
                 stack.extend(node.options[k])
             elif type(node) is Slot:
-                said.append(spoken(node, values))
+                words.append(spoken(node, values))
             elif type(node) is Draw:
                 if must_draw(node, values):
                     table, excluded = drawn_from(node, values)
                     record = table.draw(random, excluded)
                     log_probability += table.log_probability(record, excluded)
                     values[node.slot.variable] = record
-                said.append(spoken(node.slot, values))
-        return "".join(said), log_probability
+                words.append(spoken(node.slot, values))
+        return "".join(words), log_probability
 
     def log_probability(self, text: str) -> float:
-        """The natural logarithm of the probability of `text`, over all its derivations; -inf
-        where it has none.
+        """The natural logarithm of the probability of `text`, summed over all its derivations; -inf
+        if there are none.
         """
-        # By position in the text, the partial derivations that have come to it: what is left to
-        # derive, as nested pairs (next part, the rest), and the bindings -> the logarithm of their
-        # probability. Equal ones are summed.
+        # For each position in the text, the partial derivations that have reached it: what is left
+        # to derive, as nested pairs (next part, rest), and the bindings -> their log-probability.
+        # Equal states are summed.
         reached: list[dict[tuple[tuple | None, Values], float]] = [{} for _ in range(len(text) + 1)]
 
         def reach(
             position: int, rest: tuple | None, values: Values, log_probability: float
         ) -> None:
-            if rest is not None and type(rest[0]) is str:  # look ahead: here most end
+            if rest is not None and type(rest[0]) is str:  # look ahead: most derivations end here
                 if not text.startswith(rest[0], position):
                     return
                 position, rest = position + len(rest[0]), rest[1]
@@ -199,13 +199,13 @@ class Grammar:
         return total
 
     def _rule(self, name: str) -> Parts:
-        """The rule's parts, read when it is first met."""
+        """The parts of the rule, parsed when it is first used."""
         if name not in self._parsed:
             self._parsed[name] = None
             options = [self._parse(line) for line in self._alternatives[name]]
             self._parsed[name] = options[0] if len(options) == 1 else (_choice(options),)
         parts = self._parsed[name]
-        assert parts is not None, f"rule {name} leads back to itself"
+        assert parts is not None, f"rule {name} is recursive"
         return parts
 
     def _parse(self, text: str) -> Parts:
@@ -214,7 +214,7 @@ class Grammar:
         return options[0] if len(options) == 1 else (_choice(options),)
 
     def _options(self, tokens: Iterator[str]) -> list[Parts]:
-        """What stands between the brackets, up to the closing one."""
+        """The alternatives between brackets, up to the closing one."""
         options: list[list[Node]] = [[]]
         while (token := next(tokens)) != "]":
             if token == "|":
@@ -249,20 +249,22 @@ class Grammar:
 
 
 def spoken(slot: Slot, values: Sequence[Record | None]) -> str:
+    """The text of a bound record in the form that `slot` names."""
     text = _form(slot, values)
     assert isinstance(text, str)
     return text
 
 
 def must_draw(draw: Draw, values: Sequence[Record | None]) -> bool:
+    """Whether the variable is still unbound. Only `?=` accepts a bound one."""
     bound = values[draw.slot.variable] is not None
     assert draw.again or not bound, f"variable {draw.slot.variable} is bound twice"
     return not bound
 
 
 def drawn_from(draw: Draw, values: Sequence[Record | None]) -> tuple[Table, tuple[Record, ...]]:
-    """The table, and the records it must not be, each once and in the order of the grammar (so
-    that sums repeat).
+    """The table, and the excluded records, each once and in the order of the grammar (so that sums
+    are reproducible).
     """
     table: Table | str = (
         draw.source if isinstance(draw.source, Table) else _form(draw.source, values)
@@ -275,27 +277,27 @@ def drawn_from(draw: Draw, values: Sequence[Record | None]) -> tuple[Table, tupl
 
 def _form(slot: Slot, values: Sequence[Record | None]) -> str | Table:
     record = values[slot.variable]
-    assert record is not None, f"variable {slot.variable} is spoken of before it is bound"
+    assert record is not None, f"variable {slot.variable} is used before it is bound"
     return record.forms[slot.form]
 
 
 def blocks(text: str) -> dict[str, list[str]]:
-    """Heading -> the entries below it. An entry has four spaces before it; a line that goes on
-    with it has more.
+    """Heading -> the entries below it. An entry is indented by four spaces; a line with deeper
+    indentation continues it.
     """
-    found: dict[str, list[str]] = {}
+    sections: dict[str, list[str]] = {}
     for line in text.splitlines():
         depth, words = len(line) - len(line.lstrip()), line.strip()
         if not words:
             continue
         if depth == 0:
-            assert words not in found, f"{words} is given twice"
-            entries = found.setdefault(words, [])
+            assert words not in sections, f"{words} is given twice"
+            entries = sections.setdefault(words, [])
         elif depth == 4:
             entries.append(words)
         else:
             entries[-1] += ("" if entries[-1].endswith("|") else " ") + words
-    return found
+    return sections
 
 
 def _choice(options: list[Parts]) -> Choice:
@@ -303,8 +305,8 @@ def _choice(options: list[Parts]) -> Choice:
 
 
 def _zipf(n: int) -> tuple[list[float], list[float]]:
-    """Cumulative probabilities, ending in 1, and log-probabilities, of n things with weights
-    1/2, 1/3, 1/4, ...
+    """Cumulative probabilities, ending in 1, and log-probabilities, for n weights 1/2, 1/3, 1/4,
+    ...
     """
     weights = [1 / (k + 2) for k in range(n)]
     total = math.fsum(weights)

@@ -1,18 +1,17 @@
-"""Data sets of the Hugging Face Hub: what files they hold, where each is fetched from, and reading
-one from afar.
+"""Data sets of the Hugging Face Hub: lists their files, finds download addresses, and reads files
+remotely.
 
     commit, files = list_files("HuggingFaceFW/fineweb-edu", ["sample/10BT/*.parquet"])
     find_remote("hf://datasets/HuggingFaceFW/fineweb-edu/sample/10BT/*.parquet")
     with open_remote(path) as stream: ...
 
-huggingface_hub (the extra `hf`) asks the Hub and reads from afar; it honours HF_ENDPOINT, HF_TOKEN
-and HF_HUB_OFFLINE. What is kept comes through `download.py`, as everything else that is fetched: it
-is held against the sha256 that the Hub lists, which huggingface_hub does not do. The library
-`datasets` is not needed: Parquet is read by pyarrow.
+huggingface_hub (the extra `hf`) queries the Hub and reads remote files; it honours HF_ENDPOINT,
+HF_TOKEN and HF_HUB_OFFLINE. Files that are kept are downloaded by `download.py`, like all others:
+it checks them against the SHA-256 that the Hub lists, which huggingface_hub does not. The library
+`datasets` is not needed: pyarrow reads Parquet.
 
-A file that is read from afar has a path, "hf:/datasets/OWNER/NAME@COMMIT/FILE", so that it can
-stand where the path of a file on the disk does; the commit in it means the same bytes at every
-reading.
+A remote file has a path, "hf:/datasets/OWNER/NAME@COMMIT/FILE", that can be used like the path of a
+local file. Because it contains the commit, every read returns the same bytes.
 """
 
 import contextlib
@@ -42,12 +41,12 @@ class HubFile:
 def list_files(
     repo: str, patterns: Iterable[str], revision: str = "main"
 ) -> tuple[str, list[HubFile]]:
-    """The commit that `revision` is, and its files that match: in the patterns' order, sorted
-    within. May be none.
+    """The commit of `revision`, and its files that match: in the order of the patterns, sorted
+    within each. The list may be empty.
 
-    In a pattern `*` stands for any part of a path, slashes as well. Raises DataError.
+    In a pattern, `*` matches any part of a path, including slashes. Raises DataError.
     """
-    found: dict[str, HubFile] = {}
+    files: dict[str, HubFile] = {}
     with _explained(f"the data set {repo}"):
         api = _library().HfApi(endpoint=_endpoint(), library_name="lmsmith")
         commit = api.repo_info(repo, repo_type="dataset", revision=revision, expand=["sha"]).sha
@@ -62,13 +61,13 @@ def list_files(
             for entry in sorted(tree, key=lambda entry: entry.path):
                 if hasattr(entry, "size") and fnmatch.fnmatchcase(entry.path, pattern):
                     checksum = f"sha256:{entry.lfs.sha256}" if entry.lfs else f"git:{entry.blob_id}"
-                    found.setdefault(entry.path, HubFile(entry.path, entry.size, checksum))
+                    files.setdefault(entry.path, HubFile(entry.path, entry.size, checksum))
     assert commit
-    return commit, list(found.values())
+    return commit, list(files.values())
 
 
 def address(repo: str, commit: str, name: str) -> tuple[str, dict[str, str]]:
-    """Where a file is fetched from, and the headers that say who asks."""
+    """The download URL of a file, and the headers that authenticate the user."""
     hub = _library()
     url = hub.hf_hub_url(repo, name, repo_type="dataset", revision=commit, endpoint=_endpoint())
     headers = hub.utils.build_hf_headers()
@@ -80,15 +79,15 @@ def is_remote(source: str | os.PathLike[str]) -> bool:
 
 
 def find_remote(source: str) -> list[Path]:
-    """The files that "hf://datasets/OWNER/NAME[@REVISION]/PATTERN" means, as paths for
+    """The files that "hf://datasets/OWNER/NAME[@REVISION]/PATTERN" matches, as paths for
     `open_remote`. Raises DataError.
 
-    A REVISION that has a slash in it is written with %2F.
+    A slash in REVISION is written as %2F.
     """
     words = source.replace(os.sep, "/").removeprefix("hf:").lstrip("/").split("/", 3)
     if len(words) < 4 or words[0] != "datasets" or not all(words):
         raise DataError(
-            f"{source} names no files on the Hub: wanted hf://datasets/OWNER/NAME/PATTERN, as in "
+            f"{source} is not a valid Hub path: expected hf://datasets/OWNER/NAME/PATTERN, as in "
             "hf://datasets/roneneldan/TinyStories/data/*.parquet."
         )
     _, owner, name, pattern = words
@@ -97,14 +96,14 @@ def find_remote(source: str) -> list[Path]:
     commit, files = list_files(repo, [pattern], revision.replace("%2F", "/") or "main")
     if not files:
         raise DataError(
-            f"the data set {repo} of the Hub has no file {pattern}; see "
+            f"the data set {repo} on the Hub has no file {pattern}; see "
             f"https://huggingface.co/datasets/{repo}."
         )
     return [Path(f"{SCHEME}datasets/{repo}@{commit}/{file.name}") for file in files]
 
 
 def n_bytes_of(path: Path) -> int:
-    """The length of a file that `find_remote` found. Raises DataError."""
+    """The length of a file that `find_remote` returned. Raises DataError."""
     _, _, owner, name, *rest = path.parts
     name, _, commit = name.partition("@")
     lengths = _lengths(f"{owner}/{name}", commit, "/".join(rest[:-1]))
@@ -115,7 +114,7 @@ def n_bytes_of(path: Path) -> int:
 
 @functools.lru_cache(maxsize=256)
 def _lengths(repo: str, commit: str, folder: str) -> dict[str, int]:
-    """Those of a folder's files, asked for once: a commit does not change."""
+    """The lengths of all files in a folder. Queried once, because a commit does not change."""
     return {
         file.name: file.n_bytes
         for file in list_files(repo, [f"{folder}/*" if folder else "*"], commit)[1]
@@ -124,8 +123,8 @@ def _lengths(repo: str, commit: str, folder: str) -> dict[str, int]:
 
 @contextlib.contextmanager
 def open_remote(path: Path) -> Iterator[BinaryIO]:
-    """A file of the Hub to read and seek in; only what is read is fetched. Raises DataError,
-    while reading too.
+    """Opens a file on the Hub for reading and seeking; only the parts that are read are downloaded.
+    Raises DataError, also while reading.
     """
     what = path.as_posix()
     with _explained(what):
@@ -135,11 +134,11 @@ def open_remote(path: Path) -> Iterator[BinaryIO]:
         yield stream
 
 
-CHUNK = 1 << 18  # what is read beyond what was asked for; the library reads 5 MB ahead by itself
+CHUNK = 1 << 18  # bytes read ahead; the library's default is 5 MB
 
 
 class _Remote(io.RawIOBase):
-    """The library's file with our errors."""
+    """The library's file, with our errors."""
 
     def __init__(self, file: Any, what: str) -> None:
         self._file, self._what = file, what
@@ -175,12 +174,12 @@ def _library() -> Any:
 
 
 def _endpoint() -> str | None:
-    """Looked up at each call: the library looks once, when it is imported."""
+    """Read at each call: the library reads it once, at import."""
     return os.environ.get("HF_ENDPOINT") or None
 
 
 def _folder_of(pattern: str) -> str:
-    """The folder in which all that matches lies: the pattern's parts before the first with a
+    """The folder that contains all matches: the parts of the pattern before the first with a
     wildcard.
     """
     parts = pattern.split("/")[:-1]
@@ -190,13 +189,13 @@ def _folder_of(pattern: str) -> str:
 
 @contextlib.contextmanager
 def _explained(what: str) -> Iterator[None]:
-    """The library's errors, and those of what it reaches the network by, as DataError."""
+    """Turns errors of the library and of its network client into DataError."""
     _library()
     from huggingface_hub import errors
 
-    place = _endpoint() or "https://huggingface.co"
-    # By what it reaches the network differs between versions; its own error is always a kind of
-    # that library's.
+    endpoint = _endpoint() or "https://huggingface.co"
+    # The library's network client differs between versions; HfHubHTTPError always derives from the
+    # client's errors.
     network: tuple[type[Exception], ...]
     network = (
         OSError,
@@ -206,26 +205,25 @@ def _explained(what: str) -> Iterator[None]:
         yield
     except (errors.GatedRepoError, errors.RepositoryNotFoundError) as error:
         raise DataError(
-            f"{place} does not show us {what}: there is none of that name, or it wants an account "
-            f"whose token is in "
-            "HF_TOKEN."
+            f"{endpoint} does not provide {what}: the name is wrong, or it requires an account "
+            f"whose token is in HF_TOKEN."
         ) from error
     except (errors.RevisionNotFoundError, errors.EntryNotFoundError, FileNotFoundError) as error:
         raise DataError(
-            f"{what} at {place} has changed: what is looked for is not there ({_reason(error)})."
+            f"{what} at {endpoint} has changed: a file or revision is missing ({_reason(error)})."
         ) from error
     except errors.HFValidationError as error:
-        raise DataError(f"{what} is no name that the Hub can have: {_reason(error)}") from error
+        raise DataError(f"{what} is not a valid name on the Hub: {_reason(error)}") from error
     except network as error:
         raise DataError(
-            f"cannot read {what} at {place}: {_reason(error)}. Look after the network; "
-            f"HF_ENDPOINT names a mirror."
+            f"cannot read {what} at {endpoint}: {_reason(error)}. Check the network, or set "
+            f"HF_ENDPOINT to a mirror."
         ) from error
 
 
 def _reason(error: Exception) -> str:
-    """What a person needs of an error that may be wrapped several times: what the system said,
-    or the first line.
+    """The useful part of an error that may be wrapped several times: the system's message, or the
+    first line.
     """
     system = re.search(r"\[Errno -?\d+\] ([\w ,]+)", str(error))
     lines = str(error).strip().splitlines() or [type(error).__name__]

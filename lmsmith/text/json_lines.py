@@ -1,7 +1,6 @@
-"""Lines of JSON -> the text in a field of each.
+"""Reads JSON Lines: the text in one field of each line.
 
-The field may be nested: `meta.text`. What is wrong with a line is reported with its number in the
-file.
+The field may be nested: `meta.text`. Errors name the line number in the file.
 """
 
 import contextlib
@@ -13,7 +12,7 @@ from typing import Any
 from lmsmith.errors import DataError
 from lmsmith.text.files import Counts, Lines, Skip, fields_there, without_surrogates
 
-FROM_ARRAY = "If the file is one array, `jq -c '.[]' FILE > LINES.jsonl` makes lines of it."
+FROM_ARRAY = "If the file is one array, `jq -c '.[]' FILE > LINES.jsonl` converts it to lines."
 
 
 def json_lines(
@@ -26,7 +25,7 @@ def json_lines(
 ) -> Iterator[tuple[str, int]]:
     """The text of each line that is not blank, with the line's number in the part, from 1.
 
-    Raises DataError for a line without a text, or gives it to `skip` if there is one.
+    Raises DataError for a line without text, or passes it to `skip` if given.
     """
     all_lines = _lines(decoded)
     for number, line in enumerate(all_lines, start=1):
@@ -36,55 +35,56 @@ def json_lines(
             more = itertools.islice(all_lines, _SAMPLED) if skip is None else ()
             text = without_surrogates(_json_text(line, text_field, more), "", errors, counts)
         except DataError as error:
-            placed = DataError(f"{lines.path}, line {lines.of(number)}{error}")
+            located = DataError(f"{lines.path}, line {lines.of(number)}{error}")
             if skip is None:
-                raise placed from error
-            skip(placed)
+                raise located from error
+            skip(located)
             continue
         yield text, number
 
 
 def _json_text(line: str, text_field: str, more: Iterable[str] = ()) -> str:
-    """The text of one line. What is raised goes on from the name of the line.
+    """The text of one line. An error message continues after the name of the line.
 
-    `more`: the lines behind it, read only where the field is missing, to see which other one holds
+    `more`: the following lines, read only if the field is missing, to find the field that contains
     the text.
     """
     try:
         record = _json(line)
     except (ValueError, RecursionError) as error:
-        wanted = f"{{{json.dumps(text_field)}: ...}}"
+        expected = f"{{{json.dumps(text_field)}: ...}}"
         array = f" {FROM_ARRAY}" if line.lstrip().startswith("[") else ""
-        why = "it is nested too deep to be read" if isinstance(error, RecursionError) else error
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise DataError(
-            f" is not JSON: {why}. Wanted one object a line: {wanted}.{array}"
+            f" is not JSON: {reason}. Expected one object per line: {expected}.{array}"
         ) from error
     if not isinstance(record, dict):
         array = f" {FROM_ARRAY}" if isinstance(record, list) else ""
         raise DataError(
-            f" holds {_json_kind(record)}, wanted an object with the field {text_field!r}.{array}"
+            f" contains {_json_kind(record)}, expected an object with the field "
+            f"{text_field!r}.{array}"
         )
-    found = _field(record, text_field)
-    if not found:
+    values = _field(record, text_field)
+    if not values:
         texts = dict(_text_fields(record))
-        # Mistakes in the lines behind are not what this error is about.
+        # This error is not about mistakes in later lines.
         with contextlib.suppress(ValueError, RecursionError, DataError, AttributeError):
             for other in filter(str.strip, more):
                 for name, length in _text_fields(_json(other)):
                     texts[name] = texts.get(name, 0) + length
         texts.pop(text_field, None)
         raise DataError(f" has no field {text_field!r}; {fields_there(record, texts)}")
-    (text,) = found
+    (text,) = values
     if text is not None and not isinstance(text, str):
-        raise DataError(f": the field {text_field!r} holds {_json_kind(text)}, wanted text.")
+        raise DataError(f": the field {text_field!r} contains {_json_kind(text)}, expected text.")
     return text or ""
 
 
-_SAMPLED = 100  # lines that say which field holds the text
+_SAMPLED = 100  # lines searched for the field that contains the text
 
 
 def _json(line: str) -> Any:
-    """As json.loads, with integers of any length: Python refuses more than 4,300 digits."""
+    """json.loads with integers of any length: Python rejects more than 4,300 digits."""
     try:
         return json.loads(line)
     except json.JSONDecodeError:
@@ -94,10 +94,10 @@ def _json(line: str) -> Any:
 
 
 def _field(record: dict[str, Any], name: str) -> list[Any]:
-    """The value of a field, alone in a list: `meta.text` is a field of that name, or `text` within
-    `meta`. [] if none.
+    """The value of a field, in a list of one; [] if there is none. `meta.text` is a field of that
+    name, or the field `text` within `meta`.
 
-    The longest name that is a field counts first.
+    The longest name that exists wins.
     """
     if name in record:
         return [record[name]]
@@ -106,14 +106,14 @@ def _field(record: dict[str, Any], name: str) -> list[Any]:
         outer = ".".join(parts[:n])
         inner = record.get(outer)
         if inner is None and outer in record:
-            return [None]  # as a row of .parquet has it
-        if isinstance(inner, dict) and (found := _field(inner, ".".join(parts[n:]))):
-            return found
+            return [None]  # as in a row of .parquet
+        if isinstance(inner, dict) and (values := _field(inner, ".".join(parts[n:]))):
+            return values
     return []
 
 
 def _text_fields(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, int]]:
-    """The names of fields that hold text, with its length; nested ones come last."""
+    """The names of fields that contain text, with its length; nested fields come last."""
     for name, value in record.items():
         if isinstance(value, str):
             yield prefix + name, len(value)
@@ -123,7 +123,7 @@ def _text_fields(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str
 
 
 def _lines(chunks: Iterable[str]) -> Iterator[str]:
-    """Lines that end in LF and nothing else: JSON may hold U+2028 and its like as they are."""
+    """Splits at LF only: JSON may contain U+2028 and similar characters unescaped."""
     parts = []
     for chunk in chunks:
         first, *others = chunk.split("\n")

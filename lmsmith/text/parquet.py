@@ -1,7 +1,6 @@
-"""A Parquet file -> the text in a column of each row.
+"""Reads Parquet: the text in one column of each row.
 
-The column may be within a struct: `meta.text`. What is wrong with a row is reported with its number
-in the file.
+The column may be within a struct: `meta.text`. Errors name the row number in the file.
 """
 
 import contextlib
@@ -25,18 +24,18 @@ def parquet_rows(
     part: Part,
     skip: Skip | None,
 ) -> Iterator[tuple[str, int]]:
-    """The column's rows, a batch of one row group at a time. Parquet's strings are UTF-8,
-    whatever `encoding` says.
+    """Yields the column's rows, one batch of a row group at a time. Parquet strings are UTF-8,
+    regardless of `encoding`.
     """
-    import pyarrow  # here: it takes a while, and most text is not in .parquet
+    import pyarrow  # imported here: it is slow, and most text is not Parquet
     import pyarrow.parquet
 
     with contextlib.ExitStack() as stack:
         if path.suffix.lower() in COMPRESSED:
-            # A Parquet file is read from its end, so all of it must be there.
-            whole = stack.enter_context(tempfile.TemporaryFile())
-            shutil.copyfileobj(stream, whole)
-            stream = whole
+            # Parquet is read from its end, so the file is decompressed completely.
+            decompressed = stack.enter_context(tempfile.TemporaryFile())
+            shutil.copyfileobj(stream, decompressed)
+            stream = decompressed
         try:
             table = stack.enter_context(pyarrow.parquet.ParquetFile(stream))
             columns = dict(_columns(table.schema_arrow))
@@ -67,15 +66,15 @@ def parquet_rows(
 
 def _unreadable_parquet(path: Path, error: Exception) -> DataError:
     return DataError(
-        f"{path} cannot be read as Parquet: {str(error).rstrip('.')}. It is cut short, "
-        f"damaged or no Parquet."
+        f"{path} cannot be read as Parquet: {str(error).rstrip('.')}. It is truncated, damaged "
+        f"or not Parquet."
     )
 
 
 def _check_text_column(path: Path, metadata: Any, columns: dict[str, str], text_field: str) -> None:
     """Raises DataError unless `text_field` is a column of strings or bytes.
 
-    `metadata` is the file's; `columns` has the type of each column by name.
+    `metadata`: of the file. `columns`: column name -> type.
     """
     texts = [
         name
@@ -91,15 +90,15 @@ def _check_text_column(path: Path, metadata: Any, columns: dict[str, str], text_
         raise DataError(f"{path} has no column {text_field!r}; {fields_there(columns, sizes)}")
     if text_field not in texts and columns[text_field] not in ("binary", "large_binary"):
         raise DataError(
-            f"{path}: the column {text_field!r} holds {columns[text_field]}, wanted strings."
+            f"{path}: the column {text_field!r} contains {columns[text_field]}, expected strings."
         )
 
 
 def _group_values(table: Any, group: int, text_field: str) -> Iterator[Any]:
-    """The column's rows in one row group as binary scalars of pyarrow, read in batches.
+    """Yields the column's rows in one row group as binary scalars of pyarrow, read in batches.
 
-    Binary and not strings, so that bad UTF-8 is reported with its row. Scalars, so that nothing
-    holds a copy of a row longer than needed.
+    They are binary, not strings, so that invalid UTF-8 is reported with its row, and scalars, so
+    that no copy of a row is kept longer than needed.
     """
     import pyarrow
 
@@ -111,8 +110,8 @@ def _group_values(table: Any, group: int, text_field: str) -> Iterator[Any]:
 
 
 def _columns(fields: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Name and type of each column, those within structs as `meta.text`, behind those at the
-    top.
+    """Name and type of each column; those within structs, such as `meta.text`, come after the
+    top-level ones.
     """
     import pyarrow
 

@@ -1,8 +1,8 @@
-"""Patterns with `**`: files and folders at any depth, as Python's glob finds them, but each folder
-is entered once.
+"""Glob patterns with `**`: files and folders at any depth, like Python's glob, but each folder is
+visited once.
 
-Links to folders are followed. glob.glob follows them in circles: two of them make more names than
-can be listed.
+Links to folders are followed. glob.glob follows cyclic links without end: two of them produce more
+names than can be listed.
 """
 
 import glob
@@ -15,27 +15,26 @@ RECURSIVE = "**"
 
 
 def matches(pattern: Path) -> list[Path]:
-    """What a pattern matches, in any order; dangling links are among it. Hidden names only where
-    the pattern says so.
+    """The paths that a pattern matches, in any order, including dangling links. Hidden names match
+    only if the pattern says so.
 
-    A folder that is there under several names is entered below `**` under the first one, real names
-    before links.
+    A folder with several names is visited below `**` under the first, real names before links.
     """
     if RECURSIVE not in pattern.parts:
-        return [Path(found) for found in glob.glob(str(pattern))]
-    at = pattern.parts.index(RECURSIVE)
-    before, behind = pattern.parts[:at], pattern.parts[at + 1 :]
+        return [Path(path) for path in glob.glob(str(pattern))]
+    index = pattern.parts.index(RECURSIVE)
+    before, after = pattern.parts[:index], pattern.parts[index + 1 :]
     bases = glob.glob(str(Path(*before))) if before else [""]
-    found: dict[Path, None] = {}
+    paths: dict[Path, None] = {}
     for base in bases:
         if not os.path.isdir(base or "."):
             continue
         for folder in _folders(base):
-            if behind:
-                found.update(dict.fromkeys(matches(Path(glob.escape(folder), *behind))))
+            if after:
+                paths.update(dict.fromkeys(matches(Path(glob.escape(folder), *after))))
             else:
-                found.update((Path(path), None) for path in _entries(folder))
-    return list(found)
+                paths.update((Path(path), None) for path in _entries(folder))
+    return list(paths)
 
 
 def _folders(base: str) -> Iterator[str]:
@@ -51,7 +50,7 @@ def _folders(base: str) -> Iterator[str]:
             elif (real := os.path.realpath(path)) not in visited:
                 visited.add(real)
                 waiting.append(path)
-        while links and not waiting:  # links wait until all that has a name of its own was entered
+        while links and not waiting:  # links come after all real folders
             link = links.popleft()
             if (real := os.path.realpath(link)) not in visited:
                 visited.add(real)
@@ -59,7 +58,7 @@ def _folders(base: str) -> Iterator[str]:
 
 
 def _entries(folder: str) -> list[str]:
-    """What is in a folder, hidden names and folders that may not be read left out, as glob does."""
+    """The entries of a folder, without hidden names; [] if it cannot be read, as in glob."""
     try:
         names = os.listdir(folder or ".")
     except OSError:

@@ -1,7 +1,7 @@
-"""One file of any kind that is read -> its texts, each with its source.
+"""Reads the texts of one file of any supported kind, each with its source.
 
 Plain text (any suffix) is one text, or several between separators. A line of .jsonl, .ndjson or
-.json is one, and so is a row of .parquet.
+.json is one text, and so is a row of .parquet.
 """
 
 import io
@@ -39,15 +39,15 @@ def read_texts(
     skip: Skip | None = None,
     separator: str = "",
 ) -> Iterator[tuple[str, str]]:
-    """The texts of one file, each with its source: "file", or "file:line" (row), from 1. Empty ones
-    are among them.
+    """Yields the texts of one file, each with its source: "file", or "file:line" (row), from 1.
+    Includes empty texts.
 
-    A plain file is cut at `separator`, if that is not empty; its texts are then "file#1", "file#2",
-    ... `encoding` is a codec's name, `errors` "strict" or "replace". Adds to `counts` what is known
-    of the file (all but what concerns documents). Raises BinaryFile, and DataError for all else
-    that can be wrong with a file; where `skip` is given, a line or row that is bad by itself goes
-    there. Of a .jsonl that is read in parts, sources count from the part's first line; what is
-    raised names the line of the file.
+    A plain file is split at `separator` if that is not empty; its texts are then "file#1",
+    "file#2", ... `encoding`: name of a codec. `errors`: "strict" or "replace". Adds to `counts`
+    everything known about the file, except the counts of documents. Raises BinaryFile, and
+    DataError for any other problem with the file; if `skip` is given, it receives the errors of bad
+    lines and rows. For a part of a .jsonl file, sources count from the part's first line, but
+    errors name the line of the file.
     """
     suffix = inner_suffix(path)
     if suffix not in PARQUET + JSON_LINES:
@@ -66,7 +66,7 @@ def read_texts(
             if "\r" in text:
                 text = line_ends.decode(text, final=True)
             yield text, f"{path}:{number}"
-            del text  # else it would be kept until the next one has been read
+            del text  # otherwise it would stay in memory until the next one is read
     count_part(counts, line_ends, path, part)
 
 

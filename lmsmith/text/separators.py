@@ -1,17 +1,17 @@
-"""Document separators in plain text files, such as `<|endoftext|>` in TinyStories.
+"""Splits plain text files into documents at a separator, such as `<|endoftext|>` in TinyStories.
 
     cutter = Cutter("<|endoftext|>")
     for chunk in chunks:
         for document in cutter.push(chunk): ...
     for document in cutter.finish(): ...
 
-The rule, for every plain file: the text is cut at each occurrence of the separator, from left to
+The rule, for every plain file: the text is split at each occurrence of the separator, from left to
 right. The separator is not part of any document. One line break directly before it and one directly
-after it go with it, unless the separator itself begins or ends with a line break. What is left
-between two separators and is blank is no document.
+after it are removed too, unless the separator itself begins or ends with a line break. Blank text
+between two separators is not a document.
 
-A large file is divided among processes right behind a separator (`cut_after`), never inside one.
-The documents of the parts are then those of the whole file.
+A large file is divided among processes directly after a separator (`cut_after`), never inside one,
+so the documents of the parts are those of the file.
 """
 
 import re
@@ -23,43 +23,42 @@ END_OF_TEXT = "<|endoftext|>"
 
 
 def resolve(setting: str) -> str:
-    """The separator that `data.document_separator` means: `auto`, `none` or the text itself; "" for
-    none.
+    """The separator that `data.document_separator` selects: `auto`, `none` or the text itself; ""
+    for none.
 
     Raises ConfigError for an empty setting.
     """
     if not setting:
         raise ConfigError(
-            "data.document_separator is empty: wanted auto, none, or the text between documents."
+            "data.document_separator is empty: expected auto, none, or the text between documents."
         )
     return {"auto": END_OF_TEXT, "none": ""}.get(setting, setting)
 
 
 def takes_line_breaks(separator: str) -> bool:
-    """Whether one line break on each side goes with the separator."""
+    """Whether one line break on each side is removed with the separator."""
     return separator[0] != "\n" and separator[-1] != "\n"
 
 
 class Cutter:
-    """Cuts a text that comes in chunks at each separator. `n_found` counts the separators met so
-    far.
+    """Splits a text that arrives in chunks at each separator. With separator "" it never splits.
 
-    `n_pending`: characters of the document that is not complete yet. With separator "" nothing is
-    cut.
+    `n_found`: separators found so far. `n_pending`: characters of the document that is still
+    incomplete.
     """
 
     def __init__(self, separator: str) -> None:
         self._separator = separator
         self._takes_breaks = bool(separator) and takes_line_breaks(separator)
-        # These last characters may be the beginning of a separator, or one whose line break is yet
-        # to come.
+        # The last characters may be the start of a separator, or one whose line break is in the
+        # next chunk.
         self._n_held = max(0, len(separator) - 1 + self._takes_breaks)
         self._parts: list[str] = []
         self._held = ""
         self.n_found = self.n_pending = 0
 
     def push(self, chunk: str) -> Iterator[str]:
-        """The documents that are complete with this chunk. Consume all of them before the next
+        """Yields the documents that this chunk completes. Consume all of them before the next
         call.
         """
         if not self._separator:
@@ -68,14 +67,14 @@ class Cutter:
             yield from self._cut(self._held + chunk, final=False)
 
     def finish(self) -> Iterator[str]:
-        """The last document. A text without any separator is one document, be it blank."""
+        """Yields the last document. A text without any separator is one document, even if blank."""
         if self._separator:
             yield from self._cut(self._held, final=True)
         if ((text := self._taken()) and not text.isspace()) or not self.n_found:
             yield text
 
     def forget(self) -> None:
-        """Drops what is pending, for who only looks for a separator."""
+        """Drops the pending text, for callers that only search for separators."""
         self._taken()
 
     def _cut(self, text: str, final: bool) -> Iterator[str]:
@@ -109,30 +108,30 @@ class Cutter:
 
 
 def cut_text(text: str, separator: str) -> list[str]:
-    """The documents of one text."""
+    """Splits one text into its documents."""
     cutter = Cutter(separator)
     return [*cutter.push(text), *cutter.finish()]
 
 
 def can_divide(separator: str) -> bool:
-    """Whether an occurrence found anywhere in a file is one that reading from its beginning finds
-    too.
+    """Whether an occurrence found in the middle of a file is always one that reading from its start
+    also finds.
 
-    Not so where the separator may overlap itself ("----") or where line ends in the file may differ
-    from its own.
+    False if the separator can overlap itself ("----") or contains a line break, which the file may
+    write differently.
     """
     overlaps = any(separator.startswith(separator[-n:]) for n in range(1, len(separator)))
     return bool(separator) and not overlaps and "\n" not in separator
 
 
 def cut_after(separator: str) -> Callable[[bytes], int]:
-    """A function that finds a place right behind a separator, and its line break, in UTF-8
-    bytes; 0 if none.
+    """Returns a function that finds an offset directly after a separator and its line break in
+    UTF-8 bytes; 0 if there is none.
     """
     pattern = re.compile(re.escape(separator.encode()) + rb"(?:\r\n|\n|\r(?=[^\n])|(?=[^\r\n]))")
 
     def cut(data: bytes) -> int:
-        found = pattern.search(data)
-        return found.end() if found else 0
+        match = pattern.search(data)
+        return match.end() if match else 0
 
     return cut

@@ -1,4 +1,4 @@
-"""What cannot be read, left out: named and counted (`--skip-bad`)."""
+"""Skips unreadable text, keeping a count and the first messages (`--skip-bad`)."""
 
 import contextlib
 from collections.abc import Iterator
@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from lmsmith.errors import DataError
 from lmsmith.text.files import Skip, plural
 
-NAMED = 20  # of what is skipped in a unit so much is kept word for word
+NAMED = 20  # error messages kept per unit; all errors are counted
 
 
 class Skipped:
-    """What is left out because it is bad: how often, and the first of it."""
+    """The skipped errors: their number, and the first messages."""
 
     def __init__(self) -> None:
         self.n, self.said = 0, list[str]()
@@ -25,23 +25,23 @@ class Skipped:
 
 
 def skipped_note(n: int, said: list[str]) -> str:
-    return f"{plural(n, 'bad place')} skipped: {' '.join(said)}"
+    return f"{plural(n, 'bad item')} skipped: {' '.join(said)}"
 
 
 @contextlib.contextmanager
 def tolerating(skip: Skip | None) -> Iterator[None]:
-    """What cannot be read goes to `skip`; where there is none, what is raised names the option
-    that makes one.
+    """Passes a DataError to `skip`; without `skip`, raises it with a mention of the option
+    `--skip-bad`.
     """
     try:
         yield
     except DataError as error:
         if skip is None:
             raise DataError(
-                f"{error} `--skip-bad` leaves out what is bad, names and counts it."
+                f"{error} `--skip-bad` skips bad files, lines and rows, and reports them."
             ) from error
         skip(error)
 
 
 def ignore(error: DataError) -> None:
-    """For who reads what is read once more later, and counted then."""
+    """For a first pass over text that is read again, and counted then."""

@@ -1,15 +1,16 @@
-"""Named corpora on this machine: where they lie, what of them is here, and fetching the rest.
+"""Named corpora on this machine: where they are stored, which files are present, and downloading
+the rest.
 
-    paths = obtain(corpora.get("hellaswag"))          fetched first if it is small and not here
+    paths = obtain(corpora.get("hellaswag"))          downloads it first if it is small
 
     plan = make_plan(corpora.get("fineweb-edu-10BT"), n_files=2)
     fetch(plan)
 
-They lie in $LMSMITH_DATA, else in $XDG_CACHE_HOME/lmsmith/corpora, else in
-~/.cache/lmsmith/corpora, a folder each. A folder's `corpus.json` lists the corpus's files with
-their lengths and checksums as they were when it was first looked at: what comes later is held to
-that list, so that files fetched a year apart belong together. A file has its own name only when it
-is whole and checked; a copy put there by hand is checked when it is first met.
+Each corpus has a folder in $LMSMITH_DATA, else in $XDG_CACHE_HOME/lmsmith/corpora, else in
+~/.cache/lmsmith/corpora. `corpus.json` in that folder lists the corpus's files with their lengths
+and checksums, as they were when it was first queried. Later downloads are checked against that
+list, so that files downloaded a year apart belong together. A file has its final name only when it
+is complete and verified. A copy that a user puts there is verified when it is first used.
 """
 
 import contextlib
@@ -32,15 +33,15 @@ from lmsmith.text.download import checksum_of, download, part_bytes
 from lmsmith.text.files import plural
 
 FORMAT = 1
-SMALL = 100_000_000  # bytes that are fetched without being asked for
+SMALL = 100_000_000  # bytes; smaller corpora are downloaded without being asked for
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class Entry:
-    """A file as the list has it. `n_bytes` is about its length until `checked`: until it was
-    here, whole.
+    """A file in the list. `n_bytes` is approximate until `exact`; `checked`: it has been here,
+    complete and verified.
     """
 
     n_bytes: int
@@ -51,20 +52,20 @@ class Entry:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is wanted of a corpus, in `folder`, and which of it is `missing`."""
+    """The requested files of a corpus, in `folder`, and which of them are `missing`."""
 
     corpus: Corpus
     folder: Path
     revision: str
     """The commit on the Hub; empty for fixed addresses."""
     entries: dict[str, Entry]
-    """Every file there is, by its path under `folder`, in order."""
+    """All files of the corpus, by path under `folder`, in order."""
     wanted: list[str]
     missing: list[str]
 
     @property
     def n_bytes(self) -> int:
-        """What is still to come. Of a file that came in part, the rest."""
+        """Bytes still to download. For a file that is partly downloaded, the rest."""
         return sum(
             max(0, self.entries[name].n_bytes - part_bytes(self.folder / name))
             for name in self.missing
@@ -72,10 +73,12 @@ class Plan:
 
     @property
     def paths(self) -> list[Path]:
+        """The paths of the requested files."""
         return [self.folder / name for name in self.wanted]
 
 
 def data_folder() -> Path:
+    """The folder of all corpora: $LMSMITH_DATA, or the user's cache folder."""
     named = os.environ.get("LMSMITH_DATA")
     if named:
         return Path(named).expanduser()
@@ -87,50 +90,53 @@ def data_folder() -> Path:
 
 
 def folder_of(corpus: Corpus) -> Path:
+    """The folder of one corpus."""
     return data_folder() / corpus.name
 
 
 def here(corpus: Corpus) -> tuple[list[Path], int]:
-    """The files that are here, whole, and how many there are; 0: nobody has looked. Opens no
-    file and no connection.
+    """The complete files on this machine, and how many files the corpus has; 0 if it was never
+    queried. Opens no data file and no connection.
     """
     folder = folder_of(corpus)
     entries = _read_list(corpus, folder)[1]
     return [
-        folder / name for name, entry in entries.items() if _is_whole(folder / name, entry)
+        folder / name for name, entry in entries.items() if _is_complete(folder / name, entry)
     ], len(entries)
 
 
 def obtain(corpus: Corpus) -> list[Path]:
-    """The files of a corpus as far as they are here; a small one is fetched first. Raises
+    """The files of a corpus that are on this machine; a small corpus is downloaded first. Raises
     DataError, StorageError.
     """
-    found, n_there = here(corpus)
-    if found:
-        if len(found) < n_there:
+    paths, n_files = here(corpus)
+    if paths:
+        if len(paths) < n_files:
             logger.warning(
-                "%s: %d of its %s are here", corpus.name, len(found), plural(n_there, "file")
+                "%s: %d of its %s are on this machine",
+                corpus.name,
+                len(paths),
+                plural(n_files, "file"),
             )
-        return found
+        return paths
     if corpus.n_bytes > SMALL:
         raise DataError(
             f"the corpus {corpus.name} ({corpus.size}) is not on this machine. `lmsmith data "
             f"download {corpus.name}` "
-            f"fetches it, with --files N its first N files{_from_afar(corpus)}."
+            f"downloads it, with --files N only its first N files{_remote_hint(corpus)}."
         )
     plan = make_plan(corpus)
     if plan.missing:
-        logger.warning("fetching %s (%s) from %s", corpus.name, corpus.size, corpus.where)
+        logger.warning("downloading %s (%s) from %s", corpus.name, corpus.size, corpus.where)
         fetch(plan)
     return plan.paths
 
 
 def make_plan(corpus: Corpus, folder: Path | None = None, n_files: int = 0) -> Plan:
-    """Which files of the corpus are to be in `folder` (its own), and which are missing. `n_files`
-    0: all.
+    """Which files of the corpus are requested in `folder` (default: the corpus's own), and which
+    are missing. `n_files` 0: all.
 
-    Asks the Hub for its list, once: later plans are made from the list that is kept. Raises
-    DataError.
+    Queries the Hub once; later plans use the saved list. Raises DataError.
     """
     folder = folder or folder_of(corpus)
     revision, entries = _read_list(corpus, folder)
@@ -143,9 +149,8 @@ def make_plan(corpus: Corpus, folder: Path | None = None, n_files: int = 0) -> P
             raise DataError(f"{error} {_by_hand(corpus, folder)}") from error
         if not files:
             raise DataError(
-                f"{corpus.where} has no file {' or '.join(corpus.source.patterns)} any more: look "
-                f"at "
-                f"https://huggingface.co/datasets/{corpus.source.repo} and name files by "
+                f"{corpus.where} has no file {' or '.join(corpus.source.patterns)} any more: see "
+                f"https://huggingface.co/datasets/{corpus.source.repo} and name files as "
                 f"hf://datasets/... instead."
             )
         entries = {file.name: Entry(file.n_bytes, True, file.checksum) for file in files}
@@ -156,17 +161,16 @@ def make_plan(corpus: Corpus, folder: Path | None = None, n_files: int = 0) -> P
     if n_checked < sum(entry.checked for entry in entries.values()):
         with contextlib.suppress(
             StorageError
-        ):  # a folder that cannot be written to: they are checked each time
+        ):  # a read-only folder: files are then checked each time
             _write_list(plan)
     return plan
 
 
 def fetch(plan: Plan, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
-    """Fetches what is missing. `progress` is called with the bytes that came, and those that are to
-    come in all.
+    """Downloads the missing files. `progress` is called with the bytes received so far and the
+    total.
 
-    Raises DataError, StorageError; what has come by then is kept, and the next call goes on from
-    there.
+    Raises DataError, StorageError; received data is kept, and the next call continues from there.
     """
     total = plan.n_bytes
     _make_folder(plan.folder)
@@ -175,13 +179,13 @@ def fetch(plan: Plan, progress: Callable[[int, int], None] = lambda done, total:
 
     def count(n: int) -> None:
         nonlocal done
-        done += max(n, 0)  # n < 0: what had come before is to come again
+        done += max(n, 0)  # n < 0: discarded bytes are downloaded again
         progress(done, max(done, total))
 
     with _locked(plan.folder):
         for name in plan.missing:
             path, entry = plan.folder / name, plan.entries[name]
-            if _is_here(path, entry):  # from another process, for which we waited
+            if _is_here(path, entry):  # another process downloaded it while we waited
                 continue
             _make_folder(path.parent)
             url, headers = _address(plan, name)
@@ -200,7 +204,8 @@ def fetch(plan: Plan, progress: Callable[[int, int], None] = lambda done, total:
                 raise DataError(f"{error} {_by_hand(plan.corpus, plan.folder)}") from error
             if not known:
                 logger.warning(
-                    "%s: its checksum was not known; this one's is kept, later ones are held to it",
+                    "%s: no checksum is known; it is recorded now, and later downloads are checked "
+                    "against it",
                     url,
                 )
             entry.n_bytes, entry.exact, entry.checked = path.stat().st_size, True, True
@@ -214,38 +219,37 @@ def _address(plan: Plan, name: str) -> tuple[str, dict[str, str]]:
     return next(file.url for file in source if file.name == name), {}
 
 
-def _is_whole(path: Path, entry: Entry) -> bool:
-    """Whether the file was here before, whole, and by its length still is."""
+def _is_complete(path: Path, entry: Entry) -> bool:
+    """Whether the file was complete and verified before and still has that length."""
     return entry.checked and path.is_file() and path.stat().st_size == entry.n_bytes
 
 
 def _is_here(path: Path, entry: Entry) -> bool:
-    """The same; a file that is there and not checked yet is checked now. Raises DataError if it
-    is another file.
+    """As `_is_complete`, but verifies a file that exists and was not checked yet. Raises DataError
+    if it is another file.
     """
-    if _is_whole(path, entry):
+    if _is_complete(path, entry):
         return True
     if not path.exists():
         return False
-    found = checksum_of(path, entry.checksum or "sha256:")
-    if entry.checksum not in (None, found):
+    actual = checksum_of(path, entry.checksum or "sha256:")
+    if entry.checksum not in (None, actual):
         raise DataError(
-            f"{path} is there, and it is not the file that belongs there: found {found} "
-            f"({path.stat().st_size:,} "
-            f"bytes), wanted {entry.checksum}. Remove it, or move it elsewhere."
+            f"{path} is not the expected file: found {actual} ({path.stat().st_size:,} bytes), "
+            f"expected {entry.checksum}. Remove it, or move it elsewhere."
         )
     entry.n_bytes, entry.exact, entry.checksum, entry.checked = (
         path.stat().st_size,
         True,
-        found,
+        actual,
         True,
     )
     return True
 
 
 def _read_list(corpus: Corpus, folder: Path) -> tuple[str, dict[str, Entry]]:
-    """The commit and the files of `corpus.json`; without one, those that lmsmith itself knows.
-    Raises DataError.
+    """The commit and the files in `corpus.json`; without that file, those that lmsmith itself
+    lists. Raises DataError.
     """
     known: dict[str, Entry] = {}
     if not isinstance(corpus.source, HubFiles):
@@ -254,28 +258,27 @@ def _read_list(corpus: Corpus, folder: Path) -> tuple[str, dict[str, Entry]]:
         }
     path = folder / "corpus.json"
     try:
-        found = foreign_json.read(path)
+        content = foreign_json.read(path)
     except FileNotFoundError:
         return "", known
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{path} cannot be read ({error}). Remove it: the files beside it are checked anew "
-            f"then."
+            f"{path} cannot be read ({error}). Remove it: the files in its folder are then checked "
+            f"again."
         ) from error
     try:
-        if found["format"] != FORMAT or found["corpus"] != corpus.name:
+        if content["format"] != FORMAT or content["corpus"] != corpus.name:
             raise DataError(
-                f"{path} is about {found['corpus']} in format {found['format']}; wanted "
-                f"{corpus.name} in format "
-                f"{FORMAT}. Choose another folder."
+                f"{path} lists {content['corpus']} in format {content['format']}; expected "
+                f"{corpus.name} in format {FORMAT}. Choose another folder."
             )
-        listed = {name: Entry(**entry) for name, entry in found["files"].items()}
-        revision = str(found["revision"])
+        listed = {name: Entry(**entry) for name, entry in content["files"].items()}
+        revision = str(content["revision"])
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{path} is no list of a corpus's files ({error!r}). Choose another folder."
+            f"{path} is not a list of a corpus's files ({error!r}). Choose another folder."
         ) from error
-    for name, entry in known.items():  # what lmsmith knows wins over what was seen
+    for name, entry in known.items():  # lmsmith's own list overrides the saved one
         if name not in listed or entry.checksum not in (None, listed[name].checksum):
             listed[name] = entry
     return revision, {name: listed[name] for name in (known or listed)}
@@ -305,19 +308,19 @@ def _check_room(plan: Plan, n_bytes: int) -> None:
         fewer = ", or take fewer files with --files" if len(plan.missing) > 1 else ""
         raise StorageError(
             f"{plan.corpus.name} needs {size_in_words(n_bytes)} more and {size_in_words(free)} "
-            f"are free at "
-            f"{plan.folder}. Make room, or choose another place with --out or LMSMITH_DATA{fewer}."
+            f"are free at {plan.folder}. Free some space, or choose another folder with --out or "
+            f"LMSMITH_DATA{fewer}."
         )
 
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time: several that start together fetch a corpus once."""
+    """Lets one process in at a time: several that start together download a corpus once."""
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        logger.warning("another process is fetching to %s; waiting for it", folder)
+        logger.warning("another process is downloading to %s; waiting for it", folder)
         lock.acquire()
     except OSError as error:
         raise StorageError(atomic.explain(error, folder / ".lock")) from error
@@ -328,25 +331,24 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _by_hand(corpus: Corpus, folder: Path) -> str:
-    """How to get the corpus without our help, where the network does not let us."""
-    begin = f"{corpus.name} ({corpus.size}) can come by other means:"
+    """How to get the corpus without lmsmith's downloader, when the network does not allow it."""
+    intro = f"To get {corpus.name} ({corpus.size}) another way,"
     if not isinstance(corpus.source, HubFiles):
         return (
-            f"{begin} put that file at {folder / corpus.source[0].name}, where it is checked "
-            f"and found."
+            f"{intro} put that file at {folder / corpus.source[0].name}; it is then checked and "
+            f"used."
         )
     include = " ".join(f"--include {shlex.quote(pattern)}" for pattern in corpus.source.patterns)
     return (
-        f"{begin} on a machine with a network `hf download {corpus.source.repo} --repo-type "
-        f"dataset --revision "
-        f"{corpus.source.revision} {include} --local-dir {corpus.name}` makes a folder, which is "
-        f"named in its place."
+        f"{intro} run `hf download {corpus.source.repo} --repo-type dataset --revision "
+        f"{corpus.source.revision} {include} --local-dir {corpus.name}` on a machine with "
+        f"network access and name the folder that it creates instead of the corpus."
     )
 
 
-def _from_afar(corpus: Corpus) -> str:
+def _remote_hint(corpus: Corpus) -> str:
     if not isinstance(corpus.source, HubFiles) or corpus.kind != "text":
         return ""
     revision = "" if corpus.source.revision == "main" else f"@{corpus.source.revision}"
     source = f"hf://datasets/{corpus.source.repo}{revision}/{corpus.source.patterns[0]}"
-    return f"; or read it from afar, nothing kept: {shlex.quote(source)}"
+    return f"; or read it remotely, without keeping it: {shlex.quote(source)}"

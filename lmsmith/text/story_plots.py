@@ -1,6 +1,7 @@
-"""The plots: each turns on one thing, which comes back at the end by its name.
+"""The plots: each is about one thing, which is named again at the end.
 
-In the notation of `lmsmith.text.grammar`; the scenes in `<...>` that are not here are in `lmsmith.text.story_scenes`.
+Notation: `lmsmith.text.grammar`. Scenes in `<...>` that are not defined here are in
+`lmsmith.text.story_scenes`.
 """
 
 PLOTS = r"""

@@ -1,8 +1,10 @@
-"""The scenes that all plots share: who it is about, how a day begins, tears, help, joy, and how it ends.
+"""The scenes that all plots share: the hero, the start of the day, tears, help, joy, and the
+ending.
 
-In the notation of `lmsmith.text.grammar`. Variables mean the same everywhere: `kind`, `trait` and `hero` come from the
-opening; `place`, the `shade` and the `thing` the story turns on, and `pal`, who helps, from the plot. What may or
-may not have been spoken of, as `hobby`, `food` and `sky`, is said with `?=`: it comes back if it was.
+Notation: `lmsmith.text.grammar`. Variables mean the same everywhere: the opening binds `kind`,
+`trait` and `hero`; the plot binds `place`, the `shade` and the `thing` that the story is about, and
+`pal`, who helps. Optional ones (`hobby`, `food`, `sky`) use `?=`: they are written again if they
+were mentioned before.
 """
 
 SCENES = r"""

@@ -1,8 +1,9 @@
-"""The people, places and things of the stories, in tables: whom and what a story can come back to.
+"""The people, places and things of the stories, in tables.
 
-Each is a record of forms (see `lmsmith.text.grammar`). The forms of a person are named by the masculine: `{hero.his}`
-says "her" of Lily. A `kind` of hero leads, by forms that are tables, to the names, friends, elders and places of its
-world, so that a mole's friend is Gus the goat and not somebody's aunt. In every table the commonest come first.
+Each is a record of forms (see `lmsmith.text.grammar`). A person's pronoun forms have masculine
+names: `{hero.his}` is "her" for Lily. A `kind` of hero has tables as forms: the names, friends,
+elders and places of its world, so that a mole's friend is Gus the goat and not a human aunt. Every
+table lists the most common records first.
 """
 
 from itertools import chain, zip_longest
@@ -37,7 +38,9 @@ def story_tables() -> dict[str, Table]:
 
 
 def _table(head: str, lines: list[str]) -> tuple[str, Table]:
-    """`hobbies: past` over `sing = sang, ...`: a record says "sing" plainly, and "sang" by its form `past`."""
+    """`hobbies: past` over `sing = sang, ...`: the plain form of a record is "sing", its form
+    `past` is "sang".
+    """
     name, _, forms = head.partition(": ")
     rows = [item.split(" = ") for item in _items(" ".join(lines))]
     return name, Table(
@@ -46,7 +49,9 @@ def _table(head: str, lines: list[str]) -> tuple[str, Table]:
 
 
 def _places(text: str) -> Table:
-    """`in the park` over the spots where a thing can hide; `{place.at}` is said with the preposition."""
+    """`in the park` over the spots where a thing can hide; `{place.at}` includes the
+    preposition.
+    """
     return Table(
         _record(
             name.partition(" ")[2],
@@ -58,7 +63,7 @@ def _places(text: str) -> Table:
 
 
 def _people(pronouns: dict[str, str], text: str) -> list[Record]:
-    """`Lily` or `Gus the goat`, who is called Gus."""
+    """`Lily` or `Gus the goat`, whose plain form is Gus."""
     return [
         _record(full.split()[0], full=full, intro="friend " + full, **pronouns)
         for full in _items(text)
@@ -66,13 +71,13 @@ def _people(pronouns: dict[str, str], text: str) -> list[Record]:
 
 
 def _elders(pronouns: dict[str, str], text: str) -> list[Record]:
-    """`Mom = mom`: "Mom", but "her mom"."""
+    """`Mom = mom`: the name "Mom", but "her mom"."""
     pairs = [item.partition(" = ") for item in _items(text)]
     return [_record(name, intro=intro or name, **pronouns) for name, _, intro in pairs]
 
 
 def _mixed(first: list[Record], second: list[Record]) -> Table:
-    """By turns, so that both have common and rare ones."""
+    """Alternates between both lists, so that both have common and rare entries."""
     return Table(
         person for person in chain.from_iterable(zip_longest(first, second)) if person is not None
     )

@@ -1,8 +1,8 @@
-"""Reading .zst: by pyarrow, and by the package zstandard where a file needs a window of more than
-128 MiB.
+"""Reads .zst: with pyarrow, or with the package zstandard if a file needs a window of more than 128
+MiB.
 
-`zstd --long=28` and above write such files, and most programs refuse them unless they are told to
-take the memory. pyarrow cannot be told. Format: RFC 8878, section 3.1.1.1.
+`zstd --long=28` and above write such files, and most programs reject them unless told to allow the
+memory; pyarrow has no such option. Format: RFC 8878, section 3.1.1.1.
 """
 
 import contextlib
@@ -12,21 +12,21 @@ from typing import Any, BinaryIO
 
 from lmsmith.errors import DataError
 
-MOST = 1 << 27  # bytes of window that pyarrow's decoder takes
+MOST = 1 << 27  # largest window of pyarrow's decoder, in bytes
 MAGIC = b"\x28\xb5\x2f\xfd"
-PIECE = 1 << 12  # compressed bytes taken at once: they may become 32,000 times as many
-REFUSED = "requires too much memory"  # what libzstd says of a frame with a larger window
+PIECE = 1 << 12  # compressed bytes read at once: they can expand 32,000-fold
+REFUSED = "requires too much memory"  # libzstd's message for a frame with a larger window
 
 
 @contextlib.contextmanager
 def open_zstd(file: BinaryIO, path: Path) -> Iterator[Any]:
-    """What is in a compressed file, as a stream. Raises DataError where the decoder for it is
-    not installed.
+    """Opens the decompressed content as a stream. Raises DataError if the required decoder is not
+    installed.
     """
     window = window_of(file.read(18))
     file.seek(0)
     if window <= MOST:
-        import pyarrow  # here: it takes a while, and most text is not compressed
+        import pyarrow  # imported here: it is slow, and most text is not compressed
 
         with pyarrow.CompressedInputStream(file, "zstd") as stream:
             yield stream
@@ -39,25 +39,23 @@ def open_zstd(file: BinaryIO, path: Path) -> Iterator[Any]:
 
 
 def too_wide(path: Path, window: int = 0) -> DataError:
-    """The error for a file whose window is too large for pyarrow. `window`: in bytes, 0 if not
-    known.
+    """The error for a file whose window is too large for pyarrow. `window`: in bytes, 0 if
+    unknown.
     """
     size = f"{window >> 20:,} MiB" if window else "the size of its window"
     return DataError(
         f"{path} was compressed with a large window (`zstd --long`): {size} is more than the 128 "
-        f"MiB that pyarrow "
-        f"reads. `pip install 'lmsmith[zstd]'` reads it; or compress it again: `zstd -dc "
-        f"--long=31 {path.name} | "
-        "zstd -o NEW.zst`."
+        f"MiB that pyarrow supports. `pip install 'lmsmith[zstd]'` adds support; or compress it "
+        f"again: `zstd -dc --long=31 {path.name} | zstd -o NEW.zst`."
     )
 
 
 def window_of(head: bytes) -> int:
-    """The window that the first frame of a file needs, in bytes; 0 where these bytes do not say."""
+    """The window size of the first frame of a file, in bytes; 0 if these bytes do not show it."""
     if not head.startswith(MAGIC) or len(head) < 6:
         return 0
     descriptor = head[4]
-    if descriptor & 0x20:  # one segment: the window is the content
+    if descriptor & 0x20:  # single segment: the window is the content size
         skipped = 5 + (0, 1, 2, 4)[descriptor & 3]
         length = (1, 2, 4, 8)[descriptor >> 6]
         return int.from_bytes(head[skipped : skipped + length], "little")
@@ -66,9 +64,7 @@ def window_of(head: bytes) -> int:
 
 
 class _Stream:
-    """Reads through zstandard, whose own reader ends a file that was cut short as if it were
-    whole.
-    """
+    """Reads through zstandard, whose own reader treats a truncated file as complete."""
 
     def __init__(self, file: BinaryIO, zstandard: Any) -> None:
         self._file, self._library = file, zstandard
@@ -84,9 +80,9 @@ class _Stream:
                     raise EOFError("the file ends within a frame")
                 break
             self._push(data)
-        taken = bytes(self._ready if n_bytes < 0 else self._ready[:n_bytes])
-        del self._ready[: len(taken)]
-        return taken
+        result = bytes(self._ready if n_bytes < 0 else self._ready[:n_bytes])
+        del self._ready[: len(result)]
+        return result
 
     def _push(self, data: bytes) -> None:
         while data:

@@ -66,9 +66,9 @@ def make_nothing(place: Path) -> None: ...
     ("make", "status", "parts"),
     [
         (make_empty, 1, ["no text in bad.txt", "empty"]),
-        (make_blank, 1, ["no text in bad.txt", "white space alone"]),
+        (make_blank, 1, ["no text in bad.txt", "only white space"]),
         (make_nothing, 1, ["no file or folder bad.txt", "Did you mean"]),
-        (make_folder_without_text, 1, ["folder bad.txt holds no text", "1 .png", "pattern"]),
+        (make_folder_without_text, 1, ["folder bad.txt contains no text", "1 .png", "pattern"]),
         (make_too_short, 1, ["too short to split", "2 characters", "Add text"]),
         (make_binary, 1, ["bad.txt looks binary", "NUL byte at offset 7"]),
         (
@@ -77,7 +77,7 @@ def make_nothing(place: Path) -> None: ...
             [
                 "bad.txt is not UTF-8",
                 "0xFF at offset 18, line 2",
-                "`--data.errors replace` goes on",
+                "`--data.errors replace` replaces it",
             ],
         ),
     ],
@@ -97,7 +97,7 @@ def test_errors_replace_goes_on(lmsmith: Lmsmith, option: str) -> None:
     (lmsmith.cwd / "bad.txt").write_bytes(TEXT.encode() + b"\xff\xfe" * 3 + TEXT.encode())
     done = lmsmith("train", "bad.txt", "--steps", 5, *TINY, option, "replace", "--out", "run")
     assert done.status == 0, done.err
-    assert "6 undecodable places became U+FFFD" in done.out
+    assert "6 invalid byte sequences replaced with U+FFFD" in done.out
 
 
 @pytest.mark.parametrize("how", ["command line", "recipe"])
@@ -315,7 +315,7 @@ def test_a_disk_that_fills_while_saving(lmsmith: Lmsmith) -> None:
     bytes_of = {"tokens": 20_000, "model": 60_000}  # the text fits, the optimizer's 100 kB do not
     options = [*TINY, "--model.d_model=32", "--train.save_every", 5, "--out", "run"]
     done = lmsmith("train", "book.txt", "--steps", 10, *options, file_bytes=bytes_of["model"])
-    refused(done, 1, "step-00000005 is larger than a file may be here", "ulimit -f")
+    refused(done, 1, "step-00000005 exceeds the largest file size allowed here", "ulimit -f")
     assert os.listdir(lmsmith.cwd / "run" / "checkpoints") == []
     # With room again it goes on, and a disk that fills later leaves the checkpoint before.
     done = lmsmith("resume", "run")
@@ -330,7 +330,7 @@ def test_a_disk_that_fills_later_leaves_the_checkpoint_before(lmsmith: Lmsmith, 
     refused(
         done,
         1,
-        "step-00000030 is larger",
+        "step-00000030 exceeds",
         "The checkpoint of step 20 is untouched: resume goes on from it",
     )
     assert content(run / "checkpoints") == before
@@ -350,11 +350,13 @@ def test_a_full_disk(lmsmith: Lmsmith) -> None:
     try:
         options = [*TINY, "--model.d_model=32", "--train.save_every", 5, "--out", "disk/run"]
         done = lmsmith("train", "book.txt", "--steps", 40, *options)
-        refused(done, 1, "No room left on the disk for disk/run/checkpoints/step-", "free some")
+        refused(
+            done, 1, "No space left on the disk for disk/run/checkpoints/step-", "free some space"
+        )
         n_free = shutil.disk_usage(disk).free
         (disk / "full").write_bytes(bytes(n_free))
         done = lmsmith("train", "book.txt", "--steps", 40, *options[:-1], "disk/another")
-        refused(done, 1, "No room left on the disk for disk/another/tokens/train.bin: free some")
+        refused(done, 1, "No space left on the disk for disk/another/tokens/train.bin: free some")
         assert sorted(os.listdir(disk)) == ["full", "run"]
     finally:
         subprocess.run(["umount", disk], check=True)

@@ -113,7 +113,7 @@ def test_download_to_a_folder(lmsmith: Lmsmith, there: dict[str, str]) -> None:
     assert not (lmsmith.cwd / "data").exists()
     done = lmsmith("data", "download", "piqa", "--out", "my data", environment=there)
     assert done.status == 1
-    assert "is about tinystories-validation" in done.err
+    assert "lists tinystories-validation" in done.err
 
 
 def test_train_on_a_name(lmsmith: Lmsmith, web: Web, there: dict[str, str]) -> None:
@@ -121,11 +121,11 @@ def test_train_on_a_name(lmsmith: Lmsmith, web: Web, there: dict[str, str]) -> N
     done = lmsmith(*command, "--out", "first", environment=there)
     assert done.status == 0, done.err
     assert (
-        "fetching tinystories-validation (about 10 MB) from the data set roneneldan/TinyStories"
+        "downloading tinystories-validation (about 10 MB) from the data set roneneldan/TinyStories"
         in done.err
     )
     n_asked = len(web.tokens)
-    assert "fetching" not in lmsmith(*command, "--out", "second", environment=there).err
+    assert "downloading" not in lmsmith(*command, "--out", "second", environment=there).err
     assert len(web.tokens) == n_asked
     texts = [
         json.loads((lmsmith.cwd / run / "tokens" / "corpus.json").read_text())
@@ -185,7 +185,7 @@ def test_what_cannot_be_had(lmsmith: Lmsmith, web: Web, there: dict[str, str]) -
         ("tinystory",): "there is no corpus 'tinystory'. Did you mean tinystories?",
         ("fineweb10B-gpt2", "--files", 0): "wanted a whole number of 1 or more",
         ("tinystories",): "has no file data/train-*.parquet any more",
-        ("openwebtext",): "there is none of that name, or it wants an account",
+        ("openwebtext",): "the name is wrong, or it requires an account",
     }.items():
         done = lmsmith("data", "download", *words, environment=there)
         assert done.status == (2 if "--files" in words else 1)
@@ -193,7 +193,7 @@ def test_what_cannot_be_had(lmsmith: Lmsmith, web: Web, there: dict[str, str]) -
         assert "Traceback" not in done.err
     done = lmsmith("train", "fineweb-edu-10BT", *TINY, environment=there)
     assert done.status == 1
-    assert "`lmsmith data download fineweb-edu-10BT` fetches it" in done.err
+    assert "`lmsmith data download fineweb-edu-10BT` downloads it" in done.err
     assert on_disk(lmsmith.cwd / "data") == []
 
 

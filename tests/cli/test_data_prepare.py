@@ -114,7 +114,7 @@ def test_no_room(lmsmith: Lmsmith, lines: str) -> None:
     words = ["data", "prepare", lines, "--tokenizer", "byte", "--out", "shards"]
     done = lmsmith(*words, file_bytes=20_000)
     assert done.status == 1
-    assert "is larger than a file may be here" in done.err
+    assert "exceeds the largest file size allowed here" in done.err
     assert "the same command goes on from there" in done.err
     assert not (lmsmith.cwd / "shards").exists()
     assert lmsmith(*words).status == 0

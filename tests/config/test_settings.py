@@ -214,7 +214,7 @@ def test_heads_that_do_not_divide_the_width_get_a_width_that_serves() -> None:
         ),
         (
             {"ngram_dropout": 0.2},
-            r"ngram_dropout = 0\.2, but model\.ngram_tables is empty.* Set it to 0",
+            r"ngram_dropout = 0\.2, but model\.ngram_tables is empty.* Set model.ngram_dropout to 0",
         ),
     ],
 )

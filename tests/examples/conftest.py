@@ -1,4 +1,4 @@
-"""Examples as their users meet them: as files that `lmsmith` processes load, and as modules."""
+"""Runs the examples as users do: as files that `lmsmith` processes load, and as modules."""
 
 import importlib.util
 import sys
@@ -15,7 +15,7 @@ from lmsmith.text.corpora import CORPORA
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 
-# The fixtures of tests/cli, which start processes, under another name than this conftest has.
+# The fixtures of tests/cli, which start processes; this conftest needs another module name.
 _spec = importlib.util.spec_from_file_location("processes", PROJECT / "tests/cli/conftest.py")
 assert _spec is not None
 assert _spec.loader is not None
@@ -26,7 +26,7 @@ lmsmith, _lmsmith = _processes.lmsmith, _processes._lmsmith
 
 @pytest.fixture(autouse=True)
 def registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a test registers is gone after it, and so are the modules it imported."""
+    """Removes what a test registered, and the modules that it imported."""
     for registry in (MODEL_KINDS, OPTIMIZERS, SCHEDULES, PRESETS, CORPORA):
         monkeypatch.setattr(registry, "known", dict(registry.known))
         monkeypatch.setattr(registry, "_owners", dict(registry._owners))
@@ -39,6 +39,6 @@ def registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def example(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
-    """`example("lion")`: imports examples/lion.py as a script beside it would."""
+    """`example("lion")` imports examples/lion.py as a script next to it would."""
     monkeypatch.syspath_prepend(str(PROJECT / "examples"))
     return lambda name: importlib.import_module(name)

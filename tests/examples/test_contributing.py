@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md: its commands run, its code is that of the examples."""
+"""CONTRIBUTING.md: its commands run, and its code is that of the examples."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from lmsmith.config.presets import PRESETS, preset
 PROJECT = Path(__file__).resolve().parents[2]
 TEXT = (PROJECT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
-# What makes a run of the guide end in a second, by the kind of model.
+# Settings with which a run of the guide ends in a second, by the kind of model.
 QUICK = ["--tokenizer=char", "--steps=2", "--train.threads=1", "--train.matmul=default"]
 QUICK += ["--train.dtype=float32", "--train.batch_size=2", "--model.context_length=16"]
 NPLM = ["--model.d_embedding=4", "--model.d_hidden=4"]
@@ -28,7 +28,7 @@ def blocks(language: str) -> list[str]:
 
 
 def with_commands() -> Iterator[tuple[dict[str, str], list[list[str]]]]:
-    """Of each sh block with lmsmith in it: what it exports, and its commands."""
+    """For each sh block with lmsmith in it: the variables it exports, and its commands."""
     for block in blocks("sh"):
         lines = [shlex.split(line, comments=True) for line in block.splitlines()]
         exports = [word.split("=", 1) for line in lines if line[0] == "export" for word in line[1:]]
@@ -58,7 +58,7 @@ def test_its_commands_run(
         assert done.status == 0, (words, done.err)
 
 
-def test_its_make_targets_are_there() -> None:
+def test_its_make_targets_exist() -> None:
     makefile = (PROJECT / "Makefile").read_text(encoding="utf-8")
     wanted = set(re.findall(r"^make (\w+)", "\n".join(blocks("sh")), re.MULTILINE))
     assert wanted == {"test", "slow", "lint"}
@@ -66,7 +66,7 @@ def test_its_make_targets_are_there() -> None:
         assert f"\n{target}:" in makefile
 
 
-def test_its_code_is_that_of_the_examples_or_runs() -> None:
+def test_its_code_is_in_the_examples_or_runs() -> None:
     examples = [path.read_text(encoding="utf-8") for path in (PROJECT / "examples").glob("*.py")]
     others = [block for block in blocks("python") if not any(block in text for text in examples)]
     assert len(others) == 2

@@ -15,9 +15,7 @@ LOADED = {"LMSMITH_EXTENSIONS": str(EXAMPLE)}
 
 
 def test_the_formulas_of_the_paper(example: Callable[[str], ModuleType]) -> None:
-    """Chen et al. 2023, algorithm 2, in NumPy; rates change from step to step as a schedule
-    does.
-    """
+    """Chen et al. 2023, algorithm 2, in NumPy, with a rate that changes from step to step."""
     rng = np.random.default_rng(1)
     wanted = [rng.normal(size=(4, 3)), rng.normal(size=5)]
     momenta = [np.zeros_like(weight) for weight in wanted]
@@ -66,14 +64,17 @@ def test_trained_killed_and_resumed(lmsmith: Any) -> None:
     for name in ("model/model.safetensors", "checkpoints/step-00000040/optimizer.safetensors"):
         one, other = (lmsmith.cwd / run / name for run in ("run", "whole"))
         assert one.read_bytes() == other.read_bytes(), name
-    # What is trained does not need its optimizer.
+    # A trained model does not need its optimizer.
     assert lmsmith("generate", "run", "The", "--max-tokens=5").status == 0
 
 
 @pytest.mark.parametrize(
     ("factory", "words"),
     [
-        ("lambda groups, config: None", "optim.name = 'odd' made a NoneType: wanted a torch.optim"),
+        (
+            "lambda groups, config: None",
+            "optim.name = 'odd' returned a NoneType, expected a torch.optim",
+        ),
         (
             "Counting",
             "the optimizer Counting keeps a value of type int in its state (n/blocks.0.kernel.",

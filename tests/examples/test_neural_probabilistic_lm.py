@@ -1,4 +1,4 @@
-"""The model of Bengio et al. 2003: its formula, its state, and its way through every verb."""
+"""The model of Bengio et al. 2003: its formula, its state, and all commands with it."""
 
 import re
 from collections.abc import Callable
@@ -24,7 +24,7 @@ TINY = [
 
 @pytest.fixture
 def model(example: Callable[[str], ModuleType]) -> Any:
-    """A model with 7 tokens, in double precision, every weight random."""
+    """A model with 7 tokens in float64, every weight random."""
     config = example("neural_probabilistic_lm").NPLMConfig(
         vocab_size=7, order=3, d_embedding=4, d_hidden=5, vocab_multiple=4
     )
@@ -44,7 +44,7 @@ def test_the_formula_of_the_paper(model: Any) -> None:
     bias = of["head.weight"][:7, -1]
     wanted = []
     for t in range(len(ids)):
-        before = ([7] * n + ids[: t + 1])[-n:]  # 7: nothing was read yet
+        before = ([7] * n + ids[: t + 1])[-n:]  # 7 stands for "no token"
         x = np.concatenate([of["token_embedding.weight"][i] for i in before])
         inner = np.tanh(of["blocks.0.bias"] + of["blocks.0.weight"] @ x)
         wanted.append(bias + weights @ x + hidden @ inner)
@@ -62,7 +62,7 @@ def test_probabilities_sum_to_one(model: Any) -> None:
 
 
 @pytest.mark.parametrize("parts", [[1] * 9, [4, 5], [2, 1, 6]])
-def test_reading_in_parts_equals_reading_the_whole(model: Any, parts: list[int]) -> None:
+def test_reading_in_parts_equals_reading_at_once(model: Any, parts: list[int]) -> None:
     ids = torch.randint(7, (2, 9), generator=torch.Generator().manual_seed(3))
     whole, state, at = model(ids), model.new_state(2), 0
     for n in parts:
@@ -78,7 +78,7 @@ def test_reading_in_parts_equals_reading_the_whole(model: Any, parts: list[int])
 
 
 def test_costs(model: Any) -> None:
-    """Counted from the config, which the plan and the MFU use."""
+    """Counts from the config, which the plan and the MFU use."""
     config = model.config
     assert config.n_parameters() == sum(p.numel() for p in model.parameters())
     assert config.matrix_parameters() == 5 * 12 + 8 * (12 + 5 + 1)
@@ -137,7 +137,7 @@ def test_a_run_without_its_extension(lmsmith: Any) -> None:
         assert done.status != 0
         assert wanted in " ".join(done.err.split()), (words, done.err)
         assert "Traceback" not in done.err
-    # A report reads what the run wrote down, and needs no model.
+    # A report reads the run's files and needs no model.
     assert lmsmith("report", "run").status == 0
     assert "nplm" in (lmsmith.cwd / "run/report.html").read_text(encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""A corpus of a group: fetched from its shared folder once, then known by name."""
+"""A group's corpus: fetched once from its shared folder, then known by name."""
 
 import json
 import shutil
@@ -43,7 +43,7 @@ def test_trained_on_by_name(lmsmith: Any, lab: dict[str, str]) -> None:
     assert one.read_bytes() == other.read_bytes()
 
 
-def test_the_shared_disk_is_not_there(lmsmith: Any, lab: dict[str, str]) -> None:
+def test_the_shared_disk_is_missing(lmsmith: Any, lab: dict[str, str]) -> None:
     shutil.rmtree(lab["LAB_CORPORA"])
     done = lmsmith("train", "lab-notes", *TINY, environment=lab)
     said = " ".join(done.err.split())
@@ -54,7 +54,7 @@ def test_the_shared_disk_is_not_there(lmsmith: Any, lab: dict[str, str]) -> None
     assert not (lmsmith.cwd / "runs").exists()
 
 
-def test_without_the_extension_the_name_is_no_corpus(lmsmith: Any) -> None:
+def test_without_the_extension_the_name_is_unknown(lmsmith: Any) -> None:
     done = lmsmith("train", "lab-notes", *TINY)
     assert done.status != 0
     assert "lab-notes" in done.err

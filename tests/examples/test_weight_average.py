@@ -1,4 +1,4 @@
-"""The average of the weights: the mean of the checkpoints, and the same after a kill."""
+"""The average of the weights: it is the mean of the checkpoints, and survives a kill."""
 
 import os
 import subprocess
@@ -69,7 +69,7 @@ def trained(out: str, save_every: int, hook: Any) -> Path:
     return run
 
 
-def test_it_is_the_mean_of_the_checkpoints(
+def test_the_average_is_the_mean_of_the_checkpoints(
     place: Path, example: Callable[[str], ModuleType]
 ) -> None:
     run = trained("run", 1, example("weight_average").WeightAverage(share=0.25))
@@ -107,7 +107,7 @@ def test_killed_and_resumed(place: Path, example: Callable[[str], ModuleType]) -
         assert one.read_bytes() == other.read_bytes(), name
 
 
-def test_where_it_raises_the_message_names_it(
+def test_if_the_hook_raises_the_message_names_it(
     place: Path, example: Callable[[str], ModuleType]
 ) -> None:
     class Broken(example("weight_average").WeightAverage):  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Each example is short and uses public names only."""
+"""Each example is short and uses only public names."""
 
 import ast
 import sys
@@ -13,7 +13,7 @@ EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.py"
 
 
 def imported(tree: ast.Module) -> Iterator[tuple[str, list[str]]]:
-    """Every import: the module, and the names that are taken from it."""
+    """Every import: the module, and the names imported from it."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, []) for alias in node.names)
@@ -34,7 +34,7 @@ def test_public_names_only(path: Path) -> None:
             assert module.split(".")[0] in {"torch", "numpy", *sys.stdlib_module_names}, module
 
 
-def test_there_is_one_of_each_kind() -> None:
+def test_there_is_one_example_of_each_kind() -> None:
     assert {path.stem for path in EXAMPLES} == {
         "lion",
         "neural_probabilistic_lm",

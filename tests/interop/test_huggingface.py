@@ -513,8 +513,8 @@ def test_all_choices_of_the_literals_are_tried() -> None:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("[" * 100_000, "nested more than 100 deep"),
-        ('{"a": ' * 500 + "1" + "}" * 500, "nested more than 100 deep"),
+        ("[" * 100_000, "nested more than 100 levels deep"),
+        ('{"a": ' * 500 + "1" + "}" * 500, "nested more than 100 levels deep"),
         ('{"num_hidden_layers": 1' + "0" * 5000 + "}", "a number of more than 4,300 digits"),
         ("{", "Expecting property name"),
     ],

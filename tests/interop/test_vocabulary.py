@@ -155,8 +155,8 @@ def test_sentencepiece_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("[" * 100_000, "damaged: it is nested more than 100 deep"),
-        ('{"model": ' * 300 + "1" + "}" * 300, "damaged: it is nested more than 100 deep"),
+        ("[" * 100_000, "damaged: it is nested more than 100 levels deep"),
+        ('{"model": ' * 300 + "1" + "}" * 300, "damaged: it is nested more than 100 levels deep"),
         ('{"id": 1' + "0" * 5000 + "}", "damaged: it holds a number of more than 4,300 digits"),
     ],
 )

@@ -1,6 +1,4 @@
-"""Attention against itself written out head by head, whatever computes it and whoever may see
-whom.
-"""
+"""Attention against a plain implementation head by head, for every kernel and every mask."""
 
 import math
 from typing import Any
@@ -27,9 +25,7 @@ def numbers(*shape: int, seed: int = 0) -> Tensor:
 
 
 def filled(module: torch.nn.Module, seed: int = 1) -> torch.nn.Module:
-    """The module in float64, every parameter random: none is zero or one, so that none can be
-    left out unseen.
-    """
+    """The module in float64 with every parameter random, so that none is missing unnoticed."""
     generator = torch.Generator().manual_seed(seed)
     module.double()
     for p in module.parameters():
@@ -38,7 +34,7 @@ def filled(module: torch.nn.Module, seed: int = 1) -> torch.nn.Module:
 
 
 def turned(x: Tensor, base: float) -> Tensor:
-    """RoPE one number at a time: pair i of position t is turned by t base**(-2i/K)."""
+    """RoPE one number at a time: pair i of position t is rotated by t base**(-2i/K)."""
     y = torch.empty_like(x)
     B, T, H, K = x.shape
     for b, t, h, i in np.ndindex(B, T, H, K // 2):
@@ -59,7 +55,7 @@ def test_rotary() -> None:
 
 @pytest.mark.parametrize("scaling", ["linear", "llama3"])
 def test_stretched_rotary(scaling: Any) -> None:
-    """Frequencies one at a time, by how often they turn within the original context."""
+    """Each frequency separately, by how many turns it makes within the original context."""
     original = 40 if scaling == "llama3" else 0
     scaled = config(
         d_model=36, rope_scaling=scaling, rope_factor=8.0, rope_original_context=original
@@ -77,7 +73,7 @@ def test_stretched_rotary(scaling: Any) -> None:
     assert regions == ({"all"} if scaling == "linear" else {"all", "between", "none"})
 
 
-def test_rotary_products_depend_on_the_distance_alone() -> None:
+def test_rotary_products_depend_only_on_the_distance() -> None:
     rotary = Rotary.make(config())
     q, k = (numbers(1, 1, 1, 4, seed=seed).expand(1, 9, 1, 4) for seed in (1, 2))
     products = torch.einsum("tk,sk->ts", rotary(q, 0)[0, :, 0], rotary(k, 0)[0, :, 0])
@@ -90,7 +86,7 @@ def test_rotary_products_depend_on_the_distance_alone() -> None:
 
 
 def test_rotary_keeps_its_precision_and_the_dtype() -> None:
-    """A model that was run in float32 and is then run in float64 gets angles in float64 again."""
+    """A model that ran in float32 and then runs in float64 gets float64 angles again."""
     rotary = Rotary.make(config())
     x = numbers(1, 9, 3, 4)
     assert rotary(x.float(), 0).dtype == torch.float32
@@ -101,8 +97,8 @@ def test_rotary_keeps_its_precision_and_the_dtype() -> None:
 
 
 def may_see(T: int, window: int = 0, documents: Tensor | None = None) -> Tensor:
-    """Pair by pair, (B, T, T): a query sees keys up to itself, `window` of them at most, of its
-    own document alone.
+    """Pair by pair, (B, T, T): a query sees at most `window` keys, up to itself, of its own
+    document.
     """
     B = 1 if documents is None else len(documents)
     seen = torch.zeros(B, T, T, dtype=torch.bool)
@@ -121,9 +117,7 @@ def plain_attention(
     seen: Tensor | None = None,
     values: Tensor | None = None,
 ) -> Tensor:
-    """Attention head by head, with no fused parts but the weight they share. `seen` (B, T, T);
-    without, all before.
-    """
+    """Attention head by head. `seen` (B, T, T) is the mask; without it, the causal mask."""
     T, K = x.size(1), c.width_head
     rows = x @ layer.qkv.weight.T + (layer.qkv.bias if c.bias else 0)
     heads = [rows[..., i * K : (i + 1) * K] for i in range(c.n_head + 2 * c.n_kv)]
@@ -206,7 +200,7 @@ def test_normalised_products_are_bounded_by_the_head_width() -> None:
     assert 0 < float(odds.detach()) <= 2 * math.sqrt(c.width_head) + 1e-9
 
 
-def test_attention_dropout_is_for_training_alone() -> None:
+def test_attention_dropout_only_in_training() -> None:
     layer = filled(Attention(config(attention_dropout=0.5)))
     x = numbers(1, 9, 12)
     without = plain_attention(layer, x, config(), rope=False)
@@ -218,7 +212,7 @@ def test_attention_dropout_is_for_training_alone() -> None:
 
 
 def test_functional_reference_agrees_with_torch() -> None:
-    """The plain attention above is itself held against PyTorch's."""
+    """Checks the plain attention above against PyTorch's."""
     c = config(qk_norm=False)
     layer = filled(Attention(c))
     x = numbers(2, 7, 12)
@@ -230,7 +224,7 @@ def test_functional_reference_agrees_with_torch() -> None:
     torch.testing.assert_close(plain_attention(layer, x, c, rope=False), y, rtol=1e-12, atol=1e-12)
 
 
-# Who sees whom
+# Masks
 
 DOCUMENTS = torch.tensor(
     [[0, 0, 0, 1, 1, 2, 2, 2, 2], [3, 4, 4, 4, 4, 4, 4, 7, 3]]
@@ -240,7 +234,7 @@ WINDOWS = [0, 1, 2, 4, 9, 50]
 
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("packed", [False, True])
-def test_masks_are_those_said_pair_by_pair(window: int, packed: bool) -> None:
+def test_masks_equal_the_rule_pair_by_pair(window: int, packed: bool) -> None:
     c = config(window=window, window_pattern="S" if window else "")
     layout = Layout.of(c, 9, torch.device("cpu"), DOCUMENTS if packed else None)
     seen = may_see(9, window, DOCUMENTS if packed else None)
@@ -263,7 +257,7 @@ def test_masks_are_those_said_pair_by_pair(window: int, packed: bool) -> None:
 def test_masked_attention(
     window: int, packed: bool, n_kv_head: int, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In value and gradient, by blocks that begin within, at and between documents."""
+    """Value and gradient, for documents that begin within, at and between blocks."""
     monkeypatch.setattr(kernels._CausalAttention, "BLOCK", block)
     c = config(
         n_head=4,
@@ -336,9 +330,9 @@ UNCOMPILED = pytest.mark.filterwarnings(
 
 @UNCOMPILED
 @pytest.mark.parametrize("window", WINDOWS)
-def test_flex_attentions_mask(window: int) -> None:
-    """FlexAttention, uncompiled on a CPU where it has no gradient: the same values under the
-    same mask.
+def test_the_mask_for_flex_attention(window: int) -> None:
+    """FlexAttention, uncompiled on a CPU (so without a gradient), gives the same values for the
+    mask.
     """
     flex = pytest.importorskip("torch.nn.attention.flex_attention")
     c = config(window=window, window_pattern="S" if window else "")
@@ -376,7 +370,7 @@ def test_a_window_alone_is_one_mask_for_all_rows() -> None:
 @pytest.mark.parametrize("window", [0, 40, 200])
 @pytest.mark.parametrize("packed", [False, True])
 def test_masked_attention_on_a_gpu(packed: bool, window: int, dtype: torch.dtype) -> None:
-    """Compiled FlexAttention against the CPU's kernel in float64, in value and gradient."""
+    """Compiled FlexAttention against the CPU kernel in float64, in value and gradient."""
     c = GPTConfig(
         n_layer=1,
         n_head=4,

@@ -1,5 +1,5 @@
-"""Predicted costs against counts of the built model's own matrices and products, and against
-worked figures.
+"""Predicted parameter and FLOP counts against the built model, PyTorch's counter and worked
+figures.
 """
 
 from typing import Any
@@ -50,9 +50,7 @@ def config_of(name: str, changes: dict[str, Any]) -> GPTConfig:
 
 @pytest.mark.parametrize("changes", VARIANTS)
 @pytest.mark.parametrize("name", FAMILIES)
-def test_matrix_parameters_are_the_linear_maps_and_the_head(
-    name: str, changes: dict[str, Any]
-) -> None:
+def test_matrix_parameters_are_linear_maps_and_head(name: str, changes: dict[str, Any]) -> None:
     config = config_of(name, changes)
     model = GPT(config)
     inside = sum(m.weight.numel() for m in model.blocks.modules() if isinstance(m, nn.Linear))
@@ -62,7 +60,7 @@ def test_matrix_parameters_are_the_linear_maps_and_the_head(
 def in_place(
     added_to: tuple[int, ...], a: tuple[int, ...], b: tuple[int, ...], **options: object
 ) -> int:
-    """What PyTorch's counter leaves out: a product added to what is there."""
+    """Counts what PyTorch's counter omits: matrix products added in place."""
     return 2 * a[0] * a[1] * b[1]
 
 
@@ -74,9 +72,9 @@ def in_place_in_batches(
 
 @pytest.mark.parametrize("changes", VARIANTS)
 @pytest.mark.parametrize("name", FAMILIES)
-def test_operations_are_those_pytorch_counts(name: str, changes: dict[str, Any]) -> None:
-    """A counted update: attention in one block multiplies the whole square, of which the
-    prediction counts half.
+def test_predicted_flops_equal_pytorchs_count(name: str, changes: dict[str, Any]) -> None:
+    """In a counted step, attention in one block computes the full square; the prediction counts
+    half.
     """
     config = config_of(name, changes)
     model = GPT(config)
@@ -95,11 +93,10 @@ def test_operations_are_those_pytorch_counts(name: str, changes: dict[str, Any])
 
 
 @pytest.mark.parametrize("changes", SWITCHES, ids=str)
-def test_every_switch_is_counted(changes: dict[str, Any]) -> None:
-    """Queries one by one, each multiplied with the keys it sees and no others, so that all is
-    counted as it is.
+def test_every_setting_is_counted(changes: dict[str, Any]) -> None:
+    """Each query is multiplied only with the keys that it sees, so the count is exact.
 
-    A window of w sees w - w²/2T + w/2T keys on average; the prediction leaves out the last, half of
+    A window of w sees w - w²/2T + w/2T keys on average. The prediction omits the last term, half of
     the diagonal.
     """
     config = config_of("modern", changes)
@@ -124,7 +121,7 @@ def test_every_switch_is_counted(changes: dict[str, Any]) -> None:
 
 
 def gpt2_xl(context_length: int) -> GPTConfig:
-    """The worked example's architecture: SwiGLU of width 6400, RoPE, RMSNorm, untied head, no
+    """The architecture of the worked example: SwiGLU of width 6400, RoPE, RMSNorm, untied head, no
     biases.
     """
     return (
@@ -145,8 +142,8 @@ def gpt2_xl(context_length: int) -> GPTConfig:
 
 
 def forward_over_full_attention(config: GPTConfig) -> float:
-    """Of one window: a third of training's, and the other half of attention, which the worked
-    figures count.
+    """FLOPs of one window forward: a third of training's, plus the half of attention that
+    training's count omits and the worked figures include.
     """
     T = config.context_length
     return T * config.train_flops_per_token() / 3 + config.n_layer * 2 * T * T * config.d_model
@@ -165,7 +162,7 @@ def test_worked_figures_of_gpt2_xls_shape() -> None:
     assert long / forward == pytest.approx(33.1, abs=0.05)
 
 
-def test_half_of_attention_is_counted() -> None:
+def test_attention_counts_half_the_square() -> None:
     config = gpt2_xl(1024)
     whole = 3 * forward_over_full_attention(config) / 1024
     assert whole - config.train_flops_per_token() == 6 * 48 * 1024 * 1600

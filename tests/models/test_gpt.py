@@ -1,6 +1,4 @@
-"""The Transformer against Hugging Face's with the same random weights, and what must hold for
-every kind of it.
-"""
+"""The Transformer against Hugging Face's with the same weights, and properties of all kinds."""
 
 import dataclasses
 import itertools
@@ -33,13 +31,13 @@ SMALL: dict[str, Any] = {
 
 
 def small(name: str, **changes: Any) -> GPTConfig:
-    """A preset's model at a size that takes milliseconds; `changes` without their section."""
+    """A preset's model, small enough for milliseconds; `changes` omit the section's name."""
     ours = {f"model.{key}": value for key, value in changes.items()}
     return preset(name).changed({**SMALL, **ours}, where="here").model
 
 
 def random_model(config: GPTConfig, seed: int = 0, dtype: torch.dtype = torch.float64) -> GPT:
-    """Every parameter random, so that none is zero or one and can be left out unseen. Without
+    """Every parameter is random, so that none is zero or one and could be missing unnoticed. No
     dropout.
     """
     model = GPT(config).to(dtype).eval()
@@ -71,9 +69,7 @@ def transposed(x: Tensor) -> Tensor:
 
 
 def gpt2_names(n_layer: int) -> Iterator[tuple[str, list[str], Map]]:
-    """Our name, theirs, and what turns theirs into ours; the same turns their gradient into
-    ours.
-    """
+    """Our name, theirs, and the function that turns their weight, or gradient, into ours."""
     yield "token_embedding.weight", ["transformer.wte.weight"], same
     yield "position_embedding.weight", ["transformer.wpe.weight"], same
     layer = {
@@ -95,8 +91,8 @@ def llama_names(config: GPTConfig) -> Iterator[tuple[str, list[str], Map]]:
     K = config.width_head
 
     def neighbours(x: Tensor) -> Tensor:
-        """They turn a head's number i with number i + K/2, we turn neighbours: rows 0, K/2, 1,
-        K/2 + 1, ...
+        """Hugging Face rotates number i of a head with i + K/2, we rotate neighbours: rows 0, K/2,
+        1, ...
         """
         return x.view(-1, 2, K // 2, x.size(1)).transpose(1, 2).reshape(x.shape)
 
@@ -159,7 +155,7 @@ def assert_same_loss_and_gradients(
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-11)])
-def test_gpt2_is_hugging_faces(hugging_face: Any, dtype: torch.dtype, tolerance: float) -> None:
+def test_gpt2_equals_hugging_face(hugging_face: Any, dtype: torch.dtype, tolerance: float) -> None:
     theirs = hugging_face.GPT2LMHeadModel(
         hugging_face.GPT2Config(
             n_layer=3,
@@ -177,7 +173,7 @@ def test_gpt2_is_hugging_faces(hugging_face: Any, dtype: torch.dtype, tolerance:
     )
 
 
-def test_llama_is_hugging_faces(hugging_face: Any) -> None:
+def test_llama_equals_hugging_face(hugging_face: Any) -> None:
     theirs = hugging_face.LlamaForCausalLM(
         hugging_face.LlamaConfig(
             num_hidden_layers=3,
@@ -206,9 +202,9 @@ def test_llama_is_hugging_faces(hugging_face: Any) -> None:
 
 
 @pytest.mark.parametrize("n_layer", [2, pytest.param(12, marks=pytest.mark.slow)])
-def test_gpt2_at_full_width_is_hugging_faces(hugging_face: Any, n_layer: int) -> None:
-    """124M at 12 layers: float32, loss to 1e-6 and every gradient to 1e-4, relative; from
-    GPT-2's initial weights.
+def test_gpt2_at_full_width_equals_hugging_face(hugging_face: Any, n_layer: int) -> None:
+    """124M parameters, 12 layers, float32, GPT-2's initial weights: loss to 1e-6, every gradient to
+    1e-4 (relative).
     """
     theirs = hugging_face.GPT2LMHeadModel(
         hugging_face.GPT2Config(
@@ -224,7 +220,7 @@ def test_gpt2_at_full_width_is_hugging_faces(hugging_face: Any, n_layer: int) ->
 
 
 def test_post_norm_is_the_first_gpts(hugging_face: Any) -> None:
-    """Radford et al. 2018: GPT-2 but for norms after each addition and none at the end."""
+    """Radford et al. 2018: GPT-2 with norms after each residual addition and no final norm."""
     sizes = {
         "n_layer": 3,
         "n_head": 3,
@@ -255,7 +251,7 @@ def test_post_norm_is_the_first_gpts(hugging_face: Any) -> None:
     )
 
 
-def test_windows_are_mistrals(hugging_face: Any) -> None:
+def test_windows_equal_mistral(hugging_face: Any) -> None:
     """Jiang et al. 2023: Llama with a sliding window in every layer."""
     sizes = {
         "num_hidden_layers": 3,
@@ -305,14 +301,14 @@ def on_meta(config: GPTConfig) -> GPT:
         (48, 25, 1600, 1_557_611_200),
     ],
 )
-def test_gpt2s_parameters(n_layer: int, n_head: int, d_model: int, wanted: int) -> None:
+def test_number_of_parameters_of_gpt2(n_layer: int, n_head: int, d_model: int, wanted: int) -> None:
     sizes = {"n_layer": n_layer, "n_head": n_head, "d_model": d_model, "vocab_size": 50257}
     config = preset("gpt2").changed({f"model.{k}": v for k, v in sizes.items()}, where="here").model
     assert config.context_length == 1024
     assert on_meta(config).n_parameters() == wanted
 
 
-def test_parameters_of_the_presets() -> None:
+def test_number_of_parameters_of_the_presets() -> None:
     gpt2 = (
         preset("gpt2")
         .changed({"model.vocab_size": 50257, "model.vocab_multiple": 64}, where="here")
@@ -321,16 +317,16 @@ def test_parameters_of_the_presets() -> None:
     assert on_meta(gpt2).n_parameters() == 124_475_904  # 50,304 rows
     baby = preset("babygpt").changed({"model.vocab_size": 65}, where="here").model
     assert on_meta(baby).n_parameters() == 10_770_816
-    # nanoGPT's 10.65M leaves out the 256 positions, and its linear maps and norms have no biases
-    # (10,745,088 with).
+    # nanoGPT's 10.65M excludes the 256 positions, and its linear maps and norms have no biases
+    # (10,745,088 with them).
     plain = (
         preset("babygpt").changed({"model.vocab_size": 65, "model.bias": False}, where="here").model
     )
     assert on_meta(plain).n_parameters() - 256 * 384 == 10_646_784
 
 
-def test_the_largest_gpt2_is_made_in_less_than_a_second() -> None:
-    """On the meta device, without its weights; the best of three, of this thread's own time."""
+def test_the_largest_gpt2_is_built_in_less_than_a_second() -> None:
+    """On the meta device, without weights; the best of three, in this thread's CPU time."""
 
     def seconds() -> float:
         began = time.thread_time()
@@ -347,7 +343,7 @@ def test_a_tied_head_is_the_table() -> None:
     assert untied.head_weight is untied.head.weight
 
 
-# What holds for every kind
+# Properties of all kinds
 
 KINDS = [
     {"positions": positions, "norm": norm, "ngram_tables": ngrams, "feed_forward": feed_forward}
@@ -362,8 +358,8 @@ KINDS = [
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(map(str, kind.values())))
 def test_no_position_sees_a_later_one(kind: dict[str, Any]) -> None:
-    """By gradients: a logit depends on every token up to its own and on none behind; so it does
-    through the hash.
+    """By gradients: a logit depends on all tokens up to its own and on no later one, also through
+    hashes.
     """
     config = GPTConfig(
         n_layer=2,
@@ -410,7 +406,7 @@ def test_reading_piece_by_piece_equals_reading_at_once(name: str, chunks: tuple[
 
 @pytest.mark.parametrize("kind", KINDS[::7], ids=lambda kind: "-".join(map(str, kind.values())))
 @pytest.mark.parametrize("n_kv_head", [1, 2])
-def test_so_does_every_kind(kind: dict[str, Any], n_kv_head: int) -> None:
+def test_reading_piece_by_piece_for_every_kind(kind: dict[str, Any], n_kv_head: int) -> None:
     config = GPTConfig(
         n_layer=2, n_head=4, n_kv_head=n_kv_head, d_model=16, vocab_size=7, context_length=9, **kind
     )
@@ -422,8 +418,8 @@ def test_so_does_every_kind(kind: dict[str, Any], n_kv_head: int) -> None:
 
 
 @pytest.mark.parametrize("window", [{}, {"window": 30, "window_pattern": "SL"}])
-def test_a_cache_has_room_for_what_was_read(window: dict[str, Any]) -> None:
-    """Not for all of a long context; what was in it stays when it grows."""
+def test_a_cache_grows_with_the_text(window: dict[str, Any]) -> None:
+    """The cache does not reserve a long context, and keeps its contents when it grows."""
     config = GPTConfig(
         n_layer=2, n_head=2, n_kv_head=1, d_model=8, vocab_size=7, context_length=4096, **window
     )
@@ -437,26 +433,26 @@ def test_a_cache_has_room_for_what_was_read(window: dict[str, Any]) -> None:
     assert rooms == [64, 64, 128, 128, 256, 512]
 
 
-def test_rows_of_a_batch_are_apart() -> None:
+def test_rows_of_a_batch_are_independent() -> None:
     model, ids = random_model(small("modern")), random_ids(3, 11)
     one_by_one = torch.cat([model(row[None]) for row in ids])
     torch.testing.assert_close(model(ids), one_by_one, rtol=1e-12, atol=1e-12)
 
 
-def test_more_than_the_context_is_our_bug() -> None:
+def test_more_tokens_than_the_context_fail_an_assertion() -> None:
     model = GPT(small("modern"))
-    with pytest.raises(AssertionError, match="more tokens than the context holds"):
+    with pytest.raises(AssertionError, match="more tokens than context_length"):
         model(random_ids(1, 12))
     state = model.new_state(1)
     model(random_ids(1, 8), state)
-    with pytest.raises(AssertionError, match="more tokens than the context holds"):
+    with pytest.raises(AssertionError, match="more tokens than context_length"):
         model(random_ids(1, 4), state)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "modern"])
 def test_padded_ids_are_never_predicted(name: str) -> None:
-    """Logits have the vocabulary's width, and padded rows, however large, change neither them
-    nor the loss.
+    """Logits have the vocabulary's width. Padded rows, however large, change neither logits nor
+    loss.
     """
     model = random_model(small(name, vocab_multiple=16))
     ids = random_ids(2, 11)
@@ -512,7 +508,7 @@ def test_logits_are_float32_under_bfloat16(name: str) -> None:
 
 @pytest.mark.parametrize("block", [4, 128])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_gradients_under_bfloat16_are_near(
+def test_gradients_under_bfloat16_are_close(
     name: str, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kernels._CausalAttention, "BLOCK", block)
@@ -568,14 +564,12 @@ def test_weights_follow_from_the_generators_seed_alone(name: str) -> None:
 
 
 def spread(weight: Tensor) -> tuple[float, float]:
-    """Mean and root mean square, each in standard errors' reach of the truth for the sizes used
-    here.
-    """
+    """Checks mean and root mean square to within a few standard errors."""
     return float(weight.detach().mean()), float(weight.detach().square().mean().sqrt())
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
-def test_gpt2s_initial_weights(name: str) -> None:
+def test_initial_weights_of_gpt2(name: str) -> None:
     config = small(name, n_layer=8, d_model=128, vocab_size=500, context_length=128)
     for key, weight in initialised(config).named_parameters():
         if key.endswith(".bias"):
@@ -593,7 +587,7 @@ def test_gpt2s_initial_weights(name: str) -> None:
             assert float(weight.detach().abs().max()) > 3 * std  # a normal has tails
 
 
-def test_moderns_initial_weights() -> None:
+def test_initial_weights_of_modern() -> None:
     config = small(
         "modern", n_layer=2, d_model=128, vocab_size=500, positions="learned", context_length=128
     )
@@ -625,7 +619,7 @@ def test_the_modern_model_starts_uniform() -> None:
 
 @pytest.mark.parametrize("positions", ["rope", "learned"])
 def test_a_tied_head_starts_near_uniform(positions: str) -> None:
-    """With a table of N(0, 1) it would be sure that the next token is this one."""
+    """With a table of N(0, 1), the model would be certain that the next token is this one."""
     model = initialised(small("modern", tied_head=True, d_model=384, positions=positions))
     ids = random_ids(4, 12)
     loss = F.cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
@@ -634,9 +628,7 @@ def test_a_tied_head_starts_near_uniform(positions: str) -> None:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_parameter_learns(name: str) -> None:
-    """At random weights the loss has a gradient in each of them: nothing is built and left
-    unused.
-    """
+    """With random weights every parameter has a gradient: none is built and left unused."""
     model = random_model(small(name))
     ids = random_ids(8, 11)
     F.cross_entropy(model(ids).flatten(0, 1), ids.flatten()).backward()
@@ -646,8 +638,8 @@ def test_every_parameter_learns(name: str) -> None:
 
 
 def test_loss_through_hidden_equals_loss_through_logits() -> None:
-    """Training asks for hidden states and evaluation for logits: they must agree, cap and
-    padding included.
+    """Training uses hidden states, evaluation uses logits. They must agree, with soft cap and
+    padding.
     """
     model = random_model(small("modern", vocab_multiple=16))
     ids = random_ids(3, 11)

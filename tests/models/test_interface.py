@@ -1,6 +1,4 @@
-"""Every kind of model keeps the interface's promises: one distribution, whichever way it is
-asked for.
-"""
+"""Every kind of model implements the interface: all methods describe one distribution."""
 
 from pathlib import Path
 
@@ -44,7 +42,7 @@ def made(name: str) -> LanguageModel:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_one_distribution_whichever_way_it_is_asked_for(name: str) -> None:
+def test_all_methods_describe_one_distribution(name: str) -> None:
     model = made(name)
     assert isinstance(model, LanguageModel)
     assert (model.vocab_size, model.device) == (V, torch.device("cpu"))
@@ -76,7 +74,7 @@ def test_one_distribution_whichever_way_it_is_asked_for(name: str) -> None:
 
 
 @pytest.mark.parametrize("at_once", [1, 3 * V, 6 * V, 7 * V])
-def test_logits_of_a_long_window_are_never_whole_in_memory(
+def test_logits_of_a_long_window_are_computed_in_chunks(
     at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = made("gpt")
@@ -96,7 +94,7 @@ def test_logits_of_a_long_window_are_never_whole_in_memory(
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_what_is_learnt_is_written_and_read_again(name: str, tmp_path: Path) -> None:
+def test_weights_are_written_and_read_back(name: str, tmp_path: Path) -> None:
     model = made(name)
     tensors = model.tensors() if isinstance(model, Ngram) else model.float().state_dict()  # type: ignore[attr-defined]
     save_model(tmp_path / "model", tensors, {})

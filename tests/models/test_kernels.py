@@ -1,6 +1,4 @@
-"""Kernels with gradients of their own against PyTorch's plain operations, differentiated by
-autograd.
-"""
+"""Kernels with hand-written gradients against PyTorch's plain operations and autograd."""
 
 import math
 import weakref
@@ -50,14 +48,14 @@ def qkv(N: int, T: int, K: int, dtype: torch.dtype = torch.float64) -> list[Tens
 
 
 def value_and_gradients(function: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:
-    """The value and, for a random direction, the gradient in each input."""
+    """The value and, for a random direction, the gradient of each input."""
     y = function(*inputs)
     direction = numbers(*y.shape, dtype=y.dtype, seed=9).detach()
     return [y.detach(), *torch.autograd.grad(y, inputs, direction)]
 
 
 def assert_close(found: list[Tensor], wanted: list[Tensor], tolerance: float) -> None:
-    """Equal to `tolerance` of the largest number in each tensor."""
+    """Equal to within `tolerance` of the largest number in each tensor."""
     for a, b in zip(found, wanted, strict=True):
         assert a.shape == b.shape
         assert float((a.double() - b.double()).abs().max()) <= tolerance * float(
@@ -76,7 +74,7 @@ def test_elementwise_values_and_gradients_in_float64(name: str, shape: tuple[int
 
 @pytest.mark.parametrize("name", UNARY)
 def test_elementwise_gradients_add_up_over_cuts_and_views(name: str) -> None:
-    """Inputs that are slices, transposed or expanded, as the parts of a fused projection are."""
+    """Inputs that are slices, transposed or expanded, like the parts of a fused projection."""
     ours, plain = UNARY[name]
     x = numbers(4, 5, 6)
     views: list[Unary] = [
@@ -111,10 +109,8 @@ def test_elementwise_in_float32_and_bfloat16(name: str) -> None:
     assert_close(found, wanted, 0.04)
 
 
-def test_gelu_far_out_and_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the sigmoid is 0 or 1 to the last bit, value and slope are exact; parts below the
-    input change nothing.
-    """
+def test_gelu_of_large_inputs_and_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Value and slope are exact where the sigmoid rounds to 0 or 1, whatever the part size."""
     x = torch.tensor([-1e4, -40.0, -1e-8, 0.0, 1e-8, 40.0, 1e4], requires_grad=True)
     y = kernels.gelu_tanh(x)
     (slope,) = torch.autograd.grad(y.sum(), x)
@@ -135,7 +131,7 @@ def test_norm_of_zeros_is_zero_with_a_finite_gradient() -> None:
     assert not y.any()
     assert_close([dx], value_and_gradients(plain_rms_norm, x)[1:], 1e-13)
     assert torch.isfinite(dx).all()
-    tiny = (numbers(2, 4) * 1e-4).detach().requires_grad_()  # where eps is most of the sum
+    tiny = (numbers(2, 4) * 1e-4).detach().requires_grad_()  # here eps is most of the sum
     ours, plain = UNARY["rms_norm"]
     assert_close(value_and_gradients(ours, tiny), value_and_gradients(plain, tiny), 1e-13)
 
@@ -154,7 +150,7 @@ def test_norm_with_a_gain() -> None:
 def test_attention_values_and_gradients_in_float64(
     T: int, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Lengths below, at and above the block, a multiple of it and not."""
+    """Lengths below, at and above the block size, multiples of it and not."""
     monkeypatch.setattr(kernels._CausalAttention, "BLOCK", block)
     inputs = qkv(2, T, 3)
     found = value_and_gradients(
@@ -170,8 +166,8 @@ def test_attention_values_and_gradients_in_float64(
 def test_attention_gradcheck(
     T: int, block: int, dropout: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With dropout and a fixed seed it is one function: differences agree only if backward has
-    forward's mask.
+    """With dropout and a fixed seed: finite differences agree only if both passes use the same
+    mask.
     """
     monkeypatch.setattr(kernels._CausalAttention, "BLOCK", block)
 
@@ -188,8 +184,8 @@ def test_attention_gradcheck(
 
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 def test_masked_attention_gradcheck(dropout: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What each query sees begins in its own block, in the one before, or at the start; six rows
-    of two texts.
+    """The first visible key is in the query's block, in the block before, or at the start; two
+    texts.
     """
     monkeypatch.setattr(kernels._CausalAttention, "BLOCK", 3)
     first = torch.tensor([[0, 0, 0, 3, 3, 5, 5], [0, 1, 1, 2, 4, 4, 6]])
@@ -203,9 +199,7 @@ def test_masked_attention_gradcheck(dropout: float, monkeypatch: pytest.MonkeyPa
 
 
 def test_attention_dropout_keeps_the_expectation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The mean of many draws is the value without dropout; weights are dropped, each by itself,
-    not values or rows.
-    """
+    """The mean of many draws is the value without dropout; single weights are dropped, not rows."""
     monkeypatch.setattr(kernels._CausalAttention, "BLOCK", 4)
     q, k, _ = qkv(1, 6, 3)
     v = torch.eye(6, dtype=torch.float64).unsqueeze(
@@ -238,9 +232,7 @@ def test_attention_of_zeros_is_the_mean_of_the_values_so_far() -> None:
 
 
 def test_attention_of_views(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Queries, keys and values as slices of one fused projection, heads before time, as a batch
-    of one gives them.
-    """
+    """Queries, keys and values as slices of one fused projection, with heads before time."""
     monkeypatch.setattr(kernels._CausalAttention, "BLOCK", 4)
     fused = numbers(1, 6, 9, 4)  # (B, T, 3 H, K)
 
@@ -262,10 +254,10 @@ def test_attention_in_float32_and_bfloat16() -> None:
 
 
 @pytest.mark.parametrize("with_gradient", [False, True])
-def test_attention_keeps_its_weights_for_a_gradient_alone(
+def test_attention_saves_its_weights_only_for_a_gradient(
     with_gradient: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Scoring a text with a context of 8,192 would take 4 GB a layer else."""
+    """Otherwise, scoring a text with a context of 8,192 would take 4 GB per layer."""
     monkeypatch.setattr(kernels._CausalAttention, "BLOCK", 4)
     softmax, made, most = torch.softmax, [], 0
 
@@ -284,14 +276,14 @@ def test_attention_keeps_its_weights_for_a_gradient_alone(
 
 
 def test_shapes_in_signatures_are_checked() -> None:
-    """Keys of another length would multiply without an error, and mean nothing."""
+    """Keys of another length would multiply without an error, with a meaningless result."""
     q, k, v = (x.detach() for x in qkv(1, 9, 4))
     with pytest.raises(TypeCheckError, match="causal_attention"):
         kernels.causal_attention(q, k[:, :8], v[:, :8], 0.5, 0.0)
 
 
 def test_attention_never_looks_ahead() -> None:
-    """However huge, later keys and values leave earlier outputs untouched to the last bit."""
+    """Later keys and values, however large, do not change earlier outputs by a bit."""
     q, k, v = (x.detach() for x in qkv(1, 9, 4))
     y = kernels.causal_attention(q, k, v, 0.5, 0.0)
     k[:, 5:], v[:, 5:] = 1e30, -1e30

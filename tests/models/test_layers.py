@@ -1,4 +1,4 @@
-"""The parts of a block, each against its formula written out plainly."""
+"""The layers of a block, each against its formula written out plainly."""
 
 import math
 from collections import Counter
@@ -22,9 +22,7 @@ def numbers(*shape: int, seed: int = 0) -> Tensor:
 
 
 def filled(module: torch.nn.Module, seed: int = 1) -> torch.nn.Module:
-    """The module in float64, every parameter random: none is zero or one, so that none can be
-    left out unseen.
-    """
+    """The module in float64 with every parameter random, so that none is missing unnoticed."""
     generator = torch.Generator().manual_seed(seed)
     module.double()
     for p in module.parameters():
@@ -51,7 +49,7 @@ def test_norm(kind: str, gain: bool, bias: bool) -> None:
     torch.testing.assert_close(norm(x), wanted, rtol=1e-13, atol=1e-13)
 
 
-def test_no_norm_is_nothing() -> None:
+def test_no_norm_is_the_identity() -> None:
     norm = Norm(config(norm="none", embedding_norm=False), 12)
     x = numbers(2, 5, 12)
     assert norm(x) is x
@@ -83,7 +81,7 @@ def test_feed_forward(kind: str, bias: bool) -> None:
 
 
 def key_rows(grams: list[int], n_rows: int) -> int:
-    """The table row of an n-gram, newest token first, in Python's unbounded integers."""
+    """The table row of an n-gram, newest token first, with Python's unbounded integers."""
     key = grams[0] + 1
     for token in grams[1:]:
         key = (key * 0x9E3779B1 + token + 1) % 2**32
@@ -105,7 +103,7 @@ def test_ngram_rows_are_those_of_the_last_n_tokens() -> None:
         assert rows.tolist() == wanted
 
 
-def test_ngram_rows_restart_where_documents_do() -> None:
+def test_ngram_rows_restart_at_documents() -> None:
     layer = NgramEmbedding(config(ngram_tables=(2, 3, 5), ngram_table_size=1000))
     ids, nothing = (
         torch.randint(0, 11, (1, 9), generator=torch.Generator().manual_seed(0)),
@@ -118,8 +116,8 @@ def test_ngram_rows_restart_where_documents_do() -> None:
 
 
 def test_ngram_rows_spread_evenly() -> None:
-    """Distinct trigrams of a small alphabet fill the rows as a random function would: chi-square
-    per degree about 1.
+    """Distinct trigrams of a small alphabet fill the rows like a random function: chi-square per
+    degree of freedom about 1.
     """
     layer = NgramEmbedding(config(ngram_tables=(3,), ngram_table_size=512, vocab_size=64))
     grams = torch.cartesian_prod(*[torch.arange(64)] * 3)[:, None, :]  # every trigram once
@@ -130,7 +128,7 @@ def test_ngram_rows_spread_evenly() -> None:
     assert chi_square < 511 + 5 * math.sqrt(2 * 511)
 
 
-def test_ngram_embedding_adds_one_row_an_order() -> None:
+def test_ngram_embedding_adds_one_row_per_order() -> None:
     c = config(ngram_tables=(2, 4), ngram_table_size=97)
     layer = filled(NgramEmbedding(c))
     ids, nothing = torch.tensor([[3, 1, 4, 1, 5]]), torch.full((1, 3), 11)
@@ -140,7 +138,7 @@ def test_ngram_embedding_adds_one_row_an_order() -> None:
     assert layer.n_before == 3
 
 
-def test_ngram_dropout_leaves_out_whole_positions() -> None:
+def test_ngram_dropout_drops_all_orders_of_a_position() -> None:
     layer = filled(NgramEmbedding(config(ngram_tables=(2, 3), ngram_dropout=0.25)))
     ids, nothing = torch.arange(3000).view(1, -1) % 11, torch.full((1, 2), 11)
     full = layer.eval()(ids, nothing)

@@ -1,6 +1,4 @@
-"""N-grams: counts against a Counter, probabilities against plain dictionaries, published
-examples, and one another.
-"""
+"""N-grams: counts against a Counter; probabilities against dictionaries and published examples."""
 
 import math
 import time
@@ -31,13 +29,13 @@ def learn(
 
 
 def p_after(model: Ngram, context: Sequence[int]) -> np.ndarray:
-    """The whole distribution after a context, by scoring each token in turn."""
+    """The full distribution after a context, by scoring each token in turn."""
     rows = [[*context, w] for w in range(model.vocab_size)]
     return model.log_probabilities(torch.tensor(rows), n_given=len(context))[:, 0].exp().numpy()
 
 
 class Plain:
-    """The three estimates with dictionaries of tuples, straight from the papers' equations."""
+    """The three estimates with dictionaries of tuples, as in the papers' equations."""
 
     def __init__(
         self, ids: Sequence[int], vocab_size: int, n: int, smoothing: str, k: float = 0.1
@@ -49,7 +47,7 @@ class Plain:
         }
         self.counts = dict(grams)
         if smoothing == "kneser-ney":
-            for j in range(1, n):  # in how many ways each is preceded
+            for j in range(1, n):  # the number of distinct tokens before each
                 self.counts[j] = Counter(gram[1:] for gram in grams[j + 1])
         self.seen: dict[int, dict[tuple[int, ...], dict[int, int]]] = {
             j: defaultdict(dict) for j in range(1, n + 1)
@@ -120,7 +118,7 @@ def test_large_vocabularies_memory_maps_and_texts_shorter_than_n(tmp_path: Path)
 
 
 def test_cows_eat() -> None:
-    """Of eleven times "cows eat", corn follows 4 times, grass 3, hay 2, if and which once each."""
+    """Of eleven "cows eat", corn follows 4 times, grass 3, hay 2, if and which once each."""
     words = ["cows", "eat", "corn", "grass", "hay", "if", "which"]
     times = {"corn": 4, "grass": 3, "hay": 2, "if": 1, "which": 1}
     text = [part for word, n in times.items() for part in n * ["cows", "eat", word]]
@@ -130,7 +128,7 @@ def test_cows_eat() -> None:
 
 
 def test_john_read_a_book() -> None:
-    """Chen and Goodman 1998, section 2: bigrams by maximum likelihood; | is both ends of a
+    """Chen and Goodman 1998, section 2: maximum likelihood bigrams; | marks both ends of a
     sentence.
     """
     sentences = "| JOHN READ MOBY DICK | MARY READ A DIFFERENT BOOK | SHE READ A BOOK BY CHER |"
@@ -146,7 +144,7 @@ def test_john_read_a_book() -> None:
     assert p("CHER READ A BOOK") == 0
 
 
-# KenLM's `lmplz -o 2` on these sentences, as published by its users (kpu/kenlm issue 405): log10 of
+# KenLM's `lmplz -o 2` on these sentences, as published in kpu/kenlm issue 405: log10 of
 # probabilities.
 SENTENCES = (
     "| I went to | I go to | You went to | You go to | Joe went to | Joe go to | Anna "
@@ -160,16 +158,16 @@ KENLM = {
 }  # fmt: skip
 
 
-def test_kneser_ney_gives_what_kenlm_gives() -> None:
-    """That KenLM counted "ski", preceded by one word, among the unigrams of count 2, hence D =
-    0.4, 1.6, 1.4 there.
+def test_kneser_ney_equals_kenlm() -> None:
+    """KenLM counted "ski", preceded by one word, as a unigram of count 2, so D = 0.4, 1.6, 1.4
+    there.
     """
     text = SENTENCES.split()
     words = [*dict.fromkeys(text), "<unk>"]
     learnt = learn([words.index(word) for word in text], len(words), 2)
     assert learnt.discounts[0].amounts == pytest.approx(
         (5 / 9, 7 / 6, 7 / 9)
-    )  # of 5, 2, 1, 1 words of count 1 to 4
+    )  # from 5, 2, 1, 1 words of count 1 to 4
     assert learnt.discounts[1].amounts == pytest.approx((0.3, 2 - 3 * 0.3 * 2 / 7, 3.0))
     model = Ngram(
         learnt.config, learnt.trie, (Discounts(1, (0.4, 1.6, 1.4), True), learnt.discounts[1])
@@ -233,11 +231,11 @@ def test_all_probabilities_after_any_context(
     some.integers(1, 4),
     some.lists(some.integers(0, 3), min_size=2, max_size=12),
 )
-def test_maximum_likelihood_holds_a_text_impossible_that_has_an_unseen_event(
+def test_maximum_likelihood_gives_a_text_with_an_unseen_event_probability_zero(
     ids: list[int], n: int, text: list[int]
 ) -> None:
-    """Backing off does not change that: it comes after such an event, or where what it learnt of
-    ends.
+    """Shortening contexts does not change that: it happens only after such an event, or at the end
+    of the training text.
     """
     seen = {tuple(ids[i : i + k]) for k in range(1, n + 1) for i in range(len(ids) - k + 1)}
     events = [tuple(text[max(0, i - n + 1) : i + 1]) for i in range(1, len(text))]
@@ -251,7 +249,7 @@ def test_maximum_likelihood_holds_a_text_impossible_that_has_an_unseen_event(
         assert not possible or all(gram[:-1] != unseen[:-1] for gram in seen)
 
 
-def test_discounts_that_counts_of_counts_do_not_give_are_said() -> None:
+def test_discounts_that_cannot_be_estimated_are_marked() -> None:
     def of(*n_of_count: int) -> Discounts:
         return estimate_discounts(2, np.repeat(np.arange(1, 5, dtype=np.int32), n_of_count))
 
@@ -266,7 +264,7 @@ def test_discounts_that_counts_of_counts_do_not_give_are_said() -> None:
 
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
 @pytest.mark.parametrize("n", [1, 2, 4])
-def test_reading_in_pieces_is_reading_at_once(smoothing: str, n: int) -> None:
+def test_reading_in_pieces_equals_reading_at_once(smoothing: str, n: int) -> None:
     rng = np.random.default_rng(0)
     model, ids = (
         learn(rng.integers(0, 4, 300).tolist(), 5, n, smoothing),
@@ -289,7 +287,7 @@ def test_reading_in_pieces_is_reading_at_once(smoothing: str, n: int) -> None:
 
 
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
-def test_tensors_are_all_it_has_learnt(smoothing: str) -> None:
+def test_tensors_restore_the_model(smoothing: str) -> None:
     ids = np.random.default_rng(0).integers(0, 9, 400)
     model = learn(ids.tolist(), 9, 3, smoothing)
     again = Ngram.from_tensors(

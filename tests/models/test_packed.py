@@ -1,7 +1,7 @@
-"""Documents packed into rows, and documents padded to rows: each is as if it were alone.
+"""Documents packed into rows and documents padded to rows: each behaves as if it were alone.
 
-The oracle is the model itself on one document at a time, without mask, padding or restart, summed
-over documents.
+The oracle is the model itself on one document at a time, without mask or padding, summed over
+documents.
 """
 
 from typing import Any
@@ -76,7 +76,7 @@ def gradients(model: GPT, loss: Tensor) -> dict[str, Tensor]:
 
 
 def packed_batch() -> tuple[Tensor, Tensor, Tensor]:
-    """Rows of one, several and many documents, beginning and ending at and within them."""
+    """Rows of one, several and many documents."""
     rng = np.random.default_rng(1)
     ids = torch.from_numpy(rng.integers(0, V, (4, T)))
     targets = torch.from_numpy(rng.integers(0, V, (4, T)))
@@ -88,7 +88,7 @@ def packed_batch() -> tuple[Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize("block", [7, 128])
 @pytest.mark.parametrize("name", VARIANTS)
-def test_packed_documents_are_as_if_alone(
+def test_packed_documents_behave_as_if_alone(
     name: str, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kernels._CausalAttention, "BLOCK", block)
@@ -110,14 +110,12 @@ def test_packed_documents_are_as_if_alone(
         assert gradient.any(), key
         assert float((found[key] - gradient).norm()) <= 1e-11 * float(gradient.norm()), key
     apart = loss_of(model, ids, targets) - total
-    assert abs(float(apart.detach())) > 1e-3  # it makes a difference
+    assert abs(float(apart.detach())) > 1e-3  # packing makes a difference
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_no_token_reaches_another_document_or_a_later_token(name: str) -> None:
-    """By gradients, through every layer, hash and table. What is reached of its own document,
-    windows may limit.
-    """
+    """By gradients, through every layer, hash and table. Windows may limit the reach further."""
     model, (ids, _, documents) = model_of(name), packed_batch()
     embedded: list[Tensor] = []
     hook = model.token_embedding.register_forward_hook(
@@ -138,7 +136,7 @@ def test_no_token_reaches_another_document_or_a_later_token(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_change_in_one_document_leaves_the_others_to_the_last_bit(name: str) -> None:
+def test_a_change_in_one_document_changes_no_bit_of_the_others(name: str) -> None:
     model, (ids, _, documents) = model_of(name), packed_batch()
     other = ids.clone()
     changed = documents == documents[:, 12:13]
@@ -159,7 +157,7 @@ def test_a_row_of_one_document_is_a_plain_row() -> None:
 
 
 def test_the_plain_path_has_no_mask(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without documents and windows nothing is computed of them."""
+    """Without documents and windows, no layout is computed."""
     monkeypatch.setattr(torch.Tensor, "masked_fill_", None)
     monkeypatch.setattr(torch.Tensor, "cummax", None)
     seen: list[Any] = []
@@ -181,9 +179,9 @@ def padded(rows: list[tuple[Tensor, Tensor]], width: int, pad_id: int) -> tuple[
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_padding_costs_nothing_and_moves_no_gradient(name: str) -> None:
-    """Another id, bit for bit the same; another amount, the same to rounding; and the same as
-    each document alone.
+def test_padding_changes_neither_loss_nor_gradient(name: str) -> None:
+    """Another padding id gives identical bits. Another amount of padding, and each document alone,
+    give the same up to rounding.
     """
     model, rng = model_of(name), np.random.default_rng(3)
     rows = [tuple(torch.from_numpy(rng.integers(0, V, (2, n)))) for n in (1, 5, 17, 12)]
@@ -204,9 +202,9 @@ def test_padding_costs_nothing_and_moves_no_gradient(name: str) -> None:
         assert all(torch.equal(found[key], same[key]) for key in found)
 
 
-def test_rows_of_data_are_documents_alone() -> None:
-    """From the token stream to the gradient, over an epoch: the loss of the batches is that of
-    the documents.
+def test_batches_of_rows_equal_single_documents() -> None:
+    """From the token stream to the gradient, over an epoch: the loss of batches is that of
+    documents.
     """
     rng = np.random.default_rng(5)
     documents = [rng.integers(1, V, n).tolist() for n in (3, 9, 1, 22, 40, 6, 2)]

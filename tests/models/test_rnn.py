@@ -1,6 +1,4 @@
-"""Recurrent networks: PyTorch's kernels against the equations, in float64; states; initial
-weights.
-"""
+"""Recurrent networks: PyTorch's kernels against the equations; states; initial weights."""
 
 import itertools
 from typing import Any
@@ -72,7 +70,7 @@ def test_the_equations(cell: str, activation: str) -> None:
     wanted, (h, c) = read(model, tokens)
     ids, state = torch.tensor([tokens]), model.new_state(1)
     found = model(ids, state)
-    assert found.shape == (1, 30, V)  # and none of the padded rows
+    assert found.shape == (1, 30, V)  # without the padded rows
     assert found[0].detach().numpy() == pytest.approx(np.array(wanted), abs=1e-12)
     for i, layer in enumerate(state.layers):
         assert layer[0][0].detach().numpy() == pytest.approx(h[i], abs=1e-12)
@@ -83,7 +81,7 @@ def test_the_equations(cell: str, activation: str) -> None:
 
 
 @pytest.mark.parametrize(("cell", "activation"), CELLS, ids=IDS)
-def test_kernels_and_steps_are_the_same_with_their_gradients(cell: str, activation: str) -> None:
+def test_kernels_equal_steps_with_gradients(cell: str, activation: str) -> None:
     config = config_of(cell, activation)
     layer = Recurrent(config).double()
     x = torch.randn(3, 9, D, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
@@ -109,7 +107,7 @@ def test_kernels_and_steps_are_the_same_with_their_gradients(cell: str, activati
 
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize(("cell", "activation"), CELLS, ids=IDS)
-def test_a_state_is_all_that_is_remembered(cell: str, activation: str, tied: bool) -> None:
+def test_the_state_is_all_that_the_model_remembers(cell: str, activation: str, tied: bool) -> None:
     model = random_model(config_of(cell, activation, tied_head=tied))
     ids = torch.from_numpy(np.random.default_rng(0).integers(0, V, (2, 20)))
     whole = model(ids)
@@ -160,7 +158,7 @@ def test_initial_weights(cell: str) -> None:
     assert model.n_parameters() == V * 64 + 2 * n_gates * (2 * 64 * 64 + 2 * 64) + V * 65
 
 
-def test_dropout_is_for_training() -> None:
+def test_dropout_only_in_training() -> None:
     model = random_model(config_of(dropout=0.5))
     ids = torch.arange(V)[None]
     assert model(ids).equal(model(ids))

@@ -1,8 +1,8 @@
-"""Every setting of the Transformer: what it changes, that it changes nothing else, and what holds
-whatever is set.
+"""Every setting of the Transformer: what it changes, that it changes nothing else, and common
+properties.
 
-Models are given equal weights wherever a parameter of the same name has room for the same numbers.
-So where a switch says nothing of the output, the output is the same to the last bit or to rounding.
+Models get equal weights wherever parameters of the same name have the same indices. So where a
+setting does not affect the output, the output is bit-identical or equal up to rounding.
 """
 
 import itertools
@@ -35,7 +35,7 @@ BLOCK = r"blocks\.\d\."
 # setting: (what is set besides, its value, the parameters that come, go or change shape, where the
 # output changes) The output changes EVERYWHERE, NOWHERE, or from a position on.
 SWITCHES: dict[str, list[tuple[dict[str, Any], Any, str, str | int]]] = {
-    "size": [({}, 9, NOWHERE, NOWHERE)],  # others follow from it before a model is made
+    "size": [({}, 9, NOWHERE, NOWHERE)],  # it sets other settings before a model is built
     "n_layer": [({}, 5, r"blocks\.4\.", EVERYWHERE)],
     "n_head": [
         ({}, 2, BLOCK + r"attention\.qk_gain", 1)
@@ -100,7 +100,7 @@ SWITCHES: dict[str, list[tuple[dict[str, Any], Any, str, str | int]]] = {
     "logit_softcap": [({}, 0.0, NOWHERE, EVERYWHERE)],
     "init": [({}, init, NOWHERE, NOWHERE) for init in ("gpt2", "truncated-normal")],
 }
-# What windows and stretched positions are compared with: none at all.
+# Windows and stretched positions are compared with a model without them.
 UNSCALED = {"rope_scaling": "none", "rope_factor": 1.0, "rope_original_context": 0}
 WITHOUT = {"window": {"window_pattern": ""}, "window_pattern": {"window": 0}} | dict.fromkeys(
     UNSCALED, UNSCALED
@@ -110,9 +110,7 @@ IDS = [f"{name}-{value}" for name, _, value, _, _ in CASES]
 
 
 def numbers(name: str, p: Tensor) -> Tensor:
-    """The same for one name, wherever indices are the same: rows and columns of a table of their
-    own.
-    """
+    """The same numbers for the same name and the same indices, whatever the shape of the table."""
     generator = torch.Generator().manual_seed(sum(map(ord, name)))
     drawn = torch.randn((128, 64)[: p.dim()], generator=generator, dtype=torch.float64)
     return 0.05 + 0.4 * drawn[tuple(slice(n) for n in p.shape)]
@@ -133,7 +131,7 @@ def random_ids(B: int = 2, seed: int = 5) -> Tensor:
     return torch.randint(0, V, (B, T), generator=torch.Generator().manual_seed(seed))
 
 
-def test_every_setting_is_here() -> None:
+def test_every_setting_is_covered() -> None:
     own = {name.removeprefix("model.") for name, _ in settings() if name.startswith("model.")}
     assert set(SWITCHES) == own - {"kind"}
     assert all(
@@ -164,11 +162,11 @@ def test_a_switch_changes_what_it_should_and_nothing_else(
 
 
 @pytest.mark.parametrize(("name", "besides", "value", "parameters", "output"), CASES, ids=IDS)
-def test_whatever_is_set_models_are_causal_learn_and_can_read_on(
+def test_with_every_setting_models_are_causal_learn_and_continue_from_a_cache(
     name: str, besides: dict[str, Any], value: Any, parameters: str, output: str | int
 ) -> None:
-    """No position sees a later one, by gradients; each parameter has one; pieces read from a
-    cache equal the whole.
+    """No position sees a later one (by gradients); every parameter has a gradient; reading in
+    pieces with a cache equals reading at once.
     """
     model, ids = pair(name, besides, value)[1], random_ids()
     embedded: list[Tensor] = []
@@ -196,7 +194,7 @@ def test_whatever_is_set_models_are_causal_learn_and_can_read_on(
     ("settings", "value"),
     [("dropout", {}), ("attention_dropout", {}), ("ngram_dropout", NGRAMS)],
 )
-def test_dropout_is_for_training(settings: str, value: dict[str, Any]) -> None:
+def test_dropout_only_in_training(settings: str, value: dict[str, Any]) -> None:
     model = model_of(**value | {settings: 0.3})
     ids = random_ids()
     with torch.random.fork_rng(devices=[]):
@@ -205,7 +203,7 @@ def test_dropout_is_for_training(settings: str, value: dict[str, Any]) -> None:
     assert not torch.allclose(trained, model.eval()(ids))
 
 
-# At the start
+# Initial weights
 
 
 def initialised(settings: dict[str, Any], seed: int = 1) -> GPT:
@@ -220,7 +218,7 @@ def initialised(settings: dict[str, Any], seed: int = 1) -> GPT:
     [NGRAMS, {"value_embedding_every": 2}, {"residual_scalars": True}],
     ids=lambda addition: next(iter(addition)),
 )
-def test_additions_begin_as_if_not_there(addition: dict[str, Any], init: str) -> None:
+def test_additions_start_without_effect(addition: dict[str, Any], init: str) -> None:
     with_it, without = initialised(addition | {"init": init}), initialised({"init": init})
     with torch.no_grad():
         assert torch.equal(with_it(random_ids()), without(random_ids()))
@@ -239,9 +237,9 @@ ARCHITECTURES: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("init", ["gpt2", "truncated-normal", "zero-projections"])
 @pytest.mark.parametrize("settings", ARCHITECTURES)
-def test_every_start_can_learn(settings: dict[str, Any], init: str) -> None:
-    """Zero projections hold gradients back for an update or two; then each parameter moves and
-    the loss falls.
+def test_every_initialisation_can_learn(settings: dict[str, Any], init: str) -> None:
+    """Zero projections block gradients for a step or two; then every parameter moves and the loss
+    falls.
     """
     model, ids = initialised(settings | {"init": init}), random_ids(8)
     start = {key: p.detach().clone() for key, p in model.named_parameters()}
@@ -264,8 +262,8 @@ def test_every_start_can_learn(settings: dict[str, Any], init: str) -> None:
     "settings", [{}, {"n_kv_head": 2}, {"feed_forward": "swiglu"}, {"tied_head": True}]
 )
 def test_truncated_normal(settings: dict[str, Any]) -> None:
-    """Variance 2 / (fan in + fan out) before the cut at three sigma, each of the maps in a fused
-    matrix by itself.
+    """Variance 2 / (fan in + fan out) before the cut at three sigma, for each map of a fused
+    matrix.
     """
     sizes = {"d_model": 128, "d_ff": 192, "vocab_size": 500, "init": "truncated-normal"}
     model = initialised(settings | sizes)
@@ -294,7 +292,7 @@ def test_truncated_normal(settings: dict[str, Any]) -> None:
     assert seen == sum(p.numel() for p in model.parameters() if p.dim() >= 2)
 
 
-def test_maps_in_one_matrix() -> None:
+def test_maps_of_fused_matrices() -> None:
     for changes in (
         {},
         {"n_kv_head": 2, "feed_forward": "geglu"},
@@ -312,7 +310,7 @@ def test_maps_in_one_matrix() -> None:
 
 
 def test_a_window_is_as_long_as_it_says() -> None:
-    """One layer reaches the window; n of them reach n times as far, less one each."""
+    """One layer reaches as far as the window; n layers reach n times as far, minus one each."""
     for n_layer, window in itertools.product((1, 2, 3), (1, 2, 4)):
         model = model_of(n_layer=n_layer, window=window, window_pattern="S")
         embedded: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""Which parameter goes where, and whole steps against updates written out by hand."""
+"""Which parameter goes to which optimizer, and complete steps against formulas."""
 
 from typing import Any
 
@@ -51,7 +51,7 @@ def groups_of(model: GPT, optimizers: Optimizers) -> dict[str, tuple[str, float,
 
 
 @pytest.mark.parametrize("name", ["gpt2", "babygpt", "llama"])
-def test_adamw_decays_tensors_of_two_or_more_dimensions_alone(name: str) -> None:
+def test_adamw_decays_only_tensors_of_two_or_more_dimensions(name: str) -> None:
     model, config = built(name)
     assert config.weight_decay == 0.1
     for key, found in groups_of(model, Optimizers(model, config)).items():
@@ -108,9 +108,9 @@ def test_tables_take_the_common_rate_unless_they_have_their_own(name: str) -> No
     )
 
 
-def test_muon_gets_fused_matrices_in_parts() -> None:
-    """Queries, keys and values by themselves, with fewer key-value heads too; so the gate and
-    the rest of a swiglu.
+def test_muon_gets_the_maps_of_fused_matrices() -> None:
+    """Queries, keys and values are separate maps, also with grouped-query attention; so are the two
+    halves of a swiglu matrix.
     """
     model, config = built("modern", **{"model.feed_forward": "swiglu", "model.d_ff": 24})
     parts = Optimizers(model, config).all[1].parts
@@ -129,8 +129,8 @@ def test_muon_gets_fused_matrices_in_parts() -> None:
 def adamw(
     start: Tensor, gradients: list[Tensor], rates: list[float], decay: float, config: OptimConfig
 ) -> Tensor:
-    """Loshchilov and Hutter 2019, algorithm 2, decay scaled by the learning rate as PyTorch has
-    it.
+    """Loshchilov and Hutter 2019, algorithm 2, with the decay scaled by the learning rate as in
+    PyTorch.
     """
     theta, m, v = start.clone(), torch.zeros_like(start), torch.zeros_like(start)
     for t, (g, lr) in enumerate(zip(gradients, rates, strict=True), start=1):
@@ -143,7 +143,7 @@ def adamw(
 
 @pytest.mark.parametrize("name", ["gpt2", "modern"])
 def test_adamw_by_hand(name: str) -> None:
-    """Every parameter that AdamW has, over several steps at changing shares of its peak."""
+    """Every parameter that AdamW has, over several steps at changing shares of its peak rate."""
     model, config = built(
         name,
         **{"optim.weight_decay": 0.2, "optim.embedding_learning_rate": 0.05, "optim.eps": 1e-3},
@@ -193,7 +193,7 @@ def assert_bitwise_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_state_taken_and_given_goes_on_bit_for_bit(name: str, dtype: torch.dtype) -> None:
+def test_training_continues_bit_for_bit_from_a_saved_state(name: str, dtype: torch.dtype) -> None:
     model, config = built(name)
     model.to(dtype)
     optimizers = Optimizers(model, config)
@@ -203,7 +203,7 @@ def test_a_state_taken_and_given_goes_on_bit_for_bit(name: str, dtype: torch.dty
     taken = {key: tensor.clone() for key, tensor in optimizers.state().items()}
     start = weights(model)
     after = []
-    for _ in range(2):  # twice: what was given must not have been written on
+    for _ in range(2):  # twice: loading must not modify the given tensors
         other, _ = built(name)
         other.to(dtype).load_state_dict(start)
         resumed = Optimizers(other, config)
@@ -238,8 +238,8 @@ def test_a_state_names_every_tensor_by_its_parameter() -> None:
     assert all(float(value) == 1 for name, value in state.items() if name.startswith("step/"))
 
 
-def test_a_state_half_taken_is_not_the_whole() -> None:
-    """Without its momentum a resumed run differs: the test above can fail."""
+def test_an_incomplete_state_changes_the_run() -> None:
+    """Without its momentum a resumed run differs, so the test above can fail."""
     model, config = built("modern")
     optimizers = Optimizers(model, config)
     give_gradients(model, 0)

@@ -1,4 +1,4 @@
-"""Muon against singular value decompositions and against the whole update written out plainly."""
+"""Muon against singular value decompositions and against a plain implementation of the step."""
 
 import math
 
@@ -30,7 +30,7 @@ def numbers(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> T
 def with_singular_values(
     values: Tensor, columns: int, seed: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """U, V and U S Vᵀ, with random singular vectors."""
+    """U, V and U S Vᵀ with random singular vectors."""
     U, _ = torch.linalg.qr(numbers(len(values), len(values), seed=seed))
     V, _ = torch.linalg.qr(numbers(columns, len(values), seed=seed + 1))
     return U, V, U * values @ V.T
@@ -82,7 +82,7 @@ def test_zeros_stay_zero_and_tiny_ones_finite() -> None:
     ).all()
 
 
-def test_matrices_of_a_stack_are_apart() -> None:
+def test_matrices_of_a_stack_are_independent() -> None:
     g = numbers(4, 5, 7)
     torch.testing.assert_close(
         orthogonalise(g, newton_schulz(5))[2],
@@ -92,7 +92,7 @@ def test_matrices_of_a_stack_are_apart() -> None:
     )
 
 
-def test_bfloat16_products_do() -> None:
+def test_bfloat16_products_are_precise_enough() -> None:
     g = numbers(2, 16, 48, dtype=torch.float32)
     found = orthogonalise(g, newton_schulz(5), torch.bfloat16)
     assert found.dtype == torch.float32
@@ -103,9 +103,7 @@ def test_bfloat16_products_do() -> None:
 
 
 def reference(weight: Tensor, gradients: list[Tensor], sizes: list[int], **o: float) -> Tensor:
-    """Muon in a few lines, by singular value decomposition: orthogonalising is the quintic on
-    singular values.
-    """
+    """Muon in a few lines: orthogonalization applies the quintic to singular values."""
     weight, momentum = weight.clone(), torch.zeros_like(weight)
     for gradient in gradients:
         momentum = o["momentum"] * momentum + (1 - o["momentum"]) * gradient
@@ -122,13 +120,13 @@ def reference(weight: Tensor, gradients: list[Tensor], sizes: list[int], **o: fl
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])
 @pytest.mark.parametrize("at_once", [1, 90, muon.AT_ONCE])
-def test_updates_are_the_references(
+def test_steps_equal_the_reference(
     weight_decay: float, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Wide, square and tall matrices, one of them cut into parts; several steps, so that momentum
-    counts.
+    matters.
 
-    One matrix after the other, some together, all together.
+    Matrices are updated one by one, in groups, and all together.
     """
     monkeypatch.setattr(muon, "AT_ONCE", at_once)
     shapes = {(4, 9): [4], (6, 6): [6], (10, 4): [10], (12, 5): [5, 4, 3], (8, 3): [4, 4]}
@@ -153,8 +151,8 @@ def test_updates_are_the_references(
 
 
 def test_parts_do_not_mix() -> None:
-    """A gradient in one map of a fused matrix moves no other; together they would share singular
-    vectors.
+    """A gradient in one map of a fused matrix moves no other map; without parts they would share
+    singular vectors.
     """
     w = torch.nn.Parameter(torch.zeros(6, 4, dtype=torch.float64))
     optimizer = Muon(
@@ -170,9 +168,7 @@ def test_parts_do_not_mix() -> None:
 
 
 def test_the_scale_makes_the_gain_independent_of_the_shape() -> None:
-    """An update of rate 1 turns a random vector of RMS 1 into one of RMS about 1, for wide and
-    tall maps alike.
-    """
+    """A step at rate 1 maps a random vector of RMS 1 to one of RMS about 1, wide or tall."""
     for shape in ((16, 256), (64, 64), (256, 16)):
         w = torch.nn.Parameter(torch.zeros(shape, dtype=torch.float64))
         w.grad = numbers(*shape)
@@ -183,15 +179,15 @@ def test_the_scale_makes_the_gain_independent_of_the_shape() -> None:
         assert 0.7 < float(out.square().mean().sqrt()) < 1.2
 
 
-def test_a_matrix_without_a_gradient_stays() -> None:
+def test_a_matrix_without_a_gradient_is_unchanged() -> None:
     w = torch.nn.Parameter(numbers(3, 3))
     before = w.detach().clone()
     Muon([w], lr=1.0, momentum=0.5, weight_decay=0.5, quintics=newton_schulz(5), parts={}).step()
     assert torch.equal(w.detach(), before)
 
 
-def test_the_best_quintic_is_better_than_any_near_it() -> None:
-    """Against a fine grid of other coefficients, and by equal swings at its four worst places
+def test_the_best_quintic_is_better_than_any_close_to_it() -> None:
+    """Against a fine grid of other coefficients, and by equal errors at its four worst points
     (Chebyshev).
     """
     x = torch.linspace(0.1, 1.0, 2_000, dtype=torch.float64)
@@ -207,7 +203,7 @@ def test_the_best_quintic_is_better_than_any_near_it() -> None:
 
 
 @pytest.mark.parametrize(("n", "off"), [(5, 0.13), (6, 0.02), (8, 1e-6)])
-def test_polar_express_brings_singular_values_to_one(n: int, off: float) -> None:
+def test_polar_express_maps_singular_values_to_one(n: int, off: float) -> None:
     values = torch.logspace(0, math.log10(2 * LEAST), 60, dtype=torch.float64)
     x = values.clone()
     for a, b, c in polar_express(n):
@@ -216,7 +212,7 @@ def test_polar_express_brings_singular_values_to_one(n: int, off: float) -> None
     assert len(polar_express(n)) == n
 
 
-def test_polar_express_is_nearer_than_newton_schulz_in_as_many_products() -> None:
+def test_polar_express_is_closer_than_newton_schulz_with_as_many_products() -> None:
     g = numbers(4, 48, 64)
     U, _, Vh = torch.linalg.svd(g, full_matrices=False)
     apart = {

@@ -1,4 +1,4 @@
-"""One learning rate for all groups, against the rates that the optimizers then have."""
+"""One learning rate for all groups, against the rates that the optimizers then use."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ def test_every_group_keeps_its_ratio_to_the_main_one(name: str, optim: str, tabl
     assert next(iter(peak_rates(optim_config).values())) == before[main]
 
 
-def test_a_rate_that_is_fixed_stays() -> None:
+def test_a_fixed_rate_is_unchanged() -> None:
     config = preset("modern")
     found = scaled_together(config, 0.04, {"optim.learning_rate"}, "here")
     assert found == {"optim.muon_learning_rate": 0.04, "optim.embedding_learning_rate": 0.04}
@@ -47,14 +47,14 @@ def test_a_rate_that_is_fixed_stays() -> None:
 
 
 @pytest.mark.parametrize("bad", [0, -1.0, "fast", "nan", float("inf"), True, None, [1], 10**400])
-def test_a_peak_that_is_none(bad: Any) -> None:
+def test_an_invalid_peak(bad: Any) -> None:
     with pytest.raises(
-        ConfigError, match=r"^learning_rate = .* in r\.toml: wanted a number above 0"
+        ConfigError, match=r"^learning_rate = .* in r\.toml: expected a number above 0"
     ):
         scaled_together(preset("modern"), bad, (), "r.toml")
 
 
-def test_setting_one_of_them_under_muon_is_noted() -> None:
+def test_setting_one_rate_under_muon_is_noted() -> None:
     modern, llama = preset("modern").optim, preset("llama").optim
     lr, table, muon = (
         "optim.learning_rate",
@@ -62,15 +62,15 @@ def test_setting_one_of_them_under_muon_is_noted() -> None:
         "optim.muon_learning_rate",
     )
     assert partial_note(modern, {lr}) == (
-        "optim.learning_rate: moves head, biases and gains alone; unchanged: matrices inside "
+        "optim.learning_rate: changes only head, biases and gains; unchanged: matrices inside "
         "blocks (0.02), embedding "
-        "tables (0.02). --learning-rate scales all together"
+        "tables (0.02). --learning-rate scales all groups"
     )
     assert "head, biases and gains (0.003), embedding tables (0.02)" in str(
         partial_note(modern, {muon, "train.seed"})
     )
     follows = preset("modern").changed({table: 0}, where="here").optim
-    assert "moves head, biases and gains and embedding tables alone" in str(
+    assert "changes only head, biases and gains and embedding tables" in str(
         partial_note(follows, {lr})
     )
     assert partial_note(modern, {table})
@@ -88,6 +88,6 @@ def test_settings_of_another_optimizer_are_noted() -> None:
     )
     muon = changed.changed({"optim.name": "muon"}, where="here").optim
     assert partial_note(muon, changes) == "optim.sgd_momentum: no effect with optim.name muon"
-    # A run's config.toml names all settings: those at their defaults are nobody's wish.
+    # A run's config.toml names all settings, so those at their defaults cause no note.
     whole = {name for name, _ in settings()}
     assert partial_note(preset("llama").optim, whole) is None

@@ -1,4 +1,4 @@
-"""Gradient scaling against PyTorch's own scaler."""
+"""Loss scaling against PyTorch's GradScaler."""
 
 import pytest
 import torch
@@ -7,9 +7,9 @@ from lmsmith.optim import scaling
 from lmsmith.optim.scaling import GradientScale
 
 
-def test_it_moves_as_pytorchs_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through updates that overflow and updates that do not, of which every third in a row
-    doubles the scale.
+def test_the_scale_follows_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through steps that overflow and steps that do not; three good steps in a row double the
+    scale.
     """
     monkeypatch.setattr(scaling, "PATIENCE", 3)
     ours = GradientScale(True)
@@ -41,14 +41,14 @@ def test_it_moves_as_pytorchs_does(monkeypatch: pytest.MonkeyPatch) -> None:
         assert ours.value == theirs.get_scale()
 
 
-def test_where_it_is_not_wanted_it_is_one_and_stays() -> None:
+def test_without_scaling_it_stays_one() -> None:
     scale = GradientScale(False)
     for finite in (True, False) * 3:
         assert not scale.found(finite)
     assert scale.value == 1
 
 
-def test_what_overflows_without_a_scale_is_no_business_of_its() -> None:
+def test_overflow_without_scaling_is_ignored() -> None:
     scale = GradientScale(True)
     n = 0
     while scale.found(False):

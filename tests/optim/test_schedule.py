@@ -1,4 +1,4 @@
-"""The learning rate's share of its peak: its ends, its shapes, and what holds for every setting."""
+"""Learning rate schedules: start, end, shape, and properties of every schedule."""
 
 import math
 from itertools import pairwise
@@ -54,8 +54,8 @@ def test_trapezoid() -> None:
     assert shares(4, shape="trapezoid", cooldown_fraction=1.0) == shares(4, shape="linear")
 
 
-def test_a_cool_down_longer_than_what_warm_up_leaves_begins_at_the_peak() -> None:
-    """Not with a jump down to where a longer one would be by then."""
+def test_a_cool_down_longer_than_the_steps_after_warm_up_begins_at_the_peak() -> None:
+    """It does not jump down to where a longer cool-down would be by then."""
     settings = {"warmup_steps": 6, "cooldown_fraction": 0.9}
     assert shares(10, shape="trapezoid", **settings) == pytest.approx(
         shares(10, shape="linear", warmup_steps=6)
@@ -68,13 +68,13 @@ def test_constant() -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES[:-1])
-def test_the_end_is_one_step_behind_the_last(shape: str) -> None:
+def test_the_end_is_one_step_after_the_last(shape: str) -> None:
     config = ScheduleConfig(shape=shape, final_fraction=0.25)  # type: ignore[arg-type]
     end = 1.0 if shape == "constant" else 0.25
     assert share(100, 100, config) == pytest.approx(end)
     assert share(101, 100, config) == pytest.approx(
         end
-    )  # a plan that was cut short while an update was under way
+    )  # the run was shortened during its last step
     assert share(99, 100, config) > end or shape == "constant"
 
 
@@ -89,11 +89,11 @@ anything = some.builds(
 
 @hypothesis.settings(deadline=None)
 @given(anything, some.integers(1, 80))
-def test_what_holds_for_every_schedule(config: ScheduleConfig, n: int) -> None:
+def test_properties_of_every_schedule(config: ScheduleConfig, n: int) -> None:
     found = [share(step, n, config) for step in range(n)]
     assert found == [
         share(step, n, config) for step in range(n)
-    ]  # a function of its arguments alone
+    ]  # a function of nothing but its arguments
     assert all(0 < value <= 1 + 1e-12 for value in found)
     warm, after = found[: config.warmup_steps], found[config.warmup_steps :]
     assert warm == pytest.approx([(step + 1) / config.warmup_steps for step in range(len(warm))])

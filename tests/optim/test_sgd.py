@@ -1,4 +1,4 @@
-"""SGD against PyTorch's, and its decay against the formula."""
+"""SGD against PyTorch's, and its weight decay against the formula."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ def weights() -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
-def test_without_decay_it_is_pytorchs(momentum: float, nesterov: bool) -> None:
+def test_without_decay_it_equals_pytorch(momentum: float, nesterov: bool) -> None:
     ours, theirs = weights(), weights()
     mine = SGD(
         [{"params": ours, "lr": 0.1, "weight_decay": 0.0}], momentum=momentum, nesterov=nesterov
@@ -32,9 +32,7 @@ def test_without_decay_it_is_pytorchs(momentum: float, nesterov: bool) -> None:
 
 
 def test_decay_is_decoupled() -> None:
-    """With a gradient of zero weights shrink by lr * decay, and nothing of that stays in the
-    momentum.
-    """
+    """With a zero gradient, weights shrink by lr * decay, and the momentum stays zero."""
     (w, _) = weights()
     before = w.clone()
     optimizer = SGD([{"params": [w], "lr": 0.1, "weight_decay": 0.5}], momentum=0.9, nesterov=True)

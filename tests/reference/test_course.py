@@ -1,6 +1,4 @@
-"""The classifier and its SGD, epoch by epoch against PyTorch's autograd stepping the same
-examples.
-"""
+"""The classifier and its SGD, epoch by epoch, against PyTorch's autograd on the same examples."""
 
 import numpy as np
 import pytest
@@ -11,7 +9,7 @@ from lmsmith.reference.tape import Tape
 
 
 def spirals(n, seed):
-    """Three arms that no straight line parts."""
+    """Three arms that no straight line separates."""
     rng = np.random.default_rng(seed)
     y = rng.integers(0, 3, n)
     r = rng.uniform(0.2, 1, n)
@@ -40,7 +38,7 @@ def torch_history(classifier, train, test, epochs, learning_rate, rng, batch_siz
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 60])
-def test_every_epoch_is_that_of_torch(batch_size):
+def test_every_epoch_equals_torch(batch_size):
     train, test = spirals(60, 0), spirals(20, 1)
     classifier = Classifier(2, 5, 3, np.random.default_rng(0))
     wanted = torch_history(classifier, train, test, 3, 0.5, np.random.default_rng(5), batch_size)
@@ -56,7 +54,7 @@ def test_every_epoch_is_that_of_torch(batch_size):
     np.testing.assert_allclose([(e.train_loss, e.test_loss) for e in history], wanted, rtol=1e-10)
 
 
-def test_it_learns_what_no_line_parts():
+def test_it_learns_what_no_line_separates():
     train, test = spirals(200, 0), spirals(100, 1)
     classifier = Classifier(2, 12, 3, np.random.default_rng(0))
     history = sgd(

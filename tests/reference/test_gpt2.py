@@ -1,4 +1,4 @@
-"""GPT-2 by hand, held against transformers' with PyTorch's autograd and AdamW, in float64."""
+"""GPT-2 in NumPy against transformers with PyTorch's autograd and AdamW, in float64."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ PADDED = Sizes(
 LONG = Sizes(
     n_layer=2, n_head=3, d_model=21, vocab_size=13, padded_vocab_size=13, context_length=151
 )
-# name here -> name there, and whether transformers keeps it transposed
+# our name -> their name, and whether transformers stores it transposed
 THERE = {
     "wte": ("transformer.wte.weight", False),
     "wpe": ("transformer.wpe.weight", False),
@@ -41,8 +41,8 @@ THERE = {
 
 
 def model_of(sizes: Sizes, dtype: type = np.float64) -> GPT2:
-    """Weights large enough that attention prefers some positions and GELU bends; gains and
-    biases too.
+    """Weights large enough that attention is uneven and GELU is curved; also random gains and
+    biases.
     """
     model = GPT2(sizes, dtype)
     rng = np.random.default_rng(5)
@@ -59,10 +59,10 @@ def batch_of(sizes: Sizes, B: int = 3, T: int = 0, seed: int = 1) -> tuple[np.nd
 
 
 class Theirs:
-    """transformers' model with the weights of ours, and what it finds by our names."""
+    """transformers' model with our weights; its tensors have our names."""
 
     def __init__(self, model: GPT2) -> None:
-        import transformers  # takes seconds
+        import transformers  # slow
 
         sizes = model.sizes
         config = transformers.GPT2Config(
@@ -97,7 +97,7 @@ class Theirs:
         )
 
     def named(self, *, grads: bool = False) -> dict[str, np.ndarray]:
-        """Parameters or gradients by our names, in our shapes."""
+        """Parameters or gradients with our names and shapes."""
         found = dict(self.model.named_parameters())
         named = {}
         for name, (there, transposed) in THERE.items():
@@ -111,7 +111,7 @@ class Theirs:
 
 
 @pytest.mark.parametrize("sizes", [ODD, PADDED, LONG])
-def test_loss_and_every_gradient_are_those_of_transformers(sizes: Sizes) -> None:
+def test_loss_and_every_gradient_equal_transformers(sizes: Sizes) -> None:
     model, (inputs, targets) = model_of(sizes), batch_of(sizes)
     theirs = Theirs(model)
     wanted = theirs.loss(inputs, targets)
@@ -127,7 +127,7 @@ def test_loss_and_every_gradient_are_those_of_transformers(sizes: Sizes) -> None
 
 @pytest.mark.parametrize("decay_all", [False, True])
 @pytest.mark.parametrize("sizes", [ODD, PADDED])
-def test_ten_steps_of_training_are_those_of_pytorchs_adamw(sizes: Sizes, decay_all: bool) -> None:
+def test_ten_steps_of_training_equal_pytorchs_adamw(sizes: Sizes, decay_all: bool) -> None:
     model = model_of(sizes)
     theirs = Theirs(model)
     matrices = [p for p in theirs.model.parameters() if p.dim() >= 2]
@@ -147,7 +147,7 @@ def test_ten_steps_of_training_are_those_of_pytorchs_adamw(sizes: Sizes, decay_a
     for name, param in theirs.named().items():
         rows = (
             sizes.vocab_size if name == "wte" else None
-        )  # padding, which they have not, decays here
+        )  # padding, which they do not have, decays here
         np.testing.assert_allclose(
             model.params[name][:rows], param[:rows], rtol=0, atol=1e-8, err_msg=name
         )
@@ -157,16 +157,14 @@ def test_the_weight_decay_is_not_an_l2_penalty() -> None:
     model = model_of(ODD)
     before = {name: param.copy() for name, param in model.params.items()}
     model.forward(*batch_of(ODD))
-    model.zero_grad()  # and no gradient: what is left is the decay
+    model.zero_grad()  # with a zero gradient, only the decay remains
     model.update(0.1, weight_decay=0.5)
     for name, param in model.params.items():
         share = 0.95 if name in ("wte", "wpe", "qkvw", "attprojw", "fcw", "fcprojw") else 1.0
         np.testing.assert_allclose(param, share * before[name], rtol=1e-15, err_msg=name)
 
 
-def test_the_gradient_of_parts_adds_up_to_that_of_the_whole_and_ignored_targets_cost_nothing() -> (
-    None
-):
+def test_gradients_of_micro_batches_add_up_and_ignored_targets_do_not_count() -> None:
     inputs, targets = batch_of(ODD, B=4)
     targets = targets.copy()
     targets[0, 3:] = targets[3, :] = -1
@@ -190,7 +188,7 @@ def test_the_gradient_of_parts_adds_up_to_that_of_the_whole_and_ignored_targets_
             )
 
 
-def test_a_shorter_text_has_the_activations_of_a_longer_ones_beginning() -> None:
+def test_activations_do_not_depend_on_later_tokens() -> None:
     inputs, targets = batch_of(LONG, B=2)
     model = model_of(LONG)
     model.forward(inputs, targets)
@@ -203,7 +201,7 @@ def test_a_shorter_text_has_the_activations_of_a_longer_ones_beginning() -> None
 
 
 def test_the_tables_have_the_names_order_and_shapes_of_llmc() -> None:
-    """As written down in train_gpt2.c, for sizes that are all different."""
+    """As in train_gpt2.c, for sizes that are all different."""
     model = model_of(PADDED)
     model.forward(*batch_of(PADDED, B=5, T=9))
     B, T, V, L, NH, C, maxT = 5, 9, 37, 2, 2, 14, 11
@@ -227,7 +225,7 @@ def test_the_tables_have_the_names_order_and_shapes_of_llmc() -> None:
     assert (len(model.params), len(model.acts)) == (16, 23)
 
 
-def test_memory_is_allocated_at_the_first_step_alone() -> None:
+def test_memory_is_allocated_only_at_the_first_step() -> None:
     model, batch = model_of(LONG), batch_of(LONG, B=16)
 
     def step() -> None:
@@ -245,10 +243,10 @@ def test_memory_is_allocated_at_the_first_step_alone() -> None:
     assert model.acts["encoded"].base is block
     assert (
         most < sum(act.nbytes for act in model.acts.values()) / 40
-    )  # steps between, of a text at a time
+    )  # intermediate values of one text at a time
 
 
-def test_in_float32_it_learns_and_stays_near_float64() -> None:
+def test_in_float32_it_learns_and_stays_close_to_float64() -> None:
     exact, fast = GPT2(ODD, np.float64), GPT2(ODD, np.float32)
     exact.initialise(np.random.default_rng(3))
     for name, param in fast.params.items():
@@ -279,7 +277,7 @@ def test_threads_change_no_bit() -> None:
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("threads", [1, 2])
-def test_what_overflows_ends_in_a_loss_that_is_not_finite_without_warnings(threads: int) -> None:
+def test_overflow_gives_a_loss_that_is_not_finite_without_warnings(threads: int) -> None:
     model = GPT2(LONG, np.float32, threads=threads)
     model.initialise(np.random.default_rng(3))
     model.params["qkvw"] *= 1e25
@@ -289,7 +287,7 @@ def test_what_overflows_ends_in_a_loss_that_is_not_finite_without_warnings(threa
     assert np.isnan(model.params["qkvw"]).any()
 
 
-def test_initial_weights_are_gpt2s() -> None:
+def test_initial_weights_are_those_of_gpt2() -> None:
     model = GPT2(
         Sizes(
             n_layer=8,
@@ -312,7 +310,7 @@ def test_initial_weights_are_gpt2s() -> None:
             )
 
 
-def test_probabilities_of_padding_are_zero_whatever_was_there() -> None:
+def test_probabilities_of_padding_are_zero() -> None:
     rng = np.random.default_rng(0)
     probs, logits, targets = (
         np.full((5, 7), 9.0),
@@ -327,10 +325,10 @@ def test_probabilities_of_padding_are_zero_whatever_was_there() -> None:
     np.testing.assert_allclose(losses, -wanted[np.arange(5), targets], rtol=1e-12)
 
 
-def test_ids_outside_the_vocabulary_are_our_bugs() -> None:
+def test_ids_outside_the_vocabulary_fail_an_assertion() -> None:
     model = model_of(PADDED)
     inputs, targets = batch_of(PADDED)
-    for bad in (-1, PADDED.vocab_size):  # even where padding has a row for it
+    for bad in (-1, PADDED.vocab_size):  # even though padding has a row for it
         with pytest.raises(AssertionError):
             model.forward(np.full_like(inputs, bad), targets)
     with pytest.raises(AssertionError):
@@ -344,8 +342,8 @@ def test_ids_outside_the_vocabulary_are_our_bugs() -> None:
     sys.platform == "win32", reason="Windows does not say how much memory was used at most"
 )
 def test_babygpt_trains_within_a_gigabyte_and_a_half() -> None:
-    """In a process of its own, with a batch of 8 x 256 characters; what it learns is a text of
-    four of them.
+    """Runs in its own process, with a batch of 8 x 256 characters; it learns a text of four of
+    them.
     """
     program = """
 import resource, sys

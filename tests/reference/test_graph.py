@@ -1,4 +1,4 @@
-"""The drawing is read back as a browser reads it: boxes, words, and where they are."""
+"""The drawing, parsed as a browser would: boxes, words and their positions."""
 
 import re
 import xml.etree.ElementTree as ET
@@ -32,7 +32,7 @@ def network_loss(sizes: list[int]) -> Scalar:
     return loss
 
 
-def test_every_box_tells_function_value_and_gradient():
+def test_every_box_shows_function_value_and_gradient():
     a, b = Scalar(3.0, "a"), Scalar(-2.0, "a < b")
     y = (a * b).tanh()
     y.name = "y"
@@ -70,7 +70,7 @@ def test_arrows_go_to_the_right_and_through_no_box(sizes):
             end = (numbers[0], y) if letter == "H" else (numbers[-2], numbers[-1])
             assert end[0] > x
             if letter != "M":
-                # curves stay within their ends' heights, and between layers there are no boxes
+                # a curve stays between the heights of its ends, and no boxes are between layers
                 for left, top, width, height in boxes(svg):
                     across = max(x, left) < min(end[0], left + width)
                     assert not (across and top < y < top + height)
@@ -88,7 +88,7 @@ def test_the_drawing_is_the_same_each_time():
     assert drawing(network_loss([2, 3, 1])) == drawing(network_loss([2, 3, 1]))
 
 
-def test_what_no_eye_can_follow_is_refused():
+def test_too_large_graphs_are_refused():
     y = Scalar(1.0)
     for _ in range(200):
         y = -y

@@ -1,4 +1,4 @@
-"""The language models against PyTorch and against gpt2.py, and that they learn."""
+"""The language models against PyTorch and gpt2.py; both learn."""
 
 import numpy as np
 import pytest
@@ -14,12 +14,12 @@ SIZES = Sizes(
 
 
 def batch(seed, B=4, T=7):
-    """Random ids, and those behind them."""
+    """Random ids, and the ids that follow them."""
     ids = np.random.default_rng(seed).integers(0, 11, (B, T + 1))
     return ids[:, :-1], ids[:, 1:]
 
 
-def test_an_elman_network_has_the_loss_and_gradients_that_torch_finds():
+def test_an_elman_network_has_torchs_loss_and_gradients():
     model = Elman(11, 4, 6, np.random.default_rng(0))
     ids, targets = batch(0)
     targets[1, 4:] = -1  # a padded text
@@ -68,7 +68,7 @@ def test_the_transformer_is_gpt2():
         )
 
 
-def test_the_transformer_begins_as_gpt2_does():
+def test_the_transformer_has_gpt2s_initial_weights():
     tensors = Transformer(
         Sizes(
             n_layer=2,
@@ -93,7 +93,9 @@ def test_the_transformer_begins_as_gpt2_does():
 
 
 def verse(rng, B=16, T=8):
-    """a b a c, again and again, from anywhere: what follows an `a` is told by what is before it."""
+    """a b a c, repeated, from a random start: the token before an `a` determines the token after
+    it.
+    """
     starts = rng.integers(0, 4, (B, 1))
     ids = np.array([4, 5, 4, 6])[(starts + np.arange(T + 1)) % 4]
     return ids[:, :-1], ids[:, 1:]
@@ -101,8 +103,8 @@ def verse(rng, B=16, T=8):
 
 @pytest.mark.parametrize("kind", ["elman", "transformer"])
 def test_they_learn_what_no_bigram_can(kind):
-    """A model of one token is left with ln(2) / 2 = 0.35; what an `a` at the start costs, with
-    ln(2) / 16 = 0.04.
+    """A model of one token is left with ln(2) / 2 = 0.35; an `a` at the start costs ln(2) / 16 =
+    0.04.
     """
     rng = np.random.default_rng(0)
     model = Elman(11, 8, 16, rng) if kind == "elman" else Transformer(SIZES, rng)

@@ -1,4 +1,4 @@
-"""llm.c checkpoints: held against files put together number by number, with PyTorch's bfloat16."""
+"""llm.c checkpoints against files assembled number by number, with PyTorch's bfloat16."""
 
 import struct
 from pathlib import Path
@@ -14,7 +14,7 @@ from lmsmith.reference.llmc import read_llmc, write_llmc
 SIZES = Sizes(
     n_layer=2, n_head=3, d_model=12, vocab_size=13, padded_vocab_size=16, context_length=7
 )
-SHAPES = [  # as FACTS says them: V, maxT, L and C of SIZES
+SHAPES = [  # in the terms of llm.c: V, maxT, L and C of SIZES
     *[(16, 12), (7, 12), (2, 12), (2, 12), (2, 36, 12), (2, 36), (2, 12, 12), (2, 12)],
     *[(2, 12), (2, 12), (2, 48, 12), (2, 48), (2, 12, 48), (2, 12), (12,), (12,)],
 ]
@@ -24,7 +24,7 @@ HEADER = struct.pack("<256i", 20240326, 3, 7, 13, 2, 3, 12, 16, *[0] * 248)
 def checkpoint(
     dtype: torch.dtype = torch.float32, seed: int = 0
 ) -> tuple[bytes, list[torch.Tensor]]:
-    """A checkpoint's bytes, and what is in it."""
+    """A checkpoint's bytes, and its contents."""
     generator = torch.Generator().manual_seed(seed)
     tensors = [torch.randn(shape, generator=generator).to(dtype) for shape in SHAPES]
     version = struct.pack("<i", 3 if dtype == torch.float32 else 5)
@@ -48,7 +48,7 @@ def test_a_checkpoint_is_read_and_written_to_the_byte(tmp_path: Path, dtype: tor
     assert (tmp_path / "back.bin").read_bytes() == raw
 
 
-def test_the_tensors_can_be_changed_and_lie_end_to_end(tmp_path: Path) -> None:
+def test_the_tensors_are_writable_and_contiguous(tmp_path: Path) -> None:
     (tmp_path / "there.bin").write_bytes(checkpoint()[0])
     _, params = read_llmc(tmp_path / "there.bin")
     params["lnfb"] += 1
@@ -58,7 +58,7 @@ def test_the_tensors_can_be_changed_and_lie_end_to_end(tmp_path: Path) -> None:
 
 
 def test_float64_is_rounded_to_bfloat16_as_pytorch_rounds(tmp_path: Path) -> None:
-    """Random numbers, ties to even both ways, the largest, the smallest, zeros, infinities."""
+    """Random numbers, ties in both directions, the largest, the smallest, zeros, infinities."""
     ties = np.array(
         [0x3F808000, 0x3F818000, 0x7F7FFFFF, 0x00008000, 0x00018000, 1, 0x80000000], np.uint32
     )
@@ -72,7 +72,7 @@ def test_float64_is_rounded_to_bfloat16_as_pytorch_rounds(tmp_path: Path) -> Non
     assert found == wanted.view(torch.uint8).numpy().tobytes()
 
 
-def test_what_is_no_number_stays_none_in_bfloat16(tmp_path: Path) -> None:
+def test_nan_stays_nan_in_bfloat16(tmp_path: Path) -> None:
     params = {name: np.zeros(shape, np.float32) for name, shape in parameter_shapes(SIZES).items()}
     params["lnfb"].view(np.uint32)[:3] = 0x7F800001, 0x7FFFFFFF, 0xFFFFFFFF
     write_llmc(tmp_path / "half.bin", SIZES, params, "bfloat16")
@@ -82,7 +82,7 @@ def test_what_is_no_number_stays_none_in_bfloat16(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda raw: struct.pack("<i", 20240520) + raw[4:], ["20240520", "wanted 20240326"]),
+        (lambda raw: struct.pack("<i", 20240520) + raw[4:], ["20240520", "expected 20240326"]),
         (
             lambda raw: raw[:4] + struct.pack("<i", 1) + raw[8:],
             ["version 1", "3 (float32) or 5 (bfloat16)"],
@@ -103,9 +103,7 @@ def test_what_is_no_number_stays_none_in_bfloat16(tmp_path: Path) -> None:
         (lambda raw: b"", ["0 bytes"]),
     ],
 )
-def test_what_is_no_whole_checkpoint_is_refused_in_words(
-    tmp_path: Path, change, words: list[str]
-) -> None:
+def test_damaged_or_other_files_are_refused(tmp_path: Path, change, words: list[str]) -> None:
     path = tmp_path / "bad.bin"
     path.write_bytes(change(checkpoint()[0]))
     with pytest.raises(CheckpointError) as error:
@@ -114,7 +112,7 @@ def test_what_is_no_whole_checkpoint_is_refused_in_words(
         assert word in str(error.value)
 
 
-def test_a_file_that_is_not_there_is_an_error_in_words(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="No such file"):
         read_llmc(tmp_path / "none.bin")
     with pytest.raises(CheckpointError, match="cannot be read"):

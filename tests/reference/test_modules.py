@@ -29,7 +29,7 @@ D = 6
 
 
 class Weighed(Layer):
-    """The sum of w y: one number in which every entry of y counts differently."""
+    """The sum of w y: one number to which every element of y contributes differently."""
 
     def forward(self, y):
         return np.sum(weights(y.shape) * y), y.shape
@@ -60,7 +60,7 @@ ELEMENTWISE = {
     "gelu": (GELU, lambda x: F.gelu(x, approximate="tanh")),
     "softmax": (Softmax, lambda x: x.softmax(-1)),
 }
-CASES = {  # layer, the same in torch with the layer's parameters behind the inputs, inputs
+CASES = {  # layer, the same in torch (inputs, then the layer's parameters), inputs
     **{
         f"{name}{batch}": (make(), function, [drawn(*batch, D)])
         for name, (make, function) in ELEMENTWISE.items()
@@ -135,7 +135,7 @@ CASES = {  # layer, the same in torch with the layer's parameters behind the inp
 
 
 def run(layer, inputs):
-    """The tape, the input variables, the output and a loss that weighs its entries."""
+    """The tape, the input variables, the output and a weighted sum of it as the loss."""
     tape = Tape()
     variables = [tape.put(x) for x in inputs]
     y = layer(*variables)
@@ -144,7 +144,7 @@ def run(layer, inputs):
 
 @pytest.fixture
 def case(request):
-    """A case with gains that are not one and biases that are not zero."""
+    """A case with gains other than one and biases other than zero."""
     layer, function, inputs = CASES[request.param]
     for i, parameter in enumerate(layer.parameters()):
         parameter.value[...] = np.sin(np.arange(parameter.value.size) + i + 0.5).reshape(
@@ -155,7 +155,7 @@ def case(request):
 
 
 @pytest.mark.parametrize("case", CASES, indirect=True)
-def test_gradients_are_those_of_torch(case):
+def test_gradients_equal_torch(case):
     layer, function, inputs = case
     tape, variables, y, loss = run(layer, inputs)
     tape.backward(loss)
@@ -174,7 +174,7 @@ def test_gradients_are_those_of_torch(case):
 
 
 @pytest.mark.parametrize("case", CASES, indirect=True)
-def test_gradients_are_those_of_finite_differences(case):
+def test_gradients_equal_finite_differences(case):
     layer, _, inputs = case
     tape, variables, _, loss = run(layer, inputs)
     tape.backward(loss)
@@ -191,7 +191,7 @@ def test_gradients_are_those_of_finite_differences(case):
             assert grads[at] == pytest.approx((ends[0] - ends[1]) / (2 * h), rel=1e-5, abs=1e-8)
 
 
-def test_softmax_multiplies_by_its_jacobian():
+def test_softmax_multiplies_with_its_jacobian():
     x = drawn(2, D)
     tape = Tape()
     variable = tape.put(x)
@@ -217,7 +217,7 @@ def test_nothing_overflows():
     np.testing.assert_allclose(z.grad, weights(()) * np.array([[-1, 0, 1]]), atol=1e-15)
 
 
-def test_targets_that_are_not_counted_cost_nothing():
+def test_ignored_targets_do_not_count():
     nobody = np.full((2, 3), -1)
     for layer, x in (
         (SoftmaxCrossEntropy(), drawn(2, 3, D)),
@@ -229,7 +229,7 @@ def test_targets_that_are_not_counted_cost_nothing():
         assert not x_.grad.any()
 
 
-def test_attention_sees_nothing_later():
+def test_attention_sees_no_later_position():
     x = drawn(1, 5, 3 * D)
     changed = x.copy()
     changed[0, 3:] += 1

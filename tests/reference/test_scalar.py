@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lmsmith.reference.scalar import MLP, Scalar, descend, dot, maximum, mean, total
 
-# What is made of numbers a and b, by Scalar and by torch alike: all stay within (0.2, 5) or so, or
+# Operations on numbers a and b that Scalar and torch share. Results stay within about (0.2, 5), or
 # are guarded.
 STEPS: dict[str, Callable[[Any, Any], Any]] = {
     "+": lambda a, b: a + b,
@@ -42,13 +42,13 @@ STEPS: dict[str, Callable[[Any, Any], Any]] = {
         max_size=25,
     ),
 )
-def test_any_expression_has_the_gradients_that_torch_finds(numbers, steps):
+def test_any_expression_has_torchs_gradients(numbers, steps):
     ours = [Scalar(x) for x in numbers]
     theirs = [torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in numbers]
     for made in (
         ours,
         theirs,
-    ):  # each step takes any two that there are: most are used more than once
+    ):  # each step uses any two existing numbers, so most are used more than once
         for name, i, j in steps:
             made.append(STEPS[name](made[i % len(made)], made[j % len(made)]))
     end, torch_end = total(ours[-3:]), sum(theirs[-3:])
@@ -88,7 +88,7 @@ def test_gradients_accumulate_where_a_value_is_used_more_than_once():
     assert x.grad == 7
 
 
-def test_leaves_add_up_over_calls_and_what_lies_between_does_not():
+def test_gradients_of_leaves_add_up_over_calls_and_others_do_not():
     x = Scalar(3.0)
     square = x * x
     cube = square * x
@@ -99,7 +99,7 @@ def test_leaves_add_up_over_calls_and_what_lies_between_does_not():
     assert square.grad == 3  # d cube / d square
 
 
-def test_the_places_where_powers_bend():
+def test_powers_at_zero_and_one():
     for base, power, value, slope in [
         (0, 2, 0, 0),
         (0, 1, 0, 1),
@@ -115,7 +115,7 @@ def test_the_places_where_powers_bend():
         Scalar(-1.0) ** 0.5
 
 
-def test_a_chain_of_100000_overflows_no_stack():
+def test_a_chain_of_100000_does_not_overflow_the_stack():
     x = Scalar(1.0)
     y = x
     start = time.process_time()
@@ -124,11 +124,11 @@ def test_a_chain_of_100000_overflows_no_stack():
     y.backward()
     assert x.grad == pytest.approx(1.00001**100_000, rel=1e-9)
     assert time.process_time() - start < 20
-    del y  # nor does forgetting it
+    del y  # freeing it does not overflow the stack either
 
 
-def test_many_paths_are_walked_once():
-    """Sixty doublings have 2**60 paths from end to beginning."""
+def test_each_number_is_visited_once():
+    """Sixty doublings have 2**60 paths from the last to the first."""
     x = Scalar(1.0)
     y = x
     for _ in range(60):

@@ -1,4 +1,4 @@
-"""What the tape does with any layers: sharing, control flow, order, names."""
+"""The tape with any layers: sharing, control flow, order, names."""
 
 import gc
 import weakref
@@ -29,7 +29,7 @@ class Total(Layer):
 
 
 def test_gradients_of_a_shared_parameter_add_up():
-    """A tied head: the token table is looked up and multiplied by."""
+    """Weight tying: the token embedding table is used for look-ups and for the logits."""
     embedding = Embedding(7, 3, rng(0))
     head = Linear(3, 7, rng(0), bias=False, weight=embedding.table)
     ids, targets = np.array([[1, 5, 1]]), np.array([[5, 1, 2]])
@@ -59,7 +59,7 @@ def test_a_shared_parameter_steps_once():
 
 
 def test_a_loop_is_unrolled_as_it_runs():
-    """The same cell as often as the input says; torch unrolls the same."""
+    """The input decides how often the cell runs; torch unrolls the same loop."""
     cell = ElmanCell(2, 3, rng(0))
     for parameter in cell.parameters():
         parameter.value += 0.3
@@ -81,13 +81,13 @@ def test_a_loop_is_unrolled_as_it_runs():
             np.testing.assert_allclose(parameter.grad, other.grad, rtol=1e-12)
 
 
-def test_a_branch_is_on_the_tape_only_where_it_is_taken():
+def test_only_the_branch_taken_is_on_the_tape():
     linear, other = Linear(2, 2, rng(0)), Linear(2, 2, rng(1))
     tape = Tape()
     x = tape.put(np.ones((1, 2)))
     y = linear(x)
     y = y if y.value.sum() > 100 else Tanh()(y)
-    unused = other(y)  # on the tape, and nothing to the loss
+    unused = other(y)  # on the tape, but the loss does not depend on it
     tape.backward(Total()(y))
     assert linear.weight.grad.any()
     assert not other.weight.grad.any()
@@ -102,7 +102,7 @@ def test_a_variable_used_more_than_once_gets_the_sum():
     np.testing.assert_allclose(x.grad, 2 * x.value + 1 + 1 - np.tanh(x.value) ** 2, rtol=1e-14)
 
 
-def test_parameters_add_up_over_calls_and_variables_begin_anew():
+def test_gradients_of_parameters_add_up_over_calls_and_those_of_variables_do_not():
     linear = Linear(2, 1, rng(0))
     tape = Tape()
     x = tape.put(np.ones((1, 2)))
@@ -116,8 +116,8 @@ def test_parameters_add_up_over_calls_and_variables_begin_anew():
     assert not linear.weight.grad.any()
 
 
-def test_a_gradient_handed_on_is_not_changed_by_what_is_added_later():
-    """x + x hands on one array twice; adding up in place would count wrongly."""
+def test_accumulation_does_not_modify_a_returned_gradient():
+    """x + x returns the same gradient array twice; adding in place would count it wrongly."""
     tape = Tape()
     x = tape.put(np.ones(3))
     y = x + x
@@ -147,17 +147,17 @@ def test_names_and_descent():
 
 
 def test_two_tapes_do_not_mix():
-    with pytest.raises(AssertionError, match="one tape"):
+    with pytest.raises(AssertionError, match="same tape"):
         _ = Tape().put(np.ones(2)) + Tape().put(np.ones(2))
     with pytest.raises(AssertionError, match="another tape"):
         Tape().backward(Tape().put(np.ones(1)))
     tape = Tape()
-    with pytest.raises(AssertionError, match="of one number"):
+    with pytest.raises(AssertionError, match="must be one number"):
         tape.backward(tape.put(np.ones(2)))
 
 
-def test_a_tape_is_forgotten_with_its_last_variable():
-    """No cycle: memory is free at once, not when the collector comes."""
+def test_a_tape_is_freed_with_its_last_variable():
+    """There is no reference cycle: memory is freed at once, without the garbage collector."""
     gc.disable()
     try:
         tape = Tape()

@@ -1,6 +1,4 @@
-"""Named corpora: what is written of them, fetching them from a server on this machine, and
-reading from afar.
-"""
+"""Named corpora: the built-in list, downloads from a server on this machine, and remote reading."""
 
 import hashlib
 import json
@@ -44,7 +42,7 @@ def parquet(texts: list[str], folder: Path, rows: int = 7) -> bytes:
 
 @pytest.fixture(autouse=True)
 def web(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Web]:
-    """Nothing here may reach the true Hub."""
+    """No test here may reach the real Hub."""
     with serving() as web:
         monkeypatch.setenv("HF_ENDPOINT", web.url)
         monkeypatch.setenv("HF_TOKEN", "secret")
@@ -76,7 +74,7 @@ def shards(web: Web, monkeypatch: pytest.MonkeyPatch) -> Corpus:
 
 @pytest.fixture
 def stories(web: Web, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Corpus:
-    """Text on the Hub in Parquet: 30 documents in 3 files, in a folder of its own."""
+    """Parquet text on the Hub: 30 documents in 3 files, in their own folder."""
     files = {}
     for n in range(3):
         files[f"data/sample/{n}.parquet"] = parquet(
@@ -107,10 +105,10 @@ def on_disk(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
-# What is written down
+# The list
 
 
-def test_every_corpus_that_was_promised_is_there() -> None:
+def test_every_documented_corpus_exists() -> None:
     promised = """tinyshakespeare tinystories wikitext-103 openwebtext fineweb-10BT fineweb fineweb-edu-10BT fineweb-edu
     fineweb10B-gpt2 finewebedu100B-gpt2 hellaswag arc-easy arc-challenge piqa winogrande lambada gsm8k mmlu"""
     for name in promised.split():
@@ -119,7 +117,7 @@ def test_every_corpus_that_was_promised_is_there() -> None:
 
 
 @pytest.mark.parametrize("corpus", CORPORA.values(), ids=CORPORA)
-def test_what_is_written_of_a_corpus_has_its_form(corpus: Corpus) -> None:
+def test_fields_of_each_corpus_are_well_formed(corpus: Corpus) -> None:
     assert all(
         (corpus.what, corpus.licence, corpus.homepage.startswith("https://"), corpus.n_bytes > 0)
     )
@@ -139,8 +137,8 @@ def test_what_is_written_of_a_corpus_has_its_form(corpus: Corpus) -> None:
         assert file.exact == file.checksum.startswith("sha256")
 
 
-def test_checksums_and_lengths_are_those_of_the_files(test_data: Path) -> None:
-    """Held against the files as others found them."""
+def test_checksums_and_lengths_match_the_files(test_data: Path) -> None:
+    """Compared with copies of the files that others have downloaded."""
     seen = 0
     for corpus in CORPORA.values():
         for file in corpus.source if not isinstance(corpus.source, HubFiles) else ():
@@ -152,7 +150,7 @@ def test_checksums_and_lengths_are_those_of_the_files(test_data: Path) -> None:
     assert seen == 7
 
 
-def test_a_name_that_no_corpus_has() -> None:
+def test_an_unknown_name() -> None:
     with pytest.raises(
         DataError, match=r"no corpus 'tinyshakspeare'\. Did you mean tinyshakespeare\?"
     ):
@@ -174,10 +172,10 @@ def test_sizes_in_words() -> None:
     assert size_in_words(2.4e16) == "24000 TB"
 
 
-# Fetching
+# Downloads
 
 
-def test_the_place_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_user_chooses_the_data_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert store.data_folder() == tmp_path / "data"
     monkeypatch.delenv("LMSMITH_DATA")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -186,12 +184,12 @@ def test_the_place_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert store.data_folder() == Path.home() / ".cache" / "lmsmith" / "corpora"
 
 
-def test_a_small_corpus_is_fetched_when_it_is_named(
+def test_a_small_corpus_is_downloaded_when_named(
     poem: Corpus, web: Web, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert store.here(poem) == ([], 1)
     assert [document.text for document in Documents(["poem"])] == [POEM]
-    assert f"fetching poem (2.3 kB) from {web.url}/poems/tyger.txt" in caplog.text
+    assert f"downloading poem (2.3 kB) from {web.url}/poems/tyger.txt" in caplog.text
     assert on_disk(tmp_path / "data") == {"poem/tyger.txt": POEM.encode()}
     caplog.clear()
     assert [document.text for document in Documents(["Poem"])] == [POEM]
@@ -199,7 +197,7 @@ def test_a_small_corpus_is_fetched_when_it_is_named(
     assert store.here(poem) == ([tmp_path / "data" / "poem" / "tyger.txt"], 1)
 
 
-def test_a_file_of_that_name_comes_first(
+def test_a_file_of_the_same_name_takes_precedence(
     poem: Corpus, web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -208,31 +206,32 @@ def test_a_file_of_that_name_comes_first(
     assert web.asked == []
 
 
-def test_what_is_no_text_is_not_read_as_text(shards: Corpus, tmp_path: Path) -> None:
+def test_shards_and_tasks_are_not_read_as_text(shards: Corpus, tmp_path: Path) -> None:
     folder = re.escape(str(tmp_path / "data" / "some-shards"))
     with pytest.raises(
         DataError, match=f"some-shards is token shards.*lmsmith data download some-shards.*{folder}"
     ):
         Documents(["some-shards"])
-    with pytest.raises(DataError, match="gsm8k is a set of tasks"):
+    with pytest.raises(DataError, match="gsm8k is a set of evaluation tasks"):
         Documents(["gsm8k"])
     with pytest.raises(DataError, match="Did you mean the corpus tinystories"):
         Documents(["tinystorie"])
 
 
-def test_a_large_corpus_is_not_fetched_unasked(web: Web) -> None:
+def test_a_large_corpus_is_not_downloaded_automatically(web: Web) -> None:
     with pytest.raises(DataError) as error:
         Documents(["fineweb-edu-10BT"])
     assert str(error.value) == (
         "the corpus fineweb-edu-10BT (about 28 GB) is not on this machine. `lmsmith data download "
         "fineweb-edu-10BT` "
-        "fetches it, with --files N its first N files; or read it from afar, nothing kept: "
+        "downloads it, with --files N only its first N files; or read it remotely, without keeping "
+        "it: "
         "'hf://datasets/HuggingFaceFW/fineweb-edu/sample/10BT/*.parquet'."
     )
     assert web.tokens == []
 
 
-def test_files_of_the_hub_in_order_and_checked(shards: Corpus, web: Web, tmp_path: Path) -> None:
+def test_files_on_the_hub_are_ordered_and_checked(shards: Corpus, web: Web, tmp_path: Path) -> None:
     plan = store.make_plan(shards)
     assert (
         list(plan.entries)
@@ -241,12 +240,12 @@ def test_files_of_the_hub_in_order_and_checked(shards: Corpus, web: Web, tmp_pat
     )
     assert (plan.n_bytes, plan.revision) == (15_010, COMMIT)
     assert on_disk(tmp_path) == {}
-    told: list[tuple[int, int]] = []
-    store.fetch(plan, lambda done, total: told.append((done, total)))
+    calls: list[tuple[int, int]] = []
+    store.fetch(plan, lambda done, total: calls.append((done, total)))
     assert on_disk(tmp_path / "data") == {
         f"some-shards/{name}": content for name, content in SHARDS.items()
     }
-    assert told[-1] == (15_010, 15_010)
+    assert calls[-1] == (15_010, 15_010)
     listed = json.loads((tmp_path / "data" / "some-shards" / "corpus.json").read_text())
     assert listed["revision"] == COMMIT
     assert listed["files"]["train_1.bin"] == {
@@ -261,18 +260,16 @@ def test_files_of_the_hub_in_order_and_checked(shards: Corpus, web: Web, tmp_pat
         for asked in web.tokens
         if asked[0].startswith(("/cdn/", "/datasets/", "/api/datasets/"))
     ]
-    for path, token in tokens:  # a token is the Hub's, and not that of the servers it sends us to
+    for path, token in tokens:  # the token goes to the Hub only, not to servers it redirects to
         assert token == ("" if path.startswith("/cdn/") else "Bearer secret"), path
     assert len(tokens) >= 9
 
 
-def test_some_files_first_and_more_later_of_the_same_commit(
-    shards: Corpus, web: Web, tmp_path: Path
-) -> None:
+def test_later_downloads_use_the_same_commit(shards: Corpus, web: Web, tmp_path: Path) -> None:
     store.fetch(store.make_plan(shards, n_files=2))
     assert sorted(on_disk(tmp_path / "data" / "some-shards")) == ["train_1.bin", "val_0.bin"]
     assert [len(store.here(shards)[0]), store.here(shards)[1]] == [2, 4]
-    # the list is not asked for again, and so cannot change; the files are where they were
+    # the list is not queried again, so it cannot change; the files are at their old addresses
     web.datasets.clear()
     assert store.make_plan(shards, n_files=2).missing == []
     web.datasets["me/shards"] = SHARDS
@@ -286,8 +283,8 @@ def test_some_files_first_and_more_later_of_the_same_commit(
     ]
 
 
-def test_a_file_that_is_another_by_now(shards: Corpus, web: Web, tmp_path: Path) -> None:
-    """What is held against the list that was seen first is not kept; what was there stays."""
+def test_a_file_that_has_changed_on_the_hub(shards: Corpus, web: Web, tmp_path: Path) -> None:
+    """A file that does not match the saved list is not kept; existing files stay."""
     store.fetch(store.make_plan(shards, n_files=2))
     other = random.Random(9).randbytes(5000)
     web.add_dataset("me/shards", {**SHARDS, "train_2.bin": other})
@@ -295,13 +292,14 @@ def test_a_file_that_is_another_by_now(shards: Corpus, web: Web, tmp_path: Path)
         hashlib.sha256(content).hexdigest() for content in (SHARDS["train_2.bin"], other)
     )
     with pytest.raises(
-        DataError, match=f"found sha256:{found} .5,000 bytes., wanted sha256:{wanted}.*hf download"
+        DataError,
+        match=f"found sha256:{found} .5,000 bytes., expected sha256:{wanted}.*hf download",
     ):
         store.fetch(store.make_plan(shards, n_files=4))
     assert sorted(on_disk(tmp_path / "data" / "some-shards")) == ["train_1.bin", "val_0.bin"]
 
 
-def test_a_broken_download_goes_on(
+def test_a_broken_download_resumes(
     shards: Corpus,
     web: Web,
     tmp_path: Path,
@@ -310,9 +308,9 @@ def test_a_broken_download_goes_on(
 ) -> None:
     monkeypatch.setattr(download, "PAUSES", ())
     folder = tmp_path / "data" / "some-shards"
-    web.cut_after = [10, 5000, 3000]  # the second file whole, the third in part
+    web.cut_after = [10, 5000, 3000]  # the second file is complete, the third is cut
     with pytest.raises(
-        DataError, match=r"ended after 3,000 of 5,000 bytes.*3\.0 kB have come and are kept"
+        DataError, match=r"ended after 3,000 of 5,000 bytes.*3\.0 kB were downloaded and are kept"
     ):
         store.fetch(store.make_plan(shards))
     assert sorted(on_disk(folder)) == [
@@ -323,21 +321,21 @@ def test_a_broken_download_goes_on(
     ]
     plan = store.make_plan(shards)
     assert (plan.missing, plan.n_bytes) == (["train_2.bin", "train_3.bin"], 7000)
-    told: list[tuple[int, int]] = []
-    store.fetch(plan, lambda done, total: told.append((done, total)))
-    assert told[-1] == (7000, 7000)
+    calls: list[tuple[int, int]] = []
+    store.fetch(plan, lambda done, total: calls.append((done, total)))
+    assert calls[-1] == (7000, 7000)
     assert on_disk(folder) == SHARDS
     web.honours_range = False
     (folder / "train_3.bin").unlink()
     web.cut_after = [1000]
     with pytest.raises(DataError):
         store.fetch(store.make_plan(shards))
-    store.fetch(store.make_plan(shards), lambda done, total: told.append((done, total)))
-    assert told[-1] == (5000, 5000)  # 4000 were planned
+    store.fetch(store.make_plan(shards), lambda done, total: calls.append((done, total)))
+    assert calls[-1] == (5000, 5000)  # 4000 were planned
     assert on_disk(folder) == SHARDS
 
 
-def test_a_checksum_that_nobody_knew_is_kept(
+def test_an_unknown_checksum_is_recorded(
     poem: Corpus, web: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Trust on first use."""
@@ -352,12 +350,12 @@ def test_a_checksum_that_nobody_knew_is_kept(
     )
     path.unlink()
     web.add("/poems/tyger.txt", POEM.lower().encode())
-    with pytest.raises(DataError, match="is not the file that was wanted"):
+    with pytest.raises(DataError, match="is not the expected file"):
         store.obtain(unknown)
     assert not path.exists()
 
 
-def test_what_lmsmith_knows_wins_over_what_was_seen(
+def test_the_built_in_list_overrides_the_saved_list(
     poem: Corpus, web: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (path,) = store.obtain(poem)
@@ -366,7 +364,7 @@ def test_what_lmsmith_knows_wins_over_what_was_seen(
     mended = replace(poem, source=(File(web.add("/poems/tyger.txt", other), len(other), checksum),))
     monkeypatch.setitem(CORPORA.known, "poem", mended)
     with pytest.raises(
-        DataError, match=f"tyger.txt is there, and it is not the file .* wanted {checksum}"
+        DataError, match=f"tyger.txt is not the expected file: .* expected {checksum}"
     ):
         store.obtain(mended)
     path.unlink()
@@ -374,13 +372,11 @@ def test_what_lmsmith_knows_wins_over_what_was_seen(
     assert path.read_bytes() == other
 
 
-def test_a_copy_put_there_by_hand(poem: Corpus, web: Web, tmp_path: Path) -> None:
+def test_a_copy_that_the_user_put_there(poem: Corpus, web: Web, tmp_path: Path) -> None:
     path = tmp_path / "data" / "poem" / "tyger.txt"
     path.parent.mkdir(parents=True)
     path.write_text(POEM[:-1])
-    with pytest.raises(
-        DataError, match=r"tyger.txt is there, and it is not the file that belongs there.*Remove it"
-    ):
+    with pytest.raises(DataError, match=r"tyger.txt is not the expected file.*Remove it"):
         store.obtain(poem)
     path.write_text(POEM, newline="")
     assert store.obtain(poem) == [path]
@@ -390,7 +386,7 @@ def test_a_copy_put_there_by_hand(poem: Corpus, web: Web, tmp_path: Path) -> Non
     assert store.here(poem) == ([], 1)
 
 
-def test_no_network_says_how_to_do_without(
+def test_without_network_the_error_names_another_way(
     poem: Corpus, shards: Corpus, web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     web.server.shutdown()
@@ -398,22 +394,18 @@ def test_no_network_says_how_to_do_without(
     with pytest.raises(DataError) as error:
         store.obtain(poem)
     assert str(error.value) == (
-        f"cannot fetch {web.url}/poems/tyger.txt: Connection refused. Look after the network and "
-        f"try again. poem "
-        f"(2.3 kB) can come by other means: put that file at "
-        f"{tmp_path / 'data' / 'poem' / 'tyger.txt'}, where it is "
-        "checked and found."
+        f"cannot download {web.url}/poems/tyger.txt: Connection refused. Check the network and "
+        f"try again. To get poem (2.3 kB) another way, put that file at "
+        f"{tmp_path / 'data' / 'poem' / 'tyger.txt'}; it is then checked and used."
     )
     with pytest.raises(DataError) as error:
         store.obtain(shards)
     assert str(error.value) == (
-        f"cannot read the data set me/shards at {web.url}: Connection refused. Look after the "
-        f"network; HF_ENDPOINT "
-        "names a mirror. some-shards (about 15 kB) can come by other means: on a machine with a "
-        "network `hf download "
-        "me/shards --repo-type dataset --revision main --include '*val*.bin' --include "
-        "'*train*.bin' --local-dir "
-        "some-shards` makes a folder, which is named in its place."
+        f"cannot read the data set me/shards at {web.url}: Connection refused. Check the network, "
+        "or set HF_ENDPOINT to a mirror. To get some-shards (about 15 kB) another way, run "
+        "`hf download me/shards --repo-type dataset --revision main --include '*val*.bin' "
+        "--include '*train*.bin' --local-dir some-shards` on a machine with network access and "
+        "name the folder that it creates instead of the corpus."
     )
 
 
@@ -423,7 +415,7 @@ def test_without_the_extra(shards: Corpus, monkeypatch: pytest.MonkeyPatch) -> N
         store.obtain(shards)
 
 
-def test_no_room_is_known_before(
+def test_missing_disk_space_is_found_before_the_download(
     shards: Corpus, web: Web, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     usage = namedtuple("usage", "total used free")
@@ -439,7 +431,7 @@ def test_no_room_is_known_before(
 @pytest.mark.parametrize(
     "content", ["", "[]", '{"format": 1, "corpus": "poem", "revision": "", "files": {"a": {}}}']
 )
-def test_a_list_that_is_none(poem: Corpus, tmp_path: Path, content: str) -> None:
+def test_an_invalid_list(poem: Corpus, tmp_path: Path, content: str) -> None:
     (tmp_path / "data" / "poem").mkdir(parents=True)
     (tmp_path / "data" / "poem" / "corpus.json").write_text(content)
     with pytest.raises(DataError, match=r"corpus\.json"):
@@ -448,12 +440,12 @@ def test_a_list_that_is_none(poem: Corpus, tmp_path: Path, content: str) -> None
 
 def test_a_folder_of_another_corpus(poem: Corpus, shards: Corpus, tmp_path: Path) -> None:
     store.fetch(store.make_plan(poem, tmp_path / "mine"))
-    with pytest.raises(DataError, match=r"is about poem in format 1; wanted some-shards"):
+    with pytest.raises(DataError, match=r"lists poem in format 1; expected some-shards"):
         store.make_plan(shards, tmp_path / "mine")
 
 
-def test_processes_that_start_together_fetch_once(web: Web, tmp_path: Path) -> None:
-    """As the ranks of one run do."""
+def test_processes_that_start_together_download_once(web: Web, tmp_path: Path) -> None:
+    """Like the ranks of one run."""
     url = web.add("/shared.txt", POEM.encode())
     waiting: list[str] = []
 
@@ -486,10 +478,10 @@ def test_processes_that_start_together_fetch_once(web: Web, tmp_path: Path) -> N
     assert len(web.asked) == 1
 
 
-# Reading from afar
+# Remote reading
 
 
-def test_reading_from_afar_is_reading_the_files(stories: Corpus, web: Web, tmp_path: Path) -> None:
+def test_remote_reading_equals_local_reading(stories: Corpus, web: Web, tmp_path: Path) -> None:
     remote = list(Documents(["hf://datasets/me/stories/data/sample/*.parquet"]))
     store.fetch(store.make_plan(stories))
     local = list(Documents(["stories"]))
@@ -502,8 +494,8 @@ def test_reading_from_afar_is_reading_the_files(stories: Corpus, web: Web, tmp_p
     )
 
 
-def test_only_what_is_read_is_fetched(web: Web, tmp_path: Path) -> None:
-    """The column of a Parquet file, not the file."""
+def test_only_the_parts_that_are_read_are_downloaded(web: Web, tmp_path: Path) -> None:
+    """One column of a Parquet file, not the full file."""
     texts = ["a", "b"]
     path = tmp_path / "wide.parquet"
     noise = random.Random(1).randbytes(8_000_000)
@@ -519,7 +511,7 @@ def test_only_what_is_read_is_fetched(web: Web, tmp_path: Path) -> None:
     assert 0 < fetched < path.stat().st_size / 4
 
 
-def test_plain_and_compressed_text_from_afar(web: Web) -> None:
+def test_remote_plain_and_compressed_text(web: Web) -> None:
     import gzip
 
     web.add_dataset(
@@ -532,23 +524,23 @@ def test_plain_and_compressed_text_from_afar(web: Web) -> None:
 @pytest.mark.parametrize(
     "source", ["hf://me/stories/x", "hf://datasets/me/stories", "hf://datasets/me/stories/"]
 )
-def test_an_address_that_is_none(source: str) -> None:
-    with pytest.raises(DataError, match="wanted hf://datasets/OWNER/NAME/PATTERN"):
+def test_an_invalid_hub_path(source: str) -> None:
+    with pytest.raises(DataError, match="expected hf://datasets/OWNER/NAME/PATTERN"):
         Documents([source])
 
 
-def test_what_the_hub_does_not_have(stories: Corpus) -> None:
-    with pytest.raises(DataError, match="there is none of that name, or it wants an account"):
+def test_names_that_do_not_exist_on_the_hub(stories: Corpus) -> None:
+    with pytest.raises(DataError, match="the name is wrong, or it requires an account"):
         hub.find_remote("hf://datasets/you/stories/*.parquet")
-    with pytest.raises(DataError, match=r"me/stories of the Hub has no file data/\*\.txt"):
+    with pytest.raises(DataError, match=r"me/stories on the Hub has no file data/\*\.txt"):
         hub.find_remote("hf://datasets/me/stories/data/*.txt")
-    with pytest.raises(DataError, match="what is looked for is not there"):
+    with pytest.raises(DataError, match="a file or revision is missing"):
         hub.find_remote("hf://datasets/me/stories@elsewhere/*")
-    with pytest.raises(DataError, match="is no name that the Hub can have"):
+    with pytest.raises(DataError, match="is not a valid name on the Hub"):
         hub.find_remote("hf://datasets/me/a--b/*")
 
 
-def test_the_network_goes_while_reading_from_afar(
+def test_the_network_fails_during_remote_reading(
     stories: Corpus, web: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import huggingface_hub.hf_file_system as library
@@ -566,10 +558,10 @@ def test_the_network_goes_while_reading_from_afar(
         list(documents)
 
 
-def test_shards_from_afar_are_those_of_the_files(
+def test_shards_from_remote_files_equal_those_from_local_files(
     web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`data prepare` reads from afar too: files in parts, large plain ones in pieces."""
+    """`data prepare` reads remote files too: in parts, and large plain files in pieces."""
     from lmsmith.data.prepare import plan, units
     from lmsmith.data.prepare.build import build_shards
 
@@ -588,7 +580,7 @@ def test_shards_from_afar_are_those_of_the_files(
         (tmp_path / "here" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "here" / name).write_bytes(content)
     sources = {"near": [str(tmp_path / "here" / "a" / "*")], "afar": ["hf://datasets/me/mixed/a/*"]}
-    made = [
+    manifests = [
         build_shards(sources[name], tmp_path / name, tokenizer="byte", workers=1)
         for name in sources
     ]
@@ -598,9 +590,9 @@ def test_shards_from_afar_are_those_of_the_files(
     ]
     assert shards[0] == shards[1]
     assert len(shards[0]) == 2
-    assert [source.fingerprint for source in made[0].sources] == [
-        source.fingerprint for source in made[1].sources
+    assert [source.fingerprint for source in manifests[0].sources] == [
+        source.fingerprint for source in manifests[1].sources
     ]
-    assert [Path(source.path).name for source in made[1].sources] == sorted(
+    assert [Path(source.path).name for source in manifests[1].sources] == sorted(
         Path(name).name for name in files
     )

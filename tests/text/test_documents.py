@@ -1,4 +1,4 @@
-"""Reading text: held against Python's own codecs, gzip, json and files that pyarrow wrote."""
+"""Reading text, compared with Python's own codecs, gzip, json and files written by pyarrow."""
 
 import codecs
 import gzip
@@ -19,7 +19,7 @@ from lmsmith.text import files
 from lmsmith.text.documents import Document, Documents
 from lmsmith.text.held_out import split_documents
 
-# Any text that can be in a file; NUL is what a binary file is known by.
+# Any text that can be in a file, except NUL, which marks binary files.
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 PIECES = st.sampled_from(["\r\n", "\r", "\n", "\ufeff", "\ufffd", "é", "雪", "😀"])
 LINES = st.lists(st.one_of(TEXT, PIECES)).map("".join)
@@ -50,7 +50,7 @@ def texts(*sources: Path | str, **options) -> list[str]:
 
 
 def error(*sources: Path | str, **options) -> str:
-    """The message of the DataError that reading ends in: one line, and short enough to be read."""
+    """The message of the DataError that reading raises: one line, of readable length."""
     with pytest.raises(DataError) as caught:
         list(Documents(sources, **options))
     message = str(caught.value)
@@ -81,9 +81,9 @@ CODECS = ["utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-16-le", "utf-32-be", "u
     max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(text=LINES, codec=st.sampled_from(CODECS), chunk=st.integers(4, 9))
-def test_encodings_come_back_as_python_reads_them(tmp_path, monkeypatch, text, codec, chunk):
+def test_encodings_are_read_as_python_reads_them(tmp_path, monkeypatch, text, codec, chunk):
     monkeypatch.setattr(files, "CHUNK", chunk)
-    text = "x" + text  # a text of its own mark is another test, and an empty one is no document
+    text = "x" + text  # marks have their own test, and an empty text is no document
     path = write(tmp_path / "a.txt", text.encode(codec))
     encoding = "auto" if codec in ("utf-8", "utf-8-sig", "utf-16", "utf-32") else codec
     documents = Documents([path], encoding=encoding)
@@ -109,7 +109,7 @@ def test_encodings_come_back_as_python_reads_them(tmp_path, monkeypatch, text, c
     encoding=st.sampled_from(["utf-8", "utf-16-le", "shift_jis", "cp1252", "ascii", "gb18030"]),
     chunk=st.integers(4, 9),
 )
-def test_bad_bytes_are_placed_and_counted_as_python_does(
+def test_invalid_bytes_are_located_and_counted_as_python_does(
     tmp_path, monkeypatch, parts, encoding, chunk
 ):
     monkeypatch.setattr(files, "CHUNK", chunk)
@@ -146,15 +146,15 @@ def test_invalid_bytes_name_file_offset_and_line(tmp_path, suffix, compress):
     assert f"{path} is not UTF-8: byte 0xE9 at offset 1000003" in message
     assert "line 200001 " in message
     assert ("after decompression" in message) == bool(suffix)
-    assert "`--data.errors replace` goes on" in message
+    assert "`--data.errors replace` replaces it" in message
     assert "`--data.encoding latin-1`" in message
     documents = Documents([path], errors="replace")
     assert next(iter(documents)).text.endswith("two\ncaf\ufffd\n")
-    assert documents.counts.notes()[0] == "1 undecodable place became U+FFFD."
+    assert documents.counts.notes()[0] == "1 invalid byte sequence replaced with U+FFFD."
     assert texts(path, encoding="latin-1")[0].endswith("café\n")
 
 
-def test_bytes_cut_off_at_the_end_are_found(tmp_path):
+def test_a_truncated_character_at_the_end_is_an_error(tmp_path):
     path = write(tmp_path / "a.txt", b"snow \xe9\x9b")
     assert "byte 0xE9 at offset 5, line 1 " in error(path)
     assert texts(path, errors="replace") == [b"snow \xe9\x9b".decode(errors="replace")]
@@ -162,14 +162,14 @@ def test_bytes_cut_off_at_the_end_are_found(tmp_path):
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
 @pytest.mark.parametrize("asked", ["auto", "utf-8", "latin-1", "utf-16", "utf-32-be"])
-def test_a_byte_order_mark_is_removed_and_wins(tmp_path, encoding, asked):
+def test_a_byte_order_mark_is_removed_and_overrides_the_encoding(tmp_path, encoding, asked):
     path = write(tmp_path / "a.txt", "\ufeffSnøw \ufeff雪".encode(encoding))
     documents = Documents([path], encoding=asked)
     assert [document.text for document in documents] == [
         "Snøw \ufeff雪"
-    ]  # the second one is no mark
+    ]  # the second one is not a mark
     assert documents.counts.notes() == [
-        f"1 file began with a byte-order mark ({encoding.upper()}); it is removed."
+        f"1 file began with a byte-order mark ({encoding.upper()}); it was removed."
     ]
 
 
@@ -178,7 +178,7 @@ def test_an_unknown_encoding_is_a_config_error(tmp_path):
     with pytest.raises(ConfigError, match=r"data.encoding = 'latin_one'.*Did you mean 'latin'"):
         Documents([path], encoding="latin_one")
     for name in ("hex", "rot13", "", "u\0", "no such thing"):
-        with pytest.raises(ConfigError, match="no text encoding that Python knows"):
+        with pytest.raises(ConfigError, match="is not a text encoding of Python"):
             Documents([path], encoding=name)
 
 
@@ -190,14 +190,14 @@ def test_several_compressed_members_are_one_text(tmp_path, suffix, compress):
 
 @pytest.mark.parametrize(("suffix", "compress"), COMPRESSIONS[1:])
 @pytest.mark.parametrize("kind", ["txt", "jsonl", "parquet"])
-def test_compressed_files_cut_short_or_damaged(tmp_path, suffix, compress, kind):
+def test_truncated_or_damaged_compressed_files(tmp_path, suffix, compress, kind):
     path = tmp_path / f"a.{kind}{suffix}"
     data = compress(json.dumps({"text": os.urandom(5000).hex()}).encode())
     for damaged in (data[:-9], data[: len(data) // 2], b"this is not compressed", data + b"x"):
         write(path, damaged)
         message = error(path)
         assert f"{path} cannot be decompressed: " in message
-        assert "cut short or damaged" in message
+        assert "truncated or damaged" in message
 
 
 def test_binary_files(tmp_path):
@@ -207,29 +207,31 @@ def test_binary_files(tmp_path):
         message = error(path)
         assert f"{path} looks binary (NUL byte at offset " in message
         assert "`--data.encoding utf-16-le`" in message
-    assert "1 file, binary by the look of it" in error(tmp_path / "folder")
+    assert "1 file, apparently binary" in error(tmp_path / "folder")
     write(tmp_path / "folder" / "right.txt", "text")
     for source in (tmp_path / "folder", tmp_path / "folder" / "*.txt"):
         documents = Documents([source])
         assert [document.text for document in documents] == ["text"]
-        assert "1 file left out as binary." in documents.counts.notes()
+        assert "1 binary file skipped." in documents.counts.notes()
         assert documents.counts.n_files == 1
-    assert "looks binary" in error(tmp_path / "folder", wrong)  # named as well: it is not left out
+    assert "looks binary" in error(
+        tmp_path / "folder", wrong
+    )  # named explicitly, so it is not skipped
     utf_16 = write(tmp_path / "utf-16.txt", "text".encode("utf-16-be"))
     assert "looks binary" in error(utf_16)
     assert texts(utf_16, encoding="UTF_16_BE") == ["text"]
     for name in ("a.txt.bz2", "a.tar.gz"):
         data = b"BZh91AY&SY\0\0" if name.endswith("bz2") else gzip.compress(b"a.txt\0\0\0")
         assert error(write(tmp_path / name, data)).endswith(
-            "wanted text. Unpack it first: of what is compressed .gz and .zst are read as they are."
+            "expected text. Unpack it first: .gz and .zst are the only compressed formats that can be read."
         )
 
 
 @pytest.mark.parametrize("indent", [None, 1])
-def test_json_that_is_one_array(tmp_path, indent):
+def test_a_json_file_with_one_array(tmp_path, indent):
     path = write(tmp_path / "a.json", json.dumps([{"text": "one"}, {"text": "two"}], indent=indent))
     assert error(path).endswith(
-        "If the file is one array, `jq -c '.[]' FILE > LINES.jsonl` makes lines of it."
+        "If the file is one array, `jq -c '.[]' FILE > LINES.jsonl` converts it to lines."
     )
 
 
@@ -259,7 +261,7 @@ def test_json_lines_round_trip(tmp_path, monkeypatch, records, ascii_only, line_
         assert list(documents) == wanted
         assert documents.counts.n_empty == len(records) - len(wanted)
         assert documents.counts.n_bytes == sum(len(document.text.encode()) for document in wanted)
-        # What stands between the lines is no text; what stands in them is.
+        # Line ends within texts count, those between lines do not.
         assert len(documents.counts.crlf) == any("\r\n" in text for text in records)
     else:
         assert "there is no text" in error(path)
@@ -267,7 +269,7 @@ def test_json_lines_round_trip(tmp_path, monkeypatch, records, ascii_only, line_
 
 @pytest.mark.parametrize(("suffix", "compress"), COMPRESSIONS)
 @pytest.mark.parametrize("kind", ["jsonl", "ndjson", "json", "JSONL"])
-def test_json_lines_in_all_guises(tmp_path, kind, suffix, compress):
+def test_json_lines_with_all_suffixes_and_compressions(tmp_path, kind, suffix, compress):
     data = '\ufeff{"text": "a\u2028b"}\n\n  \r\n{"text": null}\n{"text": "c\\r\\nd"}'
     path = write(tmp_path / f"a.{kind}{suffix}", compress(data.encode("utf-16-le")))
     documents = Documents([path])
@@ -277,16 +279,19 @@ def test_json_lines_in_all_guises(tmp_path, kind, suffix, compress):
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "expected"),
     [
         ('{"text": "a"', "line 2 is not JSON: Expecting ',' delimiter"),
-        ("[" * 100_000, "line 2 is not JSON: it is nested too deep"),
-        ('{"text": ' + "1" * 5000 + "}", "line 2: the field 'text' holds a number, wanted text"),
-        ('["a"]', "line 2 holds an array, wanted an object with the field 'text'"),
-        ("3", "line 2 holds a number, wanted an object"),
+        ("[" * 100_000, "line 2 is not JSON: it is nested too deeply"),
+        (
+            '{"text": ' + "1" * 5000 + "}",
+            "line 2: the field 'text' contains a number, expected text",
+        ),
+        ('["a"]', "line 2 contains an array, expected an object with the field 'text'"),
+        ("3", "line 2 contains a number, expected an object"),
         (
             '{"id": 3, "body": "a"}',
-            "no field 'text'; it has 'id', 'body'. Say which is meant: `--data.text_field body`",
+            "no field 'text'; it has 'id', 'body'. Set `--data.text_field body`",
         ),
         ('{"id": "0123", "body": "a long text", "url": "b"}', "`--data.text_field body`"),
         (
@@ -294,21 +299,21 @@ def test_json_lines_in_all_guises(tmp_path, kind, suffix, compress):
             "`--data.text_field 'my body'`",
         ),
         ("{}", "line 2 has no field 'text'; it has nothing."),
-        ('{"text": 3.5}', "line 2: the field 'text' holds a number, wanted text"),
-        ('{"text": ["a"]}', "line 2: the field 'text' holds an array, wanted text"),
+        ('{"text": 3.5}', "line 2: the field 'text' contains a number, expected text"),
+        ('{"text": ["a"]}', "line 2: the field 'text' contains an array, expected text"),
         (
             '{"text": "\\ud83d!"}',
-            "a.jsonl, line 2 holds half a surrogate pair, U+D83D, at character 0 ",
+            "a.jsonl, line 2 contains half a surrogate pair, U+D83D, at character 0 ",
         ),
         (b'{"text": "caf\xe9"}', "byte 0xE9 at offset 30, line 2 "),
     ],
 )
-def test_bad_json_lines(tmp_path, line, said):
+def test_bad_json_lines(tmp_path, line, expected):
     if isinstance(line, str):
         line = line.encode()
     path = write(tmp_path / "a.jsonl", b'{"text": "good"}\n' + line + b"\n")
     message = error(path)
-    assert said in message
+    assert expected in message
     assert str(path) in message
     assert len(message) < 500
 
@@ -341,10 +346,10 @@ def test_parquet(tmp_path, suffix, compress, kind):
     message = error(path)
     assert f"{path} has no column 'text'; it has 'id', 'body'." in message
     assert ("--data.text_field body" in message) == (kind != pyarrow.binary())
-    assert "the column 'id' holds int64, wanted strings" in error(path, text_field="id")
+    assert "the column 'id' contains int64, expected strings" in error(path, text_field="id")
 
 
-def test_parquet_of_categories_and_of_bad_bytes(tmp_path):
+def test_parquet_with_categories_and_with_invalid_bytes(tmp_path):
     pyarrow.parquet.write_table(
         pyarrow.table({"text": pyarrow.array(["a", "b", "a"]).dictionary_encode()}),
         tmp_path / "a.parquet",
@@ -359,7 +364,7 @@ def test_parquet_of_categories_and_of_bad_bytes(tmp_path):
     assert documents.counts.n_replaced == 1
 
 
-def test_parquet_that_is_none(tmp_path):
+def test_invalid_parquet(tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({"text": ["some text"]}), tmp_path / "a.parquet")
     data = (tmp_path / "a.parquet").read_bytes()
     for damaged in (
@@ -372,14 +377,14 @@ def test_parquet_that_is_none(tmp_path):
         assert f"{path} cannot be read as Parquet: " in error(path)
     nested = pyarrow.table({"text": [{"a": "b"}], "list": [["a"]]})
     pyarrow.parquet.write_table(nested, path)
-    assert "the column 'text' holds struct<a: string>, wanted strings" in error(path)
-    assert "the column 'list' holds list<" in error(path, text_field="list")
+    assert "the column 'text' contains struct<a: string>, expected strings" in error(path)
+    assert "the column 'list' contains list<" in error(path, text_field="list")
 
 
 # Finding files
 
 
-def test_folders_are_read_in_order_and_the_rest_is_counted(tmp_path):
+def test_folders_are_read_in_order_and_other_files_are_counted(tmp_path):
     folder = tmp_path / "folder"
     for name in [
         "b.txt",
@@ -399,9 +404,9 @@ def test_folders_are_read_in_order_and_the_rest_is_counted(tmp_path):
     assert documents.counts.left_out == {".png": 2, "without suffix": 1, ".json": 1}
     assert len(documents.counts.notes()) == 1
     assert documents.counts.notes()[0].startswith(
-        "4 files in folders left out by suffix (2 .png, 1 "
+        "4 files in folders skipped by suffix (2 .png, 1 "
     )
-    # Named or matched by a pattern, a file is taken, and then it is not left out; and nothing is
+    # A file that is named or matched by a pattern is read, and not counted as excluded; no file is
     # read twice.
     documents = Documents([folder, folder / "z", folder / "*.p*g", folder / "a.txt"])
     assert sorted(texts(*documents.sources)) == [
@@ -416,8 +421,8 @@ def test_folders_are_read_in_order_and_the_rest_is_counted(tmp_path):
 
 
 @pytest.mark.parametrize("source", [".", "**/*", "**", "*"])
-def test_what_lmsmith_wrote_among_the_text_is_not_read(tmp_path, monkeypatch, source):
-    """A run keeps the text that it held out."""
+def test_runs_and_prepared_folders_among_the_text_are_not_read(tmp_path, monkeypatch, source):
+    """A run contains its held-out text."""
     for name in [
         "a.txt",
         "runs/notes.md",
@@ -441,14 +446,14 @@ def test_what_lmsmith_wrote_among_the_text_is_not_read(tmp_path, monkeypatch, so
     assert found - {"mine/config.toml"} == {"a.txt", "runs/notes.md", "mine/b.txt"}
     assert texts("runs/one/tokens/*.txt") == [
         "runs/one/tokens/validation.txt"
-    ]  # who names it is given it
+    ]  # an explicit name is accepted
     (tmp_path / "runs" / "notes.md").unlink()
-    assert "it is empty, but for hidden files and runs" in error("runs")
+    assert "it is empty, apart from hidden files and runs" in error("runs")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
 @pytest.mark.parametrize("source", [".", "*"])
-def test_a_pipe_in_a_folder_is_not_waited_for(tmp_path, source):
+def test_a_pipe_in_a_folder_is_not_opened(tmp_path, source):
     write(tmp_path / "a.txt", b"text")
     os.mkfifo(tmp_path / "b.txt")
     documents = Documents([tmp_path / source])
@@ -462,7 +467,7 @@ def test_sources_are_read_in_the_order_given(tmp_path):
     assert texts(b, a, b) == ["b", "a"]
     assert Documents([b, a]).files == [b, a]
     documents = Documents([b])
-    assert list(documents) == list(documents)  # each iteration reads and counts anew
+    assert list(documents) == list(documents)  # each iteration reads and counts again
     assert documents.counts.n_documents == 1
 
 
@@ -481,7 +486,9 @@ def test_patterns(tmp_path, monkeypatch):
     assert texts(tmp_path / "?.txt") == ["a.txt", "b.txt"]
     assert texts(tmp_path / "**" / "?.txt") == ["a.txt", "b.txt", "sub/c.txt", "sub/deep/d.txt"]
     assert texts(tmp_path / "**" / "*.html", tmp_path / "?.*") == ["b.html", "a.txt", "b.txt"]
-    assert texts(tmp_path / "odd[1].txt") == ["odd[1].txt"]  # a file that is there is that file
+    assert texts(tmp_path / "odd[1].txt") == [
+        "odd[1].txt"
+    ]  # an existing file is not taken as a pattern
     assert texts(tmp_path / "s*") == ["sub/c.txt", "sub/deep/d.txt"]
     assert Documents([tmp_path / "s*"]).counts.left_out == {".py": 1}
     assert len(texts(tmp_path / "**")) == 7
@@ -489,7 +496,7 @@ def test_patterns(tmp_path, monkeypatch):
     assert list(Documents(["s*/c.txt"])) == [Document("sub/c.txt", os.path.join("sub", "c.txt"))]
     message = error(tmp_path / "*.markdown")
     assert "*.markdown matches no text file; the folder " in message
-    assert f"{tmp_path} holds a.txt, b.html, b.txt, odd[1].txt, sub." in message
+    assert f"{tmp_path} contains a.txt, b.html, b.txt, odd[1].txt, sub." in message
     assert "Did you mean sub?" in error("sup/*.txt")
 
 
@@ -504,11 +511,11 @@ def test_links(tmp_path):
     except OSError:
         pytest.skip("this system allows no links")
     assert texts(tmp_path / "a") == ["a", "b"]
-    assert "gone.txt is a link to something that is not there" in error(tmp_path / "gone.txt")
+    assert "gone.txt is a link to a missing file" in error(tmp_path / "gone.txt")
     assert "gone.txt: No such file" in error(tmp_path)
 
 
-def test_what_is_not_there(tmp_path, monkeypatch):
+def test_missing_files_and_folders(tmp_path, monkeypatch):
     write(tmp_path / "books" / "moby_dick.txt", "Call me Ishmael.")
     assert f"Did you mean {tmp_path / 'books' / 'moby_dick.txt'}?" in error(
         tmp_path / "books" / "mobydick.txt"
@@ -524,22 +531,22 @@ def test_what_is_not_there(tmp_path, monkeypatch):
     assert "Did you mean books?" in error("book")
     (tmp_path / "empty" / "er").mkdir(parents=True)
     assert (
-        "the folder empty holds no text: it is empty, but for hidden files and runs; wanted .txt"
+        "the folder empty contains no text: it is empty, apart from hidden files and runs; expected .txt"
         in error("empty")
     )
     write(tmp_path / "empty" / "a.png", "")
     write(tmp_path / "empty" / "er" / "b.png", "")
-    assert "holds no text: it holds 2 .png; wanted .txt" in error("empty")
+    assert "contains no text: it contains 2 .png; expected .txt" in error("empty")
     assert "no text was named" in error()
     assert "no text was named" in error("")
 
 
-def test_nothing_but_empty_documents(tmp_path):
+def test_only_empty_documents(tmp_path):
     empty = write(tmp_path / "a.txt", "")
     blank = write(tmp_path / "b.txt", "\ufeff \r\n")
-    assert f"there is no text in {empty}: 1 document, empty or white space alone" in error(empty)
+    assert f"there is no text in {empty}: 1 document, empty or only white space" in error(empty)
     assert "2 documents, empty" in error(tmp_path)
-    assert "the files hold no documents" in error(write(tmp_path / "c.jsonl", "\n"))
+    assert "the files contain no documents" in error(write(tmp_path / "c.jsonl", "\n"))
     for suffix, compress in COMPRESSIONS[1:]:
         assert "1 document, empty" in error(write(tmp_path / f"d.txt{suffix}", compress(b"")))
     documents = Documents([blank, write(tmp_path / "e.txt", "text")])
@@ -567,7 +574,7 @@ def test_no_permission(tmp_path, monkeypatch):
 # Real text and large text
 
 
-def test_novels_as_found(test_data):
+def test_real_novels(test_data):
     paths = sorted((test_data / "novels").glob("*.txt"))
     documents = Documents([test_data / "novels"])
     for document, path in zip(documents, paths, strict=True):
@@ -575,8 +582,8 @@ def test_novels_as_found(test_data):
         assert document.text == path.open(encoding="utf-8-sig", newline=None).read()
         assert document.n_bytes == len(document.text.encode())
     notes = documents.counts.notes()
-    assert "27 files had CRLF line ends; they are read as LF." in notes
-    assert "27 files began with a byte-order mark (UTF-8); it is removed." in notes
+    assert "27 files had CRLF line ends; they were read as LF." in notes
+    assert "27 files began with a byte-order mark (UTF-8); it was removed." in notes
     assert documents.counts.n_documents == documents.counts.n_files == 27
 
 
@@ -595,7 +602,7 @@ def test_all_real_text_is_read(test_data):
 
 
 @pytest.mark.parametrize("character", ["x", "é", "—"])  # 1, 1 and 2 bytes in Python's strings
-def test_a_large_text_is_held_twice_at_most(tmp_path, character):
+def test_a_large_text_is_in_memory_at_most_twice(tmp_path, character):
     line = f"A line of text like any other {character}\r\n".encode()
     n_lines = 20_000_000 // len(line)
     path = write(tmp_path / "a.txt", line * n_lines)
@@ -611,7 +618,7 @@ def test_a_large_text_is_held_twice_at_most(tmp_path, character):
     assert peak < 2.15 * size
 
 
-def test_many_large_files_are_not_held_together(tmp_path):
+def test_large_files_are_not_in_memory_together(tmp_path):
     for number in range(5):
         write(tmp_path / f"{number}.txt", b"A line of text like any other\n" * 100_000)
     tracemalloc.start()
@@ -620,6 +627,4 @@ def test_many_large_files_are_not_held_together(tmp_path):
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert (
-        peak < 3.3 * 3_000_000
-    )  # one that the loop still has, one and its parts that are being read
+    assert peak < 3.3 * 3_000_000  # one that the loop still holds, one being read, and its parts

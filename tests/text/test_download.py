@@ -1,4 +1,4 @@
-"""Files from a server on this machine, with all that can go wrong on the way."""
+"""Downloads from a server on this machine, with every kind of failure."""
 
 import errno
 import hashlib
@@ -49,7 +49,7 @@ def names(path: Path) -> list[str]:
 
 
 def broken(web: Web, path: Path, after: int, **how: object) -> None:
-    """A download that broke after so many bytes in a process before: its part is there."""
+    """A download that broke after `after` bytes in an earlier process: its part remains."""
     web.cut_after = [after, 0, 0, 0, 0, 0, 0, 0, 0]
     with pytest.raises(DataError, match="are kept"):
         download(web.url + "/file", path, **how)  # type: ignore[arg-type]
@@ -59,7 +59,7 @@ def broken(web: Web, path: Path, after: int, **how: object) -> None:
     web.asked.clear()
 
 
-def test_whole(web: Web, path: Path) -> None:
+def test_download(web: Web, path: Path) -> None:
     came: list[int] = []
     assert download(web.add("/file", CONTENT), path, progress=came.append) == SHA256
     assert path.read_bytes() == CONTENT
@@ -67,7 +67,7 @@ def test_whole(web: Web, path: Path) -> None:
     assert sum(came) == len(CONTENT)
 
 
-def test_checksums_are_those_of_git_and_of_sha256sum(tmp_path: Path) -> None:
+def test_checksums_match_git_and_sha256sum(tmp_path: Path) -> None:
     (tmp_path / "hello").write_bytes(b"hello\n")
     assert checksum_of(tmp_path / "hello", "git:") == "git:ce013625030ba8dba906f756967f9e9ca394464a"
     wanted = "sha256:5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03"
@@ -75,12 +75,12 @@ def test_checksums_are_those_of_git_and_of_sha256sum(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["sha256", "git"])
-def test_a_checksum_that_fits_and_one_that_does_not(web: Web, path: Path, kind: str) -> None:
+def test_a_matching_and_a_wrong_checksum(web: Web, path: Path, kind: str) -> None:
     url = web.add("/file", CONTENT)
     path.write_bytes(CONTENT)
     fits = checksum_of(path, kind)
     path.write_bytes(b"what was there before")
-    with pytest.raises(DataError, match=f"found {fits} .300,000 bytes.*wanted {kind}:00"):
+    with pytest.raises(DataError, match=f"found {fits} .300,000 bytes.*expected {kind}:00"):
         download(url, path, checksum=f"{kind}:00")
     assert path.read_bytes() == b"what was there before"
     assert names(path) == ["file.bin"]
@@ -88,7 +88,7 @@ def test_a_checksum_that_fits_and_one_that_does_not(web: Web, path: Path, kind: 
     assert path.read_bytes() == CONTENT
 
 
-def test_a_connection_that_breaks_is_taken_up_where_it_broke(web: Web, path: Path) -> None:
+def test_a_broken_connection_resumes_where_it_broke(web: Web, path: Path) -> None:
     web.cut_after = [100_000, 70_000]
     came: list[int] = []
     download(web.add("/file", CONTENT), path, checksum=SHA256, progress=came.append)
@@ -98,9 +98,7 @@ def test_a_connection_that_breaks_is_taken_up_where_it_broke(web: Web, path: Pat
     assert min(came) > 0
 
 
-def test_a_network_that_breaks_often_but_brings_something_is_no_reason_to_stop(
-    web: Web, path: Path
-) -> None:
+def test_frequent_breaks_do_not_stop_a_download_that_makes_progress(web: Web, path: Path) -> None:
     web.cut_after = [10_000] * 20
     download(web.add("/file", CONTENT), path)
     assert path.read_bytes() == CONTENT
@@ -108,7 +106,7 @@ def test_a_network_that_breaks_often_but_brings_something_is_no_reason_to_stop(
 
 
 @pytest.mark.parametrize("checksum", [SHA256, None])
-def test_a_later_process_takes_it_up(web: Web, path: Path, checksum: str | None) -> None:
+def test_a_later_process_resumes(web: Web, path: Path, checksum: str | None) -> None:
     url = web.add("/file", CONTENT)
     broken(web, path, 120_000, checksum=checksum)
     came: list[int] = []
@@ -119,7 +117,7 @@ def test_a_later_process_takes_it_up(web: Web, path: Path, checksum: str | None)
     assert names(path) == ["file.bin"]
 
 
-def test_without_ranges_it_begins_again(web: Web, path: Path) -> None:
+def test_without_ranges_it_starts_over(web: Web, path: Path) -> None:
     url = web.add("/file", CONTENT)
     broken(web, path, 120_000)
     web.honours_range = False
@@ -131,18 +129,18 @@ def test_without_ranges_it_begins_again(web: Web, path: Path) -> None:
     assert came[0] == -120_000
 
 
-def test_a_part_that_nobody_asked_for_is_refused(web: Web, path: Path) -> None:
+def test_a_range_that_was_not_requested_is_refused(web: Web, path: Path) -> None:
     url = web.add("/file", CONTENT)
     web.statuses = [(206, {"Content-Range": f"bytes 5-9/{len(CONTENT)}"})] * 2000
-    with pytest.raises(DataError, match="answers with a part of it that nobody asked for"):
+    with pytest.raises(DataError, match="sent a part of the file that was not requested"):
         download(url, path)
     assert len(web.asked) == 1
     assert names(path) == []
 
 
 @pytest.mark.parametrize("checksum", [SHA256, None])
-def test_another_version_begins_again(web: Web, path: Path, checksum: str | None) -> None:
-    """The half of another file is not kept, whether a checksum would tell or not."""
+def test_another_version_starts_over(web: Web, path: Path, checksum: str | None) -> None:
+    """Half of another file is not kept, with or without a checksum."""
     url = web.add("/file", OTHER)
     broken(web, path, 120_000, checksum=checksum)
     web.add("/file", CONTENT)
@@ -151,7 +149,7 @@ def test_another_version_begins_again(web: Web, path: Path, checksum: str | None
     assert [ranged for _, ranged in web.asked] == ["bytes=120000-", ""]
 
 
-def test_it_changes_between_two_connections(web: Web, path: Path) -> None:
+def test_the_file_changes_between_two_connections(web: Web, path: Path) -> None:
     web.cut_after = [50_000]
     url = web.add("/file", OTHER)
     web.before = lambda _: web.add("/file", CONTENT) and None if web.asked[1:] else None
@@ -160,9 +158,7 @@ def test_it_changes_between_two_connections(web: Web, path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["none", "weak"])
-def test_a_version_without_name_is_taken_up_only_if_a_checksum_will_tell(
-    web: Web, path: Path, how: str
-) -> None:
+def test_an_unnamed_version_resumes_only_with_a_checksum(web: Web, path: Path, how: str) -> None:
     url = web.add("/file", CONTENT)
     web.names_version, web.weak = how != "none", how == "weak"
     for checksum, asked in ((None, ["bytes=120000-", ""]), (SHA256, ["bytes=120000-"])):
@@ -173,7 +169,7 @@ def test_a_version_without_name_is_taken_up_only_if_a_checksum_will_tell(
         path.unlink()
 
 
-def test_parts_that_do_not_fit_are_fetched_once_more_whole(web: Web, path: Path) -> None:
+def test_parts_that_do_not_fit_are_downloaded_again_in_full(web: Web, path: Path) -> None:
     web.names_version = False
     url = web.add("/file", OTHER)
     broken(web, path, 120_000, checksum=SHA256)
@@ -186,9 +182,7 @@ def test_parts_that_do_not_fit_are_fetched_once_more_whole(web: Web, path: Path)
 
 
 def test_stopped_after_the_last_byte(web: Web, path: Path) -> None:
-    """All has come, and the process ended before the file had its name: nothing is fetched
-    again.
-    """
+    """The process ended after the last byte and before the rename: nothing is downloaded again."""
     url = web.add("/file", CONTENT)
     part = path.with_name("file.bin.part")
     part.write_bytes(CONTENT)
@@ -201,7 +195,7 @@ def test_stopped_after_the_last_byte(web: Web, path: Path) -> None:
 
 
 @pytest.mark.parametrize("beside", [None, "", "[]", '{"tag": 1}'])
-def test_a_part_of_nobody_knows_what_is_not_used(web: Web, path: Path, beside: str | None) -> None:
+def test_a_part_of_unknown_origin_is_not_used(web: Web, path: Path, beside: str | None) -> None:
     path.with_name("file.bin.part").write_bytes(OTHER[:1000])
     if beside is not None:
         path.with_name("file.bin.part.json").write_text(beside)
@@ -218,11 +212,11 @@ def test_a_part_longer_than_the_file(web: Web, path: Path) -> None:
     assert path.read_bytes() == CONTENT
 
 
-def test_a_body_that_is_always_cut_short_is_no_file(web: Web, path: Path) -> None:
+def test_a_body_that_is_always_truncated_is_an_error(web: Web, path: Path) -> None:
     url = web.add("/file", CONTENT)
     web.cut_after = [1000] + [0] * 20
     with pytest.raises(
-        DataError, match=r"ended after 1,000 of 300,000 bytes.*1\.0 kB have come and are kept"
+        DataError, match=r"ended after 1,000 of 300,000 bytes.*1\.0 kB were downloaded and are kept"
     ):
         download(url, path)
     assert len(web.asked) == 1 + 7
@@ -235,29 +229,28 @@ def test_chunks_without_a_length(web: Web, path: Path, cut: int | None) -> None:
     web.cut_after = [cut] if cut else []
     download(web.add("/file", CONTENT), path)
     assert path.read_bytes() == CONTENT
-    assert len(web.asked) == (
-        3 if cut else 1
-    )  # the length of the first answer is not known, that of the second is
+    assert len(web.asked) == (3 if cut else 1)  # the first response has no length, the second does
 
 
-def test_without_any_length_a_checksum_must_tell(web: Web, path: Path) -> None:
+def test_without_a_length_a_checksum_is_required(web: Web, path: Path) -> None:
     web.says_length = False
     url = web.add("/file", CONTENT)
-    with pytest.raises(DataError, match="does not say how long it is"):
+    with pytest.raises(DataError, match="does not report its length"):
         download(url, path)
     assert names(path) == []
     download(url, path, checksum=SHA256)
     assert path.read_bytes() == CONTENT
 
 
-def test_another_length_is_refused_before_it_is_fetched(web: Web, path: Path) -> None:
-    with pytest.raises(DataError, match="is 300,000 bytes long, wanted 299,999"):
+def test_another_length_is_refused_before_the_download(web: Web, path: Path) -> None:
+    with pytest.raises(DataError, match="is 300,000 bytes long, expected 299,999"):
         download(web.add("/file", CONTENT), path, n_bytes=299_999)
     assert names(path) == []
 
 
 @pytest.mark.parametrize(
-    ("status", "message"), [(404, "there is no .*404"), (403, "account"), (418, "answers 418")]
+    ("status", "message"),
+    [(404, "does not exist any more.*404"), (403, "account"), (418, "answers 418")],
 )
 def test_refusals_are_final(web: Web, path: Path, status: int, message: str) -> None:
     web.statuses = [(status, {})]
@@ -267,7 +260,7 @@ def test_refusals_are_final(web: Web, path: Path, status: int, message: str) -> 
     assert names(path) == []
 
 
-def test_a_busy_server_is_asked_again_when_it_says(
+def test_retry_after_of_a_busy_server_is_honoured(
     web: Web, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     slept: list[float] = []
@@ -276,24 +269,24 @@ def test_a_busy_server_is_asked_again_when_it_says(
     with caplog.at_level(logging.WARNING):
         download(web.add("/file", CONTENT), path, patient=True)
     assert slept == [7, 0.01, 0.01]
-    assert "the server answers 429 (Too Many Requests); trying again in 7 s" in caplog.text
+    assert "the server answers 429 (Too Many Requests); retrying in 7 s" in caplog.text
     assert path.read_bytes() == CONTENT
 
 
-def test_no_connection_says_so_soon_unless_patient(
+def test_without_connection_it_fails_soon_unless_patient(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with serving() as web:
         url = web.url + "/file"
     for patient, tries in ((False, 1), (True, 7)):
         caplog.clear()
-        with pytest.raises(DataError, match=f"cannot fetch {url}: Connection refused"):
+        with pytest.raises(DataError, match=f"cannot download {url}: Connection refused"):
             download(url, path, patient=patient)
-        assert caplog.text.count("trying again") == tries
+        assert caplog.text.count("retrying") == tries
     assert names(path) == []
 
 
-def test_a_silent_server_is_a_broken_connection(
+def test_a_silent_server_counts_as_a_broken_connection(
     web: Web, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "TIMEOUT", 0.1)
@@ -304,26 +297,26 @@ def test_a_silent_server_is_a_broken_connection(
     assert "no answer for 0.1 s" in caplog.text
 
 
-def test_a_token_goes_to_the_first_server_alone(web: Web, path: Path) -> None:
+def test_a_token_goes_to_the_first_server_only(web: Web, path: Path) -> None:
     web.add("/file", CONTENT)
     web.statuses = [(302, {"Location": f"{web.url}/file"})]
     download(f"{web.url}/first", path, headers={"Authorization": "Bearer secret"})
     assert web.tokens == [("/first", "Bearer secret"), ("/file", "")]
 
 
-def test_too_little_room(web: Web, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_disk_space(web: Web, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, 1000))
-    with pytest.raises(StorageError, match=r"300 kB are wanted .* 1\.0 kB are free"):
+    with pytest.raises(StorageError, match=r"needs 300 kB and 1\.0 kB are free"):
         download(web.add("/file", CONTENT), path)
     assert names(path) == []
 
 
-def test_the_disk_is_full_in_the_middle(
+def test_the_disk_becomes_full_during_the_download(
     web: Web, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not Path("/dev/full").exists():
-        pytest.skip("/dev/full is Linux's")
+        pytest.skip("only Linux has /dev/full")
     url = web.add("/file", CONTENT)
     opened = Path.open
     monkeypatch.setattr(
@@ -333,9 +326,9 @@ def test_the_disk_is_full_in_the_middle(
             Path("/dev/full") if mode == "ab" else self, mode, **how
         ),
     )
-    with pytest.raises(StorageError, match="No room left on the disk"):
+    with pytest.raises(StorageError, match="No space left on the disk"):
         download(url, path)
-    assert len(web.asked) == 1  # it is no fault of the network's
+    assert len(web.asked) == 1  # not a network error, so no retry
     assert not path.exists()
     monkeypatch.undo()
     monkeypatch.setenv("no_proxy", "*")
@@ -343,13 +336,13 @@ def test_the_disk_is_full_in_the_middle(
     assert path.read_bytes() == CONTENT
 
 
-def test_a_folder_that_is_not_there(web: Web, path: Path) -> None:
+def test_a_missing_folder(web: Web, path: Path) -> None:
     with pytest.raises(StorageError, match=os.strerror(errno.ENOENT) + "|no folder|disk"):
         download(web.add("/file", CONTENT), path.parent / "none" / "file.bin")
 
 
-def test_killed_in_the_middle(web: Web, path: Path) -> None:
-    """What a kill leaves is the part alone, and the next process goes on from it."""
+def test_a_kill_during_the_download(web: Web, path: Path) -> None:
+    """A kill leaves only the part, and the next process resumes from it."""
     content = random.Random(3).randbytes(3_000_000)
     url = web.add("/file", content)
     program = (

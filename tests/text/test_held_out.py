@@ -1,5 +1,5 @@
-"""What is held out, against the rule written out again, nanoGPT's split, and itself when
-documents are added.
+"""The held-out text, compared with an independent statement of the rule, nanoGPT's split, and
+itself when documents are added.
 """
 
 import math
@@ -32,8 +32,8 @@ def test_one_text_is_split_as_nanogpt_splits_it(test_data):
     assert split.validation == [data[int(len(data) * 0.9) :]]
     assert not split.has_boundaries
     assert split.description == (
-        "the last 10% of the text is for validation: 1,003,854 characters to train on, 111,540 "
-        "held out (10.0%)"
+        "the last 10% of the text is held out for validation: 1,003,854 characters for training, "
+        "111,540 held out (10.0%)"
     )
 
 
@@ -58,7 +58,7 @@ def test_few_documents_give_their_tails(texts, fraction):
     validation = iter([*split.validation, ""])
     pieces = iter([*split.train, ""])
     train, tail = next(pieces), next(validation)
-    for text in distinct:  # each text is a training part, then a tail
+    for text in distinct:  # each text has a training part, then a tail
         cut = math.floor(round(len(text) * (1 - fraction), 9))
         assert text == text[:cut] + text[cut:]
         if cut > 0:
@@ -72,7 +72,7 @@ def test_few_documents_give_their_tails(texts, fraction):
     assert ("duplicate" in split.description) == (split.n_duplicates > 0)
 
 
-def test_many_documents_are_held_out_whole():
+def test_many_documents_are_held_out_complete():
     texts = [f"Document {number}." for number in range(4000)]
     split = split_documents(documents_of(*texts), 0.1)
     assert sorted(split.train + split.validation) == sorted(texts)
@@ -82,10 +82,10 @@ def test_many_documents_are_held_out_whole():
     )  # binomial
     assert split.has_boundaries
     assert (
-        "of 4,000 documents, chosen by a hash of their content, are for validation"
+        "of 4,000 documents, chosen by a hash of their content, are held out for validation"
         in split.description
     )
-    # Others added, another order, duplicates: nothing changes sides.
+    # With more documents, another order and duplicates, no document changes sides.
     more = [f"Another {number}." for number in range(1000)]
     again = split_documents(documents_of(*more, *reversed(texts), *texts[:100]), 0.1)
     assert set(split.train) <= set(again.train)
@@ -95,13 +95,13 @@ def test_many_documents_are_held_out_whole():
     assert set(split.validation) < set(split_documents(documents_of(*texts), 0.2).validation)
 
 
-def test_sides_are_the_same_on_every_machine_and_day():
+def test_the_split_is_the_same_on_every_machine():
     split = split_documents(documents_of(*(f"Document {number}." for number in range(60))), 0.1)
     assert split.validation == [f"Document {number}." for number in (5, 20, 34, 46, 51, 56)]
 
 
 @pytest.mark.parametrize("fraction", [1e-9, 0.5, 1 - 1e-9])
-def test_both_sides_of_many_documents_get_some(fraction):
+def test_both_sides_of_many_documents_are_never_empty(fraction):
     split = split_documents(
         documents_of(*(f"Document {number}." for number in range(50))), fraction
     )
@@ -110,7 +110,7 @@ def test_both_sides_of_many_documents_get_some(fraction):
     assert len(split.train) + len(split.validation) == 50
 
 
-def test_many_copies_of_few_documents_are_few():
+def test_many_copies_of_few_documents_count_as_few():
     split = split_documents(documents_of(*["Once upon a time.", "The end, at last."] * 40), 0.5)
     assert split.train == ["Once upo", "The end,"]
     assert split.validation == ["n a time.", " at last."]
@@ -123,7 +123,7 @@ def test_a_text_too_short_to_split(text):
     documents = documents_of(text) if text else []
     with pytest.raises(
         DataError,
-        match=rf"too short to split: of {len(text)} character.*wanted at least 2 for each",
+        match=rf"too short to split: of {len(text)} character.*expected at least 2 for each",
     ):
         split_documents(documents, 0.1)
 
@@ -132,15 +132,15 @@ def test_four_characters_can_be_split():
     assert split_documents(documents_of("abcd"), 0.5).validation == ["cd"]
 
 
-def test_without_a_fraction_a_tenth_is_held_out_and_of_a_large_text_no_more_than_is_soon_evaluated():
+def test_by_default_a_tenth_is_held_out_and_less_of_a_large_text():
     small, large = Document("a" * 1_000, "small"), Document("b" * 10_000_000, "large")
     assert len(split_documents([small]).validation[0]) == 100
     assert len(split_documents([large]).validation[0]) == pytest.approx(250_000, abs=1)
 
 
-def test_without_a_fraction_documents_change_sides_only_where_the_text_has_grown_threefold():
-    """And then from validation to training alone: what was held out of a larger text was of the
-    smaller one, too.
+def test_by_default_documents_change_sides_only_when_the_text_grows_threefold():
+    """And then only from validation to training: text held out of the larger text was also held out
+    of the smaller one.
     """
     texts = [f"Document {number}: {'x' * 1000}" for number in range(4_000)]
     sides = {
@@ -155,7 +155,7 @@ def test_without_a_fraction_documents_change_sides_only_where_the_text_has_grown
 
 
 @pytest.mark.parametrize("n", [10**3, 10**6, 10**8, 10**11])
-def test_the_default_share_holds_out_what_is_soon_evaluated(n):
+def test_the_default_share_is_fast_to_evaluate(n):
     share = default_share(n)
     assert share * n <= 250_000
     assert share == 0.1 or share * n > 70_000
@@ -171,7 +171,7 @@ def test_one_rule_gives_the_share_of_runs_and_of_prepared_folders():
         assert few == (0.1 if n < 10**7 else 0.025)
 
 
-def test_a_single_text_is_on_the_side_that_the_split_gives_it():
+def test_is_held_out_agrees_with_the_split():
     texts = [f"Document {number}." for number in range(200)]
     validation = split_documents(documents_of(*texts), 0.2).validation
     assert [text for text in texts if is_held_out([text.encode()], 0.2)] == validation

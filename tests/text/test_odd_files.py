@@ -1,5 +1,5 @@
-"""Files that are odd and still text: stray NULs, nested fields, long integers, wide windows; and
-such as are none.
+"""Unusual files that are text (stray NULs, nested fields, long integers, large windows), and some
+that are not.
 """
 
 import json
@@ -22,40 +22,42 @@ def texts(path: Path, **options: object) -> list[str]:
 
 
 @pytest.mark.parametrize("place", [0, 100, 8191, 9000])
-def test_a_stray_nul_is_a_character_wherever_it_is(tmp_path: Path, place: int) -> None:
+def test_a_stray_nul_is_a_character_at_any_position(tmp_path: Path, place: int) -> None:
     path = tmp_path / "a.txt"
     text = ("word " * 2000)[:place] + "\0" + ("word " * 2000)[place:]
     path.write_text(text)
     documents = Documents([path])
     assert [document.text for document in documents] == [text]
-    assert documents.notes() == ["1 NUL character in the text; they are kept."]
+    assert documents.notes() == ["1 NUL character kept in the text."]
 
 
-def test_what_looks_binary() -> None:
+def test_looks_binary() -> None:
     for text in ("hello", "A", "x" * 4000, "雪が降る。\n" * 900):
         for codec in ("utf-16-le", "utf-16-be"):
             assert looks_binary(text.encode(codec), "utf-8") == (b"\0" in text.encode(codec))
-    assert looks_binary(b"\x89PNG" + b"x" * 5000 + b"\0", "utf-8")  # no UTF-8 and a NUL
+    assert looks_binary(b"\x89PNG" + b"x" * 5000 + b"\0", "utf-8")  # invalid UTF-8 and a NUL
     assert not looks_binary("é".encode() * 4096, "utf-8")
     assert not looks_binary(
         ("é" * 4095).encode() + b"\0" + "é".encode(), "utf-8"
-    )  # cut within a character
+    )  # the sample ends within a character
 
 
-def test_files_that_hold_no_text_are_no_documents_for_the_split(tmp_path: Path) -> None:
+def test_files_without_text_do_not_count_for_the_split(tmp_path: Path) -> None:
     for number in range(60):
         (tmp_path / f"utf16-{number}.txt").write_bytes(f"number {number}".encode("utf-16-le"))
         (tmp_path / f"bad-{number}.txt").write_bytes(b"caf\xe9 %d" % number)
         (tmp_path / f"blank-{number}.txt").write_text(" " * (number + 1))
     for name in ("one", "two"):
         (tmp_path / f"{name}.txt").write_text(f"{name} is a text. " * 500)
-    made = build_shards(
+    manifest = build_shards(
         [str(tmp_path)], tmp_path / "out", tokenizer="byte", skip_bad=True, workers=1
     )
     assert (
-        made.splits["val"].n_documents == made.splits["train"].n_documents == 2
+        manifest.splits["val"].n_documents == manifest.splits["train"].n_documents == 2
     )  # the tail of each
-    share = made.splits["val"].n_bytes / (made.splits["train"].n_bytes + made.splits["val"].n_bytes)
+    share = manifest.splits["val"].n_bytes / (
+        manifest.splits["train"].n_bytes + manifest.splits["val"].n_bytes
+    )
     assert share == pytest.approx(0.1, abs=0.001)
 
 
@@ -85,7 +87,7 @@ def test_integers_of_any_length(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("log", "window"), [(27, 1 << 27), (28, 1 << 28), (31, 1 << 31)])
-def test_windows_of_zstd(tmp_path: Path, log: int, window: int) -> None:
+def test_window_sizes_of_zstd(tmp_path: Path, log: int, window: int) -> None:
     # RFC 8878: magic, a descriptor of 0 (no content size, a window follows), exponent << 3 |
     # mantissa; an empty block.
     frame = zstd.MAGIC + bytes([0, (log - 10) << 3]) + bytes([1, 0, 0])
@@ -104,11 +106,11 @@ def test_windows_of_zstd(tmp_path: Path, log: int, window: int) -> None:
     with pytest.raises(DataError, match="there is no text"):
         texts(path)
     path.write_bytes(frame[:-1])
-    with pytest.raises(DataError, match="cut short or damaged"):
+    with pytest.raises(DataError, match="truncated or damaged"):
         texts(path)
 
 
-def test_wide_windows_are_read(tmp_path: Path) -> None:
+def test_large_windows_are_read(tmp_path: Path) -> None:
     library = pytest.importorskip("zstandard")
     parameters = library.ZstdCompressionParameters(
         window_log=28, enable_ldm=True, write_content_size=0
@@ -121,11 +123,11 @@ def test_wide_windows_are_read(tmp_path: Path) -> None:
     path.write_bytes(data + data)
     assert texts(path) == [text + text]
     path.write_bytes(data + data[:-9])
-    with pytest.raises(DataError, match="cut short or damaged"):
+    with pytest.raises(DataError, match="truncated or damaged"):
         texts(path)
 
 
-def test_token_files_of_other_programs_are_refused_in_words(tmp_path: Path) -> None:
+def test_token_files_of_other_programs_are_refused_with_an_explanation(tmp_path: Path) -> None:
     ids = np.arange(3000, dtype=np.uint16)
     ids.tofile(tmp_path / "train.bin")
     np.save(tmp_path / "part.npy", ids)
@@ -135,14 +137,14 @@ def test_token_files_of_other_programs_are_refused_in_words(tmp_path: Path) -> N
         assert "utf-16" not in str(caught.value)
 
 
-def test_skipping_what_is_bad(tmp_path: Path) -> None:
+def test_skip_bad(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"other": 1}\n{"text": "b"}\n')
     (tmp_path / "b.txt").write_bytes(b"caf\xe9")
-    with pytest.raises(DataError, match="`--skip-bad` leaves out what is bad"):
+    with pytest.raises(DataError, match="`--skip-bad` skips bad files"):
         texts(tmp_path, skip_bad=False)
     documents = Documents([tmp_path], skip_bad=True)
     assert [document.text for document in documents] == ["a", "b"]
     (note,) = documents.notes()
-    assert note.startswith("2 bad places skipped: ")
+    assert note.startswith("2 bad items skipped: ")
     assert "a.jsonl, line 2 has no field 'text'" in note
     assert "b.txt is not UTF-8" in note

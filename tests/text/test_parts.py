@@ -1,4 +1,4 @@
-"""Files read in parts: the texts of all parts are those of the whole file."""
+"""Files read in parts: together, the parts give the texts of the full file."""
 
 import gzip
 import json
@@ -56,7 +56,7 @@ def test_lines_in_parts(tmp_path, monkeypatch, texts, size, near, end):
         assert len(parts) > 3
 
 
-def test_a_bad_line_is_named_by_its_place_in_the_file(tmp_path):
+def test_errors_name_the_line_of_the_file(tmp_path):
     path = tmp_path / "a.jsonl"
     lines = [json.dumps({"text": f"line {i}"}) for i in range(1, 1001)]
     lines[700] = '{"other": 1}'
@@ -116,7 +116,7 @@ def test_a_damaged_row_group_and_a_bad_row_are_skipped(tmp_path):
     assert "cannot be read as Parquet" in bad[1]
 
 
-def test_plain_text_is_cut_where_it_is_said(tmp_path):
+def test_plain_text_is_divided_where_the_function_says(tmp_path):
     path = tmp_path / "a.txt"
     text = "\ufeff" + "one two three\r\nfour " * 2000
     path.write_text(text, encoding="utf-8", newline="")
@@ -130,7 +130,7 @@ def test_plain_text_is_cut_where_it_is_said(tmp_path):
     assert divide(path, 5_000, "text", "utf-8", lambda data: 0) == [Part(0, None)]
 
 
-def test_what_cannot_be_divided(tmp_path):
+def test_files_that_cannot_be_divided(tmp_path):
     lines = b'{"text": "one"}\n' * 1000
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines))
     (tmp_path / "b.jsonl").write_bytes(lines.decode().encode("utf-16"))

@@ -1,4 +1,6 @@
-"""Patterns with `**`: as Python's glob finds them, and with an end where links form circles."""
+"""Patterns with `**`: the same matches as Python's glob, and no endless recursion in cyclic
+links.
+"""
 
 import glob
 from pathlib import Path
@@ -23,14 +25,16 @@ def tree(tmp_path: Path) -> Path:
     "pattern",
     ["**/*.txt", "a/**/*.txt", "**/b/**/*.txt", "**", "a/**", "*/b/*", "**/[[]x]/*", "no/**/x"],
 )
-def test_without_links_they_are_those_of_glob(tree: Path, pattern: str) -> None:
+def test_without_links_the_matches_are_those_of_glob(tree: Path, pattern: str) -> None:
     wanted = {Path(found) for found in glob.glob(str(tree / pattern), recursive=True)}
     found = set(matches(tree / pattern))
-    base = {tree, tree / "a"} if pattern.endswith("**") else set()  # glob has the folder itself
+    base = (
+        {tree, tree / "a"} if pattern.endswith("**") else set()
+    )  # glob includes the folder itself
     assert found - base == wanted - base
 
 
-def test_links_in_two_circles(tree: Path) -> None:
+def test_two_cyclic_links(tree: Path) -> None:
     (tree / "a" / "up").symlink_to(tree)
     (tree / "a" / "b" / "top").symlink_to(tree / "a")
     (tree / "elsewhere").symlink_to(tree / "a" / "b")
@@ -43,17 +47,13 @@ def test_links_in_two_circles(tree: Path) -> None:
     ]
 
 
-def test_a_link_to_nothing_is_called_one(tree: Path) -> None:
+def test_dangling_links_are_reported(tree: Path) -> None:
     (tree / "a" / "z.txt").symlink_to("nowhere")
     for source in (tree, tree / "**" / "*.txt"):
-        with pytest.raises(
-            DataError, match=r"z\.txt is a link to something that is not there, nowhere"
-        ):
+        with pytest.raises(DataError, match=r"z\.txt is a link to a missing file, nowhere"):
             list(Documents([source]))
         documents = Documents([source], skip_bad=True)
         assert len(list(documents)) == 4
-        assert documents.notes()[-1].startswith("1 bad place skipped: cannot read ")
-    with pytest.raises(
-        DataError, match=r"z\.txt is a link to something that is not there, nowhere"
-    ):
+        assert documents.notes()[-1].startswith("1 bad item skipped: cannot read ")
+    with pytest.raises(DataError, match=r"z\.txt is a link to a missing file, nowhere"):
         Documents([tree / "a" / "z.txt"])

@@ -1,5 +1,5 @@
-"""Document separators in plain text: held against a regular expression, and against the same
-documents as .jsonl.
+"""Document separators in plain text, compared with a regular expression and with the same documents
+as .jsonl.
 """
 
 import gzip
@@ -29,15 +29,15 @@ PIECES = some.lists(
 
 
 def by_expression(text: str) -> list[str]:
-    """The rule, said once more: one line break on each side goes with the separator; what is
-    blank is no document.
+    """The rule as a regular expression: one line break on each side goes with the separator; blank
+    text is not a document.
     """
     parts = re.split(rf"\n?{re.escape(SEP)}\n?", text)
     return parts if len(parts) == 1 else [part for part in parts if part.strip()]
 
 
 @given(PIECES, some.integers(1, 20))
-def test_chunks_of_any_length_are_cut_as_the_whole(pieces: list[str], size: int) -> None:
+def test_chunks_of_any_length_give_the_same_documents(pieces: list[str], size: int) -> None:
     text = "".join(pieces)
     cutter = Cutter(SEP)
     found = [
@@ -56,7 +56,7 @@ STORIES = [f"Once upon a time there were {n} cats.\n\nThey slept{' well' * n}." 
 
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
-def test_a_plain_file_is_the_same_documents_as_lines_of_json(tmp_path: Path, line_end: str) -> None:
+def test_a_plain_file_equals_the_same_documents_as_jsonl(tmp_path: Path, line_end: str) -> None:
     plain, lines = tmp_path / "a.txt", tmp_path / "a.jsonl"
     plain.write_bytes(f"\n{SEP}\n".join([*STORIES, ""]).replace("\n", line_end).encode())
     lines.write_text("".join(json.dumps({"text": story}) + "\n" for story in STORIES))
@@ -68,7 +68,7 @@ def test_a_plain_file_is_the_same_documents_as_lines_of_json(tmp_path: Path, lin
     )
     assert [found.source for found in documents][:2] == [f"{plain}#1", f"{plain}#2"]
     assert documents.counts.n_empty == 0
-    assert documents.notes()[-1].startswith(f"1 plain text file cut into documents at 60 '{SEP}'")
+    assert documents.notes()[-1].startswith(f"1 plain text file split into documents at 60 '{SEP}'")
     packed = tmp_path / "a.txt.gz"
     packed.write_bytes(gzip.compress(plain.read_bytes()))
     assert [found.text for found in Documents([packed])] == STORIES
@@ -79,7 +79,7 @@ def test_a_plain_file_is_the_same_documents_as_lines_of_json(tmp_path: Path, lin
         )
 
 
-def test_the_option(tmp_path: Path) -> None:
+def test_the_setting(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text(f"one ### two{SEP}three")
     assert [found.text for found in Documents([path])] == ["one ### two", "three"]
@@ -93,7 +93,7 @@ def test_the_option(tmp_path: Path) -> None:
     documents = Documents([path], document_separator="***")
     assert [found.text for found in documents] == [path.read_text()]
     assert documents.notes() == [
-        "no plain text file has the separator '***'; each is one document."
+        "no plain text file contains the separator '***'; each is one document."
     ]
     with pytest.raises(ConfigError, match="document_separator is empty"):
         Documents([path], document_separator="")
@@ -104,7 +104,7 @@ def test_the_option(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("separator", [SEP, "----", "\n\n"])
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
-def test_parts_of_a_file_are_never_cut_within_a_separator(
+def test_files_are_never_divided_within_a_separator(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, separator: str, line_end: str
 ) -> None:
     path = tmp_path / "a.txt"
@@ -118,17 +118,17 @@ def test_parts_of_a_file_are_never_cut_within_a_separator(
     reading = Reading("text", "utf-8", "strict", False, 0.1, True, separator=separator)
     for least in range(70, 90):
         monkeypatch.setattr(plan, "UNIT_BYTES", (least, 1 << 28))
-        made = make_plan(find_files([str(path)])[0], reading, cut=len, drop_duplicates=False)
+        unit_plan = make_plan(find_files([str(path)])[0], reading, cut=len, drop_duplicates=False)
         found = [
             document.whole
-            for unit in made.units
-            for document in read_unit(unit, made.reading, Counts())
+            for unit in unit_plan.units
+            for document in read_unit(unit, unit_plan.reading, Counts())
         ]
         assert found == wanted
-        assert (len(made.units) > 20) == can_divide(separator)
+        assert (len(unit_plan.units) > 20) == can_divide(separator)
 
 
-def test_shards_are_those_of_lines_of_json_however_many_work(
+def test_shards_equal_those_of_jsonl_with_any_number_of_workers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a.txt").write_text(f"\n{SEP}\n".join(STORIES))
@@ -139,8 +139,8 @@ def test_shards_are_those_of_lines_of_json_however_many_work(
     shards = []
     for name, workers in (("a.txt", 1), ("a.txt", 2), ("a.jsonl", 1)):
         out = tmp_path / f"{name}-{workers}"
-        made = build_shards([str(tmp_path / name)], out, tokenizer="byte", workers=workers)
-        assert made.splits["train"].n_documents + made.splits["val"].n_documents == 60
+        manifest = build_shards([str(tmp_path / name)], out, tokenizer="byte", workers=workers)
+        assert manifest.splits["train"].n_documents + manifest.splits["val"].n_documents == 60
         shards.append(
             [(out / shard).read_bytes() for shard in ("train_000000.bin", "val_000000.bin")]
         )

@@ -1,4 +1,4 @@
-"""The story generator: exact probabilities, and stories that hang together."""
+"""The story generator: exact probabilities and consistent stories."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from unambiguous import ambiguities, misused
 from lmsmith.text.grammar import Grammar, Record, Table
 from lmsmith.text.stories import Story, generate_stories, score_story, story_grammar, write_stories
 
-BITS_PER_STORY, BITS_PER_BYTE = 182.9, 0.1714  # as the module's docstring says
+BITS_PER_STORY, BITS_PER_BYTE = 182.9, 0.1714  # as in the module's docstring
 
 
 @pytest.fixture(scope="module")
@@ -25,14 +25,14 @@ def stories() -> list[Story]:
     return list(islice(generate_stories(seed=11), 4000))
 
 
-# ---- probabilities: small grammars against sums made by hand
+# ---- probabilities: small grammars, compared with sums computed by hand
 
 
 def words(*forms: str) -> Table:
     return Table(Record({"": form}) for form in forms)
 
 
-def test_small_grammar_is_enumerated_and_sums_to_one() -> None:
+def test_probabilities_of_a_small_grammar_are_exact_and_sum_to_one() -> None:
     rules = """
 start
     {a=names} met {b=names-a}[ and {a} sang|].
@@ -45,7 +45,7 @@ again
     grammar = Grammar(rules, {"names": names, "pets": pets}, start="start")
 
     of_names = {"Al": 6 / 13, "Bo": 4 / 13, "Cy": 3 / 13}  # weights 1/2, 1/3, 1/4
-    of_pets = {"cats": 3 / 5, "hens": 2 / 5}  # weights 1/2, 1/3, as of every two alternatives
+    of_pets = {"cats": 3 / 5, "hens": 2 / 5}  # weights 1/2, 1/3, as for any two alternatives
     expected: dict[str, float] = {}
     for a, p in of_names.items():
         for b in of_names.keys() - {a}:
@@ -77,22 +77,22 @@ again
 @pytest.mark.parametrize(
     ("line", "text", "probability"),
     [
-        ("[ab|a][c|bc]", "abc", 0.6 * 0.6 + 0.4 * 0.4),  # two ways of cutting it up
+        ("[ab|a][c|bc]", "abc", 0.6 * 0.6 + 0.4 * 0.4),  # two ways of dividing it
         ("[warm|warm]", "warm", 1.0),
         (
             "[{x=ab}|{x=ba}] {x}",
             "a a",
             0.6 * 0.6 + 0.4 * 0.4,
-        ),  # the two derivations meet again in one state
+        ),  # the two derivations reach the same state again
         (
             "[{x=ab}|a]{y=ab}",
             "aa",
             0.6 * 0.6 * 0.6 + 0.4 * 0.6,
-        ),  # and here they differ in what is bound
+        ),  # here they differ in their bindings
         ("[very |]{x=ab}[| indeed|]", "a", 0.4 * 0.6 * (1 - 4 / 13)),
     ],
 )
-def test_ambiguous_grammars_are_summed_and_found_out(
+def test_ambiguous_grammars_are_summed_and_detected(
     line: str, text: str, probability: float
 ) -> None:
     a, b = Record({"": "a"}), Record({"": "b"})
@@ -103,13 +103,13 @@ def test_ambiguous_grammars_are_summed_and_found_out(
     assert list(ambiguities(grammar))
 
 
-def test_names_that_begin_alike_are_no_ambiguity() -> None:
+def test_names_with_a_common_prefix_are_not_ambiguous() -> None:
     grammar = Grammar(
         "start\n    {x=names}[my|] ran[, {x}|].\n",
         {"names": words("Tim", "Timmy", "Tom")},
         start="start",
     )
-    assert list(ambiguities(grammar)) == ["Timmy ran."]  # Tim + my, if the name is not said again
+    assert list(ambiguities(grammar)) == ["Timmy ran."]  # Tim + my, if the name is not repeated
     clear = Grammar(
         "start\n    {x=names} ran[, {x}|].\n",
         {"names": words("Tim", "Timmy", "Tom")},
@@ -118,7 +118,7 @@ def test_names_that_begin_alike_are_no_ambiguity() -> None:
     assert not list(ambiguities(clear))
 
 
-def test_misuse_of_variables_is_found() -> None:
+def test_misuse_of_variables_is_detected() -> None:
     tables = {"names": words("Al", "Bo")}
     assert misused(
         Grammar("start\n    [{x=names}|] {x} {y=names}[{y=names}|]\n", tables, start="start")
@@ -132,7 +132,7 @@ def test_story_grammar_is_unambiguous() -> None:
     assert list(ambiguities(story_grammar())) == []
 
 
-def test_story_grammar_binds_each_variable_once_and_before_it_is_spoken_of() -> None:
+def test_story_grammar_binds_each_variable_once_and_before_use() -> None:
     assert misused(story_grammar()) == set()
 
 
@@ -142,12 +142,12 @@ def test_recogniser_agrees_with_generator(stories: list[Story]) -> None:
 
 
 @pytest.mark.slow
-def test_recogniser_agrees_with_generator_on_many() -> None:
+def test_recogniser_agrees_with_generator_on_many_stories() -> None:
     for story in islice(generate_stories(seed=12), 20_000):
         assert score_story(story.text) == pytest.approx(story.log_probability, abs=1e-9)
 
 
-def test_what_the_grammar_cannot_make_has_no_probability(stories: list[Story]) -> None:
+def test_texts_outside_the_grammar_have_probability_zero(stories: list[Story]) -> None:
     for story in stories[:50]:
         text = story.text
         assert (
@@ -156,7 +156,7 @@ def test_what_the_grammar_cannot_make_has_no_probability(stories: list[Story]) -
         name = re.search(r"(?:named|called) (\w+)", text)[1]
         assert (
             score_story(text[::-1].replace(name[::-1], "adZ", 1)[::-1]) == -math.inf
-        )  # another name, once, at the end
+        )  # the last mention of the name changed
     assert score_story("") == score_story("Zwölf") == -math.inf
 
 
@@ -171,10 +171,10 @@ def test_entropy_is_as_documented(stories: list[Story]) -> None:
     assert per_byte == pytest.approx(BITS_PER_BYTE, abs=0.003)
 
 
-def test_stories_are_many(stories: list[Story]) -> None:
+def test_stories_are_numerous(stories: list[Story]) -> None:
     assert len({story.text for story in stories}) == len(stories)
-    # A lower bound of how many there are: the probabilities sum to 1, so likely ones could not be
-    # more than 1/p.
+    # A lower bound on their number: probabilities sum to 1, so there are at least 1/p stories if p is
+    # the largest probability.
     assert max(story.log_probability for story in stories) < math.log(1e-25)
 
 
@@ -208,8 +208,8 @@ def test_a_and_an(stories: list[Story]) -> None:
 
 
 def test_pronouns_match_their_heroes(stories: list[Story]) -> None:
-    """The hero's first pronoun is right; nobody is `he` among girls and women alone, nor `she`
-    among boys and men.
+    """The hero's first pronoun is correct; a story with only female people has no `he`, one with
+    only male people no `she`.
     """
     tables = story_grammar().tables
     kinds = [*tables["children"].records, *tables["animals"].records]
@@ -225,19 +225,19 @@ def test_pronouns_match_their_heroes(stories: list[Story]) -> None:
     for story in stories:
         text = re.sub(
             r"(Mrs?\.|Miss) \w+", "", story.text
-        )  # a Mr. Fox, whose names are no one else's, has no pronoun
+        )  # a Mr. Fox has no pronoun, and nobody else has his name
         hero = re.search(r"(?:named|called) (\w+)", text)[1]
-        said = [pronouns[word] for word in re.findall(r"\w+", text.lower()) if word in pronouns]
+        used = [pronouns[word] for word in re.findall(r"\w+", text.lower()) if word in pronouns]
         present = {
             gender[name] for name in re.findall(r"(?:Aunt|Uncle) \w+|\w+", text) if name in gender
         }
-        assert said[0] == gender[hero], text
-        assert set(said) <= present, text
+        assert used[0] == gender[hero], text
+        assert set(used) <= present, text
         alike += len(present) == 1
     assert alike > 1000
 
 
-THINGS = {  # how a thing is spoken of, and what must then be in the same story
+THINGS = {  # pattern that mentions a thing -> pattern that the same story must match
     "lost": (
         r"Where is my (.+?)\?\" (?!asked)",
         r" an? {} with .*the {} was .*Where is my {}\?.*my {},",
@@ -276,7 +276,9 @@ THINGS = {  # how a thing is spoken of, and what must then be in the same story
 
 
 @pytest.mark.parametrize(("spoken", "again"), THINGS.values(), ids=THINGS)
-def test_things_come_back_as_they_were(stories: list[Story], spoken: str, again: str) -> None:
+def test_things_are_mentioned_again_correctly(
+    stories: list[Story], spoken: str, again: str
+) -> None:
     n = 0
     for story in stories:
         for thing in re.findall(spoken, story.text):
@@ -288,8 +290,8 @@ def test_things_come_back_as_they_were(stories: list[Story], spoken: str, again:
     assert n > 30
 
 
-def test_habits_come_back(stories: list[Story]) -> None:
-    """What the hero likes to do, and to eat, is what they do and eat in the end."""
+def test_habits_are_mentioned_again(stories: list[Story]) -> None:
+    """What the hero likes to do and to eat is what they do and eat in the end."""
     hobbies = {
         hobby.forms[""]: hobby.forms["past"] for hobby in story_grammar().tables["hobbies"].records
     }

@@ -1,15 +1,14 @@
-"""A proof, by exhaustion, that a grammar gives no text two derivations.
+"""A proof, by exhaustive search, that no text of a grammar has two derivations.
 
-Two derivations of one text are the same up to a first choice (or draw) at which they part, with the
-same bindings and the same rest to come. So take every choice in every place where it can stand, and
-every pair of its options, and walk both ways at once, letter by letter, through all that can
-follow, until they disagree. If no pair comes to the end of the text in agreement, there is no text
-with two derivations. What was bound before the parting stays a symbol as long as both ways speak of
-it at the same moment, and takes each of its possible values where they do not.
+Two derivations of one text agree up to a first choice (or draw) at which they diverge, with the
+same bindings and the same remainder. So take every choice in every context, and every pair of its
+options, and follow both paths at once, letter by letter, through everything that can follow, until
+they disagree. If no pair reaches the end of the text in agreement, no text has two derivations. A
+variable that was bound before the divergence stays symbolic as long as both paths write it at the
+same position; otherwise it takes each of its possible values.
 
-What is possible is taken too wide: exclusions (`{a=names-b}`) are ignored, and any combination of
-earlier bindings is tried. So a clean result is a proof, and an ambiguity that is reported is one to
-look at.
+The search over-approximates: it ignores exclusions (`{a=names-b}`) and tries any combination of
+earlier bindings. So a clean result is a proof, and a reported ambiguity must be checked.
 """
 
 from collections.abc import Iterator
@@ -19,12 +18,12 @@ from typing import NamedTuple
 
 from lmsmith.text.grammar import Choice, Draw, Grammar, Parts, Record, Slot, Table
 
-OPEN = Slot(-1, "what follows")  # ends a way whose context is not looked into
+OPEN = Slot(-1, "what follows")  # ends a path whose context is not searched
 
 
 class Way(NamedTuple):
-    """One of the two: letters said but not yet matched, what is left to derive, and its bindings
-    since the parting.
+    """One of the two paths: letters not yet matched, what is left to derive, and its bindings since
+    the divergence.
     """
 
     letters: str
@@ -32,20 +31,20 @@ class Way(NamedTuple):
     own: tuple[tuple[int, Record], ...] = ()
 
 
-# What is decided of the bindings before the parting: variable -> its record, or True (some record)
-# or False (none).
+# What is known about the bindings before the divergence: variable -> its record, or True (some
+# record) or False (none).
 Before = dict[int, Record | bool]
 
 
 def ambiguities(grammar: Grammar) -> Iterator[str]:
-    """For every parting of two ways that can end alike, what they then say; `{}` is something
-    bound before.
+    """For every divergence of two paths that can end with the same text, that text; `{}` stands for
+    something bound before.
     """
     values = possible_values(grammar)
 
     @cache
     def open_pairs(node: Choice | Draw) -> list[int]:
-        """Which pairs of ways from `node` agree until it matters what follows it."""
+        """Which pairs of paths from `node` agree until the context of `node` matters."""
         pairs = enumerate(partings(node, (OPEN, None), values))
         return [k for k, (a, b) in pairs if next(agreements(a, b, values), None) is not None]
 
@@ -57,14 +56,14 @@ def ambiguities(grammar: Grammar) -> Iterator[str]:
 
 
 def places(grammar: Grammar) -> Iterator[tuple[Choice | Draw, tuple | None]]:
-    """Every choice and draw, in every context: with what is left to derive after it."""
+    """Every choice and draw in every context: with what is left to derive after it."""
     for node, rest in derivable(grammar):
         if isinstance(node, Choice | Draw):
             yield node, rest
 
 
 def derivable(grammar: Grammar) -> list[tuple]:
-    """All that can be left to derive, each before what follows from it."""
+    """Every remainder that can be left to derive, each before those that follow from it."""
     start = push(grammar.start, None)
     found, path = (
         {start},
@@ -91,7 +90,7 @@ def following(left: tuple) -> list[tuple]:
 def partings(
     node: Choice | Draw, rest: tuple | None, values: dict[int, set[Record]]
 ) -> Iterator[tuple[Way, Way]]:
-    """The pairs of ways that part at `node`."""
+    """The pairs of paths that diverge at `node`."""
     if isinstance(node, Choice):
         yield from combinations([Way("", push(option, rest)) for option in node.options], 2)
     else:
@@ -100,11 +99,11 @@ def partings(
 
 
 def agreements(a: Way, b: Way, values: dict[int, set[Record]]) -> Iterator[str]:
-    """What the two ways can say alike until both end, or until one is at OPEN."""
+    """The texts that the two paths can both produce until both end, or until one is at OPEN."""
     waiting: list[tuple[Way, Way, Before, str]] = [(a, b, {}, "")]
     seen = set()
     while waiting:
-        first, second, before, said = waiting.pop()
+        first, second, before, text = waiting.pop()
         if (state := (first, second, frozenset(before.items()))) in seen:
             continue
         seen.add(state)
@@ -114,11 +113,11 @@ def agreements(a: Way, b: Way, values: dict[int, set[Record]]) -> Iterator[str]:
                 if n:
                     if a.letters[:n] == b.letters[:n]:
                         rest = a._replace(letters=a.letters[n:]), b._replace(letters=b.letters[n:])
-                        waiting.append((*rest, decided, said + a.letters[:n]))
+                        waiting.append((*rest, decided, text + a.letters[:n]))
                     continue
                 x, y = (None if way.letters or way.left is None else way.left[0] for way in (a, b))
                 if x == OPEN or y == OPEN or not (x or y or a.letters or b.letters):
-                    yield said
+                    yield text
                 elif (
                     isinstance(x, Draw)
                     and isinstance(y, Draw)
@@ -126,20 +125,20 @@ def agreements(a: Way, b: Way, values: dict[int, set[Record]]) -> Iterator[str]:
                 ):
                     v = (
                         x.slot.variable
-                    )  # they draw one thing, and it is as if it had been bound before, or two
+                    )  # both draw: the same record, as if it were bound before, or two records
                     both = a._replace(left=a.left[1]), b._replace(left=b.left[1])
-                    waiting.append((*both, {**decided, v: True}, said + "{}"))
+                    waiting.append((*both, {**decided, v: True}, text + "{}"))
                     for one, other in alike(x, values):
-                        waiting.append((drawn(a, one), drawn(b, other), decided, said))
-                        waiting.append((drawn(a, other), drawn(b, one), decided, said))
+                        waiting.append((drawn(a, one), drawn(b, other), decided, text))
+                        waiting.append((drawn(a, other), drawn(b, one), decided, text))
                 elif isinstance(x, Draw):
                     waiting.extend(
-                        (drawn(a, record), b, decided, said)
+                        (drawn(a, record), b, decided, text)
                         for record in drawable(x, b.letters, values)
                     )
                 elif isinstance(y, Draw):
                     waiting.extend(
-                        (a, drawn(b, record), decided, said)
+                        (a, drawn(b, record), decided, text)
                         for record in drawable(y, a.letters, values)
                     )
                 elif x and x == y:
@@ -148,19 +147,17 @@ def agreements(a: Way, b: Way, values: dict[int, set[Record]]) -> Iterator[str]:
                             a._replace(left=a.left[1]),
                             b._replace(left=b.left[1]),
                             decided,
-                            said + "{}",
+                            text + "{}",
                         )
                     )
-                elif (
-                    slot := x or y
-                ):  # one speaks of what is not decided: let it be each of its values
+                elif slot := x or y:  # one writes an undecided variable: try each of its values
                     v = slot.variable
-                    waiting.extend((a, b, {**decided, v: record}, said) for record in values[v])
+                    waiting.extend((a, b, {**decided, v: record}, text) for record in values[v])
 
 
 def heads(way: Way, before: Before) -> Iterator[tuple[Way, Before]]:
-    """All that the way can become at once, gone on to letters, a draw, a slot that is not
-    decided, OPEN, or its end.
+    """Everything that the path can become, advanced to letters, a draw, an undecided slot, OPEN, or
+    its end.
     """
     letters, left, own = way
     if letters or left is None:
@@ -180,30 +177,30 @@ def heads(way: Way, before: Before) -> Iterator[tuple[Way, Before]]:
         elif isinstance(node, Slot) or value is True:
             yield Way("", (slot, rest), own), before
         else:
-            if node.again and value is None:  # it may be bound before
+            if node.again and value is None:  # it may have been bound before
                 yield Way("", (slot, rest), own), {**before, slot.variable: True}
             yield way, {**before, slot.variable: False}
 
 
 def drawn(way: Way, record: Record) -> Way:
-    """`way`, which is at a draw, with its record."""
+    """`way`, which is at a draw, after drawing `record`."""
     draw, rest = way.left
     return Way(record.forms[draw.slot.form], rest, (*way.own, (draw.slot.variable, record)))
 
 
 def drawable(draw: Draw, letters: str, values: dict[int, set[Record]]) -> set[Record]:
-    """What it can draw that agrees with the letters, as far as both go."""
+    """The records it can draw whose form agrees with `letters`, up to the shorter length."""
     records = {record for table in sources(draw, values) for record in table.records}
-    said = {record: record.forms[draw.slot.form] for record in records}
+    forms = {record: record.forms[draw.slot.form] for record in records}
     return {
         record
-        for record, form in said.items()
+        for record, form in forms.items()
         if form.startswith(letters) or letters.startswith(form)
     }
 
 
 def alike(draw: Draw, values: dict[int, set[Record]]) -> Iterator[tuple[Record, Record]]:
-    """Two records of one table, of which one is said like the beginning of the other."""
+    """Pairs of records of one table, the form of the second a prefix of the first's."""
     for table in sources(draw, values):
         for one, other in permutations(table.records, 2):
             if one.forms[draw.slot.form].startswith(other.forms[draw.slot.form]):
@@ -211,10 +208,10 @@ def alike(draw: Draw, values: dict[int, set[Record]]) -> Iterator[tuple[Record, 
 
 
 def possible_values(grammar: Grammar) -> dict[int, set[Record]]:
-    """What each variable can be bound to, wherever it is."""
+    """All records that each variable can be bound to, anywhere."""
     draws = {node for node, _ in places(grammar) if isinstance(node, Draw)}
     values: dict[int, set[Record]] = {v: set() for v in grammar.variables.values()}
-    for _ in draws:  # a table may be a form of a record of a table ...
+    for _ in draws:  # repeated, because a table can be a form of a record of a table, and so on
         for draw in draws:
             values[draw.slot.variable] |= {
                 record for table in sources(draw, values) for record in table.records
@@ -235,11 +232,11 @@ def push(parts: Parts, rest: tuple | None) -> tuple | None:
 
 
 def misused(grammar: Grammar) -> set[str]:
-    """Variables that some derivation speaks of before they are bound, or binds (with `=`) twice."""
+    """Variables that some derivation uses before they are bound, or binds (with `=`) twice."""
     order = derivable(grammar)
     surely: dict[tuple, frozenset[int]] = {
         order[0]: frozenset()
-    }  # what is bound on every way there, and on any
+    }  # variables bound on every path to it; `perhaps`: on any path
     perhaps: dict[tuple, frozenset[int]] = {order[0]: frozenset()}
     wrong: set[int] = set()
     for left in order:

@@ -74,7 +74,7 @@ def test_binary_and_empty_files_in_a_folder(
         monkeypatch.setattr(learn, "LARGE", large)
         tokenizer, notes = train_tokenizer([str(folder)], 300, tmp_path / f"out{large}")
         assert tokenizer == learn_bpe(TEXTS, 300)
-        assert "1 file left out as binary." in notes
+        assert "1 binary file skipped." in notes
     (folder / "b.jsonl.gz").unlink()
     only_large, _ = train_tokenizer([str(folder)], 300, tmp_path / "only large")
     assert only_large == learn_bpe(TEXTS[:1], 300)

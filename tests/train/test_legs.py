@@ -284,7 +284,7 @@ def test_edits_that_may_be_are_applied_and_logged() -> None:
         [0.001 * learning_rate_share(step, 8, schedule) for step in range(3, 8)]
     )
     assert "changed  optim.learning_rate: 0.003 before, 0.001 from step 3 on\n" in said
-    assert "note     optim.learning_rate: moves head, biases and gains alone" in said
+    assert "note     optim.learning_rate: changes only head, biases and gains" in said
     told = [line["message"] for line in lines("event")]
     assert told[:3] == [
         "optim.learning_rate was 0.003 and is 0.001",

@@ -60,7 +60,7 @@ def test_a_disk_that_is_full_is_told_of(tmp_path: Path) -> None:
     metrics._file.close()
     metrics._file = full.open("w")
     with (
-        pytest.raises(StorageError, match=r"No room left on the disk for .*metrics\.jsonl"),
+        pytest.raises(StorageError, match=r"No space left on the disk for .*metrics\.jsonl"),
         metrics,
     ):
         metrics.write(kind="train", step=1)

@@ -92,7 +92,7 @@ def test_learning_rates_are_logged_and_one_of_muons_and_adamws_alone_is_noted() 
     )
     assert "alone; unchanged" not in said.getvalue()
     train(["book.txt"], short | {"optim.learning_rate": 0.001}, out=Path("alone"), console=console)
-    assert "note     optim.learning_rate: moves head, biases and gains alone" in said.getvalue()
+    assert "note     optim.learning_rate: changes only head, biases and gains" in said.getvalue()
 
 
 def test_nothing_set_is_the_default_preset() -> None:

@@ -63,7 +63,7 @@ LINES = "\n".join([json.dumps({"text": "one"}), '{"other": "two"}', json.dumps({
 BAD = {
     "a field that is missing": (
         lambda path: path.with_suffix(".jsonl").write_text(LINES),
-        r"m\.jsonl, line 2 has no field 'text'; it has 'other'. Say which is meant: "
+        r"m\.jsonl, line 2 has no field 'text'; it has 'other'. Set "
         r"`--data.text_field other`",
         ["one", "three"],
     ),
@@ -74,13 +74,13 @@ BAD = {
     ),
     "a column that is missing": (
         lambda path: write_parquet(path.with_suffix(".parquet"), body=["one"], n=[1]),
-        r"m\.parquet has no column 'text'; it has 'body', 'n'. Say which is meant: "
+        r"m\.parquet has no column 'text'; it has 'body', 'n'. Set "
         r"`--data.text_field body`",
         [],
     ),
     "a column of numbers": (
         lambda path: write_parquet(path.with_suffix(".parquet"), text=[1]),
-        r"m\.parquet: the column 'text' holds int64, wanted strings",
+        r"m\.parquet: the column 'text' contains int64, expected strings",
         [],
     ),
     "no Parquet": (
@@ -114,12 +114,14 @@ def test_a_bad_file_among_good_ones(source, tmp_path, what):
     make(source / "m")
     with pytest.raises(DataError, match=told) as caught:
         prepare(source)
-    assert str(caught.value).endswith(" `--skip-bad` leaves out what is bad, names and counts it.")
+    assert str(caught.value).endswith(
+        " `--skip-bad` skips bad files, lines and rows, and reports them."
+    )
     assert not (tmp_path / "out").exists()
     manifest = prepare(source, skip_bad=True)  # goes on from what was done before
     assert sorted(texts_of(tmp_path / "out")) == sorted([*GOOD, *good])
     note = next(note for note in manifest.notes if "skipped" in note)
-    assert note.startswith("1 bad place skipped: ")
+    assert note.startswith("1 bad item skipped: ")
     assert "m." in note
 
 
@@ -171,7 +173,7 @@ def test_much_that_is_bad_is_counted(source, tmp_path):
     (source / "m.jsonl").write_text("\n".join(["{}"] * 300))
     manifest = prepare(source, skip_bad=True)
     note = next(note for note in manifest.notes if "skipped" in note)
-    assert note.startswith("300 bad places skipped: ")
+    assert note.startswith("300 bad items skipped: ")
     assert note.count("has no field") == 20
 
 
@@ -209,7 +211,7 @@ def test_bad_bytes_in_the_middle_of_a_large_file(tmp_path, monkeypatch, tokenize
             "tokenizer = 'bites': not a kind of tokenizer and not an existing folder",
         ),
         ({"tokenizer": "bpe:many"}, ConfigError, "tokenizer = 'bpe:many'"),
-        ({"encoding": "klingon"}, ConfigError, "no text encoding that Python knows"),
+        ({"encoding": "klingon"}, ConfigError, "is not a text encoding of Python"),
         ({"validation_fraction": 1e-9}, DataError, "of 80 documents none is for validation"),
     ],
 )
@@ -229,7 +231,7 @@ def test_a_tokenizer_without_an_end_of_text(source, tmp_path):
 def test_no_text(tmp_path):
     folder = tmp_path / "texts"
     folder.mkdir()
-    with pytest.raises(DataError, match="holds no text: it is empty"):
+    with pytest.raises(DataError, match="contains no text: it is empty"):
         prepare(folder)
     (folder / "a.txt").write_text(" \n")
     with pytest.raises(
@@ -241,7 +243,7 @@ def test_no_text(tmp_path):
     (other / "b.jsonl").write_text("{}")
     with pytest.raises(
         DataError,
-        match=r"there is no text in the 1 file\. 1 bad place skipped: .*b\.jsonl, line 1 has",
+        match=r"there is no text in the 1 file\. 1 bad item skipped: .*b\.jsonl, line 1 has",
     ):
         prepare(other, skip_bad=True)
     with pytest.raises(DataError, match="there is no file or folder"):
@@ -275,8 +277,8 @@ def test_line_ends_are_noted_wherever_in_a_large_file_they_are(tmp_path, monkeyp
     manifest = prepare(
         *(tmp_path / name for name in ("a.txt", "b.txt", "c.txt", "d.txt", "e.jsonl"))
     )
-    assert "3 files had CRLF line ends; they are read as LF." in manifest.notes
-    assert "1 file had lone CR line ends; they are read as LF." in manifest.notes
+    assert "3 files had CRLF line ends; they were read as LF." in manifest.notes
+    assert "1 file had lone CR line ends; they were read as LF." in manifest.notes
 
 
 def test_large_files_of_one_side_are_refused_before_they_are_encoded(tmp_path, monkeypatch):

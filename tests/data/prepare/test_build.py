@@ -186,7 +186,7 @@ def test_shards_are_the_documents_one_by_one(tmp_path, bpe, small, kind, workers
     check_manifest(tmp_path / "out", manifest, tokenizer)
     assert [Path(record.path).name for record in manifest.sources][-1] == "h.txt"
     assert any("3 empty documents skipped" in note for note in manifest.notes), manifest.notes
-    assert any("1 file left out as binary" in note for note in manifest.notes)
+    assert any("1 binary file skipped" in note for note in manifest.notes)
 
 
 @pytest.mark.parametrize("normalizer", [None, {"type": "NFC"}])

@@ -64,12 +64,12 @@ def test_documents_on_both_sides_are_named(place: Path) -> None:
         for n in gathered(place, sources=("train.jsonl",), validation=("val.jsonl",)).counts.notes
         if "word" in n
     )
-    assert "2 of 3 validation documents are in the training text too" in note
+    assert "2 of 3 validation documents are also in the training text" in note
     assert "val.jsonl:2 is train.jsonl:8" in note
     made = build_shards(
         ["train.jsonl"], place / "out", tokenizer="byte", validation=["val.jsonl"], workers=1
     )
-    assert made.notes[0].startswith("2 of 3 validation documents are in the training text too")
+    assert made.notes[0].startswith("2 of 3 validation documents are also in the training text")
     assert "training document 7" in made.notes[0]
     made = build_shards(
         ["train.jsonl"],
@@ -87,11 +87,15 @@ def test_documents_on_both_sides_are_named(place: Path) -> None:
 def test_a_file_on_both_sides_is_refused(place: Path, other: str) -> None:
     Path("linked.jsonl").symlink_to("train.jsonl")
     Path("hard.jsonl").hardlink_to("train.jsonl")
-    with pytest.raises(ConfigError, match=r"train\.jsonl is for training and for validation"):
+    with pytest.raises(
+        ConfigError, match=r"train\.jsonl is named for both training and validation"
+    ):
         prepare_run(
             DataConfig(sources=("train.jsonl",), validation=(other,)), "byte", place / "run"
         )
-    with pytest.raises(ConfigError, match=r"train\.jsonl is for training and for validation"):
+    with pytest.raises(
+        ConfigError, match=r"train\.jsonl is named for both training and validation"
+    ):
         build_shards(["train.jsonl"], place / "out", tokenizer="byte", validation=[other])
     assert not (place / "out.partial").exists()
 
@@ -135,7 +139,9 @@ def test_shards(place: Path) -> None:
         "(document 61 of the validation tokens is document 76 of the training tokens)" in note
         for note in notes
     )
-    with pytest.raises(ConfigError, match=r"train_000000\.bin is for training and for validation"):
+    with pytest.raises(
+        ConfigError, match=r"train_000000\.bin is named for both training and validation"
+    ):
         prepare_run(DataConfig(sources=("a",), validation=("a",)), "auto", place / "run")
 
 

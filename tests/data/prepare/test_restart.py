@@ -207,7 +207,7 @@ def test_no_room(source, tmp_path, monkeypatch):
     ):
         with monkeypatch.context() as patch:
             patch.setattr(target, name, failing)
-            with pytest.raises(StorageError, match="No room left on the disk") as caught:
+            with pytest.raises(StorageError, match="No space left on the disk") as caught:
                 prepare(source, tmp_path / "out")
         assert "the same command goes on from there" in str(caught.value)
         assert not (tmp_path / "out").exists()
