@@ -140,7 +140,7 @@ def test_a_preset_with_a_setting_of_another_kind() -> None:
     cell = (
         CELL.format(n=1).replace('"mine"', '"odd"').replace("optim.learning_rate", "model.n_head")
     )
-    with pytest.raises(ConfigError, match=r"preset of 'odd' = model\.n_head: wanted a setting of"):
+    with pytest.raises(ConfigError, match=r"preset of 'odd' = model\.n_head: expected a setting of"):
         exec(cell, {"__name__": __name__})
     assert "odd" not in MODEL_KINDS
 
@@ -168,7 +168,7 @@ def test_an_extension_that_cannot_be_imported(
     if text is not None:
         write(name, text)
     monkeypatch.setenv("LMSMITH_EXTENSIONS", name)
-    words = rf"the extension '{name}' of LMSMITH_EXTENSIONS cannot be imported {reason}"
+    words = rf"the extension '{name}' in LMSMITH_EXTENSIONS cannot be imported {reason}"
     for _ in range(2):  # a second look says the same
         with pytest.raises(ConfigError, match=words) as caught:
             OPTIMIZERS.get("no-such")
@@ -227,7 +227,7 @@ def test_entry_points(install: Callable[..., None], registers: bool) -> None:
     registry_module._entry_points.cache_clear()
     sys.path.pop(0)
     with pytest.raises(
-        ConfigError, match=r"run needs .*'packed', an extension from the package"
+        ConfigError, match=r"run needs .*'packed' of an extension from the package"
     ) as caught:
         MODEL_KINDS.require("packed", source, "run")
     assert "Install it: `pip install pack_a`" in str(caught.value)
@@ -263,7 +263,7 @@ def test_two_packages_with_one_name(install: Callable[..., None]) -> None:
     for package in ("pack_c", "pack_d"):
         install(package, "def f(groups, config): ...", f"[lmsmith.optimizers]\nx = {package}:f\n")
     words = (
-        r"the package pack_. provides the optimizer 'x', and that name is already registered "
+        r"the package pack_. provides the optimizer 'x', but that name is already registered "
         r"by the package pack_"
     )
     with pytest.raises(ConfigError, match=words):

@@ -198,7 +198,7 @@ def test_heads_that_do_not_divide_the_width_get_a_width_that_serves() -> None:
         ),
         (
             {"window": 64, "window_pattern": "SsL"},
-            r"model\.window_pattern = SsL: wanted letters S and L",
+            r"model\.window_pattern = SsL: expected letters S and L",
         ),
         (
             {"norm": "none"},
@@ -354,7 +354,7 @@ def test_wrong_types_are_named(name: str, value: Any, wanted: str) -> None:
         RunConfig().changed({name: value}, where="my.toml")
     message = str(caught.value)
     assert message.startswith(f"{name} = ")
-    assert re.search(rf" in my\.toml: wanted {wanted}( or auto)?\.$", message)
+    assert re.search(rf" in my\.toml: expected {wanted}( or auto)?\.$", message)
 
 
 def test_settings_that_only_fit_together_change_together() -> None:
@@ -517,13 +517,13 @@ def test_a_recipe_mixes_sources(tmp_path: Path) -> None:
             r"unknown setting 'data\.mixture\.weigth' in here.*Did you mean "
             r"'data\.mixture\.weight'",
         ),
-        ([{"path": "a", "weight": 0}], r"data\.mixture\.weight = 0\.0: wanted above 0"),
+        ([{"path": "a", "weight": 0}], r"data\.mixture\.weight = 0\.0: expected above 0"),
         (
             [{"path": "a", "weight": "much"}],
-            r"data\.mixture\.weight = 'much' in here: wanted a number",
+            r"data\.mixture\.weight = 'much' in here: expected a number",
         ),
-        ([{"weight": 2}], r"data\.mixture\.path = '': wanted a file, folder or glob"),
-        (["a", "b"], r"data\.mixture = 'a' in here: wanted a table, as in \[\[data\.mixture\]\]"),
+        ([{"weight": 2}], r"data\.mixture\.path = '': expected a file, folder or glob"),
+        (["a", "b"], r"data\.mixture = 'a' in here: expected a table, as in \[\[data\.mixture\]\]"),
     ],
 )
 def test_sources_that_are_no_such_tables_are_refused(value: Any, message: str) -> None:
@@ -533,7 +533,7 @@ def test_sources_that_are_no_such_tables_are_refused(value: Any, message: str) -
 
 def test_what_to_train_on_is_said_once() -> None:
     with pytest.raises(
-        ConfigError, match=r"data\.sources = a\.txt and 1 \[\[data\.mixture\]\] both say"
+        ConfigError, match=r"data\.sources = a\.txt and 1 \[\[data\.mixture\]\] both name training data"
     ):
         RunConfig().changed(
             {"data.sources": ("a.txt",), "data.mixture": [{"path": "b"}]}, where="here"
@@ -614,7 +614,7 @@ def test_another_kind_starts_from_its_own_defaults() -> None:
     assert rnn.model == RNNConfig(cell="gru")
     assert rnn.changed({"model.d_model": 7}, where="here").model == RNNConfig(cell="gru", d_model=7)
     with pytest.raises(
-        ConfigError, match=r"model\.kind = 'grn' in here: wanted one of gpt, rnn, ngram"
+        ConfigError, match=r"model\.kind = 'grn' in here: expected one of gpt, rnn, ngram"
     ):
         config.changed({"model.kind": "grn"}, where="here")
 
@@ -632,7 +632,7 @@ def test_a_zero_that_means_something_else_has_a_word(name: str) -> None:
     for word in {"auto", "none", "all"} - {leaf.zero}:
         if leaf.kind is not str:
             with pytest.raises(
-                ConfigError, match=f"{name} = '{word}' in here: wanted .* or {leaf.zero}"
+                ConfigError, match=f"{name} = '{word}' in here: expected .* or {leaf.zero}"
             ):
                 start.changed({name: word}, where="here")
 

@@ -36,7 +36,7 @@ COMING = set[str]()
         ("train", "--rope", "--model.positions rope"),
         ("train", "--fp16", "--train.dtype float16"),
         ("train", "--training.warmup", "--schedule.warmup_steps"),
-        ("train", "--activation", "--model.feed_forward chooses it in a Transformer"),
+        ("train", "--activation", "--model.feed_forward sets the activation of a Transformer"),
         ("train", "--data", "`lmsmith train book.txt`"),
         ("generate", "--max_new_tokens", "--max-tokens"),
         ("generate", "--tokens", "--max-tokens"),
