@@ -54,13 +54,15 @@ def test_the_tables_cells() -> None:
     assert rows[2][2:] == ["8.000", "—", "—", "—"]
     assert rows[3][2] == "infinite"
     unknown, impossible = comparison_notes(ENTRIES)
-    assert (
-        "2 units of the text unknown to mine: 8 bits a byte and their places, 24 in all" in unknown
+    assert unknown == (
+        "2 units of the text unknown to the tokenizer of mine cost 8 bits per byte and their "
+        "positions, 24 bits in total"
     )
-    assert "mle holds 2.50% of the tokens impossible" in impossible
+    assert "mle gives 2.50% of the tokens probability zero" in impossible
     (wasted,) = comparison_notes([Entry("gap", "Transformer", 4.0, n_ids_without_token=7)])
     assert (
-        wasted == "no token has 7 ids of gap: the probability that it gives them counts against it"
+        wasted
+        == "7 ids of gap without a token: probability assigned to them counts against the model"
     )
 
 
@@ -69,9 +71,12 @@ def test_the_page_has_a_bar_for_all_that_is_finite() -> None:
     assert page.count('class="bar"') == 3
     assert f"width:{100 * 2.25 / 8:.2f}%" in page
     assert "width:100.00%" in page
-    assert "12,345 bytes, the same for all. Fewer" in page
+    assert "12,345 bytes, the same for all models. Fewer" in page
     odd = comparison_page(ENTRIES, Text("t", b"x\xff\xff", ()))
-    assert "3 bytes, the same for all; 2 of them are no UTF-8 and count as they are." in odd
+    assert (
+        "3 bytes, the same for all models; 2 of them are not valid UTF-8 and count unchanged."
+        in odd
+    )
     assert "xz &lt;&amp;&gt;" in page
     assert "<&>" not in page
     assert "<script" not in page
@@ -122,13 +127,13 @@ def test_models_are_trained_first_on_the_same_text(
     text = read_text(runs[0] / "tokens" / "validation.txt")
     said = equal_time(runs, ["book.txt"], 0.5)
     assert (
-        said == "each model had the same 0.5 minutes on this machine to train on book.txt; ngram "
-        "counted it once"
+        said == "each model trained on book.txt for 0.5 minutes on this machine; ngram read the "
+        "text once"
     )
     page = comparison_page(compare_runs(runs, text), text, runs, said)
-    assert "<h2>Learning</h2>" in page  # the curves of gru
-    assert "The same over time" in page
-    assert "Each model had the same 0.5 minutes" in page
+    assert "<h2>Learning curves</h2>" in page  # the curves of gru
+    assert "Loss by training time" in page
+    assert "Each model trained on book.txt for 0.5 minutes" in page
     assert page.count("</svg>gru</li>") == 1
     assert "</svg>ngram</li>" not in page
     entries = {entry.name: entry for entry in compare_runs(runs, text)}

@@ -120,7 +120,7 @@ def test_a_whole_run(tmp_path: Path) -> None:
         "2,000",
         "25%",
         "10.0 s",
-        "12.0 s in all",
+        "12.0 s in total",
         "cpu",
         "float32",
     ):
@@ -129,22 +129,22 @@ def test_a_whole_run(tmp_path: Path) -> None:
         "gzip -9 3.900",
         "xz -9e 3.600",
         "this model 2.489",
-        "the source itself 0.710",
+        "entropy of the source 0.710",
         "uniform guess 8.000",
     ):
         assert words in page.text, words
-    assert "31% less than xz" in page.text
+    assert "31% fewer bits than xz" in page.text
     assert "69% smaller than the text" in page.text
     assert "1.779 are left to learn" in page.text
     for words in (
         "sonnets.txt",
-        "all steps were done",
+        "ended after its planned steps",
         "the end <came>",
         "\u05e9\u05dc",
         "model.context_length".partition(".")[2],
     ):
         assert words in page.text, words
-    assert "not complete" not in page.text
+    assert "incomplete" not in page.text
     assert "still falling" in page.text
     assert f"lmsmith train '{run}/config.toml' --steps 40" in page.text
     assert page.tags.count("figure") == 5
@@ -168,12 +168,12 @@ def test_a_run_that_was_killed_in_the_middle_of_a_line(tmp_path: Path) -> None:
     lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
     metrics.write_text(
         "".join(lines[:14]) + lines[14][:25], encoding="utf-8"
-    )  # 12 updates, 2 evaluations
+    )  # 12 steps, 2 evaluations
     page = Page(write_report([run], tmp_path / "report.html"))
-    assert "not complete" in page.text
-    assert "last line of metrics.jsonl is cut off" in page.text
+    assert "incomplete" in page.text
+    assert "last line of metrics.jsonl is incomplete" in page.text
     assert "no summary.json" in page.text
-    for words in ("1.8500 nats per token, step 10", "steps 12", "time of updates 6.0 s", "2,000"):
+    for words in ("1.8500 nats per token, step 10", "steps 12", "training time 6.0 s", "2,000"):
         assert words in page.text, words
     assert f"lmsmith resume {run}" in page.text
     assert "xz" not in page.text
@@ -197,7 +197,7 @@ def test_whatever_is_missing_or_damaged_a_report_comes_out(
             "samples.md",
             "garbage",
         ):  # what has no block is no sample; there is nothing to tell
-            assert "not complete" in page.text
+            assert "incomplete" in page.text
             assert name in page.text
     assert "validation loss" in page.text
 
@@ -214,7 +214,7 @@ def test_runs_with_nothing_but_a_beginning(tmp_path: Path) -> None:
         run.mkdir()
         (run / "metrics.jsonl").write_text(lines + 'true\n{"kind": "train"}\n', encoding="utf-8")
         page = Page(write_report([run], run / "report.html"))
-        assert "not complete" in page.text
+        assert "incomplete" in page.text
     Page(write_report([tmp_path / "0", tmp_path / "1", tmp_path / "2"], tmp_path / "all.html"))
 
 
@@ -261,11 +261,11 @@ def test_advice_follows_the_curves(tmp_path: Path) -> None:
     def evals(*losses: float) -> list[dict[str, Any]]:
         return [{"kind": "eval", "step": i, "val_loss": loss} for i, loss in enumerate(losses)]
 
-    assert "by heart" in advice("overfits", "steps", *evals(3, 2, 2.5))
+    assert "memorize" in advice("overfits", "steps", *evals(3, 2, 2.5))
     assert "still falling" in advice("falls", "time", *evals(3, 2.5, 2))
     flat = advice("flat", "steps", *evals(3, 2, 2.001))
     assert "still falling" not in flat
-    assert "by heart" not in flat
+    assert "memorize" not in flat
     diverged = advice("diverged", "steps", *evals(3, 2), {"kind": "train", "step": 9, "loss": None})
     assert re.search(r"--learning-rate 0.0067\s", diverged)
     assert "lmsmith resume" in advice("stopped", "signal", *evals(3, 2))
@@ -300,7 +300,7 @@ def test_the_learning_rate_of_each_group_is_drawn_and_named(tmp_path: Path) -> N
         )  # in the chart and in the legend
     other = make_run(tmp_path / "adamw", **{"optim.name": "adamw"})
     page = write_report([run, other], tmp_path / "both.html").read_text(encoding="utf-8")
-    assert "Learning rate of the main group" in page
+    assert "Learning rate of the main parameter group" in page
 
 
 def test_several_runs(tmp_path: Path) -> None:
@@ -433,7 +433,7 @@ def test_the_top_of_the_training_curve_is_there(
             line["loss"] = 1.5 + drop * math.exp(-line["step"] / steps)
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     page = Page(write_report([run], tmp_path / "report.html"))
-    assert ("its first steps, from" in page.text) == cut_off
+    assert ("the first steps, from" in page.text) == cut_off
     paths = re.findall(r'<path class="soft" style="stroke:var\(--c1\)" d="M([^"]*)"', page.source)
     heights = [float(point.split()[1]) for point in re.split("[LM]", max(paths[:2], key=len))]
     assert (min(heights) < 0) == cut_off
