@@ -122,14 +122,14 @@ def test_a_trained_model_is_padded_and_completed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"d_ff": 100}, r"model\.d_ff = 100 \(but 144\)"),
-        ({"feed_forward": "gelu"}, r"model\.feed_forward = gelu \(but gelu-tanh\)"),
-        ({"feed_forward": "relu2"}, r"model\.feed_forward = relu2 \(but gelu-tanh\)\. What"),
+        ({"d_ff": 100}, r"model\.d_ff = 100 \(only 144\)"),
+        ({"feed_forward": "gelu"}, r"model\.feed_forward = gelu \(only gelu-tanh\)"),
+        ({"feed_forward": "relu2"}, r"model\.feed_forward = relu2 \(only gelu-tanh\)\. Models"),
         ({"norm_eps": 1e-6}, r"model\.norm_eps = 1e-06"),
-        ({"tied_head": False}, r"model\.tied_head = no \(but yes\)"),
-        ({"d_head": 16}, r"model\.d_head = 16 \(but auto\)"),
-        ({"attention_bias": "qkv"}, r"model\.attention_bias = qkv \(but auto\)"),
-        ({"bias": False, "attention_bias": "all"}, r"model\.attention_bias = all \(but auto\)"),
+        ({"tied_head": False}, r"model\.tied_head = no \(only yes\)"),
+        ({"d_head": 16}, r"model\.d_head = 16 \(only auto\)"),
+        ({"attention_bias": "qkv"}, r"model\.attention_bias = qkv \(only auto\)"),
+        ({"bias": False, "attention_bias": "all"}, r"model\.attention_bias = all \(only auto\)"),
         ({"norm": "rmsnorm", "bias": False}, r"model\.norm = rmsnorm"),
         ({"qk_norm": True}, r"model\.qk_norm = yes"),
     ],
@@ -162,9 +162,9 @@ def test_other_kinds_of_models_are_refused_in_a_sentence(kind: Any) -> None:
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(b"PK\x03\x04" + bytes(2000))
-    with pytest.raises(UsageError, match=r"no llm\.c checkpoint"):
+    with pytest.raises(UsageError, match=r"not an llm\.c checkpoint"):
         import_model(str(tmp_path / "model.bin"), out=tmp_path / "run")
-    with pytest.raises(UsageError, match=r"model\.bin is no llm\.c checkpoint"):
+    with pytest.raises(UsageError, match=r"model\.bin is not an llm\.c checkpoint"):
         import_model(str(tmp_path), out=tmp_path / "run")
     raw = llmc_file(random_model("gpt2"), tmp_path / "cut.bin", 128, torch.float32)
     (tmp_path / "cut.bin").write_bytes(raw[:-4])

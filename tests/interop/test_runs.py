@@ -412,7 +412,7 @@ def test_what_stands_around_texts(tmp_path: Path, caplog: pytest.LogCaptureFixtu
                 vocabulary.begin_of(tmp_path, tokenizer)
         else:
             assert vocabulary.begin_of(tmp_path, tokenizer) == (before[0] if before else None)
-    assert "'<|im_end|>' behind every text, which lmsmith does not" in caplog.text
+    assert "'<|im_end|>' after every text, which lmsmith does not" in caplog.text
 
 
 def test_numbers_that_are_no_special_tokens_end_nothing(tmp_path: Path) -> None:
@@ -498,7 +498,7 @@ def test_another_tokenizer(tmp_path: Path) -> None:
     )
     assert load_for_use(run)[1] == ByteTokenizer(True)
     saved(random_model("llama"), tmp_path / "small")
-    with pytest.raises(ConfigError, match="257 ids and the model's table 97 rows"):
+    with pytest.raises(ConfigError, match="257 ids, but the model's embedding table has 97 rows"):
         import_model(
             str(tmp_path / "small"), out=tmp_path / "other", tokenizer=str(tmp_path / "bytes")
         )
