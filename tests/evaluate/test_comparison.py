@@ -71,7 +71,7 @@ def test_a_uniform_guess_over_bytes_is_exactly_eight(
     assert text.n_invalid == (
         n_invalid if n_invalid is not None else pytest.approx(n_bytes / 2, rel=0.2)
     )
-    assert baselines(text)[0] == Entry("uniform", "every byte alike", 8.0)
+    assert baselines(text)[0] == Entry("uniform", "every byte equally likely", 8.0)
     entry = entry_of(text, ByteTokenizer(end_of_text))
     assert entry.bits_per_byte == pytest.approx(math.log2(256 + end_of_text), abs=1e-6)
     assert (entry.n_unknown, entry.n_tokens) == (0, n_bytes)
@@ -89,7 +89,7 @@ def test_characters_that_are_not_known_cost_their_bytes_and_their_places(tmp_pat
     assert entry.unknown_bits == pytest.approx(5 * 8 + math.log2(n_places), abs=1e-9)
     assert (entry.n_tokens, entry.n_unknown) == (3, 1 + 1 + 1)
     with pytest.raises(
-        DataError, match="of the text's 4 bytes this model's char tokenizer knows none"
+        DataError, match="the model's char tokenizer knows none of the text's 4 bytes"
     ):
         score_texts(uniform(tokenizer), tokenizer, [str(write(tmp_path / "u", b"xyz\n"))])
     nothing_known = entry_of(read_text(write(tmp_path / "u", b"xyz\n")), tokenizer)
@@ -168,7 +168,7 @@ def test_within_other_files_what_cannot_be_decoded_is_replaced_and_said(
     path = write(tmp_path / "t.jsonl", b'{"text": "a\xffb"}\n')
     text = read_text(path)
     assert (text.data, text.n_invalid) == ("a\ufffdb".encode(), 0)
-    assert "1 undecodable places were read as U+FFFD" in caplog.text
+    assert "1 undecodable sequences were read as U+FFFD" in caplog.text
     wanted = score_texts(uniform(BPE), BPE, [str(path)], errors="replace")
     assert entry_of(text, BPE).bits_per_byte == wanted.bits_per_byte
     with pytest.raises(DataError):

@@ -156,7 +156,7 @@ def test_a_negative_seed_and_broken_logits_are_refused() -> None:
         generator_for(-1, 0)
     for bad in (math.nan, math.inf):
         for temperature in (0.0, 1.0):
-            with pytest.raises(CheckpointError, match="not numbers"):
+            with pytest.raises(CheckpointError, match="not finite numbers"):
                 sample(
                     torch.tensor([[0.0, 1.0], [0.0, bad]]),
                     Sampling(temperature=temperature),

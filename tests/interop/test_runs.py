@@ -152,7 +152,7 @@ def test_without_a_token_before_the_text(tmp_path: Path, capsys: Any) -> None:
     )
     (tmp_path / "two.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n', encoding="utf-8")
     assert lmsmith("eval", run, "--text", tmp_path / "two.jsonl", "--no-bos") == 1
-    assert "nothing would stand between documents" in capsys.readouterr().err
+    assert "omits the token between documents" in capsys.readouterr().err
     assert lmsmith("eval", run, "--no-bos") == 2
     assert "there is no --text" in capsys.readouterr().err
 

@@ -37,7 +37,7 @@ TEXT = TEXT[:-300] + TEXT[-300:].replace("t", "ß")  # held out, and unknown
 ENTRIES = [
     Entry("mine", "lstm, 1 layer of 64", 2.25, 41_300, 900, 2, 0, 61.0, 0.5, 2e6, 24.3),
     Entry("xz <&>", "compressor", 3.0, score_seconds=1.0, bytes_per_second=1e6),
-    Entry("uniform", "every byte alike", 8.0),
+    Entry("uniform", "every byte equally likely", 8.0),
     Entry("mle", "3-gram, mle", math.inf, 100, 1000, 0, 25, 0.1, 0.5, 2e6),
 ]
 
