@@ -1,4 +1,4 @@
-"""The league as table and page; models trained for it first, on the same text for the same time."""
+"""The comparison as table and page; models trained for it, on the same text for the same time."""
 
 import io
 import math
@@ -47,7 +47,7 @@ def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda _: None)
 
 
-def test_the_tables_cells() -> None:
+def test_the_cells_of_the_table() -> None:
     rows = comparison_rows(ENTRIES)
     assert all(len(row) == len(HEAD) for row in rows)
     assert rows[0] == ["mine", "lstm, 1 layer of 64", "2.250", "41.3k", "1 min 1 s", "2"]
@@ -66,7 +66,7 @@ def test_the_tables_cells() -> None:
     )
 
 
-def test_the_page_has_a_bar_for_all_that_is_finite() -> None:
+def test_the_page_has_a_bar_for_each_finite_entry() -> None:
     page = comparison_page(ENTRIES, Text("a<b", b"x" * 12_345, ()))
     assert page.count('class="bar"') == 3
     assert f"width:{100 * 2.25 / 8:.2f}%" in page
@@ -83,7 +83,7 @@ def test_the_page_has_a_bar_for_all_that_is_finite() -> None:
     assert "Learning" not in page
 
 
-def test_what_was_cut_short_is_marked() -> None:
+def test_a_run_that_was_cut_short_is_marked() -> None:
     early = replace(
         ENTRIES[0],
         not_comparable="cut short by the clock after 2 of the 9 steps planned at its start",
@@ -153,7 +153,7 @@ def test_models_are_trained_first_on_the_same_text(
     assert len({entry.name for entry in compare_runs([runs[0], tmp_path / runs[0]], text)}) == 5
 
 
-def test_names_tell_runs_apart() -> None:
+def test_runs_have_distinct_names() -> None:
     def names(*runs: str) -> list[str]:
         return _names([Path(run) for run in runs])
 
@@ -163,9 +163,7 @@ def test_names_tell_runs_apart() -> None:
     assert names("runs/gzip", "uniform") == ["gzip (2)", "uniform (2)"]
 
 
-def test_runs_that_are_not_there_are_found_out_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_runs_are_an_error_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "lmsmith.report.comparison.baselines", lambda text: pytest.fail("some minutes of work")
     )
@@ -173,7 +171,7 @@ def test_runs_that_are_not_there_are_found_out_at_once(
         compare_runs([tmp_path / "nowhere"], Text("it", b"it", ("it",)))
 
 
-def test_what_cannot_be_trained_is_said(tmp_path: Path) -> None:
+def test_errors_before_training(tmp_path: Path) -> None:
     console = Console(file=io.StringIO())
     with pytest.raises(UsageError, match=r"no preset 'gpt5'.*gpt, "):
         train_all(

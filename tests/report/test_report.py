@@ -1,5 +1,5 @@
-"""Reports of made-up run folders: whole, cut short, damaged, several. What a browser would see
-is read by a parser.
+"""Reports on artificial run folders: complete, cut short, damaged, several. A parser reads what a
+browser would show.
 """
 
 import json
@@ -27,7 +27,7 @@ def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def make_run(folder: Path, *, n: int = 20, finished: str | None = "steps", **changes: Any) -> Path:
-    """A run of n steps with an evaluation each five; the loss falls from 4 towards 1.5."""
+    """A run of n steps with an evaluation every five; the loss falls from 4 towards 1.5."""
     folder.mkdir(parents=True)
     config = RunConfig().changed(
         {"data.sources": "poems/sonnets.txt", "train.steps": n, **changes}, where="a test"
@@ -70,7 +70,7 @@ def make_run(folder: Path, *, n: int = 20, finished: str | None = "steps", **cha
 
 
 class Page(HTMLParser):
-    """Checks that tags are balanced; keeps the words and the tags that were seen."""
+    """Checks that tags are balanced; collects words and tags."""
 
     VOID = ("meta", "br", "link", "img")
 
@@ -106,7 +106,7 @@ class Page(HTMLParser):
             self.words.append(data)
 
 
-def test_a_whole_run(tmp_path: Path) -> None:
+def test_a_complete_run(tmp_path: Path) -> None:
     run = make_run(tmp_path / "sonnets & co")
     out = write_report([run], run / "report.html")
     assert out == run / "report.html"
@@ -150,7 +150,7 @@ def test_a_whole_run(tmp_path: Path) -> None:
     assert page.tags.count("figure") == 5
 
 
-def test_the_file_needs_nothing_else_and_runs_nothing(tmp_path: Path) -> None:
+def test_the_file_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
     page = Page(write_report([make_run(tmp_path / "run")], tmp_path / "report.html"))
     assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
     assert not {"src", "href", "onload", "onclick"} & {name for name, _ in page.attributes}
@@ -181,7 +181,7 @@ def test_a_run_that_was_killed_in_the_middle_of_a_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["config.toml", "metrics.jsonl", "summary.json", "samples.md"])
 @pytest.mark.parametrize("damage", ["missing", "empty", "garbage", "folder"])
-def test_whatever_is_missing_or_damaged_a_report_comes_out(
+def test_a_report_on_a_run_with_missing_or_damaged_files(
     tmp_path: Path, name: str, damage: str
 ) -> None:
     run = make_run(tmp_path / "run")
@@ -202,7 +202,7 @@ def test_whatever_is_missing_or_damaged_a_report_comes_out(
     assert "validation loss" in page.text
 
 
-def test_runs_with_nothing_but_a_beginning(tmp_path: Path) -> None:
+def test_runs_that_have_just_begun(tmp_path: Path) -> None:
     for i, lines in enumerate(
         [
             "",
@@ -228,7 +228,7 @@ def test_a_resumed_run_counts_the_later_line_of_a_step(tmp_path: Path) -> None:
     assert [row["loss"] for row in rows[-3:]] == [9.0] * 3
 
 
-def test_numbers_that_are_none(tmp_path: Path) -> None:
+def test_values_that_are_not_numbers(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     lines = [
         {"kind": "eval", "step": step, "val_loss": loss}
@@ -328,7 +328,7 @@ def test_several_runs(tmp_path: Path) -> None:
     assert "gzip -9" not in page.text
 
 
-def test_ten_runs_and_a_long_one(tmp_path: Path) -> None:
+def test_nine_runs_and_a_long_one(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / f"run-{i}") for i in range(9)] + [
         make_run(tmp_path / "long", n=5000)
     ]
@@ -350,7 +350,7 @@ def test_samples_keep_their_characters_and_their_fences() -> None:
     assert split_samples("") == []
 
 
-def test_paths_that_are_no_runs(tmp_path: Path) -> None:
+def test_paths_that_are_not_runs(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "empty").mkdir()
     for name, words in (
@@ -420,11 +420,11 @@ def test_a_run_of_too_few_steps_says_that_it_has_learned_nothing(tmp_path: Path)
 @pytest.mark.parametrize(
     ("drop", "steps", "cut_off"), [(1, 40, False), (9, 20, False), (90, 5, True)]
 )
-def test_the_top_of_the_training_curve_is_there(
+def test_the_top_of_the_training_curve_is_visible(
     tmp_path: Path, drop: float, steps: float, cut_off: bool
 ) -> None:
-    """The whole of it, unless it would take more than four fifths of the height; then the
-    caption says so.
+    """All of it, unless it would take more than four fifths of the height; then the caption says
+    so.
     """
     run = make_run(tmp_path / "run", n=400)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -459,7 +459,7 @@ def test_what_to_try_next_has_a_prompt(tmp_path: Path) -> None:
     ("layers", "words"),
     [(1, "Transformer: 1 layer, 1 head,"), (2, "Transformer: 2 layers, 1 head,")],
 )
-def test_one_is_no_plural(tmp_path: Path, layers: int, words: str) -> None:
+def test_singular_and_plural(tmp_path: Path, layers: int, words: str) -> None:
     sizes = {"model.n_layer": layers, "model.n_head": 1}
     run = make_run(tmp_path / "run", **sizes)
     assert words in Page(write_report([run], tmp_path / "a.html")).text
