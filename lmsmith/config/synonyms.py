@@ -347,7 +347,7 @@ def _targets() -> dict[str, list[str]]:
 
 _TARGETS = _targets()
 _SAID = {
-    verb: {synonym: said for synonyms, said in table.items() for synonym in synonyms.split()}
+    verb: {name: sentence for names, sentence in table.items() for name in names.split()}
     for verb, table in _SENTENCES.items()
 }
-_MEANT = {synonym: said for synonyms, said in _VERBS.items() for synonym in synonyms.split()}
+_MEANT = {name: sentence for names, sentence in _VERBS.items() for name in names.split()}

@@ -159,14 +159,14 @@ def _beside(path: Path, config: GPTConfig, eos_token: str | None) -> Tokenizer |
     )
 
 
-def _tokenizer_folder(wanted: str | None, path: Path) -> Path | None:
+def _tokenizer_folder(requested: str | None, path: Path) -> Path | None:
     """The folder that the tokenizer was loaded from; None if it was not a folder."""
-    if wanted is None:
+    if requested is None:
         return path
-    return Path(wanted) if Path(wanted).is_dir() else None
+    return Path(requested) if Path(requested).is_dir() else None
 
 
-def _limits(wanted: str | None, path: Path, tokenizer: Tokenizer | None) -> dict[str, Any]:
+def _limits(requested: str | None, path: Path, tokenizer: Tokenizer | None) -> dict[str, Any]:
     """The ids that begin (`begin`) and end (`ends`) a text, where they differ from the tokenizer's
     end-of-text token (Llama 3).
 
@@ -175,7 +175,7 @@ def _limits(wanted: str | None, path: Path, tokenizer: Tokenizer | None) -> dict
     """
     begin, ends = huggingface.read_ends(path)
     if tokenizer is not None:
-        begin = vocabulary.begin_of(Path(wanted) if wanted else path, tokenizer)
+        begin = vocabulary.begin_of(Path(requested) if requested else path, tokenizer)
         added = vocabulary.added_ids(tokenizer)
         ends = [end for end in ends if end in added]
     limits: dict[str, Any] = {} if begin is None else {"begin": begin}

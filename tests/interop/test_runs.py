@@ -813,7 +813,7 @@ def test_in_float64(name: str, tmp_path: Path, capsys: Any) -> None:
     if name == "gpt2":
         assert lmsmith("export", tmp_path / "run", "--to", "llmc", "--out", tmp_path / "llmc") == 2
         assert (
-            "llm.c knows no weights of float64: export with --dtype float32"
+            "llm.c does not support float64 weights: export with --dtype float32"
             in capsys.readouterr().err
         )
 
