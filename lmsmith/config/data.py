@@ -64,7 +64,7 @@ class DataConfig:
         "ordinary characters; control: encode them as their special ids",
     )
     skip_bad: bool = setting(
-        False, "skip lines, rows and files that cannot be read, and report how many"
+        False, "skip lines, rows and files that cannot be read; report their names and number"
     )
     validation: tuple[str, ...] = setting(
         (),
