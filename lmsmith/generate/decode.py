@@ -1,22 +1,20 @@
-"""Text from a model: one token after another, with the keys and values of past positions kept.
+"""Generates text token by token, with a KV cache (or the state of a recurrent network).
 
-Each step reads the one new token and draws the next; the model's state holds what was read before.
-A step then costs one position instead of the whole text.
+Each step feeds the newest token and samples the next one. The model's state holds the previous
+tokens, so a step costs one position instead of the full text.
 
 **When the context is full.** A Transformer sees at most T = context_length tokens. When one more
-would not fit, its window slides: the state is thrown away and the newest T // 2 tokens (at least
-one) are read again as if the text began there. That costs one pass over T // 2 tokens for every T -
-T // 2 + 1 new ones, about doubling the arithmetic, and the model always sees between T // 2 and T
-tokens. Where the window starts depends on the length of the text so far alone, so a prompt longer
-than T is read from where the window would stand had it been generated: to generate 100 tokens, and
-then 100 more with the first ones as part of the prompt, sees the same windows as to generate 200.
-The state of a model whose context has no bound is carried on for ever.
+would not fit, the window slides: the cache is discarded and the newest T // 2 tokens (at least one)
+are read again, as if the text began there. This costs a pass over T // 2 tokens for every
+T - T // 2 + 1 new ones, about twice the computation, and the model always sees T // 2 to T tokens.
+The start of the window depends only on the length of the text so far, also for a prompt longer than
+T. So generating 100 tokens, and then 100 more with the first ones in the prompt, sees the same
+windows as generating 200. A model with unbounded context keeps its state indefinitely.
 
-**Randomness.** Sample i draws from a generator made from (seed, i): it is the same text whether 1
-or 100 are asked for (to the rounding of the model's own arithmetic, which may differ with the size
-of a batch).
+**Randomness.** Sample i uses a generator seeded by (seed, i): it is the same text whether 1 or 100
+samples are generated, up to rounding, which may depend on the batch size.
 
-The prompt of n samples is read n times, once a row.
+For n samples the prompt is read n times, once per row.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -30,7 +28,7 @@ from lmsmith.models.interface import LanguageModel
 from lmsmith.tokens.control import SpecialTokens, encode_text
 from lmsmith.tokens.tokenizer import StreamDecoder, Tokenizer, unused_ids
 
-_TOKENS_AT_ONCE = 1 << 14  # of a prompt: a longer one is read in pieces
+_TOKENS_AT_ONCE = 1 << 14  # a longer prompt is read in pieces of this many tokens
 
 
 def generate(
@@ -45,24 +43,25 @@ def generate(
     first_index: int = 0,
     tokenizer: Tokenizer | None = None,
 ) -> Iterator[list[int]]:
-    """Continues `prompt_ids` in n ways; each step yields the n new ids.
+    """Generates n continuations of `prompt_ids`; each step yields their n new ids.
 
-    Ends after `max_tokens` steps, or when all n have drawn `stop_id`; one that has drawn it goes on
-    yielding it. Sample indices count from `first_index`: n = 1 with `first_index` = 3 is sample 3.
-    Between steps, and when the iterator is closed, the model is in the mode it was in. Ids that no
-    token of `tokenizer` has are never drawn; without a tokenizer every id of the model counts as a
-    token.
+    Ends after `max_tokens` steps, or when all n have sampled `stop_id`; a continuation that has
+    sampled it repeats it. Sample indices start at `first_index`: n = 1 with `first_index` = 3 is
+    sample 3. Between steps, and when the iterator is closed, the model is in its previous mode
+    (training or evaluation). Ids without a token in `tokenizer` are never sampled; without a
+    tokenizer, all ids of the model may be.
 
-    Raises UsageError for an empty prompt (a caller without one begins with the end-of-text token),
-    ConfigError for numbers out of range, CheckpointError for logits that are not numbers.
+    Raises UsageError for an empty prompt (use the end-of-text token instead), ConfigError for
+    numbers out of range, CheckpointError for logits that are not finite.
     """
     sampling = sampling or Sampling()
     if n < 1 or max_tokens < 0:
         raise ConfigError(
-            f"n = {n}, max_tokens = {max_tokens}: wanted n of 1 or more, max_tokens of 0 or more."
+            f"n = {n}, max_tokens = {max_tokens}: expected n of at least 1 and max_tokens of at "
+            "least 0."
         )
     if len(prompt_ids) == 0:
-        raise UsageError("the prompt is empty: give the model at least one token to begin with.")
+        raise UsageError("the prompt is empty: give at least one token.")
     generators = [generator_for(seed, first_index + i) for i in range(n)]
     unused = None if tokenizer is None else unused_ids(tokenizer, model.vocab_size)
     forbidden = None if unused is None else torch.from_numpy(unused)
@@ -81,13 +80,13 @@ def stream_text(
     index: int = 0,
     ends: Collection[int] = (),
 ) -> Iterator[str]:
-    """The continuation number `index` of `prompt`, in pieces as they become certain; without the
-    prompt itself.
+    """Yields sample `index` of the continuation of `prompt`, without the prompt, in pieces as soon
+    as they are final.
 
-    A piece never ends within a character, nor with what may be the beginning of a stop string. The
-    text ends before the stop string that is complete first, at the end-of-text token, or after
-    `max_tokens`. `prompt`: text, or the ids of it (`TextModel.encode`). `ends`: ids at which texts
-    of this model end, besides the end-of-text token. Raises as `generate` does.
+    A piece never ends within a character or with a possible beginning of a stop string. The text
+    ends before the stop string that is completed first, at the end-of-text token, or after
+    `max_tokens`. `prompt`: text, or its ids (`TextModel.encode`). `ends`: ids that end a text,
+    besides the end-of-text token. Raises as `generate` does.
     """
     writer = _Writer(tokenizer, stop, ends)
     steps = generate(
@@ -114,8 +113,8 @@ def continue_text(
     stop: Sequence[str] = (),
     ends: Collection[int] = (),
 ) -> list[str]:
-    """Continuations 0 .. n - 1 of `prompt`, computed as one batch: what `stream_text` gives for
-    each index, joined.
+    """Samples 0 to n - 1 of the continuation of `prompt`, computed as one batch. Each is the joined
+    text that `stream_text` yields for its index.
     """
     writers = [_Writer(tokenizer, stop, ends) for _ in range(n)]
     texts = [""] * n
@@ -143,11 +142,9 @@ def encode_prompt(
     *,
     bos: bool = True,
 ) -> list[int]:
-    """The prompt as the beginning of a text: after `begin`, or the end-of-text token where the
-    tokenizer has one.
+    """Encodes a prompt after `begin`, or after the end-of-text token if the tokenizer has one.
 
-    Without `bos` it is the prompt's own tokens alone. Raises UsageError for a prompt without a
-    token where nothing stands before it.
+    `bos=False`: only the prompt's own tokens. Raises UsageError if there are no ids.
     """
     ids = encode_text(tokenizer, prompt, special_tokens).tolist()
     first = (tokenizer.end_of_text if begin is None else begin) if bos else None
@@ -155,14 +152,12 @@ def encode_prompt(
         return [first, *ids]
     if not ids:
         unknown = f" that this model's {tokenizer.kind} tokenizer knows" if prompt else ""
-        raise UsageError(
-            f"the prompt has no character{unknown}: give the model at least one to begin with."
-        )
+        raise UsageError(f"the prompt has no character{unknown}: give at least one.")
     return ids
 
 
 def window_start(length: int, context_length: int | None) -> int:
-    """Where the model begins to read a text of `length` tokens, under the sliding rule above."""
+    """The start of the window for a text of `length` tokens, under the sliding rule above."""
     if context_length is None:
         return 0
     hop = context_length + 1 - max(1, context_length // 2)
@@ -197,7 +192,7 @@ def _steps(
             ids[stopped] = stop_id
             stopped |= ids == stop_id
         unread = ids[:, None]
-        if T is not None:  # else no window will ever be read again
+        if T is not None:  # with unbounded context, no window is read again
             window = torch.cat([window, unread], dim=1)
         yield ids.tolist()
         if stopped.all():
@@ -215,13 +210,13 @@ def _pieces(writer: "_Writer", steps: Iterator[list[int]]) -> Iterator[str]:
 
 
 class _Writer:
-    """Ids in, whole characters out, up to the end of text or a stop string."""
+    """Converts ids to complete characters, up to the end of the text or a stop string."""
 
     def __init__(
         self, tokenizer: Tokenizer, stop: Sequence[str], ends: Collection[int] = ()
     ) -> None:
         if isinstance(stop, str) or not all(stop):
-            raise ConfigError(f"stop = {stop!r}: wanted strings that are not empty.")
+            raise ConfigError(f"stop = {stop!r}: expected a list of strings that are not empty.")
         self.done = False
         self._stop_found = False
         self._ends = {tokenizer.end_of_text, *ends}
@@ -236,7 +231,7 @@ class _Writer:
         return self._cut(self._decoder.push(id))
 
     def flush(self) -> str:
-        """What was held back, once nothing comes any more."""
+        """The remaining text, once there are no more ids."""
         return "" if self._stop_found else self._cut(self._decoder.flush()) + self._held
 
     def _cut(self, more: str) -> str:
@@ -246,7 +241,7 @@ class _Writer:
             self.done = self._stop_found = True
             self._held = ""
             return text[: min(found)[1]]
-        # The longest end of the text that begins a stop string waits for what comes next.
+        # Holds back the longest suffix that may be the beginning of a stop string.
         n_held = max(
             (n for stop in self._stop for n in range(len(stop)) if text.endswith(stop[:n])),
             default=0,

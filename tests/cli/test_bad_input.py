@@ -146,9 +146,9 @@ def test_a_context_longer_than_the_text(lmsmith: Lmsmith, how: str) -> None:
         ("model = 5\n", ["unknown setting 'model'"]),
         ("[[train]]\nsteps = 2\n", ["unknown setting 'train'"]),
         ("preset = 'gpt5'\n", ["no preset 'gpt5'", "gpt2", "modern"]),
-        ("preset = ['gpt2']\n", ["preset = ['gpt2'] in r.toml: wanted text"]),
+        ("preset = ['gpt2']\n", ["preset = ['gpt2'] in r.toml: expected text"]),
         ("tokenizer = 'wrod'\n", ["tokenizer = 'wrod'", "auto, byte, char, word"]),
-        ("[train]\nsteps = 2.5\n", ["train.steps = 2.5 in r.toml: wanted a whole number"]),
+        ("[train]\nsteps = 2.5\n", ["train.steps = 2.5 in r.toml: expected a whole number"]),
         (
             "[train]\nsteps = 2\ntokens = 5\n",
             ["train.steps and train.tokens say the run's length 2 times"],
@@ -159,7 +159,7 @@ def test_a_context_longer_than_the_text(lmsmith: Lmsmith, how: str) -> None:
         ),
         (
             "[optim]\nname = 'adagrad'\n",
-            ["optim.name = 'adagrad' in r.toml: wanted one of adamw, muon"],
+            ["optim.name = 'adagrad' in r.toml: expected one of adamw, muon"],
         ),
         ("[train\n", ["r.toml is not TOML"]),
         ("text = '\udcff'", ["r.toml is not TOML"]),
@@ -176,7 +176,7 @@ def test_recipes(lmsmith: Lmsmith, recipe: str, parts: list[str]) -> None:
 def test_the_command_lines_mistake_is_not_the_recipes(lmsmith: Lmsmith) -> None:
     (lmsmith.cwd / "r.toml").write_text("[train]\nsteps = 2\n")
     done = lmsmith("train", "r.toml", "book.txt", "--steps", "few", "--out", "run")
-    refused(done, 2, "train.steps = 'few' in the command line: wanted")
+    refused(done, 2, "train.steps = 'few' in the command line: expected")
 
 
 @pytest.mark.parametrize("verb", ["train", "data prepare", "tokenizer train"])
@@ -215,11 +215,11 @@ def test_a_run_is_no_text(lmsmith: Lmsmith, run: Path, verb: str) -> None:
         (["train", "book.txt", "--steps"], ["--steps", "expected one argument"]),
         (
             ["train", "book.txt", "--steps", "five"],
-            ["train.steps = 'five' in the command line: wanted a whole number"],
+            ["train.steps = 'five' in the command line: expected a whole number"],
         ),
-        (["train", "book.txt", "--steps", "-5"], ["train.steps = -5: wanted 0 or more"]),
-        (["train", "book.txt", "--seed", "-1"], ["train.seed = -1: wanted 0 to"]),
-        (["train", "book.txt", "--minutes", "inf"], ["train.minutes = 'inf'", "wanted a number"]),
+        (["train", "book.txt", "--steps", "-5"], ["train.steps = -5: expected 0 or more"]),
+        (["train", "book.txt", "--seed", "-1"], ["train.seed = -1: expected 0 to"]),
+        (["train", "book.txt", "--minutes", "inf"], ["train.minutes = 'inf'", "expected a number"]),
         (
             ["train", "book.txt", "--minutes", "1", "--steps", "5"],
             ["train.minutes and train.steps", "set one of them"],

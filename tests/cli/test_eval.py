@@ -102,7 +102,7 @@ def test_a_score_that_is_not_a_number_is_no_score(lmsmith: Lmsmith, run: Path) -
     ):
         done = lmsmith(*words)
         assert done.status == 1, words
-        assert "probabilities that are not numbers" in done.err, words
+        assert "probabilities are NaN" in done.err, words
 
 
 def test_unknown_characters_are_counted_and_charged(lmsmith: Lmsmith, run: Path) -> None:

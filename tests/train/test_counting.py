@@ -80,7 +80,7 @@ def test_a_run_is_what_counting_gives(smoothing: str) -> None:
     assert f"3-grams, smoothing {smoothing}; {oracle.n_parameters():,} counted" in said
     page = write_report([run], run / "report.html").read_text(encoding="utf-8")
     assert f"N-gram model, counted in one pass: 3-grams, smoothing {smoothing}" in page
-    assert "not complete" not in page
+    assert "incomplete" not in page
 
 
 def test_what_is_compiled_first_is_no_counting(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -212,7 +212,7 @@ def test_one_dial_for_size_and_what_is_later_wins() -> None:
     config, _ = asked([own, "book.txt"], {"model.size": 8})
     assert (config.model.n_layer, config.model.d_model, config.model.size) == (8, 512, 8)
     with pytest.raises(
-        ConfigError, match=r"model\.size = 'large' in the command line: wanted a whole number"
+        ConfigError, match=r"model\.size = 'large' in the command line: expected a whole number"
     ):
         asked(["book.txt"], {"model.size": "large"})
     with pytest.raises(ConfigError, match=r"model\.size = -1"):
@@ -230,10 +230,10 @@ def test_what_is_wrong_is_said_where() -> None:
         ConfigError, match=r"unknown setting 'train.step' in r\.toml\. Did you mean 'train.steps'"
     ):
         asked([recipe("[train]\nstep = 1\n"), "book.txt"], {})
-    with pytest.raises(ConfigError, match=r"preset = 5 in r\.toml: wanted text"):
+    with pytest.raises(ConfigError, match=r"preset = 5 in r\.toml: expected text"):
         asked([recipe("preset = 5\n"), "book.txt"], {})
     with pytest.raises(
-        ConfigError, match=r"train\.seed = 'x' in the command line: wanted a whole number"
+        ConfigError, match=r"train\.seed = 'x' in the command line: expected a whole number"
     ):
         asked(["book.txt"], {"train.seed": "x"})
 

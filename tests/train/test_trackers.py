@@ -76,6 +76,6 @@ def test_a_tracker_that_is_not_installed_is_said_before_the_run(
 
 def test_other_trackers_are_unknown(training: Make) -> None:
     with pytest.raises(
-        ConfigError, match=r"train\.track = .neptune. .*: wanted one of tensorboard, wandb"
+        ConfigError, match=r"train\.track = .neptune. .*: expected one of tensorboard, wandb"
     ):
         training({"train.track": ("neptune",)})
