@@ -178,12 +178,12 @@ def test_minutes_count_from_the_resume_and_continue_after_a_kill(
     for _ in range(2):
         with pytest.raises(SystemExit):
             resumed({} if deadlines else {"train.minutes": 2})
-    closing = CLOSING_SECONDS
-    assert deadlines[0] == pytest.approx(120 - closing, abs=3)
-    assert deadlines[1] < deadlines[0]
+    available, setup = 120 - CLOSING_SECONDS, 20.0  # seconds that a busy machine may take to set up
+    assert available - setup < deadlines[0] < available + 1
+    assert deadlines[1] == pytest.approx(deadlines[0] - 30, abs=setup)
     assert "minutes = 2.0" in (RUN / "config.toml").read_text()
     planned = load_checkpoint(RUN).about["config"]["train.steps"]
-    assert planned == pytest.approx(4 + 0.9 * (120 - closing) / 0.5, abs=6)
+    assert 4 + 0.9 * (available - setup) / 0.5 < planned < 4 + 0.9 * (available + 1) / 0.5
 
 
 @pytest.mark.parametrize("changes", [{"train.steps": 40}, {"train.tokens": 40 * 64}])

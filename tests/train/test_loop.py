@@ -424,7 +424,7 @@ def test_corrections_are_printed_and_logged(
     events = [event for event in events if event["kind"] == "event"]
     assert events
     assert events[0]["message"] in said.getvalue()
-    assert "steps instead of 1,000, at 200 ms per step" in events[0]["message"]
+    assert "steps instead of 1,000 (200 ms per step)" in events[0]["message"]
 
 
 def test_a_past_deadline_leaves_one_step_and_its_evaluation(

@@ -133,10 +133,8 @@ class Deadline(Hook):
         if n_steps == state.n_steps:
             return
         ms = 1000 * self.pace.seconds_a_step()
-        message = (
-            f"time for {plural(n_steps, 'step')} instead of {state.n_steps:,}, at {ms:.3g} ms "
-            "per step"
-        )
+        steps = plural(n_steps, "step")
+        message = f"time for {steps} instead of {state.n_steps:,} ({ms:.3g} ms per step)"
         context.event(message)
         if abs(n_steps - self._said_steps) > WORTH_SAYING * self._said_steps:
             context.say(f"step {state.step:>6,}  {message}")
