@@ -173,7 +173,7 @@ def test_minutes(lmsmith: Lmsmith) -> None:
     assert re.search(r"^training [\d,]+ steps of 4 x 16", done.out, re.MULTILINE)
     assert config_of(run)["train"]["steps"] == summary["steps"]
     again = lmsmith("resume", "run")
-    assert (again.status, "counted once and cannot continue" in again.out) == (0, True)
+    assert (again.status, "run is finished at step" in again.out) == (0, True)
 
 
 def test_ten_minutes_are_what_it_takes_without_a_length(lmsmith: Lmsmith) -> None:
