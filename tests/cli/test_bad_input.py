@@ -135,11 +135,11 @@ def test_a_context_longer_than_the_text(lmsmith: Lmsmith, how: str) -> None:
         ("[train]\nepochs = -1\n", ["train.epochs = -1"]),
         (
             "[train]\nepochs = 1\nminutes = 2\n",
-            ["train.minutes and train.epochs say the run's length 2 times"],
+            ["train.minutes and train.epochs set the run's length 2 times"],
         ),
         (
             "preset = 'ngram'\n[train]\nepochs = 3\n",
-            ["train.epochs = 3", "counts its text once", "--preset"],
+            ["train.epochs = 3", "counts its text exactly once", "--preset"],
         ),
         ("[trian]\nsteps = 2\n", ["unknown setting 'trian.steps'", "Did you mean 'train.steps'?"]),
         ("steps = 2\n", ["unknown setting 'steps'", "Did you mean 'train.steps'?"]),
@@ -151,7 +151,7 @@ def test_a_context_longer_than_the_text(lmsmith: Lmsmith, how: str) -> None:
         ("[train]\nsteps = 2.5\n", ["train.steps = 2.5 in r.toml: expected a whole number"]),
         (
             "[train]\nsteps = 2\ntokens = 5\n",
-            ["train.steps and train.tokens say the run's length 2 times"],
+            ["train.steps and train.tokens set the run's length 2 times"],
         ),
         (
             "[model]\nn_head = 5\nd_model = 128\n",
@@ -222,15 +222,18 @@ def test_a_run_is_no_text(lmsmith: Lmsmith, run: Path, verb: str) -> None:
         (["train", "book.txt", "--minutes", "inf"], ["train.minutes = 'inf'", "expected a number"]),
         (
             ["train", "book.txt", "--minutes", "1", "--steps", "5"],
-            ["train.minutes and train.steps", "set one of them"],
+            ["train.minutes and train.steps", "set only one of them"],
         ),
         (
             ["train", "book.txt", "--minutes", "0.01"],
             ["train.minutes = 0.01 leaves no time", "Set --minutes 0."],
         ),
-        (["train", "a.toml", "b.toml", "book.txt"], ["a.toml and b.toml are 2 recipes: name one"]),
+        (
+            ["train", "a.toml", "b.toml", "book.txt"],
+            ["a.toml and b.toml are 2 recipes: name only one"],
+        ),
         (["train", "a.toml"], ["cannot read a.toml: No such file"]),
-        (["train", "empty.toml"], ["the recipe empty.toml names no text", "beside it"]),
+        (["train", "empty.toml"], ["the recipe empty.toml names no text", "after it"]),
         (["train", "book.txt", "--preset", "gtp2"], ["no preset 'gtp2'", "babygpt"]),
         (
             ["train", "book.txt", "--tokenizer", "bytes"],
@@ -247,7 +250,7 @@ def test_a_run_is_no_text(lmsmith: Lmsmith, run: Path, verb: str) -> None:
         ),
         (
             ["train", "book.txt", "--train.batch_tokens", "4096", "--train.batch_size", "4"],
-            ["train.batch_tokens = 4096 and train.batch_size = 4 both say", "set one of them"],
+            ["train.batch_tokens = 4096 and train.batch_size = 4 both set the batch size"],
         ),
         (
             ["train", "book.txt", "--train.device", "tpu"],
@@ -439,12 +442,12 @@ def test_a_loss_that_is_not_finite(lmsmith: Lmsmith) -> None:
     done = lmsmith(
         "train", "book.txt", "--steps", 50, *TINY, *wild, "--train.save_every", 1, "--out", "run"
     )
-    refused(done, 1, "the gradient norm inf", "nothing was updated", "a lower --learning-rate")
+    refused(done, 1, "the gradient norm inf", "was not applied", "a lower --learning-rate")
 
 
 def test_a_model_that_memory_does_not_hold(lmsmith: Lmsmith) -> None:
     done = lmsmith("train", "book.txt", "--steps", 5, *TINY, "--model.d_ff=10000000000000")
-    refused(done, 1, "memory does not suffice", "--train.micro_batch_size")
+    refused(done, 1, "out of memory", "--train.micro_batch_size")
 
 
 def test_a_damaged_model_is_not_used(lmsmith: Lmsmith, run: Path) -> None:

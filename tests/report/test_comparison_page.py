@@ -86,11 +86,11 @@ def test_the_page_has_a_bar_for_each_finite_entry() -> None:
 def test_a_run_that_was_cut_short_is_marked() -> None:
     early = replace(
         ENTRIES[0],
-        not_comparable="cut short by the clock after 2 of the 9 steps planned at its start",
+        not_comparable="cut short by its time limit after 2 of 9 planned steps",
     )
     note = (
-        "mine is not comparable with the others: cut short by the clock after 2 of the 9 steps "
-        "planned at its start"
+        "mine is not comparable with the others: cut short by its time limit after 2 of 9 "
+        "planned steps"
     )
     assert note in comparison_notes([early])
     page = comparison_page([early, *ENTRIES[1:]], Text("it", b"it", ()))
