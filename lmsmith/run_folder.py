@@ -67,7 +67,8 @@ def free_place(out: Path | None, name: str) -> Path:
                     f"resume {shlex.quote(str(out))}`, or choose another --out."
                 )
             raise UsageError(
-                f"{out} already exists and is not empty; nothing was changed. Choose another --out."
+                f"{out} already exists and is not an empty folder; nothing was changed. Choose "
+                "another --out."
             )
     except OSError as error:
         raise StorageError(atomic.explain(error, out)) from error

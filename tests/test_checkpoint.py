@@ -205,11 +205,11 @@ def test_others_may_read_what_is_saved(tmp_path: Path) -> None:
 
 def test_a_tied_tensor_is_given_once(tmp_path: Path) -> None:
     table = torch.ones(4, 3)
-    with pytest.raises(AssertionError, match=r"model\.head lies where model\.table lies"):
+    with pytest.raises(AssertionError, match=r"model\.head shares memory with model\.table"):
         save_checkpoint(
             tmp_path, 1, {"model": {"table": table, "head": table.view(3, 4)}}, {}, keep=1
         )
-    with pytest.raises(AssertionError, match=r"ema\.table lies where model\.table lies"):
+    with pytest.raises(AssertionError, match=r"ema\.table shares memory with model\.table"):
         save_checkpoint(
             tmp_path, 1, {"model": {"table": table}, "ema": {"table": table}}, {}, keep=1
         )
@@ -321,16 +321,16 @@ def replace(path: Path, old: str, new: str) -> None:
 DAMAGE: list[tuple[Callable[[Path], object], str]] = [
     (
         lambda at: flip(at / "model.safetensors"),
-        r"model\.safetensors has SHA-256 \w{12}\.\.\., wanted \w{12}\.\.\.",
+        r"model\.safetensors has SHA-256 \w{12}\.\.\., expected \w{12}\.\.\.",
     ),
     (lambda at: flip(at / "state.json", 10), r"state\.json has SHA-256"),
     (
         lambda at: cut(at / "optimizer.safetensors"),
-        r"optimizer\.safetensors has [\d,]+ bytes, wanted [\d,]+",
+        r"optimizer\.safetensors has [\d,]+ bytes, expected [\d,]+",
     ),
     (
         lambda at: (at / "optimizer.safetensors").write_bytes(b""),
-        r"optimizer\.safetensors has 0 bytes, wanted 2,\d+",
+        r"optimizer\.safetensors has 0 bytes, expected 2,\d+",
     ),
     (lambda at: (at / "model.safetensors").unlink(), r"model\.safetensors is missing"),
     (lambda at: (at / "manifest.json").unlink(), r"manifest\.json is missing"),
@@ -338,20 +338,23 @@ DAMAGE: list[tuple[Callable[[Path], object], str]] = [
     (lambda at: (at / "manifest.json").write_bytes(b"\xff\xfe"), r"manifest\.json is not JSON"),
     (
         lambda at: (at / "manifest.json").write_bytes(b"[]"),
-        r"manifest\.json holds a list, wanted an object",
+        r"manifest\.json holds a list, expected an object",
     ),
-    (lambda at: (at / "manifest.json").write_bytes(b"{}"), r"format_version None, wanted a number"),
+    (
+        lambda at: (at / "manifest.json").write_bytes(b"{}"),
+        r"format_version None, expected a number",
+    ),
     (
         lambda at: replace(at / "manifest.json", '"files"', '"fires"'),
-        r"not as it was written .*'files'",
+        r"not valid .*'files'",
     ),
     (
         lambda at: replace(at / "manifest.json", '"step": 20', '"step": 21'),
-        r"is of step 21, wanted 20",
+        r"is for step 21, expected 20",
     ),
     (
-        lambda at: replace(at / "manifest.json", "optimizer.safe", "optimizer.safe"),
-        r"optimizer\.safetensors is missing",
+        lambda at: replace(at / "manifest.json", "optimizer.safe", "momentum.safe"),
+        r"momentum\.safetensors is missing",
     ),
 ]
 
@@ -373,7 +376,8 @@ def test_a_damaged_one_is_named_and_the_one_before_it_used(
     ):
         load_checkpoint(tmp_path, 20)
     damage_all = pytest.raises(
-        CheckpointError, match=rf"is whole\. step-00000020: .*{message}.*step-00000010: state\.json"
+        CheckpointError,
+        match=rf"is complete\. step-00000020: .*{message}.*step-00000010: state\.json",
     )
     flip(tmp_path / "checkpoints" / "step-00000010" / "state.json")
     with damage_all:
@@ -400,7 +404,7 @@ def test_a_later_format_is_not_guessed_at(tmp_path: Path) -> None:
     replace(manifest, f'"lmsmith": "{lmsmith.__version__}"', '"lmsmith": "9.1.0"')
     with pytest.raises(
         CheckpointError,
-        match=r"step-00000020 was written by lmsmith 9\.1\.0 in format 2, .*: upgrade it",
+        match=r"step-00000020 was written by lmsmith 9\.1\.0 in format 2, .* Upgrade it",
     ):
         load_checkpoint(tmp_path)
     assert_is(load_checkpoint(tmp_path, 10), 10)
@@ -414,12 +418,12 @@ def test_another_torch_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture)
 
 
 def test_nothing_to_load(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"holds no checkpoint .*: start the run anew"):
+    with pytest.raises(CheckpointError, match=r"has no checkpoint: .* Start the run again"):
         load_checkpoint(tmp_path / "absent")
     save(tmp_path, 10)
     save(tmp_path, 20)
     with pytest.raises(
-        CheckpointError, match=r"no checkpoint of step 15: it has those of 10, 20\."
+        CheckpointError, match=r"no checkpoint of step 15\. It has checkpoints of steps 10, 20\."
     ):
         load_checkpoint(tmp_path, 15)
 
@@ -648,7 +652,8 @@ def test_a_model_saved_by_the_library_serves(tmp_path: Path) -> None:
 def test_a_damaged_model_is_named(tmp_path: Path) -> None:
     def told(message: str) -> None:
         with pytest.raises(
-            CheckpointError, match=rf"The model in .* cannot be loaded: {message}.* Copy it from"
+            CheckpointError,
+            match=rf"The model in .* cannot be loaded: {message}.* Copy it again from",
         ):
             load_model(tmp_path)
 
@@ -656,16 +661,16 @@ def test_a_damaged_model_is_named(tmp_path: Path) -> None:
     save_model(tmp_path, {"w": torch.ones(2)}, {"n": 1})
     whole = (tmp_path / "model.safetensors").read_bytes()
     flip(tmp_path / "model.safetensors")
-    told(r"model\.safetensors has SHA-256 \w{12}\.\.\., wanted \w{12}")
+    told(r"model\.safetensors has SHA-256 \w{12}\.\.\., expected \w{12}")
     for length in range(len(whole)):
         (tmp_path / "model.safetensors").write_bytes(whole[:length])
-        told(r"model\.safetensors is no whole safetensors file")
+        told(r"model\.safetensors is not a complete safetensors file")
     (tmp_path / "model.safetensors").unlink()
     told(r"model\.safetensors is missing")
     replace(tmp_path / "config.json", '"config"', '"confit"')
-    told(r"config\.json has no config in it")
+    told(r"config\.json contains no config")
     replace(tmp_path / "config.json", '"format_version": 1', '"format_version": 3')
     with pytest.raises(
-        CheckpointError, match=r"config\.json was written by lmsmith .* in format 3, .*: upgrade it"
+        CheckpointError, match=r"config\.json was written by lmsmith .* in format 3, .* Upgrade it"
     ):
         load_model(tmp_path)

@@ -70,7 +70,7 @@ def test_ids_beyond_the_vocabulary_are_named(
     monkeypatch.setattr(shards, "_BLOCK", block)
     path = tmp_path / "train.bin"
     with pytest.raises(
-        DataError, match=r"train\.bin has id 65 at position 3, and the vocabulary has 65 ids"
+        DataError, match=r"train\.bin has id 65 at position 3, but the vocabulary has 65 ids"
     ):
         write_shard(path, np.array([1, 64, 0, 65, 99]), vocab_size=65)
     with pytest.raises(DataError, match=r"train\.bin has id -1 at position 4"):
@@ -78,7 +78,7 @@ def test_ids_beyond_the_vocabulary_are_named(
     assert not path.exists()
     path.write_bytes(by_hand(20240520, 1, 4, SHORT, "H"))
     with pytest.raises(
-        DataError, match=r"train\.bin has id 65535 at position 3, and the vocabulary has 50,257 ids"
+        DataError, match=r"train\.bin has id 65535 at position 3, but the vocabulary has 50,257 ids"
     ):
         check_ids(read_shard(path), 50257, path)
     check_ids(read_shard(path), 65536, path)
@@ -88,7 +88,7 @@ def test_too_many_tokens_are_refused_with_advice(tmp_path: Path) -> None:
     ids = np.broadcast_to(np.uint16(0), (2**31,))  # takes no memory
     with pytest.raises(
         DataError,
-        match=r"2,147,483,648 tokens are too many .* counts to 2,147,483,647\. Write several",
+        match=r"2,147,483,648 tokens are too many .* at most 2,147,483,647\. Write several",
     ):
         write_shard(tmp_path / "train.bin", ids, vocab_size=65)
 
@@ -99,32 +99,35 @@ GOOD = by_hand(20240520, 1, 4, SHORT, "H")
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", r"is no shard: it has 0 bytes, and a shard's header alone has 1,024"),
-        (GOOD[:1023], r"is no shard: it has 1,023 bytes"),
-        (by_hand(20240522, 1, 4, SHORT, "H"), r"starts with 20240522, wanted 20240520 or 20240801"),
+        (b"", r"is not a shard: it has 0 bytes, and a shard's header alone has 1,024"),
+        (GOOD[:1023], r"is not a shard: it has 1,023 bytes"),
+        (
+            by_hand(20240522, 1, 4, SHORT, "H"),
+            r"first number is 20240522, expected 20240520 or 20240801",
+        ),
         (
             b"First Citizen:\nBefore we proceed any further, hear me speak.\n" * 99,
-            r"is no shard: it starts with",
+            r"is not a shard: its first number is",
         ),
-        (by_hand(20240520, 2, 4, SHORT, "H"), r"has version 2, wanted 1"),
-        (by_hand(20240801, 1, 4, LONG, "I"), r"has version 1, wanted 7"),
+        (by_hand(20240520, 2, 4, SHORT, "H"), r"has version 2, expected 1"),
+        (by_hand(20240801, 1, 4, LONG, "I"), r"has version 1, expected 7"),
         (
             GOOD[:-1],
-            r"cut short: its header tells of 4 tokens, .* 1,032 bytes, and it has 1,031 bytes \(3 "
+            r"truncated: its header lists 4 tokens, .* 1,032 bytes, but it has 1,031 bytes \(3 "
             r"tokens\)",
         ),
         (
             GOOD + b"\0",
-            r"damaged: its header tells of 4 tokens, .* 1,032 bytes, and it has 1,033 bytes",
+            r"damaged: its header lists 4 tokens, .* 1,032 bytes, but it has 1,033 bytes",
         ),
         (
             by_hand(20240520, 1, 5, SHORT, "H"),
-            r"cut short: its header tells of 5 tokens, .* it has 1,032 bytes",
+            r"truncated: its header lists 5 tokens, .* it has 1,032 bytes",
         ),
-        (by_hand(20240520, 1, -1, [], "H"), r"damaged: its header tells of -1 tokens"),
+        (by_hand(20240520, 1, -1, [], "H"), r"damaged: its header lists -1 tokens"),
         (
             by_hand(20240801, 7, 4, SHORT, "H"),
-            r"tells of 4 tokens, which makes 1,040 bytes, and it has 1,032",
+            r"lists 4 tokens, which take 1,040 bytes, but it has 1,032",
         ),
     ],
 )
@@ -193,7 +196,7 @@ def test_ids_beyond_the_vocabulary_are_refused_where_they_are_met(tmp_path: Path
     assert found[:6].tolist() == [1, 2, 3, 4, 5, 6]
     assert found.windows(np.array([0, 7]), 4).tolist() == [[1, 2, 3, 4], [8, 9, 10, 11]]
     message = (
-        r"train_000001\.bin has id 70 at position 2, and the vocabulary has 70 ids \(0 to 69\)"
+        r"train_000001\.bin has id 70 at position 2, but the vocabulary has 70 ids \(0 to 69\)"
     )
     with pytest.raises(DataError, match=message):
         found[3:8]

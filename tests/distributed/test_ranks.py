@@ -31,9 +31,7 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch, devi
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert place_in_environment(device) == Ranks(3, 4, 1, 2, torch.device("cuda", 1))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(
-        UsageError, match="process 1 of this machine, and it has 1 GPUs: start as many"
-    ):
+    with pytest.raises(UsageError, match="process 1 on this machine, which has 1 GPUs"):
         place_in_environment(device)
 
 
@@ -42,7 +40,8 @@ def test_half_of_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert place_in_environment().device == torch.device("cpu")
     monkeypatch.delenv("LOCAL_RANK")
     with pytest.raises(
-        UsageError, match="RANK=3, WORLD_SIZE=4: wanted RANK, WORLD_SIZE and LOCAL_RANK as torchrun"
+        UsageError,
+        match="RANK=3, WORLD_SIZE=4. Expected RANK, WORLD_SIZE and LOCAL_RANK as torchrun",
     ):
         place_in_environment()
     monkeypatch.setenv("LOCAL_RANK", "one")

@@ -34,7 +34,7 @@ def test_the_faster_library_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds_by_precision(monkeypatch, {"highest": [3.0, 2.6], "medium": [2.0, 9.0]})
     assert measure.choose_matmul() == (
         "onednn",
-        "oneDNN multiplies 1.30 times as fast here, in float32",
+        "oneDNN is 1.30 times as fast here, in float32",
     )
 
 

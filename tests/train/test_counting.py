@@ -168,5 +168,5 @@ def test_what_counts_cannot_do_is_refused_and_leaves_nothing() -> None:
             count(changes)
         assert not Path("run").exists()
     count({})
-    with pytest.raises(UsageError, match="holds a run already"):
+    with pytest.raises(UsageError, match="already holds a run"):
         count({})

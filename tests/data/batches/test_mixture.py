@@ -79,7 +79,7 @@ def test_shares_without_a_short_cycle_are_exact_as_well() -> None:
 def test_a_source_that_would_have_no_row_is_refused() -> None:
     with pytest.raises(
         ConfigError,
-        match=r"data\.mixture number 2 has 1e-07 of the weights: less than a row in 10,000",
+        match=r"data\.mixture number 2 has 1e-07 of the total weight, expected at least one row in 10,000",
     ):
         Mixture([1, 1e-7])
 
@@ -87,7 +87,7 @@ def test_a_source_that_would_have_no_row_is_refused() -> None:
 def test_a_source_that_is_too_short_is_named() -> None:
     sources = Sources([Shards([tagged(k, n)]) for k, n in enumerate((90, 15, 90))], [1, 1, 1])
     with pytest.raises(
-        DataError, match=r"data\.mixture number 2 has 15 tokens, too few for a context of 8"
+        DataError, match=r"data\.mixture number 2 has 15 tokens, too few for a context length of 8"
     ):
         Batches(sources, context_length=8, batch_size=4, seed=1)
 

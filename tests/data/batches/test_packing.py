@@ -62,7 +62,7 @@ def test_a_single_document_has_lines(tokenizer: Tokenizer) -> None:
     assert boundary is not None
     assert tokenizer.decode([boundary]) == "\n"
     with pytest.raises(
-        ConfigError, match="'packed' keeps documents apart, and this text is a single one"
+        ConfigError, match="'packed' separates documents, but this text is a single one"
     ):
         boundary_of("packed", tokenizer)
 
@@ -74,7 +74,8 @@ def test_lines_that_cannot_be_told_apart(texts: list[str]) -> None:
         tokenizer = WordTokenizer([*WordTokenizer.learn(TEXT, False).words, "\n\n"], False)
     n = 0 if texts else 2
     with pytest.raises(
-        ConfigError, match=f"wants a document a row.* ids: {n} of them hold a line end"
+        ConfigError,
+        match=f"needs one document per row.* its lines: {n} of them contain a line break",
     ):
         boundary_of("rows", tokenizer)
 

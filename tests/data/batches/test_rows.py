@@ -96,7 +96,7 @@ def test_a_text_that_begins_or_ends_without_a_document() -> None:
 
 @pytest.mark.parametrize("ids", [[], [0], [5]])
 def test_nothing_to_predict(ids: list[int]) -> None:
-    with pytest.raises(DataError, match=f"has {len(ids)} tokens: nothing to predict"):
+    with pytest.raises(DataError, match=f"has {len(ids)} tokens, so there is nothing to predict"):
         rows(np.array(ids, np.uint16))
 
 
@@ -171,5 +171,5 @@ def test_documents_over_many_shards_and_scans(monkeypatch: pytest.MonkeyPatch) -
 
 def test_sources_are_not_mixed() -> None:
     ids = Shards([text([[1, 2]])])
-    with pytest.raises(ConfigError, match="reads one source, and data"):
+    with pytest.raises(ConfigError, match="reads one source, but data"):
         rows(Sources([ids, ids], [1, 2]))  # type: ignore[arg-type]

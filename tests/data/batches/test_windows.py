@@ -158,7 +158,9 @@ def test_the_shortest_text_that_serves(T: int) -> None:
 
 @pytest.mark.parametrize(("n", "T"), [(500, 256), (30, 16), (17, 9), (3, 2)])
 def test_the_context_that_a_short_text_is_advised_serves(n: int, T: int) -> None:
-    with pytest.raises(DataError, match=f"has {n} tokens, too few for a context of {T}") as caught:
+    with pytest.raises(
+        DataError, match=f"has {n} tokens, too few for a context length of {T}"
+    ) as caught:
         batches(n, T, 1)
     advised = int(str(caught.value).rpartition(" ")[2].rstrip("."))
     batches(n, advised, 1)

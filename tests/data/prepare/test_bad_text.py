@@ -200,9 +200,9 @@ def test_bad_bytes_in_the_middle_of_a_large_file(tmp_path, monkeypatch, tokenize
 @pytest.mark.parametrize(
     ("options", "kind", "told"),
     [
-        ({"shard_tokens": 0}, ConfigError, "shard_tokens = 0: wanted 1 to 2,147,483,647"),
+        ({"shard_tokens": 0}, ConfigError, "shard_tokens = 0: expected 1 to 2,147,483,647"),
         ({"shard_tokens": 2**31}, ConfigError, "shard_tokens = 2,147,483,648"),
-        ({"validation_fraction": 1.0}, ConfigError, "validation_fraction = 1.0: wanted"),
+        ({"validation_fraction": 1.0}, ConfigError, "validation_fraction = 1.0: expected"),
         (
             {"tokenizer": "bites"},
             ConfigError,
@@ -210,7 +210,7 @@ def test_bad_bytes_in_the_middle_of_a_large_file(tmp_path, monkeypatch, tokenize
         ),
         ({"tokenizer": "bpe:many"}, ConfigError, "tokenizer = 'bpe:many'"),
         ({"encoding": "klingon"}, ConfigError, "no text encoding that Python knows"),
-        ({"validation_fraction": 1e-9}, DataError, "of 80 documents none is for validation"),
+        ({"validation_fraction": 1e-9}, DataError, "of 80 documents, none is for validation"),
     ],
 )
 def test_wrong_settings(source, tmp_path, options, kind, told):
@@ -250,7 +250,7 @@ def test_no_text(tmp_path):
 
 def test_a_place_that_is_taken_or_cannot_be(source, tmp_path):
     (tmp_path / "out").mkdir()
-    with pytest.raises(StorageError, match="is there already and is not overwritten"):
+    with pytest.raises(StorageError, match="already exists and is not overwritten"):
         prepare(source)
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError):
@@ -284,12 +284,12 @@ def test_large_files_of_one_side_are_refused_before_they_are_encoded(tmp_path, m
     for i in range(60):
         (tmp_path / f"{i}.txt").write_text(f"{i} is a number. " * 30)
     with pytest.raises(
-        DataError, match=r"of 60 files none is for validation at .* 1e-06: choose a larger one"
+        DataError, match=r"of 60 files, none is for validation at .* 1e-06: choose a larger one"
     ):
         prepare(tmp_path, validation_fraction=1e-6)
     assert not (tmp_path.parent / "out.partial").exists()
     with pytest.raises(
-        DataError, match=r"of 60 files none is for training at .* 0\.999999: choose a smaller one"
+        DataError, match=r"of 60 files, none is for training at .* 0\.999999: choose a smaller one"
     ):
         prepare(tmp_path, validation_fraction=0.999999)
 
@@ -313,8 +313,8 @@ def test_a_manifest_comes_back(source, tmp_path):
     with pytest.raises(LmsmithError, match="is damaged or edited: 'val'"):
         read_manifest(tmp_path)
     for split, told in (
-        ({"n_bytes": 7}, r"n_bytes is 7, and 1,\d\d\d by its shards\. Prepare"),
-        ({"n_documents": "8"}, "n_documents is '8', and"),
+        ({"n_bytes": 7}, r"n_bytes is 7, but its shards add up to 1,\d\d\d\. Prepare"),
+        ({"n_documents": "8"}, "n_documents is '8', but"),
         (
             {"shards": [{**asdict(manifest.splits["train"].shards[0]), "n_tokens": "9"}]},
             "n_tokens is '9'",

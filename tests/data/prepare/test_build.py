@@ -293,7 +293,7 @@ def test_few_documents_are_split_as_for_a_run(tmp_path, bpe, kind, fraction):
     notes = " ".join(manifest.notes)
     assert "1 exact duplicate dropped" in notes
     assert f"the last {30 if fraction else 10}% of each of 5 documents is for validation" in notes
-    assert "without a gap" in notes
+    assert "directly continues" in notes
     val = manifest.splits["val"]
     assert val.n_unknown == sum(map(tokenizer.count_unknown, split.validation))
     assert val.n_unknown_bytes == sum(map(tokenizer.unknown_bytes, split.validation))
@@ -402,9 +402,7 @@ def test_exact_duplicates(tmp_path, small):
     )
     assert shards(tmp_path / "out") == wanted.shards(ByteTokenizer(True), 10**8)
     assert "32 exact duplicates dropped." in manifest.notes
-    assert any(
-        note.startswith("2 of the large files are the same as others") for note in manifest.notes
-    )
+    assert any(note.startswith("2 large files are identical to others") for note in manifest.notes)
 
 
 def test_what_is_learnt_is_learnt_from_training_text(tmp_path):
@@ -456,7 +454,7 @@ def test_large_files_that_differ_between_their_samples_are_both_kept(tmp_path, m
     assert len({units.fingerprint(source / name) for name in ("a.txt", "b.txt", "c.txt")}) == 1
     manifest = build_shards([str(source)], tmp_path / "out", tokenizer="byte")
     assert sum(split.n_bytes for split in manifest.splits.values()) == 2 * len(text)
-    assert "1 of the large files are the same as others, byte for byte; dropped." in manifest.notes
+    assert "1 large files are identical to others; dropped." in manifest.notes
 
 
 def test_a_large_compressed_copy_is_dropped_to_its_end(tmp_path, monkeypatch):
@@ -502,7 +500,7 @@ def test_the_manifest_names_every_source_with_size_and_fingerprint(tmp_path, mon
         for name, content in contents.items()
     ]
     assert [(found.path, found.n_bytes, found.fingerprint) for found in manifest.sources] == wanted
-    note = "1 large file known by size and samples alone: the same text in another form"
+    note = "1 large file compared only by size and samples: the same text in another form"
     assert any(said.startswith(note) for said in manifest.notes)
     alone = build_shards([str(source / "c.txt")], tmp_path / "alone", tokenizer="byte")
     assert not any("large file" in said for said in alone.notes)

@@ -208,7 +208,9 @@ def test_prepared_text_has_nothing_near_its_validation_text(tmp_path, monkeypatc
     near = next(note for note in manifest.notes if "near duplicate" in note)
     assert near.startswith(f"{len(texts) - 60} near duplicates dropped, ")
     n_told = int(
-        re.search(r"dropped, (\d+) of them from training because of one in validation", near)[1]
+        re.search(
+            r"dropped, (\d+) of them from training because of a document in validation", near
+        )[1]
     )
     assert 3 < n_told <= n_near_val
 

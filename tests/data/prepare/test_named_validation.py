@@ -98,9 +98,9 @@ def test_a_file_on_both_sides_is_refused(place: Path, other: str) -> None:
 
 def test_both_ways_to_say_it_are_too_many(place: Path) -> None:
     both = DataConfig(sources=("train.jsonl",), validation=("val.jsonl",), validation_fraction=0.1)
-    with pytest.raises(ConfigError, match="set one of them"):
+    with pytest.raises(ConfigError, match="Set only one of them"):
         prepare_run(both, "byte", place / "run")
-    with pytest.raises(ConfigError, match="use one"):
+    with pytest.raises(ConfigError, match="Use only one of them"):
         build_shards(
             ["train.jsonl"], place / "out", validation=["val.jsonl"], validation_fraction=0.1
         )
@@ -145,7 +145,10 @@ def test_sources_by_weight(place: Path) -> None:
     found = gathered(place, mixture=mixed, validation=("val.jsonl",))
     assert [part[:].tolist() for part in found.train.ids] == [ids_of(TRAIN), ids_of(TRAIN[:10])]  # type: ignore[union-attr]
     assert found.validation[:].tolist() == ids_of(HELD_OUT)
-    assert "of the training rows 0.75 are train.jsonl, 0.25 are more.jsonl" in found.counts.notes
+    assert (
+        "of the training rows, 0.75 are from train.jsonl, 0.25 are from more.jsonl"
+        in found.counts.notes
+    )
 
 
 def test_the_recipe_of_a_mixture(place: Path) -> None:

@@ -126,5 +126,5 @@ def test_without_a_cluster(source, monkeypatch):
     monkeypatch.setattr(
         ray, "init", lambda **_: (_ for _ in ()).throw(ConnectionError("no cluster"))
     )
-    with pytest.raises(ConfigError, match="no Ray cluster runs here"):
+    with pytest.raises(ConfigError, match="no Ray cluster is running here"):
         prepare(source, "remote", engine="ray")

@@ -136,17 +136,17 @@ def test_other_settings_are_refused(source, tmp_path, monkeypatch):
         ({"tokenizer": "bpe:300"}, "tokenizer was "),
         ({"validation_fraction": 0.3}, "validation_fraction was 0.2 and is 0.3"),
     ]:
-        with pytest.raises(ConfigError, match="was begun with other settings") as caught:
+        with pytest.raises(ConfigError, match="was started with other settings") as caught:
             prepare(source, tmp_path / "out", **options)
         assert told in str(caught.value)
     (source / "new.txt").write_text("and one more")
-    with pytest.raises(DataError, match="files came, went or changed"):
+    with pytest.raises(DataError, match="files were added, removed or modified"):
         prepare(source, tmp_path / "out")
     (source / "new.txt").unlink()
     prepare(
         source, tmp_path / "out", workers=3, skip_bad=True
     )  # who does it may change, and so may who minds
-    with pytest.raises(StorageError, match="is there already and is not overwritten"):
+    with pytest.raises(StorageError, match="already exists and is not overwritten"):
         prepare(source, tmp_path / "out")
 
 
@@ -209,7 +209,7 @@ def test_no_room(source, tmp_path, monkeypatch):
             patch.setattr(target, name, failing)
             with pytest.raises(StorageError, match="No room left on the disk") as caught:
                 prepare(source, tmp_path / "out")
-        assert "the same command goes on from there" in str(caught.value)
+        assert "the same command continues from there" in str(caught.value)
         assert not (tmp_path / "out").exists()
     prepare(source, tmp_path / "out")
     assert contents(tmp_path / "out") == contents(tmp_path / "wanted")
@@ -217,7 +217,7 @@ def test_no_room(source, tmp_path, monkeypatch):
 
 def test_two_at_one_time(source, tmp_path, monkeypatch):
     def second(job, number, unit):
-        with pytest.raises(StorageError, match="another process is at work"):
+        with pytest.raises(StorageError, match="another process is working"):
             prepare(source, tmp_path / "out")
         raise DataError("it was refused")
 
@@ -234,7 +234,7 @@ def test_another_finishes_while_the_sources_are_looked_at(source, tmp_path, monk
         return made
 
     monkeypatch.setattr(build, "make_plan", slowly)
-    with pytest.raises(StorageError, match="is there already and is not overwritten"):
+    with pytest.raises(StorageError, match="already exists and is not overwritten"):
         prepare(source, tmp_path / "out")
     assert not (tmp_path / "out.partial").exists()
 
@@ -250,7 +250,7 @@ def test_a_process_that_is_killed_for_its_memory(source, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(build, "encode_unit", _die)
         with pytest.raises(
-            DataError, match=r"a process that encoded was killed.*fewer than --workers 2"
+            DataError, match=r"an encoding process was killed.*fewer --workers than 2"
         ):
             prepare(source, tmp_path / "out")
     prepare(source, tmp_path / "out")

@@ -126,7 +126,7 @@ def test_shards_from_elsewhere_serve_once_their_tokenizer_is_said(
     (place / "manifest.txt").touch()
     data = DataConfig(sources=(str(place),))
     with pytest.raises(
-        ConfigError, match=r"nothing in .*fineweb says which tokenizer .* --tokenizer gpt2"
+        ConfigError, match=r".*fineweb does not say which tokenizer .* --tokenizer gpt2"
     ):
         prepare_run(data, "auto", tmp_path / "tokens")
     save_tokenizer(BYTES, tmp_path / "own")
@@ -140,9 +140,9 @@ def test_shards_from_elsewhere_serve_once_their_tokenizer_is_said(
         decoded, trusted = found.counts.notes
         assert (
             decoded
-            == f"{place}: the 32 bytes of validation text are those of its 34 tokens, decoded"
+            == f"{place}: the validation text has 32 bytes, counted by decoding its 34 tokens"
         )
-        assert "has no manifest: that this tokenizer made its 5 shards is taken on trust" in trusted
+        assert "has no manifest: this tokenizer is assumed to have made its 5 shards" in trusted
     save_tokenizer(BYTES, place)  # beside the shards it is as good as said
     assert prepared_run(data, tmp_path / "beside").tokenizer == BYTES
 
@@ -184,7 +184,7 @@ def test_validation_on_the_first_tokens_alone(tmp_path: Path) -> None:
         assert np.array_equal(found.validation[:], np.concatenate(VALIDATION)[:18])
         assert found.counts.n_val_bytes == len(b"Nobody knew. Sp\xc3")
         assert (
-            "the 16 bytes of validation text are those of its 18 tokens"
+            "the validation text has 16 bytes, counted by decoding its 18 tokens"
             in found.counts.notes[-1 - number]
         )
         more = prepared_run(replace(data, validation_tokens=10**9), tmp_path / f"more-{number}")
@@ -197,7 +197,7 @@ def test_validation_on_the_first_tokens_alone(tmp_path: Path) -> None:
             tmp_path / "text",
         )
     with pytest.raises(
-        ConfigError, match=r"data\.validation_fraction is for text, and shards are split already"
+        ConfigError, match=r"data\.validation_fraction is for text, and shards are already split"
     ):
         prepare_run(
             DataConfig(sources=(str(places[0]),), validation_fraction=0.2),
@@ -250,7 +250,7 @@ def test_sources_with_weights_are_mixed(tmp_path: Path) -> None:
     )
     found = prepared_run(data, tmp_path / "tokens")
     assert isinstance(found.train, Sources)
-    assert found.counts.notes[-1].startswith("of the training rows 0.5 are ")
+    assert found.counts.notes[-1].startswith("of the training rows, 0.5 are from ")
     decoded = [BYTES.decode(part[:]).removeprefix("<|endoftext|>") for part in found.train.ids]
     assert [text[0] for text in decoded] == ["a", "?", "B"]
     held_out = BYTES.decode(found.validation[:]).split("<|endoftext|>")[1:]
@@ -299,7 +299,7 @@ def test_a_document_of_two_mixed_texts_is_on_one_side(tmp_path: Path) -> None:
     for one, other, where in (("few", "again", (4, 2)), ("few", "both", (8, 81))):
         told = (
             rf"1 document of the source .*{one}\.jsonl is also in .*{other}\.jsonl "
-            rf"\(.*{one}\.jsonl:{where[0]} as .*{other}\.jsonl:{where[1]}, for one\)"
+            rf"\(for example, .*{one}\.jsonl:{where[0]} is .*{other}\.jsonl:{where[1]}\)"
         )
         with pytest.raises(ConfigError, match=told):
             mixed(one, other)
@@ -318,8 +318,8 @@ def test_shards_are_not_compared_and_it_is_said(tmp_path: Path) -> None:
     text.write_text("some text " * 99, encoding="utf-8")
     places = [str(prepared(tmp_path / name)) for name in ("one", "two")]
     note = (
-        "a document that is in shards and in another source may be held out of one and trained "
-        "on in the other"
+        "a document that is in shards and in another source may be in validation in one "
+        "and in training in the other"
     )
     assert (
         note
@@ -437,7 +437,9 @@ def test_a_tokenizer_that_did_not_make_the_shards_is_refused(tmp_path: Path) -> 
         prepare_run(data, str(tmp_path / "chars"), tmp_path / "tokens")
     assert prepare_run(data, "byte", tmp_path / "same").tokenizer == BYTES
     for wanted in ("word", "char", "bpe:300"):
-        with pytest.raises(ConfigError, match=r"would be learnt, and .*ready holds tokens already"):
+        with pytest.raises(
+            ConfigError, match=r"would be learned from text, but .*ready already contains tokens"
+        ):
             prepare_run(data, wanted, tmp_path / "tokens")
     save_tokenizer(CharTokenizer.learn(["abc"], True), place)  # a folder that somebody has mixed up
     with pytest.raises(
@@ -460,25 +462,25 @@ def test_shards_of_two_tokenizers_are_not_mixed(tmp_path: Path) -> None:
     [
         (
             lambda place: (place / "train_000001.bin").unlink(),
-            r"is not whole: its manifest lists train_000001\.bin, which",
+            r"is incomplete: its manifest lists train_000001\.bin, which",
         ),
         (
             lambda place: [(place / f"val_00000{n}.bin").unlink() for n in (0, 1)],
-            r"lists val_000000\.bin and 1 more shards that are not there",
+            r"lists val_000000\.bin and 1 more shards that are missing",
         ),
         (
             lambda place: (place / "val_000000.bin").write_bytes(
                 (place / "val_000000.bin").read_bytes()[:-3]
             ),
-            r"val_000000\.bin is cut short",
+            r"val_000000\.bin is truncated",
         ),
         (
             lambda place: write_shard(place / "train_000000.bin", TRAIN[0][:-4], 257),
-            r"train_000000\.bin has \d+ tokens, and",
+            r"train_000000\.bin has \d+ tokens, but",
         ),
         (
             lambda place: (place / "train_000002.bin").write_bytes(b"\0" * 2000),
-            r"train_000002\.bin is no shard",
+            r"train_000002\.bin is not a shard",
         ),
         (lambda place: (place / "manifest.json").write_text("{"), r"manifest\.json is damaged"),
         (
@@ -517,7 +519,7 @@ def test_shards_without_the_other_split_are_told(tmp_path: Path) -> None:
         path.unlink()
     with pytest.raises(
         DataError,
-        match=r"holds no val shard, so nothing could be scored: .* Found fineweb_train_000001",
+        match=r"holds no val shard, so nothing could be scored\. .* found fineweb_train_000001",
     ):
         open_ready(place)
 
@@ -532,18 +534,18 @@ def test_shards_that_have_changed_are_not_gone_on_with(tmp_path: Path) -> None:
     write_shard(place / "fineweb_train_000002.bin", TRAIN[0][:-1], 50257)
     with pytest.raises(
         CheckpointError,
-        match=r"fineweb_train_000002\.bin was 1,\d+ bytes and is 1,\d+ bytes\. Put them",
+        match=r"fineweb_train_000002\.bin was 1,\d+ bytes and is 1,\d+ bytes\. Restore them",
     ):
         load(tmp_path / "tokens")
     (place / "fineweb_train_000002.bin").unlink()
     with pytest.raises(
-        CheckpointError, match=r"fineweb_train_000002\.bin was 1,\d+ bytes and is not there"
+        CheckpointError, match=r"fineweb_train_000002\.bin was 1,\d+ bytes and is missing"
     ):
         load(tmp_path / "tokens")
     write_shard(place / "fineweb_train_000002.bin", TRAIN[1], 50257)
     load(tmp_path / "tokens")
     write_shard(place / "fineweb_train_000004.bin", TRAIN[1], 50257)
-    with pytest.raises(CheckpointError, match=r"fineweb_train_000004\.bin was not there and is"):
+    with pytest.raises(CheckpointError, match=r"fineweb_train_000004\.bin was missing and is"):
         load(tmp_path / "tokens")
 
 
@@ -554,7 +556,7 @@ def test_a_manifest_that_has_changed_is_noticed(tmp_path: Path) -> None:
     (place / "manifest.json").write_text(json.dumps(manifest | {"notes": ["made again"]}))
     with pytest.raises(
         CheckpointError,
-        match="are not those that the run began with: their manifest is another one",
+        match="have changed since the run began: the manifest differs",
     ):
         load(tmp_path / "tokens")
 
@@ -564,7 +566,7 @@ def test_a_folder_that_was_moved_can_be_said(tmp_path: Path) -> None:
     before = prepare_run(DataConfig(sources=(str(place),)), "auto", tmp_path / "tokens")
     train = before.train[:].tolist()
     place.rename(tmp_path / "moved")
-    with pytest.raises(CheckpointError, match=r"there is no such folder\. .* into .*sources\.json"):
+    with pytest.raises(CheckpointError, match=r"which does not exist\. .* into .*sources\.json"):
         load(tmp_path / "tokens")
     path = tmp_path / "tokens" / "sources.json"
     path.write_text(path.read_text().replace("/ready", "/moved"))
@@ -593,7 +595,9 @@ def test_folders_of_text_are_not_taken_for_shards(
     assert find_ready("tinyshakespeare") is None
     place = foreign(tmp_path / "fineweb")
     assert find_ready(str(place)) == place
-    with pytest.raises(DataError, match=r"fineweb_val_000000\.bin is one shard: name its folder"):
+    with pytest.raises(
+        DataError, match=r"fineweb_val_000000\.bin is a single shard\. Name its folder"
+    ):
         find_ready(str(place / "fineweb_val_000000.bin"))
 
 
