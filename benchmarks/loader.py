@@ -84,7 +84,7 @@ def _contestants(
     two = Sources([Shards.open(paths[:2], V), Shards.open(paths[2:], V)], [0.7, 0.3])
     return {
         "windows": _in_order(windows, B),
-        "read ahead": _in_order(stack.enter_context(ReadAhead(windows, [(0, B)])), B),
+        "read ahead": _in_order(stack.enter_context(ReadAhead(windows, lambda step: [(0, B)])), B),
         "mixed": _in_order(Batches(two, context_length=T, batch_size=B, seed=1), B),
         "nanoGPT's": _at_random(paths[0], B, T),
     }
