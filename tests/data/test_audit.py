@@ -1,4 +1,4 @@
-"""What `data inspect` says, against folders whose content is known and then spoilt."""
+"""`data inspect` on folders with known content, before and after damage."""
 
 import hashlib
 from dataclasses import replace
@@ -32,7 +32,7 @@ def ids_of(text: str) -> np.ndarray:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A prepared folder of true counts and hashes."""
+    """A prepared folder with correct counts and hashes."""
     place = tmp_path / "ready"
     place.mkdir()
     splits = {}
@@ -57,7 +57,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("verify", [False, True])
-def test_a_whole_folder(folder: Path, verify: bool) -> None:
+def test_an_intact_folder(folder: Path, verify: bool) -> None:
     told: list[tuple[str, int, int]] = []
     found = inspect(folder, verify=verify, tell=lambda *now: told.append(now))
     assert found.problems == ()
@@ -84,7 +84,7 @@ def test_a_whole_folder(folder: Path, verify: bool) -> None:
     ] * verify
 
 
-def test_every_byte_that_has_changed_is_noticed(folder: Path) -> None:
+def test_every_changed_byte_is_reported(folder: Path) -> None:
     for split, number, place in (("train", 1, 1024 + 40), ("val", 0, 500)):
         path = folder / f"{split}_{number:06}.bin"
         content = bytearray(path.read_bytes())
@@ -98,7 +98,7 @@ def test_every_byte_that_has_changed_is_noticed(folder: Path) -> None:
     assert inspect(folder).problems == ()
 
 
-def test_ids_documents_and_lengths_that_are_wrong(folder: Path) -> None:
+def test_wrong_ids_documents_and_lengths(folder: Path) -> None:
     ids = ids_of(TEXTS["train"][1])
     write_shard(folder / "train_000001.bin", np.where(np.arange(len(ids)) == 7, 300, ids), 65536)
     write_shard(folder / "train_000002.bin", ids_of("The end.")[1:], 257)
@@ -119,9 +119,9 @@ def test_ids_documents_and_lengths_that_are_wrong(folder: Path) -> None:
     )
 
 
-def test_bytes_that_are_not_those_of_the_text(folder: Path) -> None:
-    """Bits per byte are divided by them. Where ids do not carry the whole text nobody can count
-    them again.
+def test_wrong_byte_counts(folder: Path) -> None:
+    """Bits per byte are divided by this count. If ids do not represent all of the text, it cannot
+    be recounted.
     """
     manifest = read_manifest(folder)
     train = manifest.splits["train"]
@@ -138,7 +138,7 @@ def test_bytes_that_are_not_those_of_the_text(folder: Path) -> None:
 
 
 def test_one_shard(folder: Path, tmp_path: Path) -> None:
-    """With what its folder says of it; alone, with ids in place of text."""
+    """With the manifest of its folder; alone, showing ids instead of text."""
     found = inspect(folder / "val_000000.bin", verify=True)
     (split,) = found.splits
     assert (split.name, split.n_tokens, split.n_documents, split.n_bytes) == ("val", 13, 1, 12)
@@ -155,7 +155,7 @@ def test_one_shard(folder: Path, tmp_path: Path) -> None:
     assert named.splits[0].begins == split.begins
 
 
-def test_a_folder_from_elsewhere(tmp_path: Path) -> None:
+def test_a_folder_without_a_manifest(tmp_path: Path) -> None:
     write_shard(tmp_path / "x_train_000001.bin", ids_of("Hello"), 50257)
     write_shard(tmp_path / "x_val_000000.bin", ids_of("Bye"), 50257)
     found = inspect(tmp_path, BYTES, verify=True)
@@ -168,7 +168,7 @@ def test_a_folder_from_elsewhere(tmp_path: Path) -> None:
     ]
 
 
-def test_what_cannot_be_looked_at(folder: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_inspected(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"absent does not exist\. Name a folder of shards"):
         inspect(tmp_path / "absent")
     with pytest.raises(

@@ -1,5 +1,5 @@
-"""Text that cannot be prepared: what is said, what is left out, and that nothing half-written is
-left.
+"""Text that cannot be prepared: the error, what is skipped, and that nothing half-written
+is left.
 """
 
 import gzip
@@ -33,7 +33,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A folder of good files, for a bad one to be put into its middle."""
+    """A folder of good files, to put a bad one in the middle of."""
     folder = tmp_path / "texts"
     folder.mkdir()
     for i, text in enumerate(GOOD):
@@ -59,7 +59,7 @@ def write_parquet(path: Path, **columns) -> None:
 
 LINES = "\n".join([json.dumps({"text": "one"}), '{"other": "two"}', json.dumps({"text": "three"})])
 
-# What is bad, what is said of it, and which good texts of it `--skip-bad` keeps.
+# A bad file, its error, and the good texts in it that `--skip-bad` keeps.
 BAD = {
     "a field that is missing": (
         lambda path: path.with_suffix(".jsonl").write_text(LINES),
@@ -116,7 +116,7 @@ def test_a_bad_file_among_good_ones(source, tmp_path, what):
         prepare(source)
     assert str(caught.value).endswith(" `--skip-bad` leaves out what is bad, names and counts it.")
     assert not (tmp_path / "out").exists()
-    manifest = prepare(source, skip_bad=True)  # goes on from what was done before
+    manifest = prepare(source, skip_bad=True)  # resumes the earlier work
     assert sorted(texts_of(tmp_path / "out")) == sorted([*GOOD, *good])
     note = next(note for note in manifest.notes if "skipped" in note)
     assert note.startswith("1 bad place skipped: ")
@@ -126,7 +126,7 @@ def test_a_bad_file_among_good_ones(source, tmp_path, what):
 @pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything"
 )
-def test_a_file_that_may_not_be_read(source, tmp_path):
+def test_a_file_without_read_permission(source, tmp_path):
     (source / "m.txt").write_text("secret")
     (source / "m.txt").chmod(0)
     with pytest.raises(DataError, match=r"no permission to read .*m\.txt"):
@@ -135,7 +135,7 @@ def test_a_file_that_may_not_be_read(source, tmp_path):
     assert sorted(texts_of(tmp_path / "out")) == sorted(GOOD)
 
 
-def test_a_large_file_that_can_no_longer_be_read(source, tmp_path, monkeypatch):
+def test_a_large_file_that_becomes_unreadable(source, tmp_path, monkeypatch):
     def lost(path, encoding):
         raise OSError(5, "Input/output error", str(path))
 
@@ -144,7 +144,7 @@ def test_a_large_file_that_can_no_longer_be_read(source, tmp_path, monkeypatch):
     (source / "m.txt").write_text("a large one. " * 300)
     with pytest.raises(DataError, match=r"cannot read .*m\.txt: Input/output error\. `--skip-bad`"):
         prepare(source)
-    prepare(source, skip_bad=True)  # whoever reads it finds it well again
+    prepare(source, skip_bad=True)  # readable again for later reads
     assert len(texts_of(tmp_path / "out")) == len(GOOD) + 1
 
 
@@ -157,7 +157,7 @@ def test_a_named_binary_file(source, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="there names of files are Unicode")
-def test_names_that_are_no_unicode(tmp_path):
+def test_file_names_that_are_not_unicode(tmp_path):
     folder = tmp_path / "texts"
     folder.mkdir()
     for i, text in enumerate(GOOD):
@@ -167,7 +167,7 @@ def test_names_that_are_no_unicode(tmp_path):
     assert manifest.sources[0].path == str(folder / "caf\udce90.txt")
 
 
-def test_much_that_is_bad_is_counted(source, tmp_path):
+def test_many_bad_lines_are_counted(source, tmp_path):
     (source / "m.jsonl").write_text("\n".join(["{}"] * 300))
     manifest = prepare(source, skip_bad=True)
     note = next(note for note in manifest.notes if "skipped" in note)
@@ -177,9 +177,7 @@ def test_much_that_is_bad_is_counted(source, tmp_path):
 
 @pytest.mark.parametrize("tokenizer", ["byte", "char"])
 def test_bad_bytes_in_the_middle_of_a_large_file(tmp_path, monkeypatch, tokenizer):
-    """What comes behind them in their piece is left out, and other pieces are not; also where
-    text is learnt from.
-    """
+    """The rest of that piece is skipped, other pieces are not; also when a tokenizer is learned."""
     monkeypatch.setattr(plan, "LARGE", 3000)
     text = "".join(f"line {i} of the text. " for i in range(1000))
     data = bytearray(text.encode())
@@ -220,7 +218,7 @@ def test_wrong_settings(source, tmp_path, options, kind, told):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_tokenizer_without_an_end_of_text(source, tmp_path):
+def test_a_tokenizer_without_an_end_of_text_token(source, tmp_path):
     save_tokenizer(CharTokenizer.learn(["abc"], False), tmp_path / "mine")
     with pytest.raises(ConfigError, match="has no end-of-text token"):
         prepare(source, tokenizer=str(tmp_path / "mine"))
@@ -248,7 +246,7 @@ def test_no_text(tmp_path):
         prepare(tmp_path / "nothing")
 
 
-def test_a_place_that_is_taken_or_cannot_be(source, tmp_path):
+def test_an_output_folder_that_exists_or_cannot_be_made(source, tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(StorageError, match="already exists and is not overwritten"):
         prepare(source)
@@ -257,8 +255,8 @@ def test_a_place_that_is_taken_or_cannot_be(source, tmp_path):
         build_shards([str(source)], tmp_path / "file" / "out", tokenizer="byte")
 
 
-def test_line_ends_are_noted_wherever_in_a_large_file_they_are(tmp_path, monkeypatch):
-    """A file is one file, whether its first part has them, a later one, or several."""
+def test_line_ends_are_noted_in_any_part_of_a_large_file(tmp_path, monkeypatch):
+    """A file counts once, whether its first part has them, a later one, or several."""
     monkeypatch.setattr(plan, "LARGE", 3000)
     lines = [f"line {i} of the text" for i in range(1000)]
     head, tail = "\n".join(lines), "\r\n".join(lines)
@@ -279,7 +277,7 @@ def test_line_ends_are_noted_wherever_in_a_large_file_they_are(tmp_path, monkeyp
     assert "1 file had lone CR line ends; they are read as LF." in manifest.notes
 
 
-def test_large_files_of_one_side_are_refused_before_they_are_encoded(tmp_path, monkeypatch):
+def test_an_empty_split_of_large_files_is_refused_before_encoding(tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "LARGE", 300)
     for i in range(60):
         (tmp_path / f"{i}.txt").write_text(f"{i} is a number. " * 30)
@@ -295,7 +293,7 @@ def test_large_files_of_one_side_are_refused_before_they_are_encoded(tmp_path, m
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"format": 2}', b'{"format": 1}', b"\xff"])
-def test_a_manifest_that_is_none(tmp_path, content):
+def test_an_invalid_manifest(tmp_path, content):
     with pytest.raises(DataError, match=r"manifest\.json cannot be read"):
         read_manifest(tmp_path)
     (tmp_path / "manifest.json").write_bytes(content)
@@ -303,7 +301,7 @@ def test_a_manifest_that_is_none(tmp_path, content):
         read_manifest(tmp_path)
 
 
-def test_a_manifest_comes_back(source, tmp_path):
+def test_a_manifest_round_trips(source, tmp_path):
     manifest = prepare(source)
     write_manifest(tmp_path, manifest)
     assert read_manifest(tmp_path) == manifest
