@@ -189,8 +189,8 @@ def test_a_model_that_is_not_imported_yet(
     assert lmsmith(verb, *words[verb]) == 2
     told = capsys.readouterr().err
     assert (
-        f"{named} is {'a Hugging Face' if 'llm' not in form else 'an llm.c'} checkpoint, and not "
-        f"a run yet" in told
+        f"{named} is {'a Hugging Face' if 'llm' not in form else 'an llm.c'} checkpoint, not "
+        f"a run" in told
     )
     assert f"`lmsmith import '{named}' --out RUN`" in told
 

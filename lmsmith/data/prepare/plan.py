@@ -273,7 +273,10 @@ class _Division:
 
     def notes(self, n_files: int) -> Iterator[str]:
         if self._n_duplicates:
-            yield f"{self._n_duplicates:,} large files are identical to others; dropped."
+            yield (
+                f"{plural(self._n_duplicates, 'large file')} identical to others, byte for byte; "
+                "dropped."
+            )
         for path, other in self._leaks:
             yield (
                 f"{path} is for training and identical to {other}, which is for validation. "

@@ -398,7 +398,7 @@ def test_exact_duplicates(tmp_path, small):
     )
     assert shards(tmp_path / "out") == wanted.shards(ByteTokenizer(True), 10**8)
     assert "32 exact duplicates dropped." in manifest.notes
-    assert any(note.startswith("2 large files are identical to others") for note in manifest.notes)
+    assert any(note.startswith("2 large files identical to others") for note in manifest.notes)
 
 
 def test_the_tokenizer_is_learned_from_training_text(tmp_path):
@@ -450,7 +450,7 @@ def test_large_files_that_differ_between_their_samples_are_both_kept(tmp_path, m
     assert len({units.fingerprint(source / name) for name in ("a.txt", "b.txt", "c.txt")}) == 1
     manifest = build_shards([str(source)], tmp_path / "out", tokenizer="byte")
     assert sum(split.n_bytes for split in manifest.splits.values()) == 2 * len(text)
-    assert "1 large files are identical to others; dropped." in manifest.notes
+    assert "1 large file identical to others, byte for byte; dropped." in manifest.notes
 
 
 def test_a_large_compressed_copy_is_dropped_completely(tmp_path, monkeypatch):
