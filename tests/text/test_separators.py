@@ -93,7 +93,7 @@ def test_the_option(tmp_path: Path) -> None:
     documents = Documents([path], document_separator="***")
     assert [found.text for found in documents] == [path.read_text()]
     assert documents.notes() == [
-        "no plain text file contains the separator '***', so each is one document."
+        "no plain text file has the separator '***'; each is one document."
     ]
     with pytest.raises(ConfigError, match="document_separator is empty"):
         Documents([path], document_separator="")
