@@ -108,7 +108,12 @@ def test_a_context_longer_than_the_text(lmsmith: Lmsmith, how: str) -> None:
     tiny = [word for word in TINY if "context" not in word]
     done = lmsmith("train", "short.txt", "--steps", 5, *tiny, *line, "--out", "run")
     refused(
-        done, 1, "900 tokens", "context of 2,000", "at least 4,000", "--model.context_length 112"
+        done,
+        1,
+        "900 tokens",
+        "context length of 2,000",
+        "at least 4,000",
+        "--model.context_length 112",
     )
     assert not (lmsmith.cwd / "run").exists()
 
@@ -262,9 +267,9 @@ def test_a_run_is_no_text(lmsmith: Lmsmith, run: Path, verb: str) -> None:
         ),
         (
             ["train", "book.txt", "--steps", "3", "--out", "."],
-            ["--out . is the folder this was started in"],
+            ["--out . is the current folder"],
         ),
-        (["train", "book.txt", "--steps", "3", "--out", "book.txt"], ["book.txt is there already"]),
+        (["train", "book.txt", "--steps", "3", "--out", "book.txt"], ["book.txt already exists"]),
         (["train", "book.txt", "--steps", "3", "--out", "book.txt/run"], ["book.txt"]),
         (["resume", "nowhere"], ["nowhere is not a run", "lmsmith train TEXT --out nowhere"]),
         (["resume", "."], [". is not a run", "config.toml"]),
@@ -296,12 +301,17 @@ def test_a_folder_that_holds_a_run_or_anything_is_not_overwritten(
     refused(
         done,
         2,
-        "run holds a run already; nothing was changed",
+        "run already holds a run; nothing was changed",
         "`lmsmith resume run`",
         "another --out",
     )
     done = lmsmith("train", "book.txt", "--steps", 5, *TINY, "--out", "notes")
-    refused(done, 2, "notes is there already and not empty; nothing was changed", "another --out")
+    refused(
+        done,
+        2,
+        "notes already exists and is not an empty folder; nothing was changed",
+        "another --out",
+    )
     assert content(lmsmith.cwd) == before
 
 
@@ -334,7 +344,7 @@ def test_a_disk_that_fills_later_leaves_the_checkpoint_before(lmsmith: Lmsmith, 
         done,
         1,
         "step-00000030 exceeds",
-        "The checkpoint of step 20 is untouched: resume goes on from it",
+        "The checkpoint of step 20 is untouched: `lmsmith resume` continues from it",
     )
     assert content(run / "checkpoints") == before
     assert lmsmith("resume", "run").status == 0
@@ -457,7 +467,7 @@ def test_a_damaged_model_is_not_used(lmsmith: Lmsmith, run: Path) -> None:
     refused(
         lmsmith("generate", "run", "The"),
         1,
-        "model.safetensors is no whole safetensors file",
+        "model.safetensors is not a complete safetensors file",
         "resume its run",
     )
     weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
@@ -465,13 +475,16 @@ def test_a_damaged_model_is_not_used(lmsmith: Lmsmith, run: Path) -> None:
     weights.write_bytes(data)
     config = run / "model" / "config.json"
     config.write_text(config.read_text().replace('"d_model": 16', '"d_model": 32'))
-    refused(lmsmith("generate", "run", "The"), 1, "do not fit each other")
+    refused(lmsmith("generate", "run", "The"), 1, "do not match")
     (run / "model" / "tokenizer.json").write_text("{}")
     config.write_text(config.read_text().replace('"d_model": 32', '"d_model": 16'))
     refused(lmsmith("generate", "run", "The"), 1, "tokenizer.json is not a tokenizer")
     weights.unlink()
     refused(
-        lmsmith("generate", "run", "The"), 1, "run has no model yet", "`lmsmith resume run` goes on"
+        lmsmith("generate", "run", "The"),
+        1,
+        "run has no model yet",
+        "`lmsmith resume run` continues",
     )
 
 

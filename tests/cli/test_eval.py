@@ -201,9 +201,7 @@ def test_without_a_text_it_is_the_runs_own_validation(lmsmith: Lmsmith) -> None:
 def test_a_model_without_its_run_has_no_validation_text(lmsmith: Lmsmith, run: Path) -> None:
     done = lmsmith("eval", "run/model")
     assert done.status == 1
-    assert (
-        "run/model holds no validation text of its own: name a text with --text FILE." in done.err
-    )
+    assert "run/model has no validation text of its own. Name a text with --text FILE." in done.err
     assert np.isfinite(
         json.loads(lmsmith("eval", "run/model", "--json", "--text", "book.txt").out)[
             "nats_per_token"

@@ -256,7 +256,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(
     done = lmsmith("resume", "run")
     assert done.status == 0, done.err
     assert re.search(
-        r"step-00000030 is damaged: optimizer.safetensors has SHA-256 \w+..., wanted \w+", done.err
+        r"step-00000030 is damaged: optimizer.safetensors has SHA-256 \w+..., expected \w+",
+        done.err,
     )
     assert "resuming run at step 20 of 30" in done.out
     assert_same(run, finished)
@@ -285,7 +286,7 @@ def test_a_checkpoint_of_a_newer_version_is_not_read(lmsmith: Lmsmith, run: Path
     for command in (["resume", "run"], ["generate", "run", "The cat"], ["eval", "run"]):
         done = lmsmith(*command)
         assert (done.status, done.out) == (1, "")
-        assert re.search("written by lmsmith .* in format 99, .* upgrade it", done.err), command
+        assert re.search("written by lmsmith .* in format 99, .* Upgrade it", done.err), command
         assert done.err.count("\n") == 1
     assert content(run) == before
 

@@ -189,8 +189,8 @@ def test_a_model_that_is_not_imported_yet(
     assert lmsmith(verb, *words[verb]) == 2
     told = capsys.readouterr().err
     assert (
-        f"{named} is {'a Hugging Face' if 'llm' not in form else 'an llm.c'} checkpoint, and not "
-        f"a run yet" in told
+        f"{named} is {'a Hugging Face' if 'llm' not in form else 'an llm.c'} checkpoint, not "
+        f"a run" in told
     )
     assert f"`lmsmith import '{named}' --out RUN`" in told
 
@@ -861,7 +861,7 @@ def test_weights_that_do_not_fit_their_config(tmp_path: Path) -> None:
     tensors, content = load_model(tmp_path / "run" / "model")
     del tensors["final_norm.bias"]
     save_model(tmp_path / "run" / "model", tensors, {"model": content["model"]})
-    with pytest.raises(CheckpointError, match="do not fit each other"):
+    with pytest.raises(CheckpointError, match="do not match"):
         export_model(tmp_path / "run", tmp_path / "out", to="hf")
 
 

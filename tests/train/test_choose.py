@@ -216,7 +216,7 @@ def test_a_short_text_gets_a_short_context() -> None:
     for n in (200, 1000, 5000):
         config = resolved({}, n=n)
         assert 8 <= config.model.context_length <= 0.9 * n / 4
-    with pytest.raises(DataError, match="too few for a context of 1,000"):
+    with pytest.raises(DataError, match="too few for a context length of 1,000"):
         resolved({"model.context_length": 1000}, n=1500)
 
 

@@ -164,5 +164,5 @@ def test_unsupported_settings_are_refused_and_leave_no_folder() -> None:
             count(changes)
         assert not Path("run").exists()
     count({})
-    with pytest.raises(UsageError, match="holds a run already"):
+    with pytest.raises(UsageError, match="already holds a run"):
         count({})

@@ -386,7 +386,7 @@ def test_changeable_names_are_settings() -> None:
             {"preset": "lstm", "train.truncated_bptt": True},
             "truncated_bptt keeps its states in one process",
         ),
-        ({"preset": "lstm", "data.documents": "packed"}, "is a matter of attention"),
+        ({"preset": "lstm", "data.documents": "packed"}, "needs attention"),
         ({"preset": "ngram"}, "counted by one process"),
         (
             {"preset": "gpt2", "train.engine": "reference"},

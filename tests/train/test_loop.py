@@ -244,7 +244,7 @@ def test_nothing_to_restore(training: Make, tmp_path: Path) -> None:
     (tmp_path / "run" / "checkpoints").mkdir()
     assert not run.restore()
     (tmp_path / "run" / "checkpoints" / "step-00000005").mkdir()  # damaged: it holds nothing
-    with pytest.raises(CheckpointError, match=r"No checkpoint .* is whole"):
+    with pytest.raises(CheckpointError, match=r"No checkpoint .* is complete"):
         run.restore()
 
 

@@ -63,16 +63,16 @@ def test_a_folder_that_is_taken() -> None:
     Path("full").mkdir()
     Path("full/a.txt").write_text("a")
     with pytest.raises(
-        UsageError, match="full is there already and not empty; nothing was changed"
+        UsageError, match="full already exists and is not an empty folder; nothing was changed"
     ):
         free_place(Path("full"), "book")
-    with pytest.raises(UsageError, match=r"full/a\.txt is there already"):
+    with pytest.raises(UsageError, match=r"full/a\.txt already exists"):
         free_place(Path("full/a.txt"), "book")
     Path("full/config.toml").write_text("")
-    with pytest.raises(UsageError, match=r"full holds a run already; .*`lmsmith resume full`"):
+    with pytest.raises(UsageError, match=r"full already holds a run; .*`lmsmith resume full`"):
         free_place(Path("full"), "book")
     for here in (".", str(Path.cwd())):
-        with pytest.raises(UsageError, match="the folder this was started in"):
+        with pytest.raises(UsageError, match="the current folder"):
             free_place(Path(here), "book")
 
 
@@ -146,7 +146,7 @@ def test_a_run_opens_as_it_was_created(place: Path) -> None:
 def test_a_folder_that_is_not_a_run(place: Path) -> None:
     with pytest.raises(
         UsageError,
-        match=r"nowhere is not a run: .* `lmsmith train TEXT --out nowhere` would make one",
+        match=r"nowhere is not a run: .* `lmsmith train TEXT --out nowhere` creates one",
     ):
         open_run(Path("nowhere"))
     with pytest.raises(UsageError, match=r"\. is not a run: it has no config.toml"):
@@ -155,7 +155,7 @@ def test_a_folder_that_is_not_a_run(place: Path) -> None:
     with pytest.raises(CheckpointError, match="does not hold a run's tokens"):
         open_run(place)
     with pytest.raises(
-        CheckpointError, match=r"run has no model yet: .*`lmsmith resume run` goes on"
+        CheckpointError, match=r"run has no model yet: .*`lmsmith resume run` continues it"
     ):
         load_for_use(place)
     with pytest.raises(UsageError, match="there is no model in it"):
@@ -207,5 +207,5 @@ def test_a_runs_own_validation(place: Path) -> None:
     score = score_validation(place, uniform, stride=None)
     assert score == score_ids(uniform, corpus.validation, n_bytes=105, left_out=True)
     assert score.perplexity == pytest.approx(corpus.tokenizer.vocab_size)
-    with pytest.raises(DataError, match="name a text with --text"):
+    with pytest.raises(DataError, match="Name a text with --text"):
         score_validation(Path("."), uniform, stride=None)
