@@ -1,15 +1,13 @@
-"""babyGPT's training speed beside nanoGPT's and the machine's own rate of matrix products, in one
-run.
+"""Training speed of babyGPT: lmsmith, nanoGPT, and the machine's matrix products alone.
 
     python benchmarks/babygpt.py --nanogpt PATH_TO_A_CLONE_OF_NANOGPT [--dtype float32]
 
 The model is nanoGPT's for Shakespeare by characters: 6 layers, 6 heads, width 384, 10.65M
-parameters, dropout 0, batch 8, context 256. A round is: two updates of ours, in the precision it
-chooses here or --dtype; two of nanoGPT's (its model, its optimizer, its clipping, uncompiled, as
-its README says for CPUs); and twice every matrix product of an update alone, each at its own shape,
-in our precision and by the faster of PyTorch's libraries. Each is a process of its own and rounds
-alternate, so a machine that changes speed changes all three; medians and ratios within rounds are
-reported.
+parameters, dropout 0, batch 8, context 256. A round times two steps of lmsmith, in the precision it
+chooses on this machine or --dtype; two steps of nanoGPT (its model, optimizer and clipping,
+uncompiled, as its README says for CPUs); and twice the matrix products of a step alone, in
+lmsmith's shapes, precision and library. Each runs in its own process and rounds alternate, so a
+change of machine speed affects all three. Reports medians, and ratios within rounds.
 """
 
 import argparse
@@ -41,7 +39,10 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=9)
     options.add_argument("--threads", type=int, default=n_cores())
     options.add_argument(
-        "--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="of ours"
+        "--dtype",
+        choices=["auto", "float32", "bfloat16"],
+        default="auto",
+        help="lmsmith's precision",
     )
     options.add_argument(
         "--worker", choices=["lmsmith", "nanogpt", "products"], help=argparse.SUPPRESS
@@ -59,32 +60,33 @@ def main() -> None:
         for name, worker in workers.items():
             worker.stdin.write("go\n")
             worker.stdin.flush()
-            found = float(worker.stdout.readline())
-            if round_:  # the first one warms up
-                seconds[name].append(found)
+            elapsed = float(worker.stdout.readline())
+            if round_:  # the first round is a warm-up
+                seconds[name].append(elapsed)
     for worker in workers.values():
         worker.stdin.close()
     flops = _config(given.dtype).neural.train_flops_per_token() * B * T
-    middle = {name: statistics.median(values) for name, values in seconds.items()}
-    for name, value in middle.items():
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    for name, value in medians.items():
         spread = f"{min(seconds[name]):.3f} to {max(seconds[name]):.3f}"
-        print(f"{name:9} {value:.3f} s an update ({spread}), {B * T / value:,.0f} tokens/s")
-    rate = _product_flops() / middle["products"]
+        print(f"{name:9} {value:.3f} s per step ({spread}), {B * T / value:,.0f} tokens/s")
+    rate = _product_flops() / medians["products"]
     print(
-        f"the products alone run at {rate / 1e9:.0f} GFLOP/s; an update is {flops / 1e9:.0f} GFLOP"
+        f"the matrix products alone run at {rate / 1e9:.0f} GFLOP/s; a step takes "
+        f"{flops / 1e9:.0f} GFLOP"
     )
     shares = [
         flops / a / (_product_flops() / b)
         for a, b in zip(seconds["lmsmith"], seconds["products"], strict=True)
     ]
     print(
-        f"lmsmith reaches {statistics.median(shares):.1%} of it ({min(shares):.1%} to "
+        f"lmsmith reaches {statistics.median(shares):.1%} of that rate ({min(shares):.1%} to "
         f"{max(shares):.1%})"
     )
     if given.nanogpt:
         pairs = [b / a for a, b in zip(seconds["lmsmith"], seconds["nanogpt"], strict=True)]
         spread = f"{min(pairs):.2f} to {max(pairs):.2f}"
-        print(f"{statistics.median(pairs):.2f} times nanoGPT's tokens a second ({spread})")
+        print(f"{statistics.median(pairs):.2f} times nanoGPT's tokens per second ({spread})")
 
 
 def _start(name: str) -> subprocess.Popen[str]:
@@ -93,13 +95,13 @@ def _start(name: str) -> subprocess.Popen[str]:
 
 
 def _work(given: argparse.Namespace) -> None:
-    """One contestant, a process of its own, set up as it sets itself up: a line in, an update's
-    mean seconds out.
+    """Runs one contestant in this process: for each input line, prints the mean seconds
+    of a step.
     """
     if given.worker == "nanogpt":
         torch.set_num_threads(given.threads)
         with contextlib.redirect_stdout(sys.stderr):
-            work, how = _nanogpt(given.nanogpt), "as it is"
+            work, how = _nanogpt(given.nanogpt), "its own settings"
     else:
         config = _config(given.dtype)
         machine = survey(config)
@@ -135,8 +137,8 @@ def _ours(config: RunConfig):
     return lambda: train_step(replica, batches, next(steps), 10**6)
 
 
-def _nanogpt(place: Path):
-    sys.path.insert(0, str(place))
+def _nanogpt(folder: Path):
+    sys.path.insert(0, str(folder))
     from model import GPT as NanoGPT
     from model import GPTConfig
 
@@ -149,9 +151,9 @@ def _nanogpt(place: Path):
     ids = torch.randint(V, (100_000,))
 
     def step() -> None:
-        at = torch.randint(len(ids) - T, (B,))
-        x = torch.stack([ids[i : i + T] for i in at])
-        y = torch.stack([ids[i + 1 : i + 1 + T] for i in at])
+        starts = torch.randint(len(ids) - T, (B,))
+        x = torch.stack([ids[i : i + T] for i in starts])
+        y = torch.stack([ids[i + 1 : i + 1 + T] for i in starts])
         _, loss = model(x, y)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -162,7 +164,7 @@ def _nanogpt(place: Path):
 
 
 def _shapes() -> list[tuple[int, int, int, int]]:
-    """(m, k, n, how many): the linear maps of a forward pass over B T tokens."""
+    """(m, k, n, count): the linear maps of a forward pass over B T tokens."""
     n = B * T
     return [(n, D, 3 * D, L), (n, D, D, L), (n, D, F, L), (n, F, D, L), (n, D, V, 1)]
 
@@ -172,8 +174,8 @@ def _product_flops() -> float:
 
 
 def _products(dtype: str):
-    """All linear maps of an update, forward and both backward products, results into memory that
-    is there already.
+    """The matrix products of all linear maps of a step, forward and backward, into preallocated
+    memory.
     """
     work = []
     for m, k, n, count in _shapes():
@@ -193,10 +195,10 @@ def _products(dtype: str):
 
 
 def _time(work, n: int = 2) -> float:
-    began = time.perf_counter()
+    start = time.perf_counter()
     for _ in range(n):
         work()
-    return (time.perf_counter() - began) / n
+    return (time.perf_counter() - start) / n
 
 
 if __name__ == "__main__":

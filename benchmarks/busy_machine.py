@@ -1,13 +1,13 @@
-"""Tokens a second of a run beside 0, 1 and 2 other busy processes.
+"""Tokens per second of a run while 0, 1 or 2 other processes keep cores busy.
 
     python benchmarks/busy_machine.py tinyshakespeare.txt
 
-Each contestant is the whole command `lmsmith train` with default settings. While it trains, other
-processes keep cores busy; they stop by themselves. The contestants take turns:
+Each contestant is the complete command `lmsmith train` with default settings. While it trains,
+other processes keep cores busy; they end by themselves. The contestants take turns:
 
-- `before`: two threads all the time, and libgomp spins as long as it does by itself;
-- `spins`: two threads all the time, short spins;
-- `now`: what lmsmith does by default.
+- `before`: two threads at all times, with libgomp's own spin count;
+- `spins`: two threads at all times, with lmsmith's lower spin count;
+- `now`: lmsmith's defaults.
 """
 
 import argparse
@@ -28,13 +28,13 @@ CONTESTANTS: dict[str, tuple[dict[str, str], list[str]]] = {
     "spins": ({}, FIXED),
     "now": ({}, []),
 }
-SETTLE_SECONDS = 2.0  # after the load has changed
+SETTLE_SECONDS = 2.0  # wait after a change of load
 BUSY = "import sys, time\nend = time.time() + float(sys.argv[1])\nwhile time.time() < end: pass"
 
 
 @contextmanager
 def busy(n: int, seconds: float) -> Iterator[None]:
-    """`n` processes that keep a core busy, for at most `seconds`."""
+    """Runs `n` processes that each keep a core busy, for at most `seconds`."""
     others = [subprocess.Popen([sys.executable, "-c", BUSY, str(seconds)]) for _ in range(n)]
     try:
         yield
@@ -45,7 +45,7 @@ def busy(n: int, seconds: float) -> Iterator[None]:
 
 
 class Run:
-    """A run of `lmsmith train` and the number of tokens it has seen, line by line."""
+    """A run of `lmsmith train`, with the number of tokens it has seen."""
 
     def __init__(self, text: Path, folder: Path, contestant: str, extra: list[str]) -> None:
         environment, options = CONTESTANTS[contestant]
@@ -69,26 +69,26 @@ class Run:
         metrics = folder / "run" / "metrics.jsonl"
         while not metrics.exists():
             if self.process.poll() is not None:
-                raise SystemExit(f"the run ended with {self.process.returncode}")
+                raise SystemExit(f"the run ended with exit status {self.process.returncode}")
             time.sleep(0.05)
         self._file, self._partial = metrics.open(encoding="utf-8"), ""
 
     def _lines(self) -> list[str]:
-        """What is new; the end of the file may be half a line."""
+        """New complete lines; keeps an incomplete last line for later."""
         *lines, self._partial = (self._partial + self._file.read()).split("\n")
         return lines
 
     def tokens_per_second(self, seconds: float) -> float:
-        """By the clock on the wall, from line to line, after SETTLE_SECONDS."""
+        """Measured by wall time between log lines, after SETTLE_SECONDS."""
         seen: list[tuple[float, int]] = []
         end = time.monotonic() + SETTLE_SECONDS + seconds
         while time.monotonic() < end:
             for line in self._lines():
-                found = json.loads(line)
-                if found["kind"] != "train":
-                    print(f"         step {found['step']}: {found['message']}")
+                record = json.loads(line)
+                if record["kind"] != "train":
+                    print(f"         step {record['step']}: {record['message']}")
                 elif time.monotonic() > end - seconds:
-                    seen.append((time.monotonic(), found["tokens"]))
+                    seen.append((time.monotonic(), record["tokens"]))
             time.sleep(0.01)
         return (seen[-1][1] - seen[0][1]) / (seen[-1][0] - seen[0][0]) if len(seen) > 1 else 0.0
 
@@ -101,8 +101,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("text", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement")
-    parser.add_argument("--loads", type=int, nargs="+", default=[0, 1, 2], help="other processes")
+    parser.add_argument("--seconds", type=float, default=8.0, help="seconds per measurement")
+    parser.add_argument(
+        "--loads", type=int, nargs="+", default=[0, 1, 2], help="numbers of busy processes"
+    )
     parser.add_argument("--contestants", nargs="+", default=["before", "now"], choices=CONTESTANTS)
     options, extra = parser.parse_known_args()
     rates: dict[tuple[str, int], list[float]] = {}

@@ -1,17 +1,17 @@
-"""GPT-2 124M beside nanoGPT and the device's own rate of matrix products, in one run: for a GPU.
+"""Training speed of GPT-2 124M on a GPU: lmsmith, nanoGPT, and the rate of matrix products.
 
     python benchmarks/gpt2.py --nanogpt PATH_TO_A_CLONE_OF_NANOGPT [--batch 64] [--loss TEXT]
 
-Both as their makers would have them there: bfloat16, compiled, fused AdamW, the same batch x 1024.
-Each is a process of its own; they take turns for some rounds. Reported are medians, ratios within
-rounds, and at which share of the rate of products ours runs (6 operations a matrix parameter and
-token, and causal attention).
+Both use the settings their authors recommend: bfloat16, compiled, fused AdamW, the same batch x
+1024. Each runs in its own process, and they take turns for several rounds. Reports medians, ratios
+within rounds, and the share of the rate of matrix products that lmsmith reaches (6 operations per
+matrix parameter and token, plus causal attention).
 
-With `--loss TEXT` two runs of lmsmith on that text follow: the faithful preset `gpt2`, and `modern`
-with the same layers and width, of the same number of tokens; how many of these and how long
-`modern` takes to come to the last validation loss of `gpt2`.
+`--loss TEXT` then trains two runs of lmsmith on that text, for the same number of tokens: the
+faithful preset `gpt2`, and `modern` with the same layers and width. It reports how many tokens and
+seconds `modern` needs to reach the last validation loss of `gpt2`.
 
-Smaller sizes are for trying it on a CPU: --layers 2 --width 64 --context 64 --batch 2 --device cpu
+Smaller sizes are for a trial on a CPU: --layers 2 --width 64 --context 64 --batch 2 --device cpu
 """
 
 import argparse
@@ -46,11 +46,16 @@ def main() -> None:
     options.add_argument("--context", type=int, default=1024)
     options.add_argument("--batch", type=int, default=64)
     options.add_argument("--rounds", type=int, default=5)
-    options.add_argument("--updates", type=int, default=20, help="a round")
+    options.add_argument("--updates", type=int, default=20, help="steps per round")
     options.add_argument(
-        "--loss", type=Path, metavar="TEXT", help="also: how soon `modern` is where `gpt2` ends"
+        "--loss",
+        type=Path,
+        metavar="TEXT",
+        help="also compare `modern` and `gpt2`, trained on TEXT",
     )
-    options.add_argument("--tokens", type=int, default=200_000_000, help="of each run for --loss")
+    options.add_argument(
+        "--tokens", type=int, default=200_000_000, help="tokens per run for --loss"
+    )
     options.add_argument("--worker", choices=["lmsmith", "nanogpt"], help=argparse.SUPPRESS)
     given = options.parse_args()
     if given.worker:
@@ -67,29 +72,31 @@ def main() -> None:
     tokens = given.batch * given.context
     flops = _config(given, "gpt2").neural.train_flops_per_token() * tokens
     for name, values in seconds.items():
-        middle, ends = (
+        median, spread = (
             statistics.median(values),
             f"{1e3 * min(values):.1f} to {1e3 * max(values):.1f}",
         )
-        print(f"{name:8} {1e3 * middle:.1f} ms an update ({ends}), {tokens / middle:,.0f} tokens/s")
+        print(
+            f"{name:8} {1e3 * median:.1f} ms per step ({spread}), {tokens / median:,.0f} tokens/s"
+        )
     rate = matmul_rate(device, torch.bfloat16)
     share = flops / statistics.median(seconds["lmsmith"]) / rate
     print(
-        f"products run at {rate / 1e12:.4g} TFLOP/s in bfloat16; lmsmith's updates reach "
-        f"{share:.1%} of it"
+        f"matrix products run at {rate / 1e12:.4g} TFLOP/s in bfloat16; lmsmith's steps reach "
+        f"{share:.1%} of that rate"
     )
     if given.nanogpt:
         pairs = [b / a for a, b in zip(seconds["lmsmith"], seconds["nanogpt"], strict=True)]
         print(
-            f"{statistics.median(pairs):.2f} times nanoGPT's tokens a second ({min(pairs):.2f} to "
-            f"{max(pairs):.2f})"
+            f"{statistics.median(pairs):.2f} times nanoGPT's tokens per second ({min(pairs):.2f} "
+            f"to {max(pairs):.2f})"
         )
     if given.loss:
         _to_the_same_loss(given)
 
 
 def _rounds(names: list[str], given: argparse.Namespace) -> dict[str, list[float]]:
-    """Seconds an update, of each in each round. The memory of all must fit on the device at
+    """Seconds per step of each contestant in each round. All must fit into the device's memory at
     once.
     """
     command = [sys.executable, __file__, *sys.argv[1:], "--worker"]
@@ -113,18 +120,20 @@ def _rounds(names: list[str], given: argparse.Namespace) -> dict[str, list[float
 
 
 def _work(given: argparse.Namespace) -> None:
-    """One contestant: a line in, an update's mean seconds out. It is warm before the first."""
+    """Runs one contestant: for each input line, prints the mean seconds of a step. Warms up before
+    the first.
+    """
     with contextlib.redirect_stdout(sys.stderr):
-        update = _ours(given) if given.worker == "lmsmith" else _nanogpt(given)
+        step = _ours(given) if given.worker == "lmsmith" else _nanogpt(given)
         for _ in range(3):
-            update()
+            step()
     for _ in sys.stdin:
         _synchronise(given.device)
-        began = time.perf_counter()
+        start = time.perf_counter()
         for _ in range(given.updates):
-            update()
+            step()
         _synchronise(given.device)
-        print((time.perf_counter() - began) / given.updates, flush=True)
+        print((time.perf_counter() - start) / given.updates, flush=True)
 
 
 def _synchronise(device: str) -> None:
@@ -133,7 +142,7 @@ def _synchronise(device: str) -> None:
 
 
 def _config(given: argparse.Namespace, name: str) -> RunConfig:
-    """That preset at the sizes of GPT-2, dropout 0, its vocabulary padded."""
+    """The preset with the sizes of GPT-2, dropout 0, and a padded vocabulary."""
     changes = {
         "model.n_layer": given.layers,
         "model.d_model": given.width,
@@ -179,7 +188,7 @@ def _ours(given: argparse.Namespace) -> Callable[[], object]:
 
 
 def _nanogpt(given: argparse.Namespace) -> Callable[[], object]:
-    """Its model, optimizer and loop, as its train.py has them."""
+    """Its model, optimizer and loop, as in its train.py."""
     sys.path.insert(0, str(given.nanogpt))
     from model import GPT as NanoGPT
     from model import GPTConfig
@@ -200,18 +209,18 @@ def _nanogpt(given: argparse.Namespace) -> Callable[[], object]:
     context = torch.autocast(given.device, torch.bfloat16)
 
     def batch() -> list[torch.Tensor]:
-        at = torch.randint(len(ids) - given.context, (given.batch,)).tolist()
-        rows = [torch.stack([ids[i + k : i + k + given.context] for i in at]) for k in (0, 1)]
+        starts = torch.randint(len(ids) - given.context, (given.batch,)).tolist()
+        rows = [torch.stack([ids[i + k : i + k + given.context] for i in starts]) for k in (0, 1)]
         if given.device == "cuda":
             return [row.pin_memory().to("cuda", non_blocking=True) for row in rows]
         return rows
 
-    following = [batch()]
+    next_batch = [batch()]
 
     def step() -> None:
         with context:
-            _, loss = compiled(*following[0])
-        following[0] = batch()
+            _, loss = compiled(*next_batch[0])
+        next_batch[0] = batch()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -221,7 +230,7 @@ def _nanogpt(given: argparse.Namespace) -> Callable[[], object]:
 
 
 def _to_the_same_loss(given: argparse.Namespace) -> None:
-    """Tokens and seconds of updates in which `modern` comes to where `gpt2` ends."""
+    """Reports the tokens and seconds that `modern` needs to reach the final loss of `gpt2`."""
     tokens = given.batch * given.context
     steps = max(20, given.tokens // tokens)
     sizes = {
@@ -237,7 +246,7 @@ def _to_the_same_loss(given: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
 
         def run(name: str, *more: str) -> dict[str, float]:
-            place = Path(folder) / name
+            run_folder = Path(folder) / name
             words = [str(word) for pair in sizes.items() for word in pair]
             command = [
                 sys.executable,
@@ -251,23 +260,22 @@ def _to_the_same_loss(given: argparse.Namespace) -> None:
                 *more,
             ]
             subprocess.run(
-                [*command, "--steps", str(steps), "--out", str(place)],
+                [*command, "--steps", str(steps), "--out", str(run_folder)],
                 check=True,
                 stdout=sys.stderr,
             )
-            return dict(json.loads((place / "summary.json").read_text(encoding="utf-8")))
+            return dict(json.loads((run_folder / "summary.json").read_text(encoding="utf-8")))
 
         gpt2 = run("gpt2")
         modern = run("modern", "--train.stop_at_val_loss", str(gpt2["best_val_loss"]))
-        for name, found in (("gpt2", gpt2), ("modern", modern)):
+        for name, summary in (("gpt2", gpt2), ("modern", modern)):
             print(
-                f"{name:8} {found['n_params']:,} parameters: loss {found['best_val_loss']:.4f} "
-                f"after "
-                f"{found['tokens_seen']:,} tokens, {found['train_seconds']:.0f} s"
+                f"{name:8} {summary['n_params']:,} parameters: loss {summary['best_val_loss']:.4f} "
+                f"after {summary['tokens_seen']:,} tokens, {summary['train_seconds']:.0f} s"
             )
         for what in ("tokens_seen", "train_seconds"):
             print(
-                f"modern takes {modern[what] / gpt2[what]:.2f} of gpt2's {what.replace('_', ' ')}"
+                f"modern needs {modern[what] / gpt2[what]:.2f} of gpt2's {what.replace('_', ' ')}"
             )
 
 

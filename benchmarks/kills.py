@@ -1,12 +1,12 @@
-"""Runs that are killed at random moments, again and again, against one left alone: the same
-weights, bit by bit.
+"""Kills runs at random moments and checks that their weights equal, bit for bit, those of an
+undisturbed run.
 
     python benchmarks/kills.py --kills 100 --processes 2
     python benchmarks/kills.py --kills 20 --within-saves        # GPT-2 124M: 15 GB of disk, half an hour on two cores
 
-Kills (SIGKILL of all processes of a run) come at times drawn evenly from start to end of a run of
-some seconds, or while a checkpoint is half written; the run is then resumed, and killed again,
-until it comes through. The SHA-256 of the tensors in model/model.safetensors is compared. Linux.
+SIGKILLs all processes of a run of a few seconds, at times drawn uniformly over its length, or while
+a checkpoint is half written. The run is then resumed, and killed again, until it completes.
+Compares the SHA-256 of the tensors in model/model.safetensors. Linux only.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def weights(run: Path) -> str:
 
 
 def children(process: int) -> list[int]:
-    """torchrun's workers, which are in sessions of their own."""
+    """torchrun's workers, which run in sessions of their own."""
     done = subprocess.run(
         ["pgrep", "-P", str(process)], capture_output=True, text=True, check=False
     )
@@ -71,22 +71,20 @@ def children(process: int) -> list[int]:
 
 
 def half_written(run: Path) -> list[Path]:
-    """Folders of checkpoints that are being written, or were: they have another name when they
-    are whole.
-    """
+    """Temporary folders of checkpoints; complete checkpoints have another name."""
     with contextlib.suppress(FileNotFoundError):
         return [
-            place
-            for place in run.glob("checkpoints/.*.partial")
-            if any(place.glob("*.safetensors"))
+            folder
+            for folder in run.glob("checkpoints/.*.partial")
+            if any(folder.glob("*.safetensors"))
         ]
     return []
 
 
 def wait_for_save(process: "subprocess.Popen[bytes]", run: Path, seconds: float) -> None:
-    """Until a save of `run` has been going on for `seconds`, or has ended, or the process has."""
-    before = set(half_written(run))
-    while process.poll() is None and not set(half_written(run)) - before:
+    """Waits until a save of `run` has lasted `seconds` or has ended, or the process has ended."""
+    earlier = set(half_written(run))
+    while process.poll() is None and not set(half_written(run)) - earlier:
         time.sleep(0.01)
     until = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < until and half_written(run):
@@ -103,7 +101,7 @@ def main() -> None:
     options.add_argument(
         "--within-saves",
         action="store_true",
-        help="of GPT-2 124M, each while a save is half written",
+        help="train GPT-2 124M, and kill only while a checkpoint is being written",
     )
     chosen = options.parse_args()
     rng = random.Random(chosen.seed)
@@ -114,15 +112,15 @@ def main() -> None:
     }
     settings = ((GPT2 if chosen.within_saves else SMALL) + " " + EXACT).split()
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        (place / "text.txt").write_text(
+        scratch = Path(folder)
+        (scratch / "text.txt").write_text(
             " ".join(rng.choice(WORDS) for _ in range(6000)), encoding="utf-8"
         )
 
         def start(*what: str) -> "subprocess.Popen[bytes]":
             return subprocess.Popen(
                 command(chosen.processes, *what),
-                cwd=place,
+                cwd=scratch,
                 env=environment,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -131,11 +129,11 @@ def main() -> None:
 
         began = time.monotonic()
         assert start("train", "text.txt", *settings, "--out", "alone").wait() == 0
-        whole = time.monotonic() - began
-        wanted = weights(place / "alone")
-        shutil.rmtree(place / "alone")
-        print(f"left alone it takes {whole:.0f} s", flush=True)
-        run = place / "run"
+        run_seconds = time.monotonic() - began
+        expected = weights(scratch / "alone")
+        shutil.rmtree(scratch / "alone")
+        print(f"undisturbed it takes {run_seconds:.0f} s", flush=True)
+        run = scratch / "run"
         n_kills = n_runs = n_before = n_within = 0
         while n_kills < chosen.kills:
             shutil.rmtree(run, ignore_errors=True)
@@ -148,17 +146,16 @@ def main() -> None:
                 process, begun = start(*what), time.monotonic()
                 if n_kills < chosen.kills and chosen.within_saves:
                     if rng.random() < 0.5:
-                        wait_for_save(process, run, 60)  # to its end
+                        wait_for_save(process, run, 60)  # waits for its end
                     wait_for_save(process, run, rng.uniform(0, 2.5))
                 elif n_kills < chosen.kills:
                     with contextlib.suppress(subprocess.TimeoutExpired):
-                        process.wait(timeout=rng.uniform(0.3, 1.0) * whole)
+                        process.wait(timeout=rng.uniform(0.3, 1.0) * run_seconds)
                 else:
                     process.wait()
                 if process.poll() is not None:
-                    whole = min(
-                        whole, time.monotonic() - begun
-                    )  # a machine that others use has its slow moments
+                    # the shortest time, because other programs may slow some runs
+                    run_seconds = min(run_seconds, time.monotonic() - begun)
                     break
                 n_before += not run.exists()
                 for number in (*children(process.pid), process.pid):
@@ -167,15 +164,14 @@ def main() -> None:
                 within = bool(half_written(run))
                 n_within += within
                 n_kills += within or not chosen.within_saves
-                print(f"{n_kills} kills, {n_within} within a save", flush=True)
+                print(f"{n_kills} kills, {n_within} during a save", flush=True)
             assert process.returncode == 0, process.returncode
             n_runs += 1
-            assert weights(run) == wanted, f"after {n_kills} kills the weights are others"
-            print(f"{n_kills} kills, {n_runs} runs: the same weights", flush=True)
+            assert weights(run) == expected, f"after {n_kills} kills the weights differ"
+            print(f"{n_kills} kills, {n_runs} runs: identical weights", flush=True)
     print(
-        f"{n_kills} kills of {chosen.processes} processes, {n_before} before the run was there, "
-        f"{n_within} within a "
-        f"save; {n_runs} runs, one hash"
+        f"{n_kills} kills of {chosen.processes} processes, {n_before} before the run folder "
+        f"existed, {n_within} during a save; {n_runs} runs, one hash"
     )
 
 

@@ -1,20 +1,20 @@
-"""How fast batches are read: ours, nanoGPT's way, and what a model in training takes.
+"""Speed of reading batches: lmsmith, nanoGPT's method, and what training a model consumes.
 
     python benchmarks/loader.py [--tokens 100000000]
 
-Tokens of a vocabulary of 50,257 are written as four shards into a temporary folder and read once,
-so that they lie in the page cache. Rounds alternate between the contestants, each of which makes
-batches as fast as it can and does nothing with them:
+Writes random tokens of a vocabulary of 50,257 as four shards into a temporary folder and reads them
+once, so that they are in the page cache. The contestants take turns; each makes batches as fast as
+it can and discards them:
 
-    windows       our batches from the four shards: an epoch without repeats, every id held against
-                  the vocabulary
+    windows       lmsmith's batches from the four shards: an epoch without repeats, every id checked
+                  against the vocabulary
     read ahead    the same through the thread that training uses
-    mixed         the same from two sources, 0.7 and 0.3
-    nanoGPT's     windows at random places of one file, mapped anew for each batch and put together
-                  row by row
+    mixed         the same from two sources, with weights 0.7 and 0.3
+    nanoGPT's     windows at random positions of one file, memory-mapped again for each batch and
+                  assembled row by row
 
-Then babyGPT (6 layers, 384 wide, batch 8, context 256) is trained for some steps on all cores, and
-its tokens a second are set against what our batches of its shape come to.
+Then trains babyGPT (6 layers, 384 wide, batch 8, context 256) for some steps on all cores, and
+compares its tokens per second with the reading speed of batches of the same shape.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from lmsmith.train.replica import Replica
 from lmsmith.train.step import train_step
 
 V = 50257
-SECONDS = 0.3  # a contestant's turn
+SECONDS = 0.3  # per contestant and round
 
 
 def main() -> None:
@@ -54,23 +54,23 @@ def main() -> None:
             for round_ in range(given.rounds + 1):
                 for name, batches in contestants.items():
                     found = _rate(batches, B * T)
-                    if round_:  # the first one warms up
+                    if round_:  # the first round is a warm-up
                         rates[name].append(found)
             print(f"batch {B} x {T}")
             for name, found in rates.items():
                 print(f"  {name:12} {_spread(found, 1e6)} million tokens/s")
             ratios = [a / b for a, b in zip(rates["read ahead"], rates["nanoGPT's"], strict=True)]
-            print(f"  read ahead is {_spread(ratios)} times nanoGPT's way")
+            print(f"read ahead is {_spread(ratios)} times as fast as nanoGPT's")
     consumed = _babygpt()
     print(f"babyGPT trains on {consumed:,.0f} tokens/s with {n_cores()} threads")
     print(
         f"  its batches are read {statistics.median(rates['read ahead']) / consumed:,.0f} times "
-        f"as fast"
+        "as fast"
     )
 
 
-def _write(place: Path, n_tokens: int) -> list[Path]:
-    paths = [place / f"x_train_{number:06}.bin" for number in range(4)]
+def _write(folder: Path, n_tokens: int) -> list[Path]:
+    paths = [folder / f"x_train_{number:06}.bin" for number in range(4)]
     for path, n in zip(paths, np.full(4, n_tokens // 4), strict=True):
         write_shard(path, np.random.default_rng(n).integers(0, V, n, dtype=np.uint16), V)
         path.read_bytes()
@@ -84,7 +84,7 @@ def _contestants(
     two = Sources([Shards.open(paths[:2], V), Shards.open(paths[2:], V)], [0.7, 0.3])
     return {
         "windows": _in_order(windows, B),
-        "read ahead": _in_order(stack.enter_context(ReadAhead(windows, [(0, B)])), B),
+        "read ahead": _in_order(stack.enter_context(ReadAhead(windows, lambda step: [(0, B)])), B),
         "mixed": _in_order(Batches(two, context_length=T, batch_size=B, seed=1), B),
         "nanoGPT's": _at_random(paths[0], B, T),
     }
@@ -99,19 +99,19 @@ def _in_order(batches: AnyBatches, B: int) -> Iterator[object]:
 
 
 def _at_random(path: Path, B: int, T: int) -> Iterator[object]:
-    """What nanoGPT's training script does for a batch, in our words."""
+    """What nanoGPT's training script does for each batch."""
     while True:
         ids = np.memmap(path, np.uint16, "r", offset=HEADER_BYTES)
-        places = torch.randint(len(ids) - T, (B,)).tolist()
-        inputs = [torch.from_numpy(ids[place : place + T].astype(np.int64)) for place in places]
+        starts = torch.randint(len(ids) - T, (B,)).tolist()
+        inputs = [torch.from_numpy(ids[start : start + T].astype(np.int64)) for start in starts]
         targets = [
-            torch.from_numpy(ids[place + 1 : place + 1 + T].astype(np.int64)) for place in places
+            torch.from_numpy(ids[start + 1 : start + 1 + T].astype(np.int64)) for start in starts
         ]
         yield torch.stack(inputs), torch.stack(targets)
 
 
 def _rate(batches: Iterator[object], n_tokens: int) -> float:
-    """Tokens a second."""
+    """Tokens per second."""
     n, began = 0, time.perf_counter()
     while (seconds := time.perf_counter() - began) < SECONDS:
         next(batches)
@@ -120,7 +120,7 @@ def _rate(batches: Iterator[object], n_tokens: int) -> float:
 
 
 def _babygpt() -> float:
-    """Tokens a second of an update: the median of some."""
+    """Tokens per second of a training step: the median of several."""
     torch.set_num_threads(n_cores())
     config = preset("babygpt").changed(
         {"model.vocab_size": 65, "train.batch_size": 8, "train.dtype": "float32"}, where=""

@@ -1,15 +1,15 @@
-"""What a training step costs beside its arithmetic: data, schedule, clipping, guards, logging, the
+"""Overhead of a training step beyond its arithmetic: data, schedule, clipping, guards, logging, the
 loop itself.
 
     python benchmarks/overhead.py [--blocks 12] [--updates 10] [--threads 0]
 
-babyGPT (6 layers, 384 wide, batch 8 x 256, no dropout) is trained by the loop that `lmsmith train`
-runs. Between blocks of its steps a hook makes as many bare ones, on one batch that lies in memory:
-forward, backward, the optimizer's step and nothing else, not even the gradient's norm. Each block
-is compared with the bare one before it, so that a machine that slows down slows both.
+Trains babyGPT (6 layers, 384 wide, batch 8 x 256, no dropout) with the loop of `lmsmith train`.
+Between blocks of its steps, a hook makes the same number of bare steps on one batch in memory:
+forward, backward and the optimizer, without even the gradient norm. Each block is compared with the
+bare one before it, so that a change of machine speed affects both.
 
-Then the parts: the time spent within each, as a share of the blocks. What the reading thread takes
-from the others' cores is in the difference, not in the parts.
+Then reports the time within each part, as a share of the blocks. The time that the reading thread
+takes from the other cores is part of the difference, not of the parts.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from lmsmith.train.log import MetricsFile, Progress
 from lmsmith.train.loop import Training
 
 PARTS: tuple[tuple[str, Any, str], ...] = (
-    ("data: rows asked for", ReadAhead, "rows"),
+    ("data: rows", ReadAhead, "rows"),
     ("data: arrays to tensors", step_module, "to_device"),
     ("schedule", step_module, "learning_rate_share"),
     ("gradient norm", step_module, "norm_of"),
@@ -51,7 +51,9 @@ PARTS: tuple[tuple[str, Any, str], ...] = (
 
 
 class Timed(Hook):
-    """Makes bare steps between blocks of the loop's own, and notes the seconds of each block."""
+    """Makes bare steps between blocks of the loop's steps, and records the seconds of
+    each block.
+    """
 
     def __init__(self, n_steps: int) -> None:
         self.every = n_steps
@@ -93,7 +95,7 @@ class Timed(Hook):
 
 
 def corpus() -> Corpus:
-    """A million random characters of 65: what they are changes no time."""
+    """A million random characters from 65; their values do not affect the time."""
     letters = "".join(map(chr, range(48, 113)))
     tokenizer = CharTokenizer.learn([letters], False)
     ids = np.random.default_rng(0).integers(0, len(letters), 1_000_000).astype(np.uint16)
@@ -112,7 +114,7 @@ def babygpt(n_steps: int, threads: int, clip_norm: float) -> RunConfig:
         "train.on_spike": "skip",
         "train.spike_z": 1e9,
         "optim.clip_norm": clip_norm,
-        # As often as in a run of two thousand steps; nothing else comes between updates.
+        # As often as in a run of two thousand steps; nothing else happens between steps.
         "train.log_every": 10,
         "train.eval_every": 10**9,
         "train.save_every": 10**9,
@@ -123,28 +125,26 @@ def babygpt(n_steps: int, threads: int, clip_norm: float) -> RunConfig:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--blocks", type=int, default=12)
-    parser.add_argument("--updates", type=int, default=10, help="of each block")
+    parser.add_argument("--updates", type=int, default=10, help="steps per block")
     parser.add_argument("--threads", type=int, default=0)
     options = parser.parse_args()
-    config = babygpt(
-        options.blocks * options.updates + 1, options.threads, clip_norm=1e-3
-    )  # always clipped
+    # This clip_norm clips every step.
+    config = babygpt(options.blocks * options.updates + 1, options.threads, clip_norm=1e-3)
     machine = survey(config)
     chosen = {
         "train.threads": machine.threads,
         "train.matmul": machine.matmul,
         "train.dtype": machine.dtype,
     }
-    config = config.changed(chosen, where="what was chosen")
+    config = config.changed(chosen, where="the machine's settings")
     with (
         tempfile.TemporaryDirectory() as folder,
         open(os.devnull, "w", encoding="utf-8") as nowhere,
     ):
         run = Path(folder) / "run"
         run.mkdir()
-        terminal = Console(
-            file=nowhere, force_terminal=True, width=120
-        )  # with a live bar, as one watches it
+        # With a live progress bar, as in a terminal.
+        terminal = Console(file=nowhere, force_terminal=True, width=120)
         set_up_process(machine)
         timed = Timed(options.updates)
         Training(
@@ -160,7 +160,7 @@ def main() -> None:
 
 
 def report(config: RunConfig, timed: Timed) -> None:
-    ours, bare = timed.ours[1:], timed.bare[1 : len(timed.ours)]  # the first ones allocate
+    ours, bare = timed.ours[1:], timed.bare[1 : len(timed.ours)]  # the first blocks allocate memory
     ratios = sorted(one / other for one, other in zip(ours, bare, strict=True))
     n = timed.every
     print(
@@ -169,14 +169,14 @@ def report(config: RunConfig, timed: Timed) -> None:
         end="",
     )
     print(f"{config.train.threads} threads, {len(ours)} blocks of {n} steps")
-    print(f"the loop's step   {1000 * statistics.median(ours) / n:8.2f} ms")
+    print(f"training step     {1000 * statistics.median(ours) / n:8.2f} ms")
     print(f"bare step         {1000 * statistics.median(bare) / n:8.2f} ms")
     ends = f"{ratios[0] - 1:.2%} to {ratios[-1] - 1:.2%}"
-    print(f"more by           {statistics.median(ratios) - 1:8.2%}   (blocks: {ends})")
-    whole = sum(timed.ours)
+    print(f"overhead          {statistics.median(ratios) - 1:8.2%}   (blocks: {ends})")
+    total = sum(timed.ours)
     for name, _, _ in PARTS:
-        print(f"  {name:<26}{timed.within[name] / whole:8.3%}")
-    print(f"  {'all parts':<26}{sum(timed.within.values()) / whole:8.3%}")
+        print(f"  {name:<26}{timed.within[name] / total:8.3%}")
+    print(f"  {'all parts':<26}{sum(timed.within.values()) / total:8.3%}")
 
 
 if __name__ == "__main__":

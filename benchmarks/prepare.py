@@ -1,15 +1,14 @@
-"""Text files to token shards with GPT-2's vocabulary, beside `datasets.map` with tiktoken on two
-processes.
+"""Speed of turning text files into token shards with GPT-2's vocabulary: lmsmith, and
+`datasets.map` with tiktoken.
 
-    python -m venv PEER && PEER/bin/pip install datasets tiktoken python benchmarks/prepare.py
-    NOVELS --gpt2 FOLDER --peer PEER/bin/python [--copies 1 10] [--rounds 5]
+    python -m venv PEER && PEER/bin/pip install datasets tiktoken
+    python benchmarks/prepare.py NOVELS --gpt2 FOLDER --peer PEER/bin/python [--copies 1 10] [--rounds 5]
 
-NOVELS is a folder of .txt files, FOLDER has GPT-2's vocab.json and merges.txt. Each round runs both
-once as commands of their own, in turns, on two workers. Told are the medians of the whole command,
-and of what remains without importing, loading the vocabulary and loading compiled code: on little
-text these are most of it. Memory is that of all processes together at its highest, shared pages
-divided among those who share them (PSS; on Linux alone). With --copies the texts are also taken
-several times over, each copy ending otherwise.
+NOVELS is a folder of .txt files; FOLDER has GPT-2's vocab.json and merges.txt. Each round runs
+both, in turn, as separate commands with two workers. Reports medians for the complete command and
+without start-up (imports, loading the vocabulary and compiled code), which dominates for small
+texts. Memory is the peak of all processes together, with shared pages divided among them (PSS;
+Linux only). With --copies, the texts are also repeated, each copy with a different ending.
 """
 
 import argparse
@@ -42,7 +41,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("texts", type=Path)
     options.add_argument("--gpt2", type=Path, required=True)
-    options.add_argument("--peer", help="a Python that has datasets and tiktoken")
+    options.add_argument("--peer", help="a Python with datasets and tiktoken")
     options.add_argument("--copies", type=int, nargs="+", default=[1])
     options.add_argument("--rounds", type=int, default=5)
     given = options.parse_args()
@@ -69,7 +68,7 @@ def main() -> None:
 
 
 def copy(texts: Path, n_copies: int, to: Path) -> int:
-    """Number of bytes."""
+    """Copies the texts; returns the number of bytes."""
     to.mkdir()
     n_bytes = 0
     for number in range(n_copies):
@@ -82,39 +81,39 @@ def copy(texts: Path, n_copies: int, to: Path) -> int:
 
 
 def run(command: list[str]) -> Run:
-    """The last line of what it prints is JSON."""
+    """Runs a command whose last line of output is JSON."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    began = time.perf_counter()
+    start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True)
-    highest = [0]
+    peak = [0]
     done = threading.Event()
 
     def watch() -> None:
         while not done.wait(0.1):
-            highest[0] = max(highest[0], memory(process.pid))
+            peak[0] = max(peak[0], memory(process.pid))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     out, _ = process.communicate()
-    whole = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     done.set()
     watcher.join()
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed")
-    told = json.loads(out.strip().splitlines()[-1])
-    return Run(whole, told["work"], told["n_tokens"], highest[0] / 1e6)
+    result = json.loads(out.strip().splitlines()[-1])
+    return Run(seconds, result["work"], result["n_tokens"], peak[0] / 1e6)
 
 
 def memory(root: int) -> int:
-    """Bytes of a process and all its descendants."""
+    """Bytes of memory used by a process and all its descendants."""
     parents: dict[int, int] = {}
-    for place in Path("/proc").glob("[0-9]*"):
+    for folder in Path("/proc").glob("[0-9]*"):
         try:
-            parents[int(place.name)] = int(
-                (place / "stat").read_text().rpartition(")")[2].split()[1]
+            parents[int(folder.name)] = int(
+                (folder / "stat").read_text().rpartition(")")[2].split()[1]
             )
         except (OSError, ValueError):
-            continue  # it has ended
+            continue  # the process has ended
     ours = {root}
     while more := {child for child, parent in parents.items() if parent in ours} - ours:
         ours |= more
@@ -132,22 +131,22 @@ def table(runs: dict[str, list[Run]], megabytes: float) -> None:
     first = None
     print("| | whole command | MB/s | times | without start | MB/s | times | memory | tokens |")
     print("|---|---|---|---|---|---|---|---|---|")
-    for name, found in runs.items():
+    for name, entries in runs.items():
         whole, work = (
-            statistics.median(getattr(each, kind) for each in found) for kind in ("whole", "work")
+            statistics.median(getattr(each, kind) for each in entries) for kind in ("whole", "work")
         )
-        highest = max(each.memory for each in found)
+        peak = max(each.memory for each in entries)
         first = first or (whole, work)
         print(
             f"| {name} | {whole:.2f} s | {megabytes / whole:.1f} | {whole / first[0]:.2f} "
-            f"| {work:.2f} s | {megabytes / work:.1f} | {work / first[1]:.2f} | {highest:.0f} MB "
-            f"| {found[0].n_tokens:,} |"
+            f"| {work:.2f} s | {megabytes / work:.1f} | {work / first[1]:.2f} | {peak:.0f} MB "
+            f"| {entries[0].n_tokens:,} |"
         )
     print()
 
 
 def ours(texts: str, gpt2: str, out: str) -> None:
-    """What `lmsmith data prepare` does, timed from where the vocabulary is loaded."""
+    """Runs `lmsmith data prepare`, timed from after the vocabulary is loaded."""
     from lmsmith.data.prepare.build import build_shards
     from lmsmith.tokens.files import load_tokenizer
 

@@ -1,12 +1,12 @@
-"""What is usually done to text before training: `datasets.map` with tiktoken on two processes, ids
-to a memory map.
+"""The usual way to tokenize text before training: `datasets.map` with tiktoken on two processes,
+ids in a memory map.
 
     PYTHON benchmarks/prepare_peer.py TEXTS GPT2 OUT
 
-The steps are those of nanoGPT's data/openwebtext/prepare.py, for text files (each a document) in
-place of a data set from the network. `prepare.py` runs this beside lmsmith, in a Python that has
-datasets and tiktoken, which lmsmith need not have. Prints its times as JSON: until all is imported
-and the vocabulary loaded, and from then on.
+The steps are those of nanoGPT's data/openwebtext/prepare.py, but for text files (one document each)
+instead of a downloaded data set. `prepare.py` runs this in a Python with datasets and tiktoken,
+which lmsmith does not need. Prints two times as JSON: until everything is imported and the
+vocabulary is loaded, and from then on.
 """
 
 import time
@@ -29,9 +29,9 @@ END = "<|endoftext|>"
 
 
 def gpt2(folder: Path) -> tiktoken.Encoding:
-    """`tiktoken.get_encoding("gpt2")`, from files that are there."""
-    with tempfile.TemporaryDirectory() as place:
-        merges = Path(place, "vocab.bpe")
+    """`tiktoken.get_encoding("gpt2")`, from local files."""
+    with tempfile.TemporaryDirectory() as folder_of_ranks:
+        merges = Path(folder_of_ranks, "vocab.bpe")
         merges.write_text(
             "#version: 0.2\n" + (folder / "merges.txt").read_text(encoding="utf-8"),
             encoding="utf-8",
@@ -65,14 +65,14 @@ def main() -> None:
     for name, split in splits.map(encoded, remove_columns=["text"], num_proc=PROCESSES).items():
         total = int(np.sum(split["length"], dtype=np.uint64))
         ids = np.memmap(out / f"{name}.bin", dtype=np.uint16, mode="w+", shape=(total,))
-        place, n_slices = 0, min(SLICES, len(split))
+        position, n_slices = 0, min(SLICES, len(split))
         for number in range(n_slices):
             part = split.shard(num_shards=n_slices, index=number, contiguous=True).with_format(
                 "numpy"
             )
-            some = np.concatenate(part["ids"])
-            ids[place : place + len(some)] = some
-            place += len(some)
+            part_ids = np.concatenate(part["ids"])
+            ids[position : position + len(part_ids)] = part_ids
+            position += len(part_ids)
         ids.flush()
         n_tokens += total
     work = time.perf_counter() - began

@@ -1,19 +1,19 @@
-"""The reference engine's training speed beside PyTorch's and llm.c's CPU program, in one run.
+"""Training speed of the reference engine, PyTorch, and llm.c's CPU program.
 
     python benchmarks/reference.py [--llmc PATH_TO_TRAIN_GPT2] [--rounds 5]
 
 The model is babyGPT (6 layers, 6 heads, width 384, context 256, 65 characters, dropout 0) with a
-batch of 8, in float32. A round is two updates of ours in NumPy; two of PyTorch's, our
-`models/gpt.py` uncompiled with fused AdamW; and two of llm.c's. Each is a process of its own, on
-the same number of threads, and rounds alternate, so a machine that changes speed changes all;
-medians and ratios within rounds are reported, and the memory that ours took.
+batch of 8, in float32. A round times two steps of the NumPy reference engine; two of PyTorch
+(`models/gpt.py`, uncompiled, with fused AdamW); and two of llm.c. Each runs in its own process with
+the same number of threads, and rounds alternate, so a change of machine speed affects all. Reports
+medians, ratios within rounds, and the memory that the reference engine used.
 
-llm.c has its batch in its source. To make the program:
+llm.c has its batch size in its source. To build the program:
 
     sed -i 's/int B = 4;/int B = 8;/; s/int T = 64;/int T = 256;/' train_gpt2.c && make train_gpt2
 
-It begins from our checkpoint and is given one batch of tokens again and again, as ours is: its
-losses must be ours.
+It starts from the reference engine's checkpoint and trains on the same batch repeatedly, as the
+reference engine does, so the losses must be equal.
 """
 
 import argparse
@@ -39,13 +39,13 @@ SIZES = Sizes(
     n_layer=6, n_head=6, d_model=384, vocab_size=65, padded_vocab_size=65, context_length=T
 )
 LEARNING_RATE = 1e-4  # llm.c's, with betas 0.9 and 0.999 and no weight decay
-UPDATES = 2  # a round
+UPDATES = 2  # per round
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument(
-        "--llmc", type=Path, help="llm.c's train_gpt2, made as the text above says"
+        "--llmc", type=Path, help="llm.c's train_gpt2, built as described in this file"
     )
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--threads", type=int, default=2)
@@ -59,28 +59,28 @@ def main() -> None:
     workers = {name: _start(name, environment) for name in ("numpy", "torch")}
     rounds = []
     for _ in range(given.rounds + 1):
-        found = {name: _ask(worker) for name, worker in workers.items()}
+        results = {name: _ask(worker) for name, worker in workers.items()}
         if given.llmc:
-            found["llm.c"] = _llmc(given.llmc.resolve(), environment)
-        rounds.append(found)
+            results["llm.c"] = _llmc(given.llmc.resolve(), environment)
+        rounds.append(results)
     for worker in workers.values():
         worker.stdin.close()
     _report(rounds)
 
 
 def _report(rounds: list[dict[str, dict]]) -> None:
-    first, *rounds = rounds  # the first one warms up
+    first, *rounds = rounds  # the first round is a warm-up
     for name in first:
         seconds = [found[name]["seconds"] for found in rounds]
-        middle, spread = statistics.median(seconds), f"{min(seconds):.3f} to {max(seconds):.3f}"
-        print(f"{name:6} {middle:.3f} s an update ({spread}), {B * T / middle:,.0f} tokens/s")
+        median, spread = statistics.median(seconds), f"{min(seconds):.3f} to {max(seconds):.3f}"
+        print(f"{name:6} {median:.3f} s per step ({spread}), {B * T / median:,.0f} tokens/s")
     for name in list(first)[1:]:
         ratios = [found[name]["seconds"] / found["numpy"]["seconds"] for found in rounds]
         print(
             f"numpy is {statistics.median(ratios):.2f} times as fast as {name} ({min(ratios):.2f} "
             f"to {max(ratios):.2f})"
         )
-    print(f"numpy took {rounds[-1]['numpy']['bytes'] / 1e9:.2f} GB of memory at most")
+    print(f"numpy used at most {rounds[-1]['numpy']['bytes'] / 1e9:.2f} GB of memory")
     if "llm.c" in first:
         pairs = list(zip(first["numpy"]["losses"], first["llm.c"]["losses"], strict=False))
         print(
@@ -103,16 +103,16 @@ def _ask(worker: subprocess.Popen[str]) -> dict:
 
 
 def _work(name: str, threads: int) -> None:
-    """One contestant: a line in, what a round took and found out."""
+    """Runs one contestant: for each input line, prints the time, losses and memory of a round."""
     step = _numpy(threads) if name == "numpy" else _torch(threads)
     for _ in sys.stdin:
-        began = time.perf_counter()
+        start = time.perf_counter()
         losses = [step() for _ in range(UPDATES)]
-        seconds = (time.perf_counter() - began) / UPDATES
-        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        seconds = (time.perf_counter() - start) / UPDATES
+        n_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
             1 if sys.platform == "darwin" else 1024
         )
-        print(json.dumps({"seconds": seconds, "losses": losses, "bytes": used}), flush=True)
+        print(json.dumps({"seconds": seconds, "losses": losses, "bytes": n_bytes}), flush=True)
 
 
 def _ids() -> np.ndarray:
@@ -175,30 +175,33 @@ def _torch(threads: int):
 
 
 def _llmc(program: Path, environment: dict[str, str]) -> dict:
-    """Begins anew each round; the first update, in which it allocates, is not counted."""
-    with tempfile.TemporaryDirectory() as place:
-        write_llmc(Path(place, "gpt2_124M.bin"), SIZES, _model().params)
-        tokens = Path(place, "dev/data/tinyshakespeare")
+    """Starts the program again in each round; excludes the first step, which allocates memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_llmc(Path(folder, "gpt2_124M.bin"), SIZES, _model().params)
+        tokens = Path(folder, "dev/data/tinyshakespeare")
         tokens.mkdir(parents=True)
-        for split in ("train", "val"):  # a batch and the token after it: shuffled it is the same
+        for split in (
+            "train",
+            "val",
+        ):  # one batch and the token after it, so that shuffling has no effect
             write_shard(
                 tokens / f"tiny_shakespeare_{split}.bin", _ids().astype(np.uint16), SIZES.vocab_size
             )
-        command = ["stdbuf", "-oL", str(program)]  # a line as soon as it is said
+        command = ["stdbuf", "-oL", str(program)]  # line-buffered output
         running = subprocess.Popen(
-            command, cwd=place, env=environment, stdout=subprocess.PIPE, text=True
+            command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True
         )
         losses, seconds = [], []
         for line in running.stdout:
-            if told := re.match(r"step \d+: train loss ([\d.]+) \(took ([\d.]+) ms", line):
-                losses.append(float(told[1]))
-                seconds.append(float(told[2]) / 1000)
+            if match := re.match(r"step \d+: train loss ([\d.]+) \(took ([\d.]+) ms", line):
+                losses.append(float(match[1]))
+                seconds.append(float(match[2]) / 1000)
             if len(seconds) > UPDATES:
                 break
         running.kill()
         running.wait()
     if len(seconds) <= UPDATES:
-        raise SystemExit(f"{program} ended early: is it made for {B} x {T} tokens?")
+        raise SystemExit(f"{program} ended early: is it built for {B} x {T} tokens?")
     return {"seconds": statistics.mean(seconds[1:]), "losses": losses}
 
 

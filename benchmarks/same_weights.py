@@ -4,9 +4,9 @@
     python benchmarks/same_weights.py --code ../before --write before.json
     python benchmarks/same_weights.py --against before.json
 
-A change that is meant to keep behaviour must keep these hashes, bit for bit. They differ between
-machines, so both sides run on the same one. `--keep FOLDER` keeps the run folders, to try whether
-a later version still loads, resumes and generates from them.
+A change that must not change behaviour must keep these hashes. They differ between machines, so run
+both sides on the same one. `--keep FOLDER` keeps the run folders, to test whether a later version
+still loads, resumes and generates from them.
 """
 
 import argparse
@@ -69,7 +69,7 @@ RUNS = {
 
 
 def write_texts(folder: Path) -> None:
-    """Writes two sources and a recipe that mixes them, always the same."""
+    """Writes two sources and a recipe that mixes them; always the same."""
     generator = random.Random(7)
     words = shlex.split(
         "the a one cat dog bird child saw took lost found hat ball house at home again"
@@ -102,16 +102,16 @@ def train(code: Path, folder: Path, name: str) -> Path:
         *shlex.split(options if name == "ngram" else f"{EXACT} {options}"),
     ]
     environment = {**os.environ, "PYTHONPATH": str(code), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
+    result = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
-    if done.returncode:
-        sys.exit(f"{name} failed:\n{done.stdout}{done.stderr}")
+    if result.returncode:
+        sys.exit(f"{name} failed:\n{result.stdout}{result.stderr}")
     return folder / name
 
 
 def hash_of(run: Path) -> str:
-    """SHA-256 over names and bytes of all tensors in RUN/model."""
+    """SHA-256 of the names and bytes of all tensors in RUN/model."""
     from safetensors.numpy import load_file
 
     digest = hashlib.sha256()
@@ -123,26 +123,26 @@ def hash_of(run: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--code", type=Path, default=ROOT, help="checkout whose package is used")
-    parser.add_argument("--only", nargs="+", choices=RUNS, help="these runs alone")
-    parser.add_argument("--write", type=Path, help="write the hashes here")
-    parser.add_argument("--against", type=Path, help="compare with hashes written before")
-    parser.add_argument("--keep", type=Path, help="keep the run folders here")
+    parser.add_argument("--only", nargs="+", choices=RUNS, help="only these runs")
+    parser.add_argument("--write", type=Path, help="write the hashes to this file")
+    parser.add_argument("--against", type=Path, help="compare with the hashes in this file")
+    parser.add_argument("--keep", type=Path, help="keep the run folders in this folder")
     options = parser.parse_args()
     before = json.loads(options.against.read_text()) if options.against else {}
-    found, differing = {}, []
+    hashes, differing = {}, []
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         write_texts(folder)
         for name in options.only or RUNS:
-            found[name] = hash_of(train(options.code.resolve(), folder, name))
-            same = before.get(name, found[name]) == found[name]
+            hashes[name] = hash_of(train(options.code.resolve(), folder, name))
+            same = before.get(name, hashes[name]) == hashes[name]
             differing += [] if same else [name]
-            print(f"{name:12} {found[name][:16]}  {'' if same else 'DIFFERS'}", flush=True)
+            print(f"{name:12} {hashes[name][:16]}  {'' if same else 'DIFFERS'}", flush=True)
     if options.write:
-        options.write.write_text(json.dumps(found, indent=1) + "\n")
+        options.write.write_text(json.dumps(hashes, indent=1) + "\n")
     if differing:
-        sys.exit(f"{len(differing)} of {len(found)} differ: {', '.join(differing)}")
+        sys.exit(f"{len(differing)} of {len(hashes)} differ: {', '.join(differing)}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""The tokenizer beside its peers, as tables in Markdown.
+"""Speed of the tokenizer and other tokenizers, as Markdown tables.
 
-    python benchmarks/tokenizer.py ENGLISH.txt [--chinese FILE] [--gpt2 FOLDER] [--write
-    docs/performance.md]
+    python benchmarks/tokenizer.py ENGLISH.txt [--chinese FILE] [--gpt2 FOLDER]
+        [--write docs/performance.md]
 
-ENGLISH is learnt from and encoded; Chinese is repeated to some megabytes; code is Python's own
-library. Peers are taken from the package index: pip install tiktoken tokenizers rustbpe gigatoken.
-With --write the section "## Tokenizer" of the file is replaced by what is measured.
+Learns from ENGLISH and encodes it; repeats the Chinese text to some megabytes; the code is Python's
+standard library. Measures those of the other tokenizers that are installed: pip install tiktoken
+tokenizers rustbpe gigatoken. --write replaces the section "## Tokenizer" of a file.
 """
 
 import argparse
@@ -39,9 +39,7 @@ def main() -> None:
         "--gpt2", default="gpt2", help="folder with vocab.json and merges.txt (downloaded)"
     )
     options.add_argument("--rounds", type=int, default=5)
-    options.add_argument(
-        "--write", type=Path, help="file whose section on the tokenizer is replaced"
-    )
+    options.add_argument("--write", type=Path, help="file whose tokenizer section is replaced")
     chosen = options.parse_args()
 
     vocabulary = load_tokenizer(chosen.gpt2)
@@ -56,24 +54,21 @@ def main() -> None:
 
     peers = (f"{name} {version}" for name in PEERS if (version := installed(name)))
     parts = [
-        f"{HEADING}\n\n`python benchmarks/tokenizer.py`: {machine()}; beside {', '.join(peers)}. "
-        f"Medians of "
-        f"{chosen.rounds} rounds in which all take turns.\n"
+        f"{HEADING}\n\n`python benchmarks/tokenizer.py`: {machine()}; compared with "
+        f"{', '.join(peers)}. Medians of {chosen.rounds} rounds in which all take turns.\n"
     ]
     parts.append(table("learn", bench_learning(english, rounds=chosen.rounds)))
     for name, text in texts.items():
         parts.append(table("encode", bench_encoding(vocabulary, name, text, chosen.rounds)))
     fresh, cached = start_up()
     parts.append(
-        f"From import to the first ids: {fresh.encode:.1f} s when nothing is compiled yet, "
-        f"{cached.encode:.2f} s later;"
-        f" to a first learnt vocabulary {fresh.learn:.1f} s and {cached.learn:.2f} s."
+        f"From import to the first ids: {fresh.encode:.1f} s before anything is compiled, "
+        f"{cached.encode:.2f} s later; to the first learned vocabulary, {fresh.learn:.1f} s and "
+        f"{cached.learn:.2f} s."
     )
     if sys.platform != "win32":
         memory = learning_memory(chosen.english)
-        parts.append(
-            f"Peak memory of learning, read from the file in blocks: {memory / 1e6:.0f} MB."
-        )
+        parts.append(f"Peak memory of learning, reading the file in blocks: {memory / 1e6:.0f} MB.")
     text = "\n".join(parts) + "\n"
     print(text)
     if chosen.write:
@@ -88,7 +83,7 @@ def installed(name: str) -> str | None:
 
 
 def table(kind: str, timings: list[Timing]) -> str:
-    """One task. The last column: how many times as long as the first row it takes."""
+    """One task. The last column is the time relative to the first row."""
     first = timings[0]
     lines = [
         f"{first.task}, {first.megabytes:.1f} MB:\n",

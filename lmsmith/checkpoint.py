@@ -1,26 +1,26 @@
-"""Checkpoints: saved whole or not at all, and verified before they are trusted.
+"""Checkpoints: written atomically, and verified when they are loaded.
 
     RUN/checkpoints/step-00001000/
-        model.safetensors, optimizer.safetensors, ...   one file a group of tensors
-        state.json                                      everything that is no tensor
-        manifest.json                                   format version, who wrote it, size and
-                                                        SHA-256 of each file;
+        model.safetensors, optimizer.safetensors, ...   one file per group of tensors
+        state.json                                      all state that is not tensors
+        manifest.json                                   format version, versions of lmsmith and
+                                                        torch, size and SHA-256 of each file;
                                                         `about`: the run's config and legs
     RUN/model/
-        model.safetensors, config.json                  the weights alone, for whoever only uses the
-                                                        model
+        model.safetensors, config.json                  the weights alone, for inference
 
-A checkpoint is written into a temporary folder beside and renamed (`lmsmith.atomic`), so a kill at
-any moment leaves the one before it or the new one. Disks lie all the same: a load holds every byte
-against the manifest, names what is damaged, and takes the checkpoint before it.
+A checkpoint is written into a temporary folder beside it and renamed (`lmsmith.atomic`), so a kill
+at any moment leaves either the old one or the new one. Because disks can still corrupt data,
+loading checks every file against the manifest, names what is damaged, and falls back to the
+previous checkpoint.
 
-The tensor files are safetensors files (https://github.com/huggingface/safetensors), read by its
-library and written here: that way each tensor goes through memory alone, is hashed while it is
-written, a full disk is an OSError with its number, and the file gets the permissions of every
-other. The library's `save_file` has to be read again to be hashed, tells of a full disk in words
-that change with its version, and makes files that only their owner may read.
+The files use the safetensors format (https://github.com/huggingface/safetensors). The library reads
+them; this module writes them, so that only one tensor at a time is in CPU memory, the file is
+hashed while it is written, a full disk raises an OSError with its errno, and the file gets the
+usual permissions. A file from the library's `save_file` would have to be read again for its hash,
+its errors differ between versions, and only its owner may read it.
 
-What a checkpoint must hold for a run to go on to the same weights is up to `lmsmith.train`.
+`lmsmith.train` decides what a checkpoint must hold for a resumed run to reach the same weights.
 """
 
 import contextlib
@@ -62,11 +62,11 @@ _TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What was saved: `tensors` by group and name, on the CPU; `state` and `about` as JSON gives
-    them back.
+    """A loaded checkpoint: `tensors` by group and name, on the CPU; `state` and `about` as parsed
+    JSON.
 
-    The tensors are a map of the files: to be copied before the checkpoint is removed, or else (on
-    Windows) it stays.
+    The tensors are memory-mapped from the files. Copy them before the checkpoint is removed; on
+    Windows it cannot be removed while they are mapped.
     """
 
     step: int
@@ -85,29 +85,30 @@ def save_checkpoint(
     best_step: int | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Saves a checkpoint of `step`, in place of one of that step; then removes what is older, and
-    returns its folder.
+    """Saves a checkpoint of `step`, replacing one of the same step, then removes old ones. Returns
+    its folder.
 
-    `tensors`: groups ("model", "optimizer") of named tensors on any device; a tied tensor is given
-    once. `state`: what JSON can hold. Keys come back as text and tuples as lists; floats come back
-    bit for bit, those that are not finite as None. Of the checkpoints up to `step` the newest
-    `keep` stay, and that of `best_step`. Later ones, of a run that went back, stay until it reaches
-    them again. `about`: the run's config and legs, which can be read without the tensors
-    (`newest`).
+    `tensors`: groups ("model", "optimizer") of named tensors on any device; pass a tied tensor
+    once. `state`: JSON values. Keys are loaded as strings and tuples as lists; floats are exact,
+    except that NaN and infinity are loaded as None. `about`: the run's config and legs, which
+    `newest` reads without the tensors.
 
-    Raises StorageError where it cannot be written; the checkpoints before it are whole then.
+    Of the checkpoints up to `step`, the newest `keep` and the one of `best_step` are kept.
+    Checkpoints after `step`, of a run that went back, are kept until the run reaches them again.
+
+    Raises StorageError if it cannot be written; the earlier checkpoints are then intact.
     """
     assert step >= 0
     assert keep >= 1
     _assert_given_once(tensors)
-    place = run / "checkpoints"
+    folder = run / "checkpoints"
     try:
-        place.mkdir(exist_ok=True)
+        folder.mkdir(exist_ok=True)
     except OSError as error:
-        raise StorageError(atomic.explain(error, place)) from error
-    atomic.sweep(place)
+        raise StorageError(atomic.explain(error, folder)) from error
+    atomic.sweep(folder)
 
-    path = place / _name(step)
+    path = folder / _name(step)
     try:
         with atomic.folder(path, replace=True) as partial:
             files = {}
@@ -121,53 +122,57 @@ def save_checkpoint(
                 [_json(_signed({"step": step, "files": files, "about": dict(about or {})}))],
             )
     except StorageError as error:
-        before = available(run)
-        if not before:
+        earlier = available(run)
+        if not earlier:
             raise
         raise StorageError(
-            f"{error} The checkpoint of step {before[-1]} is untouched: resume goes on from it."
+            f"{error} The checkpoint of step {earlier[-1]} is untouched: `lmsmith resume` "
+            "continues from it."
         ) from error
     _prune(run, step, keep, best_step)
     return path
 
 
 def load_checkpoint(run: Path, step: int | None = None) -> Checkpoint:
-    """The newest whole checkpoint of a run, or that of `step`. Damaged ones on the way to it are
-    named in warnings.
+    """Loads the newest intact checkpoint of a run, or the one of `step`. Logs a warning for each
+    damaged one it skips.
 
-    Raises CheckpointError where there is none, where none is whole, and where one is of a later
-    format than we know.
+    Raises CheckpointError if there is none, if none is intact, or if one has a newer format than
+    this version of lmsmith reads.
     """
     folders = [(found, folder) for found, folder in _folders(run) if step is None or found == step]
     if not folders:
         if step is not None and available(run):
             steps = ", ".join(map(str, available(run)))
             raise CheckpointError(
-                f"{run} holds no checkpoint of step {step}: it has those of {steps}."
+                f"{run} has no checkpoint of step {step}. It has checkpoints of steps {steps}."
             )
         raise CheckpointError(
-            f"{run} holds no checkpoint ({run / 'checkpoints'} has none): start the run anew."
+            f"{run} has no checkpoint: {run / 'checkpoints'} is empty or missing. Start the run "
+            "again."
         )
     problems = []
     for found, folder in folders:
         try:
             return _read(folder, found)
         except _DamagedError as damage:
-            logger.warning("The checkpoint %s is damaged: %s. It is passed over.", folder, damage)
+            logger.warning(
+                "The checkpoint %s is damaged: %s. Trying the one before it.", folder, damage
+            )
             problems.append(f"{folder.name}: {damage}.")
     which = "" if step is None else f" of step {step}"
     raise CheckpointError(
-        f"No checkpoint{which} in {run / 'checkpoints'} is whole. {' '.join(problems)} "
-        f"{'Put back a copy of one, or start the run anew.' if step is None else 'Choose another step.'}"
+        f"No checkpoint{which} in {run / 'checkpoints'} is complete. {' '.join(problems)} "
+        f"{'Restore one from a copy, or start the run again.' if step is None else 'Choose another step.'}"
     )
 
 
 def newest(run: Path) -> Checkpoint | None:
-    """The newest checkpoint without its tensors: step, state and `about`; None where none can be
-    read.
+    """The newest readable checkpoint without its tensors: step, state and `about`. None if there is
+    none.
 
-    Its tensors are not looked at: they may be damaged, and `load_checkpoint` would then take the
-    one before it.
+    Does not check the tensors: if they are damaged, `load_checkpoint` falls back to an older
+    checkpoint.
     """
     for step, folder in _folders(run):
         try:
@@ -183,25 +188,23 @@ def newest(run: Path) -> Checkpoint | None:
 
 
 def _about(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Empty in what earlier versions wrote."""
+    """Empty for checkpoints of earlier versions."""
     about = manifest.get("about")
     return about if isinstance(about, dict) else {}
 
 
 def available(run: Path) -> list[int]:
-    """The steps of which a run has a checkpoint, in order; whether they are whole is seen when
-    they are loaded.
-    """
+    """The steps that a run has checkpoints of, sorted. Does not check whether they are intact."""
     return sorted({step for step, _ in _folders(run)})
 
 
 def save_model(
     folder: Path, tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any]
 ) -> None:
-    """Writes `folder`/model.safetensors and config.json, each whole, in place of the old; other
-    files there stay.
+    """Writes `folder`/model.safetensors and config.json, each atomically. Keeps other files in the
+    folder.
 
-    Raises StorageError where they cannot be written.
+    Raises StorageError if they cannot be written.
     """
     _assert_given_once({"model": tensors})
     if source := MODEL_KINDS.source(config.get("model", {}).get("kind", "gpt")):
@@ -215,60 +218,58 @@ def save_model(
     for name in _in_file_order(tensors):
         digest.update(_bytes(tensors[name]))
     atomic.write(folder / "config.json", _json(_signed({"config": dict(config)})))
-    # One file holds the weights and their hash, so there is no moment in which the two do not fit
-    # each other.
+    # The weights and their hash are in one file, so they match at every moment.
     with atomic.file(folder / "model.safetensors") as file:
         for chunk in _safetensors(tensors, {"lmsmith": __version__, "sha256": digest.hexdigest()}):
             file.write(chunk)
 
 
 def load_model(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The weights, on the CPU, and the config that `save_model` wrote.
+    """Loads the weights, on the CPU, and the config that `save_model` wrote.
 
-    Raises CheckpointError where they cannot be read, and for weights that are not finite.
+    Raises CheckpointError if they cannot be read or if weights are not finite.
     """
     try:
         signed = _read_json(folder / "config.json")
         _check_version(signed, folder / "config.json")
         if not isinstance(config := signed.get("config"), dict):
-            raise _DamagedError("config.json has no config in it")
+            raise _DamagedError("config.json contains no config")
         tensors = _read_weights(folder / "model.safetensors")
     except _DamagedError as damage:
         raise CheckpointError(
-            f"The model in {folder} cannot be loaded: {damage}. "
-            "Copy it from where it came from, or resume its run: the next save writes it anew."
+            f"The model in {folder} cannot be loaded: {damage}. Copy it again from its source, "
+            "or resume its run: the next save rewrites it."
         ) from damage
     check_finite(
         tensors,
         f"the model in {folder}",
-        "Take another copy or train again with a lower --learning-rate.",
+        "Use another copy, or train again with a lower --learning-rate.",
     )
     return tensors, config
 
 
 def check_finite(tensors: Mapping[str, torch.Tensor], what: str, advice: str) -> None:
-    """Raises CheckpointError that names the tensors of `what` with NaN or infinity in them.
+    """Raises CheckpointError, naming the tensors, if tensors of `what` contain NaN or infinity.
 
-    One pass over the weights at the speed of memory, a tenth of what hashing them takes.
+    One pass over the weights at memory speed, a tenth of the time that hashing takes.
     """
     bad = [name for name, tensor in tensors.items() if not _is_finite(tensor)]
     if bad:
         named = ", ".join(_not_finite(name, tensors[name]) for name in bad[:_NAMED])
         more = f", and {len(bad) - _NAMED} more tensors" if len(bad) > _NAMED else ""
         raise CheckpointError(
-            f"{what[0].upper()}{what[1:]} has weights that are not finite numbers: {named}{more}. "
-            f"Its training "
-            f"diverged, or the file is damaged. {advice}"
+            f"{what[0].upper()}{what[1:]} has weights that are not finite numbers: "
+            f"{named}{more}. Training diverged, or the file is damaged. {advice}"
         )
 
 
-_NAMED = 3  # tensors that an error names
+_NAMED = 3  # number of tensors that an error lists
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:
     if not (tensor.is_floating_point() and tensor.numel()):
         return True
-    # The smallest and largest value are NaN where there is one. `isfinite().all()` takes twenty
+    # Both the minimum and the maximum are NaN if any value is. `isfinite().all()` takes twenty
     # times as long.
     return all(bound.isfinite().item() for bound in torch.aminmax(tensor.detach()))
 
@@ -282,15 +283,15 @@ def _not_finite(name: str, tensor: torch.Tensor) -> str:
 def write_tensors(
     path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """Writes a safetensors file of CPU tensors; returns its size and SHA-256. Raises OSError
-    where it cannot.
+    """Writes a safetensors file of CPU tensors and returns its size and SHA-256. Raises OSError if
+    it cannot.
     """
     return _write(path, _safetensors(tensors, metadata))
 
 
 class _DamagedError(Exception):
-    """A checkpoint that is not what was written; says which file, what was found and what was
-    wanted.
+    """A checkpoint file differs from what was written; says which, what was found and what was
+    expected.
     """
 
 
@@ -299,29 +300,31 @@ def _read(folder: Path, step: int) -> Checkpoint:
     _check_version(manifest, folder)
     try:
         if manifest["step"] != step:
-            raise _DamagedError(f"manifest.json is of step {manifest['step']}, wanted {step}")
-        wanted = {name: (file["size"], file["sha256"]) for name, file in manifest["files"].items()}
+            raise _DamagedError(f"manifest.json is for step {manifest['step']}, expected {step}")
+        expected = {
+            name: (file["size"], file["sha256"]) for name, file in manifest["files"].items()
+        }
         written_with = manifest["torch"]
     except (KeyError, TypeError, AttributeError) as error:
-        raise _DamagedError(f"manifest.json is not as it was written ({error!r})") from error
+        raise _DamagedError(f"manifest.json is not valid ({error!r})") from error
     tensors, state = {}, {}
-    for name, (size, sha256) in wanted.items():
-        # Tensors are then a map of the file, not a copy: of many processes each would have one, and
-        # of FSDP2's each needs a part.
+    for name, (size, sha256) in expected.items():
+        # Memory-mapped, not copied: every process would hold a copy, and under FSDP2 each needs
+        # only a part.
         path = folder / name
-        n_bytes, found = _hash_of(path)
+        n_bytes, digest = _hash_of(path)
         if n_bytes != size:
-            raise _DamagedError(f"{name} has {n_bytes:,} bytes, wanted {size:,}")
-        if found != sha256:
-            raise _DamagedError(f"{name} has SHA-256 {found[:12]}..., wanted {sha256[:12]}...")
+            raise _DamagedError(f"{name} has {n_bytes:,} bytes, expected {size:,}")
+        if digest != sha256:
+            raise _DamagedError(f"{name} has SHA-256 {digest[:12]}..., expected {sha256[:12]}...")
         if name == "state.json":
             state = foreign_json.parse(_read_bytes(path))
         else:
             tensors[name.removesuffix(".safetensors")] = safetensors.torch.load_file(path)
-    if written_with != str(torch.__version__):  # else compared as versions
+    if written_with != str(torch.__version__):  # str: a TorchVersion compares by version numbers
         logger.warning(
-            "%s was written with torch %s, and this is %s: numbers from here on may differ in "
-            "their last bits.",
+            "%s was written with torch %s, and this is torch %s: results from here on may "
+            "differ in their last bits.",
             folder,
             written_with,
             torch.__version__,
@@ -330,45 +333,47 @@ def _read(folder: Path, step: int) -> Checkpoint:
 
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """A safetensors file that carries the SHA-256 of its tensors' bytes; without it the
-    structure alone is checked.
+    """Reads a safetensors file and checks the SHA-256 in its metadata; without one, checks only its
+    structure.
     """
     data = _read_bytes(path)
     try:
         tensors = safetensors.torch.load(data)
     except safetensors.SafetensorError as error:
         raise _DamagedError(
-            f"{path.name} is no whole safetensors file of {len(data):,} bytes ({error})"
+            f"{path.name} is not a complete safetensors file: {len(data):,} bytes, {error}"
         ) from error
     start = 8 + int.from_bytes(data[:8], "little")
-    wanted = foreign_json.parse(data[8:start]).get("__metadata__", {}).get("sha256")
-    found = hashlib.sha256(memoryview(data)[start:]).hexdigest()
-    if wanted not in (None, found):
-        raise _DamagedError(f"{path.name} has SHA-256 {found[:12]}..., wanted {wanted[:12]}...")
+    expected = foreign_json.parse(data[8:start]).get("__metadata__", {}).get("sha256")
+    digest = hashlib.sha256(memoryview(data)[start:]).hexdigest()
+    if expected not in (None, digest):
+        raise _DamagedError(
+            f"{path.name} has SHA-256 {digest[:12]}..., expected {expected[:12]}..."
+        )
     return tensors
 
 
 def _prune(run: Path, step: int, keep: int, best_step: int | None) -> None:
-    kept = {*[older for older in available(run) if older <= step][-keep:], best_step}
+    kept_steps = {*[older for older in available(run) if older <= step][-keep:], best_step}
     for older, folder in _folders(run):
         superseded = folder.name != _name(older) and folder.with_name(_name(older)).exists()
-        if (older <= step and older not in kept) or superseded:
+        if (older <= step and older not in kept_steps) or superseded:
             try:
                 atomic.remove(folder)
-            except StorageError as error:  # what was to be saved is saved: no reason to end the run
+            except StorageError as error:  # the new checkpoint is saved, so the run continues
                 logger.warning("The old checkpoint %s cannot be removed. %s", folder, error)
 
 
 def _folders(run: Path) -> list[tuple[int, Path]]:
-    """All checkpoints, newest first; behind one that was being replaced, if it is still there,
-    the one it replaces.
+    """All checkpoints, newest first. A leftover of a replaced checkpoint comes right after its
+    replacement.
     """
-    place = run / "checkpoints"
+    checkpoints = run / "checkpoints"
     try:
-        paths = list(place.iterdir()) if place.is_dir() else []
+        paths = list(checkpoints.iterdir()) if checkpoints.is_dir() else []
     except OSError as error:
         raise CheckpointError(
-            f"{place} cannot be read: {error.strerror}. Look after its permissions."
+            f"{checkpoints} cannot be read: {error.strerror}. Check its permissions."
         ) from error
     matches = [(match, path) for path in paths if (match := _FOLDER.fullmatch(path.name))]
     found = sorted(
@@ -382,7 +387,7 @@ def _name(step: int) -> str:
 
 
 def _assert_given_once(tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
-    """A tied tensor saved twice would come back as two."""
+    """A tied tensor saved twice would be loaded as two separate ones."""
     seen: dict[tuple[torch.device, int], str] = {}
     for group, named in tensors.items():
         assert re.fullmatch(r"\w+", group), group
@@ -390,15 +395,15 @@ def _assert_given_once(tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> Non
             if tensor.numel():
                 first = seen.setdefault((tensor.device, tensor.data_ptr()), f"{group}.{name}")
                 assert first == f"{group}.{name}", (
-                    f"{group}.{name} lies where {first} lies: give a tied tensor once"
+                    f"{group}.{name} shares memory with {first}: pass a tied tensor once"
                 )
 
 
 def _safetensors(
     tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
 ) -> Iterator[bytes | memoryview]:
-    """The content of a safetensors file: length of the header, header (JSON), and each tensor's
-    bytes.
+    """Yields the content of a safetensors file: header length, header (JSON), and the bytes of each
+    tensor.
     """
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
@@ -411,26 +416,26 @@ def _safetensors(
             "data_offsets": [start, end],
         }
     text = to_json(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
-    text += b" " * (-len(text) % 8)  # so that the tensors start at a multiple of 8
+    text += b" " * (-len(text) % 8)  # aligns the tensors to 8 bytes
     yield len(text).to_bytes(8, "little") + text
     for name in _in_file_order(tensors):
         yield _bytes(tensors[name])
 
 
 def _in_file_order(tensors: Mapping[str, torch.Tensor]) -> list[str]:
-    """Widest types first: so each tensor starts at a multiple of its type's size, without gaps."""
+    """Widest types first, so that each tensor is aligned to its type's size without gaps."""
     return sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
-    """A tensor's elements, row by row, as they lie in memory. Little-endian, as is every machine
-    torch is built for.
+    """A tensor's elements in row-major order. Little-endian, like every machine that torch is built
+    for.
     """
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _write(path: Path, chunks: Iterable[bytes | memoryview]) -> dict[str, Any]:
-    """Writes a file and returns its entry in the manifest."""
+    """Writes a file and returns its manifest entry."""
     digest = hashlib.sha256()
     with path.open("wb") as file:
         for chunk in chunks:
@@ -455,13 +460,14 @@ def _signed(content: dict[str, Any]) -> dict[str, Any]:
 def _check_version(signed: dict[str, Any], where: Path) -> None:
     version = signed.get("format_version")
     if not isinstance(version, int):
-        raise _DamagedError(f"the JSON in {where} has format_version {version!r}, wanted a number")
+        raise _DamagedError(
+            f"the JSON in {where} has format_version {version!r}, expected a number"
+        )
     if version > FORMAT_VERSION:
         raise CheckpointError(
-            f"{where} was written by lmsmith {signed.get('lmsmith')} in format {version}, and "
-            f"this is lmsmith "
-            f"{__version__}, which knows formats up to {FORMAT_VERSION}: upgrade it (pip install "
-            f"--upgrade lmsmith)."
+            f"{where} was written by lmsmith {signed.get('lmsmith')} in format {version}, but "
+            f"this is lmsmith {__version__}, which reads formats up to {FORMAT_VERSION}. Upgrade "
+            "it: pip install --upgrade lmsmith."
         )
 
 
@@ -471,7 +477,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise _DamagedError(f"{path.name} {str(error).removeprefix('it ')}") from error
     if not isinstance(content, dict):
-        raise _DamagedError(f"{path.name} holds a {type(content).__name__}, wanted an object")
+        raise _DamagedError(f"{path.name} holds a {type(content).__name__}, expected an object")
     return content
 
 
@@ -481,7 +487,7 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _hash_of(path: Path) -> tuple[int, str]:
-    """Bytes and SHA-256 of a file."""
+    """Size in bytes and SHA-256 of a file."""
     with _damage_named(path):
         return path.stat().st_size, sha256_of(path)
 

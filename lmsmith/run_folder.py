@@ -1,8 +1,8 @@
-"""A run folder: where it lies, what is in it, how it begins and how it is found again.
+"""Run folders: naming, creating, opening and reading them.
 
     config.toml metrics.jsonl summary.json samples.md report.html tokens/ checkpoints/ model/
 
-A run folder appears at once with its config and tokens in it, so what is there can be resumed.
+A run folder appears atomically, with its config and tokens, so every run folder can be resumed.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ from lmsmith.tokens.tokenizer import Tokenizer
 
 
 def free_place(out: Path | None, name: str) -> Path:
-    """Where a new run goes: `out`, which must hold nothing yet, or runs/NAME-1, runs/NAME-2, ...
+    """The path for a new run: `out`, which must be empty or not exist, or runs/NAME-1, runs/NAME-2,
+    ...
 
-    Raises UsageError for a place that is taken, StorageError for one that cannot be looked at.
+    Raises UsageError if the path is taken, StorageError if it cannot be read.
     """
     if out is None:
-        name = (
-            re.sub(r"[^\w.-]+", "-", name).strip("-.") or "text"
-        )  # "*" of a pattern, spaces, colons
+        # replaces the "*" of a pattern, spaces, colons
+        name = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "text"
         number = 1
         while os.path.lexists(place := Path("runs") / f"{name}-{number}"):
             number += 1
@@ -58,17 +58,17 @@ def free_place(out: Path | None, name: str) -> Path:
     try:
         if out.absolute() == Path.cwd():
             raise UsageError(
-                f"--out {out} is the folder this was started in: name a new one, such as --out "
-                f"{out / 'run'}."
+                f"--out {out} is the current folder. Name a new one, such as --out {out / 'run'}."
             )
         if os.path.lexists(out) and (not out.is_dir() or any(out.iterdir())):
             if (out / "config.toml").exists():
                 raise UsageError(
-                    f"{out} holds a run already; nothing was changed. Go on with it by "
-                    f"`lmsmith resume {shlex.quote(str(out))}`, or choose another --out."
+                    f"{out} already holds a run; nothing was changed. Resume it with `lmsmith "
+                    f"resume {shlex.quote(str(out))}`, or choose another --out."
                 )
             raise UsageError(
-                f"{out} is there already and not empty; nothing was changed. Choose another --out."
+                f"{out} already exists and is not an empty folder; nothing was changed. Choose "
+                "another --out."
             )
     except OSError as error:
         raise StorageError(atomic.explain(error, out)) from error
@@ -78,18 +78,17 @@ def free_place(out: Path | None, name: str) -> Path:
 def create(
     place: Path, fill: Callable[[Path], tuple[RunConfig, Corpus]]
 ) -> tuple[RunConfig, Corpus]:
-    """Makes the run folder: `fill` writes the tokens into a folder beside and resolves the config.
+    """Creates the run folder. `fill` writes the tokens into a temporary folder and returns the
+    resolved config.
 
-    Nothing appears at `place` before both are there, and where `fill` fails no folder stays behind.
+    The folder appears at `place` only when it is complete; if `fill` fails, nothing is left behind.
     Raises what `fill` raises, and StorageError.
     """
     empty = place.is_dir()
-    missing = [parent for parent in place.parents if not parent.exists()]  # the innermost first
+    missing = [parent for parent in place.parents if not parent.exists()]  # innermost first
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        if (
-            empty
-        ):  # the user made it; a run that another process began there meanwhile is not removed
+        if empty:  # made by the user; rmdir fails if another process has started a run there
             place.rmdir()
     except OSError as error:
         raise StorageError(atomic.explain(error, place)) from error
@@ -106,34 +105,35 @@ def create(
         if empty:
             place.mkdir(exist_ok=True)
         for parent in missing:
-            with contextlib.suppress(OSError):  # another run has begun there meanwhile
+            with contextlib.suppress(OSError):  # another run has started there
                 parent.rmdir()
         raise
     return config, corpus
 
 
 def open_run(place: Path) -> tuple[RunConfig, Corpus]:
-    """Config and tokens of a run. Raises UsageError where there is none."""
+    """The config and tokens of a run. Raises UsageError if there is no run."""
     config = place / "config.toml"
     if not config.is_file():
         refuse_foreign(place)
         raise UsageError(
-            f"{place} is not a run: it has no config.toml. `lmsmith train TEXT --out {place}` "
-            f"would make one."
+            f"{place} is not a run: it does not exist. `lmsmith train TEXT --out {place}` "
+            "creates one."
             if not place.exists()
-            else f"{place} is not a run: it has no config.toml. Name the folder that `lmsmith "
-            f"train` said it wrote."
+            else f"{place} is not a run: it has no config.toml. Name a folder that `lmsmith "
+            "train` wrote."
         )
     if "imported" in summary_of(place):
         raise UsageError(
-            f"{place} is an imported model: it holds no text and no checkpoint to go on from."
+            f"{place} is an imported model: it has no training text and no checkpoint to resume "
+            "from."
         )
     _require_extensions(place)
     return RunConfig().changed(read_toml(config), where=str(config)), load(place / "tokens")
 
 
 def _keep_extensions(folder: Path, config: RunConfig) -> None:
-    """Writes extensions.json, if the run needs any. OSError."""
+    """Writes extensions.json, if the run uses extensions. Raises OSError."""
     sources = (
         MODEL_KINDS.source(config.model.kind),
         OPTIMIZERS.source(config.optim.name),
@@ -145,44 +145,42 @@ def _keep_extensions(folder: Path, config: RunConfig) -> None:
 
 
 def _require_extensions(place: Path) -> None:
-    """Raises ConfigError for an extension that the run needs and that is missing here."""
+    """Raises ConfigError if an extension that the run uses is not installed."""
     try:
-        found = foreign_json.read(place / "extensions.json")["extensions"]
+        sources = foreign_json.read(place / "extensions.json")["extensions"]
     except (OSError, ValueError, KeyError, TypeError):
-        return  # most runs have none; without it, the config's error names what is missing
-    for source in found:
+        return  # most runs have none; if one is lost, reading the config reports the unknown name
+    for source in sources:
         for registry in (MODEL_KINDS, OPTIMIZERS, SCHEDULES):
             if source.get("what") == registry.what:
                 registry.require(source["name"], source, str(place))
 
 
 def exposure_of(place: Path) -> tuple[int, list[tuple[str, Exposure]]]:
-    """How many steps a run has made, and which share of each of its sources they have seen how
-    often.
+    """The number of steps a run has made, and for each of its sources how often the tokens were
+    seen.
 
-    Raises UsageError where there is no run, CheckpointError where its shards have changed.
+    Raises UsageError if there is no run, CheckpointError if its shards have changed.
     """
     config, corpus = open_run(place)
-    steps = [
-        summary_of(place).get("steps") or 0,
-        *available(place),
-    ]  # after a kill the summary may be the older one
-    found = exposure(batches_of(config, corpus.train, corpus.tokenizer), max(steps))
+    # After a kill, the summary may be older than the checkpoints.
+    steps = [summary_of(place).get("steps") or 0, *available(place)]
+    exposures = exposure(batches_of(config, corpus.train, corpus.tokenizer), max(steps))
     names = config.data.paths if config.data.mixture else [", ".join(config.data.paths)]
-    return max(steps), list(zip(names, found, strict=True))
+    return max(steps), list(zip(names, exposures, strict=True))
 
 
 def summary_of(place: Path) -> dict[str, Any]:
-    """The run's summary.json; empty where there is none yet or it cannot be read."""
+    """The run's summary.json; empty if there is none yet or it cannot be read."""
     try:
-        found = foreign_json.read(place / "summary.json")
+        summary = foreign_json.read(place / "summary.json")
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return summary if isinstance(summary, dict) else {}
 
 
 def load_for_use(place: Path) -> tuple[LanguageModel, Tokenizer, dict[str, Any]]:
-    """Model, tokenizer and config from RUN or RUN/model. Raises UsageError, CheckpointError,
+    """The model, tokenizer and config of RUN or RUN/model. Raises UsageError, CheckpointError,
     TokenizerError.
     """
     folder = model_folder(place)
@@ -191,100 +189,92 @@ def load_for_use(place: Path) -> tuple[LanguageModel, Tokenizer, dict[str, Any]]
 
 
 def tokenizer_of(place: Path) -> Tokenizer:
-    """Of RUN or RUN/model. Raises UsageError, TokenizerError."""
+    """The tokenizer of RUN or RUN/model. Raises UsageError, TokenizerError."""
     folder = model_folder(place)
     if not (folder / FILE_NAME).is_file():
         raise TokenizerError(
-            f"{place} has no tokenizer, so there is no text for it. If its weights alone were "
-            f"imported, import them "
-            "again with --tokenizer FOLDER."
+            f"{place} has no tokenizer, so it cannot read or write text. If only its weights "
+            "were imported, import them again with --tokenizer FOLDER."
         )
     return load_tokenizer(folder)
 
 
 def load_weights(folder: Path) -> tuple[LanguageModel, dict[str, Tensor], dict[str, Any]]:
-    """Model, tensors in the precision they are stored in, and config of a model's folder. Raises
+    """The model, its tensors in their stored precision, and its config, from a model folder. Raises
     CheckpointError.
     """
     tensors, content = load_model(folder)
     try:
         model = config_of(content, folder).restore(tensors)
-    except (
-        KeyError,
-        AttributeError,
-        ValueError,
-        RuntimeError,
-    ) as error:  # RuntimeError: names or shapes that differ
+    # RuntimeError: names or shapes differ
+    except (KeyError, AttributeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"The model in {folder} cannot be loaded: config.json and model.safetensors do not "
-            f"fit each other "
-            f"({str(error).splitlines()[0]}). Copy both from where they came from, or resume the "
-            f"run."
+            f"match ({str(error).splitlines()[0]}). Copy both again from their source, or resume "
+            "the run."
         ) from error
     return model, tensors, content
 
 
 def model_folder(place: Path) -> Path:
-    """RUN/model, or RUN where that is a model's folder itself. Raises UsageError,
-    CheckpointError.
-    """
+    """RUN/model, or `place` itself if it is a model folder. Raises UsageError, CheckpointError."""
     folder = place / "model" if (place / "model").is_dir() else place
     if folder == place:
         refuse_foreign(place)
     if not (folder / "model.safetensors").exists():
         if (place / "config.toml").exists():
             raise CheckpointError(
-                f"{place} has no model yet: its training has not come to the first save. "
-                f"`lmsmith resume {shlex.quote(str(place))}` goes on."
+                f"{place} has no model yet: its training has not reached the first save. "
+                f"`lmsmith resume {shlex.quote(str(place))}` continues it."
             )
         raise UsageError(
             f"{place} is not a run: there is no model in it. Name a folder that `lmsmith train` "
-            f"wrote."
+            "wrote."
         )
     return folder
 
 
 def refuse_foreign(place: Path) -> None:
-    """Raises UsageError, which names `lmsmith import`, for a checkpoint of another program."""
+    """Raises UsageError if `place` is a checkpoint of another program; the message names `lmsmith
+    import`.
+    """
     if form := _form_of_another_program(place):
         raise UsageError(
-            f"{place} is {form}, and not a run yet. `lmsmith import {shlex.quote(str(place))} "
-            f"--out RUN` makes a run "
-            "of it: then name RUN here."
+            f"{place} is {form}, not a run. Convert it with `lmsmith import "
+            f"{shlex.quote(str(place))} --out RUN`, then use RUN here."
         )
 
 
 def _form_of_another_program(place: Path) -> str | None:
-    """What a file or folder is that `lmsmith import` reads; None for others."""
+    """A description of a checkpoint that `lmsmith import` reads; None for anything else."""
     try:
         for path in (place, place / "model.bin"):
             if path.is_file():
                 with path.open("rb") as file:
                     if file.read(4) == LLMC_MAGIC.to_bytes(4, "little"):
                         return "an llm.c checkpoint"
-        found = foreign_json.read(place / "config.json")
+        config = foreign_json.read(place / "config.json")
     except (OSError, ValueError):
         return None
-    ours = not isinstance(found, dict) or "format_version" in found
+    ours = not isinstance(config, dict) or "format_version" in config
     return (
         None
-        if ours or not {"architectures", "model_type"} & found.keys()
+        if ours or not {"architectures", "model_type"} & config.keys()
         else "a Hugging Face checkpoint"
     )
 
 
 def empty_prompt(tokenizer: Tokenizer) -> str:
-    """What to continue where there is no prompt: nothing, after an end of text; else the
-    beginning of a line.
+    """The prompt to use if the user gives none: empty with an end-of-text token, else a
+    line break.
     """
     return "" if tokenizer.end_of_text is not None else "\n"
 
 
 def config_of(content: Mapping[str, Any], folder: Path) -> ModelConfig:
-    """The settings of the model in `folder`, from the config that its config.json holds.
+    """The model config in the content of a config.json. `folder` is for errors.
 
-    Raises ConfigError, also where the model kind is from an extension that is missing here;
-    KeyError.
+    Raises ConfigError, also if the model kind needs an extension that is missing; KeyError.
     """
     if source := content.get("extension"):
         MODEL_KINDS.require(source["name"], source, str(folder))
@@ -292,24 +282,23 @@ def config_of(content: Mapping[str, Any], folder: Path) -> ModelConfig:
 
 
 def model_config(values: dict[str, Any]) -> ModelConfig:
-    """The model's settings as its config.json holds them. Raises ConfigError."""
+    """The model config from the "model" object of config.json. Raises ConfigError."""
     where = "the model's config.json"
     kind = values.get("kind", "gpt")
     base = RunConfig().changed({"model.kind": kind}, where=where)
     own = {name for name, _ in settings(type(base.model))}
     own |= {old for old, name in RENAMED.items() if name in own}
-    of_one_class = {"size", "cell"} <= values.keys()  # of a Transformer and of a recurrent network
+    # "cell" belongs to recurrent networks: one class then held the settings of every kind.
+    of_one_class = {"size", "cell"} <= values.keys()
     others = OF_EVERY_KIND - {name.removeprefix("model.") for name in own} if of_one_class else ()
-    kept = {name: value for name, value in values.items() if name not in others}
-    return base.changed(flatten({"model": kept}), where=where).model
+    known = {name: value for name, value in values.items() if name not in others}
+    return base.changed(flatten({"model": known}), where=where).model
 
 
 def score_validation(place: Path, model: LanguageModel, *, stride: int | None) -> Score:
-    """The score of a run's own validation split. Raises DataError where that is not there."""
+    """Scores a model on a run's own validation split. Raises DataError if the run has none."""
     if not (place / "tokens").is_dir():
-        raise DataError(
-            f"{place} holds no validation text of its own: name a text with --text FILE."
-        )
+        raise DataError(f"{place} has no validation text of its own. Name a text with --text FILE.")
     config, corpus = open_run(place)
     score = score_ids(
         model,

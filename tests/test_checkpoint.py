@@ -1,4 +1,4 @@
-"""Checkpoints against the safetensors library, hashes of hashlib, and processes that are really
+"""Checkpoints against the safetensors library and hashlib, with processes that are really
 killed.
 """
 
@@ -35,7 +35,7 @@ Groups = dict[str, dict[str, torch.Tensor]]
 
 
 def groups_of(step: int) -> Groups:
-    """Tensors and nothing else follow from the step, so that a mixture of two checkpoints shows."""
+    """Tensors that depend only on the step, so that a mixture of two checkpoints shows."""
     weights = torch.arange(500, dtype=torch.float32) + step
     return {
         "model": {"w": weights, "b": weights[:3].double()},
@@ -102,7 +102,7 @@ def every_kind() -> dict[str, torch.Tensor]:
     }
 
 
-def test_every_kind_of_tensor_comes_back_bit_for_bit(tmp_path: Path) -> None:
+def test_every_dtype_round_trips_exactly(tmp_path: Path) -> None:
     groups: Groups = {"model": every_kind(), "optimizer": {}, "rng": {"cpu": torch.get_rng_state()}}
     state = {
         "seconds": 0.1 + 0.2,
@@ -115,7 +115,7 @@ def test_every_kind_of_tensor_comes_back_bit_for_bit(tmp_path: Path) -> None:
     loaded = load_checkpoint(tmp_path)
     assert (loaded.step, loaded.state) == (1000, state | {"best": None})  # JSON has no infinity
     assert_same(loaded.tensors, groups)
-    for group in groups:  # and the library that defines the format reads each file alike
+    for group in groups:  # the library that defines the format reads the same
         assert_same(
             {group: safetensors.torch.load_file(folder / f"{group}.safetensors")},
             {group: groups[group]},
@@ -171,7 +171,7 @@ def test_tensors_are_aligned_as_the_library_aligns_them(tmp_path: Path) -> None:
         assert entry["data_offsets"][0] % size == 0
 
 
-def test_manifest_says_what_is_there(tmp_path: Path) -> None:
+def test_the_manifest_lists_the_files(tmp_path: Path) -> None:
     folder = save(tmp_path, 20)
     assert names(folder) == [
         "manifest.json",
@@ -192,7 +192,7 @@ def test_manifest_says_what_is_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
-def test_others_may_read_what_is_saved(tmp_path: Path) -> None:
+def test_files_have_the_usual_permissions(tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:
         folder = save(tmp_path, 1)
@@ -203,13 +203,13 @@ def test_others_may_read_what_is_saved(tmp_path: Path) -> None:
         assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
 
-def test_a_tied_tensor_is_given_once(tmp_path: Path) -> None:
+def test_a_tied_tensor_given_twice_is_refused(tmp_path: Path) -> None:
     table = torch.ones(4, 3)
-    with pytest.raises(AssertionError, match=r"model\.head lies where model\.table lies"):
+    with pytest.raises(AssertionError, match=r"model\.head shares memory with model\.table"):
         save_checkpoint(
             tmp_path, 1, {"model": {"table": table, "head": table.view(3, 4)}}, {}, keep=1
         )
-    with pytest.raises(AssertionError, match=r"ema\.table lies where model\.table lies"):
+    with pytest.raises(AssertionError, match=r"ema\.table shares memory with model\.table"):
         save_checkpoint(
             tmp_path, 1, {"model": {"table": table}, "ema": {"table": table}}, {}, keep=1
         )
@@ -246,8 +246,8 @@ def test_steps_are_ordered_as_numbers(tmp_path: Path) -> None:
     assert_is(load_checkpoint(tmp_path, 7), 7)
 
 
-def test_what_is_just_saved_is_never_removed_for_later_ones(tmp_path: Path) -> None:
-    """A run that went back to 10 because 20 and 30 are damaged, and is killed before it reaches
+def test_a_new_checkpoint_is_never_removed_for_later_ones(tmp_path: Path) -> None:
+    """A run goes back to step 10 because 20 and 30 are damaged, and is killed before it reaches
     them again.
     """
     for step in (10, 20, 30):
@@ -267,7 +267,7 @@ def test_a_step_may_be_saved_again(tmp_path: Path) -> None:
     assert names(tmp_path / "checkpoints") == ["step-00000010"]
 
 
-def test_leftovers_of_killed_saves_are_swept(tmp_path: Path) -> None:
+def test_leftovers_of_killed_saves_are_removed(tmp_path: Path) -> None:
     half = tmp_path / "checkpoints" / f".step-00000005.{os.getpid()}.partial"
     half.mkdir(parents=True)
     (half / "model.safetensors").write_bytes(b"half")
@@ -276,19 +276,19 @@ def test_leftovers_of_killed_saves_are_swept(tmp_path: Path) -> None:
     assert not half.exists()
 
 
-def test_what_is_being_replaced_serves_until_the_new_one_is_there(tmp_path: Path) -> None:
+def test_the_old_checkpoint_is_used_until_it_is_replaced(tmp_path: Path) -> None:
     place = tmp_path / "checkpoints"
     save_checkpoint(tmp_path, 10, {"model": {"w": torch.zeros(9)}}, {"is": "old"}, keep=1)
     (place / "step-00000010").rename(
         place / "step-00000010.replaced"
-    )  # as a kill between two renames leaves it
+    )  # state after a kill between the two renames
     assert available(tmp_path) == [10]
     assert load_checkpoint(tmp_path).state == {"is": "old"}
     save(tmp_path, 20)
     assert load_checkpoint(tmp_path, 10).state == {"is": "old"}
     shutil.copytree(
         place / "step-00000020", place / "step-00000020.replaced"
-    )  # and a kill after the second
+    )  # state after a kill after the second rename
     flip(place / "step-00000020" / "state.json")
     assert_is(load_checkpoint(tmp_path), 20)
     save(tmp_path, 20)
@@ -321,16 +321,16 @@ def replace(path: Path, old: str, new: str) -> None:
 DAMAGE: list[tuple[Callable[[Path], object], str]] = [
     (
         lambda at: flip(at / "model.safetensors"),
-        r"model\.safetensors has SHA-256 \w{12}\.\.\., wanted \w{12}\.\.\.",
+        r"model\.safetensors has SHA-256 \w{12}\.\.\., expected \w{12}\.\.\.",
     ),
     (lambda at: flip(at / "state.json", 10), r"state\.json has SHA-256"),
     (
         lambda at: cut(at / "optimizer.safetensors"),
-        r"optimizer\.safetensors has [\d,]+ bytes, wanted [\d,]+",
+        r"optimizer\.safetensors has [\d,]+ bytes, expected [\d,]+",
     ),
     (
         lambda at: (at / "optimizer.safetensors").write_bytes(b""),
-        r"optimizer\.safetensors has 0 bytes, wanted 2,\d+",
+        r"optimizer\.safetensors has 0 bytes, expected 2,\d+",
     ),
     (lambda at: (at / "model.safetensors").unlink(), r"model\.safetensors is missing"),
     (lambda at: (at / "manifest.json").unlink(), r"manifest\.json is missing"),
@@ -338,26 +338,29 @@ DAMAGE: list[tuple[Callable[[Path], object], str]] = [
     (lambda at: (at / "manifest.json").write_bytes(b"\xff\xfe"), r"manifest\.json is not JSON"),
     (
         lambda at: (at / "manifest.json").write_bytes(b"[]"),
-        r"manifest\.json holds a list, wanted an object",
+        r"manifest\.json holds a list, expected an object",
     ),
-    (lambda at: (at / "manifest.json").write_bytes(b"{}"), r"format_version None, wanted a number"),
+    (
+        lambda at: (at / "manifest.json").write_bytes(b"{}"),
+        r"format_version None, expected a number",
+    ),
     (
         lambda at: replace(at / "manifest.json", '"files"', '"fires"'),
-        r"not as it was written .*'files'",
+        r"not valid .*'files'",
     ),
     (
         lambda at: replace(at / "manifest.json", '"step": 20', '"step": 21'),
-        r"is of step 21, wanted 20",
+        r"is for step 21, expected 20",
     ),
     (
-        lambda at: replace(at / "manifest.json", "optimizer.safe", "other.safe"),
-        r"optimizer\.safetensors is missing",
+        lambda at: replace(at / "manifest.json", "optimizer.safe", "momentum.safe"),
+        r"momentum\.safetensors is missing",
     ),
 ]
 
 
 @pytest.mark.parametrize(("damage", "message"), DAMAGE)
-def test_a_damaged_one_is_named_and_the_one_before_it_used(
+def test_a_damaged_checkpoint_is_named_and_the_previous_one_loaded(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], object], message: str
 ) -> None:
     save(tmp_path, 10)
@@ -373,7 +376,8 @@ def test_a_damaged_one_is_named_and_the_one_before_it_used(
     ):
         load_checkpoint(tmp_path, 20)
     damage_all = pytest.raises(
-        CheckpointError, match=rf"is whole\. step-00000020: .*{message}.*step-00000010: state\.json"
+        CheckpointError,
+        match=rf"is complete\. step-00000020: .*{message}.*step-00000010: state\.json",
     )
     flip(tmp_path / "checkpoints" / "step-00000010" / "state.json")
     with damage_all:
@@ -381,7 +385,7 @@ def test_a_damaged_one_is_named_and_the_one_before_it_used(
 
 
 def test_every_byte_counts(tmp_path: Path) -> None:
-    """Any single bit flipped in any of the verified files is seen."""
+    """A flip of any single bit in the verified files is detected."""
     folder = save_checkpoint(tmp_path, 1, {"model": {"w": torch.ones(2)}}, {"a": 1}, keep=1)
     for name in ("model.safetensors", "state.json"):
         whole = (folder / name).read_bytes()
@@ -393,20 +397,22 @@ def test_every_byte_counts(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path).step == 1
 
 
-def test_a_later_format_is_not_guessed_at(tmp_path: Path) -> None:
+def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     save(tmp_path, 10)
     manifest = save(tmp_path, 20) / "manifest.json"
     replace(manifest, '"format_version": 1', '"format_version": 2')
     replace(manifest, f'"lmsmith": "{lmsmith.__version__}"', '"lmsmith": "9.1.0"')
     with pytest.raises(
         CheckpointError,
-        match=r"step-00000020 was written by lmsmith 9\.1\.0 in format 2, .*: upgrade it",
+        match=r"step-00000020 was written by lmsmith 9\.1\.0 in format 2, .* Upgrade it",
     ):
         load_checkpoint(tmp_path)
     assert_is(load_checkpoint(tmp_path, 10), 10)
 
 
-def test_another_torch_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_another_torch_version_is_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     manifest = save(tmp_path, 20) / "manifest.json"
     replace(manifest, f'"torch": "{torch.__version__}"', '"torch": "1.13.1"')
     assert_is(load_checkpoint(tmp_path), 20)
@@ -414,17 +420,17 @@ def test_another_torch_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture)
 
 
 def test_nothing_to_load(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"holds no checkpoint .*: start the run anew"):
+    with pytest.raises(CheckpointError, match=r"has no checkpoint: .* Start the run again"):
         load_checkpoint(tmp_path / "absent")
     save(tmp_path, 10)
     save(tmp_path, 20)
     with pytest.raises(
-        CheckpointError, match=r"no checkpoint of step 15: it has those of 10, 20\."
+        CheckpointError, match=r"no checkpoint of step 15\. It has checkpoints of steps 10, 20\."
     ):
         load_checkpoint(tmp_path, 15)
 
 
-def test_no_place_to_save(tmp_path: Path) -> None:
+def test_an_unwritable_folder(tmp_path: Path) -> None:
     with pytest.raises(
         StorageError, match=r"checkpoints cannot be written because there is no folder .*absent"
     ):
@@ -439,9 +445,7 @@ def test_no_place_to_save(tmp_path: Path) -> None:
 
 
 class FullDisk:
-    """Stands for a file opened for writing: takes `room` bytes and then answers as a full disk
-    does.
-    """
+    """Replaces a file opened for writing: accepts `room` bytes, then fails like a full disk."""
 
     def __init__(self, file: Any, room: int) -> None:
         self.file, self.room = file, room
@@ -466,7 +470,7 @@ class FullDisk:
 def test_a_disk_that_fills_in_the_middle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
 ) -> None:
-    """In the first file, the header of it or the tensors; and, with room for 10**9, in the last."""
+    """In the header or the tensors of the first file, or, with room for 10**9, in the last file."""
     save(tmp_path, 10, keep=1)
     save_model(tmp_path / "model", groups_of(10)["model"], {"n": 10})
     opened = Path.open
@@ -513,7 +517,7 @@ def test_a_real_limit_of_the_system(tmp_path: Path) -> None:
 
 
 def killed_after(task: Callable[[], object], seconds: float | None = None) -> int:
-    """Runs `task` in a process of its own, SIGKILLs it after so long, and returns its exit code."""
+    """Runs `task` in its own process, SIGKILLs it after a delay, and returns its exit code."""
     fork = multiprocessing.get_context("fork")
     begun = fork.Event()
 
@@ -535,9 +539,7 @@ def killed_after(task: Callable[[], object], seconds: float | None = None) -> in
 @can_fork
 def test_twenty_kills_at_random_moments(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def train(step: int) -> None:
-        while (
-            True
-        ):  # from the step that was loaded: it is saved again, as a run stopped at once would
+        while True:  # saves the loaded step again, like a run that is stopped at once
             save(tmp_path, step, keep=2)
             save_model(tmp_path / "model", groups_of(step)["model"], {"n": 3})
             step += 1
@@ -548,9 +550,7 @@ def test_twenty_kills_at_random_moments(tmp_path: Path, caplog: pytest.LogCaptur
     save_model(tmp_path / "model", groups_of(1)["model"], {"n": 3})
     one_save = time.perf_counter() - start
     reached = [1]
-    while (
-        len(reached) <= 20 or reached[-1] < 5
-    ):  # on a machine that is busy with other things, more than twenty
+    while len(reached) <= 20 or reached[-1] < 5:  # more than twenty on a busy machine
         assert (
             killed_after(lambda: train(reached[-1]), dice.uniform(0, 5 * one_save))
             == -signal.SIGKILL
@@ -569,9 +569,7 @@ def test_twenty_kills_at_random_moments(tmp_path: Path, caplog: pytest.LogCaptur
 
 
 def moments(kill_at: int) -> Callable[[str, tuple[Any, ...]], None]:
-    """An audit hook that kills its own process at the given one of its touches of the file
-    system.
-    """
+    """An audit hook that kills its own process at its n-th access to the file system."""
     left = [kill_at]
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -619,14 +617,14 @@ def test_a_kill_at_each_moment_of_a_save(
             assert not old
             break
         n_killed += 1
-        save(run, 30, keep=1)  # the next save finds nothing in its way and clears up
+        save(run, 30, keep=1)  # the next save succeeds and cleans up
         assert names(run / "checkpoints") == ["step-00000030"]
     assert n_killed > 15
     assert seen == {True, False}
     assert caplog.messages == []
 
 
-def test_model_comes_back_and_other_files_stay(tmp_path: Path) -> None:
+def test_a_model_round_trips_and_other_files_stay(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     save_model(folder, every_kind(), {"kind": "gpt", "n_layer": 2})
     (folder / "tokenizer.json").write_bytes(b"{}")
@@ -640,7 +638,7 @@ def test_model_comes_back_and_other_files_stay(tmp_path: Path) -> None:
     assert_same({"model": load_model(folder)[0]}, {"model": finite})
 
 
-def test_a_model_saved_by_the_library_serves(tmp_path: Path) -> None:
+def test_a_model_saved_by_the_library_loads(tmp_path: Path) -> None:
     save_model(tmp_path, {"w": torch.ones(2)}, {"n": 1})
     safetensors.torch.save_file({"w": torch.zeros(5)}, tmp_path / "model.safetensors")
     assert load_model(tmp_path)[0]["w"].tolist() == [0.0] * 5
@@ -649,7 +647,8 @@ def test_a_model_saved_by_the_library_serves(tmp_path: Path) -> None:
 def test_a_damaged_model_is_named(tmp_path: Path) -> None:
     def told(message: str) -> None:
         with pytest.raises(
-            CheckpointError, match=rf"The model in .* cannot be loaded: {message}.* Copy it from"
+            CheckpointError,
+            match=rf"The model in .* cannot be loaded: {message}.* Copy it again from",
         ):
             load_model(tmp_path)
 
@@ -657,16 +656,16 @@ def test_a_damaged_model_is_named(tmp_path: Path) -> None:
     save_model(tmp_path, {"w": torch.ones(2)}, {"n": 1})
     whole = (tmp_path / "model.safetensors").read_bytes()
     flip(tmp_path / "model.safetensors")
-    told(r"model\.safetensors has SHA-256 \w{12}\.\.\., wanted \w{12}")
+    told(r"model\.safetensors has SHA-256 \w{12}\.\.\., expected \w{12}")
     for length in range(len(whole)):
         (tmp_path / "model.safetensors").write_bytes(whole[:length])
-        told(r"model\.safetensors is no whole safetensors file")
+        told(r"model\.safetensors is not a complete safetensors file")
     (tmp_path / "model.safetensors").unlink()
     told(r"model\.safetensors is missing")
     replace(tmp_path / "config.json", '"config"', '"confit"')
-    told(r"config\.json has no config in it")
+    told(r"config\.json contains no config")
     replace(tmp_path / "config.json", '"format_version": 1', '"format_version": 3')
     with pytest.raises(
-        CheckpointError, match=r"config\.json was written by lmsmith .* in format 3, .*: upgrade it"
+        CheckpointError, match=r"config\.json was written by lmsmith .* in format 3, .* Upgrade it"
     ):
         load_model(tmp_path)

@@ -207,7 +207,7 @@ def _making(make: Callable[[], api.Run], console: Console) -> int:
                 say(
                     console,
                     f"{stopped.run} is saved at step {stopped.steps:,}; `lmsmith resume {name}` "
-                    f"goes on",
+                    f"continues it",
                 )
             return 128 + stopped.signal
         return _closing(run.path, run.summary, console) if first else 0
@@ -223,7 +223,7 @@ def _closing(run: Path, summary: dict[str, Any], console: Console) -> int:
     if nothing := learned_nothing(summary, init_from(run)):
         say(
             console,
-            f"note     {nothing}. Allow more --minutes, or choose a smaller model, text or "
+            f"note     {nothing}. Set more --minutes, a smaller model or a smaller "
             f"--train.batch_size.",
             indent=9,
             style="red",
@@ -255,11 +255,11 @@ def _trained(summary: dict[str, Any]) -> str:
     target, rate = (
         summary["seconds_to_target"],
         summary["tokens_per_second"],
-    )  # none without an update (`--from`)
+    )  # the rate is None if no step was made (`--from`)
     return (
         f"best val loss {summary['best_val_loss']:.4f} ({summary['best_val_bits_per_byte']:.3f} "
         f"bits per byte) at step "
-        f"{summary['best_step']:,}; {summary['train_seconds']:.1f} s of updates"
+        f"{summary['best_step']:,}; {summary['train_seconds']:.1f} s of training steps"
         + (f", {rate:,.0f} tokens/s" if rate is not None else "")
         + (f"; target reached after {target:.1f} s" if target is not None else "")
     )

@@ -1,9 +1,12 @@
-"""Every setting of a run: frozen dataclasses, read from and written to TOML.
+"""All settings of a run, as frozen dataclasses that are read from and written to TOML.
 
-`settings.py` has the mechanism, `run.py` the whole, `model.py` what each model kind's config class
-offers (the classes themselves are next to the models), `presets.py` the named starting points, and
-`registry.py` the names that extensions can add to. Nothing here imports torch: `lmsmith --help`
-reads all of it.
+- `settings.py`: how a setting is declared, listed and parsed
+- `run.py`: the config of a run; its sections are in `data.py`, `optim.py` and `train.py`
+- `model.py`: base classes of the model configs, which are defined next to the models
+- `presets.py`: named configurations
+- `registry.py`: names that extensions can add to
+
+Nothing here imports torch, so that `lmsmith --help` stays fast.
 """
 
 from lmsmith.config.data import DataConfig, DataSource

@@ -1,4 +1,4 @@
-"""Old names of settings, which recipes and run folders may still use."""
+"""Old names of settings, which existing recipes and run folders may use."""
 
 import logging
 from collections.abc import Mapping
@@ -19,8 +19,8 @@ RENAMED = {
 }
 """Old dotted name -> today's."""
 
-# Until version 0.1 one class held the settings of every kind, so a model's config.json names those
-# of other kinds too, at their defaults.
+# Until version 0.1 one class held the settings of all model kinds. A config.json written then also
+# holds the defaults of the other kinds' settings.
 OF_EVERY_KIND = {
     *("cell", "activation", "ngram_order", "smoothing", "add_k", "size", "n_layer", "n_head"),
     *("n_kv_head", "d_model", "d_ff", "vocab_multiple", "context_length", "ngram_orders"),
@@ -35,23 +35,23 @@ _noted: set[str] = set()
 
 
 def renamed(changes: Mapping[str, Any], where: str | Mapping[str, str]) -> dict[str, Any]:
-    """The changes under today's names; notes each old name once per process.
+    """Replaces old names by today's; logs a note about each old name once per process.
 
-    A name given both ways keeps its value under today's name. `where`: where all are from,
-    or each by its name.
+    If both names of a setting are given, the value under today's name counts. `where`: the source
+    of the changes, one for all or one for each by name.
     """
-    found = {name: value for name, value in changes.items() if name not in RENAMED}
-    by_place: dict[str, list[str]] = {}
+    current = {name: value for name, value in changes.items() if name not in RENAMED}
+    by_source: dict[str, list[str]] = {}
     for old in sorted(set(changes) & set(RENAMED)):
-        found.setdefault(RENAMED[old], changes[old])
-        by_place.setdefault(where if isinstance(where, str) else where[old], []).append(old)
-    for place, names in by_place.items():
-        _note(names, place)
-    return found
+        current.setdefault(RENAMED[old], changes[old])
+        by_source.setdefault(where if isinstance(where, str) else where[old], []).append(old)
+    for source, names in by_source.items():
+        _note(names, source)
+    return current
 
 
 def todays_option(word: str) -> str:
-    """A word of the command line; `--OLD` or `--OLD=VALUE` with today's name."""
+    """Replaces the old name in `--OLD` or `--OLD=VALUE`; returns other words unchanged."""
     name, equals, value = word.removeprefix("--").partition("=")
     if not word.startswith("--") or name not in RENAMED:
         return word
@@ -60,7 +60,7 @@ def todays_option(word: str) -> str:
 
 
 def _note(names: list[str], where: str) -> None:
-    """One line about all names that were not noted before: an old run folder holds many of them."""
+    """Logs one line for all names not yet noted, because an old run folder may hold many."""
     new = [old for old in names if old not in _noted]
     if new:
         _noted.update(new)

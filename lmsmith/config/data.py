@@ -1,4 +1,4 @@
-"""Settings of the data: where the text comes from and how it is read."""
+"""Settings of the data: which text to train on and how to read it."""
 
 import math
 from dataclasses import dataclass
@@ -10,10 +10,12 @@ from lmsmith.errors import ConfigError
 
 @dataclass(frozen=True)
 class DataSource:
-    """One of several sources that are mixed by weight: a `[[data.mixture]]` of a recipe."""
+    """One source of a weighted mixture: a `[[data.mixture]]` table of a recipe."""
 
     path: str = setting("", "a file, folder or glob of text, or a folder of token shards")
-    weight: float = setting(1.0, "share of the training rows, relative to the other weights")
+    weight: float = setting(
+        1.0, "sampling weight: share of the training rows, relative to the other sources' weights"
+    )
 
     def __post_init__(self) -> None:
         check(bool(self.path), "data.mixture.path", repr(self.path), "a file, folder or glob")
@@ -22,63 +24,79 @@ class DataSource:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the text comes from and how it is read."""
+    """Which text to train on and how to read it."""
 
-    sources: tuple[str, ...] = setting((), "files, folders or globs")
-    mixture: tuple[DataSource, ...] = setting(
-        (), "in a recipe, instead of sources: [[data.mixture]] tables with path and weight"
+    sources: tuple[str, ...] = setting(
+        (), "training data: files, folders or globs of text, or folders of token shards"
     )
-    text_field: str = setting("text", "field of .jsonl and column of .parquet that holds the text")
+    mixture: tuple[DataSource, ...] = setting(
+        (),
+        "weighted mixture of training data, instead of data.sources: [[data.mixture]] tables in a "
+        "recipe, each with path and weight",
+    )
+    text_field: str = setting(
+        "text", "name of the .jsonl field or .parquet column that holds the text"
+    )
     encoding: str = setting(
-        "auto", "auto: UTF-8, or UTF-16/32 by byte-order mark; or any encoding Python knows"
+        "auto",
+        "character encoding of text files: any that Python knows; auto: UTF-8, or UTF-16 or "
+        "UTF-32 with a byte-order mark",
     )
     errors: Literal["strict", "replace"] = setting(
-        "strict", "undecodable bytes: stop, or replace them with U+FFFD and count them"
+        "strict",
+        "on undecodable bytes: strict: stop with an error; replace: read them as U+FFFD and "
+        "count them",
     )
     documents: Literal["stream", "packed", "rows"] = setting(
         "stream",
-        "stream: windows of the whole text; packed: the same, but no token attends to another "
-        "document; rows: one document (in a text of one document: one line) per row, cut or "
-        "padded to the context",
+        "stream: windows over the concatenated documents; packed: the same, with attention masked "
+        "between documents; rows: one document per row (one line, if the text is one document), "
+        "truncated or padded to the context length",
     )
     document_separator: str = setting(
         "auto",
-        "cut plain text files into documents at this text; auto: at <|endoftext|>; none: nowhere",
+        "text that separates the documents of a plain text file; auto: <|endoftext|>; none: each "
+        "file is one document",
     )
     special_tokens: Literal["text", "control"] = setting(
         "text",
-        "encode special tokens that are written out in a document, such as <|im_start|>, as text "
-        "or as their ids (control)",
+        "special tokens written in a document, such as <|im_start|>: text: encode them as "
+        "ordinary characters; control: encode them as their special ids",
     )
     skip_bad: bool = setting(
-        False, "skip lines, rows and files that cannot be read; name and count them"
+        False, "skip lines, rows and files that cannot be read; report their names and number"
     )
     validation: tuple[str, ...] = setting(
         (),
-        "files, folders or globs of validation text, or shards; all of SOURCE is then for training",
+        "validation set: files, folders or globs of text, or shards; all of SOURCE is then "
+        "training data",
     )
     validation_fraction: float = setting(
         0.0,
-        "share of the text held out; auto: a tenth, at most 250,000 characters",
+        "fraction of the text held out for validation; auto: a tenth, at most 250,000 characters",
         zero="auto",
     )
     validation_tokens: int = setting(
-        0, "of a folder of shards: validate on the first N tokens held out", zero="all"
+        0,
+        "with a folder of token shards: use only the first N tokens of its validation set",
+        zero="all",
     )
 
     def __post_init__(self) -> None:
         fraction = self.validation_fraction
-        check(0 <= fraction < 1, "data.validation_fraction", fraction, "0 to below 1")
+        check(
+            0 <= fraction < 1, "data.validation_fraction", fraction, "auto, or above 0 and below 1"
+        )
         tokens = self.validation_tokens
         check(tokens >= 0, "data.validation_tokens", tokens, "all or more than 0")
         if self.sources and self.mixture:
             raise ConfigError(
                 f"data.sources = {', '.join(self.sources)} and {len(self.mixture)} "
-                "[[data.mixture]] both say what to train on: use one of them, the latter to mix "
-                "sources by weight."
+                "[[data.mixture]] both name training data: use one of them. Use data.mixture to "
+                "mix sources by weight."
             )
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """All training sources, mixed by weight or not."""
+        """All training sources, from `sources` or `mixture`."""
         return self.sources or tuple(source.path for source in self.mixture)

@@ -1,12 +1,12 @@
-"""What every model kind's config class offers, and the registry of kinds.
+"""Base classes of the model configs, and the registry of model kinds.
 
-A model kind is a frozen dataclass of settings next to its model (`models/gpt_config.py` and so on).
-It knows how to build the model, what it costs, and which sizes suit a budget. Everything else in
-lmsmith asks the config and never which kind it is. The classes import no torch, so `--help` can
-read them.
+A model kind is a frozen dataclass of settings, defined next to its model (`models/gpt_config.py`
+and so on). It builds the model, computes its cost, and chooses sizes for a budget. The rest of
+lmsmith calls these methods and never branches on the kind. The classes do not import torch, so
+`--help` stays fast.
 
-To add a kind, derive from `NeuralConfig`, write `build`, and call `register_model(YourConfig)` of
-`lmsmith.extend`; `examples/neural_probabilistic_lm.py` is one.
+To add a kind, derive from `NeuralConfig`, implement `build`, and call `register_model(YourConfig)`
+from `lmsmith.extend`. `examples/neural_probabilistic_lm.py` is an example.
 """
 
 from __future__ import annotations
@@ -30,22 +30,24 @@ class ModelConfig:
     """Settings that every kind of language model has."""
 
     kind: str = setting(
-        "", "the kind of model; a --preset implies it", choices=lambda: MODEL_KINDS.names()
+        "", "model architecture; --preset sets it", choices=lambda: MODEL_KINDS.names()
     )
-    vocab_size: int = setting(0, "number of token ids; auto: the tokenizer's", zero="auto")
+    vocab_size: int = setting(
+        0, "vocabulary size: number of token ids; auto: the tokenizer's", zero="auto"
+    )
 
     description: ClassVar[str] = ""
-    """One line on what this kind of model is."""
+    """The kind of model in a few words, such as "Transformer"."""
     counted: ClassVar[bool] = False
-    """Learned by counting in one pass (`learn`), not by gradient steps (`build`)."""
+    """Trained by counting in one pass (`learn`), without gradients (`build`)."""
     recurrent: ClassVar[bool] = False
-    """Has a state that truncated BPTT can carry from batch to batch. Trains in float32,
+    """Has a hidden state that truncated BPTT can carry from batch to batch. Trains in float32,
     unsharded.
     """
     packs_documents: ClassVar[bool] = False
-    """Can keep the documents of a row apart (`data.documents = "packed"`)."""
+    """Can mask attention between the documents of a row (`data.documents = "packed"`)."""
     compilable: ClassVar[bool] = False
-    """`torch.compile` of its blocks is known to work and to pay on GPUs."""
+    """`torch.compile` of its blocks works and is faster on GPUs."""
 
     def __post_init__(self) -> None:
         default = type(self).kind
@@ -54,7 +56,7 @@ class ModelConfig:
 
     @property
     def context_length(self) -> int:
-        """Tokens of a training row."""
+        """Tokens per training row."""
         raise AttributeError(f"a model of kind {self.kind} has no context_length")
 
     @property
@@ -62,13 +64,13 @@ class ModelConfig:
         return False
 
     def build(self) -> NeuralModel:
-        """The model, its weights not yet drawn."""
+        """Builds the model; its weights are not initialized yet."""
         raise NotImplementedError(f"{type(self).__name__} has no build()")
 
     def restore(self, tensors: Mapping[str, Tensor]) -> LanguageModel:
-        """The model with these tensors in it, ready for use.
+        """Builds the model with these weights, in evaluation mode.
 
-        Raises KeyError, ValueError or RuntimeError if they are not of such a model.
+        Raises KeyError, ValueError or RuntimeError if the tensors do not fit the model.
         """
         raise NotImplementedError(f"{type(self).__name__} has no restore()")
 
@@ -83,14 +85,17 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class NeuralConfig(ModelConfig):
-    """Settings of every model that is trained by gradients."""
+    """Settings of every model that is trained by gradient descent."""
 
     vocab_multiple: int = setting(
-        1, "pad the embedding table to a multiple of this; padded ids are never predicted"
+        1,
+        "pad the rows of the embedding table to a multiple of this; padded ids are never predicted",
     )
-    context_length: int = setting(256, "tokens the model sees at once")
+    context_length: int = setting(256, "maximum sequence length, in tokens")
     logit_softcap: float = setting(
-        0.0, "logits are cap * tanh(logits / cap); none: no cap", zero="none"
+        0.0,
+        "logit soft-capping: replace the logits by cap * tanh(logits / cap); none: no cap",
+        zero="none",
     )
 
     def __post_init__(self) -> None:
@@ -102,7 +107,7 @@ class NeuralConfig(ModelConfig):
 
     @property
     def padded_vocab_size(self) -> int:
-        """Rows of the embedding table."""
+        """Number of rows of the embedding table."""
         return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
 
     def restore(self, tensors: Mapping[str, Tensor]) -> LanguageModel:
@@ -111,17 +116,17 @@ class NeuralConfig(ModelConfig):
         return model.eval()
 
     def n_parameters(self) -> int:
-        """Learned numbers; a tied head counts once. Allocates nothing."""
+        """Number of parameters; tied weights count once. Allocates no memory for them."""
         import torch
 
         with torch.device("meta"):
             return self.build().n_parameters()
 
     def matrix_parameters(self) -> int:
-        """Parameters that take part in matrix products for each token.
+        """Number of parameters in matrix multiplications, per token.
 
-        By default every matrix whose name does not say "embedding"; override it where that is
-        wrong, as with a tied head.
+        The default counts every matrix without "embedding" in its name. Override it if that is
+        wrong, as with tied embeddings.
         """
         import torch
 
@@ -130,23 +135,23 @@ class NeuralConfig(ModelConfig):
             return sum(p.numel() for n, p in named if p.dim() >= 2 and "embedding" not in n)
 
     def train_flops_per_token(self) -> float:
-        """Floating-point operations of forward and backward pass: 6 per matrix parameter."""
+        """FLOPs of the forward and backward pass: 6 per matrix parameter."""
         return 6.0 * self.matrix_parameters()
 
     def default_size(
         self, budget: float, n_tokens: int, given: Collection[str]
     ) -> tuple[dict[str, Any], int | None]:
-        """Size settings by dotted name, and rows per batch, for a training budget.
+        """Chooses size settings, by dotted name, and the batch size for a training budget.
 
-        `budget`: floating-point operations at the full rate of matrix products. `n_tokens`: of
-        the training text. `given`: settings that the user chose, which stay. The default leaves
-        everything as it is.
+        `budget`: FLOPs at the full speed of matrix multiplication. `n_tokens`: number of tokens
+        of training text. `given`: settings that the user chose, which do not change. By default
+        nothing changes.
         """
         return {}, None
 
     def fitting(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Settings that must follow from given ones before the rest can be chosen, by dotted
-        name.
+        """Settings, by dotted name, that the given ones determine; set before `default_size` is
+        called.
         """
         return {}
 

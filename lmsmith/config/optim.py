@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 OptimizerFactory = Callable[[list[dict[str, Any]], "OptimConfig"], "Optimizer"]
-"""From parameter groups (`params`, `lr`, `weight_decay`) and the settings to an optimizer.
+"""Builds an optimizer from parameter groups (`params`, `lr`, `weight_decay`) and the settings.
 
-Its state must be tensors by parameter (`optimizer.state[p]`), which checkpoints keep.
+Checkpoints save `optimizer.state[p]` of each parameter p, which must consist of tensors.
 """
 
 Schedule = Callable[[int, int, "ScheduleConfig"], float]
-"""(step from 0, number of steps, settings) -> learning rate as a share of its peak."""
+"""(step, counted from 0; number of steps; settings) -> learning rate, as a fraction of its peak."""
 
 OPTIMIZERS: Registry[OptimizerFactory] = Registry(
     "optimizer",
     "lmsmith.optimizers",
     {
         "adamw": "lmsmith.optim.groups:adamw",
-        "muon": "lmsmith.optim.groups:adamw",  # of the parameters that are not matrices
+        "muon": "lmsmith.optim.groups:adamw",  # for the parameters that are not matrices
         "sgd": "lmsmith.optim.groups:sgd",
     },
 )
@@ -44,39 +44,44 @@ SCHEDULES: Registry[Schedule] = Registry(
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """The optimizer. With `muon`, matrices inside blocks go to Muon, everything else to AdamW."""
+    """The optimizer. With `muon`, Muon trains the matrices inside blocks and AdamW the rest."""
 
     name: str = setting(
         "muon",
-        "adamw or sgd for all parameters, or muon for matrices and adamw for the rest",
+        "optimizer: adamw or sgd for all parameters; muon for the matrices inside blocks, with "
+        "adamw for the rest",
         choices=OPTIMIZERS.names,
     )
     learning_rate: float = setting(3e-3, "peak learning rate of AdamW or SGD")
     embedding_learning_rate: float = setting(
-        0.0, "AdamW's peak for embedding tables; auto: learning_rate", zero="auto"
+        0.0,
+        "peak learning rate of AdamW for embedding tables; auto: optim.learning_rate",
+        zero="auto",
     )
     muon_learning_rate: float = setting(
-        0.02, "Muon's peak learning rate: about the spectral norm of a step"
+        0.02, "peak learning rate of Muon: about the spectral norm of each step's change"
     )
-    muon_momentum: float = setting(0.95, "Muon's Nesterov momentum")
+    muon_momentum: float = setting(0.95, "Nesterov momentum of Muon")
     muon_method: Literal["newton-schulz", "polar-express"] = setting(
         "newton-schulz",
-        "how Muon orthogonalizes matrices: one quintic repeated, or the best one for each "
-        "iteration",
+        "how Muon orthogonalizes its steps: newton-schulz repeats one quintic polynomial; "
+        "polar-express uses the optimal one for each iteration",
     )
-    muon_iterations: int = setting(5, "iterations of that method")
-    sgd_momentum: float = setting(0.9, "SGD's momentum")
-    sgd_nesterov: bool = setting(True, "Nesterov momentum in SGD")
-    beta1: float = setting(0.9, "AdamW's decay rate of the first moment")
-    beta2: float = setting(0.95, "AdamW's decay rate of the second moment")
-    eps: float = setting(1e-8, "AdamW's epsilon")
+    muon_iterations: int = setting(5, "iterations of optim.muon_method per step")
+    sgd_momentum: float = setting(0.9, "momentum of SGD")
+    sgd_nesterov: bool = setting(True, "use Nesterov momentum in SGD")
+    beta1: float = setting(0.9, "AdamW's beta1: decay rate of the first moment")
+    beta2: float = setting(0.95, "AdamW's beta2: decay rate of the second moment")
+    eps: float = setting(1e-8, "AdamW's epsilon: added to the denominator")
     weight_decay: float = setting(
         0.0,
-        "decoupled weight decay on tensors of two or more dimensions (with muon not on embedding "
-        "tables)",
+        "decoupled weight decay of parameters with two or more dimensions (with muon, not of "
+        "embedding tables)",
     )
     clip_norm: float = setting(
-        0.0, "clip the global gradient norm to this; none: no clipping", zero="none"
+        0.0,
+        "gradient clipping: maximum norm of the gradient over all parameters; none: no clipping",
+        zero="none",
     )
 
     def __post_init__(self) -> None:
@@ -98,17 +103,23 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """The learning rate as a share of its peak: a function of the step and the number of steps."""
+    """The learning-rate schedule: fraction of the peak, from the step and the number of steps."""
 
     shape: str = setting(
         "trapezoid",
-        "after warm-up: constant; linear or cosine decay to the end; trapezoid: constant, then "
-        "linear cool-down; inverse-sqrt: 1/sqrt(step)",
+        "learning-rate schedule after warm-up: constant; linear or cosine decay; trapezoid: "
+        "constant, then linear cool-down; inverse-sqrt: 1/sqrt(step)",
         choices=SCHEDULES.names,
     )
-    warmup_steps: int = setting(10, "steps of linear warm-up from zero")
-    cooldown_fraction: float = setting(0.7, "share of the steps in a trapezoid's cool-down")
-    final_fraction: float = setting(0.0, "share of the peak that the decay ends at")
+    warmup_steps: int = setting(
+        10, "warm-up: steps in which the learning rate rises linearly from zero to its peak"
+    )
+    cooldown_fraction: float = setting(
+        0.7, "length of the trapezoid schedule's cool-down, as a fraction of all steps"
+    )
+    final_fraction: float = setting(
+        0.0, "final learning rate of a decaying schedule, as a fraction of the peak"
+    )
 
     def __post_init__(self) -> None:
         if self.shape not in SCHEDULES:

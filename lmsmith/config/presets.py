@@ -1,13 +1,14 @@
-"""Names for good starting points: what a preset changes from the defaults of `config.py`.
+"""Presets: named configurations, as changes from the defaults of the config classes.
 
-`modern` and `llama` say how a model is built and trained and leave its size to `train/choose.py`,
-which fits it to the text, the machine and the time. `babygpt`, `gpt2` to `gpt2-xl` and `gpt3-small`
-to `gpt3-175b` are models of the literature, so their sizes are theirs. `sized` gives any preset a
-size by one number (`--model.size`).
+`modern` and `llama` set the architecture and the training recipe. `train/choose.py` chooses their
+size for the text, the machine and the time. `babygpt`, `gpt2` to `gpt2-xl` and `gpt3-small` to
+`gpt3-175b` are published models with their published sizes. `sized` gives any preset a size by one
+number (`--model.size`).
 
-Of GPT-3 are table 2.1 (sizes, batches, learning rates) and appendix B (warm-up over 375 million
-tokens); not its alternation of dense and sparse attention, and not the growth of its batch:
-attention is dense, the batch the last one. Two rows of the table do not multiply out, see NOTES.
+The GPT-3 presets follow table 2.1 (sizes, batch sizes, learning rates) and appendix B (warm-up over
+375 million tokens) of the paper, with two differences: attention is dense in all layers, where the
+paper alternates dense and sparse ones, and the batch has its final size from the start, where the
+paper's grows. Two rows of table 2.1 are inconsistent, see NOTES.
 """
 
 import math
@@ -17,8 +18,8 @@ from lmsmith.config.model import MODEL_KINDS
 from lmsmith.config.registry import Registry
 from lmsmith.config.run import RunConfig
 
-# Radford et al. 2019; training as in Brown et al. 2020, appendix B, which GPT-2's own paper leaves
-# out.
+# Architecture: Radford et al. 2019. That paper does not give the training settings; they are those
+# of Brown et al. 2020, appendix B.
 _GPT2 = {
     "model.norm": "layernorm",
     "model.norm_gain": True,
@@ -40,7 +41,7 @@ _GPT2 = {
     "schedule.final_fraction": 0.1,
 }
 
-# Radford et al. 2019, table 2; learning rates of GPT-3's models of about these sizes.
+# Radford et al. 2019, table 2; learning rates of the GPT-3 models of about the same sizes.
 _GPT2_SIZES = {
     # n_layer, n_head, d_model, learning rate
     "gpt2": (12, 12, 768, 6e-4),
@@ -51,7 +52,7 @@ _GPT2_SIZES = {
 
 # Brown et al. 2020, table 2.1.
 _GPT3_SIZES = {
-    # n_layer, n_head, d_model, sequences of 2,048 tokens a batch, learning rate
+    # n_layer, n_head, d_model, batch size in sequences of 2,048 tokens, learning rate
     "gpt3-small": (12, 12, 768, 256, 6e-4),
     "gpt3-medium": (24, 16, 1024, 256, 3e-4),
     "gpt3-large": (24, 16, 1536, 256, 2.5e-4),
@@ -63,12 +64,12 @@ _GPT3_SIZES = {
 }
 
 NOTES = {
-    "gpt3-xl": "the paper gives XL 24 heads of 128 numbers, 3,072 in all, at a width of 2,048; "
-    "here it has 16 of 128",
-    "gpt3-13b": "the paper gives 13B a width of 5,140, and 40 heads of 128 numbers are 5,120; "
-    "here it is 5,120 wide",
+    "gpt3-xl": "the paper gives GPT-3 XL 24 heads of width 128, 3,072 in total, but d_model 2,048; "
+    "this preset has 16 heads of width 128",
+    "gpt3-13b": "the paper gives GPT-3 13B d_model 5,140, but 40 heads of width 128 are 5,120; "
+    "this preset has d_model 5,120",
 }
-"""What the user of a preset is told."""
+"""A note for users of a preset, by its name."""
 
 _RNN = {
     "model.kind": "rnn",
@@ -80,9 +81,9 @@ _RNN = {
 }
 
 _PRESETS: dict[str, dict[str, Any]] = {
-    # RMSNorm, RoPE, QK-norm, squared ReLU, zero projections, soft cap, Muon: the defaults of
-    # config.py, and tables of hashed n-grams, which give a small model its local statistics at
-    # once.
+    # The defaults of the config classes (RMSNorm, RoPE, QK-norm, squared ReLU, zero-initialized
+    # projections, logit soft-capping, Muon) and hashed n-gram embeddings, from which a small model
+    # learns short-range statistics quickly.
     "modern": {"model.ngram_tables": (2, 3, 4), "optim.embedding_learning_rate": 0.02},
     # Touvron et al. 2023, "LLaMA", section 2.
     "llama": {
@@ -100,13 +101,13 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "schedule.warmup_steps": 50,
         "schedule.final_fraction": 0.1,
     },
-    # Recurrent networks, trained by Muon as `modern` is (`docs/log.md`).
+    # Recurrent networks, trained with Muon like `modern` (`docs/log.md`).
     "rnn": {**_RNN, "model.cell": "elman"},
     "gru": {**_RNN, "model.cell": "gru"},
     "lstm": {**_RNN, "model.cell": "lstm"},
-    # Counts: nothing is trained.
+    # Counted, without gradient training.
     "ngram": {"model.kind": "ngram"},
-    # nanoGPT's model of Shakespeare by characters: 10.65 million parameters.
+    # nanoGPT's character-level model of Shakespeare: 10.65 million parameters.
     "babygpt": {
         **_GPT2,
         "model.n_layer": 6,
@@ -147,22 +148,22 @@ _PRESETS |= {
 
 
 class _Presets(Registry[dict[str, Any]]):
-    """Presets; a model kind that an extension adds is the name of one."""
+    """The registry of presets. Each model kind that an extension adds has a preset of its name."""
 
     def load_extensions(self) -> None:
         for kind in MODEL_KINDS.added():
             if kind not in self.known:
-                MODEL_KINDS.get(kind)  # an entry point, whose module may register the preset
+                MODEL_KINDS.get(kind)  # loads an entry point; its module may register the preset
                 self.known.setdefault(kind, {"model.kind": kind})
         super().load_extensions()
 
 
 PRESETS = _Presets("preset", "lmsmith.presets", _PRESETS)
-"""Settings by dotted name that a preset changes from the defaults."""
+"""Per preset, the settings by dotted name that differ from the defaults."""
 
 
 def preset(name: str) -> RunConfig:
-    """The config that a preset names. Raises ConfigError for an unknown name."""
+    """The config of a preset. Raises ConfigError for an unknown name."""
     return RunConfig(preset=name).changed(PRESETS.get(name), where=f"preset {name}")
 
 
@@ -172,16 +173,17 @@ def has_size(name: str) -> bool:
 
 
 def sized(base: RunConfig, n: int) -> dict[str, Any]:
-    """What `--model.size n` makes of a preset.
+    """The settings that `--model.size n` changes in a preset.
 
-    n layers of width 64 n, with heads of 64, as in GPT-2's family; size 12 is GPT-2's 124M.
-    Context: the power of two that reaches 64 n, at most 2,048. Batch: 64 n^3 tokens, to the nearest
-    power of two of 2,048 to 2,097,152. Blocks have 49,152 n^3 parameters, so at 20 tokens a
-    parameter (Hoffmann et al. 2022, "Chinchilla") every size within these bounds makes about 15,000
-    updates. Learning rate of AdamW: 6e-4 at GPT-2's width, else inversely as the width, at most
-    3e-3 (from Small to 6.7B within a fifth of GPT-3's table, but for Medium). With Muon, whose
-    updates have one size in every width, AdamW has only tables, head and gains: the preset's rate
-    up to size 4, then as 1/sqrt(width).
+    - Model: n layers, width 64 n, heads of width 64, as in the GPT-2 family; size 12 is GPT-2 124M.
+    - Context: the smallest power of two that is at least 64 n, and at most 2,048.
+    - Batch: 64 n^3 tokens, rounded to a power of two from 2,048 to 2,097,152. The blocks have
+      49,152 n^3 parameters, so at 20 tokens per parameter (Hoffmann et al. 2022, "Chinchilla")
+      every size within these bounds trains for about 15,000 steps.
+    - Learning rate of AdamW: 6e-4 at width 768, inversely proportional to the width, at most 3e-3.
+      This is within a fifth of GPT-3's table from Small to 6.7B, except for Medium.
+    - With Muon, whose step size does not depend on the width, AdamW trains only embeddings, head
+      and gains: the preset's learning rate up to size 4, then proportional to 1/sqrt(width).
     """
     context_length = min(2048, 2 ** math.ceil(math.log2(64 * n)))
     n_tokens = 2 ** min(21, max(11, round(math.log2(64 * n**3))))

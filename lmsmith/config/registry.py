@@ -1,16 +1,16 @@
-"""Names that other people can add to: model kinds, optimizers, schedules, presets, corpora, tasks.
+"""Registries, which extensions can add to: model kinds, optimizers, schedules, presets, corpora.
 
     OPTIMIZERS: Registry[OptimizerFactory] = Registry("optimizer", "lmsmith.optimizers", {...})
     OPTIMIZERS.register("lion", lion)        # from Python
     OPTIMIZERS.get("lion")
 
-A name is looked up in three places: what lmsmith has built in, what was registered from Python, and
-the entry points of installed packages (group `lmsmith.optimizers` and so on). `LMSMITH_EXTENSIONS`
-names modules or .py files, separated by commas, that are imported before a name counts as unknown:
-with it a single file extends the command line.
+A registry looks a name up in three places: lmsmith's built-in names, names registered from Python,
+and the entry points of installed packages (group `lmsmith.optimizers` and so on). The environment
+variable `LMSMITH_EXTENSIONS` lists modules or .py files, separated by commas, that are imported
+before a name counts as unknown. With it, a single file extends the command line.
 
-Built-in values may be given as "module:attribute". They are imported when they are first used, so a
-registry that lies low in the layering can name what lies above it, and `lmsmith --help` stays fast.
+A built-in value may be given as "module:attribute". It is imported on first use, so that a registry
+in a low layer can refer to higher layers, and `lmsmith --help` stays fast.
 """
 
 import difflib
@@ -29,32 +29,30 @@ if TYPE_CHECKING:
 
 EXTENSIONS = "LMSMITH_EXTENSIONS"
 HOW_TO_LOAD = (
-    "If an extension provides it, install its package, import its module before this call, or name "
-    f"the module or .py file in the environment variable {EXTENSIONS}."
+    "If an extension provides it, install its package, import its module before this call, or set "
+    f"the environment variable {EXTENSIONS} to its module or .py file."
 )
 
 T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Maps names to things of one type."""
+    """Maps names to values of one type."""
 
     def __init__(self, what: str, group: str, built_in: Mapping[str, T | str]) -> None:
-        """`what` names one entry in messages ("optimizer"); `group` is the entry-point group."""
+        """`what`: the word for an entry in messages ("optimizer"). `group`: of entry points."""
         self.what, self.group = what, group
         self._built_in = frozenset(built_in)
         self.known: dict[str, T | str | EntryPoint] = dict(built_in)
-        """What is registered so far; `get` imports a "module:attribute" and loads an entry
-        point.
-        """
+        """Registered values. A "module:attribute" or an entry point is imported by `get`."""
         self._owners: dict[str, Hashable] = {}
 
     def register(self, name: str, value: T, owner: Hashable = None) -> T:
-        """Adds a name and returns the value. Raises ConfigError if the name is taken.
+        """Registers a value and returns it. Raises ConfigError if the name is taken.
 
-        The owner of a name may register it again, as a notebook does when a cell is run twice: the
-        newest value counts. `owner` is by default where a class or function is defined: its module
-        and its qualified name.
+        The owner of a name may register it again, as happens when a notebook cell is run twice; the
+        newest value counts. The default `owner` is the module and qualified name of the class or
+        function.
         """
         owner = owner or origin(value)
         if name in self._built_in:
@@ -72,7 +70,7 @@ class Registry(Generic[T]):
         return value
 
     def get(self, name: str) -> T:
-        """The value of a name. Raises ConfigError for an unknown name, with the nearest ones."""
+        """The value of a name. Raises ConfigError, with a suggestion, for an unknown name."""
         if name not in self.known:
             self.load_extensions()
         if name not in self.known:
@@ -90,7 +88,7 @@ class Registry(Generic[T]):
         return cast(T, value)
 
     def names(self) -> tuple[str, ...]:
-        """All names, those of lmsmith first."""
+        """All names, built-in ones first."""
         self.load_extensions()
         return tuple(self.known)
 
@@ -99,36 +97,39 @@ class Registry(Generic[T]):
         return [self.get(name) for name in self.names()]
 
     def source(self, name: str) -> dict[str, str]:
-        """Which extension a name is from: `module`, and its `file` or `package`; empty for ours.
+        """The extension that provides a name: `module`, and `file` or `package`; empty for built-in
+        names.
 
-        A run keeps it, for `require` where the run is opened without the extension.
+        A run saves this, so that `require` can report it when the extension is missing.
         """
         if name in self._built_in or name not in self:
             return {}
         value, owner = self.get(name), self._owners.get(name)
         module = str(owner[0] if isinstance(owner, tuple) else owner)
-        found = {"what": self.what, "name": name, "module": module}
+        record = {"what": self.what, "name": name, "module": module}
         for entry in _entry_points(self.group):
             if entry.name == name and entry.dist and origin(_load(entry)) == origin(value):
-                return found | {"package": entry.dist.name}
+                return record | {"package": entry.dist.name}
         file = getattr(sys.modules.get(module), "__file__", None)
-        return found | ({"file": str(Path(file).resolve())} if file else {})
+        return record | ({"file": str(Path(file).resolve())} if file else {})
 
     def require(self, name: str, source: Mapping[str, str], where: str) -> None:
-        """Raises ConfigError where a name that `source` describes is not registered here."""
+        """Raises ConfigError if `name` is not registered. `source`: what `source(name)` returned
+        where it was. `where`: what needs it, for the message.
+        """
         if name in self:
             return
         file, package = source.get("file", ""), source.get("package", "")
         if package:
             origin, remedy = f"the package {package}", f"Install it: `pip install {package}`"
         elif file:
-            origin, remedy = file, f"Set {EXTENSIONS}={file} (or where that file is now)"
+            origin, remedy = file, f"Set {EXTENSIONS}={file} (or the file's present path)"
         else:
             origin, remedy = source.get("module", ""), "Register it"
         call = ", or register it before this call in Python" if file or package else ""
         raise ConfigError(
-            f"{where} needs the {self.what} {name!r}, an extension from {origin}, which is missing "
-            f"here. {remedy}{call}."
+            f"{where} needs the {self.what} {name!r} of an extension from {origin}, which is not "
+            f"loaded. {remedy}{call}."
         )
 
     def added(self) -> tuple[str, ...]:
@@ -144,7 +145,7 @@ class Registry(Generic[T]):
         return name in self.known
 
     def unknown(self, name: str) -> str:
-        """What to say about a name that is not registered."""
+        """The error message for a name that is not registered."""
         near = difflib.get_close_matches(name, self.names(), n=1, cutoff=0.6)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         return (
@@ -153,9 +154,9 @@ class Registry(Generic[T]):
         )
 
     def load_extensions(self) -> None:
-        """Imports what LMSMITH_EXTENSIONS names and lists entry points; loads none of these.
+        """Imports the modules in LMSMITH_EXTENSIONS, and lists entry points without loading them.
 
-        Raises ConfigError where an extension cannot be imported, or an installed package claims a
+        Raises ConfigError if an extension cannot be imported, or an installed package provides a
         name that is taken.
         """
         import_extensions()
@@ -165,9 +166,9 @@ class Registry(Generic[T]):
                 self._owners[entry.name] = entry.value.replace(" ", "")
             elif not self._is_same(entry):
                 raise ConfigError(
-                    f"{_package(entry)} provides the {self.what} {entry.name!r}, and that name is "
-                    f"already registered by {self._whose(entry.name)}. Remove one of the two, or "
-                    "give one another name."
+                    f"{_package(entry)} provides the {self.what} {entry.name!r}, but that name is "
+                    f"already registered by {self._whose(entry.name)}. Uninstall or rename one of "
+                    "the two."
                 )
 
     def _is_same(self, entry: "EntryPoint") -> bool:
@@ -178,18 +179,18 @@ class Registry(Generic[T]):
             return True
         if _is_entry_point(known):
             return False
-        # A package may name an object that another of its modules defines and registers.
+        # An entry point may name an object that another module of the package registers itself.
         loaded = _load(entry)
         return loaded is known or origin(loaded) == origin(known) is not None
 
     def _may_replace(self, name: str, owner: Hashable) -> bool:
         known = self.known[name]
-        if _is_entry_point(known):  # its package is being imported, and registers it itself
+        if _is_entry_point(known):  # its package is being imported and registers the name itself
             return _text(owner).split(":")[0].split(".")[0] == known.module.split(".")[0]
         return self._owners.get(name) == owner
 
     def _whose(self, name: str) -> str:
-        """Who has registered a name, for messages."""
+        """The owner of a name, for messages."""
         if name in self._built_in:
             return "lmsmith itself"
         known = self.known[name]
@@ -197,24 +198,24 @@ class Registry(Generic[T]):
 
 
 def origin(value: Any) -> Hashable:
-    """Where a class or function is defined, as module and qualified name; else None."""
+    """Module and qualified name of a class or function; None for other values."""
     name = getattr(value, "__qualname__", None)
     return (getattr(value, "__module__", None), name) if name else None
 
 
 def _text(owner: Hashable) -> str:
-    """An owner as "module:name", the way entry points are written."""
+    """An owner as "module:name", as entry points are written."""
     return ":".join(map(str, owner)) if isinstance(owner, tuple) else str(owner)
 
 
 def _is_entry_point(value: Any) -> "TypeGuard[EntryPoint]":
-    metadata = sys.modules.get("importlib.metadata")  # not imported: there is no entry point yet
+    metadata = sys.modules.get("importlib.metadata")  # if not imported, no entry point was listed
     return metadata is not None and isinstance(value, metadata.EntryPoint)
 
 
 @functools.cache
 def _entry_points(group: str) -> "tuple[EntryPoint, ...]":
-    from importlib.metadata import entry_points  # takes as long as the rest of `--help`
+    from importlib.metadata import entry_points  # slow: takes as long as the rest of `--help`
 
     return tuple(entry_points(group=group))
 
@@ -224,7 +225,7 @@ def _package(entry: "EntryPoint") -> str:
 
 
 def import_extensions() -> None:
-    """Imports what LMSMITH_EXTENSIONS names, each once. Raises ConfigError with the reason."""
+    """Imports the modules and files in LMSMITH_EXTENSIONS, each once. Raises ConfigError."""
     for name in filter(None, (part.strip() for part in os.environ.get(EXTENSIONS, "").split(","))):
         try:
             if name.endswith(".py"):
@@ -233,21 +234,21 @@ def import_extensions() -> None:
                 importlib.import_module(name)
         except (Exception, SystemExit) as error:
             raise ConfigError(
-                f"the extension {name!r} of {EXTENSIONS} cannot be imported "
+                f"the extension {name!r} in {EXTENSIONS} cannot be imported "
                 f"({type(error).__name__}: {error}). Correct the variable, or unset it."
             ) from error
 
 
 def _import_file(path: Path) -> None:
-    """Imports a .py file as the module of its name, unless it is imported already."""
+    """Imports a .py file as a module named after it, unless it is already imported."""
     import importlib.util
 
     name = path.stem
-    if (there := sys.modules.get(name)) is not None:
-        place = getattr(there, "__file__", None)
-        if place is None or Path(place).resolve() != path:
+    if (imported := sys.modules.get(name)) is not None:
+        file = getattr(imported, "__file__", None)
+        if file is None or Path(file).resolve() != path:
             raise ImportError(
-                f"there is another module {name!r} ({place or 'built in'}): rename the file"
+                f"there is another module {name!r} ({file or 'built in'}): rename the file"
             )
         return
     spec = importlib.util.spec_from_file_location(name, path)

@@ -1,4 +1,4 @@
-"""The config of a whole run: a model, an optimizer, a schedule, data and a length."""
+"""The config of a run: model, optimizer, schedule, data and training settings."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -22,11 +22,13 @@ def _default_model() -> ModelConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A whole run. `config.toml` in a run folder is this: all that is needed to repeat the run."""
+    """All settings of a run, as saved in its `config.toml`: everything needed to repeat it."""
 
-    preset: str = setting("modern", "the named starting point that the other settings change")
+    preset: str = setting("modern", "named configuration with the defaults of all other settings")
     tokenizer: str = setting(
-        "auto", "auto, byte, char, word, bpe:SIZE, gpt2, or a tokenizer folder"
+        "auto",
+        "tokenizer: byte, char, word, bpe:SIZE (learned from the text), gpt2, or a tokenizer "
+        "folder; auto: char, byte or bpe, depending on the text",
     )
     model: ModelConfig = dataclasses.field(default_factory=_default_model)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
@@ -38,28 +40,28 @@ class RunConfig:
         model = self.model
         if self.train.truncated_bptt and not model.recurrent:
             raise ConfigError(
-                f"train.truncated_bptt carries the state of recurrent networks, and model.kind is "
-                f"{model.kind}."
+                f"train.truncated_bptt needs a recurrent network, but model.kind is {model.kind}: "
+                f"leave it out, or choose --preset lstm."
             )
         if model.recurrent and self.train.parallel == "fsdp":
             raise ConfigError(
-                "train.parallel = 'fsdp' shards weights, but PyTorch's recurrent kernels need them "
-                "whole: set it to ddp."
+                "train.parallel = 'fsdp' shards the weights, but PyTorch's recurrent kernels need "
+                "the full weights: use --train.parallel ddp."
             )
 
     @property
     def neural(self) -> NeuralConfig:
-        """The model's settings, of a kind that is trained by gradients."""
+        """The model's settings; asserts that the model is trained by gradient descent."""
         assert isinstance(self.model, NeuralConfig), self.model.kind
         return self.model
 
     def changed(self, changes: Mapping[str, Any], *, where: str | Mapping[str, str]) -> Self:
-        """A copy with dotted settings replaced: `{"model.n_layer": 6}`; text is parsed by type.
+        """Returns a copy with dotted settings replaced: `{"model.n_layer": 6}`. Text is parsed.
 
-        All changes are made at once, so settings that only fit together can be changed together.
-        Another `model.kind` starts from that kind's defaults. `where` names the source of the
-        changes in errors ("the command line", a recipe's path), of all or of each by its name.
-        Raises ConfigError.
+        All changes are applied at once, so that settings which depend on each other can change
+        together. A new `model.kind` starts from that kind's defaults. `where` names the source of
+        the changes in errors ("the command line", a recipe's path): one for all, or one for each
+        setting by name. Raises ConfigError.
         """
         places = {name: where if isinstance(where, str) else where[name] for name in changes}
         changes = renamed(changes, places)
@@ -83,7 +85,7 @@ class RunConfig:
         return dataclasses.replace(self, **replaced)
 
     def to_dict(self) -> dict[str, Any]:
-        """All settings as nested tables, with the words for zero: what `config.toml` holds."""
+        """All settings as nested tables, with the words for zero, as `config.toml` holds them."""
         leaves = dict(settings(type(self.model)))
 
         def shown(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -101,7 +103,7 @@ class RunConfig:
 
 
 def settings(model: type[ModelConfig] | None = None) -> Iterator[tuple[str, Setting]]:
-    """Every setting of a run by dotted name, in declaration order.
+    """Yields every setting of a run by dotted name, in declaration order.
 
     `model`: the config class of the model kind (default: Transformers).
     """
@@ -113,7 +115,7 @@ def settings(model: type[ModelConfig] | None = None) -> Iterator[tuple[str, Sett
 
 
 def of_another_kind(name: str, kind: str, where: str) -> str:
-    """What to say about a setting that only other kinds of model have; empty if none has it."""
+    """The error message for a setting that only other model kinds have; empty if none has it."""
     others = [
         other for other in MODEL_KINDS.names() if name in dict(settings(MODEL_KINDS.get(other)))
     ]
@@ -121,12 +123,12 @@ def of_another_kind(name: str, kind: str, where: str) -> str:
         return ""
     return (
         f"{name} in {where} is a setting of model.kind {' and '.join(others)}, but this model is "
-        f"of kind {kind}: leave it out, or choose another --preset."
+        f"of kind {kind}: leave the setting out, or choose another --preset."
     )
 
 
 LENGTH = ("train.steps", "train.minutes", "train.tokens", "train.epochs")
-"""What gives a run's length. `resume` takes one of them, also for a finished run."""
+"""Settings of a run's length. `resume` accepts one of them, also for a finished run."""
 
 CHANGEABLE = {
     *("train.micro_batch_size", "train.activation_checkpointing", "train.parallel"),
@@ -137,5 +139,6 @@ CHANGEABLE = {
     *(f"optim.{field.name}" for field in dataclasses.fields(OptimConfig) if field.name != "name"),
     *(f"schedule.{field.name}" for field in dataclasses.fields(ScheduleConfig)),
 }
-"""What a run may be resumed with, besides its length: speed, memory, rhythm, what is kept, and how
-it learns from there on. What weights, optimizer state and data order depend on must stay."""
+"""Settings that `resume` may change, besides the length: speed, memory, intervals, checkpoints to
+keep, and hyperparameters of the remaining steps. Settings that determine the shapes of weights and
+optimizer state, or the data order, cannot change."""

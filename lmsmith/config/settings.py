@@ -1,16 +1,16 @@
-"""How settings are declared, listed and parsed.
+"""Declares, lists and parses settings.
 
-A setting is declared once, as a field of a frozen dataclass with its type, default and meaning:
+A setting is a field of a frozen dataclass, with its type, default and description:
 
     n_layer: int = setting(6, "number of blocks")
     n_kv_head: int = setting(0, "key and value heads", zero="auto")
 
 The command line (`--model.n_layer 6`), recipes (`[model] n_layer = 6`), a run's `config.toml`, the
-Python API and the logs all use that one name. Values are checked in `__post_init__`, so a config
-that exists is valid.
+Python API and the logs all use that name. `__post_init__` checks the values, so a config that
+exists is valid.
 
-Where zero (or empty text) stands for something else, `zero` is the word for it: users read and
-write `auto`, `none` or `all`; in memory it stays a zero, which keeps the field's type simple.
+If 0 (or empty text) has a special meaning, `zero` is the word for it: users read and write `auto`,
+`none` or `all`. In memory the value stays 0, which keeps the field's type simple.
 """
 
 import dataclasses
@@ -34,10 +34,10 @@ Names = Callable[[], tuple[str, ...]]
 def setting(
     default: Any, meaning: str, *, zero: str | None = None, choices: Names | None = None
 ) -> Any:
-    """A dataclass field that `--help` can explain.
+    """A dataclass field with the description that `--help` shows.
 
-    `zero`: what the value 0, or empty text, is called. `choices`: lists the registered names that
-    a text setting accepts.
+    `zero`: the word users write for the value 0, or for empty text. `choices`: returns the
+    registered names that a text setting accepts.
     """
     metadata = {"meaning": meaning, "zero": zero, "choices": choices}
     return dataclasses.field(default=default, metadata=metadata)
@@ -45,7 +45,7 @@ def setting(
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting by its dotted name, as the command line and the documentation need it."""
+    """One setting, for the command line and the documentation. `name` is dotted."""
 
     name: str
     kind: Any
@@ -56,18 +56,20 @@ class Setting:
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """All values of a setting that accepts only some; empty for others."""
+        """The accepted values, if the setting has a fixed list of them; else empty."""
         if typing.get_origin(self.kind) is Literal:
             return typing.get_args(self.kind)
         return self.names() if self.names else ()
 
     def shown(self, value: Any) -> Any:
-        """The value as a person writes it: the word for zero, where there is one."""
+        """The value as users write it: the word for zero if there is one, else the value."""
         return self.zero if self.zero is not None and not value else value
 
 
 def settings_of(section: type, prefix: str = "") -> Iterator[tuple[str, Setting]]:
-    """Every setting of a dataclass by dotted name, in declaration order; nested ones included."""
+    """Yields every setting of a dataclass, nested ones included, by dotted name, in declaration
+    order.
+    """
     kinds = typing.get_type_hints(section)
     for field in dataclasses.fields(section):
         name, kind = prefix + field.name, kinds[field.name]
@@ -75,13 +77,16 @@ def settings_of(section: type, prefix: str = "") -> Iterator[tuple[str, Setting]
             assert isinstance(kind, type)
             yield from settings_of(kind, name + ".")
         else:
-            of = field.metadata
-            yield (
+            about = field.metadata
+            leaf = Setting(
                 name,
-                Setting(
-                    name, kind, field.default, of["meaning"], of.get("zero"), of.get("choices")
-                ),
+                kind,
+                field.default,
+                about["meaning"],
+                about.get("zero"),
+                about.get("choices"),
             )
+            yield name, leaf
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -94,41 +99,42 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Dotted settings of a TOML file, under today's names.
+    """Reads the dotted settings of a TOML file, with old names replaced by today's.
 
     Raises ConfigError if the file is missing or is not TOML.
     """
     try:
         # Editors on Windows write a byte-order mark first.
-        found = flatten(tomllib.loads(path.read_text(encoding="utf-8-sig")))
+        values = flatten(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}.") from error
-    return renamed(found, str(path))
+    return renamed(values, str(path))
 
 
 def parse(leaf: Setting, value: Any, where: str) -> Any:
-    """`value` (text from the command line, or a TOML or Python value) in the setting's type.
+    """Converts `value` (text from the command line, or a TOML or Python value) to the setting's
+    type.
 
-    `where` names its source in the error. Raises ConfigError.
+    `where` names the source of the value in errors. Raises ConfigError.
     """
     if leaf.zero is not None and value == leaf.zero:
         return leaf.kind()
-    found = _parse(leaf, leaf.kind, value, where)
-    if leaf.names and found not in leaf.names():
+    parsed = _parse(leaf, leaf.kind, value, where)
+    if leaf.names and parsed not in leaf.names():
         raise ConfigError(
-            f"{leaf.name} = {found!r} in {where}: wanted one of {', '.join(leaf.names())}. "
+            f"{leaf.name} = {parsed!r} in {where}: expected one of {', '.join(leaf.names())}. "
             f"{HOW_TO_LOAD}"
         )
-    return found
+    return parsed
 
 
 def _parse(leaf: Setting, kind: Any, value: Any, where: str) -> Any:
     name = leaf.name
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
-        found, wanted = value if value in inner else None, "one of " + ", ".join(inner)
+        parsed, expected = value if value in inner else None, "one of " + ", ".join(inner)
     elif origin is tuple:
         if value == "none":  # how help shows an empty list
             return ()
@@ -137,16 +143,16 @@ def _parse(leaf: Setting, kind: Any, value: Any, where: str) -> Any:
             parts = [part.strip() for part in value.split(",") if part.strip()]
         if isinstance(parts, list | tuple):
             return tuple(_parse(leaf, inner[0], part, where) for part in parts)
-        found, wanted = None, "a list"
+        parsed, expected = None, "a list"
     elif dataclasses.is_dataclass(kind):
-        found, wanted = _as_table(leaf, kind, value, where), f"a table, as in [[{name}]]"
+        parsed, expected = _as_table(leaf, kind, value, where), f"a table, as in [[{name}]]"
     else:
-        found = {bool: _as_bool, int: _as_int, float: _as_float, str: _as_text}[kind](value)
+        parsed = {bool: _as_bool, int: _as_int, float: _as_float, str: _as_text}[kind](value)
         words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-        wanted = words[kind] + (f" or {leaf.zero}" if leaf.zero is not None else "")
-    if found is None:
-        raise ConfigError(f"{name} = {value!r} in {where}: wanted {wanted}.")
-    return found
+        expected = words[kind] + (f" or {leaf.zero}" if leaf.zero is not None else "")
+    if parsed is None:
+        raise ConfigError(f"{name} = {value!r} in {where}: expected {expected}.")
+    return parsed
 
 
 def _as_table(leaf: Setting, kind: Any, value: Any, where: str) -> Any:
@@ -172,8 +178,8 @@ def _as_bool(value: Any) -> bool | None:
 
 
 def _as_int(value: Any) -> int | None:
-    """12, "12", 12.0 and "1.2e1" are 12. Whole text goes by int(), which is exact where float()
-    would round.
+    """12, "12", 12.0 and "1.2e1" are 12. Text tries int() first: it is exact for integers that
+    float() would round.
     """
     if isinstance(value, str):
         try:
@@ -199,24 +205,26 @@ def _as_text(value: Any) -> str | None:
 
 
 def as_toml(value: Any) -> str:
-    """A value as a TOML file has it, for messages."""
+    """A value as written in a TOML file, for messages."""
     return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
-def check(good: bool, name: str, found: Any, wanted: str) -> None:
+def check(good: bool, name: str, found: Any, expected: str) -> None:
     """Raises ConfigError unless `good`."""
     if not good:
-        raise ConfigError(f"{name} = {found}: wanted {wanted}.")
+        raise ConfigError(f"{name} = {found}: expected {expected}.")
 
 
 def nearest(name: str, known: Mapping[str, Any]) -> str:
-    """A hint at the setting that was meant: a synonym, or a similar word in any section."""
+    """A hint for an unknown setting: the setting that `name` is a synonym of or is spelled like,
+    in any section.
+    """
     meant, _, value = synonyms.option(name, known).partition(" ")
     if meant:
         return f" Did you mean {meant!r}" + (f" = {value!r}?" if value else "?")
     word = name.rpartition(".")[2]
-    whose = {full.rpartition(".")[2]: full for full in reversed(list(known))}
+    by_word = {full.rpartition(".")[2]: full for full in reversed(list(known))}
     close = difflib.get_close_matches(name, known, n=1)
-    close = close or difflib.get_close_matches(word, whose, n=1)
-    near = whose[word] if word in whose else whose.get(close[0], close[0]) if close else None
+    close = close or difflib.get_close_matches(word, by_word, n=1)
+    near = by_word[word] if word in by_word else by_word.get(close[0], close[0]) if close else None
     return f" Did you mean {near!r}?" if near else " `lmsmith train --help` lists them all."

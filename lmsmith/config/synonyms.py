@@ -1,17 +1,17 @@
-"""Names that other programs use, and what they are called here.
+"""Names of options and verbs in other programs, and their names in lmsmith.
 
-A user who types `--lr` or `lmsmith finetune` knows what is wanted, only not its name. Spelling does
-not help there: the tables below do. They are looked at only after a name turned out to be unknown,
-so an entry never hides a real one.
+For an unknown name such as `--lr` or `lmsmith finetune`, the tables below give the name that the
+user meant, where a comparison of spellings would not find it. They are consulted only after the
+name turned out to be unknown, so an entry never hides a real name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-# Real names, and the synonyms of each. Of several real names the first counts that the verb (or the
-# recipe) knows. A word behind a real name is the value to give it. A synonym may stand in several
-# lines; the first line that fits counts.
+# Real name: its synonyms. If there are several real names, the first one that the verb (or the
+# recipe) has counts. A word after a real name is the value to set. A synonym may occur on several
+# lines; the first line that applies counts.
 _OPTIONS: dict[str | tuple[str, ...], str] = {
     # The length of a run.
     (
@@ -23,7 +23,7 @@ _OPTIONS: dict[str | tuple[str, ...], str] = {
         "epochs",
         "train.epochs",
     ): "epoch num_epochs n_epochs max_epochs num_train_epochs training_epochs passes",
-    "tokens": "epochs epoch num_epochs",  # of `resume`, which has no epochs
+    "tokens": "epochs epoch num_epochs",  # for `resume`, which has no epochs
     ("tokens", "train.tokens"): "max_train_tokens max_tokens num_tokens n_tokens total_tokens "
     "train_tokens token_budget",
     ("minutes", "train.minutes"): "max_minutes",
@@ -121,7 +121,7 @@ _OPTIONS: dict[str | tuple[str, ...], str] = {
     "use_gradient_checkpointing",
     "train.parallel": "ddp distributed strategy",
     "train.parallel fsdp": "fsdp",
-    # What a run does on its way.
+    # Evaluation, checkpoints, logging, output.
     (
         "from",
         "train.init_from",
@@ -147,7 +147,7 @@ _OPTIONS: dict[str | tuple[str, ...], str] = {
         "runs-out",
     ): "output output_dir out_dir outdir save_dir output_path save_path dest destination o run_dir "
     "log_dir run_name name",
-    # Text and scores from a model.
+    # Generation and evaluation.
     "max-tokens": "max_new_tokens max_length max_len length n_predict num_tokens n_tokens tokens "
     "max_tokens_to_sample "
     "max_completion_tokens n_tokens_to_generate",
@@ -172,105 +172,105 @@ _OPTIONS: dict[str | tuple[str, ...], str] = {
     ("errors", "data.errors"): "on_error decode_errors encoding_errors",
 }
 
-# No option, but something to say. By verb; "" for all of them.
+# Names without an equivalent option: a sentence for the user. By verb; "" for all verbs.
 _SENTENCES: dict[str, dict[str, str]] = {
     "train": {
         "text file files input data dataset dataset_name data_path data_dir train_data train_file "
-        "corpus i input_file": ("The text stands behind the verb: `lmsmith train book.txt`."),
+        "corpus i input_file": "Give the text after the verb: `lmsmith train book.txt`.",
         "resume resume_from_checkpoint continue restart "
         "resume_from": "`lmsmith resume RUN` continues a run.",
         "config config_file recipe "
-        "c": "A recipe stands behind the verb: `lmsmith train recipe.toml`.",
+        "c": "Give the recipe after the verb: `lmsmith train recipe.toml`.",
         "flash flash_attention use_flash flash_attn "
-        "sdpa": "Attention uses PyTorch's fused kernels by itself.",
-        "shuffle": "Windows are shuffled anew in each epoch; --train.truncated_bptt reads a text "
-        "in order.",
+        "sdpa": "Attention uses PyTorch's fused kernels automatically.",
+        "shuffle": "Windows are reshuffled in each epoch; with --train.truncated_bptt the text is "
+        "read in order.",
         "num_gpus gpus n_gpus nproc nproc_per_node world_size devices": (
-            "Several GPUs: `torchrun --nproc-per-node N -m lmsmith train ...`."
+            "For several GPUs, use `torchrun --nproc-per-node N -m lmsmith train ...`."
         ),
         "min_lr lr_min final_lr "
-        "end_lr": "--schedule.final_fraction says it, as a share of the peak.",
-        "warmup_ratio warmup_fraction warmup_percent": "--schedule.warmup_steps says it in steps.",
+        "end_lr": "--schedule.final_fraction sets it, as a fraction of the peak learning rate.",
+        "warmup_ratio warmup_fraction warmup_percent": "--schedule.warmup_steps sets the warm-up, "
+        "in steps.",
         "gradient_accumulation gradient_accumulation_steps grad_accum accumulation "
         "accumulation_steps "
         "accumulate_grad_batches grad_accum_steps accum_steps": (
-            "--train.micro_batch_size says how many sequences fit at once; --train.batch_size "
-            "stays what a step takes."
+            "For gradient accumulation, --train.micro_batch_size sets the sequences per forward "
+            "pass; --train.batch_size is the batch of a full step."
         ),
         "hours seconds time max_time time_limit "
-        "duration": "--minutes says how long the whole command may take.",
+        "duration": "--minutes limits how long the command may take.",
         "activation act activation_function hidden_act act_fn": (
-            "--model.feed_forward chooses it in a Transformer, --model.activation in an Elman "
-            "network."
+            "--model.feed_forward sets the activation of a Transformer, --model.activation that of "
+            "an Elman network."
         ),
-        "name run_name": "--out RUN names the run's folder.",
-        "source sources": "The text stands behind the verb: `lmsmith train book.txt`.",
-        "prompt": "Training draws samples by itself; `lmsmith generate RUN TEXT` continues a "
-        "prompt.",
+        "name run_name": "--out RUN sets the run folder.",
+        "source sources": "Give the text after the verb: `lmsmith train book.txt`.",
+        "prompt": "Training generates samples without a prompt; `lmsmith generate RUN TEXT` "
+        "continues a prompt.",
     },
     "generate": {
         "prompt text input start p_text "
-        "prompts": 'The prompt stands behind the run: `lmsmith generate RUN "TEXT"`.',
-        "file prompt_file": "Prompts of a file come from standard input: `lmsmith generate RUN < "
-        "FILE`.",
-        "device gpu cuda cpu mps": "A model generates on the CPU.",
+        "prompts": 'Give the prompt after the run: `lmsmith generate RUN "TEXT"`.',
+        "file prompt_file": "Prompts from a file are read from standard input: `lmsmith generate "
+        "RUN < FILE`.",
+        "device gpu cuda cpu mps": "Generation runs on the CPU.",
     },
-    "eval": {"device gpu cuda cpu mps": "A model is scored on the CPU."},
+    "eval": {"device gpu cuda cpu mps": "Evaluation runs on the CPU."},
     "": {
         "model checkpoint ckpt model_path run run_dir "
-        "path": "The run stands behind the verb, without an option.",
-        "verbose v quiet q debug "
-        "log_level": "There is no such switch: a verb says what matters, once.",
+        "path": "Give the run after the verb, without an option.",
+        "verbose v quiet q debug log_level": "There is no option for the amount of output.",
     },
 }
 
-# A sentence each; words in backquotes can be typed as they are.
+# Verbs of other programs: a sentence for the user. Commands in backquotes can be typed as they are.
 _VERBS = {
     "sample write complete completion infer inference predict run gen text prompt continue_text "
-    "use": ("`lmsmith generate RUN` continues a text."),
+    "use": "`lmsmith generate RUN` continues a text.",
     "chat talk converse ask interactive repl": (
-        "There is no chat yet. `lmsmith generate RUN` continues one prompt after the other, and "
-        "`lmsmith export RUN "
-        "--to hf --out DIR` writes the model for programs that chat."
+        "There is no chat yet. `lmsmith generate RUN` continues prompts, and `lmsmith export RUN "
+        "--to hf --out DIR` writes the model for chat programs."
     ),
     "serve server api deploy host": (
-        "There is no server yet. `lmsmith export RUN --to hf --out DIR` writes the model for vLLM "
-        "and transformers, "
-        "which serve it; `lmsmith generate RUN` continues prompts here."
+        "There is no server yet. `lmsmith export RUN --to hf --out DIR` writes the model for "
+        "serving with vLLM or transformers; `lmsmith generate RUN` continues prompts here."
     ),
     "finetune fine_tune tune adapt sft lora fine_tuning finetuning": (
-        "`lmsmith train TEXT --from RUN` trains an existing model on other text."
+        "`lmsmith train TEXT --from RUN` fine-tunes a model on other text."
     ),
     "align dpo rlhf rl grpo ppo": (
-        "There is nothing of that kind yet. `lmsmith train TEXT --from RUN` trains an existing "
-        "model on other text."
+        "There is no preference or reinforcement learning yet. `lmsmith train TEXT --from RUN` "
+        "fine-tunes a model on other text."
     ),
     "evaluate score test validate validation val perplexity ppl measure": (
-        "`lmsmith eval RUN` scores a text under a model."
+        "`lmsmith eval RUN` computes a model's loss, perplexity and bits per byte on a text."
     ),
-    "tokenize tokenise encode": "`lmsmith tokenizer encode TOKENIZER TEXT` makes ids of a text.",
-    "detokenize detokenise decode": "`lmsmith tokenizer decode TOKENIZER ID...` makes text of ids.",
+    "tokenize tokenise encode": "`lmsmith tokenizer encode TOKENIZER TEXT` converts text to ids.",
+    "detokenize detokenise decode": "`lmsmith tokenizer decode TOKENIZER ID...` converts ids to "
+    "text.",
     "tokenizers tokeniser bpe "
-    "train_tokenizer": "`lmsmith tokenizer train TEXT --vocab-size N --out DIR` learns one.",
+    "train_tokenizer": "`lmsmith tokenizer train TEXT --vocab-size N --out DIR` learns a "
+    "tokenizer.",
     "pretrain fit learn start create new init": "`lmsmith train TEXT` trains a model.",
     "continue restart go_on": "`lmsmith resume RUN` continues a run.",
     "convert save to_hf to_gguf gguf "
     "onnx": "`lmsmith export RUN --to hf --out DIR` writes a model for other programs.",
-    "load from_hf pull": "`lmsmith import NAME` makes a run of another program's model.",
-    "download fetch get": "`lmsmith data download NAME` fetches a corpus, `lmsmith import NAME` a "
-    "model.",
+    "load from_hf pull": "`lmsmith import NAME` converts another program's model to a run.",
+    "download fetch get": "`lmsmith data download NAME` downloads a corpus, `lmsmith import NAME` "
+    "a model.",
     "prepare preprocess prep shard process dataset datasets": (
-        "`lmsmith data prepare TEXT --out DIR` makes token shards of text."
+        "`lmsmith data prepare TEXT --out DIR` tokenizes text into shards."
     ),
-    "list ls corpora": "`lmsmith data list` lists the corpora that have names.",
-    "inspect show info stats": "There are `lmsmith report RUN`, `lmsmith data inspect DIR` and "
+    "list ls corpora": "`lmsmith data list` lists the available corpora.",
+    "inspect show info stats": "Use `lmsmith report RUN`, `lmsmith data inspect DIR` or "
     "`lmsmith tokenizer inspect TOKENIZER`.",
-    "benchmark speed profile time": "`lmsmith bench train` measures a step on this machine.",
+    "benchmark speed profile time": "`lmsmith bench train` measures the speed of a training step.",
     "plot plots graph curves dashboard": "`lmsmith report RUN` writes plots and tables.",
     "league leaderboard rank": "`lmsmith compare RUN... --text FILE` compares models on one text.",
     "help": "`lmsmith --help` lists the verbs.",
-    "version": "`lmsmith --version` says it.",
-    "tutorial tour quickstart example": "`lmsmith demo` is the two-minute tour.",
+    "version": "`lmsmith --version` prints the version.",
+    "tutorial tour quickstart example": "`lmsmith demo` is a two-minute tour.",
     "check doctor selftest": "`lmsmith verify` checks this machine.",
 }
 _SECOND_WORDS = {
@@ -298,15 +298,16 @@ _SECOND_WORDS = {
 
 
 def plain(name: str) -> str:
-    """A name without what programs spell differently: `--N-Layers` -> `n_layers`."""
+    """Normalizes the spelling of a name: `--N-Layers` -> `n_layers`."""
     return name.lstrip("-").lower().replace("-", "_")
 
 
 def option(word: str, known: Iterable[str], verb: str = "") -> str:
-    """The real name of an option or setting, or a sentence about it; "" where nothing is known.
+    """The real name for an unknown option or setting, or a sentence about it; "" if it is not in
+    the tables.
 
-    `known`: the real names, with or without dashes in front; the answer is spelt as it is there. A
-    value may follow it: "--model.positions rope".
+    `known`: the real names, with or without leading dashes; the result is spelled as in `known`. A
+    value may follow the name: "--model.positions rope".
     """
     names = {plain(name): name for name in known}
     whole = plain(word)
@@ -325,7 +326,7 @@ def option(word: str, known: Iterable[str], verb: str = "") -> str:
 
 
 def verb(word: str, group: str = "") -> str:
-    """A sentence that says which verb is meant; "" where nothing is known.
+    """A sentence that names the verb for an unknown one; "" if it is not in the tables.
 
     `group`: the first word of a two-word verb.
     """
@@ -336,16 +337,17 @@ def verb(word: str, group: str = "") -> str:
 
 
 def _targets() -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    """Maps each synonym to its real names, in the order of `_OPTIONS`."""
+    targets: dict[str, list[str]] = {}
     for real, synonyms in _OPTIONS.items():
         for synonym in synonyms.split():
-            found.setdefault(synonym, []).extend([real] if isinstance(real, str) else real)
-    return found
+            targets.setdefault(synonym, []).extend([real] if isinstance(real, str) else real)
+    return targets
 
 
 _TARGETS = _targets()
 _SAID = {
-    verb: {synonym: said for synonyms, said in table.items() for synonym in synonyms.split()}
+    verb: {name: sentence for names, sentence in table.items() for name in names.split()}
     for verb, table in _SENTENCES.items()
 }
-_MEANT = {synonym: said for synonyms, said in _VERBS.items() for synonym in synonyms.split()}
+_MEANT = {name: sentence for names, sentence in _VERBS.items() for name in names.split()}

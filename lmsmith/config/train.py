@@ -1,4 +1,4 @@
-"""Settings of one run: its length, batch, rhythm and machine."""
+"""Settings of training: run length, batch size, intervals, devices and precision."""
 
 import math
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ from lmsmith.config.settings import check, setting
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One run's length, batch, rhythm and machine."""
+    """Run length, batch size, intervals, devices and precision."""
 
     steps: int = setting(
         0, "number of optimizer steps; auto: from --minutes, --tokens or --epochs", zero="auto"
     )
     minutes: float = setting(
         0.0,
-        "the whole command ends within this; auto: 10, unless --steps, --tokens or --epochs give "
-        "the length",
+        "time limit: the command finishes within this many minutes; auto: 10, unless --steps, "
+        "--tokens or --epochs sets the length",
         zero="auto",
     )
     tokens: int = setting(
@@ -28,89 +28,107 @@ class TrainConfig:
         "passes over the training tokens of all sources; auto: from --steps, --minutes or --tokens",
         zero="auto",
     )
-    batch_size: int = setting(32, "sequences per step")
+    batch_size: int = setting(32, "global batch size: sequences per optimizer step")
     batch_tokens: int = setting(
         0,
-        "tokens per step, instead of batch_size: rounded to whole sequences; none: use batch_size",
+        "global batch size in tokens, rounded to full sequences; none: use train.batch_size",
         zero="none",
     )
     initial_batch_size: int = setting(
         0,
-        "batch-size warm-up: sequences of the first step, growing to batch_size; none: no warm-up",
+        "batch-size warm-up: sequences in the first step, growing to train.batch_size; none: no "
+        "warm-up",
         zero="none",
     )
     batch_warmup_fraction: float = setting(
-        0.5, "with initial_batch_size: share of the steps over which the batch grows, linearly"
+        0.5,
+        "batch-size warm-up: fraction of the steps in which the batch grows linearly from "
+        "train.initial_batch_size",
     )
     micro_batch_size: int = setting(
         0,
-        "gradient accumulation: sequences per forward and backward pass; auto: the whole batch",
+        "gradient accumulation: sequences per forward and backward pass; auto: the full batch",
         zero="auto",
     )
     truncated_bptt: bool = setting(
         False,
-        "recurrent networks: each sequence starts from the state in which the previous batch "
-        "ended it; gradients stop there",
+        "truncated BPTT (recurrent networks): carry the hidden state from each batch to the next, "
+        "without gradients",
     )
     init_from: str = setting(
         "",
-        "fine-tune: start from the weights and tokenizer of this run, trained here or imported",
+        "fine-tuning: start from the weights and tokenizer of this run, trained here or imported",
         zero="none",
     )
-    seed: int = setting(1, "determines initial weights, data order and dropout")
+    seed: int = setting(1, "random seed of the initial weights, the data order and dropout")
     eval_every: int = setting(
         0,
-        "steps between evaluations on the whole validation split; auto: about ten per run",
+        "steps between evaluations on the full validation set; auto: about ten per run",
         zero="auto",
     )
     save_every: int = setting(
         0, "steps between checkpoints; auto: about one per minute", zero="auto"
     )
     log_every: int = setting(
-        0, "steps between lines of metrics; auto: about two hundred per run", zero="auto"
+        0, "steps between lines of metrics.jsonl; auto: about two hundred per run", zero="auto"
     )
-    keep: int = setting(2, "number of checkpoints kept (the best one is kept as well)")
+    keep: int = setting(2, "number of latest checkpoints to keep, besides the best one")
     track: tuple[Literal["tensorboard", "wandb"], ...] = setting(
-        (), "also send the numbers of metrics.jsonl to tensorboard or wandb"
+        (), "experiment tracking: also send the metrics to tensorboard or wandb"
     )
     on_spike: Literal["no", "stop", "skip", "rewind"] = setting(
         "no",
-        "what to do on a loss or gradient-norm spike: stop with a record; skip that step; or "
-        "rewind to the last checkpoint and skip it",
+        "what to do on a loss or gradient-norm spike: no: continue; stop: end the run and record "
+        "the spike; skip: skip that step; rewind: return to the last checkpoint and skip that "
+        "step",
     )
     spike_z: float = setting(
-        6.0, "a spike is this many standard deviations above the running mean of the logarithm"
+        6.0,
+        "spike threshold: standard deviations of log loss or log gradient norm above the running "
+        "mean",
     )
     stop_at_val_loss: float = setting(
-        0.0, "stop at the first evaluation at or below this", zero="none"
+        0.0,
+        "early stopping: end at the first evaluation with a validation loss at or below this",
+        zero="none",
     )
     engine: Literal["torch", "reference"] = setting(
-        "torch", "torch; or for GPT-2, reference: every gradient by hand in NumPy"
+        "torch",
+        "torch: PyTorch; reference (GPT-2 only): NumPy, with every gradient written by hand",
     )
-    device: str = setting("auto", "auto: cuda, mps or cpu, in that order")
+    device: str = setting(
+        "auto",
+        "device to train on, as PyTorch names it; auto: the first available of cuda, mps, cpu",
+    )
     threads: int = setting(
-        0, "CPU threads; auto: OMP_NUM_THREADS if it is set, else one per core", zero="auto"
+        0, "number of CPU threads; auto: OMP_NUM_THREADS if set, else one per core", zero="auto"
     )
     yield_cores: Literal["auto", "yes", "no"] = setting(
         "auto",
-        "use fewer threads while other programs keep cores busy, if results stay the same bit for "
-        "bit; auto: unless threads or OMP_NUM_THREADS are set",
+        "use fewer CPU threads while other programs keep cores busy, if results stay "
+        "bit-identical; auto: yes, unless train.threads or OMP_NUM_THREADS is set",
     )
     dtype: Literal["auto", "float32", "tf32", "bfloat16", "float16", "float64"] = setting(
         "auto",
-        "mixed precision: the precision of matrix products; auto: bfloat16 if it measures faster",
+        "mixed precision: dtype of matrix multiplications; auto: bfloat16 (float16 on GPUs without "
+        "it) if it measures faster, else float32",
     )
     compile: Literal["auto", "yes", "no"] = setting(
-        "auto", "torch.compile of the blocks; auto: if it saves time in this run"
+        "auto", "torch.compile the blocks; auto: if it saves time in this run"
     )
     activation_checkpointing: bool = setting(
-        False, "recompute activations of the blocks in the backward pass: less memory"
+        False,
+        "activation checkpointing: recompute the blocks' activations in the backward pass; uses "
+        "less memory",
     )
     parallel: Literal["ddp", "fsdp"] = setting(
-        "ddp", "under torchrun: replicate the model (ddp), or shard it over the ranks (fsdp)"
+        "ddp",
+        "data parallelism under torchrun: ddp: replicate the model on each rank; fsdp: shard it "
+        "over the ranks",
     )
     matmul: Literal["auto", "default", "onednn"] = setting(
-        "auto", "library for float32 matrix products on CPUs; auto: the one that measures faster"
+        "auto",
+        "library for float32 matrix multiplications on CPUs; auto: the faster one, by measurement",
     )
 
     def __post_init__(self) -> None:
@@ -127,14 +145,15 @@ class TrainConfig:
         good = 0 < fraction <= 1
         check(good, "train.batch_warmup_fraction", fraction, "above 0 and at most 1")
         check(0 < self.spike_z < math.inf, "train.spike_z", self.spike_z, "above 0")
-        # PyTorch's CPU generators take 32 bits of a seed: larger ones could give equal weights.
+        # PyTorch's CPU generators use 32 bits of a seed: larger seeds could give equal weights.
         check(0 <= self.seed < 2**32, "train.seed", self.seed, "0 to 4,294,967,295")
 
     def rows_of(self, step: int) -> int:
-        """Sequences of step `step` (from 0).
+        """Batch size, in sequences, of step `step` (counted from 0).
 
-        While the batch grows, a multiple of the greatest common divisor of its first and last
-        size: any number of ranks that divides both divides every batch between.
+        While the batch grows, its size is a multiple of the greatest common divisor of the
+        initial and the final size: a number of ranks that divides both also divides every size
+        between them.
         """
         n_growing = math.ceil(self.batch_warmup_fraction * self.steps)
         if not self.initial_batch_size or step >= n_growing:

@@ -1,3 +1,4 @@
-"""Token ids on disk: their format (`shards.py`), what a folder holds (`manifest.py`), and what a
-run is trained on (`corpus.py`). `prepare/` makes shards of text, `batches/` makes batches of
-shards."""
+"""Token ids on disk: the shard format (`shards.py`), the manifest of a prepared folder
+(`manifest.py`), and the data of a run (`corpus.py`). `prepare/` turns text into shards, `batches/`
+turns shards into batches.
+"""

@@ -1,9 +1,8 @@
-"""What a folder of token shards or a single shard holds, and, on request, whether it is what it
-should be.
+"""Lists the contents of a folder of token shards, or of one shard, and verifies it on request.
 
-Counts come from the manifest, where there is one, and from the shards' headers, which are always
-looked at. `verify` reads every byte: hashes against the manifest, ids against the vocabulary, and
-documents and bytes of text, which bits per byte are divided by, counted once more.
+Counts come from the manifest, if there is one, and from the shards' headers, which are always read.
+`verify` reads every byte: it checks hashes against the manifest and ids against the vocabulary, and
+recounts documents and bytes of text (the divisor of bits per byte).
 """
 
 from collections.abc import Callable, Iterator
@@ -21,18 +20,18 @@ from lmsmith.text.files import plural
 from lmsmith.tokens.tokenizer import Tokenizer
 
 N_FIRST = 64
-"""Tokens shown of the beginning of a split."""
+"""Tokens shown from the beginning of a split."""
 
-_BLOCK = 2**22  # ids looked at at once
+_BLOCK = 2**22  # ids processed at a time
 
 Tell = Callable[[str, int, int], None]
-"""Called with what is done, how many bytes, of how many."""
+"""Progress callback: (task, bytes done, bytes in total)."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Shards that belong together. None: nobody has said it. `begins`: the first tokens' text,
-    else their ids.
+    """The shards of one split. `bits`: size of an id on disk. `begins`: the text of the first
+    tokens, or their ids if there is no tokenizer. None means unknown.
     """
 
     name: str
@@ -46,10 +45,11 @@ class Split:
 
 @dataclass(frozen=True)
 class Inspected:
-    """What was found. `tokenizer` and `source` are for a person to read; `problems` are what
-    `verify` found.
+    """The result of `inspect`. `tokenizer` and `source` are descriptions to print; `problems` are
+    what `verify` found wrong.
 
-    `ids_known`: a tokenizer is at hand whose vocabulary `verify` holds the ids against.
+    `ids_known`: whether there was a tokenizer whose vocabulary `verify` could check the ids
+    against.
     """
 
     place: Path
@@ -69,58 +69,72 @@ def inspect(
     verify: bool = False,
     tell: Tell = lambda task, done, total: None,
 ) -> Inspected:
-    """Looks at a folder of shards or at one shard. `tokenizer`: what made them, where it is not
-    said there.
+    """Inspects a folder of shards, one shard, or a corpus of shards by name.
 
-    Raises DataError for what is no shard, cut short or missing; with `verify` damaged content is
-    told in `problems`.
+    `tokenizer`: the one that made the shards, if the folder does not name it. `verify`: read every
+    byte; damage is then listed in `problems`.
+
+    Raises DataError for a file that is missing, truncated or not a shard, and TokenizerError if
+    `tokenizer` is not the one in the manifest.
     """
     if not place.exists():
-        named = find_ready(str(place))
-        if named is None:
+        corpus_folder = find_ready(str(place))
+        if corpus_folder is None:
             raise DataError(
-                f"there is no {place}: name a folder of shards, one shard, or a corpus of shards."
+                f"{place} does not exist. Name a folder of shards, a single shard, or a corpus "
+                "of shards."
             )
-        place = named
+        place = corpus_folder
     ready = open_ready(place) if place.is_dir() else _only(place)
-    made = ready.manifest.tokenizer if ready.manifest else None
-    if tokenizer and made and tokenizer.fingerprint != made.fingerprint:
+    recorded = ready.manifest.tokenizer if ready.manifest else None
+    if tokenizer and recorded and tokenizer.fingerprint != recorded.fingerprint:
         raise TokenizerError(
-            f"{place} was made with another tokenizer ({made.kind}, {made.vocab_size:,} ids) than "
-            f"the one named "
-            f"({tokenizer.kind}, {tokenizer.vocab_size:,} ids)."
+            f"{place} was made with another tokenizer ({recorded.kind}, {recorded.vocab_size:,} "
+            f"ids) than the one named ({tokenizer.kind}, {tokenizer.vocab_size:,} ids). Name the "
+            "one that made the shards, or none."
         )
-    own = tokenizer or ready.own_tokenizer()
+    known = tokenizer or ready.own_tokenizer()
     splits, problems = [], []
     n_bytes, done = sum(path.stat().st_size for path in (*ready.train, *ready.validation)), 0
     for name, paths in zip(SPLITS, (ready.train, ready.validation), strict=True):
-        split, wrong = _look_at(name, paths, ready, own)
+        split, differing = _look_at(name, paths, ready, known)
         splits.append(split)
-        problems += wrong
+        problems += differing
         for path in paths if verify else ():
             tell(f"verifying {path.name}", done, n_bytes)
-            problems += _problems(path, name, ready, own)
+            problems += _problems(path, name, ready, known)
             done += path.stat().st_size
-    source, said = "shards from elsewhere, without a manifest", "nobody says which"
-    if ready.manifest and made:
-        source = f"prepared by lmsmith from {plural(len(ready.manifest.sources), 'file')}"
-        said = f"{made.kind}, {made.vocab_size:,} ids, {made.fingerprint[:16]}"
-    elif own:
-        said = f"{own.kind}, {own.vocab_size:,} ids; that it made these shards is taken on trust"
+    source_text, tokenizer_text = "shards of another program, without a manifest", "unknown"
+    if ready.manifest and recorded:
+        source_text = f"prepared by lmsmith from {plural(len(ready.manifest.sources), 'file')}"
+        tokenizer_text = (
+            f"{recorded.kind}, {recorded.vocab_size:,} ids, {recorded.fingerprint[:16]}"
+        )
+    elif known:
+        tokenizer_text = (
+            f"{known.kind}, {known.vocab_size:,} ids; assumed to have made these shards"
+        )
     notes = ready.manifest.notes if ready.manifest else ()
-    there = tuple(split for split in splits if split.shards)
+    present = tuple(split for split in splits if split.shards)
     return Inspected(
-        place, bool(made), source, said, there, notes, tuple(problems), ids_known=own is not None
+        place,
+        bool(recorded),
+        source_text,
+        tokenizer_text,
+        present,
+        notes,
+        tuple(problems),
+        ids_known=known is not None,
     )
 
 
 def _look_at(
     name: str, paths: tuple[Path, ...], ready: Ready, own: Tokenizer | None
 ) -> tuple[Split, list[str]]:
-    """One split, and where the lengths of its shards are not those of the manifest."""
+    """One split, and the shards whose length differs from the manifest."""
     ids, records = Shards.open(paths), _records(name, ready)
     problems = [
-        f"{path} has {n_tokens:,} tokens, and the manifest says {records[path.name].n_tokens:,}."
+        f"{path} has {n_tokens:,} tokens, but the manifest lists {records[path.name].n_tokens:,}."
         for path, n_tokens in zip(paths, ids.lengths, strict=True)
         if records and n_tokens != records[path.name].n_tokens
     ]
@@ -137,31 +151,31 @@ def _look_at(
 
 
 def _records(name: str, ready: Ready) -> dict[str, ShardRecord]:
-    """What the manifest says of the shards of a split, by their names."""
+    """The manifest's records of the shards of a split, by file name."""
     if ready.manifest is None:
         return {}
     return {shard.file: shard for shard in ready.manifest.splits[name].shards}
 
 
 def _only(shard: Path) -> Ready:
-    """One shard, and what its folder says of it."""
+    """A `Ready` with one shard, and the manifest of its folder if that lists it."""
     folder = shard.parent
     if not (folder / FILE_NAME).is_file():
         return Ready(folder, None, (shard,), ())
-    whole = open_ready(folder)
-    of = [
+    ready = open_ready(folder)
+    sides = [
         tuple(path for path in paths if path.name == shard.name)
-        for paths in (whole.train, whole.validation)
+        for paths in (ready.train, ready.validation)
     ]
     return (
-        replace(whole, train=of[0], validation=of[1])
-        if any(of)
+        replace(ready, train=sides[0], validation=sides[1])
+        if any(sides)
         else Ready(folder, None, (shard,), ())
     )
 
 
 def _begins(ids: Shards, tokenizer: Tokenizer | None) -> str:
-    """The first tokens as text; as ids where no tokenizer is known, or some are none of its."""
+    """The first tokens as text; as ids without a tokenizer, or if one is beyond its vocabulary."""
     first = ids[:N_FIRST]
     if tokenizer is None or (first.size and first.max() >= tokenizer.vocab_size):
         return " ".join(map(str, first[:16].tolist())) + (" ..." if len(first) > 16 else "")
@@ -169,16 +183,20 @@ def _begins(ids: Shards, tokenizer: Tokenizer | None) -> str:
 
 
 def _problems(path: Path, name: str, ready: Ready, tokenizer: Tokenizer | None) -> Iterator[str]:
-    """What is wrong with one shard of a split: its hash, ids beyond the vocabulary, its
+    """Yields what is wrong with one shard: its hash, ids beyond the vocabulary, its counts of
     documents and bytes.
     """
     record = _records(name, ready).get(path.name)
-    # Where the ids do not carry all of the text, only its preparation knew how many bytes it had.
-    whole = ready.manifest is not None and not ready.manifest.splits[name].n_unknown
-    # Control tokens in a text may be ends of text too.
-    counted = ready.manifest is None or ready.manifest.settings.get("special_tokens") != "control"
-    if record is not None and (found := sha256_of(path)) != record.sha256:
-        yield f"{path} has changed: its SHA-256 is {found}, and the manifest says {record.sha256}."
+    # If some of the text is not in the vocabulary, the ids alone do not give its size in bytes.
+    all_text_in_ids = ready.manifest is not None and not ready.manifest.splits[name].n_unknown
+    # With control tokens, a text may contain end-of-text tokens of its own.
+    no_control_tokens = (
+        ready.manifest is None or ready.manifest.settings.get("special_tokens") != "control"
+    )
+    if record is not None and (sha256 := sha256_of(path)) != record.sha256:
+        yield (
+            f"{path} has changed: its SHA-256 is {sha256}, but the manifest lists {record.sha256}."
+        )
     if tokenizer is None:
         return
     ids = read_shard(path)
@@ -189,19 +207,21 @@ def _problems(path: Path, name: str, ready: Ready, tokenizer: Tokenizer | None) 
         return
     if record is None:
         return
-    times = np.zeros(tokenizer.vocab_size, np.int64)
+    counts = np.zeros(tokenizer.vocab_size, np.int64)
     for start in range(0, len(ids), _BLOCK):
-        times += np.bincount(ids[start : start + _BLOCK], minlength=tokenizer.vocab_size)
+        counts += np.bincount(ids[start : start + _BLOCK], minlength=tokenizer.vocab_size)
     if tokenizer.end_of_text is not None:
-        n_documents, times[tokenizer.end_of_text] = int(times[tokenizer.end_of_text]), 0
-        if n_documents != record.n_documents and counted:
+        n_documents, counts[tokenizer.end_of_text] = int(counts[tokenizer.end_of_text]), 0
+        if n_documents != record.n_documents and no_control_tokens:
             yield (
-                f"{path} has {n_documents:,} ends of text, and the manifest says "
+                f"{path} has {n_documents:,} end-of-text tokens, but the manifest lists "
                 f"{record.n_documents:,} documents."
             )
-    if whole and counted:
+    if all_text_in_ids and no_control_tokens:
         n_bytes = sum(
-            n * len(tokenizer.decode_bytes([id])) for id, n in enumerate(times.tolist()) if n
+            n * len(tokenizer.decode_bytes([id])) for id, n in enumerate(counts.tolist()) if n
         )
         if n_bytes != record.n_bytes:
-            yield f"{path} has {n_bytes:,} bytes of text, and the manifest says {record.n_bytes:,}."
+            yield (
+                f"{path} has {n_bytes:,} bytes of text, but the manifest lists {record.n_bytes:,}."
+            )

@@ -1,24 +1,23 @@
-"""What a run is trained on: training and validation ids, and the tokenizer that made them.
+"""The data of a run: training and validation ids, and the tokenizer that made them.
 
     corpus = load(RUN / "tokens")
 
-Text alone that is not mixed by weight (`prepare/run_text.py` writes it):
+A run on text alone, without mixture weights, has (`prepare/run_text.py` writes it):
 
     RUN/tokens/train.bin, val.bin     ids in llm.c's format
-    RUN/tokens/validation.txt         the validation text, for compressors and other models to be
-                                      scored on
+    RUN/tokens/validation.txt         the validation text, to score compressors and other models on
     RUN/tokens/tokenizer.json
     RUN/tokens/corpus.json            `Counts`
 
-Several sources, or ready shards (`prepare/run_sources.py` writes it):
+A run on several sources or on ready-made shards has (`prepare/run_sources.py` writes it):
 
-    RUN/tokens/sources.json           which sources, in order, with their weights
+    RUN/tokens/sources.json           the sources in order, with their weights
     RUN/tokens/source-1/ ...          train.bin and val.bin of each source that is text
-    RUN/tokens/corpus.json, tokenizer.json, and validation.txt where the text is small
+    RUN/tokens/corpus.json, tokenizer.json, and validation.txt if the text is small
 
-Ready shards (`ready.py`) stay where they are. A record in sources.json has their place, and the
-hash of their manifest or, without one, the names and sizes of the shards. A run whose shards have
-changed is refused.
+Ready-made shards (`ready.py`) are not copied. Their record in sources.json has their path, and the
+hash of their manifest or, without one, the names and sizes of the shards. `load` refuses shards
+that have changed since the run began.
 """
 
 from collections.abc import Sequence
@@ -36,13 +35,14 @@ from lmsmith.errors import CheckpointError
 from lmsmith.tokens.files import load_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
 
-FORMAT, WITH_ROLES = 1, 2  # of sources.json; the latter where records have a role
+FORMAT, WITH_ROLES = 1, 2  # of sources.json; WITH_ROLES if the records have a `role`
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What the token files hold. Bytes are those of the text in UTF-8; `val_` counts the
-    validation split alone.
+    """Sizes of the training and validation splits. `n_val_bytes` counts the validation text in
+    UTF-8; `n_val_unknown` and `n_val_unknown_bytes` count its parts that are not in the vocabulary
+    (see `Tokenizer.count_unknown`). `notes` are sentences for the user.
     """
 
     n_train_tokens: int
@@ -55,7 +55,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text as ids, split, with the tokenizer that made them."""
+    """Training and validation ids, with the tokenizer that made them."""
 
     train: np.ndarray | Shards | Sources
     validation: np.ndarray | Shards
@@ -64,16 +64,18 @@ class Corpus:
 
     @property
     def first_given(self) -> bool:
-        """Whether the validation ids begin with an end-of-text token, which is context and costs
-        nothing.
+        """Whether the validation ids begin with an end-of-text token. That token is context only:
+        it is not scored.
         """
         end_of_text = self.tokenizer.end_of_text
         return end_of_text is not None and self.validation[:1].tolist() == [end_of_text]
 
 
 def load(folder: Path) -> Corpus:
-    """The corpus in RUN/tokens, ids memory-mapped. Raises CheckpointError, also where shards
-    have changed; DataError.
+    """Loads the corpus in RUN/tokens, with memory-mapped ids.
+
+    Raises CheckpointError if a file is missing or damaged or shards have changed, and DataError for
+    damaged shards.
     """
     path = folder / "sources.json"
     if not path.exists():
@@ -82,15 +84,17 @@ def load(folder: Path) -> Corpus:
         content = foreign_json.read(path)
         if content["format"] not in (FORMAT, WITH_ROLES):
             raise CheckpointError(
-                f"{path} has format {content['format']!r}; this lmsmith reads up to {WITH_ROLES}. "
-                f"Update lmsmith."
+                f"{path} has format {content['format']!r}, but this version of lmsmith reads "
+                f"formats up to {WITH_ROLES}. Upgrade lmsmith."
             )
         records = content["sources"]
         tokenizer, counts = load_tokenizer(folder), load_counts(folder)
         opened = [open_source(record, folder, tokenizer.vocab_size) for record in records]
         return join_sources(opened, records, tokenizer, counts)
     except (OSError, ValueError, TypeError, KeyError, IndexError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); start the run anew.") from error
+        raise CheckpointError(
+            f"{path} is damaged ({error}). Start the run again from its text."
+        ) from error
 
 
 def _load_text(folder: Path) -> Corpus:
@@ -104,13 +108,13 @@ def _load_text(folder: Path) -> Corpus:
 
 
 def load_counts(folder: Path) -> Counts:
-    """The counts in RUN/tokens. Raises CheckpointError."""
+    """Reads RUN/tokens/corpus.json. Raises CheckpointError if it is missing or damaged."""
     try:
-        found = foreign_json.read(folder / "corpus.json")
-        return Counts(**{**found, "notes": tuple(found["notes"])})
+        content = foreign_json.read(folder / "corpus.json")
+        return Counts(**{**content, "notes": tuple(content["notes"])})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(
-            f"{folder} does not hold a run's tokens ({error}); start the run anew."
+            f"{folder} does not hold a run's tokens ({error}). Start the run again from its text."
         ) from error
 
 
@@ -120,39 +124,36 @@ def join_sources(
     tokenizer: Tokenizer,
     counts: Counts,
 ) -> Corpus:
-    """One corpus of the training and validation tokens of each source and its record in
-    sources.json.
-    """
-    both = list(zip(opened, records, strict=True))
-    train = [part for (part, _), record in both if record.get("role") != "validation"]
-    validation = [part for (_, part), record in both if record.get("role") != "train"]
+    """Joins sources into one corpus: (training, validation) tokens and the record of each."""
+    pairs = list(zip(opened, records, strict=True))
+    train = [part for (part, _), record in pairs if record.get("role") != "validation"]
+    validation = [part for (_, part), record in pairs if record.get("role") != "train"]
     weights = [record["weight"] for record in records if "weight" in record]
     mixed = Sources(train, weights) if weights else Shards.join(train)
     return Corpus(mixed, Shards.join(validation), tokenizer, counts)
 
 
 def open_source(record: dict[str, Any], folder: Path, vocab_size: int) -> tuple[Shards, Shards]:
-    """Training and validation tokens of one source. Raises CheckpointError where shards are
-    missing or changed.
+    """Opens the training and validation tokens of one source. Raises CheckpointError if shards are
+    missing or have changed.
     """
     if "text" in record:
-        place = folder / record["text"]
-        return Shards.open([place / "train.bin"], vocab_size), Shards.open(
-            [place / "val.bin"], vocab_size
+        path = folder / record["text"]
+        return Shards.open([path / "train.bin"], vocab_size), Shards.open(
+            [path / "val.bin"], vocab_size
         )
-    place = Path(record["shards"])
-    if not place.exists():
+    path = Path(record["shards"])
+    if not path.exists():
         raise CheckpointError(
-            f"the run was trained on the shards in {place}, and there is no such folder. Put it "
-            f"back, or write where "
-            f"it is now into {folder / 'sources.json'}."
+            f"the run was trained on the shards in {path}, which does not exist. Put the folder "
+            f"back, or write its new path into {folder / 'sources.json'}."
         )
     role = record.get("role")
-    ready = open_ready(place, one_sided=role is not None)
+    ready = open_ready(path, one_sided=role is not None)
     if changed := _changes(record, ready):
         raise CheckpointError(
-            f"the shards in {place} are not those that the run began with: {changed}. Put them "
-            f"back, or start anew."
+            f"the shards in {path} have changed since the run began: {changed}. Restore them, "
+            "or start a new run."
         )
     if role is not None:
         everything, nothing = ready.open_all(vocab_size), Shards([], (), vocab_size)
@@ -164,21 +165,19 @@ def open_source(record: dict[str, Any], folder: Path, vocab_size: int) -> tuple[
 
 
 def _changes(record: dict[str, Any], ready: Ready) -> str:
-    """What is different now; empty where nothing is."""
+    """Says what differs from the record; empty if nothing does."""
     now = ready.identity()
     if "manifest_sha256" in record:
         return (
-            ""
-            if now == {"manifest_sha256": record["manifest_sha256"]}
-            else "their manifest is another one"
+            "" if now == {"manifest_sha256": record["manifest_sha256"]} else "the manifest differs"
         )
     if "shards_bytes" not in now:
-        return "there is a manifest now"
+        return "there is a manifest now, and was none"
     before, now = record["shards_bytes"], now["shards_bytes"]
     for name in sorted({**before, **now}):
         if before.get(name) != now.get(name):
             sizes = [
-                f"{size:,} bytes" if size is not None else "not there"
+                f"{size:,} bytes" if size is not None else "missing"
                 for size in (before.get(name), now.get(name))
             ]
             return f"{name} was {sizes[0]} and is {sizes[1]}"

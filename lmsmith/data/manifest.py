@@ -1,16 +1,16 @@
-"""What a prepared folder holds, said by the one who made it: `manifest.json` beside the shards.
+"""The manifest of a prepared folder: `manifest.json` beside the shards.
 
     manifest = read_manifest(folder)
     manifest.tokenizer.fingerprint          # SHA-256 of the tokenizer that made the ids
     manifest.splits["train"].shards[0]      # ShardRecord(file="train_000000.bin", n_tokens=...,
                                             # sha256=...)
 
-A shard in llm.c's format is a number of tokens and the tokens; which tokenizer made them, of which
-text, and how many bytes that text had (bits per byte needs it) stands here. It is written last, so
-a folder with a manifest is whole.
+A shard in llm.c's format holds a token count and the tokens. The manifest adds which tokenizer made
+them, from which files, and the size of the text in bytes, which bits per byte needs. It is written
+last, so a folder with a manifest is complete.
 
-Nothing in it depends on when, where or by how many processes it was made: equal text and settings
-give an equal file.
+The manifest does not depend on when or where it was written or on the number of processes: the same
+text and settings give the same file.
 """
 
 from collections.abc import Mapping
@@ -31,12 +31,12 @@ Record = TypeVar("Record")
 
 @dataclass(frozen=True)
 class TokenizerRecord:
-    """Which tokenizer made the ids; it lies beside, in `tokenizer.json`."""
+    """The tokenizer that made the ids. It is stored in `tokenizer.json` beside the manifest."""
 
     fingerprint: str
     kind: str
     vocab_size: int
-    end_of_text: int | None  # stands before each document
+    end_of_text: int | None  # the token before each document
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "TokenizerRecord":
@@ -47,9 +47,7 @@ class TokenizerRecord:
 
 @dataclass(frozen=True)
 class SourceRecord:
-    """A file that was read: its path as it was found, its size, and a fingerprint of its
-    content.
-    """
+    """A source file: its path as given, its size, and a fingerprint of its content."""
 
     path: str
     n_bytes: int
@@ -58,11 +56,11 @@ class SourceRecord:
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """A shard: `n_documents` begin in it; `n_bytes` is the text of its tokens in UTF-8, end-of-text
-    tokens having none.
+    """One shard. `n_documents` counts the documents that begin in it; `n_bytes` is the size of its
+    text in UTF-8, without end-of-text tokens.
 
-    `sha256` is of the file, header and all. A document goes over the end of a shard into the next
-    one, and its bytes are divided at that token.
+    `sha256` covers the complete file, with its header. A document that does not fit continues in
+    the next shard; its bytes are divided at that token.
     """
 
     file: str
@@ -74,10 +72,10 @@ class ShardRecord:
 
 @dataclass(frozen=True)
 class SplitRecord:
-    """Training or validation: its shards in order, and their sums.
+    """The training or validation split: its shards in order, and their totals.
 
-    `n_unknown` units of the text (of `n_unknown_bytes` bytes) the ids do not carry: see
-    `Tokenizer.count_unknown`.
+    `n_unknown` characters or words of the text (`n_unknown_bytes` bytes) are not represented by the
+    ids: see `Tokenizer.count_unknown`.
     """
 
     n_tokens: int
@@ -90,7 +88,7 @@ class SplitRecord:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All of `manifest.json`. `splits` has "train" and "val"; `notes` are sentences for the
+    """The content of `manifest.json`. `splits` has "train" and "val"; `notes` are sentences for the
     user.
     """
 
@@ -102,16 +100,16 @@ class Manifest:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Writes `folder/manifest.json`, whole or not at all. Raises StorageError."""
+    """Writes `folder/manifest.json` atomically. Raises StorageError."""
     content = {"format": FORMAT, **asdict(manifest)}
-    write_json(folder / FILE_NAME, content)  # in ASCII: a path may be no Unicode
+    write_json(folder / FILE_NAME, content)  # ASCII: a path may not be valid Unicode
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """What `write_manifest` wrote. Raises DataError where it is missing, damaged, or of another
+    """Reads `folder/manifest.json`. Raises DataError if it is missing, damaged or of another
     format.
 
-    The shards are not looked at.
+    Does not check the shards.
     """
     path = folder / FILE_NAME
     try:
@@ -123,8 +121,8 @@ def read_manifest(folder: Path) -> Manifest:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else content
         raise DataError(
-            f"{path} has format {found!r}; this lmsmith reads format {FORMAT}. Update lmsmith, or "
-            f"prepare it again."
+            f"{path} has format {found!r}, but this version of lmsmith reads format {FORMAT}. "
+            "Upgrade lmsmith, or prepare the folder again."
         )
     try:
         return Manifest(
@@ -140,20 +138,22 @@ def read_manifest(folder: Path) -> Manifest:
         ) from error
 
 
-def _record(kind: type[Record], found: dict[str, Any]) -> Record:
-    record = kind(**found)
-    for name, wanted in get_type_hints(kind).items():
-        if not isinstance(getattr(record, name), wanted):
+def _record(kind: type[Record], values: dict[str, Any]) -> Record:
+    record = kind(**values)
+    for name, expected in get_type_hints(kind).items():
+        if not isinstance(getattr(record, name), expected):
             raise TypeError(f"{name} is {getattr(record, name)!r}")
     return record
 
 
-def _split(found: dict[str, Any]) -> SplitRecord:
+def _split(values: dict[str, Any]) -> SplitRecord:
     split = SplitRecord(
-        **{**found, "shards": tuple(_record(ShardRecord, shard) for shard in found["shards"])}
+        **{**values, "shards": tuple(_record(ShardRecord, shard) for shard in values["shards"])}
     )
     for name in ("n_tokens", "n_documents", "n_bytes"):
         total = sum(getattr(shard, name) for shard in split.shards)
         if getattr(split, name) != total:
-            raise ValueError(f"{name} is {getattr(split, name)!r}, and {total:,} by its shards")
+            raise ValueError(
+                f"{name} is {getattr(split, name)!r}, but its shards add up to {total:,}"
+            )
     return split

@@ -1,11 +1,11 @@
-"""Folders of token shards, ready to be trained on: prepared by lmsmith, or made elsewhere.
+"""Opens folders of token shards: prepared by lmsmith, or by other programs.
 
     manifest.json, tokenizer.json, train_000000.bin, ..., val_000000.bin, ...     `lmsmith data prepare`
     fineweb_train_000001.bin, ..., fineweb_val_000000.bin                         llm.c, modded-nanogpt
 
-With a manifest, what it lists is what there is, and its tokenizer is the folder's. Without one,
-shards are told by their names (the part before the number ends in train or val) and the first
-bytes, and who trains on them has to say which tokenizer made them.
+With a manifest, its list of shards and its tokenizer apply. Without one, shards are recognized by
+their names (the part before the number ends in train or val) and their first bytes, and the user
+names the tokenizer that made them.
 """
 
 import hashlib
@@ -29,9 +29,9 @@ _NAME = re.compile(r"(?:.*[^a-z])?(train|val)(?:_?\d+)?\.bin", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Ready:
-    """A folder of shards: which files hold training tokens, which validation tokens, in order.
+    """A folder of shards: its training and its validation files, in order.
 
-    `shard`: the one file that was named instead of its folder.
+    `shard`: the file that was named, if a single file was named instead of its folder.
     """
 
     folder: Path
@@ -42,11 +42,11 @@ class Ready:
 
     @property
     def place(self) -> Path:
-        """What was named."""
+        """The path that the user named."""
         return self.shard or self.folder
 
     def open_all(self, vocab_size: int | None) -> Shards:
-        """Training and validation tokens as one, for who was told that all of it is on one side."""
+        """Training and validation tokens as one, for a folder that is used for one side only."""
         return Shards.join([self.open_train(vocab_size), self.open_validation(vocab_size)])
 
     def open_train(self, vocab_size: int | None) -> Shards:
@@ -56,45 +56,42 @@ class Ready:
         return self._open("val", self.validation, vocab_size)
 
     def _open(self, split: str, paths: tuple[Path, ...], vocab_size: int | None) -> Shards:
-        """Raises DataError for shards that are missing, damaged, or not those of the manifest."""
-        found = Shards.open(paths, vocab_size)
+        """Raises DataError for shards that are missing or damaged or do not match the manifest."""
+        shards = Shards.open(paths, vocab_size)
         if self.manifest is not None:
             for path, n_tokens, record in zip(
-                paths, found.lengths, self.manifest.splits[split].shards, strict=True
+                paths, shards.lengths, self.manifest.splits[split].shards, strict=True
             ):
                 if n_tokens != record.n_tokens:
                     raise DataError(
-                        f"the shard {path} has {n_tokens:,} tokens, and the manifest beside it "
-                        f"says "
-                        f"{record.n_tokens:,}: they do not belong together. Prepare or copy the "
-                        f"folder again."
+                        f"the shard {path} has {n_tokens:,} tokens, but the manifest beside it "
+                        f"lists {record.n_tokens:,}. Prepare or copy the folder again."
                     )
-        return found
+        return shards
 
     @property
     def fingerprint(self) -> str | None:
-        """Of the tokenizer that made the shards; None where nobody has said it."""
+        """Fingerprint of the tokenizer that made the shards; None without a manifest."""
         return self.manifest.tokenizer.fingerprint if self.manifest else None
 
     def own_tokenizer(self) -> Tokenizer | None:
-        """The tokenizer that lies beside the shards. Raises TokenizerError where it is not that
-        of the manifest.
+        """Loads the tokenizer beside the shards; None if there is none. Raises TokenizerError if it
+        is not the one in the manifest.
         """
         if self.manifest is None and not (self.folder / tokenizer_files.FILE_NAME).is_file():
             return None
-        found = load_tokenizer(self.folder)
-        if self.fingerprint not in (None, found.fingerprint):
+        tokenizer = load_tokenizer(self.folder)
+        if self.fingerprint not in (None, tokenizer.fingerprint):
             raise TokenizerError(
                 f"{self.folder / tokenizer_files.FILE_NAME} is not the tokenizer that made the "
-                f"shards beside it: the "
-                f"manifest says {self.fingerprint}, and it is {found.fingerprint}. Prepare or "
-                f"copy the folder again."
+                f"shards beside it: its fingerprint is {tokenizer.fingerprint}, but the manifest "
+                f"lists {self.fingerprint}. Prepare or copy the folder again."
             )
-        return found
+        return tokenizer
 
     def identity(self) -> dict[str, Any]:
-        """What tells, later, whether the folder holds the same: the manifest's hash, else names
-        and sizes of shards.
+        """Identifies the folder's content, to detect later changes: the hash of the manifest or,
+        without one, the names and sizes of the shards.
         """
         if self.manifest is not None:
             content = (self.folder / manifest.FILE_NAME).read_bytes()
@@ -107,25 +104,26 @@ class Ready:
 
 
 def find_ready(source: str, *, one_sided: bool = False) -> Path | None:
-    """The folder of shards that `source` names, itself or as a corpus; None where it names
-    something else, as text.
+    """The folder of shards that `source` names, as a path or as a corpus; None if it names anything
+    else, such as text.
 
-    `one_sided`: the user says which shards are for validation, so that a single one can be named.
-    Raises DataError for a single shard otherwise, and for a corpus of shards that is not here.
+    `one_sided`: the user names training and validation separately, so a single shard is allowed.
+    Raises DataError for a single shard otherwise, and for a corpus of shards that is not
+    downloaded.
     """
     path = Path(os.path.expanduser(source))
     if path.is_dir():
-        # A manifest alone may be anybody's: many programs have a file of that name.
-        ours = (path / manifest.FILE_NAME).is_file() and (
+        # A manifest alone proves nothing: many programs write a file of that name.
+        prepared = (path / manifest.FILE_NAME).is_file() and (
             path / tokenizer_files.FILE_NAME
         ).is_file()
-        return path if ours or any(map(is_shard, _named(path))) else None
+        return path if prepared or any(map(is_shard, _named(path))) else None
     if path.is_file():
         if is_shard(path) and not one_sided:
             raise DataError(
-                f"{path} is one shard: name its folder, {path.parent}, for training and "
-                f"validation shards; or name "
-                "both, as in `lmsmith train TRAIN.bin --validation VAL.bin`."
+                f"{path} is a single shard. Name its folder, {path.parent}, which has training "
+                "and validation shards; or name both files, as in `lmsmith train TRAIN.bin "
+                "--validation VAL.bin`."
             )
         return path if is_shard(path) else None
     corpus = corpora.find(source)
@@ -134,53 +132,49 @@ def find_ready(source: str, *, one_sided: bool = False) -> Path | None:
     if not store.here(corpus)[0]:
         raise DataError(
             f"the shards of {corpus.name} ({corpus.size}) are not on this machine. `lmsmith data "
-            f"download "
-            f"{corpus.name}` fetches them, with --files N the first N of them."
+            f"download {corpus.name}` downloads them; with --files N, only the first N."
         )
     return store.folder_of(corpus)
 
 
 def open_ready(folder: Path, *, one_sided: bool = False) -> Ready:
-    """What there is in a folder of shards. Raises DataError where shards are missing.
+    """Lists the shards of a folder. Raises DataError if some are missing.
 
-    `one_sided`: it may be a single shard, or a folder without training or without validation
-    shards.
+    `one_sided`: allow a single shard, or a folder with training or validation shards only.
     """
     folder = folder.absolute()
     if folder.is_file():
         return Ready(folder.parent, None, (folder,), (), shard=folder)
     if folder.name.endswith(".partial") and (folder / "work").is_dir():
         raise DataError(
-            f"{folder} is being prepared, or was left before the end: `lmsmith data prepare` with "
-            f"the same settings "
-            f"goes on, and makes {folder.with_suffix('')} of it."
+            f"{folder} is unfinished: it is being prepared, or `lmsmith data prepare` was "
+            f"interrupted. The same command resumes it and produces {folder.with_suffix('')}."
         )
     if (folder / manifest.FILE_NAME).is_file():
-        found = read_manifest(folder)
+        listing = read_manifest(folder)
         train, validation = (
-            tuple(folder / shard.file for shard in found.splits[split].shards)
+            tuple(folder / shard.file for shard in listing.splits[split].shards)
             for split in manifest.SPLITS
         )
         missing = [path.name for path in (*train, *validation) if not path.is_file()]
         if missing:
             raise DataError(
-                f"{folder} is not whole: its manifest lists {missing[0]}"
+                f"{folder} is incomplete: its manifest lists {missing[0]}"
                 + (
                     f" and {len(missing) - 1:,} more shards that are"
                     if len(missing) > 1
                     else ", which is"
                 )
-                + " not there. Prepare or copy the folder again."
+                + " missing. Prepare or copy the folder again."
             )
-        return Ready(folder, found, train, validation)
+        return Ready(folder, listing, train, validation)
     named = _named(folder)
     if not named:
         raise DataError(
-            f"{folder} holds no token shards: wanted a manifest.json and its shards, or files "
-            f"such as "
-            "fineweb_train_000000.bin and fineweb_val_000000.bin. `lmsmith data prepare` makes "
-            "shards of text; which "
-            "a run was trained on says its config.toml."
+            f"{folder} holds no token shards. Expected a manifest.json and its shards, or files "
+            "such as fineweb_train_000000.bin and fineweb_val_000000.bin. `lmsmith data "
+            "prepare` makes shards from text. If this is a run, its config.toml names the "
+            "shards it was trained on."
         )
     split_of = {path: _NAME.fullmatch(path.name)[1].lower() for path in named}  # type: ignore[index]
     train, validation = (
@@ -189,15 +183,15 @@ def open_ready(folder: Path, *, one_sided: bool = False) -> Ready:
     for split, paths, what in (("train", train, "trained on"), ("val", validation, "scored")):
         if not paths and not one_sided:
             raise DataError(
-                f"{folder} holds no {split} shard, so nothing could be {what}: wanted files such "
-                f"as "
-                f"fineweb_{split}_000000.bin. Found {', '.join(path.name for path in named)}."
+                f"{folder} holds no {split} shard, so nothing could be {what}. Expected files "
+                f"such as fineweb_{split}_000000.bin, found "
+                f"{', '.join(path.name for path in named)}."
             )
     return Ready(folder, None, train, validation)
 
 
 def _named(folder: Path) -> list[Path]:
-    """Files of the folder that have a shard's name, in order."""
+    """Files of the folder with a shard's name, sorted."""
     try:
         names = sorted(os.listdir(folder))
     except OSError as error:

@@ -1,18 +1,16 @@
-"""Token ids on disk: llm.c's .bin format, which modded-nanogpt uses as well, so that their data
-serves as it is.
+"""Token ids on disk, in the .bin format of llm.c and modded-nanogpt, so their data works unchanged.
 
-A shard is a header of 256 little-endian int32 and then the ids, one after the other, little-endian:
+A shard is a header of 256 little-endian int32, followed by the ids, also little-endian:
 
     header[0]   header[1]   header[2]          ids
-    20240520    1           number of tokens   uint16   a vocabulary of at most 65,536
-    20240801    7           number of tokens   uint32   any other
+    20240520    1           number of tokens   uint16   vocabularies of at most 65,536
+    20240801    7           number of tokens   uint32   larger ones
 
 The other 253 numbers are zero. Source: llm.c, dev/data/data_common.py.
 
-Reading maps the file into memory: only what is touched is read from the disk, so a shard of
-gigabytes opens at once. `Shards` reads many of them as if they were one array. The format does not
-say which tokenizer made the ids; `check_ids` holds them against a vocabulary, and `Shards` does so
-with all that it hands out.
+Shards are memory-mapped: only the pages that are read come from the disk, so a shard of gigabytes
+opens at once. `Shards` reads many of them as one array. The format does not record the tokenizer;
+`check_ids` checks ids against a vocabulary, and `Shards` checks all ids that it returns.
 """
 
 import itertools
@@ -27,29 +25,28 @@ from lmsmith.errors import DataError
 
 N_HEADER = 256
 HEADER_BYTES = 4 * N_HEADER
-MAX_TOKENS = 2**31 - 1  # what an int32 can count
+MAX_TOKENS = 2**31 - 1  # the header's count is an int32
 # magic -> version, type of an id
 _KINDS: dict[int, tuple[int, np.dtype]] = {
     20240520: (1, np.dtype("<u2")),
     20240801: (7, np.dtype("<u4")),
 }
-_BLOCK = 2**22  # ids looked at or converted at once: memory stays small however long the shard is
+_BLOCK = 2**22  # ids checked or converted at a time, so that memory does not grow with the shard
 
 
 def write_shard(path: Path, ids: np.ndarray, vocab_size: int) -> None:
-    """Writes one shard, whole or not at all.
+    """Writes one shard atomically.
 
-    `ids`: (n_tokens,) of any integer type, each at least 0 and below `vocab_size`; they may be a
-    memory map. Raises DataError for ids outside the vocabulary and for more than 2³¹ - 1 of them;
-    StorageError where it cannot be written.
+    `ids`: (n_tokens,) of any integer type, from 0 to `vocab_size` - 1; may be a memory map. Raises
+    DataError for ids outside the vocabulary or more than 2³¹ - 1 of them; StorageError if it cannot
+    be written.
     """
     assert ids.ndim == 1, f"ids of shape {ids.shape}"
     assert ids.dtype.kind in "iu" or not ids.size, f"ids of type {ids.dtype}"
     if len(ids) > MAX_TOKENS:
         raise DataError(
-            f"{len(ids):,} tokens are too many for the shard {path}: the format counts to "
-            f"{MAX_TOKENS:,}. "
-            "Write several shards, of 100,000,000 tokens each for example."
+            f"{len(ids):,} tokens are too many for the shard {path}: its format allows at most "
+            f"{MAX_TOKENS:,}. Write several shards, for example of 100,000,000 tokens each."
         )
     check_ids(ids, vocab_size, path)
     _, kind = _KINDS[_magic(vocab_size)]
@@ -60,7 +57,7 @@ def write_shard(path: Path, ids: np.ndarray, vocab_size: int) -> None:
 
 
 def shard_header(n_tokens: int, vocab_size: int) -> bytes:
-    """What stands before `n_tokens` ids of this vocabulary."""
+    """The header of a shard with `n_tokens` ids of this vocabulary."""
     magic = _magic(vocab_size)
     header = np.zeros(N_HEADER, "<i4")
     header[:3] = magic, _KINDS[magic][0], n_tokens
@@ -72,9 +69,10 @@ def _magic(vocab_size: int) -> int:
 
 
 def read_shard(path: Path) -> np.memmap:
-    """The ids of a shard, (n_tokens,) uint16 or uint32, read-only, mapped from the disk.
+    """The ids of a shard, memory-mapped and read-only: (n_tokens,) uint16 or uint32.
 
-    Raises DataError where the file is missing, is no shard, or is not as long as its header says.
+    Raises DataError if the file is missing, is not a shard, or has another length than its header
+    says.
     """
     try:
         with path.open("rb") as file:
@@ -84,64 +82,61 @@ def read_shard(path: Path) -> np.memmap:
         raise DataError(f"The shard {path} cannot be read: {error.strerror}.") from error
     if len(start) < HEADER_BYTES:
         raise DataError(
-            f"{path} is no shard: it has {file_bytes:,} bytes, and a shard's header alone has "
+            f"{path} is not a shard: it has {file_bytes:,} bytes, and a shard's header alone has "
             f"{HEADER_BYTES:,}."
         )
     magic, version, n_tokens = (int(number) for number in np.frombuffer(start, "<i4", count=3))
     if magic not in _KINDS:
         raise DataError(
-            f"{path} is no shard: it starts with {magic}, wanted {' or '.join(map(str, _KINDS))}. "
-            "A .bin without llm.c's header (nanoGPT's) has to be prepared again, from its text: "
-            "nothing in it says of "
-            "which type its ids are."
+            f"{path} is not a shard: its first number is {magic}, expected "
+            f"{' or '.join(map(str, _KINDS))}. A .bin file without llm.c's header (nanoGPT's) "
+            "does not record the type of its ids: prepare it again from its text."
         )
-    wanted_version, kind = _KINDS[magic]
-    if version != wanted_version:
+    expected_version, kind = _KINDS[magic]
+    if version != expected_version:
         raise DataError(
-            f"The shard {path} has version {version}, wanted {wanted_version}: prepare it again."
+            f"The shard {path} has version {version}, expected {expected_version}. Prepare it "
+            "again."
         )
-    wanted_bytes = HEADER_BYTES + n_tokens * kind.itemsize
-    if n_tokens < 0 or file_bytes != wanted_bytes:
-        found = (file_bytes - HEADER_BYTES) // kind.itemsize
+    expected_bytes = HEADER_BYTES + n_tokens * kind.itemsize
+    if n_tokens < 0 or file_bytes != expected_bytes:
+        n_found = (file_bytes - HEADER_BYTES) // kind.itemsize
         raise DataError(
-            f"The shard {path} is {'cut short' if found < n_tokens else 'damaged'}: its header "
-            f"tells of {n_tokens:,} "
-            f"tokens, which makes {wanted_bytes:,} bytes, and it has {file_bytes:,} bytes "
-            f"({found:,} tokens). "
-            "Copy or prepare it again."
+            f"The shard {path} is {'truncated' if n_found < n_tokens else 'damaged'}: its header "
+            f"lists {n_tokens:,} tokens, which take {expected_bytes:,} bytes, but it has "
+            f"{file_bytes:,} bytes ({n_found:,} tokens). Copy or prepare it again."
         )
     return np.memmap(path, dtype=kind, mode="r", offset=HEADER_BYTES, shape=(n_tokens,))
 
 
 class Shards:
-    """The ids of shards, one after the other, as if they were one array: `len`, slices, windows.
+    """The ids of several shards as one array: `len`, slices, windows.
 
-    Nothing is copied but what is asked for. With a `vocab_size`, ids beyond it are refused when
-    they are handed out.
+    Copies only what is asked for. With a `vocab_size`, raises DataError when it would return an id
+    beyond the vocabulary.
     """
 
     def __init__(
         self, parts: Sequence[np.ndarray], paths: Sequence[Path] = (), vocab_size: int | None = None
     ) -> None:
-        """`parts`: arrays (n,) of unsigned types, in memory or memory-mapped; `paths`: whose
-        they are, for errors.
+        """`parts`: arrays (n,) of unsigned types, possibly memory-mapped; `paths`: their files, for
+        errors.
         """
         self.paths, self.vocab_size = tuple(paths), vocab_size
-        self._parts = [
-            part.view(np.ndarray) for part in parts
-        ]  # slices of a memmap take ten times as long
+        # As plain arrays: slicing a memmap takes ten times as long.
+        self._parts = [part.view(np.ndarray) for part in parts]
         self._ends = list(itertools.accumulate(map(len, parts)))
 
     @classmethod
     def open(cls, paths: Iterable[Path], vocab_size: int | None = None) -> "Shards":
-        """Maps shards from the disk. Raises DataError as `read_shard` does."""
+        """Memory-maps shards. Raises DataError as `read_shard` does."""
         paths = tuple(paths)
         return cls([read_shard(path) for path in paths], paths, vocab_size)
 
     @classmethod
     def join(cls, several: Sequence["Shards"]) -> "Shards":
-        """All of them, one after the other: of one vocabulary, and with the paths of all or of
-        none.
+        """Concatenates several `Shards`. All share one vocabulary; either all have paths or none
+        has.
         """
         parts, paths = (
             [part for one in several for part in one._parts],
@@ -150,7 +145,7 @@ class Shards:
         return cls(parts, paths, several[0].vocab_size)
 
     def first(self, n_tokens: int) -> "Shards":
-        """The first so many ids, or all if they are fewer."""
+        """The first `n_tokens` ids, or all if there are fewer."""
         begins = [end - len(part) for end, part in zip(self._ends, self._parts, strict=True)]
         parts = [
             part[: max(0, n_tokens - begin)]
@@ -163,23 +158,23 @@ class Shards:
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each shard."""
+        """Number of tokens of each shard."""
         return [len(part) for part in self._parts]
 
     def __getitem__(self, place: slice) -> np.ndarray:
-        """Ids from one place to another: a view where they lie in one shard. Raises DataError
-        for an id beyond.
+        """A slice of the ids: a view if it lies in one shard, else a copy. Raises DataError for an
+        id beyond the vocabulary.
         """
         start, end, stride = place.indices(len(self))
         assert stride == 1, f"every {stride}th id"
-        found = [
+        pieces = [
             self._parts[number][begin:stop] for number, begin, stop in self._pieces(start, end)
         ]
         ids = (
-            found[0]
-            if len(found) == 1
-            else np.concatenate(found)
-            if found
+            pieces[0]
+            if len(pieces) == 1
+            else np.concatenate(pieces)
+            if pieces
             else np.empty(0, np.uint16)
         )
         if self.vocab_size is not None and ids.size and ids.max() >= self.vocab_size:
@@ -187,8 +182,8 @@ class Shards:
         return ids
 
     def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
-        """Ids from each of `starts` (n,) on: (n, length) int64. Raises DataError for an id
-        beyond the vocabulary.
+        """The `length` ids from each of `starts` (n,): (n, length) int64. Raises DataError for an
+        id beyond the vocabulary.
         """
         windows = np.empty((len(starts), length), np.int64)
         for window, start in zip(windows, starts.tolist(), strict=True):
@@ -202,7 +197,7 @@ class Shards:
         return windows
 
     def _pieces(self, start: int, end: int) -> Iterable[tuple[int, int, int]]:
-        """Which shard, from where to where in it: of the ids from `start` to `end`."""
+        """Yields (shard, begin, stop) for the parts of shards that hold ids `start` to `end`."""
         number = bisect_right(self._ends, start)
         while start < end:
             n = len(self._parts[number])
@@ -222,7 +217,7 @@ class Shards:
 
 
 def is_shard(path: Path) -> bool:
-    """Whether a file begins as a shard does."""
+    """Whether a file begins like a shard."""
     try:
         with path.open("rb") as file:
             return int.from_bytes(file.read(4), "little") in _KINDS
@@ -231,11 +226,9 @@ def is_shard(path: Path) -> bool:
 
 
 def check_ids(ids: np.ndarray, vocab_size: int, path: Path) -> None:
-    """Raises DataError for the first id, if any, that is not in 0 ... `vocab_size` - 1: the wrong
-    tokenizer.
+    """Raises DataError for the first id outside 0 ... `vocab_size` - 1.
 
-    `path` says in the error whose ids they are. Reads all of them, at about the speed of memory or
-    disk.
+    `path` names the file in the error. Reads all ids, at about the speed of memory or disk.
     """
     for start in range(0, len(ids), _BLOCK):
         block = ids[start : start + _BLOCK]
@@ -244,10 +237,9 @@ def check_ids(ids: np.ndarray, vocab_size: int, path: Path) -> None:
             raise _beyond(int(block[at]), start + at, vocab_size, path)
 
 
-def _beyond(found: int, position: int, vocab_size: int, where: Path | str) -> DataError:
+def _beyond(id: int, position: int, vocab_size: int, where: Path | str) -> DataError:
     return DataError(
-        f"{where} has id {found} at position {position:,}, and the vocabulary has {vocab_size:,} "
-        f"ids "
-        f"(0 to {vocab_size - 1:,}): these tokens were made with another tokenizer, or the file "
-        f"is damaged."
+        f"{where} has id {id} at position {position:,}, but the vocabulary has {vocab_size:,} "
+        f"ids (0 to {vocab_size - 1:,}). Either another tokenizer made these tokens, or the file "
+        "is damaged."
     )

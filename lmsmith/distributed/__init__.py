@@ -1,1 +1,1 @@
-"""One run on many processes: ranks and their collectives, DDP and FSDP2."""
+"""Training on several processes: ranks and their collectives, DDP and FSDP2."""

@@ -1,16 +1,15 @@
-"""The processes of a run: which of how many this one is, and the little they tell each other.
+"""The processes (ranks) of a run, and the collectives they use.
 
-`torchrun --nproc-per-node 8 -m lmsmith train ...` starts one process a GPU (or, on CPUs, as many as
-are asked for) and says to each in its environment which it is. Everything is the same in all of
-them but the rows of the batch that they work on; rank 0 alone prints, and writes files.
+`torchrun --nproc-per-node 8 -m lmsmith train ...` starts one process per GPU (or, on CPUs, as many
+as requested) and sets each one's rank in its environment. All ranks do the same work on different
+rows of each batch. Only rank 0 prints and writes files.
 
-    with joined(device) as ranks:          # alone: ranks of one, and nothing is joined
+    with joined(device) as ranks:          # a single process has world size 1 and joins nothing
         loss = ranks.sum(loss)
         n_steps, stop = ranks.broadcast(n_steps, stop)
 
-A process that dies is seen by torchrun, which ends the others; one that hangs, by whoever waits for
-it, after PATIENCE. What the processes tell each other goes over Gloo, also between GPUs, whose NCCL
-is for gradients and weights.
+If a process dies, torchrun ends the others. If one hangs, the others raise TrainingError after
+PATIENCE. These collectives use Gloo, also between GPUs; NCCL carries gradients and weights only.
 """
 
 from __future__ import annotations
@@ -33,22 +32,22 @@ _LOST = (
     "Connection reset",
     "Timed out waiting",
     "NCCL",
-)  # in Gloo's and NCCL's messages
+)  # parts of Gloo's and NCCL's error messages
 
 PATIENCE = datetime.timedelta(seconds=60)
-"""How long a process waits for the others before it says that one is lost."""
+"""How long a process waits for the others before it reports one as lost."""
 
 LONG = datetime.timedelta(minutes=30)
-"""The same where one of them does something alone, such as saving, or each compiles."""
+"""Timeout while one rank does something alone, such as saving, or each rank compiles."""
 
 FOREVER = datetime.timedelta(days=7)
-"""The same where a text is prepared."""
+"""Timeout while text is prepared."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place: `rank` of `world`, `local` of the `here` on its own machine.
-    `device`: its own.
+    """This process's rank: `rank` of `world` processes, `local` of `here` processes on this
+    machine, and its `device`.
     """
 
     rank: int = 0
@@ -59,27 +58,27 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that prints and writes."""
+        """Whether this is rank 0, which prints and writes files."""
         return self.rank == 0
 
     def sum(self, *values: float) -> list[float]:
-        """Each value summed over all processes, in float64, the same bits in all. TrainingError
-        if one is lost.
+        """The sum of each value over all ranks, in float64, bit-identical on all. TrainingError if
+        a rank is lost.
         """
         return self._together(values, lambda tensor, group: dist.all_reduce(tensor, group=group))
 
     def max(self, *values: float) -> list[float]:
-        """The maximum of each value over all ranks. TrainingError if one is lost."""
+        """The maximum of each value over all ranks. TrainingError if a rank is lost."""
         return self._together(
             values, lambda tensor, group: dist.all_reduce(tensor, dist.ReduceOp.MAX, group=group)
         )
 
     def broadcast(self, *values: float) -> list[float]:
-        """Rank 0's values, on all ranks. TrainingError if one is lost."""
+        """Rank 0's values, on all ranks. TrainingError if a rank is lost."""
         return self._together(values, lambda tensor, group: dist.broadcast(tensor, 0, group=group))
 
     def wait(self, patience: datetime.timedelta = PATIENCE) -> None:
-        """Until all are here. TrainingError if one is lost."""
+        """Barrier: waits until all ranks call it. TrainingError if a rank is lost."""
         if self.world > 1:
             with lost_in_words(patience):
                 dist.barrier(group=_talking(patience))
@@ -91,20 +90,20 @@ class Ranks:
         """
         if self.world == 1:
             return make()
-        made: list[str | None] = [None]
+        result: list[str | None] = [None]
         try:
             if self.first:
-                made[0] = make()
+                result[0] = make()
         finally:
             with lost_in_words(patience):
-                dist.broadcast_object_list(made, 0, group=_talking(patience))
-        if made[0] is None:
-            raise TrainingError("the first process could not go on: it says why.")
-        return made[0]
+                dist.broadcast_object_list(result, 0, group=_talking(patience))
+        if result[0] is None:
+            raise TrainingError("rank 0 failed: see its error message.")
+        return result[0]
 
     def rows(self, batch_size: int) -> tuple[int, int]:
-        """From which row of a batch to which this process works; the batch size is a multiple of
-        their number.
+        """First row and end row of the batch rows that this rank works on. The batch size must be
+        divisible by the world size.
         """
         assert batch_size % self.world == 0
         share = batch_size // self.world
@@ -123,68 +122,64 @@ class Ranks:
 
 @functools.cache
 def _talking(patience: datetime.timedelta) -> dist.ProcessGroup:
-    """The same processes over the network of CPUs, which says in words what is lost. NCCL ends
-    the process instead.
+    """A Gloo group of all processes. Gloo raises an error that says what is lost, where NCCL ends
+    the process.
     """
     return dist.new_group(timeout=patience, backend="gloo")
 
 
 @contextmanager
 def lost_in_words(patience: datetime.timedelta = PATIENCE) -> Iterator[None]:
-    """Puts the failures of torch.distributed, which come when a process is gone or hangs, into
-    words.
-    """
+    """Turns torch.distributed's errors about a dead or hanging process into TrainingError."""
     try:
         yield
     except RuntimeError as error:  # DistError is one; Gloo's are plain
         if not isinstance(error, dist.DistError) and not any(word in str(error) for word in _LOST):
             raise
         raise TrainingError(
-            f"another process of this run is lost, or has not answered for "
-            f"{patience.total_seconds():,.0f} s "
-            f"({str(error).splitlines()[0][:200]}). The last checkpoint is whole: start the same "
-            f"command with "
-            "`lmsmith resume RUN`."
+            "another process of this run was lost, or has not answered for "
+            f"{patience.total_seconds():,.0f} s ({str(error).splitlines()[0][:200]}). The last "
+            "checkpoint is complete. Resume with the same torchrun options: `torchrun ... -m "
+            "lmsmith resume RUN`."
         ) from error
 
 
 def place_in_environment(device_type: str = "cpu") -> Ranks:
-    """What torchrun said of this process; one of one where nothing was said. UsageError for half
-    of it.
+    """Reads this process's rank from torchrun's environment variables; rank 0 of 1 without them.
+    Raises UsageError if they are incomplete or invalid.
     """
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-    found = {name: os.environ[name] for name in names if name in os.environ}
-    if "WORLD_SIZE" not in found or found["WORLD_SIZE"] == "1":
+    variables = {name: os.environ[name] for name in names if name in os.environ}
+    if "WORLD_SIZE" not in variables or variables["WORLD_SIZE"] == "1":
         return Ranks()
     try:
-        rank, world, local = (int(found[name]) for name in names)
+        rank, world, local = (int(variables[name]) for name in names)
         if not 0 <= rank < world or not 0 <= local < world:
             raise ValueError
     except (KeyError, ValueError) as error:
         raise UsageError(
-            f"the environment says "
-            f"{', '.join(f'{name}={value}' for name, value in found.items())}: wanted RANK, "
-            "WORLD_SIZE and LOCAL_RANK as torchrun sets them. Start with `torchrun "
+            "the environment has "
+            f"{', '.join(f'{name}={value}' for name, value in variables.items())}. Expected RANK, "
+            "WORLD_SIZE and LOCAL_RANK as torchrun sets them: start with `torchrun "
             "--nproc-per-node N -m lmsmith ...`."
         ) from error
     device = torch.device("cpu")
-    if (
-        device_type.partition(":")[0] == "cuda"
-    ):  # "cuda:0" too: of many processes each has one of its own
+    # "cuda:0" too: with several processes, each has a GPU of its own
+    if device_type.partition(":")[0] == "cuda":
         device = torch.device("cuda", local)
         if local >= torch.cuda.device_count():
             raise UsageError(
-                f"torchrun started process {local} of this machine, and it has "
-                f"{torch.cuda.device_count()} GPUs: "
-                "start as many processes (--nproc-per-node gpu), or set --train.device cpu."
+                f"torchrun started process {local} on this machine, which has "
+                f"{torch.cuda.device_count()} GPUs. Start one process per GPU (--nproc-per-node "
+                "gpu), or set --train.device cpu."
             )
     return Ranks(rank, world, local, int(os.environ.get("LOCAL_WORLD_SIZE", world)), device)
 
 
 @contextmanager
 def joined(ranks: Ranks) -> Iterator[Ranks]:
-    """Joins the processes for the length of the block: NCCL on GPUs, Gloo else. Alone there is
-    nothing to join.
+    """Joins the process group during the block: NCCL on GPUs, Gloo otherwise. A single process
+    joins nothing.
     """
     if ranks.world == 1:
         yield ranks
@@ -194,8 +189,8 @@ def joined(ranks: Ranks) -> Iterator[Ranks]:
     with lost_in_words():
         store, *_ = next(dist.rendezvous("env://", timeout=PATIENCE))
         if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-            # torchrun keeps its store when it starts lost processes again; in it are the addresses
-            # of those before.
+            # torchrun reuses its store when it restarts processes, and the store still holds the
+            # addresses of the earlier ones: a prefix per restart keeps them apart.
             store = dist.PrefixStore(
                 f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store
             )

@@ -1,17 +1,15 @@
-"""DDP and FSDP2 applied to a finished model, which knows nothing of them.
+"""Applies DDP or FSDP2 to a finished model, which contains no code for them.
 
-| how | each process holds | between processes goes |
+| how | each process holds | processes exchange |
 |---|---|---|
-| `ddp` | all weights, gradients, moments | gradients, once a step, while backward goes on |
-| `fsdp` | 1/world of each | weights, a block at a time, in forward and backward; gradients |
+| `ddp` | all weights, gradients, moments | gradients, once per step, during the backward pass |
+| `fsdp` | 1/world of each | weights, block by block, in forward and backward; gradients |
 
-Both average gradients over processes; the loss is a sum divided by the global count of tokens, so
-it is scaled by the number of processes beforehand (a power of two costs no rounding). Micro-batches
-but the last are accumulated without synchronisation; under `fsdp` each process keeps whole
-gradients meanwhile.
+Both average gradients over processes. The loss is a sum divided by the global token count, so it is
+scaled by the world size beforehand (exact for a power of two). During gradient accumulation only
+the last micro-batch synchronises; under `fsdp` each process keeps unsharded gradients until then.
 
-What goes to a file is always whole (`unshard`), so a checkpoint of any number of processes is one
-of any other.
+Files always hold unsharded tensors (`unshard`), so a checkpoint does not depend on the world size.
 """
 
 from __future__ import annotations
@@ -30,13 +28,13 @@ from lmsmith.models.interface import NeuralModel
 
 
 class SummedLoss(nn.Module):
-    """Model and loss as one module: what DDP and FSDP2 want to see called."""
+    """Model and loss as one module, so that DDP and FSDP2 see a single forward call."""
 
     def __init__(
         self, model: NeuralModel, head_dtype: torch.dtype | None = None, *, compiled: bool = False
     ) -> None:
-        """`head_dtype`: of the head's products, where not the model's own. `compiled`: the
-        passes over logits.
+        """`head_dtype`: dtype of the output head's matrix products, if not the model's own.
+        `compiled`: use compiled passes over the logits.
         """
         super().__init__()
         self.model, self.head_dtype, self.compiled = model, head_dtype, compiled
@@ -44,7 +42,7 @@ class SummedLoss(nn.Module):
     def forward(
         self, inputs: Tensor, targets: Tensor, documents: Tensor | None = None, state: Any = None
     ) -> Tensor:
-        """Sum of the cross-entropy over the targets that count, in nats: ()."""
+        """Cross-entropy summed over all targets that are not ignored, in nats: ()."""
         hidden = self.model.hidden(inputs, state, documents)
         with torch.autocast(inputs.device.type, enabled=False):
             total, _ = summed_cross_entropy(
@@ -58,16 +56,18 @@ class SummedLoss(nn.Module):
         return total
 
     def log_probabilities(self, ids: Tensor, n_given: int = 1, state: Any = None) -> Tensor:
-        """The model's. Under FSDP2 the model itself cannot be called: its root is this module."""
+        """The model's own. Under FSDP2 this module is the root, so the model cannot be called
+        directly.
+        """
         return self.model.log_probabilities(ids, n_given, state)
 
 
 class Scored(nn.Module):
-    """A parallelized model as `lmsmith.evaluate` wants one."""
+    """A parallelized model with the interface that `lmsmith.evaluate` expects."""
 
     def __init__(self, loss: nn.Module) -> None:
         super().__init__()
-        self.loss: Any = getattr(loss, "module", loss)  # DDP has no part in an evaluation
+        self.loss: Any = getattr(loss, "module", loss)  # evaluation does not go through DDP
         model = self.loss.model
         self.vocab_size, self.context_length, self.device = (
             model.vocab_size,
@@ -85,7 +85,7 @@ class Scored(nn.Module):
 def parallelize(loss: SummedLoss, ranks: Ranks, how: str) -> nn.Module:
     """Wraps `loss` in DDP or FSDP2; under FSDP2 the model's parameters become shards.
 
-    Call it before the optimizers are made: they must see the parameters as they then are.
+    Call it before creating the optimizers, which must see the final parameters.
     """
     if ranks.world == 1:
         return loss
@@ -106,8 +106,8 @@ def parallelize(loss: SummedLoss, ranks: Ranks, how: str) -> nn.Module:
 
 @contextmanager
 def synchronised(module: nn.Module, last: bool) -> Iterator[None]:
-    """Around a micro-batch's forward and backward: gradients go between processes in the `last`
-    one alone.
+    """Context for a micro-batch's forward and backward pass: gradients are exchanged only in the
+    `last` one.
     """
     if isinstance(module, nn.parallel.DistributedDataParallel):
         if last:
@@ -123,8 +123,8 @@ def synchronised(module: nn.Module, last: bool) -> Iterator[None]:
 
 
 def reshard(module: nn.Module) -> None:
-    """Makes the parameters shards again under FSDP2: after a forward pass alone the root's are
-    whole.
+    """Reshards parameters under FSDP2: a forward pass alone leaves the root's parameters
+    unsharded.
     """
     reshard: Callable[[], None] | None = getattr(module, "reshard", None)
     if reshard is not None:
@@ -136,29 +136,27 @@ def is_sharded(tensor: Tensor) -> bool:
 
 
 def unshard(tensor: Tensor) -> Tensor:
-    """The whole tensor of a shard: every rank must call it. Any other tensor comes back as it
-    is.
-    """
-    found: Any = tensor
-    return found.full_tensor() if is_sharded(tensor) else tensor
+    """The full tensor of a shard; every rank must call it. Returns any other tensor unchanged."""
+    sharded: Any = tensor
+    return sharded.full_tensor() if is_sharded(tensor) else tensor
 
 
 def unshard_all(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
-    """Whole tensors from shards; every rank must call it. Empty where `keep` is False.
+    """Full tensors from shards; every rank must call it. Returns an empty dict if `keep` is False.
 
-    A whole model may not fit where a shard of it does, so tensors that were sharded go to the CPU.
+    Sharded tensors are gathered to the CPU, because a device may not have room for the full model.
     """
-    found = {}
-    for name in sorted(tensors):  # all ranks in one order; a file's order differs between ranks
+    full_tensors = {}
+    for name in sorted(tensors):  # the same order on all ranks, which a file's order is not
         full = unshard(tensor := tensors[name])
         if keep:
-            found[name] = full.cpu() if is_sharded(tensor) else full
-    return found
+            full_tensors[name] = full.cpu() if is_sharded(tensor) else full
+    return full_tensors
 
 
 def shard_like(full: Tensor, like: Tensor) -> Tensor:
-    """This rank's shard of `full`, laid out as `like` is; `full` itself where `like` is no
-    shard.
+    """This rank's shard of `full`, with the layout of `like`; `full` itself if `like` is not
+    sharded.
     """
     if not is_sharded(like):
         return full
@@ -170,22 +168,22 @@ def shard_like(full: Tensor, like: Tensor) -> Tensor:
 
 
 def split_rows(function: Callable[[Tensor], Tensor], ranks: Ranks) -> Callable[[Tensor], Tensor]:
-    """A version of `function` that splits the rows of its stack (N, ...) across ranks.
+    """Returns a version of `function` that splits the rows of its argument (N, ...) across ranks.
 
-    `function` must treat each row alone. Every rank must call it, and gets all rows.
+    `function` must treat each row independently. Every rank must call it, and gets all rows.
     """
     if ranks.world == 1:
         return function
 
-    def shared(stack: Tensor) -> Tensor:
-        n = -(-len(stack) // ranks.world)  # rows a process; the last may have fewer
+    def split_function(stack: Tensor) -> Tensor:
+        n = -(-len(stack) // ranks.world)  # rows per rank; the last may have fewer
         mine = stack[ranks.rank * n : (ranks.rank + 1) * n]
-        found = stack.new_zeros(n, *stack.shape[1:])
+        result = stack.new_zeros(n, *stack.shape[1:])
         if len(mine):
-            found[: len(mine)] = function(mine)
+            result[: len(mine)] = function(mine)
         gathered = stack.new_empty(n * ranks.world, *stack.shape[1:])
         with lost_in_words():
-            dist.all_gather(list(gathered.chunk(ranks.world)), found)
+            dist.all_gather(list(gathered.chunk(ranks.world)), result)
         return gathered[: len(stack)]
 
-    return shared
+    return split_function

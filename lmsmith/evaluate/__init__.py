@@ -1,1 +1,1 @@
-"""How good a model is."""
+"""Evaluation: likelihood of a text, and comparisons with other models and compressors."""

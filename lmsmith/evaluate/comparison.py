@@ -1,15 +1,13 @@
-"""Many models on one text: what each needs for it, in bits per byte.
+"""Compares many models on one text, in bits per byte.
 
-N-grams, recurrent networks and Transformers, compressors and a uniform guess are all codes for the
-same text, so one number compares them, whatever their tokenizers: the bits they need, over the
-bytes that the text has. The bytes are those of the file, with line ends made LF and without a
-byte-order mark, as everywhere in lmsmith. Bytes that are no UTF-8 stay what they are (`texts.py`),
-for compressors and for all whose tokens are bytes. What a tokenizer does not know costs 8 bits a
-byte, and bits for where it stands (`likelihood.py`). A uniform guess over bytes needs exactly 8 for
-any file.
+N-gram models, recurrent networks, Transformers, compressors and a uniform guess all encode the same
+text, so bits per byte compares them whatever their tokenizers. The bytes are those of the file
+without a byte-order mark and with LF line ends, as everywhere in lmsmith. Bytes that are not valid
+UTF-8 are kept (`texts.py`) for compressors and for byte-level tokenizers. Text that a tokenizer
+does not know costs 8 bits per byte and the bits to encode its positions (`likelihood.py`). A
+uniform guess over bytes needs exactly 8 bits per byte.
 
-Compressors learn from the text itself, models from another one before: `train_seconds` says how
-long.
+Compressors learn from the text itself; models were trained on another text, for `train_seconds`.
 """
 
 import time
@@ -31,9 +29,7 @@ UNIFORM = "uniform"
 
 @dataclass(frozen=True)
 class Text:
-    """What all are scored on: bytes, and the documents that they are of, as `texts.py` reads
-    them.
-    """
+    """The text that all models are scored on: its bytes, and the same as documents (`texts.py`)."""
 
     name: str
     data: bytes
@@ -41,16 +37,16 @@ class Text:
 
     @property
     def n_invalid(self) -> int:
-        """Bytes that are no UTF-8."""
+        """Number of bytes that are not valid UTF-8."""
         return len(self.data) - len(self.data.decode("utf-8", "ignore").encode())
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the table. None: does not apply, or is not known."""
+    """One row of the table. None: not applicable, or unknown."""
 
     name: str
-    what: str  # "lstm, 1 layer of 256", "compressor"
+    what: str  # type of model: "lstm, 1 layer of 256", "compressor"
     bits_per_byte: float
     n_params: int | None = None
     n_tokens: int | None = None
@@ -61,7 +57,7 @@ class Entry:
     bytes_per_second: float | None = None
     unknown_bits: float = 0.0
     n_ids_without_token: int = 0
-    not_comparable: str = ""  # why
+    not_comparable: str = ""  # the reason, if any
 
 
 def read_text(
@@ -71,25 +67,25 @@ def read_text(
     encoding: str = "auto",
     document_separator: str = "auto",
 ) -> Text:
-    """The text of a file. Raises DataError for what cannot be read, and for a file without text."""
-    found = read_documents(
+    """Reads the text of a file. Raises DataError if it cannot be read or has no text."""
+    documents = read_documents(
         [path],
         text_field=text_field,
         encoding=encoding,
         errors="replace",
         document_separator=document_separator,
     )
-    documents = tuple(found)
-    if not documents:
+    texts = tuple(documents)
+    if not texts:
         raise DataError(
-            f"{path} is empty, or white space alone: there is nothing to compare models on."
+            f"{path} is empty, or only white space: give a file with text to compare models on."
         )
-    return Text(path.resolve().name, b"".join(map(to_bytes, documents)), documents)
+    return Text(path.resolve().name, b"".join(map(to_bytes, texts)), texts)
 
 
 def baselines(text: Text) -> list[Entry]:
-    """A uniform guess and the compressors."""
-    entries = [Entry(UNIFORM, "every byte alike", 8.0)]
+    """The entries of a uniform guess and the compressors."""
+    entries = [Entry(UNIFORM, "every byte equally likely", 8.0)]
     for name, compress in COMPRESSORS.items():
         began = time.perf_counter()
         bits = 8 * len(compress(text.data)) / len(text.data)
@@ -112,12 +108,13 @@ def score_entry(
     begin: int | None = None,
     summary: Mapping[str, Any] | None = None,
 ) -> Entry:
-    """A model's line. `boundaries`: its `data.documents`; `begin`: what stands before its texts, if
-    not an end of one.
+    """Scores a model on the text.
 
-    `summary`: of its run, which may say how long it took.
+    `boundaries`: the `data.documents` that the model was trained with. `begin`: the id before each
+    document; by default the end-of-text token. `summary`: summary of its run, for the training
+    time.
 
-    The clock runs for reading ids and scoring them, not for what is compiled at the first call.
+    The measured time includes tokenization and scoring, but not compilation at the first call.
     """
     _score(model, tokenizer, [document[:64] for document in text.documents[:1]], boundaries, begin)
     began = time.perf_counter()
@@ -150,6 +147,5 @@ def _score(
     encoded = encode_documents(tokenizer, documents, begin)
     if len(encoded.ids) > encoded.first_given:
         return score_encoded(model, tokenizer, encoded, boundaries=boundaries)
-    return Score(
-        0.0, 0, encoded.n_bytes, encoded.n_unknown, encoded.n_unknown_bytes, left_out=True
-    )  # knows nothing
+    # The tokenizer knows no part of the text.
+    return Score(0.0, 0, encoded.n_bytes, encoded.n_unknown, encoded.n_unknown_bytes, left_out=True)

@@ -1,16 +1,14 @@
-"""What general-purpose compressors make of a text, in bits per byte: the baselines that everyone
-can check.
+"""Bits per byte of general-purpose compressors: baselines that anyone can reproduce.
 
-A compressor is a language model too: it predicts each byte from those before it, and its file's
-length is what the text cost. Here each gets the text alone, as one stream of its own, with
-everything a file on disk would have (headers and checksums: some dozens of bytes, which matters for
-short texts). So unlike a trained model it has seen nothing before: it learns from the text as it
-goes, and does better the longer the text is.
+A compressor is a language model too: it predicts each byte from the bytes before it, and the size
+of the compressed file is the cost of the text. Each compresses the text alone, as one stream with
+everything that a file on disk has (headers and checksums of a few dozen bytes, which matter for
+short texts). Unlike a trained model, it has seen no other text: it learns from the text as it goes,
+and does better on longer texts.
 
 gzip is DEFLATE at level 9: matches within 32 KiB, Huffman codes. xz is LZMA2 at preset 9e: matches
-within 64 MiB, range coding with contexts; it reads about one megabyte a second. `xz -9e` gives the
-same size to the byte; `gzip -9` is another program than the zlib used here, and within a per mille
-of it.
+within 64 MiB, range coding with contexts, about 1 MB/s. The command `xz -9e` gives exactly the same
+size; `gzip -9` uses another implementation than the zlib here, and differs by less than 0.1 %.
 """
 
 import gzip
@@ -26,9 +24,9 @@ COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
 
 
 def compressed_bits_per_byte(text: bytes) -> dict[str, float]:
-    """`{"gzip": ..., "xz": ...}`: compressed bits per byte of `text`. Raises DataError for an
-    empty one.
+    """Compressed bits per byte of `text`: `{"gzip": ..., "xz": ...}`. Raises DataError if it is
+    empty.
     """
     if not text:
-        raise DataError("nothing to compress: the text is empty.")
+        raise DataError("nothing to compress: the text is empty. Give a text of at least one byte.")
     return {name: 8 * len(compress(text)) / len(text) for name, compress in COMPRESSORS.items()}

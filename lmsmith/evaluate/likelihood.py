@@ -1,43 +1,38 @@
-"""How well a model predicts a text: nats per token, perplexity, bits per byte, over the whole of
-it.
+"""Likelihood of a text under a model: nats per token, perplexity, bits per byte.
 
-Every token of the text is predicted exactly once, from windows no longer than the model's context
-T. Window k reads ids[kS : kS+T] and predicts ids[kS+1 : kS+T+1], where S is the stride; of these,
-the targets that an earlier window has predicted do not count again. The last window is as short as
-the text leaves it.
+**Sliding windows.** Every token is predicted exactly once, from windows no longer than the model's
+context T. Window k reads ids[kS : kS+T] and predicts ids[kS+1 : kS+T+1], where S is the stride.
+Targets that an earlier window has predicted are not counted again. The last window may be shorter.
 
-- S = T (the default): windows side by side, each target once, as nanoGPT evaluates. A window's
-  first target has one token of context, its last has T. Cheapest, and what training's own loss
-  measures.
-- S < T: every target outside the first window has more than T - S tokens of context. Costs T / S
-  times as much and gives a lower, truer loss.
+- S = T (the default): the windows do not overlap, as in nanoGPT. A window's first target has one
+  token of context, its last has T. This is the cheapest, and what the training loss measures.
+- S < T: every target outside the first window has more than T - S tokens of context. This costs
+  T / S times as much and gives a lower, more accurate loss.
 
-Where a model was trained on documents apart (`data.documents` packed or rows), each document is
-scored alone: it has its windows to itself, and its first token, the end of the text before it, has
-nothing before it. All other tokens are predicted once, as above.
+**Separate documents.** If the model was trained with `data.documents` packed or rows, each document
+is scored separately, in its own windows. Its first token, the end-of-text token before it, is
+context only; all others are predicted once, as above.
 
-A model whose context has no bound (n-grams, recurrent networks) has no windows: it reads the text
-as one, and its state is carried on. To be read faster the text is cut into up to 32 parts side by
-side; each part but the first begins with the 256 tokens before it, which do not count. For n-grams,
-which look at less, that changes nothing.
+**Unbounded context.** N-gram models and recurrent networks read the text without windows and keep
+their state. For speed the text is split into up to 32 parts that are read in parallel; each part
+but the first begins with the 256 tokens before it, which are not counted. For n-grams, which look
+at fewer tokens, this changes nothing.
 
-The first token of a text has nothing before it. Where the tokenizer has an end-of-text token, the
-caller puts that one in front (`first_given`): it is context and costs nothing itself. Otherwise the
-first token is charged ln(vocab_size), as a uniform guess would be, so that the text's bytes are all
-paid for.
+**First token.** If the tokenizer has an end-of-text token, the caller puts one in front of the text
+(`first_given`) as context, which is not counted. Otherwise the first token costs ln(vocab_size), as
+under a uniform guess, so that every byte of the text is paid for.
 
-Bits per byte is nats / ln 2 over the bytes of the raw text. It does not depend on how the text was
-cut into tokens, so models with different tokenizers can be compared. A uniform model over bytes
-scores 8. What the tokenizer does not know is charged as a code for it would need, so that none
-gains by knowing less: 8 bits for each of its B bytes, and
+**Bits per byte** is nats / ln 2 divided by the bytes of the raw text. It does not depend on the
+tokenization, so it compares models with different tokenizers. A uniform guess over bytes needs 8.
+Unknown text costs what an encoding of it would need, so that a tokenizer gains nothing by knowing
+less: 8 bits for each of its B bytes, and
 
-- where a tokenizer leaves unknown units out (characters), log2 C(N + U, U) bits for where U of them
-  stand among N tokens;
-- where a token stands for them (words), log2 C(B - 1, U - 1) bits for how U of them share the B
-  bytes.
+- if the tokenizer skips unknown units (characters), log2 C(N + U, U) bits for the positions of U
+  units among N tokens;
+- if a token represents them (words), log2 C(B - 1, U - 1) bits for how the B bytes divide among U
+  units.
 
-A token that a model holds impossible makes perplexity and bits infinite; how many there were is
-counted.
+A token with probability zero makes perplexity and bits infinite; `n_impossible` counts such tokens.
 
 Logits are float32 or better; log-probabilities are summed in float64.
 """
@@ -61,32 +56,30 @@ from lmsmith.models.interface import LanguageModel
 
 Ids = npt.NDArray[np.unsignedinteger[Any]] | Shards
 Batch = tuple[npt.NDArray[np.int64], int | npt.NDArray[np.bool_]]
-"""Windows (rows, N), and which targets count: those behind the first so many tokens, or by a
-mask (rows, N - 1).
+"""Windows (rows, N), and which targets count: the number of leading tokens that do not, or a mask
+(rows, N - 1).
 """
 
 _LOGIT_BYTES = 64 * 2**20
 _TOKENS_AT_ONCE = 64 * 2**10
-_TOKENS_AT_ONCE_CPU = (
-    4 * 2**10
-)  # a small model's activations stay in the cache: a fifth faster than 16,384
-_PARTS, _LEAST_PART, _WARM_UP = 32, 2048, 256  # of a text that is read as one: how many; tokens
+# Small enough for a small model's activations to stay in the cache: 20 % faster than 16,384 tokens.
+_TOKENS_AT_ONCE_CPU = 4 * 2**10
+# With unbounded context: most parts; fewest tokens per part; tokens of context before each part.
+_PARTS, _LEAST_PART, _WARM_UP = 32, 2048, 256
 
 
 @dataclass(frozen=True)
 class Score:
-    """What a text costs under a model. `n_tokens` counts the tokens in `nats`, `n_bytes` the raw
-    text's bytes.
-    """
+    """The negative log-likelihood of a text under a model, and counts."""
 
     nats: float
-    n_tokens: int
-    n_bytes: int
-    n_unknown: int = 0
+    n_tokens: int  # tokens that `nats` includes
+    n_bytes: int  # bytes of the raw text
+    n_unknown: int = 0  # characters or words that the tokenizer does not know
     n_unknown_bytes: int = 0
-    n_impossible: int = 0  # tokens whose probability is zero
-    n_invalid: int = 0  # of the bytes, those that are no UTF-8
-    left_out: bool = False  # no token stands for unknown units
+    n_impossible: int = 0  # tokens with probability zero
+    n_invalid: int = 0  # bytes that are not valid UTF-8
+    left_out: bool = False  # the tokenizer skips unknown units
 
     @property
     def nats_per_token(self) -> float:
@@ -98,23 +91,21 @@ class Score:
 
     @property
     def unknown_bits(self) -> float:
-        """What the units cost that the tokenizer does not know: their bytes, and where they
-        stand or end.
-        """
+        """Bits to encode the unknown units: their bytes, and their positions or lengths."""
         if not self.n_unknown_bytes:
             return 0.0
         if self.left_out:
-            places = _log2_choices(self.n_tokens + self.n_unknown, self.n_unknown)
+            positions = _log2_choices(self.n_tokens + self.n_unknown, self.n_unknown)
         else:
-            places = _log2_choices(self.n_unknown_bytes - 1, self.n_unknown - 1)
-        return 8 * self.n_unknown_bytes + places
+            positions = _log2_choices(self.n_unknown_bytes - 1, self.n_unknown - 1)
+        return 8 * self.n_unknown_bytes + positions
 
     @property
     def bits_per_byte(self) -> float:
         return (self.nats / math.log(2) + self.unknown_bits) / self.n_bytes
 
     def as_dict(self) -> dict[str, float | int]:
-        """What is shown and written: the three measures and the counts behind them."""
+        """The metrics and counts that are printed and saved."""
         return {
             "nats_per_token": self.nats_per_token,
             "perplexity": self.perplexity,
@@ -128,14 +119,11 @@ class Score:
 
 
 def checked(score: Score) -> Score:
-    """The score. Raises CheckpointError where it is NaN, which no text costs under a model that
-    works.
-    """
+    """Returns the score. Raises CheckpointError if it is NaN."""
     if math.isnan(score.nats):
         raise CheckpointError(
-            "the model gives probabilities that are not numbers, although all of its weights are "
-            "finite: values "
-            "overflow on the way. Its training diverged; train again with a lower --learning-rate."
+            "the model's probabilities are NaN, although its weights are finite: its activations "
+            "overflow. Training diverged; train again with a lower --learning-rate."
         )
     return score
 
@@ -155,17 +143,18 @@ def score_ids(
     boundary: int | None = None,
     share: tuple[int, int] = (0, 1),
 ) -> Score:
-    """The score of a text as ids (an array, a memory map or shards; only a batch of it is ever
-    copied).
+    """Scores a text given as ids (an array, a memory map or shards; only a batch is copied at a
+    time).
 
-    `first_given` says that ids[0] is an end-of-text token put before the text: context, neither
-    counted nor charged. `rows_per_batch` windows are read at once; by default as many as keep the
-    batch within 65,536 tokens, on a CPU within 4,096 and the logits within 64 MiB, one at least.
-    `boundary` is the id that stands before each document, where these are to be scored alone. With
-    a `share` of (rank, world) the score has the nats of every world-th batch alone, for the others'
-    to be added; all processes call the model equally often. Dropout is off, and the model's
-    training mode is restored. Raises DataError for a text without tokens, ConfigError for a stride
-    outside 1 .. context_length.
+    - `first_given`: ids[0] is an end-of-text token before the text; it is context and not counted.
+    - `rows_per_batch`: windows per batch; by default as many as fit in 65,536 tokens (on a CPU,
+      4,096 tokens and 64 MiB of logits), at least one.
+    - `boundary`: the id before each document, if documents are scored separately.
+    - `share`: (rank, world size); `nats` then covers only every world-th batch, and the ranks'
+      values are to be added. All ranks call the model equally often.
+
+    Runs in evaluation mode and restores the model's mode. Raises DataError for a text without
+    tokens, ConfigError for a stride outside 1 .. context_length.
     """
     T, V = model.context_length, model.vocab_size
     _check_stride(stride, T)
@@ -199,61 +188,60 @@ def score_ids(
 
 
 def _check_stride(stride: int | None, context_length: int | None) -> None:
-    """Raises ConfigError for a stride that the model's windows cannot have."""
+    """Raises ConfigError for a stride that the model does not support."""
     if stride is None:
         return
     if context_length is None:
         raise ConfigError(
-            "this model reads a text as one, not in windows that could have a stride: leave it out."
+            "this model has an unbounded context and no sliding windows: leave the stride out."
         )
     if not 1 <= stride <= context_length:
         raise ConfigError(
-            f"stride = {stride}: wanted 1 to the model's context length, {context_length}."
+            f"stride = {stride}: expected 1 to the model's context length, {context_length}."
         )
 
 
 def _log2_choices(n: int, k: int) -> float:
-    """log2 of n over k."""
+    """log2 of the binomial coefficient n over k."""
     return (math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)) / math.log(2)
 
 
 def _cost(
     model: LanguageModel, batch: Batch, counts: bool = True, state: Any = None
 ) -> tuple[float, int]:
-    """Nats of the targets that count, and how many of these are impossible."""
+    """Nats of the targets that count, and how many of these have probability zero."""
     windows, which = batch
     n_given = which if isinstance(which, int) else 1
-    found = model.log_probabilities(
+    log_p = model.log_probabilities(
         torch.from_numpy(windows).to(model.device), n_given, state
     ).cpu()
     if not isinstance(which, int):
-        found = found[torch.from_numpy(which)]
-    return (
-        (-float(found.sum(dtype=torch.float64)), int(found.isneginf().sum()))
-        if counts
-        else (0.0, 0)
-    )
+        log_p = log_p[torch.from_numpy(which)]
+    if not counts:
+        return 0.0, 0
+    return -float(log_p.sum(dtype=torch.float64)), int(log_p.isneginf().sum())
 
 
 def _shared(batches: Iterator[Batch], rank: int, world: int) -> Iterator[tuple[Batch, bool]]:
-    """This process's batches; where the last round has none for it, one that does not count."""
+    """This rank's batches, and whether each counts. If the last round has no batch for this rank,
+    it repeats another rank's, which does not count.
+    """
     while some := list(itertools.islice(batches, world)):
         yield some[min(rank, len(some) - 1)], rank < len(some)
 
 
 @contextmanager
 def inference(model: LanguageModel | nn.Module) -> Iterator[None]:
-    """Evaluation mode, without gradients; the model's training mode is restored afterwards, come
-    what may.
+    """A context with the model in evaluation mode and without gradients; restores its mode on exit,
+    also after an exception.
     """
-    # Setting the mode of a model that has it already would walk all its modules at every token.
+    # Skipped in evaluation mode, because eval() visits all modules, at every generated token.
     in_training = model if isinstance(model, nn.Module) and model.training else None
     try:
         if in_training:
             in_training.eval()
-        with (
-            torch.no_grad()
-        ):  # not inference_mode: what a model computes once and keeps must serve training, too
+        # Not inference_mode: tensors that the model caches must be usable in training, too.
+        with torch.no_grad():
             yield
     finally:
         if in_training:
@@ -261,10 +249,10 @@ def inference(model: LanguageModel | nn.Module) -> Iterator[None]:
 
 
 def _windows(ids: Ids, T: int, stride: int, rows: int) -> Iterator[Batch]:
-    """Batches of windows (rows, T + 1), inputs and the token after."""
+    """Batches of windows (rows, T + 1): inputs and the next token."""
     start = n_predicted = 0
     if len(ids) > T:
-        if stride < T:  # what no window but the first predicts
+        if stride < T:  # targets that only the first window predicts
             yield np.asarray(ids[: T - stride + 1], dtype=np.int64)[None], 1
         n_whole = 1 + (len(ids) - T - 1) // stride
         for row in range(0, n_whole, rows):
@@ -283,11 +271,11 @@ def _windows(ids: Ids, T: int, stride: int, rows: int) -> Iterator[Batch]:
 def _document_windows(
     ids: Ids, boundary: int, T: int, stride: int, n_tokens: int
 ) -> Iterator[Batch]:
-    """Windows of each document, the longest first, in batches of up to `n_tokens` with their
-    padding, which is zero.
+    """Windows of each document, the longest first, in zero-padded batches of up to `n_tokens`
+    tokens.
     """
-    windows = []  # from where, how many, and how many first targets do not count
-    for begin, n in zip(*(found.tolist() for found in document_bounds(ids, boundary)), strict=True):
+    windows = []  # start, length, number of leading targets that do not count
+    for begin, n in zip(*(bound.tolist() for bound in document_bounds(ids, boundary)), strict=True):
         done = 0
         for start in range(0, n, stride):
             if done < n:
@@ -311,14 +299,14 @@ def _document_windows(
 def _costs_as_one(
     model: LanguageModel, ids: Ids, n_tokens: int, counts: bool
 ) -> Iterator[tuple[float, int]]:
-    """What ids[1:] cost, read as one: in parts side by side, `n_tokens` of all of them at a
-    time.
+    """Costs of ids[1:] with unbounded context, in parallel parts, `n_tokens` at a time over all
+    parts.
     """
     n = len(ids) - 1
     n_parts = max(1, min(_PARTS, n // _LEAST_PART))
     size, at_once = -(-n // n_parts), max(1, n_tokens // n_parts)
     width = min(n, size + _WARM_UP)
-    first = np.arange(n_parts)[:, None] * size  # the first target of each part that counts
+    first = np.arange(n_parts)[:, None] * size  # the first counted target of each part
     begin = np.clip(first - _WARM_UP, 0, n - width)
     state = model.new_state(n_parts)
     for start in range(0, width, at_once):

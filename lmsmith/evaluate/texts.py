@@ -1,14 +1,15 @@
-"""The score of text files under a model: read, encode, score.
+"""Scores text files under a model: reads, tokenizes and scores them.
 
-Bytes are counted as everywhere in lmsmith: those of the text in UTF-8, without a byte-order mark,
-line ends made LF.
+Bytes are counted as everywhere in lmsmith: the bytes of the text in UTF-8, without a byte-order
+mark, with LF line ends.
 
-Not every file is UTF-8. Where that is no error (`errors="replace"`), the bytes of a plain file that
-are none stay what they are, a byte each, in the count and in the text; it need not be text at all,
-but line ends become LF in random bytes too, so that there is one rule. To tokenizers of bytes they
-are bytes like others; characters and words do not know them. What cannot be decoded within .jsonl,
-.parquet and compressed files, or in another encoding, is no byte of a text: it is read as U+FFFD,
-as in training, and that is said.
+With `errors="replace"`, a file need not be valid UTF-8:
+
+- In a plain file, each invalid byte is kept, and counts as one byte. The file need not be text at
+  all; for a uniform rule, line ends are converted to LF even in random bytes. Byte-level tokenizers
+  treat invalid bytes like any others; to character and word tokenizers they are unknown.
+- In .jsonl, .parquet and compressed files, and in other encodings, invalid bytes are read as
+  U+FFFD, as in training, and a warning reports their number.
 """
 
 import logging
@@ -60,15 +61,15 @@ def score_texts(
     begin: int | None = None,
     bos: bool = True,
 ) -> Score:
-    """One score over all documents of `sources`, each after `begin`, or an end of text where the
-    tokenizer has one.
+    """Scores all documents of `sources` together.
 
-    Without `bos` nothing stands before the text, which is a single document then: its first token
-    is charged as a uniform guess would be. Raises UsageError where the model tells documents apart
-    by what stands before them.
+    `begin`: the id before each document; by default the end-of-text token, if the tokenizer has
+    one. `bos=False`: no id before the text, which must then be a single document; its first token
+    costs as much as under a uniform guess. `boundaries`: the `data.documents` that the model was
+    trained with; unless it is "stream", each document is scored separately.
 
-    `boundaries` is the `data.documents` that the model was trained with: what these told apart is
-    scored apart. Raises DataError for what cannot be read, and where there is nothing to score.
+    Raises DataError for text that cannot be read or has nothing to score, UsageError for
+    `bos=False` with a model that needs the token before each document.
     """
     documents = read_documents(
         sources,
@@ -100,15 +101,14 @@ def score_documents(
     begin: int | None = None,
     bos: bool = True,
 ) -> Score:
-    """One score over documents, as `score_texts` has it over those of files.
+    """Scores documents together, as `score_texts` does those of files.
 
-    Raises DataError where there is nothing to score, UsageError as `score_texts` does.
+    Raises DataError if there is nothing to score, UsageError as `score_texts` does.
     """
     if not bos and boundaries != "stream":
         raise UsageError(
-            f"this model was trained with data.documents = {boundaries!r}: each document begins "
-            f"with a token of its "
-            "own, which --no-bos leaves out. Score it without that option."
+            f"this model was trained with data.documents = {boundaries!r}: it needs a token before "
+            "each document, which --no-bos omits. Evaluate it without --no-bos."
         )
     encoded = encode_documents(tokenizer, documents, begin, special_tokens, bos=bos)
     return score_encoded(model, tokenizer, encoded, stride=stride, boundaries=boundaries)
@@ -122,10 +122,10 @@ def read_documents(
     errors: Literal["strict", "replace"],
     document_separator: str = "auto",
 ) -> Iterator[str]:
-    """The documents of files, one after the other; bytes that are no UTF-8 as lone surrogates (PEP
-    383).
+    """Yields the documents of files. Invalid UTF-8 bytes of plain files become lone surrogates
+    (PEP 383).
 
-    Raises DataError for what cannot be read, which bytes are where `errors` is "strict".
+    Raises DataError for files that cannot be read, and with `errors="strict"` for invalid bytes.
     """
     documents = Documents(
         sources,
@@ -151,18 +151,18 @@ def read_documents(
             )
     if n_replaced:
         log.warning(
-            "%s undecodable places were read as U+FFFD, three bytes each", f"{n_replaced:,}"
+            "%s undecodable sequences were read as U+FFFD, three bytes each", f"{n_replaced:,}"
         )
 
 
 def to_bytes(document: str) -> bytes:
-    """The bytes that a document of `read_documents` stands for."""
+    """The bytes of a document that `read_documents` returned."""
     return document.encode("utf-8", "surrogateescape")
 
 
 def _as_it_is(path: Path, named: bool) -> str | None:
-    """The text of a plain file in UTF-8, or not quite. None: another kind of file, or (in a
-    folder) a binary one.
+    """The text of a plain file, with invalid UTF-8 bytes as lone surrogates. None for other kinds
+    of files, and for binary files unless `named` by the user.
     """
     if inner_suffix(path) in JSON_LINES + PARQUET or path.suffix.lower() in COMPRESSED:
         return None
@@ -177,14 +177,14 @@ def _as_it_is(path: Path, named: bool) -> str | None:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Documents as ids, one behind the other, and how much of them the ids do not carry."""
+    """Concatenated documents as ids, with counts of what the tokenizer does not know."""
 
     ids: npt.NDArray[np.uint32]
     n_bytes: int
-    n_invalid: int  # bytes that are no UTF-8
-    n_unknown: int
+    n_invalid: int  # bytes that are not valid UTF-8
+    n_unknown: int  # unknown characters or words
     n_unknown_bytes: int
-    first_given: bool  # a token that is none of the text stands before each document
+    first_given: bool  # a token that is not part of the text precedes each document
 
 
 def encode_documents(
@@ -195,9 +195,10 @@ def encode_documents(
     *,
     bos: bool = True,
 ) -> Encoded:
-    """Each after `begin`, or an end-of-text token where the tokenizer has one.
+    """Tokenizes documents, each after `begin` or the end-of-text token, if the tokenizer has one.
 
-    Without `bos` it is one document, as it is. Raises DataError for several.
+    With `bos=False`, tokenizes a single document with no token before it; raises DataError for
+    several.
     """
     first = (tokenizer.end_of_text if begin is None else begin) if bos else None
     parts, n_bytes, n_invalid, n_unknown, n_unknown_bytes = (
@@ -210,25 +211,23 @@ def encode_documents(
     for document in documents:
         if not bos and len(parts) > 1:
             raise DataError(
-                "with --no-bos nothing would stand between documents, and this text has several: "
-                "name one plain file, "
-                "or leave the option out."
+                "--no-bos omits the token between documents, but this text has several documents: "
+                "give one plain text file, or leave --no-bos out."
             )
         if first is not None:
             parts.append(np.array([first], dtype=np.uint32))
         data = to_bytes(document)
-        n_more = (
-            len(document.encode("utf-8", "surrogatepass")) - len(data)
-        ) // 2  # surrogates, of three bytes there
-        n_bytes, n_invalid = n_bytes + len(data), n_invalid + n_more
-        if n_more and isinstance(tokenizer, ByteTokenizer):
+        # Each invalid byte is a surrogate, which "surrogatepass" encodes as three bytes.
+        n_odd = (len(document.encode("utf-8", "surrogatepass")) - len(data)) // 2
+        n_bytes, n_invalid = n_bytes + len(data), n_invalid + n_odd
+        if n_odd and isinstance(tokenizer, ByteTokenizer):
             parts.append(np.frombuffer(data, dtype=np.uint8).astype(np.uint32))
-        elif n_more and isinstance(tokenizer, BpeTokenizer):
+        elif n_odd and isinstance(tokenizer, BpeTokenizer):
             parts.append(encode_text(tokenizer, data, special_tokens).astype(np.uint32))
         else:
             parts.append(encode_text(tokenizer, document, special_tokens).astype(np.uint32))
             n_unknown += tokenizer.count_unknown(document)
-            n_unknown_bytes += tokenizer.unknown_bytes(document) - 2 * n_more
+            n_unknown_bytes += tokenizer.unknown_bytes(document) - 2 * n_odd
     return Encoded(
         np.concatenate(parts), n_bytes, n_invalid, n_unknown, n_unknown_bytes, first is not None
     )
@@ -242,12 +241,14 @@ def score_encoded(
     boundaries: str,
     stride: int | None = None,
 ) -> Score:
-    """Raises DataError where there is nothing to score, CheckpointError for a score of NaN."""
+    """Scores tokenized documents. Raises DataError if there is nothing to score, CheckpointError
+    for a score of NaN.
+    """
     if encoded.n_unknown_bytes and len(encoded.ids) <= encoded.first_given:
         raise DataError(
-            f"nothing to score: of the text's {encoded.n_bytes:,} bytes this model's "
-            f"{tokenizer.kind} tokenizer knows "
-            "none. Name another text, or a model whose tokens are bytes or bpe."
+            f"nothing to score: the model's {tokenizer.kind} tokenizer knows none of the text's "
+            f"{encoded.n_bytes:,} bytes. Give another text, or a model with a byte or bpe "
+            "tokenizer."
         )
     score = score_ids(
         model,

@@ -1,12 +1,12 @@
-"""A model with its tokenizer, and what its texts begin and end with.
+"""A model with its tokenizer and the special tokens that begin and end its texts.
 
-This is the one place that decides which token stands before a prompt and at which ids a text ends:
+Only this module decides which token precedes a prompt and which ids end a text:
 
 - **begin**: the id before each text. An imported model's config.json may name it (Llama 3's
-  `<|begin_of_text|>`); for all others it is the tokenizer's end-of-text token. None: nothing
-  stands before a text, and an empty prompt becomes the beginning of a line.
-- **ends**: the ids at which a text ends: the end-of-text token, and those that an imported
-  model's config.json names (Llama 3's `<|eot_id|>`).
+  `<|begin_of_text|>`); otherwise it is the tokenizer's end-of-text token. None: no token precedes a
+  text, and an empty prompt becomes the beginning of a line.
+- **ends**: the ids that end a text: the end-of-text token, and those in an imported model's
+  config.json (Llama 3's `<|eot_id|>`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class TextModel:
     def of(
         cls, model: LanguageModel, tokenizer: Tokenizer, content: Mapping[str, Any] | None = None
     ) -> Self:
-        """`content`: the model's config.json, which may name `begin` and `ends`."""
+        """`content`: the content of the model's config.json, which may have `begin` and `ends`."""
         content = content or {}
         end = tokenizer.end_of_text
         begin = content.get("begin")
@@ -46,7 +46,7 @@ class TextModel:
 
     @classmethod
     def load(cls, place: Path) -> tuple[Self, dict[str, Any]]:
-        """From RUN or RUN/model, with the model's config.json.
+        """Loads a model from RUN or RUN/model; also returns the content of its config.json.
 
         Raises UsageError, CheckpointError, TokenizerError.
         """
@@ -56,9 +56,9 @@ class TextModel:
     def encode(
         self, prompt: str, special_tokens: SpecialTokens = "text", *, bos: bool = True
     ) -> list[int]:
-        """The ids that the model reads for a prompt, at least one.
+        """Encodes a prompt as at least one id.
 
-        Without `bos` nothing stands before the prompt. Raises UsageError if no id is left.
+        `bos=False`: without a token before the prompt. Raises UsageError if there are no ids.
         """
         prompt = prompt or ("" if self.begin is not None else empty_prompt(self.tokenizer))
         return encode_prompt(self.tokenizer, prompt, self.begin, special_tokens, bos=bos)
@@ -75,7 +75,7 @@ class TextModel:
         special_tokens: SpecialTokens = "text",
         bos: bool = True,
     ) -> Iterator[str]:
-        """Continuation number `index` of a prompt, in pieces, as `stream_text` yields them."""
+        """Yields sample `index` of a prompt's continuation, in pieces, as `stream_text` does."""
         return stream_text(
             self.model,
             self.tokenizer,
@@ -100,7 +100,7 @@ class TextModel:
         special_tokens: SpecialTokens = "text",
         bos: bool = True,
     ) -> list[str]:
-        """Continuations 0 ... n - 1 of a prompt, computed as one batch."""
+        """Samples 0 to n - 1 of a prompt's continuation, computed as one batch."""
         return continue_text(
             self.model,
             self.tokenizer,

@@ -1,1 +1,1 @@
-"""Models of other programs into run folders, and out of them."""
+"""Import and export of models: Hugging Face transformers and llm.c."""

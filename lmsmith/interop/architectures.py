@@ -1,19 +1,19 @@
-"""Architectures of transformers that our Transformer computes: GPT2LMHeadModel and
-LlamaForCausalLM.
+"""Converts settings and tensors between our Transformer and two architectures of transformers:
+GPT2LMHeadModel and LlamaForCausalLM.
 
-Each is a table of settings and one of tensors, read in both directions. Between their tensors and
-ours lie:
+Each architecture has a table of settings and one of tensors, used in both directions. Their tensors
+and ours differ in:
 
 - names;
-- GPT-2's projections, which they store as (in, out) and we as (out, in): transposed;
-- queries, keys and values, and the two halves of SwiGLU, which are one matrix of ours, rows one
-  below the other;
-- the rotary pairs: they turn number i of a head with number i + K/2, we turn neighbours 2i and 2i +
-  1, as the paper does (Su et al. 2021). The rows of queries and keys are put in the other order;
-  their products are the same numbers.
+- GPT-2's projections: theirs have shape (in, out), ours (out, in), so they are transposed;
+- fused matrices: queries, keys and values are one matrix of ours, stacked by rows, and so are the
+  two halves of SwiGLU;
+- RoPE pairs: theirs rotate elements i and i + K/2 of a head, ours neighbours 2i and 2i + 1, as in
+  the paper (Su et al. 2021). The rows of queries and keys are permuted, which leaves their dot
+  products unchanged.
 
-Tensors keep their bits and precision. Padding of the vocabulary is cut off. Rotary settings are
-read by `rope.py`, which names what is inside an object with a dot: `rope_scaling.factor`. Source:
+Tensors keep their bits and precision. Padding rows of the vocabulary are dropped. `rope.py` reads
+the RoPE settings, and names settings inside an object with a dot: `rope_scaling.factor`. Source:
 transformers 4.57, `models/gpt2` and `models/llama`.
 """
 
@@ -40,10 +40,10 @@ from lmsmith.models.gpt import GPT
 from lmsmith.models.gpt_config import GPTConfig
 
 _PRECISIONS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-_NAMED = 4  # tensors that an error names
+_NAMED = 4  # number of tensors that an error names
 
-# The largest numbers that are read, by our setting. The largest models have 126 layers, a width of
-# 16,384, 262,144 tokens and a context of ten million.
+# Upper bounds for settings, to detect damaged files. The largest known models have 126 layers, a
+# width of 16,384, a vocabulary of 262,144 and a context of ten million tokens.
 _MOST = {
     "n_layer": 2048,
     "n_head": 1 << 16,
@@ -57,18 +57,21 @@ _MOST = {
 _MOST_OTHERS = 1e15
 
 
-# ---- choosing one --------------------------------------------------------------------------------
+# ---- choosing an architecture --------------------------------------------------------------------
 
 
-def architecture_of(found: Mapping[str, Any], path: Path) -> Architecture:
-    """The one that a config.json names. Raises ConfigError, CheckpointError for one that is not
-    among them.
+def architecture_of(theirs: Mapping[str, Any], path: Path) -> Architecture:
+    """The architecture that the content of a config.json names.
+
+    Raises ConfigError for an architecture that is not supported, CheckpointError for lmsmith's own
+    config.json.
     """
-    if "format_version" in found:
+    if "format_version" in theirs:
         raise CheckpointError(
-            f"{path} is of a model that lmsmith can use as it is: there is nothing to import."
+            f"{path} belongs to a model of lmsmith, which can be used directly: there is nothing "
+            "to import."
         )
-    named, model_type = found.get("architectures"), found.get("model_type")
+    named, model_type = theirs.get("architectures"), theirs.get("model_type")
     if isinstance(named, list) and named:
         architecture = next((known for known in ARCHITECTURES if [known.name] == named), None)
     else:
@@ -76,46 +79,44 @@ def architecture_of(found: Mapping[str, Any], path: Path) -> Architecture:
             (known for known in ARCHITECTURES if known.model_type == model_type), None
         )
     if architecture is None:
-        said = ", ".join(
+        names = ", ".join(
             str(name) for name in [*(named if isinstance(named, list) else ()), model_type] if name
         )[:200]
         raise ConfigError(
-            f"{path} is of {said or 'no architecture that it names'}, which lmsmith has no model "
-            f"for: "
-            f"wanted {' or '.join(known.name for known in ARCHITECTURES)}."
+            f"{path} names {f'the architecture {names}' if names else 'no architecture'}, which "
+            "lmsmith does not support: expected "
+            f"{' or '.join(known.name for known in ARCHITECTURES)}."
         )
-    if found.get("quantization_config"):
+    if theirs.get("quantization_config"):
         raise ConfigError(
-            f"{path} has quantised weights (quantization_config): take the checkpoint they came "
-            f"from."
+            f"{path} has quantized weights (quantization_config): use the checkpoint that they "
+            "were quantized from."
         )
-    if found.get("transformers_weights"):
+    if theirs.get("transformers_weights"):
         raise ConfigError(
-            f"{path} names a weights file of its own (transformers_weights = "
-            f"{shown(found['transformers_weights'])}): "
-            "lmsmith reads model.safetensors, whole or in parts. Rename the file and remove the "
-            "setting."
+            f"{path} names its own weights file (transformers_weights = "
+            f"{shown(theirs['transformers_weights'])}), but lmsmith reads model.safetensors or its "
+            "shards. Rename the file and remove the setting."
         )
     return architecture
 
 
 def architecture_for(config: ModelConfig) -> Architecture:
-    """The one of theirs that computes what this config says. Raises ConfigError where there is
-    none, with reasons.
+    """The architecture of transformers that computes our model. Raises ConfigError, with reasons,
+    if there is none.
     """
     if not isinstance(config, GPTConfig):
         raise ConfigError(
-            f"transformers has no counterpart to a model of kind {config.kind}: export a "
-            f"Transformer."
+            f"transformers has no counterpart to a model of kind {config.kind}: only Transformers "
+            "can be exported."
         )
     reasons = {architecture: architecture.differences(config) for architecture in ARCHITECTURES}
     nearest = min(ARCHITECTURES, key=lambda architecture: len(reasons[architecture]))
     if reasons[nearest]:
         raise ConfigError(
-            "This model has no counterpart in transformers. The nearest there is "
-            f"{nearest.name}, and it has no {'; no '.join(reasons[nearest])}. What can be "
-            f"exported are models as "
-            "`--preset gpt2` and `--preset llama` make them."
+            f"this model has no counterpart in transformers. The nearest is {nearest.name}, which "
+            f"does not support {'; '.join(reasons[nearest])}. Models of `--preset gpt2` and "
+            "`--preset llama` can be exported."
         )
     return nearest
 
@@ -123,11 +124,13 @@ def architecture_for(config: ModelConfig) -> Architecture:
 def completed(
     config: GPTConfig, tensors: Mapping[str, Tensor]
 ) -> tuple[GPTConfig, dict[str, Tensor]]:
-    """The same model with gains of one, biases and learned positions of zero where it has none."""
+    """The same model with the parameters that their architecture requires: missing gains are ones,
+    missing biases and learned positions zeros.
+    """
     full = dataclasses.replace(config, norm_gain=True)
-    if config.norm == "layernorm":  # GPT-2, which has all of them
+    if config.norm == "layernorm":  # GPT-2 has all of them
         full = dataclasses.replace(full, bias=True, attention_bias="auto", positions="learned")
-    elif config.attention_biases == "qkv":  # Llama, which has all in attention or none
+    elif config.attention_biases == "qkv":  # Llama has all biases in attention, or none
         full = dataclasses.replace(full, attention_bias="all")
     example = tensors["token_embedding.weight"]
     added = {name: shape for name, shape in shapes_of(full).items() if name not in tensors}
@@ -142,7 +145,7 @@ def completed(
 
 
 def derived(config: GPTConfig) -> GPTConfig:
-    """The same model, with the settings at "derived" that have the value which would be derived."""
+    """The same model, with "auto" for the settings whose value is the automatic one."""
     changes: dict[str, Any] = {}
     if config.n_kv == config.n_head:
         changes["n_kv_head"] = 0
@@ -154,83 +157,90 @@ def derived(config: GPTConfig) -> GPTConfig:
 
 
 def shapes_of(config: GPTConfig) -> dict[str, tuple[int, ...]]:
-    """The shape of every parameter of our model, without making it."""
+    """The shape of every parameter of our model. Allocates no memory for them."""
     with torch.device("meta"):
         return {name: tuple(p.shape) for name, p in GPT(config).named_parameters()}
 
 
-# ---- one -----------------------------------------------------------------------------------------
+# ---- an architecture -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
 class Architecture:
-    """What its models are called here. Setting names to the left are ours, without `model.`"""
+    """An architecture of transformers, as tables between its settings and tensors and ours.
 
-    name: str
+    "Ours" are names of our settings without `model.`; "theirs" are keys of config.json.
+    """
+
+    name: str  # in "architectures"
     model_type: str
-    preset: str  # ours
-    prefix: str  # of its tensors' names, which some checkpoints leave out
-    sizes: Mapping[str, tuple[str, Any]]  # ours -> theirs, and their default
-    needs: Mapping[
-        str, tuple[Any, ...]
-    ]  # ours -> values that it can compute, the one that a model of theirs has first
-    indifferent: frozenset[str]  # ours, that do not change what a trained model computes
-    activation: str  # theirs
-    activations: Mapping[str, str]  # theirs -> our feed_forward
-    wants: Mapping[str, tuple[Any, ...]]  # theirs -> values with which it computes what ours does
-    read_more: Callable[
-        [Mapping[str, Any], Path], dict[str, Any]
-    ]  # theirs -> ours, where it is not one to one
-    more: Callable[
-        [GPTConfig], dict[str, Any]
-    ]  # the inverse, and theirs that say again what others say
-    buffers: str  # pattern of tensors that are no weights
+    preset: str
+    """Our preset with the settings that the tables do not name."""
+    prefix: str
+    """Prefix of tensor names, which some checkpoints lack."""
+    sizes: Mapping[str, tuple[str, Any]]
+    """ours -> (theirs, their default)"""
+    needs: Mapping[str, tuple[Any, ...]]
+    """ours -> values that the architecture can compute; the first is the value of its models."""
+    indifferent: frozenset[str]
+    """Our settings that do not change what a trained model computes."""
+    activation: str
+    """Their setting for the activation."""
+    activations: Mapping[str, str]
+    """Values of `activation` -> our feed_forward"""
+    wants: Mapping[str, tuple[Any, ...]]
+    """theirs -> values that our model can compute"""
+    read_more: Callable[[Mapping[str, Any], Path], dict[str, Any]]
+    """Their settings -> ours, where the mapping is not one to one."""
+    more: Callable[[GPTConfig], dict[str, Any]]
+    """The inverse of `read_more`, and their redundant settings."""
+    buffers: str
+    """Pattern of the names of tensors that are not weights."""
     pieces: Callable[[GPTConfig], dict[str, list[Piece]]]
+    """Our tensor -> their tensors, in order of rows"""
 
-    def read_settings(self, found: Mapping[str, Any], path: Path) -> GPTConfig:
-        """Raises ConfigError for settings with which it computes something else than ours, and
-        for bad ones.
+    def read_settings(self, theirs: Mapping[str, Any], path: Path) -> GPTConfig:
+        """Converts the content of their config.json. Raises ConfigError for bad settings, and for
+        those that our model cannot compute.
         """
-        found = rope.flat(found, path)
+        theirs = rope.flat(theirs, path)
         for name, allowed in self.wants.items():
-            if found.get(name, allowed[0]) not in allowed:
+            if theirs.get(name, allowed[0]) not in allowed:
                 raise ConfigError(
-                    f"{path} has {name} = {shown(found[name])}, which lmsmith's model cannot "
-                    f"compute: wanted "
-                    f"{' or '.join(json.dumps(value) for value in allowed)}."
+                    f"{path} has {name} = {shown(theirs[name])}, which lmsmith's model cannot "
+                    f"compute: expected {' or '.join(json.dumps(value) for value in allowed)}."
                 )
-        activation = found.get(self.activation, next(iter(self.activations)))
+        activation = theirs.get(self.activation, next(iter(self.activations)))
         if not isinstance(activation, str) or activation not in self.activations:
             raise ConfigError(
-                f"{path} has {self.activation} = {shown(activation)}, which lmsmith does not have "
-                f"here: wanted "
-                f"{', '.join(self.activations)}."
+                f"{path} has {self.activation} = {shown(activation)}, which lmsmith does not "
+                f"support: expected one of {', '.join(self.activations)}."
             )
-        self._check_sizes(found, path)
+        self._check_sizes(theirs, path)
         ours = {name: values[0] for name, values in self.needs.items()}
-        ours |= {name: found.get(theirs, default) for name, (theirs, default) in self.sizes.items()}
-        ours |= self.read_more(found, path)
+        ours |= {name: theirs.get(key, default) for name, (key, default) in self.sizes.items()}
+        ours |= self.read_more(theirs, path)
         ours["feed_forward"] = self.activations[activation]
         settings = {f"model.{name}": value for name, value in ours.items() if value is not None}
         config = GPTConfig.of(preset(self.preset).changed(settings, where=str(path)).model)
         if not config.vocab_size:
-            raise ConfigError(f"{path} has vocab_size = 0: wanted the number of tokens.")
+            raise ConfigError(f"{path} has vocab_size = 0: expected the number of tokens.")
         return config
 
     def _check_sizes(self, found: Mapping[str, Any], path: Path) -> None:
-        """Raises ConfigError for numbers that no model has: to build one, or only its table of
-        tensors, takes hours.
+        """Raises ConfigError for sizes that no model has, because even listing the tensors of such
+        a model would take hours.
         """
         for ours, (theirs, _) in self.sizes.items():
             value, most = found.get(theirs), _MOST.get(ours, _MOST_OTHERS)
             if isinstance(value, int | float) and abs(value) > most:
                 raise ConfigError(
-                    f"{path} has {theirs} = {shown(value)}: expected at most {most:,}. Is the "
-                    f"file damaged?"
+                    f"{path} has {theirs} = {shown(value)}: expected at most {most:,}. The file "
+                    "may be damaged."
                 )
 
     def write_settings(self, config: GPTConfig) -> dict[str, Any]:
-        """Their config.json, for a config that has no `differences`."""
+        """The content of their config.json, for a config without `differences`."""
         resolved = dataclasses.replace(
             config, d_ff=config.width_ff, n_kv_head=config.n_kv, d_head=config.width_head
         )
@@ -245,11 +255,11 @@ class Architecture:
         return rope.nested(settings | self.more(config))
 
     def differences(self, config: GPTConfig) -> list[str]:
-        """Settings that it has no counterpart to, and what it has instead. A setting not known
-        here is to be off.
+        """Describes our settings that the architecture does not support, with the values that it
+        does. A setting in none of the tables must have its default.
         """
         config = derived(config)
-        found = []
+        unsupported = []
         for field in dataclasses.fields(GPTConfig):
             value, allowed = (
                 getattr(config, field.name),
@@ -258,24 +268,24 @@ class Architecture:
             if field.name == "feed_forward":
                 allowed = tuple(dict.fromkeys(self.activations.values()))
             if field.name not in self.indifferent | set(self.sizes) and value not in allowed:
-                found.append(difference(field.name, value, allowed))
-        return found
+                unsupported.append(difference(field.name, value, allowed))
+        return unsupported
 
     def to_ours(
         self, config: GPTConfig, theirs: Mapping[str, Tensor], folder: Path
     ) -> dict[str, Tensor]:
-        """Raises CheckpointError with the names of tensors that are missing, unknown or of
-        another shape.
+        """Converts their tensors to ours. Raises CheckpointError with the names of tensors that are
+        missing, unknown or of another shape.
         """
         shapes, table = shapes_of(config), self.pieces(config)
-        wanted = {
+        expected = {
             piece.name: _shape(piece, shapes[ours])
             for ours, pieces in table.items()
             for piece in pieces
         }
         named = {
             self.prefix + name
-            if name not in wanted and self.prefix + name in wanted
+            if name not in expected and self.prefix + name in expected
             else name: tensor
             for name, tensor in theirs.items()
             if not re.fullmatch(self.buffers, name)
@@ -284,15 +294,15 @@ class Architecture:
             named.get("lm_head.weight"),
             named.get(table["token_embedding.weight"][0].name),
         )
-        if config.tied_head and head is not None and tokens is not None:  # some write it twice
+        # Some checkpoints hold tied weights twice.
+        if config.tied_head and head is not None and tokens is not None:
             if head.dtype != tokens.dtype or not torch.equal(head, tokens):
                 raise CheckpointError(
-                    f"{folder} has a lm_head.weight of its own, and by its config.json the head "
-                    f"is the token table: "
-                    "set tie_word_embeddings to false there, or remove the tensor."
+                    f"{folder} has a separate lm_head.weight, but its config.json has tied "
+                    "embeddings: set tie_word_embeddings to false there, or remove the tensor."
                 )
             del named["lm_head.weight"]
-        _check_tensors(named, wanted, folder)
+        _check_tensors(named, expected, folder)
         result = {}
         for ours, pieces in table.items():
             parts = [_to_ours(named[piece.name], piece, config.width_head) for piece in pieces]
@@ -300,10 +310,11 @@ class Architecture:
         return result
 
     def to_theirs(self, config: GPTConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Converts our tensors to theirs."""
         result = {}
         for ours, pieces in self.pieces(config).items():
             start = 0
-            for piece in pieces:  # what is left over is the vocabulary's padding
+            for piece in pieces:  # remaining rows are padding of the vocabulary
                 rows = tensors[ours][start : start + piece.n_rows]
                 result[piece.name] = _to_theirs(rows, piece, config.width_head)
                 start += piece.n_rows
@@ -312,7 +323,7 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Piece:
-    """One tensor of theirs: so many rows of one of ours, in their form."""
+    """One of their tensors: `n_rows` rows of one of ours, converted to `form`."""
 
     name: str
     n_rows: int
@@ -322,7 +333,7 @@ class Piece:
 def _to_ours(x: Tensor, piece: Piece, d_head: int) -> Tensor:
     if piece.form == "transposed":
         return x.T
-    if piece.form == "rotary":  # rows 0, K/2, 1, K/2 + 1, ... of each head
+    if piece.form == "rotary":  # takes rows 0, K/2, 1, K/2 + 1, ... of each head
         return x.unflatten(0, (-1, 2, d_head // 2)).transpose(1, 2).flatten(0, 2)
     return x
 
@@ -336,44 +347,48 @@ def _to_theirs(x: Tensor, piece: Piece, d_head: int) -> Tensor:
 
 
 def _shape(piece: Piece, ours: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of their tensor, from the shape of ours."""
     shape = (piece.n_rows, *ours[1:])
     return shape[::-1] if piece.form == "transposed" else shape
 
 
 def _check_tensors(
-    found: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], folder: Path
+    tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], folder: Path
 ) -> None:
-    shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
+    """Raises CheckpointError unless the tensors have the expected names, shapes and dtypes."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     problems = {
-        "missing": [name for name in wanted if name not in shapes],
-        "not known to this architecture": [name for name in shapes if name not in wanted],
+        "missing": [name for name in expected if name not in shapes],
+        "unknown to this architecture": [name for name in shapes if name not in expected],
         "of another shape": [
-            f"{name} {shapes[name]}, wanted {shape}"
-            for name, shape in wanted.items()
+            f"{name} {shapes[name]}, expected {shape}"
+            for name, shape in expected.items()
             if shapes.get(name, shape) != shape
         ],
-        "of a precision other than float64, float32, bfloat16 and float16 (quantised?)": [
+        "of a dtype other than float64, float32, bfloat16 and float16 (quantized?)": [
             f"{name} {tensor.dtype}"
-            for name, tensor in found.items()
+            for name, tensor in tensors.items()
             if tensor.dtype not in _PRECISIONS
         ],
     }
-    told = [f"{len(names)} {what}: {listed(names)}." for what, names in problems.items() if names]
-    if told:
+    lines = [f"{len(names)} {what}: {listed(names)}." for what, names in problems.items() if names]
+    if lines:
         raise CheckpointError(
-            f"The tensors in {folder} do not fit its config.json. {' '.join(told)}"
+            f"the tensors in {folder} do not fit its config.json. {' '.join(lines)}"
         )
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first of them, and how many more there are."""
+    """The first names, and how many more there are."""
     return ", ".join(names[:_NAMED]) + (
         f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     )
 
 
 def difference(name: str, value: Any, allowed: Iterable[Any]) -> str:
-    """A setting of the model that is not one of `allowed`, all written as on the command line."""
+    """Describes a model setting whose value is not allowed: `model.norm = layernorm (only
+    rmsnorm)`, as on the command line.
+    """
     leaf = dict(settings(GPTConfig))[f"model.{name}"]
 
     def typed(value: Any) -> str:
@@ -384,10 +399,10 @@ def difference(name: str, value: Any, allowed: Iterable[Any]) -> str:
             return ",".join(map(str, shown)) or "none"
         return f"{shown:g}" if isinstance(shown, float) else str(shown)
 
-    return f"model.{name} = {typed(value)} (but {' or '.join(map(typed, allowed))})"
+    return f"model.{name} = {typed(value)} (only {' or '.join(map(typed, allowed))})"
 
 
-# ---- the two of them -----------------------------------------------------------------------------
+# ---- GPT-2 and Llama -----------------------------------------------------------------------------
 
 
 def _gpt2(config: GPTConfig) -> dict[str, list[Piece]]:
@@ -457,9 +472,7 @@ def _llama(config: GPTConfig) -> dict[str, list[Piece]]:
 
 
 def _llama_more(found: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Width of the heads and biases in attention, "derived" where they are what ours would be
-    without being set.
-    """
+    """Head width and biases; "auto" if they have the value that "auto" gives."""
     bias = {}
     for name in ("attention_bias", "mlp_bias"):
         bias[name] = found.get(name) or False
@@ -514,7 +527,7 @@ GPT2 = Architecture(
             "none",
             "qkv",
             "all",
-        ),  # those that are not there are written as zeros
+        ),  # missing biases are written as zeros
     },
     indifferent=_INDIFFERENT | {"rope_base"},
     activation="activation_function",
@@ -528,7 +541,7 @@ GPT2 = Architecture(
     wants={
         "scale_attn_weights": (True,),
         "scale_attn_by_inverse_layer_idx": (False,),
-        "reorder_and_upcast_attn": (False, True),  # another order of the same arithmetic
+        "reorder_and_upcast_attn": (False, True),  # the same result, computed in another order
         "add_cross_attention": (False,),
     },
     read_more=lambda found, path: {},
@@ -572,7 +585,7 @@ LLAMA = Architecture(
         "mlp_bias": config.bias,
         "attention_bias": config.attention_biases == "all",
     },
-    buffers=r".*rotary_emb\.inv_freq",  # the frequencies, which follow from the settings
+    buffers=r".*rotary_emb\.inv_freq",  # the frequencies, which the settings determine
     pieces=_llama,
 )
 

@@ -1,14 +1,13 @@
-"""What a Hugging Face folder says besides settings, weights and vocabulary: kept through a run,
-written by `export`.
+"""Sampling defaults, special tokens and chat templates of a Hugging Face folder.
 
 | what | read from |
 |---|---|
-| sampling defaults, ids that begin, end and pad a text | generation_config.json, config.json |
+| sampling defaults; ids that begin, end and pad a text | generation_config.json, config.json |
 | names of special tokens, padding side | tokenizer_config.json, special_tokens_map.json |
 | chat templates | chat_template.jinja and additional_chat_templates/, or tokenizer_config.json |
 
-`import` puts them into the run, as RUN/model/huggingface.json, where fine-tuning leaves them.
-lmsmith itself does not use them.
+`import` saves them in RUN/model/huggingface.json, fine-tuning copies them, and `export` writes them
+again. lmsmith itself does not use them.
 """
 
 from __future__ import annotations
@@ -38,8 +37,8 @@ _MORE_TEMPLATES = "additional_chat_templates"
 
 @dataclass(frozen=True)
 class Defaults:
-    """`pads_in_config`: config.json names the padding id too, which freezes its row of the table
-    in training there.
+    """`pads_in_config`: config.json also holds the padding id, which makes transformers exclude its
+    embedding row from training.
     """
 
     generation: dict[str, Any] = field(default_factory=dict)
@@ -48,18 +47,18 @@ class Defaults:
     pads_in_config: bool = False
 
     def save(self, folder: Path) -> None:
-        """Writes them beside a run's weights. Raises StorageError."""
+        """Writes huggingface.json to a run's model folder. Raises StorageError."""
         content = {"format_version": FORMAT_VERSION} | asdict(self)
         write_json(folder / FILE_NAME, content, ensure_ascii=False)
 
 
 def load(folder: Path) -> Defaults | None:
-    """Those that `save` wrote; None for a model that was not imported. Raises CheckpointError."""
+    """Reads what `save` wrote; None for a model that was not imported. Raises CheckpointError."""
     path = folder / FILE_NAME
     try:
         content = dict(foreign_json.read(path))
         if content.pop("format_version") != FORMAT_VERSION:
-            raise CheckpointError(f"{path} was written by a newer lmsmith: upgrade it.")
+            raise CheckpointError(f"{path} was written by a newer lmsmith: upgrade lmsmith.")
         return Defaults(**content)
     except FileNotFoundError:
         return None
@@ -70,9 +69,8 @@ def load(folder: Path) -> Defaults | None:
 
 
 def find(folder: Path, tokenizer_folder: Path | None) -> Defaults:
-    """Those of a Hugging Face folder; `tokenizer_folder` is where its tokenizer is, if it has one.
-
-    Raises CheckpointError for files that cannot be read.
+    """Reads the defaults of a Hugging Face folder. `tokenizer_folder`: the folder of its tokenizer,
+    if there is one. Raises CheckpointError for files that cannot be read.
     """
     settings = _read(folder / "config.json")
     generation = _read(folder / "generation_config.json") or {
@@ -92,25 +90,27 @@ def find(folder: Path, tokenizer_folder: Path | None) -> Defaults:
 
 
 def _tokenizer(folder: Path) -> dict[str, Any]:
-    said = _read(folder / "special_tokens_map.json") | _read(folder / "tokenizer_config.json")
-    found: dict[str, Any] = {
-        name: text for name in TOKENS if (text := _content(said.get(name))) is not None
+    """Special tokens by name, and the settings in `_OTHER`."""
+    content = _read(folder / "special_tokens_map.json") | _read(folder / "tokenizer_config.json")
+    settings: dict[str, Any] = {
+        name: text for name in TOKENS if (text := _content(content.get(name))) is not None
     }
-    more = said.get("additional_special_tokens")
+    more = content.get("additional_special_tokens")
     texts = [_content(token) for token in more] if isinstance(more, list) else []
     if any(texts):
-        found["additional_special_tokens"] = [text for text in texts if text]
-    return found | {name: said[name] for name in _OTHER if isinstance(said.get(name), str | bool)}
+        settings["additional_special_tokens"] = [text for text in texts if text]
+    others = {name: content[name] for name in _OTHER if isinstance(content.get(name), str | bool)}
+    return settings | others
 
 
 def _content(token: Any) -> str | None:
-    """The text of a token: itself, or within an object with its flags."""
+    """The text of a token, given as a string or as an object with flags."""
     text = token.get("content") if isinstance(token, Mapping) else token
     return text if isinstance(text, str) else None
 
 
 def _chat_templates(folder: Path) -> dict[str, str]:
-    """By name; "default" is the one that is used where none is named. Files replace those in
+    """Chat templates by name; "default" is the default one. Template files take precedence over
     tokenizer_config.json.
     """
     paths = {path.stem: path for path in sorted((folder / _MORE_TEMPLATES).glob("*.jinja"))}
@@ -123,26 +123,26 @@ def _chat_templates(folder: Path) -> dict[str, str]:
             raise CheckpointError(
                 f"the chat templates in {folder} cannot be read: {error}."
             ) from error
-    said = _read(folder / "tokenizer_config.json").get("chat_template")
-    if isinstance(said, str):
-        return {"default": said}
-    named = [part for part in said if isinstance(part, Mapping)] if isinstance(said, list) else []
+    value = _read(folder / "tokenizer_config.json").get("chat_template")
+    if isinstance(value, str):
+        return {"default": value}
+    named = [part for part in value if isinstance(part, Mapping)] if isinstance(value, list) else []
     texts = {str(part.get("name")): part.get("template") for part in named}
     return {name: text for name, text in texts.items() if isinstance(text, str)}
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The object in a file; empty where there is no such file."""
+    """The object in a file; empty if there is no such file. Raises CheckpointError."""
     try:
-        found = foreign_json.read(path)
+        content = foreign_json.read(path)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{path} cannot be read: {error}. Copy it again, or remove it."
         ) from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise CheckpointError(
-            f"{path} holds a {type(found).__name__}, expected an object: copy it again."
+            f"{path} holds a {type(content).__name__}, expected an object: copy it again."
         )
-    return found
+    return content

@@ -1,12 +1,12 @@
-"""A run's model -> a folder for other programs, with a receipt.
+"""Exports a run's model as a folder for other programs, with a receipt.
 
     --to hf      config.json, generation_config.json, model.safetensors, tokenizer.json,
                  tokenizer_config.json
     --to llmc    model.bin
 
-Before the folder appears it is read again, by our own reader and, where it is installed, by
-transformers, and the logits of both on fixed tokens are held against the run's. `receipt.json` has
-the differences, and each file's SHA-256.
+Before the folder appears, lmsmith and, if it is installed, transformers load it again, and their
+logits on fixed tokens are compared with the run's. `receipt.json` records the differences and the
+SHA-256 of each file.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ RECEIPT = "receipt.json"
 Form = Literal["hf", "llmc"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
-_TOLERANCE = 1e-4  # of the largest logit
-_CHECKED_TOKENS = 512  # a row: positions beyond what a model was first trained on among them
+_TOLERANCE = 1e-4  # relative to the largest absolute logit
+_CHECKED_TOKENS = 512  # enough to include positions beyond a short original context
 _TEXTS = (
     "The quick brown fox doesn't jump over 12,345 lazy dogs.",
     "  two  spaces,\ttabs\n\nlines \r\n and   an end  ",
@@ -51,13 +51,13 @@ _TEXTS = (
 
 
 def export_model(run: Path, out: Path, *, to: Form, dtype: Precision = "auto") -> dict[str, Any]:
-    """Writes `out`, whole, and returns its receipt. `dtype` "auto" is the precision that the
-    weights have.
+    """Writes the folder `out` and returns its receipt. `dtype` "auto" keeps the weights' precision.
 
-    Raises ConfigError, with reasons, for a model that has no counterpart there; UsageError,
-    CheckpointError, StorageError.
+    Raises ConfigError, with reasons, for a model that the format cannot represent; CheckpointError
+    if the run's model cannot be read or the exported one computes other logits; UsageError if `out`
+    exists; StorageError if it cannot be written.
     """
-    place = free_place(out, run.name)
+    out = free_place(out, run.name)
     folder = model_folder(run)
     model, tensors, content = load_weights(folder)
     config = model_config(content["model"])
@@ -70,12 +70,12 @@ def export_model(run: Path, out: Path, *, to: Form, dtype: Precision = "auto") -
     assert isinstance(config, GPTConfig)
     if dtype != "auto":
         tensors = _converted(tensors, dtype)
-        model.load_state_dict(tensors)  # the exported model is compared with the rounded one
+        model.load_state_dict(tensors)  # the exported model is compared with the rounded weights
     precision = _single_precision(tensors)
     shape = (1, min(_CHECKED_TOKENS, config.context_length))
     ids = torch.randint(config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
     with inference(model):
-        wanted = model(ids)
+        logits = model(ids)
     tokenizer = load_tokenizer(folder) if to == "hf" and (folder / FILE_NAME).is_file() else None
     end_of_text = tokenizer.end_of_text if tokenizer else None
     begin = content.get("begin")
@@ -90,43 +90,42 @@ def export_model(run: Path, out: Path, *, to: Form, dtype: Precision = "auto") -
         "n_params": model.n_parameters(),
         "tokenizer": tokenizer.kind if tokenizer else None,
     }
-    del model  # large models are in memory once or twice, not four times
+    del model  # so that a large model is in memory at most twice, not four times
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(atomic.explain(error, place)) from error
-    with atomic.folder(
-        place, replace=place.is_dir()
-    ) as partial:  # `place` is empty where it is there
+        raise StorageError(atomic.explain(error, out)) from error
+    # `free_place` made sure that a folder which exists is empty.
+    with atomic.folder(out, replace=out.is_dir()) as partial:
         if to == "hf":
             _write_huggingface(partial, config, tensors, tokenizer, begin, ends, defaults)
         else:
             llmc.write(partial / llmc.FILE_NAME, config, tensors)
         del tensors
-        receipt["checked"] = _checked(partial, ids, wanted, tokenizer, to)
+        receipt["checked"] = _checked(partial, ids, logits, tokenizer, to)
         receipt["sha256"] = {file.name: sha256_of(file) for file in sorted(partial.iterdir())}
         write_json(partial / RECEIPT, receipt)
     return receipt
 
 
 def _converted(tensors: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
-    """The tensors in another precision. Raises CheckpointError where a weight overflows in it."""
+    """The tensors in another precision. Raises CheckpointError if a weight overflows in it."""
     converted = {name: tensor.to(getattr(torch, dtype)) for name, tensor in tensors.items()}
     check_finite(
         converted,
         f"the model in {dtype}",
-        "Some weights exceed this precision: choose another --dtype.",
+        "Some weights overflow in this precision: choose another --dtype.",
     )
     return converted
 
 
 def _single_precision(tensors: Mapping[str, Tensor]) -> str:
-    """The name of the dtype that all tensors have. Raises ConfigError if they differ."""
+    """The name of the tensors' common dtype. Raises ConfigError if they differ."""
     precisions = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}
     if len(precisions) > 1:
         raise ConfigError(
-            f"The weights are of {' and '.join(sorted(precisions))}: choose one with --dtype "
-            f"float32."
+            f"the weights have several dtypes, {' and '.join(sorted(precisions))}: choose one with "
+            "--dtype float32."
         )
     return precisions.pop()
 
@@ -170,31 +169,33 @@ def _kept_id(
     special: Collection[int],
     named: Mapping[str, int],
 ) -> int | None:
-    """`first`; or the id that an imported model has, if that is a special token; or that of the
-    tokenizer's token.
+    """The id of the `which` token ("bos", "pad"): `first` if given; else the imported model's, if
+    it is a special token; else the tokenizer's.
     """
     if first is not None:
         return first
-    kept = defaults.generation.get(f"{which}_token_id") if defaults else None
-    return kept if type(kept) is int and kept in special else named.get(f"{which}_token")
+    imported = defaults.generation.get(f"{which}_token_id") if defaults else None
+    if type(imported) is int and imported in special:
+        return imported
+    return named.get(f"{which}_token")
 
 
 def _checked(
-    folder: Path, ids: Tensor, wanted: Tensor, tokenizer: Tokenizer | None, to: Form
+    folder: Path, ids: Tensor, expected: Tensor, tokenizer: Tokenizer | None, to: Form
 ) -> dict[str, Any]:
-    """Who read the folder again, and how far its logits are from those wanted. Raises
-    CheckpointError.
+    """Loads the exported folder again and compares its logits on `ids` with `expected`.
+
+    Returns the largest difference by program. Raises CheckpointError if one exceeds the tolerance.
     """
 
-    def difference(who: str, logits: Callable[[], Tensor]) -> float:
-        found = float((logits() - wanted).abs().max())
-        if not found <= _TOLERANCE * float(wanted.abs().max()):
+    def difference(program: str, logits: Callable[[], Tensor]) -> float:
+        largest = float((logits() - expected).abs().max())
+        if not largest <= _TOLERANCE * float(expected.abs().max()):
             raise CheckpointError(
-                f"the exported model, read by {who}, gives logits that differ by {found:.3g} from "
-                f"the run's: it is not "
-                "written. Please report this, with the run's config.toml."
+                f"the exported model, read by {program}, gives logits that differ by {largest:.3g} "
+                "from the run's: it is not written. Please report this, with the run's config.toml."
             )
-        return found
+        return largest
 
     def by_us() -> Tensor:
         config, tensors = (
@@ -218,8 +219,8 @@ def _checked(
         if importlib.util.find_spec("transformers"):
             from transformers import __version__ as version
 
-            found = difference("transformers", by_transformers)
-            checked["transformers"] = {"version": version, "max_logit_difference": found}
+            largest = difference("transformers", by_transformers)
+            checked["transformers"] = {"version": version, "max_logit_difference": largest}
             if tokenizer is not None:
                 checked["transformers"]["n_texts_with_equal_ids"] = _check_tokenizer(
                     folder, tokenizer
@@ -228,6 +229,9 @@ def _checked(
 
 
 def _check_tokenizer(folder: Path, tokenizer: Tokenizer) -> int:
+    """Compares the ids that transformers gives for some texts with ours; returns their number.
+    Raises CheckpointError.
+    """
     from transformers import AutoTokenizer
 
     theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -238,7 +242,6 @@ def _check_tokenizer(folder: Path, tokenizer: Tokenizer) -> int:
         ):
             raise CheckpointError(
                 f"the exported tokenizer, read by transformers, gives other ids for {text!r} than "
-                f"the run's: the model "
-                "is not written. Please report this."
+                "the run's: the model is not written. Please report this."
             )
     return len(_TEXTS)

@@ -1,9 +1,9 @@
-"""Checkpoints by name from the Hugging Face Hub, through its own library: resumed, cached and
-checked by it.
+"""Downloads checkpoints from the Hugging Face Hub by name, using huggingface_hub, which resumes,
+caches and verifies downloads.
 
-`HF_ENDPOINT` names another server (a mirror), `HF_HUB_CACHE` another place for what was downloaded,
-`HF_HUB_OFFLINE=1` keeps to what is there. Only settings, weights as safetensors and the tokenizer
-are fetched, all of one revision.
+Environment variables: `HF_ENDPOINT` sets another server (a mirror), `HF_HUB_CACHE` the cache
+folder, and `HF_HUB_OFFLINE=1` uses only the cache. Only the settings, safetensors weights and the
+tokenizer are downloaded, all from the same revision.
 """
 
 import os
@@ -35,8 +35,9 @@ def is_name(source: str) -> bool:
 
 
 def fetch(name: str) -> Path:
-    """The folder of a model's files, downloaded once. Raises CheckpointError where they cannot
-    be had, UsageError.
+    """Downloads a model's files unless they are cached; returns their folder.
+
+    Raises CheckpointError if they are not available, UsageError without huggingface_hub.
     """
     try:
         from huggingface_hub import constants, errors, hf_hub_download
@@ -44,8 +45,8 @@ def fetch(name: str) -> Path:
         raise _library_missing(name) from error
     endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
     revision: str | None = None
-    # By what it reaches the network differs between versions; its own error is always a kind of
-    # that library's.
+    # The HTTP library that huggingface_hub uses differs between versions. HfHubHTTPError always
+    # derives from that library's errors.
     network: tuple[type[Exception], ...]
     network = (
         OSError,
@@ -63,9 +64,7 @@ def fetch(name: str) -> Path:
                 local_files_only=cut_off is not None,
             )
             return Path(path)
-        except (
-            errors.LocalEntryNotFoundError
-        ) as error:  # not downloaded, and the server is not reached
+        except errors.LocalEntryNotFoundError as error:  # not cached, and no connection
             if needed:
                 raise CheckpointError(
                     _unreachable(name, file, endpoint, cut_off or error)
@@ -73,13 +72,13 @@ def fetch(name: str) -> Path:
         except errors.EntryNotFoundError as error:
             if needed:
                 raise CheckpointError(
-                    f"{name} at {endpoint} has no {file}, without which it cannot be read."
+                    f"{name} at {endpoint} has no {file}, which is required to import it."
                 ) from error
         except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
             raise CheckpointError(
                 f"there is no file or folder {name}, and at {endpoint} no model of this name that "
-                f"you may see. Names "
-                "are like openai-community/gpt2; for some you must log in there (`hf auth login`)."
+                "you have access to. Names look like openai-community/gpt2; some models require a "
+                "login (`hf auth login`)."
             ) from error
         except network as error:
             raise CheckpointError(_unreachable(name, file, endpoint, error)) from error
@@ -95,18 +94,18 @@ def fetch(name: str) -> Path:
 
 
 class _Get(Protocol):
-    """Downloads a file of the model; None where an unneeded one does not exist."""
+    """Downloads a file of the model. None if it does not exist and is not needed."""
 
     def __call__(self, file: str, *, needed: bool) -> Path | None: ...
 
 
 def _get_weights(get: _Get) -> None:
-    """The weights, as one file or as the parts that an index names."""
+    """Downloads the weights: one file, or the shards that an index names."""
     if get(WEIGHTS, needed=False) is not None:
         return
     index = get(INDEX, needed=False)
     if index is None:
-        get(WEIGHTS, needed=True)  # raises the error that says why
+        get(WEIGHTS, needed=True)  # raises an error with the reason
         return
     for part in sorted(set(weight_map(index.parent).values())):
         get(part, needed=True)
@@ -114,31 +113,31 @@ def _get_weights(get: _Get) -> None:
 
 def _library_missing(name: str) -> UsageError:
     return UsageError(
-        f"there is no file or folder {name}, and to get a model of this name from the Hub "
-        f"takes huggingface_hub: "
-        "pip install 'lmsmith[hf]'."
+        f"there is no file or folder {name}, and downloading a model of this name from the Hub "
+        "needs huggingface_hub: pip install 'lmsmith[hf]'."
     )
 
 
 def check(file: Path, sha256: str) -> None:
-    """Holds a downloaded file against the hash by which the Hub knows large ones. Raises
-    CheckpointError.
+    """Compares a file's SHA-256 with the Hub's, for large files in the cache. Raises
+    CheckpointError if they differ.
     """
-    known = file.resolve().name  # in the library's cache, a link to a file named so
+    known = file.resolve().name  # the cache links to a file that is named after its hash
     if re.fullmatch(r"[0-9a-f]{64}", known) and known != sha256:
         raise CheckpointError(
-            f"{file} is damaged: its SHA-256 is not the one at the Hub. Remove it and import again."
+            f"{file} is damaged: its SHA-256 is {sha256[:12]}..., expected {known[:12]}... as on "
+            "the Hub. Remove it and import again."
         )
 
 
 def _cut_off(endpoint: str) -> str | None:
-    """Why the server cannot be reached, if so. Asked once: the library would try each file for
-    half a minute.
+    """Why the server cannot be reached; None if it can. Tested once, because the library would
+    retry for half a minute per file.
     """
     try:
         urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=10).close()
     except urllib.error.HTTPError:
-        return None  # it answers
+        return None  # the server responds
     except (OSError, ValueError) as error:
         return str(error)
     return None
@@ -146,11 +145,8 @@ def _cut_off(endpoint: str) -> str | None:
 
 def _unreachable(name: str, file: str, endpoint: str, error: object) -> str:
     return (
-        f"there is no file or folder {name}, and {file} of a model of this name cannot be had "
-        f"from {endpoint} "
-        f"({str(error).splitlines()[0]}). Without a network: get its config.json, {WEIGHTS} (or "
-        f"{INDEX} and the parts "
-        "that it names) and tokenizer.json some other way, put them into a folder, and name the "
-        "folder: "
-        "`lmsmith import FOLDER`."
+        f"there is no file or folder {name}, and {file} of a model of this name cannot be "
+        f"downloaded from {endpoint} ({str(error).splitlines()[0]}). Without a network, copy the "
+        f"model's config.json, {WEIGHTS} (or {INDEX} and the shards that it names) and "
+        "tokenizer.json to a folder, and run `lmsmith import FOLDER`."
     )

@@ -1,16 +1,14 @@
-"""Hugging Face checkpoints, both ways: GPT2LMHeadModel and LlamaForCausalLM, settings and tensors.
+"""Reads and writes Hugging Face checkpoints: GPT2LMHeadModel and LlamaForCausalLM.
 
-    config, tensors = read(folder)        # their config.json and model.safetensors, or its shards
-                                          # -> ours
-    write(folder, config, tensors, ...)   # ours -> a folder that transformers opens, and what
-                                          # builds on it (vLLM)
+    config, tensors = read(folder)        # config.json and model.safetensors (or its shards)
+    write(folder, config, tensors, ...)   # a folder that transformers and vLLM can load
 
-Tensors keep their precision, so theirs -> ours -> theirs gives the same bits; `architectures.py`
-says what lies between the two. What a model of theirs must have and one of ours may lack without
-computing anything else (biases, gains, positions) is written as zeros or ones.
+Tensors keep their precision, so reading and writing a checkpoint gives the same bits.
+`architectures.py` converts the settings and tensors. Biases, gains and positions that their
+architecture requires and our model lacks are written as zeros or ones, which computes the same.
 
-Not read: pickled weights (pytorch_model.bin: opening such a file can run what its author put into
-it) and quantised ones.
+Pickled weights (pytorch_model.bin) are not read, because loading a pickle can run arbitrary code;
+neither are quantized ones.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,32 +32,32 @@ WEIGHTS = "model.safetensors"
 
 
 def read(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
-    """Settings and tensors, ours by name and form, in the precision they are stored in.
+    """Reads settings and tensors and converts them to ours; tensors keep their precision.
 
     Raises CheckpointError for files that are missing, damaged or do not fit each other, with the
-    tensors' names; ConfigError for a model that ours cannot compute, with the reason.
+    names of the tensors; ConfigError, with the reason, for a model that lmsmith cannot compute.
     """
     path = folder / "config.json"
-    found = _read_json(path)
-    architecture = architecture_of(found, path)
-    config = architecture.read_settings(found, path)
+    settings = _read_json(path)
+    architecture = architecture_of(settings, path)
+    config = architecture.read_settings(settings, path)
     theirs = _read_tensors(folder)
     return config, architecture.to_ours(config, theirs, folder)
 
 
 def read_ends(folder: Path) -> tuple[int | None, list[int]]:
-    """The ids that begin and end a text: generation_config.json says them, or config.json.
+    """The ids that begin and end a text, from generation_config.json or else config.json.
     Raises CheckpointError.
     """
-    found = _read_json(folder / "config.json")
+    settings = _read_json(folder / "config.json")
     if (folder / "generation_config.json").is_file():
-        said = _read_json(folder / "generation_config.json")
-        found |= {
-            name: said[name]
+        generation = _read_json(folder / "generation_config.json")
+        settings |= {
+            name: generation[name]
             for name in ("bos_token_id", "eos_token_id")
-            if said.get(name) is not None
+            if generation.get(name) is not None
         }
-    begin, ends = found.get("bos_token_id"), found.get("eos_token_id")
+    begin, ends = settings.get("bos_token_id"), settings.get("eos_token_id")
     several = ends if isinstance(ends, list) else [ends]
     return begin if type(begin) is int else None, [end for end in several if type(end) is int]
 
@@ -77,9 +75,8 @@ def write(
     """Writes config.json, generation_config.json and model.safetensors; returns size and SHA-256 of
     the last.
 
-    `begin`, `ends` and `pad`: ids that stand before and after a text. `defaults`: those of the
-    model that was imported. Raises ConfigError where no architecture of theirs computes what this
-    config says, OSError where it cannot write.
+    `begin`, `ends`, `pad`: the ids that begin, end and pad a text. `defaults`: those of an imported
+    model. Raises ConfigError if no architecture computes this model, OSError if writing fails.
     """
     architecture = architecture_for(config)
     config, tensors = completed(config, tensors)
@@ -99,84 +96,84 @@ def write(
 
 
 def files_of(folder: Path) -> list[Path]:
-    """The files that hold settings and weights. Raises CheckpointError where there are none that
-    can be read.
-    """
-    if (
-        folder / WEIGHTS
-    ).is_file():  # before an index that is left over from an earlier save, as in transformers
+    """The files of settings and weights. Raises CheckpointError if there are no safetensors."""
+    # Like transformers, prefers this file to an index left over from an earlier save.
+    if (folder / WEIGHTS).is_file():
         names = [WEIGHTS]
     elif (folder / INDEX).is_file():
         names = sorted(set(weight_map(folder).values()))
     else:
         pickled = next(folder.glob("pytorch_model*.bin"), None)
         why = (
-            f" {pickled.name} is not read: pickled files can run code when opened."
+            f" {pickled.name} is not read: loading a pickled file can run arbitrary code."
             if pickled
             else ""
         )
         raise CheckpointError(
-            f"{folder} has no {WEIGHTS} and no {INDEX}.{why} Wanted weights as safetensors, which "
+            f"{folder} has no {WEIGHTS} and no {INDEX}.{why} Expected weights as safetensors; "
             "`AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)` of transformers "
-            "writes."
+            "writes them."
         )
     return [folder / "config.json", *(folder / name for name in names)]
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors of all files. Raises CheckpointError."""
+    """Reads all tensors of all files. Raises CheckpointError."""
     tensors: dict[str, Tensor] = {}
     for path in files_of(folder)[1:]:
         try:
             tensors |= safetensors.torch.load_file(path)
         except FileNotFoundError as error:
             raise CheckpointError(
-                f"{path} is missing, and {INDEX} names it: copy all parts."
+                f"{path} is missing, but {INDEX} names it: copy all shards."
             ) from error
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
         except safetensors.SafetensorError as error:
             raise CheckpointError(
-                f"{path} is no whole safetensors file ({error}): copy it again."
+                f"{path} is not a complete safetensors file ({error}): copy it again."
             ) from error
     if not (folder / WEIGHTS).is_file():
         absent = sorted(set(weight_map(folder)) - set(tensors))
         if absent:
             raise CheckpointError(
-                f"{folder / INDEX} names tensors that its files do not hold: {listed(absent)}."
+                f"{folder / INDEX} names tensors that its files do not hold: {listed(absent)}. "
+                "Copy the checkpoint again."
             )
     return tensors
 
 
 def weight_map(folder: Path) -> dict[str, str]:
-    """Which file holds which tensor, of a checkpoint in parts. Raises CheckpointError."""
-    found = _read_json(folder / INDEX).get("weight_map")
-    good = isinstance(found, dict) and all(
-        isinstance(name, str) and Path(name).name == name for name in found.values()
+    """The file of each tensor in a sharded checkpoint. Raises CheckpointError."""
+    mapping = _read_json(folder / INDEX).get("weight_map")
+    good = isinstance(mapping, dict) and all(
+        isinstance(name, str) and Path(name).name == name for name in mapping.values()
     )
-    if not good or not found:
+    if not good or not mapping:
         raise CheckpointError(
-            f"{folder / INDEX} has no weight_map from tensors to files beside it: copy it again."
+            f"{folder / INDEX} has no weight_map from tensors to files in its folder: copy it "
+            "again."
         )
-    return found
+    return mapping
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    """The object in a file. Raises CheckpointError."""
     try:
-        found = foreign_json.read(path)
+        content = foreign_json.read(path)
     except FileNotFoundError as error:
         raise CheckpointError(
-            f"{path} is missing: wanted a folder as save_pretrained of transformers writes it."
+            f"{path} is missing: expected a folder written by save_pretrained of transformers."
         ) from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged: {error}. Copy it again.") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise CheckpointError(
-            f"{path} holds a {type(found).__name__}, wanted an object: copy it again."
+            f"{path} holds a {type(content).__name__}, expected an object: copy it again."
         )
-    return found
+    return content
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

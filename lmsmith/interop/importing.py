@@ -1,12 +1,12 @@
-"""A model of another program -> a run folder.
+"""Imports a model of another program as a run folder.
 
-    RUN/model/          weights in the precision they came in, config.json, tokenizer.json,
+    RUN/model/          weights in their original precision, config.json, tokenizer.json,
                         huggingface.json
     RUN/config.toml     the preset with the model's settings
-    RUN/summary.json    where it came from, with the SHA-256 of each file
+    RUN/summary.json    the source, with the SHA-256 of each file
 
-`generate`, `eval` and `export` take it as they take a trained run. The text and the checkpoints of
-its training are not there, so it cannot be resumed.
+`generate`, `eval` and `export` accept it like a trained run. It has no training text and no
+checkpoints, so it cannot be resumed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from lmsmith.tokens.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
-# llm.c's files hold no tokenizer; where none lies beside, a model of this many has GPT-2's
+# llm.c's files hold no tokenizer. If there is none in the folder, a model with this vocabulary size
+# gets GPT-2's.
 GPT2_VOCABULARY = 50_257
 WITHOUT = "none"
 
@@ -46,104 +47,106 @@ def import_model(
     tokenizer: str | None = None,
     eos_token: str | None = None,
 ) -> tuple[Path, dict[str, Any]]:
-    """Makes a run folder of a Hugging Face folder, an llm.c file, or a name on the Hub; returns it
-    and its summary.
+    """Imports a Hugging Face folder, an llm.c file, or a model on the Hub by name; returns the run
+    folder and its summary.
 
-    An llm.c file can be named by its folder, where it is model.bin, as `export` writes it.
+    `source` may also be the folder of an llm.c file called model.bin, as `export` writes it.
+    `out`: the run folder; by default a new one below runs/. `tokenizer`: a folder or file, "gpt2",
+    or "none"; by default the tokenizer in the model's folder. `eos_token`: the token that separates
+    documents, by name.
 
-    `tokenizer`: a folder or file, "gpt2", or "none"; without it the one beside the weights.
-    `eos_token`: the token between documents, by name. Raises LmsmithError of every kind; nothing
-    appears then.
+    Raises a subclass of LmsmithError for every problem, and then writes nothing.
     """
     path = Path(source)
     if not (path / "config.json").is_file() and (path / llmc.FILE_NAME).is_file():
         path = path / llmc.FILE_NAME
     if (path / "model" / "config.json").is_file() and not (path / "config.json").is_file():
         raise CheckpointError(
-            f"{source} is a run of lmsmith, which every verb takes as it is: nothing to import."
+            f"{source} is a run of lmsmith, which every verb accepts directly: nothing to import."
         )
     if path.is_file():
         if not llmc.is_llmc(path):
             raise UsageError(
-                f"{path} is no llm.c checkpoint. Of a Hugging Face checkpoint name the folder: "
-                f"its config.json is "
-                "needed too."
+                f"{path} is not an llm.c checkpoint. To import a Hugging Face checkpoint, give its "
+                "folder, which must also hold config.json."
             )
         form, files = "llm.c", [path]
     else:
         if not path.is_dir() and not hub.is_name(source):
             raise UsageError(
-                f"there is no {source}. Wanted a folder with config.json and model.safetensors, "
-                f"an llm.c file, or the "
-                "name of a model on the Hub, such as gpt2."
+                f"there is no file, folder or model named {source}. Expected a folder with "
+                "config.json and model.safetensors, an llm.c file, or the name of a model on the "
+                "Hub, such as gpt2."
             )
         path = path if path.is_dir() else hub.fetch(source)
         form, files = "huggingface", huggingface.files_of(path)
-    place = free_place(out, Path(source).absolute().name.removesuffix(".bin"))
+    run_folder = free_place(out, Path(source).absolute().name.removesuffix(".bin"))
     config, tensors = llmc.read(path) if form == "llm.c" else huggingface.read(path)
-    check_finite(tensors, f"the model in {path}", "Take another copy.")
-    found = _tokenizer(tokenizer, path, config, eos_token)
+    check_finite(tensors, f"the model in {path}", "Use another copy.")
+    loaded = _tokenizer(tokenizer, path, config, eos_token)
     sha256 = {file.name: sha256_of(file) for file in files}
     for file in files:
         hub.check(file, sha256[file.name])
-    summary = _summary(config, tensors, found)
+    summary = _summary(config, tensors, loaded)
     summary["imported"] = {"from": source, "form": form, "sha256": sha256}
-    limits, kept = {}, None
+    limits, hf_defaults = {}, None
     if form == "huggingface":
-        limits = _limits(tokenizer, path, found)
-        kept = defaults.find(path, _tokenizer_folder(tokenizer, path) if found else None)
-    _write(place, config, tensors, found, limits, kept, summary)
-    return place, summary
+        limits = _limits(tokenizer, path, loaded)
+        tokenizer_folder = _tokenizer_folder(tokenizer, path) if loaded else None
+        hf_defaults = defaults.find(path, tokenizer_folder)
+    _write(run_folder, config, tensors, loaded, limits, hf_defaults, summary)
+    return run_folder, summary
 
 
 def _tokenizer(
-    wanted: str | None, path: Path, config: GPTConfig, eos_token: str | None = None
+    requested: str | None, path: Path, config: GPTConfig, eos_token: str | None = None
 ) -> Tokenizer | None:
-    """Raises TokenizerError, ConfigError for one that does not fit. None: asked for, or there is
-    none.
+    """Loads the model's tokenizer. None if "none" was requested, or if there is no tokenizer.
+
+    Raises TokenizerError if it cannot be loaded, ConfigError if it does not fit the model.
     """
-    if wanted == WITHOUT:
+    if requested == WITHOUT:
         return None
     try:
-        found = (
-            load_tokenizer(wanted, end_of_text=eos_token)
-            if wanted
+        tokenizer = (
+            load_tokenizer(requested, end_of_text=eos_token)
+            if requested
             else _beside(path, config, eos_token)
         )
     except TokenizerError as error:
-        if wanted:
+        if requested:
             raise
         raise TokenizerError(
-            f"{error} Give a tokenizer that fits with --tokenizer FOLDER, or import the weights "
-            f"alone with --tokenizer "
-            f"{WITHOUT}."
+            f"{error} Give a matching tokenizer with --tokenizer FOLDER, or import only the "
+            f"weights with --tokenizer {WITHOUT}."
         ) from error
-    if found is None:
+    if tokenizer is None:
         log.warning(
-            "%s has no tokenizer: the weights alone are imported. generate and eval need one: "
-            "import again with "
-            "--tokenizer FOLDER.",
+            "%s has no tokenizer: only the weights are imported. generate and eval need a "
+            "tokenizer: import again with --tokenizer FOLDER.",
             path,
         )
         return None
-    n_ids, rows = found.vocab_size, config.vocab_size
+    n_ids, rows = tokenizer.vocab_size, config.vocab_size
     if n_ids > rows:
         raise ConfigError(
-            f"the tokenizer has {n_ids:,} ids and the model's table {rows:,} rows: name another "
-            f"--tokenizer."
+            f"the tokenizer has {n_ids:,} ids, but the model's embedding table has {rows:,} rows: "
+            "give the model's own tokenizer with --tokenizer."
         )
-    if n_ids < rows and isinstance(found, BpeTokenizer):  # the rest are rows that no text has
-        found = found.changed(n_ids=rows)
+    if n_ids < rows and isinstance(tokenizer, BpeTokenizer):  # the other rows have no token
+        tokenizer = tokenizer.changed(n_ids=rows)
     elif n_ids < rows:
         log.warning(
-            "the tokenizer has %s ids and the model's table %s rows: the rest stand for nothing",
+            "the tokenizer has %s ids, but the model's embedding table has %s rows: the other rows "
+            "have no token",
             n_ids,
             rows,
         )
-    return found
+    return tokenizer
 
 
 def _beside(path: Path, config: GPTConfig, eos_token: str | None) -> Tokenizer | None:
+    """The tokenizer in the model's folder; for an llm.c file without one, GPT-2's if it fits."""
     folder = path.parent if path.is_file() else path
     if any(
         (folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "tokenizer.model")
@@ -156,23 +159,23 @@ def _beside(path: Path, config: GPTConfig, eos_token: str | None) -> Tokenizer |
     )
 
 
-def _tokenizer_folder(wanted: str | None, path: Path) -> Path | None:
-    """The folder whose tokenizer was taken, if it was one."""
-    if wanted is None:
+def _tokenizer_folder(requested: str | None, path: Path) -> Path | None:
+    """The folder that the tokenizer was loaded from; None if it was not a folder."""
+    if requested is None:
         return path
-    return Path(wanted) if Path(wanted).is_dir() else None
+    return Path(requested) if Path(requested).is_dir() else None
 
 
-def _limits(wanted: str | None, path: Path, tokenizer: Tokenizer | None) -> dict[str, Any]:
-    """The ids that stand before and after a text, where these are not the tokenizer's end of text
-    (Llama 3).
+def _limits(requested: str | None, path: Path, tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """The ids that begin (`begin`) and end (`ends`) a text, where they differ from the tokenizer's
+    end-of-text token (Llama 3).
 
-    Many a config.json names ids that its tokenizer uses for text: only added tokens end a text,
-    special or not.
+    Some config.json files name ids of ordinary text, so only added tokens, special or not, can end
+    a text.
     """
     begin, ends = huggingface.read_ends(path)
     if tokenizer is not None:
-        begin = vocabulary.begin_of(Path(wanted) if wanted else path, tokenizer)
+        begin = vocabulary.begin_of(Path(requested) if requested else path, tokenizer)
         added = vocabulary.added_ids(tokenizer)
         ends = [end for end in ends if end in added]
     limits: dict[str, Any] = {} if begin is None else {"begin": begin}
@@ -183,7 +186,7 @@ def _limits(wanted: str | None, path: Path, tokenizer: Tokenizer | None) -> dict
 def _summary(
     config: GPTConfig, tensors: dict[str, Tensor], tokenizer: Tokenizer | None
 ) -> dict[str, Any]:
-    """What a trained run's summary holds, as far as it is known."""
+    """The summary of a run; None for values that only training would give."""
     unknown = (
         "tokens_seen val_loss val_bits_per_byte train_seconds wall_seconds "
         "seconds_to_target tokens_per_second mfu"
@@ -200,28 +203,27 @@ def _summary(
 
 
 def _write(
-    place: Path,
+    run_folder: Path,
     config: GPTConfig,
     tensors: dict[str, Tensor],
     tokenizer: Tokenizer | None,
     limits: dict[str, Any],
-    kept: defaults.Defaults | None,
+    hf_defaults: defaults.Defaults | None,
     summary: dict[str, Any],
 ) -> None:
     run = preset("gpt2" if config.norm == "layernorm" else "llama")
-    # By its place in the run, so that the run can be moved.
+    # The tokenizer's path is relative to the run, so that the run can be moved.
     run = dataclasses.replace(run, model=config, tokenizer="model" if tokenizer else "auto")
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
+        run_folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(atomic.explain(error, place)) from error
-    with atomic.folder(
-        place, replace=place.is_dir()
-    ) as partial:  # `place` is empty where it is there
+        raise StorageError(atomic.explain(error, run_folder)) from error
+    # `free_place` made sure that a folder which exists is empty.
+    with atomic.folder(run_folder, replace=run_folder.is_dir()) as partial:
         save_model(partial / "model", tensors, {"model": flatten(vars(config)), "step": 0} | limits)
         if tokenizer is not None:
             save_tokenizer(tokenizer, partial / "model")
-        if kept is not None:
-            kept.save(partial / "model")
+        if hf_defaults is not None:
+            hf_defaults.save(partial / "model")
         atomic.write(partial / "config.toml", run.to_toml())
         write_json(partial / "summary.json", summary)

@@ -1,9 +1,9 @@
-"""llm.c checkpoints, both ways: GPT-2 alone, in float32 or bfloat16, to the byte.
+"""Reads and writes llm.c checkpoints: GPT-2 only, in float32 or bfloat16.
 
-The file's form is in `reference/llmc.py`, which reads and writes it; here its 16 tensors, in which
-the layers are stacked, become ours and back. The vocabulary stays padded as it is, so reading and
-writing again gives the same bytes. A model without padding is padded to a multiple of 128, as
-llm.c's CUDA programs want it.
+`reference/llmc.py` reads and writes the file format. Here its 16 tensors, each with the layers
+stacked, are converted to ours and back. Padding of the vocabulary is kept, so reading and writing a
+file gives the same bytes. A model without padding is padded to a multiple of 128, which llm.c's
+CUDA programs need.
 """
 
 from collections.abc import Mapping
@@ -22,8 +22,8 @@ from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.reference.blocks import Sizes
 from lmsmith.reference.llmc import HEADER_BYTES, MAGIC, read_llmc, write_llmc
 
-FILE_NAME = "model.bin"  # in a folder that `export` wrote
-_BFLOAT16 = 5  # the version in the header; 3 is float32
+FILE_NAME = "model.bin"  # in a folder written by `export`
+_BFLOAT16 = 5  # version in the header; 3 is float32
 _PADDED_TO = 128
 
 _WHOLE = {
@@ -43,8 +43,8 @@ _STACKED = {
 
 
 def is_llmc(path: Path) -> bool:
-    """Whether a file begins as an llm.c checkpoint does. Raises CheckpointError where it cannot
-    be read.
+    """Whether a file begins with llm.c's magic number. Raises CheckpointError if it cannot be
+    read.
     """
     try:
         with path.open("rb") as file:
@@ -54,7 +54,7 @@ def is_llmc(path: Path) -> bool:
 
 
 def read(path: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
-    """Settings and tensors, ours by name and form. Raises CheckpointError."""
+    """Reads settings and tensors, and converts them to ours. Raises CheckpointError."""
     sizes, params = read_llmc(path)
     with path.open("rb") as file:
         version = int(np.frombuffer(file.read(HEADER_BYTES), "<i4")[1])
@@ -81,7 +81,7 @@ def read(path: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
 def write(path: Path, config: GPTConfig, tensors: Mapping[str, Tensor]) -> None:
     """Writes a checkpoint in the tensors' precision.
 
-    Raises ConfigError for a model that is not GPT-2 or of another precision, StorageError where it
+    Raises ConfigError for a model that is not GPT-2 or has another dtype, StorageError if the file
     cannot be written.
     """
     check(config)
@@ -95,7 +95,8 @@ def write(path: Path, config: GPTConfig, tensors: Mapping[str, Tensor]) -> None:
     dtype = str(wte.dtype).removeprefix("torch.")
     if dtype not in ("float32", "bfloat16"):
         raise ConfigError(
-            f"llm.c knows no weights of {dtype}: export with --dtype float32 or --dtype bfloat16."
+            f"llm.c does not support {dtype} weights: export with --dtype float32 or --dtype "
+            "bfloat16."
         )
     params = {name: _array(tensors[ours]) for name, ours in _WHOLE.items()}
     params["wte"] = _array(F.pad(wte, (0, 0, 0, padded - len(wte))))
@@ -115,28 +116,28 @@ def write(path: Path, config: GPTConfig, tensors: Mapping[str, Tensor]) -> None:
 
 
 def check(config: ModelConfig) -> None:
-    """Raises ConfigError, with reasons, for a model that llm.c does not compute."""
+    """Raises ConfigError, with reasons, for a model that llm.c does not support."""
     if not isinstance(config, GPTConfig):
-        raise ConfigError(f"llm.c has GPT-2 alone, and nothing like a model of kind {config.kind}.")
+        raise ConfigError(
+            f"llm.c has only GPT-2, and cannot represent a model of kind {config.kind}."
+        )
     config = derived(config)
     reasons = GPT2.differences(config)
-    for name, value, wanted in (
+    for name, value, required in (
         ("feed_forward", config.feed_forward, "gelu-tanh"),
         ("d_ff", config.width_ff, 4 * config.d_model),
         ("norm_eps", config.norm_eps, 1e-5),
         ("tied_head", config.tied_head, True),
         ("attention_bias", config.attention_bias, "auto"),
     ):
-        reasons = [
-            reason for reason in reasons if not reason.startswith(f"model.{name} ")
-        ]  # GPT-2's, which may be more
-        if value != wanted:
-            reasons.append(difference(name, value, [wanted]))
+        # llm.c's requirement replaces that of transformers, which may allow more.
+        reasons = [reason for reason in reasons if not reason.startswith(f"model.{name} ")]
+        if value != required:
+            reasons.append(difference(name, value, [required]))
     if reasons:
         raise ConfigError(
-            f"llm.c has GPT-2 alone, and no {'; no '.join(reasons)}. What can be exported are "
-            f"models as "
-            "`--preset gpt2` makes them."
+            f"llm.c has only GPT-2, and does not support {'; '.join(reasons)}. Models of `--preset "
+            "gpt2` can be exported."
         )
 
 

@@ -1,15 +1,15 @@
-"""Rotary settings of a config.json of transformers, in the forms of its versions 4 and 5.
+"""Reads the RoPE settings in a config.json of transformers 4 or 5, and writes them.
 
 | version | base | scaling |
 |---|---|---|
 | 4 | `rope_theta` | `rope_scaling`, with the kind in `rope_type`, or `type` in older files |
 | 5 | `rope_parameters.rope_theta`, or `rope_theta` | `rope_parameters`, or the `rope_scaling` of version 4 |
 
-`flat` gives one form, which the tables of `architectures.py` name: `rope_theta` and
-`rope_scaling.NAME`. `nested` is its inverse: it writes the form of version 4, which both versions
-read. Version 4 does not know `rope_parameters`, so version 5's reading of them holds. Where
-`rope_scaling` means one thing to version 4 and another to version 5, it is refused: there is no
-telling which of the two its weights were trained with.
+`flat` converts both to one form, used in the tables of `architectures.py`: `rope_theta` and
+`rope_scaling.NAME`. `nested`, its inverse, writes the form of version 4, which both versions read.
+`rope_parameters` are interpreted like version 5 does, because version 4 does not know them. If the
+two versions interpret `rope_scaling` differently, it is an error, because the file does not tell
+which of them the weights were trained with.
 
 Source: transformers 4.57 and 5.24, `modeling_rope_utils.py` and
 `models/llama/configuration_llama.py`.
@@ -33,29 +33,28 @@ _PARTIAL = "partial_rotary_factor"
 
 
 def flat(found: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """`found`, the content of `path`, with its rotary settings in one form.
+    """`found`, the content of `path`, with its RoPE settings in one form.
 
-    Raises ConfigError for a kind of scaling that lmsmith does not compute, and for settings that
-    contradict each other.
+    Raises ConfigError for scaling that lmsmith does not support, and for contradictory settings.
     """
     settings = {name: value for name, value in found.items() if not name.startswith("rope_")}
-    where, said = _said(found, path)
-    kind = _kind(where, said, path)
-    base = _base(where, said, found, path)
+    where, rope = _rope_settings(found, path)
+    kind = _kind(where, rope, path)
+    base = _base(where, rope, found, path)
     if base is not None:
         settings["rope_theta"] = base
-    for partial in (said.get(_PARTIAL), found.get(_PARTIAL)):
+    for partial in (rope.get(_PARTIAL), found.get(_PARTIAL)):
         if partial not in (None, 1):
             raise ConfigError(
-                f"{path} has {_PARTIAL} = {shown(partial)}, and lmsmith turns all of a head: "
-                f"expected 1.0."
+                f"{path} has {_PARTIAL} = {shown(partial)}, but lmsmith rotates all dimensions of "
+                "a head: expected 1.0."
             )
     if kind != "default":
         used: dict[str, Any] = {"rope_type": kind} | {
-            name: said.get(name) for name in _SCALING[kind]
+            name: rope.get(name) for name in _SCALING[kind]
         }
         if _ORIGINAL in used:
-            used[_ORIGINAL] = _original_context(where, said, found, path)
+            used[_ORIGINAL] = _original_context(where, rope, found, path)
         settings |= {f"rope_scaling.{name}": value for name, value in used.items()}
     return settings
 
@@ -73,9 +72,9 @@ def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _said(found: Mapping[str, Any], path: Path) -> tuple[str, Mapping[str, Any]]:
-    """The object that holds the settings, and its name. Both versions prefer `rope_scaling`
-    where it is not empty.
+def _rope_settings(found: Mapping[str, Any], path: Path) -> tuple[str, Mapping[str, Any]]:
+    """The name and content of the object that holds the settings. Both versions prefer
+    `rope_scaling` if it is not empty.
     """
     for name in ("rope_scaling", "rope_parameters"):
         value = found.get(name)
@@ -85,58 +84,56 @@ def _said(found: Mapping[str, Any], path: Path) -> tuple[str, Mapping[str, Any]]
             inner = next((key for key, part in value.items() if isinstance(part, Mapping)), None)
             if inner is not None:
                 raise ConfigError(
-                    f"{path} has settings of its own for {inner!r} in {name}: lmsmith has one for "
-                    f"all."
+                    f"{path} has separate settings for {inner!r} in {name}, but lmsmith has the "
+                    "same RoPE settings for all layers."
                 )
             return name, value
     return "rope_parameters", {}
 
 
-def _kind(where: str, said: Mapping[str, Any], path: Path) -> str:
-    new, old = said.get("rope_type"), said.get("type")
+def _kind(where: str, rope: Mapping[str, Any], path: Path) -> str:
+    """The kind of scaling, "default" for none. Raises ConfigError."""
+    new, old = rope.get("rope_type"), rope.get("type")
     if new is not None and old is not None and new != old:
         raise ConfigError(
             f"{path} has rope_type = {shown(new)} and type = {shown(old)} in {where}. "
-            f"transformers 4 reads the second "
-            "and transformers 5 the first: remove the wrong one."
+            "transformers 4 reads the second and transformers 5 the first: remove the wrong one."
         )
     kind = new if new is not None else old
     if kind is None:
         return "default"
     if kind != "default" and kind not in tuple(_SCALING):
         raise ConfigError(
-            f"{path} has {where} = {shown(said)}, which lmsmith's model cannot compute: expected "
-            f"a rope_type of "
-            f"default, {' or '.join(_SCALING)}."
+            f"{path} has {where} = {shown(rope)}, which lmsmith's model cannot compute: expected a "
+            f"rope_type of default, {' or '.join(_SCALING)}."
         )
     return str(kind)
 
 
-def _base(where: str, said: Mapping[str, Any], found: Mapping[str, Any], path: Path) -> Any:
-    """The base of the wavelengths, or None where the file does not say it."""
-    inside, beside = said.get("rope_theta"), found.get("rope_theta")
-    if where == "rope_scaling" and inside is not None and beside is not None and inside != beside:
+def _base(where: str, rope: Mapping[str, Any], found: Mapping[str, Any], path: Path) -> Any:
+    """The base of the wavelengths; None if the file does not give it. Raises ConfigError."""
+    inside, outside = rope.get("rope_theta"), found.get("rope_theta")
+    if where == "rope_scaling" and inside is not None and outside is not None and inside != outside:
         raise ConfigError(
-            f"{path} has rope_theta = {shown(inside)} in rope_scaling and {shown(beside)} beside "
-            f"it. transformers 4 "
-            "reads the second and transformers 5 the first: remove the wrong one."
+            f"{path} has rope_theta = {shown(inside)} in rope_scaling and {shown(outside)} outside "
+            "it. transformers 4 reads the second and transformers 5 the first: remove the wrong "
+            "one."
         )
-    return beside if inside is None else inside
+    return outside if inside is None else inside
 
 
 def _original_context(
-    where: str, said: Mapping[str, Any], found: Mapping[str, Any], path: Path
+    where: str, rope: Mapping[str, Any], found: Mapping[str, Any], path: Path
 ) -> Any:
-    """Tokens of context before the scaling. Version 5 takes the whole context where the file
-    does not say it.
+    """Context length before the scaling, in tokens. If the file does not give it, the full context
+    length, as in version 5. Raises ConfigError.
     """
-    inside, beside = said.get(_ORIGINAL), found.get(_ORIGINAL)
-    if inside is not None and beside is not None and inside != beside:
+    inside, outside = rope.get(_ORIGINAL), found.get(_ORIGINAL)
+    if inside is not None and outside is not None and inside != outside:
         raise ConfigError(
-            f"{path} has {_ORIGINAL} = {shown(inside)} in {where} and {shown(beside)} beside it. "
-            f"transformers 4 reads "
-            "the first and transformers 5 the second: remove the wrong one."
+            f"{path} has {_ORIGINAL} = {shown(inside)} in {where} and {shown(outside)} outside it. "
+            "transformers 4 reads the first and transformers 5 the second: remove the wrong one."
         )
-    if inside is not None or beside is not None:
-        return beside if inside is None else inside
+    if inside is not None or outside is not None:
+        return outside if inside is None else inside
     return found.get("max_position_embeddings")

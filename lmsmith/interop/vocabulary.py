@@ -1,17 +1,17 @@
-"""Every tokenizer of ours as a Hugging Face `tokenizer.json`, which gives the same ids there; and
+"""Converts every tokenizer of lmsmith to a Hugging Face `tokenizer.json` with the same ids, and
 back.
 
-| ours | there | unknown text |
+| lmsmith | tokenizer.json | unknown text |
 |---|---|---|
 | bpe | BPE after ByteLevel (`tokens/foreign.py`) | none |
 | byte | the same without merges | none |
-| library | the file it was made of | as the file has it |
-| char | BPE of characters without merges | left out, as here |
-| word | WordLevel after a Split by our pattern, its character classes written out | `<unk>`, as here |
+| library | the file it was loaded from | as in the file |
+| char | BPE of characters without merges | skipped, as in lmsmith |
+| word | WordLevel after a Split by our pattern, with character classes written out | `<unk>`, as in lmsmith |
 
-One thing differs: there `<|endoftext|>` in a text is the special token, and here it is text unless it is allowed.
-Character classes are those of the Python that writes them, so that they do not depend on another
-library's Unicode.
+One difference: transformers encodes `<|endoftext|>` in a text as the special token; lmsmith encodes
+it as text unless special tokens are allowed. Character classes are written as Python defines them,
+so that they do not depend on another library's version of Unicode.
 """
 
 import functools
@@ -63,12 +63,12 @@ def save(
     ends: Sequence[int] = (),
     defaults: Defaults | None = None,
 ) -> dict[str, int]:
-    """Writes tokenizer.json and tokenizer_config.json, as transformers opens them; returns the ids
-    of named tokens.
+    """Writes tokenizer.json and tokenizer_config.json for transformers; returns the ids of the
+    named tokens (`bos_token` and so on).
 
-    `begin` and `ends`: special tokens before and after a text, where these are not the end of text.
-    `defaults`: those of the model that was imported. Where these name no padding token, it is the
-    token that ends a text. Raises StorageError.
+    `begin`, `ends`: ids of the special tokens that begin and end a text; by default the end-of-text
+    token. `defaults`: those of an imported model. If they have no padding token, `eos_token` is
+    used. Raises StorageError.
     """
     content = content_of(tokenizer)
     names = {added["id"]: added["content"] for added in content["added_tokens"]}
@@ -80,24 +80,25 @@ def save(
         part: names[i] for part, i in (("bos_token", first), ("eos_token", last)) if i in names
     }
     ids = _ids_by_text(content)
-    kept: dict[str, Any] = {"padding_side": "left"}  # what is continued stands at the end
+    # Left padding, so that a generated continuation directly follows the prompt.
+    extra: dict[str, Any] = {"padding_side": "left"}
     if defaults:
-        kept = dict(defaults.tokenizer)
-    tokens |= _tokens_kept({part: kept.pop(part, None) for part in TOKENS}, ids, ends)
+        extra = dict(defaults.tokenizer)
+    tokens |= _tokens_kept({part: extra.pop(part, None) for part in TOKENS}, ids, ends)
     if "eos_token" in tokens:
         tokens.setdefault("pad_token", tokens["eos_token"])
-    if "additional_special_tokens" in kept:
-        kept["additional_special_tokens"] = [
-            text for text in kept["additional_special_tokens"] if text in ids
+    if "additional_special_tokens" in extra:
+        extra["additional_special_tokens"] = [
+            text for text in extra["additional_special_tokens"] if text in ids
         ]
-    # Without the third: by default it also returns token_type_ids, which Llama does not take.
+    # model_input_names excludes token_type_ids, which the default includes and Llama rejects.
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_input_names": ["input_ids", "attention_mask"],
         "clean_up_tokenization_spaces": False,
         "model_max_length": context_length,
     }
-    config |= kept | tokens
+    config |= extra | tokens
     if defaults and defaults.chat_templates:
         config["chat_template"] = _as_written(defaults.chat_templates)
     if (
@@ -112,10 +113,10 @@ def save(
 
 
 def _tokens_kept(named: dict[str, Any], ids: dict[str, int], ends: Sequence[int]) -> dict[str, str]:
-    """The special tokens of the imported model that are still valid.
+    """The special tokens of an imported model that are still valid.
 
-    A token must be in the vocabulary, else transformers would give it a new id; a warning names
-    those that are not. An `eos_token` must also be among `ends`, if there are any.
+    A token must be in the vocabulary, or transformers would give it a new id; a warning names
+    tokens that are not. `eos_token` must also be among `ends`, if there are any.
     """
     tokens: dict[str, str] = {}
     for part, text in named.items():
@@ -123,7 +124,8 @@ def _tokens_kept(named: dict[str, Any], ids: dict[str, int], ends: Sequence[int]
             tokens[part] = text
         elif text is not None and text not in ids:
             log.warning(
-                "%s = %r is not in the vocabulary and not written: it would get a new id",
+                "%s = %r is not in the vocabulary and is not written, because it would get a new "
+                "id",
                 part,
                 text,
             )
@@ -131,21 +133,21 @@ def _tokens_kept(named: dict[str, Any], ids: dict[str, int], ends: Sequence[int]
 
 
 def _ids_by_text(content: dict[str, Any]) -> dict[str, int]:
-    """Of the tokens of a tokenizer.json that can be named as special ones."""
+    """The ids of tokens in a tokenizer.json, by text."""
     vocabulary = content["model"].get("vocab")
     added = {token["content"]: token["id"] for token in content["added_tokens"]}
     return (vocabulary if isinstance(vocabulary, dict) else {}) | added
 
 
 def _as_written(templates: dict[str, str]) -> str | list[dict[str, str]]:
-    """Chat templates as tokenizer_config.json holds them."""
+    """Chat templates in the form of tokenizer_config.json."""
     if list(templates) == ["default"]:
         return templates["default"]
     return [{"name": name, "template": text} for name, text in templates.items()]
 
 
 def load(folder: Path, eos_token: str | None = None) -> Tokenizer:
-    """The tokenizer of a folder, in any form that `tokens` reads or `save` writes. Raises
+    """Loads the tokenizer of a folder, in any format that `tokens` reads or `save` writes. Raises
     TokenizerError.
     """
     return (None if eos_token else _simple(folder / FILE_NAME)) or load_tokenizer(
@@ -154,7 +156,7 @@ def load(folder: Path, eos_token: str | None = None) -> Tokenizer:
 
 
 def special_ids(tokenizer: Tokenizer) -> set[int]:
-    """The ids that no text has."""
+    """The ids of special tokens, which ordinary text never has."""
     named: dict[str, int] | None = getattr(tokenizer, "special_tokens", None)
     if named is not None:
         return set(named.values())
@@ -162,7 +164,7 @@ def special_ids(tokenizer: Tokenizer) -> set[int]:
 
 
 def added_ids(tokenizer: Tokenizer) -> set[int]:
-    """The ids of added tokens, special ones or not."""
+    """The ids of added tokens, special or not."""
     if isinstance(tokenizer, LibraryTokenizer):
         return {token["id"] for token in tokenizer.content.get("added_tokens") or ()}
     named: dict[str, int] = getattr(tokenizer, "named_ids", {})
@@ -170,35 +172,34 @@ def added_ids(tokenizer: Tokenizer) -> set[int]:
 
 
 def begin_of(folder: Path, tokenizer: Tokenizer) -> int | None:
-    """The special token that transformers puts before every text, as Llama 3's.
+    """The id of the special token that transformers puts before every text (Llama 3 has one), or
+    None. Warns about tokens after every text.
 
-    Raises TokenizerError where there are several: lmsmith puts one.
+    Raises TokenizerError if there are several before it, because lmsmith supports one.
     """
     before, after = around(folder, tokenizer)
     if len(before) > 1:
         raise TokenizerError(
             f"{folder} puts {len(before)} special tokens before every text "
-            f"({tokenizer.decode(before)}), and lmsmith"
-            " puts one at most."
+            f"({tokenizer.decode(before)}), but lmsmith supports at most one."
         )
     if after:
         log.warning(
-            "%s puts %r behind every text, which lmsmith does not", folder, tokenizer.decode(after)
+            "%s puts %r after every text, which lmsmith does not", folder, tokenizer.decode(after)
         )
     return before[0] if before else None
 
 
-# Classes that set what is around a text by themselves, whatever tokenizer.json says.
+# Classes that ignore the post-processor in tokenizer.json.
 _SET_AROUND = ("LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer", "CohereTokenizer")
 
 
 def around(folder: Path, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """The special tokens that transformers puts before and behind every text of a folder's
-    tokenizer.
+    """The ids of the special tokens that transformers puts before and after every text.
 
-    They are those of the post-processor in tokenizer.json, unless tokenizer_config.json says
-    `add_bos_token` or `add_eos_token`, or is of a class for which these count always. Raises
-    TokenizerError for files that are damaged.
+    They are those of the post-processor in tokenizer.json, unless tokenizer_config.json has
+    `add_bos_token` or `add_eos_token`, or a class that always uses these. Raises TokenizerError for
+    damaged files.
     """
     specials: dict[str, int] = getattr(tokenizer, "special_tokens", {})
     folder = folder.parent if folder.is_file() else folder
@@ -216,30 +217,30 @@ def around(folder: Path, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
 
 
 def _in_post_processor(path: Path, specials: dict[str, int]) -> tuple[list[int], list[int]]:
-    """What a tokenizer.json puts before and behind a text."""
+    """The ids that the post-processor of a tokenizer.json puts before and after a text."""
     before: list[int] = []
-    behind: list[int] = []
+    after: list[int] = []
     try:
-        after = foreign_json.read(path)["post_processor"]
-        for part in after.get("processors", [after]):
+        processor = foreign_json.read(path)["post_processor"]
+        for part in processor.get("processors", [processor]):
             if part["type"] == "TemplateProcessing":
-                place = before
+                side = before
                 for piece in part["single"]:
                     if "Sequence" in piece:
-                        place = behind
+                        side = after
                     else:
-                        place += part["special_tokens"][piece["SpecialToken"]["id"]]["ids"]
+                        side += part["special_tokens"][piece["SpecialToken"]["id"]]["ids"]
             elif part["type"] in ("BertProcessing", "RobertaProcessing"):
                 before.append(part["cls"][1])
-                behind.append(part["sep"][1])
+                after.append(part["sep"][1])
     except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError):
-        return [], []  # no such file, or nothing that it puts there
+        return [], []  # no such file, or no post-processor that adds tokens
     known = set(specials.values())
-    return [i for i in before if i in known], [i for i in behind if i in known]
+    return [i for i in before if i in known], [i for i in after if i in known]
 
 
 def _put_before(name: str, number: int) -> dict[str, Any]:
-    """What puts a special token before every text."""
+    """A post-processor that puts a special token before every text."""
 
     def part(letter: str, number: int) -> list[dict[str, Any]]:
         return [
@@ -256,7 +257,7 @@ def _put_before(name: str, number: int) -> dict[str, Any]:
 
 
 def content_of(tokenizer: Tokenizer) -> dict[str, Any]:
-    """The content of a `tokenizer.json` that gives the same ids."""
+    """The content of a `tokenizer.json` that gives the same ids as this tokenizer."""
     if isinstance(tokenizer, BpeTokenizer):
         return to_huggingface(tokenizer)
     if isinstance(tokenizer, LibraryTokenizer):
@@ -291,7 +292,7 @@ def content_of(tokenizer: Tokenizer) -> dict[str, Any]:
     if isinstance(tokenizer, CharTokenizer):
         vocabulary = {character: i for i, character in enumerate(tokenizer.characters)}
         return content | {"model": _NO_MERGES | {"vocab": vocabulary}}
-    unknown = " " + UNKNOWN  # no word is this text, and it is what our own decoding gives
+    unknown = " " + UNKNOWN  # cannot be a word, and is what our decoding gives
     vocabulary = {unknown: 0} | {word: i for i, word in enumerate(tokenizer.words, start=1)}
     split = {
         "type": "Split",
@@ -305,7 +306,7 @@ def content_of(tokenizer: Tokenizer) -> dict[str, Any]:
 
 @functools.cache
 def _word_pattern() -> str:
-    """The word tokenizer's pattern, its classes as ranges of code points."""
+    """The word tokenizer's pattern, with character classes as ranges of code points."""
     every = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)]))
 
     def ranges(one: str) -> str:
@@ -320,27 +321,23 @@ def _word_pattern() -> str:
 
 
 def _simple(path: Path) -> Tokenizer | None:
-    """The character or word tokenizer that a file was made of by `save`, else None."""
+    """The character or word tokenizer that `save` wrote to this file; None for other files."""
     try:
         content = foreign_json.read(path)
         vocabulary: dict[str, int] = content["model"]["vocab"]
         texts = sorted(vocabulary, key=vocabulary.__getitem__)
         has_end = END_OF_TEXT in [added["content"] for added in content["added_tokens"]]
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return None  # whoever reads it next says what is wrong
-    made: Tokenizer
+        return None  # `load_tokenizer` reads the file next and reports what is wrong
+    tokenizer: Tokenizer
     if texts == sorted(texts) and all(len(text) == 1 for text in texts):
-        made = CharTokenizer("".join(texts), has_end)
+        tokenizer = CharTokenizer("".join(texts), has_end)
     elif texts[:1] == [" " + UNKNOWN]:
-        made = WordTokenizer(texts[1:], has_end)
+        tokenizer = WordTokenizer(texts[1:], has_end)
     else:
         return None
-    wanted = content_of(made)
-    same = all(
-        content.get(part) == wanted[part] for part in ("normalizer", "pre_tokenizer", "decoder")
-    )
-    return (
-        made
-        if same and vocabulary == wanted["model"]["vocab"] and not content["model"].get("merges")
-        else None
-    )
+    written = content_of(tokenizer)
+    parts = ("normalizer", "pre_tokenizer", "decoder")
+    same = all(content.get(part) == written[part] for part in parts)
+    same = same and vocabulary == written["model"]["vocab"]
+    return tokenizer if same and not content["model"].get("merges") else None

@@ -1,1 +1,1 @@
-"""What this machine offers: cores and memory that the process may use, and measured speeds."""
+"""The machine: cores and memory that the process may use, and measured speeds."""

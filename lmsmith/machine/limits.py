@@ -14,20 +14,22 @@ _MEMINFO = Path("/proc/meminfo")
 
 
 def n_cores() -> int:
-    """At least one. A quota of two and a half cores is three."""
-    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, math.ceil(min(here, _least("cpu", _share))))
+    """Number of cores this process may use, at least 1. A quota of 2.5 cores counts as 3."""
+    given = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    return max(1, math.ceil(min(given, _least("cpu", _share))))
 
 
 def set_threads() -> int:
-    """The number of threads that OMP_NUM_THREADS sets; 0: none."""
+    """The number of threads that OMP_NUM_THREADS sets; 0 if it sets none."""
     first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     return int(first) if first.isdecimal() else 0
 
 
 def free_memory() -> float:
-    """Bytes that could be had; none where the system does not say. What caches files counts as
-    free.
+    """Memory available to this process, in bytes, file caches included; 0 if the system does not
+    report it.
     """
     try:
         lines = dict(line.split(":") for line in _MEMINFO.read_text(encoding="ascii").splitlines())
@@ -38,14 +40,14 @@ def free_memory() -> float:
 
 
 def _least(controller: str, of: Callable[[Path], float]) -> float:
-    """The least that any of this process's groups gives, those above them included; infinite
-    where none is said.
+    """The smallest limit among the control groups of this process and their parents; infinite
+    without limits.
     """
     return min(map(of, _groups(controller)), default=math.inf)
 
 
 def _groups(controller: str) -> Iterator[Path]:
-    """The folders of the groups that hold this process, of both versions of cgroups."""
+    """The folders of the control groups that hold this process, for cgroups version 1 and 2."""
     try:
         lines = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()
     except (OSError, UnicodeDecodeError):  # not Linux
@@ -54,32 +56,33 @@ def _groups(controller: str) -> Iterator[Path]:
         if controllers and controller not in controllers.split(","):
             continue
         root = _CGROUPS / controllers if controllers else _CGROUPS
-        place = root / path.lstrip("/")
-        yield from (place, *(parent for parent in place.parents if parent.is_relative_to(root)))
+        folder = root / path.lstrip("/")
+        yield from (folder, *(parent for parent in folder.parents if parent.is_relative_to(root)))
 
 
-def _share(place: Path) -> float:
-    """Cores' worth of time: quota over period, of `cpu.max` in version 2, of two files in
-    version 1.
+def _share(folder: Path) -> float:
+    """Number of cores' worth of time: quota / period, from `cpu.max` (version 2) or two files
+    (version 1).
     """
     try:
-        if (place / "cpu.max").exists():
-            quota, period = _text(place / "cpu.max").split()
+        if (folder / "cpu.max").exists():
+            quota, period = _text(folder / "cpu.max").split()
         else:
-            quota, period = (_text(place / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
-        return int(quota) / int(period) if int(quota) > 0 else math.inf  # -1 of version 1: no limit
-    except (OSError, ValueError):  # "max" of version 2; no such file
+            quota, period = (_text(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
+        # version 1 has -1 for no limit
+        return int(quota) / int(period) if int(quota) > 0 else math.inf
+    except (OSError, ValueError):  # "max" in version 2, or no such file
         return math.inf
 
 
-def _room(place: Path) -> float:
-    """Bytes between the limit and what is in use, but for files that nobody has touched lately."""
+def _room(folder: Path) -> float:
+    """Bytes between the memory limit and current use, not counting inactive file caches."""
     names = ("memory.max", "memory.current", "inactive_file")
-    if not (place / names[0]).exists():
+    if not (folder / names[0]).exists():
         names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
     try:
-        limit, used = (int(_text(place / name)) for name in names[:2])
-        cached = dict(line.split() for line in _text(place / "memory.stat").splitlines())
+        limit, used = (int(_text(folder / name)) for name in names[:2])
+        cached = dict(line.split() for line in _text(folder / "memory.stat").splitlines())
         return limit - used + int(cached[names[2]])
     except (OSError, ValueError, KeyError):
         return math.inf

@@ -1,18 +1,18 @@
-"""What this machine can do: its rate of matrix products, and which library does them fastest."""
+"""Measures the speed of matrix products, and which library computes them fastest."""
 
 import time
 from collections.abc import Callable
 
 import torch
 
-# A product whose shape small models have: 2048 tokens, width 384, feed-forward 1536. A GPU has as
-# many cores as such a product has rows, so there one of a large model.
+# (tokens, width, feed-forward width) of a small model's matrix product. It would not fill a GPU,
+# which gets the shape of a large model.
 SHAPE, GPU_SHAPE = (2048, 384, 1536), (16384, 4096, 4096)
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
-    """Floating-point operations a second of one matrix product at a model's shape, as things are
-    set now.
+    """Measured floating-point operations per second of one matrix product at a model's shape, with
+    the current settings.
     """
     m, k, n = shape = GPU_SHAPE if device.type == "cuda" else SHAPE
     a, b = (x.to(device, dtype) for x in _operands(shape))
@@ -20,12 +20,14 @@ def matmul_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> flo
 
 
 def choose_matmul() -> tuple[str, str]:
-    """Whether PyTorch's CPU products should go to oneDNN instead of its default BLAS, and why, in a
-    phrase.
+    """Measures whether oneDNN should compute PyTorch's CPU products instead of the default BLAS.
 
-    `torch.set_float32_matmul_precision("medium")` lets oneDNN take float32 products. On processors
-    without bfloat16 tiles it computes them in plain float32, and on some (AMD's) a third faster
-    than the default, MKL. Where it would round to bfloat16, the error shows and it is not taken.
+    Returns the choice ("onednn" or "default") and the reason, as a phrase.
+
+    `torch.set_float32_matmul_precision("medium")` lets oneDNN compute float32 products. On
+    processors without bfloat16 tiles it computes them in plain float32, on some (AMD's) a third
+    faster than the default, MKL. If it would round to bfloat16, the error shows that, and the
+    default is kept.
     """
     a, b = _operands(SHAPE)
     before = torch.get_float32_matmul_precision()
@@ -35,8 +37,8 @@ def choose_matmul() -> tuple[str, str]:
         for name, precision in (("default", "highest"), ("onednn", "medium")) * 2:
             torch.set_float32_matmul_precision(precision)
             products[name] = torch.mm(a, b.T)
-            found = _least_seconds(lambda: torch.mm(a, b.T), torch.device("cpu"))
-            seconds[name] = min(found, seconds.get(name, found))
+            elapsed = _least_seconds(lambda: torch.mm(a, b.T), torch.device("cpu"))
+            seconds[name] = min(elapsed, seconds.get(name, elapsed))
     finally:
         torch.set_float32_matmul_precision(before)
     difference = float(
@@ -47,11 +49,13 @@ def choose_matmul() -> tuple[str, str]:
         return "default", "oneDNN rounds to bfloat16 here"
     if gain < 1.05:
         return "default", f"oneDNN is no faster here ({gain:.2f} times)"
-    return "onednn", f"oneDNN multiplies {gain:.2f} times as fast here, in float32"
+    return "onednn", f"oneDNN is {gain:.2f} times as fast here, in float32"
 
 
 def use_matmul(name: str, dtype: str = "float32") -> None:
-    """Sets for this process what `choose_matmul` chose, and on GPUs TF32 where `dtype` says so."""
+    """Applies the choice of `choose_matmul` to this process, and TF32 on GPUs if `dtype`
+    is "tf32".
+    """
     precision = "high" if dtype == "tf32" else "medium" if name == "onednn" else "highest"
     torch.set_float32_matmul_precision(precision)
 
@@ -63,8 +67,8 @@ def _operands(shape: tuple[int, int, int]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _least_seconds(work: Callable[[], object], device: torch.device, n: int = 4) -> float:
-    """The least of `n` times after a first that does not count: what other programs take away
-    only adds to a time.
+    """The shortest of `n` timed calls after one untimed call, in seconds. Other programs only ever
+    lengthen a measurement.
     """
     times = []
     for _ in range(n + 1):

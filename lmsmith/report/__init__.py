@@ -1,1 +1,1 @@
-"""Runs, comparisons and tokenizers as HTML pages: tables, plots, reports."""
+"""HTML reports on runs, model comparisons and tokenizers."""

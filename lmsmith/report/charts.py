@@ -1,13 +1,13 @@
-"""Charts as fragments of HTML: curves drawn by SVG, words and numbers around them by HTML.
+"""Line charts as fragments of HTML: SVG draws the curves, HTML the text and numbers around them.
 
-Why not matplotlib: these follow the reader's light or dark mode, keep their lettering readable on a
-phone (only the curves are stretched with the page, never the text), and are made in hundredths of a
-second, where importing matplotlib takes more than half of one. They draw lines over one x-axis and
-nothing else.
+Why not matplotlib: these charts follow the reader's light or dark mode, stay readable on a phone
+(only the curves are stretched with the page, not the text), and take hundredths of a second, where
+importing matplotlib alone takes more than half a second.
 
-The curves' plane is 1000 by 1000 units, y downwards, stretched to whatever room there is;
-`non-scaling-stroke` keeps lines even, and a dot is a line of no length with a round end. Colours
-are the style sheet's `--c0` ... `--c7`; beyond eight curves they repeat with dashes.
+The curves have coordinates from 0 to 1000, y downwards, and are stretched to the available space.
+`non-scaling-stroke` keeps the line width constant; a dot is a line of zero length with a round end.
+The colours are `--c0` to `--c7` of the style sheet; with more than eight curves they repeat with
+dashes.
 """
 
 import math
@@ -24,13 +24,13 @@ Numbers = npt.NDArray[np.float64]
 
 N_COLOURS = 8
 MOST_POINTS = 600
-MOST_POWERS = 7  # ticks of a logarithmic axis, about: more would run into each other on a phone
+MOST_POWERS = 7  # approximate number of ticks on a logarithmic axis: more would overlap on a phone
 
 
 @dataclass(frozen=True)
 class Line:
-    """One curve. `kind`: "strong" (what is to be read), "soft", or "faint" (the raw numbers
-    behind a soft one).
+    """One curve. `kind`: "strong" (the main curve), "soft" (thinner), or "faint" (the raw values
+    behind a smoothed curve).
     """
 
     x: Numbers
@@ -51,11 +51,11 @@ def line_chart(
     log2_x: bool = False,
     named: bool = False,
 ) -> str:
-    """A figure with axes and grid; what is above `y_range` is cut off. Dots carry their numbers as
-    a tooltip.
+    """A figure with axes and grid. Values above `y_range` are cut off. Dots show their values in a
+    tooltip.
 
-    The x-axis begins at zero. With `log2_x` it is logarithmic, its ticks are powers of two, and
-    nothing is cut off. `named`: with the lines' names below.
+    The x-axis begins at zero. With `log2_x` it is logarithmic with powers of two as ticks, and
+    nothing is cut off. `named`: with a legend below.
     """
     low, high = y_range
     y_ticks = ticks(low, high, n_ticks)
@@ -79,24 +79,24 @@ def line_chart(
     drawn = "".join(
         _draw(line, plane, x_label, log2_x) for line in sorted(lines, key=_behind_first)
     )
-    places = "".join(
+    x_labels = "".join(
         f'<i style="left:{plane.across(x) / 10:.2f}%">{words}</i>'
         for x, words in zip(x_ticks, x_texts, strict=True)
     )
-    heights = "".join(
+    y_labels = "".join(
         f'<i style="top:{plane.down(y) / 10:.2f}%">{tick_text(y, y_ticks)}</i>' for y in y_ticks
     )
     return (
         f'<figure class="chart{" log2" if log2_x else ""}"><figcaption>{escape(title)}</figcaption>'
         f'<div class="plot"><svg viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img" '
         f'aria-label="{escape(title)}"><path class="grid" d="{grid}"/>{drawn}</svg>'
-        f'<div class="y">{heights}</div><div class="x">{places}</div></div>'
+        f'<div class="y">{y_labels}</div><div class="x">{x_labels}</div></div>'
         f'<div class="x-label">{escape(x_label)}</div>{legend(lines) if named else ""}</figure>'
     )
 
 
 def legend(lines: Sequence[Line]) -> str:
-    """The names of the lines that have one, with a piece of each."""
+    """The legend: lines with a label, each with a sample of the line."""
     items = "".join(
         f'<li><svg viewBox="0 0 22 10"><path class="{line.kind}" {_stroke(line.colour)} d="M1 '
         f'5H21"/></svg>'
@@ -108,7 +108,7 @@ def legend(lines: Sequence[Line]) -> str:
 
 
 def thin(values: Numbers, n: int = MOST_POINTS) -> Numbers:
-    """Neighbours averaged until at most n are left."""
+    """Downsamples to at most n values by averaging neighbours."""
     return (
         values
         if len(values) <= n
@@ -117,8 +117,8 @@ def thin(values: Numbers, n: int = MOST_POINTS) -> Numbers:
 
 
 def smooth(y: Numbers, width: float) -> Numbers:
-    """Averages under a Gaussian of that many points to either side, so without a lag; gaps stay
-    gaps.
+    """Smooths by a Gaussian with a standard deviation of `width` points. Centred, so without lag;
+    NaNs stay NaN.
     """
     if not len(y):
         return y
@@ -131,7 +131,7 @@ def smooth(y: Numbers, width: float) -> Numbers:
 
 
 def ticks(low: float, high: float, n: int) -> list[float]:
-    """About n round numbers (1, 2, 2.5 or 5 times a power of ten apart) within low .. high."""
+    """About n round numbers between low and high, 1, 2, 2.5 or 5 times a power of ten apart."""
     if not high > low:
         return [low]
     rough = (high - low) / n
@@ -144,7 +144,7 @@ def ticks(low: float, high: float, n: int) -> list[float]:
 
 
 def tick_text(value: float, all_ticks: Sequence[float]) -> str:
-    """The tick with as many digits as tell it from its neighbours: 1.25, 0.0005, 20k."""
+    """A tick's label, with just enough digits: 1.25, 0.0005, 20k."""
     if value == 0:
         return "0"
     step = abs(all_ticks[1] - all_ticks[0]) if len(all_ticks) > 1 else abs(value) or 1.0
@@ -158,6 +158,8 @@ def tick_text(value: float, all_ticks: Sequence[float]) -> str:
 
 @dataclass(frozen=True)
 class _Plane:
+    """Maps data coordinates to the chart's 0 to 1000."""
+
     right: float
     low: float
     high: float
@@ -175,7 +177,7 @@ def _draw(line: Line, plane: _Plane, x_label: str, log2_x: bool) -> str:
     path, pen_down = [], False
     for a, b in zip(x.tolist(), y.tolist(), strict=True):
         if math.isfinite(a) and math.isfinite(b):
-            # Far outside the plane some drawing engines overflow.
+            # Some browsers overflow on coordinates far outside the chart.
             path.append(
                 f"{'L' if pen_down else 'M'}{plane.across(a):.1f} "
                 f"{min(max(plane.down(b), -9e3), 9e3):.1f}"
@@ -187,10 +189,10 @@ def _draw(line: Line, plane: _Plane, x_label: str, log2_x: bool) -> str:
             if math.isfinite(a) and plane.low <= b <= plane.high:
                 where = f"{2**a:,.0f}" if log2_x else f"{a:,.4g}"
                 tip = escape(f"{line.label} {b:.4f} at {where} {x_label}")
-                place = f"M{plane.across(a):.1f} {plane.down(b):.1f}h0"
+                point = f"M{plane.across(a):.1f} {plane.down(b):.1f}h0"
                 drawn += (
                     f'<path class="dot" style="stroke:var(--c{line.colour % N_COLOURS})" '
-                    f'd="{place}">'
+                    f'd="{point}">'
                 )
                 drawn += f"<title>{tip}</title></path>"
     return drawn

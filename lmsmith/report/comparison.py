@@ -1,5 +1,5 @@
-"""The comparison: runs, compressors and a uniform guess on one text, trained first if that is
-wanted; as table and page.
+"""Compares runs, compressors and a uniform guess on one text, as a table and an HTML page. Can
+train the runs first.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from lmsmith.train.ended import cut_short, init_from, learned_nothing
 from lmsmith.train.log import say
 from lmsmith.train.start import train
 
-HEAD = ("model", "what it is", "bits per byte", "parameters", "trained for", "MB/s")
+HEAD = ("model", "type", "bits per byte", "parameters", "training time", "MB/s")
 ALIASES = {"gpt": "modern"}
-WASTED = "the probability that it gives them counts against it"
+WASTED = "probability assigned to them counts against the model"
 
 
 def train_all(
@@ -44,11 +44,11 @@ def train_all(
     out: Path | None,
     console: Console,
 ) -> list[Path]:
-    """Trains each of `models` (presets, or gpt for modern) on the same text for as many minutes;
-    their run folders.
+    """Trains each of `models` (presets, or gpt for modern) on the same text for the same time;
+    returns their run folders, which are in the new folder `out`.
 
-    `changes`: settings by dotted name, for those that they mean something to. They lie in the new
-    folder `out`.
+    `changes`: settings by dotted name, for all models. Raises UsageError for unknown models,
+    ConfigError for minutes of 0 or less, KeyboardInterrupt if a signal stops a run.
     """
     unknown = [name for name in models if name not in PRESETS and name not in ALIASES]
     if unknown or not models:
@@ -59,7 +59,7 @@ def train_all(
         )
     if minutes <= 0:
         raise ConfigError(
-            f"--minutes {minutes:g}: wanted the minutes that each model is trained for, above 0."
+            f"--minutes {minutes:g}: expected the minutes to train each model for, above 0."
         )
     place = free_place(out, "comparison")
     runs = []
@@ -75,8 +75,10 @@ def train_all(
 
 
 def compare_runs(runs: Sequence[Path], on: Text) -> list[Entry]:
-    """The table, best first. One model is in memory at a time. Raises what cannot be loaded, at
-    once what is absent.
+    """Scores the runs and the baselines on a text; returns the rows of the table, best first.
+
+    Holds one model in memory at a time. A run without a model or tokenizer is an error before any
+    run is scored.
     """
     for run in runs:
         tokenizer_of(run)
@@ -85,20 +87,18 @@ def compare_runs(runs: Sequence[Path], on: Text) -> list[Entry]:
         model, tokenizer, content = load_for_use(run)
         boundaries = content.get("data", {}).get("documents", "stream")
         config, summary = model_config(content["model"]), summary_of(run)
-        how = {"boundaries": boundaries, "begin": content.get("begin"), "summary": summary}
-        early = "; ".join(
-            said for said in (cut_short(summary), learned_nothing(summary, init_from(run))) if said
-        )
-        entries.append(
-            replace(score_entry(name, model, tokenizer, config, on, **how), not_comparable=early)
-        )
+        options = {"boundaries": boundaries, "begin": content.get("begin"), "summary": summary}
+        reasons = cut_short(summary), learned_nothing(summary, init_from(run))
+        early = "; ".join(filter(None, reasons))
+        entry = score_entry(name, model, tokenizer, config, on, **options)
+        entries.append(replace(entry, not_comparable=early))
         del model
     return sorted(entries, key=lambda entry: entry.bits_per_byte)
 
 
 def check_place(out: Path) -> None:
-    """Raises UsageError or StorageError where no page can be written, before there is any work
-    to lose.
+    """Raises UsageError or StorageError if the page cannot be written to `out`. Called first, so
+    that no work is lost.
     """
     if out.is_dir():
         raise UsageError(
@@ -126,7 +126,7 @@ def comparison_rows(entries: Iterable[Entry]) -> list[list[str]]:
 
 
 def comparison_notes(entries: Iterable[Entry]) -> list[str]:
-    """What there is to say of some of them."""
+    """Remarks on entries: not comparable, infinite, or with unknown text."""
     notes = []
     for entry in entries:
         if entry.not_comparable:
@@ -134,44 +134,51 @@ def comparison_notes(entries: Iterable[Entry]) -> list[str]:
         if entry.n_impossible and entry.n_tokens:
             share = entry.n_impossible / entry.n_tokens
             notes.append(
-                f"{entry.name} holds {share:.2%} of the tokens impossible, so its bits are infinite"
+                f"{entry.name} gives {share:.2%} of the tokens probability zero, so its bits per "
+                "byte are infinite"
             )
         if entry.n_unknown:
-            bits = f"8 bits a byte and their places, {entry.unknown_bits:,.0f} in all"
+            bits = f"8 bits per byte and their positions, {entry.unknown_bits:,.0f} bits in total"
             notes.append(
-                f"{plural(entry.n_unknown, 'unit')} of the text unknown to {entry.name}: {bits}"
+                f"{plural(entry.n_unknown, 'unit')} of the text unknown to the tokenizer of "
+                f"{entry.name} cost {bits}"
             )
         if entry.n_ids_without_token:
             notes.append(
-                f"no token has {plural(entry.n_ids_without_token, 'id')} of {entry.name}: {WASTED}"
+                f"{plural(entry.n_ids_without_token, 'id')} of {entry.name} without a token: "
+                f"{WASTED}"
             )
     return notes
 
 
 def measure(on: Text) -> str:
-    """How long the text is, and what of it is none."""
-    odd = f"; {on.n_invalid:,} of them are no UTF-8 and count as they are" if on.n_invalid else ""
-    return f"{len(on.data):,} bytes, the same for all{odd}"
+    """The length of the text in bytes, and how many of them are not UTF-8."""
+    odd = (
+        f"; {on.n_invalid:,} of them are not valid UTF-8 and count unchanged"
+        if on.n_invalid
+        else ""
+    )
+    return f"{len(on.data):,} bytes, the same for all models{odd}"
 
 
 def equal_time(runs: Sequence[Path], sources: Sequence[str], minutes: float) -> str:
-    """What `train_all` gave each model, in a sentence."""
+    """A sentence on how `train_all` trained the models."""
     counted = [run.name for run in runs if summary_of(run).get("finished") == "counted"]
-    once = f"; {', '.join(counted)} counted it once" if counted else ""
+    once = f"; {', '.join(counted)} read the text once" if counted else ""
     time = f"{minutes:g} minute{'' if minutes == 1 else 's'}"
-    return f"each model had the same {time} on this machine to train on {', '.join(sources)}{once}"
+    return f"each model trained on {', '.join(sources)} for {time} on this machine{once}"
 
 
 def comparison_page(
     entries: Sequence[Entry], on: Text, trained: Sequence[Path] = (), about: str = ""
 ) -> str:
-    """One HTML file: bars and the table.
+    """The HTML page: a bar chart, the table, and learning curves.
 
-    `trained`: runs on one text with one tokenizer, whose learning curves are drawn. `about`: how
-    they were trained.
+    `trained`: runs on the same text with the same tokenizer, to draw learning curves of. `about`: a
+    sentence on how they were trained.
     """
-    curved = [run for run in read_runs(trained) if run.train]
-    names = [run.name for run in curved]  # a model has one colour in all charts
+    with_curves = [run for run in read_runs(trained) if run.train]
+    names = [run.name for run in with_curves]  # a model has the same colour in all charts
     names += [
         entry.name for entry in entries if entry.n_params is not None and entry.name not in names
     ]
@@ -195,20 +202,18 @@ def comparison_page(
     notes = "".join(f'<p class="about">{text(note)}.</p>' for note in comparison_notes(entries))
     body = (
         f'<header><div class="brand">lmsmith comparison</div><h1>{text(on.name)}</h1>'
-        f"<p>{measure(on)}. Fewer bits are better.</p>"
+        f"<p>{measure(on)}. Fewer bits per byte are better.</p>"
         + (f"<p>{text(about[0].upper() + about[1:])}.</p>" if about else "")
         + "</header>"
         f'<h2>Bits per byte</h2><div class="scroll"><table '
         f'class="bits"><tbody>{bars}</tbody></table></div>'
-        f"<h2>In numbers</h2>{table(HEAD, cells)}{notes}{curves(curved, named=True)}"
+        f"<h2>In numbers</h2>{table(HEAD, cells)}{notes}{curves(with_curves, named=True)}"
     )
     return page(f"{on.name} — lmsmith comparison", body)
 
 
 def _names(runs: Sequence[Path]) -> list[str]:
-    """Short names that tell the runs apart: of those of one name their paths, of one path their
-    numbers.
-    """
+    """Distinct names: the folder's name; for equal names the path; for equal paths, numbered."""
     short_names = [Path(os.path.abspath(run)).name for run in runs]
     names, seen = [], Counter((UNIFORM, *COMPRESSORS))
     for run, name in zip(runs, short_names, strict=True):

@@ -1,12 +1,12 @@
-"""The figures of a report: curves of learning, and bits per byte against the baselines.
+"""The figures of a report: learning curves, and bits per byte against baselines.
 
-One run is drawn in two colours, training and validation; of several runs each has its own, with
-validation strong and training thin. Training's loss is smoothed over about a sixtieth of the run to
-either side.
+A single run is drawn in two colours, for training and validation. Several runs have a colour each,
+with a thick line for validation and a thin one for training. The training loss is smoothed by a
+Gaussian with a standard deviation of a sixtieth of the run.
 
-The loss charts show the whole curve, unless the first twentieth of a run, in which the loss falls
-from a uniform guess, would take more than four fifths of the height. Then the rest is cut off at
-the top, and the caption says so.
+A loss chart shows the full curve, unless the steep fall in the first twentieth of the run would
+take more than four fifths of the height. Then the start is cut off at the top, and the caption says
+so.
 """
 
 import math
@@ -20,26 +20,28 @@ from lmsmith.report.page import text
 from lmsmith.report.reading import Run, column
 from lmsmith.train.ended import cut_short
 
-AFTER_START = (
-    1 / 5
-)  # of a loss chart's height, at least, for what comes after the first twentieth of a run
+AFTER_START = 1 / 5
+"""Smallest share of a loss chart's height for the part after the first twentieth of the run."""
 
 _SMALL = {
     "Gradient norm": "grad_norm",
     "Tokens per second": "tokens_per_second",
 }
+_MEANING = (
+    "Bits needed to encode each byte of the text with the model's predictions; fewer are better."
+)
 _BASELINES = {
-    "gzip": ("gzip -9", "learns from this text alone, 32 KiB back"),
-    "xz": ("xz -9e", "learns from this text alone"),
-    "source": ("the source itself", "on average no model does better"),
+    "gzip": ("gzip -9", "compressor, window of 32 KiB"),
+    "xz": ("xz -9e", "compressor, window of 64 MiB"),
+    "source": ("entropy of the source", "lower bound: no model does better on average"),
 }
 
 
 def curves(runs: Sequence[Run], *, named: bool = False) -> str:
-    """Loss over steps and over seconds, and the small charts below; nothing for runs without a line
-    of metrics.
+    """Charts of the loss by steps and by time, and small charts of learning rate, gradient norm and
+    speed; "" for runs without metrics.
 
-    `named`: by its name even if it is a single run.
+    `named`: label the lines with the run's name even if there is only one run.
     """
     if not any(run.train or run.evals for run in runs):
         return ""
@@ -52,7 +54,10 @@ def curves(runs: Sequence[Run], *, named: bool = False) -> str:
     charts = [
         line_chart(title, [*chain(*by_step)], x_label="steps", y_range=y_range),
         line_chart(
-            "The same over time", [*chain(*by_time)], x_label=f"{unit} of updates", y_range=y_range
+            "Loss by training time",
+            [*chain(*by_time)],
+            x_label=f"{unit} of training",
+            y_range=y_range,
         ),
     ]
     small = [
@@ -64,24 +69,26 @@ def curves(runs: Sequence[Run], *, named: bool = False) -> str:
     else:
         nothing = np.array([], dtype=np.float64)
         names = legend([Line(nothing, nothing, i, label=run.name) for i, run in enumerate(runs)])
-        about = '<p class="about">Strong: validation. Thin: training, smoothed.</p>'
+        about = (
+            '<p class="about">Thick lines: validation loss. Thin lines: smoothed training loss.</p>'
+        )
     return (
-        f'<h2>Learning</h2>{about}{names}<div class="charts">{"".join(charts)}</div>'
+        f'<h2>Learning curves</h2>{about}{names}<div class="charts">{"".join(charts)}</div>'
         f'<div class="charts small">{"".join(small)}</div>'
     )
 
 
 def bits_per_byte(runs: Sequence[Run], bits: Sequence[float | None]) -> str:
-    """A table with bars, worst first: a uniform guess, the compressors, the runs, the source
-    where it is known.
+    """A bar chart, worst first: a uniform guess, the compressors, the runs, and the entropy of the
+    source if it is known.
     """
     known = [found for run in runs if (found := _baselines(run))]
     one_text = all(found == known[0] for found in known)
     baselines = known[0] if known and one_text else {}
-    rows = [(8.0, "a uniform guess", "every byte as likely as any other", "--quiet", "")]
-    for name, bits_of_it in baselines.items():
+    rows = [(8.0, "uniform guess", "every byte equally likely", "--quiet", "")]
+    for name, baseline in baselines.items():
         shown, about = _BASELINES.get(name, (name, ""))
-        rows.append((bits_of_it, shown, about, "--floor" if name == "source" else "--quiet", ""))
+        rows.append((baseline, shown, about, "--floor" if name == "source" else "--quiet", ""))
     for i, (run, value) in enumerate(zip(runs, bits, strict=True)):
         if value is not None:
             shown = "this model" if len(runs) == 1 else run.name
@@ -108,17 +115,18 @@ def bits_per_byte(runs: Sequence[Run], bits: Sequence[float | None]) -> str:
     words = _bits_in_words(bits[0], baselines) if len(runs) == 1 else ""
     if not one_text:
         words = (
-            "These runs were held against different texts, so gzip, xz and the source are left out."
+            "These runs have different validation texts, so there is no common baseline of gzip, "
+            "xz or the source."
         )
-    paragraph = f'<p class="about">{words}</p>' if words else ""
+    paragraph = f'<p class="about">{_MEANING} {words}</p>'
     return (
-        f"<h2>Bits per byte of the validation text</h2>{paragraph}"
+        f"<h2>Bits per byte of validation text</h2>{paragraph}"
         f'<div class="scroll"><table class="bits"><tbody>{body}</tbody></table></div>'
     )
 
 
 def _loss_lines(run: Run, colour: int, shared: bool, axis: str, unit: float) -> list[Line]:
-    """Raw training loss (of a run alone), smoothed training loss, validation loss."""
+    """Training loss (for a single run), smoothed training loss, validation loss."""
     x, loss = thin(column(run.train, axis)) / unit, thin(column(run.train, "loss"))
     name = f"{run.name}: " if shared else ""
     smoothed = Line(
@@ -140,8 +148,8 @@ def _loss_lines(run: Run, colour: int, shared: bool, axis: str, unit: float) -> 
 
 
 def _loss_range(lines: Sequence[Line]) -> tuple[float, float]:
-    """From the lowest loss to the highest, with a little room; at least a fifth is for what
-    comes after the start.
+    """The y-range of a loss chart: lowest to highest loss with a margin, cut off at the top so that
+    at least `AFTER_START` of the height is left for the part after the start.
     """
     end = max(float(line.x[-1]) for line in lines if len(line.x))
     shown = [line.y[line.x >= end / 20] for line in lines if line.kind != "faint"]
@@ -160,45 +168,47 @@ def _loss_range(lines: Sequence[Line]) -> tuple[float, float]:
 
 
 def _learning_rates(runs: Sequence[Run]) -> str:
-    """Of one run the learning rate of each group, named; of several the main group's."""
+    """For one run, the learning rate of each parameter group; for several, of the main group."""
     if len(runs) == 1:
         (run,) = runs
         labels = _rate_labels(run)
         lines = [_small_line(run, name, i, label) for i, (name, label) in enumerate(labels.items())]
         return _chart("Learning rate", lines, named=len(lines) > 1)
     lines = [_small_line(run, next(iter(_rate_labels(run))), i) for i, run in enumerate(runs)]
-    return _chart("Learning rate of the main group", lines)
+    return _chart("Learning rate of the main parameter group", lines)
 
 
 def _rate_labels(run: Run) -> dict[str, str]:
-    """The fields of metrics.jsonl with a group's learning rate, the main group first, and the
-    groups' names.
+    """Fields of metrics.jsonl that hold a learning rate, with the name of their parameter group;
+    the main group first.
 
-    Groups whose rates are the same are one line. Runs of older versions have `learning_rate` alone.
+    Groups with equal rates share a line. Runs of older versions only have `learning_rate`.
     """
     muon = run.settings.get("optim.name") == "muon"
-    rest = "head, biases, gains" if muon else "all else"
+    rest = "head, biases, gains" if muon else "all other weights"
     labels = {"learning_rate": rest, "embedding_learning_rate": "embedding tables"}
     if muon:
         labels = {"muon_learning_rate": "matrices (Muon)"} | labels
-    there = {name: label for name, label in labels.items() if any(name in row for row in run.train)}
-    rate, of_tables = (
+    logged = {
+        name: label for name, label in labels.items() if any(name in row for row in run.train)
+    }
+    rate, embedding_rate = (
         column(run.train, name) for name in ("learning_rate", "embedding_learning_rate")
     )
-    if "embedding_learning_rate" in there and np.array_equal(rate, of_tables, equal_nan=True):
-        del there["embedding_learning_rate"]
-        there["learning_rate"] = f"embedding tables, {rest}" if muon else "all weights"
-    return there or {"learning_rate": rest}
+    if "embedding_learning_rate" in logged and np.array_equal(rate, embedding_rate, equal_nan=True):
+        del logged["embedding_learning_rate"]
+        logged["learning_rate"] = f"embedding tables, {rest}" if muon else "all weights"
+    return logged or {"learning_rate": rest}
 
 
 def _cut_off(lines: Iterable[Line], top: float) -> str:
-    """What is above the chart, if anything is."""
+    """A note for the caption if the curve starts above the chart; else ""."""
     highest = max(
         float(line.y[np.isfinite(line.y)].max(initial=top))
         for line in lines
         if line.kind != "faint"
     )
-    return f" (its first steps, from {highest:.2f} down, are above)" if highest > top else ""
+    return f" (the first steps, from {highest:.2f}, are cut off)" if highest > top else ""
 
 
 def _small_chart(runs: Sequence[Run], title: str, name: str) -> str:
@@ -212,11 +222,11 @@ def _small_line(run: Run, name: str, colour: int, label: str = "") -> Line:
 
 
 def _chart(title: str, lines: Sequence[Line], *, named: bool = False) -> str:
-    """A small chart; nothing where there is no number to draw. `named`: with the lines' names."""
+    """A small chart; "" if there is nothing to draw. `named`: with a legend."""
     values = np.concatenate([line.y[np.isfinite(line.y)] for line in lines])
     if not len(values):
         return ""
-    # A single spike of the gradient must not flatten all the rest.
+    # A single spike of the gradient norm must not flatten the rest of the curve.
     high = float(min(values.max(), 3 * np.quantile(values, 0.98)))
     y_range = (0.0, 1.08 * high or 1.0)
     return line_chart(title, lines, x_label="steps", y_range=y_range, n_ticks=3, named=named)
@@ -252,12 +262,12 @@ def _bits_in_words(own: float | None, baselines: dict[str, float]) -> str:
         best = min(compressors, key=lambda name: compressors[name])
         share = own / compressors[best] - 1
         sentences.append(
-            f"The model needs {abs(share):.0%} {'less' if share < 0 else 'more'} than "
+            f"The model needs {abs(share):.0%} {'fewer' if share < 0 else 'more'} bits than "
             f"{_BASELINES[best][0]}."
         )
     if source := baselines.get("source"):
         sentences.append(
-            f"Of its {own:.3f} bits, {source:.3f} are the source's own; {own - source:.3f} are "
-            f"left to learn."
+            f"Of its {own:.3f} bits per byte, {source:.3f} are the entropy of the source; "
+            f"{own - source:.3f} are left to learn."
         )
     return " ".join(sentences)

@@ -1,7 +1,8 @@
-"""The frame of a report, one HTML file that needs nothing else, and how values are written in it.
+"""The HTML document around a report, with its style sheet, and the formatting of values.
 
-No script, no font, no picture from anywhere: the content security policy forbids the browser to load any. Light or dark
-follows the reader's system; below 860 pixels of width everything stands in one column.
+The file is self-contained: no scripts, fonts or images are loaded, and the content security policy
+forbids the browser to load any. Light or dark mode follows the reader's system. Below 860 pixels of
+width the page has a single column.
 """
 
 import math
@@ -14,7 +15,7 @@ _PICTURE_OF_CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) no
 
 
 def page(title: str, body: str) -> str:
-    """The whole document around `body`, which is HTML."""
+    """The complete HTML document with this title and this HTML body."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -25,13 +26,17 @@ def page(title: str, body: str) -> str:
 
 
 def text(raw: object) -> str:
-    """`raw` as HTML that shows it: escaped, control characters as their pictures, half surrogates as U+FFFD."""
+    """Escapes `raw` for HTML. Shows control characters as their Unicode symbols, and lone
+    surrogates as question marks.
+    """
     shown = str(raw).translate(_PICTURE_OF_CONTROL).encode("utf-8", "replace").decode("utf-8")
     return escape(shown)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of HTML cells, the first of each row its heading; wider than the page, it scrolls by itself."""
+    """A table of HTML cells; the first cell of each row is its header. Scrolls if it is wider than
+    the page.
+    """
     top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
     body = ""
     for first, *others in rows:
@@ -42,7 +47,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def figure(value: float | None, form: str) -> str:
-    """A number by its format, a dash where it is not known."""
+    """A number in this format; a dash for None."""
     return "—" if value is None else format(value, form)
 
 

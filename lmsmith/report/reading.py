@@ -1,12 +1,12 @@
-"""Run folders as they are found: finished, still going, killed, with files missing or a last line
-half written.
+"""Reads run folders in any state: finished, still going or killed, with missing files or an
+incomplete last line.
 
-A report is wanted most when something went wrong, so reading never fails for what a run may have
-left behind: what is not there is listed in `Run.missing`, in words for the user. Only a path that
-is no run folder at all is an error.
+A report is most useful when something went wrong, so reading succeeds for anything that a run may
+leave behind. `Run.missing` lists what is absent, in sentences for the user. Only a path that is not
+a run folder is an error.
 
-`metrics.jsonl` of a resumed run may hold a step twice, once from before the kill and once from
-after the resume; the later line counts.
+`metrics.jsonl` of a resumed run may hold a step twice, from before and after it was resumed; the
+later line counts.
 """
 
 import math
@@ -28,8 +28,8 @@ Numbers = npt.NDArray[np.float64]
 
 @dataclass
 class Run:
-    """What a run folder holds. Rows of `train` and `evals` are the lines of metrics.jsonl, in
-    the order of steps.
+    """The contents of a run folder. `train` and `evals` hold the lines of metrics.jsonl of these
+    kinds, sorted by step.
     """
 
     folder: Path
@@ -44,8 +44,8 @@ class Run:
     missing: list[str] = field(default_factory=list)
 
     def number(self, *names: str) -> float | None:
-        """The first of these keys that is a number in summary.json or, failing that, in the
-        latest lines of metrics.
+        """The number under the first of these keys that has one, in summary.json or else in the
+        latest lines of metrics.jsonl.
         """
         latest = sorted([*self.train[-1:], *self.evals[-1:]], key=lambda row: -row["step"])
         for row in (self.summary, *latest):
@@ -56,7 +56,7 @@ class Run:
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """The runs, with names that tell them apart. Raises CheckpointError for a path that is no
+    """Reads runs and gives them distinct names. Raises CheckpointError for a path that is not a
     run folder.
     """
     runs = [read_run(folder) for folder in folders]
@@ -68,23 +68,22 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def read_run(folder: Path) -> Run:
-    """The run in `folder`. Raises CheckpointError for a path that is no run folder."""
+    """Reads the run in `folder`. Raises CheckpointError for a path that is not a run folder."""
     is_run = any((folder / name).exists() for name in ("metrics.jsonl", "config.toml"))
     if not is_run:
-        from lmsmith.run_folder import refuse_foreign  # with torch, which a report does without
+        from lmsmith.run_folder import refuse_foreign  # imports torch, which a report does not need
 
         refuse_foreign(folder)
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise CheckpointError(
-            f"{folder} {what}: wanted a run folder, as `lmsmith train ... --out {folder}` makes "
-            f"one."
+            f"{folder} {what}: expected a run folder, as `lmsmith train ... --out {folder}` "
+            "writes it."
         )
     if not is_run:
         raise CheckpointError(
             f"{folder} is not a run folder: it has neither metrics.jsonl nor config.toml. Give "
-            f"the folder that "
-            "`lmsmith train` wrote."
+            "the folder that `lmsmith train` wrote."
         )
     run = Run(folder, folder.resolve().name)
     _read_summary(run)
@@ -95,36 +94,36 @@ def read_run(folder: Path) -> Run:
 
 
 def prompt_of(folder: Path) -> str:
-    """Some words to begin a text with: those at the start of a line of the run's validation
-    text.
-    """
+    """A few words to use as a prompt: the start of a line of the run's validation text."""
     try:
         with (folder / "tokens" / "validation.txt").open(encoding="utf-8", errors="ignore") as file:
             begin = file.read(5000)
-    except OSError:  # of ready shards it may be too large to have been written out
+    except OSError:  # a run on token shards may have no validation.txt
         begin = ""
-    lines = begin.splitlines()  # the first one may begin in the middle of a word
+    lines = begin.splitlines()  # the first line may begin in the middle of a word
     for line in [*lines[1:], *lines[:1]]:
-        if found := re.match(r"\w{1,12}( \w{1,12}){0,3}", line.strip()):
-            return found.group()
+        if match := re.match(r"\w{1,12}( \w{1,12}){0,3}", line.strip()):
+            return match.group()
     return "Once upon a time"
 
 
 def column(rows: Iterable[dict[str, Any]], name: str) -> Numbers:
-    """One field of all rows; not a number where a row lacks it."""
+    """One field of all rows; NaN for rows without it."""
     return np.array(
         [row[name] if is_number(row.get(name)) else math.nan for row in rows], dtype=np.float64
     )
 
 
 def is_number(value: Any) -> bool:
-    """A finite number; JSON has true, and Python's reader takes NaN."""
+    """Whether `value` is a finite number. Excludes booleans, and the NaN that Python's JSON reader
+    accepts.
+    """
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def split_samples(markdown: str) -> list[tuple[str, list[str]]]:
-    """`## heading`s with the fenced blocks below each; a block may end with the file instead of
-    its fence.
+    """Splits samples.md into `## ` headings, each with the fenced blocks below it. The last block
+    may lack its closing fence.
     """
     sections: list[tuple[str, list[str]]] = []
     fence, block = "", list[str]()
@@ -145,7 +144,7 @@ def split_samples(markdown: str) -> list[tuple[str, list[str]]]:
 
 
 def _read_config(run: Run) -> None:
-    run.config = _text(run, "config.toml", "its settings are not known")
+    run.config = _text(run, "config.toml", "the settings are unknown")
     if run.config:
         try:
             run.settings = read_toml(run.folder / "config.toml")
@@ -154,7 +153,7 @@ def _read_config(run: Run) -> None:
 
 
 def _read_metrics(run: Run) -> None:
-    if run.summary.get("finished") == "counted":  # n-grams: no updates, so no curves
+    if run.summary.get("finished") == "counted":  # n-gram models have no steps, so no curves
         return
     lines = _text(run, "metrics.jsonl", "no curves").splitlines()
     rows, n_broken = [], 0
@@ -163,22 +162,22 @@ def _read_metrics(run: Run) -> None:
             row = foreign_json.parse(line)
         except ValueError:
             if i == len(lines) - 1:
-                run.missing.append("The last line of metrics.jsonl is cut off and left out.")
+                run.missing.append("The last line of metrics.jsonl is incomplete and is ignored.")
             else:
                 n_broken += bool(line.strip())
             continue
         if isinstance(row, dict):
             rows.append(row)
     if n_broken:
-        run.missing.append(f"{n_broken} lines of metrics.jsonl are not JSON and left out.")
+        run.missing.append(f"{n_broken} lines of metrics.jsonl are not JSON and are ignored.")
     run.train = _by_step(rows, "train")
     run.evals = _by_step(rows, "eval")
     run.events = [str(row.get("message", "")) for row in rows if row.get("kind") == "event"]
     if lines and not run.train:
-        run.missing.append("metrics.jsonl has no update yet.")
+        run.missing.append("metrics.jsonl has no training step yet.")
     if run.train and not run.evals:
         run.missing.append(
-            "There is no evaluation yet, so no validation loss and no bits per byte."
+            "There is no evaluation yet, and therefore no validation loss or bits per byte."
         )
 
 
@@ -193,7 +192,7 @@ def _read_summary(run: Run) -> None:
     text = _text(
         run,
         "summary.json",
-        "the run is still going or was killed; figures are those of its last lines",
+        "the run is still going or was killed; the numbers are from its latest metrics",
     )
     if text:
         try:
@@ -204,12 +203,12 @@ def _read_summary(run: Run) -> None:
             run.summary = summary
         else:
             run.missing.append(
-                "summary.json is damaged; figures are those of the last lines of metrics.jsonl."
+                "summary.json is damaged; the numbers are from the last lines of metrics.jsonl."
             )
 
 
 def _text(run: Run, name: str, consequence: str) -> str:
-    """The file's text, "" where there is none: then `run.missing` says so."""
+    """The text of a file of the run. If there is none, returns "" and adds to `run.missing`."""
     try:
         text = (run.folder / name).read_text(encoding="utf-8", errors="replace")
         if text.strip():

@@ -1,11 +1,11 @@
-"""Runs as one HTML file: figures, curves, bits per byte against the baselines, samples, settings,
-what to try next.
+"""Writes a report on one or more runs: an HTML file with metrics, learning curves, bits per byte
+against baselines, samples, settings and suggestions.
 
-The file needs nothing but itself (see `page`) and can be sent around. One run is told from
-beginning to end; several are laid over each other. What a run lacks, because it is going on or was
-killed, is said and left out (see `runs`).
+The file is self-contained (see `page.py`). The report on one run shows all of it; the report on
+several compares them. What is missing, because a run is still going or was killed, is listed at the
+top (see `reading.py`).
 
-The loss and bits per byte of a run are those of its best evaluation, whose weights are the ones in
+The loss and bits per byte of a run are those of its best evaluation, whose weights are in
 RUN/model.
 """
 
@@ -27,23 +27,23 @@ from lmsmith.report.reading import Run, column, is_number, prompt_of, read_runs
 from lmsmith.train.ended import cut_short, learned_nothing
 
 _ENDED = {
-    "steps": "all steps were done",
-    "tokens": "all tokens were seen",
-    "time": "the time was up",
-    "target": "the target was reached",
-    "signal": "a signal stopped it",
-    "counted": "all was counted",
+    "steps": "ended after its planned steps",
+    "tokens": "ended after its planned tokens",
+    "time": "ended at its time limit",
+    "target": "ended early at its target loss",
+    "signal": "stopped by a signal",
+    "counted": "all training tokens were counted",
 }
 
 
 def write_report(runs: Sequence[Path], out: Path) -> Path:
-    """Writes the report of these run folders to the file `out`, and returns it.
+    """Writes the report on these run folders to the file `out`, and returns `out`.
 
-    Raises CheckpointError for a path that is no run folder, StorageError where `out` cannot be
-    written.
+    Raises UsageError without runs, CheckpointError for a path that is not a run folder,
+    StorageError if `out` cannot be written.
     """
     if not runs:
-        raise UsageError("a report needs at least one run folder.")
+        raise UsageError("a report needs at least one run folder: `lmsmith report RUN`.")
     read = read_runs(runs)
     title, sections = _one(read[0]) if len(read) == 1 else _several(read)
     footer = (
@@ -99,7 +99,7 @@ def _in_a_sentence(run: Run) -> str:
 
 
 def _model_in_words(settings: Mapping[str, Any]) -> str:
-    """Kind and size of the model, if its settings can be read."""
+    """Kind and size of the model, or "A language model" if its settings cannot be read."""
     named = {name: value for name, value in settings.items() if name.startswith("model.")}
     try:
         model = RunConfig().changed(named, where="config.toml").model
@@ -110,8 +110,8 @@ def _model_in_words(settings: Mapping[str, Any]) -> str:
 
 def _init_from(run: Run) -> str:
     """The run whose weights this one started from; empty if there is none."""
-    place = str(run.settings.get("train.init_from", "none"))
-    return "" if place == "none" else place
+    source = str(run.settings.get("train.init_from", "none"))
+    return "" if source == "none" else source
 
 
 def _headed(title: str, section: str) -> str:
@@ -119,33 +119,30 @@ def _headed(title: str, section: str) -> str:
 
 
 def _early(run: Run) -> str:
-    """A box that says that the run ended early, or has learned nothing; "" where neither is so."""
-    nothing = learned_nothing(run.summary, _init_from(run))
-    if nothing:
-        nothing = nothing[0].upper() + nothing[1:] + "."
-    said = [
-        f"This run was {early}; it is not comparable with others."
-        for early in [cut_short(run.summary)]
-        if early
-    ]
-    items = "".join(f"<p>{text(what)}</p>" for what in [*said, nothing] if what)
+    """A notice that the run ended early or was too short to learn anything; "" if neither holds."""
+    sentences = []
+    if early := cut_short(run.summary):
+        sentences.append(f"This run was {early}; it is not comparable with others.")
+    if nothing := learned_nothing(run.summary, _init_from(run)):
+        sentences.append(nothing[0].upper() + nothing[1:] + ".")
+    items = "".join(f"<p>{text(sentence)}</p>" for sentence in sentences)
     return f'<div class="notice">{items}</div>' if items else ""
 
 
 def _notice(missing: list[str]) -> str:
     items = "".join(f"<li>{text(what)}</li>" for what in missing)
     return (
-        f'<div class="notice"><b>This report is not complete.</b><ul>{items}</ul></div>'
+        f'<div class="notice"><b>This report is incomplete.</b><ul>{items}</ul></div>'
         if missing
         else ""
     )
 
 
-# Figures of a run.
+# Metrics of a run.
 
 
 def _val_loss(run: Run) -> tuple[float | None, float | None]:
-    """The best validation loss, nats per token, and its step."""
+    """The lowest validation loss, in nats per token, and its step."""
     if is_number(run.summary.get("best_val_loss")):
         return run.number("best_val_loss"), run.number("best_step")
     losses = column(run.evals, "val_loss")
@@ -156,7 +153,7 @@ def _val_loss(run: Run) -> tuple[float | None, float | None]:
 
 
 def _bits(run: Run) -> float | None:
-    """Bits per byte of that evaluation."""
+    """Bits per byte at the evaluation with the lowest validation loss."""
     if is_number(run.summary.get("best_val_bits_per_byte")):
         return run.number("best_val_bits_per_byte")
     _, step = _val_loss(run)
@@ -189,7 +186,7 @@ def _tiles(run: Run) -> str:
             figure(loss, ".4f"),
             "nats per token" + (f", step {step:,.0f}" if step is not None else ""),
         ),
-        ("bits per byte", figure(_bits(run), ".3f"), "a uniform guess has 8"),
+        ("bits per byte", figure(_bits(run), ".3f"), "a uniform guess needs 8"),
         (
             "perplexity",
             figure(perplexity, ",.3f" if perplexity and perplexity < 100 else ",.0f"),
@@ -199,12 +196,12 @@ def _tiles(run: Run) -> str:
         (
             "tokens per second",
             figure(run.number("tokens_per_second"), ",.0f"),
-            f"{mfu:.0%} of peak FLOPs" if mfu else "",
+            f"{mfu:.0%} of peak FLOPS" if mfu else "",
         ),
         (
-            "time of updates",
+            "training time",
             duration(run.number("train_seconds", "seconds")),
-            f"{duration(wall)} in all" if wall else "",
+            f"{duration(wall)} in total" if wall else "",
         ),
         ("steps", figure(steps, ",.0f"), f"{short(seen)} tokens" if seen else ""),
         (
@@ -213,14 +210,14 @@ def _tiles(run: Run) -> str:
             text(dtype) + (f", {threads:.0f} thread{'s' * (threads != 1)}" if threads else ""),
         ),
     ]
-    made = ""
+    items = ""
     for name, value, note in tiles:
         opening = '<div class="lead">' if name in ("validation loss", "bits per byte") else "<div>"
-        made += (
+        items += (
             f'{opening}<dt>{name}</dt><dd class="figure">{value}</dd><dd '
             f'class="note">{note}</dd></div>'
         )
-    return f'<dl class="tiles">{made}</dl>'
+    return f'<dl class="tiles">{items}</dl>'
 
 
 def _count(value: float | None) -> str:
@@ -239,13 +236,13 @@ def _facts(run: Run) -> str:
         ),
         ("training tokens", n_train, "{:,.0f}"),
         ("validation tokens", n_val, "{:,.0f}" + (f" ({n_bytes:,.0f} bytes)" if n_bytes else "")),
-        ("last validation loss", run.number("val_loss"), "{:.4f}"),
-        ("target reached after", target and duration(target), "{} of updates"),
+        ("final validation loss", run.number("val_loss"), "{:.4f}"),
+        ("target loss reached after", target and duration(target), "{} of training"),
         ("peak memory", memory and memory / 2**20, "{:,.0f} MiB"),
         ("tokenizer", run.summary.get("tokenizer") or run.settings.get("tokenizer"), "{}"),
         ("vocabulary", run.number("vocab_size"), "{:,.0f} tokens"),
         ("seed", run.settings.get("train.seed"), "{}"),
-        ("legs", _legs(run), "{}"),
+        ("parts of the run (steps)", _legs(run), "{}"),
     ]
     items = "".join(
         f"<div><dt>{name}</dt><dd>{text(form.format(value))}</dd></div>"
@@ -253,18 +250,16 @@ def _facts(run: Run) -> str:
         if value is not None
     )
     events = "".join(f"<li>{text(event)}</li>" for event in run.events)
-    told = (
+    details = (
         f"<details><summary>Events<span>{len(run.events)}</span></summary><ul>{events}</ul></details>"
         if events
         else ""
     )
-    return f'<h2>In numbers</h2><dl class="facts card">{items}</dl>{told}'
+    return f'<h2>In numbers</h2><dl class="facts card">{items}</dl>{details}'
 
 
 def _legs(run: Run) -> str | None:
-    """Which steps were made under which plan, where there was more than one: `0 to 30, 30 to
-    60`.
-    """
+    """The steps of each part of an extended run, `0 to 30, 30 to 60`; None if there is one part."""
     legs = run.summary.get("legs")
     if not isinstance(legs, list) or len(legs) < 2:
         return None
@@ -297,7 +292,7 @@ def _comparison(runs: list[Run]) -> str:
                 text(", ".join(_machine(run))),
             ]
         )
-    made = table(
+    html = table(
         [
             "run",
             "validation loss",
@@ -305,8 +300,8 @@ def _comparison(runs: list[Run]) -> str:
             "parameters",
             "steps",
             "tokens/s",
-            "updates",
-            "machine",
+            "training time",
+            "device",
         ],
         rows,
     )
@@ -314,7 +309,7 @@ def _comparison(runs: list[Run]) -> str:
         if why:
             nothing = learned_nothing(run.summary, _init_from(run))
             more = f"; {nothing}" if nothing else ""
-            made += (
+            html += (
                 f'<p class="about">{text(run.name)} is not comparable with the others: '
                 f"{text(why + more)}.</p>"
             )
@@ -322,12 +317,11 @@ def _comparison(runs: list[Run]) -> str:
         (run.summary.get("tokenizer"), run.number("n_val_bytes")) for run in runs if run.summary
     }
     if len(texts) > 1:
-        made += (
-            '<p class="about">These runs differ in tokenizer or validation text. A loss per token '
-            "compares only within "
-            "one tokenizer, bits per byte only on one text.</p>"
+        html += (
+            '<p class="about">These runs differ in tokenizer or validation text. Losses per token '
+            "are comparable only with the same tokenizer, bits per byte only on the same text.</p>"
         )
-    return made
+    return html
 
 
 def _differences(runs: list[Run]) -> str:
@@ -344,14 +338,12 @@ def _differences(runs: list[Run]) -> str:
     )
 
 
-# Samples, settings, what next.
+# Samples, settings, suggestions.
 
 
 def _samples(run: Run) -> str:
-    """All of them in the order they were drawn, the last ones open: how the model learnt to
-    write.
-    """
-    made = []
+    """All samples in the order of training, the last ones unfolded."""
+    sections = []
     for i, (heading, texts) in enumerate(run.samples):
         step = heading.removeprefix("step ")
         losses = [row.get("val_loss") for row in run.evals if str(row["step"]) == step]
@@ -361,10 +353,10 @@ def _samples(run: Run) -> str:
             else ""
         )
         opened = " open" if i == len(run.samples) - 1 else ""
-        made.append(
+        sections.append(
             f"<details{opened}><summary>{text(heading)}{loss}</summary>{_blocks(texts)}</details>"
         )
-    return _headed("Samples", "".join(made))
+    return _headed("Samples", "".join(sections))
 
 
 def _last_sample(run: Run) -> str:
@@ -388,13 +380,13 @@ def _settings(run: Run, title: str) -> str:
 
 
 def _next_steps(run: Run) -> str:
-    """What the curves suggest, as commands."""
+    """Commands to try next, some of them suggested by the learning curves."""
     folder, again = shlex.quote(str(run.folder)), shlex.quote(str(run.folder / "config.toml"))
     prompt = shlex.quote(prompt_of(run.folder))
     steps = [*_from_the_curves(run, folder, f"lmsmith train {again}")]
-    steps.append(("Let it write:", f"lmsmith generate {folder} {prompt} --n 3 --temperature 0.7"))
-    steps.append(("See how it does on another text:", f"lmsmith eval {folder} --text FILE"))
-    steps.append(("Lay it over another run:", f"lmsmith report {folder} RUN"))
+    steps.append(("Generate text:", f"lmsmith generate {folder} {prompt} --n 3 --temperature 0.7"))
+    steps.append(("Evaluate it on another text:", f"lmsmith eval {folder} --text FILE"))
+    steps.append(("Compare it with another run:", f"lmsmith report {folder} RUN"))
     items = "".join(f"<li>{what}<br><code>{text(command)}</code></li>" for what, command in steps)
     return f'<h2>What to try next</h2><ul class="next card">{items}</ul>'
 
@@ -402,7 +394,7 @@ def _next_steps(run: Run) -> str:
 def _from_the_curves(run: Run, folder: str, again: str) -> Iterator[tuple[str, str]]:
     if run.summary.get("finished") in (None, "signal"):
         yield (
-            "If it is not running any more, go on from its last checkpoint:",
+            "If the run is no longer going, resume it from its last checkpoint:",
             f"lmsmith resume {folder}",
         )
     training, losses = column(run.train, "loss"), column(run.evals, "val_loss")
@@ -412,18 +404,18 @@ def _from_the_curves(run: Run, folder: str, again: str) -> Iterator[tuple[str, s
     if len(training) and not np.isfinite(training[-1]):
         lower = f" --learning-rate {rate / 3:.2g}" if isinstance(rate, int | float) else ""
         yield (
-            "The loss is no number any more: training diverged. A lower learning rate helps:",
+            "Training diverged: the loss is not a finite number. Try a lower learning rate:",
             again + lower,
         )
     elif best is not None and last is not None and last > 1.01 * best:
         yield (
-            "The validation loss rose again after its best: the model began to learn the text by "
-            "heart. More text "
-            "helps most; then dropout, a smaller model or fewer steps:",
+            "Overfitting: the validation loss rose after its minimum, because the model began to "
+            "memorize the training text. More text helps most; otherwise try dropout, a smaller "
+            "model or fewer steps:",
             f"{again} --model.dropout 0.2",
         )
     elif len(losses) > 2 and losses[-1] == np.nanmin(losses) and n_steps and run.summary:
         yield (
-            "The validation loss was still falling at the end, so longer is better:",
+            "The validation loss was still falling at the end, so train for longer:",
             f"{again} --steps {2 * n_steps:.0f}",
         )

@@ -1,5 +1,5 @@
-"""Tokenizers compared on one text, as a page: a table, the curve of bytes per token, a sentence
-cut by each.
+"""An HTML page that compares tokenizers on one text: a table, a chart of bytes per token, and a
+sentence split into tokens by each.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from lmsmith.tokens.tokenizer import Tokenizer
 
 HEAD = ("tokenizer", "vocabulary", "tokens", "bytes/token", "used", "unknown", "MB/s")
 
-SPACE = "\u00b7"  # a dot where a token has a space
+SPACE = "\u00b7"  # shown for a space in a token
 
 
 def comparison_rows(rows: Sequence[Measure]) -> list[list[str]]:
@@ -40,10 +40,10 @@ def comparison_page(
     name: str,
     n_learnt: int,
 ) -> str:
-    """One HTML file. A sentence of `held_out`, the text compared on, is shown as each tokenizer
-    cuts it.
+    """The HTML page.
 
-    `name`: of the text. `n_learnt`: how many of its characters were learnt from.
+    `held_out`: the text that the tokenizers were compared on; a sentence of it is shown as tokens.
+    `name`: the name of the text. `n_learnt`: number of its characters used for training.
     """
     sentence = sentence_of(held_out)
     cut = ""
@@ -55,16 +55,16 @@ def comparison_page(
     cells = [[text(cell) for cell in row] for row in comparison_rows(rows)]
     body = (
         f'<header><div class="brand">lmsmith tokenizers compared</div><h1>{text(name)}</h1>'
-        f"<p>Learnt from {n_learnt:,} characters of it, compared on the other {len(held_out):,} "
-        f"({rows[0].n_bytes:,} bytes).</p></header>"
+        f"<p>Tokenizers trained on {n_learnt:,} characters of this text and compared on the other "
+        f"{len(held_out):,} ({rows[0].n_bytes:,} bytes).</p></header>"
         f"<h2>In numbers</h2>{table(HEAD, cells)}{_curve(rows)}<h2>One sentence</h2>{cut}"
     )
     return page(f"{name} — lmsmith tokenizers compared", body)
 
 
 def sentence_of(held_out: str, most: int = 120) -> str:
-    """A line of the text, cut between words. Not its first one, which may begin in the middle of
-    a word.
+    """A line of the text, truncated between words. Prefers lines after the first, which may begin
+    in the middle of a word.
     """
     lines = held_out.splitlines()
     line = next((line for line in [*lines[1:], *lines[:1]] if len(line) > 30), held_out)
@@ -72,13 +72,13 @@ def sentence_of(held_out: str, most: int = 120) -> str:
 
 
 def _curve(rows: Sequence[Measure]) -> str:
-    """Bytes per token over the size of the vocabulary: a line through those that were learnt
-    here, a dot for others.
+    """A chart of bytes per token by vocabulary size: a line for the BPE tokenizers trained here,
+    a dot for each other one.
     """
     groups: dict[str, list[Measure]] = {}
     for row in rows:
         groups.setdefault(
-            "BPE, learnt here" if row.name.startswith("BPE ") else row.name, []
+            "BPE, trained on this text" if row.name.startswith("BPE ") else row.name, []
         ).append(row)
     lines = []
     for colour, (name, some) in enumerate(groups.items()):
@@ -88,8 +88,6 @@ def _curve(rows: Sequence[Measure]) -> str:
         )
         lines.append(Line(x, y, colour, dots=True, label=name))
     top = 1.1 * max(row.bytes_per_token for row in rows) or 1.0
-    title = "Bytes per token by the size of the vocabulary"
-    chart = line_chart(
-        title, lines, x_label="entries of the vocabulary", y_range=(0.0, top), log2_x=True
-    )
+    title = "Bytes per token by vocabulary size"
+    chart = line_chart(title, lines, x_label="vocabulary size", y_range=(0.0, top), log2_x=True)
     return f"<h2>Bytes per token</h2>{legend(lines)}{chart}"

@@ -1,1 +1,1 @@
-"""From a config to a run folder."""
+"""Training: turns a config and a corpus into a run folder."""

@@ -1,14 +1,11 @@
-"""The reference engine in training: GPT-2's gradients and AdamW as `lmsmith.reference` has them
-written out, in NumPy.
+"""Trains GPT-2 with the NumPy gradients and AdamW of `lmsmith.reference` (`--engine reference`).
 
-`train.engine = "reference"` puts it in the place of PyTorch's autograd and optimizer, and changes
-nothing else. The PyTorch model stays, with NumPy's block as the memory of its parameters and
-gradients (`torch.from_numpy` shares it): so evaluation, samples, clipping, schedule, checkpoints
-and the run folder are what they are for every other model.
+This engine replaces only PyTorch's autograd and optimizer. The PyTorch model stays, and its
+parameters and gradients share memory with the NumPy arrays (`torch.from_numpy`). So evaluation,
+samples, clipping, schedule, checkpoints and run folder work as for every other model.
 
-AdamW's means are kept under the names that PyTorch has for them. There is no dropout, no other
-precision than float32 and float64, no second process. Products run on as many threads as NumPy's
-BLAS has (OPENBLAS_NUM_THREADS).
+AdamW's moments are saved under PyTorch's names. Limits: no dropout, only float32 and float64, one
+process. Matrix products use the threads of NumPy's BLAS (OPENBLAS_NUM_THREADS).
 """
 
 import dataclasses
@@ -29,7 +26,7 @@ from lmsmith.reference.blocks import Sizes, activation_shapes, n_numbers, unstac
 from lmsmith.reference.gpt2 import GPT2
 from lmsmith.reference.layers import EPS
 
-# Settings that any GPT-2 may have as it likes, or that mean nothing to it.
+# Settings that are free in GPT-2, or that have no effect on it.
 _FREE = {
     "size",
     "n_layer",
@@ -42,14 +39,13 @@ _FREE = {
 }
 _FREE |= {"ngram_table_size", "rope_base"}
 _DROPOUTS = ("dropout", "attention_dropout")
-_NAMED = 3  # differences that an error names
+_NAMED = 3  # differences that an error lists
 
 
 class ByHand(nn.Module):
-    """The summed loss of a batch, to be called and to be asked for its gradient as `SummedLoss` is;
-    and the optimizer.
+    """The summed loss of a batch, with the interface of `SummedLoss`, and the optimizer.
 
-    Parameters and gradients of `model` share memory with the arrays here from now on.
+    The parameters and gradients of `model` share memory with the NumPy arrays from now on.
     """
 
     def __init__(self, model: GPT, config: RunConfig) -> None:
@@ -64,16 +60,14 @@ class ByHand(nn.Module):
             params[name][...] = p.detach().numpy()
             p.data = torch.from_numpy(params[name])
             p.grad = torch.from_numpy(grads[name])
-        self._tracked = torch.zeros(
-            (), requires_grad=True
-        )  # what makes autograd ask for a gradient
+        self._tracked = torch.zeros((), requires_grad=True)  # makes autograd call _Loss.backward
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Sum of the cross-entropy over the targets that count, in nats: ()."""
+        """Sum of the cross-entropy over the counted targets, in nats; shape ()."""
         return _Loss.apply(self._tracked, self.gpt2, inputs.numpy(), targets.numpy())
 
     def step(self, share: float) -> None:
-        """AdamW at `share` of the peak learning rates; gradients are cleared."""
+        """Makes an AdamW step at `share` of the peak learning rates and clears the gradients."""
         optim = self.optim
         tables = optim.embedding_learning_rate or optim.learning_rate
         peaks = {
@@ -85,11 +79,11 @@ class ByHand(nn.Module):
         self.clear()
 
     def clear(self) -> None:
-        """Gradients are zero."""
+        """Sets the gradients to zero."""
         self.gpt2.zero_grad()
 
     def state(self) -> dict[str, Tensor]:
-        """What AdamW carries on, as `Optimizers.state` names it."""
+        """AdamW's state, under the names of `Optimizers.state`."""
         means = {"exp_avg": self.gpt2.m, "exp_avg_sq": self.gpt2.v}
         found = {
             f"{key}/{name}": torch.from_numpy(array)
@@ -100,7 +94,7 @@ class ByHand(nn.Module):
         return found | {f"step/{name}": n_updates.clone() for name in unstacked(self.gpt2.m)}
 
     def load_state(self, tensors: Mapping[str, Tensor], sharded: object = None) -> None:
-        """The inverse of `state`; copies. Nothing is sharded here."""
+        """Copies the tensors of `state` back. `sharded` is ignored."""
         for name, mine in self.state().items():
             if name.startswith("step/"):
                 self.gpt2.n_updates = int(tensors[name])
@@ -123,26 +117,23 @@ class _Loss(torch.autograd.Function):
 
 
 def for_reference(config: RunConfig, given: Collection[str]) -> tuple[RunConfig, list[str]]:
-    """The config as the reference engine can run it, and what was changed for that, in words.
+    """Adapts a config to the reference engine; returns it with notes about what was changed.
 
-    `given`: settings that the user set, which stay. Raises ConfigError where they are not available
-    by hand.
+    `given`: settings that the user set. Raises ConfigError if one of them is not available here.
     """
     model, train = config.model, config.train
     if not isinstance(model, GPTConfig):
         raise ConfigError(
             f"the reference engine computes only GPT-2, and model.kind is {model.kind}. Add "
-            f"--preset "
-            "gpt2 or --preset babygpt, or train with --engine torch."
+            f"--preset gpt2 or --preset babygpt, or use --engine torch."
         )
     changed: dict[str, Any] = {}
     notes: list[str] = []
     for name in _DROPOUTS:
         if getattr(model, name) and f"model.{name}" in given:
             raise ConfigError(
-                f"model.{name} = {getattr(model, name):g}, and the reference engine has no "
-                f"dropout: set it to 0, or "
-                "train by --engine torch."
+                f"model.{name} = {getattr(model, name):g}, but the reference engine has no "
+                f"dropout. Set it to 0, or use --engine torch."
             )
         changed |= {f"model.{name}": 0.0} if getattr(model, name) else {}
     if changed:
@@ -153,9 +144,9 @@ def for_reference(config: RunConfig, given: Collection[str]) -> tuple[RunConfig,
     if differences := _differences(model):
         more = f" and {len(differences) - _NAMED} more" if len(differences) > _NAMED else ""
         raise ConfigError(
-            f"the reference engine computes GPT-2 alone, so no "
-            f"{', no '.join(differences[:_NAMED])}{more}. Add "
-            "--preset gpt2 or --preset babygpt, or train by --engine torch."
+            f"the reference engine computes only GPT-2, and GPT-2 does not have "
+            f"{', '.join(differences[:_NAMED])}{more}. Add "
+            "--preset gpt2 or --preset babygpt, or use --engine torch."
         )
     refused: list[tuple[str, Any, Any, str]] = [
         ("optim.name", config.optim.name, ("adamw",), "adamw"),
@@ -165,10 +156,10 @@ def for_reference(config: RunConfig, given: Collection[str]) -> tuple[RunConfig,
         ("train.compile", train.compile, ("auto", "no"), "no"),
         ("train.activation_checkpointing", train.activation_checkpointing, (False,), "false"),
     ]
-    for name, found, allowed, wanted in refused:
-        if found not in allowed:
+    for name, value, allowed, expected in refused:
+        if value not in allowed:
             raise ConfigError(
-                f"{name} = {found} is not available with --engine reference: wanted {wanted}."
+                f"{name} = {value} is not available with --engine reference: expected {expected}."
             )
     changed["train.device"] = "cpu"
     changed["train.compile"] = "no"
@@ -178,21 +169,19 @@ def for_reference(config: RunConfig, given: Collection[str]) -> tuple[RunConfig,
 
 
 def check_memory(config: RunConfig) -> None:
-    """Raises ConfigError where the activations, all of which are kept, cannot fit this machine's
-    memory.
-    """
+    """Raises ConfigError if the activations, all of which are stored, exceed physical memory."""
     batch_size, T = config.train.batch_size, config.model.context_length
     rows = min(config.train.micro_batch_size or batch_size, batch_size)
     sizes = sizes_of(GPTConfig.of(config.model))
     size = 8 if config.train.dtype == "float64" else 4
     needed = size * (n_numbers(activation_shapes(sizes, rows, T)) + 8 * sizes.n_params)
-    there = _physical_memory()
-    if needed > there:
+    available = _physical_memory()
+    if needed > available:
         raise ConfigError(
-            f"the reference engine keeps all activations: for {rows} x {T} tokens of this model "
-            f"that takes "
-            f"{needed / 2**30:.1f} GB, and this machine has {there / 2**30:.1f}. Set a smaller "
-            "--train.micro_batch_size (the batch stays as it is) or --model.context_length."
+            f"the reference engine stores all activations: {rows} x {T} tokens of this model "
+            f"need {needed / 2**30:.1f} GB, and this machine has {available / 2**30:.1f} GB. Set a "
+            "smaller --train.micro_batch_size (the batch size stays the same) or a smaller "
+            "--model.context_length."
         )
 
 
@@ -208,7 +197,7 @@ def sizes_of(config: GPTConfig) -> Sizes:
 
 
 def _differences(config: GPTConfig) -> list[str]:
-    """Settings that GPT-2 has otherwise."""
+    """Lists the settings in which the config differs from GPT-2."""
     wanted = preset("gpt2").model
     same: dict[str, tuple[Any, ...]] = {
         "d_ff": (0, 4 * config.d_model),
@@ -225,8 +214,8 @@ def _differences(config: GPTConfig) -> list[str]:
 
 
 def _physical_memory() -> float:
-    """In bytes; without bound where the system does not say."""
+    """Physical memory in bytes; infinite if the system does not report it."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # Windows has no such call
+    except (AttributeError, ValueError, OSError):  # not available on Windows
         return float("inf")

@@ -1,8 +1,7 @@
-"""What can be refused before the text is read: settings that do not fit each other or the number of
-processes.
+"""Checks that need only the settings: they must fit each other and the number of processes.
 
-Tokenising may take hours. So whatever follows from the settings alone is checked first;
-`choose.resolve` checks again what it has chosen, before the run folder appears.
+Tokenization may take hours, so these checks run before the text is read. `choose.resolve` repeats
+them for the settings it has chosen, before the run folder is created.
 """
 
 from __future__ import annotations
@@ -16,15 +15,15 @@ from lmsmith.errors import ConfigError
 
 
 def refuse_early(config: RunConfig, world: int, given: Collection[str] = ()) -> None:
-    """Raises ConfigError for what `world` processes cannot train, as far as the settings say it.
+    """Raises ConfigError if `world` processes cannot train with these settings.
 
-    `given`: settings that the user set. What is still to be chosen will fit.
+    `given`: settings that the user set. Those chosen later will fit.
     """
     if world > 1 and config.model.counted:
         raise ConfigError("an n-gram model is counted by one process: start it without torchrun.")
     if world > 1 and config.train.engine == "reference":
         raise ConfigError(
-            "the reference engine is one process: start it without torchrun, or train by --engine "
+            "the reference engine runs in one process: start it without torchrun, or use --engine "
             "torch."
         )
     if config.model.counted:
@@ -47,52 +46,54 @@ def refuse_early(config: RunConfig, world: int, given: Collection[str] = ()) -> 
 
 
 def check_ranks(config: RunConfig, world: int) -> None:
-    """Raises ConfigError where `world` processes cannot share a batch."""
+    """Raises ConfigError if `world` processes cannot share a batch evenly."""
     train = config.train
     if train.truncated_bptt and world > 1:
         raise ConfigError(
-            "train.truncated_bptt keeps its states in one process: start it without torchrun."
+            "train.truncated_bptt keeps its states in one process: start the run without torchrun."
         )
     for name in ("batch_size", "initial_batch_size"):
         if getattr(train, name) % world:
             raise ConfigError(
-                f"train.{name} = {getattr(train, name)} cannot be shared evenly by {world} "
-                f"processes: set a multiple "
-                f"of {world}, or start another number of processes."
+                f"train.{name} = {getattr(train, name)} cannot be divided evenly among {world} "
+                f"processes. Set a multiple of {world}, or start another number of processes."
             )
 
 
 def check_counting(config: RunConfig) -> None:
-    """Raises ConfigError for settings of the data that counting n-grams cannot follow."""
+    """Raises ConfigError for data settings that n-gram models do not support."""
     if config.data.documents != "stream":
         raise ConfigError(
-            f"data.documents = {config.data.documents!r} keeps documents apart, and n-grams are "
-            f"counted in one stream: "
-            "set it to stream."
+            f"data.documents = {config.data.documents!r} separates documents, but n-grams are "
+            f"counted in one stream. Set data.documents to stream."
         )
     if config.data.mixture:
         raise ConfigError(
-            "[[data.mixture]] mixes sources by weight, and counts have none: name the text by "
-            "data.sources."
+            "[[data.mixture]] mixes sources by weight, but n-gram counts have no weights. Name the "
+            "text in data.sources instead."
         )
 
 
 def check_growing(config: RunConfig, world: int) -> None:
-    """Raises ConfigError where a batch cannot grow from `train.initial_batch_size`."""
+    """Raises ConfigError if `train.initial_batch_size` does not allow batch-size warm-up."""
     train = config.train
     problems = {
-        "its length must be known: set --steps, --tokens or --epochs, not --minutes": not (
+        "needs a known length: set --steps, --tokens or --epochs, not --minutes": not (
             train.steps or train.tokens or train.epochs
         ),
-        "train.truncated_bptt has as many sequences in each": train.truncated_bptt,
-        "data.documents = 'rows' makes batches of one size": config.data.documents == "rows",
-        f"it ends at train.batch_size = {train.batch_size}": train.initial_batch_size
+        "cannot be used with train.truncated_bptt, whose batches have one size": (
+            train.truncated_bptt
+        ),
+        "cannot be used with data.documents = 'rows', whose batches have one size": (
+            config.data.documents == "rows"
+        ),
+        f"is larger than train.batch_size = {train.batch_size}": train.initial_batch_size
         > train.batch_size,
-        f"{world} processes cannot share it evenly": bool(train.initial_batch_size % world),
+        f"cannot be divided evenly among {world} processes": bool(train.initial_batch_size % world),
     }
-    for problem, there in problems.items():
-        if there:
+    for problem, applies in problems.items():
+        if applies:
             raise ConfigError(
-                f"train.initial_batch_size = {train.initial_batch_size} lets the batch of a run "
-                f"grow, and {problem}."
+                f"train.initial_batch_size = {train.initial_batch_size} (batch-size warm-up) "
+                f"{problem}."
             )

@@ -1,9 +1,9 @@
-"""From what was asked, the text and the machine to a config with nothing left open.
+"""Chooses every setting that the user left open, from the text and the machine.
 
-What the user set stays. The rest is chosen for the lowest validation loss in the time there is: a
-model whose matrix products fit the budget, a small batch for many steps, and n-gram tables that are
-left out the more often the more often the text is seen. `docs/performance.md` says where the
-numbers come from.
+Settings that the user gave stay. The others are chosen for the lowest validation loss in the
+available time: a model whose matrix products fit the budget, a small batch for many steps, and a
+dropout of the n-gram tables that grows with the number of epochs. `docs/performance.md` has the
+measurements behind the numbers.
 """
 
 import math
@@ -34,14 +34,14 @@ from lmsmith.train.replica import Replica
 from lmsmith.train.step import train_step
 
 DEFAULT_MINUTES = 10.0
-NOMINAL_BUDGET = 3e13  # operations: the size of a run whose length is said in steps or tokens
+NOMINAL_BUDGET = 3e13  # FLOPs: sizes the model when the length is given in steps or tokens
 MOST_EVALUATIONS, LEAST_EVALUATIONS = 10, 3
-EVALUATION_SHARE = 0.06  # of a run's time, at most, as long as there are more than the least
-MOST_EVALUATION = 0.25  # of a run's time for a single one
+EVALUATION_SHARE = 0.06  # at most this share of the time, above LEAST_EVALUATIONS evaluations
+MOST_EVALUATION = 0.25  # at most this share of the time for a single evaluation
 N_LOG_LINES = 200
-GOOD_MULTIPLE = 128  # of the vocabulary's size, for GPUs
-COMPILE_SECONDS = 180.0  # shorter runs end sooner without: compiling takes up to a minute
-USUAL_SHARE = 0.4  # of the rate of matrix products, that training comes to
+GOOD_MULTIPLE = 128  # pads the vocabulary on GPUs
+COMPILE_SECONDS = 180.0  # compiling takes up to a minute, which shorter runs do not regain
+USUAL_SHARE = 0.4  # share of the measured matrix-product rate that training usually reaches
 
 
 def resolve(
@@ -52,10 +52,11 @@ def resolve(
     seconds: float,
     world: int = 1,
 ) -> RunConfig:
-    """The config with everything chosen. `given`: settings that the user set. `seconds`: for steps,
-    if time rules. `world`: how many ranks share a batch.
+    """Returns the config with every open setting chosen.
 
-    Raises ConfigError; DataError where the text does not suffice.
+    `given`: settings that the user set. `seconds`: time for steps, used if the run's length is set
+    in minutes. `world`: number of ranks that share a batch. Raises ConfigError; DataError if there
+    is too little text.
     """
     config = _with_machine_and_size(config, given, corpus, machine, seconds, world)
     if config.train.batch_tokens:
@@ -70,8 +71,8 @@ def resolve(
         config, corpus.train, corpus.tokenizer
     ).tokens_per_batch  # DataError for too little text
     if config.data.documents == "rows" and "train.batch_size" not in given:
-        # Rows may be shorter than the context: so many of them that a batch has as many tokens as
-        # windows would.
+        # Documents may be shorter than the context: take enough rows for as many tokens as a batch
+        # of windows would have.
         enough = config.train.batch_size**2 * config.model.context_length / tokens_a_step
         config = config.changed(
             {"train.batch_size": math.ceil(enough / world) * world}, where="what was chosen"
@@ -87,7 +88,7 @@ def resolve(
     steps = max(1, steps)
     chosen: dict[str, Any] = {
         "train.steps": steps,
-        "train.tokens": 0,  # the steps say it
+        "train.tokens": 0,  # train.steps replaces them
         "train.epochs": 0,
         "train.eval_every": config.train.eval_every
         or max(1, steps // max(LEAST_EVALUATIONS, n_evaluations)),
@@ -109,14 +110,14 @@ def _with_machine_and_size(
     seconds: float,
     world: int,
 ) -> RunConfig:
-    """The config with the vocabulary's size, what `machine` chose, and the size of model and
-    batch.
+    """Returns the config with the vocabulary size, the machine's choices, and the sizes of model
+    and batch.
     """
     vocab_size = corpus.tokenizer.vocab_size
     if config.model.vocab_size not in (0, vocab_size):
         raise ConfigError(
             f"model.vocab_size = {config.model.vocab_size}, but the tokenizer has {vocab_size} "
-            f"ids: set it to 0."
+            f"ids: leave it out, or set it to 0."
         )
     fixed: dict[str, Any] = {
         "model.vocab_size": vocab_size,
@@ -125,17 +126,17 @@ def _with_machine_and_size(
         "train.matmul": machine.matmul,
         "train.device": str(machine.device)
         if world == 1
-        else machine.device.type,  # each rank has one of its own
+        else machine.device.type,  # each rank has its own device
         "train.dtype": machine.dtype,
     }
     chosen: dict[str, Any] = {}
     if not has_size(config.preset) and not getattr(config.model, "size", 0):
-        # Without a clock the size must not depend on how fast the machine happens to be.
+        # Without a time limit, the size must not depend on how fast the machine is.
         budget = seconds * machine.flops if by_the_clock(config) else NOMINAL_BUDGET
         chosen |= _size(config, given, corpus, budget)
     if (
         machine.device.type == "cuda"
-    ):  # products of odd sizes take longer; what is added is never predicted
+    ):  # matrix products of odd sizes are slower; padding ids are never predicted
         chosen["model.vocab_multiple"] = GOOD_MULTIPLE
     if "train.batch_size" in chosen:
         chosen["train.batch_size"] = -(-chosen["train.batch_size"] // world) * world
@@ -151,27 +152,27 @@ def _steps_in(
     tokens_a_step: int,
     world: int,
 ) -> tuple[int, int]:
-    """How many steps and evaluations fit into `seconds`, measured. Raises ConfigError where too
-    few do.
+    """Returns how many steps and evaluations fit into `seconds`, from measured steps.
+
+    Raises ConfigError if not even one step fits, or if a single evaluation takes too long.
     """
     a_step = seconds_a_step_of_share(config, corpus, machine, world)
     if a_step > seconds:
         raise ConfigError(
-            f"one step of this model takes {a_step:.1f} s here, and there are "
-            f"{max(0.0, seconds):.0f} s for steps. "
-            "Allow more --minutes, or set a smaller model or --train.batch_size."
+            f"one step of this model takes {a_step:.1f} s on this machine, and only "
+            f"{max(0.0, seconds):.0f} s are available for steps. "
+            "Set more --minutes, a smaller model or a smaller --train.batch_size."
         )
-    an_evaluation = len(corpus.validation) / tokens_a_step * a_step / 3  # forward alone
-    # Of a text no more than needed is held out; of shards it may be a hundred million tokens.
+    an_evaluation = len(corpus.validation) / tokens_a_step * a_step / 3  # forward pass only
+    # The validation split of a text is never larger than needed; that of shards may be huge.
     if isinstance(corpus.validation, Shards) and an_evaluation > MOST_EVALUATION * seconds:
         fewer = float(f"{0.02 * seconds / an_evaluation * len(corpus.validation):.1g}")
         raise ConfigError(
-            f"to score the {len(corpus.validation):,} validation tokens once takes about "
-            f"{an_evaluation:,.0f} s "
-            f"here, and there are {seconds:,.0f} s for steps. Allow more --minutes, or validate "
-            f"on less: of "
-            f"shards --data.validation_tokens {fewer:.0f}, of text a smaller "
-            f"--data.validation_fraction."
+            f"scoring the {len(corpus.validation):,} validation tokens once takes about "
+            f"{an_evaluation:,.0f} s on this machine, and only {seconds:,.0f} s are available for "
+            f"training. Set more --minutes, or a smaller validation set: "
+            f"--data.validation_tokens {fewer:.0f} for shards, a smaller "
+            f"--data.validation_fraction for text."
         )
     return int(seconds / a_step), min(
         MOST_EVALUATIONS, int(EVALUATION_SHARE * seconds / an_evaluation)
@@ -179,8 +180,8 @@ def _steps_in(
 
 
 def yields_cores(config: RunConfig, given: Collection[str]) -> str:
-    """What `train.yield_cores` says, or if it is "auto", "no" where the user has set the number
-    of threads.
+    """Returns `train.yield_cores`, with "auto" resolved: "no" if the user set the number of
+    threads, else "yes".
     """
     if config.train.yield_cores != "auto":
         return config.train.yield_cores
@@ -188,8 +189,8 @@ def yields_cores(config: RunConfig, given: Collection[str]) -> str:
 
 
 def _expected_seconds(config: RunConfig, n_tokens: int, machine: Machine, world: int) -> float:
-    """About how long a run is: as the user says, or else its operations at a usual share of what
-    the machine can do.
+    """Estimates the duration of a run in seconds: `train.minutes` if set, else its FLOPs at
+    USUAL_SHARE of the machine's rate.
     """
     if config.train.minutes:
         return 60 * config.train.minutes
@@ -197,28 +198,26 @@ def _expected_seconds(config: RunConfig, n_tokens: int, machine: Machine, world:
 
 
 def can_compile(config: RunConfig, machine: Machine) -> bool:
-    """Whether compiling makes steps faster here: for GPUs, of Transformers, where Triton is
-    installed.
-    """
+    """Whether torch.compile makes steps faster: for Transformers on GPUs with Triton installed."""
     from torch.utils._triton import has_triton
 
     return machine.device.type == "cuda" and config.model.compilable and has_triton()
 
 
 def _compilation(config: RunConfig, n_tokens: int, machine: Machine, world: int) -> str:
-    """Whether blocks are compiled and why, in a phrase."""
+    """Says whether blocks are compiled, and why."""
     seconds = _expected_seconds(config, n_tokens, machine, world)
-    length = f"it takes a minute or so, and the run about {seconds:,.0f} s"
+    length = f"compiling takes about a minute, the run about {seconds:,.0f} s"
     if config.train.compile == "yes":
-        return f"blocks are compiled: {length}"
-    reason = "on CPUs it gains nothing" if machine.device.type == "cpu" else length
+        return f"compiled: {length}"
+    reason = "no gain on CPUs" if machine.device.type == "cpu" else length
     if machine.device.type == "cuda" and not can_compile(config, machine):
-        reason = "it is there for Transformers alone, and needs Triton"
-    return f"blocks are not compiled: {reason}"
+        reason = "needs a Transformer and Triton"
+    return f"not compiled: {reason}"
 
 
 def _share_of(config: RunConfig, world: int) -> RunConfig:
-    """What one of several ranks does of a step."""
+    """Returns the config with one rank's share of the batch."""
     rows = max(1, config.train.batch_size // world)
     return (
         config.changed({"train.batch_size": rows}, where="the share of a process")
@@ -228,29 +227,26 @@ def _share_of(config: RunConfig, world: int) -> RunConfig:
 
 
 def by_the_clock(config: RunConfig) -> bool:
-    """Whether the time alone says how long the run is."""
+    """Whether only `train.minutes` sets the length of the run."""
     return not (config.train.steps or config.train.tokens or config.train.epochs)
 
 
 def steps_of_epochs(config: RunConfig, corpus: Corpus) -> int:
-    """The fewest steps that see as many tokens as `train.epochs` passes over the training tokens
-    have.
+    """Returns the fewest steps that see `train.epochs` times as many tokens as the training split.
 
-    Of documents in rows: the steps in which every document comes up that often.
+    With one document per row, returns the steps that see every document that often.
     """
     epochs = config.train.epochs
     if isinstance(batches := batches_of(config, corpus.train, corpus.tokenizer), Rows):
         return _ceil(epochs * batches.n_batches)
     wanted = _ceil(
         epochs * len(corpus.train) / config.model.context_length
-    )  # rows, the last one perhaps in part
+    )  # rows; the last one may be partial
     if not config.train.initial_batch_size:
         return max(1, -(-wanted // config.train.batch_size))
 
     def n_rows_in(steps: int) -> int:
-        """Rows of a whole run of so many steps: how fast the batch grows depends on their
-        number.
-        """
+        """Rows in a complete run of `steps`. Batch-size warm-up depends on that number."""
         train = replace(config.train, steps=steps)
         return sum(map(train.rows_of, range(steps)))
 
@@ -262,21 +258,19 @@ def steps_of_epochs(config: RunConfig, corpus: Corpus) -> int:
 
 
 def _ceil(number: float) -> int:
-    """Rounded up, but for what a float is off by: 0.1 of 30 is 3."""
+    """Rounds up, with a tolerance for floating-point error: 0.1 of 30 is 3."""
     return math.ceil(number * (1 - 1e-12))
 
 
 def _mean_share(config: RunConfig) -> float:
-    """A batch's mean size over a run whose number of steps is yet to be found, as a share of
-    `train.batch_size`.
-    """
-    train = replace(config.train, steps=1000)  # of any number it is about the same
+    """Mean batch size of a run of unknown length, as a share of `train.batch_size`."""
+    train = replace(config.train, steps=1000)  # the share hardly depends on the number of steps
     return sum(map(train.rows_of, range(train.steps))) / (train.steps * train.batch_size)
 
 
 def n_rows(config: RunConfig, world: int = 1) -> int:
-    """The sequences of a batch: as many as `train.batch_tokens`, where set, come nearest to and
-    all processes share.
+    """Sequences per batch: the number nearest to `train.batch_tokens`, if set, that all ranks can
+    share evenly.
     """
     if not config.train.batch_tokens:
         return config.train.batch_size
@@ -284,8 +278,9 @@ def n_rows(config: RunConfig, world: int = 1) -> int:
 
 
 def ngram_dropout(n_epochs: float) -> float:
-    """How often a position goes without its n-grams: tables that see a text several times learn
-    it by heart.
+    """Share of positions that are trained without their n-gram embeddings.
+
+    It grows with the number of epochs, because the tables memorize a text they see repeatedly.
     """
     return 0.0 if n_epochs < 0.5 else round(min(0.5, 0.15 + 0.05 * n_epochs), 2)
 
@@ -293,12 +288,12 @@ def ngram_dropout(n_epochs: float) -> float:
 def _size(
     config: RunConfig, given: Collection[str], corpus: Corpus, budget: float
 ) -> dict[str, Any]:
-    """Model and batch for a budget of operations, as the model's kind suggests."""
+    """Chooses sizes of model and batch for a budget of FLOPs; the model's kind has the rule."""
     n_tokens = len(corpus.train)
     chosen, rows = config.neural.default_size(budget, n_tokens, given)
     if rows is None:
         return chosen
-    if config.train.truncated_bptt:  # each row is a stream of its own, at least two contexts long
+    if config.train.truncated_bptt:  # each row is its own stream, at least two contexts long
         context_length = chosen.get("model.context_length", config.neural.context_length)
         rows = max(1, min(rows, n_tokens // context_length - 1))
     return chosen | {"train.batch_size": rows}
@@ -307,12 +302,12 @@ def _size(
 def seconds_a_step_of_share(
     config: RunConfig, corpus: Corpus, machine: Machine, world: int
 ) -> float:
-    """What a step takes of `world` processes, each of which does its share."""
+    """Measures the seconds per step when `world` ranks share a batch."""
     return seconds_a_step(_share_of(config, world), corpus, machine)
 
 
 def seconds_a_step(config: RunConfig, corpus: Corpus, machine: Machine, n: int = 6) -> float:
-    """What a step takes here: the median of a few, of a model that is then thrown away."""
+    """Measures the seconds per step: the median of a few steps of a temporary model."""
     model = config.neural.build()
     model.initialise(torch.Generator().manual_seed(config.train.seed))
     model.to(machine.device)
@@ -323,12 +318,12 @@ def seconds_a_step(config: RunConfig, corpus: Corpus, machine: Machine, n: int =
         began = time.perf_counter()
         train_step(replica, batches, len(times), n_steps=1000)
         times.append(time.perf_counter() - began)
-    later = sorted(times[1:])  # the first one allocates, and compiles
+    later = sorted(times[1:])  # the first step allocates and compiles
     return later[len(later) // 2]
 
 
 def _rates(config: RunConfig) -> str:
-    """The peak learning rate of each group, by the name of its setting."""
+    """The peak learning rate of each parameter group, under the name of its setting."""
     rates = peak_rates(config.optim)
     return "peak learning rates " + ", ".join(f"{name} {rate:g}" for name, rate in rates.items())
 
@@ -343,14 +338,15 @@ def _in_epochs(n: float) -> str:
 
 
 def describe(config: RunConfig, corpus: Corpus, machine: Machine, world: int = 1) -> list[str]:
-    """The plan in a few lines."""
+    """Returns the lines that a run prints about text, model, training and machine, then notes."""
     model, train, counts = config.neural, config.train, corpus.counts
     n_params = config.neural.n_parameters()
     batches = batches_of(config, corpus.train, corpus.tokenizer)
     tokens_a_step = batches.tokens_per_batch
     tokens = train.steps * tokens_a_step
     of = f"{train.batch_size} x {model.context_length} tokens"
-    notes = [f"note     {NOTES[config.preset]}"] if config.preset in NOTES else []
+    name = f"from {train.init_from}" if train.init_from else config.preset
+    notes = [f"note     {NOTES[name]}"] if name in NOTES else []
     if isinstance(batches, Rows):
         of = (
             f"{plural(train.batch_size, 'document')} of {tokens_a_step / train.batch_size:,.0f} "
@@ -358,40 +354,38 @@ def describe(config: RunConfig, corpus: Corpus, machine: Machine, world: int = 1
         )
         if batches.share_cut:
             notes.append(
-                f"note     {batches.share_cut:.1%} of the tokens are beyond the context and not "
-                f"trained on"
+                f"note     {batches.share_cut:.1%} of the tokens lie beyond the context length and "
+                f"are not trained on"
             )
     unit = {"char": "characters", "byte": "bytes"}.get(corpus.tokenizer.kind, "tokens")
     if n_unused := len(unused_ids(corpus.tokenizer, model.vocab_size)):
         notes.append(
-            f"note     no token has {n_unused:,} of the {model.vocab_size:,} ids: they are never "
-            f"generated"
+            f"note     {n_unused:,} of the {model.vocab_size:,} ids belong to no token and are "
+            f"never generated"
         )
     if isinstance(model, GPTConfig) and model.size:
         notes.append(
-            f"note     model.size {model.size}: as many layers, 64 times that width, heads of 64; "
-            f"context, batch and "
-            "learning rate follow, where they were not set"
+            f"note     model.size {model.size} sets {model.size} layers, width "
+            f"{64 * model.size} and heads of 64; context, batch and learning rate follow unless set"
         )
     if train.minutes and train.steps < FEW_STEPS:
         notes.append(
-            f"note     only time for about {plural(train.steps, 'step')} in {train.minutes:g} "
-            f"minutes "
-            "on this machine: set more --minutes, or a smaller model or --train.batch_size"
+            f"note     there is time for only about {plural(train.steps, 'step')} in "
+            f"{train.minutes:g} minutes on this machine: set more --minutes, a smaller model or a "
+            f"smaller --train.batch_size"
         )
     return [
-        f"text     {counts.n_train_tokens + counts.n_val_tokens:,} {unit} ({model.vocab_size:,} "
-        f"different); "
-        f"{counts.n_val_tokens:,} held out",
-        f"model    {config.preset}: {model.describe()}; {n_params:,} parameters",
-        f"training {plural(train.steps, 'step')} of {of} = {tokens:,} "
-        f"({_in_epochs(tokens / counts.n_train_tokens)}), {config.optim.name}, "
-        f"{config.schedule.shape}"
-        + (", by hand in NumPy" if train.engine == "reference" else "")
+        f"text     {counts.n_train_tokens + counts.n_val_tokens:,} {unit}, vocabulary of "
+        f"{model.vocab_size:,}; {counts.n_val_tokens:,} held out for validation",
+        f"model    {name}: {model.describe()}; {n_params:,} parameters",
+        f"training {plural(train.steps, 'step')} of {of} = {tokens:,} tokens "
+        f"({_in_epochs(tokens / counts.n_train_tokens)}), optimizer {config.optim.name}, "
+        f"schedule {config.schedule.shape}"
+        + (", gradients by hand in NumPy" if train.engine == "reference" else "")
         + f"; {_rates(config)}",
-        f"machine  {machine.device.type}, {_workers(machine, world)}, {train.dtype}, "
-        f"{machine.flops / 1e9:,.0f} GFLOP/s in matrix products; {machine.reason}; a step is "
-        f"{config.neural.train_flops_per_token() * tokens_a_step / 1e9:,.1f} GFLOP; "
+        f"machine  {machine.device.type}, {_workers(machine, world)}, {train.dtype}; "
+        f"{machine.flops / 1e9:,.0f} GFLOP/s in matrix products ({machine.reason}); "
+        f"{config.neural.train_flops_per_token() * tokens_a_step / 1e9:,.1f} GFLOP per step; "
         f"{_compilation(config, tokens, machine, world)}",
         *notes,
     ]

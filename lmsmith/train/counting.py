@@ -1,7 +1,7 @@
-"""The run of an n-gram model: one pass of counting in the place of steps.
+"""Trains an n-gram model: one counting pass over the text instead of steps.
 
-The run folder is that of any other run, without checkpoints and metrics: what a kill interrupts is
-counted again.
+The run folder is that of any other run, without checkpoints and metrics. After a kill, counting
+starts again from the beginning.
 """
 
 from __future__ import annotations
@@ -34,20 +34,17 @@ from lmsmith.train.log import add_samples, say
 
 SAMPLE_SECONDS = 2.0
 LONG_ORDER = 8
-"""Of characters or bytes under Kneser-Ney, where the order was not set: as good as longer ones
+"""Default order for characters or bytes under Kneser-Ney; longer ones are no better
 (`docs/log.md`).
 """
 
 
 def check_length(config: RunConfig, given: Collection[str]) -> list[str]:
-    """What there is to say of the length that was asked for: counting is one pass. Raises
-    ConfigError.
-    """
+    """Returns notes about length settings that have no effect on counting. Raises ConfigError."""
     if config.train.epochs not in (0.0, 1.0):
         raise ConfigError(
-            f"train.epochs = {config.train.epochs:g}, and an n-gram model counts its text once: "
-            f"more passes would "
-            "change nothing, fewer leave some of it out. Leave it out, or choose another --preset."
+            f"train.epochs = {config.train.epochs:g}, but an n-gram model counts its text exactly "
+            f"once. Leave train.epochs out, or choose another --preset."
         )
     said = [
         key
@@ -61,15 +58,16 @@ def check_length(config: RunConfig, given: Collection[str]) -> list[str]:
 
 
 def resolve_counting(config: RunConfig, given: Collection[str], corpus: Corpus) -> RunConfig:
-    """The config with nothing left open. `given`: settings that the user set. Raises
-    ConfigError.
+    """Returns the config with every open setting chosen. `given`: settings that the user set.
+
+    Raises ConfigError.
     """
     check_counting(config)
     vocab_size = corpus.tokenizer.vocab_size
     if config.model.vocab_size not in (0, vocab_size):
         raise ConfigError(
             f"model.vocab_size = {config.model.vocab_size}, but the tokenizer has {vocab_size} "
-            f"ids: set it to 0."
+            f"ids: leave it out, or set it to 0."
         )
     chosen: dict[str, Any] = {"model.vocab_size": vocab_size}
     model = config.model
@@ -80,30 +78,34 @@ def resolve_counting(config: RunConfig, given: Collection[str], corpus: Corpus) 
 
 
 def count(config: RunConfig, corpus: Corpus, place: Path, console: Console) -> dict[str, Any]:
-    """Counts, scores the validation split, writes RUN/model, samples and summary, and returns
-    the summary.
+    """Counts, scores the validation split, and writes RUN/model, samples and summary.
+
+    Returns the summary.
     """
     began = time.monotonic()
     counts = corpus.counts
     assert isinstance(config.model, NgramConfig)
     say(
         console,
-        f"text     {counts.n_train_tokens + counts.n_val_tokens:,} tokens "
-        f"({config.model.vocab_size:,} different); "
-        f"{counts.n_val_tokens:,} held out",
+        f"text     {counts.n_train_tokens + counts.n_val_tokens:,} tokens, vocabulary of "
+        f"{config.model.vocab_size:,}; {counts.n_val_tokens:,} held out for validation",
         indent=9,
     )
     ids = corpus.train
     assert not isinstance(ids, Sources)
-    config.model.learn(np.asarray(ids[:8]))  # compiles what is to be timed
+    config.model.learn(np.asarray(ids[:8]))  # compiles the kernels before the timed call
     start = time.perf_counter()
     model = config.model.learn(np.asarray(ids[:]))
     seconds = time.perf_counter() - start
-    say(console, f"model    {config.model.describe()}; {model.n_parameters():,} counted", indent=9)
+    say(
+        console,
+        f"model    {config.model.describe()}; {model.n_parameters():,} counted",
+        indent=9,
+    )
     if n_unused := len(unused_ids(corpus.tokenizer, config.model.vocab_size)):
         say(
             console,
-            f"note     no token has {n_unused:,} of the ids: they are never generated",
+            f"note     {n_unused:,} ids belong to no token and are never generated",
             indent=9,
         )
     guessed = [str(discounts.order) for discounts in model.discounts if not discounts.estimated]
@@ -111,7 +113,7 @@ def count(config: RunConfig, corpus: Corpus, place: Path, console: Console) -> d
         orders = ", ".join(guessed)
         say(
             console,
-            f"note     order {orders}: no discounts follow from the counts; 0.5, 1, 1.5 are taken",
+            f"note     order {orders}: the counts give no discounts; using 0.5, 1 and 1.5",
             indent=9,
         )
     score = score_ids(
@@ -129,9 +131,7 @@ def count(config: RunConfig, corpus: Corpus, place: Path, console: Console) -> d
     if texts := sample_texts(model, corpus.tokenizer, 3, SAMPLE_SECONDS, config.train.seed):
         add_samples(place / "samples.md", 0, texts)
     summary = _summary(config, corpus, model, score, seconds)
-    text = (
-        place / "tokens" / "validation.txt"
-    )  # of ready shards it may be too large to have been written out
+    text = place / "tokens" / "validation.txt"  # not written for large prepared shards
     if text.exists():
         summary["baselines"] = compressed_bits_per_byte(text.read_bytes())
     summary["wall_seconds"] = time.monotonic() - began

@@ -1,7 +1,7 @@
-"""Runs a training loop with fewer threads while other programs keep cores busy.
+"""Trains with fewer threads while other programs keep cores busy.
 
-`threads.py` chooses, `same_numbers.py` checks beforehand that the choice changes no bit of the
-results. So a run may change its threads at any step, and a resumed run need not know of it.
+`threads.py` chooses the number; `same_numbers.py` first checks that the results stay bit-identical.
+So a run may change its threads at any step, and a resumed run need not repeat the changes.
 """
 
 import math
@@ -18,13 +18,13 @@ SAY_SECONDS = 60.0  # between two messages about the number of threads
 
 
 class Crew:
-    """The threads of one run. Call `after` after each step."""
+    """Controls the threads of one run. Call `after` after each step."""
 
     def __init__(self, replica: Replica, batches: AnyBatches, score: Callable[[], float]) -> None:
-        """`score`: a number from a small evaluation, which must stay the same as well."""
+        """`score`: a number from a small evaluation, which must not change either."""
         self._replica, self._batches, self._score = replica, batches, score
         train = replica.config.train
-        # OMP_NUM_THREADS may be set for a resumed run alone.
+        # OMP_NUM_THREADS may be set for a resumed run only.
         may = train.yield_cores != "no" and train.threads > 1 and not set_threads()
         self._choice = ThreadChoice(train.threads)
         self._others = OtherPrograms() if may and can_be_checked(replica) else None
@@ -33,7 +33,7 @@ class Crew:
         self._cores = 0.0
 
     def say_now(self) -> bool:
-        """Whether it is time to print a message as well."""
+        """Whether a message should be printed too, at most once every SAY_SECONDS."""
         now = time.monotonic()
         if now - self._said < SAY_SECONDS:
             return False
@@ -45,9 +45,9 @@ class Crew:
         return self._choice.threads
 
     def after(self, step: int, n_steps: int, seconds: float) -> str:
-        """Takes in that step `step` took `seconds`, and changes the threads for the next one.
+        """Records that step `step` took `seconds`, and sets the threads for the next step.
 
-        Returns a message if the number of threads has changed, for the run's log.
+        Returns a message for the run's log if the number of threads changed, else "".
         """
         if self._others is None:
             return ""
@@ -64,10 +64,8 @@ class Crew:
                 use_threads(choice.refuse(), most)
                 return (
                     f"other programs use {self._cores:.1f} cores and slow this run down. It keeps "
-                    f"its {most} threads, "
-                    f"because a check did not show that the numbers stay the same with {n}. "
-                    f"`--train.threads {n}` "
-                    "may be faster."
+                    f"{most} threads, because the numbers might change with {n}. "
+                    f"`--train.threads {n}` may be faster."
                 )
             self._checked.add(n)
         use_threads(n, most)
@@ -75,6 +73,6 @@ class Crew:
             return ""
         threads = "1 thread" if n == 1 else f"{n} threads"
         return (
-            f"other programs use {self._cores:.1f} cores: {threads} from here on; the numbers "
+            f"other programs use {self._cores:.1f} cores: continuing with {threads}; the numbers "
             f"stay the same"
         )

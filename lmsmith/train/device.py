@@ -1,6 +1,6 @@
-"""The machine a run is on: which device, how fast it multiplies.
+"""Chooses the device and the precision of a run, and measures its speed.
 
-`survey` looks and leaves the process as it was; `set_up_process` is the one place that changes it.
+`survey` measures and leaves the process unchanged; only `set_up_process` changes it.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ from lmsmith.machine.limits import n_cores, set_threads
 from lmsmith.machine.products import choose_matmul, matmul_rate, use_matmul
 from lmsmith.train.same_numbers import use_threads
 
-BFLOAT16_GAIN = 1.3  # less than this in products alone is lost again in conversions
+BFLOAT16_GAIN = 1.3  # a smaller speed-up is lost again in conversions
 
 # mallopt's parameters, from glibc's malloc.h.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
@@ -24,8 +24,8 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a run goes and in what precision. `flops`: of matrix products in it, a second,
-    measured.
+    """Device and precision of a run. `flops`: measured FLOP/s of matrix products in that
+    precision.
     """
 
     device: torch.device
@@ -33,13 +33,13 @@ class Machine:
     matmul: str
     dtype: str
     flops: float
-    reason: str  # why this precision and this library
+    reason: str  # why this precision and this library were chosen
 
 
 def survey(config: RunConfig, ranks: Ranks | None = None) -> Machine:
-    """Measures this machine (a fifth of a second). Raises ConfigError.
+    """Measures this machine, in about 0.2 s. Raises ConfigError if the device is not available.
 
-    Under several `ranks` each has a GPU, or its share of the machine's cores.
+    With several `ranks`, each gets one GPU, or its share of the CPU cores.
     """
     ranks = ranks or Ranks()
     wanted = device_name(config)
@@ -51,13 +51,13 @@ def survey(config: RunConfig, ranks: Ranks | None = None) -> Machine:
         raise ConfigError(
             f"train.device = {config.train.device!r} cannot be used here ({why}). Use cpu or auto."
         ) from error
-    # torchrun sets OMP_NUM_THREADS to 1 unasked.
+    # torchrun sets OMP_NUM_THREADS to 1 by itself.
     asked = set_threads() if ranks.world == 1 else 0
     threads = config.train.threads or asked or max(1, n_cores() // ranks.here)
     if config.train.dtype == "tf32" and device.type != "cuda":
         raise ConfigError(
-            "train.dtype = 'tf32' is a mode of NVIDIA's GPUs, and this is none. Use float32 or "
-            "auto."
+            f"train.dtype = 'tf32' needs an NVIDIA GPU, and this device is {device.type}. Use "
+            "float32 or auto."
         )
     threads_before, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     try:
@@ -69,9 +69,9 @@ def survey(config: RunConfig, ranks: Ranks | None = None) -> Machine:
 
 
 def set_up_process(machine: Machine) -> None:
-    """Sets what holds for this whole process: device, threads, matrix products, freed memory.
+    """Sets device, threads, matrix-product library and memory allocator for the whole process.
 
-    A command calls it once, before it builds a model.
+    Call it once, before a model is built.
     """
     if machine.device.type != "cpu" and machine.device.index is not None:
         torch.accelerator.set_device_index(machine.device.index)
@@ -82,13 +82,13 @@ def set_up_process(machine: Machine) -> None:
 
 def _measured(config: RunConfig, device: torch.device, threads: int) -> Machine:
     """Chooses library and precision of matrix products, and measures their rate."""
-    matmul, reason = str(config.train.matmul), "as asked"
+    matmul, reason = str(config.train.matmul), f"train.matmul = {config.train.matmul}"
     if matmul == "auto":
         on_cpu = device.type == "cpu"
-        matmul, reason = choose_matmul() if on_cpu else ("default", "the device's own")
+        matmul, reason = choose_matmul() if on_cpu else ("default", "default library")
     dtype = str(config.train.dtype)
     if dtype == "auto" and config.model.recurrent:
-        dtype = "float32"  # a state is read on and on, and rounding would add up
+        dtype = "float32"  # rounding errors would accumulate in the recurrent state
     use_matmul(matmul, dtype)
     flops = {"tf32" if dtype == "tf32" else "float32": matmul_rate(device)}
     if dtype in ("auto", "bfloat16", "float16"):
@@ -100,20 +100,20 @@ def _measured(config: RunConfig, device: torch.device, threads: int) -> Machine:
             gain = flops[half] / flops["float32"]
             dtype = half if gain > BFLOAT16_GAIN else "float32"
             if dtype == half:
-                reason = f"{half} products are {gain:.2f} times as fast here"
+                reason = f"{half} is {gain:.2f} times as fast as float32 here"
     rate = flops.get(dtype, max(flops.values()))
     return Machine(device, threads, matmul, dtype, rate, reason)
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device has it itself: before Ampere GPUs only imitate it, and have float16
-    alone.
+    """Whether the device supports bfloat16 natively. GPUs before Ampere only emulate it, and have
+    float16 instead.
     """
     return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def device_name(config: RunConfig) -> str:
-    """The device that is asked for; the best there is, where it is left open."""
+    """The device that was set; for "auto" the best available one."""
     if config.train.device != "auto":
         return config.train.device
     return (
@@ -126,12 +126,10 @@ def device_name(config: RunConfig) -> str:
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc to keep freed blocks for the next allocation instead of giving them back to the
-    system.
+    """Tells glibc to keep freed memory for later allocations. Does nothing without glibc.
 
-    Every step frees and allocates the same activations. Blocks of some megabytes would be unmapped
-    and mapped anew each time, and the system clears every page of them: a tenth of a small model's
-    step. Elsewhere than on glibc: nothing.
+    Every step frees and allocates the same activations. By default, glibc unmaps and maps blocks of
+    some megabytes each time, and the kernel clears every page: a tenth of a small model's step.
     """
     if sys.platform != "linux":
         return
@@ -143,12 +141,12 @@ def keep_freed_memory() -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The most memory held so far: of the device where it has its own, else of this process."""
+    """Peak memory in bytes: of the GPU under CUDA, else of this process. 0 if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
         import resource
-    except ImportError:  # Windows has no such count
+    except ImportError:  # not available on Windows
         return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,7 +1,6 @@
-"""How a run ended, from its summary: whether it ended early, and whether it can have learned
-anything.
+"""Says from a run's summary whether it ended early, and whether it made too few steps to learn.
 
-What a run says at its end, its report and the league all ask here, so they agree.
+The closing lines of a run, its report and comparisons all call these functions.
 """
 
 from __future__ import annotations
@@ -13,49 +12,50 @@ from typing import Any
 from lmsmith.config import read_toml
 from lmsmith.errors import ConfigError
 from lmsmith.text.files import plural
+from lmsmith.train.stop import signal_in_words
 
 FEW_STEPS = 20
-"""A run limited by the clock that made fewer steps than this has learned nothing worth using."""
+"""A run limited by time that made fewer steps than this has learned nothing useful."""
 
 CUT = 0.9
-"""Share of the steps planned at the start below which a run counts as cut short by the clock."""
+"""Below this share of the steps first planned, a run counts as cut short by its time limit."""
 
 
 def cut_short(summary: Mapping[str, Any]) -> str:
-    """Why a run ended before its planned length, in a phrase; "" where it did not, or has no
-    summary.
+    """Says why a run ended before its planned length; "" if it did not or has no summary.
 
     Such a run is not comparable with one that was trained to its end.
     """
     steps, planned = summary.get("steps"), summary.get("first_planned_steps")
     if summary.get("finished") == "signal":
+        name = summary.get("signal")
         return (
-            f"stopped by {summary.get('signal') or 'a signal'} after "
+            f"stopped by {signal_in_words(name) if name else 'a signal'} after "
             f"{plural(int(steps or 0), 'step')}"
         )
     if summary.get("finished") != "time" or not steps or not planned or steps >= CUT * planned:
         return ""
-    return f"cut short by the clock after {steps:,} of the {planned:,} steps planned at its start"
+    return f"cut short by its time limit after {steps:,} of {planned:,} planned steps"
 
 
 def init_from(run: Path) -> str:
-    """The run that this one began with, by its config.toml; "" where there is none."""
+    """The run whose weights this one started from, by its config.toml; "" if none."""
     try:
-        place = str(read_toml(run / "config.toml").get("train.init_from", "none"))
-        return "" if place == "none" else place
+        start = str(read_toml(run / "config.toml").get("train.init_from", "none"))
+        return "" if start == "none" else start
     except ConfigError:
         return ""
 
 
 def learned_nothing(summary: Mapping[str, Any], init_from: str = "") -> str:
-    """Says of a run limited by the clock that it made too few steps; "" where it made enough.
+    """Says that a run limited by time made too few steps; "" if it made enough.
 
-    `init_from`: the run that this one began with, if any.
+    `init_from`: the run whose weights it started from, if any.
     """
     steps = summary.get("steps")
     if summary.get("finished") != "time" or not isinstance(steps, int) or steps >= FEW_STEPS:
         return ""
-    only = f"it made only {plural(steps, 'step')} in its time"
+    only = f"the run made only {plural(steps, 'step')} in its time"
     if init_from:
-        return f"{only}: it has learned nothing worth using beyond what {init_from} knew"
-    return f"{only}: it has learned nothing worth using"
+        return f"{only} and learned nothing useful beyond what {init_from} knew"
+    return f"{only} and learned nothing useful"

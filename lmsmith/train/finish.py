@@ -1,4 +1,4 @@
-"""The end of a run: its summary, and the words for an end before its time."""
+"""Ends a run: writes its summary, and says how to resume where it was stopped early."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from lmsmith.train.loop import Training
 from lmsmith.train.step import is_out_of_memory
 
 CLOSING_SECONDS = 3.0
-"""Kept free at the end of `--minutes` for the samples, the report and leaving Python."""
+"""Seconds of `--minutes` reserved for the samples, the report and the exit of Python."""
 
 LEAST_SECONDS = 2.0
-"""With less than this for steps, `--minutes` is refused."""
+"""`--minutes` is refused if less than this many seconds remain for steps."""
 
-COMPRESS_SECONDS_A_BYTE = 1.2e-6  # gzip -9 and xz -9e on English text
+COMPRESS_SECONDS_A_BYTE = 1.2e-6  # measured: gzip -9 and xz -9e on English text
 
 
 def finish(training: Training) -> dict[str, Any]:
-    """Trains a run to its end and writes its summary, with the compressors' scores on its text."""
+    """Trains to the end and writes summary.json, with the compressors' scores on the text."""
     summary, context = training.go(), training.context
     summary["legs"] = legs_of(context.about, summary["steps"])
     if not context.ranks.first:
         return summary
     place, config = context.run, context.config
-    # Of ready shards the validation text may be too large to have been written out.
+    # Prepared shards may be too large for a copy of their validation text.
     text = place / "tokens" / "validation.txt"
     if summary["finished"] != "signal" and text.exists():
         summary["baselines"] = compressed_bits_per_byte(text.read_bytes())
-    if summary["finished"] == "time":  # what repeats this run without a clock
+    if summary["finished"] == "time":  # the number of steps repeats this run without a time limit
         steps = {"train.steps": summary["steps"]}
         atomic.write(place / "config.toml", config.changed(steps, where="the clock").to_toml())
     write_json(place / "summary.json", summary)  # written last: it says that the run has ended
@@ -47,34 +47,33 @@ def finish(training: Training) -> dict[str, Any]:
 
 
 def compress_seconds(tokens: Path) -> float:
-    """About how long the compressors take on a run's validation text, if it has that as text."""
+    """Estimates how long the compressors take on a run's validation text, in seconds."""
     text = tokens / "validation.txt"
     return text.stat().st_size * COMPRESS_SECONDS_A_BYTE if text.exists() else 0.0
 
 
 @contextmanager
 def saying_how_to_resume(place: Path, console: Console) -> Iterator[None]:
-    """Says how to continue where a run is stopped before its time, or memory does not suffice."""
+    """Says how to resume if the run is interrupted; explains what to do if memory runs out."""
     try:
         with memory_in_words():
             yield
     except KeyboardInterrupt:
-        message = f"`lmsmith resume {shlex.quote(str(place))}` goes on from what is saved"
+        message = f"`lmsmith resume {shlex.quote(str(place))}` continues from the last checkpoint"
         say(console, message)
         raise
 
 
 @contextmanager
 def memory_in_words() -> Iterator[None]:
-    """Raises TrainingError, which says what to set, where memory does not suffice."""
+    """Turns an out-of-memory error into a TrainingError that says what to set."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         raise TrainingError(
-            "this machine's memory does not suffice. Set a smaller --train.micro_batch_size (the "
-            "batch stays as it is; `lmsmith resume` takes it too), "
-            "--train.activation_checkpointing yes, or a "
+            "out of memory. Set a smaller --train.micro_batch_size (the batch size stays the same; "
+            "`lmsmith resume` accepts it too), --train.activation_checkpointing yes, or a "
             "smaller --model.context_length or model."
         ) from error

@@ -1,14 +1,13 @@
-"""Detects loss spikes before a step is applied, by the loss and the gradient norm of the whole
-batch.
+"""Detects loss and gradient-norm spikes before the step is applied.
 
-Both are the same on all ranks, so all come to the same verdict. Where they are not finite, training
-stops, or `train.on_spike` says what becomes of the step. A spike is a loss or a norm whose
-logarithm lies more than `train.spike_z` standard deviations above its running mean; spikes do not
-move the mean.
+The guard judges the loss and the gradient norm of the whole batch. Both are identical on all ranks,
+so all ranks reach the same verdict. If one of them is not finite, training stops, or does what
+`train.on_spike` says. A spike is a loss or a norm whose logarithm lies more than `train.spike_z`
+standard deviations above its running mean; spikes do not change the mean.
 
-    stop      as for what is not finite: a spike record, and an end
-    skip      the step is left out
-    rewind    back to the last checkpoint; when the run comes to that step again, it is left out
+    stop      write a spike record and end the run
+    skip      skip the step
+    rewind    return to the last checkpoint, and skip the step when the run reaches it again
 """
 
 from __future__ import annotations
@@ -20,35 +19,35 @@ from pathlib import Path
 from lmsmith.checkpoint import Checkpoint, available, check_finite
 from lmsmith.errors import TrainingError
 
-MEMORY = 100.0  # steps over which means are taken
-LEAST = 50  # steps before anything is a spike
+MEMORY = 100.0  # steps over which the running means are taken
+LEAST = 50  # steps before anything counts as a spike
 LEAST_DEVIATION = (
-    0.02  # of a logarithm: 2%. A loss that hardly moves would make a spike of everything
+    0.02  # of the logarithm, that is 2%: with a nearly constant loss all would be spikes
 )
-MOST_IN_A_ROW = 20
+MOST_IN_A_ROW = 20  # more spikes in a row than this stop the run
 
 
 def check_not_diverged(run: Path, found: Checkpoint) -> None:
-    """Raises CheckpointError for a checkpoint with weights that are not finite: no step from
-    there helps.
+    """Raises CheckpointError if the weights of a checkpoint are not finite, because no step can
+    repair them.
     """
     others = [step for step in available(run) if step != found.step]
     earlier = (
         f" To resume from an earlier step, remove "
-        f"{run / 'checkpoints' / f'step-{found.step:08d}'}: there are "
-        f"checkpoints of {', '.join(map(str, others))}."
+        f"{run / 'checkpoints' / f'step-{found.step:08d}'}; there are also "
+        f"checkpoints of steps {', '.join(map(str, others))}."
         if others
         else ""
     )
     check_finite(
         found.tensors["model"],
         f"the checkpoint of step {found.step} in {run}",
-        f"The run cannot be resumed from it: begin anew with a lower --learning-rate.{earlier}",
+        f"The run cannot be resumed from it: start again with a lower --learning-rate.{earlier}",
     )
 
 
 class SpikeError(TrainingError):
-    """A step that was not applied, and what is to become of it: "stop", "skip" or "rewind"."""
+    """A step that was not applied, and what to do about it: "stop", "skip" or "rewind"."""
 
     def __init__(self, message: str, verdict: str, loss: float, norm: float) -> None:
         super().__init__(message)
@@ -57,9 +56,7 @@ class SpikeError(TrainingError):
 
 @dataclass
 class Running:
-    """Mean and variance of a logarithm, old values fading (West 1979, with weights that fall off
-    exponentially).
-    """
+    """Mean and variance of a logarithm, with exponentially decaying weights (West 1979)."""
 
     n: int = 0
     mean: float = 0.0
@@ -73,7 +70,7 @@ class Running:
         self.variance = (1 - weight) * (self.variance + weight * away * away)
 
     def z(self, value: float) -> float:
-        """Standard deviations above the mean; zero while too little is known."""
+        """Standard deviations above the mean; 0 before LEAST values are known."""
         if self.n < LEAST:
             return 0.0
         return (value - self.mean) / max(math.sqrt(self.variance), LEAST_DEVIATION)
@@ -81,21 +78,21 @@ class Running:
 
 @dataclass
 class Guard:
-    """Judges steps. `state` and `load_state`: what a checkpoint carries of it."""
+    """Judges steps. A checkpoint stores `state`; `load_state` restores it."""
 
     on_spike: str
     spike_z: float
     loss: Running = field(default_factory=Running)
     norm: Running = field(default_factory=Running)
-    left_out: list[int] = field(default_factory=list)  # steps that must not be made
+    left_out: list[int] = field(default_factory=list)  # steps to skip
     n_in_a_row: int = 0
 
     def judge(self, step: int, loss: float, norm: float) -> None:
-        """Raises SpikeError for a step that must not be applied; else remembers it."""
+        """Raises SpikeError if the step must not be applied; otherwise adds it to the means."""
         if not (math.isfinite(loss) and math.isfinite(norm)):
             why = f"step {step + 1}: the loss is {loss} and the gradient norm {norm}"
             raise SpikeError(
-                f"{why}; nothing was updated.", self._verdict(step, "stop"), loss, norm
+                f"{why}; the step was not applied.", self._verdict(step, "stop"), loss, norm
             )
         logs = math.log(max(loss, 1e-30)), math.log(max(norm, 1e-30))
         if self.on_spike != "no":
@@ -104,9 +101,9 @@ class Guard:
             ):
                 if (z := running.z(log)) > self.spike_z:
                     message = (
-                        f"step {step + 1}: a {name} of {value:.4g} is {z:.1f} standard deviations "
-                        f"above "
-                        f"{math.exp(running.mean):.4g}; nothing was updated."
+                        f"step {step + 1}: the {name} of {value:.4g} is {z:.1f} standard "
+                        f"deviations above its running mean of {math.exp(running.mean):.4g}; the "
+                        f"step was not applied."
                     )
                     raise SpikeError(message, self._verdict(step, self.on_spike), loss, norm)
         self.n_in_a_row = 0
@@ -129,7 +126,7 @@ class Guard:
         }
 
     def load_state(self, state: dict[str, object]) -> None:
-        """What was left out since stays so: a run that goes back remembers why."""
+        """Restores `state`. Steps skipped since stay skipped: a rewind must not repeat them."""
         loss, norm = dict(state["loss"]), dict(state["norm"])  # type: ignore[call-overload]
         self.loss, self.norm = Running(**loss), Running(**norm)
         self.left_out = sorted({*self.left_out, *state["left_out"]})  # type: ignore[misc]

@@ -1,12 +1,11 @@
-"""The `state_dict`s of the user's hooks in a checkpoint, and the names under which they are there.
+"""Saves and restores the `state_dict`s of the user's hooks in checkpoints.
 
-Tensors of hook NAME are the group hook_NAME; the rest is in state.json under "hooks":
+The tensors of hook NAME are the group hook_NAME. The other values are in state.json under "hooks":
 
     {"NAME": {"class": "module:Class", "done": 40, "values": {...}}}
 
-A run that begins with hooks has their classes in RUN/hooks.json, too, for the time until its first
-checkpoint. JSON has no infinity and no NaN: such a float is
-written as {"__float__": "inf"}.
+RUN/hooks.json lists the hooks' classes until the first checkpoint is written. JSON has no infinity
+and no NaN, so such a float is written as {"__float__": "inf"}.
 """
 
 from __future__ import annotations
@@ -43,9 +42,10 @@ class Stateful(Protocol):
 def pack(
     hooks: Sequence[Stateful], done: Mapping[str, int], saved: Mapping[str, Mapping[str, Tensor]]
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """Groups of tensors and values for state.json. Raises TrainingError with the hook's name.
+    """Returns groups of tensors, and values for state.json.
 
-    `saved`: tensors that are saved as well; where a hook hands out one of them, it is copied.
+    `saved`: tensors saved elsewhere in the checkpoint; a hook's tensor that shares memory with one
+    of them is copied. Raises TrainingError, which names the hook, if a state cannot be saved.
     """
     groups: dict[str, dict[str, Tensor]] = {}
     values: dict[str, Any] = {}
@@ -55,8 +55,8 @@ def pack(
             state = dict(hook.state_dict())
         except Exception as error:
             raise TrainingError(
-                f"the hook {hook.name!r} raised {said(error)} in state_dict: no checkpoint of this "
-                "step can be written. Correct the hook and resume the run."
+                f"the hook {hook.name!r} raised {said(error)} in state_dict, so no checkpoint of "
+                "this step can be written. Correct the hook and resume the run."
             ) from error
         tensors = {key: value.detach() for key, value in state.items() if torch.is_tensor(value)}
         for key, tensor in tensors.items():
@@ -80,25 +80,25 @@ def pack(
 
 
 def unpack(found: Checkpoint, hooks: Sequence[Stateful]) -> dict[str, int]:
-    """Gives each hook its saved state; returns the last step that each completed."""
+    """Gives each hook its saved state; returns the last step that each hook completed."""
     saved = found.state.get("hooks", {})
     for hook in hooks:
         if hook.name not in saved:
             continue
-        tensors = found.tensors.get(f"hook_{hook.name}", {})  # a map of the file: to be copied
+        tensors = found.tensors.get(f"hook_{hook.name}", {})  # memory-mapped, hence the copies
         values = {key: _from_json(value) for key, value in saved[hook.name]["values"].items()}
         try:
             hook.load_state_dict(values | {key: tensor.clone() for key, tensor in tensors.items()})
         except Exception as error:
             raise TrainingError(
-                f"the hook {hook.name!r} raised {said(error)} in load_state_dict, for the state "
+                f"the hook {hook.name!r} raised {said(error)} in load_state_dict, with the state "
                 f"of step {found.step}. Correct the hook and resume the run."
             ) from error
     return {name: int(of["done"]) for name, of in saved.items()}
 
 
 def record(folder: Path, hooks: Sequence[Stateful]) -> None:
-    """Writes hooks.json: what a run begins with, until its first checkpoint says it. OSError."""
+    """Writes hooks.json: the hooks of a run without a checkpoint yet. Raises OSError."""
     if hooks:
         content = {hook.name: _class_of(hook) for hook in hooks}
         text = to_json(content, indent=1) + "\n"
@@ -106,47 +106,47 @@ def record(folder: Path, hooks: Sequence[Stateful]) -> None:
 
 
 def classes_in(run: Path, found: Checkpoint | None) -> dict[str, str]:
-    """The hooks of a run, each with its class: those of its checkpoint, or those it began with."""
+    """Returns the class of each hook of a run, from its checkpoint or from hooks.json."""
     if found is not None:
         return {name: of["class"] for name, of in found.state.get("hooks", {}).items()}
     try:
         return dict(foreign_json.read(run / "hooks.json"))
-    except (OSError, ValueError):  # most runs have none
+    except (OSError, ValueError):  # most runs have no hooks
         return {}
 
 
 def check_complete(
     saved: Mapping[str, str], run: Path, names: Collection[str], without: Collection[str]
 ) -> list[str]:
-    """What to say about hooks that a run drops or that are new to it.
+    """Returns notes about hooks that a resumed run drops or adds.
 
-    `saved`: the classes of the run's hooks; `names`: those passed; `without`: those dropped. Raises
-    UsageError where the run has a hook that is neither passed nor dropped.
+    `saved`: the classes of the run's hooks; `names`: the hooks passed; `without`: the hooks to
+    drop. Raises UsageError if a hook of the run is neither passed nor dropped.
     """
     if unknown := sorted(set(without) - set(saved)):
-        there = f"it has {', '.join(saved)}" if saved else "it has none"
-        raise UsageError(f"{run} has no hook {unknown[0]!r} to go on without: {there}.")
+        has = f"it has {', '.join(saved)}" if saved else "it has none"
+        raise UsageError(f"{run} has no hook {unknown[0]!r} to drop: {has}.")
     missing = [name for name in saved if name not in names and name not in without]
     if missing:
         classes = [saved[name].partition(":")[::2] for name in missing]
         imports = "; ".join(f"from {module} import {kind}" for module, kind in classes)
-        made = ", ".join(f"{kind}(...)" for _, kind in classes)
+        instances = ", ".join(f"{kind}(...)" for _, kind in classes)
         options = " ".join(f"--without-hook {name}" for name in missing)
         plural = len(missing) > 1
         raise UsageError(
             f"{run} was trained with the hook{'s' * plural} {', '.join(missing)}, which "
-            f"{'are' if plural else 'is'} missing here. Pass {'them' if plural else 'it'} in "
+            f"{'are' if plural else 'is'} missing. Pass {'them' if plural else 'it'} in "
             f"Python: `import lmsmith; {imports}; "
-            f"lmsmith.resume({str(run)!r}, hooks=[{made}])`. The command line has no "
-            f"hooks: to go on without, and drop the state, `lmsmith resume {shlex.quote(str(run))} "
-            f"{options}`."
+            f"lmsmith.resume({str(run)!r}, hooks=[{instances}])`. The command line cannot pass "
+            f"hooks: to resume without {'them' if plural else 'it'} and drop the state, use "
+            f"`lmsmith resume {shlex.quote(str(run))} {options}`."
         )
-    dropped = [f"the hook {name} is dropped, with its state" for name in without]
-    return dropped + [f"the hook {name} begins here" for name in names if name not in saved]
+    dropped = [f"the hook {name} and its state are dropped" for name in without]
+    return dropped + [f"the hook {name} is new" for name in names if name not in saved]
 
 
 def said(error: BaseException) -> str:
-    """An exception in a phrase: its class and the first line of its message."""
+    """Describes an exception by its class and the first line of its message."""
     message = str(error).partition("\n")[0]
     return type(error).__name__ + (f" ({message})" if message else "")
 
@@ -164,7 +164,7 @@ def _to_json(value: Any, hook: Stateful, key: str) -> Any:
         return [_to_json(item, hook, key) for item in value]
     if isinstance(value, dict) and all(isinstance(name, str) for name in value):
         return {name: _to_json(item, hook, key) for name, item in value.items()}
-    wanted = "tensors, or numbers, text, lists and dicts with text as keys"
+    wanted = "tensors, numbers, text, or lists and dicts of them with text as keys"
     raise _cannot(hook, key, f"a {type(value).__name__}", wanted)
 
 
@@ -181,5 +181,5 @@ def _from_json(value: Any) -> Any:
 def _cannot(hook: Stateful, key: str, found: str, wanted: str) -> TrainingError:
     return TrainingError(
         f"the state_dict of the hook {hook.name!r} holds {found} under {key!r}, which a checkpoint "
-        f"cannot hold: wanted {wanted}."
+        f"cannot store. Expected: {wanted}."
     )

@@ -1,12 +1,10 @@
-"""`train --from RUN`: training on from the weights of another run, trained here or imported, on
-other text.
+"""Fine-tunes the weights of another run, trained here or imported (`train --from RUN`).
 
-Model and tokenizer are that run's; what can be set of the model is its dropout. Its weights are
-copied into the new run's `model/`, so that neither run needs the other, and scored before the first
-step: if training makes nothing better of them, they stay the best. What is read begins as the new
-text's documents do, with its end of text; generated text ends at that, or where the other model's
-does. Optimizers begin anew, at a tenth of the learning rates that the preset has for weights that
-know nothing yet.
+The model and the tokenizer are that run's; only dropout can be set. The weights are copied into the
+new run's `model/`, so neither run needs the other. They are scored before the first step, and stay
+the best weights if no step improves them. Training documents begin with the end-of-text token, as
+in every run. Generated text ends at that token, or at the ids that end an imported model's texts.
+The optimizers start with an empty state, at a tenth of the preset's learning rates.
 """
 
 from __future__ import annotations
@@ -30,10 +28,10 @@ _RATES = ("learning_rate", "muon_learning_rate", "embedding_learning_rate")
 
 
 def begun_with(config: RunConfig, given: Collection[str]) -> tuple[RunConfig, set[str]]:
-    """The config with the model and tokenizer of `train.init_from`, and what is then set.
+    """Returns the config with model and tokenizer of `train.init_from`, and the settings now fixed.
 
-    Raises ConfigError for settings of the model that are others; UsageError, CheckpointError and
-    TokenizerError where there is no such run, or no tokenizer in it.
+    Raises ConfigError for model settings that differ from that model; UsageError, CheckpointError
+    and TokenizerError if there is no such run, or no tokenizer in it.
     """
     place = config.train.init_from
     folder = model_folder(Path(place))
@@ -41,29 +39,29 @@ def begun_with(config: RunConfig, given: Collection[str]) -> tuple[RunConfig, se
     model = config_of(content, folder)
     if model.counted:
         raise ConfigError(
-            f"{place} is an n-gram model: its counts are those of its text, and cannot be trained "
-            f"on."
+            f"{place} is an n-gram model, and n-gram models cannot be fine-tuned. Choose a neural "
+            f"model for --from."
         )
     if config.model.kind != model.kind:
         if "model.kind" in given or any(name.startswith("model.") for name in given):
             raise ConfigError(
-                f"model.kind = {config.model.kind!r}, but the model that this run starts from, "
-                f"{place}, is of kind {model.kind}: leave out settings of the model."
+                f"model.kind = {config.model.kind!r}, but {place}, which this run starts from, is "
+                f"of kind {model.kind}. Leave out the settings of the model."
             )
         config = dataclasses.replace(config, model=type(model)())
     for field in dataclasses.fields(model):
         ours, theirs = getattr(config.model, field.name), getattr(model, field.name)
         if f"model.{field.name}" in given and field.name not in FREE and ours != theirs:
             raise ConfigError(
-                f"model.{field.name} = {ours!r}, but the model that this run begins with, "
-                f"{place}, has {theirs!r}: "
-                "leave it out. Of that model's settings its dropout alone can be set."
+                f"model.{field.name} = {ours!r}, but {place}, which this run starts from, has "
+                f"{theirs!r}. Leave it out: only the dropout of that model can be set."
             )
     if "tokenizer" in given and config.tokenizer != str(folder):
         raise ConfigError(
-            f"tokenizer = {config.tokenizer!r}, but the tokenizer is that of {place}: leave it out."
+            f"tokenizer = {config.tokenizer!r}, but {place}, which this run starts from, brings "
+            f"its own tokenizer. Leave it out."
         )
-    tokenizer_of(Path(place))  # its error says more than that of a tokenizer named by its folder
+    tokenizer_of(Path(place))  # raises a clearer error than loading the tokenizer later would
     kept = {name: getattr(config.model, name) for name in FREE if f"model.{name}" in given}
     rates = {
         f"optim.{name}": RATE * getattr(config.optim, name)
@@ -78,7 +76,7 @@ def begun_with(config: RunConfig, given: Collection[str]) -> tuple[RunConfig, se
 
 
 def copy_model(config: RunConfig, run: Path) -> None:
-    """Puts the weights to begin with into the folder that becomes a run. Raises OSError."""
+    """Copies the starting weights into the folder of a new run. Raises OSError."""
     (run / "model").mkdir()
     for path in model_folder(Path(config.train.init_from)).iterdir():
         if path.is_file():
@@ -86,9 +84,7 @@ def copy_model(config: RunConfig, run: Path) -> None:
 
 
 def ends_kept(run: Path) -> dict[str, list[int]]:
-    """`ends`, the ids at which an imported model's texts end, as `copy_model` put them there or
-    a save since.
-    """
+    """Returns `ends`, the ids that end an imported model's text, from the run's model folder."""
     try:
         content = foreign_json.read(run / "model" / "config.json")["config"]
         return {"ends": content["ends"]} if "ends" in content else {}
@@ -97,10 +93,10 @@ def ends_kept(run: Path) -> dict[str, list[int]]:
         ValueError,
         KeyError,
         TypeError,
-    ):  # a damaged one: the checkpoint is what counts
+    ):  # a damaged file does not matter: the checkpoint has the weights
         return {}
 
 
 def weights_to_begin_with(run: Path) -> dict[str, Tensor]:
-    """Those that `copy_model` put there. Raises CheckpointError."""
+    """Loads the weights that `copy_model` copied. Raises CheckpointError."""
     return load_model(run / "model")[0]

@@ -1,13 +1,12 @@
-"""`lmsmith bench train` and `bench ladder`: what a training step takes on this machine.
+"""Measures how long a training step takes here (`lmsmith bench train`, `lmsmith bench ladder`).
 
-`time_steps` makes steps of one config on random tokens. `climb` does so for the rungs of the ladder
-by which Karpathy's reproduction of GPT-2 124M became eleven times faster, each rung with all below
-it, in one run on the device at hand; `PUBLISHED` holds what his lecture (A100, 16 x 1024) and a
+`time_steps` times steps of one config on random tokens. `climb` times the speed-ups that made
+Karpathy's reproduction of GPT-2 124M eleven times faster. Each rung of this ladder adds one
+speed-up to the rungs below it. `PUBLISHED` holds the times that his lecture (A100, 16 x 1024) and a
 course (T4, 4 x 1024, float16) report.
 
-What a rung below ours lacks is put back for the time of the measurement: attention written out,
-AdamW's plain loop. On CPUs the model is small, and rungs that are not there (TF32, compilation,
-which gains nothing) are left out.
+Lower rungs switch off what lmsmith normally does: they use attention written out, and AdamW's plain
+loop. On CPUs the model is small, and rungs that do not exist there (TF32, compilation) are skipped.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from lmsmith.train.device import has_bfloat16, peak_memory_bytes, set_up_process
 from lmsmith.train.replica import Replica
 from lmsmith.train.step import train_step
 
-# Milliseconds a step, per micro-batch where gradients are accumulated.
+# Milliseconds per step, or per micro-batch with gradient accumulation.
 PUBLISHED: dict[str, tuple[str, str]] = {
     "float32": ("1000", "1200"),
     "TF32": ("333", "none"),
@@ -48,18 +47,18 @@ PUBLISHED: dict[str, tuple[str, str]] = {
     "accumulation": ("89", "205"),
 }
 ACCUMULATED = (
-    4  # micro-batches a step on the last rung, where the published ones come to 2**19 tokens
+    4  # micro-batches per step on the last rung; the published runs accumulate to 2**19 tokens
 )
 
 
 @dataclass(frozen=True)
 class Pace:
-    """What a step takes: median and ends of `seconds`, what that comes to, the most memory held."""
+    """The measured times of a step, its size in tokens and FLOPs, and the peak memory."""
 
     seconds: tuple[float, ...]
     tokens: int
-    flops: float  # of a step, by prediction
-    peak_flops: float  # a second, of matrix products in this precision, measured
+    flops: float  # per step, predicted
+    peak_flops: float  # per second, measured for matrix products in this precision
     peak_memory_bytes: int
 
     @property
@@ -72,13 +71,13 @@ class Pace:
 
     @property
     def mfu(self) -> float:
-        """Share of the measured rate of matrix products."""
+        """Model FLOPs utilization: the share of the measured rate of matrix products."""
         return self.flops / self.median / self.peak_flops
 
 
 @dataclass(frozen=True)
 class Rung:
-    """One rung: what is changed in the config, and what of today's is put back to the old way."""
+    """One rung: its changes to the config, and which of today's speed-ups it switches off."""
 
     name: str
     changes: Mapping[str, Any]
@@ -89,9 +88,7 @@ class Rung:
 def time_steps(
     config: RunConfig, device: torch.device, *, n: int = 8, plain_adamw: bool = False
 ) -> Pace:
-    """`n` steps of a model that is then thrown away, after two that are not counted (they
-    allocate and compile).
-    """
+    """Times `n` steps of a temporary model, after two warm-up steps (allocation, compilation)."""
     use_matmul(config.train.matmul, config.train.dtype)
     model = config.neural.build()
     model.initialise(torch.Generator().manual_seed(config.train.seed))
@@ -131,7 +128,7 @@ def time_steps(
 
 
 def rungs(device: torch.device, gains_by_half: bool) -> list[Rung]:
-    """Those that exist on this device, from the lowest."""
+    """The rungs that exist on this device, lowest first."""
     half = "bfloat16" if has_bfloat16(device) else "float16"
     on_gpu = device.type == "cuda"
     steps: list[tuple[str, dict[str, Any]]] = [("float32", {"train.dtype": "float32"})]
@@ -164,8 +161,8 @@ def rungs(device: torch.device, gains_by_half: bool) -> list[Rung]:
 
 
 def base_config(device: torch.device) -> RunConfig:
-    """GPT-2 124M at 16 x 1024 on a GPU; on a CPU a model of GPT-2's vocabulary that takes a
-    second a step there.
+    """GPT-2 124M at 16 x 1024 on a GPU; on a CPU a small model with GPT-2's vocabulary, which takes
+    about a second per step.
     """
     small = {
         "model.n_layer": 4,
@@ -185,13 +182,13 @@ def base_config(device: torch.device) -> RunConfig:
 
 
 def climb(device: torch.device, *, n: int = 8) -> Iterator[tuple[Rung, Pace]]:
-    """Each rung and its pace, as it is measured."""
+    """Yields each rung with its times, as soon as it is measured."""
     if device.type == "mps":
         raise ConfigError("the ladder is for CUDA devices and CPUs: choose --device cpu.")
     base = base_config(device)
     gains = device.type == "cuda" or matmul_rate(device, torch.bfloat16) > matmul_rate(device)
     for rung in rungs(device, gains):
-        # else a graph of the rung before, with its attention, would be taken
+        # Otherwise the graph compiled for the previous rung, with its attention, would be reused.
         torch.compiler.reset()
         config = base.changed(rung.changes, where=rung.name)
         times = ACCUMULATED if rung.name == "accumulation" else 1
@@ -210,7 +207,7 @@ def climb(device: torch.device, *, n: int = 8) -> Iterator[tuple[Rung, Pace]]:
 
 @contextlib.contextmanager
 def plain_attention() -> Iterator[None]:
-    """Attention as its formula has it, with the whole matrix of weights in memory."""
+    """Replaces fused attention by the formula, which holds the full attention matrix in memory."""
 
     def within(self: Attention, q: Tensor, k: Tensor, v: Tensor, layout: object) -> Tensor:
         T = q.size(2)
@@ -228,7 +225,7 @@ def plain_attention() -> Iterator[None]:
 
 
 def machine_in_words(device: torch.device) -> str:
-    """The device, and the versions that its pace depends on."""
+    """Describes the device and the versions that its speed depends on."""
     name = platform.processor() or platform.machine()
     if device.type == "cuda":
         name = f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
@@ -245,15 +242,17 @@ def machine_in_words(device: torch.device) -> str:
 
 
 def bench_config(changes: Mapping[str, Any]) -> tuple[RunConfig, torch.device]:
-    """The config that settings ask for, without a text: GPT-2's vocabulary, or characters for
-    babyGPT.
+    """Returns the config for the given settings without a text, and the device.
+
+    The vocabulary is GPT-2's, or 65 characters for babyGPT.
     """
     named = {key: value for key, value in changes.items() if key == "preset"}
     base = preset(RunConfig().changed(named, where="the command line").preset)
     config = base.changed(changes, where="the command line")
     if config.model.counted:
         raise ConfigError(
-            "preset ngram counts and makes no steps: there is nothing to measure. Choose another."
+            "preset ngram counts and makes no training steps, so there is nothing to measure. "
+            "Choose another preset."
         )
     machine = survey(config)
     set_up_process(machine)

@@ -1,17 +1,15 @@
-"""What a resumed run changes: its length, and settings that may change on the way.
+"""Decides what a resumed run changes: its length, and settings that may change while it trains.
 
-A checkpoint holds the config that it was trained with and the run's legs. `resume` compares:
-RUN/config.toml, which may have been edited by hand, and the command line ask for a config; the
-checkpoint says what the run had so far. What may change (`CHANGEABLE`, and the length) is applied
-and logged. What may not is refused by name.
+The checkpoint says which config the run was trained with until now. RUN/config.toml, which the user
+may have edited, and the command line say which config is wanted. `resumed` compares the two. It
+applies and logs allowed changes (`CHANGEABLE`, and the length), and refuses others by name.
 
-A leg is a stretch of steps under one plan. A run that is extended, or whose optimizer, schedule or
-dropout change, begins a new leg. A leg's checkpoint is written before its first step, so that a run
-which is killed then goes on with the leg.
+A leg is a range of steps under one plan. A run that is extended, or whose optimizer, schedule or
+dropout changes, starts a new leg. The checkpoint of a new leg is written before its first step, so
+that a run which is then killed continues with that leg.
 
-The learning rate is a function of the step and of the number of steps (`optim/schedule.py`), before
-and after an extension: a new leg has the learning rate that a run planned for the new number of
-steps has at that step.
+The learning rate depends only on the step and the number of steps (`optim/schedule.py`). A new leg
+therefore has the learning rate that a run planned for the new number of steps has at that step.
 """
 
 from __future__ import annotations
@@ -52,31 +50,31 @@ from lmsmith.train.log import MetricsFile
 
 log = logging.getLogger(__name__)
 
-_LEARNT = ("optim.", "schedule.", "model.")  # settings that change what is learnt, not how fast
+_LEARNT = ("optim.", "schedule.", "model.")  # settings that change what the run learns
 
 
 @dataclass(frozen=True)
 class Resumed:
-    """What a resumed run is to be. `step`: of the newest checkpoint; `n_before`: how many were
-    planned until now.
+    """The plan of a resumed run. `step`: of the newest checkpoint; `n_before`: steps planned until
+    now.
     """
 
     config: RunConfig
-    changed: dict[str, tuple[Any, Any]]  # by name: before and now; the length is told apart
-    extends: bool  # the length is another one
+    changed: dict[str, tuple[Any, Any]]  # old and new value by name, without the length
+    extends: bool  # whether the length changes
     step: int
     n_before: int
     legs: list[dict[str, Any]]
-    before: RunConfig  # what the checkpoint was trained with
+    before: RunConfig  # the config of the checkpoint
 
     @property
     def new_leg(self) -> bool:
         return self.extends or any(name.startswith(_LEARNT) for name in self.changed)
 
     def planned(self, n_steps: int) -> Resumed:
-        """With the number of steps that `--minutes` come to."""
+        """Returns this plan with the number of steps that fit into `--minutes`."""
         config = _rhythm(
-            self.config.changed({"train.steps": n_steps}, where="the time there is"), self.before
+            self.config.changed({"train.steps": n_steps}, where="the available time"), self.before
         )
         legs = [*self.legs[:-1], self.legs[-1] | {"steps": n_steps}]
         return replace(self, config=config, legs=legs)
@@ -85,11 +83,11 @@ class Resumed:
 def resumed(
     place: Path, config: RunConfig, corpus: Corpus, changes: Mapping[str, Any], where: str
 ) -> Resumed | None:
-    """What the run at `place` becomes; None where it is finished and stays so.
+    """Plans the resumed run at `place`; None if it is finished and stays so. Only reads files.
 
-    `config`: of its config.toml. `changes`: settings, given in `where`. Reads only. Raises
-    ConfigError for a setting that cannot change on the way, and for a length that cannot be;
-    CheckpointError where there is nothing to go on from.
+    `config`: from its config.toml. `changes`: new settings, given in `where` (for errors). Raises
+    ConfigError for a setting that cannot change or an impossible length; CheckpointError if there
+    is no checkpoint to resume from.
     """
     checkpoint, summary = newest(place), summary_of(place)
     finished = summary.get("finished") not in (None, "signal")
@@ -103,7 +101,7 @@ def resumed(
     if finished and not extends and not retargeted:
         return None
     if finished and not checkpoint:
-        raise CheckpointError(f"{place} is finished and holds no checkpoint to go on from.")
+        raise CheckpointError(f"{place} is finished and has no checkpoint to resume from.")
     if extends:
         _check_extension(place, before, checkpoint, changed)
         now = _rhythm(_in_steps(place, now, corpus, checkpoint.step if checkpoint else 0), before)
@@ -128,14 +126,12 @@ def first_leg(config: RunConfig) -> dict[str, Any]:
 
 
 def about(config: RunConfig, legs: list[dict[str, Any]]) -> dict[str, Any]:
-    """What a checkpoint says of its run besides how far it is."""
+    """What a checkpoint stores about its run: the config and the legs."""
     return {"config": flatten(asdict(config)), "legs": legs}
 
 
 def legs_of(about: Mapping[str, Any], step: int) -> list[dict[str, Any]]:
-    """The legs for summary.json: each with its first and last step and what was changed when it
-    began.
-    """
+    """The legs for summary.json: first and last step of each, and what changed at its start."""
     legs = about.get("legs", [])
     ends = [leg["from_step"] for leg in legs[1:]] + [step]
     return [
@@ -149,10 +145,10 @@ def legs_of(about: Mapping[str, Any], step: int) -> list[dict[str, Any]]:
 
 
 def plan_lines(found: Resumed, corpus: Corpus) -> list[str]:
-    """What changes, for the user to read."""
+    """Returns the lines that tell the user what changes."""
     config, lines = found.config, []
     lines += [
-        f"changed  {name}: {_shown(old)} before, {_shown(new)} from step {found.step:,} on"
+        f"changed  {name}: {_shown(new)} from step {found.step:,} on (was {_shown(old)})"
         for name, (old, new) in found.changed.items()
     ]
     if partial := partial_note(config.optim, found.changed, resumed=True):
@@ -160,19 +156,19 @@ def plan_lines(found: Resumed, corpus: Corpus) -> list[str]:
     if found.extends:
         batches = batches_of(config, corpus.train, corpus.tokenizer)
         n, tokens = config.train.steps, (config.train.steps - found.step) * batches.tokens_per_batch
-        minutes = f", what {config.train.minutes:g} minutes allow" if config.train.minutes else ""
+        minutes = f" (fits into {config.train.minutes:g} minutes)" if config.train.minutes else ""
         lines.append(
             f"training {n - found.step:,} more steps of {config.train.batch_size} x "
             f"{config.model.context_length} "
-            f"tokens = {tokens:,}: {n:,} steps instead of {found.n_before:,}{minutes}; "
+            f"tokens = {tokens:,} tokens: {n:,} steps instead of {found.n_before:,}{minutes}; "
             + schedule_in_words(config.schedule, found.step, found.n_before, n)
-            + f"; evaluations every {config.train.eval_every:,} steps"
+            + f"; evaluation every {config.train.eval_every:,} steps"
         )
     return lines
 
 
 def schedule_in_words(schedule: ScheduleConfig, step: int, n_before: int, n_steps: int) -> str:
-    """What the learning rate does when a run of `n_before` steps becomes one of `n_steps` at
+    """Says what the learning rate does when a run of `n_before` steps is extended to `n_steps` at
     `step`.
     """
     shape = schedule.shape
@@ -180,23 +176,22 @@ def schedule_in_words(schedule: ScheduleConfig, step: int, n_before: int, n_step
         return "constant: the learning rate stays at its peak"
     if shape == "inverse-sqrt":
         return (
-            "inverse-sqrt: the learning rate goes on falling as 1/sqrt(step), as it would have "
-            "in any case"
+            "inverse-sqrt: the learning rate keeps falling as 1/sqrt(step), independent of the "
+            "length"
         )
     then = learning_rate_share(max(0, step - 1), n_before, schedule)
     now = learning_rate_share(step, n_steps, schedule)
     final = schedule.final_fraction
     return (
-        f"{shape}: the learning rate goes from {then:.0%} of its peak to {now:.0%}, where a run "
-        f"planned for {n_steps:,} steps has it at step {step:,}, and comes down to {final:.0%} at "
-        f"step {n_steps:,}"
+        f"{shape}: the learning rate changes from {then:.0%} to {now:.0%} of its peak, the value "
+        f"of a {n_steps:,}-step run at step {step:,}, and ends at {final:.0%} at step {n_steps:,}"
     )
 
 
 def write_events(run: Path, found: Resumed, evaluated_step: int) -> None:
-    """Tells metrics.jsonl what changes. Raises StorageError."""
+    """Writes what changes to metrics.jsonl, as events. Raises StorageError."""
     messages = [
-        f"{name} was {_shown(old)} and is {_shown(new)}"
+        f"{name} changed from {_shown(old)} to {_shown(new)}"
         for name, (old, new) in found.changed.items()
     ]
     if found.extends:
@@ -212,15 +207,15 @@ def write_events(run: Path, found: Resumed, evaluated_step: int) -> None:
 
 
 def reopen(run: Path) -> None:
-    """Marks the summary of a finished run as that of one that goes on. Raises StorageError."""
+    """Marks a finished run as unfinished in its summary. Raises StorageError."""
     summary = summary_of(run)
     if summary.get("finished") not in (None, "signal"):
         write_json(run / "summary.json", summary | {"finished": None})
 
 
 def _before(config: RunConfig, checkpoint: Checkpoint | None) -> RunConfig:
-    """The config that the checkpoint was trained with. Earlier versions did not say it: then
-    that of config.toml.
+    """The config that the checkpoint was trained with; that of config.toml if the checkpoint is
+    from an earlier version and has none.
     """
     if checkpoint and "config" in checkpoint.about:
         said = checkpoint.about["config"]
@@ -229,8 +224,8 @@ def _before(config: RunConfig, checkpoint: Checkpoint | None) -> RunConfig:
         return RunConfig().changed(kept, where="the checkpoint")
     if checkpoint:
         log.warning(
-            "note: the checkpoint at step %s is of an earlier version and holds no settings. "
-            "Those in config.toml are used: whether they were edited cannot be checked",
+            "note: the checkpoint at step %s comes from an earlier version and holds no settings. "
+            "Using those in config.toml; whether they were edited cannot be checked",
             f"{checkpoint.step:,}",
         )
     if checkpoint and not config.train.minutes and isinstance(checkpoint.state.get("n_steps"), int):
@@ -247,26 +242,26 @@ def _length(
     *,
     finished: bool,
 ) -> tuple[RunConfig, bool]:
-    """The config with the length that is asked for, said once, and whether it is another one.
+    """Returns the config with its length given in one way, and whether the length changes.
 
-    `made`: how many steps the run has made, as its summary and its newest checkpoint say.
+    `made`: the steps made so far, by the summary and by the newest checkpoint.
     """
     ours = [name for name in LENGTH if name in changes]
     if not ours:
         ours = [name for name in LENGTH if _value(before, name) != _value(now, name)]
         timed = bool(before.train.minutes) and before.train.minutes == now.train.minutes
         if timed and now.train.steps in made and ours == ["train.steps"]:
-            ours = []  # a run with --minutes writes at its end how many steps these came to
+            ours = []  # a run with --minutes writes its number of steps at its end
         if not ours:
             return now, False
         ours = [name for name in ours if _value(now, name)] or ["train.steps"]
     if len(ours) > 1:
         raise ConfigError(
-            f"{' and '.join(ours)} say the length of {place} {len(ours)} times: set one of them."
+            f"{' and '.join(ours)} set the length of {place} {len(ours)} times: set only one."
         )
     (name,) = ours
     if not _value(now, name):
-        raise ConfigError(f"{name} = 0: wanted how long {place} is to be.")
+        raise ConfigError(f"{name} = 0: expected the new length of {place}, more than 0.")
     lengths = {other: 0 for other in LENGTH if other != name}
     now = now.changed(lengths, where="the run's length")
     same = (
@@ -278,52 +273,53 @@ def _length(
 def _check_extension(
     place: Path, before: RunConfig, checkpoint: Checkpoint | None, changed: Mapping[str, Any]
 ) -> None:
-    """Raises ConfigError where the run cannot have another length."""
+    """Raises ConfigError if the length of the run cannot change."""
     train = before.train
     if train.initial_batch_size:
         raise ConfigError(
-            f"train.initial_batch_size = {train.initial_batch_size}: the batches of {place} grow "
-            f"with its number of "
-            "steps, so that number stays as it is."
+            f"the batch size of {place} grows with its number of steps "
+            f"(train.initial_batch_size = {train.initial_batch_size}), so its length cannot "
+            "change."
         )
     reached = checkpoint is not None and checkpoint.state.get("seconds_to_target") is not None
     if reached and "train.stop_at_val_loss" not in changed:
         raise ConfigError(
-            f"{place} has reached its target, train.stop_at_val_loss = {train.stop_at_val_loss:g}, "
-            "and ended. To train on, set a lower one as well, or --stop-at-val-loss 0."
+            f"{place} reached its target, train.stop_at_val_loss = {train.stop_at_val_loss:g}, "
+            "and ended. To train further, also set a lower target, or --stop-at-val-loss 0."
         )
 
 
 def _in_steps(place: Path, config: RunConfig, corpus: Corpus, step: int) -> RunConfig:
-    """The length in steps, where it is not said in minutes. Raises ConfigError where the run has
-    made as many.
+    """Returns the config with its length in steps, unless it is given in minutes.
+
+    Raises ConfigError if the run has already made that many steps.
     """
     train = config.train
     if train.minutes:
         return config
     tokens_a_step = batches_of(config, corpus.train, corpus.tokenizer).tokens_per_batch
     if train.epochs:
-        n_steps, said = steps_of_epochs(config, corpus), f"train.epochs = {train.epochs:g}"
+        n_steps, length = steps_of_epochs(config, corpus), f"train.epochs = {train.epochs:g}"
     elif train.tokens:
-        n_steps, said = train.tokens // tokens_a_step, f"train.tokens = {train.tokens:,}"
+        n_steps, length = train.tokens // tokens_a_step, f"train.tokens = {train.tokens:,}"
     else:
-        n_steps, said = train.steps, f"train.steps = {train.steps:,}"
+        n_steps, length = train.steps, f"train.steps = {train.steps:,}"
     if n_steps <= step:
         raise ConfigError(
-            f"{place} has made {step:,} steps ({step * tokens_a_step:,} tokens), and {said} is "
-            f"its length in all, "
-            "these included. Set more, or `lmsmith train` a shorter run."
+            f"{place} has already made {step:,} steps ({step * tokens_a_step:,} tokens), and "
+            f"{length} is its total length, including these. Set more, or `lmsmith train` a "
+            "shorter run."
         )
-    length = {"train.steps": n_steps, "train.tokens": 0, "train.epochs": 0}
-    return config.changed(length, where="the run's length")
+    changes = {"train.steps": n_steps, "train.tokens": 0, "train.epochs": 0}
+    return config.changed(changes, where="the run's length")
 
 
 def _rhythm(config: RunConfig, before: RunConfig) -> RunConfig:
-    """Where the steps between evaluations and log lines are 0, or were chosen for another
-    length: chosen anew.
+    """Chooses the steps between evaluations and between log lines again, if they are 0 or were
+    chosen for another length.
     """
     n_steps, chosen = config.train.steps, dict[str, int]()
-    if not n_steps:  # it is not known yet
+    if not n_steps:  # not known yet
         return config
     shares = {
         "train.eval_every": range(MOST_EVALUATIONS, LEAST_EVALUATIONS - 1, -1),
@@ -338,8 +334,8 @@ def _rhythm(config: RunConfig, before: RunConfig) -> RunConfig:
 
 
 def _changed(place: Path, before: RunConfig, now: RunConfig) -> dict[str, tuple[Any, Any]]:
-    """The settings that differ, but for the length. Raises ConfigError for those that cannot
-    change on the way.
+    """The settings that differ, without the length. Raises ConfigError for those that cannot
+    change.
     """
     kind = {"model.kind": (before.model.kind, now.model.kind)}
     if before.model.kind != now.model.kind:  # its other settings cannot be compared
@@ -348,18 +344,19 @@ def _changed(place: Path, before: RunConfig, now: RunConfig) -> dict[str, tuple[
     found = {name: (_value(before, name), _value(now, name)) for name in names} | kind
     found = {name: (old, new) for name, (old, new) in found.items() if old != new}
     if refused := [name for name in found if name not in CHANGEABLE]:
-        told = "; ".join(
-            f"{name} was {_shown(found[name][0])} and is {_shown(found[name][1])}"
+        differences = "; ".join(
+            f"{name} was {_shown(found[name][0])} and is now {_shown(found[name][1])}"
             for name in refused
         )
         raise ConfigError(
-            f"{place / 'config.toml'} is not what {place} was trained with, and this cannot "
-            f"change on the way: {told}. "
-            "Set it back, or train a new run with it. Nothing was changed."
+            f"{place / 'config.toml'} differs from what {place} was trained with, in settings that "
+            f"a run cannot change: {differences}. "
+            "Restore the old values, or train a new run. Nothing was changed."
         )
     if now.train.truncated_bptt and "train.micro_batch_size" in found:
         raise ConfigError(
-            f"{place} carries a state for each of its micro-batches: their size stays as it is."
+            f"{place} keeps a recurrent state for each of its micro-batches "
+            f"(train.truncated_bptt), so train.micro_batch_size cannot change."
         )
     return found
 
@@ -375,7 +372,7 @@ def _with_leg(found: Resumed, checkpoint: Checkpoint) -> Resumed:
         "minutes": found.config.train.minutes or None,
         "changed": changed,
     }
-    if not found.extends:  # the time there is goes on
+    if not found.extends:  # the same minutes continue
         leg["wall_seconds"] = found.legs[-1]["wall_seconds"]
     return replace(found, legs=[*found.legs, leg])
 

@@ -1,18 +1,18 @@
-"""One process at a time trains a run.
+"""Ensures that only one process trains a run at a time.
 
-A trainer holds the system's lock on RUN/.lock, which the system frees when the process dies,
-however it dies. Network disks may not share that lock between machines, and some have none. So a
-trainer also writes RUN/trainer.json (its machine, its process, since when) and touches it every
-BEAT_SECONDS. Whoever wants to train the run
+The training process holds the operating system's lock on RUN/.lock, which the system releases when
+the process dies for any reason. Network disks may not share that lock between machines, or have
+none. So the process also writes RUN/trainer.json (its machine, process and start time) and touches
+it every BEAT_SECONDS. A second process that wants to train the run
 
-- is refused where the system's lock is held;
-- takes over a record of the same machine (the same boot of it) at once: its process has lost the
-  lock, so it is dead;
-- takes over a record of another machine when it has not been touched for DEAD_SECONDS. Clocks of
-  two machines differ, so that age is measured by the disk's clock, and a record that seems fresh is
-  watched for that long.
+- is refused if the system's lock is held;
+- takes over at once if the record is from the same machine since its last boot: that process has
+  lost the lock, so it is dead;
+- takes over if the record is from another machine and has not been touched for DEAD_SECONDS. The
+  clocks of two machines differ, so that age is measured by the disk's clock, and a record that
+  seems fresh is watched for DEAD_SECONDS.
 
-A trainer that was suspended and taken for dead finds another's record before it saves, and ends
+A process that was suspended meanwhile finds another process's record before it saves, and ends
 (`check_held`).
 """
 
@@ -41,17 +41,15 @@ from lmsmith.strict_json import to_json
 LOCK, RECORD = ".lock", "trainer.json"
 BEAT_SECONDS = 10.0
 DEAD_SECONDS = 60.0
-_WATCH_SECONDS = 0.5  # between two looks at a record
+_WATCH_SECONDS = 0.5  # between two checks of a record
 
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
-_held: dict[Path, str] = {}  # the tokens of the records that this process has written
+_held: dict[Path, str] = {}  # the token of each record that this process has written
 
 
 @dataclass(frozen=True)
 class Trainer:
-    """The process that trains a run, as trainer.json says it. `boot`: changes when the machine
-    is started anew.
-    """
+    """The process that trains a run, as written in trainer.json. `boot` changes at each reboot."""
 
     host: str
     boot: str
@@ -66,10 +64,10 @@ class Trainer:
 
 @contextlib.contextmanager
 def held(run: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Makes this process the run's trainer for the length of the block.
+    """Makes this process the trainer of the run inside the block.
 
-    `say` is told when a trainer of another machine is watched, and when it is taken for dead.
-    Raises UsageError where another process trains the run, StorageError where its folder cannot be
+    `say` gets messages while a trainer on another machine is watched, and when it counts as dead.
+    Raises UsageError if another process trains the run, StorageError if its folder cannot be
     written.
     """
     lock = _system_lock(run)
@@ -97,8 +95,8 @@ def held(run: Path, say: Callable[[str], None]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def held_by_first(run: Path, ranks: Ranks, say: Callable[[str], None]) -> Iterator[None]:
-    """The same for the processes of torchrun: the first one holds the lock for all. All must
-    call it together.
+    """`held` for the processes of torchrun: rank 0 holds the lock for all. All ranks must call it
+    together.
     """
     with contextlib.ExitStack() as stack:
 
@@ -111,28 +109,24 @@ def held_by_first(run: Path, ranks: Ranks, say: Callable[[str], None]) -> Iterat
 
 
 def check_held(run: Path) -> None:
-    """Raises TrainingError where this process was the run's trainer and another one has taken
-    over.
-    """
+    """Raises TrainingError if another process has taken over the run from this one."""
     token = _held.get(run.absolute())
     found = _read(run) if token else None
     if found and found.token != token:
         raise TrainingError(
-            f"{run} is now trained by {found}: it found no sign of life of this process for "
+            f"{run} is now trained by {found}, because this process did not respond for "
             f"{DEAD_SECONDS:.0f} s. "
-            "This process ends; what the other one writes is untouched."
+            "This process ends; the files of the other one are untouched."
         )
 
 
 def trainer(run: Path) -> Trainer | None:
-    """Who trains the run, as far as its record says; None where it has none or the record cannot
-    be read.
-    """
+    """Returns the process that trains the run, by its record; None without a readable record."""
     return _read(run)
 
 
 def _system_lock(run: Path) -> filelock.BaseFileLock | None:
-    """The system's lock on the run; None on disks that have none. Raises UsageError,
+    """Acquires the system's lock on the run; None on disks without locks. Raises UsageError,
     StorageError.
     """
     lock: filelock.BaseFileLock = filelock.FileLock(run / LOCK)
@@ -140,51 +134,48 @@ def _system_lock(run: Path) -> filelock.BaseFileLock | None:
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore"
-            )  # filelock tells of a disk without locks; the record serves there
+            )  # filelock warns about disks without locks; the record replaces the lock there
             lock.acquire(blocking=False)
     except filelock.Timeout as error:
         if not isinstance(lock, filelock.SoftFileLock):
             raise _busy(run, _read(run)) from error
         return None
-    except NotImplementedError:  # older filelock, for a disk without locks
+    except NotImplementedError:  # older filelock on a disk without locks
         return None
     except OSError as error:
         if error.errno in _NO_LOCKS:
             return None
         raise StorageError(atomic.explain(error, run / LOCK)) from error
-    if isinstance(lock, filelock.SoftFileLock):  # a mere file, which outlives a killed process
+    if isinstance(lock, filelock.SoftFileLock):  # only a file, which outlives a killed process
         lock.release()
         return None
     return lock
 
 
 def _wait_for_the_dead(run: Path, locked: bool, say: Callable[[str], None]) -> None:
-    """Returns when the trainer that the record names is known to be dead. Raises UsageError
-    where it lives.
-    """
+    """Returns once the trainer named in the record is dead. Raises UsageError if it is alive."""
     found = _read(run)
     if found is None or (locked and found.boot == _boot()):
         return
     if _age(run) < DEAD_SECONDS:
-        say(f"{run} was trained by {found}: waiting up to {DEAD_SECONDS:.0f} s for a sign of life")
+        say(f"{run} was trained by {found}: waiting up to {DEAD_SECONDS:.0f} s for it to respond")
         first, until = _mark(run), time.monotonic() + DEAD_SECONDS
         while time.monotonic() < until:
             mark = _mark(run)
-            if mark is None:  # it has ended
+            if mark is None:  # the other process has ended
                 return
             if mark != first:
                 raise _busy(run, _read(run))
             time.sleep(_WATCH_SECONDS)
-    say(f"{run}: no sign of life of {found} for {DEAD_SECONDS:.0f} s: it is taken for dead")
+    say(f"{run}: {found} has not responded for {DEAD_SECONDS:.0f} s and counts as dead")
 
 
 def _busy(run: Path, found: Trainer | None) -> UsageError:
-    who = str(found) if found else "another process"
+    process = str(found) if found else "another process"
     how = f"stop it there (kill {found.process})" if found else "stop it"
     return UsageError(
-        f"{run} is being trained by {who}: two would overwrite each other's work, and nothing was "
-        f"changed. Wait until "
-        f"it ends, or {how} and resume the run then."
+        f"{run} is being trained by {process}, and two processes would overwrite each other's "
+        f"work. Nothing was changed. Wait until it ends, or {how}, and resume the run then."
     )
 
 
@@ -197,9 +188,7 @@ def _write_record(run: Path) -> str:
 
 
 def _beat(run: Path, token: str, stop: threading.Event) -> None:
-    """Touches the record until `stop`, as long as it is ours. A disk that fails for a while ends
-    nothing.
-    """
+    """Touches the record until `stop`, as long as it is ours. Temporary disk errors are ignored."""
     while not stop.wait(BEAT_SECONDS):
         found = _read(run)
         if found and found.token == token:
@@ -216,8 +205,9 @@ def _read(run: Path) -> Trainer | None:
 
 
 def _mark(run: Path) -> int | None:
-    """When the record was touched; None where there is none. Opened, for network disks look at
-    the server then.
+    """When the record was last touched, in ns; None without a record.
+
+    Opening the file makes network disks ask the server.
     """
     try:
         with (run / RECORD).open("rb") as file:
@@ -227,9 +217,7 @@ def _mark(run: Path) -> int | None:
 
 
 def _age(run: Path) -> float:
-    """Seconds since the record was touched, by the disk's own clock; 0 where that cannot be
-    known.
-    """
+    """Seconds since the record was touched, by the disk's clock; 0 if unknown."""
     mark = _mark(run)
     try:
         (run / LOCK).touch()
@@ -240,7 +228,7 @@ def _age(run: Path) -> float:
 
 
 def _boot() -> str:
-    """What this machine is known by until it is started anew; elsewhere than on Linux its name."""
+    """An id of this machine that changes at each reboot; its host name on systems without one."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:

@@ -1,6 +1,4 @@
-"""What a run says while it goes: metrics.jsonl for programs, samples.md to read, a live bar or
-plain lines to watch.
-"""
+"""Progress of a run: metrics.jsonl, samples.md, and a live bar or plain lines."""
 
 import json
 import math
@@ -21,25 +19,25 @@ from lmsmith import atomic
 from lmsmith.errors import StorageError
 from lmsmith.strict_json import to_json
 
-SMOOTHING = 0.95  # share of the past in the loss that is shown
-LIVE_SECONDS, LINE_SECONDS = 0.2, 5.0  # between two refreshes of the bar, between two plain lines
-RATE_SECONDS = 10.0  # the rate shown is that of the last ten to twenty seconds
+SMOOTHING = 0.95  # weight of the past in the displayed loss
+LIVE_SECONDS, LINE_SECONDS = 0.2, 5.0  # between refreshes of the bar; between plain lines
+RATE_SECONDS = 10.0  # the displayed rate is that of the last 10 to 20 seconds
 NARROWEST_BAR, WIDEST_BAR = 8, 40
-_UNBROKEN = "\0"  # stands for a space at which no line ends
+_UNBROKEN = "\0"  # stands for a space where the line must not break
 
 
 class MetricsFile:
-    """RUN/metrics.jsonl: one JSON object a line, each line written at once."""
+    """RUN/metrics.jsonl: one JSON object per line, flushed after each line."""
 
     def __init__(self, path: Path | None, *, step: int = 0, evaluated_step: int = 0) -> None:
-        """Opens for appending; None: what is written goes nowhere. Raises StorageError.
+        """Opens the file for appending; without a path, discards what is written.
 
-        A resumed run makes again what came after its checkpoint: lines of steps after `step`, and
-        of evaluations after `evaluated_step`, are dropped, and so is a last line that a kill cut
-        short.
+        A resumed run repeats what came after its checkpoint. So lines of steps after `step`,
+        evaluations after `evaluated_step`, and a last line cut short by a kill are dropped. Raises
+        StorageError.
         """
         self.path = path
-        self.also: list[Callable[[dict[str, Any]], None]] = []  # who else is told what is written
+        self.also: list[Callable[[dict[str, Any]], None]] = []  # trackers that get each line too
         self._open(step, evaluated_step)
 
     def _open(self, step: int, evaluated_step: int) -> None:
@@ -58,7 +56,7 @@ class MetricsFile:
             self._file = path.open("a", encoding="utf-8")
 
     def back_to(self, step: int, evaluated_step: int) -> None:
-        """The run goes on from there: what came after is dropped. Raises StorageError."""
+        """Drops the lines after that step, for a rewind. Raises StorageError."""
         self._file.close()
         self._open(step, evaluated_step)
 
@@ -94,8 +92,7 @@ def _is_kept(line: str, step: int, evaluated_step: int) -> bool:
 
 
 def add_samples(path: Path, step: int, texts: Sequence[str]) -> None:
-    """Appends a section to samples.md; one of the same step, of a run that was killed and resumed,
-    goes.
+    """Appends a section to samples.md; replaces one of the same step, from before a resume.
 
     Raises StorageError.
     """
@@ -111,7 +108,7 @@ def add_samples(path: Path, step: int, texts: Sequence[str]) -> None:
 
 
 def say(console: Console, message: str, *, indent: int = 0, style: str | None = None) -> None:
-    """Prints a message: on a terminal wrapped at words, elsewhere in one line.
+    """Prints a message: wrapped at words on a terminal, elsewhere as one line.
 
     A command in backquotes is not wrapped, so that it can be copied.
     """
@@ -128,7 +125,7 @@ def say(console: Console, message: str, *, indent: int = 0, style: str | None = 
 
 
 class Progress:
-    """A live bar on a terminal; elsewhere a plain line now and then."""
+    """Shows a live bar on a terminal; elsewhere prints a plain line every few seconds."""
 
     def __init__(
         self,
@@ -140,11 +137,9 @@ class Progress:
         deadline: float = math.inf,
         share_per_token: float = 0.0,
     ) -> None:
-        """`step`: where a resumed run begins. `deadline`: time.monotonic() by which it ends,
-        whatever its plan.
-
-        `share_per_token`: of the machine's matrix products in a second, what a token takes; MFU is
-        that by tokens/s.
+        """`step`: where a resumed run starts. `deadline`: time.monotonic() at which it ends at the
+        latest. `share_per_token`: the FLOPs of a token divided by the machine's FLOP/s in matrix
+        products; tokens/s times this is the MFU (model FLOPs utilization).
         """
         self.console, self.n_steps, self.tokens_per_step, self.deadline = (
             console,
@@ -168,12 +163,12 @@ class Progress:
         self.stop()
 
     def stop(self) -> None:
-        """Takes the bar away; what is said later stays."""
+        """Removes the bar. Later messages are printed as usual."""
         if self._live:
             self._live.stop()
 
     def update(self, step: int, loss: float) -> None:
-        """After step number `step` (from 1)."""
+        """Shows step number `step` (counted from 1)."""
         self.step = step
         self.loss = (
             loss if math.isnan(self.loss) else SMOOTHING * self.loss + (1 - SMOOTHING) * loss
@@ -215,9 +210,7 @@ class Progress:
             self._live.update(self._bar(numbers), refresh=True)
 
     def _bar(self, numbers: str) -> Text:
-        """Step, bar, numbers; in a narrow terminal first the bar goes and then what does not fit
-        on the right.
-        """
+        """Step, bar and numbers. A narrow terminal drops the bar first, then cuts on the right."""
         step = f"{self.step:>{len(f'{self.n_steps:,}')},}/{self.n_steps:,} "
         width = min(WIDEST_BAR, self.console.width - len(step) - len(numbers) - 2)
         full = int(self.step / max(1, self.n_steps) * width)
@@ -227,7 +220,7 @@ class Progress:
 
 
 def clock(seconds: float) -> str:
-    """61 -> '1:01'."""
+    """Formats seconds: 61 -> '1:01'."""
     if not math.isfinite(seconds):
         return "?"
     minutes, seconds = divmod(int(seconds + 0.5), 60)

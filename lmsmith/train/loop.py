@@ -1,8 +1,8 @@
 """The training loop: next batch, step, hooks.
 
-`Training` puts a run together; `go` is the loop. The step itself is `step.py`; when to evaluate,
-save, sample and stop is up to the hooks (`hooks/order.py` has their order); what one step hands to
-the next is in `state.py`.
+`Training` sets up a run; `go` is the loop. `step.py` has the step itself. Hooks decide when to
+evaluate, save, sample and stop (`hooks/order.py` has their order). `state.py` holds what one step
+passes to the next.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from lmsmith.train.summary import summary_of_run
 
 
 class Training:
-    """One run: `begin` or `restore` it, then `go`. `context` is the run as its hooks see it."""
+    """One run: call `begin` or `restore`, then `go`. `context` is the run as its hooks see it."""
 
     def __init__(
         self,
@@ -52,10 +52,10 @@ class Training:
         hooks: Sequence[Hook] = (),
     ) -> None:
         """`deadline`: time.monotonic() by which the last checkpoint must be written.
+        `peak_flops`: FLOP/s of matrix products, all ranks together. `hooks`: the user's hooks.
 
-        `peak_flops`: matrix products a second of all ranks. `hooks`: the user's own. Under several
-        `ranks` each makes a Training at the same time. Raises UsageError where two hooks have one
-        name.
+        With several `ranks`, each creates its Training at the same time. Raises UsageError if two
+        hooks have the same name.
         """
         ranks = ranks or Ranks()
         self.context = Context(
@@ -76,21 +76,21 @@ class Training:
 
     @property
     def state(self) -> TrainState:
-        """How far the run is."""
+        """The progress of the run: what a checkpoint holds."""
         return self.context.state
 
     def begin(self) -> None:
-        """Starts at step 0, with `--from` from the other run's weights. Raises CheckpointError."""
+        """Starts at step 0; with `--from`, from another run's weights. Raises CheckpointError."""
         if self.context.config.train.init_from:
             self.context.replica.load_weights(weights_to_begin_with(self.context.run))
-            self.state.evaluated_step = -1  # those weights are scored first
+            self.state.evaluated_step = -1  # so that these weights are evaluated first
 
     def restore(self, *, without_hooks: Collection[str] = ()) -> bool:
-        """Continues from the newest whole checkpoint; False where there is none.
+        """Loads the newest complete checkpoint; returns False if there is none.
 
-        `without_hooks`: names of hooks that the run had and gives up. Raises CheckpointError where
-        there are checkpoints and none is whole, or where its weights are not finite; UsageError
-        where a hook is missing.
+        `without_hooks`: names of hooks of the run to drop. Raises CheckpointError if there are
+        checkpoints but none is complete, or if the weights are not finite; UsageError if a hook is
+        missing.
         """
         names, checkpoints = self.hooks.names, self.hooks.checkpoints
         found = checkpoints.restore(self.context, names, without_hooks)
@@ -100,28 +100,28 @@ class Training:
         return True
 
     def save_anew(self) -> None:
-        """Writes the checkpoint of this step again, with another plan or `context.about`.
+        """Writes the checkpoint of this step again, with a new plan or `context.about`.
 
         Raises StorageError.
         """
         self.hooks.checkpoints.save_anew(self.context)
 
     def rewind(self) -> bool:
-        """Goes back, while training, to the newest whole checkpoint; False if there is none."""
+        """Returns to the newest complete checkpoint while training; False if there is none."""
         if not self._continue_from(self.hooks.checkpoints.restore(self.context)):
             return False
         self.hooks.begin_at_state()
         return True
 
     def go(self) -> dict[str, Any]:
-        """Trains to the end or to a signal, saves, and returns the summary.
+        """Trains to the end or until a signal, saves, and returns the summary.
 
-        Raises TrainingError, StorageError; Stopped where a second Ctrl-C did not wait for the save.
+        Raises TrainingError, StorageError; Stopped if a second Ctrl-C interrupts the save.
         """
         context, hooks, first_step = self.context, self.hooks, self.context.step
         context.model.train()
         context.began = time.monotonic()
-        rows = context.replica.rows_at_once  # as it is now: where memory runs out it shrinks
+        rows = context.replica.rows_at_once  # read once: it shrinks if memory runs out
         with noted() as context.signals, ExitStack() as context.resources:
             ahead = ReadAhead(context.batches, lambda n: context.replica.micro_batches(n, rows))
             batches = context.enter(ahead)
@@ -133,7 +133,7 @@ class Training:
         return summary_of_run(context, first_step)
 
     def _step(self, batches: AnyBatches) -> None:
-        """One optimizer step; or, where it would do harm, what the spike guard does instead."""
+        """Makes one optimizer step, or on a spike lets the spike guard decide."""
         context, state, guard = self.context, self.context.state, self.hooks.spike_guard
         context.last, began = None, time.perf_counter()
         try:
@@ -153,12 +153,12 @@ class Training:
         if found is None:
             return False
         self.context.state = found
-        self.context.ranks.wait(LONG)  # rank 0 has read it before the others began to
+        self.context.ranks.wait(LONG)  # rank 0 reads the checkpoint before the others do
         return True
 
 
 def new_model(config: RunConfig, device: torch.device, ranks: Ranks) -> NeuralModel:
-    """A model with its initial weights, on its device unless FSDP2 will shard it."""
+    """Builds a model with initial weights, on its device unless FSDP2 will shard it."""
     model = config.neural.build()
     model.initialise(torch.Generator().manual_seed(config.train.seed))
     model.to(torch.float64 if config.train.dtype == "float64" else torch.float32)

@@ -1,18 +1,16 @@
-"""How many steps fit before a deadline: the plan of a run with `--minutes`, corrected while it
-runs.
+"""Plans how many steps fit before a deadline, and corrects the plan during a run with `--minutes`.
 
-The machine may be slow when the run starts, stall for some seconds, get slower or recover.
-Therefore:
+The machine may be slow at the start, stall for seconds, slow down or recover. Therefore:
 
 - One slow step does not set the pace. It counts as at most `SLOW` times the median of the recent
   steps.
-- The plan gets shorter from the middle of what fits, where the run would not end in time.
-- The plan gets longer just before its own middle, or later where much time would be left unused.
-- A difference smaller than the usual noise is ignored, so the number of steps settles.
+- From the middle of what fits, the plan is shortened if the run would not end in time.
+- Just before its middle, the plan is lengthened; later only if much time would be left unused.
+- Differences smaller than the usual noise are ignored, so the number of steps settles.
 - A run that reaches its last step with time left continues.
 
-The learning rate follows the plan, so that it reaches its final value with the last step. For that
-the plan is checked more often when few steps are left, and after each stall.
+The learning rate follows the plan, so that it reaches its final value at the last step. For this,
+the plan is checked more often when few steps remain, and after each stall.
 """
 
 import statistics
@@ -22,23 +20,23 @@ from collections import defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-LOOKS = 32  # regular checks of the plan in a run
-TOO_LONG = 0.04  # of the steps that are left
+LOOKS = 32  # regular checks of the plan per run
+TOO_LONG = 0.04  # of the remaining steps
 TOO_SHORT = 0.03  # of all steps, just before the middle
 MUCH_TOO_SHORT = 0.12  # of all steps, later
-WORTH_CONTINUING = 0.1  # of the steps made: fewer more do not repay another evaluation
+WORTH_CONTINUING = 0.1  # of the steps made: fewer more are not worth another evaluation
 
-SLOW = 6.0  # times the median of the recent steps: what a slower step counts as
+SLOW = 6.0  # a slower step counts as this many times the median of the recent steps
 SLOW_START = 2.0  # the same for the first two steps
-N_RECENT = 33  # a machine that stays slow is believed after half as many steps
-N_EVALUATIONS = 3  # of the latest evaluations, the median time counts
+N_RECENT = 33  # after half as many steps, a machine that stays slow sets the pace
+N_EVALUATIONS = 3  # the time of an evaluation is the median of this many
 
 FEW_STEPS, USELESS_STEPS = 50, 20
 
 
 def corrected_steps(planned: int, step: int, seconds_a_step: float, seconds_left: float) -> int:
-    """The number of steps for a run that has made `step` of `planned` and has `seconds_left` for
-    more of them.
+    """The corrected number of steps of a run that has made `step` of `planned` steps and has
+    `seconds_left`.
     """
     fits = step + max(0, int(seconds_left / seconds_a_step))
     too_long = planned - fits > max(1.0, TOO_LONG * (planned - step)) and 2 * step >= fits
@@ -50,49 +48,45 @@ def corrected_steps(planned: int, step: int, seconds_a_step: float, seconds_left
 
 
 def look_due(planned: int, step: int) -> bool:
-    """Whether the plan is checked after `step` steps: at regular intervals, and at 1, 2, 4, 8,
-    ... before its end.
+    """Whether to check the plan after `step` steps: at regular intervals, and 1, 2, 4, 8, ... steps
+    before its end.
     """
     interval, left = max(1, planned // LOOKS), planned - step
     return step % interval == 0 or (0 < left < interval and left & (left - 1) == 0)
 
 
 def steps_to_continue(step: int, seconds_a_step: float, seconds_left: float) -> int:
-    """How many more steps a run makes that has made its planned `step` and has `seconds_left`;
-    often 0.
+    """How many more steps a run makes after its planned `step` steps with `seconds_left`; 0 if they
+    are not worth it.
     """
     fit = int(seconds_left / seconds_a_step)
     return fit if fit >= max(1.0, WORTH_CONTINUING * step) else 0
 
 
 def too_few_steps(steps: int, seconds: float) -> str:
-    """A warning about a run that the clock ended after `steps` steps, which took `seconds`;
-    often empty.
-    """
+    """A warning if a run with a time limit made few `steps`, which took `seconds`; else ""."""
     if steps >= FEW_STEPS:
         return ""
-    little = "nothing worth using" if steps < USELESS_STEPS else "little"
+    little = "nothing useful" if steps < USELESS_STEPS else "little"
     count = "1 step" if steps == 1 else f"{steps} steps"
     return (
-        f"the time was enough for {count} only ({seconds / max(1, steps):.2g} s each): the model "
-        f"has learned {little}. "
-        "Set more --minutes, or a smaller model or --train.batch_size; other programs on this "
-        "machine slow it down."
+        f"there was time for only {count} ({seconds / max(1, steps):.2g} s each), so the model "
+        f"has learned {little}. Set more --minutes, a smaller model or a smaller "
+        f"--train.batch_size, or stop other programs on this machine."
     )
 
 
 class Pace:
-    """Measures what a step takes, in seconds: the mean of the later half of all steps, with stalls
-    cut.
+    """Measures seconds per step: the mean over the later half of all steps, with stalls capped.
 
-    A step that takes more than SLOW times the median of the N_RECENT latest ones counts as that
-    much, and `stalled` is true until the next step. `expected`: what a step was measured to take
-    beforehand, if known. It counts as two steps in the median, because first steps are often slow.
+    A step slower than SLOW times the median of the N_RECENT latest ones counts as that much, and
+    `stalled` is true until the next step. `expected`: a prior measurement, if any. It counts as two
+    steps in the median, because the first steps are often slow.
     """
 
     def __init__(self, expected: float = 0.0) -> None:
         self.stalled = False
-        self._until = array("d", [0.0])  # how long all steps so far have taken, after each
+        self._until = array("d", [0.0])  # cumulative seconds after each step
         self._recent = deque([expected] * 2 if expected > 0 else (), maxlen=N_RECENT)
         self._latest: deque[float] = deque(maxlen=3)
 
@@ -109,14 +103,12 @@ class Pace:
         return (self._until[n] - self._until[n // 2]) / (n - n // 2)
 
     def next_seconds(self) -> float:
-        """What the next step may well take, for a decision whether there is time for it."""
+        """A cautious estimate of the next step's seconds, to decide whether it still fits."""
         return max(self.seconds_a_step(), statistics.median(self._latest))
 
 
 class Stopwatch:
-    """What the parts of a run take, in seconds: `with took("save"): ...`, then
-    `took.latest["save"]`.
-    """
+    """Times the parts of a run in seconds: `with took("save"): ...`, then `took.latest["save"]`."""
 
     def __init__(self) -> None:
         self.latest: dict[str, float] = {}
@@ -132,7 +124,7 @@ class Stopwatch:
         self._recent[part].append(self.latest[part])
 
     def usual(self, part: str, unknown: float) -> float:
-        """The median of the latest N_EVALUATIONS times of a part, of two the shorter; `unknown`
-        if none.
+        """The median of the latest N_EVALUATIONS times of a part, the shorter one of two;
+        `unknown` if there are none.
         """
         return statistics.median_low(self._recent[part]) if self._recent[part] else unknown

@@ -1,4 +1,4 @@
-"""`lmsmith replay RECORD`: makes the step of a spike record again, up to where it was stopped."""
+"""Repeats the step of a spike record, without applying it (`lmsmith replay RECORD`)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lmsmith.train.step import gradient
 
 @dataclass(frozen=True)
 class Replay:
-    """What was recorded and what came of it now; `same` if both are the same to the last bit."""
+    """The recorded and the recomputed loss and gradient norm; `same` if they are bit-identical."""
 
     record: dict[str, Any]
     loss: float
@@ -31,7 +31,7 @@ class Replay:
 
 
 def replay(place: Path) -> Replay:
-    """Makes the step of RUN/spikes/step-N again. Raises DataError, CheckpointError, UsageError."""
+    """Repeats the step in RUN/spikes/step-N. Raises DataError, CheckpointError, UsageError."""
     record, tensors = read_record(place)
     config, corpus = open_run(place.absolute().parent.parent)
     machine = survey(config)

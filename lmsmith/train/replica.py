@@ -1,9 +1,9 @@
-"""A model prepared for training on this rank: precision, compilation, activation checkpointing, DDP
+"""Prepares a model for training on this rank: precision, compilation, activation checkpointing, DDP
 or FSDP2.
 
-The model itself knows none of this. Everything is applied from outside, in this order: compile the
-blocks, checkpoint their activations, wrap the model in its loss, wrap that in DDP or FSDP2, and
-make the optimizers last, because they must see the parameters as they then are.
+The model knows nothing of this. The wrapping happens in this order: compile the blocks, checkpoint
+their activations, wrap the model in its loss, and wrap that in DDP or FSDP2. The optimizers come
+last, because they must see the final parameters.
 """
 
 from __future__ import annotations
@@ -33,18 +33,19 @@ AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 class Replica:
     """What a training step works on: model, loss, optimizers, gradient scale.
 
-    `rows_at_once`: rows of a micro-batch. `rows_that_fitted`: micro-batches that fitted in trials.
+    `rows_at_once`: rows per micro-batch. `rows_that_fitted`: micro-batch sizes that fitted into
+    memory in trials.
     """
 
     def __init__(self, model: NeuralModel, config: RunConfig, ranks: Ranks | None = None) -> None:
-        """Takes over `model`, which lies on its device, or under FSDP2 anywhere. Several ranks
-        must do so together.
+        """Takes over `model`, which is on its device (under FSDP2: anywhere). With several ranks,
+        all must call this together.
         """
         self.model, self.config, self.ranks = model, config, ranks or Ranks()
         products = products_dtype(config)
         if compiled := config.train.compile == "yes":
             torch._dynamo.config.recompile_limit = (
-                64  # windows, training and not, lengths: each is compiled for
+                64  # window sizes, lengths, training and evaluation each compile a graph
             )
         for block in model.blocks:
             if compiled:
@@ -73,20 +74,20 @@ class Replica:
         self.rows_that_fitted: list[int] = []
 
     def autocast(self) -> torch.autocast:
-        """The precision of products, for forward passes."""
+        """The autocast context of forward passes."""
         dtype = products_dtype(self.config)
         return torch.autocast(self.device.type, dtype or torch.bfloat16, enabled=dtype is not None)
 
     def micro_batches(self, step: int, rows_at_once: int = 0) -> list[tuple[int, int]]:
-        """First and last row of each of this rank's micro-batches of batch `step`; the last may
-        be short.
+        """First and end row of each of this rank's micro-batches of batch `step`; the last one may
+        be shorter.
         """
         start, end = self.ranks.rows(self.config.train.rows_of(step))
         n = rows_at_once or self.rows_at_once
         return [(row, min(row + n, end)) for row in range(start, end, n)]
 
     def weights(self, *, copy: bool) -> dict[str, Tensor]:
-        """The parameters by name, shards of them under FSDP2."""
+        """The parameters by name; under FSDP2 their shards."""
         reshard(self.summed_loss)
         return {
             n: p.detach().clone() if copy else p.detach() for n, p in self.model.named_parameters()
@@ -94,9 +95,9 @@ class Replica:
 
     @torch.no_grad()
     def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
-        """The whole tensors of a checkpoint, into the parameters or shards of them.
+        """Copies the full tensors of a checkpoint into the parameters or their shards.
 
-        Raises CheckpointError where they are those of another model.
+        Raises CheckpointError if names or shapes differ from the model's.
         """
         reshard(self.summed_loss)
         named = dict(self.model.named_parameters())
@@ -106,9 +107,8 @@ class Replica:
             )
             if wanted != found:
                 raise CheckpointError(
-                    f"the checkpoint is of another model than the config says: {name} has shape "
-                    f"{found}, and wanted is "
-                    f"{wanted}. Put back the config.toml that the run was trained with."
+                    f"the checkpoint does not belong to this config: {name} has shape {found}, "
+                    f"expected {wanted}. Restore the config.toml that the run was trained with."
                 )
         for name, p in named.items():
             assert p.shape == tensors[name].shape, name
@@ -116,5 +116,5 @@ class Replica:
 
 
 def products_dtype(config: RunConfig) -> torch.dtype | None:
-    """The precision of matrix products where it is not the parameters' own."""
+    """The precision of matrix products, or None if it is that of the parameters."""
     return AUTOCAST.get(config.train.dtype)

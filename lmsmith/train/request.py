@@ -1,6 +1,6 @@
-"""From what the user asked for, sources and settings, to a config and the settings that are set.
+"""Turns what the user asked for, sources and settings, into a config.
 
-What is left open here is chosen in `choose.py`, once the text and the machine are known.
+Settings left open here are chosen in `choose.py`, once the text and the machine are known.
 """
 
 from __future__ import annotations
@@ -24,17 +24,16 @@ COMMAND_LINE = "the command line"
 def asked(
     sources: Sequence[str], changes: Mapping[str, Any], place: str = COMMAND_LINE
 ) -> tuple[RunConfig, set[str]]:
-    """The config that sources (text, at most one recipe) and settings ask for, and the settings
-    set.
+    """Returns the config for sources (text, at most one recipe) and settings, and the names of the
+    settings that were set.
 
-    `place`: where `changes` were given, for errors.
-    Later wins: preset, recipe, command line. A run's own config.toml is a recipe; if the run had
-    --minutes, it also holds the number of steps they came to, and that number repeats the run.
-    Raises ConfigError, UsageError.
+    `place`: where `changes` were given, for errors. The later one wins: preset, recipe, command
+    line. A run's own config.toml is a recipe; after a run with --minutes it also holds the number
+    of steps, which repeats the run. Raises ConfigError, UsageError.
     """
     recipes = [source for source in sources if source.endswith(".toml")]
     if len(recipes) > 1:
-        raise UsageError(f"{' and '.join(recipes)} are {len(recipes)} recipes: name one.")
+        raise UsageError(f"{' and '.join(recipes)} are {len(recipes)} recipes: name only one.")
     recipe = (
         _with_tokenizer_beside(read_toml(Path(recipes[0])), Path(recipes[0])) if recipes else {}
     )
@@ -42,7 +41,7 @@ def asked(
     rate_place = place if TOGETHER in changes else "".join(recipes)
     peak, fixed, recipe, changes = _together(recipe, changes)
     wanted = recipe | dict(changes)
-    # A mistake is blamed on the one of the two that holds it.
+    # Where each setting was given, so that errors name the right place.
     where = dict.fromkeys(recipe, recipes[0] if recipes else "") | dict.fromkeys(changes, place)
     named = {key: value for key, value in wanted.items() if key == "preset"}
     base = preset(RunConfig().changed(named, where=where).preset)
@@ -52,14 +51,14 @@ def asked(
     where = dict.fromkeys(derived, "what was chosen") | where
     named_again = (
         changes if "model.size" in changes else wanted
-    )  # the command line's size is later than the recipe
+    )  # model.size on the command line overrides the recipe
     config = base.changed(recipe | derived | dict(named_again), where=where)
     texts = tuple(source for source in sources if not source.endswith(".toml"))
     if texts:
         config = replace(config, data=replace(config.data, sources=texts, mixture=()))
     if not config.data.paths:
         raise UsageError(
-            f"the recipe {recipes[0]} names no text (data.sources): name text files beside it."
+            f"the recipe {recipes[0]} names no text (data.sources). Name text files after it."
             if recipes
             else "there is no text to train on: name files or folders."
         )
@@ -73,14 +72,14 @@ def asked(
 
 
 def _check_lengths(changes: Mapping[str, Any], place: str) -> None:
-    """Raises ConfigError for a length of zero that the user gave.
+    """Raises ConfigError if the user set a length to zero.
 
-    Files may hold a zero: before `auto` had a word, they wrote it.
+    Config files may hold a zero: earlier versions wrote 0 for "auto".
     """
     for name in (*LENGTH, "train.epochs"):
         if str(changes.get(name, "auto")).strip() in ("0", "0.0"):
             raise ConfigError(
-                f"{name} = {changes[name]} in {place}: wanted more than 0. Leave it out to let "
+                f"{name} = {changes[name]} in {place}: expected more than 0. Leave it out to let "
                 "lmsmith choose the length."
             )
 
@@ -101,10 +100,10 @@ def _derived(
 def _together(
     recipe: Mapping[str, Any], changes: Mapping[str, Any]
 ) -> tuple[Any, set[str], dict[str, Any], dict[str, Any]]:
-    """`learning_rate` of all groups, the rates that it does not move, and recipe and changes
+    """Returns the common `learning_rate`, the rates that it does not scale, and recipe and changes
     without it.
 
-    It does not move the rates that are set where it is set, or later.
+    It does not scale rates that are set in the same place, or in a later one.
     """
     peak = changes.get(TOGETHER, recipe.get(TOGETHER))
     fixed = {*changes, *(() if TOGETHER in changes else recipe)}
@@ -116,8 +115,8 @@ def _together(
 
 
 def _with_tokenizer_beside(recipe: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The recipe, with a tokenizer that lies beside it named from here: config.toml of an
-    imported run says `model`.
+    """Returns the recipe with a tokenizer folder beside it as a path from here; the config.toml of
+    an imported run names its tokenizer `model`.
     """
     name = recipe.get("tokenizer")
     beside = path.parent / name if isinstance(name, str) and name else path
@@ -125,30 +124,30 @@ def _with_tokenizer_beside(recipe: dict[str, Any], path: Path) -> dict[str, Any]
 
 
 def _one_length(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
-    """Keeps one way to say the run's length; the command line wins. Raises ConfigError."""
-    said = [
+    """Keeps one length setting; the command line wins over the recipe. Raises ConfigError."""
+    lengths = [
         f"train.{key}"
         for key in ("minutes", "steps", "tokens", "epochs")
         if getattr(config.train, key)
     ]
-    ours = [key for key in said if key in changes] or said
+    ours = [key for key in lengths if key in changes] or lengths
     if (
-        ours == said
-        and set(said) == {"train.minutes", "train.steps"}
-        and not set(said) & set(changes)
+        ours == lengths
+        and set(lengths) == {"train.minutes", "train.steps"}
+        and not set(lengths) & set(changes)
     ):
-        ours = ["train.steps"]  # of a run's own config.toml
+        ours = ["train.steps"]  # a run's own config.toml has both
     if len(ours) > 1:
         raise ConfigError(
-            f"{' and '.join(ours)} say the run's length {len(ours)} times: set one of them."
+            f"{' and '.join(ours)} set the run's length {len(ours)} times: set only one of them."
         )
-    return config.changed({key: 0 for key in said if key not in ours}, where="the run's length")
+    return config.changed({key: 0 for key in lengths if key not in ours}, where="the run's length")
 
 
 def _one_batch(
     config: RunConfig, given: set[str], changes: Mapping[str, Any]
 ) -> tuple[RunConfig, set[str]]:
-    """Keeps one way to say the batch's size; the command line wins. Raises ConfigError."""
+    """Keeps one batch-size setting; the command line wins over the recipe. Raises ConfigError."""
     if not config.train.batch_tokens or "train.batch_size" not in given:
         return config, given
     ours = {"train.batch_size", "train.batch_tokens"} & set(changes)
@@ -158,6 +157,5 @@ def _one_batch(
         return config.changed({"train.batch_tokens": 0}, where="the batch"), given
     raise ConfigError(
         f"train.batch_tokens = {config.train.batch_tokens} and train.batch_size = "
-        f"{config.train.batch_size} both say "
-        "how large a batch is: set one of them."
+        f"{config.train.batch_size} both set the batch size: set only one of them."
     )

@@ -1,4 +1,4 @@
-"""Continues a run: takes up its newest checkpoint, with what was changed since (`legs.py`)."""
+"""Resumes a run from its newest checkpoint, with the changes that `legs.py` allows."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def resume_run(
     without_hooks: Collection[str],
     where: str,
 ) -> dict[str, Any]:
-    """`lmsmith.train.start.resume` on each rank. `started`: when `train.minutes` begin to count."""
+    """`lmsmith.train.start.resume` on each rank. `started`: when `train.minutes` start to count."""
     config, corpus = open_run(place)
     changes = _minutes_said_once(changes, config, ranks, where)
     found = resumed(place, config, corpus, changes, where)
@@ -57,9 +57,9 @@ def resume_run(
         saying_how_to_resume(place, console),
         held_by_first(place, ranks, lambda message: say(console, message)),
     ):
-        config, corpus = open_run(place)  # as whoever trained it until now has left it
+        config, corpus = open_run(place)  # again, because another process may just have ended
         found = resumed(place, config, corpus, changes, where)
-        ranks.wait(LONG)  # all have read what rank 0 may now change
+        ranks.wait(LONG)  # all ranks have read the files before rank 0 changes them
         if found is None:
             return summary_of(place)
         machine = survey(found.config, ranks)
@@ -85,7 +85,7 @@ def new_training(
     ranks: Ranks,
     hooks: Sequence[Hook],
 ) -> Training:
-    """A run to begin or to restore. Raises ConfigError where the ranks cannot share a batch."""
+    """Creates a run to begin or restore. Raises ConfigError if the ranks cannot share a batch."""
     check_ranks(config, ranks.world)
     return Training(
         config,
@@ -102,18 +102,17 @@ def new_training(
 def count_again(
     place: Path, config: RunConfig, corpus: Corpus, changes: Mapping[str, Any], console: Console
 ) -> dict[str, Any]:
-    """`resume` of an n-gram model: what a kill interrupted is counted from the beginning."""
+    """Resumes an n-gram model: after an interruption, counts from the beginning."""
     from lmsmith.train.counting import count  # brings in the compiler
 
     if changes:
         raise UsageError(
-            f"{place} is an n-gram model, which counts its text once: there is nothing that "
-            f"{', '.join(changes)} could change. Train a new one."
+            f"{place} is an n-gram model, which is counted once, so {', '.join(changes)} cannot "
+            "change. Train a new one."
         )
     refuse_early(config, place_in_environment().world)
     if summary := summary_of(place):
-        counted = "its text is counted, and there is nothing to go on with"
-        say(console, f"{place} is finished: {counted}")
+        say(console, f"{place} is finished: an n-gram model is counted once and cannot continue")
         return summary
     with (
         saying_how_to_resume(place, console),
@@ -125,7 +124,7 @@ def count_again(
 def _minutes_said_once(
     changes: Mapping[str, Any], config: RunConfig, ranks: Ranks, where: str
 ) -> dict[str, Any]:
-    """The changes without `train.minutes` where torchrun says them again: what is left counts."""
+    """Drops `train.minutes` if torchrun repeats the command: the remaining minutes count."""
     minutes = config.changed(changes, where=where).train.minutes
     (restarted,) = ranks.max(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")))
     again = restarted and minutes == config.train.minutes
@@ -133,13 +132,12 @@ def _minutes_said_once(
 
 
 def _finished(place: Path, console: Console) -> dict[str, Any]:
-    """Says that there is nothing to do; returns the summary."""
+    """Says that the run is finished and how to extend it; returns the summary."""
     summary = summary_of(place)
     say(
         console,
-        f"{place} is finished, at step {summary['steps']:,}: there is nothing to go on with; "
-        f"`lmsmith resume {shlex.quote(str(place))} --steps N` (or --minutes, --tokens) makes it "
-        "longer",
+        f"{place} is finished at step {summary['steps']:,}; to train further, set a new length: "
+        f"`lmsmith resume {shlex.quote(str(place))} --steps N` (or --minutes, --tokens)",
     )
     return summary
 
@@ -147,15 +145,13 @@ def _finished(place: Path, console: Console) -> dict[str, Any]:
 def _continue(
     training: Training, found: Resumed, config: RunConfig, without_hooks: Collection[str]
 ) -> None:
-    """Takes up the newest checkpoint; in a new leg, writes it anew. `config`: that of
-    config.toml.
-    """
+    """Loads the newest checkpoint; for a new leg, writes it again. `config`: as in config.toml."""
     context = training.context
     place, console = context.run, context.console
     restored = training.restore(without_hooks=without_hooks)
     if not restored:
         training.begin()
-        say(console, f"{place} has no checkpoint yet: it begins at step 0")
+        say(console, f"{place} has no checkpoint yet: starting at step 0")
     state = training.state
     if not restored or found.extends or not found.config.train.minutes:
         state.n_steps = found.config.train.steps
@@ -180,9 +176,10 @@ def _continue(
 def _in_time(
     found: Resumed, corpus: Corpus, machine: Machine, spent: float, ranks: Ranks
 ) -> Resumed:
-    """A new leg with the steps that fit its minutes. `spent`: seconds of them not for steps.
+    """Plans a new leg with the steps that fit into its minutes.
 
-    Raises ConfigError where none fit.
+    `spent`: seconds of these minutes that are not available for steps. Raises ConfigError if too
+    few remain.
     """
     config = found.config
     rest = config.train.minutes * 60 - spent
@@ -191,12 +188,12 @@ def _in_time(
         if rest < LEAST_SECONDS:
             enough = math.ceil((spent + 5 * LEAST_SECONDS) / 6) / 10
             raise ConfigError(
-                f"train.minutes = {config.train.minutes:g} leaves no time to train: beginning and "
+                f"train.minutes = {config.train.minutes:g} leaves no time to train: setting up and "
                 f"closing the run take {spent:.0f} s. Set --minutes {enough:g} or more, or --steps."
             )
         with memory_in_words():
             seconds = seconds_a_step_of_share(config, corpus, machine, ranks.world)
-        fit = int(0.9 * rest / seconds)  # a tenth goes to evaluations and checkpoints
+        fit = int(0.9 * rest / seconds)  # a tenth is for evaluations and checkpoints
         return str(found.step + max(1, fit))
 
     return found.planned(int(ranks.on_rank_zero(measure)))

@@ -1,9 +1,9 @@
-"""Checks whether a step gives the same numbers, bit by bit, with another number of threads.
+"""Checks whether a step gives bit-identical numbers with another number of threads.
 
-Most kernels share out rows or columns among threads, and each number is computed as by one thread.
-Some kernels add up what each thread has found, and their last bits depend on the number of threads.
-Which kernels do so depends on the processor, the library and the shapes. So the check makes a real
-step of the run twice and takes it back.
+Most kernels divide rows or columns among threads, and one thread computes each number. Some kernels
+add up partial results of all threads, so their last bits depend on the number of threads. Which
+kernels do so depends on the processor, the library and the shapes. So the check makes a real step
+of the run twice and undoes it.
 """
 
 from collections.abc import Callable
@@ -19,17 +19,17 @@ from lmsmith.train.guard import SpikeError
 from lmsmith.train.replica import Replica
 from lmsmith.train.step import train_step
 
-SPARE = 2.0  # times the memory that a check needs must be free
+SPARE = 2.0  # this many times the memory of a check must be free
 
 
 def use_threads(threads: int, most: int) -> None:
-    """Sets PyTorch's threads; where it can be, the numbers are those of `most` threads."""
+    """Sets PyTorch's threads; our kernels still compute as with `most` threads."""
     torch.set_num_threads(threads)
     kernels.layer_norm_threads = most if threads != most else 0
 
 
 def can_be_checked(replica: Replica) -> bool:
-    """Whether a step of this run can be made twice: on one CPU process, in PyTorch."""
+    """Whether a step of this run can be repeated and undone: one CPU process, in PyTorch."""
     config = replica.config
     return (
         replica.device.type == "cpu"
@@ -37,8 +37,8 @@ def can_be_checked(replica: Replica) -> bool:
         and isinstance(replica.optimizers, Optimizers)
         and replica.carried is None
         and config.train.compile != "yes"
-        and config.train.dtype != "float16"  # its gradient scale is a state
-        # Only if every step has the same shapes does one step speak for all.
+        and config.train.dtype != "float16"  # its gradient scale changes from step to step
+        # One step represents all others only if all have the same shapes.
         and config.data.documents == "stream"
         and not config.train.initial_batch_size
     )
@@ -54,14 +54,14 @@ def same_numbers(
 ) -> bool:
     """Whether step `step` and `score()` give the same bits with threads[0] and threads[1] threads.
 
-    The weights and the state of the optimizers are then as before. threads[1] is what they are
-    compared with, and what is set afterwards. False where memory does not suffice.
+    Restores the weights and the state of the optimizers, and leaves threads[1] threads set. Returns
+    False if there is too little memory to check.
     """
     assert isinstance(replica.optimizers, Optimizers)
     state = [p.detach() for p in replica.model.parameters()] + list(
         replica.optimizers.state().values()
     )
-    # Held at once: a copy from before, the result of one number of threads, the gradients.
+    # Held at once: a copy of the state before, the result of one thread count, the gradients.
     needed = 3 * sum(tensor.numel() * tensor.element_size() for tensor in state)
     free = free_memory()
     if free and free < SPARE * needed:
@@ -86,7 +86,7 @@ def same_numbers(
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors hold the same bytes, of -0.0 and NaN as well."""
+    """Whether two tensors hold the same bytes, including -0.0 and NaN."""
     return torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))
 
 

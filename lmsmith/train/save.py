@@ -1,10 +1,9 @@
-"""Saving without standing still: tensors are copied, and a thread writes the copies while training
-goes on.
+"""Saves tensors in a background thread while training continues.
 
-The copy is what training waits for; hashing and writing take ten times as long. The memory of the
-copy is kept for the next save, whose pages the system then need not clear. Small tensors are
-written at once, as are large ones where the memory for a copy is not there; so is the last save of
-a run.
+Training waits only for a copy of the tensors; hashing and writing take ten times as long. The
+memory of the copy is reused for the next save, so the system need not clear its pages again. Small
+tensors are written directly, and so are large ones if there is no memory for a copy, and the last
+save of a run.
 """
 
 from __future__ import annotations
@@ -18,23 +17,23 @@ from torch import Tensor
 
 from lmsmith.machine.limits import free_memory
 
-SMALL = 64 * 2**20  # bytes that are written sooner than a thread is started
+SMALL = 64 * 2**20  # bytes; less is written faster than a thread starts
 
 Groups = Mapping[str, Mapping[str, Tensor]]
 
 
 class Saver:
-    """One save at a time. What goes wrong in the thread is raised by the next call."""
+    """Writes one save at a time. The next call raises an error that occurred in the thread."""
 
     def __init__(self) -> None:
-        self.seconds = 0.0  # what the latest write took
+        self.seconds = 0.0  # duration of the latest write
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._copies: dict[tuple[str, str], Tensor] = {}
 
     def reserve(self, groups: Groups) -> None:
-        """Makes room for copies of such tensors, in a thread: the system takes a second to clear
-        gigabytes of pages.
+        """Allocates the copies in a thread, because the system needs a second to clear gigabytes
+        of pages.
         """
         if self._copies or not self._fits(groups):
             return
@@ -48,7 +47,7 @@ class Saver:
         self._thread.start()
 
     def save(self, groups: Groups, write: Callable[[Groups], None], *, at_once: bool) -> None:
-        """Calls `write` with the tensors, or, in a thread, with copies of them on the CPU."""
+        """Calls `write` with the tensors (`at_once`), or in a thread with CPU copies of them."""
         self.wait()
         if at_once or not (self._copies or self._fits(groups)):
             self._timed(write, groups)
@@ -65,21 +64,21 @@ class Saver:
         def work() -> None:
             try:
                 self._timed(write, copies)
-            except BaseException as error:  # raised where training waits for it
+            except BaseException as error:  # raised by the next `wait` or `check`
                 self._error = error
 
         self._thread = threading.Thread(target=work, name="save")
         self._thread.start()
 
     def wait(self) -> None:
-        """Until what is being written is on the disk. Raises what writing it raised."""
+        """Waits until the current write is on disk. Raises the error of that write."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
         self.check()
 
     def check(self) -> None:
-        """Raises what a write has raised meanwhile."""
+        """Raises the error of a write that has failed in the thread."""
         if self._error is not None:
             error, self._error = self._error, None
             raise error

@@ -1,17 +1,15 @@
-"""The spike record of a step that was not applied: all that is needed to inspect it and to repeat
-it.
+"""Writes and reads spike records: everything needed to inspect and repeat a step that was not
+applied.
 
     RUN/spikes/step-00000123/
-        record.json           why; step, seed, loss, gradient norm (as bits, too); the batch as ids
-                              and as text; of each
-                              tensor its norm, its gradient's and how many numbers of that are not
-                              finite. A number
-                              that is not finite is null
-        checkpoints/          the weights before the step, and the states that
-                              `train.truncated_bptt` had carried
+        record.json           the reason; step, seed, loss and gradient norm (also as bits); the
+                              batch as ids and text; for each tensor its norm, its gradient's norm
+                              and how many gradient values are not finite. A number that is not
+                              finite is null
+        checkpoints/          the weights before the step, and the states of `train.truncated_bptt`
 
-`lmsmith replay RUN/spikes/step-00000123` computes loss and gradient again and compares them with
-the record, bit for bit.
+`lmsmith replay RUN/spikes/step-00000123` recomputes loss and gradient and compares them with the
+record, bit for bit.
 """
 
 from __future__ import annotations
@@ -33,7 +31,7 @@ from lmsmith.train.guard import SpikeError
 from lmsmith.train.replica import Replica
 
 FORMAT_VERSION = 1
-MOST_ROWS = 256  # of the batch, as text
+MOST_ROWS = 256  # rows of the batch stored as text
 
 
 def write_record(
@@ -44,8 +42,8 @@ def write_record(
     step: int,
     spike: SpikeError,
 ) -> Path:
-    """Writes the record of `step`, whose gradients are still in the parameters. Every rank must
-    call it.
+    """Writes the record of `step` while the parameters still hold its gradients; returns its
+    folder. All ranks must call it.
     """
     tensors = {}
     for name, p in replica.model.named_parameters():
@@ -85,19 +83,19 @@ def write_record(
 
 
 def read_record(place: Path) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
-    """A record, and the tensors it is of: "model", and "carried". Raises DataError,
+    """Returns a record and its tensor groups, "model" and "carried". Raises DataError,
     CheckpointError.
     """
     try:
         record = foreign_json.read(place / "record.json")
         if record["format_version"] != FORMAT_VERSION:
             raise DataError(
-                f"{place} has format version {record['format_version']}, and this lmsmith reads "
-                f"{FORMAT_VERSION}: "
-                "update it."
+                f"{place} has format version {record['format_version']}, but this lmsmith reads "
+                f"version {FORMAT_VERSION}. Install the lmsmith that wrote it."
             )
         return record, load_checkpoint(place, record["step"]).tensors
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{place} is no spike record ({error}): name a folder such as RUN/spikes/step-00000123."
+            f"{place} is not a spike record ({error}). Name a folder such as "
+            "RUN/spikes/step-00000123."
         ) from error

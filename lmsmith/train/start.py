@@ -1,8 +1,8 @@
-"""`train` starts a run, `resume` continues one: from what the user asked to a finished run folder.
+"""`train` starts a run and `resume` continues one.
 
-request.py  sources and settings -> config        choose.py  what was left open
-loop.py     the training itself                   finish.py  the summary
-resume.py   from a run and changes to a run that continues
+request.py  sources and settings -> config        choose.py  chooses the settings left open
+loop.py     the training loop                     finish.py  writes the summary
+resume.py   loads a checkpoint and applies changed settings
 """
 
 from __future__ import annotations
@@ -50,22 +50,22 @@ from lmsmith.train.trackers import check_installed
 
 @dataclass(frozen=True)
 class _Request:
-    """What a new run is to be. `given`: the settings that are set."""
+    """A new run to start. `given`: names of the settings that the user set."""
 
     config: RunConfig
     given: set[str]
     out: Path | None
     hooks: Sequence[Hook]
-    started: float  # time.monotonic() from which --minutes counts
+    started: float  # time.monotonic() at which --minutes starts to count
     reserve_seconds: float
 
     @property
     def budget(self) -> float:
-        """Seconds from `started` for all but the run's end."""
+        """Seconds from `started` until the run must start to close."""
         return self.config.train.minutes * 60 - CLOSING_SECONDS - self.reserve_seconds
 
     def place(self) -> Path:
-        """Where the run goes. Raises UsageError, StorageError."""
+        """Returns a free folder for the run. Raises UsageError, StorageError."""
         return free_place(self.out, Path(self.config.data.paths[0]).name.split(".")[0])
 
 
@@ -82,19 +82,19 @@ def train(
 ) -> tuple[Path, dict[str, Any]]:
     """Trains a model on `sources` and returns its run folder and summary.
 
-    `changes`: settings by dotted name, given in `where`. `hooks`: your own, called between steps
-    (`Hook`). `started`: the time.monotonic() from which `--minutes` counts; `reserve_seconds`: kept
-    free at the end of them. Where torchrun starts lost processes again (`--max-restarts`), the run
-    continues from its last checkpoint. Raises LmsmithError of every kind; where that comes before
-    training begins, nothing appears at `out`.
+    `changes`: settings by dotted name, given in `where` (for errors). `hooks`: your own hooks,
+    called between steps (`Hook`). `started`: the time.monotonic() at which `--minutes` starts to
+    count; `reserve_seconds`: time to keep free at its end. If torchrun restarts lost processes
+    (`--max-restarts`), the run continues from its last checkpoint. Raises LmsmithError of every
+    kind; if that happens before training starts, nothing appears at `out`.
     """
     started = time.monotonic() if started is None else started
     config, given = asked(sources, changes, where)
     names_of(hooks)
     if out is None and _restarts():
         raise UsageError(
-            "torchrun's --max-restarts starts the same command again: name the run's folder with "
-            "--out RUN, so that the run goes on there."
+            "torchrun's --max-restarts starts the same command again. Name the run's folder with "
+            "--out RUN, so that the run continues there."
         )
     if out is not None and _may_go_on(out, config):
         return out, resume(out, console=console, hooks=hooks)
@@ -108,7 +108,8 @@ def train(
         return _count(_Request(config, given, out, (), started, reserve_seconds), console)
     if config.train.init_from:
         of = config.train.init_from
-        note = f"model and tokenizer of {of}, learning rates a tenth of the preset's if not set"
+        note = f"fine-tuning {of} with its tokenizer; learning rates are a tenth of the preset's "
+        note += "unless set"
         say(_of_first(console, place_in_environment()), f"note     {note}", indent=9)
     length = config.train
     if not (length.steps or length.tokens or length.epochs or length.minutes):
@@ -130,15 +131,14 @@ def resume(
     without_hooks: Collection[str] = (),
     where: str = COMMAND_LINE,
 ) -> dict[str, Any]:
-    """Continues a run from its last complete checkpoint, or from step 0 where it has none yet.
+    """Continues a run from its last complete checkpoint, or from step 0 if it has none yet.
 
-    `changes`: settings by dotted name, of CHANGEABLE or one of LENGTH; they stay with the run, as
-    do changes made in its config.toml by hand. `hooks`: the run's own hooks, and new ones;
-    `without_hooks`: names of hooks that it gives up. A finished run continues if its length is
-    another one, and otherwise stays as it is. `train.minutes` counts from now on; without it, a run
-    with `--minutes` has what is left of them. Returns the run's summary. Raises ConfigError before
-    anything is written where a setting cannot change; UsageError where a hook of the run is
-    missing, or another process trains the run.
+    `changes`: settings by dotted name, from CHANGEABLE or one of LENGTH. They stay with the run, as
+    do edits of its config.toml. `hooks`: the run's own hooks and new ones; `without_hooks`: names
+    of hooks to drop. A finished run continues only if its length changes. `train.minutes` counts
+    from now on; without it, a run with `--minutes` has the rest of its time. Returns the run's
+    summary. Raises ConfigError if a setting cannot change, before anything is written; UsageError
+    if a hook of the run is missing, or another process trains the run.
     """
     started = time.monotonic()
     changes = dict(changes or {})
@@ -159,7 +159,7 @@ def resume(
 
 
 def _train(request: _Request, console: Console, ranks: Ranks) -> tuple[Path, dict[str, Any]]:
-    """`train` on each rank: rank 0 makes the run folder, in which the others find all they need."""
+    """`train` on each rank: rank 0 creates the run folder, the other ranks read it."""
     config = request.config
     refuse_early(config, ranks.world, request.given)
     machine = survey(config, ranks)
@@ -173,7 +173,7 @@ def _train(request: _Request, console: Console, ranks: Ranks) -> tuple[Path, dic
 
     place = Path(ranks.on_rank_zero(make, FOREVER))
     config, corpus = made[0] if made else open_run(place)
-    if not made:  # rank 0 may have measured otherwise
+    if not made:  # use what rank 0 measured, which may differ from this rank
         chosen = config.train
         machine = replace(machine, matmul=chosen.matmul, dtype=chosen.dtype, threads=chosen.threads)
         set_up_process(machine)
@@ -195,7 +195,7 @@ def _train(request: _Request, console: Console, ranks: Ranks) -> tuple[Path, dic
 def _filled(
     request: _Request, machine: Machine, console: Console, ranks: Ranks
 ) -> Callable[[Path], tuple[RunConfig, Corpus]]:
-    """What fills a new run folder: tokens, the resolved config, weights to begin with."""
+    """Returns the function that fills a new run folder: tokens, config, starting weights."""
 
     def fill(folder: Path) -> tuple[RunConfig, Corpus]:
         config = request.config
@@ -212,25 +212,25 @@ def _filled(
 
 
 def _seconds_for_steps(request: _Request, folder: Path) -> float:
-    """The time there is for steps. Raises ConfigError where `--minutes` leaves too little."""
+    """Returns the time for steps, in seconds. Raises ConfigError if `--minutes` leaves none."""
     minutes = request.config.train.minutes
     if not minutes:
-        return 300.0  # without a clock, a size as for some minutes
+        return 300.0  # without a time limit, sizes suit a run of some minutes
     spent = time.monotonic() - request.started
     rest = request.budget - compress_seconds(folder / "tokens") - spent
     if rest < LEAST_SECONDS:
         closing = minutes * 60 - rest - spent
         enough = math.ceil((spent + closing + 5 * LEAST_SECONDS) / 6) / 10
         raise ConfigError(
-            f"train.minutes = {minutes:g} leaves no time to train: beginning took {spent:.0f} s "
-            f"here, and closing the run takes {closing:.0f} s. Set --minutes {enough:g} or more, "
+            f"train.minutes = {minutes:g} leaves no time to train: setting up took {spent:.0f} s, "
+            f"and closing the run takes {closing:.0f} s. Set --minutes {enough:g} or more, "
             "or --steps."
         )
-    return 0.9 * rest  # a tenth goes to evaluations and checkpoints
+    return 0.9 * rest  # a tenth is for evaluations and checkpoints
 
 
 def _count(request: _Request, console: Console) -> tuple[Path, dict[str, Any]]:
-    """`train` of an n-gram model, which has neither steps nor a clock."""
+    """`train` for an n-gram model, which has no steps and no time limit."""
     from lmsmith.train.counting import (  # brings in the compiler
         check_length,
         count,
@@ -254,7 +254,7 @@ def _count(request: _Request, console: Console) -> tuple[Path, dict[str, Any]]:
 
 
 def _gathered(config: RunConfig, folder: Path, console: Console) -> Corpus:
-    """The tokens of a run, written into its folder; says what is to be said of them."""
+    """Writes the tokens of a run into its folder and prints notes about them."""
     corpus = prepare_run(config.data, config.tokenizer, folder / "tokens")
     for note in corpus.counts.notes:
         say(console, f"note     {note}", indent=9)
@@ -264,15 +264,16 @@ def _gathered(config: RunConfig, folder: Path, console: Console) -> Corpus:
 def _no_hooks(hooks: Sequence[Hook]) -> None:
     if hooks:
         raise UsageError(
-            f"the hook {hooks[0].name!r} runs between steps, and an n-gram model is counted in one "
-            "pass: leave hooks=[...] out, or choose another preset."
+            f"the hook {hooks[0].name!r} runs between training steps, and an n-gram model has "
+            "none. Leave hooks=[...] out, or choose another preset."
         )
 
 
 def _may_go_on(out: Path, config: RunConfig) -> bool:
-    """Whether torchrun, told to restart lost processes, may have started this one for this run.
+    """Whether torchrun may have restarted this process for the run at `out`.
 
-    How often it has is known on each machine alone. UsageError where the run there is another one.
+    Only torchrun on each machine knows how often it restarts. Raises UsageError if `out` holds
+    another run.
     """
     if not _restarts() or not (out / "config.toml").is_file():
         return False
@@ -283,17 +284,17 @@ def _may_go_on(out: Path, config: RunConfig) -> bool:
     )
     if is_there != asked_for:
         raise UsageError(
-            f"{out} holds a run on {', '.join(theirs.data.paths)}: torchrun's --max-restarts would "
-            "go on with that one. Choose another --out, or `lmsmith resume` it."
+            f"{out} holds another run, on {', '.join(theirs.data.paths)}, and torchrun's "
+            "--max-restarts would continue that one. Choose another --out, or `lmsmith resume` it."
         )
     return True
 
 
 def _restarts() -> int:
-    """How often torchrun starts lost processes again."""
+    """How often torchrun may restart lost processes (`--max-restarts`)."""
     return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
 
 
 def _of_first(console: Console, ranks: Ranks) -> Console:
-    """Rank 0 speaks for all."""
+    """The console on rank 0, a silent one on other ranks."""
     return console if ranks.first else Console(quiet=True)

@@ -1,12 +1,12 @@
-"""What one training step hands to the next, and its checkpoint form.
+"""What one training step passes to the next, and its form in a checkpoint.
 
-Batches and dropout are functions of (seed, step), so a resumed run reaches the same weights, bit
+Batches and dropout are functions of (seed, step). So a resumed run reaches the same weights, bit
 for bit, from exactly this:
 
-    groups of tensors   model, optimizer; best (where those are not the newest weights); carried
-                        (states of truncated backpropagation); hook_NAME of each hook with tensors
+    groups of tensors   model, optimizer; best (if those are not the newest weights); carried
+                        (states of truncated BPTT); hook_NAME for each hook with tensors
     state.json          the numbers of `TrainState`, the gradient scale, the spike guard, and
-                        under "hooks" what each of the user's hooks carries that is no tensor
+                        under "hooks" the values of each hook's state that are not tensors
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ Groups = dict[str, dict[str, Tensor]]
 
 @dataclass
 class TrainState:
-    """How far a run is. Infinite numbers are not known yet.
+    """The progress of a run. An infinite number is not known yet.
 
-    `best`: copies of the weights with the lowest validation loss, shards of them under FSDP2; empty
-    before the first evaluation. `hooks_done`: the last step completed by each of the
-    user's hooks.
+    `best`: copies of the weights with the lowest validation loss (under FSDP2: of their shards);
+    empty before the first evaluation. `hooks_done`: the last step that each of the user's hooks has
+    completed.
     """
 
     step: int = 0  # steps made
@@ -49,21 +49,21 @@ class TrainState:
     val_loss: float = math.inf
     val_bits_per_byte: float = math.inf
     seconds_to_target: float = math.inf
-    n_corrections: int = 0  # of the plan, under --minutes
+    n_corrections: int = 0  # changes of the plan under --minutes
     best: dict[str, Tensor] = field(default_factory=dict)
     hooks_done: dict[str, int] = field(default_factory=dict)
 
     def numbers(self) -> dict[str, Any]:
-        """All fields that are numbers, by name."""
+        """All numeric fields by name."""
         return {name: getattr(self, name) for name in _NUMBERS}
 
     def to_checkpoint(
         self, replica: Replica, guard: Guard, hooks: Sequence[Stateful] = ()
     ) -> tuple[Groups, dict[str, Any]]:
-        """Groups of tensors, not copied and shards under FSDP2, and what goes into state.json.
+        """Returns groups of tensors (not copied; shards under FSDP2) and the values for state.json.
 
-        `hooks`: the user's hooks that run on this rank. Raises TrainingError where one's
-        `state_dict` cannot be saved.
+        `hooks`: the user's hooks on this rank. Raises TrainingError if a hook's `state_dict` cannot
+        be saved.
         """
         groups: Groups = {
             "model": replica.weights(copy=False),
@@ -86,7 +86,7 @@ class TrainState:
     def from_checkpoint(
         cls, found: Checkpoint, replica: Replica, guard: Guard, hooks: Sequence[Stateful] = ()
     ) -> TrainState:
-        """The state of a checkpoint; also fills the replica, the guard and the hooks from it."""
+        """Loads a checkpoint into the replica, the guard and the hooks; returns its state."""
         replica.load_weights(found.tensors["model"])
         replica.optimizers.load_state(found.tensors["optimizer"], shard_like)
         scale = found.state.get("gradient_scale", (1.0, 0))
@@ -109,7 +109,7 @@ _NUMBERS = tuple(f.name for f in fields(TrainState) if f.name not in ("best", "h
 
 
 def _best(best: Mapping[str, Tensor] | None, replica: Replica) -> dict[str, Tensor]:
-    """Copies of the best weights: those of the checkpoint's group, or else its newest weights."""
+    """Copies of the best weights: the checkpoint's group "best", or else its newest weights."""
     weights = replica.weights(copy=True)
     if best is None:
         return weights

@@ -1,8 +1,8 @@
-"""One training step: forward and backward over the micro-batches of a batch, clip, optimizer step.
+"""One training step: forward and backward over the micro-batches of a batch, clipping, optimizer.
 
-The loss of a batch is the sum over its tokens divided once by how many count in all of it, so the
-split into micro-batches and among processes changes nothing but rounding. Gradients are averaged
-over processes on their way between them, hence the factor.
+The loss of a batch is the sum over its tokens, divided once by the number of counted tokens in the
+complete batch. So the split into micro-batches and ranks changes only rounding. DDP and FSDP2
+average gradients over ranks, and a factor of the world size undoes that.
 """
 
 import logging
@@ -27,11 +27,11 @@ log = logging.getLogger(__name__)
 def train_step(
     replica: Replica, batches: AnyBatches, step: int, n_steps: int, guard: Guard | None = None
 ) -> dict[str, float]:
-    """Makes `step` (from 0) of `n_steps`; returns its loss (nats a token), gradient norm and each
-    group's learning rate by the name of its setting.
+    """Makes step number `step` (from 0) of `n_steps`. Returns its loss (nats per token), gradient
+    norm, and the learning rate of each group by the name of its setting.
 
-    Raises SpikeError on every rank before the weights change, where the `guard` finds a spike, or
-    where the loss or the gradient is not finite. The gradients are then still in the parameters.
+    Raises SpikeError on all ranks, before the weights change, if `guard` detects a spike, or if
+    loss or gradient are not finite. The parameters then still hold the gradients.
     """
     config, scale = replica.config, replica.scale
     share = learning_rate_share(step, n_steps, config.schedule)
@@ -48,12 +48,12 @@ def train_step(
 
 
 def gradient(replica: Replica, batches: AnyBatches, step: int) -> tuple[float, float]:
-    """The loss of batch `step` over all processes, and the norm of its gradient, which is left in
-    the parameters.
+    """Returns the loss of batch `step` over all ranks and the norm of its gradient; leaves the
+    gradient in the parameters.
 
-    Where memory does not suffice, micro-batches are halved (`Replica.rows_at_once`) and the batch
-    begun anew. Several processes cannot begin anew once they talk, in the last backward pass: they
-    try a micro-batch beforehand (`_fits`).
+    If memory runs out, halves the micro-batches (`Replica.rows_at_once`) and starts the batch
+    again. Several ranks cannot start again once they communicate, in the last backward pass. So
+    they try one micro-batch beforehand (`_fits`).
     """
     several = replica.ranks.world > 1
     while several and not replica.carried and not _fits(replica, batches, step):
@@ -73,10 +73,10 @@ def gradient(replica: Replica, batches: AnyBatches, step: int) -> tuple[float, f
 
 
 def _fits(replica: Replica, batches: AnyBatches, step: int) -> bool:
-    """Whether a micro-batch fits into the memory of every process; all come to the same answer.
+    """Whether a micro-batch fits into the memory of all ranks; all return the same answer.
 
-    Each size is tried twice: before the optimizers have their state, and with it there. Under FSDP2
-    nothing is tried, for its forward passes talk.
+    Each size is tried twice: before the optimizers have their state, and after. Nothing is tried
+    under FSDP2, because its forward passes communicate.
     """
     part = replica.micro_batches(step)[0]
     n_rows = part[1] - part[0]
@@ -98,7 +98,7 @@ def _fits(replica: Replica, batches: AnyBatches, step: int) -> bool:
             raise
         short = True
     replica.optimizers.clear()
-    replica.ranks.wait(LONG)  # what was compiled here took one of them longer than another
+    replica.ranks.wait(LONG)  # compilation may have taken longer on one rank
     if replica.ranks.max(short)[0]:
         return False
     replica.rows_that_fitted.append(n_rows)
@@ -110,15 +110,17 @@ def _halve(replica: Replica) -> None:
     replica.rows_at_once = -(-replica.rows_at_once // 2)
     if replica.ranks.first:
         log.warning(
-            "memory does not suffice: micro-batches of %d rows from here on", replica.rows_at_once
+            "out of memory: continuing with micro-batches of %d rows (the results stay the same up "
+            "to rounding)",
+            replica.rows_at_once,
         )
-    if replica.device.type == "cuda":  # what the failed one held is free only behind its `except`
+    if replica.device.type == "cuda":  # here the failed attempt no longer holds its memory
         torch.cuda.empty_cache()
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether it is one of the ways in which memory runs out; of PyTorch's many RuntimeErrors,
-    its allocators'.
+    """Whether an error means that memory ran out, including the RuntimeErrors of PyTorch's
+    allocators.
     """
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(
         error
@@ -149,38 +151,38 @@ def _gradient(replica: Replica, batches: AnyBatches, step: int) -> tuple[float, 
     norm = norm_of(replica.model, scale.value)
     loss, grad_norm = torch.stack(
         [total, norm.to(total.dtype)]
-    ).tolist()  # what the device has is waited for once
+    ).tolist()  # one synchronization with the device for both numbers
     return ranks.sum(loss)[0] / n_counted, grad_norm
 
 
 def _devices(replica: Replica) -> list[torch.device]:
-    """Whose generators PyTorch does not save unasked."""
+    """Devices whose random state must be saved besides the CPU's."""
     return [replica.device] if replica.device.type == "cuda" else []
 
 
 def to_device(batch: Batch, device: torch.device) -> list[Tensor]:
-    """Inputs and targets (rows, T) of a batch, and its documents where it has them."""
+    """Inputs and targets (rows, T) of a batch, and its document ids if it has them."""
     arrays = [batch.inputs, batch.targets] + ([] if batch.documents is None else [batch.documents])
     tensors = [
         torch.from_numpy(np.ascontiguousarray(array)) for array in arrays
-    ]  # strided ones are not copied beside
+    ]  # strided arrays cannot be copied asynchronously
     if device.type != "cuda":
         return [tensor.to(device) for tensor in tensors]
     return [
         tensor.pin_memory().to(device, non_blocking=True) for tensor in tensors
-    ]  # beside the work before it
+    ]  # overlaps with earlier work
 
 
 def dropout_seed(seed: int, step: int, rank: int = 0) -> int:
-    """The numbers, mixed: PyTorch's generator on CPUs takes the lower 32 bits of its seed and
-    leaves the others.
+    """Mixes (seed, step, rank) into one seed, because PyTorch's CPU generator uses only the lower
+    32 bits of a seed.
     """
     key = (step, rank) if rank else (step,)
     return int(np.random.SeedSequence(seed, spawn_key=key).generate_state(1, np.uint64)[0])
 
 
 def norm_of(model: nn.Module, scale: float = 1.0) -> Tensor:
-    """The global norm of the gradients, which come times `scale` and are divided by it."""
+    """Divides the gradients by `scale` and returns their global norm."""
     grads = [p.grad for p in model.parameters() if p.grad is not None]
     if scale != 1:
         torch._foreach_mul_(grads, 1 / scale)
@@ -188,7 +190,7 @@ def norm_of(model: nn.Module, scale: float = 1.0) -> Tensor:
 
 
 def clip(model: nn.Module, norm: float, largest: float) -> None:
-    """Scales gradients of global norm `norm` down to `largest`, where they are more (0: never)."""
+    """Scales gradients of global norm `norm` down to norm `largest` (0: no clipping)."""
     if largest and norm > largest:
         torch._foreach_mul_(
             [p.grad for p in model.parameters() if p.grad is not None], largest / norm

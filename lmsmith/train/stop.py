@@ -1,10 +1,9 @@
-"""SIGINT (Ctrl-C) and SIGTERM: at once where nothing would be lost, after the work at hand where
-something would.
+"""Handles SIGINT (Ctrl-C) and SIGTERM: at once if nothing would be lost, else after a save.
 
-A command that is only reading ends where it stands: the signal raises `Stopped`. A run that is
-changing or writing its weights notes the signal (`noted`), comes to where it can be saved, and
-saves; within `Noted.at_once` it is only reading again. A second Ctrl-C does not wait for anything:
-what is on disk is whole at every moment.
+A command that only reads ends at once: the signal raises `Stopped`. A training run notes the signal
+(`noted`), reaches a point where it can be saved, and saves. Within `Noted.at_once` it only reads,
+so the signal ends that work at once. A second Ctrl-C does not wait: the files on disk are complete
+at all times.
 """
 
 import signal
@@ -17,7 +16,7 @@ from typing import Any
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal ends the command."""
+    """A signal ended the command."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -25,7 +24,7 @@ class Stopped(KeyboardInterrupt):
 
 
 class RunStopped(Stopped):
-    """A signal ended a run, which is saved."""
+    """A signal ended a training run, which has been saved."""
 
     def __init__(self, name: str, run: Path, steps: int) -> None:
         super().__init__(signal.Signals[name])
@@ -33,28 +32,33 @@ class RunStopped(Stopped):
 
     def __str__(self) -> str:
         return (
-            f"{self.signal.name} stopped {self.run}, which is saved at step {self.steps:,}. "
-            f"lmsmith.resume({str(self.run)!r}) continues it."
+            f"stopped by {signal_in_words(self.signal.name)}: {self.run} is saved at step "
+            f"{self.steps:,}. lmsmith.resume({str(self.run)!r}) continues it."
         )
 
 
+def signal_in_words(name: str) -> str:
+    """ "SIGINT" -> "Ctrl-C"; other names stay."""
+    return "Ctrl-C" if name == signal.SIGINT.name else name
+
+
 def stop_at_once(number: int, frame: FrameType | None) -> None:
-    """The handler of a command that holds nothing that could be lost."""
+    """A handler for commands that have nothing to save: raises Stopped."""
     raise Stopped(number)
 
 
 def handle(number: signal.Signals, handler: Any) -> Any:
-    """Sets a handler and returns the one before. A signal that is ignored (`&` in a script does
-    it) stays ignored.
+    """Sets a handler and returns the previous one. An ignored signal (as after `&` in a script)
+    stays ignored.
     """
     before = signal.getsignal(number)
-    if before not in (signal.SIG_IGN, None):  # None: set by whatever embeds this Python
+    if before not in (signal.SIG_IGN, None):  # None: set by a program that embeds this Python
         signal.signal(number, handler)
     return before
 
 
 class Noted:
-    """The signal that has asked for an end, if one has."""
+    """Holds the signal that asked the run to end, if any."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
@@ -62,8 +66,8 @@ class Noted:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Around work that only reads: a signal, also one that was noted before, raises Stopped
-        there.
+        """Inside this block, which only reads, a signal raises Stopped at once; so does one that
+        was noted before.
         """
         self._at_once = True
         try:
@@ -82,8 +86,8 @@ class Noted:
 
 @contextmanager
 def noted() -> Iterator[Noted]:
-    """SIGINT and SIGTERM are noted within; a second one that is a SIGINT raises Stopped.
-    Handlers are put back.
+    """Notes SIGINT and SIGTERM inside the block; a second signal raises Stopped if it is a SIGINT.
+    Restores the handlers afterwards.
     """
     found = Noted()
     if (

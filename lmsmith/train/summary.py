@@ -1,4 +1,4 @@
-"""What summary.json says of a run."""
+"""Collects the numbers of summary.json."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from lmsmith.train.hooks.hook import Context
 
 
 def summary_of_run(context: Context, first_step: int) -> dict[str, Any]:
-    """The numbers of a run that has ended. `first_step`: at which this process began.
+    """Returns the summary of a run that has ended. `first_step`: where this process started.
 
-    Losses are in nats per token, times in seconds; what is not known is None.
+    Losses are in nats per token, times in seconds; unknown values are None.
     """
     state, config, counts = context.state, context.config, context.corpus.counts
     state.wall_seconds = context.wall_seconds()

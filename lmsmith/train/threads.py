@@ -1,11 +1,11 @@
-"""Chooses the number of threads while a run goes: fewer while other programs keep cores busy.
+"""Chooses the number of threads during a run: fewer while other programs keep cores busy.
 
-The threads of a step wait for each other after each operation, some hundred times a step. When
-another program takes one of their cores, all threads wait for the one that does not run, and
-throughput falls to a quarter. Fewer threads than cores do not need the core that is taken.
+The threads of a step wait for each other after each operation, some hundred times per step. When
+another program takes one of their cores, all wait for the one that does not run, and throughput
+falls to a quarter. A number of threads below the number of free cores avoids this.
 
-`ThreadChoice` decides from measured step times alone. How many cores other programs use only says
-when it is worth trying another number. `docs/performance.md` has measurements.
+`ThreadChoice` decides only by measured step times. The load of other programs only determines when
+another number is worth a try. `docs/performance.md` has measurements.
 """
 
 import math
@@ -15,19 +15,19 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
-CHECK_SECONDS = 0.5  # between two looks at what other programs use
-IGNORED_CORES = 0.3  # what other programs may use without a change
-N_TRIED = 3  # steps of a trial, after one that does not count
-N_COMPARED = 8  # of the latest steps, at most, which a trial is compared with
-GAIN = 0.05  # of a step's time, at least, for a change
-LEAST_WAIT, MOST_WAIT = 1.0, 60.0  # seconds until the next trial, doubled by each that failed
+CHECK_SECONDS = 0.5  # between measurements of other programs
+IGNORED_CORES = 0.3  # other programs may use this many cores without a change
+N_TRIED = 3  # steps in a trial, after one that does not count
+N_COMPARED = 8  # a trial is compared with at most this many of the latest steps
+GAIN = 0.05  # a change must save at least this share of a step's time
+LEAST_WAIT, MOST_WAIT = 1.0, 60.0  # seconds until the next trial; doubled after each failed one
 
 _STAT = Path("/proc/stat")
 
 
 @dataclass(frozen=True)
 class Change:
-    """The number of threads from here on. `final`: measured to be faster, not only tried."""
+    """The number of threads from now on. `final`: confirmed by measurement, not only on trial."""
 
     threads: int
     final: bool
@@ -36,8 +36,8 @@ class Change:
 class ThreadChoice:
     """Chooses between `most` threads and fewer.
 
-    `add` each step and follow the `Change` it returns. A change is first a trial of some steps,
-    and is taken back if they are not faster than the steps before.
+    Call `add` after each step and apply the `Change` it returns. A change is first a trial of some
+    steps, and is undone if they are not faster than the steps before.
     """
 
     def __init__(self, most: int) -> None:
@@ -49,11 +49,11 @@ class ThreadChoice:
         self._wait, self._not_before = LEAST_WAIT, 0.0
 
     def wanted(self, others: float) -> int:
-        """How many threads to try if other programs use `others` cores."""
+        """The number of threads to try if other programs use `others` cores."""
         return max(1, min(self.most, self.most - math.ceil(others - IGNORED_CORES)))
 
     def add(self, seconds: float, now: float, others: float | None) -> Change | None:
-        """Takes in a step. `others`: cores used by other programs, if they were just measured."""
+        """Adds a step's time. `others`: cores used by other programs, if just measured."""
         if self._trial is not None:
             self._trial.append(seconds)
             return self._judged(now) if len(self._trial) > N_TRIED else None
@@ -67,7 +67,7 @@ class ThreadChoice:
         return Change(wanted, final=False)
 
     def refuse(self) -> int:
-        """Ends the trial: its number of threads changes the results. Returns the one before."""
+        """Ends a trial whose number of threads changes the results; returns the previous one."""
         self.refused.add(self.threads)
         self._trial, self.threads = None, self._before
         return self.threads
@@ -95,7 +95,9 @@ class OtherPrograms:
         self._looked = time.monotonic()
 
     def cores(self) -> float | None:
-        """Since the last look. None: that was less than CHECK_SECONDS ago, or nothing is known."""
+        """The cores in use since the last call; None if that was less than CHECK_SECONDS ago, or
+        if unknown.
+        """
         now = time.monotonic()
         if self._last is None or now - self._looked < CHECK_SECONDS:
             return None
@@ -108,24 +110,24 @@ class OtherPrograms:
 
     @staticmethod
     def _read() -> tuple[float, float] | None:
-        """Seconds of processor time: of all programs on this process's cores, and of this
+        """Processor time in seconds: of all programs on this process's cores, and of this
         process.
         """
         try:
             here = os.sched_getaffinity(0)
             text = _STAT.read_text(encoding="ascii")
             return busy_seconds(text, here, os.sysconf("SC_CLK_TCK")), time.process_time()
-        except (AttributeError, OSError, ValueError, IndexError):  # not Linux, or hidden
+        except (AttributeError, OSError, ValueError, IndexError):  # not Linux, or not readable
             return None
 
 
 def busy_seconds(stat: str, cores: set[int], ticks: int) -> float:
-    """From /proc/stat: how long these cores were not idle, in seconds, stolen time included."""
+    """Seconds that these cores were not idle, by /proc/stat; includes stolen time."""
     busy = 0
     for line in stat.splitlines():
         name, *numbers = line.split()
         if name.startswith("cpu") and name != "cpu" and int(name[3:]) in cores:
-            # user, nice, system, idle, waiting for disks, interrupts of two kinds, stolen
+            # user, nice, system, idle, iowait, irq, softirq, steal
             fields = [int(number) for number in numbers[:8]]
             busy += sum(fields) - fields[3] - fields[4]
     return busy / ticks

@@ -1,9 +1,8 @@
-"""Numbers on their way to TensorBoard and Weights & Biases, beside metrics.jsonl, which has them
-always.
+"""Sends metrics to TensorBoard and Weights & Biases, in addition to metrics.jsonl.
 
-A tracker takes what is written to metrics.jsonl. TensorBoard's event files lie in RUN/tensorboard;
-Weights & Biases writes to RUN/wandb and sends it on unless WANDB_MODE is "offline" (`wandb sync`
-sends it later).
+A tracker receives each line of metrics.jsonl. TensorBoard's event files are in RUN/tensorboard.
+Weights & Biases writes to RUN/wandb and uploads, unless WANDB_MODE is "offline" (`wandb sync`
+uploads later).
 """
 
 from __future__ import annotations
@@ -20,17 +19,17 @@ from lmsmith.config import RunConfig, flatten
 from lmsmith.errors import ConfigError
 
 Tracker = Callable[[dict[str, Any]], None]
-"""Takes what a line of metrics.jsonl holds."""
+"""Receives the values of one line of metrics.jsonl."""
 
 
 def check_installed(names: Sequence[str]) -> None:
-    """Before a run begins. Raises ConfigError for a tracker that is not installed."""
+    """Call it before a run starts. Raises ConfigError for a tracker that is not installed."""
     for name in names:
         if importlib.util.find_spec(name) is None:
             raise ConfigError(
-                f"train.track = {name!r}, and the package {name} is not installed: `pip install "
-                f"'lmsmith[track]'`, or "
-                "leave it out; metrics.jsonl has all numbers."
+                f"train.track = {name!r}, but the package {name} is not installed. Run `pip "
+                f"install 'lmsmith[track]'`, or leave train.track out; metrics.jsonl has all "
+                "numbers."
             )
 
 
@@ -38,7 +37,7 @@ def check_installed(names: Sequence[str]) -> None:
 def trackers(
     names: Sequence[str], run: Path, config: RunConfig, step: int
 ) -> Iterator[list[Tracker]]:
-    """The trackers asked for, of a run that goes on after `step`; closed at the end."""
+    """Opens the trackers of a run that continues after `step`; closes them at the end."""
     with ExitStack() as stack:
         makers = {"tensorboard": _tensorboard, "wandb": _wandb}
         yield [stack.enter_context(makers[name](run, config, step)) for name in names]
@@ -84,17 +83,17 @@ def _wandb(run: Path, config: RunConfig, step: int) -> Iterator[Tracker]:
 
 
 def _id(run: Path) -> str:
-    """What the run is known by there: its own, made once, for names such as `runs/book-1` come
-    again.
+    """The run's id at Weights & Biases, created once: run names such as `runs/book-1` may be
+    reused.
     """
-    place = run / "wandb-id"
-    if not place.exists():
-        atomic.write(place, f"{run.name}-{secrets.token_hex(4)}")
-    return place.read_text(encoding="utf-8")
+    path = run / "wandb-id"
+    if not path.exists():
+        atomic.write(path, f"{run.name}-{secrets.token_hex(4)}")
+    return path.read_text(encoding="utf-8")
 
 
 def _numbers(values: dict[str, Any]) -> list[tuple[str, float]]:
-    """`train/loss`, `eval/val_loss`, ..."""
+    """Numbers of a line, named `train/loss`, `eval/val_loss`, ..."""
     kind = values["kind"]
     return [
         (f"{kind}/{k}", float(v))

@@ -1,8 +1,7 @@
-"""The states that truncated backpropagation through time hands from one batch to the next, one a
-micro-batch.
+"""Keeps recurrent states between batches for truncated backpropagation through time (BPTT).
 
-What a state has seen counts, how it came about does not: its gradient ends where the batch begins.
-The states are part of a checkpoint, for without them a resumed run would begin with empty ones.
+There is one state per micro-batch. Gradients do not flow back into earlier batches. Checkpoints
+include the states; otherwise a resumed run would start with empty ones.
 """
 
 from collections.abc import Mapping
@@ -14,18 +13,18 @@ from lmsmith.models.rnn import RNN, RnnState
 
 
 class Carried:
-    """Kept between steps. `model` must be on its device."""
+    """States kept between steps. `model` must be on its device."""
 
     def __init__(self, model: RNN) -> None:
         self.model = model
         self.states: dict[int, RnnState] = {}  # by the first row of the micro-batch
-        self._begun: dict[int, RnnState] = {}  # what the latest batch was read on from
+        self._begun: dict[int, RnnState] = {}  # the states before the latest batch
 
     def before(self, part: tuple[int, int], goes_on: bool) -> RnnState:
-        """What the model reads rows `part` on from: where they ended in the batch before, or
-        nothing, if they begin.
+        """Returns the state before rows `part`: where they ended in the previous batch, or an empty
+        state unless `goes_on`.
 
-        The model changes it as it reads, and so leaves it for the next batch.
+        The model updates it in place while reading, which leaves it ready for the next batch.
         """
         first, last = part
         found = self.states[first].detach() if goes_on else self.model.new_state(last - first)
@@ -34,11 +33,11 @@ class Carried:
         return found
 
     def undo(self) -> None:
-        """The latest batch was not read: its step was not applied, and will be made again."""
+        """Restores the states before the latest batch, whose step was not applied."""
         self.states = dict(self._begun)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Of a checkpoint."""
+        """The states as tensors for a checkpoint, named "first row/number"."""
         return {
             f"{first}/{number}": tensor.detach()
             for first, state in self.states.items()
@@ -46,7 +45,7 @@ class Carried:
         }
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """The inverse of `tensors`."""
+        """Restores the states from `tensors`."""
         found: dict[int, dict[int, Tensor]] = {}
         for name, tensor in tensors.items():
             first, number = map(int, name.split("/"))

@@ -61,7 +61,7 @@ def test_progress_is_printed_if_asked(
 def test_arguments_and_settings_are_one_thing(book: Path) -> None:
     with pytest.raises(UsageError, match=r"minutes=1 and settings\['train.minutes'\] = 2"):
         lmsmith.train(book, minutes=1, settings={"train": {"minutes": 2}})
-    with pytest.raises(ConfigError, match=r"train.steps = 'x' in the arguments: wanted a whole"):
+    with pytest.raises(ConfigError, match=r"train.steps = 'x' in the arguments: expected a whole"):
         lmsmith.train(book, steps="x")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"unknown setting 'model.layers' in the arguments"):
         lmsmith.train(book, settings={"model.layers": 2})

@@ -108,7 +108,12 @@ def test_a_context_longer_than_the_text(lmsmith: Lmsmith, how: str) -> None:
     tiny = [word for word in TINY if "context" not in word]
     done = lmsmith("train", "short.txt", "--steps", 5, *tiny, *line, "--out", "run")
     refused(
-        done, 1, "900 tokens", "context of 2,000", "at least 4,000", "--model.context_length 112"
+        done,
+        1,
+        "900 tokens",
+        "context length of 2,000",
+        "at least 4,000",
+        "--model.context_length 112",
     )
     assert not (lmsmith.cwd / "run").exists()
 
@@ -135,23 +140,23 @@ def test_a_context_longer_than_the_text(lmsmith: Lmsmith, how: str) -> None:
         ("[train]\nepochs = -1\n", ["train.epochs = -1"]),
         (
             "[train]\nepochs = 1\nminutes = 2\n",
-            ["train.minutes and train.epochs say the run's length 2 times"],
+            ["train.minutes and train.epochs set the run's length 2 times"],
         ),
         (
             "preset = 'ngram'\n[train]\nepochs = 3\n",
-            ["train.epochs = 3", "counts its text once", "--preset"],
+            ["train.epochs = 3", "counts its text exactly once", "--preset"],
         ),
         ("[trian]\nsteps = 2\n", ["unknown setting 'trian.steps'", "Did you mean 'train.steps'?"]),
         ("steps = 2\n", ["unknown setting 'steps'", "Did you mean 'train.steps'?"]),
         ("model = 5\n", ["unknown setting 'model'"]),
         ("[[train]]\nsteps = 2\n", ["unknown setting 'train'"]),
         ("preset = 'gpt5'\n", ["no preset 'gpt5'", "gpt2", "modern"]),
-        ("preset = ['gpt2']\n", ["preset = ['gpt2'] in r.toml: wanted text"]),
+        ("preset = ['gpt2']\n", ["preset = ['gpt2'] in r.toml: expected text"]),
         ("tokenizer = 'wrod'\n", ["tokenizer = 'wrod'", "auto, byte, char, word"]),
-        ("[train]\nsteps = 2.5\n", ["train.steps = 2.5 in r.toml: wanted a whole number"]),
+        ("[train]\nsteps = 2.5\n", ["train.steps = 2.5 in r.toml: expected a whole number"]),
         (
             "[train]\nsteps = 2\ntokens = 5\n",
-            ["train.steps and train.tokens say the run's length 2 times"],
+            ["train.steps and train.tokens set the run's length 2 times"],
         ),
         (
             "[model]\nn_head = 5\nd_model = 128\n",
@@ -159,7 +164,7 @@ def test_a_context_longer_than_the_text(lmsmith: Lmsmith, how: str) -> None:
         ),
         (
             "[optim]\nname = 'adagrad'\n",
-            ["optim.name = 'adagrad' in r.toml: wanted one of adamw, muon"],
+            ["optim.name = 'adagrad' in r.toml: expected one of adamw, muon"],
         ),
         ("[train\n", ["r.toml is not TOML"]),
         ("text = '\udcff'", ["r.toml is not TOML"]),
@@ -176,7 +181,7 @@ def test_recipes(lmsmith: Lmsmith, recipe: str, parts: list[str]) -> None:
 def test_the_command_lines_mistake_is_not_the_recipes(lmsmith: Lmsmith) -> None:
     (lmsmith.cwd / "r.toml").write_text("[train]\nsteps = 2\n")
     done = lmsmith("train", "r.toml", "book.txt", "--steps", "few", "--out", "run")
-    refused(done, 2, "train.steps = 'few' in the command line: wanted")
+    refused(done, 2, "train.steps = 'few' in the command line: expected")
 
 
 @pytest.mark.parametrize("verb", ["train", "data prepare", "tokenizer train"])
@@ -215,22 +220,25 @@ def test_a_run_is_no_text(lmsmith: Lmsmith, run: Path, verb: str) -> None:
         (["train", "book.txt", "--steps"], ["--steps", "expected one argument"]),
         (
             ["train", "book.txt", "--steps", "five"],
-            ["train.steps = 'five' in the command line: wanted a whole number"],
+            ["train.steps = 'five' in the command line: expected a whole number"],
         ),
-        (["train", "book.txt", "--steps", "-5"], ["train.steps = -5: wanted 0 or more"]),
-        (["train", "book.txt", "--seed", "-1"], ["train.seed = -1: wanted 0 to"]),
-        (["train", "book.txt", "--minutes", "inf"], ["train.minutes = 'inf'", "wanted a number"]),
+        (["train", "book.txt", "--steps", "-5"], ["train.steps = -5: expected 0 or more"]),
+        (["train", "book.txt", "--seed", "-1"], ["train.seed = -1: expected 0 to"]),
+        (["train", "book.txt", "--minutes", "inf"], ["train.minutes = 'inf'", "expected a number"]),
         (
             ["train", "book.txt", "--minutes", "1", "--steps", "5"],
-            ["train.minutes and train.steps", "set one of them"],
+            ["train.minutes and train.steps", "set only one of them"],
         ),
         (
             ["train", "book.txt", "--minutes", "0.01"],
             ["train.minutes = 0.01 leaves no time", "Set --minutes 0."],
         ),
-        (["train", "a.toml", "b.toml", "book.txt"], ["a.toml and b.toml are 2 recipes: name one"]),
+        (
+            ["train", "a.toml", "b.toml", "book.txt"],
+            ["a.toml and b.toml are 2 recipes: name only one"],
+        ),
         (["train", "a.toml"], ["cannot read a.toml: No such file"]),
-        (["train", "empty.toml"], ["the recipe empty.toml names no text", "beside it"]),
+        (["train", "empty.toml"], ["the recipe empty.toml names no text", "after it"]),
         (["train", "book.txt", "--preset", "gtp2"], ["no preset 'gtp2'", "babygpt"]),
         (
             ["train", "book.txt", "--tokenizer", "bytes"],
@@ -247,7 +255,7 @@ def test_a_run_is_no_text(lmsmith: Lmsmith, run: Path, verb: str) -> None:
         ),
         (
             ["train", "book.txt", "--train.batch_tokens", "4096", "--train.batch_size", "4"],
-            ["train.batch_tokens = 4096 and train.batch_size = 4 both say", "set one of them"],
+            ["train.batch_tokens = 4096 and train.batch_size = 4 both set the batch size"],
         ),
         (
             ["train", "book.txt", "--train.device", "tpu"],
@@ -259,9 +267,9 @@ def test_a_run_is_no_text(lmsmith: Lmsmith, run: Path, verb: str) -> None:
         ),
         (
             ["train", "book.txt", "--steps", "3", "--out", "."],
-            ["--out . is the folder this was started in"],
+            ["--out . is the current folder"],
         ),
-        (["train", "book.txt", "--steps", "3", "--out", "book.txt"], ["book.txt is there already"]),
+        (["train", "book.txt", "--steps", "3", "--out", "book.txt"], ["book.txt already exists"]),
         (["train", "book.txt", "--steps", "3", "--out", "book.txt/run"], ["book.txt"]),
         (["resume", "nowhere"], ["nowhere is not a run", "lmsmith train TEXT --out nowhere"]),
         (["resume", "."], [". is not a run", "config.toml"]),
@@ -293,12 +301,17 @@ def test_a_folder_that_holds_a_run_or_anything_is_not_overwritten(
     refused(
         done,
         2,
-        "run holds a run already; nothing was changed",
+        "run already holds a run; nothing was changed",
         "`lmsmith resume run`",
         "another --out",
     )
     done = lmsmith("train", "book.txt", "--steps", 5, *TINY, "--out", "notes")
-    refused(done, 2, "notes is there already and not empty; nothing was changed", "another --out")
+    refused(
+        done,
+        2,
+        "notes already exists and is not an empty folder; nothing was changed",
+        "another --out",
+    )
     assert content(lmsmith.cwd) == before
 
 
@@ -331,7 +344,7 @@ def test_a_disk_that_fills_later_leaves_the_checkpoint_before(lmsmith: Lmsmith, 
         done,
         1,
         "step-00000030 exceeds",
-        "The checkpoint of step 20 is untouched: resume goes on from it",
+        "The checkpoint of step 20 is untouched: `lmsmith resume` continues from it",
     )
     assert content(run / "checkpoints") == before
     assert lmsmith("resume", "run").status == 0
@@ -439,12 +452,12 @@ def test_a_loss_that_is_not_finite(lmsmith: Lmsmith) -> None:
     done = lmsmith(
         "train", "book.txt", "--steps", 50, *TINY, *wild, "--train.save_every", 1, "--out", "run"
     )
-    refused(done, 1, "the gradient norm inf", "nothing was updated", "a lower --learning-rate")
+    refused(done, 1, "the gradient norm inf", "was not applied", "a lower --learning-rate")
 
 
 def test_a_model_that_memory_does_not_hold(lmsmith: Lmsmith) -> None:
     done = lmsmith("train", "book.txt", "--steps", 5, *TINY, "--model.d_ff=10000000000000")
-    refused(done, 1, "memory does not suffice", "--train.micro_batch_size")
+    refused(done, 1, "out of memory", "--train.micro_batch_size")
 
 
 def test_a_damaged_model_is_not_used(lmsmith: Lmsmith, run: Path) -> None:
@@ -454,7 +467,7 @@ def test_a_damaged_model_is_not_used(lmsmith: Lmsmith, run: Path) -> None:
     refused(
         lmsmith("generate", "run", "The"),
         1,
-        "model.safetensors is no whole safetensors file",
+        "model.safetensors is not a complete safetensors file",
         "resume its run",
     )
     weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
@@ -462,13 +475,16 @@ def test_a_damaged_model_is_not_used(lmsmith: Lmsmith, run: Path) -> None:
     weights.write_bytes(data)
     config = run / "model" / "config.json"
     config.write_text(config.read_text().replace('"d_model": 16', '"d_model": 32'))
-    refused(lmsmith("generate", "run", "The"), 1, "do not fit each other")
+    refused(lmsmith("generate", "run", "The"), 1, "do not match")
     (run / "model" / "tokenizer.json").write_text("{}")
     config.write_text(config.read_text().replace('"d_model": 32', '"d_model": 16'))
     refused(lmsmith("generate", "run", "The"), 1, "tokenizer.json is not a tokenizer")
     weights.unlink()
     refused(
-        lmsmith("generate", "run", "The"), 1, "run has no model yet", "`lmsmith resume run` goes on"
+        lmsmith("generate", "run", "The"),
+        1,
+        "run has no model yet",
+        "`lmsmith resume run` continues",
     )
 
 

@@ -31,9 +31,12 @@ def test_runs_and_compressors_on_one_text(lmsmith: Lmsmith, run: Path) -> None:
     done = lmsmith("compare", "run", "counts", "--text", "text.txt", "--out", "league.html")
     assert done.status == 0, done.err
     lines = done.out.splitlines()
-    odd = "1 of them are no UTF-8 and count as they are"
-    assert lines[0] == f"text.txt: {len(text) + 1:,} bytes, the same for all; {odd}"
-    assert "note: 1 unit of the text unknown to run: 8 bits a byte and their places" in done.out
+    odd = "1 of them are not valid UTF-8 and count unchanged"
+    assert lines[0] == f"text.txt: {len(text) + 1:,} bytes, the same for all models; {odd}"
+    assert (
+        "note: 1 unit of the text unknown to the tokenizer of run cost 8 bits per byte and their"
+        in done.out
+    )
     assert {"run", "counts", "gzip", "xz", "uniform"} <= {line.split()[0] for line in lines[2:]}
     assert "text.txt" in (lmsmith.cwd / "league.html").read_text(encoding="utf-8")
 

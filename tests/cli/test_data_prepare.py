@@ -66,7 +66,7 @@ def test_wrong_use(lmsmith: Lmsmith, lines: str) -> None:
         ([lines, "--out", "x", "--dedup", "some"], 2, "--dedup"),
         ([lines, "--out", "x", "--tokenizer", "bites"], 2, "tokenizer = 'bites'"),
         (["none.txt", "--out", "x"], 1, "there is no file or folder none.txt"),
-        ([lines, "--out", ".", "--tokenizer", "byte"], 1, "is there already"),
+        ([lines, "--out", ".", "--tokenizer", "byte"], 1, "already exists"),
         (
             [lines, "--out", "x", "--tokenizer", "byte", "--data.text_field", "body"],
             1,
@@ -100,7 +100,9 @@ def test_stopped_by_a_signal_it_goes_on(lmsmith: Lmsmith, lines: str) -> None:
     process.send(signal.SIGTERM)
     done = process.wait()
     assert done.status == 128 + signal.SIGTERM, done.err
-    assert "what is done is kept in shards.partial: the same command goes on from there" in done.err
+    assert (
+        "finished work is kept in shards.partial: the same command continues from there" in done.err
+    )
     assert lmsmith(*words, "shards").status == 0
     found, wanted = (
         {path.name: path.read_bytes() for path in (lmsmith.cwd / name).iterdir()}
@@ -115,7 +117,7 @@ def test_no_room(lmsmith: Lmsmith, lines: str) -> None:
     done = lmsmith(*words, file_bytes=20_000)
     assert done.status == 1
     assert "exceeds the largest file size allowed here" in done.err
-    assert "the same command goes on from there" in done.err
+    assert "the same command continues from there" in done.err
     assert not (lmsmith.cwd / "shards").exists()
     assert lmsmith(*words).status == 0
 
@@ -126,5 +128,5 @@ def test_what_somebody_else_keeps_at_the_partial_folder_stays(lmsmith: Lmsmith) 
     (mine / "thesis.txt").write_text("years of work", encoding="utf-8")
     done = lmsmith("data", "prepare", "book.txt", "--tokenizer", "byte", "--out", "mine")
     assert done.status == 1
-    assert "it holds thesis.txt. Nothing was changed" in done.err
+    assert "it contains thesis.txt. Nothing was changed" in done.err
     assert (mine / "thesis.txt").read_text(encoding="utf-8") == "years of work"

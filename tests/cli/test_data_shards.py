@@ -92,7 +92,7 @@ def test_a_run_on_shards(lmsmith: Lmsmith, shards: Path) -> None:
     manifest.write_text(before.replace('"notes": [', '"notes": ["other",'))
     done = lmsmith("resume", "run-many")
     assert done.status == 1
-    assert "are not those that the run began with: their manifest is another one" in done.err
+    assert "have changed since the run began: the manifest differs" in done.err
     manifest.write_text(before)
     assert lmsmith("resume", "run-many").status == 0
     assert summary(shards / "run-many")["val_loss"] == one["val_loss"]
@@ -133,13 +133,16 @@ def test_shards_that_do_not_serve(lmsmith: Lmsmith, shards: Path) -> None:
     save_tokenizer(ByteTokenizer(True), shards / "other")
     cases = [
         (["one", "--tokenizer", "other"], "one was made with another tokenizer (char, "),
-        (["bytes"], "says which tokenizer made its shards. Name it: --tokenizer gpt2"),
+        (["bytes"], "does not say which tokenizer made its shards. Name it: --tokenizer gpt2"),
         (["bytes", "one", "--tokenizer", "byte"], "one was made with another tokenizer (char, "),
-        (["bytes/fineweb_val_000000.bin"], "is one shard: name its folder, bytes"),
+        (["bytes/fineweb_val_000000.bin"], "is a single shard. Name its folder, bytes"),
     ]
     (shards / "bytes" / "fineweb_train_000002.bin").write_bytes(b"")
     cases += [
-        (["bytes", "--tokenizer", "byte"], "fineweb_train_000002.bin is no shard: it has 0 bytes")
+        (
+            ["bytes", "--tokenizer", "byte"],
+            "fineweb_train_000002.bin is not a shard: it has 0 bytes",
+        )
     ]
     for words, message in cases:
         done = lmsmith("train", *words, *STEPS, "--out", "run")
@@ -164,7 +167,9 @@ def test_a_recipe_that_mixes(lmsmith: Lmsmith, shards: Path) -> None:
     )
     done = lmsmith("train", "mix.toml", *TINY, "--out", "run")
     assert (done.status, done.err) == (0, "")
-    assert "of the training rows 0.75 are book.txt, 0.25 are bytes" in " ".join(done.out.split())
+    assert "of the training rows, 0.75 are from book.txt, 0.25 are from bytes" in " ".join(
+        done.out.split()
+    )
     assert "has no manifest" in done.out
     found = json.loads(lmsmith("data", "inspect", "--exposure", "run", "--json").out)["sources"]
     predicted = {

@@ -101,7 +101,7 @@ def test_a_killed_run_goes_on_bit_for_bit(lmsmith: Lmsmith) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--preset", "modern"], "computes GPT-2 alone"),
+        (["--preset", "modern"], "computes only GPT-2"),
         (["--preset", "babygpt", "--model.dropout", "0.1"], "no dropout"),
         (["--preset", "gpt2", "--train.batch_size", "100000"], "--train.micro_batch_size"),
     ],

@@ -80,14 +80,14 @@ def test_what_stands_behind_dashes_is_a_name_or_a_text(
         (["train", "a.txt", "--rope"], "no option '--rope'. Did you mean --model.positions rope?"),
         (
             ["train", "--input", "a.txt"],
-            "The text stands behind the verb: `lmsmith train book.txt`.",
+            "Give the text after the verb: `lmsmith train book.txt`.",
         ),
         (["sample", "run"], "no verb 'sample'. `lmsmith generate RUN` continues a text."),
         (["chat", "run"], "There is no chat yet. `lmsmith generate RUN`"),
         (["serve", "run"], "There is no server yet. `lmsmith export RUN --to hf"),
         (
             ["finetune", "run"],
-            "`lmsmith train TEXT --from RUN` trains an existing model on other text.",
+            "`lmsmith train TEXT --from RUN` fine-tunes a model on other text.",
         ),
         (
             ["tokenizer", "tokenize", "x"],

@@ -105,10 +105,10 @@ def test_a_signal_saves_a_whole_checkpoint_and_says_how_to_go_on(
     assert (summary["finished"], summary["signal"]) == ("signal", number.name)
     assert newest_step(run) == summary["steps"] >= 20
     assert (
-        f"my run is saved at step {summary['steps']}; `lmsmith resume 'my run'` goes on\n"
+        f"my run is saved at step {summary['steps']}; `lmsmith resume 'my run'` continues it\n"
         in done.out
     )
-    assert f"stopped by {number.name}" in done.out
+    assert f"stopped by {'Ctrl-C' if number == signal.SIGINT else number.name}" in done.out
     assert "Traceback" not in done.err
     again = lmsmith.start("resume", "my run")
     again.until(lambda: last_step(run) > summary["steps"] + 20)
@@ -156,8 +156,8 @@ def test_a_second_interrupt_does_not_wait_for_the_save(lmsmith: Lmsmith, run: Pa
     process.send(signal.SIGINT)
     done = process.wait()
     assert done.status == 130
-    assert "run has no checkpoint yet: it begins at step 0" in done.out
-    assert "`lmsmith resume run` goes on from what is saved" in done.out
+    assert "run has no checkpoint yet: starting at step 0" in done.out
+    assert "`lmsmith resume run` continues from the last checkpoint" in done.out
     assert done.err == "lmsmith: stopped by SIGINT\n"
     assert os.listdir(run / "checkpoints") == []
 
@@ -218,7 +218,7 @@ def test_a_finished_run_stays_as_it_is(lmsmith: Lmsmith, run: Path) -> None:
     before = content(run)
     done = lmsmith("resume", "run")
     assert (done.status, done.err) == (0, "")
-    assert "run is finished, at step 30: there is nothing to go on with" in done.out
+    assert "run is finished at step 30; to train further, set a new length" in done.out
     assert content(run) == before
 
 
@@ -256,7 +256,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(
     done = lmsmith("resume", "run")
     assert done.status == 0, done.err
     assert re.search(
-        r"step-00000030 is damaged: optimizer.safetensors has SHA-256 \w+..., wanted \w+", done.err
+        r"step-00000030 is damaged: optimizer.safetensors has SHA-256 \w+..., expected \w+",
+        done.err,
     )
     assert "resuming run at step 20 of 30" in done.out
     assert_same(run, finished)
@@ -285,7 +286,7 @@ def test_a_checkpoint_of_a_newer_version_is_not_read(lmsmith: Lmsmith, run: Path
     for command in (["resume", "run"], ["generate", "run", "The cat"], ["eval", "run"]):
         done = lmsmith(*command)
         assert (done.status, done.out) == (1, "")
-        assert re.search("written by lmsmith .* in format 99, .* upgrade it", done.err), command
+        assert re.search("written by lmsmith .* in format 99, .* Upgrade it", done.err), command
         assert done.err.count("\n") == 1
     assert content(run) == before
 
@@ -435,7 +436,9 @@ def test_a_run_is_trained_by_one_process(lmsmith: Lmsmith) -> None:
     config.write_text(config.read_text().replace("d_model = 16", "d_model = 32"))
     if newest_step(run):
         done = lmsmith("resume", "run")
-        assert (done.status, "model.d_model was 16 and is 32" in done.err) == (2, True), done.err
+        assert (done.status, "model.d_model was 16 and is now 32" in done.err) == (2, True), (
+            done.err
+        )
     config.write_text(config.read_text().replace("d_model = 32", "d_model = 16"))
     done = lmsmith("resume", "run", "--steps", last_step(run) + 50)
     assert done.status == 0, done.err

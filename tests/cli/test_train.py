@@ -151,7 +151,7 @@ def test_stop_at_val_loss_stops_at_the_first_evaluation_that_reaches_it(lmsmith:
     )
     assert f"target reached after {summary['seconds_to_target']:.1f} s" in done.out
     assert lmsmith("resume", "stopped").out.startswith(
-        f"stopped is finished, at step {summary['steps']}"
+        f"stopped is finished at step {summary['steps']}"
     )
     missed, _ = trained(
         lmsmith, "book.txt", "--steps", 20, "--stop-at-val-loss", 0.01, out="missed"
@@ -173,7 +173,7 @@ def test_minutes(lmsmith: Lmsmith) -> None:
     assert re.search(r"^training [\d,]+ steps of 4 x 16", done.out, re.MULTILINE)
     assert config_of(run)["train"]["steps"] == summary["steps"]
     again = lmsmith("resume", "run")
-    assert (again.status, "nothing to go on with" in again.out) == (0, True)
+    assert (again.status, "run is finished at step" in again.out) == (0, True)
 
 
 def test_ten_minutes_are_what_it_takes_without_a_length(lmsmith: Lmsmith) -> None:
@@ -461,7 +461,7 @@ def test_ctrl_c_typed_on_a_terminal(lmsmith: Lmsmith, terminal: Terminal) -> Non
     terminal.type(b"\x03")
     terminal.read_until_ended(process)
     assert (process.status, process.err()) == (130, "")
-    assert "`lmsmith resume run` goes on" in terminal.shown()
+    assert "`lmsmith resume run` continues it" in terminal.shown()
     assert terminal.shown().count("\x1b[?25l") == terminal.shown().count("\x1b[?25h")
 
 
@@ -500,4 +500,4 @@ def test_a_process_of_its_own_from_a_shell(lmsmith: Lmsmith) -> None:
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 143
-    assert "`lmsmith resume run` goes on" in out
+    assert "`lmsmith resume run` continues it" in out

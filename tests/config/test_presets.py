@@ -1,4 +1,4 @@
-"""Presets against what the models they are named after are."""
+"""Presets are compared with the published models they are named after."""
 
 import dataclasses
 import time
@@ -96,7 +96,7 @@ def test_a_preset_is_the_model_it_is_named_after(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if name.startswith(("gpt2-", "gpt3-"))])
-def test_larger_ones_differ_from_gpt2_in_size_and_pace_alone(name: str) -> None:
+def test_larger_presets_differ_from_gpt2_only_in_size_and_learning_rate(name: str) -> None:
     found, small = (flatten(dataclasses.asdict(preset(other))) for other in (name, "gpt2"))
     differ = {key for key in found if found[key] != small[key]}
     sizes = {"model.n_layer", "model.n_head", "model.d_model", "model.context_length"}
@@ -120,14 +120,14 @@ def test_the_default_preset_is_there() -> None:
 
 
 @pytest.mark.parametrize("name", ["gpt3", ""])
-def test_a_name_that_is_none_gets_the_list(name: Any) -> None:
+def test_an_unknown_name_lists_the_presets(name: Any) -> None:
     with pytest.raises(
         ConfigError, match=r"there is no preset .* There are: modern, llama, .*, gpt3-175b"
     ):
         preset(name)
 
 
-def test_models_of_the_literature_have_their_size() -> None:
+def test_published_models_have_their_published_size() -> None:
     assert {name for name in PRESETS if not has_size(name)} == {
         "modern",
         "llama",
@@ -173,8 +173,8 @@ GPT3 = {
 
 @pytest.mark.parametrize("name", GPT3)
 def test_gpt3s_table(name: str) -> None:
-    """As printed, but for the width that does not multiply out; warm-up over 375 million tokens
-    (appendix B).
+    """As printed, except for the inconsistent width; warm-up over 375 million tokens (appendix
+    B).
     """
     n, n_layer, d_model, d_head, batch, rate = GPT3[name]
     config = preset(name)
@@ -194,8 +194,8 @@ def test_gpt3s_table(name: str) -> None:
 
 
 def test_gpt2_xl_is_described_in_under_a_second() -> None:
-    """On the meta device, where nothing is filled: a process of its own would spend its time on
-    importing torch.
+    """On the meta device, without allocating. Not in a subprocess, which would mostly import
+    torch.
     """
     began = time.process_time()
     assert n_parameters("gpt2-xl") == 1_557_611_200
@@ -228,8 +228,8 @@ def test_a_size_can_be_built_and_grows_in_everything(name: str) -> None:
                 GPT(model)
 
 
-def test_sizes_meet_what_is_known() -> None:
-    """Size 12 is GPT-2's 124M; AdamW's rates are those of GPT-3's table to a fifth."""
+def test_sizes_match_published_models() -> None:
+    """Size 12 is GPT-2 124M; AdamW's learning rates are within a fifth of GPT-3's table."""
     base = preset("gpt2")
     config = base.changed(sized(base, 12), where="here")
     assert config.model == base.model

@@ -1,4 +1,4 @@
-"""Names that extensions add: how they are found, and what is said where that fails."""
+"""Names that extensions add: how they are found, and the errors."""
 
 import importlib
 import sys
@@ -29,7 +29,7 @@ def two(*_: Any) -> str:
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Whatever a test registers, imports or installs is gone after it."""
+    """Undoes what a test registers, imports or installs."""
     for registry in (MODEL_KINDS, OPTIMIZERS, SCHEDULES, PRESETS, CORPORA):
         monkeypatch.setattr(registry, "known", dict(registry.known))
         monkeypatch.setattr(registry, "_owners", dict(registry._owners))
@@ -57,7 +57,7 @@ def write(tmp_path: Path) -> Write:
 
 @pytest.fixture
 def install(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Installs a package with entry points, the way pip does: a folder and its dist-info."""
+    """Installs a package with entry points like pip: a folder and its dist-info."""
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def made(package: str, code: str, entries: str) -> None:
@@ -91,7 +91,7 @@ def test_a_name_that_is_taken() -> None:
         ("register_model(type(RunConfig().model))", "the model kind 'gpt'"),
     ],
 )
-def test_names_of_lmsmith_are_taken(call: str, words: str) -> None:
+def test_built_in_names_are_taken(call: str, words: str) -> None:
     import lmsmith.extend
 
     with pytest.raises(ConfigError, match=f"{words} is already registered by lmsmith itself"):
@@ -115,7 +115,7 @@ register_corpus(Corpus("mine", "text", "number {n}", "", "", ()))
 """
 
 
-def test_a_notebook_cell_that_is_run_again() -> None:
+def test_a_notebook_cell_that_runs_twice() -> None:
     notebook: dict[str, Any] = {"__name__": "a_notebook"}
     module = sys.modules["a_notebook"] = type(sys)("a_notebook")
     try:
@@ -140,7 +140,9 @@ def test_a_preset_with_a_setting_of_another_kind() -> None:
     cell = (
         CELL.format(n=1).replace('"mine"', '"odd"').replace("optim.learning_rate", "model.n_head")
     )
-    with pytest.raises(ConfigError, match=r"preset of 'odd' = model\.n_head: wanted a setting of"):
+    with pytest.raises(
+        ConfigError, match=r"preset of 'odd' = model\.n_head: expected a setting of"
+    ):
         exec(cell, {"__name__": __name__})
     assert "odd" not in MODEL_KINDS
 
@@ -168,14 +170,14 @@ def test_an_extension_that_cannot_be_imported(
     if text is not None:
         write(name, text)
     monkeypatch.setenv("LMSMITH_EXTENSIONS", name)
-    words = rf"the extension '{name}' of LMSMITH_EXTENSIONS cannot be imported {reason}"
+    words = rf"the extension '{name}' in LMSMITH_EXTENSIONS cannot be imported {reason}"
     for _ in range(2):  # a second look says the same
         with pytest.raises(ConfigError, match=words) as caught:
             OPTIMIZERS.get("no-such")
         assert str(caught.value).endswith("Correct the variable, or unset it.")
 
 
-def test_two_files_of_one_name(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_files_with_the_same_name(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     files = [write(f"{folder}/ext_same.py", "X = 1") for folder in ("a", "b")]
     monkeypatch.setenv("LMSMITH_EXTENSIONS", ", ".join(map(str, files)))
     with pytest.raises(ConfigError, match=r"another module 'ext_same' \(.*a/ext_same\.py\)"):
@@ -210,7 +212,7 @@ seven = pack_a:PRESET
 
 @pytest.mark.parametrize("registers", [False, True])
 def test_entry_points(install: Callable[..., None], registers: bool) -> None:
-    """Named by the package alone, or registered by its module as well."""
+    """Only named by the package, or also registered by its module."""
     also = "register_model(Config, preset={'train.steps': 5})\n" if registers else ""
     install("pack_a", PACKAGE + also, ENTRIES)
     assert {"plain", "adamw"} <= set(OPTIMIZERS.names())
@@ -227,13 +229,13 @@ def test_entry_points(install: Callable[..., None], registers: bool) -> None:
     registry_module._entry_points.cache_clear()
     sys.path.pop(0)
     with pytest.raises(
-        ConfigError, match=r"run needs .*'packed', an extension from the package"
+        ConfigError, match=r"run needs .*'packed' of an extension from the package"
     ) as caught:
         MODEL_KINDS.require("packed", source, "run")
     assert "Install it: `pip install pack_a`" in str(caught.value)
 
 
-def test_the_command_line_knows_entry_points(
+def test_the_command_line_uses_entry_points(
     install: Callable[..., None],
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -259,18 +261,18 @@ def test_an_entry_point_that_cannot_be_loaded(install: Callable[..., None]) -> N
         OPTIMIZERS.get("bad")
 
 
-def test_two_packages_with_one_name(install: Callable[..., None]) -> None:
+def test_two_packages_with_the_same_name(install: Callable[..., None]) -> None:
     for package in ("pack_c", "pack_d"):
         install(package, "def f(groups, config): ...", f"[lmsmith.optimizers]\nx = {package}:f\n")
     words = (
-        r"the package pack_. provides the optimizer 'x', and that name is already registered "
+        r"the package pack_. provides the optimizer 'x', but that name is already registered "
         r"by the package pack_"
     )
     with pytest.raises(ConfigError, match=words):
         OPTIMIZERS.get("x")
 
 
-def test_a_package_with_a_name_of_ours(install: Callable[..., None]) -> None:
+def test_a_package_with_a_built_in_name(install: Callable[..., None]) -> None:
     install("pack_e", "def f(groups, config): ...", "[lmsmith.optimizers]\nadamw = pack_e:f\n")
     with pytest.raises(
         ConfigError,

@@ -1,4 +1,4 @@
-"""Settings: their checks, their text forms, and TOML out and in."""
+"""Settings: checks, parsing of text, and TOML round trips."""
 
 import dataclasses
 import math
@@ -106,7 +106,7 @@ GOOD: dict[str, list[Any]] = {
 
 
 def made(changes: dict[str, Any]) -> RunConfig:
-    """The config with dotted settings put straight into the dataclasses, past all parsing."""
+    """The config with dotted settings set directly in the dataclasses, without parsing."""
     config = RunConfig()
     for name, value in changes.items():
         if name in ("model.order", "model.add_k"):
@@ -117,7 +117,7 @@ def made(changes: dict[str, Any]) -> RunConfig:
     return config
 
 
-def test_a_batch_grows_linearly_in_multiples_that_all_processes_share() -> None:
+def test_a_batch_grows_linearly_in_multiples_that_the_ranks_can_divide() -> None:
     train = TrainConfig(steps=20, batch_size=24, initial_batch_size=4, batch_warmup_fraction=0.5)
     assert [train.rows_of(step) for step in range(11)] == [4, 4, 8, 8, 12, 12, 16, 16, 20, 20, 24]
     assert train.rows_of(10**6) == 24
@@ -125,7 +125,7 @@ def test_a_batch_grows_linearly_in_multiples_that_all_processes_share() -> None:
     assert TrainConfig(steps=3, batch_size=24, initial_batch_size=24).rows_of(0) == 24
 
 
-def test_every_number_has_a_bound_that_is_tested() -> None:
+def test_every_number_has_a_tested_bound() -> None:
     assert set(BAD) == {
         name for name, leaf in EVERY.items() if leaf.kind in (int, float, tuple[int, ...])
     }
@@ -134,7 +134,7 @@ def test_every_number_has_a_bound_that_is_tested() -> None:
 @pytest.mark.parametrize(
     ("name", "value"), [(name, value) for name, values in BAD.items() for value in values]
 )
-def test_bad_values_are_named(name: str, value: Any) -> None:
+def test_errors_name_bad_values(name: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=name.replace(".", r"\.")) as caught:
         made({name: value})
     assert str(value) in str(caught.value)
@@ -143,7 +143,7 @@ def test_bad_values_are_named(name: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "value"), [(name, value) for name, values in GOOD.items() for value in values]
 )
-def test_values_at_the_edge_are_taken(name: str, value: Any) -> None:
+def test_values_at_the_bound_are_accepted(name: str, value: Any) -> None:
     assert flatten(dataclasses.asdict(made({name: value})))[name] == value
 
 
@@ -156,7 +156,7 @@ def test_every_setting_has_its_default_and_meaning(kind: str) -> None:
     assert MODEL_KINDS.get(kind).description
 
 
-def test_heads_that_do_not_divide_the_width_get_a_width_that_serves() -> None:
+def test_heads_that_do_not_divide_the_width_suggest_a_width() -> None:
     for d_model, n_head, near in ((100, 6, "96"), (7, 4, "8"), (3, 8, "16")):
         with pytest.raises(
             ConfigError, match=f"Use model.d_model {near} or another number of heads"
@@ -198,7 +198,7 @@ def test_heads_that_do_not_divide_the_width_get_a_width_that_serves() -> None:
         ),
         (
             {"window": 64, "window_pattern": "SsL"},
-            r"model\.window_pattern = SsL: wanted letters S and L",
+            r"model\.window_pattern = SsL: expected letters S and L",
         ),
         (
             {"norm": "none"},
@@ -218,7 +218,7 @@ def test_heads_that_do_not_divide_the_width_get_a_width_that_serves() -> None:
         ),
     ],
 )
-def test_settings_that_make_no_sense_together(settings: dict[str, Any], message: str) -> None:
+def test_contradictory_settings(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         GPTConfig(**settings)
 
@@ -265,14 +265,14 @@ def test_derived_sizes() -> None:
         ("tokeniser", "tokenizer"),
     ],
 )
-def test_unknown_settings_name_the_nearest(unknown: str, meant: str) -> None:
+def test_unknown_settings_suggest_the_nearest(unknown: str, meant: str) -> None:
     with pytest.raises(
         ConfigError, match=f"unknown setting '{unknown}' in r.toml. Did you mean '{meant}'"
     ):
         RunConfig().changed({unknown: 1}, where="r.toml")
 
 
-def test_a_setting_like_no_other_gets_the_list() -> None:
+def test_a_setting_without_a_similar_one_points_to_the_help() -> None:
     with pytest.raises(ConfigError, match="`lmsmith train --help` lists them all"):
         RunConfig().changed({"xyzzy": 1}, where="r.toml")
 
@@ -349,15 +349,15 @@ def test_text_is_parsed_by_the_type(name: str, text: Any, value: Any) -> None:
         ("model.norm", ["rmsnorm"], "one of layernorm, rmsnorm, none"),
     ],
 )
-def test_wrong_types_are_named(name: str, value: Any, wanted: str) -> None:
+def test_errors_name_wrong_types(name: str, value: Any, wanted: str) -> None:
     with pytest.raises(ConfigError) as caught:
         RunConfig().changed({name: value}, where="my.toml")
     message = str(caught.value)
     assert message.startswith(f"{name} = ")
-    assert re.search(rf" in my\.toml: wanted {wanted}( or auto)?\.$", message)
+    assert re.search(rf" in my\.toml: expected {wanted}( or auto)?\.$", message)
 
 
-def test_settings_that_only_fit_together_change_together() -> None:
+def test_dependent_settings_change_together() -> None:
     config = RunConfig().changed(
         {"model.d_model": 35, "model.n_head": 5, "model.positions": "none"}, where="here"
     )
@@ -367,7 +367,7 @@ def test_settings_that_only_fit_together_change_together() -> None:
         RunConfig().changed({"model.d_model": 35}, where="here")
 
 
-def test_a_change_leaves_the_original_alone() -> None:
+def test_a_change_does_not_modify_the_original() -> None:
     before = RunConfig()
     after = before.changed({"train.seed": 7, "preset": "llama"}, where="here")
     assert (before.train.seed, before.preset, after.train.seed, after.preset) == (
@@ -419,7 +419,7 @@ def changes(draw: some.DrawFn) -> dict[str, Any]:
 
 @some.composite
 def transformers(draw: some.DrawFn, drawn: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a Transformer, with those changed that would not fit together."""
+    """The settings of a Transformer, adjusted to fit together."""
     found = dict(drawn)
     n_kv, groups, half = (draw(some.integers(1, 9)) for _ in range(3))
     found |= {"model.n_kv_head": n_kv, "model.n_head": n_kv * groups}
@@ -438,7 +438,7 @@ def transformers(draw: some.DrawFn, drawn: dict[str, Any]) -> dict[str, Any]:
 
 
 def shown(config: RunConfig) -> dict[str, Any]:
-    """What `config.toml` holds of a config: lists, and words for zeros that mean something else."""
+    """A config as in `config.toml`: with lists, and words for zeros with a special meaning."""
     leaves = OF_KIND[config.model.kind]
     values = flatten(dataclasses.asdict(config))
     words = {name: leaves[name].shown(value) for name, value in values.items()}
@@ -453,7 +453,7 @@ def differ(config: RunConfig) -> set[str]:
 
 @hypothesis.settings(max_examples=40, deadline=None)
 @given(changes())
-def test_toml_out_and_in_gives_the_same_config(
+def test_writing_and_reading_toml_gives_the_same_config(
     tmp_path_factory: pytest.TempPathFactory, values: dict[str, Any]
 ) -> None:
     config = RunConfig().changed(values, where="here")
@@ -466,7 +466,7 @@ def test_toml_out_and_in_gives_the_same_config(
 
 @hypothesis.settings(max_examples=40, deadline=None)
 @given(changes())
-def test_the_command_line_can_say_every_setting(values: dict[str, Any]) -> None:
+def test_the_command_line_can_set_every_setting(values: dict[str, Any]) -> None:
     del values["data.mixture"]  # tables
     for name in ("data.sources", "data.validation"):
         del values[name]  # a comma stands between files, so a text with commas is several
@@ -486,7 +486,7 @@ def test_the_command_line_can_say_every_setting(values: dict[str, Any]) -> None:
         max_size=4,
     )
 )
-def test_sources_to_be_mixed_are_tables(
+def test_mixtures_are_tables(
     tmp_path_factory: pytest.TempPathFactory, sources: list[tuple[str, float]]
 ) -> None:
     wanted = tuple(DataSource(name, weight) for name, weight in sources)
@@ -517,23 +517,24 @@ def test_a_recipe_mixes_sources(tmp_path: Path) -> None:
             r"unknown setting 'data\.mixture\.weigth' in here.*Did you mean "
             r"'data\.mixture\.weight'",
         ),
-        ([{"path": "a", "weight": 0}], r"data\.mixture\.weight = 0\.0: wanted above 0"),
+        ([{"path": "a", "weight": 0}], r"data\.mixture\.weight = 0\.0: expected above 0"),
         (
             [{"path": "a", "weight": "much"}],
-            r"data\.mixture\.weight = 'much' in here: wanted a number",
+            r"data\.mixture\.weight = 'much' in here: expected a number",
         ),
-        ([{"weight": 2}], r"data\.mixture\.path = '': wanted a file, folder or glob"),
-        (["a", "b"], r"data\.mixture = 'a' in here: wanted a table, as in \[\[data\.mixture\]\]"),
+        ([{"weight": 2}], r"data\.mixture\.path = '': expected a file, folder or glob"),
+        (["a", "b"], r"data\.mixture = 'a' in here: expected a table, as in \[\[data\.mixture\]\]"),
     ],
 )
-def test_sources_that_are_no_such_tables_are_refused(value: Any, message: str) -> None:
+def test_bad_mixtures_are_refused(value: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         RunConfig().changed({"data.mixture": value}, where="here")
 
 
-def test_what_to_train_on_is_said_once() -> None:
+def test_sources_and_mixture_exclude_each_other() -> None:
     with pytest.raises(
-        ConfigError, match=r"data\.sources = a\.txt and 1 \[\[data\.mixture\]\] both say"
+        ConfigError,
+        match=r"data\.sources = a\.txt and 1 \[\[data\.mixture\]\] both name training data",
     ):
         RunConfig().changed(
             {"data.sources": ("a.txt",), "data.mixture": [{"path": "b"}]}, where="here"
@@ -545,7 +546,7 @@ def test_a_config_with_nothing_changed_round_trips() -> None:
     assert RunConfig().changed({}, where="here") == RunConfig()
 
 
-def test_recipes_may_be_sections_or_dotted_names(tmp_path: Path) -> None:
+def test_recipes_may_use_sections_or_dotted_names(tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text(
         'preset = "llama"\n"train.seed" = 3\n[model]\nn_layer = 2\n[optim]\n', encoding="utf-8"
@@ -556,14 +557,14 @@ def test_recipes_may_be_sections_or_dotted_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"[model\n", b"\xff\xfe\x00", b"a = 1\na = 2\n", b"x"])
-def test_a_file_that_is_not_toml_is_named(tmp_path: Path, content: bytes) -> None:
+def test_errors_name_a_file_that_is_not_toml(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "recipe.toml"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=r"recipe\.toml is not TOML"):
         read_toml(path)
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_errors_name_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot read .*none\.toml: No such file"):
         read_toml(tmp_path / "none.toml")
 
@@ -614,13 +615,13 @@ def test_another_kind_starts_from_its_own_defaults() -> None:
     assert rnn.model == RNNConfig(cell="gru")
     assert rnn.changed({"model.d_model": 7}, where="here").model == RNNConfig(cell="gru", d_model=7)
     with pytest.raises(
-        ConfigError, match=r"model\.kind = 'grn' in here: wanted one of gpt, rnn, ngram"
+        ConfigError, match=r"model\.kind = 'grn' in here: expected one of gpt, rnn, ngram"
     ):
         config.changed({"model.kind": "grn"}, where="here")
 
 
 @pytest.mark.parametrize("name", [name for name, leaf in EVERY.items() if leaf.zero])
-def test_a_zero_that_means_something_else_has_a_word(name: str) -> None:
+def test_a_zero_with_a_special_meaning_has_a_word(name: str) -> None:
     leaf = EVERY[name]
     kind = next(kind for kind, leaves in OF_KIND.items() if name in leaves)
     start = RunConfig().changed({"model.kind": kind}, where="here")
@@ -632,13 +633,13 @@ def test_a_zero_that_means_something_else_has_a_word(name: str) -> None:
     for word in {"auto", "none", "all"} - {leaf.zero}:
         if leaf.kind is not str:
             with pytest.raises(
-                ConfigError, match=f"{name} = '{word}' in here: wanted .* or {leaf.zero}"
+                ConfigError, match=f"{name} = '{word}' in here: expected .* or {leaf.zero}"
             ):
                 start.changed({name: word}, where="here")
 
 
 @pytest.mark.parametrize("old", RENAMED)
-def test_old_names_are_read(old: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_old_names_are_accepted(old: str, caplog: pytest.LogCaptureFixture) -> None:
     new = RENAMED[old]
     kind = next(kind for kind, leaves in OF_KIND.items() if new in leaves)
     value: Any = {"data.mixture": [{"path": "a"}], "model.ngram_tables": "2,3"}.get(new, 1)
@@ -650,7 +651,7 @@ def test_old_names_are_read(old: str, caplog: pytest.LogCaptureFixture) -> None:
     assert config == start.changed({old: "?", new: value}, where="both")  # today's name counts
 
 
-def test_old_names_of_a_file_are_noted_in_one_line(
+def test_old_names_in_a_file_are_logged_in_one_line(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lmsmith.config.aliases._noted", set())
@@ -665,7 +666,7 @@ def test_old_names_of_a_file_are_noted_in_one_line(
     )
 
 
-def test_what_goes_with_recurrent_networks_alone() -> None:
+def test_settings_of_recurrent_networks() -> None:
     rnn = {"model.kind": "rnn", "train.truncated_bptt": True}
     assert RunConfig().changed(rnn, where="here").train.truncated_bptt
     with pytest.raises(ConfigError, match=r"train\.truncated_bptt"):

@@ -1,4 +1,4 @@
-"""Names of other programs: each leads to one that is there, and none hides one that is."""
+"""Names in other programs: each leads to an existing name and hides none."""
 
 import re
 
@@ -36,7 +36,7 @@ COMING = set[str]()
         ("train", "--rope", "--model.positions rope"),
         ("train", "--fp16", "--train.dtype float16"),
         ("train", "--training.warmup", "--schedule.warmup_steps"),
-        ("train", "--activation", "--model.feed_forward chooses it in a Transformer"),
+        ("train", "--activation", "--model.feed_forward sets the activation of a Transformer"),
         ("train", "--data", "`lmsmith train book.txt`"),
         ("generate", "--max_new_tokens", "--max-tokens"),
         ("generate", "--tokens", "--max-tokens"),
@@ -57,7 +57,7 @@ def test_options(verb: str, word: str, meant: str) -> None:
 
 
 @pytest.mark.parametrize("word", ["--lr", "--max_lr", "--learning_rate", "--val", "--valid"])
-def test_the_first_name_that_is_there_counts(word: str) -> None:
+def test_the_first_existing_name_counts(word: str) -> None:
     new = "--validation" if word in ("--val", "--valid") else "--learning-rate"
     old = {
         "--validation": "--data.validation_fraction",
@@ -67,7 +67,7 @@ def test_the_first_name_that_is_there_counts(word: str) -> None:
     assert synonyms.option(word, [old, new]) == new
 
 
-def test_every_real_name_in_the_table_is_one() -> None:
+def test_every_real_name_in_the_table_exists() -> None:
     for line in synonyms._OPTIONS:
         real = [line] if isinstance(line, str) else list(line)
         there = [name for name in real if f"--{name.partition(' ')[0]}" in EVERY_OPTION]
@@ -81,7 +81,7 @@ def test_every_real_name_in_the_table_is_one() -> None:
             assert value in known[name].choices
 
 
-def test_every_command_in_a_sentence_is_one() -> None:
+def test_every_command_in_a_sentence_exists() -> None:
     said = [
         *synonyms._VERBS.values(),
         *(text for table in synonyms._SENTENCES.values() for text in table.values()),

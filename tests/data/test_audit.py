@@ -1,4 +1,4 @@
-"""What `data inspect` says, against folders whose content is known and then spoilt."""
+"""`data inspect` on folders with known content, before and after damage."""
 
 import hashlib
 from dataclasses import replace
@@ -32,7 +32,7 @@ def ids_of(text: str) -> np.ndarray:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A prepared folder of true counts and hashes."""
+    """A prepared folder with correct counts and hashes."""
     place = tmp_path / "ready"
     place.mkdir()
     splits = {}
@@ -57,7 +57,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("verify", [False, True])
-def test_a_whole_folder(folder: Path, verify: bool) -> None:
+def test_an_intact_folder(folder: Path, verify: bool) -> None:
     told: list[tuple[str, int, int]] = []
     found = inspect(folder, verify=verify, tell=lambda *now: told.append(now))
     assert found.problems == ()
@@ -84,7 +84,7 @@ def test_a_whole_folder(folder: Path, verify: bool) -> None:
     ] * verify
 
 
-def test_every_byte_that_has_changed_is_noticed(folder: Path) -> None:
+def test_every_changed_byte_is_reported(folder: Path) -> None:
     for split, number, place in (("train", 1, 1024 + 40), ("val", 0, 500)):
         path = folder / f"{split}_{number:06}.bin"
         content = bytearray(path.read_bytes())
@@ -98,7 +98,7 @@ def test_every_byte_that_has_changed_is_noticed(folder: Path) -> None:
     assert inspect(folder).problems == ()
 
 
-def test_ids_documents_and_lengths_that_are_wrong(folder: Path) -> None:
+def test_wrong_ids_documents_and_lengths(folder: Path) -> None:
     ids = ids_of(TEXTS["train"][1])
     write_shard(folder / "train_000001.bin", np.where(np.arange(len(ids)) == 7, 300, ids), 65536)
     write_shard(folder / "train_000002.bin", ids_of("The end.")[1:], 257)
@@ -106,22 +106,22 @@ def test_ids_documents_and_lengths_that_are_wrong(folder: Path) -> None:
     found = inspect(folder, verify=True)
     said = "\n".join(found.problems)
     assert (
-        f"{folder / 'train_000001.bin'} has id 300 at position 7, and the vocabulary has 257 ids"
+        f"{folder / 'train_000001.bin'} has id 300 at position 7, but the vocabulary has 257 ids"
         in said
     )
-    assert f"{folder / 'train_000002.bin'} has 8 tokens, and the manifest says 9." in said
+    assert f"{folder / 'train_000002.bin'} has 8 tokens, but the manifest lists 9." in said
     assert (
-        f"{folder / 'val_000000.bin'} has 2 ends of text, and the manifest says 1 documents."
+        f"{folder / 'val_000000.bin'} has 2 end-of-text tokens, but the manifest lists 1 documents."
         in said
     )
     assert inspect(folder).problems == (
-        f"{folder / 'train_000002.bin'} has 8 tokens, and the manifest says 9.",
+        f"{folder / 'train_000002.bin'} has 8 tokens, but the manifest lists 9.",
     )
 
 
-def test_bytes_that_are_not_those_of_the_text(folder: Path) -> None:
-    """Bits per byte are divided by them. Where ids do not carry the whole text nobody can count
-    them again.
+def test_wrong_byte_counts(folder: Path) -> None:
+    """Bits per byte are divided by this count. If ids do not represent all of the text, it cannot
+    be recounted.
     """
     manifest = read_manifest(folder)
     train = manifest.splits["train"]
@@ -129,14 +129,16 @@ def test_bytes_that_are_not_those_of_the_text(folder: Path) -> None:
     wrong = replace(train, shards=shards, n_bytes=train.n_bytes + 1)
     write_manifest(folder, replace(manifest, splits={**manifest.splits, "train": wrong}))
     (problem,) = inspect(folder, verify=True).problems
-    assert problem == f"{folder / 'train_000000.bin'} has 8 bytes of text, and the manifest says 9."
+    assert (
+        problem == f"{folder / 'train_000000.bin'} has 8 bytes of text, but the manifest lists 9."
+    )
     unknown = replace(wrong, n_unknown=1, n_unknown_bytes=1)
     write_manifest(folder, replace(manifest, splits={**manifest.splits, "train": unknown}))
     assert inspect(folder, verify=True).problems == ()
 
 
 def test_one_shard(folder: Path, tmp_path: Path) -> None:
-    """With what its folder says of it; alone, with ids in place of text."""
+    """With the manifest of its folder; alone, showing ids instead of text."""
     found = inspect(folder / "val_000000.bin", verify=True)
     (split,) = found.splits
     assert (split.name, split.n_tokens, split.n_documents, split.n_bytes) == ("val", 13, 1, 12)
@@ -147,18 +149,18 @@ def test_one_shard(folder: Path, tmp_path: Path) -> None:
     (split,) = found.splits
     assert (split.n_tokens, split.bits, split.n_documents) == (30, 32, None)
     assert split.begins == " ".join(map(str, range(100_000, 100_016))) + " ..."
-    assert (found.tokenizer, found.prepared, found.problems) == ("nobody says which", False, ())
+    assert (found.tokenizer, found.prepared, found.problems) == ("unknown", False, ())
     named = inspect(alone, BYTES, verify=True)
     assert "has id 100000 at position 0" in named.problems[0]
     assert named.splits[0].begins == split.begins
 
 
-def test_a_folder_from_elsewhere(tmp_path: Path) -> None:
+def test_a_folder_without_a_manifest(tmp_path: Path) -> None:
     write_shard(tmp_path / "x_train_000001.bin", ids_of("Hello"), 50257)
     write_shard(tmp_path / "x_val_000000.bin", ids_of("Bye"), 50257)
     found = inspect(tmp_path, BYTES, verify=True)
     assert [split.begins for split in found.splits] == ["<|endoftext|>Hello", "<|endoftext|>Bye"]
-    assert "on trust" in found.tokenizer
+    assert "assumed" in found.tokenizer
     assert found.problems == ()
     assert [split.begins for split in inspect(tmp_path).splits] == [
         "256 72 101 108 108 111",
@@ -166,11 +168,11 @@ def test_a_folder_from_elsewhere(tmp_path: Path) -> None:
     ]
 
 
-def test_what_cannot_be_looked_at(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"there is no .*absent: name a folder of shards"):
+def test_what_cannot_be_inspected(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"absent does not exist\. Name a folder of shards"):
         inspect(tmp_path / "absent")
     with pytest.raises(
-        DataError, match=r"holds no token shards: .*`lmsmith data prepare` makes shards of text"
+        DataError, match=r"holds no token shards\. .*`lmsmith data prepare` makes shards from text"
     ):
         inspect(tmp_path)
     with pytest.raises(
@@ -179,10 +181,10 @@ def test_what_cannot_be_looked_at(folder: Path, tmp_path: Path) -> None:
     ):
         inspect(folder, CharTokenizer.learn(["abc"], True))
     (folder / "train_000000.bin").write_bytes((folder / "train_000000.bin").read_bytes()[:-1])
-    with pytest.raises(DataError, match=r"train_000000\.bin is cut short"):
+    with pytest.raises(DataError, match=r"train_000000\.bin is truncated"):
         inspect(folder)
     partial = tmp_path / "tokens.partial"
     (partial / "work").mkdir(parents=True)
     write_shard(partial / "train_000000.bin", ids_of("Hello"), 257)
-    with pytest.raises(DataError, match=r"is being prepared, .* and makes .*tokens of it"):
+    with pytest.raises(DataError, match=r"is being prepared, .* produces .*tokens"):
         inspect(partial)

@@ -1,7 +1,5 @@
-"""lmsmith, as if on one of its processes no more than MOST rows of a micro-batch fitted into
-memory.
-
-The last words of the command line: ... MOST
+"""Runs lmsmith as if one process had memory for at most MOST rows of a micro-batch. Command line:
+... MOST
 """
 
 import os

@@ -1,6 +1,5 @@
-"""Trains or resumes RUN with hooks on each of several processes: HOW is ddp or fsdp.
-
-The command line: (train TEXT HOW | resume) RUN [fail]
+"""Trains or resumes RUN with hooks, on each of several processes. HOW is ddp or fsdp. Command line:
+(train TEXT HOW | resume) RUN [fail]
 """
 
 import sys
@@ -33,7 +32,7 @@ TINY = {
 
 
 class Average(Hook):
-    """The mean of the weights: on every rank, of shards under FSDP2."""
+    """The mean of the weights, on every rank; of shards under FSDP2."""
 
     name = "average"
     collective = True
@@ -62,7 +61,7 @@ class Average(Hook):
 
 
 class Count(Hook):
-    """On rank 0 alone; with `fail`, raises in its fifth call."""
+    """On rank 0 only; with `fail`, raises in its fifth call."""
 
     name = "count"
 

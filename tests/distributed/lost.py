@@ -1,7 +1,4 @@
-"""lmsmith, whose second process is killed, the first time it comes that far, after STEP steps.
-
-The last words of the command line: ... STEP
-"""
+"""Runs lmsmith and kills its second process once, after STEP steps. Command line: ... STEP"""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What each of several processes does in a test: gradients by DDP and FSDP2 against those of one
+"""Run by each of several processes in a test: gradients under DDP and FSDP2 against those of one
 process.
 """
 
@@ -39,7 +39,7 @@ def model_of(name: str) -> GPT:
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
-    """With targets that do not count, more in one process's rows than in the other's."""
+    """A batch with ignored targets, more in one process's rows than in the other's."""
     ids = torch.randint(0, 31, (ROWS, 13), generator=torch.Generator().manual_seed(1))
     targets = ids[:, 1:].clone()
     targets[0, 3:] = targets[1, :9] = targets[3, 5] = -1

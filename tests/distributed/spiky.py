@@ -1,5 +1,5 @@
-"""lmsmith, whose update 7 has a gradient a thousand times too large, and whose guards know what
-is usual after four.
+"""Runs lmsmith with a gradient a thousand times too large at step 7, and guards that need only four
+steps of history.
 """
 
 import lmsmith.train.guard

@@ -1,4 +1,4 @@
-"""Which process this is, from the environment that torchrun makes."""
+"""Ranks from the environment variables that torchrun sets."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def second_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-def test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     assert place_in_environment("cuda") == Ranks()
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert place_in_environment("cpu") == Ranks()
@@ -27,22 +27,21 @@ def test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("second_of_two")
 @pytest.mark.parametrize("device", ["cuda", "cuda:0"])
 def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
-    """Also where a config names one, as that of a run on one GPU does."""
+    """Also if the config names a GPU, like that of a run on one GPU."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert place_in_environment(device) == Ranks(3, 4, 1, 2, torch.device("cuda", 1))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(
-        UsageError, match="process 1 of this machine, and it has 1 GPUs: start as many"
-    ):
+    with pytest.raises(UsageError, match="process 1 on this machine, which has 1 GPUs"):
         place_in_environment(device)
 
 
 @pytest.mark.usefixtures("second_of_two")
-def test_half_of_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_incomplete_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert place_in_environment().device == torch.device("cpu")
     monkeypatch.delenv("LOCAL_RANK")
     with pytest.raises(
-        UsageError, match="RANK=3, WORLD_SIZE=4: wanted RANK, WORLD_SIZE and LOCAL_RANK as torchrun"
+        UsageError,
+        match=r"RANK=3, WORLD_SIZE=4\. Expected RANK, WORLD_SIZE and LOCAL_RANK as torchrun",
     ):
         place_in_environment()
     monkeypatch.setenv("LOCAL_RANK", "one")

@@ -1,4 +1,4 @@
-"""DDP and FSDP2 in two real processes against one."""
+"""DDP and FSDP2 in two real processes against one process."""
 
 import os
 import subprocess
@@ -14,8 +14,8 @@ PROJECT = Path(__file__).resolve().parent.parent.parent
 
 
 def test_gradients_of_two_processes_are_those_of_one() -> None:
-    """Loss and every gradient to 1e-12 and 1e-10 in float64: micro-batches of one row, unequal
-    counts of targets.
+    """Loss to 1e-12 and gradients to 1e-10 in float64, with micro-batches of one row and unequal
+    target counts.
     """
     command = [
         sys.executable,
@@ -39,7 +39,7 @@ def test_gradients_of_two_processes_are_those_of_one() -> None:
     ]  # perhaps in one line
 
 
-def test_alone_nothing_is_asked_of_others() -> None:
+def test_one_process_needs_no_communication() -> None:
     ranks = Ranks()
     assert ranks.first
     assert ranks.sum(1.5, 2.0) == ranks.max(1.5, 2.0) == ranks.broadcast(1.5, 2.0) == [1.5, 2.0]
@@ -47,7 +47,7 @@ def test_alone_nothing_is_asked_of_others() -> None:
 
 
 @pytest.mark.parametrize("rank", [0, 1, 2, 3])
-def test_ranks_share_the_rows_of_a_batch(rank: int) -> None:
+def test_ranks_divide_the_rows_of_a_batch(rank: int) -> None:
     assert Ranks(rank, 4).rows(12) == (3 * rank, 3 * rank + 3)
 
 
@@ -59,7 +59,7 @@ def test_ranks_share_the_rows_of_a_batch(rank: int) -> None:
         {"WORLD_SIZE": "two", "RANK": "0", "LOCAL_RANK": "0"},
     ],
 )
-def test_half_of_what_torchrun_says_is_refused(
+def test_an_incomplete_torchrun_environment_is_refused(
     said: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in said.items():

@@ -1,6 +1,4 @@
-"""The league: bytes counted exactly, the same for all; figures against those of the files
-themselves.
-"""
+"""Comparison: exact byte counts, the same for all; results checked against the files themselves."""
 
 import gzip
 import itertools
@@ -35,7 +33,7 @@ def write(path: Path, data: bytes) -> Path:
 
 
 def uniform(tokenizer: Tokenizer) -> RNN:
-    """What a recurrent network is before it is trained."""
+    """A uniform distribution, like a recurrent network before training."""
     model = RNN(RNNConfig(n_layer=1, d_model=4, vocab_size=tokenizer.vocab_size, logit_softcap=0.0))
     model.initialise(torch.Generator())
     return model
@@ -63,7 +61,7 @@ NOISE = np.random.default_rng(0).integers(0, 256, 5_000).astype(np.uint8).tobyte
     ],
 )
 @pytest.mark.parametrize("end_of_text", [False, True])
-def test_a_uniform_guess_over_bytes_is_exactly_eight(
+def test_a_uniform_guess_over_bytes_is_exactly_eight_bits(
     tmp_path: Path, data: bytes, n_bytes: int, n_invalid: int | None, end_of_text: bool
 ) -> None:
     text = read_text(write(tmp_path / "text.txt", data))
@@ -71,14 +69,14 @@ def test_a_uniform_guess_over_bytes_is_exactly_eight(
     assert text.n_invalid == (
         n_invalid if n_invalid is not None else pytest.approx(n_bytes / 2, rel=0.2)
     )
-    assert baselines(text)[0] == Entry("uniform", "every byte alike", 8.0)
+    assert baselines(text)[0] == Entry("uniform", "every byte equally likely", 8.0)
     entry = entry_of(text, ByteTokenizer(end_of_text))
     assert entry.bits_per_byte == pytest.approx(math.log2(256 + end_of_text), abs=1e-6)
     assert (entry.n_unknown, entry.n_tokens) == (0, n_bytes)
     assert f"{entry_of(text, ByteTokenizer(False)).bits_per_byte:.3f}" == "8.000"
 
 
-def test_characters_that_are_not_known_cost_their_bytes_and_their_places(tmp_path: Path) -> None:
+def test_unknown_characters_cost_their_bytes_and_their_positions(tmp_path: Path) -> None:
     tokenizer = CharTokenizer.learn(["abcd"], False)
     text = read_text(
         write(tmp_path / "t", b"a\xffb\xe7\x8c\xabc\n")
@@ -89,14 +87,14 @@ def test_characters_that_are_not_known_cost_their_bytes_and_their_places(tmp_pat
     assert entry.unknown_bits == pytest.approx(5 * 8 + math.log2(n_places), abs=1e-9)
     assert (entry.n_tokens, entry.n_unknown) == (3, 1 + 1 + 1)
     with pytest.raises(
-        DataError, match="of the text's 4 bytes this model's char tokenizer knows none"
+        DataError, match="the model's char tokenizer knows none of the text's 4 bytes"
     ):
         score_texts(uniform(tokenizer), tokenizer, [str(write(tmp_path / "u", b"xyz\n"))])
     nothing_known = entry_of(read_text(write(tmp_path / "u", b"xyz\n")), tokenizer)
     assert (nothing_known.bits_per_byte, nothing_known.n_tokens) == (8.0, 0)
 
 
-def test_words_that_are_not_known_cost_their_bytes_and_their_ends(tmp_path: Path) -> None:
+def test_unknown_words_cost_their_bytes_and_their_lengths(tmp_path: Path) -> None:
     tokenizer = WordTokenizer(["The", " cat", "."], False)  # and <unk>
     entry = entry_of(read_text(write(tmp_path / "t", b"The red\xff cat sat\n.")), tokenizer)
     lengths = [" red", b"\xff", " sat", "\n"]
@@ -112,8 +110,8 @@ def test_words_that_are_not_known_cost_their_bytes_and_their_ends(tmp_path: Path
 
 
 @pytest.mark.parametrize("end_of_text", [False, True])
-def test_not_to_know_is_no_gain(end_of_text: bool) -> None:
-    """A character less is never a bit less, under the best guess that there is for either."""
+def test_a_smaller_vocabulary_gains_nothing(end_of_text: bool) -> None:
+    """Knowing one character less never saves bits, under the best guess for either vocabulary."""
     rng = np.random.default_rng(0)
     for share in (0.5, 0.1, 0.01):
         text = "".join(
@@ -144,7 +142,7 @@ BPE = BpeTokenizer([*(bytes([b]) for b in range(256)), b"Th", b"\xff\xfe", None]
     ids=lambda tokenizer: f"{tokenizer.kind} {tokenizer.vocab_size}",
 )
 @pytest.mark.parametrize("data", [INVALID, NOISE, TEXT.encode(), b"\xef\xbb\xbfa\xff\r\n"])
-def test_eval_counts_bytes_that_are_no_text_as_compare_does(
+def test_eval_counts_invalid_bytes_as_compare_does(
     tmp_path: Path, tokenizer: Tokenizer, data: bytes
 ) -> None:
     path = write(tmp_path / "t.txt", data)
@@ -162,20 +160,20 @@ def test_eval_counts_bytes_that_are_no_text_as_compare_does(
         )
 
 
-def test_within_other_files_what_cannot_be_decoded_is_replaced_and_said(
+def test_in_other_files_undecodable_bytes_are_replaced_and_reported(
     tmp_path: Path, caplog: Any
 ) -> None:
     path = write(tmp_path / "t.jsonl", b'{"text": "a\xffb"}\n')
     text = read_text(path)
     assert (text.data, text.n_invalid) == ("a\ufffdb".encode(), 0)
-    assert "1 undecodable places were read as U+FFFD" in caplog.text
+    assert "1 undecodable sequences were read as U+FFFD" in caplog.text
     wanted = score_texts(uniform(BPE), BPE, [str(path)], errors="replace")
     assert entry_of(text, BPE).bits_per_byte == wanted.bits_per_byte
     with pytest.raises(DataError):
         score_texts(uniform(BPE), BPE, [str(path)])
 
 
-def test_of_many_files_each_is_read_as_it_is(tmp_path: Path) -> None:
+def test_each_of_many_files_is_read_by_its_kind(tmp_path: Path) -> None:
     for name, data in (
         ("a.txt", b"a\xff"),
         ("b.jsonl", b'{"text": "b"}'),
@@ -191,7 +189,7 @@ def test_of_many_files_each_is_read_as_it_is(tmp_path: Path) -> None:
     ]  # c is binary, and nobody named it
 
 
-def test_compressors_get_the_files_bytes(tmp_path: Path) -> None:
+def test_compressors_get_the_bytes_of_the_file(tmp_path: Path) -> None:
     for data in (TEXT.encode(), INVALID):
         entries = {
             entry.name: entry for entry in baselines(read_text(write(tmp_path / "t.txt", data)))
@@ -204,7 +202,7 @@ def test_compressors_get_the_files_bytes(tmp_path: Path) -> None:
         )  # type: ignore[operator]
 
 
-def test_a_models_line_is_what_eval_says(tmp_path: Path) -> None:
+def test_a_models_entry_equals_eval(tmp_path: Path) -> None:
     tokenizer = CharTokenizer.learn([TEXT], True)
     ids = tokenizer.encode(TEXT)
     config = NgramConfig(vocab_size=tokenizer.vocab_size, order=3)
@@ -223,7 +221,7 @@ def test_a_models_line_is_what_eval_says(tmp_path: Path) -> None:
         assert entry.what == "3-gram, kneser-ney"
 
 
-def test_maximum_likelihood_says_how_much_it_holds_impossible() -> None:
+def test_maximum_likelihood_counts_tokens_of_probability_zero() -> None:
     tokenizer = ByteTokenizer(False)
     config = NgramConfig(vocab_size=256, order=2, smoothing="mle")
     model = Ngram.learn(config, np.frombuffer(b"abcabcabc", np.uint8).astype(np.uint16))
@@ -236,13 +234,13 @@ def test_models_in_words() -> None:
     assert RNNConfig(cell="gru", n_layer=1, d_model=9).in_brief() == "gru, 1 layer of 9"
 
 
-def test_a_folder_is_called_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "t.txt", b"text")
     monkeypatch.chdir(tmp_path)
     assert read_text(Path(".")).name == tmp_path.name
 
 
-def test_files_that_hold_nothing_are_refused(tmp_path: Path) -> None:
+def test_files_without_text_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is empty"):
         read_text(write(tmp_path / "t", b""))
     with pytest.raises(DataError, match="there is no file"):

@@ -1,4 +1,4 @@
-"""The baselines against the programs of the same name, and where the answer is known."""
+"""The baselines against the programs of the same name, and on texts with a known answer."""
 
 import os
 import shutil

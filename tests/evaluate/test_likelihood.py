@@ -38,7 +38,7 @@ class FromLogits(NeuralModel):
 
 
 class Counting(FromLogits):
-    """Logits depend on all of the window so far, so that a wrong window shows."""
+    """Logits depend on the full window so far, so that a wrong window is detected."""
 
     def __init__(self, vocab_size: int = V, context_length: int = T) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class Uniform(FromLogits):
 
 
 def _plain(model: Counting, ids: np.ndarray, stride: int) -> list[float]:
-    """Nats of ids[1:], each with the context that the module's docstring promises."""
+    """Nats of ids[1:], each with the context that the module's docstring specifies."""
     weight, nats = model.weight.detach().double().numpy(), []
     for target in range(1, len(ids)):
         window = (
@@ -109,7 +109,7 @@ def test_shards_are_scored_as_one_array(stride: int | None, boundary: int | None
 @pytest.mark.parametrize("stride", [None, 5, 1])
 @pytest.mark.parametrize("rows", [None, 1, 2])
 @pytest.mark.parametrize("begins", [True, False])
-def test_documents_apart_are_scored_as_if_alone(
+def test_separate_documents_are_scored_as_if_alone(
     stride: int | None, rows: int | None, begins: bool
 ) -> None:
     """Each document's tokens by the plain loop over that document; the boundary after it is its
@@ -138,7 +138,7 @@ def test_documents_apart_are_scored_as_if_alone(
     )
 
 
-def test_side_by_side_windows_read_each_token_once() -> None:
+def test_windows_without_overlap_read_each_token_once() -> None:
     model = Counting()
     score_ids(model, np.zeros(10 * T + 4, np.uint16), n_bytes=1, rows_per_batch=4)
     assert model.calls == [(4, T), (4, T), (2, T), (1, 3)]
@@ -205,7 +205,7 @@ def test_the_transformer(positions: str) -> None:
 
 @pytest.mark.parametrize("length", [2, 9, 100, 101, 255, 3000])
 @pytest.mark.parametrize("given", [False, True])
-def test_n_grams_cost_the_same_in_parts_side_by_side(
+def test_n_grams_cost_the_same_in_parallel_parts(
     monkeypatch: pytest.MonkeyPatch, length: int, given: bool
 ) -> None:
     ids = np.random.default_rng(0).integers(0, V, 3000).astype(np.uint16)
@@ -221,7 +221,9 @@ def test_n_grams_cost_the_same_in_parts_side_by_side(
         assert (score.n_tokens, score.n_impossible) == (length - given, 0)
 
 
-def test_recurrent_networks_read_on_from_a_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recurrent_networks_in_parallel_parts_have_a_warm_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model = RNN(
         RNNConfig(cell="gru", n_layer=1, d_model=8, context_length=4, vocab_size=V)
     ).double()
@@ -243,7 +245,7 @@ def test_recurrent_networks_read_on_from_a_warm_up(monkeypatch: pytest.MonkeyPat
         score_ids(model, np.zeros(9, np.uint16), n_bytes=9, stride=2)
 
 
-def test_what_is_impossible_is_counted() -> None:
+def test_tokens_of_probability_zero_are_counted() -> None:
     text = np.array([0, 1, 2, 0, 1, 2, 0], np.uint16)
     model = Ngram.learn(NgramConfig(vocab_size=V, order=2, smoothing="mle"), text)
     score = score_ids(model, np.array([0, 1, 1, 2, 5, 0, 1], np.uint16), n_bytes=7)
@@ -253,7 +255,7 @@ def test_what_is_impossible_is_counted() -> None:
     assert score.perplexity == score.bits_per_byte == math.inf
 
 
-def test_what_a_score_says() -> None:
+def test_the_metrics_of_a_score() -> None:
     score = Score(nats=math.log(2) * 30, n_tokens=10, n_bytes=20, n_unknown=2, n_unknown_bytes=5)
     assert score.nats_per_token == pytest.approx(3 * math.log(2))
     assert score.perplexity == pytest.approx(8)

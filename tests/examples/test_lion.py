@@ -58,7 +58,7 @@ def test_trained_killed_and_resumed(lmsmith: Any) -> None:
     missing = lmsmith("resume", "run")
     assert missing.status == 2
     said = " ".join(missing.err.split())
-    assert f"run needs the optimizer 'lion', an extension from {EXAMPLE}, which is missing" in said
+    assert f"run needs the optimizer 'lion' of an extension from {EXAMPLE}, which is not" in said
     resumed = lmsmith("resume", "run", environment=LOADED)
     assert resumed.status == 0, resumed.err
     for name in ("model/model.safetensors", "checkpoints/step-00000040/optimizer.safetensors"):

@@ -82,7 +82,7 @@ def test_costs(model: Any) -> None:
     config = model.config
     assert config.n_parameters() == sum(p.numel() for p in model.parameters())
     assert config.matrix_parameters() == 5 * 12 + 8 * (12 + 5 + 1)
-    with pytest.raises(Exception, match=r"model\.order = 0: wanted at least 1"):
+    with pytest.raises(Exception, match=r"model\.order = 0: expected at least 1"):
         replace(config, order=0)
 
 
@@ -122,8 +122,8 @@ def test_a_run_without_its_extension(lmsmith: Any) -> None:
     assert done.status == 0, done.err
     (lmsmith.cwd / "run/summary.json").unlink()
     wanted = (
-        f"needs the model kind 'nplm', an extension from {EXAMPLE}, which is missing here. "
-        f"Set LMSMITH_EXTENSIONS={EXAMPLE} (or where that file is now), or register it before"
+        f"needs the model kind 'nplm' of an extension from {EXAMPLE}, which is not loaded. "
+        f"Set LMSMITH_EXTENSIONS={EXAMPLE} (or the file's present path), or register it before"
     )
     for words in (
         ["generate", "run", "The"],

@@ -1,4 +1,4 @@
-"""Generation with state against a loop that reads its whole window anew for every token."""
+"""Generation with state, compared with a loop that reads its full window for every token."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -108,7 +108,7 @@ def _without_state(
 
 @pytest.mark.parametrize("context_length", [1, 2, 5, 8, 100])
 @pytest.mark.parametrize("prompt_length", [1, 5, 8, 23])
-def test_with_state_equals_without_and_past_the_context(
+def test_with_state_equals_without_state_also_past_the_context(
     context_length: int, prompt_length: int
 ) -> None:
     model = Echo(context_length)
@@ -150,7 +150,7 @@ def test_the_transformers_state_equals_none(parts: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("prompt", [[3], [1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3]])
-def test_a_state_without_a_bound_is_carried_on_for_ever(prompt: list[int]) -> None:
+def test_an_unbounded_state_is_kept_indefinitely(prompt: list[int]) -> None:
     network = RNN(RNNConfig(n_layer=1, d_model=8, context_length=4, vocab_size=V)).double()
     generator = torch.Generator().manual_seed(0)
     for weight in network.parameters():
@@ -172,7 +172,7 @@ def test_a_state_without_a_bound_is_carried_on_for_ever(prompt: list[int]) -> No
     assert len({tuple(ids[i] for ids in three) for i in range(3)}) == 3
 
 
-def test_the_window_holds_half_to_all_of_the_context_and_slides_seldom() -> None:
+def test_the_window_holds_half_to_all_of_the_context_and_slides_rarely() -> None:
     for T in (1, 2, 3, 8, 9, 64):
         sizes = [length - window_start(length, T) for length in range(1, 20 * T)]
         assert sizes[:T] == list(range(1, T + 1))
@@ -181,7 +181,7 @@ def test_the_window_holds_half_to_all_of_the_context_and_slides_seldom() -> None
         assert slides <= 20 * T / (T + 1 - max(1, T // 2))
 
 
-def test_going_on_from_what_was_generated_sees_the_same_windows() -> None:
+def test_continuing_generated_text_sees_the_same_windows() -> None:
     model, greedy = Echo(8), Sampling(temperature=0)
     whole = [id for (id,) in generate(model, [1, 2, 3], max_tokens=30, sampling=greedy)]
     for cut in (4, 5, 6, 12, 29):
@@ -204,7 +204,7 @@ def test_sample_i_does_not_depend_on_n() -> None:
     assert many.tolist() != list(generate(model, [4, 2], n=5, max_tokens=25, seed=4))
 
 
-def test_a_row_that_stopped_goes_on_saying_so_and_disturbs_no_other() -> None:
+def test_a_row_that_stopped_repeats_its_stop_id_and_affects_no_other() -> None:
     model, n = Echo(8), 6
     free = np.array(list(generate(model, [1], n=n, max_tokens=60, seed=1)))
     stopping = np.array(list(generate(model, [1], n=n, max_tokens=60, seed=1, stop_id=7)))
@@ -215,7 +215,7 @@ def test_a_row_that_stopped_goes_on_saying_so_and_disturbs_no_other() -> None:
         assert (column[end:] == 7).all()
 
 
-def test_the_models_mode_is_its_own_between_steps_and_after() -> None:
+def test_the_models_mode_is_restored_between_steps_and_after() -> None:
     model = Echo(8)
     steps = generate(model, [1], max_tokens=5)
     for _ in range(3):
@@ -243,7 +243,7 @@ def test_a_long_prompt_is_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> Non
     assert sizes[:8] == [14] * 6 + [6, 1]  # once for both samples
 
 
-def test_text_comes_in_whole_characters() -> None:
+def test_text_comes_in_complete_characters() -> None:
     tokenizer = ByteTokenizer(end_of_text=True)
     said = "naïve 猫🙂"  # no two bytes alike, so that each has one successor
     data = said.encode()
@@ -309,7 +309,7 @@ def test_stop_strings_within_tokens() -> None:
         assert text == expected, stop
 
 
-def test_texts_of_a_batch_are_the_streams() -> None:
+def test_texts_of_a_batch_equal_the_streams() -> None:
     tokenizer = ByteTokenizer(end_of_text=False)
     model = Echo(16, tokenizer.vocab_size)
     for stop in ((), ("\x00", "a", "\x80")):
@@ -336,7 +336,7 @@ def _untrained(kind: str, vocab_size: int) -> GPT | RNN | Ngram:
 
 
 @pytest.mark.parametrize("kind", ["gpt", "rnn", "ngram"])
-def test_ids_without_a_token_are_never_drawn(kind: str) -> None:
+def test_ids_without_a_token_are_never_sampled(kind: str) -> None:
     """Holes between tokens, and rows of the model's table beyond the tokenizer."""
     tokens = [*(bytes([b]) for b in range(256)), *[None] * 300]
     tokenizer = BpeTokenizer(tokens, [], "gpt2", {"<|endoftext|>": 400})

@@ -1,4 +1,4 @@
-"""What a prompt begins and ends with, for trained and for imported models."""
+"""The tokens that begin and end texts, for trained and for imported models."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def imported() -> TextModel:
     return TextModel.of(model, tokenizer, IMPORTED)
 
 
-def test_a_prompt_begins_as_the_model_says() -> None:
+def test_a_prompt_begins_with_the_models_begin_token() -> None:
     assert imported().encode("a") == [BEGIN, 97]
     assert imported().encode("") == [BEGIN]
     assert imported().encode("a", bos=False) == [97]

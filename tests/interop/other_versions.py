@@ -1,4 +1,4 @@
-"""Environments of their own for programs whose versions exclude each other: made once, kept for
+"""Separate environments for packages with conflicting versions, created once and kept for
 later test runs.
 """
 
@@ -17,8 +17,7 @@ def python_with(requirement: str, folder: Path) -> Path:
     """The interpreter of an environment in `folder` that has `requirement`, as in
     "transformers>=5,<6".
 
-    What it does not need in another version (torch, NumPy) is that of the environment which runs
-    the tests.
+    Other packages (torch, NumPy) come from the environment that runs the tests.
     """
     key = hashlib.sha256(f"{requirement} {sys.version} {sys.prefix}".encode()).hexdigest()[:12]
     place = folder / key

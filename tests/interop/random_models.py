@@ -1,4 +1,4 @@
-"""Models of transformers with random weights of odd sizes, and what they say."""
+"""Models of transformers with random weights and odd sizes, and their logits."""
 
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,8 @@ LLAMA3 = {
 
 
 def random_model(kind: str, dtype: torch.dtype = torch.float32, **settings: Any) -> Any:
-    """One of theirs; every weight random, so that none is zero or one and could be left out
-    unseen.
+    """A model of transformers. Every weight is random, not zero or one, so that a test notices if
+    one is ignored.
     """
     chosen = SIZES[kind] | {"bos_token_id": None, "eos_token_id": None} | settings
     if kind == "gpt2":

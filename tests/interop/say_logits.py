@@ -1,5 +1,5 @@
-"""python say_logits.py IDS.pt FOLDER...: what the transformers of this environment says, into
-FOLDER/logits.pt.
+"""python say_logits.py IDS.pt FOLDER...: writes the logits of this environment's
+transformers to FOLDER/logits.pt.
 """
 
 import sys

@@ -1,6 +1,4 @@
-"""Hugging Face checkpoints against transformers itself: the same logits, the same text, the same
-bits.
-"""
+"""Hugging Face checkpoints, compared with transformers: the same logits, text and bits."""
 
 import dataclasses
 import json
@@ -75,7 +73,7 @@ def exported(model: GPT, folder: Path) -> Any:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_logits_and_bits_there_and_back(kind: str, tmp_path: Path) -> None:
+def test_logits_are_equal_and_a_round_trip_keeps_the_bits(kind: str, tmp_path: Path) -> None:
     name, changes = KINDS[kind]
     theirs = random_model(name, **changes)
     saved(theirs, tmp_path / "theirs")
@@ -144,7 +142,7 @@ def test_greedy_text_is_the_same_for_200_tokens(name: str, tmp_path: Path) -> No
         ("llama", {"tied_head": True, "vocab_multiple": 64}),
     ],
 )
-def test_a_model_of_ours_says_the_same_there(
+def test_an_exported_model_has_the_same_logits(
     name: str, changes: dict[str, Any], tmp_path: Path
 ) -> None:
     size = {"n_layer": 2, "n_head": 6, "d_model": 36, "vocab_size": 97, "context_length": 70}
@@ -161,9 +159,9 @@ def test_a_model_of_ours_says_the_same_there(
     assert theirs.generation_config.eos_token_id is None
 
 
-def test_biases_of_queries_keys_and_values_alone(tmp_path: Path) -> None:
-    """As Qwen 2 has them, whose tensors are otherwise named as Llama's are. Llama has a bias
-    more, which is zero.
+def test_biases_of_only_queries_keys_and_values(tmp_path: Path) -> None:
+    """As in Qwen 2, whose tensors otherwise have Llama's names. Llama has one more bias, which is
+    zero.
     """
     chosen = SIZES["llama"] | {"bos_token_id": None, "eos_token_id": None}
     theirs = transformers.Qwen2ForCausalLM(
@@ -184,7 +182,7 @@ def test_biases_of_queries_keys_and_values_alone(tmp_path: Path) -> None:
 
 
 def other_values() -> list[tuple[str, Any]]:
-    """Each setting of the model with another value than a preset has."""
+    """Each setting of the model with a value that no preset has."""
     found: list[tuple[str, Any]] = []
     own = {
         "window": {"window": 8, "window_pattern": "S"},
@@ -208,8 +206,10 @@ def other_values() -> list[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
-def test_every_setting_is_the_same_there_or_refused_by_name(name: str, tmp_path: Path) -> None:
-    """Also those that are not thought of yet: what is not refused must give the same logits."""
+def test_every_setting_gives_the_same_logits_or_is_refused_by_name(
+    name: str, tmp_path: Path
+) -> None:
+    """Includes future settings: what is not refused must give the same logits."""
     size = {"n_layer": 2, "n_head": 6, "d_model": 36, "vocab_size": 97, "context_length": 70}
     base = (
         preset(name)
@@ -245,10 +245,10 @@ def test_every_setting_is_the_same_there_or_refused_by_name(name: str, tmp_path:
     }
 
 
-def test_what_has_no_counterpart_is_refused_with_the_reason() -> None:
+def test_a_model_without_counterpart_is_refused_with_the_reason() -> None:
     with pytest.raises(
         ConfigError,
-        match=r"ngram_tables = 2,3,4 \(but none\).*relu2.*qk_norm = yes \(but no\).*--preset gpt2",
+        match=r"ngram_tables = 2,3,4 \(only none\).*relu2.*qk_norm = yes \(only no\).*--preset gpt2",
     ):
         architecture_for(preset("modern").changed({"model.vocab_size": 97}, where="here").model)
 
@@ -338,11 +338,11 @@ def test_shards_are_read_as_one_file(tmp_path: Path) -> None:
     (tmp_path / "many" / "model.safetensors.index.json").write_text(
         '{"weight_map": {"a": "../one/model.safetensors"}}'
     )
-    with pytest.raises(CheckpointError, match="to files beside it"):
+    with pytest.raises(CheckpointError, match="to files in its folder"):
         read(tmp_path / "many")
 
 
-def test_tensors_that_do_not_fit_are_named(folder: Path) -> None:
+def test_errors_name_tensors_that_do_not_fit(folder: Path) -> None:
     def spoil(tensors: dict[str, torch.Tensor]) -> None:
         del tensors["model.layers.1.mlp.up_proj.weight"]
         tensors["model.layers.2.mlp.up_proj.weight"] = torch.zeros(50, 36)
@@ -354,13 +354,13 @@ def test_tensors_that_do_not_fit_are_named(folder: Path) -> None:
         read(folder)
     told = str(error.value)
     assert "1 missing: model.layers.1.mlp.up_proj.weight." in told
-    assert "1 not known to this architecture: model.layers.2.mlp.up_proj.weight." in told
-    assert "1 of another shape: model.norm.weight (35,), wanted (36,)." in told
+    assert "1 unknown to this architecture: model.layers.2.mlp.up_proj.weight." in told
+    assert "1 of another shape: model.norm.weight (35,), expected (36,)." in told
     assert "lm_head.weight torch.int8" in told
 
 
 def test_names_without_prefix_and_buffers(tmp_path: Path) -> None:
-    """As the first GPT-2 checkpoints on the Hub have them."""
+    """As in the first GPT-2 checkpoints on the Hub."""
     theirs = random_model("gpt2")
     folder = saved(theirs, tmp_path / "theirs")
     before = read(folder)[1]
@@ -376,7 +376,7 @@ def test_names_without_prefix_and_buffers(tmp_path: Path) -> None:
     after = read(folder)[1]
     assert all(torch.equal(before[name], after[name]) for name in before)
     changed_tensors(folder, lambda tensors: tensors["lm_head.weight"].add_(1))
-    with pytest.raises(CheckpointError, match=r"lm_head\.weight of its own.*tie_word_embeddings"):
+    with pytest.raises(CheckpointError, match=r"separate lm_head\.weight.*tie_word_embeddings"):
         read(folder)
 
 
@@ -385,11 +385,11 @@ def test_names_without_prefix_and_buffers(tmp_path: Path) -> None:
     [
         (
             {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}},
-            r"low_freq_factor = null.* wanted 1\.0",
+            r"low_freq_factor = null.* expected 1\.0",
         ),
         (
             {"rope_scaling": LLAMA3 | {"high_freq_factor": 3.0}},
-            r"high_freq_factor = 3\.0.* wanted 4\.0",
+            r"high_freq_factor = 3\.0.* expected 4\.0",
         ),
         ({"rope_scaling": {"type": "linear", "factor": "two"}}, r"rope_factor = 'two'"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, r"rope_scaling = .*dynamic"),
@@ -412,11 +412,11 @@ def test_names_without_prefix_and_buffers(tmp_path: Path) -> None:
         ),
         (
             {"rope_scaling": LLAMA3, "original_max_position_embeddings": 41},
-            r"= 40 in rope_scaling and 41 beside",
+            r"= 40 in rope_scaling and 41 outside",
         ),
         (
             {"rope_parameters": {"full_attention": {"rope_type": "default"}}},
-            "settings of its own for 'full_attention'",
+            "separate settings for 'full_attention'",
         ),
         ({"partial_rotary_factor": 0.5}, r"partial_rotary_factor = 0\.5"),
         (
@@ -436,26 +436,27 @@ def test_names_without_prefix_and_buffers(tmp_path: Path) -> None:
             r"max_position_embeddings = Infinity: expected at most",
         ),
         ({"rms_norm_eps": math.nan}, r"model\.norm_eps = nan"),
-        ({"architectures": 5, "model_type": ["llama"]}, r"is of \['llama'\], which"),
+        (
+            {"architectures": 5, "model_type": ["llama"]},
+            r"names the architecture \['llama'\], which",
+        ),
         (
             {"architectures": ["MistralForCausalLM"], "model_type": "mistral"},
-            r"is of MistralForCausalLM, mistral, which",
+            r"names the architecture MistralForCausalLM, mistral, which",
         ),
-        ({"architectures": None, "model_type": "mamba"}, r"is of mamba, which"),
+        ({"architectures": None, "model_type": "mamba"}, r"names the architecture mamba, which"),
         (
             {"architectures": [], "model_type": "removed"},
-            "is of no architecture that it names, which",
+            "names no architecture, which",
         ),
-        ({"quantization_config": {"bits": 4}}, "quantised"),
+        ({"quantization_config": {"bits": 4}}, "quantized"),
         ({"num_hidden_layers": "two"}, r"model\.n_layer = 'two'"),
         ({"num_attention_heads": 5, "head_dim": None}, r"model\.n_head = 5 does not divide"),
         ({"vocab_size": 0}, "vocab_size = 0"),
         ({"rms_norm_eps": -1}, r"model\.norm_eps = -1"),
     ],
 )
-def test_settings_that_are_computed_otherwise_are_refused(
-    folder: Path, changes: dict[str, Any], told: str
-) -> None:
+def test_unsupported_settings_are_refused(folder: Path, changes: dict[str, Any], told: str) -> None:
     changed_settings(folder, **changes)
     with pytest.raises(ConfigError, match=told):
         read(folder)
@@ -469,7 +470,7 @@ def test_settings_that_are_computed_otherwise_are_refused(
         ({"activation_function": "relu"}, 'activation_function = "relu"'),
     ],
 )
-def test_gpt2_settings_that_are_computed_otherwise_are_refused(
+def test_unsupported_gpt2_settings_are_refused(
     tmp_path: Path, changes: dict[str, Any], told: str
 ) -> None:
     folder = saved(random_model("gpt2"), tmp_path / "theirs")
@@ -478,10 +479,10 @@ def test_gpt2_settings_that_are_computed_otherwise_are_refused(
         read(folder)
 
 
-def test_files_that_cannot_be_read_are_told_of(folder: Path) -> None:
+def test_errors_name_files_that_cannot_be_read(folder: Path) -> None:
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[:-5])
-    with pytest.raises(CheckpointError, match="no whole safetensors file"):
+    with pytest.raises(CheckpointError, match="not a complete safetensors file"):
         read(folder)
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(b"x")
@@ -495,8 +496,8 @@ def test_files_that_cannot_be_read_are_told_of(folder: Path) -> None:
         read(folder)
 
 
-def test_all_choices_of_the_literals_are_tried() -> None:
-    """Of `other_values`: a new choice of norm, say, is held against transformers as well."""
+def test_all_choices_of_the_literals_are_tested() -> None:
+    """In `other_values`: a new choice (of norm, say) is compared with transformers, too."""
     tried = {
         (name, value)
         for name, changes in other_values()
@@ -529,9 +530,9 @@ def test_json_beyond_the_limits_is_one_error(
         read_ends(folder) if name.startswith("generation") else read(folder)
 
 
-def test_one_file_goes_before_an_index_that_was_left_over(folder: Path) -> None:
-    """As in transformers: saving a model anew as one file does not remove the index of its
-    earlier parts.
+def test_one_file_takes_precedence_over_an_old_index(folder: Path) -> None:
+    """As in transformers: saving a model again as one file does not remove the index of its
+    old shards.
     """
     wanted = read(folder)[1]
     saved(random_model("llama", num_hidden_layers=1), folder / "old", max_shard_size="20KB")

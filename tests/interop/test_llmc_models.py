@@ -1,4 +1,4 @@
-"""llm.c checkpoints into runs and out of them: against GPT-2 of transformers, and to the byte."""
+"""Import and export of llm.c checkpoints: against GPT-2 of transformers, and byte for byte."""
 
 import struct
 from pathlib import Path
@@ -24,7 +24,7 @@ from lmsmith.tokens.tokenizer import ByteTokenizer
 
 
 def llmc_file(theirs: Any, path: Path, padded: int, dtype: torch.dtype) -> bytes:
-    """What llm.c's own script writes for a model of transformers: its header, then its 16
+    """The file that llm.c's own script writes for a model of transformers: a header, then 16
     tensors.
     """
     c, state = theirs.config, theirs.state_dict()
@@ -48,7 +48,7 @@ def llmc_file(theirs: Any, path: Path, padded: int, dtype: torch.dtype) -> bytes
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("padded", [128, 97, 100])
-def test_in_and_out_to_the_byte(tmp_path: Path, dtype: torch.dtype, padded: int) -> None:
+def test_a_round_trip_keeps_the_bytes(tmp_path: Path, dtype: torch.dtype, padded: int) -> None:
     theirs = random_model("gpt2")
     raw = llmc_file(theirs, tmp_path / "gpt2_tiny.bin", padded, dtype)
     run, summary = import_model(str(tmp_path / "gpt2_tiny.bin"), out=tmp_path / "run")
@@ -68,7 +68,7 @@ def test_in_and_out_to_the_byte(tmp_path: Path, dtype: torch.dtype, padded: int)
     assert torch.equal(logits(load_weights(again / "model")[0].eval(), ids), logits(model, ids))
 
 
-def test_the_tokenizer_beside_is_taken(tmp_path: Path) -> None:
+def test_the_tokenizer_in_the_folder_is_used(tmp_path: Path) -> None:
     llmc_file(random_model("gpt2", vocab_size=257), tmp_path / "model.bin", 384, torch.float32)
     save_tokenizer(ByteTokenizer(True), tmp_path)
     for number, source in enumerate((tmp_path, tmp_path / "model.bin")):
@@ -76,8 +76,8 @@ def test_the_tokenizer_beside_is_taken(tmp_path: Path) -> None:
         assert load_tokenizer(run / "model") == ByteTokenizer(True)
 
 
-def test_a_vocabulary_of_gpt2s_size_gets_its_tokenizer(tmp_path: Path, monkeypatch: Any) -> None:
-    """The file itself holds none."""
+def test_a_vocabulary_of_gpt2s_size_gets_gpt2s_tokenizer(tmp_path: Path, monkeypatch: Any) -> None:
+    """The file itself holds no tokenizer."""
     theirs = random_model("gpt2", vocab_size=50257, n_embd=6, n_layer=1)
     llmc_file(theirs, tmp_path / "gpt2.bin", 50304, torch.float32)
     asked = []
@@ -122,19 +122,19 @@ def test_a_trained_model_is_padded_and_completed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"d_ff": 100}, r"model\.d_ff = 100 \(but 144\)"),
-        ({"feed_forward": "gelu"}, r"model\.feed_forward = gelu \(but gelu-tanh\)"),
-        ({"feed_forward": "relu2"}, r"model\.feed_forward = relu2 \(but gelu-tanh\)\. What"),
+        ({"d_ff": 100}, r"model\.d_ff = 100 \(only 144\)"),
+        ({"feed_forward": "gelu"}, r"model\.feed_forward = gelu \(only gelu-tanh\)"),
+        ({"feed_forward": "relu2"}, r"model\.feed_forward = relu2 \(only gelu-tanh\)\. Models"),
         ({"norm_eps": 1e-6}, r"model\.norm_eps = 1e-06"),
-        ({"tied_head": False}, r"model\.tied_head = no \(but yes\)"),
-        ({"d_head": 16}, r"model\.d_head = 16 \(but auto\)"),
-        ({"attention_bias": "qkv"}, r"model\.attention_bias = qkv \(but auto\)"),
-        ({"bias": False, "attention_bias": "all"}, r"model\.attention_bias = all \(but auto\)"),
+        ({"tied_head": False}, r"model\.tied_head = no \(only yes\)"),
+        ({"d_head": 16}, r"model\.d_head = 16 \(only auto\)"),
+        ({"attention_bias": "qkv"}, r"model\.attention_bias = qkv \(only auto\)"),
+        ({"bias": False, "attention_bias": "all"}, r"model\.attention_bias = all \(only auto\)"),
         ({"norm": "rmsnorm", "bias": False}, r"model\.norm = rmsnorm"),
         ({"qk_norm": True}, r"model\.qk_norm = yes"),
     ],
 )
-def test_what_llmc_does_not_compute_is_refused(
+def test_models_that_llmc_does_not_support_are_refused(
     tmp_path: Path, changes: dict[str, Any], told: str
 ) -> None:
     sizes = {"n_layer": 1, "n_head": 3, "d_model": 36, "vocab_size": 97} | changes
@@ -152,7 +152,7 @@ def test_what_llmc_does_not_compute_is_refused(
 
 
 @pytest.mark.parametrize("kind", ["rnn", "ngram"])
-def test_other_kinds_of_models_are_refused_in_a_sentence(kind: Any) -> None:
+def test_other_model_kinds_are_refused(kind: Any) -> None:
     for refused in (check, architecture_for):
         with pytest.raises(
             ConfigError, match=rf"^(llm\.c|transformers) has [^.]* a model of kind {kind}[^.]*\.$"
@@ -162,9 +162,9 @@ def test_other_kinds_of_models_are_refused_in_a_sentence(kind: Any) -> None:
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(b"PK\x03\x04" + bytes(2000))
-    with pytest.raises(UsageError, match=r"no llm\.c checkpoint"):
+    with pytest.raises(UsageError, match=r"not an llm\.c checkpoint"):
         import_model(str(tmp_path / "model.bin"), out=tmp_path / "run")
-    with pytest.raises(UsageError, match=r"model\.bin is no llm\.c checkpoint"):
+    with pytest.raises(UsageError, match=r"model\.bin is not an llm\.c checkpoint"):
         import_model(str(tmp_path), out=tmp_path / "run")
     raw = llmc_file(random_model("gpt2"), tmp_path / "cut.bin", 128, torch.float32)
     (tmp_path / "cut.bin").write_bytes(raw[:-4])

@@ -1,4 +1,4 @@
-"""Rotary settings in every form that transformers 4 and 5 write and read: the same logits as
+"""RoPE settings in every form that transformers 4 and 5 write and read give the same logits as
 theirs.
 """
 
@@ -24,7 +24,7 @@ STRETCHED = OTHER | {"rope_scaling": LINEAR}
 
 
 def old(scaling: dict[str, Any]) -> dict[str, Any]:
-    """With the name that the kind had first."""
+    """With the original name of `rope_type`."""
     return {"type" if name == "rope_type" else name: value for name, value in scaling.items()}
 
 
@@ -81,7 +81,7 @@ FORMS: dict[str, tuple[dict[str, Any], Any]] = {
 
 
 def written(theirs: Any, folder: Path, said: dict[str, Any]) -> Path:
-    """Their model with these rotary settings in the place of its own."""
+    """The model of transformers with these RoPE settings."""
     saved(theirs, folder)
     found = json.loads((folder / "config.json").read_text())
     found = {name: value for name, value in found.items() if not name.startswith("rope_")}
@@ -115,7 +115,7 @@ def test_every_form_has_the_logits_of_version_4(form: str, tmp_path: Path) -> No
 def test_every_form_has_the_logits_of_version_5(
     tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """And what is written here is read there as it is here."""
+    """Version 5 also reads what lmsmith writes as lmsmith does."""
     python = python_with("transformers>=5,<6", request.config.cache.mkdir("environments"))
     theirs, ids = random_model("llama", **SIZES), random_ids()
     folders = {

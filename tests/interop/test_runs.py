@@ -1,5 +1,5 @@
-"""Whole ways: a model of transformers becomes a run, the run is used, and becomes a model of
-transformers again.
+"""End to end: a model of transformers is imported as a run, used, and exported to transformers
+again.
 """
 
 import hashlib
@@ -62,7 +62,7 @@ def with_bytes(folder: Path, kind: str = "llama", **settings: Any) -> Any:
 
 
 def trained(folder: Path, tokenizer: Any, name: str = "gpt2", **changes: Any) -> GPT:
-    """A run's model, as training leaves it."""
+    """A run's model, as after training."""
     sizes = {
         "n_layer": 2,
         "n_head": 6,
@@ -91,7 +91,7 @@ def trained(folder: Path, tokenizer: Any, name: str = "gpt2", **changes: Any) ->
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
-def test_a_run_of_theirs_can_be_used(kind: str, tmp_path: Path, capsys: Any) -> None:
+def test_an_imported_run_can_be_used(kind: str, tmp_path: Path, capsys: Any) -> None:
     theirs = with_bytes(tmp_path / "theirs", kind)
     assert lmsmith("import", tmp_path / "theirs", "--out", tmp_path / "run") == 0
     assert (
@@ -123,8 +123,8 @@ def test_a_run_of_theirs_can_be_used(kind: str, tmp_path: Path, capsys: Any) -> 
 
 
 def test_without_a_token_before_the_text(tmp_path: Path, capsys: Any) -> None:
-    """As transformers reads a text by GPT-2's tokenizer. Its first token is charged as a uniform
-    guess would be.
+    """As transformers scores a text with GPT-2's tokenizer. The first token costs as much as under
+    a uniform guess.
     """
     theirs = with_bytes(tmp_path / "theirs", "gpt2", tie_word_embeddings=False)
     import_model(str(tmp_path / "theirs"), out=tmp_path / "run")
@@ -152,7 +152,7 @@ def test_without_a_token_before_the_text(tmp_path: Path, capsys: Any) -> None:
     )
     (tmp_path / "two.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n', encoding="utf-8")
     assert lmsmith("eval", run, "--text", tmp_path / "two.jsonl", "--no-bos") == 1
-    assert "nothing would stand between documents" in capsys.readouterr().err
+    assert "omits the token between documents" in capsys.readouterr().err
     assert lmsmith("eval", run, "--no-bos") == 2
     assert "there is no --text" in capsys.readouterr().err
 
@@ -189,14 +189,14 @@ def test_a_model_that_is_not_imported_yet(
     assert lmsmith(verb, *words[verb]) == 2
     told = capsys.readouterr().err
     assert (
-        f"{named} is {'a Hugging Face' if 'llm' not in form else 'an llm.c'} checkpoint, and not "
-        f"a run yet" in told
+        f"{named} is {'a Hugging Face' if 'llm' not in form else 'an llm.c'} checkpoint, not "
+        f"a run" in told
     )
     assert f"`lmsmith import '{named}' --out RUN`" in told
 
 
-def test_texts_begin_and_end_as_theirs_do(tmp_path: Path, capsys: Any) -> None:
-    """As Llama 3's: one special token before a text, several that end it, and none is
+def test_texts_begin_and_end_as_in_transformers(tmp_path: Path, capsys: Any) -> None:
+    """As in Llama 3: one special token before a text, several that end it, none of them
     <|endoftext|>.
     """
     folder = tmp_path / "theirs"
@@ -249,7 +249,7 @@ def test_texts_begin_and_end_as_theirs_do(tmp_path: Path, capsys: Any) -> None:
 
 
 @pytest.mark.parametrize("engine", ["ours", "library"])
-def test_an_added_token_that_is_not_special_ends_texts_too(engine: str, tmp_path: Path) -> None:
+def test_an_added_token_that_is_not_special_can_end_texts(engine: str, tmp_path: Path) -> None:
     folder = tmp_path / "theirs"
     with_bytes(folder, vocab_size=258, eos_token_id=[256, 257])
     content = json.loads((folder / "tokenizer.json").read_text())
@@ -265,7 +265,9 @@ def test_an_added_token_that_is_not_special_ends_texts_too(engine: str, tmp_path
     assert opened.generation_config.eos_token_id == [256, 257]
 
 
-def test_what_a_normalizer_changes_is_not_called_left_out(tmp_path: Path, capsys: Any) -> None:
+def test_text_that_a_normalizer_changes_is_not_reported_as_skipped(
+    tmp_path: Path, capsys: Any
+) -> None:
     folder = tmp_path / "theirs"
     with_bytes(folder)
     content = json.loads((folder / "tokenizer.json").read_text())
@@ -287,7 +289,7 @@ def put(content: dict[str, Any], folder: Path, **config: Any) -> None:
 
 
 def as_qwen(folder: Path) -> dict[str, Any]:
-    """A model whose tokenizer normalizes, as Qwen's, and has tokens that are not special."""
+    """A model whose tokenizer, like Qwen's, normalizes and has added tokens that are not special."""
     with_bytes(folder, vocab_size=259, eos_token_id=258)
     content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     content["normalizer"] = {"type": "NFC"}
@@ -304,7 +306,7 @@ def as_qwen(folder: Path) -> dict[str, Any]:
 QWEN = "e\u0301 <think>\n"
 
 
-def test_a_tokenizer_that_the_library_runs_goes_there_and_back(tmp_path: Path, capsys: Any) -> None:
+def test_a_round_trip_of_a_library_tokenizer(tmp_path: Path, capsys: Any) -> None:
     content = as_qwen(tmp_path / "theirs")
     run = tmp_path / "run"
     assert lmsmith("import", tmp_path / "theirs", "--out", run) == 0
@@ -324,7 +326,7 @@ def check_export(run: Path, folder: Path, content: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_a_tokenizer_that_the_library_runs_goes_all_ways(tmp_path: Path) -> None:
+def test_a_library_tokenizer_works_everywhere(tmp_path: Path) -> None:
     content = as_qwen(tmp_path / "theirs")
     run, more, text = tmp_path / "run", tmp_path / "more", tmp_path / "text.txt"
     import_model(str(tmp_path / "theirs"), out=run)
@@ -343,7 +345,7 @@ def test_a_tokenizer_that_the_library_runs_goes_all_ways(tmp_path: Path) -> None
     check_export(more, tmp_path / "back", content)
 
 
-def test_the_token_that_ends_texts_can_be_named(tmp_path: Path) -> None:
+def test_the_eos_token_can_be_named(tmp_path: Path) -> None:
     as_qwen(tmp_path / "theirs")
     run, _ = import_model(str(tmp_path / "theirs"), out=tmp_path / "run", eos_token="<|endoftext|>")
     assert load_for_use(run)[1].end_of_text == 256
@@ -351,10 +353,10 @@ def test_the_token_that_ends_texts_can_be_named(tmp_path: Path) -> None:
         import_model(str(tmp_path / "theirs"), out=tmp_path / "other", eos_token="<no>")
 
 
-def test_what_stands_around_texts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """As transformers puts it there, by the post-processor, or by what tokenizer_config.json
-    says.
-    """
+def test_special_tokens_before_and_after_texts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in transformers: by the post-processor, or by tokenizer_config.json."""
     content = as_qwen(tmp_path)
     (tmp_path / "config.json").unlink()
     end, think = (
@@ -412,11 +414,11 @@ def test_what_stands_around_texts(tmp_path: Path, caplog: pytest.LogCaptureFixtu
                 vocabulary.begin_of(tmp_path, tokenizer)
         else:
             assert vocabulary.begin_of(tmp_path, tokenizer) == (before[0] if before else None)
-    assert "'<|im_end|>' behind every text, which lmsmith does not" in caplog.text
+    assert "'<|im_end|>' after every text, which lmsmith does not" in caplog.text
 
 
-def test_numbers_that_are_no_special_tokens_end_nothing(tmp_path: Path) -> None:
-    """LlamaConfig says 1 and 2 where nobody said anything."""
+def test_ids_that_are_not_special_tokens_do_not_end_texts(tmp_path: Path) -> None:
+    """LlamaConfig defaults to 1 and 2."""
     saved(
         random_model("llama", vocab_size=257, bos_token_id=1, eos_token_id=2), tmp_path / "theirs"
     )
@@ -431,9 +433,7 @@ def test_numbers_that_are_no_special_tokens_end_nothing(tmp_path: Path) -> None:
 
 
 def test_an_imported_run_can_be_moved(tmp_path: Path, monkeypatch: Any) -> None:
-    """Its config.toml, which is a recipe too, names its tokenizer by the place that it has in
-    the run.
-    """
+    """Its config.toml, which is also a recipe, names its tokenizer by a path relative to the run."""
     with_bytes(tmp_path / "theirs")
     import_model(str(tmp_path / "theirs"), out=tmp_path / "run")
     (tmp_path / "moved").mkdir()
@@ -445,7 +445,7 @@ def test_an_imported_run_can_be_moved(tmp_path: Path, monkeypatch: Any) -> None:
     assert load_tokenizer(config.tokenizer) == load_for_use(run)[1]
 
 
-def test_what_cannot_be_done_with_it_is_said(tmp_path: Path, capsys: Any) -> None:
+def test_unsupported_verbs_explain_why(tmp_path: Path, capsys: Any) -> None:
     with_bytes(tmp_path / "theirs")
     import_model(str(tmp_path / "theirs"), out=tmp_path / "run")
     assert lmsmith("resume", tmp_path / "run") == 2
@@ -498,7 +498,7 @@ def test_another_tokenizer(tmp_path: Path) -> None:
     )
     assert load_for_use(run)[1] == ByteTokenizer(True)
     saved(random_model("llama"), tmp_path / "small")
-    with pytest.raises(ConfigError, match="257 ids and the model's table 97 rows"):
+    with pytest.raises(ConfigError, match="257 ids, but the model's embedding table has 97 rows"):
         import_model(
             str(tmp_path / "small"), out=tmp_path / "other", tokenizer=str(tmp_path / "bytes")
         )
@@ -511,8 +511,8 @@ def test_another_tokenizer(tmp_path: Path) -> None:
     import_model(str(tmp_path / "small"), out=tmp_path / "other", tokenizer="none")
 
 
-def test_rows_that_no_token_has(tmp_path: Path) -> None:
-    """A table padded by others: its rows stay in the softmax, and their ids stand for nothing."""
+def test_rows_without_a_token(tmp_path: Path) -> None:
+    """A padded embedding table: its rows stay in the softmax, but have no token."""
     saved(random_model("gpt2", vocab_size=320), tmp_path / "theirs")
     save(ByteTokenizer(True), tmp_path / "theirs", context_length=224)
     run, _ = import_model(str(tmp_path / "theirs"), out=tmp_path / "run")
@@ -553,14 +553,14 @@ def test_the_tokenizer_of_gpt2(tmp_path: Path, test_data: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["./nowhere", "/no/such/folder", "a/b/c", "..", "model.bin/"])
-def test_sources_that_are_not_there(source: str, tmp_path: Path, monkeypatch: Any) -> None:
+def test_missing_sources(source: str, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises((UsageError, CheckpointError)):
         import_model(source, out=tmp_path / "run")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_of_ours_is_nothing_to_import(tmp_path: Path) -> None:
+def test_a_run_of_lmsmith_is_not_imported(tmp_path: Path) -> None:
     trained(tmp_path / "run", ByteTokenizer(True))
     for place in ("run", "run/model"):
         with pytest.raises(CheckpointError, match="nothing to import"):
@@ -573,7 +573,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """As much of the Hub as its library asks for: files of a model at a revision, by name."""
+    """The part of the Hub that its library uses: files of a model at a revision, by name."""
 
     folder: Path
     asked: list[str]
@@ -657,7 +657,7 @@ def test_the_examples_run_one_after_the_other(hub: type[Hub], tmp_path: Path) ->
     assert (tmp_path / "demo" / "gpt2-hf" / "receipt.json").is_file()
 
 
-def test_what_ends_texts_comes_with_it(hub: type[Hub]) -> None:
+def test_the_ids_that_end_texts_are_imported(hub: type[Hub]) -> None:
     with_bytes(hub.folder, vocab_size=260)
     special = {"<|end_of_text|>": 257, "<|eot_id|>": 258}
     tokens = [*(bytes([byte]) for byte in range(256)), *([None] * 3)]
@@ -668,7 +668,7 @@ def test_what_ends_texts_comes_with_it(hub: type[Hub]) -> None:
     assert load_for_use(import_model("somebody/tiny")[0])[2]["ends"] == [257, 258]
 
 
-def test_names_that_are_not_there_and_damage(hub: type[Hub], tmp_path: Path) -> None:
+def test_missing_names_and_damaged_files(hub: type[Hub], tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no model of this name.*openai-community/gpt2"):
         import_model("somebody/nothing")
     hub.folder.mkdir()
@@ -681,8 +681,8 @@ def test_names_that_are_not_there_and_damage(hub: type[Hub], tmp_path: Path) -> 
     assert not Path("runs").exists()
 
 
-def test_a_download_is_held_against_the_hash(hub: type[Hub]) -> None:
-    """Another file of the same size, which the library takes."""
+def test_a_download_is_checked_against_its_hash(hub: type[Hub]) -> None:
+    """Another file of the same size, which the library accepts."""
     with_bytes(hub.folder)
     import_model("somebody/tiny")
     cached = next(
@@ -695,7 +695,7 @@ def test_a_download_is_held_against_the_hash(hub: type[Hub]) -> None:
         import_model("somebody/tiny")
 
 
-def test_without_a_network_it_says_what_to_get(hub: type[Hub], monkeypatch: Any) -> None:
+def test_without_a_network_the_error_says_what_to_copy(hub: type[Hub], monkeypatch: Any) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(
         CheckpointError,
@@ -706,7 +706,7 @@ def test_without_a_network_it_says_what_to_get(hub: type[Hub], monkeypatch: Any)
 
 
 @pytest.mark.parametrize("how", [{}, {"max_shard_size": "20KB"}])
-def test_without_a_network_what_was_downloaded_serves(
+def test_without_a_network_the_cache_is_used(
     hub: type[Hub], how: dict[str, str], monkeypatch: Any
 ) -> None:
     saved(random_model("llama"), hub.folder, **how)
@@ -717,7 +717,7 @@ def test_without_a_network_what_was_downloaded_serves(
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_without_the_library_it_says_which(monkeypatch: Any) -> None:
+def test_without_huggingface_hub_the_error_says_what_to_install(monkeypatch: Any) -> None:
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     with pytest.raises(UsageError, match=r"pip install 'lmsmith\[hf\]'"):
         import_model("gpt2")
@@ -769,8 +769,8 @@ def test_a_run_opens_in_transformers(
     assert (logits(back, ids) - logits(model, ids)).abs().max() < 1e-5
 
 
-def test_a_short_context_makes_no_noise(tmp_path: Path) -> None:
-    """transformers would warn of our texts that are longer than it."""
+def test_a_short_context_prints_no_warnings(tmp_path: Path) -> None:
+    """transformers would warn about texts that are longer than the context."""
     trained(tmp_path / "run", ByteTokenizer(True), context_length=8)
     said: list[str] = []
     handler = logging.Handler()
@@ -796,7 +796,7 @@ def test_in_bfloat16(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_in_float64(name: str, tmp_path: Path, capsys: Any) -> None:
-    """As `--train.dtype float64` trains it: the weights keep their bits, there and back."""
+    """As trained with `--train.dtype float64`: a round trip keeps the bits of the weights."""
     model = trained(tmp_path / "run", ByteTokenizer(True), name)
     tensors = {name: p.detach().double() + 1e-12 for name, p in model.named_parameters()}
     save_model(tmp_path / "run" / "model", tensors, load_for_use(tmp_path / "run")[2])
@@ -813,12 +813,12 @@ def test_in_float64(name: str, tmp_path: Path, capsys: Any) -> None:
     if name == "gpt2":
         assert lmsmith("export", tmp_path / "run", "--to", "llmc", "--out", tmp_path / "llmc") == 2
         assert (
-            "llm.c knows no weights of float64: export with --dtype float32"
+            "llm.c does not support float64 weights: export with --dtype float32"
             in capsys.readouterr().err
         )
 
 
-def test_what_cannot_be_exported(tmp_path: Path, capsys: Any) -> None:
+def test_models_that_cannot_be_exported(tmp_path: Path, capsys: Any) -> None:
     trained(tmp_path / "modern", ByteTokenizer(True), "modern", n_head=2, ngram_table_size=8)
     assert lmsmith("export", tmp_path / "modern", "--to", "hf", "--out", tmp_path / "out") == 2
     assert "model.feed_forward = relu2" in capsys.readouterr().err
@@ -861,11 +861,11 @@ def test_weights_that_do_not_fit_their_config(tmp_path: Path) -> None:
     tensors, content = load_model(tmp_path / "run" / "model")
     del tensors["final_norm.bias"]
     save_model(tmp_path / "run" / "model", tensors, {"model": content["model"]})
-    with pytest.raises(CheckpointError, match="do not fit each other"):
+    with pytest.raises(CheckpointError, match="do not match"):
         export_model(tmp_path / "run", tmp_path / "out", to="hf")
 
 
-def test_tokenizers_stay_equal_through_a_run(tmp_path: Path) -> None:
+def test_tokenizers_are_unchanged_by_import_and_export(tmp_path: Path) -> None:
     tokenizer = CharTokenizer.learn([TEXT], True)
     trained(tmp_path / "run", tokenizer)
     export_model(tmp_path / "run", tmp_path / "out", to="hf")

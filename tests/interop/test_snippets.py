@@ -1,4 +1,4 @@
-"""What people type first with an exported model: the usual lines of transformers' documentation."""
+"""The usual lines of transformers' documentation, on an exported model."""
 
 import json
 import logging
@@ -34,7 +34,7 @@ TEMPLATE = (
 
 
 def exported(folder: Path, kind: str, tokenizer: Tokenizer) -> Path:
-    """A model with random weights, as training leaves it, exported."""
+    """An exported model with random weights."""
     sizes = {
         "n_layer": 1,
         "n_head": 2,
@@ -62,7 +62,7 @@ def exported(folder: Path, kind: str, tokenizer: Tokenizer) -> Path:
 
 @pytest.fixture
 def warnings() -> Iterator[list[str]]:
-    """What transformers says."""
+    """The warnings of transformers."""
     said: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
@@ -124,8 +124,8 @@ def test_the_usual_lines_in_version_5(
 
 
 def chat_model(folder: Path) -> Path:
-    """As an instruction-tuned model is published: tokens that begin, end and pad, a template,
-    sampling defaults.
+    """Like a published instruction-tuned model: tokens that begin, end and pad texts, a chat
+    template, sampling defaults.
     """
     theirs = random_model(
         "llama", vocab_size=261, bos_token_id=257, eos_token_id=258, pad_token_id=259
@@ -154,7 +154,7 @@ def chat_model(folder: Path) -> Path:
 
 
 def habits(folder: Path) -> dict[str, Any]:
-    """What transformers takes from it, besides the weights."""
+    """What transformers loads from it, besides the weights."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder)
     names = (
@@ -186,14 +186,14 @@ def through_a_run(folder: Path) -> Path:
     return folder.with_name("back")
 
 
-def test_what_a_chat_model_says_survives(tmp_path: Path) -> None:
+def test_a_chat_models_defaults_survive(tmp_path: Path) -> None:
     before = habits(chat_model(tmp_path / "theirs"))
     assert before["generation"]["temperature"] == 0.6  # which shows that there is something to lose
     assert before["ids"][0] == 257
     assert habits(through_a_run(tmp_path / "theirs")) == before
 
 
-def test_templates_in_files_go_before_those_in_the_config(tmp_path: Path) -> None:
+def test_template_files_take_precedence_over_the_config(tmp_path: Path) -> None:
     folder = chat_model(tmp_path / "theirs")
     (folder / "chat_template.jinja").write_text(TEMPLATE + "!")
     (folder / "additional_chat_templates").mkdir()
@@ -203,9 +203,9 @@ def test_templates_in_files_go_before_those_in_the_config(tmp_path: Path) -> Non
     assert habits(through_a_run(folder)) == before
 
 
-def test_names_in_the_older_file_count(tmp_path: Path) -> None:
-    """special_tokens_map.json was where they stood; a name that no token has is left out, and
-    said.
+def test_names_in_special_tokens_map_count(tmp_path: Path) -> None:
+    """Older models have them in special_tokens_map.json; a name without a token is skipped with a
+    warning.
     """
     folder = chat_model(tmp_path / "theirs")
     config = json.loads((folder / "tokenizer_config.json").read_text())
@@ -224,7 +224,7 @@ def test_names_in_the_older_file_count(tmp_path: Path) -> None:
     "name", ["special_tokens_map.json", "tokenizer_config.json", "generation_config.json"]
 )
 @pytest.mark.parametrize("content", ["[]", "{", "[" * 100_000])
-def test_files_that_are_damaged_are_named(name: str, content: str, tmp_path: Path) -> None:
+def test_errors_name_damaged_files(name: str, content: str, tmp_path: Path) -> None:
     folder = chat_model(tmp_path / "theirs")
     (folder / name).write_text(content)
     with pytest.raises((CheckpointError, TokenizerError), match=name):

@@ -1,4 +1,4 @@
-"""Tokenizers of every kind, written for transformers and read by it: the same ids and the same
+"""Tokenizers of every kind, written for transformers and read by it, give the same ids and
 text.
 """
 
@@ -102,8 +102,8 @@ def test_the_same_ids_for_any_text(both: tuple[Tokenizer, Any], text: str) -> No
     assert theirs(text, split_special_tokens=True)["input_ids"] == ours.encode(text).tolist()
 
 
-def test_every_character_is_cut_as_here(tmp_path: Path) -> None:
-    """The word tokenizer's classes, over all of Unicode, each character alone and beside others."""
+def test_every_character_is_split_as_in_lmsmith(tmp_path: Path) -> None:
+    """The word tokenizer's classes over all of Unicode, each character alone and next to others."""
     ours = tokenizer_of("word", False)
     save(ours, tmp_path, context_length=7)
     cut = transformers.AutoTokenizer.from_pretrained(tmp_path).backend_tokenizer.pre_tokenizer
@@ -118,7 +118,7 @@ def test_every_character_is_cut_as_here(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("end", [False, True])
 @pytest.mark.parametrize("kind", ["byte", "char", "word", "bpe"])
-def test_read_again_it_gives_the_same_ids(kind: str, end: bool, tmp_path: Path) -> None:
+def test_a_round_trip_gives_the_same_ids(kind: str, end: bool, tmp_path: Path) -> None:
     ours = tokenizer_of(kind, end)
     (tmp_path / "ours").mkdir()
     save(ours, tmp_path / "ours", context_length=7)
@@ -134,7 +134,7 @@ def test_read_again_it_gives_the_same_ids(kind: str, end: bool, tmp_path: Path) 
         )  # bytes come back as byte-pair encoding without merges
 
 
-def test_another_character_tokenizer_is_not_taken_for_ours(tmp_path: Path) -> None:
+def test_another_character_tokenizer_is_not_mistaken_for_ours(tmp_path: Path) -> None:
     save(tokenizer_of("char", False), tmp_path, context_length=7)
     content = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
     for change in (
@@ -170,7 +170,7 @@ def test_json_beyond_the_limits_is_one_error(
         load(tmp_path)
 
 
-def test_an_id_that_is_no_number(tmp_path: Path) -> None:
+def test_an_id_that_is_not_a_number(tmp_path: Path) -> None:
     save(ByteTokenizer(True), tmp_path, context_length=8)
     path = tmp_path / "tokenizer.json"
     path.write_text(path.read_text().replace('"id": 256', '"id": 1e999'))

@@ -1,7 +1,7 @@
 """python usual_lines.py FOLDER AGAIN: the usual lines of transformers' documentation on an exported
 model, as JSON.
 
-Imported where transformers is that of the tests, run as a program where it is another.
+Imported to use the tests' version of transformers, run as a program for another version.
 """
 
 import json
@@ -13,7 +13,7 @@ TEXT = "The cat sat."
 
 
 def usual_lines(folder: Path, again: Path) -> dict[str, Any]:
-    """What they give: ids by `alone`, `batch`, `mask`, `short`, `reopened`, text by `piped`.
+    """Their results: ids by `alone`, `batch`, `mask`, `short`, `reopened`, text by `piped`.
     Saves into `again`.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline

@@ -1,4 +1,4 @@
-"""Cores and memory that may be used, against groups written by hand."""
+"""Core and memory limits, with control group files written by hand."""
 
 import os
 from pathlib import Path
@@ -40,7 +40,9 @@ def test_version_2(here: Path, monkeypatch: pytest.MonkeyPatch, quota: str, want
     assert limits.n_cores() == wanted
 
 
-def test_the_least_of_the_groups_above_counts(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_smallest_limit_of_all_parents_applies(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     in_group(monkeypatch, "0::/jobs/one\n")
     (here / "jobs" / "one").mkdir(parents=True)
     (here / "jobs" / "one" / "cpu.max").write_text("max 100000")
@@ -58,7 +60,7 @@ def test_version_1(here: Path, monkeypatch: pytest.MonkeyPatch, quota: str, want
     assert limits.n_cores() == wanted
 
 
-def test_nothing_is_said(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_limits(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     in_group(monkeypatch, "")
     assert limits.n_cores() == 16
     monkeypatch.delattr(os, "sched_getaffinity")
@@ -68,7 +70,7 @@ def test_nothing_is_said(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_memory(here: Path, monkeypatch: pytest.MonkeyPatch, version: int) -> None:
-    """The least of the machine's and of each group's; what only caches files is there to be had."""
+    """The smallest of the machine's and each group's; file caches count as available."""
     meminfo = here / "meminfo"
     meminfo.write_text("MemTotal:       24000 kB\nMemAvailable:   20000 kB\n")
     monkeypatch.setattr(limits, "_MEMINFO", meminfo)
@@ -96,7 +98,7 @@ def test_memory(here: Path, monkeypatch: pytest.MonkeyPatch, version: int) -> No
 @pytest.mark.parametrize(
     ("variable", "threads"), [("", 0), ("3", 3), ("4,2", 4), (" 2 ", 2), ("many", 0), ("-1", 0)]
 )
-def test_threads_that_the_environment_sets(
+def test_threads_set_by_the_environment(
     monkeypatch: pytest.MonkeyPatch, variable: str, threads: int
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", variable)

@@ -1,5 +1,5 @@
-"""Choosing the library for matrix products: what is measured decides, and the process is left as
-it was.
+"""The choice of matrix product library: it follows the measurement, and the process is left as it
+was.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,14 +14,14 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def precision_restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(measure, "SHAPE", (64, 16, 48))  # milliseconds in place of a second
+    monkeypatch.setattr(measure, "SHAPE", (64, 16, 48))  # takes milliseconds instead of a second
     before = torch.get_float32_matmul_precision()
     yield
     torch.set_float32_matmul_precision(before)
 
 
 def seconds_by_precision(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, list[float]]) -> None:
-    """Makes timing say what is given, one after the other, for the precision that is set."""
+    """Replaces timing: returns the given seconds in order, for the current precision."""
 
     def timed(work: Callable[[], object], device: torch.device, n: int = 5) -> float:
         work()
@@ -30,20 +30,20 @@ def seconds_by_precision(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, lis
     monkeypatch.setattr(measure, "_least_seconds", timed)
 
 
-def test_the_faster_library_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_faster_library_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds_by_precision(monkeypatch, {"highest": [3.0, 2.6], "medium": [2.0, 9.0]})
     assert measure.choose_matmul() == (
         "onednn",
-        "oneDNN multiplies 1.30 times as fast here, in float32",
+        "oneDNN is 1.30 times as fast here, in float32",
     )
 
 
-def test_a_small_gain_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_gain_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds_by_precision(monkeypatch, {"highest": [2.08, 2.08], "medium": [2.0, 2.0]})
     assert measure.choose_matmul() == ("default", "oneDNN is no faster here (1.04 times)")
 
 
-def test_a_library_that_rounds_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_rounds_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds_by_precision(monkeypatch, {"highest": [9.0, 9.0], "medium": [1.0, 1.0]})
     exact = torch.mm
 
@@ -57,7 +57,7 @@ def test_a_library_that_rounds_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("precision", ["highest", "high", "medium"])
-def test_choosing_leaves_the_process_as_it_was(
+def test_choosing_does_not_change_the_process(
     precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.set_float32_matmul_precision(precision)
@@ -76,12 +76,12 @@ def test_choosing_leaves_the_process_as_it_was(
 
 
 @pytest.mark.parametrize(("name", "precision"), [("default", "highest"), ("onednn", "medium")])
-def test_using_sets_it(name: str, precision: str) -> None:
+def test_use_matmul_sets_the_precision(name: str, precision: str) -> None:
     measure.use_matmul(name)
     assert torch.get_float32_matmul_precision() == precision
 
 
-def test_the_rate_counts_two_operations_a_term(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rate_counts_two_operations_per_term(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "_least_seconds", lambda work, device: 0.5)
     assert measure.matmul_rate(CPU) == 2 * 64 * 16 * 48 / 0.5
     monkeypatch.undo()
@@ -89,7 +89,7 @@ def test_the_rate_counts_two_operations_a_term(monkeypatch: pytest.MonkeyPatch) 
         assert measure.matmul_rate(CPU, dtype) > 0
 
 
-def test_the_least_of_times_after_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_minimum_excludes_the_first_call(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(
         [0.0, 100.0, 200.0, 203.0, 300.0, 301.0, 400.0, 409.0]
     )  # the first takes 100, then 3, 1 and 9

@@ -1,4 +1,4 @@
-"""Ticks and smoothing against what they promise; curves read back from the SVG they became."""
+"""Ticks and smoothing have the promised properties; curves are read back from the SVG."""
 
 import math
 import re
@@ -41,7 +41,7 @@ def test_tick_labels(low: float, high: float, expected: list[str]) -> None:
     assert [tick_text(value, found) for value in found] == expected
 
 
-def test_smoothing_has_no_lag_and_keeps_lines_constants_and_gaps() -> None:
+def test_smoothing_has_no_lag_and_preserves_lines_constants_and_gaps() -> None:
     straight = np.linspace(5, 1, 200)
     np.testing.assert_allclose(smooth(straight, 4)[20:-20], straight[20:-20])
     np.testing.assert_allclose(smooth(np.full(9, 2.5), 50), 2.5)
@@ -61,7 +61,7 @@ def test_thinning_averages_neighbours() -> None:
     assert thin(np.arange(4.0), 5).tolist() == [0, 1, 2, 3]
 
 
-def test_a_curve_is_where_its_numbers_are_and_breaks_at_gaps() -> None:
+def test_a_curve_matches_its_values_and_breaks_at_gaps() -> None:
     line = Line(
         np.array([0.0, 50, 75, 100]), np.array([3.0, 2, math.nan, 1]), 9, dots=True, label="a<b"
     )
@@ -83,7 +83,7 @@ def test_a_curve_is_where_its_numbers_are_and_breaks_at_gaps() -> None:
     assert "a&lt;b" in legend([line])
 
 
-def test_a_chart_of_nothing_is_drawn_too() -> None:
+def test_a_chart_without_values() -> None:
     empty = Line(np.array([]), np.array([]), 0)
     assert "<svg" in line_chart("L", [empty], x_label="steps", y_range=(0.0, 1.0))
     one = Line(np.array([0.0]), np.array([0.0]), 0)

@@ -1,4 +1,4 @@
-"""The league as table and page; models trained for it first, on the same text for the same time."""
+"""The comparison as table and page; models trained for it, on the same text for the same time."""
 
 import io
 import math
@@ -37,7 +37,7 @@ TEXT = TEXT[:-300] + TEXT[-300:].replace("t", "ß")  # held out, and unknown
 ENTRIES = [
     Entry("mine", "lstm, 1 layer of 64", 2.25, 41_300, 900, 2, 0, 61.0, 0.5, 2e6, 24.3),
     Entry("xz <&>", "compressor", 3.0, score_seconds=1.0, bytes_per_second=1e6),
-    Entry("uniform", "every byte alike", 8.0),
+    Entry("uniform", "every byte equally likely", 8.0),
     Entry("mle", "3-gram, mle", math.inf, 100, 1000, 0, 25, 0.1, 0.5, 2e6),
 ]
 
@@ -47,45 +47,50 @@ def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda _: None)
 
 
-def test_the_tables_cells() -> None:
+def test_the_cells_of_the_table() -> None:
     rows = comparison_rows(ENTRIES)
     assert all(len(row) == len(HEAD) for row in rows)
     assert rows[0] == ["mine", "lstm, 1 layer of 64", "2.250", "41.3k", "1 min 1 s", "2"]
     assert rows[2][2:] == ["8.000", "—", "—", "—"]
     assert rows[3][2] == "infinite"
     unknown, impossible = comparison_notes(ENTRIES)
-    assert (
-        "2 units of the text unknown to mine: 8 bits a byte and their places, 24 in all" in unknown
+    assert unknown == (
+        "2 units of the text unknown to the tokenizer of mine cost 8 bits per byte and their "
+        "positions, 24 bits in total"
     )
-    assert "mle holds 2.50% of the tokens impossible" in impossible
+    assert "mle gives 2.50% of the tokens probability zero" in impossible
     (wasted,) = comparison_notes([Entry("gap", "Transformer", 4.0, n_ids_without_token=7)])
     assert (
-        wasted == "no token has 7 ids of gap: the probability that it gives them counts against it"
+        wasted
+        == "7 ids of gap without a token: probability assigned to them counts against the model"
     )
 
 
-def test_the_page_has_a_bar_for_all_that_is_finite() -> None:
+def test_the_page_has_a_bar_for_each_finite_entry() -> None:
     page = comparison_page(ENTRIES, Text("a<b", b"x" * 12_345, ()))
     assert page.count('class="bar"') == 3
     assert f"width:{100 * 2.25 / 8:.2f}%" in page
     assert "width:100.00%" in page
-    assert "12,345 bytes, the same for all. Fewer" in page
+    assert "12,345 bytes, the same for all models. Fewer" in page
     odd = comparison_page(ENTRIES, Text("t", b"x\xff\xff", ()))
-    assert "3 bytes, the same for all; 2 of them are no UTF-8 and count as they are." in odd
+    assert (
+        "3 bytes, the same for all models; 2 of them are not valid UTF-8 and count unchanged."
+        in odd
+    )
     assert "xz &lt;&amp;&gt;" in page
     assert "<&>" not in page
     assert "<script" not in page
     assert "Learning" not in page
 
 
-def test_what_was_cut_short_is_marked() -> None:
+def test_a_run_that_was_cut_short_is_marked() -> None:
     early = replace(
         ENTRIES[0],
-        not_comparable="cut short by the clock after 2 of the 9 steps planned at its start",
+        not_comparable="cut short by its time limit after 2 of 9 planned steps",
     )
     note = (
-        "mine is not comparable with the others: cut short by the clock after 2 of the 9 steps "
-        "planned at its start"
+        "mine is not comparable with the others: cut short by its time limit after 2 of 9 "
+        "planned steps"
     )
     assert note in comparison_notes([early])
     page = comparison_page([early, *ENTRIES[1:]], Text("it", b"it", ()))
@@ -122,13 +127,13 @@ def test_models_are_trained_first_on_the_same_text(
     text = read_text(runs[0] / "tokens" / "validation.txt")
     said = equal_time(runs, ["book.txt"], 0.5)
     assert (
-        said == "each model had the same 0.5 minutes on this machine to train on book.txt; ngram "
-        "counted it once"
+        said == "each model trained on book.txt for 0.5 minutes on this machine; ngram read the "
+        "text once"
     )
     page = comparison_page(compare_runs(runs, text), text, runs, said)
-    assert "<h2>Learning</h2>" in page  # the curves of gru
-    assert "The same over time" in page
-    assert "Each model had the same 0.5 minutes" in page
+    assert "<h2>Learning curves</h2>" in page  # the curves of gru
+    assert "Loss by training time" in page
+    assert "Each model trained on book.txt for 0.5 minutes" in page
     assert page.count("</svg>gru</li>") == 1
     assert "</svg>ngram</li>" not in page
     entries = {entry.name: entry for entry in compare_runs(runs, text)}
@@ -148,7 +153,7 @@ def test_models_are_trained_first_on_the_same_text(
     assert len({entry.name for entry in compare_runs([runs[0], tmp_path / runs[0]], text)}) == 5
 
 
-def test_names_tell_runs_apart() -> None:
+def test_runs_have_distinct_names() -> None:
     def names(*runs: str) -> list[str]:
         return _names([Path(run) for run in runs])
 
@@ -158,9 +163,7 @@ def test_names_tell_runs_apart() -> None:
     assert names("runs/gzip", "uniform") == ["gzip (2)", "uniform (2)"]
 
 
-def test_runs_that_are_not_there_are_found_out_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_runs_are_an_error_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "lmsmith.report.comparison.baselines", lambda text: pytest.fail("some minutes of work")
     )
@@ -168,7 +171,7 @@ def test_runs_that_are_not_there_are_found_out_at_once(
         compare_runs([tmp_path / "nowhere"], Text("it", b"it", ("it",)))
 
 
-def test_what_cannot_be_trained_is_said(tmp_path: Path) -> None:
+def test_errors_before_training(tmp_path: Path) -> None:
     console = Console(file=io.StringIO())
     with pytest.raises(UsageError, match=r"no preset 'gpt5'.*gpt, "):
         train_all(

@@ -1,5 +1,5 @@
-"""Reports of made-up run folders: whole, cut short, damaged, several. What a browser would see
-is read by a parser.
+"""Reports on artificial run folders: complete, cut short, damaged, several. A parser reads what a
+browser would show.
 """
 
 import json
@@ -27,7 +27,7 @@ def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def make_run(folder: Path, *, n: int = 20, finished: str | None = "steps", **changes: Any) -> Path:
-    """A run of n steps with an evaluation each five; the loss falls from 4 towards 1.5."""
+    """A run of n steps with an evaluation every five; the loss falls from 4 towards 1.5."""
     folder.mkdir(parents=True)
     config = RunConfig().changed(
         {"data.sources": "poems/sonnets.txt", "train.steps": n, **changes}, where="a test"
@@ -70,7 +70,7 @@ def make_run(folder: Path, *, n: int = 20, finished: str | None = "steps", **cha
 
 
 class Page(HTMLParser):
-    """Checks that tags are balanced; keeps the words and the tags that were seen."""
+    """Checks that tags are balanced; collects words and tags."""
 
     VOID = ("meta", "br", "link", "img")
 
@@ -106,7 +106,7 @@ class Page(HTMLParser):
             self.words.append(data)
 
 
-def test_a_whole_run(tmp_path: Path) -> None:
+def test_a_complete_run(tmp_path: Path) -> None:
     run = make_run(tmp_path / "sonnets & co")
     out = write_report([run], run / "report.html")
     assert out == run / "report.html"
@@ -120,7 +120,7 @@ def test_a_whole_run(tmp_path: Path) -> None:
         "2,000",
         "25%",
         "10.0 s",
-        "12.0 s in all",
+        "12.0 s in total",
         "cpu",
         "float32",
     ):
@@ -129,28 +129,28 @@ def test_a_whole_run(tmp_path: Path) -> None:
         "gzip -9 3.900",
         "xz -9e 3.600",
         "this model 2.489",
-        "the source itself 0.710",
+        "entropy of the source 0.710",
         "uniform guess 8.000",
     ):
         assert words in page.text, words
-    assert "31% less than xz" in page.text
+    assert "31% fewer bits than xz" in page.text
     assert "69% smaller than the text" in page.text
     assert "1.779 are left to learn" in page.text
     for words in (
         "sonnets.txt",
-        "all steps were done",
+        "ended after its planned steps",
         "the end <came>",
         "\u05e9\u05dc",
         "model.context_length".partition(".")[2],
     ):
         assert words in page.text, words
-    assert "not complete" not in page.text
+    assert "incomplete" not in page.text
     assert "still falling" in page.text
     assert f"lmsmith train '{run}/config.toml' --steps 40" in page.text
     assert page.tags.count("figure") == 5
 
 
-def test_the_file_needs_nothing_else_and_runs_nothing(tmp_path: Path) -> None:
+def test_the_file_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
     page = Page(write_report([make_run(tmp_path / "run")], tmp_path / "report.html"))
     assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
     assert not {"src", "href", "onload", "onclick"} & {name for name, _ in page.attributes}
@@ -168,12 +168,12 @@ def test_a_run_that_was_killed_in_the_middle_of_a_line(tmp_path: Path) -> None:
     lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
     metrics.write_text(
         "".join(lines[:14]) + lines[14][:25], encoding="utf-8"
-    )  # 12 updates, 2 evaluations
+    )  # 12 steps, 2 evaluations
     page = Page(write_report([run], tmp_path / "report.html"))
-    assert "not complete" in page.text
-    assert "last line of metrics.jsonl is cut off" in page.text
+    assert "incomplete" in page.text
+    assert "last line of metrics.jsonl is incomplete" in page.text
     assert "no summary.json" in page.text
-    for words in ("1.8500 nats per token, step 10", "steps 12", "time of updates 6.0 s", "2,000"):
+    for words in ("1.8500 nats per token, step 10", "steps 12", "training time 6.0 s", "2,000"):
         assert words in page.text, words
     assert f"lmsmith resume {run}" in page.text
     assert "xz" not in page.text
@@ -181,7 +181,7 @@ def test_a_run_that_was_killed_in_the_middle_of_a_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["config.toml", "metrics.jsonl", "summary.json", "samples.md"])
 @pytest.mark.parametrize("damage", ["missing", "empty", "garbage", "folder"])
-def test_whatever_is_missing_or_damaged_a_report_comes_out(
+def test_a_report_on_a_run_with_missing_or_damaged_files(
     tmp_path: Path, name: str, damage: str
 ) -> None:
     run = make_run(tmp_path / "run")
@@ -197,12 +197,12 @@ def test_whatever_is_missing_or_damaged_a_report_comes_out(
             "samples.md",
             "garbage",
         ):  # what has no block is no sample; there is nothing to tell
-            assert "not complete" in page.text
+            assert "incomplete" in page.text
             assert name in page.text
     assert "validation loss" in page.text
 
 
-def test_runs_with_nothing_but_a_beginning(tmp_path: Path) -> None:
+def test_runs_that_have_just_begun(tmp_path: Path) -> None:
     for i, lines in enumerate(
         [
             "",
@@ -214,7 +214,7 @@ def test_runs_with_nothing_but_a_beginning(tmp_path: Path) -> None:
         run.mkdir()
         (run / "metrics.jsonl").write_text(lines + 'true\n{"kind": "train"}\n', encoding="utf-8")
         page = Page(write_report([run], run / "report.html"))
-        assert "not complete" in page.text
+        assert "incomplete" in page.text
     Page(write_report([tmp_path / "0", tmp_path / "1", tmp_path / "2"], tmp_path / "all.html"))
 
 
@@ -228,7 +228,7 @@ def test_a_resumed_run_counts_the_later_line_of_a_step(tmp_path: Path) -> None:
     assert [row["loss"] for row in rows[-3:]] == [9.0] * 3
 
 
-def test_numbers_that_are_none(tmp_path: Path) -> None:
+def test_values_that_are_not_numbers(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     lines = [
         {"kind": "eval", "step": step, "val_loss": loss}
@@ -261,11 +261,11 @@ def test_advice_follows_the_curves(tmp_path: Path) -> None:
     def evals(*losses: float) -> list[dict[str, Any]]:
         return [{"kind": "eval", "step": i, "val_loss": loss} for i, loss in enumerate(losses)]
 
-    assert "by heart" in advice("overfits", "steps", *evals(3, 2, 2.5))
+    assert "memorize" in advice("overfits", "steps", *evals(3, 2, 2.5))
     assert "still falling" in advice("falls", "time", *evals(3, 2.5, 2))
     flat = advice("flat", "steps", *evals(3, 2, 2.001))
     assert "still falling" not in flat
-    assert "by heart" not in flat
+    assert "memorize" not in flat
     diverged = advice("diverged", "steps", *evals(3, 2), {"kind": "train", "step": 9, "loss": None})
     assert re.search(r"--learning-rate 0.0067\s", diverged)
     assert "lmsmith resume" in advice("stopped", "signal", *evals(3, 2))
@@ -300,7 +300,7 @@ def test_the_learning_rate_of_each_group_is_drawn_and_named(tmp_path: Path) -> N
         )  # in the chart and in the legend
     other = make_run(tmp_path / "adamw", **{"optim.name": "adamw"})
     page = write_report([run, other], tmp_path / "both.html").read_text(encoding="utf-8")
-    assert "Learning rate of the main group" in page
+    assert "Learning rate of the main parameter group" in page
 
 
 def test_several_runs(tmp_path: Path) -> None:
@@ -328,7 +328,7 @@ def test_several_runs(tmp_path: Path) -> None:
     assert "gzip -9" not in page.text
 
 
-def test_ten_runs_and_a_long_one(tmp_path: Path) -> None:
+def test_nine_runs_and_a_long_one(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / f"run-{i}") for i in range(9)] + [
         make_run(tmp_path / "long", n=5000)
     ]
@@ -350,7 +350,7 @@ def test_samples_keep_their_characters_and_their_fences() -> None:
     assert split_samples("") == []
 
 
-def test_paths_that_are_no_runs(tmp_path: Path) -> None:
+def test_paths_that_are_not_runs(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "empty").mkdir()
     for name, words in (
@@ -392,25 +392,22 @@ def test_a_run_that_was_cut_short_is_marked_and_never_the_best(tmp_path: Path) -
     early = cut(make_run(tmp_path / "early", n=30, finished="time"), first_planned_steps=100)
     page = Page(write_report([whole, early], tmp_path / "both.html"))
     assert (
-        "early is not comparable with the others: cut short by the clock after 30 of the 100 steps"
-        in page.text
+        "early is not comparable with the others: cut short by its time limit after 30 of 100 "
+        "planned steps" in page.text
     )
     assert page.text.count("not comparable") == 3  # in the table, below it, beside its bar
     assert "<b>1.7250</b>" in page.source  # the other one's loss is lower
     assert page.source.count("<b>") == 1
     page = Page(write_report([early], tmp_path / "one.html"))
-    assert (
-        "This run was cut short by the clock after 30 of the 100 steps planned at its start"
-        in page.text
-    )
-    assert "nothing worth using" not in page.text
+    assert "This run was cut short by its time limit after 30 of 100 planned steps" in page.text
+    assert "nothing useful" not in page.text
     assert "not comparable" not in Page(write_report([whole], tmp_path / "whole.html")).text
 
 
 def test_a_run_of_too_few_steps_says_that_it_has_learned_nothing(tmp_path: Path) -> None:
     run = make_run(tmp_path / "few", n=10, finished="time")
     assert (
-        "It made only 10 steps in its time: it has learned nothing worth using."
+        "The run made only 10 steps in its time and learned nothing useful."
         in Page(write_report([run], tmp_path / "one.html")).text
     )
     enough = make_run(tmp_path / "enough", n=10)
@@ -420,11 +417,11 @@ def test_a_run_of_too_few_steps_says_that_it_has_learned_nothing(tmp_path: Path)
 @pytest.mark.parametrize(
     ("drop", "steps", "cut_off"), [(1, 40, False), (9, 20, False), (90, 5, True)]
 )
-def test_the_top_of_the_training_curve_is_there(
+def test_the_top_of_the_training_curve_is_visible(
     tmp_path: Path, drop: float, steps: float, cut_off: bool
 ) -> None:
-    """The whole of it, unless it would take more than four fifths of the height; then the
-    caption says so.
+    """All of it, unless it would take more than four fifths of the height; then the caption says
+    so.
     """
     run = make_run(tmp_path / "run", n=400)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -433,7 +430,7 @@ def test_the_top_of_the_training_curve_is_there(
             line["loss"] = 1.5 + drop * math.exp(-line["step"] / steps)
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     page = Page(write_report([run], tmp_path / "report.html"))
-    assert ("its first steps, from" in page.text) == cut_off
+    assert ("the first steps, from" in page.text) == cut_off
     paths = re.findall(r'<path class="soft" style="stroke:var\(--c1\)" d="M([^"]*)"', page.source)
     heights = [float(point.split()[1]) for point in re.split("[LM]", max(paths[:2], key=len))]
     assert (min(heights) < 0) == cut_off
@@ -459,7 +456,7 @@ def test_what_to_try_next_has_a_prompt(tmp_path: Path) -> None:
     ("layers", "words"),
     [(1, "Transformer: 1 layer, 1 head,"), (2, "Transformer: 2 layers, 1 head,")],
 )
-def test_one_is_no_plural(tmp_path: Path, layers: int, words: str) -> None:
+def test_singular_and_plural(tmp_path: Path, layers: int, words: str) -> None:
     sizes = {"model.n_layer": layers, "model.n_head": 1}
     run = make_run(tmp_path / "run", **sizes)
     assert words in Page(write_report([run], tmp_path / "a.html")).text

@@ -101,8 +101,8 @@ def test_the_page_shows_table_curve_and_sentence(test_data: Path) -> None:
     assert "<b>" not in html
     assert "BPE 300" in html
     assert "<h1>a &amp; b.txt</h1>" in html
-    assert "Learnt from 40,000 characters of it, compared on the other" in html
-    assert [label for label in (">256<", ">512<", ">1,024<") if label in html] == [
+    assert "Tokenizers trained on 40,000 characters of this text and compared on the other" in html
+    assert [words for words in (">256<", ">512<", ">1,024<") if words in html] == [
         ">256<",
         ">512<",
         ">1,024<",

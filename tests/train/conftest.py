@@ -1,4 +1,4 @@
-"""A text, a tiny model, a run: what tests of training share."""
+"""Fixtures for the tests of training: a text, a tiny model, a run."""
 
 import io
 from collections.abc import Callable, Iterator
@@ -30,8 +30,8 @@ def _threads() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs of twenty updates would spend nearly all their time on samples, and on how fast the
-    machine is.
+    """Without this, runs of 20 steps would spend nearly all their time on samples and on measuring
+    the machine.
     """
     monkeypatch.setattr(sample, "SAMPLE_TOKENS", 5)
     monkeypatch.setattr(measure, "SHAPE", (64, 64, 64))

@@ -1,4 +1,4 @@
-"""Training by the reference engine, held against training by PyTorch."""
+"""Training with the reference engine, checked against training with PyTorch."""
 
 from collections.abc import Callable
 
@@ -60,7 +60,7 @@ def by(engine: str, config: RunConfig) -> tuple[GPT, Replica]:
 
 
 class Masked(Batches):
-    """Rows of which some positions are not predicted."""
+    """Batches in which some positions have no target."""
 
     def rows(self, step: int, start: int = 0, end: int | None = None) -> Batch:
         batch = super().rows(step, start, end)
@@ -73,10 +73,10 @@ class Masked(Batches):
 
 @pytest.mark.parametrize("micro", [0, 2])
 @pytest.mark.parametrize("kind", [Batches, Masked])
-def test_ten_updates_are_those_of_pytorch(
+def test_ten_steps_equal_pytorchs(
     config: RunConfig, corpus: Corpus, kind: type, micro: int
 ) -> None:
-    """Loss, norm, clipping, schedule, decay, the tables' own rate, micro-batches, padded
+    """Covers loss, norm, clipping, schedule, decay, embedding learning rate, micro-batches, padded
     vocabulary.
     """
     config = config.changed({"train.micro_batch_size": micro}, where="a test")
@@ -98,24 +98,24 @@ def test_ten_updates_are_those_of_pytorch(
         torch.testing.assert_close(value, state[name].to(value.dtype), rtol=1e-6, atol=1e-12)
 
 
-def test_a_resumed_run_comes_to_the_same_weights_bit_for_bit(training: Make) -> None:
+def test_a_resumed_run_reaches_bit_identical_weights(training: Make) -> None:
     changes = {
         "train.engine": "reference",
         "train.dtype": "float32",
         "train.save_every": 4,
         "train.keep": 9,
     }
-    whole = training(changes, run="whole")
-    wanted = whole.go()
-    parted = training(changes, run="parted")
-    parted.go()
-    (parted.context.run / "checkpoints" / "step-00000010").rename(parted.context.run / "taken-away")
-    resumed = training(changes, run="parted")
+    full = training(changes, run="full")
+    wanted = full.go()
+    first = training(changes, run="parts")
+    first.go()
+    (first.context.run / "checkpoints" / "step-00000010").rename(first.context.run / "removed")
+    resumed = training(changes, run="parts")
     assert resumed.restore()
     assert resumed.state.step == 8
     summary = resumed.go()
     assert summary["best_val_loss"] == wanted["best_val_loss"]
-    one, other = (load_checkpoint(run.context.run, 10).tensors for run in (whole, resumed))
+    one, other = (load_checkpoint(run.context.run, 10).tensors for run in (full, resumed))
     for group in ("model", "optimizer"):
         assert one[group].keys() == other[group].keys()
         for name, tensor in one[group].items():
@@ -123,14 +123,12 @@ def test_a_resumed_run_comes_to_the_same_weights_bit_for_bit(training: Make) -> 
 
 
 @pytest.mark.parametrize(("first", "then"), [("torch", "reference"), ("reference", "torch")])
-def test_a_run_begun_by_one_engine_goes_on_by_the_other(
-    training: Make, first: str, then: str
-) -> None:
-    """The checkpoint is the same: weights and AdamW's means have the same names."""
-    whole = training({"train.engine": first, "train.save_every": 5, "train.keep": 9})
-    whole.go()
-    weights = load_checkpoint(whole.context.run, 10).tensors["model"]
-    (whole.context.run / "checkpoints" / "step-00000010").rename(whole.context.run / "taken-away")
+def test_either_engine_resumes_a_run_of_the_other(training: Make, first: str, then: str) -> None:
+    """Both engines save weights and AdamW's moments under the same names."""
+    full = training({"train.engine": first, "train.save_every": 5, "train.keep": 9})
+    full.go()
+    weights = load_checkpoint(full.context.run, 10).tensors["model"]
+    (full.context.run / "checkpoints" / "step-00000010").rename(full.context.run / "removed")
     other = training({"train.engine": then})
     assert other.restore()
     assert other.state.step == 5
@@ -139,7 +137,7 @@ def test_a_run_begun_by_one_engine_goes_on_by_the_other(
         torch.testing.assert_close(tensor, weights[name], rtol=0, atol=1e-8)
 
 
-def test_a_presets_dropout_is_turned_off_and_said_one_that_was_asked_for_is_refused() -> None:
+def test_a_presets_dropout_is_turned_off_with_a_note_but_a_given_one_is_refused() -> None:
     asked = preset("babygpt").changed({"train.engine": "reference"}, where="a test")
     config, notes = for_reference(asked, given={"preset", "train.engine"})
     assert (config.model.dropout, config.model.attention_dropout) == (0, 0)
@@ -148,7 +146,7 @@ def test_a_presets_dropout_is_turned_off_and_said_one_that_was_asked_for_is_refu
         "the reference engine has no dropout: model.dropout and model.attention_dropout of preset "
         "babygpt set to 0"
     ]
-    with pytest.raises(ConfigError, match=r"model\.dropout = 0\.2.*set it to 0"):
+    with pytest.raises(ConfigError, match=r"model\.dropout = 0\.2.*Set it to 0"):
         for_reference(asked, given={"model.dropout"})
     without = asked.changed({"model.dropout": 0, "model.attention_dropout": 0}, where="a test")
     assert for_reference(without, given={"model.dropout"})[1] == []
@@ -157,9 +155,9 @@ def test_a_presets_dropout_is_turned_off_and_said_one_that_was_asked_for_is_refu
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"optim.name": "muon"}, r"optim\.name = muon.*wanted adamw"),
+        ({"optim.name": "muon"}, r"optim\.name = muon.*expected adamw"),
         ({"train.dtype": "bfloat16"}, r"train\.dtype = bfloat16.*float32 or float64"),
-        ({"train.device": "cuda"}, r"train\.device = cuda.*wanted cpu"),
+        ({"train.device": "cuda"}, r"train\.device = cuda.*expected cpu"),
         ({"train.activation_checkpointing": True}, r"train\.activation_checkpointing"),
         ({"train.compile": "yes"}, r"train\.compile"),
         ({"data.documents": "packed"}, r"data\.documents = packed"),
@@ -170,17 +168,17 @@ def test_a_presets_dropout_is_turned_off_and_said_one_that_was_asked_for_is_refu
         ({"model.tied_head": False}, r"model\.tied_head = False"),
         ({"model.d_head": 32}, r"model\.d_head = 32"),
         ({"model.attention_bias": "qkv"}, r"model\.attention_bias = qkv"),
-        ({"preset": "modern"}, r"GPT-2 alone.*more\. Add --preset gpt2 or --preset babygpt"),
-        ({"preset": "llama"}, r"GPT-2 alone"),
+        ({"preset": "modern"}, r"only GPT-2.*more\. Add --preset gpt2 or --preset babygpt"),
+        ({"preset": "llama"}, r"only GPT-2"),
     ],
 )
-def test_what_it_cannot_do_is_refused_in_words(changes: dict[str, object], words: str) -> None:
+def test_unsupported_settings_are_refused(changes: dict[str, object], words: str) -> None:
     base = preset(str(changes.get("preset", "gpt2")))
     with pytest.raises(ConfigError, match=words):
         for_reference(base.changed(changes, where="a test"), given=set(changes))
 
 
-def test_what_means_nothing_to_gpt2_is_no_reason_to_refuse() -> None:
+def test_settings_without_effect_on_gpt2_are_accepted() -> None:
     changes = {
         "model.rope_base": 500.0,
         "model.d_ff": 4 * 768,
@@ -195,7 +193,7 @@ def test_what_means_nothing_to_gpt2_is_no_reason_to_refuse() -> None:
     assert config.train.dtype == "float64"
 
 
-def test_a_batch_that_cannot_fit_the_memory_is_refused_before_anything_is_allocated() -> None:
+def test_a_batch_too_large_for_memory_is_refused_before_allocation() -> None:
     config = preset("gpt2").changed(
         {"model.vocab_size": 50257, "train.batch_size": 4096}, where="a test"
     )

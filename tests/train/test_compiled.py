@@ -1,6 +1,6 @@
-"""Compiled blocks give the losses of plain ones.
+"""Compiled blocks give the same losses as uncompiled ones.
 
-In a process of its own: the checks of shapes that tests put around functions cannot be compiled.
+This runs in its own process, because the shape checks that tests add cannot be compiled.
 """
 
 import json
@@ -61,7 +61,7 @@ def losses(kind: str, compiled: str) -> list[float]:
     model = GPT(config.model)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
-        for p in model.parameters():  # zero nowhere
+        for p in model.parameters():  # no zeros
             p.normal_(0, 0.2, generator=generator)
     ids = np.random.default_rng(0).integers(0, 50, 4000).astype(np.uint16)
     batches = Batches(ids, context_length=T, batch_size=B, seed=1)

@@ -1,6 +1,4 @@
-"""Runs of n-gram models: the folder is that of any run, and what is in it is what counting
-gives.
-"""
+"""Runs of n-gram models: the same folder as other runs, with the results of counting."""
 
 import io
 import json
@@ -46,7 +44,7 @@ def count(
 
 
 @pytest.mark.parametrize("smoothing", ["kneser-ney", "add-k", "mle"])
-def test_a_run_is_what_counting_gives(smoothing: str) -> None:
+def test_a_run_equals_counting_directly(smoothing: str) -> None:
     run, summary, said = count({"model.smoothing": smoothing, "model.order": 3})
     config, corpus = open_run(run)
     assert (config.model.order, config.model.vocab_size) == (3, corpus.tokenizer.vocab_size)
@@ -80,13 +78,11 @@ def test_a_run_is_what_counting_gives(smoothing: str) -> None:
     assert f"3-grams, smoothing {smoothing}; {oracle.n_parameters():,} counted" in said
     page = write_report([run], run / "report.html").read_text(encoding="utf-8")
     assert f"N-gram model, counted in one pass: 3-grams, smoothing {smoothing}" in page
-    assert "not complete" not in page
+    assert "incomplete" not in page
 
 
-def test_what_is_compiled_first_is_no_counting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing is compiled yet that takes longer than the counting; league tables and
-    reports show the latter.
-    """
+def test_compilation_does_not_count_as_training_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compilation may take longer than counting; comparisons and reports show the time of counting."""
     learn, n_calls = Ngram.learn, 0
 
     def slow_at_first(*inputs: Any) -> Ngram:
@@ -101,7 +97,7 @@ def test_what_is_compiled_first_is_no_counting(monkeypatch: pytest.MonkeyPatch) 
     assert count({})[1]["train_seconds"] < 0.9
 
 
-def test_a_run_that_was_killed_is_counted_again() -> None:
+def test_a_killed_run_is_counted_again() -> None:
     run, summary, _ = count({})
     weights = (run / "model" / "model.safetensors").read_bytes()
     for missing in ("summary.json", "samples.md", "model/model.safetensors"):
@@ -118,7 +114,7 @@ def test_a_run_that_was_killed_is_counted_again() -> None:
     }
     said = io.StringIO()
     assert resume(run, console=Console(file=said)) == again
-    assert "nothing to go on with" in said.getvalue()
+    assert "counted once and cannot continue" in said.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -131,7 +127,7 @@ def test_a_run_that_was_killed_is_counted_again() -> None:
         ({"tokenizer": "char", "model.smoothing": "add-k"}, 5),
     ],
 )
-def test_the_order_goes_with_the_tokenizer(changes: dict[str, Any], order: int) -> None:
+def test_the_default_order_depends_on_the_tokenizer(changes: dict[str, Any], order: int) -> None:
     run, _, _ = count(changes)
     assert open_run(run)[0].model.order == order
     repeated, given = asked([str(run / "config.toml")], {})
@@ -139,7 +135,7 @@ def test_the_order_goes_with_the_tokenizer(changes: dict[str, Any], order: int) 
     assert "model.order" in given
 
 
-def test_documents_are_one_stream_with_their_ends() -> None:
+def test_documents_form_one_stream_with_end_of_text_tokens() -> None:
     lines = [json.dumps({"text": f"{line} {i}"}) for i, line in enumerate(TEXT.split("\n")[:60])]
     Path("book.jsonl").write_text("\n".join(lines), encoding="utf-8")
     run, _, _ = count({"tokenizer": "char", "model.order": 2}, source="book.jsonl")
@@ -153,7 +149,7 @@ def test_documents_are_one_stream_with_their_ends() -> None:
     assert (first[follows > 0].min() > first[follows == 0].max()).item()
 
 
-def test_what_counts_cannot_do_is_refused_and_leaves_nothing() -> None:
+def test_unsupported_settings_are_refused_and_leave_no_folder() -> None:
     for changes, what in (
         ({"data.documents": "packed"}, "kind|one stream"),
         ({"data.documents": "rows"}, "one stream"),
@@ -168,5 +164,5 @@ def test_what_counts_cannot_do_is_refused_and_leaves_nothing() -> None:
             count(changes)
         assert not Path("run").exists()
     count({})
-    with pytest.raises(UsageError, match="holds a run already"):
+    with pytest.raises(UsageError, match="already holds a run"):
         count({})

@@ -1,6 +1,4 @@
-"""Training on documents apart: the update, the loop, resuming and the score, for
-`data.documents` packed and rows.
-"""
+"""Training on separate documents (`data.documents` packed and rows): step, loop, resume, score."""
 
 import itertools
 import shutil
@@ -46,7 +44,7 @@ def corpus() -> Corpus:
 
 
 def alone(model: GPT, ids: np.ndarray, boundary: int) -> tuple[torch.Tensor, int]:
-    """Summed loss and number of targets of each document alone, in windows of its own."""
+    """Summed loss and number of targets, with each document scored alone in its own windows."""
     T, total, n = model.config.context_length, torch.zeros((), dtype=torch.float64), 0
     places = [*np.flatnonzero(ids == boundary).tolist(), len(ids) - 1]
     for begin, end in itertools.pairwise(places):
@@ -77,12 +75,10 @@ def prepared(config: RunConfig, mode: str, **changes: Any) -> tuple[RunConfig, G
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_an_update_is_that_of_the_documents_one_by_one(
+def test_a_step_equals_one_over_single_documents(
     config: RunConfig, corpus: Corpus, mode: str
 ) -> None:
-    """Loss and gradient norm, divided once by the targets of the whole batch, however it is
-    split.
-    """
+    """Loss and gradient norm are divided once by the targets of the full batch, for any split."""
     config, model = prepared(config, mode, **{"model.ngram_tables": (2, 3)})
     batch = batches_of(config, corpus.train, corpus.tokenizer).rows(2)
     total, n = torch.zeros((), dtype=torch.float64), 0
@@ -109,7 +105,7 @@ def test_an_update_is_that_of_the_documents_one_by_one(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_run_learns_resumes_and_is_scored_by_documents(
+def test_a_run_learns_resumes_and_scores_separate_documents(
     training: Callable[..., Training], corpus: Corpus, config: RunConfig, mode: str
 ) -> None:
     changes: dict[str, Any] = {
@@ -117,22 +113,20 @@ def test_a_run_learns_resumes_and_is_scored_by_documents(
         "model.vocab_size": corpus.tokenizer.vocab_size,
     }
     changes |= {"train.steps": 40, "train.save_every": 20, "train.eval_every": 20, "train.keep": 9}
-    whole = training(changes, run="whole")
-    summary = whole.go()
-    assert summary["tokens_seen"] == sum(
-        whole.context.batches.n_counted(step) for step in range(40)
-    )
+    full = training(changes, run="full")
+    summary = full.go()
+    assert summary["tokens_seen"] == sum(full.context.batches.n_counted(step) for step in range(40))
     assert summary["val_loss"] < 0.9 * np.log(corpus.tokenizer.vocab_size)
     end = corpus.tokenizer.end_of_text
     assert end is not None
     with torch.no_grad():
-        total, n = alone(whole.context.model.eval(), corpus.validation, end)
+        total, n = alone(full.context.model.eval(), corpus.validation, end)
     assert n == len(corpus.validation) - 1
-    assert Evaluate(1).score(whole.context).nats == pytest.approx(float(total), rel=1e-5)
-    assert load_model(whole.context.run / "model")[1]["data"] == {"documents": mode}
+    assert Evaluate(1).score(full.context).nats == pytest.approx(float(total), rel=1e-5)
+    assert load_model(full.context.run / "model")[1]["data"] == {"documents": mode}
 
     (shorter := training(changes, run="parts")).state.n_steps = 40
-    shutil.copytree(whole.context.run / "checkpoints", shorter.context.run / "checkpoints")
+    shutil.copytree(full.context.run / "checkpoints", shorter.context.run / "checkpoints")
     shutil.rmtree(shorter.context.run / "checkpoints" / "step-00000040")
     assert shorter.restore()
     assert shorter.state.step == 20
@@ -140,5 +134,5 @@ def test_a_run_learns_resumes_and_is_scored_by_documents(
     weights = shorter.context.model.state_dict()
     assert all(
         torch.equal(weight, weights[name])
-        for name, weight in whole.context.model.state_dict().items()
+        for name, weight in full.context.model.state_dict().items()
     )

@@ -1,6 +1,4 @@
-"""Updates that are judged: spikes against plain statistics, what becomes of them, their record,
-and its replay.
-"""
+"""The spike guard: detection against plain statistics, the verdicts, spike records and replay."""
 
 import json
 import math
@@ -27,7 +25,7 @@ from lmsmith.train.spike_record import read_record
 Make = Callable[..., Training]
 
 
-def test_running_mean_and_deviation_are_the_plain_ones_at_first() -> None:
+def test_running_mean_and_deviation_start_as_the_plain_ones() -> None:
     values, running = [0.3, 1.2, -0.7, 2.5, 0.1], Running()
     for value in values:
         running.add(value)
@@ -43,11 +41,13 @@ def warm(mode: str) -> Guard:
 
 
 @pytest.mark.parametrize("mode", ["stop", "skip", "rewind"])
-def test_a_leap_is_a_spike_and_does_not_move_the_mean(mode: str) -> None:
+def test_a_spike_is_detected_and_does_not_move_the_mean(mode: str) -> None:
     guard = warm(mode)
     before = guard.state()["loss"]
     for loss, norm, name in ((4.0, 0.5, "loss"), (2.0, 5.0, "gradient norm")):
-        with pytest.raises(SpikeError, match=f"a {name} of .* standard deviations above") as caught:
+        with pytest.raises(
+            SpikeError, match=f"the {name} of .* standard deviations above"
+        ) as caught:
             guard.judge(99, loss, norm)
         assert caught.value.verdict == mode
     assert guard.state()["loss"] == before
@@ -55,7 +55,7 @@ def test_a_leap_is_a_spike_and_does_not_move_the_mean(mode: str) -> None:
     guard.judge(100, 2.1, 0.5)
 
 
-def test_no_spikes_where_they_are_not_asked_for_and_none_at_first() -> None:
+def test_no_spikes_if_switched_off_or_in_the_first_steps() -> None:
     guard = warm("no")
     guard.judge(99, 400.0, 500.0)
     young = Guard("stop", 6.0)
@@ -67,14 +67,14 @@ def test_no_spikes_where_they_are_not_asked_for_and_none_at_first() -> None:
     ("mode", "verdict"), [("no", "stop"), ("stop", "stop"), ("skip", "skip"), ("rewind", "rewind")]
 )
 @pytest.mark.parametrize(("loss", "norm"), [(math.nan, 1.0), (1.0, math.inf)])
-def test_what_is_not_finite(mode: str, verdict: str, loss: float, norm: float) -> None:
+def test_values_that_are_not_finite(mode: str, verdict: str, loss: float, norm: float) -> None:
     guard = Guard(mode, 6.0)
-    with pytest.raises(SpikeError, match="nothing was updated") as caught:
+    with pytest.raises(SpikeError, match="the step was not applied") as caught:
         guard.judge(3, loss, norm)
     assert caught.value.verdict == verdict
 
 
-def test_too_many_in_a_row_are_the_end() -> None:
+def test_too_many_spikes_in_a_row_stop_the_run() -> None:
     guard = warm("skip")
     for k in range(MOST_IN_A_ROW + 1):
         with pytest.raises(SpikeError) as caught:
@@ -82,7 +82,7 @@ def test_too_many_in_a_row_are_the_end() -> None:
         assert caught.value.verdict == ("skip" if k < MOST_IN_A_ROW else "stop")
 
 
-def test_a_state_taken_and_given_judges_the_same() -> None:
+def test_a_restored_guard_judges_the_same() -> None:
     guard, other = warm("rewind"), Guard("rewind", 6.0)
     other.left_out = [7]
     other.load_state(json.loads(json.dumps(guard.state())))
@@ -90,16 +90,16 @@ def test_a_state_taken_and_given_judges_the_same() -> None:
 
 
 @pytest.fixture
-def leap(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """`leap({60})`: the gradient norm of those steps comes out a thousand times as large, each
-    time or once.
+def spike_at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`spike_at({60})` makes the gradient norm of those steps 1000 times as large, always or
+    once.
     """
     gradient = lmsmith.train.step.gradient
 
     def make(steps: set[int], *, once: bool = False) -> None:
         left = set(steps)
 
-        def leaping(replica: Any, batches: Any, step: int) -> tuple[float, float]:
+        def spiking(replica: Any, batches: Any, step: int) -> tuple[float, float]:
             loss, norm = gradient(replica, batches, step)
             if step not in left:
                 return loss, norm
@@ -107,7 +107,7 @@ def leap(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
                 left.discard(step)
             return loss, norm * 1000
 
-        monkeypatch.setattr(lmsmith.train.step, "gradient", leaping)
+        monkeypatch.setattr(lmsmith.train.step, "gradient", spiking)
 
     return make
 
@@ -122,32 +122,28 @@ def events(run: Training) -> list[str]:
     return [line["message"] for line in lines if line["kind"] == "event"]
 
 
-def test_skip_leaves_that_update_out(training: Make, leap: Callable[..., None]) -> None:
-    leap({60})
+def test_skip_skips_the_step(training: Make, spike_at: Callable[..., None]) -> None:
+    spike_at({60})
     run = training(LONG | {"train.on_spike": "skip"})
     assert run.go()["steps"] == 70
     assert len(events(run)) == 1
-    assert "step 61: a gradient norm of" in events(run)[0]
+    assert "step 61: the gradient norm of" in events(run)[0]
 
 
-def test_rewind_is_the_run_that_never_made_that_update(
-    training: Make, leap: Callable[..., None]
+def test_rewind_gives_the_weights_of_a_run_that_skipped_the_step(
+    training: Make, spike_at: Callable[..., None]
 ) -> None:
-    """Back to step 60's checkpoint or 40's, then on without it: the weights of a run that left
-    it out at once.
-    """
-    leap({63})
+    """After returning to the checkpoint, the run reaches the weights of one that skipped directly."""
+    spike_at({63})
     wanted = training(LONG | {"train.on_spike": "skip"}, run="skip")
     wanted.go()
     back = training(LONG | {"train.on_spike": "rewind"}, run="rewind")
     began = time.monotonic()
     summary = back.go()
-    assert summary["wall_seconds"] <= time.monotonic() - began, (
-        "time that went back is counted once"
-    )
+    assert summary["wall_seconds"] <= time.monotonic() - began, "the rewound time is counted once"
     assert [message.split(". ")[-1] for message in events(back)] == [
-        "Back to step 60.",
-        "It is left out.",
+        "Returning to step 60.",
+        "It is skipped.",
     ]
     for name, weight in wanted.context.replica.weights(copy=False).items():
         assert torch.equal(weight, back.context.replica.weights(copy=False)[name]), name
@@ -158,14 +154,14 @@ def test_rewind_is_the_run_that_never_made_that_update(
     assert steps == [step for step in range(1, 71) if step != 64]
 
 
-def test_stop_leaves_a_record_and_a_checkpoint(
-    training: Make, leap: Callable[..., None], tmp_path: Path
+def test_stop_writes_a_record_and_a_checkpoint(
+    training: Make, spike_at: Callable[..., None], tmp_path: Path
 ) -> None:
-    leap({60})
+    spike_at({60})
     run = training(LONG | {"train.on_spike": "stop"})
     with pytest.raises(
         TrainingError,
-        match=r"step 61: a gradient norm .* Step 60 is saved; `lmsmith replay .*step-00000061`",
+        match=r"step 61: the gradient norm .* Step 60 is saved\. `lmsmith replay .*step-00000061`",
     ):
         run.go()
     record, tensors = read_record(run.context.run / "spikes" / "step-00000061")
@@ -179,14 +175,14 @@ def test_stop_leaves_a_record_and_a_checkpoint(
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_replay_has_the_same_bits(
+def test_replay_is_bit_identical(
     config: RunConfig,
     corpus: Corpus,
     training: Make,
     monkeypatch: pytest.MonkeyPatch,
     dropout: float,
 ) -> None:
-    """Of an update that is as others are, and of another batch, which has not."""
+    """An ordinary step replays to the same bits; another batch does not."""
     changes = {"train.steps": 9, "model.dropout": dropout, "train.save_every": 4}
     run = training(changes)
 
@@ -213,10 +209,10 @@ def test_replay_has_the_same_bits(
     assert other.grad_norm != found.grad_norm
 
 
-def test_replay_of_what_is_not_finite(
+def test_replay_of_values_that_are_not_finite(
     config: RunConfig, corpus: Corpus, training: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a loss that really became infinite: from an overflowing weight, in float32."""
+    """The loss really overflows, from a huge float32 weight."""
     changes = {"train.steps": 9, "model.logit_softcap": 0.0, "train.save_every": 4}
     run = training(changes)
     train_step = lmsmith.train.loop.train_step
@@ -246,7 +242,7 @@ def test_replay_of_what_is_not_finite(
 
 
 def test_a_diverged_run_is_not_resumed(training: Make) -> None:
-    """Its newest checkpoint holds NaN: no step from there could help."""
+    """Its newest checkpoint holds NaN, which no step can repair."""
     length = {"train.steps": 4, "train.save_every": 2, "train.keep": 9}
     run = training(length)
     run.go()
@@ -261,25 +257,25 @@ def test_a_diverged_run_is_not_resumed(training: Make) -> None:
         f"The checkpoint of step 4 in {run.context.run} has weights that are not finite numbers: "
     )
     assert "head.weight (3 NaN of" in message
-    assert "begin anew with a lower --learning-rate" in message
-    assert f"remove {place}: there are checkpoints of 2" in message
+    assert "start again with a lower --learning-rate" in message
+    assert f"remove {place}; there are also checkpoints of steps 2" in message
     shutil.rmtree(place)
     again = training(length)
     assert again.restore()
     assert again.state.step == 2
 
 
-def test_what_is_no_record_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is no spike record"):
+def test_a_folder_that_is_not_a_record_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is not a spike record"):
         read_record(tmp_path)
     shutil.rmtree(tmp_path)
 
 
 @pytest.mark.parametrize("most", [1, 3])
-def test_too_little_memory_halves_the_micro_batch_and_changes_nothing_else(
+def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else(
     training: Make, monkeypatch: pytest.MonkeyPatch, most: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As if no more than `most` rows fitted. The same steps, the same losses to rounding."""
+    """With room for only `most` rows, the steps and, up to rounding, the losses stay the same."""
     steps = {"train.steps": 6, "train.dtype": "float64", "train.batch_size": 8}
     plain, tight = training(steps, run="plain"), training(steps, run="tight")
     plain.go()
@@ -294,7 +290,7 @@ def test_too_little_memory_halves_the_micro_batch_and_changes_nothing_else(
     monkeypatch.setattr(tight.context.replica.summed_loss, "forward", cramped)
     tight.go()
     assert tight.context.replica.rows_at_once == (1 if most == 1 else 2)
-    assert "micro-batches of 4 rows from here on" in caplog.text
+    assert "continuing with micro-batches of 4 rows" in caplog.text
     for name, weight in plain.context.replica.weights(copy=False).items():
         torch.testing.assert_close(
             tight.context.replica.weights(copy=False)[name], weight, rtol=1e-9, atol=1e-12

@@ -1,4 +1,4 @@
-"""A user's own hooks: when they run, what survives a kill, and what happens where one fails."""
+"""The user's hooks: when they run, what survives a kill, and what happens if one fails."""
 
 import json
 import math
@@ -25,7 +25,7 @@ Make = Callable[..., Training]
 
 
 class Average(Hook):
-    """The running mean of the weights, and what else a hook may keep."""
+    """A running mean of the weights, and other state that a hook may keep."""
 
     name = "average"
 
@@ -78,7 +78,7 @@ class Failing(Hook):
 
 
 class Calls(Hook):
-    """Notes when it is called."""
+    """Records its calls."""
 
     def __init__(self, every: int = 1, at_end: bool = False) -> None:
         self.every, self.at_end, self.calls = every, at_end, list[Any]()
@@ -129,10 +129,10 @@ def test_a_hook_changes_nothing(training: Make) -> None:
     assert "hooks" not in load_checkpoint(without.context.run).state
 
 
-def test_a_hook_that_is_new_in_a_longer_run_begins_once(
+def test_a_new_hook_in_an_extended_run_starts_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The checkpoint that a leg begins with is written before the hook has started."""
+    """The first checkpoint of a leg is written before the hook has started."""
 
     class Late(Calls):
         name = "late"
@@ -165,7 +165,7 @@ def test_a_hook_that_is_new_in_a_longer_run_begins_once(
 def test_a_hook_survives_a_stop_anywhere(
     training: Make, monkeypatch: pytest.MonkeyPatch, where: str, call: int
 ) -> None:
-    """Where the signal comes between a step and the hook's call, the resumed run makes the call."""
+    """If a signal comes between a step and the hook's call, the resumed run makes the call."""
     changes = {"train.steps": 15, "train.save_every": 4, "train.eval_every": 3}
     wanted, found, again = Average(), Average(), Average()
     training(changes, run="oracle", hooks=[wanted]).go()
@@ -191,7 +191,7 @@ def test_a_hook_survives_a_stop_anywhere(
     assert wanted.steps == list(range(1, 16))
 
 
-def test_a_killed_run_goes_on_with_the_state_of_the_checkpoint(training: Make) -> None:
+def test_a_killed_run_resumes_with_the_hook_state_of_the_checkpoint(training: Make) -> None:
     changes = {"train.steps": 12, "train.save_every": 5, "train.keep": 9}
     wanted, again = Average(), Average()
     run = training(changes, hooks=[wanted])
@@ -206,15 +206,15 @@ def test_a_killed_run_goes_on_with_the_state_of_the_checkpoint(training: Make) -
     assert same(again, wanted)
 
 
-def test_a_rewind_takes_hooks_back(training: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rewind_restores_hooks(training: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     gradient = lmsmith.train.step.gradient
     monkeypatch.setattr("lmsmith.train.guard.LEAST", 4)
 
-    def leaping(replica: Any, batches: Any, step: int) -> tuple[float, float]:
+    def spiking(replica: Any, batches: Any, step: int) -> tuple[float, float]:
         loss, norm = gradient(replica, batches, step)
         return loss, norm * (1000 if step == 6 else 1)
 
-    monkeypatch.setattr(lmsmith.train.step, "gradient", leaping)
+    monkeypatch.setattr(lmsmith.train.step, "gradient", spiking)
     changes = {"train.steps": 9, "train.save_every": 4, "train.on_spike": "rewind"}
     hook = Average()
     training(changes, hooks=[hook]).go()
@@ -235,7 +235,7 @@ def test_a_hook_that_raises_ends_the_run_after_a_checkpoint(
         run.go()
     assert isinstance(caught.value.__cause__, ValueError)
     assert load_checkpoint(run.context.run).step == step
-    # Corrected and resumed: the call that failed, and those after it, are made.
+    # The corrected and resumed run makes the failed call and the later ones.
     mended, average, calls = Failing("none"), Average(), Calls()
     again = training(changes, hooks=[average, mended, calls])
     assert again.restore()
@@ -256,12 +256,12 @@ def test_a_state_that_json_cannot_hold_is_named(training: Make) -> None:
             return {"when": object()}
 
     with pytest.raises(
-        TrainingError, match=r"hook 'Odd' holds a object under 'when'.*wanted tensors"
+        TrainingError, match=r"hook 'Odd' holds a object under 'when'.*Expected: tensors"
     ):
         training({"train.steps": 3}, hooks=[Odd()]).go()
 
 
-def test_a_hook_may_hand_out_the_models_own_weights(training: Make) -> None:
+def test_a_hook_may_save_the_models_own_weights(training: Make) -> None:
     class Own(Hook):
         def on_start(self, context: Context) -> None:
             self.context = context
@@ -277,7 +277,7 @@ def test_a_hook_may_hand_out_the_models_own_weights(training: Make) -> None:
     )
 
 
-def test_a_hook_can_end_a_run(training: Make) -> None:
+def test_a_hook_can_stop_a_run(training: Make) -> None:
     class Enough(Hook):
         every = 4
 
@@ -291,7 +291,7 @@ def test_a_hook_can_end_a_run(training: Make) -> None:
         "enough",
         4,
     )
-    assert events(run.context.run) == ["ended by a hook: enough"]
+    assert events(run.context.run) == ["stopped by a hook: enough"]
     assert available(run.context.run) == [4]
 
 
@@ -302,15 +302,15 @@ def test_names(training: Make) -> None:
     assert training(hooks=[Calls()]).hooks.names == ("Calls",)
     for hooks, words in (
         ([Average(), Average()], r"'average' is taken by another hook"),
-        ([Average, Calls()], r"holds the class Average: wanted instances"),
-        ([print], r"holds <built-in function print>: wanted instances"),
+        ([Average, Calls()], r"holds the class Average; expected instances"),
+        ([print], r"holds <built-in function print>; expected instances"),
         ([Odd()], r"is named 'a/b'"),
     ):
         with pytest.raises(UsageError, match=words):
             training(hooks=hooks)
     evaluate = Calls()
     evaluate.name = "evaluate"
-    with pytest.raises(UsageError, match="'evaluate' is taken by a hook of lmsmith itself"):
+    with pytest.raises(UsageError, match="'evaluate' is taken by a built-in hook"):
         training(hooks=[evaluate])
 
 
@@ -329,26 +329,24 @@ def test_a_run_whose_hook_is_missing_is_refused_by_name(book: dict[str, Any]) ->
     shutil.copytree(run, "other")
     shutil.copytree(run, "early")
     shutil.rmtree("early/checkpoints")
-    words = r"with the hook average, which is missing here.*from test_hooks import Average.*"
+    words = r"with the hook average, which is missing.*from test_hooks import Average.*"
     words += r"hooks=\[Average\(\.\.\.\)\].*`lmsmith resume {} --without-hook average`"
     for place in ("run", "early"):
         with pytest.raises(UsageError, match=words.format(place)):
             resume(Path(place), {"train.keep": 3}, console=quiet)
         assert "keep = 9" in Path(place, "config.toml").read_text(encoding="utf-8")
-    with pytest.raises(
-        UsageError, match=r"run has no hook 'mean' to go on without: it has average"
-    ):
+    with pytest.raises(UsageError, match=r"run has no hook 'mean' to drop: it has average"):
         resume(run, console=quiet, without_hooks=["mean"])
     again = Average()
     assert resume(run, console=quiet, hooks=[again])["steps"] == 8
     assert again.n == 8
     for place in ("other", "early"):
         assert resume(Path(place), console=quiet, without_hooks=["average"])["steps"] == 8
-        assert "the hook average is dropped, with its state" in events(Path(place))
+        assert "the hook average and its state are dropped" in events(Path(place))
         assert "hooks" not in load_checkpoint(Path(place)).state
 
 
-def test_the_command_line_goes_on_without_a_hook(book: dict[str, Any], capsys: Any) -> None:
+def test_the_command_line_can_drop_a_hook(book: dict[str, Any], capsys: Any) -> None:
     from lmsmith.cli import run as command
 
     run, _ = train(
@@ -358,28 +356,30 @@ def test_the_command_line_goes_on_without_a_hook(book: dict[str, Any], capsys: A
     assert command(["resume", "run"], started=0.0) == 2
     assert "--without-hook average" in capsys.readouterr().err.replace("\n", " ")
     assert command(["resume", "run", "--without-hook", "average"], started=0.0) == 0
-    assert "the hook average is dropped" in capsys.readouterr().out
+    assert "the hook average and its state are dropped" in capsys.readouterr().out
 
 
-def test_a_hook_that_a_resumed_run_is_given_begins_there(book: dict[str, Any]) -> None:
+def test_a_hook_added_on_resume_starts_there(book: dict[str, Any]) -> None:
     quiet, hook = Console(quiet=True), Average()
     run, _ = train(["book.txt"], book, out=Path("run"), console=quiet)
     (run / "summary.json").unlink()
     shutil.rmtree(run / "checkpoints/step-00000008")
     resume(run, console=quiet, hooks=[hook])
     assert hook.steps == [5, 6, 7, 8]
-    assert "the hook average begins here" in events(run)
+    assert "the hook average is new" in events(run)
 
 
-def test_an_ngram_model_has_no_steps_to_hook_into(book: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match=r"'average' runs between steps, and an n-gram model"):
+def test_an_ngram_model_has_no_steps_for_hooks(book: dict[str, Any]) -> None:
+    with pytest.raises(
+        UsageError, match=r"'average' runs between training steps, and an n-gram model"
+    ):
         train(
             ["book.txt"], {"preset": "ngram"}, out=Path("run"), console=Console(), hooks=[Average()]
         )
     assert not Path("run").exists()
 
 
-def test_a_second_interrupt_in_the_save_is_not_taken_for_the_first(
+def test_a_second_interrupt_during_the_save_stops_at_once(
     training: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first one ends an evaluation; the second does not wait for the checkpoint."""

@@ -1,5 +1,5 @@
-"""Training on from another run's weights: they are where it begins, and nothing else of that run
-is needed.
+"""Fine-tuning another run's weights (`--from`): they are the start, and that run is not needed
+later.
 """
 
 import json
@@ -29,7 +29,7 @@ MACHINE = {name: value for name, value in TINY.items() if name.startswith("train
 
 @pytest.fixture
 def _base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run, base, and another text."""
+    """A run named base, and another text."""
     monkeypatch.chdir(tmp_path)
     Path("book.txt").write_text(TEXT)
     Path("other.txt").write_text(OTHER)
@@ -48,7 +48,7 @@ def weights(run: str) -> dict[str, torch.Tensor]:
     return dict(load_for_use(Path(run))[0].state_dict())  # type: ignore[attr-defined]
 
 
-def test_its_weights_are_scored_first_and_stay_where_nothing_better_comes() -> None:
+def test_the_starting_weights_are_scored_first_and_stay_if_nothing_is_better() -> None:
     base = load_for_use(Path("base"))[0]
     on()
     first = json.loads(Path("run/metrics.jsonl").read_text().splitlines()[0])
@@ -71,14 +71,14 @@ def test_its_weights_are_scored_first_and_stay_where_nothing_better_comes() -> N
 
 
 @pytest.mark.parametrize("left", [0, 5])
-def test_resumed_it_does_not_need_the_other_run(left: int) -> None:
-    """Before its first checkpoint, and after it: the weights of a run that was left alone."""
+def test_resuming_does_not_need_the_other_run(left: int) -> None:
+    """Before and after its first checkpoint, the weights equal those of an uninterrupted run."""
     on("alone")
     on()
-    if not left:  # as it is before the first save
+    if not left:  # as before the first save
         shutil.rmtree("run/model")
         shutil.copytree("base/model", "run/model")
-    else:  # damaged: a checkpoint has all
+    else:  # damaged, but the checkpoint has everything
         Path("run/model/model.safetensors").write_bytes(b"")
     shutil.rmtree("base")
     Path("run/summary.json").unlink()
@@ -90,7 +90,7 @@ def test_resumed_it_does_not_need_the_other_run(left: int) -> None:
         assert torch.equal(weights("run")[name], weight), name
 
 
-def test_ends_of_an_imported_model_stay() -> None:
+def test_end_ids_of_an_imported_model_stay() -> None:
     place = Path("base/model/config.json")
     content = json.loads(place.read_text())
     content["config"] |= {"begin": 3, "ends": [7, 9]}
@@ -101,7 +101,7 @@ def test_ends_of_an_imported_model_stay() -> None:
     assert "begin" not in kept
 
 
-def test_model_and_tokenizer_are_its_own_and_rates_a_tenth() -> None:
+def test_model_and_tokenizer_come_from_the_other_run_and_rates_are_a_tenth() -> None:
     settings = (
         MACHINE
         | LENGTH
@@ -113,7 +113,7 @@ def test_model_and_tokenizer_are_its_own_and_rates_a_tenth() -> None:
     assert config.optim.learning_rate == pytest.approx(0.1 * preset("modern").optim.learning_rate)
     assert config.optim.muon_learning_rate == 0.01
     on()
-    again, _ = asked(["run/config.toml"], {})  # which says the same of the model, and may
+    again, _ = asked(["run/config.toml"], {})  # repeats the same model settings
     assert (again.model.d_model, again.train.init_from) == (16, "base")
 
 
@@ -122,16 +122,16 @@ def test_model_and_tokenizer_are_its_own_and_rates_a_tenth() -> None:
     [
         (
             {"model.d_model": 32},
-            r"model\.d_model = 32, but the model that this run begins with, base, has 16",
+            r"model\.d_model = 32, but base, which this run starts from, has 16\. Leave it out",
         ),
         (
             {"tokenizer": "char"},
-            "tokenizer = 'char', but the tokenizer is that of base: leave it out",
+            "tokenizer = 'char', but base, .* brings its own tokenizer. Leave it out",
         ),
         ({"train.init_from": "counts"}, "counts is an n-gram model"),
     ],
 )
-def test_what_cannot_be_changed(changes: dict[str, Any], message: str) -> None:
+def test_settings_that_cannot_change(changes: dict[str, Any], message: str) -> None:
     if "train.init_from" in changes:
         train(["book.txt"], {"preset": "ngram"}, out=Path("counts"), console=QUIET)
     with pytest.raises(ConfigError, match=message):
@@ -139,7 +139,7 @@ def test_what_cannot_be_changed(changes: dict[str, Any], message: str) -> None:
     assert not Path("run").exists()
 
 
-def test_a_longer_run_keeps_where_an_imported_models_texts_end() -> None:
+def test_an_extended_run_keeps_the_end_ids_of_an_imported_model() -> None:
     config = Path("base/model/config.json")
     content = json.loads(config.read_text())
     content["config"]["ends"] = [3, 5]
@@ -158,7 +158,7 @@ def test_no_run() -> None:
         on()
 
 
-def test_weights_that_are_good_enough_are_not_trained(capsys: pytest.CaptureFixture[str]) -> None:
+def test_weights_that_reach_the_target_are_not_trained(capsys: pytest.CaptureFixture[str]) -> None:
     machine = [
         word
         for name in ("threads", "matmul")
@@ -177,4 +177,6 @@ def test_weights_that_are_good_enough_are_not_trained(capsys: pytest.CaptureFixt
         "run",
     ]
     assert run([*words, *machine], started=time.monotonic()) == 0
-    assert "at step 0; 0.0 s of updates; target reached after 0.0 s" in capsys.readouterr().out
+    assert (
+        "at step 0; 0.0 s of training steps; target reached after 0.0 s" in capsys.readouterr().out
+    )

@@ -1,4 +1,4 @@
-"""Recurrent networks go all the way that Transformers go: chosen, trained, resumed, used."""
+"""Recurrent networks are chosen, trained, resumed and used like Transformers."""
 
 import io
 import json
@@ -40,7 +40,7 @@ def test_sizes_fit_the_budget_and_the_text(corpus: Corpus, name: str, carry: boo
     assert "heads" not in line
 
 
-def test_a_width_alone_goes_without_heads() -> None:
+def test_a_recurrent_width_needs_no_heads() -> None:
     config, _ = asked(["book.txt"], {"preset": "gru", "model.d_model": "24"})
     assert config.model.d_model == 24
     with pytest.raises(

@@ -1,6 +1,4 @@
-"""The ladder: which rungs there are, that what is put back computes the same, and what the
-command prints.
-"""
+"""The ladder: its rungs, the equivalence of the slow variants, and the printed tables."""
 
 import re
 from typing import Any
@@ -33,7 +31,7 @@ def tiny(**changes: Any) -> RunConfig:
     return preset("gpt2").changed(wanted, where="a test")
 
 
-def test_attention_written_out_is_attention() -> None:
+def test_plain_attention_equals_fused_attention() -> None:
     model = GPT(tiny().model).double()
     for p in model.parameters():
         p.data.normal_(0, 0.3, generator=torch.Generator().manual_seed(p.numel()))
@@ -45,7 +43,7 @@ def test_attention_written_out_is_attention() -> None:
     torch.testing.assert_close(model(ids), fused, rtol=0, atol=0)
 
 
-def test_a_gpu_has_the_published_rungs_and_a_cpu_those_that_exist(
+def test_a_gpu_has_the_published_rungs_and_a_cpu_a_subset(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(ladder, "has_bfloat16", lambda device: True)
@@ -87,7 +85,7 @@ def test_each_rung_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
         assert pace.peak_memory_bytes > 1e6
 
 
-def test_plain_adamw_makes_the_same_update(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_adamw_makes_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
     replica = ladder.Replica
     monkeypatch.setattr(
@@ -101,10 +99,10 @@ def test_plain_adamw_makes_the_same_update(monkeypatch: pytest.MonkeyPatch) -> N
         torch.testing.assert_close(weight, fused.weights(copy=False)[name], rtol=1e-10, atol=1e-12)
 
 
-def test_what_cannot_be_measured_is_refused() -> None:
+def test_unmeasurable_configs_are_refused() -> None:
     with pytest.raises(ConfigError, match="choose --device cpu"):
         next(climb(torch.device("mps")))
-    with pytest.raises(ConfigError, match="makes no steps"):
+    with pytest.raises(ConfigError, match="makes no training steps"):
         bench_config({"preset": "ngram"})
 
 

@@ -1,7 +1,7 @@
-"""Resuming with something changed: what may, what may not, and runs that become longer.
+"""Resuming with changes: allowed and refused settings, and longer runs.
 
-The oracles: a run that was planned longer from the start, a run that nobody disturbed, and the
-learning-rate schedule.
+The oracles: a run planned longer from the start, an uninterrupted run, and the learning-rate
+schedule.
 """
 
 import io
@@ -68,7 +68,7 @@ def assert_same_weights(one: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", ["constant", "inverse-sqrt"])
-def test_a_schedule_without_an_end_makes_an_extended_run_that_of_a_longer_one(shape: str) -> None:
+def test_with_an_endless_schedule_an_extended_run_equals_a_longer_one(shape: str) -> None:
     trained(14, {"schedule.shape": shape}, Path("long"))
     trained(8, {"schedule.shape": shape})
     summary, said = resumed({"train.steps": "14"})
@@ -79,7 +79,7 @@ def test_a_schedule_without_an_end_makes_an_extended_run_that_of_a_longer_one(sh
 
 
 @pytest.mark.parametrize("shape", ["linear", "cosine", "trapezoid"])
-def test_a_schedule_with_an_end_is_that_of_the_new_length(shape: str) -> None:
+def test_a_schedule_with_an_end_follows_the_new_length(shape: str) -> None:
     summary = trained(8, {"schedule.shape": shape})
     schedule, peak = ScheduleConfig(shape=shape, warmup_steps=3), RunConfig().optim.learning_rate  # type: ignore[arg-type]
     _, said = resumed({"train.tokens": 14 * 4 * 16})
@@ -87,21 +87,19 @@ def test_a_schedule_with_an_end_is_that_of_the_new_length(shape: str) -> None:
     n_planned = [8] * 8 + [14] * 6
     wanted = [peak * learning_rate_share(step, n, schedule) for step, n in enumerate(n_planned)]
     assert [line["learning_rate"] for line in lines("train")] == pytest.approx(wanted)
-    assert (
-        f"to {learning_rate_share(8, 14, schedule):.0%}, where a run planned for 14 steps has it"
-        in said
-    )
+    share = learning_rate_share(8, 14, schedule)
+    assert f"to {share:.0%} of its peak, the value of a 14-step run at step 8, and ends at" in said
     assert said.splitlines()[0].startswith(
-        "training 6 more steps of 4 x 16 tokens = 384: 14 steps instead of 8; "
+        "training 6 more steps of 4 x 16 tokens = 384 tokens: 14 steps instead of 8; "
     )
 
 
-def test_an_extended_run_that_is_killed_goes_on_to_the_same_bits(
+def test_an_extended_run_that_is_killed_reaches_the_same_bits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     trained(6, {"model.dropout": 0.1, "train.save_every": 3})
-    shutil.copytree(RUN, "undisturbed")
-    wanted, _ = resumed({"train.steps": 15}, Path("undisturbed"))
+    shutil.copytree(RUN, "uninterrupted")
+    wanted, _ = resumed({"train.steps": 15}, Path("uninterrupted"))
     judge, moments = Guard.judge, [6, 8, 13]  # before the leg's first step; within it
 
     def killed(self: Guard, step: int, loss: float, norm: float) -> None:
@@ -118,7 +116,7 @@ def test_an_extended_run_that_is_killed_goes_on_to_the_same_bits(
         with pytest.raises(SystemExit):
             resumed()
     summary, _ = resumed()
-    assert_same_weights(RUN, Path("undisturbed"))
+    assert_same_weights(RUN, Path("uninterrupted"))
     assert summary["legs"] == wanted["legs"]
     assert [(leg["from_step"], leg["to_step"], leg["steps"]) for leg in summary["legs"]] == [
         (0, 6, 6),
@@ -128,13 +126,13 @@ def test_an_extended_run_that_is_killed_goes_on_to_the_same_bits(
         clock = {"seconds", "tokens_per_second", "mfu"}
         both = [
             [{k: v for k, v in line.items() if k not in clock} for line in lines(kind, run)]
-            for run in (RUN, Path("undisturbed"))
+            for run in (RUN, Path("uninterrupted"))
         ]
         assert both[0] == both[1], kind
     assert [line["step"] for line in lines("train")] == list(range(1, 16))
 
 
-def test_an_extension_that_was_killed_before_its_checkpoint_is_made_again(
+def test_an_extension_killed_before_its_checkpoint_is_repeated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     trained(6)
@@ -149,20 +147,20 @@ def test_an_extension_that_was_killed_before_its_checkpoint_is_made_again(
     assert len(summary["legs"]) == 2
 
 
-def test_a_finished_run_stays_so_unless_its_length_changes() -> None:
+def test_a_finished_run_stays_finished_unless_its_length_changes() -> None:
     trained(4)
     for _ in range(2):
         summary, said = resumed()
         assert (summary["steps"], len(summary["legs"])) == (4, 1)
         assert (
-            "is finished, at step 4: there is nothing to go on with; `lmsmith resume run --steps N`"
-            in said
+            "run is finished at step 4; to train further, set a new length: `lmsmith resume run "
+            "--steps N`" in said
         )
     edit("steps = 4", "steps = 6")
     assert resumed()[0]["steps"] == 6
 
 
-def test_minutes_count_from_now_on_and_stay_so_after_a_kill(
+def test_minutes_count_from_the_resume_and_continue_after_a_kill(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     trained(4)
@@ -180,16 +178,18 @@ def test_minutes_count_from_now_on_and_stay_so_after_a_kill(
     for _ in range(2):
         with pytest.raises(SystemExit):
             resumed({} if deadlines else {"train.minutes": 2})
-    closing = CLOSING_SECONDS
-    assert deadlines[0] == pytest.approx(120 - closing, abs=3)
-    assert deadlines[1] < deadlines[0]
+    available, setup = 120 - CLOSING_SECONDS, 20.0  # seconds that a busy machine may take to set up
+    assert available - setup < deadlines[0] < available + 1
+    assert deadlines[1] == pytest.approx(deadlines[0] - 30, abs=setup)
     assert "minutes = 2.0" in (RUN / "config.toml").read_text()
     planned = load_checkpoint(RUN).about["config"]["train.steps"]
-    assert planned == pytest.approx(4 + 0.9 * (120 - closing) / 0.5, abs=6)
+    assert 4 + 0.9 * (available - setup) / 0.5 < planned < 4 + 0.9 * (available + 1) / 0.5
 
 
 @pytest.mark.parametrize("changes", [{"train.steps": 40}, {"train.tokens": 40 * 64}])
-def test_the_rhythm_of_evaluations_that_was_chosen_is_chosen_anew(changes: dict[str, Any]) -> None:
+def test_a_chosen_evaluation_interval_is_chosen_again_for_the_new_length(
+    changes: dict[str, Any],
+) -> None:
     trained(20, {"train.eval_every": 0, "train.log_every": 7})
     _, said = resumed(changes)
     assert [line["step"] for line in lines("eval")] == [
@@ -210,7 +210,7 @@ def test_the_rhythm_of_evaluations_that_was_chosen_is_chosen_anew(changes: dict[
         40,
     ]
     assert [line["step"] for line in lines("train")] == [1, 7, 14, 20, 21, 28, 35, 40]
-    assert "evaluations every 4 steps" in said
+    assert "evaluation every 4 steps" in said
 
 
 @pytest.mark.parametrize(
@@ -218,24 +218,24 @@ def test_the_rhythm_of_evaluations_that_was_chosen_is_chosen_anew(changes: dict[
     [
         (
             {"train.steps": 4},
-            r"run has made 4 steps \(256 tokens\), and train\.steps = 4 is its length in all",
+            r"run has already made 4 steps \(256 tokens\), and train\.steps = 4 is its total length",
         ),
-        ({"train.tokens": 300}, r"train\.tokens = 300 is its length in all"),
-        ({"train.epochs": 0.01}, r"train\.epochs = 0\.01 is its length in all"),
-        ({"train.steps": 9, "train.tokens": 900}, "say the length of run 2 times: set one of them"),
-        ({"train.steps": 0}, r"train\.steps = 0: wanted how long run is to be"),
+        ({"train.tokens": 300}, r"train\.tokens = 300 is its total length"),
+        ({"train.epochs": 0.01}, r"train\.epochs = 0\.01 is its total length"),
+        ({"train.steps": 9, "train.tokens": 900}, "set the length of run 2 times: set only one"),
+        ({"train.steps": 0}, r"train\.steps = 0: expected the new length of run"),
         (
             {"train.minutes": 0.01},
             r"train\.minutes = 0\.01 leaves no time to train: .* Set --minutes \d",
         ),
         (
             {"train.steps": 9, "train.seed": 2},
-            r"cannot change on the way: train\.seed was 1 and is 2",
+            r"a run cannot change: train\.seed was 1 and is now 2",
         ),
         ({"train.steps": 9, "model.n_head": 3}, r"n_head = 3 does not divide"),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_is_written(
+def test_impossible_changes_are_refused_before_anything_is_written(
     changes: dict[str, Any], message: str
 ) -> None:
     trained(4)
@@ -252,26 +252,26 @@ def unfinished() -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "message"),
     [
-        ("d_model = 16", "d_model = 32", "model.d_model was 16 and is 32"),
-        ("seed = 1", "seed = 2", "train.seed was 1 and is 2"),
-        ("batch_size = 4", "batch_size = 8", "train.batch_size was 4 and is 8"),
-        ('name = "muon"', 'name = "adamw"', "optim.name was muon and is adamw"),
-        ('documents = "stream"', 'documents = "rows"', "data.documents was stream and is rows"),
+        ("d_model = 16", "d_model = 32", "model.d_model was 16 and is now 32"),
+        ("seed = 1", "seed = 2", "train.seed was 1 and is now 2"),
+        ("batch_size = 4", "batch_size = 8", "train.batch_size was 4 and is now 8"),
+        ('name = "muon"', 'name = "adamw"', "optim.name was muon and is now adamw"),
+        ('documents = "stream"', 'documents = "rows"', "documents was stream and is now rows"),
     ],
 )
-def test_edits_that_cannot_hold_are_refused_by_name(old: str, new: str, told: str) -> None:
+def test_forbidden_edits_are_refused_by_name(old: str, new: str, message: str) -> None:
     unfinished()
     edit(old, new)
     with pytest.raises(
         ConfigError,
-        match=f"run/config.toml is not what run was trained with, .*: {told}. Set it back",
+        match=f"run/config.toml differs from what run was trained with, .*{message}. Restore the",
     ):
         resumed()
 
 
-def test_edits_that_may_be_are_applied_and_logged() -> None:
+def test_allowed_edits_are_applied_and_logged() -> None:
     unfinished()
     edit("steps = 6", "steps = 8")
     edit("learning_rate = 0.003", "learning_rate = 0.001")
@@ -283,13 +283,13 @@ def test_edits_that_may_be_are_applied_and_logged() -> None:
     assert rates[3:] == pytest.approx(
         [0.001 * learning_rate_share(step, 8, schedule) for step in range(3, 8)]
     )
-    assert "changed  optim.learning_rate: 0.003 before, 0.001 from step 3 on\n" in said
+    assert "changed  optim.learning_rate: 0.001 from step 3 on (was 0.003)\n" in said
     assert "note     optim.learning_rate: changes only head, biases and gains" in said
-    told = [line["message"] for line in lines("event")]
-    assert told[:3] == [
-        "optim.learning_rate was 0.003 and is 0.001",
-        "optim.clip_norm was 0 and is 2",
-        "train.save_every was 3 and is 1",
+    events = [line["message"] for line in lines("event")]
+    assert events[:3] == [
+        "optim.learning_rate changed from 0.003 to 0.001",
+        "optim.clip_norm changed from 0 to 2",
+        "train.save_every changed from 3 to 1",
     ]
     assert summary["legs"][1]["changed"] == {
         "optim.learning_rate": [0.003, 0.001],
@@ -300,7 +300,7 @@ def test_edits_that_may_be_are_applied_and_logged() -> None:
     assert "clip_norm = 2.0" in (RUN / "config.toml").read_text()
 
 
-def test_checkpoints_of_earlier_versions_say_no_config(caplog: pytest.LogCaptureFixture) -> None:
+def test_checkpoints_of_earlier_versions_hold_no_config(caplog: pytest.LogCaptureFixture) -> None:
     unfinished()
     for path in RUN.glob("checkpoints/*/manifest.json"):
         manifest = json.loads(path.read_text())
@@ -309,7 +309,7 @@ def test_checkpoints_of_earlier_versions_say_no_config(caplog: pytest.LogCapture
     text = (RUN / "config.toml").read_text()
     edit("d_model = 16", "d_model = 32")
     with pytest.raises(
-        CheckpointError, match=r"of another model than the config says: .* has shape \(\d+, 16\)"
+        CheckpointError, match=r"does not belong to this config: .* has shape \(\d+, 16\)"
     ):
         resumed()
     (RUN / "config.toml").write_text(text)
@@ -318,12 +318,12 @@ def test_checkpoints_of_earlier_versions_say_no_config(caplog: pytest.LogCapture
     assert "whether they were edited cannot be checked" in caplog.text
 
 
-def test_a_target_that_was_reached() -> None:
+def test_a_run_that_reached_its_target() -> None:
     summary = trained(9, {"train.stop_at_val_loss": 50, "train.eval_every": 3})
     assert (summary["finished"], summary["steps"]) == ("target", 3)
     with pytest.raises(
         ConfigError,
-        match=r"has reached its target, train\.stop_at_val_loss = 50, .* --stop-at-val-loss 0",
+        match=r"reached its target, train\.stop_at_val_loss = 50, .* --stop-at-val-loss 0",
     ):
         resumed({"train.steps": 12})
     assert resumed()[0]["steps"] == 3
@@ -335,34 +335,34 @@ def test_a_target_that_was_reached() -> None:
     )
 
 
-def test_what_has_no_other_length() -> None:
+def test_runs_whose_length_cannot_change() -> None:
     trained(4, {"train.initial_batch_size": 2})
-    with pytest.raises(ConfigError, match="the batches of run grow with its number of steps"):
+    with pytest.raises(ConfigError, match="the batch size of run grows with its number of steps"):
         resumed({"train.steps": 9})
     train(["book.txt"], {"preset": "ngram"}, out=Path("counted"), console=Console(quiet=True))
-    with pytest.raises(UsageError, match="counts its text once"):
+    with pytest.raises(UsageError, match="is counted once"):
         resumed({"train.steps": 9}, Path("counted"))
 
 
 @pytest.mark.parametrize("shape", ["constant", "inverse-sqrt", "linear", "cosine", "trapezoid"])
-def test_each_schedule_says_what_it_does(shape: str) -> None:
+def test_each_schedule_is_described(shape: str) -> None:
     words = schedule_in_words(ScheduleConfig(shape=shape, final_fraction=0.1), 100, 100, 200)  # type: ignore[arg-type]
     assert words.startswith(f"{shape}: the learning rate ")
 
 
-def test_epochs_are_a_length() -> None:
+def test_epochs_set_a_length() -> None:
     """A resumed run makes the steps of a run that was planned with the epochs from the start."""
-    alike = {"schedule.shape": "constant", "model.ngram_dropout": 0.0}  # chosen by the length
-    trained(4, alike)
-    whole = TINY | alike | {"schedule.warmup_steps": 3, "train.epochs": 0.5}
-    del whole["train.steps"]
-    planned = train(["book.txt"], whole, out=Path("whole"), console=Console(quiet=True))[1]
+    fixed = {"schedule.shape": "constant", "model.ngram_dropout": 0.0}  # depend on the length
+    trained(4, fixed)
+    full = TINY | fixed | {"schedule.warmup_steps": 3, "train.epochs": 0.5}
+    del full["train.steps"]
+    planned = train(["book.txt"], full, out=Path("full"), console=Console(quiet=True))[1]
     assert planned["steps"] > 4
     assert resumed({"train.epochs": 0.5})[0]["steps"] == planned["steps"]
-    assert_same_weights(RUN, Path("whole"))
+    assert_same_weights(RUN, Path("full"))
 
 
-def test_what_may_change_are_settings() -> None:
+def test_changeable_names_are_settings() -> None:
     assert {name for name, _ in settings()} >= CHANGEABLE | set(LENGTH)
     assert not CHANGEABLE & set(LENGTH)
 
@@ -370,25 +370,31 @@ def test_what_may_change_are_settings() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train.batch_size": 3}, r"train\.batch_size = 3 cannot be shared evenly by 2 processes"),
+        (
+            {"train.batch_size": 3},
+            r"train\.batch_size = 3 cannot be divided evenly among 2 processes",
+        ),
         (
             {"train.batch_size": 4, "train.initial_batch_size": 1, "train.steps": 9},
-            r"train\.initial_batch_size = 1 cannot be shared",
+            r"train\.initial_batch_size = 1 cannot be divided",
         ),
         (
             {"train.initial_batch_size": 2, "train.batch_size": 4},
-            r"train\.initial_batch_size = 2 .* its length must be known",
+            r"train\.initial_batch_size = 2 .* needs a known length",
         ),
         (
             {"preset": "lstm", "train.truncated_bptt": True},
             "truncated_bptt keeps its states in one process",
         ),
-        ({"preset": "lstm", "data.documents": "packed"}, "is a matter of attention"),
+        ({"preset": "lstm", "data.documents": "packed"}, "needs attention"),
         ({"preset": "ngram"}, "counted by one process"),
-        ({"preset": "gpt2", "train.engine": "reference"}, "the reference engine is one process"),
+        (
+            {"preset": "gpt2", "train.engine": "reference"},
+            "the reference engine runs in one process",
+        ),
     ],
 )
-def test_what_two_processes_cannot_train_is_refused_before_the_text_is_read(
+def test_impossible_settings_for_two_processes_are_refused_before_the_text_is_read(
     changes: dict[str, Any], message: str
 ) -> None:
     config, given = asked(["nosuch.txt"], changes)
@@ -396,7 +402,7 @@ def test_what_two_processes_cannot_train_is_refused_before_the_text_is_read(
         refuse_early(config, 2, given)
 
 
-def test_what_will_be_chosen_fits_two_processes() -> None:
+def test_chosen_settings_fit_two_processes() -> None:
     for changes in ({}, {"preset": "lstm"}, {"train.batch_tokens": 1000}, {"model.size": 2}):
         refuse_early(*asked(["nosuch.txt"], changes)[:1], 2, changes)
 

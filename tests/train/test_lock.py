@@ -1,4 +1,4 @@
-"""One trainer a run: who is refused, who takes over, and from whom."""
+"""One process trains a run at a time: who is refused, and who takes over from whom."""
 
 import json
 import os
@@ -26,11 +26,11 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def quiet(_: str) -> None:
-    pytest.fail("nothing was to be said")
+    pytest.fail("there should be no message")
 
 
 def left_behind(run: Path, *, boot: str, seconds_ago: float = 0.0) -> None:
-    """A record of a trainer, last touched so long ago."""
+    """Writes the record of another trainer, last touched `seconds_ago`."""
     record = {
         "host": "node7",
         "boot": boot,
@@ -45,7 +45,7 @@ def left_behind(run: Path, *, boot: str, seconds_ago: float = 0.0) -> None:
 
 @contextmanager
 def touched(run: Path) -> Iterator[None]:
-    """Meanwhile a trainer elsewhere is alive."""
+    """Simulates a live trainer on another machine."""
     stop = threading.Event()
 
     def beat() -> None:
@@ -61,10 +61,10 @@ def touched(run: Path) -> Iterator[None]:
         thread.join()
 
 
-def test_a_second_trainer_is_refused_and_told_who_the_first_is(run: Path) -> None:
+def test_a_second_trainer_is_refused_and_the_first_one_named(run: Path) -> None:
     with held(run, quiet):
         wanted = (
-            rf"is being trained by process {os.getpid()} on this machine, since .* nothing "
+            rf"is being trained by process {os.getpid()} on this machine, since .* Nothing "
             rf"was changed"
         )
         with pytest.raises(UsageError, match=wanted), held(run, quiet):
@@ -75,7 +75,7 @@ def test_a_second_trainer_is_refused_and_told_who_the_first_is(run: Path) -> Non
         pass
 
 
-def test_a_trainer_of_this_machine_that_was_killed_is_replaced_at_once(run: Path) -> None:
+def test_a_killed_trainer_on_this_machine_is_replaced_at_once(run: Path) -> None:
     left_behind(run, boot=lock._boot())
     with held(run, quiet):
         found = trainer(run)
@@ -83,7 +83,7 @@ def test_a_trainer_of_this_machine_that_was_killed_is_replaced_at_once(run: Path
         assert found.process == os.getpid()
 
 
-def test_a_trainer_of_another_machine_that_lives_is_not_replaced(run: Path) -> None:
+def test_a_live_trainer_on_another_machine_is_not_replaced(run: Path) -> None:
     left_behind(run, boot="other")
     said: list[str] = []
     with (
@@ -100,19 +100,17 @@ def test_a_trainer_of_another_machine_that_lives_is_not_replaced(run: Path) -> N
 
 
 @pytest.mark.parametrize("seconds_ago", [0.0, 3600.0])
-def test_a_trainer_of_another_machine_that_is_dead_is_replaced(
-    run: Path, seconds_ago: float
-) -> None:
+def test_a_dead_trainer_on_another_machine_is_replaced(run: Path, seconds_ago: float) -> None:
     left_behind(run, boot="other", seconds_ago=seconds_ago)
     said: list[str] = []
     with held(run, said.append):
         check_held(run)
-    assert "taken for dead" in said[-1]
+    assert "counts as dead" in said[-1]
     assert len(said) == (1 if seconds_ago else 2)  # an old record is not watched
 
 
 @pytest.mark.parametrize("alive", [True, False])
-def test_a_disk_without_locks_has_the_record(
+def test_a_disk_without_locks_uses_the_record(
     run: Path, monkeypatch: pytest.MonkeyPatch, alive: bool
 ) -> None:
     monkeypatch.setattr(lock, "_system_lock", lambda run: None)
@@ -129,7 +127,7 @@ def test_a_disk_without_locks_has_the_record(
             pass
 
 
-def test_the_record_is_touched_while_a_run_is_trained(run: Path) -> None:
+def test_the_record_is_touched_while_a_run_trains(run: Path) -> None:
     with held(run, quiet):
         before = lock._mark(run)
         until = time.monotonic() + 10
@@ -138,8 +136,8 @@ def test_the_record_is_touched_while_a_run_is_trained(run: Path) -> None:
             time.sleep(0.01)
 
 
-def test_a_trainer_that_was_taken_for_dead_ends_and_leaves_the_other_alone(run: Path) -> None:
-    check_held(run)  # of a run that is not ours nothing is asked
+def test_a_replaced_trainer_ends_and_leaves_the_other_alone(run: Path) -> None:
+    check_held(run)  # a run that is not held here is not checked
     with held(run, quiet):
         check_held(run)
         left_behind(run, boot="other")
@@ -151,19 +149,19 @@ def test_a_trainer_that_was_taken_for_dead_ends_and_leaves_the_other_alone(run: 
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"host": 1}'])
-def test_a_damaged_record_is_none(run: Path, content: str) -> None:
+def test_a_damaged_record_is_ignored(run: Path, content: str) -> None:
     (run / "trainer.json").write_text(content)
     with held(run, quiet):
         pass
 
 
-def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+def test_an_unwritable_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError), held(tmp_path / "file" / "run", quiet):
         pass
 
 
-def test_the_first_process_holds_it_for_all(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rank_zero_holds_the_lock_for_all(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def on_rank_zero(self: Ranks, make: Callable[[], str], patience: object = None) -> str:
         return make() if self.first else "held"
 

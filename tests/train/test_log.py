@@ -1,4 +1,4 @@
-"""What a run writes and shows, read back as a reader would."""
+"""The files and progress lines of a run, read back."""
 
 import io
 import json
@@ -16,7 +16,7 @@ from lmsmith.report.reading import split_samples
 from lmsmith.train.log import MetricsFile, Progress, add_samples, clock, say
 
 
-def test_metrics_are_json_lines_as_they_are_written(tmp_path: Path) -> None:
+def test_metrics_are_json_lines_flushed_at_once(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     with MetricsFile(path) as metrics:
         metrics.write(kind="train", step=1, loss=0.1 + 0.2)
@@ -33,7 +33,7 @@ def test_metrics_are_json_lines_as_they_are_written(tmp_path: Path) -> None:
     }
 
 
-def test_a_resumed_run_drops_what_it_makes_again(tmp_path: Path) -> None:
+def test_a_resumed_run_drops_the_lines_it_repeats(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     with MetricsFile(path) as metrics:
         for step in range(1, 8):
@@ -52,7 +52,7 @@ def test_a_resumed_run_drops_what_it_makes_again(tmp_path: Path) -> None:
     assert len(lines) == 9
 
 
-def test_a_disk_that_is_full_is_told_of(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported(tmp_path: Path) -> None:
     full = Path("/dev/full")
     if not full.exists():
         pytest.skip("there is no /dev/full")
@@ -68,7 +68,7 @@ def test_a_disk_that_is_full_is_told_of(tmp_path: Path) -> None:
         MetricsFile(tmp_path / "missing" / "metrics.jsonl")
 
 
-def test_samples_come_back_as_they_were(tmp_path: Path) -> None:
+def test_samples_are_read_back_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "samples.md"
     texts = ["plain", "```\n## step 2\n\n```\ncode\n````", "", "#\n\n## step 3\nlast"]
     add_samples(path, 10, texts[:2])
@@ -76,7 +76,7 @@ def test_samples_come_back_as_they_were(tmp_path: Path) -> None:
     assert split_samples(path.read_text()) == [("step 10", texts[:2]), ("step 20", texts[2:])]
 
 
-@settings(deadline=None)  # files, on a disk that others use as well
+@settings(deadline=None)  # disks may be slow
 @given(
     some.lists(
         some.lists(some.text("`#\n ab12step", max_size=30), min_size=1, max_size=3),
@@ -84,7 +84,7 @@ def test_samples_come_back_as_they_were(tmp_path: Path) -> None:
         max_size=4,
     )
 )
-def test_any_samples_come_back(
+def test_any_samples_are_read_back(
     tmp_path_factory: pytest.TempPathFactory, sections: list[list[str]]
 ) -> None:
     path = tmp_path_factory.mktemp("samples") / "samples.md"
@@ -97,7 +97,7 @@ def test_any_samples_come_back(
     ]
 
 
-def test_samples_of_a_step_that_is_made_again_are_replaced(tmp_path: Path) -> None:
+def test_samples_of_a_repeated_step_are_replaced(tmp_path: Path) -> None:
     path = tmp_path / "samples.md"
     for step, text in ((10, "a"), (20, "killed"), (20, "b"), (30, "c")):
         add_samples(path, step, [text])
@@ -109,7 +109,7 @@ def test_samples_of_a_step_that_is_made_again_are_replaced(tmp_path: Path) -> No
 
 
 class Clock:
-    """Time as a test wants it."""
+    """A clock that tests set."""
 
     now = 1000.0
 
@@ -124,7 +124,7 @@ def fake_clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
-def test_plain_lines_come_now_and_then_with_rate_and_time_left(fake_clock: Clock) -> None:
+def test_plain_lines_come_every_few_seconds_with_rate_and_time_left(fake_clock: Clock) -> None:
     shown = io.StringIO()
     console = Console(file=shown, width=20)
     with Progress(console, 1000, 10, step=100, share_per_token=0.0042) as progress:  # a resumed run
@@ -138,7 +138,7 @@ def test_plain_lines_come_now_and_then_with_rate_and_time_left(fake_clock: Clock
     )
 
 
-def test_the_loss_shown_is_smoothed_and_an_evaluation_has_a_line(fake_clock: Clock) -> None:
+def test_the_displayed_loss_is_smoothed_and_an_evaluation_has_a_line(fake_clock: Clock) -> None:
     shown = io.StringIO()
     with Progress(Console(file=shown), 3, 10) as progress:
         progress.update(1, 4.0)
@@ -152,7 +152,7 @@ def test_the_loss_shown_is_smoothed_and_an_evaluation_has_a_line(fake_clock: Clo
     assert "loss 3.805  val 3.500" in last  # 0.95 (0.95 4 + 0.05 2) + 0.05 2
 
 
-def test_no_more_time_is_left_than_until_the_deadline(fake_clock: Clock) -> None:
+def test_the_time_left_ends_at_the_deadline(fake_clock: Clock) -> None:
     shown = io.StringIO()
     with Progress(Console(file=shown), 10**6, 1, deadline=fake_clock.now + 66) as progress:
         for step in (1, 2):
@@ -167,7 +167,9 @@ def test_the_bar_fits_the_terminal(fake_clock: Clock, width: int, bar: int) -> N
     progress = Progress(console, 2000, 10)
     progress.step, progress.loss = 1000, 2.0
     text = progress._bar("loss 2.000  val 1.900  12,345 tokens/s  1:23 left")
-    ((*segments,),) = console.render_lines(text, pad=False)  # as a live display does; one line
+    ((*segments,),) = console.render_lines(
+        text, pad=False
+    )  # as a live display renders it; one line
     line = "".join(segment.text for segment in segments)
     assert len(line) <= width
     assert abs(line.count("━") - bar) <= (0 if bar in (0, 40) else 5)
@@ -177,7 +179,7 @@ def test_the_bar_fits_the_terminal(fake_clock: Clock, width: int, bar: int) -> N
         assert done[0].end - done[0].start == line.count("━") // 2
 
 
-def test_a_terminal_that_cannot_move_its_cursor_gets_lines(
+def test_a_dumb_terminal_gets_plain_lines(
     fake_clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown = io.StringIO()
@@ -202,7 +204,7 @@ def test_clock(seconds: float, wanted: str) -> None:
     assert clock(seconds) == wanted
 
 
-def test_messages_break_between_words_and_commands_do_not() -> None:
+def test_messages_wrap_at_words_but_commands_do_not() -> None:
     file = io.StringIO()
     console = Console(file=file, width=40, force_terminal=True, color_system=None)
     say(
@@ -212,7 +214,7 @@ def test_messages_break_between_words_and_commands_do_not() -> None:
     )
     say(
         console,
-        "it is saved; `lmsmith resume 'a long name' --train.keep 5 --train.threads 12` goes on",
+        "it is saved; `lmsmith resume 'a long name' --train.keep 5 --train.threads 12` continues it",
     )
     lines = file.getvalue().splitlines()
     assert lines[:2] == [

@@ -1,4 +1,4 @@
-"""The training loop: its rhythm, what it keeps, deadlines on simulated machines, resuming."""
+"""The training loop: intervals, saved weights, deadlines on simulated machines, resuming."""
 
 import io
 import itertools
@@ -38,7 +38,7 @@ def steps_of(run: Path, kind: str) -> list[int]:
 
 
 def losses_of(run: Path, kind: str) -> list[list[float]]:
-    """What metrics.jsonl says that does not depend on a clock."""
+    """The values in metrics.jsonl that do not depend on time."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     names = ("step", "loss", "grad_norm", "learning_rate", "val_loss", "tokens")
     return [
@@ -51,7 +51,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 def script_losses(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> None:
-    """Evaluations find these losses, one after the other."""
+    """Makes evaluations return these losses in turn."""
     remaining = iter(losses)
     monkeypatch.setattr(
         Evaluate, "score", lambda self, context: Score(next(remaining) * 100, 100, 100)
@@ -59,7 +59,7 @@ def script_losses(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> None:
 
 
 class StopAt(Hook):
-    """Ends a run after so many steps."""
+    """Stops a run after `step` steps."""
 
     def __init__(self, step: int) -> None:
         self.every = step
@@ -68,7 +68,7 @@ class StopAt(Hook):
         context.request_stop("a test")
 
 
-def test_rhythm(training: Make) -> None:
+def test_intervals(training: Make) -> None:
     run = training(
         {"train.steps": 17, "train.log_every": 4, "train.save_every": 6, "train.keep": 9}
     )
@@ -82,9 +82,7 @@ def test_rhythm(training: Make) -> None:
     )
 
 
-def test_the_best_weights_are_kept_whatever_comes_later(
-    training: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_best_weights_are_kept(training: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     script_losses(monkeypatch, [3.0, 2.0, 2.5, 2.0])
 
@@ -112,7 +110,7 @@ def test_the_best_weights_are_kept_whatever_comes_later(
 def test_evaluating_sampling_and_saving_change_nothing(
     training: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that does them all the time has the weights of one that does them at the end alone."""
+    """A run that does them after every step has the weights of one that does them at the end."""
     often = training(
         {"train.eval_every": 1, "train.save_every": 1, "model.dropout": 0.2}, run="often"
     )
@@ -148,7 +146,7 @@ def test_a_validation_loss_that_is_not_finite(
     script_losses(monkeypatch, [3.0, value])
     run = training()
     with pytest.raises(
-        TrainingError, match=f"step 10: the validation loss is {value}: .* Lower --learning-rate"
+        TrainingError, match=f"step 10: the validation loss is {value}, .* Lower --learning-rate"
     ):
         run.go()
     assert steps_of(run.context.run, "eval") == [5]
@@ -169,14 +167,14 @@ def test_a_validation_loss_that_is_not_finite(
         for number in (signal.SIGINT, signal.SIGTERM)
     ],
 )
-def test_a_signal_anywhere_and_the_resumed_run_equals_an_undisturbed_one(
+def test_after_a_signal_anywhere_the_resumed_run_equals_an_uninterrupted_one(
     training: Make, monkeypatch: pytest.MonkeyPatch, where: str, number: signal.Signals, call: int
 ) -> None:
     changes = {"model.dropout": 0.2, "train.save_every": 4, "train.eval_every": 6}
     oracle = training(changes, run="oracle")
     expected = oracle.go()
     if where == "sample_texts":
-        call = 1  # the only one is at the end
+        call = 1  # the only call is at the end
     owners = {"score": Evaluate, "save_checkpoint": checkpoint, "sample_texts": sample}
     owner: Any = owners.get(where, lmsmith.train.loop)
     original, n_calls = getattr(owner, where), itertools.count(1)
@@ -205,7 +203,7 @@ def test_a_signal_anywhere_and_the_resumed_run_equals_an_undisturbed_one(
         assert summary[name] == expected[name], name
 
 
-def test_a_checkpoint_carries_all_of_how_far_a_run_is(training: Make) -> None:
+def test_a_checkpoint_holds_the_full_state_of_a_run(training: Make) -> None:
     run = training({"train.steps": 7})
     run.go()
     again = training({"train.steps": 7})
@@ -213,7 +211,7 @@ def test_a_checkpoint_carries_all_of_how_far_a_run_is(training: Make) -> None:
     assert again.state.numbers() == run.state.numbers() | {"wall_seconds": again.state.wall_seconds}
     assert math.isinf(again.state.seconds_to_target)
     state = load_checkpoint(run.context.run).state
-    json.dumps(state, allow_nan=False)  # any reader of JSON can read it
+    json.dumps(state, allow_nan=False)  # standard JSON
 
 
 def test_before_the_first_evaluation_there_are_no_best_weights(training: Make) -> None:
@@ -225,11 +223,11 @@ def test_before_the_first_evaluation_there_are_no_best_weights(training: Make) -
     assert again.state.best == {}
 
 
-def test_the_others_are_waited_for_while_they_read_a_checkpoint(
+def test_rank_zero_waits_while_other_ranks_read_a_checkpoint(
     training: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They begin to when the first process has read it: of a large one that is longer than a
-    process is waited for.
+    """They start when rank 0 has read it, which for a large one takes longer than the usual
+    timeout.
     """
     training().go()
     again, waited = training(), list[Any]()
@@ -246,21 +244,21 @@ def test_nothing_to_restore(training: Make, tmp_path: Path) -> None:
     (tmp_path / "run" / "checkpoints").mkdir()
     assert not run.restore()
     (tmp_path / "run" / "checkpoints" / "step-00000005").mkdir()  # damaged: it holds nothing
-    with pytest.raises(CheckpointError, match=r"No checkpoint .* is whole"):
+    with pytest.raises(CheckpointError, match=r"No checkpoint .* is complete"):
         run.restore()
 
 
 class SimulatedMachine:
-    """A clock that moves when the loop does something, by what that takes; nothing is computed."""
+    """A clock that advances by the duration of each simulated operation; nothing is computed."""
 
     def __init__(
-        self, monkeypatch: pytest.MonkeyPatch, update_seconds: Callable[[int], float]
+        self, monkeypatch: pytest.MonkeyPatch, step_seconds: Callable[[int], float]
     ) -> None:
         self.now, self.evaluation, self.save, self.sample = 1000.0, 2.0, 1.0, 0.5
         self.saves: list[float] = []
 
         def train_step(*arguments: Any) -> dict[str, float]:
-            self.now += update_seconds(arguments[2])
+            self.now += step_seconds(arguments[2])
             return {"loss": 1.0, "grad_norm": 1.0, "learning_rate": 0.1}
 
         def score(self_: Evaluate, context: Context, ids: Any = None) -> Score:
@@ -294,8 +292,8 @@ class SimulatedMachine:
 def test_a_run_ends_before_its_deadline_with_an_evaluation(
     training: Make, monkeypatch: pytest.MonkeyPatch, planned: int, kind: str
 ) -> None:
-    """Ten minutes and 0.2 s an update: 3000 steps less what evaluations take, however many were
-    planned.
+    """In ten minutes at 0.2 s per step, 3000 steps fit, less the time of evaluations, whatever the
+    plan.
     """
     rng = random.Random(planned)
     machine = SimulatedMachine(
@@ -313,11 +311,9 @@ def test_a_run_ends_before_its_deadline_with_an_evaluation(
         deadline=machine.now + 600,
     )
     if planned == 20:
-        machine.evaluation = 0.1  # of which there will be many
+        machine.evaluation = 0.1  # there will be many
     if planned == 100_000:
-        machine.evaluation = (
-            0.4  # of which there is one, at the end: what was expected, a third of the updates
-        )
+        machine.evaluation = 0.4  # there is only one, at the end, as long as estimated
     summary = run.go()
     assert summary["finished"] == "time"
     last_save = machine.saves[-1]
@@ -331,7 +327,7 @@ def test_a_run_ends_before_its_deadline_with_an_evaluation(
         == steps_of(run.context.run, "train")[-1]
         == summary["steps"]
     )
-    # With the last step the learning rate has come down, or all but.
+    # At the last step, the learning rate has nearly reached its final value.
     assert summary["steps"] >= 0.97 * summary["planned_steps"] or kind == "slower"
     assert summary["first_planned_steps"] == planned
     assert summary["n_corrections"] <= 16
@@ -343,7 +339,7 @@ def test_a_run_ends_before_its_deadline_with_an_evaluation(
 def test_one_slow_step_does_not_end_a_run(
     training: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The first step stalls for 4.7 s, so long that a guess leaves no time for the evaluation."""
+    """The first step stalls so long that by estimate no time is left for the evaluation."""
     machine = SimulatedMachine(monkeypatch, lambda step: 4.7 if step == 0 else 0.2)
     run = training({"train.steps": 26, "train.eval_every": 100}, deadline=machine.now + 16)
     context = run.context
@@ -355,11 +351,11 @@ def test_one_slow_step_does_not_end_a_run(
     assert machine.saves[-1] < 1016.001
     assert 26 < summary["steps"] == summary["planned_steps"]
     assert machine.now > 1014
-    assert "steps only" in caplog.text
+    assert "there was time for only" in caplog.text
 
 
 def test_a_run_that_ends_early_continues(training: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first evaluation stalls, so that there seems to be no time for the last one."""
+    """The first evaluation stalls, so there seems to be no time for the last one."""
     machine = SimulatedMachine(monkeypatch, lambda step: 0.1)
     machine.save, seconds = 0.0, iter([30.0])
 
@@ -374,27 +370,36 @@ def test_a_run_that_ends_early_continues(training: Make, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(0.5, "nothing worth using"), (0.16, "has learned little"), (0.01, "")]
+    ("seconds", "quiet", "words", "logged"),
+    [
+        (0.5, False, "has learned nothing useful", False),  # the closing lines of the command do
+        (0.5, True, "has learned nothing useful", True),
+        (0.16, False, "has learned little", True),
+        (0.01, False, "", False),
+    ],
 )
 def test_a_run_of_few_steps_warns(
     training: Make,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     seconds: float,
+    quiet: bool,
     words: str,
+    logged: bool,
 ) -> None:
     machine = SimulatedMachine(monkeypatch, lambda step: seconds)
     machine.evaluation = 0.0
     run = training({"train.steps": 100, "train.eval_every": 1000}, deadline=machine.now + 7)
+    run.context.console.quiet = quiet
     run.go()
-    assert words in caplog.text
-    assert ("the time was enough for" in caplog.text) is bool(words)
-    assert ("the time was enough for" in (run.context.run / "metrics.jsonl").read_text()) is bool(
-        words
-    )
+    events = (run.context.run / "metrics.jsonl").read_text()
+    assert words in events
+    assert ("there was time for only" in events) is bool(words)
+    assert ("there was time for only" in caplog.text) is logged
+    assert not logged or words in caplog.text
 
 
-def test_time_for_a_long_evaluation_and_save_is_kept_free(
+def test_time_for_a_long_evaluation_and_save_is_reserved(
     training: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = SimulatedMachine(monkeypatch, lambda step: 0.1)
@@ -407,7 +412,7 @@ def test_time_for_a_long_evaluation_and_save_is_kept_free(
     assert 1100 < machine.saves[-1] <= 1200
 
 
-def test_corrections_are_events_and_told(
+def test_corrections_are_printed_and_logged(
     training: Make, monkeypatch: pytest.MonkeyPatch, said: io.StringIO
 ) -> None:
     machine = SimulatedMachine(monkeypatch, lambda step: 0.2)
@@ -419,10 +424,10 @@ def test_corrections_are_events_and_told(
     events = [event for event in events if event["kind"] == "event"]
     assert events
     assert events[0]["message"] in said.getvalue()
-    assert "steps fit, not 1,000: a step takes 200 ms" in events[0]["message"]
+    assert "steps instead of 1,000 (200 ms per step)" in events[0]["message"]
 
 
-def test_a_deadline_that_has_passed_leaves_one_step_and_its_evaluation(
+def test_a_past_deadline_leaves_one_step_and_its_evaluation(
     training: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = SimulatedMachine(monkeypatch, lambda step: 0.2)
@@ -433,8 +438,8 @@ def test_a_deadline_that_has_passed_leaves_one_step_and_its_evaluation(
 
 
 @pytest.mark.parametrize("evaluated", [True, False])
-def test_a_run_that_was_stopped_after_its_last_step_ends(training: Make, evaluated: bool) -> None:
-    """A signal in the last evaluation or in the last samples: no step was measured since."""
+def test_a_run_stopped_after_its_last_step_finishes(training: Make, evaluated: bool) -> None:
+    """A signal in the last evaluation or samples leaves no step to measure."""
     run = training({"train.steps": 4, "train.eval_every": 10})
     run.go()
     if not evaluated:
@@ -447,7 +452,7 @@ def test_a_run_that_was_stopped_after_its_last_step_ends(training: Make, evaluat
     assert (summary["finished"], summary["steps"]) == ("time", 4)
 
 
-def test_a_hook_sees_the_end_of_a_run_that_continues_once(
+def test_a_hook_sees_the_end_of_a_continued_run_once(
     training: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class AtEnd(Hook):
@@ -469,14 +474,14 @@ def test_a_hook_sees_the_end_of_a_run_that_continues_once(
     assert hook.steps == [summary["steps"]]
 
 
-def test_without_a_deadline_the_clock_says_nothing(
+def test_without_a_deadline_the_clock_does_not_matter(
     training: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     SimulatedMachine(monkeypatch, lambda step: 1e6)
     assert training({"train.steps": 30}).go()["steps"] == 30
 
 
-def test_checkpoints_come_about_every_minute(
+def test_checkpoints_are_saved_about_every_minute(
     training: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = SimulatedMachine(monkeypatch, lambda step: 1.0)
@@ -485,7 +490,9 @@ def test_checkpoints_come_about_every_minute(
     assert machine.saves[0] == pytest.approx(1062, abs=2)
 
 
-def test_samples_take_little_of_the_time(training: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_take_a_small_share_of_the_time(
+    training: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     machine = SimulatedMachine(monkeypatch, lambda step: 1.0)
     machine.sample, machine.evaluation = 10.0, 0.0
     run = training({"train.steps": 2000, "train.eval_every": 1})
@@ -493,7 +500,7 @@ def test_samples_take_little_of_the_time(training: Make, monkeypatch: pytest.Mon
     assert 30 <= run.context.took.total["sample"] < 0.03 * (machine.now - 1000)
 
 
-def test_sample_texts_begin_and_end_like_texts(
+def test_sample_texts_have_the_requested_length(
     training: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sample, "SAMPLE_TOKENS", 40)
@@ -513,10 +520,10 @@ def test_sample_texts_begin_and_end_like_texts(
     ]
     assert (
         sample_texts(run.context.model, CharTokenizer("ab", False), 2, math.inf, seed=1) == []
-    )  # no line can begin
+    )  # no token can start a text
 
 
-def test_sample_texts_end_with_their_end_of_text(
+def test_sample_texts_end_at_the_end_of_text_token(
     training: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokenizer = CharTokenizer("ab", True)
@@ -527,7 +534,7 @@ def test_sample_texts_end_with_their_end_of_text(
     assert sample_texts(training().context.model, tokenizer, 2, math.inf, seed=1) == ["ab", ""]
 
 
-def test_bfloat16_is_what_it_evaluates_in(training: Make, corpus: Corpus) -> None:
+def test_evaluation_uses_bfloat16(training: Make, corpus: Corpus) -> None:
     losses = {}
     for dtype in ("float32", "bfloat16"):
         run = training({"train.dtype": dtype}, run=dtype)
@@ -539,7 +546,7 @@ def test_bfloat16_is_what_it_evaluates_in(training: Make, corpus: Corpus) -> Non
     assert losses["bfloat16"] != losses["float32"]
 
 
-def test_the_summary_is_json(training: Make) -> None:
+def test_the_summary_is_standard_json(training: Make) -> None:
     run = training({"train.steps": 1})
     shutil.rmtree(run.context.run / "checkpoints", ignore_errors=True)
     summary = run.go()
@@ -548,12 +555,10 @@ def test_the_summary_is_json(training: Make) -> None:
     assert np.isfinite(summary["best_val_loss"])
 
 
-def test_a_run_whose_batch_grows_is_resumed_to_the_same_weights(
+def test_a_run_with_batch_warmup_resumes_to_the_same_weights(
     training: Make, said: io.StringIO
 ) -> None:
-    """Each update has as many tokens as its batch, whatever the micro-batches, the last of which
-    are smaller.
-    """
+    """Each step sees all tokens of its batch, also if the last micro-batch is smaller."""
     changes = {
         "train.batch_size": 8,
         "train.initial_batch_size": 2,

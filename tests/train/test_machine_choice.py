@@ -1,4 +1,4 @@
-"""Which precision is taken on a device, from what it says and what is measured."""
+"""The choice of precision and threads, from a device's capabilities and measured rates."""
 
 from types import SimpleNamespace
 
@@ -29,7 +29,7 @@ def asked(dtype: str, device: str = "cpu") -> RunConfig:
         (False, {torch.float32: 1.0, torch.float16: 0.5}, "float32"),
     ],
 )
-def test_half_precision_where_it_is_faster(
+def test_half_precision_if_it_is_faster(
     monkeypatch: pytest.MonkeyPatch, has: bool, rates: dict[torch.dtype, float], wanted: str
 ) -> None:
     monkeypatch.setattr(machine, "has_bfloat16", lambda device: has)
@@ -40,13 +40,13 @@ def test_half_precision_where_it_is_faster(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
-def test_what_is_asked_for_is_taken(monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
+def test_a_given_precision_is_used(monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
     monkeypatch.setattr(machine, "matmul_rate", lambda device, dtype=torch.float32: 1.0)
     assert machine.survey(asked(dtype)).dtype == dtype
 
 
-def test_tf32_is_for_gpus() -> None:
-    with pytest.raises(ConfigError, match="tf32' is a mode of NVIDIA's GPUs"):
+def test_tf32_needs_a_gpu() -> None:
+    with pytest.raises(ConfigError, match="tf32' needs an NVIDIA GPU, and this device is cpu"):
         machine.survey(asked("tf32"))
 
 
@@ -54,10 +54,10 @@ def test_tf32_is_for_gpus() -> None:
     ("threads", "variable", "world", "expected"),
     [(0, "3", 1, 3), (2, "3", 1, 2), (0, "", 1, 4), (0, "1", 2, 2)],
 )
-def test_threads_are_those_set_or_one_a_core(
+def test_threads_are_the_given_number_or_one_per_core(
     monkeypatch: pytest.MonkeyPatch, threads: int, variable: str, world: int, expected: int
 ) -> None:
-    """torchrun sets OMP_NUM_THREADS to 1 unasked."""
+    """torchrun sets OMP_NUM_THREADS to 1 by itself, so it is ignored there."""
     monkeypatch.setenv("OMP_NUM_THREADS", variable)
     monkeypatch.setattr(machine, "n_cores", lambda: 4)
     monkeypatch.setattr(machine, "matmul_rate", lambda device, dtype=torch.float32: 1.0)

@@ -1,4 +1,4 @@
-"""How many steps fit: held against simulated machines."""
+"""The number of steps that fit, checked on simulated machines."""
 
 import itertools
 import random
@@ -22,9 +22,7 @@ from lmsmith.train.plan import (
 def simulate(
     planned: int, seconds: float, step_seconds: Callable[[int], float]
 ) -> tuple[int, float, list[int]]:
-    """Steps made, time they took, and the plan after each change, as `Training` looks at the
-    clock.
-    """
+    """Steps made, their total time, and the plan after each change, as `Training` plans."""
     plans, elapsed, step, pace = [planned], 0.0, 0, Pace(seconds / planned)
     while True:
         if step >= plans[-1]:
@@ -46,7 +44,7 @@ def simulate(
 
 @pytest.mark.parametrize("factor", [0.01, 0.2, 0.5, 0.9, 1.0, 1.1, 2.0, 5.0, 50.0])
 def test_a_steady_machine_needs_one_or_two_corrections_and_uses_the_time(factor: float) -> None:
-    """`factor`: how much slower updates are than the plan of 1000 in 100 s supposed."""
+    """`factor`: how much slower steps are than in the plan of 1000 in 100 s."""
     step, elapsed, plans = simulate(1000, 100.0, lambda _: 0.1 * factor)
     assert 100 - max(4, 0.101 * factor) < elapsed < 100.001  # sums of floats
     assert step == pytest.approx(1000 / factor, rel=0.04, abs=1)
@@ -70,7 +68,7 @@ def test_noise_does_not_make_the_plan_oscillate(seed: int, noise: float) -> None
 def test_a_machine_that_gets_slower_ends_in_time_and_near_the_end_of_its_plan() -> None:
     step, elapsed, plans = simulate(1000, 100.0, lambda step: 0.1 if step < 500 else 0.25)
     assert 90 < elapsed < 100.001
-    assert step >= 0.97 * plans[-1]  # the learning rate has come down
+    assert step >= 0.97 * plans[-1]  # the learning rate has nearly reached its final value
     assert monotone(plans)
 
 
@@ -92,10 +90,10 @@ def test_short_plans(planned: int, step_seconds: float) -> None:
 
 @pytest.mark.parametrize("at", [0, 1, 2, 10, 300, 499, 501, 700, 900, 960, 990])
 @pytest.mark.parametrize("stall", [1.0, 9.0, 40.0])
-def test_a_stall_costs_its_own_time_and_no_more(at: int, stall: float) -> None:
-    """1000 steps of 0.1 s were planned, and one of them takes seconds longer."""
+def test_a_stall_costs_only_its_own_time(at: int, stall: float) -> None:
+    """1000 steps of 0.1 s are planned, and one of them takes seconds longer."""
     step, elapsed, plans = simulate(1000, 100.0, lambda step: 0.1 + stall * (step == at))
-    if at / 10 + stall > 99:  # it took all the time that was left
+    if at / 10 + stall > 99:  # the stall took all the remaining time
         assert step == at + 1
         return
     assert 97 < elapsed < 100.001
@@ -105,7 +103,7 @@ def test_a_stall_costs_its_own_time_and_no_more(at: int, stall: float) -> None:
 
 @pytest.mark.parametrize("slow", [3.0, 20.0])
 @pytest.mark.parametrize("until", [0.1, 0.3, 0.5, 0.7, 0.9])
-def test_a_machine_that_recovers_uses_the_time_that_is_left(until: float, slow: float) -> None:
+def test_a_machine_that_recovers_uses_the_remaining_time(until: float, slow: float) -> None:
     """Other programs slow the steps down until that share of the time has passed."""
     n_slow = int(until * 100 / (0.1 * slow))
     step, elapsed, plans = simulate(1000, 100.0, lambda step: 0.1 * (slow if step < n_slow else 1))
@@ -116,7 +114,7 @@ def test_a_machine_that_recovers_uses_the_time_that_is_left(until: float, slow: 
 @pytest.mark.parametrize("factor", [0.3, 3.0])
 @pytest.mark.parametrize("noise", [0.0, 0.5])
 def test_a_machine_that_drifts(factor: float, noise: float) -> None:
-    """Steps get slower, or faster, all the time."""
+    """Steps steadily get slower or faster."""
     rng = random.Random(1)
 
     def step_seconds(step: int) -> float:
@@ -128,8 +126,8 @@ def test_a_machine_that_drifts(factor: float, noise: float) -> None:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_a_crowd(seed: int) -> None:
-    """Every tenth step waits for other programs, up to thirty times as long as it takes itself."""
+def test_a_busy_machine(seed: int) -> None:
+    """Every tenth step waits for other programs, up to thirty times its own duration."""
     rng = random.Random(seed)
     step, elapsed, plans = simulate(
         1000, 100.0, lambda _: 0.1 * (rng.uniform(1, 30) if rng.random() < 0.1 else 1.0)
@@ -144,20 +142,20 @@ def test_one_slow_step_is_not_the_pace() -> None:
     assert pace.stalled
     assert pace.seconds_a_step() < 1
     for _ in range(40):
-        pace.add(4.7)  # it is, if they all are slow
+        pace.add(4.7)  # if all steps are slow, they are the pace
     assert not pace.stalled
     assert pace.seconds_a_step() == pytest.approx(4.7)
     assert pace.next_seconds() == pytest.approx(4.7)
 
 
-def test_it_becomes_a_little_longer_just_before_its_middle_alone() -> None:
+def test_the_plan_gets_a_little_longer_only_just_before_its_middle() -> None:
     longer = [
         step for step in range(1, 100) if corrected_steps(100, step, 0.1, 0.1 * (110 - step)) > 100
     ]
     assert longer == [47, 48, 49, 50]
 
 
-def test_it_becomes_much_longer_from_its_middle_on() -> None:
+def test_the_plan_gets_much_longer_only_from_its_middle_on() -> None:
     longer = [
         step for step in range(1, 100) if corrected_steps(100, step, 0.1, 0.1 * (120 - step)) > 100
     ]
@@ -175,29 +173,29 @@ def test_the_plan_is_checked_more_often_near_its_end() -> None:
     ]
 
 
-def test_a_run_continues_for_what_repays_another_evaluation() -> None:
+def test_a_run_continues_if_the_steps_are_worth_another_evaluation() -> None:
     assert steps_to_continue(100, 1.0, 9.9) == 0
     assert steps_to_continue(100, 1.0, 10.1) == 10
     assert steps_to_continue(1, 1.0, 0.9) == 0
     assert steps_to_continue(1, 1.0, -5.0) == 0
 
 
-def test_few_steps_are_a_warning() -> None:
-    assert "1 step only (4.7 s each): the model has learned nothing worth using" in too_few_steps(
+def test_few_steps_give_a_warning() -> None:
+    assert "only 1 step (4.7 s each), so the model has learned nothing useful" in too_few_steps(
         1, 4.7
     )
-    assert "30 steps only" in too_few_steps(30, 4.7)
+    assert "only 30 steps" in too_few_steps(30, 4.7)
     assert "has learned little" in too_few_steps(30, 4.7)
     assert not too_few_steps(50, 4.7)
 
 
-def test_it_becomes_shorter_from_the_middle_of_what_fits() -> None:
+def test_the_plan_gets_shorter_from_the_middle_of_what_fits() -> None:
     assert corrected_steps(100, 29, 0.1, 3.1) == 100  # 60 fit
     assert corrected_steps(100, 30, 0.1, 3.0) == 60
     assert corrected_steps(100, 30, 0.1, -1.0) == 30  # none are left
 
 
-def test_small_differences_are_left_alone() -> None:
+def test_small_differences_are_ignored() -> None:
     assert corrected_steps(1000, 500, 0.1, 48.1) == 1000
     assert corrected_steps(1000, 500, 0.1, 47.95) == 979
     assert corrected_steps(1000, 500, 0.1, 52.9) == 1000
@@ -215,10 +213,10 @@ def test_a_stopwatch() -> None:
     before = took.total["save"]
     with pytest.raises(KeyError), took("save"):
         raise KeyError
-    assert took.total["save"] == before  # what was not finished does not count
+    assert took.total["save"] == before  # an unfinished part does not count
 
 
-def test_the_usual_time_of_a_part_is_not_that_of_a_stall() -> None:
+def test_the_usual_time_of_a_part_ignores_a_stall() -> None:
     took, found = Stopwatch(), []
     assert took.usual("evaluation", 7.0) == 7.0
     for seconds in (1.0, 3.0, 1.1, 1.2, 1.3):
@@ -227,7 +225,7 @@ def test_the_usual_time_of_a_part_is_not_that_of_a_stall() -> None:
     assert found == [1.0, 1.0, 1.1, 1.2, 1.2]
 
 
-def test_the_pace_is_that_of_the_later_half() -> None:
+def test_the_pace_is_the_mean_of_the_later_half() -> None:
     pace, seconds = Pace(), [9.0, 1.0, 2.0, 3.0, 4.0]
     means = []
     for one in seconds:

@@ -1,4 +1,4 @@
-"""Recomputed blocks: the same gradients, less memory."""
+"""Activation checkpointing: the same gradients, less memory."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ T, B = 32, 6
 
 
 def prepared(**changes: Any) -> tuple[Replica, Batches]:
-    """A model with weights that are not zero anywhere, and what it is trained on."""
+    """A model without zero weights, and batches for it."""
     sizes = {
         "model.vocab_size": 50,
         "model.n_layer": 3,
@@ -38,7 +38,7 @@ def prepared(**changes: Any) -> tuple[Replica, Batches]:
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_recomputed_blocks_give_the_same_gradient_and_keep_less(dropout: float) -> None:
-    """What autograd keeps of a forward pass, but the parameters, which are there anyway."""
+    """Measures the tensors that autograd stores in a forward pass, without the parameters."""
     found, kept = [], []
     for recompute in (False, True):
         replica, batches = prepared(

@@ -1,4 +1,4 @@
-"""Run folders: where they go, how they appear, how they are found again."""
+"""Run folders: names, creation, opening."""
 
 import json
 import os
@@ -34,10 +34,10 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_places_are_numbered() -> None:
+def test_folders_are_numbered() -> None:
     assert free_place(None, "book") == Path("runs/book-1")
     Path("runs/book-1").mkdir(parents=True)
-    Path("runs/book-2").symlink_to("nowhere")  # taken as well
+    Path("runs/book-2").symlink_to("nowhere")  # taken, too
     assert free_place(None, "book") == Path("runs/book-3")
 
 
@@ -52,31 +52,31 @@ def test_places_are_numbered() -> None:
         ("čaj", "čaj-1"),
     ],
 )
-def test_names_are_such_as_every_system_has(name: str, wanted: str) -> None:
+def test_names_are_valid_on_every_system(name: str, wanted: str) -> None:
     assert free_place(None, name) == Path("runs") / wanted
 
 
-def test_a_place_that_is_taken() -> None:
+def test_a_folder_that_is_taken() -> None:
     assert free_place(Path("new/run"), "book") == Path("new/run")
     Path("empty").mkdir()
     assert free_place(Path("empty"), "book") == Path("empty")
     Path("full").mkdir()
     Path("full/a.txt").write_text("a")
     with pytest.raises(
-        UsageError, match="full is there already and not empty; nothing was changed"
+        UsageError, match="full already exists and is not an empty folder; nothing was changed"
     ):
         free_place(Path("full"), "book")
-    with pytest.raises(UsageError, match=r"full/a\.txt is there already"):
+    with pytest.raises(UsageError, match=r"full/a\.txt already exists"):
         free_place(Path("full/a.txt"), "book")
     Path("full/config.toml").write_text("")
-    with pytest.raises(UsageError, match=r"full holds a run already; .*`lmsmith resume full`"):
+    with pytest.raises(UsageError, match=r"full already holds a run; .*`lmsmith resume full`"):
         free_place(Path("full"), "book")
     for here in (".", str(Path.cwd())):
-        with pytest.raises(UsageError, match="the folder this was started in"):
+        with pytest.raises(UsageError, match="the current folder"):
             free_place(Path(here), "book")
 
 
-def test_a_run_appears_whole_or_not_at_all(corpus: Corpus, config: RunConfig) -> None:
+def test_a_run_appears_complete_or_not_at_all(corpus: Corpus, config: RunConfig) -> None:
     place = Path("runs/book-1")
 
     def fill(partial: Path) -> tuple[RunConfig, Corpus]:
@@ -97,7 +97,7 @@ def test_a_run_appears_whole_or_not_at_all(corpus: Corpus, config: RunConfig) ->
     assert os.listdir("runs") == ["book-1"]
 
 
-def test_an_empty_folder_becomes_the_run_and_stays_when_there_is_none(
+def test_an_empty_folder_becomes_the_run_and_stays_after_a_failure(
     corpus: Corpus, config: RunConfig
 ) -> None:
     Path("mine").mkdir()
@@ -112,13 +112,13 @@ def test_an_empty_folder_becomes_the_run_and_stays_when_there_is_none(
     assert os.listdir("mine") == ["config.toml"]
 
 
-def test_what_dead_processes_left_is_swept(corpus: Corpus, config: RunConfig) -> None:
+def test_leftovers_of_dead_processes_are_removed(corpus: Corpus, config: RunConfig) -> None:
     Path("runs/.book-1.99999999.partial/tokens").mkdir(parents=True)
     create(Path("runs/book-1"), lambda partial: (config, corpus))
     assert os.listdir("runs") == ["book-1"]
 
 
-def test_a_place_that_cannot_be_made(corpus: Corpus, config: RunConfig) -> None:
+def test_a_folder_that_cannot_be_created(corpus: Corpus, config: RunConfig) -> None:
     Path("file").write_text("")
     with pytest.raises(StorageError, match="file"):
         create(Path("file/run"), lambda partial: (config, corpus))
@@ -126,7 +126,7 @@ def test_a_place_that_cannot_be_made(corpus: Corpus, config: RunConfig) -> None:
 
 @pytest.fixture
 def place(config: RunConfig) -> Path:
-    """A run as `create` makes it, of a text file."""
+    """A run created from a text file."""
     Path("book.txt").write_text("The cat saw the hat.\n" * 50)
     changed = config.changed({"data.sources": ("book.txt",)}, where="a test")
     create(
@@ -136,17 +136,17 @@ def place(config: RunConfig) -> Path:
     return Path("run")
 
 
-def test_a_run_is_opened_as_it_was_made(place: Path) -> None:
+def test_a_run_opens_as_it_was_created(place: Path) -> None:
     config, corpus = open_run(place)
     assert config.data.sources == ("book.txt",)
     assert corpus.tokenizer.decode(corpus.train[:20]) == "The cat saw the hat."
     assert (corpus.validation == load(place / "tokens").validation).all()
 
 
-def test_what_is_no_run(place: Path) -> None:
+def test_a_folder_that_is_not_a_run(place: Path) -> None:
     with pytest.raises(
         UsageError,
-        match=r"nowhere is not a run: .* `lmsmith train TEXT --out nowhere` would make one",
+        match=r"nowhere is not a run: .* `lmsmith train TEXT --out nowhere` creates one",
     ):
         open_run(Path("nowhere"))
     with pytest.raises(UsageError, match=r"\. is not a run: it has no config.toml"):
@@ -155,7 +155,7 @@ def test_what_is_no_run(place: Path) -> None:
     with pytest.raises(CheckpointError, match="does not hold a run's tokens"):
         open_run(place)
     with pytest.raises(
-        CheckpointError, match=r"run has no model yet: .*`lmsmith resume run` goes on"
+        CheckpointError, match=r"run has no model yet: .*`lmsmith resume run` continues it"
     ):
         load_for_use(place)
     with pytest.raises(UsageError, match="there is no model in it"):
@@ -176,8 +176,8 @@ def test_summaries() -> None:
         assert summary_of(run) == wanted
 
 
-def test_what_is_continued_without_a_prompt() -> None:
-    assert empty_prompt(ByteTokenizer(True)) == ""  # there is an end of text before it
+def test_the_empty_prompt() -> None:
+    assert empty_prompt(ByteTokenizer(True)) == ""  # an end-of-text token precedes it
     assert empty_prompt(CharTokenizer("\na", False)) == "\n"
 
 
@@ -187,7 +187,7 @@ def test_what_is_continued_without_a_prompt() -> None:
 def test_a_model_of_version_0_1_names_the_settings_of_every_kind(
     kind: str, wanted: type[ModelConfig]
 ) -> None:
-    """One class held them all, the settings of other kinds at their defaults."""
+    """It had one class for all kinds, with the settings of other kinds at their defaults."""
     others = {"size": 0, "cell": "lstm", "activation": "tanh", "smoothing": "kneser-ney"}
     values = {"kind": kind, "vocab_size": 7, "ngram_order": 3, "ngram_orders": [], "n_layer": 2}
     found = model_config(values | others)
@@ -195,17 +195,17 @@ def test_a_model_of_version_0_1_names_the_settings_of_every_kind(
     assert found.vocab_size == 7
     assert getattr(found, "n_layer", 2) == 2
     assert getattr(found, "order", 3) == 3
-    with pytest.raises(ConfigError, match="cell"):  # today's name their own alone
+    with pytest.raises(ConfigError, match="cell"):  # configs of today name only their own
         model_config({"kind": "gpt", "vocab_size": 7, "ngram_tables": [], "cell": "lstm"})
 
 
 def test_a_runs_own_validation(place: Path) -> None:
     corpus = load(place / "tokens")
     config = RNNConfig(n_layer=1, d_model=8, vocab_size=corpus.tokenizer.vocab_size)
-    uniform = RNN(config)  # as all recurrent networks are at first
+    uniform = RNN(config)  # all recurrent networks start with uniform predictions
     uniform.initialise(torch.Generator())
     score = score_validation(place, uniform, stride=None)
     assert score == score_ids(uniform, corpus.validation, n_bytes=105, left_out=True)
     assert score.perplexity == pytest.approx(corpus.tokenizer.vocab_size)
-    with pytest.raises(DataError, match="name a text with --text"):
+    with pytest.raises(DataError, match="Name a text with --text"):
         score_validation(Path("."), uniform, stride=None)

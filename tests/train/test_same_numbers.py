@@ -1,4 +1,4 @@
-"""Fewer threads, the same numbers: the check itself, and runs whose threads change."""
+"""Fewer threads, the same numbers: the check, and runs whose number of threads changes."""
 
 import random
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from lmsmith.train.threads import Change, ThreadChoice
 
 Make = Callable[..., Training]
 
-# Large enough that PyTorch shares out the work among threads.
+# Large enough that PyTorch divides the work among threads.
 WIDE = {"model.d_model": 64, "model.context_length": 64, "train.batch_size": 16, "train.threads": 2}
 GPT2 = {
     "model.norm": "layernorm",
@@ -40,7 +40,7 @@ def _no_threads_set(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Alternating(ThreadChoice):
-    """Another number of threads every few steps."""
+    """Changes the number of threads every step."""
 
     def add(self, seconds: float, now: float, others: float | None) -> Change | None:
         rng = random.Random(now)
@@ -70,7 +70,7 @@ def test_a_run_whose_threads_change_has_the_same_weights(
         for line in (run.context.run / "metrics.jsonl").read_text().splitlines()
         if '"event"' in line
     ]
-    assert any("1 thread from here on; the numbers stay the same" in event for event in events)
+    assert any("continuing with 1 thread; the numbers stay the same" in event for event in events)
     assert summary["val_loss"] == alone.state.val_loss
 
 
@@ -94,7 +94,7 @@ def test_a_check_leaves_the_run_as_it_was(training: Make) -> None:
 
 
 @pytest.mark.parametrize("where", ["gradient", "score"])
-def test_numbers_that_depend_on_threads_are_noticed(
+def test_numbers_that_depend_on_threads_are_detected(
     training: Make, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     run = training(WIDE | {"train.steps": 3})
@@ -115,7 +115,7 @@ def test_a_run_whose_numbers_would_change_keeps_its_threads(
     run = training(WIDE | {"train.steps": 8, "train.yield_cores": "yes"})
     run.go()
     assert torch.get_num_threads() == 2
-    assert "It keeps its 2 threads" in (run.context.run / "metrics.jsonl").read_text()
+    assert "It keeps 2 threads" in (run.context.run / "metrics.jsonl").read_text()
 
 
 def test_too_little_memory_is_no_proof(training: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +152,7 @@ def test_when_threads_may_change(
     assert (crew._others is not None) is may
 
 
-def test_what_carries_a_state_cannot_be_checked(training: Make) -> None:
+def test_runs_with_other_state_or_shapes_cannot_be_checked(training: Make) -> None:
     assert can_be_checked(training(WIDE).context.replica)
     replica, config = training(WIDE).context.replica, training(WIDE).context.config
     for documents in ("packed", "rows"):  # steps of several shapes
@@ -166,7 +166,7 @@ def test_what_carries_a_state_cannot_be_checked(training: Make) -> None:
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("n_parts", [2, 3, 7])
 @pytest.mark.parametrize("n_threads", [1, 2])
-def test_layer_norm_is_that_of_more_threads(
+def test_layer_norm_computes_as_with_more_threads(
     monkeypatch: pytest.MonkeyPatch, bias: bool, n_parts: int, n_threads: int
 ) -> None:
     generator = torch.Generator().manual_seed(1)
@@ -196,7 +196,7 @@ def test_bits_are_compared_not_values() -> None:
     assert not same_bits(torch.tensor([1.0]), torch.tensor([1.0 + 2**-23]))
 
 
-def test_one_slow_message(training: Make, tmp_path: Path) -> None:
+def test_messages_are_limited(training: Make, tmp_path: Path) -> None:
     run = training(WIDE)
     crew = Crew(run.context.replica, run.context.batches, lambda: 0.0)
     assert crew.say_now()

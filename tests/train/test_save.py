@@ -1,4 +1,4 @@
-"""Saving in a thread: what is written is the moment's, and what goes wrong is raised."""
+"""Saving in a thread: it writes the tensors of the call, and raises errors later."""
 
 import threading
 from typing import Any
@@ -17,7 +17,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return []
 
 
-def test_what_is_written_is_what_was_there_when_it_was_asked_for(written: list[Any]) -> None:
+def test_a_save_writes_the_values_at_the_time_of_the_call(written: list[Any]) -> None:
     go, tensor, saver = threading.Event(), torch.arange(4.0), Saver()
 
     def write(groups: Any) -> None:
@@ -25,14 +25,12 @@ def test_what_is_written_is_what_was_there_when_it_was_asked_for(written: list[A
         written.append(groups["model"]["w"].clone())
 
     saver.save({"model": {"w": tensor}}, write, at_once=False)
-    tensor.zero_()  # training goes on
+    tensor.zero_()  # training continues
     assert not written
     go.set()
     saver.wait()
     assert written[0].tolist() == [0, 1, 2, 3]
-    saver.save(
-        {"model": {"w": torch.full((4,), 9.0)}}, write, at_once=False
-    )  # the same memory again
+    saver.save({"model": {"w": torch.full((4,), 9.0)}}, write, at_once=False)  # reuses the memory
     saver.wait()
     assert written[1].tolist() == [9] * 4
 
@@ -44,7 +42,7 @@ def test_the_last_save_and_small_ones_are_written_at_once(
     saver.save({"model": {"w": tensor}}, written.append, at_once=True)
     assert written[0]["model"]["w"] is tensor
     monkeypatch.setattr(save_module, "SMALL", 1 << 20)
-    saver.reserve({"model": {"w": tensor}})  # there is nothing to be gained
+    saver.reserve({"model": {"w": tensor}})  # small tensors need no copy
     saver.save({"model": {"w": tensor}}, written.append, at_once=False)
     assert written[1]["model"]["w"] is tensor
     monkeypatch.setattr(save_module, "SMALL", 0)
@@ -53,7 +51,7 @@ def test_the_last_save_and_small_ones_are_written_at_once(
     assert written[2]["model"]["w"] is tensor
 
 
-def test_a_full_disk_is_raised_where_training_can_end(written: list[Any]) -> None:
+def test_a_full_disk_is_raised_by_the_next_call(written: list[Any]) -> None:
     saver = Saver()
 
     def write(groups: Any) -> None:
@@ -62,4 +60,4 @@ def test_a_full_disk_is_raised_where_training_can_end(written: list[Any]) -> Non
     saver.save({"model": {"w": torch.ones(3)}}, write, at_once=False)
     with pytest.raises(StorageError, match="No room left"):
         saver.wait()
-    saver.check()  # once
+    saver.check()  # raised only once

@@ -1,4 +1,4 @@
-"""What is asked for, and what goes before what."""
+"""Requests: sources and settings, their precedence, and starting and resuming runs."""
 
 import io
 import json
@@ -51,7 +51,7 @@ RATES = ("learning_rate", "embedding_learning_rate", "muon_learning_rate")
             "[optim]\nmuon_learning_rate = 0.04",
             {"learning_rate": 0.02},
             (0.0015, 0.01, 0.02),
-        ),  # the recipe's ratios
+        ),  # keeps the recipe's ratios
         ("learning_rate = 0.01", {"optim.learning_rate": 0.5}, (0.5, 0.01, 0.01)),
         ("", {"learning_rate": 0.01, "optim.embedding_learning_rate": 0.7}, (0.0015, 0.7, 0.01)),
         ('preset = "llama"', {"learning_rate": 0.01}, (0.01, 0.0, 0.02)),
@@ -60,7 +60,7 @@ RATES = ("learning_rate", "embedding_learning_rate", "muon_learning_rate")
             "",
             {"learning_rate": 0.04, "model.size": 16},
             (0.003, 0.04, 0.04),
-        ),  # whose other rate is half as large
+        ),  # this size halves the other rate
     ],
 )
 def test_one_learning_rate_scales_all_groups(
@@ -70,11 +70,11 @@ def test_one_learning_rate_scales_all_groups(
     assert [getattr(config.optim, name) for name in RATES] == pytest.approx(wanted)
     assert "learning_rate" not in given
     assert "optim.muon_learning_rate" in given or config.optim.name == "adamw"
-    own = recipe(config.to_toml(), "config.toml")  # the same again
+    own = recipe(config.to_toml(), "config.toml")  # reads back the same
     assert asked([own, "book.txt"], {})[0].optim == config.optim
 
 
-def test_learning_rates_are_logged_and_one_of_muons_and_adamws_alone_is_noted() -> None:
+def test_learning_rates_are_logged_and_a_partial_change_is_noted() -> None:
     said = io.StringIO()
     console = Console(file=said, width=1000)
     short = TINY | {"train.steps": 2, "schedule.warmup_steps": 2}
@@ -85,7 +85,7 @@ def test_learning_rates_are_logged_and_one_of_muons_and_adamws_alone_is_noted() 
     first = next(line for line in lines if line["kind"] == "train")
     assert [first[name] for name in RATES] == pytest.approx(
         [0.003, 0.02, 0.02]
-    )  # half the peak: warm-up
+    )  # half of the peak, in warm-up
     assert (
         "muon_learning_rate 0.04, learning_rate 0.006, embedding_learning_rate 0.04"
         in said.getvalue()
@@ -95,13 +95,13 @@ def test_learning_rates_are_logged_and_one_of_muons_and_adamws_alone_is_noted() 
     assert "note     optim.learning_rate: changes only head, biases and gains" in said.getvalue()
 
 
-def test_nothing_set_is_the_default_preset() -> None:
+def test_without_settings_the_default_preset_is_used() -> None:
     config, given = asked(["book.txt"], {})
     assert config == preset(RunConfig.preset).changed({"data.sources": ("book.txt",)}, where="")
     assert given == set()
 
 
-def test_the_command_line_goes_before_the_recipe_and_that_before_the_preset() -> None:
+def test_the_command_line_overrides_the_recipe_and_that_the_preset() -> None:
     name = recipe(
         'preset = "babygpt"\n[model]\ndropout = 0.5\n[train]\nseed = 5\n[data]\nsources = '
         '["a.txt"]\n'
@@ -137,7 +137,7 @@ def test_the_command_line_goes_before_the_recipe_and_that_before_the_preset() ->
         ("steps = 3", {"train.steps": "auto"}, {}),
     ],
 )
-def test_one_length_is_left(
+def test_one_length_setting_remains(
     in_recipe: str, changes: dict[str, Any], wanted: dict[str, float]
 ) -> None:
     config, _ = asked([recipe(f"[train]\n{in_recipe}\n"), "book.txt"], changes)
@@ -146,9 +146,9 @@ def test_one_length_is_left(
 
 
 @pytest.mark.parametrize("name", ["steps", "minutes", "tokens", "epochs"])
-def test_a_length_of_zero_is_refused_where_it_is_typed(name: str) -> None:
-    """Recipes and run folders of earlier versions hold zeros, which mean auto."""
-    with pytest.raises(ConfigError, match=rf"train\.{name} = 0 in the command line: wanted more"):
+def test_a_length_of_zero_is_refused_on_the_command_line(name: str) -> None:
+    """Recipes and run folders of earlier versions may hold zeros, which mean auto."""
+    with pytest.raises(ConfigError, match=rf"train\.{name} = 0 in the command line: expected more"):
         asked(["book.txt"], {f"train.{name}": "0"})
     asked([recipe(f"[train]\n{name} = 0\nsteps = 2\n" if name != "steps" else ""), "book.txt"], {})
 
@@ -162,8 +162,8 @@ def test_a_length_of_zero_is_refused_where_it_is_typed(name: str) -> None:
         ("seed = 3", {"train.steps": 5, "train.tokens": 1}),
     ],
 )
-def test_two_lengths_are_one_too_many(in_recipe: str, changes: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="say the run's length 2 times: set one of them"):
+def test_two_lengths_are_refused(in_recipe: str, changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="set the run's length 2 times: set only one"):
         asked([recipe(f"[train]\n{in_recipe}\n"), "book.txt"], changes)
 
 
@@ -176,7 +176,7 @@ def test_two_lengths_are_one_too_many(in_recipe: str, changes: dict[str, Any]) -
         ("n_head = 5", {"model.d_model": 100}, 100, 5),
     ],
 )
-def test_one_of_width_and_heads_may_be_set(
+def test_width_or_heads_may_be_set_alone(
     in_recipe: str, changes: dict[str, Any], width: int | None, heads: int | None
 ) -> None:
     config, given = asked([recipe(f"[model]\n{in_recipe}\n"), "book.txt"], changes)
@@ -192,7 +192,7 @@ def test_a_preset_with_a_size_keeps_it() -> None:
         asked(["book.txt"], {"preset": "gpt2", "model.d_model": 100})
 
 
-def test_one_dial_for_size_and_what_is_later_wins() -> None:
+def test_model_size_and_precedence() -> None:
     config, given = asked(["book.txt"], {"model.size": "4"})
     assert given == {"model.size"}
     model = config.model
@@ -206,20 +206,20 @@ def test_one_dial_for_size_and_what_is_later_wins() -> None:
     )
     own = recipe(
         "[model]\nsize = 6\nn_layer = 3\n"
-    )  # as in the config.toml of a run: size and what came of it
+    )  # as in the config.toml of a run: the size and the settings derived from it
     assert asked([own, "book.txt"], {})[0].model.n_layer == 3
     assert asked([own, "book.txt"], {})[0].model.d_model == 384
     config, _ = asked([own, "book.txt"], {"model.size": 8})
     assert (config.model.n_layer, config.model.d_model, config.model.size) == (8, 512, 8)
     with pytest.raises(
-        ConfigError, match=r"model\.size = 'large' in the command line: wanted a whole number"
+        ConfigError, match=r"model\.size = 'large' in the command line: expected a whole number"
     ):
         asked(["book.txt"], {"model.size": "large"})
     with pytest.raises(ConfigError, match=r"model\.size = -1"):
         asked(["book.txt"], {"model.size": -1})
 
 
-def test_what_is_wrong_is_said_where() -> None:
+def test_errors_name_the_place_of_the_mistake() -> None:
     with pytest.raises(UsageError, match=r"a\.toml and b\.toml are 2 recipes"):
         asked(["a.toml", "b.toml"], {})
     with pytest.raises(ConfigError, match=r"cannot read a\.toml"):
@@ -230,10 +230,10 @@ def test_what_is_wrong_is_said_where() -> None:
         ConfigError, match=r"unknown setting 'train.step' in r\.toml\. Did you mean 'train.steps'"
     ):
         asked([recipe("[train]\nstep = 1\n"), "book.txt"], {})
-    with pytest.raises(ConfigError, match=r"preset = 5 in r\.toml: wanted text"):
+    with pytest.raises(ConfigError, match=r"preset = 5 in r\.toml: expected text"):
         asked([recipe("preset = 5\n"), "book.txt"], {})
     with pytest.raises(
-        ConfigError, match=r"train\.seed = 'x' in the command line: wanted a whole number"
+        ConfigError, match=r"train\.seed = 'x' in the command line: expected a whole number"
     ):
         asked(["book.txt"], {"train.seed": "x"})
 
@@ -254,7 +254,7 @@ def test_the_summary_has_the_compressors_and_is_written_last(
     assert summary["baselines"] == compressed_bits_per_byte(
         (run / "tokens" / "validation.txt").read_bytes()
     )
-    # Killed while the compressors work, the run is not taken for finished.
+    # If it is killed while the compressors work, the run does not count as finished.
     (run / "summary.json").unlink()
 
     def killed(_: bytes) -> dict[str, float]:
@@ -268,14 +268,14 @@ def test_the_summary_has_the_compressors_and_is_written_last(
     assert resume(run, console=Console(quiet=True))["baselines"] == summary["baselines"]
 
 
-def test_an_interrupted_summary_is_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_summary_of_an_interrupted_run_does_not_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
     run, summary, _ = run_train({"train.steps": 3})
     for finished, wanted in (("signal", 3), ("steps", 77)):
         (run / "summary.json").write_text(json.dumps(summary | {"finished": finished, "steps": 77}))
         assert resume(run, console=Console(quiet=True))["steps"] == wanted
 
 
-def test_time_is_kept_for_the_beginning_the_compressors_and_the_caller(
+def test_time_is_reserved_for_setup_compressors_and_the_caller(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     deadlines = []
@@ -287,10 +287,10 @@ def test_time_is_kept_for_the_beginning_the_compressors_and_the_caller(
     monkeypatch.setattr(Training, "go", go)
     for module in (lmsmith.train.start, lmsmith.train.resume):
         monkeypatch.setattr(module, "compress_seconds", lambda corpus: 7.0)
-    started = time.monotonic() - 20  # so long ago the command was given
+    started = time.monotonic() - 20  # the command was given 20 s ago
     run_train({"train.minutes": 2.0}, started=started, reserve_seconds=5.0)
     assert deadlines.pop() == pytest.approx(started + 120 - 7 - 5 - CLOSING_SECONDS)
-    # Of a run that trained for 50 s, 70 s less the closing are left, from now on.
+    # A run that has trained for 50 s has 70 s left, less the closing, from now on.
     monkeypatch.setattr(
         Training, "restore", lambda self, **_: setattr(self.state, "wall_seconds", 50.0) or True
     )
@@ -303,7 +303,7 @@ def test_time_is_kept_for_the_beginning_the_compressors_and_the_caller(
 
 
 @pytest.mark.parametrize("late", [0, 1000])
-def test_minutes_that_leave_no_time(late: float) -> None:
+def test_too_few_minutes(late: float) -> None:
     with pytest.raises(
         ConfigError, match=r"leaves no time to train: .* Set --minutes [\d.]+ or more"
     ) as raised:
@@ -321,29 +321,29 @@ def test_minutes_that_leave_no_time(late: float) -> None:
         torch.OutOfMemoryError("CUDA out of memory. Tried to"),
     ],
 )
-def test_memory_that_does_not_suffice(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def test_out_of_memory(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def go(self: Training) -> None:
-        raise error  # the name is looked up when it is raised
+        raise error  # looked up when it is raised
 
     monkeypatch.setattr(Training, "go", go)
     with pytest.raises(
-        TrainingError, match=r"memory does not suffice\. Set a smaller --train\.micro_batch_size"
+        TrainingError, match=r"out of memory\. Set a smaller --train\.micro_batch_size"
     ):
         run_train({"train.steps": 3})
-    error = RuntimeError("shapes do not fit")  # a bug of ours stays one
+    error = RuntimeError("shapes do not fit")  # other errors are not converted
     with pytest.raises(RuntimeError, match="shapes"):
         resume(Path("run"), console=Console(quiet=True))
 
 
-def test_the_plan_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_plan_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     _, summary, said = run_train({"train.steps": 3})
-    assert f"text     {len(TEXT):,} characters ({summary['vocab_size']} different)" in said
+    assert f"text     {len(TEXT):,} characters, vocabulary of {summary['vocab_size']};" in said
     assert f"{summary['n_params']:,} parameters" in said
     assert "training 3 steps of 4 x 16 tokens = 192" in said
 
 
 def killed_at_five() -> list[float]:
-    """A run of ten steps that is at its fifth again; the losses that it had."""
+    """Trains ten steps, then removes all after the fifth; returns the losses."""
     settings = {"train.steps": 10, "train.save_every": 5, "train.keep": 9, "train.dtype": "float64"}
     run_train(settings)
     Path("run/summary.json").unlink()
@@ -356,7 +356,7 @@ def losses() -> list[float]:
     return [line["loss"] for line in lines if line["kind"] == "train"]
 
 
-def test_a_run_is_resumed_with_what_does_not_change_what_it_learns() -> None:
+def test_settings_that_do_not_change_the_results_may_change_on_resume() -> None:
     wanted = killed_at_five()
     resume(
         Path("run"),
@@ -369,7 +369,7 @@ def test_a_run_is_resumed_with_what_does_not_change_what_it_learns() -> None:
     assert "activation_checkpointing = true" in text
 
 
-def test_a_run_that_a_spike_has_stopped_goes_on_as_its_message_says(
+def test_a_run_stopped_by_a_spike_resumes_as_its_message_says(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     judge = Guard.judge
@@ -382,30 +382,34 @@ def test_a_run_that_a_spike_has_stopped_goes_on_as_its_message_says(
         judge(self, step, loss, norm)
 
     monkeypatch.setattr(Guard, "judge", spiky)
-    with pytest.raises(TrainingError, match=r"`lmsmith resume run --on-spike skip` leaves it out"):
+    with pytest.raises(
+        TrainingError, match=r"`lmsmith resume run --on-spike skip` resumes without it"
+    ):
         run_train({"train.steps": 10})
     summary = resume(Path("run"), {"train.on_spike": "skip"}, console=Console(quiet=True))
     assert (summary["steps"], summary["finished"]) == (10, "steps")
     events = [
         line for line in Path("run/metrics.jsonl").read_text().splitlines() if '"event"' in line
     ]
-    assert "It is left out" in events[-1]
+    assert "It is skipped" in events[-1]
 
 
-def test_micro_batches_that_carry_a_state_stay_as_they_are() -> None:
-    alike = {
+def test_micro_batches_with_a_state_cannot_change_size() -> None:
+    shared = {
         name: value
         for name, value in TINY.items()
         if name not in ("model.n_head", "model.ngram_table_size")
     }
-    changes = alike | {"preset": "lstm", "train.truncated_bptt": True, "train.steps": 3}
+    changes = shared | {"preset": "lstm", "train.truncated_bptt": True, "train.steps": 3}
     train(["book.txt"], changes, out=Path("run"), console=Console(quiet=True))
     Path("run/summary.json").unlink()
-    with pytest.raises(ConfigError, match="run carries a state for each of its micro-batches"):
+    with pytest.raises(
+        ConfigError, match="run keeps a recurrent state for each of its micro-batches"
+    ):
         resume(Path("run"), {"train.micro_batch_size": 2}, console=Console(quiet=True))
 
 
-def test_what_torchrun_starts_again_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_restarted_by_torchrun_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = killed_at_five()
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
     _, summary, said = run_train({"train.steps": 10})
@@ -413,7 +417,9 @@ def test_what_torchrun_starts_again_goes_on(monkeypatch: pytest.MonkeyPatch) -> 
     assert summary["resumed_from_step"] == 5
     assert losses() == wanted
     Path("other.txt").write_text(TEXT)
-    with pytest.raises(UsageError, match=r"run holds a run on book\.txt: .* Choose another --out"):
+    with pytest.raises(
+        UsageError, match=r"run holds another run, on book\.txt, .* Choose another --out"
+    ):
         train(["other.txt"], {"train.steps": 10}, out=Path("run"), console=Console(quiet=True))
-    with pytest.raises(UsageError, match=r"--max-restarts .* name the run's folder with --out RUN"):
+    with pytest.raises(UsageError, match=r"--max-restarts .* Name the run's folder with --out RUN"):
         train(["book.txt"], {}, out=None, console=Console(quiet=True))

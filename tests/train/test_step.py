@@ -1,4 +1,4 @@
-"""One update against PyTorch's own loss, gradients and norm."""
+"""One training step against PyTorch's own loss, gradients and norm."""
 
 import math
 
@@ -20,7 +20,7 @@ N_STEPS = 10
 
 
 class Setup:
-    """A model in float64 with weights that are not zero anywhere, and what an update needs."""
+    """A float64 model without zero weights, and everything that a step needs."""
 
     def __init__(self, config: RunConfig, corpus: Corpus, **changes: object) -> None:
         self.config = config.changed(
@@ -41,23 +41,21 @@ class Setup:
             seed=train.seed,
         )
 
-    def update(self, step: int) -> dict[str, float]:
+    def step(self, step: int) -> dict[str, float]:
         return train_step(self.replica, self.batches, step, N_STEPS)
 
     def weights(self) -> dict[str, torch.Tensor]:
         return {name: p.detach().clone() for name, p in self.model.named_parameters()}
 
 
-def test_loss_norm_and_learning_rate_are_those_of_a_plain_loop(
-    config: RunConfig, corpus: Corpus
-) -> None:
+def test_loss_norm_and_learning_rate_equal_a_plain_loops(config: RunConfig, corpus: Corpus) -> None:
     ours, oracle = (
         Setup(config, corpus, **{"optim.clip_norm": 0.1, "schedule.warmup_steps": 4})
         for _ in range(2)
     )
     plain = torch.optim.AdamW(oracle.optimizers.all[0].param_groups)
     for step in range(3):
-        found = ours.update(step)
+        found = ours.step(step)
         batch = oracle.batches.rows(step)
         logits = oracle.model(torch.from_numpy(batch.inputs))
         loss = F.cross_entropy(logits.flatten(0, 1), torch.from_numpy(batch.targets).flatten())
@@ -80,16 +78,14 @@ def test_loss_norm_and_learning_rate_are_those_of_a_plain_loop(
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3])
-def test_micro_batches_change_nothing_but_rounding(
-    config: RunConfig, corpus: Corpus, rows: int
-) -> None:
-    """Four rows at once; by ones, by twos, and by three and one."""
-    whole, parts = Setup(config, corpus), Setup(config, corpus, **{"train.micro_batch_size": rows})
+def test_micro_batches_change_only_rounding(config: RunConfig, corpus: Corpus, rows: int) -> None:
+    """Four rows at once, against micro-batches of 1, of 2, and of 3 and 1."""
+    full, parts = Setup(config, corpus), Setup(config, corpus, **{"train.micro_batch_size": rows})
     for step in range(2):
-        one, other = whole.update(step), parts.update(step)
+        one, other = full.step(step), parts.step(step)
         assert other["loss"] == pytest.approx(one["loss"], rel=1e-12)
         assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-12)
-    for name, weight in whole.weights().items():
+    for name, weight in full.weights().items():
         torch.testing.assert_close(parts.weights()[name], weight, rtol=1e-9, atol=1e-10)
 
 
@@ -113,30 +109,30 @@ def test_dropout_is_a_function_of_seed_and_step(
         )  # the same text for both seeds
         rows = setup.batches.rows(5)
         setup.batches.rows = lambda *_, rows=rows: rows  # type: ignore[method-assign, misc] - and for both steps
-        torch.manual_seed(len(losses))  # the global generator says nothing
-        losses[name] = setup.update(step)["loss"]
+        torch.manual_seed(len(losses))  # the global generator has no effect
+        losses[name] = setup.step(step)["loss"]
     assert losses["one"] == losses["same"]
     assert len(set(losses.values())) == 3
 
 
-def test_the_global_generator_is_left_as_it_was(config: RunConfig, corpus: Corpus) -> None:
+def test_the_global_generator_is_unchanged(config: RunConfig, corpus: Corpus) -> None:
     setup = Setup(config, corpus, **{"model.dropout": 0.5})
     torch.manual_seed(7)
     before = torch.random.get_rng_state()
-    setup.update(0)
+    setup.step(0)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_nothing_is_updated_where_the_loss_is_not_finite(
+def test_a_step_with_a_loss_that_is_not_finite_is_not_applied(
     config: RunConfig, corpus: Corpus, value: float
 ) -> None:
     setup = Setup(config, corpus)
     with torch.no_grad():
         setup.model.token_embedding.weight[:] = value
     before = setup.weights()
-    with pytest.raises(TrainingError, match=r"step 4: the loss is nan .* nothing was updated"):
-        setup.update(3)
+    with pytest.raises(TrainingError, match=r"step 4: the loss is nan .* the step was not applied"):
+        setup.step(3)
     assert all(
         np.array_equal(weight, before[name], equal_nan=True)
         for name, weight in setup.weights().items()
@@ -144,7 +140,7 @@ def test_nothing_is_updated_where_the_loss_is_not_finite(
     assert setup.optimizers.state() == {}
 
 
-def test_clip_is_pytorchs() -> None:
+def test_clipping_equals_pytorchs() -> None:
     for largest in (0.0, 0.5, 1e9):
         ours, theirs = torch.nn.Linear(5, 3), torch.nn.Linear(5, 3)
         for layer in (ours, theirs):

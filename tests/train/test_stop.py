@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lmsmith.train.stop import Stopped, handle, noted, stop_at_once
+from lmsmith.train.stop import Stopped, handle, noted, signal_in_words, stop_at_once
 
 BOTH = [signal.SIGINT, signal.SIGTERM]
 
@@ -18,12 +18,12 @@ def _handlers() -> Iterator[None]:
     before = [(number, signal.getsignal(number)) for number in BOTH]
     yield
     for number, handler in before:
-        assert signal.getsignal(number) == handler, "handlers are put back"
+        assert signal.getsignal(number) == handler, "handlers are restored"
         signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("number", BOTH)
-def test_a_signal_is_noted_and_work_goes_on(number: signal.Signals) -> None:
+def test_a_signal_is_noted_and_work_continues(number: signal.Signals) -> None:
     with noted() as stop:
         assert stop.signal is None
         signal.raise_signal(number)
@@ -36,25 +36,25 @@ def test_work_that_only_reads_ends_at_once(number: signal.Signals) -> None:
         with pytest.raises(Stopped) as raised, stop.at_once():
             signal.raise_signal(number)
         assert raised.value.signal == stop.signal == number
-        signal.raise_signal(signal.SIGTERM)  # behind the block it is only noted again
+        signal.raise_signal(signal.SIGTERM)  # after the block it is only noted
         with (
             pytest.raises(Stopped),
             stop.at_once(),
-        ):  # and what was noted before ends the next one before it begins
-            pytest.fail("it went on")
+        ):  # a noted signal ends the next block before it starts
+            pytest.fail("the block was entered")
 
 
-def test_a_second_interrupt_ends_anything_and_a_second_sigterm_nothing() -> None:
+def test_a_second_interrupt_stops_at_once_but_a_second_sigterm_does_not() -> None:
     with noted() as stop:
         signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGTERM)  # whoever sends them is waiting for the save
+        signal.raise_signal(signal.SIGTERM)  # its sender waits for the save
         assert stop.signal == signal.SIGTERM
         with pytest.raises(Stopped):
             signal.raise_signal(signal.SIGINT)
         assert stop.signal == signal.SIGTERM
 
 
-def test_a_stop_is_an_interrupt_to_all_who_know_those() -> None:
+def test_a_stop_is_a_keyboard_interrupt() -> None:
     assert issubclass(Stopped, KeyboardInterrupt)
     before = handle(signal.SIGTERM, stop_at_once)
     try:
@@ -67,8 +67,8 @@ def test_a_stop_is_an_interrupt_to_all_who_know_those() -> None:
 
 
 def test_an_ignored_signal_stays_ignored() -> None:
-    """A shell starts what stands before an & with SIGINT ignored, so that Ctrl-C reaches the
-    foreground alone.
+    """A shell starts background commands (`&`) with SIGINT ignored, so that Ctrl-C reaches only the
+    foreground.
     """
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -80,7 +80,7 @@ def test_an_ignored_signal_stays_ignored() -> None:
         signal.signal(signal.SIGINT, before)
 
 
-def test_another_thread_has_no_handlers_and_needs_none() -> None:
+def test_other_threads_set_no_handlers() -> None:
     found: list[object] = []
 
     def work() -> None:
@@ -93,7 +93,11 @@ def test_another_thread_has_no_handlers_and_needs_none() -> None:
     assert found == [None]
 
 
-def test_it_is_there_without_torch() -> None:
-    """The command line imports it, and `lmsmith --help` is quick."""
+def test_sigint_is_named_as_users_know_it() -> None:
+    assert [signal_in_words(number.name) for number in BOTH] == ["Ctrl-C", "SIGTERM"]
+
+
+def test_it_does_not_import_torch() -> None:
+    """The command line imports it, and `lmsmith --help` must stay fast."""
     program = "import sys, lmsmith.train.stop\nsys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0

@@ -1,4 +1,4 @@
-"""How many threads: held against simulated machines."""
+"""The choice of the number of threads, checked on simulated machines."""
 
 import os
 import random
@@ -12,24 +12,24 @@ from lmsmith.train.threads import MOST_WAIT, OtherPrograms, ThreadChoice, busy_s
 
 
 class Machine:
-    """Cores, other programs, and what a step takes with some threads."""
+    """Simulates cores, other programs, and the duration of a step by number of threads."""
 
     def __init__(self, cores: int, noise: float = 0.1, serial: float = 0.0) -> None:
-        """`serial`: the share of a step that is not faster with more threads."""
+        """`serial`: the share of a step that does not speed up with threads."""
         self.cores, self.noise, self.serial = cores, noise, serial
         self.now, self.others, self._looked = 100.0, 0.0, 100.0
         self.rng = random.Random(1)
         self.steps: list[tuple[float, int]] = []  # when, with how many threads
 
     def step_seconds(self, threads: int) -> float:
-        """Ten times as long with more threads than free cores: they wait for each other."""
+        """With more threads than free cores, a step takes ten times as long."""
         collapse = 10.0 if threads + self.others > self.cores + 0.3 and threads > 1 else 1.0
         share = min(1.0, self.cores / (threads + self.others))
         seconds = 0.05 * (self.serial + (1 - self.serial) * self.cores / threads) * collapse / share
         return seconds * self.rng.lognormvariate(0, self.noise)
 
     def run(self, choice: ThreadChoice, seconds: float, others: float) -> list[int]:
-        """Steps for some seconds beside `others`. Returns all changes that were kept."""
+        """Makes steps for some seconds beside `others`. Returns the confirmed changes."""
         self.others, end, kept = others, self.now + seconds, []
         while self.now < end:
             took = self.step_seconds(choice.threads)
@@ -51,7 +51,7 @@ def test_on_a_quiet_machine_nothing_changes() -> None:
 
 
 @pytest.mark.parametrize("others", [1.0, 2.0])
-def test_beside_busy_programs_one_thread_is_left_and_later_all_return(others: float) -> None:
+def test_beside_busy_programs_one_thread_is_used_and_later_all_again(others: float) -> None:
     choice, machine = ThreadChoice(2), Machine(2)
     machine.run(choice, 20, 0.05)
     began = machine.now
@@ -64,7 +64,7 @@ def test_beside_busy_programs_one_thread_is_left_and_later_all_return(others: fl
     assert last_single - began < 3
 
 
-def test_of_many_cores_as_many_are_left_as_are_busy() -> None:
+def test_on_many_cores_the_busy_ones_are_left_free() -> None:
     choice, machine = ThreadChoice(16), Machine(16, noise=0.02)
     machine.run(choice, 20, 0.0)
     assert machine.run(choice, 60, 1.0) == [15]
@@ -73,8 +73,8 @@ def test_of_many_cores_as_many_are_left_as_are_busy() -> None:
     assert machine.run(choice, 200, 14.0)[-1] == 2
 
 
-def test_where_fewer_threads_are_not_faster_trials_get_rare() -> None:
-    """The other program uses what this one leaves."""
+def test_trials_get_rare_if_fewer_threads_are_not_faster() -> None:
+    """The other program uses what this one leaves free."""
     choice, machine = ThreadChoice(2), Machine(2)
     machine.step_seconds = lambda threads: 0.05 * 2 / threads  # type: ignore[method-assign]
     assert machine.run(choice, 600, 0.6) == []
@@ -83,7 +83,7 @@ def test_where_fewer_threads_are_not_faster_trials_get_rare() -> None:
     assert choice._wait == MOST_WAIT
 
 
-def test_what_changes_the_numbers_is_not_tried_again() -> None:
+def test_a_number_that_changes_the_results_is_not_tried_again() -> None:
     choice = ThreadChoice(2)
     for now in range(3):
         change = choice.add(0.1, now, None)
@@ -96,7 +96,7 @@ def test_what_changes_the_numbers_is_not_tried_again() -> None:
 
 
 def test_short_bursts_are_ignored() -> None:
-    """A look between two of them sees little."""
+    """A measurement that covers several bursts shows a low load."""
     assert ThreadChoice(2).wanted(0.25) == 2
     assert ThreadChoice(2).wanted(0.35) == 1
     assert ThreadChoice(4).wanted(1.25) == 3
@@ -115,7 +115,7 @@ def test_the_busy_time_of_this_processs_cores() -> None:
     assert busy_seconds(STAT, {2}, 100) == 9.0
 
 
-def test_other_programs_are_what_is_busy_less_this_process(
+def test_other_programs_use_the_busy_time_minus_this_process(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     stat, now, own = tmp_path / "stat", [50.0], [3.0]

@@ -1,4 +1,4 @@
-"""Trackers: what TensorBoard reads is what metrics.jsonl has; Weights & Biases is told the same."""
+"""Trackers: TensorBoard and Weights & Biases get the numbers of metrics.jsonl."""
 
 import json
 import sys
@@ -42,11 +42,11 @@ def test_tensorboard_has_the_numbers_of_metrics(training: Make) -> None:
         assert wanted
 
 
-def test_wandb_is_told_the_numbers(training: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[tuple[dict[str, float], int]] = []
+def test_wandb_gets_the_numbers(training: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[tuple[dict[str, float], int]] = []
     made: dict[str, Any] = {}
     run_of = types.SimpleNamespace(
-        log=lambda values, step: told.append((values, step)),
+        log=lambda values, step: logged.append((values, step)),
         finish=lambda: made.update(finished=True),
     )
     fake = types.ModuleType("wandb")
@@ -61,11 +61,11 @@ def test_wandb_is_told_the_numbers(training: Make, monkeypatch: pytest.MonkeyPat
         (line["loss"], line["step"]) for line in lines(run.context.run) if line["kind"] == "train"
     ]
     assert [
-        (values["train/loss"], step) for values, step in told if "train/loss" in values
+        (values["train/loss"], step) for values, step in logged if "train/loss" in values
     ] == losses
 
 
-def test_a_tracker_that_is_not_installed_is_said_before_the_run(
+def test_a_tracker_that_is_not_installed_is_refused_before_the_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
@@ -74,8 +74,8 @@ def test_a_tracker_that_is_not_installed_is_said_before_the_run(
     check_installed([])
 
 
-def test_other_trackers_are_unknown(training: Make) -> None:
+def test_unknown_trackers_are_refused(training: Make) -> None:
     with pytest.raises(
-        ConfigError, match=r"train\.track = .neptune. .*: wanted one of tensorboard, wandb"
+        ConfigError, match=r"train\.track = .neptune. .*: expected one of tensorboard, wandb"
     ):
         training({"train.track": ("neptune",)})

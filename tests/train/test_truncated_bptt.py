@@ -1,6 +1,4 @@
-"""Truncated backpropagation through time against a loop by hand; killed and resumed, it reaches
-the same weights.
-"""
+"""Truncated backpropagation through time against a manual loop, and its resume to the same weights."""
 
 import json
 import math
@@ -54,7 +52,7 @@ SGD: dict[str, Any] = {
 
 @pytest.fixture
 def corpus(corpus: Corpus) -> Corpus:
-    """So little that it is soon begun anew."""
+    """So little text that it soon repeats."""
     return replace(corpus, train=corpus.train[: len(corpus.train) // 4])
 
 
@@ -64,7 +62,7 @@ def losses_of(run: Path) -> list[float]:
 
 
 @pytest.mark.parametrize(("cell", "micro"), [("elman", 0), ("gru", 0), ("lstm", 2)])
-def test_updates_are_those_of_a_loop_by_hand(
+def test_steps_equal_those_of_a_manual_loop(
     training: Make, corpus: Corpus, cell: str, micro: int
 ) -> None:
     T = 50
@@ -79,7 +77,7 @@ def test_updates_are_those_of_a_loop_by_hand(
     model.load_state_dict({name: p.clone() for name, p in run.context.model.state_dict().items()})
     batches = run.context.batches
     assert isinstance(batches, Streams)
-    assert 2 * batches.n_steps < 20, "the text is begun anew twice"
+    assert 2 * batches.n_steps < 20, "the text repeats twice"
     run.go()
     wanted, state = [], model.new_state(4)
     for step in range(20):
@@ -105,7 +103,7 @@ def test_updates_are_those_of_a_loop_by_hand(
 
 
 def _first(corpus: Corpus, batches: Streams, epoch: int) -> int:
-    """Where in the text an epoch begins, found by looking for its first row."""
+    """Where in the text an epoch starts, found by its first row."""
     row = batches.rows(epoch * batches.n_steps).inputs[0]
     found = np.lib.stride_tricks.sliding_window_view(corpus.train, len(row))
     return next(i for i in range(batches.T) if np.array_equal(found[i], row))
@@ -150,7 +148,7 @@ def test_a_killed_run_reaches_the_same_weights(
     )
 
 
-def test_an_update_that_was_stopped_is_made_again_from_the_same_state(
+def test_a_rejected_step_is_repeated_from_the_same_state(
     training: Make, monkeypatch: pytest.MonkeyPatch, corpus: Corpus
 ) -> None:
     changes = CARRY | {"model.context_length": 24, "train.steps": 9, "train.eval_every": 9}
@@ -176,7 +174,7 @@ def test_an_update_that_was_stopped_is_made_again_from_the_same_state(
     assert losses_of(again.context.run) == losses_of(oracle.context.run)
 
 
-def test_without_it_windows_begin_with_empty_states(training: Make) -> None:
+def test_without_it_windows_start_with_empty_states(training: Make) -> None:
     run = training(CARRY | {"train.truncated_bptt": False})
     assert run.context.replica.carried is None
     run.go()
@@ -184,7 +182,7 @@ def test_without_it_windows_begin_with_empty_states(training: Make) -> None:
     assert math.isfinite(run.state.val_loss)
 
 
-def test_it_wants_one_text_that_is_read_on(config: RunConfig, corpus: Corpus) -> None:
+def test_it_needs_one_continuous_text(config: RunConfig, corpus: Corpus) -> None:
     apart = config.changed(CARRY | {"data.documents": "rows"}, where="a test")
     with pytest.raises(ConfigError, match=r"train\.truncated_bptt"):
         batches_of(apart, corpus.train, corpus.tokenizer)

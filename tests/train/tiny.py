@@ -1,4 +1,4 @@
-"""A text, and the settings of a model that trains on it in a second."""
+"""A text, and settings of a model that trains on it within a second."""
 
 TEXT = (
     "".join(

@@ -1,5 +1,5 @@
-"""Shards -> batches, each computed from (seed, step). `packing.batches_of` chooses which kind a
-config asks for.
+"""Shards -> batches, each computed from (seed, step). `packing.batches_of` chooses the class for a
+config.
 """
 
 from lmsmith.data.batches.batch_warmup import BatchWarmup

@@ -1,8 +1,8 @@
-"""Batch-size warm-up: few rows a step at the beginning of a run, all of them later.
+"""Batch-size warm-up: fewer rows per step at the start of a run.
 
-The rows are those of `windows.py` in the same endless order, each batch beginning where the one
-before it ended, so nothing is left out and an epoch is still a permutation. How many rows a step
-has is a function of the step (`TrainConfig.rows_of`), so a batch is computed, whatever came before.
+The rows are those of `windows.py`, in the same order. Each batch begins where the one before it
+ended, so no row is skipped and an epoch is still a permutation. The number of rows of a step is a
+function of the step (`TrainConfig.rows_of`), so any batch can be computed directly.
 """
 
 import itertools
@@ -12,14 +12,16 @@ from lmsmith.data.batches.windows import Batch, Batches
 
 
 class BatchWarmup:
-    """`windows`, of which update `step` of `n_steps` takes the next `rows_of(step)`."""
+    """Batches in which step `step` takes the next `rows_of(step)` rows of `windows`. After
+    `n_steps` steps the batch size is constant.
+    """
 
     def __init__(self, windows: Batches, rows_of: Callable[[int], int], n_steps: int) -> None:
         self.windows, self.rows_of, self.n_steps = windows, rows_of, n_steps
         self._ends = list(itertools.accumulate(rows_of(step) for step in range(n_steps)))
 
     def first_row(self, step: int) -> int:
-        """How many rows the batches before `step` have together."""
+        """The number of rows in all batches before `step`."""
         if step <= self.n_steps:
             return self._ends[step - 1] if step else 0
         return self.first_row(self.n_steps) + (step - self.n_steps) * self.rows_of(self.n_steps)
@@ -32,10 +34,10 @@ class BatchWarmup:
         )
 
     def n_counted(self, step: int) -> int:
-        """How many targets of the whole batch `step` are predicted."""
+        """The number of predicted targets in the full batch `step`."""
         return self.rows_of(step) * self.windows.T
 
     @property
     def tokens_per_batch(self) -> int:
-        """On average over the run."""
+        """Average over the run."""
         return round(self.first_row(max(1, self.n_steps)) / max(1, self.n_steps) * self.windows.T)

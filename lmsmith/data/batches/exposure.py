@@ -1,13 +1,12 @@
-"""The audit of a run's data: how many of the training tokens were predicted never, once, twice, ...
-by its updates.
+"""Counts how many training tokens a run has predicted never, once, twice, ...
 
-Nothing was recorded while training, and nothing has to be: which windows a step reads is a function
-of (seed, step), so they are computed once more. A whole epoch is one stretch of tokens, whatever
-its order; of the epoch that is under way each window is a stretch. Where stretches begin and end,
-sorted, gives the counts: the work goes with the number of windows, not of tokens.
+Training records nothing for this. The windows of a step are a function of (seed, step), so they are
+recomputed. A completed epoch is one range of tokens; in the current epoch, each window is a range.
+Sorting the ranges' ends gives the counts, at a cost that grows with the number of windows, not of
+tokens.
 
-A token counts as seen each time it is a target. (As an input it is seen one step earlier in its
-row, so the first token of all is read and never predicted.)
+A token counts as seen each time it is a target. (The first token of the text is only ever an input,
+so it is never counted.)
 """
 
 from collections.abc import Iterable
@@ -25,8 +24,8 @@ from lmsmith.data.batches.windows import AnyBatches, Batches, Windows
 
 @dataclass(frozen=True)
 class Exposure:
-    """Of one source: its tokens, the epochs it went through, and `times[k]` tokens that were
-    seen k times.
+    """Of one source: its number of tokens, the number of epochs, and `times[k]`, the number of
+    tokens that were seen k times.
     """
 
     n_tokens: int
@@ -35,9 +34,7 @@ class Exposure:
 
 
 class _Seen(NamedTuple):
-    """Stretches of tokens that were read, each `times` times: where they begin (n,), and how
-    long they are.
-    """
+    """Ranges of tokens, each read `times` times: their starts (n,) and lengths."""
 
     begins: np.ndarray
     lengths: np.ndarray | int
@@ -45,7 +42,7 @@ class _Seen(NamedTuple):
 
 
 def exposure(batches: AnyBatches, n_steps: int) -> tuple[Exposure, ...]:
-    """What the first `n_steps` updates saw of each source."""
+    """What the first `n_steps` steps have seen of each source."""
     if isinstance(batches, Packed):
         return exposure(batches.windows, n_steps)
     if isinstance(batches, Rows):
@@ -62,34 +59,36 @@ def exposure(batches: AnyBatches, n_steps: int) -> tuple[Exposure, ...]:
 
 
 def _of_windows(source: Windows, n_rows: int) -> Exposure:
-    n_epochs, under_way = divmod(n_rows, source.n_windows)
-    whole = _Seen(_offsets(source, n_epochs), source.n_windows * source.T)
-    begun = _Seen(source.starts(n_rows - under_way, n_rows), source.T)
+    n_epochs, n_current = divmod(n_rows, source.n_windows)
+    completed = _Seen(_offsets(source, n_epochs), source.n_windows * source.T)
+    current = _Seen(source.starts(n_rows - n_current, n_rows), source.T)
     return Exposure(
-        len(source.ids), n_rows / source.n_windows, _times(len(source.ids), (whole, begun))
+        len(source.ids), n_rows / source.n_windows, _times(len(source.ids), (completed, current))
     )
 
 
 def _of_streams(batches: Streams, n_steps: int) -> Exposure:
-    n_epochs, under_way = divmod(n_steps, batches.n_steps)
-    whole = _Seen(
+    n_epochs, n_current = divmod(n_steps, batches.n_steps)
+    completed = _Seen(
         _offsets(batches.windows, n_epochs), batches.n_steps * batches.batch_size * batches.T
     )
     rows = np.arange(batches.batch_size) * batches.n_steps * batches.T
-    begun = _Seen(batches.windows.offset(n_epochs) + rows, under_way * batches.T)
+    current = _Seen(batches.windows.offset(n_epochs) + rows, n_current * batches.T)
     return Exposure(
-        len(batches.ids), n_steps / batches.n_steps, _times(len(batches.ids), (whole, begun))
+        len(batches.ids), n_steps / batches.n_steps, _times(len(batches.ids), (completed, current))
     )
 
 
 def _of_rows(batches: Rows, n_steps: int) -> Exposure:
-    n_epochs, under_way = divmod(n_steps, batches.n_batches)
-    whole = _Seen(batches.begins, batches.lengths, n_epochs)
-    parts = [batches.documents(step) for step in range(n_steps - under_way, n_steps)]
+    n_epochs, n_current = divmod(n_steps, batches.n_batches)
+    completed = _Seen(batches.begins, batches.lengths, n_epochs)
+    parts = [batches.documents(step) for step in range(n_steps - n_current, n_steps)]
     documents = np.concatenate([np.empty(0, np.int64), *parts])
-    begun = _Seen(batches.begins[documents], batches.lengths[documents])
+    current = _Seen(batches.begins[documents], batches.lengths[documents])
     return Exposure(
-        len(batches.ids), n_steps / batches.n_batches, _times(len(batches.ids), (whole, begun))
+        len(batches.ids),
+        n_steps / batches.n_batches,
+        _times(len(batches.ids), (completed, current)),
     )
 
 
@@ -98,18 +97,19 @@ def _offsets(windows: Windows, n_epochs: int) -> np.ndarray:
 
 
 def _times(n_tokens: int, seen: Iterable[_Seen]) -> tuple[int, ...]:
-    """How many tokens were predicted never, once, ...: of what was read, one token further."""
-    places, changes = [np.zeros(1, np.int64)], [np.zeros(1, np.int64)]
+    """How many tokens were predicted never, once, ...; the targets are the inputs shifted
+    by one.
+    """
+    positions, changes = [np.zeros(1, np.int64)], [np.zeros(1, np.int64)]
     for begins, lengths, times in seen:
-        places += [begins + 1, begins + 1 + lengths]
+        positions += [begins + 1, begins + 1 + lengths]
         changes += [np.full(len(begins), times), np.full(len(begins), -times)]
-    at = np.concatenate(places)
-    order = np.argsort(at)
-    count = np.cumsum(
-        np.concatenate(changes)[order]
-    )  # from each place to the next; between equal ones is nothing
-    length = np.diff(at[order], append=n_tokens)
+    position = np.concatenate(positions)
+    order = np.argsort(position)
+    # The count that holds from each position to the next; equal positions have length 0.
+    count = np.cumsum(np.concatenate(changes)[order])
+    length = np.diff(position[order], append=n_tokens)
     count, length = count[length > 0], length[length > 0]
-    found = np.zeros(int(count.max(initial=0)) + 1, np.int64)
-    np.add.at(found, count, length)
-    return tuple(found.tolist())
+    histogram = np.zeros(int(count.max(initial=0)) + 1, np.int64)
+    np.add.at(histogram, count, length)
+    return tuple(histogram.tolist())

@@ -1,15 +1,13 @@
-"""What becomes of the boundaries between documents: `data.documents = stream | packed | rows`.
+"""Document boundaries in batches: `data.documents = stream | packed | rows`.
 
-    stream    windows of the whole text; a document reads on into the next (`windows.py`)
-    packed    the same windows, each token told which document of its row it is of: models let none
-              see another
-    rows      one document a row (`rows.py`)
+    stream    windows of the continuous text, across document boundaries (`windows.py`)
+    packed    the same windows, plus the document of each token: attention stays within documents
+    rows      one document per row (`rows.py`)
 
-With `train.truncated_bptt` a stream's rows read on from batch to batch (`streams.py`).
+With `train.truncated_bptt`, the rows of a stream continue from batch to batch (`streams.py`).
 
-A boundary is the end-of-text token that stands before each document. A text without one is one
-document; `rows` then takes its lines, so that a list of names or sentences is trained on one at a
-time.
+A boundary is the end-of-text token before each document. A text without any is one document; `rows`
+then uses its lines, so that a list of names or sentences is trained on one at a time.
 """
 
 import numpy as np
@@ -27,8 +25,8 @@ from lmsmith.tokens.tokenizer import Tokenizer
 def batches_of(
     config: RunConfig, ids: np.ndarray | Shards | Sources, tokenizer: Tokenizer
 ) -> AnyBatches:
-    """The training batches of a run. Raises DataError for too little text, ConfigError where
-    there are no documents.
+    """The training batches of a run. Raises DataError for too little text, ConfigError if the text
+    has no documents but the settings need them.
     """
     check_documents(config)
     T, size, seed = config.model.context_length, config.train.batch_size, config.train.seed
@@ -48,32 +46,27 @@ def batches_of(
 
 
 def check_documents(config: RunConfig) -> None:
-    """Raises ConfigError where the settings alone say that there can be no such batches. Needs
-    no text.
-    """
+    """Raises ConfigError for settings that contradict each other. Does not need the text."""
     documents, n_sources = config.data.documents, len(config.data.mixture)
     if documents == "packed" and not config.model.packs_documents:
         raise ConfigError(
-            f"data.documents = 'packed' is a matter of attention, and a model of kind "
-            f"{config.model.kind} has none: "
-            "set it to stream or rows."
+            "data.documents = 'packed' needs attention, which a model of kind "
+            f"{config.model.kind} does not have. Set it to stream or rows."
         )
     if config.train.truncated_bptt and (documents != "stream" or n_sources):
         raise ConfigError(
-            "train.truncated_bptt reads one text on from batch to batch, so it takes "
-            "data.documents = 'stream' and no "
-            "mixture of sources."
+            "train.truncated_bptt continues one text from batch to batch, so it needs "
+            "data.documents = 'stream' and no data.mixture."
         )
     if documents == "rows" and n_sources > 1:
         raise ConfigError(
-            "data.documents = 'rows' reads one source, and data.mixture names several to be "
-            "mixed: set "
+            f"data.documents = 'rows' reads one source, but data.mixture names {n_sources}. Set "
             "data.documents to stream or packed."
         )
 
 
 def boundary_of(documents: str, tokenizer: Tokenizer) -> int | None:
-    """The id that stands before each document; None for a plain stream, which has none. Raises
+    """The id before each document; None for a stream, where boundaries do not matter. Raises
     ConfigError.
     """
     if documents == "stream":
@@ -82,9 +75,9 @@ def boundary_of(documents: str, tokenizer: Tokenizer) -> int | None:
         return tokenizer.end_of_text
     if documents == "packed":
         raise ConfigError(
-            "data.documents = 'packed' keeps documents apart, and this text is a single one. Name "
-            "several files, or "
-            "a .jsonl with one document a line; or set data.documents to stream."
+            "data.documents = 'packed' separates documents, but this text is a single one. Name "
+            "several files or a .jsonl with one document per line, or set data.documents to "
+            "stream."
         )
     with_line_end = [
         id for id in range(tokenizer.vocab_size) if b"\n" in tokenizer.decode_bytes([id])
@@ -92,17 +85,17 @@ def boundary_of(documents: str, tokenizer: Tokenizer) -> int | None:
     if len(with_line_end) == 1 and tokenizer.decode_bytes(with_line_end) == b"\n":
         return with_line_end[0]
     raise ConfigError(
-        "data.documents = 'rows' wants a document a row. This text is a single document, and its "
-        "lines cannot be told "
-        f"apart by the {tokenizer.kind} tokenizer's ids: {len(with_line_end)} of them hold a line "
-        f"end. Take the char, "
-        "byte or word tokenizer, or text in several documents, such as a .jsonl with one a line."
+        "data.documents = 'rows' needs one document per row. This text is a single document, "
+        f"and the ids of the {tokenizer.kind} tokenizer cannot separate its lines: "
+        f"{len(with_line_end)} of them contain a line break, expected exactly one. Use the char, "
+        "byte or word tokenizer, or a text of several documents, such as a .jsonl with one per "
+        "line."
     )
 
 
 class Packed:
-    """Batches that say which document of its row each token is of. An end of text belongs to
-    what it stands before.
+    """Batches that also have the document of each token within its row. An end-of-text token
+    belongs to the document after it.
     """
 
     def __init__(self, windows: AnyBatches, boundary: int) -> None:

@@ -1,16 +1,15 @@
-"""Batches read ahead: a thread reads the next ones while one is trained on.
+"""Reads batches ahead: a thread reads the next ones during training.
 
     # Rows 0 to 8 of each batch, then 8 to 16.
     with ReadAhead(batches, lambda step: [(0, 8), (8, 16)]) as ahead:
         ahead.rows(step, 0, 8)
 
-What `rows` returns is what `batches.rows` returns for the same step: reading ahead is a guess at
-what will be asked for next, and a wrong one (the first step, a step back) is thrown away and begun
-anew. So nothing here is part of a run's state. What goes wrong while reading is raised where the
-rows are asked for, not before.
+`rows` returns the same as `batches.rows` for that step. Reading ahead only guesses the next
+request; after a wrong guess (the first step, a step back) it starts over. So nothing here is part
+of a run's state. An error while reading is raised when its rows are requested, not before.
 
-A shard on a slow disk, or one that is not in memory yet, is so no reason to wait; NumPy copies
-without Python's lock.
+Training thus does not wait for a slow disk or for a shard that is not cached: NumPy copies without
+holding the GIL.
 """
 
 import itertools
@@ -22,38 +21,36 @@ from typing import Self
 from lmsmith.data.batches.windows import AnyBatches, Batch
 
 DEPTH = 4
-"""Parts of batches that are kept ready."""
+"""Number of parts of batches that are kept ready."""
 
 Key = tuple[int, int, int | None]
 
 
 class ReadAhead:
-    """`batches`, sooner. `close` it, or use it in a `with`, to end its thread."""
+    """Reads `batches` ahead. `close` it, or use it in a `with` block, to end its thread."""
 
     def __init__(
         self, batches: AnyBatches, parts: Callable[[int], Sequence[tuple[int, int]]]
     ) -> None:
-        """`parts`: of a step, which rows of its batch are asked for, from where to where, in
-        this order.
-        """
+        """`parts(step)`: the row ranges of that batch that will be requested, in order."""
         self.batches, self.parts = batches, parts
-        self._next: Key | None = None  # what comes out of the queue next
+        self._next: Key | None = None  # the key of the next batch in the queue
         self._thread: threading.Thread | None = None
 
     def rows(self, step: int, start: int = 0, end: int | None = None) -> Batch:
-        """Rows `start` to `end` of batch `step`. Raises what reading them raised."""
+        """Rows `start` to `end` of batch `step`. Raises any error from reading them."""
         key = (step, start, end)
         if (start, end) not in self.parts(step):
             return self.batches.rows(*key)
         if key != self._next:
             self._begin(key)
-        self._next = None  # a signal may end this between two lines: whoever asks again begins anew
-        found = self._queue.get()
-        if isinstance(found, BaseException):
+        self._next = None  # if a signal interrupts the next lines, the next call starts over
+        batch = self._queue.get()
+        if isinstance(batch, BaseException):
             self.close()
-            raise found
+            raise batch
         self._next = next(self._coming)
-        return found
+        return batch
 
     def n_counted(self, step: int) -> int:
         return self.batches.n_counted(step)
@@ -63,13 +60,13 @@ class ReadAhead:
         return self.batches.tokens_per_batch
 
     def close(self) -> None:
-        """Ends the thread, once it has read what it is at."""
+        """Ends the thread, after the part it is reading."""
         if self._thread is None:
             return
         self._stop.set()
         try:
             while True:
-                # room for what it is waiting to put there, after which it sees the event
+                # makes room for a pending put, after which the thread sees the event
                 self._queue.get_nowait()
         except Empty:
             pass
@@ -88,7 +85,7 @@ class ReadAhead:
         self._stop = threading.Event()
         self._coming = self._keys(key)
         self._next = next(self._coming)
-        # A daemon: a process that ends without `close` does not wait for it.
+        # A daemon thread does not keep the process alive if `close` is not called.
         self._thread = threading.Thread(
             target=self._read,
             args=(self._queue, self._stop, self._keys(key)),
@@ -98,10 +95,10 @@ class ReadAhead:
         self._thread.start()
 
     def _keys(self, key: Key) -> Iterator[Key]:
-        """`key` and all that will be asked for after it, if nothing unforeseen is."""
+        """`key`, and the keys that are expected after it."""
         step, start, end = key
-        place = self.parts(step).index((start, end))
-        yield from ((step, *part) for part in self.parts(step)[place:])
+        position = self.parts(step).index((start, end))
+        yield from ((step, *part) for part in self.parts(step)[position:])
         yield from (
             (later, *part) for later in itertools.count(step + 1) for part in self.parts(later)
         )
@@ -114,6 +111,6 @@ class ReadAhead:
                 return
             try:
                 queue.put(self.batches.rows(*key))
-            except BaseException as error:  # raised by whoever asks for these rows
+            except BaseException as error:  # raised again by `rows`
                 queue.put(error)
                 return

@@ -1,17 +1,17 @@
-"""One document a row: cut at the context, padded to the longest of its batch, batches of about
-equal lengths.
+"""One document per row: truncated to the context length, padded to the longest of its batch, in
+batches of similar lengths.
 
-An epoch is a permutation of all rows, cut into pools of POOL batches. Within a pool rows are sorted
-by length before they are cut into batches, so that those of one batch need little padding; the
-pool's batches then come in a permuted order, so that lengths are mixed over time. All of it follows
-from (seed, epoch): batch `step` is computed, whatever came before, and is the same however it is
-split. One batch of each epoch is filled up with empty rows.
+An epoch is a permutation of all rows, divided into pools of POOL batches. Within a pool, rows are
+sorted by length before they are cut into batches, which keeps padding low; the batches of the pool
+are then permuted, which mixes lengths over time. All of it is a function of (seed, epoch), so batch
+`step` can be computed directly and is the same however it is split. One batch of each epoch is
+filled up with empty rows.
 
-Padding stands behind a row's tokens, where causal attention lets none of them see it, and is never
-a target: it costs no loss, and whatever its id, no gradient comes from it.
+Padding follows a row's tokens, so causal attention hides it, and it is never a target: it adds no
+loss and no gradient, whatever its id.
 
-Of a document longer than the context, what is beyond is not trained on; `share_cut` says how much
-that is.
+The part of a document beyond the context length is not trained on; `share_cut` is its share of the
+tokens.
 """
 
 import numpy as np
@@ -22,14 +22,14 @@ from lmsmith.errors import ConfigError, DataError
 from lmsmith.targets import IGNORED
 
 POOL = 64
-"""Batches that are sorted by length together."""
+"""Number of batches that are sorted by length together."""
 
 WIDTHS = 8
-"""Rows are padded to a multiple of this: few different shapes, which compiled models and GPUs
-prefer.
+"""Rows are padded to a multiple of this, which gives few different shapes for compiled models and
+GPUs.
 """
 
-_SCAN = 2**22  # ids looked at at once for boundaries
+_SCAN = 2**22  # ids searched for boundaries at a time
 
 
 class Rows:
@@ -45,17 +45,16 @@ class Rows:
         seed: int,
         pad_id: int = 0,
     ) -> None:
-        """`boundary`: the id that stands before each document, and is the last target of the one
-        that it ends.
+        """`boundary`: the id before each document; it is also the last target of the document
+        before it.
 
-        Raises DataError where nothing can be predicted, ConfigError for several sources.
+        Raises DataError if there is nothing to predict, ConfigError for several sources.
         """
         if isinstance(ids, Sources):
             if len(ids.ids) > 1:
                 raise ConfigError(
-                    "data.documents = 'rows' reads one source, and data.mixture names several to "
-                    "be mixed: set "
-                    "data.documents to stream or packed."
+                    "data.documents = 'rows' reads one source, but data.mixture names "
+                    f"{len(ids.ids)}. Set data.documents to stream or packed."
                 )
             ids = ids.ids[0]
         self.ids, self.T, self.batch_size, self.seed, self.pad_id = (
@@ -65,77 +64,77 @@ class Rows:
             seed,
             pad_id,
         )
-        self.begins, whole = document_bounds(ids, boundary)
+        self.begins, full_lengths = document_bounds(ids, boundary)
         if not len(self.begins):
             raise DataError(
-                f"the training text has {len(ids):,} tokens: nothing to predict. Add text."
+                f"the training text has {len(ids):,} tokens, so there is nothing to predict. Add "
+                "text."
             )
-        self.lengths = np.minimum(whole, context_length)  # inputs of a row, and targets as many
-        self.share_cut = 1 - int(self.lengths.sum()) / int(whole.sum())
+        # The number of inputs, and of targets, of each row.
+        self.lengths = np.minimum(full_lengths, context_length)
+        self.share_cut = 1 - int(self.lengths.sum()) / int(full_lengths.sum())
         self.n_rows = len(self.begins)
-        self.n_batches = -(-self.n_rows // batch_size)  # of an epoch
+        self.n_batches = -(-self.n_rows // batch_size)  # per epoch
         self._latest: tuple[tuple[int, int], list[np.ndarray]] = (-1, -1), []
 
     def rows(self, step: int, start: int = 0, end: int | None = None) -> Batch:
-        """Rows `start` to `end` of batch `step`, as wide as the whole batch needs."""
-        found = self.documents(step)
-        width = min(self.T, -(-int(self.lengths[found].max()) // WIDTHS) * WIDTHS)
+        """Rows `start` to `end` of batch `step`, as wide as the full batch needs."""
+        documents = self.documents(step)
+        width = min(self.T, -(-int(self.lengths[documents].max()) // WIDTHS) * WIDTHS)
         end = self.batch_size if end is None else end
         inputs = np.full((end - start, width), self.pad_id, np.int64)
         targets = np.full((end - start, width), IGNORED, np.int64)
-        for row, document in enumerate(found[start:end].tolist()):
+        for row, document in enumerate(documents[start:end].tolist()):
             first, n = int(self.begins[document]), int(self.lengths[document])
             tokens = self.ids[first : first + n + 1]
             inputs[row, :n], targets[row, :n] = tokens[:-1], tokens[1:]
         return Batch(inputs, targets)
 
     def n_counted(self, step: int) -> int:
-        """How many targets of the whole batch `step` are predicted."""
+        """The number of predicted targets in the full batch `step`."""
         return int(self.lengths[self.documents(step)].sum())
 
     @property
     def tokens_per_batch(self) -> int:
-        """On average."""
+        """Average."""
         return max(1, round(int(self.lengths.sum()) / self.n_batches))
 
     def documents(self, step: int) -> np.ndarray:
-        """Which documents make up batch `step`: (batch_size,) int64, fewer in one batch of each
-        epoch.
-        """
-        epoch, place = divmod(step, self.n_batches)
-        pool, place = divmod(place, POOL)
+        """The documents of batch `step`: (batch_size,) int64, fewer in one batch of each epoch."""
+        epoch, index = divmod(step, self.n_batches)
+        pool, index = divmod(index, POOL)
         latest, batches = self._latest
         if latest != (epoch, pool):
             batches = self._pool(epoch, pool)
             self._latest = (epoch, pool), batches
-        return batches[place]
+        return batches[index]
 
     def _pool(self, epoch: int, pool: int) -> list[np.ndarray]:
         n = POOL * self.batch_size
-        found = np.arange(pool * n, min((pool + 1) * n, self.n_rows))
-        found = permute(found, self.n_rows, _keys(self.seed, epoch, "rows"))
-        found = found[np.argsort(self.lengths[found], kind="stable")]
-        fewer = (
-            len(found) % self.batch_size or self.batch_size
-        )  # the shortest make the batch that is not full
-        batches = np.split(found, range(fewer, len(found), self.batch_size))
+        documents = np.arange(pool * n, min((pool + 1) * n, self.n_rows))
+        documents = permute(documents, self.n_rows, _keys(self.seed, epoch, "rows"))
+        documents = documents[np.argsort(self.lengths[documents], kind="stable")]
+        # The batch that is not full gets the shortest documents.
+        fewer = len(documents) % self.batch_size or self.batch_size
+        batches = np.split(documents, range(fewer, len(documents), self.batch_size))
         order = permute(
             np.arange(len(batches)), len(batches), _keys(self.seed, epoch, f"pool/{pool}")
         )
-        return [batches[place] for place in order.tolist()]
+        return [batches[index] for index in order.tolist()]
 
 
 def document_bounds(ids: np.ndarray | Shards, boundary: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where each document begins, and how many tokens after its first one can be predicted: two
-    (n,) int64.
+    """The start of each document, and the number of its tokens that can be predicted: two (n,)
+    int64.
 
-    The boundary before the next document is the last of them. Documents without any are left out.
+    All tokens but a document's first are predicted, and the boundary after it. Documents with
+    nothing to predict are skipped.
     """
-    found = [
+    positions = [
         np.flatnonzero(ids[start : start + _SCAN] == boundary) + start
         for start in range(0, len(ids), _SCAN)
     ]
-    begins = np.concatenate([np.zeros(1, np.int64), *found])
+    begins = np.concatenate([np.zeros(1, np.int64), *positions])
     if len(begins) > 1 and begins[1] == 0:
         begins = begins[1:]
     lengths = np.diff(np.append(begins, max(0, len(ids) - 1)))

@@ -1,16 +1,15 @@
-"""Batches as a function of (seed, step): computed, never remembered.
+"""Batches as a function of (seed, step): computed, not stored.
 
 The tokens are cut into windows of `context_length`, each with the token that follows it. An epoch
-is a permutation of all windows, given by a keyed bijection (a Feistel network with cycle walking:
-nothing is stored, whatever the size), and every epoch starts at another offset so that the cuts
-move. Batch `step` is windows step*batch_size ... of that endless order. Resuming needs a number;
+is a permutation of all windows, given by a keyed bijection (a Feistel network with cycle walking),
+which needs no memory at any size. Each epoch starts at another offset, so that the cuts move. Batch
+`step` is windows step * batch_size ... of that endless order. So resuming needs only the step, and
 splitting a batch over processes or micro-batches is slicing its rows.
 
-Windows do not overlap within an epoch, and fewer than two contexts of tokens at the ends of the
-text are left out of each: other ones, as the offset moves.
+Windows do not overlap within an epoch. An epoch skips fewer than two context lengths of tokens at
+the ends of the text; they differ as the offset moves.
 
-Several sources are mixed by weight, row by row (`mixture.py`); each has an endless order of its
-own.
+Several sources are mixed by weight, row by row (`mixture.py`); each has its own endless order.
 """
 
 import hashlib
@@ -26,32 +25,30 @@ from lmsmith.errors import DataError
 
 N_ROUNDS = 6
 FEW = 256
-"""Up to so many windows are shuffled by sorting: Feistel networks of a few bits do not reach
-every order evenly.
+"""Up to this many windows are shuffled by sorting: Feistel networks of few bits do not give all
+permutations equally often.
 """
 
 BLOCK = 4096
-"""Places of an order that are computed at once: one by one they would cost more than reading
+"""Positions of the order that are computed at a time: one by one they would cost more than reading
 their tokens.
 """
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of a batch: what the model reads, and what it is to predict."""
+    """Rows of a batch: the model's inputs and the targets it predicts."""
 
     inputs: np.ndarray  # (rows, T) int64
     targets: np.ndarray  # (rows, T) int64; IGNORED where nothing is predicted
-    documents: np.ndarray | None = (
-        None  # (rows, T) int32: which document of its row a token is of; None: plain stream
-    )
-    goes_on: bool = (
-        False  # each row is what follows in the text on the same row of the batch before
-    )
+    # (rows, T) int32: the document of each token within its row; None for a stream
+    documents: np.ndarray | None = None
+    # whether each row continues the same row of the batch before
+    goes_on: bool = False
 
 
 class AnyBatches(Protocol):
-    """What training asks of batches, whatever their rows are made of."""
+    """The interface of all batch classes."""
 
     @property
     def tokens_per_batch(self) -> int: ...
@@ -62,8 +59,8 @@ class AnyBatches(Protocol):
 
 
 class Sources:
-    """The training tokens of several sources and the weights they are mixed by. Its length is
-    the number of tokens.
+    """The training tokens of several sources, with their mixture weights. Its length is the number
+    of tokens.
     """
 
     def __init__(self, ids: Sequence[Shards], weights: Sequence[float]) -> None:
@@ -74,14 +71,14 @@ class Sources:
 
 
 class Batches:
-    """Windows over the tokens of one source, or of several that are mixed."""
+    """Windows over the tokens of one source, or of several mixed sources."""
 
     def __init__(
         self, ids: np.ndarray | Shards | Sources, *, context_length: int, batch_size: int, seed: int
     ) -> None:
         """`ids`: (n,) of an unsigned type, in memory or memory-mapped, in one or many shards.
 
-        Raises DataError if a source holds no whole window.
+        Raises DataError if a source is too short for one window.
         """
         if not isinstance(ids, Sources):
             ids = Sources([ids if isinstance(ids, Shards) else Shards([ids])], [1])
@@ -95,27 +92,27 @@ class Batches:
         )
 
     def rows(self, step: int, start: int = 0, end: int | None = None) -> Batch:
-        """Rows `start` to `end` of batch `step`: windows, and as targets the same one token
-        further.
+        """Rows `start` to `end` of batch `step`: windows, and as targets the same shifted by one
+        token.
         """
         first = step * self.batch_size + start
         last = step * self.batch_size + (self.batch_size if end is None else end)
         before, after = self.mixture.before(first), self.mixture.before(last)
         parts = [
-            source.read(*places)
-            for source, *places in zip(self.sources, before, after, strict=True)
+            source.read(*positions)
+            for source, *positions in zip(self.sources, before, after, strict=True)
         ]
         if len(parts) == 1:
             windows = parts[0]
         else:
-            of = self.mixture.sources(first, last)
+            source_of_row = self.mixture.sources(first, last)
             windows = np.empty((last - first, self.T + 1), np.int64)
             for number, part in enumerate(parts):
-                windows[of == number] = part
+                windows[source_of_row == number] = part
         return Batch(windows[:, :-1], windows[:, 1:])
 
     def n_counted(self, step: int) -> int:
-        """How many targets of the whole batch `step` are predicted: what its loss is divided by."""
+        """The number of predicted targets in the full batch `step`: the divisor of its loss."""
         return self.tokens_per_batch
 
     @property
@@ -124,7 +121,7 @@ class Batches:
 
 
 class Windows:
-    """The windows of one source in their endless order: epoch after epoch, each a permutation."""
+    """The windows of one source in an endless order: epoch after epoch, each a permutation."""
 
     def __init__(
         self,
@@ -134,9 +131,10 @@ class Windows:
         number: int = 0,
         name: str = "the training text",
     ) -> None:
-        """`number`: which source of a mixture this is, for an order of its own; `name`: in errors.
+        """`number`: the index of the source in a mixture, for an order of its own; `name`: for
+        errors.
 
-        Raises DataError if no window is whole.
+        Raises DataError if the source is too short for one window.
         """
         self.ids, self.T, self.seed, self.number = ids, context_length, seed, number
         # The largest offset, T - 1, must leave room for all windows and the last one's target.
@@ -146,38 +144,40 @@ class Windows:
                 f" or set --model.context_length {max(1, len(ids) // 8)}" if len(ids) > 1 else ""
             )
             raise DataError(
-                f"{name} has {len(ids):,} tokens, too few for a context of {context_length:,}: at "
-                f"least "
-                f"{2 * context_length:,} are needed. Add text{shorter}."
+                f"{name} has {len(ids):,} tokens, too few for a context length of "
+                f"{context_length:,}: at least {2 * context_length:,} are needed. Add "
+                f"text{shorter}."
             )
         self._block: tuple[tuple[int, int], np.ndarray] = (-1, -1), np.empty(0, np.int64)
 
     def read(self, first: int, last: int) -> np.ndarray:
-        """The windows at places `first` to `last` of the order, each with the token after it:
+        """The windows at positions `first` to `last` of the order, each with the token after it:
         (n, T + 1) int64.
         """
         return self.ids.windows(self.starts(first, last), self.T + 1)
 
     def starts(self, first: int, last: int) -> np.ndarray:
-        """Where the windows at these places begin: (last - first,) int64."""
+        """The start of each window at these positions: (last - first,) int64."""
         parts = []
         while first < last:
-            epoch, place = divmod(first, self.n_windows)
-            block = self._starts(epoch, place // BLOCK)[place % BLOCK :][: last - first]
+            epoch, position = divmod(first, self.n_windows)
+            block = self._starts(epoch, position // BLOCK)[position % BLOCK :][: last - first]
             parts.append(block)
             first += len(block)
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
     def offset(self, epoch: int) -> int:
-        """Where the first window of an epoch's cut begins."""
+        """The start of the first window of an epoch."""
         return int(self._keys(epoch, "offset")[0]) % self.T
 
     def _starts(self, epoch: int, block: int) -> np.ndarray:
-        """Where the windows of one block of an epoch's order begin; the latest block is kept."""
+        """The starts of the windows of one block of an epoch's order; the latest block is
+        cached.
+        """
         if self._block[0] != (epoch, block):
-            places = np.arange(block * BLOCK, min((block + 1) * BLOCK, self.n_windows))
+            positions = np.arange(block * BLOCK, min((block + 1) * BLOCK, self.n_windows))
             starts = permute(
-                places, self.n_windows, self._keys(epoch, "order")
+                positions, self.n_windows, self._keys(epoch, "order")
             ) * self.T + self.offset(epoch)
             self._block = (epoch, block), starts
         return self._block[1]
@@ -187,28 +187,29 @@ class Windows:
 
 
 def permute(place: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
-    """Where a keyed bijection of 0..n-1 takes each of `place`: int64, of its shape (m,).
+    """The images of `place` under a keyed bijection of 0..n-1: int64, of its shape (m,).
 
-    Balanced Feistel on the next even number of bits, walked until it falls below n (Black and
-    Rogaway 2002, "Ciphers with Arbitrary Finite Domains"); up to FEW, the order of keyed hashes.
+    A balanced Feistel network on the next even number of bits, iterated until the result is below n
+    (Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains"). Up to FEW, the order of keyed
+    hashes.
     """
     if n <= FEW:
         return np.argsort(_mix(_mix(np.arange(n, dtype=np.uint64) ^ keys[0]) ^ keys[1]))[place]
     half = max(1, -(-(n - 1).bit_length() // 2))
     mask = np.uint64((1 << half) - 1)
-    found = place.astype(np.uint64)
-    outside = np.ones(len(found), dtype=bool)
+    image = place.astype(np.uint64)
+    outside = np.ones(len(image), dtype=bool)
     while outside.any():
-        left, right = found[outside] >> np.uint64(half), found[outside] & mask
+        left, right = image[outside] >> np.uint64(half), image[outside] & mask
         for key in keys:
             left, right = right, left ^ (_mix(right ^ key) & mask)
-        found[outside] = (left << np.uint64(half)) | right
-        outside = found >= n
-    return found.astype(np.int64)
+        image[outside] = (left << np.uint64(half)) | right
+        outside = image >= n
+    return image.astype(np.int64)
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-    """A 64-bit finaliser (Stafford's mix 13, as in SplitMix64)."""
+    """A 64-bit finalizer (Stafford's mix 13, as in SplitMix64)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

@@ -1,5 +1,5 @@
-"""Text -> token files: shards of a prepared folder (`build.py`), or what one run is trained on
+"""Text -> token files: the shards of a prepared folder (`build.py`), or the data of one run
 (`run_sources.py`).
 
-Modules are imported one by one, because the processes that encode need few of them.
+Nothing is imported here, because the encoding processes need only a few of the modules.
 """

@@ -1,12 +1,11 @@
-"""Encoded units, in their order -> the shards of a folder: the one process among many that knows
-all of it.
+"""Writes encoded units, in order, into the shards of a folder. One process does this.
 
-Whoever encodes may be done in any order; units are taken up in theirs, so shards do not depend on
-it. Duplicates are left out here, for only here it is known what was before.
+Units may be encoded in any order; they are added in theirs, so the shards do not depend on it.
+Exact duplicates are dropped here, where all earlier documents are known.
 
-`state.json` says how far it is. It is written every `SYNC_SECONDS` and at the end, after what it
-speaks of is on the disk; only then the units that went into it are removed. Whatever is killed and
-whenever: an `Assembler` made anew goes on from there, and no unit is encoded twice.
+`state.json` records the progress. It is written every `SYNC_SECONDS` and at the end, after the data
+it describes is on the disk; only then are the units that were added removed. After a kill at any
+moment, a new `Assembler` continues from there, and no unit is encoded twice.
 """
 
 import contextlib
@@ -33,13 +32,13 @@ from lmsmith.text.files import Counts
 from lmsmith.tokens.tokenizer import Tokenizer, ids_dtype
 
 SYNC_SECONDS = 5.0
-BLOCK = 1 << 22  # ids taken up at once
-NAMED = 20  # of what was skipped so much is kept word for word
+BLOCK = 1 << 22  # ids read at a time
+NAMED = 20  # number of messages about skipped text that are kept
 
 
 @dataclass
 class Summary:
-    """What all units together have to say."""
+    """Counts and messages of all units together."""
 
     counts: Counts = field(default_factory=Counts)
     skipped: list[str] = field(default_factory=list)
@@ -48,24 +47,22 @@ class Summary:
 
 
 class Assembler:
-    """Makes shards in `partial`, from units in `partial/work/units`. Raises StorageError."""
+    """Makes shards in `partial` from the units in `partial/work/units`. Raises StorageError."""
 
     def __init__(
         self, partial: Path, tokenizer: Tokenizer, shard_tokens: int, keep: Keep | None
     ) -> None:
         self._work, self._keep = partial / "work", keep
         self._kind = np.dtype(ids_dtype(tokenizer.vocab_size))
-        known = _read_state(self._work / "state.json")
-        self.next_unit = self._first_there = int(known["next_unit"])
-        self.n_bytes, self.n_dropped = (
-            int(known["n_bytes"]),
-            int(known["n_dropped"]),
-        )  # of text; documents
+        saved = _read_state(self._work / "state.json")
+        self.next_unit = self._first_there = int(saved["next_unit"])
+        self.n_bytes = int(saved["n_bytes"])  # of text
+        self.n_dropped = int(saved["n_dropped"])  # documents
         self._n_documents = 0
         self._synced = time.monotonic()
         with _explained(partial):
-            self._hashes = _reopened(self._work / "hashes.bin", known["n_hash_bytes"])
-            self._summaries = _reopened(self._work / "summaries.jsonl", known["n_summary_bytes"])
+            self._hashes = _reopened(self._work / "hashes.bin", saved["n_hash_bytes"])
+            self._summaries = _reopened(self._work / "summaries.jsonl", saved["n_summary_bytes"])
             while len(hashes := np.frombuffer(self._hashes.read(16 * BLOCK), "<u8").reshape(-1, 2)):
                 assert keep is not None
                 keep(hashes, self._n_documents)
@@ -73,27 +70,27 @@ class Assembler:
             self._summaries.seek(0, os.SEEK_END)
             self._writers = [
                 ShardWriter(partial, split, tokenizer, shard_tokens, State.from_dict(state))
-                for split, state in zip(SPLITS, known["splits"], strict=True)
+                for split, state in zip(SPLITS, saved["splits"], strict=True)
             ]
 
     def add(self) -> None:
-        """Takes up the next unit, which is finished."""
-        place = unit_file(self._work, self.next_unit, "")
-        kept = True  # a unit that begins within a document is of one that is never dropped
-        with _explained(place):
-            records = np.fromfile(place.with_suffix(".records"), RECORD)
-            with place.with_suffix(".ids").open("rb") as file:
+        """Adds the next unit, which must be finished."""
+        path = unit_file(self._work, self.next_unit, "")
+        kept = True  # a unit that begins within a document: such documents are never dropped
+        with _explained(path):
+            records = np.fromfile(path.with_suffix(".records"), RECORD)
+            with path.with_suffix(".ids").open("rb") as file:
                 for block in _blocks(records):
                     data = file.read(int(block["n_tokens"].sum()) * self._kind.itemsize)
                     kept = self._add_block(block, np.frombuffer(data, self._kind), kept)
-            self._summaries.write(place.with_suffix(".json").read_bytes() + b"\n")
+            self._summaries.write(path.with_suffix(".json").read_bytes() + b"\n")
         self.n_bytes += int(records["n_bytes"].sum())
         self.next_unit += 1
         if time.monotonic() - self._synced > SYNC_SECONDS:
             self.sync()
 
     def sync(self) -> None:
-        """Makes sure that nothing of this has to be done again."""
+        """Makes all work so far survive a kill."""
         with _explained(self._work):
             for file in (self._hashes, self._summaries):
                 file.flush()
@@ -113,7 +110,7 @@ class Assembler:
         self._first_there, self._synced = self.next_unit, time.monotonic()
 
     def finish(self) -> tuple[dict[str, SplitRecord], Summary]:
-        """Ends the last shards."""
+        """Finishes the last shards."""
         splits = {}
         with _explained(self._work):
             for split, writer in zip(SPLITS, self._writers, strict=True):
@@ -130,16 +127,16 @@ class Assembler:
             return splits, _summary(self._summaries)
 
     def close(self) -> None:
-        """Lets go of the files. What was not synced is lost."""
+        """Closes the files. Loses what was not synced."""
         for writer in self._writers:
             writer.abandon()
         for file in (self._hashes, self._summaries):
-            with contextlib.suppress(OSError):  # what is still in its buffer does not matter
+            with contextlib.suppress(OSError):  # losing buffered data does not matter
                 file.close()
 
     def _add_block(self, records: np.ndarray, ids: np.ndarray, kept: bool) -> bool:
-        """`kept`: whether the document stays that the first record may be in the middle of; that
-        of the last one.
+        """Adds some records. `kept`: whether the document is kept that the first record may be in
+        the middle of. Returns the same for the last record.
         """
         stays = np.ones(len(records), dtype=np.bool_)
         if self._keep is not None:
@@ -160,8 +157,8 @@ class Assembler:
 
 
 def _of(mine: np.ndarray, lengths: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """The ids of some texts. Where these are in few runs, copying runs is ten times as fast as
-    choosing ids.
+    """The ids of the texts selected by `mine`. For few contiguous runs, copying runs is ten times
+    as fast as a boolean mask.
     """
     edges = np.flatnonzero(np.diff(mine, prepend=False, append=False)).reshape(-1, 2)
     if 200 * len(edges) > len(ids):
@@ -171,7 +168,7 @@ def _of(mine: np.ndarray, lengths: np.ndarray, ids: np.ndarray) -> np.ndarray:
 
 
 def _blocks(records: np.ndarray) -> Iterator[np.ndarray]:
-    """Some records after the others, of about `BLOCK` tokens together."""
+    """Splits records into blocks of about `BLOCK` tokens."""
     ends = np.cumsum(records["n_tokens"])
     start = 0
     while start < len(records):
@@ -184,15 +181,15 @@ def _blocks(records: np.ndarray) -> Iterator[np.ndarray]:
 def _summary(lines: BinaryIO) -> Summary:
     summary = Summary()
     for line in lines:
-        found = json.loads(line)
-        counts: dict[str, Any] = found["counts"]
+        record = json.loads(line)
+        counts: dict[str, Any] = record["counts"]
         counts |= {
             name: Counter(counted) for name, counted in counts.items() if isinstance(counted, dict)
         }
         summary.counts.add(Counts(**counts))
-        summary.skipped += found["skipped"][: NAMED - len(summary.skipped)]
-        summary.n_skipped += found["n_skipped"]
-        summary.fingerprints |= found["files"]
+        summary.skipped += record["skipped"][: NAMED - len(summary.skipped)]
+        summary.n_skipped += record["n_skipped"]
+        summary.fingerprints |= record["files"]
     return summary
 
 
@@ -202,12 +199,12 @@ def _read_state(path: Path) -> dict[str, Any]:
     )
     if not path.exists():
         return {**start, "splits": [asdict(State()) for _ in SPLITS]}
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return state
 
 
 def _reopened(path: Path, n_bytes: int) -> BinaryIO:
-    """A file to go on with after so many bytes, from its beginning to read what there is."""
+    """Opens a file to read its first `n_bytes` and then append; truncates what follows them."""
     path.touch()
     file = path.open("r+b")
     file.truncate(n_bytes)
@@ -215,8 +212,8 @@ def _reopened(path: Path, n_bytes: int) -> BinaryIO:
 
 
 @contextlib.contextmanager
-def _explained(place: Path) -> Iterator[None]:
+def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(atomic.explain(error, place)) from error
+        raise StorageError(atomic.explain(error, path)) from error

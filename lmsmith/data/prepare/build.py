@@ -1,16 +1,17 @@
-"""Text of any size -> a folder of token shards: what `lmsmith data prepare` does.
+"""Text of any size -> a folder of token shards: `lmsmith data prepare`.
 
     manifest = build_shards(["web/*.parquet"], Path("web-tokens"), tokenizer="gpt2", workers=16)
 
-    sources -> plan.py -> units -> encode.py, many at a time -> assemble.py, in order ->
+    sources -> plan.py -> units -> encode.py, in parallel -> assemble.py, in order ->
     DIR/train_000000.bin ...
 
-DIR appears when all is done: `manifest.json`, `tokenizer.json`, shards of `shard_tokens` tokens
-each but for the last of a split, an end-of-text token before each document. Until then all of it
-lies in `DIR.partial`, and the same command goes on from what is there. Equal text and settings give
-an equal folder, byte for byte, whoever did it, in whatever order and however often it was killed.
+DIR appears when it is complete, with `manifest.json`, `tokenizer.json` and the shards:
+`shard_tokens` tokens each, except the last of a split, with an end-of-text token before each
+document. Until then the work is in `DIR.partial`, and the same command resumes it. The same text
+and settings give the same folder, byte for byte, however many processes did it, in whatever order,
+and however often they were killed.
 
-`run_text.py` does the same for the text of one run, which is read at once.
+`run_text.py` does the same for the text of one run, in memory.
 """
 
 import os
@@ -68,18 +69,19 @@ def build_shards(
     engine: Engine = "local",
     tell: Tell = lambda task, done, total: None,
 ) -> Manifest:
-    """Writes the folder `out`, which must not be there, and gives what it holds.
+    """Writes the folder `out`, which must not exist, and returns its manifest.
 
-    `tokenizer`: one, or what to take: gpt2, byte, char, word, bpe:SIZE (learnt from the training
-    text), a folder. `validation_fraction` 0: chosen, see `text/held_out.py`. `validation`: files
-    whose documents are for validation; all of `sources` is then for training. `document_separator`:
-    where plain files are cut, see `text/separators.py`. `special_tokens`: what they are where they
-    stand in a text, see `tokens/control.py`. `workers` 0: one a processor; with Ray the cluster has
-    its own.
+    `tokenizer`: a tokenizer or the name of one: gpt2, byte, char, word, bpe:SIZE (learned from the
+    training text), or a folder. `validation_fraction` 0: chosen by `text/held_out.py`.
+    `validation`: the files for validation; all of `sources` is then for training.
+    `document_separator`: splits plain files into documents, see `text/separators.py`.
+    `special_tokens`: whether the names of special tokens in the text are text or control tokens,
+    see `tokens/control.py`. `workers` 0: one per core; a Ray cluster has its own. `tell`: progress
+    callback.
 
-    Raises DataError for text that cannot be read, ConfigError for settings that cannot be or differ
-    from those that `out.partial` was begun with, TokenizerError, and StorageError where there is no
-    room. What is done then stays.
+    Raises DataError for text that cannot be read, ConfigError for invalid settings and for settings
+    that differ from those of an unfinished `out.partial`, TokenizerError, and StorageError if the
+    disk is full. Finished work is kept.
     """
     request = Request(
         sources=sources,
@@ -109,7 +111,7 @@ def _prepare(request: Request) -> Manifest:
     if unnamed(request.partial):
         manifest = _read_unnamed(build)
     else:
-        _check_free(request.out)  # another process may have been at it, and have finished since
+        _check_free(request.out)  # another process may have finished it in the meantime
         with begun(request.partial, {**build.settings, "plan": build.plan.digest()}):
             manifest = build.run()
     finish(request.partial, request.out)
@@ -119,27 +121,29 @@ def _prepare(request: Request) -> Manifest:
 def _check_free(out: Path) -> None:
     if os.path.lexists(out):
         raise StorageError(
-            f"{out} is there already and is not overwritten: remove it or choose another place."
+            f"{out} already exists and is not overwritten. Remove it or choose another folder."
         )
 
 
 def _plan(request: Request) -> "_Build":
     """Finds the files and plans the work."""
     reading = request.reading()
-    found, left_out = find_files(list(request.sources))
-    held_out, also_left_out = (
+    files, left_out = find_files(list(request.sources))
+    validation_files, also_left_out = (
         find_files(list(request.validation)) if request.validation else ([], Counter[str]())
     )
-    leaks.refuse_shared_files((file.path for file in found), (file.path for file in held_out))
+    leaks.refuse_shared_files(
+        (file.path for file in files), (file.path for file in validation_files)
+    )
     given = request.given()
-    # In a control token a text may not be cut, and the place to cut does not know of them.
+    # With control tokens, long texts are not cut: a cut could fall inside one.
     cut = cut_for(request.wanted, given) if request.special_tokens == "text" else None
     plan = make_plan(
-        found,
+        files,
         reading,
         cut=cut,
         drop_duplicates=request.dedup != "none",
-        validation=held_out,
+        validation=validation_files,
     )
     check_large(plan)
     settings = request.settings(given)
@@ -147,22 +151,22 @@ def _plan(request: Request) -> "_Build":
 
 
 def _read_unnamed(build: "_Build") -> Manifest:
-    """Of a folder that was finished but for its name. Raises ConfigError where it was made of
-    something else.
+    """Reads a folder that only needs renaming. Raises ConfigError if its settings or sources were
+    different.
     """
     manifest = read_manifest(build.request.partial)
     if manifest.settings.get("made_of") != build.made_of():
         raise ConfigError(
-            f"{build.request.partial} was finished but for its name, with other settings or "
-            f"sources. Give the same "
-            "ones, or remove it to begin anew."
+            f"{build.request.partial} holds a finished folder made with other settings or "
+            "sources, which was only not renamed yet. Use the same settings and sources, or "
+            "remove it to start over."
         )
     return manifest
 
 
 @dataclass(frozen=True)
 class _Build:
-    """The work on a folder, planned."""
+    """A planned preparation."""
 
     request: Request
     plan: Plan
@@ -176,12 +180,12 @@ class _Build:
 
     @property
     def drops(self) -> bool:
-        """Whether exact duplicates go."""
+        """Whether exact duplicates are dropped."""
         return self.request.dedup == "exact" or self.plan.drops_duplicates
 
     @property
     def compares(self) -> bool:
-        """Whether documents on both sides are told."""
+        """Whether documents that are in training and in validation are reported."""
         return bool(self.request.validation) and self.request.dedup == "none"
 
     def made_of(self) -> str:
@@ -189,11 +193,11 @@ class _Build:
         return digest_of({**self.settings, "files": files})
 
     def run(self) -> Manifest:
-        """Fills the partial folder, from what an earlier process left there."""
+        """Fills the partial folder, starting from what an earlier process left there."""
         request, work, plan = self.request, self.work, self.plan
         tokenizer = tokenizer_in(work, self.given, request.wanted, plan, self.drops, request.tell)
         check_control(tokenizer, request.special_tokens)
-        tokenizer.encode("a word")  # what has to be compiled is compiled here, not in every process
+        tokenizer.encode("a word")  # compiles kernels here, not in every process
         remember_tokenizer(str(work), tokenizer)
         near = None
         if request.dedup == "near":
@@ -216,7 +220,7 @@ class _Build:
         return manifest
 
     def _encode(self, assembler: Assembler) -> None:
-        """Encodes the units that are left, and makes shards of them in order."""
+        """Encodes the remaining units and adds them to the shards in order."""
         numbers = range(assembler.next_unit, len(self.plan.units))
         finished = {number for number in numbers if is_finished(self.work, number)}
         _take_up(assembler, finished)
@@ -227,7 +231,7 @@ class _Build:
         assembler.sync()
 
     def _run_units(self, task: str, do: Work, left: Sequence[int]) -> Iterator[int]:
-        """Does the units `left`, and yields the number of each that is done."""
+        """Runs `do` on the units `left`; yields the number of each finished one."""
         request, plan = self.request, self.plan
         job = Job(str(self.work), plan.reading, hashes=self.drops or self.compares)
         units = [(number, plan.units[number]) for number in left]
@@ -273,6 +277,6 @@ class _Build:
 
 
 def _take_up(assembler: Assembler, finished: set[int]) -> None:
-    """Makes shards of the units that are next in order, as far as they are finished."""
+    """Adds the next units to the shards, up to the first unfinished one."""
     while assembler.next_unit in finished:
         assembler.add()

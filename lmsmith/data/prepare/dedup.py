@@ -1,18 +1,19 @@
-"""Duplicates: exact ones by a hash of their content, near ones by MinHash.
+"""Finds duplicate documents: exact ones by a hash of their content, near ones by MinHash.
 
-Exact: of equal documents the first is kept. `Seen` remembers 127 bits of each, in 32 to 64 bytes a
-document; that among 2⁴⁰ texts two different ones share them has a chance of 2⁻⁴⁸.
+Exact: the first of equal documents is kept. `Seen` stores 127 bits of each hash, in 32 to 64 bytes
+per document; among 2⁴⁰ texts, the probability that two different ones collide is 2⁻⁴⁸.
 
-Near: documents whose sets of runs of five words agree by about `SIMILAR` (Jaccard). Each set
-becomes a signature of 128 numbers by MinHash (Broder 1997), which rensa computes (`pip install
-'lmsmith[dedup]'`). Documents that agree in one of 16 bands of 8 numbers, and by the estimate of all
-128, are linked; of documents linked, over however many steps, one is kept: the first in validation,
-or if none is there the first. So what stays in training is near nothing in validation, as far as
-MinHash finds it: a pair at 0.9 nearly always, at 0.8 every other one, at 0.7 hardly ever. FineWeb
-goes about it in the same way (Penedo et al. 2024, arXiv:2406.17557), without the estimate.
+Near: documents whose sets of runs of five words have a Jaccard similarity of about `SIMILAR` or
+more. MinHash (Broder 1997), computed by rensa (`pip install 'lmsmith[dedup]'`), turns each set into
+a signature of 128 numbers. Two documents are linked if they agree in one of 16 bands of 8 numbers
+and if the similarity estimated from all 128 is at least `SIMILAR`. One document of each connected
+group is kept: the first one in validation, or else the first. So no kept training document is a
+near duplicate of a validation document, as far as MinHash finds it: pairs of similarity 0.9 nearly
+always, 0.8 half of the time, 0.7 hardly ever. FineWeb does the same (Penedo et al. 2024,
+arXiv:2406.17557), without the estimate.
 
-What it does not do: compare texts that do not fit into memory (`units.Stream`). Signatures take 513
-bytes a document on the disk; finding the links takes some 40 bytes of memory a document.
+Limits: texts that do not fit into memory (`units.Stream`) are not compared. Signatures take 513
+bytes per document on disk; finding the links takes about 40 bytes of memory per document.
 """
 
 import functools
@@ -37,11 +38,11 @@ SIMILAR = 0.8
 N_BANDS, N_ROWS = 16, 8
 N_NUMBERS = N_BANDS * N_ROWS
 SIGNATURE = np.dtype([("split", "u1"), ("numbers", "<u4", (N_NUMBERS,))])
-BATCH = 1 << 20  # characters of documents that are signed at once
+BATCH = 1 << 20  # characters of documents to sign at a time
 RUN = 5  # words
-KNOWN_WORDS = 1 << 20  # whose hashes are kept at hand
-# A character of a writing without spaces between words (Thai to Khmer, kana, ideographs), or a run
-# of others.
+KNOWN_WORDS = 1 << 20  # words whose hashes are cached
+# A word: one character of a script without spaces (Thai to Khmer, kana, ideographs), or a run of
+# other word characters.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
 _WORD = re.compile(f"[{_UNSPACED}]|[^\\W{_UNSPACED}]+")
 _ODD = np.uint64(0x9E3779B97F4A7C15)
@@ -50,17 +51,18 @@ Hashes = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
 
 Near = tuple[npt.NDArray[np.bool_], int]
-"""Which documents are near duplicates of others; how many of them are dropped from training for
-one in validation.
+"""A mask of the documents to drop as near duplicates, and how many of them are training documents
+dropped because of one in validation.
 """
 
 Keep = Callable[[npt.NDArray[np.uint64], int], npt.NDArray[np.bool_]]
-"""Which documents stay, by their hashes (n, 2) and the number of documents before them: asked once
-for each, in order, and again from the first one on when work goes on after a kill."""
+"""Which documents to keep, from their hashes (n, 2) and the number of documents before them. Called
+once for each document, in order; after a kill, again from the first one.
+"""
 
 
 def content_hash(parts: Iterable[bytes]) -> bytes:
-    """128 bits that depend on the text alone."""
+    """A 128-bit hash of the text; how it is divided into parts does not matter."""
     state = hashlib.blake2b(digest_size=16)
     for part in parts:
         state.update(part)
@@ -68,15 +70,15 @@ def content_hash(parts: Iterable[bytes]) -> bytes:
 
 
 class Seen:
-    """The hashes that have been met: a table with open addressing, never more than half full."""
+    """A set of hashes: an open-addressing table, at most half full."""
 
     def __init__(self) -> None:
         self._table = np.zeros((1 << 16, 2), dtype=np.uint64)
         self._n = 0
 
     def are_new(self, hashes: Hashes) -> Mask:
-        """Which of `hashes` (n, 2) are met for the first time, in their order; all of them are
-        remembered.
+        """Which of `hashes` (n, 2) are seen for the first time, in their order; adds all
+        of them.
         """
         if 2 * (self._n + len(hashes)) > len(self._table):
             old = self._table[self._table.any(axis=1)]
@@ -90,7 +92,7 @@ class Seen:
 
 
 def signatures(texts: Sequence[str]) -> npt.NDArray[np.uint32]:
-    """The signature of each text: (n, 128). Raises ConfigError where rensa is not installed."""
+    """The signature of each text: (n, 128). Raises ConfigError if rensa is not installed."""
     rensa = require_rensa()
     runs = [_runs(text) for text in texts]
     offsets = np.concatenate([[0], np.cumsum([len(each) for each in runs])]).astype(np.uint64)
@@ -101,7 +103,7 @@ def signatures(texts: Sequence[str]) -> npt.NDArray[np.uint32]:
 
 
 def sign_unit(job: Job, number: int, unit: Unit) -> None:
-    """Writes the signatures of a unit's documents, (n,) of `SIGNATURE`. Raises DataError,
+    """Writes the signatures of a unit's documents: (n,) of `SIGNATURE`. Raises DataError,
     StorageError.
     """
     skip = ignore if job.reading.skip_bad else None
@@ -119,9 +121,8 @@ def sign_unit(job: Job, number: int, unit: Unit) -> None:
                     continue
             file.write(_signed(splits, texts).tobytes())
             splits, texts, n_characters = [], [], 0
-            if not isinstance(
-                document.whole, str
-            ):  # near its equal, or as a piece near nothing: those are known
+            # A long text matches only its exact copies, and a piece of a large file nothing.
+            if not isinstance(document.whole, str):
                 n_pieces += 1
                 name = (
                     content_hash(utf8(document.whole))
@@ -142,12 +143,14 @@ def _signed(splits: list[int], texts: list[str]) -> npt.NDArray[np.void]:
 
 
 def near_duplicates(found: npt.NDArray[np.void]) -> tuple[Mask, int]:
-    """Which documents are dropped, and how many of them from training because of one in validation.
+    """Which documents to drop, and how many of them are training documents dropped because of one
+    in validation.
 
-    `found`: (n,) of `SIGNATURE`, in the documents' order; it may be a memory map.
+    `found`: signatures (n,) of `SIGNATURE`, in document order; may be a memory map.
     """
     order = np.argsort(found["split"] == TRAIN, kind="stable")  # validation first
-    first = np.arange(len(order))  # of the documents linked with one, by `order`
+    # For each document, the first of those linked with it, as positions in `order`.
+    first = np.arange(len(order))
     links = np.concatenate(
         [*(_links(found, order, band) for band in range(N_BANDS)), np.empty((0, 2), np.int64)]
     )
@@ -170,8 +173,7 @@ def require_rensa() -> Any:
         import rensa
     except ImportError as error:
         raise ConfigError(
-            "--dedup near compares documents by MinHash, which the package rensa computes, and it "
-            "is not installed: "
+            "--dedup near needs the package rensa, which computes MinHash and is not installed: "
             "`pip install 'lmsmith[dedup]'`."
         ) from error
     return rensa
@@ -181,7 +183,7 @@ _words: dict[str, int] = {}
 
 
 def _runs(text: str) -> Hashes:
-    """A hash of each run of `RUN` words; of all words where they are fewer."""
+    """A hash of each run of `RUN` words; of all words if there are fewer."""
     words = _WORD.findall(text.lower()) or [text]
     if len(_words) > KNOWN_WORDS:
         _words.clear()
@@ -200,8 +202,8 @@ def _runs(text: str) -> Hashes:
 def _links(
     found: npt.NDArray[np.void], order: npt.NDArray[np.int64], band: int
 ) -> npt.NDArray[np.int64]:
-    """Pairs (first, other), by `order`, of documents with one band in common that are similar by
-    all bands.
+    """Pairs (first, other), as positions in `order`, of documents that agree in one band and are
+    similar by their full signatures.
     """
     keys = np.zeros(len(order), dtype=np.uint64)
     columns = slice(band * N_ROWS, (band + 1) * N_ROWS)
@@ -223,15 +225,14 @@ def _links(
     return pairs[similar]
 
 
-_BLOCK = 1 << 16  # documents looked at at once
+_BLOCK = 1 << 16  # documents compared at a time
 
 
 @functools.cache
 def _compiled() -> Any:
-    """The search in `Seen`'s table, compiled when it is first needed."""
-    from lmsmith.tokens.compiled import (
-        kernel,  # brings in the compiler, half a second that most do not need
-    )
+    """The lookup in `Seen`'s table, compiled on first use."""
+    # Importing the compiler takes half a second, which most uses can save.
+    from lmsmith.tokens.compiled import kernel
 
     @kernel
     def insert(table, hashes, new):  # type: ignore[no-untyped-def]
@@ -247,14 +248,14 @@ def _compiled() -> Any:
     return insert
 
 
-# ---- of a folder that is being prepared ----------------------------------------------------------
+# ---- for a folder that is being prepared ---------------------------------------------------------
 
 
 def find_near(
     work: Path, n_units: int, run: Callable[[str, Work, Sequence[int]], Iterator[int]]
 ) -> Near:
-    """Signs all units with `run`, unless that has been done, and finds the near duplicates among
-    their documents.
+    """Signs all units with `run`, unless that has been done, and finds near duplicates among their
+    documents.
     """
     path = work / "near.npz"
     if not path.exists():
@@ -262,15 +263,13 @@ def find_near(
         left = [number for number in numbers if not unit_file(work, number, ".signatures").exists()]
         for _ in run("comparing", sign_unit, left):
             pass
-        together = work / "signatures.bin"
-        with together.open("wb") as file:
+        joined = work / "signatures.bin"
+        with joined.open("wb") as file:
             for number in numbers:
                 with unit_file(work, number, ".signatures").open("rb") as part:
                     shutil.copyfileobj(part, file)
         found = (
-            np.memmap(together, SIGNATURE, "r")
-            if together.stat().st_size
-            else np.empty(0, SIGNATURE)
+            np.memmap(joined, SIGNATURE, "r") if joined.stat().st_size else np.empty(0, SIGNATURE)
         )
         dropped, n_for_validation = near_duplicates(found)
         del found
@@ -278,15 +277,17 @@ def find_near(
             np.savez(file, dropped=dropped, n_for_validation=n_for_validation)
         for number in numbers:
             unit_file(work, number, ".signatures").unlink()
-        together.unlink()
+        joined.unlink()
     with np.load(path) as found:
         return found["dropped"], int(found["n_for_validation"])
 
 
 def which_to_keep(near: Near | None, *, drops: bool, compares: bool) -> Keep | None:
-    """The rule by which documents stay; None: all do, and nobody asks for their hashes.
+    """The rule that decides which documents to keep; None if all are kept and hashes are not
+    needed.
 
-    `drops`: exact duplicates go. `compares`: all stay, and their hashes are wanted afterwards.
+    `drops`: exact duplicates are dropped. `compares`: all are kept, but their hashes are used
+    later.
     """
     if near is not None:
         dropped = near[0]
@@ -296,6 +297,5 @@ def which_to_keep(near: Near | None, *, drops: bool, compares: bool) -> Keep | N
     if not drops:
         return None
     seen = Seen()
-    return lambda found, first: (
-        seen.are_new(found) | ~found.any(axis=1)
-    )  # zeros: not to be compared
+    # A hash of zeros marks a document that is not compared.
+    return lambda found, first: seen.are_new(found) | ~found.any(axis=1)

@@ -1,14 +1,13 @@
-"""One unit of text -> its ids, on disk: what each process does, again and again.
+"""Encodes one unit of text and writes its ids to disk. Worker processes run this.
 
-    UNITS/0000012.ids        the ids of the unit's texts one after the other, an end-of-text token
-                             before each
-    UNITS/0000012.records    a `RECORD` for each of them, for a long one several
-    UNITS/0000012.json       what there is to say, and checksums; written last: where it is, the
-                             unit is finished
+    UNITS/0000012.ids        the ids of the unit's texts, an end-of-text token before each
+    UNITS/0000012.records    a `RECORD` per text, several for a long one
+    UNITS/0000012.json       counts, messages and checksums; written last, so if it exists the unit
+                             is finished
 
-Texts go to the tokenizer in batches, and a `Stream` in parts that are cut where no piece goes on:
-memory does not grow with the text. Nothing here is forced to the disk: a power cut can spoil these
-files, the checksums show it, and the unit is done again. `assemble.py` makes shards of them.
+Texts go to the tokenizer in batches, and a `Stream` in parts that are cut between pre-tokens, so
+memory does not grow with the text. Nothing is forced to the disk here: if a power cut damages these
+files, their checksums differ and the unit is encoded again. `assemble.py` turns them into shards.
 """
 
 import contextlib
@@ -36,23 +35,18 @@ from lmsmith.tokens.tokenizer import Ids, Tokenizer, ids_dtype
 RECORD = np.dtype(
     [
         ("split", "u1"),  # TRAIN or VALIDATION
-        ("document", "u1"),  # 1: a document of the sources begins
-        (
-            "begins",
-            "u1",
-        ),  # 1: a text begins, with an end-of-text token; of a document that is split, each half
+        ("document", "u1"),  # 1: the first record of a document
+        # 1: a text begins here, with an end-of-text token; both halves of a split document do
+        ("begins", "u1"),
         ("n_tokens", "<u8"),
         ("n_bytes", "<u8"),  # of the text in UTF-8
         ("n_unknown", "<u8"),
         ("n_unknown_bytes", "<u8"),
-        (
-            "content",
-            "<u8",
-            (2,),
-        ),  # the document's hash where it is asked for; zeros: not to be compared
+        # the document's hash, if needed; zeros: not compared
+        ("content", "<u8", (2,)),
     ]
 )
-BATCH = 1 << 20  # bytes of text that the tokenizer is given at once
+BATCH = 1 << 20  # bytes of text per call of the tokenizer
 NO_HASH = bytes(16)
 
 
@@ -89,11 +83,11 @@ def encode_unit(job: Job, number: int, unit: Unit) -> None:
 
 
 def is_finished(folder: Path, number: int) -> bool:
-    """Whether a unit's files are there and as they were written."""
+    """Whether a unit's files exist and match their checksums."""
     try:
-        found = json.loads(unit_file(folder, number, ".json").read_text(encoding="utf-8"))
+        summary = json.loads(unit_file(folder, number, ".json").read_text(encoding="utf-8"))
         return all(
-            _checksum(unit_file(folder, number, suffix)) == found["checksums"][suffix]
+            _checksum(unit_file(folder, number, suffix)) == summary["checksums"][suffix]
             for suffix in (".ids", ".records")
         )
     except (OSError, ValueError, KeyError, TypeError):
@@ -108,21 +102,21 @@ def _checksum(path: Path) -> int:
     return checksum
 
 
-_tokenizers: dict[str, Tokenizer] = {}  # one: that of the folder this process works for
+_tokenizers: dict[str, Tokenizer] = {}  # at most one: that of the folder this process works on
 
 
 def remember_tokenizer(folder: str, tokenizer: Tokenizer) -> None:
-    """Spares this process loading it."""
+    """Caches the tokenizer, so that this process does not load it."""
     _tokenizers.clear()
     _tokenizers[folder] = tokenizer
 
 
 def _tokenizer(folder: str) -> Tokenizer:
-    found = _tokenizers.get(folder)
-    if found is None:
-        found = load_tokenizer(Path(folder))
-        remember_tokenizer(folder, found)
-    return found
+    tokenizer = _tokenizers.get(folder)
+    if tokenizer is None:
+        tokenizer = load_tokenizer(Path(folder))
+        remember_tokenizer(folder, tokenizer)
+    return tokenizer
 
 
 def _fingerprint(path: str) -> str:
@@ -132,7 +126,7 @@ def _fingerprint(path: str) -> str:
 
 
 class _Batch:
-    """Texts that wait for the tokenizer."""
+    """Collects texts for the next call of the tokenizer."""
 
     def __init__(
         self, tokenizer: Tokenizer, output: "_Output", special_tokens: SpecialTokens
@@ -160,8 +154,8 @@ class _Batch:
     def add_stream(
         self, text: Stream, split: int, document: bool, begins: bool, content: bytes
     ) -> None:
-        """Raises DataError for what cannot be read. The document has begun then all the same:
-        others count it too.
+        """Adds a long text. Raises DataError if it cannot be read; its document still counts as
+        begun, as in the other counts.
         """
         try:
             for part in _parts(self._tokenizer, text, self._special_tokens):
@@ -199,10 +193,8 @@ class _Batch:
 
 def _encode(tokenizer: Tokenizer, texts: list[bytes], special_tokens: SpecialTokens) -> list[Ids]:
     if tokenizer.kind == "bpe":
-        from lmsmith.tokens.bpe import (  # brings in the compiler, which other kinds do not need
-            BpeTokenizer,
-            Names,
-        )
+        # Imported here because it imports the compiler, which other kinds do not need.
+        from lmsmith.tokens.bpe import BpeTokenizer, Names
 
         assert isinstance(tokenizer, BpeTokenizer)
         allowed: Names = "all" if special_tokens == "control" else ()
@@ -211,7 +203,7 @@ def _encode(tokenizer: Tokenizer, texts: list[bytes], special_tokens: SpecialTok
 
 
 def _parts(tokenizer: Tokenizer, text: Stream, special_tokens: SpecialTokens) -> Iterator[bytes]:
-    """A long text in parts that, encoded one by one, give its ids."""
+    """Splits a long text into parts whose ids, concatenated, are the ids of the whole text."""
     if tokenizer.kind == "bpe":
         from lmsmith.tokens.bpe import BpeTokenizer
         from lmsmith.tokens.specials import Specials
@@ -229,13 +221,13 @@ def _parts(tokenizer: Tokenizer, text: Stream, special_tokens: SpecialTokens) ->
 
 
 class _Output:
-    """A unit's files, under temporary names until they are finished."""
+    """A unit's files, under temporary names until they are complete."""
 
-    def __init__(self, place: Path) -> None:
-        self._place = place
-        mine = f".{place.name}.{os.getpid()}-{threading.get_ident()}.partial"
+    def __init__(self, path: Path) -> None:
+        self._place = path
+        temporary = f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial"
         self._partial = {
-            suffix: place.with_name(mine + suffix) for suffix in (".ids", ".records", ".json")
+            suffix: path.with_name(temporary + suffix) for suffix in (".ids", ".records", ".json")
         }
         self._files: dict[str, BinaryIO] = {}
         self._checksums = {".ids": 0, ".records": 0}

@@ -1,18 +1,18 @@
-"""Who does the units: threads, processes, or a Ray cluster. What comes out is the same.
+"""Runs units on threads, processes or a Ray cluster. The result is the same.
 
-    for number in run_local(encode_unit, job, units, workers=8): ...  # units, as they are done
+    for number in run_local(encode_unit, job, units, workers=8): ...  # in order of completion
 
-`work(job, number, unit)` leaves what it does on the disk, so that here only numbers come back, and
-a killed worker loses the unit it was at and nothing else.
+`work(job, number, unit)` writes its result to disk, so only numbers are returned, and a killed
+worker loses only the unit it was working on.
 
-- Threads, where there is little text: they start at once. Encoding runs without the interpreter's
-  lock, reading files does not, so more than a few threads wait for one another.
-- Processes else. They are forked from a small server that has imported what they need
-  (`forkserver`; where there is none, each imports it by itself), never from a program that may have
-  threads of its own, and end when that does.
-- Ray (https://docs.ray.io; `pip install 'lmsmith[ray]'`): a task a unit, on the cluster that is
-  there. Its machines see the sources and the folder under the same names as this one. A task whose
-  worker or machine dies is given to another.
+- Threads, for little text: they start at once. Encoding releases the GIL but reading files does
+  not, so more than a few threads wait for one another.
+- Processes, otherwise. They are forked from a small server that has imported what they need
+  (`forkserver`; where it is not available, each process imports it), never from the calling
+  program, which may have threads of its own. They end when that program ends.
+- Ray (https://docs.ray.io; `pip install 'lmsmith[ray]'`): one task per unit, on a running cluster.
+  Its machines must see the sources and the folder under the same paths. If a worker or machine
+  dies, its task is retried.
 """
 
 import contextlib
@@ -39,16 +39,16 @@ from lmsmith.errors import ConfigError, DataError
 Work = Callable[[Any, int, Unit], None]
 Units = Iterable[tuple[int, Unit]]
 
-MANY_BYTES = 1 << 28  # of text from which on processes are worth their start
-AHEAD = 2  # units a worker has waiting
-RETRIES = 5  # of a unit whose Ray worker died
+MANY_BYTES = 1 << 28  # of text, above which starting processes pays off
+AHEAD = 2  # queued units per worker
+RETRIES = 5  # per unit, if its Ray worker dies
 
 
 def run_local(work: Work, job: Any, units: Units, *, workers: int, n_bytes: int) -> Iterator[int]:
-    """Does the units, `workers` at a time, and yields their numbers as they are done.
+    """Runs the units, `workers` at a time, and yields their numbers as they finish.
 
-    `n_bytes` of text there are about. Raises what the work raises, after the others at work have
-    ended; DataError where the system killed a process.
+    `n_bytes`: approximate size of the text. Raises what the work raises, after the running units
+    have ended; DataError if the system killed a process.
     """
     if workers == 1:
         for number, unit in units:
@@ -64,8 +64,8 @@ def run_local(work: Work, job: Any, units: Units, *, workers: int, n_bytes: int)
     running: dict[Future[None], int] = {}
     try:
         while True:
-            while len(running) < AHEAD * workers and (each := next(waiting, None)) is not None:
-                running[executor.submit(work, job, *each)] = each[0]
+            while len(running) < AHEAD * workers and (entry := next(waiting, None)) is not None:
+                running[executor.submit(work, job, *entry)] = entry[0]
             if not running:
                 return
             done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -75,44 +75,43 @@ def run_local(work: Work, job: Any, units: Units, *, workers: int, n_bytes: int)
                 yield number
     except BrokenProcessPool as error:
         raise DataError(
-            "a process that encoded was killed, most likely because memory ran out. What is done "
-            "is kept: the same "
-            f"command with fewer than --workers {workers} goes on from there."
+            "an encoding process was killed, most likely because memory ran out. Finished work "
+            f"is kept: the same command with fewer --workers than {workers} continues from there."
         ) from error
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 
 
 def run_ray(work: Work, job: Any, units: Units) -> Iterator[int]:
-    """The same on a Ray cluster: the one this program is connected to, or the one that runs on this
-    machine.
+    """Runs the units on a Ray cluster: the one this program is connected to, or the one that runs
+    on this machine.
 
-    Raises ConfigError where Ray is not installed or no cluster runs.
+    Raises ConfigError if Ray is not installed or no cluster is running.
     """
     try:
         import ray
     except ImportError as error:
         raise ConfigError(
-            "--engine ray wants the package ray: `pip install 'lmsmith[ray]'`."
+            "--engine ray needs the package ray: `pip install 'lmsmith[ray]'`."
         ) from error
     if not ray.is_initialized():
         try:
             ray.init(address="auto", log_to_driver=False)
         except ConnectionError as error:
             raise ConfigError(
-                "--engine ray: no Ray cluster runs here. `ray start --head` starts one on this "
-                "machine and prints what "
-                "to say on others to join it; without a cluster take --engine local."
+                "--engine ray: no Ray cluster is running here. `ray start --head` starts one on "
+                "this machine and prints the command for others to join it. Without a cluster, "
+                "use --engine local."
             ) from error
     task = ray.remote(_in_folder).options(num_cpus=1, max_retries=RETRIES)
-    given, place = ray.put(job), os.getcwd()
+    job_ref, folder = ray.put(job), os.getcwd()
     waiting = iter(units)
     running: dict[Any, int] = {}
     try:
         while True:
-            most = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
-            while len(running) < most and (each := next(waiting, None)) is not None:
-                running[task.remote(place, work, given, *each)] = each[0]
+            n_queued = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
+            while len(running) < n_queued and (entry := next(waiting, None)) is not None:
+                running[task.remote(folder, work, job_ref, *entry)] = entry[0]
             if not running:
                 return
             done, _ = ray.wait(list(running), num_returns=1)
@@ -123,9 +122,9 @@ def run_ray(work: Work, job: Any, units: Units) -> Iterator[int]:
                 raise error.cause from error
             except ray.exceptions.RayError as error:
                 raise DataError(
-                    f"unit {number} was given up after {RETRIES} tries: "
-                    f"{str(error).strip().splitlines()[0]} What is "
-                    "done is kept: the same command goes on from there."
+                    f"unit {number} failed after {RETRIES} retries: "
+                    f"{str(error).strip().splitlines()[0]} Finished work is kept: the same "
+                    "command continues from there."
                 ) from error
             yield number
     finally:
@@ -134,9 +133,9 @@ def run_ray(work: Work, job: Any, units: Units) -> Iterator[int]:
                 ray.cancel(task_at_work, force=True)
 
 
-def _in_folder(place: str, work: Work, job: Any, number: int, unit: Unit) -> None:
-    """Sources may be named relative to where the command was given."""
-    os.chdir(place)
+def _in_folder(folder: str, work: Work, job: Any, number: int, unit: Unit) -> None:
+    """Runs the work in the caller's working directory, because source paths may be relative."""
+    os.chdir(folder)
     work(job, number, unit)
 
 
@@ -149,13 +148,15 @@ def _context() -> Any:
 
 
 def _start() -> None:
-    """In each process: Ctrl-C is for the one that leads, and without it there is nothing to do."""
+    """Initializes a process: ignores Ctrl-C, which the main process handles, and exits when that
+    ends.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    leader = multiprocessing.parent_process()
-    assert leader is not None
+    main_process = multiprocessing.parent_process()
+    assert main_process is not None
 
     def watch() -> None:
-        multiprocessing.connection.wait([leader.sentinel])
+        multiprocessing.connection.wait([main_process.sentinel])
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -1,7 +1,7 @@
-"""What a run is trained on where the user names the validation text: each source is on one side.
+"""The data of a run with validation text named by the user: each source is for one split only.
 
-`run_sources.py` holds out a part of each source otherwise. The record of each source has a `role`
-here.
+Without it, `run_sources.py` holds out a part of each source. Here, the record of each source has a
+`role`.
 """
 
 from collections.abc import Sequence
@@ -35,10 +35,9 @@ from lmsmith.tokens.tokenizer import Tokenizer
 def prepare_sides(
     data: DataConfig, tokenizer: str, folder: Path, places: dict[str, Path | None]
 ) -> Corpus:
-    """`prepare_run` where `data.validation` is all that is validated on, and all sources are
-    trained on.
+    """`prepare_run` for a config with `data.validation`: all of `data.sources` is for training.
 
-    `places`: the folder of shards of each path; None where it is text.
+    `places`: the folder of shards of each path; None if the path is text.
     """
     ready = {
         path: open_ready(place, one_sided=True)
@@ -51,10 +50,10 @@ def prepare_sides(
         learned_from = [
             document.text for path in data.paths for document in documents_of(data, [path])
         ]
-    made = one_tokenizer(tokenizer, ready, learned_from)
+    shared_tokenizer = one_tokenizer(tokenizer, ready, learned_from)
     del learned_from
-    save_tokenizer(made, folder)
-    parts = _read_sides(data, made, folder, ready)
+    save_tokenizer(shared_tokenizer, folder)
+    parts = _read_sides(data, shared_tokenizer, folder, ready)
     train, validation = (
         [part for part in parts if part.record["role"] == role] for role in ("train", "validation")
     )
@@ -62,18 +61,19 @@ def prepare_sides(
     for n, role in ((counts.n_train_tokens, "training"), (counts.n_val_tokens, "validation")):
         if n < 2:
             raise DataError(
-                f"there is {plural(n, 'token')} of {role} text, wanted at least 2. Name more text."
+                f"there is only {plural(n, 'token')} of {role} text, expected at least 2. Name "
+                "more text."
             )
-    counts = replace(counts, notes=(*counts.notes, *_shared(train, validation, made)))
+    counts = replace(counts, notes=(*counts.notes, *_shared(train, validation, shared_tokenizer)))
     if data.mixture:
         counts = weigh(data, [part.record for part in train], counts)
     records = [part.record for part in parts]
     write_sources(folder, WITH_ROLES, records, counts, [part.text for part in validation])
-    return join_sources([part.opened for part in parts], records, made, counts)
+    return join_sources([part.opened for part in parts], records, shared_tokenizer, counts)
 
 
 def _files(data: DataConfig, paths: Sequence[str], ready: dict[str, Ready]) -> list[Path]:
-    """All files behind these paths, text and shards."""
+    """All files of these paths, text and shards."""
     texts = [
         file for path in paths if path not in ready for file in documents_of(data, [path]).files
     ]
@@ -84,7 +84,7 @@ def _files(data: DataConfig, paths: Sequence[str], ready: dict[str, Ready]) -> l
 def _read_sides(
     data: DataConfig, tokenizer: Tokenizer, folder: Path, ready: dict[str, Ready]
 ) -> list[SourceTokens]:
-    """The tokens of each source. The texts of a side are one source, unless they are mixed by
+    """The tokens of each source. The texts of one split are one source, unless they are mixed by
     weight.
     """
     parts: list[SourceTokens] = []
@@ -97,15 +97,15 @@ def _read_sides(
                 parts.append(_side_of_ready(ready[group[0]], data, tokenizer, folder, role))
             else:
                 name = f"source-{len(parts) + 1}"
-                alone = replace(data, sources=group, mixture=())
-                parts.append(_side_of_text(alone, tokenizer, folder, name, role))
+                group_data = replace(data, sources=group, mixture=())
+                parts.append(_side_of_text(group_data, tokenizer, folder, name, role))
     return parts
 
 
 def _side_of_ready(
     ready: Ready, data: DataConfig, tokenizer: Tokenizer, folder: Path, role: str
 ) -> SourceTokens:
-    """Shards, all of them on one side."""
+    """Shards, used completely for one split."""
     limit = data.validation_tokens if role == "validation" else 0
     record = {
         "role": role,
@@ -114,52 +114,51 @@ def _side_of_ready(
         "validation_tokens": limit,
     }
     train, validation = opened = open_source(record, folder, tokenizer.vocab_size)
-    notes = trust_note(ready, ready.place)  # notes of a manifest say how the folder was split
+    # The manifest's notes are about its own split, which does not apply here.
+    notes = trust_note(ready, ready.place)
     if role == "train":
         return SourceTokens(record, opened, Counts(len(train), 0, 0, 0, 0, tuple(notes)), None)
     splits = list(ready.manifest.splits.values()) if ready.manifest else []
-    found = validation_text(validation, splits, tokenizer, ready.place)
-    counts = Counts(0, len(validation), *found[:3], notes=(*notes, *found.notes))
-    return SourceTokens(record, opened, counts, found.text)
+    known = validation_text(validation, splits, tokenizer, ready.place)
+    counts = Counts(0, len(validation), *known[:3], notes=(*notes, *known.notes))
+    return SourceTokens(record, opened, counts, known.text)
 
 
 def _side_of_text(
     data: DataConfig, tokenizer: Tokenizer, folder: Path, name: str, role: str
 ) -> SourceTokens:
-    """The documents of `data.sources`, all of them on one side, encoded into a folder of its
-    own.
-    """
+    """The documents of `data.sources`, all for one split, encoded into a folder of their own."""
     documents = documents_of(data, data.sources)
     texts = [document.text for document in documents]
     train, validation = (texts, []) if role == "train" else ([], texts)
     split = Split(train, validation, True, 0, "", (), ())
-    found = write_tokens(data, tokenizer, split, documents.notes(), folder / name)
-    return of_text(found, data.sources, {"role": role, "text": name}, folder / name)
+    corpus = write_tokens(data, tokenizer, split, documents.notes(), folder / name)
+    return of_text(corpus, data.sources, {"role": role, "text": name}, folder / name)
 
 
 def _shared(
     train: Sequence[SourceTokens], validation: Sequence[SourceTokens], tokenizer: Tokenizer
 ) -> list[str]:
-    """What there is to tell of documents that are on both sides."""
+    """Notes on documents that are in training and in validation."""
     if tokenizer.end_of_text is None:
         return [
-            "this tokenizer has no end of text: whether documents are on both sides was not "
-            "looked at"
+            "this tokenizer has no end-of-text token, so documents in both training and "
+            "validation were not searched for"
         ]
     held_out = Shards.join([part.opened[1] for part in validation])
-    found = shared_documents([part.opened[0] for part in train], held_out, tokenizer.end_of_text)
+    matches = shared_documents([part.opened[0] for part in train], held_out, tokenizer.end_of_text)
     notes = []
-    if found.n:
-        one, other = found.first
+    if matches.n:
+        one, other = matches.first
         names = (
             f"document {one:,} of the validation tokens",
             f"document {other:,} of the training tokens",
         )
-        notes.append(leaks.note(found.n, found.n_documents, [names]))
+        notes.append(leaks.note(matches.n, matches.n_documents, [names]))
     n_train = sum(len(part.opened[0]) for part in train)
-    if found.n_compared < n_train:
+    if matches.n_compared < n_train:
         notes.append(
-            f"validation documents were looked for in the first {found.n_compared:,} of "
-            f"{n_train:,} training tokens"
+            f"validation documents were searched for in the first {matches.n_compared:,} of "
+            f"{n_train:,} training tokens only"
         )
     return notes

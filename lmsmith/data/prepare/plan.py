@@ -1,17 +1,16 @@
-"""Sources -> numbered units of work: which files there are, how they are split, what one process
-does at one go.
+"""Plans the work: sources -> numbered units, with the files, their splits, and the pieces that one
+process reads at a time.
 
-Everything that follows (the shards, to the byte) is a function of the plan, and the plan of the
-sources and settings alone: not of how many processes there are, nor of who is done first. The files
-are not read for it, but for samples, a first look at no more than `MANY` documents, the
-neighbourhood of the places where large files are cut, and a search for the first separator in plain
-files of some size.
+The shards, to the byte, are a function of the plan, and the plan is a function of the sources and
+settings: not of the number of processes or their order. To plan, files are not read completely,
+only: samples, at most `MANY` documents, the surroundings of the positions where large files are
+cut, and plain files of some size up to their first separator.
 
-Which documents are held out says `text/held_out.py`; of many it is a fixed share here,
-`PREPARED_SHARE`. Where the user names validation text, all of that is for validation and all else
-for training.
+`text/held_out.py` decides which documents are held out. If there are many, the share is
+`PREPARED_SHARE`. If the user names validation text, all of it is for validation and the rest for
+training.
 
-A plain file with separators (`text/separators.py`) is as many documents, and is divided behind
+A plain file with separators (`text/separators.py`) is several documents, and is cut only after
 separators.
 """
 
@@ -62,11 +61,11 @@ from lmsmith.text.separators import can_divide, cut_after
 from lmsmith.text.skipping import ignore, tolerating
 from lmsmith.text.sources import Found
 
-UNIT_BYTES = (1 << 22, 1 << 28)  # smallest and largest unit, as on the disk
-UNITS = 512  # that there should be at least, in between
-LOOK = 10_000  # documents after which they count as many, be they all the same
-OPENING = 1 << 13  # bytes that could be encoded while a file is opened
-EXPANDED = 4  # times that compressed text takes when it is not, about
+UNIT_BYTES = (1 << 22, 1 << 28)  # smallest and largest unit, in bytes on disk
+UNITS = 512  # number of units to aim for, within those sizes
+LOOK = 10_000  # documents after which they count as many, even if they are identical
+OPENING = 1 << 13  # opening a file costs as much as encoding this many bytes
+EXPANDED = 4  # typical compression ratio of text
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class Plan:
     units: tuple[Unit, ...]
     reading: Reading
     notes: tuple[str, ...]
-    n_validation_units: int = 0  # the first ones, where the user names validation text
+    n_validation_units: int = 0  # the first units, if the user names validation text
 
     @property
     def n_bytes(self) -> int:
@@ -83,14 +82,15 @@ class Plan:
 
     @property
     def drops_duplicates(self) -> bool:
-        """Of few documents exact ones have to go: else one copy's tail would be trained on in
-        another.
+        """With few documents, exact duplicates must be dropped: the held-out tail of one would be
+        in the training part of the other.
         """
         return not self.reading.by_document
 
     def digest(self) -> str:
-        """Of all that the shards follow from, but for the tokenizer. (Who skips what is bad may go
-        on where another stopped at it.)"""
+        """A hash of everything the shards depend on, except the tokenizer. It ignores `skip_bad`,
+        so that a preparation that stopped at bad text can be resumed with it.
+        """
         state = hashlib.sha256()
         for part in (asdict(replace(self.reading, skip_bad=False)), *self.files, *self.units):
             state.update(to_json(part).encode())
@@ -105,66 +105,65 @@ def make_plan(
     drop_duplicates: bool,
     validation: Sequence[Found] = (),
 ) -> Plan:
-    """Of the files that were found. `reading.fraction` 0: chosen; `reading.by_document` is decided
-    here.
+    """Makes the plan for the files that were found. It decides `reading.by_document`, and
+    `reading.fraction` if that is 0.
 
-    `cut`: where a text may be cut for the tokenizer; None: nowhere, so that a large plain file is
-    one piece of work. `validation`: files whose documents are for validation; those of `found` are
-    then all for training. Raises DataError where a file cannot be read.
+    `cut`: finds where a text may be cut for the tokenizer; None: nowhere, so that a large plain
+    file is one piece. `validation`: files for validation; those of `found` are then all for
+    training. Raises DataError if a file cannot be read.
     """
-    skip = (
-        ignore if reading.skip_bad else None
-    )  # whoever reads a file will say what is wrong with it
+    # `read_unit` will report what is skipped here.
+    skip = ignore if reading.skip_bad else None
     files = tuple(measured(path, skip) for path, _ in found)
-    held_out = tuple(measured(path, skip) for path, _ in validation)
-    n_bytes = sum(file.n_bytes for file in (*files, *held_out))
+    validation_files = tuple(measured(path, skip) for path, _ in validation)
+    n_bytes = sum(file.n_bytes for file in (*files, *validation_files))
     size = min(max(n_bytes // UNITS, UNIT_BYTES[0]), UNIT_BYTES[1])
     if validation:
         reading = replace(reading, fraction=0.0, by_document=True)
     else:
-        look = _look(found, files, reading, skip)
+        first_look = _look(found, files, reading, skip)
         fraction = share_held_out(
             reading.fraction,
-            many=look.many,
-            n_characters=look.n_characters,
+            many=first_look.many,
+            n_characters=first_look.n_characters,
             of_many=PREPARED_SHARE,
         )
-        reading = replace(reading, fraction=fraction, by_document=look.many)
-        drop_duplicates |= not look.many
+        reading = replace(reading, fraction=fraction, by_document=first_look.many)
+        drop_duplicates |= not first_look.many
 
     division = _Division(reading, skip, size, cut, drop_duplicates)
-    units = list(_units(division.pieces(validation, held_out, VALIDATION), size))
+    units = list(_units(division.pieces(validation, validation_files, VALIDATION), size))
     n_validation_units = len(units)
     units += _units(division.pieces(found, files, TRAIN if validation else None), size)
     return Plan(
-        (*files, *held_out),
+        (*files, *validation_files),
         tuple(units),
         reading,
-        tuple(division.notes(len(files) + len(held_out))),
+        tuple(division.notes(len(files) + len(validation_files))),
         n_validation_units,
     )
 
 
 def check_unchanged(plan: Plan) -> None:
-    """Raises DataError for a file that is not as it was when the plan was made."""
+    """Raises DataError if a file has changed since the plan was made."""
     for file in plan.files:
         if measured(Path(file.path), ignore) != file:
             raise DataError(
-                f"{file.path} changed while it was being prepared. Prepare it when nobody writes "
-                f"to it."
+                f"{file.path} changed while it was being prepared. Prepare it again when no "
+                "program writes to it."
             )
 
 
 class _Look(NamedTuple):
     many: bool
-    n_characters: int  # of all, where they are few, about
+    n_characters: int  # of all documents, approximately, if they are few
 
 
 def _look(
     found: Sequence[Found], files: tuple[SourceFile, ...], reading: Reading, skip: Skip | None
 ) -> _Look:
-    """Whether documents are many: reads until `MANY` distinct ones have been met. What is blank
-    or bad is none.
+    """Whether there are many documents: reads until it has found `MANY` distinct ones. Skips blank
+    and bad ones.
     """
     distinct: set[str | int] = set()
     n_documents = n_characters = 0
@@ -186,8 +185,8 @@ def _look(
 def _contents(
     path: Path, file: SourceFile, reading: Reading, skip: Skip | None
 ) -> Iterator[tuple[str | int, int]]:
-    """What each document of a file is known by, and its length; of a large plain file the
-    beginning is looked at.
+    """Yields what identifies each document of a file, and its length; reads only the beginning of a
+    large plain file.
     """
     if is_plain(path):
         yield from _plain_contents(path, file, reading)
@@ -202,7 +201,7 @@ def _contents(
 def _plain_contents(
     path: Path, file: SourceFile, reading: Reading
 ) -> Iterator[tuple[str | int, int]]:
-    """Files that are blank hold no document, and those that cannot be read raise DataError."""
+    """Yields nothing for blank files. Raises DataError for files that cannot be read."""
     counts, first = Counts(), None
     length = file.n_bytes * (EXPANDED if path.suffix.lower() in COMPRESSED else 1)
     if length > LARGE and not holds_separator(path, reading):
@@ -230,31 +229,30 @@ def _plain_contents(
 
 
 def _is_divisible(path: Path, n_bytes: int, least: int, reading: Reading) -> bool:
-    """Whether a file of more than `least` bytes is plain text that can be cut at any of its
-    characters.
+    """Whether a file has more than `least` bytes and is plain text that can be cut at any
+    character.
     """
     packed = path.suffix.lower() in COMPRESSED
     return n_bytes > least and is_plain(path) and not packed and is_utf8(path, reading.encoding)
 
 
 class _Division:
-    """Files, cut where they are larger than `size`."""
+    """Divides files larger than `size` into pieces."""
 
     def __init__(
         self, reading: Reading, skip: Skip | None, size: int, cut: Cut | None, drop_duplicates: bool
     ) -> None:
         self._reading, self._skip, self._size, self._cut = reading, skip, size, cut
         self._drop_duplicates = drop_duplicates
-        self._seen: dict[
-            str, list[tuple[Path, int | None]]
-        ] = {}  # large files by fingerprint, and their sides
+        # large files by fingerprint, with their splits
+        self._seen: dict[str, list[tuple[Path, int | None]]] = {}
         self._n_large = self._n_duplicates = 0
         self._leaks: list[tuple[Path, Path]] = []
 
     def pieces(
         self, found: Sequence[Found], files: tuple[SourceFile, ...], side: int | None
     ) -> list[Piece]:
-        """`side`: where all documents of these files belong; None: each where its content says."""
+        """`side`: the split of all documents of these files; None if their content decides."""
         reading, pieces = self._reading, list[Piece]()
         for (path, named), file in zip(found, files, strict=True):
             parts = [WHOLE]
@@ -276,20 +274,19 @@ class _Division:
     def notes(self, n_files: int) -> Iterator[str]:
         if self._n_duplicates:
             yield (
-                f"{self._n_duplicates:,} of the large files are the same as others, byte for "
-                f"byte; dropped."
+                f"{plural(self._n_duplicates, 'large file')} identical to others, byte for byte; "
+                "dropped."
             )
         for path, other in self._leaks:
             yield (
-                f"{path} is for training and holds the same as {other}, which is for "
-                f"validation. Remove one of them."
+                f"{path} is for training and identical to {other}, which is for validation. "
+                "Remove one of them."
             )
         if self._n_large and self._n_large + self._n_duplicates < n_files:
             yield (
-                f"{plural(self._n_large, 'large file')} known by size and samples alone: the same "
-                f"text in another "
-                "form, compressed or in a .jsonl, is not noticed, and may be on the other side. "
-                "Leave one of them out."
+                f"{plural(self._n_large, 'large file')} compared only by size and samples: the "
+                "same text in another form, compressed or in a .jsonl, is not noticed and may "
+                "be in the other split. Remove one of them."
             )
 
     def _behind_separators(self, path: Path) -> list[Part]:
@@ -301,19 +298,21 @@ class _Division:
         )
 
     def _large(self, path: Path, named: bool, n_bytes: int, side: int | None) -> list[Piece]:
-        """A plain file in pieces, which one side gets whole, or one of them the tail; none of a
+        """The pieces of a large plain file: all in one split, or the tail in validation; none for a
         duplicate.
         """
-        known = fingerprint(path)
-        alike = self._seen.setdefault(known, [])
-        same = [(other, theirs) for other, theirs in alike if same_bytes(path, other)]
+        file_fingerprint = fingerprint(path)
+        same_fingerprint = self._seen.setdefault(file_fingerprint, [])
+        same = [(other, theirs) for other, theirs in same_fingerprint if same_bytes(path, other)]
         if same and self._drop_duplicates:
             self._n_duplicates += 1
             return []
         self._leaks += [(path, other) for other, theirs in same if theirs != side][:1]
-        alike.append((path, side))
+        same_fingerprint.append((path, side))
         pieces = list(
-            _large(path, named, n_bytes, known, self._reading, self._size, self._cut, side)
+            _large(
+                path, named, n_bytes, file_fingerprint, self._reading, self._size, self._cut, side
+            )
         )
         self._n_large += pieces[0].split is not None
         return pieces
@@ -323,7 +322,7 @@ def _large(
     path: Path,
     named: bool,
     n_bytes: int,
-    known: str,
+    file_fingerprint: str,
     reading: Reading,
     size: int,
     cut: Cut | None,
@@ -331,13 +330,13 @@ def _large(
 ) -> Iterator[Piece]:
     assert cut is not None
     with open_bytes(path) as file:
-        if looks_binary(file.read(SNIFFED), reading.encoding):  # whoever reads it will say so
+        if looks_binary(file.read(SNIFFED), reading.encoding):  # `read_unit` reports it
             yield Piece(str(path), WHOLE, n_bytes, named, side=side)
             return
     if side is not None:
         tail = 0 if side == VALIDATION else n_bytes
     elif reading.by_document:
-        tail = 0 if is_held_out([known.encode()], reading.fraction) else n_bytes
+        tail = 0 if is_held_out([file_fingerprint.encode()], reading.fraction) else n_bytes
     else:
         tail = next_cut(path, round(n_bytes * (1 - reading.fraction)), cut) or n_bytes
     starts = {part.start for part in divide(path, size, reading.text_field, reading.encoding, cut)}
@@ -356,7 +355,7 @@ def _length(part: Part, n_bytes: int) -> int:
 
 
 def _units(pieces: list[Piece], size: int) -> Iterator[Unit]:
-    """Pieces one after the other until they are `size` bytes."""
+    """Groups consecutive pieces until they have `size` bytes."""
     unit: list[Piece] = []
     n_bytes = 0
     for piece in pieces:

@@ -1,5 +1,5 @@
-"""What `lmsmith data prepare` is asked for, checked; and which of it decides what a folder
-holds.
+"""The arguments of `lmsmith data prepare`, checked, and the subset that determines the folder's
+content.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ Engine = Literal["local", "ray"]
 
 @dataclass(frozen=True)
 class Request:
-    """The arguments of `build_shards`, which describes them."""
+    """The arguments of `build_shards`, which documents them."""
 
     sources: Sequence[str]
     out: Path
@@ -45,49 +45,48 @@ class Request:
     tell: Tell
 
     def check(self) -> None:
-        """Raises ConfigError for settings that cannot be."""
+        """Raises ConfigError for invalid settings."""
         if not 1 <= self.shard_tokens <= MAX_TOKENS:
             raise ConfigError(
-                f"shard_tokens = {self.shard_tokens:,}: wanted 1 to {MAX_TOKENS:,}, what the "
-                f"format counts to."
+                f"shard_tokens = {self.shard_tokens:,}: expected 1 to {MAX_TOKENS:,}, the limit "
+                "of the format."
             )
         if not 0 <= self.validation_fraction < 1:
             raise ConfigError(
-                f"validation_fraction = {self.validation_fraction}: wanted 0 (chosen) to below 1."
+                f"validation_fraction = {self.validation_fraction}: expected at least 0 (0: "
+                "chosen automatically) and below 1."
             )
         if self.dedup == "near":
             require_rensa()
         if self.validation and self.validation_fraction:
             raise ConfigError(
-                "--validation names the validation text, and --validation-fraction holds some "
-                "out: use one."
+                "--validation names the validation text, and --validation-fraction would hold "
+                "out some of SOURCE. Use only one of them."
             )
 
     @property
     def partial(self) -> Path:
-        """The folder until it is whole."""
+        """The folder while it is incomplete."""
         return self.out.with_name(self.out.name + ".partial")
 
     @property
     def wanted(self) -> str:
-        """The tokenizer by name."""
+        """The name of the tokenizer."""
         return self.tokenizer if isinstance(self.tokenizer, str) else self.tokenizer.kind
 
     def given(self) -> Tokenizer | None:
-        """The tokenizer; None if it has to be learned. Raises ConfigError for one that cannot be
-        used.
-        """
+        """The tokenizer; None if it must be learned. Raises ConfigError if it cannot be used."""
         if not isinstance(self.tokenizer, str):
-            found: Tokenizer | None = self.tokenizer
+            tokenizer: Tokenizer | None = self.tokenizer
         else:
-            found = named_tokenizer(self.tokenizer)
-        if found is not None:
-            check_end_of_text(found, self.wanted)
-            check_control(found, self.special_tokens)
-        return found
+            tokenizer = named_tokenizer(self.tokenizer)
+        if tokenizer is not None:
+            check_end_of_text(tokenizer, self.wanted)
+            check_control(tokenizer, self.special_tokens)
+        return tokenizer
 
     def reading(self) -> Reading:
-        """How files are read; the plan chooses the fraction."""
+        """How to read the files. The plan sets the fraction."""
         return Reading(
             self.text_field,
             known_encoding(self.encoding),
@@ -100,8 +99,8 @@ class Request:
         )
 
     def settings(self, given: Tokenizer | None) -> dict[str, Any]:
-        """What the shards follow from, besides the plan: a folder is only gone on with where
-        these are the same.
+        """The settings that the shards depend on, besides the plan. An unfinished folder is resumed
+        only if they are unchanged.
         """
         settings: dict[str, Any] = {
             "tokenizer": self.wanted if given is None else given.fingerprint,
@@ -113,8 +112,7 @@ class Request:
             "errors": self.errors,
             "lmsmith": __version__,
         }
-        # Settings that came later are left out at their defaults, so that older folders still
-        # match.
+        # Newer settings are omitted at their defaults, so that folders of older versions match.
         if self.document_separator != "auto":
             settings["document_separator"] = self.document_separator
         if self.special_tokens != "text":

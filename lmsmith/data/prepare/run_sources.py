@@ -1,14 +1,14 @@
-"""What a run is trained on: its sources, each of them text or ready shards, as one corpus.
+"""Prepares the data of a run: its sources, each text or ready-made shards, become one corpus.
 
     corpus = prepare_run(config.data, "auto", RUN / "tokens")
 
-`data/corpus.py` describes what it writes. Text alone, not mixed by weight, is `run_text.py`'s;
-validation text that the user names is `named_validation.py`'s. Else a part of each source is held
-out here.
+`data/corpus.py` lists the files. `run_text.py` prepares text alone without mixture weights, and
+`named_validation.py` prepares validation text that the user names. Otherwise a part of each source
+is held out here.
 
-All sources have one tokenizer: that of the shards, where there are some. Sources with weights are
-mixed row by row (`data/batches/mixture.py`); others are read as one stream. The validation split is
-that of all sources, one after the other.
+All sources share one tokenizer: that of the shards, if there are any. Sources with weights are
+mixed row by row (`data/batches/mixture.py`); others are one stream. The validation split is that of
+all sources, concatenated.
 """
 
 import itertools
@@ -47,19 +47,18 @@ def prepare_run(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
     if data.validation and data.validation_fraction:
         raise ConfigError(
             f"data.validation = {', '.join(data.validation)} names the validation text, and "
-            f"data.validation_fraction = "
-            f"{data.validation_fraction:g} would hold some out of SOURCE: set one of them."
+            f"data.validation_fraction = {data.validation_fraction:g} would hold out some of "
+            "SOURCE. Set only one of them."
         )
     if data.validation_tokens and not any(places.values()):
         raise ConfigError(
-            "data.validation_tokens is for folders of shards: of text, set "
+            "data.validation_tokens is for folders of shards. For text, set "
             "data.validation_fraction."
         )
     if data.validation_fraction and all(places.values()):
         raise ConfigError(
-            "data.validation_fraction is for text, and shards are split already: leave it out, or "
-            "score fewer of their "
-            "validation tokens with data.validation_tokens."
+            "data.validation_fraction is for text, and shards are already split. Remove it, or "
+            "score fewer validation tokens with data.validation_tokens."
         )
     if not data.mixture and not any(places.values()):
         return prepare_text(data, tokenizer, folder)
@@ -69,17 +68,17 @@ def prepare_run(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
     texts = tuple(path for path in data.paths if path not in ready)
     data = _with_one_fraction(data, texts, _share_of_shards(ready.values()))
     compared = data.mixture and (not ready or len(texts) > 1)
-    made = one_tokenizer(tokenizer, ready, _read_apart(data, texts) if compared else [])
-    save_tokenizer(made, folder)
-    # Texts without weights are one source: what is there twice is told, and their documents are
-    # split together.
+    shared_tokenizer = one_tokenizer(tokenizer, ready, _read_apart(data, texts) if compared else [])
+    save_tokenizer(shared_tokenizer, folder)
+    # Texts without weights are one source: duplicates are reported, and their documents are split
+    # together.
     groups = (
         [(path,) for path in data.paths]
         if data.mixture
         else [*((path,) for path in ready), *([texts] if texts else [])]
     )
     parts = [
-        _of_ready(ready[paths[0]], data, made, folder)
+        _of_ready(ready[paths[0]], data, shared_tokenizer, folder)
         if paths[0] in ready
         else _of_text(replace(data, sources=paths, mixture=()), folder, f"source-{number}")
         for number, paths in enumerate(groups, start=1)
@@ -88,25 +87,25 @@ def prepare_run(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
     counts = total([part.counts for part in parts])
     if len(parts) > 1 and ready and (texts or not _share_of_shards(ready.values())):
         note = (
-            "a document that is in shards and in another source may be held out of one and "
-            "trained on in the other"
+            "a document that is in shards and in another source may be in validation in one and "
+            "in training in the other"
         )
         counts = replace(counts, notes=(note, *counts.notes))
     if data.mixture:
         counts = weigh(data, records, counts)
     write_sources(folder, FORMAT, records, counts, [part.text for part in parts])
-    return join_sources([part.opened for part in parts], records, made, counts)
+    return join_sources([part.opened for part in parts], records, shared_tokenizer, counts)
 
 
 def _with_one_fraction(data: DataConfig, texts: Sequence[str], of_shards: float) -> DataConfig:
-    """The same share is held out of every text, so that a document that is in two of them is on one
-    side in both.
+    """Sets one validation fraction for all texts, so that a document in two of them is in the same
+    split in both.
 
-    If the shards beside them say one share (`of_shards`), it is that: then it is so of many
-    documents in both, too.
+    If the shards have one fraction (`of_shards`), that is used: then the same holds for documents
+    that are in shards and in text.
 
-    Raises ConfigError where a file is in two: if it is split at its tail, what one held out the
-    other would train on.
+    Raises ConfigError if a file is in two sources: if its tail is held out of one, the other would
+    train on it.
     """
     seen: dict[Path, str] = {}
     n_bytes = 0
@@ -116,26 +115,25 @@ def _with_one_fraction(data: DataConfig, texts: Sequence[str], of_shards: float)
                 n_bytes += size_and_time(file)[0]
             if (other := seen.setdefault(file.resolve(), path)) != path:
                 raise ConfigError(
-                    f"{file} is in two sources, {other} and {path}: name it once, or what is held "
-                    f"out of one would be "
-                    "trained on in the other."
+                    f"{file} is in two sources, {other} and {path}: text held out of one would "
+                    "be in training in the other. Name it once."
                 )
     share = share_held_out(data.validation_fraction or of_shards, many=True, n_characters=n_bytes)
     return replace(data, validation_fraction=share) if texts else data
 
 
 def _share_of_shards(ready: Iterable[Ready]) -> float:
-    """The share of documents that all shards say was held out by hash, so that equal ones are on
-    one side; else 0.
+    """The fraction of documents that all shards hold out by hash, which puts equal documents into
+    the same split; 0 if they differ.
     """
-    settings = [found.manifest.settings if found.manifest else {} for found in ready]
+    settings = [shards.manifest.settings if shards.manifest else {} for shards in ready]
     by_hash = all(each.get("split") == "documents" for each in settings)
     shares = {float(each.get("validation_fraction", 0)) for each in settings}
     return shares.pop() if by_hash and len(shares) == 1 else 0.0
 
 
 def _of_ready(ready: Ready, data: DataConfig, tokenizer: Tokenizer, folder: Path) -> SourceTokens:
-    """Shards, split as they are."""
+    """Shards, with their own split."""
     record = {
         "shards": str(ready.folder),
         **ready.identity(),
@@ -144,23 +142,23 @@ def _of_ready(ready: Ready, data: DataConfig, tokenizer: Tokenizer, folder: Path
     train, validation = opened = open_source(record, folder, tokenizer.vocab_size)
     notes = [f"{ready.folder}: {note}" for note in ready.manifest.notes] if ready.manifest else []
     splits = [ready.manifest.splits["val"]] if ready.manifest else []
-    found = validation_text(validation, splits, tokenizer, ready.folder)
-    notes += [*found.notes, *trust_note(ready, ready.folder)]
-    counts = Counts(len(train), len(validation), *found[:3], notes=tuple(notes))
-    return SourceTokens(record, opened, counts, found.text)
+    known = validation_text(validation, splits, tokenizer, ready.folder)
+    notes += [*known.notes, *trust_note(ready, ready.folder)]
+    counts = Counts(len(train), len(validation), *known[:3], notes=tuple(notes))
+    return SourceTokens(record, opened, counts, known.text)
 
 
 def _of_text(data: DataConfig, folder: Path, name: str) -> SourceTokens:
     """Text, encoded into a folder of its own with the tokenizer in `folder`."""
-    found = prepare_text(data, str(folder), folder / name)
-    return of_text(found, data.sources, {"text": name}, folder / name)
+    corpus = prepare_text(data, str(folder), folder / name)
+    return of_text(corpus, data.sources, {"text": name}, folder / name)
 
 
 def _read_apart(data: DataConfig, paths: Sequence[str]) -> list[str]:
-    """The training part of all texts that are mixed.
+    """The training part of all mixed texts.
 
-    Raises ConfigError where a document that one holds out, or its tail, is in the training part of
-    another: of few documents tails are held out, of many the same documents in all.
+    Raises ConfigError if a document held out of one text, or its tail, is in the training part of
+    another. (With few documents, tails are held out; with many, the same documents in every text.)
     """
     texts: list[str] = []
     train: dict[str, Collection[int]] = {}
@@ -172,14 +170,17 @@ def _read_apart(data: DataConfig, paths: Sequence[str]) -> list[str]:
     for one, other in itertools.permutations(train, 2):
         if shared := held_out[one].intersection(train[other]):
             where = [
-                next(found.source for found in documents_of(data, [path]) if found.hash in shared)
+                next(
+                    document.source
+                    for document in documents_of(data, [path])
+                    if document.hash in shared
+                )
                 for path in (one, other)
             ]
             raise ConfigError(
                 f"{plural(len(shared), 'document')} of the source {one} "
-                f"{'is' if len(shared) == 1 else 'are'} also in "
-                f"{other} ({where[0]} as {where[1]}, for one): what is held out of the first "
-                f"would be trained on in "
-                "the second. Remove it from one of them."
+                f"{'is' if len(shared) == 1 else 'are'} also in {other} (for example, {where[0]} "
+                f"is {where[1]}): text held out of the first would be in training in the second. "
+                "Remove it from one of them."
             )
     return texts

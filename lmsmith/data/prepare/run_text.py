@@ -2,9 +2,9 @@
 
     corpus = prepare_text(config.data, "auto", RUN / "tokens")
 
-`data/corpus.py` lists the files. They are kept in the run so that it can be resumed and scored
-whatever becomes of the text. Where there are several documents an end-of-text token stands before
-each. All of the text is in memory at once; `build.py` makes shards of larger ones.
+`data/corpus.py` lists the files. The run keeps them, so that it can be resumed and scored even if
+the text changes. With several documents, an end-of-text token stands before each. All of the text
+is in memory; `build.py` makes shards from larger texts.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,7 +30,7 @@ from lmsmith.tokens.tokenizer import Tokenizer, ids_dtype, to_utf8
 
 
 def documents_of(data: DataConfig, sources: Sequence[str]) -> Documents:
-    """The documents of `sources`, read as `data` says."""
+    """The documents of `sources`, read with the settings of `data`."""
     return Documents(
         sources,
         text_field=data.text_field,
@@ -51,25 +51,25 @@ def prepare_text(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
         documents = documents_of(data, data.sources)
         split = split_documents(documents, data.validation_fraction)
         notes = documents.notes()
-    made = choose_tokenizer(tokenizer, split.train, several=split.has_boundaries)
-    return write_tokens(data, made, split, notes, folder)
+    chosen = choose_tokenizer(tokenizer, split.train, several=split.has_boundaries)
+    return write_tokens(data, chosen, split, notes, folder)
 
 
 def write_tokens(
     data: DataConfig, made: Tokenizer, split: Split, notes: Sequence[str], folder: Path
 ) -> Corpus:
-    """Encodes texts that are split and writes `folder`. Raises ConfigError, StorageError."""
+    """Encodes split texts and writes `folder`. Raises ConfigError, StorageError."""
     train, validation = (
         _encode(made, texts, data.special_tokens) for texts in (split.train, split.validation)
     )
-    said = (split.description,) if split.description else ()
+    description = (split.description,) if split.description else ()
     counts = Counts(
         n_train_tokens=len(train),
         n_val_tokens=len(validation),
         n_val_bytes=sum(len(part) for part in _utf8(split.validation)),
         n_val_unknown=sum(made.count_unknown(text) for text in split.validation),
         n_val_unknown_bytes=sum(made.unknown_bytes(text) for text in split.validation),
-        notes=(*notes, *said, *_note_unknown(made, split.train, split.validation)),
+        notes=(*notes, *description, *_note_unknown(made, split.train, split.validation)),
     )
     folder.mkdir(parents=True, exist_ok=True)
     write_shard(folder / "train.bin", train, made.vocab_size)
@@ -81,32 +81,32 @@ def write_tokens(
 
 
 def _read_both(data: DataConfig) -> tuple[Split, list[str]]:
-    """Training and validation text that the user names, and what there is to tell of them."""
+    """The training and validation text that the user named, and notes on them."""
     train, validation = documents_of(data, data.sources), documents_of(data, data.validation)
     leaks.refuse_shared_files(train.files, validation.files)
     texts, sources = zip(*(_read(documents) for documents in (train, validation)), strict=True)
-    for side, found in zip(("training", "validation"), texts, strict=True):
-        if (n := sum(map(len, found))) < 2:
+    for side, side_texts in zip(("training", "validation"), texts, strict=True):
+        if (n := sum(map(len, side_texts))) < 2:
             raise DataError(
-                f"there is {plural(n, 'character')} of {side} text, wanted at least 2. Name more "
-                f"text."
+                f"there is only {plural(n, 'character')} of {side} text, expected at least 2. "
+                "Name more text."
             )
     shared = leaks.shared_documents(*sources)
     notes = [*train.notes(), *(f"of the validation text: {note}" for note in validation.notes())]
     if shared:
         notes.append(leaks.note(len(shared), len(texts[1]), shared))
-    n_train, n_validation = (sum(map(len, found)) for found in texts)
+    n_train, n_validation = (sum(map(len, side_texts)) for side_texts in texts)
     description = (
-        f"{n_train:,} characters of {plural(len(texts[0]), 'document')} to train on; "
+        f"{n_train:,} characters of {plural(len(texts[0]), 'document')} for training; "
         f"{n_validation:,} characters of {plural(len(texts[1]), 'document')} for validation, by "
-        f"--validation"
+        "--validation"
     )
     several = max(map(len, texts)) > 1
     return Split(texts[0], texts[1], several, 0, description, sources[0], sources[1]), notes
 
 
 def _read(documents: Documents) -> tuple[list[str], dict[int, str]]:
-    """The texts, and of each distinct one the hash and where it is from."""
+    """The texts, and for each distinct one its hash and where it is from."""
     texts, sources = list[str](), dict[int, str]()
     for document in documents:
         texts.append(document.text)
@@ -115,27 +115,27 @@ def _read(documents: Documents) -> tuple[list[str], dict[int, str]]:
 
 
 def _note_unknown(tokenizer: Tokenizer, *splits: Iterable[str]) -> list[str]:
-    """What is said of the text that the ids do not carry; nothing where they carry it all."""
+    """A note on the text that the ids do not represent; empty if they represent all of it."""
     n_train, n_validation = (
         sum(tokenizer.count_unknown(text) for text in texts) for texts in splits
     )
     if not n_train + n_validation:
         return []
     what = {
-        "word": "words outside the vocabulary are read as <unk>",
-        "char": "characters unknown to the tokenizer are left out",
+        "word": "words outside the vocabulary become <unk>",
+        "char": "characters unknown to the tokenizer are skipped",
         "library": "words or blanks are changed by the tokenizer's normalizer or unknown to it",
-    }.get(tokenizer.kind, "places of the text are unknown to the tokenizer")
+    }.get(tokenizer.kind, "parts of the text are unknown to the tokenizer")
     return [
-        f"{n_train + n_validation:,} {what}: {n_train:,} of the training text, {n_validation:,} "
-        f"of the validation text"
+        f"{n_train + n_validation:,} {what}: {n_train:,} in the training text, {n_validation:,} "
+        "in the validation text"
     ]
 
 
 def _encode(
     tokenizer: Tokenizer, texts: Iterable[str], special_tokens: SpecialTokens = "text"
 ) -> np.ndarray:
-    """The texts' ids one after the other, an end-of-text token before each where the tokenizer
+    """The ids of the texts, concatenated, with an end-of-text token before each if the tokenizer
     has one.
     """
     kind = ids_dtype(tokenizer.vocab_size)

@@ -1,14 +1,12 @@
-"""Ids as they come -> shards of equal length, in llm.c's format, going on after a kill where it
-was.
+"""Writes ids to shards of equal length in llm.c's format; resumes after a kill.
 
     writer = ShardWriter(folder, "train", tokenizer, shard_tokens)
-    writer.append(records, ids)        # as often as there is something
-    state = writer.sync()              # from here on this much is not lost: ShardWriter(..., state)
-                                       # goes on from it
-    shards = writer.close()            # of which the last may be shorter
+    writer.append(records, ids)        # any number of times
+    state = writer.sync()              # ShardWriter(..., state) resumes from here after a kill
+    shards = writer.close()            # the last shard may be shorter
 
-Where a shard ends depends on the number of tokens before alone. What is written after the last
-`sync` is cut off when a writer is made from its state.
+The end of a shard depends only on the number of tokens before it. A writer created from a state
+truncates what was written after that `sync`.
 """
 
 import io
@@ -27,22 +25,24 @@ from lmsmith.tokens.tokenizer import Tokenizer, ids_dtype
 
 @dataclass
 class State:
-    """Where a writer is: shards that are finished, and how much of the next one there is."""
+    """The position of a writer: its finished shards, and the counts of the current one."""
 
     finished: list[ShardRecord] = field(default_factory=list)
     n_tokens: int = 0
     n_documents: int = 0
     n_bytes: int = 0
-    n_unknown: int = 0  # in all shards together, as the next
-    n_unknown_bytes: int = 0
+    n_unknown: int = 0  # in all shards together
+    n_unknown_bytes: int = 0  # in all shards together
 
     @classmethod
-    def from_dict(cls, found: dict[str, Any]) -> "State":
-        return cls(**{**found, "finished": [ShardRecord(**shard) for shard in found["finished"]]})
+    def from_dict(cls, content: dict[str, Any]) -> "State":
+        return cls(
+            **{**content, "finished": [ShardRecord(**shard) for shard in content["finished"]]}
+        )
 
 
 class ShardWriter:
-    """The shards of one split."""
+    """Writes the shards of one split."""
 
     def __init__(
         self,
@@ -63,8 +63,8 @@ class ShardWriter:
             self._file.seek(0, os.SEEK_END)
 
     def append(self, records: np.ndarray, ids: np.ndarray) -> None:
-        """Texts, of which `records` (of `encode.RECORD`, all of this split) tell; `ids` are
-        theirs.
+        """Appends texts: their `records` (of `encode.RECORD`, all of this split) and
+        their `ids`.
         """
         while len(records):
             room = self._shard_tokens - self.state.n_tokens
@@ -76,13 +76,13 @@ class ShardWriter:
                 self._count(records[:n_whole])
                 room -= n_tokens
                 records, ids = records[n_whole:], ids[n_tokens:]
-            if len(records):  # there is no room for all of the next
+            if len(records):  # the next text does not fit
                 if room:
                     records, ids = self._part(records, ids[:room]), ids[room:]
                 self._finish()
 
     def sync(self) -> State:
-        """Forces what is written to the disk; what `State` says is safe then."""
+        """Forces what is written to the disk. The returned state is then safe."""
         if self._file is not None:
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -94,7 +94,7 @@ class ShardWriter:
         return tuple(self.state.finished)
 
     def abandon(self) -> None:
-        """Lets go of the file; what was not synced counts for nothing."""
+        """Closes the file. What was not synced is lost."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -105,7 +105,7 @@ class ShardWriter:
     def _write(self, ids: np.ndarray) -> None:
         if self._file is None and len(ids):
             self._file = self._path().open("w+b")
-            self._file.write(bytes(HEADER_BYTES))  # until it is known how many tokens there are
+            self._file.write(bytes(HEADER_BYTES))  # filled in when the shard is finished
         if self._file is not None:
             self._file.write(np.ascontiguousarray(ids, dtype=self._kind).data)
         self.state.n_tokens += len(ids)
@@ -116,12 +116,12 @@ class ShardWriter:
             setattr(self.state, name, getattr(self.state, name) + int(records[name].sum()))
 
     def _part(self, records: np.ndarray, ids: np.ndarray) -> np.ndarray:
-        """Writes `ids`, the first of the first record; what is left of the records."""
+        """Writes `ids`, the beginning of the first record; returns the remaining records."""
         self._write(ids)
         first, rest = records[:1].copy(), records.copy()
         text = ids[1:] if first["begins"][0] and self._tokenizer.end_of_text is not None else ids
         first["n_bytes"] = min(int(first["n_bytes"][0]), len(self._tokenizer.decode_bytes(text)))
-        first["n_unknown"] = first["n_unknown_bytes"] = 0  # they go with the rest
+        first["n_unknown"] = first["n_unknown_bytes"] = 0  # counted with the rest of the text
         self._count(first)
         rest["n_tokens"][0] -= len(ids)
         rest["n_bytes"][0] -= first["n_bytes"][0]

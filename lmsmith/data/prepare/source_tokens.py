@@ -1,6 +1,6 @@
-"""One source of a run -> its tokens; and what sources.json says of all of them together.
+"""The tokens of one source of a run, and the sources.json of all of them.
 
-`run_sources.py` and `named_validation.py` decide which part of a source is on which side.
+`run_sources.py` and `named_validation.py` decide which part of a source is in which split.
 `data/corpus.py` describes the files and reads them.
 """
 
@@ -25,17 +25,19 @@ from lmsmith.tokens.choose import choose_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
 
 MOST_TEXT = 4_000_000
-"""Bytes of validation text up to which it is written out, for compressors to be compared on."""
+"""Validation text of at most this many bytes is written to a file, for comparison with
+compressors.
+"""
 
-_BLOCK = 2**20  # ids decoded at once
+_BLOCK = 2**20  # ids decoded at a time
 
 
 class SourceTokens(NamedTuple):
-    """One source of a run. `text` is its validation text, None where that is large or not
-    carried by the ids.
+    """One source of a run. `text` is its validation text; None if it is large or the ids do not
+    represent all of it.
     """
 
-    record: dict[str, Any]  # what sources.json says of it
+    record: dict[str, Any]  # its entry in sources.json
     opened: tuple[Shards, Shards]  # training and validation tokens
     counts: Counts
     text: bytes | None
@@ -46,7 +48,7 @@ def of_text(
 ) -> SourceTokens:
     """The tokens of text that was encoded into `place`.
 
-    Ids stay in memory: nothing is mapped from a run folder that is yet to be renamed.
+    Ids stay in memory: files are not mapped from a run folder that will be renamed.
     """
     sides = []
     for ids, file in ((found.train, "train.bin"), (found.validation, "val.bin")):
@@ -59,7 +61,7 @@ def of_text(
 
 
 class ValidationText(NamedTuple):
-    """What is known of the text of validation shards."""
+    """What is known about the text of validation shards."""
 
     n_bytes: int
     n_unknown: int
@@ -71,9 +73,9 @@ class ValidationText(NamedTuple):
 def validation_text(
     ids: Shards, splits: Sequence[SplitRecord], tokenizer: Tokenizer, place: Path
 ) -> ValidationText:
-    """The text behind the validation tokens of a folder of shards.
+    """The text of the validation tokens of a folder of shards.
 
-    `splits`: what its manifest says of the splits that `ids` are of; where they are not all of
+    `splits`: the manifest's records of the splits that `ids` are from; if they do not cover exactly
     `ids`, bytes are counted by decoding. `place` names the folder in notes.
     """
     notes: tuple[str, ...] = ()
@@ -86,73 +88,76 @@ def validation_text(
     else:
         n_bytes, unknown = sum(map(len, _decoded(ids, tokenizer))), (0, 0)
         notes = (
-            f"{place}: the {n_bytes:,} bytes of validation text are those of its {len(ids):,} "
-            f"tokens, decoded",
+            f"{place}: the validation text has {n_bytes:,} bytes, counted by decoding its "
+            f"{len(ids):,} tokens",
         )
     text = b"".join(_decoded(ids, tokenizer)) if n_bytes <= MOST_TEXT else None
-    whole = text is not None and len(text) == n_bytes  # else the ids do not carry all of it
-    return ValidationText(n_bytes, *unknown, text if whole else None, notes)
+    # If the lengths differ, the ids do not represent all of the text.
+    is_complete = text is not None and len(text) == n_bytes
+    return ValidationText(n_bytes, *unknown, text if is_complete else None, notes)
 
 
 def trust_note(ready: Ready, place: Path) -> list[str]:
-    """What is said of shards without a manifest."""
+    """A note on shards without a manifest."""
     if ready.manifest:
         return []
     shards = plural(len(ready.train) + len(ready.validation), "shard")
-    return [f"{place} has no manifest: that this tokenizer made its {shards} is taken on trust"]
+    return [f"{place} has no manifest: this tokenizer is assumed to have made its {shards}"]
 
 
 def one_tokenizer(wanted: str, ready: dict[str, Ready], texts: Sequence[str]) -> Tokenizer:
-    """The one tokenizer of all sources, learnt from `texts` where it has to be.
+    """The tokenizer shared by all sources, learned from `texts` if necessary.
 
-    Raises ConfigError, TokenizerError where they or the user do not agree.
+    Raises ConfigError or TokenizerError if the sources, or the user, do not agree on one.
     """
-    own = {path: found for path, folder in ready.items() if (found := folder.own_tokenizer())}
+    own = {path: other for path, folder in ready.items() if (other := folder.own_tokenizer())}
     if not ready:
-        made = choose_tokenizer(wanted, texts, several=True)
+        tokenizer = choose_tokenizer(wanted, texts, several=True)
     elif wanted in ("char", "word") or wanted.startswith("bpe:"):
         raise ConfigError(
-            f"tokenizer = {wanted!r} would be learnt, and {next(iter(ready))} holds tokens "
-            f"already. Leave it out, or "
-            "name the tokenizer that made them."
+            f"tokenizer = {wanted!r} would be learned from text, but {next(iter(ready))} already "
+            "contains tokens. Remove it, or name the tokenizer that made them."
         )
     elif wanted != "auto":
-        made = choose_tokenizer(wanted, [], several=True)
+        tokenizer = choose_tokenizer(wanted, [], several=True)
     elif own:
-        made = next(iter(own.values()))
+        tokenizer = next(iter(own.values()))
     else:
         raise ConfigError(
-            f"nothing in {next(iter(ready))} says which tokenizer made its shards. Name it: "
-            f"--tokenizer gpt2 for those "
-            "of llm.c and modded-nanogpt, or a tokenizer's folder."
+            f"{next(iter(ready))} does not say which tokenizer made its shards. Name it: "
+            "--tokenizer gpt2 for those of llm.c and modded-nanogpt, or a tokenizer's folder."
         )
-    for path, found in own.items():
-        if found != made:
+    for path, other in own.items():
+        if other != tokenizer:
             whose = f"--tokenizer {wanted}" if wanted != "auto" else f"that of {next(iter(own))}"
             raise TokenizerError(
-                f"{path} was made with another tokenizer ({found.kind}, {found.vocab_size:,} ids) "
-                f"than {whose} "
-                f"({made.kind}, {made.vocab_size:,} ids): its ids would stand for other text. "
-                + ("Leave --tokenizer out." if wanted != "auto" else "Prepare both with one.")
+                f"{path} was made with another tokenizer ({other.kind}, {other.vocab_size:,} "
+                f"ids) than {whose} ({tokenizer.kind}, {tokenizer.vocab_size:,} ids): its ids "
+                "would mean other text. "
+                + (
+                    "Remove --tokenizer."
+                    if wanted != "auto"
+                    else "Prepare both with the same tokenizer."
+                )
             )
-    return made
+    return tokenizer
 
 
 def weigh(data: DataConfig, records: Sequence[dict[str, Any]], counts: Counts) -> Counts:
-    """Puts the weight of each training source into its record, and says it."""
+    """Writes the weight of each training source into its record, and adds a note."""
     for record, source in zip(records, data.mixture, strict=True):
         record["weight"] = source.weight
     shares = zip(
         Mixture([source.weight for source in data.mixture]).shares, data.mixture, strict=True
     )
-    note = "of the training rows " + ", ".join(
-        f"{float(share):.4g} are {of.path}" for share, of in shares
+    note = "of the training rows, " + ", ".join(
+        f"{float(share):.4g} are from {mixed_source.path}" for share, mixed_source in shares
     )
     return replace(counts, notes=(*counts.notes, note))
 
 
 def total(counts: Sequence[Counts]) -> Counts:
-    """The counts of all sources together."""
+    """The sum of the counts of all sources."""
     numbers = [field.name for field in fields(Counts) if field.name != "notes"]
     sums = {name: sum(getattr(count, name) for count in counts) for name in numbers}
     return Counts(**sums, notes=tuple(note for count in counts for note in count.notes))
@@ -165,7 +170,9 @@ def write_sources(
     counts: Counts,
     texts: Sequence[bytes | None],
 ) -> None:
-    """What `load` reads. `texts`: of the validation parts; None where one was too large."""
+    """Writes the files that `load` reads. `texts`: the validation text of each source; None for one
+    that is too large.
+    """
     write_json(folder / "sources.json", {"format": format, "sources": records})
     write_json(folder / "corpus.json", asdict(counts))
     found = [text for text in texts if text is not None]
@@ -174,7 +181,7 @@ def write_sources(
 
 
 def _decoded(ids: Shards, tokenizer: Tokenizer) -> Iterator[bytes]:
-    """The text of ids, in parts; ends of text bring no bytes."""
+    """Decodes ids, in parts; end-of-text tokens give no bytes."""
     for start in range(0, len(ids), _BLOCK):
         block = ids[start : start + _BLOCK]
         yield tokenizer.decode_bytes(

@@ -1,8 +1,7 @@
-"""The tokenizer of a prepared folder: as it was asked for, or learned from the training text of the
-units.
+"""The tokenizer of a prepared folder: given, or learned from the training text of the units.
 
-`tokens/choose.py` says which one a name stands for and learns it. Here is where its texts come
-from, and where a long text may be cut for it.
+`tokens/choose.py` resolves names and learns tokenizers. This module supplies the texts, and decides
+where a long text may be cut.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,12 +19,12 @@ from lmsmith.tokens.files import load_tokenizer, save_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
 
 Tell = Callable[[str, int, int], None]
-"""Called with what is done, how many bytes of the sources, and of how many."""
+"""Progress callback: (task, bytes of the sources done, bytes in total)."""
 
 
 def cut_for(wanted: str, given: Tokenizer | None) -> Cut | None:
-    """Where a text may be cut so that its parts have the ids of the whole; None if that is not
-    known.
+    """A function that finds where a text may be cut so that the parts have the ids of the whole;
+    None if there is none for this tokenizer.
     """
     kind = given.kind if given else wanted.partition(":")[0]
     if kind == "bpe" and given is not None:
@@ -37,7 +36,7 @@ def cut_for(wanted: str, given: Tokenizer | None) -> Cut | None:
             return None
     elif kind not in ("byte", "char", "bpe"):
         return None
-    from lmsmith.tokens.split import place_to_cut  # brings in the compiler
+    from lmsmith.tokens.split import place_to_cut  # imports the compiler
 
     return place_to_cut
 
@@ -45,10 +44,9 @@ def cut_for(wanted: str, given: Tokenizer | None) -> Cut | None:
 def tokenizer_in(
     work: Path, given: Tokenizer | None, wanted: str, plan: Plan, hashes: bool, tell: Tell
 ) -> Tokenizer:
-    """The tokenizer, in `work` for all who encode; `given`, or learned once.
+    """The tokenizer, saved in `work` for all encoding processes: `given`, or learned once.
 
-    `hashes`: it is learned from the first of exact duplicates alone. Raises TokenizerError,
-    DataError.
+    `hashes`: learn from the first of exact duplicates only. Raises TokenizerError, DataError.
     """
     if (work / TOKENIZER_FILE).exists():
         return load_tokenizer(work)
@@ -59,11 +57,11 @@ def tokenizer_in(
 
 
 def _training_texts(plan: Plan, hashes: bool, tell: Tell) -> Iterator[Iterator[bytes]]:
-    """`hashes`: exact duplicates are left out."""
+    """`hashes`: skip exact duplicates."""
     skip = ignore if plan.reading.skip_bad else None
 
     def as_bytes(text: Text) -> Iterator[bytes]:
-        with tolerating(skip):  # what is bad in a stream shows when that is read
+        with tolerating(skip):  # errors in a stream are raised when it is read
             yield from utf8(text)
 
     seen: set[bytes] = set()

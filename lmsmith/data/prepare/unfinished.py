@@ -1,11 +1,10 @@
-"""`DIR.partial`: a folder that is being prepared, by one process at a time, with one set of
-settings.
+"""`DIR.partial`: a folder in preparation, used by one process at a time, with one set of settings.
 
     with begun(partial, settings):
-        ...                         # partial/work/units is there; what an earlier, killed process
-                                    # did as well
+        ...                         # partial/work/units exists, with the work of earlier, killed
+                                    # processes
 
-It stays when the block ends, well or not; whoever finishes it gives it its name.
+It is kept when the block ends, also after an error; `finish` renames it.
 """
 
 import contextlib
@@ -29,8 +28,8 @@ log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def begun(partial: Path, settings: dict[str, Any]) -> Iterator[None]:
-    """Raises ConfigError or DataError where `partial` was begun with other settings, StorageError
-    where it is locked.
+    """Raises ConfigError or DataError if `partial` was started with other settings, StorageError if
+    it is locked.
 
     `settings["plan"]` is a digest of the sources.
     """
@@ -43,17 +42,15 @@ def begun(partial: Path, settings: dict[str, Any]) -> Iterator[None]:
     except OSError as error:
         raise StorageError(atomic.explain(error, partial)) from error
     try:
-        held = filelock.FileLock(work / "lock").acquire(
-            blocking=False
-        )  # the system frees it when its holder is killed
+        # The system releases the lock if its holder is killed.
+        held = filelock.FileLock(work / "lock").acquire(blocking=False)
     except filelock.Timeout as error:
         raise StorageError(
-            f"another process is at work in {partial}: wait, or choose another place."
+            f"another process is working in {partial}: wait for it, or choose another --out."
         ) from error
     with held:
-        if (
-            settings_file.exists() and (work / TOKENIZER_FILE).exists()
-        ):  # without one nothing has been done yet
+        # Without a tokenizer, no work has been done yet.
+        if settings_file.exists() and (work / TOKENIZER_FILE).exists():
             _check_same(partial, json.loads(settings_file.read_text(encoding="utf-8")), settings)
         atomic.write(settings_file, to_json(settings))
         for leftover in (work / "units").glob(".*"):  # of processes that were killed
@@ -62,16 +59,18 @@ def begun(partial: Path, settings: dict[str, Any]) -> Iterator[None]:
             yield
         except StorageError as error:
             raise StorageError(
-                f"{error} What is done is kept: the same command goes on from there."
+                f"{error} Finished work is kept: the same command continues from there."
             ) from error
         except KeyboardInterrupt:
-            log.warning("what is done is kept in %s: the same command goes on from there", partial)
+            log.warning(
+                "finished work is kept in %s: the same command continues from there", partial
+            )
             raise
 
 
 def finish(partial: Path, out: Path) -> None:
-    """Removes the work from the finished folder and gives it its name. Whoever finds it
-    `unnamed` does so again.
+    """Removes the work from the complete folder and renames it. If a process is killed here, the
+    next one finds the folder `unnamed` and calls this again.
     """
     atomic.remove(partial / "work")
     atomic.sweep(partial)
@@ -79,18 +78,18 @@ def finish(partial: Path, out: Path) -> None:
 
 
 def unnamed(partial: Path) -> bool:
-    """Whether a process was killed in `finish`: all is there but the name."""
+    """Whether a process was killed in `finish`: the folder is complete but not renamed."""
     return (partial / FILE_NAME).exists() and not (partial / "work").exists()
 
 
 def digest_of(settings: dict[str, Any]) -> str:
-    """What a finished folder remembers of settings and sources."""
+    """The hash of settings and sources that a finished folder records."""
     return hashlib.sha256(to_json(settings, sort_keys=True).encode()).hexdigest()
 
 
 def _check_ours(partial: Path) -> None:
-    """A process that was killed before it had written its settings has left nothing but an empty
-    place for its work.
+    """Raises StorageError for a folder of something else. A process that was killed before it wrote
+    its settings left only an empty `work`.
     """
     names = (
         [path.relative_to(partial).as_posix() for path in partial.rglob("*")]
@@ -99,25 +98,23 @@ def _check_ours(partial: Path) -> None:
     )
     if not set(names) <= {"work", "work/units", "work/lock"}:
         raise StorageError(
-            f"{partial} is there, and not of a folder that was being prepared: it holds "
-            f"{names[0]}. Nothing was "
-            "changed. Move it away, or choose another --out."
+            f"{partial} already exists and is not an unfinished preparation: it contains "
+            f"{names[0]}. Nothing was changed. Move it away, or choose another --out."
         )
 
 
-def _check_same(partial: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    changed = [name for name in now if before.get(name) != now[name] and name != "plan"]
+def _check_same(partial: Path, earlier: dict[str, Any], now: dict[str, Any]) -> None:
+    changed = [name for name in now if earlier.get(name) != now[name] and name != "plan"]
     if changed:
-        told = "; ".join(
-            f"{name} was {before.get(name)!r} and is {now[name]!r}" for name in changed
+        changes = "; ".join(
+            f"{name} was {earlier.get(name)!r} and is {now[name]!r}" for name in changed
         )
         raise ConfigError(
-            f"{partial} was begun with other settings: {told}. Give the same ones to go on, or "
-            f"remove it to begin anew."
+            f"{partial} was started with other settings: {changes}. Use the same ones to resume "
+            "it, or remove it to start over."
         )
-    if before["plan"] != now["plan"]:
+    if earlier["plan"] != now["plan"]:
         raise DataError(
-            f"the sources are not those that {partial} was begun with: files came, went or "
-            f"changed. Remove it to begin "
-            "anew."
+            f"the sources have changed since {partial} was started: files were added, removed or "
+            "modified. Remove it to start over."
         )

@@ -1,15 +1,14 @@
-"""Units of work: pieces of the sources that one process reads at one go, and the documents in them.
+"""Units of work: pieces of the sources that one process reads at a time, and their documents.
 
     for document in read_unit(unit, reading, counts): ...
 
-A unit is some small files, or a part of a large one. All documents of all units, in their order,
-are those that `text/documents.py` reads, split by the rule of `text/held_out.py`; only that here no
-text has to fit into memory:
+A unit is some small files, or a part of a large one. The documents of all units, in order, are
+those that `text/documents.py` reads, split by the rule of `text/held_out.py`. But here no text has
+to fit into memory:
 
-- A text of more than `LARGE` characters is a `Stream`, read again each time it is iterated over.
-- A plain file of more than `LARGE` bytes is divided into pieces beforehand (`plan.py`), so that
-  several processes work on it. Nobody has all of it then, so it goes by its `fingerprint` where
-  others go by a hash of their text.
+- A text of more than `LARGE` characters is a `Stream`, read again on each iteration.
+- A plain file of more than `LARGE` bytes is divided into pieces beforehand (`plan.py`), for several
+  processes. No process has all of it, so its `fingerprint` takes the place of the hash of its text.
 """
 
 import hashlib
@@ -41,31 +40,29 @@ from lmsmith.text.separators import Cutter
 from lmsmith.text.skipping import tolerating
 
 LARGE = 1 << 25
-SAMPLE = 1 << 16  # bytes at the beginning, the middle and the end of a file, by which it is known
-CHARACTERS = 1 << 18  # of a text that are turned into bytes at once
+SAMPLE = 1 << 16  # bytes read from the beginning, middle and end of a file for its fingerprint
+CHARACTERS = 1 << 18  # characters of a text encoded as UTF-8 at a time
 TRAIN, VALIDATION = 0, 1  # as in manifest.SPLITS
 
 
 class SourceFile(NamedTuple):
-    """A file of the sources as it was when the plan was made."""
+    """A source file, as it was when the plan was made."""
 
     path: str
     n_bytes: int
-    changed: int  # when it was, in nanoseconds
+    changed: int  # modification time in nanoseconds
 
 
 class Piece(NamedTuple):
-    """A file or a part of it. `n_bytes` is what it takes on the disk."""
+    """A file or a part of it. `n_bytes` is its size on disk."""
 
     path: str
     part: Part
     n_bytes: int
-    named: bool  # by itself, so that being binary is an error
-    split: int | None = None  # where a piece of a large plain file belongs
-    begins: bool = True  # whether such a piece begins a document, or goes on with the last one
-    side: int | None = (
-        None  # where all of its documents belong, if the user says which text is for validation
-    )
+    named: bool  # named by the user, so that a binary file is an error
+    split: int | None = None  # split of a piece of a large plain file
+    begins: bool = True  # whether such a piece begins a document or continues the last one
+    side: int | None = None  # split of all its documents, if the user names validation text
 
 
 Unit = tuple[Piece, ...]
@@ -80,22 +77,19 @@ class Reading:
     errors: Literal["strict", "replace"]
     skip_bad: bool
     fraction: float
-    by_document: bool  # whole documents are held out; else the tail of each
-    separator: str = ""  # between the documents of a plain file; "": there is none
-    special_tokens: Literal["text", "control"] = (
-        "text"  # what the names of special tokens in a text are
-    )
+    by_document: bool  # whether documents are held out as a whole; else the tail of each
+    separator: str = ""  # between the documents of a plain file; "" for none
+    # whether the names of special tokens in the text are text or control tokens
+    special_tokens: Literal["text", "control"] = "text"
 
 
 @dataclass(frozen=True)
 class Job:
-    """What all units have in common. `folder` holds the tokenizer, and a folder `units` for what
-    comes of them.
-    """
+    """What all units share. `folder` holds the tokenizer, and a folder `units` for the results."""
 
     folder: str
     reading: Reading
-    hashes: bool = False  # whether documents are to be known by a hash
+    hashes: bool = False  # whether to compute the hash of each document
 
 
 class Stream:
@@ -115,23 +109,25 @@ class Stream:
         self._start, self._stop = start, stop
 
     def __iter__(self) -> Iterator[str]:
-        place = 0
+        position = 0
         for chunk in self._chunks():
-            if self._stop is not None and place >= self._stop:
+            if self._stop is not None and position >= self._stop:
                 return
             if part := chunk[
-                max(0, self._start - place) : None if self._stop is None else self._stop - place
+                max(0, self._start - position) : None
+                if self._stop is None
+                else self._stop - position
             ]:
                 yield part
-            place += len(chunk)
+            position += len(chunk)
 
 
 Text = str | Stream
 
 
 class Document(NamedTuple):
-    """A document, or a piece of one: `begins` is False where it goes on with the last. `whole`
-    is None of a piece.
+    """A document, or a piece of one: `begins` is False if it continues the previous document.
+    `whole` is None for a piece.
     """
 
     begins: bool
@@ -140,7 +136,7 @@ class Document(NamedTuple):
 
 
 def utf8(text: Text) -> Iterator[bytes]:
-    """The text as bytes, in parts."""
+    """The text as UTF-8, in parts."""
     if isinstance(text, str):
         for start in range(0, len(text), CHARACTERS):
             yield text[start : start + CHARACTERS].encode()
@@ -152,11 +148,11 @@ def utf8(text: Text) -> Iterator[bytes]:
 def read_unit(
     unit: Unit, reading: Reading, counts: Counts, skip: Skip | None = None
 ) -> Iterator[Document]:
-    """The documents of a unit, those without text left out and counted.
+    """Yields the documents of a unit. Skips and counts documents without text.
 
-    Raises DataError for what cannot be read, or calls `skip` with it and leaves out as little as
-    can be: a line, a row, a row group, or what is left of a file. (What is wrong within a `Stream`
-    shows when that is read.)
+    Raises DataError for what cannot be read, or calls `skip` with it and skips as little as
+    possible: a line, a row, a row group, or the rest of a file. (Errors within a `Stream` are
+    raised when it is read.)
     """
     for piece in unit:
         with tolerating(skip):
@@ -169,16 +165,14 @@ def read_unit(
 
 
 def measured(path: Path, skip: Skip | None) -> SourceFile:
-    """Raises DataError for a file that is not there, or calls `skip` with it."""
+    """Raises DataError for a missing file, or calls `skip` with it."""
     with tolerating(skip), read_errors(path):
         return SourceFile(str(path), *size_and_time(path))
     return SourceFile(str(path), 0, 0)
 
 
 def fingerprint(path: Path) -> str:
-    """A hash of a file's size and of some of its content: all of a small file, three samples of
-    a large one.
-    """
+    """A hash of a file's size and content: all of a small file, three samples of a large one."""
     with read_errors(path), open_bytes(path) as file:
         n_bytes = file.seek(0, 2)
         state = hashlib.blake2b(str(n_bytes).encode() + b"\n", digest_size=16)
@@ -194,9 +188,7 @@ def fingerprint(path: Path) -> str:
 
 
 def same_bytes(one: Path, other: Path) -> bool:
-    """Whether two files hold the same, read to the end; for those whose fingerprints are the
-    same.
-    """
+    """Compares two files to the end; for files with equal fingerprints."""
     with read_errors(one), open_bytes(one) as a, read_errors(other), open_bytes(other) as b:
         while (block := a.read(1 << 20)) == b.read(1 << 20):
             if not block:
@@ -252,11 +244,10 @@ def _documents(
 
 
 def plain_texts(piece: Piece, reading: Reading, counts: Counts) -> Iterator[tuple[Text, int]]:
-    """The texts of a plain file or a part of it, and their lengths: one, or those between
-    separators.
+    """Yields the texts of a plain file, or a part of it, with their lengths: one text, or those
+    between separators.
 
-    A long text without a separator is a stream. Where there are several, each is in memory by
-    itself.
+    A long text without separators is a `Stream`. If there are separators, each text is in memory.
     """
     path, tried = Path(piece.path), Counts()
     cutter, is_cut = Cutter(reading.separator), False
@@ -278,7 +269,7 @@ def plain_texts(piece: Piece, reading: Reading, counts: Counts) -> Iterator[tupl
 
 
 def holds_separator(path: Path, reading: Reading) -> bool:
-    """Whether there is a separator in a plain file; reads up to the first one."""
+    """Whether a plain file contains a separator. Reads up to the first one."""
     if not reading.separator:
         return False
     plain = path.suffix.lower() not in COMPRESSED and is_utf8(path, reading.encoding)
@@ -294,8 +285,8 @@ def holds_separator(path: Path, reading: Reading) -> bool:
 
 
 def _length_uncut(piece: Piece, reading: Reading, counts: Counts) -> int | None:
-    """How many characters a plain file has, or a piece of one; None, at once, where there is a
-    separator in it.
+    """The number of characters in a plain file or a part of it; None as soon as there is a
+    separator.
     """
     cutter, n_characters = Cutter(reading.separator), 0
     for chunk in read_chunks(

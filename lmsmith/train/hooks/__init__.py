@@ -1,4 +1,4 @@
-"""What runs between training steps: `Hook` to write your own; `order.py` has the order."""
+"""Hooks run between training steps. Subclass `Hook` to write one; `order.py` has their order."""
 
 from lmsmith.train.hooks.hook import Context, Hook, LastStep
 

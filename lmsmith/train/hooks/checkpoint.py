@@ -1,7 +1,7 @@
-"""Checkpoints, and in RUN/model the best weights so far, for use.
+"""Writes checkpoints, and the best weights so far to RUN/model for use.
 
-Under several ranks every rank is here, because each may hold shards of the tensors; rank 0 writes.
-Large ones are written by a thread while training goes on (`lmsmith.train.save`).
+All ranks take part, because each may hold shards of the tensors; rank 0 writes. A thread writes
+large tensors while training continues (`lmsmith.train.save`).
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from lmsmith.train.lock import check_held
 from lmsmith.train.save import Groups, Saver
 from lmsmith.train.state import TrainState
 
-SAVE_SECONDS = 60.0  # between two checkpoints, unless train.save_every says it in steps
-SAVE_PAUSE = 10.0  # times what writing one takes, if that is longer: for slow disks
+SAVE_SECONDS = 60.0  # between checkpoints, unless train.save_every sets steps
+SAVE_PAUSE = 10.0  # on slow disks, wait at least this many times the duration of a save
 
 
 class Checkpoints(Hook):
     """Saves every `train.save_every` steps, or about every minute, and at the end.
 
-    `hooks`: the user's hooks on this rank, whose state a checkpoint carries.
+    `hooks`: the user's hooks on this rank, whose state is saved too.
     """
 
     name = "checkpoint"
@@ -47,21 +47,21 @@ class Checkpoints(Hook):
         self.every, self.hooks = every, hooks
         self._saver = Saver()
         self._last_save = 0.0
-        self._saved = (-1, -1)  # step of the newest checkpoint, and the last evaluation in it
+        self._saved = (-1, -1)  # step of the newest checkpoint, and of the last evaluation in it
         self._model_saved_at = -1
-        self._ends: dict[str, list[int]] | None = None  # of an imported model, once read
+        self._ends: dict[str, list[int]] | None = None  # of an imported model; None: not read yet
         self._reserved = False
 
     @property
     def write_seconds(self) -> float:
-        """What writing the latest checkpoint took."""
+        """Seconds that writing the latest checkpoint took."""
         return self._saver.seconds
 
     def on_start(self, context: Context) -> None:
         self._last_save = time.monotonic()
 
     def due(self, context: Context) -> bool:
-        """By the step, or by this rank's clock: all ranks are asked, and one yes is enough."""
+        """Decides by the step or this rank's clock. One rank that is due makes all ranks save."""
         self._saver.check()
         step = context.step
         if step in (0, self._saved[0]):
@@ -78,16 +78,16 @@ class Checkpoints(Hook):
         self.save(context, at_once=True)
 
     def reserve_memory(self, context: Context) -> None:
-        """Allocates the copies of a save, in a thread, once the optimizers have a state."""
+        """Allocates the copies for saves in a thread, once the optimizers have a state."""
         if context.ranks.world == 1 and not self._reserved:
             self._reserved = True
             weights, optimizer = context.replica.weights(copy=False), context.replica.optimizers
             self._saver.reserve({"model": weights, "optimizer": optimizer.state()})
 
     def save(self, context: Context, *, at_once: bool = False) -> None:
-        """Writes what is not on disk yet. `at_once`: returns when it is there.
+        """Saves what is not on disk yet. `at_once`: returns only when it is on disk.
 
-        Raises StorageError; TrainingError where a hook's `state_dict` cannot be saved.
+        Raises StorageError; TrainingError if a hook's `state_dict` cannot be saved.
         """
         state = context.state
         with context.took("checkpoint"):
@@ -114,10 +114,10 @@ class Checkpoints(Hook):
         self._last_save = time.monotonic()
 
     def save_anew(self, context: Context) -> None:
-        """Writes the checkpoint of this step again, with another plan or `context.about`.
+        """Writes the checkpoint of this step again, with a new plan or `context.about`.
 
-        It holds the hooks whose state it held before: those that are new begin at the next one.
-        Raises StorageError.
+        It holds the same hooks as before; new hooks are saved from the next checkpoint on. Raises
+        StorageError.
         """
         self._saved = (-1, -1)
         self.save(context, at_once=True)
@@ -125,11 +125,11 @@ class Checkpoints(Hook):
     def restore(
         self, context: Context, names: Collection[str] | None = None, without: Collection[str] = ()
     ) -> TrainState | None:
-        """The state of the newest whole checkpoint, with replica, guard and hooks filled from it.
+        """Loads the newest complete checkpoint into replica, guard and hooks; returns its state.
 
-        `names`: the user's hooks of this run; `without`: those it gives up. None: not compared.
-        Returns None where there is no checkpoint. Raises CheckpointError where there are some and
-        none is whole, or where its weights are not finite; UsageError where a hook is missing.
+        `names`: the user's hooks of this run, None to skip their comparison; `without`: hooks to
+        drop. Returns None if there is no checkpoint. Raises CheckpointError if there are some but
+        none is complete, or if the weights are not finite; UsageError if a hook is missing.
         """
         found = self._newest(context)
         if names is not None:
@@ -142,7 +142,7 @@ class Checkpoints(Hook):
         return state
 
     def _newest(self, context: Context) -> Checkpoint | None:
-        """Rank 0 finds it: on a shared disk each rank might see another one as the newest."""
+        """Rank 0 chooses it: on a shared disk, ranks might see different newest checkpoints."""
         found: list[Checkpoint] = []
 
         def find() -> str:
@@ -160,7 +160,7 @@ class Checkpoints(Hook):
     def _writer(
         self, context: Context, values: dict[str, Any], model_step: int
     ) -> Callable[[Groups], None]:
-        """What writes the tensors of this moment, perhaps later in a thread."""
+        """Returns the function that writes the tensors of this step, perhaps later in a thread."""
         run, config, tokenizer = context.run, context.config, context.corpus.tokenizer
         step, best_step = context.state.step, context.state.best_step
         about, keep = context.about, config.train.keep

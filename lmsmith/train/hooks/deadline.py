@@ -1,7 +1,7 @@
-"""Ends a run with `--minutes` in time: corrects the number of steps while it trains (`plan.py`).
+"""Ends a run with `--minutes` in time: corrects its number of steps while it trains (`plan.py`).
 
-Rank 0 looks at the clock and tells the others. Time for the last evaluation and the last checkpoint
-is kept free. Without a deadline nothing here runs, and nothing depends on the clock.
+Rank 0 reads the clock and informs the others. Time for the last evaluation and the last checkpoint
+is reserved. Without a deadline nothing here runs, and nothing depends on the clock.
 """
 
 from __future__ import annotations
@@ -10,23 +10,31 @@ import logging
 import math
 import time
 
+from lmsmith.text.files import plural
 from lmsmith.train.hooks.checkpoint import Checkpoints
 from lmsmith.train.hooks.evaluate import Evaluate
 from lmsmith.train.hooks.hook import Context, Hook
 from lmsmith.train.hooks.sample import LAST_SAMPLE_SECONDS, Sample
-from lmsmith.train.plan import Pace, corrected_steps, look_due, steps_to_continue, too_few_steps
+from lmsmith.train.plan import (
+    USELESS_STEPS,
+    Pace,
+    corrected_steps,
+    look_due,
+    steps_to_continue,
+    too_few_steps,
+)
 
 log = logging.getLogger(__name__)
 
-# Until a checkpoint has been written: as fast as an old disk.
+# Assumed for the first checkpoint: the speed of an old disk.
 DISK_BYTES_A_SECOND, BYTES_A_PARAMETER = 2e8, 16
-WORTH_SAYING = 0.1  # a change of the plan, as a share of it
-MUCH_TIME = 0.1  # of a run's time: to end with more left needs more than a guess
+WORTH_SAYING = 0.1  # relative change of the plan from which it is printed
+MUCH_TIME = 0.1  # share of the time left above which an estimate may not end the run
 ASIDE = ("metrics", "hooks", "checkpoint", "sample")  # parts of a run that are not steps
 
 
 class Deadline(Hook):
-    """Makes this step the last one if time is up; else plans, now and then, as many as fit."""
+    """Makes this step the last one when time is up; plans the steps that fit until then."""
 
     name = "deadline"
     collective = True
@@ -35,7 +43,7 @@ class Deadline(Hook):
         self.evaluate, self.checkpoints, self.sample = evaluate, checkpoints, sample
         self.pace = Pace()
         self._said_steps = 0
-        self._trial_seconds: float | None = None  # of an evaluation, measured on a part of it
+        self._trial_seconds: float | None = None  # of an evaluation, extrapolated from a part
 
     def on_start(self, context: Context) -> None:
         state = context.state
@@ -60,7 +68,8 @@ class Deadline(Hook):
             return
         if problem := too_few_steps(context.step, context.state.train_seconds):
             context.event(problem)
-            if context.ranks.first:
+            # The closing lines of the command report fewer steps than this themselves.
+            if context.ranks.first and (context.step >= USELESS_STEPS or context.console.quiet):
                 log.warning("%s", problem)
 
     def extend(self, context: Context) -> None:
@@ -72,9 +81,9 @@ class Deadline(Hook):
         self._set_n_steps(context, context.step + int(context.ranks.broadcast(more)[0]))
 
     def _steps_that_fit(self, context: Context) -> tuple[int, bool]:
-        """The number of steps, and whether to measure an evaluation before this ends the run.
+        """Returns the number of steps, and whether to measure an evaluation before ending the run.
 
-        That is where only a guess says that the evaluation takes all the time that is left.
+        It is measured if only an estimate says that the evaluation needs all the remaining time.
         """
         state, took, now = context.state, context.took, time.monotonic()
         if not context.ranks.first:
@@ -99,13 +108,13 @@ class Deadline(Hook):
         return context.leg_start + fit, False
 
     def _seconds_left(self, context: Context) -> float:
-        """For steps: until the deadline, without the last evaluation and checkpoint."""
+        """Seconds for steps until the deadline, without the last evaluation and checkpoint."""
         last = self._evaluation_seconds(context) + self._save_seconds(context)
         return context.deadline - time.monotonic() - last
 
     def _evaluation_seconds(self, context: Context) -> float:
         guess = self._trial_seconds
-        if guess is None:  # the forward pass alone is a third of a step
+        if guess is None:  # the forward pass takes a third of a step
             steps = len(context.corpus.validation) / context.batches.tokens_per_batch
             guess = self.pace.seconds_a_step() / 3 * steps
         return context.took.usual("evaluate", guess)
@@ -119,12 +128,13 @@ class Deadline(Hook):
         return context.took.latest.get("sample", LAST_SAMPLE_SECONDS)
 
     def _set_n_steps(self, context: Context, n_steps: int) -> None:
-        """Takes up the corrected number of steps and says so."""
+        """Applies the corrected number of steps and reports it."""
         state = context.state
         if n_steps == state.n_steps:
             return
         ms = 1000 * self.pace.seconds_a_step()
-        message = f"{n_steps:,} steps fit, not {state.n_steps:,}: a step takes {ms:.3g} ms"
+        steps = plural(n_steps, "step")
+        message = f"time for {steps} instead of {state.n_steps:,} ({ms:.3g} ms per step)"
         context.event(message)
         if abs(n_steps - self._said_steps) > WORTH_SAYING * self._said_steps:
             context.say(f"step {state.step:>6,}  {message}")
@@ -134,9 +144,9 @@ class Deadline(Hook):
 
 
 class Extend(Hook):
-    """Continues, after the last evaluation of a run that has time left (`Deadline.extend`).
+    """Continues after the last evaluation if the run has time left (`Deadline.extend`).
 
-    It runs before the user's hooks, so that they see the plan as it is.
+    It runs before the user's hooks, so that they see the final plan.
     """
 
     name = "extend"

@@ -1,4 +1,4 @@
-"""The validation loss, over the whole validation split, and the best weights so far."""
+"""Computes the loss over the full validation split, and keeps the best weights."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from lmsmith.errors import TrainingError
 from lmsmith.evaluate.likelihood import Ids, Score, score_ids
 from lmsmith.train.hooks.hook import Context, Hook
 
-PART_TOKENS, PART_SHARE = 4096, 1 / 32  # at most, of the validation split: to measure or compare
+PART_TOKENS, PART_SHARE = 4096, 1 / 32  # upper limits of a part of the split, for short tests
 
 
 class Evaluate(Hook):
-    """Scores every `train.eval_every` steps and at the end; keeps the weights that score best."""
+    """Evaluates every `train.eval_every` steps and at the end; keeps the best weights."""
 
     name = "evaluate"
     at_end = True
@@ -34,8 +34,8 @@ class Evaluate(Hook):
             score = self.score(context)
         if not math.isfinite(score.nats):
             raise TrainingError(
-                f"step {context.step}: the validation loss is {score.nats_per_token}: training has "
-                "diverged. Lower --learning-rate or lengthen --schedule.warmup_steps."
+                f"step {context.step}: the validation loss is {score.nats_per_token}, so training "
+                "has diverged. Lower --learning-rate or increase --schedule.warmup_steps."
             )
         state, target = context.state, context.config.train.stop_at_val_loss
         state.evaluated_step = state.step
@@ -56,7 +56,7 @@ class Evaluate(Hook):
             context.progress.evaluated(state.step, state.val_loss, state.val_bits_per_byte)
 
     def score(self, context: Context, ids: Ids | None = None) -> Score:
-        """The score of `ids`, or else of the whole validation split; each rank computes a share."""
+        """Scores `ids`, or else the full validation split; each rank computes a share."""
         corpus, ranks, counts = context.corpus, context.ranks, context.corpus.counts
         model: Any = context.model if ranks.world == 1 else Scored(context.replica.summed_loss)
         with context.replica.autocast():
@@ -75,13 +75,13 @@ class Evaluate(Hook):
         return replace(found, nats=nats, n_impossible=int(n_impossible))
 
     def score_end(self, context: Context) -> Score:
-        """The score of the end of the validation split, with windows of all shapes."""
+        """Scores the end of the validation split, with windows of all shapes."""
         validation = context.corpus.validation
         n = len(validation)
         return self.score(context, validation[max(0, n - PART_TOKENS - n % PART_TOKENS) :])
 
     def measure(self, context: Context) -> float:
-        """Seconds that an evaluation should take, from scoring a part of the split twice."""
+        """Estimates the seconds of an evaluation, by scoring a part of the split twice."""
         validation, times = context.corpus.validation, list[float]()
         enough = max(context.config.model.context_length + 1, int(PART_SHARE * len(validation)))
         part = validation[: min(PART_TOKENS, enough)]
@@ -97,4 +97,4 @@ class Evaluate(Hook):
         state.best_val_loss = state.val_loss
         state.best_val_bits_per_byte = state.val_bits_per_byte
         for name, weight in context.replica.weights(copy=not state.best).items():
-            state.best.setdefault(name, weight).copy_(weight)  # in the memory of those before
+            state.best.setdefault(name, weight).copy_(weight)  # reuses the memory of the old best

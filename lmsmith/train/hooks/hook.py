@@ -1,4 +1,4 @@
-"""`Hook`, the base class of whatever runs between training steps, and the `Context` it is given.
+"""`Hook`, the base class for code that runs between training steps, and its `Context`.
 
     class Snapshot(Hook):
         name, every, at_end = "snapshot", 100, True
@@ -8,9 +8,9 @@
 
     lmsmith.train("book.txt", steps=1000, hooks=[Snapshot()])
 
-A hook's call after a step belongs to that step. A run that was stopped between the step and the
-call makes the call when it is resumed, so that a resumed run equals an undisturbed one. For the
-same reason a hook that carries something from call to call must hand it out in `state_dict`.
+A hook's call after a step belongs to that step. If a run stops between the step and the call, the
+resumed run makes the call, so it equals an uninterrupted run. For the same reason, a hook that
+keeps values from call to call must return them from `state_dict`.
 """
 
 from __future__ import annotations
@@ -45,18 +45,18 @@ T = TypeVar("T")
 
 
 class Interrupted(Stopped):
-    """A signal ended a hook's work within `Context.interruptible`: the run saves and ends."""
+    """A signal ended a hook's work within `Context.interruptible`; the run saves and ends."""
 
 
 class Hook:
-    """Runs between training steps. Override what you need; every method may be left as it is.
+    """Runs between training steps. Override the methods you need; all of them are optional.
 
-    name        identifies the hook in messages and in checkpoints; the class's name if empty.
-                Letters, digits and underscores
-    every       call `after_step` after every so many steps; 0: only at the end
-    at_end      call it after the last planned step, too
-    collective  under several ranks: True calls the hook on every rank, and all calls must agree;
-                False (the default) calls it on rank 0 alone, where it must not talk to the others
+    name        identifies the hook in messages and checkpoints: letters, digits and underscores.
+                Default: the class name
+    every       calls `after_step` every so many steps; 0: only at the end
+    at_end      also calls it after the last planned step
+    collective  with several ranks: True calls the hook on every rank, and all must make the same
+                calls; False (default) calls it on rank 0 only, where it must not communicate
     """
 
     name: str = ""
@@ -65,33 +65,33 @@ class Hook:
     collective: bool = False
 
     def due(self, context: Context) -> bool:
-        """Whether `after_step` is to be called now. Must be a function of the step."""
+        """Whether to call `after_step` now. Must depend only on the step."""
         at_end = self.at_end and context.is_last_step
         return at_end or (self.every > 0 and context.step % self.every == 0)
 
     def on_start(self, context: Context) -> None:
-        """Called when training starts, and when it is resumed (after `load_state_dict`)."""
+        """Called when training starts or resumes (after `load_state_dict`)."""
 
     def after_step(self, context: Context) -> None:
-        """Called after a step, where it is due. `context.step` counts the steps made so far."""
+        """Called after a step if due. `context.step` counts the steps made so far."""
 
     def on_end(self, context: Context) -> None:
-        """Called before the final checkpoint, however the run ends, unless an error ends it.
+        """Called before the final checkpoint, however the run ends, except by an error.
 
-        `context.finished` says why: "steps", "time", "target", "requested" or "signal".
+        `context.finished` is "steps", "time", "target", "requested" or "signal".
         """
 
     def state_dict(self) -> Mapping[str, Any]:
-        """What a resumed run must know: tensors, and values that JSON can hold, by name."""
+        """Returns what a resumed run needs: tensors, and values that JSON can hold, by name."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse. Tensors are copies on the CPU, whole even under FSDP2; tuples are lists."""
+        """Restores `state_dict`. Tensors are full copies on the CPU; tuples have become lists."""
 
 
 @dataclass(frozen=True)
 class LastStep:
-    """The step just made: `numbers` are its loss (nats per token), grad_norm and learning rates."""
+    """The latest step: `numbers` has its loss (nats per token), grad_norm and learning rates."""
 
     numbers: Mapping[str, float]
     n_tokens: int
@@ -112,22 +112,22 @@ class Context:
     batches: AnyBatches
     guard: Guard
     state: TrainState  # step, losses, best weights: what a checkpoint holds
-    about: dict[str, Any] = field(default_factory=dict)  # in checkpoints: the config and the legs
+    about: dict[str, Any] = field(default_factory=dict)  # for checkpoints: config and legs
     leg_start: int = 0  # the step at which the newest leg began
     deadline: float = math.inf  # time.monotonic() by which the run must have saved
     peak_flops: float = math.nan  # of matrix products in a second, on all ranks together
     metrics: MetricsFile = field(default_factory=lambda: MetricsFile(None))
     progress: Progress | None = None  # the live bar
-    last: LastStep | None = None  # None where the spike guard left the step out
+    last: LastStep | None = None  # None if the spike guard skipped the step
     took: Stopwatch = field(default_factory=Stopwatch)
     finished: str = ""  # why the run ended; empty while it trains
-    stop_reason: str = ""  # of `request_stop`
+    stop_reason: str = ""  # given to `request_stop`
     interrupted: bool = False  # by a signal, within `interruptible`
     signals: Noted = field(default_factory=Noted)
-    events: list[str] = field(default_factory=list)  # to be written once metrics.jsonl is open
+    events: list[str] = field(default_factory=list)  # written once metrics.jsonl is open
     resources: ExitStack = field(default_factory=ExitStack)
     began: float = field(default_factory=time.monotonic)
-    wall_seconds_before: float = 0.0  # of this run, in earlier processes
+    wall_seconds_before: float = 0.0  # of this run in earlier processes
 
     @property
     def model(self) -> NeuralModel:
@@ -141,12 +141,12 @@ class Context:
 
     @property
     def n_steps(self) -> int:
-        """Steps planned; under `--minutes` the plan is corrected on the way."""
+        """Steps planned; `--minutes` corrects the plan during the run."""
         return self.state.n_steps
 
     @property
     def is_last_step(self) -> bool:
-        """Whether the planned end is reached: the last step, or the target validation loss."""
+        """Whether the run has reached its last planned step or its target validation loss."""
         return self.step >= self.n_steps or self.state.seconds_to_target < math.inf
 
     def say(self, message: str) -> None:
@@ -158,17 +158,17 @@ class Context:
         self.metrics.write(kind="event", step=self.step, message=message)
 
     def request_stop(self, reason: str) -> None:
-        """Ends the run before the next step, with a checkpoint; any rank may ask for it."""
+        """Ends the run before the next step, with a checkpoint. Any rank may call it."""
         self.stop_reason = self.stop_reason or reason
 
     def weights(self) -> dict[str, Tensor]:
-        """The model's parameters by name, not copied; shards of them under FSDP2."""
+        """The model's parameters by name, not copied; under FSDP2 their shards."""
         return self.replica.weights(copy=False)
 
     def save_model(self, name: str, weights: Mapping[str, Tensor]) -> None:
-        """Writes RUN/NAME, a model that `generate`, `eval` and `export` take like a run.
+        """Writes RUN/NAME, a model that `generate`, `eval` and `export` accept like a run.
 
-        `weights`: whole tensors with the names of `weights()`. Call it on rank 0. Raises
+        `weights`: full tensors under the names of `weights()`. Call it on rank 0. Raises
         StorageError.
         """
         content = {
@@ -181,9 +181,9 @@ class Context:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Around work that changes nothing: a signal ends it at once, and a resumed run repeats it.
+        """Use it around work that changes nothing: a signal ends it, and a resumed run repeats it.
 
-        Under several ranks a signal waits, because the others wait for this rank.
+        With several ranks a signal waits, because the other ranks wait for this one.
         """
         if self.ranks.world > 1:
             yield
@@ -196,9 +196,9 @@ class Context:
             raise Interrupted(stopped.signal) from None
 
     def enter(self, manager: AbstractContextManager[T]) -> T:
-        """Enters a context manager that is left when training ends, by an error, too."""
+        """Enters a context manager that is exited when training ends, also after an error."""
         return self.resources.enter_context(manager)
 
     def wall_seconds(self) -> float:
-        """Seconds that the run has taken so far, earlier processes included."""
+        """Seconds that the run has taken so far, including earlier processes."""
         return self.wall_seconds_before + time.monotonic() - self.began

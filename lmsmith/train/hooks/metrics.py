@@ -1,7 +1,7 @@
-"""metrics.jsonl, TensorBoard and Weights & Biases, and the live progress bar.
+"""Writes metrics.jsonl, TensorBoard and Weights & Biases, and shows progress.
 
-Other hooks write with `context.metrics.write(kind=..., step=..., ...)`; what they write goes to
-every tracker too. Rank 0 has the file; what the others write is dropped.
+Other hooks write with `context.metrics.write(kind=..., step=..., ...)`; all trackers receive it
+too. Only rank 0 writes; what other ranks write is dropped.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from lmsmith.train.hooks.hook import Context, Hook, LastStep
 from lmsmith.train.log import MetricsFile, Progress
 from lmsmith.train.trackers import trackers
 
-RECENT = 20  # steps whose mean is the rate in metrics.jsonl
+RECENT = 20  # steps over which the rate in metrics.jsonl is averaged
 
 
 class Metrics(Hook):
-    """Shows every step, and writes a line of every `train.log_every`-th, the first and the last."""
+    """Shows every step; writes a line for the first, the last and every `train.log_every`-th."""
 
     name = "metrics"
 

@@ -2,19 +2,19 @@
 
     each step               collective
       SpikeGuard              yes    before the weights change
-      Metrics                 no     rank 0 writes metrics.jsonl, trackers, the bar
-      Threads                 no     fewer threads beside busy programs; on one rank only
-      Deadline                yes    rank 0 plans the number of steps and tells the others
+      Metrics                 no     rank 0 writes metrics.jsonl, trackers and progress
+      Threads                 no     fewer threads while other programs are busy; one rank only
+      Deadline                yes    rank 0 plans the number of steps and informs the others
       Evaluate                yes    each rank scores a share of the validation split
-      Extend                  yes    rank 0 lengthens the plan where time is left
-      the user's hooks        as each says; in the order in which they were passed
-      -- all ranks agree: stop, or go on? checkpoint? sample? (one all-reduce) --
+      Extend                  yes    rank 0 lengthens the plan if time is left
+      the user's hooks        as each says, in the order in which they were passed
+      -- all ranks agree in one all-reduce: stop? save a checkpoint? sample? --
       Sample                  yes    under FSDP2 each rank has shards; rank 0 generates
       Checkpoints             yes    the same; rank 0 writes
 
-At the end of a run `on_end` is called in the same order, but of Checkpoints before Sample: what
-must not be lost is saved first. The user's hooks come before Checkpoints, so that a checkpoint of
-a step holds their state after that step.
+At the end of a run, `on_end` is called in the same order, but Checkpoints comes before Sample, to
+save first. The user's hooks come before Checkpoints, so a checkpoint holds their state after its
+step.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from lmsmith.train.hooks.metrics import Metrics
 from lmsmith.train.hooks.sample import Sample
 from lmsmith.train.hooks.spike_guard import SpikeGuard
 from lmsmith.train.hooks.threads import Threads
+from lmsmith.train.stop import signal_in_words
 
 OURS = (SpikeGuard, Metrics, Threads, Deadline, Evaluate, Extend, Checkpoints, Sample)
 
@@ -47,10 +48,10 @@ class _Failure:
 
 
 class Hooks:
-    """All hooks of a run, ours and the user's."""
+    """All hooks of a run, built-in and the user's."""
 
     def __init__(self, context: Context, users: Sequence[Hook], rewind: Callable[[], bool]) -> None:
-        """Raises UsageError for a user's hook whose name is taken, or that is none."""
+        """Raises UsageError if a user's hook is not a Hook, or its name is taken."""
         self.context = context
         self.names = names_of(users)
         self.users = [h for h in users if h.collective or context.ranks.first]
@@ -69,7 +70,7 @@ class Hooks:
         self._failure: _Failure | None = None
 
     def start(self) -> None:
-        """Calls `on_start` of every hook, ours first."""
+        """Calls `on_start` of every hook, the built-in ones first."""
         context = self.context
         for hook in (h for h in (*self.after, *self.before_next) if h not in self.users):
             hook.on_start(context)
@@ -78,7 +79,7 @@ class Hooks:
         self.begin_at_state()
 
     def begin_at_state(self) -> None:
-        """Sets which hooks have completed the current step: at the start, and after a rewind."""
+        """Marks the hooks that have completed the current step, at the start and after a rewind."""
         state = self.context.state
         self._done = {hook.name: state.step for hook in self.after}
         self._done[self.evaluate.name] = state.evaluated_step
@@ -86,9 +87,10 @@ class Hooks:
             self._done[hook.name] = state.hooks_done.setdefault(hook.name, state.step)
 
     def after_step(self) -> str | None:
-        """Runs the hooks that are due at this step and have not run; why the run ends, if it does.
+        """Runs the hooks that are due and have not run at this step. Returns why the run ends, or
+        None.
 
-        Raises TrainingError where a user's hook raised, on all ranks, after a checkpoint.
+        If a user's hook raised, saves a checkpoint and raises TrainingError on all ranks.
         """
         context = self.context
         self._run_after()
@@ -111,14 +113,14 @@ class Hooks:
         return None
 
     def end(self, finished: str) -> None:
-        """Calls `on_end` of every hook, the final checkpoint among them."""
+        """Calls `on_end` of every hook, including the final checkpoint."""
         context = self.context
         context.finished = finished
         if finished == "signal" and context.signals.signal:
-            name = context.signals.signal.name
+            name = signal_in_words(context.signals.signal.name)
             context.say(f"stopped by {name}: saving step {context.step:,}")
         if finished == "requested":
-            message = f"ended by a hook: {context.stop_reason}"
+            message = f"stopped by a hook: {context.stop_reason}"
             context.event(message)
             context.say(f"step {context.step:>6,}  {message}")
         for hook in self.at_the_end:
@@ -133,7 +135,7 @@ class Hooks:
                 context.finished = "signal"
 
     def _agree_on_failure(self) -> None:
-        """Raises TrainingError on all ranks where a user's hook has failed on one."""
+        """Raises TrainingError on all ranks if a user's hook failed on one of them."""
         if self.context.ranks.max(self._failure is not None)[0]:
             self._end_with_failure()
 
@@ -148,7 +150,7 @@ class Hooks:
                 else:
                     with context.took("hooks"):
                         self._call(hook, "after_step")
-            except Interrupted:  # what has not run by now runs when the run is resumed
+            except Interrupted:  # the remaining hooks run when the run is resumed
                 return
             if self._failure is None:
                 self._done[hook.name] = step
@@ -156,7 +158,7 @@ class Hooks:
                     context.state.hooks_done[hook.name] = step
 
     def _call(self, hook: Hook, method: str) -> None:
-        """Calls a user's hook. What it raises is kept until all ranks can deal with it."""
+        """Calls a user's hook. Keeps its exception until all ranks can handle it together."""
         if self._failure is None:
             try:
                 getattr(hook, method)(self.context)
@@ -164,7 +166,7 @@ class Hooks:
                 self._failure = _Failure(hook, method, error)
 
     def _end_with_failure(self) -> None:
-        """Writes a checkpoint and raises TrainingError, which names the hook where it failed."""
+        """Saves a checkpoint and raises TrainingError, which names the hook on the failing rank."""
         context, failure = self.context, self._failure
         saved = f"Step {context.step} is saved"
         try:
@@ -172,14 +174,14 @@ class Hooks:
         except LmsmithError as error:
             saved = f"Step {context.step} could not be saved: {error}"
         if failure is None:
-            raise TrainingError("a hook failed on another rank, which says why.")
+            raise TrainingError("a hook failed on another rank; see its error message.")
         raise TrainingError(
             f"the hook {failure.hook.name!r} raised {said(failure.error)} in {failure.method} "
-            f"at step {context.step}. {saved}: correct the hook and resume {context.run} with it."
+            f"at step {context.step}. {saved}. Correct the hook and resume {context.run} with it."
         ) from failure.error
 
     def _finished(self, number: int, stop: bool) -> str | None:
-        """Why the run ends here, or None: signal, target, time, steps or requested."""
+        """Why the run ends here: "signal", "target", "time", "steps" or "requested"; else None."""
         context = self.context
         if context.interrupted:
             return "signal"
@@ -194,26 +196,26 @@ class Hooks:
 
 
 def names_of(hooks: Sequence[Hook]) -> tuple[str, ...]:
-    """The names of the user's hooks; their classes' where they have none.
+    """Returns the names of the user's hooks, by default those of their classes.
 
-    Raises UsageError for one that is no Hook, or whose name cannot be used or is taken.
+    Raises UsageError if an item is not a Hook, or its name is invalid or taken.
     """
     found: list[str] = []
     for hook in hooks:
         if not isinstance(hook, Hook):
-            what = f"the class {hook.__name__}" if isinstance(hook, type) else repr(hook)
+            item = f"the class {hook.__name__}" if isinstance(hook, type) else repr(hook)
             wanted = "instances of subclasses of lmsmith.train.hooks.Hook"
-            raise UsageError(f"hooks=[...] holds {what}: wanted {wanted}.")
+            raise UsageError(f"hooks=[...] holds {item}; expected {wanted}.")
         hook.name = hook.name or type(hook).__name__
         if not re.fullmatch(r"\w+", hook.name):
             raise UsageError(
-                f"a hook is named {hook.name!r}: its name becomes part of a file's name, so use "
+                f"a hook is named {hook.name!r}. Its name becomes part of a file name, so use only "
                 "letters, digits and underscores."
             )
         if hook.name in found or hook.name in {ours.name for ours in OURS}:
-            whose = "another hook" if hook.name in found else "a hook of lmsmith itself"
+            owner = "another hook" if hook.name in found else "a built-in hook"
             raise UsageError(
-                f"the hook name {hook.name!r} is taken by {whose}: give this instance of "
+                f"the hook name {hook.name!r} is taken by {owner}. Give this instance of "
                 f"{type(hook).__name__} another `name`."
             )
         found.append(hook.name)

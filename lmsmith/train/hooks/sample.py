@@ -1,4 +1,4 @@
-"""Texts that the model writes while it is trained and at the end, in samples.md."""
+"""Generates sample texts during training and at its end, and writes them to samples.md."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from lmsmith.train.step import is_out_of_memory
 
 log = logging.getLogger(__name__)
 
-SAMPLE_SECONDS = 20.0  # between two samples while training
-SAMPLE_SHARE = 0.02  # of the time, at most, goes into them
+SAMPLE_SECONDS = 20.0  # at least, between samples during training
+SAMPLE_SHARE = 0.02  # of the training time, at most, is spent on samples
 SAMPLE_TOKENS = 300
-LAST_SAMPLE_SECONDS = 2.0  # for the samples at the end, under a deadline
+LAST_SAMPLE_SECONDS = 2.0  # time limit for the final samples of a run with a deadline
 
 
 class Sample(Hook):
-    """Draws a text after an evaluation, if the last one is some time ago, and three at the end."""
+    """Samples one text after an evaluation, if enough time has passed, and three at the end."""
 
     name = "sample"
     at_end = True
@@ -47,13 +47,13 @@ class Sample(Hook):
         self._last_sample = time.monotonic()
 
     def due(self, context: Context) -> bool:
-        """By this rank's clock: all ranks are asked, and one yes is enough."""
+        """Decides by this rank's clock. One rank that is due makes all ranks sample."""
         if context.is_last_step or context.state.evaluated_step != context.step:
             return False
         return self.pause_is_over(context)
 
     def pause_is_over(self, context: Context) -> bool:
-        """Whether the last sample is long enough ago for another one after the next evaluation."""
+        """Whether enough time has passed for another sample after the next evaluation."""
         pause = max(SAMPLE_SECONDS, context.took.latest.get("sample", 0.0) / SAMPLE_SHARE)
         return time.monotonic() - self._last_sample > pause
 
@@ -65,7 +65,7 @@ class Sample(Hook):
             self._sample(context, 3)
 
     def _sample(self, context: Context, n: int) -> None:
-        """Adds n texts to samples.md: shorter ones where the time before a deadline is short."""
+        """Adds n texts to samples.md; near a deadline they may be shorter."""
         seconds = LAST_SAMPLE_SECONDS if context.deadline < math.inf else math.inf
         config, tokenizer = context.config, context.corpus.tokenizer
         with context.interruptible(), context.took("sample"):
@@ -75,15 +75,15 @@ class Sample(Hook):
 
             def write() -> str:
                 try:
-                    model = _whole_model(context, weights) if sharded else context.model
-                    # Compiled blocks would be compiled again for every length of a text.
+                    model = _full_model(context, weights) if sharded else context.model
+                    # torch.compile would compile the blocks again for each length of text.
                     ends = ends_kept(context.run).get("ends", ())
                     with torch.compiler.set_stance("force_eager"):
                         texts = sample_texts(model, tokenizer, n, seconds, config.train.seed, ends)
                 except (MemoryError, RuntimeError) as error:
                     if not is_out_of_memory(error):
                         raise
-                    return "memory does not suffice for it"
+                    return "out of memory"
                 if texts:
                     add_samples(context.run / "samples.md", context.step, texts)
                 return "written"
@@ -91,12 +91,12 @@ class Sample(Hook):
             done = context.ranks.on_rank_zero(write)
         if done != "written" and not self._said_no_samples:
             self._said_no_samples = True
-            log.warning("there are no samples: %s", done)
+            log.warning("no samples were generated: %s", done)
         self._last_sample = time.monotonic()
 
 
-def _whole_model(context: Context, weights: Mapping[str, Tensor]) -> LanguageModel:
-    """A model that is no shard, which one rank can call alone."""
+def _full_model(context: Context, weights: Mapping[str, Tensor]) -> LanguageModel:
+    """Builds the full model from gathered weights, so that one rank can run it alone."""
     model = context.config.neural.build().to(context.device)
     model.load_state_dict(weights)
     return model
@@ -110,9 +110,9 @@ def sample_texts(
     seed: int,
     ends: Collection[int] = (),
 ) -> list[str]:
-    """n texts of up to SAMPLE_TOKENS tokens; none where no token could begin a text.
+    """Generates n texts of up to SAMPLE_TOKENS tokens; none if no token can start a text.
 
-    `seconds`: all of them end about then. `ends`: ids at which texts end, besides the end-of-text
+    `seconds`: time limit for all of them. `ends`: ids that end a text, besides the end-of-text
     token.
     """
     writer = TextModel.of(model, tokenizer, {"ends": ends})
@@ -125,7 +125,7 @@ def sample_texts(
     draw = functools.partial(
         generate, model, ids, max_tokens=SAMPLE_TOKENS, n=n, stop_id=tokenizer.end_of_text
     )
-    with inference(model):  # once, not at every token
+    with inference(model):  # entered once, not for every token
         for row in draw(sampling=Sampling(temperature=0.8), seed=seed, tokenizer=tokenizer):
             rows.append(row)
             done = [was or id in writer.ends for was, id in zip(done, row, strict=True)]

@@ -9,9 +9,9 @@ from lmsmith.train.same_numbers import use_threads
 
 
 class Threads(Hook):
-    """Looks after each step whether other threads would be faster. No number depends on it."""
+    """Checks after each step whether another number of threads is faster. Results do not change."""
 
-    name = "threads"  # under several ranks there is no choice
+    name = "threads"  # with several ranks the number is fixed
 
     def __init__(self, evaluate: Evaluate) -> None:
         self.evaluate = evaluate

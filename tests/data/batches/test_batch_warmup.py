@@ -1,5 +1,5 @@
-"""Growing batches against the windows they are made of: nothing left out, nothing twice, however
-a batch is split.
+"""Growing batches against their windows: nothing skipped, nothing repeated, however a batch is
+split.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ TRAIN = TrainConfig(steps=N, batch_size=12, initial_batch_size=2, batch_warmup_f
 
 
 def both() -> tuple[BatchWarmup, Batches]:
-    """And the same order in batches of one row."""
+    """Growing batches, and the same order in batches of one row."""
     ids = np.arange(400, dtype=np.uint16)
     single = Batches(ids, context_length=T, batch_size=1, seed=3)
     return BatchWarmup(
@@ -23,7 +23,7 @@ def both() -> tuple[BatchWarmup, Batches]:
     ), single
 
 
-def test_rows_come_in_the_order_of_the_windows_each_once() -> None:
+def test_rows_are_the_windows_in_order_each_once() -> None:
     growing, single = both()
     row = 0
     for step in range(N + 3):
@@ -38,7 +38,7 @@ def test_rows_come_in_the_order_of_the_windows_each_once() -> None:
 
 
 @pytest.mark.parametrize("step", [0, 7, 20, N + 1])
-def test_a_batch_is_its_parts(step: int) -> None:
+def test_a_batch_is_the_concatenation_of_its_parts(step: int) -> None:
     growing, _ = both()
     n = TRAIN.rows_of(step)
     parts = [growing.rows(step, row, row + 2).targets for row in range(0, n, 2)]
@@ -46,6 +46,6 @@ def test_a_batch_is_its_parts(step: int) -> None:
 
 
 @pytest.mark.parametrize("n_steps", [0, 1, 15, N])
-def test_what_was_seen_is_counted(n_steps: int) -> None:
+def test_seen_tokens_are_counted(n_steps: int) -> None:
     growing, single = both()
     assert exposure(growing, n_steps) == exposure(single, growing.first_row(n_steps))

@@ -1,5 +1,5 @@
-"""The audit against brute force: every batch made, every target counted. Ids say where they
-stand.
+"""Exposure against brute force, which makes every batch and counts every target. Each id is its own
+position.
 """
 
 import hypothesis
@@ -17,7 +17,7 @@ from lmsmith.targets import IGNORED
 
 
 def brute_force(batches: AnyBatches, n_steps: int, ends: list[int]) -> list[list[int]]:
-    """Sources stand one after the other."""
+    """Positions of several sources are concatenated."""
     seen = np.zeros(ends[-1], np.int64)
     for step in range(n_steps):
         targets = batches.rows(step).targets
@@ -27,7 +27,7 @@ def brute_force(batches: AnyBatches, n_steps: int, ends: list[int]) -> list[list
 
 @hypothesis.settings(deadline=None, max_examples=120)
 @given(some.data())
-def test_counts_are_those_of_all_the_batches(data: some.DataObject) -> None:
+def test_counts_equal_those_of_all_batches(data: some.DataObject) -> None:
     T, B = data.draw(some.integers(1, 9)), data.draw(some.integers(1, 7))
     lengths = data.draw(some.lists(some.integers(2 * T, 120), min_size=1, max_size=3))
     weights = [data.draw(some.integers(1, 5)) for _ in lengths]
@@ -47,7 +47,7 @@ def test_counts_are_those_of_all_the_batches(data: some.DataObject) -> None:
 
 @hypothesis.settings(deadline=None, max_examples=60)
 @given(some.data())
-def test_rows_that_read_on(data: some.DataObject) -> None:
+def test_streams(data: some.DataObject) -> None:
     T, B, n_steps = (
         data.draw(some.integers(1, 9)),
         data.draw(some.integers(1, 7)),
@@ -61,7 +61,7 @@ def test_rows_that_read_on(data: some.DataObject) -> None:
 
 
 class Places(Rows):
-    """Rows that hand out places instead of ids."""
+    """Batches of positions instead of ids."""
 
     def rows(self, step: int, start: int = 0, end: int | None = None) -> Batch:
         ids, self.ids = self.ids, Shards([np.arange(len(self.ids))])
@@ -72,7 +72,7 @@ class Places(Rows):
 
 @hypothesis.settings(deadline=None, max_examples=60)
 @given(some.data())
-def test_a_document_a_row(data: some.DataObject) -> None:
+def test_one_document_per_row(data: some.DataObject) -> None:
     T, B, n_steps = (
         data.draw(some.integers(1, 9)),
         data.draw(some.integers(1, 5)),

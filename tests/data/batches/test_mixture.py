@@ -1,4 +1,4 @@
-"""Mixtures against exact fractions: shares, how evenly they are spread, and orders of their own."""
+"""Mixtures against exact fractions: shares, their spread, and an own order for each source."""
 
 import itertools
 import math
@@ -18,7 +18,7 @@ from lmsmith.errors import ConfigError, DataError
 
 @hypothesis.settings(deadline=None, max_examples=60)
 @given(some.lists(some.integers(1, 40), min_size=1, max_size=8))
-def test_after_any_number_of_rows_no_share_is_off_by_a_row(weights: list[int]) -> None:
+def test_shares_are_within_one_row_after_any_number_of_rows(weights: list[int]) -> None:
     mixture = Mixture(weights)
     shares = [Fraction(weight, sum(weights)) for weight in weights]
     assert list(mixture.shares) == shares
@@ -28,7 +28,7 @@ def test_after_any_number_of_rows_no_share_is_off_by_a_row(weights: list[int]) -
         assert mixture.before(row) == had
         had[source] += 1
         off = max(abs(h - share * (row + 1)) for h, share in zip(had, shares, strict=True))
-        # Tijdeman's bound, which is the best there can be.
+        # Tijdeman's bound, which is optimal.
         assert off <= 1 - Fraction(1, 2 * len(weights) - 2) if len(weights) > 1 else off == 0
 
 
@@ -38,10 +38,8 @@ def test_after_any_number_of_rows_no_share_is_off_by_a_row(weights: list[int]) -
     some.integers(0, 10**12),
     some.lists(some.integers(0, 300), min_size=1, max_size=4),
 )
-def test_any_row_is_looked_up(weights: list[float], first: int, lengths: list[int]) -> None:
-    """Far out as at the beginning, in one part or several; and `before` counts what `sources`
-    gives.
-    """
+def test_any_row_can_be_looked_up(weights: list[float], first: int, lengths: list[int]) -> None:
+    """Far out as at the beginning, in one part or several; and `before` agrees with `sources`."""
     hypothesis.assume(min(weights) / sum(weights) > 1e-4)
     mixture = Mixture(weights)
     cuts = [first + n for n in itertools.accumulate(lengths, initial=0)]
@@ -59,7 +57,7 @@ def test_any_row_is_looked_up(weights: list[float], first: int, lengths: list[in
         assert abs(had - share * first) < (1 if repeats else 2)
 
 
-def test_decimals_are_meant_as_they_are_written() -> None:
+def test_decimal_weights_are_exact() -> None:
     assert Mixture([0.7, 0.2, 0.1]).shares == (Fraction(7, 10), Fraction(1, 5), Fraction(1, 10))
     assert Mixture([0.1, 0.1, 0.1]).shares == (Fraction(1, 3),) * 3
     assert Mixture([5]).sources(10**9, 10**9 + 3).tolist() == [0, 0, 0]
@@ -76,10 +74,10 @@ def test_shares_without_a_short_cycle_are_exact_as_well() -> None:
     assert len(mixture.sources(5, 5)) == 0
 
 
-def test_a_source_that_would_have_no_row_is_refused() -> None:
+def test_a_tiny_weight_is_refused() -> None:
     with pytest.raises(
         ConfigError,
-        match=r"data\.mixture number 2 has 1e-07 of the weights: less than a row in 10,000",
+        match=r"data\.mixture number 2 has 1e-07 of the total weight, expected at least one row in 10,000",
     ):
         Mixture([1, 1e-7])
 
@@ -87,18 +85,18 @@ def test_a_source_that_would_have_no_row_is_refused() -> None:
 def test_a_source_that_is_too_short_is_named() -> None:
     sources = Sources([Shards([tagged(k, n)]) for k, n in enumerate((90, 15, 90))], [1, 1, 1])
     with pytest.raises(
-        DataError, match=r"data\.mixture number 2 has 15 tokens, too few for a context of 8"
+        DataError, match=r"data\.mixture number 2 has 15 tokens, too few for a context length of 8"
     ):
         Batches(sources, context_length=8, batch_size=4, seed=1)
 
 
 def tagged(tag: int, n: int) -> np.ndarray:
-    """Ids that say whose they are and where they stand."""
+    """Ids that encode their source and position."""
     return (tag * 100_000 + np.arange(n)).astype(np.uint32)
 
 
-def test_each_source_goes_through_its_epochs_in_an_order_of_its_own() -> None:
-    """Row by row: a source's rows are those it would have alone, as often as its weight says."""
+def test_each_source_has_its_own_order() -> None:
+    """A source's rows are those it would have alone, as often as its weight says."""
     T, B, lengths = 6, 10, (900, 900, 311)
     mixed = Batches(
         Sources([Shards([tagged(k, n)]) for k, n in enumerate(lengths)], [5, 3, 2]),
@@ -126,7 +124,7 @@ def test_each_source_goes_through_its_epochs_in_an_order_of_its_own() -> None:
             seen = starts[epoch * n_windows : (epoch + 1) * n_windows]
             assert np.array_equal(np.sort(seen), seen.min() + T * np.arange(n_windows))
         orders.append((starts[:50] // T).tolist())
-    assert orders[0] != orders[1]  # of equally long sources
+    assert orders[0] != orders[1]  # for sources of equal length
 
 
 @hypothesis.settings(deadline=None, max_examples=40)
@@ -147,7 +145,7 @@ def test_ranks_and_micro_batches_see_the_same_mixed_batch(data: some.DataObject)
     assert np.array_equal(np.concatenate([part.targets for part in parts]), whole.targets)
 
 
-def test_the_length_of_several_sources_is_their_tokens() -> None:
+def test_length_is_the_number_of_tokens() -> None:
     assert (
         len(Sources([Shards([tagged(0, 30)]), Shards([tagged(1, 12), tagged(1, 5)])], [1, 1])) == 47
     )

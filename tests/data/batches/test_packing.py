@@ -1,4 +1,4 @@
-"""Which documents a batch is said to hold, and what stands between them."""
+"""The documents that a batch reports, and the boundaries between them."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ IDS = (
 )  # 0 stands before each document
 
 
-def test_windows_are_those_of_the_stream_and_documents_begin_at_boundaries() -> None:
+def test_windows_are_unchanged_and_documents_begin_at_boundaries() -> None:
     stream = Batches(IDS, context_length=12, batch_size=5, seed=3)
     packed = Packed(stream, 0)
     assert packed.tokens_per_batch == packed.n_counted(7) == 60
@@ -49,7 +49,7 @@ WITHOUT: list[Tokenizer] = [
 
 
 @pytest.mark.parametrize("tokenizer", WITH_END, ids=lambda tokenizer: tokenizer.kind)
-def test_the_end_of_text_stands_between_documents(tokenizer: Tokenizer) -> None:
+def test_end_of_text_is_the_boundary(tokenizer: Tokenizer) -> None:
     assert boundary_of("stream", tokenizer) is None
     assert (
         boundary_of("packed", tokenizer) == boundary_of("rows", tokenizer) == tokenizer.end_of_text
@@ -57,24 +57,25 @@ def test_the_end_of_text_stands_between_documents(tokenizer: Tokenizer) -> None:
 
 
 @pytest.mark.parametrize("tokenizer", WITHOUT, ids=lambda tokenizer: tokenizer.kind)
-def test_a_single_document_has_lines(tokenizer: Tokenizer) -> None:
+def test_lines_of_a_single_document(tokenizer: Tokenizer) -> None:
     boundary = boundary_of("rows", tokenizer)
     assert boundary is not None
     assert tokenizer.decode([boundary]) == "\n"
     with pytest.raises(
-        ConfigError, match="'packed' keeps documents apart, and this text is a single one"
+        ConfigError, match="'packed' separates documents, but this text is a single one"
     ):
         boundary_of("packed", tokenizer)
 
 
 @pytest.mark.parametrize("texts", [["no line end"], []])
-def test_lines_that_cannot_be_told_apart(texts: list[str]) -> None:
+def test_lines_that_cannot_be_separated(texts: list[str]) -> None:
     tokenizer: Tokenizer = CharTokenizer.learn(texts or TEXT, False)
-    if not texts:  # as merges have it: some line ends are within longer tokens
+    if not texts:  # as after BPE merges: some line breaks are within longer tokens
         tokenizer = WordTokenizer([*WordTokenizer.learn(TEXT, False).words, "\n\n"], False)
     n = 0 if texts else 2
     with pytest.raises(
-        ConfigError, match=f"wants a document a row.* ids: {n} of them hold a line end"
+        ConfigError,
+        match=f"needs one document per row.* its lines: {n} of them contain a line break",
     ):
         boundary_of("rows", tokenizer)
 
@@ -82,7 +83,7 @@ def test_lines_that_cannot_be_told_apart(texts: list[str]) -> None:
 @pytest.mark.parametrize(
     ("documents", "kind"), [("stream", Batches), ("packed", Packed), ("rows", Rows)]
 )
-def test_a_config_chooses(documents: str, kind: type) -> None:
+def test_the_config_chooses_the_class(documents: str, kind: type) -> None:
     changes = {
         "data.documents": documents,
         "model.context_length": 16,

@@ -1,5 +1,5 @@
-"""Reading ahead against reading: the same rows whatever is asked for, errors in their place, an
-end that is an end.
+"""Reading ahead against plain reading: the same rows for any requests, errors where their rows are
+requested, a clean end.
 """
 
 import signal
@@ -33,7 +33,7 @@ def batches() -> Batches:
 
 
 class Recorded:
-    """Batches that say what was read, wait to be let go on, and fail at one step."""
+    """Batches that record what is read, block until released, and fail at one step."""
 
     def __init__(self, fails_at: int = -1) -> None:
         self.plain, self.fails_at = batches(), fails_at
@@ -63,7 +63,7 @@ def readers() -> list[threading.Thread]:
     some.lists(some.tuples(some.integers(0, 30), some.integers(0, 7), some.booleans()), max_size=6)
 )
 def test_the_rows_are_those_of_the_batches(jumps: list[tuple[int, int, bool]]) -> None:
-    """Stretches of steps, from anywhere to anywhere; and rows that were not foreseen among them."""
+    """Ranges of steps from anywhere to anywhere, with unexpected rows among them."""
     plain = batches()
     with ReadAhead(plain, parts) as ahead:
         for first, n, unforeseen in jumps:
@@ -80,7 +80,7 @@ def test_the_rows_are_those_of_the_batches(jumps: list[tuple[int, int, bool]]) -
     assert not readers()
 
 
-def test_it_reads_ahead_in_order_and_not_too_far() -> None:
+def test_reads_ahead_in_order_up_to_depth() -> None:
     found = Recorded()
     with ReadAhead(found, parts) as ahead:
         ahead.rows(3, 2, 4)
@@ -91,12 +91,12 @@ def test_it_reads_ahead_in_order_and_not_too_far() -> None:
         wanted = [(3, 2, 4), (3, 4, 6), (4, 0, 2), (4, 2, 4), (4, 4, 6), (5, 0, 2)]
         assert (
             found.read == wanted[: DEPTH + 2]
-        )  # one given, DEPTH in the queue, one waiting to be put there
+        )  # one returned, DEPTH in the queue, one waiting for room
         assert ahead.n_counted(7) == 70
         assert ahead.tokens_per_batch == B * T
 
 
-def test_parts_may_differ_from_step_to_step() -> None:
+def test_parts_may_differ_between_steps() -> None:
     found = Recorded()
     with ReadAhead(
         found, lambda step: [(row, row + 2) for row in range(0, min(6, 2 * step), 2)]
@@ -108,23 +108,23 @@ def test_parts_may_differ_from_step_to_step() -> None:
     assert len(found.read) == len(set(found.read)), "each was read once, ahead"
 
 
-def test_an_error_is_raised_where_its_rows_are_asked_for() -> None:
+def test_an_error_is_raised_when_its_rows_are_requested() -> None:
     found = Recorded(fails_at=1)
     with ReadAhead(found, parts) as ahead:
         for part in PARTS:
             ahead.rows(0, *part)
-        for _ in range(2):  # asked again, it is read again
+        for _ in range(2):  # a repeated request reads again
             with pytest.raises(DataError, match="the shard is gone"):
                 ahead.rows(1, 0, 2)
         assert not readers()
         assert np.array_equal(ahead.rows(2, 0, 2).inputs, found.plain.rows(2, 0, 2).inputs)
 
 
-def test_closing_waits_for_nothing_but_the_read_at_hand() -> None:
-    """Whether the queue is full, or empty and the disk slow."""
+def test_closing_waits_only_for_the_current_read() -> None:
+    """Whether the queue is full, or empty because the disk is slow."""
     full = Recorded()
     ahead = ReadAhead(full, parts)
-    ahead.close()  # nothing has begun
+    ahead.close()  # no thread has started
     ahead.rows(0, 0, 2)
     time.sleep(0.05)
     ahead.close()
@@ -140,7 +140,7 @@ def test_closing_waits_for_nothing_but_the_read_at_hand() -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are sent by os.kill")
 def test_a_signal_while_waiting_loses_no_rows() -> None:
-    """Whoever is interrupted and asks again gets the rows that were asked for."""
+    """A request that is interrupted and repeated gets its rows."""
     found = Recorded()
 
     def stop(*_: object) -> None:
@@ -166,8 +166,8 @@ def test_a_signal_while_waiting_loses_no_rows() -> None:
         signal.signal(signal.SIGALRM, before)
 
 
-def test_rows_that_a_signal_has_swallowed_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The signal comes when they have left the queue and not yet arrived."""
+def test_rows_lost_to_a_signal_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signal comes after they left the queue and before they are returned."""
     plain = batches()
     with ReadAhead(plain, parts) as ahead:
         ahead.rows(0, 0, 2)
@@ -185,7 +185,7 @@ def test_rows_that_a_signal_has_swallowed_are_read_again(monkeypatch: pytest.Mon
             assert np.array_equal(ahead.rows(0, *part).inputs, plain.rows(0, *part).inputs)
 
 
-def test_a_process_that_does_not_close_ends_all_the_same() -> None:
+def test_a_process_ends_without_close() -> None:
     code = textwrap.dedent("""
         import numpy as np
         from lmsmith.data.batches.windows import Batches

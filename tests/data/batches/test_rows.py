@@ -1,4 +1,6 @@
-"""A document a row: every document once an epoch, cut and padded, and little padding."""
+"""One document per row: every document once per epoch, truncated and padded, with little
+padding.
+"""
 
 import itertools
 
@@ -19,21 +21,21 @@ B = 0  # the boundary
 
 
 def text(documents: list[list[int]], *, lead: bool = True, trail: bool = False) -> np.ndarray:
-    """The documents one after the other, a boundary before each (`lead`: the first too) and
-    maybe behind the last.
+    """The documents concatenated, with a boundary before each (with `lead`, the first too) and
+    optionally after the last.
     """
     ids = list(itertools.chain.from_iterable([B, *document] for document in documents))
     return np.array(ids[0 if lead else 1 :] + [B] * trail, np.uint32)
 
 
 def documents_of(lengths: list[int]) -> list[list[int]]:
-    """Documents of these many tokens, no token of which is in two of them."""
+    """Documents of the given lengths; no token occurs twice."""
     numbers = itertools.count(1)
     return [list(itertools.islice(numbers, n)) for n in lengths]
 
 
 def plain_rows(documents: list[list[int]], T: int) -> list[tuple[list[int], list[int]]]:
-    """What each document's row should be, said plainly: inputs and targets, before padding."""
+    """The expected row of each document: inputs and targets, before padding."""
     found = []
     for number, document in enumerate(documents):
         whole = [B, *document, *([B] if number + 1 < len(documents) else [])]
@@ -43,7 +45,7 @@ def plain_rows(documents: list[list[int]], T: int) -> list[tuple[list[int], list
 
 
 def unpadded(batch: Batch, pad_id: int = 0) -> list[tuple[list[int], list[int]]]:
-    """The rows of a batch without padding; checks that padding is behind, has its id and
+    """The rows of a batch without padding; checks that padding is at the end, has its id and
     predicts nothing.
     """
     found = []
@@ -62,7 +64,7 @@ def rows(ids: np.ndarray, T: int = 8, batch_size: int = 3, seed: int = 1, **opti
 
 @hypothesis.settings(deadline=None, max_examples=60)
 @given(some.data())
-def test_an_epoch_is_every_document_once_cut_and_padded(data: some.DataObject) -> None:
+def test_an_epoch_is_every_document_once_truncated_and_padded(data: some.DataObject) -> None:
     documents = documents_of(data.draw(some.lists(some.integers(0, 30), min_size=1, max_size=40)))
     hypothesis.assume(len(documents) > 1 or documents[0])
     T, size = data.draw(some.integers(1, 20)), data.draw(some.integers(1, 9))
@@ -86,7 +88,7 @@ def test_an_epoch_is_every_document_once_cut_and_padded(data: some.DataObject) -
 
 
 def test_a_text_that_begins_or_ends_without_a_document() -> None:
-    """Lines: the first has no boundary before it, and the last boundary begins nothing."""
+    """Lines: there is no boundary before the first, and nothing after the last boundary."""
     found = rows(text([[1, 2], [3], [4, 5, 6]], lead=False, trail=True), batch_size=1)
     seen = sorted(
         itertools.chain.from_iterable(unpadded(found.rows(step)) for step in range(found.n_batches))
@@ -96,15 +98,15 @@ def test_a_text_that_begins_or_ends_without_a_document() -> None:
 
 @pytest.mark.parametrize("ids", [[], [0], [5]])
 def test_nothing_to_predict(ids: list[int]) -> None:
-    with pytest.raises(DataError, match=f"has {len(ids)} tokens: nothing to predict"):
+    with pytest.raises(DataError, match=f"has {len(ids)} tokens, so there is nothing to predict"):
         rows(np.array(ids, np.uint16))
 
 
 @hypothesis.settings(deadline=None, max_examples=30)
 @given(some.data())
 def test_parts_of_a_batch_are_slices_of_it(data: some.DataObject) -> None:
-    """Any split into ranks and micro-batches sees the same global batch, of one width, and
-    counts the same targets.
+    """Any split into ranks and micro-batches gives the same global batch, with one width and the
+    same target counts.
     """
     size, step = data.draw(some.integers(1, 8)), data.draw(some.integers(0, 500))
     ids = text(documents_of([5, 1, 13, 0, 2, 7, 7, 3, 30, 4, 4]))
@@ -115,24 +117,22 @@ def test_parts_of_a_batch_are_slices_of_it(data: some.DataObject) -> None:
     assert np.array_equal(np.concatenate([part.targets for part in parts]), whole.targets)
 
 
-def test_a_batch_follows_from_seed_and_step_alone() -> None:
+def test_a_batch_is_a_function_of_seed_and_step() -> None:
     ids = text(documents_of([n % 13 for n in range(900)]))
     straight, other = rows(ids, seed=4), rows(ids, seed=5)
     wanted = [straight.rows(step).inputs for step in range(700)]
-    for step in (650, 3, 299, 300, 0):  # in any order, by one that has seen nothing else
+    for step in (650, 3, 299, 300, 0):  # in any order, from a new object
         assert np.array_equal(rows(ids, seed=4).rows(step).inputs, wanted[step])
     assert any(not np.array_equal(other.rows(step).inputs, wanted[step]) for step in range(5))
     first = [unpadded(straight.rows(step)) for step in range(straight.n_batches)]
     second = [
         unpadded(straight.rows(step + straight.n_batches)) for step in range(straight.n_batches)
     ]
-    assert first != second  # epochs have orders of their own
+    assert first != second  # each epoch has its own order
 
 
 def test_lengths_are_mixed_over_time() -> None:
-    """Sorted batches come in no order of length: neighbours correlate no more than chance has
-    it.
-    """
+    """The order of batches does not follow length: neighbours correlate no more than by chance."""
     found = rows(
         text(documents_of(np.random.default_rng(0).integers(1, 200, 3000).tolist())), 256, 8
     )
@@ -141,9 +141,9 @@ def test_lengths_are_mixed_over_time() -> None:
     assert found.rows(0).inputs.shape[1] < 256
 
 
-def test_little_is_padding() -> None:
-    """Lengths as of real documents (log-normal): of sorted pools one number in twenty is
-    padding, by chance half.
+def test_there_is_little_padding() -> None:
+    """With realistic lengths (log-normal), sorted pools have 5% padding; random batches would have
+    half.
     """
     lengths = np.random.default_rng(0).lognormal(5, 1, 5000).astype(int).tolist()
     ids = text(documents_of(lengths))
@@ -171,5 +171,5 @@ def test_documents_over_many_shards_and_scans(monkeypatch: pytest.MonkeyPatch) -
 
 def test_sources_are_not_mixed() -> None:
     ids = Shards([text([[1, 2]])])
-    with pytest.raises(ConfigError, match="reads one source, and data"):
+    with pytest.raises(ConfigError, match="reads one source, but data"):
         rows(Sources([ids, ids], [1, 2]))  # type: ignore[arg-type]

@@ -1,6 +1,4 @@
-"""The order of truncated backpropagation through time: every row reads on, every token is a
-target at most once.
-"""
+"""The order for truncated BPTT: every row continues, every token is a target at most once."""
 
 import numpy as np
 import pytest
@@ -11,7 +9,7 @@ from lmsmith.errors import DataError
 
 
 @pytest.mark.parametrize(("n", "T", "B"), [(100, 3, 4), (64, 1, 1), (1000, 7, 10), (40, 8, 4)])
-def test_rows_read_on_until_the_epoch_ends(n: int, T: int, B: int) -> None:
+def test_rows_continue_until_the_epoch_ends(n: int, T: int, B: int) -> None:
     streams = Streams(np.arange(n, dtype=np.uint16), context_length=T, batch_size=B, seed=5)
     offsets = set()
     for epoch in range(4):
@@ -27,7 +25,9 @@ def test_rows_read_on_until_the_epoch_ends(n: int, T: int, B: int) -> None:
             targets.append(batch.targets)
         each = np.concatenate(targets, axis=None)
         assert len(set(each.tolist())) == len(each) == streams.n_steps * B * T
-        assert len(each) > n - 1 - T * (B + 1)  # less than a window a row, and one, is left out
+        assert len(each) > n - 1 - T * (
+            B + 1
+        )  # fewer tokens than a window per row, plus one, are skipped
         offsets.add(int(each.min()))
     assert len(offsets) > 1 or T == 1
 
@@ -43,7 +43,7 @@ def test_parts_of_a_batch_and_shards_are_the_same_rows() -> None:
         assert all(part.goes_on == batch.goes_on for part in parts)
 
 
-def test_too_little_text_is_refused_with_what_would_do() -> None:
+def test_too_little_text_is_refused_with_advice() -> None:
     with pytest.raises(DataError, match="at least 50 are needed"):
         Streams(np.zeros(49, np.uint16), context_length=10, batch_size=4, seed=1)
     assert Streams(np.zeros(50, np.uint16), context_length=10, batch_size=4, seed=1).n_steps == 1

@@ -1,5 +1,5 @@
-"""Batches against what is promised of them: epochs are permutations, and a batch is a function
-of (seed, step).
+"""Batches against their promises: epochs are permutations, and a batch is a function of (seed,
+step).
 """
 
 import hashlib
@@ -26,7 +26,7 @@ AROUND_POWERS = sorted({n for k in range(1, 11) for n in (2**k - 1, 2**k, 2**k +
 
 
 def counting(n: int, kind: type = np.uint16) -> np.ndarray:
-    """Ids that say where they stand."""
+    """Ids that are their own positions."""
     return np.arange(n, dtype=kind)
 
 
@@ -35,7 +35,7 @@ def batches(n: int, T: int, B: int, seed: int = 1) -> Batches:
 
 
 def epoch_starts(found: Batches, epoch: int) -> list[int]:
-    """Where the windows of one epoch begin, in their order, through `rows` alone."""
+    """The starts of the windows of one epoch, in order, found through `rows` alone."""
     first = epoch * found.sources[0].n_windows
     starts = []
     for place in range(first, first + found.sources[0].n_windows):
@@ -48,7 +48,7 @@ def epoch_starts(found: Batches, epoch: int) -> list[int]:
 
 
 @pytest.mark.parametrize("n", AROUND_POWERS)
-def test_every_n_is_permuted(n: int) -> None:
+def test_permutations_of_every_small_n(n: int) -> None:
     for epoch in range(3):
         found = permute(np.arange(n), n, _keys(1, epoch, "order"))
         assert found.dtype == np.int64
@@ -58,7 +58,7 @@ def test_every_n_is_permuted(n: int) -> None:
 @hypothesis.settings(deadline=None, max_examples=50)
 @given(some.integers(1, 10**12), some.integers(0, 2**32), some.integers(0, 1000))
 def test_large_permutations_are_injective(n: int, seed: int, epoch: int) -> None:
-    """Too large to list: a sample of places goes to as many distinct places below n."""
+    """Too large to list: distinct sampled positions have distinct images below n."""
     places = np.unique(np.linspace(0, n - 1, 100).astype(np.int64))
     found = permute(places, n, _keys(seed, epoch, "order"))
     assert 0 <= found.min() <= found.max() < n
@@ -70,7 +70,7 @@ def test_large_permutations_are_injective(n: int, seed: int, epoch: int) -> None
 
 
 def chi_square(counts: Counter, cells: int, draws: int) -> float:
-    """In standard deviations above its mean: about normal for many cells."""
+    """In standard deviations above its mean: approximately normal for many cells."""
     expected = draws / cells
     statistic = sum((count - expected) ** 2 / expected for count in counts.values())
     statistic += (cells - len(counts)) * expected
@@ -79,8 +79,8 @@ def chi_square(counts: Counter, cells: int, draws: int) -> float:
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5])
 def test_small_permutations_are_uniform(n: int) -> None:
-    """Over keys every one of the n! orders is as likely as any other (which a Feistel network of
-    few bits fails).
+    """Over keys, each of the n! orders is equally likely (which fails for a Feistel network of few
+    bits).
     """
     draws = max(1000, 50 * math.factorial(n))
     found = Counter(
@@ -91,9 +91,9 @@ def test_small_permutations_are_uniform(n: int) -> None:
 
 
 @pytest.mark.parametrize("n", [17, 256, 257, 1025])
-def test_places_are_uniform(n: int) -> None:
-    """Over keys, the first two places of an epoch are any two windows, in any order: here by
-    eighths of the text.
+def test_positions_are_uniform(n: int) -> None:
+    """Over keys, the first two windows of an epoch are any two, in any order: compared by eighths
+    of the text.
     """
     draws = 3000
     pairs = [permute(np.arange(2), n, _keys(3, key, "order")) for key in range(draws)]
@@ -108,7 +108,7 @@ def test_places_are_uniform(n: int) -> None:
     assert abs(statistic - 63) < 5 * math.sqrt(2 * 63)
 
 
-def test_neighbours_in_the_order_are_not_neighbours_in_the_text() -> None:
+def test_consecutive_windows_are_not_adjacent_in_the_text() -> None:
     n = 10_000
     found = permute(np.arange(n), n, _keys(1, 0, "order"))
     assert (
@@ -127,7 +127,7 @@ def test_neighbours_in_the_order_are_not_neighbours_in_the_text() -> None:
     ("n", "T", "B"), [(100, 7, 4), (101, 10, 9), (64, 8, 1), (31, 5, 40), (9, 1, 3)]
 )
 def test_an_epoch_has_every_window_once(n: int, T: int, B: int) -> None:
-    """Also where a batch is larger than an epoch and where epochs end within a batch."""
+    """Also if a batch is larger than an epoch, or an epoch ends within a batch."""
     found = batches(n, T, B)
     for epoch in range(4):
         starts = sorted(epoch_starts(found, epoch))
@@ -137,14 +137,14 @@ def test_an_epoch_has_every_window_once(n: int, T: int, B: int) -> None:
 
 
 @pytest.mark.parametrize("T", [1, 2, 5, 16])
-def test_the_number_of_windows_is_the_most_that_fit_at_every_offset(T: int) -> None:
+def test_as_many_windows_as_fit_at_every_offset(T: int) -> None:
     for n in range(2 * T, 6 * T + 3):
         at_every_offset = min((n - 1 - offset) // T for offset in range(T))
         assert batches(n, T, 1).sources[0].n_windows == at_every_offset
 
 
 @pytest.mark.parametrize("T", [1, 2, 5, 16])
-def test_the_shortest_text_that_serves(T: int) -> None:
+def test_the_shortest_text_that_works(T: int) -> None:
     found = batches(2 * T, T, 3)
     assert found.sources[0].n_windows == 1
     for step in range(20):
@@ -157,25 +157,27 @@ def test_the_shortest_text_that_serves(T: int) -> None:
 
 
 @pytest.mark.parametrize(("n", "T"), [(500, 256), (30, 16), (17, 9), (3, 2)])
-def test_the_context_that_a_short_text_is_advised_serves(n: int, T: int) -> None:
-    with pytest.raises(DataError, match=f"has {n} tokens, too few for a context of {T}") as caught:
+def test_the_advised_context_length_works(n: int, T: int) -> None:
+    with pytest.raises(
+        DataError, match=f"has {n} tokens, too few for a context length of {T}"
+    ) as caught:
         batches(n, T, 1)
     advised = int(str(caught.value).rpartition(" ")[2].rstrip("."))
     batches(n, advised, 1)
 
 
-def test_a_text_too_short_for_any_context_is_told_to_grow() -> None:
+def test_a_text_too_short_for_any_context_length() -> None:
     with pytest.raises(DataError, match=r"Add text\.$"):
         batches(1, 4, 1)
 
 
-def test_offsets_move_with_the_epoch_and_reach_all() -> None:
+def test_offsets_change_and_cover_all_values() -> None:
     found = batches(100, 7, 4)
     offsets = [min(epoch_starts(found, epoch)) for epoch in range(100)]
     assert set(offsets) == set(range(7))
 
 
-def test_epochs_have_orders_of_their_own() -> None:
+def test_each_epoch_has_its_own_order() -> None:
     found = batches(400, 4, 4)
     orders = {tuple((np.array(epoch_starts(found, epoch)) // 4).tolist()) for epoch in range(6)}
     assert len(orders) == 6
@@ -187,14 +189,14 @@ def test_targets_are_the_next_tokens() -> None:
         batch = found.rows(step)
         x, y = batch.inputs, batch.targets
         assert x.dtype == y.dtype == np.int64
-        assert np.array_equal(y, x + 1)  # ids say where they stand
+        assert np.array_equal(y, x + 1)  # ids are positions
         assert np.array_equal(x, x[:, :1] + np.arange(9))
 
 
 @hypothesis.settings(deadline=None, max_examples=60)
 @given(some.data())
 def test_rows_are_slices_of_the_batch(data: some.DataObject) -> None:
-    """Micro-batches and ranks: whatever the cuts, together they are the batch."""
+    """Micro-batches and ranks, cut anywhere, together are the batch."""
     n, T, B = (
         data.draw(some.integers(2, 300)),
         data.draw(some.integers(1, 20)),
@@ -213,7 +215,7 @@ def test_rows_are_slices_of_the_batch(data: some.DataObject) -> None:
     assert found.n_counted(step) == B * T
 
 
-def test_batch_sizes_cut_the_same_endless_order() -> None:
+def test_the_order_does_not_depend_on_the_batch_size() -> None:
     few, many = batches(200, 6, 3), batches(200, 6, 12)
     assert np.array_equal(
         np.concatenate([few.rows(step).inputs for step in range(8, 12)]), many.rows(2).inputs
@@ -234,14 +236,12 @@ def digest(found: Batches) -> str:
 
 
 @pytest.mark.parametrize(("n", "wanted"), [(5000, "b1a73d1545117850"), (500, "83f31fa2550d15c3")])
-def test_the_order_is_the_same_as_ever(n: int, wanted: str) -> None:
-    """A run that a later version resumes must go on with the order it had; so must one on
-    another machine.
-    """
+def test_the_order_never_changes_between_versions(n: int, wanted: str) -> None:
+    """A run that a later version or another machine resumes must keep its order."""
     assert digest(batches(n, 9, 8, seed=3)) == wanted
 
 
-def test_another_process_sees_the_same() -> None:
+def test_another_process_gets_the_same_batches() -> None:
     code = (
         "import numpy as np\n"
         "from lmsmith.data.batches.windows import Batches\n"
@@ -258,10 +258,8 @@ def test_another_process_sees_the_same() -> None:
 
 @hypothesis.settings(deadline=None, max_examples=60)
 @given(some.data())
-def test_shards_are_as_one_array(data: some.DataObject) -> None:
-    """However the tokens are cut into shards, windows that cross from one into the next
-    included.
-    """
+def test_shards_behave_as_one_array(data: some.DataObject) -> None:
+    """However the tokens are cut into shards, including windows that cross a cut."""
     n, T, B = (
         data.draw(some.integers(40, 300)),
         data.draw(some.integers(1, 20)),
@@ -280,7 +278,7 @@ def test_shards_are_as_one_array(data: some.DataObject) -> None:
 
 @pytest.mark.parametrize(("n", "T"), [(2100, 7), (500, 1), (257 * 3, 3)])
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, n: int, T: int) -> None:
-    """Places computed a few at once, or one by one, or all."""
+    """Positions computed a few at a time, one by one, or all at once."""
     orders = []
     for block in (1, 7, 4096):
         monkeypatch.setattr(module, "BLOCK", block)
@@ -295,7 +293,7 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, n: int, T: int) 
 
 @pytest.mark.parametrize("vocab_size", [1000, 100_000])
 def test_memory_maps(tmp_path: Path, vocab_size: int) -> None:
-    """Shards of 16 and of 32 bits give what the array in memory gives."""
+    """Shards of 16 and 32 bits give the same as the array in memory."""
     write_shard(tmp_path / "train.bin", counting(900), vocab_size)
     ids = read_shard(tmp_path / "train.bin")
     assert ids.dtype == (np.uint16 if vocab_size == 1000 else np.uint32)
@@ -304,7 +302,7 @@ def test_memory_maps(tmp_path: Path, vocab_size: int) -> None:
         assert np.array_equal(mapped.rows(step).inputs, batches(900, 9, 4).rows(step).inputs)
 
 
-def test_large_ids_stay_whole() -> None:
+def test_large_ids_are_not_truncated() -> None:
     ids = np.full(40, 2**32 - 1, dtype=np.uint32)
     batch = Batches(ids, context_length=4, batch_size=2, seed=1).rows(0)
     x, y = batch.inputs, batch.targets

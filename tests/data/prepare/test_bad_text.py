@@ -1,5 +1,5 @@
-"""Text that cannot be prepared: what is said, what is left out, and that nothing half-written is
-left.
+"""Text that cannot be prepared: the error, what is skipped, and that nothing half-written
+is left.
 """
 
 import gzip
@@ -33,7 +33,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A folder of good files, for a bad one to be put into its middle."""
+    """A folder of good files, to put a bad one in the middle of."""
     folder = tmp_path / "texts"
     folder.mkdir()
     for i, text in enumerate(GOOD):
@@ -59,7 +59,7 @@ def write_parquet(path: Path, **columns) -> None:
 
 LINES = "\n".join([json.dumps({"text": "one"}), '{"other": "two"}', json.dumps({"text": "three"})])
 
-# What is bad, what is said of it, and which good texts of it `--skip-bad` keeps.
+# A bad file, its error, and the good texts in it that `--skip-bad` keeps.
 BAD = {
     "a field that is missing": (
         lambda path: path.with_suffix(".jsonl").write_text(LINES),
@@ -118,7 +118,7 @@ def test_a_bad_file_among_good_ones(source, tmp_path, what):
         " `--skip-bad` skips bad files, lines and rows, and reports them."
     )
     assert not (tmp_path / "out").exists()
-    manifest = prepare(source, skip_bad=True)  # goes on from what was done before
+    manifest = prepare(source, skip_bad=True)  # resumes the earlier work
     assert sorted(texts_of(tmp_path / "out")) == sorted([*GOOD, *good])
     note = next(note for note in manifest.notes if "skipped" in note)
     assert note.startswith("1 bad item skipped: ")
@@ -128,7 +128,7 @@ def test_a_bad_file_among_good_ones(source, tmp_path, what):
 @pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything"
 )
-def test_a_file_that_may_not_be_read(source, tmp_path):
+def test_a_file_without_read_permission(source, tmp_path):
     (source / "m.txt").write_text("secret")
     (source / "m.txt").chmod(0)
     with pytest.raises(DataError, match=r"no permission to read .*m\.txt"):
@@ -137,7 +137,7 @@ def test_a_file_that_may_not_be_read(source, tmp_path):
     assert sorted(texts_of(tmp_path / "out")) == sorted(GOOD)
 
 
-def test_a_large_file_that_can_no_longer_be_read(source, tmp_path, monkeypatch):
+def test_a_large_file_that_becomes_unreadable(source, tmp_path, monkeypatch):
     def lost(path, encoding):
         raise OSError(5, "Input/output error", str(path))
 
@@ -146,7 +146,7 @@ def test_a_large_file_that_can_no_longer_be_read(source, tmp_path, monkeypatch):
     (source / "m.txt").write_text("a large one. " * 300)
     with pytest.raises(DataError, match=r"cannot read .*m\.txt: Input/output error\. `--skip-bad`"):
         prepare(source)
-    prepare(source, skip_bad=True)  # whoever reads it finds it well again
+    prepare(source, skip_bad=True)  # readable again for later reads
     assert len(texts_of(tmp_path / "out")) == len(GOOD) + 1
 
 
@@ -159,7 +159,7 @@ def test_a_named_binary_file(source, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="there names of files are Unicode")
-def test_names_that_are_no_unicode(tmp_path):
+def test_file_names_that_are_not_unicode(tmp_path):
     folder = tmp_path / "texts"
     folder.mkdir()
     for i, text in enumerate(GOOD):
@@ -169,7 +169,7 @@ def test_names_that_are_no_unicode(tmp_path):
     assert manifest.sources[0].path == str(folder / "caf\udce90.txt")
 
 
-def test_much_that_is_bad_is_counted(source, tmp_path):
+def test_many_bad_lines_are_counted(source, tmp_path):
     (source / "m.jsonl").write_text("\n".join(["{}"] * 300))
     manifest = prepare(source, skip_bad=True)
     note = next(note for note in manifest.notes if "skipped" in note)
@@ -179,9 +179,7 @@ def test_much_that_is_bad_is_counted(source, tmp_path):
 
 @pytest.mark.parametrize("tokenizer", ["byte", "char"])
 def test_bad_bytes_in_the_middle_of_a_large_file(tmp_path, monkeypatch, tokenizer):
-    """What comes behind them in their piece is left out, and other pieces are not; also where
-    text is learnt from.
-    """
+    """The rest of that piece is skipped, other pieces are not; also when a tokenizer is learned."""
     monkeypatch.setattr(plan, "LARGE", 3000)
     text = "".join(f"line {i} of the text. " for i in range(1000))
     data = bytearray(text.encode())
@@ -202,9 +200,9 @@ def test_bad_bytes_in_the_middle_of_a_large_file(tmp_path, monkeypatch, tokenize
 @pytest.mark.parametrize(
     ("options", "kind", "told"),
     [
-        ({"shard_tokens": 0}, ConfigError, "shard_tokens = 0: wanted 1 to 2,147,483,647"),
+        ({"shard_tokens": 0}, ConfigError, "shard_tokens = 0: expected 1 to 2,147,483,647"),
         ({"shard_tokens": 2**31}, ConfigError, "shard_tokens = 2,147,483,648"),
-        ({"validation_fraction": 1.0}, ConfigError, "validation_fraction = 1.0: wanted"),
+        ({"validation_fraction": 1.0}, ConfigError, "validation_fraction = 1.0: expected"),
         (
             {"tokenizer": "bites"},
             ConfigError,
@@ -212,7 +210,7 @@ def test_bad_bytes_in_the_middle_of_a_large_file(tmp_path, monkeypatch, tokenize
         ),
         ({"tokenizer": "bpe:many"}, ConfigError, "tokenizer = 'bpe:many'"),
         ({"encoding": "klingon"}, ConfigError, "is not a text encoding of Python"),
-        ({"validation_fraction": 1e-9}, DataError, "of 80 documents none is for validation"),
+        ({"validation_fraction": 1e-9}, DataError, "of 80 documents, none is for validation"),
     ],
 )
 def test_wrong_settings(source, tmp_path, options, kind, told):
@@ -222,7 +220,7 @@ def test_wrong_settings(source, tmp_path, options, kind, told):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_tokenizer_without_an_end_of_text(source, tmp_path):
+def test_a_tokenizer_without_an_end_of_text_token(source, tmp_path):
     save_tokenizer(CharTokenizer.learn(["abc"], False), tmp_path / "mine")
     with pytest.raises(ConfigError, match="has no end-of-text token"):
         prepare(source, tokenizer=str(tmp_path / "mine"))
@@ -250,17 +248,17 @@ def test_no_text(tmp_path):
         prepare(tmp_path / "nothing")
 
 
-def test_a_place_that_is_taken_or_cannot_be(source, tmp_path):
+def test_an_output_folder_that_exists_or_cannot_be_made(source, tmp_path):
     (tmp_path / "out").mkdir()
-    with pytest.raises(StorageError, match="is there already and is not overwritten"):
+    with pytest.raises(StorageError, match="already exists and is not overwritten"):
         prepare(source)
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError):
         build_shards([str(source)], tmp_path / "file" / "out", tokenizer="byte")
 
 
-def test_line_ends_are_noted_wherever_in_a_large_file_they_are(tmp_path, monkeypatch):
-    """A file is one file, whether its first part has them, a later one, or several."""
+def test_line_ends_are_noted_in_any_part_of_a_large_file(tmp_path, monkeypatch):
+    """A file counts once, whether its first part has them, a later one, or several."""
     monkeypatch.setattr(plan, "LARGE", 3000)
     lines = [f"line {i} of the text" for i in range(1000)]
     head, tail = "\n".join(lines), "\r\n".join(lines)
@@ -281,23 +279,23 @@ def test_line_ends_are_noted_wherever_in_a_large_file_they_are(tmp_path, monkeyp
     assert "1 file had lone CR line ends; they were read as LF." in manifest.notes
 
 
-def test_large_files_of_one_side_are_refused_before_they_are_encoded(tmp_path, monkeypatch):
+def test_an_empty_split_of_large_files_is_refused_before_encoding(tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "LARGE", 300)
     for i in range(60):
         (tmp_path / f"{i}.txt").write_text(f"{i} is a number. " * 30)
     with pytest.raises(
-        DataError, match=r"of 60 files none is for validation at .* 1e-06: choose a larger one"
+        DataError, match=r"of 60 files, none is for validation at .* 1e-06: choose a larger one"
     ):
         prepare(tmp_path, validation_fraction=1e-6)
     assert not (tmp_path.parent / "out.partial").exists()
     with pytest.raises(
-        DataError, match=r"of 60 files none is for training at .* 0\.999999: choose a smaller one"
+        DataError, match=r"of 60 files, none is for training at .* 0\.999999: choose a smaller one"
     ):
         prepare(tmp_path, validation_fraction=0.999999)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"format": 2}', b'{"format": 1}', b"\xff"])
-def test_a_manifest_that_is_none(tmp_path, content):
+def test_an_invalid_manifest(tmp_path, content):
     with pytest.raises(DataError, match=r"manifest\.json cannot be read"):
         read_manifest(tmp_path)
     (tmp_path / "manifest.json").write_bytes(content)
@@ -305,7 +303,7 @@ def test_a_manifest_that_is_none(tmp_path, content):
         read_manifest(tmp_path)
 
 
-def test_a_manifest_comes_back(source, tmp_path):
+def test_a_manifest_round_trips(source, tmp_path):
     manifest = prepare(source)
     write_manifest(tmp_path, manifest)
     assert read_manifest(tmp_path) == manifest
@@ -315,8 +313,8 @@ def test_a_manifest_comes_back(source, tmp_path):
     with pytest.raises(LmsmithError, match="is damaged or edited: 'val'"):
         read_manifest(tmp_path)
     for split, told in (
-        ({"n_bytes": 7}, r"n_bytes is 7, and 1,\d\d\d by its shards\. Prepare"),
-        ({"n_documents": "8"}, "n_documents is '8', and"),
+        ({"n_bytes": 7}, r"n_bytes is 7, but its shards add up to 1,\d\d\d\. Prepare"),
+        ({"n_documents": "8"}, "n_documents is '8', but"),
         (
             {"shards": [{**asdict(manifest.splits["train"].shards[0]), "n_tokens": "9"}]},
             "n_tokens is '9'",

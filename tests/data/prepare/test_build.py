@@ -1,6 +1,4 @@
-"""Prepared folders, held against documents that are read and encoded one after the other in
-plain Python.
-"""
+"""Prepared folders against documents that plain Python reads and encodes one by one."""
 
 import gzip
 import hashlib
@@ -50,7 +48,7 @@ def words(seed: int, n: int) -> str:
 
 
 def write_sources(folder: Path, n: int = 30) -> Path:
-    """Documents in every kind of file, some of them empty, equal, or of odd line ends."""
+    """Documents in every file format; some are empty, equal, or have unusual line ends."""
     folder.mkdir(parents=True)
     texts = [words(i, 5 + 7 * (i % 9)) + f" number {i}." for i in range(3 * n)]
     for i in range(n):
@@ -75,7 +73,7 @@ def write_sources(folder: Path, n: int = 30) -> Path:
 
 @dataclass
 class Wanted:
-    """What a folder should hold, by the documents alone."""
+    """What a folder should hold, from the documents alone."""
 
     splits: dict[str, list[str]]
 
@@ -123,13 +121,13 @@ def bpe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody cuts the power here, and forcing files to the disk takes most of the time."""
+    """Skips fsync, which takes most of the time; tests do not cut the power."""
     monkeypatch.setattr(os, "fsync", lambda number: None)
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small files count as large ones, so that a unit is a few documents."""
+    """Makes small files count as large ones, so that a unit is a few documents."""
     monkeypatch.setattr(plan, "OPENING", 0)
     monkeypatch.setattr(plan, "UNIT_BYTES", (1000, 1000))
     monkeypatch.setattr(plan, "LARGE", 3000)
@@ -138,7 +136,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def check_manifest(folder: Path, manifest: Manifest, tokenizer: Tokenizer) -> None:
-    """Every count, from the shards themselves."""
+    """Checks every count against the shards."""
     assert read_manifest(folder) == manifest
     assert (
         manifest.tokenizer.fingerprint
@@ -161,7 +159,7 @@ def check_manifest(folder: Path, manifest: Manifest, tokenizer: Tokenizer) -> No
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
 @pytest.mark.parametrize("kind", ["byte", "bpe"])
-def test_shards_are_the_documents_one_by_one(tmp_path, bpe, small, kind, workers):
+def test_shards_are_the_encoded_documents(tmp_path, bpe, small, kind, workers):
     source = write_sources(tmp_path / "texts")
     tokenizer = ByteTokenizer(True) if kind == "byte" else load_tokenizer(bpe)
     texts = [document.text for document in Documents([source])]
@@ -171,7 +169,7 @@ def test_shards_are_the_documents_one_by_one(tmp_path, bpe, small, kind, workers
         validation_fraction=0.2, workers=workers,
     )  # fmt: skip
     wanted = by_hash(texts, 0.2)
-    # A plain file of more than LARGE bytes is on the side that its fingerprint says.
+    # The fingerprint of a plain file of more than LARGE bytes decides its split.
     large = next(text for text in texts if len(text.encode()) > 3000 and text == words(100, 900))
     held_out = large in wanted.splits["val"]
     key = hashlib.blake2b(
@@ -190,8 +188,8 @@ def test_shards_are_the_documents_one_by_one(tmp_path, bpe, small, kind, workers
 
 
 @pytest.mark.parametrize("normalizer", [None, {"type": "NFC"}])
-def test_added_tokens_are_not_cut_through(tmp_path, bpe, small, normalizer):
-    """By our engine, and by the library `tokenizers`, which is given whole documents."""
+def test_added_tokens_are_not_split(tmp_path, bpe, small, normalizer):
+    """With our engine, and with the library `tokenizers`, which gets complete documents."""
     ours = load_tokenizer(bpe)
     content = to_huggingface(ours) | {"normalizer": normalizer}
     flags = {
@@ -232,18 +230,18 @@ def test_added_tokens_are_not_cut_through(tmp_path, bpe, small, normalizer):
     assert found == again.shards(tokenizer, 1000)
 
 
-def test_processes_give_the_same(tmp_path, bpe, small, monkeypatch):
-    """What is divided is decided beforehand, so that processes, for which nothing is small, do
-    the same.
+def test_processes_give_the_same_folder(tmp_path, bpe, small, monkeypatch):
+    """The division is planned beforehand, so that processes, where files are not small, do the
+    same.
     """
     source = write_sources(tmp_path / "texts", n=20)
-    (source / "f.txt.gz").unlink()  # a long text is found to be long by the process that reads it
+    (source / "f.txt.gz").unlink()  # the process that reads a long text finds that it is long
     monkeypatch.setattr(engines, "MANY_BYTES", 0)
     build_shards([str(source)], tmp_path / "two", tokenizer=str(bpe), shard_tokens=900, workers=2)
     build_shards([str(source)], tmp_path / "one", tokenizer=str(bpe), shard_tokens=900, workers=1)
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
     for path in source.iterdir():
-        os.utime(path, (1, 1))  # nor does it matter when the text was written
+        os.utime(path, (1, 1))  # the files' modification times do not matter either
     build_shards([str(source)], tmp_path / "late", tokenizer=str(bpe), shard_tokens=900, workers=1)
     assert contents(tmp_path / "late") == contents(tmp_path / "one")
     assert set(contents(tmp_path / "one")) >= {
@@ -255,7 +253,7 @@ def test_processes_give_the_same(tmp_path, bpe, small, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["late", "one", "texts", "two"]
 
 
-def test_how_work_is_cut_up_does_not_matter(tmp_path, bpe, monkeypatch):
+def test_the_division_into_units_does_not_matter(tmp_path, bpe, monkeypatch):
     source = write_sources(tmp_path / "texts")
     monkeypatch.setattr(plan, "UNITS", 1)
     monkeypatch.setattr(plan, "OPENING", 0)
@@ -270,7 +268,7 @@ def test_how_work_is_cut_up_does_not_matter(tmp_path, bpe, monkeypatch):
 @pytest.mark.parametrize("kind", ["byte", "bpe", "llama", "char", "word"])
 @pytest.mark.parametrize("fraction", [0.0, 0.3])
 def test_few_documents_are_split_as_for_a_run(tmp_path, bpe, kind, fraction):
-    if kind == "llama":  # whose token between documents has another name
+    if kind == "llama":  # its end-of-text token has another name
         special = ["<|begin_of_text|>", "<|end_of_text|>"]
         save_tokenizer(learn_bpe([words(1, 500)], 300, special_tokens=special), tmp_path / "llama")
     source = tmp_path / "texts"
@@ -293,7 +291,7 @@ def test_few_documents_are_split_as_for_a_run(tmp_path, bpe, kind, fraction):
     notes = " ".join(manifest.notes)
     assert "1 exact duplicate dropped" in notes
     assert f"the last {30 if fraction else 10}% of each of 5 documents is for validation" in notes
-    assert "without a gap" in notes
+    assert "directly continues" in notes
     val = manifest.splits["val"]
     assert val.n_unknown == sum(map(tokenizer.count_unknown, split.validation))
     assert val.n_unknown_bytes == sum(map(tokenizer.unknown_bytes, split.validation))
@@ -312,9 +310,7 @@ def test_shakespeare_is_split_as_nanogpt_does(tmp_path, test_data):
 
 @pytest.mark.parametrize("kind", ["byte", "bpe", "word"])
 def test_one_large_file_in_pieces(tmp_path, bpe, small, kind):
-    """Its tail is held out as everywhere, only that the cut is moved to where no piece of the
-    pattern goes on.
-    """
+    """Its tail is held out as always, but the cut moves to where no pre-token continues."""
     text = words(3, 6000)
     (tmp_path / "large.txt").write_text("\ufeff" + text, encoding="utf-8", newline="\r\n")
     build_shards(
@@ -333,7 +329,7 @@ def test_one_large_file_in_pieces(tmp_path, bpe, small, kind):
         )
         for name in ("train", "val")
     }
-    if kind == "word":  # is not divided: by characters
+    if kind == "word":  # not divided, because it is cut by characters
         cut = int(len(text) * 0.75)
     else:
         train = tokenizer.decode(ids["train"][1:])
@@ -343,8 +339,8 @@ def test_one_large_file_in_pieces(tmp_path, bpe, small, kind):
     assert found == Wanted({"train": [text[:cut]], "val": [text[cut:]]}).shards(tokenizer, 5000)
 
 
-def test_a_document_stays_on_its_side_when_files_are_added(tmp_path):
-    """Also in a folder a hundred times as large, and an equal document is on the same side."""
+def test_a_document_stays_in_its_split_when_files_are_added(tmp_path):
+    """Also in a folder a hundred times as large; an equal document is in the same split."""
     source = tmp_path / "texts"
     source.mkdir()
 
@@ -402,12 +398,10 @@ def test_exact_duplicates(tmp_path, small):
     )
     assert shards(tmp_path / "out") == wanted.shards(ByteTokenizer(True), 10**8)
     assert "32 exact duplicates dropped." in manifest.notes
-    assert any(
-        note.startswith("2 of the large files are the same as others") for note in manifest.notes
-    )
+    assert any(note.startswith("2 large files identical to others") for note in manifest.notes)
 
 
-def test_what_is_learnt_is_learnt_from_training_text(tmp_path):
+def test_the_tokenizer_is_learned_from_training_text(tmp_path):
     texts = [words(i, 60) + f" {i}" for i in range(70)]
     (tmp_path / "a.jsonl").write_text(
         "\n".join(json.dumps({"text": text}) for text in texts), encoding="utf-8"
@@ -421,7 +415,7 @@ def test_what_is_learnt_is_learnt_from_training_text(tmp_path):
     assert shards(tmp_path / "out") == wanted.shards(learnt, 10**8)
 
 
-def test_numbers_of_32_bits(tmp_path):
+def test_ids_of_32_bits(tmp_path):
     characters = "".join(chr(0x20000 + i) for i in range(42_000)) + "".join(
         chr(0x30 + i) for i in range(24_000)
     )
@@ -444,7 +438,7 @@ def test_numbers_of_32_bits(tmp_path):
 
 
 def test_large_files_that_differ_between_their_samples_are_both_kept(tmp_path, monkeypatch):
-    """As many bytes, the same beginning, middle and end; a third one is really the same."""
+    """Same size, beginning, middle and end; a third file is really identical."""
     monkeypatch.setattr(plan, "LARGE", 1 << 19)
     text = "the same words again and again.\n" * 30_000
     place = len(text) // 4
@@ -456,11 +450,11 @@ def test_large_files_that_differ_between_their_samples_are_both_kept(tmp_path, m
     assert len({units.fingerprint(source / name) for name in ("a.txt", "b.txt", "c.txt")}) == 1
     manifest = build_shards([str(source)], tmp_path / "out", tokenizer="byte")
     assert sum(split.n_bytes for split in manifest.splits.values()) == 2 * len(text)
-    assert "1 of the large files are the same as others, byte for byte; dropped." in manifest.notes
+    assert "1 large file identical to others, byte for byte; dropped." in manifest.notes
 
 
-def test_a_large_compressed_copy_is_dropped_to_its_end(tmp_path, monkeypatch):
-    """Also what is encoded and taken up in later parts, and the end that would be held out."""
+def test_a_large_compressed_copy_is_dropped_completely(tmp_path, monkeypatch):
+    """Including its later parts and the tail that would be held out."""
     monkeypatch.setattr(units, "LARGE", 3000)
     monkeypatch.setattr(files, "CHUNK", 1000)
     monkeypatch.setattr(encode, "BATCH", 2000)
@@ -502,7 +496,7 @@ def test_the_manifest_names_every_source_with_size_and_fingerprint(tmp_path, mon
         for name, content in contents.items()
     ]
     assert [(found.path, found.n_bytes, found.fingerprint) for found in manifest.sources] == wanted
-    note = "1 large file known by size and samples alone: the same text in another form"
+    note = "1 large file compared only by size and samples: the same text in another form"
     assert any(said.startswith(note) for said in manifest.notes)
     alone = build_shards([str(source / "c.txt")], tmp_path / "alone", tokenizer="byte")
     assert not any("large file" in said for said in alone.notes)

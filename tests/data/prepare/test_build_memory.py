@@ -1,4 +1,4 @@
-"""Text that is larger than the memory it may take."""
+"""Text larger than the memory that preparation may use."""
 
 import gzip
 import json
@@ -15,7 +15,7 @@ from lmsmith.tokens.files import save_tokenizer
 
 pytestmark = pytest.mark.slow
 
-# Prepares, then tells the most memory that this process had, and that one of its children had, in
+# Prepares, then prints the peak memory of this process, and of its largest child process, in
 # MB.
 PROGRAM = """
 import resource, sys
@@ -30,7 +30,7 @@ if __name__ == "__main__":
 
 
 def lines(n_bytes: int) -> list[bytes]:
-    """Some different ones, to be repeated."""
+    """Some different lines, to be repeated."""
     words = [f"word{i}" for i in range(3000)]
     chance = random.Random(0)
     made = [

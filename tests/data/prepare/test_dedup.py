@@ -1,4 +1,4 @@
-"""Duplicates: hashes against Python's sets, MinHash against Jaccard similarities counted out."""
+"""Duplicates: hashes against Python's sets, MinHash against exact Jaccard similarities."""
 
 import functools
 import itertools
@@ -56,7 +56,7 @@ def jaccard(left: str, right: str) -> float:
 @given(some.lists(some.lists(some.integers(0, 40), max_size=60), max_size=8))
 def test_seen_is_a_set(batches):
     seen, known = Seen(), set()
-    seen._table = np.zeros((4, 2), dtype=np.uint64)  # so that it grows
+    seen._table = np.zeros((4, 2), dtype=np.uint64)  # so that the table grows
     for batch in batches:
         hashes = np.array(
             [[number % 7, number << 1 | 1] for number in batch], dtype=np.uint64
@@ -68,7 +68,7 @@ def test_seen_is_a_set(batches):
         assert seen.are_new(hashes).tolist() == wanted
 
 
-def test_hashes_depend_on_the_text_alone():
+def test_hashes_depend_only_on_the_text():
     assert (
         content_hash([b"one ", b"text"])
         == content_hash([b"one text"])
@@ -90,11 +90,11 @@ def test_signatures_estimate_similarity():
     assert np.array_equal(found, np.concatenate([signatures([text]) for text in texts]))
     assert np.array_equal(
         found[0], signatures([texts[0].upper().replace(" ", ",\n")])[0]
-    )  # words alone count
+    )  # only words count
 
 
 def test_signatures_of_odd_texts():
-    """Few words, none, and writing without spaces between them."""
+    """Few words, none, and scripts without spaces."""
     found = signatures(
         [
             "one two",
@@ -120,7 +120,7 @@ def rows(texts: list[str], splits: list[int]) -> np.ndarray:
 
 
 def test_of_similar_documents_one_is_kept():
-    """Groups of documents a few words apart; of each stays the first in validation, or else the
+    """Groups of documents that differ in a few words; the first in validation is kept, or else the
     first.
     """
     chance = random.Random(3)
@@ -149,9 +149,9 @@ def test_of_similar_documents_one_is_kept():
     assert n_for_validation > 3
 
 
-def test_similar_over_several_steps():
-    """The first is near the second and that near the third: one is kept, however far the first
-    is from the third.
+def test_similarity_is_transitive():
+    """The first is similar to the second, and that to the third: one is kept, however different the
+    first and third are.
     """
     words = [text_of(5, 1000)]
     for step in range(10):
@@ -170,7 +170,7 @@ def test_no_documents():
     assert (len(dropped), n) == (0, 0)
 
 
-def test_prepared_text_has_nothing_near_its_validation_text(tmp_path, monkeypatch):
+def test_training_text_has_no_near_duplicates_of_validation_text(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda number: None)
     monkeypatch.setattr(plan, "OPENING", 0)
     monkeypatch.setattr(plan, "UNIT_BYTES", (9000, 9000))
@@ -208,12 +208,14 @@ def test_prepared_text_has_nothing_near_its_validation_text(tmp_path, monkeypatc
     near = next(note for note in manifest.notes if "near duplicate" in note)
     assert near.startswith(f"{len(texts) - 60} near duplicates dropped, ")
     n_told = int(
-        re.search(r"dropped, (\d+) of them from training because of one in validation", near)[1]
+        re.search(
+            r"dropped, (\d+) of them from training because of a document in validation", near
+        )[1]
     )
     assert 3 < n_told <= n_near_val
 
 
-def test_without_the_library(tmp_path, monkeypatch):
+def test_without_rensa(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "rensa", None)
     (tmp_path / "a.txt").write_text("text")
     with pytest.raises(ConfigError, match=r"pip install 'lmsmith\[dedup\]'"):
@@ -221,8 +223,8 @@ def test_without_the_library(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("how", ["exact", "near"])
-def test_a_large_file_that_is_bad_from_its_beginning_shifts_nothing(tmp_path, monkeypatch, how):
-    """It counts as a document whoever reads it, and what is left of it goes on with no other
+def test_a_large_unreadable_file_does_not_shift_documents(tmp_path, monkeypatch, how):
+    """It counts as a document in every pass, and its remaining pieces do not continue another
     document.
     """
     monkeypatch.setattr(os, "fsync", lambda number: None)

@@ -1,5 +1,5 @@
-"""Validation text that the user names: nothing of it is trained on, and what is on both sides is
-told.
+"""Validation text named by the user: it is never trained on, and documents in both splits are
+reported.
 """
 
 import json
@@ -57,7 +57,7 @@ def test_text(place: Path) -> None:
     assert [note for note in found.counts.notes if "word for word" in note] == []
 
 
-def test_documents_on_both_sides_are_named(place: Path) -> None:
+def test_documents_in_both_splits_are_reported(place: Path) -> None:
     write("val.jsonl", [HELD_OUT[0], TRAIN[7], TRAIN[3]])
     (note,) = (
         n
@@ -79,12 +79,12 @@ def test_documents_on_both_sides_are_named(place: Path) -> None:
         dedup="exact",
         workers=1,
     )
-    assert made.splits["train"].n_documents == 68  # the copies that would be trained on are dropped
+    assert made.splits["train"].n_documents == 68  # the copies in training are dropped
     assert made.splits["val"].n_documents == 3
 
 
 @pytest.mark.parametrize("other", ["train.jsonl", "./train.jsonl", "linked.jsonl", "hard.jsonl"])
-def test_a_file_on_both_sides_is_refused(place: Path, other: str) -> None:
+def test_a_file_in_both_splits_is_refused(place: Path, other: str) -> None:
     Path("linked.jsonl").symlink_to("train.jsonl")
     Path("hard.jsonl").hardlink_to("train.jsonl")
     with pytest.raises(
@@ -100,11 +100,11 @@ def test_a_file_on_both_sides_is_refused(place: Path, other: str) -> None:
     assert not (place / "out.partial").exists()
 
 
-def test_both_ways_to_say_it_are_too_many(place: Path) -> None:
+def test_validation_and_validation_fraction_exclude_each_other(place: Path) -> None:
     both = DataConfig(sources=("train.jsonl",), validation=("val.jsonl",), validation_fraction=0.1)
-    with pytest.raises(ConfigError, match="set one of them"):
+    with pytest.raises(ConfigError, match="Set only one of them"):
         prepare_run(both, "byte", place / "run")
-    with pytest.raises(ConfigError, match="use one"):
+    with pytest.raises(ConfigError, match="Use only one of them"):
         build_shards(
             ["train.jsonl"], place / "out", validation=["val.jsonl"], validation_fraction=0.1
         )
@@ -122,7 +122,7 @@ def test_shards(place: Path) -> None:
     ready = open_ready(place / "a")
     assert ready.open_train(None)[:].tolist() == ids_of(TRAIN)
     assert ready.open_validation(None)[:].tolist() == ids_of(HELD_OUT)
-    # All of a folder is on the side that it was named for.
+    # A folder is used completely for the split that it was named for.
     others = [f"another text, the {n}th. " * 3 for n in range(60)]
     write("more.jsonl", others)
     found = gathered(place, "auto", sources=("a",), validation=("more.jsonl",))
@@ -151,7 +151,10 @@ def test_sources_by_weight(place: Path) -> None:
     found = gathered(place, mixture=mixed, validation=("val.jsonl",))
     assert [part[:].tolist() for part in found.train.ids] == [ids_of(TRAIN), ids_of(TRAIN[:10])]  # type: ignore[union-attr]
     assert found.validation[:].tolist() == ids_of(HELD_OUT)
-    assert "of the training rows 0.75 are train.jsonl, 0.25 are more.jsonl" in found.counts.notes
+    assert (
+        "of the training rows, 0.75 are from train.jsonl, 0.25 are from more.jsonl"
+        in found.counts.notes
+    )
 
 
 def test_the_recipe_of_a_mixture(place: Path) -> None:

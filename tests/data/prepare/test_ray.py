@@ -1,4 +1,4 @@
-"""The same folder from a Ray cluster of two machines (both of them here), though a worker is
+"""The same folder from a Ray cluster of two machines (both simulated here), even if a worker is
 killed.
 """
 
@@ -24,13 +24,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A head without processors, and two machines with one each."""
+    """A head without CPUs, and two machines with one each."""
     pytest.importorskip("ray")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray import cloudpickle
     from ray.cluster_utils import Cluster
 
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not know this file
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this file
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
     )
@@ -46,7 +46,7 @@ def cluster():
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(plan, "UNIT_BYTES", (20_000, 20_000))
-    monkeypatch.chdir(tmp_path)  # workers find sources that are named from here
+    monkeypatch.chdir(tmp_path)  # workers resolve paths relative to this folder
     folder = tmp_path / "texts"
     folder.mkdir()
     for i in range(300):
@@ -67,13 +67,13 @@ def prepare(source: Path, out: str, **options) -> None:
 
 
 def _slow(job, number, unit):
-    """Leaves its process id in the folder, and takes its time."""
+    """Writes its process id to the folder, then works slowly."""
     Path(job.folder, f"at-work-{number}-{os.getpid()}").touch()
     time.sleep(0.3)
     encode.encode_unit(job, number, unit)
 
 
-def test_a_worker_is_killed_and_nobody_sees_it(cluster, source, monkeypatch):
+def test_a_killed_worker_is_replaced(cluster, source, monkeypatch):
     import ray
 
     prepare(source, "local", workers=1)
@@ -102,7 +102,7 @@ def _bad(job, number, unit):
     raise DataError(f"unit {number} is bad")
 
 
-def test_what_is_wrong_with_the_text_is_said_as_it_is(cluster, source, monkeypatch):
+def test_errors_in_the_text_are_reported_unchanged(cluster, source, monkeypatch):
     import ray
 
     if not ray.is_initialized():
@@ -113,7 +113,7 @@ def test_what_is_wrong_with_the_text_is_said_as_it_is(cluster, source, monkeypat
     assert str(caught.value).endswith("is bad")
     assert "Traceback" not in str(caught.value)
     monkeypatch.setattr(build, "encode_unit", encode.encode_unit)
-    prepare(source, "remote", engine="ray")  # it goes on
+    prepare(source, "remote", engine="ray")  # it resumes
     prepare(source, "local", workers=2)
     assert contents(Path("remote")) == contents(Path("local"))
 
@@ -126,5 +126,5 @@ def test_without_a_cluster(source, monkeypatch):
     monkeypatch.setattr(
         ray, "init", lambda **_: (_ for _ in ()).throw(ConnectionError("no cluster"))
     )
-    with pytest.raises(ConfigError, match="no Ray cluster runs here"):
+    with pytest.raises(ConfigError, match="no Ray cluster is running here"):
         prepare(source, "remote", engine="ray")

@@ -1,5 +1,5 @@
-"""Preparing that is killed, refused, or out of room: it goes on where it was, and what it ends
-with is the same.
+"""Preparation that is killed, refused, or out of disk space: it resumes, and the result is the
+same.
 """
 
 import os
@@ -19,7 +19,7 @@ N_FILES = 120
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small units, taken up as they come; nobody cuts the power."""
+    """Small units, added as they come; skips fsync."""
     monkeypatch.setattr(os, "fsync", lambda number: None)
     monkeypatch.setattr(plan, "OPENING", 0)
     monkeypatch.setattr(plan, "UNIT_BYTES", (600, 600))
@@ -55,7 +55,7 @@ def prepare(source: Path, out: Path, **options) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 def test_killed_at_any_moment(source, tmp_path, monkeypatch):
-    """Until it is done: the same folder, and no unit begun anew that was finished before."""
+    """Until it is complete: the same folder, and no finished unit is done again."""
     prepare(source, tmp_path / "wanted")
     wanted = contents(tmp_path / "wanted")
     log = tmp_path / "log"
@@ -86,7 +86,7 @@ def test_killed_at_any_moment(source, tmp_path, monkeypatch):
 
                 traceback.print_exc()
                 os._exit(1)
-        n_lines += chance.randrange(25)  # how far it comes
+        n_lines += chance.randrange(25)  # how far it gets
         until = time.monotonic() + 60
         while (
             log.read_text().count("\n") < n_lines and not out.exists() and time.monotonic() < until
@@ -112,7 +112,7 @@ def test_killed_at_any_moment(source, tmp_path, monkeypatch):
 def stopped(
     source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, after: int, **options
 ) -> None:
-    """Prepares until so many units are encoded."""
+    """Prepares until a number of units are encoded."""
     n_done = 0
 
     def limited(job, number, unit):
@@ -136,21 +136,20 @@ def test_other_settings_are_refused(source, tmp_path, monkeypatch):
         ({"tokenizer": "bpe:300"}, "tokenizer was "),
         ({"validation_fraction": 0.3}, "validation_fraction was 0.2 and is 0.3"),
     ]:
-        with pytest.raises(ConfigError, match="was begun with other settings") as caught:
+        with pytest.raises(ConfigError, match="was started with other settings") as caught:
             prepare(source, tmp_path / "out", **options)
         assert told in str(caught.value)
     (source / "new.txt").write_text("and one more")
-    with pytest.raises(DataError, match="files came, went or changed"):
+    with pytest.raises(DataError, match="files were added, removed or modified"):
         prepare(source, tmp_path / "out")
     (source / "new.txt").unlink()
-    prepare(
-        source, tmp_path / "out", workers=3, skip_bad=True
-    )  # who does it may change, and so may who minds
-    with pytest.raises(StorageError, match="is there already and is not overwritten"):
+    # The number of workers and skip_bad may change.
+    prepare(source, tmp_path / "out", workers=3, skip_bad=True)
+    with pytest.raises(StorageError, match="already exists and is not overwritten"):
         prepare(source, tmp_path / "out")
 
 
-def test_settings_with_which_nothing_was_done_bind_nobody(source, tmp_path):
+def test_settings_may_change_before_any_work_is_done(source, tmp_path):
     with pytest.raises(LmsmithError, match="vocabulary of 100 is too small"):
         prepare(source, tmp_path / "out", tokenizer="bpe:100")
     prepare(source, tmp_path / "wanted", tokenizer="bpe:300")
@@ -158,7 +157,7 @@ def test_settings_with_which_nothing_was_done_bind_nobody(source, tmp_path):
     assert contents(tmp_path / "out") == contents(tmp_path / "wanted")
 
 
-def test_a_file_that_changes_meanwhile(source, tmp_path, monkeypatch):
+def test_a_file_that_changes_during_preparation(source, tmp_path, monkeypatch):
     def changing(job, number, unit):
         encode.encode_unit(job, number, unit)
         (source / "003.txt").write_text("other than it was")
@@ -169,7 +168,7 @@ def test_a_file_that_changes_meanwhile(source, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
-def test_units_that_a_power_cut_spoilt_are_done_again(source, tmp_path, monkeypatch):
+def test_units_damaged_by_a_power_cut_are_done_again(source, tmp_path, monkeypatch):
     prepare(source, tmp_path / "wanted")
     monkeypatch.setattr(assemble, "SYNC_SECONDS", 1e9)
     stopped(source, tmp_path / "out", monkeypatch, 9)
@@ -193,7 +192,7 @@ def test_units_that_a_power_cut_spoilt_are_done_again(source, tmp_path, monkeypa
 
 
 def test_no_room(source, tmp_path, monkeypatch):
-    """The disk is full when a unit is written, or when a shard is; with room it goes on."""
+    """The disk is full when a unit or a shard is written; with free space, it resumes."""
     prepare(source, tmp_path / "wanted")
     full = OSError(28, "No space left on device")
 
@@ -209,15 +208,15 @@ def test_no_room(source, tmp_path, monkeypatch):
             patch.setattr(target, name, failing)
             with pytest.raises(StorageError, match="No space left on the disk") as caught:
                 prepare(source, tmp_path / "out")
-        assert "the same command goes on from there" in str(caught.value)
+        assert "the same command continues from there" in str(caught.value)
         assert not (tmp_path / "out").exists()
     prepare(source, tmp_path / "out")
     assert contents(tmp_path / "out") == contents(tmp_path / "wanted")
 
 
-def test_two_at_one_time(source, tmp_path, monkeypatch):
+def test_two_processes_at_the_same_time(source, tmp_path, monkeypatch):
     def second(job, number, unit):
-        with pytest.raises(StorageError, match="another process is at work"):
+        with pytest.raises(StorageError, match="another process is working"):
             prepare(source, tmp_path / "out")
         raise DataError("it was refused")
 
@@ -226,7 +225,7 @@ def test_two_at_one_time(source, tmp_path, monkeypatch):
         prepare(source, tmp_path / "out", workers=1)
 
 
-def test_another_finishes_while_the_sources_are_looked_at(source, tmp_path, monkeypatch):
+def test_another_process_finishes_during_planning(source, tmp_path, monkeypatch):
     def slowly(*given, **options):
         made = plan.make_plan(*given, **options)
         monkeypatch.undo()
@@ -234,7 +233,7 @@ def test_another_finishes_while_the_sources_are_looked_at(source, tmp_path, monk
         return made
 
     monkeypatch.setattr(build, "make_plan", slowly)
-    with pytest.raises(StorageError, match="is there already and is not overwritten"):
+    with pytest.raises(StorageError, match="already exists and is not overwritten"):
         prepare(source, tmp_path / "out")
     assert not (tmp_path / "out.partial").exists()
 
@@ -244,13 +243,13 @@ def _die(job, number, unit):
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_for_its_memory(source, tmp_path, monkeypatch):
+def test_a_process_killed_for_its_memory(source, tmp_path, monkeypatch):
     prepare(source, tmp_path / "wanted")
     monkeypatch.setattr(engines, "MANY_BYTES", 0)
     with monkeypatch.context() as patch:
         patch.setattr(build, "encode_unit", _die)
         with pytest.raises(
-            DataError, match=r"a process that encoded was killed.*fewer than --workers 2"
+            DataError, match=r"an encoding process was killed.*fewer --workers than 2"
         ):
             prepare(source, tmp_path / "out")
     prepare(source, tmp_path / "out")
@@ -258,7 +257,9 @@ def test_a_process_that_is_killed_for_its_memory(source, tmp_path, monkeypatch):
 
 
 def test_a_folder_within_its_source(tmp_path, monkeypatch):
-    """What is being prepared, and what was, is no text of the folder that it lies in."""
+    """Finished and unfinished preparations are not read as text of the folder that
+    contains them.
+    """
     for name in ("a", "b", "c"):
         (tmp_path / f"{name}.txt").write_text(f"{name} text " * 90)
     stopped(tmp_path, tmp_path / "one", monkeypatch, 2)

@@ -1,5 +1,5 @@
-"""What a run is trained on, made of folders of shards and of texts: against the ids and bytes
-that were put there.
+"""The data of a run from folders of shards and from texts, against the ids and bytes that were put
+there.
 """
 
 import json
@@ -72,7 +72,7 @@ def prepared(
 
 
 def foreign(folder: Path, name: str = "fineweb_{split}_{number:06}.bin") -> Path:
-    """A folder of shards as other people's programs make it."""
+    """A folder of shards as other programs make it."""
     folder.mkdir(parents=True)
     for split, shards in (("train", TRAIN), ("val", VALIDATION)):
         for number, ids in enumerate(shards):
@@ -83,7 +83,7 @@ def foreign(folder: Path, name: str = "fineweb_{split}_{number:06}.bin") -> Path
 
 
 def prepared_run(data: DataConfig, folder: Path, tokenizer: str = "auto") -> Corpus:
-    """Gathered, and the same when it is loaded."""
+    """Prepares a run's data; checks that loading gives the same."""
     found, again = prepare_run(data, tokenizer, folder), load(folder)
     assert again.tokenizer == found.tokenizer
     assert again.counts == found.counts
@@ -99,7 +99,7 @@ def prepared_run(data: DataConfig, folder: Path, tokenizer: str = "auto") -> Cor
     return found
 
 
-def test_a_prepared_folder_stays_where_it_is(tmp_path: Path) -> None:
+def test_a_prepared_folder_is_not_copied(tmp_path: Path) -> None:
     place = prepared(tmp_path / "ready")
     found = prepared_run(DataConfig(sources=(str(place),)), tmp_path / "tokens")
     assert isinstance(found.train, Shards)
@@ -119,14 +119,12 @@ def test_a_prepared_folder_stays_where_it_is(tmp_path: Path) -> None:
     "name",
     ["fineweb_{split}_{number:06}.bin", "TinyStories_{split}{number}.bin", "{split}_{number}.bin"],
 )
-def test_shards_from_elsewhere_serve_once_their_tokenizer_is_said(
-    tmp_path: Path, name: str
-) -> None:
+def test_other_programs_shards_need_a_named_tokenizer(tmp_path: Path, name: str) -> None:
     place = foreign(tmp_path / "fineweb", name)
     (place / "manifest.txt").touch()
     data = DataConfig(sources=(str(place),))
     with pytest.raises(
-        ConfigError, match=r"nothing in .*fineweb says which tokenizer .* --tokenizer gpt2"
+        ConfigError, match=r".*fineweb does not say which tokenizer .* --tokenizer gpt2"
     ):
         prepare_run(data, "auto", tmp_path / "tokens")
     save_tokenizer(BYTES, tmp_path / "own")
@@ -140,16 +138,16 @@ def test_shards_from_elsewhere_serve_once_their_tokenizer_is_said(
         decoded, trusted = found.counts.notes
         assert (
             decoded
-            == f"{place}: the 32 bytes of validation text are those of its 34 tokens, decoded"
+            == f"{place}: the validation text has 32 bytes, counted by decoding its 34 tokens"
         )
-        assert "has no manifest: that this tokenizer made its 5 shards is taken on trust" in trusted
-    save_tokenizer(BYTES, place)  # beside the shards it is as good as said
+        assert "has no manifest: this tokenizer is assumed to have made its 5 shards" in trusted
+    save_tokenizer(BYTES, place)  # a tokenizer beside the shards counts as named
     assert prepared_run(data, tmp_path / "beside").tokenizer == BYTES
 
 
 def test_gpt2s_shards(tmp_path: Path, test_data: Path) -> None:
-    """As downloaded: GPT-2's ids, end of text first. Bytes are counted by decoding, across
-    blocks of ids too.
+    """As downloaded: GPT-2's ids, end of text first. Bytes are counted by decoding, also across
+    blocks of ids.
     """
     gpt2 = load_tokenizer(test_data / "gpt2")
     place = tmp_path / "fineweb"
@@ -165,17 +163,17 @@ def test_gpt2s_shards(tmp_path: Path, test_data: Path) -> None:
     assert found.first_given
 
 
-def test_a_validation_text_that_is_large_is_not_written_out(tmp_path: Path) -> None:
+def test_a_large_validation_text_is_not_written(tmp_path: Path) -> None:
     large = [np.full(MOST_TEXT + 1, 65, dtype=np.uint16)]
     place = prepared(tmp_path / "ready", validation=large)
     found = prepared_run(DataConfig(sources=(str(place),)), tmp_path / "tokens")
     assert found.counts.n_val_bytes == MOST_TEXT + 1
-    assert not found.first_given  # no end of text stands before it
+    assert not found.first_given  # there is no end-of-text token before it
     assert not (tmp_path / "tokens" / "validation.txt").exists()
 
 
-def test_validation_on_the_first_tokens_alone(tmp_path: Path) -> None:
-    """Their bytes are decoded, whatever the manifest says of all."""
+def test_validation_on_the_first_tokens_only(tmp_path: Path) -> None:
+    """Their bytes are counted by decoding, because the manifest only has the total."""
     places = prepared(tmp_path / "ready"), foreign(tmp_path / "fineweb")
     save_tokenizer(BYTES, places[1])
     for number, place in enumerate(places):
@@ -184,7 +182,7 @@ def test_validation_on_the_first_tokens_alone(tmp_path: Path) -> None:
         assert np.array_equal(found.validation[:], np.concatenate(VALIDATION)[:18])
         assert found.counts.n_val_bytes == len(b"Nobody knew. Sp\xc3")
         assert (
-            "the 16 bytes of validation text are those of its 18 tokens"
+            "the validation text has 16 bytes, counted by decoding its 18 tokens"
             in found.counts.notes[-1 - number]
         )
         more = prepared_run(replace(data, validation_tokens=10**9), tmp_path / f"more-{number}")
@@ -197,7 +195,7 @@ def test_validation_on_the_first_tokens_alone(tmp_path: Path) -> None:
             tmp_path / "text",
         )
     with pytest.raises(
-        ConfigError, match=r"data\.validation_fraction is for text, and shards are split already"
+        ConfigError, match=r"data\.validation_fraction is for text, and shards are already split"
     ):
         prepare_run(
             DataConfig(sources=(str(places[0]),), validation_fraction=0.2),
@@ -232,9 +230,7 @@ def test_several_sources_without_weights_are_one_stream(tmp_path: Path) -> None:
 
 
 def test_sources_with_weights_are_mixed(tmp_path: Path) -> None:
-    """Two texts and shards: rows are of each as often as its weight says, and no validation
-    token is in any.
-    """
+    """Two texts and shards: the rows follow the weights, and no validation token is in any."""
     for name, letter in (("a.txt", "a"), ("b.txt", "b")):
         text = "".join(f"{letter}{number:03}\n" for number in range(300))
         (tmp_path / name).write_text(text.upper() if letter == "b" else text, encoding="utf-8")
@@ -250,7 +246,7 @@ def test_sources_with_weights_are_mixed(tmp_path: Path) -> None:
     )
     found = prepared_run(data, tmp_path / "tokens")
     assert isinstance(found.train, Sources)
-    assert found.counts.notes[-1].startswith("of the training rows 0.5 are ")
+    assert found.counts.notes[-1].startswith("of the training rows, 0.5 are from ")
     decoded = [BYTES.decode(part[:]).removeprefix("<|endoftext|>") for part in found.train.ids]
     assert [text[0] for text in decoded] == ["a", "?", "B"]
     held_out = BYTES.decode(found.validation[:]).split("<|endoftext|>")[1:]
@@ -270,8 +266,8 @@ def write_lines(path: Path, texts: list[str]) -> str:
     return str(path)
 
 
-def test_a_document_of_two_mixed_texts_is_on_one_side(tmp_path: Path) -> None:
-    """Of few documents tails are held out, of many whole ones, but the lowest hash in any case:
+def test_a_document_in_two_mixed_texts_is_in_one_split(tmp_path: Path) -> None:
+    """With few documents tails are held out, with many complete ones, but always the lowest hash:
     all that can leak.
     """
     few, more = (
@@ -299,7 +295,7 @@ def test_a_document_of_two_mixed_texts_is_on_one_side(tmp_path: Path) -> None:
     for one, other, where in (("few", "again", (4, 2)), ("few", "both", (8, 81))):
         told = (
             rf"1 document of the source .*{one}\.jsonl is also in .*{other}\.jsonl "
-            rf"\(.*{one}\.jsonl:{where[0]} as .*{other}\.jsonl:{where[1]}, for one\)"
+            rf"\(for example, .*{one}\.jsonl:{where[0]} is .*{other}\.jsonl:{where[1]}\)"
         )
         with pytest.raises(ConfigError, match=told):
             mixed(one, other)
@@ -313,13 +309,13 @@ def test_a_document_of_two_mixed_texts_is_on_one_side(tmp_path: Path) -> None:
     assert train | validation == {*more, *(f"other {i}" for i in range(90))}
 
 
-def test_shards_are_not_compared_and_it_is_said(tmp_path: Path) -> None:
+def test_a_note_says_that_shards_are_not_compared(tmp_path: Path) -> None:
     text = tmp_path / "a.txt"
     text.write_text("some text " * 99, encoding="utf-8")
     places = [str(prepared(tmp_path / name)) for name in ("one", "two")]
     note = (
-        "a document that is in shards and in another source may be held out of one and trained "
-        "on in the other"
+        "a document that is in shards and in another source may be in validation in one "
+        "and in training in the other"
     )
     assert (
         note
@@ -343,8 +339,8 @@ def test_shards_are_not_compared_and_it_is_said(tmp_path: Path) -> None:
     )
 
 
-def test_a_document_of_shards_and_of_text_is_on_one_side(tmp_path: Path) -> None:
-    """Of many documents in both, whatever share was held out of the shards."""
+def test_a_document_in_shards_and_in_text_is_in_one_split(tmp_path: Path) -> None:
+    """With many documents in both, for any fraction held out of the shards."""
     lines = [f"{i}: the line\n" for i in range(300)]
     one, other = (
         write_lines(tmp_path / "one.jsonl", lines[:200]),
@@ -369,7 +365,7 @@ def test_a_document_of_shards_and_of_text_is_on_one_side(tmp_path: Path) -> None
 def test_no_validation_token_is_trained_on(
     tmp_path_factory: pytest.TempPathFactory, data: some.DataObject
 ) -> None:
-    """Of shards of any lengths, mixed or not, over several epochs."""
+    """For shards of any lengths, mixed or not, over several epochs."""
     place, names = tmp_path_factory.mktemp("data"), []
     for number in range(data.draw(some.integers(1, 3))):
         lengths = data.draw(
@@ -396,7 +392,7 @@ def test_no_validation_token_is_trained_on(
     assert set(np.unique(found.validation[:])) == {99}
 
 
-def test_texts_that_are_mixed_have_one_tokenizer(tmp_path: Path) -> None:
+def test_mixed_texts_share_one_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("abcabc\n" * 50, encoding="utf-8")
     (tmp_path / "z.txt").write_text("xyzxyz\n" * 50, encoding="utf-8")
     data = DataConfig(
@@ -409,7 +405,7 @@ def test_texts_that_are_mixed_have_one_tokenizer(tmp_path: Path) -> None:
         assert found.tokenizer.count_unknown("abcabc\nxyzxyz\n") == 0
 
 
-def test_texts_alone_are_prepared_as_ever(tmp_path: Path) -> None:
+def test_text_alone_uses_the_simple_layout(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("abcabc\n" * 50, encoding="utf-8")
     data = DataConfig(sources=(str(tmp_path / "a.txt"),))
     found, wanted = (
@@ -423,7 +419,7 @@ def test_texts_alone_are_prepared_as_ever(tmp_path: Path) -> None:
     assert load(tmp_path / "one").counts == wanted.counts
 
 
-# What does not fit together
+# Combinations that are refused
 
 
 def test_a_tokenizer_that_did_not_make_the_shards_is_refused(tmp_path: Path) -> None:
@@ -437,9 +433,11 @@ def test_a_tokenizer_that_did_not_make_the_shards_is_refused(tmp_path: Path) -> 
         prepare_run(data, str(tmp_path / "chars"), tmp_path / "tokens")
     assert prepare_run(data, "byte", tmp_path / "same").tokenizer == BYTES
     for wanted in ("word", "char", "bpe:300"):
-        with pytest.raises(ConfigError, match=r"would be learnt, and .*ready holds tokens already"):
+        with pytest.raises(
+            ConfigError, match=r"would be learned from text, but .*ready already contains tokens"
+        ):
             prepare_run(data, wanted, tmp_path / "tokens")
-    save_tokenizer(CharTokenizer.learn(["abc"], True), place)  # a folder that somebody has mixed up
+    save_tokenizer(CharTokenizer.learn(["abc"], True), place)  # a folder with mixed-up files
     with pytest.raises(
         TokenizerError, match=r"tokenizer\.json is not the tokenizer that made the shards beside it"
     ):
@@ -460,25 +458,25 @@ def test_shards_of_two_tokenizers_are_not_mixed(tmp_path: Path) -> None:
     [
         (
             lambda place: (place / "train_000001.bin").unlink(),
-            r"is not whole: its manifest lists train_000001\.bin, which",
+            r"is incomplete: its manifest lists train_000001\.bin, which",
         ),
         (
             lambda place: [(place / f"val_00000{n}.bin").unlink() for n in (0, 1)],
-            r"lists val_000000\.bin and 1 more shards that are not there",
+            r"lists val_000000\.bin and 1 more shards that are missing",
         ),
         (
             lambda place: (place / "val_000000.bin").write_bytes(
                 (place / "val_000000.bin").read_bytes()[:-3]
             ),
-            r"val_000000\.bin is cut short",
+            r"val_000000\.bin is truncated",
         ),
         (
             lambda place: write_shard(place / "train_000000.bin", TRAIN[0][:-4], 257),
-            r"train_000000\.bin has \d+ tokens, and",
+            r"train_000000\.bin has \d+ tokens, but",
         ),
         (
             lambda place: (place / "train_000002.bin").write_bytes(b"\0" * 2000),
-            r"train_000002\.bin is no shard",
+            r"train_000002\.bin is not a shard",
         ),
         (lambda place: (place / "manifest.json").write_text("{"), r"manifest\.json is damaged"),
         (
@@ -487,16 +485,14 @@ def test_shards_of_two_tokenizers_are_not_mixed(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_folders_that_are_not_whole_are_refused(
-    tmp_path: Path, spoil: object, message: str
-) -> None:
+def test_incomplete_folders_are_refused(tmp_path: Path, spoil: object, message: str) -> None:
     place = prepared(tmp_path / "ready")
     spoil(place)  # type: ignore[operator]
     with pytest.raises(LmsmithError, match=message):
         prepare_run(DataConfig(sources=(str(place),)), "auto", tmp_path / "tokens")
 
 
-def test_an_id_beyond_the_vocabulary_is_named_when_it_is_met(tmp_path: Path) -> None:
+def test_an_id_beyond_the_vocabulary_is_reported_when_read(tmp_path: Path) -> None:
     ids = TRAIN[1].copy()
     ids[5] = 300
     place = foreign(tmp_path / "fineweb")
@@ -511,60 +507,60 @@ def test_an_id_beyond_the_vocabulary_is_named_when_it_is_met(tmp_path: Path) -> 
         prepare_run(DataConfig(sources=(str(place),)), "byte", tmp_path / "other")
 
 
-def test_shards_without_the_other_split_are_told(tmp_path: Path) -> None:
+def test_a_folder_with_one_split_is_refused(tmp_path: Path) -> None:
     place = foreign(tmp_path / "fineweb")
     for path in place.glob("*val*"):
         path.unlink()
     with pytest.raises(
         DataError,
-        match=r"holds no val shard, so nothing could be scored: .* Found fineweb_train_000001",
+        match=r"holds no val shard, so nothing could be scored\. .* found fineweb_train_000001",
     ):
         open_ready(place)
 
 
-# What becomes of the shards later
+# Changes to the shards after the run began
 
 
-def test_shards_that_have_changed_are_not_gone_on_with(tmp_path: Path) -> None:
+def test_changed_shards_are_refused(tmp_path: Path) -> None:
     place = foreign(tmp_path / "fineweb")
     prepare_run(DataConfig(sources=(str(place),)), "byte", tmp_path / "tokens")
     load(tmp_path / "tokens")
     write_shard(place / "fineweb_train_000002.bin", TRAIN[0][:-1], 50257)
     with pytest.raises(
         CheckpointError,
-        match=r"fineweb_train_000002\.bin was 1,\d+ bytes and is 1,\d+ bytes\. Put them",
+        match=r"fineweb_train_000002\.bin was 1,\d+ bytes and is 1,\d+ bytes\. Restore them",
     ):
         load(tmp_path / "tokens")
     (place / "fineweb_train_000002.bin").unlink()
     with pytest.raises(
-        CheckpointError, match=r"fineweb_train_000002\.bin was 1,\d+ bytes and is not there"
+        CheckpointError, match=r"fineweb_train_000002\.bin was 1,\d+ bytes and is missing"
     ):
         load(tmp_path / "tokens")
     write_shard(place / "fineweb_train_000002.bin", TRAIN[1], 50257)
     load(tmp_path / "tokens")
     write_shard(place / "fineweb_train_000004.bin", TRAIN[1], 50257)
-    with pytest.raises(CheckpointError, match=r"fineweb_train_000004\.bin was not there and is"):
+    with pytest.raises(CheckpointError, match=r"fineweb_train_000004\.bin was missing and is"):
         load(tmp_path / "tokens")
 
 
-def test_a_manifest_that_has_changed_is_noticed(tmp_path: Path) -> None:
+def test_a_changed_manifest_is_refused(tmp_path: Path) -> None:
     place = prepared(tmp_path / "ready")
     prepare_run(DataConfig(sources=(str(place),)), "auto", tmp_path / "tokens")
     manifest = json.loads((place / "manifest.json").read_text())
     (place / "manifest.json").write_text(json.dumps(manifest | {"notes": ["made again"]}))
     with pytest.raises(
         CheckpointError,
-        match="are not those that the run began with: their manifest is another one",
+        match="have changed since the run began: the manifest differs",
     ):
         load(tmp_path / "tokens")
 
 
-def test_a_folder_that_was_moved_can_be_said(tmp_path: Path) -> None:
+def test_the_new_path_of_a_moved_folder_can_be_set(tmp_path: Path) -> None:
     place = prepared(tmp_path / "ready")
     before = prepare_run(DataConfig(sources=(str(place),)), "auto", tmp_path / "tokens")
     train = before.train[:].tolist()
     place.rename(tmp_path / "moved")
-    with pytest.raises(CheckpointError, match=r"there is no such folder\. .* into .*sources\.json"):
+    with pytest.raises(CheckpointError, match=r"which does not exist\. .* into .*sources\.json"):
         load(tmp_path / "tokens")
     path = tmp_path / "tokens" / "sources.json"
     path.write_text(path.read_text().replace("/ready", "/moved"))
@@ -574,10 +570,10 @@ def test_a_folder_that_was_moved_can_be_said(tmp_path: Path) -> None:
         load(tmp_path / "tokens")
 
 
-# What is a folder of shards
+# Which folders count as shards
 
 
-def test_folders_of_text_are_not_taken_for_shards(
+def test_folders_of_text_are_not_mistaken_for_shards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LMSMITH_DATA", str(tmp_path / "corpora"))
@@ -593,13 +589,13 @@ def test_folders_of_text_are_not_taken_for_shards(
     assert find_ready("tinyshakespeare") is None
     place = foreign(tmp_path / "fineweb")
     assert find_ready(str(place)) == place
-    with pytest.raises(DataError, match=r"fineweb_val_000000\.bin is one shard: name its folder"):
+    with pytest.raises(
+        DataError, match=r"fineweb_val_000000\.bin is a single shard\. Name its folder"
+    ):
         find_ready(str(place / "fineweb_val_000000.bin"))
 
 
-def test_a_corpus_of_shards_goes_by_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_corpus_of_shards_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LMSMITH_DATA", str(tmp_path / "corpora"))
     with pytest.raises(
         DataError,

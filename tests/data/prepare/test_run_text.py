@@ -1,4 +1,4 @@
-"""From text files to a run's tokens and back, counted independently."""
+"""From text files to a run's tokens and back, with independent counts."""
 
 import json
 import random
@@ -19,7 +19,7 @@ TEXT = "The cat sat on the mat \u2013 and stayed.\n" * 30 + "Ψ ends it: ¡ya!\n
 
 
 def prepared(tmp_path: Path, *texts: str, tokenizer: str = "auto", **settings: object) -> Corpus:
-    """The corpus of these texts, a file each."""
+    """The corpus of these texts, one file each."""
     folder = tmp_path / "texts"
     folder.mkdir()
     for index, text in enumerate(texts):
@@ -28,7 +28,7 @@ def prepared(tmp_path: Path, *texts: str, tokenizer: str = "auto", **settings: o
     return prepare_text(data, tokenizer, tmp_path / "tokens")
 
 
-def test_one_text_comes_back_whole(tmp_path: Path) -> None:
+def test_one_text_round_trips(tmp_path: Path) -> None:
     corpus = prepared(tmp_path, TEXT, validation_fraction=0.2)
     decode = corpus.tokenizer.decode
     cut = int(len(TEXT) * 0.8)
@@ -42,7 +42,7 @@ def test_one_text_comes_back_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tokenizer", ["auto", "byte", "char", "word"])
 @pytest.mark.parametrize("n_texts", [1, 3])
-def test_loading_gives_what_was_prepared(tmp_path: Path, tokenizer: str, n_texts: int) -> None:
+def test_loading_returns_what_was_prepared(tmp_path: Path, tokenizer: str, n_texts: int) -> None:
     made = prepared(tmp_path, *(TEXT + str(i) for i in range(n_texts)), tokenizer=tokenizer)
     found = load(tmp_path / "tokens")
     assert isinstance(found.train, np.memmap)
@@ -92,14 +92,14 @@ def test_counts(tmp_path: Path) -> None:
     assert any("held out" in note for note in counts.notes)
 
 
-def test_bytes_know_every_text(tmp_path: Path) -> None:
+def test_the_byte_tokenizer_round_trips_any_text(tmp_path: Path) -> None:
     corpus = prepared(tmp_path, TEXT, tokenizer="byte")
     counts = corpus.counts
     assert counts.n_train_tokens + counts.n_val_tokens == len(TEXT.encode())
     assert (counts.n_val_unknown, counts.n_val_unknown_bytes) == (0, 0)
 
 
-def test_a_text_alone_gets_the_end_of_text_of_a_tokenizer_that_has_one(tmp_path: Path) -> None:
+def test_a_single_text_gets_an_end_of_text_token(tmp_path: Path) -> None:
     learnt = CharTokenizer.learn(["abc"], True)
     save_tokenizer(learnt, tmp_path / "mine")
     corpus = prepared(tmp_path, "abcabcabcabcabcabcab", tokenizer=str(tmp_path / "mine"))
@@ -108,7 +108,7 @@ def test_a_text_alone_gets_the_end_of_text_of_a_tokenizer_that_has_one(tmp_path:
 
 
 def test_ids_beyond_16_bits(tmp_path: Path) -> None:
-    """A vocabulary that needs 32 bits keeps them in memory and on the disk."""
+    """A vocabulary that needs 32 bits has them in memory and on disk."""
     characters = "".join(chr(0x20000 + i) for i in range(42_000)) + "".join(
         chr(0x30 + i) for i in range(24_000)
     )
@@ -129,7 +129,7 @@ def test_ids_beyond_16_bits(tmp_path: Path) -> None:
         ("corpus.json", b"\xff{"),
     ],
 )
-def test_a_folder_that_is_none_is_named(tmp_path: Path, name: str, content: bytes | None) -> None:
+def test_a_missing_folder_is_named(tmp_path: Path, name: str, content: bytes | None) -> None:
     prepared(tmp_path, TEXT)
     path = tmp_path / "tokens" / name
     path.unlink() if content is None else path.write_bytes(content)
@@ -147,10 +147,9 @@ def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tokenizer", ["char", "byte"])
 def test_memory_of_a_text_of_20_mb(tmp_path: Path, tokenizer: str) -> None:
-    """Wide characters make two bytes in Python of each of its 20 million: fewer than ten are used
-    at any time.
-
-    By what is allocated, not by the process's peak, which a child process inherits from its parent.
+    """Wide characters take two bytes each in Python, for 20 million of them; fewer than ten bytes
+    each are used at any time. Measured by allocations, because a child process inherits its
+    parent's peak.
     """
     words = random.Random(0).choices(
         ["grey", "cat\u2019s", "sat", "upon", "the", "mat.\n"], k=50_000

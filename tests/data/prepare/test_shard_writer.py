@@ -1,6 +1,4 @@
-"""Shards written piece by piece, with a process that is killed now and then, against all ids cut
-at one go.
-"""
+"""Shards written piece by piece, with simulated kills, against all ids cut at once."""
 
 import copy
 import hashlib
@@ -31,7 +29,7 @@ def record_of(text: str) -> np.ndarray:
 
 @pytest.fixture(autouse=True, scope="module")
 def hasty() -> Iterator[None]:
-    """Nobody cuts the power here, and forcing files to the disk takes most of the time."""
+    """Skips fsync, which takes most of the time; tests do not cut the power."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda number: None)
         yield
@@ -46,7 +44,9 @@ def hasty() -> Iterator[None]:
     killed=some.lists(some.booleans(), min_size=8, max_size=8),
     synced=some.lists(some.booleans(), min_size=8, max_size=8),
 )
-def test_shards_are_the_ids_cut(tmp_path_factory, batches, shard_tokens, killed, synced):
+def test_shards_are_consecutive_slices_of_the_ids(
+    tmp_path_factory, batches, shard_tokens, killed, synced
+):
     folder: Path = tmp_path_factory.mktemp("shards")
     writer, safe, n_safe = ShardWriter(folder, "train", TOKENIZER, shard_tokens), State(), 0
     place = 0
@@ -79,7 +79,7 @@ def test_shards_are_the_ids_cut(tmp_path_factory, batches, shard_tokens, killed,
         assert record.sha256 == hashlib.sha256((folder / record.file).read_bytes()).hexdigest()
 
 
-def test_what_was_not_synced_is_cut_off(tmp_path):
+def test_unsynced_data_is_truncated(tmp_path):
     writer = ShardWriter(tmp_path, "val", TOKENIZER, 100)
     writer.append(record_of("one"), np.array([MARK, *b"one"], np.uint16))
     state = copy.deepcopy(writer.sync())
@@ -90,13 +90,13 @@ def test_what_was_not_synced_is_cut_off(tmp_path):
     assert (record.n_tokens, record.n_documents, record.n_bytes) == (4, 1, 3)
 
 
-def test_nothing_written_is_no_shard(tmp_path):
+def test_no_ids_give_no_shard(tmp_path):
     assert ShardWriter(tmp_path, "val", TOKENIZER, 100).close() == ()
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("vocabulary", [257, 70_000])
-def test_the_type_of_ids_follows_from_the_vocabulary(tmp_path, vocabulary, monkeypatch):
+def test_the_vocabulary_size_sets_the_id_type(tmp_path, vocabulary, monkeypatch):
     tokenizer = ByteTokenizer(True)
     monkeypatch.setattr(tokenizer, "vocab_size", vocabulary)
     writer = ShardWriter(tmp_path, "train", tokenizer, 100)
