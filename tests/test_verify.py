@@ -47,9 +47,9 @@ def verify(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
 def test_the_table_names_every_tensor(capsys: pytest.CaptureFixture[str]) -> None:
     status, out = verify(capsys, "--gradients")
     assert status == 0
-    names = [line.split()[0] for line in out.splitlines()[3:-1]]
-    assert names == ["loss", *parameter_shapes(SIZES), "allowed"]
-    assert out.endswith("All agree.\n")
+    names = [line.split()[0] for line in out.splitlines()[4:-1]]
+    assert names == ["loss", *parameter_shapes(SIZES), "tolerance"]
+    assert out.endswith("All differences are within tolerance.\n")
 
 
 @pytest.mark.usefixtures("smaller")
@@ -61,8 +61,8 @@ def test_a_wrong_gradient_is_found(
     monkeypatch.setattr(GELU, "backward", lambda *given: (right(*given)[0] * (1 + 1e-6),))
     status, out = verify(capsys, "--gradients")
     assert status == 1
-    assert "Beyond what is allowed (!): modules." in out
-    wrong = {line.split()[0] for line in out.splitlines() if "!" in line.split("Beyond")[0]}
+    assert "Above the tolerance (!): modules." in out
+    wrong = {line.split()[0] for line in out.splitlines() if "!" in line.split("Above")[0]}
     assert {"fcw", "fcb", "ln2w", "ln2b"} <= wrong
     assert not wrong & {"loss", "lnfw", "lnfb"}  # after the last GELU
 

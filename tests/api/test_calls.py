@@ -115,7 +115,7 @@ def test_a_text_is_continued_in_whole_pieces_and_batches(lm: lmsmith.LM) -> None
         lm.generate_batch("It was")
     with pytest.raises(ConfigError, match="temperature"):
         lm.stream("It was", temperature=-1)
-    with pytest.raises(ConfigError, match="wanted 'text' or 'control'"):
+    with pytest.raises(ConfigError, match="expected 'text' or 'control'"):
         lm.generate("It was", special_tokens=True)  # type: ignore[arg-type]
 
 
@@ -181,9 +181,9 @@ def test_compare_export_and_report(
     assert (tmp_path / "page.html").read_text(encoding="utf-8") == found.page()
     assert "uniform" in repr(found)
     assert lmsmith.report([run, ngram], out=tmp_path / "both.html").is_file()
-    with pytest.raises(UsageError, match="name runs and a text"):
+    with pytest.raises(UsageError, match="pass runs and text=FILE"):
         lmsmith.compare([run])
-    with pytest.raises(UsageError, match="wanted 'hf' or 'llmc'"):
+    with pytest.raises(UsageError, match="expected 'hf' or 'llmc'"):
         lmsmith.export(run, to="gguf")  # type: ignore[arg-type]
 
 

@@ -199,10 +199,13 @@ def test_a_run_is_no_text(lmsmith: Lmsmith, run: Path, verb: str) -> None:
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        ([], ["no verb was given", "lmsmith demo"]),
-        (["trian", "book.txt"], ["no verb 'trian'", "Did you mean train?"]),
-        (["frobnicate"], ["no verb 'frobnicate'. `lmsmith --help`"]),
-        (["--verbose", "train", "book.txt"], ["'--verbose' comes before a verb", "lmsmith VERB"]),
+        ([], ["no command was given", "lmsmith demo"]),
+        (["trian", "book.txt"], ["no command 'trian'", "Did you mean train?"]),
+        (["frobnicate"], ["no command 'frobnicate'. `lmsmith --help`"]),
+        (
+            ["--verbose", "train", "book.txt"],
+            ["'--verbose' comes before the command", "lmsmith COMMAND"],
+        ),
         (["train"], ["SOURCE", "lmsmith train --help"]),
         (
             ["train", "book.txt", "--step", "5"],

@@ -42,7 +42,7 @@ def test_no_number_is_broken_at_the_end_of_a_line(
     run = Path("run")
     run.mkdir()
     assert closing(run, {}, terminal=True).splitlines()[:2] == [
-        "best val loss 2.2380 (3.219 bits per byte) at step 300; 1234.5 s of updates,",
+        "best val loss 2.2380 (3.219 bits per byte) at step 300; 1234.5 s of steps,",
         "1,234,567 tokens/s",
     ]
     assert closing(run, {}).count("\n") == 3
@@ -56,7 +56,7 @@ def test_a_run_of_a_few_steps_has_learned_nothing(
 ) -> None:
     words = closing(tmp_path, {"finished": finished, "steps": steps})
     assert (
-        "note     it made only 19 steps in its time: it has learned nothing worth using. Allow"
+        "note     it made only 19 steps in its time: it has learned nothing worth using. Give"
         in words
     ) == said
     assert ("learned nothing" in words) == said

@@ -84,7 +84,7 @@ def test_download_and_again(lmsmith: Lmsmith, web: Web, there: dict[str, str]) -
     assert (done.status, done.err) == (0, "")
     folder = lmsmith.cwd / "data" / "tinystories-validation"
     last = [
-        f"{folder} has all 1 file of tinystories-validation, whole and checked",
+        f"{folder} has all 1 file of tinystories-validation, complete, checksums verified",
         "licence  CDLA-Sharing-1.0; https://arxiv.org/abs/2305.07759",
         "try      lmsmith train tinystories-validation --minutes 10",
     ]
@@ -183,7 +183,7 @@ def test_stopped_in_the_middle_and_gone_on_with(
 def test_what_cannot_be_had(lmsmith: Lmsmith, web: Web, there: dict[str, str]) -> None:
     for words, message in {
         ("tinystory",): "there is no corpus 'tinystory'. Did you mean tinystories?",
-        ("fineweb10B-gpt2", "--files", 0): "wanted a whole number of 1 or more",
+        ("fineweb10B-gpt2", "--files", 0): "expected a whole number, 1 or more",
         ("tinystories",): "has no file data/train-*.parquet any more",
         ("openwebtext",): "there is none of that name, or it wants an account",
     }.items():

@@ -30,7 +30,7 @@ def test_what_is_prepared_is_trained_on(lmsmith: Lmsmith, lines: str) -> None:
     assert f"train  {train.n_tokens:,} tokens of {train.n_documents} documents" in done.out
     assert f"in {len(train.shards)} shards\n" in done.out
     assert f"note   {val.n_documents} of 400 documents are for validation" in done.out
-    assert "shards is whole: " in done.out
+    assert "wrote shards in " in done.out
     assert "lmsmith train shards --minutes 10" in done.out
     ids = [
         np.fromfile(path, "<u2", offset=1024)

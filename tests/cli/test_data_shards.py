@@ -102,8 +102,8 @@ def test_inspecting(lmsmith: Lmsmith, shards: Path) -> None:
     done = lmsmith("data", "inspect", "many", "--verify")
     assert (done.status, done.err) == (0, "")
     assert done.out.startswith("many: prepared by lmsmith from 1 file\ntokenizer  char, ")
-    assert "train begins  '<|endoftext|>The cat saw the ball" in done.out
-    assert done.out.endswith("verified: every byte is as the manifest says\n")
+    assert "train starts with  '<|endoftext|>The cat saw the ball" in done.out
+    assert done.out.endswith("verified: every byte matches the manifest\n")
     path = shards / "many" / "train_000002.bin"
     content = bytearray(path.read_bytes())
     content[-1] ^= 255
@@ -125,7 +125,7 @@ def test_inspecting(lmsmith: Lmsmith, shards: Path) -> None:
     for words in ([], ["many", "--exposure", "run"]):
         done = lmsmith("data", "inspect", *words)
         assert done.status == 2
-        assert "either a folder of shards, or a run behind --exposure" in done.err
+        assert "either a folder of shards, or a run after --exposure" in done.err
 
 
 def test_shards_that_do_not_serve(lmsmith: Lmsmith, shards: Path) -> None:

@@ -64,7 +64,7 @@ def test_unknown_characters_are_named_and_left_out(lmsmith: Lmsmith, run: Path) 
     assert done.status == 0
     assert (
         done.err
-        == "note: 2 of the prompt's characters are unknown to this model and left out: éœ\n"
+        == "note: 2 of the prompt's characters are not in the vocabulary and are skipped: éœ\n"
     )
     assert done.out.startswith("Thé cœt")
     assert (
@@ -83,8 +83,8 @@ def test_unknown_words_are_counted(lmsmith: Lmsmith) -> None:
     assert done.status == 0
     assert (
         done.err
-        == "note: 1 of the prompt's words are unknown to this model; it reads <unk> in their "
-        "place\n"
+        == "note: 1 of the prompt's words are not in the vocabulary; the model reads <unk> "
+        "instead\n"
     )
     assert len(re.findall(r"\w+|<unk>", done.out)) >= 4
 
@@ -123,7 +123,7 @@ def test_lines_from_a_pipe(lmsmith: Lmsmith, run: Path) -> None:
     assert (done.status, done.out) == (0, one + other)
     done = lmsmith("generate", "run", "--max-tokens", 15, stdin=b"The cat\nA \xff bird\n")
     assert (done.status, done.out) == (1, one)
-    assert "line 2 of standard input is not UTF-8: byte 0xFF at its offset 2" in done.err
+    assert "line 2 of standard input is not UTF-8: byte 0xFF at offset 2 of the line" in done.err
 
 
 def test_lines_are_continued_as_they_come(lmsmith: Lmsmith, run: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_conversation_on_a_terminal(lmsmith: Lmsmith, run: Path) -> None:
 
     ours, theirs = pty.openpty()
     process = lmsmith.start("generate", "run", "--max-tokens", 10, stdin=Path(os.ttyname(theirs)))
-    process.until(lambda: "an empty line or Ctrl-D ends.\n> " in process.out())
+    process.until(lambda: "an empty line or Ctrl-D quits.\n> " in process.out())
     os.write(ours, b"The cat\n")
     process.until(lambda: re.search(r"> The cat(?s:.{10})\n> ", process.out()))
     os.write(ours, "中\n".encode())  # is refused, and the conversation goes on
@@ -172,7 +172,7 @@ def test_ctrl_c_ends_a_text_and_then_the_conversation(lmsmith: Lmsmith, run: Pat
     slow = {"lmsmith.generate.decode:sample": 0.02}
     stdin = Path(os.ttyname(theirs))
     process = lmsmith.start("generate", "run", "--max-tokens", 4000, stdin=stdin, slow=slow)
-    process.until(lambda: "Ctrl-D ends.\n> " in process.out())
+    process.until(lambda: "Ctrl-D quits.\n> " in process.out())
     os.write(ours, b"The cat\n")
     process.until(lambda: re.search(r"> The cat(?s:.{3})", process.out()))
     process.send(signal.SIGINT)
@@ -192,7 +192,7 @@ def test_sigterm_at_the_prompt(lmsmith: Lmsmith, run: Path) -> None:
 
     ours, theirs = pty.openpty()
     process = lmsmith.start("generate", "run", stdin=Path(os.ttyname(theirs)))
-    process.until(lambda: "Ctrl-D ends.\n> " in process.out())
+    process.until(lambda: "Ctrl-D quits.\n> " in process.out())
     process.send(signal.SIGTERM)
     done = process.wait()
     assert (done.status, done.err.strip()) == (143, "lmsmith: stopped by SIGTERM")

@@ -45,7 +45,7 @@ def test_what_stands_behind_dashes_is_a_name_or_a_text(
 ) -> None:
     if found is None:
         with pytest.raises(
-            UsageError, match=r"'--steps' stands behind the --, .* put options before the --\."
+            UsageError, match=r"'--steps' comes after the --, .* put options before the --\."
         ):
             parse(words)
         return
@@ -59,14 +59,14 @@ def test_what_stands_behind_dashes_is_a_name_or_a_text(
     [
         (
             ["generate", "run", "--", "-x", "--max-tokens", "3"],
-            "'--max-tokens' stands behind the --",
+            "'--max-tokens' comes after the --",
         ),
-        (["train", "--", "-x.txt", "--steps", "2"], "'--steps' stands behind the --"),
+        (["train", "--", "-x.txt", "--steps", "2"], "'--steps' comes after the --"),
         (["generate", "run", "--", "-x", "-y"], "'-y' is one argument too many."),
-        (["generate", "run", "-x"], "no option '-x'. A text that begins with - goes behind a --."),
+        (["generate", "run", "-x"], "no option '-x'. Write a text that begins with - after a --."),
         (
             ["generate", "run", "--stop", "-x"],
-            "A value that begins with - goes behind =: --stop=VALUE.",
+            "Write a value that begins with - after an =: --stop=VALUE.",
         ),
         (["generate", "run", "--stop", "--n", "3"], "argument --stop: expected one argument. `"),
         (
@@ -82,7 +82,7 @@ def test_what_stands_behind_dashes_is_a_name_or_a_text(
             ["train", "--input", "a.txt"],
             "The text stands behind the verb: `lmsmith train book.txt`.",
         ),
-        (["sample", "run"], "no verb 'sample'. `lmsmith generate RUN` continues a text."),
+        (["sample", "run"], "no command 'sample'. `lmsmith generate RUN` continues a text."),
         (["chat", "run"], "There is no chat yet. `lmsmith generate RUN`"),
         (["serve", "run"], "There is no server yet. `lmsmith export RUN --to hf"),
         (
@@ -91,7 +91,7 @@ def test_what_stands_behind_dashes_is_a_name_or_a_text(
         ),
         (
             ["tokenizer", "tokenize", "x"],
-            "no verb 'tokenizer tokenize'. Use `lmsmith tokenizer encode`.",
+            "no command 'tokenizer tokenize'. Use `lmsmith tokenizer encode`.",
         ),
     ],
 )
@@ -107,7 +107,7 @@ def test_a_file_whose_name_begins_with_a_dash(
     monkeypatch.chdir(tmp_path)
     Path("-x.txt").write_text("text")
     with pytest.raises(
-        UsageError, match=r"no option '-x\.txt'\. A name that begins with - goes behind a --\."
+        UsageError, match=r"no option '-x\.txt'\. Write a name that begins with - after a --\."
     ):
         parse(["train", "-x.txt"])
 

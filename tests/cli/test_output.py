@@ -32,7 +32,7 @@ def test_a_run_outlives_its_log(lmsmith: Lmsmith) -> None:
     assert done.status == 0, done.err
     assert done.err.count("\n") == 1
     assert (
-        "standard output cannot be written (No space left on device). Training goes on without it"
+        "standard output cannot be written (No space left on device). Training continues without it"
         in done.err
     )
     run = lmsmith.cwd / "run"
@@ -83,9 +83,8 @@ def test_other_commands_end_with_a_sentence(
     done = lmsmith(*command, stdout=FULL)
     assert done.status == 1
     assert done.err == (
-        "lmsmith: standard output cannot be written: No space left on device. The command ends "
-        "here; send its output "
-        "elsewhere.\n"
+        "lmsmith: standard output cannot be written: No space left on device. The command stops "
+        "here; redirect its output to another place.\n"
     )
 
 

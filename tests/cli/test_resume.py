@@ -105,7 +105,7 @@ def test_a_signal_saves_a_whole_checkpoint_and_says_how_to_go_on(
     assert (summary["finished"], summary["signal"]) == ("signal", number.name)
     assert newest_step(run) == summary["steps"] >= 20
     assert (
-        f"my run is saved at step {summary['steps']}; `lmsmith resume 'my run'` goes on\n"
+        f"saved my run at step {summary['steps']}; `lmsmith resume 'my run'` continues it\n"
         in done.out
     )
     assert f"stopped by {number.name}" in done.out

@@ -33,7 +33,7 @@ def test_train_says_what_it_did(lmsmith: Lmsmith) -> None:
     done = lmsmith("tokenizer", "train", "book.txt", "--vocab-size", 300, "--out", "my bpe")
     assert (done.status, done.err) == (0, "")
     assert done.out.splitlines()[-2:] == [
-        "my bpe has 300 entries",
+        "wrote my bpe: 300 tokens",
         "try      lmsmith tokenizer inspect 'my bpe'",
     ]
 
@@ -43,7 +43,7 @@ def test_train_ends_early_and_says_so(lmsmith: Lmsmith) -> None:
     size = load_tokenizer(lmsmith.cwd / "bpe").vocab_size
     assert done.status == 0
     assert f"the vocabulary has {size} entries instead of 9000" in done.err
-    assert f"bpe has {size:,} entries" in done.out
+    assert f"wrote bpe: {size:,} tokens" in done.out
 
 
 def test_special_tokens_and_none(lmsmith: Lmsmith) -> None:
@@ -90,7 +90,7 @@ def test_patterns_by_name(lmsmith: Lmsmith) -> None:
     assert done.status == 1
     assert "no pattern 'nosuch'" in done.err
     assert lmsmith(*words, r"\p{L}+|\P{L}").status == 0
-    assert "starts with regex:" in " ".join(lmsmith("tokenizer", "train", "--help").out.split())
+    assert "has the prefix regex:" in " ".join(lmsmith("tokenizer", "train", "--help").out.split())
 
 
 def test_import_says_what_a_file_does_not(lmsmith: Lmsmith, bpe: Path) -> None:
@@ -100,7 +100,7 @@ def test_import_says_what_a_file_does_not(lmsmith: Lmsmith, bpe: Path) -> None:
     assert "tokenizer import ranks.txt --pattern NAME" in done.err
     options = ("--pattern", "gpt4", "--special", "<a>=290", "--eos-token", "<a>")
     done = lmsmith("tokenizer", "import", "ranks.txt", *options, "--out", "new")
-    assert (done.status, done.out.splitlines()[0]) == (0, "new has 291 entries")
+    assert (done.status, done.out.splitlines()[0]) == (0, "wrote new: 291 tokens")
     assert load_tokenizer(lmsmith.cwd / "new").end_of_text == 290
     assert (
         lmsmith("tokenizer", "import", "ranks.txt", *options, "--out", "new").status == 1
@@ -240,13 +240,13 @@ def test_compare_has_the_ladder_and_a_page(lmsmith: Lmsmith, bpe: Path) -> None:
         (["encode", "none", "text"], 1, ["no tokenizer at none"]),
         (["decode", "bpe", "300"], 1, ["300", "vocabulary"]),
         (["decode", "bpe", "9" * 30], 1, ["9" * 30, "vocabulary"]),
-        (["decode", "bpe", "one"], 2, ["'one' is no id"]),
+        (["decode", "bpe", "one"], 2, ["'one' is not a token id"]),
         (
             ["encode", "bpe", "--specials", "text"],
             2,
             ["no option '--specials'", "Did you mean --special?"],
         ),
-        (["tran"], 2, ["no verb 'tokenizer tran'", "Did you mean train?"]),
+        (["tran"], 2, ["no command 'tokenizer tran'", "Did you mean train?"]),
         ([], 2, ["one of train, import, encode, decode, inspect, compare"]),
         (["compare", "--text", "book.txt", "--sizes", "a"], 2, ["512,2048"]),
     ],

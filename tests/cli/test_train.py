@@ -461,7 +461,7 @@ def test_ctrl_c_typed_on_a_terminal(lmsmith: Lmsmith, terminal: Terminal) -> Non
     terminal.type(b"\x03")
     terminal.read_until_ended(process)
     assert (process.status, process.err()) == (130, "")
-    assert "`lmsmith resume run` goes on" in terminal.shown()
+    assert "`lmsmith resume run` continues it" in terminal.shown()
     assert terminal.shown().count("\x1b[?25l") == terminal.shown().count("\x1b[?25h")
 
 
@@ -476,7 +476,7 @@ def test_a_reader_that_goes_away_does_not_end_a_run(lmsmith: Lmsmith) -> None:
     os.close(holding)
     done = process.wait()
     assert done.status == 0
-    assert "standard output cannot be written (Broken pipe). Training goes on" in done.err
+    assert "standard output cannot be written (Broken pipe). Training continues" in done.err
     assert done.err.count("\n") == 1
     assert summary_of(lmsmith.cwd / "run")["steps"] == 60
 
@@ -500,4 +500,4 @@ def test_a_process_of_its_own_from_a_shell(lmsmith: Lmsmith) -> None:
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 143
-    assert "`lmsmith resume run` goes on" in out
+    assert "`lmsmith resume run` continues it" in out

@@ -177,4 +177,4 @@ def test_weights_that_are_good_enough_are_not_trained(capsys: pytest.CaptureFixt
         "run",
     ]
     assert run([*words, *machine], started=time.monotonic()) == 0
-    assert "at step 0; 0.0 s of updates; target reached after 0.0 s" in capsys.readouterr().out
+    assert "at step 0; 0.0 s of steps; target reached after 0.0 s" in capsys.readouterr().out
