@@ -68,7 +68,7 @@ def test_a_wrong_gradient_is_found(
 
 
 @pytest.mark.usefixtures("smaller")
-def test_what_is_not_a_number_does_not_agree(
+def test_nan_does_not_agree(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(GELU, "backward", lambda _self, dy, _saved: (np.full_like(dy, np.nan),))

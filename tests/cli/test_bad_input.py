@@ -82,7 +82,9 @@ def make_nothing(place: Path) -> None: ...
         ),
     ],
 )
-def test_text_that_is_none(lmsmith: Lmsmith, make: Any, status: int, parts: list[str]) -> None:
+def test_unusable_text_is_refused(
+    lmsmith: Lmsmith, make: Any, status: int, parts: list[str]
+) -> None:
     make(lmsmith.cwd)
     (lmsmith.cwd / "bas.txt").write_text(TEXT)
     before = content(lmsmith.cwd)
@@ -93,7 +95,7 @@ def test_text_that_is_none(lmsmith: Lmsmith, make: Any, status: int, parts: list
 
 
 @pytest.mark.parametrize("option", ["--errors", "--data.errors"])
-def test_errors_replace_goes_on(lmsmith: Lmsmith, option: str) -> None:
+def test_errors_replace_continues(lmsmith: Lmsmith, option: str) -> None:
     (lmsmith.cwd / "bad.txt").write_bytes(TEXT.encode() + b"\xff\xfe" * 3 + TEXT.encode())
     done = lmsmith("train", "bad.txt", "--steps", 5, *TINY, option, "replace", "--out", "run")
     assert done.status == 0, done.err
@@ -173,14 +175,14 @@ def test_recipes(lmsmith: Lmsmith, recipe: str, parts: list[str]) -> None:
     assert not (lmsmith.cwd / "run").exists()
 
 
-def test_the_command_lines_mistake_is_not_the_recipes(lmsmith: Lmsmith) -> None:
+def test_an_error_in_the_command_line_is_not_blamed_on_the_recipe(lmsmith: Lmsmith) -> None:
     (lmsmith.cwd / "r.toml").write_text("[train]\nsteps = 2\n")
     done = lmsmith("train", "r.toml", "book.txt", "--steps", "few", "--out", "run")
     refused(done, 2, "train.steps = 'few' in the command line: wanted")
 
 
 @pytest.mark.parametrize("verb", ["train", "data prepare", "tokenizer train"])
-def test_a_run_is_no_text(lmsmith: Lmsmith, run: Path, verb: str) -> None:
+def test_a_run_given_as_text_is_refused(lmsmith: Lmsmith, run: Path, verb: str) -> None:
     more = ["--vocab-size", 300] if verb == "tokenizer train" else []
     done = lmsmith(*verb.split(), "run", *more, "--out", "new")
     refused(
@@ -286,9 +288,7 @@ def test_wrong_use(lmsmith: Lmsmith, words: list[str], parts: list[str]) -> None
     assert content(lmsmith.cwd) == before
 
 
-def test_a_folder_that_holds_a_run_or_anything_is_not_overwritten(
-    lmsmith: Lmsmith, run: Path
-) -> None:
+def test_a_folder_that_is_not_empty_is_not_overwritten(lmsmith: Lmsmith, run: Path) -> None:
     (lmsmith.cwd / "notes").mkdir()
     (lmsmith.cwd / "notes" / "a.txt").write_text("mine")
     before = content(lmsmith.cwd)
@@ -305,7 +305,7 @@ def test_a_folder_that_holds_a_run_or_anything_is_not_overwritten(
     assert content(lmsmith.cwd) == before
 
 
-def test_an_empty_folder_is_taken(lmsmith: Lmsmith) -> None:
+def test_an_empty_folder_is_used(lmsmith: Lmsmith) -> None:
     (lmsmith.cwd / "run").mkdir()
     assert lmsmith("train", "book.txt", "--steps", 2, *TINY, "--out", "run").status == 0
     assert sorted(os.listdir(lmsmith.cwd)) == ["book.txt", "run"]
@@ -325,7 +325,7 @@ def test_a_disk_that_fills_while_saving(lmsmith: Lmsmith) -> None:
     assert done.status == 0, done.err
 
 
-def test_a_disk_that_fills_later_leaves_the_checkpoint_before(lmsmith: Lmsmith, run: Path) -> None:
+def test_a_disk_that_fills_later_keeps_the_previous_checkpoint(lmsmith: Lmsmith, run: Path) -> None:
     shutil.rmtree(run / "checkpoints" / "step-00000030")
     (run / "summary.json").unlink()
     before = content(run / "checkpoints")
@@ -443,7 +443,7 @@ def test_a_loss_that_is_not_finite(lmsmith: Lmsmith) -> None:
     refused(done, 1, "the gradient norm inf", "nothing was updated", "a lower --learning-rate")
 
 
-def test_a_model_that_memory_does_not_hold(lmsmith: Lmsmith) -> None:
+def test_a_model_too_large_for_memory(lmsmith: Lmsmith) -> None:
     done = lmsmith("train", "book.txt", "--steps", 5, *TINY, "--model.d_ff=10000000000000")
     refused(done, 1, "memory does not suffice", "--train.micro_batch_size")
 

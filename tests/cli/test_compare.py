@@ -38,7 +38,7 @@ def test_runs_and_compressors_on_one_text(lmsmith: Lmsmith, run: Path) -> None:
     assert "text.txt" in (lmsmith.cwd / "league.html").read_text(encoding="utf-8")
 
 
-def test_what_is_missing_is_said(lmsmith: Lmsmith) -> None:
+def test_missing_arguments_and_files_are_named(lmsmith: Lmsmith) -> None:
     for words, what in (
         ((), "name runs and --text FILE"),
         (("nothing", "--text", "book.txt"), "nothing is not a run"),

@@ -50,7 +50,9 @@ def on_disk(folder: Path) -> list[str]:
     )
 
 
-def test_list_shows_all_and_what_is_here(lmsmith: Lmsmith, web: Web, there: dict[str, str]) -> None:
+def test_list_shows_all_corpora_and_which_are_downloaded(
+    lmsmith: Lmsmith, web: Web, there: dict[str, str]
+) -> None:
     done = lmsmith("data", "download", "fineweb10B-gpt2", "--files", 2, environment=there)
     assert done.status == 0, done.err
     done = lmsmith("data", "list", environment=there | {"COLUMNS": "200"})
@@ -78,7 +80,7 @@ def test_list_shows_all_and_what_is_here(lmsmith: Lmsmith, web: Web, there: dict
     assert max(map(len, narrow[:-1])) <= 80
 
 
-def test_download_and_again(lmsmith: Lmsmith, web: Web, there: dict[str, str]) -> None:
+def test_download_twice(lmsmith: Lmsmith, web: Web, there: dict[str, str]) -> None:
     done = lmsmith("data", "download", "tinystories-validation", environment=there)
     size = len(web.datasets["roneneldan/TinyStories"]["data/validation-0.parquet"]) / 1000
     assert (done.status, done.err) == (0, "")
@@ -116,7 +118,7 @@ def test_download_to_a_folder(lmsmith: Lmsmith, there: dict[str, str]) -> None:
     assert "is about tinystories-validation" in done.err
 
 
-def test_train_on_a_name(lmsmith: Lmsmith, web: Web, there: dict[str, str]) -> None:
+def test_train_on_a_corpus_by_name(lmsmith: Lmsmith, web: Web, there: dict[str, str]) -> None:
     command = ["train", "tinystories-validation", "--steps", 3, *TINY]
     done = lmsmith(*command, "--out", "first", environment=there)
     assert done.status == 0, done.err
@@ -137,7 +139,7 @@ def test_train_on_a_name(lmsmith: Lmsmith, web: Web, there: dict[str, str]) -> N
 @pytest.mark.parametrize(
     ("stop", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)]
 )
-def test_stopped_in_the_middle_and_gone_on_with(
+def test_an_interrupted_download_resumes(
     lmsmith: Lmsmith, web: Web, there: dict[str, str], stop: signal.Signals, status: int
 ) -> None:
     import threading
@@ -180,7 +182,7 @@ def test_stopped_in_the_middle_and_gone_on_with(
     assert len(on_disk(folder)) == 4
 
 
-def test_what_cannot_be_had(lmsmith: Lmsmith, web: Web, there: dict[str, str]) -> None:
+def test_corpora_that_are_not_available(lmsmith: Lmsmith, web: Web, there: dict[str, str]) -> None:
     for words, message in {
         ("tinystory",): "there is no corpus 'tinystory'. Did you mean tinystories?",
         ("fineweb10B-gpt2", "--files", 0): "expected a whole number, 1 or more",

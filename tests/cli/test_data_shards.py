@@ -112,7 +112,9 @@ def test_inspecting(lmsmith: Lmsmith, shards: Path) -> None:
     assert done.status == 1
     assert "train_000002.bin has changed: its SHA-256 is" in done.out
     assert "has id" in done.out
-    assert "lmsmith: many is not right (2 problems): copy or prepare it again." in done.err
+    assert (
+        "lmsmith: many is damaged (2 problems, listed above): copy or prepare it again." in done.err
+    )
     assert lmsmith("data", "inspect", "many").status == 0
     one = json.loads(lmsmith("data", "inspect", "bytes/fineweb_train_000001.bin", "--json").out)
     assert (one["splits"][0]["n_tokens"], one["prepared"]) == (9001, False)
@@ -128,7 +130,7 @@ def test_inspecting(lmsmith: Lmsmith, shards: Path) -> None:
         assert "either a folder of shards, or a run after --exposure" in done.err
 
 
-def test_shards_that_do_not_serve(lmsmith: Lmsmith, shards: Path) -> None:
+def test_unusable_shards_are_refused(lmsmith: Lmsmith, shards: Path) -> None:
     """Each is told in a sentence, and no run appears."""
     save_tokenizer(ByteTokenizer(True), shards / "other")
     cases = [

@@ -31,7 +31,7 @@ def losses(run: Path) -> dict[tuple[str, int], float]:
     }
 
 
-def test_it_makes_the_run_that_pytorch_makes(lmsmith: Lmsmith) -> None:
+def test_the_reference_engine_makes_the_same_run_as_pytorch(lmsmith: Lmsmith) -> None:
     done = lmsmith(
         "train", "book.txt", "--steps", 30, *BY_HAND, "--train.dtype=float64", "--out", "hand"
     )
@@ -70,7 +70,7 @@ def test_it_makes_the_run_that_pytorch_makes(lmsmith: Lmsmith) -> None:
 @pytest.mark.skipif(
     not hasattr(signal, "SIGKILL"), reason="Windows has no signals to other processes"
 )
-def test_a_killed_run_goes_on_bit_for_bit(lmsmith: Lmsmith) -> None:
+def test_a_killed_run_resumes_bit_for_bit(lmsmith: Lmsmith) -> None:
     command = [
         "train",
         "book.txt",
@@ -106,7 +106,7 @@ def test_a_killed_run_goes_on_bit_for_bit(lmsmith: Lmsmith) -> None:
         (["--preset", "gpt2", "--train.batch_size", "100000"], "--train.micro_batch_size"),
     ],
 )
-def test_what_it_cannot_do_leaves_nothing_behind(
+def test_an_unsupported_setting_leaves_no_files(
     lmsmith: Lmsmith, words: list[str], told: str
 ) -> None:
     done = lmsmith(

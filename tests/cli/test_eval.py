@@ -33,7 +33,7 @@ def plain_loop(run: Path, text: str) -> tuple[float, int]:
     return nats, len(ids)
 
 
-def test_figures_of_a_text(lmsmith: Lmsmith, run: Path) -> None:
+def test_scores_match_a_plain_loop(lmsmith: Lmsmith, run: Path) -> None:
     text = TEXT[3000:4321]
     (lmsmith.cwd / "other.txt").write_text(text)
     done = lmsmith("eval", "run", "--text", "other.txt", "--json")
@@ -54,7 +54,7 @@ def test_figures_of_a_text(lmsmith: Lmsmith, run: Path) -> None:
     assert lines["n_bytes"] == "1,321"
 
 
-def test_ids_without_a_token_keep_their_probability_and_are_not_written(lmsmith: Lmsmith) -> None:
+def test_ids_without_a_token_are_scored_but_not_generated(lmsmith: Lmsmith) -> None:
     """A vocabulary that is mostly holes: an untrained model would draw one at nearly every step."""
     gap = BpeTokenizer(
         [*(bytes([b]) for b in range(256)), *[None] * 5000], [], "gpt2", {"<|endoftext|>": 5000}
@@ -73,7 +73,9 @@ def test_ids_without_a_token_keep_their_probability_and_are_not_written(lmsmith:
     assert "note: 4,999 of the model's 5,256 ids belong to no token; the probability" in shown
 
 
-def test_weights_that_are_not_finite_are_refused_by_every_verb(lmsmith: Lmsmith, run: Path) -> None:
+def test_weights_that_are_not_finite_are_refused_by_every_command(
+    lmsmith: Lmsmith, run: Path
+) -> None:
     tensors, config = load_model(run / "model")
     tensors["head.weight"][2, 1] = math.nan
     save_model(run / "model", tensors, config)
@@ -90,7 +92,7 @@ def test_weights_that_are_not_finite_are_refused_by_every_verb(lmsmith: Lmsmith,
     assert sorted(path.name for path in lmsmith.cwd.iterdir()) == ["book.txt", "run"]
 
 
-def test_a_score_that_is_not_a_number_is_no_score(lmsmith: Lmsmith, run: Path) -> None:
+def test_a_nan_score_is_refused(lmsmith: Lmsmith, run: Path) -> None:
     """Finite weights, so large that values overflow on the way."""
     tensors, config = load_model(run / "model")
     tensors["blocks.0.feed_forward.up.weight"].fill_(3e38)
@@ -107,7 +109,7 @@ def test_a_score_that_is_not_a_number_is_no_score(lmsmith: Lmsmith, run: Path) -
         assert "probabilities that are not numbers" in done.err, words
 
 
-def test_unknown_characters_are_counted_and_charged(lmsmith: Lmsmith, run: Path) -> None:
+def test_unknown_characters_are_counted_and_scored(lmsmith: Lmsmith, run: Path) -> None:
     text = "The cat lost the caté.\n中文 in March.\n" * 20
     known = "".join(c for c in text if c in TEXT)
     (lmsmith.cwd / "other.txt").write_text(text, encoding="utf-8")
@@ -126,7 +128,7 @@ def test_unknown_characters_are_counted_and_charged(lmsmith: Lmsmith, run: Path)
     assert f"60 characters of the text are not in the vocabulary; {charged}" in shown
 
 
-def test_bytes_that_are_no_text_count_as_in_compare(lmsmith: Lmsmith, run: Path) -> None:
+def test_invalid_bytes_are_scored_as_in_compare(lmsmith: Lmsmith, run: Path) -> None:
     (lmsmith.cwd / "odd.txt").write_bytes(b"The cat \xff\xfe saw\r\n" * 9)
     assert "not UTF-8" in lmsmith("eval", "run", "--text", "odd.txt").err
     how = ("--text", "odd.txt", "--json")
@@ -139,7 +141,7 @@ def test_bytes_that_are_no_text_count_as_in_compare(lmsmith: Lmsmith, run: Path)
     assert "note: 18 bytes of the text are not UTF-8; they are scored as raw bytes" in shown
 
 
-def test_one_text_in_every_format_has_one_score(lmsmith: Lmsmith, run: Path) -> None:
+def test_one_text_has_the_same_score_in_every_format(lmsmith: Lmsmith, run: Path) -> None:
     import pyarrow
     import pyarrow.parquet
 
@@ -171,7 +173,7 @@ def test_one_text_in_every_format_has_one_score(lmsmith: Lmsmith, run: Path) -> 
     assert (latin["n_unknown"], latin["n_bytes"]) == (1, len(text) + 2)
 
 
-def test_a_stride_sees_more_context(lmsmith: Lmsmith, run: Path) -> None:
+def test_a_smaller_stride_gives_more_context(lmsmith: Lmsmith, run: Path) -> None:
     side_by_side, overlapping = (
         json.loads(lmsmith("eval", "run", "--json", "--text", "book.txt", "--stride", stride).out)
         for stride in (16, 4)
@@ -180,7 +182,7 @@ def test_a_stride_sees_more_context(lmsmith: Lmsmith, run: Path) -> None:
     assert overlapping["nats_per_token"] < side_by_side["nats_per_token"]
 
 
-def test_without_a_text_it_is_the_runs_own_validation(lmsmith: Lmsmith) -> None:
+def test_without_a_text_it_scores_the_validation_text(lmsmith: Lmsmith) -> None:
     """The best weights are what a run leaves, and its best figures are theirs."""
     backwards = TEXT + TEXT[: len(TEXT) // 9 + 1][::-1]
     (lmsmith.cwd / "book.txt").write_text(backwards)

@@ -12,7 +12,7 @@ import pytest
 from conftest import LINUX, TEXT, TINY, Lmsmith
 
 
-def test_it_continues_the_prompt_and_the_seed_says_how(lmsmith: Lmsmith, run: Path) -> None:
+def test_the_seed_determines_the_continuation(lmsmith: Lmsmith, run: Path) -> None:
     first = lmsmith("generate", "run", "The cat", "--max-tokens", 40)
     assert (first.status, first.err) == (0, "")
     assert re.fullmatch(r"The cat(?s:.{40})\n", first.out)
@@ -22,9 +22,7 @@ def test_it_continues_the_prompt_and_the_seed_says_how(lmsmith: Lmsmith, run: Pa
     assert lmsmith("generate", "run/model", "The cat", "--max-tokens", 40).out == first.out
 
 
-def test_n_gives_that_many_of_which_the_first_is_the_only_one_without_it(
-    lmsmith: Lmsmith, run: Path
-) -> None:
+def test_n_gives_n_samples_and_the_first_equals_that_without_n(lmsmith: Lmsmith, run: Path) -> None:
     alone = lmsmith("generate", "run", "My aunt", "--max-tokens", 20).out
     done = lmsmith("generate", "run", "My aunt", "--max-tokens", 20, "--n", 3)
     texts = re.split(r"--- \d\n", done.out)
@@ -34,7 +32,7 @@ def test_n_gives_that_many_of_which_the_first_is_the_only_one_without_it(
     assert len(set(texts)) == 4
 
 
-def test_greedy_filters_agree(lmsmith: Lmsmith, run: Path) -> None:
+def test_all_ways_of_greedy_sampling_agree(lmsmith: Lmsmith, run: Path) -> None:
     """Each of these leaves the likeliest token alone."""
     ways = [
         ["--temperature", 0],
@@ -50,7 +48,7 @@ def test_greedy_filters_agree(lmsmith: Lmsmith, run: Path) -> None:
     assert len(texts) == 1
 
 
-def test_stop_ends_before_the_string_that_comes_first(lmsmith: Lmsmith, run: Path) -> None:
+def test_the_first_stop_sequence_ends_the_text(lmsmith: Lmsmith, run: Path) -> None:
     whole = lmsmith("generate", "run", "Nobody", "--max-tokens", 60).out
     stop = whole[20:22]
     done = lmsmith(
@@ -59,7 +57,7 @@ def test_stop_ends_before_the_string_that_comes_first(lmsmith: Lmsmith, run: Pat
     assert done.out == whole[: whole.index(stop, len("Nobody"))] + "\n"
 
 
-def test_unknown_characters_are_named_and_left_out(lmsmith: Lmsmith, run: Path) -> None:
+def test_unknown_characters_are_named_and_skipped(lmsmith: Lmsmith, run: Path) -> None:
     done = lmsmith("generate", "run", "Thé cœt", "--max-tokens", 10)
     assert done.status == 0
     assert (
@@ -89,7 +87,7 @@ def test_unknown_words_are_counted(lmsmith: Lmsmith) -> None:
     assert len(re.findall(r"\w+|<unk>", done.out)) >= 4
 
 
-def test_no_prompt_is_the_beginning_of_a_line(lmsmith: Lmsmith, run: Path) -> None:
+def test_an_empty_prompt_starts_a_line(lmsmith: Lmsmith, run: Path) -> None:
     """There is one document, so no end-of-text token: a new line is the nearest thing to a
     beginning.
     """
@@ -103,7 +101,7 @@ def test_no_prompt_is_the_beginning_of_a_line(lmsmith: Lmsmith, run: Path) -> No
         assert "\n" + done.out == after_newline
 
 
-def test_no_prompt_after_an_end_of_text(lmsmith: Lmsmith) -> None:
+def test_an_empty_prompt_starts_a_document(lmsmith: Lmsmith) -> None:
     lines = "".join(json.dumps({"text": line}) + "\n" for line in TEXT.splitlines())
     (lmsmith.cwd / "lines.jsonl").write_text(lines)
     assert lmsmith("train", "lines.jsonl", "--steps", 200, *TINY, "--out", "lines").status == 0
@@ -114,7 +112,7 @@ def test_no_prompt_after_an_end_of_text(lmsmith: Lmsmith) -> None:
     assert len(done.out) < 500
 
 
-def test_lines_from_a_pipe(lmsmith: Lmsmith, run: Path) -> None:
+def test_prompts_from_a_pipe(lmsmith: Lmsmith, run: Path) -> None:
     done = lmsmith("generate", "run", "--max-tokens", 15, stdin="The cat\r\nA bird")
     one, other = (
         lmsmith("generate", "run", "--max-tokens", 15, prompt).out
@@ -126,7 +124,7 @@ def test_lines_from_a_pipe(lmsmith: Lmsmith, run: Path) -> None:
     assert "line 2 of standard input is not UTF-8: byte 0xFF at offset 2 of the line" in done.err
 
 
-def test_lines_are_continued_as_they_come(lmsmith: Lmsmith, run: Path) -> None:
+def test_prompts_are_continued_as_they_arrive(lmsmith: Lmsmith, run: Path) -> None:
     if not LINUX:
         pytest.skip("needs a named pipe")
     pipe = lmsmith.cwd / "pipe"
@@ -144,7 +142,7 @@ def test_lines_are_continued_as_they_come(lmsmith: Lmsmith, run: Path) -> None:
 
 
 @pytest.mark.skipif(not LINUX, reason="pseudo-terminals")
-def test_a_conversation_on_a_terminal(lmsmith: Lmsmith, run: Path) -> None:
+def test_prompts_on_a_terminal(lmsmith: Lmsmith, run: Path) -> None:
     import pty
 
     ours, theirs = pty.openpty()
@@ -162,7 +160,7 @@ def test_a_conversation_on_a_terminal(lmsmith: Lmsmith, run: Path) -> None:
     os.close(theirs)
 
 
-def test_ctrl_c_ends_a_text_and_then_the_conversation(lmsmith: Lmsmith, run: Path) -> None:
+def test_ctrl_c_stops_the_text_and_then_the_command(lmsmith: Lmsmith, run: Path) -> None:
     """Without a word about signals."""
     if not LINUX:
         pytest.skip("needs a pseudo-terminal")
@@ -212,7 +210,7 @@ def test_it_streams(lmsmith: Lmsmith, run: Path) -> None:
     assert (done.status, done.err) == (130, "lmsmith: stopped by SIGINT\n")
 
 
-def test_a_reader_that_has_seen_enough(lmsmith: Lmsmith, run: Path) -> None:
+def test_a_closed_pipe_ends_generation_quietly(lmsmith: Lmsmith, run: Path) -> None:
     if not LINUX:
         pytest.skip("needs a named pipe")
     pipe = lmsmith.cwd / "pipe"
@@ -232,7 +230,7 @@ def read_some(pipe: int) -> bytes:
         return b""
 
 
-def test_a_terminal_that_lacks_a_character(lmsmith: Lmsmith) -> None:
+def test_a_terminal_that_cannot_encode_a_character(lmsmith: Lmsmith) -> None:
     """In a process of its own, for how standard output is encoded is settled when Python starts."""
     (lmsmith.cwd / "czech.txt").write_text("čeština\n" * 300, encoding="utf-8")
     assert lmsmith("train", "czech.txt", "--steps", 2, *TINY, "--out", "czech").status == 0

@@ -40,7 +40,7 @@ from lmsmith.errors import UsageError
         (["resume", "--", "-r"], {"run": Path("-r")}),
     ],
 )
-def test_what_stands_behind_dashes_is_a_name_or_a_text(
+def test_words_after_a_double_dash_are_names_or_texts(
     words: list[str], found: dict[str, Any] | None
 ) -> None:
     if found is None:
@@ -95,7 +95,7 @@ def test_what_stands_behind_dashes_is_a_name_or_a_text(
         ),
     ],
 )
-def test_what_is_not_understood_is_explained(words: list[str], said: str) -> None:
+def test_unknown_words_are_explained(words: list[str], said: str) -> None:
     with pytest.raises(UsageError) as error:
         parse(words)
     assert said in str(error.value)
@@ -112,7 +112,7 @@ def test_a_file_whose_name_begins_with_a_dash(
         parse(["train", "-x.txt"])
 
 
-def test_it_is_trained_on(lmsmith: Lmsmith) -> None:
+def test_train_on_a_file_whose_name_begins_with_a_dash(lmsmith: Lmsmith) -> None:
     (lmsmith.cwd / "book.txt").rename(lmsmith.cwd / "-x.txt")
     done = lmsmith(
         "train", "--epochs", "0.01", "--tokenizer", "byte", *TINY, "--out", "r", "--", "-x.txt"

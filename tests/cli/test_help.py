@@ -35,7 +35,7 @@ def processor_seconds() -> float:
     return found.children_user + found.children_system
 
 
-def test_help_is_there_in_less_than_half_a_second(lmsmith: Lmsmith) -> None:
+def test_help_takes_less_than_half_a_second(lmsmith: Lmsmith) -> None:
     """Of the processor's time, which is what a user waits for where nothing else is running."""
     took = []
     for _ in range(3):
@@ -53,7 +53,7 @@ def test_help_is_there_in_less_than_half_a_second(lmsmith: Lmsmith) -> None:
 @pytest.mark.parametrize(
     "words", [["--help"], ["train", "--help"], ["generate", "--help"], ["--version"], ["trian"]]
 )
-def test_torch_is_not_imported_for_it(lmsmith: Lmsmith, words: list[str]) -> None:
+def test_help_does_not_import_torch(lmsmith: Lmsmith, words: list[str]) -> None:
     program = (
         "import sys\nfrom lmsmith.cli import run\n"
         f"status = run({words!r}, started=0.0)\n"
@@ -67,7 +67,7 @@ def test_torch_is_not_imported_for_it(lmsmith: Lmsmith, words: list[str]) -> Non
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_help_of_a_verb(lmsmith: Lmsmith, verb: str) -> None:
+def test_help_of_a_command(lmsmith: Lmsmith, verb: str) -> None:
     done = lmsmith(*verb.split(), "--help")
     assert (done.status, done.err) == (0, "")
     assert done.out.startswith(f"usage: lmsmith {verb} ")

@@ -16,7 +16,7 @@ FULL = Path("/dev/full")  # every write fails: no space left
 pytestmark = pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
 
 
-def test_a_run_outlives_its_log(lmsmith: Lmsmith) -> None:
+def test_a_run_survives_a_full_disk_for_its_output(lmsmith: Lmsmith) -> None:
     done = lmsmith(
         "train",
         "book.txt",
@@ -45,7 +45,7 @@ def test_a_run_outlives_its_log(lmsmith: Lmsmith) -> None:
     assert json.loads((run / "summary.json").read_text())["steps"] == 22
 
 
-def test_a_run_outlives_a_log_that_fills_on_the_way(lmsmith: Lmsmith) -> None:
+def test_a_run_survives_a_pipe_that_closes(lmsmith: Lmsmith) -> None:
     log = lmsmith.cwd / "log"
     order = ["train", "book.txt", "--steps", 20, *TINY, "--train.eval_every", 1, "--out", "run"]
     probe = lmsmith(*order[:-1], "probe", stdout=log)
@@ -77,7 +77,7 @@ def test_a_run_outlives_a_log_that_fills_on_the_way(lmsmith: Lmsmith) -> None:
         ["data", "prepare", "book.txt", "--tokenizer", "byte", "--out", "shards"],
     ],
 )
-def test_other_commands_end_with_a_sentence(
+def test_other_commands_fail_with_one_sentence(
     lmsmith: Lmsmith, run: Path, command: list[object]
 ) -> None:
     done = lmsmith(*command, stdout=FULL)
@@ -102,7 +102,7 @@ def test_python_itself_does_not_complain_when_it_exits() -> None:
 
 
 @pytest.mark.skipif(not LINUX, reason="terminals are each system's own")
-def test_a_run_outlives_its_terminal(lmsmith: Lmsmith) -> None:
+def test_a_run_survives_its_closed_terminal(lmsmith: Lmsmith) -> None:
     master, terminal = os.openpty()
     process = lmsmith.start(
         "train", "book.txt", "--steps", 10**6, *TINY, "--train.log_every", 1, "--out", "run",

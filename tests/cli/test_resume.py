@@ -47,7 +47,7 @@ def undisturbed(_lmsmith: Lmsmith, tmp_path_factory: pytest.TempPathFactory) -> 
     return place / "run"
 
 
-def test_kills_at_any_moment_leave_an_undisturbed_runs_weights(
+def test_a_run_killed_at_any_moment_resumes_to_the_same_weights(
     lmsmith: Lmsmith, undisturbed: Path
 ) -> None:
     (lmsmith.cwd / "book.txt").write_text(BACKWARDS, encoding="utf-8")
@@ -90,7 +90,7 @@ def test_kills_at_any_moment_leave_an_undisturbed_runs_weights(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_a_whole_checkpoint_and_says_how_to_go_on(
+def test_a_signal_saves_a_checkpoint_and_prints_how_to_resume(
     lmsmith: Lmsmith, number: signal.Signals
 ) -> None:
     run = lmsmith.cwd / "my run"
@@ -117,7 +117,7 @@ def test_a_signal_saves_a_whole_checkpoint_and_says_how_to_go_on(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_does_not_wait_for_an_evaluation_which_the_resumed_run_makes(
+def test_a_signal_skips_an_evaluation_and_the_resumed_run_makes_it(
     lmsmith: Lmsmith, number: signal.Signals
 ) -> None:
     run = lmsmith.cwd / "run"
@@ -163,7 +163,7 @@ def test_a_second_interrupt_does_not_wait_for_the_save(lmsmith: Lmsmith, run: Pa
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_the_text_is_read_leaves_nothing(
+def test_a_signal_while_reading_text_leaves_no_files(
     lmsmith: Lmsmith, number: signal.Signals
 ) -> None:
     pipe = lmsmith.cwd / "endless.txt"
@@ -180,7 +180,7 @@ def test_a_signal_while_the_text_is_read_leaves_nothing(
     assert not (lmsmith.cwd / "runs").exists()
 
 
-def test_a_signal_while_the_plan_is_made_leaves_nothing(lmsmith: Lmsmith) -> None:
+def test_a_signal_while_planning_leaves_no_files(lmsmith: Lmsmith) -> None:
     large = [
         "--model.n_layer=2",
         "--model.n_head=4",
@@ -201,7 +201,7 @@ def test_a_signal_while_the_plan_is_made_leaves_nothing(lmsmith: Lmsmith) -> Non
     assert not (lmsmith.cwd / "runs").exists()
 
 
-def test_a_kill_before_the_run_is_there_leaves_nothing_but_what_the_next_run_sweeps(
+def test_files_of_a_run_killed_early_are_removed_by_the_next_run(
     lmsmith: Lmsmith,
 ) -> None:
     (lmsmith.cwd / "runs").mkdir()
@@ -214,7 +214,7 @@ def test_a_kill_before_the_run_is_there_leaves_nothing_but_what_the_next_run_swe
     assert os.listdir(lmsmith.cwd / "runs") == ["book-1"]
 
 
-def test_a_finished_run_stays_as_it_is(lmsmith: Lmsmith, run: Path) -> None:
+def test_resuming_a_finished_run_changes_nothing(lmsmith: Lmsmith, run: Path) -> None:
     before = content(run)
     done = lmsmith("resume", "run")
     assert (done.status, done.err) == (0, "")
@@ -247,7 +247,7 @@ def test_each_stage_of_a_run_can_be_resumed(lmsmith: Lmsmith, run: Path, n_steps
     assert (run / "samples.md").read_text() == (finished / "samples.md").read_text()
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(
+def test_a_damaged_checkpoint_is_named_and_the_previous_one_is_used(
     lmsmith: Lmsmith, run: Path
 ) -> None:
     finished = shutil.copytree(run, lmsmith.cwd / "finished")
@@ -262,7 +262,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(
     assert_same(run, finished)
 
 
-def test_a_run_without_a_whole_checkpoint_says_which_are_damaged(
+def test_a_run_without_a_complete_checkpoint_names_the_damaged_ones(
     lmsmith: Lmsmith, run: Path
 ) -> None:
     (run / "summary.json").unlink()

@@ -25,11 +25,11 @@ def ids(out: str) -> list[int]:
     return [int(word) for word in out.split()]
 
 
-def test_train_learns_what_the_library_learns(bpe: Path) -> None:
+def test_train_learns_the_same_merges_as_the_library(bpe: Path) -> None:
     assert load_tokenizer(bpe).fingerprint == learn_bpe([TEXT], 300).fingerprint
 
 
-def test_train_says_what_it_did(lmsmith: Lmsmith) -> None:
+def test_train_prints_the_result(lmsmith: Lmsmith) -> None:
     done = lmsmith("tokenizer", "train", "book.txt", "--vocab-size", 300, "--out", "my bpe")
     assert (done.status, done.err) == (0, "")
     assert done.out.splitlines()[-2:] == [
@@ -38,7 +38,7 @@ def test_train_says_what_it_did(lmsmith: Lmsmith) -> None:
     ]
 
 
-def test_train_ends_early_and_says_so(lmsmith: Lmsmith) -> None:
+def test_train_that_ends_early_prints_a_note(lmsmith: Lmsmith) -> None:
     done = lmsmith("tokenizer", "train", "book.txt", "--vocab-size", 9000, "--out", "bpe")
     size = load_tokenizer(lmsmith.cwd / "bpe").vocab_size
     assert done.status == 0
@@ -46,7 +46,7 @@ def test_train_ends_early_and_says_so(lmsmith: Lmsmith) -> None:
     assert f"wrote bpe: {size:,} tokens" in done.out
 
 
-def test_special_tokens_and_none(lmsmith: Lmsmith) -> None:
+def test_special_tokens_and_no_special_tokens(lmsmith: Lmsmith) -> None:
     for name, options in {
         "two": ["--special", "<a>", "--special", "<b>"],
         "none": ["--no-special"],
@@ -64,7 +64,7 @@ def test_special_tokens_and_none(lmsmith: Lmsmith) -> None:
     assert ids(lmsmith("tokenizer", "encode", "two", "<b>").out) != [259]
 
 
-def test_a_token_that_ends_texts_by_name(lmsmith: Lmsmith) -> None:
+def test_the_end_of_text_token_is_known_by_name(lmsmith: Lmsmith) -> None:
     words = (
         "tokenizer",
         "train",
@@ -93,7 +93,7 @@ def test_patterns_by_name(lmsmith: Lmsmith) -> None:
     assert "has the prefix regex:" in " ".join(lmsmith("tokenizer", "train", "--help").out.split())
 
 
-def test_import_says_what_a_file_does_not(lmsmith: Lmsmith, bpe: Path) -> None:
+def test_import_adds_what_a_file_does_not_contain(lmsmith: Lmsmith, bpe: Path) -> None:
     save_tiktoken(learn_bpe([TEXT], 280, special_tokens=()), lmsmith.cwd / "ranks.txt")
     done = lmsmith("tokenizer", "encode", "ranks.txt", "x")
     assert done.status == 1
@@ -116,7 +116,7 @@ def test_import_says_what_a_file_does_not(lmsmith: Lmsmith, bpe: Path) -> None:
         assert not (lmsmith.cwd / "other").exists()
 
 
-def test_encode_and_decode_there_and_back(lmsmith: Lmsmith, bpe: Path) -> None:
+def test_decode_inverts_encode(lmsmith: Lmsmith, bpe: Path) -> None:
     text = "The old boat — naïve 🙂\n"
     encoded = lmsmith("tokenizer", "encode", "bpe", text).out
     assert ids(encoded) == load_tokenizer(bpe).encode(text).tolist()
@@ -134,7 +134,7 @@ def test_encode_shows_each_token(lmsmith: Lmsmith, bpe: Path) -> None:
     ).tolist()
 
 
-def test_a_runs_tokenizer_by_the_runs_name(lmsmith: Lmsmith, run: Path) -> None:
+def test_the_tokenizer_of_a_run(lmsmith: Lmsmith, run: Path) -> None:
     done = lmsmith("tokenizer", "encode", "run", "The cat")
     assert ids(done.out) == load_tokenizer(run / "model").encode("The cat").tolist()
 
@@ -173,7 +173,7 @@ def test_compare_refuses_a_tokenizer_before_it_learns_others(lmsmith: Lmsmith) -
     assert "merg" not in done.err
 
 
-def test_compare_has_the_ladder_and_a_page(lmsmith: Lmsmith, bpe: Path) -> None:
+def test_compare_prints_a_table_and_writes_a_page(lmsmith: Lmsmith, bpe: Path) -> None:
     done = lmsmith(
         "tokenizer",
         "compare",

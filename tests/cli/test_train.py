@@ -49,7 +49,7 @@ def without(*names: str) -> list[str]:
     return [word for word in TINY if not any(name in word for name in names)]
 
 
-def test_steps_and_what_a_run_leaves(lmsmith: Lmsmith) -> None:
+def test_steps_and_the_files_of_a_run(lmsmith: Lmsmith) -> None:
     run, done = trained(lmsmith, "book.txt", "--steps", 20)
     assert sorted(os.listdir(run)) == [
         ".lock",
@@ -176,7 +176,7 @@ def test_minutes(lmsmith: Lmsmith) -> None:
     assert (again.status, "nothing to go on with" in again.out) == (0, True)
 
 
-def test_ten_minutes_are_what_it_takes_without_a_length(lmsmith: Lmsmith) -> None:
+def test_without_a_length_it_trains_for_ten_minutes(lmsmith: Lmsmith) -> None:
     process = lmsmith.start("train", "book.txt", *TINY, "--out", "run")
     process.until(lambda: (lmsmith.cwd / "run" / "metrics.jsonl").exists())
     process.send(signal.SIGTERM)
@@ -184,7 +184,7 @@ def test_ten_minutes_are_what_it_takes_without_a_length(lmsmith: Lmsmith) -> Non
     assert config_of(lmsmith.cwd / "run")["train"]["minutes"] == 10
 
 
-def test_a_recipe_with_files_behind_it(lmsmith: Lmsmith) -> None:
+def test_a_recipe_followed_by_files(lmsmith: Lmsmith) -> None:
     (lmsmith.cwd / "r.toml").write_text(
         '[train]\nsteps = 7\nseed = 3\n[data]\nsources = ["missing.txt"]\n'
     )
@@ -246,7 +246,7 @@ def test_the_config_of_a_run_with_another_text(lmsmith: Lmsmith, run: Path) -> N
     assert done.status == 0, done.err
 
 
-def test_overrides_are_kept_and_what_is_left_open_is_chosen_to_fit(lmsmith: Lmsmith) -> None:
+def test_given_settings_are_kept_and_others_are_chosen_to_fit(lmsmith: Lmsmith) -> None:
     run, _ = trained(
         lmsmith, "book.txt", "--steps", 2, "--model.d_model", 24, tiny=without("d_model", "n_head")
     )
@@ -285,7 +285,7 @@ def test_overrides_are_kept_and_what_is_left_open_is_chosen_to_fit(lmsmith: Lmsm
     assert config_of(lmsmith.cwd / "d")["model"]["d_model"] == 24
 
 
-def test_zero_and_auto_may_be_said(lmsmith: Lmsmith) -> None:
+def test_zero_and_auto_are_accepted(lmsmith: Lmsmith) -> None:
     auto = [
         "--train.threads=0",
         "--train.matmul=auto",
@@ -353,13 +353,13 @@ def test_runs_are_numbered_and_named_after_their_text(lmsmith: Lmsmith) -> None:
     ]
 
 
-def test_brackets_in_a_name_are_no_markup(lmsmith: Lmsmith) -> None:
+def test_brackets_in_a_name_are_not_read_as_markup(lmsmith: Lmsmith) -> None:
     _, done = trained(lmsmith, "book.txt", "--steps", 1, out="[red]run :smile:")
     assert "report   [red]run :smile:/report.html" in done.out
     assert "lmsmith generate '[red]run :smile:'" in done.out
 
 
-def test_what_goes_to_a_file_are_plain_lines(lmsmith: Lmsmith) -> None:
+def test_output_to_a_file_is_plain_lines(lmsmith: Lmsmith) -> None:
     _, done = trained(lmsmith, "book.txt", "--steps", 20)
     assert "\x1b" not in done.out
     assert "\r" not in done.out
@@ -465,7 +465,7 @@ def test_ctrl_c_typed_on_a_terminal(lmsmith: Lmsmith, terminal: Terminal) -> Non
     assert terminal.shown().count("\x1b[?25l") == terminal.shown().count("\x1b[?25h")
 
 
-def test_a_reader_that_goes_away_does_not_end_a_run(lmsmith: Lmsmith) -> None:
+def test_a_closed_pipe_does_not_end_a_run(lmsmith: Lmsmith) -> None:
     if not LINUX:
         pytest.skip("needs a named pipe")
     pipe = lmsmith.cwd / "pipe"
