@@ -1,4 +1,4 @@
-"""What the command sets up before anything is imported."""
+"""What the command sets up before other imports."""
 
 import os
 

@@ -1,6 +1,4 @@
-"""`lmsmith verify`: four engines agree, and one that is wrong is found, with the tensors in
-which it is.
-"""
+"""`lmsmith verify`: the engines agree, and a wrong one is found with its wrong tensors."""
 
 import json
 
@@ -56,7 +54,7 @@ def test_the_table_names_every_tensor(capsys: pytest.CaptureFixture[str]) -> Non
 def test_a_wrong_gradient_is_found(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Off by one part in a million, in the modules' GELU alone."""
+    """The GELU of the modules is wrong by one part in a million."""
     right = GELU.backward
     monkeypatch.setattr(GELU, "backward", lambda *given: (right(*given)[0] * (1 + 1e-6),))
     status, out = verify(capsys, "--gradients")

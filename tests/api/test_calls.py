@@ -120,7 +120,7 @@ def test_generate_stream_and_generate_batch_agree(lm: lmsmith.LM) -> None:
 
 
 def test_logits_next_tokens_and_scores_agree(lm: lmsmith.LM) -> None:
-    """Three ways to the same probabilities; the score as the definition has it."""
+    """Three ways to compute the same probabilities; the score follows its definition."""
     ids = lm.tokenizer.encode("It was lo")
     logits = lm.logits(ids)
     assert logits.shape == (len(ids), lm.model.vocab_size)

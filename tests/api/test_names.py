@@ -21,7 +21,7 @@ from lmsmith.tokens.tokenizer import END_OF_TEXT, Tokenizer
 
 ALL = verbs()
 SETTINGS = dict(settings())
-NOT_IN_PYTHON = {"help", "json"}  # how the command prints
+NOT_IN_PYTHON = {"help", "json"}  # options for printing
 PYTHON_ONLY = {
     "progress": "how much is printed",
     "started": "the process's start, which the command line knows",
@@ -142,8 +142,8 @@ def default_of(action: argparse.Action) -> Any:
 
 
 def same(found: Any, wanted: Any) -> bool:
-    """None, and what stands for nothing: "" and () and 0; paths and their text."""
-    empty = (None, (), [], "text", False)  # `--special-tokens` not given: they are text
+    """Treats None, "", () and 0 as the same, and paths as their text."""
+    empty = (None, (), [], "text", False)  # without `--special-tokens` they are text
     if wanted is None and found == (END_OF_TEXT,):  # `--special` not given
         return True
     as_list = list(found) if isinstance(found, tuple) else found

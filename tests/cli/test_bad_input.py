@@ -1,5 +1,5 @@
-"""Whatever a user gets wrong ends in one clear message with what to do, status 1 or 2, and
-nothing overwritten.
+"""Every user error gives one clear message that says what to do, and exit status 1 or 2. Nothing is
+overwritten.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ NOBODY = 65534
 
 
 def refused(done: Done, status: int, *parts: str) -> None:
-    """One message on standard error, and no traceback."""
+    """Checks for one message on standard error, without a traceback."""
     assert done.status == status, done.err
     assert done.err.startswith("lmsmith: "), done.err
     assert done.err.count("\n") == 1, done.err
@@ -312,15 +312,13 @@ def test_an_empty_folder_is_used(lmsmith: Lmsmith) -> None:
 
 
 def test_a_disk_that_fills_while_saving(lmsmith: Lmsmith) -> None:
-    """A limit on the size of a file stands for a disk that is full: both are an OSError in the
-    middle of a write.
-    """
-    bytes_of = {"tokens": 20_000, "model": 60_000}  # the text fits, the optimizer's 100 kB do not
+    """A limit on file sizes simulates a full disk: both raise OSError in the middle of a write."""
+    bytes_of = {"tokens": 20_000, "model": 60_000}  # the text fits; the optimizer's 100 kB do not
     options = [*TINY, "--model.d_model=32", "--train.save_every", 5, "--out", "run"]
     done = lmsmith("train", "book.txt", "--steps", 10, *options, file_bytes=bytes_of["model"])
     refused(done, 1, "step-00000005 is larger than a file may be here", "ulimit -f")
     assert os.listdir(lmsmith.cwd / "run" / "checkpoints") == []
-    # With room again it goes on, and a disk that fills later leaves the checkpoint before.
+    # Without the limit the run resumes.
     done = lmsmith("resume", "run")
     assert done.status == 0, done.err
 
@@ -368,7 +366,7 @@ def test_a_full_disk(lmsmith: Lmsmith) -> None:
 )
 @pytest.mark.parametrize("command", ["train", "resume"])
 def test_no_permission_to_write(lmsmith: Lmsmith, run: Path, command: str) -> None:
-    # The test's folder lies in one that only its owner may enter.
+    # The test's folder is inside a folder that only its owner may enter.
     user = NOBODY if os.geteuid() == 0 else None
     (run / "summary.json").unlink()
     shutil.rmtree(run / "checkpoints" / "step-00000030")

@@ -26,7 +26,7 @@ STORIES = [f"{TEXT[n * 40 : n * 40 + 300]} That was story {n}." for n in range(6
 
 @pytest.fixture
 def web(lmsmith: Lmsmith) -> Iterator[Web]:
-    """The Hub, with the validation part of TinyStories and some shards, smaller than they are."""
+    """A local Hub with the validation part of TinyStories and some shards, made smaller."""
     path = lmsmith.cwd / "made"
     pyarrow.parquet.write_table(pyarrow.table({"text": STORIES}), path, compression="none")
     with serving() as web:
@@ -146,7 +146,7 @@ def test_an_interrupted_download_resumes(
 
     stopped = threading.Event()
     sent = web.datasets["kjj0/fineweb10B-gpt2"]["fineweb_train_2.bin"]
-    web.cut_after = [1000, 200_000, 100_000]  # the third answer is cut short, and the fourth waits
+    web.cut_after = [1000, 200_000, 100_000]  # the third response is cut short; the fourth waits
 
     def wait(_: str) -> None:
         if len(web.asked) == 4:

@@ -13,7 +13,7 @@ from lmsmith.tokens.tokenizer import ByteTokenizer
 
 @pytest.fixture
 def lines(lmsmith: Lmsmith) -> str:
-    """One document a line."""
+    """One document per line."""
     text = "".join(json.dumps({"text": line}) + "\n" for line in TEXT.splitlines())
     (lmsmith.cwd / "lines.jsonl").write_text(text, encoding="utf-8")
     return "lines.jsonl"

@@ -17,14 +17,12 @@ from lmsmith.tokens.files import save_tokenizer
 
 
 def plain_loop(run: Path, text: str) -> tuple[float, int]:
-    """Nats of a text and its number of tokens: windows side by side, as nanoGPT evaluates, in
-    float64.
-    """
+    """Nats and number of tokens of a text, in float64, with adjacent windows as in nanoGPT."""
     model, tokenizer, _ = load_for_use(run)
     model = model.double()
     ids = [int(id) for id in tokenizer.encode(text)]
     T = model.config.context_length
-    nats = math.log(tokenizer.vocab_size)  # nothing stands before the first character
+    nats = math.log(tokenizer.vocab_size)  # there is no context before the first character
     with torch.no_grad():
         for start in range(0, len(ids) - 1, T):
             window = ids[start : start + T + 1]
@@ -55,7 +53,7 @@ def test_scores_match_a_plain_loop(lmsmith: Lmsmith, run: Path) -> None:
 
 
 def test_ids_without_a_token_are_scored_but_not_generated(lmsmith: Lmsmith) -> None:
-    """A vocabulary that is mostly holes: an untrained model would draw one at nearly every step."""
+    """Most ids have no token: an untrained model would sample one of them at nearly every step."""
     gap = BpeTokenizer(
         [*(bytes([b]) for b in range(256)), *[None] * 5000], [], "gpt2", {"<|endoftext|>": 5000}
     )
@@ -68,7 +66,9 @@ def test_ids_without_a_token_are_scored_but_not_generated(lmsmith: Lmsmith) -> N
     (lmsmith.cwd / "other.txt").write_text("The cat.", encoding="utf-8")
     found = json.loads(lmsmith("eval", "holes", "--text", "other.txt", "--json").out)
     assert found["n_ids_without_token"] == 4999
-    assert found["nats_per_token"] > math.log(3000)  # the holes have nearly all of the probability
+    assert found["nats_per_token"] > math.log(
+        3000
+    )  # the unused ids have nearly all of the probability
     shown = lmsmith("eval", "holes", "--text", "other.txt").out
     assert "note: 4,999 of the model's 5,256 ids belong to no token; the probability" in shown
 
@@ -93,7 +93,7 @@ def test_weights_that_are_not_finite_are_refused_by_every_command(
 
 
 def test_a_nan_score_is_refused(lmsmith: Lmsmith, run: Path) -> None:
-    """Finite weights, so large that values overflow on the way."""
+    """The weights are finite, but so large that activations overflow."""
     tensors, config = load_model(run / "model")
     tensors["blocks.0.feed_forward.up.weight"].fill_(3e38)
     tensors["blocks.0.feed_forward.down.weight"][:, ::2] = 1.0  # infinite minus infinite
@@ -183,7 +183,7 @@ def test_a_smaller_stride_gives_more_context(lmsmith: Lmsmith, run: Path) -> Non
 
 
 def test_without_a_text_it_scores_the_validation_text(lmsmith: Lmsmith) -> None:
-    """The best weights are what a run leaves, and its best figures are theirs."""
+    """The model of a run has its best weights, and the run's best loss is theirs."""
     backwards = TEXT + TEXT[: len(TEXT) // 9 + 1][::-1]
     (lmsmith.cwd / "book.txt").write_text(backwards)
     assert lmsmith("train", "book.txt", "--steps", 200, *TINY, "--out", "run").status == 0

@@ -33,7 +33,7 @@ def test_n_gives_n_samples_and_the_first_equals_that_without_n(lmsmith: Lmsmith,
 
 
 def test_all_ways_of_greedy_sampling_agree(lmsmith: Lmsmith, run: Path) -> None:
-    """Each of these leaves the likeliest token alone."""
+    """Each of these options leaves only the most likely token."""
     ways = [
         ["--temperature", 0],
         ["--top-k", 1],
@@ -88,9 +88,7 @@ def test_unknown_words_are_counted(lmsmith: Lmsmith) -> None:
 
 
 def test_an_empty_prompt_starts_a_line(lmsmith: Lmsmith, run: Path) -> None:
-    """There is one document, so no end-of-text token: a new line is the nearest thing to a
-    beginning.
-    """
+    """One document has no end-of-text token, so a line break is the closest to a beginning."""
     after_newline = lmsmith("generate", "run", "\n", "--max-tokens", 20).out
     for done in (
         lmsmith("generate", "run", "", "--max-tokens", 20),
@@ -129,7 +127,7 @@ def test_prompts_are_continued_as_they_arrive(lmsmith: Lmsmith, run: Path) -> No
         pytest.skip("needs a named pipe")
     pipe = lmsmith.cwd / "pipe"
     os.mkfifo(pipe)
-    holding = os.open(pipe, os.O_RDWR)  # so that neither end waits for the other
+    holding = os.open(pipe, os.O_RDWR)  # keeps both ends from waiting for each other
     process = lmsmith.start("generate", "run", "--max-tokens", 10, stdin=pipe)
     with pipe.open("w") as writing:
         writing.write("The cat\n")
@@ -150,7 +148,7 @@ def test_prompts_on_a_terminal(lmsmith: Lmsmith, run: Path) -> None:
     process.until(lambda: "an empty line or Ctrl-D quits.\n> " in process.out())
     os.write(ours, b"The cat\n")
     process.until(lambda: re.search(r"> The cat(?s:.{10})\n> ", process.out()))
-    os.write(ours, "中\n".encode())  # is refused, and the conversation goes on
+    os.write(ours, "中\n".encode())  # refused, then the next prompt is read
     process.until(lambda: "no character" in process.err())
     os.write(ours, b"A bird\n\x04")
     done = process.wait()
@@ -161,7 +159,7 @@ def test_prompts_on_a_terminal(lmsmith: Lmsmith, run: Path) -> None:
 
 
 def test_ctrl_c_stops_the_text_and_then_the_command(lmsmith: Lmsmith, run: Path) -> None:
-    """Without a word about signals."""
+    """No message about signals is printed."""
     if not LINUX:
         pytest.skip("needs a pseudo-terminal")
     import pty
@@ -225,13 +223,13 @@ def test_a_closed_pipe_ends_generation_quietly(lmsmith: Lmsmith, run: Path) -> N
 
 def read_some(pipe: int) -> bytes:
     try:
-        return os.read(pipe, 7)  # nothing while nobody has opened the other end
+        return os.read(pipe, 7)  # empty until the other end is open
     except BlockingIOError:
         return b""
 
 
 def test_a_terminal_that_cannot_encode_a_character(lmsmith: Lmsmith) -> None:
-    """In a process of its own, for how standard output is encoded is settled when Python starts."""
+    """In a new process: Python chooses the encoding of standard output when it starts."""
     (lmsmith.cwd / "czech.txt").write_text("čeština\n" * 300, encoding="utf-8")
     assert lmsmith("train", "czech.txt", "--steps", 2, *TINY, "--out", "czech").status == 0
     environment = {**lmsmith.environment, "PYTHONIOENCODING": "ascii"}

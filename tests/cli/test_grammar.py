@@ -1,4 +1,4 @@
-"""How a command line is read: `--`, words that begin with a dash, names that other programs use."""
+"""How a command line is parsed: `--`, words that begin with a dash, names from other programs."""
 
 from pathlib import Path
 from typing import Any

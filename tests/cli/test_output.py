@@ -1,4 +1,4 @@
-"""Standard output that cannot be written: a run goes on, other commands end with a sentence."""
+"""Standard output that cannot be written: a run continues, other commands fail with a sentence."""
 
 import json
 import os

@@ -21,8 +21,8 @@ from conftest import TEXT, TINY, Lmsmith, Process
 if not hasattr(signal, "SIGKILL"):
     pytest.skip("Windows has no signals to other processes", allow_module_level=True)
 
-# Dropout, so that there is randomness in every step; a validation text that runs backwards, so that
-# its loss soon rises and the best weights are not the last.
+# Dropout makes every step random. The validation text runs backwards, so its loss soon rises and
+# the best weights are not the last ones.
 BACKWARDS = TEXT + TEXT[: len(TEXT) // 9 + 1][::-1]
 STEPS, N_KILLS = 120, 12
 LONG = [
@@ -169,10 +169,10 @@ def test_a_signal_while_reading_text_leaves_no_files(
     pipe = lmsmith.cwd / "endless.txt"
     os.mkfifo(pipe)
     process = lmsmith.start("train", "endless.txt", "--steps", 5, *TINY, "--out", "runs/mine")
-    writing = process.until(lambda: opened_for_writing(pipe))  # somebody reads at the other end
+    writing = process.until(lambda: opened_for_writing(pipe))  # a process reads at the other end
     time.sleep(
         0.1
-    )  # by now in the system's read, which a signal ends; just before it, Python would miss one
+    )  # a signal now interrupts the read; just before it, Python would miss the signal
     process.send(number)
     done = process.wait()
     os.close(writing)
@@ -196,7 +196,7 @@ def test_a_signal_while_planning_leaves_no_files(lmsmith: Lmsmith) -> None:
     (lmsmith.cwd / "book.txt").write_text(TEXT * 10, encoding="utf-8")
     process = lmsmith.start("train", "book.txt", "--minutes", 9, *large, "--out", "runs/mine")
     process.until(lambda: list(lmsmith.cwd.glob("runs/.mine.*.partial/tokens/corpus.json")))
-    process.send(signal.SIGINT)  # five updates of some 0.3 s each are being timed
+    process.send(signal.SIGINT)  # five steps of about 0.3 s each are being timed
     assert process.wait().status == 130
     assert not (lmsmith.cwd / "runs").exists()
 
@@ -226,7 +226,7 @@ def test_resuming_a_finished_run_changes_nothing(lmsmith: Lmsmith, run: Path) ->
 def test_each_stage_of_a_run_can_be_resumed(lmsmith: Lmsmith, run: Path, n_steps_left: int) -> None:
     finished = shutil.copytree(run, lmsmith.cwd / "finished")
     (run / "summary.json").unlink()  # written last
-    if n_steps_left == 30:  # nothing but what `create` makes
+    if n_steps_left == 30:  # only the files that `create` writes
         for name in ("checkpoints", "model"):
             shutil.rmtree(run / name)
         for name in ("metrics.jsonl", "samples.md", "report.html"):
@@ -301,9 +301,7 @@ def test_keep(lmsmith: Lmsmith, keep: int) -> None:
 
 
 def assert_same(run: Path, oracle: Path) -> None:
-    """Weights, optimizer, losses and what the run was best at, of a run and of one that nobody
-    disturbed.
-    """
+    """Checks that weights, optimizer state, losses and best loss equal those of an uninterrupted run."""
     for name in ("model/model.safetensors", f"checkpoints/{newest(oracle).name}/model.safetensors"):
         assert sha256(run / name) == sha256(oracle / name), name
     assert newest(run).name == newest(oracle).name
@@ -328,7 +326,7 @@ def assert_same(run: Path, oracle: Path) -> None:
 
 
 def losses(run: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl without what a clock says."""
+    """metrics.jsonl without times."""
     clock = {"seconds", "tokens_per_second", "mfu"}
     lines = (json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())
     return [{name: value for name, value in line.items() if name not in clock} for line in lines]
@@ -339,7 +337,7 @@ def steps_of(run: Path, kind: str) -> list[int]:
 
 
 def last_step(run: Path) -> int:
-    """Of metrics.jsonl as far as it is written; 0 where there is none."""
+    """The last step in metrics.jsonl; 0 without the file."""
     try:
         text = (run / "metrics.jsonl").read_text()
     except FileNotFoundError:
@@ -348,9 +346,7 @@ def last_step(run: Path) -> int:
 
 
 def past_step(process: Process, run: Path, before: int | None, step: int) -> None:
-    """Waits until the process, which began when metrics.jsonl was the file `before`, has come to
-    a step.
-    """
+    """Waits until the process reaches a step. `before`: the inode of metrics.jsonl when it began."""
     process.until(lambda: metrics_file(run) != before and last_step(run) >= step)
 
 
@@ -359,7 +355,7 @@ def within_a_save(process: Process, run: Path) -> None:
 
 
 def metrics_file(run: Path) -> int | None:
-    """Which file metrics.jsonl is: each process begins a new one."""
+    """The inode of metrics.jsonl: each process writes a new file."""
     try:
         return (run / "metrics.jsonl").stat().st_ino
     except FileNotFoundError:
@@ -381,7 +377,7 @@ def newest_step(run: Path) -> int:
 
 
 def partials(place: Path, process: Process | None = None) -> list[str]:
-    """What is half written in a folder, by this process if it is named."""
+    """Incomplete files in a folder, written by this process if one is given."""
     end = f".{process.id}.partial" if process else ".partial"
     try:
         return [name for name in os.listdir(place) if name.endswith(end)]
@@ -392,12 +388,12 @@ def partials(place: Path, process: Process | None = None) -> list[str]:
 def opened_for_writing(pipe: Path) -> int | None:
     try:
         return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
-    except OSError:  # nobody has opened it for reading
+    except OSError:  # not open for reading yet
         return None
 
 
 def content(place: Path) -> dict[str, tuple[str, int]]:
-    """Every file with its hash and when it was written."""
+    """Each file with its hash and modification time."""
     files = [path for path in sorted(place.rglob("*")) if path.is_file()]
     return {str(path.relative_to(place)): (sha256(path), path.stat().st_mtime_ns) for path in files}
 
@@ -428,7 +424,7 @@ def test_a_run_is_trained_by_one_process(lmsmith: Lmsmith) -> None:
         done = lmsmith("resume", "run", *options)
         assert (done.status, done.out) == (2, "")
         assert f"run is being trained by process {process.id} on this machine" in done.err
-    process.send(signal.SIGKILL)  # its record stays, and its lock is free
+    process.send(signal.SIGKILL)  # its record stays; its lock is released
     process.wait()
     assert (run / "trainer.json").exists()
     config = run / "config.toml"

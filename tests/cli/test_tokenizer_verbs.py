@@ -104,7 +104,7 @@ def test_import_adds_what_a_file_does_not_contain(lmsmith: Lmsmith, bpe: Path) -
     assert load_tokenizer(lmsmith.cwd / "new").end_of_text == 290
     assert (
         lmsmith("tokenizer", "import", "ranks.txt", *options, "--out", "new").status == 1
-    )  # there already
+    )  # it exists already
     for wrong in (
         ("--pattern", "gpt5"),
         ("--special", "<a>"),
@@ -152,7 +152,7 @@ def test_inspect(lmsmith: Lmsmith, bpe: Path) -> None:
     (lmsmith.cwd / "other.txt").write_text("Ελληνικά " * 50, encoding="utf-8")
     done = lmsmith("tokenizer", "inspect", "bpe", "--text", "book.txt", "other.txt")
     assert done.status == 0, done.err
-    assert "' old boat'" not in done.out  # a piece has one word
+    assert "' old boat'" not in done.out  # a token does not cross words
     assert "book.txt" in done.out
     found = json.loads(
         lmsmith("tokenizer", "inspect", "bpe", "--text", "book.txt", "other.txt", "--json").out
@@ -163,7 +163,9 @@ def test_inspect(lmsmith: Lmsmith, bpe: Path) -> None:
     assert own["bytes_per_token"] == pytest.approx(
         len(TEXT) / len(load_tokenizer(bpe).encode(TEXT))
     )
-    assert other["bytes_per_token"] == pytest.approx(1, abs=0.3)  # of no use to Greek
+    assert other["bytes_per_token"] == pytest.approx(
+        1, abs=0.3
+    )  # merges of English do not apply to Greek
 
 
 def test_compare_refuses_a_tokenizer_before_it_learns_others(lmsmith: Lmsmith) -> None:

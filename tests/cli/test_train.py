@@ -1,6 +1,4 @@
-"""`lmsmith train` as users run it: lengths, recipes, overrides, what it shows and what it
-leaves.
-"""
+"""`lmsmith train`: lengths, recipes, given and chosen settings, its output and its files."""
 
 import contextlib
 import hashlib
@@ -169,7 +167,7 @@ def test_minutes(lmsmith: Lmsmith) -> None:
     summary = summary_of(run)
     assert summary["finished"] == "time"
     assert lines_of(run, "eval")[-1]["step"] == summary["steps"]
-    assert took < 9 + 3, f"{took:.1f} s for 9"  # on a machine that others use as well
+    assert took < 9 + 3, f"{took:.1f} s for 9"  # the machine may be busy
     assert re.search(r"^training [\d,]+ steps of 4 x 16", done.out, re.MULTILINE)
     assert config_of(run)["train"]["steps"] == summary["steps"]
     again = lmsmith("resume", "run")
@@ -193,7 +191,7 @@ def test_a_recipe_followed_by_files(lmsmith: Lmsmith) -> None:
     config = config_of(run)
     assert (config["data"]["sources"], config["train"]["seed"]) == (["book.txt", "other.txt"], 3)
     assert summary_of(run)["steps"] == 7
-    # The command line goes before the recipe, also in what says the length.
+    # The command line overrides the recipe, also the run's length.
     run, _ = trained(lmsmith, "r.toml", "book.txt", "--tokens", 128, "--seed", 4, out="another")
     assert (config_of(run)["train"]["seed"], summary_of(run)["steps"]) == (4, 2)
 
@@ -224,7 +222,7 @@ def test_the_config_of_a_run_with_minutes_repeats_its_steps(lmsmith: Lmsmith, ru
     config = run / "config.toml"
     config.write_text(
         config.read_text().replace("minutes = 0.0", "minutes = 5.0")
-    )  # as such a run leaves it
+    )  # as such a run writes it
     done = lmsmith("train", "run/config.toml", "--out", "again")
     assert (done.status, done.err) == (0, "")
     assert summary_of(lmsmith.cwd / "again")["finished"] == "steps"
@@ -232,7 +230,7 @@ def test_the_config_of_a_run_with_minutes_repeats_its_steps(lmsmith: Lmsmith, ru
     other = lmsmith("train", "run/config.toml", "--minutes", 0.01, "--out", "other")
     assert (
         "train.minutes = 0.01 leaves no time" in other.err
-    )  # the command line's, not the steps of the file
+    )  # from the command line, not from the file
 
 
 def test_the_config_of_a_run_with_another_text(lmsmith: Lmsmith, run: Path) -> None:
@@ -335,7 +333,7 @@ def test_a_tokenizer_from_another_run(lmsmith: Lmsmith, run: Path) -> None:
         for place in (run, lmsmith.cwd / "other")
     )
     assert one == other
-    assert re.search("note .*unknown", done.out)  # nothing is lost silently
+    assert re.search("note .*unknown", done.out)  # nothing is dropped silently
 
 
 def test_runs_are_numbered_and_named_after_their_text(lmsmith: Lmsmith) -> None:
@@ -372,7 +370,7 @@ def test_output_to_a_file_is_plain_lines(lmsmith: Lmsmith) -> None:
 
 
 class Terminal:
-    """A pseudo-terminal, and what a process has written on it."""
+    """A pseudo-terminal, and the output of a process on it."""
 
     def __init__(self) -> None:
         import pty
@@ -482,7 +480,7 @@ def test_a_closed_pipe_does_not_end_a_run(lmsmith: Lmsmith) -> None:
 
 
 def test_a_process_of_its_own_from_a_shell(lmsmith: Lmsmith) -> None:
-    """The one here that pays for importing torch; stopped, it goes on."""
+    """The one test here whose process imports torch itself. Stopped by SIGTERM, the run is saved."""
     shell = "exec {} -m lmsmith train book.txt --steps 1000000 --out run {}"
     command = shell.format(sys.executable, " ".join(TINY))
     process = subprocess.Popen(
