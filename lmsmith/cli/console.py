@@ -50,18 +50,19 @@ def table(console: Console, head: Iterable[str], rows: Iterable[Iterable[str]]) 
     On a terminal, headers and long texts wrap to fit its width. No column is cut or dropped: if the
     terminal is still too narrow, it breaks the lines. In a pipe or file each row is one line.
     """
+    from rich.cells import cell_len
     from rich.table import Table
 
-    rows = [tuple(row) for row in rows]
+    lines = [tuple(row) for row in rows]
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
     needed = 0
     for index, name in enumerate(head):
-        longest = max((len(row[index]) for row in rows), default=0)
+        longest = max((cell_len(line[index]) for line in lines), default=0)
         width = max(*map(len, name.split(" ")), min(WRAPPED, longest))
         needed += width + GAP
         table.add_column(name, justify="left" if index == 0 else "right", min_width=width)
-    for row in rows:
-        table.add_row(*row)
+    for line in lines:
+        table.add_row(*line)
     wide = Console(file=console.file, width=1000)
     fits = console if console.is_terminal else wide
     fits.print(table, width=max(fits.width, needed), soft_wrap=False, crop=False)
