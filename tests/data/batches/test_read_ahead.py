@@ -63,7 +63,7 @@ def readers() -> list[threading.Thread]:
     some.lists(some.tuples(some.integers(0, 30), some.integers(0, 7), some.booleans()), max_size=6)
 )
 def test_the_rows_are_those_of_the_batches(jumps: list[tuple[int, int, bool]]) -> None:
-    """Ranges of steps from anywhere to anywhere, with unexpected rows among them."""
+    """Ranges of training from anywhere to anywhere, with unexpected rows among them."""
     plain = batches()
     with ReadAhead(plain, parts) as ahead:
         for first, n, unforeseen in jumps:
