@@ -21,7 +21,7 @@ from lmsmith.config.presets import preset
 from lmsmith.loss import summed_cross_entropy
 from lmsmith.models.gpt import GPT
 from lmsmith.models.gpt_config import GPTConfig
-from lmsmith.reference.blocks import Sizes, unstacked
+from lmsmith.reference.blocks import Sizes, by_layer
 from lmsmith.reference.gpt2 import GPT2
 from lmsmith.reference.language_models import Transformer
 from lmsmith.reference.scalar_gpt2 import gpt2_loss, gradients, scalars
@@ -129,7 +129,7 @@ def by_torch(model: GPT2, ids: np.ndarray, targets: np.ndarray) -> tuple[float, 
     )
     gpt = GPT(config).double()
     gpt.load_state_dict(
-        {name: torch.from_numpy(values) for name, values in unstacked(model.params).items()}
+        {name: torch.from_numpy(values) for name, values in by_layer(model.params).items()}
     )
     hidden = gpt.hidden(torch.from_numpy(ids)).flatten(0, 1)
     total, n_tokens = summed_cross_entropy(
@@ -138,7 +138,7 @@ def by_torch(model: GPT2, ids: np.ndarray, targets: np.ndarray) -> tuple[float, 
     loss = total / n_tokens
     loss.backward()
     taken = {name: np.zeros_like(values) for name, values in model.grads.items()}
-    for name, values in unstacked(taken).items():
+    for name, values in by_layer(taken).items():
         gradient = gpt.get_parameter(name).grad
         assert gradient is not None
         values[...] = gradient.numpy()

@@ -235,7 +235,7 @@ on."""
 # on
 x = f"it {1} goes " "on"
 y = "cargoes on"
-goes_on = 1
+continues = 1
 '''
     found = [line for line, text in passages(source) if has(text, "goes on")]
     assert sorted(set(found)) == [1, 3, 5]

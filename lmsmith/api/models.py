@@ -150,7 +150,7 @@ def compare(
     """
     from lmsmith import atomic
     from lmsmith.evaluate.comparison import read_text
-    from lmsmith.report.comparison import check_place, compare_runs
+    from lmsmith.report.comparison import check_output_path, compare_runs
 
     folders = [Path(path) for path in paths(runs)]
     sources = [] if train is None else paths(train)
@@ -161,7 +161,7 @@ def compare(
         )
     page = None if out is None else Path(out)
     if page and not (runs_out and page.parent == Path(runs_out)):  # training creates runs_out
-        check_place(page)
+        check_output_path(page)
     reading = {
         "text_field": text_field,
         "encoding": encoding,

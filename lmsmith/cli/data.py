@@ -234,7 +234,7 @@ def _download(options: argparse.Namespace, console: Console, started: float) -> 
     if plan.missing:
         size = (
             "" if all(plan.entries[name].exact for name in plan.missing) else "about "
-        ) + corpora.size_in_words(plan.n_bytes)
+        ) + corpora.format_size(plan.n_bytes)
         console.print(
             f"{corpus.name}: {plural(len(plan.missing), 'file')}, {size}, from {corpus.where}"
         )
@@ -354,9 +354,9 @@ def _inspect(options: argparse.Namespace, console: Console, started: float) -> i
 
 
 def _exposure(options: argparse.Namespace, console: Console) -> int:
-    from lmsmith.run_folder import exposure_of
+    from lmsmith.run_folder import run_exposure
 
-    steps, sources = exposure_of(options.exposure)
+    steps, sources = run_exposure(options.exposure)
     if options.json:
         print(to_json({"steps": steps, "sources": {name: asdict(seen) for name, seen in sources}}))
         return 0

@@ -28,7 +28,7 @@ from lmsmith.config import (
     settings,
     synonyms,
 )
-from lmsmith.config.aliases import todays_option
+from lmsmith.config.aliases import current_option
 from lmsmith.config.presets import has_size, preset
 from lmsmith.config.run import of_another_kind
 from lmsmith.errors import LmsmithError, UsageError
@@ -142,7 +142,7 @@ class Verbs:
         SystemExit after --help and --version.
         """
         words, others = self._words(arguments)
-        others = [todays_option(word) for word in others]
+        others = [current_option(word) for word in others]
         verb = self.found[words]
         before, behind = _at_dashes(others)
         _refuse_options_behind(verb, behind)

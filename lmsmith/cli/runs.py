@@ -231,11 +231,11 @@ def _making(make: Callable[[], api.Run], console: Console) -> int:
 def _closing(run: Path, summary: dict[str, Any], console: Console) -> int:
     """Prints the closing lines of a finished run and returns the exit status."""
     from lmsmith.report.reading import prompt_of
-    from lmsmith.train.ended import init_from, learned_nothing
+    from lmsmith.train.ended import init_from, too_few_steps_note
     from lmsmith.train.log import say
 
     say(console, _counted(summary) if summary["finished"] == "counted" else _trained(summary))
-    if nothing := learned_nothing(summary, init_from(run)):
+    if nothing := too_few_steps_note(summary, init_from(run)):
         say(
             console,
             f"note     {nothing}. Give it more --minutes, or choose a smaller model, text or "

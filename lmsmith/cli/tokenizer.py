@@ -351,10 +351,10 @@ def _train(options: argparse.Namespace, console: Console, started: float) -> int
 
 
 def _import(options: argparse.Namespace, console: Console, started: float) -> int:
-    from lmsmith.tokens.learn import check_out
+    from lmsmith.tokens.learn import check_output_folder
     from lmsmith.tokens.tokenizer import Tokenizer
 
-    check_out(options.out)
+    check_output_folder(options.out)
     tokenizer = Tokenizer.load(
         options.which,
         pattern=options.pattern,
@@ -509,13 +509,19 @@ def _compare(options: argparse.Namespace, console: Console, started: float) -> i
             )
         )
         return 0
-    name, n_learnt = ", ".join(Path(name).name for name in options.text), sum(map(len, split.train))
+    name, n_trained_on = (
+        ", ".join(Path(name).name for name in options.text),
+        sum(map(len, split.train)),
+    )
     console.print(
-        f"{name}: {n_learnt:,} characters to learn from, {len(held_out):,} held out to compare on"
+        f"{name}: {n_trained_on:,} characters to learn from, {len(held_out):,} held out to "
+        f"compare on"
     )
     table(console, HEAD, comparison_rows(rows))
     out = options.out or Path("tokenizers.html")
-    atomic.write(out, comparison_page(rows, tokenizers, held_out, name=name, n_learnt=n_learnt))
+    atomic.write(
+        out, comparison_page(rows, tokenizers, held_out, name=name, n_trained_on=n_trained_on)
+    )
     console.print(f"page     {out}")
     return 0
 

@@ -248,7 +248,7 @@ def test_a_diverged_run_is_not_resumed(training: Make) -> None:
     run.go()
     with torch.no_grad():
         run.context.model.get_parameter("head.weight")[0, :3] = math.nan
-    run.save_anew()
+    run.rewrite_checkpoint()
     place = run.context.run / "checkpoints" / "step-00000004"
     with pytest.raises(CheckpointError) as caught:
         training(length).restore()

@@ -43,7 +43,7 @@ class Recorded:
 
     tokens_per_batch = B * T
 
-    def n_counted(self, step: int) -> int:
+    def n_targets(self, step: int) -> int:
         return 10 * step
 
     def rows(self, step: int, start: int = 0, end: int | None = None) -> Batch:
@@ -92,7 +92,7 @@ def test_reads_ahead_in_order_up_to_depth() -> None:
         assert (
             found.read == wanted[: DEPTH + 2]
         )  # one returned, DEPTH in the queue, one waiting for room
-        assert ahead.n_counted(7) == 70
+        assert ahead.n_targets(7) == 70
         assert ahead.tokens_per_batch == B * T
 
 
