@@ -1,5 +1,4 @@
-"""lmsmith makes language models from text: tokenizer, shards, training, evaluation, generation,
-export.
+"""lmsmith trains language models from text: tokenization, training, evaluation, generation, export.
 
     import lmsmith
 
@@ -7,13 +6,16 @@ export.
     lm = lmsmith.load(run)
     print(lm.generate("It was", max_tokens=100))
 
-train, resume, demo       make a run            load, LM          use its model
-evaluate, compare         score models          Run               its folder: numbers, settings,
-                          report
-prepare, Tokenizer        text to tokens        report            plots of runs
-import_model, export      other programs        extend, errors    for extensions; what is raised
+    train, resume, demo     make a run: a folder with checkpoints, metrics and the model
+    Run                     a run folder: its config, metrics, summary and report
+    load, LM                load a run's model; generate and score text with it
+    evaluate, compare       score models on text files
+    report                  plots of runs in one HTML file
+    prepare, Tokenizer      text to token shards; text to ids
+    import_model, export    convert models from and to other programs
+    extend, errors          base classes for extensions; the exceptions that lmsmith raises
 
-Each is imported when it is first used, so `import lmsmith` is quick and does not import torch.
+Each name is imported when it is first used, so `import lmsmith` is fast and does not import torch.
 """
 
 import importlib
@@ -74,8 +76,8 @@ def _public(name: str) -> Any:
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'lmsmith' has no attribute {name!r}")
-    globals()[name] = found = _public(name)
-    return found
+    globals()[name] = value = _public(name)
+    return value
 
 
 def __dir__() -> list[str]:
@@ -83,18 +85,18 @@ def __dir__() -> list[str]:
 
 
 class _Called(ModuleType):
-    """A submodule that has the name of a public function, such as lmsmith.train: calling it calls
-    that.
+    """A submodule with the name of a public function, such as lmsmith.train. A call of the module
+    calls the function.
 
-    Python makes a submodule an attribute of its package when it is imported. Without this,
-    `lmsmith.train(...)` would work only until the first import of `lmsmith.train.loop`.
+    Python sets a submodule as an attribute of its package when it is imported. Without this class,
+    `lmsmith.train(...)` would fail after the first import of `lmsmith.train.loop`.
     """
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         return self.__wrapped__(*arguments, **options)
 
     @property
-    def __wrapped__(self) -> Any:  # inspect.signature and help follow it
+    def __wrapped__(self) -> Any:  # inspect.signature and help() read this attribute
         return _public(self.__name__.rpartition(".")[2])
 
 

@@ -7,16 +7,17 @@ import time
 STARTED = time.monotonic()  # `--minutes` counts from here
 
 SPINS = 100_000
-"""How often a thread of PyTorch looks whether the others are done before it sleeps.
+"""How often a PyTorch thread checks whether the other threads are done before it sleeps.
 
-libgomp's own number is 300,000, some milliseconds. Beside another program that keeps a core busy,
-threads then spin in the time that the others need: a step takes up to a hundred times as long.
+libgomp's default is 300,000, some milliseconds. While another program keeps a core busy, threads
+that spin this long take processor time from the threads that they wait for, and a step can take a
+hundred times as long.
 """
 
 
 def spin_briefly() -> None:
-    """Sets GOMP_SPINCOUNT, unless the user has set how threads wait. Has no effect once torch is
-    loaded.
+    """Sets GOMP_SPINCOUNT, unless the user has set it or OMP_WAIT_POLICY. Has no effect after torch
+    is imported.
     """
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = str(SPINS)

@@ -145,7 +145,7 @@ def load_checkpoint(run: Path, step: int | None = None) -> Checkpoint:
         if step is not None and available(run):
             steps = ", ".join(map(str, available(run)))
             raise CheckpointError(
-                f"{run} has no checkpoint of step {step}. It has checkpoints of steps {steps}."
+                f"{run} has no checkpoint of step {step}. It has checkpoints of training {steps}."
             )
         raise CheckpointError(
             f"{run} has no checkpoint: {run / 'checkpoints'} is empty or missing. Start the run "

@@ -1,8 +1,8 @@
-"""The two-minute tour: stories with a known entropy, a model of them, and how near it comes.
+"""The two-minute tour: trains a model on stories of known entropy and shows how close it gets.
 
-The stories are samples of a grammar (`lmsmith.text.stories`), so the probability of each held-out
-story is known exactly and with it the bits per byte that no model can beat. The run's summary and
-report show the model between that floor and what gzip and xz make of the same text.
+The stories are sampled from a probabilistic grammar (`lmsmith.text.stories`), so the probability of
+each held-out story is known exactly. It gives the bits per byte that no model can beat on average.
+The run's summary and report show the model between this lower bound and gzip and xz.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from lmsmith.strict_json import write_json
 from lmsmith.text.documents import Documents
 from lmsmith.text.held_out import split_documents
 from lmsmith.text.stories import score_story, write_stories
+from lmsmith.train.log import say
 from lmsmith.train.start import train
 
 N_BYTES = 4_000_000
-# a story then fits the context, and with it the names and things that come back in it
+# With this vocabulary a whole story fits in the context, so names can be copied from its beginning.
 TOKENIZER = "bpe:2048"
 SEED = 1
 
@@ -31,8 +32,9 @@ SEED = 1
 def demo(
     out: Path, minutes: float, *, console: Console, started: float
 ) -> tuple[Path, dict[str, Any]]:
-    """Writes OUT/stories.jsonl, trains OUT/run-1 (the next free number) on it, and returns the
-    run and its summary.
+    """Writes OUT/stories.jsonl, trains OUT/run-N on it (N: the next free number), and returns the
+    run's folder and summary. `started`: the time.monotonic() from which `minutes` count.
+    Raises StorageError if OUT cannot be written.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -40,10 +42,7 @@ def demo(
         raise StorageError(atomic.explain(error, out)) from error
     stories = out / "stories.jsonl"
     n_stories = write_stories(stories, N_BYTES, SEED)
-    console.print(
-        f"wrote {n_stories:,} stories to {stories}: samples of a grammar, made here",
-        highlight=False,
-    )
+    say(console, f"wrote {n_stories:,} stories, generated from a grammar, to {stories}")
     number = next(n for n in itertools.count(1) if not (out / f"run-{n}").exists())
     run, summary = train(
         [str(stories)],
@@ -56,21 +55,21 @@ def demo(
     if summary["finished"] != "signal":
         summary["baselines"]["source"] = source_bits_per_byte(stories)
         write_json(run / "summary.json", summary)
-        console.print(
-            f"under the grammar that made them these stories cost "
-            f"{summary['baselines']['source']:.3f} bits per byte: "
-            "on average no model does better",
-            highlight=False,
+        bound = summary["baselines"]["source"]
+        say(
+            console,
+            f"lower bound for any model: {bound:.3f} bits per byte, the entropy of the stories "
+            "under their grammar",
         )
     return run, summary
 
 
 def source_bits_per_byte(stories: Path) -> float:
-    """What the held-out stories cost under the grammar that made them."""
+    """Bits per byte of the held-out stories under the grammar that generated them."""
     held_out = split_documents(Documents([stories])).validation
     nats = -sum(score_story(text) for text in held_out)
     return nats / math.log(2) / sum(len(text.encode()) for text in held_out)
 
 
 SCORE_SECONDS = 3.0
-"""Kept free for scoring the held-out stories under the grammar."""
+"""Time reserved for scoring the held-out stories under the grammar."""

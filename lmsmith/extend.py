@@ -1,4 +1,4 @@
-"""Everything an extension needs: base classes, and functions that register names.
+"""What an extension imports: base classes, and functions that register names.
 
     from lmsmith.extend import register_optimizer
 
@@ -8,8 +8,7 @@ A registered name works on the command line (`--optim.name lion`), in recipes an
 extension is loaded in one of three ways: Python imports its module; an installed package names it
 as an entry point (groups `lmsmith.models`, `lmsmith.optimizers`, `lmsmith.schedules`,
 `lmsmith.presets`, `lmsmith.corpora`); or the environment variable LMSMITH_EXTENSIONS lists modules
-or .py files, separated by commas. `examples/` has one extension of each kind, CONTRIBUTING.md
-walks through them.
+or .py files, separated by commas. `examples/` has four extensions; CONTRIBUTING.md explains them.
 
 Hooks are passed to a run instead of registered: `lmsmith.train(..., hooks=[MyHook()])`.
 """
@@ -64,11 +63,12 @@ Config = TypeVar("Config", bound=type[ModelConfig])
 
 
 def register_model(config: Config, *, preset: Mapping[str, Any] | None = None) -> Config:
-    """Registers a model kind under its `kind`, and a preset of the same name; also a decorator.
+    """Registers a model kind under its `kind`, and a preset of the same name. Can be used as a
+    decorator.
 
     `config`: a frozen dataclass derived from `NeuralConfig` with a default for `kind`. `preset`:
-    settings by dotted name, besides the kind. Raises ConfigError if the name is taken, or if the
-    preset has a setting that this kind does not have.
+    further settings of the preset, by dotted name. Raises ConfigError if the name is taken, or if
+    the preset has a setting that this kind does not have.
     """
     kind = str(config.kind)
     known = dict(settings(config))
@@ -82,37 +82,40 @@ def register_model(config: Config, *, preset: Mapping[str, Any] | None = None) -
 def register_optimizer(name: str, factory: OptimizerFactory) -> OptimizerFactory:
     """Registers an optimizer for `--optim.name`.
 
-    `factory(groups, config)`: parameter groups with `params`, `lr` and `weight_decay`, and the
-    settings of `[optim]`, to a torch optimizer. lmsmith sets each group's `lr` before every step
-    and saves `optimizer.state[p]`, whose values must be tensors. Raises ConfigError if the name is
-    taken.
+    `factory(groups, config)` returns a torch optimizer. `groups`: parameter groups with `params`,
+    `lr` and `weight_decay`. `config`: the settings of `[optim]`. lmsmith sets each group's `lr`
+    before every step and saves `optimizer.state[p]`, whose values must be tensors. Raises
+    ConfigError if the name is taken.
     """
     return OPTIMIZERS.register(name, factory)
 
 
 def register_schedule(name: str, schedule: Schedule) -> Schedule:
-    """Registers a schedule for `--schedule.shape`.
+    """Registers a learning rate schedule for `--schedule.shape`.
 
-    `schedule(step, n_steps, config)`: the learning rate as a share of its peak; steps count from 0
-    and warm-up is over. It must depend on nothing else. Raises ConfigError if the name is taken.
+    `schedule(step, n_steps, config)` returns the learning rate as a share of its peak. Steps count
+    from 0, the end of warm-up. The result must depend on the arguments alone. Raises ConfigError if
+    the name is taken.
     """
     return SCHEDULES.register(name, schedule)
 
 
 def register_preset(name: str, changes: Mapping[str, Any]) -> None:
-    """Registers settings by dotted name for `--preset`.
+    """Registers a preset for `--preset`. `changes`: its settings, by dotted name.
 
-    Raises ConfigError if the name is taken, or if the settings are not valid.
+    Raises ConfigError if the name is taken or a setting is not valid.
     """
     RunConfig().changed(changes, where=f"preset {name}")
     PRESETS.register(name, dict(changes), owner=_caller())
 
 
 def register_corpus(corpus: Corpus) -> Corpus:
-    """Registers a corpus, to be named like a file. Raises ConfigError if the name is taken."""
+    """Registers a corpus, whose name can then be used as a SOURCE. Raises ConfigError if the name
+    is taken.
+    """
     return CORPORA.register(corpus.name.lower(), corpus, owner=_caller())
 
 
 def _caller() -> str:
-    """The module that called the function that calls this: the owner of what it registers."""
+    """The module that calls the public function above, and so owns the name that it registers."""
     return str(sys._getframe(2).f_globals.get("__name__"))

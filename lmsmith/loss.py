@@ -86,7 +86,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             gradients = torch.empty_like(hidden), torch.zeros_like(head, dtype=precision)
             ctx.save_for_backward(*gradients)
             ctx.dtypes = hidden.dtype, head.dtype
-        of_logits = _fused() if compiled and gradients is not None else in_passes
+        of_logits = _fused() if compiled and gradients is not None else loss_and_gradient
         n_elements = CHUNK_ELEMENTS if hidden.device.type == "cpu" else GPU_CHUNK_ELEMENTS
         n_rows = max(1, n_elements // head.size(0))
         n_rows = n_rows // ROWS * ROWS or n_rows
@@ -119,7 +119,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return d_hidden, d_head, None, None, None, None
 
 
-def in_passes(
+def loss_and_gradient(
     logits: Float[Tensor, "n P"],
     goal: Int[Tensor, "n 1"],
     vocab_size: int,
@@ -160,7 +160,9 @@ def at_once(
     softcap: float,
     with_gradient: bool,
 ) -> tuple[Float[Tensor, "n 1"], Float[Tensor, "n P"]]:
-    """Same as `in_passes`, in a form for torch.compile: one reduction per row, then elementwise."""
+    """Same as `loss_and_gradient`, in a form for torch.compile: one reduction per row, then
+    elementwise.
+    """
     dtype = logits.dtype
     z = logits.to(torch.float64 if dtype == torch.float64 else torch.float32)
     tanh = torch.tanh(z / softcap) if softcap else z

@@ -42,7 +42,7 @@ from lmsmith.tokens.files import FILE_NAME, load_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
 
 
-def free_place(out: Path | None, name: str) -> Path:
+def new_run_path(out: Path | None, name: str) -> Path:
     """The path for a new run: `out`, which must be empty or not exist, or runs/NAME-1, runs/NAME-2,
     ...
 
@@ -115,7 +115,7 @@ def open_run(place: Path) -> tuple[RunConfig, Corpus]:
     """The config and tokens of a run. Raises UsageError if there is no run."""
     config = place / "config.toml"
     if not config.is_file():
-        refuse_foreign(place)
+        refuse_other_formats(place)
         raise UsageError(
             f"{place} is not a run: it does not exist. `lmsmith train TEXT --out {place}` "
             "creates one."
@@ -156,7 +156,7 @@ def _require_extensions(place: Path) -> None:
                 registry.require(source["name"], source, str(place))
 
 
-def exposure_of(place: Path) -> tuple[int, list[tuple[str, Exposure]]]:
+def run_exposure(place: Path) -> tuple[int, list[tuple[str, Exposure]]]:
     """The number of steps a run has made, and for each of its sources how often the tokens were
     seen.
 
@@ -220,7 +220,7 @@ def model_folder(place: Path) -> Path:
     """RUN/model, or `place` itself if it is a model folder. Raises UsageError, CheckpointError."""
     folder = place / "model" if (place / "model").is_dir() else place
     if folder == place:
-        refuse_foreign(place)
+        refuse_other_formats(place)
     if not (folder / "model.safetensors").exists():
         if (place / "config.toml").exists():
             raise CheckpointError(
@@ -234,7 +234,7 @@ def model_folder(place: Path) -> Path:
     return folder
 
 
-def refuse_foreign(place: Path) -> None:
+def refuse_other_formats(place: Path) -> None:
     """Raises UsageError if `place` is a checkpoint of another program; the message names `lmsmith
     import`.
     """
@@ -306,8 +306,8 @@ def score_validation(place: Path, model: LanguageModel, *, stride: int | None) -
         n_bytes=corpus.counts.n_val_bytes,
         n_unknown=corpus.counts.n_val_unknown,
         n_unknown_bytes=corpus.counts.n_val_unknown_bytes,
-        left_out=corpus.tokenizer.leaves_out,
-        first_given=corpus.first_given,
+        left_out=corpus.tokenizer.skips_unknown,
+        starts_with_end_of_text=corpus.starts_with_end_of_text,
         stride=stride,
         boundary=boundary_of(config.data.documents, corpus.tokenizer),
     )

@@ -1,13 +1,13 @@
-"""Promises checked on this machine: that the gradients are right.
+"""Checks on this machine that the gradients of GPT-2 are right.
 
-GPT-2 is here four times, written independently: of scalars, of modules on a tape, by hand in one
-block of memory, and in PyTorch, which trains. They are given the same weights and the same batch in
-float64, and every named gradient of each is held against that by hand; beside them, against finite
-differences of the loss, which know nothing of gradients.
+lmsmith has four independent implementations of GPT-2: scalar autograd, NumPy modules on a tape,
+NumPy with each gradient written out by hand, and PyTorch, which trains. All get the same weights
+and the same batch in float64. Each named gradient is compared with that of the implementation by
+hand, and so are finite differences of the loss, which need no gradient code.
 
-Differences are relative to a tensor's largest gradient. (Number by number they would say nothing:
-the gradient by a key's bias, for one, is zero but for rounding, since softmax does not see what is
-added to all scores.)
+A difference is relative to the largest gradient of its tensor. Relative differences of single
+numbers would be meaningless: the gradient of a key's bias, for example, is zero up to rounding,
+because softmax ignores a constant added to all scores.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from lmsmith.config.presets import preset
 from lmsmith.loss import summed_cross_entropy
 from lmsmith.models.gpt import GPT
 from lmsmith.models.gpt_config import GPTConfig
-from lmsmith.reference.blocks import Sizes, unstacked
+from lmsmith.reference.blocks import Sizes, by_layer
 from lmsmith.reference.gpt2 import GPT2
 from lmsmith.reference.language_models import Transformer
 from lmsmith.reference.scalar_gpt2 import gpt2_loss, gradients, scalars
@@ -29,20 +29,22 @@ from lmsmith.reference.tape import Tape
 
 TOLERANCE = 1e-9
 DIFFERENCES_TOLERANCE = 1e-6
-"""Finite differences of step h are off by h² times the third derivative and by rounding / h:
-1e-8 or so at best.
+"""Central differences of step h have an error of h² times the third derivative, plus rounding / h:
+about 1e-8 at best.
 """
 
 SIZES = Sizes(n_layer=2, n_head=3, d_model=9, vocab_size=11, padded_vocab_size=13, context_length=7)
-"""Odd everywhere: padded rows, positions that are not reached, heads of three."""
+"""Sizes without powers of two, so that padded rows, unused positions and heads of width three are
+covered.
+"""
 
 Gradients = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One engine against `gpt2`: the loss's relative difference, and each named gradient's
-    largest.
+    """One engine compared with GPT-2 by hand: the relative difference of the loss, and the largest
+    relative difference of each named gradient.
     """
 
     engine: str
@@ -58,10 +60,10 @@ class Compared:
 
 
 def compare_gradients(sizes: Sizes = SIZES, seed: int = 1) -> list[Compared]:
-    """Scalars, modules, PyTorch and finite differences, each against GPT-2 by hand, on a batch of
-    two texts.
+    """Compares scalars, modules, PyTorch and finite differences with GPT-2 by hand, on a batch of
+    two sequences.
 
-    The weights are large enough for every part to bend: N(0, 0.3), gains about one.
+    The weights are large enough to leave the linear range of each part: N(0, 0.3), gains near one.
     """
     rng = np.random.default_rng(seed)
     model = GPT2(sizes, np.float64)
@@ -78,24 +80,25 @@ def compare_gradients(sizes: Sizes = SIZES, seed: int = 1) -> list[Compared]:
         "torch": by_torch,
         "differences": by_differences,
     }
-    found = []
-    for engine, take in engines.items():
-        its_loss, its_gradients = take(model, ids, targets)
-        found.append(
+    results = []
+    for engine, compute in engines.items():
+        its_loss, its_gradients = compute(model, ids, targets)
+        results.append(
             Compared(
                 engine,
                 abs(its_loss - loss) / abs(loss),
                 {
-                    name: _difference(its_gradients[name], wanted)
-                    for name, wanted in model.grads.items()
+                    name: _difference(its_gradients[name], expected)
+                    for name, expected in model.grads.items()
                 },
                 DIFFERENCES_TOLERANCE if engine == "differences" else TOLERANCE,
             )
         )
-    return found
+    return results
 
 
 def by_scalars(model: GPT2, ids: np.ndarray, targets: np.ndarray) -> tuple[float, Gradients]:
+    """Loss and gradients by scalar autograd."""
     params = scalars(model.params)
     loss = gpt2_loss(params, model.sizes, ids, targets)
     loss.backward()
@@ -103,6 +106,7 @@ def by_scalars(model: GPT2, ids: np.ndarray, targets: np.ndarray) -> tuple[float
 
 
 def by_modules(model: GPT2, ids: np.ndarray, targets: np.ndarray) -> tuple[float, Gradients]:
+    """Loss and gradients by NumPy modules on a tape."""
     transformer = Transformer(model.sizes, np.random.default_rng(0))
     transformer.load(model.params)
     tape = Tape()
@@ -112,6 +116,7 @@ def by_modules(model: GPT2, ids: np.ndarray, targets: np.ndarray) -> tuple[float
 
 
 def by_torch(model: GPT2, ids: np.ndarray, targets: np.ndarray) -> tuple[float, Gradients]:
+    """Loss and gradients by PyTorch's autograd, with the model that lmsmith trains."""
     sizes = model.sizes
     config = replace(
         GPTConfig.of(preset("gpt2").model),
@@ -124,7 +129,7 @@ def by_torch(model: GPT2, ids: np.ndarray, targets: np.ndarray) -> tuple[float, 
     )
     gpt = GPT(config).double()
     gpt.load_state_dict(
-        {name: torch.from_numpy(values) for name, values in unstacked(model.params).items()}
+        {name: torch.from_numpy(values) for name, values in by_layer(model.params).items()}
     )
     hidden = gpt.hidden(torch.from_numpy(ids)).flatten(0, 1)
     total, n_tokens = summed_cross_entropy(
@@ -133,7 +138,7 @@ def by_torch(model: GPT2, ids: np.ndarray, targets: np.ndarray) -> tuple[float, 
     loss = total / n_tokens
     loss.backward()
     taken = {name: np.zeros_like(values) for name, values in model.grads.items()}
-    for name, values in unstacked(taken).items():
+    for name, values in by_layer(taken).items():
         gradient = gpt.get_parameter(name).grad
         assert gradient is not None
         values[...] = gradient.numpy()
@@ -141,7 +146,7 @@ def by_torch(model: GPT2, ids: np.ndarray, targets: np.ndarray) -> tuple[float, 
 
 
 def by_differences(model: GPT2, ids: np.ndarray, targets: np.ndarray) -> tuple[float, Gradients]:
-    """(loss(w + h) - loss(w - h)) / 2h for each single weight w."""
+    """Loss, and (loss(w + h) - loss(w - h)) / 2h for each weight w."""
     h = 1e-5
     taken = {name: np.zeros_like(values) for name, values in model.params.items()}
     loss = partial(model.forward, ids, targets)
@@ -156,8 +161,9 @@ def by_differences(model: GPT2, ids: np.ndarray, targets: np.ndarray) -> tuple[f
     return loss(), taken
 
 
-def _difference(found: np.ndarray, wanted: np.ndarray) -> float:
-    """The largest, relative to the largest number of the tensor; NaN, which agrees with nothing,
-    if one of them is.
+def _difference(gradient: np.ndarray, expected: np.ndarray) -> float:
+    """The largest difference, relative to the largest number of `expected`. It is NaN, which is
+    above every tolerance, if a number of either tensor is NaN.
     """
-    return float(np.max(np.abs(found.reshape(wanted.shape) - wanted)) / np.max(np.abs(wanted)))
+    difference = np.abs(gradient.reshape(expected.shape) - expected)
+    return float(np.max(difference) / np.max(np.abs(expected)))

@@ -425,7 +425,7 @@ def test_nothing_to_load(tmp_path: Path) -> None:
     save(tmp_path, 10)
     save(tmp_path, 20)
     with pytest.raises(
-        CheckpointError, match=r"no checkpoint of step 15\. It has checkpoints of steps 10, 20\."
+        CheckpointError, match=r"no checkpoint of step 15\. It has checkpoints of training 10, 20\."
     ):
         load_checkpoint(tmp_path, 15)
 

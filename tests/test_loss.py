@@ -277,7 +277,7 @@ def test_the_compiled_form_equals_the_plain_one(softcap: float, dtype: torch.dty
     logits = (3 * torch.randn(N, V + 3, generator=generator, dtype=torch.float64)).to(dtype)
     goal = torch.randint(0, V, (N, 1), generator=generator)
     goal[::4] = IGNORED
-    wanted = loss.in_passes(logits.clone(), goal, V, softcap, True)
+    wanted = loss.loss_and_gradient(logits.clone(), goal, V, softcap, True)
     found = loss.at_once(logits, goal, V, softcap, True)
     tolerance = 1e-13 if dtype == torch.float64 else 0.01
     assert_equal(list(found), list(wanted), tolerance)
@@ -289,7 +289,7 @@ def test_chunks_are_compiled_on_request(monkeypatch: pytest.MonkeyPatch) -> None
     """`at_once` replaces what torch.compile would return."""
     monkeypatch.setattr(loss, "CHUNK_ELEMENTS", 4 * V)
     monkeypatch.setattr(loss, "_fused", lambda: loss.at_once)
-    monkeypatch.setattr(loss, "in_passes", None)
+    monkeypatch.setattr(loss, "loss_and_gradient", None)
     hidden, head, targets = drawn(ignored=5)
     found = value_and_gradients(
         lambda *inputs: summed_cross_entropy(*inputs, vocab_size=V, compiled=True)[0],

@@ -1,4 +1,4 @@
-"""What the command sets up before anything is imported."""
+"""What the command sets up before other imports."""
 
 import os
 
@@ -8,7 +8,7 @@ from lmsmith.__main__ import SPINS, spin_briefly
 
 
 @pytest.mark.parametrize("name", ["", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"])
-def test_how_threads_wait_is_set_unless_the_user_has(
+def test_spin_count_is_set_unless_the_user_set_it(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     for variable in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):

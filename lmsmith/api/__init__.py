@@ -1,12 +1,11 @@
-"""What lmsmith does, as Python calls. `lmsmith/__init__.py` exports them; the command line calls
-them.
+"""The Python API. `lmsmith/__init__.py` exports it, and the command line calls it.
 
     training.py   train, resume, demo, report        run.py       Run
     models.py     evaluate, compare, import, export  lm.py        load, LM
-    data.py       prepare                            progress.py  what is shown meanwhile
+    data.py       prepare                            progress.py  progress bars and lines
 
-Everything raises subclasses of LmsmithError. Nothing is printed unless `progress` asks for it.
-Nothing here imports torch before it is needed.
+All calls raise subclasses of LmsmithError. Nothing is printed unless `progress` asks for it. torch
+is imported only when a call needs it.
 """
 
 from lmsmith.api.data import prepare

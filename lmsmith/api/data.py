@@ -1,4 +1,4 @@
-"""Calls about data: prepare."""
+"""`prepare`: text to token shards."""
 
 from __future__ import annotations
 
@@ -35,24 +35,27 @@ def prepare(
     special_tokens: SpecialTokens = "text",
     progress: Shown = None,
 ) -> Manifest:
-    """Turns text of any size into the folder `out` of token shards, and returns its manifest.
+    """Tokenizes text of any size into a folder `out` of token shards, and returns its manifest.
 
-    An interrupted call leaves `out`.partial, and the same call resumes there. Train on the result
-    with `lmsmith.train(out)`.
+    An interrupted call leaves the folder `out`.partial; the same call resumes there. Train on the
+    result with `lmsmith.train(out)`.
 
-    sources              text files, folders, globs, corpora by name
-    tokenizer            one; or gpt2, bpe:SIZE (learned from the text), byte, char, word, a folder
-    shard_tokens         tokens of each shard
-    validation_fraction  share of the text held out; 0: chosen by the text's size
+    sources              text files, folders, globs, names of corpora
+    tokenizer            a Tokenizer or its folder, gpt2, bpe:SIZE (learned from the text), byte,
+                         char or word
+    shard_tokens         tokens per shard
+    validation_fraction  share of the text held out for validation; 0: depends on the text's size
     validation           files of validation text; all of `sources` is then for training
-    dedup                drop documents equal to earlier ones, or near them by MinHash
-    skip_bad             skip what cannot be read; name and count it
-    workers              processes; 0: one per core
-    engine               this machine, or a Ray cluster
-    text_field ... special_tokens: how text is read, as the settings `data.*`
+    dedup                deduplication: drop documents that repeat an earlier one exactly, or nearly
+                         (MinHash)
+    skip_bad             skip lines, rows and files that cannot be read; name and count them
+    workers              number of worker processes; 0: one per core
+    engine               local: this machine; ray: a Ray cluster
+    text_field, encoding, errors, document_separator, special_tokens
+                         how text is read: the settings `data.*`
 
-    Raises DataError for text that cannot be read, ConfigError for settings that do not fit,
-    TokenizerError, StorageError.
+    Raises DataError for text that cannot be read, ConfigError for invalid settings, TokenizerError
+    for a tokenizer that cannot be used, StorageError if `out` cannot be written.
     """
     from lmsmith.data.prepare.build import build_shards
 

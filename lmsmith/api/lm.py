@@ -1,4 +1,4 @@
-"""`LM`: a model with its tokenizer, ready to write and to score text."""
+"""`LM`: a model with its tokenizer, to generate and score text."""
 
 from __future__ import annotations
 
@@ -24,27 +24,31 @@ SpecialTokens = Literal["text", "control"]
 
 
 def load(run: Folder) -> LM:
-    """Loads the model of a run, trained or imported: `lmsmith.load("runs/book-1").generate("It
-    was")`.
+    """Loads the model of a trained or imported run.
+
+        lm = lmsmith.load("runs/book-1")
+        lm.generate("It was")
 
     `run`: a `Run`, its folder, or the folder RUN/model. The model is on the CPU, in evaluation
-    mode. Raises UsageError if there is no model, CheckpointError or TokenizerError for a damaged
-    one.
+    mode. Raises UsageError if there is no model, CheckpointError or TokenizerError if its files are
+    damaged.
     """
     from lmsmith.generate.text_model import TextModel
 
-    place = Path(run)
-    writer, content = TextModel.load(place)
-    return LM(place, writer, content)
+    folder = Path(run)
+    writer, content = TextModel.load(folder)
+    return LM(folder, writer, content)
 
 
 class LM:
-    """A language model with its tokenizer. `lmsmith.load` makes one.
+    """A language model with its tokenizer. `lmsmith.load` returns one.
 
-    `special_tokens`, in all methods: special tokens that are written out in a text, such as
-    `<|im_start|>`, are text like other text ("text"), or control tokens, as chat models expect
-    them ("control"). `bos`: whether the text begins as texts do in training, with the end-of-text
-    token or what an imported model begins texts with.
+    Arguments of several methods:
+
+    special_tokens  how special tokens written out in a text, such as `<|im_start|>`, are read:
+                    "text": as plain text; "control": as control tokens, as chat models expect
+    bos             add a beginning-of-text token, as in training: the end-of-text token, or the
+                    token with which an imported model begins texts
     """
 
     def __init__(self, path: Path, writer: TextModel, content: dict[str, Any]) -> None:
@@ -60,7 +64,7 @@ class LM:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Text to ids and back."""
+        """The tokenizer: text to ids and back."""
         return self.writer.tokenizer
 
     @property
@@ -97,18 +101,18 @@ class LM:
         bos: bool = True,
         index: int = 0,
     ) -> str:
-        """Continues a text and returns what comes after the prompt.
+        """Generates a continuation of the prompt and returns it without the prompt.
 
-        max_tokens   tokens of the continuation, at most
-        temperature  0 is greedy; below 1 likelier, above 1 more diverse
-        top_k        only the K likeliest tokens; 0: all
-        top_p        only the likeliest tokens that together reach P; 1: all
-        min_p        only tokens at least P times as likely as the likeliest; 0: all
-        seed         the same seed gives the same text
-        stop         a text, or several: the continuation ends before the first of them
-        index        number of the sample: the same seed has any number of texts
+        max_tokens   maximum number of new tokens
+        temperature  0: greedy; below 1: more likely text; above 1: more diverse text
+        top_k        only the K most likely tokens; 0: all
+        top_p        only the most likely tokens whose probabilities add up to P; 1: all
+        min_p        only tokens with at least P times the probability of the most likely; 0: all
+        seed         random seed; the same seed gives the same text
+        stop         one or more stop sequences: the text ends before the first of them
+        index        number of the sample; each index gives another text for the same seed
 
-        Raises UsageError for a prompt without a token, ConfigError for a number out of range.
+        Raises UsageError if the prompt has no tokens, ConfigError for a number out of range.
         """
         return "".join(
             self.stream(
@@ -141,9 +145,10 @@ class LM:
         bos: bool = True,
         index: int = 0,
     ) -> Iterator[str]:
-        """Yields the text of `generate` in pieces of whole characters, as they are drawn.
+        """Yields the text of `generate` piece by piece while it is generated. Each piece consists
+        of complete characters.
 
-        Errors are raised at once, not at the first piece.
+        Errors are raised by the call itself, not by the first piece.
         """
         from lmsmith.generate.sampling import Sampling
 
@@ -173,10 +178,10 @@ class LM:
         special_tokens: SpecialTokens = "text",
         bos: bool = True,
     ) -> list[list[str]]:
-        """Continues each prompt in `n` ways: one list of n texts for each prompt.
+        """Generates `n` continuations of each prompt: one list of n texts per prompt.
 
-        The n texts of a prompt are computed as one batch. They are those of `generate` with index
-        0 ... n - 1, up to the rounding of the model's arithmetic. Raises as `generate` does.
+        The n texts of a prompt are computed as one batch. They equal those of `generate` with index
+        0 ... n - 1, except for rounding. Raises the same errors as `generate`.
         """
         from lmsmith.generate.sampling import Sampling
 
@@ -205,12 +210,13 @@ class LM:
         special_tokens: SpecialTokens = "text",
         bos: bool = True,
     ) -> Score:
-        """How well the model predicts a text, or several documents together.
+        """Scores a text, or several documents together, under the model.
 
         The result has bits_per_byte, nats_per_token, perplexity, n_tokens, n_bytes and more.
-        `stride`: a window every N tokens; less than the context length: windows overlap, and the
-        score is lower and truer. For files see `lmsmith.evaluate`. Raises DataError for an empty
-        text, ConfigError for a stride out of range.
+        `stride`: start a window every N tokens (default: the context length). With a smaller stride
+        windows overlap, so each token has more context and the loss is lower. For files see
+        `lmsmith.evaluate`. Raises DataError for an empty text, ConfigError for a stride out of
+        range.
         """
         from lmsmith.evaluate.texts import score_documents
 
@@ -233,10 +239,10 @@ class LM:
         special_tokens: SpecialTokens = "text",
         bos: bool = True,
     ) -> list[tuple[str, float]]:
-        """The `top` likeliest next tokens after a prompt: (text, probability), likeliest first.
+        """The `top` most likely next tokens after a prompt: (text, probability), most likely first.
 
-        The model reads at most its context length of the prompt's last tokens. Raises as
-        `generate` does.
+        Of a prompt longer than the context length, the model reads the last tokens. Raises the same
+        errors as `generate`.
         """
         import torch
 
@@ -246,7 +252,7 @@ class LM:
         from lmsmith.tokens.tokenizer import unused_ids
 
         if top < 1:
-            raise ConfigError(f"top = {top}: wanted 1 or more.")
+            raise ConfigError(f"top = {top}: expected 1 or more.")
         ids = self.writer.encode(prompt, _known(special_tokens), bos=bos)
         ids = ids[window_start(len(ids), self.model.context_length) :]
         with inference(self.model):
@@ -254,21 +260,21 @@ class LM:
                 torch.tensor([ids], device=self.model.device), self.model.new_state(1)
             )
         unused = torch.from_numpy(unused_ids(self.tokenizer, self.model.vocab_size))
-        found = probabilities(logits, Sampling(), unused)[0].topk(
+        best = probabilities(logits, Sampling(), unused)[0].topk(
             min(top, self.model.vocab_size - len(unused))
         )
         return [
             (self.tokenizer.decode([int(id)]), float(p))
-            for p, id in zip(found.values, found.indices, strict=True)
+            for p, id in zip(best.values, best.indices, strict=True)
         ]
 
     def logits(
         self, ids: Sequence[int] | Sequence[Sequence[int]] | npt.NDArray[Any] | Tensor
     ) -> Tensor:
-        """The logits (T, V) of the token after each of `ids` (T,); or (B, T, V) of ids (B, T).
+        """The next-token logits at each position: (T, V) for ids (T,), (B, T, V) for ids (B, T).
 
-        They are on the model's device, in float32 or better, without gradients. `lm.module(ids)`
-        has gradients. Raises UsageError for ids outside the vocabulary, for none, and for more
+        They are on the model's device, in float32 or float64, without gradients. For gradients call
+        `lm.module(ids)`. Raises UsageError for empty ids, ids outside the vocabulary, and more ids
         than the context length.
         """
         import numpy as np
@@ -278,22 +284,22 @@ class LM:
         from lmsmith.models.interface import NeuralModel
 
         given = ids if isinstance(ids, torch.Tensor) else torch.from_numpy(np.asarray(ids))
-        whole = self._checked(given)
-        rows = whole.reshape(-1, whole.shape[-1]).to(self.model.device)
+        checked = self._checked(given)
+        rows = checked.reshape(-1, checked.shape[-1]).to(self.model.device)
         with inference(self.model):
             if isinstance(self.model, NeuralModel):
-                found: Tensor = self.model(rows)
+                logits: Tensor = self.model(rows)
             else:
                 state = self.model.new_state(len(rows))
                 steps = [
                     self.model.next_logits(rows[:, i : i + 1], state) for i in range(rows.shape[1])
                 ]
-                found = torch.stack(steps, dim=1)
-        return found if given.dim() == 2 else found[0]
+                logits = torch.stack(steps, dim=1)
+        return logits if given.dim() == 2 else logits[0]
 
     @property
     def boundaries(self) -> str:
-        """How documents were kept apart in training (`data.documents`)."""
+        """How document boundaries were treated in training: the setting `data.documents`."""
         return str(self.content.get("data", {}).get("documents", "stream"))
 
     def __repr__(self) -> str:
@@ -303,23 +309,23 @@ class LM:
         )
 
     def _checked(self, ids: Tensor) -> Tensor:
-        """The ids as int64. Raises UsageError for ids that the model cannot read."""
+        """Returns the ids as int64. Raises UsageError for ids that the model cannot read."""
         V, T = self.model.vocab_size, self.model.context_length
         if ids.dim() not in (1, 2) or not ids.numel() or ids.is_floating_point():
             raise UsageError(
-                f"ids of shape {tuple(ids.shape)} and type {ids.dtype}: wanted whole numbers of "
-                "shape (T,) or (B, T), at least one."
+                f"ids of shape {tuple(ids.shape)} and type {ids.dtype}: expected at least one "
+                "whole number, in shape (T,) or (B, T)."
             )
-        ids = ids.long()  # torch computes little with the uint16 of tokenizers
+        ids = ids.long()  # tokenizers return uint16, for which torch lacks most operations
         if int(ids.min()) < 0 or int(ids.max()) >= V:
             raise UsageError(
-                f"ids from {int(ids.min())} to {int(ids.max())}: wanted 0 to {V - 1}, the model's "
-                "vocabulary. Was the text encoded with another tokenizer?"
+                f"ids from {int(ids.min())} to {int(ids.max())}: expected 0 to {V - 1}, the "
+                "model's vocabulary. Was the text encoded with another tokenizer?"
             )
         if T is not None and ids.shape[-1] > T:
             raise UsageError(
-                f"{ids.shape[-1]} ids are more than the model's context length of {T}: give the "
-                "last of them, or use lm.score, which lays windows over a text."
+                f"{ids.shape[-1]} ids are more than the model's context length of {T}: pass the "
+                "last ones only, or use lm.score, which slides windows over a text."
             )
         return ids
 
@@ -329,7 +335,7 @@ def _texts(stop: str | Sequence[str]) -> Sequence[str]:
 
 
 def _known(special_tokens: SpecialTokens) -> SpecialTokens:
-    """Raises ConfigError for what is neither "text" nor "control"."""
+    """Returns its argument. Raises ConfigError unless it is "text" or "control"."""
     if special_tokens not in ("text", "control"):
-        raise ConfigError(f"special_tokens = {special_tokens!r}: wanted 'text' or 'control'.")
+        raise ConfigError(f"special_tokens = {special_tokens!r}: expected 'text' or 'control'.")
     return special_tokens

@@ -1,4 +1,4 @@
-"""Calls about models: evaluate, compare, import, export."""
+"""Calls about models: evaluate, compare, import_model, export."""
 
 from __future__ import annotations
 
@@ -33,21 +33,24 @@ def evaluate(
     document_separator: str = "auto",
     special_tokens: SpecialTokens = "text",
 ) -> Score:
-    """Scores text files under a model: bits_per_byte, nats_per_token, perplexity and counts.
+    """Evaluates a model on text files: bits_per_byte, nats_per_token, perplexity and counts.
 
-    `model`: a run, its folder, or what `load` returned. `text`: files, folders or globs; without
-    it the run's own validation text. `stride`: a window every N tokens; less than the context
-    length: windows overlap. `bos`: whether the text begins as in training. The other arguments say
-    how the files are read, as the settings `data.*` do.
+    model   a run, its folder, or an `LM`
+    text    files, folders or globs (default: the run's validation text)
+    stride  start a window every N tokens (default: the context length); below the context length
+            windows overlap, so each token has more context
+    bos     add a beginning-of-text token, as in training
+    text_field, encoding, errors, document_separator, special_tokens
+            how the files are read: the settings `data.*`
 
     Raises DataError for text that cannot be read, UsageError for a run without validation text and
-    for reading options without `text`, and what `load` raises.
+    for `bos` without `text`, and the errors of `load`.
     """
     from lmsmith.evaluate.texts import score_texts
     from lmsmith.run_folder import score_validation
 
     if text is None and not bos:
-        raise UsageError("bos=False says how `text` begins, and there is no text: name files.")
+        raise UsageError("bos=False applies to `text`, and there is no text: pass text=FILE.")
     lm = model if isinstance(model, LM) else load(model)
     if text is None:
         return score_validation(lm.path, lm.model, stride=stride)
@@ -69,21 +72,23 @@ def evaluate(
 
 @dataclass(frozen=True)
 class Comparison:
-    """Models, compressors and a uniform guess on one text, best first. `print` it for the table."""
+    """A comparison of models, compressors and a uniform guess on one text, best first. `print` it
+    for the table.
+    """
 
     text: Text
     entries: tuple[Entry, ...]
     trained: tuple[Run, ...] = ()
     about: str = ""
-    """How the models were trained, if the comparison did that."""
+    """How the models were trained; empty if the comparison trained none."""
 
     def rows(self) -> Metrics:
-        """One dict per entry: name, bits_per_byte and so on. `.frame()` has them as a DataFrame."""
+        """One dict per entry: name, bits_per_byte and so on. `.frame()` makes a DataFrame."""
         return Metrics(asdict(entry) for entry in self.entries)
 
     @property
     def notes(self) -> list[str]:
-        """What limits the comparison, in sentences."""
+        """Notes on entries that cannot be compared fairly, one sentence each."""
         from lmsmith.report.comparison import comparison_notes
 
         return comparison_notes(self.entries)
@@ -123,32 +128,40 @@ def compare(
     document_separator: str = "auto",
     progress: Shown = None,
 ) -> Comparison:
-    """Compares runs, compressors and a uniform guess on one text, in bits per byte.
+    """Compares runs on one text, in bits per byte, with gzip, xz and a uniform guess as baselines.
 
         lmsmith.compare(["runs/a-1", "runs/b-1"], text="test.txt")
         lmsmith.compare(train="book.txt", minutes=2)
 
-    `text`: the file; with `train` its held-out text if none is named. `train`: text to train
-    `models` on first (presets, or gpt for modern), each for `minutes`, into the new folder
-    `runs_out` (default: runs/comparison-1), with `tokenizer` and `seed`. `out`: an HTML page with
-    the plot. The other arguments say how text is read.
+    runs      runs or their folders
+    text      the file to compare on (with `train`: the held-out part of that text)
+    train     text to train `models` on first
+    minutes   with `train`: training time per model
+    models    with `train`: the presets to train; gpt means modern
+    runs_out  with `train`: the new folder for the runs (default: runs/comparison-1)
+    out       also write an HTML page with a plot
+    tokenizer, seed
+              with `train`: settings of the new runs
+    text_field, encoding, document_separator
+              how text is read: the settings `data.*`
 
-    Raises UsageError without runs and text, or `train`; and what `train` and `load` raise.
+    Raises UsageError if there is neither `train` nor both runs and text, and the errors of `train`
+    and `load`.
     """
     from lmsmith import atomic
     from lmsmith.evaluate.comparison import read_text
-    from lmsmith.report.comparison import check_place, compare_runs
+    from lmsmith.report.comparison import check_output_path, compare_runs
 
     folders = [Path(path) for path in paths(runs)]
     sources = [] if train is None else paths(train)
     if not sources and (not folders or text is None):
         raise UsageError(
-            "name runs and a text; or with train=... text to train models on first, which are "
-            "then compared on the part of it that is held out."
+            "nothing to compare: pass runs and text=FILE; or train=SOURCE, which trains models "
+            "first and compares them on its held-out part."
         )
     page = None if out is None else Path(out)
-    if page and not (runs_out and page.parent == Path(runs_out)):  # which training makes
-        check_place(page)
+    if page and not (runs_out and page.parent == Path(runs_out)):  # training creates runs_out
+        check_output_path(page)
     reading = {
         "text_field": text_field,
         "encoding": encoding,
@@ -157,22 +170,20 @@ def compare(
     on = None if text is None else read_text(Path(text), **reading)
     changes = _training_settings(tokenizer, seed, reading)
     trained, about = _train_models(sources, changes, models, minutes, runs_out, progress)
-    everyone = [*folders, *trained]
+    compared = [*folders, *trained]
     if on is None:
-        on = _held_out_text(everyone[-1], sources)
-    found = Comparison(on, tuple(compare_runs(everyone, on)), tuple(map(Run, trained)), about)
+        on = _held_out_text(compared[-1], sources)
+    comparison = Comparison(on, tuple(compare_runs(compared, on)), tuple(map(Run, trained)), about)
     if page:
-        atomic.write(page, found.page())
-    return found
+        atomic.write(page, comparison.page())
+    return comparison
 
 
 def _training_settings(
     tokenizer: str | None, seed: int | None, reading: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Settings by dotted name that `compare` passes to training: those that differ from the
-    defaults.
-
-    `reading`: how text is read, by the names of the settings `data.*`.
+    """The settings, by dotted name, that `compare` passes to training: those that differ from the
+    defaults. `reading`: settings of `data` by their short names.
     """
     changes = {
         f"data.{name}": value for name, value in reading.items() if value not in ("text", "auto")
@@ -189,8 +200,8 @@ def _train_models(
     runs_out: Folder | None,
     progress: Shown,
 ) -> tuple[list[Path], str]:
-    """Trains `models` on `sources`. Returns their run folders and a sentence on how they were
-    trained; nothing is trained without sources.
+    """Trains `models` on `sources`. Returns the run folders, and a sentence that describes the
+    training. Without sources it trains nothing.
     """
     from lmsmith.report.comparison import equal_time, train_all
 
@@ -224,33 +235,34 @@ def import_model(
     tokenizer: Folder | None = None,
     eos_token: str | None = None,
 ) -> Run:
-    """Makes a run of a Hugging Face or llm.c model.
+    """Converts a Hugging Face or llm.c model to a run.
 
-    `source`: a folder, an llm.c file, or a name on the Hugging Face Hub. `out`: the run's folder
-    (default: runs/NAME-1). `tokenizer`: instead of the one beside the weights; "none": the weights
-    alone. `eos_token`: which token stands between documents, by name.
+    source     a Hugging Face model folder, an llm.c file, or a name on the Hugging Face Hub
+    out        the run's new folder (default: runs/NAME-1)
+    tokenizer  tokenizer to use (default: the one in `source`); "none": import the weights only
+    eos_token  the end-of-text token, which separates documents (default: from the model's files)
 
-    Raises UsageError, ConfigError, CheckpointError, TokenizerError or StorageError; nothing is
-    written then.
+    Raises UsageError, ConfigError, CheckpointError, TokenizerError or StorageError, and writes
+    nothing then.
     """
-    from lmsmith.interop.importing import import_model as read
+    from lmsmith.interop.importing import import_model as convert
 
-    place, _ = read(
+    folder, _ = convert(
         os.fspath(source),
         out=None if out is None else Path(out),
         tokenizer=None if tokenizer is None else os.fspath(tokenizer),
         eos_token=eos_token,
     )
-    return Run(place)
+    return Run(folder)
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A folder for other programs, and what was checked when it was written."""
+    """An exported model: its folder, and a receipt of the checks that it passed."""
 
     path: Path
     receipt: dict[str, Any]
-    """What receipt.json says: architecture, n_params, dtype, checked, sha256."""
+    """The content of receipt.json: architecture, n_params, dtype, checked, sha256."""
 
     def __fspath__(self) -> str:
         return os.fspath(self.path)
@@ -263,18 +275,20 @@ def export(
     out: Folder | None = None,
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
 ) -> Exported:
-    """Writes a run's model for other programs, reads it again, and compares the logits.
+    """Exports a run's model for other programs, loads the result and compares its logits.
 
-    `to`: "hf" for transformers and vLLM, "llmc" for llm.c. `out`: a new folder (default: RUN-hf or
-    RUN-llmc, beside the run). `dtype`: precision of the weights; auto: what they have.
+    to     "hf" for transformers and vLLM, "llmc" for llm.c
+    out    the new folder (default: RUN-hf or RUN-llmc, next to the run)
+    dtype  precision of the exported weights; auto: as in the run
 
-    Raises ConfigError for a model that has no counterpart there, CheckpointError if what was
-    written does not give the same logits, UsageError, StorageError.
+    Raises ConfigError if the other program has no such architecture, CheckpointError if the
+    exported model gives other logits, UsageError for a wrong argument, StorageError if `out` cannot
+    be written.
     """
     from lmsmith.interop.exporting import export_model
 
     if to not in ("hf", "llmc"):
-        raise UsageError(f"to = {to!r}: wanted 'hf' or 'llmc'.")
+        raise UsageError(f"to = {to!r}: expected 'hf' or 'llmc'.")
     folder = Path(os.path.abspath(run))
-    place = folder.with_name(f"{folder.name}-{to}") if out is None else Path(out)
-    return Exported(place, export_model(Path(run), place, to=to, dtype=dtype))
+    target = folder.with_name(f"{folder.name}-{to}") if out is None else Path(out)
+    return Exported(target, export_model(Path(run), target, to=to, dtype=dtype))

@@ -1,4 +1,4 @@
-"""How far a long call is, for those who watch it; silence for all others."""
+"""Progress of long calls: whether to show it, and a bar or lines that show it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ if TYPE_CHECKING:
 LINE_SECONDS = 5.0  # between two plain lines
 
 Shown = bool | Console | None
-"""`progress=`: yes, no, or None: where the output is a terminal or a notebook. Or a console."""
+"""The argument `progress`: True or False; None: if the output is a terminal or a notebook; or the
+console to print on.
+"""
 
 logging.getLogger("lmsmith").addHandler(logging.NullHandler())  # nothing is printed unless asked
 
 
 @contextlib.contextmanager
 def showing(progress: Shown) -> Iterator[Console]:
-    """The console for one call. Where progress is shown, warnings of lmsmith are shown as well."""
+    """Yields the console for one call. If it prints progress, it also prints lmsmith's warnings."""
     console = console_for(progress)
     log = logging.getLogger("lmsmith")
     if isinstance(progress, Console) or console.quiet or logging.getLogger().handlers:
@@ -40,14 +42,14 @@ def showing(progress: Shown) -> Iterator[Console]:
 
 
 def console_for(progress: Shown) -> Console:
-    """A console that prints, or one that is quiet."""
+    """A console that prints, or a quiet one."""
     if isinstance(progress, Console):
         return progress
     if progress is None:
         progress = sys.stdout.isatty() or Console().is_jupyter
     if not progress:
         return Console(quiet=True, file=io.StringIO(), force_terminal=False)
-    # Notebooks show plain lines well: rich's own HTML needs extra packages for a live display.
+    # In notebooks plain lines are enough: a live display in HTML needs more packages.
     return Console(markup=False, emoji=False, highlight=False, soft_wrap=True, force_jupyter=False)
 
 
@@ -61,19 +63,20 @@ class _ToConsole(logging.Handler):
 
 
 class Progress:
-    """How far a long work is: a live bar on a terminal, elsewhere a plain line every five seconds.
+    """Shows progress: a live bar on a terminal, elsewhere a plain line every five seconds.
 
-    with Progress(console) as tell:
-        tell("reading", 3_000_000, 20_000_000)
+        with Progress(console) as tell:
+            tell("reading", 3_000_000, 20_000_000)
 
-    A total of 0: not known. What is counted are bytes, or `unit`.
+    The arguments: what is being done, how much is done, and the total, in bytes or in `unit`. A
+    total of 0 means that it is unknown.
     """
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self._bar: Bar | None = None
         self._task = ""
-        self._began = self._told = 0.0
+        self._began = self._printed = 0.0
 
     def __enter__(self) -> Self:
         if self.console.is_terminal:
@@ -83,7 +86,7 @@ class Progress:
             columns = (
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=30),
-                TextColumn("{task.fields[said]}"),
+                TextColumn("{task.fields[status]}"),
             )
             self._bar = Bar(*columns, console=self.console, transient=True)
             self._bar.start()
@@ -96,26 +99,28 @@ class Progress:
     def __call__(self, task: str, done: int, total: int = 0, unit: str = "B") -> None:
         now = time.monotonic()
         if task != self._task:
-            self._task, self._began, self._told = task, now, now
+            self._task, self._began, self._printed = task, now, now
             if self._bar is not None:
                 for old in self._bar.task_ids:
                     self._bar.remove_task(old)
-                self._bar.add_task(task, total=total or None, said="")
-        said = self._said(done, total, unit, now - self._began)
+                self._bar.add_task(task, total=total or None, status="")
+        status = self._status(done, total, unit, now - self._began)
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=done, total=total or None, said=said)
-        elif now - self._told >= LINE_SECONDS:
-            self._told = now
-            self.console.print(f"{task} {said}")
+            bar_task = self._bar.task_ids[0]
+            self._bar.update(bar_task, completed=done, total=total or None, status=status)
+        elif now - self._printed >= LINE_SECONDS:
+            self._printed = now
+            self.console.print(f"{task} {status}")
 
     @staticmethod
-    def _said(done: int, total: int, unit: str, seconds: float) -> str:
+    def _status(done: int, total: int, unit: str, seconds: float) -> str:
+        """Amount, rate and remaining time: "3 of 20 MB, 1.5 MB/s, 0:11 left"."""
         scale, name = (1e6, "MB") if unit == "B" else (1, unit)
-        said = f"{done / scale:,.0f}{f' of {total / scale:,.0f}' if total else ''} {name}"
+        status = f"{done / scale:,.0f}{f' of {total / scale:,.0f}' if total else ''} {name}"
         if done and seconds > 1:
             rate = done / seconds
-            said += f", {rate / scale:,.{1 if rate < 100 * scale else 0}f} {name}/s"
+            status += f", {rate / scale:,.{1 if rate < 100 * scale else 0}f} {name}/s"
             if total:
                 left = round(max(0, total - done) / rate)
-                said += f", {left // 60}:{left % 60:02} left"
-        return said
+                status += f", {left // 60}:{left % 60:02} left"
+        return status

@@ -17,18 +17,20 @@ if TYPE_CHECKING:
     import pandas
 
 Folder = str | os.PathLike[str]
-"""A path, or a `Run`: whatever names a folder."""
+"""A path or a `Run`."""
 
 
 class Metrics(list[dict[str, Any]]):
     """The lines of metrics.jsonl, one dict per line.
 
-    Each has `kind` ("train", "eval" or "event") and, but for events, `step`. Losses are in nats
-    per token. Numbers that were not finite are None.
+    Each has `kind`: "train", "eval" or "event"; the first two also have `step`. Losses are in nats
+    per token. Numbers that are not finite are None.
     """
 
     def frame(self) -> pandas.DataFrame:
-        """The same as a pandas DataFrame, one row per line. Raises UsageError without pandas."""
+        """The metrics as a pandas DataFrame, one row per line. Raises UsageError if pandas is not
+        installed.
+        """
         try:
             import pandas
         except ImportError as error:
@@ -40,10 +42,10 @@ class Metrics(list[dict[str, Any]]):
 
 
 class Run:
-    """A run folder: its settings, numbers and report.
+    """A run folder: its config, metrics, summary and report.
 
-    A `Run` is accepted wherever a folder is (`lmsmith.load(run)`, `Path(run)`). Everything is read
-    from the folder when asked for, so a run that is still training shows its latest numbers.
+    A `Run` is accepted in place of a folder (`lmsmith.load(run)`, `Path(run)`). Each property reads
+    the folder again, so a run that is still training shows its latest numbers.
     """
 
     def __init__(self, path: Folder) -> None:
@@ -52,7 +54,7 @@ class Run:
         if not (self.path / "config.toml").is_file():
             what = "has no config.toml" if self.path.is_dir() else "is not a folder"
             raise UsageError(
-                f"{self.path} is not a run: it {what}. Name a folder that lmsmith.train, "
+                f"{self.path} is not a run: it {what}. Expected a folder that lmsmith.train, "
                 "lmsmith.import_model, `lmsmith train` or `lmsmith import` wrote."
             )
 
@@ -64,7 +66,7 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What summary.json says; empty before the run has ended.
+        """The content of summary.json; empty before the run has ended.
 
         Losses are in nats per token, times in seconds. `finished` says why it ended: "steps",
         "tokens", "time", "target", "requested", "signal", "counted" or "imported".
@@ -77,7 +79,7 @@ class Run:
     def metrics(self) -> Metrics:
         """The lines of metrics.jsonl; empty for a run without steps.
 
-        A last line that is half written is left out. Raises CheckpointError for a damaged line.
+        An incomplete last line is skipped. Raises CheckpointError for a damaged line.
         """
         path = self.path / "metrics.jsonl"
         try:
@@ -101,7 +103,7 @@ class Run:
     def report(self, out: Folder | None = None) -> Path:
         """Writes the run's report, one HTML file, and returns its path (default: RUN/report.html).
 
-        Raises CheckpointError, StorageError.
+        Raises CheckpointError if the run cannot be read, StorageError if `out` cannot be written.
         """
         from lmsmith.api.training import report
 
@@ -129,7 +131,7 @@ class Run:
         return f"<table>{rows}</table>"
 
     def _facts(self) -> list[tuple[str, str]]:
-        """The run in a few words, as far as it has come."""
+        """Labels and values for the representation of the run."""
         summary = self.summary
         if not summary:
             return [("finished", "no")]
@@ -147,5 +149,5 @@ class Run:
 
 
 def paths(some: Folder | Sequence[Folder]) -> list[str]:
-    """One path, or several, as text."""
+    """A list of paths as strings, from one path or several."""
     return [os.fspath(one) for one in ([some] if isinstance(some, str | os.PathLike) else some)]

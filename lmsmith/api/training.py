@@ -1,4 +1,4 @@
-"""Calls that make runs and look at them: demo, train, resume, report."""
+"""Calls about runs: train, resume, demo, report."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ SHORT = {
     "skip_bad": "data.skip_bad",
     "errors": "data.errors",
 }
-"""Arguments of `train` that are settings -> the setting's dotted name."""
+"""Maps arguments of `train` to the dotted names of settings."""
 
 _where = contextvars.ContextVar("where", default="the arguments")
 
 
 @contextlib.contextmanager
 def settings_from(place: str) -> Iterator[None]:
-    """Within: errors about a setting say that it was given in `place`."""
+    """In the block, errors about a setting name `place` as its origin: "the command line"."""
     token = _where.set(place)
     try:
         yield
@@ -81,32 +81,35 @@ def train(
         run = lmsmith.train("book.txt", minutes=1)
         run = lmsmith.train(["a.txt", "b.jsonl"], steps=500, settings={"model.n_layer": 4})
 
-    `sources`: text files, folders, globs, token shard folders, named corpora, or a recipe (.toml).
-    `out`: the run's new folder (default: runs/NAME-1). None keeps the preset's or recipe's value.
+    `sources`: text files, folders, globs, folders of token shards, names of corpora, or a recipe
+    (.toml). `out`: the run's new folder (default: runs/NAME-1). An argument that is None keeps the
+    value of the preset or recipe.
 
-    minutes           the call returns within this; without any length: 10
+    minutes           time limit of the whole call; 10 if no length is given
     steps, tokens     number of optimizer steps; number of training tokens
     epochs            passes over the training text
-    stop_at_val_loss  stop at the first evaluation at or below this, in nats per token
-    preset            the named starting point that all other settings change
+    stop_at_val_loss  early stopping: stop at the first evaluation with a validation loss at or
+                      below this, in nats per token
+    preset            named settings to start from; other settings change them
     tokenizer         auto, byte, char, word, bpe:SIZE, gpt2, or a tokenizer's folder
     learning_rate     peak learning rate; all parameter groups keep their ratio to it
     init_from         fine-tune: start from the weights and tokenizer of this run
     seed              determines initial weights, data order and dropout
     keep              number of checkpoints kept, besides the best one
-    engine            torch, or reference: GPT-2 in NumPy
-    on_spike          what to do on a spike of the loss or the gradient norm
+    engine            torch; reference: GPT-2 in NumPy with each gradient written out
+    on_spike          what to do on a loss or gradient-norm spike
     validation        files of validation text; all of `sources` is then for training
     skip_bad          skip lines, rows and files that cannot be read; name and count them
     errors            undecodable bytes: strict stops, replace reads them as U+FFFD
 
-    `settings`: other settings by dotted name (`lmsmith train --help`). `hooks`: called between
-    steps (`lmsmith.extend.Hook`). `progress`: whether to print it (None: on a terminal and in a
-    notebook). `started`: the time.monotonic() from which `minutes` count (default: now).
+    `settings`: other settings by dotted name (`lmsmith train --help` lists them). `hooks`: called
+    between steps (`lmsmith.extend.Hook`). `progress`: whether to print progress (None: on a
+    terminal and in a notebook). `started`: the time.monotonic() from which `minutes` count
+    (default: now).
 
     Ctrl-C saves the run and raises KeyboardInterrupt; `resume` continues it. Raises ConfigError,
-    UsageError, DataError, TokenizerError, TrainingError, CheckpointError or StorageError; nothing
-    is at `out` then if training has not begun.
+    UsageError, DataError, TokenizerError, TrainingError, CheckpointError or StorageError. After an
+    error before the first step there is no folder `out`.
     """
     started = time.monotonic() if started is None else started
     given = {name: value for name, value in locals().items() if name in SHORT}
@@ -121,11 +124,11 @@ def _train(
     progress: Shown,
     started: float,
 ) -> Run:
-    """Does what `train` promises, with `changes` as settings by dotted name."""
+    """Trains as `train` describes. `changes`: settings by dotted name."""
     from lmsmith.train.start import train as start
 
     with showing(progress) as console:
-        place, summary = start(
+        folder, summary = start(
             paths(sources),
             changes,
             out=None if out is None else Path(out),
@@ -134,7 +137,7 @@ def _train(
             hooks=hooks,
             where=_where.get(),
         )
-        return _ended(place, summary)
+        return _ended(folder, summary)
 
 
 def resume(
@@ -153,23 +156,23 @@ def resume(
     without_hooks: Collection[str] = (),
     progress: Shown = None,
 ) -> Run:
-    """Resumes a run from its last complete checkpoint, or makes a finished one longer.
+    """Resumes a run from its last complete checkpoint, or extends a finished run.
 
-    `minutes`: from now on; `steps`, `tokens`, `epochs`: in all, those already made included.
-    Without a length an interrupted run goes to its planned end, and a finished one stays as it is.
-    Other arguments and `settings` (by dotted name, as `lmsmith resume --help` lists them) hold from
-    the next step on. `hooks`: the run's own hooks, and new ones; `without_hooks`: names of hooks
-    that the run gives up.
+    `minutes` counts from now; `steps`, `tokens` and `epochs` are totals from the run's start.
+    Without a length, an interrupted run continues to its planned end, and a finished run stays
+    unchanged. Other arguments and `settings` (by dotted name; `lmsmith resume --help` lists them)
+    apply from the next step. `hooks`: the run's hooks, and new ones. `without_hooks`: names of
+    hooks to drop.
 
     Raises ConfigError for a setting that cannot change, UsageError if a hook is missing or another
-    process trains the run, and what `train` raises.
+    process is training the run, and the errors of `train`.
     """
     given = {name: value for name, value in locals().items() if name in SHORT}
     changes = _changes(given, settings)
-    from lmsmith.train.start import resume as again
+    from lmsmith.train.start import resume as start
 
     with showing(progress) as console:
-        summary = again(
+        summary = start(
             Path(run),
             changes,
             console=console,
@@ -187,23 +190,23 @@ def demo(
     progress: Shown = None,
     started: float | None = None,
 ) -> Run:
-    """The two-minute tour: writes stories, trains a model on them and reports on it.
+    """The two-minute tour: generates stories, trains a model on them and writes a report.
 
-    `out`: the folder for the stories and the run. `minutes`: how long it may take. The rest is as
-    for `train`.
+    `out`: the folder for the stories and the run. `minutes`: time limit. `progress` and `started`:
+    as in `train`.
     """
     started = time.monotonic() if started is None else started
     from lmsmith.demo import demo as tour
 
     with showing(progress) as console:
-        place, summary = tour(Path(out), minutes, console=console, started=started)
-        return _ended(place, summary)
+        folder, summary = tour(Path(out), minutes, console=console, started=started)
+        return _ended(folder, summary)
 
 
 def report(runs: Folder | Sequence[Folder], *, out: Folder | None = None) -> Path:
     """Writes plots and tables of runs into one HTML file and returns its path.
 
-    `out`: default RUN/report.html; of several runs report.html in the current folder. Raises
+    `out`: default RUN/report.html; for several runs report.html in the current folder. Raises
     CheckpointError for a path that is not a run folder, StorageError if `out` cannot be written.
     """
     from lmsmith.report.runs import write_report
@@ -214,8 +217,8 @@ def report(runs: Folder | Sequence[Folder], *, out: Folder | None = None) -> Pat
 
 
 def _changes(given: Mapping[str, Any], settings: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Settings by dotted name, from arguments and `settings`. Raises UsageError for one given
-    twice.
+    """Merges arguments and `settings` into settings by dotted name. Raises UsageError for a setting
+    in both.
     """
     changes = dict(flatten(settings or {}))
     for name, value in given.items():
@@ -224,8 +227,8 @@ def _changes(given: Mapping[str, Any], settings: Mapping[str, Any] | None) -> di
         dotted = SHORT[name]
         if dotted in changes:
             raise UsageError(
-                f"{name}={value!r} and settings[{dotted!r}] = {changes[dotted]!r} are the same "
-                "setting: give one of them."
+                f"{name}={value!r} and settings[{dotted!r}] = {changes[dotted]!r} set the same "
+                "setting: pass only one of them."
             )
         changes[dotted] = value
     for dotted in ("tokenizer", "train.init_from"):
@@ -237,27 +240,27 @@ def _changes(given: Mapping[str, Any], settings: Mapping[str, Any] | None) -> di
 
 
 def _folder(name: str, value: Any) -> str:
-    """A path as text. Raises UsageError for a tokenizer that is not saved, as a run refers to
-    its folder.
+    """A path as a string. Raises UsageError for a `Tokenizer` object: a run needs the folder of a
+    saved one.
     """
     if isinstance(value, str | os.PathLike):
         return os.fspath(value)
     raise UsageError(
-        f"{name} = {value!r}: wanted a name or a folder. Save a tokenizer first: tok.save('tok'), "
-        "then tokenizer='tok'."
+        f"{name} = {value!r}: expected a name or a folder. Save a tokenizer first: "
+        "tok.save('tok'), then pass tokenizer='tok'."
     )
 
 
-def _ended(place: Path, summary: Mapping[str, Any]) -> Run:
-    """The run, with its report. Raises RunStopped where a signal ended it."""
+def _ended(folder: Path, summary: Mapping[str, Any]) -> Run:
+    """Writes the report and returns the run. Raises RunStopped if a signal ended it."""
     from lmsmith.train.stop import RunStopped
 
     if summary.get("finished") == "signal":
-        raise RunStopped(summary["signal"], place, summary["steps"])
-    path = place / "report.html"
-    if os.environ.get("RANK", "0") == "0" and _older(path, place / "summary.json"):
-        report(place, out=path)
-    return Run(place)
+        raise RunStopped(summary["signal"], folder, summary["steps"])
+    path = folder / "report.html"
+    if os.environ.get("RANK", "0") == "0" and _older(path, folder / "summary.json"):
+        report(folder, out=path)
+    return Run(folder)
 
 
 def _older(path: Path, than: Path) -> bool:

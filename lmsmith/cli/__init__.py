@@ -1,11 +1,11 @@
-"""The command line: parse, build, call.
+"""The command line: parses arguments and calls the API.
 
-`lmsmith VERB ... --section.field value`. `grammar.py` makes the parsers, `console.py` prints; every
-other file here holds some verbs: their options, and a short function each that calls the library.
-torch is imported by the verbs that need it, not here: `--help` must answer in a fraction of a
-second.
+`lmsmith COMMAND ... --section.field value`. `grammar.py` builds the parsers, `console.py` prints,
+`output.py` handles output that cannot be written. Each other file has some commands: their options,
+and a short function for each that calls the library. Commands import torch only when they need it,
+so that `--help` answers in a fraction of a second.
 
-Exit status: 0 done; 1 failed; 2 wrong use; 130 or 143 stopped by a signal.
+Exit status: 0 success; 1 failure; 2 wrong use; 130 or 143 stopped by a signal.
 """
 
 from __future__ import annotations
@@ -28,11 +28,8 @@ def run(arguments: Sequence[str], *, started: float) -> int:
     """Runs one command and returns its exit status. `started`: the time.monotonic() from which
     `--minutes` counts.
     """
-    for stream in (
-        sys.stdout,
-        sys.stderr,
-    ):  # a terminal that lacks a character shows another, and no traceback
-        if hasattr(stream, "reconfigure"):
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # replace characters that the terminal cannot encode
             stream.reconfigure(errors="replace")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[Warnings()])
     with guarded():
@@ -47,7 +44,7 @@ def _run(arguments: Sequence[str], started: float) -> int:
             status = int(options.call(options, Printer(), started))
         except SystemExit as done:  # argparse, after --help and --version
             status = int(done.code or 0)
-        sys.stdout.flush()  # what cannot be written is to be told of here
+        sys.stdout.flush()  # report a failed write here, not while Python exits
         return status
     except LmsmithError as error:
         problem(f"lmsmith: {error}")
@@ -56,23 +53,23 @@ def _run(arguments: Sequence[str], started: float) -> int:
         number = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
         problem(f"lmsmith: stopped by {number.name}")
         return 128 + number
-    except BrokenPipeError:  # whoever read our output has seen enough
+    except BrokenPipeError:  # the reader of our output (`| head`) has exited
         no_more_output()
         return 0
     finally:
-        handle(signal.SIGTERM, before)  # while Python leaves there is nothing to be said any more
+        handle(signal.SIGTERM, before)  # no message for a signal while Python exits
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options, with the verb's function as `call`. Raises UsageError; SystemExit after
-    --help and --version.
+    """Returns the options, with the command's function as `call`. Raises UsageError; SystemExit
+    after --help and --version.
     """
     return verbs(arguments).parse(arguments)
 
 
 def verbs(arguments: Sequence[str] = ()) -> Verbs:
-    """The whole grammar, with the settings of the preset that the arguments name."""
-    found = Verbs(arguments)
-    for group in (runs, use, models, tokenizer, bench, data, verify):
-        group.add(found)
-    return found
+    """Builds all commands, with the settings of the preset that the arguments name."""
+    commands = Verbs(arguments)
+    for module in (runs, use, models, tokenizer, bench, data, verify):
+        module.add(commands)
+    return commands

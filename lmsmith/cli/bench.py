@@ -1,4 +1,4 @@
-"""Verbs that measure: bench train, bench ladder. (bench tokenizer stands with the tokenizer's.)"""
+"""Benchmark commands: bench train, bench ladder. (`bench tokenizer` is in tokenizer.py.)"""
 
 from __future__ import annotations
 
@@ -21,13 +21,11 @@ def add(verbs: Verbs) -> None:
     train = verbs.verb(
         "bench train",
         _train,
-        "what an update takes here",
+        "time a training step on this machine",
         "lmsmith bench train --preset babygpt --train.batch_size 8",
         usage="lmsmith bench train [--preset NAME] [--n N] [--SETTING VALUE]...",
     )
-    train.add_argument(
-        "--n", type=at_least_one, default=8, metavar="N", help="updates measured (8)"
-    )
+    train.add_argument("--n", type=at_least_one, default=8, metavar="N", help="steps to time (8)")
     train.add_argument("--json", action="store_true", help="print one JSON object")
     if verbs.is_for("bench train"):
         add_settings(train, verbs.arguments, out=False)
@@ -35,12 +33,17 @@ def add(verbs: Verbs) -> None:
     ladder = verbs.verb(
         "bench ladder",
         _ladder,
-        "GPT-2's speed-ups one after the other, here",
+        "time a GPT-2 training step with one speed-up after another switched on",
         "lmsmith bench ladder --device cpu",
     )
-    ladder.add_argument("--device", default="auto", metavar="TEXT", help="cuda or cpu (auto)")
     ladder.add_argument(
-        "--n", type=at_least_one, default=8, metavar="N", help="updates measured a rung (8)"
+        "--device",
+        default="auto",
+        metavar="TEXT",
+        help="cuda or cpu; auto: cuda if there is one (auto)",
+    )
+    ladder.add_argument(
+        "--n", type=at_least_one, default=8, metavar="N", help="steps to time per speed-up (8)"
     )
 
 
@@ -64,9 +67,9 @@ def _train(options: argparse.Namespace, console: Console, started: float) -> int
     console.print(machine_in_words(device))
     console.print(
         f"{config.preset}: {model.describe()}, vocabulary {model.vocab_size:,}; "
-        f"{train.batch_size} rows per step, {train.dtype}"
+        f"{train.batch_size} sequences per step, {train.dtype}"
     )
-    table(console, ("", *COLUMNS), [["an update", *_cells(pace)]])
+    table(console, ("", *COLUMNS), [["one step", *_cells(pace)]])
     return 0
 
 
@@ -85,7 +88,7 @@ def _ladder(options: argparse.Namespace, console: Console, started: float) -> in
     console.print(machine_in_words(device))
     console.print(
         f"GPT-2 with {base.model.describe()}, vocabulary 50,257; "
-        f"{base.train.batch_size} rows per step; each rung stands on those above it"
+        f"{base.train.batch_size} sequences per step; each line keeps the speed-ups above it"
     )
     rows, first = [], 0.0
     for rung, pace in climb(device, n=options.n):
@@ -94,11 +97,12 @@ def _ladder(options: argparse.Namespace, console: Console, started: float) -> in
         console.print(f"{rung.name:18} {1000 * each:9.1f} ms")
         rows.append([rung.name, *_cells(pace, each), f"{first / each:.2f}", *PUBLISHED[rung.name]])
     console.print()
-    table(console, ("", *COLUMNS, "times", "A100", "T4"), rows)
+    table(console, ("", *COLUMNS, "speed-up", "A100", "T4"), rows)
     console.print(
-        "MFU: of the rate of matrix products measured here. Accumulation: per micro-batch.\n"
-        "A100, T4: published milliseconds of GPT-2 124M, 16 x 1024 (Karpathy's lecture) and 4 x "
-        "1024 in float16."
+        "MFU: share of the matrix product rate measured on this machine. Accumulation: "
+        "milliseconds per micro-batch.\n"
+        "A100, T4: published milliseconds of GPT-2 124M, 16 x 1024 tokens (Karpathy's lecture) and "
+        "4 x 1024 in float16."
     )
     return 0
 

@@ -1,4 +1,4 @@
-"""Verbs of data: data list, download, prepare, inspect."""
+"""Commands about data: data list, download, prepare, inspect."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from pathlib import Path
 from rich.console import Console
 
 from lmsmith import api
-from lmsmith.cli.console import Progress
+from lmsmith.cli.console import Progress, table
 from lmsmith.cli.grammar import Verbs, add_files, add_setting, at_least_one, settings_given
 from lmsmith.config import RunConfig, settings
 from lmsmith.errors import DataError, UsageError
 from lmsmith.strict_json import to_json
 
 READING = ("data.text_field", "data.encoding", "data.errors", "data.document_separator")
-KINDS = {"text": "text to learn from", "shards": "token shards", "tasks": "tasks to evaluate on"}
+KINDS = {"text": "training text", "shards": "token shards", "tasks": "evaluation tasks"}
 
 
 def add(verbs: Verbs) -> None:
-    verbs.group("data", "corpora by name; text of any size to token shards; what is in them")
+    verbs.group("data", "download corpora by name; tokenize text into shards; inspect shards")
     _add_list(verbs)
     _add_download(verbs)
     _add_prepare(verbs)
@@ -30,7 +30,7 @@ def add(verbs: Verbs) -> None:
 
 
 def _add_list(verbs: Verbs) -> None:
-    listing = verbs.verb("data list", _list, "the corpora that have names", "lmsmith data list")
+    listing = verbs.verb("data list", _list, "list the corpora known by name", "lmsmith data list")
     listing.add_argument("--json", action="store_true", help="print one JSON array")
 
 
@@ -38,18 +38,22 @@ def _add_download(verbs: Verbs) -> None:
     download = verbs.verb(
         "data download",
         _download,
-        "fetch a corpus by its name",
+        "download a corpus by its name",
         "lmsmith data download tinyshakespeare",
     )
-    download.add_argument("name", metavar="NAME", help="as `lmsmith data list` shows it")
+    download.add_argument("name", metavar="NAME", help="a name that `lmsmith data list` shows")
     download.add_argument(
         "--out",
         type=Path,
         metavar="DIR",
-        help="(NAME in $LMSMITH_DATA or ~/.cache/lmsmith/corpora)",
+        help="folder for the files (NAME in $LMSMITH_DATA or ~/.cache/lmsmith/corpora)",
     )
     download.add_argument(
-        "--files", type=at_least_one, default=0, metavar="N", help="only the first N files (all)"
+        "--files",
+        type=at_least_one,
+        default=0,
+        metavar="N",
+        help="download only the first N files (all)",
     )
 
 
@@ -57,24 +61,25 @@ def _add_prepare(verbs: Verbs) -> None:
     prepare = verbs.verb(
         "data prepare",
         _prepare,
-        "text of any size to token shards",
+        "tokenize text of any size into a folder of token shards",
         "lmsmith data prepare demo/stories.jsonl --tokenizer bpe:2000 --out demo/shards",
     )
     prepare.add_argument(
-        "source", nargs="+", metavar="SOURCE", help="text files, folders, globs, named corpora"
+        "source", nargs="+", metavar="SOURCE", help="text files, folders, globs, names of corpora"
     )
     prepare.add_argument(
         "--out",
         type=Path,
         required=True,
         metavar="DIR",
-        help="the new folder; till it is whole, DIR.partial: the command goes on there",
+        help="the new folder; called DIR.partial until complete. After an interruption, run the "
+        "same command again to continue there",
     )
     prepare.add_argument(
         "--tokenizer",
         default="gpt2",
         metavar="WHICH",
-        help="gpt2, bpe:SIZE (learnt from the text), byte, char, word, or a folder that holds one "
+        help="gpt2, bpe:SIZE (learned from the text), byte, char, word, or a tokenizer's folder "
         "(gpt2)",
     )
     prepare.add_argument(
@@ -82,31 +87,38 @@ def _add_prepare(verbs: Verbs) -> None:
         type=at_least_one,
         default=100_000_000,
         metavar="N",
-        help="of each shard (100,000,000)",
+        help="tokens per shard (100,000,000)",
     )
     _add_validation(prepare)
     prepare.add_argument(
         "--dedup",
         choices=["none", "exact", "near"],
         default="none",
-        help="drop documents equal to earlier ones, or near them by MinHash (none)",
+        help="deduplication: drop documents that repeat an earlier one exactly, or nearly "
+        "(MinHash) (none)",
     )
     prepare.add_argument(
-        "--skip-bad", action="store_true", help="leave out what cannot be read, name and count it"
+        "--skip-bad",
+        action="store_true",
+        help="skip lines, rows and files that cannot be read; name and count them",
     )
     prepare.add_argument(
-        "--workers", type=at_least_one, default=0, metavar="N", help="(one a core)"
+        "--workers",
+        type=at_least_one,
+        default=0,
+        metavar="N",
+        help="number of worker processes (one per core)",
     )
     prepare.add_argument(
         "--engine",
         choices=["local", "ray"],
         default="local",
-        help="who works: this machine or a Ray cluster (local)",
+        help="where the workers run: on this machine, or on a Ray cluster (local)",
     )
     known = dict(settings())
     for name in (*READING, "data.special_tokens"):
         add_setting(prepare, known[name])
-    prepare.add_argument("--json", action="store_true", help="print one JSON object: the manifest")
+    prepare.add_argument("--json", action="store_true", help="print the manifest as a JSON object")
 
 
 def _add_validation(prepare: argparse.ArgumentParser) -> None:
@@ -116,9 +128,8 @@ def _add_validation(prepare: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="X",
-        help="share of the text held out; 0: one document in twenty, or of fewer than 50 the end "
-        "of each, a tenth "
-        "at most (0)",
+        help="share of the text held out for validation; 0: one document in twenty or, below 50 "
+        "documents, the end of each (at most a tenth) (0)",
     )
     add_files(prepare, dict(settings())["data.validation"], "--validation")
 
@@ -127,7 +138,7 @@ def _add_inspect(verbs: Verbs) -> None:
     inspect = verbs.verb(
         "data inspect",
         _inspect,
-        "what a folder of token shards holds, or what a run has seen of its text",
+        "show what token shards contain, or how often a run has seen its training tokens",
         "lmsmith data inspect demo/run-1/tokens",
         usage="lmsmith data inspect DIR|SHARD [--verify]\n       lmsmith data inspect --exposure "
         "RUN",
@@ -140,18 +151,20 @@ def _add_inspect(verbs: Verbs) -> None:
         help="a folder of shards, or one of them",
     )
     inspect.add_argument(
-        "--verify", action="store_true", help="read all of it: hashes, ids, documents"
+        "--verify",
+        action="store_true",
+        help="also read all shards and check their hashes, ids and document counts",
     )
     inspect.add_argument(
         "--tokenizer",
         metavar="WHICH",
-        help="what made the shards, where nobody says it: gpt2, a folder or file",
+        help="the tokenizer of shards that do not name it: gpt2, a folder or a file",
     )
     inspect.add_argument(
         "--exposure",
         type=Path,
         metavar="RUN",
-        help="which share of its training tokens a run has seen how often",
+        help="show how often this run has seen each share of its training tokens",
     )
     inspect.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -162,7 +175,7 @@ def _list(options: argparse.Namespace, console: Console, started: float) -> int:
     from lmsmith.text import store
     from lmsmith.text.corpora import CORPORA
 
-    there = {corpus.name: store.here(corpus) for corpus in CORPORA.values()}
+    there = {corpus.name: store.here(corpus) for corpus in CORPORA.values()}  # (files, n_files)
     if options.json:
         content = [
             {
@@ -183,15 +196,15 @@ def _list(options: argparse.Namespace, console: Console, started: float) -> int:
         ]
         print(to_json(content))
         return 0
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    listing = Table(box=None, pad_edge=False, header_style="bold")
     for head in ("name", "size", "here", "licence", "what"):
-        table.add_column(
+        listing.add_column(
             head,
             justify="right" if head == "size" else "left",
             no_wrap=head in ("name", "size", "here"),
         )
     for kind, heading in KINDS.items():
-        table.add_row(f"\n{heading}", style="italic")
+        listing.add_row(f"\n{heading}", style="italic")
         for corpus in (corpus for corpus in CORPORA.values() if corpus.kind == kind):
             found, n_there = there[corpus.name]
             state = (
@@ -201,12 +214,13 @@ def _list(options: argparse.Namespace, console: Console, started: float) -> int:
                 if len(found) == n_there
                 else f"{len(found)} of {n_there}"
             )
-            table.add_row(
+            listing.add_row(
                 corpus.name, corpus.size.replace("about ", "~"), state, corpus.licence, corpus.what
             )
-    console.print(table, soft_wrap=False)
+    console.print(listing, soft_wrap=False)
     console.print(
-        f"\n`lmsmith data download NAME` fetches one to {store.data_folder()}; ~ is about."
+        f"\n`lmsmith data download NAME` downloads one to {store.data_folder()}. Sizes with ~ are "
+        f"estimates."
     )
     return 0
 
@@ -220,7 +234,7 @@ def _download(options: argparse.Namespace, console: Console, started: float) -> 
     if plan.missing:
         size = (
             "" if all(plan.entries[name].exact for name in plan.missing) else "about "
-        ) + corpora.size_in_words(plan.n_bytes)
+        ) + corpora.format_size(plan.n_bytes)
         console.print(
             f"{corpus.name}: {plural(len(plan.missing), 'file')}, {size}, from {corpus.where}"
         )
@@ -228,8 +242,8 @@ def _download(options: argparse.Namespace, console: Console, started: float) -> 
             store.fetch(plan, lambda done, total: tell(corpus.name, done, total))
     here = "all" if len(plan.wanted) == len(plan.entries) else f"{len(plan.wanted)} of"
     console.print(
-        f"{plan.folder} has {here} {plural(len(plan.entries), 'file')} of {corpus.name}, whole "
-        f"and checked"
+        f"{plan.folder} has {here} {plural(len(plan.entries), 'file')} of {corpus.name}, complete, "
+        f"checksums verified"
     )
     console.print(f"licence  {corpus.licence}; {corpus.homepage}")
     if corpus.note:
@@ -279,7 +293,7 @@ def _prepare(options: argparse.Namespace, console: Console, started: float) -> i
         time.monotonic() - started,
     )
     console.print(
-        f"{options.out} is whole: {seconds:.1f} s, {n_bytes / 1e6 / seconds:,.1f} MB of text a "
+        f"wrote {options.out} in {seconds:.1f} s, {n_bytes / 1e6 / seconds:,.1f} MB of text per "
         f"second"
     )
     console.print(f"try    lmsmith train {shlex.quote(str(options.out))} --minutes 10")
@@ -288,11 +302,9 @@ def _prepare(options: argparse.Namespace, console: Console, started: float) -> i
 
 def _inspect(options: argparse.Namespace, console: Console, started: float) -> int:
     if (options.place is None) == (options.exposure is None):
-        raise UsageError("name either a folder of shards, or a run behind --exposure.")
+        raise UsageError("name either a folder of shards, or a run after --exposure.")
     if options.exposure is not None:
         return _exposure(options, console)
-    from rich.table import Table
-
     from lmsmith.data.audit import inspect
     from lmsmith.text.files import plural
     from lmsmith.tokens.files import load_tokenizer
@@ -304,9 +316,7 @@ def _inspect(options: argparse.Namespace, console: Console, started: float) -> i
         print(to_json(asdict(found), default=str))
         return 1 if found.problems else 0
     console.print(f"{found.place}: {found.source}\ntokenizer  {found.tokenizer}")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for head in ("split", "shards", "tokens", "bits", "documents", "bytes of text", "a token"):
-        table.add_column(head, justify="left" if head == "split" else "right", no_wrap=True)
+    rows = []
     for split in found.splits:
         counts = (
             "?" if count is None else f"{count:,}" for count in (split.n_documents, split.n_bytes)
@@ -316,58 +326,51 @@ def _inspect(options: argparse.Namespace, console: Console, started: float) -> i
             if split.n_bytes and split.n_tokens
             else "?"
         )
-        table.add_row(
-            split.name,
-            f"{len(split.shards):,}",
-            f"{split.n_tokens:,}",
-            f"{split.bits}",
-            *counts,
-            each,
-        )
-    console.print(table, soft_wrap=False)
+        sizes = (f"{len(split.shards):,}", f"{split.n_tokens:,}", f"{split.bits}")
+        rows.append((split.name, *sizes, *counts, each))
+    head = ("split", "shards", "tokens", "bits", "documents", "bytes of text", "per token")
+    table(console, head, rows)
     for split in found.splits:
-        console.print(f"{split.name} begins  {split.begins!r}")
+        console.print(f"{split.name} starts with  {split.begins!r}")
     for note in found.notes:
         console.print(f"note  {note}")
     for problem in found.problems:
         console.print(f"wrong  {problem}", style="red")
     if found.problems:
         raise DataError(
-            f"{found.place} is not right ({plural(len(found.problems), 'problem')}): copy or "
-            f"prepare it again."
+            f"{found.place} is damaged ({plural(len(found.problems), 'problem')}, listed above): "
+            f"copy or prepare it again."
         )
     if options.verify and found.prepared:
-        console.print("verified: every byte is as the manifest says")
+        console.print("verified: every byte matches the manifest")
     elif options.verify:
         console.print(
             "verified: ids and lengths"
             if found.ids_known
-            else "verified: lengths; whether the ids are in the vocabulary --tokenizer WHICH "
-            "would tell"
+            else "verified: lengths; add --tokenizer WHICH to check that the ids are in the "
+            "vocabulary"
         )
     return 0
 
 
 def _exposure(options: argparse.Namespace, console: Console) -> int:
-    from lmsmith.run_folder import exposure_of
+    from lmsmith.run_folder import run_exposure
 
-    steps, sources = exposure_of(options.exposure)
+    steps, sources = run_exposure(options.exposure)
     if options.json:
-        print(
-            to_json({"steps": steps, "sources": {name: asdict(found) for name, found in sources}})
-        )
+        print(to_json({"steps": steps, "sources": {name: asdict(seen) for name, seen in sources}}))
         return 0
     console.print(f"{options.exposure}: after {steps:,} steps")
-    for name, found in sources:
-        console.print(f"{name}: {found.n_tokens:,} tokens, {found.n_epochs:.3g} epochs")
-        for times, n_tokens in enumerate(found.times):
+    for name, exposure in sources:
+        console.print(f"{name}: {exposure.n_tokens:,} tokens, {exposure.n_epochs:.3g} epochs")
+        for times, n_tokens in enumerate(exposure.times):
             if n_tokens:
-                seen = (
+                label = (
                     "never seen"
                     if not times
                     else "seen once"
                     if times == 1
                     else f"seen {times:,} times"
                 )
-                console.print(f"  {n_tokens / found.n_tokens:9.4%}  {seen}")
+                console.print(f"  {n_tokens / exposure.n_tokens:9.4%}  {label}")
     return 0

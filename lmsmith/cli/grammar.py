@@ -1,8 +1,8 @@
-"""The grammar of the command line: verbs, groups of verbs, and every setting of `config.py` as an
-option.
+"""The grammar of the command line: commands, groups of commands, and each setting as an option.
 
-argparse, and not a generator of parsers from dataclasses: only options that were given are passed
-on, so what the user set is known from what was chosen; and `--help` answers in a tenth of a second.
+The parsers use argparse directly instead of a generator of parsers from dataclasses. Only options
+that the user gives are passed on, so settings that the user set differ from settings that lmsmith
+chooses; and `--help` answers in a tenth of a second.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from lmsmith.config import (
     settings,
     synonyms,
 )
-from lmsmith.config.aliases import todays_option
+from lmsmith.config.aliases import current_option
 from lmsmith.config.presets import has_size, preset
 from lmsmith.config.run import of_another_kind
 from lmsmith.errors import LmsmithError, UsageError
 from lmsmith.optim.rates import TOGETHER
 
-# Settings that are used often: their own group in the help, and short names.
+# Settings that are used often have a group of their own in the help, and short names.
 OFTEN = {
     "train.minutes": "minutes",
     "train.steps": "steps",
@@ -51,8 +51,8 @@ OFTEN = {
     "data.errors": "errors",
 }
 
-# What `train` chooses for the text, the machine and the time, unless it is set or the preset says
-# it.
+# `train` chooses these for the text, the machine and the time, unless the user or the preset sets
+# them.
 CHOSEN = {
     "model.n_layer",
     "model.n_head",
@@ -60,14 +60,14 @@ CHOSEN = {
     "model.context_length",
     "train.batch_size",
 }
-# Verbs that take a text which may begin with a dash.
+# Commands with a text argument, which may begin with a dash.
 PROMPTED = {"generate", "tokenizer encode"}
 
 
 class _Aligned(argparse.RawDescriptionHelpFormatter):
     def format_help(self) -> str:
         self._action_max_length += (
-            2  # argparse forgets that verbs are indented, and breaks the line after the longest
+            2  # argparse does not count the indent of commands, and breaks the longest one's line
         )
         return super().format_help()
 
@@ -77,40 +77,40 @@ _HELP: dict[str, Any] = {"formatter_class": _Aligned, "allow_abbrev": False}
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}. `{self.prog} --help` says what there is.")
+        raise UsageError(f"{message}. `{self.prog} --help` lists the options.")
 
 
 class Verbs:
-    """What can be said to lmsmith. `found` has each verb by its words: "train", "tokenizer
-    train".
-    """
+    """All commands. `found` maps a command's words ("train", "tokenizer train") to its parser."""
 
     def __init__(self, arguments: Sequence[str] = ()) -> None:
-        """`arguments`: of the command; the preset among them decides which settings there are."""
+        """`arguments`: the command line; the preset in it decides which settings exist."""
         self.arguments = arguments
-        self.top = Parser(prog="lmsmith", description="Makes language models from text.", **_HELP)
+        self.top = Parser(prog="lmsmith", description="Trains and uses language models.", **_HELP)
         self.top.add_argument("--version", action="version", version=f"lmsmith {__version__}")
-        self._places: dict[str, Any] = {
-            "": self.top.add_subparsers(title="verbs", metavar="VERB", required=True),
+        self._subparsers: dict[str, Any] = {
+            "": self.top.add_subparsers(title="commands", metavar="COMMAND", required=True),
         }
         self._groups: dict[str, argparse.ArgumentParser] = {}
         self.found: dict[str, argparse.ArgumentParser] = {}
 
     def is_for(self, words: str) -> bool:
-        """Whether the command is this verb, so that its many options are needed."""
+        """Whether the command line calls this command, so that its many options are needed."""
         return not self.arguments or list(self.arguments[: len(words.split())]) == words.split()
 
     def group(self, name: str, meaning: str) -> None:
-        """Makes room for verbs of two words, of which `name` is the first."""
-        made = self._places[""].add_parser(
+        """Adds a group: commands of two words, the first of which is `name`."""
+        parser = self._subparsers[""].add_parser(
             name,
             help=meaning,
             description=_sentence(meaning),
-            usage=f"lmsmith {name} VERB ...",
+            usage=f"lmsmith {name} COMMAND ...",
             **_HELP,
         )
-        self._groups[name] = made
-        self._places[name] = made.add_subparsers(title="verbs", metavar="VERB", required=True)
+        self._groups[name] = parser
+        self._subparsers[name] = parser.add_subparsers(
+            title="commands", metavar="COMMAND", required=True
+        )
 
     def verb(
         self,
@@ -120,11 +120,11 @@ class Verbs:
         example: str,
         usage: str | None = None,
     ) -> argparse.ArgumentParser:
-        """Adds a verb, which calls `call(options, console, started)`. The example can be run as
-        it is.
+        """Adds a command, which calls `call(options, console, started)`. The example can be run
+        as it is, after `lmsmith demo`.
         """
         group, _, name = words.rpartition(" ")
-        made: argparse.ArgumentParser = self._places[group].add_parser(
+        parser: argparse.ArgumentParser = self._subparsers[group].add_parser(
             name,
             prog=f"lmsmith {words}",
             help=meaning,
@@ -133,21 +133,21 @@ class Verbs:
             epilog=f"example:\n  {example}",
             **_HELP,
         )
-        made.set_defaults(call=call)
-        self.found[words] = made
-        return made
+        parser.set_defaults(call=call)
+        self.found[words] = parser
+        return parser
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """The options, with the verb's function as `call`. Raises UsageError; SystemExit after
-        --help, --version.
+        """Returns the options, with the command's function as `call`. Raises UsageError;
+        SystemExit after --help and --version.
         """
         words, others = self._words(arguments)
-        others = [todays_option(word) for word in others]
+        others = [current_option(word) for word in others]
         verb = self.found[words]
         before, behind = _at_dashes(others)
         _refuse_options_behind(verb, behind)
         marked = [_BEHIND + word if word.startswith("-") else word for word in behind]
-        try:  # texts and prompts may stand among the options
+        try:  # texts and prompts may come between options
             options, unknown = verb.parse_known_intermixed_args([*before, *marked])
         except UsageError as error:
             _explain_dashes(verb, words, before, str(error))
@@ -157,7 +157,7 @@ class Verbs:
             if option is None:
                 extra = unknown[0].removeprefix(_BEHIND)
                 raise UsageError(
-                    f"{extra!r} is one argument too many. `{verb.prog} --help` says what there is."
+                    f"{extra!r} is one argument too many. `{verb.prog} --help` lists the arguments."
                 )
             name = option.partition("=")[0].lstrip("-")
             if words == "resume" and (fixed := _fixed(name)):
@@ -170,11 +170,11 @@ class Verbs:
         return options
 
     def _words(self, arguments: Sequence[str]) -> tuple[str, list[str]]:
-        """The verb, of one word or two, and what comes behind it."""
+        """Splits the arguments into the command, of one word or two, and the rest."""
         if not arguments:
             self.top.print_help()
             raise UsageError(
-                "no verb was given. Begin with `lmsmith demo`, or `lmsmith train book.txt "
+                "no command was given. Start with `lmsmith demo`, or `lmsmith train book.txt "
                 "--minutes 10`."
             )
         first, *others = arguments
@@ -182,36 +182,41 @@ class Verbs:
             self.top.parse_args([first])
         if first.startswith("-"):
             raise UsageError(
-                f"{first!r} comes before a verb. Wanted `lmsmith VERB ...`; `lmsmith --help` "
-                f"lists them."
+                f"{first!r} comes before the command. Expected `lmsmith COMMAND ...`; "
+                f"`lmsmith --help` lists the commands."
             )
         if first not in self._groups:
             if first not in self.found:
-                near = _verb_meant(first, self._places[""].choices)
-                raise UsageError(f"there is no verb {first!r}.{near} `lmsmith --help` lists them.")
+                near = _verb_meant(first, self._subparsers[""].choices)
+                raise UsageError(
+                    f"there is no command {first!r}.{near} `lmsmith --help` lists the commands."
+                )
             return first, others
-        group, known = self._groups[first], self._places[first].choices
+        group, known = self._groups[first], self._subparsers[first].choices
         if not others:
-            raise UsageError(f"`lmsmith {first}` wants one of {', '.join(known)} behind it.")
+            raise UsageError(
+                f"`lmsmith {first}` needs a second word: one of {', '.join(known)}. "
+                f"`lmsmith {first} --help` describes them."
+            )
         second, *others = others
         if second in ("-h", "--help"):
             group.parse_args([second])
         if second not in known:
             raise UsageError(
-                f"there is no verb '{first} {second}'.{_verb_meant(second, known, first)} "
-                f"`lmsmith {first} --help` lists them."
+                f"there is no command '{first} {second}'.{_verb_meant(second, known, first)} "
+                f"`lmsmith {first} --help` lists the commands."
             )
         return f"{first} {second}", others
 
 
-# Marks a word that stands behind `--`, so that argparse does not take it for an option. The
-# arguments of a command end at a NUL, so none of them can begin with one by itself.
+# Marks a word after `--`, so that argparse does not read it as an option. The system ends each
+# argument at a NUL, so no argument can begin with one.
 _BEHIND = "\0"
 
 
 def _at_dashes(words: list[str]) -> tuple[list[str], list[str]]:
-    """The words before `--` and those behind it, which are names and texts whatever they begin
-    with.
+    """The words before `--`, and those after it, which are names and texts even if they begin
+    with a dash.
     """
     if "--" not in words:
         return words, []
@@ -220,9 +225,7 @@ def _at_dashes(words: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _refuse_options_behind(verb: argparse.ArgumentParser, behind: list[str]) -> None:
-    """Raises UsageError for an option behind `--` that would be taken for a name or for one text
-    too many.
-    """
+    """Raises UsageError for an option after `--`, where it would be read as a name or a text."""
     positional = [action for action in verb._actions if not action.option_strings]
     several = any(action.nargs in ("+", "*") for action in positional)
     if not several and len(behind) <= len(positional):
@@ -230,13 +233,13 @@ def _refuse_options_behind(verb: argparse.ArgumentParser, behind: list[str]) -> 
     for word in behind[0 if several else 1 :]:
         if word.partition("=")[0] in verb._option_string_actions and not os.path.lexists(word):
             raise UsageError(
-                f"{word!r} stands behind the --, where every word is a name or a text: put "
-                f"options before the --."
+                f"{word!r} comes after the --, where every word is a name or a text: put options "
+                f"before the --."
             )
 
 
 def _unmark(options: argparse.Namespace) -> None:
-    """Takes the marks of `_BEHIND` away."""
+    """Removes the marks of `_BEHIND`."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, list):
@@ -252,8 +255,8 @@ def _unmark(options: argparse.Namespace) -> None:
 def _explain_dashes(
     verb: argparse.ArgumentParser, words: str, before: list[str], error: str
 ) -> None:
-    """Raises a UsageError that says more than argparse's, where a word that begins with - is the
-    reason of it.
+    """Raises a UsageError that explains more than argparse's `error`, if a word that begins with
+    - caused it.
     """
     known = verb._option_string_actions
     dashed = [word for word in before if word.startswith("-") and word != "-"]
@@ -261,9 +264,9 @@ def _explain_dashes(
         for option, value in itertools.pairwise(before):
             unknown = value in dashed and value.partition("=")[0] not in known
             if option in known and option in error and unknown:
-                said = error.partition(". `")[0]
+                reason = error.partition(". `")[0]
                 raise UsageError(
-                    f"{said}. A value that begins with - goes behind =: {option}=VALUE."
+                    f"{reason}. Write a value that begins with - after an =: {option}=VALUE."
                 )
     elif "required" in error:
         for word in dashed:
@@ -272,9 +275,9 @@ def _explain_dashes(
 
 
 def _fixed(name: str) -> str:
-    """What to say of a setting that a resumed run keeps; "" where it is no such setting.
+    """The error message for a setting that cannot change on resume; "" for any other name.
 
-    `name`: without dashes; short (`seed`), or as other programs call it (`batch-size`).
+    `name`: without dashes; short (`seed`), or another program's name (`batch-size`).
     """
     kinds = map(MODEL_KINDS.get, MODEL_KINDS.names())
     known = {"model.kind", *(each for kind in kinds for each, _ in settings(kind))}
@@ -288,7 +291,8 @@ def _fixed(name: str) -> str:
     called = f"--{name}" + (f" (here --{meant})" if dotted not in known else "")
     return (
         f"{called} cannot change when a run is resumed: its weights, optimizer state or data order "
-        "depend on it. Train a new run with it. `lmsmith resume --help` lists what may change."
+        "depend on it. Train a new run with it. `lmsmith resume --help` lists the settings that "
+        "can change."
     )
 
 
@@ -298,13 +302,14 @@ def _no_such_option(verb: argparse.ArgumentParser, words: str, option: str) -> U
     meant = synonyms.option(name, (each for each in known if each.startswith("--")), words)
     if not meant:
         near = _nearest(name, known)
-    else:  # a sentence ends in a full stop, an option never does
+    else:  # `meant` is an option, or a sentence, which ends in a full stop
         near = f" {meant}" if meant.endswith(".") else f" Did you mean {meant}?"
     text = ""
     if (words in PROMPTED and not near) or os.path.lexists(option):
-        text = f" A {'text' if words in PROMPTED else 'name'} that begins with - goes behind a --."
+        kind = "text" if words in PROMPTED else "name"
+        text = f" Write a {kind} that begins with - after a --."
     return UsageError(
-        f"there is no option {option!r}.{near}{text} `{verb.prog} --help` lists them."
+        f"there is no option {option!r}.{near}{text} `{verb.prog} --help` lists the options."
     )
 
 
@@ -316,17 +321,21 @@ def _verb_meant(word: str, known: Iterable[str], group: str = "") -> str:
 def at_least_one(value: str) -> int:
     if value.isdecimal() and int(value) >= 1:
         return int(value)
-    raise argparse.ArgumentTypeError(f"{value!r}: wanted a whole number of 1 or more")
+    raise argparse.ArgumentTypeError(f"{value!r}: expected a whole number, 1 or more")
 
 
 def add_settings(
-    made: argparse.ArgumentParser, arguments: Sequence[str], *, out: bool = True
+    parser: argparse.ArgumentParser, arguments: Sequence[str], *, out: bool = True
 ) -> None:
-    """Every setting, those used often first, with the values of the preset in `arguments`.
+    """Adds every setting as an option, often used ones first, with the values of the preset in
+    `arguments` as defaults.
 
-    Settings of the model are those of the preset's kind. With `out`, also where the run goes.
+    Model settings are those of the preset's kind. `out`: also add `--out`, the run's folder.
     """
-    often = made.add_argument_group("often used")
+    often = parser.add_argument_group(
+        "often used",
+        "Defaults are in parentheses; (chosen): fitted to the text, machine and time.",
+    )
     if out:
         often.add_argument("--out", type=Path, metavar="RUN", help="the run's folder (runs/NAME-1)")
     shown = starting_point(arguments)
@@ -350,50 +359,48 @@ def add_settings(
                 if section == "model"
                 else ""
             )
-            groups[section] = made.add_argument_group(f"{section} settings{of}")
+            groups[section] = parser.add_argument_group(f"{section} settings{of}")
         value = functools.reduce(getattr, name.split("."), shown)
         chosen = name in CHOSEN and not has_size(shown.preset)
         add_setting(groups[section], leaf, "chosen" if chosen else _as_typed(leaf.shown(value)))
 
 
 def starting_point(arguments: Sequence[str]) -> RunConfig:
-    """The preset that the arguments name, or a recipe among them; the default one if it is unknown.
+    """The preset that the arguments, or a recipe among them, name; the default preset if that is
+    unknown.
 
-    What is wrong with the arguments is reported later, when all of them are read.
+    Errors in the arguments are reported later, when all of them are parsed.
     """
-    said: dict[str, Any] = {}
+    given: dict[str, Any] = {}
     with contextlib.suppress(LmsmithError):
         for recipe in (word for word in arguments if word.endswith(".toml")):
-            said |= read_toml(Path(recipe))
+            given |= read_toml(Path(recipe))
     for word, following in zip(arguments, [*arguments[1:], ""], strict=False):
         option, equals, value = word.partition("=")
         if option in ("--preset", "--model.kind"):
-            said[option.lstrip("-")] = value if equals else following
+            given[option.lstrip("-")] = value if equals else following
     try:
-        config = preset(str(said.get("preset", RunConfig.preset)))
-        kind = {name: value for name, value in said.items() if name == "model.kind"}
+        config = preset(str(given.get("preset", RunConfig.preset)))
+        kind = {name: value for name, value in given.items() if name == "model.kind"}
         return config.changed(kind, where="the command line")
     except LmsmithError:
         return preset(RunConfig.preset)
 
 
 def add_learning_rate(often: argparse._ActionsContainer) -> None:
-    """`--learning-rate`, which is no setting of its own: it sets the rates of all parameter
-    groups.
-    """
+    """Adds `--learning-rate`, which sets the learning rates of all parameter groups together."""
     often.add_argument(
         "--learning-rate",
         dest=TOGETHER,
         default=argparse.SUPPRESS,
         metavar="X",
-        help="peak learning rate: of Muon's matrices, or without Muon of the weights; all other "
-        "groups keep their "
-        "ratio to it",
+        help="peak learning rate of the matrices under Muon, of all weights under AdamW or SGD; "
+        "other parameter groups keep their ratio to it",
     )
 
 
 def add_setting(group: argparse._ActionsContainer, leaf: Setting, default: str = "") -> None:
-    """`default`: what the help says of it, where that is not the setting's own."""
+    """Adds a setting as an option. `default`: shown in the help instead of the setting's own."""
     default = default or _as_typed(leaf.shown(leaf.default))
     short = OFTEN.get(leaf.name)
     group.add_argument(
@@ -407,7 +414,7 @@ def add_setting(group: argparse._ActionsContainer, leaf: Setting, default: str =
 
 
 def add_files(group: argparse._ActionsContainer, leaf: Setting, short: str) -> None:
-    """A setting that is files: as many words as are given, `--validation a.txt b.txt`."""
+    """Adds a setting that takes one or more files: `--validation a.txt b.txt`."""
     group.add_argument(
         short,
         f"--{leaf.name}",
@@ -420,7 +427,7 @@ def add_files(group: argparse._ActionsContainer, leaf: Setting, short: str) -> N
 
 
 def add_flag(group: argparse._ActionsContainer, leaf: Setting, short: str) -> None:
-    """A setting that is yes or no, as a flag that says yes."""
+    """Adds a yes-or-no setting as a flag that sets it to yes."""
     group.add_argument(
         short,
         dest=leaf.name,
@@ -452,7 +459,7 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 
 def settings_given(options: argparse.Namespace) -> dict[str, Any]:
-    """The settings that were given, by dotted name, and `learning_rate` for all groups."""
+    """The settings that the user gave, by dotted name, and `learning_rate` for all groups."""
     top = {name for name, _ in settings() if "." not in name} | {TOGETHER}
     return {name: value for name, value in vars(options).items() if "." in name or name in top}
 

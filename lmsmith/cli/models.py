@@ -1,4 +1,4 @@
-"""Verbs of several models: compare; between programs: import, export."""
+"""Commands compare (several models), import and export (other programs' models)."""
 
 from __future__ import annotations
 
@@ -29,24 +29,28 @@ def _add_import(verbs: Verbs) -> None:
     imported = verbs.verb(
         "import",
         _import,
-        "make a run of a Hugging Face or llm.c model",
+        "convert a Hugging Face or llm.c model to a run",
         "lmsmith import gpt2 --out demo/gpt2",
         usage="lmsmith import SRC [--out RUN] [--tokenizer FOLDER] [--eos-token TOKEN]",
     )
     imported.add_argument(
-        "source", metavar="SRC", help="a folder, an llm.c file, or a name on the Hugging Face Hub"
+        "source",
+        metavar="SRC",
+        help="a Hugging Face model folder, an llm.c file, or a name on the Hugging Face Hub",
     )
-    imported.add_argument("--out", type=Path, metavar="RUN", help="the run's folder (runs/NAME-1)")
+    imported.add_argument(
+        "--out", type=Path, metavar="RUN", help="the run's new folder (runs/NAME-1)"
+    )
     imported.add_argument(
         "--tokenizer",
         metavar="FOLDER",
-        help="instead of the one beside the weights; none: the weights alone",
+        help="tokenizer to use; none: import the weights without one (the tokenizer in SRC)",
     )
     imported.add_argument(
         "--eos-token",
         metavar="TOKEN",
-        help="which token stands between documents (eos_token of tokenizer_config.json, else by "
-        "its name)",
+        help="end-of-text token, which separates documents (eos_token of tokenizer_config.json, "
+        "or a token with a known name)",
     )
 
 
@@ -54,26 +58,26 @@ def _add_export(verbs: Verbs) -> None:
     exported = verbs.verb(
         "export",
         _export,
-        "write a run's model for other programs",
+        "convert a run's model for transformers, vLLM or llm.c",
         "lmsmith export demo/gpt2 --to hf --out demo/gpt2-hf",
     )
     exported.add_argument(
-        "run", type=Path, metavar="RUN", help="a folder that `lmsmith train` or `import` wrote"
+        "run", type=Path, metavar="RUN", help="folder that `lmsmith train` or `import` wrote"
     )
     exported.add_argument(
         "--to",
         choices=("hf", "llmc"),
         required=True,
-        help="hf: transformers, vLLM; llmc: llm.c's file",
+        help="format: hf for transformers and vLLM, llmc for llm.c",
     )
     exported.add_argument(
-        "--out", type=Path, metavar="DIR", help="a new folder (RUN-hf or RUN-llmc, beside RUN)"
+        "--out", type=Path, metavar="DIR", help="the new folder (RUN-hf or RUN-llmc, next to RUN)"
     )
     exported.add_argument(
         "--dtype",
         choices=("auto", "float32", "bfloat16"),
         default="auto",
-        help="precision of the weights; auto: what they have (auto)",
+        help="precision of the exported weights; auto: as in the run (auto)",
     )
 
 
@@ -81,7 +85,7 @@ def _add_compare(verbs: Verbs) -> None:
     compared = verbs.verb(
         "compare",
         _compare,
-        "compare runs, compressors and a uniform guess on one text",
+        "compare runs on one text, in bits per byte, with gzip and xz as baselines",
         "lmsmith compare demo/run-1 --text demo/stories.jsonl --out demo/compare.html",
         usage="lmsmith compare RUN... --text FILE [--train SOURCE --minutes M]",
     )
@@ -92,25 +96,34 @@ def _add_compare(verbs: Verbs) -> None:
         "--text",
         type=Path,
         metavar="FILE",
-        help="with --train: its held-out text, if none is named",
+        help="text to compare on (with --train: the held-out part of SOURCE)",
     )
     compared.add_argument(
-        "--train", nargs="+", metavar="SOURCE", help="train --models on this first"
+        "--train", nargs="+", metavar="SOURCE", help="first train --models on this text"
     )
     compared.add_argument(
-        "--minutes", type=float, default=1.0, metavar="M", help="that each of them trains (1)"
+        "--minutes",
+        type=float,
+        default=1.0,
+        metavar="M",
+        help="with --train: training time per model, in minutes (1)",
     )
     compared.add_argument(
         "--models",
         type=lambda names: [name for name in names.split(",") if name],
         default=["ngram", "rnn", "gru", "lstm", "gpt"],
         metavar="A,B",
-        help="presets, or gpt for modern (ngram,rnn,gru,lstm,gpt)",
+        help="with --train: the presets to train; gpt means modern (ngram,rnn,gru,lstm,gpt)",
     )
     compared.add_argument(
-        "--runs-out", type=Path, metavar="DIR", help="where they go (runs/comparison-1)"
+        "--runs-out",
+        type=Path,
+        metavar="DIR",
+        help="with --train: the new folder for the runs (runs/comparison-1)",
     )
-    compared.add_argument("--out", type=Path, metavar="FILE", help="an HTML page with the plot")
+    compared.add_argument(
+        "--out", type=Path, metavar="FILE", help="also write an HTML page with a plot (none)"
+    )
     compared.add_argument("--json", action="store_true", help="print one JSON array")
     known = dict(settings())
     for name in (
@@ -129,12 +142,12 @@ def _compare(options: argparse.Namespace, console: Console, started: float) -> i
 
     if not options.train and (not options.runs or options.text is None):
         raise UsageError(
-            "name runs and --text FILE; or --train SOURCE, to train models first and compare them "
-            "on what is held out."
+            "nothing to compare: name runs and --text FILE; or --train SOURCE, which trains models "
+            "first and compares them on its held-out part."
         )
     given = settings_given(options)
     config = RunConfig().changed(given, where="the command line")
-    found = api.compare(
+    comparison = api.compare(
         options.runs,
         text=options.text,
         train=options.train,
@@ -150,13 +163,13 @@ def _compare(options: argparse.Namespace, console: Console, started: float) -> i
         progress=Printer(stderr=True) if options.json else console,
     )
     if options.json:
-        print(to_json([asdict(entry) for entry in found.entries]))
+        print(to_json([asdict(entry) for entry in comparison.entries]))
         return 0
-    console.print(f"{found.text.name}: {measure(found.text)}")
-    if found.about:
-        say(console, found.about)
-    table(console, HEAD, comparison_rows(found.entries))
-    for note in found.notes:
+    console.print(f"{comparison.text.name}: {measure(comparison.text)}")
+    if comparison.about:
+        say(console, comparison.about)
+    table(console, HEAD, comparison_rows(comparison.entries))
+    for note in comparison.notes:
         say(console, f"note: {note}")
     if options.out:
         console.print(f"page     {options.out}")
@@ -170,7 +183,8 @@ def _import(options: argparse.Namespace, console: Console, started: float) -> in
     summary = run.summary
     tokenizer = f"a {summary['tokenizer']} tokenizer" if summary["tokenizer"] else "no tokenizer"
     console.print(
-        f"{run.path} has {summary['n_params']:,} parameters in {summary['dtype']} and {tokenizer}"
+        f"imported {run.path}: {summary['n_params']:,} parameters in {summary['dtype']}, "
+        f"{tokenizer}"
     )
     if summary["tokenizer"]:
         console.print(f'try      lmsmith generate {shlex.quote(str(run.path))} "Once upon a time"')
@@ -183,16 +197,16 @@ def _export(options: argparse.Namespace, console: Console, started: float) -> in
     exported = api.export(options.run, to=options.to, out=options.out, dtype=options.dtype)
     receipt = exported.receipt
     console.print(
-        f"{exported.path} has {receipt['architecture']}, {receipt['n_params']:,} parameters in "
-        f"{receipt['dtype']}"
+        f"exported {exported.path}: {receipt['architecture']}, {receipt['n_params']:,} parameters "
+        f"in {receipt['dtype']}"
     )
-    for reader, found in receipt["checked"].items():
-        if found is None:
-            console.print(f"checked  not by {reader}, which is not installed")
+    for reader, check in receipt["checked"].items():
+        if check is None:
+            console.print(f"checked  not with {reader}, which is not installed")
         else:
             console.print(
-                f"checked  read again by {reader}: logits differ by "
-                f"{found['max_logit_difference']:.2g}"
+                f"checked  loaded with {reader}: logits differ by at most "
+                f"{check['max_logit_difference']:.2g}"
             )
     console.print(f"receipt  {exported.path / RECEIPT}")
     return 0

@@ -1,9 +1,9 @@
-"""Standard output that cannot be written: a full disk, a closed pipe, a terminal that is gone.
+"""Handles standard output that cannot be written: a full disk, a closed pipe, a closed terminal.
 
-`guarded` puts a stream in the place of sys.stdout that says so in one sentence, so that no code in
-between takes the error for that of the file it is writing. Most commands then end: what they print
-is what they are for. Training is not (`outliving`): it says so once on standard error, prints no
-more, and goes on. It also survives the hang-up (SIGHUP) of a terminal that is closed.
+`guarded` replaces sys.stdout with a stream that reports a failed write in one sentence, so that no
+caller mistakes the error for one of the file it writes. Most commands then end, because their
+output is their purpose. Training continues (`outliving`): it reports the failure once on standard
+error and stops printing. It also survives the hang-up signal (SIGHUP) of a closed terminal.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ class OutputError(LmsmithError):
 
 
 class Output:
-    """A text stream in the place of `stream`, whose failures it tells in words.
+    """A text stream that wraps `stream` and reports failed writes.
 
-    `fatal`: raise OutputError when a write fails (BrokenPipeError where the reader is gone); else
-    print one line on standard error and drop what follows. `stream`: None where it is closed.
+    `stream`: None if it is closed. `fatal`: raise OutputError when a write fails (BrokenPipeError
+    if the reader has exited). Otherwise drop all further output, and with `tell` print one line on
+    standard error.
     """
 
     def __init__(self, stream: Any, *, fatal: bool = True, tell: bool = True) -> None:
@@ -68,15 +69,14 @@ class Output:
             if isinstance(error, BrokenPipeError):
                 raise error
             raise OutputError(
-                f"standard output cannot be written: {why}. The command ends here; send its "
-                f"output elsewhere."
+                f"standard output cannot be written: {why}. The command stops here; redirect its "
+                f"output to another place."
             ) from error
         if self.tell:
             with contextlib.suppress(OSError):
                 print(
-                    f"lmsmith: standard output cannot be written ({why}). Training goes on "
-                    f"without it; "
-                    "the numbers are in the run's metrics.jsonl.",
+                    f"lmsmith: standard output cannot be written ({why}). Training continues "
+                    "without it; the metrics are in the run's metrics.jsonl.",
                     file=sys.stderr,
                     flush=True,
                 )
@@ -84,8 +84,8 @@ class Output:
 
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
-    """Within: sys.stdout tells of its failures in words, and a standard error that fails is
-    silent.
+    """In the block, failed writes to sys.stdout raise OutputError, and failed writes to sys.stderr
+    are ignored.
     """
     before = sys.stdout, sys.stderr
     if before[0] is None or before[1] is None:
@@ -100,11 +100,13 @@ def guarded() -> Iterator[None]:
 
 @contextlib.contextmanager
 def outliving() -> Iterator[None]:
-    """Within: the command goes on when its output cannot be written, or its terminal is closed."""
+    """In the block, the command continues when its output cannot be written or its terminal is
+    closed.
+    """
     out = sys.stdout
     if isinstance(out, Output):
         out.fatal = False
-    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    hangup = getattr(signal, "SIGHUP", None)  # absent on Windows
     before = signal.signal(hangup, signal.SIG_IGN) if hangup else None
     try:
         yield
@@ -114,19 +116,19 @@ def outliving() -> Iterator[None]:
 
 
 def discard(stream: Any) -> None:
-    """Sends what is still in the stream's buffer nowhere, so that Python does not fail on it
-    when it exits.
+    """Points the stream at the null device, so that Python does not fail at exit when it flushes
+    the stream's buffer.
     """
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
 
 
 def _occupy_closed() -> None:
-    """Opens the numbers of closed standard streams, so that no file gets one of them and is
-    printed into.
+    """Opens the null device on the descriptors of closed standard streams. Otherwise the next file
+    that is opened gets one of them, and output is printed into it.
     """
-    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
-    os.close(number)
+    os.close(descriptor)

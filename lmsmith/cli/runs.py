@@ -1,4 +1,4 @@
-"""Verbs that make runs and look at them: demo, train, resume, report."""
+"""Commands about runs: demo, train, resume, report, replay."""
 
 from __future__ import annotations
 
@@ -25,24 +25,23 @@ from lmsmith.cli.grammar import (
 from lmsmith.cli.output import outliving
 from lmsmith.config import CHANGEABLE, LENGTH, settings
 
-_LONGER = """The learning rate is from then on that of a run planned for the new length.
-constant: it stays at its peak.
-inverse-sqrt: it goes on falling as 1/sqrt(step). These two come to the same
-weights as a run that was planned longer from the start.
-linear, cosine, trapezoid: it rises at once to where a run of the new length
-has it at this step, and comes down again until the new end."""
+_LONGER = """From here on, the learning rate schedule is that of a run of the new length.
+constant: the rate stays at its peak. inverse-sqrt: it continues to fall as
+1/sqrt(step). Both give the same weights as one run of the new length.
+linear, cosine, trapezoid: the rate jumps up to the new schedule's value at
+this step, and decays again until the new end."""
 _LENGTHS: dict[str, dict[str, Any]] = {
-    "train.steps": {"metavar": "N", "help": "steps in all, those already made included"},
-    "train.tokens": {"metavar": "N", "help": "training tokens in all, those already seen included"},
-    "train.epochs": {"metavar": "X", "help": "passes over the training tokens in all"},
-    "train.minutes": {"metavar": "M", "help": "minutes from now on, in which this command ends"},
+    "train.steps": {"metavar": "N", "help": "total number of steps, from the run's start"},
+    "train.tokens": {"metavar": "N", "help": "total number of tokens, from the run's start"},
+    "train.epochs": {"metavar": "X", "help": "total number of epochs, from the run's start"},
+    "train.minutes": {"metavar": "M", "help": "minutes from now within which this command ends"},
 }
 for _options in _LENGTHS.values():
     _options["default"] = argparse.SUPPRESS
 
 
 def add(verbs: Verbs) -> None:
-    # The examples can be run as they are, one after the other.
+    # The examples in the help can be run as they are, one after the other.
     _add_demo(verbs)
     _add_train(verbs)
     _add_resume(verbs)
@@ -52,13 +51,20 @@ def add(verbs: Verbs) -> None:
 
 def _add_demo(verbs: Verbs) -> None:
     demo = verbs.verb(
-        "demo", _demo, "the two-minute tour: stories, training, report, sample", "lmsmith demo"
+        "demo",
+        _demo,
+        "two-minute tour: generate stories, train a model on them, write a report",
+        "lmsmith demo",
     )
     demo.add_argument(
-        "--out", type=Path, default=Path("demo"), help="folder for stories and run (demo)"
+        "--out",
+        type=Path,
+        default=Path("demo"),
+        metavar="DIR",
+        help="folder for the stories and the run (demo)",
     )
     demo.add_argument(
-        "--minutes", type=float, default=1.8, metavar="M", help="how long it may take (1.8)"
+        "--minutes", type=float, default=1.8, metavar="M", help="time limit in minutes (1.8)"
     )
 
 
@@ -66,7 +72,7 @@ def _add_train(verbs: Verbs) -> None:
     train = verbs.verb(
         "train",
         _train,
-        "train a model on text",
+        "train a model on text, or fine-tune one with --from",
         "lmsmith train demo/stories.jsonl --minutes 1 --out demo/mine",
         usage="lmsmith train SOURCE... [--minutes M] [--out RUN] [--SETTING VALUE]...",
     )
@@ -74,12 +80,12 @@ def _add_train(verbs: Verbs) -> None:
         "source",
         nargs="+",
         metavar="SOURCE",
-        help="text files, folders, globs; folders of token shards; corpora by name; or a "
-        "recipe.toml",
+        help="text files, folders or globs; folders of token shards; names of corpora; a recipe "
+        "(.toml)",
     )
     if verbs.is_for("train"):
         add_settings(train, verbs.arguments)
-    reading = train.add_argument_group("text")
+    reading = train.add_argument_group("training and validation text")
     add_files(reading, dict(settings())["data.validation"], "--validation")
     add_flag(reading, dict(settings())["data.skip_bad"], "--skip-bad")
 
@@ -88,7 +94,7 @@ def _add_resume(verbs: Verbs) -> None:
     resume = verbs.verb(
         "resume",
         _resume,
-        "resume a run from its last complete checkpoint, or make a finished one longer",
+        "resume a run from its last complete checkpoint, or extend a finished run",
         "lmsmith resume demo/mine",
         usage="lmsmith resume RUN [--steps N] [--minutes M] [--SETTING VALUE]...",
     )
@@ -100,30 +106,36 @@ def _add_resume(verbs: Verbs) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="go on without this hook of a run that was trained from Python, and drop its state",
+        help="resume without this hook and drop its state; for runs trained from Python with hooks",
     )
-    length = resume.add_argument_group("another length, of a finished run too", _LONGER)
+    length = resume.add_argument_group("new length, also for a finished run", _LONGER)
     changeable = resume.add_argument_group(
-        "settings that may change on the way",
-        "Also by hand in RUN/config.toml. They hold from the next step on.",
+        "settings that can change when a run is resumed",
+        "They apply from the next step. You can also edit them in RUN/config.toml.",
     )
     add_learning_rate(changeable)
     for name, leaf in settings():
         if name in LENGTH:
             length.add_argument(f"--{OFTEN[name]}", f"--{name}", dest=name, **_LENGTHS[name])
         elif name in CHANGEABLE:
-            add_setting(changeable, leaf, "as it was")
+            add_setting(changeable, leaf, "unchanged")
 
 
 def _add_report(verbs: Verbs) -> None:
     report = verbs.verb(
-        "report", _report, "plots and tables of runs in one HTML file", "lmsmith report demo/run-1"
+        "report",
+        _report,
+        "write plots and tables of runs to one HTML file",
+        "lmsmith report demo/run-1",
     )
     report.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="folders that `lmsmith train` wrote"
     )
     report.add_argument(
-        "--out", type=Path, metavar="FILE", help="(RUN/report.html; several runs: report.html)"
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="the HTML file (RUN/report.html; for several runs report.html)",
     )
 
 
@@ -131,34 +143,37 @@ def _add_replay(verbs: Verbs) -> None:
     replay = verbs.verb(
         "replay",
         _replay,
-        "make an update again that a run has stopped at",
+        "recompute the step at which a run stopped on a spike, and show its gradients",
         "lmsmith replay demo/mine/spikes/step-00000123",
     )
     replay.add_argument(
-        "record", type=Path, metavar="RECORD", help="the folder in RUN/spikes that the run named"
+        "record",
+        type=Path,
+        metavar="RECORD",
+        help="the spike record, a folder in RUN/spikes; the run printed its name",
     )
 
 
 def _replay(options: argparse.Namespace, console: Console, started: float) -> int:
     from lmsmith.train.replay import replay
 
-    found = replay(options.record)
-    console.print(f"recorded {found.record['why']}")
-    bits = "the same bits" if found.same else "other bits"
-    console.print(f"now      loss {found.loss}, gradient norm {found.grad_norm}: {bits}")
-    if not found.same and found.record["n_ranks"] > 1:
+    replayed = replay(options.record)
+    console.print(f"recorded {replayed.record['why']}")
+    bits = "identical to the record, bit for bit" if replayed.same else "differs from the record"
+    console.print(f"replayed loss {replayed.loss}, gradient norm {replayed.grad_norm}: {bits}")
+    if not replayed.same and replayed.record["n_ranks"] > 1:
         console.print(
-            "note     it was made by several processes, whose sums round in another order"
+            "note     the recorded step ran on several ranks, whose sums round in another order"
         )
-    tensors = sorted(found.record["tensors"].items(), key=lambda item: -item[1]["n_not_finite"])
-    console.print(f"{'gradients':40} {'norm':>12} {'of weights':>12} {'not finite':>12}")
+    tensors = sorted(replayed.record["tensors"].items(), key=lambda item: -item[1]["n_not_finite"])
+    console.print(f"{'tensor':40} {'grad norm':>12} {'weight norm':>12} {'not finite':>12}")
     for name, numbers in tensors:
         norms = [numbers["gradient_norm"], numbers["norm"]]
         shown = [
             "not finite" if norm is None else f"{norm:.4g}" for norm in norms
-        ]  # JSON has null for these
+        ]  # the record has null for norms that are not finite
         console.print(f"{name:40} {shown[0]:>12} {shown[1]:>12} {numbers['n_not_finite']:>12,}")
-    return 0 if found.same else 1
+    return 0 if replayed.same else 1
 
 
 def _train(options: argparse.Namespace, console: Console, started: float) -> int:
@@ -193,11 +208,11 @@ def _demo(options: argparse.Namespace, console: Console, started: float) -> int:
 
 
 def _making(make: Callable[[], api.Run], console: Console) -> int:
-    """Makes a run and prints its last lines; the exit status its end asks for."""
+    """Makes a run, prints its closing lines and returns the exit status."""
     from lmsmith.train.log import say
     from lmsmith.train.stop import RunStopped
 
-    first = os.environ.get("RANK", "0") == "0"  # of several processes the first one speaks
+    first = os.environ.get("RANK", "0") == "0"  # under torchrun only rank 0 prints
     with outliving(), api.settings_from("the command line"):
         try:
             run = make()
@@ -206,7 +221,7 @@ def _making(make: Callable[[], api.Run], console: Console) -> int:
                 name = shlex.quote(str(stopped.run))
                 say(
                     console,
-                    f"{stopped.run} is saved at step {stopped.steps:,}; `lmsmith resume {name}` "
+                    f"saved {stopped.run} at step {stopped.steps:,}; `lmsmith resume {name}` "
                     f"continues it",
                 )
             return 128 + stopped.signal
@@ -214,16 +229,16 @@ def _making(make: Callable[[], api.Run], console: Console) -> int:
 
 
 def _closing(run: Path, summary: dict[str, Any], console: Console) -> int:
-    """The last lines of a run that has come to its end."""
+    """Prints the closing lines of a finished run and returns the exit status."""
     from lmsmith.report.reading import prompt_of
-    from lmsmith.train.ended import init_from, learned_nothing
+    from lmsmith.train.ended import init_from, too_few_steps_note
     from lmsmith.train.log import say
 
     say(console, _counted(summary) if summary["finished"] == "counted" else _trained(summary))
-    if nothing := learned_nothing(summary, init_from(run)):
+    if nothing := too_few_steps_note(summary, init_from(run)):
         say(
             console,
-            f"note     {nothing}. Set more --minutes, a smaller model or a smaller "
+            f"note     {nothing}. Give it more --minutes, or choose a smaller model, text or "
             f"--train.batch_size.",
             indent=9,
             style="red",
@@ -236,30 +251,28 @@ def _closing(run: Path, summary: dict[str, Any], console: Console) -> int:
 
 
 def _counted(summary: dict[str, Any]) -> str:
-    """What an n-gram model's run came to."""
+    """The result of an n-gram model's run, in one line."""
     loss, share = summary["val_loss"], summary["val_impossible_share"]
-    found = (
+    result = (
         f"{loss:.4f} ({summary['val_bits_per_byte']:.3f} bits per byte)"
         if loss is not None
         else "infinite"
     )
-    impossible = f"; {share:.2%} of its tokens are held impossible" if share else ""
+    impossible = f"; {share:.2%} of the validation tokens have probability 0" if share else ""
     return (
-        f"val loss {found}{impossible}; {summary['train_seconds']:.1f} s of counting, "
+        f"val loss {result}{impossible}; {summary['train_seconds']:.1f} s of counting, "
         f"{summary['tokens_per_second']:,.0f} tokens/s"
     )
 
 
 def _trained(summary: dict[str, Any]) -> str:
-    """What a trained run came to."""
-    target, rate = (
-        summary["seconds_to_target"],
-        summary["tokens_per_second"],
-    )  # the rate is None if no step was made (`--from`)
+    """The result of a trained run, in one line."""
+    target = summary["seconds_to_target"]
+    rate = summary["tokens_per_second"]  # None if no step was made (`--from` with --steps 0)
     return (
         f"best val loss {summary['best_val_loss']:.4f} ({summary['best_val_bits_per_byte']:.3f} "
-        f"bits per byte) at step "
-        f"{summary['best_step']:,}; {summary['train_seconds']:.1f} s of training steps"
+        f"bits per byte) at step {summary['best_step']:,}; "
+        f"{summary['train_seconds']:.1f} s of training"
         + (f", {rate:,.0f} tokens/s" if rate is not None else "")
         + (f"; target reached after {target:.1f} s" if target is not None else "")
     )

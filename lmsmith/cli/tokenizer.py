@@ -1,4 +1,6 @@
-"""Verbs of tokenizers: tokenizer train, encode, decode, inspect, compare; bench tokenizer."""
+"""Commands about tokenizers: tokenizer train, import, encode, decode, inspect, compare; bench
+tokenizer.
+"""
 
 from __future__ import annotations
 
@@ -26,26 +28,24 @@ if TYPE_CHECKING:
 
 END_OF_TEXT = "<|endoftext|>"
 READING = ("data.text_field", "data.encoding", "data.errors")
-WHICH = (
-    "a folder or file of a tokenizer (ours, Hugging Face's, GPT-2's, tiktoken's), a run, or gpt2"
-)
+WHICH = "gpt2, a run, or a tokenizer's folder or file (of lmsmith, Hugging Face, GPT-2, tiktoken)"
 PATTERN_RULE = (
-    "NAME is one of gpt2, gpt4, o200k, nanochat, llama3, qwen2. What starts with regex: (which is "
-    "taken away), or has "
-    r"one of \ [ ( | + * ? { ^ $ in it, is a regular expression, of Python's module regex."
+    "NAME: gpt2, gpt4, o200k, nanochat, llama3 or qwen2. Any other value is a regular expression "
+    r"of Python's module regex: it contains one of \ [ ( | + * ? { ^ $, or has the prefix regex:, "
+    "which is removed"
 )
 BLOCK = 1 << 20  # bytes read at once from standard input
 
 
 def add(verbs: Verbs) -> None:
-    verbs.group("tokenizer", "learn a tokenizer, use it, look at it, compare several")
+    verbs.group("tokenizer", "train, import, use, inspect and compare tokenizers")
     _add_train(verbs)
     _add_import(verbs)
     _add_encode(verbs)
     _add_decode(verbs)
     _add_inspect(verbs)
     _add_compare(verbs)
-    verbs.group("bench", "speed on this machine, beside what one would use instead")
+    verbs.group("bench", "benchmark training and tokenizers on this machine")
     _add_bench(verbs)
 
 
@@ -53,24 +53,29 @@ def _add_train(verbs: Verbs) -> None:
     train = verbs.verb(
         "tokenizer train",
         _train,
-        "learn byte-pair encoding from text",
+        "train a byte-pair encoding (BPE) tokenizer: learn its merges from text",
         "lmsmith tokenizer train demo/stories.jsonl --vocab-size 2000 --out demo/bpe",
     )
     train.add_argument("source", nargs="+", metavar="SOURCE", help="text files, folders, globs")
     train.add_argument(
-        "--vocab-size", type=at_least_one, required=True, metavar="N", help="entries, all counted"
+        "--vocab-size",
+        type=at_least_one,
+        required=True,
+        metavar="N",
+        help="vocabulary size, special tokens included",
     )
     train.add_argument(
         "--special",
         action="append",
         metavar="TOKEN",
-        help=f"a token of its own; can be repeated ({END_OF_TEXT})",
+        help=f"add a special token; can be repeated ({END_OF_TEXT})",
     )
-    train.add_argument("--no-special", action="store_true", help="no special tokens at all")
+    train.add_argument("--no-special", action="store_true", help="add no special tokens")
     train.add_argument(
         "--eos-token",
         metavar="TOKEN",
-        help="which --special stands between documents (by its name)",
+        help="end-of-text token, which separates documents; one of the --special tokens (one with "
+        "a known name)",
     )
     train.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="the new tokenizer's folder"
@@ -79,22 +84,24 @@ def _add_train(verbs: Verbs) -> None:
         "--pattern",
         default="gpt4",
         metavar="NAME|REGEX",
-        help=f"how text is cut into pieces (gpt4). {PATTERN_RULE}",
+        help=f"pre-tokenization: how text is split before merging. {PATTERN_RULE} (gpt4)",
     )
     train.add_argument(
         "--ties",
         choices=["bytes", "ids", "huggingface"],
         default="bytes",
-        help="of equally frequent pairs: the greatest byte strings, the smallest ids (as "
-        "rustbpe), or as in Hugging "
-        "Face (bytes)",
+        help="which of equally frequent pairs to merge first: greatest byte strings; smallest ids, "
+        "as rustbpe; or as Hugging Face tokenizers (bytes)",
     )
-    train.add_argument("--threads", type=at_least_one, metavar="N", help="(one a core)")
+    train.add_argument(
+        "--threads", type=at_least_one, metavar="N", help="number of threads (one per core)"
+    )
     train.add_argument(
         "--max-memory",
         type=_n_bytes,
         metavar="SIZE",
-        help="500MB, 2GB: rare pieces are dropped above it (no bound)",
+        help="memory limit for counting, such as 500MB or 2GB; above it rare pieces are dropped "
+        "(none)",
     )
     _add_reading(train)
 
@@ -103,7 +110,7 @@ def _add_import(verbs: Verbs) -> None:
     imported = verbs.verb(
         "tokenizer import",
         _import,
-        "make a tokenizer of another program's file, with what the file does not say",
+        "convert another program's tokenizer file to a tokenizer folder",
         "lmsmith tokenizer import demo/bpe --out demo/bpe-again",
     )
     imported.add_argument("which", metavar="TOKENIZER", help=WHICH)
@@ -113,20 +120,21 @@ def _add_import(verbs: Verbs) -> None:
     imported.add_argument(
         "--pattern",
         metavar="NAME|REGEX",
-        help=f"of a file of ranks (tiktoken's): how text is cut into pieces. {PATTERN_RULE}",
+        help="for a tiktoken file, which does not name it: pre-tokenization, how text is split "
+        f"before merging. {PATTERN_RULE}",
     )
     imported.add_argument(
         "--special",
         action="append",
         type=_special,
         metavar="TOKEN=ID",
-        help="of a file of ranks: a special token; can be repeated",
+        help="for a tiktoken file: a special token and its id; can be repeated",
     )
     imported.add_argument(
         "--eos-token",
         metavar="TOKEN",
-        help="which token stands between documents (eos_token of tokenizer_config.json, else by "
-        "its name)",
+        help="end-of-text token, which separates documents (eos_token of tokenizer_config.json, "
+        "or a token with a known name)",
     )
 
 
@@ -134,40 +142,58 @@ def _add_encode(verbs: Verbs) -> None:
     encode = verbs.verb(
         "tokenizer encode",
         _encode,
-        "text to ids",
+        "convert text to token ids",
         'lmsmith tokenizer encode demo/bpe "Once upon a time"',
     )
     encode.add_argument("which", metavar="TOKENIZER", help=WHICH)
     encode.add_argument(
-        "text", nargs="?", metavar="TEXT", help="without: standard input, a stream of any length"
+        "text",
+        nargs="?",
+        metavar="TEXT",
+        help="the text; without it, standard input of any length is read",
     )
     encode.add_argument(
-        "--special", action="store_true", help="special tokens in the text become their ids"
+        "--special",
+        action="store_true",
+        help="encode special tokens in the text as their ids, not as plain text",
     )
-    encode.add_argument("--show", action="store_true", help="each id with its text, one a line")
+    encode.add_argument("--show", action="store_true", help="print one id per line, with its text")
 
 
 def _add_decode(verbs: Verbs) -> None:
     decode = verbs.verb(
-        "tokenizer decode", _decode, "ids to text", "lmsmith tokenizer decode demo/bpe 72 105"
+        "tokenizer decode",
+        _decode,
+        "convert token ids to text",
+        "lmsmith tokenizer decode demo/bpe 72 105",
     )
     decode.add_argument("which", metavar="TOKENIZER", help=WHICH)
-    decode.add_argument("ids", nargs="*", metavar="ID", help="without: numbers on standard input")
+    decode.add_argument(
+        "ids", nargs="*", metavar="ID", help="token ids; without them, standard input is read"
+    )
 
 
 def _add_inspect(verbs: Verbs) -> None:
     inspect = verbs.verb(
         "tokenizer inspect",
         _inspect,
-        "what is in a tokenizer, and what it does with texts",
+        "show a tokenizer's vocabulary and how it compresses texts",
         "lmsmith tokenizer inspect demo/bpe --text demo/stories.jsonl",
     )
     inspect.add_argument("which", metavar="TOKENIZER", help=WHICH)
     inspect.add_argument(
-        "--text", nargs="+", default=[], metavar="FILE", help="one a language, say: each gets a row"
+        "--text",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="texts to encode, for example one per language; the table has a row for each",
     )
     inspect.add_argument(
-        "--longest", type=at_least_one, default=10, metavar="N", help="longest tokens shown (10)"
+        "--longest",
+        type=at_least_one,
+        default=10,
+        metavar="N",
+        help="number of longest tokens to show (10)",
     )
     inspect.add_argument("--json", action="store_true", help="print one JSON object")
     _add_reading(inspect)
@@ -177,30 +203,32 @@ def _add_compare(verbs: Verbs) -> None:
     compare = verbs.verb(
         "tokenizer compare",
         _compare,
-        "bytes, characters, words and subwords side by side on one text",
+        "compare byte, character, word and byte-pair tokenizers on one text",
         "lmsmith tokenizer compare --text demo/stories.jsonl --out demo/tokenizers.html",
     )
     compare.add_argument(
-        "which", nargs="*", metavar="TOKENIZER", help=f"others to stand beside them: {WHICH}"
+        "which", nargs="*", metavar="TOKENIZER", help=f"further tokenizers to compare: {WHICH}"
     )
     compare.add_argument(
         "--text",
         nargs="+",
         required=True,
         metavar="FILE",
-        help="learnt from, but for its held-out part",
+        help="tokenizers learn from the training part and are compared on the held-out part",
     )
     compare.add_argument(
         "--sizes",
         type=_sizes,
         default=(512, 2048, 8192),
         metavar="A,B",
-        help="of the byte-pair encodings (512,2048,8192)",
+        help="vocabulary sizes of the byte-pair tokenizers (512,2048,8192)",
     )
     compare.add_argument(
-        "--out", type=Path, metavar="FILE", help="an HTML page with the plot (tokenizers.html)"
+        "--out", type=Path, metavar="FILE", help="HTML page with a plot (tokenizers.html)"
     )
-    compare.add_argument("--json", action="store_true", help="print one JSON object, write no page")
+    compare.add_argument(
+        "--json", action="store_true", help="print one JSON array and write no page"
+    )
     _add_reading(compare)
 
 
@@ -208,18 +236,31 @@ def _add_bench(verbs: Verbs) -> None:
     bench = verbs.verb(
         "bench tokenizer",
         _bench,
-        "learning and encoding, beside the peers that are installed",
+        "time BPE training and encoding, next to other installed tokenizer libraries",
         "lmsmith bench tokenizer demo/stories.jsonl",
     )
-    bench.add_argument("text", nargs="*", metavar="FILE", help="(Python's own library, as text)")
     bench.add_argument(
-        "--tokenizer", dest="which", metavar="TOKENIZER", help=f"{WHICH} (learnt from the text)"
+        "text", nargs="*", metavar="FILE", help="text files (the source of Python's library)"
     )
     bench.add_argument(
-        "--vocab-size", type=at_least_one, default=10_000, metavar="N", help="learnt (10000)"
+        "--tokenizer",
+        dest="which",
+        metavar="TOKENIZER",
+        help=f"tokenizer to encode with: {WHICH} (one learned from the text)",
     )
     bench.add_argument(
-        "--rounds", type=at_least_one, default=5, metavar="N", help="of which the median counts (5)"
+        "--vocab-size",
+        type=at_least_one,
+        default=10_000,
+        metavar="N",
+        help="vocabulary size to train (10000)",
+    )
+    bench.add_argument(
+        "--rounds",
+        type=at_least_one,
+        default=5,
+        metavar="N",
+        help="number of timings; the median is shown (5)",
     )
     _add_reading(bench)
 
@@ -239,19 +280,21 @@ def _n_bytes(text: str) -> int:
     units = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
     number = text.rstrip("KMGTBkmgtb ")
     try:
-        found = float(number) * units[text[len(number) :].strip().upper()]
+        n_bytes = float(number) * units[text[len(number) :].strip().upper()]
     except (KeyError, ValueError):
-        raise argparse.ArgumentTypeError(f"{text!r}: wanted a size such as 500MB or 2GB") from None
-    if not 1e6 <= found < 1e18:
-        raise argparse.ArgumentTypeError(f"{text!r}: wanted at least 1MB")
-    return int(found)
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected a size such as 500MB or 2GB"
+        ) from None
+    if not 1e6 <= n_bytes < 1e18:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected at least 1MB")
+    return int(n_bytes)
 
 
 def _special(text: str) -> tuple[str, int]:
     name, _, number = text.rpartition("=")
     if not name or not number.isdecimal():
         raise argparse.ArgumentTypeError(
-            f"{text!r}: wanted a token and its id, as in <|endoftext|>=50256"
+            f"{text!r}: expected a token and its id, such as <|endoftext|>=50256"
         )
     return name, int(number)
 
@@ -261,12 +304,12 @@ def _sizes(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{text!r}: wanted numbers with commas between, as in 512,2048"
+            f"{text!r}: expected numbers separated by commas, such as 512,2048"
         ) from None
 
 
 def _tokenizer(name: str) -> Tokenizer:
-    """A tokenizer by its folder, file or name, or that of a run."""
+    """Loads a tokenizer from a folder, a file, a name or a run."""
     from lmsmith.tokens.tokenizer import Tokenizer
 
     return Tokenizer.load(name)
@@ -276,7 +319,7 @@ def _train(options: argparse.Namespace, console: Console, started: float) -> int
     from lmsmith.tokens.learn import train_tokenizer
 
     if options.no_special and options.special:
-        raise UsageError("--special and --no-special say two things: take one away.")
+        raise UsageError("--special and --no-special contradict each other: give only one.")
     with Progress(console) as tell:
 
         def progress(doing: str, done: int, total: int) -> None:
@@ -302,16 +345,16 @@ def _train(options: argparse.Namespace, console: Console, started: float) -> int
         )
     for note in notes:
         console.print(f"note     {note}")
-    console.print(f"{options.out} has {tokenizer.vocab_size:,} entries")
+    console.print(f"wrote {options.out}: {tokenizer.vocab_size:,} tokens")
     console.print(f"try      lmsmith tokenizer inspect {shlex.quote(str(options.out))}")
     return 0
 
 
 def _import(options: argparse.Namespace, console: Console, started: float) -> int:
-    from lmsmith.tokens.learn import check_out
+    from lmsmith.tokens.learn import check_output_folder
     from lmsmith.tokens.tokenizer import Tokenizer
 
-    check_out(options.out)
+    check_output_folder(options.out)
     tokenizer = Tokenizer.load(
         options.which,
         pattern=options.pattern,
@@ -319,9 +362,9 @@ def _import(options: argparse.Namespace, console: Console, started: float) -> in
         eos_token=options.eos_token,
     )
     tokenizer.save(options.out)
-    console.print(f"{options.out} has {tokenizer.vocab_size:,} entries")
+    console.print(f"wrote {options.out}: {tokenizer.vocab_size:,} tokens")
     if tokenizer.end_of_text is None:
-        console.print("note     no token stands between documents: name one with --eos-token")
+        console.print("note     there is no end-of-text token: name one with --eos-token")
     console.print(f"try      lmsmith tokenizer inspect {shlex.quote(str(options.out))}")
     return 0
 
@@ -338,7 +381,8 @@ def _encode(options: argparse.Namespace, console: Console, started: float) -> in
     else:
         if options.special:
             raise UsageError(
-                f"--special: a tokenizer of kind {tokenizer.kind} takes all text as text."
+                f"--special: a tokenizer of kind {tokenizer.kind} reads all text as plain "
+                f"text. Remove --special."
             )
         text = options.text if options.text is not None else _text(b"".join(_stdin()))
         blocks = iter([tokenizer.encode(text)])
@@ -358,9 +402,9 @@ def _encode(options: argparse.Namespace, console: Console, started: float) -> in
 def _stdin() -> Iterator[bytes]:
     if sys.stdin is None:
         raise UsageError(
-            "standard input is closed, and no text was given: give one behind the tokenizer."
+            "standard input is closed and no text was given: give one after the tokenizer."
         )
-    while block := os.read(sys.stdin.fileno(), BLOCK):  # what is there, be it less
+    while block := os.read(sys.stdin.fileno(), BLOCK):  # returns early with fewer bytes
         yield block
 
 
@@ -370,8 +414,7 @@ def _text(data: bytes) -> str:
     except UnicodeDecodeError as error:
         raise DataError(
             f"standard input is not UTF-8: byte 0x{data[error.start]:02X} at offset "
-            f"{error.start}. Convert it, with "
-            "iconv for example."
+            f"{error.start}. Convert it to UTF-8, for example with iconv."
         ) from error
 
 
@@ -382,7 +425,9 @@ def _decode(options: argparse.Namespace, console: Console, started: float) -> in
     for words in [options.ids] if options.ids else map(str.split, sys.stdin):
         for word in words:
             if not word.isdecimal():
-                raise UsageError(f"{word!r} is no id: wanted whole numbers with spaces between.")
+                raise UsageError(
+                    f"{word!r} is not a token id: expected whole numbers separated by spaces."
+                )
         print(decoder.push([int(word) for word in words]), end="", flush=True)
     print(decoder.flush())
     return 0
@@ -393,7 +438,7 @@ def _inspect(options: argparse.Namespace, console: Console, started: float) -> i
     from lmsmith.tokens.measure import inspect_tokenizer
 
     tokenizer = _tokenizer(options.which)
-    found = inspect_tokenizer(
+    inspection = inspect_tokenizer(
         tokenizer, {name: _read([name], options) for name in options.text}, options.longest
     )
     if options.json:
@@ -401,11 +446,12 @@ def _inspect(options: argparse.Namespace, console: Console, started: float) -> i
             "kind": tokenizer.kind,
             "vocab_size": tokenizer.vocab_size,
             "fingerprint": tokenizer.fingerprint,
-            "longest": [{"id": number, "text": text} for number, text in found.longest],
+            "longest": [{"id": number, "text": text} for number, text in inspection.longest],
             "on_texts": [
-                asdict(row) | {"bytes_per_token": row.bytes_per_token} for row in found.on_texts
+                asdict(row) | {"bytes_per_token": row.bytes_per_token}
+                for row in inspection.on_texts
             ],
-            "share_used": found.share_used if found.on_texts else None,
+            "share_used": inspection.share_used if inspection.on_texts else None,
         }
         print(to_json(content, ensure_ascii=False))
         return 0
@@ -434,13 +480,13 @@ def _inspect(options: argparse.Namespace, console: Console, started: float) -> i
     for name, fact in facts.items():
         console.print(f"{name:12} {fact}")
     console.print(f"\n{'id':>8}  longest tokens")
-    for number, text in found.longest:
+    for number, text in inspection.longest:
         console.print(f"{number:>8}  {text!r}")
-    if found.on_texts:
+    if inspection.on_texts:
         console.print()
-        rows = [[Path(row[0]).name, *row[1:]] for row in comparison_rows(found.on_texts)]
+        rows = [[Path(row[0]).name, *row[1:]] for row in comparison_rows(inspection.on_texts)]
         table(console, ("text", *HEAD[1:]), rows)
-        console.print(f"all texts together use {found.share_used:.1%} of the vocabulary")
+        console.print(f"the texts together use {inspection.share_used:.1%} of the vocabulary")
     return 0
 
 
@@ -463,13 +509,19 @@ def _compare(options: argparse.Namespace, console: Console, started: float) -> i
             )
         )
         return 0
-    name, n_learnt = ", ".join(Path(name).name for name in options.text), sum(map(len, split.train))
+    name, n_trained_on = (
+        ", ".join(Path(name).name for name in options.text),
+        sum(map(len, split.train)),
+    )
     console.print(
-        f"{name}: learnt from {n_learnt:,} characters, compared on {len(held_out):,} others"
+        f"{name}: {n_trained_on:,} characters to learn from, {len(held_out):,} held out to "
+        f"compare on"
     )
     table(console, HEAD, comparison_rows(rows))
     out = options.out or Path("tokenizers.html")
-    atomic.write(out, comparison_page(rows, tokenizers, held_out, name=name, n_learnt=n_learnt))
+    atomic.write(
+        out, comparison_page(rows, tokenizers, held_out, name=name, n_trained_on=n_trained_on)
+    )
     console.print(f"page     {out}")
     return 0
 
@@ -480,7 +532,9 @@ def _bench(options: argparse.Namespace, console: Console, started: float) -> int
     from lmsmith.tokens.bpe_train import learn_bpe
 
     text = _read(options.text, options) if options.text else _python_library()
-    console.print(f"{machine()}; medians of {options.rounds} rounds in which all take turns")
+    console.print(
+        f"{machine()}; medians of {options.rounds} rounds; in each round all libraries take turns"
+    )
 
     def show(timings: list[Timing]) -> None:
         first = timings[0]
@@ -500,14 +554,14 @@ def _bench(options: argparse.Namespace, console: Console, started: float) -> int
     )
     if not isinstance(vocabulary, BpeTokenizer):
         raise UsageError(
-            f"--tokenizer {options.which} is of kind {vocabulary.kind}: only byte-pair encodings "
-            f"have peers."
+            f"--tokenizer {options.which} is of kind {vocabulary.kind}: expected byte-pair "
+            f"encoding (bpe), which other libraries also have."
         )
     show(bench_encoding(vocabulary, "the text", data, options.rounds))
     fresh, cached = start_up()
     console.print(
-        f"\nfrom import to the first ids {cached.encode:.2f} s; {fresh.encode:.1f} s where "
-        f"nothing is compiled yet"
+        f"\nstart-up: {cached.encode:.2f} s from import to the first ids; {fresh.encode:.1f} s the "
+        f"first time, with compilation"
     )
     return 0
 
@@ -519,6 +573,6 @@ def _read(names: Iterable[str], options: argparse.Namespace) -> str:
 
 
 def _python_library() -> str:
-    """Text that is on every machine."""
+    """The source of Python's standard library: text that every machine has."""
     files = sorted(Path(json.__file__).parent.parent.glob("*.py"))
     return "".join(file.read_text(encoding="utf-8", errors="replace") for file in files)

@@ -1,4 +1,4 @@
-"""Verbs that use a trained model: generate, eval."""
+"""Commands that use a trained model: generate, eval."""
 
 from __future__ import annotations
 
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from lmsmith.tokens.tokenizer import Tokenizer
 
 
+# Numbers that `eval` always prints; the other ones are counts, for which it prints a note unless 0.
+ALWAYS_SHOWN = ("nats_per_token", "perplexity", "bits_per_byte", "n_tokens", "n_bytes")
+
+
 def add(verbs: Verbs) -> None:
     _add_generate(verbs)
     _add_eval(verbs)
@@ -31,56 +35,80 @@ def add(verbs: Verbs) -> None:
 
 def _add_generate(verbs: Verbs) -> None:
     generate = verbs.verb(
-        "generate", _generate, "continue a text", 'lmsmith generate demo/run-1 "Once upon a time"'
+        "generate",
+        _generate,
+        "generate text from a prompt, token by token with a KV cache",
+        'lmsmith generate demo/run-1 "Once upon a time"',
     )
     generate.add_argument(
-        "run", type=Path, metavar="RUN", help="the folder that `lmsmith train` wrote"
+        "run", type=Path, metavar="RUN", help="folder that `lmsmith train` or `import` wrote"
     )
     generate.add_argument(
-        "prompt", nargs="?", help="without one: lines from standard input, one prompt each"
+        "prompt",
+        nargs="?",
+        metavar="PROMPT",
+        help="the text to continue; without it each line of standard input is a prompt",
     )
     generate.add_argument(
-        "--n", type=at_least_one, default=1, help="continuations of each prompt (1)"
+        "--n", type=at_least_one, default=1, metavar="N", help="samples per prompt (1)"
     )
     generate.add_argument(
-        "--max-tokens", type=int, default=500, metavar="N", help="tokens of a continuation (500)"
+        "--max-tokens",
+        type=int,
+        default=500,
+        metavar="N",
+        help="maximum number of new tokens (500)",
     )
     generate.add_argument(
-        "--temperature", type=float, default=0.8, metavar="T", help="0 is greedy (0.8)"
+        "--temperature",
+        type=float,
+        default=0.8,
+        metavar="T",
+        help="sampling temperature: 0 always takes the most likely token (greedy), 1 samples from "
+        "the model's own probabilities (0.8)",
     )
     generate.add_argument(
-        "--top-k", type=int, default=0, metavar="K", help="only the K likeliest tokens; 0: all (0)"
+        "--top-k",
+        type=int,
+        default=0,
+        metavar="K",
+        help="top-k sampling: only the K most likely tokens; 0: all (0)",
     )
     generate.add_argument(
         "--top-p",
         type=float,
         default=1.0,
         metavar="P",
-        help="only the likeliest tokens that together reach P (1)",
+        help="top-p (nucleus) sampling: only the most likely tokens whose probabilities add up to "
+        "P; 1: all (1)",
     )
     generate.add_argument(
         "--min-p",
         type=float,
         default=0.0,
         metavar="P",
-        help="only tokens P times as likely as the likeliest (0)",
+        help="min-p sampling: only tokens with at least P times the probability of the most likely "
+        "one; 0: all (0)",
     )
     generate.add_argument(
-        "--seed", type=int, default=1, help="the same seed gives the same text (1)"
+        "--seed",
+        type=int,
+        default=1,
+        metavar="N",
+        help="random seed; the same seed gives the same text (1)",
     )
     generate.add_argument(
         "--special-tokens",
         action="store_true",
-        help="special tokens written out in the prompt, such as <|im_start|>, are control tokens, "
-        "as chat models want "
-        "them; without it they are text like other text, as everywhere in lmsmith",
+        help="read special tokens in the prompt, such as <|im_start|>, as control tokens, as chat "
+        "models expect; without this option they are plain text",
     )
     generate.add_argument(
         "--stop",
         action="append",
         default=[],
         metavar="TEXT",
-        help="end before this; can be repeated",
+        help="stop sequence: the output ends before this text; can be repeated",
     )
 
     _add_no_bos(generate, "the prompt")
@@ -90,24 +118,28 @@ def _add_eval(verbs: Verbs) -> None:
     evaluate = verbs.verb(
         "eval",
         _eval,
-        "score a text under a model",
+        "evaluate a model on a text: loss, perplexity, bits per byte",
         "lmsmith eval demo/run-1 --text demo/stories.jsonl",
     )
     evaluate.add_argument(
-        "run", type=Path, metavar="RUN", help="the folder that `lmsmith train` wrote"
+        "run", type=Path, metavar="RUN", help="folder that `lmsmith train` or `import` wrote"
     )
     evaluate.add_argument(
-        "--text", nargs="+", metavar="FILE", help="without: the run's own validation text"
+        "--text",
+        nargs="+",
+        metavar="FILE",
+        help="text files to evaluate on (the run's validation text)",
     )
     evaluate.add_argument(
         "--stride",
         type=int,
         metavar="N",
-        help="a window every N tokens; less than the context: overlap",
+        help="start a window every N tokens; below the context length windows overlap, so each "
+        "token has more context (the context length)",
     )
     _add_no_bos(evaluate, "the text")
     known = dict(settings())
-    meaning = "bytes that are no UTF-8 stop, or (replace) count as they are"
+    meaning = "bytes that are not UTF-8: strict stops, replace scores them as raw bytes"
     known["data.errors"] = dataclasses.replace(known["data.errors"], meaning=meaning)
     for name in (
         "data.text_field",
@@ -121,13 +153,14 @@ def _add_eval(verbs: Verbs) -> None:
 
 
 def _add_no_bos(verb: argparse.ArgumentParser, what: str) -> None:
-    """By default a text begins as in training. transformers begins GPT-2's without that token."""
+    """Adds `--no-bos`. By default a text begins as in training; transformers begins GPT-2's texts
+    without that token.
+    """
     verb.add_argument(
         "--no-bos",
         action="store_true",
-        help=f"put no token before {what}. By default one stands there, as in training: the end "
-        f"of text, or what an "
-        "imported model begins texts with. transformers puts none before GPT-2's",
+        help=f"add no beginning-of-text token before {what}. By default one is added, as in "
+        "training; transformers adds none for GPT-2",
     )
 
 
@@ -136,7 +169,7 @@ def _generate(options: argparse.Namespace, console: Console, started: float) -> 
     from lmsmith.tokens.control import check_control
 
     special_tokens: api.SpecialTokens = "control" if options.special_tokens else "text"
-    # A number out of range is said before the model is loaded.
+    # Report a number out of range before the model is loaded.
     Sampling(options.temperature, options.top_k, options.top_p, options.min_p)
     lm = api.load(options.run)
     check_control(lm.tokenizer, special_tokens)
@@ -179,10 +212,10 @@ def _generate(options: argparse.Namespace, console: Console, started: float) -> 
 
 
 def _converse(write: Any, console: Console) -> None:
-    """A prompt, a continuation, and so on, on a terminal."""
-    with contextlib.suppress(ImportError):  # not on Windows
-        import readline  # noqa: F401 - input() then has a history and can be edited
-    console.print("A prompt a line; Ctrl-C ends a text, an empty line or Ctrl-D ends.")
+    """Reads prompts from the terminal and continues each of them."""
+    with contextlib.suppress(ImportError):  # absent on Windows
+        import readline  # noqa: F401 - gives input() line editing and a history
+    console.print("Type a prompt. Ctrl-C stops a text; an empty line or Ctrl-D quits.")
     while True:
         try:
             prompt = input("> ")
@@ -197,43 +230,44 @@ def _converse(write: Any, console: Console) -> None:
             write(prompt)
         except UsageError as error:
             problem(f"lmsmith: {error}")
-        except KeyboardInterrupt as stop:  # of this text, not of the conversation
+        except KeyboardInterrupt as stop:  # stops this text, not the loop
             if isinstance(stop, Stopped):
                 raise
             print()
 
 
 def _lines_of_stdin() -> Iterator[str]:
-    """Lines as they come. Raises DataError for what is not UTF-8."""
+    """Yields lines of standard input as they arrive. Raises DataError for bytes that are not
+    UTF-8.
+    """
     for number, line in enumerate(sys.stdin.buffer, start=1):
         try:
             yield line.decode().rstrip("\r\n")
         except UnicodeDecodeError as error:
             raise DataError(
                 f"line {number} of standard input is not UTF-8: byte 0x{line[error.start]:02X} at "
-                f"its offset "
-                f"{error.start}. Convert it, with iconv for example."
+                f"offset {error.start} of the line. Convert it to UTF-8, for example with iconv."
             ) from error
 
 
 def _tell_unknown(tokenizer: Tokenizer, prompt: str) -> None:
+    """Prints a note if the tokenizer does not know all of the prompt."""
     n_unknown = tokenizer.count_unknown(prompt)
     if n_unknown and tokenizer.kind == "word":
         problem(
-            f"note: {n_unknown} of the prompt's words are unknown to this model; it reads <unk> "
-            f"in their place"
+            f"note: {n_unknown} of the prompt's words are not in the vocabulary; the model reads "
+            f"<unk> instead"
         )
     elif n_unknown and tokenizer.kind == "library":
         problem(
-            f"note: {n_unknown} of the prompt's words or blanks are changed by this model's "
-            f"tokenizer or unknown "
-            f"to it; it reads: {tokenizer.decode(tokenizer.encode(prompt))}"
+            f"note: this model's tokenizer changes or does not know {n_unknown} of the prompt's "
+            f"words or spaces; the model reads: {tokenizer.decode(tokenizer.encode(prompt))}"
         )
     elif n_unknown:
         unknown = "".join(dict.fromkeys(c for c in prompt if tokenizer.count_unknown(c)))
         problem(
-            f"note: {n_unknown} of the prompt's characters are unknown to this model and left "
-            f"out: {unknown}"
+            f"note: {n_unknown} of the prompt's characters are not in the vocabulary and are "
+            f"skipped: {unknown}"
         )
 
 
@@ -244,11 +278,11 @@ def _eval(options: argparse.Namespace, console: Console, started: float) -> int:
     data = RunConfig().changed(settings_given(options), where="the command line").data
     if settings_given(options) and not options.text:
         raise UsageError(
-            f"--{next(iter(settings_given(options)))} says how --text is read, and there is no "
-            f"--text."
+            f"--{next(iter(settings_given(options)))} applies to --text, and there is no --text: "
+            f"add --text FILE."
         )
     if options.no_bos and not options.text:
-        raise UsageError("--no-bos says how --text begins, and there is no --text.")
+        raise UsageError("--no-bos applies to --text, and there is no --text: add --text FILE.")
     lm = api.load(options.run)
     model, tokenizer = lm.model, lm.tokenizer
     score = api.evaluate(
@@ -263,31 +297,36 @@ def _eval(options: argparse.Namespace, console: Console, started: float) -> int:
         special_tokens=data.special_tokens,
     )
     n_without_token = len(unused_ids(tokenizer, model.vocab_size))
-    found = score.as_dict() | {"n_ids_without_token": n_without_token}
+    numbers = score.as_dict() | {"n_ids_without_token": n_without_token}
     if options.json:
-        print(to_json(found))
+        print(to_json(numbers))
         return 0
-    for name, value in found.items():
+    for name, value in numbers.items():
+        if name in ALWAYS_SHOWN:
+            console.print(
+                f"{name:20} {value:,.4f}" if isinstance(value, float) else f"{name:20} {value:,}"
+            )
+    if score.n_impossible:
         console.print(
-            f"{name:20} {value:,.4f}" if isinstance(value, float) else f"{name:20} {value:,}"
+            f"note: {score.n_impossible:,} tokens of the text have probability 0 under this model, "
+            "so its loss is infinite"
         )
     if score.n_invalid:
         console.print(
-            f"note: {score.n_invalid:,} bytes of the text are no UTF-8; they count as they are"
+            f"note: {score.n_invalid:,} bytes of the text are not UTF-8; they are scored as raw "
+            f"bytes"
         )
     if score.n_unknown:
         units = {"word": "words", "char": "characters"}.get(tokenizer.kind, "units")
         changed = "changed by the tokenizer or " if tokenizer.kind == "library" else ""
         console.print(
-            f"note: {score.n_unknown:,} {units} of the text are {changed}unknown to this model; "
-            f"for their "
-            f"{score.n_unknown_bytes:,} bytes and their places {score.unknown_bits:,.0f} bits are "
-            f"charged"
+            f"note: {score.n_unknown:,} {units} of the text are {changed}not in the vocabulary; "
+            f"their {score.n_unknown_bytes:,} bytes and their positions add "
+            f"{score.unknown_bits:,.0f} bits to the score"
         )
     if n_without_token:
         console.print(
-            f"note: no token has {n_without_token:,} of the model's {model.vocab_size:,} ids; the "
-            f"probability that the "
-            "model gives them counts against it"
+            f"note: {n_without_token:,} of the model's {model.vocab_size:,} ids belong to no "
+            "token; the probability that the model gives them makes its score worse"
         )
     return 0

@@ -1,4 +1,4 @@
-"""The verb that checks lmsmith's promises on this machine."""
+"""The command that checks lmsmith's correctness on this machine."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from lmsmith.strict_json import to_json
 
 def add(verbs: Verbs) -> None:
     verify = verbs.verb(
-        "verify", _verify, "check lmsmith's promises on this machine", "lmsmith verify --gradients"
+        "verify",
+        _verify,
+        "check that gradients are right on this machine",
+        "lmsmith verify --gradients",
     )
     verify.add_argument(
         "--gradients",
         action="store_true",
-        help="GPT-2's gradients by four engines and by finite differences",
+        help="compare GPT-2's gradients from four implementations and from finite differences",
     )
     verify.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _verify(options: argparse.Namespace, console: Console, started: float) -> int:
-    """Gradients are all there is to check as yet, so they are checked without `--gradients` as
-    well.
-    """
+    """Checks gradients, with or without `--gradients`: there is no other check yet."""
     from lmsmith.verify import SIZES, compare_gradients
 
-    found = compare_gradients()
-    agree = all(engine.agrees for engine in found)
+    results = compare_gradients()
+    agree = all(engine.agrees for engine in results)
     if options.json:
         engines = {
             engine.engine: {
@@ -42,33 +43,32 @@ def _verify(options: argparse.Namespace, console: Console, started: float) -> in
                 "tolerance": engine.tolerance,
                 "agrees": engine.agrees,
             }
-            for engine in found
+            for engine in results
         }
         print(to_json({"gradients": engines, "agree": agree}))
         return 0 if agree else 1
     console.print(
         f"GPT-2 with {SIZES.n_layer} layers, {SIZES.n_head} heads, width {SIZES.d_model}, "
-        f"vocabulary "
-        f"{SIZES.vocab_size} (padded to {SIZES.padded_vocab_size}), in float64.\n"
-        "Loss and largest gradients of each tensor: relative difference from GPT-2 by hand "
-        "(lmsmith/reference/gpt2.py)."
+        f"vocabulary {SIZES.vocab_size} (padded to {SIZES.padded_vocab_size}), in float64.\n"
+        "Relative difference of the loss, and the largest one of each tensor's gradient, from "
+        "lmsmith/reference/gpt2.py,\nwhere each gradient is written out by hand in NumPy."
     )
     rows = [
-        ["loss", *(_cell(engine.loss, engine.tolerance) for engine in found)],
+        ["loss", *(_cell(engine.loss, engine.tolerance) for engine in results)],
         *(
-            [name, *(_cell(engine.gradients[name], engine.tolerance) for engine in found)]
-            for name in found[0].gradients
+            [name, *(_cell(engine.gradients[name], engine.tolerance) for engine in results)]
+            for name in results[0].gradients
         ),
-        ["allowed", *(f"{engine.tolerance:.0e} " for engine in found)],
+        ["tolerance", *(f"{engine.tolerance:.0e} " for engine in results)],
     ]
-    table(console, ("", *(engine.engine + " " for engine in found)), rows)
+    table(console, ("", *(engine.engine + " " for engine in results)), rows)
     if agree:
-        console.print("All agree.")
+        console.print("All differences are within tolerance.")
         return 0
-    wrong = [engine.engine for engine in found if not engine.agrees]
+    wrong = [engine.engine for engine in results if not engine.agrees]
     console.print(
-        f"Beyond what is allowed (!): {', '.join(wrong)}. That is a bug in lmsmith or in a "
-        f"library it uses."
+        f"Above the tolerance (!): {', '.join(wrong)}. This is a bug in lmsmith or in a library "
+        f"it uses: please report it with this output."
     )
     return 1
 

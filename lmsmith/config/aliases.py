@@ -50,7 +50,7 @@ def renamed(changes: Mapping[str, Any], where: str | Mapping[str, str]) -> dict[
     return current
 
 
-def todays_option(word: str) -> str:
+def current_option(word: str) -> str:
     """Replaces the old name in `--OLD` or `--OLD=VALUE`; returns other words unchanged."""
     name, equals, value = word.removeprefix("--").partition("=")
     if not word.startswith("--") or name not in RENAMED:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from lmsmith.data.manifest import FILE_NAME, SPLITS, ShardRecord
-from lmsmith.data.ready import Ready, find_ready, open_ready
+from lmsmith.data.ready import Ready, find_shard_folder, open_shard_folder
 from lmsmith.data.shards import Shards, check_ids, read_shard
 from lmsmith.errors import DataError, TokenizerError
 from lmsmith.hashes import sha256_of
@@ -78,14 +78,14 @@ def inspect(
     `tokenizer` is not the one in the manifest.
     """
     if not place.exists():
-        corpus_folder = find_ready(str(place))
+        corpus_folder = find_shard_folder(str(place))
         if corpus_folder is None:
             raise DataError(
                 f"{place} does not exist. Name a folder of shards, a single shard, or a corpus "
                 "of shards."
             )
         place = corpus_folder
-    ready = open_ready(place) if place.is_dir() else _only(place)
+    ready = open_shard_folder(place) if place.is_dir() else _only(place)
     recorded = ready.manifest.tokenizer if ready.manifest else None
     if tokenizer and recorded and tokenizer.fingerprint != recorded.fingerprint:
         raise TokenizerError(
@@ -162,7 +162,7 @@ def _only(shard: Path) -> Ready:
     folder = shard.parent
     if not (folder / FILE_NAME).is_file():
         return Ready(folder, None, (shard,), ())
-    ready = open_ready(folder)
+    ready = open_shard_folder(folder)
     sides = [
         tuple(path for path in paths if path.name == shard.name)
         for paths in (ready.train, ready.validation)

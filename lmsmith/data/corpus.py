@@ -29,7 +29,7 @@ import numpy as np
 
 from lmsmith import foreign_json
 from lmsmith.data.batches.windows import Sources
-from lmsmith.data.ready import Ready, open_ready
+from lmsmith.data.ready import Ready, open_shard_folder
 from lmsmith.data.shards import Shards, read_shard
 from lmsmith.errors import CheckpointError
 from lmsmith.tokens.files import load_tokenizer
@@ -63,7 +63,7 @@ class Corpus:
     counts: Counts
 
     @property
-    def first_given(self) -> bool:
+    def starts_with_end_of_text(self) -> bool:
         """Whether the validation ids begin with an end-of-text token. That token is context only:
         it is not scored.
         """
@@ -149,7 +149,7 @@ def open_source(record: dict[str, Any], folder: Path, vocab_size: int) -> tuple[
             f"back, or write its new path into {folder / 'sources.json'}."
         )
     role = record.get("role")
-    ready = open_ready(path, one_sided=role is not None)
+    ready = open_shard_folder(path, one_sided=role is not None)
     if changed := _changes(record, ready):
         raise CheckpointError(
             f"the shards in {path} have changed since the run began: {changed}. Restore them, "

@@ -103,7 +103,7 @@ class Ready:
         }
 
 
-def find_ready(source: str, *, one_sided: bool = False) -> Path | None:
+def find_shard_folder(source: str, *, one_sided: bool = False) -> Path | None:
     """The folder of shards that `source` names, as a path or as a corpus; None if it names anything
     else, such as text.
 
@@ -137,7 +137,7 @@ def find_ready(source: str, *, one_sided: bool = False) -> Path | None:
     return store.folder_of(corpus)
 
 
-def open_ready(folder: Path, *, one_sided: bool = False) -> Ready:
+def open_shard_folder(folder: Path, *, one_sided: bool = False) -> Ready:
     """Lists the shards of a folder. Raises DataError if some are missing.
 
     `one_sided`: allow a single shard, or a folder with training or validation shards only.

@@ -80,7 +80,7 @@ class Ranks:
     def wait(self, patience: datetime.timedelta = PATIENCE) -> None:
         """Barrier: waits until all ranks call it. TrainingError if a rank is lost."""
         if self.world > 1:
-            with lost_in_words(patience):
+            with explain_lost_process(patience):
                 dist.barrier(group=_talking(patience))
 
     def on_rank_zero(self, make: Callable[[], str], patience: datetime.timedelta = LONG) -> str:
@@ -95,7 +95,7 @@ class Ranks:
             if self.first:
                 result[0] = make()
         finally:
-            with lost_in_words(patience):
+            with explain_lost_process(patience):
                 dist.broadcast_object_list(result, 0, group=_talking(patience))
         if result[0] is None:
             raise TrainingError("rank 0 failed: see its error message.")
@@ -115,7 +115,7 @@ class Ranks:
         if self.world == 1:
             return list(values)
         tensor = torch.tensor(values, dtype=torch.float64)
-        with lost_in_words():
+        with explain_lost_process():
             act(tensor, _talking(PATIENCE))
             return list(tensor.tolist())
 
@@ -129,7 +129,7 @@ def _talking(patience: datetime.timedelta) -> dist.ProcessGroup:
 
 
 @contextmanager
-def lost_in_words(patience: datetime.timedelta = PATIENCE) -> Iterator[None]:
+def explain_lost_process(patience: datetime.timedelta = PATIENCE) -> Iterator[None]:
     """Turns torch.distributed's errors about a dead or hanging process into TrainingError."""
     try:
         yield
@@ -144,7 +144,7 @@ def lost_in_words(patience: datetime.timedelta = PATIENCE) -> Iterator[None]:
         ) from error
 
 
-def place_in_environment(device_type: str = "cpu") -> Ranks:
+def ranks_from_environment(device_type: str = "cpu") -> Ranks:
     """Reads this process's rank from torchrun's environment variables; rank 0 of 1 without them.
     Raises UsageError if they are incomplete or invalid.
     """
@@ -186,7 +186,7 @@ def joined(ranks: Ranks) -> Iterator[Ranks]:
         return
     if ranks.device.type == "cuda":
         torch.cuda.set_device(ranks.device)
-    with lost_in_words():
+    with explain_lost_process():
         store, *_ = next(dist.rendezvous("env://", timeout=PATIENCE))
         if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
             # torchrun reuses its store when it restarts processes, and the store still holds the

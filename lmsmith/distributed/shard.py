@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from lmsmith.distributed.ranks import Ranks, lost_in_words
+from lmsmith.distributed.ranks import Ranks, explain_lost_process
 from lmsmith.loss import summed_cross_entropy
 from lmsmith.models.interface import NeuralModel
 
@@ -182,7 +182,7 @@ def split_rows(function: Callable[[Tensor], Tensor], ranks: Ranks) -> Callable[[
         if len(mine):
             result[: len(mine)] = function(mine)
         gathered = stack.new_empty(n * ranks.world, *stack.shape[1:])
-        with lost_in_words():
+        with explain_lost_process():
             dist.all_gather(list(gathered.chunk(ranks.world)), result)
         return gathered[: len(stack)]
 

@@ -145,7 +145,7 @@ def _score(
     begin: int | None,
 ) -> Score:
     encoded = encode_documents(tokenizer, documents, begin)
-    if len(encoded.ids) > encoded.first_given:
+    if len(encoded.ids) > encoded.starts_with_end_of_text:
         return score_encoded(model, tokenizer, encoded, boundaries=boundaries)
     # The tokenizer knows no part of the text.
     return Score(0.0, 0, encoded.n_bytes, encoded.n_unknown, encoded.n_unknown_bytes, left_out=True)

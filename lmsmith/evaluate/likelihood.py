@@ -19,8 +19,8 @@ but the first begins with the 256 tokens before it, which are not counted. For n
 at fewer tokens, this changes nothing.
 
 **First token.** If the tokenizer has an end-of-text token, the caller puts one in front of the text
-(`first_given`) as context, which is not counted. Otherwise the first token costs ln(vocab_size), as
-under a uniform guess, so that every byte of the text is paid for.
+(`starts_with_end_of_text`) as context, which is not counted. Otherwise the first token costs
+ln(vocab_size), as under a uniform guess, so that every byte of the text is paid for.
 
 **Bits per byte** is nats / ln 2 divided by the bytes of the raw text. It does not depend on the
 tokenization, so it compares models with different tokenizers. A uniform guess over bytes needs 8.
@@ -137,7 +137,7 @@ def score_ids(
     n_unknown_bytes: int = 0,
     n_invalid: int = 0,
     left_out: bool = False,
-    first_given: bool = False,
+    starts_with_end_of_text: bool = False,
     rows_per_batch: int | None = None,
     stride: int | None = None,
     boundary: int | None = None,
@@ -146,7 +146,8 @@ def score_ids(
     """Scores a text given as ids (an array, a memory map or shards; only a batch is copied at a
     time).
 
-    - `first_given`: ids[0] is an end-of-text token before the text; it is context and not counted.
+    - `starts_with_end_of_text`: ids[0] is an end-of-text token before the text; it is context and
+      not counted.
     - `rows_per_batch`: windows per batch; by default as many as fit in 65,536 tokens (on a CPU,
       4,096 tokens and 64 MiB of logits), at least one.
     - `boundary`: the id before each document, if documents are scored separately.
@@ -158,7 +159,7 @@ def score_ids(
     """
     T, V = model.context_length, model.vocab_size
     _check_stride(stride, T)
-    if n_bytes < 1 or len(ids) < 1 + first_given:
+    if n_bytes < 1 or len(ids) < 1 + starts_with_end_of_text:
         raise DataError(f"nothing to score: the text has {n_bytes} bytes and {len(ids)} tokens.")
     on_cpu = model.device.type == "cpu"
     n_tokens = _TOKENS_AT_ONCE_CPU if on_cpu else _TOKENS_AT_ONCE
@@ -178,10 +179,10 @@ def score_ids(
             costs = _costs_as_one(
                 model, ids, min(n_tokens, _LOGIT_BYTES // (4 * V)), counts=share[0] == 0
             )
-        nats, n_impossible = 0.0 if first_given or share[0] else math.log(V), 0
+        nats, n_impossible = 0.0 if starts_with_end_of_text or share[0] else math.log(V), 0
         for more, n_more in costs:
             nats, n_impossible = nats + more, n_impossible + n_more
-    n_predicted = len(ids) - first_given
+    n_predicted = len(ids) - starts_with_end_of_text
     return Score(
         nats, n_predicted, n_bytes, n_unknown, n_unknown_bytes, n_impossible, n_invalid, left_out
     )

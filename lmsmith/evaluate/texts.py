@@ -184,7 +184,7 @@ class Encoded:
     n_invalid: int  # bytes that are not valid UTF-8
     n_unknown: int  # unknown characters or words
     n_unknown_bytes: int
-    first_given: bool  # a token that is not part of the text precedes each document
+    starts_with_end_of_text: bool  # a token that is not part of the text precedes each document
 
 
 def encode_documents(
@@ -244,7 +244,7 @@ def score_encoded(
     """Scores tokenized documents. Raises DataError if there is nothing to score, CheckpointError
     for a score of NaN.
     """
-    if encoded.n_unknown_bytes and len(encoded.ids) <= encoded.first_given:
+    if encoded.n_unknown_bytes and len(encoded.ids) <= encoded.starts_with_end_of_text:
         raise DataError(
             f"nothing to score: the model's {tokenizer.kind} tokenizer knows none of the text's "
             f"{encoded.n_bytes:,} bytes. Give another text, or a model with a byte or bpe "
@@ -257,8 +257,8 @@ def score_encoded(
         n_invalid=encoded.n_invalid,
         n_unknown=encoded.n_unknown,
         n_unknown_bytes=encoded.n_unknown_bytes,
-        left_out=tokenizer.leaves_out,
-        first_given=encoded.first_given,
+        left_out=tokenizer.skips_unknown,
+        starts_with_end_of_text=encoded.starts_with_end_of_text,
         stride=stride,
         boundary=boundary_of(boundaries, tokenizer),
     )

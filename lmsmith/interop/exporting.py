@@ -30,7 +30,7 @@ from lmsmith.interop.defaults import Defaults
 from lmsmith.interop.defaults import load as load_defaults
 from lmsmith.models.gpt import GPT
 from lmsmith.models.gpt_config import GPTConfig
-from lmsmith.run_folder import free_place, load_weights, model_config, model_folder
+from lmsmith.run_folder import load_weights, model_config, model_folder, new_run_path
 from lmsmith.strict_json import write_json
 from lmsmith.tokens.files import FILE_NAME, load_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
@@ -57,7 +57,7 @@ def export_model(run: Path, out: Path, *, to: Form, dtype: Precision = "auto") -
     if the run's model cannot be read or the exported one computes other logits; UsageError if `out`
     exists; StorageError if it cannot be written.
     """
-    out = free_place(out, run.name)
+    out = new_run_path(out, run.name)
     folder = model_folder(run)
     model, tensors, content = load_weights(folder)
     config = model_config(content["model"])
@@ -95,7 +95,7 @@ def export_model(run: Path, out: Path, *, to: Form, dtype: Precision = "auto") -
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(atomic.explain(error, out)) from error
-    # `free_place` made sure that a folder which exists is empty.
+    # `new_run_path` made sure that a folder which exists is empty.
     with atomic.folder(out, replace=out.is_dir()) as partial:
         if to == "hf":
             _write_huggingface(partial, config, tensors, tokenizer, begin, ends, defaults)

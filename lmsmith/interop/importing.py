@@ -26,7 +26,7 @@ from lmsmith.errors import CheckpointError, ConfigError, StorageError, Tokenizer
 from lmsmith.hashes import sha256_of
 from lmsmith.interop import defaults, hub, huggingface, llmc, vocabulary
 from lmsmith.models.gpt_config import GPTConfig
-from lmsmith.run_folder import free_place
+from lmsmith.run_folder import new_run_path
 from lmsmith.strict_json import write_json
 from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.files import load_tokenizer, save_tokenizer
@@ -80,7 +80,7 @@ def import_model(
             )
         path = path if path.is_dir() else hub.fetch(source)
         form, files = "huggingface", huggingface.files_of(path)
-    run_folder = free_place(out, Path(source).absolute().name.removesuffix(".bin"))
+    run_folder = new_run_path(out, Path(source).absolute().name.removesuffix(".bin"))
     config, tensors = llmc.read(path) if form == "llm.c" else huggingface.read(path)
     check_finite(tensors, f"the model in {path}", "Use another copy.")
     loaded = _tokenizer(tokenizer, path, config, eos_token)
@@ -218,7 +218,7 @@ def _write(
         run_folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(atomic.explain(error, run_folder)) from error
-    # `free_place` made sure that a folder which exists is empty.
+    # `new_run_path` made sure that a folder which exists is empty.
     with atomic.folder(run_folder, replace=run_folder.is_dir()) as partial:
         save_model(partial / "model", tensors, {"model": flatten(vars(config)), "step": 0} | limits)
         if tokenizer is not None:

@@ -21,7 +21,7 @@ def n_cores() -> int:
     return max(1, math.ceil(min(given, _least("cpu", _share))))
 
 
-def set_threads() -> int:
+def omp_threads() -> int:
     """The number of threads that OMP_NUM_THREADS sets; 0 if it sets none."""
     first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     return int(first) if first.isdecimal() else 0

@@ -59,13 +59,13 @@ class Recurrent(nn.Module):
         )
         self.kernel = KERNELS[config.cell](config.d_model, config.d_model, batch_first=True)
         # nn.RNN has no logistic activation.
-        self.in_kernel = config.cell != "elman" or config.activation == "tanh"
+        self.uses_kernel = config.cell != "elman" or config.activation == "tanh"
 
     def forward(
         self, x: Float[Tensor, "B T D"], state: LayerState
     ) -> tuple[Float[Tensor, "B T D"], LayerState]:
         """h after each position, and the state after the last one."""
-        if self.in_kernel and x.size(1) > 1:
+        if self.uses_kernel and x.size(1) > 1:
             before = tuple(part[None].contiguous() for part in state)
             y, after = self.kernel(x, before if self.cell == "lstm" else before[0])
             return y, tuple(part[0] for part in after) if self.cell == "lstm" else (after[0],)

@@ -30,7 +30,7 @@ class Optimizers:
     tensors.
 
     `products` is the dtype of Muon's matrix products; None means the parameters' dtype.
-    `over_ranks` wraps a function of stacked matrices in one that divides the stack among ranks.
+    `distribute` wraps a function of stacked matrices in one that divides the stack among ranks.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Optimizers:
         model: NeuralModel,
         config: OptimConfig,
         products: torch.dtype | None = None,
-        over_ranks: Callable[[StackFunction], StackFunction] | None = None,
+        distribute: Callable[[StackFunction], StackFunction] | None = None,
     ) -> None:
         self.named: dict[str, Tensor] = dict(model.named_parameters())
         muon = config.name == "muon"
@@ -78,7 +78,7 @@ class Optimizers:
                     quintics=_quintics(config),
                     dtype=products,
                     parts=parts,
-                    over_ranks=over_ranks,
+                    distribute=distribute,
                 )
             )
         for optimizer in self.all:

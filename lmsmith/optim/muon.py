@@ -113,7 +113,7 @@ class Muon(torch.optim.Optimizer):
         quintics: Sequence[Quintic],
         dtype: torch.dtype | None = None,
         parts: dict[Tensor, list[int]],
-        over_ranks: Callable[[StackFunction], StackFunction] | None = None,
+        distribute: Callable[[StackFunction], StackFunction] | None = None,
     ) -> None:
         super().__init__(
             list(params), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
@@ -123,7 +123,7 @@ class Muon(torch.optim.Optimizer):
         def on_one_rank(stack: Tensor) -> Tensor:
             return orthogonalise(stack, quintics, dtype)
 
-        self._orthogonalise = over_ranks(on_one_rank) if over_ranks else on_one_rank
+        self._orthogonalise = distribute(on_one_rank) if distribute else on_one_rank
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]

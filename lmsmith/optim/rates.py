@@ -45,7 +45,7 @@ def peak_rates(config: OptimConfig) -> dict[str, float]:
     )
 
 
-def scaled_together(
+def scale_all_groups(
     config: RunConfig, peak: Any, fixed: Collection[str], where: str
 ) -> dict[str, float]:
     """The settings that set the main group's rate to `peak` and keep all other groups' ratios to
@@ -78,7 +78,7 @@ def scaled_together(
 _OWN_PREFIX = {"muon": "muon_", "sgd": "sgd_"}  # optimizer -> prefix of its own settings
 
 
-def partial_note(
+def note_on_rates(
     config: OptimConfig, given: Collection[str], *, resumed: bool = False
 ) -> str | None:
     """A note for users who set the rates of some groups of Muon and AdamW but not the others.

@@ -132,7 +132,7 @@ _IN_EACH_LAYER = {
 }
 
 
-def unstacked(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def by_layer(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The 16 tensors layer by layer, named as in `lmsmith.models.gpt`. They share memory with
     `tensors`.
     """

@@ -80,7 +80,7 @@ class GPT2:
         # Gradients of one layer's activations; each layer overwrites those of the one after it.
         self.dacts: dict[str, np.ndarray] = {}
         self.layers: list[Layer] = []
-        self.n_counted = 0  # targets of the last forward pass that count
+        self.n_targets = 0  # targets of the last forward pass that count
         self._dloss = 0.0
         self._threads = (
             ThreadPoolExecutor(threads, initializer=lambda: np.seterr(**QUIET))
@@ -128,8 +128,8 @@ class GPT2:
         self._inputs[...], self._targets[...] = inputs, targets
         for layer in self.layers:
             layer.forward()
-        self.n_counted = int(np.count_nonzero(targets != IGNORED))
-        return float(np.sum(self.acts["losses"], dtype=np.float64)) / max(1, self.n_counted)
+        self.n_targets = int(np.count_nonzero(targets != IGNORED))
+        return float(np.sum(self.acts["losses"], dtype=np.float64)) / max(1, self.n_targets)
 
     def zero_grad(self) -> None:
         """Sets all gradients to zero."""
@@ -144,7 +144,7 @@ class GPT2:
         the number in the full batch.
         """
         assert self.layers, "call forward before backward"
-        self._dloss = 1 / max(1, self.n_counted) if dloss is None else dloss
+        self._dloss = 1 / max(1, self.n_targets) if dloss is None else dloss
         self.dacts["residual3"].fill(0)
         for layer in reversed(self.layers):
             layer.backward()

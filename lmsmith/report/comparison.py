@@ -24,9 +24,9 @@ from lmsmith.report.charts import N_COLOURS
 from lmsmith.report.figures import curves
 from lmsmith.report.page import duration, figure, page, short, table, text
 from lmsmith.report.reading import read_runs
-from lmsmith.run_folder import free_place, load_for_use, model_config, summary_of, tokenizer_of
+from lmsmith.run_folder import load_for_use, model_config, new_run_path, summary_of, tokenizer_of
 from lmsmith.text.files import plural
-from lmsmith.train.ended import cut_short, init_from, learned_nothing
+from lmsmith.train.ended import cut_short, init_from, too_few_steps_note
 from lmsmith.train.log import say
 from lmsmith.train.start import train
 
@@ -61,7 +61,7 @@ def train_all(
         raise ConfigError(
             f"--minutes {minutes:g}: expected the minutes to train each model for, above 0."
         )
-    place = free_place(out, "comparison")
+    place = new_run_path(out, "comparison")
     runs = []
     for name in dict.fromkeys(models):
         say(console, f"--- {name}")
@@ -88,7 +88,7 @@ def compare_runs(runs: Sequence[Path], on: Text) -> list[Entry]:
         boundaries = content.get("data", {}).get("documents", "stream")
         config, summary = model_config(content["model"]), summary_of(run)
         options = {"boundaries": boundaries, "begin": content.get("begin"), "summary": summary}
-        reasons = cut_short(summary), learned_nothing(summary, init_from(run))
+        reasons = cut_short(summary), too_few_steps_note(summary, init_from(run))
         early = "; ".join(filter(None, reasons))
         entry = score_entry(name, model, tokenizer, config, on, **options)
         entries.append(replace(entry, not_comparable=early))
@@ -96,7 +96,7 @@ def compare_runs(runs: Sequence[Path], on: Text) -> list[Entry]:
     return sorted(entries, key=lambda entry: entry.bits_per_byte)
 
 
-def check_place(out: Path) -> None:
+def check_output_path(out: Path) -> None:
     """Raises UsageError or StorageError if the page cannot be written to `out`. Called first, so
     that no work is lost.
     """

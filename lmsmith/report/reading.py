@@ -71,9 +71,11 @@ def read_run(folder: Path) -> Run:
     """Reads the run in `folder`. Raises CheckpointError for a path that is not a run folder."""
     is_run = any((folder / name).exists() for name in ("metrics.jsonl", "config.toml"))
     if not is_run:
-        from lmsmith.run_folder import refuse_foreign  # imports torch, which a report does not need
+        from lmsmith.run_folder import (
+            refuse_other_formats,
+        )  # imports torch, which a report does not need
 
-        refuse_foreign(folder)
+        refuse_other_formats(folder)
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise CheckpointError(

@@ -24,7 +24,7 @@ from lmsmith.report.charts import N_COLOURS
 from lmsmith.report.figures import bits_per_byte, curves
 from lmsmith.report.page import duration, figure, page, short, table, text
 from lmsmith.report.reading import Run, column, is_number, prompt_of, read_runs
-from lmsmith.train.ended import cut_short, learned_nothing
+from lmsmith.train.ended import cut_short, too_few_steps_note
 
 _ENDED = {
     "steps": "ended after its planned steps",
@@ -123,7 +123,7 @@ def _early(run: Run) -> str:
     sentences = []
     if early := cut_short(run.summary):
         sentences.append(f"This run was {early}; it is not comparable with others.")
-    if nothing := learned_nothing(run.summary, _init_from(run)):
+    if nothing := too_few_steps_note(run.summary, _init_from(run)):
         sentences.append(nothing[0].upper() + nothing[1:] + ".")
     items = "".join(f"<p>{text(sentence)}</p>" for sentence in sentences)
     return f'<div class="notice">{items}</div>' if items else ""
@@ -307,7 +307,7 @@ def _comparison(runs: list[Run]) -> str:
     )
     for run, why in zip(runs, early, strict=True):
         if why:
-            nothing = learned_nothing(run.summary, _init_from(run))
+            nothing = too_few_steps_note(run.summary, _init_from(run))
             more = f"; {nothing}" if nothing else ""
             html += (
                 f'<p class="about">{text(run.name)} is not comparable with the others: '

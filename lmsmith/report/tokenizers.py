@@ -38,12 +38,12 @@ def comparison_page(
     held_out: str,
     *,
     name: str,
-    n_learnt: int,
+    n_trained_on: int,
 ) -> str:
     """The HTML page.
 
     `held_out`: the text that the tokenizers were compared on; a sentence of it is shown as tokens.
-    `name`: the name of the text. `n_learnt`: number of its characters used for training.
+    `name`: the name of the text. `n_trained_on`: number of its characters used for training.
     """
     sentence = sentence_of(held_out)
     cut = ""
@@ -55,7 +55,8 @@ def comparison_page(
     cells = [[text(cell) for cell in row] for row in comparison_rows(rows)]
     body = (
         f'<header><div class="brand">lmsmith tokenizers compared</div><h1>{text(name)}</h1>'
-        f"<p>Tokenizers trained on {n_learnt:,} characters of this text and compared on the other "
+        f"<p>Tokenizers trained on {n_trained_on:,} characters of this text and compared on the "
+        f"other "
         f"{len(held_out):,} ({rows[0].n_bytes:,} bytes).</p></header>"
         f"<h2>In numbers</h2>{table(HEAD, cells)}{_curve(rows)}<h2>One sentence</h2>{cut}"
     )

@@ -90,7 +90,7 @@ class Corpus:
     @property
     def size(self) -> str:
         """`n_bytes` in words: "1.1 MB", "about 28 GB"."""
-        return ("" if self.exact else "about ") + size_in_words(self.n_bytes)
+        return ("" if self.exact else "about ") + format_size(self.n_bytes)
 
     @property
     def where(self) -> str:
@@ -126,7 +126,7 @@ def nearest(name: str) -> str | None:
     return CORPORA.get(matches[0]).name if matches else None
 
 
-def size_in_words(n_bytes: float) -> str:
+def format_size(n_bytes: float) -> str:
     """1_115_394 -> "1.1 MB"; at least two digits."""
     for unit in ("bytes", "kB", "MB", "GB", "TB"):
         if n_bytes < 999.5 or unit == "TB":

@@ -30,7 +30,7 @@ from lmsmith.text import separators
 from lmsmith.text.files import WHOLE, BinaryFile, Counts, Skip, known_encoding, plural
 from lmsmith.text.held_out import split_hash
 from lmsmith.text.reading import read_texts
-from lmsmith.text.skipping import Skipped, tolerating
+from lmsmith.text.skipping import Skipped, skipping_errors
 from lmsmith.text.sources import find_files
 
 PART = 1 << 18  # characters encoded at once
@@ -117,7 +117,9 @@ class Documents:
         counts = self.counts = Counts(left_out=self._left_out.copy())
         self._skipped = Skipped()
         for path, named in self._files:
-            with contextlib.nullcontext() if self._skip_bad is None else tolerating(self._skip):
+            with (
+                contextlib.nullcontext() if self._skip_bad is None else skipping_errors(self._skip)
+            ):
                 try:
                     yield from self._of_file(path, counts)
                 except BinaryFile:

@@ -31,7 +31,7 @@ from lmsmith import __version__, atomic
 from lmsmith.errors import DataError, StorageError
 from lmsmith.hashes import sha256_of
 from lmsmith.strict_json import to_json
-from lmsmith.text.corpora import size_in_words
+from lmsmith.text.corpora import format_size
 
 CHUNK = 1 << 20  # bytes read at once
 TIMEOUT = 30.0  # seconds without a byte, after which a connection counts as broken
@@ -145,7 +145,7 @@ def _fetch(
             reason = _reason(error)
             if failures > len(pauses):
                 kept_note = (
-                    f" {size_in_words(_length(part))} were downloaded and are kept."
+                    f" {format_size(_length(part))} were downloaded and are kept."
                     if _length(part)
                     else ""
                 )
@@ -248,7 +248,7 @@ def _check_space(part: Path, n_bytes: int) -> None:
     free = shutil.disk_usage(part.parent).free
     if free < n_bytes:
         raise StorageError(
-            f"{part} needs {size_in_words(n_bytes)} and {size_in_words(free)} are free: free some "
+            f"{part} needs {format_size(n_bytes)} and {format_size(free)} are free: free some "
             f"space or choose another path."
         )
 

@@ -41,7 +41,7 @@ PACKED = (".bz2", ".xz", ".lzma", ".zip", ".7z", ".rar", ".tar", ".tgz", ".lz4")
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 PARQUET = (".parquet",)
 TOKEN_FILES = (".bin", ".npy")
-TOKENS_OF_OTHERS = (
+FOREIGN_TOKEN_FILES = (
     "If it contains token ids without llm.c's header, like nanoGPT's train.bin and OLMo's .npy, it "
     "cannot be read: the file does not record the type of the ids or their tokenizer. Run `lmsmith "
     "data prepare` on the original text."
@@ -57,7 +57,7 @@ MARKS = (
 CHUNK = 1 << 18  # bytes read at once
 SNIFFED = 8192  # leading bytes in which binary files are detected
 STRAY_NULS = 1000  # a text may contain one NUL per this many bytes
-GO_ON = "`--data.errors replace` replaces it with U+FFFD and continues"
+REPLACE_HINT = "`--data.errors replace` replaces it with U+FFFD and continues"
 
 Skip = Callable[[DataError], None]
 """Called with the error of a bad line or row, which is then skipped."""
@@ -396,7 +396,7 @@ def _binary(path: Path, head: bytes) -> BinaryFile:
     """The error for a binary file. `head`: its first bytes, which contain a NUL."""
     hint = "If it is UTF-16 without a byte-order mark, set `--data.encoding utf-16-le`."
     if path.suffix.lower() in TOKEN_FILES:
-        hint = TOKENS_OF_OTHERS
+        hint = FOREIGN_TOKEN_FILES
     elif {suffix.lower() for suffix in path.suffixes} & set(PACKED):
         hint = (
             f"Unpack it first: {' and '.join(COMPRESSED)} are the only compressed formats that can "
@@ -416,7 +416,8 @@ def _undecodable(
     decompressed = " after decompression" if path.suffix.lower() in COMPRESSED else ""
     return DataError(
         f"{path} is not {encoding.upper()}: byte 0x{error.object[error.start]:02X} at offset "
-        f"{offset + error.start}{decompressed}, line {line} ({error.reason}). {GO_ON}; or set "
+        f"{offset + error.start}{decompressed}, line {line} ({error.reason}). {REPLACE_HINT}; or "
+        f"set "
         f"another encoding, such as `--data.encoding latin-1`."
     )
 
@@ -436,14 +437,14 @@ def without_surrogates(
     if errors == "strict":
         raise DataError(
             f"{source} contains half a surrogate pair, U+{ord(text[half]):04X}, at character "
-            f"{n_before + half} of its text; no encoding can represent it. {GO_ON}."
+            f"{n_before + half} of its text; no encoding can represent it. {REPLACE_HINT}."
         )
     text, n_replaced = re.subn("[\ud800-\udfff]", "\ufffd", text)
     counts.n_replaced += n_replaced
     return text
 
 
-def fields_there(fields: Iterable[str], texts: dict[str, int]) -> str:
+def available_fields(fields: Iterable[str], texts: dict[str, int]) -> str:
     """A clause for an error about a missing text field: lists the existing fields and suggests one.
 
     `texts`: the fields that contain text, and how much; the one with the most text is suggested.

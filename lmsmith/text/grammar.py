@@ -135,7 +135,7 @@ class Grammar:
                 words.append(spoken(node, values))
             elif type(node) is Draw:
                 if must_draw(node, values):
-                    table, excluded = drawn_from(node, values)
+                    table, excluded = draw_source(node, values)
                     record = table.draw(random, excluded)
                     log_probability += table.log_probability(record, excluded)
                     values[node.slot.variable] = record
@@ -178,7 +178,7 @@ class Grammar:
                     for option, log_p in zip(node.options, node.log_probabilities, strict=True):
                         reach(position, _push(option, rest), values, log_probability + log_p)
                 elif type(node) is Draw and must_draw(node, values):
-                    table, excluded = drawn_from(node, values)
+                    table, excluded = draw_source(node, values)
                     for record in table.records:
                         bound = (
                             *values[: node.slot.variable],
@@ -262,7 +262,7 @@ def must_draw(draw: Draw, values: Sequence[Record | None]) -> bool:
     return not bound
 
 
-def drawn_from(draw: Draw, values: Sequence[Record | None]) -> tuple[Table, tuple[Record, ...]]:
+def draw_source(draw: Draw, values: Sequence[Record | None]) -> tuple[Table, tuple[Record, ...]]:
     """The table, and the excluded records, each once and in the order of the grammar (so that sums
     are reproducible).
     """

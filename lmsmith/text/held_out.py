@@ -8,7 +8,7 @@
   of one copy would be trained on in another. For a single text this is nanoGPT's split: text[:int(n
   * 0.9)] and the rest.
 
-`share_held_out` computes the share. Texts that fit into memory are split here;
+`held_out_share` computes the share. Texts that fit into memory are split here;
 `data/prepare/units.py` splits others with the same functions.
 """
 
@@ -30,7 +30,7 @@ MOST_HELD_OUT = 250_000  # characters: enough for three digits of a loss, and fa
 PREPARED_SHARE = 0.05  # of many documents in a prepared folder, regardless of size
 
 
-def share_held_out(
+def held_out_share(
     fraction: float, *, many: bool, n_characters: int, of_many: float | None = None
 ) -> float:
     """The share of the text that is held out: `fraction` if the user sets it (above 0).
@@ -126,7 +126,7 @@ def split_documents(documents: Iterable["Document"], fraction: float = 0.0) -> S
         if len(distinct) < MANY:
             distinct.setdefault(hashes[-1], document.text)
     many = len(distinct) == MANY
-    fraction = share_held_out(fraction, many=many, n_characters=sum(map(len, texts)))
+    fraction = held_out_share(fraction, many=many, n_characters=sum(map(len, texts)))
     if many:
         split = _split_many(texts, hashes, fraction)
     else:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from lmsmith.errors import DataError
-from lmsmith.text.files import Counts, Lines, Skip, fields_there, without_surrogates
+from lmsmith.text.files import Counts, Lines, Skip, available_fields, without_surrogates
 
 FROM_ARRAY = "If the file is one array, `jq -c '.[]' FILE > LINES.jsonl` converts it to lines."
 
@@ -73,7 +73,7 @@ def _json_text(line: str, text_field: str, more: Iterable[str] = ()) -> str:
                 for name, length in _text_fields(_json(other)):
                     texts[name] = texts.get(name, 0) + length
         texts.pop(text_field, None)
-        raise DataError(f" has no field {text_field!r}; {fields_there(record, texts)}")
+        raise DataError(f" has no field {text_field!r}; {available_fields(record, texts)}")
     (text,) = values
     if text is not None and not isinstance(text, str):
         raise DataError(f": the field {text_field!r} contains {_json_kind(text)}, expected text.")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lmsmith.errors import DataError
-from lmsmith.text.files import COMPRESSED, GO_ON, Counts, Part, Skip, fields_there
+from lmsmith.text.files import COMPRESSED, REPLACE_HINT, Counts, Part, Skip, available_fields
 
 
 def parquet_rows(
@@ -87,7 +87,7 @@ def _check_text_column(path: Path, metadata: Any, columns: dict[str, str], text_
             chunk = metadata.row_group(0).column(index)
             if chunk.path_in_schema in sizes:
                 sizes[chunk.path_in_schema] = chunk.total_uncompressed_size
-        raise DataError(f"{path} has no column {text_field!r}; {fields_there(columns, sizes)}")
+        raise DataError(f"{path} has no column {text_field!r}; {available_fields(columns, sizes)}")
     if text_field not in texts and columns[text_field] not in ("binary", "large_binary"):
         raise DataError(
             f"{path}: the column {text_field!r} contains {columns[text_field]}, expected strings."
@@ -141,7 +141,7 @@ def _row_text(data: bytes, source: str, errors: str, counts: Counts) -> str:
             raise DataError(
                 f"{source} is not UTF-8: byte 0x{data[error.start]:02X} at offset {error.start} "
                 f"of the row's text "
-                f"({error.reason}). {GO_ON}."
+                f"({error.reason}). {REPLACE_HINT}."
             ) from error
     text = data.decode(errors="replace")
     counts.n_replaced += text.count("\ufffd") - data.decode(errors="ignore").count("\ufffd")

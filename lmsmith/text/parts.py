@@ -52,12 +52,12 @@ def divide(
         if cut is None or n_bytes <= size or not is_utf8(path, encoding):
             return [WHOLE]
         starts = [0]
-        while start_of_next := next_cut(path, starts[-1] + size, cut):
+        while start_of_next := next_boundary(path, starts[-1] + size, cut):
             starts.append(start_of_next)
     return [Part(start, stop) for start, stop in zip(starts, [*starts[1:], None], strict=True)]
 
 
-def next_cut(path: Path, offset: int, cut: Cut) -> int:
+def next_boundary(path: Path, offset: int, cut: Cut) -> int:
     """The next boundary after `offset` where the file can be divided; 0 if there is none before its
     end.
     """

@@ -35,7 +35,7 @@ def resolve(setting: str) -> str:
     return {"auto": END_OF_TEXT, "none": ""}.get(setting, setting)
 
 
-def takes_line_breaks(separator: str) -> bool:
+def removes_line_breaks(separator: str) -> bool:
     """Whether one line break on each side is removed with the separator."""
     return separator[0] != "\n" and separator[-1] != "\n"
 
@@ -49,7 +49,7 @@ class Cutter:
 
     def __init__(self, separator: str) -> None:
         self._separator = separator
-        self._takes_breaks = bool(separator) and takes_line_breaks(separator)
+        self._takes_breaks = bool(separator) and removes_line_breaks(separator)
         # The last characters may be the start of a separator, or one whose line break is in the
         # next chunk.
         self._n_held = max(0, len(separator) - 1 + self._takes_breaks)

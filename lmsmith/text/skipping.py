@@ -29,7 +29,7 @@ def skipped_note(n: int, said: list[str]) -> str:
 
 
 @contextlib.contextmanager
-def tolerating(skip: Skip | None) -> Iterator[None]:
+def skipping_errors(skip: Skip | None) -> Iterator[None]:
     """Passes a DataError to `skip`; without `skip`, raises it with a mention of the option
     `--skip-bad`.
     """

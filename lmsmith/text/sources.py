@@ -26,8 +26,8 @@ from typing import NamedTuple
 from lmsmith.errors import DataError
 from lmsmith.text import corpora, hub, patterns, store
 from lmsmith.text.files import (
+    FOREIGN_TOKEN_FILES,
     TOKEN_FILES,
-    TOKENS_OF_OTHERS,
     dangling,
     inner_suffix,
     listed,
@@ -74,7 +74,7 @@ def find_files(sources: list[str]) -> tuple[list[Found], Counter[str]]:
                     f"{' '.join(IN_FOLDERS)} (or these with .gz or .zst). Other files are read if "
                     f"named, or with a pattern such as '{path / '**' / '*.html'}'."
                     + (
-                        f" {TOKENS_OF_OTHERS.replace('If it contains', 'If a file contains')}"
+                        f" {FOREIGN_TOKEN_FILES.replace('If it contains', 'If a file contains')}"
                         if tokens
                         else ""
                     )

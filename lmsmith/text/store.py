@@ -28,7 +28,7 @@ from lmsmith import atomic, foreign_json
 from lmsmith.errors import DataError, StorageError
 from lmsmith.strict_json import write_json
 from lmsmith.text import hub
-from lmsmith.text.corpora import Corpus, HubFiles, size_in_words
+from lmsmith.text.corpora import Corpus, HubFiles, format_size
 from lmsmith.text.download import checksum_of, download, part_bytes
 from lmsmith.text.files import plural
 
@@ -307,7 +307,7 @@ def _check_room(plan: Plan, n_bytes: int) -> None:
     if free < n_bytes:
         fewer = ", or take fewer files with --files" if len(plan.missing) > 1 else ""
         raise StorageError(
-            f"{plan.corpus.name} needs {size_in_words(n_bytes)} more and {size_in_words(free)} "
+            f"{plan.corpus.name} needs {format_size(n_bytes)} more and {format_size(free)} "
             f"are free at {plan.folder}. Free some space, or choose another folder with --out or "
             f"LMSMITH_DATA{fewer}."
         )

@@ -36,7 +36,7 @@ from lmsmith.tokens.specials import AddedToken, AddedTokens, Specials
 from lmsmith.tokens.split import PADDING, Pattern, Texts, parts_of, parts_of_stream, pattern_of
 from lmsmith.tokens.tokenizer import (
     Ids,
-    SomeIds,
+    IdsLike,
     Tokenizer,
     count_lone_surrogates,
     end_of_text_id,
@@ -61,7 +61,7 @@ class BpeTokenizer(Tokenizer):
     `whole_tokens`: a piece that is a token becomes that token without merging; None: only if
     `merges` is None. `added`: tokens that are matched in every text, and special tokens that are
     matched in a second pass; see `AddedToken`. `end_of_text`: the special token between documents;
-    None: the first of `ENDS_OF_TEXT` that is a special token.
+    None: the first of `END_OF_TEXT_NAMES` that is a special token.
 
     Raises TokenizerError for a vocabulary that lacks bytes, has duplicates, or does not fit the
     merges.
@@ -144,7 +144,7 @@ class BpeTokenizer(Tokenizer):
         return sorted(every, key=lambda token: token.id)
 
     @property
-    def matched_first(self) -> Specials:
+    def uncuttable_specials(self) -> Specials:
         """All added tokens if `added` is not empty, otherwise none. A long text must not be cut
         inside one of them.
         """
@@ -214,7 +214,9 @@ class BpeTokenizer(Tokenizer):
         choice = self._choose_specials(allowed_special, disallowed_special)
         n_characters = 0
         # Not special tokens that are plain text here: a cut next to one could split a piece.
-        looked_for = self._specials(choice[0].names | choice[1].names | self.matched_first.names)
+        looked_for = self._specials(
+            choice[0].names | choice[1].names | self.uncuttable_specials.names
+        )
         for part in parts_of_stream(_bytes_of(stream), 4 * UNIT, self.pattern, looked_for):
             yield self._encode(part, choice, 1, n_characters)
             n_characters += len(part.decode("utf-8", "replace"))
@@ -328,7 +330,7 @@ class BpeTokenizer(Tokenizer):
 
     # ---- decoding --------------------------------------------------------------------------------
 
-    def decode_bytes(self, ids: SomeIds) -> bytes:
+    def decode_bytes(self, ids: IdsLike) -> bytes:
         token_bytes, starts = self._bytes_of_ids
         return decode_ids(self._in_range(ids), token_bytes, starts)
 

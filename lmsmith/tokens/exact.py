@@ -68,7 +68,7 @@ def pattern_in(content: Mapping[str, Any]) -> Pattern | None:
     return None
 
 
-def why_not_ours(content: Mapping[str, Any]) -> str | None:
+def reason_not_exact(content: Mapping[str, Any]) -> str | None:
     """The first feature of a `tokenizer.json` that lmsmith's engine does not run exactly, in words
     that fit after "it has"; None if it runs all of them.
     """

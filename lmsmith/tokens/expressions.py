@@ -21,7 +21,7 @@ MARK = "regex:"
 _LOOKS_LIKE_ONE = re.compile(r"[\\\[(|+*?{^$]")
 
 
-def chosen_pattern(text: str) -> Pattern:
+def parse_pattern(text: str) -> Pattern:
     """The pattern that a user gave by name or as a regular expression.
 
     Text is an expression if it starts with `regex:` (which is removed) or contains one of
@@ -63,7 +63,7 @@ _PROBE = (
 )  # an expression that can match the empty string does so in this text
 
 
-def what_differs(expression: str) -> str | None:
+def first_nonportable_part(expression: str) -> str | None:
     """The first part of an expression whose meaning differs between engines; None if there is
     none.
     """
@@ -80,7 +80,7 @@ def what_differs(expression: str) -> str | None:
 
 def check_portable(pattern: Pattern, where: str) -> None:
     """Raises TokenizerError for an expression that can match differently in other programs."""
-    if pattern.family == REGEX and (part := what_differs(pattern.regex)) is not None:
+    if pattern.family == REGEX and (part := first_nonportable_part(pattern.regex)) is not None:
         raise TokenizerError(
             f"{where}: the pattern {pattern.regex!r} may split text differently in lmsmith and in "
             f"the file's own program, because of {part!r}. Use one of {', '.join(PATTERNS)}, or an "

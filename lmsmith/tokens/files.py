@@ -82,7 +82,7 @@ def load_tokenizer(
 
     `pattern` and `special_tokens` are for tiktoken files, which do not contain them. `end_of_text`
     names the token between documents; the default is the `eos_token` in a `tokenizer_config.json`
-    in the same folder, otherwise the first of `ENDS_OF_TEXT` in the vocabulary. Raises
+    in the same folder, otherwise the first of `END_OF_TEXT_NAMES` in the vocabulary. Raises
     TokenizerError for a file that is missing, damaged, from a newer lmsmith, not a tokenizer, or
     that neither lmsmith's engine nor the library `tokenizers` can run.
     """

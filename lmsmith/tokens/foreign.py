@@ -30,7 +30,7 @@ from lmsmith.hashes import sha256_of
 from lmsmith.strict_json import to_json, write_json
 from lmsmith.tokens import beside, library
 from lmsmith.tokens.bpe import BpeTokenizer
-from lmsmith.tokens.exact import ONIGURUMA, pattern_in, why_not_ours
+from lmsmith.tokens.exact import ONIGURUMA, pattern_in, reason_not_exact
 from lmsmith.tokens.expressions import check_portable
 from lmsmith.tokens.printable import from_printable, to_printable
 from lmsmith.tokens.specials import AddedToken
@@ -55,7 +55,7 @@ def from_huggingface(
     """
     try:
         with_end = _with_end(content, end_of_text)
-        reason = why_not_ours(with_end)
+        reason = reason_not_exact(with_end)
         if reason is None:
             return _exact(with_end, where, end_of_text)
     except (
@@ -251,7 +251,7 @@ def load_gpt2_files(folder: Path, end_of_text: str | None = None) -> Tokenizer:
     every = [vars(AddedToken(text, vocabulary[text])) | _NO_FLAGS for text in specials] + added
     gpt2 = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     content = _content(vocabulary, merges, every, gpt2) | (beside.cutting(folder) or {})
-    if why_not_ours(content) is None or (
+    if reason_not_exact(content) is None or (
         content["pre_tokenizer"] is gpt2 and not any(map(_has_flags, added))
     ):
         return _exact(content, path, end_of_text)  # raises the error if the files are damaged

@@ -16,7 +16,7 @@ from lmsmith.text.documents import Documents
 from lmsmith.text.files import COMPRESSED, JSON_LINES, MARKS, PARQUET, SNIFFED, looks_binary
 from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.bpe_train import Progress, Ties, check_vocabulary, learn_bpe
-from lmsmith.tokens.expressions import chosen_pattern
+from lmsmith.tokens.expressions import parse_pattern
 from lmsmith.tokens.files import FILE_NAME, save_tokenizer
 from lmsmith.tokens.piece_counts import Text
 from lmsmith.tokens.tokenizer import END_OF_TEXT, end_of_text_id
@@ -44,20 +44,21 @@ def train_tokenizer(
     """Learns a tokenizer from files, folders and globs, and saves it in the folder `out`. None for
     `out`: do not save it. Returns the tokenizer and notes about the text to show to the user.
 
-    `pattern`: a name or a regular expression (see `chosen_pattern`). `end_of_text`: which of
-    `special_tokens` is the token between documents; None: the first of `ENDS_OF_TEXT` among them.
+    `pattern`: a name or a regular expression (see `parse_pattern`). `end_of_text`: which of
+    `special_tokens` is the token between documents; None: the first of `END_OF_TEXT_NAMES` among
+    them.
 
     Raises TokenizerError for an unknown pattern, an invalid vocabulary size, and an `out` that
     already contains a tokenizer or cannot be written, all before any text is read; DataError and
     ConfigError as `Documents` does.
     """
     check_vocabulary(vocab_size, special_tokens)
-    chosen = chosen_pattern(pattern)
+    chosen = parse_pattern(pattern)
     end_of_text_id(
         {name: i for i, name in enumerate(special_tokens)}, end_of_text
     )  # raises if end_of_text is not among them
     if out is not None:
-        check_out(out)
+        check_output_folder(out)
     # learn_bpe cuts the text at special tokens itself, and keeps the line breaks around them.
     documents = Documents(
         sources, text_field=text_field, encoding=encoding, errors=errors, document_separator="none"
@@ -80,7 +81,7 @@ def train_tokenizer(
     return tokenizer, notes
 
 
-def check_out(out: Path) -> None:
+def check_output_folder(out: Path) -> None:
     """Raises TokenizerError if `out` already contains a tokenizer or cannot be written."""
     if (out / FILE_NAME).exists():
         raise TokenizerError(

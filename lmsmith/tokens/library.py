@@ -33,7 +33,7 @@ from lmsmith.machine.limits import n_cores
 from lmsmith.strict_json import to_json
 from lmsmith.tokens.printable import from_printable
 from lmsmith.tokens.specials import Specials
-from lmsmith.tokens.tokenizer import Ids, SomeIds, Tokenizer, end_of_text_id, ids_dtype, to_utf8
+from lmsmith.tokens.tokenizer import Ids, IdsLike, Tokenizer, end_of_text_id, ids_dtype, to_utf8
 
 log = logging.getLogger(__name__)
 
@@ -49,14 +49,14 @@ class LibraryTokenizer(Tokenizer):
     """A `tokenizer.json`, run by the library `tokenizers`.
 
     `content`: the parsed file. `end_of_text`: the token between documents, which becomes a special
-    token; None: the first of `ENDS_OF_TEXT` that is a special token.
+    token; None: the first of `END_OF_TEXT_NAMES` that is a special token.
 
     Raises TokenizerError if the library is missing or rejects the content, if the merges have
     dropout (ids would be random), or if the library gives tokens other ids than the file.
     """
 
     kind = "library"
-    leaves_out: ClassVar[bool] = True
+    skips_unknown: ClassVar[bool] = True
 
     def __init__(self, content: Mapping[str, Any], end_of_text: str | None = None) -> None:
         self.content = dict(content)
@@ -202,7 +202,7 @@ class LibraryTokenizer(Tokenizer):
 
     # ---- decoding --------------------------------------------------------------------------------
 
-    def decode_bytes(self, ids: SomeIds) -> bytes:
+    def decode_bytes(self, ids: IdsLike) -> bytes:
         """As `Tokenizer.decode_bytes`. If the decoder is not ByteLevel, these are the bytes of
         `decode`: the text of an id can depend on its neighbours, so the bytes of parts do not
         join to the bytes of all ids. Ids without a token decode to nothing.
@@ -211,7 +211,7 @@ class LibraryTokenizer(Tokenizer):
             return b"".join(map(self._bytes_of_ids.__getitem__, self._in_range(ids).tolist()))
         return self.decode(ids).encode("utf-8")
 
-    def decode(self, ids: SomeIds) -> str:
+    def decode(self, ids: IdsLike) -> str:
         if self.decodes_bytes:
             return super().decode(ids)
         array = self._in_range(ids)

@@ -252,7 +252,7 @@ def parts_of_stream(
     yield bytes(waiting)
 
 
-def place_to_cut(text: bytes) -> int:
+def last_cut(text: bytes) -> int:
     """The last position in part of a text where no piece of any built-in pattern continues
     (`_last_cut`); 0 if there is none.
     """

@@ -8,7 +8,7 @@ does not score better by representing less of the text. Per kind:
 | kind | unknown units | in the ids | cost in evaluation |
 |---|---|---|---|
 | byte | lone surrogates (not encodable in UTF-8) | U+FFFD | the loss of those ids |
-| char | characters not in the training text | skipped (`leaves_out`) | 8 bits per byte, and their positions |
+| char | characters not in the training text | skipped (`skips_unknown`) | 8 bits per byte, and their positions |
 | word | words outside the vocabulary | `<unk>` | the loss of `<unk>`, 8 bits per byte of the word, and its end |
 | bpe | as byte | U+FFFD | the loss of those ids |
 | library | words that decoding does not restore | depends on the file | 8 bits per byte, and their positions |
@@ -47,10 +47,10 @@ from lmsmith.strict_json import to_json
 log = logging.getLogger(__name__)
 
 Ids = npt.NDArray[np.uint16 | np.uint32]
-SomeIds = Sequence[int] | npt.NDArray[np.integer[Any]]
+IdsLike = Sequence[int] | npt.NDArray[np.integer[Any]]
 
 END_OF_TEXT = "<|endoftext|>"
-ENDS_OF_TEXT = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|bos|>")
+END_OF_TEXT_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|bos|>")
 """Names of the end-of-text token in GPT-2, Llama 3, Mistral, Gemma and nanochat. The first one in
 the vocabulary is used.
 """
@@ -73,7 +73,7 @@ class Tokenizer(ABC):
     kind: ClassVar[str]
     vocab_size: int
     end_of_text: int | None
-    leaves_out: ClassVar[bool] = False  # encoding skips unknown units
+    skips_unknown: ClassVar[bool] = False  # encoding skips unknown units
     # decode_bytes(a + b) == decode_bytes(a) + decode_bytes(b) for all lists of ids
     decodes_bytes: bool = True
     # decode(a + b) starts with decode(a), unless the last id of `a` is in `open_ids`
@@ -156,9 +156,9 @@ class Tokenizer(ABC):
 
         chosen = None
         if pattern is not None:
-            from lmsmith.tokens.expressions import chosen_pattern
+            from lmsmith.tokens.expressions import parse_pattern
 
-            chosen = chosen_pattern(pattern)
+            chosen = parse_pattern(pattern)
         model = Path(source) / "model"
         return load_tokenizer(
             model if (model / FILE_NAME).is_file() else os.fspath(source),
@@ -180,7 +180,7 @@ class Tokenizer(ABC):
         """The ids of `text`, for any str. They never contain `end_of_text`."""
 
     @abstractmethod
-    def decode_bytes(self, ids: SomeIds) -> bytes:
+    def decode_bytes(self, ids: IdsLike) -> bytes:
         """The bytes of `ids`. Ids in `ids_without_token` decode to no bytes.
 
         Raises TokenizerError for an id outside the vocabulary.
@@ -211,7 +211,7 @@ class Tokenizer(ABC):
     @abstractmethod
     def from_dict(cls, parts: dict[str, Any]) -> Self: ...
 
-    def decode(self, ids: SomeIds) -> str:
+    def decode(self, ids: IdsLike) -> str:
         """The text of `ids`; bytes that are not UTF-8 become U+FFFD. Raises TokenizerError as
         `decode_bytes` does.
         """
@@ -233,7 +233,7 @@ class Tokenizer(ABC):
             f"{type(self).__name__}(vocab_size={self.vocab_size}, end_of_text={self.end_of_text})"
         )
 
-    def _in_range(self, ids: SomeIds) -> npt.NDArray[np.int64]:
+    def _in_range(self, ids: IdsLike) -> npt.NDArray[np.int64]:
         try:
             array = np.asarray(ids, dtype=np.int64).reshape(-1)
         except OverflowError:  # does not fit int64: the error below shows the number
@@ -261,7 +261,7 @@ class ByteTokenizer(Tokenizer):
     def encode(self, text: str) -> Ids:
         return np.frombuffer(to_utf8(text), dtype=np.uint8).astype(np.uint16)
 
-    def decode_bytes(self, ids: SomeIds) -> bytes:
+    def decode_bytes(self, ids: IdsLike) -> bytes:
         parts = _split_at(self._in_range(ids), self.end_of_text)
         return END_OF_TEXT.encode().join(part.astype(np.uint8).tobytes() for part in parts)
 
@@ -283,7 +283,7 @@ class CharTokenizer(Tokenizer):
     """One id per character, in code-point order: nanoGPT's `sorted(set(text))`."""
 
     kind = "char"
-    leaves_out = True
+    skips_unknown = True
 
     def __init__(self, characters: str, end_of_text: bool) -> None:
         assert list(characters) == sorted(set(characters))
@@ -321,10 +321,10 @@ class CharTokenizer(Tokenizer):
             end += len(known)
         return ids[:end]
 
-    def decode_bytes(self, ids: SomeIds) -> bytes:
+    def decode_bytes(self, ids: IdsLike) -> bytes:
         return self.decode(ids).encode("utf-8")
 
-    def decode(self, ids: SomeIds) -> str:
+    def decode(self, ids: IdsLike) -> str:
         parts = _split_at(self._in_range(ids), self.end_of_text)
         return END_OF_TEXT.join(
             self._code_points[part].tobytes().decode("utf-32-le") for part in parts
@@ -404,10 +404,10 @@ class WordTokenizer(Tokenizer):
             (id_of(word, 0) for word in _words(text)), dtype=ids_dtype(self.vocab_size)
         )
 
-    def decode_bytes(self, ids: SomeIds) -> bytes:
+    def decode_bytes(self, ids: IdsLike) -> bytes:
         return self.decode(ids).encode("utf-8")
 
-    def decode(self, ids: SomeIds) -> str:
+    def decode(self, ids: IdsLike) -> str:
         return "".join(map(self._texts.__getitem__, self._in_range(ids).tolist()))
 
     def count_unknown(self, text: str) -> int:
@@ -447,7 +447,7 @@ class StreamDecoder:
         self._n_read = 0  # number of ids in `_ids` whose text was returned
         self._n_given = 0  # number of characters of the text of `_ids` that were returned
 
-    def push(self, ids: SomeIds | int) -> str:
+    def push(self, ids: IdsLike | int) -> str:
         """The text that these ids complete; often empty."""
         new_ids = [ids] if isinstance(ids, int | np.integer) else ids
         if self._tokenizer.decodes_bytes:
@@ -518,12 +518,14 @@ def count_lone_surrogates(text: str) -> int:
 
 def end_of_text_id(special_tokens: Mapping[str, int], name: str | None = None) -> int | None:
     """The id of the special token between documents: `name` if given, otherwise the first of
-    `ENDS_OF_TEXT` that is a special token. None if there is none.
+    `END_OF_TEXT_NAMES` that is a special token. None if there is none.
 
     Raises TokenizerError if `name` is not a special token.
     """
     if name is None:
-        return next((special_tokens[end] for end in ENDS_OF_TEXT if end in special_tokens), None)
+        return next(
+            (special_tokens[end] for end in END_OF_TEXT_NAMES if end in special_tokens), None
+        )
     if name not in special_tokens:
         raise TokenizerError(
             f"{name!r} cannot be the end-of-text token: it is not a special token of this "

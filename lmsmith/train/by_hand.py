@@ -22,7 +22,7 @@ from lmsmith.config.presets import preset
 from lmsmith.errors import ConfigError
 from lmsmith.models.gpt import GPT
 from lmsmith.models.gpt_config import GPTConfig
-from lmsmith.reference.blocks import Sizes, activation_shapes, n_numbers, unstacked
+from lmsmith.reference.blocks import Sizes, activation_shapes, by_layer, n_numbers
 from lmsmith.reference.gpt2 import GPT2
 from lmsmith.reference.layers import EPS
 
@@ -42,7 +42,7 @@ _DROPOUTS = ("dropout", "attention_dropout")
 _NAMED = 3  # differences that an error lists
 
 
-class ByHand(nn.Module):
+class ReferenceEngine(nn.Module):
     """The summed loss of a batch, with the interface of `SummedLoss`, and the optimizer.
 
     The parameters and gradients of `model` share memory with the NumPy arrays from now on.
@@ -53,7 +53,7 @@ class ByHand(nn.Module):
         self.optim = config.optim
         dtype = np.float64 if config.train.dtype == "float64" else np.float32
         self.gpt2 = GPT2(sizes_of(GPTConfig.of(config.model)), dtype, threads=config.train.threads)
-        params, grads = unstacked(self.gpt2.params), unstacked(self.gpt2.grads)
+        params, grads = by_layer(self.gpt2.params), by_layer(self.gpt2.grads)
         named = dict(model.named_parameters())
         assert named.keys() == params.keys(), named.keys() ^ params.keys()
         for name, p in named.items():
@@ -88,10 +88,10 @@ class ByHand(nn.Module):
         found = {
             f"{key}/{name}": torch.from_numpy(array)
             for key, tensors in means.items()
-            for name, array in unstacked(tensors).items()
+            for name, array in by_layer(tensors).items()
         }
         n_updates = torch.tensor(float(self.gpt2.n_updates))
-        return found | {f"step/{name}": n_updates.clone() for name in unstacked(self.gpt2.m)}
+        return found | {f"step/{name}": n_updates.clone() for name in by_layer(self.gpt2.m)}
 
     def load_state(self, tensors: Mapping[str, Tensor], sharded: object = None) -> None:
         """Copies the tensors of `state` back. `sharded` is ignored."""
@@ -108,7 +108,7 @@ class _Loss(torch.autograd.Function):
         ctx: Any, tracked: Tensor, gpt2: GPT2, inputs: np.ndarray, targets: np.ndarray
     ) -> Tensor:
         ctx.gpt2 = gpt2
-        return torch.tensor(gpt2.forward(inputs, targets) * gpt2.n_counted, dtype=torch.float64)
+        return torch.tensor(gpt2.forward(inputs, targets) * gpt2.n_targets, dtype=torch.float64)
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[None, ...]:

@@ -21,7 +21,7 @@ from lmsmith.data.batches.rows import Rows
 from lmsmith.data.corpus import Corpus
 from lmsmith.data.shards import Shards
 from lmsmith.errors import ConfigError
-from lmsmith.machine.limits import set_threads
+from lmsmith.machine.limits import omp_threads
 from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.optim.rates import peak_rates
 from lmsmith.text.files import plural
@@ -78,7 +78,7 @@ def resolve(
             {"train.batch_size": math.ceil(enough / world) * world}, where="what was chosen"
         )
         tokens_a_step = batches_of(config, corpus.train, corpus.tokenizer).tokens_per_batch
-    if by_the_clock(config):
+    if limited_by_time(config):
         steps, n_evaluations = _steps_in(seconds, config, corpus, machine, tokens_a_step, world)
     else:
         n_evaluations = MOST_EVALUATIONS
@@ -132,7 +132,7 @@ def _with_machine_and_size(
     chosen: dict[str, Any] = {}
     if not has_size(config.preset) and not getattr(config.model, "size", 0):
         # Without a time limit, the size must not depend on how fast the machine is.
-        budget = seconds * machine.flops if by_the_clock(config) else NOMINAL_BUDGET
+        budget = seconds * machine.flops if limited_by_time(config) else NOMINAL_BUDGET
         chosen |= _size(config, given, corpus, budget)
     if (
         machine.device.type == "cuda"
@@ -185,7 +185,7 @@ def yields_cores(config: RunConfig, given: Collection[str]) -> str:
     """
     if config.train.yield_cores != "auto":
         return config.train.yield_cores
-    return "no" if set_threads() or (config.train.threads and "train.threads" in given) else "yes"
+    return "no" if omp_threads() or (config.train.threads and "train.threads" in given) else "yes"
 
 
 def _expected_seconds(config: RunConfig, n_tokens: int, machine: Machine, world: int) -> float:
@@ -226,7 +226,7 @@ def _share_of(config: RunConfig, world: int) -> RunConfig:
     )
 
 
-def by_the_clock(config: RunConfig) -> bool:
+def limited_by_time(config: RunConfig) -> bool:
     """Whether only `train.minutes` sets the length of the run."""
     return not (config.train.steps or config.train.tokens or config.train.epochs)
 

@@ -122,8 +122,8 @@ def count(config: RunConfig, corpus: Corpus, place: Path, console: Console) -> d
         n_bytes=counts.n_val_bytes,
         n_unknown=counts.n_val_unknown,
         n_unknown_bytes=counts.n_val_unknown_bytes,
-        left_out=corpus.tokenizer.leaves_out,
-        first_given=corpus.first_given,
+        left_out=corpus.tokenizer.skips_unknown,
+        starts_with_end_of_text=corpus.starts_with_end_of_text,
     )
     save_tokenizer(corpus.tokenizer, place / "model")
     content = {"model": flatten(vars(config.model)), "data": {"documents": "stream"}, "step": 0}

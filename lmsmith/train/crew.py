@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from lmsmith.data.batches.windows import AnyBatches
-from lmsmith.machine.limits import set_threads
+from lmsmith.machine.limits import omp_threads
 from lmsmith.train.replica import Replica
 from lmsmith.train.same_numbers import can_be_checked, same_numbers, use_threads
 from lmsmith.train.threads import OtherPrograms, ThreadChoice
@@ -25,7 +25,7 @@ class Crew:
         self._replica, self._batches, self._score = replica, batches, score
         train = replica.config.train
         # OMP_NUM_THREADS may be set for a resumed run only.
-        may = train.yield_cores != "no" and train.threads > 1 and not set_threads()
+        may = train.yield_cores != "no" and train.threads > 1 and not omp_threads()
         self._choice = ThreadChoice(train.threads)
         self._others = OtherPrograms() if may and can_be_checked(replica) else None
         self._checked: set[int] = set()

@@ -12,7 +12,7 @@ import torch
 from lmsmith.config import RunConfig
 from lmsmith.distributed.ranks import Ranks
 from lmsmith.errors import ConfigError
-from lmsmith.machine.limits import n_cores, set_threads
+from lmsmith.machine.limits import n_cores, omp_threads
 from lmsmith.machine.products import choose_matmul, matmul_rate, use_matmul
 from lmsmith.train.same_numbers import use_threads
 
@@ -52,7 +52,7 @@ def survey(config: RunConfig, ranks: Ranks | None = None) -> Machine:
             f"train.device = {config.train.device!r} cannot be used here ({why}). Use cpu or auto."
         ) from error
     # torchrun sets OMP_NUM_THREADS to 1 by itself.
-    asked = set_threads() if ranks.world == 1 else 0
+    asked = omp_threads() if ranks.world == 1 else 0
     threads = config.train.threads or asked or max(1, n_cores() // ranks.here)
     if config.train.dtype == "tf32" and device.type != "cuda":
         raise ConfigError(

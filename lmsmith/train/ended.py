@@ -47,7 +47,7 @@ def init_from(run: Path) -> str:
         return ""
 
 
-def learned_nothing(summary: Mapping[str, Any], init_from: str = "") -> str:
+def too_few_steps_note(summary: Mapping[str, Any], init_from: str = "") -> str:
     """Says that a run limited by time made too few steps; "" if it made enough.
 
     `init_from`: the run whose weights it started from, if any.

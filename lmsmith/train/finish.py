@@ -53,10 +53,10 @@ def compress_seconds(tokens: Path) -> float:
 
 
 @contextmanager
-def saying_how_to_resume(place: Path, console: Console) -> Iterator[None]:
+def explain_resume(place: Path, console: Console) -> Iterator[None]:
     """Says how to resume if the run is interrupted; explains what to do if memory runs out."""
     try:
-        with memory_in_words():
+        with explain_out_of_memory():
             yield
     except KeyboardInterrupt:
         message = f"`lmsmith resume {shlex.quote(str(place))}` continues from the last checkpoint"
@@ -65,7 +65,7 @@ def saying_how_to_resume(place: Path, console: Console) -> Iterator[None]:
 
 
 @contextmanager
-def memory_in_words() -> Iterator[None]:
+def explain_out_of_memory() -> Iterator[None]:
     """Turns an out-of-memory error into a TrainingError that says what to set."""
     try:
         yield

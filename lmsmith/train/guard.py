@@ -35,7 +35,7 @@ def check_not_diverged(run: Path, found: Checkpoint) -> None:
     earlier = (
         f" To resume from an earlier step, remove "
         f"{run / 'checkpoints' / f'step-{found.step:08d}'}; there are also "
-        f"checkpoints of steps {', '.join(map(str, others))}."
+        f"checkpoints of training {', '.join(map(str, others))}."
         if others
         else ""
     )

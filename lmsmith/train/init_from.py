@@ -27,7 +27,7 @@ FREE = {"dropout", "attention_dropout", "ngram_dropout"}
 _RATES = ("learning_rate", "muon_learning_rate", "embedding_learning_rate")
 
 
-def begun_with(config: RunConfig, given: Collection[str]) -> tuple[RunConfig, set[str]]:
+def with_initial_model(config: RunConfig, given: Collection[str]) -> tuple[RunConfig, set[str]]:
     """Returns the config with model and tokenizer of `train.init_from`, and the settings now fixed.
 
     Raises ConfigError for model settings that differ from that model; UsageError, CheckpointError
@@ -83,7 +83,7 @@ def copy_model(config: RunConfig, run: Path) -> None:
             shutil.copyfile(path, run / "model" / path.name)
 
 
-def ends_kept(run: Path) -> dict[str, list[int]]:
+def saved_end_ids(run: Path) -> dict[str, list[int]]:
     """Returns `ends`, the ids that end an imported model's text, from the run's model folder."""
     try:
         content = foreign_json.read(run / "model" / "config.json")["config"]

@@ -35,7 +35,7 @@ from lmsmith.config.aliases import RENAMED
 from lmsmith.data.batches.packing import batches_of
 from lmsmith.data.corpus import Corpus
 from lmsmith.errors import CheckpointError, ConfigError
-from lmsmith.optim.rates import partial_note
+from lmsmith.optim.rates import note_on_rates
 from lmsmith.optim.schedule import learning_rate_share
 from lmsmith.run_folder import summary_of
 from lmsmith.strict_json import write_json
@@ -151,7 +151,7 @@ def plan_lines(found: Resumed, corpus: Corpus) -> list[str]:
         f"changed  {name}: {_shown(new)} from step {found.step:,} on (was {_shown(old)})"
         for name, (old, new) in found.changed.items()
     ]
-    if partial := partial_note(config.optim, found.changed, resumed=True):
+    if partial := note_on_rates(config.optim, found.changed, resumed=True):
         lines.append(f"note     {partial}")
     if found.extends:
         batches = batches_of(config, corpus.train, corpus.tokenizer)

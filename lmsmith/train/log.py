@@ -32,7 +32,7 @@ class MetricsFile:
     def __init__(self, path: Path | None, *, step: int = 0, evaluated_step: int = 0) -> None:
         """Opens the file for appending; without a path, discards what is written.
 
-        A resumed run repeats what came after its checkpoint. So lines of steps after `step`,
+        A resumed run repeats what came after its checkpoint. So lines of training after `step`,
         evaluations after `evaluated_step`, and a last line cut short by a kill are dropped. Raises
         StorageError.
         """

@@ -99,12 +99,12 @@ class Training:
         self.context.wall_seconds_before = self.state.wall_seconds
         return True
 
-    def save_anew(self) -> None:
+    def rewrite_checkpoint(self) -> None:
         """Writes the checkpoint of this step again, with a new plan or `context.about`.
 
         Raises StorageError.
         """
-        self.hooks.checkpoints.save_anew(self.context)
+        self.hooks.checkpoints.rewrite_checkpoint(self.context)
 
     def rewind(self) -> bool:
         """Returns to the newest complete checkpoint while training; False if there is none."""
@@ -143,7 +143,7 @@ class Training:
             guard.on_spike(context, spike)
             return
         seconds = time.perf_counter() - began
-        context.last = LastStep(numbers, context.batches.n_counted(state.step), seconds)
+        context.last = LastStep(numbers, context.batches.n_targets(state.step), seconds)
         state.step += 1
         state.tokens_seen += context.last.n_tokens
         state.train_seconds += seconds

@@ -24,8 +24,8 @@ from lmsmith.models.interface import NeuralModel
 from lmsmith.models.rnn import RNN
 from lmsmith.optim.groups import Optimizers
 from lmsmith.optim.scaling import GradientScale
-from lmsmith.train.by_hand import ByHand
-from lmsmith.train.truncated_bptt import Carried
+from lmsmith.train.by_hand import ReferenceEngine
+from lmsmith.train.truncated_bptt import RecurrentStates
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -53,20 +53,22 @@ class Replica:
             if config.train.activation_checkpointing:
                 block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
         self.summed_loss: nn.Module
-        self.optimizers: Optimizers | ByHand
+        self.optimizers: Optimizers | ReferenceEngine
         if config.train.engine == "reference":
             assert isinstance(model, GPT)
-            self.summed_loss = self.optimizers = ByHand(model, config)
+            self.summed_loss = self.optimizers = ReferenceEngine(model, config)
         else:
             loss = SummedLoss(model, products, compiled=compiled)
             self.summed_loss = parallelize(loss, self.ranks, config.train.parallel)
-            over_ranks = (
+            distribute = (
                 functools.partial(split_rows, ranks=self.ranks) if self.ranks.world > 1 else None
             )
-            self.optimizers = Optimizers(model, config.optim, products, over_ranks)
+            self.optimizers = Optimizers(model, config.optim, products, distribute)
         self.device = next(model.parameters()).device
         self.carried = (
-            Carried(model) if config.train.truncated_bptt and isinstance(model, RNN) else None
+            RecurrentStates(model)
+            if config.train.truncated_bptt and isinstance(model, RNN)
+            else None
         )
         self.scale = GradientScale(config.train.dtype == "float16")
         start, end = self.ranks.rows(config.train.batch_size)

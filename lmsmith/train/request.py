@@ -14,9 +14,9 @@ from lmsmith.config import LENGTH, NeuralConfig, RunConfig, read_toml
 from lmsmith.config.presets import has_size, preset, sized
 from lmsmith.errors import ConfigError, UsageError
 from lmsmith.models.gpt_config import GPTConfig
-from lmsmith.optim.rates import TOGETHER, scaled_together
+from lmsmith.optim.rates import TOGETHER, scale_all_groups
 from lmsmith.tokens.files import FILE_NAME as TOKENIZER_FILE
-from lmsmith.train.init_from import begun_with
+from lmsmith.train.init_from import with_initial_model
 
 COMMAND_LINE = "the command line"
 
@@ -64,10 +64,10 @@ def asked(
         )
     given = set(wanted)
     if peak is not None:
-        rates = scaled_together(config, peak, fixed, rate_place)
+        rates = scale_all_groups(config, peak, fixed, rate_place)
         config, given = config.changed(rates, where=rate_place), given | set(rates)
     if config.train.init_from:
-        config, given = begun_with(config, given)
+        config, given = with_initial_model(config, given)
     return _one_batch(_one_length(config, changes), given, changes)
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from lmsmith import atomic
 from lmsmith.config import RunConfig
 from lmsmith.data.corpus import Corpus
-from lmsmith.distributed.ranks import LONG, Ranks, place_in_environment
+from lmsmith.distributed.ranks import LONG, Ranks, ranks_from_environment
 from lmsmith.errors import ConfigError, UsageError
 from lmsmith.run_folder import open_run, summary_of
 from lmsmith.train.checks import check_ranks, refuse_early
@@ -25,9 +25,9 @@ from lmsmith.train.finish import (
     CLOSING_SECONDS,
     LEAST_SECONDS,
     compress_seconds,
+    explain_out_of_memory,
+    explain_resume,
     finish,
-    memory_in_words,
-    saying_how_to_resume,
 )
 from lmsmith.train.hooks.hook import Hook
 from lmsmith.train.legs import Resumed, about, plan_lines, reopen, resumed, write_events
@@ -54,7 +54,7 @@ def resume_run(
         return _finished(place, console)
     check_ranks(found.config, ranks.world)
     with (
-        saying_how_to_resume(place, console),
+        explain_resume(place, console),
         held_by_first(place, ranks, lambda message: say(console, message)),
     ):
         config, corpus = open_run(place)  # again, because another process may just have ended
@@ -110,12 +110,12 @@ def count_again(
             f"{place} is an n-gram model, which is counted once, so {', '.join(changes)} cannot "
             "change. Train a new one."
         )
-    refuse_early(config, place_in_environment().world)
+    refuse_early(config, ranks_from_environment().world)
     if summary := summary_of(place):
         say(console, f"{place} is finished: an n-gram model is counted once and cannot continue")
         return summary
     with (
-        saying_how_to_resume(place, console),
+        explain_resume(place, console),
         held(place, lambda message: say(console, message)),
     ):
         return count(config, corpus, place, console)
@@ -167,7 +167,7 @@ def _continue(
         atomic.write(place / "config.toml", found.config.to_toml())
     context.leg_start = min(found.legs[-1]["from_step"], state.step)
     if restored and found.new_leg:
-        training.save_anew()
+        training.rewrite_checkpoint()
     if context.ranks.first:
         reopen(place)
         write_events(place, found, state.evaluated_step)
@@ -191,7 +191,7 @@ def _in_time(
                 f"train.minutes = {config.train.minutes:g} leaves no time to train: setting up and "
                 f"closing the run take {spent:.0f} s. Set --minutes {enough:g} or more, or --steps."
             )
-        with memory_in_words():
+        with explain_out_of_memory():
             seconds = seconds_a_step_of_share(config, corpus, machine, ranks.world)
         fit = int(0.9 * rest / seconds)  # a tenth is for evaluations and checkpoints
         return str(found.step + max(1, fit))

@@ -20,10 +20,10 @@ from rich.console import Console
 from lmsmith.config import RunConfig, read_toml
 from lmsmith.data.corpus import Corpus
 from lmsmith.data.prepare.run_sources import prepare_run
-from lmsmith.distributed.ranks import FOREVER, Ranks, joined, place_in_environment
+from lmsmith.distributed.ranks import FOREVER, Ranks, joined, ranks_from_environment
 from lmsmith.errors import ConfigError, UsageError
-from lmsmith.optim.rates import TOGETHER, partial_note, scaled_together
-from lmsmith.run_folder import create, free_place, open_run
+from lmsmith.optim.rates import TOGETHER, note_on_rates, scale_all_groups
+from lmsmith.run_folder import create, new_run_path, open_run
 from lmsmith.train.by_hand import for_reference
 from lmsmith.train.checks import refuse_early
 from lmsmith.train.choose import DEFAULT_MINUTES, describe, resolve
@@ -32,9 +32,9 @@ from lmsmith.train.finish import (
     CLOSING_SECONDS,
     LEAST_SECONDS,
     compress_seconds,
+    explain_out_of_memory,
+    explain_resume,
     finish,
-    memory_in_words,
-    saying_how_to_resume,
 )
 from lmsmith.train.hook_state import record
 from lmsmith.train.hooks.hook import Hook
@@ -66,7 +66,7 @@ class _Request:
 
     def place(self) -> Path:
         """Returns a free folder for the run. Raises UsageError, StorageError."""
-        return free_place(self.out, Path(self.config.data.paths[0]).name.split(".")[0])
+        return new_run_path(self.out, Path(self.config.data.paths[0]).name.split(".")[0])
 
 
 def train(
@@ -104,21 +104,21 @@ def train(
             say(console, f"note     {note}", indent=9)
     if config.model.counted:
         _no_hooks(hooks)
-        refuse_early(config, place_in_environment().world, given)
+        refuse_early(config, ranks_from_environment().world, given)
         return _count(_Request(config, given, out, (), started, reserve_seconds), console)
     if config.train.init_from:
         of = config.train.init_from
         note = f"fine-tuning {of} with its tokenizer; learning rates are a tenth of the preset's "
         note += "unless set"
-        say(_of_first(console, place_in_environment()), f"note     {note}", indent=9)
+        say(_of_first(console, ranks_from_environment()), f"note     {note}", indent=9)
     length = config.train
     if not (length.steps or length.tokens or length.epochs or length.minutes):
         config = config.changed({"train.minutes": DEFAULT_MINUTES}, where="the default")
-    if partial := partial_note(config.optim, given):
-        say(_of_first(console, place_in_environment()), f"note     {partial}", indent=9)
+    if partial := note_on_rates(config.optim, given):
+        say(_of_first(console, ranks_from_environment()), f"note     {partial}", indent=9)
     check_installed(config.train.track)
     request = _Request(config, given, out, hooks, started, reserve_seconds)
-    with joined(place_in_environment(device_name(config))) as ranks:
+    with joined(ranks_from_environment(device_name(config))) as ranks:
         return _train(request, _of_first(console, ranks), ranks)
 
 
@@ -147,13 +147,13 @@ def resume(
     config, corpus = open_run(place)
     if TOGETHER in changes:
         peak = changes.pop(TOGETHER)
-        changes |= scaled_together(config, peak, changes.keys(), where)
+        changes |= scale_all_groups(config, peak, changes.keys(), where)
     names_of(hooks)
     if config.model.counted:
         _no_hooks(hooks)
         return count_again(place, config, corpus, changes, console)
     check_installed(config.changed(changes, where=where).train.track)
-    with joined(place_in_environment(device_name(config))) as ranks:
+    with joined(ranks_from_environment(device_name(config))) as ranks:
         console = _of_first(console, ranks)
         return resume_run(place, changes, console, started, ranks, hooks, without_hooks, where)
 
@@ -178,7 +178,7 @@ def _train(request: _Request, console: Console, ranks: Ranks) -> tuple[Path, dic
         machine = replace(machine, matmul=chosen.matmul, dtype=chosen.dtype, threads=chosen.threads)
         set_up_process(machine)
     with (
-        saying_how_to_resume(place, console),
+        explain_resume(place, console),
         held_by_first(place, ranks, lambda message: say(console, message)),
     ):
         for line in describe(config, corpus, machine, ranks.world):
@@ -204,7 +204,7 @@ def _filled(
         if config.train.init_from:
             copy_model(config, folder)
         record(folder, request.hooks)
-        with memory_in_words():
+        with explain_out_of_memory():
             found = resolve(config, request.given, corpus, machine, seconds, ranks.world)
         return found, corpus
 
@@ -247,7 +247,7 @@ def _count(request: _Request, console: Console) -> tuple[Path, dict[str, Any]]:
     place = request.place()
     resolved, corpus = create(place, fill)
     with (
-        saying_how_to_resume(place, console),
+        explain_resume(place, console),
         held(place, lambda message: say(console, message)),
     ):
         return place, count(resolved, corpus, place, console)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lmsmith.data.batches.windows import AnyBatches, Batch
-from lmsmith.distributed.ranks import LONG, lost_in_words
+from lmsmith.distributed.ranks import LONG, explain_lost_process
 from lmsmith.distributed.shard import synchronised, unshard
 from lmsmith.optim.rates import peak_rates
 from lmsmith.optim.schedule import learning_rate_share
@@ -36,7 +36,7 @@ def train_step(
     config, scale = replica.config, replica.scale
     share = learning_rate_share(step, n_steps, config.schedule)
     result = {name: share * peak for name, peak in peak_rates(config.optim).items()}
-    with lost_in_words() if replica.ranks.world > 1 else nullcontext():
+    with explain_lost_process() if replica.ranks.world > 1 else nullcontext():
         result["loss"], result["grad_norm"] = gradient(replica, batches, step)
         if scale.found(math.isfinite(result["grad_norm"])):
             replica.optimizers.clear()
@@ -129,8 +129,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def _gradient(replica: Replica, batches: AnyBatches, step: int) -> tuple[float, float]:
     config, ranks, scale = replica.config, replica.ranks, replica.scale
-    n_counted = batches.n_counted(step)
-    factor = scale.value * ranks.world / n_counted
+    n_targets = batches.n_targets(step)
+    factor = scale.value * ranks.world / n_targets
     total = torch.zeros(
         (), device=replica.device, dtype=torch.float64 if replica.device.type != "mps" else None
     )
@@ -141,7 +141,7 @@ def _gradient(replica: Replica, batches: AnyBatches, step: int) -> tuple[float, 
         for part in parts:
             batch = batches.rows(step, *part)
             carried = (
-                {"state": replica.carried.before(part, batch.goes_on)} if replica.carried else {}
+                {"state": replica.carried.before(part, batch.continues)} if replica.carried else {}
             )
             with synchronised(replica.summed_loss, last=part == parts[-1]):
                 with replica.autocast():
@@ -152,7 +152,7 @@ def _gradient(replica: Replica, batches: AnyBatches, step: int) -> tuple[float, 
     loss, grad_norm = torch.stack(
         [total, norm.to(total.dtype)]
     ).tolist()  # one synchronization with the device for both numbers
-    return ranks.sum(loss)[0] / n_counted, grad_norm
+    return ranks.sum(loss)[0] / n_targets, grad_norm
 
 
 def _devices(replica: Replica) -> list[torch.device]:

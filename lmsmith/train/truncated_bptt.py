@@ -12,7 +12,7 @@ from torch import Tensor
 from lmsmith.models.rnn import RNN, RnnState
 
 
-class Carried:
+class RecurrentStates:
     """States kept between steps. `model` must be on its device."""
 
     def __init__(self, model: RNN) -> None:
@@ -20,14 +20,14 @@ class Carried:
         self.states: dict[int, RnnState] = {}  # by the first row of the micro-batch
         self._begun: dict[int, RnnState] = {}  # the states before the latest batch
 
-    def before(self, part: tuple[int, int], goes_on: bool) -> RnnState:
+    def before(self, part: tuple[int, int], continues: bool) -> RnnState:
         """Returns the state before rows `part`: where they ended in the previous batch, or an empty
-        state unless `goes_on`.
+        state unless `continues`.
 
         The model updates it in place while reading, which leaves it ready for the next batch.
         """
         first, last = part
-        found = self.states[first].detach() if goes_on else self.model.new_state(last - first)
+        found = self.states[first].detach() if continues else self.model.new_state(last - first)
         self.states[first] = found
         self._begun[first] = RnnState(list(found.layers))
         return found

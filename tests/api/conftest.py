@@ -26,7 +26,7 @@ def _threads() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def quick() -> Iterator[None]:
-    """Short samples; the machine's speed is measured on small matrices."""
+    """Short samples, and small matrices to measure the machine's speed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sample, "SAMPLE_TOKENS", 5)
         patch.setattr(measure, "SHAPE", (64, 64, 64))
@@ -42,7 +42,7 @@ def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def run(quick: None, book: Path) -> api.Run:
-    """Nothing is printed: neither by the run nor by its warnings."""
+    """Checks that neither runs nor warnings print anything."""
     with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
         found = lmsmith.train(book, out=book.parent / "run", steps=20, settings=TINY)
     assert (out.getvalue(), err.getvalue()) == ("", "")

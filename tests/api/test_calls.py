@@ -58,7 +58,7 @@ def test_progress_is_printed_if_asked(
     assert "gram" in capsys.readouterr().out
 
 
-def test_arguments_and_settings_are_one_thing(book: Path) -> None:
+def test_arguments_and_settings_are_checked_together(book: Path) -> None:
     with pytest.raises(UsageError, match=r"minutes=1 and settings\['train.minutes'\] = 2"):
         lmsmith.train(book, minutes=1, settings={"train": {"minutes": 2}})
     with pytest.raises(ConfigError, match=r"train.steps = 'x' in the arguments: expected a whole"):
@@ -69,7 +69,7 @@ def test_arguments_and_settings_are_one_thing(book: Path) -> None:
         lmsmith.train(book, tokenizer=lmsmith.Tokenizer.train(book, 258))  # type: ignore[arg-type]
 
 
-def test_resume_makes_a_run_longer(quick: None, run: lmsmith.Run, book: Path) -> None:
+def test_resume_extends_a_run(quick: None, run: lmsmith.Run, book: Path) -> None:
     shutil.copytree(run.path, copy := book.parent / "longer")
     assert lmsmith.resume(copy, steps=25).summary["steps"] == 25
     with pytest.raises(ConfigError, match=r"model.n_layer"):
@@ -97,7 +97,7 @@ def test_ctrl_c_saves_the_run_and_raises(quick: None, book: Path) -> None:
     assert lmsmith.resume(out, hooks=[_Interrupt()]).summary["steps"] == 20
 
 
-def test_a_text_is_continued_in_whole_pieces_and_batches(lm: lmsmith.LM) -> None:
+def test_generate_stream_and_generate_batch_agree(lm: lmsmith.LM) -> None:
     text = lm.generate("It was", max_tokens=30, seed=3)
     assert len(text) == 30
     assert "".join(lm.stream("It was", max_tokens=30, seed=3)) == text
@@ -115,12 +115,12 @@ def test_a_text_is_continued_in_whole_pieces_and_batches(lm: lmsmith.LM) -> None
         lm.generate_batch("It was")
     with pytest.raises(ConfigError, match="temperature"):
         lm.stream("It was", temperature=-1)
-    with pytest.raises(ConfigError, match="wanted 'text' or 'control'"):
+    with pytest.raises(ConfigError, match="expected 'text' or 'control'"):
         lm.generate("It was", special_tokens=True)  # type: ignore[arg-type]
 
 
 def test_logits_next_tokens_and_scores_agree(lm: lmsmith.LM) -> None:
-    """Three ways to the same probabilities; the score as the definition has it."""
+    """Three ways to compute the same probabilities; the score follows its definition."""
     ids = lm.tokenizer.encode("It was lo")
     logits = lm.logits(ids)
     assert logits.shape == (len(ids), lm.model.vocab_size)
@@ -151,7 +151,7 @@ def test_logits_next_tokens_and_scores_agree(lm: lmsmith.LM) -> None:
         lm.logits([])
 
 
-def test_an_ngram_model_has_all_but_a_module(ngram: lmsmith.Run) -> None:
+def test_an_ngram_model_has_everything_but_a_module(ngram: lmsmith.Run) -> None:
     lm = lmsmith.load(ngram)
     ids = lm.tokenizer.encode("It was").tolist()
     logits = lm.logits(ids)
@@ -181,9 +181,9 @@ def test_compare_export_and_report(
     assert (tmp_path / "page.html").read_text(encoding="utf-8") == found.page()
     assert "uniform" in repr(found)
     assert lmsmith.report([run, ngram], out=tmp_path / "both.html").is_file()
-    with pytest.raises(UsageError, match="name runs and a text"):
+    with pytest.raises(UsageError, match="pass runs and text=FILE"):
         lmsmith.compare([run])
-    with pytest.raises(UsageError, match="wanted 'hf' or 'llmc'"):
+    with pytest.raises(UsageError, match="expected 'hf' or 'llmc'"):
         lmsmith.export(run, to="gguf")  # type: ignore[arg-type]
 
 
@@ -204,7 +204,7 @@ def test_prepare_writes_shards(book: Path, tmp_path: Path) -> None:
     assert (tmp_path / "shards").is_dir()
 
 
-def test_what_is_no_run_and_what_is_damaged(run: lmsmith.Run, book: Path, tmp_path: Path) -> None:
+def test_missing_and_damaged_runs(run: lmsmith.Run, book: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is not a run: it is not a folder"):
         lmsmith.Run(tmp_path / "none")
     with pytest.raises(LmsmithError, match="no model in it"):
@@ -220,7 +220,9 @@ def test_what_is_no_run_and_what_is_damaged(run: lmsmith.Run, book: Path, tmp_pa
         _ = copy.metrics
 
 
-def test_frame_says_what_to_install(run: lmsmith.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frame_names_the_package_to_install(
+    run: lmsmith.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(UsageError, match="pip install pandas"):
         run.metrics.frame()

@@ -21,7 +21,7 @@ from lmsmith.tokens.tokenizer import END_OF_TEXT, Tokenizer
 
 ALL = verbs()
 SETTINGS = dict(settings())
-NOT_IN_PYTHON = {"help", "json"}  # how the command prints
+NOT_IN_PYTHON = {"help", "json"}  # options for printing
 PYTHON_ONLY = {
     "progress": "how much is printed",
     "started": "the process's start, which the command line knows",
@@ -68,7 +68,7 @@ def python(program: str) -> str:
     return done.stdout
 
 
-def test_importing_lmsmith_is_quick_and_brings_no_torch() -> None:
+def test_import_lmsmith_is_fast_and_does_not_import_torch() -> None:
     program = (
         "import sys, time\nbegan = time.process_time()\nimport lmsmith\n"
         "print(time.process_time() - began)\n"
@@ -78,7 +78,7 @@ def test_importing_lmsmith_is_quick_and_brings_no_torch() -> None:
     assert min(float(python(program)) for _ in range(2)) < 0.1
 
 
-def test_there_are_at_most_sixteen_names_and_all_are_there() -> None:
+def test_at_most_sixteen_names_all_of_which_exist() -> None:
     assert len(lmsmith.__all__) == len(set(lmsmith.__all__)) <= 16
     assert set(lmsmith.__all__) <= set(dir(lmsmith))
     for name in lmsmith.__all__:
@@ -104,7 +104,7 @@ def test_a_submodule_of_the_same_name_does_not_hide_the_function() -> None:
     assert "no text to train on" in python(program)
 
 
-def test_every_verb_has_a_call() -> None:
+def test_every_command_has_a_call() -> None:
     assert set(ALL.found) == {*CALLS, *SETTING_VERBS, *OTHER_CALLS}
     for place in OTHER_CALLS.values():
         module, _, name = place.partition(":")
@@ -114,7 +114,7 @@ def test_every_verb_has_a_call() -> None:
 
 
 @pytest.mark.parametrize("verb", CALLS)
-def test_a_call_has_the_verbs_arguments_and_defaults(verb: str) -> None:
+def test_a_call_has_the_arguments_and_defaults_of_its_command(verb: str) -> None:
     call, renamed = CALLS[verb]
     parameters = dict(inspect.signature(call).parameters)
     parameters.pop("self", None)
@@ -142,8 +142,8 @@ def default_of(action: argparse.Action) -> Any:
 
 
 def same(found: Any, wanted: Any) -> bool:
-    """None, and what stands for nothing: "" and () and 0; paths and their text."""
-    empty = (None, (), [], "text", False)  # `--special-tokens` not given: they are text
+    """Treats None, "", () and 0 as the same, and paths as their text."""
+    empty = (None, (), [], "text", False)  # without `--special-tokens` they are text
     if wanted is None and found == (END_OF_TEXT,):  # `--special` not given
         return True
     as_list = list(found) if isinstance(found, tuple) else found

@@ -18,7 +18,7 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 LINUX = sys.platform == "linux"
-PATIENCE = 120.0  # seconds; a busy machine is no failure
+PATIENCE = 120.0  # seconds; long enough for a busy machine
 
 # A model that trains in a second.
 TINY = [
@@ -107,7 +107,7 @@ class Process:
 
 
 class Lmsmith:
-    """Starts `lmsmith ...` in the folder `cwd`, which a test sets to a new one."""
+    """Starts `lmsmith ...` in the folder `cwd`, which the fixture sets to a new folder."""
 
     def __init__(self, scratch: Path) -> None:
         self.scratch, self.cwd, self._n = scratch, scratch, 0
@@ -226,7 +226,5 @@ def _trained(_lmsmith: Lmsmith, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture
 def run(_trained: Path, lmsmith: Lmsmith) -> Path:
-    """A finished run of 30 steps, with checkpoints of steps 20 and 30, in the test's folder, as
-    "run".
-    """
+    """A finished run of 30 steps with checkpoints of training 20 and 30: "run" in the test's folder."""
     return Path(shutil.copytree(_trained, lmsmith.cwd / "run"))

@@ -1,11 +1,11 @@
-"""Real lmsmith processes, without the two seconds that importing torch takes: imported here once,
-forked for each.
+"""Starts real lmsmith processes without the two seconds that importing torch takes: this server
+imports it once, and forks for each process. Linux only.
 
-Reads orders from standard input, a JSON object a line. {"arguments": [...], "cwd": ..., "stdin":
-..., "stdout": ..., "stderr": ..., "environment": {}, "file_bytes": largest file or null, "user":
-uid or null, "slow": {"os:fsync": 0.01}} starts a process, in which some functions take longer by so
-many seconds, and answers its id; {"wait": id} answers its exit status, negative for a signal, or
-null while it lives. Linux alone.
+It reads commands from standard input, one JSON object per line. {"arguments": [...], "cwd": ...,
+"stdin": ..., "stdout": ..., "stderr": ..., "environment": {}, "file_bytes": largest file or null,
+"user": uid or null, "slow": {"os:fsync": 0.01}} starts a process and replies with its id; the
+functions in "slow" take longer by these seconds. {"wait": id} replies with the exit status, negative
+for a signal, or null while the process runs.
 """
 
 import codecs
@@ -21,8 +21,8 @@ import time
 import traceback
 from typing import Any
 
-# What commands import. (PyTorch's optimizers import torch._dynamo when they are made, which takes a
-# second.)
+# Imports of the commands. (PyTorch's optimizers import torch._dynamo when they are created, which
+# takes a second.)
 IMPORTED = [
     "torch._dynamo",
     "lmsmith.cli",
@@ -40,21 +40,21 @@ def serve() -> None:
     for encoding in (
         "utf-8-sig",
         "utf-32-le",
-    ):  # another user may not be allowed to load them when they are needed
+    ):  # a process under another user may not be able to import them later
         codecs.lookup(encoding)
     measure: Any = sys.modules["lmsmith.machine.products"]
     measure.SHAPE = (
         64,
         64,
         64,
-    )  # each process measures the machine, whose speed is not what is tested
+    )  # each process measures the machine; its speed is not tested
     sample: Any = sys.modules["lmsmith.train.hooks.sample"]
-    sample.SAMPLE_TOKENS = 20  # a run of some steps would spend its time on samples
+    sample.SAMPLE_TOKENS = 20  # otherwise a short run spends most of its time on samples
     bpe_train: Any = importlib.import_module("lmsmith.tokens.bpe_train")
     bpe_train.learn_bpe(["compiled here, if it is not yet"], 300).encode(
         "so that no command says that it compiles"
     )
-    # else a process that collects garbage copies all the pages that it shares with this one
+    # otherwise garbage collection in a child copies all pages that it shares with this process
     gc.freeze()
     print("ready", flush=True)
     for line in sys.stdin:
@@ -70,7 +70,7 @@ def serve() -> None:
 
 
 def command(order: dict[str, Any]) -> int:
-    """What the shell, the system and Python do for a process of its own."""
+    """Sets up what the shell, the system and Python set up for a new process."""
     os.setsid()
     os.chdir(order["cwd"])
     os.environ.update(order["environment"])
@@ -86,7 +86,7 @@ def command(order: dict[str, Any]) -> int:
         os.dup2(opened, number)
         os.close(opened)
     sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
-    # Made anew: a stream remembers whether it is a terminal, and whether it can be sought.
+    # New streams: a stream remembers whether it is a terminal and whether it can seek.
     sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
     sys.stderr = os.fdopen(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)
     if order["file_bytes"] is not None:

@@ -1,5 +1,5 @@
-"""Whatever a user gets wrong ends in one clear message with what to do, status 1 or 2, and
-nothing overwritten.
+"""Every user error gives one clear message that says what to do, and exit status 1 or 2. Nothing is
+overwritten.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ NOBODY = 65534
 
 
 def refused(done: Done, status: int, *parts: str) -> None:
-    """One message on standard error, and no traceback."""
+    """Checks for one message on standard error, without a traceback."""
     assert done.status == status, done.err
     assert done.err.startswith("lmsmith: "), done.err
     assert done.err.count("\n") == 1, done.err
@@ -82,7 +82,9 @@ def make_nothing(place: Path) -> None: ...
         ),
     ],
 )
-def test_text_that_is_none(lmsmith: Lmsmith, make: Any, status: int, parts: list[str]) -> None:
+def test_unusable_text_is_refused(
+    lmsmith: Lmsmith, make: Any, status: int, parts: list[str]
+) -> None:
     make(lmsmith.cwd)
     (lmsmith.cwd / "bas.txt").write_text(TEXT)
     before = content(lmsmith.cwd)
@@ -93,7 +95,7 @@ def test_text_that_is_none(lmsmith: Lmsmith, make: Any, status: int, parts: list
 
 
 @pytest.mark.parametrize("option", ["--errors", "--data.errors"])
-def test_errors_replace_goes_on(lmsmith: Lmsmith, option: str) -> None:
+def test_errors_replace_continues(lmsmith: Lmsmith, option: str) -> None:
     (lmsmith.cwd / "bad.txt").write_bytes(TEXT.encode() + b"\xff\xfe" * 3 + TEXT.encode())
     done = lmsmith("train", "bad.txt", "--steps", 5, *TINY, option, "replace", "--out", "run")
     assert done.status == 0, done.err
@@ -178,14 +180,14 @@ def test_recipes(lmsmith: Lmsmith, recipe: str, parts: list[str]) -> None:
     assert not (lmsmith.cwd / "run").exists()
 
 
-def test_the_command_lines_mistake_is_not_the_recipes(lmsmith: Lmsmith) -> None:
+def test_an_error_in_the_command_line_is_not_blamed_on_the_recipe(lmsmith: Lmsmith) -> None:
     (lmsmith.cwd / "r.toml").write_text("[train]\nsteps = 2\n")
     done = lmsmith("train", "r.toml", "book.txt", "--steps", "few", "--out", "run")
     refused(done, 2, "train.steps = 'few' in the command line: expected")
 
 
 @pytest.mark.parametrize("verb", ["train", "data prepare", "tokenizer train"])
-def test_a_run_is_no_text(lmsmith: Lmsmith, run: Path, verb: str) -> None:
+def test_a_run_given_as_text_is_refused(lmsmith: Lmsmith, run: Path, verb: str) -> None:
     more = ["--vocab-size", 300] if verb == "tokenizer train" else []
     done = lmsmith(*verb.split(), "run", *more, "--out", "new")
     refused(
@@ -204,10 +206,13 @@ def test_a_run_is_no_text(lmsmith: Lmsmith, run: Path, verb: str) -> None:
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        ([], ["no verb was given", "lmsmith demo"]),
-        (["trian", "book.txt"], ["no verb 'trian'", "Did you mean train?"]),
-        (["frobnicate"], ["no verb 'frobnicate'. `lmsmith --help`"]),
-        (["--verbose", "train", "book.txt"], ["'--verbose' comes before a verb", "lmsmith VERB"]),
+        ([], ["no command was given", "lmsmith demo"]),
+        (["trian", "book.txt"], ["no command 'trian'", "Did you mean train?"]),
+        (["frobnicate"], ["no command 'frobnicate'. `lmsmith --help`"]),
+        (
+            ["--verbose", "train", "book.txt"],
+            ["'--verbose' comes before the command", "lmsmith COMMAND"],
+        ),
         (["train"], ["SOURCE", "lmsmith train --help"]),
         (
             ["train", "book.txt", "--step", "5"],
@@ -291,9 +296,7 @@ def test_wrong_use(lmsmith: Lmsmith, words: list[str], parts: list[str]) -> None
     assert content(lmsmith.cwd) == before
 
 
-def test_a_folder_that_holds_a_run_or_anything_is_not_overwritten(
-    lmsmith: Lmsmith, run: Path
-) -> None:
+def test_a_folder_that_is_not_empty_is_not_overwritten(lmsmith: Lmsmith, run: Path) -> None:
     (lmsmith.cwd / "notes").mkdir()
     (lmsmith.cwd / "notes" / "a.txt").write_text("mine")
     before = content(lmsmith.cwd)
@@ -315,27 +318,25 @@ def test_a_folder_that_holds_a_run_or_anything_is_not_overwritten(
     assert content(lmsmith.cwd) == before
 
 
-def test_an_empty_folder_is_taken(lmsmith: Lmsmith) -> None:
+def test_an_empty_folder_is_used(lmsmith: Lmsmith) -> None:
     (lmsmith.cwd / "run").mkdir()
     assert lmsmith("train", "book.txt", "--steps", 2, *TINY, "--out", "run").status == 0
     assert sorted(os.listdir(lmsmith.cwd)) == ["book.txt", "run"]
 
 
 def test_a_disk_that_fills_while_saving(lmsmith: Lmsmith) -> None:
-    """A limit on the size of a file stands for a disk that is full: both are an OSError in the
-    middle of a write.
-    """
-    bytes_of = {"tokens": 20_000, "model": 60_000}  # the text fits, the optimizer's 100 kB do not
+    """A limit on file sizes simulates a full disk: both raise OSError in the middle of a write."""
+    bytes_of = {"tokens": 20_000, "model": 60_000}  # the text fits; the optimizer's 100 kB do not
     options = [*TINY, "--model.d_model=32", "--train.save_every", 5, "--out", "run"]
     done = lmsmith("train", "book.txt", "--steps", 10, *options, file_bytes=bytes_of["model"])
     refused(done, 1, "step-00000005 exceeds the largest file size allowed here", "ulimit -f")
     assert os.listdir(lmsmith.cwd / "run" / "checkpoints") == []
-    # With room again it goes on, and a disk that fills later leaves the checkpoint before.
+    # Without the limit the run resumes.
     done = lmsmith("resume", "run")
     assert done.status == 0, done.err
 
 
-def test_a_disk_that_fills_later_leaves_the_checkpoint_before(lmsmith: Lmsmith, run: Path) -> None:
+def test_a_disk_that_fills_later_keeps_the_previous_checkpoint(lmsmith: Lmsmith, run: Path) -> None:
     shutil.rmtree(run / "checkpoints" / "step-00000030")
     (run / "summary.json").unlink()
     before = content(run / "checkpoints")
@@ -380,7 +381,7 @@ def test_a_full_disk(lmsmith: Lmsmith) -> None:
 )
 @pytest.mark.parametrize("command", ["train", "resume"])
 def test_no_permission_to_write(lmsmith: Lmsmith, run: Path, command: str) -> None:
-    # The test's folder lies in one that only its owner may enter.
+    # The test's folder is inside a folder that only its owner may enter.
     user = NOBODY if os.geteuid() == 0 else None
     (run / "summary.json").unlink()
     shutil.rmtree(run / "checkpoints" / "step-00000030")
@@ -455,7 +456,7 @@ def test_a_loss_that_is_not_finite(lmsmith: Lmsmith) -> None:
     refused(done, 1, "the gradient norm inf", "was not applied", "a lower --learning-rate")
 
 
-def test_a_model_that_memory_does_not_hold(lmsmith: Lmsmith) -> None:
+def test_a_model_too_large_for_memory(lmsmith: Lmsmith) -> None:
     done = lmsmith("train", "book.txt", "--steps", 5, *TINY, "--model.d_ff=10000000000000")
     refused(done, 1, "out of memory", "--train.micro_batch_size")
 

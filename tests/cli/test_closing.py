@@ -1,4 +1,4 @@
-"""The last lines of a run."""
+"""The closing lines of a run."""
 
 import io
 import shlex
@@ -35,15 +35,13 @@ def closing(run: Path, summary: dict[str, Any], *, terminal: bool = False) -> st
     return file.getvalue()
 
 
-def test_no_number_is_broken_at_the_end_of_a_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_number_is_broken_across_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run = Path("run")
     run.mkdir()
     assert closing(run, {}, terminal=True).splitlines()[:2] == [
-        "best val loss 2.2380 (3.219 bits per byte) at step 300; 1234.5 s of training",
-        "steps, 1,234,567 tokens/s",
+        "best val loss 2.2380 (3.219 bits per byte) at step 300; 1234.5 s of training,",
+        "1,234,567 tokens/s",
     ]
     assert closing(run, {}).count("\n") == 3
 
@@ -51,18 +49,18 @@ def test_no_number_is_broken_at_the_end_of_a_line(
 @pytest.mark.parametrize(
     ("finished", "steps", "said"), [("time", 19, True), ("time", 20, False), ("steps", 5, False)]
 )
-def test_a_run_of_a_few_steps_has_learned_nothing(
+def test_a_run_of_a_few_steps_gets_a_note(
     tmp_path: Path, finished: str, steps: int, said: bool
 ) -> None:
     words = closing(tmp_path, {"finished": finished, "steps": steps})
     assert (
-        "note     the run made only 19 steps in its time and learned nothing useful. Set more"
+        "note     the run made only 19 steps in its time and learned nothing useful. Give it"
         in words
     ) == said
     assert ("learned nothing" in words) == said
 
 
-def test_what_to_try_is_a_command_with_a_prompt(lmsmith: Lmsmith) -> None:
+def test_the_suggested_command_runs(lmsmith: Lmsmith) -> None:
     done = lmsmith("train", "book.txt", "--steps", 2, *TINY, "--out", "a run")
     assert done.status == 0, done.err
     label, *words = shlex.split(done.out.splitlines()[-1])

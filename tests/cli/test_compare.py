@@ -1,4 +1,4 @@
-"""lmsmith compare: the table, JSON and the page, as users get them."""
+"""`lmsmith compare`: the table, the JSON and the page."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ def test_runs_and_compressors_on_one_text(lmsmith: Lmsmith, run: Path) -> None:
         assert entries[name]["n_params"] == summary["n_params"]
         assert entries[name]["train_seconds"] == pytest.approx(summary["train_seconds"])
     (lmsmith.cwd / "text.txt").write_bytes(text + b"\xff")
-    done = lmsmith("compare", "run", "counts", "--text", "text.txt", "--out", "league.html")
+    done = lmsmith("compare", "run", "counts", "--text", "text.txt", "--out", "comparison.html")
     assert done.status == 0, done.err
     lines = done.out.splitlines()
     odd = "1 of them are not valid UTF-8 and count unchanged"
@@ -38,10 +38,10 @@ def test_runs_and_compressors_on_one_text(lmsmith: Lmsmith, run: Path) -> None:
         in done.out
     )
     assert {"run", "counts", "gzip", "xz", "uniform"} <= {line.split()[0] for line in lines[2:]}
-    assert "text.txt" in (lmsmith.cwd / "league.html").read_text(encoding="utf-8")
+    assert "text.txt" in (lmsmith.cwd / "comparison.html").read_text(encoding="utf-8")
 
 
-def test_what_is_missing_is_said(lmsmith: Lmsmith) -> None:
+def test_missing_arguments_and_files_are_named(lmsmith: Lmsmith) -> None:
     for words, what in (
         ((), "name runs and --text FILE"),
         (("nothing", "--text", "book.txt"), "nothing is not a run"),

@@ -26,7 +26,7 @@ STORIES = [f"{TEXT[n * 40 : n * 40 + 300]} That was story {n}." for n in range(6
 
 @pytest.fixture
 def web(lmsmith: Lmsmith) -> Iterator[Web]:
-    """The Hub, with the validation part of TinyStories and some shards, smaller than they are."""
+    """A local Hub with the validation part of TinyStories and some shards, made smaller."""
     path = lmsmith.cwd / "made"
     pyarrow.parquet.write_table(pyarrow.table({"text": STORIES}), path, compression="none")
     with serving() as web:
@@ -50,7 +50,9 @@ def on_disk(folder: Path) -> list[str]:
     )
 
 
-def test_list_shows_all_and_what_is_here(lmsmith: Lmsmith, web: Web, there: dict[str, str]) -> None:
+def test_list_shows_all_corpora_and_which_are_downloaded(
+    lmsmith: Lmsmith, web: Web, there: dict[str, str]
+) -> None:
     done = lmsmith("data", "download", "fineweb10B-gpt2", "--files", 2, environment=there)
     assert done.status == 0, done.err
     done = lmsmith("data", "list", environment=there | {"COLUMNS": "200"})
@@ -78,13 +80,13 @@ def test_list_shows_all_and_what_is_here(lmsmith: Lmsmith, web: Web, there: dict
     assert max(map(len, narrow[:-1])) <= 80
 
 
-def test_download_and_again(lmsmith: Lmsmith, web: Web, there: dict[str, str]) -> None:
+def test_download_twice(lmsmith: Lmsmith, web: Web, there: dict[str, str]) -> None:
     done = lmsmith("data", "download", "tinystories-validation", environment=there)
     size = len(web.datasets["roneneldan/TinyStories"]["data/validation-0.parquet"]) / 1000
     assert (done.status, done.err) == (0, "")
     folder = lmsmith.cwd / "data" / "tinystories-validation"
     last = [
-        f"{folder} has all 1 file of tinystories-validation, whole and checked",
+        f"{folder} has all 1 file of tinystories-validation, complete, checksums verified",
         "licence  CDLA-Sharing-1.0; https://arxiv.org/abs/2305.07759",
         "try      lmsmith train tinystories-validation --minutes 10",
     ]
@@ -116,7 +118,7 @@ def test_download_to_a_folder(lmsmith: Lmsmith, there: dict[str, str]) -> None:
     assert "lists tinystories-validation" in done.err
 
 
-def test_train_on_a_name(lmsmith: Lmsmith, web: Web, there: dict[str, str]) -> None:
+def test_train_on_a_corpus_by_name(lmsmith: Lmsmith, web: Web, there: dict[str, str]) -> None:
     command = ["train", "tinystories-validation", "--steps", 3, *TINY]
     done = lmsmith(*command, "--out", "first", environment=there)
     assert done.status == 0, done.err
@@ -137,14 +139,14 @@ def test_train_on_a_name(lmsmith: Lmsmith, web: Web, there: dict[str, str]) -> N
 @pytest.mark.parametrize(
     ("stop", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)]
 )
-def test_stopped_in_the_middle_and_gone_on_with(
+def test_an_interrupted_download_resumes(
     lmsmith: Lmsmith, web: Web, there: dict[str, str], stop: signal.Signals, status: int
 ) -> None:
     import threading
 
     stopped = threading.Event()
     sent = web.datasets["kjj0/fineweb10B-gpt2"]["fineweb_train_2.bin"]
-    web.cut_after = [1000, 200_000, 100_000]  # the third answer is cut short, and the fourth waits
+    web.cut_after = [1000, 200_000, 100_000]  # the third response is cut short; the fourth waits
 
     def wait(_: str) -> None:
         if len(web.asked) == 4:
@@ -180,10 +182,10 @@ def test_stopped_in_the_middle_and_gone_on_with(
     assert len(on_disk(folder)) == 4
 
 
-def test_what_cannot_be_had(lmsmith: Lmsmith, web: Web, there: dict[str, str]) -> None:
+def test_corpora_that_are_not_available(lmsmith: Lmsmith, web: Web, there: dict[str, str]) -> None:
     for words, message in {
         ("tinystory",): "there is no corpus 'tinystory'. Did you mean tinystories?",
-        ("fineweb10B-gpt2", "--files", 0): "wanted a whole number of 1 or more",
+        ("fineweb10B-gpt2", "--files", 0): "expected a whole number, 1 or more",
         ("tinystories",): "has no file data/train-*.parquet any more",
         ("openwebtext",): "the name is wrong, or it requires an account",
     }.items():

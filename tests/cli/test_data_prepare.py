@@ -13,13 +13,13 @@ from lmsmith.tokens.tokenizer import ByteTokenizer
 
 @pytest.fixture
 def lines(lmsmith: Lmsmith) -> str:
-    """One document a line."""
+    """One document per line."""
     text = "".join(json.dumps({"text": line}) + "\n" for line in TEXT.splitlines())
     (lmsmith.cwd / "lines.jsonl").write_text(text, encoding="utf-8")
     return "lines.jsonl"
 
 
-def test_what_is_prepared_is_trained_on(lmsmith: Lmsmith, lines: str) -> None:
+def test_train_on_prepared_shards(lmsmith: Lmsmith, lines: str) -> None:
     done = lmsmith(
         "data", "prepare", lines, "--tokenizer", "byte", "--shard-tokens", 5000, "--out", "shards"
     )
@@ -30,7 +30,7 @@ def test_what_is_prepared_is_trained_on(lmsmith: Lmsmith, lines: str) -> None:
     assert f"train  {train.n_tokens:,} tokens of {train.n_documents} documents" in done.out
     assert f"in {len(train.shards)} shards\n" in done.out
     assert f"note   {val.n_documents} of 400 documents are for validation" in done.out
-    assert "shards is whole: " in done.out
+    assert "wrote shards in " in done.out
     assert "lmsmith train shards --minutes 10" in done.out
     ids = [
         np.fromfile(path, "<u2", offset=1024)
@@ -81,7 +81,7 @@ def test_wrong_use(lmsmith: Lmsmith, lines: str) -> None:
 
 
 @pytest.mark.skipif(not LINUX, reason="processes are slowed down on Linux alone")
-def test_stopped_by_a_signal_it_goes_on(lmsmith: Lmsmith, lines: str) -> None:
+def test_an_interrupted_prepare_resumes(lmsmith: Lmsmith, lines: str) -> None:
     words = [
         "data",
         "prepare",
@@ -112,7 +112,7 @@ def test_stopped_by_a_signal_it_goes_on(lmsmith: Lmsmith, lines: str) -> None:
 
 
 @pytest.mark.skipif(not LINUX, reason="files are kept small on Linux alone")
-def test_no_room(lmsmith: Lmsmith, lines: str) -> None:
+def test_a_full_disk_is_reported(lmsmith: Lmsmith, lines: str) -> None:
     words = ["data", "prepare", lines, "--tokenizer", "byte", "--out", "shards"]
     done = lmsmith(*words, file_bytes=20_000)
     assert done.status == 1
@@ -122,7 +122,7 @@ def test_no_room(lmsmith: Lmsmith, lines: str) -> None:
     assert lmsmith(*words).status == 0
 
 
-def test_what_somebody_else_keeps_at_the_partial_folder_stays(lmsmith: Lmsmith) -> None:
+def test_an_unrelated_partial_folder_is_kept(lmsmith: Lmsmith) -> None:
     mine = lmsmith.cwd / "mine.partial"
     mine.mkdir()
     (mine / "thesis.txt").write_text("years of work", encoding="utf-8")

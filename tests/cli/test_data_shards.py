@@ -18,9 +18,7 @@ STEPS = ["--steps", 12, *TINY, "--train.save_every", 6]
 
 @pytest.fixture(scope="module")
 def _shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same text, prepared as one training shard and as many; and shards from elsewhere, of
-    bytes.
-    """
+    """The same text as one training shard and as many, and byte shards of another program."""
     place = tmp_path_factory.mktemp("shards")
     lines = "".join(json.dumps({"text": line}) + "\n" for line in TEXT.splitlines())
     (place / "lines.jsonl").write_text(lines, encoding="utf-8")
@@ -55,7 +53,9 @@ def summary(run: Path) -> dict[str, object]:
 
 
 def test_a_run_on_shards(lmsmith: Lmsmith, shards: Path) -> None:
-    """In many shards as in one; scored, looked at, resumed, without a copy of their tokens."""
+    """One shard or many give the same run, which is scored, inspected and resumed without a copy of
+    the tokens.
+    """
     for name in ("one", "many"):
         done = lmsmith("train", name, *STEPS, "--out", f"run-{name}")
         assert (done.status, done.err) == (0, "")
@@ -102,8 +102,8 @@ def test_inspecting(lmsmith: Lmsmith, shards: Path) -> None:
     done = lmsmith("data", "inspect", "many", "--verify")
     assert (done.status, done.err) == (0, "")
     assert done.out.startswith("many: prepared by lmsmith from 1 file\ntokenizer  char, ")
-    assert "train begins  '<|endoftext|>The cat saw the ball" in done.out
-    assert done.out.endswith("verified: every byte is as the manifest says\n")
+    assert "train starts with  '<|endoftext|>The cat saw the ball" in done.out
+    assert done.out.endswith("verified: every byte matches the manifest\n")
     path = shards / "many" / "train_000002.bin"
     content = bytearray(path.read_bytes())
     content[-1] ^= 255
@@ -112,7 +112,9 @@ def test_inspecting(lmsmith: Lmsmith, shards: Path) -> None:
     assert done.status == 1
     assert "train_000002.bin has changed: its SHA-256 is" in done.out
     assert "has id" in done.out
-    assert "lmsmith: many is not right (2 problems): copy or prepare it again." in done.err
+    assert (
+        "lmsmith: many is damaged (2 problems, listed above): copy or prepare it again." in done.err
+    )
     assert lmsmith("data", "inspect", "many").status == 0
     one = json.loads(lmsmith("data", "inspect", "bytes/fineweb_train_000001.bin", "--json").out)
     assert (one["splits"][0]["n_tokens"], one["prepared"]) == (9001, False)
@@ -125,11 +127,11 @@ def test_inspecting(lmsmith: Lmsmith, shards: Path) -> None:
     for words in ([], ["many", "--exposure", "run"]):
         done = lmsmith("data", "inspect", *words)
         assert done.status == 2
-        assert "either a folder of shards, or a run behind --exposure" in done.err
+        assert "either a folder of shards, or a run after --exposure" in done.err
 
 
-def test_shards_that_do_not_serve(lmsmith: Lmsmith, shards: Path) -> None:
-    """Each is told in a sentence, and no run appears."""
+def test_unusable_shards_are_refused(lmsmith: Lmsmith, shards: Path) -> None:
+    """Each gives an error in one sentence, and no run folder is created."""
     save_tokenizer(ByteTokenizer(True), shards / "other")
     cases = [
         (["one", "--tokenizer", "other"], "one was made with another tokenizer (char, "),
@@ -158,7 +160,7 @@ def test_shards_that_do_not_serve(lmsmith: Lmsmith, shards: Path) -> None:
 
 
 def test_a_recipe_that_mixes(lmsmith: Lmsmith, shards: Path) -> None:
-    """Text, and shards from elsewhere of the same tokenizer; the run's own config repeats it."""
+    """Text, and another program's shards with the same tokenizer; the run's config repeats the mix."""
     (shards / "mix.toml").write_text(
         'tokenizer = "byte"\n[train]\nsteps = 10\n'
         '[[data.mixture]]\npath = "book.txt"\nweight = 3\n[[data.mixture]]\npath = '
@@ -178,13 +180,13 @@ def test_a_recipe_that_mixes(lmsmith: Lmsmith, shards: Path) -> None:
     assert predicted == {"book.txt": 30 * 16, "bytes": 10 * 16}
     assert lmsmith("train", "run/config.toml", "--out", "again").status == 0
     assert summary(shards / "again")["val_loss"] == summary(shards / "run")["val_loss"]
-    (shards / "book.txt").unlink()  # the run has its tokens
+    (shards / "book.txt").unlink()  # the run has a copy of its tokens
     assert lmsmith("eval", "run").status == 0
     assert lmsmith("report", "run").status == 0
 
 
 def test_a_file_in_two_sources_is_refused(lmsmith: Lmsmith) -> None:
-    """Its tail would be held out of one and trained on in the other."""
+    """Otherwise its end would be held out of one source and trained on in the other."""
     (lmsmith.cwd / "folder").mkdir()
     (lmsmith.cwd / "folder" / "book.txt").write_text(TEXT, encoding="utf-8")
     recipe = (

@@ -31,7 +31,7 @@ def losses(run: Path) -> dict[tuple[str, int], float]:
     }
 
 
-def test_it_makes_the_run_that_pytorch_makes(lmsmith: Lmsmith) -> None:
+def test_the_reference_engine_makes_the_same_run_as_pytorch(lmsmith: Lmsmith) -> None:
     done = lmsmith(
         "train", "book.txt", "--steps", 30, *BY_HAND, "--train.dtype=float64", "--out", "hand"
     )
@@ -43,7 +43,7 @@ def test_it_makes_the_run_that_pytorch_makes(lmsmith: Lmsmith) -> None:
     )
     assert "by hand in NumPy" in said
     hand, torch = lmsmith.cwd / "hand", lmsmith.cwd / "torch"
-    # Its config.toml is a recipe; the machine and everything but the engine stay.
+    # Its config.toml is a recipe; the settings of the machine and all others but the engine stay.
     recipe = shutil.copy(hand / "config.toml", lmsmith.cwd / "recipe.toml")
     done = lmsmith("train", recipe, "--engine", "torch", "--out", "torch")
     assert done.status == 0, done.err
@@ -70,7 +70,7 @@ def test_it_makes_the_run_that_pytorch_makes(lmsmith: Lmsmith) -> None:
 @pytest.mark.skipif(
     not hasattr(signal, "SIGKILL"), reason="Windows has no signals to other processes"
 )
-def test_a_killed_run_goes_on_bit_for_bit(lmsmith: Lmsmith) -> None:
+def test_a_killed_run_resumes_bit_for_bit(lmsmith: Lmsmith) -> None:
     command = [
         "train",
         "book.txt",
@@ -86,7 +86,7 @@ def test_a_killed_run_goes_on_bit_for_bit(lmsmith: Lmsmith) -> None:
     running.until(lambda: (killed / "checkpoints" / "step-00000020").is_dir())
     running.send(signal.SIGKILL)
     running.wait()
-    for late in ("30", "40"):  # however far it came
+    for late in ("30", "40"):  # whatever step it reached
         shutil.rmtree(killed / "checkpoints" / f"step-000000{late}", ignore_errors=True)
     shutil.rmtree(killed / "model", ignore_errors=True)
     (killed / "summary.json").unlink(missing_ok=True)
@@ -106,7 +106,7 @@ def test_a_killed_run_goes_on_bit_for_bit(lmsmith: Lmsmith) -> None:
         (["--preset", "gpt2", "--train.batch_size", "100000"], "--train.micro_batch_size"),
     ],
 )
-def test_what_it_cannot_do_leaves_nothing_behind(
+def test_an_unsupported_setting_leaves_no_files(
     lmsmith: Lmsmith, words: list[str], told: str
 ) -> None:
     done = lmsmith(

@@ -17,14 +17,12 @@ from lmsmith.tokens.files import save_tokenizer
 
 
 def plain_loop(run: Path, text: str) -> tuple[float, int]:
-    """Nats of a text and its number of tokens: windows side by side, as nanoGPT evaluates, in
-    float64.
-    """
+    """Nats and number of tokens of a text, in float64, with adjacent windows as in nanoGPT."""
     model, tokenizer, _ = load_for_use(run)
     model = model.double()
     ids = [int(id) for id in tokenizer.encode(text)]
     T = model.config.context_length
-    nats = math.log(tokenizer.vocab_size)  # nothing stands before the first character
+    nats = math.log(tokenizer.vocab_size)  # there is no context before the first character
     with torch.no_grad():
         for start in range(0, len(ids) - 1, T):
             window = ids[start : start + T + 1]
@@ -33,7 +31,7 @@ def plain_loop(run: Path, text: str) -> tuple[float, int]:
     return nats, len(ids)
 
 
-def test_figures_of_a_text(lmsmith: Lmsmith, run: Path) -> None:
+def test_scores_match_a_plain_loop(lmsmith: Lmsmith, run: Path) -> None:
     text = TEXT[3000:4321]
     (lmsmith.cwd / "other.txt").write_text(text)
     done = lmsmith("eval", "run", "--text", "other.txt", "--json")
@@ -47,13 +45,15 @@ def test_figures_of_a_text(lmsmith: Lmsmith, run: Path) -> None:
     lines = dict(
         line.split() for line in lmsmith("eval", "run", "--text", "other.txt").out.splitlines()
     )
-    assert lines.keys() == found.keys()
+    shown = {"nats_per_token", "perplexity", "bits_per_byte", "n_tokens", "n_bytes"}
+    assert lines.keys() == shown < found.keys()
+    assert all(found[name] == 0 for name in found.keys() - shown)  # others get a note
     assert lines["nats_per_token"] == f"{found['nats_per_token']:.4f}"
     assert lines["n_bytes"] == "1,321"
 
 
-def test_ids_without_a_token_keep_their_probability_and_are_not_written(lmsmith: Lmsmith) -> None:
-    """A vocabulary that is mostly holes: an untrained model would draw one at nearly every step."""
+def test_ids_without_a_token_are_scored_but_not_generated(lmsmith: Lmsmith) -> None:
+    """Most ids have no token: an untrained model would sample one of them at nearly every step."""
     gap = BpeTokenizer(
         [*(bytes([b]) for b in range(256)), *[None] * 5000], [], "gpt2", {"<|endoftext|>": 5000}
     )
@@ -66,12 +66,16 @@ def test_ids_without_a_token_keep_their_probability_and_are_not_written(lmsmith:
     (lmsmith.cwd / "other.txt").write_text("The cat.", encoding="utf-8")
     found = json.loads(lmsmith("eval", "holes", "--text", "other.txt", "--json").out)
     assert found["n_ids_without_token"] == 4999
-    assert found["nats_per_token"] > math.log(3000)  # the holes have nearly all of the probability
+    assert found["nats_per_token"] > math.log(
+        3000
+    )  # the unused ids have nearly all of the probability
     shown = lmsmith("eval", "holes", "--text", "other.txt").out
-    assert "note: no token has 4,999 of the model's 5,256 ids; the probability" in shown
+    assert "note: 4,999 of the model's 5,256 ids belong to no token; the probability" in shown
 
 
-def test_weights_that_are_not_finite_are_refused_by_every_verb(lmsmith: Lmsmith, run: Path) -> None:
+def test_weights_that_are_not_finite_are_refused_by_every_command(
+    lmsmith: Lmsmith, run: Path
+) -> None:
     tensors, config = load_model(run / "model")
     tensors["head.weight"][2, 1] = math.nan
     save_model(run / "model", tensors, config)
@@ -88,8 +92,8 @@ def test_weights_that_are_not_finite_are_refused_by_every_verb(lmsmith: Lmsmith,
     assert sorted(path.name for path in lmsmith.cwd.iterdir()) == ["book.txt", "run"]
 
 
-def test_a_score_that_is_not_a_number_is_no_score(lmsmith: Lmsmith, run: Path) -> None:
-    """Finite weights, so large that values overflow on the way."""
+def test_a_nan_score_is_refused(lmsmith: Lmsmith, run: Path) -> None:
+    """The weights are finite, but so large that activations overflow."""
     tensors, config = load_model(run / "model")
     tensors["blocks.0.feed_forward.up.weight"].fill_(3e38)
     tensors["blocks.0.feed_forward.down.weight"][:, ::2] = 1.0  # infinite minus infinite
@@ -105,7 +109,7 @@ def test_a_score_that_is_not_a_number_is_no_score(lmsmith: Lmsmith, run: Path) -
         assert "probabilities are NaN" in done.err, words
 
 
-def test_unknown_characters_are_counted_and_charged(lmsmith: Lmsmith, run: Path) -> None:
+def test_unknown_characters_are_counted_and_scored(lmsmith: Lmsmith, run: Path) -> None:
     text = "The cat lost the caté.\n中文 in March.\n" * 20
     known = "".join(c for c in text if c in TEXT)
     (lmsmith.cwd / "other.txt").write_text(text, encoding="utf-8")
@@ -120,11 +124,11 @@ def test_unknown_characters_are_counted_and_charged(lmsmith: Lmsmith, run: Path)
         (nats / math.log(2) + unknown_bits) / n_bytes, rel=1e-6
     )
     shown = lmsmith("eval", "run", "--text", "other.txt").out
-    charged = f"for their 160 bytes and their places {unknown_bits:,.0f} bits are charged"
-    assert f"60 characters of the text are unknown to this model; {charged}" in shown
+    charged = f"their 160 bytes and their positions add {unknown_bits:,.0f} bits to the score"
+    assert f"60 characters of the text are not in the vocabulary; {charged}" in shown
 
 
-def test_bytes_that_are_no_text_count_as_in_compare(lmsmith: Lmsmith, run: Path) -> None:
+def test_invalid_bytes_are_scored_as_in_compare(lmsmith: Lmsmith, run: Path) -> None:
     (lmsmith.cwd / "odd.txt").write_bytes(b"The cat \xff\xfe saw\r\n" * 9)
     assert "not UTF-8" in lmsmith("eval", "run", "--text", "odd.txt").err
     how = ("--text", "odd.txt", "--json")
@@ -134,10 +138,10 @@ def test_bytes_that_are_no_text_count_as_in_compare(lmsmith: Lmsmith, run: Path)
     (entry,) = (entry for entry in json.loads(done.out) if entry["name"] == "run")
     assert entry["bits_per_byte"] == found["bits_per_byte"]
     shown = lmsmith("eval", "run", "--data.errors", "replace", "--text", "odd.txt").out
-    assert "note: 18 bytes of the text are no UTF-8; they count as they are" in shown
+    assert "note: 18 bytes of the text are not UTF-8; they are scored as raw bytes" in shown
 
 
-def test_one_text_in_every_format_has_one_score(lmsmith: Lmsmith, run: Path) -> None:
+def test_one_text_has_the_same_score_in_every_format(lmsmith: Lmsmith, run: Path) -> None:
     import pyarrow
     import pyarrow.parquet
 
@@ -169,7 +173,7 @@ def test_one_text_in_every_format_has_one_score(lmsmith: Lmsmith, run: Path) -> 
     assert (latin["n_unknown"], latin["n_bytes"]) == (1, len(text) + 2)
 
 
-def test_a_stride_sees_more_context(lmsmith: Lmsmith, run: Path) -> None:
+def test_a_smaller_stride_gives_more_context(lmsmith: Lmsmith, run: Path) -> None:
     side_by_side, overlapping = (
         json.loads(lmsmith("eval", "run", "--json", "--text", "book.txt", "--stride", stride).out)
         for stride in (16, 4)
@@ -178,8 +182,8 @@ def test_a_stride_sees_more_context(lmsmith: Lmsmith, run: Path) -> None:
     assert overlapping["nats_per_token"] < side_by_side["nats_per_token"]
 
 
-def test_without_a_text_it_is_the_runs_own_validation(lmsmith: Lmsmith) -> None:
-    """The best weights are what a run leaves, and its best figures are theirs."""
+def test_without_a_text_it_scores_the_validation_text(lmsmith: Lmsmith) -> None:
+    """The model of a run has its best weights, and the run's best loss is theirs."""
     backwards = TEXT + TEXT[: len(TEXT) // 9 + 1][::-1]
     (lmsmith.cwd / "book.txt").write_text(backwards)
     assert lmsmith("train", "book.txt", "--steps", 200, *TINY, "--out", "run").status == 0

@@ -12,7 +12,7 @@ import pytest
 from conftest import LINUX, TEXT, TINY, Lmsmith
 
 
-def test_it_continues_the_prompt_and_the_seed_says_how(lmsmith: Lmsmith, run: Path) -> None:
+def test_the_seed_determines_the_continuation(lmsmith: Lmsmith, run: Path) -> None:
     first = lmsmith("generate", "run", "The cat", "--max-tokens", 40)
     assert (first.status, first.err) == (0, "")
     assert re.fullmatch(r"The cat(?s:.{40})\n", first.out)
@@ -22,9 +22,7 @@ def test_it_continues_the_prompt_and_the_seed_says_how(lmsmith: Lmsmith, run: Pa
     assert lmsmith("generate", "run/model", "The cat", "--max-tokens", 40).out == first.out
 
 
-def test_n_gives_that_many_of_which_the_first_is_the_only_one_without_it(
-    lmsmith: Lmsmith, run: Path
-) -> None:
+def test_n_gives_n_samples_and_the_first_equals_that_without_n(lmsmith: Lmsmith, run: Path) -> None:
     alone = lmsmith("generate", "run", "My aunt", "--max-tokens", 20).out
     done = lmsmith("generate", "run", "My aunt", "--max-tokens", 20, "--n", 3)
     texts = re.split(r"--- \d\n", done.out)
@@ -34,8 +32,8 @@ def test_n_gives_that_many_of_which_the_first_is_the_only_one_without_it(
     assert len(set(texts)) == 4
 
 
-def test_greedy_filters_agree(lmsmith: Lmsmith, run: Path) -> None:
-    """Each of these leaves the likeliest token alone."""
+def test_all_ways_of_greedy_sampling_agree(lmsmith: Lmsmith, run: Path) -> None:
+    """Each of these options leaves only the most likely token."""
     ways = [
         ["--temperature", 0],
         ["--top-k", 1],
@@ -50,7 +48,7 @@ def test_greedy_filters_agree(lmsmith: Lmsmith, run: Path) -> None:
     assert len(texts) == 1
 
 
-def test_stop_ends_before_the_string_that_comes_first(lmsmith: Lmsmith, run: Path) -> None:
+def test_the_first_stop_sequence_ends_the_text(lmsmith: Lmsmith, run: Path) -> None:
     whole = lmsmith("generate", "run", "Nobody", "--max-tokens", 60).out
     stop = whole[20:22]
     done = lmsmith(
@@ -59,12 +57,12 @@ def test_stop_ends_before_the_string_that_comes_first(lmsmith: Lmsmith, run: Pat
     assert done.out == whole[: whole.index(stop, len("Nobody"))] + "\n"
 
 
-def test_unknown_characters_are_named_and_left_out(lmsmith: Lmsmith, run: Path) -> None:
+def test_unknown_characters_are_named_and_skipped(lmsmith: Lmsmith, run: Path) -> None:
     done = lmsmith("generate", "run", "Thé cœt", "--max-tokens", 10)
     assert done.status == 0
     assert (
         done.err
-        == "note: 2 of the prompt's characters are unknown to this model and left out: éœ\n"
+        == "note: 2 of the prompt's characters are not in the vocabulary and are skipped: éœ\n"
     )
     assert done.out.startswith("Thé cœt")
     assert (
@@ -83,16 +81,14 @@ def test_unknown_words_are_counted(lmsmith: Lmsmith) -> None:
     assert done.status == 0
     assert (
         done.err
-        == "note: 1 of the prompt's words are unknown to this model; it reads <unk> in their "
-        "place\n"
+        == "note: 1 of the prompt's words are not in the vocabulary; the model reads <unk> "
+        "instead\n"
     )
     assert len(re.findall(r"\w+|<unk>", done.out)) >= 4
 
 
-def test_no_prompt_is_the_beginning_of_a_line(lmsmith: Lmsmith, run: Path) -> None:
-    """There is one document, so no end-of-text token: a new line is the nearest thing to a
-    beginning.
-    """
+def test_an_empty_prompt_starts_a_line(lmsmith: Lmsmith, run: Path) -> None:
+    """One document has no end-of-text token, so a line break is the closest to a beginning."""
     after_newline = lmsmith("generate", "run", "\n", "--max-tokens", 20).out
     for done in (
         lmsmith("generate", "run", "", "--max-tokens", 20),
@@ -103,7 +99,7 @@ def test_no_prompt_is_the_beginning_of_a_line(lmsmith: Lmsmith, run: Path) -> No
         assert "\n" + done.out == after_newline
 
 
-def test_no_prompt_after_an_end_of_text(lmsmith: Lmsmith) -> None:
+def test_an_empty_prompt_starts_a_document(lmsmith: Lmsmith) -> None:
     lines = "".join(json.dumps({"text": line}) + "\n" for line in TEXT.splitlines())
     (lmsmith.cwd / "lines.jsonl").write_text(lines)
     assert lmsmith("train", "lines.jsonl", "--steps", 200, *TINY, "--out", "lines").status == 0
@@ -114,7 +110,7 @@ def test_no_prompt_after_an_end_of_text(lmsmith: Lmsmith) -> None:
     assert len(done.out) < 500
 
 
-def test_lines_from_a_pipe(lmsmith: Lmsmith, run: Path) -> None:
+def test_prompts_from_a_pipe(lmsmith: Lmsmith, run: Path) -> None:
     done = lmsmith("generate", "run", "--max-tokens", 15, stdin="The cat\r\nA bird")
     one, other = (
         lmsmith("generate", "run", "--max-tokens", 15, prompt).out
@@ -123,15 +119,15 @@ def test_lines_from_a_pipe(lmsmith: Lmsmith, run: Path) -> None:
     assert (done.status, done.out) == (0, one + other)
     done = lmsmith("generate", "run", "--max-tokens", 15, stdin=b"The cat\nA \xff bird\n")
     assert (done.status, done.out) == (1, one)
-    assert "line 2 of standard input is not UTF-8: byte 0xFF at its offset 2" in done.err
+    assert "line 2 of standard input is not UTF-8: byte 0xFF at offset 2 of the line" in done.err
 
 
-def test_lines_are_continued_as_they_come(lmsmith: Lmsmith, run: Path) -> None:
+def test_prompts_are_continued_as_they_arrive(lmsmith: Lmsmith, run: Path) -> None:
     if not LINUX:
         pytest.skip("needs a named pipe")
     pipe = lmsmith.cwd / "pipe"
     os.mkfifo(pipe)
-    holding = os.open(pipe, os.O_RDWR)  # so that neither end waits for the other
+    holding = os.open(pipe, os.O_RDWR)  # keeps both ends from waiting for each other
     process = lmsmith.start("generate", "run", "--max-tokens", 10, stdin=pipe)
     with pipe.open("w") as writing:
         writing.write("The cat\n")
@@ -144,15 +140,15 @@ def test_lines_are_continued_as_they_come(lmsmith: Lmsmith, run: Path) -> None:
 
 
 @pytest.mark.skipif(not LINUX, reason="pseudo-terminals")
-def test_a_conversation_on_a_terminal(lmsmith: Lmsmith, run: Path) -> None:
+def test_prompts_on_a_terminal(lmsmith: Lmsmith, run: Path) -> None:
     import pty
 
     ours, theirs = pty.openpty()
     process = lmsmith.start("generate", "run", "--max-tokens", 10, stdin=Path(os.ttyname(theirs)))
-    process.until(lambda: "an empty line or Ctrl-D ends.\n> " in process.out())
+    process.until(lambda: "an empty line or Ctrl-D quits.\n> " in process.out())
     os.write(ours, b"The cat\n")
     process.until(lambda: re.search(r"> The cat(?s:.{10})\n> ", process.out()))
-    os.write(ours, "中\n".encode())  # is refused, and the conversation goes on
+    os.write(ours, "中\n".encode())  # refused, then the next prompt is read
     process.until(lambda: "no character" in process.err())
     os.write(ours, b"A bird\n\x04")
     done = process.wait()
@@ -162,8 +158,8 @@ def test_a_conversation_on_a_terminal(lmsmith: Lmsmith, run: Path) -> None:
     os.close(theirs)
 
 
-def test_ctrl_c_ends_a_text_and_then_the_conversation(lmsmith: Lmsmith, run: Path) -> None:
-    """Without a word about signals."""
+def test_ctrl_c_stops_the_text_and_then_the_command(lmsmith: Lmsmith, run: Path) -> None:
+    """No message about signals is printed."""
     if not LINUX:
         pytest.skip("needs a pseudo-terminal")
     import pty
@@ -172,7 +168,7 @@ def test_ctrl_c_ends_a_text_and_then_the_conversation(lmsmith: Lmsmith, run: Pat
     slow = {"lmsmith.generate.decode:sample": 0.02}
     stdin = Path(os.ttyname(theirs))
     process = lmsmith.start("generate", "run", "--max-tokens", 4000, stdin=stdin, slow=slow)
-    process.until(lambda: "Ctrl-D ends.\n> " in process.out())
+    process.until(lambda: "Ctrl-D quits.\n> " in process.out())
     os.write(ours, b"The cat\n")
     process.until(lambda: re.search(r"> The cat(?s:.{3})", process.out()))
     process.send(signal.SIGINT)
@@ -192,7 +188,7 @@ def test_sigterm_at_the_prompt(lmsmith: Lmsmith, run: Path) -> None:
 
     ours, theirs = pty.openpty()
     process = lmsmith.start("generate", "run", stdin=Path(os.ttyname(theirs)))
-    process.until(lambda: "Ctrl-D ends.\n> " in process.out())
+    process.until(lambda: "Ctrl-D quits.\n> " in process.out())
     process.send(signal.SIGTERM)
     done = process.wait()
     assert (done.status, done.err.strip()) == (143, "lmsmith: stopped by SIGTERM")
@@ -212,7 +208,7 @@ def test_it_streams(lmsmith: Lmsmith, run: Path) -> None:
     assert (done.status, done.err) == (130, "lmsmith: stopped by SIGINT\n")
 
 
-def test_a_reader_that_has_seen_enough(lmsmith: Lmsmith, run: Path) -> None:
+def test_a_closed_pipe_ends_generation_quietly(lmsmith: Lmsmith, run: Path) -> None:
     if not LINUX:
         pytest.skip("needs a named pipe")
     pipe = lmsmith.cwd / "pipe"
@@ -227,13 +223,13 @@ def test_a_reader_that_has_seen_enough(lmsmith: Lmsmith, run: Path) -> None:
 
 def read_some(pipe: int) -> bytes:
     try:
-        return os.read(pipe, 7)  # nothing while nobody has opened the other end
+        return os.read(pipe, 7)  # empty until the other end is open
     except BlockingIOError:
         return b""
 
 
-def test_a_terminal_that_lacks_a_character(lmsmith: Lmsmith) -> None:
-    """In a process of its own, for how standard output is encoded is settled when Python starts."""
+def test_a_terminal_that_cannot_encode_a_character(lmsmith: Lmsmith) -> None:
+    """In a new process: Python chooses the encoding of standard output when it starts."""
     (lmsmith.cwd / "czech.txt").write_text("čeština\n" * 300, encoding="utf-8")
     assert lmsmith("train", "czech.txt", "--steps", 2, *TINY, "--out", "czech").status == 0
     environment = {**lmsmith.environment, "PYTHONIOENCODING": "ascii"}

@@ -1,4 +1,4 @@
-"""How a command line is read: `--`, words that begin with a dash, names that other programs use."""
+"""How a command line is parsed: `--`, words that begin with a dash, names from other programs."""
 
 from pathlib import Path
 from typing import Any
@@ -40,12 +40,12 @@ from lmsmith.errors import UsageError
         (["resume", "--", "-r"], {"run": Path("-r")}),
     ],
 )
-def test_what_stands_behind_dashes_is_a_name_or_a_text(
+def test_words_after_a_double_dash_are_names_or_texts(
     words: list[str], found: dict[str, Any] | None
 ) -> None:
     if found is None:
         with pytest.raises(
-            UsageError, match=r"'--steps' stands behind the --, .* put options before the --\."
+            UsageError, match=r"'--steps' comes after the --, .* put options before the --\."
         ):
             parse(words)
         return
@@ -59,14 +59,14 @@ def test_what_stands_behind_dashes_is_a_name_or_a_text(
     [
         (
             ["generate", "run", "--", "-x", "--max-tokens", "3"],
-            "'--max-tokens' stands behind the --",
+            "'--max-tokens' comes after the --",
         ),
-        (["train", "--", "-x.txt", "--steps", "2"], "'--steps' stands behind the --"),
+        (["train", "--", "-x.txt", "--steps", "2"], "'--steps' comes after the --"),
         (["generate", "run", "--", "-x", "-y"], "'-y' is one argument too many."),
-        (["generate", "run", "-x"], "no option '-x'. A text that begins with - goes behind a --."),
+        (["generate", "run", "-x"], "no option '-x'. Write a text that begins with - after a --."),
         (
             ["generate", "run", "--stop", "-x"],
-            "A value that begins with - goes behind =: --stop=VALUE.",
+            "Write a value that begins with - after an =: --stop=VALUE.",
         ),
         (["generate", "run", "--stop", "--n", "3"], "argument --stop: expected one argument. `"),
         (
@@ -82,7 +82,7 @@ def test_what_stands_behind_dashes_is_a_name_or_a_text(
             ["train", "--input", "a.txt"],
             "Give the text after the verb: `lmsmith train book.txt`.",
         ),
-        (["sample", "run"], "no verb 'sample'. `lmsmith generate RUN` continues a text."),
+        (["sample", "run"], "no command 'sample'. `lmsmith generate RUN` continues a text."),
         (["chat", "run"], "There is no chat yet. `lmsmith generate RUN`"),
         (["serve", "run"], "There is no server yet. `lmsmith export RUN --to hf"),
         (
@@ -91,11 +91,11 @@ def test_what_stands_behind_dashes_is_a_name_or_a_text(
         ),
         (
             ["tokenizer", "tokenize", "x"],
-            "no verb 'tokenizer tokenize'. Use `lmsmith tokenizer encode`.",
+            "no command 'tokenizer tokenize'. Use `lmsmith tokenizer encode`.",
         ),
     ],
 )
-def test_what_is_not_understood_is_explained(words: list[str], said: str) -> None:
+def test_unknown_words_are_explained(words: list[str], said: str) -> None:
     with pytest.raises(UsageError) as error:
         parse(words)
     assert said in str(error.value)
@@ -107,12 +107,12 @@ def test_a_file_whose_name_begins_with_a_dash(
     monkeypatch.chdir(tmp_path)
     Path("-x.txt").write_text("text")
     with pytest.raises(
-        UsageError, match=r"no option '-x\.txt'\. A name that begins with - goes behind a --\."
+        UsageError, match=r"no option '-x\.txt'\. Write a name that begins with - after a --\."
     ):
         parse(["train", "-x.txt"])
 
 
-def test_it_is_trained_on(lmsmith: Lmsmith) -> None:
+def test_train_on_a_file_whose_name_begins_with_a_dash(lmsmith: Lmsmith) -> None:
     (lmsmith.cwd / "book.txt").rename(lmsmith.cwd / "-x.txt")
     done = lmsmith(
         "train", "--epochs", "0.01", "--tokenizer", "byte", *TINY, "--out", "r", "--", "-x.txt"

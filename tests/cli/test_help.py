@@ -1,4 +1,4 @@
-"""What can be asked of the command line before anything is done."""
+"""Help texts and `--version`."""
 
 import json
 import os
@@ -19,7 +19,7 @@ VERBS = sorted(verbs().found)
 
 
 def python(lmsmith: Lmsmith, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A Python of its own, as a shell starts it."""
+    """Runs a new Python process, as a shell does."""
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=lmsmith.cwd,
@@ -30,13 +30,13 @@ def python(lmsmith: Lmsmith, *arguments: str) -> subprocess.CompletedProcess[str
 
 
 def processor_seconds() -> float:
-    """Of processes that this one has waited for. (Windows does not count them.)"""
+    """Processor seconds of child processes that have ended. (Windows does not count them.)"""
     found = os.times()
     return found.children_user + found.children_system
 
 
-def test_help_is_there_in_less_than_half_a_second(lmsmith: Lmsmith) -> None:
-    """Of the processor's time, which is what a user waits for where nothing else is running."""
+def test_help_takes_less_than_half_a_second(lmsmith: Lmsmith) -> None:
+    """In processor time, which equals the waiting time on an idle machine."""
     took = []
     for _ in range(3):
         began = processor_seconds()
@@ -53,7 +53,7 @@ def test_help_is_there_in_less_than_half_a_second(lmsmith: Lmsmith) -> None:
 @pytest.mark.parametrize(
     "words", [["--help"], ["train", "--help"], ["generate", "--help"], ["--version"], ["trian"]]
 )
-def test_torch_is_not_imported_for_it(lmsmith: Lmsmith, words: list[str]) -> None:
+def test_help_does_not_import_torch(lmsmith: Lmsmith, words: list[str]) -> None:
     program = (
         "import sys\nfrom lmsmith.cli import run\n"
         f"status = run({words!r}, started=0.0)\n"
@@ -67,7 +67,7 @@ def test_torch_is_not_imported_for_it(lmsmith: Lmsmith, words: list[str]) -> Non
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_help_of_a_verb(lmsmith: Lmsmith, verb: str) -> None:
+def test_help_of_a_command(lmsmith: Lmsmith, verb: str) -> None:
     done = lmsmith(*verb.split(), "--help")
     assert (done.status, done.err) == (0, "")
     assert done.out.startswith(f"usage: lmsmith {verb} ")
@@ -80,7 +80,7 @@ def test_help_of_a_verb(lmsmith: Lmsmith, verb: str) -> None:
 
 def test_every_setting_is_an_option_of_train_with_its_meaning(lmsmith: Lmsmith) -> None:
     shown = lmsmith("train", "--help").out
-    words = " ".join(shown.split()).replace("- ", "-")  # lines break behind hyphens, too
+    words = " ".join(shown.split()).replace("- ", "-")  # lines also break after hyphens
     for name, leaf in settings():
         if name not in ("data.sources", "data.mixture"):  # the arguments; tables of a recipe
             assert f"--{name} " in shown
@@ -103,7 +103,7 @@ def test_help_of_a_preset_lists_the_settings_of_its_kind(
 
 
 def test_the_examples_run_one_after_the_other(lmsmith: Lmsmith, run: Path) -> None:
-    """After `lmsmith demo`, for which a tiny run stands here: that one takes two minutes."""
+    """They follow `lmsmith demo`, which takes two minutes; a tiny run replaces it here."""
     demo = lmsmith.cwd / "demo"
     demo.mkdir()
     lines = "".join(json.dumps({"text": line}) + "\n" for line in TEXT.splitlines())
@@ -117,11 +117,11 @@ def test_the_examples_run_one_after_the_other(lmsmith: Lmsmith, run: Path) -> No
     examples = {
         verb: words for verb, words in examples.items() if not verb.startswith("bench")
     }  # these take minutes
-    for verb in ("import", "export"):  # of a model from the network: tests/interop/test_runs.py
+    for verb in ("import", "export"):  # need a model from the network: tests/interop/test_runs.py
         del examples[verb]
-    del examples["data download"]  # of a corpus from the network: tests/cli/test_data_corpora.py
-    del examples["replay"]  # of an update that went wrong: tests/train/test_guard.py
-    first = ["train", "resume", "tokenizer train"]  # which make what the others take
+    del examples["data download"]  # needs the network: tests/cli/test_data_corpora.py
+    del examples["replay"]  # needs a spike record: tests/train/test_guard.py
+    first = ["train", "resume", "tokenizer train"]  # their results are the inputs of the others
     for verb in [*first, *sorted(examples.keys() - set(first))]:
         words = (
             [*examples[verb], "--minutes=auto", "--steps=5", *TINY]

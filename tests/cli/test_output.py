@@ -1,4 +1,4 @@
-"""Standard output that cannot be written: a run goes on, other commands end with a sentence."""
+"""Standard output that cannot be written: a run continues, other commands fail with a sentence."""
 
 import json
 import os
@@ -16,7 +16,7 @@ FULL = Path("/dev/full")  # every write fails: no space left
 pytestmark = pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
 
 
-def test_a_run_outlives_its_log(lmsmith: Lmsmith) -> None:
+def test_a_run_survives_a_full_disk_for_its_output(lmsmith: Lmsmith) -> None:
     done = lmsmith(
         "train",
         "book.txt",
@@ -32,7 +32,7 @@ def test_a_run_outlives_its_log(lmsmith: Lmsmith) -> None:
     assert done.status == 0, done.err
     assert done.err.count("\n") == 1
     assert (
-        "standard output cannot be written (No space left on device). Training goes on without it"
+        "standard output cannot be written (No space left on device). Training continues without it"
         in done.err
     )
     run = lmsmith.cwd / "run"
@@ -45,7 +45,7 @@ def test_a_run_outlives_its_log(lmsmith: Lmsmith) -> None:
     assert json.loads((run / "summary.json").read_text())["steps"] == 22
 
 
-def test_a_run_outlives_a_log_that_fills_on_the_way(lmsmith: Lmsmith) -> None:
+def test_a_run_survives_a_pipe_that_closes(lmsmith: Lmsmith) -> None:
     log = lmsmith.cwd / "log"
     order = ["train", "book.txt", "--steps", 20, *TINY, "--train.eval_every", 1, "--out", "run"]
     probe = lmsmith(*order[:-1], "probe", stdout=log)
@@ -77,15 +77,14 @@ def test_a_run_outlives_a_log_that_fills_on_the_way(lmsmith: Lmsmith) -> None:
         ["data", "prepare", "book.txt", "--tokenizer", "byte", "--out", "shards"],
     ],
 )
-def test_other_commands_end_with_a_sentence(
+def test_other_commands_fail_with_one_sentence(
     lmsmith: Lmsmith, run: Path, command: list[object]
 ) -> None:
     done = lmsmith(*command, stdout=FULL)
     assert done.status == 1
     assert done.err == (
-        "lmsmith: standard output cannot be written: No space left on device. The command ends "
-        "here; send its output "
-        "elsewhere.\n"
+        "lmsmith: standard output cannot be written: No space left on device. The command stops "
+        "here; redirect its output to another place.\n"
     )
 
 
@@ -103,7 +102,7 @@ def test_python_itself_does_not_complain_when_it_exits() -> None:
 
 
 @pytest.mark.skipif(not LINUX, reason="terminals are each system's own")
-def test_a_run_outlives_its_terminal(lmsmith: Lmsmith) -> None:
+def test_a_run_survives_its_closed_terminal(lmsmith: Lmsmith) -> None:
     master, terminal = os.openpty()
     process = lmsmith.start(
         "train", "book.txt", "--steps", 10**6, *TINY, "--train.log_every", 1, "--out", "run",

@@ -21,8 +21,8 @@ from conftest import TEXT, TINY, Lmsmith, Process
 if not hasattr(signal, "SIGKILL"):
     pytest.skip("Windows has no signals to other processes", allow_module_level=True)
 
-# Dropout, so that there is randomness in every step; a validation text that runs backwards, so that
-# its loss soon rises and the best weights are not the last.
+# Dropout makes every step random. The validation text runs backwards, so its loss soon rises and
+# the best weights are not the last ones.
 BACKWARDS = TEXT + TEXT[: len(TEXT) // 9 + 1][::-1]
 STEPS, N_KILLS = 120, 12
 LONG = [
@@ -47,7 +47,7 @@ def undisturbed(_lmsmith: Lmsmith, tmp_path_factory: pytest.TempPathFactory) -> 
     return place / "run"
 
 
-def test_kills_at_any_moment_leave_an_undisturbed_runs_weights(
+def test_a_run_killed_at_any_moment_resumes_to_the_same_weights(
     lmsmith: Lmsmith, undisturbed: Path
 ) -> None:
     (lmsmith.cwd / "book.txt").write_text(BACKWARDS, encoding="utf-8")
@@ -90,7 +90,7 @@ def test_kills_at_any_moment_leave_an_undisturbed_runs_weights(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_a_whole_checkpoint_and_says_how_to_go_on(
+def test_a_signal_saves_a_checkpoint_and_prints_how_to_resume(
     lmsmith: Lmsmith, number: signal.Signals
 ) -> None:
     run = lmsmith.cwd / "my run"
@@ -105,7 +105,7 @@ def test_a_signal_saves_a_whole_checkpoint_and_says_how_to_go_on(
     assert (summary["finished"], summary["signal"]) == ("signal", number.name)
     assert newest_step(run) == summary["steps"] >= 20
     assert (
-        f"my run is saved at step {summary['steps']}; `lmsmith resume 'my run'` continues it\n"
+        f"saved my run at step {summary['steps']}; `lmsmith resume 'my run'` continues it\n"
         in done.out
     )
     assert f"stopped by {'Ctrl-C' if number == signal.SIGINT else number.name}" in done.out
@@ -117,7 +117,7 @@ def test_a_signal_saves_a_whole_checkpoint_and_says_how_to_go_on(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_does_not_wait_for_an_evaluation_which_the_resumed_run_makes(
+def test_a_signal_skips_an_evaluation_and_the_resumed_run_makes_it(
     lmsmith: Lmsmith, number: signal.Signals
 ) -> None:
     run = lmsmith.cwd / "run"
@@ -163,16 +163,16 @@ def test_a_second_interrupt_does_not_wait_for_the_save(lmsmith: Lmsmith, run: Pa
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_the_text_is_read_leaves_nothing(
+def test_a_signal_while_reading_text_leaves_no_files(
     lmsmith: Lmsmith, number: signal.Signals
 ) -> None:
     pipe = lmsmith.cwd / "endless.txt"
     os.mkfifo(pipe)
     process = lmsmith.start("train", "endless.txt", "--steps", 5, *TINY, "--out", "runs/mine")
-    writing = process.until(lambda: opened_for_writing(pipe))  # somebody reads at the other end
+    writing = process.until(lambda: opened_for_writing(pipe))  # a process reads at the other end
     time.sleep(
         0.1
-    )  # by now in the system's read, which a signal ends; just before it, Python would miss one
+    )  # a signal now interrupts the read; just before it, Python would miss the signal
     process.send(number)
     done = process.wait()
     os.close(writing)
@@ -180,7 +180,7 @@ def test_a_signal_while_the_text_is_read_leaves_nothing(
     assert not (lmsmith.cwd / "runs").exists()
 
 
-def test_a_signal_while_the_plan_is_made_leaves_nothing(lmsmith: Lmsmith) -> None:
+def test_a_signal_while_planning_leaves_no_files(lmsmith: Lmsmith) -> None:
     large = [
         "--model.n_layer=2",
         "--model.n_head=4",
@@ -196,12 +196,12 @@ def test_a_signal_while_the_plan_is_made_leaves_nothing(lmsmith: Lmsmith) -> Non
     (lmsmith.cwd / "book.txt").write_text(TEXT * 10, encoding="utf-8")
     process = lmsmith.start("train", "book.txt", "--minutes", 9, *large, "--out", "runs/mine")
     process.until(lambda: list(lmsmith.cwd.glob("runs/.mine.*.partial/tokens/corpus.json")))
-    process.send(signal.SIGINT)  # five updates of some 0.3 s each are being timed
+    process.send(signal.SIGINT)  # five steps of about 0.3 s each are being timed
     assert process.wait().status == 130
     assert not (lmsmith.cwd / "runs").exists()
 
 
-def test_a_kill_before_the_run_is_there_leaves_nothing_but_what_the_next_run_sweeps(
+def test_files_of_a_run_killed_early_are_removed_by_the_next_run(
     lmsmith: Lmsmith,
 ) -> None:
     (lmsmith.cwd / "runs").mkdir()
@@ -214,7 +214,7 @@ def test_a_kill_before_the_run_is_there_leaves_nothing_but_what_the_next_run_swe
     assert os.listdir(lmsmith.cwd / "runs") == ["book-1"]
 
 
-def test_a_finished_run_stays_as_it_is(lmsmith: Lmsmith, run: Path) -> None:
+def test_resuming_a_finished_run_changes_nothing(lmsmith: Lmsmith, run: Path) -> None:
     before = content(run)
     done = lmsmith("resume", "run")
     assert (done.status, done.err) == (0, "")
@@ -226,7 +226,7 @@ def test_a_finished_run_stays_as_it_is(lmsmith: Lmsmith, run: Path) -> None:
 def test_each_stage_of_a_run_can_be_resumed(lmsmith: Lmsmith, run: Path, n_steps_left: int) -> None:
     finished = shutil.copytree(run, lmsmith.cwd / "finished")
     (run / "summary.json").unlink()  # written last
-    if n_steps_left == 30:  # nothing but what `create` makes
+    if n_steps_left == 30:  # only the files that `create` writes
         for name in ("checkpoints", "model"):
             shutil.rmtree(run / name)
         for name in ("metrics.jsonl", "samples.md", "report.html"):
@@ -247,7 +247,7 @@ def test_each_stage_of_a_run_can_be_resumed(lmsmith: Lmsmith, run: Path, n_steps
     assert (run / "samples.md").read_text() == (finished / "samples.md").read_text()
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(
+def test_a_damaged_checkpoint_is_named_and_the_previous_one_is_used(
     lmsmith: Lmsmith, run: Path
 ) -> None:
     finished = shutil.copytree(run, lmsmith.cwd / "finished")
@@ -263,7 +263,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(
     assert_same(run, finished)
 
 
-def test_a_run_without_a_whole_checkpoint_says_which_are_damaged(
+def test_a_run_without_a_complete_checkpoint_names_the_damaged_ones(
     lmsmith: Lmsmith, run: Path
 ) -> None:
     (run / "summary.json").unlink()
@@ -302,9 +302,7 @@ def test_keep(lmsmith: Lmsmith, keep: int) -> None:
 
 
 def assert_same(run: Path, oracle: Path) -> None:
-    """Weights, optimizer, losses and what the run was best at, of a run and of one that nobody
-    disturbed.
-    """
+    """Checks that weights, optimizer state, losses and best loss equal those of an uninterrupted run."""
     for name in ("model/model.safetensors", f"checkpoints/{newest(oracle).name}/model.safetensors"):
         assert sha256(run / name) == sha256(oracle / name), name
     assert newest(run).name == newest(oracle).name
@@ -329,7 +327,7 @@ def assert_same(run: Path, oracle: Path) -> None:
 
 
 def losses(run: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl without what a clock says."""
+    """metrics.jsonl without times."""
     clock = {"seconds", "tokens_per_second", "mfu"}
     lines = (json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())
     return [{name: value for name, value in line.items() if name not in clock} for line in lines]
@@ -340,7 +338,7 @@ def steps_of(run: Path, kind: str) -> list[int]:
 
 
 def last_step(run: Path) -> int:
-    """Of metrics.jsonl as far as it is written; 0 where there is none."""
+    """The last step in metrics.jsonl; 0 without the file."""
     try:
         text = (run / "metrics.jsonl").read_text()
     except FileNotFoundError:
@@ -349,9 +347,7 @@ def last_step(run: Path) -> int:
 
 
 def past_step(process: Process, run: Path, before: int | None, step: int) -> None:
-    """Waits until the process, which began when metrics.jsonl was the file `before`, has come to
-    a step.
-    """
+    """Waits until the process reaches a step. `before`: the inode of metrics.jsonl when it began."""
     process.until(lambda: metrics_file(run) != before and last_step(run) >= step)
 
 
@@ -360,7 +356,7 @@ def within_a_save(process: Process, run: Path) -> None:
 
 
 def metrics_file(run: Path) -> int | None:
-    """Which file metrics.jsonl is: each process begins a new one."""
+    """The inode of metrics.jsonl: each process writes a new file."""
     try:
         return (run / "metrics.jsonl").stat().st_ino
     except FileNotFoundError:
@@ -382,7 +378,7 @@ def newest_step(run: Path) -> int:
 
 
 def partials(place: Path, process: Process | None = None) -> list[str]:
-    """What is half written in a folder, by this process if it is named."""
+    """Incomplete files in a folder, written by this process if one is given."""
     end = f".{process.id}.partial" if process else ".partial"
     try:
         return [name for name in os.listdir(place) if name.endswith(end)]
@@ -393,12 +389,12 @@ def partials(place: Path, process: Process | None = None) -> list[str]:
 def opened_for_writing(pipe: Path) -> int | None:
     try:
         return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
-    except OSError:  # nobody has opened it for reading
+    except OSError:  # not open for reading yet
         return None
 
 
 def content(place: Path) -> dict[str, tuple[str, int]]:
-    """Every file with its hash and when it was written."""
+    """Each file with its hash and modification time."""
     files = [path for path in sorted(place.rglob("*")) if path.is_file()]
     return {str(path.relative_to(place)): (sha256(path), path.stat().st_mtime_ns) for path in files}
 
@@ -429,7 +425,7 @@ def test_a_run_is_trained_by_one_process(lmsmith: Lmsmith) -> None:
         done = lmsmith("resume", "run", *options)
         assert (done.status, done.out) == (2, "")
         assert f"run is being trained by process {process.id} on this machine" in done.err
-    process.send(signal.SIGKILL)  # its record stays, and its lock is free
+    process.send(signal.SIGKILL)  # its record stays; its lock is released
     process.wait()
     assert (run / "trainer.json").exists()
     config = run / "config.toml"

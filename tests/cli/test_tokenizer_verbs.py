@@ -25,28 +25,28 @@ def ids(out: str) -> list[int]:
     return [int(word) for word in out.split()]
 
 
-def test_train_learns_what_the_library_learns(bpe: Path) -> None:
+def test_train_learns_the_same_merges_as_the_library(bpe: Path) -> None:
     assert load_tokenizer(bpe).fingerprint == learn_bpe([TEXT], 300).fingerprint
 
 
-def test_train_says_what_it_did(lmsmith: Lmsmith) -> None:
+def test_train_prints_the_result(lmsmith: Lmsmith) -> None:
     done = lmsmith("tokenizer", "train", "book.txt", "--vocab-size", 300, "--out", "my bpe")
     assert (done.status, done.err) == (0, "")
     assert done.out.splitlines()[-2:] == [
-        "my bpe has 300 entries",
+        "wrote my bpe: 300 tokens",
         "try      lmsmith tokenizer inspect 'my bpe'",
     ]
 
 
-def test_train_ends_early_and_says_so(lmsmith: Lmsmith) -> None:
+def test_train_that_ends_early_prints_a_note(lmsmith: Lmsmith) -> None:
     done = lmsmith("tokenizer", "train", "book.txt", "--vocab-size", 9000, "--out", "bpe")
     size = load_tokenizer(lmsmith.cwd / "bpe").vocab_size
     assert done.status == 0
     assert f"the vocabulary has {size} entries instead of 9000" in done.err
-    assert f"bpe has {size:,} entries" in done.out
+    assert f"wrote bpe: {size:,} tokens" in done.out
 
 
-def test_special_tokens_and_none(lmsmith: Lmsmith) -> None:
+def test_special_tokens_and_no_special_tokens(lmsmith: Lmsmith) -> None:
     for name, options in {
         "two": ["--special", "<a>", "--special", "<b>"],
         "none": ["--no-special"],
@@ -64,7 +64,7 @@ def test_special_tokens_and_none(lmsmith: Lmsmith) -> None:
     assert ids(lmsmith("tokenizer", "encode", "two", "<b>").out) != [259]
 
 
-def test_a_token_that_ends_texts_by_name(lmsmith: Lmsmith) -> None:
+def test_the_end_of_text_token_is_known_by_name(lmsmith: Lmsmith) -> None:
     words = (
         "tokenizer",
         "train",
@@ -90,21 +90,21 @@ def test_patterns_by_name(lmsmith: Lmsmith) -> None:
     assert done.status == 1
     assert "no pattern 'nosuch'" in done.err
     assert lmsmith(*words, r"\p{L}+|\P{L}").status == 0
-    assert "starts with regex:" in " ".join(lmsmith("tokenizer", "train", "--help").out.split())
+    assert "has the prefix regex:" in " ".join(lmsmith("tokenizer", "train", "--help").out.split())
 
 
-def test_import_says_what_a_file_does_not(lmsmith: Lmsmith, bpe: Path) -> None:
+def test_import_adds_what_a_file_does_not_contain(lmsmith: Lmsmith, bpe: Path) -> None:
     save_tiktoken(learn_bpe([TEXT], 280, special_tokens=()), lmsmith.cwd / "ranks.txt")
     done = lmsmith("tokenizer", "encode", "ranks.txt", "x")
     assert done.status == 1
     assert "tokenizer import ranks.txt --pattern NAME" in done.err
     options = ("--pattern", "gpt4", "--special", "<a>=290", "--eos-token", "<a>")
     done = lmsmith("tokenizer", "import", "ranks.txt", *options, "--out", "new")
-    assert (done.status, done.out.splitlines()[0]) == (0, "new has 291 entries")
+    assert (done.status, done.out.splitlines()[0]) == (0, "wrote new: 291 tokens")
     assert load_tokenizer(lmsmith.cwd / "new").end_of_text == 290
     assert (
         lmsmith("tokenizer", "import", "ranks.txt", *options, "--out", "new").status == 1
-    )  # there already
+    )  # it exists already
     for wrong in (
         ("--pattern", "gpt5"),
         ("--special", "<a>"),
@@ -116,7 +116,7 @@ def test_import_says_what_a_file_does_not(lmsmith: Lmsmith, bpe: Path) -> None:
         assert not (lmsmith.cwd / "other").exists()
 
 
-def test_encode_and_decode_there_and_back(lmsmith: Lmsmith, bpe: Path) -> None:
+def test_decode_inverts_encode(lmsmith: Lmsmith, bpe: Path) -> None:
     text = "The old boat — naïve 🙂\n"
     encoded = lmsmith("tokenizer", "encode", "bpe", text).out
     assert ids(encoded) == load_tokenizer(bpe).encode(text).tolist()
@@ -134,7 +134,7 @@ def test_encode_shows_each_token(lmsmith: Lmsmith, bpe: Path) -> None:
     ).tolist()
 
 
-def test_a_runs_tokenizer_by_the_runs_name(lmsmith: Lmsmith, run: Path) -> None:
+def test_the_tokenizer_of_a_run(lmsmith: Lmsmith, run: Path) -> None:
     done = lmsmith("tokenizer", "encode", "run", "The cat")
     assert ids(done.out) == load_tokenizer(run / "model").encode("The cat").tolist()
 
@@ -152,7 +152,7 @@ def test_inspect(lmsmith: Lmsmith, bpe: Path) -> None:
     (lmsmith.cwd / "other.txt").write_text("Ελληνικά " * 50, encoding="utf-8")
     done = lmsmith("tokenizer", "inspect", "bpe", "--text", "book.txt", "other.txt")
     assert done.status == 0, done.err
-    assert "' old boat'" not in done.out  # a piece has one word
+    assert "' old boat'" not in done.out  # a token does not cross words
     assert "book.txt" in done.out
     found = json.loads(
         lmsmith("tokenizer", "inspect", "bpe", "--text", "book.txt", "other.txt", "--json").out
@@ -163,7 +163,9 @@ def test_inspect(lmsmith: Lmsmith, bpe: Path) -> None:
     assert own["bytes_per_token"] == pytest.approx(
         len(TEXT) / len(load_tokenizer(bpe).encode(TEXT))
     )
-    assert other["bytes_per_token"] == pytest.approx(1, abs=0.3)  # of no use to Greek
+    assert other["bytes_per_token"] == pytest.approx(
+        1, abs=0.3
+    )  # merges of English do not apply to Greek
 
 
 def test_compare_refuses_a_tokenizer_before_it_learns_others(lmsmith: Lmsmith) -> None:
@@ -173,7 +175,7 @@ def test_compare_refuses_a_tokenizer_before_it_learns_others(lmsmith: Lmsmith) -
     assert "merg" not in done.err
 
 
-def test_compare_has_the_ladder_and_a_page(lmsmith: Lmsmith, bpe: Path) -> None:
+def test_compare_prints_a_table_and_writes_a_page(lmsmith: Lmsmith, bpe: Path) -> None:
     done = lmsmith(
         "tokenizer",
         "compare",
@@ -240,13 +242,13 @@ def test_compare_has_the_ladder_and_a_page(lmsmith: Lmsmith, bpe: Path) -> None:
         (["encode", "none", "text"], 1, ["no tokenizer at none"]),
         (["decode", "bpe", "300"], 1, ["300", "vocabulary"]),
         (["decode", "bpe", "9" * 30], 1, ["9" * 30, "vocabulary"]),
-        (["decode", "bpe", "one"], 2, ["'one' is no id"]),
+        (["decode", "bpe", "one"], 2, ["'one' is not a token id"]),
         (
             ["encode", "bpe", "--specials", "text"],
             2,
             ["no option '--specials'", "Did you mean --special?"],
         ),
-        (["tran"], 2, ["no verb 'tokenizer tran'", "Did you mean train?"]),
+        (["tran"], 2, ["no command 'tokenizer tran'", "Did you mean train?"]),
         ([], 2, ["one of train, import, encode, decode, inspect, compare"]),
         (["compare", "--text", "book.txt", "--sizes", "a"], 2, ["512,2048"]),
     ],

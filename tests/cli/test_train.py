@@ -1,6 +1,4 @@
-"""`lmsmith train` as users run it: lengths, recipes, overrides, what it shows and what it
-leaves.
-"""
+"""`lmsmith train`: lengths, recipes, given and chosen settings, its output and its files."""
 
 import contextlib
 import hashlib
@@ -49,7 +47,7 @@ def without(*names: str) -> list[str]:
     return [word for word in TINY if not any(name in word for name in names)]
 
 
-def test_steps_and_what_a_run_leaves(lmsmith: Lmsmith) -> None:
+def test_steps_and_the_files_of_a_run(lmsmith: Lmsmith) -> None:
     run, done = trained(lmsmith, "book.txt", "--steps", 20)
     assert sorted(os.listdir(run)) == [
         ".lock",
@@ -169,14 +167,14 @@ def test_minutes(lmsmith: Lmsmith) -> None:
     summary = summary_of(run)
     assert summary["finished"] == "time"
     assert lines_of(run, "eval")[-1]["step"] == summary["steps"]
-    assert took < 9 + 3, f"{took:.1f} s for 9"  # on a machine that others use as well
+    assert took < 9 + 3, f"{took:.1f} s for 9"  # the machine may be busy
     assert re.search(r"^training [\d,]+ steps of 4 x 16", done.out, re.MULTILINE)
     assert config_of(run)["train"]["steps"] == summary["steps"]
     again = lmsmith("resume", "run")
     assert (again.status, "run is finished at step" in again.out) == (0, True)
 
 
-def test_ten_minutes_are_what_it_takes_without_a_length(lmsmith: Lmsmith) -> None:
+def test_without_a_length_it_trains_for_ten_minutes(lmsmith: Lmsmith) -> None:
     process = lmsmith.start("train", "book.txt", *TINY, "--out", "run")
     process.until(lambda: (lmsmith.cwd / "run" / "metrics.jsonl").exists())
     process.send(signal.SIGTERM)
@@ -184,7 +182,7 @@ def test_ten_minutes_are_what_it_takes_without_a_length(lmsmith: Lmsmith) -> Non
     assert config_of(lmsmith.cwd / "run")["train"]["minutes"] == 10
 
 
-def test_a_recipe_with_files_behind_it(lmsmith: Lmsmith) -> None:
+def test_a_recipe_followed_by_files(lmsmith: Lmsmith) -> None:
     (lmsmith.cwd / "r.toml").write_text(
         '[train]\nsteps = 7\nseed = 3\n[data]\nsources = ["missing.txt"]\n'
     )
@@ -193,7 +191,7 @@ def test_a_recipe_with_files_behind_it(lmsmith: Lmsmith) -> None:
     config = config_of(run)
     assert (config["data"]["sources"], config["train"]["seed"]) == (["book.txt", "other.txt"], 3)
     assert summary_of(run)["steps"] == 7
-    # The command line goes before the recipe, also in what says the length.
+    # The command line overrides the recipe, also the run's length.
     run, _ = trained(lmsmith, "r.toml", "book.txt", "--tokens", 128, "--seed", 4, out="another")
     assert (config_of(run)["train"]["seed"], summary_of(run)["steps"]) == (4, 2)
 
@@ -224,7 +222,7 @@ def test_the_config_of_a_run_with_minutes_repeats_its_steps(lmsmith: Lmsmith, ru
     config = run / "config.toml"
     config.write_text(
         config.read_text().replace("minutes = 0.0", "minutes = 5.0")
-    )  # as such a run leaves it
+    )  # as such a run writes it
     done = lmsmith("train", "run/config.toml", "--out", "again")
     assert (done.status, done.err) == (0, "")
     assert summary_of(lmsmith.cwd / "again")["finished"] == "steps"
@@ -232,7 +230,7 @@ def test_the_config_of_a_run_with_minutes_repeats_its_steps(lmsmith: Lmsmith, ru
     other = lmsmith("train", "run/config.toml", "--minutes", 0.01, "--out", "other")
     assert (
         "train.minutes = 0.01 leaves no time" in other.err
-    )  # the command line's, not the steps of the file
+    )  # from the command line, not from the file
 
 
 def test_the_config_of_a_run_with_another_text(lmsmith: Lmsmith, run: Path) -> None:
@@ -246,7 +244,7 @@ def test_the_config_of_a_run_with_another_text(lmsmith: Lmsmith, run: Path) -> N
     assert done.status == 0, done.err
 
 
-def test_overrides_are_kept_and_what_is_left_open_is_chosen_to_fit(lmsmith: Lmsmith) -> None:
+def test_given_settings_are_kept_and_others_are_chosen_to_fit(lmsmith: Lmsmith) -> None:
     run, _ = trained(
         lmsmith, "book.txt", "--steps", 2, "--model.d_model", 24, tiny=without("d_model", "n_head")
     )
@@ -285,7 +283,7 @@ def test_overrides_are_kept_and_what_is_left_open_is_chosen_to_fit(lmsmith: Lmsm
     assert config_of(lmsmith.cwd / "d")["model"]["d_model"] == 24
 
 
-def test_zero_and_auto_may_be_said(lmsmith: Lmsmith) -> None:
+def test_zero_and_auto_are_accepted(lmsmith: Lmsmith) -> None:
     auto = [
         "--train.threads=0",
         "--train.matmul=auto",
@@ -335,7 +333,7 @@ def test_a_tokenizer_from_another_run(lmsmith: Lmsmith, run: Path) -> None:
         for place in (run, lmsmith.cwd / "other")
     )
     assert one == other
-    assert re.search("note .*unknown", done.out)  # nothing is lost silently
+    assert re.search("note .*unknown", done.out)  # nothing is dropped silently
 
 
 def test_runs_are_numbered_and_named_after_their_text(lmsmith: Lmsmith) -> None:
@@ -353,13 +351,13 @@ def test_runs_are_numbered_and_named_after_their_text(lmsmith: Lmsmith) -> None:
     ]
 
 
-def test_brackets_in_a_name_are_no_markup(lmsmith: Lmsmith) -> None:
+def test_brackets_in_a_name_are_not_read_as_markup(lmsmith: Lmsmith) -> None:
     _, done = trained(lmsmith, "book.txt", "--steps", 1, out="[red]run :smile:")
     assert "report   [red]run :smile:/report.html" in done.out
     assert "lmsmith generate '[red]run :smile:'" in done.out
 
 
-def test_what_goes_to_a_file_are_plain_lines(lmsmith: Lmsmith) -> None:
+def test_output_to_a_file_is_plain_lines(lmsmith: Lmsmith) -> None:
     _, done = trained(lmsmith, "book.txt", "--steps", 20)
     assert "\x1b" not in done.out
     assert "\r" not in done.out
@@ -372,7 +370,7 @@ def test_what_goes_to_a_file_are_plain_lines(lmsmith: Lmsmith) -> None:
 
 
 class Terminal:
-    """A pseudo-terminal, and what a process has written on it."""
+    """A pseudo-terminal, and the output of a process on it."""
 
     def __init__(self) -> None:
         import pty
@@ -465,7 +463,7 @@ def test_ctrl_c_typed_on_a_terminal(lmsmith: Lmsmith, terminal: Terminal) -> Non
     assert terminal.shown().count("\x1b[?25l") == terminal.shown().count("\x1b[?25h")
 
 
-def test_a_reader_that_goes_away_does_not_end_a_run(lmsmith: Lmsmith) -> None:
+def test_a_closed_pipe_does_not_end_a_run(lmsmith: Lmsmith) -> None:
     if not LINUX:
         pytest.skip("needs a named pipe")
     pipe = lmsmith.cwd / "pipe"
@@ -476,13 +474,13 @@ def test_a_reader_that_goes_away_does_not_end_a_run(lmsmith: Lmsmith) -> None:
     os.close(holding)
     done = process.wait()
     assert done.status == 0
-    assert "standard output cannot be written (Broken pipe). Training goes on" in done.err
+    assert "standard output cannot be written (Broken pipe). Training continues" in done.err
     assert done.err.count("\n") == 1
     assert summary_of(lmsmith.cwd / "run")["steps"] == 60
 
 
 def test_a_process_of_its_own_from_a_shell(lmsmith: Lmsmith) -> None:
-    """The one here that pays for importing torch; stopped, it goes on."""
+    """The one test here whose process imports torch itself. Stopped by SIGTERM, the run is saved."""
     shell = "exec {} -m lmsmith train book.txt --steps 1000000 --out run {}"
     command = shell.format(sys.executable, " ".join(TINY))
     process = subprocess.Popen(

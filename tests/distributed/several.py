@@ -8,7 +8,7 @@ import sys
 import torch
 
 from lmsmith.config.presets import preset
-from lmsmith.distributed.ranks import joined, place_in_environment
+from lmsmith.distributed.ranks import joined, ranks_from_environment
 from lmsmith.distributed.shard import (
     SummedLoss,
     is_sharded,
@@ -48,15 +48,15 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    ranks = place_in_environment()
+    ranks = ranks_from_environment()
     assert (ranks.world, os.environ["RANK"]) == (2, str(ranks.rank))
     inputs, targets = batch()
-    n_counted = int((targets != -1).sum())
+    n_targets = int((targets != -1).sum())
     with joined(ranks):
         for name in ("modern", "gpt2"):
             alone = model_of(name)
             wanted = SummedLoss(alone)(inputs, targets)
-            (wanted / n_counted).backward()
+            (wanted / n_targets).backward()
             for how in ("ddp", "fsdp"):
                 model = model_of(name)
                 module = parallelize(SummedLoss(model), ranks, how)
@@ -65,7 +65,7 @@ def main() -> None:
                 for row in range(start, end):
                     with synchronised(module, last=row == end - 1):
                         part = module(inputs[row : row + 1], targets[row : row + 1])
-                        (part * ranks.world / n_counted).backward()
+                        (part * ranks.world / n_targets).backward()
                     total += float(part.detach())
                 found = ranks.sum(total)[0]
                 assert abs(found - float(wanted.detach())) < 1e-12 * abs(found), (name, how)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lmsmith.distributed.ranks import Ranks, place_in_environment
+from lmsmith.distributed.ranks import Ranks, ranks_from_environment
 from lmsmith.errors import UsageError
 
 
@@ -19,9 +19,9 @@ def second_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert place_in_environment("cuda") == Ranks()
+    assert ranks_from_environment("cuda") == Ranks()
     monkeypatch.setenv("WORLD_SIZE", "1")
-    assert place_in_environment("cpu") == Ranks()
+    assert ranks_from_environment("cpu") == Ranks()
 
 
 @pytest.mark.usefixtures("second_of_two")
@@ -29,21 +29,21 @@ def test_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     """Also if the config names a GPU, like that of a run on one GPU."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert place_in_environment(device) == Ranks(3, 4, 1, 2, torch.device("cuda", 1))
+    assert ranks_from_environment(device) == Ranks(3, 4, 1, 2, torch.device("cuda", 1))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UsageError, match="process 1 on this machine, which has 1 GPUs"):
-        place_in_environment(device)
+        ranks_from_environment(device)
 
 
 @pytest.mark.usefixtures("second_of_two")
 def test_an_incomplete_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert place_in_environment().device == torch.device("cpu")
+    assert ranks_from_environment().device == torch.device("cpu")
     monkeypatch.delenv("LOCAL_RANK")
     with pytest.raises(
         UsageError,
         match=r"RANK=3, WORLD_SIZE=4\. Expected RANK, WORLD_SIZE and LOCAL_RANK as torchrun",
     ):
-        place_in_environment()
+        ranks_from_environment()
     monkeypatch.setenv("LOCAL_RANK", "one")
     with pytest.raises(UsageError, match="LOCAL_RANK=one"):
-        place_in_environment()
+        ranks_from_environment()

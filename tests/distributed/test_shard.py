@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lmsmith.distributed.ranks import Ranks, place_in_environment
+from lmsmith.distributed.ranks import Ranks, ranks_from_environment
 from lmsmith.errors import UsageError
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
@@ -65,4 +65,4 @@ def test_an_incomplete_torchrun_environment_is_refused(
     for name, value in said.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match="torchrun"):
-        place_in_environment()
+        ranks_from_environment()

@@ -90,7 +90,7 @@ def test_equals_a_plain_loop_over_tokens(length: int, stride: int | None, rows: 
     assert charged.n_tokens == length
     if length > 1:
         given = score_ids(
-            model, ids, n_bytes=50, stride=stride, rows_per_batch=rows, first_given=True
+            model, ids, n_bytes=50, stride=stride, rows_per_batch=rows, starts_with_end_of_text=True
         )
         assert given.nats == pytest.approx(math.fsum(nats), rel=1e-6)
         assert given.n_tokens == length - 1
@@ -125,7 +125,13 @@ def test_separate_documents_are_scored_as_if_alone(
         wanted += math.fsum(_plain(model, ids[place : place + len(piece) + 1], stride or T))
         place += len(piece)
     found = score_ids(
-        model, ids, n_bytes=9, first_given=True, stride=stride, rows_per_batch=rows, boundary=0
+        model,
+        ids,
+        n_bytes=9,
+        starts_with_end_of_text=True,
+        stride=stride,
+        rows_per_batch=rows,
+        boundary=0,
     )
     assert found.nats == pytest.approx(wanted, rel=1e-6)
     assert found.n_tokens == len(ids) - 1
@@ -148,7 +154,7 @@ def test_windows_without_overlap_read_each_token_once() -> None:
 @pytest.mark.parametrize("end_of_text", [False, True])
 def test_a_uniform_model_over_bytes_scores_eight(length: int, end_of_text: bool) -> None:
     text = np.random.default_rng(0).integers(0, 256, length + end_of_text).astype(np.uint16)
-    score = score_ids(Uniform(256), text, n_bytes=length, first_given=end_of_text)
+    score = score_ids(Uniform(256), text, n_bytes=length, starts_with_end_of_text=end_of_text)
     assert score.bits_per_byte == pytest.approx(8, abs=1e-6)
     assert score.perplexity == pytest.approx(256, rel=1e-6)
 
@@ -197,7 +203,9 @@ def test_the_transformer(positions: str) -> None:
                 0, -1
             ].double()
         nats -= logits.log_softmax(-1)[ids[target]].item()
-    assert score_ids(model, ids, n_bytes=50, first_given=True).nats == pytest.approx(nats, rel=1e-5)
+    assert score_ids(model, ids, n_bytes=50, starts_with_end_of_text=True).nats == pytest.approx(
+        nats, rel=1e-5
+    )
     model(
         torch.zeros(1, T, dtype=torch.int64)
     ).sum().backward()  # scoring left nothing behind that training minds
@@ -216,7 +224,7 @@ def test_n_grams_cost_the_same_in_parallel_parts(
     for least_part, n_tokens in ((10**9, 4096), (7, 4096), (20, 64), (1, 32)):
         monkeypatch.setattr("lmsmith.evaluate.likelihood._LEAST_PART", least_part)
         monkeypatch.setattr("lmsmith.evaluate.likelihood._TOKENS_AT_ONCE_CPU", n_tokens)
-        score = score_ids(model, text, n_bytes=1, first_given=given)
+        score = score_ids(model, text, n_bytes=1, starts_with_end_of_text=given)
         assert score.nats == pytest.approx(whole + (0 if given else math.log(V)), rel=1e-12)
         assert (score.n_tokens, score.n_impossible) == (length - given, 0)
 
@@ -239,7 +247,7 @@ def test_recurrent_networks_in_parallel_parts_have_a_warm_up(
             model(ids[None, begin:-1])[0].log_softmax(-1).gather(1, ids[begin + 1 :, None])[:, 0]
         )
         wanted -= found[first - begin : first + 34 - begin].sum().item()
-    score = score_ids(model, ids.numpy().astype(np.uint16), n_bytes=1, first_given=True)
+    score = score_ids(model, ids.numpy().astype(np.uint16), n_bytes=1, starts_with_end_of_text=True)
     assert score.nats == pytest.approx(wanted, rel=1e-12)
     with pytest.raises(ConfigError, match="stride"):
         score_ids(model, np.zeros(9, np.uint16), n_bytes=9, stride=2)
@@ -275,7 +283,9 @@ def test_bad_calls_are_refused_and_the_mode_is_restored() -> None:
             score_ids(model, np.zeros(9, np.uint16), n_bytes=9, stride=stride)
     for length, n_bytes, given in ((0, 0, False), (1, 0, True), (1, 5, True)):
         with pytest.raises(DataError, match="nothing to score"):
-            score_ids(model, np.zeros(length, np.uint16), n_bytes=n_bytes, first_given=given)
+            score_ids(
+                model, np.zeros(length, np.uint16), n_bytes=n_bytes, starts_with_end_of_text=given
+            )
     with pytest.raises(IndexError):
         score_ids(model, np.full(9, V, np.uint16), n_bytes=9)
     assert model.training

@@ -102,6 +102,6 @@ def test_threads_set_by_the_environment(
     monkeypatch: pytest.MonkeyPatch, variable: str, threads: int
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", variable)
-    assert limits.set_threads() == threads
+    assert limits.omp_threads() == threads
     monkeypatch.delenv("OMP_NUM_THREADS")
-    assert limits.set_threads() == 0
+    assert limits.omp_threads() == 0

@@ -17,7 +17,7 @@ def test_predicted_flops_equal_pytorchs_count(cell: str, tied: bool) -> None:
     )
     model = RNN(config)
     for block in model.blocks:
-        block.in_kernel = False  # the counter does not see products inside kernels
+        block.uses_kernel = False  # the counter does not see products inside kernels
     ids = torch.arange(40).view(2, 20) % 11
     with FlopCounterMode(display=False) as counter:
         hidden = model.hidden(ids)

@@ -9,7 +9,7 @@ from lmsmith.config import settings
 from lmsmith.config.presets import preset
 from lmsmith.errors import ConfigError
 from lmsmith.optim.groups import Optimizers
-from lmsmith.optim.rates import partial_note, peak_rates, scaled_together
+from lmsmith.optim.rates import note_on_rates, peak_rates, scale_all_groups
 
 
 def rates_of(name: str, changes: dict[str, Any]) -> dict[str, float]:
@@ -25,7 +25,7 @@ def test_every_group_keeps_its_ratio_to_the_main_one(name: str, optim: str, tabl
     changes: dict[str, Any] = {"optim.name": optim, "optim.embedding_learning_rate": table}
     before = rates_of(name, changes)
     config = preset(name).changed(changes, where="here")
-    after = rates_of(name, changes | scaled_together(config, "0.004", (), "here"))
+    after = rates_of(name, changes | scale_all_groups(config, "0.004", (), "here"))
     main = "blocks.0.attention.qkv.weight"
     assert after[main] == 0.004
     for key, rate in before.items():
@@ -38,12 +38,12 @@ def test_every_group_keeps_its_ratio_to_the_main_one(name: str, optim: str, tabl
 
 def test_a_fixed_rate_is_unchanged() -> None:
     config = preset("modern")
-    found = scaled_together(config, 0.04, {"optim.learning_rate"}, "here")
+    found = scale_all_groups(config, 0.04, {"optim.learning_rate"}, "here")
     assert found == {"optim.muon_learning_rate": 0.04, "optim.embedding_learning_rate": 0.04}
     with pytest.raises(
         ConfigError, match=r"learning_rate = 0.04 and optim.muon_learning_rate = 0.02 both set"
     ):
-        scaled_together(config, 0.04, {"optim.muon_learning_rate"}, "here")
+        scale_all_groups(config, 0.04, {"optim.muon_learning_rate"}, "here")
 
 
 @pytest.mark.parametrize("bad", [0, -1.0, "fast", "nan", float("inf"), True, None, [1], 10**400])
@@ -51,7 +51,7 @@ def test_an_invalid_peak(bad: Any) -> None:
     with pytest.raises(
         ConfigError, match=r"^learning_rate = .* in r\.toml: expected a number above 0"
     ):
-        scaled_together(preset("modern"), bad, (), "r.toml")
+        scale_all_groups(preset("modern"), bad, (), "r.toml")
 
 
 def test_setting_one_rate_under_muon_is_noted() -> None:
@@ -61,33 +61,33 @@ def test_setting_one_rate_under_muon_is_noted() -> None:
         "optim.embedding_learning_rate",
         "optim.muon_learning_rate",
     )
-    assert partial_note(modern, {lr}) == (
+    assert note_on_rates(modern, {lr}) == (
         "optim.learning_rate: changes only head, biases and gains; unchanged: matrices inside "
         "blocks (0.02), embedding "
         "tables (0.02). --learning-rate scales all groups"
     )
     assert "head, biases and gains (0.003), embedding tables (0.02)" in str(
-        partial_note(modern, {muon, "train.seed"})
+        note_on_rates(modern, {muon, "train.seed"})
     )
     follows = preset("modern").changed({table: 0}, where="here").optim
     assert "changes only head, biases and gains and embedding tables" in str(
-        partial_note(follows, {lr})
+        note_on_rates(follows, {lr})
     )
-    assert partial_note(modern, {table})
+    assert note_on_rates(modern, {table})
     for given in ({muon, lr}, {muon, lr, table}, set(), {"optim.name"}):
-        assert partial_note(modern, given) is None
-    assert partial_note(llama, {lr}) is None
-    assert "--learning-rate" not in str(partial_note(modern, {lr}, resumed=True))
+        assert note_on_rates(modern, given) is None
+    assert note_on_rates(llama, {lr}) is None
+    assert "--learning-rate" not in str(note_on_rates(modern, {lr}, resumed=True))
 
 
 def test_settings_of_another_optimizer_are_noted() -> None:
     changes = {"optim.muon_learning_rate": 0.05, "optim.sgd_momentum": 0.8}
     changed = preset("llama").changed(changes, where="here")
-    assert partial_note(changed.optim, {*changes, "train.steps"}) == (
+    assert note_on_rates(changed.optim, {*changes, "train.steps"}) == (
         "optim.muon_learning_rate and optim.sgd_momentum: no effect with optim.name adamw"
     )
     muon = changed.changed({"optim.name": "muon"}, where="here").optim
-    assert partial_note(muon, changes) == "optim.sgd_momentum: no effect with optim.name muon"
+    assert note_on_rates(muon, changes) == "optim.sgd_momentum: no effect with optim.name muon"
     # A run's config.toml names all settings, so those at their defaults cause no note.
     whole = {name for name, _ in settings()}
-    assert partial_note(preset("llama").optim, whole) is None
+    assert note_on_rates(preset("llama").optim, whole) is None

@@ -170,13 +170,13 @@ def test_gradients_of_micro_batches_add_up_and_ignored_targets_do_not_count() ->
     targets[0, 3:] = targets[3, :] = -1
     whole, parts = model_of(ODD), model_of(ODD)
     loss = whole.forward(inputs, targets)
-    assert whole.n_counted == 3 + 2 * ODD.context_length
+    assert whole.n_targets == 3 + 2 * ODD.context_length
     whole.backward()
     total = 0.0
     for rows in (slice(0, 1), slice(1, 3), slice(3, 4)):
-        total += parts.forward(inputs[rows], targets[rows]) * parts.n_counted
-        parts.backward(1 / whole.n_counted)
-    assert total / whole.n_counted == pytest.approx(loss, rel=1e-12)
+        total += parts.forward(inputs[rows], targets[rows]) * parts.n_targets
+        parts.backward(1 / whole.n_targets)
+    assert total / whole.n_targets == pytest.approx(loss, rel=1e-12)
     theirs = Theirs(whole)
     wanted = theirs.loss(inputs, targets)
     wanted.backward()

@@ -20,7 +20,7 @@ from web_server import COMMIT, Web, serving
 
 from lmsmith.errors import DataError, StorageError
 from lmsmith.text import corpora, download, hub, store
-from lmsmith.text.corpora import CORPORA, Corpus, File, HubFiles, size_in_words
+from lmsmith.text.corpora import CORPORA, Corpus, File, HubFiles, format_size
 from lmsmith.text.documents import Documents
 
 pytest.importorskip("huggingface_hub")
@@ -168,8 +168,8 @@ def test_sizes_in_words() -> None:
         9_960_000: "10 MB",
         44e12: "44 TB",
     }
-    assert {n: size_in_words(n) for n in sizes} == sizes
-    assert size_in_words(2.4e16) == "24000 TB"
+    assert {n: format_size(n) for n in sizes} == sizes
+    assert format_size(2.4e16) == "24000 TB"
 
 
 # Downloads

@@ -13,8 +13,8 @@ from lmsmith.text.documents import Document, Documents
 from lmsmith.text.held_out import (
     PREPARED_SHARE,
     default_share,
+    held_out_share,
     is_held_out,
-    share_held_out,
     split_documents,
 )
 
@@ -163,11 +163,11 @@ def test_the_default_share_is_fast_to_evaluate(n):
 
 def test_one_rule_gives_the_share_of_runs_and_of_prepared_folders():
     for n in (0, 1_000, 10**7):
-        assert share_held_out(0.3, many=True, n_characters=n, of_many=PREPARED_SHARE) == 0.3
-        assert share_held_out(0.3, many=False, n_characters=n) == 0.3
-        assert share_held_out(0, many=True, n_characters=n) == default_share(n)
-        assert share_held_out(0, many=True, n_characters=n, of_many=PREPARED_SHARE) == 0.05
-        few = share_held_out(0, many=False, n_characters=n, of_many=PREPARED_SHARE)
+        assert held_out_share(0.3, many=True, n_characters=n, of_many=PREPARED_SHARE) == 0.3
+        assert held_out_share(0.3, many=False, n_characters=n) == 0.3
+        assert held_out_share(0, many=True, n_characters=n) == default_share(n)
+        assert held_out_share(0, many=True, n_characters=n, of_many=PREPARED_SHARE) == 0.05
+        few = held_out_share(0, many=False, n_characters=n, of_many=PREPARED_SHARE)
         assert few == (0.1 if n < 10**7 else 0.025)
 
 

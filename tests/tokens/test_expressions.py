@@ -5,7 +5,7 @@ from tiktoken_oracle import encoding
 
 from lmsmith.errors import TokenizerError
 from lmsmith.tokens.exact import ONIGURUMA
-from lmsmith.tokens.expressions import check_portable, chosen_pattern, what_differs
+from lmsmith.tokens.expressions import check_portable, first_nonportable_part, parse_pattern
 from lmsmith.tokens.split import BETWEEN_DIGITS, PATTERNS, REGEX, pattern_of, split
 
 PORTABLE = [
@@ -19,9 +19,9 @@ PORTABLE = [
 
 
 def test_a_pattern_is_a_name_or_an_expression() -> None:
-    assert chosen_pattern("o200k") is PATTERNS["o200k"]
-    assert chosen_pattern(r"\p{L}+").family == REGEX
-    assert chosen_pattern("regex:nosuch").regex == "nosuch"
+    assert parse_pattern("o200k") is PATTERNS["o200k"]
+    assert parse_pattern(r"\p{L}+").family == REGEX
+    assert parse_pattern("regex:nosuch").regex == "nosuch"
     for wrong, meant in (
         ("gpt-2", "Did you mean gpt2"),
         ("lama3", "Did you mean llama3"),
@@ -30,16 +30,16 @@ def test_a_pattern_is_a_name_or_an_expression() -> None:
         with pytest.raises(
             TokenizerError, match=rf"there is no pattern '{wrong}'.*{meant}.*write regex:{wrong}"
         ):
-            chosen_pattern(wrong)
+            parse_pattern(wrong)
     with pytest.raises(TokenizerError, match="not a regular expression"):
-        chosen_pattern("a(")
+        parse_pattern("a(")
 
 
 @pytest.mark.parametrize("expression", PORTABLE)
 def test_portable_expressions(expression: str) -> None:
     """The pieces in lmsmith equal those in `tokenizers`, on all of ASCII and some other text."""
     tokenizers = pytest.importorskip("tokenizers")
-    assert what_differs(expression) is None
+    assert first_nonportable_part(expression) is None
     check_portable(pattern_of(expression), "here")
     text = (
         "".join(map(chr, range(9, 127)))
@@ -66,4 +66,4 @@ def test_portable_expressions(expression: str) -> None:
     ],
 )  # fmt: skip
 def test_expressions_that_are_not_portable(expression: str) -> None:
-    assert what_differs(expression) is not None
+    assert first_nonportable_part(expression) is not None

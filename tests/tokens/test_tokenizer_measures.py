@@ -94,7 +94,7 @@ def test_the_page_shows_table_curve_and_sentence(test_data: Path) -> None:
     cells = comparison_rows(rows)
     assert all(len(row) == len(HEAD) for row in cells)
     html = comparison_page(
-        rows, tokenizers, "rts here.\nOnce <b> upon", name="a & b.txt", n_learnt=40_000
+        rows, tokenizers, "rts here.\nOnce <b> upon", name="a & b.txt", n_trained_on=40_000
     )
     assert html.startswith("<!doctype html>")
     assert "&lt;b&gt;" in html.replace("</code> <code>", "")

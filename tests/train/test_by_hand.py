@@ -14,7 +14,7 @@ from lmsmith.data.corpus import Corpus
 from lmsmith.errors import ConfigError
 from lmsmith.models.gpt import GPT
 from lmsmith.targets import IGNORED
-from lmsmith.train.by_hand import ByHand, check_memory, for_reference
+from lmsmith.train.by_hand import ReferenceEngine, check_memory, for_reference
 from lmsmith.train.loop import Training
 from lmsmith.train.replica import Replica
 from lmsmith.train.step import train_step
@@ -67,7 +67,7 @@ class Masked(Batches):
         targets = np.where(np.arange(self.T) < 3 + step, batch.targets, IGNORED)
         return Batch(batch.inputs, targets)
 
-    def n_counted(self, step: int) -> int:
+    def n_targets(self, step: int) -> int:
         return self.batch_size * (3 + step)
 
 
@@ -82,7 +82,7 @@ def test_ten_steps_equal_pytorchs(
     config = config.changed({"train.micro_batch_size": micro}, where="a test")
     assert config.model.padded_vocab_size > config.model.vocab_size
     (ours, mine), (theirs, other) = by("reference", config), by("torch", config)
-    assert isinstance(mine.optimizers, ByHand)
+    assert isinstance(mine.optimizers, ReferenceEngine)
     batches = kind(corpus.train, context_length=16, batch_size=4, seed=1)
     clipped = 0
     for step in range(10):

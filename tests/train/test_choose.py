@@ -247,7 +247,7 @@ def test_epochs_give_the_fewest_steps_that_see_that_many_tokens(
         assert times.min() == math.floor(epochs)
         assert times.max() == math.ceil(epochs)
         return
-    seen = np.cumsum([batches.n_counted(step) for step in range(steps)])
+    seen = np.cumsum([batches.n_targets(step) for step in range(steps)])
     wanted = epochs * len(corpus.train)
     assert seen[-1] >= wanted
     assert steps == 1 or seen[-2] < wanted

@@ -55,7 +55,7 @@ def test_a_run_equals_counting_directly(smoothing: str) -> None:
         oracle,
         np.asarray(corpus.validation),
         n_bytes=corpus.counts.n_val_bytes,
-        left_out=corpus.tokenizer.leaves_out,
+        left_out=corpus.tokenizer.skips_unknown,
     )
     model, tokenizer, content = load_for_use(run)
     assert tokenizer == corpus.tokenizer

@@ -115,7 +115,7 @@ def test_a_run_learns_resumes_and_scores_separate_documents(
     changes |= {"train.steps": 40, "train.save_every": 20, "train.eval_every": 20, "train.keep": 9}
     full = training(changes, run="full")
     summary = full.go()
-    assert summary["tokens_seen"] == sum(full.context.batches.n_counted(step) for step in range(40))
+    assert summary["tokens_seen"] == sum(full.context.batches.n_targets(step) for step in range(40))
     assert summary["val_loss"] < 0.9 * np.log(corpus.tokenizer.vocab_size)
     end = corpus.tokenizer.end_of_text
     assert end is not None

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lmsmith.train.ended import FEW_STEPS, cut_short, init_from, learned_nothing
+from lmsmith.train.ended import FEW_STEPS, cut_short, init_from, too_few_steps_note
 
 
 @pytest.mark.parametrize(
@@ -38,19 +38,20 @@ def test_cut_short_runs(summary: dict[str, Any], expected: str) -> None:
 def test_too_few_steps() -> None:
     few = {"finished": "time", "steps": FEW_STEPS - 1}
     assert (
-        learned_nothing(few) == "the run made only 19 steps in its time and learned nothing useful"
+        too_few_steps_note(few)
+        == "the run made only 19 steps in its time and learned nothing useful"
     )
-    assert learned_nothing({"finished": "time", "steps": 1}).startswith(
+    assert too_few_steps_note({"finished": "time", "steps": 1}).startswith(
         "the run made only 1 step in its time"
     )
-    assert learned_nothing(few, "runs/a").endswith("nothing useful beyond what runs/a knew")
+    assert too_few_steps_note(few, "runs/a").endswith("nothing useful beyond what runs/a knew")
     for enough in (
         {**few, "steps": FEW_STEPS},
         {**few, "finished": "steps"},
         {**few, "finished": "target"},
         {},
     ):
-        assert learned_nothing(enough) == ""
+        assert too_few_steps_note(enough) == ""
 
 
 def test_the_run_that_a_run_started_from(tmp_path: Path) -> None:

@@ -248,7 +248,7 @@ def test_a_diverged_run_is_not_resumed(training: Make) -> None:
     run.go()
     with torch.no_grad():
         run.context.model.get_parameter("head.weight")[0, :3] = math.nan
-    run.save_anew()
+    run.rewrite_checkpoint()
     place = run.context.run / "checkpoints" / "step-00000004"
     with pytest.raises(CheckpointError) as caught:
         training(length).restore()
@@ -258,7 +258,7 @@ def test_a_diverged_run_is_not_resumed(training: Make) -> None:
     )
     assert "head.weight (3 NaN of" in message
     assert "start again with a lower --learning-rate" in message
-    assert f"remove {place}; there are also checkpoints of steps 2" in message
+    assert f"remove {place}; there are also checkpoints of training 2" in message
     shutil.rmtree(place)
     again = training(length)
     assert again.restore()

@@ -177,6 +177,4 @@ def test_weights_that_reach_the_target_are_not_trained(capsys: pytest.CaptureFix
         "run",
     ]
     assert run([*words, *machine], started=time.monotonic()) == 0
-    assert (
-        "at step 0; 0.0 s of training steps; target reached after 0.0 s" in capsys.readouterr().out
-    )
+    assert "at step 0; 0.0 s of training; target reached after 0.0 s" in capsys.readouterr().out

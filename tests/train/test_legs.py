@@ -138,7 +138,9 @@ def test_an_extension_killed_before_its_checkpoint_is_repeated(
     trained(6)
     with monkeypatch.context() as patched:
         patched.setattr(
-            lmsmith.train.loop.Training, "save_anew", lambda self: (_ for _ in ()).throw(SystemExit)
+            lmsmith.train.loop.Training,
+            "rewrite_checkpoint",
+            lambda self: (_ for _ in ()).throw(SystemExit),
         )
         with pytest.raises(SystemExit):
             resumed({"train.steps": 9})

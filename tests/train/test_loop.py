@@ -444,7 +444,7 @@ def test_a_run_stopped_after_its_last_step_finishes(training: Make, evaluated: b
     run.go()
     if not evaluated:
         run.state.evaluated_step = 0
-        run.save_anew()
+        run.rewrite_checkpoint()
     again = training({"train.steps": 4, "train.eval_every": 10}, deadline=time.monotonic() + 600)
     assert again.restore()
     assert again.state.evaluated_step == (4 if evaluated else 0)

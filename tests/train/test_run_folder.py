@@ -19,9 +19,9 @@ from lmsmith.models.rnn_config import RNNConfig
 from lmsmith.run_folder import (
     create,
     empty_prompt,
-    free_place,
     load_for_use,
     model_config,
+    new_run_path,
     open_run,
     score_validation,
     summary_of,
@@ -35,10 +35,10 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_folders_are_numbered() -> None:
-    assert free_place(None, "book") == Path("runs/book-1")
+    assert new_run_path(None, "book") == Path("runs/book-1")
     Path("runs/book-1").mkdir(parents=True)
     Path("runs/book-2").symlink_to("nowhere")  # taken, too
-    assert free_place(None, "book") == Path("runs/book-3")
+    assert new_run_path(None, "book") == Path("runs/book-3")
 
 
 @pytest.mark.parametrize(
@@ -53,27 +53,27 @@ def test_folders_are_numbered() -> None:
     ],
 )
 def test_names_are_valid_on_every_system(name: str, wanted: str) -> None:
-    assert free_place(None, name) == Path("runs") / wanted
+    assert new_run_path(None, name) == Path("runs") / wanted
 
 
 def test_a_folder_that_is_taken() -> None:
-    assert free_place(Path("new/run"), "book") == Path("new/run")
+    assert new_run_path(Path("new/run"), "book") == Path("new/run")
     Path("empty").mkdir()
-    assert free_place(Path("empty"), "book") == Path("empty")
+    assert new_run_path(Path("empty"), "book") == Path("empty")
     Path("full").mkdir()
     Path("full/a.txt").write_text("a")
     with pytest.raises(
         UsageError, match="full already exists and is not an empty folder; nothing was changed"
     ):
-        free_place(Path("full"), "book")
+        new_run_path(Path("full"), "book")
     with pytest.raises(UsageError, match=r"full/a\.txt already exists"):
-        free_place(Path("full/a.txt"), "book")
+        new_run_path(Path("full/a.txt"), "book")
     Path("full/config.toml").write_text("")
     with pytest.raises(UsageError, match=r"full already holds a run; .*`lmsmith resume full`"):
-        free_place(Path("full"), "book")
+        new_run_path(Path("full"), "book")
     for here in (".", str(Path.cwd())):
         with pytest.raises(UsageError, match="the current folder"):
-            free_place(Path(here), "book")
+            new_run_path(Path(here), "book")
 
 
 def test_a_run_appears_complete_or_not_at_all(corpus: Corpus, config: RunConfig) -> None:

@@ -33,7 +33,7 @@ class BatchWarmup:
             0, first + start, first + (self.rows_of(step) if end is None else end)
         )
 
-    def n_counted(self, step: int) -> int:
+    def n_targets(self, step: int) -> int:
         """The number of predicted targets in the full batch `step`."""
         return self.rows_of(step) * self.windows.T
 

@@ -106,8 +106,8 @@ class Packed:
         documents = np.cumsum(batch.inputs == self.boundary, axis=1, dtype=np.int32)
         return Batch(batch.inputs, batch.targets, documents)
 
-    def n_counted(self, step: int) -> int:
-        return self.windows.n_counted(step)
+    def n_targets(self, step: int) -> int:
+        return self.windows.n_targets(step)
 
     @property
     def tokens_per_batch(self) -> int:

@@ -52,8 +52,8 @@ class ReadAhead:
         self._next = next(self._coming)
         return batch
 
-    def n_counted(self, step: int) -> int:
-        return self.batches.n_counted(step)
+    def n_targets(self, step: int) -> int:
+        return self.batches.n_targets(step)
 
     @property
     def tokens_per_batch(self) -> int:

@@ -90,7 +90,7 @@ class Rows:
             inputs[row, :n], targets[row, :n] = tokens[:-1], tokens[1:]
         return Batch(inputs, targets)
 
-    def n_counted(self, step: int) -> int:
+    def n_targets(self, step: int) -> int:
         """The number of predicted targets in the full batch `step`."""
         return int(self.lengths[self.documents(step)].sum())
 

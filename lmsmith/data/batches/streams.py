@@ -39,16 +39,16 @@ class Streams:
         self.windows = Windows(self.ids, context_length, seed)
 
     def rows(self, step: int, start: int = 0, end: int | None = None) -> Batch:
-        """Rows `start` to `end` of batch `step`, with `goes_on`: whether they continue those of the
-        batch before.
+        """Rows `start` to `end` of batch `step`, with `continues`: whether they continue those of
+        the batch before.
         """
         epoch, index = divmod(step, self.n_steps)
         row = np.arange(start, self.batch_size if end is None else end)
         starts = self.windows.offset(epoch) + (row * self.n_steps + index) * self.T
         windows = self.ids.windows(starts, self.T + 1)
-        return Batch(windows[:, :-1], windows[:, 1:], goes_on=index > 0)
+        return Batch(windows[:, :-1], windows[:, 1:], continues=index > 0)
 
-    def n_counted(self, step: int) -> int:
+    def n_targets(self, step: int) -> int:
         return self.tokens_per_batch
 
     @property

@@ -44,7 +44,7 @@ class Batch:
     # (rows, T) int32: the document of each token within its row; None for a stream
     documents: np.ndarray | None = None
     # whether each row continues the same row of the batch before
-    goes_on: bool = False
+    continues: bool = False
 
 
 class AnyBatches(Protocol):
@@ -55,7 +55,7 @@ class AnyBatches(Protocol):
 
     def rows(self, step: int, start: int = 0, end: int | None = None) -> Batch: ...
 
-    def n_counted(self, step: int) -> int: ...
+    def n_targets(self, step: int) -> int: ...
 
 
 class Sources:
@@ -111,7 +111,7 @@ class Batches:
                 windows[source_of_row == number] = part
         return Batch(windows[:, :-1], windows[:, 1:])
 
-    def n_counted(self, step: int) -> int:
+    def n_targets(self, step: int) -> int:
         """The number of predicted targets in the full batch `step`: the divisor of its loss."""
         return self.tokens_per_batch
 

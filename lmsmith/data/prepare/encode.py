@@ -27,7 +27,7 @@ from lmsmith.data.prepare.units import Job, Stream, Unit, fingerprint, read_unit
 from lmsmith.errors import DataError, StorageError
 from lmsmith.strict_json import to_json
 from lmsmith.text.files import Counts
-from lmsmith.text.skipping import Skipped, tolerating
+from lmsmith.text.skipping import Skipped, skipping_errors
 from lmsmith.tokens.control import SpecialTokens
 from lmsmith.tokens.files import load_tokenizer
 from lmsmith.tokens.tokenizer import Ids, Tokenizer, ids_dtype
@@ -66,7 +66,7 @@ def encode_unit(job: Job, number: int, unit: Unit) -> None:
                 if isinstance(text, str):
                     batch.add(text, split, is_document, document.begins, content)
                 else:
-                    with tolerating(skip):
+                    with skipping_errors(skip):
                         batch.add_stream(text, split, is_document, document.begins, content)
                 is_document = False
         batch.flush()
@@ -210,7 +210,7 @@ def _parts(tokenizer: Tokenizer, text: Stream, special_tokens: SpecialTokens) ->
         from lmsmith.tokens.split import parts_of_stream
 
         assert isinstance(tokenizer, BpeTokenizer)
-        names = tokenizer.matched_first.names
+        names = tokenizer.uncuttable_specials.names
         if special_tokens == "control":
             names |= tokenizer.special_tokens.keys()
         yield from parts_of_stream(utf8(text), BATCH // 2, tokenizer.pattern, Specials(names))

@@ -14,15 +14,15 @@ from lmsmith.data.prepare.leaks import shared_documents
 from lmsmith.data.prepare.run_text import documents_of, write_tokens
 from lmsmith.data.prepare.source_tokens import (
     SourceTokens,
+    common_tokenizer,
     of_text,
-    one_tokenizer,
     total,
     trust_note,
     validation_text,
     weigh,
     write_sources,
 )
-from lmsmith.data.ready import Ready, open_ready
+from lmsmith.data.ready import Ready, open_shard_folder
 from lmsmith.data.shards import Shards
 from lmsmith.errors import DataError
 from lmsmith.text import leaks
@@ -32,7 +32,7 @@ from lmsmith.tokens.files import save_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
 
 
-def prepare_sides(
+def prepare_named_validation(
     data: DataConfig, tokenizer: str, folder: Path, places: dict[str, Path | None]
 ) -> Corpus:
     """`prepare_run` for a config with `data.validation`: all of `data.sources` is for training.
@@ -40,7 +40,7 @@ def prepare_sides(
     `places`: the folder of shards of each path; None if the path is text.
     """
     ready = {
-        path: open_ready(place, one_sided=True)
+        path: open_shard_folder(place, one_sided=True)
         for path, place in places.items()
         if place is not None
     }
@@ -50,7 +50,7 @@ def prepare_sides(
         learned_from = [
             document.text for path in data.paths for document in documents_of(data, [path])
         ]
-    shared_tokenizer = one_tokenizer(tokenizer, ready, learned_from)
+    shared_tokenizer = common_tokenizer(tokenizer, ready, learned_from)
     del learned_from
     save_tokenizer(shared_tokenizer, folder)
     parts = _read_sides(data, shared_tokenizer, folder, ready)

@@ -54,11 +54,11 @@ from lmsmith.text.files import (
     read_chunks,
     read_errors,
 )
-from lmsmith.text.held_out import MANY, PREPARED_SHARE, is_held_out, share_held_out, split_hash
-from lmsmith.text.parts import Cut, divide, is_utf8, next_cut
+from lmsmith.text.held_out import MANY, PREPARED_SHARE, held_out_share, is_held_out, split_hash
+from lmsmith.text.parts import Cut, divide, is_utf8, next_boundary
 from lmsmith.text.reading import read_texts
 from lmsmith.text.separators import can_divide, cut_after
-from lmsmith.text.skipping import ignore, tolerating
+from lmsmith.text.skipping import ignore, skipping_errors
 from lmsmith.text.sources import Found
 
 UNIT_BYTES = (1 << 22, 1 << 28)  # smallest and largest unit, in bytes on disk
@@ -122,7 +122,7 @@ def make_plan(
         reading = replace(reading, fraction=0.0, by_document=True)
     else:
         first_look = _look(found, files, reading, skip)
-        fraction = share_held_out(
+        fraction = held_out_share(
             reading.fraction,
             many=first_look.many,
             n_characters=first_look.n_characters,
@@ -168,7 +168,7 @@ def _look(
     distinct: set[str | int] = set()
     n_documents = n_characters = 0
     for (path, named), file in zip(found, files, strict=True):
-        with tolerating(skip):
+        with skipping_errors(skip):
             try:
                 for content, length in _contents(path, file, reading, skip):
                     distinct.add(content)
@@ -256,7 +256,7 @@ class _Division:
         reading, pieces = self._reading, list[Piece]()
         for (path, named), file in zip(found, files, strict=True):
             parts = [WHOLE]
-            with tolerating(self._skip), read_errors(path):
+            with skipping_errors(self._skip), read_errors(path):
                 if file.n_bytes > self._size and not is_plain(path):
                     parts = divide(path, self._size, reading.text_field, reading.encoding)
                 elif _is_divisible(path, file.n_bytes, min(self._size, LARGE), reading):
@@ -338,7 +338,7 @@ def _large(
     elif reading.by_document:
         tail = 0 if is_held_out([file_fingerprint.encode()], reading.fraction) else n_bytes
     else:
-        tail = next_cut(path, round(n_bytes * (1 - reading.fraction)), cut) or n_bytes
+        tail = next_boundary(path, round(n_bytes * (1 - reading.fraction)), cut) or n_bytes
     starts = {part.start for part in divide(path, size, reading.text_field, reading.encoding, cut)}
     starts |= {tail} - {n_bytes}
     ordered = sorted(starts)

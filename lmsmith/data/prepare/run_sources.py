@@ -18,22 +18,22 @@ from pathlib import Path
 
 from lmsmith.config import DataConfig
 from lmsmith.data.corpus import FORMAT, Corpus, Counts, join_sources, open_source
-from lmsmith.data.prepare.named_validation import prepare_sides
+from lmsmith.data.prepare.named_validation import prepare_named_validation
 from lmsmith.data.prepare.run_text import documents_of, prepare_text
 from lmsmith.data.prepare.source_tokens import (
     SourceTokens,
+    common_tokenizer,
     of_text,
-    one_tokenizer,
     total,
     trust_note,
     validation_text,
     weigh,
     write_sources,
 )
-from lmsmith.data.ready import Ready, find_ready, open_ready
+from lmsmith.data.ready import Ready, find_shard_folder, open_shard_folder
 from lmsmith.errors import ConfigError
 from lmsmith.text.files import plural, read_errors, size_and_time
-from lmsmith.text.held_out import share_held_out, split_documents
+from lmsmith.text.held_out import held_out_share, split_documents
 from lmsmith.tokens.files import save_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
 
@@ -43,7 +43,7 @@ def prepare_run(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
     StorageError.
     """
     named = (*data.paths, *data.validation)
-    places = {path: find_ready(path, one_sided=bool(data.validation)) for path in named}
+    places = {path: find_shard_folder(path, one_sided=bool(data.validation)) for path in named}
     if data.validation and data.validation_fraction:
         raise ConfigError(
             f"data.validation = {', '.join(data.validation)} names the validation text, and "
@@ -63,12 +63,14 @@ def prepare_run(data: DataConfig, tokenizer: str, folder: Path) -> Corpus:
     if not data.mixture and not any(places.values()):
         return prepare_text(data, tokenizer, folder)
     if data.validation:
-        return prepare_sides(data, tokenizer, folder, places)
-    ready = {path: open_ready(place) for path, place in places.items() if place is not None}
+        return prepare_named_validation(data, tokenizer, folder, places)
+    ready = {path: open_shard_folder(place) for path, place in places.items() if place is not None}
     texts = tuple(path for path in data.paths if path not in ready)
     data = _with_one_fraction(data, texts, _share_of_shards(ready.values()))
     compared = data.mixture and (not ready or len(texts) > 1)
-    shared_tokenizer = one_tokenizer(tokenizer, ready, _read_apart(data, texts) if compared else [])
+    shared_tokenizer = common_tokenizer(
+        tokenizer, ready, _read_apart(data, texts) if compared else []
+    )
     save_tokenizer(shared_tokenizer, folder)
     # Texts without weights are one source: duplicates are reported, and their documents are split
     # together.
@@ -118,7 +120,7 @@ def _with_one_fraction(data: DataConfig, texts: Sequence[str], of_shards: float)
                     f"{file} is in two sources, {other} and {path}: text held out of one would "
                     "be in training in the other. Name it once."
                 )
-    share = share_held_out(data.validation_fraction or of_shards, many=True, n_characters=n_bytes)
+    share = held_out_share(data.validation_fraction or of_shards, many=True, n_characters=n_bytes)
     return replace(data, validation_fraction=share) if texts else data
 
 

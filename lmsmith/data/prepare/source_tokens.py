@@ -105,7 +105,7 @@ def trust_note(ready: Ready, place: Path) -> list[str]:
     return [f"{place} has no manifest: this tokenizer is assumed to have made its {shards}"]
 
 
-def one_tokenizer(wanted: str, ready: dict[str, Ready], texts: Sequence[str]) -> Tokenizer:
+def common_tokenizer(wanted: str, ready: dict[str, Ready], texts: Sequence[str]) -> Tokenizer:
     """The tokenizer shared by all sources, learned from `texts` if necessary.
 
     Raises ConfigError or TokenizerError if the sources, or the user, do not agree on one.

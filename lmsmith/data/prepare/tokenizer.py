@@ -12,7 +12,7 @@ from lmsmith.data.prepare.plan import Plan
 from lmsmith.data.prepare.units import TRAIN, Text, read_unit, utf8
 from lmsmith.text.files import Counts
 from lmsmith.text.parts import Cut
-from lmsmith.text.skipping import ignore, tolerating
+from lmsmith.text.skipping import ignore, skipping_errors
 from lmsmith.tokens.choose import learn_tokenizer
 from lmsmith.tokens.files import FILE_NAME as TOKENIZER_FILE
 from lmsmith.tokens.files import load_tokenizer, save_tokenizer
@@ -32,13 +32,13 @@ def cut_for(wanted: str, given: Tokenizer | None) -> Cut | None:
         from lmsmith.tokens.split import REGEX
 
         assert isinstance(given, BpeTokenizer)
-        if given.pattern.family == REGEX or given.matched_first.names:
+        if given.pattern.family == REGEX or given.uncuttable_specials.names:
             return None
     elif kind not in ("byte", "char", "bpe"):
         return None
-    from lmsmith.tokens.split import place_to_cut  # imports the compiler
+    from lmsmith.tokens.split import last_cut  # imports the compiler
 
-    return place_to_cut
+    return last_cut
 
 
 def tokenizer_in(
@@ -61,7 +61,7 @@ def _training_texts(plan: Plan, hashes: bool, tell: Tell) -> Iterator[Iterator[b
     skip = ignore if plan.reading.skip_bad else None
 
     def as_bytes(text: Text) -> Iterator[bytes]:
-        with tolerating(skip):  # errors in a stream are raised when it is read
+        with skipping_errors(skip):  # errors in a stream are raised when it is read
             yield from utf8(text)
 
     seen: set[bytes] = set()

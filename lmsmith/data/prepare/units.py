@@ -37,7 +37,7 @@ from lmsmith.text.held_out import is_held_out, tail_cut
 from lmsmith.text.parts import is_utf8
 from lmsmith.text.reading import read_texts
 from lmsmith.text.separators import Cutter
-from lmsmith.text.skipping import tolerating
+from lmsmith.text.skipping import skipping_errors
 
 LARGE = 1 << 25
 SAMPLE = 1 << 16  # bytes read from the beginning, middle and end of a file for its fingerprint
@@ -155,7 +155,7 @@ def read_unit(
     raised when it is read.)
     """
     for piece in unit:
-        with tolerating(skip):
+        with skipping_errors(skip):
             try:
                 yield from _documents(piece, reading, counts, skip)
             except BinaryFile:
@@ -166,7 +166,7 @@ def read_unit(
 
 def measured(path: Path, skip: Skip | None) -> SourceFile:
     """Raises DataError for a missing file, or calls `skip` with it."""
-    with tolerating(skip), read_errors(path):
+    with skipping_errors(skip), read_errors(path):
         return SourceFile(str(path), *size_and_time(path))
     return SourceFile(str(path), 0, 0)
 

@@ -25,7 +25,7 @@ from lmsmith.tokens.files import save_tokenizer
 from lmsmith.train.guard import check_not_diverged
 from lmsmith.train.hook_state import check_complete, classes_in
 from lmsmith.train.hooks.hook import Context, Hook
-from lmsmith.train.init_from import ends_kept
+from lmsmith.train.init_from import saved_end_ids
 from lmsmith.train.lock import check_held
 from lmsmith.train.save import Groups, Saver
 from lmsmith.train.state import TrainState
@@ -113,7 +113,7 @@ class Checkpoints(Hook):
             self._model_saved_at = model_step
         self._last_save = time.monotonic()
 
-    def save_anew(self, context: Context) -> None:
+    def rewrite_checkpoint(self, context: Context) -> None:
         """Writes the checkpoint of this step again, with a new plan or `context.about`.
 
         It holds the same hooks as before; new hooks are saved from the next checkpoint on. Raises
@@ -167,7 +167,7 @@ class Checkpoints(Hook):
         data = {"documents": config.data.documents}
         content = {"model": flatten(vars(config.model)), "data": data, "step": model_step}
         if self._ends is None:
-            self._ends = ends_kept(run) if config.train.init_from else {}
+            self._ends = saved_end_ids(run) if config.train.init_from else {}
         content |= self._ends
 
         def write(groups: Groups) -> None:

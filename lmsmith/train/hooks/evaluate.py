@@ -66,8 +66,8 @@ class Evaluate(Hook):
                 n_bytes=counts.n_val_bytes,
                 n_unknown=counts.n_val_unknown,
                 n_unknown_bytes=counts.n_val_unknown_bytes,
-                left_out=corpus.tokenizer.leaves_out,
-                first_given=corpus.first_given,
+                left_out=corpus.tokenizer.skips_unknown,
+                starts_with_end_of_text=corpus.starts_with_end_of_text,
                 boundary=boundary_of(context.config.data.documents, corpus.tokenizer),
                 share=(ranks.rank, ranks.world),
             )

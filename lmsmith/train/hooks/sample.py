@@ -20,7 +20,7 @@ from lmsmith.generate.text_model import TextModel
 from lmsmith.models.interface import LanguageModel
 from lmsmith.tokens.tokenizer import Tokenizer
 from lmsmith.train.hooks.hook import Context, Hook
-from lmsmith.train.init_from import ends_kept
+from lmsmith.train.init_from import saved_end_ids
 from lmsmith.train.log import add_samples
 from lmsmith.train.step import is_out_of_memory
 
@@ -77,7 +77,7 @@ class Sample(Hook):
                 try:
                     model = _full_model(context, weights) if sharded else context.model
                     # torch.compile would compile the blocks again for each length of text.
-                    ends = ends_kept(context.run).get("ends", ())
+                    ends = saved_end_ids(context.run).get("ends", ())
                     with torch.compiler.set_stance("force_eager"):
                         texts = sample_texts(model, tokenizer, n, seconds, config.train.seed, ends)
                 except (MemoryError, RuntimeError) as error:

@@ -30,7 +30,7 @@ def test_rows_are_the_windows_in_order_each_once() -> None:
         assert growing.first_row(step) == row
         batch = growing.rows(step)
         assert batch.inputs.shape == (TRAIN.rows_of(step), T)
-        assert growing.n_counted(step) == batch.targets.size
+        assert growing.n_targets(step) == batch.targets.size
         for found in batch.inputs:
             assert np.array_equal(found, single.rows(row).inputs[0])
             row += 1

@@ -18,7 +18,7 @@ IDS = (
 def test_windows_are_unchanged_and_documents_begin_at_boundaries() -> None:
     stream = Batches(IDS, context_length=12, batch_size=5, seed=3)
     packed = Packed(stream, 0)
-    assert packed.tokens_per_batch == packed.n_counted(7) == 60
+    assert packed.tokens_per_batch == packed.n_targets(7) == 60
     for step in range(20):
         plain, found = stream.rows(step), packed.rows(step)
         assert np.array_equal(found.inputs, plain.inputs)

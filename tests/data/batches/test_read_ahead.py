@@ -43,7 +43,7 @@ class Recorded:
 
     tokens_per_batch = B * T
 
-    def n_counted(self, step: int) -> int:
+    def n_targets(self, step: int) -> int:
         return 10 * step
 
     def rows(self, step: int, start: int = 0, end: int | None = None) -> Batch:
@@ -63,7 +63,7 @@ def readers() -> list[threading.Thread]:
     some.lists(some.tuples(some.integers(0, 30), some.integers(0, 7), some.booleans()), max_size=6)
 )
 def test_the_rows_are_those_of_the_batches(jumps: list[tuple[int, int, bool]]) -> None:
-    """Ranges of steps from anywhere to anywhere, with unexpected rows among them."""
+    """Ranges of training from anywhere to anywhere, with unexpected rows among them."""
     plain = batches()
     with ReadAhead(plain, parts) as ahead:
         for first, n, unforeseen in jumps:
@@ -92,7 +92,7 @@ def test_reads_ahead_in_order_up_to_depth() -> None:
         assert (
             found.read == wanted[: DEPTH + 2]
         )  # one returned, DEPTH in the queue, one waiting for room
-        assert ahead.n_counted(7) == 70
+        assert ahead.n_targets(7) == 70
         assert ahead.tokens_per_batch == B * T
 
 

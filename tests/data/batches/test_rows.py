@@ -78,9 +78,9 @@ def test_an_epoch_is_every_document_once_truncated_and_padded(data: some.DataObj
             assert batch.inputs.shape == batch.targets.shape
             assert len(batch.inputs) == size
             assert batch.inputs.shape[1] <= T
-            assert found.n_counted(step) == (batch.targets != IGNORED).sum() > 0
+            assert found.n_targets(step) == (batch.targets != IGNORED).sum() > 0
             seen += unpadded(batch, 7)
-            counted += found.n_counted(step)
+            counted += found.n_targets(step)
         assert sorted(seen) == wanted
         assert found.tokens_per_batch == max(1, round(counted / found.n_batches))
     n_targets = sum(len(row) for row, _ in plain_rows(documents, 10**9))
@@ -136,7 +136,7 @@ def test_lengths_are_mixed_over_time() -> None:
     found = rows(
         text(documents_of(np.random.default_rng(0).integers(1, 200, 3000).tolist())), 256, 8
     )
-    counted = np.array([found.n_counted(step) for step in range(found.n_batches)], float)
+    counted = np.array([found.n_targets(step) for step in range(found.n_batches)], float)
     assert abs(np.corrcoef(counted[:-1], counted[1:])[0, 1]) < 4 / np.sqrt(len(counted))
     assert found.rows(0).inputs.shape[1] < 256
 
@@ -150,7 +150,7 @@ def test_there_is_little_padding() -> None:
 
     def share(found: Rows) -> float:
         size = sum(found.rows(step).targets.size for step in range(found.n_batches))
-        return 1 - sum(map(found.n_counted, range(found.n_batches))) / size
+        return 1 - sum(map(found.n_targets, range(found.n_batches))) / size
 
     sorted_in_pools = share(rows(ids, 1024, 32))
     assert sorted_in_pools < 0.06

@@ -19,8 +19,8 @@ def test_rows_continue_until_the_epoch_ends(n: int, T: int, B: int) -> None:
             batch = streams.rows(step)
             assert batch.inputs.shape == batch.targets.shape == (B, T)
             assert np.array_equal(batch.targets, batch.inputs + 1)
-            assert batch.goes_on == (place > 0)
-            if batch.goes_on:
+            assert batch.continues == (place > 0)
+            if batch.continues:
                 assert np.array_equal(batch.inputs[:, 0], streams.rows(step - 1).targets[:, -1])
             targets.append(batch.targets)
         each = np.concatenate(targets, axis=None)
@@ -40,7 +40,7 @@ def test_parts_of_a_batch_and_shards_are_the_same_rows() -> None:
         batch = whole.rows(step)
         parts = [whole.rows(step, 0, 2), shards.rows(step, 2, 6)]
         assert np.array_equal(np.concatenate([part.inputs for part in parts]), batch.inputs)
-        assert all(part.goes_on == batch.goes_on for part in parts)
+        assert all(part.continues == batch.continues for part in parts)
 
 
 def test_too_little_text_is_refused_with_advice() -> None:

@@ -212,7 +212,7 @@ def test_rows_are_slices_of_the_batch(data: some.DataObject) -> None:
     assert np.array_equal(np.concatenate([part.inputs for part in parts]), x)
     assert np.array_equal(np.concatenate([part.targets for part in parts]), y)
     assert np.array_equal(found.rows(step, 0).inputs, x)
-    assert found.n_counted(step) == B * T
+    assert found.n_targets(step) == B * T
 
 
 def test_the_order_does_not_depend_on_the_batch_size() -> None:

@@ -12,7 +12,7 @@ from lmsmith.config import DataConfig, DataSource, RunConfig, read_toml
 from lmsmith.data.corpus import Corpus, load
 from lmsmith.data.prepare.build import build_shards
 from lmsmith.data.prepare.run_sources import prepare_run
-from lmsmith.data.ready import open_ready
+from lmsmith.data.ready import open_shard_folder
 from lmsmith.errors import ConfigError, DataError
 from lmsmith.tokens.tokenizer import ByteTokenizer
 
@@ -119,7 +119,7 @@ def test_shards(place: Path) -> None:
     build_shards(
         ["train.jsonl"], place / "a", tokenizer="byte", validation=["val.jsonl"], workers=1
     )
-    ready = open_ready(place / "a")
+    ready = open_shard_folder(place / "a")
     assert ready.open_train(None)[:].tolist() == ids_of(TRAIN)
     assert ready.open_validation(None)[:].tolist() == ids_of(HELD_OUT)
     # A folder is used completely for the split that it was named for.

@@ -27,7 +27,7 @@ from lmsmith.data.prepare.build import build_shards
 from lmsmith.data.prepare.run_sources import prepare_run
 from lmsmith.data.prepare.run_text import prepare_text
 from lmsmith.data.prepare.source_tokens import MOST_TEXT
-from lmsmith.data.ready import find_ready, open_ready
+from lmsmith.data.ready import find_shard_folder, open_shard_folder
 from lmsmith.data.shards import Shards, write_shard
 from lmsmith.errors import CheckpointError, ConfigError, DataError, LmsmithError, TokenizerError
 from lmsmith.text import store
@@ -106,7 +106,7 @@ def test_a_prepared_folder_is_not_copied(tmp_path: Path) -> None:
     assert np.array_equal(found.train[:], np.concatenate(TRAIN))
     assert np.array_equal(found.validation[:], np.concatenate(VALIDATION))
     assert found.tokenizer == BYTES
-    assert found.first_given
+    assert found.starts_with_end_of_text
     assert (found.counts.n_val_bytes, found.counts.n_val_unknown) == (len(b"Nobody knew. ") + 19, 0)
     assert found.counts.notes == (f"{place}: two documents were skipped",)
     assert (tmp_path / "tokens" / "validation.txt").read_text(
@@ -160,7 +160,7 @@ def test_gpt2s_shards(tmp_path: Path, test_data: Path) -> None:
     )
     assert (found.tokenizer.vocab_size, found.tokenizer.end_of_text) == (50257, 50256)
     assert found.counts.n_val_bytes == 2 * len(text.encode())
-    assert found.first_given
+    assert found.starts_with_end_of_text
 
 
 def test_a_large_validation_text_is_not_written(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_a_large_validation_text_is_not_written(tmp_path: Path) -> None:
     place = prepared(tmp_path / "ready", validation=large)
     found = prepared_run(DataConfig(sources=(str(place),)), tmp_path / "tokens")
     assert found.counts.n_val_bytes == MOST_TEXT + 1
-    assert not found.first_given  # there is no end-of-text token before it
+    assert not found.starts_with_end_of_text  # there is no end-of-text token before it
     assert not (tmp_path / "tokens" / "validation.txt").exists()
 
 
@@ -515,7 +515,7 @@ def test_a_folder_with_one_split_is_refused(tmp_path: Path) -> None:
         DataError,
         match=r"holds no val shard, so nothing could be scored\. .* found fineweb_train_000001",
     ):
-        open_ready(place)
+        open_shard_folder(place)
 
 
 # Changes to the shards after the run began
@@ -581,18 +581,18 @@ def test_folders_of_text_are_not_mistaken_for_shards(
     text.mkdir()
     (text / "input.txt").write_text("To be")
     np.arange(2000, dtype=np.uint16).tofile(text / "train.bin")
-    assert find_ready(str(text)) is None
+    assert find_shard_folder(str(text)) is None
     (text / "manifest.json").write_text('{"name": "an extension of a browser"}')
-    assert find_ready(str(text)) is None
-    assert find_ready(str(text / "input.txt")) is None
-    assert find_ready(str(tmp_path / "absent")) is None
-    assert find_ready("tinyshakespeare") is None
+    assert find_shard_folder(str(text)) is None
+    assert find_shard_folder(str(text / "input.txt")) is None
+    assert find_shard_folder(str(tmp_path / "absent")) is None
+    assert find_shard_folder("tinyshakespeare") is None
     place = foreign(tmp_path / "fineweb")
-    assert find_ready(str(place)) == place
+    assert find_shard_folder(str(place)) == place
     with pytest.raises(
         DataError, match=r"fineweb_val_000000\.bin is a single shard\. Name its folder"
     ):
-        find_ready(str(place / "fineweb_val_000000.bin"))
+        find_shard_folder(str(place / "fineweb_val_000000.bin"))
 
 
 def test_a_corpus_of_shards_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -601,10 +601,10 @@ def test_a_corpus_of_shards_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         DataError,
         match=r"fineweb10B-gpt2 .* not on this machine\. `lmsmith data download fineweb10B-gpt2`",
     ):
-        find_ready("fineweb10B-gpt2")
+        find_shard_folder("fineweb10B-gpt2")
     place = foreign(tmp_path / "corpora" / "fineweb10B-gpt2")
     monkeypatch.setattr(store, "here", lambda corpus: (sorted(place.glob("*.bin")), 5))
-    assert find_ready("fineweb10B-gpt2") == place
+    assert find_shard_folder("fineweb10B-gpt2") == place
 
 
 def test_a_runs_own_tokens_can_be_trained_on(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_one_text_round_trips(tmp_path: Path) -> None:
     known = set(TEXT[:cut])
     assert decode(corpus.validation) == "".join(c for c in TEXT[cut:] if c in known)
     assert corpus.tokenizer.kind == "char"
-    assert (corpus.tokenizer.end_of_text, corpus.first_given) == (None, False)
+    assert (corpus.tokenizer.end_of_text, corpus.starts_with_end_of_text) == (None, False)
     assert (tmp_path / "tokens" / "validation.txt").read_bytes() == TEXT[cut:].encode()
 
 
@@ -51,13 +51,13 @@ def test_loading_returns_what_was_prepared(tmp_path: Path, tokenizer: str, n_tex
     assert found.train.dtype == made.train.dtype == np.uint16
     assert found.tokenizer == made.tokenizer
     assert found.counts == made.counts
-    assert found.first_given == made.first_given == (n_texts > 1)
+    assert found.starts_with_end_of_text == made.starts_with_end_of_text == (n_texts > 1)
 
 
 def test_several_texts_have_an_end_of_text_before_each(tmp_path: Path) -> None:
     texts = [f"story number {i}: {'ab ' * (5 + i)}.\n" for i in range(4)]
     corpus = prepared(tmp_path, *texts, tokenizer="byte", validation_fraction=0.25)
-    assert corpus.first_given
+    assert corpus.starts_with_end_of_text
     for ids, parts in (
         (corpus.train, [text[: int(len(text) * 0.75)] for text in texts]),
         (corpus.validation, [text[int(len(text) * 0.75) :] for text in texts]),
@@ -104,7 +104,7 @@ def test_a_single_text_gets_an_end_of_text_token(tmp_path: Path) -> None:
     save_tokenizer(learnt, tmp_path / "mine")
     corpus = prepared(tmp_path, "abcabcabcabcabcabcab", tokenizer=str(tmp_path / "mine"))
     assert corpus.train[0] == learnt.end_of_text
-    assert corpus.first_given
+    assert corpus.starts_with_end_of_text
 
 
 def test_ids_beyond_16_bits(tmp_path: Path) -> None:
