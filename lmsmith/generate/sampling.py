@@ -139,3 +139,32 @@ def _finite(
 def _check(good: bool, name: str, found: float, expected: str) -> None:
     if not good:
         raise ConfigError(f"{name} = {found}: expected {expected}.")
+
+
+@dataclass
+class Sampler:
+    sampling: Sampling
+    generator: torch.Generator
+    forbidden: Tensor | None = None
+    prompt_ids: Sequence[int] = ()
+
+    def add(self, id: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Choice:
+    id: int
+    log_probability: float
+    alternatives: tuple[tuple[int, float], ...] = ()
+
+
+def choose(
+    logits: Float[Tensor, "n V"], samplers: Sequence[Sampler], *, with_log_probabilities: bool
+) -> list[Choice]:
+    return [
+        Choice(
+            int(sample(row[None], s.sampling, [s.generator], s.forbidden)),
+            float("nan"),
+        )
+        for row, s in zip(logits, samplers, strict=True)
+    ]
