@@ -21,22 +21,25 @@ if TYPE_CHECKING:
     from lmsmith.tokens.tokenizer import Tokenizer
 
 SpecialTokens = Literal["text", "control"]
+Weights = Literal["fp32", "bf16", "int8"]
 
 
-def load(run: Folder) -> LM:
+def load(run: Folder, *, weights: Weights = "fp32") -> LM:
     """Loads the model of a trained or imported run.
 
         lm = lmsmith.load("runs/book-1")
         lm.generate("It was")
 
-    `run`: a `Run`, its folder, or the folder RUN/model. The model is on the CPU, in evaluation
-    mode. Raises UsageError if there is no model, CheckpointError or TokenizerError if its files are
-    damaged.
+    `run`: a `Run`, its folder, or the folder RUN/model. `weights`: how a Transformer's matrices are
+    kept in memory: "fp32" as trained, "bf16" in half of the memory, "int8" in a quarter (each row
+    scaled and rounded); less memory is faster and costs a little accuracy. The model is on the CPU,
+    in evaluation mode. Raises UsageError if there is no model, CheckpointError or TokenizerError if
+    its files are damaged.
     """
     from lmsmith.generate.text_model import TextModel
 
     folder = Path(run)
-    writer, content = TextModel.load(folder)
+    writer, content = TextModel.load(folder, weights)
     return LM(folder, writer, content)
 
 
@@ -180,27 +183,24 @@ class LM:
     ) -> list[list[str]]:
         """Generates `n` continuations of each prompt: one list of n texts per prompt.
 
-        The n texts of a prompt are computed as one batch. They equal those of `generate` with index
-        0 ... n - 1, except for rounding. Raises the same errors as `generate`.
+        All texts are computed in one running batch, and each prompt is read once. They equal those
+        of `generate` with index 0 ... n - 1. Raises the same errors as `generate`.
         """
         from lmsmith.generate.sampling import Sampling
 
         if isinstance(prompts, str):
             raise UsageError("generate_batch takes a list of prompts: write [prompt] for one.")
         sampling = Sampling(temperature, top_k, top_p, min_p)
-        return [
-            self.writer.continuations(
-                prompt,
-                max_tokens=max_tokens,
-                n=n,
-                sampling=sampling,
-                seed=seed,
-                stop=_texts(stop),
-                special_tokens=_known(special_tokens),
-                bos=bos,
-            )
-            for prompt in prompts
-        ]
+        return self.writer.continuations(
+            prompts,
+            max_tokens=max_tokens,
+            n=n,
+            sampling=sampling,
+            seed=seed,
+            stop=_texts(stop),
+            special_tokens=_known(special_tokens),
+            bos=bos,
+        )
 
     def score(
         self,

@@ -1,14 +1,16 @@
-"""Benchmark commands: bench train, bench ladder. (`bench tokenizer` is in tokenizer.py.)"""
+"""Benchmark commands: bench train, ladder, generate. (`bench tokenizer` is in tokenizer.py.)"""
 
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from lmsmith.cli.console import table
 from lmsmith.cli.grammar import Verbs, add_settings, at_least_one, settings_given
+from lmsmith.errors import UsageError
 from lmsmith.strict_json import to_json
 
 if TYPE_CHECKING:
@@ -45,6 +47,32 @@ def add(verbs: Verbs) -> None:
     ladder.add_argument(
         "--n", type=at_least_one, default=8, metavar="N", help="steps to time per speed-up (8)"
     )
+
+    generate = verbs.verb(
+        "bench generate",
+        _generate,
+        "time text generation: tokens per second by batch size and weight format",
+        "lmsmith bench generate --shape 124M",
+    )
+    generate.add_argument(
+        "run", nargs="?", type=Path, metavar="RUN", help="a run to time; without it: --shape"
+    )
+    generate.add_argument(
+        "--shape",
+        default="124M",
+        metavar="NAME",
+        help="time GPT-2's architecture with random weights: 10M, 30M or 124M (124M)",
+    )
+    generate.add_argument(
+        "--batch", default="1,8,16", metavar="N,N", help="sequences decoded at once (1,8,16)"
+    )
+    generate.add_argument(
+        "--weights",
+        default="fp32,bf16,int8",
+        metavar="NAMES",
+        help="formats of the weights: fp32, bf16, int8 (fp32,bf16,int8)",
+    )
+    generate.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _train(options: argparse.Namespace, console: Console, started: float) -> int:
@@ -104,6 +132,47 @@ def _ladder(options: argparse.Namespace, console: Console, started: float) -> in
         "A100, T4: published milliseconds of GPT-2 124M, 16 x 1024 tokens (Karpathy's lecture) and "
         "4 x 1024 in float16."
     )
+    return 0
+
+
+def _generate(options: argparse.Namespace, console: Console, started: float) -> int:
+    import torch
+
+    from lmsmith.generate.bench import SHAPES, decode_speed, read_rate, shape
+    from lmsmith.generate.weights import FORMATS, pack
+    from lmsmith.run_folder import load_for_use
+    from lmsmith.train.ladder import machine_in_words
+
+    formats, batches = options.weights.split(","), options.batch.split(",")
+    if unknown := set(formats) - set(FORMATS):
+        raise UsageError(f"--weights {min(unknown)}: expected some of {', '.join(FORMATS)}.")
+    if not all(batch.isdigit() and int(batch) for batch in batches):
+        raise UsageError(f"--batch {options.batch}: expected numbers such as 1,8,16.")
+    if options.shape not in SHAPES:
+        raise UsageError(f"--shape {options.shape}: expected one of {', '.join(SHAPES)}.")
+    rate = read_rate()
+    found: dict[str, dict[str, Any]] = {}
+    rows = []
+    for name in formats:
+        model = load_for_use(options.run)[0] if options.run else shape(options.shape)
+        pack(model, name)
+        speeds = list(decode_speed(model, [int(b) for b in batches], bytes_per_second=rate))
+        found[name] = {str(speed.batch): speed.tokens_per_second for speed in speeds}
+        rows += [
+            [
+                name,
+                str(speed.batch),
+                f"{speed.tokens_per_second:,.1f}",
+                f"{speed.share_of_read_rate:.0%}" if speed.share_of_read_rate else "",
+            ]
+            for speed in speeds
+        ]
+    if options.json:
+        print(to_json({"read_bytes_per_second": rate, "tokens_per_second": found}))
+        return 0
+    console.print(machine_in_words(torch.device("cpu")))
+    console.print(f"memory is read at {rate / 1e9:.1f} GB/s")
+    table(console, ("weights", "batch", "tokens/s", "of the read rate"), rows)
     return 0
 
 

@@ -30,7 +30,7 @@ from lmsmith.generate import kernels
 from lmsmith.generate.cache import SlotCache
 from lmsmith.generate.decoders import PIECE
 from lmsmith.generate.vectors import LANES
-from lmsmith.generate.weights import matrix_of
+from lmsmith.generate.weights import arithmetic, matrix_of
 from lmsmith.models.attention import QK_NORM_EPS
 from lmsmith.models.gpt import GPT, Block
 from lmsmith.models.layers import Norm
@@ -47,7 +47,7 @@ class CpuDecoder:
         most: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
         numba.set_num_threads(min(torch.get_num_threads(), most))
         self.model, self.config, self.n_slots = model, config, n_slots
-        self.number = np.float64 if next(model.parameters()).dtype == torch.float64 else np.float32
+        self.number = np.float64 if arithmetic(model) == torch.float64 else np.float32
         self.positions = np.zeros(n_slots, np.int64)
         n_before = model.ngram_embedding.n_before if model.ngram_embedding else 0
         self.before = np.full((n_slots, n_before), config.vocab_size, np.int64)

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lmsmith.evaluate.likelihood import inference
+from lmsmith.generate.weights import arithmetic
 from lmsmith.models.gpt import GPT
 from lmsmith.models.interface import LanguageModel
 
@@ -49,17 +50,11 @@ class Decoder(Protocol):
 
 def decoder_for(model: LanguageModel, n_slots: int) -> Decoder:
     """The fastest decoder for a model."""
-    if isinstance(model, GPT) and model.device.type == "cpu" and _is_wide(model):
+    if isinstance(model, GPT) and model.device.type == "cpu" and arithmetic(model):
         from lmsmith.generate.cpu import CpuDecoder
 
         return CpuDecoder(model, n_slots)
     return StateDecoder(model, n_slots)
-
-
-def _is_wide(model: GPT) -> bool:
-    """Whether all parameters have one type, float32 or float64."""
-    kinds = {parameter.dtype for parameter in model.parameters()}
-    return len(kinds) == 1 and kinds <= {torch.float32, torch.float64}
 
 
 class StateDecoder:

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from lmsmith.generate.decode import continue_text, encode_prompt, stream_text
+from lmsmith.generate.decode import continue_texts, encode_prompt, stream_text
 from lmsmith.generate.sampling import Sampling
+from lmsmith.generate.weights import Weights, pack
 from lmsmith.models.interface import LanguageModel
 from lmsmith.run_folder import empty_prompt, load_for_use
 from lmsmith.tokens.control import SpecialTokens
@@ -45,12 +46,14 @@ class TextModel:
         return cls(model, tokenizer, end if begin is None else begin, frozenset(ends))
 
     @classmethod
-    def load(cls, place: Path) -> tuple[Self, dict[str, Any]]:
+    def load(cls, folder: Path, weights: Weights = "fp32") -> tuple[Self, dict[str, Any]]:
         """Loads a model from RUN or RUN/model; also returns the content of its config.json.
 
-        Raises UsageError, CheckpointError, TokenizerError.
+        `weights`: how its matrices are kept in memory (`weights.py`). Raises UsageError,
+        CheckpointError, TokenizerError, ConfigError.
         """
-        model, tokenizer, content = load_for_use(place)
+        model, tokenizer, content = load_for_use(folder)
+        pack(model, weights)
         return cls.of(model, tokenizer, content), content
 
     def encode(
@@ -90,7 +93,7 @@ class TextModel:
 
     def continuations(
         self,
-        prompt: str,
+        prompts: Sequence[str],
         *,
         max_tokens: int,
         n: int = 1,
@@ -99,12 +102,12 @@ class TextModel:
         stop: Sequence[str] = (),
         special_tokens: SpecialTokens = "text",
         bos: bool = True,
-    ) -> list[str]:
-        """Samples 0 to n - 1 of a prompt's continuation, computed as one batch."""
-        return continue_text(
+    ) -> list[list[str]]:
+        """Continuations 0 ... n - 1 of each prompt, computed in one running batch."""
+        return continue_texts(
             self.model,
             self.tokenizer,
-            self.encode(prompt, special_tokens, bos=bos),
+            [self.encode(prompt, special_tokens, bos=bos) for prompt in prompts],
             max_tokens=max_tokens,
             n=n,
             sampling=sampling,

@@ -11,34 +11,41 @@ int8: each row divided by its largest absolute value over 127 and rounded, a qua
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from lmsmith.errors import ConfigError, UsageError
+from lmsmith.models.gpt import GPT
+from lmsmith.models.interface import LanguageModel
 
 Array = npt.NDArray[Any]
 Weights = Literal["fp32", "bf16", "int8"]
+FORMATS = get_args(Weights)
 
 
 class Packed(nn.Module):
     """A linear map or a table whose matrix is stored as bfloat16 or int8 with a scale per row."""
 
-    matrix: Shaped[Tensor, "N D"]
+    matrix: nn.Parameter  # (N, D); a parameter, so that it is counted and saved like one
     scale: Float[Tensor, " N"] | None
 
     def __init__(self, weight: Float[Tensor, "N D"], weights: Weights) -> None:
         super().__init__()
         weight = weight.detach()
         if weights == "bf16":
-            self.register_buffer("matrix", weight.to(torch.bfloat16))
+            self.matrix = nn.Parameter(weight.to(torch.bfloat16), requires_grad=False)
             self.register_buffer("scale", None)
             return
         scale = weight.abs().amax(dim=1).clamp(min=torch.finfo(weight.dtype).tiny) / 127
-        self.register_buffer("matrix", (weight / scale[:, None]).round().to(torch.int8))
+        self.matrix = nn.Parameter(
+            (weight / scale[:, None]).round().to(torch.int8), requires_grad=False
+        )
         self.register_buffer("scale", scale)
 
     @property
@@ -71,10 +78,20 @@ class PackedEmbedding(Packed):
         return self._unpack(self.matrix[rows], scale).view(*ids.shape, -1)
 
 
-def pack(model: nn.Module, weights: Weights) -> int:
-    """Packs the matrices of `model` in place; returns how many. "fp32" changes nothing."""
+def pack(model: LanguageModel, weights: Weights) -> int:
+    """Packs the matrices of a Transformer in place; returns how many. "fp32" changes nothing.
+
+    Raises ConfigError for an unknown format, UsageError for a model of another kind.
+    """
+    if weights not in FORMATS:
+        raise ConfigError(f"weights = {weights!r}: expected {', '.join(FORMATS)}.")
     if weights == "fp32":
         return 0
+    if not isinstance(model, GPT):
+        raise UsageError(
+            f"weights = {weights!r} is for Transformers; this model is of another kind. "
+            "Leave it out."
+        )
     n = 0
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
@@ -88,6 +105,20 @@ def pack(model: nn.Module, weights: Weights) -> int:
     return n
 
 
+def arithmetic(model: GPT) -> torch.dtype | None:
+    """The floating-point type that the model computes in: float32 or float64; None: another one, or
+    several.
+    """
+    packed = {id(module.matrix) for module in model.modules() if isinstance(module, Packed)}
+    kinds = {p.dtype for p in model.parameters() if id(p) not in packed}
+    kinds |= {
+        m.scale.dtype for m in model.modules() if isinstance(m, Packed) and m.scale is not None
+    }
+    if packed and not kinds:
+        return torch.float32
+    return kinds.pop() if kinds in ({torch.float32}, {torch.float64}) else None
+
+
 def matrix_of(module: nn.Module, multiple: int) -> tuple[Array, Array]:
     """The stored matrix (N, D) of a linear map or table, and its scale per row, empty if it has
     none.
@@ -96,12 +127,14 @@ def matrix_of(module: nn.Module, multiple: int) -> tuple[Array, Array]:
     memory. bfloat16 comes as uint16.
     """
     scale: Array = np.zeros(0, np.float32)
+    matrix: Any
     if isinstance(module, Packed):
         matrix = module.matrix
         if module.scale is not None:
             scale = module.scale.numpy()
     else:
-        matrix = module.weight.detach()  # type: ignore[operator]
+        matrix = module.weight
+    matrix = matrix.detach()
     if (lacking := -matrix.shape[1] % multiple) or not matrix.is_contiguous():
         matrix = F.pad(matrix, (0, lacking)).contiguous()
     if matrix.dtype == torch.bfloat16:
