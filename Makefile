@@ -6,7 +6,7 @@ BIN = .venv/bin
 # Neighbours stay together (worksteal), so that what they share is made once and not in each process.
 WORKERS = -n auto --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test lint slow learn clean
+.PHONY: demo test lint slow learn docs clean
 
 demo: .venv/lmsmith.installed
 	$(BIN)/lmsmith demo
@@ -19,6 +19,9 @@ slow: .venv/dev.installed
 
 learn: .venv/lmsmith.installed
 	$(BIN)/python docs/learn/make.py
+
+docs: .venv/lmsmith.installed
+	$(BIN)/python docs/make_site.py
 
 lint: .venv/dev.installed
 	$(BIN)/ruff check .
