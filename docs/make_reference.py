@@ -159,7 +159,12 @@ def settings_page() -> str:
     rows = []
     for name in PRESETS.names():
         changes = {key: preset_value(name, key) for key in PRESETS.get(name)}
-        rows.append((f"`{name}`", ", ".join(f"`{k.replace('model.', '')} = {v}`" for k, v in changes.items())))
+        rows.append(
+            (
+                f"`{name}`",
+                ", ".join(f"`{k.replace('model.', '')} = {v}`" for k, v in changes.items()),
+            )
+        )
     return text + table(("preset", "what it sets"), rows)
 
 
@@ -192,7 +197,14 @@ def _settings_table(section: str, known: dict[str, Setting], preset_name: str) -
         chosen = name in CHOSEN and not has_size(preset_name)
         default = "chosen" if chosen else written(leaf, value)
         short = f", `--{OFTEN[name]}`" if OFTEN.get(name) else ""
-        rows.append((f"`{name}`{short}", _values(leaf), f"`{default}`" if default else "", _plain(leaf.meaning)))
+        rows.append(
+            (
+                f"`{name}`{short}",
+                _values(leaf),
+                f"`{default}`" if default else "",
+                _plain(leaf.meaning),
+            )
+        )
     return table(("setting", "values", "default", "meaning"), rows)
 
 
@@ -220,7 +232,9 @@ def api_page() -> str:
     for name, error in vars(lmsmith.errors).items():
         if isinstance(error, type) and issubclass(error, Exception):
             base = error.__bases__[0].__name__
-            text += f"- `{name}` ({base}): {' '.join(inspect.cleandoc(error.__doc__ or '').split())}\n"
+            text += (
+                f"- `{name}` ({base}): {' '.join(inspect.cleandoc(error.__doc__ or '').split())}\n"
+            )
     text += "\n## lmsmith.extend\n\n" + docstring(lmsmith.extend) + "\n"
     for name in lmsmith.extend.__all__:
         text += _entry(f"lmsmith.extend.{name}", getattr(lmsmith.extend, name))

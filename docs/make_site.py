@@ -91,11 +91,11 @@ def build(project: Path, out: Path) -> tuple[list[str], int]:
             text = (project / path).read_text(encoding="utf-8")
             body = f"<h1>{escape(str(path))}</h1>\n{code(text, filename=path.name)}"
             write(out, path, str(path), body, navigation, [])
-    shutil.copyfile(STYLE, out / "site.css")
-    with (out / "site.css").open("a", encoding="utf-8") as css:
-        css.write(HtmlFormatter(style="default").get_style_defs("pre"))
-        dark = HtmlFormatter(style="github-dark").get_style_defs("pre")
-        css.write(f"\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n")
+    light, dark = (
+        HtmlFormatter(style=name).get_style_defs("pre") for name in ("default", "github-dark")
+    )
+    colours = f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n"
+    (out / "site.css").write_text(colours + STYLE.read_text(encoding="utf-8"), encoding="utf-8")
     return problems, len(pages)
 
 
