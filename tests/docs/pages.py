@@ -9,7 +9,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lmsmith.text.stories import generate_stories
@@ -71,6 +71,15 @@ def commands(block: Block) -> Iterator[Command]:
             yield Command(block.where, "lmsmith", tuple(words[at + 2 :]), runs, launcher)
         else:
             yield Command(block.where, words[0], tuple(words[1:]), runs)
+
+
+def table_commands(page: Path) -> Iterator[Command]:
+    """The commands in the tables of a page; those that name GPT-2 would download it."""
+    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
+        for code in re.findall(r"`((?:lmsmith|torchrun) [^`]+)`", line) if line[0:1] == "|" else ():
+            for command in commands(Block(page, number, "sh", code)):
+                downloads = any(word.endswith("gpt2") for word in command.words)
+                yield replace(command, runs=not downloads)
 
 
 def write_texts(folder: Path) -> None:

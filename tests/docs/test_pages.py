@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pages import OTHER_PROGRAMS, PAGES, PROJECT, Command, blocks, commands, write_texts
+from pages import (
+    OTHER_PROGRAMS,
+    PAGES,
+    PROJECT,
+    Command,
+    blocks,
+    commands,
+    table_commands,
+    write_texts,
+)
 
 from lmsmith import cli
 from lmsmith.config.presets import preset
@@ -43,6 +52,8 @@ def test_commands_and_blocks_parse(page: Path, monkeypatch: pytest.MonkeyPatch) 
                 check_words(command)
         else:
             assert block.language == "text", f"{block.where}: say what language this is"
+    for command in table_commands(page):
+        check_words(command)
 
 
 def check_words(command: Command) -> None:
@@ -84,6 +95,8 @@ def test_page_runs(
         elif block.language == "sh":
             for command in commands(block):
                 run(command, lmsmith, environment)
+    for command in table_commands(page):
+        run(command, lmsmith, environment)
 
 
 def run(command: Command, lmsmith: Any, environment: dict[str, str]) -> None:
