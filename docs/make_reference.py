@@ -227,7 +227,8 @@ def api_page() -> str:
     names = [n for n in lmsmith.__all__ if n not in ("__version__", "errors", "extend")]
     text += "## lmsmith\n\n"
     for name in sorted(names, key=str.lower):
-        text += _entry(f"lmsmith.{name}", getattr(lmsmith, name))
+        # A submodule of the same name stands for the function once it is imported.
+        text += _entry(f"lmsmith.{name}", inspect.unwrap(getattr(lmsmith, name)))
     text += "## lmsmith.errors\n\n" + docstring(lmsmith.errors) + "\n"
     for name, error in vars(lmsmith.errors).items():
         if isinstance(error, type) and issubclass(error, Exception):

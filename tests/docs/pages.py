@@ -19,10 +19,11 @@ PAGES = [
     PROJECT / "README.md",
     PROJECT / "docs" / "quickstart.md",
     *sorted((PROJECT / "docs" / "guides").glob("*.md")),
+    PROJECT / "docs" / "scale.md",
 ]
 FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
-REASON = re.compile(r"#\s*(needs|downloads|installs)\b")
-OTHER_PROGRAMS = {"git", "cd", "make", "source", "pip", "export"}
+REASON = re.compile(r"#.*\b(needs|downloads)\b")
+OTHER_PROGRAMS = {"git", "ray", "cd", "make", "source", "pip", "export"}
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,9 @@ def commands(block: Block) -> Iterator[Command]:
 
 
 def table_commands(page: Path) -> Iterator[Command]:
-    """The commands in the tables of a page; those that name GPT-2 would download it."""
+    """The commands in the README's tables; those that name GPT-2 would download it."""
+    if page.name != "README.md":
+        return
     for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
         for code in re.findall(r"`((?:lmsmith|torchrun) [^`]+)`", line) if line[0:1] == "|" else ():
             for command in commands(Block(page, number, "sh", code)):

@@ -38,7 +38,9 @@ def named(page: Path) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
-def test_commands_and_blocks_parse(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_and_blocks_parse(
+    page: Path, unchanged: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LMSMITH_EXTENSIONS", str(PROJECT / "examples" / "lion.py"))
     found = blocks(page)
     assert found
