@@ -130,9 +130,15 @@ def shorter(words: list[str]) -> list[str]:
         return [*words, "--n=1", *QUICK, *SMALL, "--model.n_layer=1"]
     if words[0] not in ("train", "resume"):
         return words
-    if "--minutes" in words:
-        at = words.index("--minutes")
-        words[at : at + 2] = ["--steps=600"] if words[0] == "resume" else ["--steps=8"]
+    for option in ("--minutes", "--steps"):
+        if option in words:
+            at = words.index(option)
+            most = 600 if words[0] == "resume" else 100
+            steps = min(int(words[at + 1]), most) if option == "--steps" else 8
+            steps = most if words[0] == "resume" and option == "--minutes" else steps
+            words[at : at + 2] = [f"--steps={steps}"]
+    if words[0] == "train" and not any(word.startswith("--steps") for word in words):
+        words.append("--steps=8")
     if words[0] == "resume" or "--from" in words:
         return words
     name = words[words.index("--preset") + 1] if "--preset" in words else "modern"
