@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hub import SERVED, hub
 from pages import (
     OTHER_PROGRAMS,
     PAGES,
@@ -87,11 +88,19 @@ def test_page_runs(
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sample, "SAMPLE_TOKENS", 5)
     monkeypatch.setattr(products, "SHAPE", (64, 64, 64))
-    environment: dict[str, str] = {}
+    if any(server in page.read_text(encoding="utf-8") for server in SERVED):
+        pytest.importorskip("huggingface_hub")
+        with hub(folder, lmsmith) as environment:
+            run_blocks(page, lmsmith, environment)
+    else:
+        run_blocks(page, lmsmith, {})
+
+
+def run_blocks(page: Path, lmsmith: Any, environment: dict[str, str]) -> None:
     names: dict[str, Any] = {"__name__": "__main__"}
     for block in blocks(page):
         if block.language == "toml" and (name := re.match(r"# (\S+\.toml)\n", block.code)):
-            (folder / name[1]).write_text(block.code, encoding="utf-8")
+            (lmsmith.cwd / name[1]).write_text(block.code, encoding="utf-8")
         elif block.language == "python" and page.name != "README.md":  # test_readme.py has it
             exec(compile("\n" * block.line + block.code, str(page), "exec"), names)
         elif block.language == "sh":
