@@ -38,8 +38,8 @@ from pygments.util import ClassNotFound
 PROJECT = Path(__file__).resolve().parent.parent
 NAVIGATION = Path("docs/README.md")
 AT_THE_TOP = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
-SOURCES = {".py", ".toml", ".txt", ".ipynb", ""}  # "": Makefile, LICENSE
-PICTURES = {".svg", ".png"}
+SOURCES = {".py", ".toml", ".txt", ""}  # "": Makefile, LICENSE
+COPIED = {".svg", ".png", ".ipynb"}
 STYLE = Path(__file__).with_name("site.css")
 
 
@@ -84,7 +84,7 @@ def build(project: Path, out: Path) -> tuple[list[str], int]:
         body = MARKDOWN.renderer.render(page.tokens, MARKDOWN.options, {})
         write(out, page.path, page.title, body, navigation, page.sections)
     for path in sorted(files):
-        if path.suffix in PICTURES:
+        if path.suffix in COPIED:
             (out / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(project / path, out / path)
         else:
@@ -188,14 +188,14 @@ def resolve(
     if not (project / target).is_file():
         is_folder = (project / target).is_dir()
         return None, "leads to a folder: name a file" if is_folder else "there is no such file"
-    if target.suffix not in SOURCES | PICTURES:
+    if target.suffix not in SOURCES | COPIED:
         return None, f"files of the kind {target.suffix} are not part of the site"
     return target, ""
 
 
 def on_site(path: Path) -> Path:
     """Where a file of the project is on the site."""
-    if path.suffix in PICTURES:
+    if path.suffix in COPIED:
         return path
     if path.suffix != ".md":
         return path.with_name(f"{path.name}.html")
@@ -203,7 +203,7 @@ def on_site(path: Path) -> Path:
 
 
 def between(page: Path, target: Path) -> str:
-    """The link from one page to another, or to a picture."""
+    """The link from one page to another, or to a copied file."""
     return os.path.relpath(on_site(target), on_site(page).parent)
 
 
