@@ -1,12 +1,12 @@
-# Two commands: `make demo` shows what lmsmith does, `make test` shows that it does it right.
-# Both make .venv from python3 and the package index, and install again only when what is installed has changed.
+# `make demo` shows what lmsmith does, `make test` runs the tests, `make docs` builds build/site/index.html.
+# Each creates .venv from python3 and the package index. It installs again only if the requirements change.
 
 PYTHON ?= python3
 BIN = .venv/bin
-# Neighbours stay together (worksteal), so that what they share is made once and not in each process.
+# worksteal gives a process neighbouring tests, so the fixtures that they share are rarely built twice.
 WORKERS = -n auto --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test lint slow learn clean
+.PHONY: demo test lint slow learn docs clean
 
 demo: .venv/lmsmith.installed
 	$(BIN)/lmsmith demo
@@ -19,6 +19,9 @@ slow: .venv/dev.installed
 
 learn: .venv/lmsmith.installed
 	$(BIN)/python docs/learn/make.py
+
+docs: .venv/lmsmith.installed
+	$(BIN)/python docs/make_site.py
 
 lint: .venv/dev.installed
 	$(BIN)/ruff check .

@@ -1,12 +1,12 @@
-"""Runs the pages of this folder and puts what they print and draw where it belongs.
+"""Runs the code of the pages in this folder and writes its output and its plots into them.
 
-    python docs/learn/make.py             # all pages, or those named
-    python docs/learn/make.py --check     # changes nothing; fails if a page or a picture is not what its code makes
+    python docs/learn/make.py             # all pages, or only those named
+    python docs/learn/make.py --check     # changes nothing; fails if a page or a plot is stale
 
-A page is Markdown. Its ```python blocks are run from top to bottom as one program, in a folder of its own; what a block
-prints is the ```text block behind it, and each .svg file that it writes is a picture of this folder. So a reader can
-copy the blocks of a page and run them, and nothing shown can be other than what they give. Pages print as many digits
-as are the same on every machine.
+A page is Markdown. Its ```python blocks run from top to bottom as one program, in a new temporary
+folder. The ```text block behind a block holds what it printed, and each .svg file that it writes is
+copied to this folder. So readers can copy the blocks of a page and run them, and a page cannot show
+anything but real output. Pages print only as many digits as are identical on every machine.
 """
 
 import argparse
@@ -26,9 +26,9 @@ PICTURE = re.compile(r"!\[[^\]]*\]\((?P<name>[^)]+\.svg)\)")
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        description="Runs the pages and writes what they print and draw into them."
+        description="Runs the code of the pages and writes its output into them."
     )
-    parser.add_argument("pages", nargs="*", type=Path, help="default: all of this folder")
+    parser.add_argument("pages", nargs="*", type=Path, help="default: all pages of this folder")
     parser.add_argument(
         "--check", action="store_true", help="change nothing; fail if anything would change"
     )
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def made(page: Path) -> dict[Path, str]:
-    """What the page and its pictures should be: path -> text."""
+    """Runs a page; returns the new text of the page and of its plots, by path."""
     text = page.read_text(encoding="utf-8")
     namespace: dict[str, object] = {"__name__": page.stem}
     sys.path.insert(0, str(HERE))  # for plots.py
@@ -69,13 +69,13 @@ def made(page: Path) -> dict[Path, str]:
 
 
 def _run(block: re.Match[str], page: Path, namespace: dict[str, object]) -> str:
-    """The block with what it prints behind it."""
+    """Runs a block and returns it, followed by what it printed."""
     line = block.string.count("\n", 0, block.start("code"))
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(
             compile("\n" * line + block["code"], str(page), "exec"), namespace
-        )  # errors tell the page's lines
+        )  # tracebacks have the line numbers of the page
     output = "".join(f"{line.rstrip()}\n" for line in printed.getvalue().splitlines())
     return f"```python\n{block['code']}```\n" + (f"\n```text\n{output}```\n" if output else "")
 

@@ -1,4 +1,4 @@
-"""The plots of these pages as SVG text: curves, bars, and a table of shades. For the pages alone."""
+"""Draws the plots of these pages as SVG text: curves, bars, and a shaded table."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -20,7 +20,7 @@ def lines(
     dashed: Sequence[str] = (),
     dots: bool = False,
 ) -> str:
-    """Curves by name, each (xs, ys), within the first and last tick; the names stand at their right ends."""
+    """Draws named curves, each (xs, ys), between the first and last ticks, with names at their right ends."""
     left, top, across, down, right = 62, 34, 440, 260, 230
 
     def at(a: float, b: float) -> tuple[float, float]:
@@ -57,7 +57,7 @@ def lines(
         ends.append((points[-1][1], points[-1][0], name, colour))
     lowest = 0.0
     for height, place, name, colour in sorted(ends):
-        lowest = max(height, lowest + 17)  # names do not lie on one another
+        lowest = max(height, lowest + 17)  # names do not overlap
         parts.append(
             f'<text class="l" x="{place + 10:.1f}" y="{lowest + 4:.1f}" style="fill:{colour}">{escape(name)}</text>'
         )
@@ -67,7 +67,7 @@ def lines(
 def bars(
     rows: Mapping[str, float], *, unit: str = "", digits: int = 1, total: float | None = None
 ) -> str:
-    """A bar for each named number, with the number behind it and, given a total, its share of that."""
+    """Draws a bar for each named number, followed by the number and, with `total`, its share."""
     thick, left, across = 24, 112, 420
     longest = max(rows.values())
     parts = []
@@ -85,7 +85,7 @@ def bars(
 def shades(
     matrix: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], *, title: str
 ) -> str:
-    """Shares from 0 (white) to 1 (dark), a box each, under their column's and beside their row's label."""
+    """Draws shares from 0 (white) to 1 (dark) as a table of boxes with row and column labels."""
     wide, high, left, top = 66, 28, 74, 66
     parts = [_text(14, 20, title, "t")]
     parts += [

@@ -1,5 +1,5 @@
-"""The pages of docs/learn are what their code makes of them, and say nothing in prose that it
-did not print.
+"""The pages of docs/learn show the current output of their code, and numbers in prose are ones that
+the code prints.
 """
 
 import importlib.util
@@ -10,7 +10,7 @@ import pytest
 
 LEARN = Path(__file__).resolve().parents[2] / "docs" / "learn"
 PAGES = sorted(LEARN.glob("*.md"))
-YEARS = {"1990", "2016", "2019", "2022"}  # of papers
+YEARS = {"1990", "2016", "2019", "2022"}  # publication years
 
 spec = importlib.util.spec_from_file_location("make_learn", LEARN / "make.py")
 make = importlib.util.module_from_spec(spec)
@@ -40,12 +40,12 @@ def test_page_and_pictures_are_fresh(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_decimals_in_prose_are_those_that_code_has_or_prints(page):
+def test_decimals_in_prose_appear_in_code_or_output(page):
     text = re.sub(r"(?<=\d),(?=\d{3})", "", page.read_text(encoding="utf-8"))
     blocks = "".join(match[0] for match in make.BLOCK.finditer(text))
     prose = make.BLOCK.sub("", text)
     alone = {number for number in re.findall(r"\d+\.\d+|\d{4,}", prose) if number not in blocks}
-    assert alone <= YEARS, f"numbers that are not those of the page's code: {alone}"
+    assert alone <= YEARS, f"numbers that the page's code does not have: {alone}"
 
 
 def test_every_picture_is_on_a_page_and_every_page_in_the_index():
@@ -69,7 +69,7 @@ def test_files_of_lmsmith_named_on_pages_exist():
             assert (LEARN.parents[1] / name).exists(), f"{page.name} names {name}"
 
 
-def test_a_stale_page_is_told_by_check_and_mended_without_it(tmp_path, capsys):
+def test_check_reports_a_stale_page_and_the_command_updates_it(tmp_path, capsys):
     page = tmp_path / "page.md"
     page.write_text(STALE, encoding="utf-8")
     assert make.main(["--check", str(page)]) == 1
@@ -86,13 +86,13 @@ def test_a_stale_page_is_told_by_check_and_mended_without_it(tmp_path, capsys):
     assert make.main(["--check", str(page)]) == 1
 
 
-def test_what_stops_printing_loses_its_output(tmp_path):
+def test_a_block_that_prints_nothing_loses_its_old_output(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("```python\nx = 1\n```\n\n```text\nold\n```\n", encoding="utf-8")
     assert make.made(page) == {page: "```python\nx = 1\n```\n"}
 
 
-def test_a_picture_that_no_code_draws_is_refused(tmp_path):
+def test_a_plot_that_no_code_draws_is_refused(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("![Lost](lost.svg)\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"lost\.svg"):
