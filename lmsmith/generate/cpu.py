@@ -37,20 +37,27 @@ from lmsmith.models.layers import Norm
 
 Array = npt.NDArray[Any]
 
+MAX_REWIND = 8
+"""Tokens that a slot can forget again."""
+
 
 class CpuDecoder:
     """Decodes up to `n_slots` sequences at once with a Transformer on the CPU."""
 
-    def __init__(self, model: GPT, n_slots: int) -> None:
+    def __init__(self, model: GPT, n_slots: int, n_rows: int = 0) -> None:
+        """`n_rows`: tokens that one step reads, if more than one per slot."""
         config = model.config
         # As many threads as PyTorch has: a run or a test may have lowered them.
         most: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
         numba.set_num_threads(min(torch.get_num_threads(), most))
         self.model, self.config, self.n_slots = model, config, n_slots
+        self.n_rows = max(n_rows, n_slots)
         self.number = np.float64 if arithmetic(model) == torch.float64 else np.float32
         self.positions = np.zeros(n_slots, np.int64)
-        n_before = model.ngram_embedding.n_before if model.ngram_embedding else 0
-        self.before = np.full((n_slots, n_before), config.vocab_size, np.int64)
+        # The last tokens of each slot, for n-gram tables; some more, so that `rewind` finds them.
+        self.n_before = model.ngram_embedding.n_before if model.ngram_embedding else 0
+        kept = self.n_before + MAX_REWIND if self.n_before else 0
+        self.before = np.full((n_slots, kept), config.vocab_size, np.int64)
         self.turns = self.zeros(0, 0, 0)
         if model.rotary is not None:
             turns = torch.view_as_real(model.rotary.turns).squeeze(1)
@@ -65,7 +72,7 @@ class CpuDecoder:
         self._make_buffers()
 
     def _make_buffers(self) -> None:
-        config, S = self.config, self.n_slots
+        config, S = self.config, self.n_rows
         heads = (config.n_head + 2 * config.n_kv) * config.width_head
         up = config.width_ff * (2 if config.gated else 1)
         widest = max(cache.capacity for cache in (layer.cache for layer in self.layers))
@@ -102,18 +109,22 @@ class CpuDecoder:
         for layer, read in zip(self.layers, state.layers, strict=True):
             layer.cache.fill(slot, read.keys[0, :, :T].numpy(), read.values[0, :, :T].numpy())
         self.positions[slot] = T
-        self.before[slot] = state.before[0].numpy()
+        if self.n_before:
+            self.before[slot, -self.n_before :] = state.before[0].numpy()
         self.h[0, : self.config.d_model] = hidden[0, -1].numpy()
         return self._logits(1)[0]
 
     def step(self, slots: Sequence[int], ids: Sequence[int]) -> Float[Tensor, "B V"]:
         """Reads one more token in each of B slots; gives the logits of the next ones.
 
-        The logits are valid until the next call.
+        A slot that is named several times reads its tokens one after the other. The logits are
+        valid until the next call.
         """
         B, config = len(slots), self.config
         where = np.asarray(slots, np.int64)
         at = self.positions[where]
+        if len(set(slots)) < B:
+            at += [sum(slot == other for other in slots[:i]) for i, slot in enumerate(slots)]
         assert (at < config.context_length).all()
         self._embed(where, np.asarray(ids, np.int64), at)
         embedded = self.x[:B].copy() if config.residual_scalars else self.x
@@ -121,12 +132,22 @@ class CpuDecoder:
             if config.residual_scalars:
                 self.x[:B] = self.residual[i] * self.x[:B] + self.input[i] * embedded
             layer(self, B, at, where, ids)
-        self.positions[where] += 1
+        self.positions[where] = at + 1
         if self.final_norm is None:
             self.h[:B] = self.x[:B]
         else:
             self.final_norm(self, B, self.x, self.h)
         return self._logits(B)
+
+    def rewind(self, slot: int, n: int) -> None:
+        """Forgets the last n tokens of a slot, at most MAX_REWIND. Not for sliding windows, whose
+        older positions were overwritten.
+        """
+        assert n <= MAX_REWIND
+        assert not self.config.window
+        self.positions[slot] -= n
+        if n and self.n_before:
+            self.before[slot, n:] = self.before[slot, :-n].copy()
 
     def copy(self, source: int, target: int) -> None:
         """Makes slot `target` equal to slot `source`."""
@@ -147,14 +168,22 @@ class CpuDecoder:
         with torch.no_grad():
             x = model.token_embedding(torch.from_numpy(ids))
             if model.ngram_embedding is not None:
-                before = torch.from_numpy(self.before[slots])
+                before = torch.from_numpy(self._read_before(slots, ids))
                 x = x + model.ngram_embedding(torch.from_numpy(ids)[:, None], before)[:, 0]
-                self.before[slots] = np.hstack([self.before[slots], ids[:, None]])[:, 1:]
             if model.position_embedding is not None:
                 x = x + model.position_embedding(torch.from_numpy(at))
         self.x[:B, :D] = x.numpy()
         if self.embedding_norm is not None:
             self.embedding_norm(self, B, self.x, self.x)
+
+    def _read_before(self, slots: Array, ids: Array) -> Array:
+        """The `n_before` tokens before each id; the id is then the last one of its slot."""
+        rows = []
+        for slot, id in zip(slots, ids, strict=True):
+            rows.append(self.before[slot, -self.n_before :].copy())
+            self.before[slot, :-1] = self.before[slot, 1:].copy()
+            self.before[slot, -1] = id
+        return np.stack(rows)
 
     def _logits(self, B: int) -> Float[Tensor, "B V"]:
         """The head on self.h."""

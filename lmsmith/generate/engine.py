@@ -6,10 +6,10 @@
         for token in engine.step():
             ...                                 # token.sequence is a number that submit returned
 
-Each step gives one token to every sequence in the batch. First, waiting requests take free slots:
-each prompt is read once, also for several sequences that continue it. Then all running sequences
-read their last token together. A sequence leaves at one of its end tokens, after `max_tokens`, or
-when it is cancelled, and its slot is free for the next step.
+Each step gives one token to every sequence in the batch (with drafts: at least one). First, waiting
+requests take free slots: each prompt is read once, also for several sequences that continue it.
+Then all running sequences read their last token together. A sequence leaves at one of its end
+tokens, after `max_tokens`, or when it is cancelled, and its slot is free for the next step.
 
 **A full context.** A Transformer sees at most T = context_length tokens. When one more would not
 fit, the window slides: the newest T // 2 tokens (at least one) are read again as if the text began
@@ -18,6 +18,13 @@ arithmetic, and the model always sees between T // 2 and T tokens. The start of 
 only on the length of the text, so a prompt longer than T is read from where the window would start
 if the text had been generated: generating 100 tokens, and then 100 more from the longer prompt,
 sees the same windows as generating 200. Models without a bounded context never slide.
+
+**Drafts.** With a `draft` model, cheap and with the same tokenizer (an n-gram model), each step
+proposes DRAFT_TOKENS tokens per sequence, and the model reads them all in one pass. A proposed
+token is kept if it is the one that the sequence draws at that place anyway, from the model's own
+distribution with its own random number; the first that is not ends the step. So drafts change the
+speed and never the text, to the last bit. (Speculative decoding, Leviathan et al. 2023, with the
+acceptance rule for a deterministic draft.)
 
 **Randomness** is a function of the request's (seed, index). A sequence is the same alone and in a
 crowd, because decoders compute each slot independently of the others.
@@ -34,7 +41,8 @@ from torch import Tensor
 
 from lmsmith.errors import ConfigError, UsageError
 from lmsmith.generate.decoders import Decoder, decoder_for
-from lmsmith.generate.sampling import Sampler, Sampling, choose, generator_for
+from lmsmith.generate.draft import DRAFT_TOKENS, MAX_ROWS, Drafter
+from lmsmith.generate.sampling import Choice, Sampler, Sampling, choose, generator_for
 from lmsmith.models.interface import LanguageModel
 
 
@@ -80,11 +88,21 @@ class Engine:
     """Runs any number of requests on a model, up to `n_slots` at a time."""
 
     def __init__(
-        self, model: LanguageModel, n_slots: int = 16, *, forbidden: Tensor | None = None
+        self,
+        model: LanguageModel,
+        n_slots: int = 16,
+        *,
+        forbidden: Tensor | None = None,
+        draft: LanguageModel | None = None,
     ) -> None:
-        """`forbidden`: ids that are never drawn."""
+        """`forbidden`: ids that are never drawn. `draft`: proposes tokens.
+
+        Raises UsageError for a draft that the model cannot use.
+        """
         self.model = model
-        self.decoder: Decoder = decoder_for(model, n_slots)
+        rows = min(MAX_ROWS, n_slots * (1 + DRAFT_TOKENS)) if draft else 0
+        self.decoder: Decoder = decoder_for(model, n_slots, rows)
+        self._drafter = Drafter.of(draft, self.decoder, model) if draft else None
         self._forbidden = forbidden
         self._free = list(reversed(range(n_slots)))
         self._waiting: deque[_Sequence] = deque()
@@ -124,9 +142,10 @@ class Engine:
     def step(self) -> list[Token]:
         """One token for each sequence that has a slot. Empty if there is nothing to do."""
         before = list(self._running)
-        logits = self._read(before)
+        if self._drafter and before and not self._waiting and self._can_draft(before):
+            return self._step_with_drafts(before, self._drafter)
         new, first = self._admit()
-        sequences, rows = before + new, logits + first
+        sequences, rows = new + before, first + self._read(before)
         if not sequences:
             return []
         choices = choose(
@@ -134,22 +153,49 @@ class Engine:
             [sequence.sampler for sequence in sequences],
             with_log_probabilities=any(s.request.log_probabilities for s in sequences),
         )
-        tokens = []
-        for sequence, choice in zip(sequences, choices, strict=True):
-            sequence.tokens.append(choice.id)
-            sequence.sampler.add(choice.id)
-            finished = self._finished(sequence, choice.id)
-            if finished:
-                self._leave(sequence)
-            tokens.append(
-                Token(
-                    sequence.number,
-                    choice.id,
-                    choice.log_probability,
-                    choice.alternatives,
-                    finished,
-                )
-            )
+        return [self._take(*pair) for pair in zip(sequences, choices, strict=True)]
+
+    def _take(self, sequence: _Sequence, choice: Choice) -> Token:
+        """Adds a drawn token to its sequence."""
+        sequence.tokens.append(choice.id)
+        sequence.sampler.add(choice.id)
+        finished = self._finished(sequence, choice.id)
+        if finished:
+            self._leave(sequence)
+        return Token(
+            sequence.number, choice.id, choice.log_probability, choice.alternatives, finished
+        )
+
+    def _can_draft(self, sequences: list[_Sequence]) -> bool:
+        """Whether all sequences and their drafts fit into one pass, and no window slides in it."""
+        T = self.model.context_length
+        assert T is not None
+        room = min(T - (len(s.tokens) - s.start) for s in sequences)
+        return room > DRAFT_TOKENS and len(sequences) * (1 + DRAFT_TOKENS) <= MAX_ROWS
+
+    def _step_with_drafts(self, sequences: list[_Sequence], drafter: Drafter) -> list[Token]:
+        slots: list[int] = []
+        ids: list[int] = []
+        drafts = [drafter.propose(s.tokens) for s in sequences]
+        for sequence, draft in zip(sequences, drafts, strict=True):
+            slots += [sequence.slot] * (1 + len(draft))
+            ids += [sequence.tokens[-1], *draft]
+        logits = self.decoder.step(slots, ids)
+        tokens: list[Token] = []
+        row = 0
+        for sequence, draft in zip(sequences, drafts, strict=True):
+            for i, expected in enumerate([*draft, None]):
+                choice = choose(
+                    logits[row + i : row + i + 1],
+                    [sequence.sampler],
+                    with_log_probabilities=sequence.request.log_probabilities,
+                )[0]
+                tokens.append(self._take(sequence, choice))
+                if tokens[-1].finished or choice.id != expected:
+                    break
+            if not tokens[-1].finished:
+                drafter.rewind(sequence.slot, len(draft) - i)
+            row += 1 + len(draft)
         return tokens
 
     def _read(self, sequences: list[_Sequence]) -> list[Tensor]:
