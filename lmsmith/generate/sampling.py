@@ -152,15 +152,17 @@ class Sampler:
         self._places: dict[int, int] = {}
         self._touched = np.zeros((4, 16))
         for id, bias in s.logit_bias.items():
-            self._touched[1, self._place(id)] = bias
-        if s.repetition_penalty != 1:
-            for id in prompt_ids:
-                self._touched[2, self._place(id)] = 1
+            place = self._place(id)
+            self._touched[1, place] = bias
+        for id in set(prompt_ids) if s.repetition_penalty != 1 else ():
+            place = self._place(id)
+            self._touched[2, place] = 1
 
     def add(self, id: int) -> None:
         """Counts a generated token."""
         if self._counts_tokens:
-            self._touched[2:, self._place(id)] += 1
+            place = self._place(id)
+            self._touched[2:, place] += 1
 
     def process(self, logits: Float64[np.ndarray, " V"]) -> None:
         """Applies bias, penalties and banned ids to a row of logits, in place."""
@@ -181,6 +183,7 @@ class Sampler:
             logits[self._removed] = -np.inf
 
     def _place(self, id: int) -> int:
+        """The column of an id in `self._touched`, which may be replaced by a larger array."""
         id = int(id)
         place = self._places.setdefault(id, len(self._places))
         if place == self._touched.shape[1]:
