@@ -206,7 +206,7 @@ def choose(
     ConfigError for settings that do not fit the vocabulary.
     """
     assert len(samplers) == len(logits)
-    rows, scratch = _rows(logits), _scratch(logits.shape[-1])
+    rows, scratch = cpu_rows(logits), _scratch(logits.shape[-1])
     return [
         _choose(row, sampler, scratch, with_log_probabilities)
         for row, sampler in zip(rows, samplers, strict=True)
@@ -222,7 +222,7 @@ def distributions(
     """
     found = np.empty(tuple(logits.shape))
     scratch = _scratch(logits.shape[-1])
-    for row, sampler, p in zip(_rows(logits), samplers, found, strict=True):
+    for row, sampler, p in zip(cpu_rows(logits), samplers, found, strict=True):
         scratch.z[:] = row
         _pick(sampler, scratch, row, 0.0, p)
     return torch.from_numpy(found)
@@ -291,14 +291,19 @@ def _pick(sampler: Sampler, scratch: filters.Scratch, row: Array, u: float, p: A
             "no token is left to choose from: all tokens that the model gives a probability are "
             "banned. Ban fewer."
         )
-    raise CheckpointError(
+    raise broken_logits()
+
+
+def broken_logits() -> CheckpointError:
+    """The error for logits that are NaN or infinite."""
+    return CheckpointError(
         "the model's logits are not numbers (NaN or infinite): its weights are damaged or its "
-        "training diverged. "
-        "Take an earlier checkpoint."
+        "training diverged. Take an earlier checkpoint."
     )
 
 
-def _rows(logits: Float[Tensor, "n V"]) -> Array:
+def cpu_rows(logits: Float[Tensor, "n V"]) -> Array:
+    """The logits in memory that NumPy can read, in float32 or float64."""
     logits = logits.detach().to("cpu")
     exact = logits.dtype in (torch.float32, torch.float64)
     return (logits if exact else logits.float()).numpy()
