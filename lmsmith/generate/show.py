@@ -30,7 +30,7 @@ from lmsmith.tokens.tokenizer import StreamDecoder, Tokenizer
 STEPS = (
     (0.5, "#00005f", "#ffffff"),
     (0.2, "#5f5f87", "#ffffff"),
-    (0.05, "#878787", "#000000"),
+    (0.05, "#808080", "#000000"),
     (0.01, "#afaf87", "#000000"),
     (0.001, "#d7d75f", "#000000"),
     (0.0, "#ffff5f", "#000000"),
