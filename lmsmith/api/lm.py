@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from lmsmith.api.generation import Generation, SpecialTokens, known
 from lmsmith.api.run import Folder
 from lmsmith.errors import ConfigError, UsageError
 
@@ -20,11 +21,10 @@ if TYPE_CHECKING:
     from lmsmith.models.interface import LanguageModel
     from lmsmith.tokens.tokenizer import Tokenizer
 
-SpecialTokens = Literal["text", "control"]
 Weights = Literal["fp32", "bf16", "int8"]
 
 
-def load(run: Folder, *, weights: Weights = "fp32") -> LM:
+def load(run: Folder, *, weights: Weights = "fp32", draft: Folder | None = None) -> LM:
     """Loads the model of a trained or imported run.
 
         lm = lmsmith.load("runs/book-1")
@@ -32,18 +32,19 @@ def load(run: Folder, *, weights: Weights = "fp32") -> LM:
 
     `run`: a `Run`, its folder, or the folder RUN/model. `weights`: how a Transformer's matrices are
     kept in memory: "fp32" as trained, "bf16" in half of the memory, "int8" in a quarter (each row
-    scaled and rounded); less memory is faster and costs a little accuracy. The model is on the CPU,
-    in evaluation mode. Raises UsageError if there is no model, CheckpointError or TokenizerError if
-    its files are damaged.
+    scaled and rounded); less memory is faster and costs a little accuracy. `draft`: an n-gram run
+    with the same tokenizer; it proposes tokens, which makes generation faster and never changes the
+    text. The model is on the CPU, in evaluation mode. Raises UsageError if there is no model,
+    CheckpointError or TokenizerError if its files are damaged.
     """
     from lmsmith.generate.text_model import TextModel
 
     folder = Path(run)
-    writer, content = TextModel.load(folder, weights)
+    writer, content = TextModel.load(folder, weights, None if draft is None else Path(draft))
     return LM(folder, writer, content)
 
 
-class LM:
+class LM(Generation):
     """A language model with its tokenizer. `lmsmith.load` returns one.
 
     Arguments of several methods:
@@ -89,119 +90,6 @@ class LM:
             )
         return self.model
 
-    def generate(
-        self,
-        prompt: str = "",
-        *,
-        max_tokens: int = 500,
-        temperature: float = 0.8,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        seed: int = 1,
-        stop: str | Sequence[str] = (),
-        special_tokens: SpecialTokens = "text",
-        bos: bool = True,
-        index: int = 0,
-    ) -> str:
-        """Generates a continuation of the prompt and returns it without the prompt.
-
-        max_tokens   maximum number of new tokens
-        temperature  0: greedy; below 1: more likely text; above 1: more diverse text
-        top_k        only the K most likely tokens; 0: all
-        top_p        only the most likely tokens whose probabilities add up to P; 1: all
-        min_p        only tokens with at least P times the probability of the most likely; 0: all
-        seed         random seed; the same seed gives the same text
-        stop         one or more stop sequences: the text ends before the first of them
-        index        number of the sample; each index gives another text for the same seed
-
-        Raises UsageError if the prompt has no tokens, ConfigError for a number out of range.
-        """
-        return "".join(
-            self.stream(
-                prompt,
-                max_tokens=max_tokens,
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
-                min_p=min_p,
-                seed=seed,
-                stop=stop,
-                special_tokens=special_tokens,
-                bos=bos,
-                index=index,
-            )
-        )
-
-    def stream(
-        self,
-        prompt: str = "",
-        *,
-        max_tokens: int = 500,
-        temperature: float = 0.8,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        seed: int = 1,
-        stop: str | Sequence[str] = (),
-        special_tokens: SpecialTokens = "text",
-        bos: bool = True,
-        index: int = 0,
-    ) -> Iterator[str]:
-        """Yields the text of `generate` piece by piece while it is generated. Each piece consists
-        of complete characters.
-
-        Errors are raised by the call itself, not by the first piece.
-        """
-        from lmsmith.generate.sampling import Sampling
-
-        return self.writer.stream(
-            prompt,
-            max_tokens=max_tokens,
-            sampling=Sampling(temperature, top_k, top_p, min_p),
-            seed=seed,
-            stop=_texts(stop),
-            index=index,
-            special_tokens=_known(special_tokens),
-            bos=bos,
-        )
-
-    def generate_batch(
-        self,
-        prompts: Sequence[str],
-        *,
-        n: int = 1,
-        max_tokens: int = 500,
-        temperature: float = 0.8,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        seed: int = 1,
-        stop: str | Sequence[str] = (),
-        special_tokens: SpecialTokens = "text",
-        bos: bool = True,
-    ) -> list[list[str]]:
-        """Generates `n` continuations of each prompt: one list of n texts per prompt.
-
-        All texts are computed in one running batch, and each prompt is read once. They equal those
-        of `generate` with index 0 ... n - 1. Raises the same errors as `generate`.
-        """
-        from lmsmith.generate.sampling import Sampling
-
-        if isinstance(prompts, str):
-            raise UsageError("generate_batch takes a list of prompts: write [prompt] for one.")
-        sampling = Sampling(temperature, top_k, top_p, min_p)
-        return self.writer.continuations(
-            prompts,
-            max_tokens=max_tokens,
-            n=n,
-            sampling=sampling,
-            seed=seed,
-            stop=_texts(stop),
-            special_tokens=_known(special_tokens),
-            bos=bos,
-        )
-
     def score(
         self,
         text: str | Sequence[str],
@@ -224,7 +112,7 @@ class LM:
             self.model,
             self.tokenizer,
             [text] if isinstance(text, str) else text,
-            special_tokens=_known(special_tokens),
+            special_tokens=known(special_tokens),
             stride=stride,
             boundaries=self.boundaries,
             begin=self.writer.begin,
@@ -253,7 +141,7 @@ class LM:
 
         if top < 1:
             raise ConfigError(f"top = {top}: expected 1 or more.")
-        ids = self.writer.encode(prompt, _known(special_tokens), bos=bos)
+        ids = self.writer.encode(prompt, known(special_tokens), bos=bos)
         ids = ids[window_start(len(ids), self.model.context_length) :]
         with inference(self.model):
             logits = self.model.next_logits(
@@ -328,14 +216,3 @@ class LM:
                 "last ones only, or use lm.score, which slides windows over a text."
             )
         return ids
-
-
-def _texts(stop: str | Sequence[str]) -> Sequence[str]:
-    return [stop] if isinstance(stop, str) else stop
-
-
-def _known(special_tokens: SpecialTokens) -> SpecialTokens:
-    """Returns its argument. Raises ConfigError unless it is "text" or "control"."""
-    if special_tokens not in ("text", "control"):
-        raise ConfigError(f"special_tokens = {special_tokens!r}: expected 'text' or 'control'.")
-    return special_tokens

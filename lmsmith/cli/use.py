@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import dataclasses
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from lmsmith.strict_json import to_json
 from lmsmith.train.stop import Stopped
 
 if TYPE_CHECKING:
+    from lmsmith.api.generation import Options as Sampled
     from lmsmith.tokens.tokenizer import Tokenizer
 
 
@@ -90,6 +92,19 @@ def _add_generate(verbs: Verbs) -> None:
         help="min-p sampling: only tokens with at least P times the probability of the most likely "
         "one; 0: all (0)",
     )
+    for name, what in (
+        ("repetition", "divides logits of tokens that the prompt or the text has; 1: none"),
+        ("frequency", "subtracted from a token's logit for each time it was generated"),
+        ("presence", "subtracted from the logit of every token that was generated"),
+    ):
+        default = 1.0 if name == "repetition" else 0.0
+        generate.add_argument(
+            f"--{name}-penalty",
+            type=float,
+            default=default,
+            metavar="X",
+            help=f"{what} ({default:g})",
+        )
     generate.add_argument(
         "--seed",
         type=int,
@@ -110,7 +125,45 @@ def _add_generate(verbs: Verbs) -> None:
         metavar="TEXT",
         help="stop sequence: the output ends before this text; can be repeated",
     )
-
+    generate.add_argument(
+        "--show-probs",
+        type=int,
+        nargs="?",
+        const=5,
+        metavar="K",
+        help="colour each token by its probability and list the K likeliest alternatives (5)",
+    )
+    generate.add_argument(
+        "--beams",
+        type=at_least_one,
+        metavar="N",
+        help="beam search with N beams instead of sampling; --n best texts are printed",
+    )
+    generate.add_argument(
+        "--length-penalty",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="with --beams: texts are compared by log-probability / length ** X (1)",
+    )
+    generate.add_argument(
+        "--weights",
+        default="fp32",
+        choices=("fp32", "bf16", "int8"),
+        metavar="FORMAT",
+        help="fp32, bf16 or int8: less memory and faster, slightly less accurate; `lmsmith eval` "
+        "prints the change (fp32)",
+    )
+    generate.add_argument(
+        "--draft",
+        type=Path,
+        metavar="RUN",
+        help="an n-gram run with the same tokenizer that proposes tokens (speculative decoding): "
+        "faster, never another text",
+    )
+    generate.add_argument(
+        "--speed", action="store_true", help="print tokens per second after each text"
+    )
     _add_no_bos(generate, "the prompt")
 
 
@@ -170,32 +223,51 @@ def _generate(options: argparse.Namespace, console: Console, started: float) -> 
 
     special_tokens: api.SpecialTokens = "control" if options.special_tokens else "text"
     # Report a number out of range before the model is loaded.
-    Sampling(options.temperature, options.top_k, options.top_p, options.min_p)
-    lm = api.load(options.run)
+    Sampling(
+        options.temperature,
+        options.top_k,
+        options.top_p,
+        options.min_p,
+        options.repetition_penalty,
+        options.frequency_penalty,
+        options.presence_penalty,
+    )
+    if options.beams and options.show_probs is not None:
+        raise UsageError("--beams and --show-probs do not go together: choose one.")
+    if options.beams and options.n > options.beams:
+        raise UsageError(f"--n {options.n} needs at least as many --beams.")
+    if options.stop and (options.beams or options.speed or options.show_probs is not None):
+        raise UsageError("--stop does not go together with --beams, --speed or --show-probs.")
+    lm = api.load(options.run, weights=options.weights, draft=options.draft)
     check_control(lm.tokenizer, special_tokens)
+    sampled: Sampled = {
+        "max_tokens": options.max_tokens,
+        "temperature": options.temperature,
+        "top_k": options.top_k,
+        "top_p": options.top_p,
+        "min_p": options.min_p,
+        "repetition_penalty": options.repetition_penalty,
+        "frequency_penalty": options.frequency_penalty,
+        "presence_penalty": options.presence_penalty,
+        "seed": options.seed,
+        "special_tokens": special_tokens,
+        "bos": not options.no_bos,
+    }
 
     def write(prompt: str) -> None:
         _tell_unknown(lm.tokenizer, prompt)
+        if options.beams:
+            _write_beams(lm, prompt, options, special_tokens)
+            return
         for index in range(options.n):
-            pieces = lm.stream(
-                prompt,
-                max_tokens=options.max_tokens,
-                temperature=options.temperature,
-                top_k=options.top_k,
-                top_p=options.top_p,
-                min_p=options.min_p,
-                seed=options.seed,
-                stop=options.stop,
-                special_tokens=special_tokens,
-                bos=not options.no_bos,
-                index=index,
-            )
             if options.n > 1:
                 print(f"--- {index + 1}")
-            print(prompt, end="", flush=True)
-            for piece in pieces:
-                print(piece, end="", flush=True)
-            print(flush=True)
+            if options.show_probs is not None:
+                _write_probabilities(lm, prompt, options.show_probs, console, index, sampled)
+            elif options.speed:
+                _write_timed(lm, prompt, index, sampled)
+            else:
+                _write_text(lm, prompt, options.stop, index, sampled)
 
     if options.prompt is not None:
         write(options.prompt)
@@ -209,6 +281,72 @@ def _generate(options: argparse.Namespace, console: Console, started: float) -> 
         if not n_prompts:
             write("")
     return 0
+
+
+def _write_text(lm: api.LM, prompt: str, stop: list[str], index: int, sampled: Sampled) -> None:
+    """Prints the prompt and its continuation as it is generated."""
+    pieces = lm.stream(prompt, index=index, **sampled | {"stop": stop})
+    print(prompt, end="", flush=True)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print(flush=True)
+
+
+def _write_timed(lm: api.LM, prompt: str, index: int, sampled: Sampled) -> None:
+    """As `_write_text`, and prints how long it took."""
+    tokens = lm.tokens(prompt, index=index, **sampled)
+    print(prompt, end="", flush=True)
+    began, first, n = time.perf_counter(), 0.0, 0
+    for token in tokens:
+        n += 1
+        first = first or time.perf_counter()
+        print(token.text, end="", flush=True)
+    print(flush=True)
+    seconds = time.perf_counter() - first
+    rate = f", then {(n - 1) / seconds:,.1f} tokens/s" if n > 1 else ""
+    problem(f"{n:,} tokens: the first after {first - began:.2f} s{rate}")
+
+
+def _write_probabilities(
+    lm: api.LM,
+    prompt: str,
+    n_alternatives: int,
+    console: Console,
+    index: int,
+    sampled: Sampled,
+) -> None:
+    """Prints a continuation with the probability of each token."""
+    from lmsmith.generate.show import show
+
+    tokens = list(lm.tokens(prompt, alternatives=n_alternatives, index=index, **sampled))
+    shown = show(
+        [token.id for token in tokens],
+        [token.log_probability for token in tokens],
+        [token.alternatives for token in tokens] if n_alternatives else [],
+        lm.tokenizer,
+        width=console.width,
+        colour=console.color_system is not None and not console.no_color,
+    )
+    console.print(shown, soft_wrap=True)
+
+
+def _write_beams(
+    lm: api.LM, prompt: str, options: argparse.Namespace, special_tokens: api.SpecialTokens
+) -> None:
+    """Prints the best continuations that beam search finds, with their scores."""
+    found = lm.beam_search(
+        prompt,
+        n_beams=options.beams,
+        n_best=options.n,
+        max_tokens=options.max_tokens,
+        length_penalty=options.length_penalty,
+        special_tokens=special_tokens,
+        bos=not options.no_bos,
+    )
+    for beam in found:
+        if options.n > 1:
+            print(f"--- score {beam.score:.4f}, log-probability {beam.log_probability:.2f}")
+        print(prompt + beam.text, flush=True)
 
 
 def _converse(write: Any, console: Console) -> None:

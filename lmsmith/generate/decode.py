@@ -5,6 +5,7 @@ continuations of many prompts in one running batch. How a full context is handle
 never depends on the others is explained in `engine.py`.
 """
 
+from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -32,13 +33,14 @@ def generate(
     stop_id: int | None = None,
     first_index: int = 0,
     tokenizer: Tokenizer | None = None,
+    draft: LanguageModel | None = None,
 ) -> Iterator[list[int]]:
     """Continues `prompt_ids` in n ways; each step yields n ids, one for each.
 
     Ends after `max_tokens` steps, or when all n have drawn `stop_id`; a sequence that has drawn it
     repeats it. Samples are numbered from `first_index`: n = 1 with `first_index` = 3 is sample 3.
     Ids that no token of `tokenizer` has are never drawn; without a tokenizer every id of the model
-    counts as a token.
+    counts as a token. `draft`: a model that proposes tokens (`engine.py`).
 
     Raises UsageError for an empty prompt, ConfigError for numbers out of range, CheckpointError for
     logits that are not numbers.
@@ -49,7 +51,7 @@ def generate(
         )
     if len(prompt_ids) == 0:
         raise UsageError("the prompt is empty: give the model at least one token to continue.")
-    engine = Engine(model, n, forbidden=_unused(model, tokenizer))
+    engine = Engine(model, n, forbidden=unused_tokens(model, tokenizer), draft=draft)
     for index in range(first_index, first_index + n):
         engine.submit(
             Request(
@@ -65,11 +67,14 @@ def generate(
 
 
 def _ids(engine: Engine, n: int, max_tokens: int, stop_id: int | None) -> Iterator[list[int]]:
+    waiting: list[deque[int]] = [deque() for _ in range(n)]  # a step may give several tokens
     for _ in range(max_tokens):
-        if not engine.busy:
+        while engine.busy and not all(waiting[number] for number in engine.unfinished):
+            for token in engine.step():
+                waiting[token.sequence].append(token.id)
+        if not any(waiting):
             return
-        drawn = {token.sequence: token.id for token in engine.step()}
-        yield [drawn.get(number, stop_id) for number in range(n)]  # type: ignore[misc]
+        yield [ids.popleft() if ids else stop_id for ids in waiting]  # type: ignore[misc]
 
 
 def stream_text(
@@ -83,6 +88,7 @@ def stream_text(
     stop: Sequence[str] = (),
     index: int = 0,
     ends: Collection[int] = (),
+    draft: LanguageModel | None = None,
 ) -> Iterator[str]:
     """Yields continuation number `index` of `prompt` in pieces, without the prompt itself.
 
@@ -101,6 +107,7 @@ def stream_text(
         seed=seed,
         first_index=index,
         tokenizer=tokenizer,
+        draft=draft,
     )
     return _pieces(writer, steps)
 
@@ -116,6 +123,7 @@ def continue_texts(
     seed: int = 0,
     stop: Sequence[str] = (),
     ends: Collection[int] = (),
+    draft: LanguageModel | None = None,
 ) -> list[list[str]]:
     """Continuations 0 ... n - 1 of each prompt, in one running batch.
 
@@ -127,9 +135,8 @@ def continue_texts(
         )
     writers = [Writer(tokenizer, stop, ends) for _ in range(n * len(prompts))]
     texts = [""] * len(writers)
-    engine = Engine(
-        model, max(1, min(MAX_BATCH, len(writers))), forbidden=_unused(model, tokenizer)
-    )
+    n_slots = max(1, min(MAX_BATCH, len(writers)))
+    engine = Engine(model, n_slots, forbidden=unused_tokens(model, tokenizer), draft=draft)
     if max_tokens:
         for prompt in prompts:
             ids = encode_prompt(tokenizer, prompt) if isinstance(prompt, str) else prompt
@@ -147,6 +154,8 @@ def continue_texts(
     while engine.busy:
         for token in engine.step():
             writer = writers[token.sequence]
+            if writer.done:
+                continue
             texts[token.sequence] += writer.push(token.id)
             if writer.done and not token.finished:
                 engine.cancel(token.sequence)
@@ -189,7 +198,7 @@ def encode_prompt(
     return ids
 
 
-def _unused(model: LanguageModel, tokenizer: Tokenizer | None) -> torch.Tensor | None:
+def unused_tokens(model: LanguageModel, tokenizer: Tokenizer | None) -> torch.Tensor | None:
     """Ids of the model that no token has."""
     unused = None if tokenizer is None else unused_ids(tokenizer, model.vocab_size)
     return None if unused is None else torch.from_numpy(unused)

@@ -114,6 +114,11 @@ class Engine:
         """Whether a sequence is running or waiting."""
         return bool(self._running or self._waiting)
 
+    @property
+    def unfinished(self) -> list[int]:
+        """The numbers of the sequences that are running or waiting."""
+        return [s.number for s in (*self._running, *self._waiting)]
+
     def submit(self, request: Request) -> int:
         """Adds a request to the queue and returns the number of its sequence.
 

@@ -11,18 +11,27 @@ Only this module decides which token precedes a prompt and which ids end a text:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from lmsmith.generate.decode import continue_texts, encode_prompt, stream_text
+from lmsmith.errors import UsageError
+from lmsmith.generate.beam import Beam, beam_search
+from lmsmith.generate.decode import (
+    continue_texts,
+    encode_prompt,
+    stream_text,
+    unused_tokens,
+)
+from lmsmith.generate.decoders import decoder_for
+from lmsmith.generate.engine import Engine, Request, Token
 from lmsmith.generate.sampling import Sampling
 from lmsmith.generate.weights import Weights, pack
 from lmsmith.models.interface import LanguageModel
 from lmsmith.run_folder import empty_prompt, load_for_use
 from lmsmith.tokens.control import SpecialTokens
-from lmsmith.tokens.tokenizer import Tokenizer
+from lmsmith.tokens.tokenizer import StreamDecoder, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,7 @@ class TextModel:
     tokenizer: Tokenizer
     begin: int | None
     ends: frozenset[int]
+    draft: LanguageModel | None = None  # proposes tokens (`engine.py`)
 
     @classmethod
     def of(
@@ -46,15 +56,28 @@ class TextModel:
         return cls(model, tokenizer, end if begin is None else begin, frozenset(ends))
 
     @classmethod
-    def load(cls, folder: Path, weights: Weights = "fp32") -> tuple[Self, dict[str, Any]]:
+    def load(
+        cls, folder: Path, weights: Weights = "fp32", draft: Path | None = None
+    ) -> tuple[Self, dict[str, Any]]:
         """Loads a model from RUN or RUN/model; also returns the content of its config.json.
 
-        `weights`: how its matrices are kept in memory (`weights.py`). Raises UsageError,
+        `weights`: how its matrices are kept in memory (`weights.py`). `draft`: a run whose model
+        proposes tokens. Raises UsageError,
         CheckpointError, TokenizerError, ConfigError.
         """
         model, tokenizer, content = load_for_use(folder)
         pack(model, weights)
-        return cls.of(model, tokenizer, content), content
+        writer = cls.of(model, tokenizer, content)
+        if draft is not None:
+            proposer, its_tokenizer, _ = load_for_use(draft)
+            if its_tokenizer != tokenizer:
+                raise UsageError(
+                    f"{draft} has another tokenizer than {folder}: a draft model must have the "
+                    f"same "
+                    "one. Train it with `--tokenizer` set to the model's tokens folder."
+                )
+            writer = replace(writer, draft=proposer)
+        return writer, content
 
     def encode(
         self, prompt: str, special_tokens: SpecialTokens = "text", *, bos: bool = True
@@ -89,6 +112,7 @@ class TextModel:
             stop=stop,
             index=index,
             ends=self.ends,
+            draft=self.draft,
         )
 
     def continuations(
@@ -114,4 +138,69 @@ class TextModel:
             seed=seed,
             stop=stop,
             ends=self.ends,
+            draft=self.draft,
         )
+
+    def tokens(
+        self,
+        prompt: str,
+        *,
+        max_tokens: int,
+        sampling: Sampling | None = None,
+        seed: int = 0,
+        index: int = 0,
+        special_tokens: SpecialTokens = "text",
+        bos: bool = True,
+    ) -> Iterator[tuple[Token, str]]:
+        """Continuation number `index` of a prompt, token by token with log-probabilities, each with
+        the characters that it completes. An end token comes last, with no text.
+        """
+        engine = Engine(
+            self.model,
+            1,
+            forbidden=unused_tokens(self.model, self.tokenizer),
+            draft=self.draft,
+        )
+        ids = self.encode(prompt, special_tokens, bos=bos)
+        engine.submit(
+            Request(ids, max_tokens, sampling or Sampling(), seed, index, self.ends, True)
+        )
+        return self._tokens(engine)
+
+    def _tokens(self, engine: Engine) -> Iterator[tuple[Token, str]]:
+        decoder = StreamDecoder(self.tokenizer)
+        while engine.busy:
+            for token in engine.step():
+                text = "" if token.finished == "end" else decoder.push(token.id)
+                yield token, text + (decoder.flush() if token.finished else "")
+
+    def beams(
+        self,
+        prompt: str,
+        *,
+        n_beams: int,
+        n_best: int,
+        max_tokens: int,
+        length_penalty: float,
+        banned: Collection[int] = (),
+        special_tokens: SpecialTokens = "text",
+        bos: bool = True,
+    ) -> list[tuple[str, Beam]]:
+        """The best continuations that beam search finds, with their texts."""
+        unused = unused_tokens(self.model, self.tokenizer)
+        forbidden = {*banned, *([] if unused is None else unused.tolist())}
+        beams = beam_search(
+            decoder_for(self.model, max(1, n_beams)),
+            self.encode(prompt, special_tokens, bos=bos),
+            n_beams=n_beams,
+            n_best=n_best,
+            max_tokens=max_tokens,
+            length_penalty=length_penalty,
+            ends=self.ends,
+            forbidden=forbidden,
+            context_length=self.model.context_length,
+        )
+        return [
+            (self.tokenizer.decode([id for id in beam.ids if id not in self.ends]), beam)
+            for beam in beams
+        ]

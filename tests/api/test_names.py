@@ -28,12 +28,20 @@ PYTHON_ONLY = {
     "index": "number of the sample; --n counts through it",
     "settings": "every option --SECTION.NAME",
     "hooks": "Python objects",
+    "logit_bias": "token ids",
+    "banned": "token ids",
 }
 
 CALLS: dict[str, tuple[Any, dict[str, str]]] = {
     "demo": (api.demo, {}),
     "report": (api.report, {}),
-    "generate": (api.LM.generate, {"run": "", "n": "", "no_bos": "bos"}),  # load; generate_batch
+    "generate": (
+        api.LM.generate,
+        {"run": "", "weights": "", "draft": ""}  # load
+        | {"n": ""}  # generate_batch
+        | {"show_probs": "", "beams": "", "length_penalty": "", "speed": ""}  # tokens, beam_search
+        | {"no_bos": "bos"},
+    ),
     "eval": (api.evaluate, {"run": "model", "no_bos": "bos"}),
     "compare": (api.compare, {}),
     "import": (api.import_model, {}),
@@ -50,6 +58,7 @@ OTHER_CALLS = {
     "replay": "lmsmith.train.replay:replay",
     "verify": "lmsmith.verify:compare_gradients",
     "bench train": "lmsmith.train.ladder:time_steps",
+    "bench generate": "lmsmith.generate.bench:decode_speed",
     "bench ladder": "lmsmith.train.ladder:climb",
     "bench tokenizer": "lmsmith.tokens.bench:bench_encoding",
     "data list": "lmsmith.text.corpora:CORPORA",

@@ -174,3 +174,16 @@ def test_drafts_that_cannot_work() -> None:
         Engine(_gpt(), 1, draft=_gpt())
     with pytest.raises(UsageError, match="sliding windows"):
         Engine(_gpt(window=4, window_pattern="S"), 1, draft=_ngram())
+
+
+def test_memory_stays_constant_over_many_tokens() -> None:
+    """The window slides for ever, and the cache does not grow with the text."""
+    model = _gpt(context_length=32)
+    engine = Engine(model, n_slots=1)
+    engine.submit(Request([1], max_tokens=1500))
+    sizes = []
+    while engine.busy:
+        engine.step()
+        sizes.append(sum(layer.cache.keys.nbytes for layer in engine.decoder.layers))  # type: ignore[attr-defined]
+    assert len(sizes) == 1500
+    assert len(set(sizes)) == 1

@@ -1,4 +1,6 @@
-"""Samples against exact probabilities, filters against their definitions in plain Python."""
+"""Draws against exact probabilities, filters against their definitions spelt out in plain
+Python.
+"""
 
 import math
 import random
@@ -42,7 +44,7 @@ def _plain(logits: list[float], s: Sampling) -> list[float]:
     ],
     ids=str,
 )
-def test_filters_and_samples_follow_the_definition(sampling: Sampling) -> None:
+def test_filters_and_draws_follow_the_definition(sampling: Sampling) -> None:
     from scipy import stats  # takes a second
 
     torch.manual_seed(0)
@@ -76,7 +78,7 @@ def test_random_filters_on_random_rows_with_ties() -> None:
 @pytest.mark.parametrize(
     "sampling", [Sampling(), Sampling(0.7, 4, 0.8, 0.05), Sampling(temperature=0)], ids=str
 )
-def test_forbidden_ids_are_as_if_the_model_did_not_have_them(sampling: Sampling) -> None:
+def test_forbidden_ids_are_as_if_the_model_had_none(sampling: Sampling) -> None:
     torch.manual_seed(1)
     logits, forbidden = torch.randn(40, 12, dtype=torch.float64), [0, 3, 4, 11]
     logits[:, forbidden] += 5  # the likeliest, if they were allowed
@@ -116,7 +118,7 @@ def test_the_edges() -> None:
 
 
 @pytest.mark.parametrize("u", [0.0, 1 - 2**-53, 0.5])
-def test_an_id_of_probability_zero_is_never_sampled(
+def test_an_id_of_probability_zero_is_never_drawn(
     u: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor([u], dtype=torch.float64))
@@ -128,7 +130,7 @@ def test_an_id_of_probability_zero_is_never_sampled(
         assert 3 <= id < 27
 
 
-def test_a_generator_depends_on_seed_and_index() -> None:
+def test_a_generator_belongs_to_its_seed_and_index() -> None:
     def first(seed: int, index: int) -> float:
         return torch.rand(1, generator=generator_for(seed, index)).item()
 
@@ -154,7 +156,7 @@ def test_a_negative_seed_and_broken_logits_are_refused() -> None:
         generator_for(-1, 0)
     for bad in (math.nan, math.inf):
         for temperature in (0.0, 1.0):
-            with pytest.raises(CheckpointError, match="not finite numbers"):
+            with pytest.raises(CheckpointError, match="not numbers"):
                 sample(
                     torch.tensor([[0.0, 1.0], [0.0, bad]]),
                     Sampling(temperature=temperature),
