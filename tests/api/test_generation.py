@@ -3,7 +3,6 @@
 import math
 
 import pytest
-
 from small_run import TINY
 
 import lmsmith
@@ -20,7 +19,12 @@ def text(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(text):
     return lmsmith.train(
-        text, preset="llama", steps=30, settings=TINY | {"model.context_length": 64}, tokenizer="char", out=text.parent / "run"
+        text,
+        preset="llama",
+        steps=30,
+        settings=TINY | {"model.context_length": 64},
+        tokenizer="char",
+        out=text.parent / "run",
     )
 
 
