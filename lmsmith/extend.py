@@ -1,4 +1,4 @@
-"""What an extension imports: base classes, and functions that register names.
+"""The API for extensions: base classes, and functions that register names.
 
     from lmsmith.extend import register_optimizer
 

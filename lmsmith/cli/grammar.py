@@ -1,8 +1,8 @@
 """The grammar of the command line: commands, groups of commands, and each setting as an option.
 
-The parsers use argparse directly instead of a generator of parsers from dataclasses. Only options
-that the user gives are passed on, so settings that the user set differ from settings that lmsmith
-chooses; and `--help` answers in a tenth of a second.
+The parsers use argparse directly instead of a generator of parsers from dataclasses. Options that
+the user does not give are absent, so lmsmith can tell them from those that were given with their
+default value. `--help` answers in a tenth of a second.
 """
 
 from __future__ import annotations

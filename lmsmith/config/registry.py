@@ -40,7 +40,7 @@ class Registry(Generic[T]):
     """Maps names to values of one type."""
 
     def __init__(self, what: str, group: str, built_in: Mapping[str, T | str]) -> None:
-        """`what`: the word for an entry in messages ("optimizer"). `group`: of entry points."""
+        """`what`: word for an entry in messages ("optimizer"). `group`: the entry-point group."""
         self.what, self.group = what, group
         self._built_in = frozenset(built_in)
         self.known: dict[str, T | str | EntryPoint] = dict(built_in)
@@ -114,8 +114,8 @@ class Registry(Generic[T]):
         return record | ({"file": str(Path(file).resolve())} if file else {})
 
     def require(self, name: str, source: Mapping[str, str], where: str) -> None:
-        """Raises ConfigError if `name` is not registered. `source`: what `source(name)` returned
-        where it was. `where`: what needs it, for the message.
+        """Raises ConfigError if `name` is not registered. `source`: the result of `source(name)`
+        when the name was registered. `where`: the file that needs the name, for the message.
         """
         if name in self:
             return

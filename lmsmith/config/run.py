@@ -85,7 +85,7 @@ class RunConfig:
         return dataclasses.replace(self, **replaced)
 
     def to_dict(self) -> dict[str, Any]:
-        """All settings as nested tables, with the words for zero, as `config.toml` holds them."""
+        """All settings as tables, as in `config.toml`, with `auto`, `none` or `all` for 0."""
         leaves = dict(settings(type(self.model)))
 
         def shown(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -48,8 +48,7 @@ class Inspected:
     """The result of `inspect`. `tokenizer` and `source` are descriptions to print; `problems` are
     what `verify` found wrong.
 
-    `ids_known`: whether there was a tokenizer whose vocabulary `verify` could check the ids
-    against.
+    `ids_known`: whether the vocabulary was known, so that `verify` could check the ids.
     """
 
     place: Path

@@ -172,7 +172,7 @@ def _changes(record: dict[str, Any], ready: Ready) -> str:
             "" if now == {"manifest_sha256": record["manifest_sha256"]} else "the manifest differs"
         )
     if "shards_bytes" not in now:
-        return "there is a manifest now, and was none"
+        return "a manifest was added"
     before, now = record["shards_bytes"], now["shards_bytes"]
     for name in sorted({**before, **now}):
         if before.get(name) != now.get(name):

@@ -1,4 +1,4 @@
-"""Reads run folders in any state: finished, still going or killed, with missing files or an
+"""Reads run folders in any state: finished, still training or killed, with missing files or an
 incomplete last line.
 
 A report is most useful when something went wrong, so reading succeeds for anything that a run may
@@ -194,7 +194,7 @@ def _read_summary(run: Run) -> None:
     text = _text(
         run,
         "summary.json",
-        "the run is still going or was killed; the numbers are from its latest metrics",
+        "the run is still training or was killed; the numbers are from its latest metrics",
     )
     if text:
         try:

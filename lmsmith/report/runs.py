@@ -2,8 +2,8 @@
 against baselines, samples, settings and suggestions.
 
 The file is self-contained (see `page.py`). The report on one run shows all of it; the report on
-several compares them. What is missing, because a run is still going or was killed, is listed at the
-top (see `reading.py`).
+several compares them. Files that are missing, because a run is still training or was killed, are
+listed at the top (see `reading.py`).
 
 The loss and bits per byte of a run are those of its best evaluation, whose weights are in
 RUN/model.
@@ -394,7 +394,7 @@ def _next_steps(run: Run) -> str:
 def _from_the_curves(run: Run, folder: str, again: str) -> Iterator[tuple[str, str]]:
     if run.summary.get("finished") in (None, "signal"):
         yield (
-            "If the run is no longer going, resume it from its last checkpoint:",
+            "If the run is no longer training, resume it from its last checkpoint:",
             f"lmsmith resume {folder}",
         )
     training, losses = column(run.train, "loss"), column(run.evals, "val_loss")

@@ -71,7 +71,7 @@ class Corpus:
     homepage: str
     source: tuple[File, ...] | HubFiles
     note: str = ""
-    """What may surprise a user."""
+    """A note on anything about the corpus that may surprise a user."""
 
     @property
     def n_bytes(self) -> int:

@@ -1,4 +1,4 @@
-"""What reading every kind of file shares: opening, decompressing, decoding, counting.
+"""Opens, decompresses and decodes text files, and counts what was read, for all formats.
 
 Texts are Python strings in one form, whatever the file: byte-order marks are removed, CRLF and lone
 CR become LF, and unpaired surrogates are errors. Files may be compressed (.gz or .zst after their

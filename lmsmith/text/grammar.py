@@ -26,8 +26,8 @@ k-th (from 1) has weight 1/(k + 1): close to Zipf's law, and no numbers in the g
 **Exactness.** `Grammar.generate` returns a text and the log-probability of the derivation that
 produced it, which is the sum over all its choices. The probability of the *text* is the sum over
 all its derivations. `Grammar.log_probability` computes that sum from the text alone, by dynamic
-programming from left to right over partial derivations (what is left to derive, and the bindings of
-the variables). The two are equal if and only if the text has exactly one derivation;
+programming from left to right over partial derivations (the part still to be derived, and the
+bindings of the variables). The two are equal if and only if the text has exactly one derivation;
 `lmsmith.text.stories` explains the proof that all of its texts do.
 """
 
@@ -146,9 +146,9 @@ class Grammar:
         """The natural logarithm of the probability of `text`, summed over all its derivations; -inf
         if there are none.
         """
-        # For each position in the text, the partial derivations that have reached it: what is left
-        # to derive, as nested pairs (next part, rest), and the bindings -> their log-probability.
-        # Equal states are summed.
+        # For each position in the text, the partial derivations that have reached it: the part
+        # still to be derived, as nested pairs (next part, rest), and the bindings -> their
+        # log-probability. Equal states are summed.
         reached: list[dict[tuple[tuple | None, Values], float]] = [{} for _ in range(len(text) + 1)]
 
         def reach(

@@ -1,4 +1,5 @@
-"""Which text is held out for validation: one rule for single runs and for prepared folders.
+"""Chooses the text that is held out for validation: one rule for single runs and for prepared
+folders.
 
     split = split_documents(Documents(["books/"]), fraction=0.1)
 
@@ -25,9 +26,11 @@ if TYPE_CHECKING:
     from lmsmith.text.documents import Document
 
 MANY = 50  # with at least this many distinct documents, complete documents are held out
-FRACTION = 0.1  # held out of a text, but at most
+FRACTION = 0.1  # share of a text that is held out, up to MOST_HELD_OUT
 MOST_HELD_OUT = 250_000  # characters: enough for three digits of a loss, and fast to evaluate
-PREPARED_SHARE = 0.05  # of many documents in a prepared folder, regardless of size
+PREPARED_SHARE = (
+    0.05  # share of the documents of a prepared folder with many documents, regardless of size
+)
 
 
 def held_out_share(

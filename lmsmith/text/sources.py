@@ -182,7 +182,7 @@ def _is_run(folder: Path) -> bool:
 
 def _refuse_model(folder: Path) -> None:
     """Raises DataError for a run, or another program's model, named as text: its logs and README
-    are not the text that the user wants.
+    are not training text.
     """
     name = shlex.quote(str(folder))
     if _is_run(folder):
@@ -253,8 +253,8 @@ def _suffixes(paths: list[Path]) -> Counter[str]:
 
 
 def _is_special(path: Path) -> bool:
-    """Whether the path is a pipe, socket or device: not text that the user of the folder meant, and
-    opening it could block indefinitely.
+    """Whether the path is a pipe, socket or device: not text, and opening it could block
+    indefinitely.
     """
     return path.exists() and not path.is_file() and not path.is_dir()
 

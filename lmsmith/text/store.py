@@ -33,7 +33,7 @@ from lmsmith.text.download import checksum_of, download, part_bytes
 from lmsmith.text.files import plural
 
 FORMAT = 1
-SMALL = 100_000_000  # bytes; smaller corpora are downloaded without being asked for
+SMALL = 100_000_000  # bytes; smaller corpora are downloaded automatically
 
 logger = logging.getLogger(__name__)
 

@@ -483,11 +483,12 @@ def char_at(at, table):
 
 @njit
 def piece_starts(at, end, family, max_digits):
-    """Mask of the positions after `at` where pieces start, in the 64 bytes from `at`, where a piece
-    starts. 0 if none is certain.
+    """Mask of the positions where pieces start after `at`, within the 64 bytes from `at`. A piece
+    must start at `at`. 0 if no start is certain.
 
-    Starts are certain up to two bytes before the first hard position: a byte that is not ASCII, the
-    end of the text, and the cases below. The mask contains all starts up to its last one.
+    A position is hard if it has a byte that is not ASCII, is the end of the text, or is one of the
+    cases below. Starts are certain up to two bytes before the first hard position. The mask
+    contains all starts up to its last one.
     """
     if load64(at) & -0x7F7F7F7F7F7F7F80:  # not ASCII soon: the mask would be too short to pay off
         return 0

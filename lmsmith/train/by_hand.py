@@ -26,7 +26,7 @@ from lmsmith.reference.blocks import Sizes, activation_shapes, by_layer, n_numbe
 from lmsmith.reference.gpt2 import GPT2
 from lmsmith.reference.layers import EPS
 
-# Settings that are free in GPT-2, or that have no effect on it.
+# Settings that may have any value in GPT-2, or that have no effect on it.
 _FREE = {
     "size",
     "n_layer",

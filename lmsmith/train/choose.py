@@ -61,7 +61,7 @@ def resolve(
     config = _with_machine_and_size(config, given, corpus, machine, seconds, world)
     if config.train.batch_tokens:
         rows = {"train.batch_size": n_rows(config, world), "train.batch_tokens": 0}
-        config = config.changed(rows, where="what was chosen")
+        config = config.changed(rows, where="the chosen settings")
     if config.train.initial_batch_size:
         check_growing(config, world)
     check_ranks(config, world)
@@ -75,7 +75,7 @@ def resolve(
         # of windows would have.
         enough = config.train.batch_size**2 * config.model.context_length / tokens_a_step
         config = config.changed(
-            {"train.batch_size": math.ceil(enough / world) * world}, where="what was chosen"
+            {"train.batch_size": math.ceil(enough / world) * world}, where="the chosen settings"
         )
         tokens_a_step = batches_of(config, corpus.train, corpus.tokenizer).tokens_per_batch
     if limited_by_time(config):
@@ -99,7 +99,7 @@ def resolve(
         chosen["train.compile"] = "yes" if lasting and can_compile(config, machine) else "no"
     if getattr(config.model, "ngram_tables", ()) and "model.ngram_dropout" not in given:
         chosen["model.ngram_dropout"] = ngram_dropout(steps * tokens_a_step / len(corpus.train))
-    return config.changed(chosen, where="what was chosen")
+    return config.changed(chosen, where="the chosen settings")
 
 
 def _with_machine_and_size(
@@ -141,7 +141,7 @@ def _with_machine_and_size(
     if "train.batch_size" in chosen:
         chosen["train.batch_size"] = -(-chosen["train.batch_size"] // world) * world
     open_ones = {name: value for name, value in chosen.items() if name not in given}
-    return config.changed(fixed | open_ones, where="what was chosen")
+    return config.changed(fixed | open_ones, where="the chosen settings")
 
 
 def _steps_in(

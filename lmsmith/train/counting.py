@@ -74,7 +74,7 @@ def resolve_counting(config: RunConfig, given: Collection[str], corpus: Corpus) 
     long = isinstance(model, NgramConfig) and model.smoothing == "kneser-ney"
     if "model.order" not in given and long:
         chosen |= {"model.order": LONG_ORDER} if corpus.tokenizer.kind in ("char", "byte") else {}
-    return config.changed(chosen, where="what was chosen")
+    return config.changed(chosen, where="the chosen settings")
 
 
 def count(config: RunConfig, corpus: Corpus, place: Path, console: Console) -> dict[str, Any]:

@@ -267,4 +267,4 @@ def bench_config(changes: Mapping[str, Any]) -> tuple[RunConfig, torch.device]:
     }
     if config.train.compile == "auto":
         chosen["train.compile"] = "yes" if can_compile(config, machine) else "no"
-    return config.changed(chosen, where="what was chosen"), machine.device
+    return config.changed(chosen, where="the chosen settings"), machine.device

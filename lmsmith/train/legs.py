@@ -1,7 +1,7 @@
 """Decides what a resumed run changes: its length, and settings that may change while it trains.
 
-The checkpoint says which config the run was trained with until now. RUN/config.toml, which the user
-may have edited, and the command line say which config is wanted. `resumed` compares the two. It
+The checkpoint holds the config that the run was trained with until now. RUN/config.toml, which the
+user may have edited, and the command line give the new config. `resumed` compares the two. It
 applies and logs allowed changes (`CHANGEABLE`, and the length), and refuses others by name.
 
 A leg is a range of steps under one plan. A run that is extended, or whose optimizer, schedule or
@@ -292,7 +292,7 @@ def _check_extension(
 def _in_steps(place: Path, config: RunConfig, corpus: Corpus, step: int) -> RunConfig:
     """Returns the config with its length in steps, unless it is given in minutes.
 
-    Raises ConfigError if the run has already made that many steps.
+    Raises ConfigError if the run has already made at least this number of steps.
     """
     train = config.train
     if train.minutes:
@@ -330,7 +330,7 @@ def _rhythm(config: RunConfig, before: RunConfig) -> RunConfig:
         untouched = _value(config, name) == _value(before, name) and n_steps != before.train.steps
         if not _value(config, name) or (kept and untouched):
             chosen[name] = max(1, n_steps // (kept or of_a_run)[0])
-    return config.changed(chosen, where="what was chosen")
+    return config.changed(chosen, where="the chosen settings")
 
 
 def _changed(place: Path, before: RunConfig, now: RunConfig) -> dict[str, tuple[Any, Any]]:

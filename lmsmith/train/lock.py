@@ -3,7 +3,7 @@
 The training process holds the operating system's lock on RUN/.lock, which the system releases when
 the process dies for any reason. Network disks may not share that lock between machines, or have
 none. So the process also writes RUN/trainer.json (its machine, process and start time) and touches
-it every BEAT_SECONDS. A second process that wants to train the run
+it every BEAT_SECONDS. A second process that tries to train the run
 
 - is refused if the system's lock is held;
 - takes over at once if the record is from the same machine since its last boot: that process has

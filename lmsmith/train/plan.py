@@ -4,8 +4,9 @@ The machine may be slow at the start, stall for seconds, slow down or recover. T
 
 - One slow step does not set the pace. It counts as at most `SLOW` times the median of the recent
   steps.
-- From the middle of what fits, the plan is shortened if the run would not end in time.
-- Just before its middle, the plan is lengthened; later only if much time would be left unused.
+- After half of the steps that fit, the plan is shortened if the run would not end in time.
+- Just before half of its steps, the plan is lengthened; later only if much time would be left
+  unused.
 - Differences smaller than the usual noise are ignored, so the number of steps settles.
 - A run that reaches its last step with time left continues.
 
@@ -21,15 +22,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 LOOKS = 32  # regular checks of the plan per run
-TOO_LONG = 0.04  # of the remaining steps
-TOO_SHORT = 0.03  # of all steps, just before the middle
-MUCH_TOO_SHORT = 0.12  # of all steps, later
-WORTH_CONTINUING = 0.1  # of the steps made: fewer more are not worth another evaluation
+TOO_LONG = 0.04  # shorten by more than this share of the remaining steps
+TOO_SHORT = 0.03  # lengthen by more than this share of all steps, at the middle
+MUCH_TOO_SHORT = 0.12  # the same, later
+WORTH_CONTINUING = 0.1  # share of the steps made: fewer are not worth another evaluation
 
-SLOW = 6.0  # a slower step counts as this many times the median of the recent steps
+SLOW = 6.0  # a slower step counts as 6 times the median of the recent steps
 SLOW_START = 2.0  # the same for the first two steps
 N_RECENT = 33  # after half as many steps, a machine that stays slow sets the pace
-N_EVALUATIONS = 3  # the time of an evaluation is the median of this many
+N_EVALUATIONS = 3  # evaluations whose median time is used
 
 FEW_STEPS, USELESS_STEPS = 50, 20
 

@@ -104,13 +104,13 @@ class Replica:
         reshard(self.summed_loss)
         named = dict(self.model.named_parameters())
         for name in [*named, *tensors]:
-            wanted, found = (
+            expected, found = (
                 tuple(group[name].shape) if name in group else None for group in (named, tensors)
             )
-            if wanted != found:
+            if expected != found:
                 raise CheckpointError(
                     f"the checkpoint does not belong to this config: {name} has shape {found}, "
-                    f"expected {wanted}. Restore the config.toml that the run was trained with."
+                    f"expected {expected}. Restore the config.toml that the run was trained with."
                 )
         for name, p in named.items():
             assert p.shape == tensors[name].shape, name

@@ -48,7 +48,7 @@ def asked(
     if "model.kind" in wanted:
         base = base.changed({"model.kind": wanted["model.kind"]}, where=where)
     derived = _derived(base, wanted, where)
-    where = dict.fromkeys(derived, "what was chosen") | where
+    where = dict.fromkeys(derived, "the chosen settings") | where
     named_again = (
         changes if "model.size" in changes else wanted
     )  # model.size on the command line overrides the recipe

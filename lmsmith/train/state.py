@@ -1,7 +1,7 @@
 """What one training step passes to the next, and its form in a checkpoint.
 
 Batches and dropout are functions of (seed, step). So a resumed run reaches the same weights, bit
-for bit, from exactly this:
+for bit, from the following:
 
     groups of tensors   model, optimizer; best (if those are not the newest weights); carried
                         (states of truncated BPTT); hook_NAME for each hook with tensors

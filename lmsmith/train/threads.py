@@ -49,7 +49,7 @@ class ThreadChoice:
         self._wait, self._not_before = LEAST_WAIT, 0.0
 
     def wanted(self, others: float) -> int:
-        """The number of threads to try if other programs use `others` cores."""
+        """Number of threads to try when other programs use `others` cores."""
         return max(1, min(self.most, self.most - math.ceil(others - IGNORED_CORES)))
 
     def add(self, seconds: float, now: float, others: float | None) -> Change | None:

@@ -80,7 +80,7 @@ def test_words_after_a_double_dash_are_names_or_texts(
         (["train", "a.txt", "--rope"], "no option '--rope'. Did you mean --model.positions rope?"),
         (
             ["train", "--input", "a.txt"],
-            "Give the text after the verb: `lmsmith train book.txt`.",
+            "Give the text after the command: `lmsmith train book.txt`.",
         ),
         (["sample", "run"], "no command 'sample'. `lmsmith generate RUN` continues a text."),
         (["chat", "run"], "There is no chat yet. `lmsmith generate RUN`"),

@@ -121,7 +121,8 @@ def sign_unit(job: Job, number: int, unit: Unit) -> None:
                     continue
             file.write(_signed(splits, texts).tobytes())
             splits, texts, n_characters = [], [], 0
-            # A long text matches only its exact copies, and a piece of a large file nothing.
+            # A long text is compared with exact copies only; a piece of a large file is not
+            # compared.
             if not isinstance(document.whole, str):
                 n_pieces += 1
                 name = (
@@ -231,7 +232,7 @@ _BLOCK = 1 << 16  # documents compared at a time
 @functools.cache
 def _compiled() -> Any:
     """The lookup in `Seen`'s table, compiled on first use."""
-    # Importing the compiler takes half a second, which most uses can save.
+    # Importing the compiler takes half a second, and most uses do not need it.
     from lmsmith.tokens.compiled import kernel
 
     @kernel

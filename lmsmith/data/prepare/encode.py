@@ -36,7 +36,7 @@ RECORD = np.dtype(
     [
         ("split", "u1"),  # TRAIN or VALIDATION
         ("document", "u1"),  # 1: the first record of a document
-        # 1: a text begins here, with an end-of-text token; both halves of a split document do
+        # 1: begins with an end-of-text token, as both halves of a split document do
         ("begins", "u1"),
         ("n_tokens", "<u8"),
         ("n_bytes", "<u8"),  # of the text in UTF-8

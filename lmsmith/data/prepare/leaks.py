@@ -25,8 +25,8 @@ _BLOCK = 1 << 22  # ids read at a time
 
 
 class Shared(NamedTuple):
-    """How many of the `n_documents` validation documents are in the training ids; the first of
-    them; and how many training tokens were searched.
+    """Counts of validation documents that are also in the training ids, the first such document,
+    and the number of training tokens that were searched.
 
     `first`: (document of the validation ids, document of the training ids), counted from 1.
     """

@@ -2,9 +2,9 @@
 process reads at a time.
 
 The shards, to the byte, are a function of the plan, and the plan is a function of the sources and
-settings: not of the number of processes or their order. To plan, files are not read completely,
-only: samples, at most `MANY` documents, the surroundings of the positions where large files are
-cut, and plain files of some size up to their first separator.
+settings: not of the number of processes or their order. Planning does not read files completely. It
+reads samples, at most `MANY` documents, the surroundings of the positions where large files are
+cut, and larger plain files up to their first separator.
 
 `text/held_out.py` decides which documents are held out. If there are many, the share is
 `PREPARED_SHARE`. If the user names validation text, all of it is for validation and the rest for
@@ -162,7 +162,7 @@ class _Look(NamedTuple):
 def _look(
     found: Sequence[Found], files: tuple[SourceFile, ...], reading: Reading, skip: Skip | None
 ) -> _Look:
-    """Whether there are many documents: reads until it has found `MANY` distinct ones. Skips blank
+    """Whether there are many documents. Reads until it has found `MANY` distinct ones. Skips blank
     and bad ones.
     """
     distinct: set[str | int] = set()

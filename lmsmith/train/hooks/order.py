@@ -104,8 +104,8 @@ class Hooks:
             self._end_with_failure()
         if finished := self._finished(int(number), bool(stop)):
             return finished
-        for hook, wanted in zip(self.before_next, due, strict=True):
-            if wanted:
+        for hook, is_due in zip(self.before_next, due, strict=True):
+            if is_due:
                 try:
                     hook.after_step(context)
                 except Interrupted:
@@ -204,8 +204,8 @@ def names_of(hooks: Sequence[Hook]) -> tuple[str, ...]:
     for hook in hooks:
         if not isinstance(hook, Hook):
             item = f"the class {hook.__name__}" if isinstance(hook, type) else repr(hook)
-            wanted = "instances of subclasses of lmsmith.train.hooks.Hook"
-            raise UsageError(f"hooks=[...] holds {item}; expected {wanted}.")
+            expected = "instances of subclasses of lmsmith.train.hooks.Hook"
+            raise UsageError(f"hooks=[...] holds {item}; expected {expected}.")
         hook.name = hook.name or type(hook).__name__
         if not re.fullmatch(r"\w+", hook.name):
             raise UsageError(
