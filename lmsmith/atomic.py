@@ -121,7 +121,7 @@ def folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def replaced(path: Path) -> Path:
-    """Where `folder(path, replace=True)` keeps the old folder between its two renames."""
+    """Path at which `folder(path, replace=True)` keeps the old folder between its two renames."""
     return path.with_name(path.name + _REPLACED)
 
 

@@ -2,8 +2,8 @@
 
 lmsmith has four independent implementations of GPT-2: scalar autograd, NumPy modules on a tape,
 NumPy with each gradient written out by hand, and PyTorch, which trains. All get the same weights
-and the same batch in float64. Each named gradient is compared with that of the implementation by
-hand, and so are finite differences of the loss, which need no gradient code.
+and the same batch in float64. The implementation by hand is the standard: every other gradient is
+compared with it, and so are finite differences of the loss, which need no gradient code.
 
 A difference is relative to the largest gradient of its tensor. Relative differences of single
 numbers would be meaningless: the gradient of a key's bias, for example, is zero up to rounding,

@@ -299,7 +299,7 @@ class LM:
 
     @property
     def boundaries(self) -> str:
-        """How document boundaries were treated in training: the setting `data.documents`."""
+        """The setting `data.documents` of the training run: how it treated document boundaries."""
         return str(self.content.get("data", {}).get("documents", "stream"))
 
     def __repr__(self) -> str:

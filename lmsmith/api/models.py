@@ -80,7 +80,7 @@ class Comparison:
     entries: tuple[Entry, ...]
     trained: tuple[Run, ...] = ()
     about: str = ""
-    """How the models were trained; empty if the comparison trained none."""
+    """Describes the training of the models; empty if the comparison trained none."""
 
     def rows(self) -> Metrics:
         """One dict per entry: name, bits_per_byte and so on. `.frame()` makes a DataFrame."""

@@ -330,7 +330,8 @@ def add_settings(
     """Adds every setting as an option, often used ones first, with the values of the preset in
     `arguments` as defaults.
 
-    Model settings are those of the preset's kind. `out`: also add `--out`, the run's folder.
+    Model settings are the ones that the preset's model kind has. `out`: also add `--out`, the run's
+    folder.
     """
     often = parser.add_argument_group(
         "often used",

@@ -45,8 +45,8 @@ class Split:
 
 @dataclass(frozen=True)
 class Inspected:
-    """The result of `inspect`. `tokenizer` and `source` are descriptions to print; `problems` are
-    what `verify` found wrong.
+    """The result of `inspect`. `tokenizer` and `source` are descriptions to print; `problems` lists
+    the problems that `verify` found.
 
     `ids_known`: whether the vocabulary was known, so that `verify` could check the ids.
     """
@@ -130,7 +130,7 @@ def inspect(
 def _look_at(
     name: str, paths: tuple[Path, ...], ready: Ready, own: Tokenizer | None
 ) -> tuple[Split, list[str]]:
-    """One split, and the shards whose length differs from the manifest."""
+    """Reads one split; also returns the shards whose length differs from the manifest."""
     ids, records = Shards.open(paths), _records(name, ready)
     problems = [
         f"{path} has {n_tokens:,} tokens, but the manifest lists {records[path.name].n_tokens:,}."
@@ -182,8 +182,8 @@ def _begins(ids: Shards, tokenizer: Tokenizer | None) -> str:
 
 
 def _problems(path: Path, name: str, ready: Ready, tokenizer: Tokenizer | None) -> Iterator[str]:
-    """Yields what is wrong with one shard: its hash, ids beyond the vocabulary, its counts of
-    documents and bytes.
+    """Yields the problems of one shard: wrong hash, ids beyond the vocabulary, wrong counts of
+    documents or bytes.
     """
     record = _records(name, ready).get(path.name)
     # If some of the text is not in the vocabulary, the ids alone do not give its size in bytes.

@@ -35,7 +35,7 @@ from lmsmith.errors import CheckpointError
 from lmsmith.tokens.files import load_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
 
-FORMAT, WITH_ROLES = 1, 2  # of sources.json; WITH_ROLES if the records have a `role`
+FORMAT, WITH_ROLES = 1, 2  # formats of sources.json: without and with a `role` in each record
 
 
 @dataclass(frozen=True)

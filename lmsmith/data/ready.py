@@ -46,7 +46,9 @@ class Ready:
         return self.shard or self.folder
 
     def open_all(self, vocab_size: int | None) -> Shards:
-        """Training and validation tokens as one, for a folder that is used for one side only."""
+        """Opens training and validation tokens as one array, for a folder that is used for one
+        split.
+        """
         return Shards.join([self.open_train(vocab_size), self.open_validation(vocab_size)])
 
     def open_train(self, vocab_size: int | None) -> Shards:

@@ -35,7 +35,7 @@ _LOST = (
 )  # parts of Gloo's and NCCL's error messages
 
 PATIENCE = datetime.timedelta(seconds=60)
-"""How long a process waits for the others before it reports one as lost."""
+"""Time that a process waits for the others before it reports one as lost."""
 
 LONG = datetime.timedelta(minutes=30)
 """Timeout while one rank does something alone, such as saving, or each rank compiles."""

@@ -234,7 +234,7 @@ class GPTConfig(NeuralConfig):
 
     @property
     def attention_biases(self) -> Literal["none", "qkv", "all"]:
-        """Which of attention's projections have biases, with auto resolved."""
+        """The attention projections that have biases, with auto resolved."""
         if self.attention_bias == "auto":
             return "all" if self.bias else "none"
         return self.attention_bias
@@ -257,7 +257,9 @@ class GPTConfig(NeuralConfig):
         return self.feed_forward in ("swiglu", "geglu")
 
     def window_of(self, layer: int) -> int:
-        """How many tokens this layer sees, including its own; 0: the whole context."""
+        """The number of tokens that a query of this layer sees, including its own; 0: the full
+        context.
+        """
         pattern = self.window_pattern or "L"
         return self.window if pattern[layer % len(pattern)] == "S" else 0
 
@@ -268,7 +270,9 @@ class GPTConfig(NeuralConfig):
 
     @property
     def d_value_gate(self) -> int:
-        """How many numbers of a layer's input compute the gate of its value embedding."""
+        """Width of the part of a layer's input from which the gate of its value embedding is
+        computed.
+        """
         return min(32, self.d_model)
 
     def build(self) -> GPT:

@@ -61,7 +61,7 @@ class NgramState:
 
 @dataclass(frozen=True)
 class Discounts:
-    """What Kneser-Ney subtracts from counts of 1, of 2, and of 3 or more, in one order."""
+    """Kneser-Ney discounts of one order, subtracted from counts of 1, of 2, and of 3 or more."""
 
     order: int
     amounts: tuple[float, float, float]

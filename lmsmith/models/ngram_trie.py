@@ -99,7 +99,7 @@ def count_ngrams(ids: npt.NDArray[np.unsignedinteger], vocab_size: int, n: int) 
 
 
 def continuation_counts(trie: Trie) -> Ints:
-    """How many distinct tokens precede each n-gram. N-grams of order n keep their counts."""
+    """Distinct tokens that precede each n-gram. N-grams of order n keep their counts."""
     adjusted = trie.count.copy()
     for k in range(trie.n):
         start, end = trie.levels[k : k + 2]
@@ -175,8 +175,8 @@ def _sorted_positions(text, n, vocab_size):
 
 @kernel
 def _shared_lengths(text, order, n):
-    """How many tokens each sorted position shares with the one before, and the first node of each
-    order.
+    """The number of tokens that each sorted position shares with the one before, and the first node
+    of each order.
     """
     shared, levels = np.empty(len(order), np.uint8), np.zeros(n + 2, np.int64)
     levels[1] = 1

@@ -162,11 +162,11 @@ class RNN(NeuralModel):
     def initialise(self, generator: torch.Generator) -> None:
         """Draws the initial weights from `generator`, in the order of `named_parameters`.
 
-        Hidden-to-hidden matrices are orthogonal, gate by gate, so that the state neither grows nor
-        fades (Saxe et al. 2013). Input matrices are uniform with standard deviation 1/sqrt(D). The
-        token embedding table is N(0, 1), or N(0, 1/D) if it is also the head. An untied head is
-        zero, so the first predictions are uniform. Biases are zero, except those of forget gates,
-        which are one (Jozefowicz et al. 2015): at first, the state is kept.
+        Hidden-to-hidden matrices are orthogonal, gate by gate, so that the state keeps its size
+        (Saxe et al. 2013). Input matrices are uniform with standard deviation 1/sqrt(D). The token
+        embedding table is N(0, 1), or N(0, 1/D) if it is also the head. An untied head is zero, so
+        the first predictions are uniform. Biases are zero, except those of forget gates, which are
+        one (Jozefowicz et al. 2015): at first, the state is kept.
         """
         D = self.config.d_model
         for name, weight in self.named_parameters():

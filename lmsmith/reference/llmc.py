@@ -1,6 +1,6 @@
 """llm.c's checkpoints: GPT-2's weights in one file, read and written byte for byte.
 
-The header is 256 little-endian int32, of which the first eight are used:
+The header is 256 little-endian int32. The first eight are used:
 
     0 magic     1 version    2 context   3 vocabulary   4 layers   5 heads   6 width   7 padded
     20240326    3 or 5                                                                 vocabulary

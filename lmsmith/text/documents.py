@@ -179,7 +179,7 @@ class Documents:
             counts.n_characters += len(text)
             counts.n_bytes += document.n_bytes
             yield document
-            del text, document  # otherwise it would stay in memory until the next one is read
+            del text, document  # frees the text before the next one is read
 
 
 def _utf8(text: str) -> Iterator[bytes]:

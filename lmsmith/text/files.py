@@ -266,7 +266,7 @@ def read_errors(path: Path) -> Iterator[None]:
             raise DataError(
                 f"cannot read {error.filename or path}: {error.strerror}.{link}"
             ) from error
-        if REFUSED in str(error):  # in a later frame
+        if REFUSED in str(error):  # a later frame of the file needs a large window
             raise too_wide(path) from error
         raise DataError(
             f"{path} cannot be decompressed: {str(error).rstrip('.')}. It is truncated or damaged; "

@@ -4,7 +4,7 @@ folders.
     split = split_documents(Documents(["books/"]), fraction=0.1)
 
 - Many documents (at least `MANY` distinct ones): complete documents, those whose content hash is
-  below a bound. A document stays on its side when others are added, and so do its duplicates.
+  below a bound. A document stays in its split when others are added, and so do its duplicates.
 - Fewer: the last part of each document. Exact duplicates must be dropped first; otherwise the tail
   of one copy would be trained on in another. For a single text this is nanoGPT's split: text[:int(n
   * 0.9)] and the rest.
@@ -41,7 +41,7 @@ def held_out_share(
     Otherwise a tenth, reduced for a large text to at most about `MOST_HELD_OUT` characters. For
     many documents the share falls in steps (`default_share`), unless `of_many` sets a fixed share:
     a prepared folder passes `PREPARED_SHARE`, because its sources grow, and a share that changes
-    would move documents to the other side. (A run on such a folder need not evaluate on everything
+    would move documents to the other split. (A run on such a folder need not evaluate on everything
     held out: `data.validation_tokens`.)
     """
     if fraction:
@@ -55,7 +55,7 @@ def default_share(n_characters: int) -> float:
     """The share held out of many documents: 0.1, 0.03, 0.01, ..., so that at most MOST_HELD_OUT of
     `n_characters` are held out.
 
-    It falls in steps, so that documents change sides only when the text has grown about threefold.
+    It falls in steps, so that documents change splits only when the text has grown about threefold.
     """
     exponent = 0
     while (
@@ -86,7 +86,7 @@ def is_held_out(utf8: Iterable[bytes], fraction: float) -> bool:
 
 
 def tail_cut(n_characters: int, fraction: float) -> int:
-    """Where the last `fraction` of a text begins: nanoGPT's int(n * 0.9)."""
+    """Position at which the last `fraction` of a text begins: nanoGPT's int(n * 0.9)."""
     # Rounded, because 1 - 0.9 is 0.09999999999999998.
     return int(n_characters * round(1 - fraction, 12))
 
@@ -96,8 +96,8 @@ class Split:
     """Training and validation texts, in reading order.
 
     `has_boundaries`: the texts come from more than one document, so a text does not continue the
-    one before. `train_hashes`, `validation_hashes`: of the full documents that have text on that
-    side.
+    one before. `train_hashes`, `validation_hashes`: of the full documents that have text in that
+    split.
     """
 
     train: list[str]
@@ -113,11 +113,11 @@ def split_documents(documents: Iterable["Document"], fraction: float = 0.0) -> S
     """Holds out about `fraction` of the text for validation; 0: a tenth, at most about 250,000
     characters.
 
-    With many documents both sides get at least one: the lowest hash is always held out, the highest
-    never. (With fraction 0, some held-out documents move to training when the text has grown
-    threefold.)
+    With many documents both splits get at least one: the lowest hash is always held out, the
+    highest never. (With fraction 0, some held-out documents move to training when the text has
+    grown threefold.)
 
-    Raises DataError if either side would have fewer than two characters.
+    Raises DataError if either split would have fewer than two characters.
     """
     assert 0 <= fraction < 1
     texts: list[str] = []
@@ -145,7 +145,7 @@ def split_documents(documents: Iterable["Document"], fraction: float = 0.0) -> S
 
 
 def _split_many(texts: list[str], hashes: "array[int]", fraction: float) -> Split:
-    """Splits many documents; each is entirely on one side."""
+    """Splits many documents; each is entirely in one split."""
     bound = min(max(hash_bound(fraction), min(hashes) + 1), max(hashes))
     train = [text for text, number in zip(texts, hashes, strict=True) if number >= bound]
     validation = [text for text, number in zip(texts, hashes, strict=True) if number < bound]

@@ -174,7 +174,7 @@ def _library() -> Any:
 
 
 def _endpoint() -> str | None:
-    """Read at each call: the library reads it once, at import."""
+    """The Hub's address. Read at each call, because the library reads it only at import."""
     return os.environ.get("HF_ENDPOINT") or None
 
 

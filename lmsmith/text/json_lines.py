@@ -67,7 +67,7 @@ def _json_text(line: str, text_field: str, more: Iterable[str] = ()) -> str:
     values = _field(record, text_field)
     if not values:
         texts = dict(_text_fields(record))
-        # This error is not about mistakes in later lines.
+        # Mistakes in later lines are reported when those lines are read.
         with contextlib.suppress(ValueError, RecursionError, DataError, AttributeError):
             for other in filter(str.strip, more):
                 for name, length in _text_fields(_json(other)):

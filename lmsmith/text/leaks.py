@@ -56,6 +56,6 @@ def note(n_shared: int, n_validation: int, named: Sequence[tuple[str, str]]) -> 
     return (
         f"{n_shared:,} of {plural(n_validation, 'validation document')} "
         f"{'is' if n_shared == 1 else 'are'} also in the training text, word for word "
-        f"({pairs}{more}): they make the validation loss too low. Remove them from one side, or "
+        f"({pairs}{more}): they make the validation loss too low. Remove them from one split, or "
         f"use `lmsmith data prepare --dedup exact`."
     )

@@ -52,7 +52,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Plan:
-    """The requested files of a corpus, in `folder`, and which of them are `missing`."""
+    """The requested files of a corpus in `folder`, and the `missing` ones among them."""
 
     corpus: Corpus
     folder: Path
@@ -133,8 +133,8 @@ def obtain(corpus: Corpus) -> list[Path]:
 
 
 def make_plan(corpus: Corpus, folder: Path | None = None, n_files: int = 0) -> Plan:
-    """Which files of the corpus are requested in `folder` (default: the corpus's own), and which
-    are missing. `n_files` 0: all.
+    """Lists the files of the corpus to download to `folder` (default: the corpus's own), and those
+    that are missing there. `n_files` 0: all.
 
     Queries the Hub once; later plans use the saved list. Raises DataError.
     """
@@ -331,7 +331,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _by_hand(corpus: Corpus, folder: Path) -> str:
-    """How to get the corpus without lmsmith's downloader, when the network does not allow it."""
+    """Says how to get the corpus without lmsmith's downloader, for blocked networks."""
     intro = f"To get {corpus.name} ({corpus.size}) another way,"
     if not isinstance(corpus.source, HubFiles):
         return (

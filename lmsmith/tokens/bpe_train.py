@@ -201,7 +201,7 @@ def _learn(symbols, piece_of, piece_counts, order, by_bytes, merges, state):
     index = np.full(4 * capacity, -1, dtype=np.int32)
     positions, n_positions = np.empty(len(symbols), dtype=np.int32), 0
 
-    # The pairs of bytes.
+    # Count the pairs of bytes.
     byte_counts, byte_ns = np.zeros(65536, dtype=np.int64), np.zeros(65536, dtype=np.int64)
     for at in range(len(symbols) - 1):
         if symbols[at] >= 0 and symbols[at + 1] >= 0:

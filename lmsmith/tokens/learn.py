@@ -97,8 +97,8 @@ def check_output_folder(out: Path) -> None:
 
 
 def texts_of(documents: Documents, notes: list[str]) -> Iterator[Text]:
-    """The documents' texts; large plain-text files are iterables of blocks. When exhausted, the
-    reader's notes have been appended to `notes`.
+    """The documents' texts; large plain-text files are iterables of blocks. At the end of the
+    iteration, the reader's notes are appended to `notes`.
     """
     large = [path for path in documents.files if _is_large_and_plain(path, documents.encoding)]
     for path in large:

@@ -249,7 +249,7 @@ class LibraryTokenizer(Tokenizer):
         return self._lost(text)[0]
 
     def unknown_bytes(self, text: str) -> int:
-        """The number of bytes of those words and runs."""
+        """The number of bytes in words and runs of white space that decoding does not restore."""
         return self._lost(text)[1]
 
     def _lost(self, text: str) -> tuple[int, int]:

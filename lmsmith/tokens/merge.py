@@ -87,8 +87,8 @@ class Merges:
 
 
 class PieceCache:
-    """The ids of pieces that one thread has encoded. When full, it drops all but `kept` (piece ->
-    its one id).
+    """The ids of pieces that one thread has encoded. When full, it drops all pieces except those of
+    `kept`, which maps a piece to its one id.
     """
 
     def __init__(self, n_pieces: int, kept: Mapping[bytes, int]) -> None:

@@ -1,8 +1,8 @@
 """Reads and writes tiktoken's files: one line per token with its bytes in base64 and its rank,
 which is its id.
 
-The files contain neither the pre-tokenization pattern nor the special tokens. lmsmith knows both
-for OpenAI's published files (by file name) and for Llama 3's `tokenizer.model`. For other files the
+The files do not contain the pre-tokenization pattern and the special tokens. lmsmith knows both for
+OpenAI's published files (by file name) and for Llama 3's `tokenizer.model`. For other files the
 user gives them.
 """
 

@@ -39,7 +39,7 @@ _FREE = {
 }
 _FREE |= {"ngram_table_size", "rope_base"}
 _DROPOUTS = ("dropout", "attention_dropout")
-_NAMED = 3  # differences that an error lists
+_NAMED = 3  # maximum number of differences in an error
 
 
 class ReferenceEngine(nn.Module):

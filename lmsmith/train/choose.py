@@ -36,8 +36,8 @@ from lmsmith.train.step import train_step
 DEFAULT_MINUTES = 10.0
 NOMINAL_BUDGET = 3e13  # FLOPs: sizes the model when the length is given in steps or tokens
 MOST_EVALUATIONS, LEAST_EVALUATIONS = 10, 3
-EVALUATION_SHARE = 0.06  # at most this share of the time, above LEAST_EVALUATIONS evaluations
-MOST_EVALUATION = 0.25  # at most this share of the time for a single evaluation
+EVALUATION_SHARE = 0.06  # maximum share of the time for more than LEAST_EVALUATIONS evaluations
+MOST_EVALUATION = 0.25  # maximum share of the time for a single evaluation
 N_LOG_LINES = 200
 GOOD_MULTIPLE = 128  # pads the vocabulary on GPUs
 COMPILE_SECONDS = 180.0  # compiling takes up to a minute, which shorter runs do not regain
@@ -232,9 +232,8 @@ def limited_by_time(config: RunConfig) -> bool:
 
 
 def steps_of_epochs(config: RunConfig, corpus: Corpus) -> int:
-    """Returns the fewest steps that see `train.epochs` times as many tokens as the training split.
-
-    With one document per row, returns the steps that see every document that often.
+    """Returns the number of steps for `train.epochs` passes over the training split, rounded up.
+    With one document per row, these are passes over the documents.
     """
     epochs = config.train.epochs
     if isinstance(batches := batches_of(config, corpus.train, corpus.tokenizer), Rows):
@@ -246,7 +245,7 @@ def steps_of_epochs(config: RunConfig, corpus: Corpus) -> int:
         return max(1, -(-wanted // config.train.batch_size))
 
     def n_rows_in(steps: int) -> int:
-        """Rows in a complete run of `steps`. Batch-size warm-up depends on that number."""
+        """Number of rows that a run of `steps` steps reads, with batch-size warm-up."""
         train = replace(config.train, steps=steps)
         return sum(map(train.rows_of, range(steps)))
 

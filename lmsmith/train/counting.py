@@ -78,7 +78,7 @@ def resolve_counting(config: RunConfig, given: Collection[str], corpus: Corpus) 
 
 
 def count(config: RunConfig, corpus: Corpus, place: Path, console: Console) -> dict[str, Any]:
-    """Counts, scores the validation split, and writes RUN/model, samples and summary.
+    """Counts the n-grams, scores the validation split, and writes RUN/model, samples and summary.
 
     Returns the summary.
     """

@@ -14,14 +14,14 @@ from lmsmith.train.replica import Replica
 from lmsmith.train.same_numbers import can_be_checked, same_numbers, use_threads
 from lmsmith.train.threads import OtherPrograms, ThreadChoice
 
-SAY_SECONDS = 60.0  # between two messages about the number of threads
+SAY_SECONDS = 60.0  # minimum time between messages about the number of threads
 
 
 class Crew:
     """Controls the threads of one run. Call `after` after each step."""
 
     def __init__(self, replica: Replica, batches: AnyBatches, score: Callable[[], float]) -> None:
-        """`score`: a number from a small evaluation, which must not change either."""
+        """`score`: returns a number from a small evaluation, which must stay bit-identical too."""
         self._replica, self._batches, self._score = replica, batches, score
         train = replica.config.train
         # OMP_NUM_THREADS may be set for a resumed run only.

@@ -5,7 +5,7 @@ Karpathy's reproduction of GPT-2 124M eleven times faster. Each rung of this lad
 speed-up to the rungs below it. `PUBLISHED` holds the times that his lecture (A100, 16 x 1024) and a
 course (T4, 4 x 1024, float16) report.
 
-Lower rungs switch off what lmsmith normally does: they use attention written out, and AdamW's plain
+Lower rungs switch off lmsmith's usual optimizations: they use unfused attention, and AdamW's plain
 loop. On CPUs the model is small, and rungs that do not exist there (TF32, compilation) are skipped.
 """
 

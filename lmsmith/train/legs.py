@@ -55,8 +55,8 @@ _LEARNT = ("optim.", "schedule.", "model.")  # settings that change what the run
 
 @dataclass(frozen=True)
 class Resumed:
-    """The plan of a resumed run. `step`: of the newest checkpoint; `n_before`: steps planned until
-    now.
+    """The plan of a resumed run. `step`: step of the newest checkpoint; `n_before`: steps planned
+    until now.
     """
 
     config: RunConfig
@@ -126,7 +126,7 @@ def first_leg(config: RunConfig) -> dict[str, Any]:
 
 
 def about(config: RunConfig, legs: list[dict[str, Any]]) -> dict[str, Any]:
-    """What a checkpoint stores about its run: the config and the legs."""
+    """The `about` of a checkpoint: the config and the legs of its run."""
     return {"config": flatten(asdict(config)), "legs": legs}
 
 
@@ -214,8 +214,8 @@ def reopen(run: Path) -> None:
 
 
 def _before(config: RunConfig, checkpoint: Checkpoint | None) -> RunConfig:
-    """The config that the checkpoint was trained with; that of config.toml if the checkpoint is
-    from an earlier version and has none.
+    """The config that the checkpoint was trained with. If the checkpoint is from an earlier version
+    and has no config, the one in config.toml.
     """
     if checkpoint and "config" in checkpoint.about:
         said = checkpoint.about["config"]

@@ -41,7 +41,7 @@ from lmsmith.strict_json import to_json
 LOCK, RECORD = ".lock", "trainer.json"
 BEAT_SECONDS = 10.0
 DEAD_SECONDS = 60.0
-_WATCH_SECONDS = 0.5  # between two checks of a record
+_WATCH_SECONDS = 0.5  # time between checks of a record
 
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 _held: dict[Path, str] = {}  # the token of each record that this process has written
@@ -205,7 +205,7 @@ def _read(run: Path) -> Trainer | None:
 
 
 def _mark(run: Path) -> int | None:
-    """When the record was last touched, in ns; None without a record.
+    """Time at which the record was last touched, in ns; None without a record.
 
     Opening the file makes network disks ask the server.
     """

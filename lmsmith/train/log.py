@@ -20,7 +20,7 @@ from lmsmith.errors import StorageError
 from lmsmith.strict_json import to_json
 
 SMOOTHING = 0.95  # weight of the past in the displayed loss
-LIVE_SECONDS, LINE_SECONDS = 0.2, 5.0  # between refreshes of the bar; between plain lines
+LIVE_SECONDS, LINE_SECONDS = 0.2, 5.0  # time between refreshes of the bar; between plain lines
 RATE_SECONDS = 10.0  # the displayed rate is that of the last 10 to 20 seconds
 NARROWEST_BAR, WIDEST_BAR = 8, 40
 _UNBROKEN = "\0"  # stands for a space where the line must not break
@@ -32,7 +32,7 @@ class MetricsFile:
     def __init__(self, path: Path | None, *, step: int = 0, evaluated_step: int = 0) -> None:
         """Opens the file for appending; without a path, discards what is written.
 
-        A resumed run repeats what came after its checkpoint. So lines of training after `step`,
+        A resumed run repeats the steps after its checkpoint. So lines of training after `step`,
         evaluations after `evaluated_step`, and a last line cut short by a kill are dropped. Raises
         StorageError.
         """

@@ -24,12 +24,12 @@ from contextlib import contextmanager
 LOOKS = 32  # regular checks of the plan per run
 TOO_LONG = 0.04  # shorten by more than this share of the remaining steps
 TOO_SHORT = 0.03  # lengthen by more than this share of all steps, at the middle
-MUCH_TOO_SHORT = 0.12  # the same, later
+MUCH_TOO_SHORT = 0.12  # lengthen by more than this share of all steps, after the middle
 WORTH_CONTINUING = 0.1  # share of the steps made: fewer are not worth another evaluation
 
 SLOW = 6.0  # a slower step counts as 6 times the median of the recent steps
 SLOW_START = 2.0  # the same for the first two steps
-N_RECENT = 33  # after half as many steps, a machine that stays slow sets the pace
+N_RECENT = 33  # steps of the median: after half of them, a slower machine sets the pace
 N_EVALUATIONS = 3  # evaluations whose median time is used
 
 FEW_STEPS, USELESS_STEPS = 50, 20
@@ -57,8 +57,8 @@ def look_due(planned: int, step: int) -> bool:
 
 
 def steps_to_continue(step: int, seconds_a_step: float, seconds_left: float) -> int:
-    """How many more steps a run makes after its planned `step` steps with `seconds_left`; 0 if they
-    are not worth it.
+    """Number of steps to add to a run that has made all its `step` planned steps and has
+    `seconds_left`; 0 if they are not worth it.
     """
     fit = int(seconds_left / seconds_a_step)
     return fit if fit >= max(1.0, WORTH_CONTINUING * step) else 0

@@ -31,7 +31,7 @@ AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Replica:
-    """What a training step works on: model, loss, optimizers, gradient scale.
+    """The objects that a training step uses: model, loss, optimizers, gradient scale.
 
     `rows_at_once`: rows per micro-batch. `rows_that_fitted`: micro-batch sizes that fitted into
     memory in trials.

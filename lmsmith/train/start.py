@@ -96,7 +96,7 @@ def train(
             "torchrun's --max-restarts starts the same command again. Name the run's folder with "
             "--out RUN, so that the run continues there."
         )
-    if out is not None and _may_go_on(out, config):
+    if out is not None and _may_continue(out, config):
         return out, resume(out, console=console, hooks=hooks)
     if config.train.engine == "reference":
         config, notes = for_reference(config, given)
@@ -269,7 +269,7 @@ def _no_hooks(hooks: Sequence[Hook]) -> None:
         )
 
 
-def _may_go_on(out: Path, config: RunConfig) -> bool:
+def _may_continue(out: Path, config: RunConfig) -> bool:
     """Whether torchrun may have restarted this process for the run at `out`.
 
     Only torchrun on each machine knows how often it restarts. Raises UsageError if `out` holds
@@ -291,7 +291,7 @@ def _may_go_on(out: Path, config: RunConfig) -> bool:
 
 
 def _restarts() -> int:
-    """How often torchrun may restart lost processes (`--max-restarts`)."""
+    """Number of times that torchrun may restart lost processes (`--max-restarts`)."""
     return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
 
 

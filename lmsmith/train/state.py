@@ -1,4 +1,4 @@
-"""What one training step passes to the next, and its form in a checkpoint.
+"""The training state: the data that one step passes to the next, and its form in a checkpoint.
 
 Batches and dropout are functions of (seed, step). So a resumed run reaches the same weights, bit
 for bit, from the following:

@@ -1,8 +1,8 @@
 """Batch-size warm-up: fewer rows per step at the start of a run.
 
-The rows are those of `windows.py`, in the same order. Each batch begins where the one before it
-ended, so no row is skipped and an epoch is still a permutation. The number of rows of a step is a
-function of the step (`TrainConfig.rows_of`), so any batch can be computed directly.
+The rows are the same as in `windows.py`, in the same order. Each batch begins where the one before
+it ended, so no row is skipped and an epoch is still a permutation. The number of rows of a step is
+a function of the step (`TrainConfig.rows_of`), so any batch can be computed directly.
 """
 
 import itertools
@@ -39,5 +39,5 @@ class BatchWarmup:
 
     @property
     def tokens_per_batch(self) -> int:
-        """Average over the run."""
+        """Average number of tokens per batch over the run."""
         return round(self.first_row(max(1, self.n_steps)) / max(1, self.n_steps) * self.windows.T)

@@ -97,8 +97,8 @@ def _offsets(windows: Windows, n_epochs: int) -> np.ndarray:
 
 
 def _times(n_tokens: int, seen: Iterable[_Seen]) -> tuple[int, ...]:
-    """How many tokens were predicted never, once, ...; the targets are the inputs shifted
-    by one.
+    """Counts the tokens that were predicted never, once, ... The targets are the inputs shifted by
+    one.
     """
     positions, changes = [np.zeros(1, np.int64)], [np.zeros(1, np.int64)]
     for begins, lengths, times in seen:

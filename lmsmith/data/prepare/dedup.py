@@ -51,13 +51,14 @@ Hashes = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
 
 Near = tuple[npt.NDArray[np.bool_], int]
-"""A mask of the documents to drop as near duplicates, and how many of them are training documents
-dropped because of one in validation.
+"""A mask of the documents to drop as near duplicates, and the number of training documents among
+them that duplicate a validation document.
 """
 
 Keep = Callable[[npt.NDArray[np.uint64], int], npt.NDArray[np.bool_]]
-"""Which documents to keep, from their hashes (n, 2) and the number of documents before them. Called
-once for each document, in order; after a kill, again from the first one.
+"""Maps the hashes (n, 2) of some documents, and the number of documents before them, to a mask of
+the documents to keep. Called once for each document, in order; after a kill, again from the first
+one.
 """
 
 
@@ -77,8 +78,8 @@ class Seen:
         self._n = 0
 
     def are_new(self, hashes: Hashes) -> Mask:
-        """Which of `hashes` (n, 2) are seen for the first time, in their order; adds all
-        of them.
+        """Returns a mask of the `hashes` (n, 2) that are new, and adds them. Repeats within
+        `hashes` are not new.
         """
         if 2 * (self._n + len(hashes)) > len(self._table):
             old = self._table[self._table.any(axis=1)]
@@ -144,13 +145,13 @@ def _signed(splits: list[int], texts: list[str]) -> npt.NDArray[np.void]:
 
 
 def near_duplicates(found: npt.NDArray[np.void]) -> tuple[Mask, int]:
-    """Which documents to drop, and how many of them are training documents dropped because of one
-    in validation.
+    """Returns a mask of the documents to drop, and the number of training documents among them that
+    duplicate a validation document.
 
     `found`: signatures (n,) of `SIGNATURE`, in document order; may be a memory map.
     """
     order = np.argsort(found["split"] == TRAIN, kind="stable")  # validation first
-    # For each document, the first of those linked with it, as positions in `order`.
+    # For each document, the first document linked with it, as positions in `order`.
     first = np.arange(len(order))
     links = np.concatenate(
         [*(_links(found, order, band) for band in range(N_BANDS)), np.empty((0, 2), np.int64)]
@@ -184,7 +185,9 @@ _words: dict[str, int] = {}
 
 
 def _runs(text: str) -> Hashes:
-    """A hash of each run of `RUN` words; of all words if there are fewer."""
+    """A hash of each run of `RUN` consecutive words; if there are fewer words, one hash of them
+    all.
+    """
     words = _WORD.findall(text.lower()) or [text]
     if len(_words) > KNOWN_WORDS:
         _words.clear()

@@ -39,9 +39,9 @@ from lmsmith.errors import ConfigError, DataError
 Work = Callable[[Any, int, Unit], None]
 Units = Iterable[tuple[int, Unit]]
 
-MANY_BYTES = 1 << 28  # of text, above which starting processes pays off
+MANY_BYTES = 1 << 28  # with more text than this, starting processes pays off
 AHEAD = 2  # queued units per worker
-RETRIES = 5  # per unit, if its Ray worker dies
+RETRIES = 5  # of a unit whose Ray worker dies
 
 
 def run_local(work: Work, job: Any, units: Units, *, workers: int, n_bytes: int) -> Iterator[int]:

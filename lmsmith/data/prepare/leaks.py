@@ -1,7 +1,7 @@
 """Finds validation documents that are also in the training data, word for word: in shards, and in
 text that is encoded with them.
 
-A document is what is between two end-of-text tokens. Reading takes about one second per fifty
+A document is the text between two end-of-text tokens. Reading takes about one second per fifty
 million ids, so only the first `MOST_COMPARED` training ids are searched.
 """
 

@@ -63,7 +63,7 @@ from lmsmith.text.sources import Found
 
 UNIT_BYTES = (1 << 22, 1 << 28)  # smallest and largest unit, in bytes on disk
 UNITS = 512  # number of units to aim for, within those sizes
-LOOK = 10_000  # documents after which they count as many, even if they are identical
+LOOK = 10_000  # this many documents count as many, even if they are identical
 OPENING = 1 << 13  # opening a file costs as much as encoding this many bytes
 EXPANDED = 4  # typical compression ratio of text
 
@@ -74,7 +74,7 @@ class Plan:
     units: tuple[Unit, ...]
     reading: Reading
     notes: tuple[str, ...]
-    n_validation_units: int = 0  # the first units, if the user names validation text
+    n_validation_units: int = 0  # named by the user; these units come first
 
     @property
     def n_bytes(self) -> int:
@@ -109,7 +109,7 @@ def make_plan(
     `reading.fraction` if that is 0.
 
     `cut`: finds where a text may be cut for the tokenizer; None: nowhere, so that a large plain
-    file is one piece. `validation`: files for validation; those of `found` are then all for
+    file is one piece. `validation`: files for validation; all files in `found` are then for
     training. Raises DataError if a file cannot be read.
     """
     # `read_unit` will report what is skipped here.
@@ -156,7 +156,7 @@ def check_unchanged(plan: Plan) -> None:
 
 class _Look(NamedTuple):
     many: bool
-    n_characters: int  # of all documents, approximately, if they are few
+    n_characters: int  # approximate total, if there are few documents
 
 
 def _look(

@@ -86,7 +86,7 @@ class Request:
         return tokenizer
 
     def reading(self) -> Reading:
-        """How to read the files. The plan sets the fraction."""
+        """The settings for reading the files. The plan sets the fraction."""
         return Reading(
             self.text_field,
             known_encoding(self.encoding),

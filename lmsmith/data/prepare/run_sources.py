@@ -151,7 +151,7 @@ def _of_ready(ready: Ready, data: DataConfig, tokenizer: Tokenizer, folder: Path
 
 
 def _of_text(data: DataConfig, folder: Path, name: str) -> SourceTokens:
-    """Text, encoded into a folder of its own with the tokenizer in `folder`."""
+    """Encodes a text source into a folder of its own, with the tokenizer in `folder`."""
     corpus = prepare_text(data, str(folder), folder / name)
     return of_text(corpus, data.sources, {"text": name}, folder / name)
 

@@ -61,7 +61,7 @@ def of_text(
 
 
 class ValidationText(NamedTuple):
-    """What is known about the text of validation shards."""
+    """Facts about the text of validation shards."""
 
     n_bytes: int
     n_unknown: int

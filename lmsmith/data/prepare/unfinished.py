@@ -53,7 +53,7 @@ def begun(partial: Path, settings: dict[str, Any]) -> Iterator[None]:
         if settings_file.exists() and (work / TOKENIZER_FILE).exists():
             _check_same(partial, json.loads(settings_file.read_text(encoding="utf-8")), settings)
         atomic.write(settings_file, to_json(settings))
-        for leftover in (work / "units").glob(".*"):  # of processes that were killed
+        for leftover in (work / "units").glob(".*"):  # files of killed processes
             leftover.unlink(missing_ok=True)
         try:
             yield

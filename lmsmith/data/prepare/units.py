@@ -70,7 +70,7 @@ Unit = tuple[Piece, ...]
 
 @dataclass(frozen=True)
 class Reading:
-    """How files are read and documents are split."""
+    """Settings for reading files and splitting documents into training and validation."""
 
     text_field: str
     encoding: str  # a codec's name
@@ -85,7 +85,9 @@ class Reading:
 
 @dataclass(frozen=True)
 class Job:
-    """What all units share. `folder` holds the tokenizer, and a folder `units` for the results."""
+    """Data that all units share. `folder` holds the tokenizer, and a folder `units` for the
+    results.
+    """
 
     folder: str
     reading: Reading

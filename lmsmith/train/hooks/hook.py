@@ -105,29 +105,31 @@ class Context:
     config: RunConfig
     corpus: Corpus
     run: Path  # the run's folder
-    console: Console  # quiet on all ranks but the first
+    console: Console  # prints on rank 0 only
     ranks: Ranks
     device: torch.device
     replica: Replica  # the model prepared for training: optimizers, precision, DDP or FSDP2
     batches: AnyBatches
     guard: Guard
     state: TrainState  # step, losses, best weights: what a checkpoint holds
-    about: dict[str, Any] = field(default_factory=dict)  # for checkpoints: config and legs
+    about: dict[str, Any] = field(default_factory=dict)  # config and legs, saved in checkpoints
     leg_start: int = 0  # the step at which the newest leg began
     deadline: float = math.inf  # time.monotonic() by which the run must have saved
-    peak_flops: float = math.nan  # of matrix products in a second, on all ranks together
+    peak_flops: float = math.nan  # FLOP/s of matrix products, all ranks together
     metrics: MetricsFile = field(default_factory=lambda: MetricsFile(None))
     progress: Progress | None = None  # the live bar
     last: LastStep | None = None  # None if the spike guard skipped the step
     took: Stopwatch = field(default_factory=Stopwatch)
     finished: str = ""  # why the run ended; empty while it trains
-    stop_reason: str = ""  # given to `request_stop`
-    interrupted: bool = False  # by a signal, within `interruptible`
+    stop_reason: str = ""  # the reason given to `request_stop`
+    interrupted: bool = False  # whether a signal ended work within `interruptible`
     signals: Noted = field(default_factory=Noted)
-    events: list[str] = field(default_factory=list)  # written once metrics.jsonl is open
+    events: list[str] = field(
+        default_factory=list
+    )  # messages to write when metrics.jsonl is opened
     resources: ExitStack = field(default_factory=ExitStack)
     began: float = field(default_factory=time.monotonic)
-    wall_seconds_before: float = 0.0  # of this run in earlier processes
+    wall_seconds_before: float = 0.0  # spent by earlier processes of this run
 
     @property
     def model(self) -> NeuralModel:

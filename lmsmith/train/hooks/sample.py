@@ -26,8 +26,8 @@ from lmsmith.train.step import is_out_of_memory
 
 log = logging.getLogger(__name__)
 
-SAMPLE_SECONDS = 20.0  # at least, between samples during training
-SAMPLE_SHARE = 0.02  # of the training time, at most, is spent on samples
+SAMPLE_SECONDS = 20.0  # minimum time between samples during training
+SAMPLE_SHARE = 0.02  # maximum share of the training time for samples
 SAMPLE_TOKENS = 300
 LAST_SAMPLE_SECONDS = 2.0  # time limit for the final samples of a run with a deadline
 
