@@ -90,8 +90,8 @@ def save_checkpoint(
 
     `tensors`: groups ("model", "optimizer") of named tensors on any device; pass a tied tensor
     once. `state`: JSON values. Keys are loaded as strings and tuples as lists; floats are exact,
-    except that NaN and infinity are loaded as None. `about`: the run's config and legs, which
-    `newest` reads without the tensors.
+    except that NaN and infinity are loaded as None. `about`: the run's config and legs (ranges of
+    steps, `train/legs.py`), which `newest` reads without the tensors.
 
     Of the checkpoints up to `step`, the newest `keep` and the one of `best_step` are kept.
     Checkpoints after `step`, of a run that went back, are kept until the run reaches them again.
@@ -188,7 +188,7 @@ def newest(run: Path) -> Checkpoint | None:
 
 
 def _about(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Empty for checkpoints of earlier versions."""
+    """The `about` of a checkpoint; empty for checkpoints of earlier versions."""
     about = manifest.get("about")
     return about if isinstance(about, dict) else {}
 
@@ -290,7 +290,7 @@ def write_tensors(
 
 
 class _DamagedError(Exception):
-    """A checkpoint file differs from what was written; says which, what was found and what was
+    """A checkpoint file is damaged. The message names the file, what was found and what was
     expected.
     """
 
@@ -423,7 +423,9 @@ def _safetensors(
 
 
 def _in_file_order(tensors: Mapping[str, torch.Tensor]) -> list[str]:
-    """Widest types first, so that each tensor is aligned to its type's size without gaps."""
+    """Sorts tensors by the width of their type, widest first, which aligns each tensor without
+    gaps.
+    """
     return sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
 
 

@@ -288,7 +288,7 @@ def model_config(values: dict[str, Any]) -> ModelConfig:
     base = RunConfig().changed({"model.kind": kind}, where=where)
     own = {name for name, _ in settings(type(base.model))}
     own |= {old for old, name in RENAMED.items() if name in own}
-    # "cell" belongs to recurrent networks: one class then held the settings of every kind.
+    # Early versions wrote the settings of every model kind, such as "cell" of recurrent networks.
     of_one_class = {"size", "cell"} <= values.keys()
     others = OF_EVERY_KIND - {name.removeprefix("model.") for name in own} if of_one_class else ()
     known = {name: value for name, value in values.items() if name not in others}

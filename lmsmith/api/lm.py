@@ -241,8 +241,8 @@ class LM:
     ) -> list[tuple[str, float]]:
         """The `top` most likely next tokens after a prompt: (text, probability), most likely first.
 
-        Of a prompt longer than the context length, the model reads the last tokens. Raises the same
-        errors as `generate`.
+        If the prompt is longer than the context length, the model reads only its last tokens.
+        Raises the same errors as `generate`.
         """
         import torch
 

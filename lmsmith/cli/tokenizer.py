@@ -120,15 +120,15 @@ def _add_import(verbs: Verbs) -> None:
     imported.add_argument(
         "--pattern",
         metavar="NAME|REGEX",
-        help="for a tiktoken file, which does not name it: pre-tokenization, how text is split "
-        f"before merging. {PATTERN_RULE}",
+        help="pre-tokenization pattern of a tiktoken file, which does not contain it: how text is "
+        f"split before merging. {PATTERN_RULE}",
     )
     imported.add_argument(
         "--special",
         action="append",
         type=_special,
         metavar="TOKEN=ID",
-        help="for a tiktoken file: a special token and its id; can be repeated",
+        help="special token of a tiktoken file, and its id; can be repeated",
     )
     imported.add_argument(
         "--eos-token",

@@ -165,7 +165,7 @@ def open_source(record: dict[str, Any], folder: Path, vocab_size: int) -> tuple[
 
 
 def _changes(record: dict[str, Any], ready: Ready) -> str:
-    """Says what differs from the record; empty if nothing does."""
+    """Describes the differences from the record; empty if there are none."""
     now = ready.identity()
     if "manifest_sha256" in record:
         return (

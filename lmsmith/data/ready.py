@@ -58,7 +58,9 @@ class Ready:
         return self._open("val", self.validation, vocab_size)
 
     def _open(self, split: str, paths: tuple[Path, ...], vocab_size: int | None) -> Shards:
-        """Raises DataError for shards that are missing or damaged or do not match the manifest."""
+        """Opens shards as one array. Raises DataError for shards that are missing or damaged or do
+        not match the manifest.
+        """
         shards = Shards.open(paths, vocab_size)
         if self.manifest is not None:
             for path, n_tokens, record in zip(

@@ -112,8 +112,8 @@ def read_shard(path: Path) -> np.memmap:
 class Shards:
     """The ids of several shards as one array: `len`, slices, windows.
 
-    Copies only what is asked for. With a `vocab_size`, raises DataError when it would return an id
-    beyond the vocabulary.
+    Copies only the ids that are asked for. With a `vocab_size`, raises DataError when it would
+    return an id beyond the vocabulary.
     """
 
     def __init__(

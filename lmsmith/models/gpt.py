@@ -9,8 +9,8 @@
 This is pre-norm. With post-norm, a block computes norm(x + attention(x)), then norm(x +
 feed_forward(x)), and the head has no norm of its own.
 
-The attention is in `attention.py`, norms and feed-forward layers are in `layers.py`. What all
-models share (logits from `hidden`, the probability of a text) is in `interface.py`.
+The attention is in `attention.py`, norms and feed-forward layers are in `layers.py`. `interface.py`
+has the code that all models share: logits from `hidden`, the probability of a text.
 
 Shapes: B batch, T time, D d_model, G key-value heads, K d_head, V vocabulary (padded).
 """

@@ -65,7 +65,7 @@ class Discounts:
 
     order: int
     amounts: tuple[float, float, float]
-    estimated: bool  # from the counts of counts; otherwise FALLBACK
+    estimated: bool  # False: FALLBACK, because the counts of counts did not suffice
 
 
 class Ngram:

@@ -2,8 +2,8 @@
 incomplete last line.
 
 A report is most useful when something went wrong, so reading succeeds for anything that a run may
-leave behind. `Run.missing` lists what is absent, in sentences for the user. Only a path that is not
-a run folder is an error.
+leave behind. `Run.missing` lists the missing files and values, in sentences for the user. Only a
+path that is not a run folder is an error.
 
 `metrics.jsonl` of a resumed run may hold a step twice, from before and after it was resumed; the
 later line counts.
@@ -44,7 +44,7 @@ class Run:
     missing: list[str] = field(default_factory=list)
 
     def number(self, *names: str) -> float | None:
-        """The number under the first of these keys that has one, in summary.json or else in the
+        """The value of the first of these keys that has a number, in summary.json or else in the
         latest lines of metrics.jsonl.
         """
         latest = sorted([*self.train[-1:], *self.evals[-1:]], key=lambda row: -row["step"])

@@ -7,8 +7,8 @@
 A plain text file (any suffix) is one document, or several if a separator such as <|endoftext|>
 stands between them (`separators.py`). A line of .jsonl, .ndjson or .json is a document, and so is a
 row of .parquet. Each of these may be compressed (.gz, .zst). `sources.py` finds the files and
-`reading.py` reads one. Nothing is dropped silently: `Documents.counts` counts what was replaced,
-skipped or excluded.
+`reading.py` reads one. Nothing is dropped silently: `Documents.counts` counts the replaced bytes,
+and the skipped and excluded files and documents.
 
 `held_out.py` splits the documents into training and validation text. `data/prepare/units.py` reads
 text that does not fit into memory.

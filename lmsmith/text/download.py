@@ -165,8 +165,8 @@ def _transfer(
     headers: Mapping[str, str],
     progress: Callable[[int], None],
 ) -> None:
-    """One connection: requests what `part` lacks and appends it. Raises OSError or HTTPException if
-    the connection breaks.
+    """Opens one connection: requests the missing rest of `part` and appends it. Raises OSError or
+    HTTPException if the connection breaks.
 
     `checked`: a checksum will verify that the parts fit together, so the server need not name the
     file's version.

@@ -138,7 +138,7 @@ CHUNK = 1 << 18  # bytes read ahead; the library's default is 5 MB
 
 
 class _Remote(io.RawIOBase):
-    """The library's file, with our errors."""
+    """A remote file of huggingface_hub, whose errors become DataErrors."""
 
     def __init__(self, file: Any, what: str) -> None:
         self._file, self._what = file, what

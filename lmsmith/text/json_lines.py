@@ -44,7 +44,7 @@ def json_lines(
 
 
 def _json_text(line: str, text_field: str, more: Iterable[str] = ()) -> str:
-    """The text of one line. An error message continues after the name of the line.
+    """The text of one line. Error messages are clauses that follow the name of the line.
 
     `more`: the following lines, read only if the field is missing, to find the field that contains
     the text.

@@ -18,7 +18,8 @@ def matches(pattern: Path) -> list[Path]:
     """The paths that a pattern matches, in any order, including dangling links. Hidden names match
     only if the pattern says so.
 
-    A folder with several names is visited below `**` under the first, real names before links.
+    A folder with several names is visited once below `**`, under its real name if that is below the
+    pattern, else under the first link.
     """
     if RECURSIVE not in pattern.parts:
         return [Path(path) for path in glob.glob(str(pattern))]

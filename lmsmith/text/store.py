@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Entry:
-    """A file in the list. `n_bytes` is approximate until `exact`; `checked`: it has been here,
+    """A file in the list. `exact`: `n_bytes` is exact. `checked`: the file was here before,
     complete and verified.
     """
 
@@ -226,7 +226,7 @@ def _is_complete(path: Path, entry: Entry) -> bool:
 
 def _is_here(path: Path, entry: Entry) -> bool:
     """As `_is_complete`, but verifies a file that exists and was not checked yet. Raises DataError
-    if it is another file.
+    if its checksum differs.
     """
     if _is_complete(path, entry):
         return True

@@ -1,8 +1,8 @@
 """Reads the files next to a vocabulary: `tokenizer_config.json`, `special_tokens_map.json`,
 `added_tokens.json`.
 
-transformers stores in them what the vocabulary files do not contain: the end-of-text token, the
-added tokens, and the tokenizer class. For `vocab.json` with `merges.txt`, the class determines the
+They contain the end-of-text token, the added tokens and the tokenizer class, which transformers
+does not store in the vocabulary files. For `vocab.json` with `merges.txt`, the class determines the
 pre-tokenization.
 """
 

@@ -343,7 +343,7 @@ class BpeTokenizer(Tokenizer):
         return count_lone_surrogates(text)
 
     def unknown_bytes(self, text: str) -> int:
-        return 0  # surrogates are encoded as U+FFFD, whose ids have a loss
+        return 0  # surrogates are encoded as U+FFFD, and so are part of the loss
 
     # ---- tables for compiled code ----------------------------------------------------------------
 

@@ -269,7 +269,7 @@ class ByteTokenizer(Tokenizer):
         return count_lone_surrogates(text)
 
     def unknown_bytes(self, text: str) -> int:
-        return 0  # surrogates are encoded as U+FFFD, whose ids have a loss
+        return 0  # surrogates are encoded as U+FFFD, and so are part of the loss
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": self.kind, "end_of_text": self.end_of_text is not None}

@@ -117,7 +117,7 @@ class _Loss(torch.autograd.Function):
 
 
 def for_reference(config: RunConfig, given: Collection[str]) -> tuple[RunConfig, list[str]]:
-    """Adapts a config to the reference engine; returns it with notes about what was changed.
+    """Adapts a config to the reference engine; returns it with notes about the changes.
 
     `given`: settings that the user set. Raises ConfigError if one of them is not available here.
     """

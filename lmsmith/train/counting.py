@@ -1,7 +1,7 @@
 """Trains an n-gram model: one counting pass over the text instead of steps.
 
-The run folder is that of any other run, without checkpoints and metrics. After a kill, counting
-starts again from the beginning.
+The run folder is like that of any other run, but without checkpoints and metrics. After a kill,
+counting starts again from the beginning.
 """
 
 from __future__ import annotations

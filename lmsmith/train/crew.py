@@ -64,7 +64,7 @@ class Crew:
                 use_threads(choice.refuse(), most)
                 return (
                     f"other programs use {self._cores:.1f} cores and slow this run down. It keeps "
-                    f"{most} threads, because the numbers might change with {n}. "
+                    f"{most} threads, because the results might change with {n}. "
                     f"`--train.threads {n}` may be faster."
                 )
             self._checked.add(n)
@@ -73,6 +73,6 @@ class Crew:
             return ""
         threads = "1 thread" if n == 1 else f"{n} threads"
         return (
-            f"other programs use {self._cores:.1f} cores: continuing with {threads}; the numbers "
-            f"stay the same"
+            f"other programs use {self._cores:.1f} cores: continuing with {threads}; the results "
+            f"stay bit-identical"
         )

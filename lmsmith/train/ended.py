@@ -1,6 +1,6 @@
 """Says from a run's summary whether it ended early, and whether it made too few steps to learn.
 
-The closing lines of a run, its report and comparisons all call these functions.
+Used for the closing lines of a run, for reports and for comparisons.
 """
 
 from __future__ import annotations

@@ -242,7 +242,7 @@ def _length(
     *,
     finished: bool,
 ) -> tuple[RunConfig, bool]:
-    """Returns the config with its length given in one way, and whether the length changes.
+    """Returns the config with a single length setting, and whether the length changes.
 
     `made`: the steps made so far, by the summary and by the newest checkpoint.
     """

@@ -121,7 +121,9 @@ def check_held(run: Path) -> None:
 
 
 def trainer(run: Path) -> Trainer | None:
-    """Returns the process that trains the run, by its record; None without a readable record."""
+    """Returns the process that trains the run, according to its record; None without a readable
+    record.
+    """
     return _read(run)
 
 

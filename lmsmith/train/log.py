@@ -30,7 +30,7 @@ class MetricsFile:
     """RUN/metrics.jsonl: one JSON object per line, flushed after each line."""
 
     def __init__(self, path: Path | None, *, step: int = 0, evaluated_step: int = 0) -> None:
-        """Opens the file for appending; without a path, discards what is written.
+        """Opens the file for appending; without a path, discards all lines.
 
         A resumed run repeats the steps after its checkpoint. So lines of training after `step`,
         evaluations after `evaluated_step`, and a last line cut short by a kill are dropped. Raises
@@ -137,9 +137,10 @@ class Progress:
         deadline: float = math.inf,
         share_per_token: float = 0.0,
     ) -> None:
-        """`step`: where a resumed run starts. `deadline`: time.monotonic() at which it ends at the
-        latest. `share_per_token`: the FLOPs of a token divided by the machine's FLOP/s in matrix
-        products; tokens/s times this is the MFU (model FLOPs utilization).
+        """`step`: steps made before; a resumed run starts after them. `deadline`: time.monotonic()
+        at which it ends at the latest. `share_per_token`: the FLOPs of a token divided by the
+        machine's FLOP/s in matrix products; tokens/s times this is the MFU (model FLOPs
+        utilization).
         """
         self.console, self.n_steps, self.tokens_per_step, self.deadline = (
             console,

@@ -80,9 +80,9 @@ def too_few_steps(steps: int, seconds: float) -> str:
 class Pace:
     """Measures seconds per step: the mean over the later half of all steps, with stalls capped.
 
-    A step slower than SLOW times the median of the N_RECENT latest ones counts as that much, and
-    `stalled` is true until the next step. `expected`: a prior measurement, if any. It counts as two
-    steps in the median, because the first steps are often slow.
+    A step slower than SLOW times the median of the N_RECENT latest ones counts as SLOW times that
+    median, and `stalled` is true until the next step. `expected`: a prior measurement, if any. It
+    counts as two steps in the median, because the first steps are often slow.
     """
 
     def __init__(self, expected: float = 0.0) -> None:

@@ -100,10 +100,10 @@ def _derived(
 def _together(
     recipe: Mapping[str, Any], changes: Mapping[str, Any]
 ) -> tuple[Any, set[str], dict[str, Any], dict[str, Any]]:
-    """Returns the common `learning_rate`, the rates that it does not scale, and recipe and changes
-    without it.
+    """Separates the setting `learning_rate`, which scales the rates of all parameter groups.
 
-    It does not scale rates that are set in the same place, or in a later one.
+    Returns its value, the names of the settings that it leaves unchanged (those given in the same
+    place, or in a later one), and recipe and changes without it.
     """
     peak = changes.get(TOGETHER, recipe.get(TOGETHER))
     fixed = {*changes, *(() if TOGETHER in changes else recipe)}
@@ -115,8 +115,8 @@ def _together(
 
 
 def _with_tokenizer_beside(recipe: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Returns the recipe with a tokenizer folder beside it as a path from here; the config.toml of
-    an imported run names its tokenizer `model`.
+    """Returns the recipe with its tokenizer as a path from the working directory, if the tokenizer
+    is a folder beside the recipe. (The config.toml of an imported run names its tokenizer `model`.)
     """
     name = recipe.get("tokenizer")
     beside = path.parent / name if isinstance(name, str) and name else path

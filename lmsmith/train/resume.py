@@ -103,7 +103,7 @@ def count_again(
     place: Path, config: RunConfig, corpus: Corpus, changes: Mapping[str, Any], console: Console
 ) -> dict[str, Any]:
     """Resumes an n-gram model: after an interruption, counts from the beginning."""
-    from lmsmith.train.counting import count  # brings in the compiler
+    from lmsmith.train.counting import count  # imports the compiler, which is slow
 
     if changes:
         raise UsageError(

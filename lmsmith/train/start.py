@@ -215,7 +215,7 @@ def _seconds_for_steps(request: _Request, folder: Path) -> float:
     """Returns the time for steps, in seconds. Raises ConfigError if `--minutes` leaves none."""
     minutes = request.config.train.minutes
     if not minutes:
-        return 300.0  # without a time limit, sizes suit a run of some minutes
+        return 300.0  # without a time limit, choose sizes for a run of some minutes
     spent = time.monotonic() - request.started
     rest = request.budget - compress_seconds(folder / "tokens") - spent
     if rest < LEAST_SECONDS:
@@ -231,7 +231,7 @@ def _seconds_for_steps(request: _Request, folder: Path) -> float:
 
 def _count(request: _Request, console: Console) -> tuple[Path, dict[str, Any]]:
     """`train` for an n-gram model, which has no steps and no time limit."""
-    from lmsmith.train.counting import (  # brings in the compiler
+    from lmsmith.train.counting import (  # imports the compiler, which is slow
         check_length,
         count,
         resolve_counting,

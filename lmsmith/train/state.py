@@ -30,7 +30,7 @@ Groups = dict[str, dict[str, Tensor]]
 
 @dataclass
 class TrainState:
-    """The progress of a run. An infinite number is not known yet.
+    """The progress of a run. Infinite numbers are not known yet.
 
     `best`: copies of the weights with the lowest validation loss (under FSDP2: of their shards);
     empty before the first evaluation. `hooks_done`: the last step that each of the user's hooks has

@@ -70,7 +70,9 @@ def test_a_run_whose_threads_change_has_the_same_weights(
         for line in (run.context.run / "metrics.jsonl").read_text().splitlines()
         if '"event"' in line
     ]
-    assert any("continuing with 1 thread; the numbers stay the same" in event for event in events)
+    assert any(
+        "continuing with 1 thread; the results stay bit-identical" in event for event in events
+    )
     assert summary["val_loss"] == alone.state.val_loss
 
 

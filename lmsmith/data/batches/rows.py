@@ -127,8 +127,8 @@ def document_bounds(ids: np.ndarray | Shards, boundary: int) -> tuple[np.ndarray
     """The start of each document, and the number of its tokens that can be predicted: two (n,)
     int64.
 
-    All tokens but a document's first are predicted, and the boundary after it. Documents with
-    nothing to predict are skipped.
+    Every token except a document's first is predicted, and so is the boundary after the document.
+    Documents with nothing to predict are skipped.
     """
     positions = [
         np.flatnonzero(ids[start : start + _SCAN] == boundary) + start

@@ -92,8 +92,8 @@ class Batches:
         )
 
     def rows(self, step: int, start: int = 0, end: int | None = None) -> Batch:
-        """Rows `start` to `end` of batch `step`: windows, and as targets the same shifted by one
-        token.
+        """Rows `start` to `end` of batch `step`: windows as inputs, and the same windows shifted by
+        one token as targets.
         """
         first = step * self.batch_size + start
         last = step * self.batch_size + (self.batch_size if end is None else end)

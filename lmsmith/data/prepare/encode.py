@@ -154,8 +154,8 @@ class _Batch:
     def add_stream(
         self, text: Stream, split: int, document: bool, begins: bool, content: bytes
     ) -> None:
-        """Adds a long text. Raises DataError if it cannot be read; its document still counts as
-        begun, as in the other counts.
+        """Adds a long text. Raises DataError if it cannot be read; its document is counted even
+        then.
         """
         try:
             for part in _parts(self._tokenizer, text, self._special_tokens):
@@ -247,7 +247,7 @@ class _Output:
             file.close()
         content = to_json({**summary, "checksums": self._checksums})
         self._partial[".json"].write_text(content, encoding="utf-8")
-        for suffix, partial in self._partial.items():  # the .json last
+        for suffix, partial in self._partial.items():  # .json last: it marks the unit as finished
             partial.replace(self._place.with_name(self._place.name + suffix))
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:

@@ -185,8 +185,8 @@ def _look(
 def _contents(
     path: Path, file: SourceFile, reading: Reading, skip: Skip | None
 ) -> Iterator[tuple[str | int, int]]:
-    """Yields what identifies each document of a file, and its length; reads only the beginning of a
-    large plain file.
+    """Yields a hash of each document of a file, and its length; reads only the beginning of a large
+    plain file.
     """
     if is_plain(path):
         yield from _plain_contents(path, file, reading)
@@ -201,7 +201,9 @@ def _contents(
 def _plain_contents(
     path: Path, file: SourceFile, reading: Reading
 ) -> Iterator[tuple[str | int, int]]:
-    """Yields nothing for blank files. Raises DataError for files that cannot be read."""
+    """`_contents` for a plain file. Yields nothing for blank files. Raises DataError for files that
+    cannot be read.
+    """
     counts, first = Counts(), None
     length = file.n_bytes * (EXPANDED if path.suffix.lower() in COMPRESSED else 1)
     if length > LARGE and not holds_separator(path, reading):

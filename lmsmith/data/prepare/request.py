@@ -66,7 +66,7 @@ class Request:
 
     @property
     def partial(self) -> Path:
-        """The folder while it is incomplete."""
+        """The path of the folder while it is incomplete."""
         return self.out.with_name(self.out.name + ".partial")
 
     @property

@@ -102,7 +102,7 @@ def trust_note(ready: Ready, place: Path) -> list[str]:
     if ready.manifest:
         return []
     shards = plural(len(ready.train) + len(ready.validation), "shard")
-    return [f"{place} has no manifest: this tokenizer is assumed to have made its {shards}"]
+    return [f"{place} has no manifest: lmsmith assumes that this tokenizer made its {shards}"]
 
 
 def common_tokenizer(wanted: str, ready: dict[str, Ready], texts: Sequence[str]) -> Tokenizer:

@@ -88,8 +88,8 @@ def digest_of(settings: dict[str, Any]) -> str:
 
 
 def _check_ours(partial: Path) -> None:
-    """Raises StorageError for a folder of something else. A process that was killed before it wrote
-    its settings left only an empty `work`.
+    """Raises StorageError if the folder is not an unfinished preparation. A process that was killed
+    before it wrote its settings left only an empty `work`.
     """
     names = (
         [path.relative_to(partial).as_posix() for path in partial.rglob("*")]

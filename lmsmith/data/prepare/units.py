@@ -152,9 +152,9 @@ def read_unit(
 ) -> Iterator[Document]:
     """Yields the documents of a unit. Skips and counts documents without text.
 
-    Raises DataError for what cannot be read, or calls `skip` with it and skips as little as
-    possible: a line, a row, a row group, or the rest of a file. (Errors within a `Stream` are
-    raised when it is read.)
+    Raises DataError for text that cannot be read. With `skip`, passes the error to `skip` instead,
+    and skips as little as possible: a line, a row, a row group, or the rest of a file. (Errors
+    within a `Stream` are raised when it is read.)
     """
     for piece in unit:
         with skipping_errors(skip):

@@ -53,8 +53,8 @@ class Hook:
 
     name        identifies the hook in messages and checkpoints: letters, digits and underscores.
                 Default: the class name
-    every       calls `after_step` every so many steps; 0: only at the end
-    at_end      also calls it after the last planned step
+    every       number of steps between calls of `after_step`; 0: only at the end
+    at_end      also calls `after_step` after the last planned step
     collective  with several ranks: True calls the hook on every rank, and all must make the same
                 calls; False (default) calls it on rank 0 only, where it must not communicate
     """
@@ -82,7 +82,9 @@ class Hook:
         """
 
     def state_dict(self) -> Mapping[str, Any]:
-        """Returns what a resumed run needs: tensors, and values that JSON can hold, by name."""
+        """Returns the state that a resumed run needs, by name: tensors, and values that JSON can
+        hold.
+        """
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The order in which hooks run, and how the ranks agree on what comes next.
+"""Runs the hooks in a fixed order, and makes all ranks agree on the next action.
 
     each step               collective
       SpikeGuard              yes    before the weights change
@@ -7,7 +7,7 @@
       Deadline                yes    rank 0 plans the number of steps and informs the others
       Evaluate                yes    each rank scores a share of the validation split
       Extend                  yes    rank 0 lengthens the plan if time is left
-      the user's hooks        as each says, in the order in which they were passed
+      the user's hooks        as set in each hook, in the order in which they were passed
       -- all ranks agree in one all-reduce: stop? save a checkpoint? sample? --
       Sample                  yes    under FSDP2 each rank has shards; rank 0 generates
       Checkpoints             yes    the same; rank 0 writes
@@ -181,7 +181,9 @@ class Hooks:
         ) from failure.error
 
     def _finished(self, number: int, stop: bool) -> str | None:
-        """Why the run ends here: "signal", "target", "time", "steps" or "requested"; else None."""
+        """The reason for ending the run here ("signal", "target", "time", "steps" or "requested"),
+        or None.
+        """
         context = self.context
         if context.interrupted:
             return "signal"
