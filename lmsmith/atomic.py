@@ -165,7 +165,7 @@ def sweep(directory: Path) -> None:
 
 
 def explain(error: OSError, path: Path) -> str:
-    """A message that says why `path` cannot be written and what to do."""
+    """Returns a message that says why `path` cannot be written and what to do."""
     if error.errno == errno.ENOSPC:
         return f"No space left on the disk for {path}: free some space or choose another path."
     if error.errno == errno.EDQUOT:

@@ -168,8 +168,8 @@ def load_checkpoint(run: Path, step: int | None = None) -> Checkpoint:
 
 
 def newest(run: Path) -> Checkpoint | None:
-    """The newest readable checkpoint without its tensors: step, state and `about`. None if there is
-    none.
+    """Returns the newest readable checkpoint without its tensors: step, state and `about`. None if
+    there is none.
 
     Does not check the tensors: if they are damaged, `load_checkpoint` falls back to an older
     checkpoint.
@@ -188,13 +188,15 @@ def newest(run: Path) -> Checkpoint | None:
 
 
 def _about(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The `about` of a checkpoint; empty for checkpoints of earlier versions."""
+    """Returns the `about` of a checkpoint; empty for checkpoints of earlier versions."""
     about = manifest.get("about")
     return about if isinstance(about, dict) else {}
 
 
 def available(run: Path) -> list[int]:
-    """The steps that a run has checkpoints of, sorted. Does not check whether they are intact."""
+    """Returns the steps that a run has checkpoints of, sorted. Does not check whether they are
+    intact.
+    """
     return sorted({step for step, _ in _folders(run)})
 
 
@@ -365,8 +367,8 @@ def _prune(run: Path, step: int, keep: int, best_step: int | None) -> None:
 
 
 def _folders(run: Path) -> list[tuple[int, Path]]:
-    """All checkpoints, newest first. A leftover of a replaced checkpoint comes right after its
-    replacement.
+    """Returns all checkpoints, newest first. A leftover of a replaced checkpoint comes right after
+    its replacement.
     """
     checkpoints = run / "checkpoints"
     try:
@@ -430,8 +432,8 @@ def _in_file_order(tensors: Mapping[str, torch.Tensor]) -> list[str]:
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
-    """A tensor's elements in row-major order. Little-endian, like every machine that torch is built
-    for.
+    """Returns a tensor's elements in row-major order. Little-endian, like every machine that torch
+    is built for.
     """
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 

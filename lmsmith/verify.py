@@ -162,8 +162,8 @@ def by_differences(model: GPT2, ids: np.ndarray, targets: np.ndarray) -> tuple[f
 
 
 def _difference(gradient: np.ndarray, expected: np.ndarray) -> float:
-    """The largest difference, relative to the largest number of `expected`. It is NaN, which is
-    above every tolerance, if a number of either tensor is NaN.
+    """Returns the largest difference, relative to the largest number of `expected`. It is NaN,
+    which is above every tolerance, if a number of either tensor is NaN.
     """
     difference = np.abs(gradient.reshape(expected.shape) - expected)
     return float(np.max(difference) / np.max(np.abs(expected)))

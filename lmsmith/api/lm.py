@@ -239,7 +239,8 @@ class LM:
         special_tokens: SpecialTokens = "text",
         bos: bool = True,
     ) -> list[tuple[str, float]]:
-        """The `top` most likely next tokens after a prompt: (text, probability), most likely first.
+        """Returns the `top` most likely next tokens after a prompt: (text, probability), most
+        likely first.
 
         If the prompt is longer than the context length, the model reads only its last tokens.
         Raises the same errors as `generate`.
@@ -271,7 +272,8 @@ class LM:
     def logits(
         self, ids: Sequence[int] | Sequence[Sequence[int]] | npt.NDArray[Any] | Tensor
     ) -> Tensor:
-        """The next-token logits at each position: (T, V) for ids (T,), (B, T, V) for ids (B, T).
+        """Returns the next-token logits at each position: (T, V) for ids (T,), (B, T, V) for ids
+        (B, T).
 
         They are on the model's device, in float32 or float64, without gradients. For gradients call
         `lm.module(ids)`. Raises UsageError for empty ids, ids outside the vocabulary, and more ids

@@ -95,7 +95,9 @@ class Verbs:
         self.found: dict[str, argparse.ArgumentParser] = {}
 
     def is_for(self, words: str) -> bool:
-        """Whether the command line calls this command, so that its many options are needed."""
+        """Returns whether the command line calls this command, so that its many options are
+        needed.
+        """
         return not self.arguments or list(self.arguments[: len(words.split())]) == words.split()
 
     def group(self, name: str, meaning: str) -> None:
@@ -215,8 +217,8 @@ _BEHIND = "\0"
 
 
 def _at_dashes(words: list[str]) -> tuple[list[str], list[str]]:
-    """The words before `--`, and those after it, which are names and texts even if they begin
-    with a dash.
+    """Returns the words before `--`, and those after it, which are names and texts even if they
+    begin with a dash.
     """
     if "--" not in words:
         return words, []
@@ -275,7 +277,7 @@ def _explain_dashes(
 
 
 def _fixed(name: str) -> str:
-    """The error message for a setting that cannot change on resume; "" for any other name.
+    """Returns the error message for a setting that cannot change on resume; "" for any other name.
 
     `name`: without dashes; short (`seed`), or another program's name (`batch-size`).
     """
@@ -367,8 +369,8 @@ def add_settings(
 
 
 def starting_point(arguments: Sequence[str]) -> RunConfig:
-    """The preset that the arguments, or a recipe among them, name; the default preset if that is
-    unknown.
+    """Returns the preset that the arguments, or a recipe among them, name; the default preset if
+    that is unknown.
 
     Errors in the arguments are reported later, when all of them are parsed.
     """
@@ -460,7 +462,9 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 
 def settings_given(options: argparse.Namespace) -> dict[str, Any]:
-    """The settings that the user gave, by dotted name, and `learning_rate` for all groups."""
+    """Returns the settings that the user gave, by dotted name, and `learning_rate` for all
+    groups.
+    """
     top = {name for name, _ in settings() if "." not in name} | {TOGETHER}
     return {name: value for name, value in vars(options).items() if "." in name or name in top}
 

@@ -573,6 +573,6 @@ def _read(names: Iterable[str], options: argparse.Namespace) -> str:
 
 
 def _python_library() -> str:
-    """The source of Python's standard library: text that every machine has."""
+    """Returns the source of Python's standard library: text that every machine has."""
     files = sorted(Path(json.__file__).parent.parent.glob("*.py"))
     return "".join(file.read_text(encoding="utf-8", errors="replace") for file in files)

@@ -303,8 +303,8 @@ def plain(name: str) -> str:
 
 
 def option(word: str, known: Iterable[str], verb: str = "") -> str:
-    """The real name for an unknown option or setting, or a sentence about it; "" if it is not in
-    the tables.
+    """Returns the real name for an unknown option or setting, or a sentence about it; "" if it is
+    not in the tables.
 
     `known`: the real names, with or without leading dashes; the result is spelled as in `known`. A
     value may follow the name: "--model.positions rope".
@@ -326,7 +326,7 @@ def option(word: str, known: Iterable[str], verb: str = "") -> str:
 
 
 def verb(word: str, group: str = "") -> str:
-    """A sentence that names the command for an unknown one; "" if it is not in the tables.
+    """Returns a sentence that names the command for an unknown one; "" if it is not in the tables.
 
     `group`: the first word of a two-word command.
     """

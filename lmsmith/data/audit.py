@@ -150,14 +150,14 @@ def _look_at(
 
 
 def _records(name: str, ready: Ready) -> dict[str, ShardRecord]:
-    """The manifest's records of the shards of a split, by file name."""
+    """Returns the manifest's records of the shards of a split, by file name."""
     if ready.manifest is None:
         return {}
     return {shard.file: shard for shard in ready.manifest.splits[name].shards}
 
 
 def _only(shard: Path) -> Ready:
-    """A `Ready` with one shard, and the manifest of its folder if that lists it."""
+    """Returns a `Ready` with one shard, and the manifest of its folder if that lists it."""
     folder = shard.parent
     if not (folder / FILE_NAME).is_file():
         return Ready(folder, None, (shard,), ())
@@ -174,7 +174,9 @@ def _only(shard: Path) -> Ready:
 
 
 def _begins(ids: Shards, tokenizer: Tokenizer | None) -> str:
-    """The first tokens as text; as ids without a tokenizer, or if one is beyond its vocabulary."""
+    """Returns the first tokens as text; as ids without a tokenizer, or if one is beyond its
+    vocabulary.
+    """
     first = ids[:N_FIRST]
     if tokenizer is None or (first.size and first.max() >= tokenizer.vocab_size):
         return " ".join(map(str, first[:16].tolist())) + (" ..." if len(first) > 16 else "")

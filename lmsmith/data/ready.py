@@ -108,8 +108,8 @@ class Ready:
 
 
 def find_shard_folder(source: str, *, one_sided: bool = False) -> Path | None:
-    """The folder of shards that `source` names, as a path or as a corpus; None if it names anything
-    else, such as text.
+    """Returns the folder of shards that `source` names, as a path or as a corpus; None if it names
+    anything else, such as text.
 
     `one_sided`: the user names training and validation separately, so a single shard is allowed.
     Raises DataError for a single shard otherwise, and for a corpus of shards that is not

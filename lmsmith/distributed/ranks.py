@@ -62,13 +62,13 @@ class Ranks:
         return self.rank == 0
 
     def sum(self, *values: float) -> list[float]:
-        """The sum of each value over all ranks, in float64, bit-identical on all. TrainingError if
-        a rank is lost.
+        """Returns the sum of each value over all ranks, in float64, bit-identical on all.
+        TrainingError if a rank is lost.
         """
         return self._together(values, lambda tensor, group: dist.all_reduce(tensor, group=group))
 
     def max(self, *values: float) -> list[float]:
-        """The maximum of each value over all ranks. TrainingError if a rank is lost."""
+        """Returns the maximum of each value over all ranks. TrainingError if a rank is lost."""
         return self._together(
             values, lambda tensor, group: dist.all_reduce(tensor, dist.ReduceOp.MAX, group=group)
         )
@@ -122,8 +122,8 @@ class Ranks:
 
 @functools.cache
 def _talking(patience: datetime.timedelta) -> dist.ProcessGroup:
-    """A Gloo group of all processes. Gloo raises an error that says what is lost, where NCCL ends
-    the process.
+    """Returns a Gloo group of all processes. Gloo raises an error that says what is lost, where
+    NCCL ends the process.
     """
     return dist.new_group(timeout=patience, backend="gloo")
 

@@ -56,8 +56,8 @@ class SummedLoss(nn.Module):
         return total
 
     def log_probabilities(self, ids: Tensor, n_given: int = 1, state: Any = None) -> Tensor:
-        """The model's own. Under FSDP2 this module is the root, so the model cannot be called
-        directly.
+        """Calls the model's `log_probabilities`. Under FSDP2 this module is the root, so the model
+        cannot be called directly.
         """
         return self.model.log_probabilities(ids, n_given, state)
 
@@ -136,7 +136,9 @@ def is_sharded(tensor: Tensor) -> bool:
 
 
 def unshard(tensor: Tensor) -> Tensor:
-    """The full tensor of a shard; every rank must call it. Returns any other tensor unchanged."""
+    """Returns the full tensor of a shard; every rank must call it. Returns any other tensor
+    unchanged.
+    """
     sharded: Any = tensor
     return sharded.full_tensor() if is_sharded(tensor) else tensor
 

@@ -257,14 +257,14 @@ class GPTConfig(NeuralConfig):
         return self.feed_forward in ("swiglu", "geglu")
 
     def window_of(self, layer: int) -> int:
-        """The number of tokens that a query of this layer sees, including its own; 0: the full
-        context.
+        """Returns the number of tokens that a query of this layer sees, including its own; 0: the
+        full context.
         """
         pattern = self.window_pattern or "L"
         return self.window if pattern[layer % len(pattern)] == "S" else 0
 
     def has_value_embedding(self, layer: int) -> bool:
-        """Whether this layer adds token embeddings to its values."""
+        """Returns whether this layer adds token embeddings to its values."""
         every = self.value_embedding_every
         return bool(every) and (self.n_layer - 1 - layer) % every == 0
 

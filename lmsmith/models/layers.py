@@ -58,7 +58,7 @@ class NgramEmbedding(nn.Module):
         before: Int[Tensor, "B n"],
         positions: Int[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T D"]:
-        """The sum of the embeddings of all orders.
+        """Returns the sum of the embeddings of all orders.
 
         `before`: the tokens just before `ids`; `vocab_size` stands for "no token". `positions`:
         each token's position in its document; an n-gram never reaches into the document before.

@@ -105,8 +105,8 @@ class Documents:
         return [file.path for file in self._files]
 
     def without(self, files: Collection[Path]) -> Self:
-        """The documents of the other files, for a caller that reads `files` itself. A lack of text
-        is then not an error.
+        """Returns the documents of the other files, for a caller that reads `files` itself. A lack
+        of text is then not an error.
         """
         others = copy.copy(self)
         others._files = [file for file in self._files if file.path not in files]
@@ -183,5 +183,7 @@ class Documents:
 
 
 def _utf8(text: str) -> Iterator[bytes]:
-    """The text in UTF-8, in parts, so that a large text is not held a second time as bytes."""
+    """Returns the text in UTF-8, in parts, so that a large text is not held a second time as
+    bytes.
+    """
     return (text[start : start + PART].encode() for start in range(0, len(text), PART))

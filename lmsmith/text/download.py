@@ -92,7 +92,7 @@ def download(
 
 
 def checksum_of(path: Path, like: str) -> str:
-    """The checksum of a file, of the kind that `like` begins with: "sha256:" or "git:"."""
+    """Returns the checksum of a file, of the kind that `like` begins with: "sha256:" or "git:"."""
     kind = like.partition(":")[0]
     assert kind in ("sha256", "git"), like
     if kind == "sha256":
@@ -214,7 +214,7 @@ def _transfer(
 
 
 def _request(url: str, headers: Mapping[str, str], start: int) -> urllib.request.Request:
-    """A request for the file from byte `start` on."""
+    """Returns a request for the file from byte `start` on."""
     request = urllib.request.Request(url, headers={"User-Agent": f"lmsmith/{__version__}"})
     # Without compression, offsets in the response are offsets in the file.
     request.add_header("Accept-Encoding", "identity")
@@ -268,8 +268,8 @@ def _append(response: Any, part: Path, progress: Callable[[int], None]) -> None:
 
 
 def _extent(response: Any) -> tuple[int, int | None]:
-    """The offset at which the response begins, and the file's length; None if the server does not
-    report it.
+    """Returns the offset at which the response begins, and the file's length; None if the server
+    does not report it.
     """
     if response.status == 206:
         extent, _, total = (
@@ -290,7 +290,7 @@ def _tag(headers: Any) -> str:
 
 
 def _version_of(part: Path) -> dict[str, Any]:
-    """The version that `part` belongs to; empty if unknown."""
+    """Returns the version that `part` belongs to; empty if unknown."""
     try:
         version = json.loads(_beside(part).read_text(encoding="utf-8"))
         return {"tag": version["tag"], "n_bytes": version["n_bytes"]}
@@ -342,7 +342,7 @@ def _reason(error: Exception) -> str:
 
 
 def _retry_after(error: Exception) -> float:
-    """The pause that a busy server asks for (Retry-After), in seconds."""
+    """Returns the pause that a busy server asks for (Retry-After), in seconds."""
     seconds = (
         error.headers.get("Retry-After", "") if isinstance(error, urllib.error.HTTPError) else ""
     )

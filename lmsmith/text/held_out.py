@@ -36,7 +36,7 @@ PREPARED_SHARE = (
 def held_out_share(
     fraction: float, *, many: bool, n_characters: int, of_many: float | None = None
 ) -> float:
-    """The share of the text that is held out: `fraction` if the user sets it (above 0).
+    """Returns the share of the text that is held out: `fraction` if the user sets it (above 0).
 
     Otherwise a tenth, reduced for a large text to at most about `MOST_HELD_OUT` characters. For
     many documents the share falls in steps (`default_share`), unless `of_many` sets a fixed share:
@@ -52,8 +52,8 @@ def held_out_share(
 
 
 def default_share(n_characters: int) -> float:
-    """The share held out of many documents: 0.1, 0.03, 0.01, ..., so that at most MOST_HELD_OUT of
-    `n_characters` are held out.
+    """Returns the share held out of many documents: 0.1, 0.03, 0.01, ..., so that at most
+    MOST_HELD_OUT of `n_characters` are held out.
 
     It falls in steps, so that documents change splits only when the text has grown about threefold.
     """
@@ -76,12 +76,14 @@ def split_hash(utf8: Iterable[bytes]) -> int:
 
 
 def hash_bound(fraction: float) -> int:
-    """The bound on `split_hash` below which a text is held out, for a share of `fraction`."""
+    """Returns the bound on `split_hash` below which a text is held out, for a share of
+    `fraction`.
+    """
     return int(fraction * 2**64)
 
 
 def is_held_out(utf8: Iterable[bytes], fraction: float) -> bool:
-    """Whether a text is held out, as one of many texts of which `fraction` are held out."""
+    """Returns whether a text is held out, as one of many texts of which `fraction` are held out."""
     return split_hash(utf8) < hash_bound(fraction)
 
 

@@ -50,7 +50,7 @@ def shared_documents(
 
 
 def note(n_shared: int, n_validation: int, named: Sequence[tuple[str, str]]) -> str:
-    """A note to the user about documents that are in both."""
+    """Returns a note to the user about documents that are in both."""
     pairs = ", ".join(f"{one} is {other}" for one, other in named[:NAMED])
     more = ", ..." if n_shared > NAMED else ""
     return (

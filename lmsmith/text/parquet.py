@@ -123,7 +123,7 @@ def _columns(fields: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _column(batch: Any, name: str) -> Any:
-    """The values of a column, which may be within a struct."""
+    """Returns the values of a column, which may be within a struct."""
     import pyarrow.compute
 
     if name in batch.schema.names:

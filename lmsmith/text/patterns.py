@@ -15,8 +15,8 @@ RECURSIVE = "**"
 
 
 def matches(pattern: Path) -> list[Path]:
-    """The paths that a pattern matches, in any order, including dangling links. Hidden names match
-    only if the pattern says so.
+    """Returns the paths that a pattern matches, in any order, including dangling links. Hidden
+    names match only if the pattern says so.
 
     A folder with several names is visited once below `**`, under its real name if that is below the
     pattern, else under the first link.
@@ -59,7 +59,9 @@ def _folders(base: str) -> Iterator[str]:
 
 
 def _entries(folder: str) -> list[str]:
-    """The entries of a folder, without hidden names; [] if it cannot be read, as in glob."""
+    """Returns the entries of a folder, without hidden names; [] if it cannot be read, as in
+    glob.
+    """
     try:
         names = os.listdir(folder or ".")
     except OSError:

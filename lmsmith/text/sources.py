@@ -44,8 +44,8 @@ class Found(NamedTuple):
 
 
 def find_files(sources: list[str]) -> tuple[list[Found], Counter[str]]:
-    """The files of the sources, each once, and how many other files their folders contain, by
-    suffix.
+    """Returns the files of the sources, each once, and how many other files their folders contain,
+    by suffix.
 
     Raises DataError for a source that does not exist, or that contains or matches no text.
     """
@@ -153,13 +153,13 @@ def _matching(pattern: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _below(base: Path, path: Path) -> Iterator[Path]:
-    """The path and its parent folders, up to but excluding `base`."""
+    """Returns the path and its parent folders, up to but excluding `base`."""
     return itertools.takewhile(base.__ne__, [path, *path.parents])
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether lmsmith wrote this folder: a run, a prepared folder, or an unfinished prepared
-    folder.
+    """Returns whether lmsmith wrote this folder: a run, a prepared folder, or an unfinished
+    prepared folder.
     """
 
     def has(*names: str) -> bool:
@@ -221,8 +221,8 @@ def _of_corpus(corpus: corpora.Corpus) -> list[Path]:
 
 
 def _missing(path: Path) -> DataError:
-    """The error for a path that does not exist: names the missing part, and existing names similar
-    to it.
+    """Returns the error for a path that does not exist: names the missing part, and existing names
+    similar to it.
     """
     missing = path
     while not os.path.lexists(missing.parent) and missing.parent != missing:
@@ -253,7 +253,7 @@ def _suffixes(paths: list[Path]) -> Counter[str]:
 
 
 def _is_special(path: Path) -> bool:
-    """Whether the path is a pipe, socket or device: not text, and opening it could block
+    """Returns whether the path is a pipe, socket or device: not text, and opening it could block
     indefinitely.
     """
     return path.exists() and not path.is_file() and not path.is_dir()

@@ -78,7 +78,7 @@ class Plan:
 
 
 def data_folder() -> Path:
-    """The folder of all corpora: $LMSMITH_DATA, or the user's cache folder."""
+    """Returns the folder of all corpora: $LMSMITH_DATA, or the user's cache folder."""
     named = os.environ.get("LMSMITH_DATA")
     if named:
         return Path(named).expanduser()
@@ -90,13 +90,13 @@ def data_folder() -> Path:
 
 
 def folder_of(corpus: Corpus) -> Path:
-    """The folder of one corpus."""
+    """Returns the folder of one corpus."""
     return data_folder() / corpus.name
 
 
 def here(corpus: Corpus) -> tuple[list[Path], int]:
-    """The complete files on this machine, and how many files the corpus has; 0 if it was never
-    queried. Opens no data file and no connection.
+    """Returns the complete files on this machine, and how many files the corpus has; 0 if it was
+    never queried. Opens no data file and no connection.
     """
     folder = folder_of(corpus)
     entries = _read_list(corpus, folder)[1]
@@ -106,8 +106,8 @@ def here(corpus: Corpus) -> tuple[list[Path], int]:
 
 
 def obtain(corpus: Corpus) -> list[Path]:
-    """The files of a corpus that are on this machine; a small corpus is downloaded first. Raises
-    DataError, StorageError.
+    """Returns the files of a corpus that are on this machine; a small corpus is downloaded first.
+    Raises DataError, StorageError.
     """
     paths, n_files = here(corpus)
     if paths:
@@ -220,13 +220,13 @@ def _address(plan: Plan, name: str) -> tuple[str, dict[str, str]]:
 
 
 def _is_complete(path: Path, entry: Entry) -> bool:
-    """Whether the file was complete and verified before and still has that length."""
+    """Returns whether the file was complete and verified before and still has that length."""
     return entry.checked and path.is_file() and path.stat().st_size == entry.n_bytes
 
 
 def _is_here(path: Path, entry: Entry) -> bool:
-    """As `_is_complete`, but verifies a file that exists and was not checked yet. Raises DataError
-    if its checksum differs.
+    """Like `_is_complete`, but verifies a file that exists and was not checked yet. Raises
+    DataError if its checksum differs.
     """
     if _is_complete(path, entry):
         return True
@@ -248,8 +248,8 @@ def _is_here(path: Path, entry: Entry) -> bool:
 
 
 def _read_list(corpus: Corpus, folder: Path) -> tuple[str, dict[str, Entry]]:
-    """The commit and the files in `corpus.json`; without that file, those that lmsmith itself
-    lists. Raises DataError.
+    """Returns the commit and the files in `corpus.json`; without that file, those that lmsmith
+    itself lists. Raises DataError.
     """
     known: dict[str, Entry] = {}
     if not isinstance(corpus.source, HubFiles):

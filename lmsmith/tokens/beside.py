@@ -22,15 +22,15 @@ FLAGS = ("special", "normalized", "lstrip", "rstrip", "single_word")
 
 
 def config_of(folder: Path) -> dict[str, Any]:
-    """The union of `tokenizer_config.json`, which takes precedence, and
+    """Returns the union of `tokenizer_config.json`, which takes precedence, and
     `special_tokens_map.json`; empty if neither exists. Raises TokenizerError for a damaged file.
     """
     return _read(folder / "special_tokens_map.json") | _read(folder / "tokenizer_config.json")
 
 
 def token_in(config: Mapping[str, Any], part: str) -> str | None:
-    """The token that a config has as `part` ("eos_token", "bos_token", ...), given as a string or
-    as an object with flags; None if there is none.
+    """Returns the token that a config has as `part` ("eos_token", "bos_token", ...), given as a
+    string or as an object with flags; None if there is none.
     """
     named = config.get(part)
     named = named.get("content") if isinstance(named, dict) else named
@@ -38,7 +38,7 @@ def token_in(config: Mapping[str, Any], part: str) -> str | None:
 
 
 def added_tokens(folder: Path) -> list[dict[str, Any]]:
-    """The tokens of `tokenizer_config.json` and `added_tokens.json`, in the form of
+    """Returns the tokens of `tokenizer_config.json` and `added_tokens.json`, in the form of
     `tokenizer.json`, sorted by id.
 
     `added_tokens.json` has no flags. As in transformers, its tokens are special if a config names
@@ -69,8 +69,8 @@ def added_tokens(folder: Path) -> list[dict[str, Any]]:
 
 
 def cutting(folder: Path) -> dict[str, Any] | None:
-    """The pre-tokenization of the class in `tokenizer_config.json`, as keys of `tokenizer.json`.
-    None: as in GPT-2.
+    """Returns the pre-tokenization of the class in `tokenizer_config.json`, as keys of
+    `tokenizer.json`. None: as in GPT-2.
 
     Raises TokenizerError for an unknown class.
     """

@@ -136,7 +136,7 @@ class BpeTokenizer(Tokenizer):
         return first + second
 
     def added_tokens(self) -> list[AddedToken]:
-        """All tokens that merging never produces, special or not, sorted by id."""
+        """Returns all tokens that merging never produces, special or not, sorted by id."""
         others = {token.content: token for token in self.added}
         every = [
             others.get(text) or AddedToken(text, number) for text, number in self.named_ids.items()
@@ -151,7 +151,7 @@ class BpeTokenizer(Tokenizer):
         return self._specials(self._added.names if self._added else frozenset())
 
     def merged_bytes(self) -> list[tuple[bytes, bytes]]:
-        """The pairs of tokens that merge, as bytes, highest priority first."""
+        """Returns the pairs of tokens that merge, as bytes, highest priority first."""
         return [
             (self.tokens[left] or b"", self.tokens[right] or b"") for left, right, _ in self._pairs
         ]
@@ -166,7 +166,7 @@ class BpeTokenizer(Tokenizer):
         disallowed_special: Names = (),
         threads: int = 1,
     ) -> Ids:
-        """The ids of `text`.
+        """Returns the ids of `text`.
 
         Special tokens in `allowed_special` get their ids, those in `disallowed_special` ("all": all
         that are not allowed) raise TokenizerError with the position, and others are plain text.
@@ -224,7 +224,9 @@ class BpeTokenizer(Tokenizer):
     def _choose_specials(
         self, allowed_special: Names, disallowed_special: Names
     ) -> tuple[Specials, Specials]:
-        """The special tokens to search for: those that are allowed, and those that raise."""
+        """Returns the special tokens to search for: those that are allowed, and those that
+        raise.
+        """
         every = frozenset(self.special_tokens)
         allowed = every if allowed_special == "all" else every & frozenset(allowed_special)
         disallowed = every if disallowed_special == "all" else every & frozenset(disallowed_special)
@@ -423,8 +425,8 @@ class BpeTokenizer(Tokenizer):
         special_tokens: Mapping[str, int] | None = None,
         end_of_text: str | None = None,
     ) -> Self:
-        """A copy of this tokenizer with some parts replaced. `n_ids`: pad the vocabulary to this
-        size with unused ids.
+        """Returns a copy of this tokenizer with some parts replaced. `n_ids`: pad the vocabulary to
+        this size with unused ids.
         """
         tokens = [*self.tokens, *([None] * max(0, (n_ids or 0) - len(self.tokens)))]
         return type(self)(
@@ -476,8 +478,8 @@ def _as_bytes(text: str | bytes) -> bytes:
 
 
 def _bytes_of(stream: Iterable[str | bytes]) -> Iterator[bytes]:
-    """The stream as bytes. A high surrogate at the end of a part waits for the next part, which
-    may have its pair.
+    """Yields the stream as bytes. A high surrogate at the end of a part waits for the next part,
+    which may have its pair.
     """
     left = ""
     for text in stream:

@@ -148,8 +148,8 @@ def _with_end_of_text(tokenizer: Tokenizer, end_of_text: str) -> Tokenizer:
 
 
 def _configured_end(path: Path, content: Any = None) -> str | None:
-    """The `eos_token` of the `tokenizer_config.json` next to `path`, if the tokenizer has that
-    token.
+    """Returns the `eos_token` of the `tokenizer_config.json` next to `path`, if the tokenizer has
+    that token.
     """
     from lmsmith.tokens import beside
 

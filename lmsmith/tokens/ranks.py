@@ -52,8 +52,8 @@ _LLAMA3_SPECIALS = 256
 
 
 def is_ranks(path: Path) -> bool:
-    """Whether the first line of a file has the form of a tiktoken file. Raises TokenizerError if
-    the file cannot be read.
+    """Returns whether the first line of a file has the form of a tiktoken file. Raises
+    TokenizerError if the file cannot be read.
     """
     try:
         with path.open("rb") as file:

@@ -198,7 +198,9 @@ def _expected_seconds(config: RunConfig, n_tokens: int, machine: Machine, world:
 
 
 def can_compile(config: RunConfig, machine: Machine) -> bool:
-    """Whether torch.compile makes steps faster: for Transformers on GPUs with Triton installed."""
+    """Returns whether torch.compile makes steps faster: for Transformers on GPUs with Triton
+    installed.
+    """
     from torch.utils._triton import has_triton
 
     return machine.device.type == "cuda" and config.model.compilable and has_triton()
@@ -227,7 +229,7 @@ def _share_of(config: RunConfig, world: int) -> RunConfig:
 
 
 def limited_by_time(config: RunConfig) -> bool:
-    """Whether only `train.minutes` sets the length of the run."""
+    """Returns whether only `train.minutes` sets the length of the run."""
     return not (config.train.steps or config.train.tokens or config.train.epochs)
 
 
@@ -245,7 +247,7 @@ def steps_of_epochs(config: RunConfig, corpus: Corpus) -> int:
         return max(1, -(-wanted // config.train.batch_size))
 
     def n_rows_in(steps: int) -> int:
-        """Number of rows that a run of `steps` steps reads, with batch-size warm-up."""
+        """Returns the number of rows that a run of `steps` steps reads, with batch-size warm-up."""
         train = replace(config.train, steps=steps)
         return sum(map(train.rows_of, range(steps)))
 
@@ -322,7 +324,7 @@ def seconds_a_step(config: RunConfig, corpus: Corpus, machine: Machine, n: int =
 
 
 def _rates(config: RunConfig) -> str:
-    """The peak learning rate of each parameter group, under the name of its setting."""
+    """Returns the peak learning rate of each parameter group, under the name of its setting."""
     rates = peak_rates(config.optim)
     return "peak learning rates " + ", ".join(f"{name} {rate:g}" for name, rate in rates.items())
 

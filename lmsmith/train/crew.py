@@ -33,7 +33,7 @@ class Crew:
         self._cores = 0.0
 
     def say_now(self) -> bool:
-        """Whether a message should be printed too, at most once every SAY_SECONDS."""
+        """Returns whether a message should be printed too, at most once every SAY_SECONDS."""
         now = time.monotonic()
         if now - self._said < SAY_SECONDS:
             return False

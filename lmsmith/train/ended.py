@@ -39,7 +39,7 @@ def cut_short(summary: Mapping[str, Any]) -> str:
 
 
 def init_from(run: Path) -> str:
-    """The run whose weights this one started from, by its config.toml; "" if none."""
+    """Returns the run whose weights this one started from, by its config.toml; "" if none."""
     try:
         start = str(read_toml(run / "config.toml").get("train.init_from", "none"))
         return "" if start == "none" else start

@@ -128,7 +128,7 @@ def time_steps(
 
 
 def rungs(device: torch.device, gains_by_half: bool) -> list[Rung]:
-    """The rungs that exist on this device, lowest first."""
+    """Returns the rungs that exist on this device, lowest first."""
     half = "bfloat16" if has_bfloat16(device) else "float16"
     on_gpu = device.type == "cuda"
     steps: list[tuple[str, dict[str, Any]]] = [("float32", {"train.dtype": "float32"})]

@@ -126,12 +126,14 @@ def first_leg(config: RunConfig) -> dict[str, Any]:
 
 
 def about(config: RunConfig, legs: list[dict[str, Any]]) -> dict[str, Any]:
-    """The `about` of a checkpoint: the config and the legs of its run."""
+    """Returns the `about` of a checkpoint: the config and the legs of its run."""
     return {"config": flatten(asdict(config)), "legs": legs}
 
 
 def legs_of(about: Mapping[str, Any], step: int) -> list[dict[str, Any]]:
-    """The legs for summary.json: first and last step of each, and what changed at its start."""
+    """Returns the legs for summary.json: first and last step of each, and what changed at its
+    start.
+    """
     legs = about.get("legs", [])
     ends = [leg["from_step"] for leg in legs[1:]] + [step]
     return [
@@ -214,8 +216,8 @@ def reopen(run: Path) -> None:
 
 
 def _before(config: RunConfig, checkpoint: Checkpoint | None) -> RunConfig:
-    """The config that the checkpoint was trained with. If the checkpoint is from an earlier version
-    and has no config, the one in config.toml.
+    """Returns the config that the checkpoint was trained with. If the checkpoint is from an earlier
+    version and has no config, the one in config.toml.
     """
     if checkpoint and "config" in checkpoint.about:
         said = checkpoint.about["config"]
@@ -334,8 +336,8 @@ def _rhythm(config: RunConfig, before: RunConfig) -> RunConfig:
 
 
 def _changed(place: Path, before: RunConfig, now: RunConfig) -> dict[str, tuple[Any, Any]]:
-    """The settings that differ, without the length. Raises ConfigError for those that cannot
-    change.
+    """Returns the settings that differ, without the length. Raises ConfigError for those that
+    cannot change.
     """
     kind = {"model.kind": (before.model.kind, now.model.kind)}
     if before.model.kind != now.model.kind:  # its other settings cannot be compared

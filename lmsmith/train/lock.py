@@ -230,7 +230,9 @@ def _age(run: Path) -> float:
 
 
 def _boot() -> str:
-    """An id of this machine that changes at each reboot; its host name on systems without one."""
+    """Returns an id of this machine that changes at each reboot; its host name on systems without
+    one.
+    """
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:

@@ -36,8 +36,8 @@ FEW_STEPS, USELESS_STEPS = 50, 20
 
 
 def corrected_steps(planned: int, step: int, seconds_a_step: float, seconds_left: float) -> int:
-    """The corrected number of steps of a run that has made `step` of `planned` steps and has
-    `seconds_left`.
+    """Returns the corrected number of steps of a run that has made `step` of `planned` steps and
+    has `seconds_left`.
     """
     fits = step + max(0, int(seconds_left / seconds_a_step))
     too_long = planned - fits > max(1.0, TOO_LONG * (planned - step)) and 2 * step >= fits
@@ -49,23 +49,25 @@ def corrected_steps(planned: int, step: int, seconds_a_step: float, seconds_left
 
 
 def look_due(planned: int, step: int) -> bool:
-    """Whether to check the plan after `step` steps: at regular intervals, and 1, 2, 4, 8, ... steps
-    before its end.
+    """Returns whether to check the plan after `step` steps: at regular intervals, and 1, 2, 4, 8,
+    ... steps before its end.
     """
     interval, left = max(1, planned // LOOKS), planned - step
     return step % interval == 0 or (0 < left < interval and left & (left - 1) == 0)
 
 
 def steps_to_continue(step: int, seconds_a_step: float, seconds_left: float) -> int:
-    """Number of steps to add to a run that has made all its `step` planned steps and has
-    `seconds_left`; 0 if they are not worth it.
+    """Returns the number of steps to add to a run that has made all its `step` planned steps and
+    has `seconds_left`; 0 if they are not worth it.
     """
     fit = int(seconds_left / seconds_a_step)
     return fit if fit >= max(1.0, WORTH_CONTINUING * step) else 0
 
 
 def too_few_steps(steps: int, seconds: float) -> str:
-    """A warning if a run with a time limit made few `steps`, which took `seconds`; else ""."""
+    """Returns a warning if a run with a time limit made few `steps`, which took `seconds`; else
+    "".
+    """
     if steps >= FEW_STEPS:
         return ""
     little = "nothing useful" if steps < USELESS_STEPS else "little"
@@ -104,7 +106,9 @@ class Pace:
         return (self._until[n] - self._until[n // 2]) / (n - n // 2)
 
     def next_seconds(self) -> float:
-        """A cautious estimate of the next step's seconds, to decide whether it still fits."""
+        """Returns a cautious estimate of the next step's seconds, to decide whether it still
+        fits.
+        """
         return max(self.seconds_a_step(), statistics.median(self._latest))
 
 
@@ -125,7 +129,7 @@ class Stopwatch:
         self._recent[part].append(self.latest[part])
 
     def usual(self, part: str, unknown: float) -> float:
-        """The median of the latest N_EVALUATIONS times of a part, the shorter one of two;
+        """Returns the median of the latest N_EVALUATIONS times of a part, the shorter one of two;
         `unknown` if there are none.
         """
         return statistics.median_low(self._recent[part]) if self._recent[part] else unknown

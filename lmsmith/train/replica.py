@@ -76,7 +76,7 @@ class Replica:
         self.rows_that_fitted: list[int] = []
 
     def autocast(self) -> torch.autocast:
-        """The autocast context of forward passes."""
+        """Returns the autocast context of forward passes."""
         dtype = products_dtype(self.config)
         return torch.autocast(self.device.type, dtype or torch.bfloat16, enabled=dtype is not None)
 
@@ -89,7 +89,7 @@ class Replica:
         return [(row, min(row + n, end)) for row in range(start, end, n)]
 
     def weights(self, *, copy: bool) -> dict[str, Tensor]:
-        """The parameters by name; under FSDP2 their shards."""
+        """Returns the parameters by name; under FSDP2 their shards."""
         reshard(self.summed_loss)
         return {
             n: p.detach().clone() if copy else p.detach() for n, p in self.model.named_parameters()
@@ -118,5 +118,5 @@ class Replica:
 
 
 def products_dtype(config: RunConfig) -> torch.dtype | None:
-    """The precision of matrix products, or None if it is that of the parameters."""
+    """Returns the precision of matrix products, or None if it is that of the parameters."""
     return AUTOCAST.get(config.train.dtype)

@@ -270,7 +270,7 @@ def _no_hooks(hooks: Sequence[Hook]) -> None:
 
 
 def _may_continue(out: Path, config: RunConfig) -> bool:
-    """Whether torchrun may have restarted this process for the run at `out`.
+    """Returns whether torchrun may have restarted this process for the run at `out`.
 
     Only torchrun on each machine knows how often it restarts. Raises UsageError if `out` holds
     another run.
@@ -291,10 +291,10 @@ def _may_continue(out: Path, config: RunConfig) -> bool:
 
 
 def _restarts() -> int:
-    """Number of times that torchrun may restart lost processes (`--max-restarts`)."""
+    """Returns the number of times that torchrun may restart lost processes (`--max-restarts`)."""
     return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
 
 
 def _of_first(console: Console, ranks: Ranks) -> Console:
-    """The console on rank 0, a silent one on other ranks."""
+    """Returns the console on rank 0, a silent one on other ranks."""
     return console if ranks.first else Console(quiet=True)

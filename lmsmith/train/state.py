@@ -54,7 +54,7 @@ class TrainState:
     hooks_done: dict[str, int] = field(default_factory=dict)
 
     def numbers(self) -> dict[str, Any]:
-        """All numeric fields by name."""
+        """Returns all numeric fields by name."""
         return {name: getattr(self, name) for name in _NUMBERS}
 
     def to_checkpoint(

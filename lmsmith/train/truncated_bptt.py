@@ -37,7 +37,7 @@ class RecurrentStates:
         self.states = dict(self._begun)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The states as tensors for a checkpoint, named "first row/number"."""
+        """Returns the states as tensors for a checkpoint, named "first row/number"."""
         return {
             f"{first}/{number}": tensor.detach()
             for first, state in self.states.items()

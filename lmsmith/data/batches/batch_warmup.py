@@ -21,7 +21,7 @@ class BatchWarmup:
         self._ends = list(itertools.accumulate(rows_of(step) for step in range(n_steps)))
 
     def first_row(self, step: int) -> int:
-        """The number of rows in all batches before `step`."""
+        """Returns the number of rows in all batches before `step`."""
         if step <= self.n_steps:
             return self._ends[step - 1] if step else 0
         return self.first_row(self.n_steps) + (step - self.n_steps) * self.rows_of(self.n_steps)
@@ -34,7 +34,7 @@ class BatchWarmup:
         )
 
     def n_targets(self, step: int) -> int:
-        """The number of predicted targets in the full batch `step`."""
+        """Returns the number of predicted targets in the full batch `step`."""
         return self.rows_of(step) * self.windows.T
 
     @property

@@ -50,7 +50,7 @@ class Mixture:
             )
 
     def sources(self, first: int, last: int) -> np.ndarray:
-        """The sources, numbered from 0, of rows `first` to `last`: (last - first,)."""
+        """Returns the sources, numbered from 0, of rows `first` to `last`: (last - first,)."""
         parts = [np.empty(0, np.int64)]
         while first < last:
             block, offset = divmod(first, self._length)
@@ -59,7 +59,7 @@ class Mixture:
         return np.concatenate(parts)
 
     def before(self, row: int) -> list[int]:
-        """The number of rows of each source before `row`."""
+        """Returns the number of rows of each source before `row`."""
         block, offset = divmod(row, self._length)
         within = np.bincount(self._block(block)[:offset], minlength=len(self.shares)).tolist()
         return [
@@ -67,8 +67,8 @@ class Mixture:
         ]
 
     def _before_block(self, block: int) -> list[int]:
-        """The number of rows of each source before a block, rounded so that they add up; exact if
-        blocks are complete cycles.
+        """Returns the number of rows of each source before a block, rounded so that they add up;
+        exact if blocks are complete cycles.
         """
         ends = [block * self._length * end // self._parts for end in self._ends]
         return [end - begin for begin, end in itertools.pairwise([0, *ends])]

@@ -157,8 +157,8 @@ class Assembler:
 
 
 def _of(mine: np.ndarray, lengths: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """The ids of the texts selected by `mine`. For a few contiguous sections, copying sections is
-    ten times as fast as a boolean mask.
+    """Returns the ids of the texts selected by `mine`. For a few contiguous sections, copying
+    sections is ten times as fast as a boolean mask.
     """
     edges = np.flatnonzero(np.diff(mine, prepend=False, append=False)).reshape(-1, 2)
     if 200 * len(edges) > len(ids):

@@ -63,7 +63,7 @@ one.
 
 
 def content_hash(parts: Iterable[bytes]) -> bytes:
-    """A 128-bit hash of the text; how it is divided into parts does not matter."""
+    """Returns a 128-bit hash of the text; how it is divided into parts does not matter."""
     state = hashlib.blake2b(digest_size=16)
     for part in parts:
         state.update(part)
@@ -93,7 +93,9 @@ class Seen:
 
 
 def signatures(texts: Sequence[str]) -> npt.NDArray[np.uint32]:
-    """The signature of each text: (n, 128). Raises ConfigError if rensa is not installed."""
+    """Returns the signature of each text: (n, 128). Raises ConfigError if rensa is not
+    installed.
+    """
     rensa = require_rensa()
     runs = [_runs(text) for text in texts]
     offsets = np.concatenate([[0], np.cumsum([len(each) for each in runs])]).astype(np.uint64)
@@ -185,8 +187,8 @@ _words: dict[str, int] = {}
 
 
 def _runs(text: str) -> Hashes:
-    """A hash of each run of `RUN` consecutive words; if there are fewer words, one hash of them
-    all.
+    """Returns a hash of each run of `RUN` consecutive words; if there are fewer words, one hash of
+    them all.
     """
     words = _WORD.findall(text.lower()) or [text]
     if len(_words) > KNOWN_WORDS:
@@ -234,7 +236,7 @@ _BLOCK = 1 << 16  # documents compared at a time
 
 @functools.cache
 def _compiled() -> Any:
-    """The lookup in `Seen`'s table, compiled on first use."""
+    """Returns the lookup in `Seen`'s table, compiled on first use."""
     # Importing the compiler takes half a second, and most uses do not need it.
     from lmsmith.tokens.compiled import kernel
 
@@ -287,8 +289,8 @@ def find_near(
 
 
 def which_to_keep(near: Near | None, *, drops: bool, compares: bool) -> Keep | None:
-    """The rule that decides which documents to keep; None if all are kept and hashes are not
-    needed.
+    """Returns the rule that decides which documents to keep; None if all are kept and hashes are
+    not needed.
 
     `drops`: exact duplicates are dropped. `compares`: all are kept, but their hashes are used
     later.

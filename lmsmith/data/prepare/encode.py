@@ -83,7 +83,7 @@ def encode_unit(job: Job, number: int, unit: Unit) -> None:
 
 
 def is_finished(folder: Path, number: int) -> bool:
-    """Whether a unit's files exist and match their checksums."""
+    """Returns whether a unit's files exist and match their checksums."""
     try:
         summary = json.loads(unit_file(folder, number, ".json").read_text(encoding="utf-8"))
         return all(

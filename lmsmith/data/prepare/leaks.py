@@ -96,7 +96,7 @@ def _n_documents(line: bytes) -> int:
 
 
 def _name(plan: Plan, ends: np.ndarray, number: int) -> str:
-    """The file of document `number`, counted from 0, and its first characters."""
+    """Returns the file of document `number`, counted from 0, and its first characters."""
     index = int(np.searchsorted(ends, number, side="right"))
     n_before = number - (int(ends[index - 1]) if index else 0)
     for piece in plan.units[index]:
@@ -111,7 +111,7 @@ def _name(plan: Plan, ends: np.ndarray, number: int) -> str:
 
 
 def _documents(ids: Shards, end_of_text: int) -> Iterator[bytes]:
-    """A 128-bit hash of each document that is not empty."""
+    """Yields a 128-bit hash of each document that is not empty."""
     state, begun = hashlib.blake2b(digest_size=16), False
     for start in range(0, len(ids), _BLOCK):
         block = ids[start : start + _BLOCK].astype("<u4")

@@ -88,8 +88,8 @@ class Plan:
         return not self.reading.by_document
 
     def digest(self) -> str:
-        """A hash of everything the shards depend on, except the tokenizer. It ignores `skip_bad`,
-        so that a preparation that stopped at bad text can be resumed with it.
+        """Returns a hash of everything the shards depend on, except the tokenizer. It ignores
+        `skip_bad`, so that a preparation that stopped at bad text can be resumed with it.
         """
         state = hashlib.sha256()
         for part in (asdict(replace(self.reading, skip_bad=False)), *self.files, *self.units):
@@ -162,8 +162,8 @@ class _Look(NamedTuple):
 def _look(
     found: Sequence[Found], files: tuple[SourceFile, ...], reading: Reading, skip: Skip | None
 ) -> _Look:
-    """Whether there are many documents. Reads until it has found `MANY` distinct ones. Skips blank
-    and bad ones.
+    """Returns whether there are many documents. Reads until it has found `MANY` distinct ones.
+    Skips blank and bad ones.
     """
     distinct: set[str | int] = set()
     n_documents = n_characters = 0
@@ -231,7 +231,7 @@ def _plain_contents(
 
 
 def _is_divisible(path: Path, n_bytes: int, least: int, reading: Reading) -> bool:
-    """Whether a file has more than `least` bytes and is plain text that can be cut at any
+    """Returns whether a file has more than `least` bytes and is plain text that can be cut at any
     character.
     """
     packed = path.suffix.lower() in COMPRESSED
@@ -300,8 +300,8 @@ class _Division:
         )
 
     def _large(self, path: Path, named: bool, n_bytes: int, side: int | None) -> list[Piece]:
-        """The pieces of a large plain file: all in one split, or the tail in validation; none for a
-        duplicate.
+        """Returns the pieces of a large plain file: all in one split, or the tail in validation;
+        none for a duplicate.
         """
         file_fingerprint = fingerprint(path)
         same_fingerprint = self._seen.setdefault(file_fingerprint, [])

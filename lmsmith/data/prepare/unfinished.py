@@ -78,12 +78,12 @@ def finish(partial: Path, out: Path) -> None:
 
 
 def unnamed(partial: Path) -> bool:
-    """Whether a process was killed in `finish`: the folder is complete but not renamed."""
+    """Returns whether a process was killed in `finish`: the folder is complete but not renamed."""
     return (partial / FILE_NAME).exists() and not (partial / "work").exists()
 
 
 def digest_of(settings: dict[str, Any]) -> str:
-    """The hash of settings and sources that a finished folder records."""
+    """Returns the hash of settings and sources that a finished folder records."""
     return hashlib.sha256(to_json(settings, sort_keys=True).encode()).hexdigest()
 
 

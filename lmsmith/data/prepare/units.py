@@ -138,7 +138,7 @@ class Document(NamedTuple):
 
 
 def utf8(text: Text) -> Iterator[bytes]:
-    """The text as UTF-8, in parts."""
+    """Yields the text as UTF-8, in parts."""
     if isinstance(text, str):
         for start in range(0, len(text), CHARACTERS):
             yield text[start : start + CHARACTERS].encode()
@@ -174,7 +174,9 @@ def measured(path: Path, skip: Skip | None) -> SourceFile:
 
 
 def fingerprint(path: Path) -> str:
-    """A hash of a file's size and content: all of a small file, three samples of a large one."""
+    """Returns a hash of a file's size and content: all of a small file, three samples of a large
+    one.
+    """
     with read_errors(path), open_bytes(path) as file:
         n_bytes = file.seek(0, 2)
         state = hashlib.blake2b(str(n_bytes).encode() + b"\n", digest_size=16)
@@ -271,7 +273,7 @@ def plain_texts(piece: Piece, reading: Reading, counts: Counts) -> Iterator[tupl
 
 
 def holds_separator(path: Path, reading: Reading) -> bool:
-    """Whether a plain file contains a separator. Reads up to the first one."""
+    """Returns whether a plain file contains a separator. Reads up to the first one."""
     if not reading.separator:
         return False
     plain = path.suffix.lower() not in COMPRESSED and is_utf8(path, reading.encoding)
@@ -287,7 +289,7 @@ def holds_separator(path: Path, reading: Reading) -> bool:
 
 
 def _length_uncut(piece: Piece, reading: Reading, counts: Counts) -> int | None:
-    """The number of characters in a plain file or a part of it; None as soon as there is a
+    """Returns the number of characters in a plain file or a part of it; None as soon as there is a
     separator.
     """
     cutter, n_characters = Cutter(reading.separator), 0

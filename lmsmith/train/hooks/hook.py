@@ -65,7 +65,7 @@ class Hook:
     collective: bool = False
 
     def due(self, context: Context) -> bool:
-        """Whether to call `after_step` now. Must depend only on the step."""
+        """Returns whether to call `after_step` now. Must depend only on the step."""
         at_end = self.at_end and context.is_last_step
         return at_end or (self.every > 0 and context.step % self.every == 0)
 
@@ -166,7 +166,7 @@ class Context:
         self.stop_reason = self.stop_reason or reason
 
     def weights(self) -> dict[str, Tensor]:
-        """The model's parameters by name, not copied; under FSDP2 their shards."""
+        """Returns the model's parameters by name, not copied; under FSDP2 their shards."""
         return self.replica.weights(copy=False)
 
     def save_model(self, name: str, weights: Mapping[str, Tensor]) -> None:

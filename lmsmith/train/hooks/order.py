@@ -181,8 +181,8 @@ class Hooks:
         ) from failure.error
 
     def _finished(self, number: int, stop: bool) -> str | None:
-        """The reason for ending the run here ("signal", "target", "time", "steps" or "requested"),
-        or None.
+        """Returns the reason for ending the run here ("signal", "target", "time", "steps" or
+        "requested"), or None.
         """
         context = self.context
         if context.interrupted:

@@ -53,7 +53,7 @@ class Sample(Hook):
         return self.pause_is_over(context)
 
     def pause_is_over(self, context: Context) -> bool:
-        """Whether enough time has passed for another sample after the next evaluation."""
+        """Returns whether enough time has passed for another sample after the next evaluation."""
         pause = max(SAMPLE_SECONDS, context.took.latest.get("sample", 0.0) / SAMPLE_SHARE)
         return time.monotonic() - self._last_sample > pause
 
