@@ -87,7 +87,9 @@ class Run:
         except FileNotFoundError:
             return Metrics()
         except OSError as error:
-            raise CheckpointError(f"cannot read {path}: {error.strerror}.") from error
+            raise CheckpointError(
+                f"cannot read {path}: {error.strerror}. Check the path and its permissions."
+            ) from error
         rows = Metrics()
         for number, line in enumerate(lines, start=1):
             try:

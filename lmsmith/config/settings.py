@@ -109,9 +109,11 @@ def read_toml(path: Path) -> dict[str, Any]:
         # Editors on Windows write a byte-order mark first.
         values = flatten(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}.") from error
+        raise ConfigError(
+            f"cannot read {path}: {error.strerror}. Check the path and its permissions."
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}.") from error
+        raise ConfigError(f"{path} is not TOML: {error}. Correct the file.") from error
     return renamed(values, str(path))
 
 

@@ -199,5 +199,8 @@ def _named(folder: Path) -> list[Path]:
     try:
         names = sorted(os.listdir(folder))
     except OSError as error:
-        raise DataError(f"the folder {folder} cannot be read: {error.strerror}.") from error
+        raise DataError(
+            f"the folder {folder} cannot be read: {error.strerror}. Check the "
+            f"path and its permissions."
+        ) from error
     return [folder / name for name in names if _NAME.fullmatch(name)]

@@ -79,7 +79,10 @@ def read_shard(path: Path) -> np.memmap:
             start = file.read(HEADER_BYTES)
             file_bytes = file.seek(0, 2)
     except OSError as error:
-        raise DataError(f"The shard {path} cannot be read: {error.strerror}.") from error
+        raise DataError(
+            f"The shard {path} cannot be read: {error.strerror}. Check the "
+            f"path and its permissions."
+        ) from error
     if len(start) < HEADER_BYTES:
         raise DataError(
             f"{path} is not a shard: it has {file_bytes:,} bytes, and a shard's header alone has "

@@ -86,7 +86,7 @@ class Ranks:
     def on_rank_zero(self, make: Callable[[], str], patience: datetime.timedelta = LONG) -> str:
         """Calls `make` on rank 0 while the other ranks wait; returns its result on all of them.
 
-        Raises what `make` raises on rank 0, and TrainingError on the others.
+        Raises the errors of `make` on rank 0, and TrainingError on the others.
         """
         if self.world == 1:
             return make()

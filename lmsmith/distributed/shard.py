@@ -144,12 +144,13 @@ def unshard(tensor: Tensor) -> Tensor:
 
 
 def unshard_all(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
-    """Full tensors from shards; every rank must call it. Returns an empty dict if `keep` is False.
+    """Returns full tensors from shards; every rank must call it. Returns an empty dict if `keep` is
+    False.
 
     Sharded tensors are gathered to the CPU, because a device may not have room for the full model.
     """
     full_tensors = {}
-    for name in sorted(tensors):  # the same order on all ranks, which a file's order is not
+    for name in sorted(tensors):  # sorted, so that all ranks have the same order
         full = unshard(tensor := tensors[name])
         if keep:
             full_tensors[name] = full.cpu() if is_sharded(tensor) else full

@@ -160,7 +160,10 @@ def score_ids(
     T, V = model.context_length, model.vocab_size
     _check_stride(stride, T)
     if n_bytes < 1 or len(ids) < 1 + starts_with_end_of_text:
-        raise DataError(f"nothing to score: the text has {n_bytes} bytes and {len(ids)} tokens.")
+        raise DataError(
+            f"nothing to score: the text has {n_bytes} bytes and {len(ids)} tokens. Give "
+            f"another text."
+        )
     on_cpu = model.device.type == "cpu"
     n_tokens = _TOKENS_AT_ONCE_CPU if on_cpu else _TOKENS_AT_ONCE
     width = T or len(ids)

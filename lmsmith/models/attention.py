@@ -256,7 +256,7 @@ class Layout:
     """Positions and masks of one forward pass, for windows and documents; layers share it."""
 
     positions: Int[Tensor, "B T"] | None  # within documents; None: within the row
-    # By the layer's window (0: no window). A layer without a mask sees all earlier positions.
+    # Masks by window size (0: no window). A layer without a mask sees all earlier positions.
     masks: dict[int, Mask]
 
     @classmethod

@@ -46,7 +46,10 @@ def read_llmc(path: Path) -> tuple[Sizes, dict[str, np.ndarray]]:
             file.seek(HEADER_BYTES)
             numbers = np.fromfile(file, kind)
     except OSError as error:
-        raise CheckpointError(f"The checkpoint {path} cannot be read: {error.strerror}.") from error
+        raise CheckpointError(
+            f"The checkpoint {path} cannot be read: {error.strerror}. Check the "
+            f"path and its permissions."
+        ) from error
     block = (
         _from_bfloat16(numbers) if kind.itemsize == 2 else numbers.astype(np.float32, copy=False)
     )

@@ -200,7 +200,7 @@ def _transfer(
             if not request.has_header("Range"):
                 raise DataError(
                     f"{url} cannot be downloaded: the server sent a part of the file that was not "
-                    f"requested."
+                    f"requested. Download the file with another program."
                 )
             return _transfer(url, part, checked, n_bytes, headers, progress)
         with _disk(part):
@@ -235,11 +235,13 @@ def _check_length(
     """
     if n_bytes is not None and total not in (None, n_bytes):
         raise DataError(
-            f"{url} is {total:,} bytes long, expected {n_bytes:,}: this is not the expected file."
+            f"{url} is {total:,} bytes long, expected {n_bytes:,}: this is not the expected file. "
+            f"It may have changed at its source."
         )
     if total is None and not known_complete:
         raise DataError(
-            f"{url} cannot be downloaded safely: the server does not report its length."
+            f"{url} cannot be downloaded safely: the server does not report its length. "
+            f"Download the file with another program."
         )
 
 
@@ -323,13 +325,17 @@ def _disk(part: Path) -> Iterator[None]:
 
 def _refused(url: str, error: urllib.error.HTTPError) -> str:
     if error.code in (404, 410):
-        return f"{url} does not exist any more (the server answers {error.code})."
+        return (
+            f"{url} does not exist any more (the server answers {error.code}). Check the address."
+        )
     if error.code in (401, 403):
         return (
             f"the server denies access to {url} ({error.code}): it may require an account, or "
             f"that you accept its terms."
         )
-    return f"cannot download {url}: the server answers {error.code} ({error.reason})."
+    return (
+        f"cannot download {url}: the server answers {error.code} ({error.reason}). Try again later."
+    )
 
 
 def _reason(error: Exception) -> str:

@@ -66,8 +66,8 @@ def default_share(n_characters: int) -> float:
 
 
 def split_hash(utf8: Iterable[bytes]) -> int:
-    """64 bits that depend on the text alone. The key makes the hash unique to lmsmith: no data set
-    was sorted or filtered by it.
+    """Returns 64 bits that depend on the text alone. The key makes the hash unique to lmsmith: no
+    data set was sorted or filtered by it.
     """
     state = hashlib.blake2b(key=b"lmsmith: training or validation", digest_size=8)
     for part in utf8:

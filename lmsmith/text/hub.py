@@ -212,7 +212,8 @@ def _explained(what: str) -> Iterator[None]:
         ) from error
     except (errors.RevisionNotFoundError, errors.EntryNotFoundError, FileNotFoundError) as error:
         raise DataError(
-            f"{what} at {endpoint} has changed: a file or revision is missing ({_reason(error)})."
+            f"{what} at {endpoint} has changed: a file or revision is missing ({_reason(error)}). "
+            f"Name a file or revision that the Hub lists."
         ) from error
     except errors.HFValidationError as error:
         raise DataError(f"{what} is not a valid name on the Hub: {_reason(error)}") from error

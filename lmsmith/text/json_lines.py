@@ -76,7 +76,10 @@ def _json_text(line: str, text_field: str, more: Iterable[str] = ()) -> str:
         raise DataError(f" has no field {text_field!r}; {available_fields(record, texts)}")
     (text,) = values
     if text is not None and not isinstance(text, str):
-        raise DataError(f": the field {text_field!r} contains {_json_kind(text)}, expected text.")
+        raise DataError(
+            f": the field {text_field!r} contains {_json_kind(text)}, expected text. Name a "
+            f"field of text with --data.text_field."
+        )
     return text or ""
 
 

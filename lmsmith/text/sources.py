@@ -233,7 +233,9 @@ def _missing(path: Path) -> DataError:
     except NotADirectoryError:
         return DataError(f"{path} does not exist: {folder} is a file, not a folder.")
     except OSError as error:
-        return DataError(f"cannot look for {path} in {folder}: {error.strerror}.")
+        return DataError(
+            f"cannot look for {path} in {folder}: {error.strerror}. Check the permissions."
+        )
     known = [corpus.name for corpus in corpora.CORPORA.values()] if str(path) == path.name else []
     near = difflib.get_close_matches(missing.name, [*names, *known], n=1, cutoff=0.5)
     if link := dangling(missing):

@@ -110,9 +110,11 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise TokenizerError(f"cannot read {path}: {error.strerror}.") from error
+        raise TokenizerError(
+            f"cannot read {path}: {error.strerror}. Check the path and its permissions."
+        ) from error
     except ValueError as error:
-        raise TokenizerError(f"{path} is damaged: {error}.") from error
+        raise TokenizerError(f"{path} is damaged: {error}. Restore it from a copy.") from error
     if not isinstance(content, dict):
-        raise TokenizerError(f"{path} is damaged: it is not a JSON object.")
+        raise TokenizerError(f"{path} is damaged: expected a JSON object. Restore it from a copy.")
     return content

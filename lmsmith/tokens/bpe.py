@@ -102,12 +102,14 @@ class BpeTokenizer(Tokenizer):
             twice = next(
                 t for i, t in enumerate(self.tokens) if t is not None and self.id_of[t] != i
             )
-            raise TokenizerError(f"the vocabulary contains the token {twice!r} twice.")
+            raise TokenizerError(
+                f"the vocabulary contains the token {twice!r} twice. Remove one of them."
+            )
         missing = [byte for byte in range(256) if bytes([byte]) not in self.id_of]
         if missing:
             raise TokenizerError(
                 f"the vocabulary is not one of byte-level BPE: it lacks tokens for {len(missing)} "
-                f"of the 256 bytes, the first of them 0x{missing[0]:02X}."
+                f"of the 256 bytes, the first of them 0x{missing[0]:02X}. Add them."
             )
         for special, number in self.named_ids.items():
             if not special:
@@ -117,7 +119,7 @@ class BpeTokenizer(Tokenizer):
             if not 0 <= number < len(self.tokens) or self.tokens[number] is not None:
                 raise TokenizerError(
                     f"the special token {special!r} has the id {number}, which belongs to another "
-                    f"token or is outside 0 to {len(self.tokens) - 1}."
+                    f"token or is outside 0 to {len(self.tokens) - 1}. Give it another id."
                 )
         if len(set(self.named_ids.values())) < len(self.named_ids):
             raise TokenizerError("two special tokens have the same id. Give each its own.")
@@ -126,7 +128,7 @@ class BpeTokenizer(Tokenizer):
                 raise TokenizerError(
                     f"the vocabulary does not fit its merges: merge {rank + 1}, "
                     f"{self.tokens[left]!r} with {self.tokens[right]!r}, produces a token that is "
-                    f"not in the vocabulary."
+                    f"not in the vocabulary. Use the vocabulary and merges of one tokenizer."
                 )
 
     def _joined(self, left: int, right: int) -> bytes:

@@ -232,6 +232,8 @@ def _read_json(path: Path) -> Any:
             "can also learn one: --tokenizer bpe:SIZE, as in bpe:4096."
         ) from error
     except OSError as error:
-        raise TokenizerError(f"cannot read {path}: {error.strerror}.") from error
+        raise TokenizerError(
+            f"cannot read {path}: {error.strerror}. Check the path and its permissions."
+        ) from error
     except ValueError as error:
-        raise TokenizerError(f"{path} is damaged: {error}.") from error
+        raise TokenizerError(f"{path} is damaged: {error}. Restore it from a copy.") from error

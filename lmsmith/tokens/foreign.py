@@ -418,14 +418,16 @@ def _read(path: Path) -> bytes:
             f"there is no file {path}. GPT-2's format needs vocab.json and merges.txt."
         ) from error
     except OSError as error:
-        raise TokenizerError(f"cannot read {path}: {error.strerror}.") from error
+        raise TokenizerError(
+            f"cannot read {path}: {error.strerror}. Check the path and its permissions."
+        ) from error
 
 
 def _read_json(path: Path) -> Any:
     try:
         return foreign_json.parse(_read(path))
     except ValueError as error:
-        raise TokenizerError(f"{path} is damaged: {error}.") from error
+        raise TokenizerError(f"{path} is damaged: {error}. Restore it from a copy.") from error
 
 
 def _make_folder(folder: Path) -> None:

@@ -59,7 +59,9 @@ def is_ranks(path: Path) -> bool:
         with path.open("rb") as file:
             return _LINE.match(file.read(4096)) is not None
     except OSError as error:
-        raise TokenizerError(f"cannot read {path}: {error.strerror}.") from error
+        raise TokenizerError(
+            f"cannot read {path}: {error.strerror}. Check the path and its permissions."
+        ) from error
 
 
 def load_tiktoken(
@@ -110,7 +112,9 @@ def _ranks(path: Path) -> dict[bytes, int]:
     except FileNotFoundError as error:
         raise TokenizerError(f"there is no file {path}. Check the path.") from error
     except OSError as error:
-        raise TokenizerError(f"cannot read {path}: {error.strerror}.") from error
+        raise TokenizerError(
+            f"cannot read {path}: {error.strerror}. Check the path and its permissions."
+        ) from error
     for number, line in enumerate(lines, start=1):
         if line:
             try:
