@@ -134,7 +134,7 @@ def test_resume_says_what_cannot_change(option: str) -> None:
         parse(["resume", "run", "--lr", "5"])
 
 
-def test_a_setting_that_a_kind_has_is_not_blamed_on_others() -> None:
+def test_errors_do_not_blame_other_kinds_for_a_setting() -> None:
     with pytest.raises(UsageError) as error:
         parse(["resume", "run", "--train.seed=5"])
     assert "model.kind" not in str(error.value)

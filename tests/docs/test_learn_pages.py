@@ -32,7 +32,7 @@ open("dot.svg", "w").write("<svg/>")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_page_and_pictures_are_fresh(page):
+def test_page_and_pictures_are_up_to_date(page):
     for path, text in make.made(page).items():
         assert path.read_text(encoding="utf-8") == text, (
             f"{path.name} is stale: run python docs/learn/make.py"
@@ -69,7 +69,7 @@ def test_files_of_lmsmith_named_on_pages_exist():
             assert (LEARN.parents[1] / name).exists(), f"{page.name} names {name}"
 
 
-def test_a_stale_page_is_told_by_check_and_mended_without_it(tmp_path, capsys):
+def test_check_reports_a_stale_page_and_a_plain_run_rewrites_it(tmp_path, capsys):
     page = tmp_path / "page.md"
     page.write_text(STALE, encoding="utf-8")
     assert make.main(["--check", str(page)]) == 1
@@ -86,7 +86,7 @@ def test_a_stale_page_is_told_by_check_and_mended_without_it(tmp_path, capsys):
     assert make.main(["--check", str(page)]) == 1
 
 
-def test_what_stops_printing_loses_its_output(tmp_path):
+def test_the_output_of_code_that_no_longer_prints_is_removed(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("```python\nx = 1\n```\n\n```text\nold\n```\n", encoding="utf-8")
     assert make.made(page) == {page: "```python\nx = 1\n```\n"}

@@ -438,7 +438,7 @@ def test_the_top_of_the_training_curve_is_visible(
     assert at_twentieth < 1000 * 4 / 5
 
 
-def test_what_to_try_next_has_a_prompt(tmp_path: Path) -> None:
+def test_the_suggested_commands_have_a_prompt(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     assert (
         f"lmsmith generate {run} 'Once upon a time' --n 3"

@@ -54,7 +54,7 @@ def test_too_few_steps() -> None:
         assert too_few_steps_note(enough) == ""
 
 
-def test_the_run_that_a_run_started_from(tmp_path: Path) -> None:
+def test_init_from_reads_the_run_from_the_config(tmp_path: Path) -> None:
     assert init_from(tmp_path) == ""
     (tmp_path / "config.toml").write_text('[train]\nstart_from = "runs/a"\n')
     assert init_from(tmp_path) == "runs/a"
