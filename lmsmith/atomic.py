@@ -57,7 +57,7 @@ def file(path: Path) -> Iterator[BinaryIO]:
         ):  # closing flushes the buffer and can fail
             yield stream
         settle(partial, path)
-    except BaseException:  # an interrupt too
+    except BaseException:  # also on an interrupt
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise

@@ -404,7 +404,7 @@ def _stdin() -> Iterator[bytes]:
         raise UsageError(
             "standard input is closed and no text was given: give one after the tokenizer."
         )
-    while block := os.read(sys.stdin.fileno(), BLOCK):  # returns early with fewer bytes
+    while block := os.read(sys.stdin.fileno(), BLOCK):  # may return fewer bytes than BLOCK
         yield block
 
 

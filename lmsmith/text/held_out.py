@@ -98,8 +98,8 @@ class Split:
     """Training and validation texts, in reading order.
 
     `has_boundaries`: the texts come from more than one document, so a text does not continue the
-    one before. `train_hashes`, `validation_hashes`: of the full documents that have text in that
-    split.
+    one before. `train_hashes`, `validation_hashes`: hashes of the full documents that have text in
+    that split.
     """
 
     train: list[str]

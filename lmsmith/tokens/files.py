@@ -182,7 +182,7 @@ def _load_ours(content: Any, path: Path) -> Tokenizer:
     if version != VERSION:
         raise TokenizerError(
             f"{path} has format version {version!r}; this version of lmsmith reads version "
-            f"{VERSION}. Update lmsmith."
+            f"{VERSION}. Upgrade lmsmith."
         )
     parts = content.get("tokenizer")
     if not isinstance(parts, dict) or fingerprint_of(parts) != content.get("sha256"):
@@ -205,7 +205,7 @@ def _kind(kind: str | None, path: Path) -> type[Tokenizer]:
     if kind not in _KINDS:
         raise TokenizerError(
             f"{path} has a tokenizer of kind {kind!r}; this version of lmsmith knows "
-            f"{', '.join(_KINDS)}, bpe and library. Update lmsmith."
+            f"{', '.join(_KINDS)}, bpe and library. Upgrade lmsmith."
         )
     return _KINDS[kind]
 

@@ -305,7 +305,9 @@ def load(
         raise TokenizerError(
             f"cannot use {where}: {error} (lmsmith's own engine cannot run it: it has {why}.)"
         ) from error
-    _warn_once(f"{where} has {why}: the library tokenizers runs it, slower than lmsmith's engine")
+    _warn_once(
+        f"{where} has {why}: using the library tokenizers, which is slower than lmsmith's engine"
+    )
     return tokenizer
 
 
@@ -355,7 +357,7 @@ def _string(text: str | bytes) -> str:
     return (text if isinstance(text, bytes) else to_utf8(text)).decode("utf-8", "replace")
 
 
-# Decoders that can stream: the text of some ids begins with the text of the first of them.
+# Decoders that can stream: the text of the first ids is a prefix of the text of all ids.
 _STREAMING = {"WordPiece", "Metaspace", "BPEDecoder", "ByteFallback", "Fuse", "ByteLevel"}
 
 

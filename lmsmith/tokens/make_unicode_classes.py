@@ -49,7 +49,7 @@ def ask_tiktoken() -> npt.NDArray[np.uint8]:
             mergeable_ranks={bytes([b]): b for b in range(256)},
             special_tokens={},
         )
-        matched = engine.decode(engine.encode_ordinary(every))  # drops what does not match
+        matched = engine.decode(engine.encode_ordinary(every))  # drops characters that do not match
         members = np.frombuffer(matched.encode("utf-32-le"), dtype="<u4")
         assert not table[members].any(), "classes overlap"
         table[members] = number

@@ -55,7 +55,7 @@ def too_few_steps_note(summary: Mapping[str, Any], init_from: str = "") -> str:
     steps = summary.get("steps")
     if summary.get("finished") != "time" or not isinstance(steps, int) or steps >= FEW_STEPS:
         return ""
-    only = f"the run made only {plural(steps, 'step')} in its time"
+    only = f"the run made only {plural(steps, 'step')} within its time limit"
     if init_from:
         return f"{only} and learned nothing useful beyond what {init_from} knew"
     return f"{only} and learned nothing useful"

@@ -21,9 +21,9 @@ from lmsmith.errors import TrainingError
 
 MEMORY = 100.0  # steps over which the running means are taken
 LEAST = 50  # steps before anything counts as a spike
-LEAST_DEVIATION = (
-    0.02  # of the logarithm, that is 2%: with a nearly constant loss all would be spikes
-)
+# Lower limit of the standard deviation of the logarithm (2%). Without it, every step of a nearly
+# constant loss would be a spike.
+LEAST_DEVIATION = 0.02
 MOST_IN_A_ROW = 20  # more spikes in a row than this stop the run
 
 

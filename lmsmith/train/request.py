@@ -1,4 +1,4 @@
-"""Turns what the user asked for, sources and settings, into a config.
+"""Builds the config of a run from the user's sources and settings.
 
 Settings left open here are chosen in `choose.py`, once the text and the machine are known.
 """
@@ -27,9 +27,9 @@ def asked(
     """Returns the config for sources (text, at most one recipe) and settings, and the names of the
     settings that were set.
 
-    `place`: where `changes` were given, for errors. The later one wins: preset, recipe, command
-    line. A run's own config.toml is a recipe; after a run with --minutes it also holds the number
-    of steps, which repeats the run. Raises ConfigError, UsageError.
+    `place`: where `changes` were given, for errors. In a conflict, the last of these wins: preset,
+    recipe, command line. A run's own config.toml is a recipe; after a run with --minutes it also
+    holds the number of steps, which repeats the run. Raises ConfigError, UsageError.
     """
     recipes = [source for source in sources if source.endswith(".toml")]
     if len(recipes) > 1:

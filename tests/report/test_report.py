@@ -407,7 +407,7 @@ def test_a_run_that_was_cut_short_is_marked_and_never_the_best(tmp_path: Path) -
 def test_a_run_of_too_few_steps_says_that_it_has_learned_nothing(tmp_path: Path) -> None:
     run = make_run(tmp_path / "few", n=10, finished="time")
     assert (
-        "The run made only 10 steps in its time and learned nothing useful."
+        "The run made only 10 steps within its time limit and learned nothing useful."
         in Page(write_report([run], tmp_path / "one.html")).text
     )
     enough = make_run(tmp_path / "enough", n=10)

@@ -39,10 +39,10 @@ def test_too_few_steps() -> None:
     few = {"finished": "time", "steps": FEW_STEPS - 1}
     assert (
         too_few_steps_note(few)
-        == "the run made only 19 steps in its time and learned nothing useful"
+        == "the run made only 19 steps within its time limit and learned nothing useful"
     )
     assert too_few_steps_note({"finished": "time", "steps": 1}).startswith(
-        "the run made only 1 step in its time"
+        "the run made only 1 step within its time limit"
     )
     assert too_few_steps_note(few, "runs/a").endswith("nothing useful beyond what runs/a knew")
     for enough in (

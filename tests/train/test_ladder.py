@@ -117,7 +117,7 @@ def test_the_commands(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
         )
         == 0
     )
-    assert re.search(r"^an update +[\d.]+ +\d+% +[\d,]+ ", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(r"^one step +[\d.]+ +\d+% +[\d,]+ ", capsys.readouterr().out, re.MULTILINE)
     monkeypatch.setattr(ladder, "base_config", lambda device: tiny())
     assert run(["bench", "ladder", "--device", "cpu", "--n", "4"], started=0.0) == 0
     shown = capsys.readouterr().out

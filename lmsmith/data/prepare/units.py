@@ -61,7 +61,7 @@ class Piece(NamedTuple):
     n_bytes: int
     named: bool  # named by the user, so that a binary file is an error
     split: int | None = None  # split of a piece of a large plain file
-    begins: bool = True  # whether such a piece begins a document or continues the last one
+    begins: bool = True  # whether a piece of a large plain file begins a document
     side: int | None = None  # split of all its documents, if the user names validation text
 
 
