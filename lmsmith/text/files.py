@@ -214,7 +214,7 @@ def count_part(
     counts: Counts, line_ends: io.IncrementalNewlineDecoder, path: Path, part: Part
 ) -> None:
     """Adds one part of a file, and the line ends seen in it, to `counts`."""
-    counts.n_files += part.start == 0  # a file of several parts is one file
+    counts.n_files += part.start == 0  # count a file once, even if it is read in parts
     seen = line_ends.newlines if isinstance(line_ends.newlines, tuple) else (line_ends.newlines,)
     for line_end, files in (("\r\n", counts.crlf), ("\r", counts.cr)):
         if line_end in seen:
