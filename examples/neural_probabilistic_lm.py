@@ -20,7 +20,7 @@ from lmsmith.extend import NeuralConfig, NeuralModel, check, register_model, set
 class NPLMConfig(NeuralConfig):
     """Sizes as in the paper's table 1."""
 
-    kind: str = setting("nplm", "the kind of model; a --preset implies it")
+    kind: str = setting("nplm", "model architecture; --preset sets it")
     order: int = setting(5, "n: number of tokens from which the next is predicted")
     d_embedding: int = setting(60, "width of a token's embedding")
     d_hidden: int = setting(100, "number of hidden units")

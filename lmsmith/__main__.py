@@ -7,7 +7,7 @@ import time
 STARTED = time.monotonic()  # `--minutes` counts from here
 
 SPINS = 100_000
-"""How often a PyTorch thread checks whether the other threads are done before it sleeps.
+"""Number of times a PyTorch thread checks whether the other threads are done before it sleeps.
 
 libgomp's default is 300,000, some milliseconds. While another program keeps a core busy, threads
 that spin this long take processor time from the threads that they wait for, and a step can take a

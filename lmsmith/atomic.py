@@ -57,7 +57,7 @@ def file(path: Path) -> Iterator[BinaryIO]:
         ):  # closing flushes the buffer and can fail
             yield stream
         settle(partial, path)
-    except BaseException:  # an interrupt too
+    except BaseException:  # also on an interrupt
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
@@ -121,7 +121,7 @@ def folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def replaced(path: Path) -> Path:
-    """Where `folder(path, replace=True)` keeps the old folder between its two renames."""
+    """Path at which `folder(path, replace=True)` keeps the old folder between its two renames."""
     return path.with_name(path.name + _REPLACED)
 
 
@@ -165,7 +165,7 @@ def sweep(directory: Path) -> None:
 
 
 def explain(error: OSError, path: Path) -> str:
-    """A message that says why `path` cannot be written and what to do."""
+    """Returns a message that says why `path` cannot be written and what to do."""
     if error.errno == errno.ENOSPC:
         return f"No space left on the disk for {path}: free some space or choose another path."
     if error.errno == errno.EDQUOT:

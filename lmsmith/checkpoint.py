@@ -90,8 +90,8 @@ def save_checkpoint(
 
     `tensors`: groups ("model", "optimizer") of named tensors on any device; pass a tied tensor
     once. `state`: JSON values. Keys are loaded as strings and tuples as lists; floats are exact,
-    except that NaN and infinity are loaded as None. `about`: the run's config and legs, which
-    `newest` reads without the tensors.
+    except that NaN and infinity are loaded as None. `about`: the run's config and legs (ranges of
+    steps, `train/legs.py`), which `newest` reads without the tensors.
 
     Of the checkpoints up to `step`, the newest `keep` and the one of `best_step` are kept.
     Checkpoints after `step`, of a run that went back, are kept until the run reaches them again.
@@ -168,8 +168,8 @@ def load_checkpoint(run: Path, step: int | None = None) -> Checkpoint:
 
 
 def newest(run: Path) -> Checkpoint | None:
-    """The newest readable checkpoint without its tensors: step, state and `about`. None if there is
-    none.
+    """Returns the newest readable checkpoint without its tensors: step, state and `about`. None if
+    there is none.
 
     Does not check the tensors: if they are damaged, `load_checkpoint` falls back to an older
     checkpoint.
@@ -188,13 +188,15 @@ def newest(run: Path) -> Checkpoint | None:
 
 
 def _about(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Empty for checkpoints of earlier versions."""
+    """Returns the `about` of a checkpoint; empty for checkpoints of earlier versions."""
     about = manifest.get("about")
     return about if isinstance(about, dict) else {}
 
 
 def available(run: Path) -> list[int]:
-    """The steps that a run has checkpoints of, sorted. Does not check whether they are intact."""
+    """Returns the steps that a run has checkpoints of, sorted. Does not check whether they are
+    intact.
+    """
     return sorted({step for step, _ in _folders(run)})
 
 
@@ -290,7 +292,7 @@ def write_tensors(
 
 
 class _DamagedError(Exception):
-    """A checkpoint file differs from what was written; says which, what was found and what was
+    """A checkpoint file is damaged. The message names the file, what was found and what was
     expected.
     """
 
@@ -365,8 +367,8 @@ def _prune(run: Path, step: int, keep: int, best_step: int | None) -> None:
 
 
 def _folders(run: Path) -> list[tuple[int, Path]]:
-    """All checkpoints, newest first. A leftover of a replaced checkpoint comes right after its
-    replacement.
+    """Returns all checkpoints, newest first. A leftover of a replaced checkpoint comes right after
+    its replacement.
     """
     checkpoints = run / "checkpoints"
     try:
@@ -423,13 +425,15 @@ def _safetensors(
 
 
 def _in_file_order(tensors: Mapping[str, torch.Tensor]) -> list[str]:
-    """Widest types first, so that each tensor is aligned to its type's size without gaps."""
+    """Sorts tensors by the width of their type, widest first, which aligns each tensor without
+    gaps.
+    """
     return sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
-    """A tensor's elements in row-major order. Little-endian, like every machine that torch is built
-    for.
+    """Returns a tensor's elements in row-major order. Little-endian, like every machine that torch
+    is built for.
     """
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 

@@ -13,7 +13,7 @@ class LmsmithError(Exception):
 
 
 class UsageError(LmsmithError):
-    """Wrong use of the command: an unknown verb, a missing argument, conflicting options."""
+    """Wrong use of the command: an unknown command, a missing argument, conflicting options."""
 
     exit_status = 2
 

@@ -1,4 +1,4 @@
-"""What an extension imports: base classes, and functions that register names.
+"""The API for extensions: base classes, and functions that register names.
 
     from lmsmith.extend import register_optimizer
 
@@ -117,5 +117,7 @@ def register_corpus(corpus: Corpus) -> Corpus:
 
 
 def _caller() -> str:
-    """The module that calls the public function above, and so owns the name that it registers."""
+    """Returns the module that calls the public function above, and so owns the name that it
+    registers.
+    """
     return str(sys._getframe(2).f_globals.get("__name__"))

@@ -61,6 +61,6 @@ def read(path: Path) -> Any:
 
 
 def shown(value: Any) -> str:
-    """A parsed value as JSON for an error message, truncated if it is long."""
+    """Returns a parsed value as JSON for an error message, truncated if it is long."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."

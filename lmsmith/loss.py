@@ -50,7 +50,7 @@ def summed_cross_entropy(
     softcap: float = 0.0,
     compiled: bool = False,
 ) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
-    """The sum over tokens of -log p(target) in nats, and the number of tokens that count.
+    """Returns the sum over tokens of -log p(target) in nats, and the number of tokens that count.
 
     Rows of `head` beyond `vocab_size` are padding and are never predicted. With a `softcap` c,
     logits are c tanh(z / c). Targets equal to IGNORED do not count. `compiled` compiles the
@@ -126,7 +126,7 @@ def loss_and_gradient(
     softcap: float,
     with_gradient: bool,
 ) -> tuple[Float[Tensor, "n 1"], Float[Tensor, "n P"]]:
-    """Each row's loss, and the gradient of their sum with respect to the logits.
+    """Returns each row's loss, and the gradient of their sum with respect to the logits.
 
     The gradient has the dtype of `logits` and may reuse their memory. Without `with_gradient`, the
     second result is meaningless.

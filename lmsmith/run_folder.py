@@ -43,8 +43,8 @@ from lmsmith.tokens.tokenizer import Tokenizer
 
 
 def new_run_path(out: Path | None, name: str) -> Path:
-    """The path for a new run: `out`, which must be empty or not exist, or runs/NAME-1, runs/NAME-2,
-    ...
+    """Returns the path for a new run: `out`, which must be empty or not exist, or runs/NAME-1,
+    runs/NAME-2, ...
 
     Raises UsageError if the path is taken, StorageError if it cannot be read.
     """
@@ -112,7 +112,7 @@ def create(
 
 
 def open_run(place: Path) -> tuple[RunConfig, Corpus]:
-    """The config and tokens of a run. Raises UsageError if there is no run."""
+    """Returns the config and tokens of a run. Raises UsageError if there is no run."""
     config = place / "config.toml"
     if not config.is_file():
         refuse_other_formats(place)
@@ -157,8 +157,8 @@ def _require_extensions(place: Path) -> None:
 
 
 def run_exposure(place: Path) -> tuple[int, list[tuple[str, Exposure]]]:
-    """The number of steps a run has made, and for each of its sources how often the tokens were
-    seen.
+    """Returns the number of steps a run has made, and for each of its sources how often the tokens
+    were seen.
 
     Raises UsageError if there is no run, CheckpointError if its shards have changed.
     """
@@ -171,7 +171,7 @@ def run_exposure(place: Path) -> tuple[int, list[tuple[str, Exposure]]]:
 
 
 def summary_of(place: Path) -> dict[str, Any]:
-    """The run's summary.json; empty if there is none yet or it cannot be read."""
+    """Returns the run's summary.json; empty if there is none yet or it cannot be read."""
     try:
         summary = foreign_json.read(place / "summary.json")
     except (OSError, ValueError):
@@ -180,8 +180,8 @@ def summary_of(place: Path) -> dict[str, Any]:
 
 
 def load_for_use(place: Path) -> tuple[LanguageModel, Tokenizer, dict[str, Any]]:
-    """The model, tokenizer and config of RUN or RUN/model. Raises UsageError, CheckpointError,
-    TokenizerError.
+    """Returns the model, tokenizer and config of RUN or RUN/model. Raises UsageError,
+    CheckpointError, TokenizerError.
     """
     folder = model_folder(place)
     model, _, content = load_weights(folder)
@@ -189,7 +189,7 @@ def load_for_use(place: Path) -> tuple[LanguageModel, Tokenizer, dict[str, Any]]
 
 
 def tokenizer_of(place: Path) -> Tokenizer:
-    """The tokenizer of RUN or RUN/model. Raises UsageError, TokenizerError."""
+    """Returns the tokenizer of RUN or RUN/model. Raises UsageError, TokenizerError."""
     folder = model_folder(place)
     if not (folder / FILE_NAME).is_file():
         raise TokenizerError(
@@ -200,8 +200,8 @@ def tokenizer_of(place: Path) -> Tokenizer:
 
 
 def load_weights(folder: Path) -> tuple[LanguageModel, dict[str, Tensor], dict[str, Any]]:
-    """The model, its tensors in their stored precision, and its config, from a model folder. Raises
-    CheckpointError.
+    """Returns the model, its tensors in their stored precision, and its config, from a model
+    folder. Raises CheckpointError.
     """
     tensors, content = load_model(folder)
     try:
@@ -246,7 +246,7 @@ def refuse_other_formats(place: Path) -> None:
 
 
 def _form_of_another_program(place: Path) -> str | None:
-    """A description of a checkpoint that `lmsmith import` reads; None for anything else."""
+    """Returns a description of a checkpoint that `lmsmith import` reads; None for anything else."""
     try:
         for path in (place, place / "model.bin"):
             if path.is_file():
@@ -265,14 +265,14 @@ def _form_of_another_program(place: Path) -> str | None:
 
 
 def empty_prompt(tokenizer: Tokenizer) -> str:
-    """The prompt to use if the user gives none: empty with an end-of-text token, else a
+    """Returns the prompt to use if the user gives none: empty with an end-of-text token, else a
     line break.
     """
     return "" if tokenizer.end_of_text is not None else "\n"
 
 
 def config_of(content: Mapping[str, Any], folder: Path) -> ModelConfig:
-    """The model config in the content of a config.json. `folder` is for errors.
+    """Returns the model config in the content of a config.json. `folder` is for errors.
 
     Raises ConfigError, also if the model kind needs an extension that is missing; KeyError.
     """
@@ -282,13 +282,13 @@ def config_of(content: Mapping[str, Any], folder: Path) -> ModelConfig:
 
 
 def model_config(values: dict[str, Any]) -> ModelConfig:
-    """The model config from the "model" object of config.json. Raises ConfigError."""
+    """Returns the model config from the "model" object of config.json. Raises ConfigError."""
     where = "the model's config.json"
     kind = values.get("kind", "gpt")
     base = RunConfig().changed({"model.kind": kind}, where=where)
     own = {name for name, _ in settings(type(base.model))}
     own |= {old for old, name in RENAMED.items() if name in own}
-    # "cell" belongs to recurrent networks: one class then held the settings of every kind.
+    # Early versions wrote the settings of every model kind, such as "cell" of recurrent networks.
     of_one_class = {"size", "cell"} <= values.keys()
     others = OF_EVERY_KIND - {name.removeprefix("model.") for name in own} if of_one_class else ()
     known = {name: value for name, value in values.items() if name not in others}

@@ -32,7 +32,7 @@ def write_json(path: Path, value: Any, *, ensure_ascii: bool = True) -> None:
 
 
 def finite(value: Any) -> Any:
-    """A copy of a JSON-like value with None for every number that is not finite."""
+    """Returns a copy of a JSON-like value with None for every number that is not finite."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

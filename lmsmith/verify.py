@@ -2,8 +2,8 @@
 
 lmsmith has four independent implementations of GPT-2: scalar autograd, NumPy modules on a tape,
 NumPy with each gradient written out by hand, and PyTorch, which trains. All get the same weights
-and the same batch in float64. Each named gradient is compared with that of the implementation by
-hand, and so are finite differences of the loss, which need no gradient code.
+and the same batch in float64. The implementation by hand is the standard: every other gradient is
+compared with it, and so are finite differences of the loss, which need no gradient code.
 
 A difference is relative to the largest gradient of its tensor. Relative differences of single
 numbers would be meaningless: the gradient of a key's bias, for example, is zero up to rounding,
@@ -162,8 +162,8 @@ def by_differences(model: GPT2, ids: np.ndarray, targets: np.ndarray) -> tuple[f
 
 
 def _difference(gradient: np.ndarray, expected: np.ndarray) -> float:
-    """The largest difference, relative to the largest number of `expected`. It is NaN, which is
-    above every tolerance, if a number of either tensor is NaN.
+    """Returns the largest difference, relative to the largest number of `expected`. It is NaN,
+    which is above every tolerance, if a number of either tensor is NaN.
     """
     difference = np.abs(gradient.reshape(expected.shape) - expected)
     return float(np.max(difference) / np.max(np.abs(expected)))

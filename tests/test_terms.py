@@ -147,7 +147,7 @@ BANNED = {
     r"key-value cache": "KV cache",
 }
 # What other programs call something, and names that lmsmith reads: file -> phrases.
-QUOTED = {"lmsmith/config/synonyms.py": {r"optimisers?"}}
+QUOTED = {"lmsmith/config/synonyms.py": {r"optimisers?", r"tokenisers?", r"league"}}
 
 
 @functools.cache

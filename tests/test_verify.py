@@ -17,7 +17,7 @@ OTHER = Sizes(n_layer=3, n_head=5, d_model=5, vocab_size=3, padded_vocab_size=9,
 @pytest.mark.parametrize(
     ("sizes", "seed"), [(SIZES, 2), (OTHER, 1)], ids=["two layers", "three layers"]
 )
-def test_all_agree(sizes: Sizes, seed: int) -> None:
+def test_all_implementations_have_the_same_gradients(sizes: Sizes, seed: int) -> None:
     found = compare_gradients(sizes, seed)
     assert [engine.engine for engine in found] == ["scalar", "modules", "torch", "differences"]
     assert TOLERANCE == 1e-9
@@ -66,7 +66,7 @@ def test_a_wrong_gradient_is_found(
 
 
 @pytest.mark.usefixtures("smaller")
-def test_nan_does_not_agree(
+def test_a_nan_gradient_counts_as_a_difference(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(GELU, "backward", lambda _self, dy, _saved: (np.full_like(dy, np.nan),))

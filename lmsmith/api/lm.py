@@ -127,10 +127,11 @@ class LM(Generation):
         special_tokens: SpecialTokens = "text",
         bos: bool = True,
     ) -> list[tuple[str, float]]:
-        """The `top` most likely next tokens after a prompt: (text, probability), most likely first.
+        """Returns the `top` most likely next tokens after a prompt: (text, probability), most
+        likely first.
 
-        Of a prompt longer than the context length, the model reads the last tokens. Raises the same
-        errors as `generate`.
+        If the prompt is longer than the context length, the model reads only its last tokens.
+        Raises the same errors as `generate`.
         """
         import torch
 
@@ -159,7 +160,8 @@ class LM(Generation):
     def logits(
         self, ids: Sequence[int] | Sequence[Sequence[int]] | npt.NDArray[Any] | Tensor
     ) -> Tensor:
-        """The next-token logits at each position: (T, V) for ids (T,), (B, T, V) for ids (B, T).
+        """Returns the next-token logits at each position: (T, V) for ids (T,), (B, T, V) for ids
+        (B, T).
 
         They are on the model's device, in float32 or float64, without gradients. For gradients call
         `lm.module(ids)`. Raises UsageError for empty ids, ids outside the vocabulary, and more ids
@@ -187,7 +189,7 @@ class LM(Generation):
 
     @property
     def boundaries(self) -> str:
-        """How document boundaries were treated in training: the setting `data.documents`."""
+        """The setting `data.documents` of the training run: how it treated document boundaries."""
         return str(self.content.get("data", {}).get("documents", "stream"))
 
     def __repr__(self) -> str:

@@ -80,7 +80,7 @@ class Comparison:
     entries: tuple[Entry, ...]
     trained: tuple[Run, ...] = ()
     about: str = ""
-    """How the models were trained; empty if the comparison trained none."""
+    """Describes the training of the models; empty if the comparison trained none."""
 
     def rows(self) -> Metrics:
         """One dict per entry: name, bits_per_byte and so on. `.frame()` makes a DataFrame."""
@@ -94,7 +94,7 @@ class Comparison:
         return comparison_notes(self.entries)
 
     def page(self) -> str:
-        """The comparison as one HTML file."""
+        """Returns the comparison as one HTML file."""
         from lmsmith.report.comparison import comparison_page
 
         return comparison_page(
@@ -182,8 +182,8 @@ def compare(
 def _training_settings(
     tokenizer: str | None, seed: int | None, reading: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The settings, by dotted name, that `compare` passes to training: those that differ from the
-    defaults. `reading`: settings of `data` by their short names.
+    """Returns the settings, by dotted name, that `compare` passes to training: those that differ
+    from the defaults. `reading`: settings of `data` by their short names.
     """
     changes = {
         f"data.{name}": value for name, value in reading.items() if value not in ("text", "auto")
@@ -220,7 +220,7 @@ def _train_models(
 
 
 def _held_out_text(run: Path, sources: Sequence[str]) -> Text:
-    """The validation text of a run that was trained on `sources`."""
+    """Returns the validation text of a run that was trained on `sources`."""
     from lmsmith.evaluate.comparison import read_text
 
     names = ", ".join(Path(source).name for source in sources)

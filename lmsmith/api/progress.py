@@ -42,7 +42,7 @@ def showing(progress: Shown) -> Iterator[Console]:
 
 
 def console_for(progress: Shown) -> Console:
-    """A console that prints, or a quiet one."""
+    """Returns a console that prints, or a quiet one."""
     if isinstance(progress, Console):
         return progress
     if progress is None:

@@ -28,8 +28,8 @@ class Metrics(list[dict[str, Any]]):
     """
 
     def frame(self) -> pandas.DataFrame:
-        """The metrics as a pandas DataFrame, one row per line. Raises UsageError if pandas is not
-        installed.
+        """Returns the metrics as a pandas DataFrame, one row per line. Raises UsageError if pandas
+        is not installed.
         """
         try:
             import pandas
@@ -87,7 +87,9 @@ class Run:
         except FileNotFoundError:
             return Metrics()
         except OSError as error:
-            raise CheckpointError(f"cannot read {path}: {error.strerror}.") from error
+            raise CheckpointError(
+                f"cannot read {path}: {error.strerror}. Check the path and its permissions."
+            ) from error
         rows = Metrics()
         for number, line in enumerate(lines, start=1):
             try:
@@ -149,5 +151,5 @@ class Run:
 
 
 def paths(some: Folder | Sequence[Folder]) -> list[str]:
-    """A list of paths as strings, from one path or several."""
+    """Returns a list of paths as strings, from one path or several."""
     return [os.fspath(one) for one in ([some] if isinstance(some, str | os.PathLike) else some)]

@@ -240,8 +240,8 @@ def _changes(given: Mapping[str, Any], settings: Mapping[str, Any] | None) -> di
 
 
 def _folder(name: str, value: Any) -> str:
-    """A path as a string. Raises UsageError for a `Tokenizer` object: a run needs the folder of a
-    saved one.
+    """Returns a path as a string. Raises UsageError for a `Tokenizer` object: a run needs the
+    folder of a saved one.
     """
     if isinstance(value, str | os.PathLike):
         return os.fspath(value)

@@ -42,7 +42,7 @@ def _run(arguments: Sequence[str], started: float) -> int:
         try:
             options = parse(arguments)
             status = int(options.call(options, Printer(), started))
-        except SystemExit as done:  # argparse, after --help and --version
+        except SystemExit as done:  # raised by argparse after --help and --version
             status = int(done.code or 0)
         sys.stdout.flush()  # report a failed write here, not while Python exits
         return status

@@ -1,8 +1,8 @@
 """The grammar of the command line: commands, groups of commands, and each setting as an option.
 
-The parsers use argparse directly instead of a generator of parsers from dataclasses. Only options
-that the user gives are passed on, so settings that the user set differ from settings that lmsmith
-chooses; and `--help` answers in a tenth of a second.
+The parsers use argparse directly instead of a generator of parsers from dataclasses. Options that
+the user does not give are absent, so lmsmith can tell them from those that were given with their
+default value. `--help` answers in a tenth of a second.
 """
 
 from __future__ import annotations
@@ -95,7 +95,9 @@ class Verbs:
         self.found: dict[str, argparse.ArgumentParser] = {}
 
     def is_for(self, words: str) -> bool:
-        """Whether the command line calls this command, so that its many options are needed."""
+        """Returns whether the command line calls this command, so that its many options are
+        needed.
+        """
         return not self.arguments or list(self.arguments[: len(words.split())]) == words.split()
 
     def group(self, name: str, meaning: str) -> None:
@@ -215,8 +217,8 @@ _BEHIND = "\0"
 
 
 def _at_dashes(words: list[str]) -> tuple[list[str], list[str]]:
-    """The words before `--`, and those after it, which are names and texts even if they begin
-    with a dash.
+    """Returns the words before `--`, and those after it, which are names and texts even if they
+    begin with a dash.
     """
     if "--" not in words:
         return words, []
@@ -275,7 +277,7 @@ def _explain_dashes(
 
 
 def _fixed(name: str) -> str:
-    """The error message for a setting that cannot change on resume; "" for any other name.
+    """Returns the error message for a setting that cannot change on resume; "" for any other name.
 
     `name`: without dashes; short (`seed`), or another program's name (`batch-size`).
     """
@@ -330,7 +332,8 @@ def add_settings(
     """Adds every setting as an option, often used ones first, with the values of the preset in
     `arguments` as defaults.
 
-    Model settings are those of the preset's kind. `out`: also add `--out`, the run's folder.
+    Model settings are the ones that the preset's model kind has. `out`: also add `--out`, the run's
+    folder.
     """
     often = parser.add_argument_group(
         "often used",
@@ -366,8 +369,8 @@ def add_settings(
 
 
 def starting_point(arguments: Sequence[str]) -> RunConfig:
-    """The preset that the arguments, or a recipe among them, name; the default preset if that is
-    unknown.
+    """Returns the preset that the arguments, or a recipe among them, name; the default preset if
+    that is unknown.
 
     Errors in the arguments are reported later, when all of them are parsed.
     """
@@ -459,7 +462,9 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 
 def settings_given(options: argparse.Namespace) -> dict[str, Any]:
-    """The settings that the user gave, by dotted name, and `learning_rate` for all groups."""
+    """Returns the settings that the user gave, by dotted name, and `learning_rate` for all
+    groups.
+    """
     top = {name for name, _ in settings() if "." not in name} | {TOGETHER}
     return {name: value for name, value in vars(options).items() if "." in name or name in top}
 

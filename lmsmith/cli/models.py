@@ -202,7 +202,7 @@ def _export(options: argparse.Namespace, console: Console, started: float) -> in
     )
     for reader, check in receipt["checked"].items():
         if check is None:
-            console.print(f"checked  not with {reader}, which is not installed")
+            console.print(f"skipped  check with {reader}, which is not installed")
         else:
             console.print(
                 f"checked  loaded with {reader}: logits differ by at most "

@@ -251,7 +251,7 @@ def _closing(run: Path, summary: dict[str, Any], console: Console) -> int:
 
 
 def _counted(summary: dict[str, Any]) -> str:
-    """The result of an n-gram model's run, in one line."""
+    """Returns the result of an n-gram model's run, in one line."""
     loss, share = summary["val_loss"], summary["val_impossible_share"]
     result = (
         f"{loss:.4f} ({summary['val_bits_per_byte']:.3f} bits per byte)"
@@ -266,7 +266,7 @@ def _counted(summary: dict[str, Any]) -> str:
 
 
 def _trained(summary: dict[str, Any]) -> str:
-    """The result of a trained run, in one line."""
+    """Returns the result of a trained run, in one line."""
     target = summary["seconds_to_target"]
     rate = summary["tokens_per_second"]  # None if no step was made (`--from` with --steps 0)
     return (

@@ -120,15 +120,15 @@ def _add_import(verbs: Verbs) -> None:
     imported.add_argument(
         "--pattern",
         metavar="NAME|REGEX",
-        help="for a tiktoken file, which does not name it: pre-tokenization, how text is split "
-        f"before merging. {PATTERN_RULE}",
+        help="pre-tokenization pattern of a tiktoken file, which does not contain it: how text is "
+        f"split before merging. {PATTERN_RULE}",
     )
     imported.add_argument(
         "--special",
         action="append",
         type=_special,
         metavar="TOKEN=ID",
-        help="for a tiktoken file: a special token and its id; can be repeated",
+        help="special token of a tiktoken file, and its id; can be repeated",
     )
     imported.add_argument(
         "--eos-token",
@@ -404,7 +404,7 @@ def _stdin() -> Iterator[bytes]:
         raise UsageError(
             "standard input is closed and no text was given: give one after the tokenizer."
         )
-    while block := os.read(sys.stdin.fileno(), BLOCK):  # returns early with fewer bytes
+    while block := os.read(sys.stdin.fileno(), BLOCK):  # may return fewer bytes than BLOCK
         yield block
 
 
@@ -573,6 +573,6 @@ def _read(names: Iterable[str], options: argparse.Namespace) -> str:
 
 
 def _python_library() -> str:
-    """The source of Python's standard library: text that every machine has."""
+    """Returns the source of Python's standard library: text that every machine has."""
     files = sorted(Path(json.__file__).parent.parent.glob("*.py"))
     return "".join(file.read_text(encoding="utf-8", errors="replace") for file in files)

@@ -24,7 +24,7 @@ class DataSource:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which text to train on and how to read it."""
+    """Settings of the data: the text to train on and how to read it."""
 
     sources: tuple[str, ...] = setting(
         (), "training data: files, folders or globs of text, or folders of token shards"

@@ -75,7 +75,7 @@ class ModelConfig:
         raise NotImplementedError(f"{type(self).__name__} has no restore()")
 
     def describe(self) -> str:
-        """The model's size in a few words: "2 layers, 2 heads, width 128"."""
+        """Returns the model's size in a few words: "2 layers, 2 heads, width 128"."""
         return self.description or self.kind
 
     def in_brief(self) -> str:
@@ -116,14 +116,16 @@ class NeuralConfig(ModelConfig):
         return model.eval()
 
     def n_parameters(self) -> int:
-        """Number of parameters; tied weights count once. Allocates no memory for them."""
+        """Returns the number of parameters; tied weights count once. Allocates no memory for
+        them.
+        """
         import torch
 
         with torch.device("meta"):
             return self.build().n_parameters()
 
     def matrix_parameters(self) -> int:
-        """Number of parameters in matrix multiplications, per token.
+        """Returns the number of parameters in matrix multiplications, per token.
 
         The default counts every matrix without "embedding" in its name. Override it if that is
         wrong, as with tied embeddings.

@@ -163,17 +163,17 @@ PRESETS = _Presets("preset", "lmsmith.presets", _PRESETS)
 
 
 def preset(name: str) -> RunConfig:
-    """The config of a preset. Raises ConfigError for an unknown name."""
+    """Returns the config of a preset. Raises ConfigError for an unknown name."""
     return RunConfig(preset=name).changed(PRESETS.get(name), where=f"preset {name}")
 
 
 def has_size(name: str) -> bool:
-    """Whether the preset fixes the size of its model."""
+    """Returns whether the preset fixes the size of its model."""
     return "model.n_layer" in PRESETS.get(name)
 
 
 def sized(base: RunConfig, n: int) -> dict[str, Any]:
-    """The settings that `--model.size n` changes in a preset.
+    """Returns the settings that `--model.size n` changes in a preset.
 
     - Model: n layers, width 64 n, heads of width 64, as in the GPT-2 family; size 12 is GPT-2 124M.
     - Context: the smallest power of two that is at least 64 n, and at most 2,048.

@@ -40,7 +40,7 @@ class Registry(Generic[T]):
     """Maps names to values of one type."""
 
     def __init__(self, what: str, group: str, built_in: Mapping[str, T | str]) -> None:
-        """`what`: the word for an entry in messages ("optimizer"). `group`: of entry points."""
+        """`what`: word for an entry in messages ("optimizer"). `group`: the entry-point group."""
         self.what, self.group = what, group
         self._built_in = frozenset(built_in)
         self.known: dict[str, T | str | EntryPoint] = dict(built_in)
@@ -70,7 +70,9 @@ class Registry(Generic[T]):
         return value
 
     def get(self, name: str) -> T:
-        """The value of a name. Raises ConfigError, with a suggestion, for an unknown name."""
+        """Returns the value of a name. Raises ConfigError, with a suggestion, for an unknown
+        name.
+        """
         if name not in self.known:
             self.load_extensions()
         if name not in self.known:
@@ -88,17 +90,17 @@ class Registry(Generic[T]):
         return cast(T, value)
 
     def names(self) -> tuple[str, ...]:
-        """All names, built-in ones first."""
+        """Returns all names, built-in ones first."""
         self.load_extensions()
         return tuple(self.known)
 
     def values(self) -> list[T]:
-        """All values, in the order of their names."""
+        """Returns all values, in the order of their names."""
         return [self.get(name) for name in self.names()]
 
     def source(self, name: str) -> dict[str, str]:
-        """The extension that provides a name: `module`, and `file` or `package`; empty for built-in
-        names.
+        """Returns the extension that provides a name: `module`, and `file` or `package`; empty for
+        built-in names.
 
         A run saves this, so that `require` can report it when the extension is missing.
         """
@@ -114,8 +116,8 @@ class Registry(Generic[T]):
         return record | ({"file": str(Path(file).resolve())} if file else {})
 
     def require(self, name: str, source: Mapping[str, str], where: str) -> None:
-        """Raises ConfigError if `name` is not registered. `source`: what `source(name)` returned
-        where it was. `where`: what needs it, for the message.
+        """Raises ConfigError if `name` is not registered. `source`: the result of `source(name)`
+        when the name was registered. `where`: the file that needs the name, for the message.
         """
         if name in self:
             return
@@ -133,7 +135,7 @@ class Registry(Generic[T]):
         )
 
     def added(self) -> tuple[str, ...]:
-        """The names that extensions have added."""
+        """Returns the names that extensions have added."""
         return tuple(name for name in self.names() if name not in self._built_in)
 
     def __iter__(self) -> Iterator[str]:
@@ -145,7 +147,7 @@ class Registry(Generic[T]):
         return name in self.known
 
     def unknown(self, name: str) -> str:
-        """The error message for a name that is not registered."""
+        """Returns the error message for a name that is not registered."""
         near = difflib.get_close_matches(name, self.names(), n=1, cutoff=0.6)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         return (
@@ -190,7 +192,7 @@ class Registry(Generic[T]):
         return self._owners.get(name) == owner
 
     def _whose(self, name: str) -> str:
-        """The owner of a name, for messages."""
+        """Returns the owner of a name, for messages."""
         if name in self._built_in:
             return "lmsmith itself"
         known = self.known[name]
@@ -204,7 +206,7 @@ def origin(value: Any) -> Hashable:
 
 
 def _text(owner: Hashable) -> str:
-    """An owner as "module:name", as entry points are written."""
+    """Returns an owner as "module:name", as entry points are written."""
     return ":".join(map(str, owner)) if isinstance(owner, tuple) else str(owner)
 
 

@@ -85,7 +85,9 @@ class RunConfig:
         return dataclasses.replace(self, **replaced)
 
     def to_dict(self) -> dict[str, Any]:
-        """All settings as nested tables, with the words for zero, as `config.toml` holds them."""
+        """Returns all settings as tables, as in `config.toml`, with `auto`, `none` or `all` for
+        0.
+        """
         leaves = dict(settings(type(self.model)))
 
         def shown(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -115,7 +117,9 @@ def settings(model: type[ModelConfig] | None = None) -> Iterator[tuple[str, Sett
 
 
 def of_another_kind(name: str, kind: str, where: str) -> str:
-    """The error message for a setting that only other model kinds have; empty if none has it."""
+    """Returns the error message for a setting that only other model kinds have; empty if none has
+    it.
+    """
     others = [
         other for other in MODEL_KINDS.names() if name in dict(settings(MODEL_KINDS.get(other)))
     ]

@@ -34,7 +34,7 @@ Names = Callable[[], tuple[str, ...]]
 def setting(
     default: Any, meaning: str, *, zero: str | None = None, choices: Names | None = None
 ) -> Any:
-    """A dataclass field with the description that `--help` shows.
+    """Returns a dataclass field with the description that `--help` shows.
 
     `zero`: the word users write for the value 0, or for empty text. `choices`: returns the
     registered names that a text setting accepts.
@@ -62,7 +62,9 @@ class Setting:
         return self.names() if self.names else ()
 
     def shown(self, value: Any) -> Any:
-        """The value as users write it: the word for zero if there is one, else the value."""
+        """Returns the value as users write it: the word for zero if there is one, else the
+        value.
+        """
         return self.zero if self.zero is not None and not value else value
 
 
@@ -107,9 +109,11 @@ def read_toml(path: Path) -> dict[str, Any]:
         # Editors on Windows write a byte-order mark first.
         values = flatten(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}.") from error
+        raise ConfigError(
+            f"cannot read {path}: {error.strerror}. Check the path and its permissions."
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}.") from error
+        raise ConfigError(f"{path} is not TOML: {error}. Correct the file.") from error
     return renamed(values, str(path))
 
 
@@ -205,7 +209,7 @@ def _as_text(value: Any) -> str | None:
 
 
 def as_toml(value: Any) -> str:
-    """A value as written in a TOML file, for messages."""
+    """Returns a value as written in a TOML file, for messages."""
     return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
@@ -216,8 +220,8 @@ def check(good: bool, name: str, found: Any, expected: str) -> None:
 
 
 def nearest(name: str, known: Mapping[str, Any]) -> str:
-    """A hint for an unknown setting: the setting that `name` is a synonym of or is spelled like,
-    in any section.
+    """Returns a hint for an unknown setting: the setting that `name` is a synonym of or is spelled
+    like, in any section.
     """
     meant, _, value = synonyms.option(name, known).partition(" ")
     if meant:

@@ -1,4 +1,4 @@
-"""Names of options and verbs in other programs, and their names in lmsmith.
+"""Names of options and commands in other programs, and their names in lmsmith.
 
 For an unknown name such as `--lr` or `lmsmith finetune`, the tables below give the name that the
 user meant, where a comparison of spellings would not find it. They are consulted only after the
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-# Real name: its synonyms. If there are several real names, the first one that the verb (or the
+# Real name: its synonyms. If there are several real names, the first one that the command (or the
 # recipe) has counts. A word after a real name is the value to set. A synonym may occur on several
 # lines; the first line that applies counts.
 _OPTIONS: dict[str | tuple[str, ...], str] = {
@@ -172,15 +172,15 @@ _OPTIONS: dict[str | tuple[str, ...], str] = {
     ("errors", "data.errors"): "on_error decode_errors encoding_errors",
 }
 
-# Names without an equivalent option: a sentence for the user. By verb; "" for all verbs.
+# Names without an equivalent option: a sentence for the user. By command; "" for all commands.
 _SENTENCES: dict[str, dict[str, str]] = {
     "train": {
         "text file files input data dataset dataset_name data_path data_dir train_data train_file "
-        "corpus i input_file": "Give the text after the verb: `lmsmith train book.txt`.",
+        "corpus i input_file": "Give the text after the command: `lmsmith train book.txt`.",
         "resume resume_from_checkpoint continue restart "
         "resume_from": "`lmsmith resume RUN` continues a run.",
         "config config_file recipe "
-        "c": "Give the recipe after the verb: `lmsmith train recipe.toml`.",
+        "c": "Give the recipe after the command: `lmsmith train recipe.toml`.",
         "flash flash_attention use_flash flash_attn "
         "sdpa": "Attention uses PyTorch's fused kernels automatically.",
         "shuffle": "Windows are reshuffled in each epoch; with --train.truncated_bptt the text is "
@@ -205,7 +205,7 @@ _SENTENCES: dict[str, dict[str, str]] = {
             "an Elman network."
         ),
         "name run_name": "--out RUN sets the run folder.",
-        "source sources": "Give the text after the verb: `lmsmith train book.txt`.",
+        "source sources": "Give the text after the command: `lmsmith train book.txt`.",
         "prompt": "Training generates samples without a prompt; `lmsmith generate RUN TEXT` "
         "continues a prompt.",
     },
@@ -219,7 +219,7 @@ _SENTENCES: dict[str, dict[str, str]] = {
     "eval": {"device gpu cuda cpu mps": "Evaluation runs on the CPU."},
     "": {
         "model checkpoint ckpt model_path run run_dir "
-        "path": "Give the run after the verb, without an option.",
+        "path": "Give the run after the command, without an option.",
         "verbose v quiet q debug log_level": "There is no option for the amount of output.",
     },
 }
@@ -268,7 +268,7 @@ _VERBS = {
     "benchmark speed profile time": "`lmsmith bench train` measures the speed of a training step.",
     "plot plots graph curves dashboard": "`lmsmith report RUN` writes plots and tables.",
     "league leaderboard rank": "`lmsmith compare RUN... --text FILE` compares models on one text.",
-    "help": "`lmsmith --help` lists the verbs.",
+    "help": "`lmsmith --help` lists the commands.",
     "version": "`lmsmith --version` prints the version.",
     "tutorial tour quickstart example": "`lmsmith demo` is a two-minute tour.",
     "check doctor selftest": "`lmsmith verify` checks this machine.",
@@ -303,8 +303,8 @@ def plain(name: str) -> str:
 
 
 def option(word: str, known: Iterable[str], verb: str = "") -> str:
-    """The real name for an unknown option or setting, or a sentence about it; "" if it is not in
-    the tables.
+    """Returns the real name for an unknown option or setting, or a sentence about it; "" if it is
+    not in the tables.
 
     `known`: the real names, with or without leading dashes; the result is spelled as in `known`. A
     value may follow the name: "--model.positions rope".
@@ -326,9 +326,9 @@ def option(word: str, known: Iterable[str], verb: str = "") -> str:
 
 
 def verb(word: str, group: str = "") -> str:
-    """A sentence that names the verb for an unknown one; "" if it is not in the tables.
+    """Returns a sentence that names the command for an unknown one; "" if it is not in the tables.
 
-    `group`: the first word of a two-word verb.
+    `group`: the first word of a two-word command.
     """
     if group:
         second = _SECOND_WORDS.get(group, {}).get(plain(word), "")

@@ -45,11 +45,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Inspected:
-    """The result of `inspect`. `tokenizer` and `source` are descriptions to print; `problems` are
-    what `verify` found wrong.
+    """The result of `inspect`. `tokenizer` and `source` are descriptions to print; `problems` lists
+    the problems that `verify` found.
 
-    `ids_known`: whether there was a tokenizer whose vocabulary `verify` could check the ids
-    against.
+    `ids_known`: whether the vocabulary was known, so that `verify` could check the ids.
     """
 
     place: Path
@@ -131,7 +130,7 @@ def inspect(
 def _look_at(
     name: str, paths: tuple[Path, ...], ready: Ready, own: Tokenizer | None
 ) -> tuple[Split, list[str]]:
-    """One split, and the shards whose length differs from the manifest."""
+    """Reads one split; also returns the shards whose length differs from the manifest."""
     ids, records = Shards.open(paths), _records(name, ready)
     problems = [
         f"{path} has {n_tokens:,} tokens, but the manifest lists {records[path.name].n_tokens:,}."
@@ -151,14 +150,14 @@ def _look_at(
 
 
 def _records(name: str, ready: Ready) -> dict[str, ShardRecord]:
-    """The manifest's records of the shards of a split, by file name."""
+    """Returns the manifest's records of the shards of a split, by file name."""
     if ready.manifest is None:
         return {}
     return {shard.file: shard for shard in ready.manifest.splits[name].shards}
 
 
 def _only(shard: Path) -> Ready:
-    """A `Ready` with one shard, and the manifest of its folder if that lists it."""
+    """Returns a `Ready` with one shard, and the manifest of its folder if that lists it."""
     folder = shard.parent
     if not (folder / FILE_NAME).is_file():
         return Ready(folder, None, (shard,), ())
@@ -175,7 +174,9 @@ def _only(shard: Path) -> Ready:
 
 
 def _begins(ids: Shards, tokenizer: Tokenizer | None) -> str:
-    """The first tokens as text; as ids without a tokenizer, or if one is beyond its vocabulary."""
+    """Returns the first tokens as text; as ids without a tokenizer, or if one is beyond its
+    vocabulary.
+    """
     first = ids[:N_FIRST]
     if tokenizer is None or (first.size and first.max() >= tokenizer.vocab_size):
         return " ".join(map(str, first[:16].tolist())) + (" ..." if len(first) > 16 else "")
@@ -183,8 +184,8 @@ def _begins(ids: Shards, tokenizer: Tokenizer | None) -> str:
 
 
 def _problems(path: Path, name: str, ready: Ready, tokenizer: Tokenizer | None) -> Iterator[str]:
-    """Yields what is wrong with one shard: its hash, ids beyond the vocabulary, its counts of
-    documents and bytes.
+    """Yields the problems of one shard: wrong hash, ids beyond the vocabulary, wrong counts of
+    documents or bytes.
     """
     record = _records(name, ready).get(path.name)
     # If some of the text is not in the vocabulary, the ids alone do not give its size in bytes.

@@ -35,7 +35,7 @@ from lmsmith.errors import CheckpointError
 from lmsmith.tokens.files import load_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
 
-FORMAT, WITH_ROLES = 1, 2  # of sources.json; WITH_ROLES if the records have a `role`
+FORMAT, WITH_ROLES = 1, 2  # formats of sources.json: without and with a `role` in each record
 
 
 @dataclass(frozen=True)
@@ -165,14 +165,14 @@ def open_source(record: dict[str, Any], folder: Path, vocab_size: int) -> tuple[
 
 
 def _changes(record: dict[str, Any], ready: Ready) -> str:
-    """Says what differs from the record; empty if nothing does."""
+    """Describes the differences from the record; empty if there are none."""
     now = ready.identity()
     if "manifest_sha256" in record:
         return (
             "" if now == {"manifest_sha256": record["manifest_sha256"]} else "the manifest differs"
         )
     if "shards_bytes" not in now:
-        return "there is a manifest now, and was none"
+        return "a manifest was added"
     before, now = record["shards_bytes"], now["shards_bytes"]
     for name in sorted({**before, **now}):
         if before.get(name) != now.get(name):

@@ -115,7 +115,10 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         content = foreign_json.read(path)
     except OSError as error:
-        raise DataError(f"the manifest {path} cannot be read: {error.strerror}.") from error
+        raise DataError(
+            f"the manifest {path} cannot be read: {error.strerror}. Check the "
+            f"path and its permissions."
+        ) from error
     except ValueError as error:
         raise DataError(f"{path} is damaged: {error}. Prepare the folder again.") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:

@@ -46,7 +46,9 @@ class Ready:
         return self.shard or self.folder
 
     def open_all(self, vocab_size: int | None) -> Shards:
-        """Training and validation tokens as one, for a folder that is used for one side only."""
+        """Opens training and validation tokens as one array, for a folder that is used for one
+        split.
+        """
         return Shards.join([self.open_train(vocab_size), self.open_validation(vocab_size)])
 
     def open_train(self, vocab_size: int | None) -> Shards:
@@ -56,7 +58,9 @@ class Ready:
         return self._open("val", self.validation, vocab_size)
 
     def _open(self, split: str, paths: tuple[Path, ...], vocab_size: int | None) -> Shards:
-        """Raises DataError for shards that are missing or damaged or do not match the manifest."""
+        """Opens shards as one array. Raises DataError for shards that are missing or damaged or do
+        not match the manifest.
+        """
         shards = Shards.open(paths, vocab_size)
         if self.manifest is not None:
             for path, n_tokens, record in zip(
@@ -104,8 +108,8 @@ class Ready:
 
 
 def find_shard_folder(source: str, *, one_sided: bool = False) -> Path | None:
-    """The folder of shards that `source` names, as a path or as a corpus; None if it names anything
-    else, such as text.
+    """Returns the folder of shards that `source` names, as a path or as a corpus; None if it names
+    anything else, such as text.
 
     `one_sided`: the user names training and validation separately, so a single shard is allowed.
     Raises DataError for a single shard otherwise, and for a corpus of shards that is not
@@ -195,5 +199,8 @@ def _named(folder: Path) -> list[Path]:
     try:
         names = sorted(os.listdir(folder))
     except OSError as error:
-        raise DataError(f"the folder {folder} cannot be read: {error.strerror}.") from error
+        raise DataError(
+            f"the folder {folder} cannot be read: {error.strerror}. Check the "
+            f"path and its permissions."
+        ) from error
     return [folder / name for name in names if _NAME.fullmatch(name)]

@@ -57,7 +57,7 @@ def write_shard(path: Path, ids: np.ndarray, vocab_size: int) -> None:
 
 
 def shard_header(n_tokens: int, vocab_size: int) -> bytes:
-    """The header of a shard with `n_tokens` ids of this vocabulary."""
+    """Returns the header of a shard with `n_tokens` ids of this vocabulary."""
     magic = _magic(vocab_size)
     header = np.zeros(N_HEADER, "<i4")
     header[:3] = magic, _KINDS[magic][0], n_tokens
@@ -69,7 +69,7 @@ def _magic(vocab_size: int) -> int:
 
 
 def read_shard(path: Path) -> np.memmap:
-    """The ids of a shard, memory-mapped and read-only: (n_tokens,) uint16 or uint32.
+    """Returns the ids of a shard, memory-mapped and read-only: (n_tokens,) uint16 or uint32.
 
     Raises DataError if the file is missing, is not a shard, or has another length than its header
     says.
@@ -79,7 +79,10 @@ def read_shard(path: Path) -> np.memmap:
             start = file.read(HEADER_BYTES)
             file_bytes = file.seek(0, 2)
     except OSError as error:
-        raise DataError(f"The shard {path} cannot be read: {error.strerror}.") from error
+        raise DataError(
+            f"The shard {path} cannot be read: {error.strerror}. Check the "
+            f"path and its permissions."
+        ) from error
     if len(start) < HEADER_BYTES:
         raise DataError(
             f"{path} is not a shard: it has {file_bytes:,} bytes, and a shard's header alone has "
@@ -112,8 +115,8 @@ def read_shard(path: Path) -> np.memmap:
 class Shards:
     """The ids of several shards as one array: `len`, slices, windows.
 
-    Copies only what is asked for. With a `vocab_size`, raises DataError when it would return an id
-    beyond the vocabulary.
+    Copies only the ids that are asked for. With a `vocab_size`, raises DataError when it would
+    return an id beyond the vocabulary.
     """
 
     def __init__(
@@ -145,7 +148,7 @@ class Shards:
         return cls(parts, paths, several[0].vocab_size)
 
     def first(self, n_tokens: int) -> "Shards":
-        """The first `n_tokens` ids, or all if there are fewer."""
+        """Returns the first `n_tokens` ids, or all if there are fewer."""
         begins = [end - len(part) for end, part in zip(self._ends, self._parts, strict=True)]
         parts = [
             part[: max(0, n_tokens - begin)]
@@ -162,8 +165,8 @@ class Shards:
         return [len(part) for part in self._parts]
 
     def __getitem__(self, place: slice) -> np.ndarray:
-        """A slice of the ids: a view if it lies in one shard, else a copy. Raises DataError for an
-        id beyond the vocabulary.
+        """Returns a slice of the ids: a view if it lies in one shard, else a copy. Raises DataError
+        for an id beyond the vocabulary.
         """
         start, end, stride = place.indices(len(self))
         assert stride == 1, f"every {stride}th id"
@@ -182,8 +185,8 @@ class Shards:
         return ids
 
     def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
-        """The `length` ids from each of `starts` (n,): (n, length) int64. Raises DataError for an
-        id beyond the vocabulary.
+        """Returns the `length` ids from each of `starts` (n,): (n, length) int64. Raises DataError
+        for an id beyond the vocabulary.
         """
         windows = np.empty((len(starts), length), np.int64)
         for window, start in zip(windows, starts.tolist(), strict=True):
@@ -217,7 +220,7 @@ class Shards:
 
 
 def is_shard(path: Path) -> bool:
-    """Whether a file begins like a shard."""
+    """Returns whether a file begins like a shard."""
     try:
         with path.open("rb") as file:
             return int.from_bytes(file.read(4), "little") in _KINDS

@@ -35,7 +35,7 @@ _LOST = (
 )  # parts of Gloo's and NCCL's error messages
 
 PATIENCE = datetime.timedelta(seconds=60)
-"""How long a process waits for the others before it reports one as lost."""
+"""Time that a process waits for the others before it reports one as lost."""
 
 LONG = datetime.timedelta(minutes=30)
 """Timeout while one rank does something alone, such as saving, or each rank compiles."""
@@ -62,13 +62,13 @@ class Ranks:
         return self.rank == 0
 
     def sum(self, *values: float) -> list[float]:
-        """The sum of each value over all ranks, in float64, bit-identical on all. TrainingError if
-        a rank is lost.
+        """Returns the sum of each value over all ranks, in float64, bit-identical on all.
+        TrainingError if a rank is lost.
         """
         return self._together(values, lambda tensor, group: dist.all_reduce(tensor, group=group))
 
     def max(self, *values: float) -> list[float]:
-        """The maximum of each value over all ranks. TrainingError if a rank is lost."""
+        """Returns the maximum of each value over all ranks. TrainingError if a rank is lost."""
         return self._together(
             values, lambda tensor, group: dist.all_reduce(tensor, dist.ReduceOp.MAX, group=group)
         )
@@ -86,7 +86,7 @@ class Ranks:
     def on_rank_zero(self, make: Callable[[], str], patience: datetime.timedelta = LONG) -> str:
         """Calls `make` on rank 0 while the other ranks wait; returns its result on all of them.
 
-        Raises what `make` raises on rank 0, and TrainingError on the others.
+        Raises the errors of `make` on rank 0, and TrainingError on the others.
         """
         if self.world == 1:
             return make()
@@ -122,8 +122,8 @@ class Ranks:
 
 @functools.cache
 def _talking(patience: datetime.timedelta) -> dist.ProcessGroup:
-    """A Gloo group of all processes. Gloo raises an error that says what is lost, where NCCL ends
-    the process.
+    """Returns a Gloo group of all processes. Gloo raises an error that says what is lost, where
+    NCCL ends the process.
     """
     return dist.new_group(timeout=patience, backend="gloo")
 

@@ -56,8 +56,8 @@ class SummedLoss(nn.Module):
         return total
 
     def log_probabilities(self, ids: Tensor, n_given: int = 1, state: Any = None) -> Tensor:
-        """The model's own. Under FSDP2 this module is the root, so the model cannot be called
-        directly.
+        """Calls the model's `log_probabilities`. Under FSDP2 this module is the root, so the model
+        cannot be called directly.
         """
         return self.model.log_probabilities(ids, n_given, state)
 
@@ -136,18 +136,21 @@ def is_sharded(tensor: Tensor) -> bool:
 
 
 def unshard(tensor: Tensor) -> Tensor:
-    """The full tensor of a shard; every rank must call it. Returns any other tensor unchanged."""
+    """Returns the full tensor of a shard; every rank must call it. Returns any other tensor
+    unchanged.
+    """
     sharded: Any = tensor
     return sharded.full_tensor() if is_sharded(tensor) else tensor
 
 
 def unshard_all(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
-    """Full tensors from shards; every rank must call it. Returns an empty dict if `keep` is False.
+    """Returns full tensors from shards; every rank must call it. Returns an empty dict if `keep` is
+    False.
 
     Sharded tensors are gathered to the CPU, because a device may not have room for the full model.
     """
     full_tensors = {}
-    for name in sorted(tensors):  # the same order on all ranks, which a file's order is not
+    for name in sorted(tensors):  # sorted, so that all ranks have the same order
         full = unshard(tensor := tensors[name])
         if keep:
             full_tensors[name] = full.cpu() if is_sharded(tensor) else full

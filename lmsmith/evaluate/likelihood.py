@@ -5,7 +5,7 @@ context T. Window k reads ids[kS : kS+T] and predicts ids[kS+1 : kS+T+1], where 
 Targets that an earlier window has predicted are not counted again. The last window may be shorter.
 
 - S = T (the default): the windows do not overlap, as in nanoGPT. A window's first target has one
-  token of context, its last has T. This is the cheapest, and what the training loss measures.
+  token of context, its last has T. This is the cheapest, and matches the training loss.
 - S < T: every target outside the first window has more than T - S tokens of context. This costs
   T / S times as much and gives a lower, more accurate loss.
 
@@ -24,8 +24,8 @@ ln(vocab_size), as under a uniform guess, so that every byte of the text is paid
 
 **Bits per byte** is nats / ln 2 divided by the bytes of the raw text. It does not depend on the
 tokenization, so it compares models with different tokenizers. A uniform guess over bytes needs 8.
-Unknown text costs what an encoding of it would need, so that a tokenizer gains nothing by knowing
-less: 8 bits for each of its B bytes, and
+Unknown text costs as many bits as an encoding of it would need, so that a tokenizer gains nothing
+by knowing less: 8 bits for each of its B bytes, and
 
 - if the tokenizer skips unknown units (characters), log2 C(N + U, U) bits for the positions of U
   units among N tokens;
@@ -160,7 +160,10 @@ def score_ids(
     T, V = model.context_length, model.vocab_size
     _check_stride(stride, T)
     if n_bytes < 1 or len(ids) < 1 + starts_with_end_of_text:
-        raise DataError(f"nothing to score: the text has {n_bytes} bytes and {len(ids)} tokens.")
+        raise DataError(
+            f"nothing to score: the text has {n_bytes} bytes and {len(ids)} tokens. Give "
+            f"another text."
+        )
     on_cpu = model.device.type == "cpu"
     n_tokens = _TOKENS_AT_ONCE_CPU if on_cpu else _TOKENS_AT_ONCE
     width = T or len(ids)

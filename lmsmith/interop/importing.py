@@ -62,7 +62,7 @@ def import_model(
         path = path / llmc.FILE_NAME
     if (path / "model" / "config.json").is_file() and not (path / "config.json").is_file():
         raise CheckpointError(
-            f"{source} is a run of lmsmith, which every verb accepts directly: nothing to import."
+            f"{source} is already a run of lmsmith: there is nothing to import. Use it directly."
         )
     if path.is_file():
         if not llmc.is_llmc(path):

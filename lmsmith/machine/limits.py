@@ -14,7 +14,9 @@ _MEMINFO = Path("/proc/meminfo")
 
 
 def n_cores() -> int:
-    """Number of cores this process may use, at least 1. A quota of 2.5 cores counts as 3."""
+    """Returns the number of cores this process may use, at least 1. A quota of 2.5 cores counts as
+    3.
+    """
     given = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
@@ -22,7 +24,7 @@ def n_cores() -> int:
 
 
 def omp_threads() -> int:
-    """The number of threads that OMP_NUM_THREADS sets; 0 if it sets none."""
+    """Returns the number of threads that OMP_NUM_THREADS sets; 0 if it sets none."""
     first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     return int(first) if first.isdecimal() else 0
 
@@ -40,14 +42,16 @@ def free_memory() -> float:
 
 
 def _least(controller: str, of: Callable[[Path], float]) -> float:
-    """The smallest limit among the control groups of this process and their parents; infinite
-    without limits.
+    """Returns the smallest limit among the control groups of this process and their parents;
+    infinite without limits.
     """
     return min(map(of, _groups(controller)), default=math.inf)
 
 
 def _groups(controller: str) -> Iterator[Path]:
-    """The folders of the control groups that hold this process, for cgroups version 1 and 2."""
+    """Yields the folders of the control groups that hold this process, for cgroups version 1 and
+    2.
+    """
     try:
         lines = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()
     except (OSError, UnicodeDecodeError):  # not Linux
@@ -61,8 +65,8 @@ def _groups(controller: str) -> Iterator[Path]:
 
 
 def _share(folder: Path) -> float:
-    """Number of cores' worth of time: quota / period, from `cpu.max` (version 2) or two files
-    (version 1).
+    """Returns the number of cores' worth of time: quota / period, from `cpu.max` (version 2) or two
+    files (version 1).
     """
     try:
         if (folder / "cpu.max").exists():

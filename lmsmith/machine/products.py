@@ -67,8 +67,8 @@ def _operands(shape: tuple[int, int, int]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _least_seconds(work: Callable[[], object], device: torch.device, n: int = 4) -> float:
-    """The shortest of `n` timed calls after one untimed call, in seconds. Other programs only ever
-    lengthen a measurement.
+    """Returns the shortest of `n` timed calls after one untimed call, in seconds. Other programs
+    only ever lengthen a measurement.
     """
     times = []
     for _ in range(n + 1):

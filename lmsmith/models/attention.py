@@ -61,7 +61,7 @@ class Attention(nn.Module):
         layout: "Layout | None" = None,
         values: Float[Tensor, "B T GK"] | None = None,
     ) -> Float[Tensor, "B T D"]:
-        """The attention output for the layer's input `x`.
+        """Returns the attention output for the layer's input `x`.
 
         `cache` holds the `position` tokens read before, and is updated in place. `layout` says
         where packed documents begin. `values` are the value embeddings of the tokens.
@@ -234,7 +234,7 @@ class Mask:
 
 
 def mask_from(first: Int[Tensor, "B T"], *, flex: bool) -> Mask:
-    """The mask for `first`; with `flex`, including FlexAttention's block mask.
+    """Returns the mask for `first`; with `flex`, including FlexAttention's block mask.
 
     The block mask marks which blocks of 128 x 128 are empty.
     """
@@ -256,14 +256,14 @@ class Layout:
     """Positions and masks of one forward pass, for windows and documents; layers share it."""
 
     positions: Int[Tensor, "B T"] | None  # within documents; None: within the row
-    # By the layer's window (0: no window). A layer without a mask sees all earlier positions.
+    # Masks by window size (0: no window). A layer without a mask sees all earlier positions.
     masks: dict[int, Mask]
 
     @classmethod
     def of(
         cls, config: GPTConfig, T: int, device: torch.device, documents: Tensor | None
     ) -> "Layout | None":
-        """The layout of a pass over rows of T tokens. None for plain causal attention.
+        """Returns the layout of a pass over rows of T tokens. None for plain causal attention.
 
         `documents` (B, T): adjacent tokens with the same number belong to the same document.
         """
@@ -295,7 +295,9 @@ def _window_mask(window: int, T: int, device: torch.device, flex: bool) -> Mask:
 
 @functools.cache
 def _flex_serves(config: GPTConfig, device: torch.device) -> bool:
-    """Whether this model can use FlexAttention on `device`. Warns once if CUDA lacks something."""
+    """Returns whether this model can use FlexAttention on `device`. Warns once if CUDA lacks
+    something.
+    """
     if device.type != "cuda":
         return False
     from torch.utils._triton import has_triton

@@ -9,8 +9,8 @@
 This is pre-norm. With post-norm, a block computes norm(x + attention(x)), then norm(x +
 feed_forward(x)), and the head has no norm of its own.
 
-The attention is in `attention.py`, norms and feed-forward layers are in `layers.py`. What all
-models share (logits from `hidden`, the probability of a text) is in `interface.py`.
+The attention is in `attention.py`, norms and feed-forward layers are in `layers.py`. `interface.py`
+has the code that all models share: logits from `hidden`, the probability of a text.
 
 Shapes: B batch, T time, D d_model, G key-value heads, K d_head, V vocabulary (padded).
 """
@@ -105,7 +105,7 @@ class GPT(NeuralModel):
         state: State | None = None,
         documents: Int[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T D"]:
-        """The vector at each position from which the head computes logits.
+        """Returns the vector at each position from which the head computes logits.
 
         `state` is a KV cache: it holds the tokens before `ids` and is updated in place. `documents`
         numbers the document that each token of a row belongs to. No token sees another document,
@@ -141,7 +141,9 @@ class GPT(NeuralModel):
         state: State | None,
         positions: Int[Tensor, "B T"] | None,
     ) -> Float[Tensor, "B T D"]:
-        """The residual stream before the first block. `positions`: within documents, if packed."""
+        """Returns the residual stream before the first block. `positions`: within documents, if
+        packed.
+        """
         x = self.token_embedding(ids)  # (B, T, D)
         if self.ngram_embedding is not None:
             before = state.before if state else self._no_tokens_before(ids.size(0), ids.device)
@@ -160,7 +162,7 @@ class GPT(NeuralModel):
         return self.token_embedding.weight if self.head is None else self.head.weight
 
     def new_state(self, batch_size: int) -> State:
-        """An empty KV cache for `batch_size` texts of up to `context_length` tokens.
+        """Returns an empty KV cache for `batch_size` texts of up to `context_length` tokens.
 
         It grows with the texts. Allocated at full size, it would take 8 GB for the 131,072 tokens
         of Llama 3's smallest model.

@@ -23,16 +23,21 @@ if TYPE_CHECKING:
 class GPTConfig(NeuralConfig):
     """A Transformer: GPT-2, Llama-style or modern, depending on the settings."""
 
-    kind: str = setting("gpt", "the kind of model; a --preset implies it")
+    kind: str = setting("gpt", "model architecture; --preset sets it")
     size: int = setting(
         0,
-        "one dial for n_layer, width (64 per layer), heads, context, batch and learning rate; "
-        "none: each is set by itself",
+        "model size as one number: sets n_layer, width (64 per layer), heads, context, batch and "
+        "learning rate; none: each is set separately",
         zero="none",
     )
     n_layer: int = setting(6, "number of blocks")
     n_head: int = setting(6, "query heads per layer")
-    n_kv_head: int = setting(0, "key and value heads per layer; auto: n_head", zero="auto")
+    n_kv_head: int = setting(
+        0,
+        "key and value heads per layer; fewer than n_head: grouped-query attention (GQA); auto: "
+        "n_head",
+        zero="auto",
+    )
     d_model: int = setting(384, "width of the residual stream")
     d_head: int = setting(0, "width of an attention head; auto: d_model / n_head", zero="auto")
     d_ff: int = setting(
@@ -42,38 +47,42 @@ class GPTConfig(NeuralConfig):
         zero="auto",
     )
     ngram_tables: tuple[int, ...] = setting(
-        (), "also embed the last n tokens, hashed, for each n listed here: 2,3,4"
+        (),
+        "n-gram embeddings: also embed the hash of the last n tokens, for each n in a list: 2,3,4",
     )
     ngram_table_size: int = setting(
         8192, "rows of each n-gram table; n-grams with the same hash share a row"
     )
     norm: Literal["layernorm", "rmsnorm", "none"] = setting(
-        "rmsnorm", "normalization of the residual stream"
+        "rmsnorm", "normalization of the residual stream: LayerNorm, RMSNorm or none"
     )
     norm_placement: Literal["pre", "post"] = setting(
         "pre",
-        "pre: before each sublayer and the head; post: after each sublayer and its addition",
+        "position of the norms: pre: before each sublayer and the head; post: after each residual "
+        "addition",
     )
-    norm_gain: bool = setting(False, "norms have a learned gain")
-    norm_eps: float = setting(1e-5, "added to the variance or mean square before its square root")
+    norm_gain: bool = setting(False, "learned gain in the norms")
+    norm_eps: float = setting(1e-5, "epsilon of the norms, added to the variance or mean square")
     embedding_norm: bool = setting(True, "normalize the embedding before the first block")
-    positions: Literal["learned", "rope", "none"] = setting("rope", "position encoding")
-    rope_base: float = setting(10_000.0, "base of the rotary wavelengths (theta)")
+    positions: Literal["learned", "rope", "none"] = setting(
+        "rope", "position encoding: learned embeddings, rotary (RoPE), or none"
+    )
+    rope_base: float = setting(10_000.0, "base of RoPE's wavelengths (theta)")
     rope_scaling: Literal["none", "linear", "llama3"] = setting(
         "none",
-        "stretch rotary wavelengths for a longer context; linear: all of them; llama3: only the "
-        "longer ones",
+        "RoPE scaling for a longer context: linear: stretch all wavelengths; llama3: stretch only "
+        "the longer ones",
     )
-    rope_factor: float = setting(1.0, "with rope_scaling: how many times as long")
+    rope_factor: float = setting(1.0, "with rope_scaling: factor by which the context grows")
     rope_original_context: int = setting(
-        0, "with rope_scaling llama3: context before the stretching", zero="none"
+        0, "with rope_scaling llama3: context length before scaling, in tokens", zero="none"
     )
     feed_forward: Literal["gelu", "gelu-tanh", "silu", "relu2", "swiglu", "geglu"] = setting(
         "relu2", "feed-forward activation; swiglu and geglu are gated"
     )
     bias: bool = setting(False, "biases in linear layers and layer norms")
     attention_bias: Literal["auto", "none", "qkv", "all"] = setting(
-        "auto", "biases in attention; auto: as bias; qkv: only of queries, keys and values"
+        "auto", "biases in attention; auto: as model.bias; qkv: only for queries, keys and values"
     )
     tied_head: bool = setting(False, "weight tying: the output head is the token embedding table")
     dropout: float = setting(0.0, "dropout probability on the residual stream")
@@ -84,30 +93,34 @@ class GPTConfig(NeuralConfig):
     qk_norm: bool = setting(True, "RMS-normalize queries and keys")
     window: int = setting(
         0,
-        "tokens that a layer with sliding-window attention sees, including its own; none: no such "
-        "layer",
+        "sliding-window attention: number of tokens that a query sees, including its own; none: no "
+        "sliding window",
         zero="none",
     )
     window_pattern: str = setting(
-        "", "one letter per layer, repeated: S sliding window, L whole context; such as SSSL"
+        "", "pattern of layers, repeated: S: sliding window; L: full context; for example SSSL"
     )
     value_embedding_every: int = setting(
         0,
-        "every n-th layer, counted from the last, adds gated token embeddings to its values; "
-        "none: no layer",
+        "value embeddings: every n-th layer, counted from the last, adds gated token embeddings to "
+        "its values; none: no layer",
         zero="none",
     )
     residual_scalars: bool = setting(
-        False, "each layer starts from a x + b embedding, with a and b learned"
+        False,
+        "input of each layer: a x + b embedding, where x is the residual stream and a, b are "
+        "learned; no: x",
     )
     logit_softcap: float = setting(
-        15.0, "logits are cap * tanh(logits / cap); none: no cap", zero="none"
+        15.0,
+        "logit soft-capping: replace the logits by cap * tanh(logits / cap); none: no cap",
+        zero="none",
     )
     init: Literal["gpt2", "truncated-normal", "zero-projections"] = setting(
         "zero-projections",
-        "gpt2: N(0, 0.02), residual projections over sqrt(2 n_layer); truncated-normal: variance "
-        "2/(fan_in + fan_out), cut at three sigma; zero-projections: residual projections and "
-        "head zero",
+        "initial weights: gpt2: N(0, 0.02), residual projections divided by sqrt(2 n_layer); "
+        "truncated-normal: variance 2/(fan_in + fan_out), cut at three standard deviations; "
+        "zero-projections: residual projections and head zero",
     )
 
     description: ClassVar[str] = "Transformer"
@@ -221,7 +234,7 @@ class GPTConfig(NeuralConfig):
 
     @property
     def attention_biases(self) -> Literal["none", "qkv", "all"]:
-        """Which of attention's projections have biases, with auto resolved."""
+        """The attention projections that have biases, with auto resolved."""
         if self.attention_bias == "auto":
             return "all" if self.bias else "none"
         return self.attention_bias
@@ -244,18 +257,22 @@ class GPTConfig(NeuralConfig):
         return self.feed_forward in ("swiglu", "geglu")
 
     def window_of(self, layer: int) -> int:
-        """How many tokens this layer sees, including its own; 0: the whole context."""
+        """Returns the number of tokens that a query of this layer sees, including its own; 0: the
+        full context.
+        """
         pattern = self.window_pattern or "L"
         return self.window if pattern[layer % len(pattern)] == "S" else 0
 
     def has_value_embedding(self, layer: int) -> bool:
-        """Whether this layer adds token embeddings to its values."""
+        """Returns whether this layer adds token embeddings to its values."""
         every = self.value_embedding_every
         return bool(every) and (self.n_layer - 1 - layer) % every == 0
 
     @property
     def d_value_gate(self) -> int:
-        """How many numbers of a layer's input compute the gate of its value embedding."""
+        """Width of the part of a layer's input from which the gate of its value embedding is
+        computed.
+        """
         return min(32, self.d_model)
 
     def build(self) -> GPT:

@@ -49,7 +49,7 @@ class LanguageModel(Protocol):
         """The device of ids and states."""
 
     def new_state(self, batch_size: int) -> Any:
-        """The state before any token has been read, for `batch_size` texts."""
+        """Returns the state before any token has been read, for `batch_size` texts."""
 
     def next_logits(self, ids: Int[Tensor, "B T"], state: Any) -> Float[Tensor, "B V"]:
         """Reads `ids` and returns the logits of the token after the last one.
@@ -68,7 +68,7 @@ class LanguageModel(Protocol):
         """
 
     def n_parameters(self) -> int:
-        """The number of learned values."""
+        """Returns the number of learned values."""
 
 
 class NeuralModel(nn.Module, ABC):
@@ -87,7 +87,8 @@ class NeuralModel(nn.Module, ABC):
         state: Any = None,
         documents: Int[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T D"]:
-        """The vector at each position from which the head computes the logits of the next token.
+        """Returns the vector at each position from which the head computes the logits of the next
+        token.
 
         If a `state` is given, it stands for the tokens before `ids` and is updated in place.
         `documents` numbers the document that each token belongs to; no token sees another document.
@@ -153,7 +154,8 @@ class NeuralModel(nn.Module, ABC):
         return -losses.view(targets.shape)
 
     def parts(self) -> dict[str, list[int]]:
-        """The number of rows of each map in matrices that concatenate several linear maps, by name.
+        """Returns the number of rows of each map in matrices that concatenate several linear maps,
+        by name.
 
         An example is the fused query, key and value projection. Muon orthogonalizes each map
         separately.
@@ -161,5 +163,5 @@ class NeuralModel(nn.Module, ABC):
         return {}
 
     def n_parameters(self) -> int:
-        """The number of learned values. A tied head counts once."""
+        """Returns the number of learned values. A tied head counts once."""
         return sum(p.numel() for p in self.parameters())

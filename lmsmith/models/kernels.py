@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 layer_norm_threads = 0
-"""With fewer threads than this, LayerNorm's gradients equal those of this many threads; 0 means
+"""Number of threads whose LayerNorm gradients are reproduced bit for bit when fewer threads run; 0:
 PyTorch's own kernel.
 
 PyTorch sums the gradients of gain and bias in one part per thread, so their last bits depend on the

@@ -38,11 +38,11 @@ class Norm(nn.Module):
 class NgramEmbedding(nn.Module):
     """Embeds the last n tokens at every position with a hashed table: an n-gram model at the input.
 
-    A table look-up costs no matrix product. It gives a small model short-range statistics (what
-    usually follows these two, three or four tokens) that would otherwise take layers and many
-    tokens to learn. Bigram tables appear in the modded-nanogpt speedrun, hashed n-grams in Huang et
-    al. 2025, "Over-Tokenized Transformer". Positions before the start of a text count as one
-    special token. Tables start at zero, so that at first the model behaves as if they were absent.
+    A table look-up costs no matrix product. It gives a small model short-range statistics (which
+    token usually follows these two, three or four) that would otherwise take layers and many tokens
+    to learn. Bigram tables appear in the modded-nanogpt speedrun, hashed n-grams in Huang et al.
+    2025, "Over-Tokenized Transformer". Positions before the start of a text count as one special
+    token. Tables start at zero, so that at first the model behaves as if they were absent.
     """
 
     def __init__(self, config: GPTConfig) -> None:
@@ -58,7 +58,7 @@ class NgramEmbedding(nn.Module):
         before: Int[Tensor, "B n"],
         positions: Int[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T D"]:
-        """The sum of the embeddings of all orders.
+        """Returns the sum of the embeddings of all orders.
 
         `before`: the tokens just before `ids`; `vocab_size` stands for "no token". `positions`:
         each token's position in its document; an n-gram never reaches into the document before.

@@ -61,11 +61,11 @@ class NgramState:
 
 @dataclass(frozen=True)
 class Discounts:
-    """What Kneser-Ney subtracts from counts of 1, of 2, and of 3 or more, in one order."""
+    """Kneser-Ney discounts of one order, subtracted from counts of 1, of 2, and of 3 or more."""
 
     order: int
     amounts: tuple[float, float, float]
-    estimated: bool  # from the counts of counts; otherwise FALLBACK
+    estimated: bool  # False: FALLBACK, because the counts of counts did not suffice
 
 
 class Ngram:
@@ -91,7 +91,7 @@ class Ngram:
 
     @classmethod
     def from_tensors(cls, config: NgramConfig, tensors: Mapping[str, Tensor]) -> Ngram:
-        """The inverse of `tensors`. Raises KeyError or ValueError if they are not an n-gram
+        """Returns the inverse of `tensors`. Raises KeyError or ValueError if they are not an n-gram
         model's.
         """
         trie = Trie(**{name: tensors[name].numpy() for name in _TENSORS})
@@ -107,7 +107,7 @@ class Ngram:
         return cls(config, trie)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The learned counts as named tensors."""
+        """Returns the learned counts as named tensors."""
         return {name: torch.from_numpy(getattr(self.trie, name)) for name in _TENSORS}
 
     @property
@@ -115,7 +115,7 @@ class Ngram:
         return self.config.vocab_size
 
     def n_parameters(self) -> int:
-        """The number of distinct n-grams counted, over all orders from 1."""
+        """Returns the number of distinct n-grams counted, over all orders from 1."""
         return len(self.trie.token) - 1
 
     def new_state(self, batch_size: int) -> NgramState:
@@ -149,7 +149,7 @@ class Ngram:
         return torch.from_numpy(np.stack(rows))
 
     def _read(self, ids: Tensor, state: NgramState) -> list[Ints]:
-        """Each row of ids, preceded by the tokens in its state."""
+        """Returns each row of ids, preceded by the tokens in its state."""
         rows = ids.numpy().astype(np.int32)
         assert not rows.size or 0 <= rows.min() <= rows.max() < self.vocab_size
         return [

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 class NgramConfig(ModelConfig):
     """Settings of n-gram models. The formulas are in `models/ngram.py`."""
 
-    kind: str = setting("ngram", "the kind of model; a --preset implies it")
-    order: int = setting(5, "n: tokens counted together, including the predicted one")
+    kind: str = setting("ngram", "model architecture; --preset sets it")
+    order: int = setting(5, "n: length of the longest n-grams, including the predicted token")
     smoothing: Literal["kneser-ney", "add-k", "mle"] = setting(
         "kneser-ney", "interpolated modified Kneser-Ney, add-k, or maximum likelihood"
     )
-    add_k: float = setting(0.1, "add-k adds this to every count")
+    add_k: float = setting(0.1, "k of add-k smoothing: added to every count")
 
     description: ClassVar[str] = "n-gram model, counted in one pass"
     counted: ClassVar[bool] = True
@@ -35,7 +35,7 @@ class NgramConfig(ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check(1 <= self.order <= 255, "model.order", self.order, "1 to 255")
-        expected = "above 0 (to add nothing: smoothing mle)"
+        expected = "above 0 (for no smoothing set model.smoothing mle)"
         check(0 < self.add_k < math.inf, "model.add_k", self.add_k, expected)
 
     def learn(self, ids: npt.NDArray[np.unsignedinteger]) -> Ngram:

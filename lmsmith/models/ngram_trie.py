@@ -49,7 +49,7 @@ class Trie:
         return len(self.levels) - 2
 
     def find(self, ids: npt.NDArray[np.integer]) -> int | None:
-        """The node of this n-gram; None if it does not occur in the text."""
+        """Returns the node of this n-gram; None if it does not occur in the text."""
         node, _ = _longest_end(
             np.asarray(ids, np.int32), len(ids), self.token, self.first, self.suffix, self.n
         )
@@ -99,7 +99,7 @@ def count_ngrams(ids: npt.NDArray[np.unsignedinteger], vocab_size: int, n: int) 
 
 
 def continuation_counts(trie: Trie) -> Ints:
-    """How many distinct tokens precede each n-gram. N-grams of order n keep their counts."""
+    """Distinct tokens that precede each n-gram. N-grams of order n keep their counts."""
     adjusted = trie.count.copy()
     for k in range(trie.n):
         start, end = trie.levels[k : k + 2]
@@ -153,8 +153,8 @@ def distribution(trie: Trie, weights: Weights, before: Ints, vocab_size: int) ->
 
 @kernel
 def _sorted_positions(text, n, vocab_size):
-    """The positions, sorted by the n tokens that start there. Shorter sequences, at the end of the
-    text, come first.
+    """Returns the positions, sorted by the n tokens that start there. Shorter sequences, at the end
+    of the text, come first.
     """
     order, other = np.arange(len(text)).astype(np.int32), np.empty(len(text), np.int32)
     slot = np.empty(vocab_size + 2, np.int64)
@@ -175,8 +175,8 @@ def _sorted_positions(text, n, vocab_size):
 
 @kernel
 def _shared_lengths(text, order, n):
-    """How many tokens each sorted position shares with the one before, and the first node of each
-    order.
+    """Returns the number of tokens that each sorted position shares with the one before, and the
+    first node of each order.
     """
     shared, levels = np.empty(len(order), np.uint8), np.zeros(n + 2, np.int64)
     levels[1] = 1
@@ -248,7 +248,7 @@ def _weigh(first, levels, counts, discounts, added, own, rest):
 
 @njit
 def _child(token, first, node, wanted):
-    """The child of `node` by a token (binary search); -1 if there is none."""
+    """Returns the child of `node` by a token (binary search); -1 if there is none."""
     low, high = first[node], first[node + 1]
     while low < high:
         middle = (low + high) >> 1
@@ -273,7 +273,7 @@ def _step(token, first, suffix, n, node, order, wanted):
 
 @kernel
 def _longest_end(text, n_read, token, first, suffix, n):
-    """The longest suffix of text[:n_read], of up to n tokens, that is in the trie."""
+    """Returns the longest suffix of text[:n_read], of up to n tokens, that is in the trie."""
     node, order = np.int32(0), 0
     for i in range(n_read - 1):
         node, order = _step(token, first, suffix, n, node, order, text[i])

@@ -40,11 +40,11 @@ class RnnState:
     layers: list[LayerState]
 
     def tensors(self) -> list[Tensor]:
-        """All tensors of the state, layer by layer."""
+        """Returns all tensors of the state, layer by layer."""
         return [part for layer in self.layers for part in layer]
 
     def detach(self) -> "RnnState":
-        """The same state, cut off from the autograd graph (truncated BPTT)."""
+        """Returns the same state, cut off from the autograd graph (truncated BPTT)."""
         return RnnState([tuple(part.detach() for part in layer) for layer in self.layers])
 
 
@@ -76,7 +76,7 @@ class Recurrent(nn.Module):
         return torch.stack(y, dim=1), state
 
     def step(self, x: Float[Tensor, "B D"], state: LayerState) -> LayerState:
-        """The state after one more token."""
+        """Returns the state after one more token."""
         h = state[0]
         # (B, gates * D): all gates side by side
         of_x = F.linear(x, self.kernel.weight_ih_l0, self.kernel.bias_ih_l0)
@@ -118,7 +118,8 @@ class RNN(NeuralModel):
         state: RnnState | None = None,
         documents: Int[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T C"]:
-        """The last layer's h at each position, plus a constant one for the bias of an untied head.
+        """Returns the last layer's h at each position, plus a constant one for the bias of an
+        untied head.
 
         It runs in the precision of the parameters, even under autocast, because rounding errors
         would accumulate over the text.
@@ -141,7 +142,7 @@ class RNN(NeuralModel):
         return self.token_embedding.weight if self.head is None else self.head.weight
 
     def new_state(self, batch_size: int) -> RnnState:
-        """A state of zeros for `batch_size` texts."""
+        """Returns a state of zeros for `batch_size` texts."""
         weight, n_parts = self.token_embedding.weight, 2 if self.config.cell == "lstm" else 1
         shape = batch_size, self.config.d_model
         return RnnState(
@@ -149,7 +150,7 @@ class RNN(NeuralModel):
         )
 
     def parts(self) -> dict[str, list[int]]:
-        """The gates of each weight matrix inside the layers, D rows each."""
+        """Returns the gates of each weight matrix inside the layers, D rows each."""
         D = self.config.d_model
         matrices = {
             name: p
@@ -162,11 +163,11 @@ class RNN(NeuralModel):
     def initialise(self, generator: torch.Generator) -> None:
         """Draws the initial weights from `generator`, in the order of `named_parameters`.
 
-        Hidden-to-hidden matrices are orthogonal, gate by gate, so that the state neither grows nor
-        fades (Saxe et al. 2013). Input matrices are uniform with standard deviation 1/sqrt(D). The
-        token embedding table is N(0, 1), or N(0, 1/D) if it is also the head. An untied head is
-        zero, so the first predictions are uniform. Biases are zero, except those of forget gates,
-        which are one (Jozefowicz et al. 2015): at first, the state is kept.
+        Hidden-to-hidden matrices are orthogonal, gate by gate, so that the state keeps its size
+        (Saxe et al. 2013). Input matrices are uniform with standard deviation 1/sqrt(D). The token
+        embedding table is N(0, 1), or N(0, 1/D) if it is also the head. An untied head is zero, so
+        the first predictions are uniform. Biases are zero, except those of forget gates, which are
+        one (Jozefowicz et al. 2015): at first, the state is kept.
         """
         D = self.config.d_model
         for name, weight in self.named_parameters():

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 class RNNConfig(NeuralConfig):
     """An Elman network, GRU or LSTM. The equations are in `models/rnn.py`."""
 
-    kind: str = setting("rnn", "the kind of model; a --preset implies it")
+    kind: str = setting("rnn", "model architecture; --preset sets it")
     n_layer: int = setting(6, "number of stacked layers")
     d_model: int = setting(384, "width of embeddings and states")
-    cell: Literal["elman", "gru", "lstm"] = setting("lstm", "how a layer computes its next state")
+    cell: Literal["elman", "gru", "lstm"] = setting("lstm", "recurrent cell: Elman, GRU or LSTM")
     activation: Literal["tanh", "sigmoid"] = setting("tanh", "activation of an Elman network")
     tied_head: bool = setting(False, "weight tying: the output head is the token embedding table")
     dropout: float = setting(0.0, "probability of dropping an activation between layers")

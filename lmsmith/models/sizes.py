@@ -40,7 +40,9 @@ RNN_SIZES = (
 
 
 def size_for(sizes: Sequence[Size], budget: float, n_tokens: int) -> tuple[Size, int]:
-    """The size for a budget, and its context length, halved until the text fills four contexts."""
+    """Returns the size for a budget, and its context length, halved until the text fills four
+    contexts.
+    """
     size = next(size for size in sizes if budget <= size.budget)
     context_length = size.context_length
     while context_length > 8 and n_tokens < 4 * context_length:

@@ -99,7 +99,7 @@ class Optimizers:
             optimizer.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:
-        """Every tensor that a resumed run needs, by name: `exp_avg/blocks.0...` and so on.
+        """Returns every tensor that a resumed run needs, by name: `exp_avg/blocks.0...` and so on.
 
         Raises TrainingError if an optimizer's state holds anything but tensors.
         """

@@ -42,7 +42,7 @@ def newton_schulz(n_iterations: int) -> list[Quintic]:
 
 @functools.cache
 def polar_express(n_iterations: int) -> list[Quintic]:
-    """The polynomials whose composition is closest to 1 on [LEAST, 1].
+    """Returns the polynomials whose composition is closest to 1 on [LEAST, 1].
 
     Source: Amsel et al. 2025, arXiv:2505.16932, theorem 1. The choice is greedy: each polynomial is
     the best one for the interval that the previous ones map to. All but the last divide their
@@ -59,7 +59,7 @@ def polar_express(n_iterations: int) -> list[Quintic]:
 
 
 def best_quintic(low: float, high: float) -> Quintic:
-    """The odd quintic with the least maximum distance from 1 on [low, high] (Remez exchange
+    """Returns the odd quintic with the least maximum distance from 1 on [low, high] (Remez exchange
     algorithm).
 
     For the best one, the distance takes its maximum with alternating sign at four points: both ends

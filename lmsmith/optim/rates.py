@@ -33,7 +33,7 @@ _GROUP = {
 
 
 def peak_rates(config: OptimConfig) -> dict[str, float]:
-    """Each group's peak learning rate, by the name of its setting, main group first."""
+    """Returns each group's peak learning rate, by the name of its setting, main group first."""
     rates = {
         "learning_rate": config.learning_rate,
         "embedding_learning_rate": config.embedding_learning_rate or config.learning_rate,
@@ -48,8 +48,8 @@ def peak_rates(config: OptimConfig) -> dict[str, float]:
 def scale_all_groups(
     config: RunConfig, peak: Any, fixed: Collection[str], where: str
 ) -> dict[str, float]:
-    """The settings that set the main group's rate to `peak` and keep all other groups' ratios to
-    it.
+    """Returns the settings that set the main group's rate to `peak` and keep all other groups'
+    ratios to it.
 
     `fixed`: dotted names of settings whose rates stay as they are. Raises ConfigError if the peak
     is not a number above 0, or if the main group's rate is among the fixed ones.
@@ -81,7 +81,8 @@ _OWN_PREFIX = {"muon": "muon_", "sgd": "sgd_"}  # optimizer -> prefix of its own
 def note_on_rates(
     config: OptimConfig, given: Collection[str], *, resumed: bool = False
 ) -> str | None:
-    """A note for users who set the rates of some groups of Muon and AdamW but not the others.
+    """Returns a note for users who set the rates of some groups of Muon and AdamW but not the
+    others.
 
     It also names settings that belong to another optimizer and have no effect. `given`: dotted
     names of the settings that were set. `resumed`: there is no option that scales all groups.

@@ -14,7 +14,7 @@ LARGEST, START, PATIENCE = 2.0**24, 2.0**16, 2000
 
 @dataclass
 class GradientScale:
-    """The current scale `value`. It is always 1 unless `wanted`."""
+    """The current scale `value`. `wanted`: whether to scale the loss; otherwise `value` stays 1."""
 
     wanted: bool
     value: float = 0.0

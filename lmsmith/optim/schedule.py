@@ -12,7 +12,7 @@ from lmsmith.config import SCHEDULES, ScheduleConfig
 
 
 def learning_rate_share(step: int, n_steps: int, config: ScheduleConfig) -> float:
-    """The share of the peak rate at step `step` of `n_steps`, counted from 0.
+    """Returns the share of the peak rate at step `step` of `n_steps`, counted from 0.
 
     Warm-up is linear and never zero: step 0 has 1/warmup_steps.
     """
@@ -50,7 +50,7 @@ def trapezoid(step: int, n_steps: int, config: ScheduleConfig) -> float:
 
 
 def _left(step: int, n_steps: int, n_down: float | int) -> float:
-    """The share of the last `n_down` steps that is still ahead."""
+    """Returns the share of the last `n_down` steps that is still ahead."""
     if step >= n_steps:
         return 0.0
     return min(1.0, (n_steps - step) / n_down) if n_down else 1.0

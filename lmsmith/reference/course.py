@@ -1,4 +1,4 @@
-"""The classifier of introductory courses, with the complete stochastic gradient descent.
+"""The classifier of introductory courses, trained by stochastic gradient descent.
 
 It has one hidden layer: p = softmax(W2 sigmoid(W1 x + b1) + b2), trained to minimize cross-entropy
 (Rumelhart, Hinton and Williams 1986). Softmax and cross-entropy are separate layers here, to show

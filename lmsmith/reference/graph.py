@@ -197,7 +197,7 @@ def _layers(nodes: Sequence[Scalar], number: dict[Scalar, int]) -> list[int]:
 
 
 def _spread(n: int) -> list[float]:
-    """Where n arrows meet the side of a box, relative to its middle."""
+    """Positions at which n arrows meet the side of a box, relative to its middle."""
     return [(i - (n - 1) / 2) * min(TIPS, HEIGHT / n) for i in range(n)]
 
 

@@ -1,6 +1,6 @@
 """llm.c's checkpoints: GPT-2's weights in one file, read and written byte for byte.
 
-The header is 256 little-endian int32, of which the first eight are used:
+The header is 256 little-endian int32. The first eight are used:
 
     0 magic     1 version    2 context   3 vocabulary   4 layers   5 heads   6 width   7 padded
     20240326    3 or 5                                                                 vocabulary
@@ -46,7 +46,10 @@ def read_llmc(path: Path) -> tuple[Sizes, dict[str, np.ndarray]]:
             file.seek(HEADER_BYTES)
             numbers = np.fromfile(file, kind)
     except OSError as error:
-        raise CheckpointError(f"The checkpoint {path} cannot be read: {error.strerror}.") from error
+        raise CheckpointError(
+            f"The checkpoint {path} cannot be read: {error.strerror}. Check the "
+            f"path and its permissions."
+        ) from error
     block = (
         _from_bfloat16(numbers) if kind.itemsize == 2 else numbers.astype(np.float32, copy=False)
     )

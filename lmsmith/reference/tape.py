@@ -1,7 +1,7 @@
 """Reverse-mode automatic differentiation of arrays: layers with gradients, and an autograd tape.
 
-A `Layer` is a function of arrays together with its gradient: `forward` also returns what `backward`
-needs from the call. Applied to variables, a layer records the call on their tape. So loops and
+A `Layer` is a function of arrays together with its gradient: `forward` also returns the values that
+`backward` needs. Applied to variables, a layer records the call on their tape. So loops and
 branches of the program are unrolled as they run, and a layer that is applied twice is on the tape
 twice. A variable must exist before a layer can use it, so the order of calls is a topological order
 of the graph. Walking the tape from its end visits every call after its output's gradient is

@@ -51,8 +51,8 @@ def line_chart(
     log2_x: bool = False,
     named: bool = False,
 ) -> str:
-    """A figure with axes and grid. Values above `y_range` are cut off. Dots show their values in a
-    tooltip.
+    """Returns a figure with axes and grid. Values above `y_range` are cut off. Dots show their
+    values in a tooltip.
 
     The x-axis begins at zero. With `log2_x` it is logarithmic with powers of two as ticks, and
     nothing is cut off. `named`: with a legend below.
@@ -96,7 +96,7 @@ def line_chart(
 
 
 def legend(lines: Sequence[Line]) -> str:
-    """The legend: lines with a label, each with a sample of the line."""
+    """Returns the legend: lines with a label, each with a sample of the line."""
     items = "".join(
         f'<li><svg viewBox="0 0 22 10"><path class="{line.kind}" {_stroke(line.colour)} d="M1 '
         f'5H21"/></svg>'
@@ -144,7 +144,7 @@ def ticks(low: float, high: float, n: int) -> list[float]:
 
 
 def tick_text(value: float, all_ticks: Sequence[float]) -> str:
-    """A tick's label, with just enough digits: 1.25, 0.0005, 20k."""
+    """Returns a tick's label, with just enough digits: 1.25, 0.0005, 20k."""
     if value == 0:
         return "0"
     step = abs(all_ticks[1] - all_ticks[0]) if len(all_ticks) > 1 else abs(value) or 1.0

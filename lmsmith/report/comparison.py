@@ -111,7 +111,7 @@ def check_output_path(out: Path) -> None:
 
 
 def comparison_rows(entries: Iterable[Entry]) -> list[list[str]]:
-    """The table's cells, for a page or a terminal, under `HEAD`."""
+    """Returns the table's cells, for a page or a terminal, under `HEAD`."""
     return [
         [
             entry.name,
@@ -152,7 +152,7 @@ def comparison_notes(entries: Iterable[Entry]) -> list[str]:
 
 
 def measure(on: Text) -> str:
-    """The length of the text in bytes, and how many of them are not UTF-8."""
+    """Returns the length of the text in bytes, and how many of them are not UTF-8."""
     odd = (
         f"; {on.n_invalid:,} of them are not valid UTF-8 and count unchanged"
         if on.n_invalid
@@ -162,7 +162,7 @@ def measure(on: Text) -> str:
 
 
 def equal_time(runs: Sequence[Path], sources: Sequence[str], minutes: float) -> str:
-    """A sentence on how `train_all` trained the models."""
+    """Returns a sentence on how `train_all` trained the models."""
     counted = [run.name for run in runs if summary_of(run).get("finished") == "counted"]
     once = f"; {', '.join(counted)} read the text once" if counted else ""
     time = f"{minutes:g} minute{'' if minutes == 1 else 's'}"
@@ -172,7 +172,7 @@ def equal_time(runs: Sequence[Path], sources: Sequence[str], minutes: float) -> 
 def comparison_page(
     entries: Sequence[Entry], on: Text, trained: Sequence[Path] = (), about: str = ""
 ) -> str:
-    """The HTML page: a bar chart, the table, and learning curves.
+    """Returns the HTML page: a bar chart, the table, and learning curves.
 
     `trained`: runs on the same text with the same tokenizer, to draw learning curves of. `about`: a
     sentence on how they were trained.

@@ -79,8 +79,8 @@ def curves(runs: Sequence[Run], *, named: bool = False) -> str:
 
 
 def bits_per_byte(runs: Sequence[Run], bits: Sequence[float | None]) -> str:
-    """A bar chart, worst first: a uniform guess, the compressors, the runs, and the entropy of the
-    source if it is known.
+    """Returns a bar chart, worst first: a uniform guess, the compressors, the runs, and the entropy
+    of the source if it is known.
     """
     known = [found for run in runs if (found := _baselines(run))]
     one_text = all(found == known[0] for found in known)
@@ -148,8 +148,8 @@ def _loss_lines(run: Run, colour: int, shared: bool, axis: str, unit: float) -> 
 
 
 def _loss_range(lines: Sequence[Line]) -> tuple[float, float]:
-    """The y-range of a loss chart: lowest to highest loss with a margin, cut off at the top so that
-    at least `AFTER_START` of the height is left for the part after the start.
+    """Returns the y-range of a loss chart: lowest to highest loss with a margin, cut off at the top
+    so that at least `AFTER_START` of the height is left for the part after the start.
     """
     end = max(float(line.x[-1]) for line in lines if len(line.x))
     shown = [line.y[line.x >= end / 20] for line in lines if line.kind != "faint"]
@@ -202,7 +202,7 @@ def _rate_labels(run: Run) -> dict[str, str]:
 
 
 def _cut_off(lines: Iterable[Line], top: float) -> str:
-    """A note for the caption if the curve starts above the chart; else ""."""
+    """Returns a note for the caption if the curve starts above the chart; else ""."""
     highest = max(
         float(line.y[np.isfinite(line.y)].max(initial=top))
         for line in lines
@@ -222,7 +222,7 @@ def _small_line(run: Run, name: str, colour: int, label: str = "") -> Line:
 
 
 def _chart(title: str, lines: Sequence[Line], *, named: bool = False) -> str:
-    """A small chart; "" if there is nothing to draw. `named`: with a legend."""
+    """Returns a small chart; "" if there is nothing to draw. `named`: with a legend."""
     values = np.concatenate([line.y[np.isfinite(line.y)] for line in lines])
     if not len(values):
         return ""

@@ -15,7 +15,7 @@ _PICTURE_OF_CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) no
 
 
 def page(title: str, body: str) -> str:
-    """The complete HTML document with this title and this HTML body."""
+    """Returns the complete HTML document with this title and this HTML body."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -34,8 +34,8 @@ def text(raw: object) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of HTML cells; the first cell of each row is its header. Scrolls if it is wider than
-    the page.
+    """Returns a table of HTML cells; the first cell of each row is its header. Scrolls if it is
+    wider than the page.
     """
     top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
     body = ""
@@ -47,7 +47,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def figure(value: float | None, form: str) -> str:
-    """A number in this format; a dash for None."""
+    """Returns a number in this format; a dash for None."""
     return "—" if value is None else format(value, form)
 
 

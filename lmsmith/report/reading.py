@@ -1,9 +1,9 @@
-"""Reads run folders in any state: finished, still going or killed, with missing files or an
+"""Reads run folders in any state: finished, still training or killed, with missing files or an
 incomplete last line.
 
 A report is most useful when something went wrong, so reading succeeds for anything that a run may
-leave behind. `Run.missing` lists what is absent, in sentences for the user. Only a path that is not
-a run folder is an error.
+leave behind. `Run.missing` lists the missing files and values, in sentences for the user. Only a
+path that is not a run folder is an error.
 
 `metrics.jsonl` of a resumed run may hold a step twice, from before and after it was resumed; the
 later line counts.
@@ -44,8 +44,8 @@ class Run:
     missing: list[str] = field(default_factory=list)
 
     def number(self, *names: str) -> float | None:
-        """The number under the first of these keys that has one, in summary.json or else in the
-        latest lines of metrics.jsonl.
+        """Returns the value of the first of these keys that has a number, in summary.json or else
+        in the latest lines of metrics.jsonl.
         """
         latest = sorted([*self.train[-1:], *self.evals[-1:]], key=lambda row: -row["step"])
         for row in (self.summary, *latest):
@@ -96,7 +96,7 @@ def read_run(folder: Path) -> Run:
 
 
 def prompt_of(folder: Path) -> str:
-    """A few words to use as a prompt: the start of a line of the run's validation text."""
+    """Returns a few words to use as a prompt: the start of a line of the run's validation text."""
     try:
         with (folder / "tokens" / "validation.txt").open(encoding="utf-8", errors="ignore") as file:
             begin = file.read(5000)
@@ -117,8 +117,8 @@ def column(rows: Iterable[dict[str, Any]], name: str) -> Numbers:
 
 
 def is_number(value: Any) -> bool:
-    """Whether `value` is a finite number. Excludes booleans, and the NaN that Python's JSON reader
-    accepts.
+    """Returns whether `value` is a finite number. Excludes booleans, and the NaN that Python's JSON
+    reader accepts.
     """
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -194,7 +194,7 @@ def _read_summary(run: Run) -> None:
     text = _text(
         run,
         "summary.json",
-        "the run is still going or was killed; the numbers are from its latest metrics",
+        "the run is still training or was killed; the numbers are from its latest metrics",
     )
     if text:
         try:
@@ -210,7 +210,9 @@ def _read_summary(run: Run) -> None:
 
 
 def _text(run: Run, name: str, consequence: str) -> str:
-    """The text of a file of the run. If there is none, returns "" and adds to `run.missing`."""
+    """Returns the text of a file of the run. If there is none, returns "" and adds to
+    `run.missing`.
+    """
     try:
         text = (run.folder / name).read_text(encoding="utf-8", errors="replace")
         if text.strip():

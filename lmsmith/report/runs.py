@@ -2,8 +2,8 @@
 against baselines, samples, settings and suggestions.
 
 The file is self-contained (see `page.py`). The report on one run shows all of it; the report on
-several compares them. What is missing, because a run is still going or was killed, is listed at the
-top (see `reading.py`).
+several compares them. Files that are missing, because a run is still training or was killed, are
+listed at the top (see `reading.py`).
 
 The loss and bits per byte of a run are those of its best evaluation, whose weights are in
 RUN/model.
@@ -109,7 +109,7 @@ def _model_in_words(settings: Mapping[str, Any]) -> str:
 
 
 def _init_from(run: Run) -> str:
-    """The run whose weights this one started from; empty if there is none."""
+    """Returns the run whose weights this one started from; empty if there is none."""
     source = str(run.settings.get("train.init_from", "none"))
     return "" if source == "none" else source
 
@@ -119,7 +119,9 @@ def _headed(title: str, section: str) -> str:
 
 
 def _early(run: Run) -> str:
-    """A notice that the run ended early or was too short to learn anything; "" if neither holds."""
+    """Returns a notice that the run ended early or was too short to learn anything; "" if neither
+    holds.
+    """
     sentences = []
     if early := cut_short(run.summary):
         sentences.append(f"This run was {early}; it is not comparable with others.")
@@ -142,7 +144,7 @@ def _notice(missing: list[str]) -> str:
 
 
 def _val_loss(run: Run) -> tuple[float | None, float | None]:
-    """The lowest validation loss, in nats per token, and its step."""
+    """Returns the lowest validation loss, in nats per token, and its step."""
     if is_number(run.summary.get("best_val_loss")):
         return run.number("best_val_loss"), run.number("best_step")
     losses = column(run.evals, "val_loss")
@@ -259,7 +261,9 @@ def _facts(run: Run) -> str:
 
 
 def _legs(run: Run) -> str | None:
-    """The steps of each part of an extended run, `0 to 30, 30 to 60`; None if there is one part."""
+    """Returns the steps of each part of an extended run, `0 to 30, 30 to 60`; None if there is one
+    part.
+    """
     legs = run.summary.get("legs")
     if not isinstance(legs, list) or len(legs) < 2:
         return None
@@ -342,7 +346,7 @@ def _differences(runs: list[Run]) -> str:
 
 
 def _samples(run: Run) -> str:
-    """All samples in the order of training, the last ones unfolded."""
+    """Returns all samples in the order of training, the last ones unfolded."""
     sections = []
     for i, (heading, texts) in enumerate(run.samples):
         step = heading.removeprefix("step ")
@@ -394,7 +398,7 @@ def _next_steps(run: Run) -> str:
 def _from_the_curves(run: Run, folder: str, again: str) -> Iterator[tuple[str, str]]:
     if run.summary.get("finished") in (None, "signal"):
         yield (
-            "If the run is no longer going, resume it from its last checkpoint:",
+            "If the run is no longer training, resume it from its last checkpoint:",
             f"lmsmith resume {folder}",
         )
     training, losses = column(run.train, "loss"), column(run.evals, "val_loss")

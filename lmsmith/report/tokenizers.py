@@ -17,7 +17,7 @@ SPACE = "\u00b7"  # shown for a space in a token
 
 
 def comparison_rows(rows: Sequence[Measure]) -> list[list[str]]:
-    """The table's cells, for a page or a terminal, under `HEAD`."""
+    """Returns the table's cells, for a page or a terminal, under `HEAD`."""
     return [
         [
             row.name,
@@ -40,7 +40,7 @@ def comparison_page(
     name: str,
     n_trained_on: int,
 ) -> str:
-    """The HTML page.
+    """Returns the HTML page.
 
     `held_out`: the text that the tokenizers were compared on; a sentence of it is shown as tokens.
     `name`: the name of the text. `n_trained_on`: number of its characters used for training.
@@ -64,8 +64,8 @@ def comparison_page(
 
 
 def sentence_of(held_out: str, most: int = 120) -> str:
-    """A line of the text, truncated between words. Prefers lines after the first, which may begin
-    in the middle of a word.
+    """Returns a line of the text, truncated between words. Prefers lines after the first, which may
+    begin in the middle of a word.
     """
     lines = held_out.splitlines()
     line = next((line for line in [*lines[1:], *lines[:1]] if len(line) > 30), held_out)
@@ -73,8 +73,8 @@ def sentence_of(held_out: str, most: int = 120) -> str:
 
 
 def _curve(rows: Sequence[Measure]) -> str:
-    """A chart of bytes per token by vocabulary size: a line for the BPE tokenizers trained here,
-    a dot for each other one.
+    """Returns a chart of bytes per token by vocabulary size: a line for the BPE tokenizers trained
+    here, a dot for each other one.
     """
     groups: dict[str, list[Measure]] = {}
     for row in rows:

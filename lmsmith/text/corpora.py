@@ -71,7 +71,7 @@ class Corpus:
     homepage: str
     source: tuple[File, ...] | HubFiles
     note: str = ""
-    """What may surprise a user."""
+    """A note on anything about the corpus that may surprise a user."""
 
     @property
     def n_bytes(self) -> int:
@@ -101,13 +101,13 @@ class Corpus:
 
 
 def find(name: str) -> Corpus | None:
-    """The corpus of this name, in any case; None if there is none."""
+    """Returns the corpus of this name, in any case; None if there is none."""
     name = name.lower()
     return CORPORA.get(name) if name in CORPORA else None
 
 
 def get(name: str) -> Corpus:
-    """The corpus of this name. Raises DataError if there is none."""
+    """Returns the corpus of this name. Raises DataError if there is none."""
     corpus = find(name)
     if corpus is None:
         suggestion = nearest(name)
@@ -121,7 +121,7 @@ def get(name: str) -> Corpus:
 
 
 def nearest(name: str) -> str | None:
-    """The corpus with the most similar name; None if no name is similar."""
+    """Returns the corpus with the most similar name; None if no name is similar."""
     matches = difflib.get_close_matches(name.lower(), CORPORA, n=1, cutoff=0.6)
     return CORPORA.get(matches[0]).name if matches else None
 
@@ -138,7 +138,7 @@ def format_size(n_bytes: float) -> str:
 
 
 def _foundry(path: str, n_bytes: int, checksum: str) -> tuple[File, ...]:
-    """A task set in mosaicml/llm-foundry's format: one JSON object per line."""
+    """Returns a task set in mosaicml/llm-foundry's format: one JSON object per line."""
     folder_url = (
         f"https://raw.githubusercontent.com/mosaicml/llm-foundry/{FOUNDRY}/scripts/eval/local_data"
     )

@@ -7,8 +7,8 @@
 A plain text file (any suffix) is one document, or several if a separator such as <|endoftext|>
 stands between them (`separators.py`). A line of .jsonl, .ndjson or .json is a document, and so is a
 row of .parquet. Each of these may be compressed (.gz, .zst). `sources.py` finds the files and
-`reading.py` reads one. Nothing is dropped silently: `Documents.counts` counts what was replaced,
-skipped or excluded.
+`reading.py` reads one. Nothing is dropped silently: `Documents.counts` counts the replaced bytes,
+and the skipped and excluded files and documents.
 
 `held_out.py` splits the documents into training and validation text. `data/prepare/units.py` reads
 text that does not fit into memory.
@@ -105,8 +105,8 @@ class Documents:
         return [file.path for file in self._files]
 
     def without(self, files: Collection[Path]) -> Self:
-        """The documents of the other files, for a caller that reads `files` itself. A lack of text
-        is then not an error.
+        """Returns the documents of the other files, for a caller that reads `files` itself. A lack
+        of text is then not an error.
         """
         others = copy.copy(self)
         others._files = [file for file in self._files if file.path not in files]
@@ -179,9 +179,11 @@ class Documents:
             counts.n_characters += len(text)
             counts.n_bytes += document.n_bytes
             yield document
-            del text, document  # otherwise it would stay in memory until the next one is read
+            del text, document  # frees the text before the next one is read
 
 
 def _utf8(text: str) -> Iterator[bytes]:
-    """The text in UTF-8, in parts, so that a large text is not held a second time as bytes."""
+    """Returns the text in UTF-8, in parts, so that a large text is not held a second time as
+    bytes.
+    """
     return (text[start : start + PART].encode() for start in range(0, len(text), PART))

@@ -92,7 +92,7 @@ def download(
 
 
 def checksum_of(path: Path, like: str) -> str:
-    """The checksum of a file, of the kind that `like` begins with: "sha256:" or "git:"."""
+    """Returns the checksum of a file, of the kind that `like` begins with: "sha256:" or "git:"."""
     kind = like.partition(":")[0]
     assert kind in ("sha256", "git"), like
     if kind == "sha256":
@@ -165,8 +165,8 @@ def _transfer(
     headers: Mapping[str, str],
     progress: Callable[[int], None],
 ) -> None:
-    """One connection: requests what `part` lacks and appends it. Raises OSError or HTTPException if
-    the connection breaks.
+    """Opens one connection: requests the missing rest of `part` and appends it. Raises OSError or
+    HTTPException if the connection breaks.
 
     `checked`: a checksum will verify that the parts fit together, so the server need not name the
     file's version.
@@ -200,7 +200,7 @@ def _transfer(
             if not request.has_header("Range"):
                 raise DataError(
                     f"{url} cannot be downloaded: the server sent a part of the file that was not "
-                    f"requested."
+                    f"requested. Download the file with another program."
                 )
             return _transfer(url, part, checked, n_bytes, headers, progress)
         with _disk(part):
@@ -214,7 +214,7 @@ def _transfer(
 
 
 def _request(url: str, headers: Mapping[str, str], start: int) -> urllib.request.Request:
-    """A request for the file from byte `start` on."""
+    """Returns a request for the file from byte `start` on."""
     request = urllib.request.Request(url, headers={"User-Agent": f"lmsmith/{__version__}"})
     # Without compression, offsets in the response are offsets in the file.
     request.add_header("Accept-Encoding", "identity")
@@ -235,11 +235,13 @@ def _check_length(
     """
     if n_bytes is not None and total not in (None, n_bytes):
         raise DataError(
-            f"{url} is {total:,} bytes long, expected {n_bytes:,}: this is not the expected file."
+            f"{url} is {total:,} bytes long, expected {n_bytes:,}: this is not the expected file. "
+            f"It may have changed at its source."
         )
     if total is None and not known_complete:
         raise DataError(
-            f"{url} cannot be downloaded safely: the server does not report its length."
+            f"{url} cannot be downloaded safely: the server does not report its length. "
+            f"Download the file with another program."
         )
 
 
@@ -268,8 +270,8 @@ def _append(response: Any, part: Path, progress: Callable[[int], None]) -> None:
 
 
 def _extent(response: Any) -> tuple[int, int | None]:
-    """The offset at which the response begins, and the file's length; None if the server does not
-    report it.
+    """Returns the offset at which the response begins, and the file's length; None if the server
+    does not report it.
     """
     if response.status == 206:
         extent, _, total = (
@@ -290,7 +292,7 @@ def _tag(headers: Any) -> str:
 
 
 def _version_of(part: Path) -> dict[str, Any]:
-    """The version that `part` belongs to; empty if unknown."""
+    """Returns the version that `part` belongs to; empty if unknown."""
     try:
         version = json.loads(_beside(part).read_text(encoding="utf-8"))
         return {"tag": version["tag"], "n_bytes": version["n_bytes"]}
@@ -323,13 +325,17 @@ def _disk(part: Path) -> Iterator[None]:
 
 def _refused(url: str, error: urllib.error.HTTPError) -> str:
     if error.code in (404, 410):
-        return f"{url} does not exist any more (the server answers {error.code})."
+        return (
+            f"{url} does not exist any more (the server answers {error.code}). Check the address."
+        )
     if error.code in (401, 403):
         return (
             f"the server denies access to {url} ({error.code}): it may require an account, or "
             f"that you accept its terms."
         )
-    return f"cannot download {url}: the server answers {error.code} ({error.reason})."
+    return (
+        f"cannot download {url}: the server answers {error.code} ({error.reason}). Try again later."
+    )
 
 
 def _reason(error: Exception) -> str:
@@ -342,7 +348,7 @@ def _reason(error: Exception) -> str:
 
 
 def _retry_after(error: Exception) -> float:
-    """The pause that a busy server asks for (Retry-After), in seconds."""
+    """Returns the pause that a busy server asks for (Retry-After), in seconds."""
     seconds = (
         error.headers.get("Retry-After", "") if isinstance(error, urllib.error.HTTPError) else ""
     )

@@ -1,4 +1,4 @@
-"""What reading every kind of file shares: opening, decompressing, decoding, counting.
+"""Opens, decompresses and decodes text files, and counts what was read, for all formats.
 
 Texts are Python strings in one form, whatever the file: byte-order marks are removed, CRLF and lone
 CR become LF, and unpaired surrogates are errors. Files may be compressed (.gz or .zst after their
@@ -163,7 +163,7 @@ def listed(suffixes: Counter[str]) -> str:
 
 
 def inner_suffix(path: Path) -> str:
-    """The suffix of the content: ".jsonl" of "a.JSONL.gz"."""
+    """Returns the suffix of the content: ".jsonl" of "a.JSONL.gz"."""
     return Path(path.stem if path.suffix.lower() in COMPRESSED else path.name).suffix.lower()
 
 
@@ -214,7 +214,7 @@ def count_part(
     counts: Counts, line_ends: io.IncrementalNewlineDecoder, path: Path, part: Part
 ) -> None:
     """Adds one part of a file, and the line ends seen in it, to `counts`."""
-    counts.n_files += part.start == 0  # a file of several parts is one file
+    counts.n_files += part.start == 0  # count a file once, even if it is read in parts
     seen = line_ends.newlines if isinstance(line_ends.newlines, tuple) else (line_ends.newlines,)
     for line_end, files in (("\r\n", counts.crlf), ("\r", counts.cr)):
         if line_end in seen:
@@ -266,7 +266,7 @@ def read_errors(path: Path) -> Iterator[None]:
             raise DataError(
                 f"cannot read {error.filename or path}: {error.strerror}.{link}"
             ) from error
-        if REFUSED in str(error):  # in a later frame
+        if REFUSED in str(error):  # a later frame of the file needs a large window
             raise too_wide(path) from error
         raise DataError(
             f"{path} cannot be decompressed: {str(error).rstrip('.')}. It is truncated or damaged; "
@@ -275,8 +275,8 @@ def read_errors(path: Path) -> Iterator[None]:
 
 
 def looks_binary(head: bytes, encoding: str) -> bool:
-    """Whether a file that begins with `head` is not text in `encoding`, judged by the NULs in its
-    first 8 KB.
+    """Returns whether a file that begins with `head` is not text in `encoding`, judged by the NULs
+    in its first 8 KB.
 
     A stray NUL in a text is an ordinary character. More than one per thousand bytes, or any where
     the bytes are invalid in the encoding, means a binary file, or UTF-16 without a mark.
@@ -299,8 +299,8 @@ def open_bytes(path: Path) -> contextlib.AbstractContextManager[BinaryIO]:
 
 
 def size_and_time(path: Path) -> tuple[int, int]:
-    """The length of a file in bytes, and its modification time in nanoseconds; 0 for a file on the
-    Hub, where a path with a commit never changes.
+    """Returns the length of a file in bytes, and its modification time in nanoseconds; 0 for a file
+    on the Hub, where a path with a commit never changes.
     """
     if hub.is_remote(path):
         return hub.n_bytes_of(path), 0
@@ -393,7 +393,7 @@ def decoded_chunks(
 
 
 def _binary(path: Path, head: bytes) -> BinaryFile:
-    """The error for a binary file. `head`: its first bytes, which contain a NUL."""
+    """Returns the error for a binary file. `head`: its first bytes, which contain a NUL."""
     hint = "If it is UTF-16 without a byte-order mark, set `--data.encoding utf-16-le`."
     if path.suffix.lower() in TOKEN_FILES:
         hint = FOREIGN_TOKEN_FILES
@@ -410,8 +410,8 @@ def _binary(path: Path, head: bytes) -> BinaryFile:
 def _undecodable(
     path: Path, encoding: str, error: UnicodeDecodeError, offset: int, line: int
 ) -> DataError:
-    """The error for invalid bytes in `encoding`. `offset`: where the bytes of `error` begin in the
-    file.
+    """Returns the error for invalid bytes in `encoding`. `offset`: where the bytes of `error` begin
+    in the file.
     """
     decompressed = " after decompression" if path.suffix.lower() in COMPRESSED else ""
     return DataError(
@@ -445,7 +445,8 @@ def without_surrogates(
 
 
 def available_fields(fields: Iterable[str], texts: dict[str, int]) -> str:
-    """A clause for an error about a missing text field: lists the existing fields and suggests one.
+    """Returns a clause for an error about a missing text field: lists the existing fields and
+    suggests one.
 
     `texts`: the fields that contain text, and how much; the one with the most text is suggested.
     """

@@ -26,8 +26,8 @@ k-th (from 1) has weight 1/(k + 1): close to Zipf's law, and no numbers in the g
 **Exactness.** `Grammar.generate` returns a text and the log-probability of the derivation that
 produced it, which is the sum over all its choices. The probability of the *text* is the sum over
 all its derivations. `Grammar.log_probability` computes that sum from the text alone, by dynamic
-programming from left to right over partial derivations (what is left to derive, and the bindings of
-the variables). The two are equal if and only if the text has exactly one derivation;
+programming from left to right over partial derivations (the part still to be derived, and the
+bindings of the variables). The two are equal if and only if the text has exactly one derivation;
 `lmsmith.text.stories` explains the proof that all of its texts do.
 """
 
@@ -68,8 +68,8 @@ class Table:
         return record
 
     def log_probability(self, record: Record, excluded: tuple[Record, ...]) -> float:
-        """The log-probability of drawing `record`, given that none of `excluded` (which need not be
-        in this table) is drawn.
+        """Returns the log-probability of drawing `record`, given that none of `excluded` (which
+        need not be in this table) is drawn.
         """
         excluded_mass = sum(
             math.exp(self.log_probabilities[self.index[other]])
@@ -118,7 +118,7 @@ class Grammar:
         assert not unused, f"rules {sorted(unused)} cannot be reached from {start}"
 
     def generate(self, random: Random) -> tuple[str, float]:
-        """A text, and the natural logarithm of the probability of its derivation."""
+        """Returns a text, and the natural logarithm of the probability of its derivation."""
         words: list[str] = []
         values: list[Record | None] = [None] * len(self.variables)
         log_probability = 0.0
@@ -143,12 +143,12 @@ class Grammar:
         return "".join(words), log_probability
 
     def log_probability(self, text: str) -> float:
-        """The natural logarithm of the probability of `text`, summed over all its derivations; -inf
-        if there are none.
+        """Returns the natural logarithm of the probability of `text`, summed over all its
+        derivations; -inf if there are none.
         """
-        # For each position in the text, the partial derivations that have reached it: what is left
-        # to derive, as nested pairs (next part, rest), and the bindings -> their log-probability.
-        # Equal states are summed.
+        # For each position in the text, the partial derivations that have reached it: the part
+        # still to be derived, as nested pairs (next part, rest), and the bindings -> their
+        # log-probability. Equal states are summed.
         reached: list[dict[tuple[tuple | None, Values], float]] = [{} for _ in range(len(text) + 1)]
 
         def reach(
@@ -199,7 +199,7 @@ class Grammar:
         return total
 
     def _rule(self, name: str) -> Parts:
-        """The parts of the rule, parsed when it is first used."""
+        """Returns the parts of the rule, parsed when it is first used."""
         if name not in self._parsed:
             self._parsed[name] = None
             options = [self._parse(line) for line in self._alternatives[name]]
@@ -214,7 +214,7 @@ class Grammar:
         return options[0] if len(options) == 1 else (_choice(options),)
 
     def _options(self, tokens: Iterator[str]) -> list[Parts]:
-        """The alternatives between brackets, up to the closing one."""
+        """Returns the alternatives between brackets, up to the closing one."""
         options: list[list[Node]] = [[]]
         while (token := next(tokens)) != "]":
             if token == "|":
@@ -249,22 +249,22 @@ class Grammar:
 
 
 def spoken(slot: Slot, values: Sequence[Record | None]) -> str:
-    """The text of a bound record in the form that `slot` names."""
+    """Returns the text of a bound record in the form that `slot` names."""
     text = _form(slot, values)
     assert isinstance(text, str)
     return text
 
 
 def must_draw(draw: Draw, values: Sequence[Record | None]) -> bool:
-    """Whether the variable is still unbound. Only `?=` accepts a bound one."""
+    """Returns whether the variable is still unbound. Only `?=` accepts a bound one."""
     bound = values[draw.slot.variable] is not None
     assert draw.again or not bound, f"variable {draw.slot.variable} is bound twice"
     return not bound
 
 
 def draw_source(draw: Draw, values: Sequence[Record | None]) -> tuple[Table, tuple[Record, ...]]:
-    """The table, and the excluded records, each once and in the order of the grammar (so that sums
-    are reproducible).
+    """Returns the table, and the excluded records, each once and in the order of the grammar (so
+    that sums are reproducible).
     """
     table: Table | str = (
         draw.source if isinstance(draw.source, Table) else _form(draw.source, values)

@@ -1,9 +1,10 @@
-"""Which text is held out for validation: one rule for single runs and for prepared folders.
+"""Chooses the text that is held out for validation: one rule for single runs and for prepared
+folders.
 
     split = split_documents(Documents(["books/"]), fraction=0.1)
 
 - Many documents (at least `MANY` distinct ones): complete documents, those whose content hash is
-  below a bound. A document stays on its side when others are added, and so do its duplicates.
+  below a bound. A document stays in its split when others are added, and so do its duplicates.
 - Fewer: the last part of each document. Exact duplicates must be dropped first; otherwise the tail
   of one copy would be trained on in another. For a single text this is nanoGPT's split: text[:int(n
   * 0.9)] and the rest.
@@ -25,20 +26,22 @@ if TYPE_CHECKING:
     from lmsmith.text.documents import Document
 
 MANY = 50  # with at least this many distinct documents, complete documents are held out
-FRACTION = 0.1  # held out of a text, but at most
+FRACTION = 0.1  # share of a text that is held out, up to MOST_HELD_OUT
 MOST_HELD_OUT = 250_000  # characters: enough for three digits of a loss, and fast to evaluate
-PREPARED_SHARE = 0.05  # of many documents in a prepared folder, regardless of size
+PREPARED_SHARE = (
+    0.05  # share of the documents of a prepared folder with many documents, regardless of size
+)
 
 
 def held_out_share(
     fraction: float, *, many: bool, n_characters: int, of_many: float | None = None
 ) -> float:
-    """The share of the text that is held out: `fraction` if the user sets it (above 0).
+    """Returns the share of the text that is held out: `fraction` if the user sets it (above 0).
 
     Otherwise a tenth, reduced for a large text to at most about `MOST_HELD_OUT` characters. For
     many documents the share falls in steps (`default_share`), unless `of_many` sets a fixed share:
     a prepared folder passes `PREPARED_SHARE`, because its sources grow, and a share that changes
-    would move documents to the other side. (A run on such a folder need not evaluate on everything
+    would move documents to the other split. (A run on such a folder need not evaluate on everything
     held out: `data.validation_tokens`.)
     """
     if fraction:
@@ -49,10 +52,10 @@ def held_out_share(
 
 
 def default_share(n_characters: int) -> float:
-    """The share held out of many documents: 0.1, 0.03, 0.01, ..., so that at most MOST_HELD_OUT of
-    `n_characters` are held out.
+    """Returns the share held out of many documents: 0.1, 0.03, 0.01, ..., so that at most
+    MOST_HELD_OUT of `n_characters` are held out.
 
-    It falls in steps, so that documents change sides only when the text has grown about threefold.
+    It falls in steps, so that documents change splits only when the text has grown about threefold.
     """
     exponent = 0
     while (
@@ -63,8 +66,8 @@ def default_share(n_characters: int) -> float:
 
 
 def split_hash(utf8: Iterable[bytes]) -> int:
-    """64 bits that depend on the text alone. The key makes the hash unique to lmsmith: no data set
-    was sorted or filtered by it.
+    """Returns 64 bits that depend on the text alone. The key makes the hash unique to lmsmith: no
+    data set was sorted or filtered by it.
     """
     state = hashlib.blake2b(key=b"lmsmith: training or validation", digest_size=8)
     for part in utf8:
@@ -73,17 +76,19 @@ def split_hash(utf8: Iterable[bytes]) -> int:
 
 
 def hash_bound(fraction: float) -> int:
-    """The bound on `split_hash` below which a text is held out, for a share of `fraction`."""
+    """Returns the bound on `split_hash` below which a text is held out, for a share of
+    `fraction`.
+    """
     return int(fraction * 2**64)
 
 
 def is_held_out(utf8: Iterable[bytes], fraction: float) -> bool:
-    """Whether a text is held out, as one of many texts of which `fraction` are held out."""
+    """Returns whether a text is held out, as one of many texts of which `fraction` are held out."""
     return split_hash(utf8) < hash_bound(fraction)
 
 
 def tail_cut(n_characters: int, fraction: float) -> int:
-    """Where the last `fraction` of a text begins: nanoGPT's int(n * 0.9)."""
+    """Position at which the last `fraction` of a text begins: nanoGPT's int(n * 0.9)."""
     # Rounded, because 1 - 0.9 is 0.09999999999999998.
     return int(n_characters * round(1 - fraction, 12))
 
@@ -93,8 +98,8 @@ class Split:
     """Training and validation texts, in reading order.
 
     `has_boundaries`: the texts come from more than one document, so a text does not continue the
-    one before. `train_hashes`, `validation_hashes`: of the full documents that have text on that
-    side.
+    one before. `train_hashes`, `validation_hashes`: hashes of the full documents that have text in
+    that split.
     """
 
     train: list[str]
@@ -110,11 +115,11 @@ def split_documents(documents: Iterable["Document"], fraction: float = 0.0) -> S
     """Holds out about `fraction` of the text for validation; 0: a tenth, at most about 250,000
     characters.
 
-    With many documents both sides get at least one: the lowest hash is always held out, the highest
-    never. (With fraction 0, some held-out documents move to training when the text has grown
-    threefold.)
+    With many documents both splits get at least one: the lowest hash is always held out, the
+    highest never. (With fraction 0, some held-out documents move to training when the text has
+    grown threefold.)
 
-    Raises DataError if either side would have fewer than two characters.
+    Raises DataError if either split would have fewer than two characters.
     """
     assert 0 <= fraction < 1
     texts: list[str] = []
@@ -142,7 +147,7 @@ def split_documents(documents: Iterable["Document"], fraction: float = 0.0) -> S
 
 
 def _split_many(texts: list[str], hashes: "array[int]", fraction: float) -> Split:
-    """Splits many documents; each is entirely on one side."""
+    """Splits many documents; each is entirely in one split."""
     bound = min(max(hash_bound(fraction), min(hashes) + 1), max(hashes))
     train = [text for text, number in zip(texts, hashes, strict=True) if number >= bound]
     validation = [text for text, number in zip(texts, hashes, strict=True) if number < bound]

@@ -41,8 +41,8 @@ class HubFile:
 def list_files(
     repo: str, patterns: Iterable[str], revision: str = "main"
 ) -> tuple[str, list[HubFile]]:
-    """The commit of `revision`, and its files that match: in the order of the patterns, sorted
-    within each. The list may be empty.
+    """Returns the commit of `revision`, and its files that match: in the order of the patterns,
+    sorted within each. The list may be empty.
 
     In a pattern, `*` matches any part of a path, including slashes. Raises DataError.
     """
@@ -67,7 +67,7 @@ def list_files(
 
 
 def address(repo: str, commit: str, name: str) -> tuple[str, dict[str, str]]:
-    """The download URL of a file, and the headers that authenticate the user."""
+    """Returns the download URL of a file, and the headers that authenticate the user."""
     hub = _library()
     url = hub.hf_hub_url(repo, name, repo_type="dataset", revision=commit, endpoint=_endpoint())
     headers = hub.utils.build_hf_headers()
@@ -79,7 +79,7 @@ def is_remote(source: str | os.PathLike[str]) -> bool:
 
 
 def find_remote(source: str) -> list[Path]:
-    """The files that "hf://datasets/OWNER/NAME[@REVISION]/PATTERN" matches, as paths for
+    """Returns the files that "hf://datasets/OWNER/NAME[@REVISION]/PATTERN" matches, as paths for
     `open_remote`. Raises DataError.
 
     A slash in REVISION is written as %2F.
@@ -103,7 +103,7 @@ def find_remote(source: str) -> list[Path]:
 
 
 def n_bytes_of(path: Path) -> int:
-    """The length of a file that `find_remote` returned. Raises DataError."""
+    """Returns the length of a file that `find_remote` returned. Raises DataError."""
     _, _, owner, name, *rest = path.parts
     name, _, commit = name.partition("@")
     lengths = _lengths(f"{owner}/{name}", commit, "/".join(rest[:-1]))
@@ -114,7 +114,9 @@ def n_bytes_of(path: Path) -> int:
 
 @functools.lru_cache(maxsize=256)
 def _lengths(repo: str, commit: str, folder: str) -> dict[str, int]:
-    """The lengths of all files in a folder. Queried once, because a commit does not change."""
+    """Returns the lengths of all files in a folder. Queried once, because a commit does not
+    change.
+    """
     return {
         file.name: file.n_bytes
         for file in list_files(repo, [f"{folder}/*" if folder else "*"], commit)[1]
@@ -138,7 +140,7 @@ CHUNK = 1 << 18  # bytes read ahead; the library's default is 5 MB
 
 
 class _Remote(io.RawIOBase):
-    """The library's file, with our errors."""
+    """A remote file of huggingface_hub, whose errors become DataErrors."""
 
     def __init__(self, file: Any, what: str) -> None:
         self._file, self._what = file, what
@@ -174,13 +176,13 @@ def _library() -> Any:
 
 
 def _endpoint() -> str | None:
-    """Read at each call: the library reads it once, at import."""
+    """Returns the Hub's address. Read at each call, because the library reads it only at import."""
     return os.environ.get("HF_ENDPOINT") or None
 
 
 def _folder_of(pattern: str) -> str:
-    """The folder that contains all matches: the parts of the pattern before the first with a
-    wildcard.
+    """Returns the folder that contains all matches: the parts of the pattern before the first with
+    a wildcard.
     """
     parts = pattern.split("/")[:-1]
     first = next((n for n, part in enumerate(parts) if MAGIC & set(part)), len(parts))
@@ -210,7 +212,8 @@ def _explained(what: str) -> Iterator[None]:
         ) from error
     except (errors.RevisionNotFoundError, errors.EntryNotFoundError, FileNotFoundError) as error:
         raise DataError(
-            f"{what} at {endpoint} has changed: a file or revision is missing ({_reason(error)})."
+            f"{what} at {endpoint} has changed: a file or revision is missing ({_reason(error)}). "
+            f"Name a file or revision that the Hub lists."
         ) from error
     except errors.HFValidationError as error:
         raise DataError(f"{what} is not a valid name on the Hub: {_reason(error)}") from error
@@ -222,8 +225,8 @@ def _explained(what: str) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """The useful part of an error that may be wrapped several times: the system's message, or the
-    first line.
+    """Returns the useful part of an error that may be wrapped several times: the system's message,
+    or the first line.
     """
     system = re.search(r"\[Errno -?\d+\] ([\w ,]+)", str(error))
     lines = str(error).strip().splitlines() or [type(error).__name__]

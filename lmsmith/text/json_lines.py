@@ -23,7 +23,7 @@ def json_lines(
     counts: Counts,
     skip: Skip | None,
 ) -> Iterator[tuple[str, int]]:
-    """The text of each line that is not blank, with the line's number in the part, from 1.
+    """Yields the text of each line that is not blank, with the line's number in the part, from 1.
 
     Raises DataError for a line without text, or passes it to `skip` if given.
     """
@@ -44,7 +44,7 @@ def json_lines(
 
 
 def _json_text(line: str, text_field: str, more: Iterable[str] = ()) -> str:
-    """The text of one line. An error message continues after the name of the line.
+    """Returns the text of one line. Error messages are clauses that follow the name of the line.
 
     `more`: the following lines, read only if the field is missing, to find the field that contains
     the text.
@@ -67,7 +67,7 @@ def _json_text(line: str, text_field: str, more: Iterable[str] = ()) -> str:
     values = _field(record, text_field)
     if not values:
         texts = dict(_text_fields(record))
-        # This error is not about mistakes in later lines.
+        # Mistakes in later lines are reported when those lines are read.
         with contextlib.suppress(ValueError, RecursionError, DataError, AttributeError):
             for other in filter(str.strip, more):
                 for name, length in _text_fields(_json(other)):
@@ -76,7 +76,10 @@ def _json_text(line: str, text_field: str, more: Iterable[str] = ()) -> str:
         raise DataError(f" has no field {text_field!r}; {available_fields(record, texts)}")
     (text,) = values
     if text is not None and not isinstance(text, str):
-        raise DataError(f": the field {text_field!r} contains {_json_kind(text)}, expected text.")
+        raise DataError(
+            f": the field {text_field!r} contains {_json_kind(text)}, expected text. Name a "
+            f"field of text with --data.text_field."
+        )
     return text or ""
 
 
@@ -94,8 +97,8 @@ def _json(line: str) -> Any:
 
 
 def _field(record: dict[str, Any], name: str) -> list[Any]:
-    """The value of a field, in a list of one; [] if there is none. `meta.text` is a field of that
-    name, or the field `text` within `meta`.
+    """Returns the value of a field, in a list of one; [] if there is none. `meta.text` is a field
+    of that name, or the field `text` within `meta`.
 
     The longest name that exists wins.
     """
@@ -113,7 +116,7 @@ def _field(record: dict[str, Any], name: str) -> list[Any]:
 
 
 def _text_fields(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, int]]:
-    """The names of fields that contain text, with its length; nested fields come last."""
+    """Yields the names of fields that contain text, with its length; nested fields come last."""
     for name, value in record.items():
         if isinstance(value, str):
             yield prefix + name, len(value)

@@ -16,8 +16,8 @@ NAMED = 3  # leaks named in the note; all are counted
 
 
 def refuse_shared_files(train: Iterable[Path], validation: Iterable[Path]) -> None:
-    """Raises ConfigError for a file that is in both, also if its two names differ (links, other
-    folders).
+    """Raises ConfigError for a file in both training and validation, also if it has two names
+    (links, other folders).
     """
     held_out = {_identity(path): path for path in validation}
     for path in train:
@@ -43,19 +43,19 @@ def _identity(path: Path) -> object:
 def shared_documents(
     train: Mapping[int, str], validation: Mapping[int, str]
 ) -> list[tuple[str, str]]:
-    """Documents that are in both, as (validation source, training source). `train` and
-    `validation`: hash -> source.
+    """Returns the documents in both training and validation, as (validation source, training
+    source). `train` and `validation`: hash -> source.
     """
     return [(source, train[number]) for number, source in validation.items() if number in train]
 
 
 def note(n_shared: int, n_validation: int, named: Sequence[tuple[str, str]]) -> str:
-    """A note to the user about documents that are in both."""
+    """Returns a note to the user about documents in both training and validation."""
     pairs = ", ".join(f"{one} is {other}" for one, other in named[:NAMED])
     more = ", ..." if n_shared > NAMED else ""
     return (
         f"{n_shared:,} of {plural(n_validation, 'validation document')} "
         f"{'is' if n_shared == 1 else 'are'} also in the training text, word for word "
-        f"({pairs}{more}): they make the validation loss too low. Remove them from one side, or "
+        f"({pairs}{more}): they make the validation loss too low. Remove them from one split, or "
         f"use `lmsmith data prepare --dedup exact`."
     )

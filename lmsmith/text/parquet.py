@@ -90,7 +90,8 @@ def _check_text_column(path: Path, metadata: Any, columns: dict[str, str], text_
         raise DataError(f"{path} has no column {text_field!r}; {available_fields(columns, sizes)}")
     if text_field not in texts and columns[text_field] not in ("binary", "large_binary"):
         raise DataError(
-            f"{path}: the column {text_field!r} contains {columns[text_field]}, expected strings."
+            f"{path}: the column {text_field!r} contains {columns[text_field]}, expected strings. "
+            f"Name a column of strings with --data.text_field."
         )
 
 
@@ -123,7 +124,7 @@ def _columns(fields: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _column(batch: Any, name: str) -> Any:
-    """The values of a column, which may be within a struct."""
+    """Returns the values of a column, which may be within a struct."""
     import pyarrow.compute
 
     if name in batch.schema.names:

@@ -58,8 +58,8 @@ def divide(
 
 
 def next_boundary(path: Path, offset: int, cut: Cut) -> int:
-    """The next boundary after `offset` where the file can be divided; 0 if there is none before its
-    end.
+    """Returns the next boundary after `offset` where the file can be divided; 0 if there is none
+    before its end.
     """
     with open_bytes(path) as file:
         n_bytes, near = file.seek(0, 2), NEAR
@@ -74,8 +74,8 @@ def next_boundary(path: Path, offset: int, cut: Cut) -> int:
 
 
 def is_utf8(path: Path, encoding: str) -> bool:
-    """Whether the file is read as UTF-8: by its byte-order mark, or without one by the requested
-    encoding.
+    """Returns whether the file is read as UTF-8: by its byte-order mark, or without one by the
+    requested encoding.
     """
     with open_bytes(path) as file:
         head = file.read(4)

@@ -15,10 +15,11 @@ RECURSIVE = "**"
 
 
 def matches(pattern: Path) -> list[Path]:
-    """The paths that a pattern matches, in any order, including dangling links. Hidden names match
-    only if the pattern says so.
+    """Returns the paths that a pattern matches, in any order, including dangling links. Hidden
+    names match only if the pattern says so.
 
-    A folder with several names is visited below `**` under the first, real names before links.
+    A folder with several names is visited once below `**`, under its real name if that is below the
+    pattern, else under the first link.
     """
     if RECURSIVE not in pattern.parts:
         return [Path(path) for path in glob.glob(str(pattern))]
@@ -58,7 +59,9 @@ def _folders(base: str) -> Iterator[str]:
 
 
 def _entries(folder: str) -> list[str]:
-    """The entries of a folder, without hidden names; [] if it cannot be read, as in glob."""
+    """Returns the entries of a folder, without hidden names; [] if it cannot be read, as in
+    glob.
+    """
     try:
         names = os.listdir(folder or ".")
     except OSError:

@@ -66,7 +66,7 @@ def read_texts(
             if "\r" in text:
                 text = line_ends.decode(text, final=True)
             yield text, f"{path}:{number}"
-            del text  # otherwise it would stay in memory until the next one is read
+            del text  # frees the text before the next one is read
     count_part(counts, line_ends, path, part)
 
 

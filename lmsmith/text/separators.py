@@ -23,8 +23,8 @@ END_OF_TEXT = "<|endoftext|>"
 
 
 def resolve(setting: str) -> str:
-    """The separator that `data.document_separator` selects: `auto`, `none` or the text itself; ""
-    for none.
+    """Returns the separator that `data.document_separator` selects: `auto`, `none` or the text
+    itself; "" for none.
 
     Raises ConfigError for an empty setting.
     """
@@ -36,7 +36,7 @@ def resolve(setting: str) -> str:
 
 
 def removes_line_breaks(separator: str) -> bool:
-    """Whether one line break on each side is removed with the separator."""
+    """Returns whether one line break on each side is removed with the separator."""
     return separator[0] != "\n" and separator[-1] != "\n"
 
 
@@ -114,8 +114,8 @@ def cut_text(text: str, separator: str) -> list[str]:
 
 
 def can_divide(separator: str) -> bool:
-    """Whether an occurrence found in the middle of a file is always one that reading from its start
-    also finds.
+    """Returns whether an occurrence found in the middle of a file is always one that reading from
+    its start also finds.
 
     False if the separator can overlap itself ("----") or contains a line break, which the file may
     write differently.

@@ -44,4 +44,4 @@ def skipping_errors(skip: Skip | None) -> Iterator[None]:
 
 
 def ignore(error: DataError) -> None:
-    """For a first pass over text that is read again, and counted then."""
+    """Ignores an error, for a first pass over text: the second pass counts the errors."""

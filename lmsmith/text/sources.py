@@ -44,8 +44,8 @@ class Found(NamedTuple):
 
 
 def find_files(sources: list[str]) -> tuple[list[Found], Counter[str]]:
-    """The files of the sources, each once, and how many other files their folders contain, by
-    suffix.
+    """Returns the files of the sources, each once, and how many other files their folders contain,
+    by suffix.
 
     Raises DataError for a source that does not exist, or that contains or matches no text.
     """
@@ -153,13 +153,13 @@ def _matching(pattern: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _below(base: Path, path: Path) -> Iterator[Path]:
-    """The path and its parent folders, up to but excluding `base`."""
+    """Returns the path and its parent folders, up to but excluding `base`."""
     return itertools.takewhile(base.__ne__, [path, *path.parents])
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether lmsmith wrote this folder: a run, a prepared folder, or an unfinished prepared
-    folder.
+    """Returns whether lmsmith wrote this folder: a run, a prepared folder, or an unfinished
+    prepared folder.
     """
 
     def has(*names: str) -> bool:
@@ -182,7 +182,7 @@ def _is_run(folder: Path) -> bool:
 
 def _refuse_model(folder: Path) -> None:
     """Raises DataError for a run, or another program's model, named as text: its logs and README
-    are not the text that the user wants.
+    are not training text.
     """
     name = shlex.quote(str(folder))
     if _is_run(folder):
@@ -221,8 +221,8 @@ def _of_corpus(corpus: corpora.Corpus) -> list[Path]:
 
 
 def _missing(path: Path) -> DataError:
-    """The error for a path that does not exist: names the missing part, and existing names similar
-    to it.
+    """Returns the error for a path that does not exist: names the missing part, and existing names
+    similar to it.
     """
     missing = path
     while not os.path.lexists(missing.parent) and missing.parent != missing:
@@ -233,7 +233,9 @@ def _missing(path: Path) -> DataError:
     except NotADirectoryError:
         return DataError(f"{path} does not exist: {folder} is a file, not a folder.")
     except OSError as error:
-        return DataError(f"cannot look for {path} in {folder}: {error.strerror}.")
+        return DataError(
+            f"cannot look for {path} in {folder}: {error.strerror}. Check the permissions."
+        )
     known = [corpus.name for corpus in corpora.CORPORA.values()] if str(path) == path.name else []
     near = difflib.get_close_matches(missing.name, [*names, *known], n=1, cutoff=0.5)
     if link := dangling(missing):
@@ -253,8 +255,8 @@ def _suffixes(paths: list[Path]) -> Counter[str]:
 
 
 def _is_special(path: Path) -> bool:
-    """Whether the path is a pipe, socket or device: not text that the user of the folder meant, and
-    opening it could block indefinitely.
+    """Returns whether the path is a pipe, socket or device: not text, and opening it could block
+    indefinitely.
     """
     return path.exists() and not path.is_file() and not path.is_dir()
 

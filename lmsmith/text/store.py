@@ -33,14 +33,14 @@ from lmsmith.text.download import checksum_of, download, part_bytes
 from lmsmith.text.files import plural
 
 FORMAT = 1
-SMALL = 100_000_000  # bytes; smaller corpora are downloaded without being asked for
+SMALL = 100_000_000  # bytes; smaller corpora are downloaded automatically
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class Entry:
-    """A file in the list. `n_bytes` is approximate until `exact`; `checked`: it has been here,
+    """A file in the list. `exact`: `n_bytes` is exact. `checked`: the file was here before,
     complete and verified.
     """
 
@@ -52,7 +52,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Plan:
-    """The requested files of a corpus, in `folder`, and which of them are `missing`."""
+    """The requested files of a corpus in `folder`, and the `missing` ones among them."""
 
     corpus: Corpus
     folder: Path
@@ -78,7 +78,7 @@ class Plan:
 
 
 def data_folder() -> Path:
-    """The folder of all corpora: $LMSMITH_DATA, or the user's cache folder."""
+    """Returns the folder of all corpora: $LMSMITH_DATA, or the user's cache folder."""
     named = os.environ.get("LMSMITH_DATA")
     if named:
         return Path(named).expanduser()
@@ -90,13 +90,13 @@ def data_folder() -> Path:
 
 
 def folder_of(corpus: Corpus) -> Path:
-    """The folder of one corpus."""
+    """Returns the folder of one corpus."""
     return data_folder() / corpus.name
 
 
 def here(corpus: Corpus) -> tuple[list[Path], int]:
-    """The complete files on this machine, and how many files the corpus has; 0 if it was never
-    queried. Opens no data file and no connection.
+    """Returns the complete files on this machine, and how many files the corpus has; 0 if it was
+    never queried. Opens no data file and no connection.
     """
     folder = folder_of(corpus)
     entries = _read_list(corpus, folder)[1]
@@ -106,8 +106,8 @@ def here(corpus: Corpus) -> tuple[list[Path], int]:
 
 
 def obtain(corpus: Corpus) -> list[Path]:
-    """The files of a corpus that are on this machine; a small corpus is downloaded first. Raises
-    DataError, StorageError.
+    """Returns the files of a corpus that are on this machine; a small corpus is downloaded first.
+    Raises DataError, StorageError.
     """
     paths, n_files = here(corpus)
     if paths:
@@ -133,8 +133,8 @@ def obtain(corpus: Corpus) -> list[Path]:
 
 
 def make_plan(corpus: Corpus, folder: Path | None = None, n_files: int = 0) -> Plan:
-    """Which files of the corpus are requested in `folder` (default: the corpus's own), and which
-    are missing. `n_files` 0: all.
+    """Lists the files of the corpus to download to `folder` (default: the corpus's own), and those
+    that are missing there. `n_files` 0: all.
 
     Queries the Hub once; later plans use the saved list. Raises DataError.
     """
@@ -220,13 +220,13 @@ def _address(plan: Plan, name: str) -> tuple[str, dict[str, str]]:
 
 
 def _is_complete(path: Path, entry: Entry) -> bool:
-    """Whether the file was complete and verified before and still has that length."""
+    """Returns whether the file was complete and verified before and still has that length."""
     return entry.checked and path.is_file() and path.stat().st_size == entry.n_bytes
 
 
 def _is_here(path: Path, entry: Entry) -> bool:
-    """As `_is_complete`, but verifies a file that exists and was not checked yet. Raises DataError
-    if it is another file.
+    """Like `_is_complete`, but verifies a file that exists and was not checked yet. Raises
+    DataError if its checksum differs.
     """
     if _is_complete(path, entry):
         return True
@@ -248,8 +248,8 @@ def _is_here(path: Path, entry: Entry) -> bool:
 
 
 def _read_list(corpus: Corpus, folder: Path) -> tuple[str, dict[str, Entry]]:
-    """The commit and the files in `corpus.json`; without that file, those that lmsmith itself
-    lists. Raises DataError.
+    """Returns the commit and the files in `corpus.json`; without that file, those that lmsmith
+    itself lists. Raises DataError.
     """
     known: dict[str, Entry] = {}
     if not isinstance(corpus.source, HubFiles):
@@ -331,7 +331,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _by_hand(corpus: Corpus, folder: Path) -> str:
-    """How to get the corpus without lmsmith's downloader, when the network does not allow it."""
+    """Says how to get the corpus without lmsmith's downloader, for blocked networks."""
     intro = f"To get {corpus.name} ({corpus.size}) another way,"
     if not isinstance(corpus.source, HubFiles):
         return (

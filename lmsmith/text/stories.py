@@ -55,8 +55,8 @@ def generate_stories(seed: int) -> Iterator[Story]:
 
 
 def score_story(text: str) -> float:
-    """The natural logarithm of the probability that a story is `text`; -inf if the grammar cannot
-    produce it.
+    """Returns the natural logarithm of the probability that a story is `text`; -inf if the grammar
+    cannot produce it.
     """
     return story_grammar().log_probability(text)
 

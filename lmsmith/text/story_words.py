@@ -12,7 +12,7 @@ from lmsmith.text.grammar import Record, Table, blocks
 
 
 def story_tables() -> dict[str, Table]:
-    """All tables that the rules draw from, by name."""
+    """Returns all tables that the rules draw from, by name."""
     girls, boys = _people(SHE, GIRLS), _people(HE, BOYS)
     child = {
         "friends": _mixed(girls, boys),

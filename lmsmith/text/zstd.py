@@ -39,7 +39,7 @@ def open_zstd(file: BinaryIO, path: Path) -> Iterator[Any]:
 
 
 def too_wide(path: Path, window: int = 0) -> DataError:
-    """The error for a file whose window is too large for pyarrow. `window`: in bytes, 0 if
+    """Returns the error for a file whose window is too large for pyarrow. `window`: in bytes, 0 if
     unknown.
     """
     size = f"{window >> 20:,} MiB" if window else "the size of its window"
@@ -51,7 +51,9 @@ def too_wide(path: Path, window: int = 0) -> DataError:
 
 
 def window_of(head: bytes) -> int:
-    """The window size of the first frame of a file, in bytes; 0 if these bytes do not show it."""
+    """Returns the window size of the first frame of a file, in bytes; 0 if these bytes do not show
+    it.
+    """
     if not head.startswith(MAGIC) or len(head) < 6:
         return 0
     descriptor = head[4]

@@ -258,7 +258,7 @@ def _rounds(task: str, contenders: list[Contender], n_bytes: int, rounds: int) -
 
 
 def machine() -> str:
-    """The processor's name, the number of usable cores, the system and the Python version."""
+    """Returns the processor's name, the number of usable cores, the system and the Python version."""
     name = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

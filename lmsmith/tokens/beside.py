@@ -1,8 +1,8 @@
 """Reads the files next to a vocabulary: `tokenizer_config.json`, `special_tokens_map.json`,
 `added_tokens.json`.
 
-transformers stores in them what the vocabulary files do not contain: the end-of-text token, the
-added tokens, and the tokenizer class. For `vocab.json` with `merges.txt`, the class determines the
+They contain the end-of-text token, the added tokens and the tokenizer class, which transformers
+does not store in the vocabulary files. For `vocab.json` with `merges.txt`, the class determines the
 pre-tokenization.
 """
 
@@ -22,15 +22,15 @@ FLAGS = ("special", "normalized", "lstrip", "rstrip", "single_word")
 
 
 def config_of(folder: Path) -> dict[str, Any]:
-    """The union of `tokenizer_config.json`, which takes precedence, and
+    """Returns the union of `tokenizer_config.json`, which takes precedence, and
     `special_tokens_map.json`; empty if neither exists. Raises TokenizerError for a damaged file.
     """
     return _read(folder / "special_tokens_map.json") | _read(folder / "tokenizer_config.json")
 
 
 def token_in(config: Mapping[str, Any], part: str) -> str | None:
-    """The token that a config has as `part` ("eos_token", "bos_token", ...), given as a string or
-    as an object with flags; None if there is none.
+    """Returns the token that a config has as `part` ("eos_token", "bos_token", ...), given as a
+    string or as an object with flags; None if there is none.
     """
     named = config.get(part)
     named = named.get("content") if isinstance(named, dict) else named
@@ -38,7 +38,7 @@ def token_in(config: Mapping[str, Any], part: str) -> str | None:
 
 
 def added_tokens(folder: Path) -> list[dict[str, Any]]:
-    """The tokens of `tokenizer_config.json` and `added_tokens.json`, in the form of
+    """Returns the tokens of `tokenizer_config.json` and `added_tokens.json`, in the form of
     `tokenizer.json`, sorted by id.
 
     `added_tokens.json` has no flags. As in transformers, its tokens are special if a config names
@@ -69,8 +69,8 @@ def added_tokens(folder: Path) -> list[dict[str, Any]]:
 
 
 def cutting(folder: Path) -> dict[str, Any] | None:
-    """The pre-tokenization of the class in `tokenizer_config.json`, as keys of `tokenizer.json`.
-    None: as in GPT-2.
+    """Returns the pre-tokenization of the class in `tokenizer_config.json`, as keys of
+    `tokenizer.json`. None: as in GPT-2.
 
     Raises TokenizerError for an unknown class.
     """
@@ -110,9 +110,11 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise TokenizerError(f"cannot read {path}: {error.strerror}.") from error
+        raise TokenizerError(
+            f"cannot read {path}: {error.strerror}. Check the path and its permissions."
+        ) from error
     except ValueError as error:
-        raise TokenizerError(f"{path} is damaged: {error}.") from error
+        raise TokenizerError(f"{path} is damaged: {error}. Restore it from a copy.") from error
     if not isinstance(content, dict):
-        raise TokenizerError(f"{path} is damaged: it is not a JSON object.")
+        raise TokenizerError(f"{path} is damaged: expected a JSON object. Restore it from a copy.")
     return content

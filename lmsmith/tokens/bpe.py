@@ -102,12 +102,14 @@ class BpeTokenizer(Tokenizer):
             twice = next(
                 t for i, t in enumerate(self.tokens) if t is not None and self.id_of[t] != i
             )
-            raise TokenizerError(f"the vocabulary contains the token {twice!r} twice.")
+            raise TokenizerError(
+                f"the vocabulary contains the token {twice!r} twice. Remove one of them."
+            )
         missing = [byte for byte in range(256) if bytes([byte]) not in self.id_of]
         if missing:
             raise TokenizerError(
                 f"the vocabulary is not one of byte-level BPE: it lacks tokens for {len(missing)} "
-                f"of the 256 bytes, the first of them 0x{missing[0]:02X}."
+                f"of the 256 bytes, the first of them 0x{missing[0]:02X}. Add them."
             )
         for special, number in self.named_ids.items():
             if not special:
@@ -117,7 +119,7 @@ class BpeTokenizer(Tokenizer):
             if not 0 <= number < len(self.tokens) or self.tokens[number] is not None:
                 raise TokenizerError(
                     f"the special token {special!r} has the id {number}, which belongs to another "
-                    f"token or is outside 0 to {len(self.tokens) - 1}."
+                    f"token or is outside 0 to {len(self.tokens) - 1}. Give it another id."
                 )
         if len(set(self.named_ids.values())) < len(self.named_ids):
             raise TokenizerError("two special tokens have the same id. Give each its own.")
@@ -126,7 +128,7 @@ class BpeTokenizer(Tokenizer):
                 raise TokenizerError(
                     f"the vocabulary does not fit its merges: merge {rank + 1}, "
                     f"{self.tokens[left]!r} with {self.tokens[right]!r}, produces a token that is "
-                    f"not in the vocabulary."
+                    f"not in the vocabulary. Use the vocabulary and merges of one tokenizer."
                 )
 
     def _joined(self, left: int, right: int) -> bytes:
@@ -136,7 +138,7 @@ class BpeTokenizer(Tokenizer):
         return first + second
 
     def added_tokens(self) -> list[AddedToken]:
-        """All tokens that merging never produces, special or not, sorted by id."""
+        """Returns all tokens that merging never produces, special or not, sorted by id."""
         others = {token.content: token for token in self.added}
         every = [
             others.get(text) or AddedToken(text, number) for text, number in self.named_ids.items()
@@ -151,7 +153,7 @@ class BpeTokenizer(Tokenizer):
         return self._specials(self._added.names if self._added else frozenset())
 
     def merged_bytes(self) -> list[tuple[bytes, bytes]]:
-        """The pairs of tokens that merge, as bytes, highest priority first."""
+        """Returns the pairs of tokens that merge, as bytes, highest priority first."""
         return [
             (self.tokens[left] or b"", self.tokens[right] or b"") for left, right, _ in self._pairs
         ]
@@ -166,7 +168,7 @@ class BpeTokenizer(Tokenizer):
         disallowed_special: Names = (),
         threads: int = 1,
     ) -> Ids:
-        """The ids of `text`.
+        """Returns the ids of `text`.
 
         Special tokens in `allowed_special` get their ids, those in `disallowed_special` ("all": all
         that are not allowed) raise TokenizerError with the position, and others are plain text.
@@ -224,7 +226,9 @@ class BpeTokenizer(Tokenizer):
     def _choose_specials(
         self, allowed_special: Names, disallowed_special: Names
     ) -> tuple[Specials, Specials]:
-        """The special tokens to search for: those that are allowed, and those that raise."""
+        """Returns the special tokens to search for: those that are allowed, and those that
+        raise.
+        """
         every = frozenset(self.special_tokens)
         allowed = every if allowed_special == "all" else every & frozenset(allowed_special)
         disallowed = every if disallowed_special == "all" else every & frozenset(disallowed_special)
@@ -343,7 +347,7 @@ class BpeTokenizer(Tokenizer):
         return count_lone_surrogates(text)
 
     def unknown_bytes(self, text: str) -> int:
-        return 0  # surrogates are encoded as U+FFFD, whose ids have a loss
+        return 0  # surrogates are encoded as U+FFFD, and so are part of the loss
 
     # ---- tables for compiled code ----------------------------------------------------------------
 
@@ -423,8 +427,8 @@ class BpeTokenizer(Tokenizer):
         special_tokens: Mapping[str, int] | None = None,
         end_of_text: str | None = None,
     ) -> Self:
-        """A copy of this tokenizer with some parts replaced. `n_ids`: pad the vocabulary to this
-        size with unused ids.
+        """Returns a copy of this tokenizer with some parts replaced. `n_ids`: pad the vocabulary to
+        this size with unused ids.
         """
         tokens = [*self.tokens, *([None] * max(0, (n_ids or 0) - len(self.tokens)))]
         return type(self)(
@@ -476,8 +480,8 @@ def _as_bytes(text: str | bytes) -> bytes:
 
 
 def _bytes_of(stream: Iterable[str | bytes]) -> Iterator[bytes]:
-    """The stream as bytes. A high surrogate at the end of a part waits for the next part, which
-    may have its pair.
+    """Yields the stream as bytes. A high surrogate at the end of a part waits for the next part,
+    which may have its pair.
     """
     left = ""
     for text in stream:

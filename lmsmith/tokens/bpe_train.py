@@ -93,8 +93,8 @@ def learn_bpe(
 
 
 def check_vocabulary(vocab_size: int, special_tokens: Sequence[str]) -> int:
-    """The number of merges that fit into `vocab_size`. Raises TokenizerError as `learn_bpe` does
-    for the vocabulary size and special tokens.
+    """Returns the number of merges that fit into `vocab_size`. Raises TokenizerError as `learn_bpe`
+    does for the vocabulary size and special tokens.
     """
     if "" in special_tokens:
         raise TokenizerError(
@@ -201,7 +201,7 @@ def _learn(symbols, piece_of, piece_counts, order, by_bytes, merges, state):
     index = np.full(4 * capacity, -1, dtype=np.int32)
     positions, n_positions = np.empty(len(symbols), dtype=np.int32), 0
 
-    # The pairs of bytes.
+    # Count the pairs of bytes.
     byte_counts, byte_ns = np.zeros(65536, dtype=np.int64), np.zeros(65536, dtype=np.int64)
     for at in range(len(symbols) - 1):
         if symbols[at] >= 0 and symbols[at + 1] >= 0:
@@ -347,7 +347,7 @@ def _learn(symbols, piece_of, piece_counts, order, by_bytes, merges, state):
 
 @njit
 def _longer(array, length):
-    """A copy of `array` with `length` elements; the added ones are uninitialized."""
+    """Returns a copy of `array` with `length` elements; the added ones are uninitialized."""
     longer = np.empty(length, array.dtype)
     for k in range(len(array)):
         longer[k] = array[k]
@@ -374,7 +374,7 @@ def _find_pair(index, lefts, rights, left, right):
 
 @njit
 def _before(a, b, ties):
-    """Whether pair `a` is merged before the equally frequent pair `b`."""
+    """Returns whether pair `a` is merged before the equally frequent pair `b`."""
     lefts, rights, order, by_bytes, token_bytes, token_starts, token_lengths = ties
     if not by_bytes:
         if lefts[a] != lefts[b]:

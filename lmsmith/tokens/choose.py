@@ -38,7 +38,7 @@ KINDS = "byte, char, word, bpe:SIZE and gpt2"
 
 
 def choose_tokenizer(wanted: str, texts: Sequence[str], *, several: bool) -> Tokenizer:
-    """The tokenizer of a run: loaded, or learned from the training texts.
+    """Returns the tokenizer of a run: loaded, or learned from the training texts.
 
     `several`: the text has document boundaries, so an end-of-text token is needed. Raises
     ConfigError for an unknown kind and for a tokenizer without the needed end-of-text token,
@@ -57,7 +57,7 @@ def choose_tokenizer(wanted: str, texts: Sequence[str], *, several: bool) -> Tok
 def named_tokenizer(
     wanted: str, *, end_of_text: bool = True, kinds: str = KINDS
 ) -> Tokenizer | None:
-    """The tokenizer of this name or folder; None if it has to be learned.
+    """Returns the tokenizer of this name or folder; None if it has to be learned.
 
     `end_of_text`: whether a byte tokenizer gets an end-of-text token. `kinds`: the kinds to list in
     the error. Raises ConfigError for a kind or folder that does not exist, TokenizerError for a
@@ -120,7 +120,7 @@ def _learn_auto(texts: Sequence[str], end_of_text: bool) -> Tokenizer:
 
 
 def _parts(text: "Text") -> Iterator[str]:
-    """The parts of a text as str. Parts given as bytes must end between characters."""
+    """Yields the parts of a text as str. Parts given as bytes must end between characters."""
     if isinstance(text, str):
         yield text
     elif isinstance(text, bytes):

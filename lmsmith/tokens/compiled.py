@@ -115,7 +115,7 @@ def _handle_cache_errors(cache: Any, file: Path) -> None:
 
 
 def _is_on_disk(cache: Any) -> bool:
-    """Whether the cache contains the function, for any argument types."""
+    """Returns whether the cache contains the function, for any argument types."""
     try:
         return bool(cache._cache_file._load_index())
     except Exception:  # as above; AttributeError if Numba's internals have changed
@@ -132,13 +132,13 @@ def _source_stamp(file: Path) -> tuple[tuple[str, int, int], ...]:
 
 @numba.njit
 def address(array):
-    """The address of the array's first element."""
+    """Returns the address of the array's first element."""
     return np.int64(array.ctypes.data)
 
 
 @intrinsic
 def load8(typing_context, at):
-    """The byte at an address, 0 to 255."""
+    """Returns the byte at an address, 0 to 255."""
 
     def generate(context, builder, signature, arguments):
         return builder.zext(builder.load(_pointer(builder, arguments[0], _I8), align=1), _I64)
@@ -148,7 +148,7 @@ def load8(typing_context, at):
 
 @intrinsic
 def load32(typing_context, at):
-    """The uint32 at an address, aligned or not."""
+    """Returns the uint32 at an address, aligned or not."""
 
     def generate(context, builder, signature, arguments):
         return builder.zext(builder.load(_pointer(builder, arguments[0], _I32), align=1), _I64)
@@ -158,7 +158,7 @@ def load32(typing_context, at):
 
 @intrinsic
 def load64(typing_context, at):
-    """The int64 at an address, aligned or not."""
+    """Returns the int64 at an address, aligned or not."""
 
     def generate(context, builder, signature, arguments):
         return builder.load(_pointer(builder, arguments[0], _I64), align=1)
@@ -249,7 +249,7 @@ def positions_between(typing_context, at, low, high):
 
 @intrinsic
 def trailing_zeros(typing_context, mask):
-    """The lowest position in a mask; 64 if the mask is empty."""
+    """Returns the lowest position in a mask; 64 if the mask is empty."""
 
     def generate(context, builder, signature, arguments):
         return builder.cttz(arguments[0], ir.Constant(_BIT, 0))

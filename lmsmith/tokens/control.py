@@ -17,8 +17,8 @@ SpecialTokens = Literal["text", "control"]
 def encode_text(
     tokenizer: Tokenizer, text: str | bytes, special_tokens: SpecialTokens = "text"
 ) -> Ids:
-    """The ids (n,) of a text. `text` can be bytes for BPE tokenizers only. Raises ConfigError as
-    `check_control` does.
+    """Returns the ids (n,) of a text. `text` can be bytes for BPE tokenizers only. Raises
+    ConfigError as `check_control` does.
     """
     if special_tokens == "text":
         return tokenizer.encode(text)  # type: ignore[arg-type]

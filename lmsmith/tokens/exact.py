@@ -42,7 +42,7 @@ _KNOWN |= dict.fromkeys(
 
 
 def pattern_in(content: Mapping[str, Any]) -> Pattern | None:
-    """The pattern that is equal to the file's pre-tokenizer; None if there is none."""
+    """Returns the pattern that is equal to the file's pre-tokenizer; None if there is none."""
     before = content.get("pre_tokenizer")
     parts: Sequence[Mapping[str, Any]] = before.get("pretokenizers", [before]) if before else []
     if not parts or parts[-1].get("type") != "ByteLevel" or parts[-1].get("add_prefix_space", True):
@@ -69,8 +69,8 @@ def pattern_in(content: Mapping[str, Any]) -> Pattern | None:
 
 
 def reason_not_exact(content: Mapping[str, Any]) -> str | None:
-    """The first feature of a `tokenizer.json` that lmsmith's engine does not run exactly, in words
-    that fit after "it has"; None if it runs all of them.
+    """Returns the first feature of a `tokenizer.json` that lmsmith's engine does not run exactly,
+    in words that fit after "it has"; None if it runs all of them.
     """
     return next(_reasons(content), None)
 
@@ -140,7 +140,7 @@ def _reasons_in_vocabulary(
 
 
 def _changed_by_decoding(text: str) -> bool:
-    """Whether the ByteLevel decoder turns an added token into other bytes than its text."""
+    """Returns whether the ByteLevel decoder turns an added token into other bytes than its text."""
     try:
         return from_printable(text) != text.encode()
     except KeyError:

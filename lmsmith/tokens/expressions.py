@@ -22,7 +22,7 @@ _LOOKS_LIKE_ONE = re.compile(r"[\\\[(|+*?{^$]")
 
 
 def parse_pattern(text: str) -> Pattern:
-    """The pattern that a user gave by name or as a regular expression.
+    """Returns the pattern that a user gave by name or as a regular expression.
 
     Text is an expression if it starts with `regex:` (which is removed) or contains one of
     \\ [ ( | + * ? { ^ $. Raises TokenizerError, with similar names, if it is neither.
@@ -64,8 +64,8 @@ _PROBE = (
 
 
 def first_nonportable_part(expression: str) -> str | None:
-    """The first part of an expression whose meaning differs between engines; None if there is
-    none.
+    """Returns the first part of an expression whose meaning differs between engines; None if there
+    is none.
     """
     done = 0
     while done < len(expression):

@@ -148,8 +148,8 @@ def _with_end_of_text(tokenizer: Tokenizer, end_of_text: str) -> Tokenizer:
 
 
 def _configured_end(path: Path, content: Any = None) -> str | None:
-    """The `eos_token` of the `tokenizer_config.json` next to `path`, if the tokenizer has that
-    token.
+    """Returns the `eos_token` of the `tokenizer_config.json` next to `path`, if the tokenizer has
+    that token.
     """
     from lmsmith.tokens import beside
 
@@ -182,7 +182,7 @@ def _load_ours(content: Any, path: Path) -> Tokenizer:
     if version != VERSION:
         raise TokenizerError(
             f"{path} has format version {version!r}; this version of lmsmith reads version "
-            f"{VERSION}. Update lmsmith."
+            f"{VERSION}. Upgrade lmsmith."
         )
     parts = content.get("tokenizer")
     if not isinstance(parts, dict) or fingerprint_of(parts) != content.get("sha256"):
@@ -205,7 +205,7 @@ def _kind(kind: str | None, path: Path) -> type[Tokenizer]:
     if kind not in _KINDS:
         raise TokenizerError(
             f"{path} has a tokenizer of kind {kind!r}; this version of lmsmith knows "
-            f"{', '.join(_KINDS)}, bpe and library. Update lmsmith."
+            f"{', '.join(_KINDS)}, bpe and library. Upgrade lmsmith."
         )
     return _KINDS[kind]
 
@@ -232,6 +232,8 @@ def _read_json(path: Path) -> Any:
             "can also learn one: --tokenizer bpe:SIZE, as in bpe:4096."
         ) from error
     except OSError as error:
-        raise TokenizerError(f"cannot read {path}: {error.strerror}.") from error
+        raise TokenizerError(
+            f"cannot read {path}: {error.strerror}. Check the path and its permissions."
+        ) from error
     except ValueError as error:
-        raise TokenizerError(f"{path} is damaged: {error}.") from error
+        raise TokenizerError(f"{path} is damaged: {error}. Restore it from a copy.") from error

@@ -47,8 +47,8 @@ MAX_IDS = 1 << 24  # a file with a larger id is damaged
 def from_huggingface(
     content: Mapping[str, Any], where: Path, end_of_text: str | None = None
 ) -> Tokenizer:
-    """The tokenizer of a `tokenizer.json`: run by lmsmith's engine if that is exact, otherwise by
-    the library `tokenizers`.
+    """Returns the tokenizer of a `tokenizer.json`: run by lmsmith's engine if that is exact,
+    otherwise by the library `tokenizers`.
 
     `content`: the parsed file. `where`: its path, for errors. `end_of_text`: the token between
     documents. Raises TokenizerError, with the reason, if neither can run it.
@@ -73,7 +73,9 @@ def from_huggingface(
 
 
 def has_token(content: Mapping[str, Any], text: str) -> bool:
-    """Whether a `tokenizer.json` has the token `text`, in its vocabulary or as an added token."""
+    """Returns whether a `tokenizer.json` has the token `text`, in its vocabulary or as an added
+    token.
+    """
     vocabulary = (content.get("model") or {}).get("vocab") or {}
     if isinstance(vocabulary, list):  # Unigram: [text, score]
         vocabulary = {token[0] for token in vocabulary}
@@ -120,7 +122,7 @@ def _exact(content: Mapping[str, Any], where: Path, end_of_text: str | None) -> 
 
 
 def to_huggingface(tokenizer: BpeTokenizer) -> dict[str, Any]:
-    """The content of a `tokenizer.json` that gives the same ids in `tokenizers`.
+    """Returns the content of a `tokenizer.json` that gives the same ids in `tokenizers`.
 
     Raises TokenizerError for a regular expression that can match differently in `tokenizers`.
     """
@@ -161,7 +163,7 @@ def _content(
     pre_tokenizer: Mapping[str, Any],
     ignore_merges: bool = False,
 ) -> dict[str, Any]:
-    """The content of a `tokenizer.json` for byte-level BPE."""
+    """Returns the content of a `tokenizer.json` for byte-level BPE."""
     return {
         "version": "1.0",
         "truncation": None,
@@ -333,7 +335,9 @@ def load_gpt2(end_of_text: str | None = None) -> Tokenizer:
 
 
 def _cache_folder() -> Path:
-    """The folder for downloads: LMSMITH_CACHE if set, otherwise the system's cache folder."""
+    """Returns the folder for downloads: LMSMITH_CACHE if set, otherwise the system's cache
+    folder.
+    """
     if chosen := os.environ.get("LMSMITH_CACHE"):
         return Path(chosen)
     if sys.platform == "darwin":
@@ -414,14 +418,16 @@ def _read(path: Path) -> bytes:
             f"there is no file {path}. GPT-2's format needs vocab.json and merges.txt."
         ) from error
     except OSError as error:
-        raise TokenizerError(f"cannot read {path}: {error.strerror}.") from error
+        raise TokenizerError(
+            f"cannot read {path}: {error.strerror}. Check the path and its permissions."
+        ) from error
 
 
 def _read_json(path: Path) -> Any:
     try:
         return foreign_json.parse(_read(path))
     except ValueError as error:
-        raise TokenizerError(f"{path} is damaged: {error}.") from error
+        raise TokenizerError(f"{path} is damaged: {error}. Restore it from a copy.") from error
 
 
 def _make_folder(folder: Path) -> None:

@@ -97,8 +97,8 @@ def check_output_folder(out: Path) -> None:
 
 
 def texts_of(documents: Documents, notes: list[str]) -> Iterator[Text]:
-    """The documents' texts; large plain-text files are iterables of blocks. When exhausted, the
-    reader's notes have been appended to `notes`.
+    """Yields the documents' texts; large plain-text files are iterables of blocks. At the end of
+    the iteration, the reader's notes are appended to `notes`.
     """
     large = [path for path in documents.files if _is_large_and_plain(path, documents.encoding)]
     for path in large:
@@ -123,7 +123,9 @@ def _is_large_and_plain(path: Path, encoding: str) -> bool:
 
 
 def _blocks(path: Path, documents: Documents) -> Iterator[bytes]:
-    """The file as UTF-8 without byte-order mark and with LF line ends, as `Documents` reads it."""
+    """Yields the file as UTF-8 without byte-order mark and with LF line ends, as `Documents` reads
+    it.
+    """
     try:
         with open(path, encoding="utf-8-sig", errors=documents.errors, newline=None) as file:
             while block := file.read(BLOCK):

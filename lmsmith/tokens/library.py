@@ -119,7 +119,8 @@ class LibraryTokenizer(Tokenizer):
         disallowed_special: Names = (),
         threads: int = 1,
     ) -> Ids:
-        """The ids of `text`; bytes that are not UTF-8, and lone surrogates, are read as U+FFFD.
+        """Returns the ids of `text`; bytes that are not UTF-8, and lone surrogates, are read as
+        U+FFFD.
 
         Special tokens in `allowed_special` get their ids, those in `disallowed_special` ("all": all
         that are not allowed) raise TokenizerError, and others are plain text. A text with both
@@ -169,7 +170,9 @@ class LibraryTokenizer(Tokenizer):
         )
 
     def _engine_for(self, text: str, allowed_special: Names, disallowed_special: Names) -> Any:
-        """The library's tokenizer with special tokens on or off, as needed for this text."""
+        """Returns the library's tokenizer with special tokens on or off, as needed for this
+        text.
+        """
         every = frozenset(self.special_tokens)
         allowed = every if allowed_special == "all" else every & frozenset(allowed_special)
         disallowed = (
@@ -203,9 +206,9 @@ class LibraryTokenizer(Tokenizer):
     # ---- decoding --------------------------------------------------------------------------------
 
     def decode_bytes(self, ids: IdsLike) -> bytes:
-        """As `Tokenizer.decode_bytes`. If the decoder is not ByteLevel, these are the bytes of
-        `decode`: the text of an id can depend on its neighbours, so the bytes of parts do not
-        join to the bytes of all ids. Ids without a token decode to nothing.
+        """Like `Tokenizer.decode_bytes`. If the decoder is not ByteLevel, these are the bytes of
+        `decode`: the text of an id can depend on its neighbours, so the bytes of parts do not join
+        to the bytes of all ids. Ids without a token decode to nothing.
         """
         if self.decodes_bytes:
             return b"".join(map(self._bytes_of_ids.__getitem__, self._in_range(ids).tolist()))
@@ -245,11 +248,13 @@ class LibraryTokenizer(Tokenizer):
     # ---- lost text -------------------------------------------------------------------------------
 
     def count_unknown(self, text: str) -> int:
-        """The number of words and runs of white space that decoding does not restore."""
+        """Returns the number of words and runs of white space that decoding does not restore."""
         return self._lost(text)[0]
 
     def unknown_bytes(self, text: str) -> int:
-        """The number of bytes of those words and runs."""
+        """Returns the number of bytes in words and runs of white space that decoding does not
+        restore.
+        """
         return self._lost(text)[1]
 
     def _lost(self, text: str) -> tuple[int, int]:
@@ -277,7 +282,7 @@ class LibraryTokenizer(Tokenizer):
         return type(self), (self.content, self._end_name)
 
     def changed(self, *, end_of_text: str | None) -> Self:
-        """A copy of this tokenizer with another token between documents."""
+        """Returns a copy of this tokenizer with another token between documents."""
         return type(self)(self.content, end_of_text or self._end_name)
 
     def to_dict(self) -> dict[str, Any]:
@@ -291,8 +296,8 @@ class LibraryTokenizer(Tokenizer):
 def load(
     content: Mapping[str, Any], where: Path, why: str, end_of_text: str | None = None
 ) -> LibraryTokenizer:
-    """The tokenizer of the file `where`, for which lmsmith's engine is not exact because it has
-    `why`. Logs one warning per file and process.
+    """Returns the tokenizer of the file `where`, for which lmsmith's engine is not exact because it
+    has `why`. Logs one warning per file and process.
     """
     try:
         tokenizer = LibraryTokenizer(content, end_of_text)
@@ -300,7 +305,9 @@ def load(
         raise TokenizerError(
             f"cannot use {where}: {error} (lmsmith's own engine cannot run it: it has {why}.)"
         ) from error
-    _warn_once(f"{where} has {why}: the library tokenizers runs it, slower than lmsmith's engine")
+    _warn_once(
+        f"{where} has {why}: using the library tokenizers, which is slower than lmsmith's engine"
+    )
     return tokenizer
 
 
@@ -310,7 +317,7 @@ def _warn_once(line: str) -> None:
 
 
 def _engine(content: Mapping[str, Any], end_of_text: str | None) -> Any:
-    """The library's tokenizer of `content`, set to encode special tokens as text."""
+    """Returns the library's tokenizer of `content`, set to encode special tokens as text."""
     # The library's own threads do not help with short texts, and make forking unsafe.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
@@ -350,7 +357,7 @@ def _string(text: str | bytes) -> str:
     return (text if isinstance(text, bytes) else to_utf8(text)).decode("utf-8", "replace")
 
 
-# Decoders that can stream: the text of some ids begins with the text of the first of them.
+# Decoders that can stream: the text of the first ids is a prefix of the text of all ids.
 _STREAMING = {"WordPiece", "Metaspace", "BPEDecoder", "ByteFallback", "Fuse", "ByteLevel"}
 
 

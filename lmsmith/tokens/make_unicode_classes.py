@@ -37,7 +37,7 @@ CLASSES = {
 
 
 def ask_tiktoken() -> npt.NDArray[np.uint8]:
-    """The class of every code point in tiktoken; 0 if it is in none of `CLASSES`."""
+    """Returns the class of every code point in tiktoken; 0 if it is in none of `CLASSES`."""
     import tiktoken
 
     every = "".join(chr(c) for c in range(N_CODE_POINTS) if not 0xD800 <= c < 0xE000)
@@ -49,7 +49,7 @@ def ask_tiktoken() -> npt.NDArray[np.uint8]:
             mergeable_ranks={bytes([b]): b for b in range(256)},
             special_tokens={},
         )
-        matched = engine.decode(engine.encode_ordinary(every))  # drops what does not match
+        matched = engine.decode(engine.encode_ordinary(every))  # drops characters that do not match
         members = np.frombuffer(matched.encode("utf-32-le"), dtype="<u4")
         assert not table[members].any(), "classes overlap"
         table[members] = number
@@ -57,7 +57,7 @@ def ask_tiktoken() -> npt.NDArray[np.uint8]:
 
 
 def runs_of(table: npt.NDArray[np.uint8]) -> bytes:
-    """The table run-length encoded: three bytes of length and one byte of class per run."""
+    """Returns the table run-length encoded: three bytes of length and one byte of class per run."""
     starts = np.concatenate([[0], np.flatnonzero(np.diff(table)) + 1])
     lengths = np.diff(np.append(starts, len(table)))
     return (lengths.astype("<u4") | table[starts].astype("<u4") << 24).tobytes()

@@ -94,7 +94,7 @@ def inspect_tokenizer(
 
 
 def longest_tokens(tokenizer: Tokenizer, n: int) -> tuple[tuple[int, str], ...]:
-    """The `n` tokens with the most bytes as (id, text), without special tokens."""
+    """Returns the `n` tokens with the most bytes as (id, text), without special tokens."""
     skipped = {*_special_ids(tokenizer), *tokenizer.ids_without_token.tolist()}
     lengths = [
         (len(tokenizer.decode_bytes([i])), i)
@@ -134,7 +134,7 @@ def course_tokenizers(text: str, sizes: Sequence[int] = BPE_SIZES) -> dict[str, 
 
 
 def shown(tokenizer: Tokenizer, text: str) -> list[str]:
-    """The text of each token, for display. Bytes that are not a complete character appear as
-    U+FFFD.
+    """Returns the text of each token, for display. Bytes that are not a complete character appear
+    as U+FFFD.
     """
     return [tokenizer.decode([i]) for i in tokenizer.encode(text).tolist()]

@@ -87,8 +87,8 @@ class Merges:
 
 
 class PieceCache:
-    """The ids of pieces that one thread has encoded. When full, it drops all but `kept` (piece ->
-    its one id).
+    """The ids of pieces that one thread has encoded. When full, it drops all pieces except those of
+    `kept`, which maps a piece to its one id.
     """
 
     def __init__(self, n_pieces: int, kept: Mapping[bytes, int]) -> None:
@@ -119,7 +119,9 @@ class PieceCache:
             )
 
     def room_for_ids(self, n: int) -> npt.NDArray[np.int32]:
-        """An array of at least `n` ids, reused by every call: new memory is slow on first access."""
+        """Returns an array of at least `n` ids, reused by every call: new memory is slow on first
+        access.
+        """
         if len(self._ids) < n:
             self._ids = np.empty(n, dtype=np.int32)
         return self._ids
@@ -141,7 +143,7 @@ def encode_texts(
 def encode_pieces(
     pieces: Texts, merges: Merges, cache: PieceCache
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """As `encode_texts`, for texts that are one piece each."""
+    """Like `encode_texts`, for texts that are one piece each."""
     return _encode_all(
         pieces, pieces.stops.astype(np.int32), np.arange(len(pieces.stops) + 1), merges, cache
     )
@@ -329,7 +331,7 @@ def _merge(at, length, byte_ids, byte_pairs, pairs, ids, values):
 
 @njit
 def _merge_by_heap(at, length, byte_ids, byte_pairs, pairs, ids):
-    """As `_merge`, for a long piece: O(n log n)."""
+    """Like `_merge`, for a long piece: O(n log n)."""
     values = np.empty(length, dtype=np.int64)
     after, before = np.empty(length, dtype=np.int64), np.empty(length, dtype=np.int64)
     heap, n_heap = np.empty(3 * length, dtype=np.int64), np.int64(0)  # rank * 2**32 + position
@@ -397,7 +399,7 @@ def _pop(heap, n):
 
 @njit
 def pair_value(pairs, left, right):
-    """The value of the pair of ids (left, right); `NONE` if it does not merge."""
+    """Returns the value of the pair of ids (left, right); `NONE` if it does not merge."""
     key = left << 32 | right
     index = (key * _MULTIPLY) >> 32
     while True:
@@ -432,7 +434,7 @@ def _look_up(left, right, pairs, values):
 def decode_ids(
     ids: npt.NDArray[np.int64], token_bytes: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64]
 ) -> bytes:
-    """The concatenated bytes of `ids`, which must be valid. The bytes of id i are
+    """Returns the concatenated bytes of `ids`, which must be valid. The bytes of id i are
     token_bytes[starts[i]:starts[i + 1]].
 
     `token_bytes` must have eight extra bytes at its end, because whole words of 8 bytes are copied.

@@ -202,14 +202,16 @@ class PieceCounter:
 
 
 def _grown(table: PieceTable, limit: int, n_arena: int, at_least: int = 1) -> PieceTable:
-    """A copy of `table` with another size, without pieces whose count is below `at_least`."""
+    """Returns a copy of `table` with another size, without pieces whose count is below
+    `at_least`.
+    """
     grown = PieceTable(limit, n_arena)
     _add(table.slots, table.arena, at_least, grown.slots, grown.arena, grown.used)
     return grown
 
 
 def _lengths(rows: npt.NDArray[np.int64], arena: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """The length in bytes of the piece in each row (a slot of a PieceTable)."""
+    """Returns the length in bytes of the piece in each row (a slot of a PieceTable)."""
     lengths = rows[:, 1] >> 56
     is_long = rows[:, 1] < 0
     lengths[is_long] = arena[: len(arena) & ~7].view(np.int64)[(-1 - rows[is_long, 1]) >> 3]

@@ -106,8 +106,8 @@ def read_block(text, starts, first_pieces, ends, cursor, longest, adjacent, slot
 
 @njit
 def long_key(slots, mask, at, length, longest):
-    """The keys of a piece of any length and the address of the slot where the search starts; keys
-    of 0 for a piece longer than `longest`.
+    """Returns the keys of a piece of any length and the address of the slot where the search
+    starts; keys of 0 for a piece longer than `longest`.
     """
     if length <= SHORT:
         key0, key1 = load64(at) & _LOW[length], load64(at + 8) & _HIGH[length] | length << 56
@@ -125,8 +125,8 @@ def long_key(slots, mask, at, length, longest):
 
 @njit
 def start_slot(slots, mask, key0, key1):
-    """The address of the slot where the search for a piece starts. Pass `key1` = 0 for a long
-    piece.
+    """Returns the address of the slot where the search for a piece starts. Pass `key1` = 0 for a
+    long piece.
     """
     key = key0 * _MULTIPLY ^ key1 * _MIX
     return slots + ((key ^ key >> 29) * _MULTIPLY >> 32 & mask) * SLOT
@@ -134,8 +134,8 @@ def start_slot(slots, mask, key0, key1):
 
 @njit
 def find_short(slots, mask, key0, key1, slot):
-    """The address of the slot of a piece of 1 to 15 bytes, searched from `slot`. A new piece is
-    added with values of 0.
+    """Returns the address of the slot of a piece of 1 to 15 bytes, searched from `slot`. A new
+    piece is added with values of 0.
     """
     while True:
         slot_key1 = load64(slot + 8)
@@ -150,7 +150,7 @@ def find_short(slots, mask, key0, key1, slot):
 
 @njit
 def find_long(slots, mask, key0, rest, slot, at, length, arena, used):
-    """As `find_short`, for a longer piece. A new piece is copied into the arena, which must have
+    """Like `find_short`, for a longer piece. A new piece is copied into the arena, which must have
     room.
     """
     while True:
@@ -178,5 +178,5 @@ def find_long(slots, mask, key0, rest, slot, at, length, arena, used):
 
 @njit
 def record_size(length):
-    """The number of bytes of a piece's record in the arena."""
+    """Returns the number of bytes of a piece's record in the arena."""
     return 16 + (length & ~7)

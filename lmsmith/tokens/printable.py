@@ -12,7 +12,9 @@ import functools
 
 @functools.cache
 def gpt2_byte_order() -> tuple[int, ...]:
-    """The bytes in the order of their characters, which is the order of their ids in GPT-2."""
+    """Returns the bytes in the order of their characters, which is the order of their ids in
+    GPT-2.
+    """
     printable = [
         *range(ord("!"), ord("~") + 1),
         *range(ord("¡"), ord("¬") + 1),
@@ -22,7 +24,7 @@ def gpt2_byte_order() -> tuple[int, ...]:
 
 
 def to_printable(token: bytes) -> str:
-    """The bytes as printable characters."""
+    """Returns the bytes as printable characters."""
     return "".join(map(_characters().__getitem__, token))
 
 

@@ -1,8 +1,8 @@
 """Reads and writes tiktoken's files: one line per token with its bytes in base64 and its rank,
 which is its id.
 
-The files contain neither the pre-tokenization pattern nor the special tokens. lmsmith knows both
-for OpenAI's published files (by file name) and for Llama 3's `tokenizer.model`. For other files the
+The files do not contain the pre-tokenization pattern and the special tokens. lmsmith knows both for
+OpenAI's published files (by file name) and for Llama 3's `tokenizer.model`. For other files the
 user gives them.
 """
 
@@ -52,14 +52,16 @@ _LLAMA3_SPECIALS = 256
 
 
 def is_ranks(path: Path) -> bool:
-    """Whether the first line of a file is one of a tiktoken file. Raises TokenizerError if the
-    file cannot be read.
+    """Returns whether the first line of a file has the form of a tiktoken file. Raises
+    TokenizerError if the file cannot be read.
     """
     try:
         with path.open("rb") as file:
             return _LINE.match(file.read(4096)) is not None
     except OSError as error:
-        raise TokenizerError(f"cannot read {path}: {error.strerror}.") from error
+        raise TokenizerError(
+            f"cannot read {path}: {error.strerror}. Check the path and its permissions."
+        ) from error
 
 
 def load_tiktoken(
@@ -110,7 +112,9 @@ def _ranks(path: Path) -> dict[bytes, int]:
     except FileNotFoundError as error:
         raise TokenizerError(f"there is no file {path}. Check the path.") from error
     except OSError as error:
-        raise TokenizerError(f"cannot read {path}: {error.strerror}.") from error
+        raise TokenizerError(
+            f"cannot read {path}: {error.strerror}. Check the path and its permissions."
+        ) from error
     for number, line in enumerate(lines, start=1):
         if line:
             try:

@@ -29,17 +29,18 @@ class Specials:
         self._pattern = re.compile(b"|".join(map(re.escape, encoded)))
 
     def find(self, text: bytes | bytearray, start: int = 0) -> Iterator[re.Match[bytes]]:
-        """The matches in `text` from `start` on."""
+        """Yields the matches in `text` from `start` on."""
         # Searching for strings is much faster than for an expression, and most texts have none.
         if any(text.find(name, start) >= 0 for name in self._encoded):
             yield from self._pattern.finditer(text, start)
 
     def between(self, text: bytes) -> list[bytes]:
-        """The parts of `text` between special tokens."""
+        """Returns the parts of `text` between special tokens."""
         return self._pattern.split(text) if any(name in text for name in self._encoded) else [text]
 
     def cut_before(self, text: bytes | bytearray, cut: int) -> int:
-        """The last position up to `cut` that is not inside any occurrence of a special token.
+        """Returns the last position up to `cut` that is not inside any occurrence of a special
+        token.
 
         This includes occurrences that overlap an earlier match, because which of them match
         depends on all of the text before.
@@ -82,7 +83,8 @@ class AddedTokens:
             self._passes.append((specials, by_content))
 
     def find(self, text: bytes, allowed: frozenset[str]) -> list[tuple[int, int, int]]:
-        """The matches as (start, stop, id), in order. Special tokens not in `allowed` are text.
+        """Returns the matches as (start, stop, id), in order. Special tokens not in `allowed` are
+        text.
 
         They still hide other tokens that overlap them, as in `tokenizers`.
         """

@@ -132,8 +132,8 @@ _SPELLINGS = {
 
 
 def pattern_of(text: str) -> Pattern:
-    """The pattern with this name or regular expression. Raises TokenizerError for an expression
-    that does not compile.
+    """Returns the pattern with this name or regular expression. Raises TokenizerError for an
+    expression that does not compile.
     """
     if text in PATTERNS:
         return PATTERNS[text]
@@ -145,13 +145,13 @@ def pattern_of(text: str) -> Pattern:
 
 
 def split(text: bytes, pattern: Pattern) -> list[bytes]:
-    """The pieces of a complete text; their concatenation is the text."""
+    """Returns the pieces of a complete text; their concatenation is the text."""
     cuts = [0, *piece_ends(text, pattern).tolist()]
     return [text[start:end] for start, end in itertools.pairwise(cuts)]
 
 
 def piece_ends(text: bytes, pattern: Pattern) -> npt.NDArray[np.int32]:
-    """The end of each piece of a complete text, in bytes."""
+    """Returns the end of each piece of a complete text, in bytes."""
     return Texts([text]).split(pattern)[0]
 
 
@@ -235,8 +235,8 @@ def parts_of(
 def parts_of_stream(
     stream: Iterable[bytes], size: int, pattern: Pattern, specials: Specials = NO_SPECIALS
 ) -> Iterator[bytes]:
-    """As `parts_of`, for a text that arrives in parts cut anywhere. Keeps at most `2 * size` bytes
-    and one arriving part in memory.
+    """Like `parts_of`, for a text that arrives in parts cut anywhere. Keeps at most `2 * size`
+    bytes and one arriving part in memory.
     """
     waiting, searched = bytearray(), 0
     for data in stream:
@@ -253,14 +253,16 @@ def parts_of_stream(
 
 
 def last_cut(text: bytes) -> int:
-    """The last position in part of a text where no piece of any built-in pattern continues
+    """Returns the last position in part of a text where no piece of any built-in pattern continues
     (`_last_cut`); 0 if there is none.
     """
     return _cut(text, 0, len(text), NO_SPECIALS)
 
 
 def _cut(text: bytes | bytearray, start: int, stop: int, specials: Specials) -> int:
-    """The last position in start + 1 .. stop - 4 where `text` can be cut; 0 if there is none."""
+    """Returns the last position in start + 1 .. stop - 4 where `text` can be cut; 0 if there is
+    none.
+    """
     cut = int(
         _last_cut(np.frombuffer(text, dtype=np.uint8).ctypes.data, start, stop, unicode_classes())
     )
@@ -269,8 +271,8 @@ def _cut(text: bytes | bytearray, start: int, stop: int, specials: Specials) -> 
 
 @kernel
 def _last_cut(text, start, stop, classes):
-    """The last position in start + 1 .. stop - 4 where all built-in patterns end a piece; 0 if
-    there is none.
+    """Returns the last position in start + 1 .. stop - 4 where all built-in patterns end a piece; 0
+    if there is none.
 
     That is after a letter or number and before a character that is not a letter, mark or
     apostrophe, and not two numbers. No piece continues there, and the pieces after the position do
@@ -296,7 +298,7 @@ def _last_cut(text, start, stop, classes):
 
 @njit
 def piece_end(at, end, table, family, max_digits, space_tail):
-    """The address where the piece that starts at the address `at` ends."""
+    """Returns the address where the piece that starts at the address `at` ends."""
     byte = load8(at)
     if byte == APOSTROPHE and family != O200K:
         length = contraction(at, family == GPT4)
@@ -371,7 +373,7 @@ _S, _D, _M, _T, _L, _V, _E, _R = map(ord, "sdmtlver")
 
 @njit
 def contraction(at, any_case):
-    """The length in bytes of 's 'd 'm 't 'll 've 're at an apostrophe; 0 if there is none.
+    """Returns the length in bytes of 's 'd 'm 't 'll 've 're at an apostrophe; 0 if there is none.
 
     `any_case`: ignore case. U+017F (long s) counts as an s then.
     """
@@ -425,8 +427,8 @@ def others_end(at, end, table):
 
 @njit
 def cased_word_end(at, table):
-    """The end of a word in o200k's pattern: upper case, then lower case; caseless letters and marks
-    are in both classes.
+    """Returns the end of a word in o200k's pattern: upper case, then lower case; caseless letters
+    and marks are in both classes.
 
     The first alternative is [upper]*[lower]+. If no lower-case letter follows, the expression
     backtracks to the last caseless character. Only if there is none, the second alternative
@@ -449,8 +451,8 @@ def cased_word_end(at, table):
 
 @njit
 def char_at(at, table):
-    """The character at an address: its class plus 256 times its length in bytes. Bytes that are
-    not UTF-8 are OTHER, of length 1.
+    """Returns the character at an address: its class plus 256 times its length in bytes. Bytes that
+    are not UTF-8 are OTHER, of length 1.
     """
     byte = load8(at)
     if byte < 0x80:
@@ -483,11 +485,12 @@ def char_at(at, table):
 
 @njit
 def piece_starts(at, end, family, max_digits):
-    """Mask of the positions after `at` where pieces start, in the 64 bytes from `at`, where a piece
-    starts. 0 if none is certain.
+    """Mask of the positions where pieces start after `at`, within the 64 bytes from `at`. A piece
+    must start at `at`. 0 if no start is certain.
 
-    Starts are certain up to two bytes before the first hard position: a byte that is not ASCII, the
-    end of the text, and the cases below. The mask contains all starts up to its last one.
+    A position is hard if it has a byte that is not ASCII, is the end of the text, or is one of the
+    cases below. Starts are certain up to two bytes before the first hard position. The mask
+    contains all starts up to its last one.
     """
     if load64(at) & -0x7F7F7F7F7F7F7F80:  # not ASCII soon: the mask would be too short to pay off
         return 0
@@ -594,7 +597,9 @@ def _compiled(expression: str) -> Any:
 
 
 def _regex_ends(text: bytes, expression: str) -> npt.NDArray[np.int32]:
-    """The ends of the pieces in bytes. Text between matches is a piece too, so no text is lost."""
+    """Yields the ends of the pieces in bytes. Text between matches is a piece too, so no text is
+    lost.
+    """
 
     def ends() -> Iterator[int]:
         string = text.decode("utf-8", "surrogateescape")

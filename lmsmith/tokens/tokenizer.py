@@ -177,11 +177,11 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode(self, text: str) -> Ids:
-        """The ids of `text`, for any str. They never contain `end_of_text`."""
+        """Returns the ids of `text`, for any str. They never contain `end_of_text`."""
 
     @abstractmethod
     def decode_bytes(self, ids: IdsLike) -> bytes:
-        """The bytes of `ids`. Ids in `ids_without_token` decode to no bytes.
+        """Returns the bytes of `ids`. Ids in `ids_without_token` decode to no bytes.
 
         Raises TokenizerError for an id outside the vocabulary.
         """
@@ -193,14 +193,14 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def count_unknown(self, text: str) -> int:
-        """The number of units of `text` (surrogates, characters or words) that this tokenizer
-        cannot represent.
+        """Returns the number of units of `text` (surrogates, characters or words) that this
+        tokenizer cannot represent.
         """
 
     @abstractmethod
     def unknown_bytes(self, text: str) -> int:
-        """The number of UTF-8 bytes of `text` that its ids do not encode. Evaluation charges 8
-        bits for each.
+        """Returns the number of UTF-8 bytes of `text` that its ids do not encode. Evaluation
+        charges 8 bits for each.
         """
 
     @abstractmethod
@@ -212,8 +212,8 @@ class Tokenizer(ABC):
     def from_dict(cls, parts: dict[str, Any]) -> Self: ...
 
     def decode(self, ids: IdsLike) -> str:
-        """The text of `ids`; bytes that are not UTF-8 become U+FFFD. Raises TokenizerError as
-        `decode_bytes` does.
+        """Returns the text of `ids`; bytes that are not UTF-8 become U+FFFD. Raises TokenizerError
+        as `decode_bytes` does.
         """
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
@@ -269,7 +269,7 @@ class ByteTokenizer(Tokenizer):
         return count_lone_surrogates(text)
 
     def unknown_bytes(self, text: str) -> int:
-        return 0  # surrogates are encoded as U+FFFD, whose ids have a loss
+        return 0  # surrogates are encoded as U+FFFD, and so are part of the loss
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": self.kind, "end_of_text": self.end_of_text is not None}
@@ -448,7 +448,7 @@ class StreamDecoder:
         self._n_given = 0  # number of characters of the text of `_ids` that were returned
 
     def push(self, ids: IdsLike | int) -> str:
-        """The text that these ids complete; often empty."""
+        """Returns the text that these ids complete; often empty."""
         new_ids = [ids] if isinstance(ids, int | np.integer) else ids
         if self._tokenizer.decodes_bytes:
             return self._decoder.decode(self._tokenizer.decode_bytes(new_ids))
@@ -471,8 +471,8 @@ class StreamDecoder:
         return new
 
     def flush(self) -> str:
-        """The remaining text: usually empty, or U+FFFD for an incomplete character. All of the
-        text if the tokenizer does not stream.
+        """Returns the remaining text: usually empty, or U+FFFD for an incomplete character. All of
+        the text if the tokenizer does not stream.
         """
         if self._tokenizer.decodes_bytes:
             return self._decoder.decode(b"", final=True)
@@ -482,8 +482,8 @@ class StreamDecoder:
 
 
 def unused_ids(tokenizer: Tokenizer, vocab_size: int) -> npt.NDArray[np.int64]:
-    """The ids below a model's `vocab_size` that have no token in its tokenizer, sorted; usually
-    none.
+    """Returns the ids below a model's `vocab_size` that have no token in its tokenizer, sorted;
+    usually none.
 
     These are the gaps in the tokenizer's vocabulary and the model's extra embedding rows.
     """
@@ -509,7 +509,7 @@ def to_utf8(text: str) -> bytes:
 
 
 def count_lone_surrogates(text: str) -> int:
-    """The number of characters of `text` that `to_utf8` replaces by U+FFFD."""
+    """Returns the number of characters of `text` that `to_utf8` replaces by U+FFFD."""
     if _is_utf8(text):
         return 0
     joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
@@ -517,8 +517,8 @@ def count_lone_surrogates(text: str) -> int:
 
 
 def end_of_text_id(special_tokens: Mapping[str, int], name: str | None = None) -> int | None:
-    """The id of the special token between documents: `name` if given, otherwise the first of
-    `END_OF_TEXT_NAMES` that is a special token. None if there is none.
+    """Returns the id of the special token between documents: `name` if given, otherwise the first
+    of `END_OF_TEXT_NAMES` that is a special token. None if there is none.
 
     Raises TokenizerError if `name` is not a special token.
     """
@@ -536,12 +536,12 @@ def end_of_text_id(special_tokens: Mapping[str, int], name: str | None = None) -
 
 
 def ids_dtype(vocab_size: int) -> type[np.uint16 | np.uint32]:
-    """The smaller of the two types of ids in shards (uint16, uint32) that holds every id."""
+    """Returns the smaller of the two types of ids in shards (uint16, uint32) that holds every id."""
     return np.uint16 if vocab_size <= 1 << 16 else np.uint32
 
 
 def _code_points(text: str) -> Iterator[npt.NDArray[np.uint32]]:
-    """The code points of `text`, 2**20 at a time: UTF-32 takes up to four times the memory."""
+    """Yields the code points of `text`, 2**20 at a time: UTF-32 takes up to four times the memory."""
     for start in range(0, len(text), 1 << 20):
         yield np.frombuffer(
             text[start : start + (1 << 20)].encode("utf-32-le", "surrogatepass"), dtype="<u4"
@@ -566,7 +566,7 @@ def _is_utf8(text: str) -> bool:
 
 
 def _split_at(ids: npt.NDArray[np.int64], special: int | None) -> list[npt.NDArray[np.int64]]:
-    """The runs of ids between occurrences of `special`."""
+    """Returns the runs of ids between occurrences of `special`."""
     if special is None or not len(positions := np.flatnonzero(ids == special)):
         return [ids]
     edges = [-1, *positions.tolist(), len(ids)]

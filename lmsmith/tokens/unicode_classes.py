@@ -25,7 +25,7 @@ CASELESS = 6  # \p{Lm} \p{Lo}
 
 @functools.cache
 def unicode_classes() -> npt.NDArray[np.uint8]:
-    """The class (uint8) of each of the 1,114,112 code points; 1 MB, computed once."""
+    """Returns the class (uint8) of each of the 1,114,112 code points; 1 MB, computed once."""
     runs = np.frombuffer(zlib.decompress(base64.b85decode(_RUNS)), dtype="<u4")
     table = np.repeat((runs >> 24).astype(np.uint8), runs & 0xFFFFFF)
     assert len(table) == N_CODE_POINTS

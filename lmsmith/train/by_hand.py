@@ -26,7 +26,7 @@ from lmsmith.reference.blocks import Sizes, activation_shapes, by_layer, n_numbe
 from lmsmith.reference.gpt2 import GPT2
 from lmsmith.reference.layers import EPS
 
-# Settings that are free in GPT-2, or that have no effect on it.
+# Settings that may have any value in GPT-2, or that have no effect on it.
 _FREE = {
     "size",
     "n_layer",
@@ -39,7 +39,7 @@ _FREE = {
 }
 _FREE |= {"ngram_table_size", "rope_base"}
 _DROPOUTS = ("dropout", "attention_dropout")
-_NAMED = 3  # differences that an error lists
+_NAMED = 3  # maximum number of differences in an error
 
 
 class ReferenceEngine(nn.Module):
@@ -117,7 +117,7 @@ class _Loss(torch.autograd.Function):
 
 
 def for_reference(config: RunConfig, given: Collection[str]) -> tuple[RunConfig, list[str]]:
-    """Adapts a config to the reference engine; returns it with notes about what was changed.
+    """Adapts a config to the reference engine; returns it with notes about the changes.
 
     `given`: settings that the user set. Raises ConfigError if one of them is not available here.
     """

@@ -38,7 +38,7 @@ def refuse_early(config: RunConfig, world: int, given: Collection[str] = ()) -> 
     if chosen or config.train.batch_tokens:
         config = config.changed(
             {"train.batch_size": max(1, config.train.initial_batch_size) * world},
-            where="what is chosen",
+            where="the chosen settings",
         )
     check_ranks(config, world)
     if config.train.initial_batch_size and not chosen and not config.train.batch_tokens:

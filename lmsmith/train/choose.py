@@ -36,8 +36,8 @@ from lmsmith.train.step import train_step
 DEFAULT_MINUTES = 10.0
 NOMINAL_BUDGET = 3e13  # FLOPs: sizes the model when the length is given in steps or tokens
 MOST_EVALUATIONS, LEAST_EVALUATIONS = 10, 3
-EVALUATION_SHARE = 0.06  # at most this share of the time, above LEAST_EVALUATIONS evaluations
-MOST_EVALUATION = 0.25  # at most this share of the time for a single evaluation
+EVALUATION_SHARE = 0.06  # maximum share of the time for more than LEAST_EVALUATIONS evaluations
+MOST_EVALUATION = 0.25  # maximum share of the time for a single evaluation
 N_LOG_LINES = 200
 GOOD_MULTIPLE = 128  # pads the vocabulary on GPUs
 COMPILE_SECONDS = 180.0  # compiling takes up to a minute, which shorter runs do not regain
@@ -61,7 +61,7 @@ def resolve(
     config = _with_machine_and_size(config, given, corpus, machine, seconds, world)
     if config.train.batch_tokens:
         rows = {"train.batch_size": n_rows(config, world), "train.batch_tokens": 0}
-        config = config.changed(rows, where="what was chosen")
+        config = config.changed(rows, where="the chosen settings")
     if config.train.initial_batch_size:
         check_growing(config, world)
     check_ranks(config, world)
@@ -75,7 +75,7 @@ def resolve(
         # of windows would have.
         enough = config.train.batch_size**2 * config.model.context_length / tokens_a_step
         config = config.changed(
-            {"train.batch_size": math.ceil(enough / world) * world}, where="what was chosen"
+            {"train.batch_size": math.ceil(enough / world) * world}, where="the chosen settings"
         )
         tokens_a_step = batches_of(config, corpus.train, corpus.tokenizer).tokens_per_batch
     if limited_by_time(config):
@@ -99,7 +99,7 @@ def resolve(
         chosen["train.compile"] = "yes" if lasting and can_compile(config, machine) else "no"
     if getattr(config.model, "ngram_tables", ()) and "model.ngram_dropout" not in given:
         chosen["model.ngram_dropout"] = ngram_dropout(steps * tokens_a_step / len(corpus.train))
-    return config.changed(chosen, where="what was chosen")
+    return config.changed(chosen, where="the chosen settings")
 
 
 def _with_machine_and_size(
@@ -141,7 +141,7 @@ def _with_machine_and_size(
     if "train.batch_size" in chosen:
         chosen["train.batch_size"] = -(-chosen["train.batch_size"] // world) * world
     open_ones = {name: value for name, value in chosen.items() if name not in given}
-    return config.changed(fixed | open_ones, where="what was chosen")
+    return config.changed(fixed | open_ones, where="the chosen settings")
 
 
 def _steps_in(
@@ -198,7 +198,9 @@ def _expected_seconds(config: RunConfig, n_tokens: int, machine: Machine, world:
 
 
 def can_compile(config: RunConfig, machine: Machine) -> bool:
-    """Whether torch.compile makes steps faster: for Transformers on GPUs with Triton installed."""
+    """Returns whether torch.compile makes steps faster: for Transformers on GPUs with Triton
+    installed.
+    """
     from torch.utils._triton import has_triton
 
     return machine.device.type == "cuda" and config.model.compilable and has_triton()
@@ -227,14 +229,13 @@ def _share_of(config: RunConfig, world: int) -> RunConfig:
 
 
 def limited_by_time(config: RunConfig) -> bool:
-    """Whether only `train.minutes` sets the length of the run."""
+    """Returns whether only `train.minutes` sets the length of the run."""
     return not (config.train.steps or config.train.tokens or config.train.epochs)
 
 
 def steps_of_epochs(config: RunConfig, corpus: Corpus) -> int:
-    """Returns the fewest steps that see `train.epochs` times as many tokens as the training split.
-
-    With one document per row, returns the steps that see every document that often.
+    """Returns the number of steps for `train.epochs` passes over the training split, rounded up.
+    With one document per row, these are passes over the documents.
     """
     epochs = config.train.epochs
     if isinstance(batches := batches_of(config, corpus.train, corpus.tokenizer), Rows):
@@ -246,7 +247,7 @@ def steps_of_epochs(config: RunConfig, corpus: Corpus) -> int:
         return max(1, -(-wanted // config.train.batch_size))
 
     def n_rows_in(steps: int) -> int:
-        """Rows in a complete run of `steps`. Batch-size warm-up depends on that number."""
+        """Returns the number of rows that a run of `steps` steps reads, with batch-size warm-up."""
         train = replace(config.train, steps=steps)
         return sum(map(train.rows_of, range(steps)))
 
@@ -323,7 +324,7 @@ def seconds_a_step(config: RunConfig, corpus: Corpus, machine: Machine, n: int =
 
 
 def _rates(config: RunConfig) -> str:
-    """The peak learning rate of each parameter group, under the name of its setting."""
+    """Returns the peak learning rate of each parameter group, under the name of its setting."""
     rates = peak_rates(config.optim)
     return "peak learning rates " + ", ".join(f"{name} {rate:g}" for name, rate in rates.items())
 

@@ -1,7 +1,7 @@
 """Trains an n-gram model: one counting pass over the text instead of steps.
 
-The run folder is that of any other run, without checkpoints and metrics. After a kill, counting
-starts again from the beginning.
+The run folder is like that of any other run, but without checkpoints and metrics. After a kill,
+counting starts again from the beginning.
 """
 
 from __future__ import annotations
@@ -74,11 +74,11 @@ def resolve_counting(config: RunConfig, given: Collection[str], corpus: Corpus) 
     long = isinstance(model, NgramConfig) and model.smoothing == "kneser-ney"
     if "model.order" not in given and long:
         chosen |= {"model.order": LONG_ORDER} if corpus.tokenizer.kind in ("char", "byte") else {}
-    return config.changed(chosen, where="what was chosen")
+    return config.changed(chosen, where="the chosen settings")
 
 
 def count(config: RunConfig, corpus: Corpus, place: Path, console: Console) -> dict[str, Any]:
-    """Counts, scores the validation split, and writes RUN/model, samples and summary.
+    """Counts the n-grams, scores the validation split, and writes RUN/model, samples and summary.
 
     Returns the summary.
     """

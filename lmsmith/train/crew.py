@@ -14,14 +14,14 @@ from lmsmith.train.replica import Replica
 from lmsmith.train.same_numbers import can_be_checked, same_numbers, use_threads
 from lmsmith.train.threads import OtherPrograms, ThreadChoice
 
-SAY_SECONDS = 60.0  # between two messages about the number of threads
+SAY_SECONDS = 60.0  # minimum time between messages about the number of threads
 
 
 class Crew:
     """Controls the threads of one run. Call `after` after each step."""
 
     def __init__(self, replica: Replica, batches: AnyBatches, score: Callable[[], float]) -> None:
-        """`score`: a number from a small evaluation, which must not change either."""
+        """`score`: returns a number from a small evaluation, which must stay bit-identical too."""
         self._replica, self._batches, self._score = replica, batches, score
         train = replica.config.train
         # OMP_NUM_THREADS may be set for a resumed run only.
@@ -33,7 +33,7 @@ class Crew:
         self._cores = 0.0
 
     def say_now(self) -> bool:
-        """Whether a message should be printed too, at most once every SAY_SECONDS."""
+        """Returns whether a message should be printed too, at most once every SAY_SECONDS."""
         now = time.monotonic()
         if now - self._said < SAY_SECONDS:
             return False
@@ -64,7 +64,7 @@ class Crew:
                 use_threads(choice.refuse(), most)
                 return (
                     f"other programs use {self._cores:.1f} cores and slow this run down. It keeps "
-                    f"{most} threads, because the numbers might change with {n}. "
+                    f"{most} threads, because the results might change with {n}. "
                     f"`--train.threads {n}` may be faster."
                 )
             self._checked.add(n)
@@ -73,6 +73,6 @@ class Crew:
             return ""
         threads = "1 thread" if n == 1 else f"{n} threads"
         return (
-            f"other programs use {self._cores:.1f} cores: continuing with {threads}; the numbers "
-            f"stay the same"
+            f"other programs use {self._cores:.1f} cores: continuing with {threads}; the results "
+            f"stay bit-identical"
         )

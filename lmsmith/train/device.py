@@ -106,14 +106,14 @@ def _measured(config: RunConfig, device: torch.device, threads: int) -> Machine:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device supports bfloat16 natively. GPUs before Ampere only emulate it, and have
-    float16 instead.
+    """Returns whether the device supports bfloat16 natively. GPUs before Ampere only emulate it,
+    and have float16 instead.
     """
     return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def device_name(config: RunConfig) -> str:
-    """The device that was set; for "auto" the best available one."""
+    """Returns the device that was set; for "auto" the best available one."""
     if config.train.device != "auto":
         return config.train.device
     return (

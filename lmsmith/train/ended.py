@@ -1,6 +1,6 @@
 """Says from a run's summary whether it ended early, and whether it made too few steps to learn.
 
-The closing lines of a run, its report and comparisons all call these functions.
+Used for the closing lines of a run, for reports and for comparisons.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def cut_short(summary: Mapping[str, Any]) -> str:
 
 
 def init_from(run: Path) -> str:
-    """The run whose weights this one started from, by its config.toml; "" if none."""
+    """Returns the run whose weights this one started from, by its config.toml; "" if none."""
     try:
         start = str(read_toml(run / "config.toml").get("train.init_from", "none"))
         return "" if start == "none" else start
@@ -55,7 +55,7 @@ def too_few_steps_note(summary: Mapping[str, Any], init_from: str = "") -> str:
     steps = summary.get("steps")
     if summary.get("finished") != "time" or not isinstance(steps, int) or steps >= FEW_STEPS:
         return ""
-    only = f"the run made only {plural(steps, 'step')} in its time"
+    only = f"the run made only {plural(steps, 'step')} within its time limit"
     if init_from:
         return f"{only} and learned nothing useful beyond what {init_from} knew"
     return f"{only} and learned nothing useful"

@@ -1,4 +1,4 @@
-"""Ends a run: writes its summary, and says how to resume where it was stopped early."""
+"""Ends a run: writes its summary, and says how to resume it if it was stopped early."""
 
 from __future__ import annotations
 

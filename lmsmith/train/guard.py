@@ -1,7 +1,7 @@
 """Detects loss and gradient-norm spikes before the step is applied.
 
 The guard judges the loss and the gradient norm of the whole batch. Both are identical on all ranks,
-so all ranks reach the same verdict. If one of them is not finite, training stops, or does what
+so all ranks reach the same verdict. If one of them is not finite, training stops, or continues as
 `train.on_spike` says. A spike is a loss or a norm whose logarithm lies more than `train.spike_z`
 standard deviations above its running mean; spikes do not change the mean.
 
@@ -21,9 +21,9 @@ from lmsmith.errors import TrainingError
 
 MEMORY = 100.0  # steps over which the running means are taken
 LEAST = 50  # steps before anything counts as a spike
-LEAST_DEVIATION = (
-    0.02  # of the logarithm, that is 2%: with a nearly constant loss all would be spikes
-)
+# Lower limit of the standard deviation of the logarithm (2%). Without it, every step of a nearly
+# constant loss would be a spike.
+LEAST_DEVIATION = 0.02
 MOST_IN_A_ROW = 20  # more spikes in a row than this stop the run
 
 
@@ -88,7 +88,9 @@ class Guard:
     n_in_a_row: int = 0
 
     def judge(self, step: int, loss: float, norm: float) -> None:
-        """Raises SpikeError if the step must not be applied; otherwise adds it to the means."""
+        """Raises SpikeError if the step must not be applied; otherwise adds its loss and norm to
+        the running means.
+        """
         if not (math.isfinite(loss) and math.isfinite(norm)):
             why = f"step {step + 1}: the loss is {loss} and the gradient norm {norm}"
             raise SpikeError(
@@ -126,7 +128,9 @@ class Guard:
         }
 
     def load_state(self, state: dict[str, object]) -> None:
-        """Restores `state`. Steps skipped since stay skipped: a rewind must not repeat them."""
+        """Restores `state`. Steps skipped after the checkpoint stay skipped: a rewind must not
+        repeat them.
+        """
         loss, norm = dict(state["loss"]), dict(state["norm"])  # type: ignore[call-overload]
         self.loss, self.norm = Running(**loss), Running(**norm)
         self.left_out = sorted({*self.left_out, *state["left_out"]})  # type: ignore[misc]

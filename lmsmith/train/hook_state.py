@@ -44,8 +44,8 @@ def pack(
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """Returns groups of tensors, and values for state.json.
 
-    `saved`: tensors saved elsewhere in the checkpoint; a hook's tensor that shares memory with one
-    of them is copied. Raises TrainingError, which names the hook, if a state cannot be saved.
+    `saved`: tensors that the checkpoint saves elsewhere; if a hook's tensor shares memory with one
+    of them, it is copied. Raises TrainingError, which names the hook, if a state cannot be saved.
     """
     groups: dict[str, dict[str, Tensor]] = {}
     values: dict[str, Any] = {}
@@ -164,8 +164,8 @@ def _to_json(value: Any, hook: Stateful, key: str) -> Any:
         return [_to_json(item, hook, key) for item in value]
     if isinstance(value, dict) and all(isinstance(name, str) for name in value):
         return {name: _to_json(item, hook, key) for name, item in value.items()}
-    wanted = "tensors, numbers, text, or lists and dicts of them with text as keys"
-    raise _cannot(hook, key, f"a {type(value).__name__}", wanted)
+    expected = "tensors, numbers, text, or lists and dicts of them with text as keys"
+    raise _cannot(hook, key, f"a {type(value).__name__}", expected)
 
 
 def _from_json(value: Any) -> Any:
@@ -178,8 +178,8 @@ def _from_json(value: Any) -> Any:
     return value
 
 
-def _cannot(hook: Stateful, key: str, found: str, wanted: str) -> TrainingError:
+def _cannot(hook: Stateful, key: str, found: str, expected: str) -> TrainingError:
     return TrainingError(
         f"the state_dict of the hook {hook.name!r} holds {found} under {key!r}, which a checkpoint "
-        f"cannot store. Expected: {wanted}."
+        f"cannot store. Expected: {expected}."
     )

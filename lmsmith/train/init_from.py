@@ -72,7 +72,7 @@ def with_initial_model(config: RunConfig, given: Collection[str]) -> tuple[RunCo
         config, model=dataclasses.replace(model, **kept), tokenizer=str(folder)
     )
     names = {f"model.{field.name}" for field in dataclasses.fields(model)}
-    return config.changed(rates, where="what was chosen"), set(given) | names
+    return config.changed(rates, where="the chosen settings"), set(given) | names
 
 
 def copy_model(config: RunConfig, run: Path) -> None:

@@ -5,7 +5,7 @@ Karpathy's reproduction of GPT-2 124M eleven times faster. Each rung of this lad
 speed-up to the rungs below it. `PUBLISHED` holds the times that his lecture (A100, 16 x 1024) and a
 course (T4, 4 x 1024, float16) report.
 
-Lower rungs switch off what lmsmith normally does: they use attention written out, and AdamW's plain
+Lower rungs switch off lmsmith's usual optimizations: they use unfused attention, and AdamW's plain
 loop. On CPUs the model is small, and rungs that do not exist there (TF32, compilation) are skipped.
 """
 
@@ -128,7 +128,7 @@ def time_steps(
 
 
 def rungs(device: torch.device, gains_by_half: bool) -> list[Rung]:
-    """The rungs that exist on this device, lowest first."""
+    """Returns the rungs that exist on this device, lowest first."""
     half = "bfloat16" if has_bfloat16(device) else "float16"
     on_gpu = device.type == "cuda"
     steps: list[tuple[str, dict[str, Any]]] = [("float32", {"train.dtype": "float32"})]
@@ -267,4 +267,4 @@ def bench_config(changes: Mapping[str, Any]) -> tuple[RunConfig, torch.device]:
     }
     if config.train.compile == "auto":
         chosen["train.compile"] = "yes" if can_compile(config, machine) else "no"
-    return config.changed(chosen, where="what was chosen"), machine.device
+    return config.changed(chosen, where="the chosen settings"), machine.device

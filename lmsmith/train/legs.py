@@ -1,7 +1,7 @@
 """Decides what a resumed run changes: its length, and settings that may change while it trains.
 
-The checkpoint says which config the run was trained with until now. RUN/config.toml, which the user
-may have edited, and the command line say which config is wanted. `resumed` compares the two. It
+The checkpoint holds the config that the run was trained with until now. RUN/config.toml, which the
+user may have edited, and the command line give the new config. `resumed` compares the two. It
 applies and logs allowed changes (`CHANGEABLE`, and the length), and refuses others by name.
 
 A leg is a range of steps under one plan. A run that is extended, or whose optimizer, schedule or
@@ -55,8 +55,8 @@ _LEARNT = ("optim.", "schedule.", "model.")  # settings that change what the run
 
 @dataclass(frozen=True)
 class Resumed:
-    """The plan of a resumed run. `step`: of the newest checkpoint; `n_before`: steps planned until
-    now.
+    """The plan of a resumed run. `step`: step of the newest checkpoint; `n_before`: steps planned
+    until now.
     """
 
     config: RunConfig
@@ -126,12 +126,14 @@ def first_leg(config: RunConfig) -> dict[str, Any]:
 
 
 def about(config: RunConfig, legs: list[dict[str, Any]]) -> dict[str, Any]:
-    """What a checkpoint stores about its run: the config and the legs."""
+    """Returns the `about` of a checkpoint: the config and the legs of its run."""
     return {"config": flatten(asdict(config)), "legs": legs}
 
 
 def legs_of(about: Mapping[str, Any], step: int) -> list[dict[str, Any]]:
-    """The legs for summary.json: first and last step of each, and what changed at its start."""
+    """Returns the legs for summary.json: first and last step of each, and what changed at its
+    start.
+    """
     legs = about.get("legs", [])
     ends = [leg["from_step"] for leg in legs[1:]] + [step]
     return [
@@ -214,8 +216,8 @@ def reopen(run: Path) -> None:
 
 
 def _before(config: RunConfig, checkpoint: Checkpoint | None) -> RunConfig:
-    """The config that the checkpoint was trained with; that of config.toml if the checkpoint is
-    from an earlier version and has none.
+    """Returns the config that the checkpoint was trained with. If the checkpoint is from an earlier
+    version and has no config, the one in config.toml.
     """
     if checkpoint and "config" in checkpoint.about:
         said = checkpoint.about["config"]
@@ -242,7 +244,7 @@ def _length(
     *,
     finished: bool,
 ) -> tuple[RunConfig, bool]:
-    """Returns the config with its length given in one way, and whether the length changes.
+    """Returns the config with a single length setting, and whether the length changes.
 
     `made`: the steps made so far, by the summary and by the newest checkpoint.
     """
@@ -292,7 +294,7 @@ def _check_extension(
 def _in_steps(place: Path, config: RunConfig, corpus: Corpus, step: int) -> RunConfig:
     """Returns the config with its length in steps, unless it is given in minutes.
 
-    Raises ConfigError if the run has already made that many steps.
+    Raises ConfigError if the run has already made at least this number of steps.
     """
     train = config.train
     if train.minutes:
@@ -330,12 +332,12 @@ def _rhythm(config: RunConfig, before: RunConfig) -> RunConfig:
         untouched = _value(config, name) == _value(before, name) and n_steps != before.train.steps
         if not _value(config, name) or (kept and untouched):
             chosen[name] = max(1, n_steps // (kept or of_a_run)[0])
-    return config.changed(chosen, where="what was chosen")
+    return config.changed(chosen, where="the chosen settings")
 
 
 def _changed(place: Path, before: RunConfig, now: RunConfig) -> dict[str, tuple[Any, Any]]:
-    """The settings that differ, without the length. Raises ConfigError for those that cannot
-    change.
+    """Returns the settings that differ, without the length. Raises ConfigError for those that
+    cannot change.
     """
     kind = {"model.kind": (before.model.kind, now.model.kind)}
     if before.model.kind != now.model.kind:  # its other settings cannot be compared

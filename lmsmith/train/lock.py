@@ -3,7 +3,7 @@
 The training process holds the operating system's lock on RUN/.lock, which the system releases when
 the process dies for any reason. Network disks may not share that lock between machines, or have
 none. So the process also writes RUN/trainer.json (its machine, process and start time) and touches
-it every BEAT_SECONDS. A second process that wants to train the run
+it every BEAT_SECONDS. A second process that tries to train the run
 
 - is refused if the system's lock is held;
 - takes over at once if the record is from the same machine since its last boot: that process has
@@ -41,7 +41,7 @@ from lmsmith.strict_json import to_json
 LOCK, RECORD = ".lock", "trainer.json"
 BEAT_SECONDS = 10.0
 DEAD_SECONDS = 60.0
-_WATCH_SECONDS = 0.5  # between two checks of a record
+_WATCH_SECONDS = 0.5  # time between checks of a record
 
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 _held: dict[Path, str] = {}  # the token of each record that this process has written
@@ -121,7 +121,9 @@ def check_held(run: Path) -> None:
 
 
 def trainer(run: Path) -> Trainer | None:
-    """Returns the process that trains the run, by its record; None without a readable record."""
+    """Returns the process that trains the run, according to its record; None without a readable
+    record.
+    """
     return _read(run)
 
 
@@ -205,7 +207,7 @@ def _read(run: Path) -> Trainer | None:
 
 
 def _mark(run: Path) -> int | None:
-    """When the record was last touched, in ns; None without a record.
+    """Time at which the record was last touched, in ns; None without a record.
 
     Opening the file makes network disks ask the server.
     """
@@ -228,7 +230,9 @@ def _age(run: Path) -> float:
 
 
 def _boot() -> str:
-    """An id of this machine that changes at each reboot; its host name on systems without one."""
+    """Returns an id of this machine that changes at each reboot; its host name on systems without
+    one.
+    """
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:

@@ -20,7 +20,7 @@ from lmsmith.errors import StorageError
 from lmsmith.strict_json import to_json
 
 SMOOTHING = 0.95  # weight of the past in the displayed loss
-LIVE_SECONDS, LINE_SECONDS = 0.2, 5.0  # between refreshes of the bar; between plain lines
+LIVE_SECONDS, LINE_SECONDS = 0.2, 5.0  # time between refreshes of the bar; between plain lines
 RATE_SECONDS = 10.0  # the displayed rate is that of the last 10 to 20 seconds
 NARROWEST_BAR, WIDEST_BAR = 8, 40
 _UNBROKEN = "\0"  # stands for a space where the line must not break
@@ -30,9 +30,9 @@ class MetricsFile:
     """RUN/metrics.jsonl: one JSON object per line, flushed after each line."""
 
     def __init__(self, path: Path | None, *, step: int = 0, evaluated_step: int = 0) -> None:
-        """Opens the file for appending; without a path, discards what is written.
+        """Opens the file for appending; without a path, discards all lines.
 
-        A resumed run repeats what came after its checkpoint. So lines of training after `step`,
+        A resumed run repeats the steps after its checkpoint. So lines of training after `step`,
         evaluations after `evaluated_step`, and a last line cut short by a kill are dropped. Raises
         StorageError.
         """
@@ -137,9 +137,10 @@ class Progress:
         deadline: float = math.inf,
         share_per_token: float = 0.0,
     ) -> None:
-        """`step`: where a resumed run starts. `deadline`: time.monotonic() at which it ends at the
-        latest. `share_per_token`: the FLOPs of a token divided by the machine's FLOP/s in matrix
-        products; tokens/s times this is the MFU (model FLOPs utilization).
+        """`step`: steps made before; a resumed run starts after them. `deadline`: time.monotonic()
+        at which it ends at the latest. `share_per_token`: the FLOPs of a token divided by the
+        machine's FLOP/s in matrix products; tokens/s times this is the MFU (model FLOPs
+        utilization).
         """
         self.console, self.n_steps, self.tokens_per_step, self.deadline = (
             console,

@@ -4,8 +4,9 @@ The machine may be slow at the start, stall for seconds, slow down or recover. T
 
 - One slow step does not set the pace. It counts as at most `SLOW` times the median of the recent
   steps.
-- From the middle of what fits, the plan is shortened if the run would not end in time.
-- Just before its middle, the plan is lengthened; later only if much time would be left unused.
+- After half of the steps that fit, the plan is shortened if the run would not end in time.
+- Just before half of its steps, the plan is lengthened; later only if much time would be left
+  unused.
 - Differences smaller than the usual noise are ignored, so the number of steps settles.
 - A run that reaches its last step with time left continues.
 
@@ -21,22 +22,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 LOOKS = 32  # regular checks of the plan per run
-TOO_LONG = 0.04  # of the remaining steps
-TOO_SHORT = 0.03  # of all steps, just before the middle
-MUCH_TOO_SHORT = 0.12  # of all steps, later
-WORTH_CONTINUING = 0.1  # of the steps made: fewer more are not worth another evaluation
+TOO_LONG = 0.04  # shorten by more than this share of the remaining steps
+TOO_SHORT = 0.03  # lengthen by more than this share of all steps, at the middle
+MUCH_TOO_SHORT = 0.12  # lengthen by more than this share of all steps, after the middle
+WORTH_CONTINUING = 0.1  # share of the steps made: fewer are not worth another evaluation
 
-SLOW = 6.0  # a slower step counts as this many times the median of the recent steps
+SLOW = 6.0  # a slower step counts as 6 times the median of the recent steps
 SLOW_START = 2.0  # the same for the first two steps
-N_RECENT = 33  # after half as many steps, a machine that stays slow sets the pace
-N_EVALUATIONS = 3  # the time of an evaluation is the median of this many
+N_RECENT = 33  # steps of the median: after half of them, a slower machine sets the pace
+N_EVALUATIONS = 3  # evaluations whose median time is used
 
 FEW_STEPS, USELESS_STEPS = 50, 20
 
 
 def corrected_steps(planned: int, step: int, seconds_a_step: float, seconds_left: float) -> int:
-    """The corrected number of steps of a run that has made `step` of `planned` steps and has
-    `seconds_left`.
+    """Returns the corrected number of steps of a run that has made `step` of `planned` steps and
+    has `seconds_left`.
     """
     fits = step + max(0, int(seconds_left / seconds_a_step))
     too_long = planned - fits > max(1.0, TOO_LONG * (planned - step)) and 2 * step >= fits
@@ -48,23 +49,25 @@ def corrected_steps(planned: int, step: int, seconds_a_step: float, seconds_left
 
 
 def look_due(planned: int, step: int) -> bool:
-    """Whether to check the plan after `step` steps: at regular intervals, and 1, 2, 4, 8, ... steps
-    before its end.
+    """Returns whether to check the plan after `step` steps: at regular intervals, and 1, 2, 4, 8,
+    ... steps before its end.
     """
     interval, left = max(1, planned // LOOKS), planned - step
     return step % interval == 0 or (0 < left < interval and left & (left - 1) == 0)
 
 
 def steps_to_continue(step: int, seconds_a_step: float, seconds_left: float) -> int:
-    """How many more steps a run makes after its planned `step` steps with `seconds_left`; 0 if they
-    are not worth it.
+    """Returns the number of steps to add to a run that has made all its `step` planned steps and
+    has `seconds_left`; 0 if they are not worth it.
     """
     fit = int(seconds_left / seconds_a_step)
     return fit if fit >= max(1.0, WORTH_CONTINUING * step) else 0
 
 
 def too_few_steps(steps: int, seconds: float) -> str:
-    """A warning if a run with a time limit made few `steps`, which took `seconds`; else ""."""
+    """Returns a warning if a run with a time limit made few `steps`, which took `seconds`; else
+    "".
+    """
     if steps >= FEW_STEPS:
         return ""
     little = "nothing useful" if steps < USELESS_STEPS else "little"
@@ -79,9 +82,9 @@ def too_few_steps(steps: int, seconds: float) -> str:
 class Pace:
     """Measures seconds per step: the mean over the later half of all steps, with stalls capped.
 
-    A step slower than SLOW times the median of the N_RECENT latest ones counts as that much, and
-    `stalled` is true until the next step. `expected`: a prior measurement, if any. It counts as two
-    steps in the median, because the first steps are often slow.
+    A step slower than SLOW times the median of the N_RECENT latest ones counts as SLOW times that
+    median, and `stalled` is true until the next step. `expected`: a prior measurement, if any. It
+    counts as two steps in the median, because the first steps are often slow.
     """
 
     def __init__(self, expected: float = 0.0) -> None:
@@ -103,7 +106,9 @@ class Pace:
         return (self._until[n] - self._until[n // 2]) / (n - n // 2)
 
     def next_seconds(self) -> float:
-        """A cautious estimate of the next step's seconds, to decide whether it still fits."""
+        """Returns a cautious estimate of the next step's seconds, to decide whether it still
+        fits.
+        """
         return max(self.seconds_a_step(), statistics.median(self._latest))
 
 
@@ -124,7 +129,7 @@ class Stopwatch:
         self._recent[part].append(self.latest[part])
 
     def usual(self, part: str, unknown: float) -> float:
-        """The median of the latest N_EVALUATIONS times of a part, the shorter one of two;
+        """Returns the median of the latest N_EVALUATIONS times of a part, the shorter one of two;
         `unknown` if there are none.
         """
         return statistics.median_low(self._recent[part]) if self._recent[part] else unknown

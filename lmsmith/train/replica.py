@@ -31,7 +31,7 @@ AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Replica:
-    """What a training step works on: model, loss, optimizers, gradient scale.
+    """The objects that a training step uses: model, loss, optimizers, gradient scale.
 
     `rows_at_once`: rows per micro-batch. `rows_that_fitted`: micro-batch sizes that fitted into
     memory in trials.
@@ -76,7 +76,7 @@ class Replica:
         self.rows_that_fitted: list[int] = []
 
     def autocast(self) -> torch.autocast:
-        """The autocast context of forward passes."""
+        """Returns the autocast context of forward passes."""
         dtype = products_dtype(self.config)
         return torch.autocast(self.device.type, dtype or torch.bfloat16, enabled=dtype is not None)
 
@@ -89,7 +89,7 @@ class Replica:
         return [(row, min(row + n, end)) for row in range(start, end, n)]
 
     def weights(self, *, copy: bool) -> dict[str, Tensor]:
-        """The parameters by name; under FSDP2 their shards."""
+        """Returns the parameters by name; under FSDP2 their shards."""
         reshard(self.summed_loss)
         return {
             n: p.detach().clone() if copy else p.detach() for n, p in self.model.named_parameters()
@@ -104,13 +104,13 @@ class Replica:
         reshard(self.summed_loss)
         named = dict(self.model.named_parameters())
         for name in [*named, *tensors]:
-            wanted, found = (
+            expected, found = (
                 tuple(group[name].shape) if name in group else None for group in (named, tensors)
             )
-            if wanted != found:
+            if expected != found:
                 raise CheckpointError(
                     f"the checkpoint does not belong to this config: {name} has shape {found}, "
-                    f"expected {wanted}. Restore the config.toml that the run was trained with."
+                    f"expected {expected}. Restore the config.toml that the run was trained with."
                 )
         for name, p in named.items():
             assert p.shape == tensors[name].shape, name
@@ -118,5 +118,5 @@ class Replica:
 
 
 def products_dtype(config: RunConfig) -> torch.dtype | None:
-    """The precision of matrix products, or None if it is that of the parameters."""
+    """Returns the precision of matrix products, or None if it is that of the parameters."""
     return AUTOCAST.get(config.train.dtype)

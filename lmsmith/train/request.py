@@ -1,4 +1,4 @@
-"""Turns what the user asked for, sources and settings, into a config.
+"""Builds the config of a run from the user's sources and settings.
 
 Settings left open here are chosen in `choose.py`, once the text and the machine are known.
 """
@@ -27,9 +27,9 @@ def asked(
     """Returns the config for sources (text, at most one recipe) and settings, and the names of the
     settings that were set.
 
-    `place`: where `changes` were given, for errors. The later one wins: preset, recipe, command
-    line. A run's own config.toml is a recipe; after a run with --minutes it also holds the number
-    of steps, which repeats the run. Raises ConfigError, UsageError.
+    `place`: where `changes` were given, for errors. In a conflict, the last of these wins: preset,
+    recipe, command line. A run's own config.toml is a recipe; after a run with --minutes it also
+    holds the number of steps, which repeats the run. Raises ConfigError, UsageError.
     """
     recipes = [source for source in sources if source.endswith(".toml")]
     if len(recipes) > 1:
@@ -48,7 +48,7 @@ def asked(
     if "model.kind" in wanted:
         base = base.changed({"model.kind": wanted["model.kind"]}, where=where)
     derived = _derived(base, wanted, where)
-    where = dict.fromkeys(derived, "what was chosen") | where
+    where = dict.fromkeys(derived, "the chosen settings") | where
     named_again = (
         changes if "model.size" in changes else wanted
     )  # model.size on the command line overrides the recipe
@@ -100,10 +100,10 @@ def _derived(
 def _together(
     recipe: Mapping[str, Any], changes: Mapping[str, Any]
 ) -> tuple[Any, set[str], dict[str, Any], dict[str, Any]]:
-    """Returns the common `learning_rate`, the rates that it does not scale, and recipe and changes
-    without it.
+    """Separates the setting `learning_rate`, which scales the rates of all parameter groups.
 
-    It does not scale rates that are set in the same place, or in a later one.
+    Returns its value, the names of the settings that it leaves unchanged (those given in the same
+    place, or in a later one), and recipe and changes without it.
     """
     peak = changes.get(TOGETHER, recipe.get(TOGETHER))
     fixed = {*changes, *(() if TOGETHER in changes else recipe)}
@@ -115,8 +115,8 @@ def _together(
 
 
 def _with_tokenizer_beside(recipe: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Returns the recipe with a tokenizer folder beside it as a path from here; the config.toml of
-    an imported run names its tokenizer `model`.
+    """Returns the recipe with its tokenizer as a path from the working directory, if the tokenizer
+    is a folder beside the recipe. (The config.toml of an imported run names its tokenizer `model`.)
     """
     name = recipe.get("tokenizer")
     beside = path.parent / name if isinstance(name, str) and name else path

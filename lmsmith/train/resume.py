@@ -48,7 +48,7 @@ def resume_run(
 ) -> dict[str, Any]:
     """`lmsmith.train.start.resume` on each rank. `started`: when `train.minutes` start to count."""
     config, corpus = open_run(place)
-    changes = _minutes_said_once(changes, config, ranks, where)
+    changes = _minutes_counted_once(changes, config, ranks, where)
     found = resumed(place, config, corpus, changes, where)
     if found is None:
         return _finished(place, console)
@@ -103,7 +103,7 @@ def count_again(
     place: Path, config: RunConfig, corpus: Corpus, changes: Mapping[str, Any], console: Console
 ) -> dict[str, Any]:
     """Resumes an n-gram model: after an interruption, counts from the beginning."""
-    from lmsmith.train.counting import count  # brings in the compiler
+    from lmsmith.train.counting import count  # imports the compiler, which is slow
 
     if changes:
         raise UsageError(
@@ -121,10 +121,12 @@ def count_again(
         return count(config, corpus, place, console)
 
 
-def _minutes_said_once(
+def _minutes_counted_once(
     changes: Mapping[str, Any], config: RunConfig, ranks: Ranks, where: str
 ) -> dict[str, Any]:
-    """Drops `train.minutes` if torchrun repeats the command: the remaining minutes count."""
+    """Drops `train.minutes` if torchrun has restarted the command: the first start's time limit
+    still applies.
+    """
     minutes = config.changed(changes, where=where).train.minutes
     (restarted,) = ranks.max(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")))
     again = restarted and minutes == config.train.minutes

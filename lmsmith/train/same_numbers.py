@@ -29,7 +29,9 @@ def use_threads(threads: int, most: int) -> None:
 
 
 def can_be_checked(replica: Replica) -> bool:
-    """Whether a step of this run can be repeated and undone: one CPU process, in PyTorch."""
+    """Returns whether a step of this run can be repeated and undone: one CPU process, in
+    PyTorch.
+    """
     config = replica.config
     return (
         replica.device.type == "cpu"
@@ -52,7 +54,8 @@ def same_numbers(
     threads: tuple[int, int],
     score: Callable[[], float],
 ) -> bool:
-    """Whether step `step` and `score()` give the same bits with threads[0] and threads[1] threads.
+    """Returns whether step `step` and `score()` give the same bits with threads[0] and threads[1]
+    threads.
 
     Restores the weights and the state of the optimizers, and leaves threads[1] threads set. Returns
     False if there is too little memory to check.
@@ -86,7 +89,7 @@ def same_numbers(
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors hold the same bytes, including -0.0 and NaN."""
+    """Returns whether two tensors hold the same bytes, including -0.0 and NaN."""
     return torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))
 
 

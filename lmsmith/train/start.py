@@ -96,7 +96,7 @@ def train(
             "torchrun's --max-restarts starts the same command again. Name the run's folder with "
             "--out RUN, so that the run continues there."
         )
-    if out is not None and _may_go_on(out, config):
+    if out is not None and _may_continue(out, config):
         return out, resume(out, console=console, hooks=hooks)
     if config.train.engine == "reference":
         config, notes = for_reference(config, given)
@@ -215,7 +215,7 @@ def _seconds_for_steps(request: _Request, folder: Path) -> float:
     """Returns the time for steps, in seconds. Raises ConfigError if `--minutes` leaves none."""
     minutes = request.config.train.minutes
     if not minutes:
-        return 300.0  # without a time limit, sizes suit a run of some minutes
+        return 300.0  # without a time limit, choose sizes for a run of some minutes
     spent = time.monotonic() - request.started
     rest = request.budget - compress_seconds(folder / "tokens") - spent
     if rest < LEAST_SECONDS:
@@ -231,7 +231,7 @@ def _seconds_for_steps(request: _Request, folder: Path) -> float:
 
 def _count(request: _Request, console: Console) -> tuple[Path, dict[str, Any]]:
     """`train` for an n-gram model, which has no steps and no time limit."""
-    from lmsmith.train.counting import (  # brings in the compiler
+    from lmsmith.train.counting import (  # imports the compiler, which is slow
         check_length,
         count,
         resolve_counting,
@@ -269,8 +269,8 @@ def _no_hooks(hooks: Sequence[Hook]) -> None:
         )
 
 
-def _may_go_on(out: Path, config: RunConfig) -> bool:
-    """Whether torchrun may have restarted this process for the run at `out`.
+def _may_continue(out: Path, config: RunConfig) -> bool:
+    """Returns whether torchrun may have restarted this process for the run at `out`.
 
     Only torchrun on each machine knows how often it restarts. Raises UsageError if `out` holds
     another run.
@@ -291,10 +291,10 @@ def _may_go_on(out: Path, config: RunConfig) -> bool:
 
 
 def _restarts() -> int:
-    """How often torchrun may restart lost processes (`--max-restarts`)."""
+    """Returns the number of times that torchrun may restart lost processes (`--max-restarts`)."""
     return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
 
 
 def _of_first(console: Console, ranks: Ranks) -> Console:
-    """The console on rank 0, a silent one on other ranks."""
+    """Returns the console on rank 0, a silent one on other ranks."""
     return console if ranks.first else Console(quiet=True)

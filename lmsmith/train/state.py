@@ -1,7 +1,7 @@
-"""What one training step passes to the next, and its form in a checkpoint.
+"""The training state: the data that one step passes to the next, and its form in a checkpoint.
 
 Batches and dropout are functions of (seed, step). So a resumed run reaches the same weights, bit
-for bit, from exactly this:
+for bit, from the following:
 
     groups of tensors   model, optimizer; best (if those are not the newest weights); carried
                         (states of truncated BPTT); hook_NAME for each hook with tensors
@@ -30,7 +30,7 @@ Groups = dict[str, dict[str, Tensor]]
 
 @dataclass
 class TrainState:
-    """The progress of a run. An infinite number is not known yet.
+    """The progress of a run. Infinite numbers are not known yet.
 
     `best`: copies of the weights with the lowest validation loss (under FSDP2: of their shards);
     empty before the first evaluation. `hooks_done`: the last step that each of the user's hooks has
@@ -54,7 +54,7 @@ class TrainState:
     hooks_done: dict[str, int] = field(default_factory=dict)
 
     def numbers(self) -> dict[str, Any]:
-        """All numeric fields by name."""
+        """Returns all numeric fields by name."""
         return {name: getattr(self, name) for name in _NUMBERS}
 
     def to_checkpoint(

@@ -73,7 +73,7 @@ def gradient(replica: Replica, batches: AnyBatches, step: int) -> tuple[float, f
 
 
 def _fits(replica: Replica, batches: AnyBatches, step: int) -> bool:
-    """Whether a micro-batch fits into the memory of all ranks; all return the same answer.
+    """Returns whether a micro-batch fits into the memory of all ranks; all return the same answer.
 
     Each size is tried twice: before the optimizers have their state, and after. Nothing is tried
     under FSDP2, because its forward passes communicate.
@@ -119,7 +119,7 @@ def _halve(replica: Replica) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory ran out, including the RuntimeErrors of PyTorch's
+    """Returns whether an error means that memory ran out, including the RuntimeErrors of PyTorch's
     allocators.
     """
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(

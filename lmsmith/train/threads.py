@@ -49,7 +49,7 @@ class ThreadChoice:
         self._wait, self._not_before = LEAST_WAIT, 0.0
 
     def wanted(self, others: float) -> int:
-        """The number of threads to try if other programs use `others` cores."""
+        """Returns the number of threads to try when other programs use `others` cores."""
         return max(1, min(self.most, self.most - math.ceil(others - IGNORED_CORES)))
 
     def add(self, seconds: float, now: float, others: float | None) -> Change | None:
@@ -95,8 +95,8 @@ class OtherPrograms:
         self._looked = time.monotonic()
 
     def cores(self) -> float | None:
-        """The cores in use since the last call; None if that was less than CHECK_SECONDS ago, or
-        if unknown.
+        """Returns the cores in use since the last call; None if that was less than CHECK_SECONDS
+        ago, or if unknown.
         """
         now = time.monotonic()
         if self._last is None or now - self._looked < CHECK_SECONDS:

@@ -83,8 +83,8 @@ def _wandb(run: Path, config: RunConfig, step: int) -> Iterator[Tracker]:
 
 
 def _id(run: Path) -> str:
-    """The run's id at Weights & Biases, created once: run names such as `runs/book-1` may be
-    reused.
+    """Returns the run's id at Weights & Biases, created once: run names such as `runs/book-1` may
+    be reused.
     """
     path = run / "wandb-id"
     if not path.exists():

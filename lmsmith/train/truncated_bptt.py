@@ -17,12 +17,12 @@ class RecurrentStates:
 
     def __init__(self, model: RNN) -> None:
         self.model = model
-        self.states: dict[int, RnnState] = {}  # by the first row of the micro-batch
+        self.states: dict[int, RnnState] = {}  # key: first row of the micro-batch
         self._begun: dict[int, RnnState] = {}  # the states before the latest batch
 
     def before(self, part: tuple[int, int], continues: bool) -> RnnState:
-        """Returns the state before rows `part`: where they ended in the previous batch, or an empty
-        state unless `continues`.
+        """Returns the state with which rows `part` begin: their last state in the previous batch,
+        or an empty state unless `continues`.
 
         The model updates it in place while reading, which leaves it ready for the next batch.
         """
@@ -37,7 +37,7 @@ class RecurrentStates:
         self.states = dict(self._begun)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The states as tensors for a checkpoint, named "first row/number"."""
+        """Returns the states as tensors for a checkpoint, named "first row/number"."""
         return {
             f"{first}/{number}": tensor.detach()
             for first, state in self.states.items()

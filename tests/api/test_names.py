@@ -87,7 +87,7 @@ def test_import_lmsmith_is_fast_and_does_not_import_torch() -> None:
     assert min(float(python(program)) for _ in range(2)) < 0.1
 
 
-def test_at_most_sixteen_names_all_of_which_exist() -> None:
+def test_at_most_sixteen_public_names_and_all_exist() -> None:
     assert len(lmsmith.__all__) == len(set(lmsmith.__all__)) <= 16
     assert set(lmsmith.__all__) <= set(dir(lmsmith))
     for name in lmsmith.__all__:

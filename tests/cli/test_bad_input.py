@@ -180,7 +180,7 @@ def test_recipes(lmsmith: Lmsmith, recipe: str, parts: list[str]) -> None:
     assert not (lmsmith.cwd / "run").exists()
 
 
-def test_an_error_in_the_command_line_is_not_blamed_on_the_recipe(lmsmith: Lmsmith) -> None:
+def test_errors_name_the_command_line_and_not_the_recipe(lmsmith: Lmsmith) -> None:
     (lmsmith.cwd / "r.toml").write_text("[train]\nsteps = 2\n")
     done = lmsmith("train", "r.toml", "book.txt", "--steps", "few", "--out", "run")
     refused(done, 2, "train.steps = 'few' in the command line: expected")

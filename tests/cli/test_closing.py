@@ -54,7 +54,7 @@ def test_a_run_of_a_few_steps_gets_a_note(
 ) -> None:
     words = closing(tmp_path, {"finished": finished, "steps": steps})
     assert (
-        "note     the run made only 19 steps in its time and learned nothing useful. Give it"
+        "note     the run made only 19 steps within its time limit and learned nothing useful. Give it"
         in words
     ) == said
     assert ("learned nothing" in words) == said

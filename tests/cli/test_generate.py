@@ -165,7 +165,7 @@ def test_ctrl_c_stops_the_text_and_then_the_command(lmsmith: Lmsmith, run: Path)
     import pty
 
     ours, theirs = pty.openpty()
-    slow = {"lmsmith.generate.decode:sample": 0.02}
+    slow = {"lmsmith.generate.engine:choose": 0.02}
     stdin = Path(os.ttyname(theirs))
     process = lmsmith.start("generate", "run", "--max-tokens", 4000, stdin=stdin, slow=slow)
     process.until(lambda: "Ctrl-D quits.\n> " in process.out())
@@ -199,7 +199,7 @@ def test_sigterm_at_the_prompt(lmsmith: Lmsmith, run: Path) -> None:
 def test_it_streams(lmsmith: Lmsmith, run: Path) -> None:
     if not LINUX:
         pytest.skip("functions are slowed down in forked processes alone")
-    slow = {"lmsmith.generate.decode:sample": 0.05}
+    slow = {"lmsmith.generate.engine:choose": 0.05}
     process = lmsmith.start("generate", "run", "The cat", "--max-tokens", 400, slow=slow)
     process.until(lambda: len(process.out()) >= len("The cat") + 2)
     assert len(process.out()) < 100

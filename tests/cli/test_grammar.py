@@ -80,7 +80,7 @@ def test_words_after_a_double_dash_are_names_or_texts(
         (["train", "a.txt", "--rope"], "no option '--rope'. Did you mean --model.positions rope?"),
         (
             ["train", "--input", "a.txt"],
-            "Give the text after the verb: `lmsmith train book.txt`.",
+            "Give the text after the command: `lmsmith train book.txt`.",
         ),
         (["sample", "run"], "no command 'sample'. `lmsmith generate RUN` continues a text."),
         (["chat", "run"], "There is no chat yet. `lmsmith generate RUN`"),
@@ -134,7 +134,7 @@ def test_resume_says_what_cannot_change(option: str) -> None:
         parse(["resume", "run", "--lr", "5"])
 
 
-def test_a_setting_that_a_kind_has_is_not_blamed_on_others() -> None:
+def test_errors_do_not_blame_other_kinds_for_a_setting() -> None:
     with pytest.raises(UsageError) as error:
         parse(["resume", "run", "--train.seed=5"])
     assert "model.kind" not in str(error.value)

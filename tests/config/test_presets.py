@@ -89,7 +89,7 @@ WANTED = {
 
 
 @pytest.mark.parametrize("name", WANTED)
-def test_a_preset_is_the_model_it_is_named_after(name: str) -> None:
+def test_a_preset_equals_the_model_that_it_is_named_after(name: str) -> None:
     found = flatten(dataclasses.asdict(preset(name)))
     assert {key: found[key] for key in WANTED[name]} == WANTED[name]
     assert found["preset"] == name
@@ -206,7 +206,7 @@ def test_gpt2_xl_is_described_in_under_a_second() -> None:
 
 
 @pytest.mark.parametrize("name", ["modern", "llama", "gpt2"])
-def test_a_size_can_be_built_and_grows_in_everything(name: str) -> None:
+def test_every_size_can_be_built_and_larger_ones_are_larger_in_all_dimensions(name: str) -> None:
     base, last = preset(name), None
     for n in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48):
         config = base.changed(

@@ -102,7 +102,7 @@ def test_every_command_in_a_sentence_exists() -> None:
             }, text
 
 
-def test_no_synonym_of_a_verb_is_a_verb() -> None:
+def test_no_synonym_of_a_command_is_a_command() -> None:
     real = {verb.split()[0] for verb in FOUND}
     assert not {word.replace("_", "-") for word in synonyms._MEANT} & (
         real - {"tokenizer", "data", "bench"}

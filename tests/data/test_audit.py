@@ -168,7 +168,7 @@ def test_a_folder_without_a_manifest(tmp_path: Path) -> None:
     ]
 
 
-def test_what_cannot_be_inspected(folder: Path, tmp_path: Path) -> None:
+def test_folders_and_files_that_cannot_be_inspected(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"absent does not exist\. Name a folder of shards"):
         inspect(tmp_path / "absent")
     with pytest.raises(

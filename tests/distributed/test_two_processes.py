@@ -290,7 +290,7 @@ def test_a_lost_process_is_restarted_and_the_run_continues(place: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["ddp", "fsdp"])
 @pytest.mark.parametrize("rendezvous", ["static", "c10d"])
-def test_two_machines_one_of_which_loses_its_process(
+def test_a_lost_process_on_one_of_two_machines_restarts(
     place: Path, how: str, rendezvous: str
 ) -> None:
     """Started as in `docs/scale.md`, with both machines simulated on this one."""

@@ -32,7 +32,7 @@ open("dot.svg", "w").write("<svg/>")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_page_and_pictures_are_fresh(page):
+def test_page_and_pictures_are_up_to_date(page):
     for path, text in make.made(page).items():
         assert path.read_text(encoding="utf-8") == text, (
             f"{path.name} is stale: run python docs/learn/make.py"

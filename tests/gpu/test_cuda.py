@@ -85,7 +85,7 @@ def same_gradients(one: Replica, other: Replica, data: Any, tolerance: float) ->
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_one_update_in_float32_is_the_cpus(name: str) -> None:
+def test_one_step_in_float32_equals_the_cpus(name: str) -> None:
     """Loss, norm, every gradient (attention is PyTorch's own there), and every weight after
     AdamW.
     """
@@ -129,7 +129,7 @@ def test_compiled_blocks_are_the_eager_ones(name: str) -> None:
     )
 
 
-def test_recomputed_blocks_take_less_memory() -> None:
+def test_activation_checkpointing_takes_less_memory() -> None:
     peaks = []
     for recompute in (False, True):
         replica = replica_on(

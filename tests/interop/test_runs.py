@@ -448,7 +448,7 @@ def test_an_imported_run_can_be_moved(tmp_path: Path, monkeypatch: Any) -> None:
     assert load_tokenizer(config.tokenizer) == load_for_use(run)[1]
 
 
-def test_unsupported_verbs_explain_why(tmp_path: Path, capsys: Any) -> None:
+def test_unsupported_commands_explain_why(tmp_path: Path, capsys: Any) -> None:
     with_bytes(tmp_path / "theirs")
     import_model(str(tmp_path / "theirs"), out=tmp_path / "run")
     assert lmsmith("resume", tmp_path / "run") == 2

@@ -54,7 +54,7 @@ def test_rotary() -> None:
 
 
 @pytest.mark.parametrize("scaling", ["linear", "llama3"])
-def test_stretched_rotary(scaling: Any) -> None:
+def test_rotary_with_rope_scaling(scaling: Any) -> None:
     """Each frequency separately, by how many turns it makes within the original context."""
     original = 40 if scaling == "llama3" else 0
     scaled = config(

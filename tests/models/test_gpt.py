@@ -219,7 +219,7 @@ def test_gpt2_at_full_width_equals_hugging_face(hugging_face: Any, n_layer: int)
     assert_same_loss_and_gradients(GPT(config), theirs, names, ids, 1e-4, spread=0.02)
 
 
-def test_post_norm_is_the_first_gpts(hugging_face: Any) -> None:
+def test_post_norm_equals_the_first_gpt(hugging_face: Any) -> None:
     """Radford et al. 2018: GPT-2 with norms after each residual addition and no final norm."""
     sizes = {
         "n_layer": 3,
@@ -251,7 +251,7 @@ def test_post_norm_is_the_first_gpts(hugging_face: Any) -> None:
     )
 
 
-def test_windows_equal_mistral(hugging_face: Any) -> None:
+def test_sliding_windows_equal_mistral(hugging_face: Any) -> None:
     """Jiang et al. 2023: Llama with a sliding window in every layer."""
     sizes = {
         "num_hidden_layers": 3,

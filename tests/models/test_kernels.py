@@ -231,7 +231,7 @@ def test_attention_of_zeros_is_the_mean_of_the_values_so_far() -> None:
     assert not kernels.causal_attention(zeros, zeros, zeros, 1.0, 0.0).any()
 
 
-def test_attention_of_views(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_of_noncontiguous_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Queries, keys and values as slices of one fused projection, with heads before time."""
     monkeypatch.setattr(kernels._CausalAttention, "BLOCK", 4)
     fused = numbers(1, 6, 9, 4)  # (B, T, 3 H, K)

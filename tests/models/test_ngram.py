@@ -117,7 +117,7 @@ def test_large_vocabularies_memory_maps_and_texts_shorter_than_n(tmp_path: Path)
 # ---- published examples --------------------------------------------------------------------------
 
 
-def test_cows_eat() -> None:
+def test_worked_example_cows_eat() -> None:
     """Of eleven "cows eat", corn follows 4 times, grass 3, hay 2, if and which once each."""
     words = ["cows", "eat", "corn", "grass", "hay", "if", "which"]
     times = {"corn": 4, "grass": 3, "hay": 2, "if": 1, "which": 1}
@@ -127,7 +127,7 @@ def test_cows_eat() -> None:
     assert p == pytest.approx([times.get(word, 0) / 11 for word in words], abs=1e-15)
 
 
-def test_john_read_a_book() -> None:
+def test_worked_example_john_read_a_book() -> None:
     """Chen and Goodman 1998, section 2: maximum likelihood bigrams; | marks both ends of a
     sentence.
     """

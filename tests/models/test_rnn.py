@@ -117,7 +117,7 @@ def test_the_state_is_all_that_the_model_remembers(cell: str, activation: str, t
         torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=1e-12, atol=1e-12)
 
 
-def test_no_position_sees_a_later_one_and_all_see_the_first() -> None:
+def test_every_position_sees_the_first_and_no_later_one() -> None:
     model = random_model(config_of())
     x = model.token_embedding(torch.arange(8)[None] % V).detach().requires_grad_()
     y, _ = model.blocks[0](x, model.new_state(1).layers[0])

@@ -218,7 +218,7 @@ def initialised(settings: dict[str, Any], seed: int = 1) -> GPT:
     [NGRAMS, {"value_embedding_every": 2}, {"residual_scalars": True}],
     ids=lambda addition: next(iter(addition)),
 )
-def test_additions_start_without_effect(addition: dict[str, Any], init: str) -> None:
+def test_optional_parts_start_without_effect(addition: dict[str, Any], init: str) -> None:
     with_it, without = initialised(addition | {"init": init}), initialised({"init": init})
     with torch.no_grad():
         assert torch.equal(with_it(random_ids()), without(random_ids()))

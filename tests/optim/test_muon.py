@@ -150,7 +150,7 @@ def test_steps_equal_the_reference(
         torch.testing.assert_close(w.detach(), wanted, rtol=1e-9, atol=1e-10)
 
 
-def test_parts_do_not_mix() -> None:
+def test_maps_of_a_fused_matrix_do_not_mix() -> None:
     """A gradient in one map of a fused matrix moves no other map; without parts they would share
     singular vectors.
     """

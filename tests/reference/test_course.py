@@ -54,7 +54,7 @@ def test_every_epoch_equals_torch(batch_size):
     np.testing.assert_allclose([(e.train_loss, e.test_loss) for e in history], wanted, rtol=1e-10)
 
 
-def test_it_learns_what_no_line_separates():
+def test_learns_classes_that_are_not_linearly_separable():
     train, test = spirals(200, 0), spirals(100, 1)
     classifier = Classifier(2, 12, 3, np.random.default_rng(0))
     history = sgd(

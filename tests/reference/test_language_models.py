@@ -102,7 +102,7 @@ def verse(rng, B=16, T=8):
 
 
 @pytest.mark.parametrize("kind", ["elman", "transformer"])
-def test_they_learn_what_no_bigram_can(kind):
+def test_learn_dependencies_longer_than_a_bigram(kind):
     """A model of one token is left with ln(2) / 2 = 0.35; an `a` at the start costs ln(2) / 16 =
     0.04.
     """

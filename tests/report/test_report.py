@@ -407,7 +407,7 @@ def test_a_run_that_was_cut_short_is_marked_and_never_the_best(tmp_path: Path) -
 def test_a_run_of_too_few_steps_says_that_it_has_learned_nothing(tmp_path: Path) -> None:
     run = make_run(tmp_path / "few", n=10, finished="time")
     assert (
-        "The run made only 10 steps in its time and learned nothing useful."
+        "The run made only 10 steps within its time limit and learned nothing useful."
         in Page(write_report([run], tmp_path / "one.html")).text
     )
     enough = make_run(tmp_path / "enough", n=10)
@@ -438,7 +438,7 @@ def test_the_top_of_the_training_curve_is_visible(
     assert at_twentieth < 1000 * 4 / 5
 
 
-def test_what_to_try_next_has_a_prompt(tmp_path: Path) -> None:
+def test_the_suggested_commands_have_a_prompt(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     assert (
         f"lmsmith generate {run} 'Once upon a time' --n 3"

@@ -252,7 +252,7 @@ def test_another_length_is_refused_before_the_download(web: Web, path: Path) -> 
     ("status", "message"),
     [(404, "does not exist any more.*404"), (403, "account"), (418, "answers 418")],
 )
-def test_refusals_are_final(web: Web, path: Path, status: int, message: str) -> None:
+def test_refused_downloads_are_not_retried(web: Web, path: Path, status: int, message: str) -> None:
     web.statuses = [(status, {})]
     with pytest.raises(DataError, match=message):
         download(web.add("/file", CONTENT), path)

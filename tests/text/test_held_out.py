@@ -44,7 +44,7 @@ def test_one_text_is_split_as_nanogpt_splits_it(test_data):
     ),
     fraction=st.sampled_from([0.001, 0.1, 0.3, 0.5, 0.9]),
 )
-def test_few_documents_give_their_tails(texts, fraction):
+def test_the_ends_of_few_documents_are_held_out(texts, fraction):
     distinct = list(dict.fromkeys(texts))[:49]
     texts = [text for text in texts if text in distinct]
     n_train = sum(math.floor(round(len(text) * (1 - fraction), 9)) for text in distinct)
@@ -101,7 +101,7 @@ def test_the_split_is_the_same_on_every_machine():
 
 
 @pytest.mark.parametrize("fraction", [1e-9, 0.5, 1 - 1e-9])
-def test_both_sides_of_many_documents_are_never_empty(fraction):
+def test_neither_split_of_many_documents_is_empty(fraction):
     split = split_documents(
         documents_of(*(f"Document {number}." for number in range(50))), fraction
     )

@@ -201,7 +201,7 @@ def test_stories_are_short(stories: list[Story]) -> None:
     assert 150 < lengths[len(lengths) // 50] < lengths[-len(lengths) // 50] < 255
 
 
-def test_a_and_an(stories: list[Story]) -> None:
+def test_articles_match_their_nouns(stories: list[Story]) -> None:
     for story in stories:
         assert not re.search(r"\b[Aa] [aeiou]", story.text), story.text
         assert not re.search(r"\b[Aa]n (?!hour|honest)[^aeiou]", story.text), story.text

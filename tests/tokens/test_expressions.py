@@ -18,7 +18,7 @@ PORTABLE = [
 ]
 
 
-def test_a_pattern_is_a_name_or_an_expression() -> None:
+def test_patterns_are_given_by_name_or_as_expressions() -> None:
     assert parse_pattern("o200k") is PATTERNS["o200k"]
     assert parse_pattern(r"\p{L}+").family == REGEX
     assert parse_pattern("regex:nosuch").regex == "nosuch"

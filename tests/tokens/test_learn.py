@@ -53,7 +53,9 @@ def test_large_files_are_read_in_blocks_and_give_the_same(
     assert replaced.vocab_size < 300
 
 
-def test_size_of_blocks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_block_size_does_not_change_the_text(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(learn, "LARGE", 100)
     monkeypatch.setattr(learn, "BLOCK", 17)
     large = next(

@@ -110,7 +110,7 @@ def test_the_page_shows_table_curve_and_sentence(test_data: Path) -> None:
     assert len(re.findall(r'class="dot"', html)) == len(rows)
 
 
-def test_the_sentence_is_complete() -> None:
+def test_the_example_sentence_is_a_complete_line() -> None:
     assert sentence_of(
         "rted here, in the middle of some word.\nshort\nA line that is long enough to show.\n"
     ) == ("A line that is long enough to show.")

@@ -232,7 +232,7 @@ def test_a_vocabulary_size_that_differs_from_the_tokenizers_is_refused() -> None
     "more",
     [{}, {"train.initial_batch_size": 2, "train.batch_size": 12}, {"data.documents": "rows"}],
 )
-def test_epochs_give_the_fewest_steps_that_see_that_many_tokens(
+def test_epochs_are_converted_to_the_fewest_sufficient_steps(
     epochs: float, more: dict[str, Any]
 ) -> None:
     corpus = corpus_of(20_000)

@@ -39,10 +39,10 @@ def test_too_few_steps() -> None:
     few = {"finished": "time", "steps": FEW_STEPS - 1}
     assert (
         too_few_steps_note(few)
-        == "the run made only 19 steps in its time and learned nothing useful"
+        == "the run made only 19 steps within its time limit and learned nothing useful"
     )
     assert too_few_steps_note({"finished": "time", "steps": 1}).startswith(
-        "the run made only 1 step in its time"
+        "the run made only 1 step within its time limit"
     )
     assert too_few_steps_note(few, "runs/a").endswith("nothing useful beyond what runs/a knew")
     for enough in (
@@ -54,7 +54,7 @@ def test_too_few_steps() -> None:
         assert too_few_steps_note(enough) == ""
 
 
-def test_the_run_that_a_run_started_from(tmp_path: Path) -> None:
+def test_init_from_reads_the_run_from_the_config(tmp_path: Path) -> None:
     assert init_from(tmp_path) == ""
     (tmp_path / "config.toml").write_text('[train]\nstart_from = "runs/a"\n')
     assert init_from(tmp_path) == "runs/a"

@@ -297,7 +297,9 @@ def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else(
         )
 
 
-def test_not_even_one_row_fits(training: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_with_one_row_is_an_error(
+    training: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = training({"train.steps": 6})
 
     def full(*_: Any, **__: Any) -> torch.Tensor:

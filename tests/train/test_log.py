@@ -152,7 +152,7 @@ def test_the_displayed_loss_is_smoothed_and_an_evaluation_has_a_line(fake_clock:
     assert "loss 3.805  val 3.500" in last  # 0.95 (0.95 4 + 0.05 2) + 0.05 2
 
 
-def test_the_time_left_ends_at_the_deadline(fake_clock: Clock) -> None:
+def test_the_displayed_remaining_time_ends_at_the_deadline(fake_clock: Clock) -> None:
     shown = io.StringIO()
     with Progress(Console(file=shown), 10**6, 1, deadline=fake_clock.now + 66) as progress:
         for step in (1, 2):

@@ -133,7 +133,9 @@ def test_target(training: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     assert available(run.context.run) == [10]
 
 
-def test_no_target_is_never_reached(training: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_target_the_run_makes_all_steps(
+    training: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     script_losses(monkeypatch, [0.0] * 4)
     summary = training().go()
     assert (summary["finished"], summary["seconds_to_target"]) == ("steps", None)

@@ -136,7 +136,7 @@ def test_a_busy_machine(seed: int) -> None:
     assert last_share(step, plans) < 0.08
 
 
-def test_one_slow_step_is_not_the_pace() -> None:
+def test_one_slow_step_does_not_set_the_pace() -> None:
     pace = Pace(expected=0.1)
     pace.add(4.7)
     assert pace.stalled

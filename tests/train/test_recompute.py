@@ -37,7 +37,7 @@ def prepared(**changes: Any) -> tuple[Replica, Batches]:
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_recomputed_blocks_give_the_same_gradient_and_keep_less(dropout: float) -> None:
+def test_activation_checkpointing_gives_the_same_gradient_and_stores_less(dropout: float) -> None:
     """Measures the tensors that autograd stores in a forward pass, without the parameters."""
     found, kept = [], []
     for recompute in (False, True):

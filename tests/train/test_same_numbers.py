@@ -70,7 +70,9 @@ def test_a_run_whose_threads_change_has_the_same_weights(
         for line in (run.context.run / "metrics.jsonl").read_text().splitlines()
         if '"event"' in line
     ]
-    assert any("continuing with 1 thread; the numbers stay the same" in event for event in events)
+    assert any(
+        "continuing with 1 thread; the results stay bit-identical" in event for event in events
+    )
     assert summary["val_loss"] == alone.state.val_loss
 
 
@@ -118,7 +120,9 @@ def test_a_run_whose_numbers_would_change_keeps_its_threads(
     assert "It keeps 2 threads" in (run.context.run / "metrics.jsonl").read_text()
 
 
-def test_too_little_memory_is_no_proof(training: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_count_as_changed_if_memory_is_too_small_to_check(
+    training: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = training(WIDE | {"train.steps": 3})
     run.go()
     monkeypatch.setattr(lmsmith.train.same_numbers, "free_memory", lambda: 1000.0)

@@ -101,7 +101,7 @@ def test_without_settings_the_default_preset_is_used() -> None:
     assert given == set()
 
 
-def test_the_command_line_overrides_the_recipe_and_that_the_preset() -> None:
+def test_the_command_line_overrides_the_recipe_which_overrides_the_preset() -> None:
     name = recipe(
         'preset = "babygpt"\n[model]\ndropout = 0.5\n[train]\nseed = 5\n[data]\nsources = '
         '["a.txt"]\n'

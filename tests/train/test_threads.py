@@ -51,7 +51,7 @@ def test_on_a_quiet_machine_nothing_changes() -> None:
 
 
 @pytest.mark.parametrize("others", [1.0, 2.0])
-def test_beside_busy_programs_one_thread_is_used_and_later_all_again(others: float) -> None:
+def test_one_thread_is_used_while_other_programs_are_busy(others: float) -> None:
     choice, machine = ThreadChoice(2), Machine(2)
     machine.run(choice, 20, 0.05)
     began = machine.now
@@ -83,7 +83,7 @@ def test_trials_get_rare_if_fewer_threads_are_not_faster() -> None:
     assert choice._wait == MOST_WAIT
 
 
-def test_a_number_that_changes_the_results_is_not_tried_again() -> None:
+def test_a_thread_count_that_changes_the_results_is_not_tried_again() -> None:
     choice = ThreadChoice(2)
     for now in range(3):
         change = choice.add(0.1, now, None)

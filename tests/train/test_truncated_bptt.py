@@ -182,7 +182,7 @@ def test_without_it_windows_start_with_empty_states(training: Make) -> None:
     assert math.isfinite(run.state.val_loss)
 
 
-def test_it_needs_one_continuous_text(config: RunConfig, corpus: Corpus) -> None:
+def test_separate_documents_are_refused(config: RunConfig, corpus: Corpus) -> None:
     apart = config.changed(CARRY | {"data.documents": "rows"}, where="a test")
     with pytest.raises(ConfigError, match=r"train\.truncated_bptt"):
         batches_of(apart, corpus.train, corpus.tokenizer)

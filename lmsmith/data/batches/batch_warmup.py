@@ -1,8 +1,8 @@
 """Batch-size warm-up: fewer rows per step at the start of a run.
 
-The rows are those of `windows.py`, in the same order. Each batch begins where the one before it
-ended, so no row is skipped and an epoch is still a permutation. The number of rows of a step is a
-function of the step (`TrainConfig.rows_of`), so any batch can be computed directly.
+The rows are the same as in `windows.py`, in the same order. Each batch begins where the one before
+it ended, so no row is skipped and an epoch is still a permutation. The number of rows of a step is
+a function of the step (`TrainConfig.rows_of`), so any batch can be computed directly.
 """
 
 import itertools
@@ -21,7 +21,7 @@ class BatchWarmup:
         self._ends = list(itertools.accumulate(rows_of(step) for step in range(n_steps)))
 
     def first_row(self, step: int) -> int:
-        """The number of rows in all batches before `step`."""
+        """Returns the number of rows in all batches before `step`."""
         if step <= self.n_steps:
             return self._ends[step - 1] if step else 0
         return self.first_row(self.n_steps) + (step - self.n_steps) * self.rows_of(self.n_steps)
@@ -34,10 +34,10 @@ class BatchWarmup:
         )
 
     def n_targets(self, step: int) -> int:
-        """The number of predicted targets in the full batch `step`."""
+        """Returns the number of predicted targets in the full batch `step`."""
         return self.rows_of(step) * self.windows.T
 
     @property
     def tokens_per_batch(self) -> int:
-        """Average over the run."""
+        """Average number of tokens per batch over the run."""
         return round(self.first_row(max(1, self.n_steps)) / max(1, self.n_steps) * self.windows.T)

@@ -24,8 +24,8 @@ from lmsmith.data.batches.windows import AnyBatches, Batches, Windows
 
 @dataclass(frozen=True)
 class Exposure:
-    """Of one source: its number of tokens, the number of epochs, and `times[k]`, the number of
-    tokens that were seen k times.
+    """Counts for one source: its tokens, the epochs, and in `times[k]` the tokens that were seen k
+    times.
     """
 
     n_tokens: int
@@ -42,7 +42,7 @@ class _Seen(NamedTuple):
 
 
 def exposure(batches: AnyBatches, n_steps: int) -> tuple[Exposure, ...]:
-    """What the first `n_steps` steps have seen of each source."""
+    """Counts for each source how often the first `n_steps` steps have seen its tokens."""
     if isinstance(batches, Packed):
         return exposure(batches.windows, n_steps)
     if isinstance(batches, Rows):
@@ -97,8 +97,8 @@ def _offsets(windows: Windows, n_epochs: int) -> np.ndarray:
 
 
 def _times(n_tokens: int, seen: Iterable[_Seen]) -> tuple[int, ...]:
-    """How many tokens were predicted never, once, ...; the targets are the inputs shifted
-    by one.
+    """Counts the tokens that were predicted never, once, ... The targets are the inputs shifted by
+    one.
     """
     positions, changes = [np.zeros(1, np.int64)], [np.zeros(1, np.int64)]
     for begins, lengths, times in seen:

@@ -6,14 +6,14 @@ each source before it, are looked up directly, and the shares are exact after ea
 
 Within the cycle the sources are spread evenly: after n rows, a source of weight w has had w n rows,
 give or take less than 1. This is the chairman assignment problem. Tijdeman, "The chairman
-assignment problem" (Discrete Mathematics 32, 1980), shows how to keep each of K sources within
-1 - 1 / (2 K - 2) of its share: of the sources that are far enough behind, choose the one with the
+assignment problem" (Discrete Mathematics 32, 1980), shows how to keep each of K sources within 1 -
+1 / (2 K - 2) of its share: among the sources that are far enough behind, choose the one with the
 earliest deadline.
 
 Weights whose cycle would be longer than LONGEST (0.333 and 0.6667) are exact in the long run: rows
-are taken in blocks of LONGEST, and a block gets from each source what is due by its end minus what
-was due by its start, both rounded. A block is filled like a cycle, so a source is always less than
-two rows off its share.
+are taken in blocks of LONGEST. The number of rows that a block takes from a source is the
+difference of two rounded numbers: the rows due from that source by the end of the block, and by its
+start. A block is filled like a cycle, so a source is always less than two rows off its share.
 """
 
 import functools
@@ -50,7 +50,7 @@ class Mixture:
             )
 
     def sources(self, first: int, last: int) -> np.ndarray:
-        """The sources, numbered from 0, of rows `first` to `last`: (last - first,)."""
+        """Returns the sources, numbered from 0, of rows `first` to `last`: (last - first,)."""
         parts = [np.empty(0, np.int64)]
         while first < last:
             block, offset = divmod(first, self._length)
@@ -59,7 +59,7 @@ class Mixture:
         return np.concatenate(parts)
 
     def before(self, row: int) -> list[int]:
-        """The number of rows of each source before `row`."""
+        """Returns the number of rows of each source before `row`."""
         block, offset = divmod(row, self._length)
         within = np.bincount(self._block(block)[:offset], minlength=len(self.shares)).tolist()
         return [
@@ -67,8 +67,8 @@ class Mixture:
         ]
 
     def _before_block(self, block: int) -> list[int]:
-        """The number of rows of each source before a block, rounded so that they add up; exact if
-        blocks are complete cycles.
+        """Returns the number of rows of each source before a block, rounded so that they add up;
+        exact if blocks are complete cycles.
         """
         ends = [block * self._length * end // self._parts for end in self._ends]
         return [end - begin for begin, end in itertools.pairwise([0, *ends])]

@@ -25,8 +25,8 @@ from lmsmith.tokens.tokenizer import Tokenizer
 def batches_of(
     config: RunConfig, ids: np.ndarray | Shards | Sources, tokenizer: Tokenizer
 ) -> AnyBatches:
-    """The training batches of a run. Raises DataError for too little text, ConfigError if the text
-    has no documents but the settings need them.
+    """Returns the training batches of a run. Raises DataError for too little text, ConfigError if
+    the text has no documents but the settings need them.
     """
     check_documents(config)
     T, size, seed = config.model.context_length, config.train.batch_size, config.train.seed
@@ -66,8 +66,8 @@ def check_documents(config: RunConfig) -> None:
 
 
 def boundary_of(documents: str, tokenizer: Tokenizer) -> int | None:
-    """The id before each document; None for a stream, where boundaries do not matter. Raises
-    ConfigError.
+    """Returns the id before each document; None for a stream, where boundaries do not matter.
+    Raises ConfigError.
     """
     if documents == "stream":
         return None

@@ -91,7 +91,7 @@ class Rows:
         return Batch(inputs, targets)
 
     def n_targets(self, step: int) -> int:
-        """The number of predicted targets in the full batch `step`."""
+        """Returns the number of predicted targets in the full batch `step`."""
         return int(self.lengths[self.documents(step)].sum())
 
     @property
@@ -100,7 +100,9 @@ class Rows:
         return max(1, round(int(self.lengths.sum()) / self.n_batches))
 
     def documents(self, step: int) -> np.ndarray:
-        """The documents of batch `step`: (batch_size,) int64, fewer in one batch of each epoch."""
+        """Returns the documents of batch `step`: (batch_size,) int64, fewer in one batch of each
+        epoch.
+        """
         epoch, index = divmod(step, self.n_batches)
         pool, index = divmod(index, POOL)
         latest, batches = self._latest
@@ -124,11 +126,11 @@ class Rows:
 
 
 def document_bounds(ids: np.ndarray | Shards, boundary: int) -> tuple[np.ndarray, np.ndarray]:
-    """The start of each document, and the number of its tokens that can be predicted: two (n,)
-    int64.
+    """Returns the start of each document, and the number of its tokens that can be predicted: two
+    (n,) int64.
 
-    All tokens but a document's first are predicted, and the boundary after it. Documents with
-    nothing to predict are skipped.
+    Every token except a document's first is predicted, and so is the boundary after the document.
+    Documents with nothing to predict are skipped.
     """
     positions = [
         np.flatnonzero(ids[start : start + _SCAN] == boundary) + start

@@ -92,8 +92,8 @@ class Batches:
         )
 
     def rows(self, step: int, start: int = 0, end: int | None = None) -> Batch:
-        """Rows `start` to `end` of batch `step`: windows, and as targets the same shifted by one
-        token.
+        """Rows `start` to `end` of batch `step`: windows as inputs, and the same windows shifted by
+        one token as targets.
         """
         first = step * self.batch_size + start
         last = step * self.batch_size + (self.batch_size if end is None else end)
@@ -112,7 +112,9 @@ class Batches:
         return Batch(windows[:, :-1], windows[:, 1:])
 
     def n_targets(self, step: int) -> int:
-        """The number of predicted targets in the full batch `step`: the divisor of its loss."""
+        """Returns the number of predicted targets in the full batch `step`: the divisor of its
+        loss.
+        """
         return self.tokens_per_batch
 
     @property
@@ -151,13 +153,13 @@ class Windows:
         self._block: tuple[tuple[int, int], np.ndarray] = (-1, -1), np.empty(0, np.int64)
 
     def read(self, first: int, last: int) -> np.ndarray:
-        """The windows at positions `first` to `last` of the order, each with the token after it:
-        (n, T + 1) int64.
+        """Returns the windows at positions `first` to `last` of the order, each with the token
+        after it: (n, T + 1) int64.
         """
         return self.ids.windows(self.starts(first, last), self.T + 1)
 
     def starts(self, first: int, last: int) -> np.ndarray:
-        """The start of each window at these positions: (last - first,) int64."""
+        """Returns the start of each window at these positions: (last - first,) int64."""
         parts = []
         while first < last:
             epoch, position = divmod(first, self.n_windows)
@@ -167,11 +169,11 @@ class Windows:
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
     def offset(self, epoch: int) -> int:
-        """The start of the first window of an epoch."""
+        """Returns the start of the first window of an epoch."""
         return int(self._keys(epoch, "offset")[0]) % self.T
 
     def _starts(self, epoch: int, block: int) -> np.ndarray:
-        """The starts of the windows of one block of an epoch's order; the latest block is
+        """Returns the starts of the windows of one block of an epoch's order; the latest block is
         cached.
         """
         if self._block[0] != (epoch, block):
@@ -187,7 +189,7 @@ class Windows:
 
 
 def permute(place: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
-    """The images of `place` under a keyed bijection of 0..n-1: int64, of its shape (m,).
+    """Returns the images of `place` under a keyed bijection of 0..n-1: int64, of its shape (m,).
 
     A balanced Feistel network on the next even number of bits, iterated until the result is below n
     (Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains"). Up to FEW, the order of keyed
@@ -209,7 +211,7 @@ def permute(place: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-    """A 64-bit finalizer (Stafford's mix 13, as in SplitMix64)."""
+    """Mixes the bits of 64-bit numbers (Stafford's mix 13, as in SplitMix64)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

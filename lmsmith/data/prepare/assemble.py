@@ -1,10 +1,10 @@
 """Writes encoded units, in order, into the shards of a folder. One process does this.
 
-Units may be encoded in any order; they are added in theirs, so the shards do not depend on it.
-Exact duplicates are dropped here, where all earlier documents are known.
+Units may be encoded in any order; they are added in the order of their numbers, so the shards are
+always the same. Exact duplicates are dropped here, where all earlier documents are known.
 
 `state.json` records the progress. It is written every `SYNC_SECONDS` and at the end, after the data
-it describes is on the disk; only then are the units that were added removed. After a kill at any
+it describes is on the disk. Only then are the files of the added units removed. After a kill at any
 moment, a new `Assembler` continues from there, and no unit is encoded twice.
 """
 
@@ -135,8 +135,8 @@ class Assembler:
                 file.close()
 
     def _add_block(self, records: np.ndarray, ids: np.ndarray, kept: bool) -> bool:
-        """Adds some records. `kept`: whether the document is kept that the first record may be in
-        the middle of. Returns the same for the last record.
+        """Adds some records. `kept`: whether to keep the document that the first record may
+        continue. Returns the same for the document of the last record.
         """
         stays = np.ones(len(records), dtype=np.bool_)
         if self._keep is not None:
@@ -157,8 +157,8 @@ class Assembler:
 
 
 def _of(mine: np.ndarray, lengths: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """The ids of the texts selected by `mine`. For few contiguous runs, copying runs is ten times
-    as fast as a boolean mask.
+    """Returns the ids of the texts selected by `mine`. For a few contiguous sections, copying
+    sections is ten times as fast as a boolean mask.
     """
     edges = np.flatnonzero(np.diff(mine, prepend=False, append=False)).reshape(-1, 2)
     if 200 * len(edges) > len(ids):

@@ -151,15 +151,14 @@ def _plan(request: Request) -> "_Build":
 
 
 def _read_unnamed(build: "_Build") -> Manifest:
-    """Reads a folder that only needs renaming. Raises ConfigError if its settings or sources were
-    different.
+    """Reads a complete folder that was not renamed yet. Raises ConfigError if its settings or
+    sources were different.
     """
     manifest = read_manifest(build.request.partial)
     if manifest.settings.get("made_of") != build.made_of():
         raise ConfigError(
-            f"{build.request.partial} holds a finished folder made with other settings or "
-            "sources, which was only not renamed yet. Use the same settings and sources, or "
-            "remove it to start over."
+            f"{build.request.partial} is complete but was made with other settings or sources. "
+            "Use the same settings and sources to finish it, or remove it to start over."
         )
     return manifest
 

@@ -51,18 +51,19 @@ Hashes = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
 
 Near = tuple[npt.NDArray[np.bool_], int]
-"""A mask of the documents to drop as near duplicates, and how many of them are training documents
-dropped because of one in validation.
+"""A mask of the documents to drop as near duplicates, and the number of training documents among
+them that duplicate a validation document.
 """
 
 Keep = Callable[[npt.NDArray[np.uint64], int], npt.NDArray[np.bool_]]
-"""Which documents to keep, from their hashes (n, 2) and the number of documents before them. Called
-once for each document, in order; after a kill, again from the first one.
+"""Maps the hashes (n, 2) of some documents, and the number of documents before them, to a mask of
+the documents to keep. Called once for each document, in order; after a kill, again from the first
+one.
 """
 
 
 def content_hash(parts: Iterable[bytes]) -> bytes:
-    """A 128-bit hash of the text; how it is divided into parts does not matter."""
+    """Returns a 128-bit hash of the text; how it is divided into parts does not matter."""
     state = hashlib.blake2b(digest_size=16)
     for part in parts:
         state.update(part)
@@ -77,8 +78,8 @@ class Seen:
         self._n = 0
 
     def are_new(self, hashes: Hashes) -> Mask:
-        """Which of `hashes` (n, 2) are seen for the first time, in their order; adds all
-        of them.
+        """Returns a mask of the `hashes` (n, 2) that are new, and adds them. Repeats within
+        `hashes` are not new.
         """
         if 2 * (self._n + len(hashes)) > len(self._table):
             old = self._table[self._table.any(axis=1)]
@@ -92,7 +93,9 @@ class Seen:
 
 
 def signatures(texts: Sequence[str]) -> npt.NDArray[np.uint32]:
-    """The signature of each text: (n, 128). Raises ConfigError if rensa is not installed."""
+    """Returns the signature of each text: (n, 128). Raises ConfigError if rensa is not
+    installed.
+    """
     rensa = require_rensa()
     runs = [_runs(text) for text in texts]
     offsets = np.concatenate([[0], np.cumsum([len(each) for each in runs])]).astype(np.uint64)
@@ -121,7 +124,8 @@ def sign_unit(job: Job, number: int, unit: Unit) -> None:
                     continue
             file.write(_signed(splits, texts).tobytes())
             splits, texts, n_characters = [], [], 0
-            # A long text matches only its exact copies, and a piece of a large file nothing.
+            # A long text is compared with exact copies only; a piece of a large file is not
+            # compared.
             if not isinstance(document.whole, str):
                 n_pieces += 1
                 name = (
@@ -143,13 +147,13 @@ def _signed(splits: list[int], texts: list[str]) -> npt.NDArray[np.void]:
 
 
 def near_duplicates(found: npt.NDArray[np.void]) -> tuple[Mask, int]:
-    """Which documents to drop, and how many of them are training documents dropped because of one
-    in validation.
+    """Returns a mask of the documents to drop, and the number of training documents among them that
+    duplicate a validation document.
 
     `found`: signatures (n,) of `SIGNATURE`, in document order; may be a memory map.
     """
     order = np.argsort(found["split"] == TRAIN, kind="stable")  # validation first
-    # For each document, the first of those linked with it, as positions in `order`.
+    # For each document, the first document linked with it, as positions in `order`.
     first = np.arange(len(order))
     links = np.concatenate(
         [*(_links(found, order, band) for band in range(N_BANDS)), np.empty((0, 2), np.int64)]
@@ -183,7 +187,9 @@ _words: dict[str, int] = {}
 
 
 def _runs(text: str) -> Hashes:
-    """A hash of each run of `RUN` words; of all words if there are fewer."""
+    """Returns a hash of each run of `RUN` consecutive words; if there are fewer words, one hash of
+    them all.
+    """
     words = _WORD.findall(text.lower()) or [text]
     if len(_words) > KNOWN_WORDS:
         _words.clear()
@@ -230,8 +236,8 @@ _BLOCK = 1 << 16  # documents compared at a time
 
 @functools.cache
 def _compiled() -> Any:
-    """The lookup in `Seen`'s table, compiled on first use."""
-    # Importing the compiler takes half a second, which most uses can save.
+    """Returns the lookup in `Seen`'s table, compiled on first use."""
+    # Importing the compiler takes half a second, and most uses do not need it.
     from lmsmith.tokens.compiled import kernel
 
     @kernel
@@ -283,8 +289,8 @@ def find_near(
 
 
 def which_to_keep(near: Near | None, *, drops: bool, compares: bool) -> Keep | None:
-    """The rule that decides which documents to keep; None if all are kept and hashes are not
-    needed.
+    """Returns the rule that decides which documents to keep; None if all are kept and hashes are
+    not needed.
 
     `drops`: exact duplicates are dropped. `compares`: all are kept, but their hashes are used
     later.

@@ -36,7 +36,7 @@ RECORD = np.dtype(
     [
         ("split", "u1"),  # TRAIN or VALIDATION
         ("document", "u1"),  # 1: the first record of a document
-        # 1: a text begins here, with an end-of-text token; both halves of a split document do
+        # 1: begins with an end-of-text token, as both halves of a split document do
         ("begins", "u1"),
         ("n_tokens", "<u8"),
         ("n_bytes", "<u8"),  # of the text in UTF-8
@@ -83,7 +83,7 @@ def encode_unit(job: Job, number: int, unit: Unit) -> None:
 
 
 def is_finished(folder: Path, number: int) -> bool:
-    """Whether a unit's files exist and match their checksums."""
+    """Returns whether a unit's files exist and match their checksums."""
     try:
         summary = json.loads(unit_file(folder, number, ".json").read_text(encoding="utf-8"))
         return all(
@@ -154,8 +154,8 @@ class _Batch:
     def add_stream(
         self, text: Stream, split: int, document: bool, begins: bool, content: bytes
     ) -> None:
-        """Adds a long text. Raises DataError if it cannot be read; its document still counts as
-        begun, as in the other counts.
+        """Adds a long text. Raises DataError if it cannot be read; its document is counted even
+        then.
         """
         try:
             for part in _parts(self._tokenizer, text, self._special_tokens):
@@ -247,7 +247,7 @@ class _Output:
             file.close()
         content = to_json({**summary, "checksums": self._checksums})
         self._partial[".json"].write_text(content, encoding="utf-8")
-        for suffix, partial in self._partial.items():  # the .json last
+        for suffix, partial in self._partial.items():  # .json last: it marks the unit as finished
             partial.replace(self._place.with_name(self._place.name + suffix))
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:

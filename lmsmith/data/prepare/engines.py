@@ -7,8 +7,8 @@ worker loses only the unit it was working on.
 
 - Threads, for little text: they start at once. Encoding releases the GIL but reading files does
   not, so more than a few threads wait for one another.
-- Processes, otherwise. They are forked from a small server that has imported what they need
-  (`forkserver`; where it is not available, each process imports it), never from the calling
+- Processes, otherwise. They are forked from a small server that has imported the modules they need
+  (`forkserver`; where it is not available, each process imports them), never from the calling
   program, which may have threads of its own. They end when that program ends.
 - Ray (https://docs.ray.io; `pip install 'lmsmith[ray]'`): one task per unit, on a running cluster.
   Its machines must see the sources and the folder under the same paths. If a worker or machine
@@ -39,15 +39,15 @@ from lmsmith.errors import ConfigError, DataError
 Work = Callable[[Any, int, Unit], None]
 Units = Iterable[tuple[int, Unit]]
 
-MANY_BYTES = 1 << 28  # of text, above which starting processes pays off
+MANY_BYTES = 1 << 28  # with more text than this, starting processes pays off
 AHEAD = 2  # queued units per worker
-RETRIES = 5  # per unit, if its Ray worker dies
+RETRIES = 5  # of a unit whose Ray worker dies
 
 
 def run_local(work: Work, job: Any, units: Units, *, workers: int, n_bytes: int) -> Iterator[int]:
     """Runs the units, `workers` at a time, and yields their numbers as they finish.
 
-    `n_bytes`: approximate size of the text. Raises what the work raises, after the running units
+    `n_bytes`: approximate size of the text. Raises the errors of `work`, after the running units
     have ended; DataError if the system killed a process.
     """
     if workers == 1:

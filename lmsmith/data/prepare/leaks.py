@@ -1,7 +1,7 @@
 """Finds validation documents that are also in the training data, word for word: in shards, and in
 text that is encoded with them.
 
-A document is what is between two end-of-text tokens. Reading takes about one second per fifty
+A document is the text between two end-of-text tokens. Reading takes about one second per fifty
 million ids, so only the first `MOST_COMPARED` training ids are searched.
 """
 
@@ -25,8 +25,8 @@ _BLOCK = 1 << 22  # ids read at a time
 
 
 class Shared(NamedTuple):
-    """How many of the `n_documents` validation documents are in the training ids; the first of
-    them; and how many training tokens were searched.
+    """Counts of validation documents that are also in the training ids, the first such document,
+    and the number of training tokens that were searched.
 
     `first`: (document of the validation ids, document of the training ids), counted from 1.
     """
@@ -96,7 +96,7 @@ def _n_documents(line: bytes) -> int:
 
 
 def _name(plan: Plan, ends: np.ndarray, number: int) -> str:
-    """The file of document `number`, counted from 0, and its first characters."""
+    """Returns the file of document `number`, counted from 0, and its first characters."""
     index = int(np.searchsorted(ends, number, side="right"))
     n_before = number - (int(ends[index - 1]) if index else 0)
     for piece in plan.units[index]:
@@ -111,7 +111,7 @@ def _name(plan: Plan, ends: np.ndarray, number: int) -> str:
 
 
 def _documents(ids: Shards, end_of_text: int) -> Iterator[bytes]:
-    """A 128-bit hash of each document that is not empty."""
+    """Yields a 128-bit hash of each document that is not empty."""
     state, begun = hashlib.blake2b(digest_size=16), False
     for start in range(0, len(ids), _BLOCK):
         block = ids[start : start + _BLOCK].astype("<u4")

@@ -73,7 +73,7 @@ def prepare_named_validation(
 
 
 def _files(data: DataConfig, paths: Sequence[str], ready: dict[str, Ready]) -> list[Path]:
-    """All files of these paths, text and shards."""
+    """Returns all files of these paths, text and shards."""
     texts = [
         file for path in paths if path not in ready for file in documents_of(data, [path]).files
     ]
@@ -84,8 +84,8 @@ def _files(data: DataConfig, paths: Sequence[str], ready: dict[str, Ready]) -> l
 def _read_sides(
     data: DataConfig, tokenizer: Tokenizer, folder: Path, ready: dict[str, Ready]
 ) -> list[SourceTokens]:
-    """The tokens of each source. The texts of one split are one source, unless they are mixed by
-    weight.
+    """Returns the tokens of each source. The texts of one split are one source, unless they are
+    mixed by weight.
     """
     parts: list[SourceTokens] = []
     for role, paths in (("train", data.paths), ("validation", data.validation)):
@@ -105,7 +105,7 @@ def _read_sides(
 def _side_of_ready(
     ready: Ready, data: DataConfig, tokenizer: Tokenizer, folder: Path, role: str
 ) -> SourceTokens:
-    """Shards, used completely for one split."""
+    """Returns shards that are used completely for one split."""
     limit = data.validation_tokens if role == "validation" else 0
     record = {
         "role": role,
@@ -127,7 +127,7 @@ def _side_of_ready(
 def _side_of_text(
     data: DataConfig, tokenizer: Tokenizer, folder: Path, name: str, role: str
 ) -> SourceTokens:
-    """The documents of `data.sources`, all for one split, encoded into a folder of their own."""
+    """Encodes the documents of `data.sources`, all for one split, into a folder of their own."""
     documents = documents_of(data, data.sources)
     texts = [document.text for document in documents]
     train, validation = (texts, []) if role == "train" else ([], texts)

@@ -44,9 +44,9 @@ def _one_sided(text: str, empty: str, plan: Plan, first: str = "") -> DataError:
     kind, change = ("training", "smaller") if empty == "train" else ("validation", "larger")
     if plan.n_validation_units:
         files = "SOURCE" if empty == "train" else "--validation"
-        return DataError(f"of {text}, none is for {kind}: {first}name files with text for {files}.")
+        return DataError(f"none of {text} is for {kind}: {first}name files with text for {files}.")
     return DataError(
-        f"of {text}, none is for {kind} at --validation-fraction {plan.reading.fraction:g}: "
+        f"none of {text} is for {kind} at --validation-fraction {plan.reading.fraction:g}: "
         f"{first}choose a {change} one, or add text."
     )
 
@@ -54,7 +54,7 @@ def _one_sided(text: str, empty: str, plan: Plan, first: str = "") -> DataError:
 def notes_on(
     plan: Plan, splits: dict[str, SplitRecord], summary: Summary, n_dropped: int, near: Near | None
 ) -> Iterator[str]:
-    """Yields sentences on what a user might not expect."""
+    """Yields sentences about results that may surprise the user."""
     fraction, n_held_out = plan.reading.fraction, splits["val"].n_documents
     if plan.n_validation_units:
         yield (

@@ -2,9 +2,9 @@
 process reads at a time.
 
 The shards, to the byte, are a function of the plan, and the plan is a function of the sources and
-settings: not of the number of processes or their order. To plan, files are not read completely,
-only: samples, at most `MANY` documents, the surroundings of the positions where large files are
-cut, and plain files of some size up to their first separator.
+settings: not of the number of processes or their order. Planning does not read files completely. It
+reads samples, at most `MANY` documents, the surroundings of the positions where large files are
+cut, and larger plain files up to their first separator.
 
 `text/held_out.py` decides which documents are held out. If there are many, the share is
 `PREPARED_SHARE`. If the user names validation text, all of it is for validation and the rest for
@@ -63,7 +63,7 @@ from lmsmith.text.sources import Found
 
 UNIT_BYTES = (1 << 22, 1 << 28)  # smallest and largest unit, in bytes on disk
 UNITS = 512  # number of units to aim for, within those sizes
-LOOK = 10_000  # documents after which they count as many, even if they are identical
+LOOK = 10_000  # this many documents count as many, even if they are identical
 OPENING = 1 << 13  # opening a file costs as much as encoding this many bytes
 EXPANDED = 4  # typical compression ratio of text
 
@@ -74,7 +74,7 @@ class Plan:
     units: tuple[Unit, ...]
     reading: Reading
     notes: tuple[str, ...]
-    n_validation_units: int = 0  # the first units, if the user names validation text
+    n_validation_units: int = 0  # named by the user; these units come first
 
     @property
     def n_bytes(self) -> int:
@@ -88,8 +88,8 @@ class Plan:
         return not self.reading.by_document
 
     def digest(self) -> str:
-        """A hash of everything the shards depend on, except the tokenizer. It ignores `skip_bad`,
-        so that a preparation that stopped at bad text can be resumed with it.
+        """Returns a hash of everything the shards depend on, except the tokenizer. It ignores
+        `skip_bad`, so that a preparation that stopped at bad text can be resumed with it.
         """
         state = hashlib.sha256()
         for part in (asdict(replace(self.reading, skip_bad=False)), *self.files, *self.units):
@@ -109,7 +109,7 @@ def make_plan(
     `reading.fraction` if that is 0.
 
     `cut`: finds where a text may be cut for the tokenizer; None: nowhere, so that a large plain
-    file is one piece. `validation`: files for validation; those of `found` are then all for
+    file is one piece. `validation`: files for validation; all files in `found` are then for
     training. Raises DataError if a file cannot be read.
     """
     # `read_unit` will report what is skipped here.
@@ -156,14 +156,14 @@ def check_unchanged(plan: Plan) -> None:
 
 class _Look(NamedTuple):
     many: bool
-    n_characters: int  # of all documents, approximately, if they are few
+    n_characters: int  # approximate total, if there are few documents
 
 
 def _look(
     found: Sequence[Found], files: tuple[SourceFile, ...], reading: Reading, skip: Skip | None
 ) -> _Look:
-    """Whether there are many documents: reads until it has found `MANY` distinct ones. Skips blank
-    and bad ones.
+    """Returns whether there are many documents. Reads until it has found `MANY` distinct ones.
+    Skips blank and bad ones.
     """
     distinct: set[str | int] = set()
     n_documents = n_characters = 0
@@ -185,8 +185,8 @@ def _look(
 def _contents(
     path: Path, file: SourceFile, reading: Reading, skip: Skip | None
 ) -> Iterator[tuple[str | int, int]]:
-    """Yields what identifies each document of a file, and its length; reads only the beginning of a
-    large plain file.
+    """Yields a hash of each document of a file, and its length; reads only the beginning of a large
+    plain file.
     """
     if is_plain(path):
         yield from _plain_contents(path, file, reading)
@@ -201,7 +201,9 @@ def _contents(
 def _plain_contents(
     path: Path, file: SourceFile, reading: Reading
 ) -> Iterator[tuple[str | int, int]]:
-    """Yields nothing for blank files. Raises DataError for files that cannot be read."""
+    """`_contents` for a plain file. Yields nothing for blank files. Raises DataError for files that
+    cannot be read.
+    """
     counts, first = Counts(), None
     length = file.n_bytes * (EXPANDED if path.suffix.lower() in COMPRESSED else 1)
     if length > LARGE and not holds_separator(path, reading):
@@ -229,7 +231,7 @@ def _plain_contents(
 
 
 def _is_divisible(path: Path, n_bytes: int, least: int, reading: Reading) -> bool:
-    """Whether a file has more than `least` bytes and is plain text that can be cut at any
+    """Returns whether a file has more than `least` bytes and is plain text that can be cut at any
     character.
     """
     packed = path.suffix.lower() in COMPRESSED
@@ -298,8 +300,8 @@ class _Division:
         )
 
     def _large(self, path: Path, named: bool, n_bytes: int, side: int | None) -> list[Piece]:
-        """The pieces of a large plain file: all in one split, or the tail in validation; none for a
-        duplicate.
+        """Returns the pieces of a large plain file: all in one split, or the tail in validation;
+        none for a duplicate.
         """
         file_fingerprint = fingerprint(path)
         same_fingerprint = self._seen.setdefault(file_fingerprint, [])

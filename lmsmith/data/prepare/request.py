@@ -66,7 +66,7 @@ class Request:
 
     @property
     def partial(self) -> Path:
-        """The folder while it is incomplete."""
+        """The path of the folder while it is incomplete."""
         return self.out.with_name(self.out.name + ".partial")
 
     @property
@@ -75,7 +75,9 @@ class Request:
         return self.tokenizer if isinstance(self.tokenizer, str) else self.tokenizer.kind
 
     def given(self) -> Tokenizer | None:
-        """The tokenizer; None if it must be learned. Raises ConfigError if it cannot be used."""
+        """Returns the tokenizer; None if it must be learned. Raises ConfigError if it cannot be
+        used.
+        """
         if not isinstance(self.tokenizer, str):
             tokenizer: Tokenizer | None = self.tokenizer
         else:
@@ -86,7 +88,7 @@ class Request:
         return tokenizer
 
     def reading(self) -> Reading:
-        """How to read the files. The plan sets the fraction."""
+        """Returns the settings for reading the files. The plan sets the fraction."""
         return Reading(
             self.text_field,
             known_encoding(self.encoding),
@@ -99,8 +101,8 @@ class Request:
         )
 
     def settings(self, given: Tokenizer | None) -> dict[str, Any]:
-        """The settings that the shards depend on, besides the plan. An unfinished folder is resumed
-        only if they are unchanged.
+        """Returns the settings that the shards depend on, besides the plan. An unfinished folder is
+        resumed only if they are unchanged.
         """
         settings: dict[str, Any] = {
             "tokenizer": self.wanted if given is None else given.fingerprint,

@@ -125,8 +125,8 @@ def _with_one_fraction(data: DataConfig, texts: Sequence[str], of_shards: float)
 
 
 def _share_of_shards(ready: Iterable[Ready]) -> float:
-    """The fraction of documents that all shards hold out by hash, which puts equal documents into
-    the same split; 0 if they differ.
+    """Returns the fraction of documents that all shards hold out by hash, which puts equal
+    documents into the same split; 0 if they differ.
     """
     settings = [shards.manifest.settings if shards.manifest else {} for shards in ready]
     by_hash = all(each.get("split") == "documents" for each in settings)
@@ -135,7 +135,7 @@ def _share_of_shards(ready: Iterable[Ready]) -> float:
 
 
 def _of_ready(ready: Ready, data: DataConfig, tokenizer: Tokenizer, folder: Path) -> SourceTokens:
-    """Shards, with their own split."""
+    """Returns the tokens of shards, with their own split."""
     record = {
         "shards": str(ready.folder),
         **ready.identity(),
@@ -151,13 +151,13 @@ def _of_ready(ready: Ready, data: DataConfig, tokenizer: Tokenizer, folder: Path
 
 
 def _of_text(data: DataConfig, folder: Path, name: str) -> SourceTokens:
-    """Text, encoded into a folder of its own with the tokenizer in `folder`."""
+    """Encodes a text source into a folder of its own, with the tokenizer in `folder`."""
     corpus = prepare_text(data, str(folder), folder / name)
     return of_text(corpus, data.sources, {"text": name}, folder / name)
 
 
 def _read_apart(data: DataConfig, paths: Sequence[str]) -> list[str]:
-    """The training part of all mixed texts.
+    """Returns the training part of all mixed texts.
 
     Raises ConfigError if a document held out of one text, or its tail, is in the training part of
     another. (With few documents, tails are held out; with many, the same documents in every text.)

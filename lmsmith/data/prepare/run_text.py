@@ -30,7 +30,7 @@ from lmsmith.tokens.tokenizer import Tokenizer, ids_dtype, to_utf8
 
 
 def documents_of(data: DataConfig, sources: Sequence[str]) -> Documents:
-    """The documents of `sources`, read with the settings of `data`."""
+    """Returns the documents of `sources`, read with the settings of `data`."""
     return Documents(
         sources,
         text_field=data.text_field,
@@ -81,7 +81,7 @@ def write_tokens(
 
 
 def _read_both(data: DataConfig) -> tuple[Split, list[str]]:
-    """The training and validation text that the user named, and notes on them."""
+    """Returns the training and validation text that the user named, and notes on them."""
     train, validation = documents_of(data, data.sources), documents_of(data, data.validation)
     leaks.refuse_shared_files(train.files, validation.files)
     texts, sources = zip(*(_read(documents) for documents in (train, validation)), strict=True)
@@ -106,7 +106,7 @@ def _read_both(data: DataConfig) -> tuple[Split, list[str]]:
 
 
 def _read(documents: Documents) -> tuple[list[str], dict[int, str]]:
-    """The texts, and for each distinct one its hash and where it is from."""
+    """Returns the texts, and for each distinct one its hash and where it is from."""
     texts, sources = list[str](), dict[int, str]()
     for document in documents:
         texts.append(document.text)
@@ -115,7 +115,9 @@ def _read(documents: Documents) -> tuple[list[str], dict[int, str]]:
 
 
 def _note_unknown(tokenizer: Tokenizer, *splits: Iterable[str]) -> list[str]:
-    """A note on the text that the ids do not represent; empty if they represent all of it."""
+    """Returns a note on the text that the ids do not represent; empty if they represent all of
+    it.
+    """
     n_train, n_validation = (
         sum(tokenizer.count_unknown(text) for text in texts) for texts in splits
     )
@@ -135,8 +137,8 @@ def _note_unknown(tokenizer: Tokenizer, *splits: Iterable[str]) -> list[str]:
 def _encode(
     tokenizer: Tokenizer, texts: Iterable[str], special_tokens: SpecialTokens = "text"
 ) -> np.ndarray:
-    """The ids of the texts, concatenated, with an end-of-text token before each if the tokenizer
-    has one.
+    """Returns the ids of the texts, concatenated, with an end-of-text token before each if the
+    tokenizer has one.
     """
     kind = ids_dtype(tokenizer.vocab_size)
     check_control(tokenizer, special_tokens)

@@ -94,7 +94,7 @@ class ShardWriter:
         return tuple(self.state.finished)
 
     def abandon(self) -> None:
-        """Closes the file. What was not synced is lost."""
+        """Closes the file. Loses data that was not synced."""
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -46,7 +46,7 @@ class SourceTokens(NamedTuple):
 def of_text(
     found: Corpus, sources: Sequence[str], record: dict[str, Any], place: Path
 ) -> SourceTokens:
-    """The tokens of text that was encoded into `place`.
+    """Returns the tokens of text that was encoded into `place`.
 
     Ids stay in memory: files are not mapped from a run folder that will be renamed.
     """
@@ -61,7 +61,7 @@ def of_text(
 
 
 class ValidationText(NamedTuple):
-    """What is known about the text of validation shards."""
+    """Facts about the text of validation shards."""
 
     n_bytes: int
     n_unknown: int
@@ -73,7 +73,7 @@ class ValidationText(NamedTuple):
 def validation_text(
     ids: Shards, splits: Sequence[SplitRecord], tokenizer: Tokenizer, place: Path
 ) -> ValidationText:
-    """The text of the validation tokens of a folder of shards.
+    """Returns the text of the validation tokens of a folder of shards.
 
     `splits`: the manifest's records of the splits that `ids` are from; if they do not cover exactly
     `ids`, bytes are counted by decoding. `place` names the folder in notes.
@@ -98,15 +98,15 @@ def validation_text(
 
 
 def trust_note(ready: Ready, place: Path) -> list[str]:
-    """A note on shards without a manifest."""
+    """Returns a note on shards without a manifest."""
     if ready.manifest:
         return []
     shards = plural(len(ready.train) + len(ready.validation), "shard")
-    return [f"{place} has no manifest: this tokenizer is assumed to have made its {shards}"]
+    return [f"{place} has no manifest: lmsmith assumes that this tokenizer made its {shards}"]
 
 
 def common_tokenizer(wanted: str, ready: dict[str, Ready], texts: Sequence[str]) -> Tokenizer:
-    """The tokenizer shared by all sources, learned from `texts` if necessary.
+    """Returns the tokenizer shared by all sources, learned from `texts` if necessary.
 
     Raises ConfigError or TokenizerError if the sources, or the user, do not agree on one.
     """
@@ -157,7 +157,7 @@ def weigh(data: DataConfig, records: Sequence[dict[str, Any]], counts: Counts) -
 
 
 def total(counts: Sequence[Counts]) -> Counts:
-    """The sum of the counts of all sources."""
+    """Returns the sum of the counts of all sources."""
     numbers = [field.name for field in fields(Counts) if field.name != "notes"]
     sums = {name: sum(getattr(count, name) for count in counts) for name in numbers}
     return Counts(**sums, notes=tuple(note for count in counts for note in count.notes))

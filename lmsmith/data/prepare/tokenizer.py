@@ -23,8 +23,8 @@ Tell = Callable[[str, int, int], None]
 
 
 def cut_for(wanted: str, given: Tokenizer | None) -> Cut | None:
-    """A function that finds where a text may be cut so that the parts have the ids of the whole;
-    None if there is none for this tokenizer.
+    """Returns a function that finds where a text may be cut so that the parts have the ids of the
+    whole; None if there is none for this tokenizer.
     """
     kind = given.kind if given else wanted.partition(":")[0]
     if kind == "bpe" and given is not None:
@@ -44,7 +44,7 @@ def cut_for(wanted: str, given: Tokenizer | None) -> Cut | None:
 def tokenizer_in(
     work: Path, given: Tokenizer | None, wanted: str, plan: Plan, hashes: bool, tell: Tell
 ) -> Tokenizer:
-    """The tokenizer, saved in `work` for all encoding processes: `given`, or learned once.
+    """Returns the tokenizer, saved in `work` for all encoding processes: `given`, or learned once.
 
     `hashes`: learn from the first of exact duplicates only. Raises TokenizerError, DataError.
     """

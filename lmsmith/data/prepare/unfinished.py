@@ -53,7 +53,7 @@ def begun(partial: Path, settings: dict[str, Any]) -> Iterator[None]:
         if settings_file.exists() and (work / TOKENIZER_FILE).exists():
             _check_same(partial, json.loads(settings_file.read_text(encoding="utf-8")), settings)
         atomic.write(settings_file, to_json(settings))
-        for leftover in (work / "units").glob(".*"):  # of processes that were killed
+        for leftover in (work / "units").glob(".*"):  # files of killed processes
             leftover.unlink(missing_ok=True)
         try:
             yield
@@ -78,18 +78,18 @@ def finish(partial: Path, out: Path) -> None:
 
 
 def unnamed(partial: Path) -> bool:
-    """Whether a process was killed in `finish`: the folder is complete but not renamed."""
+    """Returns whether a process was killed in `finish`: the folder is complete but not renamed."""
     return (partial / FILE_NAME).exists() and not (partial / "work").exists()
 
 
 def digest_of(settings: dict[str, Any]) -> str:
-    """The hash of settings and sources that a finished folder records."""
+    """Returns the hash of settings and sources that a finished folder records."""
     return hashlib.sha256(to_json(settings, sort_keys=True).encode()).hexdigest()
 
 
 def _check_ours(partial: Path) -> None:
-    """Raises StorageError for a folder of something else. A process that was killed before it wrote
-    its settings left only an empty `work`.
+    """Raises StorageError if the folder is not an unfinished preparation. A process that was killed
+    before it wrote its settings left only an empty `work`.
     """
     names = (
         [path.relative_to(partial).as_posix() for path in partial.rglob("*")]

@@ -61,7 +61,7 @@ class Piece(NamedTuple):
     n_bytes: int
     named: bool  # named by the user, so that a binary file is an error
     split: int | None = None  # split of a piece of a large plain file
-    begins: bool = True  # whether such a piece begins a document or continues the last one
+    begins: bool = True  # whether a piece of a large plain file begins a document
     side: int | None = None  # split of all its documents, if the user names validation text
 
 
@@ -70,7 +70,7 @@ Unit = tuple[Piece, ...]
 
 @dataclass(frozen=True)
 class Reading:
-    """How files are read and documents are split."""
+    """Settings for reading files and splitting documents into training and validation."""
 
     text_field: str
     encoding: str  # a codec's name
@@ -85,7 +85,9 @@ class Reading:
 
 @dataclass(frozen=True)
 class Job:
-    """What all units share. `folder` holds the tokenizer, and a folder `units` for the results."""
+    """Data that all units share. `folder` holds the tokenizer, and a folder `units` for the
+    results.
+    """
 
     folder: str
     reading: Reading
@@ -136,7 +138,7 @@ class Document(NamedTuple):
 
 
 def utf8(text: Text) -> Iterator[bytes]:
-    """The text as UTF-8, in parts."""
+    """Yields the text as UTF-8, in parts."""
     if isinstance(text, str):
         for start in range(0, len(text), CHARACTERS):
             yield text[start : start + CHARACTERS].encode()
@@ -150,9 +152,9 @@ def read_unit(
 ) -> Iterator[Document]:
     """Yields the documents of a unit. Skips and counts documents without text.
 
-    Raises DataError for what cannot be read, or calls `skip` with it and skips as little as
-    possible: a line, a row, a row group, or the rest of a file. (Errors within a `Stream` are
-    raised when it is read.)
+    Raises DataError for text that cannot be read. With `skip`, passes the error to `skip` instead,
+    and skips as little as possible: a line, a row, a row group, or the rest of a file. (Errors
+    within a `Stream` are raised when it is read.)
     """
     for piece in unit:
         with skipping_errors(skip):
@@ -172,7 +174,9 @@ def measured(path: Path, skip: Skip | None) -> SourceFile:
 
 
 def fingerprint(path: Path) -> str:
-    """A hash of a file's size and content: all of a small file, three samples of a large one."""
+    """Returns a hash of a file's size and content: all of a small file, three samples of a large
+    one.
+    """
     with read_errors(path), open_bytes(path) as file:
         n_bytes = file.seek(0, 2)
         state = hashlib.blake2b(str(n_bytes).encode() + b"\n", digest_size=16)
@@ -269,7 +273,7 @@ def plain_texts(piece: Piece, reading: Reading, counts: Counts) -> Iterator[tupl
 
 
 def holds_separator(path: Path, reading: Reading) -> bool:
-    """Whether a plain file contains a separator. Reads up to the first one."""
+    """Returns whether a plain file contains a separator. Reads up to the first one."""
     if not reading.separator:
         return False
     plain = path.suffix.lower() not in COMPRESSED and is_utf8(path, reading.encoding)
@@ -285,7 +289,7 @@ def holds_separator(path: Path, reading: Reading) -> bool:
 
 
 def _length_uncut(piece: Piece, reading: Reading, counts: Counts) -> int | None:
-    """The number of characters in a plain file or a part of it; None as soon as there is a
+    """Returns the number of characters in a plain file or a part of it; None as soon as there is a
     separator.
     """
     cutter, n_characters = Cutter(reading.separator), 0

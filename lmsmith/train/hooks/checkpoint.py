@@ -30,7 +30,7 @@ from lmsmith.train.lock import check_held
 from lmsmith.train.save import Groups, Saver
 from lmsmith.train.state import TrainState
 
-SAVE_SECONDS = 60.0  # between checkpoints, unless train.save_every sets steps
+SAVE_SECONDS = 60.0  # time between checkpoints, unless train.save_every is set
 SAVE_PAUSE = 10.0  # on slow disks, wait at least this many times the duration of a save
 
 
@@ -49,7 +49,7 @@ class Checkpoints(Hook):
         self._last_save = 0.0
         self._saved = (-1, -1)  # step of the newest checkpoint, and of the last evaluation in it
         self._model_saved_at = -1
-        self._ends: dict[str, list[int]] | None = None  # of an imported model; None: not read yet
+        self._ends: dict[str, list[int]] | None = None  # see `saved_end_ids`; None: not read yet
         self._reserved = False
 
     @property
@@ -142,7 +142,7 @@ class Checkpoints(Hook):
         return state
 
     def _newest(self, context: Context) -> Checkpoint | None:
-        """Rank 0 chooses it: on a shared disk, ranks might see different newest checkpoints."""
+        """Rank 0 chooses the checkpoint: on a shared disk, ranks might see different ones."""
         found: list[Checkpoint] = []
 
         def find() -> str:

@@ -43,7 +43,7 @@ class Deadline(Hook):
         self.evaluate, self.checkpoints, self.sample = evaluate, checkpoints, sample
         self.pace = Pace()
         self._said_steps = 0
-        self._trial_seconds: float | None = None  # of an evaluation, extrapolated from a part
+        self._trial_seconds: float | None = None  # an evaluation's, extrapolated from a part
 
     def on_start(self, context: Context) -> None:
         state = context.state
@@ -68,7 +68,7 @@ class Deadline(Hook):
             return
         if problem := too_few_steps(context.step, context.state.train_seconds):
             context.event(problem)
-            # The closing lines of the command report fewer steps than this themselves.
+            # Below USELESS_STEPS the command prints this warning itself, in its closing lines.
             if context.ranks.first and (context.step >= USELESS_STEPS or context.console.quiet):
                 log.warning("%s", problem)
 

@@ -13,7 +13,7 @@ from lmsmith.errors import TrainingError
 from lmsmith.evaluate.likelihood import Ids, Score, score_ids
 from lmsmith.train.hooks.hook import Context, Hook
 
-PART_TOKENS, PART_SHARE = 4096, 1 / 32  # upper limits of a part of the split, for short tests
+PART_TOKENS, PART_SHARE = 4096, 1 / 32  # the smaller one limits the part that is timed
 
 
 class Evaluate(Hook):

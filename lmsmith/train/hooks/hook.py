@@ -53,8 +53,8 @@ class Hook:
 
     name        identifies the hook in messages and checkpoints: letters, digits and underscores.
                 Default: the class name
-    every       calls `after_step` every so many steps; 0: only at the end
-    at_end      also calls it after the last planned step
+    every       number of steps between calls of `after_step`; 0: only at the end
+    at_end      also calls `after_step` after the last planned step
     collective  with several ranks: True calls the hook on every rank, and all must make the same
                 calls; False (default) calls it on rank 0 only, where it must not communicate
     """
@@ -65,7 +65,7 @@ class Hook:
     collective: bool = False
 
     def due(self, context: Context) -> bool:
-        """Whether to call `after_step` now. Must depend only on the step."""
+        """Returns whether to call `after_step` now. Must depend only on the step."""
         at_end = self.at_end and context.is_last_step
         return at_end or (self.every > 0 and context.step % self.every == 0)
 
@@ -82,7 +82,9 @@ class Hook:
         """
 
     def state_dict(self) -> Mapping[str, Any]:
-        """Returns what a resumed run needs: tensors, and values that JSON can hold, by name."""
+        """Returns the state that a resumed run needs, by name: tensors, and values that JSON can
+        hold.
+        """
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -105,29 +107,31 @@ class Context:
     config: RunConfig
     corpus: Corpus
     run: Path  # the run's folder
-    console: Console  # quiet on all ranks but the first
+    console: Console  # prints on rank 0 only
     ranks: Ranks
     device: torch.device
     replica: Replica  # the model prepared for training: optimizers, precision, DDP or FSDP2
     batches: AnyBatches
     guard: Guard
     state: TrainState  # step, losses, best weights: what a checkpoint holds
-    about: dict[str, Any] = field(default_factory=dict)  # for checkpoints: config and legs
+    about: dict[str, Any] = field(default_factory=dict)  # config and legs, saved in checkpoints
     leg_start: int = 0  # the step at which the newest leg began
     deadline: float = math.inf  # time.monotonic() by which the run must have saved
-    peak_flops: float = math.nan  # of matrix products in a second, on all ranks together
+    peak_flops: float = math.nan  # FLOP/s of matrix products, all ranks together
     metrics: MetricsFile = field(default_factory=lambda: MetricsFile(None))
     progress: Progress | None = None  # the live bar
     last: LastStep | None = None  # None if the spike guard skipped the step
     took: Stopwatch = field(default_factory=Stopwatch)
     finished: str = ""  # why the run ended; empty while it trains
-    stop_reason: str = ""  # given to `request_stop`
-    interrupted: bool = False  # by a signal, within `interruptible`
+    stop_reason: str = ""  # the reason given to `request_stop`
+    interrupted: bool = False  # whether a signal ended work within `interruptible`
     signals: Noted = field(default_factory=Noted)
-    events: list[str] = field(default_factory=list)  # written once metrics.jsonl is open
+    events: list[str] = field(
+        default_factory=list
+    )  # messages to write when metrics.jsonl is opened
     resources: ExitStack = field(default_factory=ExitStack)
     began: float = field(default_factory=time.monotonic)
-    wall_seconds_before: float = 0.0  # of this run in earlier processes
+    wall_seconds_before: float = 0.0  # spent by earlier processes of this run
 
     @property
     def model(self) -> NeuralModel:
@@ -162,7 +166,7 @@ class Context:
         self.stop_reason = self.stop_reason or reason
 
     def weights(self) -> dict[str, Tensor]:
-        """The model's parameters by name, not copied; under FSDP2 their shards."""
+        """Returns the model's parameters by name, not copied; under FSDP2 their shards."""
         return self.replica.weights(copy=False)
 
     def save_model(self, name: str, weights: Mapping[str, Tensor]) -> None:

@@ -1,7 +1,7 @@
 """Writes metrics.jsonl, TensorBoard and Weights & Biases, and shows progress.
 
 Other hooks write with `context.metrics.write(kind=..., step=..., ...)`; all trackers receive it
-too. Only rank 0 writes; what other ranks write is dropped.
+too. Only rank 0 writes; lines that other ranks write are dropped.
 """
 
 from __future__ import annotations

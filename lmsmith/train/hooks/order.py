@@ -1,4 +1,4 @@
-"""The order in which hooks run, and how the ranks agree on what comes next.
+"""Runs the hooks in a fixed order, and makes all ranks agree on the next action.
 
     each step               collective
       SpikeGuard              yes    before the weights change
@@ -7,7 +7,7 @@
       Deadline                yes    rank 0 plans the number of steps and informs the others
       Evaluate                yes    each rank scores a share of the validation split
       Extend                  yes    rank 0 lengthens the plan if time is left
-      the user's hooks        as each says, in the order in which they were passed
+      the user's hooks        as set in each hook, in the order in which they were passed
       -- all ranks agree in one all-reduce: stop? save a checkpoint? sample? --
       Sample                  yes    under FSDP2 each rank has shards; rank 0 generates
       Checkpoints             yes    the same; rank 0 writes
@@ -104,8 +104,8 @@ class Hooks:
             self._end_with_failure()
         if finished := self._finished(int(number), bool(stop)):
             return finished
-        for hook, wanted in zip(self.before_next, due, strict=True):
-            if wanted:
+        for hook, is_due in zip(self.before_next, due, strict=True):
+            if is_due:
                 try:
                     hook.after_step(context)
                 except Interrupted:
@@ -181,7 +181,9 @@ class Hooks:
         ) from failure.error
 
     def _finished(self, number: int, stop: bool) -> str | None:
-        """Why the run ends here: "signal", "target", "time", "steps" or "requested"; else None."""
+        """Returns the reason for ending the run here ("signal", "target", "time", "steps" or
+        "requested"), or None.
+        """
         context = self.context
         if context.interrupted:
             return "signal"
@@ -204,8 +206,8 @@ def names_of(hooks: Sequence[Hook]) -> tuple[str, ...]:
     for hook in hooks:
         if not isinstance(hook, Hook):
             item = f"the class {hook.__name__}" if isinstance(hook, type) else repr(hook)
-            wanted = "instances of subclasses of lmsmith.train.hooks.Hook"
-            raise UsageError(f"hooks=[...] holds {item}; expected {wanted}.")
+            expected = "instances of subclasses of lmsmith.train.hooks.Hook"
+            raise UsageError(f"hooks=[...] holds {item}; expected {expected}.")
         hook.name = hook.name or type(hook).__name__
         if not re.fullmatch(r"\w+", hook.name):
             raise UsageError(

@@ -26,8 +26,8 @@ from lmsmith.train.step import is_out_of_memory
 
 log = logging.getLogger(__name__)
 
-SAMPLE_SECONDS = 20.0  # at least, between samples during training
-SAMPLE_SHARE = 0.02  # of the training time, at most, is spent on samples
+SAMPLE_SECONDS = 20.0  # minimum time between samples during training
+SAMPLE_SHARE = 0.02  # maximum share of the training time for samples
 SAMPLE_TOKENS = 300
 LAST_SAMPLE_SECONDS = 2.0  # time limit for the final samples of a run with a deadline
 
@@ -53,7 +53,7 @@ class Sample(Hook):
         return self.pause_is_over(context)
 
     def pause_is_over(self, context: Context) -> bool:
-        """Whether enough time has passed for another sample after the next evaluation."""
+        """Returns whether enough time has passed for another sample after the next evaluation."""
         pause = max(SAMPLE_SECONDS, context.took.latest.get("sample", 0.0) / SAMPLE_SHARE)
         return time.monotonic() - self._last_sample > pause
 

@@ -277,7 +277,9 @@ def test_shards_behave_as_one_array(data: some.DataObject) -> None:
 
 
 @pytest.mark.parametrize(("n", "T"), [(2100, 7), (500, 1), (257 * 3, 3)])
-def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, n: int, T: int) -> None:
+def test_the_block_size_does_not_change_the_order(
+    monkeypatch: pytest.MonkeyPatch, n: int, T: int
+) -> None:
     """Positions computed a few at a time, one by one, or all at once."""
     orders = []
     for block in (1, 7, 4096):

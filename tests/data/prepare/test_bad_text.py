@@ -210,7 +210,7 @@ def test_bad_bytes_in_the_middle_of_a_large_file(tmp_path, monkeypatch, tokenize
         ),
         ({"tokenizer": "bpe:many"}, ConfigError, "tokenizer = 'bpe:many'"),
         ({"encoding": "klingon"}, ConfigError, "is not a text encoding of Python"),
-        ({"validation_fraction": 1e-9}, DataError, "of 80 documents, none is for validation"),
+        ({"validation_fraction": 1e-9}, DataError, "none of 80 documents is for validation"),
     ],
 )
 def test_wrong_settings(source, tmp_path, options, kind, told):
@@ -284,12 +284,12 @@ def test_an_empty_split_of_large_files_is_refused_before_encoding(tmp_path, monk
     for i in range(60):
         (tmp_path / f"{i}.txt").write_text(f"{i} is a number. " * 30)
     with pytest.raises(
-        DataError, match=r"of 60 files, none is for validation at .* 1e-06: choose a larger one"
+        DataError, match=r"none of 60 files is for validation at .* 1e-06: choose a larger one"
     ):
         prepare(tmp_path, validation_fraction=1e-6)
     assert not (tmp_path.parent / "out.partial").exists()
     with pytest.raises(
-        DataError, match=r"of 60 files, none is for training at .* 0\.999999: choose a smaller one"
+        DataError, match=r"none of 60 files is for training at .* 0\.999999: choose a smaller one"
     ):
         prepare(tmp_path, validation_fraction=0.999999)
 

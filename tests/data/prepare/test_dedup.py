@@ -54,7 +54,7 @@ def jaccard(left: str, right: str) -> float:
 
 @settings(max_examples=50, deadline=None)
 @given(some.lists(some.lists(some.integers(0, 40), max_size=60), max_size=8))
-def test_seen_is_a_set(batches):
+def test_seen_behaves_like_a_python_set(batches):
     seen, known = Seen(), set()
     seen._table = np.zeros((4, 2), dtype=np.uint64)  # so that the table grows
     for batch in batches:
@@ -119,7 +119,7 @@ def rows(texts: list[str], splits: list[int]) -> np.ndarray:
     return found
 
 
-def test_of_similar_documents_one_is_kept():
+def test_one_of_several_similar_documents_is_kept():
     """Groups of documents that differ in a few words; the first in validation is kept, or else the
     first.
     """

@@ -128,7 +128,7 @@ def stopped(
             prepare(source, out, workers=1, **options)
 
 
-def test_other_settings_are_refused(source, tmp_path, monkeypatch):
+def test_resuming_with_other_settings_is_refused(source, tmp_path, monkeypatch):
     stopped(source, tmp_path / "out", monkeypatch, 5)
     for options, told in [
         ({"shard_tokens": 2000}, "shard_tokens was 1500 and is 2000"),
@@ -191,7 +191,7 @@ def test_units_damaged_by_a_power_cut_are_done_again(source, tmp_path, monkeypat
     assert contents(tmp_path / "out") == contents(tmp_path / "wanted")
 
 
-def test_no_room(source, tmp_path, monkeypatch):
+def test_a_full_disk_can_be_resumed(source, tmp_path, monkeypatch):
     """The disk is full when a unit or a shard is written; with free space, it resumes."""
     prepare(source, tmp_path / "wanted")
     full = OSError(28, "No space left on device")

@@ -140,7 +140,7 @@ def test_other_programs_shards_need_a_named_tokenizer(tmp_path: Path, name: str)
             decoded
             == f"{place}: the validation text has 32 bytes, counted by decoding its 34 tokens"
         )
-        assert "has no manifest: this tokenizer is assumed to have made its 5 shards" in trusted
+        assert "has no manifest: lmsmith assumes that this tokenizer made its 5 shards" in trusted
     save_tokenizer(BYTES, place)  # a tokenizer beside the shards counts as named
     assert prepared_run(data, tmp_path / "beside").tokenizer == BYTES
 
