@@ -7,11 +7,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from lmsmith.api.lm import LM, SpecialTokens, load
 from lmsmith.api.progress import Shown, showing
 from lmsmith.api.run import Folder, Metrics, Run, paths
+from lmsmith.api.tasks import TaskResults, write_documents
+from lmsmith.api.tasks import run as run_tasks
 from lmsmith.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,10 +23,20 @@ if TYPE_CHECKING:
 MODELS = ("ngram", "rnn", "gru", "lstm", "gpt")
 
 
+@overload
+def evaluate(model: LM | Folder, *, tasks: str | Sequence[str], **options: Any) -> TaskResults: ...
+@overload
+def evaluate(model: LM | Folder, **options: Any) -> Score: ...
 def evaluate(
     model: LM | Folder,
     *,
     text: Folder | Sequence[Folder] | None = None,
+    tasks: str | Sequence[str] | None = None,
+    limit: int | None = None,
+    shots: int = 0,
+    task_data: Folder | None = None,
+    per_item: Folder | None = None,
+    per_document: Folder | None = None,
     stride: int | None = None,
     bos: bool = True,
     text_field: str = "text",
@@ -32,39 +44,94 @@ def evaluate(
     errors: Literal["strict", "replace"] = "strict",
     document_separator: str = "auto",
     special_tokens: SpecialTokens = "text",
-) -> Score:
-    """Scores text files under a model: bits_per_byte, nats_per_token, perplexity and counts.
+) -> Score | TaskResults:
+    """Scores text files under a model, or runs benchmark tasks on it.
+
+        lmsmith.evaluate("runs/a-1").bits_per_byte
+        lmsmith.evaluate("runs/a-1", tasks=["hellaswag"], limit=500)["hellaswag"].metrics["acc"]
 
     `model`: a run, its folder, or what `load` returned. `text`: files, folders or globs; without
     it the run's own validation text. `stride`: a window every N tokens; less than the context
-    length: windows overlap. `bos`: whether the text begins as in training. The other arguments say
-    how the files are read, as the settings `data.*` do.
+    length: windows overlap. `per_document`: a .jsonl file for the score of each document.
 
-    Raises DataError for text that cannot be read, UsageError for a run without validation text and
-    for reading options without `text`, and what `load` raises.
+    `tasks`: names, as a list or with commas. `limit`: the first N items of each. `shots`: few-shot
+    examples, drawn with a fixed seed. `task_data`: the folder of the items; without it they are
+    downloaded. `per_item`: a .jsonl file for the log-likelihoods and grades of each item.
+
+    `bos`: whether a text begins as in training. The other arguments say how `text` is read, as the
+    settings `data.*` do.
+
+    Raises DataError for files that cannot be read, ConfigError for an unknown task, UsageError for
+    a run without validation text and for options that do not fit, and what `load` raises.
     """
     from lmsmith.evaluate.texts import score_texts
     from lmsmith.run_folder import score_validation
 
-    if text is None and not bos:
-        raise UsageError("bos=False says how `text` begins, and there is no text: name files.")
+    _check_together(text, tasks, limit, shots, task_data, per_item, per_document, stride, bos)
     lm = model if isinstance(model, LM) else load(model)
+    if tasks is not None:
+        return run_tasks(
+            lm,
+            tasks,
+            limit=limit,
+            shots=shots,
+            folder=None if task_data is None else Path(task_data),
+            per_item=None if per_item is None else Path(per_item),
+            bos=bos,
+        )
     if text is None:
         return score_validation(lm.path, lm.model, stride=stride)
-    return score_texts(
-        lm.model,
-        lm.tokenizer,
-        paths(text),
-        text_field=text_field,
-        encoding=encoding,
-        errors=errors,
-        document_separator=document_separator,
-        special_tokens=special_tokens,
-        stride=stride,
-        boundaries=lm.boundaries,
-        begin=lm.writer.begin,
-        bos=bos,
-    )
+    scored: dict[str, Any] = {
+        "text_field": text_field,
+        "encoding": encoding,
+        "errors": errors,
+        "document_separator": document_separator,
+        "special_tokens": special_tokens,
+        "stride": stride,
+        "boundaries": lm.boundaries,
+        "begin": lm.writer.begin,
+        "bos": bos,
+    }
+    score = score_texts(lm.model, lm.tokenizer, paths(text), **scored)
+    if per_document is not None:
+        write_documents(lm, paths(text), Path(per_document), scored)
+    return score
+
+
+def _check_together(
+    text: Any,
+    tasks: Any,
+    limit: int | None,
+    shots: int,
+    task_data: Any,
+    per_item: Any,
+    per_document: Any,
+    stride: int | None,
+    bos: bool,
+) -> None:
+    """Raises UsageError for arguments of `evaluate` that do not fit together."""
+    for_tasks = {
+        "limit": limit is not None,
+        "shots": shots != 0,
+        "task_data": task_data is not None,
+        "per_item": per_item is not None,
+    }
+    if tasks is not None:
+        for name, given in {
+            "text": text is not None,
+            "stride": stride is not None,
+            "per_document": per_document is not None,
+        }.items():
+            if given:
+                raise UsageError(f"{name} is for texts, and tasks are asked for: give one of both.")
+        return
+    for name, given in for_tasks.items():
+        if given:
+            raise UsageError(f"{name} is for tasks, and no tasks are named.")
+    if text is None and not bos:
+        raise UsageError("bos=False says how `text` begins, and there is no text: name files.")
+    if text is None and per_document is not None:
+        raise UsageError("per_document lists the documents of a text, and there is no text.")
 
 
 @dataclass(frozen=True)

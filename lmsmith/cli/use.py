@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from lmsmith import api
+from lmsmith.cli import tasks
 from lmsmith.cli.console import problem
 from lmsmith.cli.grammar import Verbs, add_setting, at_least_one, settings_given
 from lmsmith.config import settings
@@ -90,7 +91,7 @@ def _add_eval(verbs: Verbs) -> None:
     evaluate = verbs.verb(
         "eval",
         _eval,
-        "score a text under a model",
+        "score a text under a model, or run benchmark tasks",
         "lmsmith eval demo/run-1 --text demo/stories.jsonl",
     )
     evaluate.add_argument(
@@ -105,6 +106,7 @@ def _add_eval(verbs: Verbs) -> None:
         metavar="N",
         help="a window every N tokens; less than the context: overlap",
     )
+    tasks.add_options(evaluate)
     _add_no_bos(evaluate, "the text")
     known = dict(settings())
     meaning = "bytes that are no UTF-8 stop, or (replace) count as they are"
@@ -241,7 +243,10 @@ def _eval(options: argparse.Namespace, console: Console, started: float) -> int:
     from lmsmith.config import RunConfig
     from lmsmith.tokens.tokenizer import unused_ids
 
+    if options.tasks:
+        return tasks.run(options, console)
     data = RunConfig().changed(settings_given(options), where="the command line").data
+    tasks.check_for_text(options)
     if settings_given(options) and not options.text:
         raise UsageError(
             f"--{next(iter(settings_given(options)))} says how --text is read, and there is no "
@@ -254,6 +259,7 @@ def _eval(options: argparse.Namespace, console: Console, started: float) -> int:
     score = api.evaluate(
         lm,
         text=options.text,
+        per_document=options.per_document,
         stride=options.stride,
         bos=not options.no_bos,
         text_field=data.text_field,

@@ -1,0 +1,129 @@
+"""Benchmark tasks, as `lmsmith.evaluate(..., tasks=[...])` runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lmsmith.api.lm import LM
+    from lmsmith.evaluate.tasks.run import Subject
+    from lmsmith.evaluate.tasks.task import TaskResult
+    from lmsmith.generate.text_model import TextModel
+
+
+class TaskResults(tuple["TaskResult", ...]):
+    """The result of each task, in the order in which they were named. `print` it for a table."""
+
+    def __getitem__(self, key: Any) -> Any:
+        """By number, or by the task's name."""
+        if isinstance(key, str):
+            return next(result for result in self if result.task == key)
+        return super().__getitem__(key)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Task -> its numbers, without the items."""
+        return {result.task: result.as_dict() for result in self}
+
+    def per_item(self) -> Iterator[dict[str, Any]]:
+        """One dict for each item of each task."""
+        for result in self:
+            for item in result.items:
+                yield {"task": result.task, **item.as_dict()}
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader should know about the numbers, in sentences."""
+        return [
+            f"{result.task}: {result.n_cut:,} of {result.n_items:,} items are longer than the "
+            "model's context; they are cut from the left"
+            for result in self
+            if result.n_cut
+        ]
+
+    def __repr__(self) -> str:
+        rows = [("task", "shots", "items", "metric", "value", "stderr", "chance", "best")]
+        for result in self:
+            names = [name for name in result.metrics if not name.endswith("_stderr")]
+            for name in names:
+                first = name == names[0]
+                ceiling = "" if result.ceiling is None else f"{result.ceiling:.4f}"
+                rows.append(
+                    (
+                        *(
+                            (result.task, str(result.shots), f"{result.n_items:,}")
+                            if first
+                            else ("", "", "")
+                        ),
+                        name,
+                        f"{result.metrics[name]:.4f}",
+                        f"{result.metrics[f'{name}_stderr']:.4f}",
+                        f"{result.chance:.4f}" if name.startswith("acc") else "",
+                        ceiling if name == "acc" else "",
+                    )
+                )
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join(
+            "  ".join(
+                cell.ljust(width) if place in (0, 3) else cell.rjust(width)
+                for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in rows
+        )
+
+
+def subject_of(writer: TextModel, *, bos: bool = True) -> Subject:
+    """A model as tasks see it. Without `bos` no token stands before a text."""
+    from lmsmith.evaluate.tasks.run import Subject
+    from lmsmith.generate.decode import continue_texts
+    from lmsmith.generate.sampling import Sampling
+
+    def write(prompts: Sequence[Sequence[int]], max_tokens: int, stop: Sequence[str]) -> list[str]:
+        found = continue_texts(
+            writer.model,
+            writer.tokenizer,
+            list(prompts),
+            max_tokens=max_tokens,
+            sampling=Sampling(temperature=0),
+            stop=stop,
+            ends=writer.ends,
+        )
+        return [texts[0] for texts in found]
+
+    return Subject(writer.model, writer.tokenizer, writer.begin if bos else None, write)
+
+
+def run(
+    lm: LM,
+    tasks: str | Sequence[str],
+    *,
+    limit: int | None,
+    shots: int,
+    folder: Path | None,
+    per_item: Path | None,
+    bos: bool,
+) -> TaskResults:
+    """Runs tasks and writes the items. Raises ConfigError, DataError, StorageError."""
+    from lmsmith import atomic
+    from lmsmith.evaluate.tasks.run import run_tasks
+    from lmsmith.strict_json import to_json
+
+    names = tasks.split(",") if isinstance(tasks, str) else list(tasks)
+    names = [name.strip() for name in names if name.strip()]
+    results = TaskResults(
+        run_tasks(subject_of(lm.writer, bos=bos), names, limit=limit, shots=shots, folder=folder)
+    )
+    if per_item:
+        atomic.write(per_item, "".join(to_json(item) + "\n" for item in results.per_item()))
+    return results
+
+
+def write_documents(lm: LM, sources: Sequence[str], place: Path, options: dict[str, Any]) -> None:
+    """Writes the score of each document. `options`: those of `document_scores`."""
+    from lmsmith import atomic
+    from lmsmith.evaluate.per_document import document_scores
+    from lmsmith.strict_json import to_json
+
+    found = document_scores(lm.model, lm.tokenizer, sources, **options)
+    atomic.write(place, "".join(to_json(line) + "\n" for line in found))
