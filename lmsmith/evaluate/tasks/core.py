@@ -13,8 +13,8 @@ Of each task's accuracy a random guess's is subtracted, and the rest is scaled s
 Task types: `multiple_choice` (`query`, `choices`, `gold`) scores the tokens behind the common
 beginning of all choices; `schema` (`context_options`, `continuation`, `gold`) those of the common
 end; the choice with the lowest loss per token is the answer. `language_modeling` (`context`,
-`continuation`) needs the continuation from greedy decoding. Items are shuffled with a fixed seed, so
-that a limit takes a fair sample.
+`continuation`) needs the continuation from greedy decoding. Items are shuffled with a fixed seed,
+so that a limit takes a fair sample.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ has.
 
 from __future__ import annotations
 
-import os.path
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
@@ -54,4 +53,9 @@ class PairEncoder:
 
 def _n_common(rows: Sequence[tuple[int, ...]]) -> int:
     """The length of the common beginning."""
-    return len(os.path.commonprefix(rows))  # type: ignore[type-var]
+    n = 0
+    for column in zip(*rows, strict=False):  # up to the shortest
+        if len(set(column)) > 1:
+            break
+        n += 1
+    return n

@@ -99,10 +99,13 @@ def run_tasks(
 
 def _rows(task: Task, folder: Path | None) -> Sequence[Placed]:
     """The rows of a task. Raises DataError."""
-    rows = task.rows(folder)
-    rows = read_rows(files_of(task, folder)) if rows is None else rows
+    own = task.rows(folder)
+    if own is None:
+        rows = read_rows(files_of(task, folder))
+    else:
+        rows = [Placed(f"item {number}", row) for number, row in enumerate(own, start=1)]
     if not rows:
-        raise DataError(f"the files of {task.name} hold no items.")
+        raise DataError(f"{task.name} has no items.")
     return rows
 
 
@@ -118,8 +121,8 @@ def _run(
     """One task on its rows."""
     if len(rows) <= shots:
         raise DataError(
-            f"{task.name} has {len(rows)} items, and {shots} few-shot examples besides the question "
-            f"itself need {shots + 1}. Use fewer shots."
+            f"{task.name} has {len(rows)} items; {shots} few-shot examples and the question itself "
+            f"need {shots + 1}. Use fewer shots."
         )
     count = len(rows) if limit is None else min(limit, len(rows))
     items = [to_item(task, placed) for placed in rows[:count]]

@@ -9,9 +9,9 @@ models apart that guess at other tasks. No file is needed: the items are drawn f
 a seed of their own, and are always the same.
 
 The ceiling is exact. For each item the grammar gives the probability of every choice, given the
-context (`lmsmith.text.grammar_prefix`). A model that always chooses the likeliest is right with that
-probability, and no model is expected to do better. The mean over the items is the ceiling. Which
-mention becomes a question is drawn before the story, so nothing behind it has an influence.
+context (`lmsmith.text.grammar_prefix`). A model that always chooses the likeliest is right with
+that probability, and no model is expected to do better. The mean over the items is the ceiling.
+Which mention becomes a question is drawn before the story, so nothing behind it has an influence.
 """
 
 from __future__ import annotations
@@ -22,9 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
 
-from lmsmith.evaluate.tasks.files import Placed
 from lmsmith.evaluate.tasks.task import ChoiceTask, Item, Row
 from lmsmith.text.grammar import (
     Choice,
@@ -87,15 +85,13 @@ def trace(random: Random) -> tuple[str, list[Mention]]:
 class StoryTask(ChoiceTask):
     """Draws stories until enough have a question."""
 
-    def rows(self, folder: Path | None) -> Sequence[Any]:
-        random, found = Random(SEED), list[Placed]()
-        number = 0
+    def rows(self, folder: Path | None) -> Sequence[Row]:
+        random, found = Random(SEED), list[Row]()
         while len(found) < N_ITEMS:
-            number += 1
             which = random.randrange(N_MENTIONS)
             story, mentions = trace(random)
             if row := self.question(story, mentions, which, random):
-                found.append(Placed(f"story {number}", row))
+                found.append(row)
         return found
 
     def question(

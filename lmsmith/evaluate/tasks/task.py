@@ -107,7 +107,7 @@ class Task(ABC):
     separator: ClassVar[str] = "\n\n"
     """Between few-shot examples."""
 
-    def rows(self, folder: Path | None) -> Sequence[Any] | None:
+    def rows(self, folder: Path | None) -> Sequence[Row] | None:
         """The rows of a task that needs no files; None: they come from `files`."""
         return None
 
