@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from lmsmith.api.lm import LM, SpecialTokens, load
 from lmsmith.api.progress import Shown, showing
 from lmsmith.api.run import Folder, Metrics, Run, paths
-from lmsmith.api.tasks import TaskResults, write_documents
+from lmsmith.api.tasks import TaskResults, run_harness, write_documents
 from lmsmith.api.tasks import run as run_tasks
 from lmsmith.errors import UsageError
 
@@ -26,12 +26,17 @@ MODELS = ("ngram", "rnn", "gru", "lstm", "gpt")
 @overload
 def evaluate(model: LM | Folder, *, tasks: str | Sequence[str], **options: Any) -> TaskResults: ...
 @overload
+def evaluate(
+    model: LM | Folder, *, harness: str | Sequence[str], **options: Any
+) -> TaskResults: ...
+@overload
 def evaluate(model: LM | Folder, **options: Any) -> Score: ...
 def evaluate(
     model: LM | Folder,
     *,
     text: Folder | Sequence[Folder] | None = None,
     tasks: str | Sequence[str] | None = None,
+    harness: str | Sequence[str] | None = None,
     limit: int | None = None,
     shots: int = 0,
     task_data: Folder | None = None,
@@ -54,9 +59,11 @@ def evaluate(
     it the run's own validation text. `stride`: a window every N tokens; less than the context
     length: windows overlap. `per_document`: a .jsonl file for the score of each document.
 
-    `tasks`: names, as a list or with commas. `limit`: the first N items of each. `shots`: few-shot
-    examples, drawn with a fixed seed. `task_data`: the folder of the items; without it they are
-    downloaded. `per_item`: a .jsonl file for the log-likelihoods and grades of each item.
+    `tasks`: names, as a list or with commas. `harness`: names of tasks that lm-evaluation-harness
+    runs instead (extra `eval`; `task_data` names a folder of its .yaml files). `limit`: the first N
+    items of each. `shots`: few-shot examples, drawn with a fixed seed. `task_data`: the folder of
+    the items; without it they are downloaded. `per_item`: a .jsonl file for the log-likelihoods and
+    grades of each item.
 
     `bos`: whether a text begins as in training. The other arguments say how `text` is read, as the
     settings `data.*` do.
@@ -67,12 +74,16 @@ def evaluate(
     from lmsmith.evaluate.texts import score_texts
     from lmsmith.run_folder import score_validation
 
-    _check_together(text, tasks, limit, shots, task_data, per_item, per_document, stride, bos)
+    if tasks is not None and harness is not None:
+        raise UsageError("tasks and harness: give one of both.")
+    asked = harness if tasks is None else tasks
+    _check_together(text, asked, limit, shots, task_data, per_item, per_document, stride, bos)
     lm = model if isinstance(model, LM) else load(model)
-    if tasks is not None:
-        return run_tasks(
+    if asked is not None:
+        runner = run_harness if tasks is None else run_tasks
+        return runner(
             lm,
-            tasks,
+            asked,
             limit=limit,
             shots=shots,
             folder=None if task_data is None else Path(task_data),

@@ -31,6 +31,8 @@ class TaskResults(tuple["TaskResult", ...]):
         for result in self:
             for item in result.items:
                 yield {"task": result.task, **item.as_dict()}
+            for sample in result.samples:
+                yield {"task": result.task, **sample}
 
     @property
     def notes(self) -> list[str]:
@@ -45,24 +47,17 @@ class TaskResults(tuple["TaskResult", ...]):
     def __repr__(self) -> str:
         rows = [("task", "shots", "items", "metric", "value", "stderr", "chance", "best")]
         for result in self:
-            names = [name for name in result.metrics if not name.endswith("_stderr")]
-            for name in names:
-                first = name == names[0]
-                ceiling = "" if result.ceiling is None else f"{result.ceiling:.4f}"
-                rows.append(
-                    (
-                        *(
-                            (result.task, str(result.shots), f"{result.n_items:,}")
-                            if first
-                            else ("", "", "")
-                        ),
-                        name,
-                        f"{result.metrics[name]:.4f}",
-                        f"{result.metrics[f'{name}_stderr']:.4f}",
-                        f"{result.chance:.4f}" if name.startswith("acc") else "",
-                        ceiling if name == "acc" else "",
-                    )
-                )
+            first = (result.task, str(result.shots), f"{result.n_items:,}")
+            for name, value in result.metrics.items():
+                if "_stderr" in name:
+                    continue
+                about = ["", ""]
+                if name.startswith("acc"):
+                    about[0] = _number(result.chance)
+                    about[1] = _number(result.ceiling)
+                error = _number(result.metrics.get(f"{name}_stderr"))
+                rows.append((*first, name, _number(value), error, *about))
+                first = ("", "", "")
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return "\n".join(
             "  ".join(
@@ -71,6 +66,10 @@ class TaskResults(tuple["TaskResult", ...]):
             ).rstrip()
             for row in rows
         )
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
 
 
 def subject_of(writer: TextModel, *, bos: bool = True) -> Subject:
@@ -105,15 +104,43 @@ def run(
     bos: bool,
 ) -> TaskResults:
     """Runs tasks and writes the items. Raises ConfigError, DataError, StorageError."""
-    from lmsmith import atomic
     from lmsmith.evaluate.tasks.run import run_tasks
+
+    subject = subject_of(lm.writer, bos=bos)
+    found = run_tasks(subject, _names(tasks), limit=limit, shots=shots, folder=folder)
+    return _written(TaskResults(found), per_item)
+
+
+def run_harness(
+    lm: LM,
+    tasks: str | Sequence[str],
+    *,
+    limit: int | None,
+    shots: int,
+    folder: Path | None,
+    per_item: Path | None,
+    bos: bool,
+) -> TaskResults:
+    """Runs tasks of lm-evaluation-harness. Raises ConfigError, StorageError; UsageError where
+    lm-eval is not installed.
+    """
+    from lmsmith.interop import harness
+
+    model = harness.HarnessLM(lm.writer, bos=bos)
+    model.boundaries = lm.boundaries
+    found = harness.run_harness(model, _names(tasks), limit=limit, shots=shots, folder=folder)
+    return _written(TaskResults(found), per_item)
+
+
+def _names(tasks: str | Sequence[str]) -> list[str]:
+    names = tasks.split(",") if isinstance(tasks, str) else tasks
+    return [name.strip() for name in names if name.strip()]
+
+
+def _written(results: TaskResults, per_item: Path | None) -> TaskResults:
+    from lmsmith import atomic
     from lmsmith.strict_json import to_json
 
-    names = tasks.split(",") if isinstance(tasks, str) else list(tasks)
-    names = [name.strip() for name in names if name.strip()]
-    results = TaskResults(
-        run_tasks(subject_of(lm.writer, bos=bos), names, limit=limit, shots=shots, folder=folder)
-    )
     if per_item:
         atomic.write(per_item, "".join(to_json(item) + "\n" for item in results.per_item()))
     return results

@@ -22,6 +22,11 @@ def add_options(verb: argparse.ArgumentParser) -> None:
         "piqa, winogrande, lambada, mmlu, gsm8k, core, story_character, story_object",
     )
     verb.add_argument(
+        "--harness",
+        metavar="NAMES",
+        help="tasks that EleutherAI's lm-evaluation-harness runs (pip install 'lmsmith[eval]')",
+    )
+    verb.add_argument(
         "--limit", type=at_least_one, metavar="N", help="only the first N items of each task"
     )
     verb.add_argument(
@@ -31,7 +36,8 @@ def add_options(verb: argparse.ArgumentParser) -> None:
         "--task-data",
         type=Path,
         metavar="DIR",
-        help="folder with the items (.jsonl, .csv, .parquet); without: they are downloaded",
+        help="folder with the items (.jsonl, .csv, .parquet), or with the harness's .yaml files; "
+        "without: they are downloaded",
     )
     verb.add_argument(
         "--per-item", type=Path, metavar="FILE", help="write the scores of each item as .jsonl"
@@ -57,12 +63,15 @@ def run(options: argparse.Namespace, console: Console) -> int:
     """Runs the tasks and prints their table, or one JSON object."""
     for name in ("text", "stride", "per_document"):
         if getattr(options, name):
-            raise UsageError(f"--{name.replace('_', '-')} is for texts: leave out --tasks or it.")
+            raise UsageError(
+                f"--{name.replace('_', '-')} is for texts: leave it out, or name no tasks."
+            )
     if given := next(iter(settings_given(options)), None):
         raise UsageError(f"--{given} says how --text is read, and there is no --text.")
     found = api.evaluate(
         options.run,
         tasks=options.tasks,
+        harness=options.harness,
         limit=options.limit,
         shots=options.shots,
         task_data=options.task_data,

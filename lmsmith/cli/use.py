@@ -243,7 +243,7 @@ def _eval(options: argparse.Namespace, console: Console, started: float) -> int:
     from lmsmith.config import RunConfig
     from lmsmith.tokens.tokenizer import unused_ids
 
-    if options.tasks:
+    if options.tasks or options.harness:
         return tasks.run(options, console)
     data = RunConfig().changed(settings_given(options), where="the command line").data
     tasks.check_for_text(options)

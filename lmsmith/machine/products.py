@@ -1,7 +1,9 @@
 """What this machine can do: its rate of matrix products, and which library does them fastest."""
 
+import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -54,6 +56,26 @@ def use_matmul(name: str, dtype: str = "float32") -> None:
     """Sets for this process what `choose_matmul` chose, and on GPUs TF32 where `dtype` says so."""
     precision = "high" if dtype == "tf32" else "medium" if name == "onednn" else "highest"
     torch.set_float32_matmul_precision(precision)
+
+
+@contextmanager
+def fastest_matmul() -> Iterator[None]:
+    """Float32 products on the CPU by the library that measures faster; restored afterwards.
+
+    The measurement is made once in a process. Both libraries compute in float32, so results differ
+    by rounding alone.
+    """
+    before = torch.get_float32_matmul_precision()
+    try:
+        use_matmul(_chosen())
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@functools.cache
+def _chosen() -> str:
+    return choose_matmul()[0]
 
 
 def _operands(shape: tuple[int, int, int]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,12 +10,16 @@ the right, where a causal model does not look. Logits are computed for scored po
 Models of other kinds read context and ending together. A text that is longer than the model's
 context loses tokens on the left. An ending that alone is longer is scored in windows, half a
 context apart, so each of its tokens counts once.
+
+Much work on a CPU uses the faster of PyTorch's two libraries for float32 products, as training
+does.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -27,10 +31,13 @@ from lmsmith.evaluate.likelihood import inference
 from lmsmith.evaluate.tasks.encode import Pair
 from lmsmith.evaluate.tasks.states import can_select, select
 from lmsmith.evaluate.tasks.task import Answer
+from lmsmith.machine.products import fastest_matmul
 from lmsmith.models.interface import LanguageModel, NeuralModel
 
 TOKENS_AT_ONCE, TOKENS_AT_ONCE_GPU = 2048, 32768
 LOGITS_AT_ONCE, LOGITS_AT_ONCE_GPU = 1 << 23, 1 << 28
+MUCH_WORK = 10**11
+"""Parameters times tokens from which the speed of matrix products is measured."""
 READ_AGAIN = 0.05
 """The share of a batch's tokens that may be read again because contexts differ in length."""
 PADDED = 0.15
@@ -67,7 +74,7 @@ def log_likelihoods(model: LanguageModel, pairs: Sequence[Pair]) -> list[Answer]
             found[number] = _Found(-math.log(model.vocab_size), False)
             context, ending = ending[:1], ending[1:]
         pieces += _pieces(number, context, ending, model.context_length)
-    with inference(model):
+    with inference(model), _fast_products(model, pieces):
         if isinstance(model, NeuralModel):
             for batch in _batches(model, pieces):
                 _score_batch(model, batch, found)
@@ -83,6 +90,15 @@ def log_likelihoods(model: LanguageModel, pairs: Sequence[Pair]) -> list[Answer]
         Answer(one.nats, len(ending), one.greedy)
         for one, (_, ending) in zip(found, pairs, strict=True)
     ]
+
+
+def _fast_products(model: LanguageModel, pieces: Sequence[_Piece]) -> AbstractContextManager[None]:
+    """`fastest_matmul` where its measurement takes less time than it can save."""
+    n_tokens = sum(_length(piece) for piece in pieces)
+    on_cpu = model.device.type == "cpu" and isinstance(model, NeuralModel)
+    if on_cpu and model.n_parameters() * n_tokens > MUCH_WORK:
+        return fastest_matmul()
+    return nullcontext()
 
 
 def n_cut(pair: Pair, context_length: int | None) -> int:

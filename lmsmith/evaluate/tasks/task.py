@@ -215,14 +215,16 @@ class TaskResult:
     shots: int
     metrics: dict[str, float]
     """acc, acc_norm and so on, each with its standard error as NAME_stderr."""
-    chance: float
-    items: tuple[Graded, ...] = field(repr=False)
+    chance: float | None
+    items: tuple[Graded, ...] = field(repr=False, default=())
     ceiling: float | None = None
     groups: dict[str, dict[str, float]] = field(default_factory=dict)
+    samples: tuple[dict[str, Any], ...] = field(repr=False, default=())
+    """Items as lm-evaluation-harness logs them, if it ran the task."""
 
     @property
     def n_items(self) -> int:
-        return len(self.items)
+        return len(self.items) or len(self.samples)
 
     @property
     def n_cut(self) -> int:
@@ -232,7 +234,9 @@ class TaskResult:
     def as_dict(self) -> dict[str, Any]:
         """What is printed and written: everything but the items."""
         found: dict[str, Any] = {"task": self.task, "shots": self.shots, "n_items": self.n_items}
-        found |= {"n_cut": self.n_cut, "chance": self.chance, **self.metrics}
+        found |= {"n_cut": self.n_cut, **self.metrics}
+        if self.chance is not None:
+            found["chance"] = self.chance
         if self.ceiling is not None:
             found["ceiling"] = self.ceiling
         return found | ({"groups": self.groups} if self.groups else {})
