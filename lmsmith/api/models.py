@@ -31,7 +31,7 @@ def evaluate(
 ) -> TaskResults: ...
 @overload
 def evaluate(model: LM | Folder, **options: Any) -> Score: ...
-def evaluate(
+def evaluate(  # type: ignore[misc] # `**options` stands for the arguments below
     model: LM | Folder,
     *,
     text: Folder | Sequence[Folder] | None = None,

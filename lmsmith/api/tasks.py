@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lmsmith.api.lm import LM
-    from lmsmith.evaluate.tasks.run import Subject
     from lmsmith.evaluate.tasks.task import TaskResult
-    from lmsmith.generate.text_model import TextModel
 
 
 class TaskResults(tuple["TaskResult", ...]):
@@ -45,7 +43,9 @@ class TaskResults(tuple["TaskResult", ...]):
         ]
 
     def __repr__(self) -> str:
-        rows = [("task", "shots", "items", "metric", "value", "stderr", "chance", "best")]
+        rows: list[tuple[str, ...]] = [
+            ("task", "shots", "items", "metric", "value", "stderr", "chance", "best")
+        ]
         for result in self:
             first = (result.task, str(result.shots), f"{result.n_items:,}")
             for name, value in result.metrics.items():
@@ -72,27 +72,6 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
-def subject_of(writer: TextModel, *, bos: bool = True) -> Subject:
-    """A model as tasks see it. Without `bos` no token stands before a text."""
-    from lmsmith.evaluate.tasks.run import Subject
-    from lmsmith.generate.decode import continue_texts
-    from lmsmith.generate.sampling import Sampling
-
-    def write(prompts: Sequence[Sequence[int]], max_tokens: int, stop: Sequence[str]) -> list[str]:
-        found = continue_texts(
-            writer.model,
-            writer.tokenizer,
-            list(prompts),
-            max_tokens=max_tokens,
-            sampling=Sampling(temperature=0),
-            stop=stop,
-            ends=writer.ends,
-        )
-        return [texts[0] for texts in found]
-
-    return Subject(writer.model, writer.tokenizer, writer.begin if bos else None, write)
-
-
 def run(
     lm: LM,
     tasks: str | Sequence[str],
@@ -105,6 +84,7 @@ def run(
 ) -> TaskResults:
     """Runs tasks and writes the items. Raises ConfigError, DataError, StorageError."""
     from lmsmith.evaluate.tasks.run import run_tasks
+    from lmsmith.generate.subject import subject_of
 
     subject = subject_of(lm.writer, bos=bos)
     found = run_tasks(subject, _names(tasks), limit=limit, shots=shots, folder=folder)

@@ -14,9 +14,11 @@ class Arc(ChoiceTask):
         if "query" in row:
             question, answers, gold = row["query"], row["choices"], int(row["gold"])
             return Item.choice(f"{question.rstrip()}\nAnswer:", answers, gold)
-        question, choices = row["question"], row.get("choices")
+        question = row["question"]
         if isinstance(question, dict):
             question, choices = question["stem"], question["choices"]
+        else:
+            choices = row["choices"]
         if isinstance(choices, dict):  # columns, as on the Hub
             texts, labels = choices["text"], choices["label"]
         else:

@@ -103,6 +103,7 @@ class Core(Suite):
         groups = {}
         for found in results:
             accuracy, error = found.metrics["acc"], found.metrics["acc_stderr"]
+            assert found.chance is not None
             scale = 1 - found.chance
             groups[found.task] = {
                 "n_items": found.n_items,

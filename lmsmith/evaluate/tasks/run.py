@@ -19,7 +19,7 @@ from lmsmith.evaluate.tasks.encode import Pair, PairEncoder
 from lmsmith.evaluate.tasks.files import Placed, files_of, read_rows, to_item
 from lmsmith.evaluate.tasks.likelihoods import log_likelihoods, n_cut
 from lmsmith.evaluate.tasks.registry import TASKS
-from lmsmith.evaluate.tasks.suite import Suite
+from lmsmith.evaluate.tasks.suite import Part, Suite
 from lmsmith.evaluate.tasks.task import (
     ChoiceTask,
     GenerateTask,
@@ -81,19 +81,49 @@ def run_tasks(
         raise ConfigError(f"limit = {limit}: expected 1 or more items.")
     if shots < 0:
         raise ConfigError(f"shots = {shots}: expected 0 or more examples.")
+    return run_loaded(subject, load_tasks(names, folder), limit=limit, shots=shots, seed=seed)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A task with its rows, or a suite with those of its parts."""
+
+    task: Task | Suite
+    parts: Sequence[Part]
+
+
+def load_tasks(names: Sequence[str], folder: Path | None = None) -> list[Loaded]:
+    """Reads the rows of tasks. Raises ConfigError for an unknown task, DataError."""
     if not names:
         raise ConfigError("tasks is empty: name at least one.")
-    tasks = [task_named(name) for name in names]  # all are checked before the first one runs
-    parts = [
-        task.parts(folder) if isinstance(task, Suite) else [(task, _rows(task, folder), shots)]
-        for task in tasks
+    return [
+        Loaded(
+            task,
+            task.parts(folder) if isinstance(task, Suite) else [(task, _rows(task, folder), None)],
+        )
+        for task in [task_named(name) for name in names]
     ]
+
+
+def run_loaded(
+    subject: Subject,
+    loaded: Sequence[Loaded],
+    *,
+    limit: int | None = None,
+    shots: int = 0,
+    seed: int = SEED,
+) -> list[TaskResult]:
+    """The result of each task. `shots` does not apply to suites, whose parts have their own.
+
+    Raises DataError for an item of another form.
+    """
     results = []
-    for task, some in zip(tasks, parts, strict=True):
+    for one in loaded:
         found = [
-            _run(subject, part, rows, limit=limit, shots=n, seed=seed) for part, rows, n in some
+            _run(subject, part, rows, limit=limit, shots=shots if n is None else n, seed=seed)
+            for part, rows, n in one.parts
         ]
-        results.append(task.result(found) if isinstance(task, Suite) else found[0])
+        results.append(one.task.result(found) if isinstance(one.task, Suite) else found[0])
     return results
 
 

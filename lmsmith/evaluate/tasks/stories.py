@@ -20,6 +20,7 @@ import math
 from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from random import Random
 
@@ -85,6 +86,7 @@ def trace(random: Random) -> tuple[str, list[Mention]]:
 class StoryTask(ChoiceTask):
     """Draws stories until enough have a question."""
 
+    @lru_cache(maxsize=1)  # noqa: B019 - tasks live as long as the process
     def rows(self, folder: Path | None) -> Sequence[Row]:
         random, found = Random(SEED), list[Row]()
         while len(found) < N_ITEMS:
@@ -104,7 +106,7 @@ class StoryTask(ChoiceTask):
 
     def item(self, row: Row) -> Item:
         context, choices = row["context"], row["choices"]
-        chances = posterior(context + " ", choices)
+        chances = posterior(context + " ", tuple(choices))
         return Item.choice(context, choices, row["gold"], ceiling=max(chances))
 
     def ceiling_of(self, items: Sequence[Item]) -> float | None:
@@ -158,7 +160,8 @@ class StoryObject(StoryTask):
         return {"context": context, "choices": choices, "gold": choices.index(word)}
 
 
-def posterior(context: str, choices: Sequence[str]) -> list[float]:
+@lru_cache(maxsize=4 * N_ITEMS)
+def posterior(context: str, choices: tuple[str, ...]) -> list[float]:
     """The probability of each choice, given that a story begins with `context` and continues with
     one of them.
     """

@@ -10,8 +10,8 @@ from typing import ClassVar
 from lmsmith.evaluate.tasks.files import Placed
 from lmsmith.evaluate.tasks.task import Task, TaskResult
 
-Part = tuple[Task, Sequence[Placed], int]
-"""A task of a suite, its rows, and its number of few-shot examples."""
+Part = tuple[Task, Sequence[Placed], int | None]
+"""A task, its rows, and its own number of few-shot examples; None: the user's."""
 
 
 class Suite(ABC):

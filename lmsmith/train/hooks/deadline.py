@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 DISK_BYTES_A_SECOND, BYTES_A_PARAMETER = 2e8, 16
 WORTH_SAYING = 0.1  # a change of the plan, as a share of it
 MUCH_TIME = 0.1  # of a run's time: to end with more left needs more than a guess
-ASIDE = ("metrics", "hooks", "checkpoint", "sample")  # parts of a run that are not steps
+ASIDE = ("metrics", "hooks", "tasks", "checkpoint", "sample")  # parts of a run that are not steps
 
 
 class Deadline(Hook):

@@ -75,7 +75,7 @@ class Sample(Hook):
 
             def write() -> str:
                 try:
-                    model = _whole_model(context, weights) if sharded else context.model
+                    model = whole_model(context, weights) if sharded else context.model
                     # Compiled blocks would be compiled again for every length of a text.
                     ends = ends_kept(context.run).get("ends", ())
                     with torch.compiler.set_stance("force_eager"):
@@ -95,7 +95,7 @@ class Sample(Hook):
         self._last_sample = time.monotonic()
 
 
-def _whole_model(context: Context, weights: Mapping[str, Tensor]) -> LanguageModel:
+def whole_model(context: Context, weights: Mapping[str, Tensor]) -> LanguageModel:
     """A model that is no shard, which one rank can call alone."""
     model = context.config.neural.build().to(context.device)
     model.load_state_dict(weights)
