@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from lmsmith.api.lm import LM, SpecialTokens, load
 from lmsmith.api.progress import Shown, showing
 from lmsmith.api.run import Folder, Metrics, Run, paths
-from lmsmith.api.tasks import TaskResults, run_harness, write_documents
+from lmsmith.api.tasks import TaskResults, check_together, run_harness, write_documents
 from lmsmith.api.tasks import run as run_tasks
 from lmsmith.errors import UsageError
 
@@ -77,7 +77,7 @@ def evaluate(  # type: ignore[misc] # `**options` stands for the arguments below
     if tasks is not None and harness is not None:
         raise UsageError("tasks and harness: give one of both.")
     asked = harness if tasks is None else tasks
-    _check_together(text, asked, limit, shots, task_data, per_item, per_document, stride, bos)
+    check_together(text, asked, limit, shots, task_data, per_item, per_document, stride, bos)
     lm = model if isinstance(model, LM) else load(model)
     if asked is not None:
         runner = run_harness if tasks is None else run_tasks
@@ -107,42 +107,6 @@ def evaluate(  # type: ignore[misc] # `**options` stands for the arguments below
     if per_document is not None:
         write_documents(lm, paths(text), Path(per_document), scored)
     return score
-
-
-def _check_together(
-    text: Any,
-    tasks: Any,
-    limit: int | None,
-    shots: int,
-    task_data: Any,
-    per_item: Any,
-    per_document: Any,
-    stride: int | None,
-    bos: bool,
-) -> None:
-    """Raises UsageError for arguments of `evaluate` that do not fit together."""
-    for_tasks = {
-        "limit": limit is not None,
-        "shots": shots != 0,
-        "task_data": task_data is not None,
-        "per_item": per_item is not None,
-    }
-    if tasks is not None:
-        for name, given in {
-            "text": text is not None,
-            "stride": stride is not None,
-            "per_document": per_document is not None,
-        }.items():
-            if given:
-                raise UsageError(f"{name} is for texts, and tasks are asked for: give one of both.")
-        return
-    for name, given in for_tasks.items():
-        if given:
-            raise UsageError(f"{name} is for tasks, and no tasks are named.")
-    if text is None and not bos:
-        raise UsageError("bos=False says how `text` begins, and there is no text: name files.")
-    if text is None and per_document is not None:
-        raise UsageError("per_document lists the documents of a text, and there is no text.")
 
 
 @dataclass(frozen=True)

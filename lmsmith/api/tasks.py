@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmsmith.errors import UsageError
+
 if TYPE_CHECKING:
     from lmsmith.api.lm import LM
     from lmsmith.evaluate.tasks.task import TaskResult
@@ -134,3 +136,39 @@ def write_documents(lm: LM, sources: Sequence[str], place: Path, options: dict[s
 
     found = document_scores(lm.model, lm.tokenizer, sources, **options)
     atomic.write(place, "".join(to_json(line) + "\n" for line in found))
+
+
+def check_together(
+    text: Any,
+    tasks: Any,
+    limit: int | None,
+    shots: int,
+    task_data: Any,
+    per_item: Any,
+    per_document: Any,
+    stride: int | None,
+    bos: bool,
+) -> None:
+    """Raises UsageError for arguments of `evaluate` that do not fit together."""
+    for_tasks = {
+        "limit": limit is not None,
+        "shots": shots != 0,
+        "task_data": task_data is not None,
+        "per_item": per_item is not None,
+    }
+    if tasks is not None:
+        for name, given in {
+            "text": text is not None,
+            "stride": stride is not None,
+            "per_document": per_document is not None,
+        }.items():
+            if given:
+                raise UsageError(f"{name} is for texts, and tasks are asked for: give one of both.")
+        return
+    for name, given in for_tasks.items():
+        if given:
+            raise UsageError(f"{name} is for tasks, and no tasks are named.")
+    if text is None and not bos:
+        raise UsageError("bos=False says how `text` begins, and there is no text: name files.")
+    if text is None and per_document is not None:
+        raise UsageError("per_document lists the documents of a text, and there is no text.")
