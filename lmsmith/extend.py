@@ -7,8 +7,9 @@
 A registered name works on the command line (`--optim.name lion`), in recipes and from Python. An
 extension is loaded in one of three ways: Python imports its module; an installed package names it
 as an entry point (groups `lmsmith.models`, `lmsmith.optimizers`, `lmsmith.schedules`,
-`lmsmith.presets`, `lmsmith.corpora`); or the environment variable LMSMITH_EXTENSIONS lists modules
-or .py files, separated by commas. `examples/` has four extensions; CONTRIBUTING.md explains them.
+`lmsmith.presets`, `lmsmith.corpora`, `lmsmith.tasks`); or the environment variable
+LMSMITH_EXTENSIONS lists modules or .py files, separated by commas. `examples/` has five extensions;
+CONTRIBUTING.md explains them.
 
 Hooks are passed to a run instead of registered: `lmsmith.train(..., hooks=[MyHook()])`.
 """
@@ -33,29 +34,45 @@ from lmsmith.config.optim import OptimizerFactory, Schedule
 from lmsmith.config.presets import PRESETS
 from lmsmith.config.registry import origin
 from lmsmith.config.settings import check
+from lmsmith.evaluate.tasks.registry import TASKS
+from lmsmith.evaluate.tasks.task import (
+    Answer,
+    ChoiceTask,
+    GenerateTask,
+    Item,
+    LastWordTask,
+    Task,
+)
 from lmsmith.models.interface import LanguageModel, NeuralModel
 from lmsmith.text.corpora import CORPORA, Corpus, File, HubFiles
 from lmsmith.train.hooks import Context, Hook
 
 __all__ = [
+    "Answer",
+    "ChoiceTask",
     "Context",
     "Corpus",
     "File",
+    "GenerateTask",
     "Hook",
     "HubFiles",
+    "Item",
     "LanguageModel",
+    "LastWordTask",
     "ModelConfig",
     "NeuralConfig",
     "NeuralModel",
     "OptimConfig",
     "RunConfig",
     "ScheduleConfig",
+    "Task",
     "check",
     "register_corpus",
     "register_model",
     "register_optimizer",
     "register_preset",
     "register_schedule",
+    "register_task",
     "setting",
 ]
 
@@ -114,6 +131,15 @@ def register_corpus(corpus: Corpus) -> Corpus:
     is taken.
     """
     return CORPORA.register(corpus.name.lower(), corpus, owner=_caller())
+
+
+def register_task(task: Task) -> Task:
+    """Registers a benchmark task under its name, for `lmsmith eval --tasks`.
+
+    `task`: an instance of a subclass of ChoiceTask, LastWordTask or GenerateTask. Raises
+    ConfigError if the name is taken.
+    """
+    return TASKS.register(task.name, task, owner=origin(type(task)))
 
 
 def _caller() -> str:

@@ -7,11 +7,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from lmsmith.api.lm import LM, SpecialTokens, load
 from lmsmith.api.progress import Shown, showing
 from lmsmith.api.run import Folder, Metrics, Run, paths
+from lmsmith.api.tasks import TaskResults, check_together, run_harness, write_documents
+from lmsmith.api.tasks import run as run_tasks
 from lmsmith.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,10 +23,25 @@ if TYPE_CHECKING:
 MODELS = ("ngram", "rnn", "gru", "lstm", "gpt")
 
 
+@overload
+def evaluate(model: LM | Folder, *, tasks: str | Sequence[str], **options: Any) -> TaskResults: ...
+@overload
 def evaluate(
+    model: LM | Folder, *, harness: str | Sequence[str], **options: Any
+) -> TaskResults: ...
+@overload
+def evaluate(model: LM | Folder, **options: Any) -> Score: ...
+def evaluate(  # type: ignore[misc] # `**options` stands for the arguments below
     model: LM | Folder,
     *,
     text: Folder | Sequence[Folder] | None = None,
+    tasks: str | Sequence[str] | None = None,
+    harness: str | Sequence[str] | None = None,
+    limit: int | None = None,
+    shots: int = 0,
+    task_data: Folder | None = None,
+    per_item: Folder | None = None,
+    per_document: Folder | None = None,
     stride: int | None = None,
     bos: bool = True,
     text_field: str = "text",
@@ -32,42 +49,70 @@ def evaluate(
     errors: Literal["strict", "replace"] = "strict",
     document_separator: str = "auto",
     special_tokens: SpecialTokens = "text",
-) -> Score:
-    """Evaluates a model on text files: bits_per_byte, nats_per_token, perplexity and counts.
+) -> Score | TaskResults:
+    """Evaluates a model on text files, or runs benchmark tasks on it.
+
+        lmsmith.evaluate("runs/a-1").bits_per_byte
+        lmsmith.evaluate("runs/a-1", tasks=["hellaswag"], limit=500)["hellaswag"].metrics["acc"]
 
     model   a run, its folder, or an `LM`
     text    files, folders or globs (default: the run's validation text)
     stride  start a window every N tokens (default: the context length); below the context length
             windows overlap, so each token has more context
+    per_document  a .jsonl file to write, with the score of each document
+    tasks   names of benchmark tasks, as a list or separated by commas
+    harness names of tasks that lm-evaluation-harness runs (extra `eval`); `task_data` is then a
+            folder of its .yaml files
+    limit   only the first N items of each task
+    shots   few-shot examples in front of each item, drawn with a fixed seed
+    task_data     the folder of the tasks' items (default: downloaded)
+    per_item      a .jsonl file to write, with log-likelihoods and grades of each item
     bos     add a beginning-of-text token, as in training
     text_field, encoding, errors, document_separator, special_tokens
             how the files are read: the settings `data.*`
 
-    Raises DataError for text that cannot be read, UsageError for a run without validation text and
-    for `bos` without `text`, and the errors of `load`.
+    Raises DataError for files that cannot be read, ConfigError for an unknown task, UsageError for
+    a run without validation text and for arguments that do not go together, and the errors of
+    `load`.
     """
     from lmsmith.evaluate.texts import score_texts
     from lmsmith.run_folder import score_validation
 
-    if text is None and not bos:
+    if tasks is not None and harness is not None:
+        raise UsageError("tasks and harness do not go together: pass one of them.")
+    asked = harness if tasks is None else tasks
+    if asked is None and text is None and not bos:
         raise UsageError("bos=False applies to `text`, and there is no text: pass text=FILE.")
+    check_together(text, asked, limit, shots, task_data, per_item, per_document, stride, bos)
     lm = model if isinstance(model, LM) else load(model)
+    if asked is not None:
+        runner = run_harness if tasks is None else run_tasks
+        return runner(
+            lm,
+            asked,
+            limit=limit,
+            shots=shots,
+            folder=None if task_data is None else Path(task_data),
+            per_item=None if per_item is None else Path(per_item),
+            bos=bos,
+        )
     if text is None:
         return score_validation(lm.path, lm.model, stride=stride)
-    return score_texts(
-        lm.model,
-        lm.tokenizer,
-        paths(text),
-        text_field=text_field,
-        encoding=encoding,
-        errors=errors,
-        document_separator=document_separator,
-        special_tokens=special_tokens,
-        stride=stride,
-        boundaries=lm.boundaries,
-        begin=lm.writer.begin,
-        bos=bos,
-    )
+    scored: dict[str, Any] = {
+        "text_field": text_field,
+        "encoding": encoding,
+        "errors": errors,
+        "document_separator": document_separator,
+        "special_tokens": special_tokens,
+        "stride": stride,
+        "boundaries": lm.boundaries,
+        "begin": lm.writer.begin,
+        "bos": bos,
+    }
+    score = score_texts(lm.model, lm.tokenizer, paths(text), **scored)
+    if per_document is not None:
+        write_documents(lm, paths(text), Path(per_document), scored)
+    return score
 
 
 @dataclass(frozen=True)

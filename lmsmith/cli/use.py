@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from lmsmith import api
+from lmsmith.cli import tasks
 from lmsmith.cli.console import problem
 from lmsmith.cli.grammar import Verbs, add_setting, at_least_one, settings_given
 from lmsmith.config import settings
@@ -171,7 +172,7 @@ def _add_eval(verbs: Verbs) -> None:
     evaluate = verbs.verb(
         "eval",
         _eval,
-        "evaluate a model on a text: loss, perplexity, bits per byte",
+        "evaluate a model: loss, perplexity and bits per byte of a text, or benchmark tasks",
         "lmsmith eval demo/run-1 --text demo/stories.jsonl",
     )
     evaluate.add_argument(
@@ -190,6 +191,7 @@ def _add_eval(verbs: Verbs) -> None:
         help="start a window every N tokens; below the context length windows overlap, so each "
         "token has more context (the context length)",
     )
+    tasks.add_options(evaluate)
     _add_no_bos(evaluate, "the text")
     known = dict(settings())
     meaning = "bytes that are not UTF-8: strict stops, replace scores them as raw bytes"
@@ -413,7 +415,10 @@ def _eval(options: argparse.Namespace, console: Console, started: float) -> int:
     from lmsmith.config import RunConfig
     from lmsmith.tokens.tokenizer import unused_ids
 
+    if options.tasks or options.harness:
+        return tasks.run(options, console)
     data = RunConfig().changed(settings_given(options), where="the command line").data
+    tasks.check_for_text(options)
     if settings_given(options) and not options.text:
         raise UsageError(
             f"--{next(iter(settings_given(options)))} applies to --text, and there is no --text: "
@@ -426,6 +431,7 @@ def _eval(options: argparse.Namespace, console: Console, started: float) -> int:
     score = api.evaluate(
         lm,
         text=options.text,
+        per_document=options.per_document,
         stride=options.stride,
         bos=not options.no_bos,
         text_field=data.text_field,

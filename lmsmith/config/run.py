@@ -139,6 +139,7 @@ CHANGEABLE = {
     *("train.device", "train.compile", "train.threads", "train.yield_cores"),
     *("train.save_every", "train.keep", "train.track", "train.on_spike", "train.spike_z"),
     *("train.eval_every", "train.log_every", "train.stop_at_val_loss"),
+    *("train.tasks", "train.task_every", "train.task_limit", "train.task_data"),
     *("model.dropout", "model.attention_dropout", "model.ngram_dropout"),
     *(f"optim.{field.name}" for field in dataclasses.fields(OptimConfig) if field.name != "name"),
     *(f"schedule.{field.name}" for field in dataclasses.fields(ScheduleConfig)),

@@ -66,6 +66,16 @@ class TrainConfig:
         "steps between evaluations on the full validation set; auto: about ten per run",
         zero="auto",
     )
+    tasks: tuple[str, ...] = setting(
+        (), "benchmark tasks to run while training and at the end, such as hellaswag"
+    )
+    task_every: int = setting(
+        0, "with tasks: steps between them; auto: after each evaluation", zero="auto"
+    )
+    task_limit: int = setting(200, "with tasks: only the first N items of each")
+    task_data: str = setting(
+        "", "with tasks: the folder with their items; none: they are downloaded", zero="none"
+    )
     save_every: int = setting(
         0, "steps between checkpoints; auto: about one per minute", zero="auto"
     )
@@ -134,9 +144,11 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check(self.batch_size >= 1, "train.batch_size", self.batch_size, "at least 1")
         check(self.keep >= 1, "train.keep", self.keep, "at least 1")
+        check(self.task_limit >= 1, "train.task_limit", self.task_limit, "at least 1")
         for name in (
             *("steps", "minutes", "tokens", "epochs", "batch_tokens", "initial_batch_size"),
             *("micro_batch_size", "eval_every", "save_every", "log_every", "threads"),
+            "task_every",
             "stop_at_val_loss",
         ):
             good = 0 <= getattr(self, name) < math.inf

@@ -1,7 +1,9 @@
 """Measures the speed of matrix products, and which library computes them fastest."""
 
+import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -58,6 +60,26 @@ def use_matmul(name: str, dtype: str = "float32") -> None:
     """
     precision = "high" if dtype == "tf32" else "medium" if name == "onednn" else "highest"
     torch.set_float32_matmul_precision(precision)
+
+
+@contextmanager
+def fastest_matmul() -> Iterator[None]:
+    """Float32 products on the CPU by the library that measures faster; restored afterwards.
+
+    The measurement is made once in a process. Both libraries compute in float32, so results differ
+    by rounding alone.
+    """
+    before = torch.get_float32_matmul_precision()
+    try:
+        use_matmul(_chosen())
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@functools.cache
+def _chosen() -> str:
+    return choose_matmul()[0]
 
 
 def _operands(shape: tuple[int, int, int]) -> tuple[torch.Tensor, torch.Tensor]:

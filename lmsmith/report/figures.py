@@ -64,6 +64,7 @@ def curves(runs: Sequence[Run], *, named: bool = False) -> str:
         _learning_rates(runs),
         *(_small_chart(runs, title, name) for title, name in _SMALL.items()),
     ]
+    small += _task_charts(runs)
     if not shared:
         names, about = legend(by_step[0]), ""
     else:
@@ -213,6 +214,27 @@ def _cut_off(lines: Iterable[Line], top: float) -> str:
 
 def _small_chart(runs: Sequence[Run], title: str, name: str) -> str:
     return _chart(title, [_small_line(run, name, i) for i, run in enumerate(runs)])
+
+
+def _task_charts(runs: Sequence[Run]) -> list[str]:
+    """A small chart for each number of the benchmark tasks that ran while training."""
+    names = dict.fromkeys(
+        name
+        for run in runs
+        for row in run.tasks
+        for name in row
+        if "." in name and "_stderr" not in name
+    )
+    return [
+        _chart(
+            name.replace(".", ", "),
+            [
+                Line(column(run.tasks, "step"), column(run.tasks, name), colour, dots=True)
+                for colour, run in enumerate(runs)
+            ],
+        )
+        for name in names
+    ]
 
 
 def _small_line(run: Run, name: str, colour: int, label: str = "") -> Line:

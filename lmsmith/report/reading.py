@@ -28,8 +28,8 @@ Numbers = npt.NDArray[np.float64]
 
 @dataclass
 class Run:
-    """The contents of a run folder. `train` and `evals` hold the lines of metrics.jsonl of these
-    kinds, sorted by step.
+    """The contents of a run folder. `train`, `evals` and `tasks` hold the lines of metrics.jsonl of
+    these kinds, sorted by step.
     """
 
     folder: Path
@@ -38,6 +38,7 @@ class Run:
     settings: dict[str, Any] = field(default_factory=dict)
     train: list[dict[str, Any]] = field(default_factory=list)
     evals: list[dict[str, Any]] = field(default_factory=list)
+    tasks: list[dict[str, Any]] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
     samples: list[tuple[str, list[str]]] = field(default_factory=list)
@@ -174,6 +175,7 @@ def _read_metrics(run: Run) -> None:
         run.missing.append(f"{n_broken} lines of metrics.jsonl are not JSON and are ignored.")
     run.train = _by_step(rows, "train")
     run.evals = _by_step(rows, "eval")
+    run.tasks = _by_step(rows, "tasks")
     run.events = [str(row.get("message", "")) for row in rows if row.get("kind") == "event"]
     if lines and not run.train:
         run.missing.append("metrics.jsonl has no training step yet.")

@@ -28,8 +28,17 @@ def refuse_early(config: RunConfig, world: int, given: Collection[str] = ()) -> 
         )
     if config.model.counted:
         check_counting(config)
+        if config.train.tasks:
+            raise ConfigError(
+                "train.tasks run between steps, and an n-gram model has none: leave it out, and "
+                "run `lmsmith eval RUN --tasks` afterwards."
+            )
         return
     check_documents(config)
+    if config.train.tasks:
+        from lmsmith.train.hooks.tasks import load
+
+        load(config)  # an unknown task, or items that cannot be read
     chosen = (
         not has_size(config.preset)
         and not getattr(config.model, "size", 0)

@@ -11,6 +11,7 @@ import pytest
 
 from lmsmith.config import MODEL_KINDS, OPTIMIZERS, SCHEDULES
 from lmsmith.config.presets import PRESETS
+from lmsmith.evaluate.tasks.registry import TASKS
 from lmsmith.text.corpora import CORPORA
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
@@ -27,7 +28,7 @@ lmsmith, _lmsmith = _processes.lmsmith, _processes._lmsmith
 @pytest.fixture(autouse=True)
 def registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Removes what a test registered, and the modules that it imported."""
-    for registry in (MODEL_KINDS, OPTIMIZERS, SCHEDULES, PRESETS, CORPORA):
+    for registry in (MODEL_KINDS, OPTIMIZERS, SCHEDULES, PRESETS, CORPORA, TASKS):
         monkeypatch.setattr(registry, "known", dict(registry.known))
         monkeypatch.setattr(registry, "_owners", dict(registry._owners))
     before = set(sys.modules)

@@ -38,6 +38,7 @@ def test_there_is_one_example_of_each_kind() -> None:
     assert {path.stem for path in EXAMPLES} == {
         "lion",
         "neural_probabilistic_lm",
+        "rhymes",
         "shared_corpus",
         "weight_average",
     }

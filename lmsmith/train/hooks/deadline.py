@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 DISK_BYTES_A_SECOND, BYTES_A_PARAMETER = 2e8, 16
 WORTH_SAYING = 0.1  # relative change of the plan from which it is printed
 MUCH_TIME = 0.1  # share of the time left above which an estimate may not end the run
-ASIDE = ("metrics", "hooks", "checkpoint", "sample")  # parts of a run that are not steps
+ASIDE = ("metrics", "hooks", "tasks", "checkpoint", "sample")  # parts of a run that are not steps
 
 
 class Deadline(Hook):

@@ -6,6 +6,7 @@
       Threads                 no     fewer threads while other programs are busy; one rank only
       Deadline                yes    rank 0 plans the number of steps and informs the others
       Evaluate                yes    each rank scores a share of the validation split
+      Tasks                   yes    rank 0 runs benchmark tasks, if any are due
       Extend                  yes    rank 0 lengthens the plan if time is left
       the user's hooks        as set in each hook, in the order in which they were passed
       -- all ranks agree in one all-reduce: stop? save a checkpoint? sample? --
@@ -34,10 +35,11 @@ from lmsmith.train.hooks.hook import Context, Hook, Interrupted
 from lmsmith.train.hooks.metrics import Metrics
 from lmsmith.train.hooks.sample import Sample
 from lmsmith.train.hooks.spike_guard import SpikeGuard
+from lmsmith.train.hooks.tasks import Tasks
 from lmsmith.train.hooks.threads import Threads
 from lmsmith.train.stop import signal_in_words
 
-OURS = (SpikeGuard, Metrics, Threads, Deadline, Evaluate, Extend, Checkpoints, Sample)
+OURS = (SpikeGuard, Metrics, Threads, Deadline, Evaluate, Tasks, Extend, Checkpoints, Sample)
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ class Hooks:
         self.spike_guard = SpikeGuard(self.checkpoints, rewind)
         self.threads, sample = Threads(self.evaluate), Sample()
         deadline = Deadline(self.evaluate, self.checkpoints, sample)
-        in_time = [deadline, self.evaluate, Extend(deadline)]
+        tasks = [Tasks(context.config)] if train.tasks else []
+        in_time = [deadline, self.evaluate, *tasks, Extend(deadline)]
         # ---- the order ----
         self.after: list[Hook] = [Metrics(), self.threads, *in_time, *self.users]
         self.before_next: list[Hook] = [sample, self.checkpoints]

@@ -75,7 +75,7 @@ class Sample(Hook):
 
             def write() -> str:
                 try:
-                    model = _full_model(context, weights) if sharded else context.model
+                    model = full_model(context, weights) if sharded else context.model
                     # torch.compile would compile the blocks again for each length of text.
                     ends = saved_end_ids(context.run).get("ends", ())
                     with torch.compiler.set_stance("force_eager"):
@@ -95,7 +95,7 @@ class Sample(Hook):
         self._last_sample = time.monotonic()
 
 
-def _full_model(context: Context, weights: Mapping[str, Tensor]) -> LanguageModel:
+def full_model(context: Context, weights: Mapping[str, Tensor]) -> LanguageModel:
     """Builds the full model from gathered weights, so that one rank can run it alone."""
     model = context.config.neural.build().to(context.device)
     model.load_state_dict(weights)

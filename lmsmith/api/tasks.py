@@ -1,0 +1,174 @@
+"""Benchmark tasks, as `lmsmith.evaluate(..., tasks=[...])` runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lmsmith.errors import UsageError
+
+if TYPE_CHECKING:
+    from lmsmith.api.lm import LM
+    from lmsmith.evaluate.tasks.task import TaskResult
+
+
+class TaskResults(tuple["TaskResult", ...]):
+    """The result of each task, in the order in which they were named. `print` it for a table."""
+
+    def __getitem__(self, key: Any) -> Any:
+        """By number, or by the task's name."""
+        if isinstance(key, str):
+            return next(result for result in self if result.task == key)
+        return super().__getitem__(key)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Task -> its numbers, without the items."""
+        return {result.task: result.as_dict() for result in self}
+
+    def per_item(self) -> Iterator[dict[str, Any]]:
+        """One dict for each item of each task."""
+        for result in self:
+            for item in result.items:
+                yield {"task": result.task, **item.as_dict()}
+            for sample in result.samples:
+                yield {"task": result.task, **sample}
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader should know about the numbers, in sentences."""
+        return [
+            f"{result.task}: {result.n_cut:,} of {result.n_items:,} items are longer than the "
+            "model's context; they are cut from the left"
+            for result in self
+            if result.n_cut
+        ]
+
+    def __repr__(self) -> str:
+        rows: list[tuple[str, ...]] = [
+            ("task", "shots", "items", "metric", "value", "stderr", "chance", "best")
+        ]
+        for result in self:
+            first = (result.task, str(result.shots), f"{result.n_items:,}")
+            for name, value in result.metrics.items():
+                if "_stderr" in name:
+                    continue
+                about = ["", ""]
+                if name.startswith("acc"):
+                    about[0] = _number(result.chance)
+                    about[1] = _number(result.ceiling)
+                error = _number(result.metrics.get(f"{name}_stderr"))
+                rows.append((*first, name, _number(value), error, *about))
+                first = ("", "", "")
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join(
+            "  ".join(
+                cell.ljust(width) if place in (0, 3) else cell.rjust(width)
+                for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in rows
+        )
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def run(
+    lm: LM,
+    tasks: str | Sequence[str],
+    *,
+    limit: int | None,
+    shots: int,
+    folder: Path | None,
+    per_item: Path | None,
+    bos: bool,
+) -> TaskResults:
+    """Runs tasks and writes the items. Raises ConfigError, DataError, StorageError."""
+    from lmsmith.evaluate.tasks.run import run_tasks
+    from lmsmith.generate.subject import subject_of
+
+    subject = subject_of(lm.writer, bos=bos)
+    found = run_tasks(subject, _names(tasks), limit=limit, shots=shots, folder=folder)
+    return _written(TaskResults(found), per_item)
+
+
+def run_harness(
+    lm: LM,
+    tasks: str | Sequence[str],
+    *,
+    limit: int | None,
+    shots: int,
+    folder: Path | None,
+    per_item: Path | None,
+    bos: bool,
+) -> TaskResults:
+    """Runs tasks of lm-evaluation-harness. Raises ConfigError, StorageError; UsageError where
+    lm-eval is not installed.
+    """
+    from lmsmith.interop import harness
+
+    model = harness.HarnessLM(lm.writer, bos=bos)
+    model.boundaries = lm.boundaries
+    found = harness.run_harness(model, _names(tasks), limit=limit, shots=shots, folder=folder)
+    return _written(TaskResults(found), per_item)
+
+
+def _names(tasks: str | Sequence[str]) -> list[str]:
+    names = tasks.split(",") if isinstance(tasks, str) else tasks
+    return [name.strip() for name in names if name.strip()]
+
+
+def _written(results: TaskResults, per_item: Path | None) -> TaskResults:
+    from lmsmith import atomic
+    from lmsmith.strict_json import to_json
+
+    if per_item:
+        atomic.write(per_item, "".join(to_json(item) + "\n" for item in results.per_item()))
+    return results
+
+
+def write_documents(lm: LM, sources: Sequence[str], place: Path, options: dict[str, Any]) -> None:
+    """Writes the score of each document. `options`: those of `document_scores`."""
+    from lmsmith import atomic
+    from lmsmith.evaluate.per_document import document_scores
+    from lmsmith.strict_json import to_json
+
+    found = document_scores(lm.model, lm.tokenizer, sources, **options)
+    atomic.write(place, "".join(to_json(line) + "\n" for line in found))
+
+
+def check_together(
+    text: Any,
+    tasks: Any,
+    limit: int | None,
+    shots: int,
+    task_data: Any,
+    per_item: Any,
+    per_document: Any,
+    stride: int | None,
+    bos: bool,
+) -> None:
+    """Raises UsageError for arguments of `evaluate` that do not fit together."""
+    for_tasks = {
+        "limit": limit is not None,
+        "shots": shots != 0,
+        "task_data": task_data is not None,
+        "per_item": per_item is not None,
+    }
+    if tasks is not None:
+        for name, given in {
+            "text": text is not None,
+            "stride": stride is not None,
+            "per_document": per_document is not None,
+        }.items():
+            if given:
+                raise UsageError(f"{name} is for texts, and tasks are asked for: give one of both.")
+        return
+    for name, given in for_tasks.items():
+        if given:
+            raise UsageError(f"{name} is for tasks, and no tasks are named.")
+    if text is None and not bos:
+        raise UsageError("bos=False says how `text` begins, and there is no text: name files.")
+    if text is None and per_document is not None:
+        raise UsageError("per_document lists the documents of a text, and there is no text.")

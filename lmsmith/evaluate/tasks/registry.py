@@ -1,0 +1,24 @@
+"""Tasks by name. Extensions add theirs with `lmsmith.extend.register_task`."""
+
+from lmsmith.config.registry import Registry
+from lmsmith.evaluate.tasks.task import Task
+
+_HERE = "lmsmith.evaluate.tasks"
+
+TASKS: Registry[Task] = Registry(
+    "task",
+    "lmsmith.tasks",
+    {
+        "hellaswag": f"{_HERE}.hellaswag:HELLASWAG",
+        "arc_easy": f"{_HERE}.arc:ARC_EASY",
+        "arc_challenge": f"{_HERE}.arc:ARC_CHALLENGE",
+        "piqa": f"{_HERE}.piqa:PIQA",
+        "winogrande": f"{_HERE}.winogrande:WINOGRANDE",
+        "lambada": f"{_HERE}.lambada:LAMBADA",
+        "mmlu": f"{_HERE}.mmlu:MMLU",
+        "gsm8k": f"{_HERE}.gsm8k:GSM8K",
+        "core": f"{_HERE}.core:CORE",
+        "story_character": f"{_HERE}.stories:CHARACTER",
+        "story_object": f"{_HERE}.stories:OBJECT",
+    },
+)
