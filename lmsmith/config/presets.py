@@ -71,6 +71,22 @@ NOTES = {
 }
 """A note for users of a preset, by its name."""
 
+_LLAMA = {
+    "model.norm_gain": True,
+    "model.embedding_norm": False,
+    "model.feed_forward": "swiglu",
+    "model.qk_norm": False,
+    "model.logit_softcap": 0.0,
+    "model.init": "gpt2",
+    "optim.name": "adamw",
+    "optim.learning_rate": 2e-3,
+    "optim.weight_decay": 0.1,
+    "optim.clip_norm": 1.0,
+    "schedule.shape": "cosine",
+    "schedule.warmup_steps": 50,
+    "schedule.final_fraction": 0.1,
+}
+
 _RNN = {
     "model.kind": "rnn",
     "model.logit_softcap": 0.0,
@@ -86,20 +102,16 @@ _PRESETS: dict[str, dict[str, Any]] = {
     # learns short-range statistics quickly.
     "modern": {"model.ngram_tables": (2, 3, 4), "optim.embedding_learning_rate": 0.02},
     # Touvron et al. 2023, "LLaMA", section 2.
-    "llama": {
-        "model.norm_gain": True,
-        "model.embedding_norm": False,
-        "model.feed_forward": "swiglu",
-        "model.qk_norm": False,
-        "model.logit_softcap": 0.0,
-        "model.init": "gpt2",
-        "optim.name": "adamw",
-        "optim.learning_rate": 2e-3,
-        "optim.weight_decay": 0.1,
-        "optim.clip_norm": 1.0,
-        "schedule.shape": "cosine",
-        "schedule.warmup_steps": 50,
-        "schedule.final_fraction": 0.1,
+    "llama": _LLAMA,
+    # Qwen Team 2025, "Qwen3 Technical Report", section 2: Llama with QK-norm and, in its small
+    # models, a tied head. The recipe is that of `llama`.
+    "qwen3": {
+        **_LLAMA,
+        "model.norm_eps": 1e-6,
+        "model.qk_norm": True,
+        "model.qk_gain": "dimension",
+        "model.tied_head": True,
+        "model.rope_base": 1_000_000.0,
     },
     # Recurrent networks, trained with Muon like `modern` (`docs/log.md`).
     "rnn": {**_RNN, "model.cell": "elman"},

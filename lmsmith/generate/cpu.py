@@ -243,9 +243,7 @@ class _Layer:
             table = self.value_table(torch.tensor(list(ids))).detach().numpy()
             d.qkv[:B, -cache.G * K :] += (gates * table.reshape(B, cache.G, K)).reshape(B, -1)
         norm = (self.qk_eps, self.over_heads, self.gains)
-        kernels.place(
-            d.qkv, B, K, at, slots, self.turns, *norm, d.q, cache.keys, cache.values
-        )
+        kernels.place(d.qkv, B, K, at, slots, self.turns, *norm, d.q, cache.keys, cache.values)
         kernels.attend(
             d.q, B, K, at, slots, self.scale, cache.keys, cache.values, d.scores, d.attended
         )

@@ -82,7 +82,7 @@ def check_rope(config: GPTConfig) -> None:
     factors = config.rope_factors
     if (bool(factors) and not pairs) or (pairs and len(factors) != config.width_rotary // 2):
         raise ConfigError(
-            f"model.rope_factors has {len(factors)} numbers: expected "
+            f"model.rope_factors = {factors} has {len(factors)} numbers: expected "
             f"{config.width_rotary // 2 if pairs else 0} with model.rope_scaling = {kind!r}, model."
             f"rope_fraction = {config.rope_fraction:g} and heads that are {config.width_head} wide."
         )

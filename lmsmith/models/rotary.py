@@ -43,7 +43,7 @@ class Rotary:
     ) -> Float[Tensor, "B T H K"]:
         """Rotates x. Token t of a row is at position `start` + t, or at `positions` if given."""
         R = 2 * self.turns.size(-1)
-        if R < x.size(-1):
+        if x.size(-1) > R:
             turned = self(x[..., :R].contiguous(), start, positions)
             return torch.cat([turned, x[..., R:]], dim=-1)
         wide = x if x.dtype == torch.float64 else x.float()
@@ -69,8 +69,8 @@ class Rotary:
         return self._table
 
 
-def frequencies(config: GPTConfig) -> Float[Tensor, "R/2"]:
-    """The angle per position of each pair, in radians; float64.
+def frequencies(config: GPTConfig) -> Float[Tensor, " n_pairs"]:
+    """The angle per position of each pair, in radians; float64. n_pairs: R/2.
 
     To extend the context of a trained model, `rope_scaling` divides frequencies by a factor:
 
@@ -116,7 +116,16 @@ def attention_factor(config: GPTConfig) -> float:
         return config.rope_attention_factor
     factor = config.rope_factor
     if config.rope_scaling == "yarn":
-        return 0.1 * math.log(factor) + 1
+        return yarn_attention_factor(factor)
     if config.rope_scaling == "longrope":
-        return math.sqrt(1 + math.log(factor) / math.log(config.rope_original_context))
+        return longrope_attention_factor(factor, config.rope_original_context)
     return 1.0
+
+
+def yarn_attention_factor(factor: float) -> float:
+    return 0.1 * math.log(factor) + 1
+
+
+def longrope_attention_factor(factor: float, original: int) -> float:
+    """`original`: the context before the stretching, 2 tokens or more."""
+    return math.sqrt(1 + math.log(factor) / math.log(original))
