@@ -1,6 +1,6 @@
 """Presets: named configurations, as changes from the defaults of the config classes.
 
-`modern` and `llama` set the architecture and the training recipe. `train/choose.py` chooses their
+`modern`, `llama` and `qwen3` set the architecture and the training recipe. `train/choose.py` chooses their
 size for the text, the machine and the time. `babygpt`, `gpt2` to `gpt2-xl` and `gpt3-small` to
 `gpt3-175b` are published models with their published sizes. `sized` gives any preset a size by one
 number (`--model.size`).
@@ -104,14 +104,14 @@ _PRESETS: dict[str, dict[str, Any]] = {
     # Touvron et al. 2023, "LLaMA", section 2.
     "llama": _LLAMA,
     # Qwen Team 2025, "Qwen3 Technical Report", section 2: Llama with QK-norm and, in its small
-    # models, a tied head. The recipe is that of `llama`.
+    # models, a tied head. The recipe is that of `llama`. The base of RoPE stays 10,000: theirs,
+    # 1,000,000, is for contexts of 32,768 tokens.
     "qwen3": {
         **_LLAMA,
         "model.norm_eps": 1e-6,
         "model.qk_norm": True,
         "model.qk_gain": "dimension",
         "model.tied_head": True,
-        "model.rope_base": 1_000_000.0,
     },
     # Recurrent networks, trained with Muon like `modern` (`docs/log.md`).
     "rnn": {**_RNN, "model.cell": "elman"},

@@ -69,7 +69,6 @@ QWEN3 = {
     "model.qk_norm": True,
     "model.qk_gain": "dimension",
     "model.tied_head": True,
-    "model.rope_base": 1_000_000.0,
 }
 MODERN = {
     "model.norm": "rmsnorm",

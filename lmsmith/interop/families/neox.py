@@ -66,8 +66,10 @@ def _pieces(config: GPTConfig) -> dict[str, list[Piece]]:
 
 
 def _complete(config: GPTConfig) -> GPTConfig:
-    attention = "none" if config.attention_biases == "none" else "auto"
-    return dataclasses.replace(config, norm_gain=True, bias=True, attention_bias=attention)
+    full = dataclasses.replace(config, norm_gain=True, bias=True, attention_bias="auto")
+    if config.attention_biases == "none":
+        return dataclasses.replace(full, attention_bias="none")
+    return full
 
 
 def _prepared(found: Mapping[str, Any], path: Path) -> dict[str, Any]:
