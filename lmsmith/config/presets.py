@@ -1,9 +1,9 @@
 """Presets: named configurations, as changes from the defaults of the config classes.
 
-`modern`, `llama` and `qwen3` set the architecture and the training recipe. `train/choose.py` chooses their
-size for the text, the machine and the time. `babygpt`, `gpt2` to `gpt2-xl` and `gpt3-small` to
-`gpt3-175b` are published models with their published sizes. `sized` gives any preset a size by one
-number (`--model.size`).
+`modern`, `llama` and `qwen3` set the architecture and the training recipe. `train/choose.py`
+chooses their size for the text, the machine and the time. `babygpt`, `gpt2` to `gpt2-xl` and
+`gpt3-small` to `gpt3-175b` are published models with their published sizes. `sized` gives any
+preset a size by one number (`--model.size`).
 
 The GPT-3 presets follow table 2.1 (sizes, batch sizes, learning rates) and appendix B (warm-up over
 375 million tokens) of the paper, with two differences: attention is dense in all layers, where the
