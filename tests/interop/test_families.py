@@ -3,11 +3,15 @@ both ways.
 """
 
 import dataclasses
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from other_versions import python_with
 from random_models import LLAMA3, logits, random_ids, random_model, saved, transformers
 from safetensors.torch import load_file
 
@@ -171,6 +175,31 @@ def test_greedy_text_is_the_same_for_200_tokens(kind: str, tmp_path: Path) -> No
         compiled.append(int(next_logits.argmax()))
         next_logits = decoder.step([0], compiled[-1:])[0]
     assert compiled == expected
+
+
+@pytest.mark.slow
+def test_transformers_5_reads_what_is_written(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    python = python_with("transformers>=5,<6", request.config.cache.mkdir("environments"))
+    folders = {}
+    for number, (kind, (name, changes)) in enumerate(KINDS.items()):
+        theirs = saved(random_model(name, **changes), tmp_path / f"{number}-theirs")
+        folders[kind] = out = tmp_path / str(number)
+        out.mkdir()
+        write(out, *read(theirs))
+    torch.save(random_ids(), tmp_path / "ids.pt")
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run(
+        [python, Path(__file__).with_name("say_logits.py"), tmp_path / "ids.pt", *folders.values()],
+        check=True,
+        env=env | {"HF_HUB_OFFLINE": "1"},
+        stdout=sys.stderr,
+    )
+    for kind, folder in folders.items():
+        expected = torch.load(folder / "logits.pt")
+        error = (logits(ours(folder), random_ids()) - expected).abs().max()
+        assert error < 1e-5 * expected.abs().max(), kind
 
 
 EXPORTS: dict[str, tuple[str, dict[str, Any]]] = {
