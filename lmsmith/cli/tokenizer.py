@@ -371,7 +371,7 @@ def _import(options: argparse.Namespace, console: Console, started: float) -> in
 
 def _encode(options: argparse.Namespace, console: Console, started: float) -> int:
     tokenizer = _tokenizer(options.which)
-    if tokenizer.kind in ("bpe", "library"):
+    if tokenizer.kind in ("bpe", "library", "sentencepiece"):
         from lmsmith.tokens.bpe import BpeTokenizer
         from lmsmith.tokens.library import LibraryTokenizer
 

@@ -398,7 +398,7 @@ def _tell_unknown(tokenizer: Tokenizer, prompt: str) -> None:
             f"note: {n_unknown} of the prompt's words are not in the vocabulary; the model reads "
             f"<unk> instead"
         )
-    elif n_unknown and tokenizer.kind == "library":
+    elif n_unknown and tokenizer.kind in ("library", "sentencepiece"):
         problem(
             f"note: this model's tokenizer changes or does not know {n_unknown} of the prompt's "
             f"words or spaces; the model reads: {tokenizer.decode(tokenizer.encode(prompt))}"
@@ -462,7 +462,8 @@ def _eval(options: argparse.Namespace, console: Console, started: float) -> int:
         )
     if score.n_unknown:
         units = {"word": "words", "char": "characters"}.get(tokenizer.kind, "units")
-        changed = "changed by the tokenizer or " if tokenizer.kind == "library" else ""
+        changes = tokenizer.kind in ("library", "sentencepiece")
+        changed = "changed by the tokenizer or " if changes else ""
         console.print(
             f"note: {score.n_unknown:,} {units} of the text are {changed}not in the vocabulary; "
             f"their {score.n_unknown_bytes:,} bytes and their positions add "

@@ -1,9 +1,9 @@
 """Presets: named configurations, as changes from the defaults of the config classes.
 
-`modern` and `llama` set the architecture and the training recipe. `train/choose.py` chooses their
-size for the text, the machine and the time. `babygpt`, `gpt2` to `gpt2-xl` and `gpt3-small` to
-`gpt3-175b` are published models with their published sizes. `sized` gives any preset a size by one
-number (`--model.size`).
+`modern`, `llama` and `qwen3` set the architecture and the training recipe. `train/choose.py`
+chooses their size for the text, the machine and the time. `babygpt`, `gpt2` to `gpt2-xl` and
+`gpt3-small` to `gpt3-175b` are published models with their published sizes. `sized` gives any
+preset a size by one number (`--model.size`).
 
 The GPT-3 presets follow table 2.1 (sizes, batch sizes, learning rates) and appendix B (warm-up over
 375 million tokens) of the paper, with two differences: attention is dense in all layers, where the
@@ -71,6 +71,22 @@ NOTES = {
 }
 """A note for users of a preset, by its name."""
 
+_LLAMA = {
+    "model.norm_gain": True,
+    "model.embedding_norm": False,
+    "model.feed_forward": "swiglu",
+    "model.qk_norm": False,
+    "model.logit_softcap": 0.0,
+    "model.init": "gpt2",
+    "optim.name": "adamw",
+    "optim.learning_rate": 2e-3,
+    "optim.weight_decay": 0.1,
+    "optim.clip_norm": 1.0,
+    "schedule.shape": "cosine",
+    "schedule.warmup_steps": 50,
+    "schedule.final_fraction": 0.1,
+}
+
 _RNN = {
     "model.kind": "rnn",
     "model.logit_softcap": 0.0,
@@ -86,20 +102,16 @@ _PRESETS: dict[str, dict[str, Any]] = {
     # learns short-range statistics quickly.
     "modern": {"model.ngram_tables": (2, 3, 4), "optim.embedding_learning_rate": 0.02},
     # Touvron et al. 2023, "LLaMA", section 2.
-    "llama": {
-        "model.norm_gain": True,
-        "model.embedding_norm": False,
-        "model.feed_forward": "swiglu",
-        "model.qk_norm": False,
-        "model.logit_softcap": 0.0,
-        "model.init": "gpt2",
-        "optim.name": "adamw",
-        "optim.learning_rate": 2e-3,
-        "optim.weight_decay": 0.1,
-        "optim.clip_norm": 1.0,
-        "schedule.shape": "cosine",
-        "schedule.warmup_steps": 50,
-        "schedule.final_fraction": 0.1,
+    "llama": _LLAMA,
+    # Qwen Team 2025, "Qwen3 Technical Report", section 2: Llama with QK-norm and, in its small
+    # models, a tied head. The recipe is that of `llama`. The base of RoPE stays 10,000: theirs,
+    # 1,000,000, is for contexts of 32,768 tokens.
+    "qwen3": {
+        **_LLAMA,
+        "model.norm_eps": 1e-6,
+        "model.qk_norm": True,
+        "model.qk_gain": "dimension",
+        "model.tied_head": True,
     },
     # Recurrent networks, trained with Muon like `modern` (`docs/log.md`).
     "rnn": {**_RNN, "model.cell": "elman"},

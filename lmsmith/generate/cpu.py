@@ -31,7 +31,7 @@ from lmsmith.generate.cache import SlotCache
 from lmsmith.generate.decoders import PIECE
 from lmsmith.generate.vectors import LANES
 from lmsmith.generate.weights import arithmetic, matrix_of
-from lmsmith.models.attention import QK_NORM_EPS
+from lmsmith.models.attention import QK_NORM_EPS, Attention
 from lmsmith.models.gpt import GPT, Block
 from lmsmith.models.layers import Norm
 
@@ -199,15 +199,19 @@ class _Layer:
 
     def __init__(self, decoder: CpuDecoder, block: Block, index: int) -> None:
         config, attention = decoder.config, block.attention
-        self.post_norm = block.post_norm
+        self.placement, self.parallel = block.placement, block.parallel
         self.norm_attention = _norm(decoder, block.norm_attention)
         self.norm_feed_forward = _norm(decoder, block.norm_feed_forward)
         self.qkv = _Linear(decoder, attention.qkv)
         self.out = _Linear(decoder, attention.out)
         self.up = _Linear(decoder, block.feed_forward.up)
         self.down = _Linear(decoder, block.feed_forward.down)
-        self.qk_eps = QK_NORM_EPS if attention.qk_gain is not None else -1.0
-        self.q_gain = _numbers(decoder, attention.qk_gain)
+        self.qk_eps = -1.0
+        if config.qk_norm:
+            self.qk_eps = QK_NORM_EPS if config.qk_gain == "head" else config.norm_eps
+        self.over_heads = attention.over_heads
+        self.gains = _qk_gains(decoder, attention)
+        self.turns = decoder.turns if config.has_rope(index) else decoder.zeros(0, 0, 0)
         self.scale = decoder.number(attention.scale)
         gate = attention.value_gate
         self.gate = None if gate is None else _Linear(decoder, gate)
@@ -221,18 +225,32 @@ class _Layer:
 
     def __call__(self, d: CpuDecoder, B: int, at: Array, slots: Array, ids: Sequence[int]) -> None:
         """Reads and writes d.x."""
-        if self.post_norm:
+        if self.placement == "post":
             self._attention(d, B, at, slots, ids, d.x, d.sublayer, add=False)
             d.x[:B] += d.sublayer[:B]
             self.norm_attention(d, B, d.x, d.x)
             self._feed_forward(d, B, d.x, d.sublayer, add=False)
             d.x[:B] += d.sublayer[:B]
             self.norm_feed_forward(d, B, d.x, d.x)
-            return
-        self.norm_attention(d, B, d.x, d.h)
-        self._attention(d, B, at, slots, ids, d.h, d.x, add=True)
-        self.norm_feed_forward(d, B, d.x, d.h)
-        self._feed_forward(d, B, d.h, d.x, add=True)
+        elif self.placement == "output":
+            d.h[:B] = d.x[:B]
+            self._attention(d, B, at, slots, ids, d.x, d.sublayer, add=False)
+            self.norm_attention(d, B, d.sublayer, d.sublayer)
+            d.x[:B] += d.sublayer[:B]
+            self._feed_forward(d, B, d.h if self.parallel else d.x, d.sublayer, add=False)
+            self.norm_feed_forward(d, B, d.sublayer, d.sublayer)
+            d.x[:B] += d.sublayer[:B]
+        elif self.parallel:
+            self.norm_attention(d, B, d.x, d.h)
+            self._attention(d, B, at, slots, ids, d.h, d.sublayer, add=False)
+            self.norm_feed_forward(d, B, d.x, d.h)
+            d.x[:B] += d.sublayer[:B]
+            self._feed_forward(d, B, d.h, d.x, add=True)
+        else:
+            self.norm_attention(d, B, d.x, d.h)
+            self._attention(d, B, at, slots, ids, d.h, d.x, add=True)
+            self.norm_feed_forward(d, B, d.x, d.h)
+            self._feed_forward(d, B, d.h, d.x, add=True)
 
     def _attention(
         self,
@@ -253,9 +271,8 @@ class _Layer:
             gates = 2 / (1 + np.exp(-d.gates[:B, :, None]))
             table = self.value_table(torch.tensor(list(ids))).detach().numpy()
             d.qkv[:B, -cache.G * K :] += (gates * table.reshape(B, cache.G, K)).reshape(B, -1)
-        kernels.place(
-            d.qkv, B, K, at, slots, d.turns, self.qk_eps, self.q_gain, d.q, cache.keys, cache.values
-        )
+        norm = (self.qk_eps, self.over_heads, self.gains)
+        kernels.place(d.qkv, B, K, at, slots, self.turns, *norm, d.q, cache.keys, cache.values)
         kernels.attend(
             d.q, B, K, at, slots, self.scale, cache.keys, cache.values, d.scores, d.attended
         )
@@ -301,6 +318,20 @@ class _Norm:
 
 def _norm(decoder: CpuDecoder, module: Any) -> Any:
     return None if module is None else _Norm(decoder, module)
+
+
+def _qk_gains(decoder: CpuDecoder, attention: Attention) -> Array:
+    """Gains of queries and keys, (H + G, K); (0, 0) for attention without QK-norm."""
+    H, G, K = attention.n_head, attention.n_kv, attention.d_head
+    if attention.qk_gain is None and attention.q_gain is None:
+        return decoder.zeros(0, 0)
+    gains = decoder.zeros(H + G, K) + 1
+    if attention.qk_gain is not None:
+        gains[:H] = _numbers(decoder, attention.qk_gain)[:, None]
+    else:  # K numbers for all heads, or K for each
+        gains[:H] = _numbers(decoder, attention.q_gain).reshape(-1, K)
+        gains[H:] = _numbers(decoder, attention.k_gain).reshape(-1, K)
+    return gains
 
 
 def _numbers(decoder: CpuDecoder, parameter: Tensor | None) -> Array:

@@ -115,31 +115,41 @@ def norm(x, y, B, D, kind, eps, gain, bias, ones, scratch):
                 y[b, i] += bias[i]
 
 
+@numba.njit
+def _rms_norm(x, eps):
+    """x / sqrt(mean(x²) + eps), in place."""
+    total = x[0] * 0
+    for i in range(len(x)):
+        total += x[i] * x[i]
+    factor = 1 / np.sqrt(total / len(x) + eps)
+    for i in range(len(x)):
+        x[i] *= factor
+
+
 @kernel
-def place(qkv, B, K, positions, slots, turns, qk_eps, q_gain, q, keys, values):
+def place(qkv, B, K, positions, slots, turns, qk_eps, over_heads, gains, q, keys, values):
     """Splits qkv[b] into queries, keys and values, and writes keys and values into the cache.
 
-    qkv (B, (H + 2 G) K); positions, slots (B); turns (T, K/2, 2): cosines and sines, or (0, 0, 0)
-    without rotary positions; qk_eps: eps of the RMS norm of queries and keys, negative without
-    one; q_gain (H) or empty: a factor of the normalized queries; q (B H, K); keys, values (S, G, C,
-    K). Position p is stored at p mod C: a window shorter than the text is a ring.
+    qkv (B, (H + 2 G) K); positions, slots (B); turns (T, R/2, 2): cosines and sines of the first R
+    numbers of a head, or (0, 0, 0) without rotary positions; qk_eps: eps of the RMS norm of queries
+    and keys, negative without one; over_heads: whether it normalizes all heads together; gains (H +
+    G, K) or empty: factors of normalized queries and keys; q (B H, K); keys, values (S, G, C, K).
+    Position p is stored at p mod C: a window shorter than the text is a ring.
     """
     G, C = keys.shape[1], keys.shape[2]
     H = q.shape[0] // qkv.shape[0]
     for b in range(B):
         at = positions[b]
+        if qk_eps >= 0 and over_heads:
+            _rms_norm(qkv[b, : H * K], qk_eps)
+            _rms_norm(qkv[b, H * K : (H + G) * K], qk_eps)
         for j in range(H + G):
             part = qkv[b, j * K : (j + 1) * K]
-            if qk_eps >= 0:
-                total = part[0] * 0
+            if qk_eps >= 0 and not over_heads:
+                _rms_norm(part, qk_eps)
+            if len(gains):
                 for i in range(K):
-                    total += part[i] * part[i]
-                factor = 1 / np.sqrt(total / K + qk_eps)
-                for i in range(K):
-                    part[i] *= factor
-            if j < H and len(q_gain):
-                for i in range(K):
-                    part[i] *= q_gain[j]
+                    part[i] *= gains[j, i]
             for i in range(turns.shape[1]):
                 even, odd = part[2 * i], part[2 * i + 1]
                 cos, sin = turns[at, i, 0], turns[at, i, 1]

@@ -1,10 +1,10 @@
-"""Reads and writes Hugging Face checkpoints: GPT2LMHeadModel and LlamaForCausalLM.
+"""Reads and writes Hugging Face checkpoints of the architectures in `architectures.py`.
 
     config, tensors = read(folder)        # config.json and model.safetensors (or its shards)
     write(folder, config, tensors, ...)   # a folder that transformers and vLLM can load
 
 Tensors keep their precision, so reading and writing a checkpoint gives the same bits.
-`architectures.py` converts the settings and tensors. Biases, gains and positions that their
+`mapping.py` converts the settings and tensors. Biases, gains and positions that their
 architecture requires and our model lacks are written as zeros or ones, which computes the same.
 
 Pickled weights (pytorch_model.bin) are not read, because loading a pickle can run arbitrary code;
@@ -22,8 +22,9 @@ from torch import Tensor
 from lmsmith import foreign_json
 from lmsmith.checkpoint import write_tensors
 from lmsmith.errors import CheckpointError
-from lmsmith.interop.architectures import architecture_for, architecture_of, completed, listed
+from lmsmith.interop.architectures import architecture_for, architecture_of
 from lmsmith.interop.defaults import Defaults
+from lmsmith.interop.pieces import listed
 from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.strict_json import to_json
 
@@ -79,7 +80,7 @@ def write(
     model. Raises ConfigError if no architecture computes this model, OSError if writing fails.
     """
     architecture = architecture_for(config)
-    config, tensors = completed(config, tensors)
+    config, tensors = architecture.completed(config, tensors)
     ids = {
         "bos_token_id": begin,
         "eos_token_id": list(ends) if len(ends) > 1 else next(iter(ends), None),

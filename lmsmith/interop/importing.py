@@ -211,7 +211,9 @@ def _write(
     hf_defaults: defaults.Defaults | None,
     summary: dict[str, Any],
 ) -> None:
-    run = preset("gpt2" if config.norm == "layernorm" else "llama")
+    per_dimension = config.qk_norm and config.qk_gain == "dimension"
+    nearest = "gpt2" if config.norm == "layernorm" else "qwen3" if per_dimension else "llama"
+    run = preset(nearest)
     # The tokenizer's path is relative to the run, so that the run can be moved.
     run = dataclasses.replace(run, model=config, tokenizer="model" if tokenizer else "auto")
     try:

@@ -17,7 +17,8 @@ from torch import Tensor
 from lmsmith.config import ModelConfig
 from lmsmith.config.presets import preset
 from lmsmith.errors import CheckpointError, ConfigError
-from lmsmith.interop.architectures import GPT2, completed, derived, difference
+from lmsmith.interop.families.gpt2 import GPT2
+from lmsmith.interop.mapping import derived, difference
 from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.reference.blocks import Sizes
 from lmsmith.reference.llmc import HEADER_BYTES, MAGIC, read_llmc, write_llmc
@@ -85,7 +86,7 @@ def write(path: Path, config: GPTConfig, tensors: Mapping[str, Tensor]) -> None:
     cannot be written.
     """
     check(config)
-    config, tensors = completed(config, tensors)
+    config, tensors = GPT2.completed(config, tensors)
     padded = (
         config.padded_vocab_size
         if config.vocab_multiple > 1

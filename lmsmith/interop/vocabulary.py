@@ -6,6 +6,7 @@ back.
 | bpe | BPE after ByteLevel (`tokens/foreign.py`) | none |
 | byte | the same without merges | none |
 | library | the file it was loaded from | as in the file |
+| sentencepiece | Unigram or BPE (`tokens/sentencepiece.py`) | `<unk>`, or bytes |
 | char | BPE of characters without merges | skipped, as in lmsmith |
 | word | WordLevel after a Split by our pattern, with character classes written out | `<unk>`, as in lmsmith |
 
@@ -30,6 +31,7 @@ from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.files import FILE_NAME, load_tokenizer
 from lmsmith.tokens.foreign import to_huggingface
 from lmsmith.tokens.library import LibraryTokenizer
+from lmsmith.tokens.spm import SentencePieceTokenizer
 from lmsmith.tokens.tokenizer import (
     END_OF_TEXT,
     UNKNOWN,
@@ -260,6 +262,11 @@ def content_of(tokenizer: Tokenizer) -> dict[str, Any]:
     """The content of a `tokenizer.json` that gives the same ids as this tokenizer."""
     if isinstance(tokenizer, BpeTokenizer):
         return to_huggingface(tokenizer)
+    if isinstance(tokenizer, SentencePieceTokenizer) and not tokenizer.exact_elsewhere:
+        raise TokenizerError(
+            "this SentencePiece model has user-defined symbols, after which a tokenizer.json would "
+            "add or remove spaces that SentencePiece does not: it cannot be exported."
+        )
     if isinstance(tokenizer, LibraryTokenizer):
         return tokenizer.content
     end = tokenizer.end_of_text

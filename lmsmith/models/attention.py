@@ -1,4 +1,4 @@
-"""Causal self-attention: masks, rotary position embedding and the KV cache.
+"""Causal self-attention: masks and the KV cache.
 
 Every query sees a contiguous range of keys that ends at its own position. The range starts at the
 beginning of the row, at the edge of a sliding window, or at the beginning of the query's own
@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 from lmsmith.models import kernels
 from lmsmith.models.gpt_config import GPTConfig
+from lmsmith.models.rotary import Rotary
 
 QK_NORM_EPS = 1e-5
-LLAMA3_LOW, LLAMA3_HIGH = 1.0, 4.0  # turns (rotations by 2 pi) in the original context
 
 
 class Attention(nn.Module):
@@ -46,16 +46,23 @@ class Attention(nn.Module):
         n_rows = (self.n_head + 2 * self.n_kv) * self.d_head
         self.qkv = nn.Linear(config.d_model, n_rows, bias=biases != "none")
         self.out = nn.Linear(self.n_head * self.d_head, config.d_model, bias=biases == "all")
-        # Products of normalized queries and keys are at most d_head. A learned gain per head sets
-        # the temperature.
-        self.qk_gain = nn.Parameter(torch.ones(self.n_head)) if config.qk_norm else None
+        # Products of normalized queries and keys are at most d_head. A learned gain sets the
+        # temperature: one per head, or one per number of the normalized vectors.
+        kind = config.qk_gain if config.qk_norm else None
+        self.qk_gain = nn.Parameter(torch.ones(self.n_head)) if kind == "head" else None
+        self.over_heads, self.norm_eps = kind == "projection", config.norm_eps
+        self.q_gain = self.k_gain = None
+        if kind in ("dimension", "projection"):
+            n_q, n_k = (self.n_head, self.n_kv) if self.over_heads else (1, 1)
+            self.q_gain = nn.Parameter(torch.ones(n_q * self.d_head))
+            self.k_gain = nn.Parameter(torch.ones(n_k * self.d_head))
         gated = config.has_value_embedding(layer)
         self.value_gate = nn.Linear(config.d_value_gate, self.n_kv, bias=False) if gated else None
 
     def forward(
         self,
         x: Float[Tensor, "B T D"],
-        rotary: "Rotary | None",
+        rotary: Rotary | None,
         cache: "LayerCache | None",
         position: int,
         layout: "Layout | None" = None,
@@ -73,6 +80,9 @@ class Attention(nn.Module):
         if self.qk_gain is not None:
             # Queries and keys are adjacent in memory, so one pass normalizes both.
             both = kernels.rms_norm(both, None, QK_NORM_EPS)
+        elif self.q_gain is not None:
+            q, k = both.split((self.n_head, self.n_kv), dim=2)
+            both = torch.cat([self._normed(q, self.q_gain), self._normed(k, self.k_gain)], dim=2)
         if rotary is not None:
             both = rotary(both, position, layout.positions if layout else None)
         q, k = both.split((self.n_head, self.n_kv), dim=2)
@@ -89,6 +99,14 @@ class Attention(nn.Module):
             k, v, n_before = cache.extended(k, v, position, self.window)
             y = self._from_cache(q, self._for_each_head(k), self._for_each_head(v), n_before)
         return self.out(y.transpose(1, 2).reshape(B, T, -1))
+
+    def _normed(
+        self, x: Float[Tensor, "B T H K"], gain: Float[Tensor, " n"] | None
+    ) -> Float[Tensor, "B T H K"]:
+        """RMS norm of each head, or of all heads together, with a gain per number."""
+        if self.over_heads:
+            return kernels.rms_norm(x.flatten(-2), gain, self.norm_eps).view(x.shape)
+        return kernels.rms_norm(x, gain, self.norm_eps)
 
     def _for_each_head(self, x: Float[Tensor, "B G T K"]) -> Float[Tensor, "B H T K"]:
         """Repeats key-value heads, one copy per query head (grouped-query attention)."""
@@ -161,61 +179,6 @@ class State:
     layers: list[LayerCache]
     before: Int[Tensor, "B n"]
     position: int = 0
-
-
-@dataclass
-class Rotary:
-    """Rotary position embedding (Su et al. 2021, RoFormer): rotates pairs of adjacent numbers by
-    the angle position * frequency.
-
-    To extend the context of a trained model, frequencies are divided by a factor. `linear` divides
-    all of them (Chen et al. 2023, "Extending Context Window ... via Positional Interpolation").
-    `llama3` (Llama 3.1) divides those of less than one turn in the original context, keeps those of
-    more than four, and interpolates in between.
-    """
-
-    turns: Tensor = field(repr=False)  # exp(i angle), complex128 (context_length, 1, K/2)
-    # The same as cosines and sines, on the last device used: (context_length, 1, K/2, 2).
-    _table: Tensor | None = field(default=None, repr=False)
-
-    @classmethod
-    def make(cls, config: GPTConfig) -> "Rotary":
-        K = config.width_head
-        frequency = config.rope_base ** (-torch.arange(0, K, 2, dtype=torch.float64) / K)
-        if config.rope_scaling == "linear":
-            frequency = frequency / config.rope_factor
-        elif config.rope_scaling == "llama3":
-            n_turns = config.rope_original_context * frequency / (2 * math.pi)
-            unscaled = ((n_turns - LLAMA3_LOW) / (LLAMA3_HIGH - LLAMA3_LOW)).clamp(0, 1)
-            frequency = frequency * (unscaled + (1 - unscaled) / config.rope_factor)
-        angle = torch.outer(torch.arange(config.context_length, dtype=torch.float64), frequency)
-        return cls(torch.polar(torch.ones_like(angle), angle).unsqueeze(1))
-
-    def __call__(
-        self, x: Float[Tensor, "B T H K"], start: int, positions: Int[Tensor, "B T"] | None = None
-    ) -> Float[Tensor, "B T H K"]:
-        """Rotates x. Token t of a row is at position `start` + t, or at `positions` if given."""
-        wide = x if x.dtype == torch.float64 else x.float()
-        table = self.table_for(wide)
-        table = table[start : start + x.size(1)] if positions is None else table[positions]
-        pairs = wide.unflatten(-1, (-1, 2))
-        if x.device.type == "cpu" and not torch.compiler.is_compiling():
-            # One pass over memory. Compilers support only real numbers.
-            turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(table))
-        else:
-            (a, b), (cos, sin) = pairs.unbind(-1), table.unbind(-1)
-            turned = torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1)
-        return turned.flatten(-2).to(x.dtype)
-
-    def table_for(self, x: Tensor) -> Tensor:
-        """Cosines and sines on the device and in the precision of `x`.
-
-        Call it before compiled blocks: a compiled block cannot keep the table.
-        """
-        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        if self._table is None or self._table.device != x.device or self._table.dtype != dtype:
-            self._table = torch.view_as_real(self.turns).to(x.device, dtype)
-        return self._table
 
 
 @dataclass

@@ -7,7 +7,9 @@
     logits = head(norm(x))
 
 This is pre-norm. With post-norm, a block computes norm(x + attention(x)), then norm(x +
-feed_forward(x)), and the head has no norm of its own.
+feed_forward(x)), and the head has no norm of its own. Norms of the outputs give x +
+norm(attention(x)), then x + norm(feed_forward(x)). With a parallel residual, the feed-forward layer
+reads the block's input, as attention does, and both outputs are added to it.
 
 The attention is in `attention.py`, norms and feed-forward layers are in `layers.py`. `interface.py`
 has the code that all models share: logits from `hidden`, the probability of a text.
@@ -22,10 +24,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lmsmith.models.attention import Attention, LayerCache, Layout, Rotary, State
+from lmsmith.models.attention import Attention, LayerCache, Layout, State
 from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.models.interface import NeuralModel
 from lmsmith.models.layers import FeedForward, NgramEmbedding, Norm
+from lmsmith.models.rotary import Rotary
 
 _INITIAL_CACHE_LENGTH = 64  # tokens
 
@@ -39,7 +42,7 @@ class Block(nn.Module):
         self.attention = Attention(config, layer)
         self.norm_feed_forward = Norm(config, config.d_model)
         self.feed_forward = FeedForward(config)
-        self.post_norm = config.norm_placement == "post"
+        self.placement, self.parallel = config.norm_placement, config.parallel_residual
         self.dropout = config.dropout
 
     def forward(
@@ -53,11 +56,20 @@ class Block(nn.Module):
     ) -> Float[Tensor, "B T D"]:
         """Adds attention and feed-forward outputs to `x`. Other arguments: `Attention.forward`."""
         inputs = (rotary, cache, position, layout, values)
-        if self.post_norm:
+        if self.placement == "post":
             x = self.norm_attention(x + self._drop(self.attention(x, *inputs)))
             return self.norm_feed_forward(x + self._drop(self.feed_forward(x)))
-        x = x + self._drop(self.attention(self.norm_attention(x), *inputs))
-        return x + self._drop(self.feed_forward(self.norm_feed_forward(x)))
+        if self.placement == "output":
+            attended = self.norm_attention(self.attention(x, *inputs))
+        else:
+            attended = self.attention(self.norm_attention(x), *inputs)
+        after = x + self._drop(attended)
+        source = x if self.parallel else after
+        if self.placement == "output":
+            fed = self.norm_feed_forward(self.feed_forward(source))
+        else:
+            fed = self.feed_forward(self.norm_feed_forward(source))
+        return after + self._drop(fed)
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
@@ -95,7 +107,7 @@ class GPT(NeuralModel):
         self.residual_scale = nn.Parameter(torch.ones(config.n_layer)) if scalars else None
         self.input_scale = nn.Parameter(torch.zeros(config.n_layer)) if scalars else None
         self.blocks = nn.ModuleList(Block(config, i) for i in layers)
-        self.final_norm = Norm(config, config.d_model) if config.norm_placement == "pre" else None
+        self.final_norm = Norm(config, config.d_model) if config.norm_placement != "post" else None
         self.head = None if config.tied_head else nn.Linear(config.d_model, rows, bias=False)
         self.rotary = Rotary.make(config) if config.positions == "rope" else None
 
@@ -129,7 +141,8 @@ class GPT(NeuralModel):
             key = str(index)
             values = self.value_embeddings[key](ids) if key in self.value_embeddings else None
             cache = state.layers[index] if state else None
-            x = block(x, self.rotary, cache, position, layout, values)
+            rotary = self.rotary if self.config.has_rope(index) else None
+            x = block(x, rotary, cache, position, layout, values)
         if state is not None:
             state.position += T
             state.before = torch.cat([state.before, ids], dim=1)[:, T:]

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lmsmith.config.model import ModelConfig, NeuralConfig
-from lmsmith.config.settings import as_toml, check, setting
-from lmsmith.errors import ConfigError
+from lmsmith.config.settings import check, setting
+from lmsmith.models.gpt_checks import check_combinations, check_heads, check_rope
 from lmsmith.models.sizes import GPT_SIZES, size_for
 
 if TYPE_CHECKING:
@@ -56,10 +56,13 @@ class GPTConfig(NeuralConfig):
     norm: Literal["layernorm", "rmsnorm", "none"] = setting(
         "rmsnorm", "normalization of the residual stream: LayerNorm, RMSNorm or none"
     )
-    norm_placement: Literal["pre", "post"] = setting(
+    norm_placement: Literal["pre", "post", "output"] = setting(
         "pre",
         "position of the norms: pre: before each sublayer and the head; post: after each residual "
-        "addition",
+        "addition; output: after each sublayer, before its addition (OLMo 2), and before the head",
+    )
+    parallel_residual: bool = setting(
+        False, "attention and feed-forward layer read the same input (GPT-NeoX)"
     )
     norm_gain: bool = setting(False, "learned gain in the norms")
     norm_eps: float = setting(1e-5, "epsilon of the norms, added to the variance or mean square")
@@ -68,14 +71,31 @@ class GPTConfig(NeuralConfig):
         "rope", "position encoding: learned embeddings, rotary (RoPE), or none"
     )
     rope_base: float = setting(10_000.0, "base of RoPE's wavelengths (theta)")
-    rope_scaling: Literal["none", "linear", "llama3"] = setting(
+    rope_fraction: float = setting(
+        1.0, "fraction of each head's dimensions that RoPE rotates, starting with the first"
+    )
+    rope_pattern: str = setting(
+        "", "one letter per layer, repeated: R: RoPE, N: no positions (NoPE); such as RRRN"
+    )
+    rope_scaling: Literal["none", "linear", "llama3", "yarn", "longrope"] = setting(
         "none",
-        "RoPE scaling for a longer context: linear: stretch all wavelengths; llama3: stretch only "
-        "the longer ones",
+        "RoPE scaling for a longer context: linear: stretch all wavelengths; llama3, yarn: stretch "
+        "only the longer ones; longrope: stretch each by its own factor",
     )
     rope_factor: float = setting(1.0, "with rope_scaling: factor by which the context grows")
+    rope_factors: tuple[float, ...] = setting(
+        (), "with rope_scaling longrope: one factor per rotated pair of a head"
+    )
     rope_original_context: int = setting(
-        0, "with rope_scaling llama3: context length before scaling, in tokens", zero="none"
+        0,
+        "with rope_scaling llama3, yarn, longrope: context length before scaling, in tokens",
+        zero="none",
+    )
+    rope_attention_factor: float = setting(
+        0.0,
+        "with rope_scaling yarn, longrope: factor of rotated queries and keys; auto: the paper's "
+        "value",
+        zero="auto",
     )
     feed_forward: Literal["gelu", "gelu-tanh", "silu", "relu2", "swiglu", "geglu"] = setting(
         "relu2", "feed-forward activation; swiglu and geglu are gated"
@@ -91,6 +111,12 @@ class GPTConfig(NeuralConfig):
         0.0, "probability of dropping a position's n-gram embeddings in training"
     )
     qk_norm: bool = setting(True, "RMS-normalize queries and keys")
+    qk_gain: Literal["head", "dimension", "projection"] = setting(
+        "head",
+        "learned gain with qk_norm; head: one number per query head; dimension: one per number of "
+        "a head, for queries and for keys (Qwen 3); projection: the same, all heads normalized "
+        "together (OLMo 2)",
+    )
     window: int = setting(
         0,
         "sliding-window attention: number of tokens that a query sees, including its own; none: no "
@@ -143,77 +169,12 @@ class GPTConfig(NeuralConfig):
         for name in ("dropout", "attention_dropout", "ngram_dropout"):
             good = 0 <= getattr(self, name) < 1
             check(good, f"model.{name}", getattr(self, name), "at least 0 and below 1")
-        check(1 < self.rope_base < math.inf, "model.rope_base", self.rope_base, "above 1")
-        check(1 <= self.rope_factor < math.inf, "model.rope_factor", self.rope_factor, "1 or more")
         check(0 < self.norm_eps < math.inf, "model.norm_eps", self.norm_eps, "above 0")
-        self._check_heads()
-        self._check_rope()
-        self._check_combinations()
-
-    def _check_heads(self) -> None:
-        if not self.d_head and self.d_model % self.n_head:
-            step = self.n_head * (2 if self.positions == "rope" else 1)
-            near = max(step, round(self.d_model / step) * step)
-            raise ConfigError(
-                f"model.n_head = {self.n_head} does not divide model.d_model = {self.d_model}: all "
-                f"heads must have the same width. Use model.d_model {near} or another number of "
-                "heads, or set model.d_head."
-            )
-        if self.n_kv_head and self.n_head % self.n_kv_head:
-            raise ConfigError(
-                f"model.n_kv_head = {self.n_kv_head} does not divide model.n_head = {self.n_head}: "
-                "each key-value head serves the same number of query heads."
-            )
-        if self.positions == "rope" and self.width_head % 2:
-            width = (
-                f"model.d_head = {self.d_head}"
-                if self.d_head
-                else f"d_model {self.d_model} over n_head {self.n_head}"
-            )
-            raise ConfigError(
-                "model.positions = 'rope' rotates pairs of numbers, but each head is "
-                f"{self.width_head} wide ({width}). Choose an even width."
-            )
-
-    def _check_rope(self) -> None:
-        scaled, original = self.rope_scaling != "none", self.rope_original_context > 0
-        if (self.rope_factor > 1 and not scaled) or original != (self.rope_scaling == "llama3"):
-            raise ConfigError(
-                f"model.rope_scaling = {self.rope_scaling!r}, model.rope_factor = "
-                f"{self.rope_factor:g} and model.rope_original_context = "
-                f"{self.rope_original_context} do not go together: linear needs a factor, llama3 "
-                "needs a factor and an original context, none needs neither."
-            )
-        if scaled and self.positions != "rope":
-            raise ConfigError(
-                f"model.rope_scaling = {self.rope_scaling!r} stretches rotary positions, but "
-                f"model.positions is {self.positions!r}. Set model.positions to 'rope' or "
-                "model.rope_scaling to 'none'."
-            )
-
-    def _check_combinations(self) -> None:
-        good = set(self.window_pattern) <= set("SL")
-        check(good, "model.window_pattern", self.window_pattern, "letters S and L")
-        if bool(self.window) != ("S" in self.window_pattern):
-            raise ConfigError(
-                f"model.window = {self.window} and model.window_pattern = {self.window_pattern!r} "
-                "do not go together: the window says how far the layers marked S see. Set both "
-                "(such as window 256 and window_pattern SSSL) or neither."
-            )
-        if self.norm == "none":
-            off = {"norm_gain": False, "embedding_norm": False, "norm_placement": "pre"}
-            for name, value in off.items():
-                if getattr(self, name) != value:
-                    raise ConfigError(
-                        f"model.norm = 'none' turns all norms off, but model.{name} = "
-                        f"{as_toml(getattr(self, name))} needs one: set model.{name} to "
-                        f"{as_toml(value)} as well."
-                    )
-        if self.ngram_dropout and not self.ngram_tables:
-            raise ConfigError(
-                f"model.ngram_dropout = {self.ngram_dropout:g}, but model.ngram_tables is empty: "
-                "there are no n-gram embeddings to drop. Set model.ngram_dropout to 0."
-            )
+        share = self.rope_fraction
+        check(0 < share <= 1, "model.rope_fraction", share, "above 0, at most 1")
+        check_heads(self)
+        check_rope(self)
+        check_combinations(self)
 
     @classmethod
     def of(cls, config: ModelConfig) -> GPTConfig:
@@ -231,6 +192,16 @@ class GPTConfig(NeuralConfig):
     def width_head(self) -> int:
         """Width of an attention head, with auto resolved."""
         return self.d_head or self.d_model // self.n_head
+
+    @property
+    def width_rotary(self) -> int:
+        """How many numbers of a head RoPE rotates, rounded down."""
+        return int(self.width_head * self.rope_fraction)
+
+    def has_rope(self, layer: int) -> bool:
+        """Whether this layer rotates its queries and keys."""
+        pattern = self.rope_pattern or "R"
+        return self.positions == "rope" and pattern[layer % len(pattern)] == "R"
 
     @property
     def attention_biases(self) -> Literal["none", "qkv", "all"]:

@@ -77,8 +77,8 @@ def load_tokenizer(
     """Loads a tokenizer from a folder or file.
 
     Formats: lmsmith's or Hugging Face's `tokenizer.json`, GPT-2's `vocab.json` with `merges.txt`,
-    or a tiktoken file (`cl100k_base.tiktoken`, Llama 3's `tokenizer.model`, ...). "gpt2" is
-    downloaded if no path has that name.
+    a tiktoken file (`cl100k_base.tiktoken`, Llama 3's `tokenizer.model`, ...), or SentencePiece's
+    `tokenizer.model`. "gpt2" is downloaded if no path has that name.
 
     `pattern` and `special_tokens` are for tiktoken files, which do not contain them. `end_of_text`
     names the token between documents; the default is the `eos_token` in a `tokenizer_config.json`
@@ -103,12 +103,11 @@ def load_tokenizer(
         return _check_given(
             _foreign().load_gpt2_files(path.parent, named), pattern, special_tokens, str(path)
         )
-    if path.suffix == ".model":
-        raise TokenizerError(
-            f"{path} is in SentencePiece's format, which lmsmith does not read. Convert it to a "
-            "tokenizer.json with transformers: "
-            "AutoTokenizer.from_pretrained(folder).save_pretrained(new_folder)."
-        )
+    if path.suffix == ".model" and path.is_file():
+        tokenizer = _spm().load(path, end_of_text)
+        if end_of_text is None and (named := _configured_end(path, tokenizer.content)):
+            tokenizer = tokenizer.changed(end_of_text=named)
+        return _check_given(tokenizer, pattern, special_tokens, str(path))
     content = _read_json(path)
     if isinstance(content, dict) and "model" in content and content.get("format") != FORMAT:
         tokenizer = _foreign().from_huggingface(
@@ -202,10 +201,13 @@ def _kind(kind: str | None, path: Path) -> type[Tokenizer]:
         from lmsmith.tokens.library import LibraryTokenizer
 
         return LibraryTokenizer
+    if kind == "sentencepiece":
+        tokenizer_class: type[Tokenizer] = _spm().SentencePieceTokenizer
+        return tokenizer_class
     if kind not in _KINDS:
         raise TokenizerError(
             f"{path} has a tokenizer of kind {kind!r}; this version of lmsmith knows "
-            f"{', '.join(_KINDS)}, bpe and library. Upgrade lmsmith."
+            f"{', '.join(_KINDS)}, bpe, library and sentencepiece. Upgrade lmsmith."
         )
     return _KINDS[kind]
 
@@ -214,6 +216,12 @@ def _foreign() -> Any:
     from lmsmith.tokens import foreign  # as above
 
     return foreign
+
+
+def _spm() -> Any:
+    from lmsmith.tokens import spm  # as above
+
+    return spm
 
 
 def _ranks() -> Any:

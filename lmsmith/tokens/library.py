@@ -67,7 +67,7 @@ class LibraryTokenizer(Tokenizer):
                 f"its merges have dropout {model['dropout']}, so the ids of a text would differ "
                 f"from call to call. Set model.dropout to null in the tokenizer.json."
             )
-        self._engine = _engine(self.content, end_of_text)
+        self._engine = _engine(self._run(), end_of_text)
         self._check_ids()
         vocabulary: dict[str, int] = self._engine.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocabulary.values(), default=-1) + 1
@@ -95,6 +95,10 @@ class LibraryTokenizer(Tokenizer):
     @property
     def ids_without_token(self) -> npt.NDArray[np.int64]:
         return self._holes
+
+    def _run(self) -> dict[str, Any]:
+        """The part of the content that the library runs."""
+        return self.content
 
     def _check_ids(self) -> None:
         """Raises TokenizerError if an added token has another id in the library than in the file,
@@ -127,7 +131,7 @@ class LibraryTokenizer(Tokenizer):
         allowed and plain-text special tokens raises TokenizerError, because the library recognizes
         all special tokens or none. `threads` is ignored.
         """
-        string = _string(text)
+        string = as_string(text)
         engine = self._engine_for(string, allowed_special, disallowed_special)
         with _library_errors(f"encode a text of {len(string):,} characters with this tokenizer"):
             (encoding,) = engine.encode_batch_fast([string], add_special_tokens=False)
@@ -199,7 +203,7 @@ class LibraryTokenizer(Tokenizer):
 
     @functools.cached_property
     def _engine_with_specials(self) -> Any:
-        engine = _engine(self.content, self._end_name)
+        engine = _engine(self._run(), self._end_name)
         engine.encode_special_tokens = False
         return engine
 
@@ -353,7 +357,8 @@ def _library_errors(doing: str) -> Iterator[None]:
         raise TokenizerError(f"the library tokenizers cannot {doing}: {error}.") from error
 
 
-def _string(text: str | bytes) -> str:
+def as_string(text: str | bytes) -> str:
+    """Text as the library reads it: what is not UTF-8 is U+FFFD."""
     return (text if isinstance(text, bytes) else to_utf8(text)).decode("utf-8", "replace")
 
 

@@ -62,6 +62,14 @@ LLAMA = {
     "model.bias": False,
     "model.tied_head": False,
 }
+# Qwen3-0.6B's config.json and the Qwen3 technical report, section 2.
+QWEN3 = {
+    **LLAMA,
+    "model.norm_eps": 1e-6,
+    "model.qk_norm": True,
+    "model.qk_gain": "dimension",
+    "model.tied_head": True,
+}
 MODERN = {
     "model.norm": "rmsnorm",
     "model.positions": "rope",
@@ -84,6 +92,7 @@ WANTED = {
     },
     "babygpt": BABYGPT,
     "llama": LLAMA,
+    "qwen3": QWEN3,
     "modern": MODERN,
 }
 
@@ -131,6 +140,7 @@ def test_published_models_have_their_published_size() -> None:
     assert {name for name in PRESETS if not has_size(name)} == {
         "modern",
         "llama",
+        "qwen3",
         "rnn",
         "gru",
         "lstm",

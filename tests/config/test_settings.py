@@ -47,6 +47,9 @@ BAD: dict[str, list[Any]] = {
     "model.norm_eps": [0.0, math.inf, math.nan],
     "model.rope_base": [1.0, math.inf, math.nan],
     "model.rope_factor": [0.5, math.inf, math.nan],
+    "model.rope_fraction": [0.0, -0.1, 1.1, math.nan, 0.01, 3 / 64],
+    "model.rope_factors": [(1.0,), (0.0,) * 32],
+    "model.rope_attention_factor": [-1.0, math.inf, math.nan, 1.3],
     "model.rope_original_context": [-1],
     "model.dropout": [-0.1, 1.0, math.nan],
     "model.attention_dropout": [-0.1, 1.0, math.nan],
@@ -96,6 +99,7 @@ GOOD: dict[str, list[Any]] = {
     "model.n_head": [1, 2, 3, 192],
     "model.n_kv_head": [0, 1, 2, 3, 6],
     "model.d_head": [0, 2, 64, 1000],
+    "model.rope_fraction": [1.0, 0.5, 2 / 64],
     "model.ngram_tables": [(), (2,), (2, 8)],
     "model.dropout": [0.0, 0.99],
     "optim.embedding_learning_rate": [0.0, 0.3],
@@ -129,7 +133,9 @@ def test_a_batch_grows_linearly_in_multiples_that_the_ranks_can_divide() -> None
 
 def test_every_number_has_a_tested_bound() -> None:
     assert set(BAD) == {
-        name for name, leaf in EVERY.items() if leaf.kind in (int, float, tuple[int, ...])
+        name
+        for name, leaf in EVERY.items()
+        if leaf.kind in (int, float, tuple[int, ...], tuple[float, ...])
     }
 
 
@@ -197,6 +203,37 @@ def test_heads_that_do_not_divide_the_width_suggest_a_width() -> None:
         (
             {"rope_scaling": "linear", "positions": "none"},
             r"stretches rotary positions, but .* is 'none'",
+        ),
+        (
+            {"rope_pattern": "RN", "positions": "learned"},
+            r"rope_pattern = 'RN' chooses the layers with rotary positions, .* to ''",
+        ),
+        (
+            {"rope_fraction": 0.5, "positions": "none"},
+            r"rope_fraction = 0.5 limits rotary positions",
+        ),
+        ({"rope_pattern": "RS"}, "model.rope_pattern = RS: expected letters R and N"),
+        ({"rope_scaling": "yarn", "rope_factor": 2.0}, "do not go together"),
+        (
+            {
+                "rope_scaling": "longrope",
+                "rope_factor": 2.0,
+                "rope_original_context": 1,
+                "rope_factors": (1.0,) * 32,
+            },
+            "rope_original_context = 1: expected 2 or more",
+        ),
+        (
+            {"rope_scaling": "linear", "rope_factor": 2.0, "rope_attention_factor": 1.5},
+            "only yarn and longrope scale",
+        ),
+        (
+            {"qk_gain": "projection", "qk_norm": False},
+            r"qk_gain = 'projection' is the gain of normalized .* model.qk_norm is false",
+        ),
+        (
+            {"parallel_residual": True, "norm_placement": "post"},
+            "norm_placement = 'post' normalizes between them",
         ),
         (
             {"window": 64, "window_pattern": "SsL"},
@@ -399,6 +436,7 @@ def changes(draw: some.DrawFn) -> dict[str, Any]:
         tuple[Literal["tensorboard", "wandb"], ...]: some.lists(
             some.sampled_from(["tensorboard", "wandb"])
         ).map(tuple),
+        tuple[float, ...]: some.just(()),
         tuple[DataSource, ...]: some.just(()),  # they exclude data.sources
     }
     kind = draw(some.sampled_from(list(OF_KIND)))
@@ -431,7 +469,21 @@ def transformers(draw: some.DrawFn, drawn: dict[str, Any]) -> dict[str, Any]:
     found["model.window"] *= "S" in found["model.window_pattern"]
     if found["model.rope_scaling"] == "none" or found["model.positions"] != "rope":
         found |= {"model.rope_scaling": "none", "model.rope_factor": 1.0}
-    found["model.rope_original_context"] *= found["model.rope_scaling"] == "llama3"
+    scaling = found["model.rope_scaling"]
+    found["model.rope_original_context"] *= scaling in ("llama3", "yarn", "longrope")
+    found["model.rope_attention_factor"] *= scaling in ("yarn", "longrope")
+    width = found["model.d_head"] or 2 * half
+    rope = found["model.positions"] == "rope"
+    found["model.rope_fraction"] = 0.5 if rope and width % 4 == 0 else 1.0
+    found["model.rope_pattern"] = draw(some.text("RN", max_size=5 * rope))
+    if scaling == "longrope":
+        n_pairs = int(width * found["model.rope_fraction"]) // 2
+        found["model.rope_factors"] = (1.5,) * n_pairs
+        found["model.rope_original_context"] += 1
+    if not found["model.qk_norm"]:
+        found["model.qk_gain"] = "head"
+    if found["model.norm_placement"] == "post":
+        found["model.parallel_residual"] = False
     found["model.ngram_dropout"] *= bool(found["model.ngram_tables"])
     if found["model.norm"] == "none":
         found |= {"model.norm_gain": False, "model.embedding_norm": False}

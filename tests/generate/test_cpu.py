@@ -48,6 +48,27 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "embedding_norm": False,
     },
     "odd widths": {"d_head": 10, "d_ff": 37, "feed_forward": "geglu", "attention_bias": "qkv"},
+    "qwen3": {"qk_gain": "dimension", "n_kv_head": 2, "norm_eps": 0.1, "norm_gain": True},
+    "olmo2": {"qk_gain": "projection", "n_kv_head": 2, "norm_placement": "output", "norm_eps": 0.1},
+    "neox": {
+        "norm": "layernorm",
+        "norm_gain": True,
+        "bias": True,
+        "parallel_residual": True,
+        "rope_fraction": 0.5,
+        "qk_norm": False,
+        "d_head": 12,
+    },
+    "parallel, norms of outputs": {"parallel_residual": True, "norm_placement": "output"},
+    "nope": {"rope_pattern": "RN", "window": 8, "window_pattern": "SSL", "rope_fraction": 0.41},
+    "yarn": {"rope_scaling": "yarn", "rope_factor": 4.0, "rope_original_context": 200},
+    "longrope": {
+        "rope_scaling": "longrope",
+        "rope_factor": 4.0,
+        "rope_original_context": 12,
+        "rope_factors": (1.0, 1.5, 2.0, 3.0, 4.0),
+        "rope_attention_factor": 1.3,
+    },
     "no norm": {"norm": "none", "embedding_norm": False, "feed_forward": "silu"},
 }
 

@@ -21,6 +21,16 @@ SIZES: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 2,
     },
 }
+CLASSES = {
+    "gpt2": ("GPT2Config", "GPT2LMHeadModel"),
+    "llama": ("LlamaConfig", "LlamaForCausalLM"),
+    "mistral": ("MistralConfig", "MistralForCausalLM"),
+    "qwen2": ("Qwen2Config", "Qwen2ForCausalLM"),
+    "qwen3": ("Qwen3Config", "Qwen3ForCausalLM"),
+    "smollm3": ("SmolLM3Config", "SmolLM3ForCausalLM"),
+    "olmo2": ("Olmo2Config", "Olmo2ForCausalLM"),
+    "gpt_neox": ("GPTNeoXConfig", "GPTNeoXForCausalLM"),
+}
 
 # Heads of 12 have frequencies that are kept, divided, and one between the two. Texts are of 60
 # tokens.
@@ -37,11 +47,10 @@ def random_model(kind: str, dtype: torch.dtype = torch.float32, **settings: Any)
     """A model of transformers. Every weight is random, not zero or one, so that a test notices if
     one is ignored.
     """
-    chosen = SIZES[kind] | {"bos_token_id": None, "eos_token_id": None} | settings
-    if kind == "gpt2":
-        model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**chosen))
-    else:
-        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**chosen))
+    no_ids: dict[str, Any] = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+    chosen = SIZES.get(kind, SIZES["llama"]) | no_ids | settings
+    config, model_class = (getattr(transformers, name) for name in CLASSES[kind])
+    model = model_class(config(**chosen))
     generator = torch.Generator().manual_seed(0)
     for name, p in model.named_parameters():
         p.data.normal_(

@@ -18,6 +18,14 @@ from lmsmith.interop.huggingface import read, write
 from lmsmith.models.gpt import GPT
 
 SIZES = {"num_attention_heads": 3, "num_key_value_heads": 1}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 40}
+FACTORS = [1.0, 1.1, 1.5, 2.0, 3.0, 4.0]
+LONG = {
+    "rope_type": "longrope",
+    "factor": 1.5,
+    "short_factor": FACTORS,
+    "long_factor": FACTORS,
+}
 LINEAR = {"rope_type": "linear", "factor": 2.5}
 OTHER = {"rope_theta": 500.0}
 STRETCHED = OTHER | {"rope_scaling": LINEAR}
@@ -45,6 +53,14 @@ FORMS: dict[str, tuple[dict[str, Any], Any]] = {
     "4, linear by both names": (OTHER | {"rope_scaling": LINEAR | old(LINEAR)}, True),
     "4, llama3": (OTHER | {"rope_scaling": LLAMA3}, True),
     "4, llama3 of old": (OTHER | {"rope_scaling": old(LLAMA3)}, True),
+    "4, yarn": (OTHER | {"rope_scaling": YARN}, True),
+    "4, yarn, attention factor": (OTHER | {"rope_scaling": YARN | {"attention_factor": 0.8}}, True),
+    "4, longrope": (OTHER | {"rope_scaling": LONG}, True),
+    "5, yarn": ({"rope_parameters": YARN | OTHER}, OTHER | {"rope_scaling": YARN}),
+    "5, longrope": (
+        {"rope_parameters": LONG | OTHER | {"original_max_position_embeddings": 223}},
+        OTHER | {"rope_scaling": LONG},
+    ),
     "5, base inside": ({"rope_parameters": {"rope_type": "default"} | OTHER}, OTHER),
     "5, base inside alone": ({"rope_parameters": OTHER}, OTHER),
     "5, base beside": (OTHER | {"rope_parameters": {"rope_type": "default"}}, OTHER),

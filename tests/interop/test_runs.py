@@ -844,16 +844,14 @@ def test_a_model_that_is_read_differently_is_not_written(tmp_path: Path, monkeyp
     save_model(
         tmp_path / "run" / "model", tensors, load_for_use(tmp_path / "run")[2]
     )  # small logits are no excuse
-    from lmsmith.interop import architectures
+    from lmsmith.interop.pieces import Piece
 
-    monkeypatch.setattr(architectures, "_to_ours", lambda x, piece, d_head: x)
-    monkeypatch.setattr(
-        architectures, "_to_theirs", lambda x, piece, d_head: x
-    )  # the same mistake in both ways
+    monkeypatch.setattr(Piece, "to_ours", lambda piece, x: x)
+    monkeypatch.setattr(Piece, "to_theirs", lambda piece, x: x)  # the same mistake in both ways
     with pytest.raises(CheckpointError, match="read by transformers, gives logits that differ"):
         export_model(tmp_path / "run", tmp_path / "out", to="hf")
     monkeypatch.undo()
-    monkeypatch.setattr(architectures, "_to_theirs", lambda x, piece, d_head: x)
+    monkeypatch.setattr(Piece, "to_theirs", lambda piece, x: x)
     with pytest.raises(CheckpointError, match="read by lmsmith, gives logits that differ"):
         export_model(tmp_path / "run", tmp_path / "out", to="hf")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]

@@ -146,7 +146,7 @@ def test_another_character_tokenizer_is_not_mistaken_for_ours(tmp_path: Path) ->
         assert load(tmp_path).kind == "library"
 
 
-def test_sentencepiece_is_refused(tmp_path: Path) -> None:
+def test_a_damaged_sentencepiece_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").write_bytes(b"x")
     with pytest.raises(TokenizerError, match="SentencePiece"):
         load(tmp_path)

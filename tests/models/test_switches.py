@@ -29,6 +29,7 @@ BASE: dict[str, Any] = {
     "d_ff": 24,
 }
 NGRAMS = {"ngram_tables": (2, 3), "ngram_table_size": 31}
+LONG = {"rope_factor": 3.0, "rope_original_context": 5, "rope_factors": (1.5, 4.0)}
 EVERYWHERE, NOWHERE = "", "-"
 BLOCK = r"blocks\.\d\."
 
@@ -57,17 +58,30 @@ SWITCHES: dict[str, list[tuple[dict[str, Any], Any, str, str | int]]] = {
         ({"embedding_norm": False, "logit_softcap": 0.0}, "none", NOWHERE, EVERYWHERE),
         ({"norm_gain": True, "bias": True}, "layernorm", r".*norm.*\.bias", EVERYWHERE),
     ],
-    "norm_placement": [({"norm_gain": True}, "post", "final_norm", EVERYWHERE)],
+    "norm_placement": [
+        ({"norm_gain": True}, "post", "final_norm", EVERYWHERE),
+        ({"norm_gain": True}, "output", NOWHERE, EVERYWHERE),
+        ({"norm_gain": True, "parallel_residual": True}, "output", NOWHERE, EVERYWHERE),
+    ],
+    "parallel_residual": [({}, True, NOWHERE, EVERYWHERE)],
     "norm_gain": [({}, True, rf"({BLOCK}|final_)norm", EVERYWHERE)],
     "norm_eps": [({}, 0.1, NOWHERE, EVERYWHERE)],
     "embedding_norm": [({}, False, NOWHERE, EVERYWHERE)],
     "positions": [({}, "learned", "position", EVERYWHERE), ({}, "none", NOWHERE, 1)],
     "rope_base": [({}, 7.0, NOWHERE, 1)],
+    "rope_fraction": [({}, 0.5, NOWHERE, 1)],
+    "rope_pattern": [({}, "RN", NOWHERE, 1), ({}, "RRRRN", NOWHERE, NOWHERE)],
     "rope_scaling": [
+        ({"rope_factor": 3.0, "rope_original_context": 30}, "yarn", NOWHERE, 1),
+        (LONG, "longrope", NOWHERE, 1),
         ({"rope_factor": 3.0}, "linear", NOWHERE, 1),
         ({"rope_factor": 3.0, "rope_original_context": 5}, "llama3", NOWHERE, 1),
     ],
     "rope_factor": [({"rope_scaling": "linear"}, 3.0, NOWHERE, 1)],
+    "rope_factors": [(LONG | {"rope_scaling": "longrope"}, (1.0, 3.0), NOWHERE, 1)],
+    "rope_attention_factor": [
+        ({"rope_scaling": "yarn", "rope_factor": 3.0, "rope_original_context": 30}, 1.5, NOWHERE, 1)
+    ],
     "rope_original_context": [({"rope_scaling": "llama3", "rope_factor": 3.0}, 5, NOWHERE, 1)],
     "feed_forward": [
         *(({}, kind, NOWHERE, EVERYWHERE) for kind in ("gelu", "gelu-tanh", "silu")),
@@ -87,6 +101,11 @@ SWITCHES: dict[str, list[tuple[dict[str, Any], Any, str, str | int]]] = {
     "attention_dropout": [({}, 0.3, NOWHERE, NOWHERE)],
     "ngram_dropout": [(NGRAMS, 0.3, NOWHERE, NOWHERE)],
     "qk_norm": [({}, False, BLOCK + r"attention\.qk_gain", 1)],
+    "qk_gain": [
+        ({}, "dimension", BLOCK + r"attention\..*gain", 1),
+        ({}, "projection", BLOCK + r"attention\..*gain", 1),
+        ({"n_kv_head": 2}, "projection", BLOCK + r"attention\..*gain", 1),
+    ],
     "window": [
         ({"window_pattern": "SL"}, 4, NOWHERE, 4),
         ({"window_pattern": "S"}, 12, NOWHERE, NOWHERE),
@@ -101,7 +120,12 @@ SWITCHES: dict[str, list[tuple[dict[str, Any], Any, str, str | int]]] = {
     "init": [({}, init, NOWHERE, NOWHERE) for init in ("gpt2", "truncated-normal")],
 }
 # Windows and stretched positions are compared with a model without them.
-UNSCALED = {"rope_scaling": "none", "rope_factor": 1.0, "rope_original_context": 0}
+UNSCALED = {
+    "rope_scaling": "none",
+    "rope_factor": 1.0,
+    "rope_factors": (),
+    "rope_original_context": 0,
+}
 WITHOUT = {"window": {"window_pattern": ""}, "window_pattern": {"window": 0}} | dict.fromkeys(
     UNSCALED, UNSCALED
 )

@@ -182,7 +182,7 @@ class _Batch:
             map(len, ids), np.uint64, len(ids)
         )
         records["n_bytes"] = np.fromiter(map(len, self._texts), np.uint64, len(ids))
-        if self._tokenizer.kind in ("char", "word", "library"):
+        if self._tokenizer.kind in ("char", "word", "library", "sentencepiece"):
             texts = [data.decode() for data in self._texts]
             records["n_unknown"] = [self._tokenizer.count_unknown(text) for text in texts]
             records["n_unknown_bytes"] = [self._tokenizer.unknown_bytes(text) for text in texts]

@@ -123,10 +123,12 @@ def _note_unknown(tokenizer: Tokenizer, *splits: Iterable[str]) -> list[str]:
     )
     if not n_train + n_validation:
         return []
+    changed = "words or blanks are changed by the tokenizer's normalizer or unknown to it"
     what = {
         "word": "words outside the vocabulary become <unk>",
         "char": "characters unknown to the tokenizer are skipped",
-        "library": "words or blanks are changed by the tokenizer's normalizer or unknown to it",
+        "library": changed,
+        "sentencepiece": changed,
     }.get(tokenizer.kind, "parts of the text are unknown to the tokenizer")
     return [
         f"{n_train + n_validation:,} {what}: {n_train:,} in the training text, {n_validation:,} "

@@ -1,0 +1,1 @@
+"""The architectures of transformers that lmsmith reads and writes, one file per family."""
