@@ -68,16 +68,23 @@ def _add_export(verbs: Verbs) -> None:
         "--to",
         choices=("hf", "llmc"),
         required=True,
-        help="format: hf for transformers and vLLM, llmc for llm.c",
+        help="format; hf, for transformers: any Transformer or recurrent network, as a class of "
+        "transformers for presets llama and gpt2, else with its own code; llmc, for llm.c: preset "
+        "gpt2",
     )
     exported.add_argument(
         "--out", type=Path, metavar="DIR", help="the new folder (RUN-hf or RUN-llmc, next to RUN)"
     )
     exported.add_argument(
         "--dtype",
-        choices=("auto", "float32", "bfloat16"),
+        choices=("auto", "float32", "bfloat16", "float16"),
         default="auto",
         help="precision of the exported weights; auto: as in the run (auto)",
+    )
+    exported.add_argument(
+        "--shard-size",
+        metavar="SIZE",
+        help="with hf: the most bytes of a weights file, such as 2GB (5GB)",
     )
 
 
@@ -192,9 +199,17 @@ def _import(options: argparse.Namespace, console: Console, started: float) -> in
 
 
 def _export(options: argparse.Namespace, console: Console, started: float) -> int:
+    from lmsmith.interop.card import FILE_NAME as CARD
     from lmsmith.interop.exporting import RECEIPT
+    from lmsmith.train.log import say
 
-    exported = api.export(options.run, to=options.to, out=options.out, dtype=options.dtype)
+    exported = api.export(
+        options.run,
+        to=options.to,
+        out=options.out,
+        dtype=options.dtype,
+        shard_size=options.shard_size,
+    )
     receipt = exported.receipt
     console.print(
         f"exported {exported.path}: {receipt['architecture']}, {receipt['n_params']:,} parameters "
@@ -209,4 +224,16 @@ def _export(options: argparse.Namespace, console: Console, started: float) -> in
                 f"{check['max_logit_difference']:.2g}"
             )
     console.print(f"receipt  {exported.path / RECEIPT}")
+    if code := receipt["code"]:
+        say(
+            console,
+            f"note     transformers has no class for this model and runs {code}: load it with "
+            "trust_remote_code=True. llama.cpp, vLLM and mlx-lm cannot read it; for those, train "
+            "with --preset llama or gpt2.",
+            indent=9,
+        )
+    if options.to == "hf":
+        console.print(f"card     {exported.path / CARD}: fill in the licence before publishing")
+        target = shlex.quote(str(exported.path))
+        console.print(f"upload   hf upload YOUR-NAME/{shlex.quote(exported.path.name)} {target}")
     return 0

@@ -211,7 +211,10 @@ def _write(
     hf_defaults: defaults.Defaults | None,
     summary: dict[str, Any],
 ) -> None:
-    run = preset("gpt2" if config.norm == "layernorm" else "llama")
+    if isinstance(config, GPTConfig):
+        run = preset("gpt2" if config.norm == "layernorm" else "llama")
+    else:
+        run = preset(config.kind)
     # The tokenizer's path is relative to the run, so that the run can be moved.
     run = dataclasses.replace(run, model=config, tokenizer="model" if tokenizer else "auto")
     try:
