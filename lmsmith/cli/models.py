@@ -201,6 +201,7 @@ def _import(options: argparse.Namespace, console: Console, started: float) -> in
 def _export(options: argparse.Namespace, console: Console, started: float) -> int:
     from lmsmith.interop.card import FILE_NAME as CARD
     from lmsmith.interop.exporting import RECEIPT
+    from lmsmith.interop.formats import presets_for_others
     from lmsmith.train.log import say
 
     exported = api.export(
@@ -228,8 +229,8 @@ def _export(options: argparse.Namespace, console: Console, started: float) -> in
         say(
             console,
             f"note     transformers has no class for this model and runs {code}: load it with "
-            "trust_remote_code=True. llama.cpp, vLLM and mlx-lm cannot read it; for those, train "
-            "with --preset llama or gpt2.",
+            "trust_remote_code=True. llama.cpp, vLLM and mlx-lm cannot read it: for those, train "
+            f"with --preset {presets_for_others()}.",
             indent=9,
         )
     if options.to == "hf":

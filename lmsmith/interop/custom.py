@@ -20,7 +20,7 @@ from torch import Tensor
 from lmsmith.config import ModelConfig
 from lmsmith.config.settings import as_toml
 from lmsmith.errors import CheckpointError, ConfigError
-from lmsmith.interop.architectures import architecture_for, listed
+from lmsmith.interop.architectures import architecture_for
 from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.models.rnn_config import RNNConfig
 
@@ -108,7 +108,7 @@ def needed_for(config: ModelConfig) -> CustomCode | None:
     ]
     if unknown:
         raise ConfigError(
-            f"{custom.file} does not implement {listed(unknown)}: a model with "
+            f"{custom.file} does not implement {', '.join(unknown)}: a model with "
             f"{'this setting' if len(unknown) == 1 else 'these settings'} cannot be exported."
         )
     return custom
@@ -189,5 +189,5 @@ def check_tensors(config: ModelConfig, tensors: Mapping[str, Tensor], folder: Pa
     ]
     if wrong:
         raise CheckpointError(
-            f"the tensors in {folder} do not fit its config.json: {listed(wrong)}."
+            f"the tensors in {folder} do not fit its config.json: {', '.join(wrong[:4])}."
         )
