@@ -58,7 +58,7 @@ def _add_export(verbs: Verbs) -> None:
     exported = verbs.verb(
         "export",
         _export,
-        "convert a run's model for transformers, vLLM or llm.c",
+        "convert a run's model for transformers, vLLM, llm.c or onnxruntime",
         "lmsmith export demo/gpt2 --to hf --out demo/gpt2-hf",
     )
     exported.add_argument(
@@ -66,14 +66,14 @@ def _add_export(verbs: Verbs) -> None:
     )
     exported.add_argument(
         "--to",
-        choices=("hf", "llmc"),
+        choices=("hf", "llmc", "onnx"),
         required=True,
         help="format; hf, for transformers: any Transformer or recurrent network, as a class of "
         "transformers for presets llama and gpt2, else with its own code; llmc, for llm.c: preset "
-        "gpt2",
+        "gpt2; onnx, for onnxruntime: any Transformer, with a KV cache",
     )
     exported.add_argument(
-        "--out", type=Path, metavar="DIR", help="the new folder (RUN-hf or RUN-llmc, next to RUN)"
+        "--out", type=Path, metavar="DIR", help="the new folder (RUN-hf and so on, next to RUN)"
     )
     exported.add_argument(
         "--dtype",

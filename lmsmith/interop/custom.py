@@ -100,18 +100,23 @@ def needed_for(config: ModelConfig) -> CustomCode | None:
             "(--preset modern, llama, gpt2) and recurrent networks (--preset rnn, gru, lstm) can "
             "be exported."
         )
-    unknown = [
-        f"model.{field.name} = {as_toml(getattr(config, field.name))}"
-        for field in dataclasses.fields(config)
-        if field.name not in _INDIFFERENT.union(custom.settings)
-        and getattr(config, field.name) != field.default
-    ]
+    unknown = unknown_settings(custom, config)
     if unknown:
         raise ConfigError(
             f"{custom.file} does not implement {', '.join(unknown)}: a model with "
             f"{'this setting' if len(unknown) == 1 else 'these settings'} cannot be exported."
         )
     return custom
+
+
+def unknown_settings(custom: CustomCode, config: ModelConfig) -> list[str]:
+    """The settings that the code does not implement and that differ from their defaults."""
+    return [
+        f"model.{field.name} = {as_toml(getattr(config, field.name))}"
+        for field in dataclasses.fields(config)
+        if field.name not in _INDIFFERENT.union(custom.settings)
+        and getattr(config, field.name) != field.default
+    ]
 
 
 def named_in(settings: Mapping[str, Any]) -> CustomCode | None:

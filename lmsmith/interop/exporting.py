@@ -4,6 +4,7 @@
                  tokenizer.json, tokenizer_config.json, README.md (the model card); for models that
                  transformers has no class for also modeling_lmsmith_*.py
     --to llmc    model.bin
+    --to onnx    model.onnx, and tokenizer.json and tokenizer_config.json
 
 Before the folder appears, lmsmith and, if it is installed, transformers load it again, and their
 logits on fixed tokens are compared with the run's. `receipt.json` records the differences and the
@@ -26,11 +27,12 @@ from lmsmith.config import ModelConfig, NeuralConfig
 from lmsmith.errors import CheckpointError, ConfigError, StorageError, UsageError
 from lmsmith.evaluate.likelihood import inference
 from lmsmith.hashes import sha256_of
-from lmsmith.interop import card, custom, huggingface, llmc, vocabulary
+from lmsmith.interop import card, custom, huggingface, llmc, onnx_model, vocabulary
 from lmsmith.interop.architectures import architecture_for
 from lmsmith.interop.defaults import Defaults
 from lmsmith.interop.defaults import load as load_defaults
 from lmsmith.interop.sharding import SHARD_SIZE
+from lmsmith.models.gpt import GPT
 from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.models.interface import NeuralModel
 from lmsmith.run_folder import load_weights, model_config, model_folder, new_run_path
@@ -39,7 +41,7 @@ from lmsmith.tokens.files import FILE_NAME, load_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
 
 RECEIPT = "receipt.json"
-Form = Literal["hf", "llmc"]
+Form = Literal["hf", "llmc", "onnx"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 _TOLERANCE = 1e-4  # relative to the largest absolute logit
@@ -70,6 +72,8 @@ def export_model(
     """
     if dtype not in get_args(Precision):
         raise UsageError(f"dtype = {dtype!r}: expected one of {', '.join(get_args(Precision))}.")
+    if to == "onnx" and dtype not in ("auto", "float32"):
+        raise UsageError(f"dtype = {dtype!r}: the ONNX graph computes in float32.")
     out = new_run_path(out, run.name)
     folder = model_folder(run)
     model, tensors, content = load_weights(folder)
@@ -77,6 +81,7 @@ def export_model(
     name, code = _architecture(config, to)
     assert isinstance(model, NeuralModel)
     assert isinstance(config, NeuralConfig)
+    dtype = "float32" if to == "onnx" else dtype
     if dtype != "auto":
         tensors = _converted(tensors, dtype)
         model.load_state_dict(tensors)  # the exported model is compared with the rounded weights
@@ -85,7 +90,7 @@ def export_model(
     ids = torch.randint(config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
     with inference(model):
         logits = model(ids)
-    tokenizer = load_tokenizer(folder) if to == "hf" and (folder / FILE_NAME).is_file() else None
+    tokenizer = load_tokenizer(folder) if to != "llmc" and (folder / FILE_NAME).is_file() else None
     receipt = {
         "lmsmith": __version__,
         "run": str(run),
@@ -108,6 +113,7 @@ def export_model(
         tokenizer=tokenizer.kind if tokenizer else None,
         code=code,
     )
+    graph = model if to == "onnx" else None
     del model  # so that a large model is in memory at most twice, not four times
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -119,6 +125,17 @@ def export_model(
             defaults = load_defaults(folder)
             _write_huggingface(partial, config, tensors, tokenizer, *limits, defaults, shard_size)
             card.write(partial, run, about)
+        elif isinstance(graph, GPT):
+            onnx_model.write(partial / onnx_model.FILE_NAME, graph)
+            if tokenizer is not None:
+                vocabulary.save(
+                    tokenizer,
+                    partial,
+                    context_length=config.context_length,
+                    begin=limits[0],
+                    ends=limits[1],
+                    defaults=load_defaults(folder),
+                )
         else:
             assert isinstance(config, GPTConfig)
             llmc.write(partial / llmc.FILE_NAME, config, tensors)
@@ -136,6 +153,9 @@ def _architecture(config: ModelConfig, to: Form) -> tuple[str, str | None]:
     if to == "llmc":
         llmc.check(config)
         return "GPT-2", None
+    if to == "onnx":
+        onnx_model.check(config)
+        return "ONNX graph with a KV cache", None
     code = custom.needed_for(config)
     return (code.architecture, code.file) if code else (architecture_for(config).name, None)
 
@@ -254,6 +274,13 @@ def _checked(
         with torch.no_grad():
             return theirs(ids).logits
 
+    def by_onnxruntime() -> Tensor:
+        session, half = onnx_model.Session(folder / onnx_model.FILE_NAME), ids.size(1) // 2
+        return torch.cat([session.logits(part) for part in (ids[:, :half], ids[:, half:])], dim=1)
+
+    if to == "onnx":
+        largest = difference("onnxruntime", by_onnxruntime)
+        return {"onnxruntime": {"max_logit_difference": largest}}
     checked: dict[str, Any] = {"lmsmith": {"max_logit_difference": difference("lmsmith", by_us)}}
     if to == "hf":
         checked["transformers"] = None

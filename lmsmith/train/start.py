@@ -186,8 +186,8 @@ def _train(request: _Request, console: Console, ranks: Ranks) -> tuple[Path, dic
     ):
         for line in describe(config, corpus, machine, ranks.world):
             say(console, line, indent=9)
-        if note := request.note(config.model):
-            say(console, f"note     {note}", indent=9)
+        if formats := request.note(config.model):
+            say(console, f"note     {formats}", indent=9)
         training = new_training(config, corpus, place, console, machine, ranks, request.hooks)
         training.context.about = about(config, [first_leg(config)])
         training.begin()
@@ -255,8 +255,8 @@ def _count(request: _Request, console: Console) -> tuple[Path, dict[str, Any]]:
         explain_resume(place, console),
         held(place, lambda message: say(console, message)),
     ):
-        if note := request.note(resolved.model):
-            say(console, f"note     {note}", indent=9)
+        if formats := request.note(resolved.model):
+            say(console, f"note     {formats}", indent=9)
         return place, count(resolved, corpus, place, console)
 
 
