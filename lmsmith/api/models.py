@@ -235,9 +235,9 @@ def import_model(
     tokenizer: Folder | None = None,
     eos_token: str | None = None,
 ) -> Run:
-    """Converts a Hugging Face or llm.c model to a run.
+    """Converts a Hugging Face, llm.c or nanoGPT model to a run.
 
-    source     a Hugging Face model folder, an llm.c file, or a name on the Hugging Face Hub
+    source     a Hugging Face model folder, an llm.c file, a nanoGPT file, or a name on the Hub
     out        the run's new folder (default: runs/NAME-1)
     tokenizer  tokenizer to use (default: the one in `source`); "none": import the weights only
     eos_token  the end-of-text token, which separates documents (default: from the model's files)

@@ -29,14 +29,15 @@ def _add_import(verbs: Verbs) -> None:
     imported = verbs.verb(
         "import",
         _import,
-        "convert a Hugging Face or llm.c model to a run",
+        "convert a Hugging Face, llm.c or nanoGPT model to a run",
         "lmsmith import gpt2 --out demo/gpt2",
         usage="lmsmith import SRC [--out RUN] [--tokenizer FOLDER] [--eos-token TOKEN]",
     )
     imported.add_argument(
         "source",
         metavar="SRC",
-        help="a Hugging Face model folder, an llm.c file, or a name on the Hugging Face Hub",
+        help="a Hugging Face model folder, an llm.c file, a nanoGPT checkpoint (ckpt.pt), or a "
+        "name on the Hugging Face Hub",
     )
     imported.add_argument(
         "--out", type=Path, metavar="RUN", help="the run's new folder (runs/NAME-1)"
@@ -44,7 +45,8 @@ def _add_import(verbs: Verbs) -> None:
     imported.add_argument(
         "--tokenizer",
         metavar="FOLDER",
-        help="tokenizer to use; none: import the weights without one (the tokenizer in SRC)",
+        help="tokenizer to use, or nanoGPT's meta.pkl; none: import the weights without one (the "
+        "tokenizer in SRC)",
     )
     imported.add_argument(
         "--eos-token",
