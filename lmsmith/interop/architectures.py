@@ -34,7 +34,7 @@ from lmsmith.config import ModelConfig, settings
 from lmsmith.config.presets import preset
 from lmsmith.errors import CheckpointError, ConfigError
 from lmsmith.foreign_json import shown
-from lmsmith.interop import rope
+from lmsmith.interop import mapped, rope
 from lmsmith.models.attention import LLAMA3_HIGH, LLAMA3_LOW
 from lmsmith.models.gpt import GPT
 from lmsmith.models.gpt_config import GPTConfig
@@ -307,6 +307,7 @@ class Architecture:
         for ours, pieces in table.items():
             parts = [_to_ours(named[piece.name], piece, config.width_head) for piece in pieces]
             result[ours] = torch.cat(parts) if len(parts) > 1 else parts[0].contiguous()
+            mapped.release()  # what was copied need not stay in memory twice
         return result
 
     def to_theirs(self, config: GPTConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
-import safetensors.torch
 from torch import Tensor
 
 from lmsmith import foreign_json
 from lmsmith.config import ModelConfig
 from lmsmith.errors import CheckpointError
-from lmsmith.interop import custom
+from lmsmith.interop import custom, mapped
 from lmsmith.interop.architectures import architecture_for, architecture_of, completed, listed
 from lmsmith.interop.defaults import Defaults
 from lmsmith.interop.sharding import INDEX, SHARD_SIZE, WEIGHTS, write_weights
@@ -153,7 +152,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for path in files_of(folder)[1:]:
         try:
-            tensors |= safetensors.torch.load_file(path)
+            tensors |= mapped.load(path)
         except FileNotFoundError as error:
             raise CheckpointError(
                 f"{path} is missing, but {INDEX} names it: copy all shards."

@@ -72,7 +72,7 @@ def import_model(
         if not llmc.is_llmc(path):
             raise UsageError(
                 f"{path} is not a checkpoint of llm.c (model.bin) or nanoGPT (ckpt.pt). To "
-                "import a Hugging Face checkpoint, give its folder, which must also hold config.json."
+                "import a Hugging Face checkpoint, give its folder, which also holds config.json."
             )
         form, files = "llm.c", [path]
     else:
