@@ -231,7 +231,7 @@ def _export(options: argparse.Namespace, console: Console, started: float) -> in
         say(
             console,
             f"note     transformers has no class for this model and runs {code}: load it with "
-            "trust_remote_code=True. llama.cpp, vLLM and mlx-lm cannot read it: for those, train "
+            "trust_remote_code=True. llama.cpp and vLLM cannot read it: for those, train "
             f"with --preset {presets_for_others()}.",
             indent=9,
         )

@@ -19,7 +19,7 @@ _FOR_OTHERS = ("llama", "qwen3", "gpt2")
 
 
 def presets_for_others() -> str:
-    """The presets to train for llama.cpp, vLLM and mlx-lm, which run only known architectures."""
+    """The presets to train for llama.cpp and vLLM, which run only known architectures."""
     names = [name for name in _FOR_OTHERS if name in PRESETS.names()]
     return f"{', '.join(names[:-1])} or {names[-1]}"
 

@@ -71,7 +71,7 @@ def import_model(
     elif path.is_file():
         if not llmc.is_llmc(path):
             raise UsageError(
-                f"{path} is not a checkpoint of llm.c (model.bin) or nanoGPT (ckpt.pt). To "
+                f"{path} is not an llm.c checkpoint (model.bin), nor one of nanoGPT (ckpt.pt). To "
                 "import a Hugging Face checkpoint, give its folder, which also holds config.json."
             )
         form, files = "llm.c", [path]

@@ -1,9 +1,11 @@
 """What `train` and `export` say about formats."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 from test_runs import lmsmith, trained
 
 from lmsmith.config.presets import PRESETS, preset
@@ -44,3 +46,20 @@ def test_export_says_which_preset_to_train(tmp_path: Path, capsys: Any) -> None:
     assert "Models of `--preset gpt2` can be exported" in capsys.readouterr().err
     assert lmsmith("export", tmp_path / "run", "--to", "hf", "--out", tmp_path / "out") == 0
     assert "for those, train with --preset llama" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_names_that_mlx_lm_requires_of_llama(tmp_path: Path) -> None:
+    """Its settings without a default, and its modules, as of mlx-lm's models/llama.py."""
+    trained(tmp_path / "run", ByteTokenizer(True), "llama", n_layer=1)
+    assert lmsmith("export", tmp_path / "run", "--to", "hf", "--out", tmp_path / "out") == 0
+    settings = json.loads((tmp_path / "out" / "config.json").read_text())
+    sizes = ("hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads")
+    assert {"model_type", *sizes, "rms_norm_eps", "vocab_size"} <= settings.keys()
+    assert "tie_word_embeddings" in settings  # its default is not transformers'
+    layer = "model.layers.0"
+    modules = {f"{layer}.self_attn.{part}_proj" for part in "qkvo"}
+    modules |= {f"{layer}.mlp.{part}_proj" for part in ("gate", "up", "down")}
+    modules |= {f"{layer}.input_layernorm", f"{layer}.post_attention_layernorm"}
+    modules |= {"model.embed_tokens", "model.norm", "lm_head"}
+    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    assert set(tensors) == {f"{module}.weight" for module in modules}
