@@ -280,9 +280,9 @@ def import_model(
     tokenizer: Folder | None = None,
     eos_token: str | None = None,
 ) -> Run:
-    """Converts a Hugging Face or llm.c model to a run.
+    """Converts a Hugging Face, llm.c or nanoGPT model to a run.
 
-    source     a Hugging Face model folder, an llm.c file, or a name on the Hugging Face Hub
+    source     a Hugging Face model folder, an llm.c file, a nanoGPT file, or a name on the Hub
     out        the run's new folder (default: runs/NAME-1)
     tokenizer  tokenizer to use (default: the one in `source`); "none": import the weights only
     eos_token  the end-of-text token, which separates documents (default: from the model's files)
@@ -316,24 +316,30 @@ class Exported:
 def export(
     run: Folder,
     *,
-    to: Literal["hf", "llmc"],
+    to: Literal["hf", "llmc", "onnx"],
     out: Folder | None = None,
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    shard_size: int | str | None = None,
 ) -> Exported:
     """Exports a run's model for other programs, loads the result and compares its logits.
 
-    to     "hf" for transformers and vLLM, "llmc" for llm.c
-    out    the new folder (default: RUN-hf or RUN-llmc, next to the run)
-    dtype  precision of the exported weights; auto: as in the run
+    to          "hf" for transformers, "llmc" for llm.c, "onnx" for onnxruntime
+    out         the new folder (default: RUN-hf and so on, next to the run)
+    dtype       precision of the exported weights; auto: as in the run
+    shard_size  with "hf": the most bytes of a weights file, such as "2GB" (default: 5GB)
 
     Raises ConfigError if the other program has no such architecture, CheckpointError if the
     exported model gives other logits, UsageError for a wrong argument, StorageError if `out` cannot
     be written.
     """
     from lmsmith.interop.exporting import export_model
+    from lmsmith.interop.sharding import SHARD_SIZE, bytes_of
 
-    if to not in ("hf", "llmc"):
-        raise UsageError(f"to = {to!r}: expected 'hf' or 'llmc'.")
+    if to not in ("hf", "llmc", "onnx"):
+        raise UsageError(f"to = {to!r}: expected 'hf', 'llmc' or 'onnx'.")
     folder = Path(os.path.abspath(run))
     target = folder.with_name(f"{folder.name}-{to}") if out is None else Path(out)
-    return Exported(target, export_model(Path(run), target, to=to, dtype=dtype))
+    if shard_size is not None and to != "hf":
+        raise UsageError(f"shard_size = {shard_size!r} needs to = 'hf': {to} writes one file.")
+    size = SHARD_SIZE if shard_size is None else bytes_of(shard_size)
+    return Exported(target, export_model(Path(run), target, to=to, dtype=dtype, shard_size=size))

@@ -125,6 +125,7 @@ def _train(
     started: float,
 ) -> Run:
     """Trains as `train` describes. `changes`: settings by dotted name."""
+    from lmsmith.interop.formats import note
     from lmsmith.train.start import train as start
 
     with showing(progress) as console:
@@ -136,6 +137,7 @@ def _train(
             started=started,
             hooks=hooks,
             where=_where.get(),
+            note_on=note,
         )
         return _ended(folder, summary)
 

@@ -29,14 +29,15 @@ def _add_import(verbs: Verbs) -> None:
     imported = verbs.verb(
         "import",
         _import,
-        "convert a Hugging Face or llm.c model to a run",
+        "convert a Hugging Face, llm.c or nanoGPT model to a run",
         "lmsmith import gpt2 --out demo/gpt2",
         usage="lmsmith import SRC [--out RUN] [--tokenizer FOLDER] [--eos-token TOKEN]",
     )
     imported.add_argument(
         "source",
         metavar="SRC",
-        help="a Hugging Face model folder, an llm.c file, or a name on the Hugging Face Hub",
+        help="a Hugging Face model folder, an llm.c file, a nanoGPT checkpoint (ckpt.pt), or a "
+        "name on the Hugging Face Hub",
     )
     imported.add_argument(
         "--out", type=Path, metavar="RUN", help="the run's new folder (runs/NAME-1)"
@@ -44,7 +45,8 @@ def _add_import(verbs: Verbs) -> None:
     imported.add_argument(
         "--tokenizer",
         metavar="FOLDER",
-        help="tokenizer to use; none: import the weights without one (the tokenizer in SRC)",
+        help="tokenizer to use, or nanoGPT's meta.pkl; none: import the weights without one (the "
+        "tokenizer in SRC)",
     )
     imported.add_argument(
         "--eos-token",
@@ -58,7 +60,7 @@ def _add_export(verbs: Verbs) -> None:
     exported = verbs.verb(
         "export",
         _export,
-        "convert a run's model for transformers, vLLM or llm.c",
+        "convert a run's model for transformers, vLLM, llm.c or onnxruntime",
         "lmsmith export demo/gpt2 --to hf --out demo/gpt2-hf",
     )
     exported.add_argument(
@@ -66,18 +68,25 @@ def _add_export(verbs: Verbs) -> None:
     )
     exported.add_argument(
         "--to",
-        choices=("hf", "llmc"),
+        choices=("hf", "llmc", "onnx"),
         required=True,
-        help="format: hf for transformers and vLLM, llmc for llm.c",
+        help="format; hf, for transformers: any Transformer or recurrent network, as a class of "
+        "transformers for presets llama and gpt2, else with its own code; llmc, for llm.c: preset "
+        "gpt2; onnx, for onnxruntime: any Transformer, with a KV cache",
     )
     exported.add_argument(
-        "--out", type=Path, metavar="DIR", help="the new folder (RUN-hf or RUN-llmc, next to RUN)"
+        "--out", type=Path, metavar="DIR", help="the new folder (RUN-hf and so on, next to RUN)"
     )
     exported.add_argument(
         "--dtype",
-        choices=("auto", "float32", "bfloat16"),
+        choices=("auto", "float32", "bfloat16", "float16"),
         default="auto",
         help="precision of the exported weights; auto: as in the run (auto)",
+    )
+    exported.add_argument(
+        "--shard-size",
+        metavar="SIZE",
+        help="with hf: the most bytes of a weights file, such as 2GB (5GB)",
     )
 
 
@@ -192,9 +201,18 @@ def _import(options: argparse.Namespace, console: Console, started: float) -> in
 
 
 def _export(options: argparse.Namespace, console: Console, started: float) -> int:
+    from lmsmith.interop.card import FILE_NAME as CARD
     from lmsmith.interop.exporting import RECEIPT
+    from lmsmith.interop.formats import presets_for_others
+    from lmsmith.train.log import say
 
-    exported = api.export(options.run, to=options.to, out=options.out, dtype=options.dtype)
+    exported = api.export(
+        options.run,
+        to=options.to,
+        out=options.out,
+        dtype=options.dtype,
+        shard_size=options.shard_size,
+    )
     receipt = exported.receipt
     console.print(
         f"exported {exported.path}: {receipt['architecture']}, {receipt['n_params']:,} parameters "
@@ -209,4 +227,16 @@ def _export(options: argparse.Namespace, console: Console, started: float) -> in
                 f"{check['max_logit_difference']:.2g}"
             )
     console.print(f"receipt  {exported.path / RECEIPT}")
+    if code := receipt["code"]:
+        say(
+            console,
+            f"note     transformers has no class for this model and runs {code}: load it with "
+            "trust_remote_code=True. llama.cpp and vLLM cannot read it: for those, train "
+            f"with --preset {presets_for_others()}.",
+            indent=9,
+        )
+    if options.to == "hf":
+        console.print(f"card     {exported.path / CARD}: fill in the licence before publishing")
+        target = shlex.quote(str(exported.path))
+        console.print(f"upload   hf upload YOUR-NAME/{shlex.quote(exported.path.name)} {target}")
     return 0

@@ -1,8 +1,10 @@
 """Exports a run's model as a folder for other programs, with a receipt.
 
-    --to hf      config.json, generation_config.json, model.safetensors, tokenizer.json,
-                 tokenizer_config.json
+    --to hf      config.json, generation_config.json, model.safetensors (or its shards),
+                 tokenizer.json, tokenizer_config.json, README.md (the model card); for models that
+                 transformers has no class for also modeling_lmsmith_*.py
     --to llmc    model.bin
+    --to onnx    model.onnx, and tokenizer.json and tokenizer_config.json
 
 Before the folder appears, lmsmith and, if it is installed, transformers load it again, and their
 logits on fixed tokens are compared with the run's. `receipt.json` records the differences and the
@@ -14,30 +16,33 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from lmsmith import __version__, atomic
 from lmsmith.checkpoint import check_finite
-from lmsmith.errors import CheckpointError, ConfigError, StorageError
+from lmsmith.config import ModelConfig, NeuralConfig
+from lmsmith.errors import CheckpointError, ConfigError, StorageError, UsageError
 from lmsmith.evaluate.likelihood import inference
 from lmsmith.hashes import sha256_of
-from lmsmith.interop import huggingface, llmc, vocabulary
+from lmsmith.interop import card, custom, huggingface, llmc, onnx_model, vocabulary
 from lmsmith.interop.architectures import architecture_for
 from lmsmith.interop.defaults import Defaults
 from lmsmith.interop.defaults import load as load_defaults
+from lmsmith.interop.sharding import SHARD_SIZE
 from lmsmith.models.gpt import GPT
 from lmsmith.models.gpt_config import GPTConfig
+from lmsmith.models.interface import NeuralModel
 from lmsmith.run_folder import load_weights, model_config, model_folder, new_run_path
 from lmsmith.strict_json import write_json
 from lmsmith.tokens.files import FILE_NAME, load_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
 
 RECEIPT = "receipt.json"
-Form = Literal["hf", "llmc"]
-Precision = Literal["auto", "float32", "bfloat16"]
+Form = Literal["hf", "llmc", "onnx"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 _TOLERANCE = 1e-4  # relative to the largest absolute logit
 _CHECKED_TOKENS = 512  # enough to include positions beyond a short original context
@@ -50,24 +55,33 @@ _TEXTS = (
 )
 
 
-def export_model(run: Path, out: Path, *, to: Form, dtype: Precision = "auto") -> dict[str, Any]:
+def export_model(
+    run: Path,
+    out: Path,
+    *,
+    to: Form,
+    dtype: Precision = "auto",
+    shard_size: int = SHARD_SIZE,
+) -> dict[str, Any]:
     """Writes the folder `out` and returns its receipt. `dtype` "auto" keeps the weights' precision.
+    `shard_size`: the most bytes of a safetensors file.
 
     Raises ConfigError, with reasons, for a model that the format cannot represent; CheckpointError
     if the run's model cannot be read or the exported one computes other logits; UsageError if `out`
-    exists; StorageError if it cannot be written.
+    exists or `dtype` is unknown; StorageError if it cannot be written.
     """
+    if dtype not in get_args(Precision):
+        raise UsageError(f"dtype = {dtype!r}: expected one of {', '.join(get_args(Precision))}.")
+    if to == "onnx" and dtype not in ("auto", "float32"):
+        raise UsageError(f"dtype = {dtype!r}: the ONNX graph computes in float32.")
     out = new_run_path(out, run.name)
     folder = model_folder(run)
     model, tensors, content = load_weights(folder)
     config = model_config(content["model"])
-    if to == "hf":
-        name = architecture_for(config).name
-    else:
-        llmc.check(config)
-        name = "GPT-2"
-    assert isinstance(model, GPT)
-    assert isinstance(config, GPTConfig)
+    name, code = _architecture(config, to)
+    assert isinstance(model, NeuralModel)
+    assert isinstance(config, NeuralConfig)
+    dtype = "float32" if to == "onnx" else dtype
     if dtype != "auto":
         tensors = _converted(tensors, dtype)
         model.load_state_dict(tensors)  # the exported model is compared with the rounded weights
@@ -76,11 +90,7 @@ def export_model(run: Path, out: Path, *, to: Form, dtype: Precision = "auto") -
     ids = torch.randint(config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
     with inference(model):
         logits = model(ids)
-    tokenizer = load_tokenizer(folder) if to == "hf" and (folder / FILE_NAME).is_file() else None
-    end_of_text = tokenizer.end_of_text if tokenizer else None
-    begin = content.get("begin")
-    ends = content.get("ends", [] if end_of_text is None else [end_of_text])
-    defaults = load_defaults(folder)
+    tokenizer = load_tokenizer(folder) if to != "llmc" and (folder / FILE_NAME).is_file() else None
     receipt = {
         "lmsmith": __version__,
         "run": str(run),
@@ -89,7 +99,21 @@ def export_model(run: Path, out: Path, *, to: Form, dtype: Precision = "auto") -
         "dtype": precision,
         "n_params": model.n_parameters(),
         "tokenizer": tokenizer.kind if tokenizer else None,
+        "code": code,
     }
+    limits = _limits(content, tokenizer)
+    about = card.Exported(
+        name=out.name,
+        architecture=name,
+        description=config.describe(),
+        n_params=model.n_parameters(),
+        dtype=precision,
+        context_length=model.context_length,
+        vocab_size=config.vocab_size,
+        tokenizer=tokenizer.kind if tokenizer else None,
+        code=code,
+    )
+    graph = model if to == "onnx" else None
     del model  # so that a large model is in memory at most twice, not four times
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -98,14 +122,51 @@ def export_model(run: Path, out: Path, *, to: Form, dtype: Precision = "auto") -
     # `new_run_path` made sure that a folder which exists is empty.
     with atomic.folder(out, replace=out.is_dir()) as partial:
         if to == "hf":
-            _write_huggingface(partial, config, tensors, tokenizer, begin, ends, defaults)
+            defaults = load_defaults(folder)
+            _write_huggingface(partial, config, tensors, tokenizer, *limits, defaults, shard_size)
+            card.write(partial, run, about)
+        elif isinstance(graph, GPT):
+            onnx_model.write(partial / onnx_model.FILE_NAME, graph)
+            if tokenizer is not None:
+                vocabulary.save(
+                    tokenizer,
+                    partial,
+                    context_length=config.context_length,
+                    begin=limits[0],
+                    ends=limits[1],
+                    defaults=load_defaults(folder),
+                )
         else:
+            assert isinstance(config, GPTConfig)
             llmc.write(partial / llmc.FILE_NAME, config, tensors)
         del tensors
         receipt["checked"] = _checked(partial, ids, logits, tokenizer, to)
         receipt["sha256"] = {file.name: sha256_of(file) for file in sorted(partial.iterdir())}
         write_json(partial / RECEIPT, receipt)
     return receipt
+
+
+def _architecture(config: ModelConfig, to: Form) -> tuple[str, str | None]:
+    """The name of the exported architecture, and of the modeling file that it needs, if any. Raises
+    ConfigError, with reasons, for a model that the format cannot represent.
+    """
+    if to == "llmc":
+        llmc.check(config)
+        return "GPT-2", None
+    if to == "onnx":
+        onnx_model.check(config)
+        return "ONNX graph with a KV cache", None
+    code = custom.needed_for(config)
+    return (code.architecture, code.file) if code else (architecture_for(config).name, None)
+
+
+def _limits(
+    content: Mapping[str, Any], tokenizer: Tokenizer | None
+) -> tuple[int | None, list[int]]:
+    """The ids that begin and end a text."""
+    end_of_text = tokenizer.end_of_text if tokenizer else None
+    ends = content.get("ends", [] if end_of_text is None else [end_of_text])
+    return content.get("begin"), ends
 
 
 def _converted(tensors: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
@@ -132,12 +193,13 @@ def _single_precision(tensors: Mapping[str, Tensor]) -> str:
 
 def _write_huggingface(
     folder: Path,
-    config: GPTConfig,
+    config: NeuralConfig,
     tensors: dict[str, Tensor],
     tokenizer: Tokenizer | None,
     begin: int | None,
     ends: list[int],
     defaults: Defaults | None,
+    shard_size: int,
 ) -> None:
     """Writes the tokenizer, if there is one, and the model in Hugging Face's format."""
     named: dict[str, int] = {}
@@ -145,7 +207,7 @@ def _write_huggingface(
         named = vocabulary.save(
             tokenizer,
             folder,
-            context_length=config.context_length,
+            context_length=None if config.recurrent else config.context_length,
             begin=begin,
             ends=ends,
             defaults=defaults,
@@ -159,6 +221,7 @@ def _write_huggingface(
         ends=ends,
         pad=_kept_id("pad", None, defaults, special, named),
         defaults=defaults,
+        shard_size=shard_size,
     )
 
 
@@ -201,18 +264,23 @@ def _checked(
         config, tensors = (
             huggingface.read(folder) if to == "hf" else llmc.read(folder / llmc.FILE_NAME)
         )
-        again = GPT(config)
-        again.load_state_dict(tensors)
+        again = config.restore(tensors)
+        assert isinstance(again, NeuralModel)
         with inference(again):
             return again(ids)
 
     def by_transformers() -> Tensor:
-        from transformers import AutoModelForCausalLM
-
-        theirs = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).float().eval()
+        theirs = huggingface.open_in_transformers(folder).float().eval()
         with torch.no_grad():
             return theirs(ids).logits
 
+    def by_onnxruntime() -> Tensor:
+        session, half = onnx_model.Session(folder / onnx_model.FILE_NAME), ids.size(1) // 2
+        return torch.cat([session.logits(part) for part in (ids[:, :half], ids[:, half:])], dim=1)
+
+    if to == "onnx":
+        largest = difference("onnxruntime", by_onnxruntime)
+        return {"onnxruntime": {"max_logit_difference": largest}}
     checked: dict[str, Any] = {"lmsmith": {"max_logit_difference": difference("lmsmith", by_us)}}
     if to == "hf":
         checked["transformers"] = None

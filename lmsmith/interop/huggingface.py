@@ -1,4 +1,5 @@
-"""Reads and writes Hugging Face checkpoints of the architectures in `architectures.py`.
+"""Reads and writes Hugging Face checkpoints: models that transformers has a class for, and others
+with their own code (`custom.py`).
 
     config, tensors = read(folder)        # config.json and model.safetensors (or its shards)
     write(folder, config, tensors, ...)   # a folder that transformers and vLLM can load
@@ -11,28 +12,27 @@ Pickled weights (pytorch_model.bin) are not read, because loading a pickle can r
 neither are quantized ones.
 """
 
+import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import safetensors
-import safetensors.torch
 from torch import Tensor
 
 from lmsmith import foreign_json
-from lmsmith.checkpoint import write_tensors
+from lmsmith.config import ModelConfig
 from lmsmith.errors import CheckpointError
+from lmsmith.interop import custom, mapped
 from lmsmith.interop.architectures import architecture_for, architecture_of
 from lmsmith.interop.defaults import Defaults
 from lmsmith.interop.pieces import listed
+from lmsmith.interop.sharding import INDEX, SHARD_SIZE, WEIGHTS, write_weights
 from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.strict_json import to_json
 
-INDEX = "model.safetensors.index.json"
-WEIGHTS = "model.safetensors"
 
-
-def read(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
+def read(folder: Path) -> tuple[Any, dict[str, Tensor]]:
     """Reads settings and tensors and converts them to ours; tensors keep their precision.
 
     Raises CheckpointError for files that are missing, damaged or do not fit each other, with the
@@ -40,6 +40,11 @@ def read(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
     """
     path = folder / "config.json"
     settings = _read_json(path)
+    if code := custom.named_in(settings):
+        own = custom.read_settings(code, settings, path)
+        tensors = _read_tensors(folder)
+        custom.check_tensors(own, tensors, folder)
+        return own, tensors
     architecture = architecture_of(settings, path)
     config = architecture.read_settings(settings, path)
     theirs = _read_tensors(folder)
@@ -65,35 +70,60 @@ def read_ends(folder: Path) -> tuple[int | None, list[int]]:
 
 def write(
     folder: Path,
-    config: GPTConfig,
+    config: ModelConfig,
     tensors: Mapping[str, Tensor],
     *,
     begin: int | None = None,
     ends: Sequence[int] = (),
     pad: int | None = None,
     defaults: Defaults | None = None,
+    shard_size: int = SHARD_SIZE,
 ) -> dict[str, dict[str, Any]]:
-    """Writes config.json, generation_config.json and model.safetensors; returns size and SHA-256 of
-    the last.
+    """Writes config.json, generation_config.json, the weights (`sharding.py`) and, if transformers
+    has no class for the model, its code (`custom.py`). Returns size and SHA-256 of each weights
+    file.
 
     `begin`, `ends`, `pad`: the ids that begin, end and pad a text. `defaults`: those of an imported
-    model. Raises ConfigError if no architecture computes this model, OSError if writing fails.
+    model. `shard_size`: the most bytes of a weights file. Raises ConfigError if the model cannot be
+    represented, OSError if writing fails.
     """
-    architecture = architecture_for(config)
-    config, tensors = architecture.completed(config, tensors)
+    code = custom.needed_for(config)
+    if code:
+        settings, theirs = custom.write_settings(code, config), custom.to_theirs(config, tensors)
+        (folder / code.file).write_bytes(code.code.read_bytes())
+    else:
+        assert isinstance(config, GPTConfig)
+        architecture = architecture_for(config)
+        config, tensors = architecture.completed(config, tensors)
+        settings = architecture.write_settings(config)
+        theirs = architecture.to_theirs(config, tensors)
     ids = {
         "bos_token_id": begin,
         "eos_token_id": list(ends) if len(ends) > 1 else next(iter(ends), None),
     }
-    settings = architecture.write_settings(config) | ids
+    settings |= ids
     settings["torch_dtype"] = str(tensors["token_embedding.weight"].dtype).removeprefix("torch.")
     if defaults and defaults.pads_in_config and pad is not None:
         settings["pad_token_id"] = pad
     _write_json(folder / "config.json", settings)
     generation = (defaults.generation if defaults else {}) | ids | {"pad_token_id": pad}
     _write_json(folder / "generation_config.json", generation)
-    theirs = architecture.to_theirs(config, tensors)
-    return {WEIGHTS: write_tensors(folder / WEIGHTS, theirs, {"format": "pt"})}
+    return write_weights(folder, theirs, shard_size)
+
+
+def open_in_transformers(folder: Path) -> Any:
+    """The model of a folder that `write` wrote, as transformers loads it. Needs transformers.
+
+    Our modeling files are imported from this package, not from the folder, so that transformers
+    does not copy them to its cache.
+    """
+    code = custom.named_in(_read_json(folder / "config.json"))
+    if code is None:
+        from transformers import AutoModelForCausalLM
+
+        return AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    module = importlib.import_module(f"lmsmith.interop.{code.file.removesuffix('.py')}")
+    return getattr(module, code.architecture).from_pretrained(folder, local_files_only=True)
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -123,7 +153,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for path in files_of(folder)[1:]:
         try:
-            tensors |= safetensors.torch.load_file(path)
+            tensors |= mapped.load(path)
         except FileNotFoundError as error:
             raise CheckpointError(
                 f"{path} is missing, but {INDEX} names it: copy all shards."
@@ -148,12 +178,13 @@ def weight_map(folder: Path) -> dict[str, str]:
     """The file of each tensor in a sharded checkpoint. Raises CheckpointError."""
     mapping = _read_json(folder / INDEX).get("weight_map")
     good = isinstance(mapping, dict) and all(
-        isinstance(name, str) and Path(name).name == name for name in mapping.values()
+        isinstance(name, str) and Path(name).name == name and name.endswith(".safetensors")
+        for name in mapping.values()
     )
     if not good or not mapping:
         raise CheckpointError(
-            f"{folder / INDEX} has no weight_map from tensors to files in its folder: copy it "
-            "again."
+            f"{folder / INDEX} has no weight_map from tensors to safetensors files in its folder: "
+            "copy it again."
         )
     return mapping
 

@@ -24,7 +24,7 @@ from lmsmith.config import flatten
 from lmsmith.config.presets import preset
 from lmsmith.errors import CheckpointError, ConfigError, StorageError, TokenizerError, UsageError
 from lmsmith.hashes import sha256_of
-from lmsmith.interop import defaults, hub, huggingface, llmc, vocabulary
+from lmsmith.interop import defaults, hub, huggingface, llmc, nanogpt, vocabulary
 from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.run_folder import new_run_path
 from lmsmith.strict_json import write_json
@@ -47,8 +47,8 @@ def import_model(
     tokenizer: str | None = None,
     eos_token: str | None = None,
 ) -> tuple[Path, dict[str, Any]]:
-    """Imports a Hugging Face folder, an llm.c file, or a model on the Hub by name; returns the run
-    folder and its summary.
+    """Imports a Hugging Face folder, an llm.c or nanoGPT file, or a model on the Hub; returns the
+    run folder and its summary.
 
     `source` may also be the folder of an llm.c file called model.bin, as `export` writes it.
     `out`: the run folder; by default a new one below runs/. `tokenizer`: a folder or file, "gpt2",
@@ -60,15 +60,19 @@ def import_model(
     path = Path(source)
     if not (path / "config.json").is_file() and (path / llmc.FILE_NAME).is_file():
         path = path / llmc.FILE_NAME
+    if path.is_dir() and not (path / "config.json").is_file():
+        path = nanogpt.checkpoint_in(path) or path
     if (path / "model" / "config.json").is_file() and not (path / "config.json").is_file():
         raise CheckpointError(
             f"{source} is already a run of lmsmith: there is nothing to import. Use it directly."
         )
-    if path.is_file():
+    if path.is_file() and nanogpt.is_checkpoint(path):
+        form, files = "nanoGPT", [path]
+    elif path.is_file():
         if not llmc.is_llmc(path):
             raise UsageError(
-                f"{path} is not an llm.c checkpoint. To import a Hugging Face checkpoint, give its "
-                "folder, which must also hold config.json."
+                f"{path} is not an llm.c checkpoint (model.bin), nor one of nanoGPT (ckpt.pt). To "
+                "import a Hugging Face checkpoint, give its folder, which also holds config.json."
             )
         form, files = "llm.c", [path]
     else:
@@ -81,7 +85,8 @@ def import_model(
         path = path if path.is_dir() else hub.fetch(source)
         form, files = "huggingface", huggingface.files_of(path)
     run_folder = new_run_path(out, Path(source).absolute().name.removesuffix(".bin"))
-    config, tensors = llmc.read(path) if form == "llm.c" else huggingface.read(path)
+    readers = {"llm.c": llmc.read, "nanoGPT": nanogpt.read, "huggingface": huggingface.read}
+    config, tensors = readers[form](path)
     check_finite(tensors, f"the model in {path}", "Use another copy.")
     loaded = _tokenizer(tokenizer, path, config, eos_token)
     sha256 = {file.name: sha256_of(file) for file in files}
@@ -108,11 +113,13 @@ def _tokenizer(
     if requested == WITHOUT:
         return None
     try:
-        tokenizer = (
-            load_tokenizer(requested, end_of_text=eos_token)
-            if requested
-            else _beside(path, config, eos_token)
-        )
+        tokenizer: Tokenizer | None
+        if requested and Path(requested).suffix == ".pkl":
+            tokenizer = nanogpt.read_meta(Path(requested))
+        elif requested:
+            tokenizer = load_tokenizer(requested, end_of_text=eos_token)
+        else:
+            tokenizer = _beside(path, config, eos_token)
     except TokenizerError as error:
         if requested:
             raise
@@ -152,6 +159,9 @@ def _beside(path: Path, config: GPTConfig, eos_token: str | None) -> Tokenizer |
         (folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "tokenizer.model")
     ):
         return vocabulary.load(folder, eos_token)
+    if path.is_file() and nanogpt.is_checkpoint(path):
+        found = nanogpt.tokenizer_beside(path, config.vocab_size)
+        return load_tokenizer(found, end_of_text=eos_token) if isinstance(found, str) else found
     return (
         load_tokenizer("gpt2", end_of_text=eos_token)
         if path.is_file() and config.vocab_size == GPT2_VOCABULARY
@@ -211,9 +221,12 @@ def _write(
     hf_defaults: defaults.Defaults | None,
     summary: dict[str, Any],
 ) -> None:
-    per_dimension = config.qk_norm and config.qk_gain == "dimension"
-    nearest = "gpt2" if config.norm == "layernorm" else "qwen3" if per_dimension else "llama"
-    run = preset(nearest)
+    if isinstance(config, GPTConfig):
+        per_dimension = config.qk_norm and config.qk_gain == "dimension"
+        nearest = "gpt2" if config.norm == "layernorm" else "qwen3" if per_dimension else "llama"
+        run = preset(nearest)
+    else:
+        run = preset(config.kind)
     # The tokenizer's path is relative to the run, so that the run can be moved.
     run = dataclasses.replace(run, model=config, tokenizer="model" if tokenizer else "auto")
     try:

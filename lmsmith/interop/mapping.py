@@ -32,7 +32,7 @@ from lmsmith.config import settings
 from lmsmith.config.presets import preset
 from lmsmith.errors import CheckpointError, ConfigError
 from lmsmith.foreign_json import shown
-from lmsmith.interop import rope
+from lmsmith.interop import mapped, rope
 from lmsmith.interop.pieces import Piece, check_tensors
 from lmsmith.models.gpt import GPT
 from lmsmith.models.gpt_config import GPTConfig
@@ -218,6 +218,7 @@ class Architecture:
         for ours, pieces in table.items():
             parts = [piece.to_ours(named[piece.name]) for piece in pieces]
             result[ours] = torch.cat(parts) if len(parts) > 1 else parts[0].contiguous()
+            mapped.release()  # what was copied need not stay in memory twice
         return result
 
     def to_theirs(self, config: GPTConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -60,7 +60,7 @@ def save(
     tokenizer: Tokenizer,
     folder: Path,
     *,
-    context_length: int,
+    context_length: int | None,
     begin: int | None = None,
     ends: Sequence[int] = (),
     defaults: Defaults | None = None,
@@ -98,8 +98,9 @@ def save(
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_input_names": ["input_ids", "attention_mask"],
         "clean_up_tokenization_spaces": False,
-        "model_max_length": context_length,
     }
+    if context_length is not None:  # None: the model reads texts of any length
+        config["model_max_length"] = context_length
     config |= extra | tokens
     if defaults and defaults.chat_templates:
         config["chat_template"] = _as_written(defaults.chat_templates)

@@ -17,7 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
-from lmsmith.config import RunConfig, read_toml
+from lmsmith.config import ModelConfig, RunConfig, read_toml
 from lmsmith.data.corpus import Corpus
 from lmsmith.data.prepare.run_sources import prepare_run
 from lmsmith.distributed.ranks import FOREVER, Ranks, joined, ranks_from_environment
@@ -58,6 +58,7 @@ class _Request:
     hooks: Sequence[Hook]
     started: float  # time.monotonic() at which --minutes starts to count
     reserve_seconds: float
+    note: Callable[[ModelConfig], str | None]
 
     @property
     def budget(self) -> float:
@@ -79,14 +80,16 @@ def train(
     reserve_seconds: float = 0.0,
     hooks: Sequence[Hook] = (),
     where: str = COMMAND_LINE,
+    note_on: Callable[[ModelConfig], str | None] = lambda model: None,
 ) -> tuple[Path, dict[str, Any]]:
     """Trains a model on `sources` and returns its run folder and summary.
 
     `changes`: settings by dotted name, given in `where` (for errors). `hooks`: your own hooks,
-    called between steps (`Hook`). `started`: the time.monotonic() at which `--minutes` starts to
-    count; `reserve_seconds`: time to keep free at its end. If torchrun restarts lost processes
-    (`--max-restarts`), the run continues from its last checkpoint. Raises LmsmithError of every
-    kind; if that happens before training starts, nothing appears at `out`.
+    called between steps (`Hook`). `note_on`: returns a note about the model, printed at the start.
+    `started`: the time.monotonic() at which `--minutes` starts to count; `reserve_seconds`: time to
+    keep free at its end. If torchrun restarts lost processes (`--max-restarts`), the run continues
+    from its last checkpoint. Raises LmsmithError of every kind; if that happens before training
+    starts, nothing appears at `out`.
     """
     started = time.monotonic() if started is None else started
     config, given = asked(sources, changes, where)
@@ -105,7 +108,7 @@ def train(
     if config.model.counted:
         _no_hooks(hooks)
         refuse_early(config, ranks_from_environment().world, given)
-        return _count(_Request(config, given, out, (), started, reserve_seconds), console)
+        return _count(_Request(config, given, out, (), started, reserve_seconds, note_on), console)
     if config.train.init_from:
         of = config.train.init_from
         note = f"fine-tuning {of} with its tokenizer; learning rates are a tenth of the preset's "
@@ -117,7 +120,7 @@ def train(
     if partial := note_on_rates(config.optim, given):
         say(_of_first(console, ranks_from_environment()), f"note     {partial}", indent=9)
     check_installed(config.train.track)
-    request = _Request(config, given, out, hooks, started, reserve_seconds)
+    request = _Request(config, given, out, hooks, started, reserve_seconds, note_on)
     with joined(ranks_from_environment(device_name(config))) as ranks:
         return _train(request, _of_first(console, ranks), ranks)
 
@@ -183,6 +186,8 @@ def _train(request: _Request, console: Console, ranks: Ranks) -> tuple[Path, dic
     ):
         for line in describe(config, corpus, machine, ranks.world):
             say(console, line, indent=9)
+        if formats := request.note(config.model):
+            say(console, f"note     {formats}", indent=9)
         training = new_training(config, corpus, place, console, machine, ranks, request.hooks)
         training.context.about = about(config, [first_leg(config)])
         training.begin()
@@ -250,6 +255,8 @@ def _count(request: _Request, console: Console) -> tuple[Path, dict[str, Any]]:
         explain_resume(place, console),
         held(place, lambda message: say(console, message)),
     ):
+        if formats := request.note(resolved.model):
+            say(console, f"note     {formats}", indent=9)
         return place, count(resolved, corpus, place, console)
 
 

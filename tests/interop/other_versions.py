@@ -15,7 +15,7 @@ from filelock import FileLock
 
 def python_with(requirement: str, folder: Path) -> Path:
     """The interpreter of an environment in `folder` that has `requirement`, as in
-    "transformers>=5,<6".
+    "transformers>=5,<6". Several are separated by spaces.
 
     Other packages (torch, NumPy) come from the environment that runs the tests.
     """
@@ -28,6 +28,8 @@ def python_with(requirement: str, folder: Path) -> Path:
             paths = {"base": str(place), "platbase": str(place)}
             own = Path(sysconfig.get_path("purelib", "venv", paths))
             (own / "shared.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
-            subprocess.run([python, "-m", "pip", "install", "--quiet", requirement], check=True)
+            subprocess.run(
+                [python, "-m", "pip", "install", "--quiet", *requirement.split()], check=True
+            )
             (place / "ready").touch()
     return python
