@@ -202,10 +202,14 @@ def _kind(kind: str | None, path: Path) -> type[Tokenizer]:
         from lmsmith.tokens.library import LibraryTokenizer
 
         return LibraryTokenizer
+    if kind == "extended":
+        from lmsmith.tokens.extended import ExtendedTokenizer
+
+        return ExtendedTokenizer
     if kind not in _KINDS:
         raise TokenizerError(
             f"{path} has a tokenizer of kind {kind!r}; this version of lmsmith knows "
-            f"{', '.join(_KINDS)}, bpe and library. Update lmsmith."
+            f"{', '.join(_KINDS)}, bpe, library and extended. Update lmsmith."
         )
     return _KINDS[kind]
 
