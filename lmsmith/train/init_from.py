@@ -49,9 +49,11 @@ def with_initial_model(config: RunConfig, given: Collection[str]) -> tuple[RunCo
                 f"of kind {model.kind}. Leave out the settings of the model."
             )
         config = dataclasses.replace(config, model=type(model)())
+    # A chat template adds ids, so a recipe of such a run has a larger vocabulary.
+    free = FREE | ({"vocab_size"} if config.data.documents == "conversations" else set())
     for field in dataclasses.fields(model):
         ours, theirs = getattr(config.model, field.name), getattr(model, field.name)
-        if f"model.{field.name}" in given and field.name not in FREE and ours != theirs:
+        if f"model.{field.name}" in given and field.name not in free and ours != theirs:
             raise ConfigError(
                 f"model.{field.name} = {ours!r}, but {place}, which this run starts from, has "
                 f"{theirs!r}. Leave it out: only the dropout of that model can be set."

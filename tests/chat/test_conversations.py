@@ -134,5 +134,5 @@ def test_no_conversations_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(DataError, match="there are no conversations"):
         list(Conversations([str(tmp_path / "empty.jsonl")]))
-    with pytest.raises(DataError, match="nowhere.jsonl"):
+    with pytest.raises(DataError, match=r"nowhere\.jsonl"):
         Conversations([str(tmp_path / "nowhere.jsonl")])
