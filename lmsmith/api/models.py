@@ -271,14 +271,15 @@ class Exported:
 def export(
     run: Folder,
     *,
-    to: Literal["hf", "llmc"],
+    to: Literal["hf", "llmc", "peft"],
     out: Folder | None = None,
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
 ) -> Exported:
     """Exports a run's model for other programs, loads the result and compares its logits.
 
-    to     "hf" for transformers and vLLM, "llmc" for llm.c
-    out    the new folder (default: RUN-hf or RUN-llmc, next to the run)
+    to     "hf" for transformers and vLLM, "llmc" for llm.c, "peft" for the
+           adapters of a run with LoRA
+    out    the new folder (default: RUN-hf, RUN-llmc or RUN-peft, next to the run)
     dtype  precision of the exported weights; auto: as in the run
 
     Raises ConfigError if the other program has no such architecture, CheckpointError if the
@@ -287,8 +288,8 @@ def export(
     """
     from lmsmith.interop.exporting import export_model
 
-    if to not in ("hf", "llmc"):
-        raise UsageError(f"to = {to!r}: expected 'hf' or 'llmc'.")
+    if to not in ("hf", "llmc", "peft"):
+        raise UsageError(f"to = {to!r}: expected 'hf', 'llmc' or 'peft'.")
     folder = Path(os.path.abspath(run))
     target = folder.with_name(f"{folder.name}-{to}") if out is None else Path(out)
     return Exported(target, export_model(Path(run), target, to=to, dtype=dtype))

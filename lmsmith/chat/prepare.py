@@ -61,6 +61,9 @@ def gather(config: RunConfig, folder: Path, console: Console) -> tuple[RunConfig
     tokenizer, template = speaker.tokenizer, speaker.template
     size = max(before.vocab_size, tokenizer.vocab_size)
     config = dataclasses.replace(config, model=dataclasses.replace(before, vocab_size=size))
+    if config.lora.rank and config.lora.embeddings == "auto":
+        learned = "yes" if speaker.added else "no"  # frozen, all new tokens would stay the same
+        config = config.changed({"lora.embeddings": learned}, where="what was chosen")
     corpus = prepare(config.data, config.model.context_length or 0, speaker, folder / "tokens")
     added = [special_tokens(tokenizer)[name] for name in speaker.added]
     used = np.setdiff1d(np.arange(before.vocab_size), [*speaker.unused, *added])

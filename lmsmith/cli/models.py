@@ -66,12 +66,13 @@ def _add_export(verbs: Verbs) -> None:
     )
     exported.add_argument(
         "--to",
-        choices=("hf", "llmc"),
+        choices=("hf", "llmc", "peft"),
         required=True,
-        help="format: hf for transformers and vLLM, llmc for llm.c",
+        help="format: hf for transformers and vLLM, llmc for llm.c, peft for the adapters of a run "
+        "with LoRA",
     )
     exported.add_argument(
-        "--out", type=Path, metavar="DIR", help="the new folder (RUN-hf or RUN-llmc, next to RUN)"
+        "--out", type=Path, metavar="DIR", help="the new folder (RUN-hf and so on, next to RUN)"
     )
     exported.add_argument(
         "--dtype",

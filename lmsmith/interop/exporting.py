@@ -3,6 +3,7 @@
     --to hf      config.json, generation_config.json, model.safetensors, tokenizer.json,
                  tokenizer_config.json
     --to llmc    model.bin
+    --to peft    adapter_config.json, adapter_model.safetensors (`peft.py`), the tokenizer
 
 Before the folder appears, lmsmith and, if it is installed, transformers load it again, and their
 logits on fixed tokens are compared with the run's. `receipt.json` records the differences and the
@@ -24,7 +25,7 @@ from lmsmith.checkpoint import check_finite
 from lmsmith.errors import CheckpointError, ConfigError, StorageError
 from lmsmith.evaluate.likelihood import inference
 from lmsmith.hashes import sha256_of
-from lmsmith.interop import huggingface, llmc, vocabulary
+from lmsmith.interop import huggingface, llmc, peft, vocabulary
 from lmsmith.interop.architectures import architecture_for
 from lmsmith.interop.defaults import Defaults
 from lmsmith.interop.defaults import load as load_defaults
@@ -36,7 +37,7 @@ from lmsmith.tokens.files import FILE_NAME, load_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
 
 RECEIPT = "receipt.json"
-Form = Literal["hf", "llmc"]
+Form = Literal["hf", "llmc", "peft"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 _TOLERANCE = 1e-4  # relative to the largest absolute logit
@@ -61,7 +62,7 @@ def export_model(run: Path, out: Path, *, to: Form, dtype: Precision = "auto") -
     folder = model_folder(run)
     model, tensors, content = load_weights(folder)
     config = model_config(content["model"])
-    if to == "hf":
+    if to in ("hf", "peft"):
         name = architecture_for(config).name
     else:
         llmc.check(config)
@@ -76,7 +77,7 @@ def export_model(run: Path, out: Path, *, to: Form, dtype: Precision = "auto") -
     ids = torch.randint(config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
     with inference(model):
         logits = model(ids)
-    tokenizer = load_tokenizer(folder) if to == "hf" and (folder / FILE_NAME).is_file() else None
+    tokenizer = load_tokenizer(folder) if to != "llmc" and (folder / FILE_NAME).is_file() else None
     end_of_text = tokenizer.end_of_text if tokenizer else None
     begin = content.get("begin")
     ends = content.get("ends", [] if end_of_text is None else [end_of_text])
@@ -99,10 +100,22 @@ def export_model(run: Path, out: Path, *, to: Form, dtype: Precision = "auto") -
     with atomic.folder(out, replace=out.is_dir()) as partial:
         if to == "hf":
             _write_huggingface(partial, config, tensors, tokenizer, begin, ends, defaults)
+        elif to == "peft":
+            peft.write(partial, run, config, tensors)
+            if tokenizer is not None:
+                vocabulary.save(
+                    tokenizer,
+                    partial,
+                    context_length=config.context_length,
+                    begin=begin,
+                    ends=ends,
+                    defaults=defaults,
+                )
+            receipt["vocab_size"] = config.vocab_size
         else:
             llmc.write(partial / llmc.FILE_NAME, config, tensors)
         del tensors
-        receipt["checked"] = _checked(partial, ids, logits, tokenizer, to)
+        receipt["checked"] = {} if to == "peft" else _checked(partial, ids, logits, tokenizer, to)
         receipt["sha256"] = {file.name: sha256_of(file) for file in sorted(partial.iterdir())}
         write_json(partial / RECEIPT, receipt)
     return receipt

@@ -24,7 +24,9 @@ from lmsmith.data.corpus import Corpus
 from lmsmith.data.shards import Shards
 from lmsmith.errors import ConfigError
 from lmsmith.machine.limits import omp_threads
+from lmsmith.models.gpt import GPT
 from lmsmith.models.gpt_config import GPTConfig
+from lmsmith.models.lora import add_adapters
 from lmsmith.optim.rates import peak_rates
 from lmsmith.text.files import plural
 from lmsmith.tokens.tokenizer import unused_ids
@@ -318,7 +320,11 @@ def seconds_a_step_of_share(
 def seconds_a_step(config: RunConfig, corpus: Corpus, machine: Machine, n: int = 6) -> float:
     """Measures the seconds per step: the median of a few steps of a temporary model."""
     model = config.neural.build()
-    model.initialise(torch.Generator().manual_seed(config.train.seed))
+    generator = torch.Generator().manual_seed(config.train.seed)
+    model.initialise(generator)
+    if config.lora.rank:
+        assert isinstance(model, GPT)
+        add_adapters(model, config.lora, generator)
     model.to(machine.device)
     replica = Replica(model, config)
     batches = batches_of(config, corpus.train, corpus.tokenizer)

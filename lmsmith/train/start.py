@@ -119,7 +119,16 @@ def train(
         of = config.train.init_from
         note = f"fine-tuning {of} with its tokenizer; learning rates are a tenth of the preset's "
         note += "unless set"
+        if config.lora.rank:
+            note = (
+                f"fine-tuning adapters of rank {config.lora.rank} for {of}, with AdamW unless set"
+            )
         say(_of_first(console, ranks_from_environment()), f"note     {note}", indent=9)
+    elif config.lora.rank:
+        raise UsageError(
+            f"lora.rank = {config.lora.rank} trains adapters for a model that exists. Name it with "
+            "--from RUN, or leave lora.rank out."
+        )
     length = config.train
     if not (length.steps or length.tokens or length.epochs or length.minutes):
         config = config.changed({"train.minutes": DEFAULT_MINUTES}, where="the default")
