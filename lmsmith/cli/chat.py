@@ -41,8 +41,8 @@ def add(verbs: Verbs) -> None:
         "tune",
         _tune,
         "tune a model on conversations (supervised fine-tuning), fully or with LoRA",
-        "lmsmith tune demo/run-1 chats.jsonl --out demo/chat",
-        usage="lmsmith tune RUN CHATS... [--epochs X] [--lora.rank R] [--SETTING VALUE]...",
+        "lmsmith tune demo/run-1 demo/chats.jsonl --out demo/chat",
+        usage="lmsmith tune RUN CHATS... [--epochs X] [--out RUN] [--SETTING VALUE]...",
     )
     tune.add_argument("run", type=Path, metavar="RUN", help="the model to start from")
     tune.add_argument(
@@ -164,8 +164,9 @@ def _chat(options: argparse.Namespace, console: Console, started: float) -> int:
 
 
 def _message(prompt: str) -> str | None:
-    """Reads a message; None at the end of the input. A line that ends with a backslash goes on."""
-    lines = []
+    """Reads a message; None at the end of the input. A line that ends with a backslash
+    continues on the next."""
+    lines: list[str] = []
     while True:
         try:
             line = input(prompt if not lines else "." * (len(prompt) - 1) + " " * bool(prompt))
