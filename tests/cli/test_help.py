@@ -108,7 +108,7 @@ def test_the_examples_run_one_after_the_other(lmsmith: Lmsmith, run: Path) -> No
     demo.mkdir()
     lines = "".join(json.dumps({"text": line}) + "\n" for line in TEXT.splitlines())
     (demo / "stories.jsonl").write_text(lines)
-    chats = [{"prompt": line, "completion": line[::-1]} for line in TEXT.splitlines()[:20]]
+    chats = [{"prompt": "a", "completion": letter} for letter in "bcdefgh"]
     (demo / "chats.jsonl").write_text("".join(json.dumps(chat) + "\n" for chat in chats))
     shutil.move(run, demo / "run-1")
     examples = {
