@@ -102,15 +102,7 @@ def export_model(run: Path, out: Path, *, to: Form, dtype: Precision = "auto") -
             _write_huggingface(partial, config, tensors, tokenizer, begin, ends, defaults)
         elif to == "peft":
             peft.write(partial, run, config, tensors)
-            if tokenizer is not None:
-                vocabulary.save(
-                    tokenizer,
-                    partial,
-                    context_length=config.context_length,
-                    begin=begin,
-                    ends=ends,
-                    defaults=defaults,
-                )
+            _write_tokenizer(partial, config, tokenizer, begin, ends, defaults)
             receipt["vocab_size"] = config.vocab_size
         else:
             llmc.write(partial / llmc.FILE_NAME, config, tensors)
@@ -153,16 +145,7 @@ def _write_huggingface(
     defaults: Defaults | None,
 ) -> None:
     """Writes the tokenizer, if there is one, and the model in Hugging Face's format."""
-    named: dict[str, int] = {}
-    if tokenizer is not None:
-        named = vocabulary.save(
-            tokenizer,
-            folder,
-            context_length=config.context_length,
-            begin=begin,
-            ends=ends,
-            defaults=defaults,
-        )
+    named = _write_tokenizer(folder, config, tokenizer, begin, ends, defaults)
     special = vocabulary.special_ids(tokenizer) if tokenizer else set(range(config.vocab_size))
     huggingface.write(
         folder,
@@ -172,6 +155,23 @@ def _write_huggingface(
         ends=ends,
         pad=_kept_id("pad", None, defaults, special, named),
         defaults=defaults,
+    )
+
+
+def _write_tokenizer(
+    folder: Path,
+    config: GPTConfig,
+    tokenizer: Tokenizer | None,
+    begin: int | None,
+    ends: list[int],
+    defaults: Defaults | None,
+) -> dict[str, int]:
+    """Writes the tokenizer, if there is one; returns the ids of its named tokens."""
+    if tokenizer is None:
+        return {}
+    length = config.context_length
+    return vocabulary.save(
+        tokenizer, folder, context_length=length, begin=begin, ends=ends, defaults=defaults
     )
 
 

@@ -73,10 +73,8 @@ def resolve(
     if config.train.engine == "reference":
         check_memory(config)
     if isinstance(corpus.train, Conversations) and "train.batch_size" not in given:
-        config = config.changed(
-            {"train.batch_size": _rows_of_conversations(config, corpus, world)},
-            where="what was chosen",
-        )
+        rows = {"train.batch_size": _rows_of_conversations(config, corpus, world)}
+        config = config.changed(rows, where="what was chosen")
     tokens_a_step = batches_of(
         config, corpus.train, corpus.tokenizer
     ).tokens_per_batch  # DataError for too little text
@@ -375,9 +373,8 @@ def describe(config: RunConfig, corpus: Corpus, machine: Machine, world: int = 1
         epochs = train.steps / batches.n_batches
         of = f"{plural(train.batch_size, 'row')} of conversations, {tokens_a_step:,} learned tokens"
         notes.append(
-            f"note     {plural(batches.conversations.n, 'conversation')} in "
-            f"{plural(batches.n_rows, 'row')} of {model.context_length:,} tokens; "
-            f"{batches.padding:.1%} padding"
+            f"note     {batches.conversations.n:,} conversations in {batches.n_rows:,} rows of "
+            f"{model.context_length:,} tokens; {batches.padding:.1%} padding"
         )
     if isinstance(batches, Rows):
         of = (

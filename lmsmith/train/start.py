@@ -117,13 +117,10 @@ def train(
         return _count(_Request(config, given, out, (), started, reserve_seconds, gather), console)
     if config.train.init_from:
         of = config.train.init_from
-        note = f"fine-tuning {of} with its tokenizer; learning rates are a tenth of the preset's "
-        note += "unless set"
-        if config.lora.rank:
-            note = (
-                f"fine-tuning adapters of rank {config.lora.rank} for {of}, with AdamW unless set"
-            )
-        say(_of_first(console, ranks_from_environment()), f"note     {note}", indent=9)
+        note = f"{of} with its tokenizer; learning rates are a tenth of the preset's unless set"
+        if rank := config.lora.rank:
+            note = f"adapters of rank {rank} for {of}, with AdamW unless set"
+        say(_of_first(console, ranks_from_environment()), f"note     fine-tuning {note}", indent=9)
     elif config.lora.rank:
         raise UsageError(
             f"lora.rank = {config.lora.rank} trains adapters for a model that exists. Name it with "
