@@ -8,7 +8,8 @@
 
     train, resume, demo     make a run: a folder with checkpoints, metrics and the model
     Run                     a run folder: its config, metrics, summary and report
-    load, LM                load a run's model; generate and score text with it
+    tune                    tune a run's model on conversations
+    load, LM                load a run's model; generate and score text with it, chat with it
     evaluate, compare       score models on text files
     report                  plots of runs in one HTML file
     prepare, Tokenizer      text to token shards; text to ids
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         report,
         resume,
         train,
+        tune,
     )
     from lmsmith.tokens.tokenizer import Tokenizer
 
@@ -48,7 +50,6 @@ __all__ = [
     "LM",
     "Run",
     "Tokenizer",
-    "__version__",
     "compare",
     "demo",
     "errors",
@@ -61,6 +62,7 @@ __all__ = [
     "report",
     "resume",
     "train",
+    "tune",
 ]
 
 _MODULES = ("errors", "extend")

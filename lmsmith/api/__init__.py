@@ -2,7 +2,8 @@
 
     training.py   train, resume, demo, report        run.py       Run
     models.py     evaluate, compare, import, export  lm.py        load, LM
-    data.py       prepare                            progress.py  progress bars and lines
+    tuning.py     tune                               progress.py  progress bars and lines
+    data.py       prepare
 
 All calls raise subclasses of LmsmithError. Nothing is printed unless `progress` asks for it. torch
 is imported only when a call needs it.
@@ -13,6 +14,7 @@ from lmsmith.api.lm import LM, SpecialTokens, load
 from lmsmith.api.models import Comparison, Exported, compare, evaluate, export, import_model
 from lmsmith.api.run import Run
 from lmsmith.api.training import demo, report, resume, settings_from, train
+from lmsmith.api.tuning import tune
 
 __all__ = [
     "LM",
@@ -31,4 +33,5 @@ __all__ = [
     "resume",
     "settings_from",
     "train",
+    "tune",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -89,6 +89,45 @@ class LM(Generation):
                 "a table of counts."
             )
         return self.model
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        max_tokens: int = 500,
+        temperature: float = 0.8,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        seed: int = 1,
+        index: int = 0,
+    ) -> str:
+        """Returns the assistant's answer to a conversation, with the model's chat template.
+
+            lm.chat([{"role": "user", "content": "Hello"}])
+
+        `messages`: objects with `role` (system, user, assistant, tool) and `content`; the last is
+        the user's or a tool's. Special tokens written in them are text. Other arguments are those
+        of `generate`. The answer ends at the template's end token, after `max_tokens`, or at the
+        end of the context.
+
+        Raises UsageError if the model has no chat template, or if the messages are not a
+        conversation or do not fit into the context.
+        """
+        from lmsmith.chat.prepare import own_speaker
+        from lmsmith.chat.session import complete
+        from lmsmith.generate.sampling import Sampling
+
+        pieces = complete(
+            self.writer,
+            own_speaker(self.path),
+            [dict(message) for message in messages],
+            max_tokens=max_tokens,
+            sampling=Sampling(temperature, top_k, top_p, min_p),
+            seed=seed,
+            index=index,
+        )
+        return "".join(pieces)
 
     def score(
         self,

@@ -316,14 +316,15 @@ class Exported:
 def export(
     run: Folder,
     *,
-    to: Literal["hf", "llmc", "onnx"],
+    to: Literal["hf", "llmc", "onnx", "peft"],
     out: Folder | None = None,
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     shard_size: int | str | None = None,
 ) -> Exported:
     """Exports a run's model for other programs, loads the result and compares its logits.
 
-    to          "hf" for transformers, "llmc" for llm.c, "onnx" for onnxruntime
+    to          "hf" for transformers, "llmc" for llm.c, "onnx" for onnxruntime,
+                "peft" for the adapters of a run with LoRA
     out         the new folder (default: RUN-hf and so on, next to the run)
     dtype       precision of the exported weights; auto: as in the run
     shard_size  with "hf": the most bytes of a weights file, such as "2GB" (default: 5GB)
@@ -335,8 +336,8 @@ def export(
     from lmsmith.interop.exporting import export_model
     from lmsmith.interop.sharding import SHARD_SIZE, bytes_of
 
-    if to not in ("hf", "llmc", "onnx"):
-        raise UsageError(f"to = {to!r}: expected 'hf', 'llmc' or 'onnx'.")
+    if to not in ("hf", "llmc", "onnx", "peft"):
+        raise UsageError(f"to = {to!r}: expected 'hf', 'llmc', 'onnx' or 'peft'.")
     folder = Path(os.path.abspath(run))
     target = folder.with_name(f"{folder.name}-{to}") if out is None else Path(out)
     if shard_size is not None and to != "hf":

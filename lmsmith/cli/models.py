@@ -68,11 +68,12 @@ def _add_export(verbs: Verbs) -> None:
     )
     exported.add_argument(
         "--to",
-        choices=("hf", "llmc", "onnx"),
+        choices=("hf", "llmc", "onnx", "peft"),
         required=True,
         help="format; hf, for transformers: any Transformer or recurrent network, as a class of "
         "transformers for presets llama and gpt2, else with its own code; llmc, for llm.c: preset "
-        "gpt2; onnx, for onnxruntime: any Transformer, with a KV cache",
+        "gpt2; onnx, for onnxruntime: any Transformer, with a KV "
+        "cache; peft: the adapters of a run with LoRA",
     )
     exported.add_argument(
         "--out", type=Path, metavar="DIR", help="the new folder (RUN-hf and so on, next to RUN)"

@@ -207,8 +207,10 @@ def _demo(options: argparse.Namespace, console: Console, started: float) -> int:
     )
 
 
-def _making(make: Callable[[], api.Run], console: Console) -> int:
-    """Makes a run, prints its closing lines and returns the exit status."""
+def _making(make: Callable[[], api.Run], console: Console, next_verb: str = "generate") -> int:
+    """Makes a run, prints its closing lines, which name a command to try next, and returns the exit
+    status.
+    """
     from lmsmith.train.log import say
     from lmsmith.train.stop import RunStopped
 
@@ -225,10 +227,10 @@ def _making(make: Callable[[], api.Run], console: Console) -> int:
                     f"continues it",
                 )
             return 128 + stopped.signal
-        return _closing(run.path, run.summary, console) if first else 0
+        return _closing(run.path, run.summary, console, next_verb) if first else 0
 
 
-def _closing(run: Path, summary: dict[str, Any], console: Console) -> int:
+def _closing(run: Path, summary: dict[str, Any], console: Console, next_verb: str) -> int:
     """Prints the closing lines of a finished run and returns the exit status."""
     from lmsmith.report.reading import prompt_of
     from lmsmith.train.ended import init_from, too_few_steps_note
@@ -243,9 +245,10 @@ def _closing(run: Path, summary: dict[str, Any], console: Console) -> int:
             indent=9,
             style="red",
         )
+    prompt = f" {shlex.quote(prompt_of(run))}" if next_verb == "generate" else ""
     console.print(
         f"report   {run / 'report.html'}\n"
-        f"try      lmsmith generate {shlex.quote(str(run))} {shlex.quote(prompt_of(run))}"
+        f"try      lmsmith {next_verb} {shlex.quote(str(run))}{prompt}"
     )
     return 0
 

@@ -47,11 +47,17 @@ class DataConfig:
         "on undecodable bytes: strict: stop with an error; replace: read them as U+FFFD and "
         "count them",
     )
-    documents: Literal["stream", "packed", "rows"] = setting(
+    documents: Literal["stream", "packed", "rows", "conversations"] = setting(
         "stream",
         "stream: windows over the concatenated documents; packed: the same, with attention masked "
         "between documents; rows: one document per row (one line, if the text is one document), "
-        "truncated or padded to the context length",
+        "truncated or padded to the context length; conversations: what `lmsmith tune` does",
+    )
+    chat_template: str = setting(
+        "",
+        "chat template of conversations: lmsmith, chatml, llama3, or a Jinja file; auto: the "
+        "model's own, else lmsmith",
+        zero="auto",
     )
     document_separator: str = setting(
         "auto",

@@ -9,6 +9,7 @@ import tomli_w
 
 from lmsmith.config.aliases import RENAMED, renamed
 from lmsmith.config.data import DataConfig
+from lmsmith.config.lora import LoraConfig
 from lmsmith.config.model import MODEL_KINDS, ModelConfig, NeuralConfig
 from lmsmith.config.optim import OptimConfig, ScheduleConfig
 from lmsmith.config.settings import Setting, nearest, parse, setting, settings_of
@@ -33,6 +34,7 @@ class RunConfig:
     model: ModelConfig = dataclasses.field(default_factory=_default_model)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
+    lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
 
@@ -42,6 +44,12 @@ class RunConfig:
             raise ConfigError(
                 f"train.truncated_bptt needs a recurrent network, but model.kind is {model.kind}: "
                 f"leave it out, or choose --preset lstm."
+            )
+        if self.lora.rank and (model.kind != "gpt" or self.train.engine == "reference"):
+            raise ConfigError(
+                f"lora.rank = {self.lora.rank} needs a Transformer trained with PyTorch, and this "
+                f"is a model of kind {model.kind} with train.engine {self.train.engine}. Set it to "
+                "none."
             )
         if model.recurrent and self.train.parallel == "fsdp":
             raise ConfigError(

@@ -231,16 +231,14 @@ _SENTENCES: dict[str, dict[str, str]] = {
 _VERBS = {
     "sample write complete completion infer inference predict run gen text prompt continue_text "
     "use": "`lmsmith generate RUN` continues a text.",
-    "chat talk converse ask interactive repl": (
-        "There is no chat yet. `lmsmith generate RUN` continues prompts, and `lmsmith export RUN "
-        "--to hf --out DIR` writes the model for chat programs."
-    ),
+    "talk converse ask interactive repl": "`lmsmith chat RUN` talks to a tuned model.",
     "serve server api deploy host": (
         "There is no server yet. `lmsmith export RUN --to hf --out DIR` writes the model for "
         "serving with vLLM or transformers; `lmsmith generate RUN` continues prompts here."
     ),
-    "finetune fine_tune tune adapt sft lora fine_tuning finetuning": (
-        "`lmsmith train TEXT --from RUN` fine-tunes a model on other text."
+    "finetune fine_tune adapt sft lora fine_tuning finetuning": (
+        "`lmsmith train TEXT --from RUN` fine-tunes a model on other text, and `lmsmith tune RUN "
+        "CHATS` on conversations."
     ),
     "align dpo rlhf rl grpo ppo": (
         "There is no preference or reinforcement learning yet. `lmsmith train TEXT --from RUN` "

@@ -15,6 +15,8 @@ A run on several sources or on ready-made shards has (`prepare/run_sources.py` w
     RUN/tokens/source-1/ ...          train.bin and val.bin of each source that is text
     RUN/tokens/corpus.json, tokenizer.json, and validation.txt if the text is small
 
+A run that learns from conversations has the files of `conversations.py`.
+
 Ready-made shards (`ready.py`) are not copied. Their record in sources.json has their path, and the
 hash of their manifest or, without one, the names and sizes of the shards. `load` refuses shards
 that have changed since the run began.
@@ -28,7 +30,9 @@ from typing import Any
 import numpy as np
 
 from lmsmith import foreign_json
+from lmsmith.data import conversations
 from lmsmith.data.batches.windows import Sources
+from lmsmith.data.conversations import Conversations
 from lmsmith.data.ready import Ready, open_shard_folder
 from lmsmith.data.shards import Shards, read_shard
 from lmsmith.errors import CheckpointError
@@ -57,8 +61,8 @@ class Counts:
 class Corpus:
     """Training and validation ids, with the tokenizer that made them."""
 
-    train: np.ndarray | Shards | Sources
-    validation: np.ndarray | Shards
+    train: np.ndarray | Shards | Sources | Conversations
+    validation: np.ndarray | Shards | Conversations
     tokenizer: Tokenizer
     counts: Counts
 
@@ -68,6 +72,8 @@ class Corpus:
         it is not scored.
         """
         end_of_text = self.tokenizer.end_of_text
+        if isinstance(self.validation, Conversations):
+            return False
         return end_of_text is not None and self.validation[:1].tolist() == [end_of_text]
 
 
@@ -77,6 +83,8 @@ def load(folder: Path) -> Corpus:
     Raises CheckpointError if a file is missing or damaged or shards have changed, and DataError for
     damaged shards.
     """
+    if (folder / conversations.FILE_NAME).exists():
+        return _load_conversations(folder)
     path = folder / "sources.json"
     if not path.exists():
         return _load_text(folder)
@@ -105,6 +113,23 @@ def _load_text(folder: Path) -> Corpus:
         load_tokenizer(folder),
         counts,
     )
+
+
+def _load_conversations(folder: Path) -> Corpus:
+    path = folder / conversations.FILE_NAME
+    try:
+        found = foreign_json.read(path)["format"]
+        if found != conversations.FORMAT:
+            raise CheckpointError(
+                f"{path} has format {found!r}, but this version of lmsmith reads format "
+                f"{conversations.FORMAT}. Upgrade lmsmith."
+            )
+        train, validation = (Conversations.open(folder, name) for name in ("train", "val"))
+        return Corpus(train, validation, load_tokenizer(folder), load_counts(folder))
+    except (OSError, ValueError, TypeError, KeyError, IndexError) as error:
+        raise CheckpointError(
+            f"the conversations in {folder} are damaged ({error}). Start the run again."
+        ) from error
 
 
 def load_counts(folder: Path) -> Counts:

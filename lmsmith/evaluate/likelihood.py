@@ -50,6 +50,7 @@ import torch
 from torch import nn
 
 from lmsmith.data.batches.rows import document_bounds
+from lmsmith.data.conversations import Conversations
 from lmsmith.data.shards import Shards
 from lmsmith.errors import CheckpointError, ConfigError, DataError
 from lmsmith.models.interface import LanguageModel
@@ -130,7 +131,7 @@ def checked(score: Score) -> Score:
 
 def score_ids(
     model: LanguageModel,
-    ids: Ids,
+    ids: Ids | Conversations,
     *,
     n_bytes: int,
     n_unknown: int = 0,
@@ -150,6 +151,7 @@ def score_ids(
       not counted.
     - `rows_per_batch`: windows per batch; by default as many as fit in 65,536 tokens (on a CPU,
       4,096 tokens and 64 MiB of logits), at least one.
+    - Of conversations, each is scored separately, and only its learned tokens count.
     - `boundary`: the id before each document, if documents are scored separately.
     - `share`: (rank, world size); `nats` then covers only every world-th batch, and the ranks'
       values are to be added. All ranks call the model equally often.
@@ -172,7 +174,10 @@ def score_ids(
     )
     costs: Iterator[tuple[float, int]]
     with inference(model):
-        if boundary is not None:
+        if isinstance(ids, Conversations):
+            batches = _conversations(ids, rows * width)
+            costs = (_cost(model, batch, counts) for batch, counts in _shared(batches, *share))
+        elif boundary is not None:
             batches = _document_windows(ids, boundary, width, stride or width, rows * width)
             costs = (_cost(model, batch, counts) for batch, counts in _shared(batches, *share))
         elif T is not None:
@@ -182,10 +187,13 @@ def score_ids(
             costs = _costs_as_one(
                 model, ids, min(n_tokens, _LOGIT_BYTES // (4 * V)), counts=share[0] == 0
             )
-        nats, n_impossible = 0.0 if starts_with_end_of_text or share[0] else math.log(V), 0
+        first_is_free = starts_with_end_of_text or isinstance(ids, Conversations)
+        nats, n_impossible = 0.0 if first_is_free or share[0] else math.log(V), 0
         for more, n_more in costs:
             nats, n_impossible = nats + more, n_impossible + n_more
     n_predicted = len(ids) - starts_with_end_of_text
+    if isinstance(ids, Conversations):
+        n_predicted = ids.n_learned
     return Score(
         nats, n_predicted, n_bytes, n_unknown, n_unknown_bytes, n_impossible, n_invalid, left_out
     )
@@ -298,6 +306,22 @@ def _document_windows(
             padded[row, : n + 1] = ids[start : start + n + 1]
             counted[row, n_seen:n] = True
         yield padded, counted
+
+
+def _conversations(some: Conversations, n_tokens: int) -> Iterator[Batch]:
+    """Conversations, the longest first, in zero-padded batches of up to `n_tokens` tokens."""
+    lengths = np.diff(some.starts)
+    order = np.argsort(-lengths, kind="stable")
+    while len(order):
+        width = int(lengths[order[0]])
+        batch, order = np.split(order, [min(len(order), max(1, n_tokens // width))])
+        padded = np.zeros((len(batch), width), np.int64)
+        counted = np.zeros((len(batch), width), np.bool_)
+        for row, member in enumerate(batch.tolist()):
+            start, n = int(some.starts[member]), int(lengths[member])
+            padded[row, :n] = some.ids[start : start + n]
+            counted[row, :n] = some.learned[start : start + n]
+        yield padded, counted[:, 1:]
 
 
 def _costs_as_one(

@@ -5,6 +5,7 @@
                  transformers has no class for also modeling_lmsmith_*.py
     --to llmc    model.bin
     --to onnx    model.onnx, and tokenizer.json and tokenizer_config.json
+    --to peft    adapter_config.json, adapter_model.safetensors (`peft.py`), the tokenizer
 
 Before the folder appears, lmsmith and, if it is installed, transformers load it again, and their
 logits on fixed tokens are compared with the run's. `receipt.json` records the differences and the
@@ -27,7 +28,7 @@ from lmsmith.config import ModelConfig, NeuralConfig
 from lmsmith.errors import CheckpointError, ConfigError, StorageError, UsageError
 from lmsmith.evaluate.likelihood import inference
 from lmsmith.hashes import sha256_of
-from lmsmith.interop import card, custom, huggingface, llmc, onnx_model, vocabulary
+from lmsmith.interop import card, custom, huggingface, llmc, onnx_model, peft, vocabulary
 from lmsmith.interop.architectures import architecture_for
 from lmsmith.interop.defaults import Defaults
 from lmsmith.interop.defaults import load as load_defaults
@@ -41,7 +42,7 @@ from lmsmith.tokens.files import FILE_NAME, load_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
 
 RECEIPT = "receipt.json"
-Form = Literal["hf", "llmc", "onnx"]
+Form = Literal["hf", "llmc", "onnx", "peft"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 _TOLERANCE = 1e-4  # relative to the largest absolute logit
@@ -91,6 +92,7 @@ def export_model(
     with inference(model):
         logits = model(ids)
     tokenizer = load_tokenizer(folder) if to != "llmc" and (folder / FILE_NAME).is_file() else None
+    defaults = load_defaults(folder)
     receipt = {
         "lmsmith": __version__,
         "run": str(run),
@@ -122,25 +124,21 @@ def export_model(
     # `new_run_path` made sure that a folder which exists is empty.
     with atomic.folder(out, replace=out.is_dir()) as partial:
         if to == "hf":
-            defaults = load_defaults(folder)
             _write_huggingface(partial, config, tensors, tokenizer, *limits, defaults, shard_size)
             card.write(partial, run, about)
         elif isinstance(graph, GPT):
             onnx_model.write(partial / onnx_model.FILE_NAME, graph)
-            if tokenizer is not None:
-                vocabulary.save(
-                    tokenizer,
-                    partial,
-                    context_length=config.context_length,
-                    begin=limits[0],
-                    ends=limits[1],
-                    defaults=load_defaults(folder),
-                )
+            _write_tokenizer(partial, config, tokenizer, *limits, defaults)
+        elif to == "peft":
+            assert isinstance(config, GPTConfig)
+            peft.write(partial, run, config, tensors)
+            _write_tokenizer(partial, config, tokenizer, *limits, defaults)
+            receipt["vocab_size"] = config.vocab_size
         else:
             assert isinstance(config, GPTConfig)
             llmc.write(partial / llmc.FILE_NAME, config, tensors)
         del tensors
-        receipt["checked"] = _checked(partial, ids, logits, tokenizer, to)
+        receipt["checked"] = {} if to == "peft" else _checked(partial, ids, logits, tokenizer, to)
         receipt["sha256"] = {file.name: sha256_of(file) for file in sorted(partial.iterdir())}
         write_json(partial / RECEIPT, receipt)
     return receipt
@@ -156,6 +154,8 @@ def _architecture(config: ModelConfig, to: Form) -> tuple[str, str | None]:
     if to == "onnx":
         onnx_model.check(config)
         return "ONNX graph with a KV cache", None
+    if to == "peft":
+        return architecture_for(config).name, None
     code = custom.needed_for(config)
     return (code.architecture, code.file) if code else (architecture_for(config).name, None)
 
@@ -202,16 +202,7 @@ def _write_huggingface(
     shard_size: int,
 ) -> None:
     """Writes the tokenizer, if there is one, and the model in Hugging Face's format."""
-    named: dict[str, int] = {}
-    if tokenizer is not None:
-        named = vocabulary.save(
-            tokenizer,
-            folder,
-            context_length=None if config.recurrent else config.context_length,
-            begin=begin,
-            ends=ends,
-            defaults=defaults,
-        )
+    named = _write_tokenizer(folder, config, tokenizer, begin, ends, defaults)
     special = vocabulary.special_ids(tokenizer) if tokenizer else set(range(config.vocab_size))
     huggingface.write(
         folder,
@@ -222,6 +213,23 @@ def _write_huggingface(
         pad=_kept_id("pad", None, defaults, special, named),
         defaults=defaults,
         shard_size=shard_size,
+    )
+
+
+def _write_tokenizer(
+    folder: Path,
+    config: NeuralConfig,
+    tokenizer: Tokenizer | None,
+    begin: int | None,
+    ends: list[int],
+    defaults: Defaults | None,
+) -> dict[str, int]:
+    """Writes the tokenizer, if there is one; returns the ids of its named tokens."""
+    if tokenizer is None:
+        return {}
+    length = None if config.recurrent else config.context_length
+    return vocabulary.save(
+        tokenizer, folder, context_length=length, begin=begin, ends=ends, defaults=defaults
     )
 
 

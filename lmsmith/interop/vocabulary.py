@@ -9,6 +9,7 @@ back.
 | sentencepiece | Unigram or BPE (`tokens/sentencepiece.py`) | `<unk>`, or bytes |
 | char | BPE of characters without merges | skipped, as in lmsmith |
 | word | WordLevel after a Split by our pattern, with character classes written out | `<unk>`, as in lmsmith |
+| extended | that of its base, with more added tokens | as in its base |
 
 One difference: transformers encodes `<|endoftext|>` in a text as the special token; lmsmith encodes
 it as text unless special tokens are allowed. Character classes are written as Python defines them,
@@ -28,6 +29,7 @@ from lmsmith.interop.defaults import TOKENS, Defaults
 from lmsmith.strict_json import write_json
 from lmsmith.tokens import beside
 from lmsmith.tokens.bpe import BpeTokenizer
+from lmsmith.tokens.extended import ExtendedTokenizer
 from lmsmith.tokens.files import FILE_NAME, load_tokenizer
 from lmsmith.tokens.foreign import to_huggingface
 from lmsmith.tokens.library import LibraryTokenizer
@@ -272,6 +274,8 @@ def content_of(tokenizer: Tokenizer) -> dict[str, Any]:
         return tokenizer.content
     end = tokenizer.end_of_text
     special_tokens = {} if end is None else {END_OF_TEXT: end}
+    if isinstance(tokenizer, ExtendedTokenizer):
+        special_tokens, tokenizer = tokenizer.special_tokens, tokenizer.base
     if isinstance(tokenizer, ByteTokenizer):
         tokens = [bytes([byte]) for byte in range(256)]
         return to_huggingface(
@@ -334,17 +338,23 @@ def _simple(path: Path) -> Tokenizer | None:
         content = foreign_json.read(path)
         vocabulary: dict[str, int] = content["model"]["vocab"]
         texts = sorted(vocabulary, key=vocabulary.__getitem__)
-        has_end = END_OF_TEXT in [added["content"] for added in content["added_tokens"]]
+        added = {token["content"]: token["id"] for token in content["added_tokens"]}
+        has_end = END_OF_TEXT in added
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None  # `load_tokenizer` reads the file next and reports what is wrong
-    tokenizer: Tokenizer
+    tokenizer: CharTokenizer | WordTokenizer | ExtendedTokenizer
     if texts == sorted(texts) and all(len(text) == 1 for text in texts):
         tokenizer = CharTokenizer("".join(texts), has_end)
     elif texts[:1] == [" " + UNKNOWN]:
         tokenizer = WordTokenizer(texts[1:], has_end)
     else:
         return None
+    more = sorted(set(added) - {END_OF_TEXT}, key=added.__getitem__)
+    if more:
+        tokenizer = ExtendedTokenizer(tokenizer, more)
     written = content_of(tokenizer)
+    if added != {token["content"]: token["id"] for token in written["added_tokens"]}:
+        return None
     parts = ("normalizer", "pre_tokenizer", "decoder")
     same = all(content.get(part) == written[part] for part in parts)
     same = same and vocabulary == written["model"]["vocab"]

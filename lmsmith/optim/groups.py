@@ -40,7 +40,9 @@ class Optimizers:
         products: torch.dtype | None = None,
         distribute: Callable[[StackFunction], StackFunction] | None = None,
     ) -> None:
-        self.named: dict[str, Tensor] = dict(model.named_parameters())
+        self.named: dict[str, Tensor] = {
+            n: p for n, p in model.named_parameters() if p.requires_grad
+        }
         muon = config.name == "muon"
         matrices = {
             n: p for n, p in self.named.items() if muon and n.startswith("blocks.") and p.dim() == 2

@@ -204,10 +204,14 @@ def _kind(kind: str | None, path: Path) -> type[Tokenizer]:
     if kind == "sentencepiece":
         tokenizer_class: type[Tokenizer] = _spm().SentencePieceTokenizer
         return tokenizer_class
+    if kind == "extended":
+        from lmsmith.tokens.extended import ExtendedTokenizer
+
+        return ExtendedTokenizer
     if kind not in _KINDS:
         raise TokenizerError(
             f"{path} has a tokenizer of kind {kind!r}; this version of lmsmith knows "
-            f"{', '.join(_KINDS)}, bpe, library and sentencepiece. Upgrade lmsmith."
+            f"{', '.join(_KINDS)}, bpe, library, sentencepiece and extended. Upgrade lmsmith."
         )
     return _KINDS[kind]
 

@@ -16,13 +16,17 @@ import torch
 
 from lmsmith.config import RunConfig
 from lmsmith.config.presets import NOTES, has_size
+from lmsmith.data.batches.conversations import PackedConversations
 from lmsmith.data.batches.packing import batches_of
 from lmsmith.data.batches.rows import Rows
+from lmsmith.data.conversations import Conversations
 from lmsmith.data.corpus import Corpus
 from lmsmith.data.shards import Shards
 from lmsmith.errors import ConfigError
 from lmsmith.machine.limits import omp_threads
+from lmsmith.models.gpt import GPT
 from lmsmith.models.gpt_config import GPTConfig
+from lmsmith.models.lora import add_adapters
 from lmsmith.optim.rates import peak_rates
 from lmsmith.text.files import plural
 from lmsmith.tokens.tokenizer import unused_ids
@@ -40,6 +44,7 @@ EVALUATION_SHARE = 0.06  # maximum share of the time for more than LEAST_EVALUAT
 MOST_EVALUATION = 0.25  # maximum share of the time for a single evaluation
 N_LOG_LINES = 200
 GOOD_MULTIPLE = 128  # pads the vocabulary on GPUs
+STEPS_AN_EPOCH, MOST_ROWS = 30, 32  # of conversations, packed into rows
 COMPILE_SECONDS = 180.0  # compiling takes up to a minute, which shorter runs do not regain
 USUAL_SHARE = 0.4  # share of the measured matrix-product rate that training usually reaches
 
@@ -67,6 +72,9 @@ def resolve(
     check_ranks(config, world)
     if config.train.engine == "reference":
         check_memory(config)
+    if isinstance(corpus.train, Conversations) and "train.batch_size" not in given:
+        rows = {"train.batch_size": _rows_of_conversations(config, corpus, world)}
+        config = config.changed(rows, where="what was chosen")
     tokens_a_step = batches_of(
         config, corpus.train, corpus.tokenizer
     ).tokens_per_batch  # DataError for too little text
@@ -238,7 +246,8 @@ def steps_of_epochs(config: RunConfig, corpus: Corpus) -> int:
     With one document per row, these are passes over the documents.
     """
     epochs = config.train.epochs
-    if isinstance(batches := batches_of(config, corpus.train, corpus.tokenizer), Rows):
+    batches = batches_of(config, corpus.train, corpus.tokenizer)
+    if isinstance(batches, Rows | PackedConversations):
         return _ceil(epochs * batches.n_batches)
     wanted = _ceil(
         epochs * len(corpus.train) / config.model.context_length
@@ -310,7 +319,11 @@ def seconds_a_step_of_share(
 def seconds_a_step(config: RunConfig, corpus: Corpus, machine: Machine, n: int = 6) -> float:
     """Measures the seconds per step: the median of a few steps of a temporary model."""
     model = config.neural.build()
-    model.initialise(torch.Generator().manual_seed(config.train.seed))
+    generator = torch.Generator().manual_seed(config.train.seed)
+    model.initialise(generator)
+    if config.lora.rank:
+        assert isinstance(model, GPT)
+        add_adapters(model, config.lora, generator)
     model.to(machine.device)
     replica = Replica(model, config)
     batches = batches_of(config, corpus.train, corpus.tokenizer)
@@ -334,6 +347,14 @@ def _workers(machine: Machine, world: int) -> str:
     return threads if world == 1 else f"{world} processes of {threads} each"
 
 
+def _rows_of_conversations(config: RunConfig, corpus: Corpus, world: int) -> int:
+    """Rows per batch for about `STEPS_AN_EPOCH` steps per epoch, at most MOST_ROWS."""
+    batches = batches_of(config, corpus.train, corpus.tokenizer)
+    assert isinstance(batches, PackedConversations)
+    rows = min(MOST_ROWS, max(1, batches.n_rows // STEPS_AN_EPOCH))
+    return -(-rows // world) * world
+
+
 def _in_epochs(n: float) -> str:
     return f"{n:.1f} epochs" if n >= 0.1 else f"{n:.2g} epochs"
 
@@ -348,6 +369,14 @@ def describe(config: RunConfig, corpus: Corpus, machine: Machine, world: int = 1
     of = f"{train.batch_size} x {model.context_length} tokens"
     name = f"from {train.init_from}" if train.init_from else config.preset
     notes = [f"note     {NOTES[name]}"] if name in NOTES else []
+    epochs = tokens / counts.n_train_tokens
+    if isinstance(batches, PackedConversations):
+        epochs = train.steps / batches.n_batches
+        of = f"{plural(train.batch_size, 'row')} of conversations, {tokens_a_step:,} learned tokens"
+        notes.append(
+            f"note     {batches.conversations.n:,} conversations in {batches.n_rows:,} rows of "
+            f"{model.context_length:,} tokens; {batches.padding:.1%} padding"
+        )
     if isinstance(batches, Rows):
         of = (
             f"{plural(train.batch_size, 'document')} of {tokens_a_step / train.batch_size:,.0f} "
@@ -380,7 +409,7 @@ def describe(config: RunConfig, corpus: Corpus, machine: Machine, world: int = 1
         f"{model.vocab_size:,}; {counts.n_val_tokens:,} held out for validation",
         f"model    {name}: {model.describe()}; {n_params:,} parameters",
         f"training {plural(train.steps, 'step')} of {of} = {tokens:,} tokens "
-        f"({_in_epochs(tokens / counts.n_train_tokens)}), optimizer {config.optim.name}, "
+        f"({_in_epochs(epochs)}), optimizer {config.optim.name}, "
         f"schedule {config.schedule.shape}"
         + (", gradients by hand in NumPy" if train.engine == "reference" else "")
         + f"; {_rates(config)}",

@@ -4,7 +4,8 @@ The model and the tokenizer are that run's; only dropout can be set. The weights
 new run's `model/`, so neither run needs the other. They are scored before the first step, and stay
 the best weights if no step improves them. Training documents begin with the end-of-text token, as
 in every run. Generated text ends at that token, or at the ids that end an imported model's texts.
-The optimizers start with an empty state, at a tenth of the preset's learning rates.
+The optimizers start with an empty state, at a tenth of the preset's learning rates; adapters
+(`lora.rank`) have rates of their own.
 """
 
 from __future__ import annotations
@@ -23,6 +24,15 @@ from lmsmith.errors import ConfigError
 from lmsmith.run_folder import config_of, model_folder, tokenizer_of
 
 RATE = 0.1  # of the preset's learning rates
+LORA = {
+    "optim.name": "adamw",
+    "optim.learning_rate": 1e-3,
+    "optim.embedding_learning_rate": 0.0,
+    "optim.weight_decay": 0.0,
+}
+"""Defaults of adapters, which take about ten times the rate of full fine-tuning (Schulman et al.
+2025, "LoRA Without Regret").
+"""
 FREE = {"dropout", "attention_dropout", "ngram_dropout"}
 _RATES = ("learning_rate", "muon_learning_rate", "embedding_learning_rate")
 
@@ -49,9 +59,11 @@ def with_initial_model(config: RunConfig, given: Collection[str]) -> tuple[RunCo
                 f"of kind {model.kind}. Leave out the settings of the model."
             )
         config = dataclasses.replace(config, model=type(model)())
+    # A chat template adds ids, so a recipe of such a run has a larger vocabulary.
+    free = FREE | ({"vocab_size"} if config.data.documents == "conversations" else set())
     for field in dataclasses.fields(model):
         ours, theirs = getattr(config.model, field.name), getattr(model, field.name)
-        if f"model.{field.name}" in given and field.name not in FREE and ours != theirs:
+        if f"model.{field.name}" in given and field.name not in free and ours != theirs:
             raise ConfigError(
                 f"model.{field.name} = {ours!r}, but {place}, which this run starts from, has "
                 f"{theirs!r}. Leave it out: only the dropout of that model can be set."
@@ -68,6 +80,8 @@ def with_initial_model(config: RunConfig, given: Collection[str]) -> tuple[RunCo
         for name in _RATES
         if f"optim.{name}" not in given
     }
+    if config.lora.rank:
+        rates = {name: value for name, value in LORA.items() if name not in given}
     config = dataclasses.replace(
         config, model=dataclasses.replace(model, **kept), tokenizer=str(folder)
     )

@@ -23,7 +23,9 @@ from lmsmith.data.batches.read_ahead import ReadAhead
 from lmsmith.data.batches.windows import AnyBatches
 from lmsmith.data.corpus import Corpus
 from lmsmith.distributed.ranks import LONG, Ranks
+from lmsmith.models.gpt import GPT
 from lmsmith.models.interface import NeuralModel
+from lmsmith.models.lora import add_adapters, is_adapter
 from lmsmith.train.guard import Guard, SpikeError
 from lmsmith.train.hooks.hook import Context, Hook, LastStep
 from lmsmith.train.hooks.order import Hooks
@@ -82,7 +84,10 @@ class Training:
     def begin(self) -> None:
         """Starts at step 0; with `--from`, from another run's weights. Raises CheckpointError."""
         if self.context.config.train.init_from:
-            self.context.replica.load_weights(weights_to_begin_with(self.context.run))
+            weights = weights_to_begin_with(self.context.run)
+            ours = self.context.model.named_parameters()
+            weights |= {name: p.detach() for name, p in ours if is_adapter(name)}
+            self.context.replica.load_weights(weights)
             self.state.evaluated_step = -1  # so that these weights are evaluated first
 
     def restore(self, *, without_hooks: Collection[str] = ()) -> bool:
@@ -160,7 +165,11 @@ class Training:
 def new_model(config: RunConfig, device: torch.device, ranks: Ranks) -> NeuralModel:
     """Builds a model with initial weights, on its device unless FSDP2 will shard it."""
     model = config.neural.build()
-    model.initialise(torch.Generator().manual_seed(config.train.seed))
+    generator = torch.Generator().manual_seed(config.train.seed)
+    model.initialise(generator)
+    if config.lora.rank:
+        assert isinstance(model, GPT)
+        add_adapters(model, config.lora, generator)
     model.to(torch.float64 if config.train.dtype == "float64" else torch.float32)
     if ranks.world == 1 or config.train.parallel == "ddp":
         model.to(device)  # under FSDP2 it may be too large for one device

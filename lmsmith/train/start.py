@@ -47,6 +47,11 @@ from lmsmith.train.request import COMMAND_LINE, asked
 from lmsmith.train.resume import count_again, new_training, resume_run
 from lmsmith.train.trackers import check_installed
 
+Gather = Callable[[RunConfig, Path, Console], tuple[RunConfig, Corpus]]
+"""Writes a run's tokens into its folder, and perhaps the weights to start from into its `model/`.
+Returns the config, in which only `model.vocab_size` may have changed, and the tokens.
+"""
+
 
 @dataclass(frozen=True)
 class _Request:
@@ -59,6 +64,7 @@ class _Request:
     started: float  # time.monotonic() at which --minutes starts to count
     reserve_seconds: float
     note: Callable[[ModelConfig], str | None]
+    gather: Gather
 
     @property
     def budget(self) -> float:
@@ -81,17 +87,20 @@ def train(
     hooks: Sequence[Hook] = (),
     where: str = COMMAND_LINE,
     note_on: Callable[[ModelConfig], str | None] = lambda model: None,
+    gather: Gather | None = None,
 ) -> tuple[Path, dict[str, Any]]:
     """Trains a model on `sources` and returns its run folder and summary.
 
     `changes`: settings by dotted name, given in `where` (for errors). `hooks`: your own hooks,
-    called between steps (`Hook`). `note_on`: returns a note about the model, printed at the start.
-    `started`: the time.monotonic() at which `--minutes` starts to count; `reserve_seconds`: time to
-    keep free at its end. If torchrun restarts lost processes (`--max-restarts`), the run continues
-    from its last checkpoint. Raises LmsmithError of every kind; if that happens before training
-    starts, nothing appears at `out`.
+    called between steps (`Hook`). `started`: the time.monotonic() at which `--minutes` starts to
+    count; `reserve_seconds`: time to keep free at its end. `note_on`: returns a note about
+    the model, printed at the start. `gather`: writes the run's tokens; default: those of text and
+    shards. If torchrun restarts lost processes
+    (`--max-restarts`), the run continues from its last checkpoint. Raises LmsmithError of every
+    kind; if that happens before training starts, nothing appears at `out`.
     """
     started = time.monotonic() if started is None else started
+    gather = gather or gather_text
     config, given = asked(sources, changes, where)
     names_of(hooks)
     if out is None and _restarts():
@@ -108,19 +117,26 @@ def train(
     if config.model.counted:
         _no_hooks(hooks)
         refuse_early(config, ranks_from_environment().world, given)
-        return _count(_Request(config, given, out, (), started, reserve_seconds, note_on), console)
+        request = _Request(config, given, out, (), started, reserve_seconds, note_on, gather)
+        return _count(request, console)
     if config.train.init_from:
         of = config.train.init_from
-        note = f"fine-tuning {of} with its tokenizer; learning rates are a tenth of the preset's "
-        note += "unless set"
-        say(_of_first(console, ranks_from_environment()), f"note     {note}", indent=9)
+        note = f"{of} with its tokenizer; learning rates are a tenth of the preset's unless set"
+        if rank := config.lora.rank:
+            note = f"adapters of rank {rank} for {of}, with AdamW unless set"
+        say(_of_first(console, ranks_from_environment()), f"note     fine-tuning {note}", indent=9)
+    elif config.lora.rank:
+        raise UsageError(
+            f"lora.rank = {config.lora.rank} trains adapters for a model that exists. Name it with "
+            "--from RUN, or leave lora.rank out."
+        )
     length = config.train
     if not (length.steps or length.tokens or length.epochs or length.minutes):
         config = config.changed({"train.minutes": DEFAULT_MINUTES}, where="the default")
     if partial := note_on_rates(config.optim, given):
         say(_of_first(console, ranks_from_environment()), f"note     {partial}", indent=9)
     check_installed(config.train.track)
-    request = _Request(config, given, out, hooks, started, reserve_seconds, note_on)
+    request = _Request(config, given, out, hooks, started, reserve_seconds, note_on, gather)
     with joined(ranks_from_environment(device_name(config))) as ranks:
         return _train(request, _of_first(console, ranks), ranks)
 
@@ -203,10 +219,11 @@ def _filled(
     """Returns the function that fills a new run folder: tokens, config, starting weights."""
 
     def fill(folder: Path) -> tuple[RunConfig, Corpus]:
-        config = request.config
-        corpus = _gathered(config, folder, console)
+        config, corpus = request.gather(request.config, folder, console)
+        for note in corpus.counts.notes:
+            say(console, f"note     {note}", indent=9)
         seconds = _seconds_for_steps(request, folder)
-        if config.train.init_from:
+        if config.train.init_from and not (folder / "model").exists():
             copy_model(config, folder)
         record(folder, request.hooks)
         with explain_out_of_memory():
@@ -246,7 +263,9 @@ def _count(request: _Request, console: Console) -> tuple[Path, dict[str, Any]]:
         say(console, f"note     {note}", indent=9)
 
     def fill(folder: Path) -> tuple[RunConfig, Corpus]:
-        corpus = _gathered(request.config, folder, console)
+        _, corpus = request.gather(request.config, folder, console)
+        for note in corpus.counts.notes:
+            say(console, f"note     {note}", indent=9)
         return resolve_counting(request.config, request.given, corpus), corpus
 
     place = request.place()
@@ -260,12 +279,14 @@ def _count(request: _Request, console: Console) -> tuple[Path, dict[str, Any]]:
         return place, count(resolved, corpus, place, console)
 
 
-def _gathered(config: RunConfig, folder: Path, console: Console) -> Corpus:
-    """Writes the tokens of a run into its folder and prints notes about them."""
-    corpus = prepare_run(config.data, config.tokenizer, folder / "tokens")
-    for note in corpus.counts.notes:
-        say(console, f"note     {note}", indent=9)
-    return corpus
+def gather_text(config: RunConfig, folder: Path, console: Console) -> tuple[RunConfig, Corpus]:
+    """The `Gather` of runs on text and shards."""
+    if config.data.documents == "conversations":
+        raise UsageError(
+            "data.documents = 'conversations' is what `lmsmith tune RUN CHATS` does. Use that "
+            "command, or leave the setting out."
+        )
+    return config, prepare_run(config.data, config.tokenizer, folder / "tokens")
 
 
 def _no_hooks(hooks: Sequence[Hook]) -> None:

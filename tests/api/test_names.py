@@ -30,10 +30,13 @@ PYTHON_ONLY = {
     "hooks": "Python objects",
     "logit_bias": "token ids",
     "banned": "token ids",
+    "messages": "what a terminal reads",
 }
 
 CALLS: dict[str, tuple[Any, dict[str, str]]] = {
     "demo": (api.demo, {}),
+    # Reading messages, and what a terminal shows, are the command's.
+    "chat": (api.LM.chat, {"run": "", "system": ""}),
     "report": (api.report, {}),
     "generate": (
         api.LM.generate,
@@ -55,6 +58,7 @@ CALLS: dict[str, tuple[Any, dict[str, str]]] = {
 SETTING_VERBS = {"train": api.train, "resume": api.resume}
 
 OTHER_CALLS = {
+    "tune": "lmsmith.api:tune",
     "replay": "lmsmith.train.replay:replay",
     "verify": "lmsmith.verify:compare_gradients",
     "bench train": "lmsmith.train.ladder:time_steps",
@@ -93,8 +97,9 @@ def test_at_most_sixteen_public_names_and_all_exist() -> None:
     for name in lmsmith.__all__:
         assert getattr(lmsmith, name) is not None
     assert {name for name in api.__all__ if name in lmsmith.__all__} | {
-        *("__version__", "Tokenizer", "errors", "extend")
+        *("Tokenizer", "errors", "extend")
     } == set(lmsmith.__all__)
+    assert lmsmith.__version__
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         lmsmith.trian  # noqa: B018
 

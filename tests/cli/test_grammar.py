@@ -83,11 +83,11 @@ def test_words_after_a_double_dash_are_names_or_texts(
             "Give the text after the command: `lmsmith train book.txt`.",
         ),
         (["sample", "run"], "no command 'sample'. `lmsmith generate RUN` continues a text."),
-        (["chat", "run"], "There is no chat yet. `lmsmith generate RUN`"),
+        (["talk", "run"], "no command 'talk'. `lmsmith chat RUN` talks to a tuned model."),
         (["serve", "run"], "There is no server yet. `lmsmith export RUN --to hf"),
         (
             ["finetune", "run"],
-            "`lmsmith train TEXT --from RUN` fine-tunes a model on other text.",
+            "`lmsmith train TEXT --from RUN` fine-tunes a model on other text, and",
         ),
         (
             ["tokenizer", "tokenize", "x"],

@@ -108,6 +108,8 @@ def test_the_examples_run_one_after_the_other(lmsmith: Lmsmith, run: Path) -> No
     demo.mkdir()
     lines = "".join(json.dumps({"text": line}) + "\n" for line in TEXT.splitlines())
     (demo / "stories.jsonl").write_text(lines)
+    chats = [{"prompt": "a", "completion": letter} for letter in "bcdefgh"]
+    (demo / "chats.jsonl").write_text("".join(json.dumps(chat) + "\n" for chat in chats))
     shutil.move(run, demo / "run-1")
     examples = {
         verb: shlex.split(lmsmith(*verb.split(), "--help").out.splitlines()[-1])[1:]
@@ -121,7 +123,12 @@ def test_the_examples_run_one_after_the_other(lmsmith: Lmsmith, run: Path) -> No
         del examples[verb]
     del examples["data download"]  # needs the network: tests/cli/test_data_corpora.py
     del examples["replay"]  # needs a spike record: tests/train/test_guard.py
-    first = ["train", "resume", "tokenizer train"]  # their results are the inputs of the others
+    first = [
+        "train",
+        "resume",
+        "tokenizer train",
+        "tune",
+    ]  # their results are the inputs of the others
     for verb in [*first, *sorted(examples.keys() - set(first))]:
         words = (
             [*examples[verb], "--minutes=auto", "--steps=5", *TINY]

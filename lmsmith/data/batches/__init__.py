@@ -3,6 +3,7 @@ config.
 """
 
 from lmsmith.data.batches.batch_warmup import BatchWarmup
+from lmsmith.data.batches.conversations import PackedConversations
 from lmsmith.data.batches.mixture import Mixture
 from lmsmith.data.batches.packing import Packed, batches_of
 from lmsmith.data.batches.read_ahead import ReadAhead
@@ -17,6 +18,7 @@ __all__ = [
     "Batches",
     "Mixture",
     "Packed",
+    "PackedConversations",
     "ReadAhead",
     "Rows",
     "Sources",

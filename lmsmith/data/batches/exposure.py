@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lmsmith.data.batches.batch_warmup import BatchWarmup
+from lmsmith.data.batches.conversations import PackedConversations
 from lmsmith.data.batches.packing import Packed
 from lmsmith.data.batches.rows import Rows
 from lmsmith.data.batches.streams import Streams
@@ -47,6 +48,8 @@ def exposure(batches: AnyBatches, n_steps: int) -> tuple[Exposure, ...]:
         return exposure(batches.windows, n_steps)
     if isinstance(batches, Rows):
         return (_of_rows(batches, n_steps),)
+    if isinstance(batches, PackedConversations):
+        return (_of_conversations(batches, n_steps),)
     if isinstance(batches, Streams):
         return (_of_streams(batches, n_steps),)
     if isinstance(batches, BatchWarmup):
@@ -90,6 +93,19 @@ def _of_rows(batches: Rows, n_steps: int) -> Exposure:
         n_steps / batches.n_batches,
         _times(len(batches.ids), (completed, current)),
     )
+
+
+def _of_conversations(batches: PackedConversations, n_steps: int) -> Exposure:
+    times = np.zeros(batches.conversations.n, np.int64)
+    for step in range(n_steps):
+        np.add.at(times, batches.members(step), 1)
+    starts = batches.conversations.starts
+    seen = tuple(
+        _Seen(starts[:-1][times == n], batches.lengths[times == n], int(n))
+        for n in np.unique(times[times > 0])
+    )
+    n_tokens = len(batches.conversations)
+    return Exposure(n_tokens, n_steps / batches.n_batches, _times(n_tokens, seen))
 
 
 def _offsets(windows: Windows, n_epochs: int) -> np.ndarray:

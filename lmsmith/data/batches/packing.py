@@ -1,8 +1,9 @@
-"""Document boundaries in batches: `data.documents = stream | packed | rows`.
+"""Document boundaries in batches: the setting `data.documents`.
 
     stream    windows of the continuous text, across document boundaries (`windows.py`)
     packed    the same windows, plus the document of each token: attention stays within documents
     rows      one document per row (`rows.py`)
+    conversations   several per row, with a mask of what is learned (`conversations.py`)
 
 With `train.truncated_bptt`, the rows of a stream continue from batch to batch (`streams.py`).
 
@@ -14,22 +15,28 @@ import numpy as np
 
 from lmsmith.config import RunConfig
 from lmsmith.data.batches.batch_warmup import BatchWarmup
+from lmsmith.data.batches.conversations import PackedConversations
 from lmsmith.data.batches.rows import Rows
 from lmsmith.data.batches.streams import Streams
 from lmsmith.data.batches.windows import AnyBatches, Batch, Batches, Sources
+from lmsmith.data.conversations import Conversations
 from lmsmith.data.shards import Shards
 from lmsmith.errors import ConfigError
 from lmsmith.tokens.tokenizer import Tokenizer
 
 
 def batches_of(
-    config: RunConfig, ids: np.ndarray | Shards | Sources, tokenizer: Tokenizer
+    config: RunConfig, ids: np.ndarray | Shards | Sources | Conversations, tokenizer: Tokenizer
 ) -> AnyBatches:
     """Returns the training batches of a run. Raises DataError for too little text, ConfigError if
     the text has no documents but the settings need them.
     """
     check_documents(config)
     T, size, seed = config.model.context_length, config.train.batch_size, config.train.seed
+    if isinstance(ids, Conversations):
+        return PackedConversations(
+            ids, context_length=T, batch_size=size, seed=seed, pack=config.model.packs_documents
+        )
     boundary = boundary_of(config.data.documents, tokenizer)
     if config.train.truncated_bptt:
         assert not isinstance(ids, Sources)
@@ -53,6 +60,9 @@ def check_documents(config: RunConfig) -> None:
             "data.documents = 'packed' needs attention, which a model of kind "
             f"{config.model.kind} does not have. Set it to stream or rows."
         )
+    if documents == "conversations" and (n_sources or config.train.initial_batch_size):
+        name = "data.mixture" if n_sources else "train.initial_batch_size"
+        raise ConfigError(f"{name} cannot be used with conversations. Leave it out.")
     if config.train.truncated_bptt and (documents != "stream" or n_sources):
         raise ConfigError(
             "train.truncated_bptt continues one text from batch to batch, so it needs "
@@ -69,7 +79,7 @@ def boundary_of(documents: str, tokenizer: Tokenizer) -> int | None:
     """Returns the id before each document; None for a stream, where boundaries do not matter.
     Raises ConfigError.
     """
-    if documents == "stream":
+    if documents in ("stream", "conversations"):
         return None
     if tokenizer.end_of_text is not None:
         return tokenizer.end_of_text

@@ -21,7 +21,10 @@ from lmsmith.checkpoint import (
 )
 from lmsmith.config import flatten
 from lmsmith.distributed.shard import unshard_all
+from lmsmith.models.gpt import GPT
+from lmsmith.models.lora import merged
 from lmsmith.tokens.files import save_tokenizer
+from lmsmith.train.adapter import save_adapter
 from lmsmith.train.guard import check_not_diverged
 from lmsmith.train.hook_state import check_complete, classes_in
 from lmsmith.train.hooks.hook import Context, Hook
@@ -165,6 +168,7 @@ class Checkpoints(Hook):
         step, best_step = context.state.step, context.state.best_step
         about, keep = context.about, config.train.keep
         data = {"documents": config.data.documents}
+        lora, model = config.lora, context.model
         content = {"model": flatten(vars(config.model)), "data": data, "step": model_step}
         if self._ends is None:
             self._ends = saved_end_ids(run) if config.train.init_from else {}
@@ -179,6 +183,11 @@ class Checkpoints(Hook):
                 )
             if "use" in groups:
                 save_tokenizer(tokenizer, run / "model")
-                save_model(run / "model", groups["use"], content)
+                if lora.rank:
+                    assert isinstance(model, GPT)
+                    save_adapter(run, groups["use"], config)
+                    save_model(run / "model", merged(groups["use"], lora, model), content)
+                else:
+                    save_model(run / "model", groups["use"], content)
 
         return write

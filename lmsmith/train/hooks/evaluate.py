@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from lmsmith.data.batches.packing import boundary_of
+from lmsmith.data.conversations import Conversations
 from lmsmith.distributed.shard import Scored
 from lmsmith.errors import TrainingError
 from lmsmith.evaluate.likelihood import Ids, Score, score_ids
@@ -55,7 +56,7 @@ class Evaluate(Hook):
         if context.progress is not None:
             context.progress.evaluated(state.step, state.val_loss, state.val_bits_per_byte)
 
-    def score(self, context: Context, ids: Ids | None = None) -> Score:
+    def score(self, context: Context, ids: Ids | Conversations | None = None) -> Score:
         """Scores `ids`, or else the full validation split; each rank computes a share."""
         corpus, ranks, counts = context.corpus, context.ranks, context.corpus.counts
         model: Any = context.model if ranks.world == 1 else Scored(context.replica.summed_loss)

@@ -17,7 +17,9 @@ from lmsmith.evaluate.likelihood import inference
 from lmsmith.generate.decode import generate
 from lmsmith.generate.sampling import Sampling
 from lmsmith.generate.text_model import TextModel
+from lmsmith.models.gpt import GPT
 from lmsmith.models.interface import LanguageModel
+from lmsmith.models.lora import merged
 from lmsmith.tokens.tokenizer import Tokenizer
 from lmsmith.train.hooks.hook import Context, Hook
 from lmsmith.train.init_from import saved_end_ids
@@ -75,7 +77,13 @@ class Sample(Hook):
 
             def write() -> str:
                 try:
-                    model = full_model(context, weights) if sharded else context.model
+                    model: LanguageModel = context.model
+                    if sharded and not config.lora.rank:
+                        model = full_model(context, weights)
+                    if config.lora.rank:  # decoders read a matrix without its adapters
+                        assert isinstance(context.model, GPT)
+                        every = weights if sharded else shards
+                        model = full_model(context, merged(every, config.lora, context.model))
                     # torch.compile would compile the blocks again for each length of text.
                     ends = saved_end_ids(context.run).get("ends", ())
                     with torch.compiler.set_stance("force_eager"):
