@@ -62,7 +62,7 @@ WANTS = {
     "rope_scaling.beta_slow": (YARN_SLOW,),
     "rope_scaling.truncate": (True,),
 }
-"""The values that our model can compute, as `Architecture.wants`"""
+"""The values that our model can compute, in the form of `Architecture` lists them"""
 
 
 def flat(found: Mapping[str, Any], path: Path, *, partial: bool = False) -> dict[str, Any]:

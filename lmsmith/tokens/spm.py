@@ -136,7 +136,7 @@ class Charsmap:
         self._units = np.frombuffer(table[4 : 4 + size], "<u4").tolist()
         self._values = table[4 + size :]
         ascii = range(32, 127)
-        # Whether every key that begins with printable ASCII goes on with something else.
+        # Whether every key that begins with printable ASCII has a byte after it.
         self._keeps_ascii = not any(
             self._deepest(bytes([one, other])) >= 2 or self._longest(bytes([one]), 0)
             for one in ascii

@@ -183,7 +183,7 @@ def test_compare_export_and_report(
     assert lmsmith.report([run, ngram], out=tmp_path / "both.html").is_file()
     with pytest.raises(UsageError, match="pass runs and text=FILE"):
         lmsmith.compare([run])
-    with pytest.raises(UsageError, match="expected 'hf', 'llmc' or 'peft'"):
+    with pytest.raises(UsageError, match="expected 'hf', 'llmc', 'onnx' or 'peft'"):
         lmsmith.export(run, to="gguf")  # type: ignore[arg-type]
 
 

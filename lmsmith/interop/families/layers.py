@@ -62,7 +62,7 @@ def mistral_window(found: Mapping[str, Any], path: Path) -> dict[str, Any]:
     known = {"sliding_window": 4096} | dict(found)
     if found.get("layer_types") is not None:
         raise ConfigError(
-            f"{path} has layer_types, but all layers of MistralForCausalLM are alike: use an "
+            f"{path} has layer_types, but MistralForCausalLM has one kind of layer: use an "
             "architecture that reads them, such as Qwen3ForCausalLM."
         )
     return _windows(known, "S" if known["sliding_window"] is not None else "L", path)
