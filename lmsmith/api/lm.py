@@ -27,13 +27,19 @@ def load(run: Folder) -> LM:
     """Loads the model of a run, trained or imported: `lmsmith.load("runs/book-1").generate("It
     was")`.
 
-    `run`: a `Run`, its folder, or the folder RUN/model. The model is on the CPU, in evaluation
+    `run`: a `Run`, its folder, the folder RUN/model, or a GGUF file. The model is on the CPU, in evaluation
     mode. Raises UsageError if there is no model, CheckpointError or TokenizerError for a damaged
     one.
     """
     from lmsmith.generate.text_model import TextModel
+    from lmsmith.interop.gguf_file import is_gguf
 
     place = Path(run)
+    if place.is_file() and is_gguf(place):
+        from lmsmith.interop.gguf_importing import load as load_gguf
+
+        model, tokenizer, content = load_gguf(place)
+        return LM(place, TextModel.of(model, tokenizer, content), content)
     writer, content = TextModel.load(place)
     return LM(place, writer, content)
 

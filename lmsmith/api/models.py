@@ -224,9 +224,9 @@ def import_model(
     tokenizer: Folder | None = None,
     eos_token: str | None = None,
 ) -> Run:
-    """Makes a run of a Hugging Face or llm.c model.
+    """Makes a run of a Hugging Face, GGUF or llm.c model.
 
-    `source`: a folder, an llm.c file, or a name on the Hugging Face Hub. `out`: the run's folder
+    `source`: a folder, a GGUF or llm.c file, or a name on the Hugging Face Hub. `out`: the run's folder
     (default: runs/NAME-1). `tokenizer`: instead of the one beside the weights; "none": the weights
     alone. `eos_token`: which token stands between documents, by name.
 
@@ -259,22 +259,32 @@ class Exported:
 def export(
     run: Folder,
     *,
-    to: Literal["hf", "llmc"],
+    to: Literal["hf", "gguf", "llmc"],
     out: Folder | None = None,
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+    type: Literal["auto", "f32", "f16", "bf16", "q8_0"] = "auto",
 ) -> Exported:
     """Writes a run's model for other programs, reads it again, and compares the logits.
 
-    `to`: "hf" for transformers and vLLM, "llmc" for llm.c. `out`: a new folder (default: RUN-hf or
-    RUN-llmc, beside the run). `dtype`: precision of the weights; auto: what they have.
+    `to`: "hf" for transformers and vLLM, "gguf" for llama.cpp, "llmc" for llm.c. `out`: a new folder
+    (default: RUN-hf, RUN-gguf or RUN-llmc, beside the run). `dtype`: precision of the weights;
+    auto: what they have. `type`: the same for GGUF, with float16 and 8-bit quantization.
 
     Raises ConfigError for a model that has no counterpart there, CheckpointError if what was
     written does not give the same logits, UsageError, StorageError.
     """
     from lmsmith.interop.exporting import export_model
 
-    if to not in ("hf", "llmc"):
-        raise UsageError(f"to = {to!r}: wanted 'hf' or 'llmc'.")
+    if to not in ("hf", "gguf", "llmc"):
+        raise UsageError(f"to = {to!r}: expected 'hf', 'gguf' or 'llmc'.")
+    if to == "gguf" and dtype != "auto":
+        raise UsageError(f"dtype = {dtype!r} is for to = 'hf' and 'llmc': with 'gguf', give type.")
+    if to != "gguf" and type != "auto":
+        raise UsageError(f"type = {type!r} is for to = 'gguf': with {to!r}, give dtype.")
     folder = Path(os.path.abspath(run))
     place = folder.with_name(f"{folder.name}-{to}") if out is None else Path(out)
+    if to == "gguf":
+        from lmsmith.interop.gguf_exporting import export_gguf
+
+        return Exported(place, export_gguf(Path(run), place, type=type))
     return Exported(place, export_model(Path(run), place, to=to, dtype=dtype))

@@ -6,7 +6,7 @@ import argparse
 import shlex
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lmsmith import api
 from lmsmith.cli.console import Printer, table
@@ -29,12 +29,14 @@ def _add_import(verbs: Verbs) -> None:
     imported = verbs.verb(
         "import",
         _import,
-        "make a run of a Hugging Face or llm.c model",
+        "make a run of a Hugging Face, GGUF or llm.c model",
         "lmsmith import gpt2 --out demo/gpt2",
         usage="lmsmith import SRC [--out RUN] [--tokenizer FOLDER] [--eos-token TOKEN]",
     )
     imported.add_argument(
-        "source", metavar="SRC", help="a folder, an llm.c file, or a name on the Hugging Face Hub"
+        "source",
+        metavar="SRC",
+        help="a folder, a GGUF or llm.c file, or a name on the Hugging Face Hub",
     )
     imported.add_argument("--out", type=Path, metavar="RUN", help="the run's folder (runs/NAME-1)")
     imported.add_argument(
@@ -62,18 +64,24 @@ def _add_export(verbs: Verbs) -> None:
     )
     exported.add_argument(
         "--to",
-        choices=("hf", "llmc"),
+        choices=("hf", "gguf", "llmc"),
         required=True,
-        help="hf: transformers, vLLM; llmc: llm.c's file",
+        help="hf: transformers, vLLM; gguf: llama.cpp; llmc: llm.c's file",
     )
     exported.add_argument(
-        "--out", type=Path, metavar="DIR", help="a new folder (RUN-hf or RUN-llmc, beside RUN)"
+        "--out", type=Path, metavar="DIR", help="a new folder (RUN-hf, RUN-gguf ..., beside RUN)"
     )
     exported.add_argument(
         "--dtype",
         choices=("auto", "float32", "bfloat16"),
         default="auto",
         help="precision of the weights; auto: what they have (auto)",
+    )
+    exported.add_argument(
+        "--type",
+        choices=("auto", "f32", "f16", "bf16", "q8_0"),
+        default="auto",
+        help="with --to gguf: type of the weights; auto: what they have (auto)",
     )
 
 
@@ -180,19 +188,31 @@ def _import(options: argparse.Namespace, console: Console, started: float) -> in
 def _export(options: argparse.Namespace, console: Console, started: float) -> int:
     from lmsmith.interop.exporting import RECEIPT
 
-    exported = api.export(options.run, to=options.to, out=options.out, dtype=options.dtype)
+    exported = api.export(
+        options.run, to=options.to, out=options.out, dtype=options.dtype, type=options.type
+    )
     receipt = exported.receipt
     console.print(
         f"{exported.path} has {receipt['architecture']}, {receipt['n_params']:,} parameters in "
         f"{receipt['dtype']}"
     )
     for reader, found in receipt["checked"].items():
-        if found is None:
-            console.print(f"checked  not by {reader}, which is not installed")
-        else:
-            console.print(
-                f"checked  read again by {reader}: logits differ by "
-                f"{found['max_logit_difference']:.2g}"
-            )
+        console.print(f"checked  {_checked(reader, found)}")
     console.print(f"receipt  {exported.path / RECEIPT}")
     return 0
+
+
+def _checked(reader: str, found: dict[str, Any] | None) -> str:
+    """What the receipt says of one program that read the exported model."""
+    if found is None:
+        install = ": pip install xllamacpp" if reader == "llama.cpp" else ""
+        return f"not by {reader}, which is not installed{install}"
+    if "max_logit_difference" in found:
+        return f"read again by {reader}: logits differ by {found['max_logit_difference']:.2g}"
+    if reader == "llama.cpp":
+        return (
+            f"read again by {reader}: equal ids on {found['n_lines_with_equal_ids']:,} lines, "
+            f"log-probabilities differ by {found['max_log_probability_difference']:.2g}, "
+            f"{found['n_equal_greedy_tokens']} of {found['n_greedy_tokens']} greedy tokens equal"
+        )
+    return f"read again by {reader}: equal but for rounding ({found['relative_rounding']:.2g})"

@@ -24,7 +24,8 @@ from lmsmith.config import flatten
 from lmsmith.config.presets import preset
 from lmsmith.errors import CheckpointError, ConfigError, StorageError, TokenizerError, UsageError
 from lmsmith.hashes import sha256_of
-from lmsmith.interop import defaults, hub, huggingface, llmc, vocabulary
+from lmsmith.interop import defaults, gguf_importing, hub, huggingface, llmc, vocabulary
+from lmsmith.interop.gguf_file import is_gguf
 from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.run_folder import free_place
 from lmsmith.strict_json import write_json
@@ -46,8 +47,8 @@ def import_model(
     tokenizer: str | None = None,
     eos_token: str | None = None,
 ) -> tuple[Path, dict[str, Any]]:
-    """Makes a run folder of a Hugging Face folder, an llm.c file, or a name on the Hub; returns it
-    and its summary.
+    """Makes a run folder of a Hugging Face folder, a GGUF or llm.c file, or a name on the Hub;
+    returns it and its summary.
 
     An llm.c file can be named by its folder, where it is model.bin, as `export` writes it.
 
@@ -62,6 +63,8 @@ def import_model(
         raise CheckpointError(
             f"{source} is a run of lmsmith, which every verb takes as it is: nothing to import."
         )
+    if path.is_file() and is_gguf(path):
+        return _import_gguf(path, out, tokenizer, eos_token)
     if path.is_file():
         if not llmc.is_llmc(path):
             raise UsageError(
@@ -93,6 +96,23 @@ def import_model(
         limits = _limits(tokenizer, path, found)
         kept = defaults.find(path, _tokenizer_folder(tokenizer, path) if found else None)
     _write(place, config, tensors, found, limits, kept, summary)
+    return place, summary
+
+
+def _import_gguf(
+    path: Path, out: Path | None, tokenizer: str | None, eos_token: str | None
+) -> tuple[Path, dict[str, Any]]:
+    """Makes a run of a GGUF file; returns its folder and its summary."""
+    place = free_place(out, path.stem)
+    content = gguf_importing.read(path, tokenizer=tokenizer is None, eos_token=eos_token)
+    found = content.tokenizer
+    if tokenizer is not None:
+        found = _tokenizer(tokenizer, path, content.config, eos_token)
+    tensors = content.tensors()
+    summary = _summary(content.config, tensors, found)
+    sha256 = {path.name: sha256_of(path)}
+    summary["imported"] = {"from": str(path), "form": "gguf", "sha256": sha256} | content.about()
+    _write(place, content.config, tensors, found, content.limits, content.defaults, summary)
     return place, summary
 
 
