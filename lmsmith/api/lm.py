@@ -27,9 +27,9 @@ def load(run: Folder) -> LM:
     """Loads the model of a run, trained or imported: `lmsmith.load("runs/book-1").generate("It
     was")`.
 
-    `run`: a `Run`, its folder, the folder RUN/model, or a GGUF file. The model is on the CPU, in evaluation
-    mode. Raises UsageError if there is no model, CheckpointError or TokenizerError for a damaged
-    one.
+    `run`: a `Run`, its folder, the folder RUN/model, or a GGUF file. The model is on the CPU, in
+    evaluation mode. Raises UsageError if there is no model, CheckpointError or TokenizerError for
+    a damaged one, ConfigError for a GGUF file of an architecture that lmsmith does not have.
     """
     from lmsmith.generate.text_model import TextModel
     from lmsmith.interop.gguf_file import is_gguf

@@ -226,9 +226,9 @@ def import_model(
 ) -> Run:
     """Makes a run of a Hugging Face, GGUF or llm.c model.
 
-    `source`: a folder, a GGUF or llm.c file, or a name on the Hugging Face Hub. `out`: the run's folder
-    (default: runs/NAME-1). `tokenizer`: instead of the one beside the weights; "none": the weights
-    alone. `eos_token`: which token stands between documents, by name.
+    `source`: a folder, a GGUF or llm.c file, or a name on the Hugging Face Hub. `out`: the run's
+    folder (default: runs/NAME-1). `tokenizer`: instead of the one beside the weights or in the
+    file; "none": the weights alone. `eos_token`: which token stands between documents, by name.
 
     Raises UsageError, ConfigError, CheckpointError, TokenizerError or StorageError; nothing is
     written then.
@@ -266,9 +266,9 @@ def export(
 ) -> Exported:
     """Writes a run's model for other programs, reads it again, and compares the logits.
 
-    `to`: "hf" for transformers and vLLM, "gguf" for llama.cpp, "llmc" for llm.c. `out`: a new folder
-    (default: RUN-hf, RUN-gguf or RUN-llmc, beside the run). `dtype`: precision of the weights;
-    auto: what they have. `type`: the same for GGUF, with float16 and 8-bit quantization.
+    `to`: "hf" for transformers and vLLM, "gguf" for llama.cpp, "llmc" for llm.c. `out`: a new
+    folder (default: RUN-hf, RUN-gguf or RUN-llmc, beside the run). `dtype`: precision of the
+    weights; auto: what they have. `type`: the same for GGUF, with float16 and 8-bit quantization.
 
     Raises ConfigError for a model that has no counterpart there, CheckpointError if what was
     written does not give the same logits, UsageError, StorageError.

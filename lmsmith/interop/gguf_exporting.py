@@ -11,7 +11,9 @@ them. Q8_0 stores blocks of 32 numbers, so a matrix whose rows are no multiple o
 from __future__ import annotations
 
 import collections
-from collections.abc import Mapping, Sequence
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -53,8 +55,9 @@ _LARGEST_F16 = 65504.0
 def export_gguf(run: Path, out: Path, *, type: Type = "auto") -> dict[str, Any]:
     """Writes the folder `out` with model.gguf and receipt.json; returns the receipt.
 
-    `type` "auto": that of the weights. Raises ConfigError or TokenizerError, with reasons, for a model that llama.cpp has no counterpart to;
-    CheckpointError if what was written is not the same model; UsageError, StorageError.
+    `type` "auto": that of the weights. Raises ConfigError or TokenizerError, with reasons, for a
+    model that llama.cpp has no counterpart to; CheckpointError if what was written is not the same
+    model; UsageError, StorageError.
     """
     if type not in TYPES:
         raise UsageError(f"type = {type!r}: expected one of {', '.join(TYPES)}.")
@@ -204,7 +207,8 @@ def _check_read_again(
         )
 
     relative, absolute = _ROUNDING[chosen]
-    again = gguf_importing.read(path)
+    with _without_warnings():  # on its engine, which the run's own tokenizer has caused before
+        again = gguf_importing.read(path)
     found = again.tensors()
     for name, tensor in tensors.items():
         wanted = tensor.detach()[: len(found[name])].float()
@@ -216,3 +220,14 @@ def _check_read_again(
     for text in gguf_llama_cpp.TEXTS:
         if again.tokenizer.encode(text).tolist() != tokenizer.encode(text).tolist():
             raise refuse(f"a tokenizer that gives other ids for {text!r}")
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    logger = logging.getLogger("lmsmith.tokens.library")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -77,10 +77,9 @@ def read_tensors(
 ) -> dict[str, Tensor]:
     """The tensors of a file, by our names, in float32: in new memory, or in the parameters `into`.
 
-    Raises CheckpointError for tensors that do not fit the settings.
+    `config` is what `read_config` returned. Raises CheckpointError for a file that cannot be read.
     """
     table = _ARCHITECTURES[_name(file)].pieces(config)
-    _check_tensors(file, config, table)
     tensors = {}
     for ours, pieces in table.items():
         n_rows = sum(piece.n_rows for piece in pieces)
@@ -98,7 +97,12 @@ def read_tensors(
 
 
 def read_config(file: GgufFile) -> GPTConfig:
-    """The settings of a file's model. Raises ConfigError, CheckpointError."""
+    """The settings of a file's model, which its tensors fit: a model of these settings needs no
+    more memory than the file's tensors.
+
+    Raises ConfigError for a model that ours does not compute, CheckpointError for tensors that do
+    not fit the settings.
+    """
     name = _name(file)
     architecture = _ARCHITECTURES[name]
     found = {
@@ -131,7 +135,12 @@ def read_config(file: GgufFile) -> GPTConfig:
         ours |= _llama_settings(file, name, ours, found)
     settings = {f"model.{setting}": value for setting, value in ours.items()}
     base = preset(architecture.preset)
-    return GPTConfig.of(base.changed(settings, where=str(file.path)).model)
+    try:
+        config = GPTConfig.of(base.changed(settings, where=str(file.path)).model)
+    except ConfigError as error:  # it names our settings, and not always the file
+        raise ConfigError(f"{file.path} has settings that no model has: {error}") from error
+    _check_tensors(file, config, architecture.pieces(config))
+    return config
 
 
 def _llama_settings(

@@ -51,10 +51,12 @@ def dequantize(raw: Bytes, kind: str, out: Floats) -> None:
         np.left_shift(raw.view("<u2"), 16, out=out.view(np.uint32), dtype=np.uint32)
         return
     n_values, n_bytes = BLOCKS[kind]
+    assert n_values > 1, kind
     blocks, values = raw.reshape(-1, n_bytes), out.reshape(-1, n_values)
     for start in range(0, len(blocks), _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
-        _dequantize_blocks(blocks[part], kind, values[part])
+        with np.errstate(invalid="ignore"):  # a scale that is not finite: the caller looks for NaN
+            _dequantize_blocks(blocks[part], kind, values[part])
 
 
 def _dequantize_blocks(blocks: Bytes, kind: str, out: Floats) -> None:
