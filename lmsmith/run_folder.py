@@ -251,8 +251,11 @@ def _form_of_another_program(place: Path) -> str | None:
         for path in (place, place / "model.bin"):
             if path.is_file():
                 with path.open("rb") as file:
-                    if file.read(4) == LLMC_MAGIC.to_bytes(4, "little"):
-                        return "an llm.c checkpoint"
+                    magic = file.read(4)
+                if magic == LLMC_MAGIC.to_bytes(4, "little"):
+                    return "an llm.c checkpoint"
+                if magic == b"GGUF":
+                    return "a GGUF file"
         config = foreign_json.read(place / "config.json")
     except (OSError, ValueError):
         return None

