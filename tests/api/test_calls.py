@@ -180,6 +180,15 @@ def test_compare_export_and_report(
     assert {"run", "ngram", "uniform", "xz"} <= {entry.name for entry in found.entries}
     assert (tmp_path / "page.html").read_text(encoding="utf-8") == found.page()
     assert "uniform" in repr(found)
+    (difference,) = found.differences
+    assert {difference.a, difference.b} == {"run", "ngram"}
+    assert difference.verdict in repr(found)
+    items = [{"item": i, "correct": i % 3 > 0} for i in range(30)]
+    answers = {"a": items, "b": [*items[:-1], {"item": 29, "correct": False}]}
+    on_items = lmsmith.compare(items=answers)
+    assert [row["accuracy"] for row in on_items.rows()] == [20 / 30, 19 / 30]
+    assert "no difference shown" in repr(on_items)
+    assert len(lmsmith.compare([run, ngram], text=book, items=answers).differences) == 2
     assert lmsmith.report([run, ngram], out=tmp_path / "both.html").is_file()
     with pytest.raises(UsageError, match="pass runs and text=FILE"):
         lmsmith.compare([run])
