@@ -36,6 +36,7 @@ CALLS: dict[str, tuple[Any, dict[str, str]]] = {
     "generate": (api.LM.generate, {"run": "", "n": "", "no_bos": "bos"}),  # load; generate_batch
     "eval": (api.evaluate, {"run": "model", "no_bos": "bos"}),
     "compare": (api.compare, {}),
+    "inspect": (api.LM.inspect, {"run": ""}),
     "import": (api.import_model, {}),
     "export": (api.export, {}),
     "data prepare": (api.prepare, {"source": "sources"}),
