@@ -153,7 +153,7 @@ def read_items(path: Path) -> list[Item]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the items in {path}: {error}.") from error
-    items = []
+    items: list[Item] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue

@@ -24,7 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from lmsmith.evaluate.likelihood import inference
-from lmsmith.models.gpt import GPT
+from lmsmith.models.attention import Attention
+from lmsmith.models.gpt import GPT, Block
 from lmsmith.models.interface import LanguageModel, NeuralModel
 from lmsmith.models.rnn import RNN
 
@@ -76,13 +77,15 @@ def _of_gpt(model: GPT, rows: Tensor, unused: npt.NDArray[Any]) -> Trace:
 
     def see_attention(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, rotary, _, _, layout, _ = inputs
+        assert isinstance(module, Attention)
         attention.append(module.weights(x, rotary, layout)[0])
         added["attention output"].append(_rms(output))
 
     with ExitStack() as hooks:
         for block in model.blocks:
+            assert isinstance(block, Block)
             for part, hook in (
-                (block, lambda _, inputs, output: stream.append(output[0])),
+                (block, lambda _, inputs, output: stream.append(output)),
                 (block.attention, see_attention),
                 (
                     block.feed_forward,
@@ -91,12 +94,12 @@ def _of_gpt(model: GPT, rows: Tensor, unused: npt.NDArray[Any]) -> Trace:
             ):
                 hooks.callback(part.register_forward_hook(hook).remove)
         model.hidden(rows)
-    stream.insert(0, model._embed(rows, None, None)[0])
+    stream.insert(0, model._embed(rows, None, None))
     norm = model.final_norm or (lambda x: x)
     depths = ["embedding", *(f"layer {i + 1}" for i in range(len(model.blocks)))]
     activations = {"residual stream": [_rms(x) for x in stream[1:]], **added}
     return Trace(
-        _lens(depths, lambda i: model.logits(norm(stream[i])), unused),
+        _lens(depths, lambda i: model.logits(norm(stream[i]))[0], unused),
         torch.stack(attention).float().cpu().numpy(),
         {name: np.array(values, np.float32) for name, values in activations.items()},
     )

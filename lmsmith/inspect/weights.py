@@ -19,6 +19,8 @@ from lmsmith.models.interface import LanguageModel
 
 MOST_POSITIONS = 256  # rows of the picture of position embeddings
 
+_RECURRENT = {"kernel.weight_ih_l0": "input to hidden", "kernel.weight_hh_l0": "hidden to hidden"}
+
 Floats = npt.NDArray[np.float32]
 
 
@@ -38,7 +40,8 @@ def weight_sizes(model: LanguageModel) -> dict[str, Floats]:
     for name, weight in model.named_parameters():
         if weight.dim() == 2 and (match := re.match(r"blocks\.(\d+)\.(.+)", name)):
             size = float(weight.detach().float().pow(2).mean().sqrt())
-            short = match[2].removesuffix(".weight").removeprefix("kernel.")
+            short = match[2].removesuffix(".weight")
+            short = _RECURRENT.get(short, short)
             found.setdefault(short, {})[int(match[1])] = size
     n_layer = 1 + max((layer for sizes in found.values() for layer in sizes), default=0)
     return {

@@ -227,10 +227,12 @@ def _sizes(inspection: Inspection) -> str:
     ]
     if not any(charts):
         return ""
+    changes = " A layer whose output is small next to the residual stream changes little."
+    changes = "" if inspection.trace.attention is None else changes
     return (
         '<h2>Size of activations and weights by layer</h2><p class="about">Root mean squares: of '
         "the numbers of an activation vector, averaged over the prompt; and of the entries of each "
-        "matrix. A layer whose output is small next to the residual stream changes little.</p>"
+        f"matrix.{changes}</p>"
         f'<div class="charts">{"".join(charts)}</div>'
     )
 

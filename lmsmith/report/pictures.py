@@ -22,6 +22,7 @@ _ANCHORS = np.array(
     ]
 )  # fmt: skip
 _N_COLOURS = 255
+_DARK_INK = 0.45  # above it black text has more contrast than white
 
 
 def colour(value: float) -> tuple[int, int, int]:
@@ -35,7 +36,7 @@ def colour(value: float) -> tuple[int, int, int]:
 
 def ink_on(value: float) -> str:
     """The colour of text that is readable on the colour of a value from 0 to 1."""
-    return "#111" if value > 0.55 else "#fff"
+    return "#000" if value > _DARK_INK else "#fff"
 
 
 def heat_map(values: Floats, low: float = 0.0, high: float = 1.0) -> str:
