@@ -22,7 +22,7 @@ _ANCHORS = np.array(
     ]
 )  # fmt: skip
 _N_COLOURS = 255
-_DARK_INK = 0.45  # above it black text has more contrast than white
+_DARK_INK = 0.435  # above it black text has more contrast than white
 
 
 def colour(value: float) -> tuple[int, int, int]:
