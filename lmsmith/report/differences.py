@@ -81,7 +81,7 @@ def difference_section(
         parts.append(f"<h2>Accuracy on task items</h2>{table(ACCURACY_HEAD, cells)}")
     if differences:
         parts.append(
-            "<h2>Differences</h2>"
+            f"<h2>Differences{_of_one_measure(differences)}</h2>"
             '<p class="about">Dots are differences, lines their 95% intervals. If an interval '
             "includes zero, no difference is shown; the models may still differ, and more text or "
             "items would tell.</p>"
@@ -92,15 +92,23 @@ def difference_section(
         }
         cells = []
         for row, words in zip(differences, difference_rows(differences), strict=True):
-            shown = [text(cell) for cell in words]
-            verdict = f"<b>{shown[-1]}</b>" if row.better else shown[-1]
+            pair, measure, difference, interval, p, verdict = (text(cell) for cell in words)
+            verdict = f"<b>{verdict}</b>" if row.better else verdict
             drawn = _drawn(row, scales[row.measure])
-            cells.append([*shown[:3], drawn, *shown[3:-1], verdict])
-        head = [*DIFFERENCE_HEAD[:3], "", *DIFFERENCE_HEAD[3:]]
+            measures = [measure] if len(scales) > 1 else []
+            cells.append([pair, *measures, verdict, difference, drawn, interval, p])
+        measures = ["measure"] if len(scales) > 1 else []
+        head = ["pair", *measures, "verdict", "difference", "", "95% interval", "p"]
         parts.append(table(head, cells))
     said = [*difference_notes(differences), *notes]
     parts += [f'<p class="about">{text(note[0].upper() + note[1:])}.</p>' for note in said]
     return "".join(parts)
+
+
+def _of_one_measure(differences: Sequence[Difference]) -> str:
+    """Names the measure, if there is a single one: " in bits per byte"."""
+    measures = {row.measure for row in differences}
+    return f" in {text(measures.pop())}" if len(measures) == 1 else ""
 
 
 def _signed(value: float, measure: str) -> str:

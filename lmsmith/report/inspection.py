@@ -283,6 +283,6 @@ def _neighbours(inspection: Inspection) -> str:
         rows += f'<tr><th scope="row"><code>{token}</code></th><td>{near}</td></tr>'
     return (
         '<h2>Nearest tokens</h2><p class="about">Tokens with the most similar embeddings (cosine), '
-        "for tokens of the prompt. Tokens that are used alike move together in training.</p>"
+        "for tokens of the prompt. Training moves tokens with similar uses together.</p>"
         f'<div class="scroll near"><table><tbody>{rows}</tbody></table></div>'
     )
