@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lmsmith.evaluate.comparison import Text, differences, score_entry
+from lmsmith.evaluate.likelihood import score_ids
 from lmsmith.evaluate.texts import encode_documents, score_encoded, to_bytes
 from lmsmith.evaluate.units import FEWEST, LEAST_BLOCK, unit_bits, units_of
 from lmsmith.models.gpt_config import GPTConfig
@@ -141,3 +142,42 @@ def test_two_models_are_compared_on_a_text() -> None:
     wanted = entries[0].bits_per_byte - entries[2].bits_per_byte
     assert rows["a", "counts"].difference == pytest.approx(wanted, rel=1e-6)
     assert rows["a", "no"].verdict == "not tested: no gives some of the text probability zero"
+
+
+def test_a_token_in_two_blocks_is_paid_by_both() -> None:
+    """Each token's cost is spread evenly over its bytes, and summed byte by byte."""
+    tokenizer = BPE
+    document = "".join(np.random.default_rng(2).choice(WORDS[:7], 7000))  # a byte per character
+    encoded = encode_documents(tokenizer, (document,))
+    units = units_of((document,))
+    assert units is not None
+    nats = np.random.default_rng(3).random(len(encoded.ids))
+    model = model_of("rnn", tokenizer.vocab_size)
+    score = score_encoded(model, tokenizer, encoded, boundaries="stream")
+    per_byte = []
+    for one, cost in list(zip(encoded.ids.tolist(), nats, strict=True))[1:]:
+        size = len(tokenizer.decode_bytes([one]))
+        per_byte += [cost / size] * size
+    assert len(per_byte) == len(document)
+    wanted, at = [], 0
+    for block in units.blocks[0]:
+        wanted.append(sum(per_byte[at : at + len(block)]) / math.log(2))
+        at += len(block)
+    assert unit_bits(units, tokenizer, encoded, nats, score) == pytest.approx(wanted, rel=1e-9)
+
+
+@pytest.mark.parametrize("stride", [1, 5, 16])
+@pytest.mark.parametrize("boundary", [None, 3])
+def test_the_cost_of_each_token_is_that_of_its_window(stride: int, boundary: int | None) -> None:
+    model = model_of("gpt", 7)
+    ids = np.random.default_rng(1).integers(0, 7, 100).astype(np.uint16)
+    nats = np.full(100, np.nan)
+    score = score_ids(model, ids, n_bytes=1, stride=stride, boundary=boundary, per_token=nats)
+    assert nats.sum() == pytest.approx(score.nats, rel=1e-6)
+    assert nats[0] == math.log(7)
+    if stride == 1 and boundary is None:
+        for k in (1, 5, 40, 99):
+            window = torch.from_numpy(ids[max(0, k - 16) : k + 1].astype(np.int64))[None]
+            with torch.no_grad():
+                log_p = model.log_probabilities(window, window.shape[1] - 1)
+            assert nats[k] == pytest.approx(-float(log_p), rel=1e-4)
