@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lmsmith.api.generation import Generation, SpecialTokens, known
-from lmsmith.api.run import Folder
+from lmsmith.api.run import Folder, paths
 from lmsmith.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lmsmith.config import ModelConfig
     from lmsmith.evaluate.likelihood import Score
     from lmsmith.generate.text_model import TextModel
+    from lmsmith.inspect.inspection import Inspection
     from lmsmith.models.interface import LanguageModel
     from lmsmith.tokens.tokenizer import Tokenizer
 
@@ -238,6 +239,38 @@ class LM(Generation):
                 ]
                 logits = torch.stack(steps, dim=1)
         return logits if given.dim() == 2 else logits[0]
+
+    def inspect(
+        self,
+        prompt: str = "",
+        *,
+        text: Folder | Sequence[Folder] | None = None,
+        out: Folder | None = None,
+    ) -> Inspection:
+        """Looks inside the model: attention, logit lens, activations and weights by layer, loss by
+        position and by token frequency, nearest tokens.
+
+        prompt  the text to run the model on (default: the beginning of the validation text)
+        text    files to compute losses on (default: the run's validation text)
+        out     also write an HTML page with pictures
+
+        The result has the numbers as arrays. Raises UsageError for a run without validation text if
+        neither prompt nor text is given, DataError for text that cannot be read, StorageError if
+        `out` cannot be written.
+        """
+        from lmsmith.inspect.inspection import inspect_model
+
+        files = [] if text is None else paths(text)
+        if out is not None:
+            from lmsmith.report.comparison import check_output_path
+
+            check_output_path(Path(out))
+        found = inspect_model(self.path, self.writer, self.content, prompt=prompt, text=files)
+        if out is not None:
+            from lmsmith.report.inspection import write_inspection
+
+            write_inspection(found, Path(out))
+        return found
 
     @property
     def boundaries(self) -> str:

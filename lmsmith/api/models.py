@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -18,6 +18,7 @@ from lmsmith.errors import UsageError
 
 if TYPE_CHECKING:
     from lmsmith.evaluate.comparison import Entry, Text
+    from lmsmith.evaluate.differences import Accuracy, Difference, Item
     from lmsmith.evaluate.likelihood import Score
 
 MODELS = ("ngram", "rnn", "gru", "lstm", "gpt")
@@ -117,50 +118,87 @@ def evaluate(  # type: ignore[misc] # `**options` stands for the arguments below
 
 @dataclass(frozen=True)
 class Comparison:
-    """A comparison of models, compressors and a uniform guess on one text, best first. `print` it
-    for the table.
+    """A comparison of models, compressors and a uniform guess on one text, best first, or of models
+    on task items. `print` it for the table.
     """
 
-    text: Text
-    entries: tuple[Entry, ...]
+    text: Text | None
+    """The text; None if only items were compared."""
+    entries: tuple[Entry, ...] = ()
     trained: tuple[Run, ...] = ()
     about: str = ""
     """Describes the training of the models; empty if the comparison trained none."""
+    differences: tuple[Difference, ...] = ()
+    """A test of each pair of models, with its interval and verdict."""
+    accuracies: tuple[Accuracy, ...] = ()
+    """The accuracy of each model on each task, if items were compared."""
+    item_notes: tuple[str, ...] = ()
 
     def rows(self) -> Metrics:
-        """One dict per entry: name, bits_per_byte and so on. `.frame()` makes a DataFrame."""
-        return Metrics(asdict(entry) for entry in self.entries)
+        """One dict per entry: name, bits_per_byte and so on. `differences` has the tests of the
+        entry against the other models. `.frame()` makes a DataFrame.
+        """
+        from dataclasses import asdict
+
+        rows = [entry.as_dict() for entry in self.entries]
+        rows += [asdict(accuracy) for accuracy in self.accuracies]
+        for row in rows:
+            measure = row.get("task", "bits per byte")
+            row["differences"] = [
+                difference.as_dict()
+                for difference in self.differences
+                if difference.measure == measure and row["name"] in (difference.a, difference.b)
+            ]
+        return Metrics(rows)
 
     @property
     def notes(self) -> list[str]:
-        """Notes on entries that cannot be compared fairly, one sentence each."""
+        """Notes on entries that cannot be compared fairly and on how differences were tested, one
+        sentence each.
+        """
         from lmsmith.report.comparison import comparison_notes
+        from lmsmith.report.differences import difference_notes
 
-        return comparison_notes(self.entries)
+        tests = difference_notes(self.differences)
+        return [*comparison_notes(self.entries), *tests, *self.item_notes]
 
     def page(self) -> str:
         """Returns the comparison as one HTML file."""
-        from lmsmith.report.comparison import comparison_page
+        from lmsmith.report.comparison import comparison_page, items_page
 
+        if self.text is None:
+            return items_page(self.accuracies, self.differences, self.item_notes)
         return comparison_page(
-            self.entries, self.text, [run.path for run in self.trained], self.about
+            self.entries,
+            self.text,
+            [run.path for run in self.trained],
+            self.about,
+            self.differences,
+            self.accuracies,
+            self.item_notes,
         )
 
     def __repr__(self) -> str:
-        width = max(len(entry.name) for entry in self.entries)
-        lines = [
+        lines = []
+        if self.text is not None:
+            lines.append(f"bits per byte of {self.text.name}")
+        width = max((len(entry.name) for entry in self.entries), default=0)
+        lines += [
             f"{entry.name:{width}}  "
             + (f"{entry.bits_per_byte:8.3f}" if math.isfinite(entry.bits_per_byte) else "infinite")
             + f"  {entry.what}"
             for entry in self.entries
         ]
-        return "\n".join([f"bits per byte of {self.text.name}", *lines])
+        lines += [f"{row.name}: {row.accuracy:.1%} of {row.task}" for row in self.accuracies]
+        lines += [f"{row.a} and {row.b}, {row.measure}: {row.verdict}" for row in self.differences]
+        return "\n".join(lines)
 
 
 def compare(
     runs: Folder | Sequence[Folder] = (),
     *,
     text: Folder | None = None,
+    items: Mapping[str, Folder | Sequence[Item]] | Sequence[Folder] = (),
     train: Folder | Sequence[Folder] | None = None,
     minutes: float = 1.0,
     models: Sequence[str] = MODELS,
@@ -173,13 +211,17 @@ def compare(
     document_separator: str = "auto",
     progress: Shown = None,
 ) -> Comparison:
-    """Compares runs on one text, in bits per byte, with gzip, xz and a uniform guess as baselines.
+    """Compares runs on one text, in bits per byte, with gzip, xz and a uniform guess as baselines,
+    or models on task items, and tests which differences are real.
 
         lmsmith.compare(["runs/a-1", "runs/b-1"], text="test.txt")
         lmsmith.compare(train="book.txt", minutes=2)
+        lmsmith.compare(items={"a": "a.jsonl", "b": "b.jsonl"})
 
     runs      runs or their folders
     text      the file to compare on (with `train`: the held-out part of that text)
+    items     results on task items, one file or list per model; each item has "item" (its id),
+              "correct" (true or false) and, if there are several tasks, "task"
     train     text to train `models` on first
     minutes   with `train`: training time per model
     models    with `train`: the presets to train; gpt means modern
@@ -190,19 +232,20 @@ def compare(
     text_field, encoding, document_separator
               how text is read: the settings `data.*`
 
-    Raises UsageError if there is neither `train` nor both runs and text, and the errors of `train`
-    and `load`.
+    Raises UsageError if there is neither `train` nor both runs and text nor items, DataError for
+    items that cannot be read, and the errors of `train` and `load`.
     """
     from lmsmith import atomic
-    from lmsmith.evaluate.comparison import read_text
+    from lmsmith.evaluate.comparison import differences, read_text
     from lmsmith.report.comparison import check_output_path, compare_runs
 
     folders = [Path(path) for path in paths(runs)]
     sources = [] if train is None else paths(train)
-    if not sources and (not folders or text is None):
+    on_text = bool(sources or folders or text is not None)
+    if (on_text or not items) and not sources and (not folders or text is None):
         raise UsageError(
             "nothing to compare: pass runs and text=FILE; or train=SOURCE, which trains models "
-            "first and compares them on its held-out part."
+            "first and compares them on its held-out part; or items of several models."
         )
     page = None if out is None else Path(out)
     if page and not (runs_out and page.parent == Path(runs_out)):  # training creates runs_out
@@ -212,16 +255,39 @@ def compare(
         "encoding": encoding,
         "document_separator": document_separator,
     }
+    of_items = _compared_items(items)
+    if not on_text:
+        comparison = Comparison(None, **of_items)
+        if page:
+            atomic.write(page, comparison.page())
+        return comparison
     on = None if text is None else read_text(Path(text), **reading)
     changes = _training_settings(tokenizer, seed, reading)
     trained, about = _train_models(sources, changes, models, minutes, runs_out, progress)
     compared = [*folders, *trained]
     if on is None:
         on = _held_out_text(compared[-1], sources)
-    comparison = Comparison(on, tuple(compare_runs(compared, on)), tuple(map(Run, trained)), about)
+    entries = tuple(compare_runs(compared, on))
+    of_items["differences"] = (*differences(entries, on), *of_items["differences"])
+    comparison = Comparison(on, entries, tuple(map(Run, trained)), about, **of_items)
     if page:
         atomic.write(page, comparison.page())
     return comparison
+
+
+def _compared_items(
+    items: Mapping[str, Folder | Sequence[Item]] | Sequence[Folder],
+) -> dict[str, Any]:
+    """The fields of `Comparison` about items."""
+    from lmsmith.evaluate.differences import accuracies, item_differences, named_items
+
+    named = named_items(items) if items else {}
+    rows, notes = item_differences(named)
+    return {
+        "differences": tuple(rows),
+        "accuracies": tuple(accuracies(named)),
+        "item_notes": tuple(notes),
+    }
 
 
 def _training_settings(

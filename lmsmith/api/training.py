@@ -205,17 +205,31 @@ def demo(
         return _ended(folder, summary)
 
 
-def report(runs: Folder | Sequence[Folder], *, out: Folder | None = None) -> Path:
+def report(
+    runs: Folder | Sequence[Folder], *, out: Folder | None = None, inspect: bool = False
+) -> Path:
     """Writes plots and tables of runs into one HTML file and returns its path.
 
-    `out`: default RUN/report.html; for several runs report.html in the current folder. Raises
-    CheckpointError for a path that is not a run folder, StorageError if `out` cannot be written.
+    `out`: default RUN/report.html; for several runs report.html in the current folder. `inspect`:
+    for a single run, also show what its model has learned, as `LM.inspect` does; this loads the
+    model. Raises CheckpointError for a path that is not a run folder, UsageError for `inspect` with
+    several runs, StorageError if `out` cannot be written.
     """
     from lmsmith.report.runs import write_report
 
     folders = [Path(path) for path in paths(runs)]
     default = folders[0] / "report.html" if len(folders) == 1 else Path("report.html")
-    return write_report(folders, default if out is None else Path(out))
+    if not inspect:
+        return write_report(folders, default if out is None else Path(out))
+    if len(folders) != 1:
+        raise UsageError(
+            f"a report on {len(folders)} runs cannot inspect a model: name a single run, or leave "
+            "inspect out."
+        )
+    from lmsmith.api.lm import load
+
+    inspection = load(folders[0]).inspect()
+    return write_report(folders, default if out is None else Path(out), inspection)
 
 
 def _changes(given: Mapping[str, Any], settings: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,9 +102,10 @@ def _add_compare(verbs: Verbs) -> None:
     compared = verbs.verb(
         "compare",
         _compare,
-        "compare runs on one text, in bits per byte, with gzip and xz as baselines",
+        "compare runs on one text, or on task items, and test which differences are real",
         "lmsmith compare demo/run-1 --text demo/stories.jsonl --out demo/compare.html",
-        usage="lmsmith compare RUN... --text FILE [--train SOURCE --minutes M]",
+        usage="lmsmith compare RUN... --text FILE [--train SOURCE --minutes M]\n"
+        "       lmsmith compare --items A.jsonl B.jsonl",
     )
     compared.add_argument(
         "runs", nargs="*", type=Path, metavar="RUN", help="folders that `train` or `import` wrote"
@@ -115,6 +115,15 @@ def _add_compare(verbs: Verbs) -> None:
         type=Path,
         metavar="FILE",
         help="text to compare on (with --train: the held-out part of SOURCE)",
+    )
+    compared.add_argument(
+        "--items",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="results on task items, one JSON Lines file per model; each line has item, correct "
+        "and, with several tasks, task",
     )
     compared.add_argument(
         "--train", nargs="+", metavar="SOURCE", help="first train --models on this text"
@@ -155,19 +164,20 @@ def _add_compare(verbs: Verbs) -> None:
 
 
 def _compare(options: argparse.Namespace, console: Console, started: float) -> int:
-    from lmsmith.report.comparison import HEAD, comparison_rows, measure
-    from lmsmith.train.log import say
-
-    if not options.train and (not options.runs or options.text is None):
+    on_text = options.train or options.runs or options.text
+    if (on_text or not options.items) and not (
+        options.train or (options.runs and options.text is not None)
+    ):
         raise UsageError(
             "nothing to compare: name runs and --text FILE; or --train SOURCE, which trains models "
-            "first and compares them on its held-out part."
+            "first and compares them on its held-out part; or --items with one file per model."
         )
     given = settings_given(options)
     config = RunConfig().changed(given, where="the command line")
     comparison = api.compare(
         options.runs,
         text=options.text,
+        items=options.items,
         train=options.train,
         minutes=options.minutes,
         models=options.models,
@@ -181,17 +191,36 @@ def _compare(options: argparse.Namespace, console: Console, started: float) -> i
         progress=Printer(stderr=True) if options.json else console,
     )
     if options.json:
-        print(to_json([asdict(entry) for entry in comparison.entries]))
+        print(to_json(comparison.rows()))
         return 0
-    console.print(f"{comparison.text.name}: {measure(comparison.text)}")
-    if comparison.about:
-        say(console, comparison.about)
-    table(console, HEAD, comparison_rows(comparison.entries))
-    for note in comparison.notes:
-        say(console, f"note: {note}")
+    _print_comparison(comparison, console)
     if options.out:
         console.print(f"page     {options.out}")
     return 0
+
+
+def _print_comparison(comparison: api.Comparison, console: Console) -> None:
+    from lmsmith.report.comparison import HEAD, comparison_rows, measure
+    from lmsmith.report.differences import (
+        ACCURACY_HEAD,
+        DIFFERENCE_HEAD,
+        accuracy_rows,
+        difference_rows,
+    )
+    from lmsmith.train.log import say
+
+    if comparison.text is not None:
+        console.print(f"{comparison.text.name}: {measure(comparison.text)}")
+        if comparison.about:
+            say(console, comparison.about)
+        table(console, HEAD, comparison_rows(comparison.entries))
+    if comparison.accuracies:
+        table(console, ACCURACY_HEAD, accuracy_rows(comparison.accuracies))
+    if comparison.differences:
+        console.print()
+        table(console, DIFFERENCE_HEAD, difference_rows(comparison.differences))
+    for note in comparison.notes:
+        say(console, f"note: {note}")
 
 
 def _import(options: argparse.Namespace, console: Console, started: float) -> int:

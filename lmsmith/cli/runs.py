@@ -137,6 +137,11 @@ def _add_report(verbs: Verbs) -> None:
         metavar="FILE",
         help="the HTML file (RUN/report.html; for several runs report.html)",
     )
+    report.add_argument(
+        "--inspect",
+        action="store_true",
+        help="for a single run: also show what its model has learned, as `lmsmith inspect` does",
+    )
 
 
 def _add_replay(verbs: Verbs) -> None:
@@ -282,5 +287,5 @@ def _trained(summary: dict[str, Any]) -> str:
 
 
 def _report(options: argparse.Namespace, console: Console, started: float) -> int:
-    console.print(str(api.report(options.runs, out=options.out)))
+    console.print(str(api.report(options.runs, out=options.out, inspect=options.inspect)))
     return 0

@@ -12,15 +12,27 @@ Compressors learn from the text itself; models were trained on another text, for
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from lmsmith.config import ModelConfig
 from lmsmith.errors import DataError
 from lmsmith.evaluate.compressors import COMPRESSORS
+from lmsmith.evaluate.differences import Difference, text_differences, untested
 from lmsmith.evaluate.likelihood import Score
-from lmsmith.evaluate.texts import encode_documents, read_documents, score_encoded, to_bytes
+from lmsmith.evaluate.texts import (
+    Encoded,
+    encode_documents,
+    read_documents,
+    score_encoded,
+    to_bytes,
+)
+from lmsmith.evaluate.units import FEWEST, LEAST_BLOCK, Units, unit_bits, units_of
 from lmsmith.models.interface import LanguageModel
 from lmsmith.tokens.tokenizer import Tokenizer, unused_ids
 
@@ -40,6 +52,11 @@ class Text:
         """Number of bytes that are not valid UTF-8."""
         return len(self.data) - len(self.data.decode("utf-8", "ignore").encode())
 
+    @cached_property
+    def units(self) -> Units | None:
+        """The units on which models are compared; None if the text is too short for a test."""
+        return units_of(self.documents)
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -58,6 +75,13 @@ class Entry:
     unknown_bits: float = 0.0
     n_ids_without_token: int = 0
     not_comparable: str = ""  # the reason, if any
+    # Bits of each of `Text.units` (n,), for tests of differences.
+    unit_bits: npt.NDArray[np.float64] | None = field(default=None, repr=False, compare=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields without `unit_bits`."""
+        names = (one.name for one in fields(self) if one.name != "unit_bits")
+        return {name: getattr(self, name) for name in names}
 
 
 def read_text(
@@ -118,8 +142,9 @@ def score_entry(
     """
     _score(model, tokenizer, [document[:64] for document in text.documents[:1]], boundaries, begin)
     began = time.perf_counter()
-    score = _score(model, tokenizer, text.documents, boundaries, begin)
+    encoded, score, nats = _score(model, tokenizer, text.documents, boundaries, begin)
     seconds = time.perf_counter() - began
+    units = text.units
     trained = (summary or {}).get("train_seconds")
     return Entry(
         name,
@@ -134,7 +159,25 @@ def score_entry(
         len(text.data) / seconds,
         score.unknown_bits,
         len(unused_ids(tokenizer, model.vocab_size)),
+        unit_bits=None if units is None else unit_bits(units, tokenizer, encoded, nats, score),
     )
+
+
+def differences(entries: Iterable[Entry], text: Text) -> list[Difference]:
+    """Tests whether the models among `entries` differ on the text, pair by pair.
+
+    Compressors and the uniform guess have no cost per document and are not tested.
+    """
+    models = {entry.name: entry.unit_bits for entry in entries if entry.n_params is not None}
+    if text.units is None:
+        least = FEWEST * LEAST_BLOCK
+        return untested(
+            list(models),
+            f"a test needs {FEWEST} documents or {least:,} bytes of text; this text has "
+            f"{len(text.documents):,} and {len(text.data):,}",
+        )
+    known = {name: bits for name, bits in models.items() if bits is not None}
+    return text_differences(known, text.units.n_bytes, text.units.kind)
 
 
 def _score(
@@ -143,9 +186,14 @@ def _score(
     documents: Iterable[str],
     boundaries: str,
     begin: int | None,
-) -> Score:
+) -> tuple[Encoded, Score, npt.NDArray[np.float64]]:
+    """The tokenized documents, their score, and the nats of each of their ids."""
     encoded = encode_documents(tokenizer, documents, begin)
+    nats = np.zeros(len(encoded.ids))
     if len(encoded.ids) > encoded.starts_with_end_of_text:
-        return score_encoded(model, tokenizer, encoded, boundaries=boundaries)
+        score = score_encoded(model, tokenizer, encoded, boundaries=boundaries, per_token=nats)
+        return encoded, score, nats
     # The tokenizer knows no part of the text.
-    return Score(0.0, 0, encoded.n_bytes, encoded.n_unknown, encoded.n_unknown_bytes, left_out=True)
+    n_unknown = encoded.n_unknown
+    none = Score(0.0, 0, encoded.n_bytes, n_unknown, encoded.n_unknown_bytes, left_out=True)
+    return encoded, none, nats

@@ -56,9 +56,9 @@ from lmsmith.errors import CheckpointError, ConfigError, DataError
 from lmsmith.models.interface import LanguageModel
 
 Ids = npt.NDArray[np.unsignedinteger[Any]] | Shards
-Batch = tuple[npt.NDArray[np.int64], int | npt.NDArray[np.bool_]]
-"""Windows (rows, N), and which targets count: the number of leading tokens that do not, or a mask
-(rows, N - 1).
+Batch = tuple[npt.NDArray[np.int64], int | npt.NDArray[np.bool_], npt.NDArray[np.int64]]
+"""Windows (rows, N); which targets count: the number of leading tokens that do not, or a mask
+(rows, N - 1); and the index in the text of each window's first token (rows,).
 """
 
 _LOGIT_BYTES = 64 * 2**20
@@ -143,6 +143,7 @@ def score_ids(
     stride: int | None = None,
     boundary: int | None = None,
     share: tuple[int, int] = (0, 1),
+    per_token: npt.NDArray[np.float64] | None = None,
 ) -> Score:
     """Scores a text given as ids (an array, a memory map or shards; only a batch is copied at a
     time).
@@ -155,6 +156,7 @@ def score_ids(
     - `boundary`: the id before each document, if documents are scored separately.
     - `share`: (rank, world size); `nats` then covers only every world-th batch, and the ranks'
       values are to be added. All ranks call the model equally often.
+    - `per_token`: an array (len(ids),) that receives the nats of each token; their sum is `nats`.
 
     Runs in evaluation mode and restores the model's mode. Raises DataError for a text without
     tokens, ConfigError for a stride outside 1 .. context_length.
@@ -177,18 +179,24 @@ def score_ids(
         if isinstance(ids, Conversations):
             batches = _conversations(ids, rows * width)
             costs = (_cost(model, batch, counts) for batch, counts in _shared(batches, *share))
-        elif boundary is not None:
-            batches = _document_windows(ids, boundary, width, stride or width, rows * width)
-            costs = (_cost(model, batch, counts) for batch, counts in _shared(batches, *share))
-        elif T is not None:
-            batches = _windows(ids, T, stride or T, rows)
-            costs = (_cost(model, batch, counts) for batch, counts in _shared(batches, *share))
+        elif boundary is None and T is None:
+            at_once = min(n_tokens, _LOGIT_BYTES // (4 * V))
+            costs = _costs_as_one(model, ids, at_once, share[0] == 0, per_token)
         else:
-            costs = _costs_as_one(
-                model, ids, min(n_tokens, _LOGIT_BYTES // (4 * V)), counts=share[0] == 0
+            batches = (
+                _windows(ids, width, stride or width, rows)
+                if boundary is None
+                else _document_windows(ids, boundary, width, stride or width, rows * width)
+            )
+            costs = (
+                _cost(model, batch, counts, per_token=per_token)
+                for batch, counts in _shared(batches, *share)
             )
         first_is_free = starts_with_end_of_text or isinstance(ids, Conversations)
         nats, n_impossible = 0.0 if first_is_free or share[0] else math.log(V), 0
+        if per_token is not None:
+            per_token[:] = 0.0
+            per_token[0] = nats
         for more, n_more in costs:
             nats, n_impossible = nats + more, n_impossible + n_more
     n_predicted = len(ids) - starts_with_end_of_text
@@ -219,10 +227,16 @@ def _log2_choices(n: int, k: int) -> float:
 
 
 def _cost(
-    model: LanguageModel, batch: Batch, counts: bool = True, state: Any = None
+    model: LanguageModel,
+    batch: Batch,
+    counts: bool = True,
+    state: Any = None,
+    per_token: npt.NDArray[np.float64] | None = None,
 ) -> tuple[float, int]:
-    """Nats of the targets that count, and how many of these have probability zero."""
-    windows, which = batch
+    """Nats of the targets that count, and how many of these have probability zero. Writes the nats
+    of each to `per_token`.
+    """
+    windows, which, starts = batch
     n_given = which if isinstance(which, int) else 1
     log_p = model.log_probabilities(
         torch.from_numpy(windows).to(model.device), n_given, state
@@ -231,6 +245,9 @@ def _cost(
         log_p = log_p[torch.from_numpy(which)]
     if not counts:
         return 0.0, 0
+    if per_token is not None:
+        targets = starts[:, None] + np.arange(n_given, windows.shape[1])
+        per_token[targets if isinstance(which, int) else targets[which]] = -log_p.numpy()
     return -float(log_p.sum(dtype=torch.float64)), int(log_p.isneginf().sum())
 
 
@@ -265,7 +282,7 @@ def _windows(ids: Ids, T: int, stride: int, rows: int) -> Iterator[Batch]:
     start = n_predicted = 0
     if len(ids) > T:
         if stride < T:  # targets that only the first window predicts
-            yield np.asarray(ids[: T - stride + 1], dtype=np.int64)[None], 1
+            yield np.asarray(ids[: T - stride + 1], dtype=np.int64)[None], 1, np.zeros(1, np.int64)
         n_whole = 1 + (len(ids) - T - 1) // stride
         for row in range(0, n_whole, rows):
             last = min(row + rows, n_whole) - 1
@@ -273,11 +290,13 @@ def _windows(ids: Ids, T: int, stride: int, rows: int) -> Iterator[Batch]:
             yield (
                 np.lib.stride_tricks.sliding_window_view(near, T + 1)[::stride].astype(np.int64),
                 1 + T - stride,
+                np.arange(row, last + 1) * stride,
             )
         start = n_whole * stride
         n_predicted = start + T - stride
     if n_predicted < len(ids) - 1:
-        yield np.asarray(ids[start:], dtype=np.int64)[None], 1 + n_predicted - start
+        rest = np.asarray(ids[start:], dtype=np.int64)[None]
+        yield rest, 1 + n_predicted - start, np.array([start])
 
 
 def _document_windows(
@@ -305,7 +324,7 @@ def _document_windows(
         for row, (start, n, n_seen) in enumerate(batch):
             padded[row, : n + 1] = ids[start : start + n + 1]
             counted[row, n_seen:n] = True
-        yield padded, counted
+        yield padded, counted, np.array([start for start, *_ in batch])
 
 
 def _conversations(some: Conversations, n_tokens: int) -> Iterator[Batch]:
@@ -321,11 +340,15 @@ def _conversations(some: Conversations, n_tokens: int) -> Iterator[Batch]:
             start, n = int(some.starts[member]), int(lengths[member])
             padded[row, :n] = some.ids[start : start + n]
             counted[row, :n] = some.learned[start : start + n]
-        yield padded, counted[:, 1:]
+        yield padded, counted[:, 1:], some.starts[batch].astype(np.int64)
 
 
 def _costs_as_one(
-    model: LanguageModel, ids: Ids, n_tokens: int, counts: bool
+    model: LanguageModel,
+    ids: Ids,
+    n_tokens: int,
+    counts: bool,
+    per_token: npt.NDArray[np.float64] | None,
 ) -> Iterator[tuple[float, int]]:
     """Costs of ids[1:] with unbounded context, in parallel parts, `n_tokens` at a time over all
     parts.
@@ -346,4 +369,5 @@ def _costs_as_one(
             ]
         )
         targets = begin + np.arange(start, end)
-        yield _cost(model, (windows, (targets >= first) & (targets < first + size)), counts, state)
+        counted = (targets >= first) & (targets < first + size)
+        yield _cost(model, (windows, counted, begin[:, 0] + start), counts, state, per_token)

@@ -176,6 +176,16 @@ def _as_it_is(path: Path, named: bool) -> str | None:
 
 
 @dataclass(frozen=True)
+class EncodedDocument:
+    """Counts of one document of an `Encoded` text."""
+
+    n_ids: int  # including the token before it
+    n_bytes: int
+    n_unknown: int
+    n_unknown_bytes: int
+
+
+@dataclass(frozen=True)
 class Encoded:
     """Concatenated documents as ids, with counts of what the tokenizer does not know."""
 
@@ -185,6 +195,7 @@ class Encoded:
     n_unknown: int  # unknown characters or words
     n_unknown_bytes: int
     starts_with_end_of_text: bool  # a token that is not part of the text precedes each document
+    documents: tuple[EncodedDocument, ...] = ()
 
 
 def encode_documents(
@@ -201,36 +212,52 @@ def encode_documents(
     several.
     """
     first = (tokenizer.end_of_text if begin is None else begin) if bos else None
-    parts, n_bytes, n_invalid, n_unknown, n_unknown_bytes = (
-        [np.empty(0, dtype=np.uint32)],
-        0,
-        0,
-        0,
-        0,
-    )
+    parts: list[npt.NDArray[np.uint32]] = []
+    counts: list[EncodedDocument] = []
+    n_invalid = 0
     for document in documents:
-        if not bos and len(parts) > 1:
+        if not bos and counts:
             raise DataError(
                 "--no-bos omits the token between documents, but this text has several documents: "
                 "give one plain text file, or leave --no-bos out."
             )
         if first is not None:
             parts.append(np.array([first], dtype=np.uint32))
-        data = to_bytes(document)
-        # Each invalid byte is a surrogate, which "surrogatepass" encodes as three bytes.
-        n_odd = (len(document.encode("utf-8", "surrogatepass")) - len(data)) // 2
-        n_bytes, n_invalid = n_bytes + len(data), n_invalid + n_odd
+        data, n_odd = to_bytes(document), _n_invalid(document)
         if n_odd and isinstance(tokenizer, ByteTokenizer):
-            parts.append(np.frombuffer(data, dtype=np.uint8).astype(np.uint32))
+            ids = np.frombuffer(data, dtype=np.uint8).astype(np.uint32)
         elif n_odd and isinstance(tokenizer, BpeTokenizer):
-            parts.append(encode_text(tokenizer, data, special_tokens).astype(np.uint32))
+            ids = encode_text(tokenizer, data, special_tokens).astype(np.uint32)
         else:
-            parts.append(encode_text(tokenizer, document, special_tokens).astype(np.uint32))
-            n_unknown += tokenizer.count_unknown(document)
-            n_unknown_bytes += tokenizer.unknown_bytes(document) - 2 * n_odd
+            ids = encode_text(tokenizer, document, special_tokens).astype(np.uint32)
+        parts.append(ids)
+        n_ids = len(ids) + (first is not None)
+        counts.append(EncodedDocument(n_ids, len(data), *unknown_in(tokenizer, document)))
+        n_invalid += n_odd
     return Encoded(
-        np.concatenate(parts), n_bytes, n_invalid, n_unknown, n_unknown_bytes, first is not None
+        np.concatenate([np.empty(0, dtype=np.uint32), *parts]),
+        sum(one.n_bytes for one in counts),
+        n_invalid,
+        sum(one.n_unknown for one in counts),
+        sum(one.n_unknown_bytes for one in counts),
+        first is not None,
+        tuple(counts),
     )
+
+
+def unknown_in(tokenizer: Tokenizer, document: str) -> tuple[int, int]:
+    """The number of units of a document, and of their bytes, that its tokenizer does not know."""
+    n_odd = _n_invalid(document)
+    if n_odd and isinstance(tokenizer, ByteTokenizer | BpeTokenizer):
+        return 0, 0  # these encode the bytes, not the surrogates
+    return tokenizer.count_unknown(document), tokenizer.unknown_bytes(document) - 2 * n_odd
+
+
+def _n_invalid(document: str) -> int:
+    """The number of bytes that are not valid UTF-8. Each is a surrogate, which "surrogatepass"
+    encodes as three bytes.
+    """
+    return (len(document.encode("utf-8", "surrogatepass")) - len(to_bytes(document))) // 2
 
 
 def score_encoded(
@@ -240,9 +267,10 @@ def score_encoded(
     *,
     boundaries: str,
     stride: int | None = None,
+    per_token: npt.NDArray[np.float64] | None = None,
 ) -> Score:
     """Scores tokenized documents. Raises DataError if there is nothing to score, CheckpointError
-    for a score of NaN.
+    for a score of NaN. `per_token` receives the nats of each id, as in `score_ids`.
     """
     if encoded.n_unknown_bytes and len(encoded.ids) <= encoded.starts_with_end_of_text:
         raise DataError(
@@ -261,5 +289,6 @@ def score_encoded(
         starts_with_end_of_text=encoded.starts_with_end_of_text,
         stride=stride,
         boundary=boundary_of(boundaries, tokenizer),
+        per_token=per_token,
     )
     return checked(score)

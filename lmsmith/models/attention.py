@@ -74,6 +74,42 @@ class Attention(nn.Module):
         where packed documents begin. `values` are the value embeddings of the tokens.
         """
         B, T, _ = x.shape
+        q, k, v = self._queries_keys_values(x, rotary, position, layout, values)
+        if cache is None:
+            y = self._within(q, self._for_each_head(k), self._for_each_head(v), layout)
+        else:
+            k, v, n_before = cache.extended(k, v, position, self.window)
+            y = self._from_cache(q, self._for_each_head(k), self._for_each_head(v), n_before)
+        return self.out(y.transpose(1, 2).reshape(B, T, -1))
+
+    def weights(
+        self,
+        x: Float[Tensor, "B T D"],
+        rotary: "Rotary | None",
+        layout: "Layout | None" = None,
+    ) -> Float[Tensor, "B H T T"]:
+        """The attention weights of each query (third axis) over all keys, to look at them.
+
+        `forward` computes the same without holding all weights in memory.
+        """
+        q, k, _ = self._queries_keys_values(x, rotary, 0, layout, None)
+        scores = self.scale * (q @ self._for_each_head(k).mT)
+        mask = layout.masks.get(self.window) if layout else None
+        seen = torch.ones_like(scores[:1, :1], dtype=torch.bool).tril()
+        seen = seen if mask is None else mask.dense()
+        scores = scores.masked_fill(~seen, float("-inf"))
+        return torch.softmax(scores, -1, dtype=torch.promote_types(q.dtype, torch.float32))
+
+    def _queries_keys_values(
+        self,
+        x: Float[Tensor, "B T D"],
+        rotary: "Rotary | None",
+        position: int,
+        layout: "Layout | None",
+        values: Float[Tensor, "B T GK"] | None,
+    ) -> tuple[Float[Tensor, "B H T K"], Float[Tensor, "B G T K"], Float[Tensor, "B G T K"]]:
+        """Queries, keys and values, normalized and rotated."""
+        B, T, _ = x.shape
         n_qk = self.n_head + self.n_kv
         qkv = self.qkv(x).view(B, T, -1, self.d_head)  # (B, T, H + 2 G, K)
         both, v = qkv.split((n_qk, self.n_kv), dim=2)
@@ -92,13 +128,7 @@ class Attention(nn.Module):
             gate_input = x[..., : self.value_gate.in_features]
             gate = 2 * torch.sigmoid(self.value_gate(gate_input))  # (B, T, G)
             v = v + gate.unsqueeze(-1) * values.to(v.dtype).view(v.shape)
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, K)
-        if cache is None:
-            y = self._within(q, self._for_each_head(k), self._for_each_head(v), layout)
-        else:
-            k, v, n_before = cache.extended(k, v, position, self.window)
-            y = self._from_cache(q, self._for_each_head(k), self._for_each_head(v), n_before)
-        return self.out(y.transpose(1, 2).reshape(B, T, -1))
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
     def _normed(
         self, x: Float[Tensor, "B T H K"], gain: Float[Tensor, " n"] | None

@@ -20,7 +20,9 @@ from lmsmith.config.presets import PRESETS
 from lmsmith.errors import ConfigError, StorageError, UsageError
 from lmsmith.evaluate.comparison import UNIFORM, Entry, Text, baselines, score_entry
 from lmsmith.evaluate.compressors import COMPRESSORS
+from lmsmith.evaluate.differences import Accuracy, Difference
 from lmsmith.report.charts import N_COLOURS
+from lmsmith.report.differences import difference_section
 from lmsmith.report.figures import curves
 from lmsmith.report.page import duration, figure, page, short, table, text
 from lmsmith.report.reading import read_runs
@@ -170,9 +172,15 @@ def equal_time(runs: Sequence[Path], sources: Sequence[str], minutes: float) -> 
 
 
 def comparison_page(
-    entries: Sequence[Entry], on: Text, trained: Sequence[Path] = (), about: str = ""
+    entries: Sequence[Entry],
+    on: Text,
+    trained: Sequence[Path] = (),
+    about: str = "",
+    differences: Sequence[Difference] = (),
+    accuracies: Sequence[Accuracy] = (),
+    item_notes: Sequence[str] = (),
 ) -> str:
-    """Returns the HTML page: a bar chart, the table, and learning curves.
+    """Returns the HTML page: a bar chart, the tables, and learning curves.
 
     `trained`: runs on the same text with the same tokenizer, to draw learning curves of. `about`: a
     sentence on how they were trained.
@@ -207,9 +215,24 @@ def comparison_page(
         + "</header>"
         f'<h2>Bits per byte</h2><div class="scroll"><table '
         f'class="bits"><tbody>{bars}</tbody></table></div>'
-        f"<h2>In numbers</h2>{table(HEAD, cells)}{notes}{curves(with_curves, named=True)}"
+        f"<h2>In numbers</h2>{table(HEAD, cells)}{notes}"
+        f"{difference_section(differences, accuracies, item_notes)}"
+        f"{curves(with_curves, named=True)}"
     )
     return page(f"{on.name} — lmsmith comparison", body)
+
+
+def items_page(
+    accuracies: Sequence[Accuracy], differences: Sequence[Difference], notes: Sequence[str]
+) -> str:
+    """The HTML page of a comparison on task items alone."""
+    tasks = ", ".join(dict.fromkeys(row.task for row in accuracies))
+    header = (
+        '<header><div class="brand">lmsmith comparison</div>'
+        f"<h1>{text(tasks)}</h1><p>The same items for all models.</p></header>"
+    )
+    body = header + difference_section(differences, accuracies, notes)
+    return page(f"{tasks} — lmsmith comparison", body)
 
 
 def _names(runs: Sequence[Path]) -> list[str]:

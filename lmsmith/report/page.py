@@ -14,14 +14,18 @@ _PICTURE_OF_CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) no
 }
 
 
-def page(title: str, body: str) -> str:
-    """Returns the complete HTML document with this title and this HTML body."""
+def page(title: str, body: str, *, style: str = "", pictures: bool = False) -> str:
+    """Returns the complete HTML document with this title and this HTML body.
+
+    `style`: more style rules. `pictures`: allow images inside the file (data: addresses).
+    """
+    images = "; img-src data:" if pictures else ""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
-        f"<title>{text(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+        f"<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'{images}\">\n"
+        f"<title>{text(title)}</title>\n<style>{_STYLE}{style}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
 
 

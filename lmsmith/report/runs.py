@@ -9,11 +9,13 @@ The loss and bits per byte of a run are those of its best evaluation, whose weig
 RUN/model.
 """
 
+from __future__ import annotations
+
 import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +28,9 @@ from lmsmith.report.page import duration, figure, page, short, table, text
 from lmsmith.report.reading import Run, column, is_number, prompt_of, read_runs
 from lmsmith.train.ended import cut_short, too_few_steps_note
 
+if TYPE_CHECKING:
+    from lmsmith.inspect.inspection import Inspection
+
 _ENDED = {
     "steps": "ended after its planned steps",
     "tokens": "ended after its planned tokens",
@@ -36,8 +41,10 @@ _ENDED = {
 }
 
 
-def write_report(runs: Sequence[Path], out: Path) -> Path:
+def write_report(runs: Sequence[Path], out: Path, inspection: Inspection | None = None) -> Path:
     """Writes the report on these run folders to the file `out`, and returns `out`.
+
+    `inspection`: what the model of a single run has learned, shown after its other sections.
 
     Raises UsageError without runs, CheckpointError for a path that is not a run folder,
     StorageError if `out` cannot be written.
@@ -50,7 +57,13 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
         f"<footer>Written by lmsmith {__version__} from "
         f"{', '.join(text(run.folder) for run in read)}.</footer>"
     )
-    atomic.write(out, page(f"{title} — lmsmith", "\n".join([*sections, footer])))
+    if inspection is None:
+        atomic.write(out, page(f"{title} — lmsmith", "\n".join([*sections, footer])))
+        return out
+    from lmsmith.report.inspection import STYLE, inspection_sections
+
+    body = "\n".join([*sections, *inspection_sections(inspection), footer])
+    atomic.write(out, page(f"{title} — lmsmith", body, style=STYLE, pictures=True))
     return out
 
 
@@ -390,6 +403,7 @@ def _next_steps(run: Run) -> str:
     steps = [*_from_the_curves(run, folder, f"lmsmith train {again}")]
     steps.append(("Generate text:", f"lmsmith generate {folder} {prompt} --n 3 --temperature 0.7"))
     steps.append(("Evaluate it on another text:", f"lmsmith eval {folder} --text FILE"))
+    steps.append(("See what the model has learned:", f"lmsmith inspect {folder}"))
     steps.append(("Compare it with another run:", f"lmsmith report {folder} RUN"))
     items = "".join(f"<li>{what}<br><code>{text(command)}</code></li>" for what, command in steps)
     return f'<h2>What to try next</h2><ul class="next card">{items}</ul>'

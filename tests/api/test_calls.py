@@ -180,11 +180,57 @@ def test_compare_export_and_report(
     assert {"run", "ngram", "uniform", "xz"} <= {entry.name for entry in found.entries}
     assert (tmp_path / "page.html").read_text(encoding="utf-8") == found.page()
     assert "uniform" in repr(found)
+    (difference,) = found.differences
+    assert {difference.a, difference.b} == {"run", "ngram"}
+    assert difference.verdict in repr(found)
+    items = [{"item": i, "correct": i % 3 > 0} for i in range(30)]
+    answers = {"a": items, "b": [*items[:-1], {"item": 29, "correct": False}]}
+    on_items = lmsmith.compare(items=answers)
+    assert [row["accuracy"] for row in on_items.rows()] == [20 / 30, 19 / 30]
+    assert "no difference shown" in repr(on_items)
+    assert len(lmsmith.compare([run, ngram], text=book, items=answers).differences) == 2
     assert lmsmith.report([run, ngram], out=tmp_path / "both.html").is_file()
     with pytest.raises(UsageError, match="pass runs and text=FILE"):
         lmsmith.compare([run])
     with pytest.raises(UsageError, match="expected 'hf', 'gguf', 'llmc', 'onnx' or 'peft'"):
         lmsmith.export(run, to="tflite")  # type: ignore[arg-type]
+
+
+def test_inspect(run: lmsmith.Run, ngram: lmsmith.Run, lm: lmsmith.LM, tmp_path: Path) -> None:
+    found = lm.inspect(out=tmp_path / "page.html")
+    assert found.trace.attention is not None
+    assert found.trace.attention.shape == (1, 2, 16, 16)
+    # The text has no token before its first one, which costs ln V in the summary and is not shown.
+    n, first = found.n_tokens, math.log(lm.model.vocab_size)
+    wanted = (n * run.summary["best_val_loss"] - first) / (n - 1)
+    assert found.loss == pytest.approx(wanted, rel=1e-5)
+    assert "Attention" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    short = lm.inspect("The cat", text=tmp_path / "page.html")
+    assert short.tokens[-3:] == ("c", "a", "t")
+    likely, p = lm.next_token("The cat", top=1)[0]
+    lens = short.trace.lens
+    assert short.texts[lens.ids[-1, -1]] == likely.replace(" ", "·").replace("\n", "↵")
+    assert lens.probabilities[-1, -1] == pytest.approx(p, rel=1e-5)
+    counts = lmsmith.load(ngram).inspect()
+    assert counts.trace.attention is None
+    assert counts.loss is not None
+    assert counts.loss > 0.9 * (n * ngram.summary["val_loss"] - first) / (n - 1)
+    assert any("no attention" in note for note in counts.notes)
+    (tmp_path / "imported").mkdir()
+    for file in (run.path / "model").iterdir():
+        (tmp_path / "imported" / file.name).write_bytes(file.read_bytes())
+    weights_only = lmsmith.load(tmp_path / "imported")
+    assert weights_only.inspect("The").loss is None
+    with pytest.raises(UsageError, match="no validation text"):
+        weights_only.inspect()
+    with pytest.raises(UsageError, match="is a folder"):
+        lm.inspect(out=tmp_path)
+    both = lmsmith.report(run, out=tmp_path / "report.html", inspect=True)
+    assert {"Learning curves", "Logit lens"} <= set(
+        re.findall(r"<h2>(.*?)</h2>", both.read_text(encoding="utf-8"))
+    )
+    with pytest.raises(UsageError, match="name a single run"):
+        lmsmith.report([run, ngram], inspect=True)
 
 
 def test_a_tokenizer_is_trained_saved_and_loaded(book: Path, tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ CALLS: dict[str, tuple[Any, dict[str, str]]] = {
     ),
     "eval": (api.evaluate, {"run": "model", "no_bos": "bos"}),
     "compare": (api.compare, {}),
+    "inspect": (api.LM.inspect, {"run": ""}),
     "import": (api.import_model, {}),
     "export": (api.export, {}),
     "data prepare": (api.prepare, {"source": "sources"}),

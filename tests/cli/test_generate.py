@@ -241,3 +241,23 @@ def test_a_terminal_that_cannot_encode_a_character(lmsmith: Lmsmith) -> None:
     )
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.startswith(b"?")
+
+
+def test_inspect_writes_a_page(lmsmith: Lmsmith, run: Path) -> None:
+    done = lmsmith("inspect", "run", "--prompt", "The cat saw", "--out", "inspect.html")
+    assert (done.status, done.err) == (0, "")
+    assert done.out.splitlines()[-1] == "inspect.html"
+    page = (lmsmith.cwd / "inspect.html").read_text(encoding="utf-8")
+    assert "Logit lens" in page
+    done = lmsmith("report", "run", "--inspect", "--out", "report.html")
+    assert (done.status, done.err) == (0, "")
+    assert "Logit lens" in (lmsmith.cwd / "report.html").read_text(encoding="utf-8")
+    for words, what in (
+        (("inspect", "none"), "none is not a run"),
+        (("inspect", "run", "--text", "none.txt"), "there is no file or folder none.txt"),
+        (("inspect", "run", "--out", "no/page.html"), "there is no folder no"),
+    ):
+        done = lmsmith(*words)
+        assert done.status == 2 or done.status == 1
+        assert what in done.err
+        assert "Traceback" not in done.err

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from lmsmith.errors import ConfigError, UsageError
 from lmsmith.evaluate.comparison import Entry, Text, read_text
+from lmsmith.evaluate.differences import Difference
 from lmsmith.report.comparison import (
     HEAD,
     _names,
@@ -21,6 +22,7 @@ from lmsmith.report.comparison import (
     equal_time,
     train_all,
 )
+from lmsmith.report.differences import difference_notes, difference_rows
 from lmsmith.run_folder import load_for_use, open_run, score_validation, summary_of
 
 TEXT = (
@@ -81,6 +83,28 @@ def test_the_page_has_a_bar_for_each_finite_entry() -> None:
     assert "<&>" not in page
     assert "<script" not in page
     assert "Learning" not in page
+
+
+def test_differences_are_shown_with_their_intervals() -> None:
+    rows = [
+        Difference("mine", "a<b", "bits per byte", "blocks", 98, -0.0434, -0.05, -0.04, 1e-5, 3e-5),
+        Difference("mine", "mle", "bits per byte", "blocks", 98, 0.01, -0.02, 0.04, 0.3, 0.3),
+        Difference("a<b", "mle", "bits per byte", "blocks", 98, reason="infinite"),
+    ]
+    assert difference_rows(rows) == [
+        ["mine vs a<b", "bits per byte", "-0.0434", "-0.0500 to -0.0400", "< 0.001",
+         "mine is better"],
+        ["mine vs mle", "bits per byte", "+0.0100", "-0.0200 to +0.0400", "0.300",
+         "no difference shown"],
+        ["a<b vs mle", "bits per byte", "—", "—", "—", "not tested: infinite"],
+    ]  # fmt: skip
+    page = comparison_page(ENTRIES, Text("t", b"text", ()), differences=rows)
+    assert "<b>mine is better</b>" in page
+    assert page.count("<circle") == 2
+    assert "a<b" not in page
+    assert "paired bootstrap over 98 blocks into which the text was cut" in page
+    assert "corrected for 2 tests (Holm)" in page
+    assert difference_notes(rows[2:]) == []
 
 
 def test_a_run_that_was_cut_short_is_marked() -> None:

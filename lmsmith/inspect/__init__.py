@@ -1,0 +1,1 @@
+"""Looks inside a trained model: attention, activations, logit lens, weights, losses by position."""
