@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lmsmith.chat.conversations import Conversations
 from lmsmith.config import ModelConfig
 from lmsmith.data.batches.packing import boundary_of
+from lmsmith.data.conversations import Conversations
 from lmsmith.errors import DataError, UsageError
 from lmsmith.evaluate.texts import encode_documents, read_documents
 from lmsmith.generate.text_model import TextModel
