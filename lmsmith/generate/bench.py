@@ -95,20 +95,23 @@ def decode_speed(
     n: int = 5,
     bytes_per_second: float | None = None,
 ) -> Iterator[Speed]:
-    """Times decode steps after a prompt of 32 tokens: the median of `n` rounds of `n_tokens`."""
+    """Times decode steps after a prompt of 32 tokens, or half of a shorter context: the median of `n`
+    rounds of up to `n_tokens`."""
     rate = bytes_per_second or read_rate()
-    prompt = [i % model.vocab_size for i in range(32)]
+    context = model.context_length or 1 << 30
+    length = min(32, max(1, context // 2))
+    per_round = max(1, min(n_tokens, context - length))
+    prompt = [i % model.vocab_size for i in range(length)]
     for batch in batches:
         decoder = decoder_for(model, batch)
-        for slot in range(batch):
-            decoder.prefill(slot, prompt)
         slots, ids = range(batch), [0] * batch
-        decoder.step(slots, ids)
-        rounds = (model.context_length or 1 << 30) - len(prompt) - 1
-        per_round = min(n_tokens, rounds // n)
-        steps = partial(_steps, decoder, slots, ids, per_round)
-        seconds = statistics.median(_seconds(steps) for _ in range(n)) / per_round
-        yield Speed(batch, batch / seconds, weight_bytes(model) / seconds / rate)
+        seconds = []
+        for _ in range(n + 1):
+            for slot in slots:
+                decoder.prefill(slot, prompt)
+            seconds.append(_seconds(partial(_steps, decoder, slots, ids, per_round)) / per_round)
+        each = statistics.median(seconds[1:])  # the first round warms up
+        yield Speed(batch, batch / each, weight_bytes(model) / each / rate)
 
 
 def _steps(decoder: Decoder, slots: Sequence[int], ids: Sequence[int], n: int) -> None:

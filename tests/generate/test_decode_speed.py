@@ -41,6 +41,15 @@ def test_speeds_have_a_batch_and_a_share() -> None:
     assert speeds[0].share_of_read_rate == pytest.approx(read)
 
 
+@pytest.mark.parametrize("context_length", [1, 2, 20, 33])
+def test_a_context_shorter_than_the_prompt(context_length: int) -> None:
+    config = GPTConfig(
+        n_layer=1, n_head=2, d_model=32, vocab_size=64, context_length=context_length
+    )
+    (speed,) = decode_speed(GPT(config).eval(), [2], n=1, bytes_per_second=1e9)
+    assert speed.tokens_per_second > 0
+
+
 def test_an_unknown_shape() -> None:
     with pytest.raises(ConfigError, match="expected 10M, 30M, 124M"):
         shape("7B")
