@@ -99,6 +99,10 @@ def decode_speed(
     rounds of up to `n_tokens`."""
     rate = bytes_per_second or read_rate()
     context = model.context_length or 1 << 30
+    if context < 2:
+        raise ConfigError(
+            "a model with a context of one token reads every token anew: no decoding."
+        )
     length = min(32, max(1, context // 2))
     per_round = max(1, min(n_tokens, context - length))
     prompt = [i % model.vocab_size for i in range(length)]

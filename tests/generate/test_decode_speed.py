@@ -41,7 +41,7 @@ def test_speeds_have_a_batch_and_a_share() -> None:
     assert speeds[0].share_of_read_rate == pytest.approx(read)
 
 
-@pytest.mark.parametrize("context_length", [1, 2, 20, 33])
+@pytest.mark.parametrize("context_length", [2, 20, 33])
 def test_a_context_shorter_than_the_prompt(context_length: int) -> None:
     config = GPTConfig(
         n_layer=1, n_head=2, d_model=32, vocab_size=64, context_length=context_length
