@@ -95,8 +95,11 @@ def decode_speed(
     n: int = 5,
     bytes_per_second: float | None = None,
 ) -> Iterator[Speed]:
-    """Times decode steps after a prompt of 32 tokens, or half of a shorter context: the median of `n`
-    rounds of up to `n_tokens`."""
+    """Times decode steps after a prompt of 32 tokens, or half of a shorter context.
+
+    Yields the median of `n` rounds of up to `n_tokens` for each batch size. Raises ConfigError for
+    a context of one token.
+    """
     rate = bytes_per_second or read_rate()
     context = model.context_length or 1 << 30
     if context < 2:
