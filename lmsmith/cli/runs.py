@@ -235,7 +235,9 @@ def _making(make: Callable[[], api.Run], console: Console, next_verb: str = "gen
         return _closing(run.path, run.summary, console, next_verb) if first else 0
 
 
-def _closing(run: Path, summary: dict[str, Any], console: Console, next_verb: str) -> int:
+def _closing(
+    run: Path, summary: dict[str, Any], console: Console, next_verb: str = "generate"
+) -> int:
     """Prints the closing lines of a finished run and returns the exit status."""
     from lmsmith.report.reading import prompt_of
     from lmsmith.train.ended import init_from, too_few_steps_note

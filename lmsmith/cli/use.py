@@ -174,6 +174,7 @@ def _add_eval(verbs: Verbs) -> None:
         _eval,
         "evaluate a model: loss, perplexity and bits per byte of a text, or benchmark tasks",
         "lmsmith eval demo/run-1 --text demo/stories.jsonl",
+        usage="lmsmith eval RUN [--text FILE...] [--tasks NAMES] [OPTION]...",
     )
     evaluate.add_argument(
         "run", type=Path, metavar="RUN", help="folder that `lmsmith train` or `import` wrote"

@@ -13,7 +13,6 @@ eval --text`. Needs the extra `eval`.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -162,11 +161,20 @@ def run_harness(
             int(found["n-shot"].get(name) or 0),
             _metrics(values),
             None,
-            samples=tuple(json.loads(json.dumps(s, default=str)) for s in found["samples"][name]),
+            samples=tuple(_plain(s) for s in found["samples"][name]),
         )
         for name, values in found["results"].items()
         if name in found["samples"]
     ]
+
+
+def _plain(value: Any) -> Any:
+    """The value with other objects than those of JSON as text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
 def _metrics(values: Mapping[str, Any]) -> dict[str, float]:

@@ -8,7 +8,6 @@ the line or row.
 import contextlib
 import io
 import itertools
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -113,7 +112,7 @@ def _values(path: Path, skip: Skip | None) -> Iterator[tuple[Any, int]]:
 
 def _elements(text: str, path: Path) -> Iterator[tuple[Any, int]]:
     try:
-        values = json.loads(text)
+        values = foreign_json.parse(text)
     except (ValueError, RecursionError) as error:
         raise DataError(
             f"{path} is not JSON: {error}. Expected one object per line, or an array of objects."

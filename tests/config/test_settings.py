@@ -94,6 +94,8 @@ BAD: dict[str, list[Any]] = {
     "train.keep": [0],
     "train.stop_at_val_loss": [-1.0, math.inf, math.nan],
     "train.threads": [-1],
+    "lora.rank": [-1],
+    "lora.alpha": [-1.0],
 }
 GOOD: dict[str, list[Any]] = {
     "model.n_head": [1, 2, 3, 192],
@@ -450,6 +452,7 @@ def changes(draw: some.DrawFn) -> dict[str, Any]:
     own |= {name: some.sampled_from(leaf.choices) for name, leaf in leaves.items() if leaf.choices}
     own |= {"model.kind": some.just(kind), "model.order": some.integers(1, 255)}
     own |= {"train.seed": some.integers(0, 2**32 - 1), "model.rope_base": shares(low=1.5, high=1e9)}
+    own["lora.targets"] = some.just(("q", "v"))
     own["model.rope_factor"] = shares(low=1.5, high=1e3)
     found = {name: draw(own.get(name, by_kind.get(leaf.kind))) for name, leaf in leaves.items()}
     if kind == "gpt":

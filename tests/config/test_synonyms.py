@@ -115,7 +115,17 @@ def test_no_synonym_of_a_command_is_a_command() -> None:
 
 @pytest.mark.parametrize(
     "word",
-    ["sample", "chat", "serve", "finetune", "fine-tune", "Fine_Tune", "evaluate", "predict", "sft"],
+    [
+        "sample",
+        "talk",
+        "server",
+        "finetune",
+        "fine-tune",
+        "Fine_Tune",
+        "evaluate",
+        "predict",
+        "sft",
+    ],
 )
 def test_verbs(word: str) -> None:
     assert "`lmsmith " in synonyms.verb(word)

@@ -420,9 +420,9 @@ def test_the_command(tmp_path: Path, capsys: Any) -> None:
     source = run(tmp_path / "run")
     assert command(["export", str(source), "--to", "gguf", "--type", "q8_0"], started=0.0) == 0
     said = capsys.readouterr().out
-    assert "has llama" in said
+    assert ": llama, 84,288 parameters in q8_0" in said
     assert "q8_0" in said
-    assert "not by llama.cpp, which is not installed: pip install xllamacpp" in said
+    assert "not with llama.cpp, which is not installed: pip install xllamacpp" in said
     file = tmp_path / "run-gguf" / "model.gguf"
     assert command(["import", str(file), "--out", str(tmp_path / "b")], started=0.0) == 0
     assert "84,288 parameters in float32 and a bpe tokenizer" in capsys.readouterr().out

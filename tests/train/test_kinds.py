@@ -85,5 +85,7 @@ def test_trained_resumed_and_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     score = score_validation(run, model, stride=None)
     assert score.nats_per_token == pytest.approx(summary["best_val_loss"], rel=1e-4)
     assert len(continue_text(model, tokenizer, "The cat", max_tokens=100)[0]) == 100
-    with pytest.raises(ConfigError, match="no counterpart to a model of kind rnn"):
-        export_model(run, tmp_path / "hf", to="hf")
+    receipt = export_model(run, tmp_path / "hf", to="hf")
+    assert receipt["architecture"] == "LmsmithRNNForCausalLM"
+    with pytest.raises(ConfigError):
+        export_model(run, tmp_path / "llmc", to="llmc")

@@ -9,12 +9,12 @@ become the field `label`.
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lmsmith import foreign_json
 from lmsmith.errors import DataError
 from lmsmith.evaluate.tasks.task import Item, Row, Task
 from lmsmith.text import corpora, store
@@ -95,7 +95,7 @@ def _json_lines(path: Path) -> Iterator[Placed]:
                 continue
             where = f"{path}, line {number}"
             try:
-                row = json.loads(line)
+                row = foreign_json.parse(line)
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{where} is not JSON: {error}. Expected one object.") from error
             if not isinstance(row, dict):
