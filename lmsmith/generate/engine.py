@@ -42,7 +42,7 @@ from torch import Tensor
 from lmsmith.errors import ConfigError, UsageError
 from lmsmith.generate.decoders import Decoder, decoder_for
 from lmsmith.generate.draft import DRAFT_TOKENS, MAX_ROWS, Drafter
-from lmsmith.generate.sampling import Choice, Sampler, Sampling, choose, generator_for
+from lmsmith.generate.sampling import Choice, Constraint, Sampler, Sampling, choose, generator_for
 from lmsmith.models.interface import LanguageModel
 
 
@@ -57,6 +57,7 @@ class Request:
     index: int = 0  # of the sample: the same seed has any number of samples
     ends: Collection[int] = ()  # ids that end the sequence
     log_probabilities: bool = False
+    constraint: Constraint | None = None  # of this sequence alone
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,9 @@ class Engine:
             raise UsageError("the prompt is empty: give the model at least one token to continue.")
         assert all(0 <= id < self.model.vocab_size for id in request.ids)
         generator = generator_for(request.seed, request.index)
-        sampler = Sampler(request.sampling, generator, self._forbidden, request.ids)
+        sampler = Sampler(
+            request.sampling, generator, self._forbidden, request.ids, request.constraint
+        )
         sequence = _Sequence(self._next_number, request, list(request.ids), sampler)
         self._next_number += 1
         self._waiting.append(sequence)
