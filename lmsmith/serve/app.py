@@ -182,9 +182,7 @@ class Routes:
 
 
 def _too_large(most: int) -> ApiError:
-    return ApiError(
-        413, f"the body has more than {most:,} bytes.", code="body_too_large", headers=CLOSE
-    )
+    return ApiError(413, f"the body has more than {most:,} bytes.", code="body_too_large")
 
 
 def _client(request: Request) -> str:

@@ -21,7 +21,7 @@ from lmsmith.run_folder import model_folder, summary_of
 from lmsmith.serve.errors import ApiError, busy
 from lmsmith.serve.scheduler import Scheduler
 from lmsmith.serve.structured import Grammars
-from lmsmith.serve.templates import Template, template_for
+from lmsmith.serve.templates import Template, has_template, template_for
 
 
 @dataclass(eq=False)
@@ -32,6 +32,7 @@ class Served:
     folder: Path
     created: int  # seconds since 1970
     n_bytes: int
+    is_for_chat: bool  # it has a chat template
     loaded: TextModel | None = None
     template: Template | None = None
     grammars: Grammars | None = None  # made when an answer is first constrained
@@ -51,11 +52,9 @@ class Served:
             "created": self.created,
             "owned_by": "lmsmith",
         }
-        if self.loaded is not None and self.template is not None:
-            entry["lmsmith"] = {
-                "context_length": self.loaded.model.context_length,
-                "chat": self.template.is_for_chat,
-            }
+        entry["lmsmith"] = {"chat": self.is_for_chat}
+        if self.loaded is not None:
+            entry["lmsmith"]["context_length"] = self.loaded.model.context_length
         return entry
 
 
@@ -90,7 +89,8 @@ class Models:
             file = folder / "model.safetensors"
             size, changed = file.stat().st_size, int(file.stat().st_mtime)
             wide = 2 if weights == "fp32" and summary_of(run).get("dtype") == "bfloat16" else 1
-            self._by_name[name] = Served(name, run, changed, size * wide)
+            is_for_chat = has_template(folder)
+            self._by_name[name] = Served(name, run, changed, size * wide, is_for_chat)
 
     @property
     def names(self) -> list[str]:

@@ -49,6 +49,12 @@ def template_for(writer: TextModel, folder: Path) -> Template:
     return JinjaTemplate(writer, saved.chat_templates["default"], names)
 
 
+def has_template(folder: Path) -> bool:
+    """Whether a model was saved with a chat template. Raises CheckpointError."""
+    saved = defaults.load(folder)
+    return saved is not None and "default" in saved.chat_templates
+
+
 @dataclass(frozen=True)
 class Transcript:
     """Messages as plain text, for models without a template."""
