@@ -114,6 +114,7 @@ def test_a_chat(opened: Any) -> None:
     until(lambda: text(opened, "status") == "Complete")
     opened.refresh()
     until(lambda: len(opened.find_elements("css selector", "#log article")) == 2)
+    until(lambda: opened.find_element("id", "chat").is_displayed())  # the view is kept, too
     assert "again" in opened.find_element("css selector", "article.user .content").text
 
 

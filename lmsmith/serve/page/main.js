@@ -27,11 +27,12 @@ async function loadModels() {
 function changed() {
   store('model', $('model').value);
   const model = models.find(({ id }) => id === $('model').value);
-  view(model?.lmsmith?.chat ? 'chat' : 'pad');
+  view(stored(`view.${model?.id}`, model?.lmsmith?.chat ? 'chat' : 'pad'));
 }
 
-$('view-chat').onclick = () => view('chat');
-$('view-pad').onclick = () => view('pad');
+for (const name of ['chat', 'pad']) {
+  $(`view-${name}`).onclick = () => { store(`view.${$('model').value}`, name); view(name); };
+}
 $('model').onchange = changed;
 for (const name of ['temperature', 'length', 'seed']) {
   const last = stored(name, null);
