@@ -5,7 +5,7 @@ let written = ''; // the continuation
 let chosen = -1;
 
 const percent = (p) => (p >= 0.001 ? `${(100 * p).toFixed(1)} %` : '< 0.1 %');
-const visible = (text) => text.replaceAll('\n', '↵').replaceAll('\t', '→') || '(none)';
+const visible = (text) => (text.trim() ? text : text.replaceAll(' ', '␣')).replaceAll('\n', '↵').replaceAll('\t', '→') || '(none)';
 const shade = (p) => `p${[0.05, 0.15, 0.35, 0.7].filter((limit) => p >= limit).length}`;
 
 function drawToken(token, index) {
