@@ -95,14 +95,16 @@ class Engine:
         *,
         forbidden: Tensor | None = None,
         draft: LanguageModel | None = None,
+        prefix_bytes: int = 0,
     ) -> None:
-        """`forbidden`: ids that are never drawn. `draft`: proposes tokens.
+        """`forbidden`: ids that are never drawn. `draft`: proposes tokens. `prefix_bytes`: memory
+        for prefixes that prompts share (`prefix.py`); it changes the speed and never the text.
 
         Raises UsageError for a draft that the model cannot use.
         """
         self.model = model
         rows = min(MAX_ROWS, n_slots * (1 + DRAFT_TOKENS)) if draft else 0
-        self.decoder: Decoder = decoder_for(model, n_slots, rows)
+        self.decoder: Decoder = decoder_for(model, n_slots, rows, prefix_bytes)
         self._drafter = Drafter.of(draft, self.decoder, model) if draft else None
         self._forbidden = forbidden
         self._free = list(reversed(range(n_slots)))
@@ -119,6 +121,12 @@ class Engine:
     def unfinished(self) -> list[int]:
         """The numbers of the sequences that are running or waiting."""
         return [s.number for s in (*self._running, *self._waiting)]
+
+    @property
+    def n_tokens_found(self) -> int:
+        """Tokens of prompts that were found in the prefix cache."""
+        prefixes = getattr(self.decoder, "prefixes", None)
+        return prefixes.n_tokens_found if prefixes else 0
 
     def submit(self, request: Request) -> int:
         """Adds a request to the queue and returns the number of its sequence.

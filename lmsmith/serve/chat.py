@@ -220,7 +220,7 @@ def _token(token: Shown) -> dict[str, Any]:
     return {
         "token": token.text,
         "logprob": token.log_probability,
-        "bytes": list(token.bytes),
+        "bytes": list(token.raw),
         "top_logprobs": [
             {"token": as_text(piece), "logprob": p, "bytes": list(piece)}
             for _, piece, p in token.alternatives

@@ -184,7 +184,7 @@ async def answer(
 def _only_prompt(
     asked: Completion, head: dict[str, Any], prompts_shown: list[list[Shown]]
 ) -> Response:
-    choices = []
+    choices: list[dict[str, Any]] = []
     for p, text in enumerate(asked.texts):
         shown = prompts_shown[p] if prompts_shown else []
         choice = Choice(finish="length")

@@ -21,14 +21,14 @@ class Shown:
     """A token as the API shows it."""
 
     id: int
-    bytes: bytes
+    raw: bytes
     log_probability: float | None  # None for the first token of a text
     alternatives: tuple[tuple[int, bytes, float], ...]  # (id, bytes, log-probability)
     offset: int  # of its text in the answer, in characters
 
     @property
     def text(self) -> str:
-        return as_text(self.bytes)
+        return as_text(self.raw)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lmsmith.generate.decode import unused_tokens
-from lmsmith.generate.engine import Engine, Request
+from lmsmith.generate.engine import Engine, Request, Token
 from lmsmith.generate.text_model import TextModel
 from lmsmith.serve.errors import ApiError, bad, busy
 from lmsmith.serve.metrics import Metrics
@@ -62,8 +62,8 @@ class Job:
 class _Lane:
     """The engine of one model, and the jobs that run in it."""
 
-    def __init__(self, writer: TextModel, n_slots: int) -> None:
-        self.writer, self.n_slots = writer, n_slots
+    def __init__(self, writer: TextModel, n_slots: int, prefix_bytes: int) -> None:
+        self.writer, self.n_slots, self._prefix_bytes = writer, n_slots, prefix_bytes
         self.jobs: dict[int, Job] = {}
         self.new_engine()
 
@@ -74,6 +74,7 @@ class _Lane:
             self.n_slots,
             forbidden=unused_tokens(model, tokenizer),
             draft=self.writer.draft,
+            prefix_bytes=self._prefix_bytes,
         )
 
 
@@ -248,10 +249,11 @@ class Scheduler:
 
     def _lane(self, writer: TextModel) -> _Lane:
         if id(writer) not in self._lanes:
-            self._lanes[id(writer)] = _Lane(writer, self.n_slots)
+            self._lanes[id(writer)] = _Lane(writer, self.n_slots, self._prefix_bytes)
         return self._lanes[id(writer)]
 
     def _step(self, lane: _Lane) -> None:
+        n_found = lane.engine.n_tokens_found
         try:
             tokens = lane.engine.step()
         except Exception as error:  # one bad sequence: which one is unknown, so all of them end
@@ -261,25 +263,28 @@ class Scheduler:
             for job in jobs:
                 self._fail(job, error)
             return
+        self.metrics.add("tokens_prompt_cached", lane.engine.n_tokens_found - n_found)
         for token in tokens:
-            job = lane.jobs.get(token.sequence)
-            if job is None:  # a draft's further tokens, after a stop string
-                continue
-            constraint = job.request.constraint
-            if constraint is not None and constraint.failed:
-                self._remove(job, cancel=not token.finished)
-                self._fail(job, bad(NO_TOKEN, "response_format"))
-                continue
-            piece = job.pieces.push(token)
-            if constraint is not None and constraint.done and not piece.finish:
-                piece = job.pieces.end(piece)
-            if not job.n_tokens:
-                self.metrics.first_token(time.monotonic() - job.created)
-            job.n_tokens += 1
-            if piece.finish:
-                self._remove(job, cancel=not token.finished)
-            job.deliver(piece)
+            if token.sequence in lane.jobs:  # else a draft's further tokens, after a stop string
+                self._take(lane.jobs[token.sequence], token)
         self.metrics.add("tokens_generated", len(tokens))
+
+    def _take(self, job: Job, token: Token) -> None:
+        """Delivers what a token adds to a job."""
+        constraint = job.request.constraint
+        if constraint is not None and constraint.failed:
+            self._remove(job, cancel=not token.finished)
+            self._fail(job, bad(NO_TOKEN, "response_format"))
+            return
+        piece = job.pieces.push(token)
+        if constraint is not None and constraint.done and not piece.finish:
+            piece = job.pieces.end(piece)
+        if not job.n_tokens:
+            self.metrics.first_token(time.monotonic() - job.created)
+        job.n_tokens += 1
+        if piece.finish:
+            self._remove(job, cancel=not token.finished)
+        job.deliver(piece)
 
     def _expire(self) -> None:
         """Ends jobs that have run out of time."""
@@ -310,7 +315,7 @@ class Scheduler:
     def _remove(self, job: Job, *, cancel: bool) -> None:
         job.done = True
         lane = job.lane
-        if lane is not None and lane.jobs.pop(job.number, None) and cancel:
+        if lane is not None and lane.jobs.pop(job.number, None) is not None and cancel:
             lane.engine.cancel(job.number)
 
     def _fail(self, job: Job, error: Exception) -> None:

@@ -118,6 +118,7 @@ class _Server(uvicorn.Server):
         self, config: uvicorn.Config, serving: Serving, drain: float, ready: Callable[[], None]
     ) -> None:
         super().__init__(config)
+        self.should_exit: bool = False
         self._serving, self._drain, self._ready = serving, drain, ready
 
     @contextlib.contextmanager

@@ -53,7 +53,7 @@ def read_schema(fields: Fields) -> dict[str, Any] | None:
     form.done()
     if schema is not None and len(to_json(schema)) > LONGEST_SCHEMA:
         raise bad(f"the schema has more than {LONGEST_SCHEMA:,} characters.", "response_format")
-    return schema  # type: ignore[no-any-return]
+    return schema
 
 
 class Grammars:

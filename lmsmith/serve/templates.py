@@ -30,7 +30,9 @@ Message = Mapping[str, Any]  # role, content (a text)
 class Template(Protocol):
     """Renders conversations for one model."""
 
-    is_for_chat: bool  # whether the model was trained on such prompts
+    @property
+    def is_for_chat(self) -> bool:
+        """Whether the model was trained on such prompts."""
 
     @property
     def stop(self) -> Sequence[str]:

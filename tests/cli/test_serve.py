@@ -30,7 +30,7 @@ def test_sigterm_lets_a_running_answer_finish(lmsmith: Lmsmith, run: Path) -> No
     first = response.read(20)
     process.send(signal.SIGTERM)
     time.sleep(0.3)
-    with pytest.raises(OSError):  # no new connection is accepted
+    with pytest.raises(ConnectionRefusedError):  # no new connection is accepted
         http.client.HTTPConnection("127.0.0.1", port, timeout=2).connect()
     text = (first + response.read()).decode()
     assert text.endswith("data: [DONE]\n\n")

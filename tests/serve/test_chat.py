@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Server
+from running import Server
 
 from lmsmith.api import LM
 from lmsmith.generate.text_model import TextModel

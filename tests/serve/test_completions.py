@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Answer, Server, wait_until
+from running import Answer, Server, wait_until
 
 from lmsmith.api import LM
 
@@ -149,3 +149,27 @@ def test_a_client_that_leaves_frees_its_slot(server: Server) -> None:
         connection.close()
         wait_until(lambda: scheduler.n_running == 0)
     assert scheduler.n_waiting == 0
+
+
+def test_shared_prefixes_are_read_once(folder: Any, lm: LM) -> None:
+    """The tiny model's context is shorter than a piece, so the cache is tested in tests/generate;
+    here, that serving with it gives the same texts.
+    """
+    from running import serving
+
+    with serving([folder / "run"], prefix_bytes=1 << 20) as server:
+        for _ in range(2):
+            assert text_of(server.complete(prompt="The cat saw x. " * 20, **SAMPLED)) == (
+                lm.generate("The cat saw x. " * 20, **SAMPLED)
+            )
+
+
+def test_models_are_dropped_when_another_needs_their_memory(folder: Any) -> None:
+    from running import serving
+
+    with serving([folder / "run", folder / "ngram"], max_bytes=1) as server:
+        models = server.serving.models
+        for name in ("ngram", "run", "ngram"):
+            assert server.complete(model=name, prompt="A", max_tokens=2).status == 200
+            assert models.n_loaded == 1
+            assert models.all[name].loaded is not None

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Server, serving, wait_until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from running import Server, serving, wait_until
 
 from lmsmith.api import LM
 from lmsmith.serve.sampling import Limits

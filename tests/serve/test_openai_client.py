@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import serving
+from running import serving
 
 from lmsmith.api import LM
 
@@ -15,9 +15,7 @@ from other_versions import python_with
 
 
 @pytest.mark.slow
-def test_every_call_of_openais_client(
-    request: pytest.FixtureRequest, folder: Path, lm: LM
-) -> None:
+def test_every_call_of_openais_client(request: pytest.FixtureRequest, folder: Path, lm: LM) -> None:
     python = python_with("openai>=1.50", request.config.cache.mkdir("environments"))
     with serving([folder / "run"], api_key="key") as server:
         url = f"http://127.0.0.1:{server.port}/v1"

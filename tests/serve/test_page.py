@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import Server
+from running import Server
 
 from lmsmith.serve import page
 
