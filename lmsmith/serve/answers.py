@@ -37,7 +37,7 @@ async def in_reader(function: Callable[..., Any], *arguments: Any) -> Any:
 
 @dataclass
 class Choice:
-    """An answer that is complete, or what there is of it so far."""
+    """An answer: complete, or its pieces so far."""
 
     text: str = ""
     tokens: list[Shown] = field(default_factory=list)

@@ -7,11 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-pytest.importorskip("starlette", reason="lmsmith[serve] is not installed")
-pytest.importorskip("uvicorn", reason="lmsmith[serve] is not installed")
-
-from running import Server, serving
-
 import lmsmith
 from lmsmith import api
 from lmsmith.machine import products as measure
@@ -56,7 +51,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(folder: Path) -> Iterator[Server]:
+def server(folder: Path) -> Iterator[Any]:
+    from running import serving  # needs the libraries of lmsmith[serve]
+
     with serving([folder / "run", folder / "ngram"]) as started:
         yield started
 

@@ -5,6 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+pytest.importorskip("starlette", reason="lmsmith[serve] is not installed")
+pytest.importorskip("uvicorn", reason="lmsmith[serve] is not installed")
+
 from running import Server
 
 from lmsmith.api import LM

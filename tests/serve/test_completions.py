@@ -5,6 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+
+pytest.importorskip("starlette", reason="lmsmith[serve] is not installed")
+pytest.importorskip("uvicorn", reason="lmsmith[serve] is not installed")
+
 from running import Answer, Server, wait_until
 
 from lmsmith.api import LM

@@ -10,6 +10,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+pytest.importorskip("starlette", reason="lmsmith[serve] is not installed")
+pytest.importorskip("uvicorn", reason="lmsmith[serve] is not installed")
+
 from running import Server, serving, wait_until
 
 from lmsmith.api import LM

@@ -6,6 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("starlette", reason="lmsmith[serve] is not installed")
+pytest.importorskip("uvicorn", reason="lmsmith[serve] is not installed")
+
 from running import serving
 
 from lmsmith.api import LM

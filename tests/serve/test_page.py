@@ -7,6 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
+pytest.importorskip("starlette", reason="lmsmith[serve] is not installed")
+pytest.importorskip("uvicorn", reason="lmsmith[serve] is not installed")
+
 from running import Server
 
 from lmsmith.serve import page
