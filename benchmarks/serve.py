@@ -47,8 +47,8 @@ def measure(port: int, model: str, n_clients: int, options: argparse.Namespace) 
     done: list[tuple[float, float, int]] = []
 
     def client(number: int) -> None:
-        for i in range(options.requests):
-            done.append(one(port, model, options.prompt, options.tokens, 1000 * number + i))
+        seeds = range(1000 * number, 1000 * number + options.requests)
+        done.extend(one(port, model, options.prompt, options.tokens, seed) for seed in seeds)
 
     threads = [threading.Thread(target=client, args=(i,)) for i in range(n_clients)]
     began = time.perf_counter()
