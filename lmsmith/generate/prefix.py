@@ -23,8 +23,10 @@ from torch import Tensor
 from lmsmith.models.attention import State
 from lmsmith.models.gpt import GPT
 
-PIECE = 128
-"""Tokens of a prompt that are read at once."""
+PIECE = 256
+"""Tokens of a prompt that are read at once. Smaller pieces match more often and are read slower:
+on two cores, GPT-2 reads 1,000 tokens 2% slower than in one piece, with 128 it is 10%.
+"""
 
 
 @dataclass(frozen=True)

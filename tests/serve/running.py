@@ -80,7 +80,7 @@ class Server:
 @contextlib.contextmanager
 def serving(runs: list[Path], **options: Any) -> Iterator[Server]:
     """A running server, which is drained at the end."""
-    limits = options.pop("limits", Limits(max_tokens=2000, seconds=60))
+    limits = options.pop("limits", Limits(max_tokens=1 << 20, seconds=60))
     names = ("n_slots", "max_waiting", "metrics", "prefix_bytes")
     of_scheduler = {name: options.pop(name) for name in names if name in options}
     metrics = Metrics()

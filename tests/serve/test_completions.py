@@ -142,7 +142,9 @@ def test_a_client_that_leaves_frees_its_slot(server: Server) -> None:
     import http.client
     import json
 
-    body = json.dumps({"model": "run", "prompt": "A", "max_tokens": 2000, "n": 16, "stream": True})
+    body = json.dumps(
+        {"model": "run", "prompt": "A", "max_tokens": 1 << 20, "n": 16, "stream": True}
+    )
     scheduler = server.serving.scheduler
     for streams in (True, False):
         connection = http.client.HTTPConnection("127.0.0.1", server.port)
